@@ -1,0 +1,38 @@
+"""A folder of labelled pictures in, a classifier that its owner can trust out.
+
+>>> import bestiary
+>>> bestiary.__version__.count(".")
+2
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["BestiaryError", "Predictor", "Recipe", "UserError", "__version__", "audit", "load", "train"]
+
+if TYPE_CHECKING:
+    from bestiary.errors import BestiaryError, UserError
+    from bestiary.flow import audit, train
+    from bestiary.inference.predictor import Predictor, load
+    from bestiary.recipe import Recipe
+
+_HOMES = {
+    "BestiaryError": "bestiary.errors",
+    "UserError": "bestiary.errors",
+    "Recipe": "bestiary.recipe",
+    "Predictor": "bestiary.inference.predictor",
+    "load": "bestiary.inference.predictor",
+    "train": "bestiary.flow",
+    "audit": "bestiary.flow",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `import bestiary` costs next to nothing."""
+    import importlib
+
+    if name not in _HOMES:
+        raise AttributeError(f'bestiary has no "{name}". It has: {", ".join(__all__)}.')
+    return getattr(importlib.import_module(_HOMES[name]), name)
