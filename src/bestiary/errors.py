@@ -1,0 +1,105 @@
+"""Every error that bestiary raises on purpose.
+
+BestiaryError
+├── UserError            the user's input or world is at fault: one message, no traceback, exit code 2
+│   ├── SourceError      the folder, archive or table of pictures
+│   ├── PictureError     one file that cannot be used; `check` names the finding
+│   ├── RecipeError      a setting that is unknown, misspelt or impossible
+│   ├── RunError         a run folder that is missing, unfinished, damaged or in use
+│   ├── MissingExtraError  a part of bestiary that is not installed
+│   └── MachineError     the disk is full, a folder cannot be written
+├── IntegrityError       a checksum or a proof failed: nothing that follows could be trusted
+└── InterruptedRun          Ctrl-C: the state is saved and `run` can be resumed; exit code 130
+
+Anything else that escapes is a bug of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+
+
+class BestiaryError(Exception):
+    """Root of all errors raised on purpose."""
+
+
+class UserError(BestiaryError):
+    """The user's input or world is at fault."""
+
+
+class SourceError(UserError):
+    """The pictures, as a collection, cannot be used."""
+
+
+class PictureError(UserError):
+    """One picture cannot be used. `check` is the name of the audit finding that describes it."""
+
+    def __init__(self, message: str, *, check: str) -> None:
+        """Keep the finding's name beside the message."""
+        super().__init__(message)
+        self.check = check
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Rebuild across process borders: workers send this error home."""
+        return _picture_error, (str(self), self.check)
+
+
+class RecipeError(UserError):
+    """A setting is unknown, misspelt or impossible."""
+
+
+class RunError(UserError):
+    """A run folder is missing, unfinished, damaged or in use."""
+
+
+class MissingExtraError(UserError):
+    """A part of bestiary that was asked for is not installed."""
+
+
+class MachineError(UserError):
+    """The machine refused: disk full, folder not writable."""
+
+
+class IntegrityError(BestiaryError):
+    """A checksum or a proof failed."""
+
+
+class InterruptedRun(BestiaryError):  # noqa: N818 - nothing went wrong
+    """The user stopped the work; `run` can be resumed, or is None where there was no run yet."""
+
+    def __init__(self, run: Path | None) -> None:
+        """Say how to go on."""
+        super().__init__(
+            "Interrupted. What was computed is kept; the same command goes on from there."
+            if run is None
+            else f"Interrupted. Nothing is lost. Go on with: bestiary train --resume {run}"
+        )
+        self.run = run
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message about an unknown name: the likely one, and all known ones."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    guess = f'Did you mean "{close[0]}"? ' if close else ""
+    return f"{guess}Known: {', '.join(names)}."
+
+
+def needs(module: str, *, extra: str) -> ModuleType:
+    """Return the imported module, or raise MissingExtraError with the command that adds it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != module.partition(".")[0]:
+            raise
+        raise MissingExtraError(
+            f'This needs "{module}", which is not installed. Add it with: pip install "bestiary[{extra}]"'
+        ) from None
+
+
+def _picture_error(message: str, check: str) -> PictureError:
+    return PictureError(message, check=check)

@@ -1,0 +1,159 @@
+"""What the computer offers: cores, memory, the cache folder, and files that are never half-written."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import platform
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+
+from bestiary.errors import MachineError
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
+KEEP_BYTES = 2**30
+
+
+def cores() -> int:
+    """Return the number of processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def keep_memory() -> bool:
+    """Tell glibc to keep freed memory instead of returning it to the system; return whether it was told.
+
+    By default every large activation is given back and faulted in again at each step, which costs half to two
+    thirds of the processor time of a network on a CPU. Called once, where heavy computing starts.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(M_MMAP_THRESHOLD, KEEP_BYTES) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def cache_folder() -> Path:
+    """Return the folder for things that can be computed again: `$BESTIARY_CACHE`, or the system's place for such."""
+    if own := os.environ.get("BESTIARY_CACHE"):
+        return Path(own).expanduser().absolute()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "bestiary"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "bestiary" / "cache"
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bestiary"
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; on success it takes the place of `path`, otherwise it is removed.
+
+    Raises MachineError, naming the folder, when the disk is full or the folder cannot be written.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        raise MachineError(
+            f"Cannot write {path}: {error.strerror or error}. Free some space or choose another place."
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text so that a reader finds either the old file or the whole new one."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+class Clock:
+    """Adds up the seconds spent in each stage of a job."""
+
+    def __init__(self) -> None:
+        """Start to count the total."""
+        self._started = time.perf_counter()
+        self._seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time spent inside to the stage."""
+        began = time.perf_counter()
+        yield
+        self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - began
+
+    def totals(self) -> dict[str, float]:
+        """Return seconds by stage so far, and `total` since the clock was made."""
+        totals = self._seconds | {"total": time.perf_counter() - self._started}
+        return {name: round(seconds, 2) for name, seconds in totals.items()}
+
+
+class PeakMemory:
+    """Watches the memory of this process and its children while it is open; `megabytes` is the peak so far.
+
+    Sampled five times a second: proportional set size where the system tells it (pages that processes share count
+    once), else resident set size.
+    """
+
+    def __init__(self, interval_seconds: float = 0.2) -> None:
+        """Nothing runs before `with`."""
+        self.megabytes = 0.0
+        self._interval_seconds = interval_seconds
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="bestiary-memory")
+
+    def __enter__(self) -> PeakMemory:
+        """Start to watch."""
+        self._sample = _tree_sampler()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop to watch."""
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while True:
+            self.megabytes = max(self.megabytes, self._sample() / 2**20)
+            if self._stop.wait(self._interval_seconds):
+                return
+
+
+def _tree_sampler() -> Callable[[], int]:
+    import psutil
+
+    me = psutil.Process()
+
+    def sample() -> int:
+        total = 0
+        for process in [me, *me.children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):
+                total += _process_bytes(process.pid) or process.memory_info().rss
+        return total
+
+    return sample
+
+
+def _process_bytes(pid: int) -> int | None:
+    """Proportional set size of a process in bytes, where Linux tells it."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as lines:  # noqa: PTH123
+        for line in lines:
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    return None

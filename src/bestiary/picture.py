@@ -1,0 +1,244 @@
+"""The one place where a picture is opened: bytes -> upright uint8 RGB -> fitted to the input size.
+
+Training, evaluation, prediction and serving all come through here, so they cannot see different pictures.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from bestiary.errors import PictureError
+
+Pixels = npt.NDArray[np.uint8]
+Fit = Literal["squash", "letterbox", "crop"]
+
+# Raster formats only: Pillow would start Ghostscript for EPS. A phone's MPO is opened as the JPEG that it begins with.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "ICO", "TGA", "JPEG2000", "AVIF")
+SUFFIXES = {
+    "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"},
+    "MPO": {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"},
+    "PNG": {".png", ".apng"},
+    "GIF": {".gif"},
+    "BMP": {".bmp", ".dib"},
+    "PPM": {".ppm", ".pgm", ".pbm", ".pnm"},
+    "WEBP": {".webp"},
+    "TIFF": {".tif", ".tiff"},
+    "ICO": {".ico"},
+    "TGA": {".tga"},
+    "JPEG2000": {".jp2", ".j2k", ".jpx", ".jpf"},
+    "AVIF": {".avif"},
+}
+LETTERBOX_GREY = 128
+TRANSPOSITIONS = {  # EXIF orientation -> what makes the picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+EXIF_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is refused before any pixel is decoded."""
+
+    max_bytes: int = 100_000_000
+    max_pixels: int = 80_000_000
+
+
+LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A picture as it was found: an upright RGB image, perhaps decoded at a smaller scale, and facts about the file.
+
+    `width` and `height` are those of the upright picture at full scale, in pixels.
+    """
+
+    image: Image.Image
+    width: int
+    height: int
+    format: str
+    mode: str
+    frames: int
+    orientation: int
+    has_alpha: bool
+
+
+def read_bytes(source: Path | bytes, limits: Limits = LIMITS) -> bytes:
+    """Return the bytes of a picture file; raises PictureError for what is no file, empty, too large or unreadable."""
+    if isinstance(source, bytes):
+        content, name = source, "picture"
+    else:
+        content, name = _file_bytes(source, limits), str(source)
+    if not content:
+        raise PictureError(f"{name} is empty.", check="unreadable")
+    if len(content) > limits.max_bytes:
+        raise _too_many_bytes(name, len(content), limits)
+    return content
+
+
+def open_picture(source: Path | bytes, *, at_least: int | None = None, limits: Limits = LIMITS) -> Opened:
+    """Return the picture upright in RGB, with facts about its file.
+
+    `at_least`: both sides may be decoded smaller than they are, but not below this many pixels (JPEG only).
+    EXIF orientation is applied, transparency is laid on white, 16-bit is scaled to 8, of an animation the first
+    frame is taken. Raises PictureError, naming the file, what was found and the limit, if it cannot be read.
+    """
+    name = "picture" if isinstance(source, bytes) else str(source)
+    content = read_bytes(source, limits)
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            return _opened(image, name, at_least, limits)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PictureError(f"{name} is too large: {error}", check="huge") from None
+    except UnidentifiedImageError:
+        raise PictureError(f"{name} is not a picture: {_looks_like(content)}.", check="unreadable") from None
+    except PictureError:
+        raise
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, MemoryError) as error:
+        check = "truncated" if "truncated" in str(error).lower() else "unreadable"
+        raise PictureError(f"{name} cannot be decoded: {error}.", check=check) from None
+    except Exception as error:  # decoders of damaged files raise whatever they stumble over; the file is named
+        raise PictureError(f"{name} cannot be decoded: {type(error).__name__}: {error}.", check="unreadable") from error
+
+
+def decode(source: Path | bytes, *, at_least: int | None = None, limits: Limits = LIMITS) -> Pixels:
+    """Return the picture as upright uint8 RGB of shape (height, width, 3); see `open_picture`."""
+    return np.asarray(open_picture(source, at_least=at_least, limits=limits).image)
+
+
+def fit(pixels: Pixels, size: int, how: Fit = "squash") -> Pixels:
+    """Return the picture as uint8 (size, size, 3), antialiased.
+
+    `squash` changes the aspect ratio and keeps everything; `letterbox` keeps both and adds grey bars; `crop` scales
+    the short side and cuts the middle out of the long one. pixels: uint8 (height, width, 3).
+    """
+    return np.asarray(fit_image(Image.fromarray(pixels), size, how))
+
+
+def load(source: Path | bytes, size: int, how: Fit = "squash", *, limits: Limits = LIMITS) -> Pixels:
+    """Return the picture as the model sees it: upright uint8 RGB of shape (size, size, 3)."""
+    return np.asarray(fit_image(open_picture(source, at_least=size, limits=limits).image, size, how))
+
+
+def fit_image(image: Image.Image, size: int, how: Fit) -> Image.Image:
+    """Return the RGB image fitted to (size, size); see `fit`."""
+    width, height = image.size
+    if how == "squash":
+        return image.resize((size, size), Image.Resampling.BICUBIC)
+    if how == "crop":
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        box = (left, top, left + side, top + side)
+        return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    scale = size / max(width, height)
+    inner = max(1, round(width * scale)), max(1, round(height * scale))
+    canvas = Image.new("RGB", (size, size), (LETTERBOX_GREY,) * 3)
+    canvas.paste(image.resize(inner, Image.Resampling.BICUBIC), ((size - inner[0]) // 2, (size - inner[1]) // 2))
+    return canvas
+
+
+def _file_bytes(path: Path, limits: Limits) -> bytes:
+    try:
+        if path.is_dir():
+            raise PictureError(f"{path} is a folder, not a picture.", check="unreadable")
+        if not path.is_file() and path.exists():
+            raise PictureError(f"{path} is neither a file nor a link to one.", check="unreadable")
+        if (found := path.stat().st_size) > limits.max_bytes:
+            raise _too_many_bytes(str(path), found, limits)
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise PictureError(f"There is no file {path}.", check="unreadable") from None
+    except OSError as error:
+        raise PictureError(f"{path} cannot be read: {error.strerror or error}.", check="unreadable") from None
+
+
+def _too_many_bytes(name: str, found: int, limits: Limits) -> PictureError:
+    return PictureError(
+        f"{name} has {found:,} bytes; at most {limits.max_bytes:,} are read (picture.max_bytes).", check="huge"
+    )
+
+
+def _opened(image: Image.Image, name: str, at_least: int | None, limits: Limits) -> Opened:
+    width, height = image.size
+    if width * height > limits.max_pixels:
+        raise PictureError(
+            f"{name} has {width:,} x {height:,} pixels; at most {limits.max_pixels:,} in all are decoded"
+            " (picture.max_pixels).",
+            check="huge",
+        )
+    mode, kind = image.mode, image.format or "unknown"
+    frames = 1 if kind == "MPO" else int(getattr(image, "n_frames", 1))  # a phone's MPO holds previews, no animation
+    has_alpha = mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info
+    if at_least is not None:
+        image.draft(None, (at_least, at_least))
+    orientation, stored = _orientation(image), image.size
+    image.load()
+    if image.size != stored:
+        width, height = image.size
+    upright, left = _rgb(image), _orientation(image)  # Pillow turns a TIFF by itself while it loads: nothing is left
+    if left in TRANSPOSITIONS:
+        upright = upright.transpose(TRANSPOSITIONS[left])
+    if left >= 5:
+        width, height = height, width
+    return Opened(upright, width, height, kind, mode, frames, orientation, has_alpha)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        found = image.getexif().get(EXIF_ORIENTATION, 1)
+    except Exception:  # a damaged EXIF block says nothing about the pixels
+        return 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return _deep_to_rgb(image)
+    if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
+        straight = image.convert("RGBA")
+        white = Image.new("RGBA", straight.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, straight).convert("RGB")
+    if image.mode == "RGB":
+        return image.copy() if image.readonly else image
+    return image.convert("RGB")
+
+
+def _deep_to_rgb(image: Image.Image) -> Image.Image:
+    """Scale integers of 16 bits, or floating-point values in 0..1, to 8 bits a channel."""
+    values = np.asarray(image)
+    if image.mode == "F":
+        top = 1.0 if values.size and float(np.nanmax(values)) <= 1.0 else 255.0
+        grey = np.nan_to_num(values, nan=0.0) / top * 255.0
+    else:
+        grey = values.astype(np.float64) / 257.0
+    return Image.fromarray(np.clip(np.rint(grey), 0, 255).astype(np.uint8)).convert("RGB")
+
+
+def _looks_like(content: bytes) -> str:
+    head = content[:512].lstrip().lower()
+    if head.startswith((b"<!doctype html", b"<html")):
+        return "it is a web page"
+    if b"ftypheic" in content[:32] or b"ftypheix" in content[:32] or b"ftypmif1" in content[:32]:
+        return "it is HEIC, which Pillow cannot read; convert it to JPEG"
+    if head.startswith((b"<svg", b"<?xml")):
+        return "it is a drawing (SVG or XML), not pixels"
+    if head.startswith(b"%pdf"):
+        return "it is a PDF"
+    if b"\x00" not in content[:512]:
+        return "it looks like text"
+    return "no known format begins like this"

@@ -1,0 +1,101 @@
+"""Progress and notices on stderr: a live bar on a terminal, plain lines elsewhere, nothing when quiet."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+LINE_EVERY_SECONDS = 10.0
+
+Advance = Callable[[int], None]
+
+
+class Reporter(Protocol):
+    """Where the flow says what it does. Results never go through here: they are returned."""
+
+    def say(self, text: str) -> None:
+        """Show one notice."""
+
+    def task(self, title: str, total: int) -> contextlib.AbstractContextManager[Advance]:
+        """Open a piece of work of `total` steps; the function given back is called with the steps just done."""
+
+
+class Silent:
+    """A reporter that shows nothing: the default of the library."""
+
+    def say(self, text: str) -> None:
+        """Show nothing."""
+
+    @contextlib.contextmanager
+    def task(self, title: str, total: int) -> Iterator[Advance]:
+        """Show nothing."""
+        yield lambda steps: None
+
+
+class Lines:
+    """Plain lines on stderr: for logs, pipes and CI."""
+
+    def say(self, text: str) -> None:
+        """Write the notice as one line."""
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+    @contextlib.contextmanager
+    def task(self, title: str, total: int) -> Iterator[Advance]:
+        """Write a line at the end, and one every ten seconds before it."""
+        done, started, last = 0, time.monotonic(), time.monotonic()
+
+        def advance(steps: int) -> None:
+            nonlocal done, last
+            done += steps
+            now = time.monotonic()
+            if now - last >= LINE_EVERY_SECONDS:
+                last = now
+                left = (total - done) * (now - started) / max(done, 1)
+                self.say(f"{title}: {done:,} of {total:,}, {done / (now - started):,.0f} a second, {left:.0f} s left")
+
+        yield advance
+        seconds = time.monotonic() - started
+        self.say(f"{title}: {done:,} in {seconds:.1f} s")
+
+
+class Bars:
+    """Live bars with rate and time left, drawn by Rich on stderr."""
+
+    def __init__(self) -> None:
+        """Bind to stderr."""
+        from rich.console import Console
+
+        self._console = Console(stderr=True)
+
+    def say(self, text: str) -> None:
+        """Print the notice above any live bar."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    @contextlib.contextmanager
+    def task(self, title: str, total: int) -> Iterator[Advance]:
+        """Draw a bar, then leave one line behind."""
+        from rich import progress
+
+        columns = (
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TaskProgressColumn(show_speed=True),
+            progress.TimeRemainingColumn(),
+        )
+        started = time.monotonic()
+        with progress.Progress(*columns, console=self._console, transient=True) as bars:
+            task = bars.add_task(title, total=total)
+            yield lambda steps: bars.advance(task, steps)
+        self.say(f"{title}: {total:,} in {time.monotonic() - started:.1f} s")
+
+
+def reporter(*, quiet: bool) -> Reporter:
+    """Return the reporter that fits stderr."""
+    if quiet:
+        return Silent()
+    return Bars() if sys.stderr.isatty() else Lines()

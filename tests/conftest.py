@@ -1,0 +1,83 @@
+"""What every test stands on: fixed seeds, a cache of its own, drawn collections, and the real pictures if there."""
+
+import os
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from bestiary.data.drawn import DrawnCollection, draw_collection
+
+settings.register_profile("bestiary", derandomize=True, deadline=None)
+settings.load_profile("bestiary")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--run-slow", action="store_true", help="run the tests that take over five seconds as well")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--run-slow"):
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="slow; add --run-slow"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """For the whole session, so that fixtures of any scope and the processes that tests start share it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BESTIARY_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seeds() -> None:
+    random.seed(0)
+    np.random.seed(0)  # for libraries that still use numpy's global generator
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def animals10() -> Path:
+    """The real pictures: ten folders with Italian names."""
+    named = os.environ.get("BESTIARY_ANIMALS10")
+    folder = Path(named) if named else Path(__file__).parents[2] / "shared" / "animals10" / "raw-img"
+    if not folder.is_dir():
+        pytest.skip(f"There are no Animals-10 pictures at {folder}; set BESTIARY_ANIMALS10 to their folder.")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def collection(tmp_path_factory: pytest.TempPathFactory) -> DrawnCollection:
+    """120 sound pictures of ten kinds. Shared: copy what you change."""
+    return draw_collection(tmp_path_factory.mktemp("drawn") / "collection", pictures=120, seed=1, faults=False)
+
+
+@pytest.fixture(scope="session")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> DrawnCollection:
+    """240 pictures of ten kinds, and every fault that a collection can have. Shared: copy what you change."""
+    return draw_collection(tmp_path_factory.mktemp("drawn") / "faulty", pictures=240, seed=2)
+
+
+@pytest.fixture(scope="session")
+def probed(faulty: DrawnCollection, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run: a probe on four kinds of `faulty`, at 64 pixels to be quick. Shared: copy what you change."""
+    pytest.importorskip("sklearn")
+    from bestiary.flow import train
+    from bestiary.recipe import Recipe
+
+    asked = {
+        "data": {"classes": ["bird", "fish", "spider", "rabbit"]},
+        "picture": {"size": 64},
+        "model": {"backbone": "lite0"},
+        "probe": {"regularisation": [0.001, 0.01]},
+        "evaluate": {"resamples": 200},
+    }
+    return train(faulty.folder, recipe=Recipe.of(asked), out=tmp_path_factory.mktemp("runs") / "probed", threads=2).path

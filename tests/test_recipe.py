@@ -1,0 +1,153 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from bestiary.errors import RecipeError
+from bestiary.recipe import METHODS, Recipe, read_toml, with_settings, write_toml
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (
+            {"train": {"epochz": 3}},
+            r'Unknown setting "train\.epochz"\. Did you mean "epochs"\? Known: balance, batch_size',
+        ),
+        ({"modle": {"method": "probe"}}, r'Unknown setting "modle"\. Did you mean "model"\? Known: augment, data'),
+        ({"train": {"zzz": 3}}, r'Unknown setting "train\.zzz"\. Known: balance'),
+        ({"train": 3}, r'"train" is a section; give its keys, for example train\.epochs\.'),
+        ({"train": {"epochs": "many"}}, r"Setting \"train\.epochs\": .*valid integer.* got 'many'\."),
+        ({"train": {"epochs": 0}}, r'Setting "train\.epochs": .*greater than or equal to 1; got 0\.'),
+        ({"model": {"method": "prob"}}, r"Setting \"model\.method\": .*'probe', 'finetune' or 'scratch'; got 'prob'\."),
+        (
+            {"picture": {"fit": "stretch"}},
+            r"Setting \"picture\.fit\": .*'squash', 'letterbox' or 'crop'; got 'stretch'",
+        ),
+        (
+            {"probe": {"regularisation": [0.1, -1]}},
+            r'Setting "probe\.regularisation": .*numbers above 0; got \[0\.1, -1\]',
+        ),
+        ({"probe": {"regularisation": []}}, r"one or more numbers above 0"),
+        ({"data": {"val_fraction": 0.46, "test_fraction": 0.46}}, r"data\.test_fraction = 0\.92 leaves too little"),
+        ({"train": {"learning_rate": float("inf")}}, r'Setting "train\.learning_rate": .*finite'),
+        ({"seed": -1}, r'Setting "seed": .*greater than or equal to 0; got -1\.'),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named_with_what_was_expected(asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        Recipe.of(asked)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_resolved_recipe_has_no_gaps_and_comes_back_from_its_toml(method: str, tmp_path: Path) -> None:
+    recipe = Recipe.of({"model": {"method": method}, "data": {"classes": ["cat", 'a "b" \\ c', "кот"]}}).resolved()
+    for section in recipe.model_dump().values():
+        assert section is not None
+        assert not isinstance(section, dict) or None not in section.values()
+    path = tmp_path / "resolved.toml"
+    path.write_text(recipe.toml(), encoding="utf-8")
+    assert Recipe.read(path) == recipe
+    assert Recipe.read(path).resolved() == recipe
+
+
+plain_values: st.SearchStrategy[Any] = (
+    st.text(st.characters(exclude_categories=["Cs"])) | st.integers(-(2**63), 2**63 - 1) | st.booleans()
+)
+plain_values |= st.floats(allow_nan=False, allow_infinity=False)
+
+
+@example(value="".join(map(chr, range(256))))
+@given(value=plain_values | st.lists(plain_values, max_size=3))
+def test_any_plain_value_comes_back_from_toml(tmp_path_factory: pytest.TempPathFactory, value: Any) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.toml"
+    path.write_bytes(write_toml({"seed": value, "empty": {}, "section": {"key": value}}).encode())
+    assert read_toml(path) == {"seed": value, "section": {"key": value}}
+
+
+def test_asked_keeps_only_what_was_set_and_comes_back() -> None:
+    asked = {"seed": 7, "model": {"method": "scratch"}, "data": {"classes": ["cat", "dog"]}}
+    assert Recipe.of(asked).asked() == asked
+    assert Recipe.of(Recipe.of(asked).asked()) == Recipe.of(asked)
+    assert Recipe().asked() == {}
+
+
+@pytest.mark.parametrize(
+    ("asked", "size"),
+    [
+        ({}, 260),
+        ({"backbone": "lite0"}, 224),
+        ({"backbone": "lite2", "method": "finetune"}, 260),
+        ({"backbone": "resnet18", "method": "finetune"}, 224),
+        ({"method": "scratch"}, 128),
+        ({"method": "scratch", "backbone": "lite0"}, 128),
+    ],
+)
+def test_the_size_of_a_picture_follows_from_the_model(asked: dict[str, Any], size: int) -> None:
+    assert Recipe.of({"model": asked}).resolved().picture.size == size
+    assert Recipe.of({"model": asked, "picture": {"size": 96}}).resolved().picture.size == 96
+
+
+def test_training_settings_follow_from_the_method_and_what_was_set_stays() -> None:
+    def train(model: dict[str, Any], **settings: Any) -> Any:
+        return Recipe.of({"model": model, "train": settings}).resolved().train
+
+    assert (train({"method": "scratch"}).learning_rate, train({"method": "scratch"}).schedule) == (0.2, "one-cycle")
+    assert train({"method": "scratch", "network": "plain"}).learning_rate == 0.01
+    assert (train({"method": "finetune"}).epochs, train({"method": "finetune"}).schedule) == (5, "cosine")
+    changed = train({"method": "finetune"}, epochs=9, weight_decay=0.0)
+    assert (changed.epochs, changed.weight_decay, changed.learning_rate) == (9, 0.0, 3e-4)
+
+
+def test_settings_are_laid_over_what_was_asked_without_changing_it() -> None:
+    asked = {"seed": 1, "train": {"epochs": 3, "batch_size": 8}}
+    settings = ["train.epochs=30", "seed = 5", "picture.fit=crop", 'data.classes=["cat", "dog"]', "model.backbone='x'"]
+    merged = with_settings(asked, settings)
+    assert merged["train"] == {"epochs": 30, "batch_size": 8}
+    assert (merged["seed"], merged["picture"], merged["model"]) == (5, {"fit": "crop"}, {"backbone": "x"})
+    assert merged["data"] == {"classes": ["cat", "dog"]}
+    assert asked == {"seed": 1, "train": {"epochs": 3, "batch_size": 8}}
+    assert Recipe.of(merged).train.epochs == 30
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("train.epochs", r'--set takes section\.key=value, .*; got "train\.epochs"'),
+        ("=3", r'got "=3"'),
+        ("seed.x=3", r'"seed" is not a section of the recipe; got "seed\.x=3"'),
+    ],
+)
+def test_a_setting_that_is_no_setting_is_shown(setting: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        with_settings({"seed": 1}, [setting])
+
+
+def test_a_misspelt_setting_from_the_command_line_is_named() -> None:
+    with pytest.raises(RecipeError, match=r'"train\.epochs\.more"'):
+        Recipe.of(with_settings({}, ["train.epochs.more=3"]))
+
+
+def test_a_recipe_that_cannot_be_read_is_named_with_the_line(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.toml"
+    bad.write_text("seed = 1\n[train]\nepochs = = 3\n")
+    with pytest.raises(RecipeError, match=r"bad\.toml is not valid TOML: .*line 3"):
+        Recipe.read(bad)
+    with pytest.raises(RecipeError, match=r"There is no recipe at .*missing\.toml"):
+        Recipe.read(tmp_path / "missing.toml")
+    bad.write_bytes(b"seed = 1 # \xff\n")
+    with pytest.raises(RecipeError, match=r"bad\.toml cannot be read"):
+        Recipe.read(bad)
+    with pytest.raises(RecipeError, match="cannot be read"):
+        Recipe.read(tmp_path)
+
+
+def test_a_recipe_is_frozen() -> None:
+    recipe = Recipe()
+    with pytest.raises(ValidationError, match="frozen"):
+        recipe.seed = 3  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="frozen"):
+        recipe.train.epochs = 3  # type: ignore[misc]
