@@ -1,0 +1,100 @@
+"""From a listing to the picture table: every file measured once, in parallel, and remembered."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from bestiary import table
+from bestiary.data.inspection import Inspection, inspect
+from bestiary.data.sources import Listing, Unusable
+from bestiary.errors import RunError
+from bestiary.picture import Limits
+from bestiary.progress import Reporter
+
+INSPECTION_VERSION = 1
+FILES_AT_ONCE = 32
+_TYPES: dict[str, Any] = {"int": pl.Int64, "float": pl.Float64, "str": pl.String, "bool": pl.Boolean}
+INSPECTION_COLUMNS = {f.name: _TYPES[str(f.type).removesuffix(" | None")] for f in fields(Inspection)}
+
+
+def measured(listing: Listing, limits: Limits, *, threads: int, cache: Path | None, reporter: Reporter) -> pl.DataFrame:
+    """Return one row per listed file, sorted by path: `row_id, label, given_split` and the columns of `Inspection`.
+
+    Files are measured by `threads` worker processes. Measurements are kept in the `cache` folder and used again for
+    files whose path, size and time of change are the same. A file that cannot be used is a row with `error`; those
+    that could not even be listed come last.
+    """
+    listed = pl.DataFrame(
+        [
+            *((str(picture.path.absolute()), picture.label, picture.split) for picture in listing.pictures),
+            *((one.path, one.label, None) for one in listing.unusable),
+        ],
+        schema={"path": pl.String, "label": pl.String, "given_split": pl.String},
+        orient="row",
+    ).with_row_index("row_id")
+    memory = None if cache is None else cache / "inspections" / f"{_memory_key(listed, limits)}.parquet"
+    remembered = _remembered(memory)
+    lost = pl.DataFrame([asdict(_lost(one)) for one in listing.unusable], schema=INSPECTION_COLUMNS)
+    known = pl.concat([_still_true(remembered, listed["path"].unique()), lost.unique("path")])
+    missing = listed["path"].unique(maintain_order=True).filter(~_within(listed["path"], known)).to_list()
+    found = pl.DataFrame(
+        [asdict(one) for one in _inspect_all(missing, limits, threads, reporter)], schema=INSPECTION_COLUMNS
+    )
+    if memory is not None and missing:
+        others = remembered.filter(~pl.col("path").is_in(listed["path"].implode()))
+        table.write(pl.concat([others, known, found]), memory)
+    return listed.join(pl.concat([known, found]), on="path", how="left", maintain_order="left")
+
+
+def _lost(one: Unusable) -> Inspection:
+    return Inspection(one.path, check="unreadable", error=f"{one.path} cannot be used. {one.reason}")
+
+
+def _within(paths: pl.Series, known: pl.DataFrame) -> pl.Series:
+    return paths.unique(maintain_order=True).is_in(known["path"].implode())
+
+
+def _memory_key(listed: pl.DataFrame, limits: Limits) -> str:
+    folder = str(Path(listed["path"][0]).parent.parent)
+    return hashlib.sha256(f"{INSPECTION_VERSION} {limits} {folder}".encode()).hexdigest()[:20]
+
+
+def _remembered(memory: Path | None) -> pl.DataFrame:
+    if memory is None or not memory.exists():
+        return pl.DataFrame(schema=INSPECTION_COLUMNS)
+    try:
+        return table.read(memory, INSPECTION_COLUMNS).select(list(INSPECTION_COLUMNS))
+    except RunError:  # a damaged memory is only a memory: everything is measured again
+        return pl.DataFrame(schema=INSPECTION_COLUMNS)
+
+
+def _still_true(known: pl.DataFrame, paths: pl.Series) -> pl.DataFrame:
+    known = known.filter(pl.col("path").is_in(paths.implode()) & pl.col("error").is_null())
+    return known.filter(pl.Series([_unchanged(row) for row in known.iter_rows(named=True)], dtype=pl.Boolean))
+
+
+def _unchanged(row: dict[str, Any]) -> bool:
+    try:
+        stat = Path(row["path"]).stat()
+    except OSError:
+        return False
+    return bool(stat.st_size == row["bytes"] and stat.st_mtime_ns == row["mtime_ns"])
+
+
+def _inspect_all(paths: Sequence[str], limits: Limits, threads: int, reporter: Reporter) -> Iterator[Inspection]:
+    if not paths:
+        return
+    from joblib import Parallel, delayed
+
+    workers = 1 if len(paths) < 2 * FILES_AT_ONCE else threads
+    parallel = Parallel(n_jobs=workers, return_as="generator", batch_size=FILES_AT_ONCE, pre_dispatch="4*n_jobs")
+    with reporter.task("Reading pictures", len(paths)) as advance:
+        for found in parallel(delayed(inspect)(Path(path), limits) for path in paths):
+            advance(1)
+            yield found

@@ -1,0 +1,146 @@
+"""Collections that are downloaded for the user who asks for them by name; nothing else here uses the network."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bestiary.data.archives import require_space, whole_folder
+from bestiary.data.labels import ANIMALS10
+from bestiary.errors import MachineError, SourceError, UserError, nearest, needs
+from bestiary.progress import Reporter, Silent
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A collection on Kaggle: where it is, how large it is, and the class folders by which it is known to be whole."""
+
+    handle: str
+    page: str
+    packed_bytes: int
+    unpacked_bytes: int
+    inside: str  # the folder of the download that holds the class folders
+    classes: frozenset[str]
+
+
+COLLECTIONS = {
+    "animals10": Collection(
+        handle="alessiocorrado99/animals10",
+        page="https://www.kaggle.com/datasets/alessiocorrado99/animals10",
+        packed_bytes=600_000_000,
+        unpacked_bytes=620_000_000,
+        inside="raw-img",
+        classes=frozenset(ANIMALS10),
+    ),
+}
+
+
+def fetch(name: str, folder: Path, *, reporter: Reporter) -> Path:
+    """Return `folder` with a folder of pictures for each class of a known collection, downloaded if it is not there.
+
+    Downloaded by kagglehub into its own cache, then linked into `folder` (copied where the disk is another one).
+    kagglehub keeps what an interrupted download has brought, and goes on from there. Raises MissingExtraError without
+    kagglehub, MachineError without space, UserError without a network, SourceError if something else is in `folder`.
+    """
+    if name not in COLLECTIONS:
+        raise UserError(f'There is no collection "{name}" to fetch. {nearest(name, COLLECTIONS)}')
+    wanted = COLLECTIONS[name]
+    if _is_whole(folder, wanted):
+        reporter.say(f"{name} is in {folder} already; nothing was downloaded.")
+        return folder
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SourceError(f"{folder} holds something else than {name}. Give a folder that is empty or not there yet.")
+    _check_space(wanted, folder)
+    brought = _download(name, wanted, reporter)
+    if folder.exists():
+        folder.rmdir()  # it is empty, and its name is needed
+    with whole_folder(folder) as temporary:
+        _bring(brought, temporary, reporter)
+    if not _is_whole(folder, wanted):
+        raise SourceError(f"Something else was put into {folder} meanwhile. Give another folder.")
+    reporter.say(f"kagglehub keeps its own copy in {brought}; it can be deleted.")
+    return folder
+
+
+def _is_whole(folder: Path, wanted: Collection) -> bool:
+    """Tell whether all classes are there. The folder gets its name when it is whole, so they are whole as well."""
+    return all((folder / label).is_dir() for label in wanted.classes)
+
+
+def _cache() -> Path:
+    """Return where kagglehub keeps its downloads."""
+    return Path(os.environ.get("KAGGLEHUB_CACHE") or Path.home() / ".cache" / "kagglehub")
+
+
+def _check_space(wanted: Collection, folder: Path) -> None:
+    """Raise MachineError unless there is room to download, to unpack, and to copy where links are not possible."""
+    kept = _cache() / "datasets" / wanted.handle
+    there = sum(path.stat().st_size for path in kept.glob("*.archive"))
+    missing = 0 if any(kept.glob("*.complete")) else wanted.packed_bytes + wanted.unpacked_bytes - there
+    cache, target = _existing(kept), _existing(folder.absolute())
+    if cache.stat().st_dev == target.stat().st_dev:
+        require_space(target, missing, f"Downloading {wanted.handle}")
+    else:
+        require_space(cache, missing, f"Downloading {wanted.handle}")
+        require_space(target, wanted.unpacked_bytes, f"Copying {wanted.handle}")
+
+
+def _existing(path: Path) -> Path:
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+def _download(name: str, wanted: Collection, reporter: Reporter) -> Path:
+    """Return the folder of class folders that kagglehub has brought, now or at an earlier time."""
+    reporter.say(f"Downloading {name} from {wanted.page}, {wanted.packed_bytes / 1e6:,.0f} MB.")
+    with _kept_off_stdout(reporter):
+        kagglehub = needs("kagglehub", extra="fetch")
+        try:
+            brought = Path(kagglehub.dataset_download(wanted.handle)) / wanted.inside
+        except Exception as error:  # whatever it may be, it is another library's, about a network we do not know
+            raise UserError(_by_hand(name, wanted, f"{type(error).__name__}: {error}")) from error
+    if not _is_whole(brought, wanted):
+        raise UserError(_by_hand(name, wanted, f"{brought} has not the {len(wanted.classes)} expected class folders"))
+    return brought
+
+
+@contextlib.contextmanager
+def _kept_off_stdout(reporter: Reporter) -> Iterator[None]:
+    """Send to stderr, or nowhere when quiet, what kagglehub writes: it logs to stdout, where our results go."""
+    where = io.StringIO() if isinstance(reporter, Silent) else sys.stderr
+    with contextlib.redirect_stdout(where), contextlib.redirect_stderr(where):
+        yield
+
+
+def _by_hand(name: str, wanted: Collection, why: str) -> str:
+    return (
+        f"{name} could not be downloaded: {' '.join(why.split()).rstrip('.')}. What has come is kept: the same command"
+        f" goes on from there once the network is back. Or download the zip in a browser from {wanted.page} and give it"
+        f" as it is: bestiary train archive.zip --labels {name}"
+    )
+
+
+def _bring(brought: Path, folder: Path, reporter: Reporter) -> None:
+    """Link every file into `folder`, or copy it where it cannot be linked."""
+    files = sorted(path for path in brought.rglob("*") if path.is_file())
+    try:
+        with reporter.task("Linking pictures", len(files)) as advance:
+            for path in files:
+                target = folder / path.relative_to(brought)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _link(path, target)
+                advance(1)
+    except OSError as error:
+        raise MachineError(f"Cannot write into {folder.parent}: {error.strerror or error}. Free some space.") from None
+
+
+def _link(path: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(path)
+    except OSError:  # another disk, or one without links
+        shutil.copy2(path, target)

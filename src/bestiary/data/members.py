@@ -1,0 +1,195 @@
+"""What is in an archive: its members, one after the other, streamed and not believed."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+from bestiary.errors import SourceError
+
+SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+MAX_MEMBERS = 500_000
+MAX_DIRECTORY_BYTES = 2**26  # of a zip's table of contents, which has to be read into memory as a whole
+CHUNK_BYTES = 2**20
+COMPRESSIONS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
+ZIP_ENCRYPTED, ZIP_UTF8 = 0x1, 0x800  # bits of a member's flags
+DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    gzip.BadGzipFile,
+    lzma.LZMAError,
+    zlib.error,
+    struct.error,
+    EOFError,
+    NotImplementedError,  # a compression that is not known here
+    OverflowError,
+    RecursionError,  # headers upon headers
+    UnicodeDecodeError,
+)  # what the archive libraries raise where an archive is not what it should be
+
+
+@dataclass(frozen=True)
+class Member:
+    """One entry of an archive as it describes itself. `kind` is file, folder, link or special file."""
+
+    name: str
+    kind: str
+    size_bytes: int
+    open: Callable[[], IO[bytes] | None]
+
+
+def damaged(archive: Path, why: str) -> SourceError:
+    """Return the error for an archive that cannot be read."""
+    why = why.strip().rstrip(".") or "its data end too early"
+    return SourceError(
+        f"{archive} cannot be read as an archive: {why}. It is damaged, not whole, or packed in an unknown way."
+        " Fetch or pack it again, or unpack it by hand and give the folder."
+    )
+
+
+def shown(name: str) -> str:
+    """Return a member's name in quotes, on one line and not too long."""
+    text = json.dumps(name, ensure_ascii=not name.isprintable())
+    return text if len(text) <= 120 else f'{text[:60]}…{text[-58:-1]}"'
+
+
+def members(raw: IO[bytes], archive: Path) -> tuple[int, Iterator[Member]]:
+    """Return how many bytes an open archive is thought to unpack to, and its members in their order.
+
+    What it is, its first bytes tell better than its name. A member must be read before the next one is asked for.
+    Raises SourceError if it is encrypted or has too many members, one of DAMAGE where it cannot be read.
+    """
+    start = raw.read(6)
+    raw.seek(0)
+    compressed = next((make for magic, make in COMPRESSIONS.items() if start.startswith(magic)), None)
+    if start.startswith(ZIP_STARTS) or (compressed is None and archive.suffix.lower() == ".zip"):
+        return _zip(raw, archive)
+    return archive.stat().st_size, _tar(compressed(raw) if compressed else raw, archive)
+
+
+def _check_count(count: int, archive: Path) -> None:
+    if count > MAX_MEMBERS:
+        raise SourceError(f"{archive} has more than {MAX_MEMBERS:,} members. Unpack it by hand and give the folder.")
+
+
+# ---- zip --------------------------------------------------------------------------------------------------------
+
+
+def _zip(raw: IO[bytes], archive: Path) -> tuple[int, Iterator[Member]]:
+    count, directory_bytes = _zip_directory(raw)
+    _check_count(count, archive)
+    if directory_bytes > MAX_DIRECTORY_BYTES:
+        raise damaged(archive, f"its table of contents has {directory_bytes / 1e6:,.0f} MB")
+    opened = zipfile.ZipFile(raw)
+    entries = opened.infolist()
+    _check_count(len(entries), archive)
+    if any(entry.flag_bits & ZIP_ENCRYPTED for entry in entries):
+        raise SourceError(f"{archive} is encrypted. Unpack it with its password and give the folder.")
+    each = (Member(_zip_name(one), _zip_kind(one), one.file_size, partial(opened.open, one)) for one in entries)
+    return sum(entry.file_size for entry in entries), each
+
+
+def _zip_directory(raw: IO[bytes]) -> tuple[int, int]:
+    """Return how many members a zip says it has, and the size of its table of contents in bytes; 0 if it has none.
+
+    Read before the table is, since that takes memory for every member.
+    """
+    raw.seek(max(0, raw.seek(0, io.SEEK_END) - 2**16 - 98))  # the end record, its comment, and what zip64 adds
+    tail = raw.read()
+    raw.seek(0)
+    at = tail.rfind(b"PK\x05\x06")
+    if at < 0 or len(tail) < at + 22:
+        return 0, 0
+    members, directory_bytes = struct.unpack_from("<HL", tail, at + 10)
+    if at >= 76 and tail[at - 20 : at - 16] == b"PK\x06\x07" and tail[at - 76 : at - 72] == b"PK\x06\x06":
+        members, directory_bytes = struct.unpack_from("<QQ", tail, at - 76 + 32)
+    return members, directory_bytes
+
+
+def _zip_kind(entry: zipfile.ZipInfo) -> str:
+    kind = stat.S_IFMT(entry.external_attr >> 16)  # 0 where the archive was packed on Windows
+    if kind == stat.S_IFLNK:
+        return "link"
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        return "special file"
+    return "folder" if entry.is_dir() else "file"
+
+
+def _zip_name(entry: zipfile.ZipInfo) -> str:
+    """Return the name; macOS and others write UTF-8 without saying so, which would come out as code page 437."""
+    if entry.flag_bits & ZIP_UTF8:
+        return entry.filename
+    try:
+        return entry.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return entry.filename
+
+
+# ---- tar --------------------------------------------------------------------------------------------------------
+
+
+def _tar(plain: IO[bytes], archive: Path) -> Iterator[Member]:
+    stream: Any = _Forward(plain)
+    with tarfile.open(fileobj=stream, mode="r:", encoding="utf-8", errors="surrogateescape") as opened:
+        count = 0
+        while (entry := opened.next()) is not None:
+            count += 1
+            _check_count(count, archive)
+            yield Member(_tar_name(entry), _tar_kind(entry), entry.size, partial(opened.extractfile, entry))
+            vars(opened)["members"].clear()  # it remembers every member that it has seen
+    stream.finish()
+
+
+def _tar_kind(entry: tarfile.TarInfo) -> str:
+    if entry.issym() or entry.islnk():
+        return "link"
+    return "folder" if entry.isdir() else "file" if entry.isreg() else "special file"
+
+
+def _tar_name(entry: tarfile.TarInfo) -> str:
+    """Return the name; one that is not UTF-8 is most likely Latin-1, and as that at least a name."""
+    if entry.name.isascii():
+        return entry.name
+    name = entry.name.encode("utf-8", "surrogateescape")
+    try:
+        return name.decode("utf-8")
+    except UnicodeDecodeError:
+        return name.decode("latin-1")
+
+
+class _Forward:
+    """A stream of tar blocks for tarfile, which by itself reads headers of any size, and stops at damage in silence."""
+
+    def __init__(self, plain: IO[bytes]) -> None:
+        self._plain = plain
+        self._last = b""
+        self.seek, self.tell = plain.seek, plain.tell
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes; never more than a chunk, whatever a header says."""
+        if not 0 <= size <= CHUNK_BYTES:
+            raise tarfile.ReadError(f"a header says that it has {size:,} bytes")
+        self._last = self._plain.read(size)
+        return self._last
+
+    def finish(self) -> None:
+        """Raise ReadError if what was read last is not the mark at the end; then let the checksum be verified."""
+        if self._last != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("its end is missing, or a header is damaged")
+        for _ in range(64):
+            if not self._plain.read(CHUNK_BYTES):
+                break

@@ -1,0 +1,269 @@
+"""Where pictures and their labels come from: a folder per class, folders already split, an archive, a table."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bestiary.data import archives, members
+from bestiary.errors import SourceError
+from bestiary.machine import cache_folder
+from bestiary.picture import SUFFIXES
+from bestiary.progress import Reporter, Silent
+
+SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
+TABLE_SUFFIXES = {".csv", ".parquet"}
+# Files that live beside pictures and are not meant as pictures: passed over, but counted.
+SIDECAR_NAMES = {"thumbs.db", "desktop.ini", "readme", "license"}
+SIDECAR_SUFFIXES = {".txt", ".csv", ".json", ".xml", ".xmp", ".md", ".html", ".parquet", ".yaml", ".yml", ".ini", ".db"}
+SIDECAR_FOLDERS = {"__macosx"}
+PICTURE_SUFFIXES = frozenset().union(*SUFFIXES.values())
+NOT_TEXT, LISTED_TWICE = "name is not valid Unicode", "listed twice"
+SILENT = Silent()
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One picture as its source names it. `split` is None where the source has no split of its own."""
+
+    path: Path
+    label: str
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """One file that cannot even be named in a table. `path` and `label` are written so that they can be printed."""
+
+    path: str
+    label: str
+    reason: str
+
+
+@dataclass
+class Listing:
+    """The pictures of a source, sorted by path, and how many other files were passed over, by reason.
+
+    Files that were meant as pictures and can never be read are not among the pictures: they are `unusable`.
+    """
+
+    pictures: list[Listed] = field(default_factory=list)
+    passed_over: Counter[str] = field(default_factory=Counter)
+    unusable: list[Unusable] = field(default_factory=list)
+
+    def labels(self) -> list[str]:
+        """Return the labels, sorted."""
+        return sorted({picture.label for picture in self.pictures})
+
+
+def list_pictures(source: Path, labels: Mapping[str, str], *, reporter: Reporter = SILENT) -> Listing:
+    """Return the pictures of a folder, archive or table, their labels mapped by `labels`; files are not opened.
+
+    An archive is unpacked into the cache folder, once. Raises SourceError, naming what was found, when the source is
+    missing or holds no labelled pictures.
+    """
+    return list_sources([source], labels, reporter=reporter)
+
+
+def list_sources(sources: Sequence[Path], labels: Mapping[str, str], *, reporter: Reporter = SILENT) -> Listing:
+    """Return the pictures of several sources as one listing: equal labels join, `labels` maps those of all of them.
+
+    A file that is listed twice with one label is one picture, and counted in `passed_over`; with two labels it is
+    two, so that the audit can name the conflict. Raises SourceError as `list_pictures` does, for any of the sources.
+    """
+    if not sources:
+        raise SourceError("There is no source of pictures. Give a folder, an archive or a table, or several of them.")
+    listings = [_listed(source, reporter, alone=len(sources) == 1) for source in sources]
+    passed_over = sum((listing.passed_over for listing in listings), Counter[str]())
+    found = [Listed(p.path, _label(p.label, labels), p.split) for listing in listings for p in listing.pictures]
+    pictures = {(os.path.abspath(p.path), p.label, p.split): p for p in reversed(found)}  # noqa: PTH100 - no links
+    passed_over[LISTED_TWICE] = len(found) - len(pictures)
+    unusable = dict.fromkeys(
+        Unusable(one.path, _label(one.label, labels), one.reason) for listing in listings for one in listing.unusable
+    )
+    return Listing(sorted(pictures.values(), key=lambda p: (str(p.path), p.label)), +passed_over, list(unusable))
+
+
+def _listed(source: Path, reporter: Reporter, *, alone: bool) -> Listing:
+    if not source.exists():
+        raise SourceError(f"There is nothing at {source}. Give a folder with one folder of pictures for each class.")
+    if not _is_text(source.absolute()):
+        raise SourceError(f"The name {printable(str(source.absolute()))} is not valid Unicode. Rename it.")
+    if source.is_dir():
+        listing = _list_folder(source, look_through=alone, reporter=reporter)
+    elif archives.is_archive(source):
+        listing = _list_archive(source, reporter)
+    elif source.suffix.lower() in TABLE_SUFFIXES:
+        listing = _list_table(source)
+    else:
+        raise SourceError(
+            f"{source} is a file. Expected a folder, or a table ({', '.join(sorted(TABLE_SUFFIXES))}), or an archive"
+            f" ({', '.join(members.SUFFIXES)})."
+        )
+    if not listing.pictures:
+        passed = sum(listing.passed_over.values())
+        raise SourceError(
+            f"There are no labelled pictures in {source}{f' ({passed:,} other files)' if passed else ''}."
+            " Expected one folder of pictures for each class."
+        )
+    return listing
+
+
+def _label(name: str, labels: Mapping[str, str]) -> str:
+    """Return the final label. Accents can be written in two ways; one label has only one."""
+    composed = unicodedata.normalize("NFC", name)
+    return unicodedata.normalize("NFC", labels.get(name, labels.get(composed, composed)))
+
+
+def printable(text: str) -> str:
+    """Return a name with what is no text in it written out, as in `caf\\udce9`, so that it can be shown and stored."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _list_archive(source: Path, reporter: Reporter) -> Listing:
+    whole = archives.unpacked(source, cache_folder() / "archives", _left_packed, reporter=reporter)
+    listing = _list_folder(whole.folder, look_through=True, reporter=SILENT)
+    listing.passed_over += whole.passed_over
+    return listing
+
+
+def _left_packed(parts: tuple[str, ...]) -> str | None:
+    """Return why a member of an archive is not unpacked, from the parts of its name."""
+    if any(_is_passed_over(folder) for folder in parts[:-1]):
+        return "hidden folder"
+    return _passed_over(Path(parts[-1]))
+
+
+def _list_folder(source: Path, *, look_through: bool, reporter: Reporter) -> Listing:
+    listing = Listing()
+    folders = _folders(source, listing)
+    while look_through and len(folders) == 1 and _is_wrapper(folders[0]):
+        reporter.say(f"{folders[0]} is the only folder there: the folders in it are taken as the classes.")
+        folders = _folders(folders[0], listing)
+    names = {folder.name.lower() for folder in folders}
+    is_split = {SPLIT_NAMES.get(name) for name in names} >= {"train"} and names <= SPLIT_NAMES.keys() and len(names) > 1
+    for folder in folders:
+        if is_split:
+            for inner in _folders(folder, listing):
+                _collect(inner, inner.name, SPLIT_NAMES[folder.name.lower()], listing)
+        else:
+            _collect(folder, folder.name, None, listing)
+    listing.passed_over += Counter()  # drops zero counts
+    return listing
+
+
+def _is_wrapper(folder: Path) -> bool:
+    """Tell whether this only folder holds the class folders: two or more, and no pictures beside them or it.
+
+    One folder of pictures is a class, however deep its pictures lie.
+    """
+    beside = [*_entries(folder.parent), *_entries(folder)]
+    loose = any(path.suffix.lower() in PICTURE_SUFFIXES and path.is_file() for path in beside)
+    return not loose and len(_folders(folder, Listing())) > 1
+
+
+def _collect(folder: Path, label: str, split: str | None, listing: Listing) -> None:
+    for path in _files(folder, listing):
+        reason = _passed_over(path)
+        if reason:
+            listing.passed_over[reason] += 1
+            if reason == NOT_TEXT:
+                listing.unusable.append(Unusable(printable(str(path)), printable(label), f"The {reason}: rename it."))
+        else:
+            listing.pictures.append(Listed(path, label, split))
+
+
+def _passed_over(path: Path) -> str | None:
+    name = path.name.lower()
+    if not _is_text(path):
+        return NOT_TEXT
+    if name.startswith("."):
+        return "hidden"
+    if name in SIDECAR_NAMES or path.suffix.lower() in SIDECAR_SUFFIXES:
+        return "not meant as pictures"
+    return None
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise SourceError(f"The folder {folder} cannot be listed: {error.strerror or error}.") from None
+
+
+def _is_text(path: Path) -> bool:
+    """Tell whether a path can be written into a table: Linux allows names that are no text."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_passed_over(folder_name: str) -> bool:
+    return folder_name.startswith(".") or folder_name.lower() in SIDECAR_FOLDERS
+
+
+def _folders(folder: Path, listing: Listing) -> list[Path]:
+    """Return the folders of classes or splits; what lies beside them is counted."""
+    entries = _entries(folder)
+    found = [path for path in entries if path.is_dir()]
+    shown = [path for path in found if not _is_passed_over(path.name)]
+    kept = [path for path in shown if not (path.is_symlink() and folder.resolve().is_relative_to(path.resolve()))]
+    listing.passed_over["beside the class folders"] += len(entries) - len(found)
+    listing.passed_over["hidden folder"] += len(found) - len(shown)
+    listing.passed_over["linked folder"] += len(shown) - len(kept)  # back to where we are: it would never end
+    return kept
+
+
+def _files(folder: Path, listing: Listing) -> Iterator[Path]:
+    """Every file below the folder, sorted; linked folders are counted, not followed, so loops cannot arise."""
+
+    def stop(error: OSError) -> None:
+        raise SourceError(f"The folder {error.filename} cannot be listed: {error.strerror}.")
+
+    for where, inner, names in os.walk(folder, onerror=stop):
+        kept = [name for name in inner if not _is_passed_over(name)]
+        listing.passed_over["hidden folder"] += len(inner) - len(kept)
+        listing.passed_over["linked folder"] += sum(Path(where, name).is_symlink() for name in kept)
+        inner[:] = sorted(kept)
+        yield from (Path(where, name) for name in sorted(names))
+
+
+def _list_table(source: Path) -> Listing:
+    listing = Listing()
+    for number, (path, label, split) in enumerate(_table_rows(source), start=1):
+        if not path or not label or not label.strip():
+            raise SourceError(f"{source}, row {number}: path and label must not be empty.")
+        if "\0" in path:
+            raise SourceError(f"{source}, row {number}: the path {path!r} cannot be the name of a file.")
+        listing.pictures.append(Listed(source.parent / path, label.strip(), _split_name(split, source, number)))
+    return listing
+
+
+def _table_rows(source: Path) -> list[tuple[str | None, str | None, str | None]]:
+    """Return path, label and split of each row, as text."""
+    import polars as pl
+
+    try:
+        is_csv = source.suffix.lower() == ".csv"
+        frame = pl.read_csv(source, infer_schema=False) if is_csv else pl.read_parquet(source)
+        for column in ("path", "label"):
+            if column not in frame.columns:
+                raise SourceError(f'The table {source} has no column "{column}"; it has: {", ".join(frame.columns)}.')
+        split = "split" if "split" in frame.columns else pl.lit(None).alias("split")
+        return frame.select("path", "label", split).cast(pl.String).rows()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise SourceError(f"The table {source} cannot be read: {error}") from None
+
+
+def _split_name(split: str | None, source: Path, number: int) -> str | None:
+    if not split or not split.strip():
+        return None
+    if (name := split.strip().lower()) not in SPLIT_NAMES:
+        raise SourceError(f'{source}, row {number}: split "{split}" is none of {", ".join(sorted(SPLIT_NAMES))}.')
+    return SPLIT_NAMES[name]

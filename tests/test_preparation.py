@@ -1,0 +1,355 @@
+import os
+import shutil
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+from bestiary import table
+from bestiary.data import collection as measuring
+from bestiary.data.audit import SERIOUS
+from bestiary.data.drawn import FAULT_CHECKS, DrawnCollection, draw_creature
+from bestiary.data.inspection import Inspection, inspect
+from bestiary.data.preparation import Audited, audited, divided
+from bestiary.data.sources import list_pictures
+from bestiary.errors import SourceError
+from bestiary.picture import LIMITS, Limits
+from bestiary.progress import Silent
+from bestiary.recipe import Data
+
+NEEDS_TRAINING = {"suspect-label"}  # checks that want a model, and are made after one was trained
+
+
+def audit(source: Path, cache: Path, *, labels: str | None = None, limits: Limits = LIMITS, **data: Any) -> Audited:
+    return audited(source, labels, Data(**data), limits, threads=1, cache=cache, reporter=Silent())
+
+
+def draw(folder: Path, **sizes: int) -> Path:
+    """Different pictures of a creature, so many for each class."""
+    for label, size in sizes.items():
+        (folder / label).mkdir(parents=True)
+        for number in range(size):
+            image = draw_creature("crab", np.random.default_rng([len(label), number, ord(label[0])]))
+            image.resize((60, 60)).save(folder / label / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(faulty: DrawnCollection, tmp_path_factory: pytest.TempPathFactory) -> Audited:
+    return audit(faulty.folder, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve cats and twelve dogs."""
+    return draw(tmp_path_factory.mktemp("drawn") / "plain", cat=12, dog=12)
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are measured from now on."""
+    names: list[str] = []
+
+    def noting(path: Path, limits: Limits) -> Inspection:
+        names.append(path.name)
+        return inspect(path, limits)
+
+    monkeypatch.setattr(measuring, "inspect", noting)
+    return names
+
+
+# --------------------------------------------------------------------------------------------- the planted faults
+
+
+def test_every_planted_fault_is_named(faulty: DrawnCollection, found: Audited) -> None:
+    findings = set(found.findings.select("check", "path").iter_rows())
+    for fault, check in FAULT_CHECKS.items():
+        if check is not None and check not in NEEDS_TRAINING:
+            for path in faulty.faults[fault]:
+                copies = {path, faulty.originals.get(path, path)}  # of two copies, the later one carries the finding
+                assert findings & {(check, str(copy)) for copy in copies}, (fault, path)
+
+
+def test_what_is_unusual_but_sound_is_used_and_not_called_broken(faulty: DrawnCollection, found: Audited) -> None:
+    usable = set(found.pictures.filter(pl.col("error").is_null())["path"])
+    broken = {str(path) for fault in ("truncated", "empty", "text") for path in faulty.faults[fault]}
+    sound = {str(path) for fault, check in FAULT_CHECKS.items() if check is None for path in faulty.faults[fault]}
+    hidden = {str(path) for path in faulty.faults["hidden"]}
+    assert sound - hidden <= usable
+    assert usable & (broken | hidden) == set()
+    assert set(found.pictures["path"]) - usable == broken
+    assert found.findings.filter(pl.col("path").is_in(sound) & pl.col("check").is_in(SERIOUS)).height == 0
+    assert dict(found.passed_over) == {"hidden": 1, "not meant as pictures": 1}
+
+
+def test_findings_keep_to_the_contract(found: Audited) -> None:
+    assert found.findings.schema == pl.Schema(table.FINDINGS)
+    assert set(found.findings["check"]) <= set(table.CHECKS)
+    assert found.findings["score"].is_between(0, 1).all()
+    assert found.findings["is_issue"].all()
+    named = found.findings.drop_nulls("row_id").join(found.pictures, on="row_id", suffix="_of_picture")
+    assert (named["path"] == named["path_of_picture"]).all()
+
+
+def test_the_table_of_pictures_keeps_to_the_contract(faulty: DrawnCollection, found: Audited) -> None:
+    assert dict(found.pictures.schema) == table.PICTURES | {"given_split": pl.String}
+    assert found.pictures["row_id"].to_list() == list(range(found.pictures.height))
+    assert found.pictures["path"].is_sorted()
+    labels = dict(found.pictures.select("path", "label").iter_rows())
+    assert all(labels[str(path)] == path.parent.name for path in faulty.kinds)
+
+
+def test_copies_are_grouped_with_their_originals_and_others_are_not(faulty: DrawnCollection, found: Audited) -> None:
+    groups = dict(found.pictures.select("path", "group").iter_rows())
+    assert all(groups[str(copy)] == groups[str(original)] for copy, original in faulty.originals.items())
+    sizes = Counter(groups[str(path)] for path in faulty.kinds)
+    assert max(sizes.values()) <= 3
+    assert sum(size - 1 for size in sizes.values()) <= len(faulty.originals) + 2
+
+
+def test_duplicates_never_straddle_and_what_is_left_out_says_why(faulty: DrawnCollection, found: Audited) -> None:
+    shown, digest = divided(found, Data(min_per_class=3), seed=0)
+    assert shown.schema == pl.Schema(table.PICTURES)
+    assert shown["row_id"].to_list() == found.pictures["row_id"].to_list()
+    assert (shown["split"].is_null() == shown["error"].is_not_null()).all()
+    used = shown.drop_nulls("split")
+    assert used.group_by("group").agg(pl.col("split").n_unique())["split"].max() == 1
+    assert used.group_by("label").agg(pl.col("split").n_unique())["split"].min() == 3
+    share = used.filter(pl.col("split") == "test").height / used.height
+    assert share == pytest.approx(0.15, abs=0.03)
+    again, same = divided(found, Data(min_per_class=3), seed=0)
+    assert (again.equals(shown), same) == (True, digest)
+    assert divided(found, Data(min_per_class=3), seed=1)[1] != digest
+
+
+def test_the_split_follows_the_content_not_the_place(plain: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere"
+    for path in plain.rglob("*.png"):
+        (moved / path.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, moved / path.parent.name / f"{99 - int(path.stem)} renamed.png")
+    one, other = (divided(audit(folder, tmp_path / "cache"), Data(), seed=3) for folder in (plain, moved))
+    assert one[1] == other[1]
+    by_content = [dict(shown.select("sha256", "split").iter_rows()) for shown, _ in (one, other)]
+    assert by_content[0] == by_content[1]
+
+
+def test_near_duplicates_can_be_let_apart_and_equal_files_never(faulty: DrawnCollection, tmp_path: Path) -> None:
+    loose = audit(faulty.folder, tmp_path, near_duplicates=False)
+    groups = dict(loose.pictures.select("path", "group").iter_rows())
+    for fault, together in (("exact-duplicate", True), ("near-duplicate", False)):
+        for copy in faulty.faults[fault]:
+            assert (groups[str(copy)] == groups[str(faulty.originals[copy])]) == together
+    assert "near-duplicate" not in set(loose.findings["check"])
+
+
+def test_a_file_listed_twice_under_two_labels_is_a_conflict(plain: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(
+        f"path,label\n{plain}/cat/0.png,cat\n{plain}/cat/0.png,dog\n{plain}/dog/1.png,dog\n"
+    )
+    found = audit(tmp_path / "t.csv", tmp_path / "cache")
+    assert found.pictures["group"].to_list() == [0, 0, 2]
+    assert found.findings.filter(pl.col("check") == "label-conflict").height == 1
+
+
+def test_workers_give_the_same_table_as_one_process(faulty: DrawnCollection, found: Audited, tmp_path: Path) -> None:
+    together = audited(faulty.folder, None, Data(), LIMITS, threads=2, cache=tmp_path, reporter=Silent())
+    assert together.pictures.equals(found.pictures)
+    assert together.findings.equals(found.findings)
+
+
+# -------------------------------------------------------------------------------------------- measured only once
+
+
+def test_measurements_are_remembered_and_a_changed_file_is_noticed(
+    plain: Path, tmp_path: Path, read: list[str]
+) -> None:
+    folder, cache = shutil.copytree(plain, tmp_path / "pictures"), tmp_path / "cache"
+    first = audit(folder, cache)
+    assert len(read) == 24
+    read.clear()
+    assert audit(folder, cache).pictures.equals(first.pictures)
+    assert read == []
+
+    Image.new("RGB", (50, 40), "red").save(folder / "cat" / "3.png")
+    (folder / "dog" / "5.png").unlink()
+    Image.new("RGB", (50, 40), "blue").save(folder / "dog" / "new.png")
+    os.utime(folder / "dog" / "7.png", ns=(1, 1))
+    changed = audit(folder, cache).pictures
+    assert sorted(read) == ["3.png", "7.png", "new.png"]
+    assert changed.filter(pl.col("path").str.ends_with("cat/3.png"))["width"].item() == 50
+    assert changed.height == 24
+
+
+def test_files_that_could_not_be_used_are_tried_again(plain: Path, tmp_path: Path, read: list[str]) -> None:
+    folder, cache = shutil.copytree(plain, tmp_path / "pictures"), tmp_path / "cache"
+    whole = (folder / "cat" / "0.png").read_bytes()
+    (folder / "cat" / "0.png").write_bytes(whole[:-500])
+    assert audit(folder, cache).pictures["error"].drop_nulls().len() == 1
+    read.clear()
+    (folder / "cat" / "0.png").write_bytes(whole)
+    assert audit(folder, cache).pictures["error"].drop_nulls().len() == 0
+    assert read == ["0.png"]
+
+
+def test_a_passing_trouble_is_not_remembered(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(path: Path, limits: Limits) -> Inspection:
+        return replace(inspect(path, limits), check="unreadable", error=f"{path} cannot be read: Input/output error.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(measuring, "inspect", failing)
+        assert audit(plain, tmp_path).pictures["error"].null_count() == 0
+    assert audit(plain, tmp_path).pictures["error"].null_count() == 24
+
+
+def test_other_limits_are_another_memory(plain: Path, tmp_path: Path) -> None:
+    assert audit(plain, tmp_path).pictures["error"].null_count() == 24
+    strict = audit(plain, tmp_path, limits=replace(LIMITS, max_pixels=100))
+    assert strict.pictures["error"].null_count() == 0
+    assert audit(plain, tmp_path).pictures["error"].null_count() == 24
+
+
+def test_a_part_of_a_collection_does_not_cost_the_memory_of_the_rest(
+    plain: Path, tmp_path: Path, read: list[str]
+) -> None:
+    folder, cache = shutil.copytree(plain, tmp_path / "pictures"), tmp_path / "cache"
+    audit(folder, cache)
+    read.clear()
+    Image.new("RGB", (50, 40), "red").save(folder / "dog" / "3.png")
+    audit(folder, cache, classes=("dog",))
+    audit(folder, cache)
+    assert read == ["3.png"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1 not a table PAR1", None])
+def test_a_damaged_memory_is_built_again(plain: Path, tmp_path: Path, read: list[str], damage: bytes | None) -> None:
+    first = audit(plain, tmp_path)
+    (memory,) = (tmp_path / "inspections").iterdir()
+    if damage is None:
+        table.write(table.read(memory, {}).drop("luma"), memory)
+    else:
+        memory.write_bytes(damage)
+    read.clear()
+    assert audit(plain, tmp_path).pictures.equals(first.pictures)
+    assert len(read) == 24
+    read.clear()
+    audit(plain, tmp_path)
+    assert read == []
+
+
+def test_without_a_cache_nothing_is_remembered(plain: Path, read: list[str]) -> None:
+    listing = list_pictures(plain, {})
+    for _ in range(2):
+        measured = measuring.measured(listing, LIMITS, threads=1, cache=None, reporter=Silent())
+    assert len(read) == 48
+    assert measured.columns[:4] == ["row_id", "path", "label", "given_split"]
+
+
+# ----------------------------------------------------------------------------------------- a split that is given
+
+
+def split_folders(plain: Path, folder: Path, **counts: int) -> Path:
+    """Deal the pictures of each class out to parts, so many to each."""
+    for label in ("cat", "dog"):
+        files = sorted((plain / label).iterdir())
+        for part, count in counts.items():
+            (folder / part / label).mkdir(parents=True)
+            for path in [files.pop() for _ in range(count)]:
+                shutil.copy(path, folder / part / label)
+    return folder
+
+
+def test_a_given_split_is_kept(plain: Path, tmp_path: Path) -> None:
+    folder = split_folders(plain, tmp_path / "pictures", train=6, valid=3, test=3)
+    shown, _ = divided(audit(folder, tmp_path / "cache"), Data(), seed=0)
+    parts = {"train": "train", "valid": "val", "test": "test"}
+    assert [parts[Path(path).parts[-3]] for path in shown["path"]] == shown["split"].to_list()
+
+
+def test_a_missing_validation_part_is_taken_from_training(plain: Path, tmp_path: Path) -> None:
+    folder = split_folders(plain, tmp_path / "pictures", train=9, test=3)
+    shown, _ = divided(audit(folder, tmp_path / "cache"), Data(val_fraction=0.2), seed=0)
+    places = Counter(zip((Path(path).parts[-3] for path in shown["path"]), shown["split"], strict=True))
+    assert places == {("train", "train"): 14, ("train", "val"): 4, ("test", "test"): 6}
+
+
+def test_a_leak_in_a_given_split_is_found(plain: Path, tmp_path: Path) -> None:
+    folder = split_folders(plain, tmp_path / "pictures", train=9, test=3)
+    leaked = min((folder / "train" / "cat").iterdir())
+    shutil.copy(leaked, folder / "test" / "cat" / "leaked.png")
+    found = audit(folder, tmp_path / "cache").findings.filter(pl.col("check") == "split-leak")
+    assert found.height == 1
+    assert "the same file as leaked.png, which is in test" in found["message"].item()
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ("train,train,test,,", r"2 of 24 pictures have no split\. Give all of them one, or none\."),
+        ("train,val", r"The split that the source brings has no test part\."),
+        ("test,val", r"The split that the source brings has no train part\."),
+    ],
+)
+def test_half_a_split_is_refused(plain: Path, tmp_path: Path, parts: str, message: str) -> None:
+    names = parts.split(",")
+    paths = sorted(plain.rglob("*.png"))
+    given = [names[place] if place < len(names) else names[0] for place in range(24)]
+    lines = [f"{path},{path.parent.name},{part}" for path, part in zip(paths, given, strict=True)]
+    (tmp_path / "t.csv").write_text("\n".join(["path,label,split", *lines]))
+    with pytest.raises(SourceError, match=message):
+        divided(audit(tmp_path / "t.csv", tmp_path / "cache"), Data(), seed=0)
+
+
+def test_a_class_that_is_never_trained_is_refused(plain: Path, tmp_path: Path) -> None:
+    folder = split_folders(plain, tmp_path / "pictures", train=6, val=3, test=3)
+    draw(folder / "test", horse=10)
+    with pytest.raises(SourceError, match=r'Class "horse" has no training picture .*--classes'):
+        divided(audit(folder, tmp_path / "cache"), Data(), seed=0)
+
+
+# ------------------------------------------------------------------------------------------- too little to divide
+
+
+def test_too_few_classes_or_pictures_are_told_with_what_to_do(plain: Path, tmp_path: Path) -> None:
+    def refused(message: str, folder: Path, **data: Any) -> None:
+        with pytest.raises(SourceError, match=message):
+            divided(audit(folder, tmp_path / "cache", **data), Data(**data), seed=0)
+
+    refused(r'There is only one class, "dog"\. A classifier needs two or more', plain, classes=("dog",))
+    refused(r'Class "cat" has 12 pictures that can be read; at least 13 are needed\.', plain, min_per_class=13)
+    small = shutil.copytree(plain, tmp_path / "small")
+    draw(small, otter=4)
+    (small / "otter" / "broken.png").write_bytes(b"")
+    refused(r'Class "otter" has 4 pictures .* at least 10 .* --classes, or lower --set data\.min_per_class', small)
+    shown, _ = divided(audit(small, tmp_path / "cache"), Data(min_per_class=4), seed=0)
+    assert set(shown.filter(pl.col("label") == "otter")["split"]) == {"train", "val", "test", None}
+    for path in (tmp_path / "none" / "cat" / "a.jpg", tmp_path / "none" / "dog" / "b.jpg"):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"")
+    refused(r"There is no pictures that can be read\.", tmp_path / "none")
+
+
+def test_classes_are_chosen_by_label_and_the_rest_is_counted(plain: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(plain, tmp_path / "pictures")
+    (folder / "cat").rename(folder / "gatto")
+    draw(folder, horse=2)
+    names = audit(folder, tmp_path / "cache", labels="animals10", classes=("cat", "dog"))
+    assert Counter(names.pictures["label"]) == {"cat": 12, "dog": 12}
+    assert dict(names.passed_over) == {"of other classes": 2}
+    with pytest.raises(SourceError, match=r'No picture has the label "hrose"\. Did you mean "horse"\? Known: cat, dog'):
+        audit(folder, tmp_path / "cache", labels="animals10", classes=("cat", "hrose"))
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_the_real_collection_is_read_whole_and_its_duplicates_kept_together(animals10: Path, tmp_path: Path) -> None:
+    found = audited(animals10, "animals10", Data(), LIMITS, threads=2, cache=tmp_path, reporter=Silent())
+    assert found.pictures["error"].null_count() == found.pictures.height
+    shown, _ = divided(found, Data(), seed=0)
+    assert shown["label"].n_unique() == 10
+    assert shown.group_by("group").agg(pl.col("split").n_unique())["split"].max() == 1
+    assert 40 <= found.findings.filter(pl.col("check") == "near-duplicate").height <= 160

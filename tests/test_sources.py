@@ -1,0 +1,246 @@
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from bestiary.data.labels import ANIMALS10, label_map
+from bestiary.data.sources import Listing, list_pictures
+from bestiary.errors import SourceError
+
+
+def planted(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode("utf-8", "surrogateescape"))
+    return folder
+
+
+def listed(source: Path, labels: Mapping[str, str] | None = None) -> Listing:
+    return list_pictures(source, labels or {})
+
+
+def rows(listing: Listing, folder: Path) -> list[tuple[str, str, str | None]]:
+    return [(p.path.relative_to(folder).as_posix(), p.label, p.split) for p in listing.pictures]
+
+
+# --------------------------------------------------------------------------------------------- a folder per class
+
+
+def test_a_folder_per_class_is_listed_by_path_whatever_lies_deeper(tmp_path: Path) -> None:
+    planted(tmp_path, "dog/b.jpg", "dog/a.JPG", "cat/1/2/c.png", "cat/d", "dog/.e.jpg")
+    listing = listed(tmp_path)
+    assert rows(listing, tmp_path) == [
+        ("cat/1/2/c.png", "cat", None),
+        ("cat/d", "cat", None),
+        ("dog/a.JPG", "dog", None),
+        ("dog/b.jpg", "dog", None),
+    ]
+    assert listing.labels() == ["cat", "dog"]
+    assert dict(listing.passed_over) == {"hidden": 1}
+
+
+def test_what_is_not_meant_as_a_picture_is_counted(tmp_path: Path) -> None:
+    planted(tmp_path, "cat/a.jpg", "cat/Thumbs.db", "cat/notes.TXT", "cat/a.jpg.xmp", "cat/README", "cat/.DS_Store")
+    planted(tmp_path, "labels.csv", "stray.jpg", "__MACOSX/cat/._a.jpg", ".git/x.jpg", "cat/__MACOSX/b.jpg")
+    listing = listed(tmp_path)
+    assert [row[0] for row in rows(listing, tmp_path)] == ["cat/a.jpg"]
+    assert dict(listing.passed_over) == {
+        "not meant as pictures": 4,
+        "hidden": 1,
+        "beside the class folders": 2,
+        "hidden folder": 3,
+    }
+
+
+def test_labels_are_mapped_and_unmapped_folders_keep_their_name(tmp_path: Path) -> None:
+    planted(tmp_path, "cane/a.jpg", "volpe/b.jpg")
+    assert [p.label for p in listed(tmp_path, ANIMALS10).pictures] == ["dog", "volpe"]
+
+
+def test_odd_names_are_only_names(tmp_path: Path) -> None:
+    names = ["gatto con l'ümlaut/猫 1.jpg", 'a,b"c/line\nbreak.png', "x.jpg/y.jpg", "cat/🐈.webp", "cat/-rf.jpg"]
+    planted(tmp_path, *names)
+    (tmp_path / "cat" / "folder.jpg").mkdir()
+    listing = listed(tmp_path)
+    assert sorted(row[0] for row in rows(listing, tmp_path)) == sorted(names)
+    assert listing.labels() == ['a,b"c', "cat", "gatto con l'ümlaut", "x.jpg"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every file name is text")
+def test_a_name_that_is_no_text_is_counted_and_not_listed(tmp_path: Path) -> None:
+    planted(tmp_path, "cat/a.jpg", os.fsdecode(b"cat/caf\xe9.jpg"), os.fsdecode(b"chien\xe9/b.jpg"))
+    listing = listed(tmp_path)
+    assert [row[0] for row in rows(listing, tmp_path)] == ["cat/a.jpg"]
+    assert dict(listing.passed_over) == {"name is not valid Unicode": 2}
+
+
+def test_links_to_files_are_pictures_and_links_to_folders_are_counted_not_followed(tmp_path: Path) -> None:
+    planted(tmp_path / "elsewhere", "real.jpg", "more/m.jpg")
+    root = planted(tmp_path / "root", "cat/a.jpg")
+    (root / "cat" / "link.jpg").symlink_to(tmp_path / "elsewhere" / "real.jpg")
+    (root / "cat" / "dangling.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (root / "cat" / "self.jpg").symlink_to(root / "cat" / "self.jpg")
+    (root / "cat" / "loop").symlink_to(root, target_is_directory=True)
+    (root / "dog").symlink_to(tmp_path / "elsewhere" / "more", target_is_directory=True)
+    (root / "lost").symlink_to(tmp_path / "nowhere")
+    listing = listed(root)
+    assert [row[0] for row in rows(listing, root)] == [
+        "cat/a.jpg",
+        "cat/dangling.jpg",  # listed, so that the audit can name it
+        "cat/link.jpg",
+        "cat/self.jpg",
+        "dog/m.jpg",
+    ]
+    assert dict(listing.passed_over) == {"linked folder": 1, "beside the class folders": 1}
+
+
+def test_a_class_folder_without_pictures_is_no_class(tmp_path: Path) -> None:
+    planted(tmp_path, "cat/a.jpg", "dog/notes.txt").joinpath("empty").mkdir()
+    assert listed(tmp_path).labels() == ["cat"]
+
+
+# ------------------------------------------------------------------------------------------- folders already split
+
+
+@pytest.mark.parametrize("training", ["train", "Training"])
+@pytest.mark.parametrize("validation", ["val", "valid", "VALIDATION"])
+def test_folders_already_split_are_recognised_in_any_spelling(tmp_path: Path, training: str, validation: str) -> None:
+    names = [f"{training}/cat/a.jpg", f"{validation}/cat/b.jpg", "test/dog/c.jpg", "test/stray.jpg", ".cache/x"]
+    listing = listed(planted(tmp_path, *names))
+    found = {row[2]: row[:2] for row in rows(listing, tmp_path)}
+    assert found == {"train": (names[0], "cat"), "val": (names[1], "cat"), "test": (names[2], "dog")}
+    assert dict(listing.passed_over) == {"beside the class folders": 1, "hidden folder": 1}
+
+
+@pytest.mark.parametrize("folders", [["train", "test", "zebra"], ["test", "val"], ["train"]])
+def test_other_folders_are_classes_whatever_they_are_called(tmp_path: Path, folders: list[str]) -> None:
+    listing = listed(planted(tmp_path, *(f"{folder}/inner/a.jpg" for folder in folders)))
+    assert [(label, split) for _, label, split in rows(listing, tmp_path)] == [(name, None) for name in sorted(folders)]
+
+
+# --------------------------------------------------------------------------------------------------------- tables
+
+
+def test_a_csv_names_pictures_beside_it_and_anywhere(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text(f'label,path,split,note\ncat,a/1.jpg,Train,x\n dog ,"b, 2.jpg",valid,\ncat,{tmp_path}/c.jpg,,y\n')
+    assert rows(listed(table, {"cat": "gatto"}), tmp_path) == [
+        ("a/1.jpg", "gatto", "train"),
+        ("b, 2.jpg", "dog", "val"),
+        ("c.jpg", "gatto", None),
+    ]
+
+
+def test_a_csv_with_numbers_as_labels_keeps_them_as_they_are_written(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("path,label\n1,007\n2,7\n")
+    assert [p.label for p in listed(tmp_path / "t.csv").pictures] == ["007", "7"]
+
+
+def test_a_csv_of_a_spreadsheet_may_begin_with_a_mark(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes("path,label\r\nä.jpg,кот\r\n".encode("utf-8-sig"))
+    assert rows(listed(tmp_path / "t.csv"), tmp_path) == [("ä.jpg", "кот", None)]
+
+
+def test_a_parquet_table_is_read_with_labels_of_any_kind(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"path": ["a.jpg", "b.jpg"], "label": [1, 2]})
+    frame.write_parquet(tmp_path / "t.parquet")
+    assert [p.label for p in listed(tmp_path / "t.parquet").pictures] == ["1", "2"]
+    frame.with_columns(pl.col("label").cast(pl.String).cast(pl.Categorical), split=pl.lit(0)).write_parquet(
+        tmp_path / "u.parquet"
+    )
+    with pytest.raises(SourceError, match='split "0" is none of'):
+        listed(tmp_path / "u.parquet")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,labels\na.jpg,cat\n", r'has no column "label"; it has: path, labels\.'),
+        ("path;label\na.jpg;cat\n", r'has no column "path"; it has: path;label\.'),
+        ("path,label\na.jpg,cat\nb.jpg,\n", r"row 2: path and label must not be empty"),
+        ("path,label\na.jpg,cat\nb.jpg,   \n", r"row 2: path and label must not be empty"),
+        ("path,label\n,cat\n", r"row 1: path and label must not be empty"),
+        (
+            "path,label,split\na.jpg,cat,train\nb.jpg,cat,holdout\n",
+            r'row 2: split "holdout" is none of test, train, .*val',
+        ),
+        ("path,label\n", r"There are no labelled pictures in .*t\.csv\."),
+        ("", r"The table .*t\.csv cannot be read"),
+        ("path,label\na,b,c,d\n", r"The table .*t\.csv cannot be read"),
+    ],
+)
+def test_a_csv_that_does_not_fit_is_told_with_row_and_column(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(SourceError, match=message):
+        listed(tmp_path / "t.csv")
+
+
+def test_a_damaged_parquet_table_is_told(tmp_path: Path) -> None:
+    (tmp_path / "t.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(SourceError, match=r"The table .*t\.parquet cannot be read"):
+        listed(tmp_path / "t.parquet")
+
+
+# --------------------------------------------------------------------------------------------- nothing to be found
+
+
+def test_sources_without_pictures_are_told_with_what_was_expected(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"There is nothing at .*missing\. Give a folder with one folder of pictures"):
+        listed(tmp_path / "missing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match=r"no labelled pictures in .*empty\. Expected one folder"):
+        listed(tmp_path / "empty")
+    with pytest.raises(SourceError, match=r"no labelled pictures in .*flat \(2 other files\)\. Expected one folder"):
+        listed(planted(tmp_path / "flat", "a.jpg", "b.jpg"))
+    with pytest.raises(SourceError, match=r"p\.jpg is a file\. Expected a folder, or a table \(\.csv, \.parquet\)"):
+        listed(planted(tmp_path, "p.jpg") / "p.jpg")
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planted(tmp_path, "cat/a.jpg", "cat/locked/b.jpg")
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(SourceError, match=r"The folder .*cat/locked cannot be listed: Permission denied"):
+        listed(tmp_path)
+
+
+# ----------------------------------------------------------------------------------------------------- label maps
+
+
+def test_the_built_in_map_knows_all_ten_animals() -> None:
+    assert label_map("animals10")["scoiattolo"] == "squirrel"
+    assert len(set(label_map("animals10").values())) == 10
+    assert label_map(None) == {}
+
+
+@pytest.mark.real
+def test_the_built_in_map_fits_the_real_folders(animals10: Path) -> None:
+    assert listed(animals10, label_map("animals10")).labels() == sorted(ANIMALS10.values())
+
+
+@pytest.mark.parametrize("header", ["folder,label\n", ""])
+def test_an_own_map_is_a_csv_with_or_without_header(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "map.csv"
+    path.write_bytes(f'{header} n02 , cat \n\n"n,03",dög\n'.encode("utf-8-sig"))
+    assert label_map(str(path)) == {"n02": "cat", "n,03": "dög"}
+
+
+def test_a_map_that_is_unknown_or_bad_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r'no label map "animals-10"\. Did you mean "animals10"\? .* path of a CSV'):
+        label_map("animals-10")
+    path = tmp_path / "map.csv"
+    path.write_text("folder,label\nn02,cat\nn03\n")
+    with pytest.raises(SourceError, match=r"map\.csv, row 2: expected folder,label; got 'n03'"):
+        label_map(str(path))
+    path.write_bytes(b"n02,ch\xeft\n")
+    with pytest.raises(SourceError, match=r"map\.csv cannot be read"):
+        label_map(str(path))

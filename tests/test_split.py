@@ -1,0 +1,136 @@
+import hashlib
+import random
+from collections import Counter, defaultdict
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bestiary.data.split import Item, digest, split
+from bestiary.errors import SourceError
+
+SHARES = {"test": 0.15, "val": 0.15}
+
+
+def item(number: int, label: str = "cat", group: int | None = None) -> Item:
+    return Item(hashlib.sha256(str(number).encode()).hexdigest(), label, number if group is None else group)
+
+
+def many() -> list[Item]:
+    """600 cats and 60 dogs; every fifth picture is one of a pair, and there is a group of nine."""
+    cats = [item(number, "cat", number - number % 5 // 4) for number in range(600)]
+    dogs = [item(number, "dog", 1000 if number < 1009 else number) for number in range(1000, 1060)]
+    return cats + dogs
+
+
+def parts_by_digest(items: list[Item], seed: int = 0) -> dict[str, str]:
+    return {one.sha256: part for one, part in zip(items, split(items, SHARES, seed=seed), strict=True)}
+
+
+def test_shares_are_kept_within_each_label() -> None:
+    items = many()
+    counts = Counter((one.label, part) for one, part in zip(items, split(items, SHARES, seed=0), strict=True))
+    assert counts["cat", "test"] == pytest.approx(90, abs=1)
+    assert counts["cat", "val"] == pytest.approx(90, abs=1)
+    assert counts["dog", "test"] == pytest.approx(9, abs=1)
+    assert counts["dog", "val"] == pytest.approx(9, abs=1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_duplicates_never_straddle(seed: int) -> None:
+    items = many()
+    found = defaultdict(set)
+    for one, part in zip(items, split(items, SHARES, seed=seed), strict=True):
+        found[one.group].add(part)
+    assert {len(parts) for parts in found.values()} == {1}
+    assert len(found) < len(items) - 100
+
+
+def test_the_order_of_the_files_and_the_numbers_of_groups_do_not_matter() -> None:
+    items = many()
+    shuffled = [replace(one, group=-7 * one.group) for one in items]
+    random.shuffle(shuffled)
+    assert [one.sha256 for one in shuffled] != [one.sha256 for one in items]
+    assert parts_by_digest(shuffled) == parts_by_digest(items)
+
+
+def test_a_class_more_or_less_does_not_move_the_others() -> None:
+    alone = parts_by_digest([one for one in many() if one.label == "dog"])
+    together = parts_by_digest(many())
+    assert alone == {sha256: together[sha256] for sha256 in alone}
+
+
+def test_the_same_seed_gives_the_same_split_and_another_seed_another() -> None:
+    one, other = parts_by_digest(many(), 1), parts_by_digest(many(), 2)
+    assert one == parts_by_digest(many(), 1)
+    moved = sum(one[sha256] != part for sha256, part in other.items())
+    assert moved > 100
+
+
+@given(
+    groups=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 25)), min_size=1, max_size=80),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_every_label_has_a_picture_in_every_part_or_is_named(groups: list[tuple[int, int]], seed: int) -> None:
+    items = [item(number, "abc"[label], group) for number, (label, group) in enumerate(groups)]
+    try:
+        parts = split(items, SHARES, seed=seed)
+    except SourceError as error:
+        assert str(error).startswith(('Class "a" has ', 'Class "b" has ', 'Class "c" has '))  # noqa: PT017
+        return
+    found = {(one.label, part) for one, part in zip(items, parts, strict=True)}
+    assert found == {(one.label, part) for one in items for part in ("train", "val", "test")}
+    assert len({(one.group, part) for one, part in zip(items, parts, strict=True)}) == len({g for _, g in groups})
+
+
+def test_too_few_different_pictures_are_told_with_the_class_and_what_to_do() -> None:
+    enough = [item(number) for number in range(30)]
+    alike = [item(number, "otter", 100) for number in range(100, 112)]
+    message = r'Class "otter" has 12 pictures, too few different ones to give test and val a part\. Add pictures, or'
+    with pytest.raises(SourceError, match=message):
+        split(enough + alike, SHARES, seed=0)
+    with pytest.raises(SourceError, match=r'Class "otter" has 1 pictures, .* give train and val a part'):
+        split([*enough, item(200, "otter")], SHARES, seed=0)
+    assert sorted(split([item(number) for number in range(3)], SHARES, seed=0)) == ["test", "train", "val"]
+
+
+def test_a_label_that_lies_only_in_the_groups_of_another_is_checked_as_well() -> None:
+    cats = [item(number, "cat") for number in range(40)]
+    copies = [item(1000 + number, "dog", number) for number in range(3)]
+    for seed in range(20):
+        try:
+            parts = split(cats + copies, SHARES, seed=seed)
+        except SourceError as error:
+            assert str(error).startswith('Class "dog" has 3 pictures')  # noqa: PT017
+        else:
+            assert sorted(parts[40:]) == ["test", "train", "val"]
+
+
+def test_a_group_larger_than_a_share_goes_to_training() -> None:
+    items = [item(number, "cat", 0 if number < 30 else number) for number in range(100)]
+    for seed in range(10):
+        parts = split(items, SHARES, seed=seed)
+        assert set(parts[:30]) == {"train"}
+        assert Counter(parts) == {"train": 70, "test": 15, "val": 15}
+
+
+def test_one_part_alone_can_be_taken_from_training() -> None:
+    parts = split([item(number) for number in range(100)], {"val": 0.2}, seed=0)
+    assert Counter(parts) == {"train": 80, "val": 20}
+
+
+def test_the_digest_depends_on_who_is_where_and_on_nothing_else() -> None:
+    items = many()
+    parts = split(items, SHARES, seed=0)
+    both = list(zip(items, parts, strict=True))
+    random.shuffle(both)
+    assert digest([one for one, _ in both], [part for _, part in both]) == digest(items, parts)
+    moved = ["val" if part == "test" else part for part in parts]
+    assert digest(items, moved) != digest(items, parts)
+    assert digest([replace(items[0], label="dog"), *items[1:]], parts) != digest(items, parts)
+
+
+def test_the_split_is_the_same_in_every_version_of_bestiary() -> None:
+    """Whoever changes this value changes everybody's test pictures: say so in the changelog."""
+    assert digest(many(), split(many(), SHARES, seed=0)) == "2a619191424f7650"
