@@ -1,0 +1,1 @@
+"""Batches: pixels read ahead of training, augmented many pictures at a time."""

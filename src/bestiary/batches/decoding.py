@@ -1,0 +1,83 @@
+"""Pictures decoded ahead of whoever uses them: in order, a bounded number at a time, in threads.
+
+Pillow gives up Python's lock while it decodes and scales, so threads use all cores without copying pixels between
+processes, and need nothing but numpy and Pillow.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from bestiary.errors import PictureError
+from bestiary.picture import LIMITS, Fit, Limits, Pixels, load
+
+Source = Path | bytes | npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class View:
+    """How a model looks at a picture."""
+
+    size: int
+    fit: Fit = "squash"
+    limits: Limits = LIMITS
+
+    def of(self, source: Source) -> Pixels:
+        """Return the picture as uint8 (size, size, 3); raises PictureError. An array must be of that shape already."""
+        if isinstance(source, np.ndarray):
+            if source.shape != (self.size, self.size, 3) or source.dtype != np.uint8:
+                raise PictureError(
+                    f"An array is {source.dtype} of shape {source.shape}; expected uint8 ({self.size}, {self.size}, 3)."
+                    " Use bestiary.picture.fit to bring it there.",
+                    check="unreadable",
+                )
+            return source
+        return load(source, self.size, self.fit, limits=self.limits)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One picture of the stream: its position, and its pixels or the reason why there are none."""
+
+    position: int
+    pixels: Pixels | None
+    error: PictureError | None
+
+
+def decoded(sources: Iterable[Source], view: View, *, threads: int, ahead: int = 64) -> Iterator[Decoded]:
+    """Yield every source in order, decoded by `threads` threads at most `ahead` pictures early: memory stays flat."""
+    numbered = enumerate(sources)
+    with ThreadPoolExecutor(threads, thread_name_prefix="bestiary-decode") as pool:
+        waiting: deque[Future[Decoded]] = deque()
+        try:
+            for position, source in itertools.islice(numbered, ahead):
+                waiting.append(pool.submit(_decode, position, source, view))
+            while waiting:
+                yield waiting.popleft().result()
+                for position, source in itertools.islice(numbered, 1):
+                    waiting.append(pool.submit(_decode, position, source, view))
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def in_batches(stream: Iterable[Decoded], batch_size: int) -> Iterator[list[Decoded]]:
+    """Yield lists of up to `batch_size` items, in order, the last partial one included."""
+    items = iter(stream)
+    while batch := list(itertools.islice(items, batch_size)):
+        yield batch
+
+
+def _decode(position: int, source: Source, view: View) -> Decoded:
+    try:
+        return Decoded(position, view.of(source), None)
+    except PictureError as error:
+        return Decoded(position, None, error)

@@ -1,0 +1,121 @@
+"""What runs a graph: ONNX Runtime everywhere, OpenVINO where it is installed and there is much to do."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from bestiary.errors import RunError
+
+Images = npt.NDArray[np.uint8]
+Outputs = dict[str, npt.NDArray[np.float32]]
+Precision = Literal["float32", "bfloat16"]
+
+
+class Engine(Protocol):
+    """A graph, ready to run."""
+
+    name: str
+    batch_size: int
+    """How many pictures at once it is fastest with."""
+
+    def stream(self, batches: Iterable[Images]) -> Iterator[Outputs]:
+        """Yield for each batch, uint8 (n, size, size, 3), its outputs by name, float32 of n rows, in order."""
+
+
+class OnnxRuntimeEngine:
+    """A graph run in float32 by ONNX Runtime, one batch after another."""
+
+    name = "onnxruntime"
+    batch_size = 8
+
+    def __init__(self, model: Path | bytes, *, threads: int) -> None:
+        """Load the graph; raises RunError if it is none."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        content = model if isinstance(model, bytes) else str(model)
+        try:
+            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's errors share no public class
+            raise RunError(f"The graph {_title(model)} cannot be loaded: {error}") from None
+        self._names = [output.name for output in self._session.get_outputs()]
+
+    def stream(self, batches: Iterable[Images]) -> Iterator[Outputs]:
+        """Yield the outputs of each batch."""
+        for images in batches:
+            yield dict(zip(self._names, self._session.run(self._names, {"images": images}), strict=True))
+
+
+class OpenVINOEngine:
+    """A graph compiled by OpenVINO; several batches are under way at once."""
+
+    name = "openvino"
+    batch_size = 1
+
+    def __init__(self, model: Path | bytes, *, threads: int, precision: Precision = "float32") -> None:
+        """Compile the graph; bfloat16 is used only where the processor has it. Raises RunError if it is no graph."""
+        import openvino
+
+        kind = openvino.Type.bf16 if precision == "bfloat16" else openvino.Type.f32
+        settings = {
+            "INFERENCE_PRECISION_HINT": kind,
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": str(threads),
+        }
+        core = openvino.Core()
+        try:
+            self._compiled = core.compile_model(
+                core.read_model(model if isinstance(model, bytes) else str(model)), "CPU", settings
+            )
+        except RuntimeError as error:
+            raise RunError(f"The graph {_title(model)} cannot be loaded: {error}") from None
+        self._names = [output.get_any_name() for output in self._compiled.outputs]
+        self._jobs = 2 * threads  # for each stream one that is computed and one that waits
+
+    def stream(self, batches: Iterable[Images]) -> Iterator[Outputs]:
+        """Yield the outputs of each batch, in order."""
+        free = [self._compiled.create_infer_request() for _ in range(self._jobs)]
+        running: deque[Any] = deque()
+        for images in batches:
+            if not free:
+                free.append(running.popleft())
+                yield self._outputs(free[-1])
+            request = free.pop()
+            request.start_async({"images": images}, share_inputs=False)
+            running.append(request)
+        while running:
+            yield self._outputs(running.popleft())
+
+    def _outputs(self, request: Any) -> Outputs:
+        request.wait()
+        return {name: request.get_output_tensor(place).data.copy() for place, name in enumerate(self._names)}
+
+
+def has_openvino() -> bool:
+    """Return whether OpenVINO is installed."""
+    return importlib.util.find_spec("openvino") is not None
+
+
+def bulk_engine(model: Path | bytes, *, threads: int, precision: Precision = "float32") -> Engine:
+    """Return the fastest engine installed for many pictures; only OpenVINO knows bfloat16."""
+    if has_openvino():
+        return OpenVINOEngine(model, threads=threads, precision=precision)
+    return OnnxRuntimeEngine(model, threads=threads)
+
+
+def run(engine: Engine, images: Images) -> Outputs:
+    """Return the outputs for one batch."""
+    return next(iter(engine.stream([images])))
+
+
+def _title(model: Path | bytes) -> str:
+    return "given" if isinstance(model, bytes) else str(model)

