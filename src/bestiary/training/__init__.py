@@ -1,0 +1,1 @@
+"""Learning: the probe, the training loop, class balance, the run folder."""

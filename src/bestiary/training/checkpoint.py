@@ -1,0 +1,49 @@
+"""The state of a training run after its last finished epoch: written whole, read without running code."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bestiary.errors import RunError
+from bestiary.machine import atomic
+
+FREE_ON_RESUME = frozenset({"threads", "patience_epochs"})  # these may change: an epoch still computes the same
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write the state so that the file is always whole."""
+    content = io.BytesIO()  # torch reports a full disk as a RuntimeError of its own; writing bytes as an OSError
+    torch.save(state, content)
+    with atomic(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
+
+
+def load_checkpoint(path: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    """Return the state of the last finished epoch, on the CPU, or raise RunError with the reason it cannot be used."""
+    if not path.is_file():
+        raise RunError(
+            f"There is no checkpoint at {path}: no epoch was finished. Start the run again without --resume."
+        )
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        before = state["asked"]
+    except (RuntimeError, OSError, EOFError, LookupError, pickle.UnpicklingError) as error:
+        raise RunError(f"The checkpoint {path} is damaged ({type(error).__name__}). Start the run again.") from error
+    for name in sorted((asked.keys() | before.keys()) - FREE_ON_RESUME):
+        if asked.get(name) != before.get(name):
+            raise RunError(
+                f"The checkpoint {path} was trained with {name} = {before.get(name)}; now it is {asked.get(name)}. "
+                "Resume with the same recipe and pictures, or start a new run."
+            )
+    return state
+
+
+def copy_weights(network: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of all weights and buffers."""
+    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}

@@ -1,0 +1,216 @@
+"""Three ways to learn, one task: `LEARN[method](task)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bestiary.batches.batches import Read
+from bestiary.batches.pixels import fill, pixel_store
+from bestiary.batches.store import ArrayStore
+from bestiary.errors import RecipeError, needs
+from bestiary.machine import keep_memory
+from bestiary.models.engine import OnnxRuntimeEngine, Precision, has_openvino, run
+from bestiary.models.head import Head
+from bestiary.models.lite import BACKBONES, built_trunk
+from bestiary.recipe import Recipe
+from bestiary.training.probe import Labelled, feature_store, fill_features, fit_head
+from bestiary.training.run_folder import write_history
+from bestiary.training.scores import loss_and_macro_f1
+from bestiary.training.task import Images, Learned, Logits, Part, Task
+
+if TYPE_CHECKING:
+    from bestiary.models.networks import Network
+    from bestiary.training.loop import LoopSettings
+
+
+def refuse_impossible(recipe: Recipe) -> None:
+    """Raise RecipeError or MissingExtraError for what a method cannot do or lacks, before any work is done."""
+    model = recipe.model
+    if model.method != "probe":
+        needs("torch", extra="torch")
+    if model.method == "probe" and model.backbone not in BACKBONES:
+        raise RecipeError(
+            f'The probe knows the backbones {", ".join(BACKBONES)}; got "{model.backbone}".'
+            " Others can be fine-tuned: --method finetune."
+        )
+    if model.method == "finetune" and model.backbone not in BACKBONES and model.weights == "bundled":
+        raise RecipeError(
+            f'The weights of "{model.backbone}" are not bundled. Set model.weights to a file of weights, or to'
+            f' "hub" to download them. Bundled: {", ".join(BACKBONES)}.'
+        )
+
+
+def learn_probe(task: Task) -> Learned:
+    """Fit a linear head on the features of a frozen backbone. No torch.
+
+    Training features may be computed in bfloat16, which is twice as fast; validation features are float32, as in the
+    graph that ships, so that the head is chosen and calibrated on what users get.
+    """
+    import onnx
+
+    keep_memory()
+    trunk, head, history, val = _fitted_probe(task)
+    write_history(task.run, history)
+    engine = OnnxRuntimeEngine(trunk, threads=task.threads)
+
+    def reference(images: Images) -> Logits:
+        return head.logits(run(engine, images)["maps"])
+
+    val_logits = (val.features @ head.weight.T + head.bias).astype(np.float32)
+    engine_name = "openvino" if has_openvino() else "onnxruntime"
+    return Learned(onnx.load(trunk), head, history, val_logits, reference, {"features by": engine_name})
+
+
+def learn_scratch(task: Task) -> Learned:
+    """Train a network from nothing. Needs torch."""
+    from bestiary.models import networks
+
+    model, seed = task.recipe.model, task.recipe.seed
+    classes = len(task.classes)
+    if model.network == "plain":
+        network = networks.plain(
+            classes,
+            task.view.size,
+            filters=model.filters or networks.PLAIN_FILTERS,
+            kernel_size=model.kernel_size,
+            batch_norm=model.batch_norm,
+            hidden=model.hidden,
+            dropout=model.dropout,
+            seed=seed,
+        )
+    else:
+        network = networks.resnet(classes, filters=model.filters or networks.RESNET_FILTERS, seed=seed)
+    return _trained(task, network, _loop_settings(task, optimiser="sgd"))
+
+
+def learn_finetune(task: Task) -> Learned:
+    """Train the last stages of a pretrained backbone, starting from the probe's head. Needs torch."""
+    from bestiary.models import networks, timm_backbone
+
+    model, classes = task.recipe.model, len(task.classes)
+    if model.backbone in BACKBONES:
+        _, head, _, _ = _fitted_probe(task)
+        network = networks.backbone_network(
+            classes, model.backbone, weight=head.weight, bias=head.bias, seed=task.recipe.seed
+        )
+    else:
+        file = None if model.weights == "hub" else Path(model.weights)
+        found = timm_backbone.timm_model(model.backbone, file, from_hub=model.weights == "hub")
+        network = networks.over_timm(found, classes, seed=task.recipe.seed)
+    settings = _loop_settings(task, optimiser="adamw", unfreeze=task.recipe.train.unfreeze_stages, stage_decay=0.5)
+    return _trained(task, network, settings)
+
+
+LEARN: dict[str, Callable[[Task], Learned]] = {
+    "probe": learn_probe,
+    "scratch": learn_scratch,
+    "finetune": learn_finetune,
+}
+
+
+def _fitted_probe(task: Task) -> tuple[Path, Head, list[dict[str, Any]], Labelled]:
+    trunk = built_trunk(task.recipe.model.backbone, task.cache / "trunks", task.view.size)
+    train = _labelled(task, task.part("train"), trunk, "bfloat16" if has_openvino() else "float32")
+    val = _labelled(task, task.part("val"), trunk, "float32")
+    strengths, balance = task.recipe.probe.regularisation, task.recipe.train.balance
+    head, history = fit_head(train, val, len(task.classes), strengths=strengths, balance=balance)
+    return trunk, head, history, val
+
+
+def _labelled(task: Task, part: Part, trunk: Path, precision: Precision) -> Labelled:
+    channels = BACKBONES[task.recipe.model.backbone].channels
+    store = feature_store(task.cache, trunk, task.view, precision, channels)
+    fill_features(
+        store,
+        part.paths,
+        part.keys,
+        trunk,
+        task.view,
+        precision=precision,
+        threads=task.threads,
+        reporter=task.reporter,
+    )
+    return Labelled(store.read(part.keys).astype(np.float32), part.labels)
+
+
+def _trained(task: Task, network: Network, settings: LoopSettings) -> Learned:
+    """Fill the pixel cache, train the network, and give it in the form that is sealed."""
+    import torch
+
+    from bestiary.models.networks import head_arrays
+    from bestiary.models.torch_export import export_trunk
+    from bestiary.training import loop
+
+    store, train, val = pixel_store(task.cache, task.view), task.part("train"), task.part("val")
+    fill(store, train.paths + val.paths, train.keys + val.keys, task.view, threads=task.threads, reporter=task.reporter)
+    read_val = _reader(store, val)
+
+    def validate(network: Network) -> loop.Validation:
+        logits = loop.network_logits(network, read_val, len(val.keys), batch_size=settings.batch_size)
+        return loop.Validation(*loss_and_macro_f1(logits, val.labels))
+
+    result = loop.fit(
+        network,
+        _reader(store, train),
+        train.labels,
+        validate,
+        settings,
+        task.recipe.augment,
+        task.run,
+        reporter=task.reporter,
+        resume=task.resume and (task.run / "checkpoints" / "last.pt").exists(),
+    )
+
+    def reference(images: Images) -> Logits:
+        with torch.inference_mode():
+            logits: Logits = network(torch.tensor(images).permute(0, 3, 1, 2).float()).numpy()
+        return logits
+
+    val_logits = loop.network_logits(
+        network, read_val, len(val.keys), batch_size=settings.batch_size, precision="float32"
+    )
+    notes = {
+        "trained on": result.device,
+        "precision of training": result.precision,
+        "training ended by": result.stopped,
+    }
+    trunk = export_trunk(network, task.view.size)
+    return Learned(trunk, head_arrays(network), list(result.history), val_logits, reference, notes)
+
+
+def _reader(store: ArrayStore, part: Part) -> Read:
+    return lambda positions: store.read([part.keys[position] for position in positions])
+
+
+def _loop_settings(
+    task: Task, *, optimiser: Any, unfreeze: int | None = None, stage_decay: float = 1.0
+) -> LoopSettings:
+    from bestiary.training.loop import LoopSettings
+
+    train = task.recipe.train
+    assert train.epochs is not None  # a resolved recipe has them all
+    assert train.learning_rate is not None
+    assert train.schedule is not None
+    assert train.patience_epochs is not None
+    return LoopSettings(
+        epochs=train.epochs,
+        batch_size=train.batch_size,
+        learning_rate=train.learning_rate,
+        weight_decay=train.weight_decay or 0.0,
+        momentum=train.momentum,
+        label_smoothing=train.label_smoothing,
+        schedule=train.schedule,
+        warmup_epochs=min(train.warmup_epochs or 0.0, train.epochs / 2),
+        patience_epochs=train.patience_epochs,
+        seed=task.recipe.seed,
+        threads=task.threads,
+        balance=train.balance,
+        precision=train.precision,
+        optimiser=optimiser,
+        unfreeze_stages=unfreeze,
+        stage_decay=stage_decay,
+    )

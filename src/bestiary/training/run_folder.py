@@ -1,0 +1,123 @@
+"""The run folder: where an experiment keeps what it was asked, what it did and what came out."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import bestiary
+from bestiary.errors import MachineError, RunError
+from bestiary.machine import cores, write_text
+from bestiary.recipe import Recipe, read_toml, write_toml
+
+RUNS = Path("runs")
+PACKAGES = ("numpy", "Pillow", "onnx", "onnxruntime", "openvino", "polars", "scikit-learn", "torch", "timm")
+
+
+def create(out: Path | None, recipe: Recipe) -> Path:
+    """Make a new run folder and write the recipe into it, as asked and as resolved; return its path.
+
+    Without `out` it is `runs/<date>-<method>-<digest>`, and `runs/latest` points to it. Raises RunError if `out` holds
+    something already, MachineError if it cannot be made.
+    """
+    run = out or _free(RUNS / _name(recipe))
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise RunError(f"{run} exists already. Choose another --out, or go on with it: bestiary train --resume {run}")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MachineError(
+            f"Cannot make the run folder {run}: {error.strerror or error}. Choose another --out."
+        ) from None
+    write_text(run / "asked.toml", write_toml(recipe.asked()))
+    write_text(run / "resolved.toml", recipe.resolved().toml())
+    if out is None:
+        _point_latest(run)
+    return run
+
+
+def recipe_of(run: Path) -> Recipe:
+    """Return the recipe that a run was asked for. Raises RunError if the folder is no run."""
+    if not (run / "asked.toml").is_file():
+        raise RunError(f"{run} is not a run folder: it has no asked.toml.")
+    return Recipe.of(read_toml(run / "asked.toml"))
+
+
+def environment(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a reader needs to judge or repeat a run: versions, machine, command, and `facts`."""
+    return {
+        "bestiary": bestiary.__version__,
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": cores(),
+        **facts,
+        **{f"version of {name}": version for name in PACKAGES if (version := _version(name))},
+    }
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file of a run; raises RunError if it is missing or damaged."""
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is missing or damaged: {error}.") from None
+    return values
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write an object so that a reader finds either the old file or the whole new one."""
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_history(run: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Write `history.jsonl`, one line an epoch."""
+    write_text(run / "history.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def read_history(run: Path) -> list[dict[str, Any]]:
+    """Return the lines of `history.jsonl`."""
+    try:
+        return [json.loads(line) for line in (run / "history.jsonl").read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise RunError(f"{run / 'history.jsonl'} is missing or damaged: {error}.") from None
+
+
+def _name(recipe: Recipe) -> str:
+    digest = hashlib.sha256(recipe.resolved().toml().encode()).hexdigest()[:6]
+    return f"{time.strftime('%Y-%m-%d-%H%M%S')}-{recipe.model.method}-{digest}"
+
+
+def _free(run: Path) -> Path:
+    number, free = 1, run
+    while free.exists():
+        number += 1
+        free = run.with_name(f"{run.name}-{number}")
+    return free
+
+
+def _point_latest(run: Path) -> None:
+    link = run.parent / "latest"
+    temporary = run.parent / f".latest-{os.getpid()}"
+    try:
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(run.name, target_is_directory=True)
+        temporary.replace(link)
+    except OSError:  # file systems without links: the run is found by its own name
+        temporary.unlink(missing_ok=True)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

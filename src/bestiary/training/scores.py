@@ -1,0 +1,24 @@
+"""The two numbers that training watches on validation pictures; the judging metrics live in `evaluation`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+def loss_and_macro_f1(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> tuple[float, float]:
+    """Return mean cross-entropy in nats, and macro-F1 over the classes that occur, for logits (n, classes)."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    loss = -log_probabilities[np.arange(len(labels)), labels].mean()
+    return float(loss), macro_f1(labels, logits.argmax(axis=1), logits.shape[1])
+
+
+def macro_f1(labels: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], classes: int) -> float:
+    """Return the mean F1 of the classes that occur among `labels` or `predicted`."""
+    hits = np.bincount(labels[labels == predicted], minlength=classes)
+    made = np.bincount(labels, minlength=classes) + np.bincount(predicted, minlength=classes)
+    occurs = made > 0
+    return float((2 * hits[occurs] / made[occurs]).mean())

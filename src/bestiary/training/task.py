@@ -1,0 +1,70 @@
+"""What every method is given, and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from bestiary.batches.decoding import View
+from bestiary.models.head import Head
+from bestiary.progress import Reporter
+from bestiary.recipe import Recipe
+
+if TYPE_CHECKING:
+    import onnx
+
+Images = npt.NDArray[np.uint8]
+Logits = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The pictures of one split: where they are, what they contain, and the position of their class."""
+
+    paths: list[Path]
+    keys: list[str]
+    labels: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A learning problem: pictures (`path, sha256, label, split`) with their split, and the recipe, resolved."""
+
+    recipe: Recipe
+    pictures: pl.DataFrame
+    classes: tuple[str, ...]
+    view: View
+    run: Path
+    cache: Path
+    threads: int
+    reporter: Reporter
+    resume: bool = False
+
+    def part(self, split: str) -> Part:
+        """Return the pictures of one split."""
+        rows = self.pictures.filter(pl.col("split") == split)
+        place = {name: position for position, name in enumerate(self.classes)}
+        labels = np.array([place[label] for label in rows["label"]], np.int64)
+        return Part([Path(path) for path in rows["path"]], rows["sha256"].to_list(), labels)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What came out: trunk and head to be sealed, the logits of the validation pictures, in float32.
+
+    reference: the network as it was trained, in float32: images uint8 (n, size, size, 3) to logits (n, classes). The
+    sealed graph is held against it. `notes` are facts for the environment file.
+    """
+
+    trunk: onnx.ModelProto
+    head: Head
+    history: list[dict[str, Any]]
+    val_logits: Logits
+    reference: Callable[[Images], Logits]
+    notes: dict[str, Any]

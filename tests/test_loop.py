@@ -1,0 +1,386 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("torch")
+
+import torch
+from torch import nn
+
+from bestiary.batches.batches import Positions, Read
+from bestiary.errors import RecipeError, RunError, SourceError
+from bestiary.models.networks import Network, over_trunk, plain, resnet
+from bestiary.progress import Silent
+from bestiary.recipe import Augment, Balance
+from bestiary.training.balance import BALANCES, class_weights, epoch_order, logit_offsets
+from bestiary.training.loop import (
+    FitResult,
+    LoopSettings,
+    Validation,
+    build_optimiser,
+    choose_precision,
+    fit,
+    network_logits,
+    rate_factor,
+)
+
+SIZE, CLASSES = 16, 3
+PLAIN_VIEW = Augment(mirror=0, crop_min_area=1, colour_jitter=0, erasing=0)
+SETTINGS = LoopSettings(
+    epochs=5,
+    batch_size=8,
+    learning_rate=0.1,
+    weight_decay=5e-4,
+    momentum=0.9,
+    label_smoothing=0.0,
+    schedule="one-cycle",
+    warmup_epochs=1,
+    patience_epochs=100,
+    seed=0,
+    threads=1,
+    precision="float32",
+)
+
+
+def drawn(count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Noise in which the class decides the brightest channel."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(count, dtype=np.int64) % CLASSES
+    images = rng.integers(0, 120, (count, SIZE, SIZE, 3), dtype=np.uint8)
+    images[np.arange(count), :, :, labels] += 100
+    return images, labels
+
+
+IMAGES, LABELS = drawn(36)
+
+
+def reader(images: NDArray[np.uint8]) -> Read:
+    def read(positions: Positions) -> NDArray[np.uint8]:
+        return images[positions]
+
+    return read
+
+
+def macro_f1_of(network: Network) -> Validation:
+    """Accuracy stands in for macro-F1: the classes are equally large here."""
+    logits = network_logits(network, reader(IMAGES), len(IMAGES), batch_size=10, precision="float32")
+    loss = float(nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(LABELS)))
+    return Validation(loss, float((logits.argmax(axis=1) == LABELS).mean()))
+
+
+def scores(*values: float, losses: float = 1.0) -> Callable[[Network], Validation]:
+    """A validation that gives these macro-F1 values, one an epoch."""
+    left = iter(values)
+    return lambda network: Validation(losses, next(left))
+
+
+def small(seed: int = 0) -> Network:
+    return resnet(CLASSES, filters=(8, 16), blocks=1, dropout=0.2, seed=seed)
+
+
+def small_plain() -> Network:
+    return plain(CLASSES, SIZE, filters=(8, 16), hidden=16, dropout=0.0)
+
+
+def train(
+    folder: Path,
+    network: Network,
+    settings: LoopSettings = SETTINGS,
+    *,
+    evaluate: Callable[[Network], Validation] = macro_f1_of,
+    augmentation: Augment | None = None,
+    read: Read | None = None,
+    resume: bool = False,
+    reporter: Silent | None = None,
+) -> FitResult:
+    return fit(
+        network,
+        read or reader(IMAGES),
+        LABELS,
+        evaluate,
+        settings,
+        Augment() if augmentation is None else augmentation,
+        folder,
+        reporter=reporter or Silent(),
+        resume=resume,
+    )
+
+
+def same_weights(one: Network, other: Network) -> bool:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(left, right) for left, right in pairs)
+
+
+class Told(Silent):
+    """Keeps what was said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before() -> Any:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("build", [small, small_plain])
+def test_one_batch_can_be_overfitted(tmp_path: Path, build: Callable[[], Network], precision: Any) -> None:
+    network = build()
+    settings = replace(SETTINGS, epochs=30, batch_size=36, precision=precision, learning_rate=0.05, warmup_epochs=3)
+    result = train(tmp_path, network, settings, augmentation=PLAIN_VIEW)
+    assert result.history[0]["train_loss"] == pytest.approx(math.log(CLASSES), abs=0.3)
+    assert result.history[-1]["train_loss"] < 0.1
+    assert result.history[-1]["train_accuracy"] == 1.0
+    assert macro_f1_of(network).val_macro_f1 == 1.0
+
+
+def test_history_has_one_line_an_epoch_with_all_its_keys(tmp_path: Path) -> None:
+    result = train(tmp_path, small())
+    lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert lines == list(result.history)
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5]
+    assert set(lines[0]) == {
+        "epoch", "train_loss", "val_loss", "train_accuracy", "val_macro_f1", "learning_rate", "seconds",
+        "images_per_second",
+    }  # fmt: skip
+    assert (result.stopped, result.device in {"cpu", "cuda", "mps"}, result.precision) == ("finished", True, "float32")
+
+
+def test_the_same_seed_gives_the_same_first_batch_and_the_same_weights(tmp_path: Path) -> None:
+    first_batches = []
+
+    def noting(positions: Positions) -> NDArray[np.uint8]:
+        first_batches.append(positions.tolist())
+        return IMAGES[positions]
+
+    networks = [small(), small(), small()]
+    for number, (network, seed) in enumerate(zip(networks, (5, 5, 6), strict=True)):
+        train(tmp_path / str(number), network, replace(SETTINGS, epochs=2, seed=seed), read=noting)
+    steps = len(first_batches) // 3
+    assert first_batches[0] == first_batches[steps] != first_batches[2 * steps]
+    assert same_weights(networks[0], networks[1])
+    assert not same_weights(networks[0], networks[2])
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_run_killed_and_resumed_equals_the_uninterrupted_one(tmp_path: Path, optimiser: Any, precision: Any) -> None:
+    rate = 0.1 if optimiser == "sgd" else 0.003
+    settings = replace(
+        SETTINGS, optimiser=optimiser, precision=precision, learning_rate=rate, balance="balanced-sampler"
+    )
+    whole, killed, resumed = small(), small(), small(seed=9)
+    expected = train(tmp_path / "whole", whole, settings)
+    left = [0, 0, 0]
+
+    def interrupted(network: Network) -> Validation:
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        return macro_f1_of(network)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "killed", killed, settings, evaluate=interrupted)
+    with (tmp_path / "killed" / "history.jsonl").open("a") as lines:
+        lines.write('{"epoch": 4, "torn')  # as if the log had been ahead of the checkpoint
+    torch.manual_seed(123)
+    result = train(tmp_path / "killed", resumed, settings, resume=True)
+
+    assert same_weights(whole, resumed)
+    assert result.best_epoch == expected.best_epoch
+    timings = {"seconds", "images_per_second"}
+    for one, other in zip(result.history, expected.history, strict=True):
+        assert {key: one[key] for key in one.keys() - timings} == {key: other[key] for key in other.keys() - timings}
+    assert len((tmp_path / "killed" / "history.jsonl").read_text().splitlines()) == settings.epochs
+
+
+def test_a_finished_run_resumes_to_its_best_weights(tmp_path: Path) -> None:
+    first, again = small(), small(seed=9)
+    expected = train(tmp_path, first)
+    result = train(tmp_path, again, resume=True)
+    assert same_weights(first, again)
+    assert (result.best_epoch, result.history) == (expected.best_epoch, expected.history)
+
+
+def test_the_best_weights_are_kept_and_patience_ends_the_run(tmp_path: Path) -> None:
+    kept: list[Network] = []
+
+    def evaluate(network: Network) -> Validation:
+        twin = small()
+        twin.load_state_dict(network.state_dict())
+        kept.append(twin)
+        return Validation(1.0, [0.3, 0.8, 0.5, 0.7, 0.6][len(kept) - 1])
+
+    network = small()
+    settings = replace(SETTINGS, patience_epochs=2)
+    result = train(tmp_path, network, settings, evaluate=evaluate)
+    assert (result.best_epoch, result.stopped, len(result.history)) == (2, "patience", 4)
+    assert same_weights(network, kept[1])
+    assert not same_weights(network, kept[3])
+    again = train(tmp_path, small(), settings, evaluate=evaluate, resume=True)
+    assert (again.best_epoch, again.stopped, len(again.history)) == (2, "patience", 4)
+
+
+def test_equal_macro_f1_is_decided_by_the_loss(tmp_path: Path) -> None:
+    losses = iter([1.0, 0.9, 0.95])
+    result = train(
+        tmp_path, small(), replace(SETTINGS, epochs=3), evaluate=lambda network: Validation(next(losses), 0.5)
+    )
+    assert result.best_epoch == 2
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_the_last_good_weights(tmp_path: Path) -> None:
+    network, told = small(), Told()
+    validations = iter([Validation(1.0, 0.5), Validation(1.0, 0.6), Validation(math.nan, 0.9)])
+    result = train(tmp_path, network, evaluate=lambda network: next(validations), reporter=told)
+    assert (result.stopped, result.best_epoch, len(result.history)) == ("diverged", 2, 2)
+    assert any("epoch 3" in line and "weights of epoch 2" in line for line in told.lines)
+    assert all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())
+
+
+def test_a_rate_that_is_far_too_high_is_named_when_nothing_good_was_kept(tmp_path: Path) -> None:
+    network = small_plain()
+    settings = replace(SETTINGS, learning_rate=1e9, warmup_epochs=0)
+    with pytest.raises(RecipeError, match=r"epoch 1\. train\.learning_rate is 1e\+09"):
+        train(tmp_path, network, settings, augmentation=PLAIN_VIEW)
+
+
+def test_resuming_says_what_is_wrong_with_the_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="There is no checkpoint"):
+        train(tmp_path, small(), resume=True)
+    train(tmp_path, small(), replace(SETTINGS, epochs=2), evaluate=scores(0.5, 0.6))
+    with pytest.raises(RunError, match=r"learning_rate = 0\.1; now it is 0\.2"):
+        train(tmp_path, small(), replace(SETTINGS, epochs=2, learning_rate=0.2), resume=True)
+    checkpoint = tmp_path / "checkpoints" / "last.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(RunError, match="damaged"):
+        train(tmp_path, small(), replace(SETTINGS, epochs=2), resume=True)
+
+
+def test_only_the_asked_stages_learn(tmp_path: Path) -> None:
+    trunk = nn.Sequential(*(nn.Sequential(nn.Conv2d(size, 4, 3), nn.ReLU()) for size in (3, 4, 4)))
+    network = over_trunk(trunk, CLASSES, channels=4)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    settings = replace(SETTINGS, optimiser="adamw", learning_rate=0.01, unfreeze_stages=1, stage_decay=0.5)
+    train(tmp_path, network, settings, evaluate=scores(*np.linspace(0.1, 0.5, 5)))
+    changed = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed == {"trunk.2.0.weight", "trunk.2.0.bias", "head.linear.weight", "head.linear.bias"}
+
+
+def test_the_head_alone_learns_with_no_stage_unfrozen() -> None:
+    network = small()
+    optimiser = build_optimiser(network, replace(SETTINGS, unfreeze_stages=0))
+    learning = [weight for group in optimiser.param_groups for weight in group["params"]]
+    assert {id(weight) for weight in learning} == {id(weight) for weight in network.head.parameters()}
+
+
+def test_lower_stages_learn_more_slowly_and_vectors_do_not_decay() -> None:
+    groups = build_optimiser(small(), replace(SETTINGS, stage_decay=0.5)).param_groups
+    assert [group["peak"] for group in groups[::2]] == pytest.approx([0.1, 0.05, 0.025, 0.0125])
+    assert all(weight.ndim > 1 for group in groups[::2] for weight in group["params"])
+    assert all(group["weight_decay"] == 0 for group in groups[1::2])
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "cosine"])
+def test_the_rate_rises_to_its_peak_once_and_ends_near_zero(schedule: Any) -> None:
+    rates = [rate_factor(step, total_steps=100, warmup_steps=20, schedule=schedule) for step in range(100)]
+    assert rates[20] == max(rates) == 1
+    assert (np.diff(rates[:21]) > 0).all()
+    assert (np.diff(rates[20:]) < 0).all()
+    assert 0 < rates[-1] < 0.02
+    assert 0 < rates[0] < 0.06
+
+
+def test_a_warm_up_that_leaves_no_training_is_refused() -> None:
+    with pytest.raises(RecipeError, match="warmup_epochs is 5 of 5 epochs"):
+        replace(SETTINGS, warmup_epochs=5)
+
+
+def test_precision_follows_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    assert choose_precision("bfloat16", cpu) == "bfloat16"
+    for has, expected in (({"avx512_bf16": True}, "bfloat16"), ({"amx_bf16": True}, "bfloat16"), ({}, "float32")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: has, raising=False)
+        assert choose_precision("auto", cpu) == expected
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert choose_precision("auto", cpu) == "float32"
+
+
+def test_logits_come_for_every_row_in_order() -> None:
+    network = small()
+    whole = network_logits(network, reader(IMAGES), 35, batch_size=35, precision="float32")
+    parts = network_logits(network, reader(IMAGES), 35, batch_size=8, precision="float32")
+    assert whole.shape == (35, CLASSES)
+    np.testing.assert_allclose(parts, whole, atol=1e-5)
+
+
+# ---- Balance ---------------------------------------------------------------------------------------------------------
+
+UNEQUAL = np.repeat(np.arange(3), [12, 6, 2]).astype(np.int64)
+
+
+def shown(balance: Balance, epoch: int = 1) -> NDArray[np.int64]:
+    return np.bincount(UNEQUAL[epoch_order(UNEQUAL, 3, balance, seed=0, epoch=epoch)], minlength=3)
+
+
+def test_the_recipe_and_the_balances_agree() -> None:
+    assert get_args(Balance) == BALANCES
+
+
+@pytest.mark.parametrize("balance", ["none", "class-weights", "logit-adjusted"])
+def test_an_epoch_shows_every_picture_once(balance: Balance) -> None:
+    assert sorted(epoch_order(UNEQUAL, 3, balance, seed=0, epoch=1)) == list(range(20))
+
+
+def test_oversampling_shows_all_classes_as_often_as_the_largest_and_drops_no_picture() -> None:
+    assert shown("oversample").tolist() == [12, 12, 12]
+    assert set(epoch_order(UNEQUAL, 3, "oversample", seed=0, epoch=1)) == set(range(20))
+
+
+def test_the_balanced_sampler_keeps_the_epoch_s_length_and_takes_turns_with_the_rest() -> None:
+    assert [sum(shown("balanced-sampler", epoch)) for epoch in (1, 2, 3)] == [20, 20, 20]
+    assert sum(shown("balanced-sampler", epoch) for epoch in (1, 2, 3)).tolist() == [20, 20, 20]  # type: ignore[union-attr]
+    first, again, other = (
+        epoch_order(UNEQUAL, 3, "balanced-sampler", seed=0, epoch=epoch).tolist() for epoch in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+def test_weights_are_the_inverse_share_with_mean_one_over_the_pictures() -> None:
+    weights = class_weights(UNEQUAL, 3, "class-weights")
+    assert weights[UNEQUAL].mean() == pytest.approx(1)
+    assert weights[1] / weights[0] == pytest.approx(2)
+    assert class_weights(UNEQUAL, 3, "oversample").tolist() == [1, 1, 1]
+
+
+def test_offsets_are_the_log_of_the_share() -> None:
+    assert np.exp(logit_offsets(UNEQUAL, 3, "logit-adjusted")) == pytest.approx([0.6, 0.3, 0.1])
+    assert logit_offsets(UNEQUAL, 3, "none").tolist() == [0, 0, 0]
+
+
+def test_an_unknown_balance_and_an_empty_class_are_named() -> None:
+    with pytest.raises(RecipeError, match=r'"oversampel".*Did you mean "oversample"\?'):
+        class_weights(UNEQUAL, 3, "oversampel")  # type: ignore[arg-type]
+    with pytest.raises(SourceError, match=r"classes \[0, 1, 2\]; expected every class from 0 to 3"):
+        epoch_order(UNEQUAL, 4, "none", seed=0, epoch=1)
+
+
+@pytest.mark.parametrize("balance", BALANCES)
+def test_every_balance_trains(tmp_path: Path, balance: Balance) -> None:
+    settings = replace(SETTINGS, epochs=2, balance=balance, label_smoothing=0.1)
+    assert len(train(tmp_path, small(), settings).history) == 2

@@ -1,0 +1,192 @@
+"""The probe: features computed once, and a head that is scikit-learn's, folded into one linear layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("sklearn")
+
+from sklearn.linear_model import LogisticRegression
+
+from bestiary.batches.decoding import View
+from bestiary.data.drawn import DrawnCollection
+from bestiary.errors import RecipeError, SourceError
+from bestiary.inference.sealing import softmax
+from bestiary.models.engine import OnnxRuntimeEngine, Precision, run
+from bestiary.models.head import Head
+from bestiary.models.lite import built_trunk
+from bestiary.picture import Pixels
+from bestiary.progress import Silent
+from bestiary.training import probe
+from bestiary.training.probe import Labelled, feature_store, fill_features, fit_head
+from bestiary.training.scores import loss_and_macro_f1
+
+FEATURES = 12
+SIZE = 64
+
+
+def labelled(count: int, classes: int, *, seed: int, noise: float = 1.0) -> Labelled:
+    """Clouds around one centre for each class, of which the first is commonest, in features of unequal scale."""
+    centres = np.random.default_rng(7).normal(0, 1, (classes, FEATURES))
+    rng = np.random.default_rng(seed)
+    labels = np.minimum(rng.geometric(0.4, count) - 1, classes - 1).astype(np.int64)
+    features = centres[labels] + rng.normal(0, noise, (count, FEATURES))
+    scales, shift = np.logspace(-2, 2, FEATURES), np.linspace(-30, 30, FEATURES)
+    return Labelled((features * scales + shift).astype(np.float32), labels)
+
+
+def logits_of(head: Head, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    logits: NDArray[np.float32] = features @ head.weight.T + head.bias
+    return logits
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+@pytest.mark.parametrize("balance", ["none", "class-weights"])
+def test_the_head_gives_the_probabilities_of_scikit_learn(classes: int, balance: str) -> None:
+    train, val = labelled(300, classes, seed=0), labelled(80, classes, seed=1)
+    head, _ = fit_head(train, val, classes, strengths=[0.05], balance=balance)
+
+    mean, scale = train.features.mean(axis=0), train.features.std(axis=0)
+    weights = "balanced" if balance == "class-weights" else None
+    model = LogisticRegression(C=0.05, max_iter=500, class_weight=weights)
+    model.fit((train.features - mean) / scale, train.labels)
+    expected = model.predict_proba((val.features - mean) / scale)
+
+    assert head.weight.shape == (classes, FEATURES)
+    assert head.is_linear
+    np.testing.assert_allclose(softmax(logits_of(head, val.features)), expected, atol=2e-4)
+
+
+def test_class_weights_favour_the_rare_class() -> None:
+    train, val = labelled(300, 3, seed=0, noise=3), labelled(300, 3, seed=1, noise=3)
+    plain, _ = fit_head(train, val, 3, strengths=[0.01], balance="none")
+    weighted, _ = fit_head(train, val, 3, strengths=[0.01], balance="class-weights")
+    rarest = np.bincount(train.labels).argmin()
+    named = [int((logits_of(head, val.features).argmax(axis=1) == rarest).sum()) for head in (plain, weighted)]
+    assert named[1] > named[0]
+
+
+def test_the_lowest_validation_loss_is_chosen() -> None:
+    train, val = labelled(60, 3, seed=0, noise=2), labelled(200, 3, seed=1, noise=2)
+    strengths = [100.0, 0.0001, 0.05]
+    head, history = fit_head(train, val, 3, strengths=strengths, balance="none")
+    losses = [line["val_loss"] for line in history]
+    best = int(np.argmin(losses))
+    assert 0 < best < 2  # with these clouds both ends are worse
+    assert [line.get("chosen", False) for line in history] == [place == best for place in range(3)]
+    assert [line["regularisation"] for line in history] == sorted(strengths)
+    assert [line["epoch"] for line in history] == [1, 2, 3]
+    assert loss_and_macro_f1(logits_of(head, val.features), val.labels) == (
+        history[best]["val_loss"],
+        history[best]["val_macro_f1"],
+    )
+    assert history[-1]["train_loss"] < history[best]["train_loss"]  # weaker regularisation fits the training pictures
+
+
+def test_a_feature_that_never_changes_does_no_harm() -> None:
+    train, val = labelled(100, 3, seed=0), labelled(40, 3, seed=1)
+    for part in (train, val):
+        part.features[:, 4] = 3.5
+    head, history = fit_head(train, val, 3, strengths=[0.05], balance="none")
+    assert np.isfinite(head.weight).all()
+    assert history[0]["val_macro_f1"] > 0.6
+
+
+@pytest.mark.parametrize("balance", ["oversample", "balanced-sampler", "logit-adjusted"])
+def test_a_balance_of_the_loop_is_refused(balance: str) -> None:
+    few = labelled(20, 2, seed=0)
+    with pytest.raises(RecipeError, match=rf'"{balance}" is not for the probe; choose "none" or "class-weights"'):
+        fit_head(few, few, 2, strengths=[1.0], balance=balance)
+
+
+# ---- Features ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built_trunk("lite0", tmp_path_factory.mktemp("trunks"), SIZE)
+
+
+def pictures_of(collection: DrawnCollection, count: int) -> list[Path]:
+    return sorted(collection.kinds)[:count]
+
+
+def features_of(
+    cache: Path, trunk: Path, paths: list[Path], keys: list[str], precision: Precision = "float32"
+) -> NDArray[np.float16]:
+    store = feature_store(cache, trunk, View(SIZE), precision, 1280)
+    fill_features(store, paths, keys, trunk, View(SIZE), precision=precision, threads=1, reporter=Silent())
+    return store.read(keys)
+
+
+def test_features_are_the_mean_of_the_maps(tmp_path: Path, trunk: Path, collection: DrawnCollection) -> None:
+    paths = pictures_of(collection, 20)
+    found = features_of(tmp_path, trunk, paths, [path.name + path.parent.name for path in paths])
+    images = np.stack([View(SIZE).of(path) for path in paths])
+    expected = run(OnnxRuntimeEngine(trunk, threads=1), images)["maps"].mean(axis=(2, 3))
+    assert found.dtype == np.float16
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_features_are_computed_once(
+    tmp_path: Path, trunk: Path, collection: DrawnCollection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = pictures_of(collection, 12)
+    keys = [str(number) for number in range(12)]
+    first = features_of(tmp_path, trunk, paths[:8], keys[:8])
+    seen: list[Path] = []
+    batches = probe.pixel_batches
+
+    def watched(some: list[Path], view: View, *, threads: int, batch_size: int) -> Iterator[Pixels]:
+        seen.extend(some)
+        return batches(some, view, threads=threads, batch_size=batch_size)
+
+    monkeypatch.setattr(probe, "pixel_batches", watched)
+    whole = features_of(tmp_path, trunk, paths, keys)
+    assert seen == paths[8:]
+    np.testing.assert_array_equal(whole[:8], first)
+
+    monkeypatch.setattr(probe, "bulk_engine", lambda *_, **__: pytest.fail("computed again"))
+    np.testing.assert_array_equal(features_of(tmp_path, trunk, paths, keys), whole)
+
+
+def test_features_of_another_look_are_kept_apart(tmp_path: Path, trunk: Path) -> None:
+    other = built_trunk("lite0", trunk.parent, 2 * SIZE)
+    stores = [
+        feature_store(tmp_path, trunk, View(SIZE), "float32", 1280),
+        feature_store(tmp_path, trunk, View(SIZE), "bfloat16", 1280),
+        feature_store(tmp_path, trunk, View(SIZE, "crop"), "float32", 1280),
+        feature_store(tmp_path, other, View(2 * SIZE), "float32", 1280),
+    ]
+    assert len({store.folder for store in stores}) == len(stores)
+
+
+def test_an_interrupted_computation_goes_on_where_it_was(
+    tmp_path: Path, trunk: Path, collection: DrawnCollection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths, keys = pictures_of(collection, 40), [str(number) for number in range(40)]
+    whole = probe.pixel_batches
+
+    def stopped(some: list[Path], view: View, *, threads: int, batch_size: int) -> Iterator[Pixels]:
+        yield from whole(some[:32], view, threads=threads, batch_size=batch_size)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(probe, "pixel_batches", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            features_of(tmp_path, trunk, paths, keys)
+    store = feature_store(tmp_path, trunk, View(SIZE), "float32", 1280)
+    assert 0 < len(store.missing(keys)) < 40
+    np.testing.assert_array_equal(
+        features_of(tmp_path, trunk, paths, keys), features_of(tmp_path / "other", trunk, paths, keys)
+    )
+
+
+def test_a_picture_that_vanished_is_named(tmp_path: Path, trunk: Path) -> None:
+    with pytest.raises(SourceError, match=r"gone\.jpg"):
+        features_of(tmp_path, trunk, [tmp_path / "gone.jpg"], ["key"])

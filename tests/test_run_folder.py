@@ -1,0 +1,155 @@
+"""The run folder: what was asked and what came out, never half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from bestiary.errors import MachineError, RecipeError, RunError
+from bestiary.recipe import Recipe
+from bestiary.training import run_folder
+
+RECIPE = Recipe.of({"model": {"backbone": "lite0"}, "seed": 3})
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_run_says_what_was_asked_and_what_that_means(tmp_path: Path) -> None:
+    run = run_folder.create(tmp_path / "deep" / "run", RECIPE)
+    assert tomllib.loads((run / "asked.toml").read_text(encoding="utf-8")) == {
+        "seed": 3,
+        "model": {"backbone": "lite0"},
+    }
+    resolved = tomllib.loads((run / "resolved.toml").read_text(encoding="utf-8"))
+    assert resolved["picture"]["size"] == 224
+    assert resolved["data"]["test_fraction"] == 0.15
+    assert Recipe.of(resolved).resolved() == RECIPE.resolved()
+    assert run_folder.recipe_of(run) == RECIPE
+
+
+def test_an_empty_folder_may_become_a_run(tmp_path: Path) -> None:
+    assert run_folder.create(tmp_path, RECIPE) == tmp_path
+    assert (tmp_path / "asked.toml").is_file()
+
+
+def test_a_folder_with_something_in_it_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "diary.txt").write_text("mine")
+    with pytest.raises(RunError, match="exists already") as told:
+        run_folder.create(tmp_path, RECIPE)
+    assert str(tmp_path) in str(told.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["diary.txt"]
+
+
+def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(RunError, match="exists already"):
+        run_folder.create(tmp_path / "run", RECIPE)
+    with pytest.raises(MachineError, match="Cannot make the run folder"):
+        run_folder.create(tmp_path / "run" / "below", RECIPE)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders of Windows have no such modes")
+@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(MachineError, match="Cannot make the run folder"):
+            run_folder.create(tmp_path / "run", RECIPE)
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_runs_are_named_by_date_method_and_recipe(here: Path) -> None:
+    one = run_folder.create(None, RECIPE)
+    assert one.parent == Path("runs")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d-\d{6}-probe-[0-9a-f]{6}", one.name)
+    other = run_folder.create(None, Recipe.of({"seed": 4}))
+    assert one.name[-6:] != other.name[-6:]
+
+
+def test_two_runs_in_one_second_do_not_meet(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_folder.time, "strftime", lambda *_: "2000-01-01-000000")
+    names = [run_folder.create(None, RECIPE).name for _ in range(3)]
+    assert len(set(names)) == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege on Windows")
+def test_latest_points_to_the_newest_run(here: Path) -> None:
+    for seed in (1, 2):
+        run = run_folder.create(None, Recipe.of({"seed": seed}))
+        assert (here / "runs" / "latest").resolve() == run.resolve()
+        assert run_folder.recipe_of(Path("runs/latest")).seed == seed
+    assert not list((here / "runs").glob(".latest*"))
+
+
+def test_latest_is_left_alone_by_a_run_with_a_place_of_its_own(here: Path) -> None:
+    run_folder.create(here / "mine", RECIPE)
+    assert not (here / "runs").exists()
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(RunError, match=re.escape(str(path))):
+            run_folder.recipe_of(path)
+
+
+def test_a_recipe_spoilt_by_hand_is_explained(tmp_path: Path) -> None:
+    run = run_folder.create(tmp_path / "run", RECIPE)
+    (run / "asked.toml").write_text("[model\n")
+    with pytest.raises(RecipeError, match="asked.toml is not valid TOML"):
+        run_folder.recipe_of(run)
+
+
+def test_json_comes_back(tmp_path: Path) -> None:
+    values = {"name": "Käfer", "counts": [[1, 2]], "nothing": None}
+    run_folder.write_json(tmp_path / "some.json", values)
+    assert run_folder.read_json(tmp_path / "some.json") == values
+    assert "Käfer" in (tmp_path / "some.json").read_text(encoding="utf-8")
+
+
+def test_json_that_no_reader_takes_is_never_written(tmp_path: Path) -> None:
+    run_folder.write_json(tmp_path / "some.json", {"value": 1.0})
+    with pytest.raises(ValueError, match="Out of range float"):
+        run_folder.write_json(tmp_path / "some.json", {"value": float("nan")})
+    assert run_folder.read_json(tmp_path / "some.json") == {"value": 1.0}
+
+
+@pytest.mark.parametrize("content", [None, "", "{", '{"a": '])
+def test_a_damaged_json_is_named(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "metrics.json").write_text(content)
+    with pytest.raises(RunError, match="metrics.json is missing or damaged"):
+        run_folder.read_json(tmp_path / "metrics.json")
+
+
+def test_history_comes_back_line_by_line(tmp_path: Path) -> None:
+    lines = [{"epoch": 1, "val_loss": 0.5}, {"epoch": 2, "val_loss": 0.25, "chosen": True}]
+    run_folder.write_history(tmp_path, lines)
+    assert run_folder.read_history(tmp_path) == lines
+    assert [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()] == lines
+
+
+def test_a_damaged_history_is_named(tmp_path: Path) -> None:
+    (tmp_path / "history.jsonl").write_text('{"epoch": 1}\n{"epo')
+    with pytest.raises(RunError, match="history.jsonl is missing or damaged"):
+        run_folder.read_history(tmp_path)
+
+
+def test_the_environment_says_versions_command_and_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/bestiary", "train", "pictures"])
+    found = run_folder.environment({"split digest": "abc"})
+    assert found["command"] == "bestiary train pictures"
+    assert found["split digest"] == "abc"
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert {"bestiary", "platform", "cores", "started", "version of numpy", "version of onnxruntime"} <= found.keys()
+    json.dumps(found)
