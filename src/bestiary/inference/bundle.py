@@ -1,0 +1,90 @@
+"""`bundle.json`: what a model needs beside its graph, and a check that the two belong together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from bestiary.batches.decoding import View
+from bestiary.errors import RunError
+from bestiary.machine import write_text
+from bestiary.picture import Fit, Limits
+
+BUNDLE_FORMAT = 1
+GRAPH_NAME, BUNDLE_NAME = "model.onnx", "bundle.json"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Classes in the order of the graph's output, how pictures are looked at, and what was fitted on validation.
+
+    `threshold`: a picture with less familiarity is answered "unknown". `graph_sha256` ties the bundle to its graph.
+    """
+
+    classes: tuple[str, ...]
+    size: int
+    fit: Fit
+    max_pixels: int
+    max_bytes: int
+    temperature: float
+    threshold: float
+    coverage: float
+    method: str
+    backbone: str
+    graph_sha256: str
+    bestiary: str
+    parity: dict[str, Any] = field(default_factory=dict)
+    format: int = BUNDLE_FORMAT
+
+    def __post_init__(self) -> None:
+        """Raise ValueError, naming the field, for what cannot be: the file may have been edited by hand."""
+        if not self.classes or not all(isinstance(name, str) for name in self.classes):
+            raise ValueError(f"classes is {self.classes}; expected one or more names")
+        if self.fit not in get_args(Fit):
+            raise ValueError(f'fit is "{self.fit}"; expected one of {", ".join(get_args(Fit))}')
+        for name in ("size", "max_pixels", "max_bytes", "temperature", "threshold"):
+            if not isinstance(value := getattr(self, name), int | float):
+                raise ValueError(f"{name} is {value!r}; expected a number")
+
+    @property
+    def view(self) -> View:
+        """How this model looks at pictures."""
+        return View(self.size, self.fit, Limits(self.max_bytes, self.max_pixels))
+
+    def write(self, run: Path) -> None:
+        """Write `bundle.json` into the run folder."""
+        write_text(run / BUNDLE_NAME, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
+
+
+def read_bundle(run: Path) -> Bundle:
+    """Return the bundle of a finished run, after checking that it is whole and that the graph is the one it names.
+
+    Raises RunError that says what is missing or damaged, and what to do.
+    """
+    if not run.is_dir():
+        raise RunError(f"There is no run at {run}. Give the folder that `bestiary train` printed, or runs/latest.")
+    try:
+        values = json.loads((run / BUNDLE_NAME).read_text(encoding="utf-8"))
+        bundle = Bundle(**{**values, "classes": tuple(values["classes"])})
+    except FileNotFoundError:
+        raise RunError(f"{run} holds no finished model: it has no {BUNDLE_NAME}. Train again, or resume it.") from None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunError(f"{run / BUNDLE_NAME} is damaged or of another version of bestiary: {error}.") from None
+    if bundle.format != BUNDLE_FORMAT:
+        raise RunError(
+            f"{run} has bundle format {bundle.format}; this bestiary reads {BUNDLE_FORMAT}. Update bestiary."
+        )
+    if (found := graph_digest(run)) != bundle.graph_sha256:
+        raise RunError(f"{run / GRAPH_NAME} is not the graph that {BUNDLE_NAME} names ({found[:12]}…). Train again.")
+    return bundle
+
+
+def graph_digest(run: Path) -> str:
+    """Return the SHA-256 of the run's graph; raises RunError if there is none."""
+    try:
+        return hashlib.sha256((run / GRAPH_NAME).read_bytes()).hexdigest()
+    except OSError as error:
+        raise RunError(f"{run / GRAPH_NAME} cannot be read: {error.strerror}.") from None

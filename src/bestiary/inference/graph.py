@@ -1,0 +1,169 @@
+"""The graph that ships: trunk, head, temperature, softmax, heatmap and familiarity sealed into one ONNX model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bestiary.errors import IntegrityError
+from bestiary.models.head import Head
+
+if TYPE_CHECKING:
+    import onnx
+
+Floats = npt.NDArray[np.floating[Any]]
+
+OUTPUTS = ("probabilities", "heatmap", "familiarity", "logits")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What is fitted on validation pictures and then sealed in.
+
+    temperature: divides the logits before the softmax. familiarity is a logistic function of the energy of the logits
+    (their log-sum-exp: Liu et al. 2020, "Energy-based out-of-distribution detection"), centred on `energy_mean`, in
+    units of `energy_scale`, so that it lies in (0, 1) and is near 0.5 for an ordinary picture.
+    """
+
+    temperature: float = 1.0
+    energy_mean: float = 0.0
+    energy_scale: float = 1.0
+
+    @classmethod
+    def of(cls, logits: Floats, temperature: float) -> Calibration:
+        """Return the calibration whose familiarity is centred on these validation logits (n, classes)."""
+        energies = _energy(logits)
+        return cls(temperature, float(np.median(energies)), max(float(energies.std()), 1e-6))
+
+    def familiarity(self, logits: Floats) -> Floats:
+        """Return what the sealed graph gives as familiarity, (n,), for logits (n, classes)."""
+        strangeness: Floats = np.exp((self.energy_mean - _energy(logits)) / self.energy_scale)
+        return 1 / (1 + strangeness)
+
+
+def seal(trunk: onnx.ModelProto, head: Head, calibration: Calibration, metadata: Mapping[str, str]) -> onnx.ModelProto:
+    """Return the graph from `images` to `probabilities`, `heatmap`, `familiarity` and `logits`.
+
+    images: uint8 (n, size, size, 3), RGB. probabilities: float32 (n, classes), calibrated. heatmap: float32
+    (n, classes, h, w): what each place adds to the logit of each class; summed over all places and the bias it is the
+    logit, exactly. familiarity: float32 (n,) in (0, 1). logits: float32 (n, classes), before the temperature.
+    Raises IntegrityError if the graph fails ONNX's full check.
+    """
+    import onnx
+
+    sealed = onnx.ModelProto()
+    sealed.CopyFrom(trunk)
+    nodes = _Nodes(sealed)
+    shape = [dimension.dim_value for dimension in trunk.graph.output[0].type.tensor_type.shape.dim]
+    logits, heatmap = _linear(nodes, head) if head.is_linear else _dense(nodes, head, shape)
+    nodes.add("Identity", [heatmap], "heatmap")
+    nodes.add("Softmax", [nodes.add("Div", [logits, nodes.number(calibration.temperature)])], "probabilities", axis=1)
+    nodes.add("Identity", [logits], "logits")
+    energy = nodes.add("ReduceLogSumExp", [logits, nodes.axes(1)], keepdims=0)
+    centred = nodes.add("Sub", [energy, nodes.number(calibration.energy_mean)])
+    nodes.add("Sigmoid", [nodes.add("Div", [centred, nodes.number(calibration.energy_scale)])], "familiarity")
+    _declare_outputs(sealed, head.classes, shape[2:])
+    onnx.helper.set_model_props(sealed, dict(metadata))
+    sealed.producer_name = "bestiary"
+    try:
+        onnx.checker.check_model(sealed, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise IntegrityError(f"The graph fails ONNX's check: {error}") from None
+    return sealed
+
+
+def _energy(logits: Floats) -> Floats:
+    top = logits.max(axis=1).astype(np.float64)
+    energy: Floats = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
+    return energy
+
+
+class _Nodes:
+    """Adds nodes and constants to a graph; every method returns the name of what it made."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._graph, self._count = model.graph, 0
+
+    def add(self, kind: str, inputs: Sequence[str], output: str | None = None, **attributes: Any) -> str:
+        import onnx
+
+        name = output or self._name()
+        self._graph.node.append(onnx.helper.make_node(kind, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def constant(self, values: Any) -> str:
+        import onnx
+
+        name = self._name()
+        self._graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(values), name))
+        return name
+
+    def number(self, value: float) -> str:
+        return self.constant(np.float32(value).reshape(()))
+
+    def axes(self, *values: int) -> str:
+        return self.constant(np.array(values, np.int64))
+
+    def _name(self) -> str:
+        self._count += 1
+        return f"seal.{self._count}"
+
+
+def _linear(nodes: _Nodes, head: Head) -> tuple[str, str]:
+    """Average pooling and one linear layer: every place's part of the logit is the layer applied to that place."""
+    kernel = nodes.constant(head.weight[:, :, None, None])
+    activation = nodes.add("Conv", ["maps", kernel], kernel_shape=[1, 1])
+    mean = nodes.add("ReduceMean", [activation, nodes.axes(2, 3)], keepdims=0)
+    logits = nodes.add("Add", [mean, nodes.constant(head.bias)])
+    return logits, _per_place(nodes, activation)
+
+
+def _per_place(nodes: _Nodes, activation: str) -> str:
+    """The mean over h x w places becomes a sum when each is divided by their number."""
+    shape = nodes.add("Shape", [activation], start=2, end=4)
+    places = nodes.add("Cast", [nodes.add("ReduceProd", [shape], keepdims=0)], to=1)
+    return nodes.add("Div", [activation, places])
+
+
+def _dense(nodes: _Nodes, head: Head, shape: Sequence[int]) -> tuple[str, str]:
+    """Flattening, a hidden layer with ReLU, and a linear layer.
+
+    Such a head is linear around each picture: with the hidden units that are on, the class's weights lead straight
+    back to every value of the maps, and value times weight is what that value adds to the logit.
+    """
+    if head.hidden_weight is None or head.hidden_bias is None or head.pooling != "flatten":
+        raise IntegrityError("A head without average pooling needs flattening and a hidden layer to be sealed.")
+    channels, height, width = shape[1:]
+    flat = nodes.add("Flatten", ["maps"], axis=1)
+    before = nodes.add("Gemm", [flat, nodes.constant(head.hidden_weight), nodes.constant(head.hidden_bias)], transB=1)
+    hidden = nodes.add("Relu", [before])
+    logits = nodes.add("Gemm", [hidden, nodes.constant(head.weight), nodes.constant(head.bias)], transB=1)
+    is_on = nodes.add(
+        "Unsqueeze", [nodes.add("Cast", [nodes.add("Greater", [before, nodes.number(0)])], to=1), nodes.axes(1)]
+    )
+    through = nodes.add("Mul", [is_on, nodes.constant(head.weight[None])])  # (n, classes, hidden)
+    back = nodes.add("MatMul", [through, nodes.constant(head.hidden_weight)])  # (n, classes, flat)
+    parts = nodes.add("Mul", [back, nodes.add("Unsqueeze", [flat, nodes.axes(1)])])
+    places = nodes.constant(np.array([-1, head.classes, channels, height * width], np.int64))
+    summed = nodes.add("ReduceSum", [nodes.add("Reshape", [parts, places]), nodes.axes(2)], keepdims=0)
+    grid = nodes.constant(np.array([-1, head.classes, height, width], np.int64))
+    return logits, nodes.add("Reshape", [summed, grid])
+
+
+def _declare_outputs(sealed: onnx.ModelProto, classes: int, grid: Sequence[int]) -> None:
+    import onnx
+
+    shapes: dict[str, list[Any]] = {
+        "probabilities": ["n", classes],
+        "heatmap": ["n", classes, *grid],
+        "familiarity": ["n"],
+        "logits": ["n", classes],
+    }
+    del sealed.graph.output[:]
+    for name in OUTPUTS:
+        info = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shapes[name])
+        sealed.graph.output.append(info)

@@ -1,0 +1,147 @@
+"""The predictor: from files, bytes or arrays to labels, without torch. Scores and users' answers come from here."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from bestiary.batches.decoding import Decoded, Source, decoded, in_batches
+from bestiary.errors import PictureError, RunError
+from bestiary.inference.bundle import GRAPH_NAME, Bundle, read_bundle
+from bestiary.machine import cores
+from bestiary.models.engine import Engine, OnnxRuntimeEngine, Outputs, bulk_engine, run
+
+MANY = 300  # pictures from which the faster engine makes up for its slower start
+
+EngineName = Literal["onnxruntime", "fastest"]
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The answer for one picture.
+
+    `label` is the likeliest class and `probability` its calibrated probability; `unknown` says that the picture is
+    like none of the classes. When the picture could not be read, `error` says why and `label` is None.
+    heatmap: float32 (h, w), what each place adds to the evidence for `label`.
+    """
+
+    path: str | None
+    label: str | None
+    probability: float
+    unknown: bool
+    familiarity: float
+    probabilities: dict[str, float]
+    heatmap: npt.NDArray[np.float32] | None = None
+    error: str | None = None
+
+    def line(self) -> dict[str, Any]:
+        """Return the fields of one line of `--format jsonl`."""
+        return {
+            "path": self.path,
+            "label": self.label,
+            "probability": self.probability,
+            "unknown": self.unknown,
+            "familiarity": self.familiarity,
+            "probabilities": self.probabilities,
+            "error": self.error,
+        }
+
+
+class Predictor:
+    """A trained model, ready to name pictures. Safe to use from one thread at a time."""
+
+    def __init__(self, run: Path | str, *, threads: int | None = None, engine: EngineName = "onnxruntime") -> None:
+        """Load the model of a run folder. Raises RunError if it is missing, unfinished or damaged.
+
+        engine: "onnxruntime" starts fastest; "fastest" takes OpenVINO where it is installed, for thousands of
+        pictures. Both compute in float32 and agree to about 1e-5.
+        """
+        self.run = Path(run)
+        self.bundle: Bundle = read_bundle(self.run)
+        self.threads = threads or cores()
+        graph = self.run / GRAPH_NAME
+        make = bulk_engine if engine == "fastest" else OnnxRuntimeEngine
+        self._engine: Engine = make(graph, threads=self.threads)
+        self._blank = np.zeros((self.bundle.size, self.bundle.size, 3), np.uint8)  # stands in for what is unreadable
+        self._refuse_unfit()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The labels this model can give, in the order of its probabilities."""
+        return self.bundle.classes
+
+    def predict(self, source: Source | str) -> Prediction:
+        """Return the answer for one picture: a path, the bytes of a file, or uint8 (size, size, 3)."""
+        return next(self.predict_many([source]))
+
+    def predict_many(self, sources: Iterable[Source | str], *, batch_size: int | None = None) -> Iterator[Prediction]:
+        """Yield an answer for each picture, in order, while the next ones are decoded; memory does not grow."""
+        waiting: deque[tuple[list[str | None], list[Decoded]]] = deque()
+
+        def images() -> Iterator[npt.NDArray[np.uint8]]:
+            for names, batch in self._decoded(sources, batch_size or self._engine.batch_size):
+                waiting.append((names, batch))
+                yield np.stack([self._blank if item.pixels is None else item.pixels for item in batch])
+
+        for outputs in self._engine.stream(images()):
+            names, batch = waiting.popleft()
+            for row, (name, item) in enumerate(zip(names, batch, strict=True)):
+                yield _unreadable(name, item.error) if item.error else self._answer(name, outputs, row)
+
+    def probabilities(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Return calibrated probabilities float32 (n, classes) for images uint8 (n, size, size, 3)."""
+        return run(self._engine, images)["probabilities"]
+
+    def _refuse_unfit(self) -> None:
+        """Raise RunError if the graph does not take pictures of this size, or does not give these classes."""
+        try:
+            found = self.probabilities(self._blank[None]).shape[1]
+        except Exception as error:  # the engines' errors share no class
+            raise RunError(f"{self.run / GRAPH_NAME} does not do what its bundle says: {error}") from None
+        if found != len(self.classes):
+            raise RunError(
+                f"{self.run / GRAPH_NAME} gives {found} classes; its bundle names {len(self.classes)}:"
+                f" {', '.join(self.classes)}. Train again."
+            )
+
+    def _decoded(
+        self, sources: Iterable[Source | str], batch_size: int
+    ) -> Iterator[tuple[list[str | None], list[Decoded]]]:
+        """Yield batches of decoded pictures with the paths they came from; sources are taken as they are needed."""
+        names: deque[str | None] = deque()
+
+        def named() -> Iterator[Source]:
+            for source in sources:
+                names.append(str(source) if isinstance(source, str | Path) else None)
+                yield Path(source) if isinstance(source, str) else source
+
+        for batch in in_batches(decoded(named(), self.bundle.view, threads=self.threads), batch_size):
+            yield [names.popleft() for _ in batch], batch
+
+    def _answer(self, name: str | None, outputs: Outputs, row: int) -> Prediction:
+        probabilities, familiarity = outputs["probabilities"][row], float(outputs["familiarity"][row])
+        best = int(probabilities.argmax())
+        return Prediction(
+            path=name,
+            label=self.classes[best],
+            probability=float(probabilities[best]),
+            unknown=familiarity < self.bundle.threshold,
+            familiarity=familiarity,
+            probabilities=dict(zip(self.classes, probabilities.tolist(), strict=True)),
+            heatmap=outputs["heatmap"][row, best].copy(),
+        )
+
+
+def _unreadable(name: str | None, error: PictureError) -> Prediction:
+    return Prediction(name, None, 0.0, True, 0.0, {}, error=str(error))
+
+
+def load(run: Path | str, *, threads: int | None = None) -> Predictor:
+    """Return the predictor of a run: `bestiary.load("runs/latest").predict("cat.jpg")`."""
+    return Predictor(run, threads=threads)

@@ -1,0 +1,158 @@
+"""From what was learned to the model that ships: calibrated on validation, sealed, written, and held against itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+import bestiary
+from bestiary.batches.decoding import View
+from bestiary.errors import IntegrityError
+from bestiary.inference.bundle import GRAPH_NAME, Bundle, read_bundle
+from bestiary.inference.graph import Calibration, seal
+from bestiary.inference.predictor import EngineName, Prediction, Predictor
+from bestiary.machine import atomic
+from bestiary.models.engine import has_openvino
+from bestiary.models.head import Head
+
+if TYPE_CHECKING:
+    import onnx
+
+PARITY_PICTURES = 96
+PARITY_LIMIT = 1e-3
+
+Floats = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Model:
+    """All that becomes the sealed graph and its bundle."""
+
+    trunk: onnx.ModelProto
+    head: Head
+    calibration: Calibration
+    threshold: float
+    coverage: float
+    classes: tuple[str, ...]
+    view: View
+    method: str
+    backbone: str
+
+
+def write_model(model: Model, run: Path) -> None:
+    """Write `model.onnx`, `model.safetensors` (the head) and `bundle.json` into the run folder."""
+    from safetensors.numpy import save_file
+
+    metadata = {
+        "classes": json.dumps(model.classes, ensure_ascii=False),
+        "fit": model.view.fit,
+        "temperature": repr(model.calibration.temperature),
+        "threshold": repr(model.threshold),
+        "bestiary": bestiary.__version__,
+    }
+    content = seal(model.trunk, model.head, model.calibration, metadata).SerializeToString(deterministic=True)
+    with atomic(run / GRAPH_NAME) as temporary:
+        temporary.write_bytes(content)
+    with atomic(run / "model.safetensors") as temporary:
+        save_file(_head_tensors(model.head), temporary)
+    Bundle(
+        classes=model.classes,
+        size=model.view.size,
+        fit=model.view.fit,
+        max_pixels=model.view.limits.max_pixels,
+        max_bytes=model.view.limits.max_bytes,
+        temperature=model.calibration.temperature,
+        threshold=model.threshold,
+        coverage=model.coverage,
+        method=model.method,
+        backbone=model.backbone,
+        graph_sha256=hashlib.sha256(content).hexdigest(),
+        bestiary=bestiary.__version__,
+    ).write(run)
+
+
+def prove_parity(
+    run: Path,
+    paths: Sequence[Path],
+    reference: Callable[[npt.NDArray[np.uint8]], Floats],
+    val_logits: Floats,
+    *,
+    threads: int,
+) -> None:
+    """Hold the written graph, from file bytes to probabilities, against the network in float32; record the figures.
+
+    paths and val_logits: validation pictures, and their logits as the calibration saw them. Every engine that may
+    serve is tried. Raises IntegrityError if a probability differs by more than 0.001 or a label changes; the bundle
+    is removed then, so that nobody uses the run.
+    """
+    bundle = read_bundle(run)
+    chosen = np.linspace(0, len(paths) - 1, min(PARITY_PICTURES, len(paths))).astype(int)
+    sources = [paths[position] for position in chosen]
+    network = np.concatenate([reference(bundle.view.of(source)[None]) for source in sources])
+    expected = {
+        "the network": softmax(network / bundle.temperature),
+        "calibration": softmax(val_logits[chosen] / bundle.temperature),
+    }
+    engines: tuple[EngineName, ...] = ("onnxruntime", "fastest") if has_openvino() else ("onnxruntime",)
+    differences: dict[str, float] = {}
+    for engine in engines:
+        shipped = _shipped(Predictor(run, threads=threads, engine=engine), sources)
+        for name, probabilities in expected.items():
+            differences[f"{engine} against {name}"] = float(np.abs(shipped - probabilities).max())
+            if not agree(shipped, probabilities):
+                (run / "bundle.json").unlink()
+                raise IntegrityError(
+                    f"The exported graph, run by {engine}, differs from {name} by"
+                    f" {differences[f'{engine} against {name}']:.2g} in probability on validation pictures; at most"
+                    f" {PARITY_LIMIT:g} is accepted. The run {run} is refused. Please report this."
+                )
+    parity = {"pictures": len(sources), "limit": PARITY_LIMIT, "largest_difference": differences}
+    replace(bundle, parity=parity).write(run)
+
+
+def validation_answers(model: Model, val_logits: Floats) -> Iterator[Prediction]:
+    """Yield what the sealed graph answers to the validation pictures, from their logits; `prove_parity` checks that."""
+    shares, familiarity = softmax(val_logits / model.calibration.temperature), model.calibration.familiarity(val_logits)
+    for row, known in zip(shares, familiarity, strict=True):
+        best = int(row.argmax())
+        probabilities = dict(zip(model.classes, row.tolist(), strict=True))
+        yield Prediction(
+            None, model.classes[best], float(row[best]), bool(known < model.threshold), float(known), probabilities
+        )
+
+
+def agree(shipped: Floats, expected: Floats) -> bool:
+    """Return whether no probability differs by more than the limit, and every label is the same.
+
+    Where two classes are tied to within the limit, either label may win.
+    """
+    if np.abs(shipped - expected).max() > PARITY_LIMIT:
+        return False
+    rows, winner = np.arange(len(expected)), shipped.argmax(axis=1)
+    return bool((expected.max(axis=1) - expected[rows, winner] <= 2 * PARITY_LIMIT).all())
+
+
+def softmax(logits: Floats) -> npt.NDArray[np.float64]:
+    """Return the probabilities, float64 (n, classes), of logits (n, classes)."""
+    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    result: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return result
+
+
+def _shipped(predictor: Predictor, sources: Sequence[Path]) -> Floats:
+    answers = list(predictor.predict_many(sources))
+    return np.array([[answer.probabilities[name] for name in predictor.classes] for answer in answers])
+
+
+def _head_tensors(head: Head) -> dict[str, npt.NDArray[np.float32]]:
+    tensors = {"head.weight": head.weight, "head.bias": head.bias}
+    if head.hidden_weight is not None and head.hidden_bias is not None:
+        tensors |= {"head.hidden_weight": head.hidden_weight, "head.hidden_bias": head.hidden_bias}
+    return tensors
