@@ -1,0 +1,69 @@
+"""The scores of a run as a text table, for terminals and logs."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+_HEADER = ("", "precision", "recall", "95 % interval", "f1", "support")
+
+
+def classification_report(metrics: Mapping[str, Any]) -> str:
+    """Return the table: a line per class, in the order of the confusion matrix, then the figures over all classes.
+
+    `metrics`: the body of metrics.json. The interval is that of recall; on the accuracy line, which stands in the
+    recall column because it is the recall over all pictures, that of accuracy. Columns stay aligned for labels in any
+    script, by their width on a terminal; control characters in labels are shown as "?".
+    """
+    n = str(metrics["n"])
+    rows = [_class_row(label, metrics["per_class"][label]) for label in metrics["confusion"]["labels"]]
+    accuracy, macro = metrics["accuracy"], metrics["macro_recall"]
+    over_all = [
+        ("accuracy", "", _rate(accuracy), _range(accuracy), "", n),
+        (
+            "macro average",
+            _rate(metrics["macro_precision"]),
+            _rate(macro),
+            _range(macro),
+            _rate(metrics["macro_f1"]),
+            n,
+        ),
+        ("macro f1", "", "", _range(metrics["macro_f1"]), _rate(metrics["macro_f1"]), n),
+    ]
+    return _aligned([_HEADER, None, *rows, None, *over_all])
+
+
+def _class_row(label: str, scores: Mapping[str, Any]) -> tuple[str, ...]:
+    rates = _rate(scores["precision"]), _rate(scores["recall"]), _range(scores["recall"]), _rate(scores["f1"])
+    return (_printable(label), *rates, str(scores["support"]))
+
+
+def _rate(entry: Mapping[str, float]) -> str:
+    return f"{entry['value']:.3f}"
+
+
+def _range(entry: Mapping[str, float]) -> str:
+    return f"{entry['low']:.3f} to {entry['high']:.3f}"
+
+
+def _printable(label: str) -> str:
+    return "".join("?" if unicodedata.category(character) == "Cc" else character for character in label)
+
+
+def _aligned(rows: list[tuple[str, ...] | None]) -> str:
+    """Return the rows as lines, the first column to the left and the others to the right; None is an empty line."""
+    filled = [row for row in rows if row is not None]
+    widths = [max(_width(row[column]) for row in filled) for column in range(len(_HEADER))]
+    return "\n".join(_line(row, widths) if row is not None else "" for row in rows) + "\n"
+
+
+def _line(row: tuple[str, ...], widths: list[int]) -> str:
+    pads = [" " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)]
+    return "  ".join([row[0] + pads[0], *(pad + cell for cell, pad in zip(row[1:], pads[1:], strict=True))])
+
+
+def _width(text: str) -> int:
+    """Return how many columns of a terminal the text takes: two a wide East Asian letter, none a combining mark."""
+    visible = [c for c in text if unicodedata.category(c) not in ("Mn", "Me", "Cf")]
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in visible)

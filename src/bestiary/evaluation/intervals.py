@@ -1,0 +1,112 @@
+"""95 % intervals: Wilson for one rate, square-and-add for an average of rates, the bootstrap for everything.
+
+The bootstrap resamples groups of duplicates, not pictures: ten near-copies of one photograph are one piece of evidence.
+It draws within the true class, so that a rare class never vanishes from a resample. It can only repeat what it saw,
+though: when all six pictures of a class are right, every resample is all right as well, and the bootstrap would claim
+certainty. Wilson's score interval does not, which is why rates of single classes and averages over classes lean on it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+Z_95 = 1.959963984540054  # the 97.5 % point of the standard normal distribution
+_DRAWS_AT_ONCE = 500_000  # bounds the memory (about 12 MB) and keeps the weights near the processor
+
+
+def wilson(rate: Floats, trials: Integers) -> tuple[Floats, Floats]:
+    """Return the low and high ends of Wilson's 95 % score interval for `rate` in [0, 1] out of `trials`.
+
+    Arrays of any one shape. Zero trials tell nothing: [0, 1]. Wilson, JASA 22 (1927).
+    """
+    n = np.maximum(trials, 1).astype(np.float64)
+    centre = (rate + Z_95**2 / (2 * n)) / (1 + Z_95**2 / n)
+    half = Z_95 / (1 + Z_95**2 / n) * np.sqrt(rate * (1 - rate) / n + Z_95**2 / (4 * n**2))
+    # The minimum and maximum guard the ends 0 and 1, where rounding could put the rate itself outside.
+    low = np.minimum(np.clip(centre - half, 0, 1), rate)
+    high = np.maximum(np.clip(centre + half, 0, 1), rate)
+    return np.where(trials > 0, low, 0.0), np.where(trials > 0, high, 1.0)
+
+
+def wilson_of_f1(jaccard: Floats, trials: Integers) -> tuple[Floats, Floats]:
+    """Return the low and high ends of the 95 % interval of F1, given the Jaccard index TP / (TP + FP + FN).
+
+    F1 is no rate: its denominator counts right pictures twice. The Jaccard index is one, and F1 = 2 J / (1 + J) is a
+    strictly rising function of it, so the ends of its Wilson interval carry over exactly.
+    """
+    low, high = wilson(jaccard, trials)
+    return 2 * low / (1 + low), 2 * high / (1 + high)
+
+
+def square_and_add(values: Floats, lows: Floats, highs: Floats) -> tuple[float, float]:
+    """Return the low and high ends of the interval of the mean of `values`, from the interval of each.
+
+    The distances to the ends are added in squares, as standard errors are (MOVER: Zou and Donner, Statistics in
+    Medicine 27, 2008). A class with few pictures keeps its wide interval in the average, even if all were right.
+    """
+    mean = float(values.mean())
+    below = float(np.sqrt(((values - lows) ** 2).sum())) / len(values)
+    above = float(np.sqrt(((highs - values) ** 2).sum())) / len(values)
+    return max(mean - below, 0.0), min(mean + above, 1.0)
+
+
+def percentiles(draws: Floats, value: float) -> tuple[float, float]:
+    """Return the 2.5 % and 97.5 % points of the resampled figures, widened where needed to hold `value`."""
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return min(float(low), value), max(float(high), value)
+
+
+def interval(value: float, low: float, high: float) -> dict[str, float]:
+    """Return the contract's `{"value", "low", "high"}`."""
+    return {"value": float(value), "low": float(low), "high": float(high)}
+
+
+def groups_per_class(classes: list[Integers], groups: Integers, k: int) -> Integers:
+    """Return, shape (k,), in how many distinct groups each class occurs, in any of the columns `classes`.
+
+    `classes`: int (n,) in [0, k) each; `groups`: int (n,) in [0, n). This is the number of independent trials.
+    """
+    width = int(groups.max()) + 1
+    pairs = np.unique(np.concatenate([column * width + groups for column in classes]))
+    return np.bincount(pairs // width, minlength=k)
+
+
+def resampled_sums(rows: sparse.csr_array, truth: Integers, groups: Integers, *, resamples: int, seed: int) -> Floats:
+    """Return the column sums of `rows` under `resamples` draws of whole groups, shape (resamples, columns).
+
+    `rows`: (n, columns), what each picture adds to each sum; `truth`: int (n,), the stratum; `groups`: int (n,) in
+    [0, n). A group that holds several classes is drawn with the class of its first picture. Memory does not grow
+    with n x resamples: one stratum and a bounded number of draws are in flight at a time.
+    """
+    present, first, member = np.unique(groups, return_index=True, return_inverse=True)
+    ones = np.ones(len(groups))
+    sums_of_groups = sparse.csr_array((ones, (member, np.arange(len(groups)))), (len(present), len(groups))) @ rows
+    strata = truth[first]
+    totals = np.zeros((resamples, rows.shape[1]))
+    generator = np.random.default_rng(seed)
+    for stratum in np.unique(strata):
+        _add_stratum(totals, sums_of_groups[strata == stratum], generator)
+    return totals
+
+
+def _add_stratum(totals: Floats, sums_of_groups: sparse.csr_array, generator: np.random.Generator) -> None:
+    """Add to each row of `totals` one draw, with replacement, of as many groups as the stratum has."""
+    columns = sums_of_groups.T.tocsr()
+    size = sums_of_groups.shape[0]
+    step = max(1, _DRAWS_AT_ONCE // size)
+    for start in range(0, len(totals), step):
+        part = totals[start : start + step]
+        part += (columns @ _weights(size, len(part), generator)).T
+
+
+def _weights(size: int, draws: int, generator: np.random.Generator) -> Floats:
+    """Return how often each of `size` groups was drawn, shape (size, draws); every column sums to `size`."""
+    drawn = generator.integers(0, size, size=(size, draws), dtype=np.uint32).astype(np.int64)
+    drawn *= draws
+    drawn += np.arange(draws)
+    return np.bincount(drawn.ravel(), minlength=size * draws).reshape(size, draws).astype(np.float64)

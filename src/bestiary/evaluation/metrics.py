@@ -1,0 +1,269 @@
+"""The contract's scores of a set of predictions, each with its 95 % interval.
+
+Every figure is a function of sums over pictures: of right answers, of pictures and of predictions by class, of
+losses, of gaps between confidence and correctness by bin. The same function serves the sums over all pictures (the
+value) and the sums over each resample (its interval), so the two can never disagree about a definition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from bestiary.errors import UserError
+from bestiary.evaluation import intervals
+from bestiary.evaluation.calibration import bin_of
+from bestiary.evaluation.intervals import Floats, Integers
+
+ECE_BINS = 15
+OVER_CLASSES = ("balanced_accuracy", "macro_f1", "macro_precision", "macro_recall")
+
+
+def score(
+    truth: NDArray[Any],
+    probabilities: NDArray[Any],
+    labels: list[str],
+    groups: NDArray[Any] | None = None,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+    unknown: NDArray[np.bool_] | None = None,
+    threshold: float | None = None,
+) -> dict[str, Any]:
+    """Return the body of metrics.json that follows from predictions: plain numbers, ready for JSON.
+
+    `truth`: int (n,) in [0, k); `probabilities`: float (n, k), rows sum to 1, the largest is the prediction (the first
+    of equals); `labels`: the k names; `groups`: int (n,), equal for duplicates of each other, by default every picture
+    on its own; `unknown`: bool (n,), pictures answered "none of these" at familiarity `threshold`. They count towards
+    `unknown.coverage` only: every other figure is over all n pictures and their most probable class.
+
+    Values are scikit-learn's, computed in float64:
+    - macro figures are plain means over all k labels, and a rate with nothing to divide by is 0. A label without
+      pictures therefore pulls them down; `balanced_accuracy` is over the labels that do have pictures.
+    - `log_loss` clips probabilities to [eps, 1 - eps] of float64. `brier` is the mean over pictures of the sum of
+      squares over classes, in [0, 2] (`brier_score_loss(..., scale_by_half=False)`).
+    - `ece` is the mean gap between top probability and correctness over 15 equal bins [low, high), the last closed.
+      torchmetrics puts probabilities of exactly 1 into a bin of their own; without those the two agree.
+
+    Intervals are 95 %, always hold the value, and count a group of duplicates as one piece of evidence:
+    - accuracy, losses and ece: stratified bootstrap over groups. Accuracy falls back on Wilson where all resamples
+      agree (all right, all wrong). Resampling adds noise, which ece counts as error: its interval leans upwards. The
+      losses have no such fallback: with one picture a class their interval is a point.
+    - precision, recall and F1 of a class: Wilson, out of the number of groups.
+    - averages over classes: the wider, on either side, of the bootstrap and the classes' Wilson intervals combined.
+
+    Raises UserError if there is no picture, ValueError if shapes, labels or values do not fit each other.
+    """
+    truth, probabilities, groups = _checked(truth, probabilities, labels, groups)
+    k = len(labels)
+    predicted = probabilities.argmax(axis=1)
+    rows = _rows(truth, predicted, probabilities)
+    sums = _Sums(np.asarray(rows.sum(axis=0), dtype=np.float64).reshape(1, -1), k)
+    draws = _Sums(intervals.resampled_sums(rows, truth, groups, resamples=resamples, seed=seed), k)
+    per_class = _per_class(sums, _Trials.of(truth, predicted, groups, k))
+    scores = {
+        "accuracy": _accuracy(sums, draws, int(groups.max()) + 1),
+        **{name: _over_classes(name, sums, draws, per_class) for name in OVER_CLASSES},
+        **{name: _bootstrapped(name, sums, draws) for name in ("log_loss", "brier", "ece")},
+    }
+    counts = np.bincount(truth * k + predicted, minlength=k * k).reshape(k, k)
+    return {
+        "n": len(truth),
+        **scores,
+        "per_class": {label: _class_entry(per_class, sums, c) for c, label in enumerate(labels)},
+        "confusion": {"labels": list(labels), "counts": counts.tolist()},
+        "unknown": {"threshold": _plain(threshold), "coverage": _coverage(unknown, len(truth))},
+    }
+
+
+def macro_f1_of(truth: NDArray[Any], predicted: NDArray[Any], k: int) -> float:
+    """Return the macro F1 over all `k` classes: the plain figure, for loops and searches.
+
+    `truth`, `predicted`: int (n,) in [0, k). A class with neither pictures nor predictions counts as 0.
+    """
+    right = np.bincount(truth[truth == predicted], minlength=k)
+    pictures_and_predictions = np.bincount(truth, minlength=k) + np.bincount(predicted, minlength=k)
+    return float(_ratio(2 * right, pictures_and_predictions).mean())
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Sums over pictures, one row per resample, shape (resamples, 3k + 2 + bins); each metric is a function of them."""
+
+    columns: Floats
+    k: int
+
+    @property
+    def right(self) -> Floats:
+        return self.columns[:, : self.k]
+
+    @property
+    def pictures(self) -> Floats:
+        return self.columns[:, self.k : 2 * self.k]
+
+    @property
+    def predictions(self) -> Floats:
+        return self.columns[:, 2 * self.k : 3 * self.k]
+
+    @property
+    def n(self) -> Floats:
+        return np.asarray(self.pictures.sum(axis=1))
+
+    def precision(self) -> Floats:
+        return _ratio(self.right, self.predictions)
+
+    def recall(self) -> Floats:
+        return _ratio(self.right, self.pictures)
+
+    def f1(self) -> Floats:
+        return _ratio(2 * self.right, self.pictures + self.predictions)
+
+    def jaccard(self) -> Floats:
+        return _ratio(self.right, self.pictures + self.predictions - self.right)
+
+    def metric(self, name: str) -> Floats:
+        """Return one figure per resample, shape (resamples,)."""
+        return _METRICS[name](self)
+
+
+_METRICS: dict[str, Callable[[_Sums], Floats]] = {
+    "accuracy": lambda sums: sums.right.sum(axis=1) / sums.n,
+    "balanced_accuracy": lambda sums: sums.recall().sum(axis=1) / (sums.pictures > 0).sum(axis=1),
+    "macro_f1": lambda sums: sums.f1().mean(axis=1),
+    "macro_precision": lambda sums: sums.precision().mean(axis=1),
+    "macro_recall": lambda sums: sums.recall().mean(axis=1),
+    "log_loss": lambda sums: sums.columns[:, 3 * sums.k] / sums.n,
+    "brier": lambda sums: sums.columns[:, 3 * sums.k + 1] / sums.n,
+    "ece": lambda sums: np.abs(sums.columns[:, 3 * sums.k + 2 :]).sum(axis=1) / sums.n,
+}
+
+
+def _rows(truth: Integers, predicted: Integers, probabilities: Floats) -> sparse.csr_array:
+    """Return what each picture adds to each sum, shape (n, 3k + 2 + bins): see _Sums for the order."""
+    n, k = probabilities.shape
+    right = (truth == predicted).astype(np.float64)
+    own = probabilities[np.arange(n), truth]
+    confidence = probabilities[np.arange(n), predicted]
+    misses = probabilities.copy()
+    misses[np.arange(n), truth] -= 1
+    eps = np.finfo(np.float64).eps
+    entries = [
+        (truth, right),
+        (k + truth, np.ones(n)),
+        (2 * k + predicted, np.ones(n)),
+        (np.full(n, 3 * k), -np.log(np.clip(own, eps, 1 - eps))),
+        (np.full(n, 3 * k + 1), (misses**2).sum(axis=1)),
+        (3 * k + 2 + bin_of(confidence, ECE_BINS), confidence - right),
+    ]
+    columns = np.stack([column for column, _ in entries], axis=1).ravel()
+    values = np.stack([value for _, value in entries], axis=1).ravel()
+    starts = np.arange(0, len(columns) + 1, len(entries))
+    return sparse.csr_array((values, columns, starts), shape=(n, 3 * k + 2 + ECE_BINS))
+
+
+@dataclass(frozen=True)
+class _Trials:
+    """How many independent trials, groups of duplicates, each class's rates rest on; shape (k,) each."""
+
+    precision: Integers
+    recall: Integers
+    f1: Integers
+
+    @classmethod
+    def of(cls, truth: Integers, predicted: Integers, groups: Integers, k: int) -> _Trials:
+        return cls(
+            precision=intervals.groups_per_class([predicted], groups, k),
+            recall=intervals.groups_per_class([truth], groups, k),
+            f1=intervals.groups_per_class([truth, predicted], groups, k),
+        )
+
+
+Rates = dict[str, tuple[Floats, Floats, Floats]]  # precision, recall, f1 -> value, low, high; shape (k,) each
+
+
+def _per_class(sums: _Sums, trials: _Trials) -> Rates:
+    precision, recall = sums.precision()[0], sums.recall()[0]
+    return {
+        "precision": (precision, *intervals.wilson(precision, trials.precision)),
+        "recall": (recall, *intervals.wilson(recall, trials.recall)),
+        "f1": (sums.f1()[0], *intervals.wilson_of_f1(sums.jaccard()[0], trials.f1)),
+    }
+
+
+def _class_entry(per_class: Rates, sums: _Sums, c: int) -> dict[str, Any]:
+    rates = {name: intervals.interval(value[c], low[c], high[c]) for name, (value, low, high) in per_class.items()}
+    return {**rates, "support": int(sums.pictures[0, c])}
+
+
+def _bootstrapped(name: str, sums: _Sums, draws: _Sums) -> dict[str, float]:
+    value = float(sums.metric(name)[0])
+    return intervals.interval(value, *intervals.percentiles(draws.metric(name), value))
+
+
+def _accuracy(sums: _Sums, draws: _Sums, n_groups: int) -> dict[str, float]:
+    entry = _bootstrapped("accuracy", sums, draws)
+    if entry["low"] < entry["high"]:
+        return entry
+    low, high = intervals.wilson(np.array(entry["value"]), np.array(n_groups))
+    return intervals.interval(entry["value"], float(low), float(high))
+
+
+def _over_classes(name: str, sums: _Sums, draws: _Sums, per_class: Rates) -> dict[str, float]:
+    entry = _bootstrapped(name, sums, draws)
+    values, lows, highs = per_class[name.removeprefix("macro_") if name.startswith("macro_") else "recall"]
+    used = sums.pictures[0] > 0 if name == "balanced_accuracy" else np.ones(sums.k, dtype=bool)
+    low, high = intervals.square_and_add(values[used], lows[used], highs[used])
+    return intervals.interval(entry["value"], min(entry["low"], low), max(entry["high"], high))
+
+
+def _ratio(numerator: NDArray[Any], denominator: NDArray[Any]) -> Floats:
+    """Return the quotient, and 0 where there is nothing to divide by."""
+    quotient: Floats = np.zeros(np.shape(numerator))
+    np.divide(numerator, denominator, out=quotient, where=denominator != 0)
+    return quotient
+
+
+def _coverage(unknown: NDArray[np.bool_] | None, n: int) -> float:
+    if unknown is None:
+        return 1.0
+    if np.shape(unknown) != (n,):
+        raise ValueError(f"`unknown` has shape {np.shape(unknown)}; expected ({n},), one value per picture.")
+    return 1.0 - float(np.mean(unknown))
+
+
+def _plain(threshold: float | None) -> float | None:
+    return None if threshold is None else float(threshold)
+
+
+def _checked(
+    truth: NDArray[Any], probabilities: NDArray[Any], labels: list[str], groups: NDArray[Any] | None
+) -> tuple[Integers, Floats, Integers]:
+    """Return the three arrays in the types used here, groups renumbered from 0; raises as `score` says."""
+    n, k = len(truth), len(labels)
+    if n == 0:
+        raise UserError("There is no picture to score: the table has no readable, labelled row in this split.")
+    if np.shape(probabilities) != (n, k):
+        raise ValueError(f"`probabilities` has shape {np.shape(probabilities)}; expected ({n}, {k}): pictures, labels.")
+    if len(set(labels)) != k:
+        raise ValueError(f"`labels` holds a name twice: {labels}.")
+    if np.min(truth) < 0 or np.max(truth) >= k:
+        raise ValueError(f"`truth` is in [{np.min(truth)}, {np.max(truth)}]; expected [0, {k - 1}], for {k} labels.")
+    numbers = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
+    if len(numbers) != n:
+        raise ValueError(f"`groups` has {len(numbers)} rows; expected {n}, one per picture.")
+    return np.asarray(truth, dtype=np.int64), _distributions(probabilities), numbers.astype(np.int64)
+
+
+def _distributions(probabilities: NDArray[Any]) -> Floats:
+    checked = np.asarray(probabilities, dtype=np.float64)
+    if not (np.isfinite(checked).all() and checked.min() >= 0 and checked.max() <= 1 + 1e-6):
+        raise ValueError("`probabilities` holds a value that is not in [0, 1]. Pass softmax outputs, not logits.")
+    furthest = float(np.abs(checked.sum(axis=1) - 1).max())
+    if furthest > 1e-3:
+        raise ValueError(f"A row of `probabilities` is {furthest:.3g} away from a sum of 1. Pass softmax outputs.")
+    return np.minimum(checked, 1.0)

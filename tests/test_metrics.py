@@ -1,0 +1,312 @@
+"""Scores equal scikit-learn's, their intervals are honest, and the text table is aligned."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn import metrics as sk
+
+from bestiary.errors import UserError
+from bestiary.evaluation import intervals
+from bestiary.evaluation.classification_report import classification_report
+from bestiary.evaluation.metrics import macro_f1_of, score
+
+stable = settings(derandomize=True, deadline=None, max_examples=60)
+SCALARS = ("accuracy", "balanced_accuracy", "macro_f1", "macro_precision", "macro_recall", "log_loss", "brier", "ece")
+
+Predictions = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]  # truth, probabilities, groups
+
+
+@st.composite
+def predictions(draw: st.DrawFn) -> Predictions:
+    """Draw small sets in which classes are often absent, never predicted, or the only one predicted."""
+    k = draw(st.integers(2, 6))
+    n = draw(st.integers(1, 40))
+    classes = st.integers(0, draw(st.integers(0, k - 1)))
+    truth = np.array(draw(st.lists(classes, min_size=n, max_size=n)))
+    generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    scores = generator.normal(size=(n, k)) * draw(st.sampled_from([0.1, 1.0, 30.0]))
+    scores[:, draw(st.integers(0, k - 1))] += draw(st.sampled_from([0.0, 100.0]))
+    exponentials = np.exp(scores - scores.max(axis=1, keepdims=True))
+    groups = generator.integers(0, draw(st.integers(1, n)), size=n) * 7 - 3
+    return truth, exponentials / exponentials.sum(axis=1, keepdims=True), groups
+
+
+def names(k: int) -> list[str]:
+    return [f"class {c}" for c in range(k)]
+
+
+def torchmetrics_ece(truth: NDArray[np.int64], probabilities: NDArray[np.float64], bins: int = 15) -> float:
+    """Return the l1 calibration error by the textbook loop; like torchmetrics, but 1.0 belongs to the last bin."""
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == truth
+    edges = np.linspace(0, 1, bins + 1)
+    total = 0.0
+    for b in range(bins):
+        inside = (confidence >= edges[b]) & ((confidence < edges[b + 1]) | (b == bins - 1))
+        if inside.any():
+            total += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    return total
+
+
+def entries(body: dict[str, Any]) -> list[dict[str, float]]:
+    rates = [scores[name] for scores in body["per_class"].values() for name in ("precision", "recall", "f1")]
+    return [body[name] for name in SCALARS] + rates
+
+
+@stable
+@given(predictions())
+def test_values_equal_scikit_learn(drawn: Predictions) -> None:
+    truth, probabilities, _ = drawn
+    k = probabilities.shape[1]
+    classes = list(range(k))
+    predicted = probabilities.argmax(axis=1)
+    body = score(truth, probabilities, names(k), resamples=3)
+    kinds: dict[str, Any] = {"labels": classes, "zero_division": 0}
+    macro = sk.precision_recall_fscore_support(truth, predicted, average="macro", **kinds)
+    each = sk.precision_recall_fscore_support(truth, predicted, average=None, **kinds)
+    with warnings.catch_warnings():  # balanced_accuracy_score warns that a class was predicted that has no pictures
+        warnings.simplefilter("ignore", UserWarning)
+        balanced = sk.balanced_accuracy_score(truth, predicted)
+    expected = {
+        "accuracy": sk.accuracy_score(truth, predicted),
+        "balanced_accuracy": balanced,
+        "macro_precision": macro[0],
+        "macro_recall": macro[1],
+        "macro_f1": macro[2],
+        "log_loss": sk.log_loss(truth, probabilities, labels=classes),
+        "brier": sk.brier_score_loss(truth, probabilities, labels=classes, scale_by_half=False),
+        "ece": torchmetrics_ece(truth, probabilities),
+    }
+    assert {name: body[name]["value"] for name in SCALARS} == pytest.approx(expected, rel=1e-12, abs=1e-12)
+    for column, name in enumerate(("precision", "recall", "f1", "support")):
+        ours = [body["per_class"][label][name] for label in names(k)]
+        values = ours if name == "support" else [entry["value"] for entry in ours]
+        assert values == pytest.approx(list(each[column]), rel=1e-12, abs=1e-12)
+    assert body["confusion"]["counts"] == sk.confusion_matrix(truth, predicted, labels=classes).tolist()
+    assert macro_f1_of(truth, predicted, k) == pytest.approx(macro[2], rel=1e-12, abs=1e-12)
+
+
+@stable
+@given(predictions())
+def test_every_interval_holds_its_value_and_stays_in_range(drawn: Predictions) -> None:
+    truth, probabilities, groups = drawn
+    body = score(truth, probabilities, names(probabilities.shape[1]), groups, resamples=50)
+    for entry in entries(body):
+        assert 0 <= entry["low"] <= entry["value"] <= entry["high"]
+    for name in SCALARS:
+        assert name in ("log_loss", "brier") or body[name]["high"] <= 1
+    assert json.loads(json.dumps(body, allow_nan=False)) == body
+
+
+def test_probabilities_of_exactly_zero_and_one() -> None:
+    truth = np.array([0, 1, 0, 1])
+    probabilities = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
+    body = score(truth, probabilities, ["cat", "dog"])
+    assert body["ece"]["value"] == pytest.approx(0.25)  # three right and one wrong, all at confidence 1
+    assert body["brier"]["value"] == pytest.approx(0.5)  # the wrong one costs 1 + 1
+    eps = np.finfo(np.float64).eps
+    assert body["log_loss"]["value"] == pytest.approx((-np.log(eps) - 3 * np.log(1 - eps)) / 4)
+
+
+def test_ece_by_hand_with_a_confidence_on_an_edge() -> None:
+    # 0.6 is the edge between bins 8 and 9 of 15 and belongs to the upper one, together with 0.65.
+    probabilities = np.array([[0.6, 0.4], [0.65, 0.35], [0.55, 0.45]])
+    body = score(np.array([0, 1, 1]), probabilities, ["cat", "dog"])
+    assert body["ece"]["value"] == pytest.approx((abs(0.6 + 0.65 - 1) + 0.55) / 3)
+
+
+def test_brier_by_hand_over_three_classes() -> None:
+    body = score(np.array([0, 2]), np.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]]), ["a", "b", "c"])
+    assert body["brier"]["value"] == pytest.approx((0.25 + 0.09 + 0.04 + 0.01 + 0.01 + 0.04) / 2)
+
+
+def test_a_class_without_pictures_counts_in_macro_and_not_in_balanced_accuracy() -> None:
+    body = score(np.array([0, 0, 1]), np.eye(3)[[0, 0, 1]], ["a", "b", "absent"])
+    assert body["macro_recall"]["value"] == pytest.approx(2 / 3)
+    assert body["balanced_accuracy"]["value"] == 1.0
+    assert body["per_class"]["absent"]["recall"] == {"value": 0.0, "low": 0.0, "high": 1.0}
+    assert body["per_class"]["absent"]["support"] == 0
+
+
+def test_six_of_six_right_claims_no_certainty() -> None:
+    truth = np.repeat(np.arange(3), 6)
+    body = score(truth, np.eye(3)[truth], names(3))
+    wilson_low = 6 / (6 + 1.959963984540054**2)  # Wilson's low end, n / (n + z^2), when all are right
+    assert body["per_class"]["class 0"]["recall"]["low"] == pytest.approx(wilson_low)
+    assert body["per_class"]["class 0"]["f1"]["low"] == pytest.approx(2 * wilson_low / (1 + wilson_low))
+    assert body["accuracy"]["low"] == pytest.approx(18 / (18 + 1.959963984540054**2))
+    for name in ("macro_f1", "macro_precision", "macro_recall", "balanced_accuracy"):
+        assert wilson_low < body[name]["low"] < 0.9
+        assert body[name]["high"] == 1.0
+
+
+def test_the_interval_of_f1_counts_pictures_and_false_alarms() -> None:
+    truth, predicted = np.repeat([0, 1], [6, 10]), np.repeat([0, 1, 0, 1], [3, 3, 6, 4])
+    f1 = score(truth, np.eye(2)[predicted], names(2))["per_class"]["class 0"]["f1"]
+    low, high = intervals.wilson(np.array(3 / 12), np.array(12))  # 3 found, 3 missed, 6 false alarms
+    assert f1 == pytest.approx({"value": 6 / 15, "low": 2 * low / (1 + low), "high": 2 * high / (1 + high)})
+
+
+def test_all_wrong_claims_no_certainty() -> None:
+    truth = np.repeat([0, 1], 5)
+    body = score(truth, np.eye(2)[1 - truth], names(2))
+    assert all(body[name]["low"] == 0 and body[name]["high"] > 0.1 for name in ("accuracy", "macro_f1", "macro_recall"))
+
+
+def test_wilson_against_its_own_quadratic() -> None:
+    # The ends p solve (rate - p)^2 = z^2 p (1 - p) / n.
+    rate, trials = np.array([0.1, 0.5, 0.9]), np.array([10, 30, 1000])
+    for end in intervals.wilson(rate, trials):
+        np.testing.assert_allclose((rate - end) ** 2, intervals.Z_95**2 * end * (1 - end) / trials, rtol=1e-9)
+
+
+def test_duplicates_are_one_piece_of_evidence() -> None:
+    generator = np.random.default_rng(0)
+    truth = np.repeat(np.arange(2), 40)
+    probabilities = generator.dirichlet((1, 1), size=80)
+    once = score(truth, probabilities, names(2))
+    copies = np.repeat(np.arange(80), 10)
+    grouped = score(truth[copies], probabilities[copies], names(2), copies)
+    naive = score(truth[copies], probabilities[copies], names(2))
+    assert grouped["accuracy"] == pytest.approx(once["accuracy"])
+    for rate in ("precision", "recall", "f1"):
+        assert grouped["per_class"]["class 0"][rate] == pytest.approx(once["per_class"]["class 0"][rate])
+    assert grouped["log_loss"] == pytest.approx(once["log_loss"])
+    width = grouped["accuracy"]["high"] - grouped["accuracy"]["low"]
+    assert width > 2.5 * (naive["accuracy"]["high"] - naive["accuracy"]["low"])
+
+
+def test_ten_copies_of_two_right_pictures_are_two_right_pictures() -> None:
+    truth = np.repeat([0, 1], 10)
+    grouped = score(truth, np.eye(2)[truth], names(2), truth)
+    once = score(np.array([0, 1]), np.eye(2), names(2))
+    assert grouped["accuracy"] == pytest.approx(once["accuracy"])
+    assert grouped["macro_f1"] == pytest.approx(once["macro_f1"])
+
+
+def test_the_same_seed_gives_the_same_intervals_whatever_the_group_numbers() -> None:
+    generator = np.random.default_rng(1)
+    truth, probabilities = generator.integers(0, 4, 60), generator.dirichlet(np.ones(4), size=60)
+    groups = np.arange(60) // 2
+    first = score(truth, probabilities, names(4), groups, seed=5)
+    assert score(truth, probabilities, names(4), groups * 1000 - 7, seed=5) == first
+    assert score(truth, probabilities, names(4), groups, seed=6)["log_loss"] != first["log_loss"]
+
+
+def test_a_rare_class_is_in_every_resample() -> None:
+    truth = np.array([0] * 500 + [1])
+    rows = sparse.csr_array(np.eye(2)[truth])
+    sums = intervals.resampled_sums(rows, truth, np.arange(501), resamples=200, seed=0)
+    np.testing.assert_array_equal(sums, np.tile([500.0, 1.0], (200, 1)))
+
+
+@pytest.mark.parametrize("draws_at_once", [1, 1000, 500_000])
+def test_resampled_means_spread_like_the_standard_error(monkeypatch: pytest.MonkeyPatch, draws_at_once: int) -> None:
+    # Groups are drawn whole, so three copies of each value change nothing; nor does the size of the chunks.
+    monkeypatch.setattr(intervals, "_DRAWS_AT_ONCE", draws_at_once)
+    values = np.random.default_rng(2).normal(size=(400, 1))
+    rows = sparse.csr_array(np.repeat(values, 3, axis=0))
+    groups, truth = np.repeat(np.arange(400), 3), np.zeros(1200, dtype=np.int64)
+    means = intervals.resampled_sums(rows, truth, groups, resamples=4000, seed=0)[:, 0] / 1200
+    assert means.mean() == pytest.approx(values.mean(), abs=0.005)
+    assert means.std() == pytest.approx(values.std() / 20, rel=0.05)
+
+
+def test_a_group_of_several_classes_is_drawn_with_its_first() -> None:
+    truth = np.array([1, 0, 0, 0])
+    sums = intervals.resampled_sums(
+        sparse.csr_array(np.eye(2)[truth]), truth, np.array([0, 0, 1, 2]), resamples=100, seed=0
+    )
+    np.testing.assert_array_equal(sums, np.tile([3.0, 1.0], (100, 1)))
+
+
+def test_accuracy_interval_covers_the_truth() -> None:
+    generator = np.random.default_rng(3)
+    rates = np.array([0.95, 0.8, 0.6])
+    truth = np.repeat(np.arange(3), [80, 50, 20])
+    covered = {"accuracy": 0, "macro_recall": 0, "balanced_accuracy": 0}
+    expected = {"accuracy": rates[truth].mean(), "macro_recall": rates.mean(), "balanced_accuracy": rates.mean()}
+    for seed in range(200):
+        right = generator.random(len(truth)) < rates[truth]
+        predicted = np.where(right, truth, (truth + generator.integers(1, 3, len(truth))) % 3)
+        body = score(truth, np.eye(3)[predicted], names(3), resamples=500, seed=seed)
+        for name in covered:
+            covered[name] += body[name]["low"] <= expected[name] <= body[name]["high"]
+    assert min(covered.values()) >= 180
+
+
+def test_unknown_pictures_give_the_coverage() -> None:
+    body = score(
+        np.array([0, 1, 1, 0]),
+        np.eye(2)[[0, 1, 1, 0]],
+        names(2),
+        unknown=np.array([True, False, False, False]),
+        threshold=0.3,
+    )
+    assert body["unknown"] == {"threshold": 0.3, "coverage": 0.75}
+    assert score(np.array([0]), np.eye(2)[[0]], names(2))["unknown"] == {"threshold": None, "coverage": 1.0}
+
+
+def test_the_body_is_the_contract() -> None:
+    body = score(np.array([0, 1]), np.eye(2), ["cat", "dog"])
+    assert list(body) == ["n", *SCALARS, "per_class", "confusion", "unknown"]
+    assert set(body["per_class"]["dog"]) == {"precision", "recall", "f1", "support"}
+    assert all(set(entry) == {"value", "low", "high"} for entry in entries(body))
+
+
+@pytest.mark.parametrize(
+    ("truth", "probabilities", "labels", "message"),
+    [
+        ([0, 1], [[1.0, 0.0]], ["a", "b"], r"shape \(1, 2\); expected \(2, 2\)"),
+        ([0, 2], [[1.0, 0.0]] * 2, ["a", "b"], r"`truth` is in \[0, 2\]; expected \[0, 1\]"),
+        ([0], [[2.0, -1.0]], ["a", "b"], "not in"),
+        ([0], [[np.nan, 1.0]], ["a", "b"], "not in"),
+        ([0], [[0.3, 0.3]], ["a", "b"], "away from a sum of 1"),
+        ([0], [[1.0, 0.0]], ["a", "a"], "a name twice"),
+    ],
+)
+def test_wrong_input_is_refused(truth: list[int], probabilities: Any, labels: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        score(np.array(truth), np.array(probabilities), labels)
+
+
+def test_columns_of_other_lengths_are_refused() -> None:
+    truth, probabilities = np.array([0, 1]), np.eye(2)
+    with pytest.raises(ValueError, match="`groups` has 3 rows; expected 2"):
+        score(truth, probabilities, names(2), np.array([0, 1, 2]))
+    with pytest.raises(ValueError, match="`unknown` has shape"):
+        score(truth, probabilities, names(2), unknown=np.array([True]))
+
+
+def test_nothing_to_score_is_the_users_matter() -> None:
+    with pytest.raises(UserError, match="no picture to score"):
+        score(np.empty(0, dtype=int), np.empty((0, 2)), names(2))
+
+
+def test_the_table_shows_the_scores_aligned() -> None:
+    truth = np.repeat(np.arange(3), 6)
+    text = classification_report(score(truth, np.eye(3)[truth], ["cat", "dog", "butterfly"]))
+    lines = [line for line in text.splitlines() if line]
+    assert lines[1].split() == ["cat", "1.000", "1.000", "0.610", "to", "1.000", "1.000", "6"]
+    assert lines[4].split() == ["accuracy", "1.000", "0.824", "to", "1.000", "18"]
+    assert [line.split()[0] for line in lines[4:]] == ["accuracy", "macro", "macro"]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_the_table_is_aligned_for_labels_in_any_script() -> None:
+    labels = ["蝴蝶" * 20, "e\u0301le\u0301phant", "two\nlines", "кошка"]
+    text = classification_report(score(np.arange(4), np.eye(4), labels))
+    lines = [line for line in text.splitlines() if line]
+    assert len(lines) == 1 + 4 + 3
+    # A Chinese character takes two columns and a combining accent none.
+    assert len(lines[1]) + 40 == len(lines[2]) - 2 == len(lines[3]) == len(lines[4])
+    assert "two?lines" in text
