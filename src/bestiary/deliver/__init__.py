@@ -1,0 +1,1 @@
+"""What is handed to people: the report, the audit page, the server and its pages."""

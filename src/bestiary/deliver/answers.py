@@ -1,0 +1,146 @@
+"""Predictions as a person or a program wants them: table, jsonl, csv, parquet, pictures with heatmaps."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from bestiary.batches.decoding import View
+from bestiary.errors import MachineError, SourceError, UserError, needs
+from bestiary.inference.predictor import Prediction
+from bestiary.progress import Advance
+
+PICTURE_SUFFIXES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".bmp", ".dib", ".webp"),
+    *(".tif", ".tiff", ".jp2", ".j2k", ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico"),
+}
+HEATMAP_STRENGTH = 0.55
+
+
+def pictures_in(paths: Sequence[Path]) -> list[Path]:
+    """Return the files named and the pictures in folders named, in order. Raises SourceError for an empty folder."""
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
+            if not inside:
+                raise SourceError(f"There are no pictures in {path}.")
+            found += inside
+        else:
+            found.append(path)
+    return found
+
+
+def write(predictions: Iterable[Prediction], form: str, out: TextIO, *, classes: Sequence[str], top: int) -> None:
+    """Write predictions to `out`: "table", "jsonl", "csv", "parquet" (bytes on out.buffer) or "json" (one object)."""
+    if form == "jsonl":
+        for prediction in predictions:
+            out.write(json.dumps(prediction.line(), ensure_ascii=False) + "\n")
+            out.flush()
+    elif form == "csv":
+        _write_csv(predictions, out, classes)
+    elif form == "parquet":
+        _write_parquet(predictions, out, classes)
+    elif form == "json":
+        out.write(json.dumps({"predictions": [p.line() for p in predictions]}, ensure_ascii=False) + "\n")
+    else:
+        _write_table(predictions, out, top)
+
+
+def counted(predictions: Iterable[Prediction], advance: Advance) -> Iterator[Prediction]:
+    """Yield the predictions and tell the progress of each."""
+    for prediction in predictions:
+        advance(1)
+        yield prediction
+
+
+def with_heatmaps(predictions: Iterable[Prediction], folder: Path, view: View) -> Iterator[Prediction]:
+    """Yield the predictions, after writing for each picture one of the same name with the evidence drawn on it."""
+    taken: set[str] = set()
+    for prediction in predictions:
+        if prediction.heatmap is not None and prediction.path is not None:
+            name = _free_name(Path(prediction.path).stem, taken)
+            _save(heatmap_over(view.of(Path(prediction.path)), prediction.heatmap), folder / f"{name}.png")
+        yield prediction
+
+
+def heatmap_over(pixels: npt.NDArray[np.uint8], heatmap: npt.NDArray[np.float32]) -> Image.Image:
+    """Return the picture with what speaks for its label in warm colours; pixels: uint8 (size, size, 3)."""
+    evidence = np.clip(heatmap, 0, None)
+    evidence = evidence / max(float(evidence.max()), 1e-12)
+    size = (pixels.shape[1], pixels.shape[0])
+    smooth = np.asarray(Image.fromarray(evidence.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
+    weight = np.clip(smooth, 0, 1)[..., None]
+    warm = np.concatenate([np.full_like(weight, 255), 255 * (1 - weight) * 0.9, np.zeros_like(weight)], axis=-1)
+    grey = pixels.mean(axis=-1, keepdims=True).repeat(3, axis=-1) * 0.5 + pixels * 0.5
+    mixed = grey * (1 - HEATMAP_STRENGTH * weight) + warm * HEATMAP_STRENGTH * weight
+    return Image.fromarray(np.clip(mixed, 0, 255).astype(np.uint8))
+
+
+def _free_name(stem: str, taken: set[str]) -> str:
+    name, number = stem, 1
+    while name in taken:
+        number += 1
+        name = f"{stem}-{number}"
+    taken.add(name)
+    return name
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
+    except OSError as error:
+        raise MachineError(f"Cannot write {path}: {error.strerror or error}. Choose another folder.") from None
+
+
+def _write_csv(predictions: Iterable[Prediction], out: TextIO, classes: Sequence[str]) -> None:
+    rows = csv.writer(out, lineterminator="\n")
+    rows.writerow(
+        ["path", "label", "probability", "unknown", "familiarity", *(f"p_{name}" for name in classes), "error"]
+    )
+    for one in predictions:
+        shares = [one.probabilities.get(name, "") for name in classes]
+        rows.writerow([one.path, one.label, one.probability, one.unknown, one.familiarity, *shares, one.error])
+
+
+def _write_parquet(predictions: Iterable[Prediction], out: TextIO, classes: Sequence[str]) -> None:
+    if out.isatty():
+        raise UserError(
+            "Parquet is not for a terminal. Send it to a file: bestiary predict … --format parquet > out.parquet"
+        )
+    pl = needs("polars", extra="train")
+    rows = [
+        [
+            one.path,
+            one.label,
+            one.probability,
+            one.unknown,
+            one.familiarity,
+            *map(one.probabilities.get, classes),
+            one.error,
+        ]
+        for one in predictions
+    ]
+    schema = {"path": pl.String, "label": pl.String, "probability": pl.Float64, "unknown": pl.Boolean}
+    schema |= {"familiarity": pl.Float64} | {f"p_{name}": pl.Float64 for name in classes} | {"error": pl.String}
+    pl.DataFrame(rows, schema=schema, orient="row").write_parquet(out.buffer)
+
+
+def _write_table(predictions: Iterable[Prediction], out: TextIO, top: int) -> None:
+    for one in predictions:
+        if one.error is not None:
+            out.write(f"{one.path}\n    cannot be read: {one.error}\n")
+            continue
+        best = sorted(one.probabilities.items(), key=lambda item: -item[1])[:top]
+        shown = ", ".join(f"{name} {probability:.1%}" for name, probability in best)
+        doubt = "  (unknown: like none of the classes)" if one.unknown else ""
+        out.write(f"{one.path}  {shown}{doubt}\n")
+        out.flush()

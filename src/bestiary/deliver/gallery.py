@@ -1,0 +1,109 @@
+"""The pictures of a report: which test pictures are shown, in which order, under which name."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from bestiary.deliver.thumbnails import LARGEST_BYTES, thumbnail_data_uri
+from bestiary.machine import cores
+
+GALLERY = 48
+PICTURE_PIXELS = 320
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture of the test split in a gallery. `image` is a data address, or None if the file has gone."""
+
+    image: str | None
+    name: str
+    path: str
+    label: str
+    predicted: str
+    probability: float
+    unknown: bool
+    suspect: bool
+
+
+def galleries(test: pl.DataFrame, suspects: set[int], names: Mapping[str, str]) -> dict[str, Any]:
+    """Return three galleries of test pictures: mistakes (surest first), unknown, right answers.
+
+    `test` is the prediction table of one split, `suspects` the row ids of findings about labels, `names` the short
+    name of each path. `tally` counts all pictures of each kind, also those that are not shown.
+    """
+    is_right = pl.col("label") == pl.col("predicted")
+    answered = test.filter(~pl.col("unknown"))
+    wrong = answered.filter(~is_right).sort("probability", descending=True)
+    right = answered.filter(is_right).sort("probability")
+    unknown = test.filter(pl.col("unknown")).sort("familiarity", nulls_last=True)
+    return {
+        "tally": {
+            "wrong": wrong.height,
+            "right": right.height,
+            "unknown": unknown.height,
+            "unknown_right": unknown.filter(is_right).height,
+        },
+        "wrong": _shown(wrong.head(GALLERY), names, suspects),
+        "unknown": _shown(unknown.head(GALLERY // 2), names, suspects),
+        "right": _shown(_unsure_and_sample(right), names, suspects),
+    }
+
+
+def _unsure_and_sample(right: pl.DataFrame) -> pl.DataFrame:
+    """Return the least sure half of a gallery, and as many drawn from the others, the same at each writing."""
+    others = range(GALLERY // 2, right.height)
+    drawn = random.Random(0).sample(others, min(GALLERY // 2, len(others)))
+    return right[[*range(min(GALLERY // 2, right.height)), *sorted(drawn)]]
+
+
+def _shown(rows: pl.DataFrame, names: Mapping[str, str], suspects: set[int]) -> list[Shown]:
+    columns = ("path", "label", "predicted", "probability", "unknown", "row_id")
+    images = thumbnails(rows["path"].to_list(), PICTURE_PIXELS)
+    return [
+        Shown(image, names.get(path, path), path, label, predicted, probability, unknown, row_id in suspects)
+        for image, (path, label, predicted, probability, unknown, row_id) in zip(
+            images, rows.select(columns).iter_rows(), strict=True
+        )
+    ]
+
+
+def thumbnails(paths: Sequence[str | None], side: int, *, largest_bytes: int = LARGEST_BYTES) -> list[str | None]:
+    """Return a data address for each path, made on all cores; None where there is no readable picture."""
+
+    def small(path: str | None) -> str | None:
+        return thumbnail_data_uri(Path(path), side, largest_bytes=largest_bytes) if path else None
+
+    with ThreadPoolExecutor(cores()) as pool:
+        return list(pool.map(small, paths))
+
+
+def short_names(paths: Sequence[str]) -> dict[str, str]:
+    """Return each path without the folders that all of them share.
+
+    >>> short_names(["/a/b/cat/1.jpg", "/a/b/dog/2.jpg"])["/a/b/dog/2.jpg"]
+    'dog/2.jpg'
+    """
+    root = shared_folder(paths)
+    return {path: short_name(path, root) for path in paths}
+
+
+def short_name(path: str, root: str) -> str:
+    """Return a path as seen from a folder above it; as it is where there is no such folder."""
+    return os.path.relpath(path, root) if root else path
+
+
+def shared_folder(paths: Iterable[str]) -> str:
+    """Return the folder that all paths share, empty if there is none (no paths, or other drives)."""
+    folders = {os.path.dirname(path) for path in paths}  # noqa: PTH120 -- thousands of strings, no need of objects
+    try:
+        return os.path.commonpath(folders) if folders else ""
+    except ValueError:
+        return ""

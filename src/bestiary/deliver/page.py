@@ -1,0 +1,33 @@
+"""How a page is made from a template and plain values: one HTML file that needs nothing from outside itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from bestiary.deliver import verdict
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render_page(template: str, values: Mapping[str, Any]) -> str:
+    """Return a template filled with values; text among them is escaped, a value that is missing is an error."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(
+        estimate=verdict.estimate_text,
+        interval=verdict.interval_text,
+        percent=verdict.whole_percent,
+        number=verdict.number_text,
+        style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),  # ours, not the user's: safe as it is
+    )
+    return environment.get_template(template).render(values).lstrip()

@@ -1,0 +1,41 @@
+"""Small copies of pictures, as text that a page can hold."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+from PIL import Image
+
+from bestiary.errors import PictureError
+from bestiary.picture import decode
+
+LARGEST_BYTES = 40 * 1024
+# Tried in order until a copy fits: (share of the side asked for, JPEG quality). Only noise gets past the first.
+ATTEMPTS = ((1.0, 80), (1.0, 60), (0.6, 60), (0.3, 50))
+
+
+def thumbnail_data_uri(path: Path, side: int = 160, *, largest_bytes: int = LARGEST_BYTES) -> str | None:
+    """Return the picture as a `data:` address of a JPEG, or None if it is gone or cannot be read any more.
+
+    The longer side has at most `side` pixels, small pictures keep their size. At most `largest_bytes` before
+    base64 (sides of 300 and less keep within 10 KiB), so that a page with many pictures has a known greatest size.
+    """
+    try:
+        picture = Image.fromarray(decode(path, at_least=side))
+    except (OSError, PictureError):
+        return None
+    for share, quality in ATTEMPTS:
+        encoded = _jpeg(picture, round(side * share), quality)
+        if len(encoded) <= largest_bytes:
+            break
+    return "data:image/jpeg;base64," + base64.b64encode(encoded).decode("ascii")
+
+
+def _jpeg(picture: Image.Image, side: int, quality: int) -> bytes:
+    small = picture.copy()
+    small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    stream = io.BytesIO()
+    small.save(stream, "JPEG", quality=quality)
+    return stream.getvalue()

@@ -1,0 +1,465 @@
+"""The report: everything the contract promises is on the page, and nothing on the page can harm or leave it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image, ImageDraw
+
+from bestiary import table
+from bestiary.deliver import plots, verdict
+from bestiary.deliver.report import write_report
+from bestiary.deliver.thumbnails import LARGEST_BYTES, thumbnail_data_uri
+from bestiary.errors import RunError
+from bestiary.evaluation.metrics import score
+
+HOSTILE = '<script>alert("1")</script> & Bär'
+LABELS = ("dog", "horse", "cow", "sheep", "Schmetterling mit einem langen Namen", HOSTILE)
+HOME = Path("/home/someone/animals")  # where pictures that are never opened would lie
+EMPTY = {"low": None, "high": None}
+OVERFITTING = "From epoch 5 on the validation loss rises while the training loss falls."
+
+
+def drawn_pictures(folder: Path, labels: Sequence[str], n: int) -> dict[str, list[Path]]:
+    """Draw `n` pictures per class of a shape on a background, in files 0/0.jpg, 0/1.jpg, ..."""
+    files: dict[str, list[Path]] = {}
+    for c, label in enumerate(labels):
+        for i in range(n):
+            path = folder / str(c) / f"{i}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image = Image.new("RGB", (240, 160 + 8 * c), (40 * c, 120, 255 - 6 * i))
+            ImageDraw.Draw(image).ellipse((30 + i, 30, 150, 130), fill=(255 - 30 * c, 9 * i, 60))
+            image.save(path, quality=85)
+            files.setdefault(label, []).append(path)
+    return files
+
+
+def make_run(
+    run: Path,
+    files: Mapping[str, Sequence[Path]],
+    *,
+    method: str = "probe",
+    sure: float = 3.5,
+    weak: str = "cow",
+    findings: bool = True,
+    changed: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write the files of a finished run whose answers are drawn at random: about right for `sure` = 3.5.
+
+    The class `weak` is often taken for another; `changed` replaces keys of metrics.json.
+    """
+    run.mkdir(parents=True)
+    pictures = _picture_table(files)
+    table.write(pictures, run / "pictures.parquet")
+    if findings:
+        table.write(_finding_table(pictures), run / "findings.parquet")
+    predictions = _prediction_table(pictures, sorted(files), sure, weak)
+    table.write(predictions, run / "predictions.parquet")
+    metrics = _metrics(predictions.filter(pl.col("split") == "test"), sorted(files)) | dict(changed or {})
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    lines = _path_lines() if method == "probe" else _epoch_lines()
+    (run / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run / "resolved.toml").write_text(f'seed = 0\n\n[model]\nmethod = "{method}"\nbackbone = "lite0"\n')
+    (run / "asked.toml").write_text(f'[model]\nmethod = "{method}"\n')
+    facts = {"bestiary": "9.8.7", "python": "3.12.3", "command": "bestiary train animals", "cores": 2}
+    (run / "environment.json").write_text(json.dumps(facts))
+    bundle = {"method": method, "backbone": "lite0", "size": 224, "fit": "squash", "temperature": 1.25}
+    (run / "bundle.json").write_text(json.dumps(bundle | {"classes": sorted(files), "threshold": 0.31}))
+    return run
+
+
+def _picture_table(files: Mapping[str, Sequence[Path]]) -> pl.DataFrame:
+    rows: list[dict[str, Any]] = []
+    for label, paths in files.items():
+        for i, path in enumerate(paths):
+            split = ("train", "train", "val", "test")[i % 4] if i else None
+            error = None if split else f"{path} is not a picture: it looks like text."
+            rows.append({"row_id": len(rows), "path": str(path), "label": label, "split": split, "error": error})
+    blank = {"bytes": 1, "width": 240, "height": 160, "format": "JPEG", "sha256": "0", "phash": "0", "group": 0}
+    return pl.DataFrame([row | blank for row in rows], schema=table.PICTURES)
+
+
+def _finding_table(pictures: pl.DataFrame) -> pl.DataFrame:
+    some = pictures.filter(pl.col("split") == "test").head(7).to_dicts()
+    rows = [
+        {"check": check, "row_id": row["row_id"], "path": row["path"], "score": 0.1, "is_issue": i < 6}
+        | {"message": f"Looks like <b>{row['label']}</b>, number {i}.", "group": None, "suggested_label": None}
+        for check in ("suspect-label", "near-duplicate", "dark")
+        for i, row in enumerate(some)
+    ]
+    unreadable = pictures.filter(pl.col("split").is_null()).row(0, named=True)
+    rows.append(
+        {"check": "unreadable", "row_id": unreadable["row_id"], "path": unreadable["path"], "score": 1.0}
+        | {"is_issue": True, "message": unreadable["error"], "group": None, "suggested_label": None}
+    )
+    imbalance = {"check": "imbalance", "row_id": None, "path": None, "score": 0.2, "is_issue": True}
+    return pl.DataFrame(
+        [*rows, imbalance | {"message": "cow has 47 pictures.", "group": None, "suggested_label": None}],
+        schema=table.FINDINGS,
+    )
+
+
+def _prediction_table(pictures: pl.DataFrame, labels: list[str], sure: float, weak: str) -> pl.DataFrame:
+    random = np.random.default_rng(0)
+    rows = pictures.filter(pl.col("split").is_in(["val", "test"]))
+    truth = np.array([labels.index(label) for label in rows["label"]])
+    logits = random.normal(0, 1, (len(truth), len(labels)))
+    logits[np.arange(len(truth)), truth] += sure
+    if weak in labels and sure < 50:
+        logits[truth == labels.index(weak), (labels.index(weak) + 1) % len(labels)] += sure
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    familiarity = random.uniform(0, 1, len(truth))
+    return rows.select("row_id", "path", "split", "label").with_columns(
+        pl.Series("predicted", [labels[c] for c in probabilities.argmax(axis=1)]),
+        pl.Series("probability", probabilities.max(axis=1)),
+        pl.Series("unknown", familiarity < 0.05),
+        pl.Series("familiarity", familiarity),
+        *(pl.Series(f"p_{label}", probabilities[:, c]) for c, label in enumerate(labels)),
+    )
+
+
+def _metrics(test: pl.DataFrame, labels: list[str]) -> dict[str, Any]:
+    truth = np.array([labels.index(label) for label in test["label"]])
+    probabilities = test.select(f"p_{label}" for label in labels).to_numpy()
+    scores = score(truth, probabilities, labels, unknown=test["unknown"].to_numpy(), threshold=0.05, resamples=200)
+    seconds = {"audit": 3.1, "cache": 8.0, "train": 1.5, "evaluate": 2.25, "report": None, "total": 16.0}
+    return {"split": "test", "test_scored": 1, **scores, "seconds": seconds, "peak_rss_mb": 812.4, "more": {"x": 1}}
+
+
+def _path_lines() -> list[dict[str, Any]]:
+    cs, val = (0.0003, 0.001, 0.003, 0.01, 0.03), (0.31, 0.2, 0.16, 0.17, 0.21)
+    return [
+        {"epoch": i + 1, "regularisation": c, "train_loss": 0.2 / (i + 1), "val_loss": val[i]}
+        | {"val_macro_f1": 0.9 + 0.02 * (i == 2), "learning_rate": None, "seconds": 0.4, "chosen": i == 2}
+        for i, c in enumerate(cs)
+    ]
+
+
+def _epoch_lines(epochs: int = 12) -> list[dict[str, Any]]:
+    return [
+        {"epoch": e, "train_loss": 2 * 0.75**e, "val_loss": 0.5 + 0.02 * (e - 5) ** 2}
+        | {"val_macro_f1": 0.8 - 0.01 * abs(e - 7), "learning_rate": 0.1 / e, "seconds": 3.3}
+        for e in range(1, epochs + 1)
+    ]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
+    return drawn_pictures(tmp_path_factory.mktemp("pictures"), LABELS, 24)
+
+
+@pytest.fixture(scope="module")
+def run(files: dict[str, list[Path]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished probe run, with its report."""
+    made = make_run(tmp_path_factory.mktemp("runs") / "first", files)
+    write_report(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def page(run: Path) -> str:
+    return (run / "report.html").read_text(encoding="utf-8")
+
+
+class Outline(HTMLParser):
+    """What the tests ask of a page: its tags with attributes, its text, and whether every tag is closed."""
+
+    VOID = frozenset({"meta", "img", "br"})
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, text: str) -> None:
+        self.text += text
+
+    def count(self, tag: str) -> int:
+        return sum(name == tag for name, _ in self.tags)
+
+
+def rewritten(run: Path, copy: Path, **changed: Any) -> str:
+    """Return the page of a copy of the run with other metrics."""
+    copy.mkdir()
+    for path in run.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    metrics = json.loads((run / "metrics.json").read_text()) | changed
+    (copy / "metrics.json").write_text(json.dumps(metrics))
+    return write_report(copy).read_text(encoding="utf-8")
+
+
+def test_every_headline_figure_is_on_the_page(run: Path, page: str) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    text = Outline(page).text
+    for key in ("accuracy", "macro_f1", "balanced_accuracy", "macro_precision", "macro_recall", "ece"):
+        assert verdict.estimate_text(metrics[key]) in text
+        assert verdict.interval_text(metrics[key]) in text
+    for key in ("log_loss", "brier"):
+        assert f"{metrics[key]['value']:.3f}" in text
+    assert verdict.verdict(metrics) in text
+    assert f"Over the {metrics['n']} test pictures" in text
+    assert "16.0 s" in text
+    assert "812 MB" in text
+    assert "bestiary 9.8.7" in text
+    assert 'method = "probe"' in text
+
+
+def test_the_page_is_well_formed_and_can_be_walked(page: str) -> None:
+    outline = Outline(page)
+    assert outline.open == []
+    assert page.startswith("<!doctype html>")
+    for tag, n in (("h1", 1), ("main", 1), ("header", 1), ("nav", 1), ("footer", 1)):
+        assert outline.count(tag) == n
+    assert outline.count("table") == outline.count("caption")
+    ids = [attributes["id"] for _, attributes in outline.tags if "id" in attributes]
+    links = [attributes.get("href") or "" for tag, attributes in outline.tags if tag == "a"]
+    assert len(set(ids)) == len(ids)
+    assert {link.removeprefix("#") for link in links} <= set(ids)
+    assert all("alt" in attributes for tag, attributes in outline.tags if tag == "img")
+    drawings = [attributes for tag, attributes in outline.tags if tag == "svg"]
+    assert len(drawings) == 5
+    assert all(drawing["role"] == "img" and drawing["aria-label"] for drawing in drawings)
+
+
+def test_the_page_loads_nothing_and_is_small(page: str) -> None:
+    for _, attributes in Outline(page).tags:
+        for name in ("src", "href", "srcset", "action", "data", "xlink:href"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:image/jpeg;base64,"))
+    assert not re.search(r"url\(|@import|https?://", page)
+    assert len(page) < 8_000_000
+
+
+def test_hostile_labels_and_messages_are_text(page: str) -> None:
+    outline = Outline(page)
+    assert outline.count("script") == 1
+    assert outline.count("b") == page.count("</i><b style=")
+    assert "alert(" not in page.partition("<script>")[2].partition("</script>")[0]
+    assert HOSTILE in outline.text
+
+
+def test_every_left_out_file_is_named_with_its_reason(page: str, files: dict[str, list[Path]]) -> None:
+    text = Outline(page).text
+    assert "1 file: unreadable" in text
+    assert f"{len(LABELS) - 1} files: is not a picture" in text
+    assert all(f"{c}/0.jpg – is not a picture: it looks like text." in text for c in range(len(LABELS)))
+
+
+def test_mistakes_come_surest_first_and_are_all_counted(run: Path, page: str) -> None:
+    test = pl.read_parquet(run / "predictions.parquet").filter((pl.col("split") == "test") & ~pl.col("unknown"))
+    wrong = test.filter(pl.col("label") != pl.col("predicted")).sort("probability", descending=True)
+    section = page.partition('<h2 id="mistakes">')[2].partition('<h3 id="unknown">')[0]
+    shown = re.findall(r"<strong>[^<]*</strong>, (\d+)\u00a0%", section)
+    assert wrong.height > 3
+    assert shown == [verdict.whole_percent(p).removesuffix("\u00a0%") for p in wrong["probability"]]
+    assert f"{wrong.height} wrongly" in section
+
+
+def test_a_second_look_at_the_test_pictures_is_said(run: Path, page: str, tmp_path: Path) -> None:
+    words = "The test pictures were scored"
+    assert words not in page
+    assert f"{words} 3 times" in rewritten(run, tmp_path / "copy", test_scored=3)
+
+
+def test_a_missing_picture_has_a_placeholder_with_its_name(tmp_path: Path) -> None:
+    files = drawn_pictures(tmp_path / "pictures", ("a", "b"), 12)
+    run = make_run(tmp_path / "run", files, findings=False)
+    files["a"][3].unlink()
+    files["b"][3].write_bytes(b"no picture")
+    page = write_report(run).read_text(encoding="utf-8")
+    assert sorted(re.findall(r'class="gone">[^<]*: (\S+)</div>', page)) == ["0/3.jpg", "1/3.jpg"]
+
+
+def test_probe_and_scratch_name_their_curves(page: str, files: dict[str, list[Path]], tmp_path: Path) -> None:
+    scratch = write_report(
+        make_run(tmp_path / "run", files, method="scratch", changed={"overfitting": OVERFITTING})
+    ).read_text(encoding="utf-8")
+    assert '<h2 id="learning">Regularisation path' in page
+    assert "kept: C = 0.003" in page
+    assert '<h2 id="learning">Learning curves' in scratch
+    assert "kept: epoch 7" in scratch
+    assert OVERFITTING in scratch
+    assert "Train with more variety, or shorter." in scratch
+
+
+def test_a_run_with_little_in_it_still_has_a_report(tmp_path: Path) -> None:
+    """No findings, history, environment or intervals, no picture that exists, and nothing wrong."""
+    files = {label: [HOME / label / f"{i}.jpg" for i in range(16)] for label in ("cow", "dog", "hen")}
+    run = make_run(tmp_path / "run", files, sure=60, findings=False)
+    for name in ("history.jsonl", "environment.json", "bundle.json", "asked.toml", "resolved.toml"):
+        (run / name).unlink()
+    metrics = json.loads((run / "metrics.json").read_text())
+    for key in ("balanced_accuracy", "ece", "log_loss", "brier", "unknown", "seconds", "peak_rss_mb", "test_scored"):
+        del metrics[key]
+    metrics["accuracy"] |= EMPTY
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    text = Outline(write_report(run).read_text(encoding="utf-8")).text
+    assert "Right 100 times in 100. No mistake among the 12 test pictures." in text
+    assert "Nothing that deserves a look" in text
+    assert "No test picture was taken for another class." in text
+    assert "Learning curves" not in text
+
+
+def test_more_classes_than_a_table_can_hold_are_drawn(tmp_path: Path) -> None:
+    files = {f"class {c:02}": [HOME / str(c) / f"{i}.jpg" for i in range(9)] for c in range(40)}
+    page = write_report(make_run(tmp_path / "run", files, sure=2)).read_text(encoding="utf-8")
+    assert 'class="matrix' not in page
+    assert "Confusion matrix of 40 classes" in page
+
+
+def test_writing_twice_gives_the_same_page(run: Path, page: str) -> None:
+    assert write_report(run).read_text(encoding="utf-8") == page
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("metrics.json", None, "bestiary evaluate"),
+        ("metrics.json", b'{"n": ', "damaged"),
+        ("pictures.parquet", None, "missing"),
+        ("predictions.parquet", b"PAR1", "damaged"),
+        ("history.jsonl", b'{"epoch": 1}\n{"epo', "damaged"),
+    ],
+)
+def test_a_missing_or_damaged_file_is_named(
+    run: Path, tmp_path: Path, name: str, content: bytes | None, message: str
+) -> None:
+    copy = tmp_path / "copy"
+    rewritten(run, copy)
+    if content is None:
+        (copy / name).unlink()
+    else:
+        (copy / name).write_bytes(content)
+    with pytest.raises(RunError, match=f"(?s){re.escape(name)}.*{message}"):
+        write_report(copy)
+
+
+def test_a_folder_that_is_none_is_said(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not a folder"):
+        write_report(tmp_path / "nowhere")
+
+
+def _scores(labels: Sequence[str], counts: Sequence[Sequence[int]], accuracy: float) -> dict[str, Any]:
+    """Return metrics in which the first class is the weakest."""
+    per_class = {label: {"f1": {"value": 0.5 + 0.1 * i}, "support": 9} for i, label in enumerate(labels)}
+    interval = {"value": accuracy, "low": accuracy - 0.01, "high": accuracy + 0.01}
+    confusion = {"labels": list(labels), "counts": [list(row) for row in counts]}
+    return {"n": 20, "accuracy": interval, "per_class": per_class, "confusion": confusion, "macro_f1": {"value": 0.9}}
+
+
+@pytest.mark.parametrize(
+    ("counts", "accuracy", "expected"),
+    [
+        (
+            [[7, 2, 0], [0, 9, 0], [0, 0, 9]],
+            0.97,
+            "Right 97 times in 100 (95\u00a0% interval 96 to 98). Weakest: cow, mostly taken for dog.",
+        ),
+        (
+            [[9, 0, 0], [1, 8, 0], [3, 0, 6]],
+            0.85,
+            "Right 85 times in 100 (95\u00a0% interval 84 to 86). "
+            "Weakest: cow, always found, but also said of 4 others, most often hen.",
+        ),
+        (
+            [[0, 4, 5], [0, 9, 0], [0, 0, 9]],
+            0.67,
+            "Right 67 times in 100 (95\u00a0% interval 66 to 68). Weakest: cow, mostly taken for hen.",
+        ),
+    ],
+)
+def test_the_verdict_says_where_it_is_weakest(counts: list[list[int]], accuracy: float, expected: str) -> None:
+    assert verdict.verdict(_scores(("cow", "dog", "hen"), counts, accuracy)) == expected
+
+
+def test_nothing_is_rounded_up_to_perfection() -> None:
+    almost = _scores(("cow", "dog"), [[9, 1], [0, 9]], 0.9972)
+    assert verdict.verdict(almost).startswith("Right 99.7 times in 100 (95\u00a0% interval 98.7 to 100.7)")
+    assert verdict.whole_percent(0.9999) == "99\u00a0%"
+    assert verdict.whole_percent(1.0) == "100\u00a0%"
+
+
+def test_steps_name_the_class_that_lacks_pictures_and_the_pair_that_is_confused() -> None:
+    metrics = _scores(("cow", "dog", "hen"), [[2, 7, 0], [3, 6, 0], [0, 0, 9]], 0.7) | {"test_scored": 2}
+    steps = verdict.next_steps(metrics, {"cow": 20, "dog": 200, "hen": 210}, [], {"suspect-label": 4}, "RUN", "probe")
+    assert [step.what for step in steps] == [
+        "Confirm on fresh pictures.",
+        "Add pictures of cow.",
+        "Look at the mistakes with dog.",
+        "Look at the mistakes with hen.",
+        "Look through the findings.",
+        "Fine-tune.",
+        "Use it.",
+    ]
+    assert "learnt from 20, where the median class has 200" in steps[1].why
+    assert "Confused most with cow: 10 times, both ways" in steps[2].why
+    assert "4 suspect-label" in steps[4].why
+
+
+def test_learning_curves_lead_to_advice_only_where_there_are_some() -> None:
+    metrics = _scores(("cow", "dog"), [[9, 1], [0, 9]], 0.97)
+    metrics["per_class"] = {label: {"f1": {"value": 0.95}, "support": 9} for label in ("cow", "dog")}
+    for method, expected in (
+        ("scratch", ["Train with more variety, or shorter.", "Use it."]),
+        ("probe", ["Fine-tune.", "Use it."]),
+    ):
+        steps = verdict.next_steps(metrics, {"cow": 200, "dog": 200}, _epoch_lines(), {}, "RUN", method)
+        assert [step.what for step in steps] == expected
+
+
+def test_a_path_that_was_best_at_its_end_should_go_on() -> None:
+    metrics = _scores(("cow", "dog"), [[9, 1], [0, 9]], 0.97)
+    inside, at_the_end = _path_lines(), _path_lines()[:3]
+    counts = {"cow": 200, "dog": 200}
+    assert "Try weaker" not in str(verdict.next_steps(metrics, counts, inside, {}, "RUN", "probe"))
+    assert "C = 0.003, was the best" in str(verdict.next_steps(metrics, counts, at_the_end, {}, "RUN", "probe"))
+
+
+def test_reliability_points_count_every_picture_once() -> None:
+    confidence = np.array([0.0, 0.05, 0.1, 0.55, 0.999, 1.0])
+    right = np.array([False, True, False, True, True, True])
+    points = plots.reliability_points(confidence, right)
+    assert [(point.n, point.right) for point in points] == [(2, 1), (1, 0), (1, 1), (2, 2)]
+    assert all(0 <= point.low <= point.right / point.n <= point.high <= 1 for point in points)
+
+
+@pytest.mark.parametrize("values", [[0.5], [0.5, None, 0.5], [None, float("nan"), 0.1]])
+def test_curves_stand_missing_and_constant_values(values: list[float | None]) -> None:
+    drawn = plots.curve(
+        "Loss", range(1, len(values) + 1), [plots.Series("<v>", "ink-right", values)], x_label="Epoch", y_label="Loss"
+    )
+    assert "nan" not in drawn
+    assert "&lt;v&gt;" in drawn
+
+
+def test_curves_without_any_value_are_left_out() -> None:
+    assert plots.curve("Loss", [1], [plots.Series("v", "ink-right", [None])], x_label="x", y_label="y") == ""
+
+
+def test_a_thumbnail_of_noise_is_still_small(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (700, 900, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    address = thumbnail_data_uri(tmp_path / "noise.png", 320)
+    assert address is not None
+    assert len(address) <= LARGEST_BYTES * 4 / 3 + 40
+    assert thumbnail_data_uri(tmp_path / "gone.png") is None
