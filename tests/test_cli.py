@@ -1,0 +1,522 @@
+"""The command line as scripts see it: exit codes, what is on stdout, what is on stderr."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+pytest.importorskip("sklearn")
+
+from bestiary import __version__, cli, table
+from bestiary.data.drawn import DrawnCollection
+from bestiary.deliver.answers import heatmap_over
+from tiny_model import COLOURS, coloured, write_run
+
+COMMANDS = ("train", "evaluate", "audit", "predict", "report", "demo")
+QUICK = ("--backbone", "lite0", "--set", "picture.size=64", "--set", "probe.regularisation=[0.01]", "--threads", "2")
+FEW = ("--classes", "bird,fish,spider", "--set", "evaluate.resamples=100")
+KEYS = ["path", "label", "probability", "unknown", "familiarity", "probabilities", "error"]
+
+
+class Done(NamedTuple):
+    """What a command left."""
+
+    code: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Done]
+
+
+@pytest.fixture
+def bestiary(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
+    """Run a command in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["bestiary", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        code = ended.value.code
+        return Done(code if isinstance(code, int) else 0 if code is None else 1, out, err)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that names colours."""
+    return write_run(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def colours(tmp_path: Path) -> Path:
+    """A folder with one picture of each colour, one that is like no class, and a broken one."""
+    folder = tmp_path / "colours"
+    (folder / "inner").mkdir(parents=True)
+    for name in COLOURS:
+        (folder / f"{name}.png").write_bytes(coloured(name))
+    (folder / "inner" / "red.png").write_bytes(coloured("grey"))
+    (folder / "broken.jpg").write_text("no picture")
+    (folder / "notes.txt").write_text("not meant as a picture")
+    return folder
+
+
+def command(*arguments: object, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """Run a command in a process of its own."""
+    line = [sys.executable, "-m", "bestiary", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, check=False, timeout=120, **options)
+
+
+def one_message(done: Done, *, code: int = 2) -> str:
+    assert done.code == code
+    assert done.out == ""
+    assert "Traceback" not in done.err
+    return done.err
+
+
+# ---- Help and usage --------------------------------------------------------------------------------------------------
+
+
+def test_help_lists_the_commands_quickly() -> None:
+    done = command("--help")
+    listed = {line.split()[0] for line in done.stdout.decode().splitlines() if line.startswith("  ")}
+    assert done.returncode == 0
+    assert listed >= set(COMMANDS)
+    heavy = (
+        "import sys, bestiary.cli; print(sorted({'numpy', 'polars', 'sklearn', 'torch', 'onnx'} & set(sys.modules)))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True, timeout=60)
+    assert loaded.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_and_the_common_options(bestiary: Call, name: str) -> None:
+    done = bestiary(name, "--help")
+    assert done.code == 0
+    for option in ("--threads", "--quiet", "--json"):
+        assert option in done.out
+
+
+def test_the_version_is_told(bestiary: Call) -> None:
+    assert bestiary("--version") == (0, f"bestiary {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["fly"], "No such command 'fly'"),
+        (["train", "--fast"], "No such option"),
+        (["train"], "Which pictures?"),
+        (["train", "x", "--method", "magic"], "'magic' is not one of"),
+        (["train", "x", "--threads", "0"], "--threads"),
+        (["train", "x", "--seed", "-1"], "--seed"),
+        (["predict"], "Missing argument"),
+        (["predict", "run"], "Missing argument"),
+        (["predict", "run", "x.jpg", "--format", "xml"], "'xml' is not one of"),
+        (["train", "x", "--resume", "run"], "nothing else"),
+    ],
+)
+def test_wrong_usage_ends_with_2(bestiary: Call, arguments: Sequence[str], says: str) -> None:
+    assert says in one_message(bestiary(*arguments))
+
+
+# ---- Bad input -------------------------------------------------------------------------------------------------------
+
+
+def folders_of(root: Path, **sizes: int) -> Path:
+    """A folder per class with so many noisy pictures in it."""
+    rng = np.random.default_rng(0)
+    for name, size in sizes.items():
+        (root / name).mkdir(parents=True)
+        for number in range(size):
+            pixels = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number}.png")
+    return root
+
+
+def test_pictures_that_are_not_there(bestiary: Call, tmp_path: Path) -> None:
+    for name in ("train", "audit"):
+        assert str(tmp_path / "gone") in one_message(bestiary(name, tmp_path / "gone"))
+
+
+def test_a_folder_without_pictures(bestiary: Call, tmp_path: Path) -> None:
+    (tmp_path / "pictures" / "cat").mkdir(parents=True)
+    (tmp_path / "pictures" / "cat" / "notes.txt").write_text("no cat")
+    assert "no labelled pictures" in one_message(bestiary("train", tmp_path / "pictures"))
+
+
+def test_a_file_in_place_of_a_folder(bestiary: Call, tmp_path: Path) -> None:
+    (tmp_path / "cat.jpg").write_bytes(coloured("red"))
+    for name in ("train", "audit"):
+        assert "cat.jpg" in one_message(bestiary(name, tmp_path / "cat.jpg"))
+
+
+def test_a_folder_in_place_of_a_file(bestiary: Call, tmp_path: Path) -> None:
+    pictures = folders_of(tmp_path / "pictures", cat=1, dog=1)
+    (tmp_path / "folder").mkdir()
+    for option in ("--recipe", "--labels"):
+        assert "folder" in one_message(bestiary("train", pictures, option, tmp_path / "folder"))
+    (tmp_path / "pictures.csv").mkdir()
+    one_message(bestiary("train", tmp_path / "pictures.csv"))
+
+
+def test_one_class_is_too_few(bestiary: Call, tmp_path: Path) -> None:
+    done = bestiary("train", folders_of(tmp_path / "pictures", cat=12), "--quiet")
+    assert 'only one class, "cat"' in one_message(done)
+
+
+def test_a_class_that_is_too_small_is_named_with_the_way_out(bestiary: Call, tmp_path: Path) -> None:
+    done = bestiary("train", folders_of(tmp_path / "pictures", cat=12, otter=3), "--quiet", "--out", tmp_path / "run")
+    message = one_message(done)
+    assert 'Class "otter" has 3 pictures' in message
+    assert "--classes" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_class_that_does_not_occur_is_corrected(bestiary: Call, collection: DrawnCollection) -> None:
+    assert 'Did you mean "bird"?' in one_message(bestiary("train", collection.folder, "--classes", "brid,fish"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("train.epoch=3", 'Did you mean "epochs"?'),
+        ("trian.epochs=3", 'Did you mean "train"?'),
+        ("train.epochs=many", "train.epochs"),
+        ("picture.size=8", "picture.size"),
+        ("train.epochs", "section.key=value"),
+        ("model=probe", '"model" is a section'),
+        ("seed.x=1", "seed"),
+    ],
+)
+@pytest.mark.parametrize("more", [[], ["--method", "probe"]])
+def test_a_setting_that_is_wrong_is_explained(bestiary: Call, setting: str, says: str, more: list[str]) -> None:
+    assert says in one_message(bestiary("train", "pictures", "--set", setting, *more))
+
+
+def test_a_recipe_file_that_is_wrong_is_explained(bestiary: Call, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    assert "mine.toml" in one_message(bestiary("train", "pictures", "--recipe", recipe))
+    recipe.write_text("[train]\nlerning_rate = 0.1\n")
+    assert 'Did you mean "learning_rate"?' in one_message(bestiary("train", "pictures", "--recipe", recipe))
+    recipe.write_text("[train\n")
+    message = one_message(bestiary("train", "pictures", "--recipe", recipe))
+    assert "mine.toml" in message
+    assert "line 1" in message
+
+
+def test_an_out_that_cannot_be_written(bestiary: Call, collection: DrawnCollection, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    done = bestiary("train", collection.folder, *QUICK, *FEW, "--quiet", "--out", tmp_path / "file" / "run")
+    assert "Cannot make the run folder" in one_message(done)
+    done = bestiary("audit", collection.folder, "--quiet", "--out", tmp_path / "file" / "audit")
+    assert "Cannot write" in one_message(done)
+
+
+def test_an_out_that_exists(bestiary: Call, collection: DrawnCollection, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "diary.txt").write_text("mine")
+    done = bestiary("train", collection.folder, *QUICK, *FEW, "--quiet", "--out", tmp_path / "run")
+    assert "exists already" in one_message(done)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["diary.txt"]
+
+
+def test_an_unknown_backbone(bestiary: Call, collection: DrawnCollection) -> None:
+    message = one_message(bestiary("train", collection.folder, *FEW, "--quiet", "--backbone", "lite9"))
+    assert '"lite9"' in message
+    assert "lite0, lite2" in message
+
+
+def test_a_missing_extra(bestiary: Call, collection: DrawnCollection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    done = bestiary("train", collection.folder, *FEW, "--quiet", "--method", "scratch")
+    assert 'pip install "bestiary[torch]"' in one_message(done)
+    for arguments in (["train", "x"], ["audit", "x"], ["evaluate", "x"], ["report", "x"], ["demo"]):
+        monkeypatch.setitem(sys.modules, "polars", None)
+        assert 'pip install "bestiary[train]"' in one_message(bestiary(*arguments))
+
+
+@pytest.mark.parametrize("name", ["evaluate", "report", "train --resume"])
+def test_a_run_that_is_not_there(bestiary: Call, tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    for run in ("gone", "empty"):
+        assert str(tmp_path / run) in one_message(bestiary(*name.split(), tmp_path / run))
+
+
+# ---- Predict ---------------------------------------------------------------------------------------------------------
+
+
+def test_predict_on_a_missing_run(bestiary: Call, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no run")
+    for run in ("gone", "file"):
+        assert "There is no run at" in one_message(bestiary("predict", tmp_path / run, "x.jpg"))
+
+
+def test_predict_writes_a_line_for_every_picture_in_the_order_given(
+    bestiary: Call, model: Path, colours: Path, tmp_path: Path
+) -> None:
+    asked = [colours / "red.png", tmp_path / "gone.png", colours / "broken.jpg", colours / "blue.png", tmp_path]
+    done = bestiary("predict", model, *asked, "--format", "jsonl")
+    lines = [json.loads(line) for line in done.out.splitlines()]
+    assert (done.code, done.err) == (0, "")
+    inside = ["blue.png", "broken.jpg", "green.png", "inner/red.png", "red.png"]
+    assert [line["path"] for line in lines] == [*map(str, asked[:4]), *(str(colours / name) for name in inside)]
+    assert [line["label"] for line in lines[:4]] == ["red", None, None, "blue"]
+    assert all(list(line) == KEYS for line in lines)
+    assert "There is no file" in lines[1]["error"]
+    assert "not a picture" in lines[2]["error"]
+    assert lines[0]["error"] is None
+    assert lines[0]["probabilities"].keys() == set(COLOURS)
+    assert [line["unknown"] for line in lines if line["path"].endswith("inner/red.png")] == [True]
+
+
+def test_predict_writes_csv(bestiary: Call, model: Path, colours: Path) -> None:
+    done = bestiary("predict", model, colours, "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(done.out)))
+    assert done.code == 0
+    assert list(rows[0]) == [*KEYS[:5], "p_blue", "p_green", "p_red", "error"]
+    assert [row["label"] for row in rows] == ["blue", "", "green", rows[3]["label"], "red"]
+    assert float(rows[0]["p_blue"]) == float(rows[0]["probability"]) > 0.5
+    assert rows[1]["p_blue"] == ""
+    assert "not a picture" in rows[1]["error"]
+
+
+def test_predict_writes_a_table_to_read(bestiary: Call, model: Path, colours: Path) -> None:
+    lines = bestiary("predict", model, colours, "--top", "2").out.splitlines()
+    assert lines[0].startswith(str(colours / "blue.png"))
+    assert lines[0].index("blue 9") < lines[0].index("green ")
+    assert "red " not in lines[0].removeprefix(str(colours))
+    assert "cannot be read" in lines[2]
+    assert "unknown" in lines[4]
+    assert "unknown" not in lines[5]
+
+
+def test_predict_writes_parquet(model: Path, colours: Path) -> None:
+    done = command("predict", model, colours, "--format", "parquet")
+    frame = pl.read_parquet(io.BytesIO(done.stdout))
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert frame.columns == [*KEYS[:5], "p_blue", "p_green", "p_red", "error"]
+    assert frame["label"].to_list()[:3] == ["blue", None, "green"]
+    assert frame["error"].is_not_null().to_list() == [False, True, False, False, False]
+
+
+def test_predict_gives_one_json_object(bestiary: Call, model: Path, colours: Path) -> None:
+    done = bestiary("predict", model, colours, "--json")
+    assert len(done.out.splitlines()) == 1
+    predictions = json.loads(done.out)["predictions"]
+    assert [list(one) for one in predictions] == [KEYS] * 5
+
+
+def test_predict_draws_the_evidence(bestiary: Call, model: Path, colours: Path, tmp_path: Path) -> None:
+    done = bestiary("predict", model, colours, "--heatmaps", tmp_path / "evidence", "--format", "jsonl")
+    assert (done.code, len(done.out.splitlines())) == (0, 5)
+    names = sorted(path.name for path in (tmp_path / "evidence").iterdir())
+    assert names == ["blue.png", "green.png", "red-2.png", "red.png"]  # two are called red.png; none is overwritten
+    with Image.open(tmp_path / "evidence" / "red.png") as image:
+        assert image.size == (6, 6)
+    assert sorted(path.name for path in colours.iterdir()) == [
+        *("blue.png", "broken.jpg", "green.png", "inner", "notes.txt", "red.png")
+    ]
+
+
+def test_heatmaps_that_cannot_be_written(bestiary: Call, model: Path, colours: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    done = bestiary("predict", model, colours / "red.png", "--heatmaps", tmp_path / "file" / "evidence")
+    assert "Cannot write" in one_message(done)
+
+
+def test_the_evidence_is_warm_where_it_speaks_for_the_label() -> None:
+    pixels = np.full((8, 8, 3), 100, np.uint8)
+    heatmap = np.zeros((2, 2), np.float32)
+    heatmap[0, 0], heatmap[1, 1] = 1.0, -1.0
+    drawn = np.asarray(heatmap_over(pixels, heatmap)).astype(int)
+    assert drawn[0, 0, 0] > drawn[0, 0, 2] + 50
+    assert np.ptp(drawn[-1, -1]) < 5  # what speaks against it stays grey, but for the edge of the smooth patch
+    np.testing.assert_array_equal(np.asarray(heatmap_over(pixels, np.zeros((2, 2), np.float32))), pixels)
+
+
+def test_an_empty_folder_has_nothing_to_predict(bestiary: Call, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "no pictures in" in one_message(bestiary("predict", model, tmp_path / "empty"))
+
+
+def test_a_reader_that_has_enough_gets_no_traceback(model: Path, colours: Path) -> None:
+    line = [sys.executable, "-m", "bestiary", "predict", str(model), *[str(colours)] * 200, "--format", "jsonl"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert b"Traceback" not in process.stderr.read()
+
+
+# ---- Audit, train, evaluate, report ----------------------------------------------------------------------------------
+
+
+def test_audit_counts_and_strict_exits_1(bestiary: Call, faulty: DrawnCollection, tmp_path: Path) -> None:
+    done = bestiary("audit", faulty.folder, "--json", "--out", tmp_path / "audit")
+    found = json.loads(done.out)
+    assert done.code == 0
+    assert found["findings"]["truncated"] == len(faulty.faults["truncated"])
+    assert found["findings"]["exact-duplicate"] >= len(faulty.faults["exact-duplicate"])
+    assert "Reading pictures" in done.err
+    written = table.read(tmp_path / "audit" / "findings.parquet", table.FINDINGS)
+    assert written.height == sum(found["findings"].values())
+
+    strict = bestiary("audit", faulty.folder, "--strict", "--quiet")
+    assert (strict.code, strict.err) == (1, "")
+    assert "truncated" in strict.out
+
+
+def test_audit_of_sound_pictures_is_strictly_fine(bestiary: Call, collection: DrawnCollection) -> None:
+    assert bestiary("audit", collection.folder, "--strict", "--quiet").code == 0
+
+
+def test_train_keeps_stdout_clean_and_ends_with_the_run(
+    bestiary: Call, collection: DrawnCollection, tmp_path: Path
+) -> None:
+    done = bestiary("train", collection.folder, *QUICK, *FEW)
+    lines = done.out.splitlines()
+    run = Path(lines[-1])
+    assert done.code == 0
+    assert (tmp_path / run / "metrics.json").is_file()
+    assert run.parent == Path("runs")
+    assert lines[-2] == f"Report: {run / 'report.html'}"
+    report = (run / "classification_report.txt").read_text(encoding="utf-8")
+    assert "".join(f"{line}\n" for line in lines[:-2]) == f"{report}\n"
+    for notice in ("Computing features", "Predicting", "62 pictures of 3 classes"):
+        assert notice in done.err
+        assert notice not in done.out
+    latest = bestiary("predict", "runs/latest", collection.folder / "bird" / "000.jpg", "--format", "jsonl")
+    assert json.loads(latest.out)["label"] in {"bird", "fish", "spider"}
+
+
+def test_train_quiet_with_json_is_one_object(bestiary: Call, collection: DrawnCollection, tmp_path: Path) -> None:
+    done = bestiary("train", collection.folder, *QUICK, *FEW, "--quiet", "--json", "--out", tmp_path / "run")
+    assert (done.code, done.err) == (0, "")
+    found = json.loads(done.out)
+    assert len(done.out.splitlines()) == 1
+    assert found["run"] == str(tmp_path / "run")
+    assert Path(found["report"]).is_file()
+    assert found["metrics"] == json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
+
+
+def test_settings_go_over_the_recipe_and_options_over_both(
+    bestiary: Call, collection: DrawnCollection, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.toml").write_text('seed = 5\n[model]\nbackbone = "lite2"\n[evaluate]\nresamples = 500\n')
+    arguments = ["--recipe", tmp_path / "mine.toml", "--set", "model.backbone=lite1", *QUICK, *FEW, "--seed", 6]
+    done = bestiary("train", collection.folder, *arguments, "--quiet", "--json", "--out", tmp_path / "run")
+    assert done.code == 0
+    resolved = (tmp_path / "run" / "resolved.toml").read_text(encoding="utf-8")
+    assert 'backbone = "lite0"' in resolved
+    assert "resamples = 100" in resolved
+    assert "seed = 6" in resolved
+
+
+def test_labels_name_the_folders(bestiary: Call, collection: DrawnCollection, tmp_path: Path) -> None:
+    (tmp_path / "names.csv").write_text("folder,label\nbird,Vogel\nfish,Fisch\n", encoding="utf-8")
+    arguments = [
+        *QUICK,
+        "--labels",
+        tmp_path / "names.csv",
+        "--classes",
+        "Vogel,Fisch",
+        "--set",
+        "evaluate.resamples=100",
+    ]
+    done = bestiary("train", collection.folder, *arguments, "--quiet", "--json", "--out", tmp_path / "run")
+    assert json.loads(done.out)["metrics"]["confusion"]["labels"] == ["Fisch", "Vogel"]
+
+
+def test_evaluate_and_report_a_run(bestiary: Call, probed: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(probed, tmp_path / "run"))
+    done = bestiary("evaluate", run, "--json", "--quiet")
+    assert (done.code, done.err) == (0, "")
+    assert json.loads(done.out)["metrics"]["test_scored"] == 2
+
+    (run / "report.html").unlink()
+    done = bestiary("report", run)
+    assert (done.code, done.out) == (0, f"{run / 'report.html'}\n")
+    assert (run / "report.html").is_file()
+    assert json.loads(bestiary("report", run, "--json").out) == {"report": str(run / "report.html")}
+
+
+def test_resuming_a_finished_run(bestiary: Call, probed: Path) -> None:
+    assert "finished already" in one_message(bestiary("train", "--resume", probed))
+
+
+def test_a_bug_of_ours_keeps_its_traceback(bestiary: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bestiary import flow
+
+    monkeypatch.setattr(flow, "audit", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        bestiary("audit", "pictures")
+
+
+def test_ctrl_c_before_there_is_a_run_ends_with_130(bestiary: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bestiary import flow
+
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(flow, "audit", stopped)
+    for name in ("audit", "train"):
+        assert "Interrupted" in one_message(bestiary(name, "pictures"), code=130)
+
+
+@pytest.mark.slow
+def test_demo_draws_trains_and_reports(bestiary: Call, tmp_path: Path) -> None:
+    done = bestiary("demo", "--out", tmp_path / "demo", "--threads", 2)
+    assert done.code == 0
+    assert done.out.splitlines()[-1] == f"Report: {tmp_path / 'demo' / 'run' / 'report.html'}"
+    assert (tmp_path / "demo" / "run" / "report.html").is_file()
+    assert "not an empty folder" in one_message(bestiary("demo", "--out", tmp_path / "demo"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send")
+def test_ctrl_c_while_training_keeps_the_state_and_resume_ends_the_run(
+    collection: DrawnCollection, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch")
+    run = tmp_path / "run"
+    settings = ["train.epochs=40", "picture.size=32", "model.filters=[8,16]", "train.batch_size=16", *FEW[3:]]
+    options = [part for setting in settings for part in ("--set", setting)]
+    arguments = ["train", collection.folder, "--method", "scratch", "--threads", 1, *FEW[:2], *options, "--out", run]
+    line = [sys.executable, "-m", "bestiary", *map(str, arguments)]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = ""
+        while "Epoch 2: " not in said:
+            said += (new := process.stderr.readline())
+            assert new, said
+        os.kill(process.pid, signal.SIGINT)
+        out, rest = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert f"bestiary train --resume {run}" in rest
+    assert "Traceback" not in rest
+    assert not (run / "metrics.json").exists()
+
+    resumed = command("train", "--resume", run, "--threads", 1, "--json")
+    assert resumed.returncode == 0
+    assert json.loads(resumed.stdout)["metrics"]["test_scored"] == 1
+    assert b"Going on after epoch" in resumed.stderr

@@ -1,0 +1,407 @@
+"""The whole story, end to end, on drawn pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+pytest.importorskip("sklearn")
+
+from bestiary import flow, table
+from bestiary.batches.decoding import View
+from bestiary.data.drawn import DrawnCollection
+from bestiary.errors import IntegrityError, InterruptedRun, RecipeError, RunError, SourceError
+from bestiary.inference.predictor import Predictor
+from bestiary.inference.sealing import PARITY_LIMIT
+from bestiary.recipe import Recipe
+from bestiary.training import run_folder
+from bestiary.training.task import Images, Learned, Logits, Task
+
+FILES = {
+    *("asked.toml", "resolved.toml", "environment.json", "pictures.parquet", "findings.parquet", "history.jsonl"),
+    *("model.onnx", "model.safetensors", "bundle.json", "predictions.parquet", "metrics.json", "report.html"),
+    "classification_report.txt",
+}
+RATES = ("accuracy", "balanced_accuracy", "macro_f1", "macro_precision", "macro_recall", "ece")
+MEASURES = (*RATES, "log_loss", "brier")
+OF_THE_MACHINE = ("seconds", "peak_rss_mb")
+FEW_CLASSES = ["bird", "fish", "spider"]
+
+TINY_SCRATCH = {
+    "data": {"classes": FEW_CLASSES},
+    "picture": {"size": 32},
+    "model": {"method": "scratch", "filters": [8, 16]},
+    "train": {"epochs": 2, "batch_size": 16, "warmup_epochs": 0.5, "learning_rate": 0.05, "precision": "float32"},
+    "evaluate": {"resamples": 100},
+}
+TINY_FINETUNE = {
+    **TINY_SCRATCH,
+    "picture": {"size": 64},
+    "model": {"method": "finetune", "backbone": "lite0"},
+    "probe": {"regularisation": [0.001, 0.01]},
+    "train": {"epochs": 2, "batch_size": 16, "unfreeze_stages": 1, "precision": "float32"},
+}
+
+
+def test_a_run_has_the_files_of_the_contract(probed: Path) -> None:
+    assert {path.name for path in probed.iterdir()} >= FILES
+    assert not [path.name for path in probed.iterdir() if path.name.startswith(".")]
+    assert run_folder.recipe_of(probed).resolved().toml() == (probed / "resolved.toml").read_text(encoding="utf-8")
+    assert "<html" in (probed / "report.html").read_text(encoding="utf-8")
+    environment = run_folder.read_json(probed / "environment.json")
+    assert {"split digest", "passed over", "pictures", "threads", "features by"} <= environment.keys()
+
+
+def test_metrics_have_the_keys_of_the_contract(probed: Path) -> None:
+    metrics = run_folder.read_json(probed / "metrics.json")
+    assert metrics["split"] == "test"
+    assert metrics["test_scored"] == 1
+    for name in MEASURES:
+        _check_measure(metrics[name], at_most=1 if name in RATES else np.inf)
+    assert list(metrics["per_class"]) == ["bird", "fish", "rabbit", "spider"]
+    for one in metrics["per_class"].values():
+        for name in ("precision", "recall", "f1"):
+            _check_measure(one[name], at_most=1)
+    assert sum(one["support"] for one in metrics["per_class"].values()) == metrics["n"]
+    assert metrics["confusion"]["labels"] == ["bird", "fish", "rabbit", "spider"]
+    assert np.sum(metrics["confusion"]["counts"]) == metrics["n"]
+    assert metrics["unknown"].keys() >= {"threshold", "coverage"}
+    assert 0 < metrics["unknown"]["coverage"] <= 1
+    assert metrics["seconds"].keys() >= {"audit", "train", "evaluate", "report", "total"}
+    assert metrics["seconds"]["total"] >= metrics["seconds"]["train"] > 0
+    assert metrics["peak_rss_mb"] > 50
+
+
+def test_metrics_are_those_of_the_prediction_table(probed: Path) -> None:
+    metrics = run_folder.read_json(probed / "metrics.json")
+    test = _predictions(probed).filter(pl.col("split") == "test")
+    assert test.height == metrics["n"]
+    assert (test["predicted"] == test["label"]).mean() == pytest.approx(metrics["accuracy"]["value"])
+    names = metrics["confusion"]["labels"]
+    counts = [
+        [test.filter((pl.col("label") == is_) & (pl.col("predicted") == named)).height for named in names]
+        for is_ in names
+    ]
+    assert metrics["confusion"]["counts"] == counts
+    own = [test[f"p_{label}"][row] for row, label in enumerate(test["label"])]
+    assert metrics["log_loss"]["value"] == pytest.approx(-np.log(own).mean(), rel=1e-6)
+    assert metrics["unknown"]["threshold"] == json.loads((probed / "bundle.json").read_text())["threshold"]
+
+
+def test_the_prediction_table_has_every_held_back_picture_once(probed: Path) -> None:
+    found, pictures = _predictions(probed), table.read(probed / "pictures.parquet", table.PICTURES)
+    shares = ["p_bird", "p_fish", "p_rabbit", "p_spider"]
+    assert found.columns == [*table.PREDICTIONS, *shares]
+    held_back = pictures.filter(pl.col("split").is_in(["val", "test"]))
+    assert sorted(found["row_id"]) == sorted(held_back["row_id"])
+    same = found.join(pictures, on="row_id", suffix="_of_picture")
+    for column in ("path", "split", "label"):
+        assert same[column].to_list() == same[f"{column}_of_picture"].to_list()
+    np.testing.assert_allclose(found.select(shares).sum_horizontal(), 1, atol=1e-5)
+    assert found["probability"].to_list() == pytest.approx(found.select(shares).max_horizontal().to_list())
+
+
+def test_every_picture_is_used_or_left_out_for_a_reason(probed: Path, faulty: DrawnCollection) -> None:
+    pictures = table.read(probed / "pictures.parquet", table.PICTURES)
+    assert (pictures["split"].is_null() == pictures["error"].is_not_null()).all()
+    left_out = {Path(path) for path in pictures.filter(pl.col("error").is_not_null())["path"]}
+    chosen = {"bird", "fish", "spider", "rabbit"}
+    broken = [path for fault in ("truncated", "empty", "text") for path in faulty.faults[fault]]
+    assert left_out == {path for path in broken if path.parent.name in chosen}
+    assert left_out
+    hidden = set(faulty.faults["hidden"])
+    inside = {path for name in chosen for path in (faulty.folder / name).iterdir()} - hidden
+    assert {Path(path) for path in pictures["path"]} == inside
+    for path, error in pictures.filter(pl.col("error").is_not_null())["path", "error"].iter_rows():
+        assert path in error
+
+
+def test_duplicates_stay_on_one_side(probed: Path) -> None:
+    used = table.read(probed / "pictures.parquet", table.PICTURES).filter(pl.col("split").is_not_null())
+    assert used["group"].n_unique() < used.height  # there are duplicates among them
+    assert used.group_by("group").agg(pl.col("split").n_unique())["split"].max() == 1
+
+
+def test_what_is_scored_is_what_ships(probed: Path) -> None:
+    predictor = Predictor(probed, threads=1)
+    for split, tolerance in (("test", 1e-4), ("val", PARITY_LIMIT)):
+        rows = _predictions(probed).filter(pl.col("split") == split)
+        answers = list(predictor.predict_many(Path(path) for path in rows["path"]))
+        for row, answer in zip(rows.iter_rows(named=True), answers, strict=True):
+            assert answer.label == row["predicted"]
+            assert answer.familiarity == pytest.approx(row["familiarity"], abs=tolerance)
+            for name, share in answer.probabilities.items():
+                assert share == pytest.approx(row[f"p_{name}"], abs=tolerance)
+            if abs(row["familiarity"] - predictor.bundle.threshold) > tolerance:
+                assert answer.unknown == row["unknown"]
+
+
+def test_the_parity_of_the_graph_is_on_record(probed: Path) -> None:
+    parity = json.loads((probed / "bundle.json").read_text(encoding="utf-8"))["parity"]
+    assert parity["pictures"] > 0
+    assert parity["largest_difference"]
+    assert all(0 <= difference <= parity["limit"] for difference in parity["largest_difference"].values())
+
+
+def test_the_model_has_learned_something(probed: Path) -> None:
+    history = run_folder.read_history(probed)
+    assert [line["epoch"] for line in history] == [1, 2]
+    assert sum(line.get("chosen", False) for line in history) == 1
+    accuracy = run_folder.read_json(probed / "metrics.json")["accuracy"]["value"]
+    assert accuracy > 0.4  # of four unequal classes, at a size far below the backbone's own
+
+
+def test_the_same_seed_gives_the_same_run_and_touches_no_picture(
+    probed: Path, faulty: DrawnCollection, tmp_path: Path
+) -> None:
+    before = _state_of(faulty.folder)
+    again = flow.train(faulty.folder, recipe=run_folder.recipe_of(probed), out=tmp_path / "run", threads=2)
+    assert _state_of(faulty.folder) == before
+    one, other = (run_folder.read_json(run / "environment.json") for run in (probed, again.path))
+    assert one["split digest"] == other["split digest"]
+    assert again.metrics == run_folder.read_json(again.path / "metrics.json")
+    assert _lasting(again.metrics) == pytest.approx(_lasting(run_folder.read_json(probed / "metrics.json")))
+    _same_predictions(again.path, probed)
+
+
+def test_another_seed_gives_another_split(probed: Path, faulty: DrawnCollection) -> None:
+    recipe = run_folder.recipe_of(probed)
+    collection = flow.audit(faulty.folder, recipe=recipe, threads=1)
+    digests = [flow.divided(collection, recipe.data, seed=seed)[1] for seed in (0, 1)]
+    assert digests[0] == run_folder.read_json(probed / "environment.json")["split digest"]
+    assert digests[0] != digests[1]
+
+
+def test_evaluating_again_is_counted_and_changes_no_score(probed: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(probed, tmp_path / "run"))
+    for scored in (2, 3):
+        found = flow.evaluate(run, threads=1)
+        assert found.metrics["test_scored"] == scored
+    before, after = (run_folder.read_json(path / "metrics.json") for path in (probed, run))
+    assert after == found.metrics
+    assert _lasting({**after, "test_scored": 1}) == pytest.approx(_lasting(before))
+    _same_predictions(run, probed)
+
+
+def test_evaluating_a_changed_collection_is_refused(probed: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(probed, tmp_path / "run"))
+    pictures = table.read(run / "pictures.parquet", table.PICTURES)
+    table.write(pictures.with_columns(path=pl.col("path") + ".gone"), run / "pictures.parquet")
+    with pytest.raises(SourceError, match=r"\.gone.*do not change the pictures"):
+        flow.evaluate(run, threads=1)
+    assert run_folder.read_json(run / "metrics.json")["test_scored"] == 1
+
+
+def test_resuming_a_finished_run_is_refused(probed: Path) -> None:
+    with pytest.raises(RunError, match="finished already"):
+        flow.resume(probed)
+
+
+def test_a_failed_proof_refuses_the_run(
+    probed: Path, faulty: DrawnCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn = flow.LEARN["probe"]
+
+    def another_network(task: Task) -> Learned:
+        learned = learn(task)
+
+        def turned(images: Images) -> Logits:
+            return np.roll(learned.reference(images), 1, axis=1)
+
+        return replace(learned, reference=turned)
+
+    monkeypatch.setitem(flow.LEARN, "probe", another_network)
+    run = tmp_path / "run"
+    with pytest.raises(IntegrityError, match="differs from the network"):
+        flow.train(faulty.folder, recipe=run_folder.recipe_of(probed), out=run, threads=2)
+    assert not (run / "bundle.json").exists()
+    assert not (run / "metrics.json").exists()
+    with pytest.raises(RunError, match="no finished model"):
+        Predictor(run)
+
+
+def test_a_probe_that_was_interrupted_is_resumed(
+    probed: Path, faulty: DrawnCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(flow, "prove_parity", _interrupted)
+        with pytest.raises(InterruptedRun, match=f"--resume {run}"):
+            flow.train(faulty.folder, recipe=run_folder.recipe_of(probed), out=run, threads=2)
+    resumed = flow.resume(run, threads=2)
+    assert _lasting(resumed.metrics) == pytest.approx(_lasting(run_folder.read_json(probed / "metrics.json")))
+    assert {path.name for path in run.iterdir()} >= FILES
+
+
+def test_a_run_interrupted_while_it_reports_is_resumed(
+    probed: Path, faulty: DrawnCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(flow, "write_report", _interrupted)
+        with pytest.raises((InterruptedRun, KeyboardInterrupt)):
+            flow.train(faulty.folder, recipe=run_folder.recipe_of(probed), out=run, threads=2)
+    flow.resume(run, threads=2)
+    assert {path.name for path in run.iterdir()} >= FILES
+
+
+def test_nothing_is_written_before_the_pictures_are_known_to_be_good(tmp_path: Path) -> None:
+    (tmp_path / "pictures" / "cat").mkdir(parents=True)
+    with pytest.raises(SourceError):
+        flow.train(tmp_path / "pictures", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_backbone_is_told_before_anything_is_written(faulty: DrawnCollection, tmp_path: Path) -> None:
+    recipe = Recipe.of({"model": {"backbone": "lite9"}, "data": {"classes": FEW_CLASSES}})
+    with pytest.raises(RecipeError, match="lite9"):
+        flow.train(faulty.folder, recipe=recipe, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# ---- With torch ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scratch(collection: DrawnCollection, tmp_path_factory: pytest.TempPathFactory) -> flow.Run:
+    """A network trained from nothing for two epochs, on one thread, so that its sums are always the same."""
+    pytest.importorskip("torch")
+    run = tmp_path_factory.mktemp("scratch") / "run"
+    return flow.train(collection.folder, recipe=Recipe.of(TINY_SCRATCH), out=run, threads=1)
+
+
+@pytest.mark.slow
+def test_scratch_end_to_end(scratch: flow.Run) -> None:
+    _check_trained_run(scratch, method="scratch", epochs=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "asked",
+    [
+        pytest.param(TINY_FINETUNE, id="finetune"),
+        pytest.param(
+            TINY_SCRATCH | {"model": {"method": "scratch", "network": "plain", "filters": [8, 16], "hidden": 32}},
+            id="plain",
+        ),
+    ],
+)
+def test_other_networks_end_to_end(collection: DrawnCollection, tmp_path: Path, asked: dict[str, Any]) -> None:
+    pytest.importorskip("torch")
+    run = flow.train(collection.folder, recipe=Recipe.of(asked), out=tmp_path / "run", threads=2)
+    _check_trained_run(run, method=asked["model"]["method"], epochs=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_training_that_was_interrupted_ends_like_one_that_was_not(
+    scratch: flow.Run, collection: DrawnCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
+) -> None:
+    from bestiary.training import loop
+
+    run, batches = tmp_path / "run", loop.training_batches
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "training_batches", _interrupted_in(epoch, batches))
+        with pytest.raises(InterruptedRun):
+            flow.train(collection.folder, recipe=Recipe.of(TINY_SCRATCH), out=run, threads=1)
+    assert len(run_folder.read_history(run)) == epoch - 1
+    resumed = flow.resume(run, threads=1)
+    assert _lasting(resumed.metrics) == pytest.approx(_lasting(scratch.metrics))
+    _same_predictions(run, scratch.path)
+    for mine, other in zip(run_folder.read_history(run), run_folder.read_history(scratch.path), strict=True):
+        for name in ("epoch", "train_loss", "val_loss", "val_macro_f1", "learning_rate"):
+            assert mine[name] == pytest.approx(other[name], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_timm_backbone_without_weights_is_explained(collection: DrawnCollection, tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    recipe = Recipe.of({**TINY_FINETUNE, "model": {"method": "finetune", "backbone": "resnet18"}})
+    with pytest.raises(RecipeError, match="not bundled"):
+        flow.train(collection.folder, recipe=recipe, out=tmp_path / "run", threads=1)
+
+
+def _check_trained_run(run: flow.Run, *, method: str, epochs: int) -> None:
+    assert {path.name for path in run.path.iterdir()} >= FILES
+    bundle = json.loads((run.path / "bundle.json").read_text(encoding="utf-8"))
+    assert bundle["method"] == method
+    assert max(bundle["parity"]["largest_difference"].values()) <= PARITY_LIMIT
+    assert [line["epoch"] for line in run_folder.read_history(run.path)] == list(range(1, epochs + 1))
+    test = _predictions(run.path).filter(pl.col("split") == "test")
+    answers = Predictor(run.path).predict_many(Path(path) for path in test["path"])
+    assert [answer.label for answer in answers] == test["predicted"].to_list()
+    heatmap = Predictor(run.path).predict(Path(test["path"][0])).heatmap
+    assert heatmap is not None
+    assert heatmap.std() > 0
+    assert isinstance(Predictor(run.path).bundle.view, View)
+
+
+def _interrupted_in(epoch: int, batches: Callable[..., Any]) -> Callable[..., Any]:
+    """Training batches that stop with Ctrl-C after the first batch of an epoch."""
+
+    def stopped(*given: Any, **named: Any) -> Any:
+        for number, batch in enumerate(batches(*given, **named)):
+            if named["epoch"] == epoch and number == 1:
+                raise KeyboardInterrupt
+            yield batch
+
+    return stopped
+
+
+def _interrupted(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _check_measure(measure: dict[str, float], *, at_most: float) -> None:
+    assert measure.keys() >= {"value", "low", "high"}
+    assert 0 <= measure["low"] <= measure["value"] <= measure["high"] <= at_most
+
+
+def _predictions(run: Path) -> pl.DataFrame:
+    return table.read(run / "predictions.parquet", table.PREDICTIONS)
+
+
+def _same_predictions(one: Path, other: Path) -> None:
+    left, right = (_predictions(run).sort("row_id") for run in (one, other))
+    for column in left.columns:
+        if left[column].dtype == pl.Float64:
+            np.testing.assert_allclose(left[column], right[column], atol=1e-6)
+        else:
+            assert left[column].to_list() == right[column].to_list()
+
+
+def _lasting(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The metrics by dotted name, without what the machine decides."""
+    found: dict[str, Any] = {}
+
+    def add(name: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                add(f"{name}.{key}", inner)
+        elif isinstance(value, list):
+            found[name] = json.dumps(value)
+        else:
+            found[name] = value
+
+    for key, value in metrics.items():
+        if key not in OF_THE_MACHINE:
+            add(key, value)
+    return found
+
+
+def _state_of(folder: Path) -> dict[str, tuple[str, int]]:
+    """Content and time of change of every file."""
+    return {
+        str(path.relative_to(folder)): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }

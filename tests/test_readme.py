@@ -1,0 +1,70 @@
+"""What the README says is true: its commands run, its Python runs, its paths exist."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bestiary.data.drawn import DrawnCollection
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    lines = [line.partition("#")[0].strip() for block in blocks("") for line in block.splitlines()]
+    return [shlex.split(line)[1:] for line in lines if line.removeprefix(".venv/bin/").startswith("bestiary ")]
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory, collection: DrawnCollection) -> Path:
+    """A folder as the README's reader has it: pictures by class, and some new ones."""
+    folder = tmp_path_factory.mktemp("desk")
+    for kind in collection.folder.iterdir():
+        if len(list(kind.iterdir())) >= 10:
+            shutil.copytree(kind, folder / "pictures" / kind.name)
+    shutil.copytree(folder / "pictures", folder / "PICTURES")
+    drawn = sorted(collection.kinds)
+    (folder / "new").mkdir()
+    for name in ("new/one.jpg", "new/two.jpg", "some.jpg", "other.png", "new.jpg"):
+        shutil.copy(drawn[len(name)], folder / name)
+    return folder
+
+
+def test_there_are_commands_to_try() -> None:
+    assert {words[0] for words in commands()} >= {"train", "predict"}
+
+
+@pytest.mark.slow
+def test_the_commands_run(desk: Path) -> None:
+    for words in commands():
+        known = [str(path) for word in words for path in (sorted(desk.glob(word)) if "*" in word else [word])]
+        done = subprocess.run(
+            [sys.executable, "-m", "bestiary", *known], cwd=desk, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+
+
+@pytest.mark.slow
+def test_the_python_runs(desk: Path) -> None:
+    for block in blocks("python"):
+        done = subprocess.run([sys.executable, "-c", block], cwd=desk, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_paths_of_the_map_exist() -> None:
+    table = README.partition("## Where things are")[2]
+    rows = re.findall(r"^\| ([^|]+) \|", table, flags=re.MULTILINE)[2:]
+    named = [path for row in rows for path in re.findall(r"`([^`]+)`", row)]
+    assert len(named) > 10
+    for path in named:
+        assert (ROOT / path).exists() or (ROOT / "src/bestiary" / path).exists(), path
