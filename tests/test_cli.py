@@ -329,12 +329,25 @@ def test_predict_draws_the_evidence(bestiary: Call, model: Path, colours: Path, 
     done = bestiary("predict", model, colours, "--heatmaps", tmp_path / "evidence", "--format", "jsonl")
     assert (done.code, len(done.out.splitlines())) == (0, 5)
     names = sorted(path.name for path in (tmp_path / "evidence").iterdir())
-    assert names == ["blue.png", "green.png", "red-2.png", "red.png"]  # two are called red.png; none is overwritten
-    with Image.open(tmp_path / "evidence" / "red.png") as image:
+    assert names == [
+        "blue.heatmap.png",
+        "green.heatmap.png",
+        "red-2.heatmap.png",
+        "red.heatmap.png",
+    ]  # two are red.png; none is overwritten
+    with Image.open(tmp_path / "evidence" / "red.heatmap.png") as image:
         assert image.size == (6, 6)
     assert sorted(path.name for path in colours.iterdir()) == [
         *("blue.png", "broken.jpg", "green.png", "inner", "notes.txt", "red.png")
     ]
+
+
+def test_heatmaps_never_write_over_a_file(bestiary: Call, model: Path, colours: Path, tmp_path: Path) -> None:
+    (tmp_path / "red.heatmap.png").write_text("mine")
+    done = bestiary("predict", model, colours / "red.png", "--heatmaps", tmp_path)
+    assert done.code == 2
+    assert "exists already" in done.err
+    assert (tmp_path / "red.heatmap.png").read_text() == "mine"
 
 
 def test_heatmaps_that_cannot_be_written(bestiary: Call, model: Path, colours: Path, tmp_path: Path) -> None:
@@ -391,8 +404,9 @@ def test_audit_of_sound_pictures_is_strictly_fine(bestiary: Call, collection: Dr
 
 
 def test_train_keeps_stdout_clean_and_ends_with_the_run(
-    bestiary: Call, collection: DrawnCollection, tmp_path: Path
+    bestiary: Call, collection: DrawnCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("BESTIARY_CACHE", str(tmp_path / "cache"))  # empty, so that there is something to compute
     done = bestiary("train", collection.folder, *QUICK, *FEW)
     lines = done.out.splitlines()
     run = Path(lines[-1])

@@ -22,7 +22,9 @@ from bestiary.models.head import Head
 from bestiary.models.lite import built_trunk
 from bestiary.picture import Pixels
 from bestiary.progress import Silent
+from bestiary.recipe import Recipe
 from bestiary.training import probe
+from bestiary.training.methods import refuse_impossible
 from bestiary.training.probe import Labelled, feature_store, fill_features, fit_head
 from bestiary.training.scores import loss_and_macro_f1
 
@@ -49,7 +51,8 @@ def logits_of(head: Head, features: NDArray[np.float32]) -> NDArray[np.float32]:
 @pytest.mark.parametrize("balance", ["none", "class-weights"])
 def test_the_head_gives_the_probabilities_of_scikit_learn(classes: int, balance: str) -> None:
     train, val = labelled(300, classes, seed=0), labelled(80, classes, seed=1)
-    head, _ = fit_head(train, val, classes, strengths=[0.05], balance=balance)
+    own = Labelled(train.features.copy(), train.labels)  # the fit standardises its features in place
+    head, _ = fit_head(own, val, classes, strengths=[0.05], balance=balance)
 
     mean, scale = train.features.mean(axis=0), train.features.std(axis=0)
     weights = "balanced" if balance == "class-weights" else None
@@ -99,9 +102,8 @@ def test_a_feature_that_never_changes_does_no_harm() -> None:
 
 @pytest.mark.parametrize("balance", ["oversample", "balanced-sampler", "logit-adjusted"])
 def test_a_balance_of_the_loop_is_refused(balance: str) -> None:
-    few = labelled(20, 2, seed=0)
-    with pytest.raises(RecipeError, match=rf'"{balance}" is not for the probe; choose "none" or "class-weights"'):
-        fit_head(few, few, 2, strengths=[1.0], balance=balance)
+    with pytest.raises(RecipeError, match=rf'"{balance}" is not for the probe; choose none or class-weights'):
+        refuse_impossible(Recipe.of({"train": {"balance": balance}}))
 
 
 # ---- Features ------------------------------------------------------------------------------------------------------

@@ -87,6 +87,7 @@ def test_two_runs_in_one_second_do_not_meet(here: Path, monkeypatch: pytest.Monk
 def test_latest_points_to_the_newest_run(here: Path) -> None:
     for seed in (1, 2):
         run = run_folder.create(None, Recipe.of({"seed": seed}))
+        run_folder.point_latest(run)
         assert (here / "runs" / "latest").resolve() == run.resolve()
         assert run_folder.recipe_of(Path("runs/latest")).seed == seed
     assert not list((here / "runs").glob(".latest*"))

@@ -5,7 +5,9 @@ Everything heavy is imported inside the commands, so that `bestiary --help` is q
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -63,7 +65,9 @@ class Format(StrEnum):
     parquet = "parquet"
 
 
-Pictures = Annotated[Path, typer.Argument(metavar="PICTURES", help="A folder per class, split folders, or a table.")]
+Pictures = Annotated[
+    Path, typer.Argument(metavar="PICTURES", help="A folder per class, split folders, an archive or a table.")
+]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, for example runs/latest.")]
 Labels = Annotated[str | None, typer.Option(help='Folder names to labels: "animals10", or a CSV of folder,label.')]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notices.")]
@@ -79,6 +83,11 @@ def main() -> None:
         _stop(error, INTERRUPTED)
     except BestiaryError as error:
         _stop(error, USER_ERROR)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        sys.stderr.write(f"The disk is full: {error}. Free some space and run the command again.\n")
+        os._exit(USER_ERROR)  # Python would try once more to write what is left
 
 
 def _stop(error: BestiaryError, code: int) -> NoReturn:
@@ -97,7 +106,8 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 @app.command()
 def train(
     pictures: Annotated[
-        Path | None, typer.Argument(metavar="PICTURES", help="A folder per class, split folders, or a table.")
+        Path | None,
+        typer.Argument(metavar="PICTURES", help="A folder per class, split folders, an archive or a table."),
     ] = None,
     method: Annotated[Method | None, typer.Option(help="How to learn; probe is fast and needs no torch.")] = None,
     backbone: Annotated[str | None, typer.Option(help="lite0 or lite2; finetune takes any timm name as well.")] = None,
@@ -147,7 +157,7 @@ def evaluate(run: RunPath, threads: Threads = None, quiet: Quiet = False, as_jso
 def audit(
     pictures: Pictures,
     labels: Labels = None,
-    out: Annotated[Path | None, typer.Option(help="Write findings.parquet into this folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write audit.html and findings.parquet into this folder.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if anything serious was found.")] = False,
     threads: Threads = None,
     quiet: Quiet = False,
@@ -157,11 +167,14 @@ def audit(
     needs("polars", extra="train")
     from bestiary import flow, table
     from bestiary.data.audit import SERIOUS
+    from bestiary.deliver.audit_page import write_audit_page
     from bestiary.progress import reporter
 
     found = flow.audit(pictures, labels=labels, threads=threads, reporter=reporter(quiet=quiet))
     if out is not None:
+        table.write(found.pictures, out / "pictures.parquet")
         table.write(found.findings, out / "findings.parquet")
+        write_audit_page(found.pictures, found.findings, found.passed_over, out, source=str(pictures))
     counts = {check: found.findings["check"].to_list().count(check) for check in table.CHECKS}
     counts = {check: count for check, count in counts.items() if count}
     if as_json:
@@ -237,6 +250,25 @@ def demo(
         typer.echo(f"Report: {(run.path / 'report.html').absolute()}")
 
 
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(metavar="NAME", help='The collection to download: "animals10".')],
+    out: Annotated[Path | None, typer.Option(help="An empty or new folder; ./NAME when not given.")] = None,
+    threads: Threads = None,  # noqa: ARG001 - every command takes it
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Download a known collection; prints its folder."""
+    from bestiary.data.fetch import fetch as download
+    from bestiary.progress import reporter
+
+    folder = download(name, out or Path(name), reporter=reporter(quiet=quiet))
+    if as_json:
+        _print_json({"pictures": str(folder), "labels": name})
+    else:
+        typer.echo(str(folder))
+
+
 def _recipe(
     file: Path | None,
     settings: list[str] | None,
@@ -254,12 +286,19 @@ def _recipe(
     named: dict[tuple[str, str], Any] = {
         ("model", "method"): method.value if method else None,
         ("model", "backbone"): backbone,
-        ("data", "classes"): [name.strip() for name in classes.split(",") if name.strip()] if classes else None,
+        ("data", "classes"): None if classes is None else _names(classes),
     }
     for (section, key), value in named.items():
         if value is not None:
             asked.setdefault(section, {})[key] = value
     return Recipe.of(asked if seed is None else asked | {"seed": seed})
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UserError(f'--classes takes labels, for example --classes cat,dog; got "{text}".')
+    return names
 
 
 def _print_run(run: Run, as_json: bool) -> None:

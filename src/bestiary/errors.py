@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
@@ -74,9 +75,9 @@ class InterruptedRun(BestiaryError):  # noqa: N818 - nothing went wrong
     def __init__(self, run: Path | None) -> None:
         """Say how to go on."""
         super().__init__(
-            "Interrupted. What was computed is kept; the same command goes on from there."
+            "Interrupted. Caches are kept: the same command will be quicker."
             if run is None
-            else f"Interrupted. Nothing is lost. Go on with: bestiary train --resume {run}"
+            else f"Interrupted. Nothing is lost. Go on with: bestiary train --resume {shlex.quote(str(run))}"
         )
         self.run = run
 

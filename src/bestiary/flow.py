@@ -25,7 +25,7 @@ from bestiary.evaluation.predictions import judge, prediction_table
 from bestiary.inference.bundle import read_bundle
 from bestiary.inference.graph import Calibration
 from bestiary.inference.predictor import Predictor
-from bestiary.inference.sealing import Model, prove_parity, validation_answers, write_model
+from bestiary.inference.sealing import Model, prove_parity, unproven, validation_answers, write_model
 from bestiary.machine import Clock, PeakMemory, cache_folder, cores, write_text
 from bestiary.picture import Limits
 from bestiary.progress import Reporter, Silent
@@ -65,7 +65,7 @@ def train(
     *,
     labels: str | None = None,
     recipe: Recipe | None = None,
-    out: Path | None = None,
+    out: Path | str | None = None,
     threads: int | None = None,
     reporter: Reporter = SILENT,
 ) -> Run:
@@ -75,7 +75,9 @@ def train(
     Raises UserError for what the user can mend, IntegrityError if a proof fails, InterruptedRun on Ctrl-C.
     """
     asked, clock, workers = recipe or Recipe(), Clock(), threads or cores()
+    out = None if out is None else Path(out)
     refuse_impossible(asked)
+    run_folder.refuse_taken(out)
     with PeakMemory() as memory:
         # ---- Pictures: measured, audited, split --------------------------------------------------------------------
         with clock.stage("audit"):
@@ -94,8 +96,9 @@ def train(
             return _finish(run, threads=workers, clock=clock, memory=memory, reporter=reporter, resume=False)
 
 
-def resume(run: Path, *, threads: int | None = None, reporter: Reporter = SILENT) -> Run:
+def resume(run: Path | str, *, threads: int | None = None, reporter: Reporter = SILENT) -> Run:
     """Return the finished run that an interrupted one becomes, from its pictures, recipe and last checkpoint."""
+    run = Path(run)
     if (run / "report.html").exists():
         raise RunError(f"{run} is finished already. Its report: {run / 'report.html'}")
     run_folder.recipe_of(run)
@@ -103,8 +106,9 @@ def resume(run: Path, *, threads: int | None = None, reporter: Reporter = SILENT
         return _finish(run, threads=threads or cores(), clock=Clock(), memory=memory, reporter=reporter, resume=True)
 
 
-def evaluate(run: Path, *, threads: int | None = None, reporter: Reporter = SILENT) -> Run:
+def evaluate(run: Path | str, *, threads: int | None = None, reporter: Reporter = SILENT) -> Run:
     """Score a finished run on its own test split once more; the run counts that, and its report says so."""
+    run = Path(run)
     recipe, before = run_folder.recipe_of(run).resolved(), run_folder.read_json(run / "metrics.json")
     shown, old = _pictures_of(run), table.read(run / "predictions.parquet", table.PREDICTIONS)
     test = shown.filter(pl.col("split") == "test").sort("row_id")
@@ -119,7 +123,7 @@ def _finish(run: Path, *, threads: int, clock: Clock, memory: PeakMemory, report
     """Train, seal, judge and report what a run folder describes."""
     recipe, shown = run_folder.recipe_of(run).resolved(), _pictures_of(run)
     classes = tuple(sorted(shown.filter(pl.col("split") == "train")["label"].unique()))
-    task = Task(recipe, shown, classes, _view(recipe), run, cache_folder(), threads, reporter, resume)
+    task = Task(recipe, shown, classes, _view(recipe), run, cache_folder(), threads, reporter, clock, resume)
 
     # ---- Model: learned, calibrated on validation, sealed, held against itself -------------------------------------
     with clock.stage("train"):
@@ -144,6 +148,8 @@ def _finish(run: Path, *, threads: int, clock: Clock, memory: PeakMemory, report
         _write(run, metrics | {"seconds": clock.totals()})
     metrics |= {"seconds": clock.totals(), "peak_rss_mb": round(memory.megabytes)}
     run_folder.write_json(run / "metrics.json", metrics)
+    if run.parent == run_folder.RUNS:
+        run_folder.point_latest(run)
     return Run(run, metrics)
 
 
@@ -172,8 +178,9 @@ def _seal(task: Task, learned: Learned) -> Model:
     sealed = Model(
         learned.trunk, learned.head, calibration, threshold, coverage, task.classes, task.view, model.method, backbone
     )
-    write_model(sealed, task.run)
-    prove_parity(task.run, val.paths, learned.reference, learned.val_logits, threads=task.threads)
+    with unproven(task.run) as place:  # nobody can use the run before the proof
+        write_model(sealed, place)
+        prove_parity(place, val.paths, learned.reference, learned.val_logits, threads=task.threads)
     return sealed
 
 

@@ -81,19 +81,22 @@ def write_text(path: Path, text: str) -> None:
 
 
 class Clock:
-    """Adds up the seconds spent in each stage of a job."""
+    """Adds up the seconds spent in each stage of a job; a stage inside another does not count for the outer one."""
 
     def __init__(self) -> None:
         """Start to count the total."""
         self._started = time.perf_counter()
         self._seconds: dict[str, float] = {}
+        self._inner_seconds = 0.0
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Add the time spent inside to the stage."""
-        began = time.perf_counter()
+        began, outer, self._inner_seconds = time.perf_counter(), self._inner_seconds, 0.0
         yield
-        self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - began
+        whole = time.perf_counter() - began
+        self._seconds[name] = self._seconds.get(name, 0.0) + whole - self._inner_seconds
+        self._inner_seconds = outer + whole
 
     def totals(self) -> dict[str, float]:
         """Return seconds by stage so far, and `total` since the clock was made."""

@@ -11,7 +11,7 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -45,7 +45,9 @@ class Picture(_Section):
 
     size: int | None = Field(None, ge=32, le=1024, description="pixels; derived from the backbone when not given")
     fit: Fit = "squash"
-    max_pixels: int = Field(80_000_000, ge=1, description="larger pictures are refused before they are decoded")
+    max_pixels: int = Field(
+        80_000_000, ge=1, le=170_000_000, description="larger pictures are refused before they are decoded"
+    )
     max_bytes: int = Field(100_000_000, ge=1, description="larger files are refused before they are read")
 
 
@@ -56,11 +58,20 @@ class Model(_Section):
     backbone: str = Field("lite2", description="for probe and finetune: lite0, lite2; finetune: any timm name as well")
     weights: str = Field("bundled", description='"bundled", "hub" (downloads), or the path of a file')
     network: Literal["resnet", "plain"] = Field("resnet", description="for scratch")
-    filters: tuple[int, ...] = Field((), description="filters of each stage; empty means the network's own")
+    filters: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="filters of each stage; empty means the network's own"
+    )
     kernel_size: int = Field(3, ge=1, le=11, description="for plain")
     batch_norm: bool = Field(False, description="for plain")
     hidden: int = Field(128, ge=1, description="width of plain's dense layer")
     dropout: float = Field(0.5, ge=0, lt=1, description="for plain")
+
+    @field_validator("kernel_size")
+    @classmethod
+    def _odd(cls, value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError("expected an odd number, so that a kernel has a middle")
+        return value
 
 
 class Probe(_Section):
@@ -148,13 +159,13 @@ class Recipe(_Section):
 
     def asked(self) -> dict[str, Any]:
         """Return only what was set, as nested plain values."""
-        return self.model_dump(mode="json", exclude_unset=True)
+        return self.model_dump(mode="json", exclude_unset=True, exclude_none=True)
 
     def resolved(self) -> Recipe:
         """Return the recipe with every derived setting filled in; nothing is None afterwards."""
         scratch = self.model.method == "scratch"
         size = self.picture.size or (SCRATCH_SIZE if scratch else BACKBONE_SIZES.get(self.model.backbone, 224))
-        train = Train.model_validate({**_train_defaults(self.model), **_given(self.train)})
+        train = Train.model_validate({**_train_defaults(self.model, self.train.epochs), **_given(self.train)})
         full = {
             **self.model_dump(),
             "picture": {**self.picture.model_dump(), "size": size},
@@ -208,15 +219,18 @@ def with_settings(asked: Mapping[str, Any], settings: Iterable[str]) -> dict[str
     return merged
 
 
-def _train_defaults(model: Model) -> dict[str, Any]:
-    # From scratch the rate falls to the end of the schedule and the best epochs come last: patience is long.
-    scratch = {"epochs": 20, "weight_decay": 5e-4, "schedule": "one-cycle", "patience_epochs": 20}
+def _train_defaults(model: Model, asked_epochs: int | None) -> dict[str, Any]:
+    """The warm-up is a fifth of the epochs of the residual network, a tenth elsewhere."""
     if model.method == "finetune":
-        rates = {"epochs": 5, "learning_rate": 3e-4, "weight_decay": 0.01, "warmup_epochs": 0.5}
-        return {**rates, "schedule": "cosine", "patience_epochs": 3}
+        epochs = asked_epochs or 5
+        rates = {"learning_rate": 3e-4, "weight_decay": 0.01, "schedule": "cosine", "patience_epochs": 3}
+        return {**rates, "epochs": epochs, "warmup_epochs": epochs / 10}
+    # From scratch the rate falls to the end of the schedule and the best epochs come last: patience is long.
+    epochs = asked_epochs or 20
+    scratch = {"epochs": epochs, "weight_decay": 5e-4, "schedule": "one-cycle", "patience_epochs": 20}
     if model.network == "plain":
-        return {**scratch, "learning_rate": 0.01, "warmup_epochs": 2.0}
-    return {**scratch, "learning_rate": 0.2, "warmup_epochs": 4.0}
+        return {**scratch, "learning_rate": 0.01, "warmup_epochs": epochs / 10}
+    return {**scratch, "learning_rate": 0.2, "warmup_epochs": epochs / 5}
 
 
 def _given(section: BaseModel) -> dict[str, Any]:

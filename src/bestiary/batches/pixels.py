@@ -32,7 +32,7 @@ def fill(
         return
     with reporter.task("Decoding pictures", len(missing)) as advance, store.writing() as segment:
         start = 0
-        for images in pixel_batches([paths[position] for position in missing], view, threads=threads):
+        for images in pixel_batches([paths[at] for at in missing], view, threads=threads):
             segment.append([keys[position] for position in missing[start : start + len(images)]], images)
             start += len(images)
             advance(len(images))

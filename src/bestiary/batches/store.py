@@ -45,9 +45,12 @@ class ArrayStore:
         first = {key: position for position, key in reversed(list(enumerate(keys))) if key not in self._place}
         return sorted(first.values())
 
-    def read(self, keys: Sequence[str]) -> Array:
-        """Return the arrays as one, shape (len(keys), *shape); raises IntegrityError for a damaged or removed row."""
-        rows = np.empty((len(keys), *self.shape), self.dtype)
+    def read(self, keys: Sequence[str], dtype: npt.DTypeLike | None = None) -> Array:
+        """Return the arrays as one, shape (len(keys), *shape), of the store's type or the one asked for.
+
+        Raises IntegrityError for a damaged or removed row.
+        """
+        rows = np.empty((len(keys), *self.shape), dtype or self.dtype)
         by_segment: dict[str, list[int]] = defaultdict(list)
         for position, key in enumerate(keys):
             by_segment[self._place[key][0]].append(position)

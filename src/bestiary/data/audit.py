@@ -10,6 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from bestiary import table
+from bestiary.data.duplicates import HOW
 from bestiary.picture import SUFFIXES
 
 Row = dict[str, object]
@@ -72,8 +73,8 @@ SERIOUS = {"unreadable", "truncated", "huge", "label-conflict", "split-leak"}
 def find(pictures: pl.DataFrame, pairs: npt.NDArray[np.int64]) -> pl.DataFrame:
     """Return the findings table (`table.FINDINGS`) for measured pictures.
 
-    pictures: the measured table with `group` and, where there was one, `given_split`; pairs: int64 (n, 3), positions
-    of two rows and the number of bits by which their hashes differ.
+    pictures: the measured table with `group` and, where there was one, `given_split`; pairs: int64 (n, 3) or
+    (n, 4), positions of two rows, the number of bits by which their hashes differ, and how else they differ (`HOW`).
     """
     usable = pictures.filter(pl.col("error").is_null())
     rows = [*_unusable(pictures), *_by_rule(usable), *_duplicates(pictures, pairs), *_imbalance(usable)]
@@ -116,17 +117,18 @@ def _by_rule(usable: pl.DataFrame) -> Iterator[Row]:
 def _duplicates(pictures: pl.DataFrame, pairs: npt.NDArray[np.int64]) -> Iterator[Row]:
     """One finding for each picture of a pair beyond the first, and more where labels or given splits disagree."""
     name: Callable[[Row], str] = lambda row: str(row["path"]).replace("\\", "/").rsplit("/", 1)[-1]  # noqa: E731
-    for left, right, bits in pairs.tolist():
+    for left, right, bits, *kind in pairs.tolist():
         one, other = pictures.row(left, named=True), pictures.row(right, named=True)
         group = other["group"]
         same = one["sha256"] == other["sha256"]
         check, how = ("exact-duplicate", "The same file as") if same else ("near-duplicate", "Nearly the same as")
-        yield _finding(check, f"{how} {name(one)}.", row=other, score=bits / 256, group=group)
+        how = f"{how} {name(one)}{HOW[kind[0]] if kind else ''}"
+        yield _finding(check, f"{how}.", row=other, score=bits / 256, group=group)
         if one["label"] != other["label"]:
-            message = f"Labelled {other['label']}, but {how.lower()} {name(one)}, which is labelled {one['label']}."
+            message = f"Labelled {other['label']}, but {how[0].lower()}{how[1:]}, which is labelled {one['label']}."
             yield _finding("label-conflict", message, row=other, score=bits / 256, group=group)
         if one["given_split"] and other["given_split"] and one["given_split"] != other["given_split"]:
-            message = f"In {other['given_split']}, but {how.lower()} {name(one)}, which is in {one['given_split']}."
+            message = f"In {other['given_split']}, but {how[0].lower()}{how[1:]}, which is in {one['given_split']}."
             yield _finding("split-leak", message, row=other, score=bits / 256, group=group)
 
 

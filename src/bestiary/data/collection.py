@@ -17,9 +17,15 @@ from bestiary.errors import RunError
 from bestiary.picture import Limits
 from bestiary.progress import Reporter
 
-INSPECTION_VERSION = 1
+INSPECTION_VERSION = 2
 FILES_AT_ONCE = 32
-_TYPES: dict[str, Any] = {"int": pl.Int64, "float": pl.Float64, "str": pl.String, "bool": pl.Boolean}
+_TYPES: dict[str, Any] = {
+    "int": pl.Int64,
+    "float": pl.Float64,
+    "str": pl.String,
+    "bool": pl.Boolean,
+    "Packed": pl.Binary,
+}
 INSPECTION_COLUMNS = {f.name: _TYPES[str(f.type).removesuffix(" | None")] for f in fields(Inspection)}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 
 from bestiary.errors import PictureError
-from bestiary.picture import Limits, open_picture, read_bytes
+from bestiary.picture import FORMATS, Limits, open_picture, read_bytes
 
 HASH_SIDE, HASH_PIXELS = 16, 64  # 16 x 16 = 256 bits from the lowest frequencies of 64 x 64 pixels
+THUMBNAIL_SIDE = 32
 MEASURED_SIDE = 128
+Packed = bytes  # the dataclass below has a field of the name bytes
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,10 @@ class Inspection:
     """Measurements of one file; what they mean is decided elsewhere.
 
     luma: mean brightness in 0..1 · contrast: 5th to 95th percentile of brightness in 0..1 · entropy: of brightness,
-    in bits, 0..8 · sharpness: variance of the Laplacian over variance of brightness, at 128 pixels · saturation: 0..1.
+    in bits, 0..8 · sharpness: variance of the Laplacian over variance of brightness, at 128 pixels · saturation: 0..1
+    · thumbnail: 32 x 32 grey pixels, row by row · red, green, blue: means in 0..1, and those of the outermost pixels
+    · quantisation: sum of the first JPEG table, small for high quality, 0 for other formats · subsampling: of colour
+    in a JPEG, 0 for 4:4:4, 1 for 4:2:2, 2 for 4:2:0, else -1.
     When the file cannot be used, `error` says why, `check` names the finding, and the rest may be empty.
     """
 
@@ -39,11 +45,20 @@ class Inspection:
     orientation: int = 1
     has_alpha: bool = False
     phash: str = ""
+    thumbnail: Packed = b""
     luma: float = 0.0
     contrast: float = 0.0
     entropy: float = 0.0
     sharpness: float = 0.0
     saturation: float = 0.0
+    red: float = 0.0
+    green: float = 0.0
+    blue: float = 0.0
+    border_red: float = 0.0
+    border_green: float = 0.0
+    border_blue: float = 0.0
+    quantisation: int = 0
+    subsampling: int = -1
     check: str | None = None
     error: str | None = None
 
@@ -72,10 +87,23 @@ def perceptual_hash(image: Image.Image) -> npt.NDArray[np.bool_]:
     The 16 x 16 lowest frequencies of the discrete cosine transform of 64 x 64 grey pixels, each against their median:
     pHash (Zauner 2010) with `hash_size=16`, the same bits as imagehash gives for the same pixels.
     """
-    grey = np.asarray(image.convert("L").resize((HASH_PIXELS, HASH_PIXELS), Image.Resampling.LANCZOS), np.float64)
+    return _hash(_hash_pixels(image))
+
+
+def _hash_pixels(image: Image.Image) -> npt.NDArray[np.float64]:
+    return np.asarray(image.convert("L").resize((HASH_PIXELS, HASH_PIXELS), Image.Resampling.LANCZOS), np.float64)
+
+
+def _hash(grey: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     waves = _cosines()
     low = np.round(waves @ grey @ waves.T, 6)  # what is zero but for rounding must not decide a bit: machines differ
     return (low > np.median(low)).ravel()
+
+
+def _thumbnail(grey: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
+    blocks = grey.reshape(THUMBNAIL_SIDE, HASH_PIXELS // THUMBNAIL_SIDE, THUMBNAIL_SIDE, -1)
+    means: npt.NDArray[np.float64] = blocks.mean(axis=(1, 3))
+    return np.rint(means).astype(np.uint8)
 
 
 @cache
@@ -90,7 +118,11 @@ def _measured(content: bytes, seen: Inspection, limits: Limits) -> Inspection:
     small = opened.image.copy()
     small.thumbnail((MEASURED_SIDE, MEASURED_SIDE), Image.Resampling.BILINEAR)
     grey = np.asarray(small.convert("L"), np.float32) / 255
+    hashed = _hash_pixels(opened.image)
     low, high = np.percentile(grey, (5, 95))
+    red, green, blue = _mean_colour(pixels := np.asarray(small))
+    border_red, border_green, border_blue = _mean_colour(_border(pixels))
+    quantisation, subsampling = _jpeg_settings(content)
     return Inspection(
         seen.path,
         seen.bytes,
@@ -102,13 +134,39 @@ def _measured(content: bytes, seen: Inspection, limits: Limits) -> Inspection:
         frames=opened.frames,
         orientation=opened.orientation,
         has_alpha=opened.has_alpha,
-        phash=np.packbits(perceptual_hash(opened.image)).tobytes().hex(),
+        phash=np.packbits(_hash(hashed)).tobytes().hex(),
+        thumbnail=_thumbnail(hashed).tobytes(),
         luma=float(grey.mean()),
         contrast=float(high - low),
         entropy=_entropy(grey),
         sharpness=_sharpness(grey),
         saturation=float(np.asarray(small.convert("HSV"))[..., 1].mean() / 255),
+        red=red,
+        green=green,
+        blue=blue,
+        border_red=border_red,
+        border_green=border_green,
+        border_blue=border_blue,
+        quantisation=quantisation,
+        subsampling=subsampling,
     )
+
+
+def _mean_colour(pixels: npt.NDArray[Any]) -> list[float]:
+    means: list[float] = (pixels.reshape(-1, 3).mean(axis=0) / 255).tolist()
+    return means
+
+
+def _border(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+
+
+def _jpeg_settings(content: bytes) -> tuple[int, int]:
+    """Return `quantisation` and `subsampling` from the header of a picture file: no pixel is decoded."""
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        if not isinstance(image, JpegImagePlugin.JpegImageFile) or not image.quantization:
+            return 0, -1
+        return sum(image.quantization[min(image.quantization)]), JpegImagePlugin.get_sampling(image)
 
 
 def _entropy(grey: npt.NDArray[Any]) -> float:

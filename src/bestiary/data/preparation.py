@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from bestiary import table
@@ -39,15 +38,8 @@ def audited(
     """
     listing = _chosen(list_pictures(source, label_map(labels), reporter=reporter), data.classes)
     found = measured(listing, limits, threads=threads, cache=cache, reporter=reporter)
-    usable = found["error"].is_null().to_numpy().nonzero()[0]
-    phashes, digests = found["phash"].gather(usable).to_list(), found["sha256"].gather(usable).to_list()
-    equal = duplicates.equal_pairs(digests)
-    near = duplicates.near_pairs(
-        duplicates.hash_bits(phashes), data.near_duplicate_bits if data.near_duplicates else -1
-    )
-    near = near[[digests[left] != digests[right] for left, right in near[:, :2].tolist()]] if len(near) else near
-    pairs = np.concatenate([equal, near])
-    pairs[:, :2] = usable[pairs[:, :2]]
+    near_bits = data.near_duplicate_bits if data.near_duplicates else None
+    pairs = duplicates.duplicate_pairs(found, near_bits, threads=threads)
     found = found.with_columns(group=pl.Series(duplicates.groups(found.height, pairs)))
     return Audited(_picture_table(found), audit.find(found, pairs), dict(listing.passed_over))
 

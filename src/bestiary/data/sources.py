@@ -159,11 +159,12 @@ def _list_folder(source: Path, *, look_through: bool, reporter: Reporter) -> Lis
 def _is_wrapper(folder: Path) -> bool:
     """Tell whether this only folder holds the class folders: two or more, and no pictures beside them or it.
 
-    One folder of pictures is a class, however deep its pictures lie.
+    Several such folders may lie in one another. One folder of pictures is a class, however deep its pictures lie.
     """
     beside = [*_entries(folder.parent), *_entries(folder)]
     loose = any(path.suffix.lower() in PICTURE_SUFFIXES and path.is_file() for path in beside)
-    return not loose and len(_folders(folder, Listing())) > 1
+    inner = _folders(folder, Listing())
+    return not loose and (len(inner) > 1 or (len(inner) == 1 and _is_wrapper(inner[0])))
 
 
 def _collect(folder: Path, label: str, split: str | None, listing: Listing) -> None:

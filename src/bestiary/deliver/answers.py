@@ -15,6 +15,7 @@ from PIL import Image
 from bestiary.batches.decoding import View
 from bestiary.errors import MachineError, SourceError, UserError, needs
 from bestiary.inference.predictor import Prediction
+from bestiary.machine import atomic
 from bestiary.progress import Advance
 
 PICTURE_SUFFIXES = {
@@ -67,7 +68,7 @@ def with_heatmaps(predictions: Iterable[Prediction], folder: Path, view: View) -
     for prediction in predictions:
         if prediction.heatmap is not None and prediction.path is not None:
             name = _free_name(Path(prediction.path).stem, taken)
-            _save(heatmap_over(view.of(Path(prediction.path)), prediction.heatmap), folder / f"{name}.png")
+            _save(heatmap_over(view.of(Path(prediction.path)), prediction.heatmap), folder / f"{name}.heatmap.png")
         yield prediction
 
 
@@ -94,11 +95,10 @@ def _free_name(stem: str, taken: set[str]) -> str:
 
 
 def _save(image: Image.Image, path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path)
-    except OSError as error:
-        raise MachineError(f"Cannot write {path}: {error.strerror or error}. Choose another folder.") from None
+    if path.exists():
+        raise MachineError(f"{path} exists already, and is not written over. Choose another folder for the heatmaps.")
+    with atomic(path) as temporary:
+        image.save(temporary)
 
 
 def _write_csv(predictions: Iterable[Prediction], out: TextIO, classes: Sequence[str]) -> None:

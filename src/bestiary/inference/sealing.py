@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,6 +80,19 @@ def write_model(model: Model, run: Path) -> None:
     ).write(run)
 
 
+@contextlib.contextmanager
+def unproven(run: Path) -> Iterator[Path]:
+    """Give a folder inside the run for a model that is yet to be proven; its files move into the run on success."""
+    place = run / "unproven"
+    shutil.rmtree(place, ignore_errors=True)
+    try:
+        yield place
+        for file in sorted(place.iterdir(), reverse=True):  # the graph before the bundle that makes it a model
+            file.replace(run / file.name)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
 def prove_parity(
     run: Path,
     paths: Sequence[Path],
@@ -89,8 +104,7 @@ def prove_parity(
     """Hold the written graph, from file bytes to probabilities, against the network in float32; record the figures.
 
     paths and val_logits: validation pictures, and their logits as the calibration saw them. Every engine that may
-    serve is tried. Raises IntegrityError if a probability differs by more than 0.001 or a label changes; the bundle
-    is removed then, so that nobody uses the run.
+    serve is tried. Raises IntegrityError if a probability differs by more than 0.001 or a label changes.
     """
     bundle = read_bundle(run)
     chosen = np.linspace(0, len(paths) - 1, min(PARITY_PICTURES, len(paths))).astype(int)
@@ -107,11 +121,10 @@ def prove_parity(
         for name, probabilities in expected.items():
             differences[f"{engine} against {name}"] = float(np.abs(shipped - probabilities).max())
             if not agree(shipped, probabilities):
-                (run / "bundle.json").unlink()
                 raise IntegrityError(
                     f"The exported graph, run by {engine}, differs from {name} by"
                     f" {differences[f'{engine} against {name}']:.2g} in probability on validation pictures; at most"
-                    f" {PARITY_LIMIT:g} is accepted. The run {run} is refused. Please report this."
+                    f" {PARITY_LIMIT:g} is accepted. The model is refused. Please report this."
                 )
     parity = {"pictures": len(sources), "limit": PARITY_LIMIT, "largest_difference": differences}
     replace(bundle, parity=parity).write(run)

@@ -17,7 +17,7 @@ from bestiary.models.engine import OnnxRuntimeEngine, Precision, has_openvino, r
 from bestiary.models.head import Head
 from bestiary.models.lite import BACKBONES, built_trunk
 from bestiary.recipe import Recipe
-from bestiary.training.probe import Labelled, feature_store, fill_features, fit_head
+from bestiary.training.probe import PROBE_BALANCES, Labelled, feature_store, fill_features, fit_head
 from bestiary.training.run_folder import write_history
 from bestiary.training.scores import loss_and_macro_f1
 from bestiary.training.task import Images, Learned, Logits, Part, Task
@@ -37,6 +37,17 @@ def refuse_impossible(recipe: Recipe) -> None:
             f'The probe knows the backbones {", ".join(BACKBONES)}; got "{model.backbone}".'
             " Others can be fine-tuned: --method finetune."
         )
+    if model.method == "probe" and recipe.train.balance not in PROBE_BALANCES:
+        raise RecipeError(
+            f'train.balance = "{recipe.train.balance}" is not for the probe; choose {" or ".join(PROBE_BALANCES)}.'
+        )
+    if model.backbone in BACKBONES and model.method != "scratch" and model.weights != "bundled":
+        raise RecipeError(
+            f'model.weights = "{model.weights}" does not go with "{model.backbone}", whose weights are bundled.'
+            " Leave it out, or fine-tune another backbone."
+        )
+    if model.method == "finetune" and model.weights not in ("bundled", "hub") and not Path(model.weights).is_file():
+        raise RecipeError(f'model.weights = "{model.weights}" is neither "hub" nor a file.')
     if model.method == "finetune" and model.backbone not in BACKBONES and model.weights == "bundled":
         raise RecipeError(
             f'The weights of "{model.backbone}" are not bundled. Set model.weights to a file of weights, or to'
@@ -124,17 +135,18 @@ def _fitted_probe(task: Task) -> tuple[Path, Head, list[dict[str, Any]], Labelle
 def _labelled(task: Task, part: Part, trunk: Path, precision: Precision) -> Labelled:
     channels = BACKBONES[task.recipe.model.backbone].channels
     store = feature_store(task.cache, trunk, task.view, precision, channels)
-    fill_features(
-        store,
-        part.paths,
-        part.keys,
-        trunk,
-        task.view,
-        precision=precision,
-        threads=task.threads,
-        reporter=task.reporter,
-    )
-    return Labelled(store.read(part.keys).astype(np.float32), part.labels)
+    with task.clock.stage("cache"):
+        fill_features(
+            store,
+            part.paths,
+            part.keys,
+            trunk,
+            task.view,
+            precision=precision,
+            threads=task.threads,
+            reporter=task.reporter,
+        )
+    return Labelled(store.read(part.keys, np.float32), part.labels)
 
 
 def _trained(task: Task, network: Network, settings: LoopSettings) -> Learned:
@@ -146,7 +158,15 @@ def _trained(task: Task, network: Network, settings: LoopSettings) -> Learned:
     from bestiary.training import loop
 
     store, train, val = pixel_store(task.cache, task.view), task.part("train"), task.part("val")
-    fill(store, train.paths + val.paths, train.keys + val.keys, task.view, threads=task.threads, reporter=task.reporter)
+    with task.clock.stage("cache"):
+        fill(
+            store,
+            train.paths + val.paths,
+            train.keys + val.keys,
+            task.view,
+            threads=task.threads,
+            reporter=task.reporter,
+        )
     read_val = _reader(store, val)
 
     def validate(network: Network) -> loop.Validation:
@@ -204,7 +224,7 @@ def _loop_settings(
         momentum=train.momentum,
         label_smoothing=train.label_smoothing,
         schedule=train.schedule,
-        warmup_epochs=min(train.warmup_epochs or 0.0, train.epochs / 2),
+        warmup_epochs=train.warmup_epochs or 0.0,
         patience_epochs=train.patience_epochs,
         seed=task.recipe.seed,
         threads=task.threads,

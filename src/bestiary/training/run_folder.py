@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -25,12 +26,11 @@ PACKAGES = ("numpy", "Pillow", "onnx", "onnxruntime", "openvino", "polars", "sci
 def create(out: Path | None, recipe: Recipe) -> Path:
     """Make a new run folder and write the recipe into it, as asked and as resolved; return its path.
 
-    Without `out` it is `runs/<date>-<method>-<digest>`, and `runs/latest` points to it. Raises RunError if `out` holds
-    something already, MachineError if it cannot be made.
+    Without `out` it is `runs/<date>-<method>-<digest>`. Raises RunError if `out` holds something already, MachineError
+    if it cannot be made.
     """
+    refuse_taken(out)
     run = out or _free(RUNS / _name(recipe))
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        raise RunError(f"{run} exists already. Choose another --out, or go on with it: bestiary train --resume {run}")
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -39,9 +39,18 @@ def create(out: Path | None, recipe: Recipe) -> Path:
         ) from None
     write_text(run / "asked.toml", write_toml(recipe.asked()))
     write_text(run / "resolved.toml", recipe.resolved().toml())
-    if out is None:
-        _point_latest(run)
     return run
+
+
+def refuse_taken(out: Path | None) -> None:
+    """Raise RunError if the run folder that was asked for exists and holds something."""
+    try:
+        taken = out is not None and out.exists() and (not out.is_dir() or any(out.iterdir()))
+    except OSError as error:
+        raise MachineError(f"Cannot look into {out}: {error.strerror or error}. Choose another --out.") from None
+    if taken:
+        name = shlex.quote(str(out))
+        raise RunError(f"{out} exists already. Choose another --out, or go on with it: bestiary train --resume {name}")
 
 
 def recipe_of(run: Path) -> Recipe:
@@ -55,7 +64,7 @@ def environment(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a reader needs to judge or repeat a run: versions, machine, command, and `facts`."""
     return {
         "bestiary": bestiary.__version__,
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -105,7 +114,8 @@ def _free(run: Path) -> Path:
     return free
 
 
-def _point_latest(run: Path) -> None:
+def point_latest(run: Path) -> None:
+    """Make `latest` beside the run point to it; called when the run is finished."""
     link = run.parent / "latest"
     temporary = run.parent / f".latest-{os.getpid()}"
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from bestiary.batches.decoding import View
+from bestiary.machine import Clock
 from bestiary.models.head import Head
 from bestiary.progress import Reporter
 from bestiary.recipe import Recipe
@@ -44,6 +45,7 @@ class Task:
     cache: Path
     threads: int
     reporter: Reporter
+    clock: Clock = field(default_factory=Clock)
     resume: bool = False
 
     def part(self, split: str) -> Part:

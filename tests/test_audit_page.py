@@ -1,0 +1,363 @@
+"""The audit page: everything found is on it, duplicates side by side; nothing on it can harm, leave or outgrow it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+from bestiary import flow, table
+from bestiary.data.drawn import DrawnCollection, draw_collection
+from bestiary.data.preparation import Audited
+from bestiary.deliver import exhibits, verdict
+from bestiary.deliver.audit_checks import URGENT, advice, seriousness
+from bestiary.deliver.audit_page import PICTURES_SHOWN, shares, write_audit_page
+from bestiary.deliver.thumbnails import thumbnail_data_uri
+from bestiary.errors import MachineError
+
+HOSTILE = '<script>alert("1")</script> & Bär'
+MOST_BYTES = 20_000_000
+NEW_CHECKS = ("grey", "rotated", "alpha", "sideways-glance")
+
+
+class Outline(HTMLParser):
+    """The tags of a page with their attributes, its text, and whether every tag is closed."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in {"meta", "img", "br"}:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, text: str) -> None:
+        self.text += text
+
+    def count(self, tag: str) -> int:
+        return sum(name == tag for name, _ in self.tags)
+
+
+def picture(path: Path, seed: int = 0, side: int = 40) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def picture_rows(paths: Sequence[Path], labels: Sequence[str | None], **changed: Any) -> pl.DataFrame:
+    """Return a picture table in which every picture is its own group; `changed` replaces whole columns."""
+    n = len(paths)
+    columns: dict[str, Any] = {"row_id": range(n), "path": map(str, paths), "label": labels, "bytes": [2000] * n}
+    columns |= {"width": [300] * n, "height": [225] * n, "format": ["JPEG"] * n, "group": range(n)}
+    columns |= {"sha256": [f"{i:064x}" for i in range(n)], "phash": ["0" * 64] * n, "split": [None] * n}
+    columns |= {"error": [None] * n} | changed
+    return pl.DataFrame({name: list(values) for name, values in columns.items()}, schema=table.PICTURES)
+
+
+def finding(check: str, row: dict[str, Any] | None = None, **changed: Any) -> dict[str, Any]:
+    about = {"row_id": row["row_id"], "path": row["path"]} if row else {"row_id": None, "path": None}
+    blank = {"score": 0.5, "is_issue": True, "message": "A message.", "group": None, "suggested_label": None}
+    return {"check": check} | about | blank | changed
+
+
+def finding_rows(rows: Sequence[dict[str, Any]]) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema=table.FINDINGS)
+
+
+def written(pictures: pl.DataFrame, findings: pl.DataFrame, folder: Path, **passed_over: int) -> str:
+    return write_audit_page(pictures, findings, passed_over, folder, source="/home/someone/animals").read_text("utf-8")
+
+
+def section(page: str, check: str) -> str:
+    """Return the HTML of one check's section, empty if the page has none."""
+    title = advice(check).many
+    sections = re.findall(r'<section class="section".*?</section>', page, re.DOTALL)
+    return next((part for part in sections if f'">{title[0].upper()}{title[1:]}' in part.partition("</h3>")[0]), "")
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> DrawnCollection:
+    return draw_collection(tmp_path_factory.mktemp("drawn") / "creatures", pictures=120)
+
+
+@pytest.fixture(scope="module")
+def audited(drawn: DrawnCollection, tmp_path_factory: pytest.TempPathFactory) -> Audited:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BESTIARY_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return flow.audit(drawn.folder, threads=1)
+
+
+@pytest.fixture(scope="module")
+def page(audited: Audited, drawn: DrawnCollection, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("audit")
+    path = write_audit_page(audited.pictures, audited.findings, audited.passed_over, folder, source=str(drawn.folder))
+    assert path == folder / "audit.html"
+    assert [other.name for other in folder.iterdir()] == ["audit.html"]
+    return path.read_text(encoding="utf-8")
+
+
+def test_the_overview_counts_what_the_tables_hold(page: str, audited: Audited) -> None:
+    pictures, text = audited.pictures, " ".join(Outline(page).text.split())
+    broken = pictures["error"].drop_nulls().len()
+    sizes = pictures["group"].value_counts().filter(pl.col("count") > 1)["count"]
+    assert f"{pictures.height} pictures in 10 classes; " in text
+    assert " need you: 1 label conflict, 2 files that cannot be read, 1 incomplete file" in text
+    assert broken == 3
+    for name, value in (
+        ("Pictures", pictures.height),
+        ("Can be used", pictures.height - broken),
+        ("Cannot be used", broken),
+        ("Duplicates", sizes.sum() - sizes.len()),
+        ("Label conflicts", 1),
+        ("Passed over", sum(audited.passed_over.values())),
+    ):
+        assert f'<dt>{name}</dt><dd><span class="value">{value}</span>' in page
+    assert f"In {sizes.len()} groups" in text
+    assert "1 hidden" in text
+
+
+def test_every_check_that_found_something_has_a_section_in_order_of_seriousness(page: str, audited: Audited) -> None:
+    checks = sorted(audited.findings["check"].unique(), key=seriousness)
+    places = [page.index(f'id="title-{place}">') for place in range(1, len(checks) + 1)]
+    assert len(checks) > 5
+    assert places == sorted(places)
+    assert f'id="title-{len(checks) + 1}"' not in page
+    for check in checks:
+        part = section(page, check)
+        for words in (advice(check).effect, advice(check).remedy):
+            assert words in part
+    assert page.index(section(page, "label-conflict")) < page.index(section(page, "exact-duplicate"))
+
+
+def test_every_finding_of_the_drawn_collection_is_shown_with_its_message(page: str, audited: Audited) -> None:
+    root = str(Path(audited.pictures["path"][0]).parents[1])
+    for row in audited.findings.iter_rows(named=True):
+        text = Outline(section(page, row["check"])).text
+        assert row["message"].replace(f"{row['path']} ", "").replace(f"{root}/", "") in text
+        if row["path"]:
+            assert row["path"].removeprefix(f"{root}/") in text
+
+
+def test_a_copy_stands_beside_its_original(page: str, drawn: DrawnCollection) -> None:
+    for copy, original in drawn.originals.items():
+        check = next(fault for fault, paths in drawn.faults.items() if copy in paths)
+        groups = re.split(r'<li class="group"', section(page, check))[1:]
+        holding = [group for group in groups if f'title="{copy}"' in group]
+        assert len(holding) == 1
+        assert f'title="{original}"' in holding[0]
+
+
+def test_the_page_is_well_formed_and_can_be_walked(page: str) -> None:
+    outline = Outline(page)
+    assert outline.open == []
+    assert page.startswith("<!doctype html>")
+    for tag, n in (("h1", 1), ("main", 1), ("header", 1), ("footer", 1), ("dialog", 1), ("script", 1)):
+        assert outline.count(tag) == n
+    assert outline.count("table") == outline.count("caption")
+    ids = [attributes["id"] for _, attributes in outline.tags if "id" in attributes]
+    links = [attributes.get("href") or "" for tag, attributes in outline.tags if tag == "a"]
+    assert len(set(ids)) == len(ids)
+    assert {link.removeprefix("#") for link in links} <= set(ids)
+    assert all("alt" in attributes for tag, attributes in outline.tags if tag == "img")
+
+
+def test_the_page_loads_nothing(page: str) -> None:
+    assert "default-src 'none'; img-src data:" in page
+    for _, attributes in Outline(page).tags:
+        for name in ("src", "href", "srcset", "action", "data", "xlink:href"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:image/jpeg;base64,"))
+    assert not re.search(r"url\(|@import|https?://|fetch\(|XMLHttp", page)
+
+
+def test_hostile_names_labels_and_messages_are_text(tmp_path: Path) -> None:
+    name = '"><img src=x onerror=alert(1)>\u202egpj.exe\n.png'
+    path = picture(tmp_path / "in" / name)
+    pictures = picture_rows([path, tmp_path / "in" / "gone.png"], [HOSTILE, "cow"])
+    row = pictures.row(0, named=True)
+    rows = [finding("suspect-label", row, message=HOSTILE, suggested_label=HOSTILE), finding(HOSTILE, row)]
+    rows.append(finding("shortcut", message=HOSTILE))
+    page = write_audit_page(pictures, finding_rows(rows), {HOSTILE: 2}, tmp_path / HOSTILE[1:7], source=HOSTILE)
+    outline = Outline(page.read_text(encoding="utf-8"))
+    assert outline.open == []
+    assert outline.count("script") == 1
+    assert not any("onerror" in attributes for _, attributes in outline.tags)
+    assert outline.text.count(HOSTILE) > 6
+    assert {attributes.get("title") for tag, attributes in outline.tags if tag == "span"} >= {str(path)}
+
+
+def test_a_suspect_shows_what_was_given_and_what_is_suggested(tmp_path: Path) -> None:
+    paths = [picture(tmp_path / label / "1.png") for label in ("cow", "dog")]
+    pictures = picture_rows(paths, ["cow", "dog"])
+    row = pictures.row(0, named=True)
+    page = written(pictures, finding_rows([finding("suspect-label", row, suggested_label="dog")]), tmp_path)
+    text = " ".join(Outline(section(page, "suspect-label")).text.split())
+    assert "given cow, suggested dog" in text
+    assert "300 × 225 px · 2 kB · JPEG" in text
+    numbers = re.search(r'data-labels="([^"]*)"', section(page, "suspect-label"))
+    assert numbers is not None
+    assert len(numbers[1].split()) == 2  # found under either class
+
+
+def test_without_a_finding_of_suspects_the_page_does_not_claim_that_there_are_none(tmp_path: Path) -> None:
+    pictures = picture_rows([tmp_path / "a.png", tmp_path / "b.png"], ["cow", "dog"])
+    looked = finding_rows([finding("suspect-label", pictures.row(0, named=True), is_issue=False)])
+    assert "perhaps not looked for" in written(pictures, looked.clear(), tmp_path)
+    page = written(pictures, looked, tmp_path)
+    assert "perhaps not looked for" not in page
+    assert "1 more that were measured and passed" not in page  # there is no section that could say so
+    assert '<dt>Suspect labels</dt><dd><span class="value">0</span>' in page
+
+
+def test_nothing_found_is_said(tmp_path: Path) -> None:
+    pictures = picture_rows([tmp_path / "a.png", tmp_path / "b.png"], ["cow", "dog"])
+    text = Outline(written(pictures, finding_rows([]), tmp_path)).text
+    assert "2 pictures in 2 classes; nothing was found wrong." in text
+    assert "Nothing that deserves a look" in text
+    assert "one by one" not in text
+
+
+def test_no_pictures_at_all_is_a_page_too(tmp_path: Path) -> None:
+    text = Outline(written(picture_rows([], []), finding_rows([]), tmp_path, hidden=3)).text
+    assert "0 pictures in 0 classes" in text
+    assert "3 hidden" in text
+
+
+def test_a_picture_that_has_gone_keeps_its_place(tmp_path: Path) -> None:
+    here, gone = picture(tmp_path / "cow" / "1.png"), tmp_path / "cow" / "gone.png"
+    pictures = picture_rows([here, gone], ["cow", "cow"])
+    page = written(pictures, finding_rows([finding("dark", row) for row in pictures.to_dicts()]), tmp_path)
+    part = section(page, "dark")
+    assert part.count("<img ") == part.count('class="gone"') == 1
+    assert f'title="{gone}"' in part
+
+
+def test_a_file_left_out_without_a_finding_is_named_with_its_reason(tmp_path: Path) -> None:
+    paths = [tmp_path / "cow" / f"{i}.png" for i in range(2)]
+    pictures = picture_rows(paths, ["cow", None], error=[f"{paths[0]} was dropped by corrections.csv.", None])
+    page = written(pictures, finding_rows([]), tmp_path)
+    assert "was dropped by corrections.csv." in Outline(section(page, "left-out")).text
+    assert "1 file left out" in page
+    assert "(no label)" in page
+
+
+def test_checks_that_nobody_wrote_about_are_shown_after_those_that_need_a_person(tmp_path: Path) -> None:
+    pictures = picture_rows([picture(tmp_path / "cow" / "1.png")], ["cow"])
+    row = pictures.row(0, named=True)
+    rows = [finding(check, row, message=f"Of {check}.") for check in (*NEW_CHECKS, "dark", "outlier")]
+    page = written(pictures, finding_rows(rows), tmp_path)
+    assert all(f"Of {check}." in section(page, check) for check in NEW_CHECKS)
+    places = [page.index(section(page, check)) for check in ("outlier", "sideways-glance", "dark")]
+    assert places == sorted(places)
+    assert all(section(page, check) for check in NEW_CHECKS)
+
+
+def test_every_check_of_the_contract_is_explained() -> None:
+    unknown = advice("sideways-glance")
+    for check in (*table.CHECKS, *NEW_CHECKS[:-1], "left-out"):
+        said = advice(check)
+        assert said.effect != unknown.effect
+        assert said.meaning
+        assert said.needs_you == (check in URGENT)
+    assert set(verdict.CHECKS) == set(table.CHECKS) | set(NEW_CHECKS[:-1])
+
+
+def test_a_finding_about_a_row_that_the_table_lacks_is_shown_by_its_path(tmp_path: Path) -> None:
+    stray = {"row_id": 77, "path": str(tmp_path / "stray.png")}
+    page = written(picture_rows([tmp_path / "a.png"], ["cow"]), finding_rows([finding("dark", stray)]), tmp_path)
+    assert "stray.png" in section(page, "dark")
+
+
+def test_equal_files_alone_stand_together_as_exact_duplicates(tmp_path: Path) -> None:
+    """A group of four near-duplicates, two of them the same file."""
+    paths = [picture(tmp_path / "cow" / f"{i}.png", i) for i in range(4)]
+    pictures = picture_rows(paths, ["cow"] * 4, group=[0] * 4, sha256=["a", "b", "a", "c"])
+    rows = pictures.to_dicts()
+    found = [finding("exact-duplicate", rows[2], group=0)]
+    found += [finding("near-duplicate", row, group=0) for row in rows[1:]]
+    page = written(pictures, finding_rows(found), tmp_path)
+    shown = {
+        check: re.findall(r"(\d).png</span>", section(page, check)) for check in ("exact-duplicate", "near-duplicate")
+    }
+    assert shown == {"exact-duplicate": ["0", "2"], "near-duplicate": ["0", "1", "2", "3"]}
+
+
+def test_a_group_is_never_torn_and_a_huge_one_is_cut_with_a_count(tmp_path: Path) -> None:
+    sizes = [exhibits.GROUP_SHOWN + 30, 3, 3]
+    groups = [group for group, size in enumerate(sizes) for _ in range(size)]
+    paths = [tmp_path / f"{i}.png" for i in range(len(groups))]
+    pictures = picture_rows(paths, ["cow"] * len(groups), group=groups)
+    rows = [finding("near-duplicate", row, group=row["group"], score=row["group"] / 9) for row in pictures.to_dicts()]
+    found = exhibits.marked("near-duplicate", finding_rows(rows), pictures)
+    shown = exhibits.exhibits(found, "", at_most=exhibits.GROUP_SHOWN + 4)
+    assert [(len(exhibit.cards), exhibit.more) for exhibit in shown] == [(exhibits.GROUP_SHOWN, 30), (3, 0)]
+    assert (found.n, found.n_pictures) == (3, len(groups))
+
+
+def test_30_000_pictures_with_many_findings_keep_the_page_small(tmp_path: Path) -> None:
+    """Every picture is marked by every check. The page says how many it leaves out."""
+    n, n_files = 30_000, 40
+    noise = [picture(tmp_path / "in" / f"{i}.png", i, side=200) for i in range(n_files)]
+    links = [noise[i % n_files] if i < n_files else tmp_path / "in" / f"{'long' * 30}{i}.png" for i in range(n)]
+    pictures = picture_rows(links, [f"class {i % 10}" for i in range(n)], group=[i // 3 for i in range(n)])
+    checks = [check for check in table.CHECKS if check not in ("imbalance", "shortcut")]
+    grouped = {"near-duplicate", "label-conflict", "split-leak"}
+    common = {"score": pl.lit(0.5), "is_issue": pl.lit(True), "message": pl.lit("A message. " * 90)}
+    found = [
+        pictures.select("row_id", "path", "group", **common, check=pl.lit(check), suggested_label=pl.lit("class 1"))
+        for check in checks
+    ]
+    findings = pl.concat(
+        part.with_columns(group=pl.when(pl.col("check").is_in(grouped)).then("group")) for part in found
+    )
+    page = written(pictures, findings.select(list(table.FINDINGS)), tmp_path)
+    assert len(page.encode()) < MOST_BYTES
+    cards = page.count("<figure>") + page.count('<code class="name">')
+    assert PICTURES_SHOWN * 0.9 < cards <= PICTURES_SHOWN
+    hidden = sum(int(more.replace(",", "")) for more in re.findall(r"([\d,]+) more pictures are not shown", page))
+    assert hidden == n * len(checks) - cards
+    assert Outline(page).open == []
+
+
+def test_the_worst_picture_keeps_within_its_share_of_the_page(tmp_path: Path) -> None:
+    address = thumbnail_data_uri(
+        picture(tmp_path / "noise.png", side=900), exhibits.PICTURE_PIXELS, largest_bytes=exhibits.PICTURE_BYTES
+    )
+    assert address is not None
+    assert 1000 < len(address) <= exhibits.PICTURE_BYTES * 4 / 3 + 40
+    text_of_a_card = 4 * (4096 + 8 * exhibits.TEXT_SHOWN)
+    assert PICTURES_SHOWN * (exhibits.PICTURE_BYTES * 4 / 3 + 40) < MOST_BYTES - 5_000_000
+    assert PICTURES_SHOWN * text_of_a_card < 15_000_000
+
+
+def test_room_is_shared_out_whole() -> None:
+    assert shares({}, 9) == {}
+    assert shares({"a": 1, "b": 2}, 9) == {"a": 1, "b": 2}
+    assert shares({"a": 100, "b": 1, "c": 100}, 9) == {"b": 1, "a": 4, "c": 4}
+
+
+def test_writing_again_gives_the_same_page(page: str, audited: Audited, drawn: DrawnCollection, tmp_path: Path) -> None:
+    again = write_audit_page(
+        audited.pictures, audited.findings, audited.passed_over, tmp_path, source=str(drawn.folder)
+    )
+    assert again.read_text(encoding="utf-8") == page
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(MachineError, match="file"):
+        written(picture_rows([], []), finding_rows([]), tmp_path / "file")
