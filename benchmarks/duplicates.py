@@ -85,9 +85,10 @@ def plant(pictures: pl.DataFrame, folder: Path, seed: int) -> dict[str, list[tup
 
 
 def found_of(planted: dict[str, list[tuple[str, str]]], paths: list[str], pairs: npt.NDArray[np.int64]) -> None:
-    found = {frozenset((paths[left], paths[right])) for left, right in pairs[:, :2].tolist()}
+    """Print how many copies are in the group of their original: of equal hashes only the first has pairs of its own."""
+    group = dict(zip(paths, duplicates.groups(len(paths), pairs).tolist(), strict=True))
     for kind, copies in planted.items():
-        missed = [Path(copy).name for original, copy in copies if frozenset((original, copy)) not in found]
+        missed = [Path(copy).name for original, copy in copies if group[original] != group[copy]]
         print(f"  {kind:12s} {len(copies) - len(missed):3d} of {len(copies)}", f"(missed: {missed})" if missed else "")
 
 
