@@ -1,0 +1,9 @@
+"""The command line: parse, call, print, exit code. Results go to stdout; progress and notices to stderr.
+
+Everything heavy is imported inside the commands, so that `bestiary --help` is quick.
+"""
+
+from bestiary.cli import answering, learning, looking  # noqa: F401 - each adds its commands to the application
+from bestiary.cli.app import app, main
+
+__all__ = ["app", "main"]

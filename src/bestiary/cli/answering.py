@@ -1,0 +1,50 @@
+"""Commands that use a finished run: `predict`, `report`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bestiary.cli.app import app
+from bestiary.cli.options import AsJson, Format, Quiet, RunPath, Threads
+from bestiary.cli.output import print_json
+from bestiary.errors import needs
+
+
+@app.command()
+def predict(
+    run: RunPath,
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH…", help="Pictures, or folders of them.")],
+    form: Annotated[Format, typer.Option("--format", help="How to write the answers.")] = Format.table,
+    top: Annotated[int, typer.Option(min=1, help="How many labels to show in a table.")] = 1,
+    heatmaps: Annotated[Path | None, typer.Option(help="Write pictures with the evidence drawn on, here.")] = None,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Name what is in pictures, or say "unknown"."""
+    from bestiary.deliver import answers
+    from bestiary.inference.predictor import MANY, Predictor
+    from bestiary.progress import reporter
+
+    sources = answers.pictures_in(paths)
+    many = len(sources) >= MANY
+    predictor = Predictor(run, threads=threads, engine="fastest" if many else "onnxruntime")
+    with reporter(quiet=quiet or not many).task("Predicting", len(sources)) as advance:
+        found = answers.counted(predictor.predict_many(sources), advance)
+        if heatmaps is not None:
+            found = answers.with_heatmaps(found, heatmaps, predictor.bundle.view)
+        answers.write(found, "json" if as_json else form.value, sys.stdout, classes=predictor.classes, top=top)
+
+
+@app.command()
+def report(run: RunPath, threads: Threads = None, quiet: Quiet = False, as_json: AsJson = False) -> None:  # noqa: ARG001
+    """Write report.html again; prints its path."""
+    needs("polars", extra="train")
+    from bestiary.deliver.report import write_report
+
+    path = write_report(run)
+    print_json({"report": str(path)}) if as_json else typer.echo(str(path))

@@ -1,0 +1,86 @@
+"""The command line itself: the application, its exit codes, and what becomes of an error."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from bestiary import __version__
+from bestiary.errors import BestiaryError, InterruptedRun
+
+DONE, CHECK_FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
+# The order of `bestiary --help`: from pictures to answers.
+ORDER = (
+    "audit",
+    "train",
+    "evaluate",
+    "compare",
+    "predict",
+    "report",
+    "export",
+    "serve",
+    "review",
+    "tune",
+    "study",
+    "fetch",
+    "demo",
+)
+
+
+class Commands(TyperGroup):
+    """The commands; Ctrl-C in one of them ends in our own message and exit code, not in those of the parser."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise InterruptedRun(None) from None
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of the commands in the order of their use."""
+        return sorted(super().list_commands(ctx), key=ORDER.index)
+
+
+app = typer.Typer(
+    name="bestiary",
+    cls=Commands,
+    help="A folder of labelled pictures in, a classifier that you can trust out.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command line and exit with its code: 0 done, 1 a check failed, 2 the user's input, 130 interrupted."""
+    try:
+        app()
+    except InterruptedRun as error:
+        _stop(error, INTERRUPTED)
+    except BestiaryError as error:
+        _stop(error, USER_ERROR)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        sys.stderr.write(f"The disk is full: {error}. Free some space and run the command again.\n")
+        os._exit(USER_ERROR)  # Python would try once more to write what is left
+
+
+def _stop(error: BestiaryError, code: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.write(f"{error}\n")
+    sys.exit(code)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(f"bestiary {__version__}")
+        raise typer.Exit

@@ -1,0 +1,89 @@
+"""Commands that learn: `train`, `evaluate`, `demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bestiary.cli.app import app
+from bestiary.cli.options import AsJson, Labels, Method, Quiet, RunPath, Threads, recipe_of
+from bestiary.cli.output import print_run
+from bestiary.errors import UserError, needs
+
+
+@app.command()
+def train(
+    pictures: Annotated[
+        Path | None,
+        typer.Argument(metavar="PICTURES", help="A folder per class, split folders, an archive or a table."),
+    ] = None,
+    method: Annotated[Method | None, typer.Option(help="How to learn; probe is fast and needs no torch.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="lite0 or lite2; finetune takes any timm name as well.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, over the recipe.")] = None,
+    labels: Labels = None,
+    classes: Annotated[str | None, typer.Option(help="Only these labels: a,b,c.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="For the split and all chance.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run folder; runs/<date>-<method>-<digest> when not given.")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted run.")] = None,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Audit, split, train, evaluate, report; prints the run."""
+    needs("polars", extra="train")
+    from bestiary import flow
+    from bestiary.progress import reporter
+
+    show = reporter(quiet=quiet)
+    if resume is not None:
+        given = [pictures, method, backbone, recipe, settings, labels, classes, seed, out]
+        if any(value is not None for value in given):
+            raise UserError("--resume goes on with a run as it was asked for; give it nothing else but --threads.")
+        print_run(flow.resume(resume, threads=threads, reporter=show), as_json)
+        return
+    if pictures is None:
+        raise UserError("Which pictures? Give a folder with one folder of pictures for each class.")
+    asked = recipe_of(recipe, settings, method=method, backbone=backbone, classes=classes, seed=seed)
+    run = flow.train(pictures, labels=labels, recipe=asked, out=out, threads=threads, reporter=show)
+    print_run(run, as_json)
+
+
+@app.command()
+def evaluate(run: RunPath, threads: Threads = None, quiet: Quiet = False, as_json: AsJson = False) -> None:
+    """Score a run on its own test split once more."""
+    needs("polars", extra="train")
+    from bestiary import flow
+    from bestiary.progress import reporter
+
+    print_run(flow.evaluate(run, threads=threads, reporter=reporter(quiet=quiet)), as_json)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="A folder for the drawn pictures and the run; it must not exist.")] = Path(
+        "demo"
+    ),
+    threads: Threads = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Draw a small collection with faults, and train on it."""
+    needs("polars", extra="train")
+    from bestiary import flow
+    from bestiary.data.drawn import draw_collection
+    from bestiary.progress import reporter
+
+    show = reporter(quiet=quiet)
+    drawn = draw_collection(out / "pictures")
+    show.say(f"{drawn.about} They are in {drawn.folder}.")
+    run = flow.train(drawn.folder, out=out / "run", threads=threads, reporter=show)
+    if as_json:
+        print_run(run, as_json)
+    else:
+        typer.echo((run.path / "classification_report.txt").read_text(encoding="utf-8"))
+        typer.echo(f"Report: {(run.path / 'report.html').absolute()}")

@@ -1,0 +1,73 @@
+"""What several commands take, and how options become a recipe."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bestiary.errors import UserError
+
+if TYPE_CHECKING:
+    from bestiary.recipe import Recipe
+
+
+class Method(StrEnum):
+    """Three ways to learn."""
+
+    probe = "probe"
+    finetune = "finetune"
+    scratch = "scratch"
+
+
+class Format(StrEnum):
+    """How predictions are written."""
+
+    table = "table"
+    jsonl = "jsonl"
+    csv = "csv"
+    parquet = "parquet"
+
+
+Pictures = Annotated[
+    Path, typer.Argument(metavar="PICTURES", help="A folder per class, split folders, an archive or a table.")
+]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, for example runs/latest.")]
+Labels = Annotated[str | None, typer.Option(help='Folder names to labels: "animals10", or a CSV of folder,label.')]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notices.")]
+AsJson = Annotated[bool, typer.Option("--json", help="The result as one JSON object on stdout.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; all cores when not given.")]
+
+
+def recipe_of(
+    file: Path | None,
+    settings: list[str] | None,
+    *,
+    method: Method | None,
+    backbone: str | None,
+    classes: str | None,
+    seed: int | None,
+) -> Recipe:
+    """Return the recipe of a file, with `--set` over it, and the named options over both."""
+    from bestiary.recipe import Recipe, read_toml, with_settings
+
+    asked = with_settings(read_toml(file) if file else {}, settings or [])
+    Recipe.of(asked)  # what is wrong in here is told before the options are laid over it
+    named: dict[tuple[str, str], Any] = {
+        ("model", "method"): method.value if method else None,
+        ("model", "backbone"): backbone,
+        ("data", "classes"): None if classes is None else _names(classes),
+    }
+    for (section, key), value in named.items():
+        if value is not None:
+            asked.setdefault(section, {})[key] = value
+    return Recipe.of(asked if seed is None else asked | {"seed": seed})
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UserError(f'--classes takes labels, for example --classes cat,dog; got "{text}".')
+    return names

@@ -1,0 +1,26 @@
+"""What commands print on stdout."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from bestiary.flow import Run
+
+
+def print_run(run: Run, as_json: bool) -> None:
+    """Print the scores of a run and where its report is, or all of it as JSON."""
+    if as_json:
+        print_json({"run": str(run.path), "report": str(run.path / "report.html"), "metrics": run.metrics})
+        return
+    typer.echo((run.path / "classification_report.txt").read_text(encoding="utf-8"))
+    typer.echo(f"Report: {run.path / 'report.html'}")
+    typer.echo(str(run.path))
+
+
+def print_json(values: dict[str, Any]) -> None:
+    """Print one JSON object on one line."""
+    typer.echo(json.dumps(values, ensure_ascii=False))
