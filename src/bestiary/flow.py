@@ -5,9 +5,9 @@ Read this first. Every command is a thin function over what stands here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ import polars as pl
 
 from bestiary import table
 from bestiary.batches.decoding import View
+from bestiary.data.correcting import settle
+from bestiary.data.corrections import read_corrections, write
 from bestiary.data.preparation import Audited, audited, divided
 from bestiary.deliver.report import write_report
 from bestiary.errors import InterruptedRun, RunError, SourceError
@@ -35,6 +37,7 @@ from bestiary.training.methods import LEARN, refuse_impossible
 from bestiary.training.task import Learned, Task
 
 SILENT = Silent()
+Sources = Path | str | Sequence[Path | str]  # one source of pictures, or several that are merged
 
 
 @dataclass(frozen=True)
@@ -46,24 +49,40 @@ class Run:
 
 
 def audit(
-    pictures: Path | str,
+    pictures: Sources,
     *,
     labels: str | None = None,
+    corrections: Path | str | None = None,
     recipe: Recipe | None = None,
     threads: int | None = None,
     reporter: Reporter = SILENT,
 ) -> Audited:
-    """Return the pictures of a folder or table, measured and grouped, with everything found wrong with them."""
+    """Return the pictures of one source or several, measured and grouped, with everything found wrong with them.
+
+    corrections: a file of decisions about pictures, which are applied.
+    """
     settings = (recipe or Recipe()).resolved()
     limits = Limits(settings.picture.max_bytes, settings.picture.max_pixels)
     workers, cache = threads or cores(), cache_folder()
-    return audited(Path(pictures), labels, settings.data, limits, threads=workers, cache=cache, reporter=reporter)
+    decided = None if corrections is None else read_corrections(Path(corrections))
+    found = audited(
+        _paths(pictures),
+        labels,
+        settings.data,
+        limits,
+        threads=workers,
+        cache=cache,
+        reporter=reporter,
+        corrections=decided,
+    )
+    return found if decided is None else replace(found, findings=settle(found.findings, found.pictures, decided))
 
 
 def train(
-    pictures: Path | str,
+    pictures: Sources,
     *,
     labels: str | None = None,
+    corrections: Path | str | None = None,
     recipe: Recipe | None = None,
     out: Path | str | None = None,
     threads: int | None = None,
@@ -71,7 +90,8 @@ def train(
 ) -> Run:
     """Return a finished run: the pictures audited and split, a model trained, sealed, judged and reported.
 
-    pictures: a folder per class, folders already split, or a table; labels: a map of folder names to labels.
+    pictures: a folder per class, folders already split, an archive or a table, or several of these, which are merged;
+    labels: a map of folder names to labels; corrections: a file of decisions about pictures.
     Raises UserError for what the user can mend, IntegrityError if a proof fails, InterruptedRun on Ctrl-C.
     """
     asked, clock, workers = recipe or Recipe(), Clock(), threads or cores()
@@ -81,14 +101,20 @@ def train(
     with PeakMemory() as memory:
         # ---- Pictures: measured, audited, split --------------------------------------------------------------------
         with clock.stage("audit"):
-            collection = audit(pictures, labels=labels, recipe=asked, threads=workers, reporter=reporter)
+            collection = audit(
+                pictures, labels=labels, corrections=corrections, recipe=asked, threads=workers, reporter=reporter
+            )
             shown, digest = divided(collection, asked.data, seed=asked.seed)
         reporter.say(_described(shown, collection))
 
         # ---- The run folder: nothing is written before the pictures are known to be good ---------------------------
         run = run_folder.create(out, asked)
-        source = {"pictures": str(Path(pictures).absolute()), "labels": labels, "threads": workers}
-        left_over = {"split digest": digest, "passed over": dict(collection.passed_over)}
+        named = [str(path.absolute()) for path in _paths(pictures)]
+        source = {"pictures": named[0] if len(named) == 1 else named, "labels": labels, "threads": workers}
+        left_over: dict[str, Any] = {"split digest": digest, "passed over": dict(collection.passed_over)}
+        if corrections is not None and collection.corrected is not None:
+            left_over |= {"corrections": {"file": str(corrections), **collection.corrected.facts()}}
+            write(run / "corrections.csv", read_corrections(Path(corrections)))
         run_folder.write_json(run / "environment.json", run_folder.environment(source | left_over))
         table.write(shown, run / "pictures.parquet")
         table.write(collection.findings, run / "findings.parquet")
@@ -216,6 +242,10 @@ def _write(run: Path, metrics: dict[str, Any]) -> None:
     run_folder.write_json(run / "metrics.json", metrics)
     write_text(run / "classification_report.txt", classification_report(metrics))
     write_report(run)
+
+
+def _paths(pictures: Sources) -> list[Path]:
+    return [Path(pictures)] if isinstance(pictures, str | Path) else [Path(one) for one in pictures]
 
 
 def _pictures_of(run: Path) -> pl.DataFrame:

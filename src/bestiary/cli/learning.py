@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bestiary.cli.app import app
-from bestiary.cli.options import AsJson, Labels, Method, Quiet, RunPath, Threads, recipe_of
+from bestiary.cli.options import AsJson, Corrections, Labels, Method, Quiet, RunPath, Threads, recipe_of
 from bestiary.cli.output import print_run
 from bestiary.errors import UserError, needs
 
@@ -16,8 +16,10 @@ from bestiary.errors import UserError, needs
 @app.command()
 def train(
     pictures: Annotated[
-        Path | None,
-        typer.Argument(metavar="PICTURES", help="A folder per class, split folders, an archive or a table."),
+        list[Path] | None,
+        typer.Argument(
+            metavar="PICTURES…", help="A folder per class, split folders, an archive or a table; several are merged."
+        ),
     ] = None,
     method: Annotated[Method | None, typer.Option(help="How to learn; probe is fast and needs no torch.")] = None,
     backbone: Annotated[str | None, typer.Option(help="lite0 or lite2; finetune takes any timm name as well.")] = None,
@@ -25,6 +27,7 @@ def train(
     settings: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, over the recipe.")] = None,
     labels: Labels = None,
     classes: Annotated[str | None, typer.Option(help="Only these labels: a,b,c.")] = None,
+    corrections: Corrections = None,
     seed: Annotated[int | None, typer.Option(min=0, help="For the split and all chance.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="The run folder; runs/<date>-<method>-<digest> when not given.")
@@ -41,15 +44,17 @@ def train(
 
     show = reporter(quiet=quiet)
     if resume is not None:
-        given = [pictures, method, backbone, recipe, settings, labels, classes, seed, out]
-        if any(value is not None for value in given):
+        given = [pictures, method, backbone, recipe, settings, labels, classes, corrections, seed, out]
+        if any(value not in (None, []) for value in given):
             raise UserError("--resume goes on with a run as it was asked for; give it nothing else but --threads.")
         print_run(flow.resume(resume, threads=threads, reporter=show), as_json)
         return
-    if pictures is None:
+    if not pictures:
         raise UserError("Which pictures? Give a folder with one folder of pictures for each class.")
     asked = recipe_of(recipe, settings, method=method, backbone=backbone, classes=classes, seed=seed)
-    run = flow.train(pictures, labels=labels, recipe=asked, out=out, threads=threads, reporter=show)
+    run = flow.train(
+        pictures, labels=labels, corrections=corrections, recipe=asked, out=out, threads=threads, reporter=show
+    )
     print_run(run, as_json)
 
 

@@ -32,7 +32,17 @@ class Format(StrEnum):
 
 
 Pictures = Annotated[
-    Path, typer.Argument(metavar="PICTURES", help="A folder per class, split folders, an archive or a table.")
+    list[Path],
+    typer.Argument(
+        metavar="PICTURES…", help="A folder per class, split folders, an archive or a table; several are merged."
+    ),
+]
+Corrections = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.csv",
+        help="Decisions about pictures: sha256,action,label,note,when; action is keep, drop or relabel.",
+    ),
 ]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, for example runs/latest.")]
 Labels = Annotated[str | None, typer.Option(help='Folder names to labels: "animals10", or a CSV of folder,label.')]
