@@ -10,7 +10,7 @@ import typer
 from bestiary.cli.app import CHECK_FAILED, app
 from bestiary.cli.options import AsJson, Corrections, Labels, Pictures, Quiet, Threads
 from bestiary.cli.output import print_json
-from bestiary.errors import needs
+from bestiary.errors import needs_extra
 
 
 @app.command()
@@ -25,7 +25,7 @@ def audit(
     as_json: AsJson = False,
 ) -> None:
     """Say what is wrong with the pictures."""
-    needs("polars", extra="train")
+    needs_extra("train")
     from bestiary import flow, table
     from bestiary.data.audit import SERIOUS
     from bestiary.deliver.audit_page import write_audit_page

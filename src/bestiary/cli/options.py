@@ -59,6 +59,7 @@ def recipe_of(
     backbone: str | None,
     classes: str | None,
     seed: int | None,
+    folds: int | None = None,
 ) -> Recipe:
     """Return the recipe of a file, with `--set` over it, and the named options over both."""
     from bestiary.recipe import Recipe, read_toml, with_settings
@@ -69,6 +70,7 @@ def recipe_of(
         ("model", "method"): method.value if method else None,
         ("model", "backbone"): backbone,
         ("data", "classes"): None if classes is None else _names(classes),
+        ("data", "folds"): folds,
     }
     for (section, key), value in named.items():
         if value is not None:

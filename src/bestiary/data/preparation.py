@@ -13,13 +13,16 @@ from bestiary.data import audit, duplicates
 from bestiary.data.collection import measured
 from bestiary.data.correcting import Corrected, correct
 from bestiary.data.corrections import Corrections
+from bestiary.data.folds import content_folds
 from bestiary.data.labels import label_map
 from bestiary.data.sources import Listing, list_sources
-from bestiary.data.split import Item, check, deal, digest, lacking
+from bestiary.data.split import Item, check, deal, digest, lacking, split
 from bestiary.errors import SourceError, nearest
 from bestiary.picture import Limits
 from bestiary.progress import Reporter
 from bestiary.recipe import Data
+
+LEAST_GROUPS = 3  # of a class in cross-validation
 
 
 @dataclass(frozen=True)
@@ -72,21 +75,61 @@ def audited(
 def divided(collection: Audited, data: Data, *, seed: int) -> tuple[pl.DataFrame, str]:
     """Return `table.PICTURES` with `split` filled in, and a digest of who is where.
 
-    A split that the source brings is kept; where it has no validation part, one is taken from training. Raises
+    A split that the source brings is kept; where it has no validation part, one is taken from training. With
+    `data.folds` there is no test part, and a column `fold` says in which fold a picture is tested, from 1. Raises
     SourceError, naming the class and what to do, when there are too few classes or pictures.
     """
     pictures = collection.pictures
     usable = pictures.filter(pl.col("error").is_null())
     _check_classes(usable, data)
     given = usable["given_split"]
-    if given.null_count() == usable.height:
-        known = pictures.filter(pl.col("error").is_null() | pl.col("dropped"))
-        usable = _dealt(known, {"test": data.test_fraction, "val": data.val_fraction}, data, seed)
-    else:
+    if given.null_count() < usable.height:
         usable = usable.with_columns(split=_given(usable, data, seed))
+    else:
+        known = pictures.filter(pl.col("error").is_null() | pl.col("dropped"))
+        shares = {"val": data.val_fraction} if data.folds else {"test": data.test_fraction, "val": data.val_fraction}
+        usable = _dealt(known, shares, data, seed)
+        if data.folds:
+            return _folded(pictures, known, usable, data, seed)
     found = digest(_items(usable), usable["split"].to_list())
     pictures = pictures.drop("split").join(usable.select("row_id", "split"), on="row_id", how="left")
     return pictures.select(list(table.PICTURES)).sort("row_id"), found
+
+
+def fold_split(shown: pl.DataFrame, fold: int, data: Data, *, seed: int) -> pl.DataFrame:
+    """Return the pictures as fold number `fold` (from 1) sees them: `table.PICTURES` with its own test and validation.
+
+    shown: what `divided` gives with `data.folds`.
+    """
+    rest = shown.filter(pl.col("split").is_not_null() & (pl.col("fold") != fold))
+    parts = split(_items(rest), {"val": data.val_fraction}, seed=seed)
+    own = pl.DataFrame({"row_id": rest["row_id"], "own": parts}, schema_overrides={"own": pl.String})
+    test = pl.when(pl.col("split").is_not_null()).then(pl.lit("test"))
+    joined = shown.join(own, on="row_id", how="left", maintain_order="left")
+    return joined.with_columns(split=pl.coalesce("own", test)).select(list(table.PICTURES))
+
+
+def groups_of_classes(shown: pl.DataFrame) -> dict[str, int]:
+    """Return how many different pictures, groups of duplicates, each class has among those that are used."""
+    used = shown.filter(pl.col("split").is_not_null())
+    return dict(used.group_by("label").agg(pl.col("group").n_unique()).sort("label").iter_rows())
+
+
+def _folded(
+    pictures: pl.DataFrame, known: pl.DataFrame, usable: pl.DataFrame, data: Data, seed: int
+) -> tuple[pl.DataFrame, str]:
+    for label, groups in groups_of_classes(usable).items():
+        if groups < LEAST_GROUPS:
+            raise SourceError(
+                f'Class "{label}" has {groups} different pictures; cross-validation needs {LEAST_GROUPS}: one to learn'
+                " from, one to validate, one to test. Add pictures, or leave the class out with --classes."
+            )
+    as_found = _items(known.with_columns(label="given_label"))
+    folds = pl.Series("fold", content_folds(as_found, folds=data.folds, seed=seed), pl.Int32) + 1
+    usable = usable.join(known.select("row_id", folds), on="row_id", how="left", maintain_order="left")
+    found = digest(_items(usable), [f"fold {fold}" for fold in usable["fold"]])
+    pictures = pictures.drop("split").join(usable.select("row_id", "split", "fold"), on="row_id", how="left")
+    return pictures.select([*table.PICTURES, "fold"]).sort("row_id"), found
 
 
 def _chosen(listing: Listing, classes: tuple[str, ...]) -> Listing:
@@ -175,6 +218,11 @@ def _parts_of(usable: pl.DataFrame, label: str) -> list[str]:
 
 def _given(usable: pl.DataFrame, data: Data, seed: int) -> pl.Series:
     given = usable["given_split"]
+    if data.folds:
+        raise SourceError(
+            "The source brings its own split, and cross-validation would deal anew. Leave --folds out to keep the"
+            " split, or give the pictures without it."
+        )
     if missing := given.null_count():
         raise SourceError(f"{missing:,} of {usable.height:,} pictures have no split. Give all of them one, or none.")
     if absent := {"train", "test"} - set(given):
