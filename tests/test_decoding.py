@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import threading
 import time
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from bestiary.batches import decoding
-from bestiary.batches.decoding import Decoded, View, decoded, in_batches
+from bestiary.batches.decoding import Decoded, Pinned, View, decoded, in_batches
 from bestiary.batches.pixels import fill, pixel_batches, pixel_store
 from bestiary.errors import PictureError, SourceError
 from bestiary.picture import Limits, Pixels, load
@@ -162,7 +163,8 @@ def test_a_picture_that_vanished_stops_the_run_with_its_name(tmp_path: Path) -> 
 
 def test_the_pixel_cache_decodes_each_content_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths, store = saved(tmp_path, 5), pixel_store(tmp_path / "cache", VIEW)
-    keys = ["a", "b", "a", "c", "d"]
+    paths[2].write_bytes(paths[0].read_bytes())
+    keys = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
     fill(store, paths, keys, VIEW, threads=2, reporter=Silent())
     assert [number_of(pixels) for pixels in store.read(keys)] == [0, 1, 0, 3, 4]
 
@@ -170,6 +172,27 @@ def test_the_pixel_cache_decodes_each_content_once(tmp_path: Path, monkeypatch: 
     again = pixel_store(tmp_path / "cache", VIEW)
     fill(again, paths, keys, VIEW, threads=2, reporter=Silent())
     np.testing.assert_array_equal(again.read(keys), store.read(keys))
+
+
+def test_a_file_that_changed_after_it_was_measured_stops_the_run_and_is_not_cached(tmp_path: Path) -> None:
+    paths, store = saved(tmp_path, 40), pixel_store(tmp_path / "cache", VIEW)
+    keys = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    paths[35].write_bytes(picture(99))
+    with pytest.raises(SourceError, match=r"035\.png was changed after it was measured"):
+        fill(store, paths, keys, VIEW, threads=2, reporter=Silent())
+    assert keys[35] not in pixel_store(tmp_path / "cache", VIEW)
+    assert number_of(pixel_store(tmp_path / "cache", VIEW).read(keys[:1])[0]) == 0  # what was decoded before is kept
+
+
+def test_a_pinned_file_that_is_broken_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "broken.jpg"
+    path.write_bytes(b"no picture")
+    pinned = Pinned(path, hashlib.sha256(b"no picture").hexdigest())
+    with pytest.raises(PictureError, match=r"broken\.jpg is not a picture"):
+        VIEW.of(pinned)
+    path.unlink()
+    with pytest.raises(PictureError, match=r"broken\.jpg"):
+        VIEW.of(pinned)
 
 
 def test_the_pixel_cache_keeps_ways_of_looking_apart(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ pytest.importorskip("sklearn")
 
 from sklearn.linear_model import LogisticRegression
 
-from bestiary.batches.decoding import View
+from bestiary.batches.decoding import Pinned, View
 from bestiary.data.drawn import DrawnCollection
 from bestiary.errors import RecipeError, SourceError
 from bestiary.inference.sealing import softmax
@@ -118,6 +119,10 @@ def pictures_of(collection: DrawnCollection, count: int) -> list[Path]:
     return sorted(collection.kinds)[:count]
 
 
+def keys_of(paths: list[Path]) -> list[str]:
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+
+
 def features_of(
     cache: Path, trunk: Path, paths: list[Path], keys: list[str], precision: Precision = "float32"
 ) -> NDArray[np.float16]:
@@ -128,7 +133,7 @@ def features_of(
 
 def test_features_are_the_mean_of_the_maps(tmp_path: Path, trunk: Path, collection: DrawnCollection) -> None:
     paths = pictures_of(collection, 20)
-    found = features_of(tmp_path, trunk, paths, [path.name + path.parent.name for path in paths])
+    found = features_of(tmp_path, trunk, paths, keys_of(paths))
     images = np.stack([View(SIZE).of(path) for path in paths])
     expected = run(OnnxRuntimeEngine(trunk, threads=1), images)["maps"].mean(axis=(2, 3))
     assert found.dtype == np.float16
@@ -139,18 +144,18 @@ def test_features_are_computed_once(
     tmp_path: Path, trunk: Path, collection: DrawnCollection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = pictures_of(collection, 12)
-    keys = [str(number) for number in range(12)]
+    keys = keys_of(paths)
     first = features_of(tmp_path, trunk, paths[:8], keys[:8])
-    seen: list[Path] = []
+    seen: list[Pinned] = []
     batches = probe.pixel_batches
 
-    def watched(some: list[Path], view: View, *, threads: int, batch_size: int) -> Iterator[Pixels]:
+    def watched(some: list[Pinned], view: View, *, threads: int, batch_size: int) -> Iterator[Pixels]:
         seen.extend(some)
         return batches(some, view, threads=threads, batch_size=batch_size)
 
     monkeypatch.setattr(probe, "pixel_batches", watched)
     whole = features_of(tmp_path, trunk, paths, keys)
-    assert seen == paths[8:]
+    assert [pinned.path for pinned in seen] == paths[8:]
     np.testing.assert_array_equal(whole[:8], first)
 
     monkeypatch.setattr(probe, "bulk_engine", lambda *_, **__: pytest.fail("computed again"))
@@ -171,7 +176,8 @@ def test_features_of_another_look_are_kept_apart(tmp_path: Path, trunk: Path) ->
 def test_an_interrupted_computation_goes_on_where_it_was(
     tmp_path: Path, trunk: Path, collection: DrawnCollection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paths, keys = pictures_of(collection, 40), [str(number) for number in range(40)]
+    paths = pictures_of(collection, 40)
+    keys = keys_of(paths)
     whole = probe.pixel_batches
 
     def stopped(some: list[Path], view: View, *, threads: int, batch_size: int) -> Iterator[Pixels]:

@@ -18,10 +18,14 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
+
+# What an extra brings, by the names that are imported: the commands that need it need all of it.
+EXTRAS = {"train": ("polars", "sklearn", "scipy", "joblib", "psutil", "onnx", "cleanlab", "safetensors", "jinja2")}
 
 
 class BestiaryError(Exception):
@@ -100,6 +104,17 @@ def needs(module: str, *, extra: str) -> ModuleType:
         raise MissingExtraError(
             f'This needs "{module}", which is not installed. Add it with: pip install "bestiary[{extra}]"'
         ) from None
+
+
+def needs_extra(extra: str) -> None:
+    """Raise MissingExtraError, naming what is missing and the command that adds it, unless an extra is all there."""
+    missing = [module for module in EXTRAS[extra] if importlib.util.find_spec(module) is None]
+    if missing:
+        names = ", ".join(f'"{module}"' for module in missing)
+        are = "which is" if len(missing) == 1 else "which are"
+        raise MissingExtraError(
+            f'This needs {names}, {are} not installed. Add it with: pip install "bestiary[{extra}]"'
+        )
 
 
 def _picture_error(message: str, check: str) -> PictureError:

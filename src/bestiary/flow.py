@@ -5,22 +5,27 @@ Read this first. Every command is a thin function over what stands here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from bestiary import table
-from bestiary.batches.decoding import View
+from bestiary.batches.decoding import Pinned, View
+from bestiary.data.correcting import settle
+from bestiary.data.corrections import read_corrections, write
 from bestiary.data.preparation import Audited, audited, divided
 from bestiary.deliver.report import write_report
 from bestiary.errors import InterruptedRun, RunError, SourceError
 from bestiary.evaluation.calibration import choose_threshold, fit_temperature
 from bestiary.evaluation.classification_report import classification_report
 from bestiary.evaluation.curves import overfitting_sentence, path_sentence
+from bestiary.evaluation.folds import cross_validated, fold_scores, pooled
+from bestiary.evaluation.leaks import leaks_beside
 from bestiary.evaluation.predictions import judge, prediction_table
 from bestiary.inference.bundle import read_bundle
 from bestiary.inference.graph import Calibration
@@ -35,6 +40,7 @@ from bestiary.training.methods import LEARN, refuse_impossible
 from bestiary.training.task import Learned, Task
 
 SILENT = Silent()
+Sources = Path | str | Sequence[Path | str]  # one source of pictures, or several that are merged
 
 
 @dataclass(frozen=True)
@@ -46,49 +52,74 @@ class Run:
 
 
 def audit(
-    pictures: Path | str,
+    pictures: Sources,
     *,
     labels: str | None = None,
+    corrections: Path | str | None = None,
     recipe: Recipe | None = None,
     threads: int | None = None,
     reporter: Reporter = SILENT,
 ) -> Audited:
-    """Return the pictures of a folder or table, measured and grouped, with everything found wrong with them."""
+    """Return the pictures of one source or several, measured and grouped, with everything found wrong with them.
+
+    corrections: a file of decisions about pictures, which are applied.
+    """
     settings = (recipe or Recipe()).resolved()
     limits = Limits(settings.picture.max_bytes, settings.picture.max_pixels)
     workers, cache = threads or cores(), cache_folder()
-    return audited(Path(pictures), labels, settings.data, limits, threads=workers, cache=cache, reporter=reporter)
+    decided = None if corrections is None else read_corrections(Path(corrections))
+    found = audited(
+        _paths(pictures),
+        labels,
+        settings.data,
+        limits,
+        threads=workers,
+        cache=cache,
+        reporter=reporter,
+        corrections=decided,
+    )
+    return found if decided is None else replace(found, findings=settle(found.findings, found.pictures, decided))
 
 
 def train(
-    pictures: Path | str,
+    pictures: Sources,
     *,
     labels: str | None = None,
+    corrections: Path | str | None = None,
     recipe: Recipe | None = None,
+    folds: int | None = None,
     out: Path | str | None = None,
     threads: int | None = None,
     reporter: Reporter = SILENT,
 ) -> Run:
     """Return a finished run: the pictures audited and split, a model trained, sealed, judged and reported.
 
-    pictures: a folder per class, folders already split, or a table; labels: a map of folder names to labels.
+    pictures: a folder per class, folders already split, an archive or a table, or several of these, which are merged;
+    labels: a map of folder names to labels; corrections: a file of decisions about pictures; folds:
+    cross-validate with so many folds in place of one test part (the recipe's `data.folds`).
     Raises UserError for what the user can mend, IntegrityError if a proof fails, InterruptedRun on Ctrl-C.
     """
-    asked, clock, workers = recipe or Recipe(), Clock(), threads or cores()
+    asked, clock, workers = _with_folds(recipe or Recipe(), folds), Clock(), threads or cores()
     out = None if out is None else Path(out)
     refuse_impossible(asked)
     run_folder.refuse_taken(out)
     with PeakMemory() as memory:
         # ---- Pictures: measured, audited, split --------------------------------------------------------------------
         with clock.stage("audit"):
-            collection = audit(pictures, labels=labels, recipe=asked, threads=workers, reporter=reporter)
+            collection = audit(
+                pictures, labels=labels, corrections=corrections, recipe=asked, threads=workers, reporter=reporter
+            )
             shown, digest = divided(collection, asked.data, seed=asked.seed)
         reporter.say(_described(shown, collection))
 
         # ---- The run folder: nothing is written before the pictures are known to be good ---------------------------
         run = run_folder.create(out, asked)
-        source = {"pictures": str(Path(pictures).absolute()), "labels": labels, "threads": workers}
-        left_over = {"split digest": digest, "passed over": dict(collection.passed_over)}
+        named = [str(path.absolute()) for path in _paths(pictures)]
+        source = {"pictures": named[0] if len(named) == 1 else named, "labels": labels, "threads": workers}
+        left_over: dict[str, Any] = {"split digest": digest, "passed over": dict(collection.passed_over)}
+        if corrections is not None and collection.corrected is not None:
+            left_over |= {"corrections": {"file": str(corrections), **collection.corrected.facts()}}
+            write(run / "corrections.csv", read_corrections(Path(corrections)))
         run_folder.write_json(run / "environment.json", run_folder.environment(source | left_over))
         table.write(shown, run / "pictures.parquet")
         table.write(collection.findings, run / "findings.parquet")
@@ -110,6 +141,11 @@ def evaluate(run: Path | str, *, threads: int | None = None, reporter: Reporter 
     """Score a finished run on its own test split once more; the run counts that, and its report says so."""
     run = Path(run)
     recipe, before = run_folder.recipe_of(run).resolved(), run_folder.read_json(run / "metrics.json")
+    if recipe.data.folds:
+        raise RunError(
+            f"{run} was cross-validated: it has no test pictures of its own, and each was scored by a model that had"
+            " not learnt from it. Score it on other labelled pictures."
+        )
     shown, old = _pictures_of(run), table.read(run / "predictions.parquet", table.PREDICTIONS)
     test = shown.filter(pl.col("split") == "test").sort("row_id")
     predictions = _predicted(run, test, threads=threads or cores(), reporter=reporter)
@@ -121,24 +157,32 @@ def evaluate(run: Path | str, *, threads: int | None = None, reporter: Reporter 
 
 def _finish(run: Path, *, threads: int, clock: Clock, memory: PeakMemory, reporter: Reporter, resume: bool) -> Run:
     """Train, seal, judge and report what a run folder describes."""
-    recipe, shown = run_folder.recipe_of(run).resolved(), _pictures_of(run)
-    classes = tuple(sorted(shown.filter(pl.col("split") == "train")["label"].unique()))
-    task = Task(recipe, shown, classes, _view(recipe), run, cache_folder(), threads, reporter, clock, resume)
+    asked, shown = run_folder.recipe_of(run), _pictures_of(run)
+    recipe = asked.resolved()
+    learn = partial(_learn, threads=threads, clock=clock, reporter=reporter, resume=resume)
+    test = partial(_tested, threads=threads, clock=clock, reporter=reporter)
+
+    def learn_and_test(place: Path) -> pl.DataFrame:
+        learn(place)
+        return test(place)
 
     # ---- Model: learned, calibrated on validation, sealed, held against itself -------------------------------------
-    with clock.stage("train"):
-        learned = LEARN[recipe.model.method](task)
-        sealed = _seal(task, learned)
+    folds = cross_validated(run, asked, shown, learn_and_test, reporter=reporter) if recipe.data.folds else []
+    learned, sealed = learn(run)
     environment = run_folder.read_json(run / "environment.json")
     run_folder.write_json(run / "environment.json", environment | learned.notes)
 
     # ---- Judgement: the test pictures, from their files, through the predictor that users get ----------------------
+    predictions = pooled(folds) if folds else test(run)
     with clock.stage("evaluate"):
-        test, val = (shown.filter(pl.col("split") == split) for split in ("test", "val"))
-        predictions = _predicted(run, test, threads=threads, reporter=reporter)
-        known = prediction_table(val, validation_answers(sealed, learned.val_logits), classes)
-        table.write(pl.concat([predictions, known]), run / "predictions.parquet")
         scored = _judged(run, predictions, shown, recipe)
+        if folds:  # every picture was tested; what the model that ships says of some of them is not a second test
+            scored |= {"split": "folds", "folds": fold_scores(folds, shown, sealed.classes)}
+        else:
+            val = shown.filter(pl.col("split") == "val")
+            known = prediction_table(val, validation_answers(sealed, learned.val_logits), sealed.classes)
+            predictions = pl.concat([predictions, known])
+        table.write(predictions, run / "predictions.parquet")
 
     # ---- Report ----------------------------------------------------------------------------------------------------
     curve = path_sentence if recipe.model.method == "probe" else overfitting_sentence
@@ -151,6 +195,16 @@ def _finish(run: Path, *, threads: int, clock: Clock, memory: PeakMemory, report
     if run.parent == run_folder.RUNS:
         run_folder.point_latest(run)
     return Run(run, metrics)
+
+
+def _learn(run: Path, *, threads: int, clock: Clock, reporter: Reporter, resume: bool) -> tuple[Learned, Model]:
+    """Train the model of a run folder, or of a fold in it, and seal it."""
+    recipe, shown = run_folder.recipe_of(run).resolved(), _pictures_of(run)
+    classes = tuple(sorted(shown.filter(pl.col("split") == "train")["label"].unique()))
+    task = Task(recipe, shown, classes, _view(recipe), run, cache_folder(), threads, reporter, clock, resume)
+    with clock.stage("train"):
+        learned = LEARN[recipe.model.method](task)
+        return learned, _seal(task, learned)
 
 
 @contextmanager
@@ -184,12 +238,20 @@ def _seal(task: Task, learned: Learned) -> Model:
     return sealed
 
 
+def _tested(run: Path, *, threads: int, clock: Clock, reporter: Reporter) -> pl.DataFrame:
+    """Return the prediction table of the test pictures of a run folder, or of a fold in it."""
+    with clock.stage("evaluate"):
+        test = _pictures_of(run).filter(pl.col("split") == "test")
+        return _predicted(run, test, threads=threads, reporter=reporter)
+
+
 def _predicted(run: Path, pictures: pl.DataFrame, *, threads: int, reporter: Reporter) -> pl.DataFrame:
     """Return the prediction table of these pictures, from their files, through the predictor that users get."""
     predictor = Predictor(run, threads=threads, engine="fastest")
     with reporter.task("Predicting", pictures.height) as advance:
         answers = []
-        for answer in predictor.predict_many(Path(path) for path in pictures["path"]):
+        files = (Pinned(Path(path), sha256) for path, sha256 in pictures.select("path", "sha256").iter_rows())
+        for answer in predictor.predict_many(files):
             if answer.error is not None:
                 raise SourceError(f"{answer.error} It could be read before: do not change the pictures during a run.")
             answers.append(answer)
@@ -209,13 +271,24 @@ def _judged(run: Path, predictions: pl.DataFrame, shown: pl.DataFrame, recipe: R
         resamples=recipe.evaluate.resamples,
         seed=recipe.seed,
     )
-    return {"split": "test", **metrics}
+    return {"split": "test", **metrics, **leaks_beside(predictions, shown)}
 
 
 def _write(run: Path, metrics: dict[str, Any]) -> None:
     run_folder.write_json(run / "metrics.json", metrics)
     write_text(run / "classification_report.txt", classification_report(metrics))
     write_report(run)
+
+
+def _paths(pictures: Sources) -> list[Path]:
+    return [Path(pictures)] if isinstance(pictures, str | Path) else [Path(one) for one in pictures]
+
+
+def _with_folds(recipe: Recipe, folds: int | None) -> Recipe:
+    if folds is None:
+        return recipe
+    asked = recipe.asked()
+    return Recipe.of(asked | {"data": {**asked.get("data", {}), "folds": folds}})
 
 
 def _pictures_of(run: Path) -> pl.DataFrame:
@@ -232,10 +305,11 @@ def _described(pictures: pl.DataFrame, collection: Audited) -> str:
     """Return one sentence on what will be used."""
     used = pictures.filter(pl.col("split").is_not_null())
     parts = {name: used.filter(pl.col("split") == name).height for name in table.SPLITS}
+    tested = f"{parts['test']:,} to test" if "fold" not in used.columns else f"{used['fold'].n_unique()} folds to test"
     left_out = pictures.height - used.height
     groups = used.height - used["group"].n_unique()
     return (
         f"{used.height:,} pictures of {used['label'].n_unique()} classes: {parts['train']:,} to train,"
-        f" {parts['val']:,} to validate, {parts['test']:,} to test. {groups:,} duplicates kept on one side,"
+        f" {parts['val']:,} to validate, {tested}. {groups:,} duplicates kept on one side,"
         f" {left_out:,} files left out, {collection.findings.height:,} findings."
     )

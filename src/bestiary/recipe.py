@@ -36,8 +36,16 @@ class Data(_Section):
     min_per_class: int = Field(10, ge=3, description="a class with fewer pictures is refused")
     val_fraction: float = Field(0.15, gt=0, lt=0.5)
     test_fraction: float = Field(0.15, gt=0, lt=0.5)
+    folds: int = Field(0, ge=0, le=50, description="cross-validation with so many folds in place of one test part")
     near_duplicates: bool = Field(True, description="keep near-duplicates on one side of the split")
     near_duplicate_bits: int = Field(40, ge=0, le=64, description="of 256: pictures this close count as one")
+
+    @field_validator("folds")
+    @classmethod
+    def _none_or_several(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("expected 2 folds or more, or 0 for one test part")
+        return value
 
 
 class Picture(_Section):

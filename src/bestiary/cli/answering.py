@@ -11,7 +11,7 @@ import typer
 from bestiary.cli.app import app
 from bestiary.cli.options import AsJson, Format, Quiet, RunPath, Threads
 from bestiary.cli.output import print_json
-from bestiary.errors import needs
+from bestiary.errors import needs_extra
 
 
 @app.command()
@@ -43,7 +43,7 @@ def predict(
 @app.command()
 def report(run: RunPath, threads: Threads = None, quiet: Quiet = False, as_json: AsJson = False) -> None:  # noqa: ARG001
     """Write report.html again; prints its path."""
-    needs("polars", extra="train")
+    needs_extra("train")
     from bestiary.deliver.report import write_report
 
     path = write_report(run)

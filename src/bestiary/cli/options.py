@@ -32,7 +32,17 @@ class Format(StrEnum):
 
 
 Pictures = Annotated[
-    Path, typer.Argument(metavar="PICTURES", help="A folder per class, split folders, an archive or a table.")
+    list[Path],
+    typer.Argument(
+        metavar="PICTURES…", help="A folder per class, split folders, an archive or a table; several are merged."
+    ),
+]
+Corrections = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.csv",
+        help="Decisions about pictures: sha256,action,label,note,when; action is keep, drop or relabel.",
+    ),
 ]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, for example runs/latest.")]
 Labels = Annotated[str | None, typer.Option(help='Folder names to labels: "animals10", or a CSV of folder,label.')]
@@ -49,6 +59,7 @@ def recipe_of(
     backbone: str | None,
     classes: str | None,
     seed: int | None,
+    folds: int | None = None,
 ) -> Recipe:
     """Return the recipe of a file, with `--set` over it, and the named options over both."""
     from bestiary.recipe import Recipe, read_toml, with_settings
@@ -59,6 +70,7 @@ def recipe_of(
         ("model", "method"): method.value if method else None,
         ("model", "backbone"): backbone,
         ("data", "classes"): None if classes is None else _names(classes),
+        ("data", "folds"): folds,
     }
     for (section, key), value in named.items():
         if value is not None:

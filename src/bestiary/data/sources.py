@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import unicodedata
 from collections import Counter
@@ -23,6 +24,7 @@ SIDECAR_SUFFIXES = {".txt", ".csv", ".json", ".xml", ".xmp", ".md", ".html", ".p
 SIDECAR_FOLDERS = {"__macosx"}
 PICTURE_SUFFIXES = frozenset().union(*SUFFIXES.values())
 NOT_TEXT, LISTED_TWICE = "name is not valid Unicode", "listed twice"
+MAP_NAMES_SHOWN = 10
 SILENT = Silent()
 
 
@@ -73,11 +75,13 @@ def list_sources(sources: Sequence[Path], labels: Mapping[str, str], *, reporter
     """Return the pictures of several sources as one listing: equal labels join, `labels` maps those of all of them.
 
     A file that is listed twice with one label is one picture, and counted in `passed_over`; with two labels it is
-    two, so that the audit can name the conflict. Raises SourceError as `list_pictures` does, for any of the sources.
+    two, so that the audit can name the conflict. Raises SourceError as `list_pictures` does, for any of the sources,
+    and for `labels` that map none of the folders; those of them that were not found are told to the reporter.
     """
     if not sources:
         raise SourceError("There is no source of pictures. Give a folder, an archive or a table, or several of them.")
     listings = [_listed(source, reporter, alone=len(sources) == 1) for source in sources]
+    _check_map(labels, {picture.label for listing in listings for picture in listing.pictures}, reporter)
     passed_over = sum((listing.passed_over for listing in listings), Counter[str]())
     found = [Listed(p.path, _label(p.label, labels), p.split) for listing in listings for p in listing.pictures]
     pictures = {(os.path.abspath(p.path), p.label, p.split): p for p in reversed(found)}  # noqa: PTH100 - no links
@@ -117,6 +121,29 @@ def _label(name: str, labels: Mapping[str, str]) -> str:
     """Return the final label. Accents can be written in two ways; one label has only one."""
     composed = unicodedata.normalize("NFC", name)
     return unicodedata.normalize("NFC", labels.get(name, labels.get(composed, composed)))
+
+
+def _check_map(labels: Mapping[str, str], names: set[str], reporter: Reporter) -> None:
+    """Refuse a map of labels that is for other folders; say which of its folders are not here."""
+    composed = names | {unicodedata.normalize("NFC", name) for name in names}
+    absent = sorted(name for name in labels if name not in composed)
+    if not labels or not absent:
+        return
+    if len(absent) < len(labels):
+        reporter.say(f"{len(absent):,} of {len(labels):,} folders of the label map are not here: {_some(absent)}.")
+        return
+    by_folded = {name.casefold(): name for name in sorted(names)}
+    close = {name: difflib.get_close_matches(name.casefold(), by_folded, n=1) for name in absent}
+    pairs = [f'"{name}" is near "{by_folded[near[0]]}"' for name, near in close.items() if near]
+    raise SourceError(
+        f"The label map matches no folder. It names {_some(absent)}; the folders here are {_some(sorted(names))}."
+        + (f" Nearest: {_some(pairs)}." if pairs else " Leave --labels out if they are the labels already.")
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAP_NAMES_SHOWN:,} more" if len(names) > MAP_NAMES_SHOWN else ""
+    return ", ".join(names[:MAP_NAMES_SHOWN]) + more
 
 
 def printable(text: str) -> str:

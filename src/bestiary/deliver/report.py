@@ -9,7 +9,7 @@ import json
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from bestiary.deliver import plots, verdict
 from bestiary.deliver.gallery import galleries, shared_folder, short_names, thumbnails
 from bestiary.deliver.page import render_page
 from bestiary.errors import RunError
+from bestiary.evaluation.classification_report import notes_of
 from bestiary.machine import write_text
 
 NEEDED_METRICS = ("n", "accuracy", "macro_f1", "per_class", "confusion")
@@ -47,6 +48,7 @@ class RunFiles:
     asked: str
     environment: Mapping[str, Any]
     bundle: Mapping[str, Any]
+    leaks: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_report(run: Path) -> Path:
@@ -74,6 +76,7 @@ def read_run(run: Path) -> RunFiles:
         asked=_text(run / "asked.toml"),
         environment=_json(run / "environment.json"),
         bundle=_json(run / "bundle.json"),
+        leaks=_json(run / "leaks.json"),
     )
 
 
@@ -109,6 +112,7 @@ def _story(run: RunFiles) -> dict[str, Any]:
         "method": method,
         "bundle": run.bundle,
         "metrics": m,
+        "notes": [*notes_of(m), *([run.leaks["sentence"]] if run.leaks else [])],
         "verdict": verdict.verdict(m),
         "steps": verdict.next_steps(m, train_counts, run.history, issues, shlex.quote(str(run.folder)), method),
         "classes": [

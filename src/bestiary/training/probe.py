@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bestiary.batches.decoding import View
+from bestiary.batches.decoding import Pinned, View
 from bestiary.batches.pixels import PIXELS_VERSION, pixel_batches
 from bestiary.batches.store import ArrayStore
 from bestiary.models.engine import Precision, bulk_engine
@@ -55,13 +55,17 @@ def fill_features(
     threads: int,
     reporter: Reporter,
 ) -> None:
-    """Compute the features that the store lacks: the mean of the trunk's maps over all places."""
+    """Compute the features that the store lacks: the mean of the trunk's maps over all places.
+
+    keys: the SHA-256 of the files. Raises SourceError if a file cannot be read any more, or has other content.
+    """
     missing = store.missing(keys)
     if not missing:
         return
     engine = bulk_engine(pooled_graph(trunk), threads=threads, precision=precision)
     wanted = [keys[at] for at in missing]
-    batches = pixel_batches([paths[at] for at in missing], view, threads=threads, batch_size=engine.batch_size)
+    files = [Pinned(paths[at], keys[at]) for at in missing]
+    batches = pixel_batches(files, view, threads=threads, batch_size=engine.batch_size)
     with reporter.task("Computing features", len(missing)) as advance, store.writing() as segment:
         start = 0
         for outputs in engine.stream(batches):

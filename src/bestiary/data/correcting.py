@@ -1,0 +1,102 @@
+"""Corrections laid over the tables: labels changed, pictures left out, doubts settled. Files stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from bestiary.data.corrections import ACTIONS, Corrections, shortened
+from bestiary.errors import nearest
+
+# What somebody who keeps a picture has settled; the rest (unreadable, dark, in two given splits) stays as it is.
+SETTLED_BY_KEEP = ("suspect-label", "outlier", "label-conflict", "exact-duplicate", "near-duplicate")
+OF_A_GROUP = ("label-conflict", "exact-duplicate", "near-duplicate")
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """What corrections did: their digest, the pictures by action, and the hashes that match no picture."""
+
+    digest: str
+    counts: dict[str, int] = field(default_factory=dict)
+    unmatched: tuple[str, ...] = ()
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a run records."""
+        return {"digest": self.digest, **self.counts, "hashes without a picture": len(self.unmatched)}
+
+
+def correct(
+    pictures: pl.DataFrame, corrections: Corrections, *, say: Callable[[str], None]
+) -> tuple[pl.DataFrame, Corrected]:
+    """Return the pictures with the decisions applied, and what was done.
+
+    pictures: `sha256, label, error` at least, and `split` where there is one. `given_label` is added: the label before.
+    A dropped picture gets an `error` that says so, and no `split`; `dropped` is true for it. One that cannot be read
+    anyway keeps the error it has. What a person should know is told through `say`.
+    """
+    decided = corrections.by_content
+    rows = [(key, one.action, one.label or None, one.note) for key, one in decided.items()]
+    decisions = pl.DataFrame(rows, schema=dict.fromkeys(("sha256", "action", "new", "note"), pl.String), orient="row")
+    found = pictures.join(decisions, on="sha256", how="left", maintain_order="left")
+    actions = found["action"]
+    is_dropped = actions.eq_missing("drop") & found["error"].is_null()
+    why = pl.format("{}: dropped by the corrections file{}.", "path", _noted)
+    found = found.with_columns(
+        given_label=pl.col("label"),
+        label=pl.coalesce("new", "label"),
+        error=pl.when(is_dropped).then(why).otherwise("error"),
+        dropped=is_dropped,
+    ).drop("action", "new", "note")
+    if "split" in found.columns:
+        found = found.with_columns(split=pl.when("dropped").then(None).otherwise("split"))
+    matched = set(found["sha256"])
+    done = Corrected(
+        corrections.digest,
+        {action: int((actions == action).sum()) for action in ACTIONS},
+        tuple(sha256 for sha256 in decided if sha256 not in matched),
+    )
+    _tell(corrections, done, set(pictures["label"]), say)
+    return found, done
+
+
+def settle(findings: pl.DataFrame, pictures: pl.DataFrame, corrections: Corrections) -> pl.DataFrame:
+    """Return the findings, no longer issues where somebody decided to keep the picture.
+
+    findings: `table.FINDINGS`; pictures: `row_id, sha256, group, error`. A finding about duplicates is settled if its
+    own picture is kept, or every other picture of its group is. Whatever is wrong with a dropped picture is settled.
+    """
+    decided = corrections.by_content.items()
+    is_kept, is_dropped = (
+        pl.col("sha256").is_in([sha256 for sha256, one in decided if one.action == action])
+        for action in ("keep", "drop")
+    )
+    doubted = (~is_kept & pl.col("error").is_null()).sum().over("group")
+    marked = pictures.select("row_id", kept=is_kept, dropped=is_dropped, doubted=doubted)
+    joined = findings.join(marked, on="row_id", how="left", maintain_order="left")
+    others_kept = pl.col("check").is_in(OF_A_GROUP) & (pl.col("doubted") == 1)
+    settled = pl.col("check").is_in(SETTLED_BY_KEEP) & (pl.col("kept") | others_kept) | pl.col("dropped")
+    return joined.with_columns(is_issue=pl.col("is_issue") & ~settled.fill_null(False)).select(findings.columns)
+
+
+_noted = pl.when(pl.col("note") == "").then(pl.lit("")).otherwise(pl.format(" ({})", "note"))
+
+
+def _tell(corrections: Corrections, done: Corrected, labels: set[str], say: Callable[[str], None]) -> None:
+    counts = ", ".join(f"{done.counts[action]:,} {word}" for action, word in _WORDS.items())
+    say(f"Corrections: {counts} (digest {done.digest}).")
+    if done.unmatched:
+        say(
+            f"{len(done.unmatched):,} of {len(corrections.by_content):,} corrections match no picture here:"
+            f" {shortened(done.unmatched)}."
+        )
+    if overruled := {row.sha256 for row in corrections.overruled}:
+        say(f"{len(overruled):,} pictures have rows that contradict each other: the last row holds.")
+    for label in sorted({row.label for row in corrections.by_content.values()} - labels - {""}):
+        say(f'Corrections name a new label, "{label}". {nearest(label, labels)}')
+
+
+_WORDS = {"keep": "kept", "drop": "dropped", "relabel": "with another label"}
