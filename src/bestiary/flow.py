@@ -37,6 +37,7 @@ from bestiary.progress import Reporter, Silent
 from bestiary.recipe import Recipe
 from bestiary.training import run_folder
 from bestiary.training.methods import LEARN, refuse_impossible
+from bestiary.training.session import Session, held, session
 from bestiary.training.task import Learned, Task
 
 SILENT = Silent()
@@ -113,52 +114,68 @@ def train(
         reporter.say(_described(shown, collection))
 
         # ---- The run folder: nothing is written before the pictures are known to be good ---------------------------
-        run = run_folder.create(out, asked)
         named = [str(path.absolute()) for path in _paths(pictures)]
         source = {"pictures": named[0] if len(named) == 1 else named, "labels": labels, "threads": workers}
         left_over: dict[str, Any] = {"split digest": digest, "passed over": dict(collection.passed_over)}
         if corrections is not None and collection.corrected is not None:
             left_over |= {"corrections": {"file": str(corrections), **collection.corrected.facts()}}
-            write(run / "corrections.csv", read_corrections(Path(corrections)))
-        run_folder.write_json(run / "environment.json", run_folder.environment(source | left_over))
-        table.write(shown, run / "pictures.parquet")
-        table.write(collection.findings, run / "findings.parquet")
-        with _resumable(run):
-            return _finish(run, threads=workers, clock=clock, memory=memory, reporter=reporter, resume=False)
+
+        def contents(folder: Path) -> None:
+            if corrections is not None:
+                write(folder / "corrections.csv", read_corrections(Path(corrections)))
+            run_folder.write_json(folder / "environment.json", run_folder.environment(source | left_over))
+            table.write(shown, folder / "pictures.parquet")
+            table.write(collection.findings, folder / "findings.parquet")
+
+        run = run_folder.create(out, asked, contents=contents)
+        with _resumable(run), session(run, clock, memory) as account:
+            return _finish(run, threads=workers, clock=clock, account=account, reporter=reporter)
 
 
 def resume(run: Path | str, *, threads: int | None = None, reporter: Reporter = SILENT) -> Run:
-    """Return the finished run that an interrupted one becomes, from its pictures, recipe and last checkpoint."""
-    run = Path(run)
-    if (run / "report.html").exists():
-        raise RunError(f"{run} is finished already. Its report: {run / 'report.html'}")
+    """Return the finished run that an interrupted one becomes, from its pictures, recipe and last checkpoint.
+
+    However it ended (Ctrl-C, a full disk, SIGKILL), the scores are those of the run that was not interrupted; its
+    seconds are those of all sessions. Raises RunError if it is finished, or in use by another process.
+    """
+    run, clock = Path(run), Clock()
     run_folder.recipe_of(run)
-    with PeakMemory() as memory, _resumable(run):
-        return _finish(run, threads=threads or cores(), clock=Clock(), memory=memory, reporter=reporter, resume=True)
+    with PeakMemory() as memory, _resumable(run), session(run, clock, memory) as account:
+        if (run / "report.html").exists():
+            raise RunError(f"{run} is finished already. Its report: {run / 'report.html'}")
+        run_folder.sweep(run)
+        times, before = len(account.earlier), account.seconds["total"]
+        reporter.say(f"Going on with {run}, after {times} session{'s' * (times > 1)} of {before:.0f} s in all.")
+        run_folder.note(run, {"resumed": f"{times} time{'s' * (times > 1)}; the seconds are those of all sessions"})
+        if (run / "metrics.json").exists():  # the test split was scored: scoring it twice would have to be counted
+            return _reported(run, run_folder.read_json(run / "metrics.json"), clock, account)
+        return _finish(run, threads=threads or cores(), clock=clock, account=account, reporter=reporter, resume=True)
 
 
 def evaluate(run: Path | str, *, threads: int | None = None, reporter: Reporter = SILENT) -> Run:
     """Score a finished run on its own test split once more; the run counts that, and its report says so."""
     run = Path(run)
-    recipe, before = run_folder.recipe_of(run).resolved(), run_folder.read_json(run / "metrics.json")
+    recipe, before = run_folder.resolved_of(run), run_folder.read_json(run / "metrics.json")
     if recipe.data.folds:
         raise RunError(
             f"{run} was cross-validated: it has no test pictures of its own, and each was scored by a model that had"
             " not learnt from it. Score it on other labelled pictures."
         )
-    shown, old = _pictures_of(run), table.read(run / "predictions.parquet", table.PREDICTIONS)
-    test = shown.filter(pl.col("split") == "test").sort("row_id")
-    predictions = _predicted(run, test, threads=threads or cores(), reporter=reporter)
-    metrics = {**before, **_judged(run, predictions, shown, recipe), "test_scored": before["test_scored"] + 1}
-    table.write(pl.concat([predictions, old.filter(pl.col("split") != "test")]), run / "predictions.parquet")
-    _write(run, metrics)
+    with held(run):
+        shown, old = _pictures_of(run), table.read(run / "predictions.parquet", table.PREDICTIONS)
+        test = shown.filter(pl.col("split") == "test").sort("row_id")
+        predictions = _predicted(run, test, threads=threads or cores(), reporter=reporter)
+        metrics = {**before, **_judged(run, predictions, shown, recipe), "test_scored": before["test_scored"] + 1}
+        table.write(pl.concat([predictions, old.filter(pl.col("split") != "test")]), run / "predictions.parquet")
+        _write(run, metrics)
     return Run(run, metrics)
 
 
-def _finish(run: Path, *, threads: int, clock: Clock, memory: PeakMemory, reporter: Reporter, resume: bool) -> Run:
+def _finish(
+    run: Path, *, threads: int, clock: Clock, account: Session, reporter: Reporter, resume: bool = False
+) -> Run:
     """Train, seal, judge and report what a run folder describes."""
-    asked, shown = run_folder.recipe_of(run), _pictures_of(run)
-    recipe = asked.resolved()
+    recipe, shown = run_folder.resolved_of(run), _pictures_of(run)
     learn = partial(_learn, threads=threads, clock=clock, reporter=reporter, resume=resume)
     test = partial(_tested, threads=threads, clock=clock, reporter=reporter)
 
@@ -167,10 +184,9 @@ def _finish(run: Path, *, threads: int, clock: Clock, memory: PeakMemory, report
         return test(place)
 
     # ---- Model: learned, calibrated on validation, sealed, held against itself -------------------------------------
-    folds = cross_validated(run, asked, shown, learn_and_test, reporter=reporter) if recipe.data.folds else []
+    folds = cross_validated(run, recipe, shown, learn_and_test, reporter=reporter) if recipe.data.folds else []
     learned, sealed = learn(run)
-    environment = run_folder.read_json(run / "environment.json")
-    run_folder.write_json(run / "environment.json", environment | learned.notes)
+    run_folder.note(run, learned.notes)
 
     # ---- Judgement: the test pictures, from their files, through the predictor that users get ----------------------
     predictions = pooled(folds) if folds else test(run)
@@ -186,11 +202,15 @@ def _finish(run: Path, *, threads: int, clock: Clock, memory: PeakMemory, report
 
     # ---- Report ----------------------------------------------------------------------------------------------------
     curve = path_sentence if recipe.model.method == "probe" else overfitting_sentence
-    metrics = scored | {"test_scored": 1 + _times_scored(run), "overfitting": curve(learned.history)}
-    metrics |= {"temperature": sealed.calibration.temperature, "peak_rss_mb": round(memory.megabytes)}
+    metrics = scored | {"test_scored": 1, "overfitting": curve(learned.history)}
+    return _reported(run, metrics | {"temperature": sealed.calibration.temperature}, clock, account)
+
+
+def _reported(run: Path, metrics: dict[str, Any], clock: Clock, account: Session) -> Run:
+    """Write what came out and the report of it, and note how long all of it took."""
     with clock.stage("report"):
-        _write(run, metrics | {"seconds": clock.totals()})
-    metrics |= {"seconds": clock.totals(), "peak_rss_mb": round(memory.megabytes)}
+        _write(run, metrics | {"seconds": account.seconds, "peak_rss_mb": account.peak_megabytes})
+    metrics |= {"seconds": account.seconds, "peak_rss_mb": account.peak_megabytes}
     run_folder.write_json(run / "metrics.json", metrics)
     if run.parent == run_folder.RUNS:
         run_folder.point_latest(run)
@@ -199,7 +219,7 @@ def _finish(run: Path, *, threads: int, clock: Clock, memory: PeakMemory, report
 
 def _learn(run: Path, *, threads: int, clock: Clock, reporter: Reporter, resume: bool) -> tuple[Learned, Model]:
     """Train the model of a run folder, or of a fold in it, and seal it."""
-    recipe, shown = run_folder.recipe_of(run).resolved(), _pictures_of(run)
+    recipe, shown = run_folder.resolved_of(run), _pictures_of(run)
     classes = tuple(sorted(shown.filter(pl.col("split") == "train")["label"].unique()))
     task = Task(recipe, shown, classes, _view(recipe), run, cache_folder(), threads, reporter, clock, resume)
     with clock.stage("train"):
@@ -214,12 +234,6 @@ def _resumable(run: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise InterruptedRun(run) from None
-
-
-def _times_scored(run: Path) -> int:
-    """Return how often the test split was scored before: 0 unless the run was interrupted after it was."""
-    known = run / "metrics.json"
-    return int(run_folder.read_json(known)["test_scored"]) if known.exists() else 0
 
 
 def _seal(task: Task, learned: Learned) -> Model:

@@ -32,7 +32,7 @@ def cross_validated(
 ) -> list[pl.DataFrame]:
     """Return the prediction table of each fold's test pictures.
 
-    recipe: as asked; shown: the pictures with their `fold`; score: trains on the fold in a folder and returns what its
+    recipe: resolved; shown: the pictures with their `fold`; score: trains on the fold in a folder and returns what its
     model says of the fold's test pictures.
     """
     folds = recipe.data.folds
