@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bestiary.errors import RecipeError
-from bestiary.recipe import Balance
+from bestiary.recipe import Balance, Optimiser, Schedule
 
-Optimiser = Literal["sgd", "adamw"]
-Schedule = Literal["one-cycle", "cosine"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 

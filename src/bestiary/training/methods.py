@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from bestiary.batches.batches import Read
 from bestiary.batches.pixels import fill, pixel_store
+from bestiary.batches.statistics import Statistics, channel_statistics
 from bestiary.batches.store import ArrayStore
 from bestiary.errors import RecipeError, needs
 from bestiary.machine import keep_memory
@@ -41,6 +43,9 @@ def refuse_impossible(recipe: Recipe) -> None:
         raise RecipeError(
             f'train.balance = "{recipe.train.balance}" is not for the probe; choose {" or ".join(PROBE_BALANCES)}.'
         )
+    if (asked := recipe.picture.normalise) is not None and (asked == "backbone") == (model.method == "scratch"):
+        possible = '"collection" or "none"' if model.method == "scratch" else '"backbone"'
+        raise RecipeError(f'picture.normalise = "{asked}" does not go with {model.method}; choose {possible}.')
     if model.backbone in BACKBONES and model.method != "scratch" and model.weights != "bundled":
         raise RecipeError(
             f'model.weights = "{model.weights}" does not go with "{model.backbone}", whose weights are bundled.'
@@ -81,7 +86,7 @@ def learn_scratch(task: Task) -> Learned:
     from bestiary.models import networks
 
     model, seed = task.recipe.model, task.recipe.seed
-    classes = len(task.classes)
+    classes, colours = len(task.classes), _colours(task)
     if model.network == "plain":
         network = networks.plain(
             classes,
@@ -89,13 +94,20 @@ def learn_scratch(task: Task) -> Learned:
             filters=model.filters or networks.PLAIN_FILTERS,
             kernel_size=model.kernel_size,
             batch_norm=model.batch_norm,
+            pooling=model.pooling,
+            activation=model.activation,
+            stage_dropout=model.stage_dropout,
             hidden=model.hidden,
             dropout=model.dropout,
+            mean=colours.mean,
+            std=colours.std,
             seed=seed,
         )
     else:
-        network = networks.resnet(classes, filters=model.filters or networks.RESNET_FILTERS, seed=seed)
-    return _trained(task, network, _loop_settings(task, optimiser="sgd"))
+        filters = model.filters or networks.RESNET_FILTERS
+        network = networks.resnet(classes, filters=filters, mean=colours.mean, std=colours.std, seed=seed)
+    learned = _trained(task, network, _loop_settings(task))
+    return replace(learned, notes=learned.notes | {"normalised by": asdict(colours)})
 
 
 def learn_finetune(task: Task) -> Learned:
@@ -112,7 +124,7 @@ def learn_finetune(task: Task) -> Learned:
         file = None if model.weights == "hub" else Path(model.weights)
         found = timm_backbone.timm_model(model.backbone, file, from_hub=model.weights == "hub")
         network = networks.over_timm(found, classes, seed=task.recipe.seed)
-    settings = _loop_settings(task, optimiser="adamw", unfreeze=task.recipe.train.unfreeze_stages, stage_decay=0.5)
+    settings = _loop_settings(task, unfreeze=task.recipe.train.unfreeze_stages, stage_decay=0.5)
     return _trained(task, network, settings)
 
 
@@ -157,16 +169,7 @@ def _trained(task: Task, network: Network, settings: LoopSettings) -> Learned:
     from bestiary.models.torch_export import export_trunk
     from bestiary.training import loop
 
-    store, train, val = pixel_store(task.cache, task.view), task.part("train"), task.part("val")
-    with task.clock.stage("cache"):
-        fill(
-            store,
-            train.paths + val.paths,
-            train.keys + val.keys,
-            task.view,
-            threads=task.threads,
-            reporter=task.reporter,
-        )
+    store, train, val = _pixels(task), task.part("train"), task.part("val")
     read_val = _reader(store, val)
 
     def validate(network: Network) -> loop.Validation:
@@ -202,18 +205,35 @@ def _trained(task: Task, network: Network, settings: LoopSettings) -> Learned:
     return Learned(trunk, head_arrays(network), list(result.history), val_logits, reference, notes)
 
 
+def _pixels(task: Task) -> ArrayStore:
+    """Return the pixel cache, filled with the training and validation pictures."""
+    store, train, val = pixel_store(task.cache, task.view), task.part("train"), task.part("val")
+    paths, keys = train.paths + val.paths, train.keys + val.keys
+    with task.clock.stage("cache"):
+        fill(store, paths, keys, task.view, threads=task.threads, reporter=task.reporter)
+    return store
+
+
+def _colours(task: Task) -> Statistics:
+    """Return what a network from scratch normalises pixels by: the training pictures' colours, or 0 and 255."""
+    if task.recipe.picture.normalise == "none":
+        return Statistics((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))
+    store, train = _pixels(task), task.part("train")
+    with task.clock.stage("cache"):
+        return channel_statistics(_reader(store, train), len(train.keys))
+
+
 def _reader(store: ArrayStore, part: Part) -> Read:
     return lambda positions: store.read([part.keys[position] for position in positions])
 
 
-def _loop_settings(
-    task: Task, *, optimiser: Any, unfreeze: int | None = None, stage_decay: float = 1.0
-) -> LoopSettings:
+def _loop_settings(task: Task, *, unfreeze: int | None = None, stage_decay: float = 1.0) -> LoopSettings:
     from bestiary.training.loop import LoopSettings
 
     train = task.recipe.train
     assert train.epochs is not None  # a resolved recipe has them all
     assert train.learning_rate is not None
+    assert train.optimiser is not None
     assert train.schedule is not None
     assert train.patience_epochs is not None
     return LoopSettings(
@@ -230,7 +250,8 @@ def _loop_settings(
         threads=task.threads,
         balance=train.balance,
         precision=train.precision,
-        optimiser=optimiser,
+        optimiser=train.optimiser,
+        checkpoint_seconds=train.checkpoint_seconds,
         unfreeze_stages=unfreeze,
         stage_decay=stage_decay,
     )

@@ -34,9 +34,12 @@ def build_optimiser(network: Network, settings: LoopSettings) -> torch.optim.Opt
 def rate_factor(step: int, *, total_steps: int, warmup_steps: int, schedule: Schedule) -> float:
     """Return the learning rate of a step as a share of its peak: up in a line, then down to nearly 0.
 
-    Down along a line for "one-cycle" (Smith 2018, without the cycle in momentum), along half a cosine for "cosine".
+    Down along a line for "one-cycle" (Smith 2018, without the cycle in momentum), along half a cosine for "cosine", not
+    at all for "constant".
     """
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)
+    if schedule == "constant":
+        return 1.0
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     return 1 - progress if schedule == "one-cycle" else (1 + math.cos(math.pi * progress)) / 2
