@@ -49,9 +49,13 @@ def train(
     """Audit, split, train, evaluate, report; prints the run."""
     needs_extra("train")
     from bestiary import flow
+    from bestiary.machine import is_first
     from bestiary.progress import reporter
     from bestiary.search import leaks
 
+    if not is_first():
+        flow.follow(threads=threads)
+        return
     show = reporter(quiet=quiet)
     if resume is not None:
         given = [

@@ -14,7 +14,7 @@ from bestiary.batches.pixels import fill, pixel_store
 from bestiary.batches.statistics import Statistics, channel_statistics
 from bestiary.batches.store import ArrayStore
 from bestiary.errors import RecipeError, needs
-from bestiary.machine import keep_memory
+from bestiary.machine import keep_memory, processes
 from bestiary.models.engine import OnnxRuntimeEngine, Precision, has_openvino, run
 from bestiary.models.head import Head
 from bestiary.models.lite import BACKBONES, built_trunk
@@ -34,6 +34,10 @@ def refuse_impossible(recipe: Recipe) -> None:
     model = recipe.model
     if model.method != "probe":
         needs("torch", extra="torch")
+    elif processes() > 1:
+        raise RecipeError("The probe learns in one process, in seconds: start it without torchrun.")
+    if processes() > 1 and recipe.data.folds:
+        raise RecipeError("Cross-validation (data.folds) runs in one process: start it without torchrun.")
     if model.method == "probe" and model.backbone not in BACKBONES:
         raise RecipeError(
             f'The probe knows the backbones {", ".join(BACKBONES)}; got "{model.backbone}".'
@@ -168,6 +172,7 @@ def _trained(task: Task, network: Network, settings: LoopSettings) -> Learned:
     from bestiary.models.networks import head_arrays
     from bestiary.models.torch_export import export_trunk
     from bestiary.training import loop
+    from bestiary.training.team import part_company, team
 
     store, train, val = _pixels(task), task.part("train"), task.part("val")
     read_val = _reader(store, val)
@@ -176,6 +181,8 @@ def _trained(task: Task, network: Network, settings: LoopSettings) -> Learned:
         logits = loop.network_logits(network, read_val, len(val.keys), batch_size=settings.batch_size)
         return loop.Validation(*loss_and_macro_f1(logits, val.labels))
 
+    resume = task.resume and (task.run / "checkpoints" / "last.pt").exists()
+    here, _ = team({"run": str(task.run), "method": task.recipe.model.method, "resume": resume})
     result = loop.fit(
         network,
         _reader(store, train),
@@ -185,8 +192,10 @@ def _trained(task: Task, network: Network, settings: LoopSettings) -> Learned:
         task.recipe.augment,
         task.run,
         reporter=task.reporter,
-        resume=task.resume and (task.run / "checkpoints" / "last.pt").exists(),
+        resume=resume,
+        team=here,
     )
+    part_company()
 
     def reference(images: Images) -> Logits:
         with torch.inference_mode():
@@ -247,7 +256,7 @@ def _loop_settings(task: Task, *, unfreeze: int | None = None, stage_decay: floa
         warmup_epochs=train.warmup_epochs or 0.0,
         patience_epochs=train.patience_epochs,
         seed=task.recipe.seed,
-        threads=task.threads,
+        threads=max(1, task.threads // processes()),
         balance=train.balance,
         precision=train.precision,
         optimiser=train.optimiser,

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from bestiary.errors import RecipeError
+from bestiary.machine import processes
 
 PATIENCE = timedelta(days=1)  # the others wait while the first process looks at the pictures
 
@@ -96,8 +97,7 @@ def team(message: dict[str, Any] | None = None) -> tuple[Team, dict[str, Any]]:
 
     The first call meets the others; `message` is what the first process tells them.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+    if processes() == 1:
         return ALONE, message or {}
     if not distributed.is_initialized():
         if torch.cuda.is_available():
