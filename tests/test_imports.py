@@ -21,7 +21,10 @@ MAY_IMPORT_TORCH = {
     "models/timm_backbone",
     "models/torch_export",
     "training/checkpoint",
+    "training/device",
     "training/loop",
+    "training/optimiser",
+    "training/team",
 }
 TRAINING_ONLY = ["polars", "sklearn", "scipy", "joblib", "onnx", "cleanlab", "jinja2", "matplotlib", "torch"]
 

@@ -88,7 +88,7 @@ def small(seed: int = 0) -> Network:
 
 
 def small_plain() -> Network:
-    return plain(CLASSES, SIZE, filters=(8, 16), hidden=16, dropout=0.0)
+    return plain(CLASSES, SIZE, filters=(8, 16), hidden=(16,), dropout=0.0)
 
 
 def train(

@@ -152,6 +152,14 @@ def resume(run: Path | str, *, threads: int | None = None, reporter: Reporter = 
         return _finish(run, threads=threads or cores(), clock=clock, account=account, reporter=reporter, resume=True)
 
 
+def follow(*, threads: int | None = None) -> None:
+    """Train along with the first of several processes (see torchrun), which alone looks, writes and reports."""
+    from bestiary.training.team import team
+
+    _, told = team()
+    LEARN[told["method"]](_task(Path(told["run"]), threads or cores(), Clock(), SILENT, resume=told["resume"]))
+
+
 def evaluate(run: Path | str, *, threads: int | None = None, reporter: Reporter = SILENT) -> Run:
     """Score a finished run on its own test split once more; the run counts that, and its report says so."""
     run = Path(run)
@@ -219,12 +227,17 @@ def _reported(run: Path, metrics: dict[str, Any], clock: Clock, account: Session
 
 def _learn(run: Path, *, threads: int, clock: Clock, reporter: Reporter, resume: bool) -> tuple[Learned, Model]:
     """Train the model of a run folder, or of a fold in it, and seal it."""
+    task = _task(run, threads, clock, reporter, resume=resume)
+    with clock.stage("train"):
+        learned = LEARN[task.recipe.model.method](task)
+        return learned, _seal(task, learned)
+
+
+def _task(run: Path, threads: int, clock: Clock, reporter: Reporter, *, resume: bool) -> Task:
+    """Return what is to be learned, from a run folder."""
     recipe, shown = run_folder.resolved_of(run), _pictures_of(run)
     classes = tuple(sorted(shown.filter(pl.col("split") == "train")["label"].unique()))
-    task = Task(recipe, shown, classes, _view(recipe), run, cache_folder(), threads, reporter, clock, resume)
-    with clock.stage("train"):
-        learned = LEARN[recipe.model.method](task)
-        return learned, _seal(task, learned)
+    return Task(recipe, shown, classes, _view(recipe), run, cache_folder(), threads, reporter, clock, resume)
 
 
 @contextmanager

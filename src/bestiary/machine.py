@@ -27,6 +27,16 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def processes() -> int:
+    """Return how many processes `torchrun` started to do one job together; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first() -> bool:
+    """Return whether this process is the one of them that looks, writes and reports."""
+    return processes() == 1 or int(os.environ.get("RANK", "0")) == 0
+
+
 def keep_memory() -> bool:
     """Tell glibc to keep freed memory instead of returning it to the system; return whether it was told.
 

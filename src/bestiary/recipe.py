@@ -19,6 +19,10 @@ from bestiary.errors import RecipeError, nearest
 
 Method = Literal["probe", "finetune", "scratch"]
 Fit = Literal["squash", "letterbox", "crop"]
+Normalise = Literal["collection", "backbone", "none"]
+Optimiser = Literal["sgd", "adamw"]
+Schedule = Literal["one-cycle", "cosine", "constant"]
+Activation = Literal["relu", "leaky-relu", "elu", "silu", "gelu", "tanh"]
 Balance = Literal["none", "class-weights", "oversample", "balanced-sampler", "logit-adjusted"]
 
 BACKBONE_SIZES = {"lite0": 224, "lite2": 260}
@@ -53,6 +57,9 @@ class Picture(_Section):
 
     size: int | None = Field(None, ge=32, le=1024, description="pixels; derived from the backbone when not given")
     fit: Fit = "squash"
+    normalise: Normalise | None = Field(
+        None, description="by the collection's own colours (from scratch), the backbone's, or none: 0 to 1"
+    )
     max_pixels: int = Field(
         80_000_000, ge=1, le=170_000_000, description="larger pictures are refused before they are decoded"
     )
@@ -69,17 +76,34 @@ class Model(_Section):
     filters: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (), description="filters of each stage; empty means the network's own"
     )
-    kernel_size: int = Field(3, ge=1, le=11, description="for plain")
+    kernel_size: tuple[Annotated[int, Field(ge=1, le=11)], ...] = Field(
+        (3,), description="for plain: of each stage; the last one counts for the stages after it"
+    )
     batch_norm: bool = Field(False, description="for plain")
-    hidden: int = Field(128, ge=1, description="width of plain's dense layer")
-    dropout: float = Field(0.5, ge=0, lt=1, description="for plain")
+    pooling: Literal["max", "average"] = Field("max", description="for plain: what halves the maps after each stage")
+    activation: Activation = Field("relu", description="for plain: after each convolution; dense layers have relu")
+    stage_dropout: float = Field(0.0, ge=0, lt=1, description="for plain: after each stage")
+    hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field((128,), description="widths of plain's dense layers")
+    dropout: float = Field(0.5, ge=0, lt=1, description="for plain: after each dense layer")
+
+    @field_validator("kernel_size", "hidden", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int) else value
 
     @field_validator("kernel_size")
     @classmethod
-    def _odd(cls, value: int) -> int:
-        if value % 2 == 0:
-            raise ValueError("expected an odd number, so that a kernel has a middle")
-        return value
+    def _odd(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+        if not values or any(value % 2 == 0 for value in values):
+            raise ValueError("expected odd numbers, so that a kernel has a middle")
+        return values
+
+    @field_validator("hidden")
+    @classmethod
+    def _some(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+        if not values:
+            raise ValueError("expected one or more widths")
+        return values
 
 
 class Probe(_Section):
@@ -115,7 +139,8 @@ class Train(_Section):
     weight_decay: float | None = Field(None, ge=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
-    schedule: Literal["one-cycle", "cosine"] | None = None
+    optimiser: Optimiser | None = None
+    schedule: Schedule | None = None
     warmup_epochs: float | None = Field(None, ge=0)
     patience_epochs: int | None = Field(
         None, ge=1, description="stop after so many epochs without a better validation macro-F1"
@@ -123,6 +148,7 @@ class Train(_Section):
     balance: Balance = "none"
     unfreeze_stages: int = Field(2, ge=0, description="for finetune: how many of the backbone's last stages learn")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    checkpoint_seconds: float = Field(240.0, gt=0, description="a checkpoint is written so often within an epoch")
 
 
 class Evaluate(_Section):
@@ -173,10 +199,11 @@ class Recipe(_Section):
         """Return the recipe with every derived setting filled in; nothing is None afterwards."""
         scratch = self.model.method == "scratch"
         size = self.picture.size or (SCRATCH_SIZE if scratch else BACKBONE_SIZES.get(self.model.backbone, 224))
+        normalise = self.picture.normalise or ("collection" if scratch else "backbone")
         train = Train.model_validate({**_train_defaults(self.model, self.train.epochs), **_given(self.train)})
         full = {
             **self.model_dump(),
-            "picture": {**self.picture.model_dump(), "size": size},
+            "picture": {**self.picture.model_dump(), "size": size, "normalise": normalise},
             "train": train.model_dump(),
         }
         return Recipe.model_validate(full)
@@ -209,6 +236,21 @@ def write_toml(values: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def shipped() -> dict[str, Path]:
+    """Return the recipes that come with the package, by name."""
+    folder = Path(__file__).parent / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def read_named(name: str) -> dict[str, Any]:
+    """Return the nested values of a recipe that comes with the package, or of a TOML file."""
+    if name in shipped():
+        return read_toml(shipped()[name])
+    if Path(name).suffix or Path(name).exists():
+        return read_toml(Path(name))
+    raise RecipeError(f'There is no recipe "{name}": neither a file, nor one of {", ".join(shipped())}.')
+
+
 def with_settings(asked: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
     """Return `asked` with `section.key=value` texts laid over it; values are read as TOML, else as text."""
     merged: dict[str, Any] = {key: dict(part) if isinstance(part, Mapping) else part for key, part in asked.items()}
@@ -231,11 +273,23 @@ def _train_defaults(model: Model, asked_epochs: int | None) -> dict[str, Any]:
     """The warm-up is a fifth of the epochs of the residual network, a tenth elsewhere."""
     if model.method == "finetune":
         epochs = asked_epochs or 5
-        rates = {"learning_rate": 3e-4, "weight_decay": 0.01, "schedule": "cosine", "patience_epochs": 3}
+        rates = {
+            "learning_rate": 3e-4,
+            "weight_decay": 0.01,
+            "schedule": "cosine",
+            "patience_epochs": 3,
+            "optimiser": "adamw",
+        }
         return {**rates, "epochs": epochs, "warmup_epochs": epochs / 10}
     # From scratch the rate falls to the end of the schedule and the best epochs come last: patience is long.
     epochs = asked_epochs or 20
-    scratch = {"epochs": epochs, "weight_decay": 5e-4, "schedule": "one-cycle", "patience_epochs": 20}
+    scratch = {
+        "epochs": epochs,
+        "weight_decay": 5e-4,
+        "schedule": "one-cycle",
+        "patience_epochs": 20,
+        "optimiser": "sgd",
+    }
     if model.network == "plain":
         return {**scratch, "learning_rate": 0.01, "warmup_epochs": epochs / 10}
     return {**scratch, "learning_rate": 0.2, "warmup_epochs": epochs / 5}

@@ -23,7 +23,9 @@ def train(
     ] = None,
     method: Annotated[Method | None, typer.Option(help="How to learn; probe is fast and needs no torch.")] = None,
     backbone: Annotated[str | None, typer.Option(help="lite0 or lite2; finetune takes any timm name as well.")] = None,
-    recipe: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A TOML file of settings, or a name: original-v1, original-v2.")
+    ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, over the recipe.")] = None,
     labels: Labels = None,
     classes: Annotated[str | None, typer.Option(help="Only these labels: a,b,c.")] = None,
@@ -47,9 +49,13 @@ def train(
     """Audit, split, train, evaluate, report; prints the run."""
     needs_extra("train")
     from bestiary import flow
+    from bestiary.machine import is_first
     from bestiary.progress import reporter
     from bestiary.search import leaks
 
+    if not is_first():
+        flow.follow(threads=threads)
+        return
     show = reporter(quiet=quiet)
     if resume is not None:
         given = [

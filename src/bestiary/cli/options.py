@@ -52,7 +52,7 @@ Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; all
 
 
 def recipe_of(
-    file: Path | None,
+    name: str | None,
     settings: list[str] | None,
     *,
     method: Method | None,
@@ -61,10 +61,10 @@ def recipe_of(
     seed: int | None,
     folds: int | None = None,
 ) -> Recipe:
-    """Return the recipe of a file, with `--set` over it, and the named options over both."""
-    from bestiary.recipe import Recipe, read_toml, with_settings
+    """Return the recipe of a name or file, with `--set` over it, and the named options over both."""
+    from bestiary.recipe import Recipe, read_named, with_settings
 
-    asked = with_settings(read_toml(file) if file else {}, settings or [])
+    asked = with_settings(read_named(name) if name else {}, settings or [])
     Recipe.of(asked)  # what is wrong in here is told before the options are laid over it
     named: dict[tuple[str, str], Any] = {
         ("model", "method"): method.value if method else None,

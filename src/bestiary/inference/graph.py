@@ -130,23 +130,25 @@ def _per_place(nodes: _Nodes, activation: str) -> str:
 
 
 def _dense(nodes: _Nodes, head: Head, shape: Sequence[int]) -> tuple[str, str]:
-    """Flattening, a hidden layer with ReLU, and a linear layer.
+    """Flattening, hidden layers with ReLU, and a linear layer.
 
     Such a head is linear around each picture: with the hidden units that are on, the class's weights lead straight
     back to every value of the maps, and value times weight is what that value adds to the logit.
     """
-    if head.hidden_weight is None or head.hidden_bias is None or head.pooling != "flatten":
+    if not head.hidden or head.pooling != "flatten":
         raise IntegrityError("A head without average pooling needs flattening and a hidden layer to be sealed.")
     channels, height, width = shape[1:]
-    flat = nodes.add("Flatten", ["maps"], axis=1)
-    before = nodes.add("Gemm", [flat, nodes.constant(head.hidden_weight), nodes.constant(head.hidden_bias)], transB=1)
-    hidden = nodes.add("Relu", [before])
-    logits = nodes.add("Gemm", [hidden, nodes.constant(head.weight), nodes.constant(head.bias)], transB=1)
-    is_on = nodes.add(
-        "Unsqueeze", [nodes.add("Cast", [nodes.add("Greater", [before, nodes.number(0)])], to=1), nodes.axes(1)]
-    )
-    through = nodes.add("Mul", [is_on, nodes.constant(head.weight[None])])  # (n, classes, hidden)
-    back = nodes.add("MatMul", [through, nodes.constant(head.hidden_weight)])  # (n, classes, flat)
+    flat = value = nodes.add("Flatten", ["maps"], axis=1)
+    masks = []
+    for layer in head.hidden:
+        before = nodes.add("Gemm", [value, nodes.constant(layer.weight), nodes.constant(layer.bias)], transB=1)
+        value = nodes.add("Relu", [before])
+        is_on = nodes.add("Cast", [nodes.add("Greater", [before, nodes.number(0)])], to=1)
+        masks.append(nodes.add("Unsqueeze", [is_on, nodes.axes(1)]))
+    logits = nodes.add("Gemm", [value, nodes.constant(head.weight), nodes.constant(head.bias)], transB=1)
+    back = nodes.constant(head.weight[None])  # (1, classes, hidden); after the loop (n, classes, flat)
+    for layer, mask in zip(reversed(head.hidden), reversed(masks), strict=True):
+        back = nodes.add("MatMul", [nodes.add("Mul", [mask, back]), nodes.constant(layer.weight)])
     parts = nodes.add("Mul", [back, nodes.add("Unsqueeze", [flat, nodes.axes(1)])])
     places = nodes.constant(np.array([-1, head.classes, channels, height * width], np.int64))
     summed = nodes.add("ReduceSum", [nodes.add("Reshape", [parts, places]), nodes.axes(2)], keepdims=0)

@@ -166,6 +166,6 @@ def _shipped(predictor: Predictor, sources: Sequence[Path]) -> Floats:
 
 def _head_tensors(head: Head) -> dict[str, npt.NDArray[np.float32]]:
     tensors = {"head.weight": head.weight, "head.bias": head.bias}
-    if head.hidden_weight is not None and head.hidden_bias is not None:
-        tensors |= {"head.hidden_weight": head.hidden_weight, "head.hidden_bias": head.hidden_bias}
+    for number, layer in enumerate(head.hidden):
+        tensors |= {f"head.hidden.{number}.weight": layer.weight, f"head.hidden.{number}.bias": layer.bias}
     return tensors

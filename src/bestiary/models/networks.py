@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from itertools import pairwise
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -22,8 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bestiary.errors import RecipeError
-from bestiary.models.head import Head
+from bestiary.models.head import Dense, Head
 from bestiary.models.timm_backbone import TimmBackbone, timm_lite
+from bestiary.recipe import Activation
 
 Colour = tuple[float, float, float]
 Module = TypeVar("Module", bound=nn.Module)
@@ -32,6 +34,14 @@ IMAGENET_MEAN: Colour = (123.675, 116.28, 103.53)  # of 0..255, red, green, blue
 IMAGENET_STD: Colour = (58.395, 57.12, 57.375)
 HALF: Colour = (127.5, 127.5, 127.5)  # the Lite backbones see 0..255 as -1..1
 
+ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky-relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "tanh": nn.Tanh,
+}
 PLAIN_FILTERS = (32, 64, 128)
 RESNET_FILTERS = (48, 96, 192)
 BACKBONE_CHANNELS = 1280
@@ -56,19 +66,23 @@ class PooledHead(nn.Module):
 
 
 class FlatHead(nn.Module):
-    """Flatten, a dense layer with ReLU, dropout and one linear layer: maps (n, channels, h, w) -> logits."""
+    """Flatten, dense layers with ReLU and dropout, and one linear layer: maps (n, channels, h, w) -> logits."""
 
-    def __init__(self, features: int, hidden: int, classes: int, *, dropout: float) -> None:
-        """`features` is channels * h * w, which ties the network to one input size."""
+    def __init__(self, features: int, hidden: Sequence[int], classes: int, *, dropout: float) -> None:
+        """`features` is channels * h * w, which ties the network to one input size; `hidden` are widths."""
         super().__init__()
-        self.hidden = nn.Linear(features, hidden)
+        widths = [features, *hidden]
+        self.hidden = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in pairwise(widths))
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(hidden, classes)
+        self.linear = nn.Linear(widths[-1], classes)
         _start_small(self.linear)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return logits (n, classes)."""
-        logits: Tensor = self.linear(self.dropout(functional.relu(self.hidden(maps.flatten(1)))))
+        features = maps.flatten(1)
+        for layer in self.hidden:
+            features = self.dropout(functional.relu(layer(features)))
+        logits: Tensor = self.linear(features)
         return logits
 
 
@@ -148,7 +162,7 @@ class ResidualBlock(nn.Module):
         """The second normalisation starts at zero, so that the block starts as its shortcut."""
         super().__init__()
         self.first = convolution(inputs, outputs, stride=stride)
-        self.second = convolution(outputs, outputs, activation=False)
+        self.second = convolution(outputs, outputs, activation=None)
         norm = self.second[1]
         assert isinstance(norm, nn.BatchNorm2d)
         nn.init.zeros_(norm.weight)
@@ -164,15 +178,21 @@ def plain(
     size: int,
     *,
     filters: Sequence[int] = PLAIN_FILTERS,
-    kernel_size: int = 3,
+    kernel_size: Sequence[int] = (3,),
     batch_norm: bool = False,
-    hidden: int = 128,
+    pooling: Literal["max", "average"] = "max",
+    activation: Activation = "relu",
+    stage_dropout: float = 0.0,
+    hidden: Sequence[int] = (128,),
     dropout: float = 0.5,
+    mean: Colour = IMAGENET_MEAN,
+    std: Colour = IMAGENET_STD,
     seed: int = 0,
 ) -> Network:
-    """Return the textbook CNN: per stage a convolution, ReLU and 2x2 max-pooling; then flatten and two dense layers.
+    """Return the textbook CNN: per stage a convolution, ReLU and 2x2 max-pooling; then flatten and dense layers.
 
-    size: height and width of the input in pixels. filters: the channels of each stage.
+    size: height and width of the input in pixels. filters: the channels of each stage. kernel_size: of each stage; the
+    last one counts for those after it. The dense layers have ReLU, so that heatmaps are exact. mean, std: see Network.
     Raises RecipeError when the stages leave no pixel, or for an even kernel, which has no centre.
     """
     rest = size // 2 ** len(filters)
@@ -181,24 +201,34 @@ def plain(
             f"A plain network with {len(filters)} stages halves {size} pixels to {rest}; expected 1 to "
             f"{int(math.log2(size))} stages. Change model.filters or picture.size."
         )
-    if kernel_size % 2 == 0:
-        raise RecipeError(f"model.kernel_size is {kernel_size}; expected an odd number, such as {kernel_size + 1}.")
+    if even := [size for size in kernel_size if size % 2 == 0]:
+        raise RecipeError(f"model.kernel_size is {even[0]}; expected an odd number, such as {even[0] + 1}.")
+    kernels = [kernel_size[min(stage, len(kernel_size) - 1)] for stage in range(len(filters))]
 
     def build() -> Network:
         stages = [
             nn.Sequential(
-                *convolution(inputs, outputs, kernel_size=kernel_size, batch_norm=batch_norm), nn.MaxPool2d(2)
+                *convolution(inputs, outputs, kernel_size=kernel, batch_norm=batch_norm, activation=activation),
+                nn.MaxPool2d(2) if pooling == "max" else nn.AvgPool2d(2),
+                *([nn.Dropout(stage_dropout)] if stage_dropout else []),
             )
-            for inputs, outputs in zip((3, *filters), filters, strict=False)
+            for inputs, outputs, kernel in zip((3, *filters), filters, kernels, strict=False)
         ]
         head = FlatHead(filters[-1] * rest**2, hidden, classes, dropout=dropout)
-        return Network(_trunk(stages), head)
+        return Network(_trunk(stages), head, mean=mean, std=std)
 
     return _seeded(build, seed)
 
 
 def resnet(
-    classes: int, *, filters: Sequence[int] = RESNET_FILTERS, blocks: int = 2, dropout: float = 0.0, seed: int = 0
+    classes: int,
+    *,
+    filters: Sequence[int] = RESNET_FILTERS,
+    blocks: int = 2,
+    dropout: float = 0.0,
+    mean: Colour = IMAGENET_MEAN,
+    std: Colour = IMAGENET_STD,
+    seed: int = 0,
 ) -> Network:
     """Return a small residual network: a stem that halves, stages of `blocks` blocks that halve, average, linear.
 
@@ -214,7 +244,7 @@ def resnet(
         for inputs, outputs in zip((stem, *filters), filters, strict=False):
             rest = [ResidualBlock(outputs, outputs, stride=1) for _ in range(blocks - 1)]
             stages.append(nn.Sequential(ResidualBlock(inputs, outputs, stride=2), *rest))
-        return Network(_trunk(stages), PooledHead(filters[-1], classes, dropout=dropout))
+        return Network(_trunk(stages), PooledHead(filters[-1], classes, dropout=dropout), mean=mean, std=std)
 
     return _seeded(build, seed)
 
@@ -288,8 +318,8 @@ def head_arrays(network: Network) -> Head:
     weight, bias = _layer_arrays(network.head.linear)
     if isinstance(network.head, PooledHead):
         return Head(weight, bias, pooling="average")
-    hidden_weight, hidden_bias = _layer_arrays(network.head.hidden)
-    return Head(weight, bias, pooling="flatten", hidden_weight=hidden_weight, hidden_bias=hidden_bias)
+    hidden = tuple(Dense(*_layer_arrays(layer)) for layer in network.head.hidden if isinstance(layer, nn.Linear))
+    return Head(weight, bias, pooling="flatten", hidden=hidden)
 
 
 def convolution(
@@ -299,16 +329,16 @@ def convolution(
     kernel_size: int = 3,
     stride: int = 1,
     batch_norm: bool = True,
-    activation: bool = True,
+    activation: Activation | None = "relu",
 ) -> nn.Sequential:
-    """Return a convolution that keeps the size divided by the stride, then normalisation and ReLU where asked."""
+    """Return a convolution that keeps the size divided by the stride, then normalisation and activation if asked."""
     layers: list[nn.Module] = [
         nn.Conv2d(inputs, outputs, kernel_size, stride, padding=kernel_size // 2, bias=not batch_norm)
     ]
     if batch_norm:
         layers.append(nn.BatchNorm2d(outputs))
     if activation:
-        layers.append(nn.ReLU())
+        layers.append(ACTIVATIONS[activation]())
     return nn.Sequential(*layers)
 
 
@@ -316,7 +346,7 @@ def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
     if stride == 1 and inputs == outputs:
         return nn.Identity()
     pooling = [nn.AvgPool2d(stride, ceil_mode=True)] if stride > 1 else []
-    return nn.Sequential(*pooling, *convolution(inputs, outputs, kernel_size=1, activation=False))
+    return nn.Sequential(*pooling, *convolution(inputs, outputs, kernel_size=1, activation=None))
 
 
 def _trunk(stages: Sequence[nn.Module]) -> nn.Module:

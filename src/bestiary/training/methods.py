@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,10 @@ import numpy as np
 
 from bestiary.batches.batches import Read
 from bestiary.batches.pixels import fill, pixel_store
+from bestiary.batches.statistics import Statistics, channel_statistics
 from bestiary.batches.store import ArrayStore
 from bestiary.errors import RecipeError, needs
-from bestiary.machine import keep_memory
+from bestiary.machine import keep_memory, processes
 from bestiary.models.engine import OnnxRuntimeEngine, Precision, has_openvino, run
 from bestiary.models.head import Head
 from bestiary.models.lite import BACKBONES, built_trunk
@@ -32,6 +34,10 @@ def refuse_impossible(recipe: Recipe) -> None:
     model = recipe.model
     if model.method != "probe":
         needs("torch", extra="torch")
+    elif processes() > 1:
+        raise RecipeError("The probe learns in one process, in seconds: start it without torchrun.")
+    if processes() > 1 and recipe.data.folds:
+        raise RecipeError("Cross-validation (data.folds) runs in one process: start it without torchrun.")
     if model.method == "probe" and model.backbone not in BACKBONES:
         raise RecipeError(
             f'The probe knows the backbones {", ".join(BACKBONES)}; got "{model.backbone}".'
@@ -41,6 +47,9 @@ def refuse_impossible(recipe: Recipe) -> None:
         raise RecipeError(
             f'train.balance = "{recipe.train.balance}" is not for the probe; choose {" or ".join(PROBE_BALANCES)}.'
         )
+    if (asked := recipe.picture.normalise) is not None and (asked == "backbone") == (model.method == "scratch"):
+        possible = '"collection" or "none"' if model.method == "scratch" else '"backbone"'
+        raise RecipeError(f'picture.normalise = "{asked}" does not go with {model.method}; choose {possible}.')
     if model.backbone in BACKBONES and model.method != "scratch" and model.weights != "bundled":
         raise RecipeError(
             f'model.weights = "{model.weights}" does not go with "{model.backbone}", whose weights are bundled.'
@@ -81,7 +90,7 @@ def learn_scratch(task: Task) -> Learned:
     from bestiary.models import networks
 
     model, seed = task.recipe.model, task.recipe.seed
-    classes = len(task.classes)
+    classes, colours = len(task.classes), _colours(task)
     if model.network == "plain":
         network = networks.plain(
             classes,
@@ -89,13 +98,20 @@ def learn_scratch(task: Task) -> Learned:
             filters=model.filters or networks.PLAIN_FILTERS,
             kernel_size=model.kernel_size,
             batch_norm=model.batch_norm,
+            pooling=model.pooling,
+            activation=model.activation,
+            stage_dropout=model.stage_dropout,
             hidden=model.hidden,
             dropout=model.dropout,
+            mean=colours.mean,
+            std=colours.std,
             seed=seed,
         )
     else:
-        network = networks.resnet(classes, filters=model.filters or networks.RESNET_FILTERS, seed=seed)
-    return _trained(task, network, _loop_settings(task, optimiser="sgd"))
+        filters = model.filters or networks.RESNET_FILTERS
+        network = networks.resnet(classes, filters=filters, mean=colours.mean, std=colours.std, seed=seed)
+    learned = _trained(task, network, _loop_settings(task))
+    return replace(learned, notes=learned.notes | {"normalised by": asdict(colours)})
 
 
 def learn_finetune(task: Task) -> Learned:
@@ -112,7 +128,7 @@ def learn_finetune(task: Task) -> Learned:
         file = None if model.weights == "hub" else Path(model.weights)
         found = timm_backbone.timm_model(model.backbone, file, from_hub=model.weights == "hub")
         network = networks.over_timm(found, classes, seed=task.recipe.seed)
-    settings = _loop_settings(task, optimiser="adamw", unfreeze=task.recipe.train.unfreeze_stages, stage_decay=0.5)
+    settings = _loop_settings(task, unfreeze=task.recipe.train.unfreeze_stages, stage_decay=0.5)
     return _trained(task, network, settings)
 
 
@@ -156,23 +172,17 @@ def _trained(task: Task, network: Network, settings: LoopSettings) -> Learned:
     from bestiary.models.networks import head_arrays
     from bestiary.models.torch_export import export_trunk
     from bestiary.training import loop
+    from bestiary.training.team import part_company, team
 
-    store, train, val = pixel_store(task.cache, task.view), task.part("train"), task.part("val")
-    with task.clock.stage("cache"):
-        fill(
-            store,
-            train.paths + val.paths,
-            train.keys + val.keys,
-            task.view,
-            threads=task.threads,
-            reporter=task.reporter,
-        )
+    store, train, val = _pixels(task), task.part("train"), task.part("val")
     read_val = _reader(store, val)
 
     def validate(network: Network) -> loop.Validation:
         logits = loop.network_logits(network, read_val, len(val.keys), batch_size=settings.batch_size)
         return loop.Validation(*loss_and_macro_f1(logits, val.labels))
 
+    resume = task.resume and (task.run / "checkpoints" / "last.pt").exists()
+    here, _ = team({"run": str(task.run), "method": task.recipe.model.method, "resume": resume})
     result = loop.fit(
         network,
         _reader(store, train),
@@ -182,8 +192,10 @@ def _trained(task: Task, network: Network, settings: LoopSettings) -> Learned:
         task.recipe.augment,
         task.run,
         reporter=task.reporter,
-        resume=task.resume and (task.run / "checkpoints" / "last.pt").exists(),
+        resume=resume,
+        team=here,
     )
+    part_company()
 
     def reference(images: Images) -> Logits:
         with torch.inference_mode():
@@ -202,18 +214,35 @@ def _trained(task: Task, network: Network, settings: LoopSettings) -> Learned:
     return Learned(trunk, head_arrays(network), list(result.history), val_logits, reference, notes)
 
 
+def _pixels(task: Task) -> ArrayStore:
+    """Return the pixel cache, filled with the training and validation pictures."""
+    store, train, val = pixel_store(task.cache, task.view), task.part("train"), task.part("val")
+    paths, keys = train.paths + val.paths, train.keys + val.keys
+    with task.clock.stage("cache"):
+        fill(store, paths, keys, task.view, threads=task.threads, reporter=task.reporter)
+    return store
+
+
+def _colours(task: Task) -> Statistics:
+    """Return what a network from scratch normalises pixels by: the training pictures' colours, or 0 and 255."""
+    if task.recipe.picture.normalise == "none":
+        return Statistics((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))
+    store, train = _pixels(task), task.part("train")
+    with task.clock.stage("cache"):
+        return channel_statistics(_reader(store, train), len(train.keys))
+
+
 def _reader(store: ArrayStore, part: Part) -> Read:
     return lambda positions: store.read([part.keys[position] for position in positions])
 
 
-def _loop_settings(
-    task: Task, *, optimiser: Any, unfreeze: int | None = None, stage_decay: float = 1.0
-) -> LoopSettings:
+def _loop_settings(task: Task, *, unfreeze: int | None = None, stage_decay: float = 1.0) -> LoopSettings:
     from bestiary.training.loop import LoopSettings
 
     train = task.recipe.train
     assert train.epochs is not None  # a resolved recipe has them all
     assert train.learning_rate is not None
+    assert train.optimiser is not None
     assert train.schedule is not None
     assert train.patience_epochs is not None
     return LoopSettings(
@@ -227,10 +256,11 @@ def _loop_settings(
         warmup_epochs=train.warmup_epochs or 0.0,
         patience_epochs=train.patience_epochs,
         seed=task.recipe.seed,
-        threads=task.threads,
+        threads=max(1, task.threads // processes()),
         balance=train.balance,
         precision=train.precision,
-        optimiser=optimiser,
+        optimiser=train.optimiser,
+        checkpoint_seconds=train.checkpoint_seconds,
         unfreeze_stages=unfreeze,
         stage_decay=stage_decay,
     )
