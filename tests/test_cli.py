@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -534,3 +535,42 @@ def test_ctrl_c_while_training_keeps_the_state_and_resume_ends_the_run(
     assert resumed.returncode == 0
     assert json.loads(resumed.stdout)["metrics"]["test_scored"] == 1
     assert b"Going on after epoch" in resumed.stderr
+
+
+# ---- Corrections, folds, several sources -----------------------------------------------------------------------------
+
+
+def test_corrections_that_cannot_be_used_end_with_2(bestiary: Call, tmp_path: Path) -> None:
+    pictures = folders_of(tmp_path / "pictures", cat=12, dog=12)
+    (tmp_path / "bad.csv").write_text("sha256,action\n")
+    for name in ("train", "audit"):
+        assert 'no column "label"' in one_message(bestiary(name, pictures, "--corrections", tmp_path / "bad.csv"))
+        assert "no corrections file" in one_message(bestiary(name, pictures, "--corrections", tmp_path / "gone.csv"))
+
+
+def test_strict_forgives_what_somebody_decided_to_keep(bestiary: Call, tmp_path: Path) -> None:
+    pictures = folders_of(tmp_path / "pictures", cat=3, dog=3)
+    twin = shutil.copy(pictures / "cat" / "0.png", pictures / "dog" / "twin.png")
+    assert bestiary("audit", pictures, "--strict").code == 1
+    digest = hashlib.sha256(Path(twin).read_bytes()).hexdigest()
+    (tmp_path / "c.csv").write_text(f"sha256,action,label,note,when\n{digest},keep,,,\n")
+    done = bestiary("audit", pictures, "--strict", "--corrections", tmp_path / "c.csv")
+    assert done.code == 0
+    assert "2 kept, 0 dropped" in done.err
+
+
+def test_several_sources_are_merged(bestiary: Call, tmp_path: Path) -> None:
+    one, other = folders_of(tmp_path / "one", cat=3), folders_of(tmp_path / "two", dog=2, owl=1)
+    found = json.loads(bestiary("audit", one, other, "--json").out)
+    assert found["pictures"] == 6
+    assert "gone" in one_message(bestiary("audit", one, tmp_path / "gone"))
+
+
+@pytest.mark.parametrize("folds", ["1", "0", "x", "51"])
+def test_a_number_of_folds_that_makes_no_sense(bestiary: Call, folds: str) -> None:
+    assert "--folds" in one_message(bestiary("train", "x", "--folds", folds))
+
+
+def test_a_leak_report_wants_a_probe(bestiary: Call, tmp_path: Path) -> None:
+    done = bestiary("train", tmp_path, "--leak-report", "--method", "scratch")
+    assert "--method probe" in one_message(done)

@@ -7,8 +7,9 @@ import polars as pl
 import pytest
 
 from bestiary.data.labels import ANIMALS10, label_map
-from bestiary.data.sources import Listing, list_pictures
+from bestiary.data.sources import Listing, list_pictures, list_sources
 from bestiary.errors import SourceError
+from bestiary.progress import Silent
 
 
 def planted(folder: Path, *names: str) -> Path:
@@ -244,3 +245,49 @@ def test_a_map_that_is_unknown_or_bad_is_told(tmp_path: Path) -> None:
     path.write_bytes(b"n02,ch\xeft\n")
     with pytest.raises(SourceError, match=r"map\.csv cannot be read"):
         label_map(str(path))
+
+
+# ---- Label maps and several sources ----------------------------------------------------------------------------------
+
+
+class Listening(Silent):
+    """Keeps what was said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+def folders(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).mkdir(parents=True)
+        (root / name / "1.png").write_bytes(b"x")
+    return root
+
+
+def test_a_label_map_that_matches_no_folder_is_refused_with_the_nearest_names(tmp_path: Path) -> None:
+    root = folders(tmp_path / "pictures", "Cane", "gato", "zebra")
+    says = (
+        r"matches no folder\. It names cane, gatto; the folders here are Cane, gato, zebra\."
+        r' Nearest: "cane" is near "Cane", "gatto" is near "gato"'
+    )
+    with pytest.raises(SourceError, match=says):
+        listed(root, {"cane": "dog", "gatto": "cat"})
+    with pytest.raises(SourceError, match="Leave --labels out if they are the labels already"):
+        listed(root, {"xx": "dog"})
+
+
+def test_a_label_map_that_matches_some_folders_says_which_are_not_here(tmp_path: Path) -> None:
+    root, listening = folders(tmp_path / "pictures", "cane", "zebra"), Listening()
+    listing = list_pictures(root, {"cane": "dog", "gatto": "cat", "mucca": "cow"}, reporter=listening)
+    assert listing.labels() == ["dog", "zebra"]
+    assert listening.said == ["2 of 3 folders of the label map are not here: gatto, mucca."]
+
+
+def test_a_label_map_is_held_against_all_sources_together(tmp_path: Path) -> None:
+    sources, listening = [folders(tmp_path / "a", "cane"), folders(tmp_path / "b", "gatto")], Listening()
+    listing = list_sources(sources, {"cane": "dog", "gatto": "cat"}, reporter=listening)
+    assert listing.labels() == ["cat", "dog"]
+    assert listening.said == []

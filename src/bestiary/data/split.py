@@ -37,7 +37,7 @@ def deal(items: Sequence[Item], shares: Mapping[str, float], *, seed: int) -> li
     Groups are never divided. Within each label, groups are ordered by a hash of their content and the seed, so that
     neither the order of the files nor their names or folders matter, and dealt out to each part in turn until it has
     its share; a group too large for what is left of a share goes to training. Where that leaves a part with nothing,
-    it gets the smallest group that training can spare.
+    it gets the smallest group that training, or else another part, can spare.
     """
     members: dict[int, list[int]] = defaultdict(list)
     for position, item in enumerate(items):
@@ -77,9 +77,10 @@ def _deal(own_groups: list[list[int]], part: list[str], shares: Mapping[str, flo
         dealt[name].append(positions)
         if name != "train":
             left[name] -= len(positions)
-    for name in shares:
-        if not dealt[name] and len(dealt["train"]) > 1:  # every group is larger than this share
-            dealt[name].append(dealt["train"].pop(_smallest(dealt["train"])))
+    for name in dealt:
+        donor = max(dealt.values(), key=len) if len(dealt["train"]) < 2 else dealt["train"]
+        if not dealt[name] and len(donor) > 1:  # every group was larger than this share, or the shares took all
+            dealt[name].append(donor.pop(_smallest(donor)))
     for name, groups in dealt.items():
         for positions in groups:
             for position in positions:
