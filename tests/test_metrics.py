@@ -18,6 +18,7 @@ from bestiary.errors import UserError
 from bestiary.evaluation import intervals
 from bestiary.evaluation.classification_report import classification_report
 from bestiary.evaluation.metrics import macro_f1_of, score
+from bestiary.wilson import Z_95
 
 stable = settings(derandomize=True, deadline=None, max_examples=60)
 SCALARS = ("accuracy", "balanced_accuracy", "macro_f1", "macro_precision", "macro_recall", "log_loss", "brier", "ece")
@@ -166,7 +167,7 @@ def test_wilson_against_its_own_quadratic() -> None:
     # The ends p solve (rate - p)^2 = z^2 p (1 - p) / n.
     rate, trials = np.array([0.1, 0.5, 0.9]), np.array([10, 30, 1000])
     for end in intervals.wilson(rate, trials):
-        np.testing.assert_allclose((rate - end) ** 2, intervals.Z_95**2 * end * (1 - end) / trials, rtol=1e-9)
+        np.testing.assert_allclose((rate - end) ** 2, Z_95**2 * end * (1 - end) / trials, rtol=1e-9)
 
 
 def test_duplicates_are_one_piece_of_evidence() -> None:

@@ -27,6 +27,7 @@ from bestiary.evaluation.curves import overfitting_sentence, path_sentence
 from bestiary.evaluation.folds import cross_validated, fold_scores, pooled
 from bestiary.evaluation.leaks import leaks_beside
 from bestiary.evaluation.predictions import judge, prediction_table
+from bestiary.evaluation.second_look import looked_again
 from bestiary.inference.bundle import read_bundle
 from bestiary.inference.graph import Calibration
 from bestiary.inference.predictor import Predictor
@@ -79,6 +80,7 @@ def audit(
         reporter=reporter,
         corrections=decided,
     )
+    found = looked_again(found, settings, threads=workers, cache=cache, reporter=reporter)
     return found if decided is None else replace(found, findings=settle(found.findings, found.pictures, decided))
 
 
@@ -338,5 +340,5 @@ def _described(pictures: pl.DataFrame, collection: Audited) -> str:
     return (
         f"{used.height:,} pictures of {used['label'].n_unique()} classes: {parts['train']:,} to train,"
         f" {parts['val']:,} to validate, {tested}. {groups:,} duplicates kept on one side,"
-        f" {left_out:,} files left out, {collection.findings.height:,} findings."
+        f" {left_out:,} files left out, {collection.findings['is_issue'].sum():,} findings."
     )

@@ -42,6 +42,7 @@ class Data(_Section):
     test_fraction: float = Field(0.15, gt=0, lt=0.5)
     folds: int = Field(0, ge=0, le=50, description="cross-validation with so many folds in place of one test part")
     near_duplicates: bool = Field(True, description="keep near-duplicates on one side of the split")
+    suspects: bool = Field(True, description="look for labels that are probably wrong, outliers and shortcuts")
     near_duplicate_bits: int = Field(40, ge=0, le=64, description="of 256: pictures this close count as one")
 
     @field_validator("folds")

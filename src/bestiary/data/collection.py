@@ -19,7 +19,7 @@ from bestiary.errors import RunError
 from bestiary.picture import Limits
 from bestiary.progress import Reporter
 
-INSPECTION_VERSION = 2
+INSPECTION_VERSION = 3
 FILES_AT_ONCE = 32
 ROWS_AT_ONCE = 512
 KEEP_EVERY_SECONDS = 30.0  # a process that is killed loses no more measurements than this

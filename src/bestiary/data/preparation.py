@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
@@ -15,6 +15,7 @@ from bestiary.data.correcting import Corrected, correct
 from bestiary.data.corrections import Corrections
 from bestiary.data.folds import content_folds
 from bestiary.data.labels import label_map
+from bestiary.data.shortcuts import find_shortcuts
 from bestiary.data.sources import Listing, list_sources
 from bestiary.data.split import Item, check, deal, digest, lacking, split
 from bestiary.errors import SourceError, nearest
@@ -30,12 +31,14 @@ class Audited:
     """A collection that was looked at: pictures, grouped but not split; the findings; and what corrections did.
 
     pictures: `table.PICTURES`, `given_split`, and `given_label` and `dropped`: what corrections changed.
+    not_looked_for: checks that were not made, each with the reason.
     """
 
     pictures: pl.DataFrame
     findings: pl.DataFrame
     passed_over: Mapping[str, int]
     corrected: Corrected | None = None
+    not_looked_for: Mapping[str, str] = field(default_factory=dict)
 
 
 def audited(
@@ -69,7 +72,12 @@ def audited(
     pairs = duplicates.duplicate_pairs(sound, near_bits, threads=threads)
     found = found.with_columns(group=pl.Series(duplicates.groups(found.height, pairs)))
     pairs = pairs[~found["dropped"].to_numpy()[pairs[:, :2]].any(axis=1)]
-    return Audited(_picture_table(found), audit.find(found, pairs), passed_over, done)
+    findings = audit.find(found, pairs, test_fraction=data.test_fraction)
+    if data.suspects:
+        with reporter.task("Looking for shortcuts", found.height) as advance:
+            findings = audit.in_order(pl.concat([findings, find_shortcuts(found, seed=0)]))
+            advance(found.height)
+    return Audited(_picture_table(found), findings, passed_over, done)
 
 
 def divided(collection: Audited, data: Data, *, seed: int) -> tuple[pl.DataFrame, str]:

@@ -105,6 +105,10 @@ def _story(run: RunFiles) -> dict[str, Any]:
     train = run.pictures.filter(pl.col("split") == "train")["label"]
     train_counts = {str(label): n for label, n in Counter(train.to_list()).items()}
     issues = Counter(run.findings.filter(pl.col("is_issue"))["check"].to_list())
+    of_suspects = run.findings.filter(pl.col("is_issue") & (pl.col("check") == "suspect-label"))["row_id"]
+    suspects = Counter(
+        run.pictures.filter(pl.col("row_id").is_in(of_suspects.implode()))["split"].drop_nulls().to_list()
+    )
     m = run.metrics
     return {
         "name": run.folder.name,
@@ -114,7 +118,9 @@ def _story(run: RunFiles) -> dict[str, Any]:
         "metrics": m,
         "notes": [*notes_of(m), *([run.leaks["sentence"]] if run.leaks else [])],
         "verdict": verdict.verdict(m),
-        "steps": verdict.next_steps(m, train_counts, run.history, issues, shlex.quote(str(run.folder)), method),
+        "steps": verdict.next_steps(
+            m, train_counts, run.history, issues, shlex.quote(str(run.folder)), method, suspects
+        ),
         "classes": [
             {"label": label, "train": train_counts.get(label, 0)} | m["per_class"][label] for label in _order(m)
         ],

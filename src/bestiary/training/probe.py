@@ -17,8 +17,10 @@ import numpy.typing as npt
 from bestiary.batches.decoding import Pinned, View
 from bestiary.batches.pixels import PIXELS_VERSION, pixel_batches
 from bestiary.batches.store import ArrayStore
-from bestiary.models.engine import Precision, bulk_engine
+from bestiary.machine import keep_memory
+from bestiary.models.engine import Precision, bulk_engine, has_openvino
 from bestiary.models.head import Head
+from bestiary.models.lite import BACKBONES, built_trunk
 from bestiary.models.pooling import pooled_graph
 from bestiary.progress import Reporter
 from bestiary.training.scores import loss_and_macro_f1
@@ -73,6 +75,28 @@ def fill_features(
             segment.append(wanted[start : start + len(rows)], rows.astype(np.float16))
             start += len(rows)
             advance(len(rows))
+
+
+def bulk_features(
+    paths: Sequence[Path],
+    keys: Sequence[str],
+    backbone: str,
+    view: View,
+    *,
+    cache: Path,
+    threads: int,
+    reporter: Reporter,
+) -> Features:
+    """Return the features of pictures by a bundled backbone, float32 (n, channels); the cache is filled first.
+
+    In bfloat16 where OpenVINO is there, as those that a probe is trained on. keys: the pictures' SHA-256.
+    """
+    keep_memory()
+    trunk = built_trunk(backbone, cache / "trunks", view.size)
+    precision: Precision = "bfloat16" if has_openvino() else "float32"
+    store = feature_store(cache, trunk, view, precision, BACKBONES[backbone].channels)
+    fill_features(store, paths, keys, trunk, view, precision=precision, threads=threads, reporter=reporter)
+    return store.read(keys, np.float32)
 
 
 def fit_head(
