@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bestiary.cli.app import app
-from bestiary.cli.options import AsJson, Corrections, Labels, Method, Quiet, RunPath, Threads, recipe_of
+from bestiary.cli.options import AsJson, Corrections, Labels, Method, Quiet, RecipeName, RunPath, Threads, recipe_of
 from bestiary.cli.output import print_run
 from bestiary.errors import UserError, needs_extra
 
@@ -23,9 +23,7 @@ def train(
     ] = None,
     method: Annotated[Method | None, typer.Option(help="How to learn; probe is fast and needs no torch.")] = None,
     backbone: Annotated[str | None, typer.Option(help="lite0 or lite2; finetune takes any timm name as well.")] = None,
-    recipe: Annotated[
-        str | None, typer.Option(help="A TOML file of settings, or a name: original-v1, original-v2.")
-    ] = None,
+    recipe: RecipeName = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, over the recipe.")] = None,
     labels: Labels = None,
     classes: Annotated[str | None, typer.Option(help="Only these labels: a,b,c.")] = None,

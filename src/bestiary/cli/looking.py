@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bestiary.cli.app import CHECK_FAILED, app
-from bestiary.cli.options import AsJson, Corrections, Labels, Pictures, Quiet, Threads, recipe_of
+from bestiary.cli.options import AsJson, Corrections, Labels, Pictures, Quiet, RecipeName, Threads, recipe_of
 from bestiary.cli.output import print_json
 from bestiary.errors import needs_extra
 
@@ -20,7 +20,7 @@ def audit(
     corrections: Corrections = None,
     out: Annotated[Path | None, typer.Option(help="Write audit.html and findings.parquet into this folder.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if anything serious was found.")] = False,
-    recipe: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
+    recipe: RecipeName = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="section.key=value, for example data.suspects=false.")
     ] = None,
