@@ -16,7 +16,6 @@ from bestiary.data.drawn import DrawnCollection
 from bestiary.data.preparation import Audited
 from bestiary.errors import MissingExtraError
 from bestiary.evaluation import second_look
-from bestiary.evaluation.label_suspects import MIN_PICTURES
 from bestiary.models.lite import BACKBONES, built_trunk
 from bestiary.progress import Silent
 from bestiary.recipe import Recipe
@@ -56,11 +55,11 @@ def test_planted_labels_are_found_and_named_with_the_better_one(
     everything = dict.fromkeys((path.absolute() for path in faulty.folder.rglob("*.*")), "nothing") | kinds
     monkeypatch.setattr(second_look, "bulk_features", features_by_kind(everything))
     found = flow.audit(faulty.folder, threads=1)
+    copies = {str(path.absolute()) for path in faulty.originals}
     suspects = found.findings.filter(pl.col("check") == "suspect-label")
-    sizes = found.pictures.filter(pl.col("error").is_null())["label"].value_counts()
-    judged = sizes.filter(pl.col("count") >= MIN_PICTURES)["label"].to_list()
-    planted = {str(path.absolute()) for path in faulty.faults["wrong-label"] if path.parent.name in judged}
-    assert planted <= set(suspects["path"])
+    planted = {str(path.absolute()) for path in faulty.faults["wrong-label"]}
+    assert len(planted & set(suspects["path"])) > len(planted) / 2  # two of them are in a class of a dozen
+    assert set(suspects["path"]) - planted <= copies
     for path, suggested in suspects.select("path", "suggested_label").iter_rows():
         if path in planted:
             assert suggested == kinds[Path(path)]
