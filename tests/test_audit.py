@@ -137,8 +137,8 @@ def test_a_truncated_file_is_worse_the_more_of_it_is_missing() -> None:
 
 def test_grey_is_told_only_where_colour_is_usual() -> None:
     grey, other = {"saturation": 0.0}, {"saturation": 0.4, "label": "dog"}
-    assert checks(grey, grey, {}, other) == []  # most cats are grey: an X-ray archive has no grey pictures
-    assert checks(grey, {}, {}, other) == ["grey"]
+    assert checks(grey, grey, {}, other, other) == []  # most cats are grey: an X-ray archive has no grey pictures
+    assert checks(grey, {}, {}, other, other) == ["grey"]
 
 
 def test_duplicates_are_named_with_the_first_of_them() -> None:
@@ -179,7 +179,7 @@ def test_imbalance_is_told_from_three_times_on() -> None:
     ("few", "fraction", "said"),
     [
         (40, 0.15, "With 6 test pictures, even if 90 % of them are found, the true share may lie anywhere between 50"),
-        (40, 0.3, "With 12 test pictures, even if 90 % of them are found, the true share may lie anywhere between 62"),
+        (40, 0.3, "With 12 test pictures, even if 90 % of them are found, the true share may lie anywhere between 63"),
     ],
 )
 def test_imbalance_tells_how_well_the_smallest_class_will_be_known(few: int, fraction: float, said: str) -> None:

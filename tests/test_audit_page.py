@@ -206,7 +206,7 @@ def test_a_suspect_shows_what_was_given_and_what_is_suggested(tmp_path: Path) ->
     row = pictures.row(0, named=True)
     page = written(pictures, finding_rows([finding("suspect-label", row, suggested_label="dog")]), tmp_path)
     text = " ".join(Outline(section(page, "suspect-label")).text.split())
-    assert "given cow, suggested dog" in text
+    assert "given cow suggested dog" in text
     assert "300 × 225 px · 2 kB · JPEG" in text
     numbers = re.search(r'data-labels="([^"]*)"', section(page, "suspect-label"))
     assert numbers is not None

@@ -63,6 +63,7 @@ def test_labels_are_mapped_and_unmapped_folders_keep_their_name(tmp_path: Path) 
 
 def test_odd_names_are_only_names(tmp_path: Path) -> None:
     names = ["gatto con l'ümlaut/猫 1.jpg", 'a,b"c/line\nbreak.png', "x.jpg/y.jpg", "cat/🐈.webp", "cat/-rf.jpg"]
+    names += [f"cat/{'n' * 251}.jpg", "cat/A.jpg", "cat/a.jpg"]  # 255 bytes; two that differ in case only
     planted(tmp_path, *names)
     (tmp_path / "cat" / "folder.jpg").mkdir()
     listing = listed(tmp_path)
