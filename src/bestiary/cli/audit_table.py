@@ -23,7 +23,7 @@ NAME_SHOWN = 40  # characters of a picture's folder and name
 
 @dataclass(frozen=True)
 class Line:
-    """What is said of one check: how many findings, what they mean, the worst of them, and whether somebody has to decide."""
+    """What is said of one check: how many findings, what they mean, the worst one, and whether somebody must decide."""
 
     check: str
     n: int
