@@ -30,8 +30,8 @@ def found(*rows: tuple[str, float, bool], **changed: Any) -> Audited:
 def test_serious_checks_come_first_and_notes_last() -> None:
     audited = found(("alpha", 1, False), ("dark", 0.1, True), ("suspect-label", 0, True), ("truncated", 0, True))
     assert [(line.check, line.serious, line.is_issue) for line in audit_lines(audited)] == [
-        ("suspect-label", True, True),
         ("truncated", True, True),
+        ("suspect-label", False, True),
         ("dark", False, True),
         ("alpha", False, False),
     ]
@@ -40,10 +40,10 @@ def test_serious_checks_come_first_and_notes_last() -> None:
 def test_what_was_settled_does_not_count() -> None:
     audited = found(("suspect-label", 0, False), ("suspect-label", 0.05, True))
     (line,) = audit_lines(audited)
-    assert (line.n, line.serious) == (1, True)
+    assert (line.n, line.needs_you) == (1, True)
     assert line.example == "cat/1.jpg: Message 1."
     (line,) = audit_lines(found(("suspect-label", 0, False)))
-    assert not line.serious
+    assert not line.needs_you
 
 
 def test_elsewhere_than_on_a_terminal_lines_are_plain(capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,10 +64,10 @@ def test_on_a_terminal_it_is_a_table_with_colours(
     for name, value in {"COLUMNS": "100", "TERM": "xterm-256color", "FORCE_COLOR": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("NO_COLOR", raising=False)
-    print_audit(found(("truncated", 0, True), ("dark", 0.1, True)), Path("/a/audit.html"), sources=[PLACE])
+    print_audit(found(("truncated", 0, True), ("outlier", 0.1, True)), Path("/a/audit.html"), sources=[PLACE])
     out = capsys.readouterr().out
     assert "\x1b[1;31mtruncated" in out
-    assert "\x1b[33mdark" in out
+    assert "\x1b[1;33moutlier" in out
     for words in ("What it is", "files that end too early", "The pictures side by side: /a/audit.html"):
         assert words in out
 

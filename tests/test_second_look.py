@@ -11,7 +11,6 @@ import polars as pl
 import pytest
 
 from bestiary import flow
-from bestiary.data.audit import SERIOUS
 from bestiary.data.drawn import DrawnCollection
 from bestiary.data.preparation import Audited
 from bestiary.errors import MissingExtraError
@@ -64,7 +63,6 @@ def test_planted_labels_are_found_and_named_with_the_better_one(
         if path in planted:
             assert suggested == kinds[Path(path)]
     assert suspects["is_issue"].all()
-    assert "suspect-label" in SERIOUS
     assert found.findings["check"].to_list() == second_look.in_order(found.findings)["check"].to_list()
     assert not found.not_looked_for
 

@@ -17,18 +17,20 @@ if TYPE_CHECKING:
     from bestiary.data.preparation import Audited
 
 
+STYLES = ("dim", "default", "bold yellow", "bold red")  # noted, found, needs somebody, serious
 NAME_SHOWN = 40  # characters of a picture's folder and name
 
 
 @dataclass(frozen=True)
 class Line:
-    """What is said of one check: how many findings, what they mean, the worst of them, and how grave they are."""
+    """What is said of one check: how many findings, what they mean, the worst one, and whether somebody must decide."""
 
     check: str
     n: int
     meaning: str
     example: str
     serious: bool
+    needs_you: bool
     is_issue: bool
 
 
@@ -79,8 +81,9 @@ def audit_lines(found: Audited) -> list[Line]:
     for (check,), rows in found.findings.group_by(["check"], maintain_order=True):
         name, issues = str(check), rows.filter("is_issue")
         shown = issues if issues.height else rows
-        example, grave = _example(shown.row(0, named=True)), issues.height > 0 and name in SERIOUS
-        lines.append(Line(name, shown.height, advice(name).meaning, example, grave, issues.height > 0))
+        said, example, found_any = advice(name), _example(shown.row(0, named=True)), issues.height > 0
+        grave, open_question = found_any and name in SERIOUS, found_any and said.needs_you
+        lines.append(Line(name, shown.height, said.meaning, example, grave, open_question, found_any))
     return sorted(lines, key=lambda line: (not line.serious, not line.is_issue, seriousness(line.check)))
 
 
@@ -109,7 +112,7 @@ def _print_table(lines: list[Line]) -> None:
     shown.add_column("What it is", ratio=2, overflow="fold")
     shown.add_column("The worst", ratio=3, overflow="fold")
     for line in lines:
-        style = "bold red" if line.serious else "yellow" if line.is_issue else "dim"
+        style = STYLES[line.serious + line.needs_you + line.is_issue]
         faint = "" if line.is_issue else "dim"
         shown.add_row(
             Text(line.check, style), Text(f"{line.n:,}", style), Text(line.meaning, faint), Text(line.example, faint)

@@ -121,8 +121,8 @@ def out_of_fold(
         # Products this small gain nothing from a second thread, and lose minutes where other jobs hold the cores.
         with threadpool_limits(1):
             model.fit(seen[~held], labels[~held])
-        probabilities[judged] = 0.0
-        probabilities[np.ix_(judged, known)] = model.predict_proba(seen[judged])
+            probabilities[judged] = 0.0
+            probabilities[np.ix_(judged, known)] = model.predict_proba(seen[judged])
     return probabilities
 
 
