@@ -139,7 +139,7 @@ def test_a_run_within_a_budget_says_what_was_chosen(
     assert run_folder.recipe_of(run) == recipe
     assert run_folder.resolved_of(run).picture.size == 64
     assert "plan" in run_folder.read_json(run / "metrics.json")["seconds"]
-    with pytest.raises(RecipeError, match="too short: Probe with lite0 at 64 px"):
+    with pytest.raises(RecipeError, match="too short: Probe with lite. at 64 px"):
         flow.train(collection.folder, recipe=recipe, out=tmp_path / "other", threads=1, budget_seconds=1)
     assert not (tmp_path / "other").exists()
 
