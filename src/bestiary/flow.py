@@ -150,7 +150,7 @@ def train(
         named = [str(path.absolute()) for path in _paths(pictures)]
         source = {"pictures": named[0] if len(named) == 1 else named, "labels": labels, "threads": workers}
         left_over: dict[str, Any] = {"split digest": digest, "passed over": dict(collection.passed_over)}
-        left_over |= {"plan": plan.words}
+        left_over |= {"plan": plan.words, "planned seconds": round(plan.seconds, 1)}
         if corrections is not None and collection.corrected is not None:
             left_over |= {"corrections": {"file": str(corrections), **collection.corrected.facts()}}
 
