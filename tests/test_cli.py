@@ -574,3 +574,23 @@ def test_a_number_of_folds_that_makes_no_sense(bestiary: Call, folds: str) -> No
 def test_a_leak_report_wants_a_probe(bestiary: Call, tmp_path: Path) -> None:
     done = bestiary("train", tmp_path, "--leak-report", "--method", "scratch")
     assert "--method probe" in one_message(done)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [(["broken.jpg"], "The picture could not be read"), (["broken.jpg", "gone.png"], "None of the 2")],
+)
+def test_predicting_nothing_that_can_be_read_is_the_users_fault_and_still_answered(
+    bestiary: Call, model: Path, colours: Path, names: list[str], words: str
+) -> None:
+    done = bestiary("predict", model, *(colours / name for name in names), "--format", "jsonl")
+    assert done.code == 2
+    assert words in done.err
+    assert [json.loads(line)["error"] is not None for line in done.out.splitlines()] == [True] * len(names)
+
+
+def test_a_budget_that_is_no_span_of_time_is_explained(bestiary: Call, colours: Path) -> None:
+    done = bestiary("train", colours, "--budget", "soon")
+    assert (done.code, done.out) == (2, "")
+    assert '"soon" is no span of time' in done.err
+    assert "Traceback" not in done.err

@@ -473,3 +473,10 @@ def _state_of(folder: Path) -> dict[str, tuple[str, int]]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+@pytest.mark.slow
+def test_the_number_of_threads_changes_no_score(probed: Path, faulty: DrawnCollection, tmp_path: Path) -> None:
+    again = flow.train(faulty.folder, recipe=run_folder.recipe_of(probed), out=tmp_path / "run", threads=1)
+    assert _lasting(again.metrics) == pytest.approx(_lasting(run_folder.read_json(probed / "metrics.json")), rel=1e-6)
+    _same_predictions(again.path, probed)

@@ -384,3 +384,27 @@ def test_an_unknown_balance_and_an_empty_class_are_named() -> None:
 def test_every_balance_trains(tmp_path: Path, balance: Balance) -> None:
     settings = replace(SETTINGS, epochs=2, balance=balance, label_smoothing=0.1)
     assert len(train(tmp_path, small(), settings).history) == 2
+
+
+def test_training_ends_when_no_further_epoch_fits_into_the_time(tmp_path: Path) -> None:
+    told, asked = Told(), list[float]()
+
+    def may_go_on(epoch_seconds: float) -> bool:
+        asked.append(epoch_seconds)
+        return len(asked) < 2
+
+    network = small()
+    result = fit(
+        network,
+        reader(IMAGES),
+        LABELS,
+        scores(0.5, 0.4),
+        SETTINGS,
+        PLAIN_VIEW,
+        tmp_path,
+        reporter=told,
+        may_go_on=may_go_on,
+    )
+    assert (result.stopped, len(result.history), result.best_epoch) == ("budget", 2, 1)
+    assert asked == [record["seconds"] for record in result.history]
+    assert any("The time is up after epoch 2 of 5; the best was 1." in line for line in told.lines)

@@ -26,6 +26,7 @@ from bestiary.evaluation.classification_report import classification_report
 from bestiary.evaluation.curves import overfitting_sentence, path_sentence
 from bestiary.evaluation.folds import cross_validated, fold_scores, pooled
 from bestiary.evaluation.leaks import leaks_beside
+from bestiary.evaluation.lessons import lessons
 from bestiary.evaluation.predictions import judge, prediction_table
 from bestiary.evaluation.second_look import looked_again
 from bestiary.inference.bundle import read_bundle
@@ -37,6 +38,7 @@ from bestiary.picture import Limits
 from bestiary.progress import Reporter, Silent
 from bestiary.recipe import Recipe
 from bestiary.training import run_folder
+from bestiary.training.budget import planned
 from bestiary.training.methods import LEARN, refuse_impossible
 from bestiary.training.session import Session, held, session
 from bestiary.training.task import Learned, Task
@@ -66,22 +68,41 @@ def audit(
 
     corrections: a file of decisions about pictures, which are applied.
     """
-    settings = (recipe or Recipe()).resolved()
-    limits = Limits(settings.picture.max_bytes, settings.picture.max_pixels)
-    workers, cache = threads or cores(), cache_folder()
-    decided = None if corrections is None else read_corrections(Path(corrections))
-    found = audited(
+    settings, workers = (recipe or Recipe()).resolved(), threads or cores()
+    found = _measured(pictures, labels, corrections, settings, workers, reporter)
+    return _examined(found, corrections, settings, workers, reporter)
+
+
+def _measured(
+    pictures: Sources,
+    labels: str | None,
+    corrections: Path | str | None,
+    settings: Recipe,
+    threads: int,
+    reporter: Reporter,
+) -> Audited:
+    """Return the pictures as far as they are known without a model: all that splitting and planning need."""
+    return audited(
         _paths(pictures),
         labels,
         settings.data,
-        limits,
-        threads=workers,
-        cache=cache,
+        Limits(settings.picture.max_bytes, settings.picture.max_pixels),
+        threads=threads,
+        cache=cache_folder(),
         reporter=reporter,
-        corrections=decided,
+        corrections=None if corrections is None else read_corrections(Path(corrections)),
     )
-    found = looked_again(found, settings, threads=workers, cache=cache, reporter=reporter)
-    return found if decided is None else replace(found, findings=settle(found.findings, found.pictures, decided))
+
+
+def _examined(
+    found: Audited, corrections: Path | str | None, settings: Recipe, threads: int, reporter: Reporter
+) -> Audited:
+    """Return the audit with what takes a model to see, and with the decisions taken so far."""
+    found = looked_again(found, settings, threads=threads, cache=cache_folder(), reporter=reporter)
+    if corrections is None:
+        return found
+    decided = read_corrections(Path(corrections))
+    return replace(found, findings=settle(found.findings, found.pictures, decided))
 
 
 def train(
@@ -93,13 +114,15 @@ def train(
     folds: int | None = None,
     out: Path | str | None = None,
     threads: int | None = None,
+    budget_seconds: float | None = None,
     reporter: Reporter = SILENT,
 ) -> Run:
     """Return a finished run: the pictures audited and split, a model trained, sealed, judged and reported.
 
     pictures: a folder per class, folders already split, an archive or a table, or several of these, which are merged;
     labels: a map of folder names to labels; corrections: a file of decisions about pictures; folds:
-    cross-validate with so many folds in place of one test part (the recipe's `data.folds`).
+    cross-validate with so many folds in place of one test part (the recipe's `data.folds`); budget_seconds: what
+    the recipe leaves open is chosen so that all of it is done in this time.
     Raises UserError for what the user can mend, IntegrityError if a proof fails, InterruptedRun on Ctrl-C.
     """
     asked, clock, workers = _with_folds(recipe or Recipe(), folds), Clock(), threads or cores()
@@ -109,16 +132,25 @@ def train(
     with PeakMemory() as memory:
         # ---- Pictures: measured, audited, split --------------------------------------------------------------------
         with clock.stage("audit"):
-            collection = audit(
-                pictures, labels=labels, corrections=corrections, recipe=asked, threads=workers, reporter=reporter
-            )
+            collection = _measured(pictures, labels, corrections, asked.resolved(), workers, reporter)
             shown, digest = divided(collection, asked.data, seed=asked.seed)
+
+        # ---- The plan: what fits into the time, and when it will be done -------------------------------------------
+        def make(recipe: Recipe) -> Task:
+            return _task_of(Path(), recipe, shown, workers, clock, reporter)
+
+        with clock.stage("plan"):
+            plan = planned(make, asked, budget_seconds, lambda: clock.total)
+        reporter.say(plan.words)
+        with clock.stage("audit"):
+            collection = _examined(collection, corrections, plan.recipe, workers, reporter)
         reporter.say(_described(shown, collection))
 
         # ---- The run folder: nothing is written before the pictures are known to be good ---------------------------
         named = [str(path.absolute()) for path in _paths(pictures)]
         source = {"pictures": named[0] if len(named) == 1 else named, "labels": labels, "threads": workers}
         left_over: dict[str, Any] = {"split digest": digest, "passed over": dict(collection.passed_over)}
+        left_over |= {"plan": plan.words, "planned seconds": round(plan.seconds, 1)}
         if corrections is not None and collection.corrected is not None:
             left_over |= {"corrections": {"file": str(corrections), **collection.corrected.facts()}}
 
@@ -129,9 +161,10 @@ def train(
             table.write(shown, folder / "pictures.parquet")
             table.write(collection.findings, folder / "findings.parquet")
 
-        run = run_folder.create(out, asked, contents=contents)
+        run = run_folder.create(out, asked, resolved=plan.recipe, contents=contents)
         with _resumable(run), session(run, clock, memory) as account:
-            return _finish(run, threads=workers, clock=clock, account=account, reporter=reporter)
+            deadline = plan.deadline_seconds
+            return _finish(run, threads=workers, clock=clock, account=account, reporter=reporter, deadline=deadline)
 
 
 def resume(run: Path | str, *, threads: int | None = None, reporter: Reporter = SILENT) -> Run:
@@ -182,21 +215,31 @@ def evaluate(run: Path | str, *, threads: int | None = None, reporter: Reporter 
 
 
 def _finish(
-    run: Path, *, threads: int, clock: Clock, account: Session, reporter: Reporter, resume: bool = False
+    run: Path,
+    *,
+    threads: int,
+    clock: Clock,
+    account: Session,
+    reporter: Reporter,
+    resume: bool = False,
+    deadline: float | None = None,
 ) -> Run:
     """Train, seal, judge and report what a run folder describes."""
     recipe, shown = run_folder.resolved_of(run), _pictures_of(run)
-    learn = partial(_learn, threads=threads, clock=clock, reporter=reporter, resume=resume)
+    make = partial(_task, threads=threads, clock=clock, reporter=reporter, resume=resume)
+    made = replace(make(run), deadline_seconds=deadline)
     test = partial(_tested, threads=threads, clock=clock, reporter=reporter)
 
     def learn_and_test(place: Path) -> pl.DataFrame:
-        learn(place)
+        _learn(make(place))
         return test(place)
 
     # ---- Model: learned, calibrated on validation, sealed, held against itself -------------------------------------
     folds = cross_validated(run, recipe, shown, learn_and_test, reporter=reporter) if recipe.data.folds else []
-    learned, sealed = learn(run)
+    learned, sealed = _learn(made)
     run_folder.note(run, learned.notes)
+    with clock.stage("lessons"):
+        run_folder.write_json(run / "learning_curve.json", lessons(made, learned))
 
     # ---- Judgement: the test pictures, from their files, through the predictor that users get ----------------------
     predictions = pooled(folds) if folds else test(run)
@@ -227,19 +270,22 @@ def _reported(run: Path, metrics: dict[str, Any], clock: Clock, account: Session
     return Run(run, metrics)
 
 
-def _learn(run: Path, *, threads: int, clock: Clock, reporter: Reporter, resume: bool) -> tuple[Learned, Model]:
+def _learn(task: Task) -> tuple[Learned, Model]:
     """Train the model of a run folder, or of a fold in it, and seal it."""
-    task = _task(run, threads, clock, reporter, resume=resume)
-    with clock.stage("train"):
+    with task.clock.stage("train"):
         learned = LEARN[task.recipe.model.method](task)
         return learned, _seal(task, learned)
 
 
 def _task(run: Path, threads: int, clock: Clock, reporter: Reporter, *, resume: bool) -> Task:
     """Return what is to be learned, from a run folder."""
-    recipe, shown = run_folder.resolved_of(run), _pictures_of(run)
+    task = _task_of(run, run_folder.resolved_of(run), _pictures_of(run), threads, clock, reporter)
+    return replace(task, resume=resume)
+
+
+def _task_of(run: Path, recipe: Recipe, shown: pl.DataFrame, threads: int, clock: Clock, reporter: Reporter) -> Task:
     classes = tuple(sorted(shown.filter(pl.col("split") == "train")["label"].unique()))
-    return Task(recipe, shown, classes, _view(recipe), run, cache_folder(), threads, reporter, clock, resume)
+    return Task(recipe, shown, classes, _view(recipe), run, cache_folder(), threads, reporter, clock)
 
 
 @contextmanager

@@ -157,6 +157,9 @@ class Evaluate(_Section):
 
     resamples: int = Field(2000, ge=100, le=100_000, description="of the bootstrap")
     coverage: float = Field(0.95, gt=0, le=1, description="share of real pictures that get an answer")
+    learning_curve: Literal["auto", "on", "off"] = Field(
+        "auto", description="whether more pictures would help; auto: if the probe's features are there anyway"
+    )
 
 
 class Recipe(_Section):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +42,7 @@ def fill(
 
 
 def pixel_batches(
-    paths: Sequence[Path | Pinned], view: View, *, threads: int, batch_size: int = PICTURES_AT_ONCE
+    paths: Iterable[Path | Pinned], view: View, *, threads: int, batch_size: int = PICTURES_AT_ONCE
 ) -> Iterator[Pixels]:
     """Yield uint8 (n, size, size, 3) for all paths in order. Raises SourceError if a file cannot be read any more."""
     for batch in in_batches(decoded(paths, view, threads=threads), batch_size):

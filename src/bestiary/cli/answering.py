@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bestiary.cli.app import app
 from bestiary.cli.options import AsJson, Format, Quiet, RunPath, Threads
 from bestiary.cli.output import print_json
-from bestiary.errors import needs_extra
+from bestiary.errors import SourceError, needs_extra
+
+if TYPE_CHECKING:
+    from bestiary.inference.predictor import Prediction
 
 
 @app.command()
@@ -37,7 +42,27 @@ def predict(
         found = answers.counted(predictor.predict_many(sources), advance)
         if heatmaps is not None:
             found = answers.with_heatmaps(found, heatmaps, predictor.bundle.view)
-        answers.write(found, "json" if as_json else form.value, sys.stdout, classes=predictor.classes, top=top)
+        passing, read = _counting_read(found)
+        answers.write(passing, "json" if as_json else form.value, sys.stdout, classes=predictor.classes, top=top)
+    if not read[True]:
+        raise SourceError(_none_read(read.total()))
+
+
+def _counting_read(found: Iterable[Prediction]) -> tuple[Iterator[Prediction], Counter[bool]]:
+    """Return the answers as they are, and how many pictures could be read (True) and not, once they have passed."""
+    read = Counter[bool]()
+
+    def passing() -> Iterator[Prediction]:
+        for answer in found:
+            read[answer.error is None] += 1
+            yield answer
+
+    return passing(), read
+
+
+def _none_read(count: int) -> str:
+    pictures = "The picture" if count == 1 else f"None of the {count:,} pictures"
+    return f"{pictures} could {'not ' if count == 1 else ''}be read; the answers say why."
 
 
 @app.command()

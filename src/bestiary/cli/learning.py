@@ -39,6 +39,9 @@ def train(
     out: Annotated[
         Path | None, typer.Option(help="The run folder; runs/<date>-<method>-<digest> when not given.")
     ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Be done, report included, in this time: 90s, 10m, 2h, 1h30m.")
+    ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted run.")] = None,
     threads: Threads = None,
     quiet: Quiet = False,
@@ -50,6 +53,7 @@ def train(
     from bestiary.machine import is_first
     from bestiary.progress import reporter
     from bestiary.search import leaks
+    from bestiary.training.durations import seconds_of
 
     if not is_first():
         flow.follow(threads=threads)
@@ -68,6 +72,7 @@ def train(
             seed,
             folds,
             out,
+            budget,
             leak_report or None,
         ]
         if any(value not in (None, []) for value in given):
@@ -80,7 +85,14 @@ def train(
     if leak_report:
         leaks.refuse_leak_report(asked)
     run = flow.train(
-        pictures, labels=labels, corrections=corrections, recipe=asked, out=out, threads=threads, reporter=show
+        pictures,
+        labels=labels,
+        corrections=corrections,
+        recipe=asked,
+        out=out,
+        threads=threads,
+        budget_seconds=None if budget is None else seconds_of(budget),
+        reporter=show,
     )
     found = leaks.leak_report(run.path, threads=threads, reporter=show) if leak_report else None
     print_run(run, as_json, leaks=found)

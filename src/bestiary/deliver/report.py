@@ -20,6 +20,7 @@ from markupsafe import Markup
 from bestiary import __version__, table
 from bestiary.deliver import plots, verdict
 from bestiary.deliver.gallery import galleries, shared_folder, short_names, thumbnails
+from bestiary.deliver.learning_section import lesson_values
 from bestiary.deliver.page import render_page
 from bestiary.errors import RunError
 from bestiary.evaluation.classification_report import notes_of
@@ -49,6 +50,7 @@ class RunFiles:
     environment: Mapping[str, Any]
     bundle: Mapping[str, Any]
     leaks: Mapping[str, Any] = field(default_factory=dict)
+    lessons: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_report(run: Path) -> Path:
@@ -77,6 +79,7 @@ def read_run(run: Path) -> RunFiles:
         environment=_json(run / "environment.json"),
         bundle=_json(run / "bundle.json"),
         leaks=_json(run / "leaks.json"),
+        lessons=_json(run / "learning_curve.json"),
     )
 
 
@@ -93,6 +96,7 @@ def render(run: RunFiles) -> str:
         **_pictures(run, names),
         **_findings(run, names),
         **_learning(run),
+        **lesson_values(run.lessons),
         **_confusion(run.metrics),
         **_trust(test),
         **galleries(test, suspects, names),

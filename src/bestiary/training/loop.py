@@ -37,7 +37,7 @@ from bestiary.training.team import ALONE, Team
 
 LOOK_EVERY_STEPS = 50  # so often the loss is looked at within an epoch: reading makes an accelerator wait
 
-Stopped = Literal["finished", "patience", "diverged"]
+Stopped = Literal["finished", "patience", "diverged", "budget"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Validation:
 class FitResult:
     """How training went; the network itself holds the best weights.
 
-    history: one record for each epoch, as in history.jsonl. stopped: "finished", "patience" or "diverged".
+    history: one record for each epoch, as in history.jsonl. stopped: "finished", "patience", "diverged" or "budget".
     """
 
     history: tuple[dict[str, float], ...]
@@ -74,6 +74,7 @@ def fit(
     reporter: Reporter,
     resume: bool = False,
     team: Team = ALONE,
+    may_go_on: Callable[[float], bool] = lambda epoch_seconds: True,
 ) -> FitResult:
     """Train the network in place and return how it went; the network ends with its best weights, on the CPU.
 
@@ -81,7 +82,8 @@ def fit(
     evaluate: called after every epoch with the network in evaluation mode. The best epoch has the highest validation
     macro-F1, then the lowest loss. Writes `history.jsonl` and `checkpoints/last.pt` after every epoch, the checkpoint
     also every `checkpoint_seconds` within one; with `resume` it continues from there, and on KeyboardInterrupt that
-    state is safe. Of a team every process calls this with the same arguments; the first one writes and evaluates.
+    state is safe. may_go_on: asked before each epoch but the first, with the seconds that the last one took; if not,
+    training ends. Of a team every process calls this with the same arguments; the first one writes and evaluates.
     Raises RecipeError if the loss is not a number before any epoch was finished or a batch is too small for the team,
     RunError if a checkpoint is missing, damaged or from other settings.
     """
@@ -146,6 +148,10 @@ def fit(
     for epoch in range(len(history) + 1, settings.epochs + 1):
         if epoch - 1 - best_epoch >= settings.patience_epochs:
             stopped = "patience"
+            break
+        if history and not may_go_on(history[-1]["seconds"]):
+            stopped = "budget"
+            reporter.say(f"The time is up after epoch {epoch - 1} of {settings.epochs}; the best was {best_epoch}.")
             break
         started, done_before = time.perf_counter(), done
         order = epoch_order(labels, classes, settings.balance, seed=settings.seed, epoch=epoch)

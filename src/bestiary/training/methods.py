@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from bestiary.models.networks import Network
     from bestiary.training.loop import LoopSettings
 
+RAW = Statistics((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))  # pixels as they are, in 0..1
+
 
 def refuse_impossible(recipe: Recipe) -> None:
     """Raise RecipeError or MissingExtraError for what a method cannot do or lacks, before any work is done."""
@@ -87,12 +89,30 @@ def learn_probe(task: Task) -> Learned:
 
 def learn_scratch(task: Task) -> Learned:
     """Train a network from nothing. Needs torch."""
+    colours = _colours(task)
+    learned = _trained(task, _from_scratch(task, colours), _loop_settings(task))
+    return replace(learned, notes=learned.notes | {"normalised by": asdict(colours)})
+
+
+def learn_finetune(task: Task) -> Learned:
+    """Train the last stages of a pretrained backbone, starting from the probe's head. Needs torch."""
+    head = _fitted_probe(task)[1] if task.recipe.model.backbone in BACKBONES else None
+    return _trained(task, *_pretrained(task, head))
+
+
+def untrained(task: Task) -> tuple[Network, LoopSettings]:
+    """Return what `scratch` or `finetune` would train, to measure how long it takes."""
+    if task.recipe.model.method == "scratch":
+        return _from_scratch(task, RAW), _loop_settings(task)
+    return _pretrained(task, None)
+
+
+def _from_scratch(task: Task, colours: Statistics) -> Network:
     from bestiary.models import networks
 
-    model, seed = task.recipe.model, task.recipe.seed
-    classes, colours = len(task.classes), _colours(task)
+    model, seed, classes = task.recipe.model, task.recipe.seed, len(task.classes)
     if model.network == "plain":
-        network = networks.plain(
+        return networks.plain(
             classes,
             task.view.size,
             filters=model.filters or networks.PLAIN_FILTERS,
@@ -107,29 +127,22 @@ def learn_scratch(task: Task) -> Learned:
             std=colours.std,
             seed=seed,
         )
-    else:
-        filters = model.filters or networks.RESNET_FILTERS
-        network = networks.resnet(classes, filters=filters, mean=colours.mean, std=colours.std, seed=seed)
-    learned = _trained(task, network, _loop_settings(task))
-    return replace(learned, notes=learned.notes | {"normalised by": asdict(colours)})
+    filters = model.filters or networks.RESNET_FILTERS
+    return networks.resnet(classes, filters=filters, mean=colours.mean, std=colours.std, seed=seed)
 
 
-def learn_finetune(task: Task) -> Learned:
-    """Train the last stages of a pretrained backbone, starting from the probe's head. Needs torch."""
+def _pretrained(task: Task, head: Head | None) -> tuple[Network, LoopSettings]:
     from bestiary.models import networks, timm_backbone
 
-    model, classes = task.recipe.model, len(task.classes)
+    model, classes, seed = task.recipe.model, len(task.classes), task.recipe.seed
     if model.backbone in BACKBONES:
-        _, head, _, _ = _fitted_probe(task)
-        network = networks.backbone_network(
-            classes, model.backbone, weight=head.weight, bias=head.bias, seed=task.recipe.seed
-        )
+        weight, bias = (head.weight, head.bias) if head else (None, None)
+        network = networks.backbone_network(classes, model.backbone, weight=weight, bias=bias, seed=seed)
     else:
         file = None if model.weights == "hub" else Path(model.weights)
         found = timm_backbone.timm_model(model.backbone, file, from_hub=model.weights == "hub")
-        network = networks.over_timm(found, classes, seed=task.recipe.seed)
-    settings = _loop_settings(task, unfreeze=task.recipe.train.unfreeze_stages, stage_decay=0.5)
-    return _trained(task, network, settings)
+        network = networks.over_timm(found, classes, seed=seed)
+    return network, _loop_settings(task, unfreeze=task.recipe.train.unfreeze_stages, stage_decay=0.5)
 
 
 LEARN: dict[str, Callable[[Task], Learned]] = {
@@ -194,6 +207,7 @@ def _trained(task: Task, network: Network, settings: LoopSettings) -> Learned:
         reporter=task.reporter,
         resume=resume,
         team=here,
+        may_go_on=task.may_go_on,
     )
     part_company()
 
@@ -226,7 +240,7 @@ def _pixels(task: Task) -> ArrayStore:
 def _colours(task: Task) -> Statistics:
     """Return what a network from scratch normalises pixels by: the training pictures' colours, or 0 and 255."""
     if task.recipe.picture.normalise == "none":
-        return Statistics((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))
+        return RAW
     store, train = _pixels(task), task.part("train")
     with task.clock.stage("cache"):
         return channel_statistics(_reader(store, train), len(train.keys))

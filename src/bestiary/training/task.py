@@ -47,6 +47,11 @@ class Task:
     reporter: Reporter
     clock: Clock = field(default_factory=Clock)
     resume: bool = False
+    deadline_seconds: float | None = None  # on the clock: when training must end so that the budget is kept
+
+    def may_go_on(self, epoch_seconds: float) -> bool:
+        """Return whether an epoch that takes so long still fits before the deadline."""
+        return self.deadline_seconds is None or self.clock.total + epoch_seconds <= self.deadline_seconds
 
     def part(self, split: str) -> Part:
         """Return the pictures of one split."""
