@@ -70,6 +70,8 @@ def export(
     loses more than one point of accuracy and is not forced; UserError if `out` exists.
     """
     bundle = read_bundle(run)
+    if bundle.exported:
+        raise SourceError(f"{run} has already been exported. Export the run that it came from.")
     target = out or run / "export" / kind
     is_file = _checked(target, kind, taken=out is not None)
     pictures = table.read(run / "pictures.parquet", table.PICTURES)

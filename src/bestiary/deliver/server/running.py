@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import socket
 from pathlib import Path
@@ -45,6 +46,7 @@ def serve(run: Path, bound: socket.socket, settings: Settings, predictor: Predic
         timeout_keep_alive=30,
         timeout_graceful_shutdown=round(2 * settings.seconds),
     )
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # broken forms are the sender's affair, not the log's
     reporter.say("Stop with Ctrl-C.")
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again once all is finished: the end is no fault
     with contextlib.suppress(KeyboardInterrupt):

@@ -50,6 +50,7 @@ const meet = async () => {
   if (!answer || !answer.ok) return;
   model = await answer.json();
   one("#key").hidden = true;
+  one("#wrong").textContent = "";
   if (token) sessionStorage.setItem("token", token);
   one("#model").textContent = model.name;
   const few = model.classes.slice(0, 30), more = model.classes.length - few.length;
