@@ -241,7 +241,7 @@ def test_the_token_is_asked_for_everywhere_but_on_the_page(predictor: Predictor)
             assert client.get(path).status_code == 401
             assert client.get(path, headers=right | {"Host": "any.example"}).status_code == 200
         for wrong in ("Bearer", "Bearer sesam", "Basic sesame", "Bearer \xe9"):
-            refused = client.post("/predict", files=form(RED), headers={"Authorization": wrong.encode("latin-1")})
+            refused = client.post("/predict", files=form(RED), headers={b"Authorization": wrong.encode("latin-1")})
             assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
         assert client.post("/predict", files=form(RED), headers=right).status_code == 200
 
@@ -424,7 +424,7 @@ def test_other_models_lengths_and_bad_pictures(client: TestClient) -> None:
     assert infer(client, asked, name="other").status_code == 404
     assert infer(client, asked).status_code == 422
     for length in ("x", "-1", "99999", "²"):
-        headers = {"Inference-Header-Content-Length": length.encode()}
+        headers = {b"Inference-Header-Content-Length": length.encode()}
         assert client.post("/v2/models/colours/infer", content=b"{}", headers=headers).status_code == 400
 
 

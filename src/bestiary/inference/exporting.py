@@ -1,4 +1,4 @@
-"""Models that leave bestiary: the run's graph as it is, in 8-bit integers, or in OpenVINO's format.
+"""Models that leave bestiary: the run's graph as it is, in 8-bit integers, or these in OpenVINO's format.
 
 Each carries what a reader needs beside the numbers: classes, preprocessing, temperature, thresholds, and the digest of
 the bundle it came from. Nothing here says whether a model is good enough to leave: `deliver.export` proves that.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import onnx
 
 Kind = Literal["onnx", "onnx-int8", "openvino"]
-PRECISIONS: dict[Kind, Precision] = {"onnx": "float32", "onnx-int8": "int8", "openvino": "bfloat16"}
+PRECISIONS: dict[Kind, Precision] = {"onnx": "float32", "onnx-int8": "int8", "openvino": "int8"}
 OPENVINO_NAME = "model.xml"
 QUANTISED = ["Conv", "Gemm", "Add", "Clip", "Relu", "MaxPool"]  # the trunk; the head and what follows stay in float32
 PREPARED = ("onnx.quant.pre_process", "onnxruntime.quant")  # tells the quantiser that shapes are inferred already
@@ -37,18 +37,17 @@ Images = Iterable[npt.NDArray[np.uint8]]
 def write_export(run: Path, bundle: Bundle, kind: Kind, place: Path, calibration: Images) -> Bundle:
     """Write the model of a run into `place` in another form, with a bundle of its own; return that bundle.
 
-    calibration: pictures uint8 (size, size, 3) that set the ranges of 8-bit integers; only "onnx-int8" looks at them.
+    calibration: pictures uint8 (size, size, 3) that set the ranges of 8-bit integers.
     Raises IntegrityError if the graph fails ONNX's full check.
     """
     place.mkdir(parents=True, exist_ok=True)
     about = metadata(run, bundle, PRECISIONS[kind])
-    graph = place / (OPENVINO_NAME if kind == "openvino" else GRAPH_NAME)
+    graph = place / GRAPH_NAME
+    if PRECISIONS[kind] == "int8":
+        _quantise(run / bundle.graph, graph, calibration)
+    _write_onnx(graph if graph.exists() else run / bundle.graph, graph, about)
     if kind == "openvino":
-        _write_openvino(run / bundle.graph, graph, about)
-    else:
-        if kind == "onnx-int8":
-            _quantise(run / bundle.graph, graph, calibration)
-        _write_onnx(graph if kind == "onnx-int8" else run / bundle.graph, graph, about)
+        graph = _as_openvino(graph, about)
     exported = replace(
         bundle, graph=graph.name, graph_sha256=graph_digest(graph), precision=PRECISIONS[kind], parity={}, exported={}
     )
@@ -91,12 +90,15 @@ def _write_onnx(source: Path, graph: Path, about: dict[str, str]) -> None:
     graph.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def _write_openvino(source: Path, graph: Path, about: dict[str, str]) -> None:
+def _as_openvino(source: Path, about: dict[str, str]) -> Path:
+    """Put OpenVINO's two files, .xml and .bin, in the place of an ONNX file; return the first."""
     openvino = needs("openvino", extra="train")
-    model = openvino.convert_model(source)
+    model, graph = openvino.convert_model(source), source.with_name(OPENVINO_NAME)
     for key, value in about.items():
         model.set_rt_info(value, ["bestiary", key])
     openvino.save_model(model, graph, compress_to_fp16=False)
+    source.unlink()
+    return graph
 
 
 def _quantise(source: Path, graph: Path, images: Images) -> None:

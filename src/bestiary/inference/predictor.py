@@ -137,7 +137,7 @@ class Predictor:
 
 
 def _engine(graph: Path, bundle: Bundle, name: EngineName, threads: int) -> Engine:
-    """Return the engine for a graph: OpenVINO's own format and bfloat16 are for OpenVINO alone."""
+    """Return the engine for a graph: OpenVINO's own format is for OpenVINO alone."""
     if graph.suffix == ".xml":
         needs("openvino", extra="train")
         return OpenVINOEngine(
