@@ -16,7 +16,7 @@ from bestiary.picture import Fit, Limits
 BUNDLE_FORMAT = 1
 GRAPH_NAME, BUNDLE_NAME = "model.onnx", "bundle.json"
 
-Precision = Literal["float32", "bfloat16", "int8"]
+Precision = Literal["float32", "int8"]
 
 
 @dataclass(frozen=True)

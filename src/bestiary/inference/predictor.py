@@ -140,9 +140,7 @@ def _engine(graph: Path, bundle: Bundle, name: EngineName, threads: int) -> Engi
     """Return the engine for a graph: OpenVINO's own format is for OpenVINO alone."""
     if graph.suffix == ".xml":
         needs("openvino", extra="train")
-        return OpenVINOEngine(
-            graph, threads=threads, precision="bfloat16" if bundle.precision != "float32" else "float32"
-        )
+        return OpenVINOEngine(graph, threads=threads)
     return (bulk_engine if name == "fastest" else OnnxRuntimeEngine)(graph, threads=threads)
 
 
