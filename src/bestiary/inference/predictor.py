@@ -65,7 +65,7 @@ class Predictor:
         self.run = Path(run)
         self.bundle: Bundle = read_bundle(self.run)
         self.threads = threads or cores()
-        self._engine: Engine = _engine(self.run / self.bundle.graph, self.bundle, engine, self.threads)
+        self._engine: Engine = _engine(self.run / self.bundle.graph, engine, self.threads)
         self._blank = np.zeros((self.bundle.size, self.bundle.size, 3), np.uint8)  # stands in for what is unreadable
         self._refuse_unfit()
 
@@ -136,7 +136,7 @@ class Predictor:
         )
 
 
-def _engine(graph: Path, bundle: Bundle, name: EngineName, threads: int) -> Engine:
+def _engine(graph: Path, name: EngineName, threads: int) -> Engine:
     """Return the engine for a graph: OpenVINO's own format is for OpenVINO alone."""
     if graph.suffix == ".xml":
         needs("openvino", extra="train")
