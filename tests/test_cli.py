@@ -27,7 +27,7 @@ from bestiary.data.drawn import DrawnCollection
 from bestiary.deliver.answers import heatmap_over
 from tiny_model import COLOURS, coloured, write_run
 
-COMMANDS = ("train", "evaluate", "audit", "predict", "report", "demo")
+COMMANDS = ("train", "evaluate", "audit", "predict", "report", "export", "serve", "demo")
 QUICK = ("--backbone", "lite0", "--set", "picture.size=64", "--set", "probe.regularisation=[0.01]", "--threads", "2")
 FEW = ("--classes", "bird,fish,spider", "--set", "evaluate.resamples=100")
 KEYS = ["path", "label", "probability", "unknown", "familiarity", "probabilities", "error"]
@@ -117,7 +117,11 @@ def test_every_command_has_help_and_the_common_options(bestiary: Call, name: str
 
 
 def test_the_version_is_told(bestiary: Call) -> None:
-    assert bestiary("--version") == (0, f"bestiary {__version__}\n", "")
+    done = bestiary("--version")
+    first, *facts = done.out.splitlines()
+    assert (done.code, done.err, first) == (0, "", f"bestiary {__version__}")
+    assert any(line.startswith("CPython 3.") for line in facts)
+    assert any(line.startswith("onnxruntime ") for line in facts)
 
 
 @pytest.mark.parametrize(
@@ -317,6 +321,52 @@ def test_predict_writes_parquet(model: Path, colours: Path) -> None:
     assert frame.columns == [*KEYS[:5], "p_blue", "p_green", "p_red", "error"]
     assert frame["label"].to_list()[:3] == ["blue", None, "green"]
     assert frame["error"].is_not_null().to_list() == [False, True, False, False, False]
+
+
+def test_predict_takes_a_list_and_patterns(model: Path, colours: Path) -> None:
+    for listed in (b"red.png\ninner/red.png\n", b"red.png\0inner/red.png\0"):
+        done = command("predict", model, "-", "--format", "jsonl", input=listed, cwd=colours)
+        assert [json.loads(line)["path"] for line in done.stdout.splitlines()] == ["red.png", "inner/red.png"]
+    done = command("predict", model, "**/red.*", "--format", "jsonl", cwd=colours)
+    assert [json.loads(line)["path"] for line in done.stdout.splitlines()] == ["inner/red.png", "red.png"]
+    named = "caf\udce9.png"
+    shutil.copy(colours / "red.png", colours / named)
+    done = command("predict", model, "-", "--format", "jsonl", input=os.fsencode(named), cwd=colours)
+    assert (done.returncode, json.loads(done.stdout)["label"]) == (0, "red")
+    assert json.loads(done.stdout)["path"] == named
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+def test_predict_into_a_file_goes_on_and_never_writes_over(
+    bestiary: Call, model: Path, colours: Path, tmp_path: Path, form: str
+) -> None:
+    out = tmp_path / f"answers.{form}"
+    done = bestiary("predict", model, colours / "red.png", colours / "broken.jpg", "--out", out)
+    assert done == (0, f"{out}\n", "")
+    assert "--resume" in one_message(bestiary("predict", model, colours, "--out", out))
+    again = bestiary("predict", model, colours, "--out", out, "--resume", "--json")
+    assert (again.code, json.loads(again.out)) == (0, {"answers": str(out)})
+    readers: dict[str, Callable[[Path], pl.DataFrame]]
+    readers = {"jsonl": pl.read_ndjson, "csv": pl.read_csv, "parquet": pl.read_parquet}
+    paths = [Path(path).name for path in readers[form](out)["path"]]
+    assert paths == ["red.png", "broken.jpg", "blue.png", "green.png", "red.png"]
+    assert "say which" in one_message(bestiary("predict", model, colours, "--resume"))
+
+
+def test_predict_makes_links_sorted_by_label(bestiary: Call, model: Path, colours: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in colours.rglob("*") if path.is_file()}
+    done = bestiary("predict", model, colours, "--link-into", tmp_path / "by", "--format", "jsonl")
+    assert (done.code, len(done.out.splitlines())) == (0, 5)
+    links = {path.relative_to(tmp_path / "by").as_posix(): path.resolve() for path in (tmp_path / "by").glob("*/*")}
+    assert links == {
+        "blue/blue.png": colours / "blue.png",
+        "green/green.png": colours / "green.png",
+        "red/red.png": colours / "red.png",
+        "unknown/red.png": colours / "inner" / "red.png",
+        "unreadable/broken.jpg": colours / "broken.jpg",
+    }
+    assert {path: path.read_bytes() for path in colours.rglob("*") if path.is_file()} == before
+    assert "not empty" in one_message(bestiary("predict", model, colours, "--link-into", tmp_path / "by"))
 
 
 def test_predict_gives_one_json_object(bestiary: Call, model: Path, colours: Path) -> None:

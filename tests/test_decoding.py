@@ -17,7 +17,7 @@ from bestiary.batches import decoding
 from bestiary.batches.decoding import Decoded, Pinned, View, decoded, in_batches
 from bestiary.batches.pixels import fill, pixel_batches, pixel_store
 from bestiary.errors import PictureError, SourceError
-from bestiary.picture import Limits, Pixels, load
+from bestiary.picture import Limits, Pixels, fit, load
 from bestiary.progress import Silent
 
 VIEW = View(16)
@@ -115,18 +115,23 @@ def test_an_array_of_the_right_shape_is_taken_as_it_is() -> None:
     np.testing.assert_array_equal(VIEW.of(pixels), pixels)
 
 
+def test_an_array_of_another_shape_is_fitted_as_a_file_is() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(VIEW.of(pixels), fit(pixels, VIEW.size, VIEW.fit))
+
+
 @pytest.mark.parametrize(
     "array",
     [
         np.zeros((16, 16), np.uint8),
         np.zeros((3, 16, 16), np.uint8),
-        np.zeros((16, 17, 3), np.uint8),
+        np.zeros((16, 0, 3), np.uint8),
         np.zeros((16, 16, 4), np.uint8),
         np.zeros((16, 16, 3), np.float32),
     ],
 )
-def test_an_array_that_is_no_fitted_picture_is_refused(array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
-    with pytest.raises(PictureError, match=r"expected uint8 \(16, 16, 3\)") as told:
+def test_an_array_that_is_no_picture_is_refused(array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
+    with pytest.raises(PictureError, match=r"expected uint8 \(height, width, 3\)") as told:
         VIEW.of(array)
     assert str(array.shape) in str(told.value)
     assert str(array.dtype) in str(told.value)

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bestiary.errors import PictureError, SourceError
-from bestiary.picture import LIMITS, Fit, Limits, Pixels, load, read_bytes
+from bestiary.picture import LIMITS, Fit, Limits, Pixels, fit, load, read_bytes
 
 
 @dataclass(frozen=True)
@@ -51,18 +51,17 @@ class View:
     limits: Limits = LIMITS
 
     def of(self, source: Source) -> Pixels:
-        """Return the picture as uint8 (size, size, 3); raises PictureError. An array must be of that shape already.
+        """Return the picture as uint8 (size, size, 3); raises PictureError. An array is RGB of any size.
 
         Raises SourceError for a pinned file that is not what it was.
         """
         if isinstance(source, np.ndarray):
-            if source.shape != (self.size, self.size, 3) or source.dtype != np.uint8:
+            if source.ndim != 3 or source.shape[2] != 3 or not source.size or source.dtype != np.uint8:
                 raise PictureError(
-                    f"An array is {source.dtype} of shape {source.shape}; expected uint8 ({self.size}, {self.size}, 3)."
-                    " Use bestiary.picture.fit to bring it there.",
+                    f"An array is {source.dtype} of shape {source.shape}; expected uint8 (height, width, 3), RGB.",
                     check="unreadable",
                 )
-            return source
+            return source if source.shape[:2] == (self.size, self.size) else fit(source, self.size, self.fit)
         if not isinstance(source, Pinned):
             return load(source, self.size, self.fit, limits=self.limits)
         try:

@@ -31,6 +31,14 @@ class Format(StrEnum):
     parquet = "parquet"
 
 
+class ExportKind(StrEnum):
+    """In which form a model leaves."""
+
+    onnx = "onnx"
+    onnx_int8 = "onnx-int8"
+    openvino = "openvino"
+
+
 Pictures = Annotated[
     list[Path],
     typer.Argument(

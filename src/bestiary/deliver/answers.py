@@ -6,53 +6,68 @@ import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from bestiary.batches.decoding import View
-from bestiary.errors import MachineError, SourceError, UserError, needs
+from bestiary.errors import MachineError, UserError, needs
 from bestiary.inference.predictor import Prediction
 from bestiary.machine import atomic
 from bestiary.progress import Advance
 
-PICTURE_SUFFIXES = {
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".bmp", ".dib", ".webp"),
-    *(".tif", ".tiff", ".jp2", ".j2k", ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico"),
-}
 HEATMAP_STRENGTH = 0.55
-
-
-def pictures_in(paths: Sequence[Path]) -> list[Path]:
-    """Return the files named and the pictures in folders named, in order. Raises SourceError for an empty folder."""
-    found: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
-            if not inside:
-                raise SourceError(f"There are no pictures in {path}.")
-            found += inside
-        else:
-            found.append(path)
-    return found
 
 
 def write(predictions: Iterable[Prediction], form: str, out: TextIO, *, classes: Sequence[str], top: int) -> None:
     """Write predictions to `out`: "table", "jsonl", "csv", "parquet" (bytes on out.buffer) or "json" (one object)."""
     if form == "jsonl":
-        for prediction in predictions:
-            out.write(json.dumps(prediction.line(), ensure_ascii=False) + "\n")
-            out.flush()
+        write_lines(predictions, out)
     elif form == "csv":
-        _write_csv(predictions, out, classes)
+        write_csv(predictions, out, classes)
     elif form == "parquet":
         _write_parquet(predictions, out, classes)
     elif form == "json":
         out.write(json.dumps({"predictions": [p.line() for p in predictions]}, ensure_ascii=False) + "\n")
     else:
         _write_table(predictions, out, top)
+
+
+def write_lines(predictions: Iterable[Prediction], out: TextIO) -> None:
+    """Write one JSON object a line, each as soon as it is known."""
+    for prediction in predictions:
+        out.write(json.dumps(prediction.line(), ensure_ascii=False) + "\n")
+        out.flush()
+
+
+def write_csv(predictions: Iterable[Prediction], out: TextIO, classes: Sequence[str], *, header: bool = True) -> None:
+    """Write one row of comma-separated values a picture, each as soon as it is known."""
+    rows = csv.writer(out, lineterminator="\n")
+    if header:
+        rows.writerow(columns(classes))
+    for prediction in predictions:
+        rows.writerow(row(prediction, classes))
+        out.flush()
+
+
+def columns(classes: Sequence[str]) -> list[str]:
+    """Return the names of the columns of a flat table of answers."""
+    return ["path", "label", "probability", "unknown", "familiarity", *(f"p_{name}" for name in classes), "error"]
+
+
+def row(one: Prediction, classes: Sequence[str]) -> list[Any]:
+    """Return the values of one answer, in the order of `columns`; None where there is none."""
+    shares = map(one.probabilities.get, classes)
+    return [one.path, one.label, one.probability, one.unknown, one.familiarity, *shares, one.error]
+
+
+def schema(classes: Sequence[str]) -> dict[str, Any]:
+    """Return the types of the columns, for polars."""
+    pl = needs("polars", extra="train")
+    kinds = {"path": pl.String, "label": pl.String, "unknown": pl.Boolean, "error": pl.String}
+    return {name: kinds.get(name, pl.Float64) for name in columns(classes)}
 
 
 def counted(predictions: Iterable[Prediction], advance: Advance) -> Iterator[Prediction]:
@@ -101,37 +116,12 @@ def _save(image: Image.Image, path: Path) -> None:
         image.save(temporary)
 
 
-def _write_csv(predictions: Iterable[Prediction], out: TextIO, classes: Sequence[str]) -> None:
-    rows = csv.writer(out, lineterminator="\n")
-    rows.writerow(
-        ["path", "label", "probability", "unknown", "familiarity", *(f"p_{name}" for name in classes), "error"]
-    )
-    for one in predictions:
-        shares = [one.probabilities.get(name, "") for name in classes]
-        rows.writerow([one.path, one.label, one.probability, one.unknown, one.familiarity, *shares, one.error])
-
-
 def _write_parquet(predictions: Iterable[Prediction], out: TextIO, classes: Sequence[str]) -> None:
     if out.isatty():
-        raise UserError(
-            "Parquet is not for a terminal. Send it to a file: bestiary predict … --format parquet > out.parquet"
-        )
+        raise UserError("Parquet is not for a terminal. Send it to a file: bestiary predict … --out out.parquet")
     pl = needs("polars", extra="train")
-    rows = [
-        [
-            one.path,
-            one.label,
-            one.probability,
-            one.unknown,
-            one.familiarity,
-            *map(one.probabilities.get, classes),
-            one.error,
-        ]
-        for one in predictions
-    ]
-    schema = {"path": pl.String, "label": pl.String, "probability": pl.Float64, "unknown": pl.Boolean}
-    schema |= {"familiarity": pl.Float64} | {f"p_{name}": pl.Float64 for name in classes} | {"error": pl.String}
-    pl.DataFrame(rows, schema=schema, orient="row").write_parquet(out.buffer)
+    rows = [row(one, classes) for one in predictions]
+    pl.DataFrame(rows, schema=schema(classes), orient="row").write_parquet(out.buffer)
 
 
 def _write_table(predictions: Iterable[Prediction], out: TextIO, top: int) -> None:
