@@ -17,12 +17,12 @@ import polars as pl
 from bestiary import table
 from bestiary.batches.pixels import pixel_batches
 from bestiary.errors import IntegrityError, MachineError, SourceError, UserError
-from bestiary.evaluation.intervals import Z_95
 from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.inference.exporting import PRECISIONS, Kind, write_export
 from bestiary.inference.predictor import Predictor
 from bestiary.inference.sealing import PARITY_LIMIT, agree
 from bestiary.progress import Reporter
+from bestiary.wilson import Z_95
 
 PROOF_PICTURES = 500
 CALIBRATION_PICTURES = 128
