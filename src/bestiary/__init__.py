@@ -10,9 +10,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["BestiaryError", "Predictor", "Recipe", "UserError", "__version__", "audit", "load", "train"]
+__all__ = [
+    "BestiaryError",
+    "PictureClassifier",
+    "Predictor",
+    "Recipe",
+    "UserError",
+    "__version__",
+    "audit",
+    "load",
+    "train",
+]
 
 if TYPE_CHECKING:
+    from bestiary.classifier import PictureClassifier
     from bestiary.errors import BestiaryError, UserError
     from bestiary.flow import audit, train
     from bestiary.inference.predictor import Predictor, load
@@ -26,6 +37,7 @@ _HOMES = {
     "load": "bestiary.inference.predictor",
     "train": "bestiary.flow",
     "audit": "bestiary.flow",
+    "PictureClassifier": "bestiary.classifier",
 }
 
 
