@@ -200,7 +200,7 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
     def __sklearn_tags__(self) -> Any:
         """Say what X may be."""
         tags = super().__sklearn_tags__()
-        tags.input_tags.one_d_array = tags.input_tags.string = tags.input_tags.three_d_array = True
+        tags.input_tags.string = tags.input_tags.three_d_array = True  # one_d_array would mean numbers
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
