@@ -219,3 +219,22 @@ def test_it_wants_to_be_fitted_first_and_on_what_it_is_then_asked_about(fitted: 
     with pytest.raises(InputError, match="not fitted on rows of numbers") as caught:
         fitted.predict(np.zeros((2, 16)))
     assert isinstance(caught.value, UserError)
+
+
+# ---- What scikit-learn asks of every estimator --------------------------------------------------------------------
+# Its checks feed rows of a few numbers, which become pictures of a few pixels. Near-duplicates are not looked for:
+# two pixels are always nearly the same picture.
+OF_CHECKS = quick(
+    settings={
+        "picture": {"size": 64},
+        "probe": {"regularisation": [0.3]},
+        "data": {"min_per_class": 3, "near_duplicates": False},
+    }
+)
+EXPECTED_FAILURES: dict[str, str] = {}
+
+
+@pytest.mark.slow
+@parametrize_with_checks([OF_CHECKS], expected_failed_checks=lambda _: EXPECTED_FAILURES)
+def test_scikit_learn_finds_it_to_be_an_estimator(estimator: Any, check: Any) -> None:
+    check(estimator)

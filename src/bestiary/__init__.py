@@ -40,6 +40,8 @@ _HOMES = {
     "PictureClassifier": "bestiary.classifier",
 }
 
+_LEARNING = {"bestiary.flow", "bestiary.classifier"}  # what the base install, which predicts and serves, has not
+
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that `import bestiary` costs next to nothing."""
@@ -47,4 +49,8 @@ def __getattr__(name: str) -> Any:
 
     if name not in _HOMES:
         raise AttributeError(f'bestiary has no "{name}". It has: {", ".join(__all__)}.')
+    if _HOMES[name] in _LEARNING:
+        from bestiary.errors import needs
+
+        needs("polars", extra="train")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -3,6 +3,7 @@ const one = (name) => document.getElementById(name);
 const AHEAD = 3, KEPT = 60, POLL_SECONDS = 10, SEEK_SECONDS = 1;
 const DONE = { keep: "Kept", drop: "Dropped", relabel: "Relabelled" };
 let token = "", all = null, shown = [], at = -1, decisions = {}, posting = Promise.resolve();
+const pending = new Map();  // decided here and not yet known to be written
 const skipped = new Set(), acts = [], pictures = new Map(), opinions = new Map(), told = new Map();
 
 const make = (name, options = {}, ...inside) => {
@@ -209,20 +210,30 @@ const decide = (action, label = "") => {
   const item = current(), body = { row: item.row, action, label, note: one("note").value };
   acts.push({ item, kind: action });
   skipped.delete(item.row);
-  decisions[item.row] = { action, label, note: "", by: all.reviewer };
+  pending.set(item.row, { action, label, note: "", by: all.reviewer, ticket: body });
+  hear(decisions);
   flash(action);
   const place = next(at);
   say(`${DONE[action]}${label ? ` as ${label}` : ""}. ${place < 0 ? "That was the last." : `Next: labelled ${shown[place].label}.`}`);
   go(place);
   posting = posting.then(async () => {
-    decisions = (await (await ask("/decide", body)).json()).decisions;
+    const answer = await (await ask("/decide", body)).json();
+    settle(item.row, body);
+    hear(answer.decisions);
     trouble("");
   }).catch((error) => {
+    settle(item.row, body);
     delete decisions[item.row];
     acts.splice(acts.findLastIndex((act) => act.item === item), 1);
     trouble(`This decision was not written. ${error.message}`);
     go(Math.max(shown.indexOf(item), 0));
   });
+};
+const settle = (row, ticket) => { if (pending.get(row)?.ticket === ticket) pending.delete(row); };
+const hear = (written) => {
+  decisions = { ...written, ...Object.fromEntries(pending) };
+  count();
+  if (current()) decided(current());
 };
 const skip = () => {
   acts.push({ item: current(), kind: "skip" });
@@ -240,7 +251,7 @@ const undo = () => {
   }
   posting = posting.then(async () => {
     const answer = await (await ask("/undo", {})).json();
-    decisions = answer.decisions;
+    hear(answer.decisions);
     const item = all.items.find((known) => known.row === answer.row);
     if (item) back(item);
     say(item ? "Taken back." : "There is nothing to take back.");
@@ -312,12 +323,17 @@ const end = () => {
   one("title-end").textContent = !all.items.length ? "There is nothing to review." : left ? "That is all for now." : "All of it is decided.";
   one("tally").textContent = !all.items.length ? "The audit found no doubtful label, no duplicates and no outliers, and the model makes no sure mistakes."
     : `${made("keep")} kept, ${made("relabel")} relabelled, ${made("drop")} dropped${left ? `, ${left} left for later` : ""}.`;
-  one("again").hidden = !left;
-  one("again").textContent = `Go through the ${left} that are left`;
+  const elsewhere = all.items.filter(isOpen).length;
+  one("again").hidden = !elsewhere;
+  one("again").textContent = left ? `Go through the ${left} that are left` : `Go on with the ${elsewhere} for other reasons`;
   one("next").hidden = !Object.keys(decisions).length;
   one("end").focus({ preventScroll: true });
 };
-one("again").addEventListener("click", () => { skipped.clear(); choose(); });
+one("again").addEventListener("click", () => {
+  skipped.clear();
+  if (!shown.some(isOpen)) one("which").value = "";
+  choose();
+});
 for (const button of document.querySelectorAll(".copy")) button.addEventListener("click", async () => {
   const text = one(button.dataset.of);
   try {
@@ -357,9 +373,7 @@ for (const dialog of document.querySelectorAll("dialog")) dialog.addEventListene
 const refresh = () => {
   if (!all || document.hidden) return;
   posting = posting.then(async () => {
-    decisions = (await get("/decisions")).decisions;
-    count();
-    if (current()) decided(current());
+    hear((await get("/decisions")).decisions);
   }).catch(() => {});
 };
 setInterval(refresh, POLL_SECONDS * 1000);
@@ -380,7 +394,10 @@ const start = async () => {
   one("run").textContent = all.run;
   one("file").textContent = all.file;
   document.title = `Review of ${all.run} · bestiary`;
-  [one("train").textContent, one("compare").textContent] = all.commands;
+  for (const [place, name] of ["train", "compare"].entries()) {
+    const parts = all.commands[place].split(/ (?=--)/);  // a line ends before an option, never within its name
+    one(name).replaceChildren(...parts.flatMap((part) => [make("span", { textContent: part }), " "]).slice(0, -1));
+  }
   const option = (value, title) => {
     const made = make("option", { value });
     made.dataset.title = title[0].toUpperCase() + title.slice(1);
