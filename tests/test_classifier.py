@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -232,9 +233,13 @@ OF_CHECKS = quick(
     }
 )
 EXPECTED_FAILURES: dict[str, str] = {}
+Test = Callable[[Any, Any], None]
+checks: Callable[[Test], Test] = parametrize_with_checks(
+    [OF_CHECKS], expected_failed_checks=lambda _: EXPECTED_FAILURES
+)
 
 
 @pytest.mark.slow
-@parametrize_with_checks([OF_CHECKS], expected_failed_checks=lambda _: EXPECTED_FAILURES)
+@checks
 def test_scikit_learn_finds_it_to_be_an_estimator(estimator: Any, check: Any) -> None:
     check(estimator)
