@@ -157,10 +157,10 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
         """Return paths, pictures uint8 (n, height, width[, channels]), or rows of numbers (n, numbers)."""
         paths = _paths(X)
         if paths is not None:
-            if np.ndim(X) == 2:
+            if np.asarray(X).ndim == 2:
                 validate_data(self, X, reset=reset, skip_check_array=True)
             return paths
-        if not hasattr(X, "tocsr") and np.ndim(X) > 2:
+        if not hasattr(X, "tocsr") and np.asarray(X).ndim > 2:
             return check_pictures(np.asarray(X))
         rows: Array = validate_data(self, X, reset=reset)
         return rows
