@@ -12,6 +12,7 @@ import bestiary
 
 PACKAGE = Path(bestiary.__file__).parent
 BASE = {"errors", "machine", "progress", "recipe", "table", "picture", "wilson"}
+FLOW = {"flow", "classifier"}
 ORDER = ["base", "data", "batches", "models", "training", "inference", "evaluation", "deliver", "flow", "search", "cli"]
 FRONT_DOORS = {"__init__", "__main__"}  # they hand on what others made
 MODULES = sorted(path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py"))
@@ -30,7 +31,7 @@ TRAINING_ONLY = ["polars", "sklearn", "scipy", "joblib", "onnx", "cleanlab", "ji
 
 
 def room(module: str) -> str:
-    return "base" if module in BASE else module
+    return "base" if module in BASE else "flow" if module in FLOW else module
 
 
 def imported(module: Path) -> Iterator[str]:

@@ -6,6 +6,7 @@ BestiaryError
 │   ├── PictureError     one file that cannot be used; `check` names the finding
 │   ├── RecipeError      a setting that is unknown, misspelt or impossible
 │   ├── RunError         a run folder that is missing, unfinished, damaged or in use
+│   ├── InputError       what a program gave to PictureClassifier; a ValueError too, as scikit-learn expects
 │   ├── MissingExtraError  a part of bestiary that is not installed
 │   └── MachineError     the disk is full, a folder cannot be written
 ├── IntegrityError       a checksum or a proof failed: nothing that follows could be trusted
@@ -59,6 +60,10 @@ class RecipeError(UserError):
 
 class RunError(UserError):
     """A run folder is missing, unfinished, damaged or in use."""
+
+
+class InputError(UserError, ValueError):
+    """What was given to PictureClassifier cannot be used."""
 
 
 class MissingExtraError(UserError):

@@ -192,7 +192,7 @@ def follow(*, threads: int | None = None) -> None:
     from bestiary.training.team import team
 
     _, told = team()
-    LEARN[told["method"]](_task(Path(told["run"]), threads or cores(), Clock(), SILENT, resume=told["resume"]))
+    LEARN[told["method"]](task_in(Path(told["run"]), threads or cores(), Clock(), SILENT, resume=told["resume"]))
 
 
 def evaluate(run: Path | str, *, threads: int | None = None, reporter: Reporter = SILENT) -> Run:
@@ -226,17 +226,17 @@ def _finish(
 ) -> Run:
     """Train, seal, judge and report what a run folder describes."""
     recipe, shown = run_folder.resolved_of(run), _pictures_of(run)
-    make = partial(_task, threads=threads, clock=clock, reporter=reporter, resume=resume)
+    make = partial(task_in, threads=threads, clock=clock, reporter=reporter, resume=resume)
     made = replace(make(run), deadline_seconds=deadline)
     test = partial(_tested, threads=threads, clock=clock, reporter=reporter)
 
     def learn_and_test(place: Path) -> pl.DataFrame:
-        _learn(make(place))
+        learn_model(make(place))
         return test(place)
 
     # ---- Model: learned, calibrated on validation, sealed, held against itself -------------------------------------
     folds = cross_validated(run, recipe, shown, learn_and_test, reporter=reporter) if recipe.data.folds else []
-    learned, sealed = _learn(made)
+    learned, sealed = learn_model(made)
     run_folder.note(run, learned.notes)
     with clock.stage("lessons"):
         run_folder.write_json(run / "learning_curve.json", lessons(made, learned))
@@ -248,9 +248,7 @@ def _finish(
         if folds:  # every picture was tested; what the model that ships says of some of them is not a second test
             scored |= {"split": "folds", "folds": fold_scores(folds, shown, sealed.classes)}
         else:
-            val = shown.filter(pl.col("split") == "val")
-            known = prediction_table(val, validation_answers(sealed, learned.val_logits), sealed.classes)
-            predictions = pl.concat([predictions, known])
+            predictions = pl.concat([predictions, validated(shown, learned, sealed)])
         table.write(predictions, run / "predictions.parquet")
 
     # ---- Report ----------------------------------------------------------------------------------------------------
@@ -270,14 +268,20 @@ def _reported(run: Path, metrics: dict[str, Any], clock: Clock, account: Session
     return Run(run, metrics)
 
 
-def _learn(task: Task) -> tuple[Learned, Model]:
+def learn_model(task: Task) -> tuple[Learned, Model]:
     """Train the model of a run folder, or of a fold in it, and seal it."""
     with task.clock.stage("train"):
         learned = LEARN[task.recipe.model.method](task)
         return learned, _seal(task, learned)
 
 
-def _task(run: Path, threads: int, clock: Clock, reporter: Reporter, *, resume: bool) -> Task:
+def validated(shown: pl.DataFrame, learned: Learned, sealed: Model) -> pl.DataFrame:
+    """Return the prediction table of the validation pictures."""
+    val = shown.filter(pl.col("split") == "val")
+    return prediction_table(val, validation_answers(sealed, learned.val_logits), sealed.classes)
+
+
+def task_in(run: Path, threads: int, clock: Clock, reporter: Reporter, *, resume: bool) -> Task:
     """Return what is to be learned, from a run folder."""
     task = _task_of(run, run_folder.resolved_of(run), _pictures_of(run), threads, clock, reporter)
     return replace(task, resume=resume)

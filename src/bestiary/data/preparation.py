@@ -56,7 +56,24 @@ def audited(
 
     Raises SourceError when there is nothing to look at, or when `data.classes` names a label that does not occur.
     """
-    listing, done = list_sources(sources, label_map(labels), reporter=reporter), None
+    listing = list_sources(sources, label_map(labels), reporter=reporter)
+    return audited_listing(
+        listing, data, limits, threads=threads, cache=cache, reporter=reporter, corrections=corrections
+    )
+
+
+def audited_listing(
+    listing: Listing,
+    data: Data,
+    limits: Limits,
+    *,
+    threads: int,
+    cache: Path | None,
+    reporter: Reporter,
+    corrections: Corrections | None = None,
+) -> Audited:
+    """Return the pictures of a listing as `audited` does; without a `cache`, measurements are not remembered."""
+    done = None
     if corrections is None:  # a correction may bring a picture into the classes asked for: then all are measured
         listing = _chosen(listing, data.classes)
     found = measured(listing, limits, threads=threads, cache=cache, reporter=reporter)
@@ -80,12 +97,13 @@ def audited(
     return Audited(_picture_table(found), findings, passed_over, done)
 
 
-def divided(collection: Audited, data: Data, *, seed: int) -> tuple[pl.DataFrame, str]:
+def divided(collection: Audited, data: Data, *, seed: int, with_test: bool = True) -> tuple[pl.DataFrame, str]:
     """Return `table.PICTURES` with `split` filled in, and a digest of who is where.
 
     A split that the source brings is kept; where it has no validation part, one is taken from training. With
-    `data.folds` there is no test part, and a column `fold` says in which fold a picture is tested, from 1. Raises
-    SourceError, naming the class and what to do, when there are too few classes or pictures.
+    `data.folds` there is no test part, and a column `fold` says in which fold a picture is tested, from 1. Without
+    `with_test` there is none either: the caller holds test pictures back. Raises SourceError, naming the class and
+    what to do, when there are too few classes or pictures.
     """
     pictures = collection.pictures
     usable = pictures.filter(pl.col("error").is_null())
@@ -95,7 +113,9 @@ def divided(collection: Audited, data: Data, *, seed: int) -> tuple[pl.DataFrame
         usable = usable.with_columns(split=_given(usable, data, seed))
     else:
         known = pictures.filter(pl.col("error").is_null() | pl.col("dropped"))
-        shares = {"val": data.val_fraction} if data.folds else {"test": data.test_fraction, "val": data.val_fraction}
+        shares = {"val": data.val_fraction}
+        if with_test and not data.folds:
+            shares = {"test": data.test_fraction, **shares}
         usable = _dealt(known, shares, data, seed)
         if data.folds:
             return _folded(pictures, known, usable, data, seed)
