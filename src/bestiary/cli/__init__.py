@@ -3,7 +3,7 @@
 Everything heavy is imported inside the commands, so that `bestiary --help` is quick.
 """
 
-from bestiary.cli import answering, learning, looking  # noqa: F401 - each adds its commands to the application
+from bestiary.cli import answering, judging, learning, looking  # noqa: F401 - each adds its commands to the application
 from bestiary.cli.app import app, main
 
 __all__ = ["app", "main"]
