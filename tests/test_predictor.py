@@ -20,8 +20,8 @@ pytest.importorskip("onnx")
 from bestiary.errors import RunError
 from bestiary.inference.bundle import read_bundle
 from bestiary.inference.predictor import EngineName, Prediction, Predictor, load
-from bestiary.inference.sealing import softmax
 from bestiary.models.engine import has_openvino
+from bestiary.training.scores import softmax
 from tiny_model import BY_CHANNEL, CALIBRATION, COLOURS, RGB, SIZE, THRESHOLD, coloured, maps_of, write_run
 
 ENGINES = [

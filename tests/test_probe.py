@@ -17,7 +17,6 @@ from sklearn.linear_model import LogisticRegression
 from bestiary.batches.decoding import Pinned, View
 from bestiary.data.drawn import DrawnCollection
 from bestiary.errors import RecipeError, SourceError
-from bestiary.inference.sealing import softmax
 from bestiary.models.engine import OnnxRuntimeEngine, Precision, run
 from bestiary.models.head import Head
 from bestiary.models.lite import built_trunk
@@ -27,7 +26,7 @@ from bestiary.recipe import Recipe
 from bestiary.training import probe
 from bestiary.training.methods import refuse_impossible
 from bestiary.training.probe import Labelled, feature_store, fill_features, fit_head
-from bestiary.training.scores import loss_and_macro_f1
+from bestiary.training.scores import loss_and_macro_f1, softmax
 
 FEATURES = 12
 SIZE = 64

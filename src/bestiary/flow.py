@@ -15,15 +15,16 @@ from typing import Any
 import polars as pl
 
 from bestiary import table
-from bestiary.batches.decoding import Pinned, View
+from bestiary.batches.decoding import View
 from bestiary.data.correcting import settle
 from bestiary.data.corrections import read_corrections, write
 from bestiary.data.preparation import Audited, audited, divided
 from bestiary.deliver.report import write_report
-from bestiary.errors import InterruptedRun, RunError, SourceError
+from bestiary.errors import InterruptedRun, RunError
 from bestiary.evaluation.calibration import choose_threshold, fit_temperature
 from bestiary.evaluation.classification_report import classification_report
 from bestiary.evaluation.curves import overfitting_sentence, path_sentence
+from bestiary.evaluation.elsewhere import predicted
 from bestiary.evaluation.folds import cross_validated, fold_scores, pooled
 from bestiary.evaluation.leaks import leaks_beside
 from bestiary.evaluation.lessons import lessons
@@ -33,6 +34,7 @@ from bestiary.inference.bundle import read_bundle
 from bestiary.inference.graph import Calibration
 from bestiary.inference.predictor import Predictor
 from bestiary.inference.sealing import Model, prove_parity, unproven, validation_answers, write_model
+from bestiary.inference.sets import set_table
 from bestiary.machine import Clock, PeakMemory, cache_folder, cores, write_text
 from bestiary.picture import Limits
 from bestiary.progress import Reporter, Silent
@@ -40,6 +42,7 @@ from bestiary.recipe import Recipe
 from bestiary.training import run_folder
 from bestiary.training.budget import planned
 from bestiary.training.methods import LEARN, refuse_impossible
+from bestiary.training.scores import softmax
 from bestiary.training.session import Session, held, session
 from bestiary.training.task import Learned, Task
 
@@ -207,7 +210,8 @@ def evaluate(run: Path | str, *, threads: int | None = None, reporter: Reporter 
     with held(run):
         shown, old = _pictures_of(run), table.read(run / "predictions.parquet", table.PREDICTIONS)
         test = shown.filter(pl.col("split") == "test").sort("row_id")
-        predictions = _predicted(run, test, threads=threads or cores(), reporter=reporter)
+        predictor = Predictor(run, threads=threads or cores(), engine="fastest")
+        predictions = predicted(predictor, test, reporter)
         metrics = {**before, **_judged(run, predictions, shown, recipe), "test_scored": before["test_scored"] + 1}
         table.write(pl.concat([predictions, old.filter(pl.col("split") != "test")]), run / "predictions.parquet")
         _write(run, metrics)
@@ -278,7 +282,8 @@ def learn_model(task: Task) -> tuple[Learned, Model]:
 def validated(shown: pl.DataFrame, learned: Learned, sealed: Model) -> pl.DataFrame:
     """Return the prediction table of the validation pictures."""
     val = shown.filter(pl.col("split") == "val")
-    return prediction_table(val, validation_answers(sealed, learned.val_logits), sealed.classes)
+    answers = validation_answers(sealed, learned.val_logits, learned.val_features)
+    return prediction_table(val, answers, sealed.classes)
 
 
 def task_in(run: Path, threads: int, clock: Clock, reporter: Reporter, *, resume: bool) -> Task:
@@ -305,15 +310,27 @@ def _seal(task: Task, learned: Learned) -> Model:
     """Fit temperature and threshold on validation, write the graph that holds them, prove that it agrees; return it."""
     val, coverage, model = task.part("val"), task.recipe.evaluate.coverage, task.recipe.model
     temperature = fit_temperature(learned.val_logits, val.labels)
-    calibration = Calibration.of(learned.val_logits, temperature)
-    threshold = choose_threshold(calibration.familiarity(learned.val_logits), coverage)
+    calibration = Calibration.of(learned.val_logits, temperature, learned.val_features, learned.subspace)
+    familiarity = calibration.familiarity(learned.val_logits, learned.val_features)
+    threshold = choose_threshold(familiarity, coverage)
+    sets = set_table(softmax(learned.val_logits / temperature), val.labels)
     backbone = model.network if model.method == "scratch" else model.backbone
     sealed = Model(
-        learned.trunk, learned.head, calibration, threshold, coverage, task.classes, task.view, model.method, backbone
+        learned.trunk,
+        learned.head,
+        calibration,
+        threshold,
+        coverage,
+        task.classes,
+        task.view,
+        model.method,
+        backbone,
+        sets,
     )
     with unproven(task.run) as place:  # nobody can use the run before the proof
         write_model(sealed, place)
-        prove_parity(place, val.paths, learned.reference, learned.val_logits, threads=task.threads)
+        given = val.paths, learned.reference, learned.val_logits
+        prove_parity(place, *given, threads=task.threads, familiarity=familiarity)
     return sealed
 
 
@@ -321,21 +338,7 @@ def _tested(run: Path, *, threads: int, clock: Clock, reporter: Reporter) -> pl.
     """Return the prediction table of the test pictures of a run folder, or of a fold in it."""
     with clock.stage("evaluate"):
         test = _pictures_of(run).filter(pl.col("split") == "test")
-        return _predicted(run, test, threads=threads, reporter=reporter)
-
-
-def _predicted(run: Path, pictures: pl.DataFrame, *, threads: int, reporter: Reporter) -> pl.DataFrame:
-    """Return the prediction table of these pictures, from their files, through the predictor that users get."""
-    predictor = Predictor(run, threads=threads, engine="fastest")
-    with reporter.task("Predicting", pictures.height) as advance:
-        answers = []
-        files = (Pinned(Path(path), sha256) for path, sha256 in pictures.select("path", "sha256").iter_rows())
-        for answer in predictor.predict_many(files):
-            if answer.error is not None:
-                raise SourceError(f"{answer.error} It could be read before: do not change the pictures during a run.")
-            answers.append(answer)
-            advance(1)
-    return prediction_table(pictures, answers, predictor.classes)
+        return predicted(Predictor(run, threads=threads, engine="fastest"), test, reporter)
 
 
 def _judged(run: Path, predictions: pl.DataFrame, shown: pl.DataFrame, recipe: Recipe) -> dict[str, Any]:

@@ -39,6 +39,9 @@ def predict(
     link_into: Annotated[
         Path | None, typer.Option(help="Make links to the pictures here, in a folder for each label.")
     ] = None,
+    sets: Annotated[
+        float | None, typer.Option(help="Also name as few labels as hold the true one this often, for example 0.95.")
+    ] = None,
     threads: Threads = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -46,6 +49,7 @@ def predict(
     """Name what is in pictures, or say "unknown"."""
     from bestiary.deliver import answers, links, listing
     from bestiary.inference.predictor import MANY, Predictor
+    from bestiary.inference.sets import bound_of
     from bestiary.progress import reporter
 
     if resume and out is None:
@@ -54,12 +58,15 @@ def predict(
         links.refuse_full(link_into)
     sources, many = _asked(listing.pictures_in(paths, sys.stdin.buffer), MANY, all_at_once=listing.LIST not in paths)
     predictor = Predictor(run, threads=threads, engine="fastest" if many else "onnxruntime")
-    file = _answer_file(out, form, predictor.classes, resume=resume)
+    file = _answer_file(out, form, predictor.classes, resume=resume, sets=sets is not None)
     if file is not None:
         sources = list(file.unwritten(sources)) if isinstance(sources, list) else file.unwritten(sources)
+    bound = None if sets is None else bound_of(predictor.bundle.sets, sets)
     total = len(sources) if isinstance(sources, list) else None
     with reporter(quiet=quiet or not many).task("Predicting", total) as advance:
         found = answers.counted(predictor.predict_many(sources), advance)
+        if bound is not None:
+            found = answers.with_sets(found, bound)
         if heatmaps is not None:
             found = answers.with_heatmaps(found, heatmaps, predictor.bundle.view)
         if link_into is not None:
@@ -69,7 +76,7 @@ def predict(
             file.write(passing)
         else:
             written = "json" if as_json else (form or Format.table).value
-            answers.write(passing, written, _stdout(), classes=predictor.classes, top=top)
+            answers.write(passing, written, _stdout(), classes=predictor.classes, top=top, sets=sets is not None)
     if read.total() and not read[True]:
         raise SourceError(_none_read(read.total()))
     if out is not None:
@@ -85,12 +92,14 @@ def _asked(found: Iterator[Path], many: int, *, all_at_once: bool) -> tuple[list
     return itertools.chain(first, found), len(first) >= many
 
 
-def _answer_file(out: Path | None, form: Format | None, classes: tuple[str, ...], *, resume: bool) -> AnswerFile | None:
+def _answer_file(
+    out: Path | None, form: Format | None, classes: tuple[str, ...], *, resume: bool, sets: bool
+) -> AnswerFile | None:
     from bestiary.deliver.answer_file import AnswerFile, form_of
 
     if out is None:
         return None
-    return AnswerFile(out, form.value if form else form_of(out), classes, resume=resume)
+    return AnswerFile(out, form.value if form else form_of(out), classes, resume=resume, sets=sets)
 
 
 def _stdout() -> TextIO:

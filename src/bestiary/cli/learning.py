@@ -1,4 +1,4 @@
-"""Commands that learn: `train`, `evaluate`, `demo`."""
+"""Commands that learn: `train`, `demo`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bestiary.cli.app import app
-from bestiary.cli.options import AsJson, Corrections, Labels, Method, Quiet, RecipeName, RunPath, Threads, recipe_of
+from bestiary.cli.options import AsJson, Corrections, Labels, Method, Quiet, RecipeName, Threads, recipe_of
 from bestiary.cli.output import print_run
 from bestiary.errors import UserError, needs_extra
 
@@ -96,16 +96,6 @@ def train(
     )
     found = leaks.leak_report(run.path, threads=threads, reporter=show) if leak_report else None
     print_run(run, as_json, leaks=found)
-
-
-@app.command()
-def evaluate(run: RunPath, threads: Threads = None, quiet: Quiet = False, as_json: AsJson = False) -> None:
-    """Score a run on its own test split once more."""
-    needs_extra("train")
-    from bestiary import flow
-    from bestiary.progress import reporter
-
-    print_run(flow.evaluate(run, threads=threads, reporter=reporter(quiet=quiet)), as_json)
 
 
 @app.command()

@@ -31,11 +31,11 @@ class AnswerFile:
     `NAME.part.jsonl`, and become the table at the end.
     """
 
-    def __init__(self, path: Path, form: str, classes: Sequence[str], *, resume: bool) -> None:
+    def __init__(self, path: Path, form: str, classes: Sequence[str], *, resume: bool, sets: bool = False) -> None:
         """Find what is written already. Raises UserError if the file is there and not to be gone on with."""
         if form == "table":
             raise UserError("A table to read goes to the screen; --out takes --format jsonl, csv or parquet.")
-        self._path, self._form, self._classes = path, form, tuple(classes)
+        self._path, self._form, self._classes, self._sets = path, form, tuple(classes), sets
         self._live = path.with_name(f"{path.name}.part.jsonl") if form == "parquet" else path
         self._polars: Any = needs("polars", extra="train") if form == "parquet" else None
         if not resume:
@@ -66,17 +66,17 @@ class AnswerFile:
         if self._form == "jsonl":
             answers.write_lines(predictions, out)
         elif self._form == "csv":
-            answers.write_csv(predictions, out, self._classes, header=not begun)
+            answers.write_csv(predictions, out, self._classes, header=not begun, sets=self._sets)
         else:
-            names = answers.columns(self._classes)
+            names = answers.columns(self._classes, sets=self._sets)
             for one in predictions:
-                line = dict(zip(names, answers.row(one, self._classes), strict=True))
+                line = dict(zip(names, answers.row(one, self._classes, sets=self._sets), strict=True))
                 out.write(json.dumps(line | {"path": printable(str(one.path))}) + "\n")
                 out.flush()
 
     def _finish(self) -> None:
         """Turn the waiting rows into the table, a part at a time, and take them away."""
-        pl, kinds = self._polars, answers.schema(self._classes)
+        pl, kinds = self._polars, answers.schema(self._classes, sets=self._sets)
         new = pl.scan_ndjson(self._live, schema=kinds)
         with atomic(self._path) as temporary:
             old = [pl.scan_parquet(self._path)] if self._path.exists() else []
@@ -108,7 +108,7 @@ class AnswerFile:
                     break
                 values = self._object(line)
                 if shares := values.get("probabilities"):
-                    self._refuse_others(answers.columns(list(shares)))
+                    self._refuse_others(answers.columns(list(shares), sets="labels" in values))
                 elif self._form == "parquet":
                     self._refuse_others(list(values))
                 whole += len(line)
@@ -141,7 +141,7 @@ class AnswerFile:
         return values
 
     def _refuse_others(self, names: list[str]) -> None:
-        expected = answers.columns(self._classes)
+        expected = answers.columns(self._classes, sets=self._sets)
         if names != expected:
             raise UserError(
                 f"{self._path} holds answers of another model: its columns are {', '.join(names)}; this one's are"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -23,7 +24,8 @@ Precision = Literal["float32", "int8"]
 class Bundle:
     """Classes in the order of the graph's output, how pictures are looked at, and what was fitted on validation.
 
-    `threshold`: a picture with less familiarity is answered "unknown". `graph_sha256` ties the bundle to its graph, the
+    `threshold`: a picture with less familiarity is answered "unknown"; `familiarity` says what that is made of.
+    `sets`: bounds of conformal prediction sets (`inference.sets`). `graph_sha256` ties the bundle to its graph, the
     file `graph` beside it. An exported model has a `precision` of its own, and what was measured in `exported`.
     """
 
@@ -43,6 +45,8 @@ class Bundle:
     graph: str = GRAPH_NAME
     precision: Precision = "float32"
     exported: dict[str, Any] = field(default_factory=dict)
+    sets: dict[str, Any] = field(default_factory=dict)
+    familiarity: str = "energy"
     format: int = BUNDLE_FORMAT
 
     def __post_init__(self) -> None:
@@ -66,7 +70,13 @@ class Bundle:
 
     def write(self, run: Path) -> None:
         """Write `bundle.json` into the run folder."""
-        write_text(run / BUNDLE_NAME, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
+        write_text(run / BUNDLE_NAME, _json(asdict(self)) + "\n")
+
+
+def _json(values: dict[str, Any]) -> str:
+    """Return an object with one line for each list of numbers, however long."""
+    text = json.dumps(values, indent=2, ensure_ascii=False)
+    return re.sub(r"\[[-+\d.eE,\s]+\]", lambda found: " ".join(found.group().split()), text)
 
 
 def read_bundle(run: Path) -> Bundle:

@@ -28,7 +28,8 @@ class Prediction:
 
     `label` is the likeliest class and `probability` its calibrated probability; `unknown` says that the picture is
     like none of the classes. When the picture could not be read, `error` says why and `label` is None.
-    heatmap: float32 (h, w), what each place adds to the evidence for `label`.
+    heatmap: float32 (h, w), what each place adds to the evidence for `label`. labels: where a prediction set was asked
+    for, its labels, the likeliest first.
     """
 
     path: str | None
@@ -39,6 +40,7 @@ class Prediction:
     probabilities: dict[str, float]
     heatmap: npt.NDArray[np.float32] | None = None
     error: str | None = None
+    labels: list[str] | None = None
 
     def line(self) -> dict[str, Any]:
         """Return the fields of one line of `--format jsonl`."""
@@ -50,6 +52,7 @@ class Prediction:
             "familiarity": self.familiarity,
             "probabilities": self.probabilities,
             "error": self.error,
+            **({} if self.labels is None else {"labels": self.labels}),
         }
 
 

@@ -18,6 +18,7 @@ from bestiary.machine import keep_memory, processes
 from bestiary.models.engine import OnnxRuntimeEngine, Precision, has_openvino, run
 from bestiary.models.head import Head
 from bestiary.models.lite import BACKBONES, built_trunk
+from bestiary.models.subspace import Subspace
 from bestiary.recipe import Recipe
 from bestiary.training.probe import PROBE_BALANCES, Labelled, feature_store, fill_features, fit_head
 from bestiary.training.run_folder import write_history
@@ -84,7 +85,11 @@ def learn_probe(task: Task) -> Learned:
 
     val_logits = (val.features @ head.weight.T + head.bias).astype(np.float32)
     engine_name = "openvino" if has_openvino() else "onnxruntime"
-    return Learned(onnx.load(trunk), head, history, val_logits, reference, {"features by": engine_name})
+    space = Subspace.of(
+        _labelled(task, task.part("train"), trunk, _training_precision()).features, seed=task.recipe.seed
+    )
+    notes = {"features by": engine_name}
+    return Learned(onnx.load(trunk), head, history, val_logits, reference, notes, val.features, space)
 
 
 def learn_scratch(task: Task) -> Learned:
@@ -154,11 +159,15 @@ LEARN: dict[str, Callable[[Task], Learned]] = {
 
 def _fitted_probe(task: Task) -> tuple[Path, Head, list[dict[str, Any]], Labelled]:
     trunk = built_trunk(task.recipe.model.backbone, task.cache / "trunks", task.view.size)
-    train = _labelled(task, task.part("train"), trunk, "bfloat16" if has_openvino() else "float32")
+    train = _labelled(task, task.part("train"), trunk, _training_precision())
     val = _labelled(task, task.part("val"), trunk, "float32")
     strengths, balance = task.recipe.probe.regularisation, task.recipe.train.balance
     head, history = fit_head(train, val, len(task.classes), strengths=strengths, balance=balance)
     return trunk, head, history, val
+
+
+def _training_precision() -> Precision:
+    return "bfloat16" if has_openvino() else "float32"
 
 
 def _labelled(task: Task, part: Part, trunk: Path, precision: Precision) -> Labelled:
