@@ -117,8 +117,9 @@ def test_a_network_killed_at_every_stage_is_the_same_to_the_bit(collection: Draw
     run, cache = tmp_path / "run", tmp_path / "cache"
     train = ["train", str(collection.folder), *SCRATCH, "--out", str(run)]
     resume = ["train", "--resume", str(run)]
-    killed(cache, *train, dies_in="bestiary.training.loop.score_of", count=1)  # in the first epoch, and the second
-    killed(cache, *resume, dies_in="bestiary.training.loop.save_checkpoint", count=2)
+    judging = "bestiary.training.methods.loss_and_macro_f1"  # at the end of an epoch, before its checkpoint
+    killed(cache, *train, dies_in=judging, count=1)
+    killed(cache, *resume, dies_in=judging, count=2)
     killed(cache, *resume, dies_in="bestiary.flow.prove_parity")
     metrics = finished(cache, *resume)
     alone = finished(tmp_path / "other", *train[:-1], str(tmp_path / "alone"))

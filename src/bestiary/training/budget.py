@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bestiary.batches.pixels import pixel_store
 from bestiary.errors import RecipeError
@@ -31,6 +31,9 @@ SCRATCH_SIZES = (128, 96, 64)
 SECOND_LOOK = "lite2"  # what the audit looks with where the recipe names no backbone
 FLOAT32_TIMES = 2.0  # the sealed graph and the proof compute in float32, the loop's validation may not
 ENOUGH_EPOCHS, MOST_TIMES_DEFAULT = 12, 3  # fewer are tried at a smaller size first; more than so many only overfit
+
+if TYPE_CHECKING:
+    from bestiary.training.rehearsal import EpochPace
 
 Make = Callable[[Recipe], Task]
 
@@ -111,6 +114,7 @@ class Measure:
     def __init__(self) -> None:
         """Measure nothing yet."""
         self._features: dict[tuple[str, int, Precision], Pace] = {}
+        self._epochs: dict[tuple[str, int], EpochPace] = {}
         self.slowness = slowness()
 
     def features(self, task: Task, precision: Precision) -> Pace:
@@ -122,6 +126,15 @@ class Measure:
             paths = sample(task.part("train").paths)
             self._features[key] = feature_pace(trunk, task.view, precision, paths, threads=task.threads)
         return self._features[key]
+
+    def epochs(self, task: Task) -> EpochPace:
+        """Return how fast the network of a task trains."""
+        from bestiary.training.rehearsal import epoch_pace
+
+        key = task.recipe.model.backbone, task.view.size
+        if key not in self._epochs:
+            self._epochs[key] = epoch_pace(*untrained(task), task.recipe.augment, task.view.size)
+        return self._epochs[key]
 
 
 def estimated(task: Task, measure: Measure) -> Estimate:
@@ -138,11 +151,8 @@ def estimated(task: Task, measure: Measure) -> Estimate:
 
 
 def _trained(task: Task, measure: Measure) -> Estimate:
-    from bestiary.training.rehearsal import epoch_pace
-
     train, val, test = (len(task.part(split).keys) for split in ("train", "val", "test"))
-    network, settings = untrained(task)
-    pace = epoch_pace(network, settings, task.recipe.augment, task.view.size)
+    pace = measure.epochs(task)
     before = _decoding(task)
     if task.recipe.model.method == "finetune" and task.recipe.model.backbone in BACKBONES:
         before += _features(task, measure) + _head(task, measure.slowness)
