@@ -186,6 +186,7 @@ def serve(
 ) -> None:
     """Open a page to drop pictures on, and an HTTP API; prints its address."""
     from bestiary.deliver.server import running
+    from bestiary.deliver.server.app import create_app
     from bestiary.deliver.server.settings import Settings
     from bestiary.inference.predictor import Predictor
     from bestiary.progress import reporter
@@ -196,4 +197,4 @@ def serve(
         address = running.address(bound, settings)
         print_json({"address": address}) if as_json else typer.echo(address)
         sys.stdout.flush()
-        running.serve(run, bound, settings, predictor, reporter(quiet=quiet))
+        running.serve(create_app(predictor, settings, run.resolve().name), bound, settings, reporter(quiet=quiet))

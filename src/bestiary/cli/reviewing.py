@@ -40,19 +40,19 @@ def review(
     from bestiary.deliver.review.app import create_app
     from bestiary.deliver.review.decisions import Decisions
     from bestiary.deliver.review.desk import Desk
-    from bestiary.deliver.server import local
+    from bestiary.deliver.server import running
     from bestiary.deliver.server.settings import Settings
     from bestiary.progress import reporter
 
     show = reporter(quiet=quiet)
     desk = Desk(run, Decisions(corrections or run / "corrections.csv", _named(reviewer)), threads=threads)
     settings = Settings(port=port, token=secrets.token_urlsafe(24))
-    with local.listen(settings) as bound:
-        address = local.address(bound, settings)
+    with running.listen(settings) as bound:
+        address = running.address(bound, settings)
         print_json({"address": address}) if as_json else typer.echo(address)
         sys.stdout.flush()
         _seek(desk, threads, show)
-        local.serve(create_app(desk, settings), bound, settings, show)
+        running.serve(create_app(desk, settings), bound, settings, show)
     _tell_next(desk, as_json)
 
 

@@ -1,4 +1,4 @@
-"""Starting the server and stopping it: what it took is finished first."""
+"""Starting a server and stopping it: what it took is finished first."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import contextlib
 import logging
 import signal
 import socket
-from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
-from bestiary.deliver.server.app import create_app
 from bestiary.deliver.server.settings import Settings
 from bestiary.errors import MachineError
-from bestiary.inference.predictor import Predictor
 from bestiary.progress import Reporter
 
 
@@ -35,9 +33,8 @@ def address(bound: socket.socket, settings: Settings) -> str:
     return f"http://{host}:{bound.getsockname()[1]}/{token}"
 
 
-def serve(run: Path, bound: socket.socket, settings: Settings, predictor: Predictor, reporter: Reporter) -> None:
-    """Serve a run until the process is told to stop (Ctrl-C or SIGTERM); requests that were taken are finished."""
-    app = create_app(predictor, settings, run.resolve().name)
+def serve(app: FastAPI, bound: socket.socket, settings: Settings, reporter: Reporter) -> None:
+    """Serve an application until the process is told to stop (Ctrl-C or SIGTERM); requests taken are finished."""
     config = uvicorn.Config(
         app,
         access_log=False,
