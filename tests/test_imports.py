@@ -11,7 +11,7 @@ import pytest
 import bestiary
 
 PACKAGE = Path(bestiary.__file__).parent
-BASE = {"errors", "machine", "progress", "recipe", "table", "picture", "wilson"}
+BASE = {"defaults", "errors", "machine", "progress", "recipe", "table", "picture", "wilson"}
 ORDER = ["base", "data", "batches", "models", "training", "inference", "evaluation", "deliver", "flow", "search", "cli"]
 FRONT_DOORS = {"__init__", "__main__"}  # they hand on what others made
 MODULES = sorted(path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py"))
@@ -23,6 +23,7 @@ MAY_IMPORT_TORCH = {
     "training/checkpoint",
     "training/device",
     "training/loop",
+    "training/muon",
     "training/optimiser",
     "training/team",
 }

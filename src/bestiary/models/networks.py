@@ -91,7 +91,8 @@ class Network(nn.Module):
 
     trunk: normalised pixels -> maps (n, channels, h', w'). head: maps -> logits. mean and std: float32 buffers (3,) in
     units of 0..255. `frozen_statistics` keeps batch normalisation as it came, in training too: a pretrained backbone
-    has seen more pictures than a fine-tuning batch.
+    has seen more pictures than a fine-tuning batch. `mirror_mean`: when not training, maps are the mean of those of the
+    picture and of its mirror image (mirrored back); as the head is linear, so are the logits. It costs twice the time.
     """
 
     mean: Tensor
@@ -105,9 +106,11 @@ class Network(nn.Module):
         mean: Colour = IMAGENET_MEAN,
         std: Colour = IMAGENET_STD,
         frozen_statistics: bool = False,
+        mirror_mean: bool = False,
     ) -> None:
         """Put trunk and head together."""
         super().__init__()
+        self.mirror_mean = mirror_mean
         self.trunk = trunk
         self.head = head
         self.frozen_statistics = frozen_statistics
@@ -123,6 +126,8 @@ class Network(nn.Module):
         """Return the trunk's maps (n, channels, h', w')."""
         normalised = (pixels - self.mean[:, None, None]) / self.std[:, None, None]
         maps: Tensor = self.trunk(normalised)
+        if self.mirror_mean and not self.training:
+            maps = (maps + self.trunk(normalised.flip(-1)).flip(-1)) / 2
         return maps
 
     def train(self, mode: bool = True) -> Network:
@@ -228,6 +233,7 @@ def resnet(
     dropout: float = 0.0,
     mean: Colour = IMAGENET_MEAN,
     std: Colour = IMAGENET_STD,
+    mirror_mean: bool = False,
     seed: int = 0,
 ) -> Network:
     """Return a small residual network: a stem that halves, stages of `blocks` blocks that halve, average, linear.
@@ -244,7 +250,8 @@ def resnet(
         for inputs, outputs in zip((stem, *filters), filters, strict=False):
             rest = [ResidualBlock(outputs, outputs, stride=1) for _ in range(blocks - 1)]
             stages.append(nn.Sequential(ResidualBlock(inputs, outputs, stride=2), *rest))
-        return Network(_trunk(stages), PooledHead(filters[-1], classes, dropout=dropout), mean=mean, std=std)
+        head = PooledHead(filters[-1], classes, dropout=dropout)
+        return Network(_trunk(stages), head, mean=mean, std=std, mirror_mean=mirror_mean)
 
     return _seeded(build, seed)
 
