@@ -87,6 +87,13 @@ def test_a_crop_of_everything_is_the_picture() -> None:
     assert torch.allclose(whole, pictures().float(), atol=1e-2)
 
 
+def test_pictures_come_back_in_the_size_that_is_asked_for() -> None:
+    for settings in (EVERYTHING, NOTHING):
+        assert augment(pictures(), settings, seeded(0), size=16).shape == (6, 3, 16, 16)
+    flat = augment(torch.full((2, 3, 24, 24), 80.0), NOTHING, seeded(0), size=16)
+    assert torch.allclose(flat, torch.full((2, 3, 16, 16), 80.0), atol=1e-3)
+
+
 def test_a_crop_is_a_part_scaled_up() -> None:
     """On a ramp from left to right, a crop is a flatter ramp that stays inside the old one."""
     ramp = torch.linspace(0, 255, 32).expand(20, 3, 32, 32)

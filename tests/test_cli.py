@@ -387,7 +387,7 @@ def test_predict_draws_the_evidence(bestiary: Call, model: Path, colours: Path, 
         "red.heatmap.png",
     ]  # two are red.png; none is overwritten
     with Image.open(tmp_path / "evidence" / "red.heatmap.png") as image:
-        assert image.size == (6, 6)
+        assert image.size == (20, 12)  # the picture's own shape
     assert sorted(path.name for path in colours.iterdir()) == [
         *("blue.png", "broken.jpg", "green.png", "inner", "notes.txt", "red.png")
     ]
@@ -543,7 +543,7 @@ def test_ctrl_c_before_there_is_a_run_ends_with_130(bestiary: Call, monkeypatch:
     def stopped(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(flow, "audit", stopped)
+    monkeypatch.setattr(flow, "_measured", stopped)
     for name in ("audit", "train"):
         assert "Interrupted" in one_message(bestiary(name, "pictures"), code=130)
 

@@ -11,19 +11,21 @@ import pytest
 import bestiary
 
 PACKAGE = Path(bestiary.__file__).parent
-BASE = {"errors", "machine", "progress", "recipe", "table", "picture", "wilson"}
+BASE = {"defaults", "errors", "machine", "progress", "recipe", "table", "picture", "wilson"}
 FLOW = {"flow", "classifier"}
 ORDER = ["base", "data", "batches", "models", "training", "inference", "evaluation", "deliver", "flow", "search", "cli"]
 FRONT_DOORS = {"__init__", "__main__"}  # they hand on what others made
 MODULES = sorted(path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py"))
 MAY_IMPORT_TORCH = {
     "batches/augmentation",
+    "models/layers",
     "models/networks",
     "models/timm_backbone",
     "models/torch_export",
     "training/checkpoint",
     "training/device",
     "training/loop",
+    "training/muon",
     "training/optimiser",
     "training/team",
 }

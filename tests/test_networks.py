@@ -36,6 +36,7 @@ def pixels(count: int = 4, size: int = 32) -> Tensor:
 def small_networks() -> dict[str, Network]:
     return {
         "resnet": resnet(5, filters=(8, 16), blocks=2),
+        "resnet with its mirror mean": resnet(5, filters=(8, 16), blocks=1, mirror_mean=True),
         "plain": plain(5, 32, filters=(4, 8), hidden=(16,)),
         "plain with everything": plain(
             5,
@@ -113,6 +114,15 @@ def test_a_residual_block_starts_as_its_shortcut() -> None:
     block = resnet(3, filters=(8,), blocks=2).trunk[0][1][1].eval()  # type: ignore[index]
     maps = torch.rand(2, 8, 4, 4)
     assert torch.equal(block(maps), maps)
+
+
+def test_the_mirror_mean_is_the_mean_of_the_logits_of_both() -> None:
+    one, mean = (resnet(5, filters=(8, 16), mirror_mean=mirror_mean).eval() for mirror_mean in (False, True))
+    with torch.inference_mode():
+        both = (one(pixels()) + one(pixels().flip(-1))) / 2
+        assert not torch.allclose(one(pixels()), both, atol=1e-4)
+        assert torch.allclose(mean(pixels()), both, atol=1e-5)
+        assert torch.allclose(mean.train()(pixels()), one.train()(pixels()), atol=1e-5), "training sees one view"
 
 
 def test_normalisation_is_in_units_of_0_to_255() -> None:

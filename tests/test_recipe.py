@@ -177,3 +177,14 @@ def test_one_number_or_several_may_be_given_for_the_stages_of_plain() -> None:
         Recipe.of({"model": {"kernel_size": [3, 4]}})
     with pytest.raises(RecipeError, match=r"hidden.*one or more widths"):
         Recipe.of({"model": {"hidden": []}})
+
+
+def test_sizes_and_rates_follow_network_and_optimiser() -> None:
+    resnet = Recipe.of({"model": {"method": "scratch"}}).resolved()
+    assert (resnet.train.optimiser, resnet.train.size_from, resnet.train.size_to) == ("muon", 64, 112)
+    assert resnet.augment.crop_min_area == 0.35
+    assert Recipe.of({"augment": {"mirror": 0.0}}).resolved().augment.crop_min_area == 0.5
+    by_sgd = Recipe.of({"model": {"method": "scratch"}, "train": {"optimiser": "sgd"}}).resolved()
+    assert (by_sgd.train.learning_rate, by_sgd.train.weight_decay) == (0.2, 5e-4)
+    plain = Recipe.of({"model": {"method": "scratch", "network": "plain"}, "picture": {"size": 64}}).resolved()
+    assert (plain.train.optimiser, plain.train.size_from, plain.train.size_to) == ("sgd", 64, 64)

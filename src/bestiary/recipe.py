@@ -2,7 +2,7 @@
 
 >>> recipe = Recipe.of({"model": {"method": "scratch"}}).resolved()
 >>> recipe.picture.size, recipe.train.epochs
-(128, 20)
+(128, 48)
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from bestiary.defaults import SCRATCH_AUGMENT, train_defaults
 from bestiary.errors import RecipeError, nearest
 
 Method = Literal["probe", "finetune", "scratch"]
 Fit = Literal["squash", "letterbox", "crop"]
 Normalise = Literal["collection", "backbone", "none"]
-Optimiser = Literal["sgd", "adamw"]
+Optimiser = Literal["sgd", "adamw", "muon"]
 Schedule = Literal["one-cycle", "cosine", "constant"]
 Activation = Literal["relu", "leaky-relu", "elu", "silu", "gelu", "tanh"]
 Balance = Literal["none", "class-weights", "oversample", "balanced-sampler", "logit-adjusted"]
@@ -77,6 +78,7 @@ class Model(_Section):
     filters: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (), description="filters of each stage; empty means the network's own"
     )
+    mirror_mean: bool = Field(True, description="for resnet: answer for the mean of a picture and its mirror image")
     kernel_size: tuple[Annotated[int, Field(ge=1, le=11)], ...] = Field(
         (3,), description="for plain: of each stage; the last one counts for the stages after it"
     )
@@ -123,7 +125,7 @@ class Probe(_Section):
 
 
 class Augment(_Section):
-    """What is done at random to a training picture; 0 turns a part off."""
+    """What is done at random to a training picture; 0 turns a part off. From scratch more is done: see `defaults`."""
 
     mirror: float = Field(0.5, ge=0, le=1, description="share of pictures mirrored left to right")
     crop_min_area: float = Field(0.5, gt=0, le=1, description="smallest part of the picture shown; 1 turns it off")
@@ -149,6 +151,8 @@ class Train(_Section):
     balance: Balance = "none"
     unfreeze_stages: int = Field(2, ge=0, description="for finetune: how many of the backbone's last stages learn")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    size_from: int | None = Field(None, ge=16, description="side of the training pictures in the first epochs, pixels")
+    size_to: int | None = Field(None, ge=16, description="and in the last; for resnet")
     checkpoint_seconds: float = Field(240.0, gt=0, description="a checkpoint is written so often within an epoch")
 
 
@@ -204,10 +208,12 @@ class Recipe(_Section):
         scratch = self.model.method == "scratch"
         size = self.picture.size or (SCRATCH_SIZE if scratch else BACKBONE_SIZES.get(self.model.backbone, 224))
         normalise = self.picture.normalise or ("collection" if scratch else "backbone")
-        train = Train.model_validate({**_train_defaults(self.model, self.train.epochs), **_given(self.train)})
+        given = _given(self.train)
+        train = Train.model_validate(train_defaults(self.model.method, self.model.network, size, given) | given)
         full = {
             **self.model_dump(),
             "picture": {**self.picture.model_dump(), "size": size, "normalise": normalise},
+            "augment": (SCRATCH_AUGMENT if scratch else {}) | _given(self.augment),
             "train": train.model_dump(),
         }
         return Recipe.model_validate(full)
@@ -271,32 +277,6 @@ def with_settings(asked: Mapping[str, Any], settings: Iterable[str]) -> dict[str
         else:
             merged[section] = _setting_value(text.strip())
     return merged
-
-
-def _train_defaults(model: Model, asked_epochs: int | None) -> dict[str, Any]:
-    """The warm-up is a fifth of the epochs of the residual network, a tenth elsewhere."""
-    if model.method == "finetune":
-        epochs = asked_epochs or 5
-        rates = {
-            "learning_rate": 3e-4,
-            "weight_decay": 0.01,
-            "schedule": "cosine",
-            "patience_epochs": 3,
-            "optimiser": "adamw",
-        }
-        return {**rates, "epochs": epochs, "warmup_epochs": epochs / 10}
-    # From scratch the rate falls to the end of the schedule and the best epochs come last: patience is long.
-    epochs = asked_epochs or 20
-    scratch = {
-        "epochs": epochs,
-        "weight_decay": 5e-4,
-        "schedule": "one-cycle",
-        "patience_epochs": 20,
-        "optimiser": "sgd",
-    }
-    if model.network == "plain":
-        return {**scratch, "learning_rate": 0.01, "warmup_epochs": epochs / 10}
-    return {**scratch, "learning_rate": 0.2, "warmup_epochs": epochs / 5}
 
 
 def _given(section: BaseModel) -> dict[str, Any]:

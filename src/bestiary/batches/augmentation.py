@@ -42,12 +42,17 @@ class Chance:
         return numbers[self.before : self.before + count]
 
 
-def augment(images: Tensor, settings: Augment, chance: Chance) -> Tensor:
-    """Return the changed pictures as float32 in 0..255. A part whose setting turns it off draws no numbers."""
+def augment(images: Tensor, settings: Augment, chance: Chance, *, size: int | None = None) -> Tensor:
+    """Return the changed pictures as float32 in 0..255. A part whose setting turns it off draws no numbers.
+
+    size: height and width of what comes back, where it is not that of the images.
+    """
     if settings.mirror > 0:
         images = mirror(images, chance, share=settings.mirror)
     if settings.crop_min_area < 1:
-        images = random_resized_crop(images, chance, min_area=settings.crop_min_area)
+        images = random_resized_crop(images, chance, min_area=settings.crop_min_area, size=size)
+    elif size is not None and images.shape[2:] != (size, size):
+        images = functional.interpolate(images.float(), size, mode="bilinear", antialias=True)
     if settings.colour_jitter > 0:
         images = colour_jitter(images, chance, strength=settings.colour_jitter)
     if settings.erasing > 0:
@@ -63,12 +68,17 @@ def mirror(images: Tensor, chance: Chance, *, share: float = 0.5) -> Tensor:
     return mirrored
 
 
-def random_resized_crop(images: Tensor, chance: Chance, *, min_area: float, max_stretch: float = MAX_STRETCH) -> Tensor:
-    """Return, as float32, a random part of each picture, scaled up to the whole frame by bilinear sampling.
+def random_resized_crop(
+    images: Tensor, chance: Chance, *, min_area: float, max_stretch: float = MAX_STRETCH, size: int | None = None
+) -> Tensor:
+    """Return, as float32, a random part of each picture, scaled to the whole frame by bilinear sampling.
 
-    The part covers `min_area` to all of the picture's area. It never shrinks, so nothing needs antialiasing.
+    The part covers `min_area` to all of the picture's area. size: height and width of what comes back, of the images
+    by default; then nothing shrinks. Smaller ones are not antialiased: half of the side is as far as it should go.
     """
     count, _, height, width = images.shape
+    if size is not None:
+        height = width = size
     area = _uniform(count, chance, min_area, 1.0)
     stretch = _uniform(count, chance, -math.log(max_stretch), math.log(max_stretch)).exp()
     columns = _sample_points((area * stretch).sqrt().clamp(max=1), width, chance)

@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from bestiary.errors import RecipeError
 from bestiary.models.head import Dense, Head
+from bestiary.models.layers import ResidualBlock, convolution
 from bestiary.models.timm_backbone import TimmBackbone, timm_lite
 from bestiary.recipe import Activation
 
@@ -34,14 +35,6 @@ IMAGENET_MEAN: Colour = (123.675, 116.28, 103.53)  # of 0..255, red, green, blue
 IMAGENET_STD: Colour = (58.395, 57.12, 57.375)
 HALF: Colour = (127.5, 127.5, 127.5)  # the Lite backbones see 0..255 as -1..1
 
-ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
-    "relu": nn.ReLU,
-    "leaky-relu": nn.LeakyReLU,
-    "elu": nn.ELU,
-    "silu": nn.SiLU,
-    "gelu": nn.GELU,
-    "tanh": nn.Tanh,
-}
 PLAIN_FILTERS = (32, 64, 128)
 RESNET_FILTERS = (48, 96, 192)
 BACKBONE_CHANNELS = 1280
@@ -91,7 +84,8 @@ class Network(nn.Module):
 
     trunk: normalised pixels -> maps (n, channels, h', w'). head: maps -> logits. mean and std: float32 buffers (3,) in
     units of 0..255. `frozen_statistics` keeps batch normalisation as it came, in training too: a pretrained backbone
-    has seen more pictures than a fine-tuning batch.
+    has seen more pictures than a fine-tuning batch. `mirror_mean`: when not training, maps are the mean of those of the
+    picture and of its mirror image (mirrored back); as the head is linear, so are the logits. It costs twice the time.
     """
 
     mean: Tensor
@@ -105,9 +99,11 @@ class Network(nn.Module):
         mean: Colour = IMAGENET_MEAN,
         std: Colour = IMAGENET_STD,
         frozen_statistics: bool = False,
+        mirror_mean: bool = False,
     ) -> None:
         """Put trunk and head together."""
         super().__init__()
+        self.mirror_mean = mirror_mean
         self.trunk = trunk
         self.head = head
         self.frozen_statistics = frozen_statistics
@@ -123,6 +119,8 @@ class Network(nn.Module):
         """Return the trunk's maps (n, channels, h', w')."""
         normalised = (pixels - self.mean[:, None, None]) / self.std[:, None, None]
         maps: Tensor = self.trunk(normalised)
+        if self.mirror_mean and not self.training:
+            maps = (maps + self.trunk(normalised.flip(-1)).flip(-1)) / 2
         return maps
 
     def train(self, mode: bool = True) -> Network:
@@ -153,24 +151,6 @@ class Network(nn.Module):
                 stages.append(weights)
         stages = [stage for stage in stages if stage]
         return [stem + stages[0], *stages[1:]] if stages else [stem]
-
-
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions around which the input is added: (n, inputs, h, w) -> (n, outputs, h/stride, w/stride)."""
-
-    def __init__(self, inputs: int, outputs: int, *, stride: int) -> None:
-        """The second normalisation starts at zero, so that the block starts as its shortcut."""
-        super().__init__()
-        self.first = convolution(inputs, outputs, stride=stride)
-        self.second = convolution(outputs, outputs, activation=None)
-        norm = self.second[1]
-        assert isinstance(norm, nn.BatchNorm2d)
-        nn.init.zeros_(norm.weight)
-        self.shortcut = _shortcut(inputs, outputs, stride)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Return the maps of the next block."""
-        return functional.relu(self.second(self.first(maps)) + self.shortcut(maps))
 
 
 def plain(
@@ -228,6 +208,7 @@ def resnet(
     dropout: float = 0.0,
     mean: Colour = IMAGENET_MEAN,
     std: Colour = IMAGENET_STD,
+    mirror_mean: bool = False,
     seed: int = 0,
 ) -> Network:
     """Return a small residual network: a stem that halves, stages of `blocks` blocks that halve, average, linear.
@@ -244,7 +225,8 @@ def resnet(
         for inputs, outputs in zip((stem, *filters), filters, strict=False):
             rest = [ResidualBlock(outputs, outputs, stride=1) for _ in range(blocks - 1)]
             stages.append(nn.Sequential(ResidualBlock(inputs, outputs, stride=2), *rest))
-        return Network(_trunk(stages), PooledHead(filters[-1], classes, dropout=dropout), mean=mean, std=std)
+        head = PooledHead(filters[-1], classes, dropout=dropout)
+        return Network(_trunk(stages), head, mean=mean, std=std, mirror_mean=mirror_mean)
 
     return _seeded(build, seed)
 
@@ -320,33 +302,6 @@ def head_arrays(network: Network) -> Head:
         return Head(weight, bias, pooling="average")
     hidden = tuple(Dense(*_layer_arrays(layer)) for layer in network.head.hidden if isinstance(layer, nn.Linear))
     return Head(weight, bias, pooling="flatten", hidden=hidden)
-
-
-def convolution(
-    inputs: int,
-    outputs: int,
-    *,
-    kernel_size: int = 3,
-    stride: int = 1,
-    batch_norm: bool = True,
-    activation: Activation | None = "relu",
-) -> nn.Sequential:
-    """Return a convolution that keeps the size divided by the stride, then normalisation and activation if asked."""
-    layers: list[nn.Module] = [
-        nn.Conv2d(inputs, outputs, kernel_size, stride, padding=kernel_size // 2, bias=not batch_norm)
-    ]
-    if batch_norm:
-        layers.append(nn.BatchNorm2d(outputs))
-    if activation:
-        layers.append(ACTIVATIONS[activation]())
-    return nn.Sequential(*layers)
-
-
-def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
-    if stride == 1 and inputs == outputs:
-        return nn.Identity()
-    pooling = [nn.AvgPool2d(stride, ceil_mode=True)] if stride > 1 else []
-    return nn.Sequential(*pooling, *convolution(inputs, outputs, kernel_size=1, activation=None))
 
 
 def _trunk(stages: Sequence[nn.Module]) -> nn.Module:

@@ -32,7 +32,8 @@ from bestiary.training.balance import class_weights, epoch_order, logit_offsets
 from bestiary.training.checkpoint import copy_weights, load_checkpoint, save_checkpoint
 from bestiary.training.device import autocast, choose_device, choose_precision, seed_step, to_device
 from bestiary.training.loop_settings import LoopSettings, Precision
-from bestiary.training.optimiser import build_optimiser, rate_factor
+from bestiary.training.optimiser import build_optimiser
+from bestiary.training.schedule import rate_factor, training_size
 from bestiary.training.team import ALONE, Team
 
 LOOK_EVERY_STEPS = 50  # so often the loss is looked at within an epoch: reading makes an accelerator wait
@@ -179,7 +180,8 @@ def fit(
                 images = to_device(batch.images, device).permute(0, 3, 1, 2)
                 targets = to_device(batch.labels, device)
                 chance = Chance(seed_step(settings.seed, epoch, done), *team.beside(len(batch.whole)))
-                pixels = augment(images, augmentation, chance).contiguous(memory_format=torch.channels_last)
+                pixels = augment(images, augmentation, chance, size=training_size(epoch, settings))
+                pixels = pixels.contiguous(memory_format=torch.channels_last)
                 with autocast(device, precision):
                     logits = network(pixels)
                 logits = logits.float()

@@ -15,10 +15,11 @@ Precision = Literal["auto", "float32", "bfloat16"]
 class LoopSettings:
     """What the loop needs to know. Times in epochs become steps once, in `fit`.
 
-    optimiser: "sgd" with Nesterov `momentum`, or "adamw" with `momentum` as its first beta. learning_rate is the
-    head's; stage k below it learns with stage_decay ** k of it. unfreeze_stages: how many of the trunk's last stages
-    learn, None for all. precision "auto": bfloat16 where the processor computes in it, else float32. The longest time
-    between two checkpoints is checkpoint_seconds, give or take one step.
+    optimiser: "sgd" with Nesterov `momentum`, "muon" (see `muon`), or "adamw" with `momentum` as its first beta.
+    learning_rate is the head's; stage k below it learns with stage_decay ** k of it. unfreeze_stages: how many of the
+    trunk's last stages learn, None for all. precision "auto": bfloat16 where the processor computes in it, else
+    float32. The longest time between two checkpoints is checkpoint_seconds, give or take one step. size_from and
+    size_to: the side in pixels of the training pictures in the first and the last epochs, None for as they are read.
     """
 
     epochs: int
@@ -38,6 +39,8 @@ class LoopSettings:
     unfreeze_stages: int | None = None
     stage_decay: float = 1.0
     checkpoint_seconds: float = 240.0
+    size_from: int | None = None
+    size_to: int | None = None
 
     def __post_init__(self) -> None:
         """Raise RecipeError for a warm-up that leaves no training."""

@@ -35,6 +35,7 @@ RAW = Statistics((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))  # pixels as they are, 
 def refuse_impossible(recipe: Recipe) -> None:
     """Raise RecipeError or MissingExtraError for what a method cannot do or lacks, before any work is done."""
     model = recipe.model
+    refuse_sizes(recipe.resolved())
     if model.method != "probe":
         needs("torch", extra="torch")
     elif processes() > 1:
@@ -64,6 +65,16 @@ def refuse_impossible(recipe: Recipe) -> None:
         raise RecipeError(
             f'The weights of "{model.backbone}" are not bundled. Set model.weights to a file of weights, or to'
             f' "hub" to download them. Bundled: {", ".join(BACKBONES)}.'
+        )
+
+
+def refuse_sizes(recipe: Recipe) -> None:
+    """Raise RecipeError for training pictures of a size that the network cannot see."""
+    sizes = {recipe.train.size_from, recipe.train.size_to}
+    if recipe.model.method == "scratch" and recipe.model.network == "plain" and sizes != {recipe.picture.size}:
+        raise RecipeError(
+            f"A plain network sees one size, picture.size = {recipe.picture.size}; train.size_from and train.size_to"
+            f" are {recipe.train.size_from} and {recipe.train.size_to}. Leave them out."
         )
 
 
@@ -132,8 +143,14 @@ def _from_scratch(task: Task, colours: Statistics) -> Network:
             std=colours.std,
             seed=seed,
         )
-    filters = model.filters or networks.RESNET_FILTERS
-    return networks.resnet(classes, filters=filters, mean=colours.mean, std=colours.std, seed=seed)
+    return networks.resnet(
+        classes,
+        filters=model.filters or networks.RESNET_FILTERS,
+        mean=colours.mean,
+        std=colours.std,
+        mirror_mean=model.mirror_mean,
+        seed=seed,
+    )
 
 
 def _pretrained(task: Task, head: Head | None) -> tuple[Network, LoopSettings]:
@@ -283,6 +300,8 @@ def _loop_settings(task: Task, *, unfreeze: int | None = None, stage_decay: floa
         balance=train.balance,
         precision=train.precision,
         optimiser=train.optimiser,
+        size_from=train.size_from,
+        size_to=train.size_to,
         checkpoint_seconds=train.checkpoint_seconds,
         unfreeze_stages=unfreeze,
         stage_decay=stage_decay,

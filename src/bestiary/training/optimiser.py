@@ -1,20 +1,24 @@
-"""What moves the weights, and how fast at each step."""
+"""What moves the weights."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 
 from bestiary.models.networks import Network
-from bestiary.training.loop_settings import LoopSettings, Schedule
+from bestiary.training.device import choose_precision
+from bestiary.training.loop_settings import LoopSettings
+from bestiary.training.muon import Muon
+
+MUON_RATE = 0.15  # of learning_rate, for filters: their steps have a length of their own
+MUON_REST_DECAY = 5e-4  # for what learns beside the filters
 
 
 def build_optimiser(network: Network, settings: LoopSettings) -> torch.optim.Optimizer:
     """Return the optimiser of the weights that learn; all others are frozen. Each group's "peak" is its highest rate.
 
-    Biases and normalisation are not decayed.
+    The first group is of the head. Biases and normalisation are not decayed.
     """
     below = list(reversed(network.stages()))
     parts = [list(network.head.parameters()), *below[: settings.unfreeze_stages]]
@@ -26,20 +30,26 @@ def build_optimiser(network: Network, settings: LoopSettings) -> torch.optim.Opt
         vectors = [weight.requires_grad_() for weight in part if weight.ndim <= 1]
         groups.append({"params": matrices, "peak": peak, "lr": peak, "weight_decay": settings.weight_decay})
         groups.append({"params": vectors, "peak": peak, "lr": peak, "weight_decay": 0.0})
+    if settings.optimiser == "muon":
+        return _muon(network, groups, settings)
     if settings.optimiser == "adamw":
         return torch.optim.AdamW(groups, betas=(settings.momentum, 0.999))
     return torch.optim.SGD(groups, momentum=settings.momentum, nesterov=settings.momentum > 0)
 
 
-def rate_factor(step: int, *, total_steps: int, warmup_steps: int, schedule: Schedule) -> float:
-    """Return the learning rate of a step as a share of its peak: up in a line, then down to nearly 0.
-
-    Down along a line for "one-cycle" (Smith 2018, without the cycle in momentum), along half a cosine for "cosine", not
-    at all for "constant".
-    """
-    if step < warmup_steps:
-        return (step + 1) / (warmup_steps + 1)
-    if schedule == "constant":
-        return 1.0
-    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-    return 1 - progress if schedule == "one-cycle" else (1 + math.cos(math.pi * progress)) / 2
+def _muon(network: Network, groups: list[dict[str, Any]], settings: LoopSettings) -> Muon:
+    """Filters, but for the first convolution's, whose inputs are colours, make groups of their own."""
+    first = next((weight for weight in network.parameters() if weight.ndim == 4), None)
+    split: list[dict[str, Any]] = []
+    for group in groups:
+        filters = [weight for weight in group["params"] if weight.ndim == 4 and weight is not first]
+        others = [weight for weight in group["params"] if weight.ndim != 4 or weight is first]
+        peak, decay = group["peak"], min(group["weight_decay"], MUON_REST_DECAY)
+        shared = {"momentum": settings.momentum}
+        split.append({**shared, "params": others, "peak": peak, "lr": peak, "weight_decay": decay})
+        peak *= MUON_RATE
+        split.append({**shared, "params": filters, "peak": peak, "lr": peak, "weight_decay": group["weight_decay"]})
+        split[-1]["orthogonal"] = True
+    used = [group for group in split if group["params"]]
+    is_half = choose_precision(settings.precision, network.mean.device) == "bfloat16"
+    return Muon(used, precision=torch.bfloat16 if is_half else torch.float32)
