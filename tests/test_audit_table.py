@@ -48,12 +48,12 @@ def test_what_was_settled_does_not_count() -> None:
 
 def test_elsewhere_than_on_a_terminal_lines_are_plain(capsys: pytest.CaptureFixture[str]) -> None:
     audited = found(("dark", 0.1, True), not_looked_for={"outlier": "one class.", "suspect-label": "one class."})
-    print_audit(audited, None, sources=[Path("my pictures")])
+    print_audit(audited, None)
     assert capsys.readouterr().out.splitlines() == [
-        "9 pictures, 1 findings, 0 of them serious",
+        "9 pictures, 1 finding, 0 of them serious",
         "      1  dark             cat/0.jpg: Message 0.",
         "Not looked for: outlier, suspect-label. Reason: one class.",
-        "To see the pictures: bestiary audit 'my pictures' --out audit, then open audit/audit.html.",
+        "To see the pictures: the same command with --out audit, then open audit/audit.html.",
     ]
 
 
@@ -64,7 +64,7 @@ def test_on_a_terminal_it_is_a_table_with_colours(
     for name, value in {"COLUMNS": "100", "TERM": "xterm-256color", "FORCE_COLOR": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("NO_COLOR", raising=False)
-    print_audit(found(("truncated", 0, True), ("outlier", 0.1, True)), Path("/a/audit.html"), sources=[PLACE])
+    print_audit(found(("truncated", 0, True), ("outlier", 0.1, True)), Path("/a/audit.html"))
     out = capsys.readouterr().out
     assert "\x1b[1;31mtruncated" in out
     assert "\x1b[1;33moutlier" in out
@@ -78,7 +78,7 @@ def test_a_message_or_a_name_is_never_markup(
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     audited = found(("dark", 0.1, True))
     hostile = audited.findings.with_columns(message=pl.lit("[bold]x[/nothing]"))
-    print_audit(Audited(audited.pictures, hostile, {}), None, sources=[PLACE])
+    print_audit(Audited(audited.pictures, hostile, {}), None)
     assert "[bold]x[/nothing]" in capsys.readouterr().out
 
 

@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 
 from bestiary import flow, table
 from bestiary.data.corrections import Correction, Corrections, append, correction, merge, read_corrections, write
 from bestiary.data.drawn import DrawnCollection, draw_creature
 from bestiary.data.preparation import divided
+from bestiary.deliver.exhibits import exhibits, marked
 from bestiary.errors import SourceError
 from bestiary.progress import Silent
 from bestiary.recipe import Data, Recipe
@@ -238,6 +240,7 @@ def test_keeping_all_others_of_a_group_settles_it(tmp_path: Path) -> None:
         schema_overrides={"error": pl.String},
     )
     rows = [("near-duplicate", 1, 0), ("near-duplicate", 3, 2), ("dark", 1, None), ("suspect-label", 1, None)]
+    rows.append(("label-conflict", 1, 0))
     findings = pl.DataFrame(
         [
             {
@@ -254,10 +257,40 @@ def test_keeping_all_others_of_a_group_settles_it(tmp_path: Path) -> None:
         schema=table.FINDINGS,
     )
     left = settle(findings, pictures, Corrections((Correction(ONE, "keep"),)))
-    assert left["is_issue"].to_list() == [False, True, True, True]
+    assert left["is_issue"].to_list() == [False, True, True, True, True]
     left = settle(findings, pictures, Corrections((Correction(TWO, "keep"),)))
-    assert left["is_issue"].to_list() == [False, True, True, False]
+    assert left["is_issue"].to_list() == [False, True, True, False, True]  # of two labels, one that is right is not all
+    left = settle(findings, pictures, Corrections((Correction(TWO, "relabel", "owl"),)))
+    assert left["is_issue"].to_list() == [True, True, True, False, True]
+    left = settle(findings, pictures, Corrections((Correction(ONE, "keep"), Correction(TWO, "relabel", "owl"))))
+    assert left["is_issue"].to_list() == [False, True, True, False, False]
     assert left.columns == findings.columns
+
+
+def test_what_is_dropped_takes_no_finding_of_others_along(folder: Path, tmp_path: Path) -> None:
+    """Equal hashes are chained to the first picture that has them: without it the others must still find each other."""
+    root = Path(shutil.copytree(folder, tmp_path / "pictures"))
+    for number, place in enumerate(("cat/11b.png", "dog/11c.png")):  # the same pixels, other bytes
+        with Image.open(root / "cat" / "11.png") as picture:
+            picture.save(root / place, compress_level=number)
+    assert str(root / "dog" / "11c.png") in issues(flow.audit(root, threads=1), "label-conflict")
+    found, _ = audited(root, tmp_path, correction(sha(root / "cat" / "11.png"), "drop"))
+    assert str(root / "dog" / "11c.png") in issues(found, "label-conflict")
+    assert str(root / "dog" / "copy.png") in issues(found, "label-conflict")
+    shown = exhibits(marked("label-conflict", found.findings, found.pictures), str(root), at_most=99)
+    names = {card.name for exhibit in shown for card in exhibit.cards}
+    assert {"cat/11b.png", "dog/11c.png"} <= names
+    assert "cat/11.png" not in names
+
+
+def test_dropped_pictures_move_nobody_where_validation_is_taken_from_training(folder: Path, tmp_path: Path) -> None:
+    files = [path for label in ("cat", "dog") for path in sorted((folder / label).iterdir()) if path.stem != "copy"]
+    rows = [f"{path},{path.parent.name},{'test' if at % 7 == 0 else 'train'}" for at, path in enumerate(files)]
+    source = file_of(tmp_path / "t.csv", "\n".join(["path,label,split", *rows]))
+    before = parts(flow.audit(source, threads=1), val_fraction=0.3)
+    dropped = dict.fromkeys(str(files[at]) for at in (1, 2, 3, 4, 50, 51, 52))
+    found, _ = audited(source, tmp_path, *(correction(sha(Path(path)), "drop") for path in dropped))
+    assert parts(found, val_fraction=0.3) == before | dropped
 
 
 def test_hashes_that_match_no_picture_are_counted_and_shown(folder: Path, tmp_path: Path) -> None:
@@ -271,7 +304,7 @@ def test_hashes_that_match_no_picture_are_counted_and_shown(folder: Path, tmp_pa
 def test_rows_that_contradict_each_other_are_said(folder: Path, tmp_path: Path) -> None:
     content = sha(folder / "cat" / "01.png")
     found, said = audited(folder, tmp_path, correction(content, "drop"), correction(content, "keep"))
-    assert "1 pictures have rows that contradict each other: the last row holds." in said
+    assert "1 picture has rows that contradict each other: the last row holds." in said
     assert not found.pictures["dropped"].any()
 
 

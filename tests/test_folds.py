@@ -220,6 +220,15 @@ def test_too_few_different_pictures_for_any_folds_are_told(tmp_path: Path) -> No
         dealt(folder, folds=3)
 
 
+def test_folds_that_would_leave_too_few_to_learn_from_are_told_before_any_is_trained(tmp_path: Path) -> None:
+    folder = drawn(tmp_path / "lopsided", cat=12, dog=3)
+    for number in range(7):  # one picture eight times: the other two lie in one fold, and it alone is left
+        shutil.copy(folder / "dog" / "00.png", folder / "dog" / f"copy{number}.png")
+    with pytest.raises(SourceError, match=r'With fold \d of 2 held back: Class "dog" has \d+ pictures, too few'):
+        dealt(folder, folds=2)
+    assert set(dealt(folder, folds=3).values()) == {1, 2, 3}
+
+
 @pytest.mark.parametrize("folds", [1, -2, 51])
 def test_a_number_of_folds_that_makes_no_sense_is_refused(folds: int, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"data\.folds"):

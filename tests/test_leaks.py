@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,21 @@ def test_pairs_are_counted_by_kind() -> None:
     items = [Item(one, "cat", 0), Item(one, "dog", 0), Item(two, "cat", 0), Item(two, "cat", 3)]
     assert straddling(items, ["train", "test", "val", "test"]) == {"exact": 1, "near": 2, "across labels": 2}
     assert straddling(items, ["train"] * 4) == {"exact": 0, "near": 0, "across labels": 0}
+
+
+def test_pairs_of_large_groups_are_counted_by_their_sizes() -> None:
+    rng = np.random.default_rng(0)
+    items = [Item(str(rng.integers(12)), "ab"[rng.integers(2)], int(rng.integers(5))) for _ in range(60)]
+    parts = rng.choice(["train", "val", "test"], 60).tolist()
+    torn = [
+        (one, other)
+        for (one, its), (other, others) in combinations(zip(items, parts, strict=True), 2)
+        if one.group == other.group and its != others
+    ]
+    exact = sum(one.sha256 == other.sha256 for one, other in torn)
+    labels = sum(one.label != other.label for one, other in torn)
+    assert straddling(items, parts) == {"exact": exact, "near": len(torn) - exact, "across labels": labels}
+    assert straddling([Item("", "a", 0)] * 200_000, ["train", "test"] * 100_000)["exact"] == 10**10
 
 
 def test_a_naive_split_is_stratified_and_the_same_for_the_same_seed() -> None:

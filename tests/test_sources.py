@@ -123,6 +123,14 @@ def test_other_folders_are_classes_whatever_they_are_called(tmp_path: Path, fold
     assert [(label, split) for _, label, split in rows(listing, tmp_path)] == [(name, None) for name in sorted(folders)]
 
 
+def test_parts_of_a_split_with_another_folder_beside_them_are_not_taken_for_classes_in_silence(tmp_path: Path) -> None:
+    listening = Listening()
+    folder = planted(tmp_path, "train/cat/a.jpg", "test/cat/b.jpg", "unsorted/c.jpg")
+    assert list_pictures(folder, {}, reporter=listening).labels() == ["test", "train", "unsorted"]
+    (said,) = listening.said
+    assert said.startswith("test, train are taken as classes like unsorted beside them.")
+
+
 # --------------------------------------------------------------------------------------------------------- tables
 
 
@@ -161,7 +169,10 @@ def test_a_parquet_table_is_read_with_labels_of_any_kind(tmp_path: Path) -> None
     ("text", "message"),
     [
         ("path,labels\na.jpg,cat\n", r'has no column "label"; it has: path, labels\.'),
-        ("path;label\na.jpg;cat\n", r'has no column "path"; it has: path;label\.'),
+        (
+            "path;label\na.jpg;cat\n",
+            r'has no column "path"; it has: path;label\. Its columns must be separated by commas\.',
+        ),
         ("path,label\na.jpg,cat\nb.jpg,\n", r"row 2: path and label must not be empty"),
         ("path,label\na.jpg,cat\nb.jpg,   \n", r"row 2: path and label must not be empty"),
         ("path,label\n,cat\n", r"row 1: path and label must not be empty"),

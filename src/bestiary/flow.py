@@ -154,12 +154,12 @@ def train(
         source = {"pictures": named[0] if len(named) == 1 else named, "labels": labels, "threads": workers}
         left_over: dict[str, Any] = {"split digest": digest, "passed over": dict(collection.passed_over)}
         left_over |= {"plan": plan.words, "planned seconds": round(plan.seconds, 1)}
-        if corrections is not None and collection.corrected is not None:
+        if collection.corrected is not None:
             left_over |= {"corrections": {"file": str(corrections), **collection.corrected.facts()}}
 
         def contents(folder: Path) -> None:
-            if corrections is not None:
-                write(folder / "corrections.csv", read_corrections(Path(corrections)))
+            if collection.corrected is not None:  # as they were applied: the file may have changed since
+                write(folder / "corrections.csv", collection.corrected.decisions)
             run_folder.write_json(folder / "environment.json", run_folder.environment(source | left_over))
             table.write(shown, folder / "pictures.parquet")
             table.write(collection.findings, folder / "findings.parquet")

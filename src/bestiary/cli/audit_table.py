@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,12 +48,13 @@ def audit_json(found: Audited, page: Path | None) -> dict[str, Any]:
     }
 
 
-def print_audit(found: Audited, page: Path | None, *, sources: Sequence[Path]) -> None:
+def print_audit(found: Audited, page: Path | None) -> None:
     """Print what was found on stdout, and where the page with the pictures is or how to get it."""
     lines = audit_lines(found)
     issues = sum(line.n for line in lines if line.is_issue)
     grave = sum(line.n for line in lines if line.serious)
-    typer.echo(f"{found.pictures.height:,} pictures, {issues:,} findings, {grave:,} of them serious")
+    findings = f"{issues:,} finding{'s' * (issues != 1)}"
+    typer.echo(f"{found.pictures.height:,} pictures, {findings}, {grave:,} of them serious")
     if sys.stdout.isatty():
         _print_table(lines)
     else:
@@ -68,8 +68,7 @@ def print_audit(found: Audited, page: Path | None, *, sources: Sequence[Path]) -
     if page is not None:
         typer.echo(f"The pictures side by side: {page.absolute()}")
     elif lines:
-        again = f"bestiary audit {shlex.join(map(str, sources))} --out audit"
-        typer.echo(f"To see the pictures: {again}, then open audit/audit.html.")
+        typer.echo("To see the pictures: the same command with --out audit, then open audit/audit.html.")
 
 
 def audit_lines(found: Audited) -> list[Line]:

@@ -43,7 +43,7 @@ def audit(
     if as_json:
         print_json(audit_json(found, page))
     else:
-        print_audit(found, page, sources=pictures)
+        print_audit(found, page)
     if strict and SERIOUS & set(found.findings.filter("is_issue")["check"]):  # what somebody decided to keep is none
         raise typer.Exit(CHECK_FAILED)
 

@@ -11,22 +11,22 @@ import polars as pl
 from bestiary.data.corrections import ACTIONS, Corrections, shortened
 from bestiary.errors import nearest
 
-# What somebody who keeps a picture has settled; the rest (unreadable, dark, in two given splits) stays as it is.
-SETTLED_BY_KEEP = ("suspect-label", "outlier", "label-conflict", "exact-duplicate", "near-duplicate")
-OF_A_GROUP = ("label-conflict", "exact-duplicate", "near-duplicate")
+# What somebody who looked at a picture has settled; the rest (unreadable, dark, in two given splits) stays as it is.
+OF_THE_LABEL = ("suspect-label", "outlier")
+DUPLICATES = ("exact-duplicate", "near-duplicate")
 
 
 @dataclass(frozen=True)
 class Corrected:
-    """What corrections did: their digest, the pictures by action, and the hashes that match no picture."""
+    """What corrections did: the decisions, the pictures by action, and the hashes that match no picture."""
 
-    digest: str
+    decisions: Corrections
     counts: dict[str, int] = field(default_factory=dict)
     unmatched: tuple[str, ...] = ()
 
     def facts(self) -> dict[str, Any]:
         """Return what a run records."""
-        return {"digest": self.digest, **self.counts, "hashes without a picture": len(self.unmatched)}
+        return {"digest": self.decisions.digest, **self.counts, "hashes without a picture": len(self.unmatched)}
 
 
 def correct(
@@ -55,7 +55,7 @@ def correct(
         found = found.with_columns(split=pl.when("dropped").then(None).otherwise("split"))
     matched = set(found["sha256"])
     done = Corrected(
-        corrections.digest,
+        corrections,
         {action: int((actions == action).sum()) for action in ACTIONS},
         tuple(sha256 for sha256 in decided if sha256 not in matched),
     )
@@ -64,21 +64,35 @@ def correct(
 
 
 def settle(findings: pl.DataFrame, pictures: pl.DataFrame, corrections: Corrections) -> pl.DataFrame:
-    """Return the findings, no longer issues where somebody decided to keep the picture.
+    """Return the findings, no longer issues where a decision has settled them.
 
-    findings: `table.FINDINGS`; pictures: `row_id, sha256, group, error`. A finding about duplicates is settled if its
-    own picture is kept, or every other picture of its group is. Whatever is wrong with a dropped picture is settled.
+    pictures: as `correct` gives them, with `group`. Whether its label is right or the picture belongs here is settled
+    by keeping it and by giving it a label; a duplicate where its own picture is kept, or every other picture of its
+    group is; a label conflict only where all pictures of the group were decided about: one label that is known to be
+    right says that another is wrong. Whatever is wrong with a dropped picture is settled.
     """
     decided = corrections.by_content.items()
-    is_kept, is_dropped = (
+    is_kept, is_relabelled, is_dropped = (
         pl.col("sha256").is_in([sha256 for sha256, one in decided if one.action == action])
-        for action in ("keep", "drop")
+        for action in ("keep", "relabel", "drop")
     )
-    doubted = (~is_kept & pl.col("error").is_null()).sum().over("group")
-    marked = pictures.select("row_id", kept=is_kept, dropped=is_dropped, doubted=doubted)
+    is_used = pl.col("error").is_null()
+    marked = pictures.select(
+        "row_id",
+        kept=is_kept,
+        looked_at=is_kept | is_relabelled,
+        dropped=is_dropped,
+        not_kept=(~is_kept & is_used).sum().over("group"),
+        undecided=(~(is_kept | is_relabelled) & is_used).sum().over("group"),
+    )
     joined = findings.join(marked, on="row_id", how="left", maintain_order="left")
-    others_kept = pl.col("check").is_in(OF_A_GROUP) & (pl.col("doubted") == 1)
-    settled = pl.col("check").is_in(SETTLED_BY_KEEP) & (pl.col("kept") | others_kept) | pl.col("dropped")
+    check = pl.col("check")
+    settled = (
+        pl.col("dropped")
+        | (check.is_in(OF_THE_LABEL) & pl.col("looked_at"))
+        | (check.is_in(DUPLICATES) & (pl.col("kept") | (pl.col("not_kept") == 1)))
+        | ((check == "label-conflict") & (pl.col("undecided") == 0))
+    )
     return joined.with_columns(is_issue=pl.col("is_issue") & ~settled.fill_null(False)).select(findings.columns)
 
 
@@ -87,14 +101,15 @@ _noted = pl.when(pl.col("note") == "").then(pl.lit("")).otherwise(pl.format(" ({
 
 def _tell(corrections: Corrections, done: Corrected, labels: set[str], say: Callable[[str], None]) -> None:
     counts = ", ".join(f"{done.counts[action]:,} {word}" for action, word in _WORDS.items())
-    say(f"Corrections: {counts} (digest {done.digest}).")
+    say(f"Corrections: {counts} (digest {corrections.digest}).")
     if done.unmatched:
         say(
             f"{len(done.unmatched):,} of {len(corrections.by_content):,} corrections match no picture here:"
             f" {shortened(done.unmatched)}."
         )
     if overruled := {row.sha256 for row in corrections.overruled}:
-        say(f"{len(overruled):,} pictures have rows that contradict each other: the last row holds.")
+        have = "picture has" if len(overruled) == 1 else "pictures have"
+        say(f"{len(overruled):,} {have} rows that contradict each other: the last row holds.")
     for label in sorted({row.label for row in corrections.by_content.values()} - labels - {""}):
         say(f'Corrections name a new label, "{label}". {nearest(label, labels)}')
 

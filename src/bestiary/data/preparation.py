@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from bestiary import table
@@ -23,6 +24,7 @@ from bestiary.picture import Limits
 from bestiary.progress import Reporter
 from bestiary.recipe import Data
 
+Places = duplicates.Places
 LEAST_GROUPS = 3  # of a class in cross-validation
 
 
@@ -88,8 +90,8 @@ def audited_listing(
     sound = found.with_columns(error=pl.when("dropped").then(None).otherwise("error"))
     pairs = duplicates.duplicate_pairs(sound, near_bits, threads=threads)
     found = found.with_columns(group=pl.Series(duplicates.groups(found.height, pairs)))
-    pairs = pairs[~found["dropped"].to_numpy()[pairs[:, :2]].any(axis=1)]
-    findings = audit.find(found, pairs, test_fraction=data.test_fraction)
+    pairs = _without_dropped(found, pairs, near_bits)
+    findings = audit.find(found, pairs, test_fraction=1.0 if data.folds else data.test_fraction)
     if data.suspects:
         with reporter.task("Looking for shortcuts", found.height) as advance:
             findings = audit.in_order(pl.concat([findings, find_shortcuts(found, seed=0)]))
@@ -108,11 +110,11 @@ def divided(collection: Audited, data: Data, *, seed: int, with_test: bool = Tru
     pictures = collection.pictures
     usable = pictures.filter(pl.col("error").is_null())
     _check_classes(usable, data)
+    known = pictures.filter(pl.col("error").is_null() | pl.col("dropped"))
     given = usable["given_split"]
     if given.null_count() < usable.height:
-        usable = usable.with_columns(split=_given(usable, data, seed))
+        usable = usable.with_columns(split=_given(usable, known, data, seed))
     else:
-        known = pictures.filter(pl.col("error").is_null() | pl.col("dropped"))
         shares = {"val": data.val_fraction}
         if with_test and not data.folds:
             shares = {"test": data.test_fraction, **shares}
@@ -137,6 +139,20 @@ def fold_split(shown: pl.DataFrame, fold: int, data: Data, *, seed: int) -> pl.D
     return joined.with_columns(split=pl.coalesce("own", test)).select(list(table.PICTURES))
 
 
+def _without_dropped(found: pl.DataFrame, pairs: Places, near_bits: int | None) -> Places:
+    """Return the pairs of the pictures that are left; where one was dropped, those of its group are looked for anew.
+
+    A group is held together by some of its pairs only: with a picture, all that joined two others may have gone.
+    """
+    if not found["dropped"].any():
+        return pairs
+    torn = found["group"].is_in(found.filter("dropped")["group"].unique().implode())
+    left = (torn & ~found["dropped"]).to_numpy().nonzero()[0]
+    again = duplicates.duplicate_pairs(found[left], near_bits)
+    again = np.column_stack([left[again[:, :2]].reshape(-1, 2), again[:, 2:]])
+    return np.concatenate([pairs[~torn.to_numpy()[pairs[:, 0]]], again])
+
+
 def groups_of_classes(shown: pl.DataFrame) -> dict[str, int]:
     """Return how many different pictures, groups of duplicates, each class has among those that are used."""
     used = shown.filter(pl.col("split").is_not_null())
@@ -157,7 +173,13 @@ def _folded(
     usable = usable.join(known.select("row_id", folds), on="row_id", how="left", maintain_order="left")
     found = digest(_items(usable), [f"fold {fold}" for fold in usable["fold"]])
     pictures = pictures.drop("split").join(usable.select("row_id", "split", "fold"), on="row_id", how="left")
-    return pictures.select([*table.PICTURES, "fold"]).sort("row_id"), found
+    shown = pictures.select([*table.PICTURES, "fold"]).sort("row_id")
+    for fold in range(1, data.folds + 1):  # now, not after the folds before it were trained
+        try:
+            fold_split(shown, fold, data, seed=seed)
+        except SourceError as error:
+            raise SourceError(f"With fold {fold} of {data.folds} held back: {error}") from None
+    return shown, found
 
 
 def _chosen(listing: Listing, classes: tuple[str, ...]) -> Listing:
@@ -244,7 +266,7 @@ def _parts_of(usable: pl.DataFrame, label: str) -> list[str]:
     return usable.filter(pl.col("label") == label)["split"].to_list()
 
 
-def _given(usable: pl.DataFrame, data: Data, seed: int) -> pl.Series:
+def _given(usable: pl.DataFrame, known: pl.DataFrame, data: Data, seed: int) -> pl.Series:
     given = usable["given_split"]
     if data.folds:
         raise SourceError(
@@ -262,6 +284,6 @@ def _given(usable: pl.DataFrame, data: Data, seed: int) -> pl.Series:
         )
     if "val" in set(given):
         return given
-    training = usable.filter(given == "train")
+    training = known.filter(pl.col("given_split") == "train")
     shared = _dealt(training, {"val": data.val_fraction}, data, seed).select("row_id", "split")
     return usable.drop("split").join(shared, on="row_id", how="left", maintain_order="left")["split"].fill_null("test")

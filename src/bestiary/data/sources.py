@@ -172,7 +172,14 @@ def _list_folder(source: Path, *, look_through: bool, reporter: Reporter) -> Lis
         reporter.say(f"{folders[0]} is the only folder there: the folders in it are taken as the classes.")
         folders = _folders(folders[0], listing)
     names = {folder.name.lower() for folder in folders}
-    is_split = {SPLIT_NAMES.get(name) for name in names} >= {"train"} and names <= SPLIT_NAMES.keys() and len(names) > 1
+    of_split = names & SPLIT_NAMES.keys()
+    is_split = "train" in {SPLIT_NAMES[name] for name in of_split} and len(of_split) > 1
+    if is_split and (others := sorted(names - of_split)):
+        is_split = False
+        reporter.say(
+            f"{_some(sorted(of_split))} are taken as classes like {_some(others)} beside them. If they are the parts of"
+            " a split, move the other folders away."
+        )
     for folder in folders:
         if is_split:
             for inner in _folders(folder, listing):
@@ -282,7 +289,10 @@ def _table_rows(source: Path) -> list[tuple[str | None, str | None, str | None]]
         frame = pl.read_csv(source, infer_schema=False) if is_csv else pl.read_parquet(source)
         for column in ("path", "label"):
             if column not in frame.columns:
-                raise SourceError(f'The table {source} has no column "{column}"; it has: {", ".join(frame.columns)}.')
+                hint = " Its columns must be separated by commas." if set(";\t") & set(frame.columns[0]) else ""
+                raise SourceError(
+                    f'The table {source} has no column "{column}"; it has: {", ".join(frame.columns)}.{hint}'
+                )
         split = "split" if "split" in frame.columns else pl.lit(None).alias("split")
         return frame.select("path", "label", split).cast(pl.String).rows()
     except (pl.exceptions.PolarsError, OSError) as error:

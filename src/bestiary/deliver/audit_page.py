@@ -249,7 +249,7 @@ def _suspects(n: int, reason: str | None) -> tuple[str, str]:
 def _surplus(pictures: pl.DataFrame, findings: pl.DataFrame) -> tuple[int, int]:
     """Return how many pictures would go if one of each group of duplicates stayed, and the number of groups."""
     named = findings.filter(pl.col("is_issue") & pl.col("check").is_in(DUPLICATES))["group"].drop_nulls().unique()
-    members = pictures.filter(pl.col("group").is_in(named.to_list()))
+    members = pictures.filter(pl.col("error").is_null() & pl.col("group").is_in(named.to_list()))
     return max(0, members.height - named.len()), named.len()
 
 

@@ -102,17 +102,21 @@ def naive_split(labels: Places, shares: dict[str, float], *, seed: int) -> Names
 
 def straddling(items: Sequence[Item], parts: Sequence[str]) -> dict[str, int]:
     """Return how many pairs of pictures that show the same lie in different parts: exact, near, across labels."""
-    counts = {"exact": 0, "near": 0, "across labels": 0}
-    members: dict[int, list[int]] = {}
-    for place, item in enumerate(items):
-        members.setdefault(item.group, []).append(place)
-    for places in members.values():
-        for at, one in enumerate(places):
-            for other in places[at + 1 :]:
-                if parts[one] != parts[other]:
-                    counts["exact" if items[one].sha256 == items[other].sha256 else "near"] += 1
-                    counts["across labels"] += items[one].label != items[other].label
-    return counts
+    of = pl.DataFrame(
+        {
+            "group": [item.group for item in items],
+            "sha256": [item.sha256 for item in items],
+            "label": [item.label for item in items],
+            "part": list(parts),
+        }
+    )
+
+    def apart(*same: str) -> int:
+        """Count the pairs that have all of `same` in common, but not the part: by sizes, for groups may be large."""
+        return _pairs(of, *same) - _pairs(of, *same, "part")
+
+    together, exact = apart("group"), apart("group", "sha256")
+    return {"exact": exact, "near": together - exact, "across labels": together - apart("group", "label")}
 
 
 def trial(problem: Problem, seed: int) -> dict[str, Any]:
@@ -170,6 +174,12 @@ def summary(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "trials": list(trials),
     }
     return {**found, "sentence": _sentence(found)}
+
+
+def _pairs(of: pl.DataFrame, *same: str) -> int:
+    """Return how many pairs of rows have the same values in these columns."""
+    count = pl.col("len").cast(pl.Int64)
+    return int(of.group_by(same).len().select((count * (count - 1) // 2).sum()).item())
 
 
 def _as_many_others(problem: Problem, from_: Flags, twins: Flags, seed: int) -> Flags:
