@@ -22,6 +22,7 @@ from bestiary.inference.predictor import Predictor
 from bestiary.progress import Silent
 from bestiary.recipe import Data, Recipe
 from bestiary.training import run_folder
+from bestiary.training.task import Learned, Task
 
 FOLDS = 2
 ASKED: dict[str, Any] = {
@@ -119,7 +120,7 @@ def test_finished_folds_are_kept_when_a_run_is_resumed(
 ) -> None:
     learn, learnt = flow.LEARN["probe"], list[str]()
 
-    def until_the_second(task: flow.Task) -> flow.Learned:
+    def until_the_second(task: Task) -> Learned:
         if task.run.name == "2" and "2" not in learnt:
             learnt.append("2")
             raise KeyboardInterrupt
