@@ -17,7 +17,7 @@ import numpy.typing as npt
 from bestiary.batches.decoding import Pinned, View
 from bestiary.batches.pixels import PIXELS_VERSION, pixel_batches
 from bestiary.batches.store import ArrayStore
-from bestiary.machine import keep_memory
+from bestiary.machine import keep_memory, one_blas_thread
 from bestiary.models.engine import Precision, bulk_engine, has_openvino
 from bestiary.models.head import Head
 from bestiary.models.lite import BACKBONES, built_trunk
@@ -119,7 +119,8 @@ def fit_head(
     heads, history = list[Head](), list[dict[str, Any]]()
     for step, strength in enumerate(sorted(strengths), start=1):
         started = time.perf_counter()
-        model.set_params(C=strength).fit(seen, train.labels)
+        with one_blas_thread():
+            model.set_params(C=strength).fit(seen, train.labels)
         heads.append(_folded(model.coef_, model.intercept_, mean, scale, classes))
         here = _folded(model.coef_, model.intercept_, np.zeros_like(mean), np.ones_like(scale), classes)
         train_loss, _ = loss_and_macro_f1(seen @ here.weight.T + here.bias, train.labels)
