@@ -109,6 +109,15 @@ def test_other_labels_are_refused_with_an_example() -> None:
         matched([a_run("one", 0.8, seed=0), a_run("other", 0.8, seed=0, relabel=2)], intersection=False)
 
 
+def test_one_run_s_labels_judge_all_when_asked() -> None:
+    one, other = a_run("one", 0.8, seed=0), a_run("other", 0.8, seed=0, relabel=2)
+    found = matched([one, other], intersection=False, labels_of="other")
+    assert [run.answers["label"].to_list() for run in found] == [other.answers.sort("key")["label"].to_list()] * 2
+    assert found[0].answers["predicted"].to_list() == one.answers.sort("key")["predicted"].to_list()
+    with pytest.raises(UserError, match="--labels-of nobody is none of the runs that are compared: one, other"):
+        matched([one, other], intersection=False, labels_of="nobody")
+
+
 def test_a_class_that_only_one_run_knows_has_no_probability_in_the_other() -> None:
     one = a_run("one", 0.8, seed=9)
     narrow = one.answers.with_columns(

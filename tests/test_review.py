@@ -236,7 +236,7 @@ def test_the_overview_has_all_that_the_page_needs(client: TestClient, desk: Desk
     assert {"suspect-label", "near-duplicate", "outlier"} <= counts.keys() <= set(CHECKS)
     assert told["commands"][0].startswith("bestiary train /")
     assert told["commands"][0].endswith(f"--corrections {desk.decisions.path}")
-    assert told["commands"][1] == f"bestiary compare {desk.run} runs/latest"
+    assert told["commands"][1] == f"bestiary compare {desk.run} runs/latest --labels-of runs/latest"
 
 
 def test_an_opinion_is_what_the_predictor_says(client: TestClient, desk: Desk) -> None:

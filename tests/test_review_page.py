@@ -164,7 +164,7 @@ def test_at_the_end_it_tells_what_was_decided_and_what_to_do_next(review: Review
     train, compare = review.page.inner_text("#train"), review.page.inner_text("#compare")
     assert train.startswith("bestiary train ")
     assert train.endswith(f"--corrections {review.file}")
-    assert compare == f"bestiary compare {run} runs/latest"
+    assert compare == f"bestiary compare {run} runs/latest --labels-of runs/latest"
     review.page.click("#again")
     assert review.page.input_value("#which") == ""
     assert review.page.is_visible("#item")

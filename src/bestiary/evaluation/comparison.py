@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,10 @@ def read_scored(run: Path) -> Scored:
     return Scored(str(run), classes, answers.with_columns(key=pl.format("{} {}", "sha256", number)))
 
 
-def matched(runs: Sequence[Scored], *, intersection: bool) -> list[Scored]:
+def matched(runs: Sequence[Scored], *, intersection: bool, labels_of: str | None = None) -> list[Scored]:
     """Return the runs with the same pictures in the same order.
+
+    labels_of: the name of the run whose labels judge all of them, after corrections for example.
 
     Raises UserError, with numbers and names, where the test pictures differ and `intersection` is not asked for, where
     they have none in common, or where the same picture has different labels.
@@ -60,9 +62,19 @@ def matched(runs: Sequence[Scored], *, intersection: bool) -> list[Scored]:
     found = [
         Scored(run.name, run.classes, run.answers.filter(pl.col("key").is_in(list(shared))).sort("key")) for run in runs
     ]
+    if labels_of is not None:
+        return _judged_by(labels_of, found)
     for run in found[1:]:
         _refuse_other_labels(found[0], run)
     return found
+
+
+def _judged_by(name: str, runs: Sequence[Scored]) -> list[Scored]:
+    judge = next((run for run in runs if run.name == name), None)
+    if judge is None:
+        raise UserError(f"--labels-of {name} is none of the runs that are compared: {', '.join(r.name for r in runs)}.")
+    truth = judge.answers.select("label", "group")
+    return [replace(run, answers=run.answers.with_columns(truth)) for run in runs]
 
 
 def compared(runs: Sequence[Scored], *, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
@@ -137,7 +149,8 @@ def _refuse_other_labels(first: Scored, run: Scored) -> None:
         )
         raise UserError(
             f"{len(differ):,} test pictures have another label in {run.name} than in {first.name}: {examples}."
-            " Scores against different labels cannot be compared. Train both on the same labels."
+            " Scores against different labels cannot be compared. Say whose labels are right:"
+            f" --labels-of {run.name}, for example, where it was trained with corrections."
         )
 
 

@@ -170,7 +170,7 @@ class Desk:
         if asked.get("labels"):
             parts += ["--labels", str(asked["labels"])]
         train = shlex.join([*parts, "--corrections", str(self.decisions.path)])
-        return [train, shlex.join(["bestiary", "compare", str(self.run), "runs/latest"])]
+        return [train, shlex.join(["bestiary", "compare", str(self.run), "runs/latest", "--labels-of", "runs/latest"])]
 
     def _shown(self, item: Item) -> dict[str, Any]:
         return {
