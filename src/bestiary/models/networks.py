@@ -25,7 +25,7 @@ from bestiary.errors import RecipeError
 from bestiary.models.head import Head
 from bestiary.models.timm_backbone import TimmBackbone, timm_lite
 
-Colour = tuple[float, float, float]
+Colour = tuple[float, ...]  # one number for each channel, or one for all of them
 Module = TypeVar("Module", bound=nn.Module)
 
 IMAGENET_MEAN: Colour = (123.675, 116.28, 103.53)  # of 0..255, red, green, blue
@@ -76,8 +76,8 @@ class Network(nn.Module):
     """Pixels float (n, 3, h, w) in 0..255 -> logits (n, classes).
 
     trunk: normalised pixels -> maps (n, channels, h', w'). head: maps -> logits. mean and std: float32 buffers (3,) in
-    units of 0..255. `frozen_statistics` keeps batch normalisation as it came, in training too: a pretrained backbone
-    has seen more pictures than a fine-tuning batch.
+    units of 0..255, or (1,) for all channels alike. `frozen_statistics` keeps batch normalisation as it came, in
+    training too: a pretrained backbone has seen more pictures than a fine-tuning batch.
     """
 
     mean: Tensor
@@ -330,8 +330,7 @@ def _start_small(layer: nn.Linear) -> None:
 
 
 def _in_bytes(colour: Colour) -> Colour:
-    red, green, blue = (255 * part for part in colour)
-    return red, green, blue
+    return tuple(255 * part for part in colour)
 
 
 def _layer_arrays(layer: nn.Linear) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -13,14 +13,14 @@ from bestiary.batches.pixels import fill, pixel_store
 from bestiary.batches.store import ArrayStore
 from bestiary.errors import RecipeError, needs
 from bestiary.machine import keep_memory
-from bestiary.models.engine import OnnxRuntimeEngine, Precision, has_openvino, run
-from bestiary.models.head import Head
-from bestiary.models.lite import BACKBONES, built_trunk
+from bestiary.models.engine import OnnxRuntimeEngine, has_openvino, run
+from bestiary.models.lite import BACKBONES
 from bestiary.recipe import Recipe
-from bestiary.training.probe import PROBE_BALANCES, Labelled, feature_store, fill_features, fit_head
+from bestiary.training.probe import fitted_probe
 from bestiary.training.run_folder import write_history
 from bestiary.training.scores import loss_and_macro_f1
 from bestiary.training.task import Images, Learned, Logits, Part, Task
+from bestiary.training.unused import refuse_unused
 
 if TYPE_CHECKING:
     from bestiary.models.networks import Network
@@ -37,10 +37,12 @@ def refuse_impossible(recipe: Recipe) -> None:
             f'The probe knows the backbones {", ".join(BACKBONES)}; got "{model.backbone}".'
             " Others can be fine-tuned: --method finetune."
         )
-    if model.method == "probe" and recipe.train.balance not in PROBE_BALANCES:
+    if model.method == "probe" and recipe.train.balance == "balanced-sampler":
         raise RecipeError(
-            f'train.balance = "{recipe.train.balance}" is not for the probe; choose {" or ".join(PROBE_BALANCES)}.'
+            'train.balance = "balanced-sampler" is not for the probe, which sees all pictures at once: it would be'
+            ' the same as "class-weights". Choose that.'
         )
+    refuse_unused(recipe)
     if model.backbone in BACKBONES and model.method != "scratch" and model.weights != "bundled":
         raise RecipeError(
             f'model.weights = "{model.weights}" does not go with "{model.backbone}", whose weights are bundled.'
@@ -56,24 +58,21 @@ def refuse_impossible(recipe: Recipe) -> None:
 
 
 def learn_probe(task: Task) -> Learned:
-    """Fit a linear head on the features of a frozen backbone. No torch.
-
-    Training features may be computed in bfloat16, which is twice as fast; validation features are float32, as in the
-    graph that ships, so that the head is chosen and calibrated on what users get.
-    """
+    """Fit a linear head on the features of a frozen backbone. No torch."""
     import onnx
 
     keep_memory()
-    trunk, head, history, val = _fitted_probe(task)
-    write_history(task.run, history)
-    engine = OnnxRuntimeEngine(trunk, threads=task.threads)
+    probe = fitted_probe(task)
+    head, val = probe.head, probe.val
+    write_history(task.run, probe.history)
+    engine = OnnxRuntimeEngine(probe.trunk, threads=task.threads)
 
     def reference(images: Images) -> Logits:
         return head.logits(run(engine, images)["maps"])
 
     val_logits = (val.features @ head.weight.T + head.bias).astype(np.float32)
     engine_name = "openvino" if has_openvino() else "onnxruntime"
-    return Learned(onnx.load(trunk), head, history, val_logits, reference, {"features by": engine_name})
+    return Learned(onnx.load(probe.trunk), head, probe.history, val_logits, reference, {"features by": engine_name})
 
 
 def learn_scratch(task: Task) -> Learned:
@@ -101,10 +100,11 @@ def learn_scratch(task: Task) -> Learned:
 def learn_finetune(task: Task) -> Learned:
     """Train the last stages of a pretrained backbone, starting from the probe's head. Needs torch."""
     from bestiary.models import networks, timm_backbone
+    from bestiary.training.finetune import finetuned
 
     model, classes = task.recipe.model, len(task.classes)
     if model.backbone in BACKBONES:
-        _, head, _, _ = _fitted_probe(task)
+        head = fitted_probe(task).head
         network = networks.backbone_network(
             classes, model.backbone, weight=head.weight, bias=head.bias, seed=task.recipe.seed
         )
@@ -112,8 +112,7 @@ def learn_finetune(task: Task) -> Learned:
         file = None if model.weights == "hub" else Path(model.weights)
         found = timm_backbone.timm_model(model.backbone, file, from_hub=model.weights == "hub")
         network = networks.over_timm(found, classes, seed=task.recipe.seed)
-    settings = _loop_settings(task, optimiser="adamw", unfreeze=task.recipe.train.unfreeze_stages, stage_decay=0.5)
-    return _trained(task, network, settings)
+    return finetuned(task, network, _loop_settings(task, optimiser="adamw", stage_decay=0.5))
 
 
 LEARN: dict[str, Callable[[Task], Learned]] = {
@@ -121,32 +120,6 @@ LEARN: dict[str, Callable[[Task], Learned]] = {
     "scratch": learn_scratch,
     "finetune": learn_finetune,
 }
-
-
-def _fitted_probe(task: Task) -> tuple[Path, Head, list[dict[str, Any]], Labelled]:
-    trunk = built_trunk(task.recipe.model.backbone, task.cache / "trunks", task.view.size)
-    train = _labelled(task, task.part("train"), trunk, "bfloat16" if has_openvino() else "float32")
-    val = _labelled(task, task.part("val"), trunk, "float32")
-    strengths, balance = task.recipe.probe.regularisation, task.recipe.train.balance
-    head, history = fit_head(train, val, len(task.classes), strengths=strengths, balance=balance)
-    return trunk, head, history, val
-
-
-def _labelled(task: Task, part: Part, trunk: Path, precision: Precision) -> Labelled:
-    channels = BACKBONES[task.recipe.model.backbone].channels
-    store = feature_store(task.cache, trunk, task.view, precision, channels)
-    with task.clock.stage("cache"):
-        fill_features(
-            store,
-            part.paths,
-            part.keys,
-            trunk,
-            task.view,
-            precision=precision,
-            threads=task.threads,
-            reporter=task.reporter,
-        )
-    return Labelled(store.read(part.keys, np.float32), part.labels)
 
 
 def _trained(task: Task, network: Network, settings: LoopSettings) -> Learned:
