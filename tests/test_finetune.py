@@ -150,7 +150,7 @@ def test_the_mixture_with_the_lowest_validation_loss_is_kept(network: Network) -
         bias.add_(1)
 
     def validate(_: Network) -> loop.Validation:
-        return loop.Validation(abs(float((bias - start["head.linear.bias"]).mean()) - 0.5), 0.0)
+        return loop.Validation(abs(float((bias.detach() - start["head.linear.bias"]).mean()) - 0.5), 0.0)
 
     assert finetune._blended(upper, start, validate) == 0.5
     torch.testing.assert_close(bias.detach(), start["head.linear.bias"] + 0.5)

@@ -44,7 +44,7 @@ class Views:
         for number in range(2, self.count):
             digest = hashlib.sha256(f"{key}-{number}".encode()).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
-            changed = augment(torch.from_numpy(picture).permute(0, 3, 1, 2), self.augment, generator)
+            changed = augment(torch.from_numpy(picture.copy()).permute(0, 3, 1, 2), self.augment, generator)
             yield changed.round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
 
 

@@ -162,18 +162,19 @@ def _labelled(
     task: Task, part: Part, trunk: Path, precision: Precision, times: npt.NDArray[np.int64] | None
 ) -> Labelled:
     """Return the features of a part; pictures shown more than once are shown mirrored every other time."""
-    features = _features(task, part, trunk, precision, mirrored=False)
+    features = features_of(task, part, trunk, precision)
     if times is None or times.max() == 1:
         return Labelled(features, part.labels)
     again = np.flatnonzero(times > 1)
     few = Part([part.paths[at] for at in again], [part.keys[at] for at in again], part.labels[again])
-    turned = _features(task, few, trunk, precision, mirrored=True)
+    turned = features_of(task, few, trunk, precision, mirrored=True)
     shown = np.concatenate([(times + 1) // 2, times[again] // 2])
     weights = (shown * (len(times) / times.sum())).astype(np.float32)  # a strength C then means the same as without
     return Labelled(np.concatenate([features, turned]), np.concatenate([part.labels, few.labels]), weights)
 
 
-def _features(task: Task, part: Part, trunk: Path, precision: Precision, *, mirrored: bool) -> Features:
+def features_of(task: Task, part: Part, trunk: Path, precision: Precision, *, mirrored: bool = False) -> Features:
+    """Return the features of a part of the task, float32 (n, channels), from the cache or computed."""
     channels = BACKBONES[task.recipe.model.backbone].channels
     store = feature_store(task.cache, trunk, task.view, precision, channels, mirrored=mirrored)
     with task.clock.stage("cache"):
