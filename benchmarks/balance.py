@@ -50,8 +50,8 @@ def main() -> None:
             if balance != "balanced-sampler":  # the probe's class-weights
                 found[balance].append(scores(collection, asked, seed, balance))
                 print(seed, balance, np.round(found[balance][-1], 4), flush=True)
-    for balance, rows in found.items():
-        print(balance, describe(np.array(rows), np.array(found["none"])))
+    for name, rows in found.items():
+        print(name, describe(np.array(rows), np.array(found["none"])))
 
 
 def scores(collection: Audited, asked: argparse.Namespace, seed: int, balance: Balance) -> tuple[float, ...]:
