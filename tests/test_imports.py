@@ -20,6 +20,9 @@ MAY_IMPORT_TORCH = {
     "models/networks",
     "models/timm_backbone",
     "models/torch_export",
+    "models/upper",
+    "training/activations",
+    "training/finetune",
     "training/checkpoint",
     "training/loop",
 }
