@@ -72,6 +72,9 @@ def test_sound_pictures_have_no_findings() -> None:
         ("blurry", {"sharpness": 0.005}, {"sharpness": 0.007}, "Blurry."),
         ("low-information", {"entropy": 2.4}, {"entropy": 2.6}, "Hardly anything to see"),
         ("low-information", {"contrast": 0.04}, {"contrast": 0.06}, "Hardly anything to see"),
+        ("grey", {"saturation": 0.007}, {"saturation": 0.009}, "Grey, where most pictures of cat have colour."),
+        ("rotated", {"orientation": 6}, {"orientation": 1}, "Stored on its side or mirrored"),
+        ("alpha", {"has_alpha": True}, {"has_alpha": False}, "Has see-through parts"),
         ("animated", {"frames": 2}, {"frames": 1}, "An animation of 2 frames; its first frame is used."),
         (
             "wrong-extension",
@@ -88,7 +91,7 @@ def test_a_rule_holds_on_one_side_of_its_threshold(
 ) -> None:
     found = audit.find(pictures({}, bad), NO_PAIRS)
     (row,) = found.iter_rows(named=True)
-    assert (row["check"], row["row_id"], row["is_issue"]) == (check, 1, True)
+    assert (row["check"], row["row_id"], row["is_issue"]) == (check, 1, check not in ("rotated", "alpha"))
     assert row["path"] == bad.get("path", "/p/1.jpg")
     assert row["message"].startswith(message)
     assert 0 <= row["score"] <= 1
@@ -126,6 +129,18 @@ def test_a_file_that_cannot_be_used_has_one_finding_with_its_reason() -> None:
     assert (row["check"], row["message"], row["score"]) == ("huge", "/p/0.jpg has too many pixels.", 0.0)
 
 
+def test_a_truncated_file_is_worse_the_more_of_it_is_missing() -> None:
+    cut = {"check": "truncated", "error": "It ends too early."}
+    found = audit.find(pictures(cut | {"missing": 0.25}, cut | {"missing": 0.75}, cut), NO_PAIRS)
+    assert found.select("row_id", "score").rows() == [(2, 0.0), (1, 0.25), (0, 0.75)]
+
+
+def test_grey_is_told_only_where_colour_is_usual() -> None:
+    grey, other = {"saturation": 0.0}, {"saturation": 0.4, "label": "dog"}
+    assert checks(grey, grey, {}, other, other) == []  # most cats are grey: an X-ray archive has no grey pictures
+    assert checks(grey, {}, {}, other, other) == ["grey"]
+
+
 def test_duplicates_are_named_with_the_first_of_them() -> None:
     found = audit.find(pictures({}, {"sha256": "0" * 64, "group": 0}, {}, {"group": 2}), pairs((0, 1, 0), (2, 3, 16)))
     assert found.select("check", "row_id", "group", "score", "message").rows() == [
@@ -154,10 +169,31 @@ def test_imbalance_is_told_from_three_times_on() -> None:
     uneven: list[dict[str, Any]] = [{}] * 6 + [{"label": "dog"}] * 2
     (row,) = audit.find(pictures(*uneven), NO_PAIRS).iter_rows(named=True)
     assert (row["check"], row["row_id"], row["path"]) == ("imbalance", None, None)
-    assert row["message"] == "cat has 6 pictures, dog only 2: 3 times fewer."
+    assert row["message"].startswith("cat has 6 pictures, dog only 2: 3 times fewer. With 1 test picture, even if 90 %")
     assert row["score"] == pytest.approx(1 / 3)
     assert checks(*uneven[1:]) == []
     assert checks({}, {}, {}) == []
+
+
+@pytest.mark.parametrize(
+    ("few", "fraction", "said"),
+    [
+        (40, 0.15, "With 6 test pictures, even if 90 % of them are found, the true share may lie anywhere between 50"),
+        (40, 0.3, "With 12 test pictures, even if 90 % of them are found, the true share may lie anywhere between 63"),
+    ],
+)
+def test_imbalance_tells_how_well_the_smallest_class_will_be_known(few: int, fraction: float, said: str) -> None:
+    uneven = pictures(*[{}] * 200, *[{"label": "dog"}] * few)
+    (message,) = audit.find(uneven, NO_PAIRS, test_fraction=fraction)["message"]
+    assert said in message
+
+
+def test_of_a_given_split_the_test_pictures_are_counted() -> None:
+    split: list[dict[str, Any]] = [{"given_split": "train"}] * 9 + [{"given_split": "test", "label": "dog"}] * 2
+    (message,) = audit.find(pictures(*split), NO_PAIRS)["message"]
+    assert "With 2 test pictures" in message
+    (message,) = audit.find(pictures(*split[:9], {"given_split": "train", "label": "dog"}), NO_PAIRS)["message"]
+    assert "It has no test picture" in message
 
 
 def test_pictures_that_cannot_be_used_do_not_count_for_balance() -> None:

@@ -116,7 +116,7 @@ def test_the_overview_counts_what_the_tables_hold(page: str, audited: Audited) -
     broken = pictures["error"].drop_nulls().len()
     sizes = pictures["group"].value_counts().filter(pl.col("count") > 1)["count"]
     assert f"{pictures.height} pictures in 10 classes; " in text
-    assert " need you: 1 label conflict, 2 files that cannot be read, 1 incomplete file" in text
+    assert " need you: 1 label conflict, " in text
     assert broken == 3
     for name, value in (
         ("Pictures", pictures.height),
@@ -206,21 +206,31 @@ def test_a_suspect_shows_what_was_given_and_what_is_suggested(tmp_path: Path) ->
     row = pictures.row(0, named=True)
     page = written(pictures, finding_rows([finding("suspect-label", row, suggested_label="dog")]), tmp_path)
     text = " ".join(Outline(section(page, "suspect-label")).text.split())
-    assert "given cow, suggested dog" in text
+    assert "given cow suggested dog" in text
     assert "300 × 225 px · 2 kB · JPEG" in text
     numbers = re.search(r'data-labels="([^"]*)"', section(page, "suspect-label"))
     assert numbers is not None
     assert len(numbers[1].split()) == 2  # found under either class
 
 
-def test_without_a_finding_of_suspects_the_page_does_not_claim_that_there_are_none(tmp_path: Path) -> None:
+def test_what_was_not_looked_for_is_not_claimed_to_be_absent(tmp_path: Path) -> None:
     pictures = picture_rows([tmp_path / "a.png", tmp_path / "b.png"], ["cow", "dog"])
-    looked = finding_rows([finding("suspect-label", pictures.row(0, named=True), is_issue=False)])
-    assert "perhaps not looked for" in written(pictures, looked.clear(), tmp_path)
-    page = written(pictures, looked, tmp_path)
-    assert "perhaps not looked for" not in page
-    assert "1 more that were measured and passed" not in page  # there is no section that could say so
-    assert '<dt>Suspect labels</dt><dd><span class="value">0</span>' in page
+    assert '<dt>Suspect labels</dt><dd><span class="value">0</span>' in written(pictures, finding_rows([]), tmp_path)
+    reason = {"suspect-label": "data.suspects is false"}
+    write_audit_page(pictures, finding_rows([]), {}, tmp_path, source="animals", not_looked_for=reason)
+    page = (tmp_path / "audit.html").read_text(encoding="utf-8")
+    assert '<dt>Suspect labels</dt><dd><span class="value">–</span>' in page
+    assert "suspect-label (data.suspects is false)" in page
+
+
+def test_what_is_only_noted_is_shown_last_and_asks_for_nothing(tmp_path: Path) -> None:
+    pictures = picture_rows([picture(tmp_path / "cow" / f"{i}.png") for i in range(2)], ["cow", "cow"])
+    one, other = pictures.iter_rows(named=True)
+    rows = [finding("alpha", one, is_issue=False), finding("dark", other), finding("blurry", one, is_issue=False)]
+    page = written(pictures, finding_rows(rows), tmp_path)
+    assert 0 < page.index(section(page, "dark")) < page.index(section(page, "alpha"))
+    assert "nothing needs you" in page
+    assert not section(page, "blurry")  # measured and passed
 
 
 def test_nothing_found_is_said(tmp_path: Path) -> None:

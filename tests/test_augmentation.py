@@ -7,9 +7,10 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from bestiary.batches.augmentation import (
+    Chance,
     augment,
     colour_jitter,
     erasing,
@@ -21,22 +22,22 @@ from bestiary.recipe import Augment
 EVERYTHING = Augment(mirror=0.5, crop_min_area=0.3, colour_jitter=0.4, erasing=0.5)
 NOTHING = Augment(mirror=0, crop_min_area=1, colour_jitter=0, erasing=0)
 
-CHANGES: dict[str, Callable[[Tensor, Generator], Tensor]] = {
-    "mirror": lambda images, generator: mirror(images, generator),
-    "random_resized_crop": lambda images, generator: random_resized_crop(images, generator, min_area=0.3),
-    "colour_jitter": lambda images, generator: colour_jitter(images, generator, strength=0.4),
-    "erasing": lambda images, generator: erasing(images, generator, share=1.0),
-    "augment": lambda images, generator: augment(images, EVERYTHING, generator),
+CHANGES: dict[str, Callable[[Tensor, Chance], Tensor]] = {
+    "mirror": lambda images, chance: mirror(images, chance),
+    "random_resized_crop": lambda images, chance: random_resized_crop(images, chance, min_area=0.3),
+    "colour_jitter": lambda images, chance: colour_jitter(images, chance, strength=0.4),
+    "erasing": lambda images, chance: erasing(images, chance, share=1.0),
+    "augment": lambda images, chance: augment(images, EVERYTHING, chance),
 }
 
 
-def seeded(seed: int) -> Generator:
-    return torch.Generator().manual_seed(seed)
+def seeded(seed: int) -> Chance:
+    return Chance(torch.Generator().manual_seed(seed))
 
 
 def pictures(count: int = 6, height: int = 20, width: int = 24) -> Tensor:
     """Random uint8 pictures as training sees them: an NCHW view of NHWC memory."""
-    pixels = torch.randint(0, 256, (count, height, width, 3), dtype=torch.uint8, generator=seeded(1))
+    pixels = torch.randint(0, 256, (count, height, width, 3), dtype=torch.uint8, generator=seeded(1).generator)
     return pixels.permute(0, 3, 1, 2)
 
 
@@ -66,10 +67,10 @@ def test_no_pictures_stay_no_pictures(name: str) -> None:
 
 
 def test_nothing_asked_changes_nothing() -> None:
-    generator = seeded(0)
-    state = generator.get_state()
-    assert torch.equal(augment(pictures(), NOTHING, generator), pictures().float())
-    assert torch.equal(generator.get_state(), state), "a part that is off draws no numbers"
+    chance = seeded(0)
+    state = chance.generator.get_state()
+    assert torch.equal(augment(pictures(), NOTHING, chance), pictures().float())
+    assert torch.equal(chance.generator.get_state(), state), "a part that is off draws no numbers"
 
 
 def test_mirror_shows_each_picture_as_it_is_or_reversed() -> None:
@@ -84,6 +85,13 @@ def test_mirror_shows_each_picture_as_it_is_or_reversed() -> None:
 def test_a_crop_of_everything_is_the_picture() -> None:
     whole = random_resized_crop(pictures(), seeded(0), min_area=1.0, max_stretch=1.0)
     assert torch.allclose(whole, pictures().float(), atol=1e-2)
+
+
+def test_pictures_come_back_in_the_size_that_is_asked_for() -> None:
+    for settings in (EVERYTHING, NOTHING):
+        assert augment(pictures(), settings, seeded(0), size=16).shape == (6, 3, 16, 16)
+    flat = augment(torch.full((2, 3, 24, 24), 80.0), NOTHING, seeded(0), size=16)
+    assert torch.allclose(flat, torch.full((2, 3, 16, 16), 80.0), atol=1e-3)
 
 
 def test_a_crop_is_a_part_scaled_up() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -26,7 +27,7 @@ from bestiary.data.drawn import DrawnCollection
 from bestiary.deliver.answers import heatmap_over
 from tiny_model import COLOURS, coloured, write_run
 
-COMMANDS = ("train", "evaluate", "audit", "predict", "report", "demo")
+COMMANDS = ("train", "evaluate", "audit", "predict", "report", "export", "serve", "demo")
 QUICK = ("--backbone", "lite0", "--set", "picture.size=64", "--set", "probe.regularisation=[0.01]", "--threads", "2")
 FEW = ("--classes", "bird,fish,spider", "--set", "evaluate.resamples=100")
 KEYS = ["path", "label", "probability", "unknown", "familiarity", "probabilities", "error"]
@@ -116,7 +117,11 @@ def test_every_command_has_help_and_the_common_options(bestiary: Call, name: str
 
 
 def test_the_version_is_told(bestiary: Call) -> None:
-    assert bestiary("--version") == (0, f"bestiary {__version__}\n", "")
+    done = bestiary("--version")
+    first, *facts = done.out.splitlines()
+    assert (done.code, done.err, first) == (0, "", f"bestiary {__version__}")
+    assert any(line.startswith("CPython 3.") for line in facts)
+    assert any(line.startswith("onnxruntime ") for line in facts)
 
 
 @pytest.mark.parametrize(
@@ -318,6 +323,52 @@ def test_predict_writes_parquet(model: Path, colours: Path) -> None:
     assert frame["error"].is_not_null().to_list() == [False, True, False, False, False]
 
 
+def test_predict_takes_a_list_and_patterns(model: Path, colours: Path) -> None:
+    for listed in (b"red.png\ninner/red.png\n", b"red.png\0inner/red.png\0"):
+        done = command("predict", model, "-", "--format", "jsonl", input=listed, cwd=colours)
+        assert [json.loads(line)["path"] for line in done.stdout.splitlines()] == ["red.png", "inner/red.png"]
+    done = command("predict", model, "**/red.*", "--format", "jsonl", cwd=colours)
+    assert [json.loads(line)["path"] for line in done.stdout.splitlines()] == ["inner/red.png", "red.png"]
+    named = "caf\udce9.png"
+    shutil.copy(colours / "red.png", colours / named)
+    done = command("predict", model, "-", "--format", "jsonl", input=os.fsencode(named), cwd=colours)
+    assert (done.returncode, json.loads(done.stdout)["label"]) == (0, "red")
+    assert json.loads(done.stdout)["path"] == named
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+def test_predict_into_a_file_goes_on_and_never_writes_over(
+    bestiary: Call, model: Path, colours: Path, tmp_path: Path, form: str
+) -> None:
+    out = tmp_path / f"answers.{form}"
+    done = bestiary("predict", model, colours / "red.png", colours / "broken.jpg", "--out", out)
+    assert done == (0, f"{out}\n", "")
+    assert "--resume" in one_message(bestiary("predict", model, colours, "--out", out))
+    again = bestiary("predict", model, colours, "--out", out, "--resume", "--json")
+    assert (again.code, json.loads(again.out)) == (0, {"answers": str(out)})
+    readers: dict[str, Callable[[Path], pl.DataFrame]]
+    readers = {"jsonl": pl.read_ndjson, "csv": pl.read_csv, "parquet": pl.read_parquet}
+    paths = [Path(path).name for path in readers[form](out)["path"]]
+    assert paths == ["red.png", "broken.jpg", "blue.png", "green.png", "red.png"]
+    assert "say which" in one_message(bestiary("predict", model, colours, "--resume"))
+
+
+def test_predict_makes_links_sorted_by_label(bestiary: Call, model: Path, colours: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in colours.rglob("*") if path.is_file()}
+    done = bestiary("predict", model, colours, "--link-into", tmp_path / "by", "--format", "jsonl")
+    assert (done.code, len(done.out.splitlines())) == (0, 5)
+    links = {path.relative_to(tmp_path / "by").as_posix(): path.resolve() for path in (tmp_path / "by").glob("*/*")}
+    assert links == {
+        "blue/blue.png": colours / "blue.png",
+        "green/green.png": colours / "green.png",
+        "red/red.png": colours / "red.png",
+        "unknown/red.png": colours / "inner" / "red.png",
+        "unreadable/broken.jpg": colours / "broken.jpg",
+    }
+    assert {path: path.read_bytes() for path in colours.rglob("*") if path.is_file()} == before
+    assert "not empty" in one_message(bestiary("predict", model, colours, "--link-into", tmp_path / "by"))
+
+
 def test_predict_gives_one_json_object(bestiary: Call, model: Path, colours: Path) -> None:
     done = bestiary("predict", model, colours, "--json")
     assert len(done.out.splitlines()) == 1
@@ -336,7 +387,7 @@ def test_predict_draws_the_evidence(bestiary: Call, model: Path, colours: Path, 
         "red.heatmap.png",
     ]  # two are red.png; none is overwritten
     with Image.open(tmp_path / "evidence" / "red.heatmap.png") as image:
-        assert image.size == (6, 6)
+        assert image.size == (20, 12)  # the picture's own shape
     assert sorted(path.name for path in colours.iterdir()) == [
         *("blue.png", "broken.jpg", "green.png", "inner", "notes.txt", "red.png")
     ]
@@ -492,7 +543,7 @@ def test_ctrl_c_before_there_is_a_run_ends_with_130(bestiary: Call, monkeypatch:
     def stopped(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(flow, "audit", stopped)
+    monkeypatch.setattr(flow, "_measured", stopped)
     for name in ("audit", "train"):
         assert "Interrupted" in one_message(bestiary(name, "pictures"), code=130)
 
@@ -534,3 +585,62 @@ def test_ctrl_c_while_training_keeps_the_state_and_resume_ends_the_run(
     assert resumed.returncode == 0
     assert json.loads(resumed.stdout)["metrics"]["test_scored"] == 1
     assert b"Going on after epoch" in resumed.stderr
+
+
+# ---- Corrections, folds, several sources -----------------------------------------------------------------------------
+
+
+def test_corrections_that_cannot_be_used_end_with_2(bestiary: Call, tmp_path: Path) -> None:
+    pictures = folders_of(tmp_path / "pictures", cat=12, dog=12)
+    (tmp_path / "bad.csv").write_text("sha256,action\n")
+    for name in ("train", "audit"):
+        assert 'no column "label"' in one_message(bestiary(name, pictures, "--corrections", tmp_path / "bad.csv"))
+        assert "no corrections file" in one_message(bestiary(name, pictures, "--corrections", tmp_path / "gone.csv"))
+
+
+def test_strict_forgives_what_somebody_decided_to_keep(bestiary: Call, tmp_path: Path) -> None:
+    pictures = folders_of(tmp_path / "pictures", cat=3, dog=3)
+    twin = shutil.copy(pictures / "cat" / "0.png", pictures / "dog" / "twin.png")
+    assert bestiary("audit", pictures, "--strict").code == 1
+    digest = hashlib.sha256(Path(twin).read_bytes()).hexdigest()
+    (tmp_path / "c.csv").write_text(f"sha256,action,label,note,when\n{digest},keep,,,\n")
+    done = bestiary("audit", pictures, "--strict", "--corrections", tmp_path / "c.csv")
+    assert done.code == 0
+    assert "2 kept, 0 dropped" in done.err
+
+
+def test_several_sources_are_merged(bestiary: Call, tmp_path: Path) -> None:
+    one, other = folders_of(tmp_path / "one", cat=3), folders_of(tmp_path / "two", dog=2, owl=1)
+    found = json.loads(bestiary("audit", one, other, "--json").out)
+    assert found["pictures"] == 6
+    assert "gone" in one_message(bestiary("audit", one, tmp_path / "gone"))
+
+
+@pytest.mark.parametrize("folds", ["1", "0", "x", "51"])
+def test_a_number_of_folds_that_makes_no_sense(bestiary: Call, folds: str) -> None:
+    assert "--folds" in one_message(bestiary("train", "x", "--folds", folds))
+
+
+def test_a_leak_report_wants_a_probe(bestiary: Call, tmp_path: Path) -> None:
+    done = bestiary("train", tmp_path, "--leak-report", "--method", "scratch")
+    assert "--method probe" in one_message(done)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [(["broken.jpg"], "The picture could not be read"), (["broken.jpg", "gone.png"], "None of the 2")],
+)
+def test_predicting_nothing_that_can_be_read_is_the_users_fault_and_still_answered(
+    bestiary: Call, model: Path, colours: Path, names: list[str], words: str
+) -> None:
+    done = bestiary("predict", model, *(colours / name for name in names), "--format", "jsonl")
+    assert done.code == 2
+    assert words in done.err
+    assert [json.loads(line)["error"] is not None for line in done.out.splitlines()] == [True] * len(names)
+
+
+def test_a_budget_that_is_no_span_of_time_is_explained(bestiary: Call, colours: Path) -> None:
+    done = bestiary("train", colours, "--budget", "soon")
+    assert (done.code, done.out) == (2, "")
+    assert '"soon" is no span of time' in done.err
+    assert "Traceback" not in done.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import threading
 import time
@@ -13,10 +14,10 @@ import pytest
 from PIL import Image
 
 from bestiary.batches import decoding
-from bestiary.batches.decoding import Decoded, View, decoded, in_batches
+from bestiary.batches.decoding import Decoded, Pinned, View, decoded, in_batches
 from bestiary.batches.pixels import fill, pixel_batches, pixel_store
 from bestiary.errors import PictureError, SourceError
-from bestiary.picture import Limits, Pixels, load
+from bestiary.picture import Limits, Pixels, fit, load
 from bestiary.progress import Silent
 
 VIEW = View(16)
@@ -114,18 +115,23 @@ def test_an_array_of_the_right_shape_is_taken_as_it_is() -> None:
     np.testing.assert_array_equal(VIEW.of(pixels), pixels)
 
 
+def test_an_array_of_another_shape_is_fitted_as_a_file_is() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(VIEW.of(pixels), fit(pixels, VIEW.size, VIEW.fit))
+
+
 @pytest.mark.parametrize(
     "array",
     [
         np.zeros((16, 16), np.uint8),
         np.zeros((3, 16, 16), np.uint8),
-        np.zeros((16, 17, 3), np.uint8),
+        np.zeros((16, 0, 3), np.uint8),
         np.zeros((16, 16, 4), np.uint8),
         np.zeros((16, 16, 3), np.float32),
     ],
 )
-def test_an_array_that_is_no_fitted_picture_is_refused(array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
-    with pytest.raises(PictureError, match=r"expected uint8 \(16, 16, 3\)") as told:
+def test_an_array_that_is_no_picture_is_refused(array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
+    with pytest.raises(PictureError, match=r"expected uint8 \(height, width, 3\)") as told:
         VIEW.of(array)
     assert str(array.shape) in str(told.value)
     assert str(array.dtype) in str(told.value)
@@ -162,7 +168,8 @@ def test_a_picture_that_vanished_stops_the_run_with_its_name(tmp_path: Path) -> 
 
 def test_the_pixel_cache_decodes_each_content_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths, store = saved(tmp_path, 5), pixel_store(tmp_path / "cache", VIEW)
-    keys = ["a", "b", "a", "c", "d"]
+    paths[2].write_bytes(paths[0].read_bytes())
+    keys = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
     fill(store, paths, keys, VIEW, threads=2, reporter=Silent())
     assert [number_of(pixels) for pixels in store.read(keys)] == [0, 1, 0, 3, 4]
 
@@ -170,6 +177,27 @@ def test_the_pixel_cache_decodes_each_content_once(tmp_path: Path, monkeypatch: 
     again = pixel_store(tmp_path / "cache", VIEW)
     fill(again, paths, keys, VIEW, threads=2, reporter=Silent())
     np.testing.assert_array_equal(again.read(keys), store.read(keys))
+
+
+def test_a_file_that_changed_after_it_was_measured_stops_the_run_and_is_not_cached(tmp_path: Path) -> None:
+    paths, store = saved(tmp_path, 40), pixel_store(tmp_path / "cache", VIEW)
+    keys = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    paths[35].write_bytes(picture(99))
+    with pytest.raises(SourceError, match=r"035\.png was changed after it was measured"):
+        fill(store, paths, keys, VIEW, threads=2, reporter=Silent())
+    assert keys[35] not in pixel_store(tmp_path / "cache", VIEW)
+    assert number_of(pixel_store(tmp_path / "cache", VIEW).read(keys[:1])[0]) == 0  # what was decoded before is kept
+
+
+def test_a_pinned_file_that_is_broken_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "broken.jpg"
+    path.write_bytes(b"no picture")
+    pinned = Pinned(path, hashlib.sha256(b"no picture").hexdigest())
+    with pytest.raises(PictureError, match=r"broken\.jpg is not a picture"):
+        VIEW.of(pinned)
+    path.unlink()
+    with pytest.raises(PictureError, match=r"broken\.jpg"):
+        VIEW.of(pinned)
 
 
 def test_the_pixel_cache_keeps_ways_of_looking_apart(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import importlib.util
 import pickle
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from bestiary.errors import (
     UserError,
     nearest,
     needs,
+    needs_extra,
 )
 
 
@@ -67,3 +69,11 @@ def test_a_broken_part_is_not_called_missing(tmp_path: Path, monkeypatch: pytest
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="no_such_dependency"):
         needs("broken_part", extra="train")
+
+
+def test_what_an_extra_lacks_is_named_with_the_command_that_adds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_extra("train")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("joblib", "onnx") else find(name))
+    with pytest.raises(MissingExtraError, match=r'needs "joblib", "onnx", which are not .*"bestiary\[train\]"'):
+        needs_extra("train")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +25,7 @@ from bestiary.data.drawn import DrawnCollection
 from bestiary.errors import IntegrityError, InterruptedRun, RecipeError, RunError, SourceError
 from bestiary.inference.predictor import Predictor
 from bestiary.inference.sealing import PARITY_LIMIT
+from bestiary.picture import load
 from bestiary.recipe import Recipe
 from bestiary.training import run_folder
 from bestiary.training.task import Images, Learned, Logits, Task
@@ -36,7 +40,7 @@ MEASURES = (*RATES, "log_loss", "brier")
 OF_THE_MACHINE = ("seconds", "peak_rss_mb")
 FEW_CLASSES = ["bird", "fish", "spider"]
 
-TINY_SCRATCH = {
+TINY_SCRATCH: dict[str, Any] = {
     "data": {"classes": FEW_CLASSES},
     "picture": {"size": 32},
     "model": {"method": "scratch", "filters": [8, 16]},
@@ -322,6 +326,70 @@ def test_a_training_that_was_interrupted_ends_like_one_that_was_not(
             assert mine[name] == pytest.approx(other[name], rel=1e-6)
 
 
+KILLED = """
+import os, signal, sys
+from bestiary import flow
+from bestiary.picture import load
+from bestiary.recipe import Recipe
+from bestiary.training import loop
+
+saved, keep = [], loop.save_checkpoint
+
+def kill_after_saving(path, state):
+    keep(path, state)
+    saved.append(state["done"])
+    if len(state["history"]) == 1 and state["done"] == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+loop.save_checkpoint = kill_after_saving
+flow.train(sys.argv[1], recipe=Recipe.of(eval(sys.argv[2])), out=sys.argv[3], threads=1)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_a_training_killed_within_an_epoch_ends_bitwise_like_one_that_was_not(
+    scratch: flow.Run, collection: DrawnCollection, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    recipe = {**TINY_SCRATCH, "train": {**TINY_SCRATCH["train"], "checkpoint_seconds": 1e-9}}
+    command = [sys.executable, "-c", KILLED, str(collection.folder), repr(recipe), str(run)]
+    killed = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert len(run_folder.read_history(run)) == 1
+    resumed = flow.resume(run, threads=1)
+    assert _lasting(resumed.metrics) == _lasting(scratch.metrics)
+    timings = {"seconds", "images_per_second"}
+    for mine, other in zip(run_folder.read_history(run), run_folder.read_history(scratch.path), strict=True):
+        assert {key: mine[key] for key in mine.keys() - timings} == {key: other[key] for key in other.keys() - timings}
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_run_that_one_makes(
+    scratch: flow.Run, collection: DrawnCollection, tmp_path: Path
+) -> None:
+    recipe, run = tmp_path / "recipe.toml", tmp_path / "run"
+    recipe.write_text(Recipe.of(TINY_SCRATCH).toml(), encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "bestiary"]
+    command += ["train", str(collection.folder), "--recipe", str(recipe), "--out", str(run), "--threads", "2", "--json"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["run"], "one result, from the first process"
+    for mine, other in zip(run_folder.read_history(run), run_folder.read_history(scratch.path), strict=True):
+        for name in ("epoch", "train_loss", "train_accuracy", "val_loss", "val_macro_f1", "learning_rate"):
+            assert mine[name] == pytest.approx(other[name], abs=1e-5)
+    assert _lasting(run_folder.read_json(run / "metrics.json")) == pytest.approx(_lasting(scratch.metrics), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_pixels_are_normalised_by_the_collection_s_own_colours(scratch: flow.Run) -> None:
+    told = run_folder.read_json(scratch.path / "environment.json")["normalised by"]
+    shown = table.read(scratch.path / "pictures.parquet", table.PICTURES).filter(pl.col("split") == "train")
+    pixels = np.stack([load(path, 32) for path in map(Path, shown["path"])]).reshape(-1, 3).astype(np.float64)
+    np.testing.assert_allclose(told["mean"], pixels.mean(axis=0), rtol=1e-9)
+    np.testing.assert_allclose(told["std"], pixels.std(axis=0), rtol=1e-9)
+
+
 @pytest.mark.slow
 def test_a_timm_backbone_without_weights_is_explained(collection: DrawnCollection, tmp_path: Path) -> None:
     pytest.importorskip("timm")
@@ -405,3 +473,10 @@ def _state_of(folder: Path) -> dict[str, tuple[str, int]]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+@pytest.mark.slow
+def test_the_number_of_threads_changes_no_score(probed: Path, faulty: DrawnCollection, tmp_path: Path) -> None:
+    again = flow.train(faulty.folder, recipe=run_folder.recipe_of(probed), out=tmp_path / "run", threads=1)
+    assert _lasting(again.metrics) == pytest.approx(_lasting(run_folder.read_json(probed / "metrics.json")), rel=1e-6)
+    _same_predictions(again.path, probed)

@@ -15,9 +15,10 @@ import onnx
 
 from bestiary.errors import IntegrityError
 from bestiary.inference.graph import OUTPUTS, Calibration, seal
-from bestiary.inference.sealing import PARITY_LIMIT, agree, softmax
+from bestiary.inference.sealing import PARITY_LIMIT, agree
 from bestiary.models.engine import OnnxRuntimeEngine, OpenVINOEngine, Outputs, has_openvino, run
-from bestiary.models.head import Head
+from bestiary.models.head import Dense, Head
+from bestiary.training.scores import softmax
 from tiny_model import CHANNELS, SIZE, maps_of, trunk
 
 CLASSES, HIDDEN = 4, 9
@@ -39,10 +40,10 @@ DENSE = Head(
     normal(CLASSES, HIDDEN),
     normal(CLASSES),
     "flatten",
-    hidden_weight=normal(HIDDEN, CHANNELS * HEIGHT * WIDTH) * np.float32(0.2),
-    hidden_bias=normal(HIDDEN),
+    hidden=(Dense(normal(HIDDEN, CHANNELS * HEIGHT * WIDTH) * np.float32(0.2), normal(HIDDEN)),),
 )
-HEADS = [pytest.param(LINEAR, id="linear"), pytest.param(DENSE, id="dense")]
+DEEP = replace(DENSE, hidden=(*DENSE.hidden, Dense(normal(HIDDEN, HIDDEN), normal(HIDDEN))))
+HEADS = [pytest.param(LINEAR, id="linear"), pytest.param(DENSE, id="dense"), pytest.param(DEEP, id="deep")]
 
 
 def answered(head: Head, calibration: Calibration = CALIBRATION) -> Outputs:
@@ -108,25 +109,34 @@ def test_each_place_of_a_linear_heatmap_is_the_head_applied_there() -> None:
 
 
 def test_the_heatmap_of_a_dense_head_adds_up_to_what_is_not_bias() -> None:
-    assert DENSE.hidden_weight is not None
-    assert DENSE.hidden_bias is not None
+    (hidden,) = DENSE.hidden
     outputs = answered(DENSE)
     flat = maps_of(IMAGES).reshape(len(IMAGES), -1)
-    is_on = flat @ DENSE.hidden_weight.T + DENSE.hidden_bias > 0
+    is_on = flat @ hidden.weight.T + hidden.bias > 0
     assert 0.1 < is_on.mean() < 0.9
-    from_biases = (is_on * DENSE.hidden_bias) @ DENSE.weight.T + DENSE.bias
+    from_biases = (is_on * hidden.bias) @ DENSE.weight.T + DENSE.bias
     np.testing.assert_allclose(
         outputs["heatmap"].sum(axis=(2, 3)), outputs["logits"] - from_biases, atol=1e-4, rtol=1e-4
     )
 
 
 def test_each_place_of_a_dense_heatmap_is_value_times_gradient() -> None:
-    assert DENSE.hidden_weight is not None
-    assert DENSE.hidden_bias is not None
+    (hidden,) = DENSE.hidden
     maps = maps_of(IMAGES)
     for picture, heatmap in zip(maps, answered(DENSE)["heatmap"], strict=True):
-        is_on = DENSE.hidden_weight @ picture.ravel() + DENSE.hidden_bias > 0
-        gradient = (DENSE.weight * is_on) @ DENSE.hidden_weight
+        is_on = hidden.weight @ picture.ravel() + hidden.bias > 0
+        gradient = (DENSE.weight * is_on) @ hidden.weight
+        parts = (gradient * picture.ravel()).reshape(CLASSES, CHANNELS, HEIGHT, WIDTH)
+        np.testing.assert_allclose(heatmap, parts.sum(axis=1), atol=1e-4)
+
+
+def test_each_place_of_a_deep_heatmap_is_value_times_gradient() -> None:
+    first, second = DEEP.hidden
+    maps = maps_of(IMAGES)
+    for picture, heatmap in zip(maps, answered(DEEP)["heatmap"], strict=True):
+        before = first.weight @ picture.ravel() + first.bias
+        after = second.weight @ np.maximum(before, 0) + second.bias
+        gradient = (DEEP.weight * (after > 0)) @ second.weight * (before > 0) @ first.weight
         parts = (gradient * picture.ravel()).reshape(CLASSES, CHANNELS, HEIGHT, WIDTH)
         np.testing.assert_allclose(heatmap, parts.sum(axis=1), atol=1e-4)
 

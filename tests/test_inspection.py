@@ -177,3 +177,37 @@ def test_no_damage_is_ever_an_exception(
     path.write_bytes(content[: int(kept * len(content))])
     found = inspect(path, Limits(max_pixels=100_000))
     assert (found.error is None) == (found.check is None) == (found.phash != "")
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "BMP", "TIFF"])
+def test_of_a_truncated_file_is_told_how_much_is_missing(tmp_path: Path, form: str) -> None:
+    noise = np.random.default_rng(0).integers(1, 256, (128, 96, 3), dtype=np.uint8)
+    whole = io.BytesIO()
+    Image.fromarray(noise).save(whole, form)
+    path = tmp_path / "half"
+    path.write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
+    found = inspect(path, LIMITS)
+    assert found.check == "truncated"
+    assert found.missing == pytest.approx(0.5, abs=0.15)  # what waits in the decoder's buffer is not shown either
+    assert f"About {100 * (found.missing or 0):.0f} % of the picture is missing." in (found.error or "")
+
+
+def test_a_dark_upper_edge_is_not_taken_for_what_is_missing_below(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(1, 256, (128, 96, 3), dtype=np.uint8)
+    noise[:90] = 0
+    whole = io.BytesIO()
+    Image.fromarray(noise).save(whole, "JPEG")
+    path = tmp_path / "most"
+    path.write_bytes(whole.getvalue()[: len(whole.getvalue()) * 3 // 4])
+    assert inspect(path, LIMITS).missing == pytest.approx(0.1, abs=0.08)
+
+
+def test_where_a_picture_is_stored_in_passes_nothing_is_claimed(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(1, 256, (128, 96, 3), dtype=np.uint8)
+    whole = io.BytesIO()
+    Image.fromarray(noise).save(whole, "JPEG", progressive=True)
+    path = tmp_path / "half"
+    path.write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
+    found = inspect(path, LIMITS)
+    assert (found.check, found.missing) == ("truncated", None)
+    assert "missing" not in (found.error or "")

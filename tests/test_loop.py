@@ -32,6 +32,8 @@ from bestiary.training.loop import (
     network_logits,
     rate_factor,
 )
+from bestiary.training.optimiser import MUON_RATE
+from bestiary.training.schedule import training_size
 
 SIZE, CLASSES = 16, 3
 PLAIN_VIEW = Augment(mirror=0, crop_min_area=1, colour_jitter=0, erasing=0)
@@ -88,7 +90,7 @@ def small(seed: int = 0) -> Network:
 
 
 def small_plain() -> Network:
-    return plain(CLASSES, SIZE, filters=(8, 16), hidden=16, dropout=0.0)
+    return plain(CLASSES, SIZE, filters=(8, 16), hidden=(16,), dropout=0.0)
 
 
 def train(
@@ -177,10 +179,10 @@ def test_the_same_seed_gives_the_same_first_batch_and_the_same_weights(tmp_path:
     assert not same_weights(networks[0], networks[2])
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimiser", ["sgd", "muon", "adamw"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_run_killed_and_resumed_equals_the_uninterrupted_one(tmp_path: Path, optimiser: Any, precision: Any) -> None:
-    rate = 0.1 if optimiser == "sgd" else 0.003
+    rate = 0.003 if optimiser == "adamw" else 0.1
     settings = replace(
         SETTINGS, optimiser=optimiser, precision=precision, learning_rate=rate, balance="balanced-sampler"
     )
@@ -296,6 +298,39 @@ def test_lower_stages_learn_more_slowly_and_vectors_do_not_decay() -> None:
     assert all(group["weight_decay"] == 0 for group in groups[1::2])
 
 
+def test_muon_moves_the_filters_by_orthogonal_steps_and_the_rest_as_sgd() -> None:
+    network = small()
+    settings = replace(SETTINGS, optimiser="muon", learning_rate=0.1, weight_decay=0.0)
+    optimiser = build_optimiser(network, settings)
+    filters = [weight for weight in network.parameters() if weight.ndim == 4]
+    orthogonal_ones = [weight for group in optimiser.param_groups if group["orthogonal"] for weight in group["params"]]
+    assert {id(weight) for weight in orthogonal_ones} == {id(weight) for weight in filters[1:]}
+    learning = [weight for group in optimiser.param_groups for weight in group["params"]]
+    assert sorted(map(id, learning)) == sorted(map(id, network.parameters()))
+    before = [weight.detach().clone() for weight in filters]
+    for weight in learning:
+        weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel()))
+    optimiser.step()
+    for weight, old in zip(filters[1:], before[1:], strict=True):
+        step = (weight.detach() - old).flatten(1) / (0.1 * MUON_RATE)
+        singular = torch.linalg.svdvals(step) / max(1, step.shape[0] / step.shape[1]) ** 0.5
+        assert 0.5 < float(singular.min()) <= float(singular.max()) < 1.4
+    expected = before[0] - 0.1 * 1.9 * filters[0].grad  # type: ignore[operator]
+    assert torch.allclose(filters[0].detach(), expected, atol=1e-6)
+
+
+def test_pictures_grow_with_the_epochs(tmp_path: Path) -> None:
+    sizes = []
+    settings = replace(SETTINGS, epochs=6, size_from=32, size_to=64)
+    assert [training_size(epoch, settings) for epoch in range(1, 7)] == [32, 32, 48, 48, 64, 64]
+    assert training_size(3, SETTINGS) is None
+    network = small()
+    network.register_forward_pre_hook(lambda module, given: sizes.append((module.training, given[0].shape[-1])))
+    train(tmp_path, network, replace(SETTINGS, epochs=2, size_from=8, size_to=12))
+    assert sorted({size for training, size in sizes if training}) == [8, 12]
+    assert {size for training, size in sizes if not training} == {SIZE}
+
+
 @pytest.mark.parametrize("schedule", ["one-cycle", "cosine"])
 def test_the_rate_rises_to_its_peak_once_and_ends_near_zero(schedule: Any) -> None:
     rates = [rate_factor(step, total_steps=100, warmup_steps=20, schedule=schedule) for step in range(100)]
@@ -384,3 +419,27 @@ def test_an_unknown_balance_and_an_empty_class_are_named() -> None:
 def test_every_balance_trains(tmp_path: Path, balance: Balance) -> None:
     settings = replace(SETTINGS, epochs=2, balance=balance, label_smoothing=0.1)
     assert len(train(tmp_path, small(), settings).history) == 2
+
+
+def test_training_ends_when_no_further_epoch_fits_into_the_time(tmp_path: Path) -> None:
+    told, asked = Told(), list[float]()
+
+    def may_go_on(epoch_seconds: float) -> bool:
+        asked.append(epoch_seconds)
+        return len(asked) < 2
+
+    network = small()
+    result = fit(
+        network,
+        reader(IMAGES),
+        LABELS,
+        scores(0.5, 0.4),
+        SETTINGS,
+        PLAIN_VIEW,
+        tmp_path,
+        reporter=told,
+        may_go_on=may_go_on,
+    )
+    assert (result.stopped, len(result.history), result.best_epoch) == ("budget", 2, 1)
+    assert asked == [record["seconds"] for record in result.history]
+    assert any("The time is up after epoch 2 of 5; the best was 1." in line for line in told.lines)

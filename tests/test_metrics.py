@@ -17,7 +17,9 @@ from sklearn import metrics as sk
 from bestiary.errors import UserError
 from bestiary.evaluation import intervals
 from bestiary.evaluation.classification_report import classification_report
-from bestiary.evaluation.metrics import macro_f1_of, score
+from bestiary.evaluation.metrics import score
+from bestiary.training.scores import macro_f1
+from bestiary.wilson import Z_95
 
 stable = settings(derandomize=True, deadline=None, max_examples=60)
 SCALARS = ("accuracy", "balanced_accuracy", "macro_f1", "macro_precision", "macro_recall", "log_loss", "brier", "ece")
@@ -45,13 +47,14 @@ def names(k: int) -> list[str]:
 
 
 def torchmetrics_ece(truth: NDArray[np.int64], probabilities: NDArray[np.float64], bins: int = 15) -> float:
-    """Return the l1 calibration error by the textbook loop; like torchmetrics, but 1.0 belongs to the last bin."""
+    """Return the l1 calibration error by the textbook loop; like torchmetrics, 1.0 in a bin of its own, in float32."""
     confidence = probabilities.max(axis=1)
+    in_float32 = confidence.astype(np.float32)
     right = probabilities.argmax(axis=1) == truth
-    edges = np.linspace(0, 1, bins + 1)
+    edges = np.append(np.linspace(0, 1, bins + 1, dtype=np.float32), np.float32(2))
     total = 0.0
-    for b in range(bins):
-        inside = (confidence >= edges[b]) & ((confidence < edges[b + 1]) | (b == bins - 1))
+    for b in range(bins + 1):
+        inside = (in_float32 >= edges[b]) & (in_float32 < edges[b + 1])
         if inside.any():
             total += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
     return total
@@ -92,7 +95,8 @@ def test_values_equal_scikit_learn(drawn: Predictions) -> None:
         values = ours if name == "support" else [entry["value"] for entry in ours]
         assert values == pytest.approx(list(each[column]), rel=1e-12, abs=1e-12)
     assert body["confusion"]["counts"] == sk.confusion_matrix(truth, predicted, labels=classes).tolist()
-    assert macro_f1_of(truth, predicted, k) == pytest.approx(macro[2], rel=1e-12, abs=1e-12)
+    occurring = sk.f1_score(truth, predicted, average="macro", zero_division=0)
+    assert macro_f1(truth, predicted, k) == pytest.approx(occurring, rel=1e-12, abs=1e-12)
 
 
 @stable
@@ -166,7 +170,7 @@ def test_wilson_against_its_own_quadratic() -> None:
     # The ends p solve (rate - p)^2 = z^2 p (1 - p) / n.
     rate, trials = np.array([0.1, 0.5, 0.9]), np.array([10, 30, 1000])
     for end in intervals.wilson(rate, trials):
-        np.testing.assert_allclose((rate - end) ** 2, intervals.Z_95**2 * end * (1 - end) / trials, rtol=1e-9)
+        np.testing.assert_allclose((rate - end) ** 2, Z_95**2 * end * (1 - end) / trials, rtol=1e-9)
 
 
 def test_duplicates_are_one_piece_of_evidence() -> None:

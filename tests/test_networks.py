@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bestiary.errors import IntegrityError, RecipeError
-from bestiary.models.head import Head
+from bestiary.models.head import Dense, Head
 from bestiary.models.networks import (
     FlatHead,
     Network,
@@ -36,8 +36,19 @@ def pixels(count: int = 4, size: int = 32) -> Tensor:
 def small_networks() -> dict[str, Network]:
     return {
         "resnet": resnet(5, filters=(8, 16), blocks=2),
-        "plain": plain(5, 32, filters=(4, 8), hidden=16),
-        "plain with batch norm": plain(5, 32, filters=(4, 8), hidden=16, batch_norm=True, kernel_size=5),
+        "resnet with its mirror mean": resnet(5, filters=(8, 16), blocks=1, mirror_mean=True),
+        "plain": plain(5, 32, filters=(4, 8), hidden=(16,)),
+        "plain with everything": plain(
+            5,
+            32,
+            filters=(4, 8, 8),
+            hidden=(16, 12),
+            batch_norm=True,
+            kernel_size=(5, 3),
+            pooling="average",
+            activation="silu",
+            stage_dropout=0.1,
+        ),
         "over a trunk": over_trunk(FakeBackbone(), 5, channels=12),
     }
 
@@ -105,6 +116,15 @@ def test_a_residual_block_starts_as_its_shortcut() -> None:
     assert torch.equal(block(maps), maps)
 
 
+def test_the_mirror_mean_is_the_mean_of_the_logits_of_both() -> None:
+    one, mean = (resnet(5, filters=(8, 16), mirror_mean=mirror_mean).eval() for mirror_mean in (False, True))
+    with torch.inference_mode():
+        both = (one(pixels()) + one(pixels().flip(-1))) / 2
+        assert not torch.allclose(one(pixels()), both, atol=1e-4)
+        assert torch.allclose(mean(pixels()), both, atol=1e-5)
+        assert torch.allclose(mean.train()(pixels()), one.train()(pixels()), atol=1e-5), "training sees one view"
+
+
 def test_normalisation_is_in_units_of_0_to_255() -> None:
     network = over_trunk(nn.Identity(), 2, channels=3)
     ends = torch.stack([torch.zeros(3, 2, 2), torch.full((3, 2, 2), 255.0)])
@@ -159,7 +179,7 @@ def test_a_plain_network_refuses_sizes_and_kernels_that_cannot_be() -> None:
     with pytest.raises(RecipeError, match=r"6 stages halves 32 pixels to 0; expected 1 to 5"):
         plain(3, 32, filters=(4,) * 6)
     with pytest.raises(RecipeError, match="kernel_size is 4"):
-        plain(3, 32, kernel_size=4)
+        plain(3, 32, kernel_size=(3, 4))
     with pytest.raises(RecipeError, match="at least one stage"):
         resnet(3, filters=())
 
@@ -168,7 +188,21 @@ def test_the_original_s_shape_of_plain_network() -> None:
     network = plain(10, 150)
     assert network(pixels(2, 150)).shape == (2, 10)
     assert isinstance(network.head, FlatHead)
-    assert network.head.hidden.in_features == 128 * 18 * 18
+    assert network.head.hidden[0].in_features == 128 * 18 * 18
+
+
+def test_plain_is_built_as_asked() -> None:
+    network = plain(
+        3, 32, filters=(4, 6, 8), kernel_size=(7, 5), pooling="average", activation="tanh", stage_dropout=0.2,
+        hidden=(20, 10), dropout=0.3,
+    )  # fmt: skip
+    kinds = [type(layer).__name__ for layer in network.trunk[0][0]]  # type: ignore[index]
+    assert kinds == ["Conv2d", "Tanh", "AvgPool2d", "Dropout"]
+    convolutions = [layer for layer in network.trunk.modules() if isinstance(layer, nn.Conv2d)]
+    assert [layer.kernel_size for layer in convolutions] == [(7, 7), (5, 5), (5, 5)]
+    assert isinstance(network.head, FlatHead)
+    assert [layer.out_features for layer in network.head.hidden] == [20, 10]
+    assert network(pixels()).shape == (4, 3)
 
 
 def test_the_default_resnet_is_small_and_takes_other_sizes() -> None:
@@ -217,9 +251,7 @@ def test_a_head_that_cannot_be_computed_is_refused() -> None:
         Head(weight, bias[:2], "average")
     with pytest.raises(IntegrityError, match='pools by "max"'):
         Head(weight, bias, "max")  # type: ignore[arg-type]
-    with pytest.raises(IntegrityError, match="both or none"):
-        Head(weight, bias, "flatten", hidden_weight=weight)
-    with pytest.raises(IntegrityError, match="takes 4 features; its hidden layer gives 3"):
-        Head(weight, bias, "flatten", hidden_weight=weight, hidden_bias=bias)
+    with pytest.raises(IntegrityError, match="takes 4 features; the one before it gives 3"):
+        Head(weight, bias, "flatten", hidden=(Dense(weight, bias),))
     with pytest.raises(IntegrityError, match="float64"):
         Head(weight.astype(np.float64), bias, "average")

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("onnx")
 
 from bestiary.errors import RunError
 from bestiary.inference.bundle import read_bundle
 from bestiary.inference.predictor import EngineName, Prediction, Predictor, load
-from bestiary.inference.sealing import softmax
 from bestiary.models.engine import has_openvino
+from bestiary.training.scores import softmax
 from tiny_model import BY_CHANNEL, CALIBRATION, COLOURS, RGB, SIZE, THRESHOLD, coloured, maps_of, write_run
 
 ENGINES = [
@@ -162,6 +165,35 @@ def test_probabilities_of_arrays(run: Path) -> None:
     assert found.argmax(axis=1).tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_one_predictor_serves_several_threads(run: Path, engine: EngineName) -> None:
+    predictor = Predictor(run, threads=2, engine=engine)
+    wrong: list[str | None] = []
+
+    def ask(name: str) -> None:
+        for _ in range(20):
+            wrong.extend(one.label for one in predictor.predict_many([coloured(name)] * 5) if one.label != name)
+
+    threads = [threading.Thread(target=ask, args=(name,)) for name in COLOURS * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_the_predictor_fits_on_a_page(run: Path) -> None:
+    public = [name for name in vars(Predictor) if not name.startswith("_")]
+    assert public == ["classes", "predict", "predict_many", "probabilities"]
+
+
+def test_an_array_of_any_size_is_seen_as_its_file_is(run: Path) -> None:
+    predictor, pixels = Predictor(run), np.random.default_rng(0).integers(0, 256, (31, 17, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    assert _without_path(predictor.predict(pixels)) == _without_path(predictor.predict(stream.getvalue()))
+
+
 def test_a_line_has_the_keys_of_the_contract(run: Path) -> None:
     keys = ["path", "label", "probability", "unknown", "familiarity", "probabilities", "error"]
     for source in (coloured("red"), b"no picture"):
@@ -188,6 +220,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no classes": (lambda run: _edit(run, classes=[]), "classes"),
     "too few classes": (lambda run: _edit(run, classes=["a", "b"]), "3 classes; its bundle names 2"),
     "another size": (lambda run: _edit(run, size=9), "does not do what its bundle says"),
+    "a graph elsewhere": (lambda run: _edit(run, graph="../model.onnx"), "beside the bundle"),
+    "a precision of no use": (lambda run: _edit(run, precision="int3"), "precision"),
     "another format": (lambda run: _edit(run, format=99), "bundle format 99"),
     "graph damaged": (lambda run: _cut(run / "model.onnx"), "is not the graph"),
     "graph swapped": (lambda run: (run / "model.onnx").write_bytes(b"another"), "is not the graph"),

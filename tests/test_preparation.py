@@ -26,7 +26,7 @@ NEEDS_TRAINING = {"suspect-label"}  # checks that want a model, and are made aft
 
 
 def audit(source: Path, cache: Path, *, labels: str | None = None, limits: Limits = LIMITS, **data: Any) -> Audited:
-    return audited(source, labels, Data(**data), limits, threads=1, cache=cache, reporter=Silent())
+    return audited([source], labels, Data(**data), limits, threads=1, cache=cache, reporter=Silent())
 
 
 def draw(folder: Path, **sizes: int) -> Path:
@@ -91,13 +91,14 @@ def test_findings_keep_to_the_contract(found: Audited) -> None:
     assert found.findings.schema == pl.Schema(table.FINDINGS)
     assert set(found.findings["check"]) <= set(table.CHECKS)
     assert found.findings["score"].is_between(0, 1).all()
-    assert found.findings["is_issue"].all()
+    assert set(found.findings.filter(~pl.col("is_issue"))["check"]) == {"rotated", "alpha"}
     named = found.findings.drop_nulls("row_id").join(found.pictures, on="row_id", suffix="_of_picture")
     assert (named["path"] == named["path_of_picture"]).all()
 
 
 def test_the_table_of_pictures_keeps_to_the_contract(faulty: DrawnCollection, found: Audited) -> None:
-    assert dict(found.pictures.schema) == table.PICTURES | {"given_split": pl.String}
+    added = {"given_split": pl.String, "given_label": pl.String, "dropped": pl.Boolean}
+    assert dict(found.pictures.schema) == table.PICTURES | added
     assert found.pictures["row_id"].to_list() == list(range(found.pictures.height))
     assert found.pictures["path"].is_sorted()
     labels = dict(found.pictures.select("path", "label").iter_rows())
@@ -157,7 +158,7 @@ def test_a_file_listed_twice_under_two_labels_is_a_conflict(plain: Path, tmp_pat
 
 
 def test_workers_give_the_same_table_as_one_process(faulty: DrawnCollection, found: Audited, tmp_path: Path) -> None:
-    together = audited(faulty.folder, None, Data(), LIMITS, threads=2, cache=tmp_path, reporter=Silent())
+    together = audited([faulty.folder], None, Data(), LIMITS, threads=2, cache=tmp_path, reporter=Silent())
     assert together.pictures.equals(found.pictures)
     assert together.findings.equals(found.findings)
 
@@ -347,7 +348,7 @@ def test_classes_are_chosen_by_label_and_the_rest_is_counted(plain: Path, tmp_pa
 @pytest.mark.real
 @pytest.mark.slow
 def test_the_real_collection_is_read_whole_and_its_duplicates_kept_together(animals10: Path, tmp_path: Path) -> None:
-    found = audited(animals10, "animals10", Data(), LIMITS, threads=2, cache=tmp_path, reporter=Silent())
+    found = audited([animals10], "animals10", Data(), LIMITS, threads=2, cache=tmp_path, reporter=Silent())
     assert found.pictures["error"].null_count() == found.pictures.height
     shown, _ = divided(found, Data(), seed=0)
     assert shown["label"].n_unique() == 10

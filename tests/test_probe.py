@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +15,9 @@ pytest.importorskip("sklearn")
 
 from sklearn.linear_model import LogisticRegression
 
-from bestiary.batches.decoding import View
+from bestiary.batches.decoding import Pinned, View
 from bestiary.data.drawn import DrawnCollection
 from bestiary.errors import RecipeError, SourceError
-from bestiary.inference.sealing import softmax
 from bestiary.models.engine import OnnxRuntimeEngine, Precision, run
 from bestiary.models.head import Head
 from bestiary.models.lite import built_trunk
@@ -27,7 +27,7 @@ from bestiary.recipe import Balance, Recipe
 from bestiary.training import probe
 from bestiary.training.methods import refuse_impossible
 from bestiary.training.probe import Labelled, feature_store, fill_features, fit_head, fitted_probe, strengths_for
-from bestiary.training.scores import loss_and_macro_f1
+from bestiary.training.scores import loss_and_macro_f1, softmax
 from bestiary.training.task import Task
 
 FEATURES = 12
@@ -150,6 +150,10 @@ def pictures_of(collection: DrawnCollection, count: int) -> list[Path]:
     return sorted(collection.kinds)[:count]
 
 
+def keys_of(paths: list[Path]) -> list[str]:
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+
+
 def features_of(
     cache: Path, trunk: Path, paths: list[Path], keys: list[str], precision: Precision = "float32"
 ) -> NDArray[np.float16]:
@@ -160,7 +164,7 @@ def features_of(
 
 def test_features_are_the_mean_of_the_maps(tmp_path: Path, trunk: Path, collection: DrawnCollection) -> None:
     paths = pictures_of(collection, 20)
-    found = features_of(tmp_path, trunk, paths, [path.name + path.parent.name for path in paths])
+    found = features_of(tmp_path, trunk, paths, keys_of(paths))
     images = np.stack([View(SIZE).of(path) for path in paths])
     expected = run(OnnxRuntimeEngine(trunk, threads=1), images)["maps"].mean(axis=(2, 3))
     assert found.dtype == np.float16
@@ -171,18 +175,18 @@ def test_features_are_computed_once(
     tmp_path: Path, trunk: Path, collection: DrawnCollection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = pictures_of(collection, 12)
-    keys = [str(number) for number in range(12)]
+    keys = keys_of(paths)
     first = features_of(tmp_path, trunk, paths[:8], keys[:8])
-    seen: list[Path] = []
+    seen: list[Pinned] = []
     batches = probe.pixel_batches
 
-    def watched(some: list[Path], view: View, *, threads: int, batch_size: int) -> Iterator[Pixels]:
+    def watched(some: list[Pinned], view: View, *, threads: int, batch_size: int) -> Iterator[Pixels]:
         seen.extend(some)
         return batches(some, view, threads=threads, batch_size=batch_size)
 
     monkeypatch.setattr(probe, "pixel_batches", watched)
     whole = features_of(tmp_path, trunk, paths, keys)
-    assert seen == paths[8:]
+    assert [pinned.path for pinned in seen] == paths[8:]
     np.testing.assert_array_equal(whole[:8], first)
 
     monkeypatch.setattr(probe, "bulk_engine", lambda *_, **__: pytest.fail("computed again"))
@@ -203,7 +207,8 @@ def test_features_of_another_look_are_kept_apart(tmp_path: Path, trunk: Path) ->
 def test_an_interrupted_computation_goes_on_where_it_was(
     tmp_path: Path, trunk: Path, collection: DrawnCollection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paths, keys = pictures_of(collection, 40), [str(number) for number in range(40)]
+    paths = pictures_of(collection, 40)
+    keys = keys_of(paths)
     whole = probe.pixel_batches
 
     def stopped(some: list[Path], view: View, *, threads: int, batch_size: int) -> Iterator[Pixels]:
@@ -229,7 +234,8 @@ def test_a_picture_that_vanished_is_named(tmp_path: Path, trunk: Path) -> None:
 def test_mirrored_features_are_those_of_the_mirror_image(
     tmp_path: Path, trunk: Path, collection: DrawnCollection
 ) -> None:
-    paths, keys = pictures_of(collection, 4), [str(number) for number in range(4)]
+    paths = pictures_of(collection, 4)
+    keys = keys_of(paths)
     store = feature_store(tmp_path, trunk, View(SIZE), "float32", 1280, mirrored=True)
     fill_features(
         store, paths, keys, trunk, View(SIZE), precision="float32", threads=1, reporter=Silent(), mirrored=True
@@ -248,7 +254,7 @@ def test_oversampling_shows_small_classes_mirrored_every_other_time(
         {
             "path": [str(path) for path in paths],
             "label": labels,
-            "sha256": [str(number) for number in range(12)],
+            "sha256": keys_of(paths),
             "split": [*["train"] * 8, *["val"] * 4],
         }
     )

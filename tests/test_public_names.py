@@ -7,8 +7,8 @@ import bestiary
 
 
 def test_the_public_names_are_these() -> None:
-    names = ["BestiaryError", "Predictor", "Recipe", "UserError", "__version__", "audit", "load", "train"]
-    assert bestiary.__all__ == names
+    names = ["BestiaryError", "PictureClassifier", "Predictor", "Recipe", "UserError", "__version__", "audit", "load"]
+    assert bestiary.__all__ == [*names, "train"]
 
 
 @pytest.mark.parametrize("name", bestiary.__all__)
@@ -28,3 +28,11 @@ def test_importing_the_package_imports_nothing_else() -> None:
     program = "import sys, bestiary; print(*(name for name in sys.modules if name.startswith('bestiary')))"
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert answer.stdout.split() == ["bestiary"]
+
+
+@pytest.mark.parametrize("name", ["train", "audit", "PictureClassifier"])
+def test_what_needs_the_training_extra_says_so_where_it_is_missing(name: str) -> None:
+    program = f"import sys; sys.modules['polars'] = None; from bestiary import {name}"
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert answer.returncode == 1
+    assert 'This needs "polars", which is not installed. Add it with: pip install "bestiary[train]"' in answer.stderr

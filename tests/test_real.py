@@ -6,12 +6,16 @@ from collections import Counter
 from pathlib import Path
 from statistics import mean
 
+import imagehash
+import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 
 pytest.importorskip("sklearn")
 
 from bestiary import flow, table
+from bestiary.data.duplicates import hash_bits, near_pairs
 
 LARGE_CLASSES = ("butterfly", "cat", "chicken", "dog", "elephant", "horse", "spider")
 SMALL_CLASSES = ("cow", "sheep", "squirrel")  # fewer than fifty pictures of each
@@ -47,3 +51,26 @@ def test_every_picture_is_accounted_for(run: flow.Run, animals10: Path) -> None:
     assert parts["test"] == run.metrics["n"]
     for name in ("val", "test"):
         assert parts[name] / pictures.height == pytest.approx(0.15, abs=0.01)
+
+
+def test_no_pair_that_imagehash_sees_straddles_the_split(run: flow.Run) -> None:
+    """An outside tool, at a distance at which all its pairs are genuine by eye."""
+    used = table.read(run.path / "pictures.parquet", table.PICTURES).filter(pl.col("split").is_not_null())
+    hashes = []
+    for path in used["path"]:
+        with Image.open(path) as image:
+            hashes.append(np.packbits(imagehash.phash(image, hash_size=16).hash.ravel()).tobytes().hex())
+    pairs = near_pairs(hash_bits(hashes), 36)
+    splits = used["split"].to_numpy()
+    assert len(pairs) >= 80
+    assert (splits[pairs[:, 0]] == splits[pairs[:, 1]]).all()
+
+
+def test_what_the_audit_finds(run: flow.Run) -> None:
+    """Counts that were looked at: docs/log.md."""
+    findings = table.read(run.path / "findings.parquet", table.FINDINGS).filter("is_issue")
+    counts = Counter(findings["check"])
+    assert 15 <= counts["suspect-label"] <= 25
+    assert 20 <= counts["outlier"] <= 35
+    assert 95 <= counts["near-duplicate"] <= 110
+    assert not counts["label-conflict"] + counts["shortcut"] + counts["wrong-extension"] + counts["truncated"]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bestiary.errors import RecipeError
-from bestiary.recipe import METHODS, Recipe, read_toml, with_settings, write_toml
+from bestiary.recipe import METHODS, Recipe, read_named, read_toml, shipped, with_settings, write_toml
 
 
 @pytest.mark.parametrize(
@@ -150,3 +150,40 @@ def test_a_recipe_is_frozen() -> None:
         recipe.seed = 3  # type: ignore[misc]
     with pytest.raises(ValidationError, match="frozen"):
         recipe.train.epochs = 3  # type: ignore[misc]
+
+
+def test_the_recipes_that_ship_can_be_asked_for_by_name() -> None:
+    assert sorted(shipped()) == ["original-v1", "original-v2"]
+    first, second = (Recipe.of(read_named(name)).resolved() for name in ("original-v1", "original-v2"))
+    assert (first.picture.fit, second.picture.fit) == ("crop", "squash")
+    assert (first.train.balance, second.train.balance) == ("none", "oversample")
+    for recipe in (first, second):
+        assert (recipe.picture.size, recipe.picture.normalise, recipe.train.epochs) == (150, "none", 4)
+        assert recipe.model.network == "plain"
+
+
+def test_a_recipe_that_is_neither_a_file_nor_known_names_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match='no recipe "orginal-v2": neither a file, nor one of original-v1, '):
+        read_named("orginal-v2")
+    with pytest.raises(RecipeError, match=r"no recipe at .*mine\.toml"):
+        read_named(str(tmp_path / "mine.toml"))
+
+
+def test_one_number_or_several_may_be_given_for_the_stages_of_plain() -> None:
+    one, several = ({"model": {"kernel_size": 5, "hidden": 64}}, {"model": {"kernel_size": [5], "hidden": [64]}})
+    assert Recipe.of(one) == Recipe.of(several)
+    with pytest.raises(RecipeError, match=r"kernel_size.*odd numbers"):
+        Recipe.of({"model": {"kernel_size": [3, 4]}})
+    with pytest.raises(RecipeError, match=r"hidden.*one or more widths"):
+        Recipe.of({"model": {"hidden": []}})
+
+
+def test_sizes_and_rates_follow_network_and_optimiser() -> None:
+    resnet = Recipe.of({"model": {"method": "scratch"}}).resolved()
+    assert (resnet.train.optimiser, resnet.train.size_from, resnet.train.size_to) == ("muon", 64, 112)
+    assert resnet.augment.crop_min_area == 0.35
+    assert Recipe.of({"augment": {"mirror": 0.0}}).resolved().augment.crop_min_area == 0.5
+    by_sgd = Recipe.of({"model": {"method": "scratch"}, "train": {"optimiser": "sgd"}}).resolved()
+    assert (by_sgd.train.learning_rate, by_sgd.train.weight_decay) == (0.2, 5e-4)
+    plain = Recipe.of({"model": {"method": "scratch", "network": "plain"}, "picture": {"size": 64}}).resolved()
+    assert (plain.train.optimiser, plain.train.size_from, plain.train.size_to) == ("sgd", 64, 64)

@@ -401,19 +401,22 @@ def test_nothing_is_rounded_up_to_perfection() -> None:
 
 def test_steps_name_the_class_that_lacks_pictures_and_the_pair_that_is_confused() -> None:
     metrics = _scores(("cow", "dog", "hen"), [[2, 7, 0], [3, 6, 0], [0, 0, 9]], 0.7) | {"test_scored": 2}
-    steps = verdict.next_steps(metrics, {"cow": 20, "dog": 200, "hen": 210}, [], {"suspect-label": 4}, "RUN", "probe")
+    issues, suspects = {"suspect-label": 4, "shortcut": 1}, {"train": 3, "test": 1}
+    steps = verdict.next_steps(metrics, {"cow": 20, "dog": 200, "hen": 210}, [], issues, "RUN", "probe", suspects)
     assert [step.what for step in steps] == [
         "Confirm on fresh pictures.",
         "Add pictures of cow.",
         "Look at the mistakes with dog.",
         "Look at the mistakes with hen.",
+        "Check 3 training labels that look wrong.",
         "Look through the findings.",
         "Fine-tune.",
         "Use it.",
     ]
     assert "learnt from 20, where the median class has 200" in steps[1].why
     assert "Confused most with cow: 10 times, both ways" in steps[2].why
-    assert "4 suspect-label" in steps[4].why
+    assert steps[4].why.endswith("3 teach the model the wrong thing and 1 make it look worse than it is.")
+    assert "marked 1 shortcut:" in steps[5].why
 
 
 def test_learning_curves_lead_to_advice_only_where_there_are_some() -> None:

@@ -7,8 +7,9 @@ import polars as pl
 import pytest
 
 from bestiary.data.labels import ANIMALS10, label_map
-from bestiary.data.sources import Listing, list_pictures
+from bestiary.data.sources import Listing, list_pictures, list_sources
 from bestiary.errors import SourceError
+from bestiary.progress import Silent
 
 
 def planted(folder: Path, *names: str) -> Path:
@@ -62,6 +63,7 @@ def test_labels_are_mapped_and_unmapped_folders_keep_their_name(tmp_path: Path) 
 
 def test_odd_names_are_only_names(tmp_path: Path) -> None:
     names = ["gatto con l'ümlaut/猫 1.jpg", 'a,b"c/line\nbreak.png', "x.jpg/y.jpg", "cat/🐈.webp", "cat/-rf.jpg"]
+    names += [f"cat/{'n' * 251}.jpg", "cat/A.jpg", "cat/a.jpg"]  # 255 bytes; two that differ in case only
     planted(tmp_path, *names)
     (tmp_path / "cat" / "folder.jpg").mkdir()
     listing = listed(tmp_path)
@@ -121,6 +123,14 @@ def test_other_folders_are_classes_whatever_they_are_called(tmp_path: Path, fold
     assert [(label, split) for _, label, split in rows(listing, tmp_path)] == [(name, None) for name in sorted(folders)]
 
 
+def test_parts_of_a_split_with_another_folder_beside_them_are_not_taken_for_classes_in_silence(tmp_path: Path) -> None:
+    listening = Listening()
+    folder = planted(tmp_path, "train/cat/a.jpg", "test/cat/b.jpg", "unsorted/c.jpg")
+    assert list_pictures(folder, {}, reporter=listening).labels() == ["test", "train", "unsorted"]
+    (said,) = listening.said
+    assert said.startswith("test, train are taken as classes like unsorted beside them.")
+
+
 # --------------------------------------------------------------------------------------------------------- tables
 
 
@@ -159,7 +169,10 @@ def test_a_parquet_table_is_read_with_labels_of_any_kind(tmp_path: Path) -> None
     ("text", "message"),
     [
         ("path,labels\na.jpg,cat\n", r'has no column "label"; it has: path, labels\.'),
-        ("path;label\na.jpg;cat\n", r'has no column "path"; it has: path;label\.'),
+        (
+            "path;label\na.jpg;cat\n",
+            r'has no column "path"; it has: path;label\. Its columns must be separated by commas\.',
+        ),
         ("path,label\na.jpg,cat\nb.jpg,\n", r"row 2: path and label must not be empty"),
         ("path,label\na.jpg,cat\nb.jpg,   \n", r"row 2: path and label must not be empty"),
         ("path,label\n,cat\n", r"row 1: path and label must not be empty"),
@@ -244,3 +257,49 @@ def test_a_map_that_is_unknown_or_bad_is_told(tmp_path: Path) -> None:
     path.write_bytes(b"n02,ch\xeft\n")
     with pytest.raises(SourceError, match=r"map\.csv cannot be read"):
         label_map(str(path))
+
+
+# ---- Label maps and several sources ----------------------------------------------------------------------------------
+
+
+class Listening(Silent):
+    """Keeps what was said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+def folders(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).mkdir(parents=True)
+        (root / name / "1.png").write_bytes(b"x")
+    return root
+
+
+def test_a_label_map_that_matches_no_folder_is_refused_with_the_nearest_names(tmp_path: Path) -> None:
+    root = folders(tmp_path / "pictures", "Cane", "gato", "zebra")
+    says = (
+        r"matches no folder\. It names cane, gatto; the folders here are Cane, gato, zebra\."
+        r' Nearest: "cane" is near "Cane", "gatto" is near "gato"'
+    )
+    with pytest.raises(SourceError, match=says):
+        listed(root, {"cane": "dog", "gatto": "cat"})
+    with pytest.raises(SourceError, match="Leave --labels out if they are the labels already"):
+        listed(root, {"xx": "dog"})
+
+
+def test_a_label_map_that_matches_some_folders_says_which_are_not_here(tmp_path: Path) -> None:
+    root, listening = folders(tmp_path / "pictures", "cane", "zebra"), Listening()
+    listing = list_pictures(root, {"cane": "dog", "gatto": "cat", "mucca": "cow"}, reporter=listening)
+    assert listing.labels() == ["dog", "zebra"]
+    assert listening.said == ["2 of 3 folders of the label map are not here: gatto, mucca."]
+
+
+def test_a_label_map_is_held_against_all_sources_together(tmp_path: Path) -> None:
+    sources, listening = [folders(tmp_path / "a", "cane"), folders(tmp_path / "b", "gatto")], Listening()
+    listing = list_sources(sources, {"cane": "dog", "gatto": "cat"}, reporter=listening)
+    assert listing.labels() == ["cat", "dog"]
+    assert listening.said == []

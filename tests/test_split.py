@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bestiary.data.folds import content_folds
 from bestiary.data.split import Item, digest, split
 from bestiary.errors import SourceError
 
@@ -82,6 +83,65 @@ def test_every_label_has_a_picture_in_every_part_or_is_named(groups: list[tuple[
     found = {(one.label, part) for one, part in zip(items, parts, strict=True)}
     assert found == {(one.label, part) for one in items for part in ("train", "val", "test")}
     assert len({(one.group, part) for one, part in zip(items, parts, strict=True)}) == len({g for _, g in groups})
+
+
+@st.composite
+def enough(draw: st.DrawFn) -> list[Item]:
+    """One to three labels, each with three to twelve groups of one to eight pictures, some of them equal files."""
+    items: list[Item] = []
+    for label in "abc"[: draw(st.integers(1, 3))]:
+        for size in draw(st.lists(st.integers(1, 8), min_size=3, max_size=12)):
+            group, equal = len(items), draw(st.booleans())
+            items += [replace(item(group if equal else len(items) + at, label), group=group) for at in range(size)]
+    return items
+
+
+@given(items=enough(), seed=st.integers(0, 2**32 - 1), shares=st.tuples(st.floats(0.01, 0.45), st.floats(0.01, 0.44)))
+def test_where_the_numbers_allow_every_label_has_its_share_of_every_part(
+    items: list[Item], seed: int, shares: tuple[float, float]
+) -> None:
+    asked = {"test": shares[0], "val": shares[1]}
+    parts = split(items, asked, seed=seed)
+    for group in {one.group for one in items}:
+        assert len({part for one, part in zip(items, parts, strict=True) if one.group == group}) == 1
+    for label in {one.label for one in items}:
+        own = [(one.group, part) for one, part in zip(items, parts, strict=True) if one.label == label]
+        largest = max(Counter(group for group, _ in own).values())
+        counts = Counter(part for _, part in own)
+        assert set(counts) == {"train", "val", "test"}
+        for name, share in asked.items():
+            assert abs(counts[name] - share * len(own)) <= largest + 0.5  # half a picture is lost by rounding
+
+
+@given(items=enough(), seed=st.integers(0, 2**32 - 1), order=st.randoms(use_true_random=False))
+def test_the_split_knows_content_only(items: list[Item], seed: int, order: random.Random) -> None:
+    """Files in another order, under other names, in groups with other numbers: the same content in the same part."""
+    shuffled = [replace(one, group=10_000 - one.group) for one in items]
+    order.shuffle(shuffled)
+    assert parts_by_digest(shuffled, seed) == parts_by_digest(items, seed)
+
+
+@given(items=enough(), seed=st.integers(0, 2**32 - 1), order=st.randoms(use_true_random=False), folds=st.integers(2, 6))
+def test_folds_know_content_only_and_never_divide_a_group(
+    items: list[Item], seed: int, order: random.Random, folds: int
+) -> None:
+    dealt = content_folds(items, folds=folds, seed=seed)
+    assert set(dealt) <= set(range(folds))
+    assert len({(one.group, fold) for one, fold in zip(items, dealt, strict=True)}) == len({one.group for one in items})
+    for label in {one.label for one in items}:
+        own = [(one.group, fold) for one, fold in zip(items, dealt, strict=True) if one.label == label]
+        assert len({fold for _, fold in own}) == min(folds, len({group for group, _ in own}))
+    shuffled = [replace(one, group=10_000 - one.group) for one in items]
+    order.shuffle(shuffled)
+    again = dict(zip((one.sha256 for one in shuffled), content_folds(shuffled, folds=folds, seed=seed), strict=True))
+    assert again == dict(zip((one.sha256 for one in items), dealt, strict=True))
+
+
+def test_groups_larger_than_every_share_are_spread_all_the_same() -> None:
+    items = [item(number, "cat", number // 5) for number in range(15)]
+    assert Counter(split(items, SHARES, seed=0)) == {"train": 5, "test": 5, "val": 5}
+    lopsided = [item(number, "cat", max(number, 9)) for number in range(12)]  # one group of ten, two of one
+    assert Counter(split(lopsided, SHARES, seed=0)) == {"train": 10, "test": 1, "val": 1}
 
 
 def test_too_few_different_pictures_are_told_with_the_class_and_what_to_do() -> None:

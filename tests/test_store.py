@@ -207,3 +207,32 @@ def test_two_stores_write_to_the_same_folder(tmp_path: Path) -> None:
     assert one.missing(KEYS) == [5, 6, 7]
     assert other.missing(KEYS) == [0, 1, 2]
     np.testing.assert_array_equal(opened(tmp_path).read(KEYS), ROWS)
+
+
+def test_rows_are_named_now_and_then_so_that_a_killed_process_loses_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "KEEP_EVERY_SECONDS", 0.0)
+    store = opened(tmp_path)
+    with store.writing() as segment:
+        segment.append(KEYS[:3], ROWS[:3])
+        monkeypatch.setattr(store_module, "KEEP_EVERY_SECONDS", 60.0)
+        segment.append(KEYS[3:5], ROWS[3:5])
+        seen = opened(tmp_path)  # what another process finds, now or after this one was killed
+        assert seen.missing(KEYS) == [3, 4, 5, 6, 7]
+        np.testing.assert_array_equal(seen.read(KEYS[:3]), ROWS[:3])
+    np.testing.assert_array_equal(opened(tmp_path).read(KEYS[:5]), ROWS[:5])
+
+
+def test_rows_that_a_killed_process_left_are_removed_when_they_are_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(tmp_path, 0, 3)
+    orphan = tmp_path / "0123.rows"
+    orphan.write_bytes(b"left behind")
+    filled(tmp_path, 3, 5)
+    assert orphan.exists()  # it may be another process's, just now
+    monkeypatch.setattr(store_module, "FORGOTTEN_SECONDS", -1.0)
+    filled(tmp_path, 5, 8)
+    assert not orphan.exists()
+    np.testing.assert_array_equal(opened(tmp_path).read(KEYS), ROWS)

@@ -10,9 +10,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["BestiaryError", "Predictor", "Recipe", "UserError", "__version__", "audit", "load", "train"]
+__all__ = [
+    "BestiaryError",
+    "PictureClassifier",
+    "Predictor",
+    "Recipe",
+    "UserError",
+    "__version__",
+    "audit",
+    "load",
+    "train",
+]
 
 if TYPE_CHECKING:
+    from bestiary.classifier import PictureClassifier
     from bestiary.errors import BestiaryError, UserError
     from bestiary.flow import audit, train
     from bestiary.inference.predictor import Predictor, load
@@ -26,7 +37,10 @@ _HOMES = {
     "load": "bestiary.inference.predictor",
     "train": "bestiary.flow",
     "audit": "bestiary.flow",
+    "PictureClassifier": "bestiary.classifier",
 }
+
+_LEARNING = {"bestiary.flow", "bestiary.classifier"}  # what the base install, which predicts and serves, has not
 
 
 def __getattr__(name: str) -> Any:
@@ -35,4 +49,8 @@ def __getattr__(name: str) -> Any:
 
     if name not in _HOMES:
         raise AttributeError(f'bestiary has no "{name}". It has: {", ".join(__all__)}.')
+    if _HOMES[name] in _LEARNING:
+        from bestiary.errors import needs
+
+        needs("polars", extra="train")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -6,6 +6,7 @@ BestiaryError
 │   ├── PictureError     one file that cannot be used; `check` names the finding
 │   ├── RecipeError      a setting that is unknown, misspelt or impossible
 │   ├── RunError         a run folder that is missing, unfinished, damaged or in use
+│   ├── InputError       what a program gave to PictureClassifier; a ValueError too, as scikit-learn expects
 │   ├── MissingExtraError  a part of bestiary that is not installed
 │   └── MachineError     the disk is full, a folder cannot be written
 ├── IntegrityError       a checksum or a proof failed: nothing that follows could be trusted
@@ -18,10 +19,14 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
+
+# What an extra brings, by the names that are imported: the commands that need it need all of it.
+EXTRAS = {"train": ("polars", "sklearn", "scipy", "joblib", "psutil", "onnx", "cleanlab", "safetensors", "jinja2")}
 
 
 class BestiaryError(Exception):
@@ -55,6 +60,10 @@ class RecipeError(UserError):
 
 class RunError(UserError):
     """A run folder is missing, unfinished, damaged or in use."""
+
+
+class InputError(UserError, ValueError):
+    """What was given to PictureClassifier cannot be used."""
 
 
 class MissingExtraError(UserError):
@@ -100,6 +109,17 @@ def needs(module: str, *, extra: str) -> ModuleType:
         raise MissingExtraError(
             f'This needs "{module}", which is not installed. Add it with: pip install "bestiary[{extra}]"'
         ) from None
+
+
+def needs_extra(extra: str) -> None:
+    """Raise MissingExtraError, naming what is missing and the command that adds it, unless an extra is all there."""
+    missing = [module for module in EXTRAS[extra] if importlib.util.find_spec(module) is None]
+    if missing:
+        names = ", ".join(f'"{module}"' for module in missing)
+        are = "which is" if len(missing) == 1 else "which are"
+        raise MissingExtraError(
+            f'This needs {names}, {are} not installed. Add it with: pip install "bestiary[{extra}]"'
+        )
 
 
 def _picture_error(message: str, check: str) -> PictureError:

@@ -5,9 +5,10 @@ Read this first. Every command is a thin function over what stands here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +16,38 @@ import polars as pl
 
 from bestiary import table
 from bestiary.batches.decoding import View
+from bestiary.data.correcting import settle
+from bestiary.data.corrections import read_corrections, write
 from bestiary.data.preparation import Audited, audited, divided
 from bestiary.deliver.report import write_report
-from bestiary.errors import InterruptedRun, RunError, SourceError
+from bestiary.errors import InterruptedRun, RunError
 from bestiary.evaluation.calibration import choose_threshold, fit_temperature
 from bestiary.evaluation.classification_report import classification_report
 from bestiary.evaluation.curves import overfitting_sentence, path_sentence
+from bestiary.evaluation.elsewhere import predicted
+from bestiary.evaluation.folds import cross_validated, fold_scores, pooled
+from bestiary.evaluation.leaks import leaks_beside
+from bestiary.evaluation.lessons import lessons
 from bestiary.evaluation.predictions import judge, prediction_table
+from bestiary.evaluation.second_look import looked_again
 from bestiary.inference.bundle import read_bundle
 from bestiary.inference.graph import Calibration
 from bestiary.inference.predictor import Predictor
 from bestiary.inference.sealing import Model, prove_parity, unproven, validation_answers, write_model
+from bestiary.inference.sets import set_table
 from bestiary.machine import Clock, PeakMemory, cache_folder, cores, write_text
 from bestiary.picture import Limits
 from bestiary.progress import Reporter, Silent
 from bestiary.recipe import Recipe
 from bestiary.training import run_folder
+from bestiary.training.budget import planned
 from bestiary.training.methods import LEARN, refuse_impossible
+from bestiary.training.scores import softmax
+from bestiary.training.session import Session, held, session
 from bestiary.training.task import Learned, Task
 
 SILENT = Silent()
+Sources = Path | str | Sequence[Path | str]  # one source of pictures, or several that are merged
 
 
 @dataclass(frozen=True)
@@ -46,111 +59,242 @@ class Run:
 
 
 def audit(
-    pictures: Path | str,
+    pictures: Sources,
     *,
     labels: str | None = None,
+    corrections: Path | str | None = None,
     recipe: Recipe | None = None,
     threads: int | None = None,
     reporter: Reporter = SILENT,
 ) -> Audited:
-    """Return the pictures of a folder or table, measured and grouped, with everything found wrong with them."""
-    settings = (recipe or Recipe()).resolved()
-    limits = Limits(settings.picture.max_bytes, settings.picture.max_pixels)
-    workers, cache = threads or cores(), cache_folder()
-    return audited(Path(pictures), labels, settings.data, limits, threads=workers, cache=cache, reporter=reporter)
+    """Return the pictures of one source or several, measured and grouped, with everything found wrong with them.
+
+    corrections: a file of decisions about pictures, which are applied.
+    """
+    settings, workers = (recipe or Recipe()).resolved(), threads or cores()
+    found = _measured(pictures, labels, corrections, settings, workers, reporter)
+    return _examined(found, corrections, settings, workers, reporter)
+
+
+def _measured(
+    pictures: Sources,
+    labels: str | None,
+    corrections: Path | str | None,
+    settings: Recipe,
+    threads: int,
+    reporter: Reporter,
+) -> Audited:
+    """Return the pictures as far as they are known without a model: all that splitting and planning need."""
+    return audited(
+        _paths(pictures),
+        labels,
+        settings.data,
+        Limits(settings.picture.max_bytes, settings.picture.max_pixels),
+        threads=threads,
+        cache=cache_folder(),
+        reporter=reporter,
+        corrections=None if corrections is None else read_corrections(Path(corrections)),
+    )
+
+
+def _examined(
+    found: Audited, corrections: Path | str | None, settings: Recipe, threads: int, reporter: Reporter
+) -> Audited:
+    """Return the audit with what takes a model to see, and with the decisions taken so far."""
+    found = looked_again(found, settings, threads=threads, cache=cache_folder(), reporter=reporter)
+    if corrections is None:
+        return found
+    decided = read_corrections(Path(corrections))
+    return replace(found, findings=settle(found.findings, found.pictures, decided))
 
 
 def train(
-    pictures: Path | str,
+    pictures: Sources,
     *,
     labels: str | None = None,
+    corrections: Path | str | None = None,
     recipe: Recipe | None = None,
+    folds: int | None = None,
     out: Path | str | None = None,
     threads: int | None = None,
+    budget_seconds: float | None = None,
     reporter: Reporter = SILENT,
 ) -> Run:
     """Return a finished run: the pictures audited and split, a model trained, sealed, judged and reported.
 
-    pictures: a folder per class, folders already split, or a table; labels: a map of folder names to labels.
+    pictures: a folder per class, folders already split, an archive or a table, or several of these, which are merged;
+    labels: a map of folder names to labels; corrections: a file of decisions about pictures; folds:
+    cross-validate with so many folds in place of one test part (the recipe's `data.folds`); budget_seconds: what
+    the recipe leaves open is chosen so that all of it is done in this time.
     Raises UserError for what the user can mend, IntegrityError if a proof fails, InterruptedRun on Ctrl-C.
     """
-    asked, clock, workers = recipe or Recipe(), Clock(), threads or cores()
+    asked, clock, workers = _with_folds(recipe or Recipe(), folds), Clock(), threads or cores()
     out = None if out is None else Path(out)
     refuse_impossible(asked)
     run_folder.refuse_taken(out)
     with PeakMemory() as memory:
         # ---- Pictures: measured, audited, split --------------------------------------------------------------------
         with clock.stage("audit"):
-            collection = audit(pictures, labels=labels, recipe=asked, threads=workers, reporter=reporter)
+            collection = _measured(pictures, labels, corrections, asked.resolved(), workers, reporter)
             shown, digest = divided(collection, asked.data, seed=asked.seed)
+
+        # ---- The plan: what fits into the time, and when it will be done -------------------------------------------
+        def make(recipe: Recipe) -> Task:
+            return _task_of(Path(), recipe, shown, workers, clock, reporter)
+
+        with clock.stage("plan"):
+            plan = planned(make, asked, budget_seconds, lambda: clock.total)
+        reporter.say(plan.words)
+        with clock.stage("audit"):
+            collection = _examined(collection, corrections, plan.recipe, workers, reporter)
         reporter.say(_described(shown, collection))
 
         # ---- The run folder: nothing is written before the pictures are known to be good ---------------------------
-        run = run_folder.create(out, asked)
-        source = {"pictures": str(Path(pictures).absolute()), "labels": labels, "threads": workers}
-        left_over = {"split digest": digest, "passed over": dict(collection.passed_over)}
-        run_folder.write_json(run / "environment.json", run_folder.environment(source | left_over))
-        table.write(shown, run / "pictures.parquet")
-        table.write(collection.findings, run / "findings.parquet")
-        with _resumable(run):
-            return _finish(run, threads=workers, clock=clock, memory=memory, reporter=reporter, resume=False)
+        named = [str(path.absolute()) for path in _paths(pictures)]
+        source = {"pictures": named[0] if len(named) == 1 else named, "labels": labels, "threads": workers}
+        left_over: dict[str, Any] = {"split digest": digest, "passed over": dict(collection.passed_over)}
+        left_over |= {"plan": plan.words, "planned seconds": round(plan.seconds, 1)}
+        if collection.corrected is not None:
+            left_over |= {"corrections": {"file": str(corrections), **collection.corrected.facts()}}
+
+        def contents(folder: Path) -> None:
+            if collection.corrected is not None:  # as they were applied: the file may have changed since
+                write(folder / "corrections.csv", collection.corrected.decisions)
+            run_folder.write_json(folder / "environment.json", run_folder.environment(source | left_over))
+            table.write(shown, folder / "pictures.parquet")
+            table.write(collection.findings, folder / "findings.parquet")
+
+        run = run_folder.create(out, asked, resolved=plan.recipe, contents=contents)
+        with _resumable(run), session(run, clock, memory) as account:
+            deadline = plan.deadline_seconds
+            return _finish(run, threads=workers, clock=clock, account=account, reporter=reporter, deadline=deadline)
 
 
 def resume(run: Path | str, *, threads: int | None = None, reporter: Reporter = SILENT) -> Run:
-    """Return the finished run that an interrupted one becomes, from its pictures, recipe and last checkpoint."""
-    run = Path(run)
-    if (run / "report.html").exists():
-        raise RunError(f"{run} is finished already. Its report: {run / 'report.html'}")
+    """Return the finished run that an interrupted one becomes, from its pictures, recipe and last checkpoint.
+
+    However it ended (Ctrl-C, a full disk, SIGKILL), the scores are those of the run that was not interrupted; its
+    seconds are those of all sessions. Raises RunError if it is finished, or in use by another process.
+    """
+    run, clock = Path(run), Clock()
     run_folder.recipe_of(run)
-    with PeakMemory() as memory, _resumable(run):
-        return _finish(run, threads=threads or cores(), clock=Clock(), memory=memory, reporter=reporter, resume=True)
+    with PeakMemory() as memory, _resumable(run), session(run, clock, memory) as account:
+        if (run / "report.html").exists():
+            raise RunError(f"{run} is finished already. Its report: {run / 'report.html'}")
+        run_folder.sweep(run)
+        times, before = len(account.earlier), account.seconds["total"]
+        reporter.say(f"Going on with {run}, after {times} session{'s' * (times > 1)} of {before:.0f} s in all.")
+        run_folder.note(run, {"resumed": f"{times} time{'s' * (times > 1)}; the seconds are those of all sessions"})
+        if (run / "metrics.json").exists():  # the test split was scored: scoring it twice would have to be counted
+            return _reported(run, run_folder.read_json(run / "metrics.json"), clock, account)
+        return _finish(run, threads=threads or cores(), clock=clock, account=account, reporter=reporter, resume=True)
+
+
+def follow(*, threads: int | None = None) -> None:
+    """Train along with the first of several processes (see torchrun), which alone looks, writes and reports."""
+    from bestiary.training.team import team
+
+    _, told = team()
+    LEARN[told["method"]](task_in(Path(told["run"]), threads or cores(), Clock(), SILENT, resume=told["resume"]))
 
 
 def evaluate(run: Path | str, *, threads: int | None = None, reporter: Reporter = SILENT) -> Run:
     """Score a finished run on its own test split once more; the run counts that, and its report says so."""
     run = Path(run)
-    recipe, before = run_folder.recipe_of(run).resolved(), run_folder.read_json(run / "metrics.json")
-    shown, old = _pictures_of(run), table.read(run / "predictions.parquet", table.PREDICTIONS)
-    test = shown.filter(pl.col("split") == "test").sort("row_id")
-    predictions = _predicted(run, test, threads=threads or cores(), reporter=reporter)
-    metrics = {**before, **_judged(run, predictions, shown, recipe), "test_scored": before["test_scored"] + 1}
-    table.write(pl.concat([predictions, old.filter(pl.col("split") != "test")]), run / "predictions.parquet")
-    _write(run, metrics)
+    recipe, before = run_folder.resolved_of(run), run_folder.read_json(run / "metrics.json")
+    if recipe.data.folds:
+        raise RunError(
+            f"{run} was cross-validated: it has no test pictures of its own, and each was scored by a model that had"
+            " not learnt from it. Score it on other labelled pictures."
+        )
+    with held(run):
+        shown, old = _pictures_of(run), table.read(run / "predictions.parquet", table.PREDICTIONS)
+        test = shown.filter(pl.col("split") == "test").sort("row_id")
+        predictor = Predictor(run, threads=threads or cores(), engine="fastest")
+        predictions = predicted(predictor, test, reporter)
+        metrics = {**before, **_judged(run, predictions, shown, recipe), "test_scored": before["test_scored"] + 1}
+        table.write(pl.concat([predictions, old.filter(pl.col("split") != "test")]), run / "predictions.parquet")
+        _write(run, metrics)
     return Run(run, metrics)
 
 
-def _finish(run: Path, *, threads: int, clock: Clock, memory: PeakMemory, reporter: Reporter, resume: bool) -> Run:
+def _finish(
+    run: Path,
+    *,
+    threads: int,
+    clock: Clock,
+    account: Session,
+    reporter: Reporter,
+    resume: bool = False,
+    deadline: float | None = None,
+) -> Run:
     """Train, seal, judge and report what a run folder describes."""
-    recipe, shown = run_folder.recipe_of(run).resolved(), _pictures_of(run)
-    classes = tuple(sorted(shown.filter(pl.col("split") == "train")["label"].unique()))
-    task = Task(recipe, shown, classes, _view(recipe), run, cache_folder(), threads, reporter, clock, resume)
+    recipe, shown = run_folder.resolved_of(run), _pictures_of(run)
+    make = partial(task_in, threads=threads, clock=clock, reporter=reporter, resume=resume)
+    made = replace(make(run), deadline_seconds=deadline)
+    test = partial(_tested, threads=threads, clock=clock, reporter=reporter)
+
+    def learn_and_test(place: Path) -> pl.DataFrame:
+        learn_model(make(place))
+        return test(place)
 
     # ---- Model: learned, calibrated on validation, sealed, held against itself -------------------------------------
-    with clock.stage("train"):
-        learned = LEARN[recipe.model.method](task)
-        sealed = _seal(task, learned)
-    environment = run_folder.read_json(run / "environment.json")
-    run_folder.write_json(run / "environment.json", environment | learned.notes)
+    folds = cross_validated(run, recipe, shown, learn_and_test, reporter=reporter) if recipe.data.folds else []
+    learned, sealed = learn_model(made)
+    run_folder.note(run, learned.notes)
+    with clock.stage("lessons"):
+        run_folder.write_json(run / "learning_curve.json", lessons(made, learned))
 
     # ---- Judgement: the test pictures, from their files, through the predictor that users get ----------------------
+    predictions = pooled(folds) if folds else test(run)
     with clock.stage("evaluate"):
-        test, val = (shown.filter(pl.col("split") == split) for split in ("test", "val"))
-        predictions = _predicted(run, test, threads=threads, reporter=reporter)
-        known = prediction_table(val, validation_answers(sealed, learned.val_logits), classes)
-        table.write(pl.concat([predictions, known]), run / "predictions.parquet")
         scored = _judged(run, predictions, shown, recipe)
+        if folds:  # every picture was tested; what the model that ships says of some of them is not a second test
+            scored |= {"split": "folds", "folds": fold_scores(folds, shown, sealed.classes)}
+        else:
+            predictions = pl.concat([predictions, validated(shown, learned, sealed)])
+        table.write(predictions, run / "predictions.parquet")
 
     # ---- Report ----------------------------------------------------------------------------------------------------
     curve = path_sentence if recipe.model.method == "probe" else overfitting_sentence
-    metrics = scored | {"test_scored": 1 + _times_scored(run), "overfitting": curve(learned.history)}
-    metrics |= {"temperature": sealed.calibration.temperature, "peak_rss_mb": round(memory.megabytes)}
+    metrics = scored | {"test_scored": 1, "overfitting": curve(learned.history)}
+    return _reported(run, metrics | {"temperature": sealed.calibration.temperature}, clock, account)
+
+
+def _reported(run: Path, metrics: dict[str, Any], clock: Clock, account: Session) -> Run:
+    """Write what came out and the report of it, and note how long all of it took."""
     with clock.stage("report"):
-        _write(run, metrics | {"seconds": clock.totals()})
-    metrics |= {"seconds": clock.totals(), "peak_rss_mb": round(memory.megabytes)}
+        _write(run, metrics | {"seconds": account.seconds, "peak_rss_mb": account.peak_megabytes})
+    metrics |= {"seconds": account.seconds, "peak_rss_mb": account.peak_megabytes}
     run_folder.write_json(run / "metrics.json", metrics)
     if run.parent == run_folder.RUNS:
         run_folder.point_latest(run)
     return Run(run, metrics)
+
+
+def learn_model(task: Task) -> tuple[Learned, Model]:
+    """Train the model of a run folder, or of a fold in it, and seal it."""
+    with task.clock.stage("train"):
+        learned = LEARN[task.recipe.model.method](task)
+        return learned, _seal(task, learned)
+
+
+def validated(shown: pl.DataFrame, learned: Learned, sealed: Model) -> pl.DataFrame:
+    """Return the prediction table of the validation pictures."""
+    val = shown.filter(pl.col("split") == "val")
+    answers = validation_answers(sealed, learned.val_logits, learned.val_features)
+    return prediction_table(val, answers, sealed.classes)
+
+
+def task_in(run: Path, threads: int, clock: Clock, reporter: Reporter, *, resume: bool) -> Task:
+    """Return what is to be learned, from a run folder."""
+    task = _task_of(run, run_folder.resolved_of(run), _pictures_of(run), threads, clock, reporter)
+    return replace(task, resume=resume)
+
+
+def _task_of(run: Path, recipe: Recipe, shown: pl.DataFrame, threads: int, clock: Clock, reporter: Reporter) -> Task:
+    classes = tuple(sorted(shown.filter(pl.col("split") == "train")["label"].unique()))
+    return Task(recipe, shown, classes, _view(recipe), run, cache_folder(), threads, reporter, clock)
 
 
 @contextmanager
@@ -162,39 +306,39 @@ def _resumable(run: Path) -> Iterator[None]:
         raise InterruptedRun(run) from None
 
 
-def _times_scored(run: Path) -> int:
-    """Return how often the test split was scored before: 0 unless the run was interrupted after it was."""
-    known = run / "metrics.json"
-    return int(run_folder.read_json(known)["test_scored"]) if known.exists() else 0
-
-
 def _seal(task: Task, learned: Learned) -> Model:
     """Fit temperature and threshold on validation, write the graph that holds them, prove that it agrees; return it."""
     val, coverage, model = task.part("val"), task.recipe.evaluate.coverage, task.recipe.model
     temperature = fit_temperature(learned.val_logits, val.labels)
-    calibration = Calibration.of(learned.val_logits, temperature)
-    threshold = choose_threshold(calibration.familiarity(learned.val_logits), coverage)
+    calibration = Calibration.of(learned.val_logits, temperature, learned.val_features, learned.subspace)
+    familiarity = calibration.familiarity(learned.val_logits, learned.val_features)
+    threshold = choose_threshold(familiarity, coverage)
+    sets = set_table(softmax(learned.val_logits / temperature), val.labels)
     backbone = model.network if model.method == "scratch" else model.backbone
     sealed = Model(
-        learned.trunk, learned.head, calibration, threshold, coverage, task.classes, task.view, model.method, backbone
+        learned.trunk,
+        learned.head,
+        calibration,
+        threshold,
+        coverage,
+        task.classes,
+        task.view,
+        model.method,
+        backbone,
+        sets,
     )
     with unproven(task.run) as place:  # nobody can use the run before the proof
         write_model(sealed, place)
-        prove_parity(place, val.paths, learned.reference, learned.val_logits, threads=task.threads)
+        given = val.paths, learned.reference, learned.val_logits
+        prove_parity(place, *given, threads=task.threads, familiarity=familiarity)
     return sealed
 
 
-def _predicted(run: Path, pictures: pl.DataFrame, *, threads: int, reporter: Reporter) -> pl.DataFrame:
-    """Return the prediction table of these pictures, from their files, through the predictor that users get."""
-    predictor = Predictor(run, threads=threads, engine="fastest")
-    with reporter.task("Predicting", pictures.height) as advance:
-        answers = []
-        for answer in predictor.predict_many(Path(path) for path in pictures["path"]):
-            if answer.error is not None:
-                raise SourceError(f"{answer.error} It could be read before: do not change the pictures during a run.")
-            answers.append(answer)
-            advance(1)
-    return prediction_table(pictures, answers, predictor.classes)
+def _tested(run: Path, *, threads: int, clock: Clock, reporter: Reporter) -> pl.DataFrame:
+    """Return the prediction table of the test pictures of a run folder, or of a fold in it."""
+    with clock.stage("evaluate"):
+        test = _pictures_of(run).filter(pl.col("split") == "test")
+        return predicted(Predictor(run, threads=threads, engine="fastest"), test, reporter)
 
 
 def _judged(run: Path, predictions: pl.DataFrame, shown: pl.DataFrame, recipe: Recipe) -> dict[str, Any]:
@@ -209,13 +353,24 @@ def _judged(run: Path, predictions: pl.DataFrame, shown: pl.DataFrame, recipe: R
         resamples=recipe.evaluate.resamples,
         seed=recipe.seed,
     )
-    return {"split": "test", **metrics}
+    return {"split": "test", **metrics, **leaks_beside(predictions, shown)}
 
 
 def _write(run: Path, metrics: dict[str, Any]) -> None:
     run_folder.write_json(run / "metrics.json", metrics)
     write_text(run / "classification_report.txt", classification_report(metrics))
     write_report(run)
+
+
+def _paths(pictures: Sources) -> list[Path]:
+    return [Path(pictures)] if isinstance(pictures, str | Path) else [Path(one) for one in pictures]
+
+
+def _with_folds(recipe: Recipe, folds: int | None) -> Recipe:
+    if folds is None:
+        return recipe
+    asked = recipe.asked()
+    return Recipe.of(asked | {"data": {**asked.get("data", {}), "folds": folds}})
 
 
 def _pictures_of(run: Path) -> pl.DataFrame:
@@ -232,10 +387,11 @@ def _described(pictures: pl.DataFrame, collection: Audited) -> str:
     """Return one sentence on what will be used."""
     used = pictures.filter(pl.col("split").is_not_null())
     parts = {name: used.filter(pl.col("split") == name).height for name in table.SPLITS}
+    tested = f"{parts['test']:,} to test" if "fold" not in used.columns else f"{used['fold'].n_unique()} folds to test"
     left_out = pictures.height - used.height
     groups = used.height - used["group"].n_unique()
     return (
         f"{used.height:,} pictures of {used['label'].n_unique()} classes: {parts['train']:,} to train,"
-        f" {parts['val']:,} to validate, {parts['test']:,} to test. {groups:,} duplicates kept on one side,"
-        f" {left_out:,} files left out, {collection.findings.height:,} findings."
+        f" {parts['val']:,} to validate, {tested}. {groups:,} duplicates kept on one side,"
+        f" {left_out:,} files left out, {collection.findings['is_issue'].sum():,} findings."
     )

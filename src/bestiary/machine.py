@@ -27,6 +27,16 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def processes() -> int:
+    """Return how many processes `torchrun` started to do one job together; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first() -> bool:
+    """Return whether this process is the one of them that looks, writes and reports."""
+    return processes() == 1 or int(os.environ.get("RANK", "0")) == 0
+
+
 def keep_memory() -> bool:
     """Tell glibc to keep freed memory instead of returning it to the system; return whether it was told.
 
@@ -63,6 +73,7 @@ def atomic(path: Path) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
+        _settle(temporary)
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
@@ -72,6 +83,12 @@ def atomic(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _settle(path: Path) -> None:
+    """Wait until the content is on the disk: after a power loss a name must never lead to an empty file."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def write_text(path: Path, text: str) -> None:
@@ -87,21 +104,37 @@ class Clock:
         """Start to count the total."""
         self._started = time.perf_counter()
         self._seconds: dict[str, float] = {}
-        self._inner_seconds = 0.0
+        self._open: list[tuple[str, float]] = []  # stages under way: name, and when it began or went on
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Add the time spent inside to the stage."""
-        began, outer, self._inner_seconds = time.perf_counter(), self._inner_seconds, 0.0
-        yield
-        whole = time.perf_counter() - began
-        self._seconds[name] = self._seconds.get(name, 0.0) + whole - self._inner_seconds
-        self._inner_seconds = outer + whole
+        self._stop()
+        self._open.append((name, time.perf_counter()))
+        try:
+            yield
+        finally:
+            self._stop()
+            self._open.pop()
+            if self._open:
+                self._open[-1] = (self._open[-1][0], time.perf_counter())
 
     def totals(self) -> dict[str, float]:
-        """Return seconds by stage so far, and `total` since the clock was made."""
-        totals = self._seconds | {"total": time.perf_counter() - self._started}
-        return {name: round(seconds, 2) for name, seconds in totals.items()}
+        """Return seconds by stage so far, the one under way included, and `total` since the clock was made."""
+        seconds = dict(self._seconds)
+        for name, began in self._open[-1:]:
+            seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - began
+        seconds["total"] = self.total
+        return {name: round(count, 2) for name, count in seconds.items()}
+
+    @property
+    def total(self) -> float:
+        """Seconds since the clock was made."""
+        return time.perf_counter() - self._started
+
+    def _stop(self) -> None:
+        for name, began in self._open[-1:]:
+            self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - began
 
 
 class PeakMemory:

@@ -19,8 +19,8 @@ class Reporter(Protocol):
     def say(self, text: str) -> None:
         """Show one notice."""
 
-    def task(self, title: str, total: int) -> contextlib.AbstractContextManager[Advance]:
-        """Open a piece of work of `total` steps; the function given back is called with the steps just done."""
+    def task(self, title: str, total: int | None) -> contextlib.AbstractContextManager[Advance]:
+        """Open a piece of work of `total` steps (None: unknown); the function given back is told the steps done."""
 
 
 class Silent:
@@ -30,7 +30,7 @@ class Silent:
         """Show nothing."""
 
     @contextlib.contextmanager
-    def task(self, title: str, total: int) -> Iterator[Advance]:
+    def task(self, title: str, total: int | None) -> Iterator[Advance]:
         """Show nothing."""
         yield lambda steps: None
 
@@ -44,7 +44,7 @@ class Lines:
         sys.stderr.flush()
 
     @contextlib.contextmanager
-    def task(self, title: str, total: int) -> Iterator[Advance]:
+    def task(self, title: str, total: int | None) -> Iterator[Advance]:
         """Write a line at the end, and one every ten seconds before it."""
         done, started, last = 0, time.monotonic(), time.monotonic()
 
@@ -54,12 +54,18 @@ class Lines:
             now = time.monotonic()
             if now - last >= LINE_EVERY_SECONDS:
                 last = now
-                left = (total - done) * (now - started) / max(done, 1)
-                self.say(f"{title}: {done:,} of {total:,}, {done / (now - started):,.0f} a second, {left:.0f} s left")
+                self.say(f"{title}: {_so_far(done, total, now - started)}")
 
         yield advance
         seconds = time.monotonic() - started
         self.say(f"{title}: {done:,} in {seconds:.1f} s")
+
+
+def _so_far(done: int, total: int | None, seconds: float) -> str:
+    rate = f"{done / seconds:,.0f} a second"
+    if total is None:
+        return f"{done:,}, {rate}"
+    return f"{done:,} of {total:,}, {rate}, {(total - done) * seconds / max(done, 1):.0f} s left"
 
 
 class Bars:
@@ -76,7 +82,7 @@ class Bars:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     @contextlib.contextmanager
-    def task(self, title: str, total: int) -> Iterator[Advance]:
+    def task(self, title: str, total: int | None) -> Iterator[Advance]:
         """Draw a bar, then leave one line behind."""
         from rich import progress
 
@@ -91,7 +97,8 @@ class Bars:
         with progress.Progress(*columns, console=self._console, transient=True) as bars:
             task = bars.add_task(title, total=total)
             yield lambda steps: bars.advance(task, steps)
-        self.say(f"{title}: {total:,} in {time.monotonic() - started:.1f} s")
+            done = bars.tasks[task].completed
+        self.say(f"{title}: {done:,.0f} in {time.monotonic() - started:.1f} s")
 
 
 def reporter(*, quiet: bool) -> Reporter:

@@ -2,7 +2,7 @@
 
 >>> recipe = Recipe.of({"model": {"method": "scratch"}}).resolved()
 >>> recipe.picture.size, recipe.train.epochs
-(128, 20)
+(128, 48)
 """
 
 from __future__ import annotations
@@ -15,10 +15,15 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from bestiary.defaults import SCRATCH_AUGMENT, train_defaults
 from bestiary.errors import RecipeError, nearest
 
 Method = Literal["probe", "finetune", "scratch"]
 Fit = Literal["squash", "letterbox", "crop"]
+Normalise = Literal["collection", "backbone", "none"]
+Optimiser = Literal["sgd", "adamw", "muon"]
+Schedule = Literal["one-cycle", "cosine", "constant"]
+Activation = Literal["relu", "leaky-relu", "elu", "silu", "gelu", "tanh"]
 Balance = Literal["none", "class-weights", "oversample", "balanced-sampler", "logit-adjusted"]
 
 BACKBONE_SIZES = {"lite0": 224, "lite2": 260}
@@ -36,8 +41,17 @@ class Data(_Section):
     min_per_class: int = Field(10, ge=3, description="a class with fewer pictures is refused")
     val_fraction: float = Field(0.15, gt=0, lt=0.5)
     test_fraction: float = Field(0.15, gt=0, lt=0.5)
+    folds: int = Field(0, ge=0, le=50, description="cross-validation with so many folds in place of one test part")
     near_duplicates: bool = Field(True, description="keep near-duplicates on one side of the split")
+    suspects: bool = Field(True, description="look for labels that are probably wrong, outliers and shortcuts")
     near_duplicate_bits: int = Field(40, ge=0, le=64, description="of 256: pictures this close count as one")
+
+    @field_validator("folds")
+    @classmethod
+    def _none_or_several(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("expected 2 folds or more, or 0 for one test part")
+        return value
 
 
 class Picture(_Section):
@@ -45,6 +59,9 @@ class Picture(_Section):
 
     size: int | None = Field(None, ge=32, le=1024, description="pixels; derived from the backbone when not given")
     fit: Fit = "squash"
+    normalise: Normalise | None = Field(
+        None, description="by the collection's own colours (from scratch), the backbone's, or none: 0 to 1"
+    )
     max_pixels: int = Field(
         80_000_000, ge=1, le=170_000_000, description="larger pictures are refused before they are decoded"
     )
@@ -61,17 +78,35 @@ class Model(_Section):
     filters: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (), description="filters of each stage; empty means the network's own"
     )
-    kernel_size: int = Field(3, ge=1, le=11, description="for plain")
+    mirror_mean: bool = Field(True, description="for resnet: answer for the mean of a picture and its mirror image")
+    kernel_size: tuple[Annotated[int, Field(ge=1, le=11)], ...] = Field(
+        (3,), description="for plain: of each stage; the last one counts for the stages after it"
+    )
     batch_norm: bool = Field(False, description="for plain")
-    hidden: int = Field(128, ge=1, description="width of plain's dense layer")
-    dropout: float = Field(0.5, ge=0, lt=1, description="for plain")
+    pooling: Literal["max", "average"] = Field("max", description="for plain: what halves the maps after each stage")
+    activation: Activation = Field("relu", description="for plain: after each convolution; dense layers have relu")
+    stage_dropout: float = Field(0.0, ge=0, lt=1, description="for plain: after each stage")
+    hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field((128,), description="widths of plain's dense layers")
+    dropout: float = Field(0.5, ge=0, lt=1, description="for plain: after each dense layer")
+
+    @field_validator("kernel_size", "hidden", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int) else value
 
     @field_validator("kernel_size")
     @classmethod
-    def _odd(cls, value: int) -> int:
-        if value % 2 == 0:
-            raise ValueError("expected an odd number, so that a kernel has a middle")
-        return value
+    def _odd(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+        if not values or any(value % 2 == 0 for value in values):
+            raise ValueError("expected odd numbers, so that a kernel has a middle")
+        return values
+
+    @field_validator("hidden")
+    @classmethod
+    def _some(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+        if not values:
+            raise ValueError("expected one or more widths")
+        return values
 
 
 class Probe(_Section):
@@ -92,7 +127,7 @@ class Probe(_Section):
 
 
 class Augment(_Section):
-    """What is done at random to a training picture; 0 turns a part off."""
+    """What is done at random to a training picture; 0 turns a part off. From scratch more is done: see `defaults`."""
 
     mirror: float = Field(0.5, ge=0, le=1, description="share of pictures mirrored left to right")
     crop_min_area: float = Field(0.5, gt=0, le=1, description="smallest part of the picture shown; 1 turns it off")
@@ -109,20 +144,18 @@ class Train(_Section):
     weight_decay: float | None = Field(None, ge=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
-    schedule: Literal["one-cycle", "cosine"] | None = None
+    optimiser: Optimiser | None = None
+    schedule: Schedule | None = None
     warmup_epochs: float | None = Field(None, ge=0)
     patience_epochs: int | None = Field(
         None, ge=1, description="stop after so many epochs without a better validation macro-F1"
     )
     balance: Balance = "none"
     unfreeze_stages: int = Field(2, ge=0, description="for finetune: how many of the backbone's last stages learn")
-    views: int = Field(
-        4,
-        ge=1,
-        description="for finetune: each picture as it is, mirrored, then changed at random; one epoch shows all",
-    )
-    whole_epochs: int = Field(0, ge=0, description="for finetune: epochs that train the whole network afterwards")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    size_from: int | None = Field(None, ge=16, description="side of the training pictures in the first epochs, pixels")
+    size_to: int | None = Field(None, ge=16, description="and in the last; for resnet")
+    checkpoint_seconds: float = Field(240.0, gt=0, description="a checkpoint is written so often within an epoch")
 
 
 class Evaluate(_Section):
@@ -130,6 +163,9 @@ class Evaluate(_Section):
 
     resamples: int = Field(2000, ge=100, le=100_000, description="of the bootstrap")
     coverage: float = Field(0.95, gt=0, le=1, description="share of real pictures that get an answer")
+    learning_curve: Literal["auto", "on", "off"] = Field(
+        "auto", description="whether more pictures would help; auto: if the probe's features are there anyway"
+    )
 
 
 class Recipe(_Section):
@@ -173,10 +209,13 @@ class Recipe(_Section):
         """Return the recipe with every derived setting filled in; nothing is None afterwards."""
         scratch = self.model.method == "scratch"
         size = self.picture.size or (SCRATCH_SIZE if scratch else BACKBONE_SIZES.get(self.model.backbone, 224))
-        train = Train.model_validate({**_train_defaults(self.model, self.train.epochs), **_given(self.train)})
+        normalise = self.picture.normalise or ("collection" if scratch else "backbone")
+        given = _given(self.train)
+        train = Train.model_validate(train_defaults(self.model.method, self.model.network, size, given) | given)
         full = {
             **self.model_dump(),
-            "picture": {**self.picture.model_dump(), "size": size},
+            "picture": {**self.picture.model_dump(), "size": size, "normalise": normalise},
+            "augment": (SCRATCH_AUGMENT if scratch else {}) | _given(self.augment),
             "train": train.model_dump(),
         }
         return Recipe.model_validate(full)
@@ -209,6 +248,21 @@ def write_toml(values: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def shipped() -> dict[str, Path]:
+    """Return the recipes that come with the package, by name."""
+    folder = Path(__file__).parent / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def read_named(name: str) -> dict[str, Any]:
+    """Return the nested values of a recipe that comes with the package, or of a TOML file."""
+    if name in shipped():
+        return read_toml(shipped()[name])
+    if Path(name).suffix or Path(name).exists():
+        return read_toml(Path(name))
+    raise RecipeError(f'There is no recipe "{name}": neither a file, nor one of {", ".join(shipped())}.')
+
+
 def with_settings(asked: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
     """Return `asked` with `section.key=value` texts laid over it; values are read as TOML, else as text."""
     merged: dict[str, Any] = {key: dict(part) if isinstance(part, Mapping) else part for key, part in asked.items()}
@@ -225,20 +279,6 @@ def with_settings(asked: Mapping[str, Any], settings: Iterable[str]) -> dict[str
         else:
             merged[section] = _setting_value(text.strip())
     return merged
-
-
-def _train_defaults(model: Model, asked_epochs: int | None) -> dict[str, Any]:
-    """The warm-up is a fifth of the epochs of the residual network, a tenth elsewhere."""
-    if model.method == "finetune":
-        epochs = asked_epochs or 5
-        rates = {"learning_rate": 3e-4, "weight_decay": 0.01, "schedule": "cosine", "patience_epochs": 3}
-        return {**rates, "epochs": epochs, "warmup_epochs": epochs / 10}
-    # From scratch the rate falls to the end of the schedule and the best epochs come last: patience is long.
-    epochs = asked_epochs or 20
-    scratch = {"epochs": epochs, "weight_decay": 5e-4, "schedule": "one-cycle", "patience_epochs": 20}
-    if model.network == "plain":
-        return {**scratch, "learning_rate": 0.01, "warmup_epochs": epochs / 10}
-    return {**scratch, "learning_rate": 0.2, "warmup_epochs": epochs / 5}
 
 
 def _given(section: BaseModel) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """Random changes to training pictures: pure functions on whole batches, deterministic in their generator.
 
 Everywhere: images (n, 3, height, width), values 0 to 255, uint8 or float; the same shape comes back. The generator is a
-CPU generator on every device, so that the same seed draws the same changes on a laptop and on an accelerator.
+CPU generator on every device, so that the same seed draws the same changes on a laptop and on an accelerator. Where
+several processes share a batch, each draws for the whole of it (`Chance`): a picture is changed in the same way.
 
 >>> import torch
 >>> from bestiary.recipe import Augment
 >>> images = torch.full((2, 3, 8, 8), 100, dtype=torch.uint8)
->>> changed = augment(images, Augment(), torch.Generator().manual_seed(0))
+>>> changed = augment(images, Augment(), Chance(torch.Generator().manual_seed(0)))
 >>> changed.shape, changed.dtype
 (torch.Size([2, 3, 8, 8]), torch.float32)
 """
@@ -14,6 +15,7 @@ CPU generator on every device, so that the same seed draws the same changes on a
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
@@ -26,39 +28,61 @@ MAX_STRETCH = 4 / 3  # a crop's aspect ratio, against the picture's own, lies be
 ERASED_AREA = (0.02, 0.25)  # of the picture
 
 
-def augment(images: Tensor, settings: Augment, generator: Generator) -> Tensor:
-    """Return the changed pictures as float32 in 0..255. A part whose setting turns it off draws no numbers."""
+@dataclass(frozen=True)
+class Chance:
+    """Random numbers for the pictures of a batch; `before` and `after` of them are with other processes."""
+
+    generator: Generator
+    before: int = 0
+    after: int = 0
+
+    def draw(self, count: int) -> Tensor:
+        """Return `count` numbers in 0..1, float32: those of this process's pictures."""
+        numbers = torch.rand(self.before + count + self.after, generator=self.generator)
+        return numbers[self.before : self.before + count]
+
+
+def augment(images: Tensor, settings: Augment, chance: Chance, *, size: int | None = None) -> Tensor:
+    """Return the changed pictures as float32 in 0..255. A part whose setting turns it off draws no numbers.
+
+    size: height and width of what comes back, where it is not that of the images.
+    """
     if settings.mirror > 0:
-        images = mirror(images, generator, share=settings.mirror)
+        images = mirror(images, chance, share=settings.mirror)
     if settings.crop_min_area < 1:
-        images = random_resized_crop(images, generator, min_area=settings.crop_min_area)
+        images = random_resized_crop(images, chance, min_area=settings.crop_min_area, size=size)
+    elif size is not None and images.shape[2:] != (size, size):
+        images = functional.interpolate(images.float(), size, mode="bilinear", antialias=True)
     if settings.colour_jitter > 0:
-        images = colour_jitter(images, generator, strength=settings.colour_jitter)
+        images = colour_jitter(images, chance, strength=settings.colour_jitter)
     if settings.erasing > 0:
-        images = erasing(images, generator, share=settings.erasing)
+        images = erasing(images, chance, share=settings.erasing)
     return images.float()
 
 
-def mirror(images: Tensor, generator: Generator, *, share: float = 0.5) -> Tensor:
+def mirror(images: Tensor, chance: Chance, *, share: float = 0.5) -> Tensor:
     """Return the pictures, about `share` of them mirrored left to right; dtype is kept."""
-    chosen = _chosen(images, generator, share)
+    chosen = _chosen(images, chance, share)
     mirrored = images.clone()
     mirrored[chosen] = images[chosen].flip(-1)
     return mirrored
 
 
 def random_resized_crop(
-    images: Tensor, generator: Generator, *, min_area: float, max_stretch: float = MAX_STRETCH
+    images: Tensor, chance: Chance, *, min_area: float, max_stretch: float = MAX_STRETCH, size: int | None = None
 ) -> Tensor:
-    """Return, as float32, a random part of each picture, scaled up to the whole frame by bilinear sampling.
+    """Return, as float32, a random part of each picture, scaled to the whole frame by bilinear sampling.
 
-    The part covers `min_area` to all of the picture's area. It never shrinks, so nothing needs antialiasing.
+    The part covers `min_area` to all of the picture's area. size: height and width of what comes back, of the images
+    by default; then nothing shrinks. Smaller ones are not antialiased: half of the side is as far as it should go.
     """
     count, _, height, width = images.shape
-    area = _uniform(count, generator, min_area, 1.0)
-    stretch = _uniform(count, generator, -math.log(max_stretch), math.log(max_stretch)).exp()
-    columns = _sample_points((area * stretch).sqrt().clamp(max=1), width, generator)
-    rows = _sample_points((area / stretch).sqrt().clamp(max=1), height, generator)
+    if size is not None:
+        height = width = size
+    area = _uniform(count, chance, min_area, 1.0)
+    stretch = _uniform(count, chance, -math.log(max_stretch), math.log(max_stretch)).exp()
+    columns = _sample_points((area * stretch).sqrt().clamp(max=1), width, chance)
+    rows = _sample_points((area / stretch).sqrt().clamp(max=1), height, chance)
     # Rows and columns are spread out here: affine_grid multiplies matrices for it and takes as long as the sampling.
     points = torch.stack(
         (columns[:, None, :].expand(count, height, width), rows[:, :, None].expand(count, height, width)), dim=-1
@@ -68,14 +92,14 @@ def random_resized_crop(
     return cropped.clamp_(0, 255)
 
 
-def colour_jitter(images: Tensor, generator: Generator, *, strength: float) -> Tensor:
+def colour_jitter(images: Tensor, chance: Chance, *, strength: float) -> Tensor:
     """Return, as float32, the pictures with saturation, brightness and contrast changed by up to 1 ± `strength`.
 
     All three are affine in the colour, so each picture needs one 3x3 matrix and one offset: x -> matrix x + offset.
     """
     count, _, height, width = images.shape
     saturation, brightness, contrast = (
-        _uniform(count, generator, 1 - strength, 1 + strength).to(images.device)[:, None, None] for _ in range(3)
+        _uniform(count, chance, 1 - strength, 1 + strength).to(images.device)[:, None, None] for _ in range(3)
     )
     luma = torch.tensor(LUMA, device=images.device)
     pixels = images.to(torch.float32, memory_format=torch.contiguous_format).view(count, 3, height * width)
@@ -87,40 +111,40 @@ def colour_jitter(images: Tensor, generator: Generator, *, strength: float) -> T
     return jittered.clamp_(0, 255).view(count, 3, height, width)
 
 
-def erasing(images: Tensor, generator: Generator, *, share: float) -> Tensor:
+def erasing(images: Tensor, chance: Chance, *, share: float) -> Tensor:
     """Return the pictures, about `share` of them with a rectangle in the picture's mean colour; dtype is kept.
 
     After Zhong et al. 2017, "Random Erasing"; the mean keeps the statistics that networks normalise by.
     """
     count, _, height, width = images.shape
-    area = _uniform(count, generator, *ERASED_AREA)
-    stretch = _uniform(count, generator, -math.log(2), math.log(2)).exp()
-    erased_rows = _interval((area / stretch).sqrt(), height, generator)
-    erased_columns = _interval((area * stretch).sqrt(), width, generator)
+    area = _uniform(count, chance, *ERASED_AREA)
+    stretch = _uniform(count, chance, -math.log(2), math.log(2)).exp()
+    erased_rows = _interval((area / stretch).sqrt(), height, chance)
+    erased_columns = _interval((area * stretch).sqrt(), width, chance)
     erased = (erased_rows[:, None, :, None] & erased_columns[:, None, None, :]).to(images.device)
-    chosen = _chosen(images, generator, share)[:, None, None, None]
+    chosen = _chosen(images, chance, share)[:, None, None, None]
     fill = images.float().mean(dim=(2, 3), keepdim=True).to(images.dtype)
     return torch.where(erased & chosen, fill, images)
 
 
-def _uniform(count: int, generator: Generator, low: float, high: float) -> Tensor:
-    return low + (high - low) * torch.rand(count, generator=generator)
+def _uniform(count: int, chance: Chance, low: float, high: float) -> Tensor:
+    return low + (high - low) * chance.draw(count)
 
 
-def _chosen(images: Tensor, generator: Generator, share: float) -> Tensor:
+def _chosen(images: Tensor, chance: Chance, share: float) -> Tensor:
     """Boolean (n,) on the images' device: the pictures that are changed."""
-    return (torch.rand(len(images), generator=generator) < share).to(images.device)
+    return (chance.draw(len(images)) < share).to(images.device)
 
 
-def _sample_points(extent: Tensor, pixels: int, generator: Generator) -> Tensor:
+def _sample_points(extent: Tensor, pixels: int, chance: Chance) -> Tensor:
     """Float (n, pixels) in -1..1: where to sample, for parts of `extent` (n,) in 0..1 at a random place."""
-    start = torch.rand(len(extent), generator=generator) * (1 - extent)
+    start = chance.draw(len(extent)) * (1 - extent)
     centres = (torch.arange(pixels) + 0.5) / pixels
     return 2 * (start[:, None] + extent[:, None] * centres) - 1
 
 
-def _interval(extent: Tensor, pixels: int, generator: Generator) -> Tensor:
+def _interval(extent: Tensor, pixels: int, chance: Chance) -> Tensor:
     """Boolean (n, pixels): an interval of `extent` (n,) in 0..1 at a random place."""
-    start = torch.rand(len(extent), generator=generator) * (1 - extent)
+    start = chance.draw(len(extent)) * (1 - extent)
     centres = (torch.arange(pixels) + 0.5) / pixels
     return (centres >= start[:, None]) & (centres < (start + extent)[:, None])

@@ -27,11 +27,13 @@ class Batch(NamedTuple):
     """Pictures to learn from.
 
     images: uint8 (b, height, width, 3), RGB; labels: int64 (b,); positions: int64 (b,), the rows that were read.
+    whole: int64 (w,), the positions of the whole batch where several processes share it.
     """
 
     images: Pixels
     labels: NDArray[np.int64]
     positions: Positions
+    whole: Positions
 
 
 class EvaluationBatch(NamedTuple):
@@ -42,9 +44,20 @@ class EvaluationBatch(NamedTuple):
 
 
 def training_batches(
-    read: Read, labels: NDArray[np.int64], order: Positions, *, batch_size: int, seed: int, epoch: int
+    read: Read,
+    labels: NDArray[np.int64],
+    order: Positions,
+    *,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    skip: int = 0,
+    share: Callable[[int], slice] = slice,
 ) -> Generator[Batch, None, None]:
     """Yield the batches of one epoch: the rows of `order`, shuffled by a generator seeded with (seed, epoch).
+
+    skip: so many batches are left out at the beginning: the epoch was interrupted after them. share: from the size of
+    a batch to the part of it that this process reads.
 
     labels: int64 (rows,), indexed by position as `read` is. `order` may repeat or leave out rows: that is how classes
     are balanced. The last batch is left out when it is smaller than the others, because batch normalisation on a few
@@ -52,10 +65,10 @@ def training_batches(
     Whatever `read` raises is raised here, at the batch it belongs to.
     """
     shuffled = np.random.default_rng((seed, epoch)).permutation(order)
-    parts = _full_parts(shuffled, batch_size)
-    with closing(_read_ahead(read, parts)) as rows:
-        for positions, images in rows:
-            yield Batch(images, labels[positions], positions)
+    whole = _full_parts(shuffled, batch_size)[skip:]
+    with closing(_read_ahead(read, [positions[share(len(positions))] for positions in whole])) as rows:
+        for everything, (positions, images) in zip(whole, rows, strict=True):
+            yield Batch(images, labels[positions], positions, everything)
 
 
 def training_steps(rows: int, batch_size: int) -> int:

@@ -6,6 +6,7 @@ processes, and need nothing but numpy and Pillow.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -16,10 +17,29 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bestiary.errors import PictureError
-from bestiary.picture import LIMITS, Fit, Limits, Pixels, load
+from bestiary.errors import PictureError, SourceError
+from bestiary.picture import LIMITS, Fit, Limits, Pixels, fit, load, read_bytes
 
-Source = Path | bytes | npt.NDArray[np.uint8]
+
+@dataclass(frozen=True)
+class Pinned:
+    """A picture file that must still have the content that was measured: what is cached is kept by that content."""
+
+    path: Path
+    sha256: str
+
+    def content(self, limits: Limits) -> bytes:
+        """Return the bytes of the file; raises SourceError if they are others now, PictureError if there are none."""
+        content = read_bytes(self.path, limits)
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise SourceError(
+                f"{self.path} was changed after it was measured. Do not change the pictures during a run; when they"
+                " are as they should be, train again."
+            )
+        return content
+
+
+Source = Path | bytes | Pinned | npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -31,16 +51,25 @@ class View:
     limits: Limits = LIMITS
 
     def of(self, source: Source) -> Pixels:
-        """Return the picture as uint8 (size, size, 3); raises PictureError. An array must be of that shape already."""
+        """Return the picture as uint8 (size, size, 3); raises PictureError. An array is RGB of any size.
+
+        Raises SourceError for a pinned file that is not what it was.
+        """
         if isinstance(source, np.ndarray):
-            if source.shape != (self.size, self.size, 3) or source.dtype != np.uint8:
+            if source.ndim != 3 or source.shape[2] != 3 or not source.size or source.dtype != np.uint8:
                 raise PictureError(
-                    f"An array is {source.dtype} of shape {source.shape}; expected uint8 ({self.size}, {self.size}, 3)."
-                    " Use bestiary.picture.fit to bring it there.",
+                    f"An array is {source.dtype} of shape {source.shape}; expected uint8 (height, width, 3), RGB.",
                     check="unreadable",
                 )
-            return source
-        return load(source, self.size, self.fit, limits=self.limits)
+            return source if source.shape[:2] == (self.size, self.size) else fit(source, self.size, self.fit)
+        if not isinstance(source, Pinned):
+            return load(source, self.size, self.fit, limits=self.limits)
+        try:
+            return load(source.content(self.limits), self.size, self.fit, limits=self.limits)
+        except PictureError as error:  # what is decoded from memory calls itself "picture"; here it has a name
+            name = str(source.path)
+            message = str(error) if name in str(error) else str(error).replace("picture", name, 1)
+            raise PictureError(message, check=error.check) from None
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from bestiary.batches.decoding import View, decoded, in_batches
+from bestiary.batches.decoding import Pinned, View, decoded, in_batches
 from bestiary.batches.store import ArrayStore
 from bestiary.errors import SourceError
 from bestiary.picture import Pixels
@@ -26,20 +26,23 @@ def pixel_store(cache: Path, view: View) -> ArrayStore:
 def fill(
     store: ArrayStore, paths: Sequence[Path], keys: Sequence[str], view: View, *, threads: int, reporter: Reporter
 ) -> None:
-    """Decode the pictures that the store lacks. Raises SourceError if a file cannot be read any more."""
+    """Decode the pictures that the store lacks; `keys` are the SHA-256 of their files.
+
+    Raises SourceError if a file cannot be read any more, or has other content.
+    """
     missing = store.missing(keys)
     if not missing:
         return
     with reporter.task("Decoding pictures", len(missing)) as advance, store.writing() as segment:
         start = 0
-        for images in pixel_batches([paths[at] for at in missing], view, threads=threads):
+        for images in pixel_batches([Pinned(paths[at], keys[at]) for at in missing], view, threads=threads):
             segment.append([keys[position] for position in missing[start : start + len(images)]], images)
             start += len(images)
             advance(len(images))
 
 
 def pixel_batches(
-    paths: Sequence[Path], view: View, *, threads: int, batch_size: int = PICTURES_AT_ONCE
+    paths: Iterable[Path | Pinned], view: View, *, threads: int, batch_size: int = PICTURES_AT_ONCE
 ) -> Iterator[Pixels]:
     """Yield uint8 (n, size, size, 3) for all paths in order. Raises SourceError if a file cannot be read any more."""
     for batch in in_batches(decoded(paths, view, threads=threads), batch_size):

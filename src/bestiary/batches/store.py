@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import secrets
+import time
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -19,13 +21,17 @@ from bestiary.machine import write_text
 
 Array = npt.NDArray[Any]
 
+KEEP_EVERY_SECONDS = 30.0  # a process that is killed loses no more than this
+FORGOTTEN_SECONDS = 86_400.0  # rows without an index after so long were left by a killed process
+
 
 class ArrayStore:
     """Arrays of one shape and type, keyed by text (a picture's SHA-256), in `folder`.
 
     Each writing adds a segment: `<name>.rows` with the arrays one after another (it can be memory-mapped), and
-    `<name>.json` with their keys and CRC-32 checksums. The index is written last, so a segment without one does not
-    exist. Rows are read, not mapped: mapped pages would count as memory of the process and grow with the collection.
+    `<name>.json` with their keys and CRC-32 checksums. The index is written after its rows, now and then and at the
+    end, so a row that it does not name does not exist. Rows are read, not mapped: mapped pages would count as memory of
+    the process and grow with the collection.
     """
 
     def __init__(self, folder: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
@@ -64,6 +70,7 @@ class ArrayStore:
     def writing(self) -> Iterator[Segment]:
         """Give a segment to append to. What was appended is kept also when the work is interrupted."""
         segment = Segment(self.folder, self._row_bytes)
+        self._sweep()
         try:
             yield segment
         except OSError:
@@ -73,10 +80,18 @@ class ArrayStore:
             if segment.keep():
                 self._add_segment(segment.index_path)
 
+    def _sweep(self) -> None:
+        """Remove rows that a killed process left without an index, long ago: a younger one may still be written."""
+        for rows in self.folder.glob("*.rows"):
+            with contextlib.suppress(OSError):
+                old = time.time() - rows.stat().st_mtime > FORGOTTEN_SECONDS
+                if old and not rows.with_suffix(".json").exists():
+                    rows.unlink()
+
     def _add_segment(self, index: Path) -> None:
         try:
             entries = json.loads(index.read_text(encoding="utf-8"))
-            whole = index.with_suffix(".rows").stat().st_size == len(entries) * self._row_bytes
+            whole = index.with_suffix(".rows").stat().st_size >= len(entries) * self._row_bytes
             found = {key: (index.stem, row, checksum) for row, (key, checksum) in enumerate(entries)}
         except (OSError, ValueError, TypeError):  # removed or damaged meanwhile: its arrays are computed again
             return
@@ -110,6 +125,7 @@ class Segment:
         self._rows_path = self.index_path.with_suffix(".rows")
         self._row_bytes, self._entries = row_bytes, list[tuple[str, int]]()
         self._file: BinaryIO | None = None
+        self._kept = time.monotonic()
 
     def append(self, keys: Sequence[str], rows: Array) -> None:
         """Write the arrays `rows` (len(keys), *shape) under `keys`; raises MachineError when the disk is full."""
@@ -121,6 +137,9 @@ class Segment:
                 content = row.tobytes()
                 self._file.write(content)
                 self._entries.append((key, zlib.crc32(content)))
+            if time.monotonic() - self._kept > KEEP_EVERY_SECONDS:
+                self._write_index(self._file)
+                self._kept = time.monotonic()
 
     def keep(self) -> bool:
         """Make the segment valid; return whether there was anything to keep. Raises as `append` does."""
@@ -128,17 +147,24 @@ class Segment:
             return False
         with self._told_if_full():
             self._file.truncate(len(self._entries) * self._row_bytes)  # drops a row that was interrupted halfway
+            self._write_index(self._file)
             self._file.close()
-            write_text(self.index_path, json.dumps(self._entries))
         self._file = None
         return True
 
+    def _write_index(self, file: BinaryIO) -> None:
+        """Name the rows written so far; they are on the disk before their names are, whatever happens to the power."""
+        file.flush()
+        os.fsync(file.fileno())
+        write_text(self.index_path, json.dumps(self._entries))
+
     def discard(self) -> None:
-        """Remove what was written."""
+        """Remove what was written, but for rows that an index names already."""
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.close()
-            self._rows_path.unlink(missing_ok=True)
+            if not self.index_path.exists():
+                self._rows_path.unlink(missing_ok=True)
         self._file, self._entries = None, []
 
     @contextlib.contextmanager

@@ -3,7 +3,8 @@
 Everything heavy is imported inside the commands, so that `bestiary --help` is quick.
 """
 
-from bestiary.cli import answering, learning, looking  # noqa: F401 - each adds its commands to the application
+# Each adds its commands to the application.
+from bestiary.cli import answering, judging, learning, looking, reviewing  # noqa: F401
 from bestiary.cli.app import app, main
 
 __all__ = ["app", "main"]

@@ -1,50 +1,200 @@
-"""Commands that use a finished run: `predict`, `report`."""
+"""Commands that use a finished run: `predict`, `report`, `export`, `serve`."""
 
 from __future__ import annotations
 
+import io
+import itertools
 import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
 from bestiary.cli.app import app
-from bestiary.cli.options import AsJson, Format, Quiet, RunPath, Threads
+from bestiary.cli.options import AsJson, ExportKind, Format, Quiet, RunPath, Threads
 from bestiary.cli.output import print_json
-from bestiary.errors import needs
+from bestiary.errors import SourceError, UserError, needs_extra
+
+if TYPE_CHECKING:
+    from bestiary.deliver.answer_file import AnswerFile
+    from bestiary.inference.predictor import Prediction
 
 
 @app.command()
 def predict(
     run: RunPath,
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH…", help="Pictures, or folders of them.")],
-    form: Annotated[Format, typer.Option("--format", help="How to write the answers.")] = Format.table,
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PATH…", help='Pictures, folders, patterns like "new/**/*.jpg", or - for a list on stdin.'
+        ),
+    ],
+    form: Annotated[Format | None, typer.Option("--format", help="How to write the answers; table by default.")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many labels to show in a table.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Write into this file: .jsonl, .csv or .parquet.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with --out: what is written is skipped.")] = False,
     heatmaps: Annotated[Path | None, typer.Option(help="Write pictures with the evidence drawn on, here.")] = None,
+    link_into: Annotated[
+        Path | None, typer.Option(help="Make links to the pictures here, in a folder for each label.")
+    ] = None,
+    sets: Annotated[
+        float | None, typer.Option(help="Also name as few labels as hold the true one this often, for example 0.95.")
+    ] = None,
     threads: Threads = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Name what is in pictures, or say "unknown"."""
-    from bestiary.deliver import answers
+    from bestiary.deliver import answers, links, listing
     from bestiary.inference.predictor import MANY, Predictor
+    from bestiary.inference.sets import bound_of
     from bestiary.progress import reporter
 
-    sources = answers.pictures_in(paths)
-    many = len(sources) >= MANY
+    if resume and out is None:
+        raise UserError("--resume goes on with the file of --out; say which.")
+    if link_into is not None and not resume:
+        links.refuse_full(link_into)
+    sources, many = _asked(listing.pictures_in(paths, sys.stdin.buffer), MANY, all_at_once=listing.LIST not in paths)
     predictor = Predictor(run, threads=threads, engine="fastest" if many else "onnxruntime")
-    with reporter(quiet=quiet or not many).task("Predicting", len(sources)) as advance:
+    file = _answer_file(out, form, predictor.classes, resume=resume, sets=sets is not None)
+    if file is not None:
+        sources = list(file.unwritten(sources)) if isinstance(sources, list) else file.unwritten(sources)
+    bound = None if sets is None else bound_of(predictor.bundle.sets, sets)
+    total = len(sources) if isinstance(sources, list) else None
+    with reporter(quiet=quiet or not many).task("Predicting", total) as advance:
         found = answers.counted(predictor.predict_many(sources), advance)
+        if bound is not None:
+            found = answers.with_sets(found, bound)
         if heatmaps is not None:
             found = answers.with_heatmaps(found, heatmaps, predictor.bundle.view)
-        answers.write(found, "json" if as_json else form.value, sys.stdout, classes=predictor.classes, top=top)
+        if link_into is not None:
+            found = links.with_links(found, link_into)
+        passing, read = _counting_read(found)
+        if file is not None:
+            file.write(passing)
+        else:
+            written = "json" if as_json else (form or Format.table).value
+            answers.write(passing, written, _stdout(), classes=predictor.classes, top=top, sets=sets is not None)
+    if read.total() and not read[True]:
+        raise SourceError(_none_read(read.total()))
+    if out is not None:
+        print_json({"answers": str(out)}) if as_json else typer.echo(str(out))
+
+
+def _asked(found: Iterator[Path], many: int, *, all_at_once: bool) -> tuple[list[Path] | Iterator[Path], bool]:
+    """Return the pictures and whether they are many; a list on standard input is read only as it is needed."""
+    if all_at_once:
+        pictures = list(found)
+        return pictures, len(pictures) >= many
+    first = list(itertools.islice(found, many))
+    return itertools.chain(first, found), len(first) >= many
+
+
+def _answer_file(
+    out: Path | None, form: Format | None, classes: tuple[str, ...], *, resume: bool, sets: bool
+) -> AnswerFile | None:
+    from bestiary.deliver.answer_file import AnswerFile, form_of
+
+    if out is None:
+        return None
+    return AnswerFile(out, form.value if form else form_of(out), classes, resume=resume, sets=sets)
+
+
+def _stdout() -> TextIO:
+    """Return stdout, which writes out what is no text in the name of a file instead of stopping at it."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    return sys.stdout
+
+
+def _counting_read(found: Iterable[Prediction]) -> tuple[Iterator[Prediction], Counter[bool]]:
+    """Return the answers as they are, and how many pictures could be read (True) and not, once they have passed."""
+    read = Counter[bool]()
+
+    def passing() -> Iterator[Prediction]:
+        for answer in found:
+            read[answer.error is None] += 1
+            yield answer
+
+    return passing(), read
+
+
+def _none_read(count: int) -> str:
+    pictures = "The picture" if count == 1 else f"None of the {count:,} pictures"
+    return f"{pictures} could {'not ' if count == 1 else ''}be read; the answers say why."
 
 
 @app.command()
 def report(run: RunPath, threads: Threads = None, quiet: Quiet = False, as_json: AsJson = False) -> None:  # noqa: ARG001
     """Write report.html again; prints its path."""
-    needs("polars", extra="train")
+    needs_extra("train")
     from bestiary.deliver.report import write_report
 
     path = write_report(run)
     print_json({"report": str(path)}) if as_json else typer.echo(str(path))
+
+
+@app.command()
+def export(
+    run: RunPath,
+    to: Annotated[ExportKind, typer.Option("--to", help="The form to write.")] = ExportKind.onnx,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A new folder, for predict and serve; or a new .onnx file. RUN/export/… if not given."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Even if it loses more than one point of accuracy.")] = False,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the model in another form, proven on real pictures; prints its path."""
+    needs_extra("train")
+    from dataclasses import asdict
+
+    from bestiary.deliver.export import export as write_proven
+    from bestiary.machine import cores
+    from bestiary.progress import reporter
+
+    path, proof = write_proven(
+        run, to.value, out=out, force=force, threads=threads or cores(), reporter=reporter(quiet=quiet)
+    )
+    if as_json:
+        print_json({"model": str(path), "proof": asdict(proof)})
+    else:
+        typer.echo(proof.sentence())
+        typer.echo(str(path))
+
+
+@app.command()
+def serve(
+    run: RunPath,
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; others can reach what is not loopback.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8000,
+    token: Annotated[
+        str | None, typer.Option(envvar="BESTIARY_TOKEN", help="What every request must carry; needed with --host.")
+    ] = None,
+    allow_name: Annotated[
+        list[str] | None, typer.Option(help="A name that a proxy on this computer may call the server by.")
+    ] = None,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Open a page to drop pictures on, and an HTTP API; prints its address."""
+    from bestiary.deliver.server import running
+    from bestiary.deliver.server.app import create_app
+    from bestiary.deliver.server.settings import Settings
+    from bestiary.inference.predictor import Predictor
+    from bestiary.progress import reporter
+
+    settings = Settings(host=host, port=port, token=token, allowed_names=tuple(allow_name or ()))
+    predictor = Predictor(run, threads=threads, engine="fastest")
+    with running.listen(settings) as bound:
+        address = running.address(bound, settings)
+        print_json({"address": address}) if as_json else typer.echo(address)
+        sys.stdout.flush()
+        running.serve(create_app(predictor, settings, run.resolve().name), bound, settings, reporter(quiet=quiet))

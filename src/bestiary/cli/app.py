@@ -30,6 +30,7 @@ ORDER = (
     "fetch",
     "demo",
 )
+PACKAGES = ("numpy", "Pillow", "onnxruntime", "openvino", "polars", "scikit-learn", "torch", "timm")
 
 
 class Commands(TyperGroup):
@@ -80,7 +81,27 @@ def _stop(error: BestiaryError, code: int) -> NoReturn:
 
 
 @app.callback(invoke_without_command=True)
-def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version, and what it runs on.")] = False,
+) -> None:
     if version:
-        typer.echo(f"bestiary {__version__}")
+        typer.echo(f"bestiary {__version__}\n{_build_facts()}")
         raise typer.Exit
+
+
+def _build_facts() -> str:
+    """Return what a report of a fault should name: where it is installed, Python, system, and the packages it uses."""
+    import importlib.metadata
+    import platform
+    from pathlib import Path
+
+    facts = [
+        f"installed in {Path(__file__).parents[1]}",
+        f"{platform.python_implementation()} {platform.python_version()} on {platform.platform()}",
+    ]
+    for package in PACKAGES:
+        try:
+            facts.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            facts.append(f"{package} not installed")
+    return "\n".join(facts)

@@ -1,4 +1,4 @@
-"""Commands that learn: `train`, `evaluate`, `demo`."""
+"""Commands that learn: `train`, `demo`."""
 
 from __future__ import annotations
 
@@ -8,26 +8,39 @@ from typing import Annotated
 import typer
 
 from bestiary.cli.app import app
-from bestiary.cli.options import AsJson, Labels, Method, Quiet, RunPath, Threads, recipe_of
+from bestiary.cli.options import AsJson, Corrections, Labels, Method, Quiet, RecipeName, Threads, recipe_of
 from bestiary.cli.output import print_run
-from bestiary.errors import UserError, needs
+from bestiary.errors import UserError, needs_extra
 
 
 @app.command()
 def train(
     pictures: Annotated[
-        Path | None,
-        typer.Argument(metavar="PICTURES", help="A folder per class, split folders, an archive or a table."),
+        list[Path] | None,
+        typer.Argument(
+            metavar="PICTURES…", help="A folder per class, split folders, an archive or a table; several are merged."
+        ),
     ] = None,
     method: Annotated[Method | None, typer.Option(help="How to learn; probe is fast and needs no torch.")] = None,
     backbone: Annotated[str | None, typer.Option(help="lite0 or lite2; finetune takes any timm name as well.")] = None,
-    recipe: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
+    recipe: RecipeName = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, over the recipe.")] = None,
     labels: Labels = None,
     classes: Annotated[str | None, typer.Option(help="Only these labels: a,b,c.")] = None,
+    corrections: Corrections = None,
     seed: Annotated[int | None, typer.Option(min=0, help="For the split and all chance.")] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(min=2, max=50, help="Test every picture once, with this many models; for few pictures."),
+    ] = None,
+    leak_report: Annotated[
+        bool, typer.Option("--leak-report", help="Say how much a split that ignores duplicates would have flattered.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="The run folder; runs/<date>-<method>-<digest> when not given.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Be done, report included, in this time: 90s, 10m, 2h, 1h30m.")
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted run.")] = None,
     threads: Threads = None,
@@ -35,32 +48,54 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Audit, split, train, evaluate, report; prints the run."""
-    needs("polars", extra="train")
+    needs_extra("train")
     from bestiary import flow
+    from bestiary.machine import is_first
     from bestiary.progress import reporter
+    from bestiary.search import leaks
+    from bestiary.training.durations import seconds_of
 
+    if not is_first():
+        flow.follow(threads=threads)
+        return
     show = reporter(quiet=quiet)
     if resume is not None:
-        given = [pictures, method, backbone, recipe, settings, labels, classes, seed, out]
-        if any(value is not None for value in given):
+        given = [
+            pictures,
+            method,
+            backbone,
+            recipe,
+            settings,
+            labels,
+            classes,
+            corrections,
+            seed,
+            folds,
+            out,
+            budget,
+            leak_report or None,
+        ]
+        if any(value not in (None, []) for value in given):
             raise UserError("--resume goes on with a run as it was asked for; give it nothing else but --threads.")
         print_run(flow.resume(resume, threads=threads, reporter=show), as_json)
         return
-    if pictures is None:
+    if not pictures:
         raise UserError("Which pictures? Give a folder with one folder of pictures for each class.")
-    asked = recipe_of(recipe, settings, method=method, backbone=backbone, classes=classes, seed=seed)
-    run = flow.train(pictures, labels=labels, recipe=asked, out=out, threads=threads, reporter=show)
-    print_run(run, as_json)
-
-
-@app.command()
-def evaluate(run: RunPath, threads: Threads = None, quiet: Quiet = False, as_json: AsJson = False) -> None:
-    """Score a run on its own test split once more."""
-    needs("polars", extra="train")
-    from bestiary import flow
-    from bestiary.progress import reporter
-
-    print_run(flow.evaluate(run, threads=threads, reporter=reporter(quiet=quiet)), as_json)
+    asked = recipe_of(recipe, settings, method=method, backbone=backbone, classes=classes, seed=seed, folds=folds)
+    if leak_report:
+        leaks.refuse_leak_report(asked)
+    run = flow.train(
+        pictures,
+        labels=labels,
+        corrections=corrections,
+        recipe=asked,
+        out=out,
+        threads=threads,
+        budget_seconds=None if budget is None else seconds_of(budget),
+        reporter=show,
+    )
+    found = leaks.leak_report(run.path, threads=threads, reporter=show) if leak_report else None
+    print_run(run, as_json, leaks=found)
 
 
 @app.command()
@@ -73,7 +108,7 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Draw a small collection with faults, and train on it."""
-    needs("polars", extra="train")
+    needs_extra("train")
     from bestiary import flow
     from bestiary.data.drawn import draw_collection
     from bestiary.progress import reporter

@@ -8,43 +8,43 @@ from typing import Annotated
 import typer
 
 from bestiary.cli.app import CHECK_FAILED, app
-from bestiary.cli.options import AsJson, Labels, Pictures, Quiet, Threads
+from bestiary.cli.options import AsJson, Corrections, Labels, Pictures, Quiet, RecipeName, Threads, recipe_of
 from bestiary.cli.output import print_json
-from bestiary.errors import needs
+from bestiary.errors import needs_extra
 
 
 @app.command()
 def audit(
     pictures: Pictures,
     labels: Labels = None,
+    corrections: Corrections = None,
     out: Annotated[Path | None, typer.Option(help="Write audit.html and findings.parquet into this folder.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if anything serious was found.")] = False,
+    recipe: RecipeName = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="section.key=value, for example data.suspects=false.")
+    ] = None,
     threads: Threads = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what is wrong with the pictures."""
-    needs("polars", extra="train")
-    from bestiary import flow, table
+    """Say what is wrong with the pictures: faults, duplicates, suspect labels, shortcuts."""
+    needs_extra("train")
+    from bestiary import flow
+    from bestiary.cli.audit_table import audit_json, print_audit
     from bestiary.data.audit import SERIOUS
-    from bestiary.deliver.audit_page import write_audit_page
+    from bestiary.deliver.audit_page import write_audit
     from bestiary.progress import reporter
 
-    found = flow.audit(pictures, labels=labels, threads=threads, reporter=reporter(quiet=quiet))
-    if out is not None:
-        table.write(found.pictures, out / "pictures.parquet")
-        table.write(found.findings, out / "findings.parquet")
-        write_audit_page(found.pictures, found.findings, found.passed_over, out, source=str(pictures))
-    counts = {check: found.findings["check"].to_list().count(check) for check in table.CHECKS}
-    counts = {check: count for check, count in counts.items() if count}
+    asked = recipe_of(recipe, settings, method=None, backbone=None, classes=None, seed=None)
+    show = reporter(quiet=quiet)
+    found = flow.audit(pictures, labels=labels, corrections=corrections, recipe=asked, threads=threads, reporter=show)
+    page = None if out is None else write_audit(found, out, source=", ".join(map(str, pictures)))
     if as_json:
-        print_json({"pictures": found.pictures.height, "findings": counts, "passed_over": dict(found.passed_over)})
+        print_json(audit_json(found, page))
     else:
-        typer.echo(f"{found.pictures.height:,} pictures, {found.findings.height:,} findings")
-        for check, count in counts.items():
-            example = found.findings["message"].gather(found.findings["check"].index_of(check) or 0).item()
-            typer.echo(f"{count:7,}  {check:16} {example}")
-    if strict and SERIOUS & counts.keys():
+        print_audit(found, page)
+    if strict and SERIOUS & set(found.findings.filter("is_issue")["check"]):  # what somebody decided to keep is none
         raise typer.Exit(CHECK_FAILED)
 
 

@@ -31,34 +31,55 @@ class Format(StrEnum):
     parquet = "parquet"
 
 
+class ExportKind(StrEnum):
+    """In which form a model leaves."""
+
+    onnx = "onnx"
+    onnx_int8 = "onnx-int8"
+    openvino = "openvino"
+
+
 Pictures = Annotated[
-    Path, typer.Argument(metavar="PICTURES", help="A folder per class, split folders, an archive or a table.")
+    list[Path],
+    typer.Argument(
+        metavar="PICTURES…", help="A folder per class, split folders, an archive or a table; several are merged."
+    ),
+]
+Corrections = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.csv",
+        help="Decisions about pictures: sha256,action,label,note,when; action is keep, drop or relabel.",
+    ),
 ]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, for example runs/latest.")]
 Labels = Annotated[str | None, typer.Option(help='Folder names to labels: "animals10", or a CSV of folder,label.')]
+RecipeName = Annotated[str | None, typer.Option(help="A TOML file of settings, or a name: original-v1, original-v2.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notices.")]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as one JSON object on stdout.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; all cores when not given.")]
 
 
 def recipe_of(
-    file: Path | None,
+    name: str | None,
     settings: list[str] | None,
     *,
     method: Method | None,
     backbone: str | None,
     classes: str | None,
     seed: int | None,
+    folds: int | None = None,
 ) -> Recipe:
-    """Return the recipe of a file, with `--set` over it, and the named options over both."""
-    from bestiary.recipe import Recipe, read_toml, with_settings
+    """Return the recipe of a name or file, with `--set` over it, and the named options over both."""
+    from bestiary.recipe import Recipe, read_named, with_settings
 
-    asked = with_settings(read_toml(file) if file else {}, settings or [])
+    asked = with_settings(read_named(name) if name else {}, settings or [])
     Recipe.of(asked)  # what is wrong in here is told before the options are laid over it
     named: dict[tuple[str, str], Any] = {
         ("model", "method"): method.value if method else None,
         ("model", "backbone"): backbone,
         ("data", "classes"): None if classes is None else _names(classes),
+        ("data", "folds"): folds,
     }
     for (section, key), value in named.items():
         if value is not None:

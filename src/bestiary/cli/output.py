@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -11,12 +12,15 @@ if TYPE_CHECKING:
     from bestiary.flow import Run
 
 
-def print_run(run: Run, as_json: bool) -> None:
-    """Print the scores of a run and where its report is, or all of it as JSON."""
+def print_run(run: Run, as_json: bool, *, leaks: Mapping[str, Any] | None = None) -> None:
+    """Print the scores of a run and where its report is, or all of it as JSON; with what a naive split would leak."""
     if as_json:
-        print_json({"run": str(run.path), "report": str(run.path / "report.html"), "metrics": run.metrics})
+        files = {"run": str(run.path), "report": str(run.path / "report.html")}
+        print_json({**files, "metrics": run.metrics, **({"leaks": leaks} if leaks else {})})
         return
     typer.echo((run.path / "classification_report.txt").read_text(encoding="utf-8"))
+    if leaks:
+        typer.echo(f"{leaks['sentence']}\n")
     typer.echo(f"Report: {run.path / 'report.html'}")
     typer.echo(str(run.path))
 

@@ -12,18 +12,23 @@ import polars as pl
 from bestiary import table
 from bestiary.data.duplicates import HOW
 from bestiary.picture import SUFFIXES
+from bestiary.wilson import wilson
 
 Row = dict[str, object]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A check of single pictures: where it holds the picture becomes a finding; `score` 0 is worst, 1 is best."""
+    """A check of single pictures: where it holds the picture becomes a finding; `score` 0 is worst, 1 is best.
+
+    What bestiary deals with by itself is noted and is no issue: a thousand such notes must not drown one wrong label.
+    """
 
     check: str
     holds: pl.Expr
     score: pl.Expr
     message: pl.Expr
+    is_issue: bool = True
 
 
 _long, _short = pl.max_horizontal("width", "height"), pl.min_horizontal("width", "height")
@@ -34,6 +39,16 @@ def _share(expression: pl.Expr) -> pl.Expr:
     return expression.cast(pl.Float64).clip(0, 1)
 
 
+GREY, COLOURED = (
+    0.008,
+    0.05,
+)  # saturation: of a grey picture at most, of the middle picture of a coloured class at least
+UNEVEN = 3  # times as many pictures in the largest class as in the smallest
+EXPECTED_RECALL = 0.9  # for which the width of an interval is foretold
+# Facts that change the score or leave a picture out: `audit --strict` fails on these. A suspect label is a doubt: of
+# 120 right labels of a small drawn collection 3 were doubted, and a sound collection must pass.
+SERIOUS = {"unreadable", "truncated", "huge", "label-conflict", "split-leak", "shortcut"}
+
 # What is decided about each measurement. Tuned by looking at the pictures on either side of each threshold.
 RULES = (
     Rule("tiny", _short < 32, _share(_short / 32), pl.format("Very small: {}.", _size)),
@@ -41,7 +56,11 @@ RULES = (
         "extreme-aspect",
         _long > 2.5 * _short,
         _share(2.5 * _short / _long),
-        pl.format("Long and narrow: {}; a centre crop would keep {} % of it.", _size, (100 * _short / _long).round(0)),
+        pl.format(
+            "Long and narrow: {}; a centre crop would keep {} % of it.",
+            _size,
+            (100 * _short / _long).round(0).cast(pl.Int64),
+        ),
     ),
     Rule("dark", pl.col("luma") < 0.12, _share(pl.col("luma") / 0.12), pl.lit("Very dark.")),
     Rule("bright", pl.col("luma") > 0.95, _share((1 - pl.col("luma")) / 0.05), pl.lit("Almost white.")),
@@ -66,21 +85,47 @@ RULES = (
         pl.lit(0.5),
         pl.format("The file is {} inside, which its name does not say.", "format"),
     ),
+    # Grey is told only where colour is usual: of X-ray pictures, not one is grey among colour ones.
+    Rule(
+        "grey",
+        (pl.col("saturation") < GREY) & (pl.col("saturation").median().over("label") > COLOURED),
+        _share(pl.col("saturation") / GREY),
+        pl.format("Grey, where most pictures of {} have colour.", "label"),
+    ),
+    Rule(
+        "rotated",
+        pl.col("orientation") > 1,
+        pl.lit(1.0),
+        pl.lit("Stored on its side or mirrored, with a note how to turn it (EXIF); it is turned upright."),
+        is_issue=False,
+    ),
+    Rule(
+        "alpha",
+        pl.col("has_alpha"),
+        pl.lit(1.0),
+        pl.lit("Has see-through parts, which are laid on white."),
+        is_issue=False,
+    ),
 )
-SERIOUS = {"unreadable", "truncated", "huge", "label-conflict", "split-leak"}
 
 
-def find(pictures: pl.DataFrame, pairs: npt.NDArray[np.int64]) -> pl.DataFrame:
+def find(pictures: pl.DataFrame, pairs: npt.NDArray[np.int64], *, test_fraction: float = 0.15) -> pl.DataFrame:
     """Return the findings table (`table.FINDINGS`) for measured pictures.
 
     pictures: the measured table with `group` and, where there was one, `given_split`; pairs: int64 (n, 3) or
-    (n, 4), positions of two rows, the number of bits by which their hashes differ, and how else they differ (`HOW`).
+    (n, 4), positions of two rows, the number of bits by which their hashes differ, and how else they differ (`HOW`);
+    test_fraction: of each class, where no split is given.
     """
     usable = pictures.filter(pl.col("error").is_null())
-    rows = [*_unusable(pictures), *_by_rule(usable), *_duplicates(pictures, pairs), *_imbalance(usable)]
-    frame = pl.DataFrame(rows, schema=table.FINDINGS)
+    rows = [*_unusable(pictures), *_by_rule(usable), *_duplicates(pictures, pairs), *_imbalance(usable, test_fraction)]
+    return in_order(pl.DataFrame(rows, schema=table.FINDINGS))
+
+
+def in_order(findings: pl.DataFrame) -> pl.DataFrame:
+    """Return the findings check by check, in the order of `table.CHECKS`, the worst of each first."""
     order = {check: place for place, check in enumerate(table.CHECKS)}
-    return frame.sort(pl.col("check").replace_strict(order, return_dtype=pl.Int32), "score", "row_id", nulls_last=True)
+    place = pl.col("check").replace_strict(order, return_dtype=pl.Int32)
+    return findings.sort(place, "score", "row_id", nulls_last=True, maintain_order=True)
 
 
 def _suffix(path: str) -> str:
@@ -88,14 +133,22 @@ def _suffix(path: str) -> str:
     return f".{name.rsplit('.', 1)[-1].lower()}" if "." in name else ""
 
 
-def _finding(check: str, message: str, *, row: Row | None = None, score: float = 0.0, group: int | None = None) -> Row:
+def _finding(
+    check: str,
+    message: str,
+    *,
+    row: Row | None = None,
+    score: float = 0.0,
+    group: int | None = None,
+    is_issue: bool = True,
+) -> Row:
     of = row or {}
     return {
         "check": check,
         "row_id": of.get("row_id"),
         "path": of.get("path"),
         "score": score,
-        "is_issue": True,
+        "is_issue": is_issue,
         "message": message,
         "group": group,
         "suggested_label": None,
@@ -104,14 +157,14 @@ def _finding(check: str, message: str, *, row: Row | None = None, score: float =
 
 def _unusable(pictures: pl.DataFrame) -> Iterator[Row]:
     for row in pictures.filter(pl.col("error").is_not_null() & pl.col("check").is_not_null()).iter_rows(named=True):
-        yield _finding(row["check"], row["error"], row=row)
+        yield _finding(row["check"], row["error"], row=row, score=0.0 if row["missing"] is None else 1 - row["missing"])
 
 
 def _by_rule(usable: pl.DataFrame) -> Iterator[Row]:
     for rule in RULES:
         found = usable.filter(rule.holds).select("row_id", "path", score=rule.score, message=rule.message)
         for row in found.iter_rows(named=True):
-            yield _finding(rule.check, row["message"], row=row, score=row["score"])
+            yield _finding(rule.check, row["message"], row=row, score=row["score"], is_issue=rule.is_issue)
 
 
 def _duplicates(pictures: pl.DataFrame, pairs: npt.NDArray[np.int64]) -> Iterator[Row]:
@@ -132,11 +185,25 @@ def _duplicates(pictures: pl.DataFrame, pairs: npt.NDArray[np.int64]) -> Iterato
             yield _finding("split-leak", message, row=other, score=bits / 256, group=group)
 
 
-def _imbalance(usable: pl.DataFrame) -> Iterator[Row]:
-    counts = usable.group_by("label").len().sort("len", "label")
+def _imbalance(usable: pl.DataFrame, test_fraction: float) -> Iterator[Row]:
+    counts = usable.group_by("label").agg(pl.len(), (pl.col("given_split") == "test").sum().alias("test"))
+    counts = counts.sort("len", "label")
     if counts.height < 2:
         return
-    (small, few), (large, many) = counts.row(0), counts.row(-1)
-    if many >= 3 * few:
-        message = f"{large} has {many:,} pictures, {small} only {few:,}: {many / few:.0f} times fewer."
+    (small, few, given), (large, many, _) = counts.row(0), counts.row(-1)
+    if many >= UNEVEN * few:
+        test = given if usable["given_split"].null_count() < usable.height else max(1, round(few * test_fraction))
+        message = f"{large} has {many:,} pictures, {small} only {few:,}: {many / few:.0f} times fewer. {_sure(test)}"
         yield _finding("imbalance", message, score=few / many)
+
+
+def _sure(test: int) -> str:
+    """Return how well the recall of a class will be known from so many test pictures."""
+    if not test:
+        return "It has no test picture: nothing can be said of how often it is found."
+    low, high = wilson(np.array([EXPECTED_RECALL]), np.array([test]))
+    many, share = "" if test == 1 else "s", f"{100 * EXPECTED_RECALL:.0f} %"
+    return (
+        f"With {test:,} test picture{many}, even if {share} of them are found, the true share may lie anywhere between"
+        f" {100 * low[0]:.0f} and {100 * high[0]:.0f} % (95 % interval)."
+    )

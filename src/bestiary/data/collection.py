@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import itertools
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,10 @@ from bestiary.errors import RunError
 from bestiary.picture import Limits
 from bestiary.progress import Reporter
 
-INSPECTION_VERSION = 2
+INSPECTION_VERSION = 3
 FILES_AT_ONCE = 32
+ROWS_AT_ONCE = 512
+KEEP_EVERY_SECONDS = 30.0  # a process that is killed loses no more measurements than this
 _TYPES: dict[str, Any] = {
     "int": pl.Int64,
     "float": pl.Float64,
@@ -49,12 +53,13 @@ def measured(listing: Listing, limits: Limits, *, threads: int, cache: Path | No
     lost = pl.DataFrame([asdict(_lost(one)) for one in listing.unusable], schema=INSPECTION_COLUMNS)
     known = pl.concat([_still_true(remembered, listed["path"].unique()), lost.unique("path")])
     missing = listed["path"].unique(maintain_order=True).filter(~_within(listed["path"], known)).to_list()
-    found = pl.DataFrame(
-        [asdict(one) for one in _inspect_all(missing, limits, threads, reporter)], schema=INSPECTION_COLUMNS
-    )
-    if memory is not None and missing:
-        others = remembered.filter(~pl.col("path").is_in(listed["path"].implode()))
-        table.write(pl.concat([others, known, found]), memory)
+    others = remembered.filter(~pl.col("path").is_in(listed["path"].implode()))
+    found, kept = pl.DataFrame(schema=INSPECTION_COLUMNS), time.monotonic()
+    for part in _tables(_inspect_all(missing, limits, threads, reporter)):
+        found = pl.concat([found, part])
+        if memory is not None and (found.height == len(missing) or time.monotonic() - kept > KEEP_EVERY_SECONDS):
+            table.write(pl.concat([others, known, found]), memory)
+            kept = time.monotonic()
     return listed.join(pl.concat([known, found]), on="path", how="left", maintain_order="left")
 
 
@@ -83,6 +88,13 @@ def _remembered(memory: Path | None) -> pl.DataFrame:
 def _still_true(known: pl.DataFrame, paths: pl.Series) -> pl.DataFrame:
     known = known.filter(pl.col("path").is_in(paths.implode()) & pl.col("error").is_null())
     return known.filter(pl.Series([_unchanged(row) for row in known.iter_rows(named=True)], dtype=pl.Boolean))
+
+
+def _tables(found: Iterable[Inspection]) -> Iterator[pl.DataFrame]:
+    """Yield the measurements as tables of some hundred rows: objects take ten times the memory."""
+    files = iter(found)
+    while part := [asdict(one) for one in itertools.islice(files, ROWS_AT_ONCE)]:
+        yield pl.DataFrame(part, schema=INSPECTION_COLUMNS)
 
 
 def _unchanged(row: dict[str, Any]) -> bool:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
+
+from bestiary.data.split import Item
 
 Integers = npt.NDArray[np.int64]
 
@@ -23,3 +27,17 @@ def deal_folds(labels: Integers, groups: Integers, *, folds: int, seed: int) -> 
         of_label[own[group], fewest] += sizes[group]
         of_all[fewest] += sizes[group]
     return dealt[group_of]
+
+
+def content_folds(items: Sequence[Item], *, folds: int, seed: int) -> list[int]:
+    """Return the fold of each item, in the order given, from 0.
+
+    As `deal_folds`, by content alone: neither the order of the files nor their names or folders matter.
+    """
+    order = sorted(range(len(items)), key=lambda position: (items[position].sha256, items[position].label))
+    number: dict[int, int] = {}
+    groups = [number.setdefault(items[position].group, len(number)) for position in order]
+    place = {label: at for at, label in enumerate(sorted({item.label for item in items}))}
+    labels = [place[items[position].label] for position in order]
+    dealt = deal_folds(np.array(labels, np.int64), np.array(groups, np.int64), folds=folds, seed=seed)
+    return [fold for _, fold in sorted(zip(order, dealt.tolist(), strict=True))]

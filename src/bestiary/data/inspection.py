@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, JpegImagePlugin
 
+from bestiary.data.truncation import missing_share
 from bestiary.errors import PictureError
 from bestiary.picture import FORMATS, Limits, open_picture, read_bytes
 
@@ -30,7 +31,7 @@ class Inspection:
     in bits, 0..8 · sharpness: variance of the Laplacian over variance of brightness, at 128 pixels · saturation: 0..1
     · thumbnail: 32 x 32 grey pixels, row by row · red, green, blue: means in 0..1, and those of the outermost pixels
     · quantisation: sum of the first JPEG table, small for high quality, 0 for other formats · subsampling: of colour
-    in a JPEG, 0 for 4:4:4, 1 for 4:2:2, 2 for 4:2:0, else -1.
+    in a JPEG, 0 for 4:4:4, 1 for 4:2:2, 2 for 4:2:0, else -1 · missing: share of rows that a truncated file lacks.
     When the file cannot be used, `error` says why, `check` names the finding, and the rest may be empty.
     """
 
@@ -59,13 +60,14 @@ class Inspection:
     border_blue: float = 0.0
     quantisation: int = 0
     subsampling: int = -1
+    missing: float | None = None
     check: str | None = None
     error: str | None = None
 
 
 def inspect(path: Path, limits: Limits) -> Inspection:
     """Return the measurements of a file; a file that cannot be used comes back with `error`, never as an exception."""
-    seen = Inspection(str(path))
+    seen, content = Inspection(str(path)), b""
     try:
         stat = path.stat()
         seen = Inspection(str(path), stat.st_size, stat.st_mtime_ns)
@@ -76,7 +78,9 @@ def inspect(path: Path, limits: Limits) -> Inspection:
     except PictureError as error:
         # What is decoded from memory calls itself "picture"; here it has a name.
         message = str(error) if str(path) in str(error) else str(error).replace("picture", str(path), 1)
-        return Inspection(str(path), seen.bytes, seen.mtime_ns, seen.sha256, check=error.check, error=message)
+        missing = missing_share(content) if error.check == "truncated" else None
+        message += "" if missing is None else f" About {100 * missing:.0f} % of the picture is missing."
+        return replace(seen, missing=missing, check=error.check, error=message)
     except OSError as error:
         return Inspection(str(path), check="unreadable", error=f"{path} cannot be read: {error.strerror or error}.")
 

@@ -2,80 +2,212 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from bestiary import table
 from bestiary.data import audit, duplicates
 from bestiary.data.collection import measured
+from bestiary.data.correcting import Corrected, correct
+from bestiary.data.corrections import Corrections
+from bestiary.data.folds import content_folds
 from bestiary.data.labels import label_map
-from bestiary.data.sources import Listing, list_pictures
-from bestiary.data.split import Item, digest, split
+from bestiary.data.shortcuts import find_shortcuts
+from bestiary.data.sources import Listing, list_sources
+from bestiary.data.split import Item, check, deal, digest, lacking, split
 from bestiary.errors import SourceError, nearest
 from bestiary.picture import Limits
 from bestiary.progress import Reporter
 from bestiary.recipe import Data
 
+Places = duplicates.Places
+LEAST_GROUPS = 3  # of a class in cross-validation
+
 
 @dataclass(frozen=True)
 class Audited:
-    """A collection that was looked at: `table.PICTURES` and `given_split`, grouped but not split; and the findings."""
+    """A collection that was looked at: pictures, grouped but not split; the findings; and what corrections did.
+
+    pictures: `table.PICTURES`, `given_split`, and `given_label` and `dropped`: what corrections changed.
+    not_looked_for: checks that were not made, each with the reason.
+    """
 
     pictures: pl.DataFrame
     findings: pl.DataFrame
     passed_over: Mapping[str, int]
+    corrected: Corrected | None = None
+    not_looked_for: Mapping[str, str] = field(default_factory=dict)
 
 
 def audited(
-    source: Path, labels: str | None, data: Data, limits: Limits, *, threads: int, cache: Path, reporter: Reporter
+    sources: Sequence[Path],
+    labels: str | None,
+    data: Data,
+    limits: Limits,
+    *,
+    threads: int,
+    cache: Path,
+    reporter: Reporter,
+    corrections: Corrections | None = None,
 ) -> Audited:
-    """Return the pictures of a source, measured and grouped by duplicates, with what is wrong with them.
+    """Return the pictures of the sources, measured and grouped by duplicates, with what is wrong with them.
 
     Raises SourceError when there is nothing to look at, or when `data.classes` names a label that does not occur.
     """
-    listing = _chosen(list_pictures(source, label_map(labels), reporter=reporter), data.classes)
+    listing = list_sources(sources, label_map(labels), reporter=reporter)
+    return audited_listing(
+        listing, data, limits, threads=threads, cache=cache, reporter=reporter, corrections=corrections
+    )
+
+
+def audited_listing(
+    listing: Listing,
+    data: Data,
+    limits: Limits,
+    *,
+    threads: int,
+    cache: Path | None,
+    reporter: Reporter,
+    corrections: Corrections | None = None,
+) -> Audited:
+    """Return the pictures of a listing as `audited` does; without a `cache`, measurements are not remembered."""
+    done = None
+    if corrections is None:  # a correction may bring a picture into the classes asked for: then all are measured
+        listing = _chosen(listing, data.classes)
     found = measured(listing, limits, threads=threads, cache=cache, reporter=reporter)
+    passed_over = dict(listing.passed_over)
+    if corrections is None:
+        found = found.with_columns(given_label="label", dropped=False)
+    else:
+        found, done = correct(found, corrections, say=reporter.say)
+        found = _of_classes(found, data.classes, passed_over)
     near_bits = data.near_duplicate_bits if data.near_duplicates else None
-    pairs = duplicates.duplicate_pairs(found, near_bits, threads=threads)
+    # What was dropped still holds its group together, so that leaving it out moves nobody.
+    sound = found.with_columns(error=pl.when("dropped").then(None).otherwise("error"))
+    pairs = duplicates.duplicate_pairs(sound, near_bits, threads=threads)
     found = found.with_columns(group=pl.Series(duplicates.groups(found.height, pairs)))
-    return Audited(_picture_table(found), audit.find(found, pairs), dict(listing.passed_over))
+    pairs = _without_dropped(found, pairs, near_bits)
+    findings = audit.find(found, pairs, test_fraction=1.0 if data.folds else data.test_fraction)
+    if data.suspects:
+        with reporter.task("Looking for shortcuts", found.height) as advance:
+            findings = audit.in_order(pl.concat([findings, find_shortcuts(found, seed=0)]))
+            advance(found.height)
+    return Audited(_picture_table(found), findings, passed_over, done)
 
 
-def divided(collection: Audited, data: Data, *, seed: int) -> tuple[pl.DataFrame, str]:
+def divided(collection: Audited, data: Data, *, seed: int, with_test: bool = True) -> tuple[pl.DataFrame, str]:
     """Return `table.PICTURES` with `split` filled in, and a digest of who is where.
 
-    A split that the source brings is kept; where it has no validation part, one is taken from training. Raises
-    SourceError, naming the class and what to do, when there are too few classes or pictures.
+    A split that the source brings is kept; where it has no validation part, one is taken from training. With
+    `data.folds` there is no test part, and a column `fold` says in which fold a picture is tested, from 1. Without
+    `with_test` there is none either: the caller holds test pictures back. Raises SourceError, naming the class and
+    what to do, when there are too few classes or pictures.
     """
     pictures = collection.pictures
     usable = pictures.filter(pl.col("error").is_null())
     _check_classes(usable, data)
+    known = pictures.filter(pl.col("error").is_null() | pl.col("dropped"))
     given = usable["given_split"]
-    if given.null_count() == usable.height:
-        parts = pl.Series(_split(usable, {"test": data.test_fraction, "val": data.val_fraction}, seed))
+    if given.null_count() < usable.height:
+        usable = usable.with_columns(split=_given(usable, known, data, seed))
     else:
-        parts = _given(usable, data, seed)
-    usable = usable.with_columns(split=parts)
-    found = digest(_items(usable), parts.to_list())
+        shares = {"val": data.val_fraction}
+        if with_test and not data.folds:
+            shares = {"test": data.test_fraction, **shares}
+        usable = _dealt(known, shares, data, seed)
+        if data.folds:
+            return _folded(pictures, known, usable, data, seed)
+    found = digest(_items(usable), usable["split"].to_list())
     pictures = pictures.drop("split").join(usable.select("row_id", "split"), on="row_id", how="left")
     return pictures.select(list(table.PICTURES)).sort("row_id"), found
+
+
+def fold_split(shown: pl.DataFrame, fold: int, data: Data, *, seed: int) -> pl.DataFrame:
+    """Return the pictures as fold number `fold` (from 1) sees them: `table.PICTURES` with its own test and validation.
+
+    shown: what `divided` gives with `data.folds`.
+    """
+    rest = shown.filter(pl.col("split").is_not_null() & (pl.col("fold") != fold))
+    parts = split(_items(rest), {"val": data.val_fraction}, seed=seed)
+    own = pl.DataFrame({"row_id": rest["row_id"], "own": parts}, schema_overrides={"own": pl.String})
+    test = pl.when(pl.col("split").is_not_null()).then(pl.lit("test"))
+    joined = shown.join(own, on="row_id", how="left", maintain_order="left")
+    return joined.with_columns(split=pl.coalesce("own", test)).select(list(table.PICTURES))
+
+
+def _without_dropped(found: pl.DataFrame, pairs: Places, near_bits: int | None) -> Places:
+    """Return the pairs of the pictures that are left; where one was dropped, those of its group are looked for anew.
+
+    A group is held together by some of its pairs only: with a picture, all that joined two others may have gone.
+    """
+    if not found["dropped"].any():
+        return pairs
+    torn = found["group"].is_in(found.filter("dropped")["group"].unique().implode())
+    left = (torn & ~found["dropped"]).to_numpy().nonzero()[0]
+    again = duplicates.duplicate_pairs(found[left], near_bits)
+    again = np.column_stack([left[again[:, :2]].reshape(-1, 2), again[:, 2:]])
+    return np.concatenate([pairs[~torn.to_numpy()[pairs[:, 0]]], again])
+
+
+def groups_of_classes(shown: pl.DataFrame) -> dict[str, int]:
+    """Return how many different pictures, groups of duplicates, each class has among those that are used."""
+    used = shown.filter(pl.col("split").is_not_null())
+    return dict(used.group_by("label").agg(pl.col("group").n_unique()).sort("label").iter_rows())
+
+
+def _folded(
+    pictures: pl.DataFrame, known: pl.DataFrame, usable: pl.DataFrame, data: Data, seed: int
+) -> tuple[pl.DataFrame, str]:
+    for label, groups in groups_of_classes(usable).items():
+        if groups < LEAST_GROUPS:
+            raise SourceError(
+                f'Class "{label}" has {groups} different pictures; cross-validation needs {LEAST_GROUPS}: one to learn'
+                " from, one to validate, one to test. Add pictures, or leave the class out with --classes."
+            )
+    as_found = _items(known.with_columns(label="given_label"))
+    folds = pl.Series("fold", content_folds(as_found, folds=data.folds, seed=seed), pl.Int32) + 1
+    usable = usable.join(known.select("row_id", folds), on="row_id", how="left", maintain_order="left")
+    found = digest(_items(usable), [f"fold {fold}" for fold in usable["fold"]])
+    pictures = pictures.drop("split").join(usable.select("row_id", "split", "fold"), on="row_id", how="left")
+    shown = pictures.select([*table.PICTURES, "fold"]).sort("row_id")
+    for fold in range(1, data.folds + 1):  # now, not after the folds before it were trained
+        try:
+            fold_split(shown, fold, data, seed=seed)
+        except SourceError as error:
+            raise SourceError(f"With fold {fold} of {data.folds} held back: {error}") from None
+    return shown, found
 
 
 def _chosen(listing: Listing, classes: tuple[str, ...]) -> Listing:
     if not classes:
         return listing
-    known = listing.labels()
-    for name in classes:
-        if name not in known:
-            raise SourceError(f'No picture has the label "{name}". {nearest(name, known)}')
+    _refuse_unknown(classes, listing.labels())
     kept = [picture for picture in listing.pictures if picture.label in classes]
     passed_over = listing.passed_over.copy()
     passed_over["of other classes"] += len(listing.pictures) - len(kept)
     unusable = [one for one in listing.unusable if one.label in classes]
     return Listing(kept, passed_over, unusable)
+
+
+def _of_classes(found: pl.DataFrame, classes: tuple[str, ...], passed_over: dict[str, int]) -> pl.DataFrame:
+    """Return the pictures of these classes by their corrected labels, and the dropped ones that were of them."""
+    if not classes:
+        return found
+    _refuse_unknown(classes, found["label"].unique().to_list())
+    kept = found.filter(pl.col("label").is_in(classes)).drop("row_id").with_row_index("row_id")
+    if found.height > kept.height:
+        passed_over["of other classes"] = found.height - kept.height
+    return kept
+
+
+def _refuse_unknown(classes: tuple[str, ...], known: list[str]) -> None:
+    for name in classes:
+        if name not in known:
+            raise SourceError(f'No picture has the label "{name}". {nearest(name, known)}')
 
 
 def _picture_table(found: pl.DataFrame) -> pl.DataFrame:
@@ -84,6 +216,8 @@ def _picture_table(found: pl.DataFrame) -> pl.DataFrame:
         *(pl.col(name).cast(kind) for name, kind in columns.items()),
         pl.lit(None, pl.String).alias("split"),
         "given_split",
+        "given_label",
+        "dropped",
     )
 
 
@@ -104,12 +238,41 @@ def _items(usable: pl.DataFrame) -> list[Item]:
     return [Item(*row) for row in usable.select("sha256", "label", "group").iter_rows()]
 
 
-def _split(usable: pl.DataFrame, shares: Mapping[str, float], seed: int) -> list[str]:
-    return split(_items(usable), shares, seed=seed)
+def _dealt(known: pl.DataFrame, shares: Mapping[str, float], data: Data, seed: int) -> pl.DataFrame:
+    """Return the usable pictures with their part as `split`; `known` has the dropped ones as well.
+
+    The parts are those of the pictures as they were found: who is corrected stays where it was, and moves nobody
+    else. Only where a class would have nothing in a part, its own groups are dealt again, as they are now. Raises
+    SourceError, naming the class, if that does not help.
+    """
+    sizes = pl.len().over("given_label")  # of labels too small to be a class before, there is no split to keep
+    before = known.with_columns(label=pl.when(sizes >= data.min_per_class).then("given_label").otherwise("label"))
+    parts = pl.Series("split", deal(_items(before), shares, seed=seed))
+    usable = known.with_columns(parts).filter(pl.col("error").is_null())
+    labels = sorted(usable["label"].unique())
+    for label in labels:
+        if lacking(_parts_of(usable, label), shares):
+            inside = usable["group"].is_in(usable.filter(pl.col("label") == label)["group"].implode())
+            own = usable.filter(inside).with_columns(label=pl.lit(label))
+            anew = pl.DataFrame({"row_id": own["row_id"], "anew": deal(_items(own), shares, seed=seed)})
+            usable = usable.join(anew, on="row_id", how="left", maintain_order="left")
+            usable = usable.with_columns(split=pl.coalesce("anew", "split")).drop("anew")
+    for label in labels:
+        check(label, _parts_of(usable, label), shares)
+    return usable
 
 
-def _given(usable: pl.DataFrame, data: Data, seed: int) -> pl.Series:
+def _parts_of(usable: pl.DataFrame, label: str) -> list[str]:
+    return usable.filter(pl.col("label") == label)["split"].to_list()
+
+
+def _given(usable: pl.DataFrame, known: pl.DataFrame, data: Data, seed: int) -> pl.Series:
     given = usable["given_split"]
+    if data.folds:
+        raise SourceError(
+            "The source brings its own split, and cross-validation would deal anew. Leave --folds out to keep the"
+            " split, or give the pictures without it."
+        )
     if missing := given.null_count():
         raise SourceError(f"{missing:,} of {usable.height:,} pictures have no split. Give all of them one, or none.")
     if absent := {"train", "test"} - set(given):
@@ -121,6 +284,6 @@ def _given(usable: pl.DataFrame, data: Data, seed: int) -> pl.Series:
         )
     if "val" in set(given):
         return given
-    training = usable.filter(given == "train")
-    shared = pl.DataFrame({"row_id": training["row_id"], "part": _split(training, {"val": data.val_fraction}, seed)})
-    return usable.join(shared, on="row_id", how="left", maintain_order="left")["part"].fill_null("test")
+    training = known.filter(pl.col("given_split") == "train")
+    shared = _dealt(training, {"val": data.val_fraction}, data, seed).select("row_id", "split")
+    return usable.drop("split").join(shared, on="row_id", how="left", maintain_order="left")["split"].fill_null("test")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import unicodedata
 from collections import Counter
@@ -23,6 +24,7 @@ SIDECAR_SUFFIXES = {".txt", ".csv", ".json", ".xml", ".xmp", ".md", ".html", ".p
 SIDECAR_FOLDERS = {"__macosx"}
 PICTURE_SUFFIXES = frozenset().union(*SUFFIXES.values())
 NOT_TEXT, LISTED_TWICE = "name is not valid Unicode", "listed twice"
+MAP_NAMES_SHOWN = 10
 SILENT = Silent()
 
 
@@ -73,11 +75,13 @@ def list_sources(sources: Sequence[Path], labels: Mapping[str, str], *, reporter
     """Return the pictures of several sources as one listing: equal labels join, `labels` maps those of all of them.
 
     A file that is listed twice with one label is one picture, and counted in `passed_over`; with two labels it is
-    two, so that the audit can name the conflict. Raises SourceError as `list_pictures` does, for any of the sources.
+    two, so that the audit can name the conflict. Raises SourceError as `list_pictures` does, for any of the sources,
+    and for `labels` that map none of the folders; those of them that were not found are told to the reporter.
     """
     if not sources:
         raise SourceError("There is no source of pictures. Give a folder, an archive or a table, or several of them.")
     listings = [_listed(source, reporter, alone=len(sources) == 1) for source in sources]
+    _check_map(labels, {picture.label for listing in listings for picture in listing.pictures}, reporter)
     passed_over = sum((listing.passed_over for listing in listings), Counter[str]())
     found = [Listed(p.path, _label(p.label, labels), p.split) for listing in listings for p in listing.pictures]
     pictures = {(os.path.abspath(p.path), p.label, p.split): p for p in reversed(found)}  # noqa: PTH100 - no links
@@ -119,6 +123,29 @@ def _label(name: str, labels: Mapping[str, str]) -> str:
     return unicodedata.normalize("NFC", labels.get(name, labels.get(composed, composed)))
 
 
+def _check_map(labels: Mapping[str, str], names: set[str], reporter: Reporter) -> None:
+    """Refuse a map of labels that is for other folders; say which of its folders are not here."""
+    composed = names | {unicodedata.normalize("NFC", name) for name in names}
+    absent = sorted(name for name in labels if name not in composed)
+    if not labels or not absent:
+        return
+    if len(absent) < len(labels):
+        reporter.say(f"{len(absent):,} of {len(labels):,} folders of the label map are not here: {_some(absent)}.")
+        return
+    by_folded = {name.casefold(): name for name in sorted(names)}
+    close = {name: difflib.get_close_matches(name.casefold(), by_folded, n=1) for name in absent}
+    pairs = [f'"{name}" is near "{by_folded[near[0]]}"' for name, near in close.items() if near]
+    raise SourceError(
+        f"The label map matches no folder. It names {_some(absent)}; the folders here are {_some(sorted(names))}."
+        + (f" Nearest: {_some(pairs)}." if pairs else " Leave --labels out if they are the labels already.")
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAP_NAMES_SHOWN:,} more" if len(names) > MAP_NAMES_SHOWN else ""
+    return ", ".join(names[:MAP_NAMES_SHOWN]) + more
+
+
 def printable(text: str) -> str:
     """Return a name with what is no text in it written out, as in `caf\\udce9`, so that it can be shown and stored."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
@@ -145,7 +172,14 @@ def _list_folder(source: Path, *, look_through: bool, reporter: Reporter) -> Lis
         reporter.say(f"{folders[0]} is the only folder there: the folders in it are taken as the classes.")
         folders = _folders(folders[0], listing)
     names = {folder.name.lower() for folder in folders}
-    is_split = {SPLIT_NAMES.get(name) for name in names} >= {"train"} and names <= SPLIT_NAMES.keys() and len(names) > 1
+    of_split = names & SPLIT_NAMES.keys()
+    is_split = "train" in {SPLIT_NAMES[name] for name in of_split} and len(of_split) > 1
+    if is_split and (others := sorted(names - of_split)):
+        is_split = False
+        reporter.say(
+            f"{_some(sorted(of_split))} are taken as classes like {_some(others)} beside them. If they are the parts of"
+            " a split, move the other folders away."
+        )
     for folder in folders:
         if is_split:
             for inner in _folders(folder, listing):
@@ -255,7 +289,10 @@ def _table_rows(source: Path) -> list[tuple[str | None, str | None, str | None]]
         frame = pl.read_csv(source, infer_schema=False) if is_csv else pl.read_parquet(source)
         for column in ("path", "label"):
             if column not in frame.columns:
-                raise SourceError(f'The table {source} has no column "{column}"; it has: {", ".join(frame.columns)}.')
+                hint = " Its columns must be separated by commas." if set(";\t") & set(frame.columns[0]) else ""
+                raise SourceError(
+                    f'The table {source} has no column "{column}"; it has: {", ".join(frame.columns)}.{hint}'
+                )
         split = "split" if "split" in frame.columns else pl.lit(None).alias("split")
         return frame.select("path", "label", split).cast(pl.String).rows()
     except (pl.exceptions.PolarsError, OSError) as error:

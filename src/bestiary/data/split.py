@@ -22,11 +22,22 @@ class Item:
 def split(items: Sequence[Item], shares: Mapping[str, float], *, seed: int) -> list[str]:
     """Return the part of each item, in the order given: one of `shares`, or "train".
 
-    shares: fraction by part, for example {"test": 0.15, "val": 0.15}. Groups are never divided. Within each label,
-    groups are ordered by a hash of their content and the seed, so that neither the order of the files nor their names
-    or folders matter, and dealt out to each part in turn until it has its share; a group too large for what is left of
-    a share goes to training. Every label has at least one picture in each part, or SourceError says which label has
-    too few.
+    shares: fraction by part, for example {"test": 0.15, "val": 0.15}. Every label has at least one picture in each
+    part, or SourceError says which label has too few. See `deal`.
+    """
+    part = deal(items, shares, seed=seed)
+    for label in sorted({item.label for item in items}):  # a label may have all its pictures in groups of another
+        check(label, [own for item, own in zip(items, part, strict=True) if item.label == label], shares)
+    return part
+
+
+def deal(items: Sequence[Item], shares: Mapping[str, float], *, seed: int) -> list[str]:
+    """Return the part of each item, in the order given, as `split` does, but some label may lack a part.
+
+    Groups are never divided. Within each label, groups are ordered by a hash of their content and the seed, so that
+    neither the order of the files nor their names or folders matter, and dealt out to each part in turn until it has
+    its share; a group too large for what is left of a share goes to training. Where that leaves a part with nothing,
+    it gets the smallest group that training, or else another part, can spare.
     """
     members: dict[int, list[int]] = defaultdict(list)
     for position, item in enumerate(items):
@@ -39,9 +50,12 @@ def split(items: Sequence[Item], shares: Mapping[str, float], *, seed: int) -> l
     for own_groups in by_label.values():
         own_groups.sort(key=lambda positions: _key(items[positions[0]].sha256, seed))
         _deal(own_groups, part, shares)
-    for label in sorted({item.label for item in items}):  # a label may have all its pictures in groups of another
-        _check(label, [own for item, own in zip(items, part, strict=True) if item.label == label], shares)
     return part
+
+
+def lacking(parts: Sequence[str], shares: Mapping[str, float]) -> list[str]:
+    """Return the names of the parts that none of these pictures of one label is in."""
+    return [name for name in ("train", *shares) if name not in parts]
 
 
 def digest(items: Sequence[Item], parts: Sequence[str]) -> str:
@@ -57,17 +71,29 @@ def _key(sha256: str, seed: int) -> bytes:
 def _deal(own_groups: list[list[int]], part: list[str], shares: Mapping[str, float]) -> None:
     total = sum(len(positions) for positions in own_groups)
     left = {name: max(1, round(total * share)) for name, share in shares.items()}
+    dealt: dict[str, list[list[int]]] = {name: [] for name in ("train", *shares)}
     for positions in own_groups:
         name = next((name for name, room in left.items() if len(positions) <= room), "train")
+        dealt[name].append(positions)
         if name != "train":
             left[name] -= len(positions)
+    for name in dealt:
+        donor = max(dealt.values(), key=len) if len(dealt["train"]) < 2 else dealt["train"]
+        if not dealt[name] and len(donor) > 1:  # every group was larger than this share, or the shares took all
+            dealt[name].append(donor.pop(_smallest(donor)))
+    for name, groups in dealt.items():
+        for positions in groups:
             for position in positions:
                 part[position] = name
 
 
-def _check(label: str, parts: list[str], shares: Mapping[str, float]) -> None:
-    missing = [name for name in ("train", *shares) if name not in parts]
-    if missing:
+def _smallest(groups: list[list[int]]) -> int:
+    return min(range(len(groups)), key=lambda number: len(groups[number]))
+
+
+def check(label: str, parts: Sequence[str], shares: Mapping[str, float]) -> None:
+    """Raise SourceError, naming the label and what to do, unless it has a picture in every part."""
+    if missing := lacking(parts, shares):
         raise SourceError(
             f'Class "{label}" has {len(parts)} pictures, too few different ones to give {" and ".join(missing)} a part.'
             " Add pictures, or leave the class out with --classes."

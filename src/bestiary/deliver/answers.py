@@ -5,54 +5,89 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from bestiary.batches.decoding import View
-from bestiary.errors import MachineError, SourceError, UserError, needs
+from bestiary.errors import MachineError, UserError, needs
 from bestiary.inference.predictor import Prediction
+from bestiary.inference.sets import label_set
 from bestiary.machine import atomic
+from bestiary.picture import open_picture
 from bestiary.progress import Advance
 
-PICTURE_SUFFIXES = {
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".bmp", ".dib", ".webp"),
-    *(".tif", ".tiff", ".jp2", ".j2k", ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico"),
-}
-HEATMAP_STRENGTH = 0.55
+HEATMAP_STRENGTH, HEATMAP_PIXELS = 0.55, 640
 
 
-def pictures_in(paths: Sequence[Path]) -> list[Path]:
-    """Return the files named and the pictures in folders named, in order. Raises SourceError for an empty folder."""
-    found: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
-            if not inside:
-                raise SourceError(f"There are no pictures in {path}.")
-            found += inside
-        else:
-            found.append(path)
-    return found
+def write(
+    predictions: Iterable[Prediction], form: str, out: TextIO, *, classes: Sequence[str], top: int, sets: bool = False
+) -> None:
+    """Write predictions to `out`: "table", "jsonl", "csv", "parquet" (bytes on out.buffer) or "json" (one object).
 
-
-def write(predictions: Iterable[Prediction], form: str, out: TextIO, *, classes: Sequence[str], top: int) -> None:
-    """Write predictions to `out`: "table", "jsonl", "csv", "parquet" (bytes on out.buffer) or "json" (one object)."""
+    sets: whether prediction sets were asked for; then csv and parquet have a column `labels`.
+    """
     if form == "jsonl":
-        for prediction in predictions:
-            out.write(json.dumps(prediction.line(), ensure_ascii=False) + "\n")
-            out.flush()
+        write_lines(predictions, out)
     elif form == "csv":
-        _write_csv(predictions, out, classes)
+        write_csv(predictions, out, classes, sets=sets)
     elif form == "parquet":
-        _write_parquet(predictions, out, classes)
+        _write_parquet(predictions, out, classes, sets)
     elif form == "json":
         out.write(json.dumps({"predictions": [p.line() for p in predictions]}, ensure_ascii=False) + "\n")
     else:
         _write_table(predictions, out, top)
+
+
+def write_lines(predictions: Iterable[Prediction], out: TextIO) -> None:
+    """Write one JSON object a line, each as soon as it is known."""
+    for prediction in predictions:
+        out.write(json.dumps(prediction.line(), ensure_ascii=False) + "\n")
+        out.flush()
+
+
+def write_csv(
+    predictions: Iterable[Prediction],
+    out: TextIO,
+    classes: Sequence[str],
+    *,
+    header: bool = True,
+    sets: bool = False,
+) -> None:
+    """Write one row of comma-separated values a picture, each as soon as it is known."""
+    rows = csv.writer(out, lineterminator="\n")
+    if header:
+        rows.writerow(columns(classes, sets=sets))
+    for prediction in predictions:
+        rows.writerow(row(prediction, classes, sets=sets))
+        out.flush()
+
+
+def columns(classes: Sequence[str], *, sets: bool = False) -> list[str]:
+    """Return the names of the columns of a flat table of answers, with those of prediction sets where asked for."""
+    shares = [f"p_{name}" for name in classes]
+    return ["path", "label", "probability", "unknown", "familiarity", *shares, "error", *(["labels"] if sets else [])]
+
+
+def row(one: Prediction, classes: Sequence[str], *, sets: bool = False) -> list[Any]:
+    """Return the values of one answer, in the order of `columns`; None where there is none.
+
+    The labels of a prediction set are one text, as in `cat|dog`.
+    """
+    shares = map(one.probabilities.get, classes)
+    told = [None if one.labels is None else "|".join(one.labels)] if sets else []
+    return [one.path, one.label, one.probability, one.unknown, one.familiarity, *shares, one.error, *told]
+
+
+def schema(classes: Sequence[str], *, sets: bool = False) -> dict[str, Any]:
+    """Return the types of the columns, for polars."""
+    pl = needs("polars", extra="train")
+    kinds = dict.fromkeys(("path", "label", "error", "labels"), pl.String) | {"unknown": pl.Boolean}
+    return {name: kinds.get(name, pl.Float64) for name in columns(classes, sets=sets)}
 
 
 def counted(predictions: Iterable[Prediction], advance: Advance) -> Iterator[Prediction]:
@@ -68,21 +103,36 @@ def with_heatmaps(predictions: Iterable[Prediction], folder: Path, view: View) -
     for prediction in predictions:
         if prediction.heatmap is not None and prediction.path is not None:
             name = _free_name(Path(prediction.path).stem, taken)
-            _save(heatmap_over(view.of(Path(prediction.path)), prediction.heatmap), folder / f"{name}.heatmap.png")
+            _save(heatmap_over(_seen(Path(prediction.path), view), prediction.heatmap), folder / f"{name}.heatmap.png")
         yield prediction
 
 
+def with_sets(predictions: Iterable[Prediction], bound: float) -> Iterator[Prediction]:
+    """Yield the predictions with their prediction sets; `bound` comes from `inference.sets.bound_of`."""
+    for one in predictions:
+        yield one if one.error is not None else replace(one, labels=label_set(one.probabilities, bound))
+
+
 def heatmap_over(pixels: npt.NDArray[np.uint8], heatmap: npt.NDArray[np.float32]) -> Image.Image:
-    """Return the picture with what speaks for its label in warm colours; pixels: uint8 (size, size, 3)."""
+    """Return the picture with what speaks for its label in warm colours; pixels: uint8 (height, width, 3)."""
     evidence = np.clip(heatmap, 0, None)
     evidence = evidence / max(float(evidence.max()), 1e-12)
     size = (pixels.shape[1], pixels.shape[0])
-    smooth = np.asarray(Image.fromarray(evidence.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
+    smooth = np.asarray(Image.fromarray(evidence.astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
     weight = np.clip(smooth, 0, 1)[..., None]
     warm = np.concatenate([np.full_like(weight, 255), 255 * (1 - weight) * 0.9, np.zeros_like(weight)], axis=-1)
     grey = pixels.mean(axis=-1, keepdims=True).repeat(3, axis=-1) * 0.5 + pixels * 0.5
     mixed = grey * (1 - HEATMAP_STRENGTH * weight) + warm * HEATMAP_STRENGTH * weight
     return Image.fromarray(np.clip(mixed, 0, 255).astype(np.uint8))
+
+
+def _seen(path: Path, view: View) -> npt.NDArray[np.uint8]:
+    """Return what the model saw of a picture; what was squashed into a square has its own shape and more detail."""
+    if view.fit != "squash":
+        return view.of(path)
+    image = open_picture(path, at_least=HEATMAP_PIXELS, limits=view.limits).image
+    image.thumbnail((HEATMAP_PIXELS, HEATMAP_PIXELS), Image.Resampling.LANCZOS)
+    return np.asarray(image)
 
 
 def _free_name(stem: str, taken: set[str]) -> str:
@@ -101,37 +151,12 @@ def _save(image: Image.Image, path: Path) -> None:
         image.save(temporary)
 
 
-def _write_csv(predictions: Iterable[Prediction], out: TextIO, classes: Sequence[str]) -> None:
-    rows = csv.writer(out, lineterminator="\n")
-    rows.writerow(
-        ["path", "label", "probability", "unknown", "familiarity", *(f"p_{name}" for name in classes), "error"]
-    )
-    for one in predictions:
-        shares = [one.probabilities.get(name, "") for name in classes]
-        rows.writerow([one.path, one.label, one.probability, one.unknown, one.familiarity, *shares, one.error])
-
-
-def _write_parquet(predictions: Iterable[Prediction], out: TextIO, classes: Sequence[str]) -> None:
+def _write_parquet(predictions: Iterable[Prediction], out: TextIO, classes: Sequence[str], sets: bool) -> None:
     if out.isatty():
-        raise UserError(
-            "Parquet is not for a terminal. Send it to a file: bestiary predict … --format parquet > out.parquet"
-        )
+        raise UserError("Parquet is not for a terminal. Send it to a file: bestiary predict … --out out.parquet")
     pl = needs("polars", extra="train")
-    rows = [
-        [
-            one.path,
-            one.label,
-            one.probability,
-            one.unknown,
-            one.familiarity,
-            *map(one.probabilities.get, classes),
-            one.error,
-        ]
-        for one in predictions
-    ]
-    schema = {"path": pl.String, "label": pl.String, "probability": pl.Float64, "unknown": pl.Boolean}
-    schema |= {"familiarity": pl.Float64} | {f"p_{name}": pl.Float64 for name in classes} | {"error": pl.String}
-    pl.DataFrame(rows, schema=schema, orient="row").write_parquet(out.buffer)
+    rows = [row(one, classes, sets=sets) for one in predictions]
+    pl.DataFrame(rows, schema=schema(classes, sets=sets), orient="row").write_parquet(out.buffer)
 
 
 def _write_table(predictions: Iterable[Prediction], out: TextIO, top: int) -> None:
@@ -141,6 +166,7 @@ def _write_table(predictions: Iterable[Prediction], out: TextIO, top: int) -> No
             continue
         best = sorted(one.probabilities.items(), key=lambda item: -item[1])[:top]
         shown = ", ".join(f"{name} {probability:.1%}" for name, probability in best)
+        shown += "" if one.labels is None else f"  {{{', '.join(one.labels)}}}"
         doubt = "  (unknown: like none of the classes)" if one.unknown else ""
         out.write(f"{one.path}  {shown}{doubt}\n")
         out.flush()

@@ -156,6 +156,14 @@ OTHERS = {
         "Only the first frame is looked at.",
         "Nothing, if the first frame shows the animal; otherwise save the frame that does.",
     ),
+    "wrong-extension": (
+        "misnamed file",
+        "misnamed files",
+        "None here: bestiary goes by what is inside. Another program may stumble over them.",
+        "Nothing; rename them if you like.",
+    ),
+}
+NOTED = {
     "rotated": (
         "picture stored on its side",
         "pictures stored on their side",
@@ -168,19 +176,13 @@ OTHERS = {
         "See-through parts are laid on white.",
         "Nothing, if the animal can be seen well on white.",
     ),
-    "wrong-extension": (
-        "misnamed file",
-        "misnamed files",
-        "None here: bestiary goes by what is inside. Another program may stumble over them.",
-        "Nothing; rename them if you like.",
-    ),
 }
-ORDER = tuple(URGENT | OTHERS)
+ORDER = tuple(URGENT | OTHERS | NOTED)
 
 
 def advice(check: str) -> Advice:
     """Return what is said about a check, also about one that nobody has written about yet."""
-    words = URGENT.get(check) or OTHERS.get(check)
+    words = (URGENT | OTHERS | NOTED).get(check)
     if words is None:
         name = check.replace("-", " ")
         words = (

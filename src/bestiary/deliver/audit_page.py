@@ -13,8 +13,9 @@ from typing import Any
 
 import polars as pl
 
-from bestiary import __version__
-from bestiary.deliver.audit_checks import Advice, advice, seriousness
+from bestiary import __version__, table
+from bestiary.data.preparation import Audited
+from bestiary.deliver.audit_checks import NOTED, Advice, advice, seriousness
 from bestiary.deliver.exhibits import Exhibit, clipped, exhibits, marked, with_images
 from bestiary.deliver.gallery import shared_folder
 from bestiary.deliver.page import render_page
@@ -27,6 +28,7 @@ CLASSES_SHOWN = 200
 DUPLICATES = ("exact-duplicate", "near-duplicate")
 LEFT_OUT = "left-out"
 NO_LABEL = "(no label)"
+NOTHING: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -71,26 +73,55 @@ class Section:
         return len(self.exhibits)
 
 
+def write_audit(found: Audited, folder: Path, *, source: str) -> Path:
+    """Write `pictures.parquet`, `findings.parquet` and `audit.html` into `folder`; return the path of the page."""
+    table.write(found.pictures, folder / "pictures.parquet")
+    table.write(found.findings, folder / "findings.parquet")
+    return write_audit_page(
+        found.pictures,
+        found.findings,
+        found.passed_over,
+        folder,
+        source=source,
+        not_looked_for=found.not_looked_for,
+    )
+
+
 def write_audit_page(
-    pictures: pl.DataFrame, findings: pl.DataFrame, passed_over: Mapping[str, int], folder: Path, *, source: str
+    pictures: pl.DataFrame,
+    findings: pl.DataFrame,
+    passed_over: Mapping[str, int],
+    folder: Path,
+    *,
+    source: str,
+    not_looked_for: Mapping[str, str] = NOTHING,
 ) -> Path:
     """Return the path of `audit.html`, written into `folder`: one file of less than 20 MB that loads nothing.
 
     pictures: `table.PICTURES`, its `split` may be null, a `given_split` is shown; findings: `table.FINDINGS`, with any
-    check names; passed_over: how many files were not looked at, by reason; source: where the pictures lie, as words.
+    check names; passed_over: how many files were not looked at, by reason; source: where the pictures lie, as words;
+    not_looked_for: checks that were not made, with the reason.
     Raises MachineError when the folder cannot be written.
     """
     target = folder / "audit.html"
-    write_text(target, render(pictures, findings, passed_over, source=source))
+    write_text(target, render(pictures, findings, passed_over, source=source, not_looked_for=not_looked_for))
     return target
 
 
-def render(pictures: pl.DataFrame, findings: pl.DataFrame, passed_over: Mapping[str, int], *, source: str) -> str:
+def render(
+    pictures: pl.DataFrame,
+    findings: pl.DataFrame,
+    passed_over: Mapping[str, int],
+    *,
+    source: str,
+    not_looked_for: Mapping[str, str] = NOTHING,
+) -> str:
     """Return the whole page as HTML that needs nothing from outside itself."""
     pictures = pictures.with_columns(pl.col("label").fill_null(NO_LABEL))
     issues = pl.concat([findings.filter("is_issue"), _unexplained(pictures, findings)])
     root = shared_folder(pictures["path"].drop_nulls().to_list())
-    sections = _sections(pictures, issues, root)
+    looked_at = pl.concat([issues, findings.filter(~pl.col("is_issue") & pl.col("check").is_in(NOTED))])
+    sections = _sections(pictures, looked_at, root)
     classes = _classes(pictures, issues)
     values = {
         "version": __version__,
@@ -98,13 +129,13 @@ def render(pictures: pl.DataFrame, findings: pl.DataFrame, passed_over: Mapping[
         "name": clipped(PurePath(source).name or source),
         "root": root,
         "verdict": verdict_sentence(pictures.height, len(classes), sections),
-        "figures": _figures(pictures, findings, sections, passed_over),
+        "figures": _figures(pictures, findings, sections, passed_over, not_looked_for),
         "makeup": _makeup(pictures),
+        "not_looked_for": sorted(not_looked_for.items()),
         "passed_over": sorted(passed_over.items(), key=lambda item: (-item[1], item[0])),
         "classes": classes[:CLASSES_SHOWN],
         "classes_more": len(classes) - len(classes[:CLASSES_SHOWN]),
         "sections": sections,
-        "measured": findings.height - findings.filter("is_issue").height,
         "filters": {label: number for number, label in enumerate(_shown_labels(sections))},
     }
     return render_page("audit.html", values)
@@ -180,7 +211,11 @@ def _classes(pictures: pl.DataFrame, issues: pl.DataFrame) -> list[dict[str, Any
 
 
 def _figures(
-    pictures: pl.DataFrame, findings: pl.DataFrame, sections: Sequence[Section], passed_over: Mapping[str, int]
+    pictures: pl.DataFrame,
+    findings: pl.DataFrame,
+    sections: Sequence[Section],
+    passed_over: Mapping[str, int],
+    not_looked_for: Mapping[str, str],
 ) -> list[tuple[str, str, str]]:
     """Return the overview in numbers as (name, value, what it means)."""
     n_of = {section.check: section.n for section in sections}
@@ -197,22 +232,24 @@ def _figures(
         ("Cannot be used", f"{left_out:,}", "The reasons stand below." if left_out else "Every file could be read."),
         ("Duplicates", f"{surplus:,}", of_class),
         ("Label conflicts", f"{n_of.get('label-conflict', 0):,}", "The same picture, different labels."),
-        ("Suspect labels", *_suspects(findings, n_of.get("suspect-label", 0))),
+        ("Suspect labels", *_suspects(n_of.get("suspect-label", 0), not_looked_for.get("suspect-label"))),
         ("Passed over", f"{over:,}", "Files that were not looked at."),
     ]
 
 
-def _suspects(findings: pl.DataFrame, n: int) -> tuple[str, str]:
-    """Return how many labels are suspect; a check that left no trace may not have run, and 0 would promise too much."""
-    if "suspect-label" not in findings["check"]:
-        return "–", "None reported; perhaps not looked for."
-    return f"{n:,}", "A model trained without them disagrees."
+def _suspects(n: int, reason: str | None) -> tuple[str, str]:
+    """Return how many labels are suspect; 0 would promise too much where nobody looked."""
+    return (
+        ("–", "Not looked for; the reason stands below.")
+        if reason
+        else (f"{n:,}", "A model trained without them disagrees.")
+    )
 
 
 def _surplus(pictures: pl.DataFrame, findings: pl.DataFrame) -> tuple[int, int]:
     """Return how many pictures would go if one of each group of duplicates stayed, and the number of groups."""
     named = findings.filter(pl.col("is_issue") & pl.col("check").is_in(DUPLICATES))["group"].drop_nulls().unique()
-    members = pictures.filter(pl.col("group").is_in(named.to_list()))
+    members = pictures.filter(pl.col("error").is_null() & pl.col("group").is_in(named.to_list()))
     return max(0, members.height - named.len()), named.len()
 
 

@@ -87,6 +87,7 @@ def marked(check: str, findings: pl.DataFrame, pictures: pl.DataFrame) -> Marked
     """Return the findings of a check that name pictures, with the groups in which that check should be shown.
 
     A group of duplicates may hold several sets of equal files; as exact duplicates only equal files stand together.
+    What is left out of the collection is no longer shown with its group.
     """
     found = findings.filter((pl.col("check") == check) & pl.col("path").is_not_null())
     found = found.sort("score", "row_id", nulls_last=True, maintain_order=True)
@@ -94,7 +95,7 @@ def marked(check: str, findings: pl.DataFrame, pictures: pl.DataFrame) -> Marked
         pictures = pictures.with_columns(group=pl.col("sha256").rank("dense").cast(pl.Int64))
         of = pictures.select("row_id", "group")
         found = found.drop("group").join(of, on="row_id", how="left", maintain_order="left")
-    return Marked(found, pictures)
+    return Marked(found, pictures.with_columns(group=pl.when(pl.col("error").is_null()).then("group")))
 
 
 def exhibits(found: Marked, root: str, *, at_most: int) -> list[Exhibit]:

@@ -9,7 +9,7 @@ import json
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ from markupsafe import Markup
 from bestiary import __version__, table
 from bestiary.deliver import plots, verdict
 from bestiary.deliver.gallery import galleries, shared_folder, short_names, thumbnails
+from bestiary.deliver.learning_section import lesson_values
 from bestiary.deliver.page import render_page
 from bestiary.errors import RunError
+from bestiary.evaluation.classification_report import notes_of
 from bestiary.machine import write_text
 
 NEEDED_METRICS = ("n", "accuracy", "macro_f1", "per_class", "confusion")
@@ -47,6 +49,8 @@ class RunFiles:
     asked: str
     environment: Mapping[str, Any]
     bundle: Mapping[str, Any]
+    leaks: Mapping[str, Any] = field(default_factory=dict)
+    lessons: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_report(run: Path) -> Path:
@@ -74,6 +78,8 @@ def read_run(run: Path) -> RunFiles:
         asked=_text(run / "asked.toml"),
         environment=_json(run / "environment.json"),
         bundle=_json(run / "bundle.json"),
+        leaks=_json(run / "leaks.json"),
+        lessons=_json(run / "learning_curve.json"),
     )
 
 
@@ -90,6 +96,7 @@ def render(run: RunFiles) -> str:
         **_pictures(run, names),
         **_findings(run, names),
         **_learning(run),
+        **lesson_values(run.lessons),
         **_confusion(run.metrics),
         **_trust(test),
         **galleries(test, suspects, names),
@@ -102,6 +109,10 @@ def _story(run: RunFiles) -> dict[str, Any]:
     train = run.pictures.filter(pl.col("split") == "train")["label"]
     train_counts = {str(label): n for label, n in Counter(train.to_list()).items()}
     issues = Counter(run.findings.filter(pl.col("is_issue"))["check"].to_list())
+    of_suspects = run.findings.filter(pl.col("is_issue") & (pl.col("check") == "suspect-label"))["row_id"]
+    suspects = Counter(
+        run.pictures.filter(pl.col("row_id").is_in(of_suspects.implode()))["split"].drop_nulls().to_list()
+    )
     m = run.metrics
     return {
         "name": run.folder.name,
@@ -109,8 +120,11 @@ def _story(run: RunFiles) -> dict[str, Any]:
         "method": method,
         "bundle": run.bundle,
         "metrics": m,
+        "notes": [*notes_of(m), *([run.leaks["sentence"]] if run.leaks else [])],
         "verdict": verdict.verdict(m),
-        "steps": verdict.next_steps(m, train_counts, run.history, issues, shlex.quote(str(run.folder)), method),
+        "steps": verdict.next_steps(
+            m, train_counts, run.history, issues, shlex.quote(str(run.folder)), method, suspects
+        ),
         "classes": [
             {"label": label, "train": train_counts.get(label, 0)} | m["per_class"][label] for label in _order(m)
         ],

@@ -27,13 +27,14 @@ def thumbnail_data_uri(path: Path, side: int = 160, *, largest_bytes: int = LARG
     except (OSError, PictureError):
         return None
     for share, quality in ATTEMPTS:
-        encoded = _jpeg(picture, round(side * share), quality)
+        encoded = jpeg_copy(picture, round(side * share), quality)
         if len(encoded) <= largest_bytes:
             break
     return "data:image/jpeg;base64," + base64.b64encode(encoded).decode("ascii")
 
 
-def _jpeg(picture: Image.Image, side: int, quality: int) -> bytes:
+def jpeg_copy(picture: Image.Image, side: int, quality: int) -> bytes:
+    """Return an RGB picture as a JPEG whose longer side has at most `side` pixels; nothing else is in it."""
     small = picture.copy()
     small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
     stream = io.BytesIO()

@@ -18,6 +18,7 @@ WEAK_BY = 0.03  # a class is weak when its F1 lies this far below the mean of al
 FEW_SHARE = 0.5  # a class has few pictures when it has less than this share of the median class
 FEW_PICTURES = 100  # or less than this, to learn from
 ABSENT = "–"
+NONE: Mapping[str, int] = {}
 CHECKS = {
     "unreadable": "files that no decoder could open",
     "truncated": "files that end too early",
@@ -98,11 +99,16 @@ def next_steps(
     issues: Mapping[str, int],
     run: str,
     method: str,
+    suspects: Mapping[str, int] = NONE,
 ) -> list[Step]:
-    """Return what deserves doing next, the most useful first, and last how to use the model."""
+    """Return what deserves doing next, the most useful first, and last how to use the model.
+
+    suspects: how many labels look wrong in each split.
+    """
     return [
         *_test_steps(metrics),
         *_class_steps(metrics, train_counts),
+        *_suspect_steps(suspects),
         *_finding_steps(issues),
         *_training_steps(metrics, history, method),
         *_trust_steps(metrics),
@@ -195,8 +201,23 @@ def _confused(metrics: Mapping[str, Any], label: str) -> str:
     return f"Confused most with {labels[both.index(max(both))]}: {times}." if max(both) else ""
 
 
+def _suspect_steps(suspects: Mapping[str, int]) -> Iterator[Step]:
+    n = sum(suspects.values())
+    if not n:
+        return
+    taught, judged = suspects.get("train", 0), suspects.get("val", 0) + suspects.get("test", 0)
+    parts = [f"{taught:,} teach the model the wrong thing"] if taught else []
+    parts += [f"{judged:,} make it look worse than it is"] if judged else []
+    what = f"{taught:,} training label{'' if taught == 1 else 's'}" if taught else f"{n:,} label{'' if n == 1 else 's'}"
+    yield Step(
+        f"Check {what} that look{'s' if (taught or n) == 1 else ''} wrong.",
+        f"A model that never saw these pictures would label them otherwise. Where it is right, {' and '.join(parts)}.",
+        anchor="findings",
+    )
+
+
 def _finding_steps(issues: Mapping[str, int]) -> Iterator[Step]:
-    serious = [f"{issues[check]:,} {check}" for check in SERIOUS if issues.get(check)]
+    serious = [f"{issues[check]:,} {check}" for check in SERIOUS if check != "suspect-label" and issues.get(check)]
     if serious:
         yield Step(
             "Look through the findings.",

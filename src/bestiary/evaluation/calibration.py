@@ -64,10 +64,22 @@ def bin_of(confidence: Floats, bins: int) -> Integers:
     return np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, bins - 1)
 
 
+def ece_bin_of(confidence: Floats, bins: int) -> Integers:
+    """Return the index in [0, bins] of each confidence's bin for the ECE: torchmetrics's bins, to the last bit.
+
+    It compares in float32, with edges that are counted from both ends, and keeps the confidences of exactly 1 apart,
+    as bin number `bins`.
+    """
+    step, below = float(np.float32(1) / np.float32(bins)), np.arange(bins + 1)
+    edges = np.where(below < (bins + 1) // 2, below * step, 1 - (bins - below) * step).astype(np.float32)
+    return np.searchsorted(edges, confidence.astype(np.float32), side="right") - 1
+
+
 def reliability(probabilities: NDArray[Any], truth: NDArray[Any], bins: int = 15) -> list[ReliabilityBin]:
     """Return, for each of `bins` equal bins of the top probability, its mean and the share that is right.
 
-    `probabilities`: float (n, k); `truth`: int (n,) in [0, k). The bins are those of `ece` in metrics.json: the mean
+    `probabilities`: float (n, k); `truth`: int (n,) in [0, k). The bins are those of `ece` in metrics.json, but for
+    confidences of exactly 1, which have a bin of their own there and belong to the last one here: without any, the mean
     of |confidence - accuracy| weighted by count is that figure.
     """
     confidence = np.asarray(probabilities, dtype=np.float64).max(axis=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import unicodedata
 from collections.abc import Mapping
 from typing import Any
@@ -31,7 +32,13 @@ def classification_report(metrics: Mapping[str, Any]) -> str:
         ),
         ("macro f1", "", "", _range(metrics["macro_f1"]), _rate(metrics["macro_f1"]), n),
     ]
-    return _aligned([_HEADER, None, *rows, None, *over_all])
+    notes = [textwrap.fill(note, 100) for note in notes_of(metrics)]
+    return "\n".join([_aligned([_HEADER, None, *rows, None, *over_all]), *(f"{note}\n" for note in notes)])
+
+
+def notes_of(metrics: Mapping[str, Any]) -> list[str]:
+    """Return what must be said beside the scores: that they are cross-validated, that the split leaks."""
+    return [metrics[key]["note"] for key in ("folds", "leaks") if (metrics.get(key) or {}).get("note")]
 
 
 def _class_row(label: str, scores: Mapping[str, Any]) -> tuple[str, ...]:

@@ -12,25 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from bestiary.wilson import wilson
+
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-Z_95 = 1.959963984540054  # the 97.5 % point of the standard normal distribution
 _DRAWS_AT_ONCE = 500_000  # bounds the memory (about 12 MB) and keeps the weights near the processor
-
-
-def wilson(rate: Floats, trials: Integers) -> tuple[Floats, Floats]:
-    """Return the low and high ends of Wilson's 95 % score interval for `rate` in [0, 1] out of `trials`.
-
-    Arrays of any one shape. Zero trials tell nothing: [0, 1]. Wilson, JASA 22 (1927).
-    """
-    n = np.maximum(trials, 1).astype(np.float64)
-    centre = (rate + Z_95**2 / (2 * n)) / (1 + Z_95**2 / n)
-    half = Z_95 / (1 + Z_95**2 / n) * np.sqrt(rate * (1 - rate) / n + Z_95**2 / (4 * n**2))
-    # The minimum and maximum guard the ends 0 and 1, where rounding could put the rate itself outside.
-    low = np.minimum(np.clip(centre - half, 0, 1), rate)
-    high = np.maximum(np.clip(centre + half, 0, 1), rate)
-    return np.where(trials > 0, low, 0.0), np.where(trials > 0, high, 1.0)
 
 
 def wilson_of_f1(jaccard: Floats, trials: Integers) -> tuple[Floats, Floats]:

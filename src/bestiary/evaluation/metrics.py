@@ -17,7 +17,7 @@ from scipy import sparse
 
 from bestiary.errors import UserError
 from bestiary.evaluation import intervals
-from bestiary.evaluation.calibration import bin_of
+from bestiary.evaluation.calibration import ece_bin_of
 from bestiary.evaluation.intervals import Floats, Integers
 
 ECE_BINS = 15
@@ -47,8 +47,8 @@ def score(
       pictures therefore pulls them down; `balanced_accuracy` is over the labels that do have pictures.
     - `log_loss` clips probabilities to [eps, 1 - eps] of float64. `brier` is the mean over pictures of the sum of
       squares over classes, in [0, 2] (`brier_score_loss(..., scale_by_half=False)`).
-    - `ece` is the mean gap between top probability and correctness over 15 equal bins [low, high), the last closed.
-      torchmetrics puts probabilities of exactly 1 into a bin of their own; without those the two agree.
+    - `ece` is the mean gap between top probability and correctness over 15 equal bins [low, high), and one more for
+      probabilities of exactly 1: torchmetrics's, with its edges.
 
     Intervals are 95 %, always hold the value, and count a group of duplicates as one piece of evidence:
     - accuracy, losses and ece: stratified bootstrap over groups. Accuracy falls back on Wilson where all resamples
@@ -62,9 +62,9 @@ def score(
     truth, probabilities, groups = _checked(truth, probabilities, labels, groups)
     k = len(labels)
     predicted = probabilities.argmax(axis=1)
-    rows = _rows(truth, predicted, probabilities)
-    sums = _Sums(np.asarray(rows.sum(axis=0), dtype=np.float64).reshape(1, -1), k)
-    draws = _Sums(intervals.resampled_sums(rows, truth, groups, resamples=resamples, seed=seed), k)
+    rows = sums_by_picture(truth, predicted, probabilities)
+    sums = Sums(np.asarray(rows.sum(axis=0), dtype=np.float64).reshape(1, -1), k)
+    draws = Sums(intervals.resampled_sums(rows, truth, groups, resamples=resamples, seed=seed), k)
     per_class = _per_class(sums, _Trials.of(truth, predicted, groups, k))
     scores = {
         "accuracy": _accuracy(sums, draws, int(groups.max()) + 1),
@@ -81,49 +81,47 @@ def score(
     }
 
 
-def macro_f1_of(truth: NDArray[Any], predicted: NDArray[Any], k: int) -> float:
-    """Return the macro F1 over all `k` classes: the plain figure, for loops and searches.
-
-    `truth`, `predicted`: int (n,) in [0, k). A class with neither pictures nor predictions counts as 0.
-    """
-    right = np.bincount(truth[truth == predicted], minlength=k)
-    pictures_and_predictions = np.bincount(truth, minlength=k) + np.bincount(predicted, minlength=k)
-    return float(_ratio(2 * right, pictures_and_predictions).mean())
-
-
 @dataclass(frozen=True)
-class _Sums:
-    """Sums over pictures, one row per resample, shape (resamples, 3k + 2 + bins); each metric is a function of them."""
+class Sums:
+    """Sums over pictures, one row per resample, shape (resamples, 3k + 3 + bins); each metric is a function of them."""
 
     columns: Floats
     k: int
 
     @property
     def right(self) -> Floats:
+        """Right answers by class."""
         return self.columns[:, : self.k]
 
     @property
     def pictures(self) -> Floats:
+        """Pictures by class."""
         return self.columns[:, self.k : 2 * self.k]
 
     @property
     def predictions(self) -> Floats:
+        """Predictions by class."""
         return self.columns[:, 2 * self.k : 3 * self.k]
 
     @property
     def n(self) -> Floats:
+        """All pictures."""
         return np.asarray(self.pictures.sum(axis=1))
 
     def precision(self) -> Floats:
+        """Precision of each class."""
         return _ratio(self.right, self.predictions)
 
     def recall(self) -> Floats:
+        """Recall of each class."""
         return _ratio(self.right, self.pictures)
 
     def f1(self) -> Floats:
+        """F1 of each class."""
         return _ratio(2 * self.right, self.pictures + self.predictions)
 
     def jaccard(self) -> Floats:
+        """The Jaccard index of each class."""
         return _ratio(self.right, self.pictures + self.predictions - self.right)
 
     def metric(self, name: str) -> Floats:
@@ -131,7 +129,7 @@ class _Sums:
         return _METRICS[name](self)
 
 
-_METRICS: dict[str, Callable[[_Sums], Floats]] = {
+_METRICS: dict[str, Callable[[Sums], Floats]] = {
     "accuracy": lambda sums: sums.right.sum(axis=1) / sums.n,
     "balanced_accuracy": lambda sums: sums.recall().sum(axis=1) / (sums.pictures > 0).sum(axis=1),
     "macro_f1": lambda sums: sums.f1().mean(axis=1),
@@ -143,8 +141,8 @@ _METRICS: dict[str, Callable[[_Sums], Floats]] = {
 }
 
 
-def _rows(truth: Integers, predicted: Integers, probabilities: Floats) -> sparse.csr_array:
-    """Return what each picture adds to each sum, shape (n, 3k + 2 + bins): see _Sums for the order."""
+def sums_by_picture(truth: Integers, predicted: Integers, probabilities: Floats) -> sparse.csr_array:
+    """Return what each picture adds to each sum, shape (n, 3k + 3 + bins): see `Sums` for the order."""
     n, k = probabilities.shape
     right = (truth == predicted).astype(np.float64)
     own = probabilities[np.arange(n), truth]
@@ -158,12 +156,12 @@ def _rows(truth: Integers, predicted: Integers, probabilities: Floats) -> sparse
         (2 * k + predicted, np.ones(n)),
         (np.full(n, 3 * k), -np.log(np.clip(own, eps, 1 - eps))),
         (np.full(n, 3 * k + 1), (misses**2).sum(axis=1)),
-        (3 * k + 2 + bin_of(confidence, ECE_BINS), confidence - right),
+        (3 * k + 2 + ece_bin_of(confidence, ECE_BINS), confidence - right),
     ]
     columns = np.stack([column for column, _ in entries], axis=1).ravel()
     values = np.stack([value for _, value in entries], axis=1).ravel()
     starts = np.arange(0, len(columns) + 1, len(entries))
-    return sparse.csr_array((values, columns, starts), shape=(n, 3 * k + 2 + ECE_BINS))
+    return sparse.csr_array((values, columns, starts), shape=(n, 3 * k + 3 + ECE_BINS))
 
 
 @dataclass(frozen=True)
@@ -186,7 +184,7 @@ class _Trials:
 Rates = dict[str, tuple[Floats, Floats, Floats]]  # precision, recall, f1 -> value, low, high; shape (k,) each
 
 
-def _per_class(sums: _Sums, trials: _Trials) -> Rates:
+def _per_class(sums: Sums, trials: _Trials) -> Rates:
     precision, recall = sums.precision()[0], sums.recall()[0]
     return {
         "precision": (precision, *intervals.wilson(precision, trials.precision)),
@@ -195,17 +193,17 @@ def _per_class(sums: _Sums, trials: _Trials) -> Rates:
     }
 
 
-def _class_entry(per_class: Rates, sums: _Sums, c: int) -> dict[str, Any]:
+def _class_entry(per_class: Rates, sums: Sums, c: int) -> dict[str, Any]:
     rates = {name: intervals.interval(value[c], low[c], high[c]) for name, (value, low, high) in per_class.items()}
     return {**rates, "support": int(sums.pictures[0, c])}
 
 
-def _bootstrapped(name: str, sums: _Sums, draws: _Sums) -> dict[str, float]:
+def _bootstrapped(name: str, sums: Sums, draws: Sums) -> dict[str, float]:
     value = float(sums.metric(name)[0])
     return intervals.interval(value, *intervals.percentiles(draws.metric(name), value))
 
 
-def _accuracy(sums: _Sums, draws: _Sums, n_groups: int) -> dict[str, float]:
+def _accuracy(sums: Sums, draws: Sums, n_groups: int) -> dict[str, float]:
     entry = _bootstrapped("accuracy", sums, draws)
     if entry["low"] < entry["high"]:
         return entry
@@ -213,7 +211,7 @@ def _accuracy(sums: _Sums, draws: _Sums, n_groups: int) -> dict[str, float]:
     return intervals.interval(entry["value"], float(low), float(high))
 
 
-def _over_classes(name: str, sums: _Sums, draws: _Sums, per_class: Rates) -> dict[str, float]:
+def _over_classes(name: str, sums: Sums, draws: Sums, per_class: Rates) -> dict[str, float]:
     entry = _bootstrapped(name, sums, draws)
     values, lows, highs = per_class[name.removeprefix("macro_") if name.startswith("macro_") else "recall"]
     used = sums.pictures[0] > 0 if name == "balanced_accuracy" else np.ones(sums.k, dtype=bool)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from bestiary.batches.decoding import View
 from bestiary.errors import RunError
@@ -16,12 +17,16 @@ from bestiary.picture import Fit, Limits
 BUNDLE_FORMAT = 1
 GRAPH_NAME, BUNDLE_NAME = "model.onnx", "bundle.json"
 
+Precision = Literal["float32", "int8"]
+
 
 @dataclass(frozen=True)
 class Bundle:
     """Classes in the order of the graph's output, how pictures are looked at, and what was fitted on validation.
 
-    `threshold`: a picture with less familiarity is answered "unknown". `graph_sha256` ties the bundle to its graph.
+    `threshold`: a picture with less familiarity is answered "unknown"; `familiarity` says what that is made of.
+    `sets`: bounds of conformal prediction sets (`inference.sets`). `graph_sha256` ties the bundle to its graph, the
+    file `graph` beside it. An exported model has a `precision` of its own, and what was measured in `exported`.
     """
 
     classes: tuple[str, ...]
@@ -37,6 +42,11 @@ class Bundle:
     graph_sha256: str
     bestiary: str
     parity: dict[str, Any] = field(default_factory=dict)
+    graph: str = GRAPH_NAME
+    precision: Precision = "float32"
+    exported: dict[str, Any] = field(default_factory=dict)
+    sets: dict[str, Any] = field(default_factory=dict)
+    familiarity: str = "energy"
     format: int = BUNDLE_FORMAT
 
     def __post_init__(self) -> None:
@@ -45,6 +55,10 @@ class Bundle:
             raise ValueError(f"classes is {self.classes}; expected one or more names")
         if self.fit not in get_args(Fit):
             raise ValueError(f'fit is "{self.fit}"; expected one of {", ".join(get_args(Fit))}')
+        if self.precision not in get_args(Precision):
+            raise ValueError(f'precision is "{self.precision}"; expected one of {", ".join(get_args(Precision))}')
+        if not isinstance(self.graph, str) or not self.graph or Path(self.graph).name != self.graph:
+            raise ValueError(f"graph is {self.graph!r}; expected the name of a file beside the bundle")
         for name in ("size", "max_pixels", "max_bytes", "temperature", "threshold"):
             if not isinstance(value := getattr(self, name), int | float):
                 raise ValueError(f"{name} is {value!r}; expected a number")
@@ -56,7 +70,13 @@ class Bundle:
 
     def write(self, run: Path) -> None:
         """Write `bundle.json` into the run folder."""
-        write_text(run / BUNDLE_NAME, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
+        write_text(run / BUNDLE_NAME, _json(asdict(self)) + "\n")
+
+
+def _json(values: dict[str, Any]) -> str:
+    """Return an object with one line for each list of numbers, however long."""
+    text = json.dumps(values, indent=2, ensure_ascii=False)
+    return re.sub(r"\[[-+\d.eE,\s]+\]", lambda found: " ".join(found.group().split()), text)
 
 
 def read_bundle(run: Path) -> Bundle:
@@ -77,14 +97,18 @@ def read_bundle(run: Path) -> Bundle:
         raise RunError(
             f"{run} has bundle format {bundle.format}; this bestiary reads {BUNDLE_FORMAT}. Update bestiary."
         )
-    if (found := graph_digest(run)) != bundle.graph_sha256:
-        raise RunError(f"{run / GRAPH_NAME} is not the graph that {BUNDLE_NAME} names ({found[:12]}…). Train again.")
+    graph = run / bundle.graph
+    if (found := graph_digest(graph)) != bundle.graph_sha256:
+        raise RunError(f"{graph} is not the graph that {BUNDLE_NAME} names ({found[:12]}…). Train again.")
     return bundle
 
 
-def graph_digest(run: Path) -> str:
-    """Return the SHA-256 of the run's graph; raises RunError if there is none."""
-    try:
-        return hashlib.sha256((run / GRAPH_NAME).read_bytes()).hexdigest()
-    except OSError as error:
-        raise RunError(f"{run / GRAPH_NAME} cannot be read: {error.strerror}.") from None
+def graph_digest(graph: Path) -> str:
+    """Return the SHA-256 of a graph, with its weights where they lie beside it; raises RunError if there is none."""
+    digest = hashlib.sha256()
+    for file in (graph, graph.with_suffix(".bin")) if graph.suffix == ".xml" else (graph,):
+        try:
+            digest.update(file.read_bytes())
+        except OSError as error:
+            raise RunError(f"{file} cannot be read: {error.strerror}.") from None
+    return digest.hexdigest()

@@ -11,12 +11,14 @@ import numpy.typing as npt
 
 from bestiary.errors import IntegrityError
 from bestiary.models.head import Head
+from bestiary.models.subspace import Subspace
 
 if TYPE_CHECKING:
     import onnx
 
 Floats = npt.NDArray[np.floating[Any]]
 
+ENERGY_WEIGHT = 0.25  # beside the share of the features inside the subspace: measured, docs/log.md, 2026-11-25
 OUTPUTS = ("probabilities", "heatmap", "familiarity", "logits")
 
 
@@ -26,23 +28,45 @@ class Calibration:
 
     temperature: divides the logits before the softmax. familiarity is a logistic function of the energy of the logits
     (their log-sum-exp: Liu et al. 2020, "Energy-based out-of-distribution detection"), centred on `energy_mean`, in
-    units of `energy_scale`, so that it lies in (0, 1) and is near 0.5 for an ordinary picture.
+    units of `energy_scale`. Where there is a subspace of training features, the share of a picture's features that
+    lies inside it, centred and scaled likewise, is added, and energy counts ENERGY_WEIGHT. Familiarity lies in (0, 1)
+    and is near 0.5 for an ordinary picture.
     """
 
     temperature: float = 1.0
     energy_mean: float = 0.0
     energy_scale: float = 1.0
+    subspace: Subspace | None = None
+    inside_mean: float = 0.0
+    inside_scale: float = 1.0
 
     @classmethod
-    def of(cls, logits: Floats, temperature: float) -> Calibration:
-        """Return the calibration whose familiarity is centred on these validation logits (n, classes)."""
-        energies = _energy(logits)
-        return cls(temperature, float(np.median(energies)), max(float(energies.std()), 1e-6))
+    def of(
+        cls, logits: Floats, temperature: float, features: Floats | None = None, subspace: Subspace | None = None
+    ) -> Calibration:
+        """Return the calibration whose familiarity is centred on these validation logits (n, classes).
 
-    def familiarity(self, logits: Floats) -> Floats:
-        """Return what the sealed graph gives as familiarity, (n,), for logits (n, classes)."""
-        strangeness: Floats = np.exp((self.energy_mean - _energy(logits)) / self.energy_scale)
-        return 1 / (1 + strangeness)
+        With a subspace also on `features` (n, channels) of the same pictures: both are given, or none.
+        """
+        middle, spread = _middle_and_spread(_energy(logits))
+        if subspace is None or features is None:
+            return cls(temperature, middle, spread)
+        return cls(temperature, middle, spread, subspace, *_middle_and_spread(subspace.inside(features)))
+
+    @property
+    def measure(self) -> str:
+        """What familiarity is made of, as the bundle says it."""
+        return "energy" if self.subspace is None else "energy and features"
+
+    def familiarity(self, logits: Floats, features: Floats | None = None) -> Floats:
+        """Return what the sealed graph gives as familiarity, (n,), for logits (n, classes), features (n, channels)."""
+        known = (_energy(logits) - self.energy_mean) / self.energy_scale
+        if self.subspace is not None:
+            if features is None:
+                raise ValueError("Familiarity is made of features as well; pass them.")
+            known = ENERGY_WEIGHT * known + (self.subspace.inside(features) - self.inside_mean) / self.inside_scale
+        shares: Floats = 1 / (1 + np.exp(-np.clip(known, -80, 80)))
+        return shares
 
 
 def seal(trunk: onnx.ModelProto, head: Head, calibration: Calibration, metadata: Mapping[str, str]) -> onnx.ModelProto:
@@ -63,9 +87,7 @@ def seal(trunk: onnx.ModelProto, head: Head, calibration: Calibration, metadata:
     nodes.add("Identity", [heatmap], "heatmap")
     nodes.add("Softmax", [nodes.add("Div", [logits, nodes.number(calibration.temperature)])], "probabilities", axis=1)
     nodes.add("Identity", [logits], "logits")
-    energy = nodes.add("ReduceLogSumExp", [logits, nodes.axes(1)], keepdims=0)
-    centred = nodes.add("Sub", [energy, nodes.number(calibration.energy_mean)])
-    nodes.add("Sigmoid", [nodes.add("Div", [centred, nodes.number(calibration.energy_scale)])], "familiarity")
+    nodes.add("Sigmoid", [_known(nodes, logits, calibration)], "familiarity")
     _declare_outputs(sealed, head.classes, shape[2:])
     onnx.helper.set_model_props(sealed, dict(metadata))
     sealed.producer_name = "bestiary"
@@ -80,6 +102,26 @@ def _energy(logits: Floats) -> Floats:
     top = logits.max(axis=1).astype(np.float64)
     energy: Floats = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
     return energy
+
+
+def _middle_and_spread(values: Floats) -> tuple[float, float]:
+    return float(np.median(values)), max(float(values.std()), 1e-6)
+
+
+def _known(nodes: _Nodes, logits: str, calibration: Calibration) -> str:
+    """What the logistic function makes familiarity of: energy, and the share of the features inside the subspace."""
+    energy = nodes.add("ReduceLogSumExp", [logits, nodes.axes(1)], keepdims=0)
+    known = nodes.scaled(energy, calibration.energy_mean, calibration.energy_scale)
+    if calibration.subspace is None:
+        return known
+    space = calibration.subspace
+    features = nodes.add("ReduceMean", ["maps", nodes.axes(2, 3)], keepdims=0)
+    centred = nodes.add("Sub", [features, nodes.constant(space.mean)])
+    seen = nodes.add("Div", [centred, nodes.constant(space.scale)])
+    along = nodes.add("MatMul", [seen, nodes.constant(space.directions)])
+    lengths = [nodes.add("ReduceSumSquare", [part, nodes.axes(1)], keepdims=0) for part in (along, seen)]
+    inside = nodes.scaled(nodes.add("Div", lengths), calibration.inside_mean, calibration.inside_scale)
+    return nodes.add("Add", [nodes.add("Mul", [known, nodes.number(ENERGY_WEIGHT)]), inside])
 
 
 class _Nodes:
@@ -104,6 +146,9 @@ class _Nodes:
 
     def number(self, value: float) -> str:
         return self.constant(np.float32(value).reshape(()))
+
+    def scaled(self, value: str, middle: float, spread: float) -> str:
+        return self.add("Div", [self.add("Sub", [value, self.number(middle)]), self.number(spread)])
 
     def axes(self, *values: int) -> str:
         return self.constant(np.array(values, np.int64))
@@ -130,23 +175,25 @@ def _per_place(nodes: _Nodes, activation: str) -> str:
 
 
 def _dense(nodes: _Nodes, head: Head, shape: Sequence[int]) -> tuple[str, str]:
-    """Flattening, a hidden layer with ReLU, and a linear layer.
+    """Flattening, hidden layers with ReLU, and a linear layer.
 
     Such a head is linear around each picture: with the hidden units that are on, the class's weights lead straight
     back to every value of the maps, and value times weight is what that value adds to the logit.
     """
-    if head.hidden_weight is None or head.hidden_bias is None or head.pooling != "flatten":
+    if not head.hidden or head.pooling != "flatten":
         raise IntegrityError("A head without average pooling needs flattening and a hidden layer to be sealed.")
     channels, height, width = shape[1:]
-    flat = nodes.add("Flatten", ["maps"], axis=1)
-    before = nodes.add("Gemm", [flat, nodes.constant(head.hidden_weight), nodes.constant(head.hidden_bias)], transB=1)
-    hidden = nodes.add("Relu", [before])
-    logits = nodes.add("Gemm", [hidden, nodes.constant(head.weight), nodes.constant(head.bias)], transB=1)
-    is_on = nodes.add(
-        "Unsqueeze", [nodes.add("Cast", [nodes.add("Greater", [before, nodes.number(0)])], to=1), nodes.axes(1)]
-    )
-    through = nodes.add("Mul", [is_on, nodes.constant(head.weight[None])])  # (n, classes, hidden)
-    back = nodes.add("MatMul", [through, nodes.constant(head.hidden_weight)])  # (n, classes, flat)
+    flat = value = nodes.add("Flatten", ["maps"], axis=1)
+    masks = []
+    for layer in head.hidden:
+        before = nodes.add("Gemm", [value, nodes.constant(layer.weight), nodes.constant(layer.bias)], transB=1)
+        value = nodes.add("Relu", [before])
+        is_on = nodes.add("Cast", [nodes.add("Greater", [before, nodes.number(0)])], to=1)
+        masks.append(nodes.add("Unsqueeze", [is_on, nodes.axes(1)]))
+    logits = nodes.add("Gemm", [value, nodes.constant(head.weight), nodes.constant(head.bias)], transB=1)
+    back = nodes.constant(head.weight[None])  # (1, classes, hidden); after the loop (n, classes, flat)
+    for layer, mask in zip(reversed(head.hidden), reversed(masks), strict=True):
+        back = nodes.add("MatMul", [nodes.add("Mul", [mask, back]), nodes.constant(layer.weight)])
     parts = nodes.add("Mul", [back, nodes.add("Unsqueeze", [flat, nodes.axes(1)])])
     places = nodes.constant(np.array([-1, head.classes, channels, height * width], np.int64))
     summed = nodes.add("ReduceSum", [nodes.add("Reshape", [parts, places]), nodes.axes(2)], keepdims=0)

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bestiary.batches.decoding import Decoded, Source, decoded, in_batches
-from bestiary.errors import PictureError, RunError
-from bestiary.inference.bundle import GRAPH_NAME, Bundle, read_bundle
+from bestiary.errors import PictureError, RunError, needs
+from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.machine import cores
-from bestiary.models.engine import Engine, OnnxRuntimeEngine, Outputs, bulk_engine, run
+from bestiary.models.engine import Engine, OnnxRuntimeEngine, OpenVINOEngine, Outputs, bulk_engine, run
 
 MANY = 300  # pictures from which the faster engine makes up for its slower start
 
@@ -28,7 +28,8 @@ class Prediction:
 
     `label` is the likeliest class and `probability` its calibrated probability; `unknown` says that the picture is
     like none of the classes. When the picture could not be read, `error` says why and `label` is None.
-    heatmap: float32 (h, w), what each place adds to the evidence for `label`.
+    heatmap: float32 (h, w), what each place adds to the evidence for `label`. labels: where a prediction set was asked
+    for, its labels, the likeliest first.
     """
 
     path: str | None
@@ -39,6 +40,7 @@ class Prediction:
     probabilities: dict[str, float]
     heatmap: npt.NDArray[np.float32] | None = None
     error: str | None = None
+    labels: list[str] | None = None
 
     def line(self) -> dict[str, Any]:
         """Return the fields of one line of `--format jsonl`."""
@@ -50,24 +52,23 @@ class Prediction:
             "familiarity": self.familiarity,
             "probabilities": self.probabilities,
             "error": self.error,
+            **({} if self.labels is None else {"labels": self.labels}),
         }
 
 
 class Predictor:
-    """A trained model, ready to name pictures. Safe to use from one thread at a time."""
+    """A trained model, ready to name pictures. Safe to use from several threads at once."""
 
     def __init__(self, run: Path | str, *, threads: int | None = None, engine: EngineName = "onnxruntime") -> None:
-        """Load the model of a run folder. Raises RunError if it is missing, unfinished or damaged.
+        """Load the model of a run folder or an exported one. Raises RunError if it is missing, unfinished or damaged.
 
         engine: "onnxruntime" starts fastest; "fastest" takes OpenVINO where it is installed, for thousands of
-        pictures. Both compute in float32 and agree to about 1e-5.
+        pictures. Both compute a run in float32 and agree to about 1e-5; an exported model in the precision it names.
         """
         self.run = Path(run)
         self.bundle: Bundle = read_bundle(self.run)
         self.threads = threads or cores()
-        graph = self.run / GRAPH_NAME
-        make = bulk_engine if engine == "fastest" else OnnxRuntimeEngine
-        self._engine: Engine = make(graph, threads=self.threads)
+        self._engine: Engine = _engine(self.run / self.bundle.graph, engine, self.threads)
         self._blank = np.zeros((self.bundle.size, self.bundle.size, 3), np.uint8)  # stands in for what is unreadable
         self._refuse_unfit()
 
@@ -77,7 +78,7 @@ class Predictor:
         return self.bundle.classes
 
     def predict(self, source: Source | str) -> Prediction:
-        """Return the answer for one picture: a path, the bytes of a file, or uint8 (size, size, 3)."""
+        """Return the answer for one picture: a path, the bytes of a file, or uint8 (height, width, 3), RGB."""
         return next(self.predict_many([source]))
 
     def predict_many(self, sources: Iterable[Source | str], *, batch_size: int | None = None) -> Iterator[Prediction]:
@@ -103,10 +104,10 @@ class Predictor:
         try:
             found = self.probabilities(self._blank[None]).shape[1]
         except Exception as error:  # the engines' errors share no class
-            raise RunError(f"{self.run / GRAPH_NAME} does not do what its bundle says: {error}") from None
+            raise RunError(f"{self.run / self.bundle.graph} does not do what its bundle says: {error}") from None
         if found != len(self.classes):
             raise RunError(
-                f"{self.run / GRAPH_NAME} gives {found} classes; its bundle names {len(self.classes)}:"
+                f"{self.run / self.bundle.graph} gives {found} classes; its bundle names {len(self.classes)}:"
                 f" {', '.join(self.classes)}. Train again."
             )
 
@@ -136,6 +137,14 @@ class Predictor:
             probabilities=dict(zip(self.classes, probabilities.tolist(), strict=True)),
             heatmap=outputs["heatmap"][row, best].copy(),
         )
+
+
+def _engine(graph: Path, name: EngineName, threads: int) -> Engine:
+    """Return the engine for a graph: OpenVINO's own format is for OpenVINO alone."""
+    if graph.suffix == ".xml":
+        needs("openvino", extra="train")
+        return OpenVINOEngine(graph, threads=threads)
+    return (bulk_engine if name == "fastest" else OnnxRuntimeEngine)(graph, threads=threads)
 
 
 def _unreadable(name: str | None, error: PictureError) -> Prediction:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from bestiary.inference.predictor import EngineName, Prediction, Predictor
 from bestiary.machine import atomic
 from bestiary.models.engine import has_openvino
 from bestiary.models.head import Head
+from bestiary.training.scores import softmax
 
 if TYPE_CHECKING:
     import onnx
@@ -46,10 +47,11 @@ class Model:
     view: View
     method: str
     backbone: str
+    sets: dict[str, Any] = field(default_factory=dict)
 
 
 def write_model(model: Model, run: Path) -> None:
-    """Write `model.onnx`, `model.safetensors` (the head) and `bundle.json` into the run folder."""
+    """Write `model.onnx`, `model.safetensors` (head and subspace) and `bundle.json` into the run folder."""
     from safetensors.numpy import save_file
 
     metadata = {
@@ -63,7 +65,7 @@ def write_model(model: Model, run: Path) -> None:
     with atomic(run / GRAPH_NAME) as temporary:
         temporary.write_bytes(content)
     with atomic(run / "model.safetensors") as temporary:
-        save_file(_head_tensors(model.head), temporary)
+        save_file(_head_tensors(model.head) | _subspace_tensors(model.calibration), temporary)
     Bundle(
         classes=model.classes,
         size=model.view.size,
@@ -77,6 +79,8 @@ def write_model(model: Model, run: Path) -> None:
         backbone=model.backbone,
         graph_sha256=hashlib.sha256(content).hexdigest(),
         bestiary=bestiary.__version__,
+        sets=model.sets,
+        familiarity=model.calibration.measure,
     ).write(run)
 
 
@@ -100,11 +104,13 @@ def prove_parity(
     val_logits: Floats,
     *,
     threads: int,
+    familiarity: Floats | None = None,
 ) -> None:
     """Hold the written graph, from file bytes to probabilities, against the network in float32; record the figures.
 
     paths and val_logits: validation pictures, and their logits as the calibration saw them. Every engine that may
-    serve is tried. Raises IntegrityError if a probability differs by more than 0.001 or a label changes.
+    serve is tried. familiarity: that of the same pictures, where it is to be held against the graph's as well. Raises
+    IntegrityError if a probability or a familiarity differs by more than 0.001, or a label changes.
     """
     bundle = read_bundle(run)
     chosen = np.linspace(0, len(paths) - 1, min(PARITY_PICTURES, len(paths))).astype(int)
@@ -117,7 +123,7 @@ def prove_parity(
     engines: tuple[EngineName, ...] = ("onnxruntime", "fastest") if has_openvino() else ("onnxruntime",)
     differences: dict[str, float] = {}
     for engine in engines:
-        shipped = _shipped(Predictor(run, threads=threads, engine=engine), sources)
+        shipped, known = _shipped(Predictor(run, threads=threads, engine=engine), sources)
         for name, probabilities in expected.items():
             differences[f"{engine} against {name}"] = float(np.abs(shipped - probabilities).max())
             if not agree(shipped, probabilities):
@@ -126,13 +132,19 @@ def prove_parity(
                     f" {differences[f'{engine} against {name}']:.2g} in probability on validation pictures; at most"
                     f" {PARITY_LIMIT:g} is accepted. The model is refused. Please report this."
                 )
+        if familiarity is not None:
+            differences[f"{engine}, familiarity"] = _familiarity_difference(engine, known, familiarity[chosen])
     parity = {"pictures": len(sources), "limit": PARITY_LIMIT, "largest_difference": differences}
     replace(bundle, parity=parity).write(run)
 
 
-def validation_answers(model: Model, val_logits: Floats) -> Iterator[Prediction]:
-    """Yield what the sealed graph answers to the validation pictures, from their logits; `prove_parity` checks that."""
-    shares, familiarity = softmax(val_logits / model.calibration.temperature), model.calibration.familiarity(val_logits)
+def validation_answers(model: Model, val_logits: Floats, val_features: Floats | None = None) -> Iterator[Prediction]:
+    """Yield what the sealed graph answers to the validation pictures, from their logits and features.
+
+    `prove_parity` checks that it does.
+    """
+    shares = softmax(val_logits / model.calibration.temperature)
+    familiarity = model.calibration.familiarity(val_logits, val_features)
     for row, known in zip(shares, familiarity, strict=True):
         best = int(row.argmax())
         probabilities = dict(zip(model.classes, row.tolist(), strict=True))
@@ -152,20 +164,32 @@ def agree(shipped: Floats, expected: Floats) -> bool:
     return bool((expected.max(axis=1) - expected[rows, winner] <= 2 * PARITY_LIMIT).all())
 
 
-def softmax(logits: Floats) -> npt.NDArray[np.float64]:
-    """Return the probabilities, float64 (n, classes), of logits (n, classes)."""
-    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    result: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-    return result
+def _familiarity_difference(engine: str, shipped: Floats, expected: Floats) -> float:
+    difference = float(np.abs(shipped - expected).max())
+    if difference > PARITY_LIMIT:
+        raise IntegrityError(
+            f"The familiarity of the exported graph, run by {engine}, differs from calibration by {difference:.2g}; at"
+            f" most {PARITY_LIMIT:g} is accepted. The model is refused. Please report this."
+        )
+    return difference
 
 
-def _shipped(predictor: Predictor, sources: Sequence[Path]) -> Floats:
+def _shipped(predictor: Predictor, sources: Sequence[Path]) -> tuple[Floats, Floats]:
+    """Return what users get: probabilities (n, classes) and familiarity (n,)."""
     answers = list(predictor.predict_many(sources))
-    return np.array([[answer.probabilities[name] for name in predictor.classes] for answer in answers])
+    shares = np.array([[answer.probabilities[name] for name in predictor.classes] for answer in answers])
+    return shares, np.array([answer.familiarity for answer in answers])
 
 
 def _head_tensors(head: Head) -> dict[str, npt.NDArray[np.float32]]:
     tensors = {"head.weight": head.weight, "head.bias": head.bias}
-    if head.hidden_weight is not None and head.hidden_bias is not None:
-        tensors |= {"head.hidden_weight": head.hidden_weight, "head.hidden_bias": head.hidden_bias}
+    for number, layer in enumerate(head.hidden):
+        tensors |= {f"head.hidden.{number}.weight": layer.weight, f"head.hidden.{number}.bias": layer.bias}
     return tensors
+
+
+def _subspace_tensors(calibration: Calibration) -> dict[str, npt.NDArray[np.float32]]:
+    space = calibration.subspace
+    if space is None:
+        return {}
+    return {f"familiarity.{name}": getattr(space, name) for name in ("mean", "scale", "directions")}

@@ -7,7 +7,8 @@ reference both are held against.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from itertools import pairwise
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,35 +18,40 @@ from bestiary.errors import IntegrityError
 Floats = NDArray[np.float32]
 
 
+class Dense(NamedTuple):
+    """A dense layer with ReLU. weight: float32 (outputs, inputs); bias: float32 (outputs,)."""
+
+    weight: Floats
+    bias: Floats
+
+
 @dataclass(frozen=True, eq=False)
 class Head:
-    """A linear layer on the maps float32 (n, channels, height, width), after pooling and at most one hidden layer.
+    """A linear layer on the maps float32 (n, channels, height, width), after pooling and any hidden layers.
 
     weight: float32 (classes, features) and bias: float32 (classes,). pooling: "average" over height and width, or
-    "flatten" in the order channel, row, column. hidden_weight: float32 (hidden, pooled) and hidden_bias: float32
-    (hidden,) belong to a dense layer with ReLU in between, and come together or not at all.
+    "flatten" in the order channel, row, column. hidden: the dense layers in between, from input to output.
     Raises IntegrityError when the shapes do not fit together.
     """
 
     weight: Floats
     bias: Floats
     pooling: Literal["average", "flatten"]
-    hidden_weight: Floats | None = None
-    hidden_bias: Floats | None = None
+    hidden: tuple[Dense, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what cannot be computed."""
         if self.pooling not in ("average", "flatten"):
             raise IntegrityError(f'The head pools by "{self.pooling}"; expected "average" or "flatten".')
+        for layer in self.hidden:
+            _check_layer("hidden ", layer.weight, layer.bias)
         _check_layer("", self.weight, self.bias)
-        if (self.hidden_weight is None) != (self.hidden_bias is None):
-            raise IntegrityError("The head has one of hidden_weight and hidden_bias; expected both or none.")
-        if self.hidden_weight is not None and self.hidden_bias is not None:
-            _check_layer("hidden ", self.hidden_weight, self.hidden_bias)
-            if self.weight.shape[1] != len(self.hidden_bias):
+        layers = [*self.hidden, Dense(self.weight, self.bias)]
+        for before, after in pairwise(layers):
+            if after.weight.shape[1] != len(before.bias):
                 raise IntegrityError(
-                    f"The head's weight takes {self.weight.shape[1]} features; its hidden layer gives "
-                    f"{len(self.hidden_bias)}."
+                    f"A layer of the head takes {after.weight.shape[1]} features; the one before it gives"
+                    f" {len(before.bias)}."
                 )
 
     @property
@@ -56,15 +62,14 @@ class Head:
     @property
     def is_linear(self) -> bool:
         """Whether it is average pooling and one linear layer: then the class-activation map is exact."""
-        return self.pooling == "average" and self.hidden_weight is None
+        return self.pooling == "average" and not self.hidden
 
     def features(self, maps: Floats) -> Floats:
         """Return what the last layer sees, float32 (n, features)."""
         pooled: Floats = maps.mean(axis=(2, 3)) if self.pooling == "average" else maps.reshape(len(maps), -1)
-        if self.hidden_weight is None or self.hidden_bias is None:
-            return pooled
-        hidden: Floats = np.maximum(pooled @ self.hidden_weight.T + self.hidden_bias, 0)
-        return hidden
+        for layer in self.hidden:
+            pooled = np.maximum(pooled @ layer.weight.T + layer.bias, 0)
+        return pooled
 
     def logits(self, maps: Floats) -> Floats:
         """Return float32 (n, classes) for maps float32 (n, channels, height, width)."""

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from itertools import pairwise
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -22,10 +23,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bestiary.errors import RecipeError
-from bestiary.models.head import Head
+from bestiary.models.head import Dense, Head
+from bestiary.models.layers import ResidualBlock, convolution
 from bestiary.models.timm_backbone import TimmBackbone, timm_lite
+from bestiary.recipe import Activation
 
-Colour = tuple[float, ...]  # one number for each channel, or one for all of them
+Colour = tuple[float, float, float]
 Module = TypeVar("Module", bound=nn.Module)
 
 IMAGENET_MEAN: Colour = (123.675, 116.28, 103.53)  # of 0..255, red, green, blue
@@ -56,19 +59,23 @@ class PooledHead(nn.Module):
 
 
 class FlatHead(nn.Module):
-    """Flatten, a dense layer with ReLU, dropout and one linear layer: maps (n, channels, h, w) -> logits."""
+    """Flatten, dense layers with ReLU and dropout, and one linear layer: maps (n, channels, h, w) -> logits."""
 
-    def __init__(self, features: int, hidden: int, classes: int, *, dropout: float) -> None:
-        """`features` is channels * h * w, which ties the network to one input size."""
+    def __init__(self, features: int, hidden: Sequence[int], classes: int, *, dropout: float) -> None:
+        """`features` is channels * h * w, which ties the network to one input size; `hidden` are widths."""
         super().__init__()
-        self.hidden = nn.Linear(features, hidden)
+        widths = [features, *hidden]
+        self.hidden = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in pairwise(widths))
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(hidden, classes)
+        self.linear = nn.Linear(widths[-1], classes)
         _start_small(self.linear)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return logits (n, classes)."""
-        logits: Tensor = self.linear(self.dropout(functional.relu(self.hidden(maps.flatten(1)))))
+        features = maps.flatten(1)
+        for layer in self.hidden:
+            features = self.dropout(functional.relu(layer(features)))
+        logits: Tensor = self.linear(features)
         return logits
 
 
@@ -76,8 +83,9 @@ class Network(nn.Module):
     """Pixels float (n, 3, h, w) in 0..255 -> logits (n, classes).
 
     trunk: normalised pixels -> maps (n, channels, h', w'). head: maps -> logits. mean and std: float32 buffers (3,) in
-    units of 0..255, or (1,) for all channels alike. `frozen_statistics` keeps batch normalisation as it came, in
-    training too: a pretrained backbone has seen more pictures than a fine-tuning batch.
+    units of 0..255. `frozen_statistics` keeps batch normalisation as it came, in training too: a pretrained backbone
+    has seen more pictures than a fine-tuning batch. `mirror_mean`: when not training, maps are the mean of those of the
+    picture and of its mirror image (mirrored back); as the head is linear, so are the logits. It costs twice the time.
     """
 
     mean: Tensor
@@ -91,9 +99,11 @@ class Network(nn.Module):
         mean: Colour = IMAGENET_MEAN,
         std: Colour = IMAGENET_STD,
         frozen_statistics: bool = False,
+        mirror_mean: bool = False,
     ) -> None:
         """Put trunk and head together."""
         super().__init__()
+        self.mirror_mean = mirror_mean
         self.trunk = trunk
         self.head = head
         self.frozen_statistics = frozen_statistics
@@ -109,6 +119,8 @@ class Network(nn.Module):
         """Return the trunk's maps (n, channels, h', w')."""
         normalised = (pixels - self.mean[:, None, None]) / self.std[:, None, None]
         maps: Tensor = self.trunk(normalised)
+        if self.mirror_mean and not self.training:
+            maps = (maps + self.trunk(normalised.flip(-1)).flip(-1)) / 2
         return maps
 
     def train(self, mode: bool = True) -> Network:
@@ -141,38 +153,26 @@ class Network(nn.Module):
         return [stem + stages[0], *stages[1:]] if stages else [stem]
 
 
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions around which the input is added: (n, inputs, h, w) -> (n, outputs, h/stride, w/stride)."""
-
-    def __init__(self, inputs: int, outputs: int, *, stride: int) -> None:
-        """The second normalisation starts at zero, so that the block starts as its shortcut."""
-        super().__init__()
-        self.first = convolution(inputs, outputs, stride=stride)
-        self.second = convolution(outputs, outputs, activation=False)
-        norm = self.second[1]
-        assert isinstance(norm, nn.BatchNorm2d)
-        nn.init.zeros_(norm.weight)
-        self.shortcut = _shortcut(inputs, outputs, stride)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Return the maps of the next block."""
-        return functional.relu(self.second(self.first(maps)) + self.shortcut(maps))
-
-
 def plain(
     classes: int,
     size: int,
     *,
     filters: Sequence[int] = PLAIN_FILTERS,
-    kernel_size: int = 3,
+    kernel_size: Sequence[int] = (3,),
     batch_norm: bool = False,
-    hidden: int = 128,
+    pooling: Literal["max", "average"] = "max",
+    activation: Activation = "relu",
+    stage_dropout: float = 0.0,
+    hidden: Sequence[int] = (128,),
     dropout: float = 0.5,
+    mean: Colour = IMAGENET_MEAN,
+    std: Colour = IMAGENET_STD,
     seed: int = 0,
 ) -> Network:
-    """Return the textbook CNN: per stage a convolution, ReLU and 2x2 max-pooling; then flatten and two dense layers.
+    """Return the textbook CNN: per stage a convolution, ReLU and 2x2 max-pooling; then flatten and dense layers.
 
-    size: height and width of the input in pixels. filters: the channels of each stage.
+    size: height and width of the input in pixels. filters: the channels of each stage. kernel_size: of each stage; the
+    last one counts for those after it. The dense layers have ReLU, so that heatmaps are exact. mean, std: see Network.
     Raises RecipeError when the stages leave no pixel, or for an even kernel, which has no centre.
     """
     rest = size // 2 ** len(filters)
@@ -181,24 +181,35 @@ def plain(
             f"A plain network with {len(filters)} stages halves {size} pixels to {rest}; expected 1 to "
             f"{int(math.log2(size))} stages. Change model.filters or picture.size."
         )
-    if kernel_size % 2 == 0:
-        raise RecipeError(f"model.kernel_size is {kernel_size}; expected an odd number, such as {kernel_size + 1}.")
+    if even := [size for size in kernel_size if size % 2 == 0]:
+        raise RecipeError(f"model.kernel_size is {even[0]}; expected an odd number, such as {even[0] + 1}.")
+    kernels = [kernel_size[min(stage, len(kernel_size) - 1)] for stage in range(len(filters))]
 
     def build() -> Network:
         stages = [
             nn.Sequential(
-                *convolution(inputs, outputs, kernel_size=kernel_size, batch_norm=batch_norm), nn.MaxPool2d(2)
+                *convolution(inputs, outputs, kernel_size=kernel, batch_norm=batch_norm, activation=activation),
+                nn.MaxPool2d(2) if pooling == "max" else nn.AvgPool2d(2),
+                *([nn.Dropout(stage_dropout)] if stage_dropout else []),
             )
-            for inputs, outputs in zip((3, *filters), filters, strict=False)
+            for inputs, outputs, kernel in zip((3, *filters), filters, kernels, strict=False)
         ]
         head = FlatHead(filters[-1] * rest**2, hidden, classes, dropout=dropout)
-        return Network(_trunk(stages), head)
+        return Network(_trunk(stages), head, mean=mean, std=std)
 
     return _seeded(build, seed)
 
 
 def resnet(
-    classes: int, *, filters: Sequence[int] = RESNET_FILTERS, blocks: int = 2, dropout: float = 0.0, seed: int = 0
+    classes: int,
+    *,
+    filters: Sequence[int] = RESNET_FILTERS,
+    blocks: int = 2,
+    dropout: float = 0.0,
+    mean: Colour = IMAGENET_MEAN,
+    std: Colour = IMAGENET_STD,
+    mirror_mean: bool = False,
+    seed: int = 0,
 ) -> Network:
     """Return a small residual network: a stem that halves, stages of `blocks` blocks that halve, average, linear.
 
@@ -214,7 +225,8 @@ def resnet(
         for inputs, outputs in zip((stem, *filters), filters, strict=False):
             rest = [ResidualBlock(outputs, outputs, stride=1) for _ in range(blocks - 1)]
             stages.append(nn.Sequential(ResidualBlock(inputs, outputs, stride=2), *rest))
-        return Network(_trunk(stages), PooledHead(filters[-1], classes, dropout=dropout))
+        head = PooledHead(filters[-1], classes, dropout=dropout)
+        return Network(_trunk(stages), head, mean=mean, std=std, mirror_mean=mirror_mean)
 
     return _seeded(build, seed)
 
@@ -288,35 +300,8 @@ def head_arrays(network: Network) -> Head:
     weight, bias = _layer_arrays(network.head.linear)
     if isinstance(network.head, PooledHead):
         return Head(weight, bias, pooling="average")
-    hidden_weight, hidden_bias = _layer_arrays(network.head.hidden)
-    return Head(weight, bias, pooling="flatten", hidden_weight=hidden_weight, hidden_bias=hidden_bias)
-
-
-def convolution(
-    inputs: int,
-    outputs: int,
-    *,
-    kernel_size: int = 3,
-    stride: int = 1,
-    batch_norm: bool = True,
-    activation: bool = True,
-) -> nn.Sequential:
-    """Return a convolution that keeps the size divided by the stride, then normalisation and ReLU where asked."""
-    layers: list[nn.Module] = [
-        nn.Conv2d(inputs, outputs, kernel_size, stride, padding=kernel_size // 2, bias=not batch_norm)
-    ]
-    if batch_norm:
-        layers.append(nn.BatchNorm2d(outputs))
-    if activation:
-        layers.append(nn.ReLU())
-    return nn.Sequential(*layers)
-
-
-def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
-    if stride == 1 and inputs == outputs:
-        return nn.Identity()
-    pooling = [nn.AvgPool2d(stride, ceil_mode=True)] if stride > 1 else []
-    return nn.Sequential(*pooling, *convolution(inputs, outputs, kernel_size=1, activation=False))
+    hidden = tuple(Dense(*_layer_arrays(layer)) for layer in network.head.hidden if isinstance(layer, nn.Linear))
+    return Head(weight, bias, pooling="flatten", hidden=hidden)
 
 
 def _trunk(stages: Sequence[nn.Module]) -> nn.Module:
@@ -330,7 +315,8 @@ def _start_small(layer: nn.Linear) -> None:
 
 
 def _in_bytes(colour: Colour) -> Colour:
-    return tuple(255 * part for part in colour)
+    red, green, blue = (255 * part for part in colour)
+    return red, green, blue
 
 
 def _layer_arrays(layer: nn.Linear) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

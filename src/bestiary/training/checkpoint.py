@@ -1,4 +1,4 @@
-"""The state of a training run after its last finished epoch: written whole, read without running code."""
+"""The state of a training run, between two steps: written whole, read without running code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from bestiary.errors import RunError
 from bestiary.machine import atomic
 
-FREE_ON_RESUME = frozenset({"threads", "patience_epochs"})  # these may change: an epoch still computes the same
+# These may change: an epoch still computes the same.
+FREE_ON_RESUME = frozenset({"threads", "patience_epochs", "checkpoint_seconds"})
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -25,10 +26,10 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    """Return the state of the last finished epoch, on the CPU, or raise RunError with the reason it cannot be used."""
+    """Return the last state that was saved, on the CPU, or raise RunError with the reason it cannot be used."""
     if not path.is_file():
         raise RunError(
-            f"There is no checkpoint at {path}: no epoch was finished. Start the run again without --resume."
+            f"There is no checkpoint at {path}: nothing was learned yet. Start the run again without --resume."
         )
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)

@@ -1,7 +1,8 @@
 """The one training loop, for networks from scratch and for fine-tuning. Read `fit` from top to bottom.
 
-Everything random in an epoch is drawn from (seed, epoch): the order, the augmentation and the dropout. A run that is
-resumed therefore needs no stored generator to equal the uninterrupted one; on one thread it is equal to the last bit.
+The order of an epoch is drawn from (seed, epoch), augmentation and dropout from (seed, epoch, step). A run that is
+resumed, between epochs or within one, therefore needs no stored generator to equal the uninterrupted one; on one thread
+it is equal to the last bit. Several processes may share the batches: see `team`.
 """
 
 from __future__ import annotations
@@ -11,64 +12,33 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.nn import functional
 
-from bestiary.batches.augmentation import augment
+from bestiary.batches.augmentation import Chance, augment
 from bestiary.batches.batches import Read, evaluation_batches, training_batches, training_steps
 from bestiary.errors import RecipeError
 from bestiary.machine import keep_memory, write_text
 from bestiary.models.networks import Network
 from bestiary.progress import Reporter
-from bestiary.recipe import Augment, Balance
+from bestiary.recipe import Augment
 from bestiary.training.balance import class_weights, epoch_order, logit_offsets
 from bestiary.training.checkpoint import copy_weights, load_checkpoint, save_checkpoint
+from bestiary.training.device import autocast, choose_device, choose_precision, seed_step, to_device
+from bestiary.training.loop_settings import LoopSettings, Precision
+from bestiary.training.optimiser import build_optimiser
+from bestiary.training.schedule import rate_factor, training_size
+from bestiary.training.team import ALONE, Team
 
-Schedule = Literal["one-cycle", "cosine"]
-Precision = Literal["auto", "float32", "bfloat16"]
-Stopped = Literal["finished", "patience", "diverged"]
+LOOK_EVERY_STEPS = 50  # so often the loss is looked at within an epoch: reading makes an accelerator wait
 
-
-@dataclass(frozen=True, kw_only=True)
-class LoopSettings:
-    """What the loop needs to know. Times in epochs become steps once, in `fit`.
-
-    optimiser: "sgd" with Nesterov `momentum`, or "adamw" with `momentum` as its first beta. learning_rate is the
-    head's; stage k below it learns with stage_decay ** k of it. unfreeze_stages: how many of the trunk's last stages
-    learn, None for all. precision "auto": bfloat16 where the processor computes in it, else float32.
-    """
-
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    momentum: float
-    label_smoothing: float
-    schedule: Schedule
-    warmup_epochs: float
-    patience_epochs: int
-    seed: int
-    threads: int
-    balance: Balance = "none"
-    precision: Precision = "auto"
-    optimiser: Literal["sgd", "adamw"] = "sgd"
-    unfreeze_stages: int | None = None
-    stage_decay: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Raise RecipeError for a warm-up that leaves no training."""
-        if not 0 <= self.warmup_epochs < self.epochs:
-            raise RecipeError(
-                f"train.warmup_epochs is {self.warmup_epochs:g} of {self.epochs} epochs; expected 0 or more, and fewer "
-                "than train.epochs. Lower it, or train for longer."
-            )
+Stopped = Literal["finished", "patience", "diverged", "budget"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +53,7 @@ class Validation:
 class FitResult:
     """How training went; the network itself holds the best weights.
 
-    history: one record for each epoch, as in history.jsonl. stopped: "finished", "patience" or "diverged".
+    history: one record for each epoch, as in history.jsonl. stopped: "finished", "patience", "diverged" or "budget".
     """
 
     history: tuple[dict[str, float], ...]
@@ -104,15 +74,19 @@ def fit(
     *,
     reporter: Reporter,
     resume: bool = False,
+    team: Team = ALONE,
+    may_go_on: Callable[[float], bool] = lambda epoch_seconds: True,
 ) -> FitResult:
     """Train the network in place and return how it went; the network ends with its best weights, on the CPU.
 
     read: training rows by position 0 to n - 1, in a new array each time. labels: int64 (n,), 0 to classes - 1.
     evaluate: called after every epoch with the network in evaluation mode. The best epoch has the highest validation
-    macro-F1, then the lowest loss. Writes `history.jsonl` and `checkpoints/last.pt` after every epoch; with `resume` it
-    continues from there, and on KeyboardInterrupt that state is safe.
-    Raises RecipeError if the loss is not a number before any epoch was finished, RunError if a checkpoint is missing,
-    damaged or from other settings.
+    macro-F1, then the lowest loss. Writes `history.jsonl` and `checkpoints/last.pt` after every epoch, the checkpoint
+    also every `checkpoint_seconds` within one; with `resume` it continues from there, and on KeyboardInterrupt that
+    state is safe. may_go_on: asked before each epoch but the first, with the seconds that the last one took; if not,
+    training ends. Of a team every process calls this with the same arguments; the first one writes and evaluates.
+    Raises RecipeError if the loss is not a number before any epoch was finished or a batch is too small for the team,
+    RunError if a checkpoint is missing, damaged or from other settings.
     """
     # ---- The machine -------------------------------------------------------------------------------------------------
     keep_memory()
@@ -120,6 +94,7 @@ def fit(
     device = choose_device()
     precision = choose_precision(settings.precision, device)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    team.prepare(network)
 
     # ---- The classes -------------------------------------------------------------------------------------------------
     classes = network.head.linear.out_features
@@ -128,9 +103,11 @@ def fit(
 
     # ---- The optimiser and its schedule ------------------------------------------------------------------------------
     optimiser = build_optimiser(network, settings)
+    learning = [weight for group in optimiser.param_groups for weight in group["params"]]
     order_length = len(epoch_order(labels, classes, settings.balance, seed=settings.seed, epoch=1))
     epoch_steps = training_steps(order_length, settings.batch_size)
     epoch_pictures = min(order_length, epoch_steps * settings.batch_size)
+    team.check(min(order_length, settings.batch_size))
     total_steps = settings.epochs * epoch_steps
     warmup_steps = round(settings.warmup_epochs * epoch_steps)
 
@@ -139,34 +116,62 @@ def fit(
     asked = {**asdict(settings), "augment": augmentation.model_dump(), "pictures": len(labels)}
     history: list[dict[str, float]] = []
     best_weights, best_epoch, best_score = copy_weights(network), 0, (-math.inf, -math.inf)
+    done, tally = 0, torch.zeros(2, device=device)  # of the epoch: steps; the sum of their losses, and of their hits
     if resume:
         state = load_checkpoint(checkpoint, asked)
         network.load_state_dict(state["network"])
         optimiser.load_state_dict(state["optimiser"])
-        history, best_epoch = state["history"], state["best_epoch"]
+        history, best_epoch, done, tally = state["history"], state["best_epoch"], state["done"], state["tally"]
+        tally = tally.to(device)
         best_weights = {name: tensor.to(device) for name, tensor in state["best_weights"].items()}
-        best_score = score_of(history[best_epoch - 1])
-        reporter.say(f"Going on after epoch {len(history)} of {settings.epochs}; the best so far is {best_epoch}.")
-    write_text(log, "".join(json.dumps(record) + "\n" for record in history))
-    reporter.say(f"Training on {device.type} in {precision} with {settings.threads} threads.")
+        best_score = score_of(history[best_epoch - 1]) if best_epoch else best_score
+        reporter.say(
+            f"Going on after epoch {len(history)} of {settings.epochs}{f' and {done} steps' if done else ''}; "
+            f"the best so far is {best_epoch or 'none'}."
+        )
+    if team.is_first:
+        write_text(log, "".join(json.dumps(record) + "\n" for record in history))
+    reporter.say(f"Training on {device.type} in {precision} with {settings.threads} threads{team}.")
+
+    def save() -> None:
+        state: dict[str, Any] = {
+            "network": network.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "best_weights": best_weights,
+        }
+        state |= {"asked": asked, "history": history, "best_epoch": best_epoch, "done": done, "tally": tally}
+        if team.is_first:
+            save_checkpoint(checkpoint, state)
 
     # ---- The epochs --------------------------------------------------------------------------------------------------
     stopped: Stopped = "finished"
+    saved = time.perf_counter()
     for epoch in range(len(history) + 1, settings.epochs + 1):
         if epoch - 1 - best_epoch >= settings.patience_epochs:
             stopped = "patience"
             break
-        started = time.perf_counter()
-        generator = seed_epoch(settings.seed, epoch)
+        if history and not may_go_on(history[-1]["seconds"]):
+            stopped = "budget"
+            reporter.say(f"The time is up after epoch {epoch - 1} of {settings.epochs}; the best was {best_epoch}.")
+            break
+        started, done_before = time.perf_counter(), done
         order = epoch_order(labels, classes, settings.balance, seed=settings.seed, epoch=epoch)
-        step = (epoch - 1) * epoch_steps
-        losses, hits = [], []
 
         # -- train
         network.train()
-        batches = training_batches(read, labels, order, batch_size=settings.batch_size, seed=settings.seed, epoch=epoch)
+        batches = training_batches(
+            read,
+            labels,
+            order,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            epoch=epoch,
+            skip=done,
+            share=team.share,
+        )
         with closing(batches), reporter.task(f"Epoch {epoch} of {settings.epochs}", epoch_pictures) as advance:
             for batch in batches:
+                step = (epoch - 1) * epoch_steps + done
                 factor = rate_factor(
                     step, total_steps=total_steps, warmup_steps=warmup_steps, schedule=settings.schedule
                 )
@@ -174,27 +179,41 @@ def fit(
                     group["lr"] = group["peak"] * factor
                 images = to_device(batch.images, device).permute(0, 3, 1, 2)
                 targets = to_device(batch.labels, device)
-                pixels = augment(images, augmentation, generator).contiguous(memory_format=torch.channels_last)
+                chance = Chance(seed_step(settings.seed, epoch, done), *team.beside(len(batch.whole)))
+                pixels = augment(images, augmentation, chance, size=training_size(epoch, settings))
+                pixels = pixels.contiguous(memory_format=torch.channels_last)
                 with autocast(device, precision):
                     logits = network(pixels)
                 logits = logits.float()
-                loss = functional.cross_entropy(
-                    logits + offsets, targets, weight=weights, label_smoothing=settings.label_smoothing
+                losses = functional.cross_entropy(
+                    logits + offsets,
+                    targets,
+                    weight=weights,
+                    label_smoothing=settings.label_smoothing,
+                    reduction="sum",
                 )
+                loss = losses / weights[to_device(labels[batch.whole], device)].sum()
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
+                hits = (logits.detach().argmax(dim=1) == targets).sum()
+                tally = tally + team.add_up(learning, torch.stack([loss.detach(), hits]))
                 optimiser.step()
-                step += 1
-                losses.append(loss.detach())  # read once an epoch: reading makes an accelerator wait
-                hits.append((logits.detach().argmax(dim=1) == targets).sum())
-                advance(len(targets))
-            train_loss = float(torch.stack(losses).mean())
+                done += 1
+                advance(len(batch.whole))
+                if done % LOOK_EVERY_STEPS == 0 and not math.isfinite(float(tally[0])):
+                    break
+                if time.perf_counter() - saved >= settings.checkpoint_seconds and math.isfinite(float(tally[0])):
+                    save()
+                    saved = time.perf_counter()
+        train_loss, train_accuracy = float(tally[0]) / epoch_steps, float(tally[1]) / epoch_pictures
         train_seconds = time.perf_counter() - started
 
         # -- validate
         network.eval()
-        validation = evaluate(network)
-        if not all(map(math.isfinite, (train_loss, validation.val_loss, validation.val_macro_f1))):
+        validation = Validation(math.nan, math.nan)
+        if math.isfinite(train_loss):
+            validation = Validation(*team.from_first(lambda: astuple(evaluate(network)), 2, device))
+        if not all(map(math.isfinite, astuple(validation))):
             stopped = "diverged"
             reporter.say(diverged(epoch, best_epoch, settings.learning_rate))
             break
@@ -205,30 +224,22 @@ def fit(
                 "epoch": epoch,
                 "train_loss": train_loss,
                 "val_loss": float(validation.val_loss),
-                "train_accuracy": float(torch.stack(hits).sum()) / epoch_pictures,
+                "train_accuracy": train_accuracy,
                 "val_macro_f1": float(validation.val_macro_f1),
-                "learning_rate": settings.learning_rate * factor,
+                "learning_rate": optimiser.param_groups[0]["lr"],
                 "seconds": time.perf_counter() - started,
-                "images_per_second": epoch_pictures / train_seconds,
+                "images_per_second": (done - done_before) * settings.batch_size / train_seconds,
             }
         )
         if score_of(history[-1]) > best_score:
             best_weights, best_epoch, best_score = copy_weights(network), epoch, score_of(history[-1])
 
         # -- save: the checkpoint first; resuming writes the log again from it
-        save_checkpoint(
-            checkpoint,
-            {
-                "asked": asked,
-                "network": network.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "history": history,
-                "best_epoch": best_epoch,
-                "best_weights": best_weights,
-            },
-        )
-        with log.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(history[-1]) + "\n")
+        done, tally, saved = 0, torch.zeros_like(tally), time.perf_counter()
+        save()
+        if team.is_first:
+            with log.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(history[-1]) + "\n")
         reporter.say(
             f"Epoch {epoch}: loss {train_loss:.3f}, validation loss {validation.val_loss:.3f}, "
             f"macro-F1 {validation.val_macro_f1:.3f}{' (best)' if best_epoch == epoch else ''}"
@@ -236,6 +247,7 @@ def fit(
 
     # ---- The best weights --------------------------------------------------------------------------------------------
     network.load_state_dict(best_weights)
+    team.release(network)
     network.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     return FitResult(tuple(history), best_epoch, stopped, device.type, precision)
 
@@ -259,77 +271,6 @@ def network_logits(
                 logits = network(pixels)
             parts.append(logits.float().cpu().numpy())
     return np.concatenate(parts)
-
-
-def choose_device() -> torch.device:
-    """Return the fastest device there is: cuda, then mps, then cpu."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def choose_precision(asked: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:
-    """Return what to compute in: for "auto", bfloat16 where the device has instructions for it.
-
-    On a CPU that is AVX512_BF16 or AMX, as the processor says; without them bfloat16 is slower than float32.
-    """
-    if asked != "auto":
-        return asked
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
-        return "float32"  # older versions of torch do not tell
-    has = torch.cpu.get_capabilities()
-    return "bfloat16" if has.get("avx512_bf16") or has.get("amx_bf16") else "float32"
-
-
-def build_optimiser(network: Network, settings: LoopSettings) -> torch.optim.Optimizer:
-    """Return the optimiser of the weights that learn; all others are frozen. Each group's "peak" is its highest rate.
-
-    Biases and normalisation are not decayed.
-    """
-    below = list(reversed(network.stages()))
-    parts = [list(network.head.parameters()), *below[: settings.unfreeze_stages]]
-    network.requires_grad_(False)
-    groups: list[dict[str, Any]] = []
-    for depth, part in enumerate(parts):
-        peak = settings.learning_rate * settings.stage_decay**depth
-        matrices = [weight.requires_grad_() for weight in part if weight.ndim > 1]
-        vectors = [weight.requires_grad_() for weight in part if weight.ndim <= 1]
-        groups.append({"params": matrices, "peak": peak, "lr": peak, "weight_decay": settings.weight_decay})
-        groups.append({"params": vectors, "peak": peak, "lr": peak, "weight_decay": 0.0})
-    if settings.optimiser == "adamw":
-        return torch.optim.AdamW(groups, betas=(settings.momentum, 0.999))
-    return torch.optim.SGD(groups, momentum=settings.momentum, nesterov=settings.momentum > 0)
-
-
-def rate_factor(step: int, *, total_steps: int, warmup_steps: int, schedule: Schedule) -> float:
-    """Return the learning rate of a step as a share of its peak: up in a line, then down to nearly 0.
-
-    Down along a line for "one-cycle" (Smith 2018, without the cycle in momentum), along half a cosine for "cosine".
-    """
-    if step < warmup_steps:
-        return (step + 1) / (warmup_steps + 1)
-    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-    return 1 - progress if schedule == "one-cycle" else (1 + math.cos(math.pi * progress)) / 2
-
-
-def seed_epoch(seed: int, epoch: int) -> torch.Generator:
-    """Return the generator of the epoch's augmentation, and seed torch's own, which dropout draws from."""
-    dropout_seed, augmentation_seed = np.random.SeedSequence((seed, epoch)).generate_state(2)
-    torch.manual_seed(int(dropout_seed))
-    return torch.Generator().manual_seed(int(augmentation_seed))
-
-
-def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
-    """Return the array on the device; for cuda from pinned memory, so that the copy overlaps with computing."""
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-
-def autocast(device: torch.device, precision: Literal["float32", "bfloat16"]) -> torch.autocast:
-    """Return the context in which the network computes in this precision; its weights stay float32."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def score_of(record: dict[str, float]) -> tuple[float, float]:

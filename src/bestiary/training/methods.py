@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bestiary.batches.batches import Read
 from bestiary.batches.pixels import fill, pixel_store
+from bestiary.batches.statistics import Statistics, channel_statistics
 from bestiary.batches.store import ArrayStore
 from bestiary.errors import RecipeError, needs
-from bestiary.machine import keep_memory
+from bestiary.machine import keep_memory, processes
 from bestiary.models.engine import OnnxRuntimeEngine, has_openvino, run
+from bestiary.models.head import Head
 from bestiary.models.lite import BACKBONES
+from bestiary.models.subspace import Subspace
 from bestiary.recipe import Recipe
-from bestiary.training.probe import fitted_probe
+from bestiary.training.probe import features_of, fitted_probe, training_precision
 from bestiary.training.run_folder import write_history
 from bestiary.training.scores import loss_and_macro_f1
 from bestiary.training.task import Images, Learned, Logits, Part, Task
@@ -26,12 +30,19 @@ if TYPE_CHECKING:
     from bestiary.models.networks import Network
     from bestiary.training.loop import LoopSettings
 
+RAW = Statistics((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))  # pixels as they are, in 0..1
+
 
 def refuse_impossible(recipe: Recipe) -> None:
     """Raise RecipeError or MissingExtraError for what a method cannot do or lacks, before any work is done."""
     model = recipe.model
+    refuse_sizes(recipe.resolved())
     if model.method != "probe":
         needs("torch", extra="torch")
+    elif processes() > 1:
+        raise RecipeError("The probe learns in one process, in seconds: start it without torchrun.")
+    if processes() > 1 and recipe.data.folds:
+        raise RecipeError("Cross-validation (data.folds) runs in one process: start it without torchrun.")
     if model.method == "probe" and model.backbone not in BACKBONES:
         raise RecipeError(
             f'The probe knows the backbones {", ".join(BACKBONES)}; got "{model.backbone}".'
@@ -42,6 +53,9 @@ def refuse_impossible(recipe: Recipe) -> None:
             'train.balance = "balanced-sampler" is not for the probe, which sees all pictures at once: it would be'
             ' the same as "class-weights". Choose that.'
         )
+    if (asked := recipe.picture.normalise) is not None and (asked == "backbone") == (model.method == "scratch"):
+        possible = '"collection" or "none"' if model.method == "scratch" else '"backbone"'
+        raise RecipeError(f'picture.normalise = "{asked}" does not go with {model.method}; choose {possible}.')
     refuse_unused(recipe)
     if model.backbone in BACKBONES and model.method != "scratch" and model.weights != "bundled":
         raise RecipeError(
@@ -54,6 +68,16 @@ def refuse_impossible(recipe: Recipe) -> None:
         raise RecipeError(
             f'The weights of "{model.backbone}" are not bundled. Set model.weights to a file of weights, or to'
             f' "hub" to download them. Bundled: {", ".join(BACKBONES)}.'
+        )
+
+
+def refuse_sizes(recipe: Recipe) -> None:
+    """Raise RecipeError for training pictures of a size that the network cannot see."""
+    sizes = {recipe.train.size_from, recipe.train.size_to}
+    if recipe.model.method == "scratch" and recipe.model.network == "plain" and sizes != {recipe.picture.size}:
+        raise RecipeError(
+            f"A plain network sees one size, picture.size = {recipe.picture.size}; train.size_from and train.size_to"
+            f" are {recipe.train.size_from} and {recipe.train.size_to}. Leave them out."
         )
 
 
@@ -72,47 +96,73 @@ def learn_probe(task: Task) -> Learned:
 
     val_logits = (val.features @ head.weight.T + head.bias).astype(np.float32)
     engine_name = "openvino" if has_openvino() else "onnxruntime"
-    return Learned(onnx.load(probe.trunk), head, probe.history, val_logits, reference, {"features by": engine_name})
+    space = Subspace.of(features_of(task, task.part("train"), probe.trunk, training_precision()), seed=task.recipe.seed)
+    notes = {"features by": engine_name}
+    return Learned(onnx.load(probe.trunk), head, probe.history, val_logits, reference, notes, val.features, space)
 
 
 def learn_scratch(task: Task) -> Learned:
     """Train a network from nothing. Needs torch."""
+    colours = _colours(task)
+    learned = _trained(task, _from_scratch(task, colours), _loop_settings(task))
+    return replace(learned, notes=learned.notes | {"normalised by": asdict(colours)})
+
+
+def learn_finetune(task: Task) -> Learned:
+    """Train the last stages of a pretrained backbone, starting from the probe's head. Needs torch."""
+    head = fitted_probe(task).head if task.recipe.model.backbone in BACKBONES else None
+    return _trained(task, *_pretrained(task, head))
+
+
+def untrained(task: Task) -> tuple[Network, LoopSettings]:
+    """Return what `scratch` or `finetune` would train, to measure how long it takes."""
+    if task.recipe.model.method == "scratch":
+        return _from_scratch(task, RAW), _loop_settings(task)
+    return _pretrained(task, None)
+
+
+def _from_scratch(task: Task, colours: Statistics) -> Network:
     from bestiary.models import networks
 
-    model, seed = task.recipe.model, task.recipe.seed
-    classes = len(task.classes)
+    model, seed, classes = task.recipe.model, task.recipe.seed, len(task.classes)
     if model.network == "plain":
-        network = networks.plain(
+        return networks.plain(
             classes,
             task.view.size,
             filters=model.filters or networks.PLAIN_FILTERS,
             kernel_size=model.kernel_size,
             batch_norm=model.batch_norm,
+            pooling=model.pooling,
+            activation=model.activation,
+            stage_dropout=model.stage_dropout,
             hidden=model.hidden,
             dropout=model.dropout,
+            mean=colours.mean,
+            std=colours.std,
             seed=seed,
         )
-    else:
-        network = networks.resnet(classes, filters=model.filters or networks.RESNET_FILTERS, seed=seed)
-    return _trained(task, network, _loop_settings(task, optimiser="sgd"))
+    return networks.resnet(
+        classes,
+        filters=model.filters or networks.RESNET_FILTERS,
+        mean=colours.mean,
+        std=colours.std,
+        mirror_mean=model.mirror_mean,
+        seed=seed,
+    )
 
 
-def learn_finetune(task: Task) -> Learned:
-    """Train the last stages of a pretrained backbone, starting from the probe's head. Needs torch."""
+def _pretrained(task: Task, head: Head | None) -> tuple[Network, LoopSettings]:
     from bestiary.models import networks, timm_backbone
-    from bestiary.training.finetune import finetuned
 
-    model, classes = task.recipe.model, len(task.classes)
+    model, classes, seed = task.recipe.model, len(task.classes), task.recipe.seed
     if model.backbone in BACKBONES:
-        head = fitted_probe(task).head
-        network = networks.backbone_network(
-            classes, model.backbone, weight=head.weight, bias=head.bias, seed=task.recipe.seed
-        )
+        weight, bias = (head.weight, head.bias) if head else (None, None)
+        network = networks.backbone_network(classes, model.backbone, weight=weight, bias=bias, seed=seed)
     else:
         file = None if model.weights == "hub" else Path(model.weights)
         found = timm_backbone.timm_model(model.backbone, file, from_hub=model.weights == "hub")
-        network = networks.over_timm(found, classes, seed=task.recipe.seed)
-    return finetuned(task, network, _loop_settings(task, optimiser="adamw", stage_decay=0.5))
+        network = networks.over_timm(found, classes, seed=seed)
+    return network, _loop_settings(task, unfreeze=task.recipe.train.unfreeze_stages, stage_decay=0.5)
 
 
 LEARN: dict[str, Callable[[Task], Learned]] = {
@@ -129,23 +179,17 @@ def _trained(task: Task, network: Network, settings: LoopSettings) -> Learned:
     from bestiary.models.networks import head_arrays
     from bestiary.models.torch_export import export_trunk
     from bestiary.training import loop
+    from bestiary.training.team import part_company, team
 
-    store, train, val = pixel_store(task.cache, task.view), task.part("train"), task.part("val")
-    with task.clock.stage("cache"):
-        fill(
-            store,
-            train.paths + val.paths,
-            train.keys + val.keys,
-            task.view,
-            threads=task.threads,
-            reporter=task.reporter,
-        )
+    store, train, val = _pixels(task), task.part("train"), task.part("val")
     read_val = _reader(store, val)
 
     def validate(network: Network) -> loop.Validation:
         logits = loop.network_logits(network, read_val, len(val.keys), batch_size=settings.batch_size)
         return loop.Validation(*loss_and_macro_f1(logits, val.labels))
 
+    resume = task.resume and (task.run / "checkpoints" / "last.pt").exists()
+    here, _ = team({"run": str(task.run), "method": task.recipe.model.method, "resume": resume})
     result = loop.fit(
         network,
         _reader(store, train),
@@ -155,8 +199,11 @@ def _trained(task: Task, network: Network, settings: LoopSettings) -> Learned:
         task.recipe.augment,
         task.run,
         reporter=task.reporter,
-        resume=task.resume and (task.run / "checkpoints" / "last.pt").exists(),
+        resume=resume,
+        team=here,
+        may_go_on=task.may_go_on,
     )
+    part_company()
 
     def reference(images: Images) -> Logits:
         with torch.inference_mode():
@@ -175,18 +222,35 @@ def _trained(task: Task, network: Network, settings: LoopSettings) -> Learned:
     return Learned(trunk, head_arrays(network), list(result.history), val_logits, reference, notes)
 
 
+def _pixels(task: Task) -> ArrayStore:
+    """Return the pixel cache, filled with the training and validation pictures."""
+    store, train, val = pixel_store(task.cache, task.view), task.part("train"), task.part("val")
+    paths, keys = train.paths + val.paths, train.keys + val.keys
+    with task.clock.stage("cache"):
+        fill(store, paths, keys, task.view, threads=task.threads, reporter=task.reporter)
+    return store
+
+
+def _colours(task: Task) -> Statistics:
+    """Return what a network from scratch normalises pixels by: the training pictures' colours, or 0 and 255."""
+    if task.recipe.picture.normalise == "none":
+        return RAW
+    store, train = _pixels(task), task.part("train")
+    with task.clock.stage("cache"):
+        return channel_statistics(_reader(store, train), len(train.keys))
+
+
 def _reader(store: ArrayStore, part: Part) -> Read:
     return lambda positions: store.read([part.keys[position] for position in positions])
 
 
-def _loop_settings(
-    task: Task, *, optimiser: Any, unfreeze: int | None = None, stage_decay: float = 1.0
-) -> LoopSettings:
+def _loop_settings(task: Task, *, unfreeze: int | None = None, stage_decay: float = 1.0) -> LoopSettings:
     from bestiary.training.loop import LoopSettings
 
     train = task.recipe.train
     assert train.epochs is not None  # a resolved recipe has them all
     assert train.learning_rate is not None
+    assert train.optimiser is not None
     assert train.schedule is not None
     assert train.patience_epochs is not None
     return LoopSettings(
@@ -200,10 +264,13 @@ def _loop_settings(
         warmup_epochs=train.warmup_epochs or 0.0,
         patience_epochs=train.patience_epochs,
         seed=task.recipe.seed,
-        threads=task.threads,
+        threads=max(1, task.threads // processes()),
         balance=train.balance,
         precision=train.precision,
-        optimiser=optimiser,
+        optimiser=train.optimiser,
+        size_from=train.size_from,
+        size_to=train.size_to,
+        checkpoint_seconds=train.checkpoint_seconds,
         unfreeze_stages=unfreeze,
         stage_decay=stage_decay,
     )

@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bestiary.batches.decoding import View
+from bestiary.batches.decoding import Pinned, View
 from bestiary.batches.pixels import PIXELS_VERSION, pixel_batches
 from bestiary.batches.store import ArrayStore
+from bestiary.machine import keep_memory
 from bestiary.models.engine import Precision, bulk_engine, has_openvino
 from bestiary.models.head import Head
 from bestiary.models.lite import BACKBONES, built_trunk
 from bestiary.models.pooling import pooled_graph
 from bestiary.picture import Pixels
 from bestiary.progress import Reporter
-from bestiary.recipe import Balance
+from bestiary.recipe import Balance, Recipe
 from bestiary.training.balance import epoch_order, logit_offsets
 from bestiary.training.scores import loss_and_macro_f1
 from bestiary.training.task import Part, Task
@@ -66,16 +67,30 @@ def fitted_probe(task: Task) -> Fitted:
     balance, classes = task.recipe.train.balance, len(task.classes)
     trunk = built_trunk(task.recipe.model.backbone, task.cache / "trunks", task.view.size)
     part = task.part("train")
-    fast: Precision = "bfloat16" if has_openvino() else "float32"
-    times = np.ones(len(part.keys), np.int64)
-    if balance == "oversample":
-        order = epoch_order(part.labels, classes, balance, seed=task.recipe.seed, epoch=1)
-        times = np.bincount(order, minlength=len(part.keys))
-    train = _labelled(task, part, trunk, fast, times)
+    train = _labelled(task, part, trunk, training_precision(), times_shown(task))
     val = _labelled(task, task.part("val"), trunk, "float32", None)
-    strengths = task.recipe.probe.regularisation or strengths_for(len(part.keys))
+    strengths = strengths_of(task.recipe, len(part.keys))
     head, history = fit_head(train, val, classes, strengths=strengths, balance=balance)
     return Fitted(trunk, head, history, val)
+
+
+def training_precision() -> Precision:
+    """Return what the features of training pictures are computed in."""
+    return "bfloat16" if has_openvino() else "float32"
+
+
+def times_shown(task: Task) -> npt.NDArray[np.int64]:
+    """Return how often each training picture counts, int64 (n,): small classes more often if they are oversampled."""
+    labels, balance = task.part("train").labels, task.recipe.train.balance
+    if balance != "oversample":
+        return np.ones(len(labels), np.int64)
+    order = epoch_order(labels, len(task.classes), balance, seed=task.recipe.seed, epoch=1)
+    return np.bincount(order, minlength=len(labels))
+
+
+def strengths_of(recipe: Recipe, pictures: int) -> tuple[float, ...]:
+    """Return the inverse strengths C to try: the recipe's, or those for so many training pictures."""
+    return recipe.probe.regularisation or strengths_for(pictures)
 
 
 def strengths_for(pictures: int) -> tuple[float, ...]:
@@ -107,13 +122,17 @@ def fill_features(
     reporter: Reporter,
     mirrored: bool = False,
 ) -> None:
-    """Compute the features that the store lacks: the mean of the trunk's maps over all places, mirrored if asked."""
+    """Compute the features that the store lacks: the mean of the trunk's maps over all places, mirrored if asked.
+
+    keys: the SHA-256 of the files. Raises SourceError if a file cannot be read any more, or has other content.
+    """
     missing = store.missing(keys)
     if not missing:
         return
     engine = bulk_engine(pooled_graph(trunk), threads=threads, precision=precision)
     wanted = [keys[at] for at in missing]
-    batches = pixel_batches([paths[at] for at in missing], view, threads=threads, batch_size=engine.batch_size)
+    files = [Pinned(paths[at], keys[at]) for at in missing]
+    batches = pixel_batches(files, view, threads=threads, batch_size=engine.batch_size)
     with reporter.task("Computing features", len(missing)) as advance, store.writing() as segment:
         start = 0
         for outputs in engine.stream(_mirrored(batches) if mirrored else batches):
@@ -121,6 +140,28 @@ def fill_features(
             segment.append(wanted[start : start + len(rows)], rows.astype(np.float16))
             start += len(rows)
             advance(len(rows))
+
+
+def bulk_features(
+    paths: Sequence[Path],
+    keys: Sequence[str],
+    backbone: str,
+    view: View,
+    *,
+    cache: Path,
+    threads: int,
+    reporter: Reporter,
+) -> Features:
+    """Return the features of pictures by a bundled backbone, float32 (n, channels); the cache is filled first.
+
+    In bfloat16 where OpenVINO is there, as those that a probe is trained on. keys: the pictures' SHA-256.
+    """
+    keep_memory()
+    trunk = built_trunk(backbone, cache / "trunks", view.size)
+    precision = training_precision()
+    store = feature_store(cache, trunk, view, precision, BACKBONES[backbone].channels)
+    fill_features(store, paths, keys, trunk, view, precision=precision, threads=threads, reporter=reporter)
+    return store.read(keys, np.float32)
 
 
 def fit_head(

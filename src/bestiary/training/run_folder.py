@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
 import shlex
+import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +26,36 @@ RUNS = Path("runs")
 PACKAGES = ("numpy", "Pillow", "onnx", "onnxruntime", "openvino", "polars", "scikit-learn", "torch", "timm")
 
 
-def create(out: Path | None, recipe: Recipe) -> Path:
+def create(
+    out: Path | None,
+    recipe: Recipe,
+    *,
+    resolved: Recipe | None = None,
+    contents: Callable[[Path], None] = lambda folder: None,
+) -> Path:
     """Make a new run folder and write the recipe into it, as asked and as resolved; return its path.
 
-    Without `out` it is `runs/<date>-<method>-<digest>`. Raises RunError if `out` holds something already, MachineError
-    if it cannot be made.
+    Without `out` it is `runs/<date>-<method>-<digest>`. `contents` writes what else belongs there from the start: the
+    folder is filled beside its place and moved there whole, so that a run that exists can be resumed. Raises RunError
+    if `out` holds something already, MachineError if it cannot be made.
     """
     refuse_taken(out)
-    run = out or _free(RUNS / _name(recipe))
+    run, settled = out or _free(RUNS / _name(recipe)), resolved or recipe.resolved()
     try:
-        run.mkdir(parents=True, exist_ok=True)
+        run.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{run.name[:100]}.", dir=run.parent) as name:
+            made = Path(name) / "run"
+            made.mkdir()
+            write_text(made / "asked.toml", write_toml(recipe.asked()))
+            write_text(made / "resolved.toml", settled.toml())
+            contents(made)
+            with contextlib.suppress(FileNotFoundError):  # an empty folder may be there
+                run.rmdir()
+            made.rename(run)
     except OSError as error:
         raise MachineError(
             f"Cannot make the run folder {run}: {error.strerror or error}. Choose another --out."
         ) from None
-    write_text(run / "asked.toml", write_toml(recipe.asked()))
-    write_text(run / "resolved.toml", recipe.resolved().toml())
     return run
 
 
@@ -60,6 +77,19 @@ def recipe_of(run: Path) -> Recipe:
     return Recipe.of(read_toml(run / "asked.toml"))
 
 
+def resolved_of(run: Path) -> Recipe:
+    """Return the recipe that a run follows, every setting spelled out. Raises RunError if the folder is no run."""
+    if not (run / "resolved.toml").is_file():
+        return recipe_of(run).resolved()
+    return Recipe.of(read_toml(run / "resolved.toml")).resolved()
+
+
+def sweep(run: Path) -> None:
+    """Remove what a killed process left half-written in a run folder; only for who holds the run."""
+    for path in [*run.glob(".*"), *run.glob("checkpoints/.*")]:
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
 def environment(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a reader needs to judge or repeat a run: versions, machine, command, and `facts`."""
     return {
@@ -72,6 +102,11 @@ def environment(facts: Mapping[str, Any]) -> dict[str, Any]:
         **facts,
         **{f"version of {name}": version for name in PACKAGES if (version := _version(name))},
     }
+
+
+def note(run: Path, facts: Mapping[str, Any]) -> None:
+    """Add facts to `environment.json` of a run."""
+    write_json(run / "environment.json", {**read_json(run / "environment.json"), **facts})
 
 
 def read_json(path: Path) -> dict[str, Any]:

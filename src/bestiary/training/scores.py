@@ -1,4 +1,4 @@
-"""The two numbers that training watches on validation pictures; the judging metrics live in `evaluation`."""
+"""From logits to probabilities, and the two numbers that training watches; the judging metrics live in `evaluation`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ import numpy.typing as npt
 
 def loss_and_macro_f1(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> tuple[float, float]:
     """Return mean cross-entropy in nats, and macro-F1 over the classes that occur, for logits (n, classes)."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    loss = -log_probabilities[np.arange(len(labels)), labels].mean()
+    loss = -log_softmax(logits)[np.arange(len(labels)), labels].mean()
     return float(loss), macro_f1(labels, logits.argmax(axis=1), logits.shape[1])
 
 
@@ -22,3 +20,15 @@ def macro_f1(labels: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], cl
     made = np.bincount(labels, minlength=classes) + np.bincount(predicted, minlength=classes)
     occurs = made > 0
     return float((2 * hits[occurs] / made[occurs]).mean())
+
+
+def softmax(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return the probabilities, float64 (n, classes), of logits (n, classes)."""
+    return np.exp(log_softmax(logits))
+
+
+def log_softmax(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return the natural logarithms of the probabilities, float64 (n, classes), of logits (n, classes)."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    result: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return result

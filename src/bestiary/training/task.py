@@ -14,6 +14,7 @@ import polars as pl
 from bestiary.batches.decoding import View
 from bestiary.machine import Clock
 from bestiary.models.head import Head
+from bestiary.models.subspace import Subspace
 from bestiary.progress import Reporter
 from bestiary.recipe import Recipe
 
@@ -47,6 +48,11 @@ class Task:
     reporter: Reporter
     clock: Clock = field(default_factory=Clock)
     resume: bool = False
+    deadline_seconds: float | None = None  # on the clock: when training must end so that the budget is kept
+
+    def may_go_on(self, epoch_seconds: float) -> bool:
+        """Return whether an epoch that takes so long still fits before the deadline."""
+        return self.deadline_seconds is None or self.clock.total + epoch_seconds <= self.deadline_seconds
 
     def part(self, split: str) -> Part:
         """Return the pictures of one split."""
@@ -61,7 +67,8 @@ class Learned:
     """What came out: trunk and head to be sealed, the logits of the validation pictures, in float32.
 
     reference: the network as it was trained, in float32: images uint8 (n, size, size, 3) to logits (n, classes). The
-    sealed graph is held against it. `notes` are facts for the environment file.
+    sealed graph is held against it. `notes` are facts for the environment file. val_features float32 (n, channels) and
+    the subspace of the training features make up familiarity, where there are any; else it is made of logits alone.
     """
 
     trunk: onnx.ModelProto
@@ -70,3 +77,5 @@ class Learned:
     val_logits: Logits
     reference: Callable[[Images], Logits]
     notes: dict[str, Any]
+    val_features: npt.NDArray[np.float32] | None = None
+    subspace: Subspace | None = None

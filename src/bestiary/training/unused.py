@@ -2,57 +2,101 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from bestiary.errors import RecipeError
-from bestiary.recipe import METHODS, Recipe
+from bestiary.models.lite import BACKBONES
+from bestiary.recipe import Recipe
 
-LEARNED_IN_EPOCHS = ("finetune", "scratch")
+# What learns: the method, and of `scratch` the network. Each setting of a recipe has its users here.
+ALL = ("probe", "finetune", "resnet", "plain")
 PRETRAINED = ("probe", "finetune")
-
-# Who uses a section, and the settings of it that fewer use. What stands in neither is used by every method.
-SECTIONS: dict[str, tuple[str, ...]] = {"probe": PRETRAINED, "augment": LEARNED_IN_EPOCHS, "train": LEARNED_IN_EPOCHS}
-SETTINGS: dict[str, tuple[str, ...]] = {
-    "train.balance": METHODS,
-    "train.unfreeze_stages": ("finetune",),
-    "train.views": ("finetune",),
-    "train.whole_epochs": ("finetune",),
-    "model.backbone": PRETRAINED,
-    "model.weights": PRETRAINED,
-    **dict.fromkeys(
-        (f"model.{name}" for name in ("network", "filters", "kernel_size", "batch_norm", "hidden", "dropout")),
-        ("scratch",),
-    ),
+LOOP = ("finetune", "resnet", "plain")
+SCRATCH = ("resnet", "plain")
+USERS: dict[tuple[str, ...], dict[str, str]] = {
+    ALL: {
+        "data": "classes min_per_class val_fraction test_fraction folds near_duplicates suspects near_duplicate_bits",
+        "picture": "size fit normalise max_pixels max_bytes",
+        "model": "method",
+        "train": "balance",
+        "evaluate": "resamples coverage learning_curve",
+    },
+    PRETRAINED: {"model": "backbone weights", "probe": "regularisation"},
+    LOOP: {
+        "augment": "mirror crop_min_area colour_jitter erasing",
+        "train": "epochs batch_size learning_rate weight_decay momentum label_smoothing optimiser schedule"
+        " warmup_epochs patience_epochs precision size_from size_to checkpoint_seconds",
+    },
+    SCRATCH: {"model": "network filters"},
+    ("finetune",): {"train": "unfreeze_stages"},
+    ("resnet",): {"model": "mirror_mean"},
+    ("plain",): {"model": "kernel_size batch_norm pooling activation stage_dropout hidden dropout"},
 }
-OF_PLAIN = ("kernel_size", "batch_norm", "hidden", "dropout")
+
+
+def users_of() -> dict[tuple[str, str], tuple[str, ...]]:
+    """Return who uses each setting, by section and key."""
+    return {
+        (section, key): users
+        for users, sections in USERS.items()
+        for section, keys in sections.items()
+        for key in keys.split()
+    }
 
 
 def refuse_unused(recipe: Recipe) -> None:
-    """Raise RecipeError for the first setting that was asked for and has no effect on the chosen method.
+    """Raise RecipeError for the first setting that was asked for and has no effect on what is to learn.
 
     A value that equals the default passes: a recipe with every default spelled out can be used again.
     """
-    method = recipe.model.method
-    defaults = Recipe.of({"model": {"method": method}}).resolved().model_dump(mode="json")
-    for section, settings in recipe.asked().items():
-        if not isinstance(settings, dict):
-            continue
-        for key, value in settings.items():
-            name = f"{section}.{key}"
-            users = SETTINGS.get(name, SECTIONS.get(section, METHODS))
-            if method not in users and value != defaults[section][key]:
-                raise RecipeError(
-                    f"{name} = {value} has no effect with the method {method}; it is for {' and '.join(users)}."
-                    " Leave it out, or choose another --method."
-                )
-    _refuse_of_plain(recipe)
-
-
-def _refuse_of_plain(recipe: Recipe) -> None:
-    model = recipe.model
-    if model.method != "scratch" or model.network == "plain":
-        return
-    for name in OF_PLAIN:
-        if getattr(model, name) != type(model).model_fields[name].default:
+    asked = recipe.asked()
+    unused = list(_unused(recipe, asked))
+    rest = {
+        section: {key: value for key, value in part.items() if (section, key) not in unused}
+        if isinstance(part, dict)
+        else part
+        for section, part in asked.items()
+    }
+    defaults = Recipe.of(rest).resolved().model_dump(mode="json")
+    for section, key in unused:
+        value = asked[section][key]
+        if value != defaults[section][key]:
             raise RecipeError(
-                f"model.{name} = {getattr(model, name)} has no effect on the network {model.network}; it is for plain."
-                " Leave it out, or set model.network = plain."
+                f"{section}.{key} = {value} has no effect with {_spoken(recipe)}; it is for"
+                f" {_for(users_of()[section, key])}. Leave it out, or choose another --method or network."
             )
+
+
+def _unused(recipe: Recipe, asked: dict[str, Any]) -> list[tuple[str, str]]:
+    learner, users = _learner(recipe), users_of()
+    settings = [(section, key) for section, part in asked.items() if isinstance(part, dict) for key in part]
+    return [setting for setting in settings if learner not in users[setting] or _without_probe(recipe, setting)]
+
+
+def _without_probe(recipe: Recipe, setting: tuple[str, str]) -> bool:
+    """Return whether this is the probe's, and there is none: the backbone is not one that it knows."""
+    return setting[0] == "probe" and recipe.model.backbone not in BACKBONES
+
+
+def _learner(recipe: Recipe) -> str:
+    return recipe.model.network if recipe.model.method == "scratch" else recipe.model.method
+
+
+def _spoken(recipe: Recipe) -> str:
+    model = recipe.model
+    if model.method == "scratch":
+        return f"scratch and its network {model.network}"
+    return model.method if model.backbone in BACKBONES else f"{model.method} and the backbone {model.backbone}"
+
+
+def _for(users: tuple[str, ...]) -> str:
+    """Return the users in words.
+
+    >>> _for(("finetune", "resnet", "plain")), _for(("plain",))
+    ('finetune and scratch', 'the network plain')
+    """
+    methods = [name for name in users if name in PRETRAINED]
+    networks = [name for name in users if name in SCRATCH]
+    if len(networks) == len(SCRATCH):
+        return " and ".join([*methods, "scratch"])
+    return " and ".join([*methods, *(f"the network {name}" for name in networks)])

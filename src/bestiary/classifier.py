@@ -1,0 +1,279 @@
+"""`PictureClassifier`: the flow of `train` behind the interface of scikit-learn."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import warnings
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
+
+from bestiary import flow, table
+from bestiary.batches.decoding import Source
+from bestiary.data.arrays import Pixels, RowShape, as_rgb, check_pictures, write_pictures
+from bestiary.data.preparation import audited_listing, divided
+from bestiary.data.sources import Listed, Listing
+from bestiary.errors import InputError, SourceError
+from bestiary.inference.predictor import MANY, EngineName, Predictor
+from bestiary.machine import Clock, cache_folder, cores
+from bestiary.picture import Limits
+from bestiary.picture import fit as fitted
+from bestiary.progress import Silent
+from bestiary.recipe import Recipe
+from bestiary.training import run_folder
+from bestiary.training.methods import refuse_impossible
+
+Array = npt.NDArray[Any]
+GIVEN = "given"  # the folder of pictures that came as arrays
+TABLES = ("pictures", "findings", "predictions")
+OF_THE_INPUT = ("n_features_in_", "feature_names_in_", "row_shape_")
+INSTEAD = {"classes": "give it only the pictures that it shall learn", "folds": "use scikit-learn's cross_validate"}
+OF_THE_PROCESS = ("_predictors", "_remove")  # never in a pickle
+
+
+class PictureClassifier(ClassifierMixin, BaseEstimator):
+    """A classifier of pictures for scikit-learn: `PictureClassifier().fit(paths, labels).predict(more_paths)`.
+
+    X: paths, (n,) or (n, 1); pictures uint8 (n, height, width, 3) or (n, height, width); or rows of numbers
+    (n, height * width), as in scikit-learn's own collections of pictures. y: labels of any kind, (n,).
+
+    method, backbone, seed: as in `bestiary train`; settings: the rest of a recipe, as in `Recipe.of`; threads: all
+    cores when not given; picture_shape: (height, width) or (height, width, 3) of a row, guessed when not given.
+
+    `fit` audits the pictures, keeps some of them for validation (duplicates stay on one side), trains, calibrates and
+    proves the model as `train` does. It keeps no test part, because whoever calls `score` has kept his own. `run_` is
+    the run folder; it goes when the classifier goes, unless `save` is asked to keep it for `bestiary predict`, `serve`
+    or `review`. A pickle holds the files of the run, none of the pictures.
+    """
+
+    def __init__(
+        self,
+        *,
+        method: str = "probe",
+        backbone: str = "lite2",
+        seed: int = 0,
+        threads: int | None = None,
+        picture_shape: Sequence[int] | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Keep the settings as they are given; `fit` looks at them."""
+        self.method = method
+        self.backbone = backbone
+        self.seed = seed
+        self.threads = threads
+        self.picture_shape = picture_shape
+        self.settings = settings
+
+    def fit(self, X: Any, y: Any) -> Self:  # noqa: N803 - scikit-learn's names
+        """Train on pictures and their labels; return the classifier itself.
+
+        Raises InputError, a UserError and a ValueError, for what cannot be used; warns of files that are left out.
+        """
+        recipe = self._recipe()
+        pictures, y = self._checked_to_learn(X, y)
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        home = self._new_home()
+        by_path = isinstance(pictures, list)
+        paths = pictures if isinstance(pictures, list) else write_pictures(self._pixels(pictures), home / GIVEN)
+        names = self._names()
+        listing = Listing([Listed(path, names[code]) for path, code in zip(paths, codes, strict=True)])
+        try:
+            run = _run(listing, home / "run", recipe, remember=by_path, threads=self.threads or cores())
+        except SourceError as error:
+            raise InputError(str(error)) from error
+        self.run_ = run
+        _tell_left_out(run)
+        return self
+
+    def predict(self, X: Any) -> Array:  # noqa: N803
+        """Return the likeliest label of each picture, (n,). Raises InputError, naming it, if one cannot be read."""
+        shares = self.predict_proba(X)
+        labels: Array = self.classes_[shares.argmax(axis=1)]
+        return labels
+
+    def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:  # noqa: N803
+        """Return calibrated probabilities, float64 (n, classes), in the order of `classes_`."""
+        check_is_fitted(self)
+        pictures = self._checked(X, reset=False)
+        predictor = self._predictor("fastest" if len(pictures) >= MANY else "onnxruntime")
+        shares = np.empty((len(pictures), len(self.classes_)))
+        names = self._names()
+        for row, answer in enumerate(predictor.predict_many(self._sources(pictures, predictor))):
+            if answer.error is not None:
+                raise InputError(answer.error)
+            shares[row] = [answer.probabilities[name] for name in names]
+        shares /= shares.sum(axis=1, keepdims=True)
+        return shares
+
+    def save(self, path: Path | str) -> Path:
+        """Copy the run to a folder of your own, which must not exist or be empty; return it."""
+        check_is_fitted(self)
+        place = Path(path)
+        run_folder.refuse_taken(place)
+        shutil.copytree(self.run_, place, dirs_exist_ok=True)
+        given = self.run_.parent / GIVEN
+        if given.exists():
+            shutil.copytree(given, place / GIVEN)
+            for name in TABLES:
+                file = place / f"{name}.parquet"
+                moved = pl.col("path").str.replace(str(given), str(place.absolute() / GIVEN), literal=True)
+                table.write(pl.read_parquet(file).with_columns(moved), file)
+        return place
+
+    def _recipe(self) -> Recipe:
+        asked = dict(self.settings or {})
+        for setting, instead in INSTEAD.items():
+            if setting in asked.get("data", {}):
+                raise InputError(f"data.{setting} is not for PictureClassifier: {instead}.")
+        model = {**asked.get("model", {}), "method": self.method, "backbone": self.backbone}
+        return Recipe.of({**asked, "model": model, "seed": self.seed})
+
+    def _names(self) -> list[str]:
+        """The classes as the run calls them."""
+        return [str(value) for value in self.classes_]
+
+    def _checked_to_learn(self, X: Any, y: Any) -> tuple[list[Path] | Array, Array]:  # noqa: N803
+        for name in OF_THE_INPUT:
+            self.__dict__.pop(name, None)
+        pictures = self._checked(X, reset=True)
+        y = validate_data(self, "no_validation", y, reset=False)
+        check_classification_targets(y)
+        check_consistent_length(pictures, y)
+        if not isinstance(pictures, list) and pictures.ndim == 2:
+            self.row_shape_ = RowShape.of(pictures, self.picture_shape)
+        return pictures, y
+
+    def _checked(self, X: Any, *, reset: bool) -> list[Path] | Array:  # noqa: N803
+        """Return paths, pictures uint8 (n, height, width[, channels]), or rows of numbers (n, numbers)."""
+        paths = _paths(X)
+        if paths is not None:
+            if np.asarray(X).ndim == 2:
+                validate_data(self, X, reset=reset, skip_check_array=True)
+            return paths
+        if not hasattr(X, "tocsr") and np.asarray(X).ndim > 2:
+            return check_pictures(np.asarray(X))
+        rows: Array = validate_data(self, X, reset=reset)
+        return rows
+
+    def _sources(self, pictures: list[Path] | Array, predictor: Predictor) -> Iterable[Source]:
+        """Yield what the predictor takes: paths, or pixels as the model sees them."""
+        if isinstance(pictures, list):
+            return pictures
+        view = predictor.bundle.view
+        return (fitted(picture, view.size, view.fit) for picture in self._pixels(pictures))
+
+    def _pixels(self, pictures: Array) -> Iterable[Pixels]:
+        if pictures.ndim > 2:
+            return map(as_rgb, pictures)
+        if not hasattr(self, "row_shape_"):
+            raise InputError("This classifier was not fitted on rows of numbers; give it paths, or pictures as uint8.")
+        return map(self.row_shape_.picture, pictures)
+
+    def _new_home(self) -> Path:
+        """Make a folder for the next run; that of the last one goes, and this one goes with the classifier."""
+        if "_remove" in self.__dict__:
+            self.__dict__["_remove"]()
+        home = Path(tempfile.mkdtemp(prefix="bestiary-"))
+        self._predictors: dict[EngineName, Predictor] = {}
+        self._remove = weakref.finalize(self, _remove_home, home, os.getpid())
+        return home
+
+    def _predictor(self, engine: EngineName) -> Predictor:
+        if engine not in self._predictors:
+            self._predictors[engine] = Predictor(self.run_, threads=self.threads, engine=engine)
+        return self._predictors[engine]
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Tell whether there is a run."""
+        return hasattr(self, "run_")
+
+    def __sklearn_tags__(self) -> Any:
+        """Say what X may be."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = tags.input_tags.three_d_array = True  # one_d_array would mean numbers
+        return tags
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return settings and what was learnt, the run as the bytes of its files."""
+        state = {key: value for key, value in super().__getstate__().items() if key not in OF_THE_PROCESS}
+        if "run_" in state:
+            files = (file for file in sorted(self.run_.iterdir()) if file.is_file())
+            state["run_"] = {file.name: file.read_bytes() for file in files}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Lay the run into a folder of its own."""
+        files = state.get("run_", {})
+        super().__setstate__({key: value for key, value in state.items() if key != "run_"})
+        if files:
+            run = self._new_home() / "run"
+            run.mkdir()
+            for name, content in files.items():
+                (run / name).write_bytes(content)
+            self.run_ = run
+
+
+def _run(listing: Listing, out: Path, recipe: Recipe, *, remember: bool, threads: int) -> Path:
+    """Return `out`, made a run with a calibrated, proven model and no test part.
+
+    Audit, split and model are those of `train`. remember: whether measurements of the files are kept in the cache.
+    """
+    refuse_impossible(recipe)
+    settings, memory = recipe.resolved(), cache_folder() if remember else None
+    limits = Limits(settings.picture.max_bytes, settings.picture.max_pixels)
+    reporter = Silent()
+    collection = audited_listing(listing, settings.data, limits, threads=threads, cache=memory, reporter=reporter)
+    shown, digest = divided(collection, recipe.data, seed=recipe.seed, with_test=False)
+    facts = {"threads": threads, "split digest": digest, "passed over": dict(collection.passed_over)}
+
+    def contents(folder: Path) -> None:
+        run_folder.write_json(folder / "environment.json", run_folder.environment(facts))
+        table.write(shown, folder / "pictures.parquet")
+        table.write(collection.findings, folder / "findings.parquet")
+
+    run = run_folder.create(out, recipe, contents=contents)
+    learned, sealed = flow.learn_model(flow.task_in(run, threads, Clock(), reporter, resume=False))
+    run_folder.note(run, learned.notes)
+    table.write(flow.validated(shown, learned, sealed), run / "predictions.parquet")
+    return run
+
+
+def _paths(X: Any) -> list[Path] | None:  # noqa: N803
+    """Return X as paths if it is text or paths, (n,) or (n, 1)."""
+    if isinstance(X, str | os.PathLike):
+        raise InputError(f'X is "{X}"; expected several paths, for example sorted(Path("pictures").glob("*/*.jpg")).')
+    if hasattr(X, "tocsr"):  # sparse: scikit-learn has a message for it
+        return None
+    cells = np.asarray(X)
+    if cells.dtype.kind not in "UTO" or not cells.size:
+        return None
+    if not all(isinstance(cell, str | os.PathLike) for cell in cells.flat):
+        return None
+    if cells.ndim > 2 or cells.shape[1:] not in ((), (1,)):
+        raise InputError(f"X holds text of shape {cells.shape}; expected one path for each picture: (n,) or (n, 1).")
+    return [Path(cell) for cell in cells.flat]
+
+
+def _tell_left_out(run: Path) -> None:
+    pictures = table.read(run / "pictures.parquet", table.PICTURES)
+    errors = pictures["error"].drop_nulls()
+    if len(errors):
+        warnings.warn(
+            f"{len(errors):,} of {pictures.height:,} pictures cannot be used and were left out. The first: {errors[0]}",
+            stacklevel=3,
+        )
+
+
+def _remove_home(home: Path, process: int) -> None:
+    if os.getpid() == process:  # a forked process has no say over the files of its parent
+        shutil.rmtree(home, ignore_errors=True)

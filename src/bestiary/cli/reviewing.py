@@ -1,0 +1,92 @@
+"""The command with which a person decides about doubtful pictures: `review`."""
+
+from __future__ import annotations
+
+import getpass
+import secrets
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bestiary.cli.app import app
+from bestiary.cli.options import AsJson, Quiet, RunPath, Threads
+from bestiary.cli.output import print_json
+from bestiary.errors import UserError, needs
+
+if TYPE_CHECKING:
+    from bestiary.deliver.review.desk import Desk
+    from bestiary.progress import Reporter
+
+
+@app.command()
+def review(
+    run: RunPath,
+    corrections: Annotated[
+        Path | None, typer.Option(help="Where decisions are written; corrections.csv in the run when not given.")
+    ] = None,
+    reviewer: Annotated[
+        str | None, typer.Option(help="Your name in the notes; the user's name when not given.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8001,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Confirm or correct doubtful pictures on a local page, one by one; prints its address, and what to do next."""
+    needs("polars", extra="train")
+    from bestiary.deliver.review.app import create_app
+    from bestiary.deliver.review.decisions import Decisions
+    from bestiary.deliver.review.desk import Desk
+    from bestiary.deliver.server import running
+    from bestiary.deliver.server.settings import Settings
+    from bestiary.progress import reporter
+
+    show = reporter(quiet=quiet)
+    desk = Desk(run, Decisions(corrections or run / "corrections.csv", _named(reviewer)), threads=threads)
+    settings = Settings(port=port, token=secrets.token_urlsafe(24))
+    with running.listen(settings) as bound:
+        address = running.address(bound, settings)
+        print_json({"address": address}) if as_json else typer.echo(address)
+        sys.stdout.flush()
+        _seek(desk, threads, show)
+        running.serve(create_app(desk, settings), bound, settings, show)
+    _tell_next(desk, as_json)
+
+
+def _seek(desk: Desk, threads: int | None, show: Reporter) -> None:
+    """Find the nearest training pictures while the page is open already; the end does not wait for it."""
+    from bestiary.errors import BestiaryError
+    from bestiary.machine import cache_folder, cores
+
+    def seek() -> None:
+        try:
+            desk.seek_neighbours(cache_folder(), threads=threads or cores(), reporter=show)
+        except BestiaryError as error:
+            desk.give_up_neighbours(str(error))
+            show.say(f"The nearest training pictures cannot be shown. {error}")
+
+    threading.Thread(target=seek, daemon=True, name="bestiary-neighbours").start()
+
+
+def _named(reviewer: str | None) -> str:
+    try:
+        name = reviewer if reviewer is not None else getpass.getuser()
+    except OSError:  # a container without a user
+        name = "reviewer"
+    if not name.strip() or ":" in name:
+        raise UserError(f'--reviewer takes a name without a colon, for example --reviewer anna; got "{name}".')
+    return name.strip()
+
+
+def _tell_next(desk: Desk, as_json: bool) -> None:
+    made = desk.decisions.made()
+    counts = {action: sum(one.action == action for one in made) for action in ("keep", "relabel", "drop")}
+    file, commands = desk.decisions.path, desk.commands()
+    if as_json:
+        print_json({"corrections": str(file), **counts, "next": commands})
+    elif made:
+        typer.echo(f"{counts['keep']} kept, {counts['relabel']} relabelled, {counts['drop']} dropped: {file}")
+        typer.echo("\n".join(["Next:", *(f"  {command}" for command in commands)]))

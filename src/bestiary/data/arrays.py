@@ -1,0 +1,94 @@
+"""Pictures that come as arrays: as they are, or flattened to rows of numbers, the way scikit-learn holds pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from bestiary.errors import InputError
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class RowShape:
+    """How a row of numbers is a picture: its height, width and channels, and the numbers that are black and white."""
+
+    height: int
+    width: int
+    channels: int
+    black: float
+    white: float
+
+    @classmethod
+    def of(cls, rows: npt.NDArray[Any], shape: Sequence[int] | None) -> RowShape:
+        """Return the shape of the pictures in rows, (n, numbers).
+
+        shape: (height, width) or (height, width, channels). Without it a row is a square, grey or RGB, if its length
+        allows one, else a single line of pixels. Bytes go from 0 to 255, other numbers from the least to the greatest
+        of these rows. Raises InputError if a shape does not go with the length.
+        """
+        numbers = rows.shape[1]
+        height, width, channels = _shape(numbers) if shape is None else _given(shape, numbers)
+        if rows.dtype == np.uint8:
+            return cls(height, width, channels, 0.0, 255.0)
+        return cls(height, width, channels, float(rows.min()), float(rows.max()))
+
+    def picture(self, row: npt.NDArray[Any]) -> Pixels:
+        """Return a row of numbers as uint8 (height, width, 3); what is beyond black or white is cut off."""
+        span = self.white - self.black or 1.0
+        scaled = np.clip((row.astype(np.float64) - self.black) / span, 0.0, 1.0) * 255.0
+        return as_rgb(np.rint(scaled).astype(np.uint8).reshape(self.height, self.width, self.channels))
+
+
+def as_rgb(picture: Pixels) -> Pixels:
+    """Return uint8 (height, width, 3) of a picture (height, width), (height, width, 1) or (height, width, 3)."""
+    deep = picture[:, :, None] if picture.ndim == 2 else picture
+    return np.ascontiguousarray(np.broadcast_to(deep, (*deep.shape[:2], 3)))
+
+
+def check_pictures(pictures: npt.NDArray[Any]) -> Pixels:
+    """Return the array, or raise InputError unless it is uint8 (n, height, width) or (n, height, width, 3)."""
+    whole = pictures.dtype == np.uint8 and 0 not in pictures.shape
+    if not whole or not (pictures.ndim == 3 or (pictures.ndim == 4 and pictures.shape[3] in (1, 3))):
+        raise InputError(
+            f"The array is {pictures.dtype} of shape {pictures.shape}; expected pictures as uint8 (n, height, width, 3)"
+            " or (n, height, width), rows of numbers (n, height * width), or paths."
+        )
+    return pictures
+
+
+def write_pictures(pictures: Iterable[Pixels], folder: Path) -> list[Path]:
+    """Write pictures uint8 (height, width, 3) as PNG files, which lose nothing, and return their paths, in order."""
+    folder.mkdir(parents=True)
+    paths = []
+    for number, picture in enumerate(pictures):
+        path = folder / f"{number:07}.png"
+        Image.fromarray(picture).save(path, "PNG", compress_level=1)
+        paths.append(path)
+    return paths
+
+
+def _shape(numbers: int) -> tuple[int, int, int]:
+    for channels in (1, 3):
+        side = math.isqrt(numbers // channels)
+        if side * side * channels == numbers:
+            return side, side, channels
+    return 1, numbers, 1
+
+
+def _given(shape: Sequence[int], numbers: int) -> tuple[int, int, int]:
+    sizes = tuple(shape)
+    if len(sizes) not in (2, 3) or math.prod(sizes) != numbers or sizes[2:] not in ((), (1,), (3,)):
+        raise InputError(
+            f"picture_shape = {sizes} does not go with rows of {numbers} numbers; expected (height, width) or"
+            " (height, width, 3), whose product is the length of a row."
+        )
+    return sizes[0], sizes[1], sizes[2] if len(sizes) == 3 else 1

@@ -1,0 +1,206 @@
+"""Export with its proof: the model that leaves is held against the run, from the bytes of real pictures to answers."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from bestiary import table
+from bestiary.batches.pixels import pixel_batches
+from bestiary.errors import IntegrityError, MachineError, SourceError, UserError
+from bestiary.inference.bundle import Bundle, read_bundle
+from bestiary.inference.exporting import PRECISIONS, Kind, write_export
+from bestiary.inference.predictor import Predictor
+from bestiary.inference.sealing import PARITY_LIMIT, agree
+from bestiary.progress import Reporter
+from bestiary.wilson import Z_95
+
+PROOF_PICTURES = 500
+CALIBRATION_PICTURES = 128
+WORST_LOSS = 0.01  # of accuracy: one point
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How an exported model compares with its run.
+
+    largest_difference: of any probability, over `pictures`. Accuracies are over `validation_pictures`; the loss is the
+    run's accuracy minus the export's, with its 95 % interval.
+    """
+
+    pictures: int
+    largest_difference: float
+    labels_changed: int
+    validation_pictures: int
+    accuracy_before: float
+    accuracy: float
+    loss: dict[str, float]
+
+    def sentence(self) -> str:
+        """Return the figures in words."""
+        loss = self.loss
+        return (
+            f"Held against the run on {self.pictures:,} pictures, from their files: probabilities differ by at most"
+            f" {self.largest_difference:.2g}, {self.labels_changed:,} labels differ. Accuracy on the"
+            f" {self.validation_pictures:,} validation pictures: {self.accuracy_before:.1%} before, {self.accuracy:.1%}"
+            f" after; lost {100 * loss['value']:.2f} points (95 % interval {100 * loss['low']:.2f} to"
+            f" {100 * loss['high']:.2f})."
+        )
+
+
+def export(
+    run: Path, kind: Kind, *, out: Path | None, force: bool, threads: int, reporter: Reporter
+) -> tuple[Path, Proof]:
+    """Return where the exported model was written, and the proof that it may be used.
+
+    out: a new folder that `predict` and `serve` take; or a new file ending in .onnx, for other programs. Without it
+    the model goes to RUN/export/KIND. Raises IntegrityError if a model in float32 differs from its run, or another
+    loses more than one point of accuracy and is not forced; UserError if `out` exists.
+    """
+    bundle = read_bundle(run)
+    if bundle.exported:
+        raise SourceError(f"{run} has already been exported. Export the run that it came from.")
+    target = out or run / "export" / kind
+    is_file = _checked(target, kind, taken=out is not None)
+    pictures = table.read(run / "pictures.parquet", table.PICTURES)
+    training = pictures.filter(pl.col("split") == "train").sort("label", "row_id")
+    proving = _for_proof(pictures.filter(pl.col("split") == "val").sort("row_id"), training)
+    _refuse_missing(proving)
+    if proving.height < PROOF_PICTURES:
+        reporter.say(f"The run has {proving.height:,} pictures to prove with; {PROOF_PICTURES} are better.")
+    with _beside(target) as place:
+        reporter.say(f"Writing {kind}.")
+        exported = write_export(run, bundle, kind, place, _calibration(training, bundle, threads))
+        proof = _proof(run, place, proving, bundle, threads, reporter)
+        refuse_worse(proof, kind, force=force)
+        replace(exported, exported=asdict(proof)).write(place)
+        _move(place / exported.graph if is_file else place, target)
+    return target, proof
+
+
+def paired_loss(before: Flags, after: Flags) -> dict[str, float]:
+    """Return by how much the share of True falls from `before` to `after`, with the ends of its 95 % interval.
+
+    Both (n,), of the same pictures in order. Agresti and Min, "Simple improved confidence intervals for comparing
+    matched proportions", Statistics in Medicine 24 (2005): half a picture is added to each of the four cells, so that
+    no difference seen is not taken for no difference.
+    """
+    lost, won = int((before & ~after).sum()), int((after & ~before).sum())
+    n, b, c = len(before) + 2, lost + 0.5, won + 0.5
+    centre, half = (b - c) / n, Z_95 * float(np.sqrt(b + c - (b - c) ** 2 / n)) / n
+    value = (lost - won) / max(len(before), 1)
+    return {"value": value, "low": min(centre - half, value), "high": max(centre + half, value)}
+
+
+def refuse_worse(proof: Proof, kind: Kind, *, force: bool) -> None:
+    """Raise IntegrityError for a model that answers otherwise: float32 must agree, others may lose one point."""
+    if PRECISIONS[kind] == "float32" and (proof.largest_difference > PARITY_LIMIT or proof.labels_changed):
+        raise IntegrityError(f"The export is refused: it must agree to {PARITY_LIMIT:g}. {proof.sentence()}")
+    if proof.loss["value"] > WORST_LOSS and not force:
+        raise IntegrityError(f"The export is refused: it loses more than one point. {proof.sentence()} Or: --force.")
+
+
+def _for_proof(validation: pl.DataFrame, training: pl.DataFrame) -> pl.DataFrame:
+    """Return the validation pictures, and training pictures of all classes after them to fill up."""
+    more = max(0, PROOF_PICTURES - validation.height)
+    return pl.concat([validation, training[_spread(training.height, more)]])
+
+
+def _spread(count: int, wanted: int) -> list[int]:
+    return np.unique(np.linspace(0, count - 1, min(wanted, count)).astype(int)).tolist() if wanted and count else []
+
+
+def _calibration(training: pl.DataFrame, bundle: Bundle, threads: int) -> Iterator[npt.NDArray[np.uint8]]:
+    """Yield training pictures of all classes, as the model sees them."""
+    paths = [Path(path) for path in training[_spread(training.height, CALIBRATION_PICTURES)]["path"]]
+    for batch in pixel_batches(paths, bundle.view, threads=threads):
+        yield from batch
+
+
+def _refuse_missing(pictures: pl.DataFrame) -> None:
+    gone = [path for path in pictures["path"] if not Path(path).is_file()]
+    if gone:
+        raise SourceError(
+            f"{len(gone):,} of the run's pictures are not where they were, for example {gone[0]}. An export is proven"
+            " on them: bring them back."
+        )
+
+
+def _proof(run: Path, place: Path, pictures: pl.DataFrame, bundle: Bundle, threads: int, reporter: Reporter) -> Proof:
+    """Answer the pictures with the run and, with another engine where there is one, with the export."""
+    before, after = Predictor(run, threads=threads, engine="fastest"), Predictor(place, threads=threads)
+    with reporter.task("Proving", 2 * pictures.height) as advance:
+        expected = _probabilities(before, pictures, advance)
+        found = _probabilities(after, pictures, advance)
+    return compared(expected, found, pictures, bundle.classes)
+
+
+def compared(expected: Floats, found: Floats, pictures: pl.DataFrame, classes: Sequence[str]) -> Proof:
+    """Return the proof from the probabilities (n, classes) of run and export for these rows of the picture table."""
+    validating = (pictures["split"] == "val").to_numpy().astype(bool)
+    truth = np.array([classes.index(label) for label in pictures["label"]])
+    right, still = (expected.argmax(axis=1) == truth)[validating], (found.argmax(axis=1) == truth)[validating]
+    tied = agree(found, expected)  # where two classes are tied, either may win
+    changed = 0 if tied else int((expected.argmax(axis=1) != found.argmax(axis=1)).sum())
+    return Proof(
+        pictures=len(expected),
+        largest_difference=float(np.abs(expected - found).max()),
+        labels_changed=changed,
+        validation_pictures=int(validating.sum()),
+        accuracy_before=float(right.mean()),
+        accuracy=float(still.mean()),
+        loss=paired_loss(right, still),
+    )
+
+
+def _probabilities(predictor: Predictor, pictures: pl.DataFrame, advance: Any) -> Floats:
+    rows = []
+    for answer in predictor.predict_many(Path(path) for path in pictures["path"]):
+        if answer.error is not None:
+            raise SourceError(f"{answer.error} It could be read when the run was made.")
+        rows.append([answer.probabilities[name] for name in predictor.classes])
+        advance(1)
+    return np.array(rows, np.float64)
+
+
+def _checked(target: Path, kind: Kind, *, taken: bool) -> bool:
+    """Return whether a single file is asked for; raises UserError if it cannot be, or is there already."""
+    is_file = target.suffix == ".onnx"
+    if is_file and kind == "openvino":
+        raise UserError(f"OpenVINO's format is two files: give a folder, not {target}.")
+    if taken and target.exists():
+        raise UserError(f"{target} exists already, and is not written over. Choose another name.")
+    return is_file
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """Give a folder beside the target, so that moving there is one step; it is removed at the end."""
+    parent = target.absolute().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".export-", dir=parent))
+    except OSError as error:
+        raise MachineError(f"Cannot write into {parent}: {error.strerror or error}.") from None
+    try:
+        yield folder / "model"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _move(source: Path, target: Path) -> None:
+    if target.is_dir():  # an earlier export in its usual place
+        shutil.rmtree(target)
+    source.replace(target)

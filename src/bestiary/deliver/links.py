@@ -1,0 +1,66 @@
+"""Links to pictures, sorted into folders by label: a person looks through them; the pictures stay where they are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from bestiary.errors import MachineError, UserError
+from bestiary.inference.predictor import Prediction
+
+UNKNOWN, UNREADABLE = "unknown", "unreadable"
+
+
+def refuse_full(folder: Path) -> None:
+    """Raise UserError if there is something in the folder already: old links would be mixed with new ones."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not empty, and nothing is written over. Choose a new folder, or add --resume.")
+
+
+def with_links(predictions: Iterable[Prediction], folder: Path) -> Iterator[Prediction]:
+    """Yield the predictions, after making for each a link LABEL/NAME in the folder that points to its picture.
+
+    What is unknown goes to `unknown`, what cannot be read to `unreadable`. Pictures of the same name get a number. A
+    link to the same picture that is there already is kept; nothing is ever written over. Raises MachineError where
+    links cannot be made.
+    """
+    taken: dict[Path, int] = {}
+    for prediction in predictions:
+        if prediction.path is not None:
+            _link(Path(prediction.path).absolute(), folder / _shelf(prediction), taken)
+        yield prediction
+
+
+def _shelf(prediction: Prediction) -> str:
+    """Return the name of the folder for this answer; a label may hold what a folder's name may not."""
+    if prediction.label is None:
+        return UNREADABLE
+    if prediction.unknown:
+        return UNKNOWN
+    name = "".join("_" if letter in '/\\:*?"<>|' or ord(letter) < 32 else letter for letter in prediction.label)
+    return f"{name}_" if name.strip(". ") == "" or name in (UNKNOWN, UNREADABLE) else name
+
+
+def _link(target: Path, shelf: Path, taken: dict[Path, int]) -> None:
+    """Make the link; `taken`: how far the numbers of this name are known to be used."""
+    first = shelf / target.name
+    try:
+        shelf.mkdir(parents=True, exist_ok=True)
+        while not _made(shelf / _numbered(target, taken.get(first, 1)), target):
+            taken[first] = taken.get(first, 1) + 1
+    except OSError as error:
+        raise MachineError(f"A link to {target} cannot be made in {shelf}: {error.strerror or error}.") from error
+
+
+def _numbered(target: Path, number: int) -> str:
+    return target.name if number == 1 else f"{target.stem}-{number}{target.suffix}"
+
+
+def _made(link: Path, target: Path) -> bool:
+    """Return whether the link is there now and leads to the target; False if its name is taken."""
+    try:
+        link.symlink_to(target)
+    except FileExistsError:
+        return link.is_symlink() and os.readlink(link) == str(target)  # noqa: PTH115 - as written, not resolved
+    return True

@@ -1,0 +1,1 @@
+"""The review page: doubtful pictures one by one, and what a person decides about them."""

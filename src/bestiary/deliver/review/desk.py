@@ -1,0 +1,194 @@
+"""What a reviewer has before him: the run's doubtful pictures, what its model thinks, and what was decided."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from PIL import Image
+
+from bestiary import table
+from bestiary.data.corrections import Correction
+from bestiary.deliver.audit_checks import Advice, advice
+from bestiary.deliver.gallery import short_names
+from bestiary.deliver.review.decisions import Decisions, reviewer_of
+from bestiary.deliver.review.items import CHECKS, Item, items_of
+from bestiary.deliver.thumbnails import jpeg_copy
+from bestiary.errors import PictureError, SourceError
+from bestiary.evaluation.neighbours import nearest
+from bestiary.inference.predictor import Predictor
+from bestiary.models.lite import BACKBONES
+from bestiary.picture import decode, read_bytes
+from bestiary.progress import Reporter
+from bestiary.training.probe import bulk_features
+from bestiary.training.run_folder import read_json
+
+SIDES = {"large": (1280, 88), "small": (240, 80)}  # pixels of the longer side, and JPEG quality
+NEIGHBOURS, SHARES = 6, 6
+PLAIN_BACKBONE = "lite0"  # for runs whose own network is not one of the bundled ones
+OF_THE_MODEL = {
+    "confident-mistake": Advice(
+        "confident mistake",
+        "confident mistakes",
+        "pictures held back from training that the model is sure are something else",
+        "Where the label is wrong, the score is lower than the model deserves.",
+        "Correct the label if it is wrong. Keep it if it is right: then the model has something to learn.",
+        True,
+    ),
+    "unknown": Advice(
+        "unknown picture",
+        "unknown pictures",
+        "pictures held back from training that the model takes for none of the classes",
+        "Some show what is no class at all; others are only unusual.",
+        "Drop what does not belong here; keep what is unusual but right.",
+        True,
+    ),
+}
+
+
+class Desk:
+    """A run under review. Any thread may ask."""
+
+    def __init__(self, run: Path, decisions: Decisions, *, threads: int | None = None) -> None:
+        """Read the tables and the model of a run; raises RunError if it is missing, unfinished or damaged."""
+        self.run, self.decisions = run, decisions
+        self._predictor, self._turn = Predictor(run, threads=threads), threading.Lock()
+        self._pictures = table.read(run / "pictures.parquet", table.PICTURES)
+        findings = table.read(run / "findings.parquet", table.FINDINGS)
+        predictions = table.read(run / "predictions.parquet", table.PREDICTIONS)
+        self.items = {item.row: item for item in items_of(self._pictures, findings, predictions)}
+        self._rows = {row["row_id"]: row for row in self._pictures.iter_rows(named=True)}
+        self._names = short_names(self._pictures["path"].to_list())
+        self._near: Mapping[int, list[int]] | None = None
+        self._why_not: str | None = None
+        decisions.all()  # a file that cannot be understood is told of before anything is decided
+
+    def overview(self) -> dict[str, Any]:
+        """Return everything but pictures and answers: the items, the checks, the decisions, what to do afterwards."""
+        counts = dict.fromkeys(CHECKS, 0)
+        for item in self.items.values():
+            for check in {reason.check for reason in item.reasons}:
+                counts[check] += 1
+        return {
+            "run": self.run.resolve().name,
+            "reviewer": self.decisions.reviewer,
+            "file": str(self.decisions.path),
+            "labels": sorted(self._pictures.filter(pl.col("error").is_null())["label"].unique()),
+            "checks": [_described(check, count) for check, count in counts.items() if count],
+            "items": [self._shown(item) for item in self.items.values()],
+            "decisions": self.decided(),
+            "commands": self.commands(),
+        }
+
+    def decided(self) -> dict[int, dict[str, Any]]:
+        """Return the decision that holds for each row of the run that somebody decided about."""
+        made = self.decisions.all().by_content
+        rows = ((row_id, made.get(row["sha256"])) for row_id, row in self._rows.items())
+        return {row_id: _decision(one) for row_id, one in rows if one is not None}
+
+    def decide(self, row: int, action: str, label: str, note: str) -> None:
+        """Write a decision about an item. Raises SourceError for one that makes no sense; LookupError for no item."""
+        item = self.items[row]
+        if action == "relabel" and label not in set(self._pictures["label"]):
+            raise SourceError(f'No picture has the label "{label}". New labels can be written into the file by hand.')
+        self.decisions.decide(item.sha256, action, label if action == "relabel" else "", note)
+
+    def undo(self) -> int | None:
+        """Take back the last decision made here; return the item it was about, or None if there is none."""
+        last = self.decisions.undo()
+        if last is None:
+            return None
+        return next((item.row for item in self.items.values() if item.sha256 == last.sha256), None)
+
+    def opinion(self, row: int) -> dict[str, Any]:
+        """Return what the model says of an item now, and its nearest training pictures: None while they are sought.
+
+        learned: whether it was taught this picture with this label, so that it is no independent witness.
+        """
+        item, path = self.items[row], Path(self._rows[row]["path"])
+        with self._turn:
+            answer = self._predictor.predict(path)
+        shares = sorted(answer.probabilities.items(), key=lambda one: -one[1])[:SHARES]
+        near = None if self._near is None else [self._brief(other) for other in self._near[row]]
+        return {
+            "shares": shares,
+            "unknown": answer.unknown,
+            "error": answer.error,
+            "learned": item.split == "train",
+            "neighbours": near,
+            "why_not": self._why_not,
+        }
+
+    def picture(self, row: int, size: str) -> bytes:
+        """Return a picture of the run as a JPEG, `large` or `small`. Raises LookupError for another row or size.
+
+        Raises PictureError if the file is gone, cannot be read, or is not the one that the run saw.
+        """
+        (side, quality), one = SIDES[size], self._rows[row]
+        content = read_bytes(Path(one["path"]))
+        if hashlib.sha256(content).hexdigest() != one["sha256"]:
+            raise PictureError("This file has changed since the run.", check="unreadable")
+        return jpeg_copy(Image.fromarray(decode(content, at_least=side)), side, quality)
+
+    def seek_neighbours(self, cache: Path, *, threads: int, reporter: Reporter) -> None:
+        """Find the nearest training pictures of every item; features that are not in the cache are computed."""
+        bundle = self._predictor.bundle
+        backbone = bundle.backbone if bundle.backbone in BACKBONES else PLAIN_BACKBONE
+        known = self._pictures.filter(pl.col("split") == "train")
+        asked = pl.DataFrame([self._rows[row] for row in self.items], schema=self._pictures.schema)
+        both = pl.concat([known, asked])
+        features = bulk_features(
+            [Path(path) for path in both["path"]],
+            both["sha256"].to_list(),
+            backbone,
+            bundle.view,
+            cache=cache,
+            threads=threads,
+            reporter=reporter,
+        )
+        split, groups = known.height, both["group"].to_numpy()
+        found = nearest(features[split:], features[:split], groups[split:], groups[:split], NEIGHBOURS)
+        rows = known["row_id"].to_list()
+        self._near = {row: [rows[at] for at in near if at >= 0] for row, near in zip(self.items, found, strict=True)}
+
+    def give_up_neighbours(self, why: str) -> None:
+        """Say on the page why there are no nearest training pictures."""
+        self._near, self._why_not = {row: [] for row in self.items}, why
+
+    def commands(self) -> list[str]:
+        """Return the commands that train on what was decided and compare the result with this run."""
+        asked = read_json(self.run / "environment.json")
+        parts = ["bestiary", "train", str(asked.get("pictures", "PICTURES"))]
+        if (self.run / "asked.toml").read_text(encoding="utf-8").strip():
+            parts += ["--recipe", str(self.run / "asked.toml")]
+        if asked.get("labels"):
+            parts += ["--labels", str(asked["labels"])]
+        train = shlex.join([*parts, "--corrections", str(self.decisions.path)])
+        return [train, shlex.join(["bestiary", "compare", str(self.run), "runs/latest"])]
+
+    def _shown(self, item: Item) -> dict[str, Any]:
+        return {
+            **{name: getattr(item, name) for name in ("row", "name", "label", "split", "suggested")},
+            "reasons": [asdict(reason) for reason in item.reasons],
+            "copies": [self._brief(row) for row in item.copies],
+            "alike": [self._brief(row) for row in item.alike],
+        }
+
+    def _brief(self, row: int) -> dict[str, Any]:
+        one = self._rows[row]
+        return {"row": row, "name": self._names[one["path"]], "label": one["label"], "split": one["split"]}
+
+
+def _described(check: str, count: int) -> dict[str, Any]:
+    words = OF_THE_MODEL.get(check) or advice(check)
+    return {"check": check, "one": words.one, "many": words.many, "remedy": words.remedy, "count": count}
+
+
+def _decision(one: Correction) -> dict[str, Any]:
+    return {"action": one.action, "label": one.label, "note": one.note, "by": reviewer_of(one), "when": one.when}

@@ -1,0 +1,117 @@
+"""From many requests at once to batches: pictures are decoded in threads and answered together.
+
+There is no waiting for a batch to fill: while one is computed the next one gathers. A single request is answered at
+once, and under load the batches grow by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from bestiary.batches.decoding import View
+from bestiary.errors import PictureError
+from bestiary.inference.predictor import Prediction, Predictor
+
+MOST_AT_ONCE = 16
+
+Picture = bytes | npt.NDArray[np.uint8]
+Outcome = Prediction | PictureError
+
+
+class BusyError(Exception):
+    """The queue is full; `seconds` is when to try again."""
+
+    def __init__(self, seconds: int) -> None:
+        """Say when to come back."""
+        super().__init__(f"The server has as much to do as it may take. Try again in {seconds} s.")
+        self.seconds = seconds
+
+
+@dataclass
+class _Job:
+    picture: Picture
+    answer: Future[Outcome] = field(default_factory=Future)
+
+
+class Batcher:
+    """Answers pictures in batches, in one thread; a bounded number wait."""
+
+    def __init__(
+        self, predictor: Predictor, view: View, *, max_waiting: int, told: Callable[[int], object] = lambda size: None
+    ) -> None:
+        """Start the threads. `told` hears the size of each batch."""
+        self._predictor, self._view, self._max_waiting, self._told = predictor, view, max_waiting, told
+        self._lock, self._waiting, self._seconds_each = threading.Lock(), 0, 0.05
+        self._decoded: queue.SimpleQueue[tuple[_Job, npt.NDArray[np.uint8]] | None] = queue.SimpleQueue()
+        self._decoders = ThreadPoolExecutor(predictor.threads, thread_name_prefix="bestiary-decode")
+        self._thread = threading.Thread(target=self._answer_all, name="bestiary-answer", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """How many pictures are taken and not yet answered."""
+        return self._waiting
+
+    async def answers(self, pictures: Sequence[Picture]) -> list[Outcome]:
+        """Return an answer for each picture, or why it cannot be read. Raises BusyError if they are too many now."""
+        jobs = [_Job(picture) for picture in pictures]
+        with self._lock:
+            if self._waiting + len(jobs) > self._max_waiting:
+                raise BusyError(max(1, round(self._waiting * self._seconds_each)))
+            self._waiting += len(jobs)
+        for job in jobs:
+            job.answer.add_done_callback(self._done)
+            self._decoders.submit(self._decode, job)
+        return await asyncio.gather(*(asyncio.wrap_future(job.answer) for job in jobs))
+
+    def close(self) -> None:
+        """Finish what was taken, then stop the threads."""
+        self._decoders.shutdown(wait=True)
+        self._decoded.put(None)
+        self._thread.join()
+
+    def _done(self, _: Future[Outcome]) -> None:
+        with self._lock:
+            self._waiting -= 1
+
+    def _decode(self, job: _Job) -> None:
+        if not job.answer.set_running_or_notify_cancel():  # nobody waits any more
+            return
+        try:
+            self._decoded.put((job, self._view.of(job.picture)))
+        except PictureError as error:
+            job.answer.set_result(error)
+        except BaseException as error:
+            job.answer.set_exception(error)
+
+    def _answer_all(self) -> None:
+        while (first := self._decoded.get()) is not None:
+            batch = [first]
+            while len(batch) < MOST_AT_ONCE and not self._decoded.empty():
+                following = self._decoded.get()
+                if following is None:
+                    self._decoded.put(None)
+                    break
+                batch.append(following)
+            self._answer([job for job, _ in batch], [pixels for _, pixels in batch])
+
+    def _answer(self, jobs: Sequence[_Job], images: Sequence[npt.NDArray[np.uint8]]) -> None:
+        started = time.monotonic()
+        self._told(len(jobs))
+        try:
+            for job, answer in zip(jobs, self._predictor.predict_many(images), strict=True):
+                job.answer.set_result(answer)
+        except Exception as error:  # the engine failed: whoever waits is told, and the server goes on
+            for job in jobs:
+                if not job.answer.done():
+                    job.answer.set_exception(error)
+        self._seconds_each = 0.9 * self._seconds_each + 0.1 * (time.monotonic() - started) / len(jobs)

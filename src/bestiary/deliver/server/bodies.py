@@ -1,0 +1,103 @@
+"""From the body of a request to pictures: multipart, JSON with base64, or the bytes of one file."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from bestiary.deliver.server.guard import RefusedError
+
+HOW = "Send multipart/form-data with files, application/json with base64, or the bytes of one picture as image/*."
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One picture as it came. `name` is only handed back: nothing is ever opened by it."""
+
+    name: str | None
+    content: bytes
+
+
+class Encoded(BaseModel):
+    """A picture in base64."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    data: str = Field(description="the bytes of the file in base64, with or without data:image/…;base64, before them")
+    name: str | None = Field(None, description="handed back with the answer")
+
+
+class Asked(BaseModel):
+    """Pictures to be named, in JSON."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    pictures: list[Encoded | str] = Field(min_length=1, description="each a base64 text, or an object with a name")
+
+
+class _InMemory(MultiPartParser):
+    spool_max_size = 2**31  # the body is in memory already, and limited: no file is needed
+
+
+async def pictures_in(request: Request, *, at_most: int) -> list[Sent]:
+    """Return the pictures of a request. Raises RefusedError if there are none, too many, or they are not sent right."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        sent = await _from_form(request, at_most)
+    elif kind == "application/json":
+        sent = _from_json(await request.body())
+    elif kind.startswith("image/") or kind == "application/octet-stream":
+        sent = [Sent(None, await request.body())]
+    else:
+        raise RefusedError(415, f'The content type is "{kind}". {HOW}')
+    if len(sent) > at_most:
+        raise RefusedError(413, f"The request has {len(sent):,} pictures; at most {at_most} are taken at once.")
+    return sent
+
+
+async def _from_form(request: Request, at_most: int) -> list[Sent]:
+    try:
+        form = await _InMemory(request.headers, _once(await request.body()), max_files=at_most, max_fields=8).parse()
+    except MultiPartException as error:
+        raise RefusedError(422, f"The form cannot be read: {error.message}") from None
+    try:
+        files = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
+        if not files:
+            raise RefusedError(422, "The form has no file. In curl: -F picture=@cat.jpg")
+        return [Sent(file.filename, await file.read()) for file in files]
+    finally:
+        await form.close()
+
+
+async def _once(body: bytes) -> AsyncGenerator[bytes, None]:
+    yield body
+
+
+def _from_json(body: bytes) -> list[Sent]:
+    try:
+        asked = Asked.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the body"
+        raise RefusedError(422, f'{where}: {first["msg"]}. Expected {{"pictures": ["BASE64", …]}}.') from None
+    return [_plain(Encoded(data=one, name=None) if isinstance(one, str) else one) for one in asked.pictures]
+
+
+def _plain(one: Encoded) -> Sent:
+    return Sent(one.name, from_base64(one.data))
+
+
+def from_base64(text: str) -> bytes:
+    """Return the bytes; raises RefusedError if the text is not base64."""
+    head, comma, rest = text.partition(",")
+    try:
+        return base64.b64decode(rest if comma and head.startswith("data:") else text, validate=True)
+    except (binascii.Error, ValueError):
+        raise RefusedError(422, "A picture is not valid base64.") from None

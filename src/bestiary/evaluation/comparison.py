@@ -1,0 +1,201 @@
+"""Runs held against each other on the same test pictures: paired intervals of the differences, McNemar's exact test."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from scipy.stats import binomtest
+
+from bestiary import table
+from bestiary.errors import RunError, UserError
+from bestiary.evaluation import intervals
+from bestiary.evaluation.corrections import holm
+from bestiary.evaluation.intervals import Floats, Integers
+from bestiary.evaluation.metrics import Sums, sums_by_picture
+from bestiary.inference.bundle import read_bundle
+
+COMPARED = ("accuracy", "macro_f1", "log_loss")
+LOWER_IS_BETTER = ("log_loss",)
+SHOWN = 3  # pictures that a message names
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A run's answers to its test pictures: `key, sha256, path, label, group, predicted` and `p_<label>`.
+
+    key: content and number among equal files, so that a picture that lies in the split twice is matched twice.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    answers: pl.DataFrame
+
+
+def read_scored(run: Path) -> Scored:
+    """Return what a run answered to its test split. Raises RunError if it is not finished."""
+    classes = read_bundle(run).classes
+    pictures = table.read(run / "pictures.parquet", table.PICTURES).select("row_id", "sha256", "group")
+    predictions = table.read(run / "predictions.parquet", table.PREDICTIONS).filter(pl.col("split") == "test")
+    answers = predictions.join(pictures, on="row_id", how="left", maintain_order="left").sort("sha256", "path")
+    if not answers.height:
+        raise RunError(f"{run} has no test pictures in its predictions.parquet. Score it: bestiary evaluate {run}")
+    number = pl.int_range(pl.len()).over("sha256")
+    return Scored(str(run), classes, answers.with_columns(key=pl.format("{} {}", "sha256", number)))
+
+
+def matched(runs: Sequence[Scored], *, intersection: bool) -> list[Scored]:
+    """Return the runs with the same pictures in the same order.
+
+    Raises UserError, with numbers and names, where the test pictures differ and `intersection` is not asked for, where
+    they have none in common, or where the same picture has different labels.
+    """
+    shared = set(runs[0].answers["key"]).intersection(*(run.answers["key"] for run in runs[1:]))
+    _refuse_other_pictures(runs, shared, intersection=intersection)
+    found = [
+        Scored(run.name, run.classes, run.answers.filter(pl.col("key").is_in(list(shared))).sort("key")) for run in runs
+    ]
+    for run in found[1:]:
+        _refuse_other_labels(found[0], run)
+    return found
+
+
+def compared(runs: Sequence[Scored], *, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
+    """Return the comparison as plain values: every run's scores, and each later run's differences to the first.
+
+    runs: as `matched` gives them. `runs`: by run the metrics in COMPARED with 95 % intervals. `differences`: this run
+    minus the first: `value, low, high` from resamples of whole groups of duplicates, the same for both runs, and `p`,
+    the share of resamples beyond zero, two-sided. `mcnemar`: pictures that only one of the two got right, the exact
+    two-sided p (McNemar 1947), and `p_holm`, corrected for the number of runs.
+    """
+    first = runs[0].answers
+    labels = sorted(set(first["label"]).union(*(run.classes for run in runs)))
+    place = {label: at for at, label in enumerate(labels)}
+    truth = np.array([place[label] for label in first["label"]], np.int64)
+    groups = np.unique(first["group"].to_numpy(), return_inverse=True)[1].astype(np.int64)
+    used = np.flatnonzero(np.bincount(truth, minlength=len(labels)))
+    values, draws = _resampled(runs, truth, groups, labels, used, resamples, seed)
+    rights = [np.asarray(run.answers["predicted"] == run.answers["label"]) for run in runs]
+    differences: list[dict[str, Any]] = [
+        {
+            "run": run.name,
+            **{
+                name: _difference(values[at][name] - values[0][name], draws[at][name] - draws[0][name])
+                for name in COMPARED
+            },
+            "mcnemar": _mcnemar(rights[0], rights[at]),
+        }
+        for at, run in enumerate(runs[1:], start=1)
+    ]
+    _correct([one["mcnemar"] for one in differences])
+    return {
+        "n": len(truth),
+        "groups": int(groups.max()) + 1,
+        "labels": [labels[at] for at in used],
+        "resamples": resamples,
+        "against": runs[0].name,
+        "runs": [
+            {"run": run.name, **{name: _interval(values[at][name], draws[at][name]) for name in COMPARED}}
+            for at, run in enumerate(runs)
+        ],
+        "differences": differences,
+    }
+
+
+def verdict(difference: dict[str, Any], name: str) -> str:
+    """Return "better", "worse" or "not told apart" for one metric of a difference: does its interval hold zero?"""
+    low, high = difference[name]["low"], difference[name]["high"]
+    if low <= 0 <= high:
+        return "not told apart"
+    return "better" if (low > 0) != (name in LOWER_IS_BETTER) else "worse"
+
+
+def _refuse_other_pictures(runs: Sequence[Scored], shared: set[str], *, intersection: bool) -> None:
+    alone = {run.name: run.answers.height - len(shared) for run in runs}
+    if not shared:
+        raise UserError("These runs have no test picture in common; they cannot be compared.")
+    if any(alone.values()) and not intersection:
+        counts = ", ".join(f"{run.name} has {run.answers.height:,}" for run in runs)
+        raise UserError(
+            f"The test pictures differ: {counts}, and {len(shared):,} are the same. Compare those with --intersection"
+            " (a picture that one run tests may be one that another was trained on: then the comparison is not fair),"
+            " or train with the same pictures and seed."
+        )
+
+
+def _refuse_other_labels(first: Scored, run: Scored) -> None:
+    differ = (first.answers["label"] != run.answers["label"]).arg_true()
+    if len(differ):
+        examples = "; ".join(
+            f"{first.answers['path'][at]}: {first.answers['label'][at]} and {run.answers['label'][at]}"
+            for at in differ[:SHOWN]
+        )
+        raise UserError(
+            f"{len(differ):,} test pictures have another label in {run.name} than in {first.name}: {examples}."
+            " Scores against different labels cannot be compared. Train both on the same labels."
+        )
+
+
+def _resampled(
+    runs: Sequence[Scored],
+    truth: Integers,
+    groups: Integers,
+    labels: list[str],
+    used: Integers,
+    resamples: int,
+    seed: int,
+) -> tuple[list[dict[str, float]], list[dict[str, Floats]]]:
+    """Return every run's figures, and their values under the same resamples, (resamples,) each.
+
+    The same seed draws the same groups for every run: that is what makes the differences paired.
+    """
+    values, draws = list[dict[str, float]](), list[dict[str, Floats]]()
+    for run in runs:
+        shares = _shares(run, labels)
+        rows = sums_by_picture(truth, shares.argmax(axis=1), shares)
+        whole = Sums(np.asarray(rows.sum(axis=0), np.float64).reshape(1, -1), len(labels))
+        drawn = Sums(
+            intervals.resampled_sums(rows, truth, groups, resamples=resamples, seed=seed),
+            len(labels),
+        )
+        values.append({name: float(_figure(whole, name, used)[0]) for name in COMPARED})
+        draws.append({name: _figure(drawn, name, used) for name in COMPARED})
+    return values, draws
+
+
+def _figure(sums: Sums, name: str, used: Integers) -> Floats:
+    """Return a metric per resample; macro-F1 over the classes that have test pictures here."""
+    return sums.f1()[:, used].mean(axis=1) if name == "macro_f1" else sums.metric(name)
+
+
+def _shares(run: Scored, labels: Sequence[str]) -> Floats:
+    """Return the probabilities, float64 (n, labels); a class that the run does not know has none."""
+    known = set(run.classes)
+    columns = [pl.col(f"p_{name}") if name in known else pl.lit(0.0).alias(f"p_{name}") for name in labels]
+    return run.answers.select(columns).to_numpy()
+
+
+def _interval(value: float, draws: Floats) -> dict[str, float]:
+    return intervals.interval(value, *intervals.percentiles(draws, value))
+
+
+def _difference(value: float, draws: Floats) -> dict[str, float]:
+    beyond = min(float(np.mean(draws <= 0)), float(np.mean(draws >= 0)))
+    return {**_interval(value, draws), "p": min(1.0, max(2 * beyond, 2 / (len(draws) + 1)))}
+
+
+def _mcnemar(first: Any, this: Any) -> dict[str, float]:
+    only_first, only_this = int((first & ~this).sum()), int((this & ~first).sum())
+    differ = only_first + only_this
+    p = float(binomtest(only_this, differ).pvalue) if differ else 1.0
+    return {"only_first": only_first, "only_this": only_this, "p": p if math.isfinite(p) else 1.0}
+
+
+def _correct(tests: Sequence[dict[str, float]]) -> None:
+    for test, p in zip(tests, holm([test["p"] for test in tests]), strict=True):
+        test["p_holm"] = p

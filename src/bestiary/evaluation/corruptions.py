@@ -1,0 +1,104 @@
+"""How a model does on spoilt pictures: noise, blur, compression, light, at five strengths.
+
+The corruptions are those of ImageNet-C (Hendrycks and Dietterich 2019), by the library `imagecorruptions`, applied to
+the picture as the model sees it. Pictures of the validation split are used: the test split is not looked at for this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from bestiary import table
+from bestiary.errors import needs
+from bestiary.evaluation import intervals
+from bestiary.evaluation.elsewhere import FOLDER
+from bestiary.inference.predictor import Predictor
+from bestiary.machine import cores
+from bestiary.progress import Reporter
+from bestiary.training import run_folder
+
+# Of the library's nineteen: without glass blur, which takes seconds a picture, and near copies of others.
+CORRUPTIONS = (
+    "gaussian_noise",
+    "shot_noise",
+    "impulse_noise",
+    "defocus_blur",
+    "motion_blur",
+    "gaussian_blur",
+    "fog",
+    "brightness",
+    "contrast",
+    "saturate",
+    "pixelate",
+    "jpeg_compression",
+)
+STRENGTHS = (1, 2, 3, 4, 5)
+MOST_PICTURES = 200
+TABLE = {
+    "corruption": pl.String,
+    "strength": pl.Int64,
+    "n": pl.Int64,
+    "accuracy": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "confidence": pl.Float64,
+    "answered": pl.Float64,
+}
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def evaluate_corrupted(run: Path, *, threads: int | None = None, reporter: Reporter) -> pl.DataFrame:
+    """Return how a finished run does on spoilt validation pictures, written to `evaluations/corruptions.parquet`."""
+    seed = run_folder.recipe_of(run).seed
+    predictor = Predictor(run, threads=threads or cores(), engine="fastest")
+    validation = table.read(run / "pictures.parquet", table.PICTURES).filter(pl.col("split") == "val")
+    scores = corrupted_scores(predictor, validation, seed=seed, reporter=reporter)
+    table.write(scores, run / FOLDER / "corruptions.parquet")
+    return scores
+
+
+def corrupted_scores(
+    predictor: Predictor, pictures: pl.DataFrame, *, seed: int, reporter: Reporter, most: int = MOST_PICTURES
+) -> pl.DataFrame:
+    """Return a row (`TABLE`) for the pictures as they are ("none", 0) and for each corruption at each strength.
+
+    pictures: `path, label`; of more than `most`, so many drawn by `seed`. accuracy: with Wilson's 95 % interval.
+    confidence: the mean top probability, to be held against accuracy. answered: the share that is not called unknown.
+    Raises MissingExtraError without the library.
+    """
+    library = needs("imagecorruptions", extra="corruptions")
+    chosen = pictures.sample(min(most, pictures.height), seed=seed, shuffle=True)
+    view = predictor.bundle.view
+    clean = [view.of(Path(path)) for path in chosen["path"]]
+    plan = [("none", 0), *((name, strength) for name in CORRUPTIONS for strength in STRENGTHS)]
+    rows = []
+    with reporter.task("Spoiling pictures", len(plan) * len(clean)) as advance:
+        for name, strength in plan:
+            spoilt = clean if name == "none" else _spoilt(library, clean, name, strength, seed)
+            rows.append([name, strength, *_scores(predictor, spoilt, chosen["label"].to_list(), advance)])
+    return pl.DataFrame(rows, schema=TABLE, orient="row")
+
+
+def _spoilt(library: Any, clean: list[Pixels], name: str, strength: int, seed: int) -> Iterator[Pixels]:
+    np.random.seed(seed)  # the library draws its noise from numpy's global generator
+    for pixels in clean:
+        yield np.ascontiguousarray(library.corrupt(pixels, severity=strength, corruption_name=name), np.uint8)
+
+
+def _scores(predictor: Predictor, pictures: Any, labels: list[str], advance: Any) -> list[float]:
+    right, sure, answered = [], [], []
+    for answer, label in zip(predictor.predict_many(pictures), labels, strict=True):
+        right.append(answer.label == label)
+        sure.append(answer.probability)
+        answered.append(not answer.unknown)
+        advance(1)
+    accuracy = float(np.mean(right))
+    low, high = intervals.wilson(np.array(accuracy), np.array(len(right)))
+    return [len(right), accuracy, float(low), float(high), float(np.mean(sure)), float(np.mean(answered))]

@@ -1,0 +1,192 @@
+"""A finished run on labelled pictures from elsewhere: how far they are, which ones it cannot know, how it does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from bestiary import table
+from bestiary.batches.decoding import Pinned
+from bestiary.data.corrections import read_corrections
+from bestiary.data.duplicates import hash_bits, near_pairs
+from bestiary.data.preparation import Audited, audited
+from bestiary.errors import SourceError
+from bestiary.evaluation import intervals
+from bestiary.evaluation.metrics import OVER_CLASSES
+from bestiary.evaluation.predictions import judge, prediction_table
+from bestiary.evaluation.shift import shift
+from bestiary.inference.bundle import Bundle, read_bundle
+from bestiary.inference.predictor import Predictor
+from bestiary.machine import cache_folder, cores
+from bestiary.picture import Limits
+from bestiary.progress import Reporter
+from bestiary.training import run_folder
+
+FOLDER = "evaluations"
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Pictures from elsewhere (`table.PICTURES`), those of them that the run has learnt from left out and counted."""
+
+    pictures: pl.DataFrame
+    unreadable: int
+    seen: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A finished evaluation: its folder in the run, and what its `metrics.json` says."""
+
+    path: Path
+    metrics: dict[str, Any]
+
+
+def evaluate_elsewhere(
+    run: Path,
+    pictures: Path,
+    *,
+    labels: str | None = None,
+    corrections: Path | None = None,
+    name: str | None = None,
+    threads: int | None = None,
+    reporter: Reporter,
+) -> Evaluation:
+    """Score a finished run on other labelled pictures and write `evaluations/<name>/` into it.
+
+    It holds `metrics.json` and `predictions.parquet`. The rest of the run stays as it is.
+    """
+    recipe, workers = run_folder.resolved_of(run), threads or cores()
+    bundle, known = read_bundle(run), table.read(run / "predictions.parquet", table.PREDICTIONS)
+    limits = Limits(recipe.picture.max_bytes, recipe.picture.max_pixels)
+    alike = recipe.data.model_copy(update={"classes": ()})
+    decided = None if corrections is None else read_corrections(corrections)
+    given = [pictures], labels, alike, limits
+    collection = audited(*given, threads=workers, cache=cache_folder(), reporter=reporter, corrections=decided)
+    near_bits = alike.near_duplicate_bits if alike.near_duplicates else None
+    learnt = table.read(run / "pictures.parquet", table.PICTURES)
+    found = unseen(collection, learnt, near_bits=near_bits)
+    predictions = predicted(Predictor(run, threads=workers, engine="fastest"), found.pictures, reporter)
+    validation = known.filter(pl.col("split") == "val")
+    resamples, seed = recipe.evaluate.resamples, recipe.seed
+    metrics = judged(found, predictions, validation, bundle, resamples=resamples, seed=seed)
+    folder = free_folder(run, name or pictures.stem)
+    table.write(predictions, folder / "predictions.parquet")
+    run_folder.write_json(folder / "metrics.json", {"run": str(run), "source": str(pictures.absolute()), **metrics})
+    return Evaluation(folder, metrics)
+
+
+def unseen(collection: Audited, learnt: pl.DataFrame, *, near_bits: int | None) -> Elsewhere:
+    """Return the readable pictures that are no copies of those in `learnt` (`sha256, phash, split`).
+
+    A copy is an equal file, or a perceptual hash within `near_bits` bits; mirrored and cropped copies are not looked
+    for. `seen` counts the copies by the split of the run that holds the original; copies of test pictures stay.
+    Raises SourceError if nothing is left.
+    """
+    readable = collection.pictures.filter(pl.col("error").is_null())
+    copies = _copies(readable, learnt, near_bits)
+    seen = {split: int((copies == split).sum()) for split in table.SPLITS}
+    kept = readable.filter(~copies.is_in(["train", "val"]).fill_null(False))
+    if not kept.height:
+        raise SourceError(
+            f"None of the {collection.pictures.height:,} pictures can be scored:"
+            f" {collection.pictures.height - readable.height:,} cannot be read, {seen['train'] + seen['val']:,} are"
+            " copies of pictures that the run was trained or calibrated on."
+        )
+    return Elsewhere(kept.with_columns(split=pl.lit("elsewhere")), collection.pictures.height - readable.height, seen)
+
+
+def predicted(predictor: Predictor, pictures: pl.DataFrame, reporter: Reporter) -> pl.DataFrame:
+    """Return the prediction table of pictures, from their files. Raises SourceError for one that cannot be read."""
+    with reporter.task("Predicting", pictures.height) as advance:
+        answers = []
+        files = (Pinned(Path(path), sha256) for path, sha256 in pictures.select("path", "sha256").iter_rows())
+        for answer in predictor.predict_many(files):
+            if answer.error is not None:
+                raise SourceError(f"{answer.error} It could be read before: do not change the pictures during a run.")
+            answers.append(answer)
+            advance(1)
+    return prediction_table(pictures, answers, predictor.classes)
+
+
+def judged(
+    found: Elsewhere, predictions: pl.DataFrame, validation: pl.DataFrame, bundle: Bundle, *, resamples: int, seed: int
+) -> dict[str, Any]:
+    """Return what `metrics.json` of an evaluation says: shift first, then the metrics of the contract.
+
+    They are over the pictures of classes that the run knows. `unknown_classes`: by label that it does not know, how
+    often it said "unknown". `classes_without_pictures`, and `present`: the averages over the other classes only.
+    """
+    known = predictions["label"].is_in(list(bundle.classes))
+    groups = found.pictures["group"].to_numpy()
+    body: dict[str, Any] = {
+        "split": "elsewhere",
+        "pictures": predictions.height,
+        "unreadable": found.unreadable,
+        "copies": found.seen,
+        "shift": shift(validation, predictions, bundle.classes, threshold=bundle.threshold),
+        "unknown_classes": _said_unknown(predictions.filter(~known), groups[~known.to_numpy()]),
+        "classes_without_pictures": [name for name in bundle.classes if name not in set(predictions["label"])],
+    }
+    if known.any():
+        own = groups[known.to_numpy()]
+        scores = judge(
+            predictions.filter(known), own, bundle.classes, threshold=bundle.threshold, resamples=resamples, seed=seed
+        )
+        body |= scores | {"present": _over_present(scores)}
+    return body
+
+
+def free_folder(run: Path, name: str) -> Path:
+    """Return a folder for one more evaluation of a run: `evaluations/<name>`, with a number if that is taken."""
+    plain = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "pictures"
+    folder, number = run / FOLDER / plain, 1
+    while folder.exists():
+        number += 1
+        folder = run / FOLDER / f"{plain}-{number}"
+    return folder
+
+
+def _copies(readable: pl.DataFrame, learnt: pl.DataFrame, near_bits: int | None) -> pl.Series:
+    """Return for each picture the split of the run's picture that it repeats, null if none; training comes first."""
+    order = {split: place for place, split in enumerate(table.SPLITS)}
+    learnt = learnt.filter(pl.col("split").is_not_null()).sort(pl.col("split").replace_strict(order))
+    first = learnt.unique("sha256", keep="first", maintain_order=True).select("sha256", copy="split")
+    copies: list[str | None] = readable.join(first, on="sha256", how="left", maintain_order="left")["copy"].to_list()
+    if near_bits is not None and learnt.height:
+        pairs = near_pairs(hash_bits([*learnt["phash"], *readable["phash"]]), near_bits)
+        across = pairs[(pairs[:, 0] < learnt.height) & (pairs[:, 1] >= learnt.height)]
+        for one, other in sorted(across[:, :2].tolist()):
+            place = other - learnt.height
+            copies[place] = min((copies[place] or "test", learnt["split"][one]), key=order.__getitem__)
+    return pl.Series(copies, dtype=pl.String)
+
+
+def _said_unknown(strangers: pl.DataFrame, groups: Any) -> dict[str, dict[str, float]]:
+    """Return for each label how many pictures it has, and the share called unknown with Wilson's interval."""
+    found: dict[str, dict[str, float]] = {}
+    for label in strangers["label"].unique().sort():
+        own = (strangers["label"] == label).to_numpy()
+        share = float(strangers["unknown"].to_numpy()[own].mean())
+        low, high = intervals.wilson(np.array(share), np.array(len(np.unique(groups[own]))))
+        found[label] = {"pictures": int(own.sum()), **intervals.interval(share, float(low), float(high))}
+    return found
+
+
+def _over_present(scores: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the averages over the classes that have pictures, with their rates' intervals combined."""
+    present = [one for one in scores["per_class"].values() if one["support"]]
+    return {
+        name: _mean_rate(present, name.removeprefix("macro_")) for name in OVER_CLASSES if name.startswith("macro_")
+    }
+
+
+def _mean_rate(classes: Sequence[dict[str, Any]], rate: str) -> dict[str, float]:
+    values, lows, highs = (np.array([one[rate][end] for one in classes]) for end in ("value", "low", "high"))
+    return intervals.interval(float(values.mean()), *intervals.square_and_add(values, lows, highs))

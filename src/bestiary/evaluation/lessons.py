@@ -1,0 +1,119 @@
+"""What a training tells: how it ended, what was learnt by heart, and whether more pictures would help.
+
+Written to `learning_curve.json` of a run. The test split is not looked at.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from bestiary.batches.decoding import View
+from bestiary.batches.pixels import pixel_batches
+from bestiary.evaluation.class_gaps import class_gaps
+from bestiary.evaluation.learning_curve import learning_curve
+from bestiary.models.engine import Precision, has_openvino
+from bestiary.models.lite import BACKBONES, built_trunk
+from bestiary.recipe import BACKBONE_SIZES, Recipe
+from bestiary.training.probe import Labelled, feature_store, fill_features
+from bestiary.training.task import Learned, Part, Task
+
+SHOWN_AGAIN = 512  # training pictures that a network is asked about once more, without augmentation
+STRENGTH = 0.003  # of the probe's head where the recipe has none that was chosen
+
+Logits = npt.NDArray[np.float32]
+
+
+def lessons(task: Task, learned: Learned) -> dict[str, Any]:
+    """Return what the training of this task tells, as plain values.
+
+    `ended` and `gaps` always; `curve` for the probe, for other methods if the probe's features are kept already or
+    `evaluate.learning_curve` is "on".
+    """
+    train, val = task.part("train"), task.part("val")
+    shown, labels = _training_logits(task, learned, train)
+    found: dict[str, Any] = {"ended": ending(task.recipe, learned)}
+    found["gaps"] = class_gaps(shown, labels, learned.val_logits, val.labels, task.classes)
+    probe = _probe(task)
+    features = None if task.recipe.evaluate.learning_curve == "off" else _features(probe)
+    if features is not None:
+        groups = [probe.pictures.filter(pl.col("split") == split)["group"].to_numpy() for split in ("train", "val")]
+        strength = next((line["regularisation"] for line in learned.history if line.get("chosen")), STRENGTH)
+        curve = learning_curve(
+            features[0],
+            features[1],
+            (groups[0], groups[1]),
+            task.classes,
+            strength=strength,
+            seed=task.recipe.seed,
+            whole=learned.val_logits.argmax(axis=1) if probe is task else None,
+        )
+        found["curve"] = {"learner": f"probe with {probe.recipe.model.backbone}", **curve}
+    return found
+
+
+def ending(recipe: Recipe, learned: Learned) -> str:
+    """Return how the training ended, in a sentence."""
+    if recipe.model.method == "probe":
+        return "The head was fitted at every strength of regularisation; nothing was stopped early."
+    last, planned = len(learned.history), recipe.train.epochs
+    best = max(learned.history, key=lambda line: (line["val_macro_f1"], -line["val_loss"]))["epoch"]
+    kept = f"The weights of epoch {best:.0f} were kept."
+    reason = {
+        "patience": f"no better macro-F1 in {recipe.train.patience_epochs} epochs",
+        "budget": "the time was up",
+        "diverged": "the loss was no number any more",
+    }.get(str(learned.notes.get("training ended by")))
+    if reason is None:
+        return f"Training went on to its end, epoch {last}. {kept}"
+    return f"Training was stopped early, after epoch {last} of {planned}: {reason}. {kept}"
+
+
+def _training_logits(task: Task, learned: Learned, part: Part) -> tuple[Logits, npt.NDArray[np.int64]]:
+    """Return the logits of training pictures as they are, with their labels: all of a probe, else a sample."""
+    if task.recipe.model.method == "probe":
+        features = _features(task, ("train",))
+        if features is not None:
+            return (features[0].features @ learned.head.weight.T + learned.head.bias).astype(np.float32), part.labels
+    chosen = np.sort(np.random.default_rng(task.recipe.seed).permutation(len(part.paths))[:SHOWN_AGAIN])
+    paths = [part.paths[place] for place in chosen]
+    logits = [learned.reference(images) for images in pixel_batches(paths, task.view, threads=task.threads)]
+    return np.concatenate(logits), part.labels[chosen]
+
+
+def _probe(task: Task) -> Task:
+    """Return the task as a probe would do it: itself, or with the backbone of the recipe at the backbone's own size."""
+    if task.recipe.model.method == "probe":
+        return task
+    backbone = task.recipe.model.backbone if task.recipe.model.backbone in BACKBONES else "lite2"
+    model = task.recipe.model.model_copy(update={"method": "probe", "backbone": backbone})
+    view = View(BACKBONE_SIZES[backbone], task.view.fit, task.view.limits)
+    recipe = task.recipe.model_copy(update={"model": model})
+    return Task(
+        recipe, task.pictures, task.classes, view, task.run, task.cache, task.threads, task.reporter, task.clock
+    )
+
+
+def _features(task: Task, splits: tuple[str, ...] = ("train", "val")) -> list[Labelled] | None:
+    """Return the kept features of these splits; None if some are missing and are not to be computed for this."""
+    backbone, wanted = task.recipe.model.backbone, task.recipe.evaluate.learning_curve == "on"
+    if not wanted and not (task.cache / "features").exists():
+        return None
+    trunk = built_trunk(backbone, task.cache / "trunks", task.view.size)
+    fast: Precision = "bfloat16" if has_openvino() else "float32"
+    found = []
+    for split in splits:
+        part, precision = task.part(split), fast if split == "train" else "float32"
+        store = feature_store(task.cache, trunk, task.view, precision, BACKBONES[backbone].channels)
+        if wanted:
+            fill_features(
+                store, part.paths, part.keys, trunk, task.view,
+                precision=precision, threads=task.threads, reporter=task.reporter,
+            )  # fmt: skip
+        if store.missing(part.keys):
+            return None
+        found.append(Labelled(store.read(part.keys, np.float32), part.labels))
+    return found

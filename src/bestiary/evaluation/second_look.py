@@ -1,0 +1,64 @@
+"""The second look of an audit, for what takes a model to see: labels that are probably wrong, and strange pictures.
+
+The features are those of the probe, in its cache: what is computed here is not computed again when a probe is trained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+
+from bestiary.batches.decoding import View
+from bestiary.data.audit import in_order
+from bestiary.data.preparation import Audited
+from bestiary.errors import MissingExtraError, needs
+from bestiary.evaluation.label_suspects import suspect_findings
+from bestiary.models.lite import BACKBONES
+from bestiary.picture import Limits
+from bestiary.progress import Reporter
+from bestiary.recipe import Recipe
+from bestiary.training.probe import bulk_features
+
+LEARNED_CHECKS = ("suspect-label", "outlier")
+ALL_CHECKS = ("shortcut", *LEARNED_CHECKS)
+BACKBONE = "lite2"  # where the recipe names none of the bundled ones
+SEED = 0  # of the folds: the same pictures have the same suspects, whatever seed a run is split by
+
+
+def looked_again(found: Audited, recipe: Recipe, *, threads: int, cache: Path, reporter: Reporter) -> Audited:
+    """Return the audit with the findings "suspect-label" and "outlier" added, or with the reason why they are missing.
+
+    recipe: resolved; `data.suspects` turns this off. Raises SourceError if a picture cannot be read any more.
+    """
+    pictures = found.pictures.filter(pl.col("error").is_null()).sort("row_id")
+    if not recipe.data.suspects:
+        return _without(found, ALL_CHECKS, "data.suspects is false", reporter)
+    if pictures["label"].n_unique() < 2:
+        return _without(found, LEARNED_CHECKS, "it takes two classes or more", reporter)
+    backbone, view = _eyes(recipe)
+    try:
+        needs("cleanlab", extra="train")
+        keys, paths = pictures["sha256"].to_list(), [Path(path) for path in pictures["path"]]
+        features = bulk_features(paths, keys, backbone, view, cache=cache, threads=threads, reporter=reporter)
+    except MissingExtraError as error:
+        return _without(found, LEARNED_CHECKS, str(error), reporter)
+    with reporter.task("Doubting labels", pictures.height) as advance:
+        learned = suspect_findings(pictures, features, seed=SEED)
+        advance(pictures.height)
+    return replace(found, findings=in_order(pl.concat([found.findings, learned])))
+
+
+def _eyes(recipe: Recipe) -> tuple[str, View]:
+    """Return the backbone and the way of looking at pictures: the recipe's own if it is one of the bundled."""
+    limits, model = Limits(recipe.picture.max_bytes, recipe.picture.max_pixels), recipe.model
+    if model.method == "scratch" or model.backbone not in BACKBONES:
+        return BACKBONE, View(BACKBONES[BACKBONE].size, recipe.picture.fit, limits)
+    assert recipe.picture.size is not None  # a resolved recipe has it
+    return model.backbone, View(recipe.picture.size, recipe.picture.fit, limits)
+
+
+def _without(found: Audited, checks: tuple[str, ...], reason: str, reporter: Reporter) -> Audited:
+    reporter.say(f"Not looked for: {', '.join(checks)} ({reason.rstrip('.')}).")
+    return replace(found, not_looked_for={**found.not_looked_for, **dict.fromkeys(checks, reason)})

@@ -1,0 +1,149 @@
+"""Models that leave bestiary: the run's graph as it is, in 8-bit integers, or these in OpenVINO's format.
+
+Each carries what a reader needs beside the numbers: classes, preprocessing, temperature, thresholds, and the digest of
+the bundle it came from. Nothing here says whether a model is good enough to leave: `deliver.export` proves that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+import bestiary
+from bestiary.errors import IntegrityError, needs
+from bestiary.inference.bundle import BUNDLE_NAME, GRAPH_NAME, Bundle, Precision, graph_digest
+from bestiary.inference.graph import OUTPUTS
+
+if TYPE_CHECKING:
+    import onnx
+
+Kind = Literal["onnx", "onnx-int8", "openvino"]
+PRECISIONS: dict[Kind, Precision] = {"onnx": "float32", "onnx-int8": "int8", "openvino": "int8"}
+OPENVINO_NAME = "model.xml"
+QUANTISED = ["Conv", "Gemm", "Add", "Clip", "Relu", "MaxPool"]  # the trunk; the head and what follows stay in float32
+PREPARED = ("onnx.quant.pre_process", "onnxruntime.quant")  # tells the quantiser that shapes are inferred already
+
+Images = Iterable[npt.NDArray[np.uint8]]
+
+
+def write_export(run: Path, bundle: Bundle, kind: Kind, place: Path, calibration: Images) -> Bundle:
+    """Write the model of a run into `place` in another form, with a bundle of its own; return that bundle.
+
+    calibration: pictures uint8 (size, size, 3) that set the ranges of 8-bit integers.
+    Raises IntegrityError if the graph fails ONNX's full check.
+    """
+    place.mkdir(parents=True, exist_ok=True)
+    about = metadata(run, bundle, PRECISIONS[kind])
+    graph = place / GRAPH_NAME
+    if PRECISIONS[kind] == "int8":
+        _quantise(run / bundle.graph, graph, calibration)
+    _write_onnx(graph if graph.exists() else run / bundle.graph, graph, about)
+    if kind == "openvino":
+        graph = _as_openvino(graph, about)
+    exported = replace(
+        bundle, graph=graph.name, graph_sha256=graph_digest(graph), precision=PRECISIONS[kind], parity={}, exported={}
+    )
+    exported.write(place)
+    return exported
+
+
+def metadata(run: Path, bundle: Bundle, precision: Precision) -> dict[str, str]:
+    """Return what an exported model says about itself, as text."""
+    preprocessing = {
+        "input": f"uint8 (n, {bundle.size}, {bundle.size}, 3), RGB, upright by EXIF, transparency on white",
+        "fit": bundle.fit,
+        "resize": f"to {bundle.size} x {bundle.size} pixels, bicubic with antialiasing, as Pillow does it",
+        "normalisation": "in the graph",
+    }
+    return {
+        "classes": json.dumps(bundle.classes, ensure_ascii=False),
+        "preprocessing": json.dumps(preprocessing),
+        "size": str(bundle.size),
+        "fit": bundle.fit,
+        "temperature": repr(bundle.temperature),
+        "threshold": repr(bundle.threshold),
+        "coverage": repr(bundle.coverage),
+        "precision": precision,
+        "bundle_sha256": hashlib.sha256((run / BUNDLE_NAME).read_bytes()).hexdigest(),
+        "graph_sha256": bundle.graph_sha256,
+        "bestiary": bestiary.__version__,
+    }
+
+
+def _write_onnx(source: Path, graph: Path, about: dict[str, str]) -> None:
+    onnx = needs("onnx", extra="train")
+    model = onnx.load(source)
+    known = {entry.key: entry.value for entry in model.metadata_props if entry.key != PREPARED[0]}
+    onnx.helper.set_model_props(model, known | about)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise IntegrityError(f"The exported graph fails ONNX's check: {error}") from None
+    graph.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _as_openvino(source: Path, about: dict[str, str]) -> Path:
+    """Put OpenVINO's two files, .xml and .bin, in the place of an ONNX file; return the first."""
+    openvino = needs("openvino", extra="train")
+    model, graph = openvino.convert_model(source), source.with_name(OPENVINO_NAME)
+    for key, value in about.items():
+        model.set_rt_info(value, ["bestiary", key])
+    openvino.save_model(model, graph, compress_to_fp16=False)
+    source.unlink()
+    return graph
+
+
+def _quantise(source: Path, graph: Path, images: Images) -> None:
+    """Write the graph with its trunk in 8-bit integers: weights by channel, activations by the ranges seen.
+
+    Static quantisation with QuantizeLinear/DequantizeLinear pairs (Jacob et al. 2018), by ONNX Runtime's quantiser.
+    """
+    onnx = needs("onnx", extra="train")
+    from onnxruntime import quantization
+
+    prepared = graph.with_name("prepared.onnx")
+    model = onnx.shape_inference.infer_shapes(onnx.load(source))
+    onnx.helper.set_model_props(model, dict([PREPARED]))
+    onnx.save(model, prepared)
+    try:
+        quantization.quantize_static(
+            os.fspath(prepared),
+            os.fspath(graph),
+            _reader(images),
+            quant_format=quantization.QuantFormat.QDQ,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            per_channel=True,
+            op_types_to_quantize=QUANTISED,
+            nodes_to_exclude=_sealed_nodes(model),
+        )
+    finally:
+        prepared.unlink(missing_ok=True)
+
+
+def _sealed_nodes(model: onnx.ModelProto) -> list[str]:
+    """Return the names of the nodes that sealing added: head, temperature, softmax, familiarity."""
+    return [node.name for node in model.graph.node if node.name.startswith("seal.") or node.name in OUTPUTS]
+
+
+def _reader(images: Images) -> Any:
+    """Return the pictures in the form that the quantiser takes them."""
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self, rest: Iterator[npt.NDArray[np.uint8]]) -> None:
+            self._rest = rest
+
+        def get_next(self) -> dict[str, npt.NDArray[np.uint8]] | None:
+            image = next(self._rest, None)
+            return None if image is None else {"images": image[None]}
+
+    return Reader(iter(images))

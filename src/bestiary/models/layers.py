@@ -1,0 +1,64 @@
+"""What the networks trained from scratch are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bestiary.recipe import Activation
+
+ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky-relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "tanh": nn.Tanh,
+}
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions around which the input is added: (n, inputs, h, w) -> (n, outputs, h/stride, w/stride)."""
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int) -> None:
+        """The second normalisation starts at zero, so that the block starts as its shortcut."""
+        super().__init__()
+        self.first = convolution(inputs, outputs, stride=stride)
+        self.second = convolution(outputs, outputs, activation=None)
+        norm = self.second[1]
+        assert isinstance(norm, nn.BatchNorm2d)
+        nn.init.zeros_(norm.weight)
+        self.shortcut = _shortcut(inputs, outputs, stride)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return the maps of the next block."""
+        return functional.relu(self.second(self.first(maps)) + self.shortcut(maps))
+
+
+def convolution(
+    inputs: int,
+    outputs: int,
+    *,
+    kernel_size: int = 3,
+    stride: int = 1,
+    batch_norm: bool = True,
+    activation: Activation | None = "relu",
+) -> nn.Sequential:
+    """Return a convolution that keeps the size divided by the stride, then normalisation and activation if asked."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(inputs, outputs, kernel_size, stride, padding=kernel_size // 2, bias=not batch_norm)
+    ]
+    if batch_norm:
+        layers.append(nn.BatchNorm2d(outputs))
+    if activation:
+        layers.append(ACTIVATIONS[activation]())
+    return nn.Sequential(*layers)
+
+
+def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
+    if stride == 1 and inputs == outputs:
+        return nn.Identity()
+    pooling = [nn.AvgPool2d(stride, ceil_mode=True)] if stride > 1 else []
+    return nn.Sequential(*pooling, *convolution(inputs, outputs, kernel_size=1, activation=None))

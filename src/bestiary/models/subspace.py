@@ -1,0 +1,45 @@
+"""Where the features of training pictures lie: what sticks out of there is no picture of a known class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.floating[Any]]
+
+DIRECTIONS = 256  # measured against held-out classes and strangers: docs/log.md, 2026-11-25
+MANY = 4_096  # pictures from which the directions are found
+
+
+@dataclass(frozen=True, eq=False)
+class Subspace:
+    """Standardise features with `mean` and `scale`, float32 (channels,) each, then look along `directions`.
+
+    directions: float32 (channels, d), the principal ones of training features. Most of the length of a picture of a
+    known class lies along them; of a strange picture more sticks out: the residual of ViM (Wang et al. 2022), as a
+    share of the whole, which pictures of little contrast need.
+    """
+
+    mean: npt.NDArray[np.float32]
+    scale: npt.NDArray[np.float32]
+    directions: npt.NDArray[np.float32]
+
+    @classmethod
+    def of(cls, features: npt.NDArray[np.float32], *, seed: int = 0) -> Subspace:
+        """Return the subspace of training features float32 (n, channels)."""
+        if len(features) > MANY:
+            features = features[np.random.default_rng(seed).choice(len(features), MANY, replace=False)]
+        mean, scale = features.mean(axis=0), features.std(axis=0) + np.float32(1e-3)
+        seen = (features - mean) / scale
+        _, vectors = np.linalg.eigh(seen.T @ seen)
+        count = max(1, min(DIRECTIONS, len(features) // 2, features.shape[1] // 2))
+        return cls(mean, scale, np.ascontiguousarray(vectors[:, ::-1][:, :count], np.float32))
+
+    def inside(self, features: Floats) -> Floats:
+        """Return for features (n, channels) the share of their squared length along the directions, (n,), 0..1."""
+        seen = (features.astype(np.float64) - self.mean) / self.scale
+        share: Floats = ((seen @ self.directions) ** 2).sum(axis=1) / np.maximum((seen**2).sum(axis=1), 1e-12)
+        return share

@@ -1,0 +1,1 @@
+"""Experiments over the flow: several models, one question."""

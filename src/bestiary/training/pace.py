@@ -1,0 +1,84 @@
+"""How fast this machine is today: a second of the very work that is to be done, on the very pictures. No torch."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bestiary.batches.decoding import View
+from bestiary.batches.pixels import pixel_batches
+from bestiary.models.engine import Precision, bulk_engine
+from bestiary.models.pooling import pooled_graph
+from bestiary.picture import Pixels
+
+MEASURE_SECONDS = 1.0
+WARM_UP_PICTURES = 8
+CHORES_SECONDS = 0.0175  # what `chores` takes on the machine that the costs in `budget` were measured on
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long a piece of work takes: to begin, and pictures a second from then on."""
+
+    start_seconds: float
+    pictures_per_second: float
+
+    def seconds(self, pictures: int) -> float:
+        """Return the time for so many pictures; none take none."""
+        return self.start_seconds + pictures / self.pictures_per_second if pictures else 0.0
+
+
+def feature_pace(trunk: Path, view: View, precision: Precision, paths: Sequence[Path], *, threads: int) -> Pace:
+    """Return how fast files become features: decoded, and run through the trunk by the engine that will be used."""
+    began = time.perf_counter()
+    engine = bulk_engine(pooled_graph(trunk), threads=threads, precision=precision)
+    start_seconds = time.perf_counter() - began
+    few = paths[:WARM_UP_PICTURES]
+    for _ in engine.stream(pixel_batches(few, view, threads=threads, batch_size=engine.batch_size)):
+        pass
+    batches = _for_a_while(paths, view, threads, engine.batch_size)
+    began, pictures = time.perf_counter(), 0
+    for outputs in engine.stream(batches):
+        pictures += len(outputs["features"])
+    return Pace(start_seconds, pictures / (time.perf_counter() - began))
+
+
+def decoding_pace(view: View, paths: Sequence[Path], *, threads: int) -> Pace:
+    """Return how fast files become pixels."""
+    began = time.perf_counter()
+    pictures = sum(len(images) for images in _for_a_while(paths, view, threads, WARM_UP_PICTURES))
+    return Pace(0.0, pictures / (time.perf_counter() - began))
+
+
+def slowness() -> float:
+    """Return how many times as long as the machine of reference this one takes for plain numpy and Python."""
+    return sum(_chores() for _ in range(10)) / 10 / CHORES_SECONDS
+
+
+def sample(paths: Sequence[Path], count: int = 512) -> list[Path]:
+    """Return at most so many of the paths, evenly spread: every class and every folder has a part."""
+    places = np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int))
+    return [paths[place] for place in np.random.default_rng(0).permutation(places)]
+
+
+def _for_a_while(paths: Sequence[Path], view: View, threads: int, batch_size: int) -> Iterator[Pixels]:
+    """Yield decoded pictures, from the first again after the last, for about a second."""
+    end = time.perf_counter() + MEASURE_SECONDS
+    going = itertools.takewhile(lambda _: time.perf_counter() < end, itertools.cycle(paths))
+    return pixel_batches(going, view, threads=threads, batch_size=batch_size)
+
+
+def _chores() -> float:
+    began = time.perf_counter()
+    numbers = np.ones((2048, 1280), np.float32)
+    weights = np.ones((1280, 16), np.float32)
+    for _ in range(4):
+        weights = (numbers.T @ (numbers @ weights)) * np.float32(1e-7)
+    words = [f"{number:,}" for number in range(20_000)]
+    sorted(words)
+    return time.perf_counter() - began

@@ -1,0 +1,66 @@
+"""How long an epoch will take: the very loop, for a few steps on noise. Needs torch, as the loop does."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from bestiary.batches.batches import Positions
+from bestiary.models.networks import Network
+from bestiary.picture import Pixels
+from bestiary.progress import Silent
+from bestiary.recipe import Augment
+from bestiary.training.loop import LoopSettings, Validation, fit, network_logits
+
+MEASURE_SECONDS = 1.5
+
+
+@dataclass(frozen=True)
+class EpochPace:
+    """Pictures a second, in training and in validation, and the seconds that an epoch takes besides."""
+
+    training: float
+    validation: float
+    seconds_besides: float
+
+    def epoch_seconds(self, train: int, val: int) -> float:
+        """Return the time for an epoch of so many pictures."""
+        return train / self.training + val / self.validation + self.seconds_besides
+
+
+def epoch_pace(network: Network, settings: LoopSettings, augmentation: Augment, size: int) -> EpochPace:
+    """Return how fast this network trains here, from the second of two short epochs: in the first all is new.
+
+    The network is changed by it. The checkpoint is written and counted, as after every epoch.
+    """
+    first = _epoch(network, settings, augmentation, size, steps=1)
+    steps = math.floor(MEASURE_SECONDS * first.training / settings.batch_size)
+    return first if steps < 2 else _epoch(network, settings, augmentation, size, steps=min(steps, 50))
+
+
+def _epoch(network: Network, settings: LoopSettings, augmentation: Augment, size: int, *, steps: int) -> EpochPace:
+    count, batch, classes = steps * settings.batch_size, settings.batch_size, network.head.linear.out_features
+    noise = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), np.uint8)
+    labels = np.arange(max(count, classes), dtype=np.int64) % classes
+    judged = list[float]()
+
+    def read(positions: Positions) -> Pixels:
+        return noise[: len(positions)].copy()
+
+    def evaluate(trained: Network) -> Validation:
+        began = time.perf_counter()
+        network_logits(trained, read, batch, batch_size=batch)
+        judged.append(time.perf_counter() - began)
+        return Validation(1.0, 0.5)
+
+    short = replace(settings, epochs=2, warmup_epochs=0, patience_epochs=2, balance="none")
+    with tempfile.TemporaryDirectory() as folder:
+        second = fit(network, read, labels, evaluate, short, augmentation, Path(folder), reporter=Silent()).history[-1]
+    shown = max(1, len(labels) // batch) * batch
+    besides = second["seconds"] - judged[-1] - shown / second["images_per_second"]
+    return EpochPace(second["images_per_second"], batch / judged[-1], max(0.0, besides))

@@ -1,0 +1,153 @@
+"""One process at a time on a run, and the time that all its sessions took, those that were killed included."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from bestiary.errors import MachineError, RunError
+from bestiary.machine import Clock, PeakMemory
+from bestiary.training.run_folder import read_json, write_json
+
+LOCK, SESSIONS = "run.lock", "sessions.json"
+NOTE_EVERY_SECONDS = 5.0
+
+
+@contextlib.contextmanager
+def held(run: Path) -> Iterator[None]:
+    """Keep every other process away from a run. Raises RunError, naming the process that has it, if one does.
+
+    The lock is the operating system's and dies with its process, however that ends: a lock file left behind by a
+    killed process, or by a machine that lost its power, holds nobody up.
+    """
+    path = run / LOCK
+    file = _opened(path)
+    try:
+        if not (_lock(file) and _is_still(file, path)):
+            raise RunError(
+                f"{run} is in use by {_holder(file)}. Wait until that has ended, or stop it, and go on with:"
+                f" bestiary train --resume {run}"
+            )
+        _sign(file)
+        yield
+        with contextlib.suppress(OSError):  # Windows does not remove an open file: the empty lock stays, and is free
+            path.unlink()
+    finally:
+        file.close()
+
+
+class Session:
+    """The time and memory that a run has taken so far, over all its sessions."""
+
+    def __init__(self, run: Path, clock: Clock, memory: PeakMemory) -> None:
+        """Read what earlier sessions took."""
+        path = run / SESSIONS
+        self._path, self._clock, self._memory = path, clock, memory
+        self.earlier: list[dict[str, Any]] = read_json(path)["sessions"] if path.exists() else []
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds by stage and in total, added up over all sessions."""
+        return added_up([*(one["seconds"] for one in self.earlier), self._clock.totals()])
+
+    @property
+    def peak_megabytes(self) -> int:
+        """The most memory that any session took."""
+        return max(round(self._memory.megabytes), *(int(one["peak_rss_mb"]) for one in self.earlier), 0)
+
+    def note(self) -> None:
+        """Write the time taken so far into the run folder."""
+        mine = {"seconds": self._clock.totals(), "peak_rss_mb": round(self._memory.megabytes)}
+        write_json(self._path, {"sessions": [*self.earlier, mine]})
+
+
+@contextlib.contextmanager
+def session(run: Path, clock: Clock, memory: PeakMemory) -> Iterator[Session]:
+    """Hold the run and keep account of its time: every few seconds, so that a killed session counts as well."""
+    with held(run):
+        account, ended = Session(run, clock, memory), threading.Event()
+        watcher = threading.Thread(target=_watch, args=(account, ended), daemon=True, name="bestiary-session")
+        account.note()
+        watcher.start()
+        try:
+            yield account
+        finally:
+            ended.set()
+            watcher.join()
+            with contextlib.suppress(MachineError):  # a full disk is told where something of value was to be written
+                account.note()
+
+
+def added_up(sessions: list[dict[str, float]]) -> dict[str, float]:
+    """Return the sum of seconds of each stage.
+
+    >>> added_up([{"audit": 1.0, "total": 2.0}, {"train": 3.0, "total": 4.0}])
+    {'audit': 1.0, 'train': 3.0, 'total': 6.0}
+    """
+    names = [name for one in sessions for name in one if name != "total"]
+    return {name: round(sum(one.get(name, 0.0) for one in sessions), 2) for name in dict.fromkeys([*names, "total"])}
+
+
+def _watch(account: Session, ended: threading.Event) -> None:
+    while not ended.wait(NOTE_EVERY_SECONDS):
+        with contextlib.suppress(MachineError):
+            account.note()
+
+
+def _opened(path: Path) -> BinaryIO:
+    """Return the lock file, open for reading and writing, made if it is not there."""
+    try:
+        return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0)
+    except OSError as error:
+        raise MachineError(f"Cannot write {path}: {error.strerror or error}.") from None
+
+
+def _sign(file: BinaryIO) -> None:
+    """Say in the lock file who has it, for those who are turned away."""
+    file.truncate(0)
+    file.write(f" process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%H:%M:%S')}".encode())
+
+
+def _holder(file: BinaryIO) -> str:
+    with contextlib.suppress(OSError):
+        file.seek(1)  # on Windows the first byte is locked
+        if words := file.read(200).decode(errors="replace").strip("\0 "):
+            return words
+    return "another process"
+
+
+def _is_still(file: BinaryIO, path: Path) -> bool:
+    """Return whether the file is the one of this name: the process that had it before may just have removed it."""
+    with contextlib.suppress(OSError):
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    return False
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(file: BinaryIO) -> bool:
+        """Return whether this process has the lock now."""
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+
+else:
+    import fcntl
+
+    def _lock(file: BinaryIO) -> bool:
+        """Return whether this process has the lock now."""
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True

@@ -1,0 +1,164 @@
+"""Several processes that train one network together, as `torchrun` starts them; alone, everything here does nothing.
+
+Every process computes its share of each batch. The sums that a batch needs (gradients, losses, the statistics of batch
+normalisation) are added over the processes, so that the weights are those of a single process but for rounding. Random
+numbers are drawn for the whole batch; dropout alone draws for each process. The first process alone writes and reports.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from bestiary.errors import RecipeError
+from bestiary.machine import processes
+
+PATIENCE = timedelta(days=1)  # the others wait while the first process looks at the pictures
+
+
+@dataclass(frozen=True)
+class Team:
+    """This process's place among `size` processes that train together; `rank` 0 is the first."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes and reports."""
+        return self.rank == 0
+
+    def share(self, count: int) -> slice:
+        """Return which of the `count` pictures of a batch this process computes; shares differ by at most one."""
+        return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
+    def beside(self, count: int) -> tuple[int, int]:
+        """Return how many pictures of a batch of `count` come before and after this process's share."""
+        mine = self.share(count)
+        return mine.start, count - mine.stop
+
+    def __str__(self) -> str:
+        """Return how the team is told of, which is nothing for a single process."""
+        return f", shared by {self.size} processes" if self.size > 1 else ""
+
+    def check(self, batch_pictures: int) -> None:
+        """Raise RecipeError if a batch cannot be shared."""
+        if batch_pictures < self.size:
+            raise RecipeError(
+                f"A batch of {batch_pictures} pictures cannot be shared by {self.size} processes. Start fewer, or raise"
+                " train.batch_size."
+            )
+
+    def prepare(self, network: nn.Module) -> None:
+        """Give every process the first one's weights, and batch normalisation the statistics of whole batches."""
+        if self.size == 1:
+            return
+        for tensor in network.state_dict().values():
+            distributed.broadcast(tensor, src=0)
+        _change_class(network, nn.BatchNorm2d, SharedBatchNorm)
+
+    def release(self, network: nn.Module) -> None:
+        """Turn the layers that `prepare` changed back into ordinary ones."""
+        _change_class(network, SharedBatchNorm, nn.BatchNorm2d)
+
+    def add_up(self, weights: Sequence[nn.Parameter], tally: Tensor) -> Tensor:
+        """Add the gradients of all processes up, in place, and return the sum of their tallies."""
+        if self.size == 1:
+            return tally
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        flat = torch.cat([tally.float(), *(gradient.flatten() for gradient in gradients)])
+        distributed.all_reduce(flat)
+        start = len(tally)
+        for gradient in gradients:
+            gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
+            start += gradient.numel()
+        return flat[: len(tally)]
+
+    def from_first(self, numbers: Callable[[], tuple[float, ...]], count: int, device: torch.device) -> list[float]:
+        """Return `count` numbers that the first process computes while the others wait."""
+        if self.size == 1:
+            return list(numbers())
+        values = torch.tensor(numbers() if self.is_first else [0.0] * count, dtype=torch.float32, device=device)
+        distributed.broadcast(values, src=0)
+        return [float(value) for value in values]
+
+
+ALONE = Team()
+
+
+def team(message: dict[str, Any] | None = None) -> tuple[Team, dict[str, Any]]:
+    """Return the team that the environment describes (RANK, WORLD_SIZE: see torchrun), and the first one's message.
+
+    The first call meets the others; `message` is what the first process tells them.
+    """
+    if processes() == 1:
+        return ALONE, message or {}
+    if not distributed.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+        told = [message]
+        distributed.broadcast_object_list(told, src=0)
+        message = told[0]
+    return Team(distributed.get_rank(), distributed.get_world_size()), message or {}
+
+
+def part_company() -> None:
+    """Leave the team, where there is one."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+class SharedBatchNorm(nn.BatchNorm2d):
+    """Batch normalisation by the statistics of the whole batch: torch has that for graphics processors only."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the normalised maps (n, channels, h, w)."""
+        if not self.training:
+            return super().forward(input)
+        maps = input.float()
+        here = torch.tensor([maps.numel() / maps.shape[1]], device=maps.device)
+        count = _summed(here)
+        mean = _added(maps.sum(dim=(0, 2, 3))) / count
+        centred = maps - mean[:, None, None]
+        variance = _added(centred.square().sum(dim=(0, 2, 3))) / count
+        self._keep(mean.detach(), variance.detach() * count / (count - 1))
+        scale = self.weight * (variance + self.eps).rsqrt()
+        normalised: Tensor = centred * scale[:, None, None] + self.bias[:, None, None]
+        return normalised.to(input.dtype)
+
+    def _keep(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance, self.momentum)
+
+
+def _summed(tensor: Tensor) -> Tensor:
+    total = tensor.detach().clone()
+    distributed.all_reduce(total)
+    return total
+
+
+def _added(tensor: Tensor) -> Tensor:
+    """The sum over all processes, whose gradient is the sum of their gradients."""
+    total = tensor + (_summed(tensor) - tensor.detach())
+    if total.requires_grad:
+        total.register_hook(_summed)  # type: ignore[no-untyped-call]
+    return total
+
+
+def _change_class(network: nn.Module, before: type[nn.Module], after: type[nn.Module]) -> None:
+    """Let layers of one class behave as another with the same weights and buffers."""
+    for module in network.modules():
+        if type(module) is before:
+            module.__class__ = after

@@ -1,0 +1,152 @@
+"""A budget of time: what is chosen, what is respected, what is said. The measurements are stand-ins: no timed test."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("sklearn")
+
+from bestiary import flow
+from bestiary.data.drawn import DrawnCollection
+from bestiary.errors import RecipeError, UserError
+from bestiary.machine import Clock
+from bestiary.recipe import Recipe
+from bestiary.training import budget, pace, run_folder
+from bestiary.training.budget import Estimate, Plan, described, planned
+from bestiary.training.durations import seconds_of
+from bestiary.training.task import Task
+
+SECONDS = {("lite2", 260): 60.0, ("lite0", 224): 30.0, ("lite0", 160): 18.0, ("lite0", 128): 12.0, ("lite0", 96): 8.0}
+FEW = ["bird", "fish", "spider"]
+
+
+@pytest.fixture
+def plan(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Plan]:
+    """`planned` on a machine whose times are known: of a probe as above; scratch 20 + an epoch of size / 16 + 10 s."""
+
+    def estimate(recipe: Recipe, measure: object) -> Estimate:
+        size = recipe.picture.size or 0
+        if recipe.model.method == "probe":
+            return Estimate(SECONDS.get((recipe.model.backbone, size), 100.0), 0.0, 0.0)
+        return Estimate(20.0, size / 16, 10.0)
+
+    monkeypatch.setattr(budget, "estimated", estimate)
+
+    def plan(asked: dict[str, object], seconds: float | None, elapsed: float = 5.0) -> Plan:
+        return planned(lambda recipe: recipe, Recipe.of(asked), seconds, lambda: elapsed)  # type: ignore[arg-type, return-value]
+
+    return plan
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("10m", 600), ("10min", 600), ("2h", 7200), ("1h30m", 5400), ("1h 30m", 5400), ("0.5h", 1800)],
+)
+def test_spans_of_time_are_read(text: str, seconds: float) -> None:
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "10", "ten minutes", "m10", "-5m", "0s", "5m5m", "30m1h", "5d", "1h30", "nan", "1e3s"]
+)
+def test_nonsense_is_refused_with_examples(text: str) -> None:
+    with pytest.raises(UserError, match=re.escape(f'"{text}" is no span of time. Write 90s, 10m')):
+        seconds_of(text)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "backbone", "size"),
+    [(600, "lite2", 260), (75, "lite2", 260), (60, "lite0", 224), (30, "lite0", 160), (20, "lite0", 128)],
+)
+def test_the_best_probe_that_fits_is_chosen(
+    plan: Callable[..., Plan], seconds: float, backbone: str, size: int
+) -> None:
+    chosen = plan({}, seconds)
+    assert (chosen.recipe.model.backbone, chosen.recipe.picture.size) == (backbone, size)
+    assert 5 + chosen.seconds <= seconds
+    assert f"probe with {backbone} at {size} px" in chosen.words.lower()
+
+
+def test_what_is_set_is_respected(plan: Callable[..., Plan]) -> None:
+    assert plan({"model": {"backbone": "lite0"}}, 600).recipe.model.backbone == "lite0"
+    assert plan({"picture": {"size": 224}}, 50).recipe.picture.size == 224
+    with pytest.raises(
+        RecipeError, match=r"--budget 60 s is too short: Probe with lite2 at 260 px.*takes 1 min 5 s|65 s"
+    ):
+        plan({"model": {"backbone": "lite2"}, "picture": {"size": 260}}, 60)
+
+
+def test_too_short_a_budget_is_told_what_would_do(plan: Callable[..., Plan]) -> None:
+    with pytest.raises(RecipeError, match="too short: Probe with lite0 at 96 px") as told:
+        plan({}, 10)
+    found = re.search(r"Give (\d+) s or more", str(told.value))
+    assert found is not None
+    plan({}, float(found[1]))  # and it does
+    with pytest.raises(RecipeError):
+        plan({}, float(found[1]) - 4)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "size", "epochs"),
+    [(2000, 128, 144), (1000, 128, 114), (300, 128, 31), (130, 96, 14), (90, 64, 12)],
+)
+def test_epochs_and_size_from_scratch(plan: Callable[..., Plan], seconds: float, size: int, epochs: int) -> None:
+    """A smaller size is taken where fewer epochs than enough would fit; more than three times the default never are."""
+    chosen = plan({"model": {"method": "scratch"}}, seconds)
+    assert (chosen.recipe.picture.size, chosen.recipe.train.epochs) == (size, epochs)
+    assert chosen.recipe.train.warmup_epochs == pytest.approx(epochs / 5)  # the schedule is planned for so many epochs
+    assert chosen.deadline_seconds == seconds - 10
+    assert 5 + chosen.seconds <= seconds
+
+
+def test_epochs_that_are_set_stay(plan: Callable[..., Plan]) -> None:
+    asked = {"model": {"method": "scratch"}, "train": {"epochs": 7}}
+    assert plan(asked, 600).recipe.train.epochs == 7
+    assert plan(asked, 80).recipe.picture.size == 64
+    with pytest.raises(RecipeError, match="for 7 epochs"):
+        plan({**asked, "picture": {"size": 128}}, 80)
+
+
+def test_without_a_budget_nothing_is_changed_but_the_end_is_said(plan: Callable[..., Plan]) -> None:
+    for asked in ({}, {"model": {"method": "scratch"}}, {"model": {"backbone": "lite0"}, "seed": 3}):
+        chosen = plan(asked, None)
+        assert chosen.recipe == Recipe.of(asked).resolved()
+        assert chosen.deadline_seconds is None
+        assert re.search(r"done at about \d\d:\d\d \(in .+\)", chosen.words)
+
+
+def test_training_goes_on_while_an_epoch_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Task(Recipe(), None, (), None, Path(), Path(), 1, None, Clock(), False, 100.0)  # type: ignore[arg-type]
+    assert task.may_go_on(90)
+    assert not task.may_go_on(101)
+    now = time.perf_counter()
+    monkeypatch.setattr(time, "perf_counter", lambda: now + 50)
+    assert task.may_go_on(45)
+    assert not task.may_go_on(55)
+
+
+def test_a_run_within_a_budget_says_what_was_chosen(
+    collection: DrawnCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real measurements, on a few pictures; the budget is one that any machine keeps."""
+    monkeypatch.setattr(pace, "MEASURE_SECONDS", 0.1)
+    recipe = Recipe.of({"data": {"classes": FEW}, "picture": {"size": 64}, "evaluate": {"resamples": 100}})
+    run = flow.train(collection.folder, recipe=recipe, out=tmp_path / "run", threads=1, budget_seconds=3600).path
+    words = run_folder.read_json(run / "environment.json")["plan"]
+    assert words.startswith("Probe with lite2 at 64 px; done at about")
+    assert run_folder.recipe_of(run) == recipe
+    assert run_folder.resolved_of(run).picture.size == 64
+    assert "plan" in run_folder.read_json(run / "metrics.json")["seconds"]
+    with pytest.raises(RecipeError, match="too short: Probe with lite. at 64 px"):
+        flow.train(collection.folder, recipe=recipe, out=tmp_path / "other", threads=1, budget_seconds=1)
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_recipe_in_words() -> None:
+    asked = {"model": {"method": "scratch"}, "train": {"epochs": 9}}
+    assert described(Recipe.of(asked).resolved()) == "Scratch (resnet) at 128 px for 9 epochs"

@@ -1,0 +1,242 @@
+"""The classifier for scikit-learn: its own promises, and scikit-learn's checks of what it promises to scikit-learn."""
+
+from __future__ import annotations
+
+import gc
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+pytest.importorskip("sklearn")
+
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import cross_val_score
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from bestiary import PictureClassifier, Predictor, UserError
+from bestiary.data.arrays import RowShape
+from bestiary.data.drawn import DrawnCollection
+from bestiary.errors import InputError, RecipeError, RunError
+from bestiary.picture import decode
+
+KINDS = ("bird", "fish", "spider")
+NUMBERS = {"bird": 10, "fish": 9, "spider": -1}  # as texts, they would be sorted otherwise
+QUICK: dict[str, Any] = {"picture": {"size": 64}, "probe": {"regularisation": [0.01]}, "data": {"min_per_class": 3}}
+
+
+def quick(**settings: Any) -> PictureClassifier:
+    return PictureClassifier(**{"backbone": "lite0", "threads": 1, "settings": QUICK, **settings})
+
+
+@pytest.fixture(scope="module")
+def files(collection: DrawnCollection) -> tuple[list[Path], list[str]]:
+    """62 pictures of three kinds, and their labels."""
+    paths = [path for kind in KINDS for path in sorted((collection.folder / kind).iterdir())]
+    return paths, [path.parent.name for path in paths]
+
+
+@pytest.fixture(scope="module")
+def fitted(files: tuple[list[Path], list[str]]) -> PictureClassifier:
+    """Fitted on numbers as labels. Shared: clone what you change."""
+    paths, labels = files
+    return quick().fit(paths, [NUMBERS[label] for label in labels])
+
+
+def blobs(n: int = 36) -> tuple[NDArray[np.uint8], NDArray[np.str_]]:
+    """Noisy pictures of two colours, uint8 (n, 12, 16, 3)."""
+    labels = np.array(["red", "blue"])[np.arange(n) % 2]
+    pictures = np.random.default_rng(3).integers(0, 120, (n, 12, 16, 3), np.uint8)
+    pictures[labels == "red", ..., 0] += 120
+    pictures[labels == "blue", ..., 2] += 120
+    return pictures, labels
+
+
+def test_it_learns_from_paths_and_gives_labels_as_they_were(
+    fitted: PictureClassifier, files: tuple[list[Path], list[str]]
+) -> None:
+    paths, labels = files
+    assert fitted.classes_.tolist() == [-1, 9, 10]
+    assert fitted.predict(paths).dtype == fitted.classes_.dtype
+    assert fitted.score(paths, [NUMBERS[label] for label in labels]) >= 0.8
+
+
+def test_its_answers_are_those_of_the_predictor(fitted: PictureClassifier, files: tuple[list[Path], list[str]]) -> None:
+    paths = files[0][::5]
+    answers = list(Predictor(fitted.run_, threads=1).predict_many(paths))
+    expected = [[answer.probabilities[str(name)] for name in fitted.classes_] for answer in answers]
+    np.testing.assert_allclose(fitted.predict_proba(paths), expected, atol=1e-6)
+    assert [str(label) for label in fitted.predict(paths)] == [answer.label for answer in answers]
+
+
+@pytest.mark.parametrize(
+    "shaped", [list, lambda paths: [str(p) for p in paths], lambda paths: [[str(p)] for p in paths]]
+)
+def test_paths_may_be_texts_and_a_column(
+    shaped: Any, fitted: PictureClassifier, files: tuple[list[Path], list[str]]
+) -> None:
+    some = files[0][:2]
+    np.testing.assert_array_equal(fitted.predict_proba(shaped(some)), fitted.predict_proba(some))
+
+
+def test_validation_is_taken_from_what_it_is_given_and_nothing_is_kept_for_a_test(fitted: PictureClassifier) -> None:
+    pictures = pl.read_parquet(fitted.run_ / "pictures.parquet")
+    assert set(pictures["split"]) == {"train", "val"}
+    known = pl.read_parquet(fitted.run_ / "predictions.parquet")
+    assert known["row_id"].to_list() == pictures.filter(pl.col("split") == "val")["row_id"].to_list()
+    assert not (fitted.run_ / "metrics.json").exists()
+
+
+def test_duplicates_stay_on_one_side(files: tuple[list[Path], list[str]]) -> None:
+    paths, labels = files
+    model = quick().fit([*paths, *paths], [*labels, *labels])
+    sides = (
+        pl.read_parquet(model.run_ / "pictures.parquet").group_by("sha256").agg(pl.col("split").n_unique(), pl.len())
+    )
+    assert sides["split"].to_list() == [1] * len(paths)
+    assert sides["len"].min() == 2
+
+
+def test_pictures_as_arrays_rows_and_files_are_the_same_pictures(tmp_path: Path) -> None:
+    pictures, labels = blobs()
+    paths = [tmp_path / f"{number}.png" for number in range(len(pictures))]
+    for path, picture in zip(paths, pictures, strict=True):
+        Image.fromarray(picture).save(path, compress_level=1)  # the split goes by content, to the byte
+    from_files = quick().fit(paths, labels).predict_proba(paths)
+    from_arrays = quick().fit(pictures, labels)
+    from_rows = quick(picture_shape=(12, 16, 3)).fit(pictures.reshape(len(pictures), -1), labels)
+    np.testing.assert_array_equal(from_arrays.predict_proba(pictures), from_files)
+    np.testing.assert_array_equal(from_rows.predict_proba(pictures.reshape(len(pictures), -1)), from_files)
+    np.testing.assert_array_equal(from_arrays.predict_proba(paths), from_files)
+    assert from_rows.n_features_in_ == 12 * 16 * 3
+    assert not hasattr(from_arrays, "n_features_in_")
+
+
+def test_numbers_become_grey_from_the_least_to_the_greatest() -> None:
+    rows = np.array([[0.0, 0.5, 1.0, 0.25], [0.5, 0.5, 0.5, 0.5]])
+    shape = RowShape.of(rows, None)
+    assert shape.picture(rows[0])[..., 1].tolist() == [[0, 128], [255, 64]]
+    assert shape.picture(np.array([-9.0, 9.0, 0.0, 1.0]))[..., 2].tolist() == [[0, 255], [0, 255]]
+    assert RowShape.of(np.zeros((1, 12), np.uint8), None) == RowShape(2, 2, 3, 0.0, 255.0)
+    assert RowShape.of(np.zeros((2, 5)), None).picture(np.zeros(5)).shape == (1, 5, 3)
+
+
+def test_a_pickle_holds_the_model_and_no_python_object_of_it(
+    fitted: PictureClassifier, files: tuple[list[Path], list[str]]
+) -> None:
+    content = pickle.dumps(fitted)
+    assert b"bestiary.inference" not in content
+    again = pickle.loads(content)
+    assert again.run_ != fitted.run_
+    np.testing.assert_array_equal(again.predict_proba(files[0]), fitted.predict_proba(files[0]))
+    assert {file.name for file in again.run_.iterdir()} == {file.name for file in fitted.run_.iterdir()}
+
+
+def test_the_run_goes_with_the_classifier_unless_it_is_saved(tmp_path: Path) -> None:
+    pictures, labels = blobs()
+    model = quick().fit(pictures, labels)
+    first, expected = model.run_, model.predict_proba(pictures[:4])
+    run = model.fit(pictures, labels).run_
+    assert not first.exists()
+    kept = model.save(tmp_path / "kept")
+    del model
+    gc.collect()
+    assert not run.parent.exists()
+    paths = [Path(path) for path in pl.read_parquet(kept / "pictures.parquet")["path"]]
+    assert all(path.is_relative_to(kept) for path in paths)
+    np.testing.assert_array_equal(decode(paths[1]), pictures[1])
+    answers = Predictor(kept, threads=1).predict_many(paths[:4])
+    np.testing.assert_allclose(
+        [[a.probabilities[name] for name in ("blue", "red")] for a in answers], expected, atol=1e-6
+    )
+
+
+def test_a_taken_folder_is_not_saved_into(fitted: PictureClassifier, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("")
+    with pytest.raises(RunError, match="exists already"):
+        fitted.save(tmp_path)
+
+
+def test_it_works_within_scikit_learn(files: tuple[list[Path], list[str]]) -> None:
+    paths, labels = files
+    scores = cross_val_score(quick(), np.array(paths, str), labels, cv=2)
+    assert scores.shape == (2,)
+    assert scores.mean() > 0.6
+
+
+def test_settings_are_parameters() -> None:
+    model = quick(seed=3)
+    assert clone(model).get_params() == model.get_params()
+    assert model.set_params(backbone="lite2").backbone == "lite2"
+    with pytest.raises(RecipeError, match='Unknown setting "picture.siez"'):
+        quick(settings={"picture": {"siez": 3}}).fit(*blobs())
+    with pytest.raises(InputError, match=r"data\.classes is not for PictureClassifier"):
+        quick(settings={"data": {"classes": ["red"]}}).fit(*blobs())
+
+
+def test_a_file_that_cannot_be_read_is_left_out_of_training_with_a_warning_and_is_an_error_afterwards(
+    files: tuple[list[Path], list[str]], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    paths, labels = files
+    with pytest.warns(
+        UserWarning, match=r"^1 of 63 pictures cannot be used and were left out\. The first: .*broken\.jpg"
+    ):
+        model = quick().fit([*paths, broken], [*labels, "fish"])
+    with pytest.raises(InputError, match=r"broken\.jpg"):
+        model.predict([*paths[:2], broken])
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "says"),
+    [
+        ("cat.jpg", ["cat"], r'X is "cat\.jpg"; expected several paths'),
+        ([["a.jpg", "b.jpg"]], ["cat"], r"text of shape \(1, 2\); expected one path for each picture"),
+        (np.zeros((2, 4, 4, 3)), [0, 1], r"float64 of shape \(2, 4, 4, 3\); expected pictures as uint8"),
+        (np.zeros((2, 4, 4, 2), np.uint8), [0, 1], r"uint8 of shape \(2, 4, 4, 2\); expected"),
+        (np.zeros((2, 7)), [0, 1], r"picture_shape = \(2, 3\) does not go with rows of 7 numbers"),
+        (["a.jpg", "b.jpg"], ["cat"], r"inconsistent numbers of samples"),
+        (["a.jpg", "b.jpg"], None, r"requires y to be passed"),
+        (["a.jpg"], ["cat"], r"no pictures that can be read"),
+        (blobs(8)[0], ["one"] * 8, r'only one class, "one"'),
+    ],
+)
+def test_what_cannot_be_used_is_named(X: Any, y: Any, says: str) -> None:  # noqa: N803
+    with pytest.raises(ValueError, match=says):
+        quick(picture_shape=(2, 3)).fit(X, y)
+
+
+def test_it_wants_to_be_fitted_first_and_on_what_it_is_then_asked_about(fitted: PictureClassifier) -> None:
+    with pytest.raises(NotFittedError):
+        quick().predict(["cat.jpg"])
+    with pytest.raises(InputError, match="not fitted on rows of numbers") as caught:
+        fitted.predict(np.zeros((2, 16)))
+    assert isinstance(caught.value, UserError)
+
+
+# ---- What scikit-learn asks of every estimator --------------------------------------------------------------------
+# Its checks feed rows of a few numbers, which become pictures of a few pixels. Near-duplicates are not looked for:
+# two pixels are always nearly the same picture.
+OF_CHECKS = quick(
+    settings={
+        "picture": {"size": 64},
+        "probe": {"regularisation": [0.3]},
+        "data": {"min_per_class": 3, "near_duplicates": False},
+    }
+)
+Test = Callable[[Any, Any], None]
+checks: Callable[[Test], Test] = parametrize_with_checks([OF_CHECKS])  # none of them is expected to fail
+
+
+@pytest.mark.slow
+@checks
+def test_scikit_learn_finds_it_to_be_an_estimator(estimator: Any, check: Any) -> None:
+    check(estimator)

@@ -1,0 +1,198 @@
+"""Runs side by side: paired, honest about chance, and only on the same pictures with the same labels."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy.stats import binomtest
+
+pytest.importorskip("onnx")
+
+from bestiary import table
+from bestiary.deliver import comparison_page
+from bestiary.errors import UserError
+from bestiary.evaluation.comparison import Scored, compared, matched, read_scored, verdict
+from bestiary.evaluation.corrections import holm
+from tiny_model import COLOURS, write_run
+
+N = 400
+
+
+def a_run(name: str, accuracy: float, *, seed: int, rows: range = range(N), relabel: int = 0) -> Scored:
+    """Answers to pictures numbered `rows`, so many of which are right; every tenth picture has a duplicate."""
+    rng = np.random.default_rng(seed)
+    truth = np.array([row % 3 for row in rows])
+    predicted = np.where(rng.random(len(rows)) < accuracy, truth, (truth + 1) % 3)
+    shares = 0.1 + 0.7 * np.eye(3)[predicted]
+    labels = [COLOURS[(at + (place < relabel)) % 3] for place, at in enumerate(truth)]
+    frame = pl.DataFrame(
+        {
+            "key": [f"{row:04d} 0" for row in rows],
+            "sha256": [f"{row:04d}" for row in rows],
+            "path": [f"/p/{row}.png" for row in rows],
+            "label": labels,
+            "group": [row - (row % 10 == 9) for row in rows],
+            "predicted": [COLOURS[at] for at in predicted],
+            **{f"p_{label}": shares[:, at] for at, label in enumerate(COLOURS)},
+        }
+    )
+    return Scored(name, COLOURS, frame)
+
+
+def test_a_clear_difference_is_told_with_the_figures_of_scikit_learn() -> None:
+    from sklearn.metrics import f1_score, log_loss
+
+    one, other = a_run("one", 0.7, seed=0), a_run("other", 0.95, seed=1)
+    found = compared(matched([one, other], intersection=False), resamples=500)
+    for run, told in zip((one, other), found["runs"], strict=True):
+        answers = run.answers
+        assert told["accuracy"]["value"] == pytest.approx((answers["label"] == answers["predicted"]).mean())
+        assert told["macro_f1"]["value"] == pytest.approx(
+            f1_score(answers["label"], answers["predicted"], average="macro"), abs=1e-12
+        )
+        shares = answers.select([f"p_{label}" for label in COLOURS]).to_numpy()
+        assert told["log_loss"]["value"] == pytest.approx(log_loss(answers["label"], shares, labels=COLOURS))
+    (difference,) = found["differences"]
+    for name in ("accuracy", "macro_f1", "log_loss"):
+        assert verdict(difference, name) == "better"
+        assert difference[name]["low"] <= difference[name]["value"] <= difference[name]["high"]
+        assert difference[name]["p"] < 0.01
+    assert found["groups"] == N - N // 10
+
+
+def test_mcnemar_is_the_exact_binomial_test_of_the_pictures_that_differ() -> None:
+    one, other = a_run("one", 0.8, seed=2), a_run("other", 0.85, seed=3)
+    test = compared([one, other], resamples=100)["differences"][0]["mcnemar"]
+    first = (one.answers["label"] == one.answers["predicted"]).to_numpy()
+    this = (other.answers["label"] == other.answers["predicted"]).to_numpy()
+    assert (test["only_first"], test["only_this"]) == ((first & ~this).sum(), (this & ~first).sum())
+    expected = binomtest(test["only_first"], test["only_first"] + test["only_this"]).pvalue
+    assert test["p"] == test["p_holm"] == pytest.approx(expected)
+
+
+def test_a_run_does_not_differ_from_itself() -> None:
+    found = compared([a_run("one", 0.8, seed=4)] * 2, resamples=100)
+    difference = found["differences"][0]
+    assert [verdict(difference, name) for name in ("accuracy", "macro_f1", "log_loss")] == ["not told apart"] * 3
+    assert difference["mcnemar"]["p"] == 1
+
+
+def test_pairing_narrows_the_interval() -> None:
+    one = a_run("one", 0.8, seed=5)
+    flipped = one.answers.with_columns(
+        predicted=pl.when(pl.int_range(pl.len()) < 8).then(pl.col("label")).otherwise(pl.col("predicted"))
+    )
+    found = compared([one, Scored("nearly", COLOURS, flipped)], resamples=500)
+    paired = found["differences"][0]["accuracy"]
+    alone = found["runs"][0]["accuracy"]
+    assert paired["high"] - paired["low"] < 0.5 * (alone["high"] - alone["low"])
+
+
+def test_other_test_pictures_are_refused_or_their_intersection_taken() -> None:
+    one, other = a_run("one", 0.8, seed=6), a_run("other", 0.8, seed=7, rows=range(100, N + 50))
+    with pytest.raises(UserError, match=r"one has 400, other has 350, and 300 are the same.*--intersection"):
+        matched([one, other], intersection=False)
+    both = matched([one, other], intersection=True)
+    assert [run.answers.height for run in both] == [300, 300]
+    assert both[0].answers["key"].to_list() == both[1].answers["key"].to_list()
+    with pytest.raises(UserError, match="no test picture in common"):
+        matched([one, a_run("far", 0.8, seed=8, rows=range(1000, 1100))], intersection=True)
+
+
+def test_other_labels_are_refused_with_an_example() -> None:
+    with pytest.raises(UserError, match=r"2 test pictures have another label in other than in one: /p/0.png"):
+        matched([a_run("one", 0.8, seed=0), a_run("other", 0.8, seed=0, relabel=2)], intersection=False)
+
+
+def test_a_class_that_only_one_run_knows_has_no_probability_in_the_other() -> None:
+    one = a_run("one", 0.8, seed=9)
+    narrow = one.answers.with_columns(
+        predicted=pl.lit("red"), p_red=pl.lit(0.5), p_green=pl.lit(0.5), p_blue=pl.lit(0.0)
+    ).drop("p_blue")
+    found = compared([one, Scored("narrow", ("green", "red"), narrow)], resamples=100)
+    assert found["labels"] == list(COLOURS)
+    assert found["runs"][1]["accuracy"]["value"] == pytest.approx(1 / 3, abs=0.01)
+
+
+@pytest.mark.parametrize("values", [[0.01, 0.04, 0.03], [0.5], [], [0.2, 0.2, 0.9]])
+def test_holm_is_a_step_down_of_bonferroni(values: list[float]) -> None:
+    corrected = holm(values)
+    for p, own in zip(values, corrected, strict=True):
+        assert p <= own <= min(1, p * len(values)) + 1e-12
+    assert [corrected[at] for at in np.argsort(values, kind="stable")] == sorted(corrected)
+
+
+# ---- Files and the command -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[Path, Path]:
+    """Two finished runs over the same test pictures."""
+    runs = list[Path]()
+    for name, accuracy in (("first", 0.7), ("second", 0.95)):
+        run = write_run(tmp_path / name)
+        answers = a_run(name, accuracy, seed=len(runs)).answers.with_row_index("row_id")
+        answers = answers.with_columns(pl.col("row_id").cast(pl.Int64), split=pl.lit("test"))
+        pictures = answers.select("row_id", "path", "label", "sha256", "group", "split").with_columns(
+            phash=pl.lit("0" * 64), bytes=pl.lit(1), width=pl.lit(9), height=pl.lit(9), format=pl.lit("PNG"), error=None
+        )
+        table.write(pictures, run / "pictures.parquet")
+        shares = [f"p_{label}" for label in COLOURS]
+        predictions = answers.select("row_id", "path", "split", "label", "predicted", *shares).with_columns(
+            probability=pl.max_horizontal(shares), unknown=pl.lit(False), familiarity=pl.lit(0.5)
+        )
+        table.write(predictions, run / "predictions.parquet")
+        runs.append(run)
+    return runs[0], runs[1]
+
+
+def test_what_is_read_from_a_run(two: tuple[Path, Path]) -> None:
+    scored = read_scored(two[0])
+    assert scored.classes == COLOURS
+    assert scored.answers.height == N
+    assert scored.answers["key"].n_unique() == N
+
+
+@pytest.mark.parametrize("suffix", [".html", ".svg"])
+def test_the_command_draws_what_it_prints(
+    two: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    import json
+
+    out = tmp_path / f"picture{suffix}"
+    told = command(capsys, *map(str, two), "--out", str(out), "--resamples", "200")
+    assert "better" in told
+    drawn = out.read_text(encoding="utf-8")
+    assert "<svg" in drawn
+    assert str(two[1]) in drawn
+    assert "http://" not in drawn.replace("http://www.w3.org/2000/svg", "")
+    values = json.loads(command(capsys, *map(str, two), "--json", "--resamples", "200"))
+    assert values["n"] == N
+    assert values["differences"][0]["run"] == str(two[1])
+
+
+def test_names_are_escaped_on_the_page(two: tuple[Path, Path], tmp_path: Path) -> None:
+    odd = Path(shutil.copytree(two[1], tmp_path / "a<b>&c"))
+    found = compared(matched([read_scored(two[0]), read_scored(odd)], intersection=False), resamples=100)
+    for suffix in (".html", ".svg"):
+        comparison_page.write(found, tmp_path / f"out{suffix}")
+        drawn = (tmp_path / f"out{suffix}").read_text(encoding="utf-8")
+        assert "a<b>" not in drawn
+        assert "a&lt;b&gt;&amp;c" in drawn
+
+
+def test_what_cannot_be_drawn_or_compared_is_told(two: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"\.html or \.svg"):
+        comparison_page.refuse_other_suffix(tmp_path / "picture.gif")
+
+
+def command(capsys: pytest.CaptureFixture[str], *words: Any) -> str:
+    from bestiary.cli import app
+
+    app(["compare", *words], standalone_mode=False)
+    return capsys.readouterr().out

@@ -1,0 +1,153 @@
+"""A run on pictures from elsewhere: shift first, copies left out, unknown classes apart, the test split untouched."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+pytest.importorskip("sklearn")
+
+from bestiary import table
+from bestiary.data.drawn import DrawnCollection, draw_stranger
+from bestiary.deliver.judgement import corruption_table, elsewhere_text
+from bestiary.errors import SourceError
+from bestiary.evaluation import elsewhere
+from bestiary.evaluation.corruptions import evaluate_corrupted
+from bestiary.evaluation.shift import auroc_within, shift
+from bestiary.progress import Silent
+from bestiary.training import run_folder
+
+
+@pytest.fixture(scope="module")
+def run(probed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(shutil.copytree(probed, tmp_path_factory.mktemp("elsewhere") / "run"))
+
+
+@pytest.fixture(scope="module")
+def others(run: Path, collection: DrawnCollection, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fresh birds and fish, a class that the model does not know, and copies of pictures it has learnt from."""
+    folder = tmp_path_factory.mktemp("others") / "others"
+    for name in ("bird", "fish"):
+        shutil.copytree(collection.folder / name, folder / name)
+    (folder / "nothing").mkdir()
+    for seed in range(8):
+        draw_stranger(seed).save(folder / "nothing" / f"{seed}.png")
+    learnt = table.read(run / "pictures.parquet", table.PICTURES).filter(pl.col("label") == "bird")
+    for split, many in (("train", 3), ("val", 1), ("test", 1)):
+        for path in learnt.filter(pl.col("split") == split)["path"].head(many):
+            shutil.copy(path, folder / "bird" / f"{split}-{Path(path).name}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(run: Path, others: Path) -> elsewhere.Evaluation:
+    return elsewhere.evaluate_elsewhere(run, others, threads=2, reporter=Silent())
+
+
+def test_the_result_lies_in_the_run_alone(run: Path, probed: Path, found: elsewhere.Evaluation) -> None:
+    assert found.path == run / "evaluations" / "others"
+    assert run_folder.read_json(found.path / "metrics.json").keys() == {"run", "source", *found.metrics}
+    for name in ("metrics.json", "predictions.parquet", "bundle.json", "report.html"):
+        assert (run / name).read_bytes() == (probed / name).read_bytes()
+
+
+def test_copies_of_learnt_pictures_are_left_out(found: elsewhere.Evaluation) -> None:
+    names = [Path(path).name for path in table.read(found.path / "predictions.parquet", table.PREDICTIONS)["path"]]
+    assert found.metrics["copies"]["train"] >= 3
+    assert found.metrics["copies"]["val"] >= 1
+    assert found.metrics["copies"]["test"] >= 1
+    assert not [name for name in names if name.startswith(("train-", "val-"))]
+    assert [name for name in names if name.startswith("test-")]
+
+
+def test_classes_are_told_apart(found: elsewhere.Evaluation) -> None:
+    metrics = found.metrics
+    assert list(metrics["unknown_classes"]) == ["nothing"]
+    said = metrics["unknown_classes"]["nothing"]
+    assert said["pictures"] == 8
+    assert 0 <= said["low"] <= said["value"] <= said["high"] <= 1
+    assert metrics["classes_without_pictures"] == ["rabbit", "spider"]
+    assert metrics["n"] == metrics["pictures"] - 8
+    f1 = [metrics["per_class"][name]["f1"]["value"] for name in ("bird", "fish")]
+    assert metrics["present"]["macro_f1"]["value"] == pytest.approx(np.mean(f1))
+
+
+def test_the_shift_is_said_first(found: elsewhere.Evaluation) -> None:
+    text = elsewhere_text(found.metrics)
+    assert text.startswith("These pictures")
+    assert text.index("familiar enough") < text.index("accuracy")
+    assert '"nothing" (8 pictures)' in text
+    assert "rabbit, spider" in text
+
+
+def test_a_second_evaluation_does_not_write_over_the_first(run: Path) -> None:
+    (run / "evaluations" / "two").mkdir(parents=True)
+    assert elsewhere.free_folder(run, "two") == run / "evaluations" / "two-2"
+    assert elsewhere.free_folder(run, "../../x y").parent == run / "evaluations"
+
+
+def test_only_copies_are_nothing_to_score(run: Path, tmp_path: Path) -> None:
+    learnt = table.read(run / "pictures.parquet", table.PICTURES).filter(pl.col("split") == "train")
+    for label in ("bird", "fish"):
+        (tmp_path / "only" / label).mkdir(parents=True)
+        for path in learnt.filter(pl.col("label") == label)["path"].head(2):
+            shutil.copy(path, tmp_path / "only" / label)
+    with pytest.raises(SourceError, match="4 are copies"):
+        elsewhere.evaluate_elsewhere(run, tmp_path / "only", threads=1, reporter=Silent())
+
+
+def test_the_rank_test_compares_only_within_a_label() -> None:
+    labels = np.array(["a"] * 40 + ["b"] * 40)
+    is_here = np.array(([False] * 30 + [True] * 10) + ([False] * 10 + [True] * 30))
+    by_label = np.where(labels == "b", 10.0, 0.0) + np.tile(np.arange(40) % 7, 2)
+    auroc, p = auroc_within(by_label, is_here, labels)
+    assert 0.3 < auroc < 0.7
+    assert p > 0.05
+    assert auroc_within(is_here * 1.0, is_here, labels)[0] == 1.0
+    assert auroc_within(np.arange(3.0), np.array([True, False, True]), np.array(["a", "b", "c"])) == (0.5, 1.0)
+
+
+def answers(n: int, familiarity: float, seed: int, mix: tuple[float, float] = (0.5, 0.5)) -> pl.DataFrame:
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(["a", "b"], n, p=mix)
+    known = 1 / (1 + np.exp(-rng.normal(familiarity, 1, n)))
+    p = np.clip(np.where(labels == "a", 0.8, 0.2) + rng.normal(0, 0.05, n), 0.01, 0.99)
+    columns = {"label": labels, "predicted": labels, "familiarity": known, "p_a": p, "p_b": 1 - p}
+    return pl.DataFrame(columns)
+
+
+@pytest.mark.parametrize(
+    ("familiarity", "mix", "word"),
+    [(0.0, (0.5, 0.5), "near"), (0.0, (0.9, 0.1), "near"), (-1.0, (0.5, 0.5), "shifted"), (-3.0, (0.5, 0.5), "far")],
+)
+def test_how_far_pictures_are(familiarity: float, mix: tuple[float, float], word: str) -> None:
+    known, here = answers(300, 0.0, seed=0), answers(200, familiarity, seed=1, mix=mix)
+    found = shift(known, here, ["a", "b"], threshold=0.05)
+    assert found["verdict"] == word
+    assert ("shares of the classes differ" in found["sentence"]) == (mix != (0.5, 0.5))
+    assert 0 <= found["familiarity"]["answered"] <= 1
+
+
+def test_too_few_pictures_are_called_too_few() -> None:
+    found = shift(answers(300, 0, seed=0), answers(5, -3, seed=1), ["a", "b"], threshold=0.05)
+    assert found["verdict"] == "unclear"
+    assert found["classifier"] is None
+    assert shift(answers(9, 0, seed=0), answers(5, 0, seed=1), ["x"], threshold=0.05)["verdict"] == "far"
+
+
+@pytest.mark.slow
+def test_spoilt_pictures_are_harder(run: Path) -> None:
+    pytest.importorskip("imagecorruptions")
+    rows: list[dict[str, Any]] = evaluate_corrupted(run, threads=2, reporter=Silent()).to_dicts()
+    assert (run / "evaluations" / "corruptions.parquet").exists()
+    clean = next(row for row in rows if row["corruption"] == "none")
+    strongest = [row["accuracy"] for row in rows if row["strength"] == 5]
+    assert len(rows) == 1 + 5 * len(strongest)
+    assert np.mean(strongest) < clean["accuracy"]
+    text = corruption_table(rows)
+    assert "jpeg compression" in text

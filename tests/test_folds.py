@@ -1,0 +1,256 @@
+"""Cross-validation: every picture tested once, by a model that had not learnt from it or from its duplicates."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+pytest.importorskip("sklearn")
+
+from bestiary import flow, table
+from bestiary.data.drawn import DrawnCollection, draw_creature
+from bestiary.data.preparation import Audited, fold_split
+from bestiary.errors import InterruptedRun, RecipeError, RunError, SourceError
+from bestiary.evaluation.folds import cross_validated, fold_scores, pooled, rare_classes
+from bestiary.inference.predictor import Predictor
+from bestiary.progress import Silent
+from bestiary.recipe import Data, Recipe
+from bestiary.training import run_folder
+
+FOLDS = 2
+ASKED: dict[str, Any] = {
+    "data": {"classes": ["bird", "fish", "spider", "rabbit"]},
+    "picture": {"size": 64},
+    "model": {"backbone": "lite0"},
+    "probe": {"regularisation": [0.01]},
+    "evaluate": {"resamples": 100},
+}
+
+
+class Listening(Silent):
+    """Keeps what was said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+@pytest.fixture(scope="module")
+def run(faulty: DrawnCollection, tmp_path_factory: pytest.TempPathFactory) -> flow.Run:
+    out = tmp_path_factory.mktemp("runs") / "folds"
+    return flow.train(faulty.folder, recipe=Recipe.of(ASKED), folds=FOLDS, out=out, threads=2)
+
+
+def pictures(run: flow.Run) -> pl.DataFrame:
+    return table.read(run.path / "pictures.parquet", table.PICTURES)
+
+
+def predictions(run: flow.Run) -> pl.DataFrame:
+    return table.read(run.path / "predictions.parquet", table.PREDICTIONS)
+
+
+def test_every_picture_is_tested_once(run: flow.Run) -> None:
+    used = pictures(run).filter(pl.col("split").is_not_null())
+    assert sorted(predictions(run)["row_id"]) == sorted(used["row_id"])
+    assert set(predictions(run)["split"]) == {"test"}
+    assert run.metrics["n"] == used.height
+    assert set(used["split"]) == {"train", "val"}
+    assert set(used["fold"]) == {1, 2}
+
+
+def test_no_model_saw_what_it_was_tested_on(run: flow.Run) -> None:
+    shown = pictures(run)
+    for number in range(1, FOLDS + 1):
+        place = run.path / "folds" / str(number)
+        own = table.read(place / "pictures.parquet", table.PICTURES)
+        assert own.equals(fold_split(shown, number, Data(folds=FOLDS), seed=0))
+        tested = table.read(place / "predictions.parquet", table.PREDICTIONS)
+        assert sorted(tested["row_id"]) == sorted(own.filter(pl.col("split") == "test")["row_id"])
+        used = own.filter(pl.col("split").is_not_null())
+        assert used.group_by("group").agg(pl.col("split").n_unique())["split"].max() == 1
+        for part in table.SPLITS:
+            assert set(used.filter(pl.col("split") == part)["label"]) == set(ASKED["data"]["classes"])
+        pooled = predictions(run).filter(pl.col("row_id").is_in(tested["row_id"].implode()))
+        assert pooled["probability"].to_list() == tested.sort("row_id")["probability"].to_list()
+        assert not (place / "model.onnx").exists()
+
+
+def test_metrics_say_what_they_are(run: flow.Run) -> None:
+    metrics = run_folder.read_json(run.path / "metrics.json")
+    assert metrics["split"] == "folds"
+    right = predictions(run)["label"] == predictions(run)["predicted"]
+    assert metrics["accuracy"]["value"] == pytest.approx(right.mean())
+    assert metrics["accuracy"]["low"] < metrics["accuracy"]["value"] < metrics["accuracy"]["high"]
+    folds = metrics["folds"]
+    assert folds["k"] == FOLDS
+    for name in ("accuracy", "macro_f1"):
+        assert folds[name]["mean"] == pytest.approx(np.mean(folds[name]["values"]))
+        assert folds[name]["sd"] == pytest.approx(np.std(folds[name]["values"], ddof=1))
+    weights = predictions(run).join(pictures(run), on="row_id").group_by("fold").len().sort("fold")["len"]
+    assert metrics["accuracy"]["value"] == pytest.approx(np.average(folds["accuracy"]["values"], weights=weights))
+    for file in ("classification_report.txt", "report.html"):
+        text = " ".join((run.path / file).read_text(encoding="utf-8").split())
+        assert "cross-validated estimates" in text
+        assert "on 1/2 of the pictures" in text
+
+
+def test_the_model_that_ships_was_trained_on_all_folds(run: flow.Run, faulty: DrawnCollection) -> None:
+    assert set(pictures(run).filter(pl.col("split") == "train")["fold"]) == {1, 2}
+    assert Predictor(run.path).classes == ("bird", "fish", "rabbit", "spider")
+    assert json.loads((run.path / "bundle.json").read_text())["parity"]["pictures"] > 0
+    assert run_folder.recipe_of(run.path).data.folds == FOLDS
+
+
+def test_it_cannot_be_scored_on_test_pictures_that_it_does_not_have(run: flow.Run) -> None:
+    with pytest.raises(RunError, match="cross-validated: it has no test pictures of its own"):
+        flow.evaluate(run.path)
+
+
+def test_finished_folds_are_kept_when_a_run_is_resumed(
+    run: flow.Run, faulty: DrawnCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn, learnt = flow.LEARN["probe"], list[str]()
+
+    def until_the_second(task: flow.Task) -> flow.Learned:
+        if task.run.name == "2" and "2" not in learnt:
+            learnt.append("2")
+            raise KeyboardInterrupt
+        learnt.append(task.run.name)
+        return learn(task)
+
+    monkeypatch.setitem(flow.LEARN, "probe", until_the_second)
+    with pytest.raises(InterruptedRun):
+        flow.train(faulty.folder, recipe=Recipe.of(ASKED), folds=FOLDS, out=tmp_path / "run", threads=2)
+    resumed = flow.resume(tmp_path / "run", threads=2)
+    assert learnt == ["1", "2", "2", "run"]
+    assert resumed.metrics["accuracy"] == pytest.approx(run.metrics["accuracy"])
+    for name, value in run.metrics["folds"]["accuracy"].items():
+        assert resumed.metrics["folds"]["accuracy"][name] == pytest.approx(value)
+
+
+@pytest.mark.slow
+def test_a_network_can_be_cross_validated(collection: DrawnCollection, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    asked = {
+        "data": {"classes": ["bird", "fish", "spider"]},
+        "picture": {"size": 32},
+        "model": {"method": "scratch", "filters": [8, 16]},
+        "train": {"epochs": 1, "batch_size": 16, "precision": "float32"},
+        "evaluate": {"resamples": 100},
+    }
+    run = flow.train(collection.folder, recipe=Recipe.of(asked), folds=2, out=tmp_path / "run", threads=1)
+    assert run.metrics["folds"]["k"] == 2
+    assert not list((tmp_path / "run" / "folds").rglob("*.pt"))
+
+
+# ---- How folds are dealt, and what they cannot do --------------------------------------------------------------------
+
+
+def drawn(folder: Path, **sizes: int) -> Path:
+    for label, size in sizes.items():
+        (folder / label).mkdir(parents=True)
+        for number in range(size):
+            picture = draw_creature("crab", np.random.default_rng([number, ord(label[0]), len(label)]))
+            picture.resize((60, 60)).save(folder / label / f"{number:02d}.png")
+    return folder
+
+
+def dealt(folder: Path, *, seed: int = 0, **data: Any) -> dict[str, int]:
+    found = flow.audit(folder, recipe=Recipe.of({"data": data}), threads=1)
+    shown, _ = flow.divided(found, Data.model_validate(data), seed=seed)
+    return {sha256: fold for sha256, fold in shown.select("sha256", "fold").iter_rows() if fold is not None}
+
+
+def test_folds_are_stratified_and_do_not_depend_on_names(tmp_path: Path) -> None:
+    folder = drawn(tmp_path / "one", cat=23, dog=15)
+    found = flow.audit(folder, threads=1)
+    shown, digest = flow.divided(found, Data(folds=5), seed=0)
+    counts = shown.group_by("label", "fold").len()
+    assert set(counts.filter(pl.col("label") == "cat")["len"]) <= {4, 5}
+    assert set(counts.filter(pl.col("label") == "dog")["len"]) == {3}
+    renamed = tmp_path / "other"
+    for label in ("cat", "dog"):
+        (renamed / label).mkdir(parents=True)
+        for number, path in enumerate(sorted((folder / label).iterdir(), reverse=True)):
+            shutil.copy(path, renamed / label / f"new{number:03d}.png")
+    assert dealt(renamed, folds=5) == dealt(folder, folds=5)
+    assert dealt(
+        folder,
+        folds=5,
+    ) != dealt(folder, folds=5, seed=1)
+    assert flow.divided(found, Data(folds=5), seed=0)[1] == digest
+
+
+def test_a_class_with_fewer_different_pictures_than_folds_is_named(tmp_path: Path) -> None:
+    folder = drawn(tmp_path / "few", cat=12, dog=4)
+    for number in range(6):  # copies are not different pictures
+        shutil.copy(folder / "dog" / "00.png", folder / "dog" / f"copy{number}.png")
+    shown, _ = flow.divided(flow.audit(folder, threads=1), Data(folds=5), seed=0)
+    assert rare_classes(shown, 5) == {"dog": 4}
+    listening = Listening()
+
+    def all_cats(place: Path) -> pl.DataFrame:
+        tested = table.read(place / "pictures.parquet", table.PICTURES).filter(pl.col("split") == "test")
+        said = tested.select("row_id", "path", "split", "label", predicted=pl.lit("cat"), probability=pl.lit(1.0))
+        return said.with_columns(unknown=pl.lit(False), familiarity=pl.lit(0.5))
+
+    recipe = Recipe.of({"data": {"folds": 5}})
+    tables = cross_validated(tmp_path / "run", recipe, shown, all_cats, reporter=listening)
+    assert "Fewer different pictures than folds: dog (4). Some of the 5 folds test none of them." in listening.said
+    assert pooled(tables)["label"].to_list().count("dog") == 10
+    scores = fold_scores(tables, shown, ["cat", "dog"])
+    assert scores["classes not in every fold"] == ["dog"]
+    assert scores["accuracy"]["values"] == [float((one["label"] == "cat").sum()) / one.height for one in tables]
+    assert max(scores["macro_f1"]["values"]) == 1.0  # a fold without dogs is judged by cats alone
+
+
+def test_too_few_different_pictures_for_any_folds_are_told(tmp_path: Path) -> None:
+    folder = drawn(tmp_path / "two", cat=12, dog=2)
+    for number in range(9):
+        shutil.copy(folder / "dog" / "00.png", folder / "dog" / f"copy{number}.png")
+    with pytest.raises(SourceError, match='Class "dog" has 2 different pictures; cross-validation needs 3'):
+        dealt(folder, folds=3)
+
+
+def test_folds_that_would_leave_too_few_to_learn_from_are_told_before_any_is_trained(tmp_path: Path) -> None:
+    folder = drawn(tmp_path / "lopsided", cat=12, dog=3)
+    for number in range(7):  # one picture eight times: the other two lie in one fold, and it alone is left
+        shutil.copy(folder / "dog" / "00.png", folder / "dog" / f"copy{number}.png")
+    with pytest.raises(SourceError, match=r'With fold \d of 2 held back: Class "dog" has \d+ pictures, too few'):
+        dealt(folder, folds=2)
+    assert set(dealt(folder, folds=3).values()) == {1, 2, 3}
+
+
+@pytest.mark.parametrize("folds", [1, -2, 51])
+def test_a_number_of_folds_that_makes_no_sense_is_refused(folds: int, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"data\.folds"):
+        flow.train(tmp_path, folds=folds)
+
+
+def test_a_split_that_the_source_brings_does_not_go_with_folds(tmp_path: Path) -> None:
+    drawn(tmp_path / "split" / "train", cat=12, dog=12)
+    for label in ("cat", "dog"):
+        shutil.copytree(tmp_path / "split" / "train" / label, tmp_path / "split" / "test" / label)
+    with pytest.raises(SourceError, match="brings its own split"):
+        dealt(tmp_path / "split", folds=3)
+
+
+def test_dropped_pictures_move_nobody_between_folds(tmp_path: Path) -> None:
+    from bestiary.data.corrections import append, correction
+
+    folder = drawn(tmp_path / "one", cat=20, dog=20)
+    before = dealt(folder, folds=4)
+    gone = sorted(before)[:5]
+    append(tmp_path / "c.csv", [correction(sha256, "drop") for sha256 in gone])
+    found: Audited = flow.audit(folder, corrections=tmp_path / "c.csv", threads=1)
+    shown, _ = flow.divided(found, Data(folds=4), seed=0)
+    after = {sha256: fold for sha256, fold in shown.select("sha256", "fold").iter_rows() if fold is not None}
+    assert after == {sha256: fold for sha256, fold in before.items() if sha256 not in gone}

@@ -1,0 +1,94 @@
+"""What a person means by the pictures on the command line."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bestiary.deliver.listing import LIST, names_in, pictures_in
+from bestiary.errors import SourceError
+
+NOTHING = io.BytesIO()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("b.jpg", "a.png", "notes.txt", "inner/c.JPEG", "inner/deep/d.webp"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    return tmp_path
+
+
+def names(found: Iterator[Path], folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in found]
+
+
+def test_a_folder_means_the_pictures_in_it_at_any_depth(folder: Path) -> None:
+    assert names(pictures_in([folder], NOTHING), folder) == ["a.png", "b.jpg", "inner/c.JPEG", "inner/deep/d.webp"]
+
+
+def test_what_is_named_comes_in_the_order_given_and_is_not_looked_for(folder: Path) -> None:
+    asked = [folder / "notes.txt", folder / "gone.jpg", folder / "a.png"]
+    assert list(pictures_in(asked, NOTHING)) == asked
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("*.jpg", ["b.jpg"]),
+        ("*", ["a.png", "b.jpg"]),
+        ("**/*.[jw]*", ["b.jpg", "inner/deep/d.webp"]),
+        ("inner/?.JPEG", ["inner/c.JPEG"]),
+    ],
+)
+def test_a_pattern_that_the_shell_left_is_expanded(folder: Path, pattern: str, found: list[str]) -> None:
+    assert names(pictures_in([folder / pattern], NOTHING), folder) == found
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_that_file(folder: Path) -> None:
+    odd = folder / "b[1].jpg"
+    odd.write_bytes(b"x")
+    assert list(pictures_in([odd], NOTHING)) == [odd]
+
+
+@pytest.mark.parametrize(("asked", "says"), [("empty", "no pictures in"), ("*.tif", "No picture matches")])
+def test_nothing_found_is_told(folder: Path, asked: str, says: str) -> None:
+    (folder / "empty").mkdir()
+    with pytest.raises(SourceError, match=says):
+        list(pictures_in([folder / asked], NOTHING))
+
+
+@pytest.mark.parametrize(
+    ("listed", "found"),
+    [
+        (b"", []),
+        (b"a.jpg\nb c.png\n", ["a.jpg", "b c.png"]),
+        (b"a.jpg\r\n\r\nb.png", ["a.jpg", "b.png"]),
+        (b"one\nline.jpg\0b.png\0", ["one\nline.jpg", "b.png"]),
+        (b"alone.jpg", ["alone.jpg"]),
+        (b"caf\xe9.jpg\n", ["caf\udce9.jpg"]),
+    ],
+)
+def test_a_list_ends_its_names_with_lines_or_with_nul(listed: bytes, found: list[str]) -> None:
+    assert [str(path) for path in names_in(io.BytesIO(listed))] == found
+    assert [str(path) for path in pictures_in([Path("first.jpg"), LIST], io.BytesIO(listed))] == ["first.jpg", *found]
+
+
+def test_a_list_without_end_is_read_as_it_is_needed() -> None:
+    class Endless(io.RawIOBase):
+        given = 0
+
+        def readable(self) -> bool:
+            return True
+
+        def read(self, size: int | None = -1) -> bytes:
+            self.given += 1
+            return b"%d.jpg\n" % self.given
+
+    source = Endless()
+    found = names_in(source)  # type: ignore[arg-type]
+    assert [str(next(found)) for _ in range(1000)][-1] == "1000.jpg"
+    assert source.given <= 1001

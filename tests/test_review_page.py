@@ -1,0 +1,218 @@
+"""The review page in a browser: by keys alone, on a phone, and for people who cannot see it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("sklearn")
+pytest.importorskip("playwright")
+
+from playwright import sync_api
+
+from bestiary.data.corrections import Correction, read_corrections
+from reviewed_run import plant
+
+pytestmark = pytest.mark.slow
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+
+
+@dataclass
+class Review:
+    """A page that is open on a run, and the file that decisions go to."""
+
+    page: Any
+    file: Path
+    complaints: list[str] = field(default_factory=list)
+
+    def rows(self) -> tuple[Correction, ...]:
+        """Return the decisions in the file once all that was pressed is written."""
+        self.page.evaluate("posting")
+        return read_corrections(self.file).rows if self.file.exists() else ()
+
+    def shown(self) -> int:
+        """Return the row of the picture on the page, once it is there."""
+        return int(self.page.locator("#large[data-row]").get_attribute("data-row"))
+
+    def press(self, *keys: str) -> None:
+        for key in keys:
+            self.page.keyboard.press(key)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("There is no Chromium here; the page is tested where there is one.")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def run(probed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return plant(probed, tmp_path_factory.mktemp("paged") / "run", suspects=24)
+
+
+@pytest.fixture(params=[{}], ids=["desktop"])
+def review(request: pytest.FixtureRequest, browser: Any, run: Path, tmp_path: Path) -> Iterator[Review]:
+    file = tmp_path / "corrections.csv"
+    command = [sys.executable, "-m", "bestiary", "review", str(run), "--corrections", str(file), "--reviewer", "anna"]
+    server = subprocess.Popen([*command, "--port", "0", "--json", "--quiet"], stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    address = json.loads(server.stdout.readline())["address"]
+    context = browser.new_context(**request.param)
+    opened = Review(context.new_page(), file)
+    opened.page.on("console", lambda said: opened.complaints.append(f"{said.type}: {said.text}"))
+    opened.page.on("pageerror", lambda error: opened.complaints.append(str(error)))
+    opened.page.goto(address)
+    opened.shown()
+    yield opened
+    context.close()
+    os.kill(server.pid, signal.SIGINT)
+    server.communicate(timeout=60)
+    assert server.returncode == 0
+    assert opened.complaints == []
+
+
+def choose(review: Review, check: str) -> None:
+    review.page.select_option("#which", check)
+
+
+def test_twenty_pictures_are_reviewed_by_keys_alone(review: Review) -> None:
+    choose(review, "suspect-label")
+    seen = []
+    for number in range(20):
+        seen.append(review.page.evaluate("current().row"))
+        review.press(*(("k",), ("d",), ("r", "Enter"), ("s",))[number % 4])
+    rows = review.rows()
+    assert len(set(seen)) == 20
+    assert [row.action for row in rows] == ["keep", "drop", "relabel"] * 5
+    suggested = dict(review.page.evaluate("all.items.map((item) => [item.row, item.suggested])"))
+    assert [row.label for row in rows[2::3]] == [suggested[row] for row in seen[2::4]]
+    assert {row.note for row in rows} == {"anna"}
+    assert review.page.inner_text("#count") == "15 of 24 decided"
+    assert "anna" not in review.page.inner_text("#said")
+
+
+def test_undo_goes_back_over_decisions_and_what_was_skipped(review: Review) -> None:
+    choose(review, "suspect-label")
+    first = review.page.evaluate("current().row")
+    review.press("k", "s", "d")
+    assert [row.action for row in review.rows()] == ["keep", "drop"]
+    third = review.page.evaluate("shown[2].row")
+    review.press("u")
+    assert [row.action for row in review.rows()] == ["keep"]
+    assert review.page.evaluate("current().row") == third
+    review.press("u", "u")
+    assert review.rows() == ()
+    assert review.page.evaluate("current().row") == first
+    review.press("u")
+    review.rows()
+    assert review.page.inner_text("#said") == "There is nothing to take back."
+
+
+def test_another_label_is_found_by_its_first_letters(review: Review) -> None:
+    choose(review, "suspect-label")
+    own, suggested = review.page.evaluate("[current().label, current().suggested]")
+    other = next(label for label in ("bird", "fish", "rabbit", "spider") if label not in (own, suggested))
+    review.press("r")
+    assert review.page.locator("#options li").first.inner_text().startswith(suggested)
+    assert own not in review.page.locator("#options .of").all_inner_texts()
+    review.page.keyboard.type(other[:3])
+    review.press("Enter")
+    review.press("r", "ArrowDown", "Escape")
+    assert [(row.action, row.label) for row in review.rows()] == [("relabel", other)]
+
+
+def test_a_note_goes_with_the_decision_and_its_letters_are_no_keys(review: Review) -> None:
+    review.press("n")
+    review.page.keyboard.type("dark, skip?")
+    review.press("Enter", "k")
+    assert [row.note for row in review.rows()] == ["anna: dark, skip?"]
+    review.press("ArrowLeft")
+    assert review.page.inner_text("#done") == "Kept: “dark, skip?”."
+    assert review.page.input_value("#note") == ""
+
+
+def test_a_decision_survives_a_reload_and_the_key_is_not_in_the_address(review: Review) -> None:
+    first = review.shown()
+    review.press("d")
+    review.rows()
+    assert "#" not in review.page.url
+    review.page.reload()
+    assert review.shown() != first
+    assert review.page.inner_text("#count").startswith("1 of ")
+
+
+def test_at_the_end_it_tells_what_was_decided_and_what_to_do_next(review: Review, run: Path) -> None:
+    choose(review, "outlier")
+    review.press("d")
+    assert review.page.inner_text("#title-end") == "All of it is decided."
+    assert review.page.inner_text("#tally") == "0 kept, 0 relabelled, 1 dropped."
+    train, compare = review.page.inner_text("#train"), review.page.inner_text("#compare")
+    assert train.startswith("bestiary train ")
+    assert train.endswith(f"--corrections {review.file}")
+    assert compare == f"bestiary compare {run} runs/latest"
+    review.page.click("#again")
+    assert review.page.input_value("#which") == ""
+    assert review.page.is_visible("#item")
+
+
+def test_its_pictures_and_neighbours_are_there(review: Review) -> None:
+    review.page.wait_for_function("() => document.querySelectorAll('#near img').length === 6", timeout=60_000)
+    widths = "() => [...document.querySelectorAll('#near img, #large')].every((image) => image.naturalWidth > 0)"
+    review.page.wait_for_function(widths)
+    ready = "pictures.has(`${shown[next(at)].row}/large`)"
+    assert review.page.evaluate(ready), "the next picture is not loaded ahead"
+
+
+@pytest.mark.parametrize(
+    "review",
+    [{}, {"color_scheme": "dark"}, PHONE],
+    ids=["light", "dark", "phone"],
+    indirect=True,
+)
+def test_axe_finds_nothing_serious_on_any_of_its_views(review: Review) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    review.page.wait_for_function("() => document.querySelectorAll('#near img').length === 6", timeout=60_000)
+
+    def grave() -> list[str]:
+        found = axe.run(review.page).response["violations"]
+        return [f"{one['id']}: {one['nodes']}" for one in found if one["impact"] in ("serious", "critical")]
+
+    assert grave() == []
+    review.press("r")
+    assert grave() == []
+    review.press("Escape", "?")
+    assert grave() == []
+    review.press("Escape")
+    choose(review, "outlier")
+    review.press("k")
+    assert grave() == []
+
+
+@pytest.mark.parametrize("review", [PHONE], ids=["phone"], indirect=True)
+def test_it_works_by_touch_on_a_narrow_screen(review: Review) -> None:
+    assert review.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    choose(review, "suspect-label")
+    buttons = [review.page.locator(f"[data-act={name}]") for name in ("keep", "relabel", "drop", "skip", "undo")]
+    for button in buttons:
+        box = button.bounding_box()
+        assert box["height"] >= 44
+        assert box["y"] + box["height"] <= 844
+    buttons[0].tap()
+    buttons[1].tap()
+    review.page.locator("#options li").first.tap()
+    assert [row.action for row in review.rows()] == ["keep", "relabel"]

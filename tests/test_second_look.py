@@ -1,0 +1,156 @@
+"""The second look of an audit: what it adds, what it shares with the probe, and that it never keeps silent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from bestiary import flow
+from bestiary.data.drawn import DrawnCollection
+from bestiary.data.preparation import Audited
+from bestiary.errors import MissingExtraError
+from bestiary.evaluation import second_look
+from bestiary.models.lite import BACKBONES, built_trunk
+from bestiary.progress import Silent
+from bestiary.recipe import Recipe
+from bestiary.training.probe import Features, feature_store
+
+SMALL = {"picture": {"size": 64}, "model": {"backbone": "lite0"}}
+
+
+class Told(Silent):
+    """A reporter that remembers its notices."""
+
+    def __init__(self) -> None:
+        self.notices: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.notices.append(text)
+
+
+def features_by_kind(kinds: dict[Path, str]) -> Any:
+    """Stand in for the backbone: features that tell what a picture really shows."""
+    names = sorted(set(kinds.values()))
+
+    def features(paths: Sequence[Path], keys: Sequence[str], *_: object, **__: object) -> Features:
+        rng = np.random.default_rng(0)
+        found = rng.normal(0, 0.3, (len(paths), 40)).astype(np.float32)
+        for row, path in enumerate(paths):
+            found[row, names.index(kinds[path])] += 4
+        return found
+
+    return features
+
+
+def test_planted_labels_are_found_and_named_with_the_better_one(
+    faulty: DrawnCollection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = {path.absolute(): kind for path, kind in faulty.kinds.items()}
+    everything = dict.fromkeys((path.absolute() for path in faulty.folder.rglob("*.*")), "nothing") | kinds
+    monkeypatch.setattr(second_look, "bulk_features", features_by_kind(everything))
+    found = flow.audit(faulty.folder, threads=1)
+    copies = {str(path.absolute()) for path in faulty.originals}
+    suspects = found.findings.filter(pl.col("check") == "suspect-label")
+    planted = {str(path.absolute()) for path in faulty.faults["wrong-label"]}
+    assert len(planted & set(suspects["path"])) > len(planted) / 2  # two of them are in a class of a dozen
+    assert set(suspects["path"]) - planted <= copies
+    for path, suggested in suspects.select("path", "suggested_label").iter_rows():
+        if path in planted:
+            assert suggested == kinds[Path(path)]
+    assert suspects["is_issue"].all()
+    assert found.findings["check"].to_list() == second_look.in_order(found.findings)["check"].to_list()
+    assert not found.not_looked_for
+
+
+def test_what_somebody_keeps_is_no_suspect_any_more(
+    faulty: DrawnCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = dict.fromkeys((path.absolute() for path in faulty.folder.rglob("*.*")), "nothing")
+    kinds |= {path.absolute(): kind for path, kind in faulty.kinds.items()}
+    monkeypatch.setattr(second_look, "bulk_features", features_by_kind(kinds))
+    before = flow.audit(faulty.folder, threads=1)
+    (first, *_) = before.findings.filter(pl.col("check") == "suspect-label")["row_id"]
+    sha256 = before.pictures.filter(pl.col("row_id") == first)["sha256"].item()
+    (tmp_path / "corrections.csv").write_text(f"sha256,action,label,note,when\n{sha256},keep,,it is,\n")
+    after = flow.audit(faulty.folder, corrections=tmp_path / "corrections.csv", threads=1)
+    settled = after.findings.filter((pl.col("check") == "suspect-label") & (pl.col("row_id") == first))
+    assert settled["is_issue"].to_list() == [False]
+
+
+def test_it_can_be_turned_off_and_says_so(collection: DrawnCollection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(second_look, "bulk_features", lambda *_, **__: 1 / 0)
+    told = Told()
+    found = flow.audit(collection.folder, recipe=Recipe.of({"data": {"suspects": False}}), threads=1, reporter=told)
+    assert found.not_looked_for.keys() == {"suspect-label", "outlier", "shortcut"}
+    assert told.notices[-1] == "Not looked for: shortcut, suspect-label, outlier (data.suspects is false)."
+
+
+def test_what_is_not_installed_is_told_with_what_adds_it(
+    collection: DrawnCollection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(*_: object, **__: object) -> Features:
+        raise MissingExtraError('This needs the weights. Add them with: pip install "bestiary[train]"')
+
+    monkeypatch.setattr(second_look, "bulk_features", lacking)
+    told = Told()
+    found = flow.audit(collection.folder, threads=1, reporter=told)
+    assert found.not_looked_for.keys() == {"suspect-label", "outlier"}
+    assert 'pip install "bestiary[train]"' in found.not_looked_for["outlier"]
+    assert 'pip install "bestiary[train]"' in told.notices[-1]
+
+
+def test_one_class_alone_is_not_doubted_and_that_is_told(collection: DrawnCollection) -> None:
+    recipe = Recipe.of({"data": {"classes": ["bird"]}})
+    found = flow.audit(collection.folder, recipe=recipe, threads=1)
+    assert set(found.not_looked_for.values()) == {"it takes two classes or more"}
+
+
+def test_the_features_are_those_that_the_probe_will_want(
+    collection: DrawnCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BESTIARY_CACHE", str(tmp_path))
+    recipe = Recipe.of(SMALL | {"data": {"classes": ["bird", "fish"]}})
+    found = flow.audit(collection.folder, recipe=recipe, threads=1)
+    trunk = built_trunk("lite0", tmp_path / "trunks", 64)
+    view = second_look._eyes(recipe.resolved())[1]
+    (precision,) = {folder.name.split("-")[-2] for folder in (tmp_path / "features").iterdir()}
+    assert precision in ("bfloat16", "float32")
+    store = feature_store(
+        tmp_path, trunk, view, "bfloat16" if precision == "bfloat16" else "float32", BACKBONES["lite0"].channels
+    )
+    assert store.missing(found.pictures["sha256"].to_list()) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ({}, ("lite2", 260)),
+        ({"backbone": "lite0"}, ("lite0", 224)),
+        ({"method": "finetune", "backbone": "resnet18", "weights": "hub"}, ("lite2", 260)),
+        ({"method": "scratch"}, ("lite2", 260)),
+    ],
+)
+def test_it_looks_with_the_recipe_s_own_eyes_if_they_are_bundled(
+    model: dict[str, Any], expected: tuple[str, int]
+) -> None:
+    backbone, view = second_look._eyes(Recipe.of({"model": model}).resolved())
+    assert (backbone, view.size) == expected
+
+
+def test_a_file_that_cannot_be_read_is_not_looked_at(faulty: DrawnCollection, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Path] = []
+
+    def features(paths: Sequence[Path], keys: Sequence[str], *_: object, **__: object) -> Features:
+        seen.extend(paths)
+        return np.random.default_rng(0).normal(size=(len(paths), 8)).astype(np.float32)
+
+    monkeypatch.setattr(second_look, "bulk_features", features)
+    found: Audited = flow.audit(faulty.folder, threads=1)
+    usable = found.pictures.filter(pl.col("error").is_null())
+    assert [str(path) for path in seen] == usable["path"].to_list()
+    assert usable.height < found.pictures.height

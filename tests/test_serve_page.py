@@ -1,0 +1,204 @@
+"""The page in a real browser: pictures in, answers out, by mouse, keyboard and finger; nothing on the console."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("onnx")
+pytest.importorskip("playwright", reason="Playwright is not installed (bestiary[dev])")
+
+from playwright import sync_api as playwright
+
+from served import served
+from tiny_model import coloured, write_run
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="There is no Chromium here: apt-get install chromium"),
+]
+WIDE = {"viewport": {"width": 1280, "height": 900}}
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+DROP = """async (names) => {
+    const carried = new DataTransfer();
+    for (const [name, base64] of names) {
+        const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+        carried.items.add(new File([bytes], name, { type: "image/png" }));
+    }
+    const event = EVENT;
+    window.dispatchEvent(event);
+}"""
+AS_DROP = DROP.replace("EVENT", 'new DragEvent("drop", { dataTransfer: carried, bubbles: true, cancelable: true })')
+AS_PASTE = DROP.replace("EVENT", 'new ClipboardEvent("paste", { clipboardData: carried, bubbles: true })')
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with served(write_run(tmp_path_factory.mktemp("model") / "colours"), "--quiet") as (address, _):
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def said() -> list[str]:
+    """What the page said on the console; looked at when a test is over."""
+    return []
+
+
+@pytest.fixture
+def new_page(browser: Any, address: str, said: list[str]) -> Iterator[Any]:
+    contexts = []
+
+    def make(**options: Any) -> Any:
+        context = browser.new_context(**(options or WIDE))
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto(address)
+        playwright.expect(page.locator("#knows")).to_contain_text("blue, green, red")
+        return page
+
+    yield make
+    for context in contexts:
+        context.close()
+    assert said == []
+
+
+def sent(*names: str) -> list[dict[str, Any]]:
+    return [{"name": f"{name}.png", "mimeType": "image/png", "buffer": coloured(name)} for name in names]
+
+
+def encoded(*names: str) -> list[list[str]]:
+    import base64
+
+    return [[f"{name}.png", base64.b64encode(coloured(name)).decode()] for name in names]
+
+
+def labels(page: Any, count: int) -> list[str]:
+    playwright.expect(page.locator(".card")).to_have_count(count)
+    playwright.expect(page.locator(".wait")).to_have_count(0)
+    return [str(text).split("\n")[0] for text in page.locator(".label").all_inner_texts()]
+
+
+def axe(page: Any) -> list[str]:
+    found = pytest.importorskip("axe_playwright_python.sync_playwright").Axe().run(page).response["violations"]
+    return [f"{one['id']}: {one['help']}" for one in found if one["impact"] in ("serious", "critical")]
+
+
+def test_dropped_pictures_are_answered_in_order(new_page: Any) -> None:
+    page = new_page()
+    page.evaluate(AS_DROP, encoded("red", "blue", "grey"))
+    assert labels(page, 3) == ["red", "blue", "Not sure"]
+    assert page.locator(".card").nth(0).locator(".shares li").first.inner_text().split()[0] == "red"
+    assert "like none of the classes" in page.locator(".card").nth(2).inner_text()
+    page.evaluate(AS_PASTE, encoded("green"))
+    assert labels(page, 4) == ["green", "red", "blue", "Not sure"]
+    assert page.locator("#count").inner_text() == "4 pictures"
+
+
+def test_the_heatmap_comes_when_asked_for_and_goes(new_page: Any) -> None:
+    page = new_page()
+    page.set_input_files("#files", sent("red"))
+    assert labels(page, 1) == ["red"]
+    canvas, button = page.locator("canvas"), page.get_by_role("button", name="Show why")
+    playwright.expect(canvas).to_be_hidden()
+    button.click()
+    playwright.expect(canvas).to_be_visible()
+    picture = page.locator(".picture img").bounding_box()
+    assert canvas.bounding_box() == pytest.approx(picture, abs=1)
+    drawn = "canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some((x) => x > 0)"
+    assert canvas.evaluate(drawn)
+    page.get_by_role("button", name="Hide why").click()
+    playwright.expect(canvas).to_be_hidden()
+
+
+def test_everything_works_by_keyboard(new_page: Any) -> None:
+    page = new_page()
+    page.set_input_files("#files", sent("red", "blue"))
+    assert labels(page, 2) == ["red", "blue"]
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the answers"
+    seen = []
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        seen.append(page.evaluate("document.activeElement.ariaLabel || document.activeElement.textContent"))
+    for name in ("Choose pictures", "Remove all", "Show why", "Remove red.png", "Remove blue.png"):
+        assert name in seen
+    page.get_by_role("button", name="Remove red.png").press("Enter")
+    assert labels(page, 1) == ["blue"]
+    assert page.evaluate("document.activeElement.ariaLabel") == "Remove blue.png"
+    page.get_by_role("button", name="Remove blue.png").press("Space")
+    assert page.evaluate("document.activeElement.textContent") == "Choose pictures"
+
+
+def test_a_screen_reader_hears_the_answer(new_page: Any) -> None:
+    page = new_page()
+    page.set_input_files("#files", sent("red"))
+    labels(page, 1)
+    assert page.get_by_role("status").inner_text().startswith("red.png: red, ")
+    page.set_input_files("#files", sent("grey"))
+    labels(page, 2)
+    assert "not sure" in page.get_by_role("status").inner_text()
+
+
+@pytest.mark.parametrize("options", [WIDE, PHONE, {**WIDE, "color_scheme": "dark"}], ids=["wide", "phone", "dark"])
+def test_it_fits_and_anybody_can_use_it(new_page: Any, options: dict[str, Any]) -> None:
+    page = new_page(**options)
+    assert axe(page) == []
+    page.set_input_files("#files", sent("red", "blue", "grey"))
+    labels(page, 3)
+    page.get_by_role("button", name="Show why").first.click()
+    playwright.expect(page.locator("canvas").first).to_be_visible()
+    page.wait_for_timeout(400)  # colours are judged when the cards have arrived
+    assert axe(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.locator("#photograph").is_visible() is bool(options.get("has_touch"))
+
+
+def test_a_file_that_is_no_picture_is_told_in_its_place(new_page: Any, said: list[str]) -> None:
+    page = new_page()
+    page.set_input_files("#files", [{"name": "bad.png", "mimeType": "image/png", "buffer": b"no picture"}])
+    assert labels(page, 1) == ["No answer"]
+    assert "not a picture" in page.locator(".note").inner_text()
+    assert [text for text in said if "422" not in text] == []
+    said.clear()  # a browser writes every refusal there
+
+
+def test_the_description_of_the_api_loads_nothing_from_elsewhere(new_page: Any, address: str) -> None:
+    page = new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{address}docs")
+    playwright.expect(page.get_by_role("heading", name="Name what is in pictures")).to_be_visible()
+    assert all(url.startswith((address, "data:")) for url in asked)
+    assert axe(page) == []
+
+
+def test_the_token_is_asked_for_and_kept(browser: Any, tmp_path: Path) -> None:
+    with served(write_run(tmp_path / "colours"), "--quiet", "--token", "sesame") as (address, _):
+        page = browser.new_context().new_page()
+        page.goto(address.partition("#")[0])
+        for given, says in (("wrong", "That is not the token."), ("sesame", "")):
+            page.get_by_label("This server asks for its token").fill(given)
+            page.get_by_role("button", name="Go on").click()
+            playwright.expect(page.locator("#wrong")).to_have_text(says)
+        playwright.expect(page.locator("#knows")).to_contain_text("red")
+        page.reload()
+        playwright.expect(page.locator("#knows")).to_contain_text("red")
+        other = browser.new_context().new_page()
+        other.goto(address)
+        playwright.expect(other.locator("#knows")).to_contain_text("red")
+        assert "sesame" not in other.url

@@ -1,0 +1,118 @@
+"""Two processes that train together, against one: real processes, joined by gloo."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+
+from bestiary.batches.augmentation import Chance, mirror
+from bestiary.errors import RecipeError
+from bestiary.training.team import ALONE, Team
+
+PROGRAM = """
+    import sys
+    from pathlib import Path
+
+    import numpy as np
+    import torch
+
+    from bestiary.models.networks import plain, resnet
+    from bestiary.progress import Silent
+    from bestiary.recipe import Augment
+    from bestiary.training.loop import LoopSettings, Validation, fit, network_logits
+    from bestiary.training.team import part_company, team
+
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    labels = np.arange(37) % 3
+    images = rng.integers(0, 120, (37, 16, 16, 3), dtype=np.uint8)
+    images[np.arange(37), :, :, labels] += 100
+
+    def evaluate(network):
+        logits = network_logits(network, lambda rows: images[rows], 37, batch_size=37, precision="float32")
+        loss = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels))
+        return Validation(float(loss), float((logits.argmax(axis=1) == labels).mean()))
+
+    here, told = team({"from": "the first"})
+    assert told == {"from": "the first"}
+    build, out = sys.argv[1], Path(sys.argv[2])
+    seed = here.rank  # the first one's weights count
+    network = resnet(3, filters=(8, 16), blocks=1, seed=seed) if build == "resnet" else plain(
+        3, 16, filters=(8,), hidden=(8,), dropout=0.0, seed=seed
+    )
+    settings = LoopSettings(
+        epochs=2, batch_size=9, learning_rate=0.05, weight_decay=5e-4, momentum=0.9, label_smoothing=0.1,
+        schedule="one-cycle", warmup_epochs=1, patience_epochs=9, seed=0, threads=1, precision="float32",
+        balance="class-weights",
+    )
+    result = fit(network, lambda rows: images[rows], labels, evaluate, settings, Augment(), out,
+                 reporter=Silent(), team=here)
+    assert all(type(module).__name__ != "SharedBatchNorm" for module in network.modules())
+    torch.save((network.state_dict(), list(result.history)), out / f"result-{here.rank}.pt")
+    part_company()
+"""
+
+
+def trained(folder: Path, build: str, processes: int) -> list[tuple[dict[str, torch.Tensor], list[dict[str, float]]]]:
+    """What each process ended with: weights and history."""
+    folder.mkdir()
+    program = folder / "program.py"
+    program.write_text(textwrap.dedent(PROGRAM))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    if processes == 1:
+        command = [sys.executable]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(program), build, str(folder)], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return [torch.load(folder / f"result-{rank}.pt") for rank in range(processes)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("build", ["resnet", "plain"])
+def test_two_processes_learn_what_one_learns(tmp_path: Path, build: str) -> None:
+    ((weights, history),) = trained(tmp_path / "one", build, 1)
+    both = trained(tmp_path / "two", build, 2)
+    for shared_weights, shared_history in both:
+        for name, tensor in weights.items():
+            np.testing.assert_allclose(shared_weights[name].numpy(), tensor.numpy(), atol=1e-5, err_msg=name)
+        for here, there in zip(history, shared_history, strict=True):
+            for key in ("train_loss", "train_accuracy", "val_loss", "val_macro_f1", "learning_rate"):
+                assert there[key] == pytest.approx(here[key], abs=1e-5), key
+    lines = (tmp_path / "two" / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2], "the first process alone writes"
+
+
+def test_shares_make_up_the_batch_and_differ_by_at_most_one() -> None:
+    parts = [Team(rank, 3).share(10) for rank in range(3)]
+    assert [row for part in parts for row in range(10)[part]] == list(range(10))
+    assert {part.stop - part.start for part in parts} == {3, 4}
+    assert ALONE.share(10) == slice(0, 10)
+
+
+def test_a_picture_is_changed_alike_whoever_has_it() -> None:
+    images = torch.rand(10, 3, 4, 4)
+    whole = mirror(images, Chance(torch.Generator().manual_seed(0)))
+    parts = []
+    for rank in range(3):
+        team = Team(rank, 3)
+        chance = Chance(torch.Generator().manual_seed(0), *team.beside(10))
+        parts.append(mirror(images[team.share(10)], chance))
+    assert torch.equal(torch.cat(parts), whole)
+
+
+def test_a_batch_that_is_too_small_for_the_team_is_refused() -> None:
+    with pytest.raises(RecipeError, match="batch of 2 pictures cannot be shared by 3 processes"):
+        Team(0, 3).check(2)
