@@ -26,6 +26,12 @@ from bestiary.training.unused import USERS, refuse_unused, users_of
             {"probe": {"regularisation": [0.1]}, "model": {"method": "finetune", "backbone": "resnet18"}},
             "probe.regularisation .* finetune and the backbone resnet18",
         ),
+        (
+            {"train": {"views": 2}, "model": {"method": "finetune", "backbone": "resnet18"}},
+            "train.views .* where the lower of the 7 stages of lite0 or lite2 do not learn",
+        ),
+        ({"train": {"views": 2, "unfreeze_stages": 7}, "model": {"method": "finetune"}}, "train.views .* do not learn"),
+        ({"train": {"size_from": 96}, "model": {"method": "finetune"}}, "size_from .* only where all 7 stages learn"),
         ({"model": {"method": "scratch", "backbone": "lite0"}}, "model.backbone = lite0 has no effect"),
         ({"model": {"method": "finetune", "filters": [8, 16]}}, "model.filters .* finetune; it is for scratch"),
         (

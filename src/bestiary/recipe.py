@@ -151,7 +151,13 @@ class Train(_Section):
         None, ge=1, description="stop after so many epochs without a better validation macro-F1"
     )
     balance: Balance = "none"
-    unfreeze_stages: int = Field(2, ge=0, description="for finetune: how many of the backbone's last stages learn")
+    unfreeze_stages: int = Field(1, ge=0, description="for finetune: how many of the backbone's last stages learn")
+    views: int = Field(
+        3,
+        ge=1,
+        description="for finetune with a bundled backbone: each picture as it is, mirrored, then changed at random;"
+        " one epoch shows all",
+    )
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     size_from: int | None = Field(None, ge=16, description="side of the training pictures in the first epochs, pixels")
     size_to: int | None = Field(None, ge=16, description="and in the last; for resnet")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bestiary.batches.pixels import pixel_store
 from bestiary.errors import RecipeError
 from bestiary.machine import processes
+from bestiary.models.cut import frozen_stages
 from bestiary.models.engine import Precision
 from bestiary.models.lite import BACKBONES, built_trunk
 from bestiary.recipe import Recipe
@@ -29,6 +30,7 @@ RESERVE_SHARE, RESERVE_SECONDS = 0.05, 1.0  # of the budget, for what no measure
 PROBES = (("lite2", 260), ("lite0", 224), ("lite0", 160), ("lite0", 128), ("lite0", 96))
 SCRATCH_SIZES = (128, 96, 64)
 SECOND_LOOK = "lite2"  # what the audit looks with where the recipe names no backbone
+BLENDS_TRIED = 5  # mixtures that fine-tuning judges at its end
 FLOAT32_TIMES = 2.0  # the sealed graph and the proof compute in float32, the loop's validation may not
 ENOUGH_EPOCHS, MOST_TIMES_DEFAULT = 12, 3  # fewer are tried at a smaller size first; more than so many only overfit
 
@@ -133,7 +135,8 @@ class Measure:
 
         key = task.recipe.model.backbone, task.view.size
         if key not in self._epochs:
-            self._epochs[key] = epoch_pace(*untrained(task), task.recipe.augment, task.view.size)
+            one = untrained(task)
+            self._epochs[key] = epoch_pace(one.network, one.settings, one.augmentation, one.shape)
         return self._epochs[key]
 
 
@@ -153,11 +156,24 @@ def estimated(task: Task, measure: Measure) -> Estimate:
 def _trained(task: Task, measure: Measure) -> Estimate:
     train, val, test = (len(task.part(split).keys) for split in ("train", "val", "test"))
     pace = measure.epochs(task)
+    if frozen_stages(task.recipe) is not None:
+        return _trained_above(task, measure, pace)
     before = _decoding(task)
     if task.recipe.model.method == "finetune" and task.recipe.model.backbone in BACKBONES:
         before += _features(task, measure) + _head(task, measure.slowness)
     after = measure.slowness * Costs().torch + (val + test) / pace.validation * FLOAT32_TIMES
     return Estimate(before, pace.epoch_seconds(train, val), after)
+
+
+def _trained_above(task: Task, measure: Measure, pace: EpochPace) -> Estimate:
+    """Return the seconds of fine-tuning from kept activations, which cost at most what features cost."""
+    train, val, test = (len(task.part(split).keys) for split in ("train", "val", "test"))
+    views, slow = task.recipe.train.views, measure.slowness
+    fast, exact = measure.features(task, training_precision()), measure.features(task, "float32")
+    before = _features(task, measure) + _head(task, slow) + fast.seconds(views * train) + exact.seconds(val)
+    blends = BLENDS_TRIED * val / pace.validation * FLOAT32_TIMES
+    after = slow * Costs().torch + exact.seconds(val + test) + blends
+    return Estimate(before, pace.epoch_seconds(views * train, val), after)
 
 
 def _as_probe(task: Task) -> Task:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +15,12 @@ from bestiary.batches.statistics import Statistics, channel_statistics
 from bestiary.batches.store import ArrayStore
 from bestiary.errors import RecipeError, needs
 from bestiary.machine import keep_memory, processes
+from bestiary.models.cut import frozen_stages
 from bestiary.models.engine import OnnxRuntimeEngine, has_openvino, run
 from bestiary.models.head import Head
 from bestiary.models.lite import BACKBONES
 from bestiary.models.subspace import Subspace
-from bestiary.recipe import Recipe
+from bestiary.recipe import Augment, Recipe
 from bestiary.training.probe import features_of, fitted_probe, training_precision
 from bestiary.training.run_folder import write_history
 from bestiary.training.scores import loss_and_macro_f1
@@ -31,6 +32,16 @@ if TYPE_CHECKING:
     from bestiary.training.loop import LoopSettings
 
 RAW = Statistics((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))  # pixels as they are, in 0..1
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """What the loop would be given; shape (height, width, channels) is that of a picture, or what stands for it."""
+
+    network: Network
+    settings: LoopSettings
+    augmentation: Augment
+    shape: tuple[int, int, int]
 
 
 def refuse_impossible(recipe: Recipe) -> None:
@@ -56,7 +67,6 @@ def refuse_impossible(recipe: Recipe) -> None:
     if (asked := recipe.picture.normalise) is not None and (asked == "backbone") == (model.method == "scratch"):
         possible = '"collection" or "none"' if model.method == "scratch" else '"backbone"'
         raise RecipeError(f'picture.normalise = "{asked}" does not go with {model.method}; choose {possible}.')
-    refuse_unused(recipe)
     if model.backbone in BACKBONES and model.method != "scratch" and model.weights != "bundled":
         raise RecipeError(
             f'model.weights = "{model.weights}" does not go with "{model.backbone}", whose weights are bundled.'
@@ -69,6 +79,7 @@ def refuse_impossible(recipe: Recipe) -> None:
             f'The weights of "{model.backbone}" are not bundled. Set model.weights to a file of weights, or to'
             f' "hub" to download them. Bundled: {", ".join(BACKBONES)}.'
         )
+    refuse_unused(recipe)
 
 
 def refuse_sizes(recipe: Recipe) -> None:
@@ -109,16 +120,31 @@ def learn_scratch(task: Task) -> Learned:
 
 
 def learn_finetune(task: Task) -> Learned:
-    """Train the last stages of a pretrained backbone, starting from the probe's head. Needs torch."""
+    """Train the last stages of a pretrained backbone, starting from the probe's head. Needs torch.
+
+    What is below them is computed once, where the backbone is bundled and does not learn as a whole.
+    """
     head = fitted_probe(task).head if task.recipe.model.backbone in BACKBONES else None
-    return _trained(task, *_pretrained(task, head))
+    network, settings = _pretrained(task, head)
+    if frozen_stages(task.recipe) is None:
+        return _trained(task, network, settings)
+    from bestiary.training.finetune import finetuned
+
+    return finetuned(task, network, settings)
 
 
-def untrained(task: Task) -> tuple[Network, LoopSettings]:
+def untrained(task: Task) -> Untrained:
     """Return what `scratch` or `finetune` would train, to measure how long it takes."""
+    pixels = task.view.size, task.view.size, 3
     if task.recipe.model.method == "scratch":
-        return _from_scratch(task, RAW), _loop_settings(task)
-    return _pretrained(task, None)
+        return Untrained(_from_scratch(task, RAW), _loop_settings(task), task.recipe.augment, pixels)
+    network, settings = _pretrained(task, None)
+    if frozen_stages(task.recipe) is None:
+        return Untrained(network, settings, task.recipe.augment, pixels)
+    from bestiary.training.finetune import UNCHANGED, above_cut
+
+    above = above_cut(task, network, settings)
+    return Untrained(above.upper, above.settings, UNCHANGED, above.lower.shape)
 
 
 def _from_scratch(task: Task, colours: Statistics) -> Network:

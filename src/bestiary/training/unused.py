@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bestiary.errors import RecipeError
+from bestiary.models.cut import STAGES, frozen_stages
 from bestiary.models.lite import BACKBONES
 from bestiary.recipe import Recipe
 
@@ -28,7 +29,7 @@ USERS: dict[tuple[str, ...], dict[str, str]] = {
         " warmup_epochs patience_epochs precision size_from size_to checkpoint_seconds",
     },
     SCRATCH: {"model": "network filters"},
-    ("finetune",): {"train": "unfreeze_stages"},
+    ("finetune",): {"train": "unfreeze_stages views"},
     ("resnet",): {"model": "mirror_mean"},
     ("plain",): {"model": "kernel_size batch_norm pooling activation stage_dropout hidden dropout"},
 }
@@ -62,20 +63,28 @@ def refuse_unused(recipe: Recipe) -> None:
         value = asked[section][key]
         if value != defaults[section][key]:
             raise RecipeError(
-                f"{section}.{key} = {value} has no effect with {_spoken(recipe)}; it is for"
-                f" {_for(users_of()[section, key])}. Leave it out, or choose another --method or network."
+                f"{section}.{key} = {value} has no effect with {_spoken(recipe)}; {_wanted(recipe, section, key)}"
+                " Leave it out, or choose another --method or network."
             )
 
 
 def _unused(recipe: Recipe, asked: dict[str, Any]) -> list[tuple[str, str]]:
     learner, users = _learner(recipe), users_of()
     settings = [(section, key) for section, part in asked.items() if isinstance(part, dict) for key in part]
-    return [setting for setting in settings if learner not in users[setting] or _without_probe(recipe, setting)]
+    idle = _idle(recipe)
+    return [setting for setting in settings if learner not in users[setting] or setting in idle]
 
 
-def _without_probe(recipe: Recipe, setting: tuple[str, str]) -> bool:
-    """Return whether this is the probe's, and there is none: the backbone is not one that it knows."""
-    return setting[0] == "probe" and recipe.model.backbone not in BACKBONES
+def _idle(recipe: Recipe) -> set[tuple[str, str]]:
+    """Return the settings of fine-tuning without use for this backbone, or for so many stages that learn.
+
+    Without a bundled backbone there is no probe to start from. Activations that are kept have views, but no other size.
+    """
+    if recipe.model.method != "finetune":
+        return set()
+    idle = set() if recipe.model.backbone in BACKBONES else {("probe", "regularisation")}
+    from_pixels = frozen_stages(recipe) is None
+    return idle | ({("train", "views")} if from_pixels else {("train", "size_from"), ("train", "size_to")})
 
 
 def _learner(recipe: Recipe) -> str:
@@ -87,6 +96,16 @@ def _spoken(recipe: Recipe) -> str:
     if model.method == "scratch":
         return f"scratch and its network {model.network}"
     return model.method if model.backbone in BACKBONES else f"{model.method} and the backbone {model.backbone}"
+
+
+def _wanted(recipe: Recipe, section: str, key: str) -> str:
+    if (section, key) not in _idle(recipe):
+        return f"it is for {_for(users_of()[section, key])}."
+    if section == "probe":
+        return f"there is a probe to start from with {' and '.join(BACKBONES)} only."
+    if key == "views":
+        return f"views are kept where the lower of the {STAGES} stages of {' or '.join(BACKBONES)} do not learn."
+    return f"pictures have other sizes only where all {STAGES} stages learn (train.unfreeze_stages)."
 
 
 def _for(users: tuple[str, ...]) -> str:
