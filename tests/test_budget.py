@@ -92,8 +92,7 @@ def test_too_short_a_budget_is_told_what_would_do(plan: Callable[..., Plan]) -> 
 
 
 @pytest.mark.parametrize(
-    ("seconds", "size", "epochs"),
-    [(2000, 128, 144), (1000, 128, 114), (300, 128, 31), (130, 96, 14), (90, 64, 12)],
+    ("seconds", "size", "epochs"), [(2000, 128, 144), (1000, 128, 114), (300, 128, 31), (130, 96, 14), (90, 64, 12)]
 )
 def test_epochs_and_size_from_scratch(plan: Callable[..., Plan], seconds: float, size: int, epochs: int) -> None:
     """A smaller size is taken where fewer epochs than enough would fit; more than three times the default never are."""

@@ -22,6 +22,7 @@ from bestiary.inference.predictor import Predictor
 from bestiary.progress import Silent
 from bestiary.recipe import Data, Recipe
 from bestiary.training import run_folder
+from bestiary.training.task import Learned, Task
 
 FOLDS = 2
 ASKED: dict[str, Any] = {
@@ -119,7 +120,7 @@ def test_finished_folds_are_kept_when_a_run_is_resumed(
 ) -> None:
     learn, learnt = flow.LEARN["probe"], list[str]()
 
-    def until_the_second(task: flow.Task) -> flow.Learned:
+    def until_the_second(task: Task) -> Learned:
         if task.run.name == "2" and "2" not in learnt:
             learnt.append("2")
             raise KeyboardInterrupt
@@ -224,7 +225,7 @@ def test_folds_that_would_leave_too_few_to_learn_from_are_told_before_any_is_tra
     folder = drawn(tmp_path / "lopsided", cat=12, dog=3)
     for number in range(7):  # one picture eight times: the other two lie in one fold, and it alone is left
         shutil.copy(folder / "dog" / "00.png", folder / "dog" / f"copy{number}.png")
-    with pytest.raises(SourceError, match=r'With fold \d of 2 held back: Class "dog" has \d+ pictures, too few'):
+    with pytest.raises(SourceError, match=r'With fold \d of 2 held back: Class "dog" has \d+ pictures?, too few'):
         dealt(folder, folds=2)
     assert set(dealt(folder, folds=3).values()) == {1, 2, 3}
 

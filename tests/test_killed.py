@@ -97,7 +97,7 @@ def test_a_probe_killed_at_every_stage(collection: DrawnCollection, tmp_path: Pa
     assert full.returncode == 2
     assert "Cannot write" in full.stderr
     assert "Traceback" not in full.stderr
-    for place in ("flow.prove_parity", "flow._judged", "flow.write_report"):
+    for place in ("evaluation.judging.prove_parity", "flow.judged", "flow.write_report"):
         killed(cache, *resume, dies_in=f"bestiary.{place}")
     metrics = finished(cache, *resume)
     assert not list(run.glob(".*"))
@@ -120,7 +120,7 @@ def test_a_network_killed_at_every_stage_is_the_same_to_the_bit(collection: Draw
     judging = "bestiary.training.methods.loss_and_macro_f1"  # at the end of an epoch, before its checkpoint
     killed(cache, *train, dies_in=judging, count=1)
     killed(cache, *resume, dies_in=judging, count=2)
-    killed(cache, *resume, dies_in="bestiary.flow.prove_parity")
+    killed(cache, *resume, dies_in="bestiary.evaluation.judging.prove_parity")
     metrics = finished(cache, *resume)
     alone = finished(tmp_path / "other", *train[:-1], str(tmp_path / "alone"))
     assert lasting(metrics) == lasting(alone)

@@ -33,7 +33,7 @@ from bestiary.training.loop import (
     rate_factor,
 )
 from bestiary.training.optimiser import MUON_RATE
-from bestiary.training.schedule import training_size
+from bestiary.training.schedule import training_size, typical_size
 
 SIZE, CLASSES = 16, 3
 PLAIN_VIEW = Augment(mirror=0, crop_min_area=1, colour_jitter=0, erasing=0)
@@ -443,3 +443,11 @@ def test_training_ends_when_no_further_epoch_fits_into_the_time(tmp_path: Path) 
     assert (result.stopped, len(result.history), result.best_epoch) == ("budget", 2, 1)
     assert asked == [record["seconds"] for record in result.history]
     assert any("The time is up after epoch 2 of 5; the best was 1." in line for line in told.lines)
+
+
+def test_the_typical_size_costs_what_growing_pictures_cost_on_average() -> None:
+    growing = replace(SETTINGS, epochs=48, size_from=64, size_to=112)
+    sides = [training_size(epoch, growing) or 0 for epoch in range(1, 49)]
+    assert typical_size(growing) == round(math.sqrt(sum(side**2 for side in sides) / 48))
+    assert 64 < (typical_size(growing) or 0) < 112
+    assert typical_size(replace(SETTINGS, size_from=None, size_to=None)) is None

@@ -150,7 +150,7 @@ def test_too_few_different_pictures_are_told_with_the_class_and_what_to_do() -> 
     message = r'Class "otter" has 12 pictures, too few different ones to give test and val a part\. Add pictures, or'
     with pytest.raises(SourceError, match=message):
         split(enough + alike, SHARES, seed=0)
-    with pytest.raises(SourceError, match=r'Class "otter" has 1 pictures, .* give train and val a part'):
+    with pytest.raises(SourceError, match=r'Class "otter" has 1 picture, .* give train and val a part'):
         split([*enough, item(200, "otter")], SHARES, seed=0)
     assert sorted(split([item(number) for number in range(3)], SHARES, seed=0)) == ["test", "train", "val"]
 

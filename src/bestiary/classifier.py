@@ -18,12 +18,13 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 
-from bestiary import flow, table
+from bestiary import table
 from bestiary.batches.decoding import Source
 from bestiary.data.arrays import Pixels, RowShape, as_rgb, check_pictures, write_pictures
 from bestiary.data.preparation import audited_listing, divided
 from bestiary.data.sources import Listed, Listing
 from bestiary.errors import InputError, SourceError
+from bestiary.evaluation.judging import learn_model, validated
 from bestiary.inference.predictor import MANY, EngineName, Predictor
 from bestiary.machine import Clock, cache_folder, cores
 from bestiary.picture import Limits
@@ -32,6 +33,7 @@ from bestiary.progress import Silent
 from bestiary.recipe import Recipe
 from bestiary.training import run_folder
 from bestiary.training.methods import refuse_impossible
+from bestiary.training.task import task_in
 
 Array = npt.NDArray[Any]
 GIVEN = "given"  # the folder of pictures that came as arrays
@@ -242,9 +244,9 @@ def _run(listing: Listing, out: Path, recipe: Recipe, *, remember: bool, threads
         table.write(collection.findings, folder / "findings.parquet")
 
     run = run_folder.create(out, recipe, contents=contents)
-    learned, sealed = flow.learn_model(flow.task_in(run, threads, Clock(), reporter, resume=False))
+    learned, sealed = learn_model(task_in(run, threads, Clock(), reporter, resume=False))
     run_folder.note(run, learned.notes)
-    table.write(flow.validated(shown, learned, sealed), run / "predictions.parquet")
+    table.write(validated(shown, learned, sealed), run / "predictions.parquet")
     return run
 
 

@@ -15,26 +15,19 @@ from typing import Any
 import polars as pl
 
 from bestiary import table
-from bestiary.batches.decoding import View
 from bestiary.data.correcting import settle
 from bestiary.data.corrections import read_corrections, write
 from bestiary.data.preparation import Audited, audited, divided
 from bestiary.deliver.report import write_report
 from bestiary.errors import InterruptedRun, RunError
-from bestiary.evaluation.calibration import choose_threshold, fit_temperature
 from bestiary.evaluation.classification_report import classification_report
 from bestiary.evaluation.curves import overfitting_sentence, path_sentence
 from bestiary.evaluation.elsewhere import predicted
 from bestiary.evaluation.folds import cross_validated, fold_scores, pooled
-from bestiary.evaluation.leaks import leaks_beside
+from bestiary.evaluation.judging import judged, learn_model, tested, validated
 from bestiary.evaluation.lessons import lessons
-from bestiary.evaluation.predictions import judge, prediction_table
 from bestiary.evaluation.second_look import looked_again
-from bestiary.inference.bundle import read_bundle
-from bestiary.inference.graph import Calibration
 from bestiary.inference.predictor import Predictor
-from bestiary.inference.sealing import Model, prove_parity, unproven, validation_answers, write_model
-from bestiary.inference.sets import set_table
 from bestiary.machine import Clock, PeakMemory, cache_folder, cores, write_text
 from bestiary.picture import Limits
 from bestiary.progress import Reporter, Silent
@@ -42,9 +35,8 @@ from bestiary.recipe import Recipe
 from bestiary.training import run_folder
 from bestiary.training.budget import planned
 from bestiary.training.methods import LEARN, refuse_impossible
-from bestiary.training.scores import softmax
 from bestiary.training.session import Session, held, session
-from bestiary.training.task import Learned, Task
+from bestiary.training.task import Task, pictures_of, task_in, task_of
 
 SILENT = Silent()
 Sources = Path | str | Sequence[Path | str]  # one source of pictures, or several that are merged
@@ -140,7 +132,7 @@ def train(
 
         # ---- The plan: what fits into the time, and when it will be done -------------------------------------------
         def make(recipe: Recipe) -> Task:
-            return _task_of(Path(), recipe, shown, workers, clock, reporter)
+            return task_of(Path(), recipe, shown, workers, clock, reporter)
 
         with clock.stage("plan"):
             plan = planned(make, asked, budget_seconds, lambda: clock.total)
@@ -208,11 +200,11 @@ def evaluate(run: Path | str, *, threads: int | None = None, reporter: Reporter 
             " not learnt from it. Score it on other labelled pictures."
         )
     with held(run):
-        shown, old = _pictures_of(run), table.read(run / "predictions.parquet", table.PREDICTIONS)
+        shown, old = pictures_of(run), table.read(run / "predictions.parquet", table.PREDICTIONS)
         test = shown.filter(pl.col("split") == "test").sort("row_id")
         predictor = Predictor(run, threads=threads or cores(), engine="fastest")
         predictions = predicted(predictor, test, reporter)
-        metrics = {**before, **_judged(run, predictions, shown, recipe), "test_scored": before["test_scored"] + 1}
+        metrics = {**before, **judged(run, predictions, shown, recipe), "test_scored": before["test_scored"] + 1}
         table.write(pl.concat([predictions, old.filter(pl.col("split") != "test")]), run / "predictions.parquet")
         _write(run, metrics)
     return Run(run, metrics)
@@ -229,10 +221,10 @@ def _finish(
     deadline: float | None = None,
 ) -> Run:
     """Train, seal, judge and report what a run folder describes."""
-    recipe, shown = run_folder.resolved_of(run), _pictures_of(run)
+    recipe, shown = run_folder.resolved_of(run), pictures_of(run)
     make = partial(task_in, threads=threads, clock=clock, reporter=reporter, resume=resume)
     made = replace(make(run), deadline_seconds=deadline)
-    test = partial(_tested, threads=threads, clock=clock, reporter=reporter)
+    test = partial(tested, threads=threads, clock=clock, reporter=reporter)
 
     def learn_and_test(place: Path) -> pl.DataFrame:
         learn_model(make(place))
@@ -248,7 +240,7 @@ def _finish(
     # ---- Judgement: the test pictures, from their files, through the predictor that users get ----------------------
     predictions = pooled(folds) if folds else test(run)
     with clock.stage("evaluate"):
-        scored = _judged(run, predictions, shown, recipe)
+        scored = judged(run, predictions, shown, recipe)
         if folds:  # every picture was tested; what the model that ships says of some of them is not a second test
             scored |= {"split": "folds", "folds": fold_scores(folds, shown, sealed.classes)}
         else:
@@ -272,31 +264,6 @@ def _reported(run: Path, metrics: dict[str, Any], clock: Clock, account: Session
     return Run(run, metrics)
 
 
-def learn_model(task: Task) -> tuple[Learned, Model]:
-    """Train the model of a run folder, or of a fold in it, and seal it."""
-    with task.clock.stage("train"):
-        learned = LEARN[task.recipe.model.method](task)
-        return learned, _seal(task, learned)
-
-
-def validated(shown: pl.DataFrame, learned: Learned, sealed: Model) -> pl.DataFrame:
-    """Return the prediction table of the validation pictures."""
-    val = shown.filter(pl.col("split") == "val")
-    answers = validation_answers(sealed, learned.val_logits, learned.val_features)
-    return prediction_table(val, answers, sealed.classes)
-
-
-def task_in(run: Path, threads: int, clock: Clock, reporter: Reporter, *, resume: bool) -> Task:
-    """Return what is to be learned, from a run folder."""
-    task = _task_of(run, run_folder.resolved_of(run), _pictures_of(run), threads, clock, reporter)
-    return replace(task, resume=resume)
-
-
-def _task_of(run: Path, recipe: Recipe, shown: pl.DataFrame, threads: int, clock: Clock, reporter: Reporter) -> Task:
-    classes = tuple(sorted(shown.filter(pl.col("split") == "train")["label"].unique()))
-    return Task(recipe, shown, classes, _view(recipe), run, cache_folder(), threads, reporter, clock)
-
-
 @contextmanager
 def _resumable(run: Path) -> Iterator[None]:
     """Turn Ctrl-C into an error that says how to go on."""
@@ -304,56 +271,6 @@ def _resumable(run: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise InterruptedRun(run) from None
-
-
-def _seal(task: Task, learned: Learned) -> Model:
-    """Fit temperature and threshold on validation, write the graph that holds them, prove that it agrees; return it."""
-    val, coverage, model = task.part("val"), task.recipe.evaluate.coverage, task.recipe.model
-    temperature = fit_temperature(learned.val_logits, val.labels)
-    calibration = Calibration.of(learned.val_logits, temperature, learned.val_features, learned.subspace)
-    familiarity = calibration.familiarity(learned.val_logits, learned.val_features)
-    threshold = choose_threshold(familiarity, coverage)
-    sets = set_table(softmax(learned.val_logits / temperature), val.labels)
-    backbone = model.network if model.method == "scratch" else model.backbone
-    sealed = Model(
-        learned.trunk,
-        learned.head,
-        calibration,
-        threshold,
-        coverage,
-        task.classes,
-        task.view,
-        model.method,
-        backbone,
-        sets,
-    )
-    with unproven(task.run) as place:  # nobody can use the run before the proof
-        write_model(sealed, place)
-        given = val.paths, learned.reference, learned.val_logits
-        prove_parity(place, *given, threads=task.threads, familiarity=familiarity)
-    return sealed
-
-
-def _tested(run: Path, *, threads: int, clock: Clock, reporter: Reporter) -> pl.DataFrame:
-    """Return the prediction table of the test pictures of a run folder, or of a fold in it."""
-    with clock.stage("evaluate"):
-        test = _pictures_of(run).filter(pl.col("split") == "test")
-        return predicted(Predictor(run, threads=threads, engine="fastest"), test, reporter)
-
-
-def _judged(run: Path, predictions: pl.DataFrame, shown: pl.DataFrame, recipe: Recipe) -> dict[str, Any]:
-    """Return the metrics of test predictions, with intervals from resampling groups of duplicates."""
-    bundle = read_bundle(run)
-    groups = predictions.join(shown.select("row_id", "group"), on="row_id", how="left", maintain_order="left")["group"]
-    metrics = judge(
-        predictions,
-        groups.to_numpy(),
-        bundle.classes,
-        threshold=bundle.threshold,
-        resamples=recipe.evaluate.resamples,
-        seed=recipe.seed,
-    )
-    return {"split": "test", **metrics, **leaks_beside(predictions, shown)}
 
 
 def _write(run: Path, metrics: dict[str, Any]) -> None:
@@ -371,16 +288,6 @@ def _with_folds(recipe: Recipe, folds: int | None) -> Recipe:
         return recipe
     asked = recipe.asked()
     return Recipe.of(asked | {"data": {**asked.get("data", {}), "folds": folds}})
-
-
-def _pictures_of(run: Path) -> pl.DataFrame:
-    return table.read(run / "pictures.parquet", table.PICTURES)
-
-
-def _view(recipe: Recipe) -> View:
-    assert recipe.picture.size is not None  # a resolved recipe has it
-    limits = Limits(recipe.picture.max_bytes, recipe.picture.max_pixels)
-    return View(recipe.picture.size, recipe.picture.fit, limits)
 
 
 def _described(pictures: pl.DataFrame, collection: Audited) -> str:

@@ -49,6 +49,18 @@ def keep_memory() -> bool:
     return bool(mallopt(M_MMAP_THRESHOLD, KEEP_BYTES) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
 
 
+def one_blas_thread() -> contextlib.AbstractContextManager[object]:
+    """Return a context in which linear algebra keeps to one thread.
+
+    Fits of linear models are thousands of small products: on two cores they take three times as long with two threads,
+    which wait for each other, and ten times as long where another program has one of the cores (docs/log.md).
+    """
+    from threadpoolctl import threadpool_limits
+
+    limits: contextlib.AbstractContextManager[object] = threadpool_limits(1, user_api="blas")
+    return limits
+
+
 def cache_folder() -> Path:
     """Return the folder for things that can be computed again: `$BESTIARY_CACHE`, or the system's place for such."""
     if own := os.environ.get("BESTIARY_CACHE"):

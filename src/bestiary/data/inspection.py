@@ -82,7 +82,9 @@ def inspect(path: Path, limits: Limits) -> Inspection:
         message += "" if missing is None else f" About {100 * missing:.0f} % of the picture is missing."
         return replace(seen, missing=missing, check=error.check, error=message)
     except OSError as error:
-        return Inspection(str(path), check="unreadable", error=f"{path} cannot be read: {error.strerror or error}.")
+        leads_nowhere = path.is_symlink() and not path.exists()
+        why = "it is a link that leads nowhere" if leads_nowhere else error.strerror or error
+        return Inspection(str(path), check="unreadable", error=f"{path} cannot be read: {why}.")
 
 
 def perceptual_hash(image: Image.Image) -> npt.NDArray[np.bool_]:

@@ -95,6 +95,7 @@ def check(label: str, parts: Sequence[str], shares: Mapping[str, float]) -> None
     """Raise SourceError, naming the label and what to do, unless it has a picture in every part."""
     if missing := lacking(parts, shares):
         raise SourceError(
-            f'Class "{label}" has {len(parts)} pictures, too few different ones to give {" and ".join(missing)} a part.'
+            f'Class "{label}" has {len(parts)} picture{"s" * (len(parts) != 1)}, too few different ones to give'
+            f" {' and '.join(missing)} a part."
             " Add pictures, or leave the class out with --classes."
         )

@@ -6,7 +6,7 @@ Picture table and findings -> sections of exhibits (a picture, or a group of dup
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -128,7 +128,7 @@ def render(
         "source": clipped(source, 300),
         "name": clipped(PurePath(source).name or source),
         "root": root,
-        "verdict": verdict_sentence(pictures.height, len(classes), sections),
+        "verdict": verdict_sentence(pictures.height, len(classes), sections, not_looked_for),
         "figures": _figures(pictures, findings, sections, passed_over, not_looked_for),
         "makeup": _makeup(pictures),
         "not_looked_for": sorted(not_looked_for.items()),
@@ -141,12 +141,13 @@ def render(
     return render_page("audit.html", values)
 
 
-def verdict_sentence(n: int, n_classes: int, sections: Sequence[Section]) -> str:
+def verdict_sentence(n: int, n_classes: int, sections: Sequence[Section], not_looked_for: Collection[str] = ()) -> str:
     """Return the audit in one sentence: how many pictures there are, and what a person has to look at."""
     size = f"{_plural(n, 'picture')} in {_plural(n_classes, 'class', 'classes')}"
     needs = [section.advice.counted(section.n) for section in sections if section.advice.needs_you]
     if not needs:
-        rest = "what was found is worth knowing, nothing needs you." if sections else "nothing was found wrong."
+        rest = "what was found is worth knowing, nothing needs you" if sections else "nothing was found wrong"
+        rest += f", but {_plural(len(not_looked_for), 'thing')} not looked for." if not_looked_for else "."
         return f"{size}; {rest}"
     listed = needs[:3] + ([f"{len(needs) - 3} more"] if len(needs) > 3 else [])
     words = ", ".join(listed[:-1]) + (" and " if listed[1:] else "") + listed[-1]

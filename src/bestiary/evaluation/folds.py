@@ -78,7 +78,8 @@ def fold_scores(tables: Sequence[pl.DataFrame], shown: pl.DataFrame, classes: Se
     low, high = min(scores["accuracy"]), max(scores["accuracy"])
     note = (
         f"These scores are cross-validated estimates: {folds} models, each trained without one of {folds} folds, that"
-        f" is on {folds - 1}/{folds} of the pictures, were scored on the fold they had not seen. The model that ships"
+        f" is on {folds - 1}/{folds} of the pictures less a validation part, were scored on the fold they had not seen."
+        " The model that ships"
         " was trained in the same way on all folds, and has no test pictures of its own. Accuracy by fold:"
         f" {low:.3f} to {high:.3f}."
     )

@@ -13,6 +13,7 @@ import polars as pl
 from bestiary import table
 from bestiary.data.folds import deal_folds
 from bestiary.evaluation.outliers import outliers
+from bestiary.machine import one_blas_thread
 from bestiary.training.probe import MAX_ITERATIONS, Features
 
 FOLDS = 5
@@ -107,7 +108,6 @@ def out_of_fold(
     logistic regression. A picture whose class no other group shows cannot be judged: its row is NaN.
     """
     from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits
 
     fold = deal_folds(labels, groups, folds=folds, seed=seed)
     seen = (features - features.mean(axis=0)) / (features.std(axis=0) + np.float32(1e-6))
@@ -118,8 +118,7 @@ def out_of_fold(
         if len(known) < 2 or not judged.any():
             continue
         model = LogisticRegression(C=STRENGTH / np.count_nonzero(~held), max_iter=MAX_ITERATIONS)
-        # Products this small gain nothing from a second thread, and lose minutes where other jobs hold the cores.
-        with threadpool_limits(1):
+        with one_blas_thread():
             model.fit(seen[~held], labels[~held])
             probabilities[judged] = 0.0
             probabilities[np.ix_(judged, known)] = model.predict_proba(seen[judged])

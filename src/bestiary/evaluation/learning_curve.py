@@ -13,6 +13,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from bestiary.evaluation.intervals import Floats, Integers, interval, percentiles, resampled_sums
+from bestiary.machine import one_blas_thread
 from bestiary.training.probe import MAX_ITERATIONS, Labelled
 
 SHARES, DRAWS = (0.25, 0.5, 1.0), (2, 2, 1)  # of the training pictures, and how often each share is drawn
@@ -81,7 +82,8 @@ def _drawn(labels: Integers, groups: Integers, share: float, rng: np.random.Gene
 def _answers(features: npt.NDArray[np.float32], labels: Integers, shown: npt.NDArray[Any], strength: float) -> Integers:
     from sklearn.linear_model import LogisticRegression
 
-    found: Integers = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS).fit(features, labels).predict(shown)
+    with one_blas_thread():
+        found: Integers = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS).fit(features, labels).predict(shown)
     return found
 
 

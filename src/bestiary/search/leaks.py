@@ -20,7 +20,7 @@ from bestiary import table
 from bestiary.batches.decoding import View
 from bestiary.data.split import Item, split
 from bestiary.deliver.report import write_report
-from bestiary.errors import RecipeError, RunError
+from bestiary.errors import RecipeError, RunError, SourceError
 from bestiary.machine import cache_folder, cores, keep_memory
 from bestiary.models.engine import Precision, has_openvino
 from bestiary.models.lite import BACKBONES, built_trunk
@@ -78,6 +78,10 @@ def leak_report(
     recipe = run_folder.recipe_of(run).resolved()
     refuse_leak_report(recipe)
     problem = _problem(run, recipe, threads or cores(), reporter)
+    try:
+        split(problem.items, problem.shares, seed=recipe.seed)
+    except SourceError as error:
+        raise RunError(f"{run} is finished, but naive and other splits of it cannot be compared. {error}") from None
     trials = []
     with reporter.task("Training with naive splits", seeds) as advance:
         for seed in range(recipe.seed, recipe.seed + seeds):
@@ -95,7 +99,7 @@ def naive_split(labels: Places, shares: dict[str, float], *, seed: int) -> Names
     for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
         own = rng.permutation(np.flatnonzero(labels == label))
         for name, share in shares.items():
-            size = max(1, round(share * count))
+            size = min(max(1, round(share * count)), len(own) - 1)  # something is left to learn from
             parts[own[:size]], own = name, own[size:]
     return parts
 

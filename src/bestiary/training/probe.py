@@ -17,7 +17,7 @@ import numpy.typing as npt
 from bestiary.batches.decoding import Pinned, View
 from bestiary.batches.pixels import PIXELS_VERSION, pixel_batches
 from bestiary.batches.store import ArrayStore
-from bestiary.machine import keep_memory
+from bestiary.machine import keep_memory, one_blas_thread
 from bestiary.models.engine import Precision, bulk_engine, has_openvino
 from bestiary.models.head import Head
 from bestiary.models.lite import BACKBONES, built_trunk
@@ -187,7 +187,8 @@ def fit_head(
     heads, history = list[Head](), list[dict[str, Any]]()
     for step, strength in enumerate(sorted(strengths), start=1):
         started = time.perf_counter()
-        model.set_params(C=strength).fit(seen, train.labels, train.weights)
+        with one_blas_thread():
+            model.set_params(C=strength).fit(seen, train.labels, train.weights)
         coefficients, intercept = _both_rows(model.coef_, model.intercept_, classes)
         train_loss, _ = loss_and_macro_f1(seen @ coefficients.T + intercept, train.labels)
         weight = (coefficients / scale).astype(np.float32)

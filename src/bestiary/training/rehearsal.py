@@ -18,6 +18,7 @@ from bestiary.picture import Pixels
 from bestiary.progress import Silent
 from bestiary.recipe import Augment
 from bestiary.training.loop import LoopSettings, Validation, fit, network_logits
+from bestiary.training.schedule import typical_size
 
 MEASURE_SECONDS = 1.5
 
@@ -68,6 +69,8 @@ def _epoch(
         return Validation(1.0, 0.5)
 
     short = replace(settings, epochs=2, warmup_epochs=0, patience_epochs=2, balance="none")
+    if (typical := typical_size(settings)) is not None:
+        short = replace(short, size_from=typical, size_to=typical)
     with tempfile.TemporaryDirectory() as folder:
         second = fit(network, read, labels, evaluate, short, augmentation, Path(folder), reporter=Silent()).history[-1]
     shown = max(1, len(labels) // batch) * batch

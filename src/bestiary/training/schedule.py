@@ -35,3 +35,10 @@ def training_size(epoch: int, settings: LoopSettings) -> int | None:
     size = settings.size_from + (settings.size_to - settings.size_from) * progress
     ends = sorted((settings.size_from, settings.size_to))
     return min(max(round(size / SIZE_STEP) * SIZE_STEP, ends[0]), ends[1])
+
+
+def typical_size(settings: LoopSettings) -> int | None:
+    """Return the side at which every epoch would cost what they cost on average: the cost goes with the pixels."""
+    sizes = [training_size(epoch, settings) for epoch in range(1, settings.epochs + 1)]
+    known = [size * size for size in sizes if size is not None]
+    return round(math.sqrt(sum(known) / len(known))) if known else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from bestiary import table
 from bestiary.batches.decoding import View
-from bestiary.machine import Clock
+from bestiary.machine import Clock, cache_folder
 from bestiary.models.head import Head
 from bestiary.models.subspace import Subspace
+from bestiary.picture import Limits
 from bestiary.progress import Reporter
 from bestiary.recipe import Recipe
+from bestiary.training import run_folder
 
 if TYPE_CHECKING:
     import onnx
@@ -79,3 +82,26 @@ class Learned:
     notes: dict[str, Any]
     val_features: npt.NDArray[np.float32] | None = None
     subspace: Subspace | None = None
+
+
+def task_in(run: Path, threads: int, clock: Clock, reporter: Reporter, *, resume: bool) -> Task:
+    """Return what is to be learned, from a run folder."""
+    task = task_of(run, run_folder.resolved_of(run), pictures_of(run), threads, clock, reporter)
+    return replace(task, resume=resume)
+
+
+def task_of(run: Path, recipe: Recipe, shown: pl.DataFrame, threads: int, clock: Clock, reporter: Reporter) -> Task:
+    """Return what is to be learned from pictures that are split, under a resolved recipe."""
+    classes = tuple(sorted(shown.filter(pl.col("split") == "train")["label"].unique()))
+    return Task(recipe, shown, classes, _view(recipe), run, cache_folder(), threads, reporter, clock)
+
+
+def pictures_of(run: Path) -> pl.DataFrame:
+    """Return the picture table of a run folder."""
+    return table.read(run / "pictures.parquet", table.PICTURES)
+
+
+def _view(recipe: Recipe) -> View:
+    assert recipe.picture.size is not None  # a resolved recipe has it
+    limits = Limits(recipe.picture.max_bytes, recipe.picture.max_pixels)
+    return View(recipe.picture.size, recipe.picture.fit, limits)

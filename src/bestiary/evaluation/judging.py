@@ -1,0 +1,88 @@
+"""From a task to a sealed model, and from the model to its scores: the same for a run and for each fold of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from bestiary.evaluation.calibration import choose_threshold, fit_temperature
+from bestiary.evaluation.elsewhere import predicted
+from bestiary.evaluation.leaks import leaks_beside
+from bestiary.evaluation.predictions import judge, prediction_table
+from bestiary.inference.bundle import read_bundle
+from bestiary.inference.graph import Calibration
+from bestiary.inference.predictor import Predictor
+from bestiary.inference.sealing import Model, prove_parity, unproven, validation_answers, write_model
+from bestiary.inference.sets import set_table
+from bestiary.machine import Clock
+from bestiary.progress import Reporter
+from bestiary.recipe import Recipe
+from bestiary.training.methods import LEARN
+from bestiary.training.scores import softmax
+from bestiary.training.task import Learned, Task, pictures_of
+
+
+def learn_model(task: Task) -> tuple[Learned, Model]:
+    """Train the model of a run folder, or of a fold in it, and seal it."""
+    with task.clock.stage("train"):
+        learned = LEARN[task.recipe.model.method](task)
+        return learned, _seal(task, learned)
+
+
+def validated(shown: pl.DataFrame, learned: Learned, sealed: Model) -> pl.DataFrame:
+    """Return the prediction table of the validation pictures."""
+    val = shown.filter(pl.col("split") == "val")
+    answers = validation_answers(sealed, learned.val_logits, learned.val_features)
+    return prediction_table(val, answers, sealed.classes)
+
+
+def tested(run: Path, *, threads: int, clock: Clock, reporter: Reporter) -> pl.DataFrame:
+    """Return the prediction table of the test pictures of a run folder, or of a fold in it."""
+    with clock.stage("evaluate"):
+        test = pictures_of(run).filter(pl.col("split") == "test")
+        return predicted(Predictor(run, threads=threads, engine="fastest"), test, reporter)
+
+
+def judged(run: Path, predictions: pl.DataFrame, shown: pl.DataFrame, recipe: Recipe) -> dict[str, Any]:
+    """Return the metrics of test predictions, with intervals from resampling groups of duplicates."""
+    bundle = read_bundle(run)
+    groups = predictions.join(shown.select("row_id", "group"), on="row_id", how="left", maintain_order="left")["group"]
+    metrics = judge(
+        predictions,
+        groups.to_numpy(),
+        bundle.classes,
+        threshold=bundle.threshold,
+        resamples=recipe.evaluate.resamples,
+        seed=recipe.seed,
+    )
+    return {"split": "test", **metrics, **leaks_beside(predictions, shown)}
+
+
+def _seal(task: Task, learned: Learned) -> Model:
+    """Fit temperature and threshold on validation, write the graph that holds them, prove that it agrees; return it."""
+    val, coverage, model = task.part("val"), task.recipe.evaluate.coverage, task.recipe.model
+    temperature = fit_temperature(learned.val_logits, val.labels)
+    calibration = Calibration.of(learned.val_logits, temperature, learned.val_features, learned.subspace)
+    familiarity = calibration.familiarity(learned.val_logits, learned.val_features)
+    threshold = choose_threshold(familiarity, coverage)
+    sets = set_table(softmax(learned.val_logits / temperature), val.labels)
+    backbone = model.network if model.method == "scratch" else model.backbone
+    sealed = Model(
+        learned.trunk,
+        learned.head,
+        calibration,
+        threshold,
+        coverage,
+        task.classes,
+        task.view,
+        model.method,
+        backbone,
+        sets,
+    )
+    with unproven(task.run) as place:  # nobody can use the run before the proof
+        write_model(sealed, place)
+        given = val.paths, learned.reference, learned.val_logits
+        prove_parity(place, *given, threads=task.threads, familiarity=familiarity)
+    return sealed
