@@ -90,7 +90,7 @@ def test_a_probe_killed_at_every_stage(collection: DrawnCollection, tmp_path: Pa
     assert not run.exists()
     killed(cache, *train, dies_in="bestiary.batches.store.Segment.append", count=5)  # while the audit caches features
     assert not run.exists()
-    killed(cache, *train, dies_in="bestiary.training.methods.fit_head")
+    killed(cache, *train, dies_in="bestiary.training.probe.fit_head")
     assert run.exists()
     resume = ["train", "--resume", str(run)]
     full = bestiary(cache, *resume, largest=20_000)

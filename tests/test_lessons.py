@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,13 @@ def learned(ended: str, epochs: int) -> Learned:
 def test_how_a_training_ended_is_said(ended: str, words: str) -> None:
     recipe = Recipe.of({"model": {"method": "scratch"}, "train": {"epochs": 9, "warmup_epochs": 1}}).resolved()
     assert words in ending(recipe, learned(ended, 4))
+
+
+@pytest.mark.parametrize(("share", "words"), [(0.0, "but are not in use"), (0.25, "(25% to 75%)"), (1.0, "were kept.")])
+def test_it_says_what_became_of_the_weights(share: float, words: str) -> None:
+    one = learned("finished", 4)
+    mixed = replace(one, notes=one.notes | {"share of the trained weights": share})
+    assert words in ending(Recipe.of({"model": {"method": "finetune"}}).resolved(), mixed)
 
 
 def test_a_run_tells_and_its_report_shows(probed: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from numpy.typing import NDArray
 
@@ -22,11 +23,12 @@ from bestiary.models.head import Head
 from bestiary.models.lite import built_trunk
 from bestiary.picture import Pixels
 from bestiary.progress import Silent
-from bestiary.recipe import Recipe
+from bestiary.recipe import Balance, Recipe
 from bestiary.training import probe
 from bestiary.training.methods import refuse_impossible
-from bestiary.training.probe import Labelled, feature_store, fill_features, fit_head
+from bestiary.training.probe import Labelled, feature_store, fill_features, fit_head, fitted_probe, strengths_for
 from bestiary.training.scores import loss_and_macro_f1, softmax
+from bestiary.training.task import Task
 
 FEATURES = 12
 SIZE = 64
@@ -49,7 +51,7 @@ def logits_of(head: Head, features: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @pytest.mark.parametrize("classes", [2, 3, 5])
 @pytest.mark.parametrize("balance", ["none", "class-weights"])
-def test_the_head_gives_the_probabilities_of_scikit_learn(classes: int, balance: str) -> None:
+def test_the_head_gives_the_probabilities_of_scikit_learn(classes: int, balance: Balance) -> None:
     train, val = labelled(300, classes, seed=0), labelled(80, classes, seed=1)
     own = Labelled(train.features.copy(), train.labels)  # the fit standardises its features in place
     head, _ = fit_head(own, val, classes, strengths=[0.05], balance=balance)
@@ -100,10 +102,40 @@ def test_a_feature_that_never_changes_does_no_harm() -> None:
     assert history[0]["val_macro_f1"] > 0.6
 
 
-@pytest.mark.parametrize("balance", ["oversample", "balanced-sampler", "logit-adjusted"])
-def test_a_balance_of_the_loop_is_refused(balance: str) -> None:
-    with pytest.raises(RecipeError, match=rf'"{balance}" is not for the probe; choose none or class-weights'):
-        refuse_impossible(Recipe.of({"train": {"balance": balance}}))
+def test_logit_adjustment_takes_the_classes_shares_out_of_the_plain_head() -> None:
+    val = labelled(80, 3, seed=1)
+    plain, lines = fit_head(labelled(300, 3, seed=0), val, 3, strengths=[0.01, 1.0], balance="none")
+    adjusted, own_lines = fit_head(labelled(300, 3, seed=0), val, 3, strengths=[0.01, 1.0], balance="logit-adjusted")
+    shares = np.bincount(labelled(300, 3, seed=0).labels) / 300
+    np.testing.assert_array_equal(adjusted.weight, plain.weight)
+    np.testing.assert_allclose(plain.bias - adjusted.bias, np.log(shares), atol=1e-4)
+    assert [line["val_loss"] for line in own_lines] == pytest.approx([line["val_loss"] for line in lines], abs=1e-6)
+
+
+def test_a_row_of_weight_two_counts_as_two_rows() -> None:
+    train, val = labelled(60, 3, seed=0), labelled(80, 3, seed=1)
+    mean, scale = train.features.mean(axis=0), train.features.std(axis=0)
+    for part in (train, val):  # standardised before, because repeated rows would shift the mean
+        part.features[:] = (part.features - mean) / scale
+    times = np.where(train.labels == 2, 2, 1)
+    repeated = np.repeat(train.features, times, axis=0)
+    model = LogisticRegression(C=0.05, max_iter=500).fit(repeated, np.repeat(train.labels, times))
+    weighted = Labelled(train.features.copy(), train.labels, times.astype(np.float32))
+    head, _ = fit_head(weighted, val, 3, strengths=[0.05], balance="oversample")
+    expected = model.predict_proba(val.features)
+    np.testing.assert_allclose(softmax(logits_of(head, val.features)), expected, atol=2e-4)
+
+
+def test_the_sampler_is_refused_by_the_probe() -> None:
+    with pytest.raises(RecipeError, match='"balanced-sampler" is not for the probe.*the same as "class-weights"'):
+        refuse_impossible(Recipe.of({"train": {"balance": "balanced-sampler"}}))
+
+
+@pytest.mark.parametrize(("pictures", "weakest"), [(50, 24.0), (30_000, 0.04)])
+def test_the_strengths_follow_the_number_of_pictures(pictures: int, weakest: float) -> None:
+    strengths = strengths_for(pictures)
+    assert strengths[-1] == pytest.approx(weakest)
+    assert strengths[-1] / strengths[0] == pytest.approx(300)
 
 
 # ---- Features ------------------------------------------------------------------------------------------------------
@@ -197,3 +229,48 @@ def test_an_interrupted_computation_goes_on_where_it_was(
 def test_a_picture_that_vanished_is_named(tmp_path: Path, trunk: Path) -> None:
     with pytest.raises(SourceError, match=r"gone\.jpg"):
         features_of(tmp_path, trunk, [tmp_path / "gone.jpg"], ["key"])
+
+
+def test_mirrored_features_are_those_of_the_mirror_image(
+    tmp_path: Path, trunk: Path, collection: DrawnCollection
+) -> None:
+    paths = pictures_of(collection, 4)
+    keys = keys_of(paths)
+    store = feature_store(tmp_path, trunk, View(SIZE), "float32", 1280, mirrored=True)
+    fill_features(
+        store, paths, keys, trunk, View(SIZE), precision="float32", threads=1, reporter=Silent(), mirrored=True
+    )
+    images = np.stack([View(SIZE).of(path)[:, ::-1] for path in paths])
+    expected = run(OnnxRuntimeEngine(trunk, threads=1), images)["maps"].mean(axis=(2, 3))
+    np.testing.assert_allclose(store.read(keys), expected, atol=2e-3)
+
+
+def test_oversampling_shows_small_classes_mirrored_every_other_time(
+    tmp_path: Path, collection: DrawnCollection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = pictures_of(collection, 12)
+    labels = [*["many"] * 6, *["few"] * 2, *["many"] * 2, *["few"] * 2]
+    pictures = pl.DataFrame(
+        {
+            "path": [str(path) for path in paths],
+            "label": labels,
+            "sha256": keys_of(paths),
+            "split": [*["train"] * 8, *["val"] * 4],
+        }
+    )
+    recipe = Recipe.of({"model": {"backbone": "lite0"}, "train": {"balance": "oversample"}}).resolved()
+    task = Task(recipe, pictures, ("few", "many"), View(SIZE), tmp_path, tmp_path, 1, Silent())
+    given = list[Labelled]()
+
+    def watched(train: Labelled, *_: object, **__: object) -> tuple[None, list[object]]:
+        given.append(train)
+        return None, []
+
+    monkeypatch.setattr(probe, "fit_head", watched)
+    fitted_probe(task)
+    weights = given[0].weights
+    assert weights is not None
+    assert given[0].labels.tolist() == [1] * 6 + [0] * 2 + [0] * 2  # the two of "few" once more, as mirror images
+    # 6 against 2: each of the two is shown three times, twice as it is and once mirrored; all weights add up to 8.
+    np.testing.assert_allclose(weights, np.array([1, 1, 1, 1, 1, 1, 2, 2, 1, 1]) * 8 / 12)
+    assert not np.array_equal(given[0].features[6:8], given[0].features[8:10])

@@ -31,7 +31,6 @@ from bestiary.recipe import METHODS, Recipe, read_named, read_toml, shipped, wit
             {"probe": {"regularisation": [0.1, -1]}},
             r'Setting "probe\.regularisation": .*numbers above 0; got \[0\.1, -1\]',
         ),
-        ({"probe": {"regularisation": []}}, r"one or more numbers above 0"),
         ({"data": {"val_fraction": 0.46, "test_fraction": 0.46}}, r"data\.test_fraction = 0\.92 leaves too little"),
         ({"train": {"learning_rate": float("inf")}}, r'Setting "train\.learning_rate": .*finite'),
         ({"seed": -1}, r'Setting "seed": .*greater than or equal to 0; got -1\.'),

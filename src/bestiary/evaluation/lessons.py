@@ -61,7 +61,7 @@ def ending(recipe: Recipe, learned: Learned) -> str:
         return "The head was fitted at every strength of regularisation; nothing was stopped early."
     last, planned = len(learned.history), recipe.train.epochs
     best = max(learned.history, key=lambda line: (line["val_macro_f1"], -line["val_loss"]))["epoch"]
-    kept = f"The weights of epoch {best:.0f} were kept."
+    kept = f"The weights of epoch {best:.0f} were kept{_mixture(learned.notes.get('share of the trained weights'))}."
     reason = {
         "patience": f"no better macro-F1 in {recipe.train.patience_epochs} epochs",
         "budget": "the time was up",
@@ -70,6 +70,14 @@ def ending(recipe: Recipe, learned: Learned) -> str:
     if reason is None:
         return f"Training went on to its end, epoch {last}. {kept}"
     return f"Training was stopped early, after epoch {last} of {planned}: {reason}. {kept}"
+
+
+def _mixture(share: float | None) -> str:
+    if share is None or share == 1:
+        return ""
+    if share == 0:
+        return ", but are not in use: on validation pictures the probe that training started from was better"
+    return f", and mixed by validation with those that training started from ({share:.0%} to {1 - share:.0%})"
 
 
 def _training_logits(task: Task, learned: Learned, part: Part) -> tuple[Logits, npt.NDArray[np.int64]]:

@@ -28,7 +28,7 @@ from bestiary.models.layers import ResidualBlock, convolution
 from bestiary.models.timm_backbone import TimmBackbone, timm_lite
 from bestiary.recipe import Activation
 
-Colour = tuple[float, float, float]
+Colour = tuple[float, ...]  # one number for each channel, or one for all of them
 Module = TypeVar("Module", bound=nn.Module)
 
 IMAGENET_MEAN: Colour = (123.675, 116.28, 103.53)  # of 0..255, red, green, blue
@@ -83,9 +83,10 @@ class Network(nn.Module):
     """Pixels float (n, 3, h, w) in 0..255 -> logits (n, classes).
 
     trunk: normalised pixels -> maps (n, channels, h', w'). head: maps -> logits. mean and std: float32 buffers (3,) in
-    units of 0..255. `frozen_statistics` keeps batch normalisation as it came, in training too: a pretrained backbone
-    has seen more pictures than a fine-tuning batch. `mirror_mean`: when not training, maps are the mean of those of the
-    picture and of its mirror image (mirrored back); as the head is linear, so are the logits. It costs twice the time.
+    units of 0..255, or (1,) for all channels alike. `frozen_statistics` keeps batch normalisation as it came, in
+    training too: a pretrained backbone has seen more pictures than a fine-tuning batch. `mirror_mean`: when not
+    training, maps are the mean of those of the picture and of its mirror image (mirrored back); as the head is linear,
+    so are the logits. It costs twice the time.
     """
 
     mean: Tensor
@@ -315,8 +316,7 @@ def _start_small(layer: nn.Linear) -> None:
 
 
 def _in_bytes(colour: Colour) -> Colour:
-    red, green, blue = (255 * part for part in colour)
-    return red, green, blue
+    return tuple(255 * part for part in colour)
 
 
 def _layer_arrays(layer: nn.Linear) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

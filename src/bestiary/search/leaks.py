@@ -26,7 +26,7 @@ from bestiary.models.engine import Precision, has_openvino
 from bestiary.models.lite import BACKBONES, built_trunk
 from bestiary.picture import Limits
 from bestiary.progress import Reporter, Silent
-from bestiary.recipe import Recipe
+from bestiary.recipe import Balance, Recipe
 from bestiary.training import run_folder
 from bestiary.training.probe import Features, Labelled, feature_store, fill_features, fit_head
 
@@ -48,7 +48,7 @@ class Problem:
     classes: int
     shares: dict[str, float]
     strength: float
-    balance: str
+    balance: Balance
 
     def right(self, train: Flags, val: Flags, test: Flags) -> Flags:
         """Return for each test picture whether a head fitted on `train` names it right."""
@@ -250,6 +250,7 @@ def _problem(run: Path, recipe: Recipe, threads: int, reporter: Reporter) -> Pro
     if not chosen:
         raise RunError(f"{run / 'history.jsonl'} names no strength that was chosen. Train the run again.")
     names, labels = np.unique(used["label"].to_numpy(), return_inverse=True)
+    balance = recipe.train.balance
     return Problem(
         items=[Item(*row) for row in used.select("sha256", "label", "group").iter_rows()],
         features=_features(used, recipe, threads, reporter),
@@ -258,7 +259,7 @@ def _problem(run: Path, recipe: Recipe, threads: int, reporter: Reporter) -> Pro
         classes=len(names),
         shares={"test": recipe.data.test_fraction, "val": recipe.data.val_fraction},
         strength=chosen[-1],
-        balance=recipe.train.balance,
+        balance="class-weights" if balance == "oversample" else balance,  # without mirrored features the same
     )
 
 

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 from bestiary.batches.pixels import pixel_store
 from bestiary.errors import RecipeError
 from bestiary.machine import processes
-from bestiary.models.engine import Precision, has_openvino
+from bestiary.models.cut import frozen_stages
+from bestiary.models.engine import Precision
 from bestiary.models.lite import BACKBONES, built_trunk
 from bestiary.recipe import Recipe
 from bestiary.training.durations import spoken
 from bestiary.training.methods import untrained
 from bestiary.training.pace import Pace, decoding_pace, feature_pace, sample, slowness
-from bestiary.training.probe import feature_store
+from bestiary.training.probe import feature_store, strengths_of, times_shown, training_precision
 from bestiary.training.task import Task
 
 RESERVE_SHARE, RESERVE_SECONDS = 0.05, 1.0  # of the budget, for what no measurement foresees
@@ -29,6 +30,7 @@ RESERVE_SHARE, RESERVE_SECONDS = 0.05, 1.0  # of the budget, for what no measure
 PROBES = (("lite2", 260), ("lite0", 224), ("lite0", 160), ("lite0", 128), ("lite0", 96))
 SCRATCH_SIZES = (128, 96, 64)
 SECOND_LOOK = "lite2"  # what the audit looks with where the recipe names no backbone
+BLENDS_TRIED = 5  # mixtures that fine-tuning judges at its end
 FLOAT32_TIMES = 2.0  # the sealed graph and the proof compute in float32, the loop's validation may not
 ENOUGH_EPOCHS, MOST_TIMES_DEFAULT = 12, 3  # fewer are tried at a smaller size first; more than so many only overfit
 
@@ -133,7 +135,8 @@ class Measure:
 
         key = task.recipe.model.backbone, task.view.size
         if key not in self._epochs:
-            self._epochs[key] = epoch_pace(*untrained(task), task.recipe.augment, task.view.size)
+            one = untrained(task)
+            self._epochs[key] = epoch_pace(one.network, one.settings, one.augmentation, one.shape)
         return self._epochs[key]
 
 
@@ -153,11 +156,24 @@ def estimated(task: Task, measure: Measure) -> Estimate:
 def _trained(task: Task, measure: Measure) -> Estimate:
     train, val, test = (len(task.part(split).keys) for split in ("train", "val", "test"))
     pace = measure.epochs(task)
+    if frozen_stages(task.recipe) is not None:
+        return _trained_above(task, measure, pace)
     before = _decoding(task)
     if task.recipe.model.method == "finetune" and task.recipe.model.backbone in BACKBONES:
         before += _features(task, measure) + _head(task, measure.slowness)
     after = measure.slowness * Costs().torch + (val + test) / pace.validation * FLOAT32_TIMES
     return Estimate(before, pace.epoch_seconds(train, val), after)
+
+
+def _trained_above(task: Task, measure: Measure, pace: EpochPace) -> Estimate:
+    """Return the seconds of fine-tuning from kept activations, which cost at most what features cost."""
+    train, val, test = (len(task.part(split).keys) for split in ("train", "val", "test"))
+    views, slow = task.recipe.train.views, measure.slowness
+    fast, exact = measure.features(task, training_precision()), measure.features(task, "float32")
+    before = _features(task, measure) + _head(task, slow) + fast.seconds(views * train) + exact.seconds(val)
+    blends = BLENDS_TRIED * val / pace.validation * FLOAT32_TIMES
+    after = slow * Costs().torch + exact.seconds(val + test) + blends
+    return Estimate(before, pace.epoch_seconds(views * train, val), after)
 
 
 def _as_probe(task: Task) -> Task:
@@ -172,17 +188,19 @@ def _as_probe(task: Task) -> Task:
 def _second_look(task: Task, measure: Measure) -> float:
     """Return the seconds for suspect labels: the features of every picture, and a head for each of five folds."""
     splits = ("train", "val", "test") if task.recipe.model.method != "probe" else ("val", "test")
-    missing = sum(len(_missing(task, split, _fast())) for split in splits)
+    missing = sum(len(_missing(task, split, training_precision())) for split in splits)
     pictures = sum(len(task.part(split).keys) for split in ("train", "val", "test"))
     fits = measure.slowness * Costs().head * 5 * pictures * len(task.classes)
-    return fits + (measure.features(task, _fast()).seconds(missing) if missing else 0.0)
+    return fits + (measure.features(task, training_precision()).seconds(missing) if missing else 0.0)
 
 
 def _features(task: Task, measure: Measure) -> float:
     """Return the seconds for the features of a probe that are not kept yet."""
-    wanted: tuple[tuple[str, Precision], ...] = (("train", _fast()), ("val", "float32"))
+    wanted: tuple[tuple[str, Precision], ...] = (("train", training_precision()), ("val", "float32"))
     counts = [(precision, len(_missing(task, split, precision))) for split, precision in wanted]
-    return sum(measure.features(task, precision).seconds(count) for precision, count in counts if count)
+    seconds = sum(measure.features(task, precision).seconds(count) for precision, count in counts if count)
+    again = int((times_shown(task) > 1).sum())  # shown mirrored as well; kept ones are rare enough not to be looked for
+    return seconds + (measure.features(task, training_precision()).seconds(again) if again else 0.0)
 
 
 def _test(task: Task, measure: Measure) -> float:
@@ -198,13 +216,10 @@ def _missing(task: Task, split: str, precision: Precision) -> list[int]:
     return store.missing(task.part(split).keys)
 
 
-def _fast() -> Precision:
-    return "bfloat16" if has_openvino() else "float32"
-
-
 def _head(task: Task, slow: float) -> float:
-    fits = len(task.recipe.probe.regularisation) + 2 * (task.recipe.evaluate.learning_curve != "off")
-    return slow * Costs().head * len(task.part("train").keys) * len(task.classes) * fits
+    pictures = len(task.part("train").keys)
+    fits = len(strengths_of(task.recipe, pictures)) + 2 * (task.recipe.evaluate.learning_curve != "off")
+    return slow * Costs().head * pictures * len(task.classes) * fits
 
 
 def _decoding(task: Task) -> float:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,21 +15,33 @@ from bestiary.batches.statistics import Statistics, channel_statistics
 from bestiary.batches.store import ArrayStore
 from bestiary.errors import RecipeError, needs
 from bestiary.machine import keep_memory, processes
-from bestiary.models.engine import OnnxRuntimeEngine, Precision, has_openvino, run
+from bestiary.models.cut import frozen_stages
+from bestiary.models.engine import OnnxRuntimeEngine, has_openvino, run
 from bestiary.models.head import Head
-from bestiary.models.lite import BACKBONES, built_trunk
+from bestiary.models.lite import BACKBONES
 from bestiary.models.subspace import Subspace
-from bestiary.recipe import Recipe
-from bestiary.training.probe import PROBE_BALANCES, Labelled, feature_store, fill_features, fit_head
+from bestiary.recipe import Augment, Recipe
+from bestiary.training.probe import features_of, fitted_probe, training_precision
 from bestiary.training.run_folder import write_history
 from bestiary.training.scores import loss_and_macro_f1
 from bestiary.training.task import Images, Learned, Logits, Part, Task
+from bestiary.training.unused import refuse_unused
 
 if TYPE_CHECKING:
     from bestiary.models.networks import Network
     from bestiary.training.loop import LoopSettings
 
 RAW = Statistics((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))  # pixels as they are, in 0..1
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """What the loop would be given; shape (height, width, channels) is that of a picture, or what stands for it."""
+
+    network: Network
+    settings: LoopSettings
+    augmentation: Augment
+    shape: tuple[int, int, int]
 
 
 def refuse_impossible(recipe: Recipe) -> None:
@@ -47,9 +59,10 @@ def refuse_impossible(recipe: Recipe) -> None:
             f'The probe knows the backbones {", ".join(BACKBONES)}; got "{model.backbone}".'
             " Others can be fine-tuned: --method finetune."
         )
-    if model.method == "probe" and recipe.train.balance not in PROBE_BALANCES:
+    if model.method == "probe" and recipe.train.balance == "balanced-sampler":
         raise RecipeError(
-            f'train.balance = "{recipe.train.balance}" is not for the probe; choose {" or ".join(PROBE_BALANCES)}.'
+            'train.balance = "balanced-sampler" is not for the probe, which sees all pictures at once: it would be'
+            ' the same as "class-weights". Choose that.'
         )
     if (asked := recipe.picture.normalise) is not None and (asked == "backbone") == (model.method == "scratch"):
         possible = '"collection" or "none"' if model.method == "scratch" else '"backbone"'
@@ -66,6 +79,7 @@ def refuse_impossible(recipe: Recipe) -> None:
             f'The weights of "{model.backbone}" are not bundled. Set model.weights to a file of weights, or to'
             f' "hub" to download them. Bundled: {", ".join(BACKBONES)}.'
         )
+    refuse_unused(recipe)
 
 
 def refuse_sizes(recipe: Recipe) -> None:
@@ -79,28 +93,23 @@ def refuse_sizes(recipe: Recipe) -> None:
 
 
 def learn_probe(task: Task) -> Learned:
-    """Fit a linear head on the features of a frozen backbone. No torch.
-
-    Training features may be computed in bfloat16, which is twice as fast; validation features are float32, as in the
-    graph that ships, so that the head is chosen and calibrated on what users get.
-    """
+    """Fit a linear head on the features of a frozen backbone. No torch."""
     import onnx
 
     keep_memory()
-    trunk, head, history, val = _fitted_probe(task)
-    write_history(task.run, history)
-    engine = OnnxRuntimeEngine(trunk, threads=task.threads)
+    probe = fitted_probe(task)
+    head, val = probe.head, probe.val
+    write_history(task.run, probe.history)
+    engine = OnnxRuntimeEngine(probe.trunk, threads=task.threads)
 
     def reference(images: Images) -> Logits:
         return head.logits(run(engine, images)["maps"])
 
     val_logits = (val.features @ head.weight.T + head.bias).astype(np.float32)
     engine_name = "openvino" if has_openvino() else "onnxruntime"
-    space = Subspace.of(
-        _labelled(task, task.part("train"), trunk, _training_precision()).features, seed=task.recipe.seed
-    )
+    space = Subspace.of(features_of(task, task.part("train"), probe.trunk, training_precision()), seed=task.recipe.seed)
     notes = {"features by": engine_name}
-    return Learned(onnx.load(trunk), head, history, val_logits, reference, notes, val.features, space)
+    return Learned(onnx.load(probe.trunk), head, probe.history, val_logits, reference, notes, val.features, space)
 
 
 def learn_scratch(task: Task) -> Learned:
@@ -111,16 +120,31 @@ def learn_scratch(task: Task) -> Learned:
 
 
 def learn_finetune(task: Task) -> Learned:
-    """Train the last stages of a pretrained backbone, starting from the probe's head. Needs torch."""
-    head = _fitted_probe(task)[1] if task.recipe.model.backbone in BACKBONES else None
-    return _trained(task, *_pretrained(task, head))
+    """Train the last stages of a pretrained backbone, starting from the probe's head. Needs torch.
+
+    What is below them is computed once, where the backbone is bundled and does not learn as a whole.
+    """
+    head = fitted_probe(task).head if task.recipe.model.backbone in BACKBONES else None
+    network, settings = _pretrained(task, head)
+    if frozen_stages(task.recipe) is None:
+        return _trained(task, network, settings)
+    from bestiary.training.finetune import finetuned
+
+    return finetuned(task, network, settings)
 
 
-def untrained(task: Task) -> tuple[Network, LoopSettings]:
+def untrained(task: Task) -> Untrained:
     """Return what `scratch` or `finetune` would train, to measure how long it takes."""
+    pixels = task.view.size, task.view.size, 3
     if task.recipe.model.method == "scratch":
-        return _from_scratch(task, RAW), _loop_settings(task)
-    return _pretrained(task, None)
+        return Untrained(_from_scratch(task, RAW), _loop_settings(task), task.recipe.augment, pixels)
+    network, settings = _pretrained(task, None)
+    if frozen_stages(task.recipe) is None:
+        return Untrained(network, settings, task.recipe.augment, pixels)
+    from bestiary.training.finetune import UNCHANGED, above_cut
+
+    above = above_cut(task, network, settings)
+    return Untrained(above.upper, above.settings, UNCHANGED, above.lower.shape)
 
 
 def _from_scratch(task: Task, colours: Statistics) -> Network:
@@ -172,36 +196,6 @@ LEARN: dict[str, Callable[[Task], Learned]] = {
     "scratch": learn_scratch,
     "finetune": learn_finetune,
 }
-
-
-def _fitted_probe(task: Task) -> tuple[Path, Head, list[dict[str, Any]], Labelled]:
-    trunk = built_trunk(task.recipe.model.backbone, task.cache / "trunks", task.view.size)
-    train = _labelled(task, task.part("train"), trunk, _training_precision())
-    val = _labelled(task, task.part("val"), trunk, "float32")
-    strengths, balance = task.recipe.probe.regularisation, task.recipe.train.balance
-    head, history = fit_head(train, val, len(task.classes), strengths=strengths, balance=balance)
-    return trunk, head, history, val
-
-
-def _training_precision() -> Precision:
-    return "bfloat16" if has_openvino() else "float32"
-
-
-def _labelled(task: Task, part: Part, trunk: Path, precision: Precision) -> Labelled:
-    channels = BACKBONES[task.recipe.model.backbone].channels
-    store = feature_store(task.cache, trunk, task.view, precision, channels)
-    with task.clock.stage("cache"):
-        fill_features(
-            store,
-            part.paths,
-            part.keys,
-            trunk,
-            task.view,
-            precision=precision,
-            threads=task.threads,
-            reporter=task.reporter,
-        )
-    return Labelled(store.read(part.keys, np.float32), part.labels)
 
 
 def _trained(task: Task, network: Network, settings: LoopSettings) -> Learned:

@@ -6,7 +6,7 @@ No torch: the backbone is a graph, run by OpenVINO or ONNX Runtime; the head is 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,15 @@ from bestiary.models.engine import Precision, bulk_engine, has_openvino
 from bestiary.models.head import Head
 from bestiary.models.lite import BACKBONES, built_trunk
 from bestiary.models.pooling import pooled_graph
+from bestiary.picture import Pixels
 from bestiary.progress import Reporter
+from bestiary.recipe import Balance, Recipe
+from bestiary.training.balance import epoch_order, logit_offsets
 from bestiary.training.scores import loss_and_macro_f1
+from bestiary.training.task import Part, Task
 
 MAX_ITERATIONS = 500
-PROBE_BALANCES = ("none", "class-weights")
+STRENGTHS_TIMES_PICTURES = (4, 12, 40, 120, 400, 1200)  # scikit-learn's C weighs a sum over pictures, not a mean
 
 Features = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
@@ -34,15 +38,75 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Labelled:
-    """Features float32 (n, channels) with the position of each picture's class, int64 (n,)."""
+    """Features float32 (n, channels) with the position of each picture's class, int64 (n,).
+
+    weights: how much each row counts, float32 (n,); None for 1 each.
+    """
 
     features: Features
     labels: npt.NDArray[np.int64]
+    weights: Features | None = None
 
 
-def feature_store(cache: Path, trunk: Path, view: View, precision: Precision, channels: int) -> ArrayStore:
+@dataclass(frozen=True)
+class Fitted:
+    """A probe: the graph of its trunk, its head, one history line for each strength, and the validation pictures."""
+
+    trunk: Path
+    head: Head
+    history: list[dict[str, Any]]
+    val: Labelled
+
+
+def fitted_probe(task: Task) -> Fitted:
+    """Return the probe of this task, its features taken from the cache or computed.
+
+    Training features may be computed in bfloat16, which is twice as fast; validation features are float32, as in the
+    graph that ships, so that the head is chosen and calibrated on what users get.
+    """
+    balance, classes = task.recipe.train.balance, len(task.classes)
+    trunk = built_trunk(task.recipe.model.backbone, task.cache / "trunks", task.view.size)
+    part = task.part("train")
+    train = _labelled(task, part, trunk, training_precision(), times_shown(task))
+    val = _labelled(task, task.part("val"), trunk, "float32", None)
+    strengths = strengths_of(task.recipe, len(part.keys))
+    head, history = fit_head(train, val, classes, strengths=strengths, balance=balance)
+    return Fitted(trunk, head, history, val)
+
+
+def training_precision() -> Precision:
+    """Return what the features of training pictures are computed in."""
+    return "bfloat16" if has_openvino() else "float32"
+
+
+def times_shown(task: Task) -> npt.NDArray[np.int64]:
+    """Return how often each training picture counts, int64 (n,): small classes more often if they are oversampled."""
+    labels, balance = task.part("train").labels, task.recipe.train.balance
+    if balance != "oversample":
+        return np.ones(len(labels), np.int64)
+    order = epoch_order(labels, len(task.classes), balance, seed=task.recipe.seed, epoch=1)
+    return np.bincount(order, minlength=len(labels))
+
+
+def strengths_of(recipe: Recipe, pictures: int) -> tuple[float, ...]:
+    """Return the inverse strengths C to try: the recipe's, or those for so many training pictures."""
+    return recipe.probe.regularisation or strengths_for(pictures)
+
+
+def strengths_for(pictures: int) -> tuple[float, ...]:
+    """Return the inverse strengths C to try with so many training pictures: the penalty weighs less the more there are.
+
+    >>> strengths_for(4000)
+    (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+    """
+    return tuple(round(strength / pictures, 12) for strength in STRENGTHS_TIMES_PICTURES)
+
+
+def feature_store(
+    cache: Path, trunk: Path, view: View, precision: Precision, channels: int, *, mirrored: bool = False
+) -> ArrayStore:
     """Return the store of float16 (channels,) features for this trunk and this way of looking at pictures."""
-    name = f"{trunk.stem}-{view.fit}-{precision}-v{PIXELS_VERSION}"
+    name = f"{trunk.stem}-{view.fit}-{precision}{'-mirrored' if mirrored else ''}-v{PIXELS_VERSION}"
     return ArrayStore(cache / "features" / name, (channels,), np.float16)
 
 
@@ -56,8 +120,9 @@ def fill_features(
     precision: Precision,
     threads: int,
     reporter: Reporter,
+    mirrored: bool = False,
 ) -> None:
-    """Compute the features that the store lacks: the mean of the trunk's maps over all places.
+    """Compute the features that the store lacks: the mean of the trunk's maps over all places, mirrored if asked.
 
     keys: the SHA-256 of the files. Raises SourceError if a file cannot be read any more, or has other content.
     """
@@ -70,7 +135,7 @@ def fill_features(
     batches = pixel_batches(files, view, threads=threads, batch_size=engine.batch_size)
     with reporter.task("Computing features", len(missing)) as advance, store.writing() as segment:
         start = 0
-        for outputs in engine.stream(batches):
+        for outputs in engine.stream(_mirrored(batches) if mirrored else batches):
             rows = outputs["features"]
             segment.append(wanted[start : start + len(rows)], rows.astype(np.float16))
             start += len(rows)
@@ -93,20 +158,21 @@ def bulk_features(
     """
     keep_memory()
     trunk = built_trunk(backbone, cache / "trunks", view.size)
-    precision: Precision = "bfloat16" if has_openvino() else "float32"
+    precision = training_precision()
     store = feature_store(cache, trunk, view, precision, BACKBONES[backbone].channels)
     fill_features(store, paths, keys, trunk, view, precision=precision, threads=threads, reporter=reporter)
     return store.read(keys, np.float32)
 
 
 def fit_head(
-    train: Labelled, val: Labelled, classes: int, *, strengths: Sequence[float], balance: str
+    train: Labelled, val: Labelled, classes: int, *, strengths: Sequence[float], balance: Balance
 ) -> tuple[Head, list[dict[str, Any]]]:
     """Return the linear head with the lowest validation loss, and one history line for each strength C tried.
 
     Features are standardised by the training split; the standardisation is folded into the head's weights. The path
     goes from strong regularisation (small C) to weak, each step starting from the one before. `train.features` is
-    standardised in place.
+    standardised in place. "logit-adjusted" takes the log of the classes' shares out of the head's bias; it is chosen by
+    its loss with them, which is the loss that was minimised.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -114,37 +180,80 @@ def fit_head(
     seen = train.features  # the only large array: a copy would make memory grow twice as fast with the collection
     seen -= mean
     seen /= scale
-    weights = "balanced" if balance == "class-weights" else None
-    model = LogisticRegression(max_iter=MAX_ITERATIONS, warm_start=True, class_weight=weights)
+    offsets = logit_offsets(train.labels, classes, balance)
+    model = LogisticRegression(
+        max_iter=MAX_ITERATIONS, warm_start=True, class_weight="balanced" if balance == "class-weights" else None
+    )
     heads, history = list[Head](), list[dict[str, Any]]()
     for step, strength in enumerate(sorted(strengths), start=1):
         started = time.perf_counter()
         with one_blas_thread():
-            model.set_params(C=strength).fit(seen, train.labels)
-        heads.append(_folded(model.coef_, model.intercept_, mean, scale, classes))
-        here = _folded(model.coef_, model.intercept_, np.zeros_like(mean), np.ones_like(scale), classes)
-        train_loss, _ = loss_and_macro_f1(seen @ here.weight.T + here.bias, train.labels)
-        history.append(_line(step, strength, heads[-1], train_loss, val, time.perf_counter() - started))
+            model.set_params(C=strength).fit(seen, train.labels, train.weights)
+        coefficients, intercept = _both_rows(model.coef_, model.intercept_, classes)
+        train_loss, _ = loss_and_macro_f1(seen @ coefficients.T + intercept, train.labels)
+        weight = (coefficients / scale).astype(np.float32)
+        bias = (intercept - weight @ mean - offsets).astype(np.float32)
+        heads.append(Head(weight, bias, "average"))
+        history.append(_line(step, strength, heads[-1], offsets, train_loss, val, time.perf_counter() - started))
     best = int(np.argmin([line["val_loss"] for line in history]))
     history[best]["chosen"] = True
     return heads[best], history
 
 
-def _folded(coefficients: Array, intercept: Array, mean: Array, scale: Array, classes: int) -> Head:
-    if classes == 2:  # scikit-learn keeps one row for two classes; the softmax of minus and plus half of it is the same
-        coefficients, intercept = np.vstack([-coefficients, coefficients]) / 2, np.hstack([-intercept, intercept]) / 2
-    weight = coefficients / scale
-    bias = intercept - weight @ mean
-    return Head(weight.astype(np.float32), bias.astype(np.float32), "average")
+def _labelled(
+    task: Task, part: Part, trunk: Path, precision: Precision, times: npt.NDArray[np.int64] | None
+) -> Labelled:
+    """Return the features of a part; pictures shown more than once are shown mirrored every other time."""
+    features = features_of(task, part, trunk, precision)
+    if times is None or times.max() == 1:
+        return Labelled(features, part.labels)
+    again = np.flatnonzero(times > 1)
+    few = Part([part.paths[at] for at in again], [part.keys[at] for at in again], part.labels[again])
+    turned = features_of(task, few, trunk, precision, mirrored=True)
+    shown = np.concatenate([(times + 1) // 2, times[again] // 2])
+    weights = (shown * (len(times) / times.sum())).astype(np.float32)  # a strength C then means the same as without
+    return Labelled(np.concatenate([features, turned]), np.concatenate([part.labels, few.labels]), weights)
 
 
-def _line(step: int, strength: float, head: Head, train_loss: float, val: Labelled, seconds: float) -> dict[str, Any]:
-    val_loss, val_macro_f1 = loss_and_macro_f1(val.features @ head.weight.T + head.bias, val.labels)
+def features_of(task: Task, part: Part, trunk: Path, precision: Precision, *, mirrored: bool = False) -> Features:
+    """Return the features of a part of the task, float32 (n, channels), from the cache or computed."""
+    channels = BACKBONES[task.recipe.model.backbone].channels
+    store = feature_store(task.cache, trunk, task.view, precision, channels, mirrored=mirrored)
+    with task.clock.stage("cache"):
+        fill_features(
+            store,
+            part.paths,
+            part.keys,
+            trunk,
+            task.view,
+            precision=precision,
+            threads=task.threads,
+            reporter=task.reporter,
+            mirrored=mirrored,
+        )
+    return store.read(part.keys, np.float32)
+
+
+def _mirrored(batches: Iterable[Pixels]) -> Iterator[Pixels]:
+    return (np.ascontiguousarray(images[:, :, ::-1]) for images in batches)
+
+
+def _both_rows(coefficients: Array, intercept: Array, classes: int) -> tuple[Array, Array]:
+    """Return one row for each class: scikit-learn keeps one for two; the softmax of minus and plus half is the same."""
+    if classes == 2:
+        return np.vstack([-coefficients, coefficients]) / 2, np.hstack([-intercept, intercept]) / 2
+    return coefficients, intercept
+
+
+def _line(
+    step: int, strength: float, head: Head, offsets: Features, train_loss: float, val: Labelled, seconds: float
+) -> dict[str, Any]:
+    logits = val.features @ head.weight.T + head.bias
     return {
         "epoch": step,
         "train_loss": train_loss,
-        "val_loss": val_loss,
-        "val_macro_f1": val_macro_f1,
+        "val_loss": loss_and_macro_f1(logits + offsets, val.labels)[0],
+        "val_macro_f1": loss_and_macro_f1(logits, val.labels)[1],
         "learning_rate": None,
         "seconds": round(seconds, 3),
         "regularisation": strength,

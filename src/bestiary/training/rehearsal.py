@@ -7,8 +7,10 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bestiary.batches.batches import Positions
 from bestiary.models.networks import Network
@@ -34,19 +36,26 @@ class EpochPace:
         return train / self.training + val / self.validation + self.seconds_besides
 
 
-def epoch_pace(network: Network, settings: LoopSettings, augmentation: Augment, size: int) -> EpochPace:
+def epoch_pace(
+    network: Network, settings: LoopSettings, augmentation: Augment, shape: tuple[int, int, int]
+) -> EpochPace:
     """Return how fast this network trains here, from the second of two short epochs: in the first all is new.
 
-    The network is changed by it. The checkpoint is written and counted, as after every epoch.
+    shape: height, width and channels of a picture, or of the activations that stand for it. The network is changed by
+    it. The checkpoint is written and counted, as after every epoch.
     """
-    first = _epoch(network, settings, augmentation, size, steps=1)
+    first = _epoch(network, settings, augmentation, shape, steps=1)
     steps = math.floor(MEASURE_SECONDS * first.training / settings.batch_size)
-    return first if steps < 2 else _epoch(network, settings, augmentation, size, steps=min(steps, 50))
+    return first if steps < 2 else _epoch(network, settings, augmentation, shape, steps=min(steps, 50))
 
 
-def _epoch(network: Network, settings: LoopSettings, augmentation: Augment, size: int, *, steps: int) -> EpochPace:
+def _epoch(
+    network: Network, settings: LoopSettings, augmentation: Augment, shape: tuple[int, int, int], *, steps: int
+) -> EpochPace:
     count, batch, classes = steps * settings.batch_size, settings.batch_size, network.head.linear.out_features
-    noise = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), np.uint8)
+    noise: NDArray[Any] = np.random.default_rng(0).integers(0, 256, (batch, *shape), np.uint8)
+    if shape[-1] != 3:
+        noise = (noise / 256).astype(np.float16)  # as activations are kept
     labels = np.arange(max(count, classes), dtype=np.int64) % classes
     judged = list[float]()
 

@@ -1,0 +1,164 @@
+"""Fine-tuning what lies above a cut, from kept activations of what lies below it. Needs torch.
+
+It starts from the probe's head. At the end the weights are drawn back towards where they started as far as validation
+likes it (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models"): it does not fall behind the probe there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bestiary.batches.batches import Read
+from bestiary.batches.pixels import pixel_batches
+from bestiary.models.cut import STAGES, Lower, frozen_stages, lower_part
+from bestiary.models.engine import Precision, bulk_engine
+from bestiary.models.head import Head
+from bestiary.models.lite import built_trunk
+from bestiary.models.networks import Network, head_arrays
+from bestiary.models.torch_export import export_trunk
+from bestiary.models.upper import upper_part
+from bestiary.recipe import Augment
+from bestiary.training import loop
+from bestiary.training.activations import Views, activation_store, fill_activations, reader
+from bestiary.training.checkpoint import copy_weights
+from bestiary.training.device import choose_device
+from bestiary.training.loop_settings import LoopSettings
+from bestiary.training.probe import training_precision
+from bestiary.training.scores import calibrated_loss, loss_and_macro_f1
+from bestiary.training.task import Images, Learned, Logits, Part, Task
+from bestiary.training.team import part_company, team
+
+UNCHANGED = Augment(mirror=0, crop_min_area=1, colour_jitter=0, erasing=0)  # the views were drawn before
+BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True)
+class Above:
+    """What learns: the network above the cut, which shares the whole network's weights; what it is fed by; and how."""
+
+    lower: Lower
+    upper: Network
+    settings: LoopSettings
+
+
+def above_cut(task: Task, network: Network, settings: LoopSettings) -> Above:
+    """Return what learns of this network."""
+    backbone, stages = task.recipe.model.backbone, frozen_stages(task.recipe)
+    assert stages is not None
+    trunk = built_trunk(backbone, task.cache / "trunks", task.view.size)
+    lower = lower_part(trunk, backbone, task.view.size, stages)
+    precision = settings.precision
+    if precision == "auto" and STAGES - stages > 1 and choose_device().type == "cpu":
+        precision = "float32"  # the gradient of the next stage's filters takes twice as long in bfloat16
+    # Activations have no other size, and all that gets them learns.
+    settings = replace(settings, unfreeze_stages=None, size_from=None, size_to=None, precision=precision)
+    return Above(lower, upper_part(network, stages), settings)
+
+
+def finetuned(task: Task, network: Network, settings: LoopSettings) -> Learned:
+    """Return the network, its upper stages trained in place, in the form that is sealed. Resumable."""
+    above, train, val = above_cut(task, network, settings), task.part("train"), task.part("val")
+    upper, views = above.upper, task.recipe.train.views
+    # As for the probe: what is learned from may be bfloat16, what is judged by is what ships.
+    read = _activations(task, above.lower, train, training_precision(), views)
+    read_val = _activations(task, above.lower, val, "float32", 1)
+
+    def val_logits(precision: loop.Precision) -> Logits:
+        return loop.network_logits(upper, read_val, len(val.keys), batch_size=settings.batch_size, precision=precision)
+
+    start = copy_weights(upper)
+    resume = task.resume and (task.run / "checkpoints" / "last.pt").exists()
+    here, _ = team({"run": str(task.run), "method": task.recipe.model.method, "resume": resume})
+    result = loop.fit(
+        upper,
+        read,
+        np.tile(train.labels, views),
+        lambda _: loop.Validation(*loss_and_macro_f1(val_logits("auto"), val.labels)),
+        above.settings,
+        UNCHANGED,
+        task.run,
+        reporter=task.reporter,
+        resume=resume,
+        team=here,
+        may_go_on=task.may_go_on,
+    )
+    part_company()
+
+    def judge() -> tuple[float, float]:
+        logits = val_logits("float32")
+        return calibrated_loss(logits, val.labels), loss_and_macro_f1(logits, val.labels)[1]
+
+    share = blended(upper, start, judge)
+    task.reporter.say(f"Kept {share:.0%} of what the stages above the cut learned, by validation loss and macro-F1.")
+    notes = {
+        "trained on": result.device,
+        "precision of training": result.precision,
+        "training ended by": result.stopped,
+        "share of the trained weights": share,
+    }
+    return _handed_over(task, network, list(result.history), notes)
+
+
+def blended(network: Network, start: dict[str, Tensor], judge: Callable[[], tuple[float, float]]) -> float:
+    """Set the weights to the best mixture of start and end, and return the end's share.
+
+    judge: the loss and the macro-F1 of the network as it is. The best is the mixture with the lowest loss among those
+    whose macro-F1 is not below the start's.
+    """
+    end = copy_weights(network)
+
+    def mix(share: float) -> None:
+        mixed = {name: start[name].lerp(new, share) if new.is_floating_point() else new for name, new in end.items()}
+        network.load_state_dict(mixed)
+
+    found: dict[float, tuple[float, float]] = {}
+    for share in BLENDS:
+        mix(share)
+        found[share] = judge()
+    sound = [share for share in BLENDS if found[share][1] >= found[0.0][1]]
+    best = min(sound, key=lambda share: found[share][0])
+    mix(best)
+    return best
+
+
+def _activations(task: Task, lower: Lower, part: Part, precision: Precision, views: int) -> Read:
+    """Return how to read the activations of a part's pictures, after computing those that are not kept yet."""
+    store = activation_store(task.cache, lower, task.view, precision, task.recipe.augment)
+    with task.clock.stage("cache"):
+        fill_activations(
+            store,
+            part.paths,
+            part.keys,
+            lower,
+            task.view,
+            Views(views, task.recipe.augment),
+            precision=precision,
+            threads=task.threads,
+            reporter=task.reporter,
+        )
+    return reader(store, part.keys)
+
+
+def _handed_over(task: Task, network: Network, history: list[dict[str, float]], notes: dict[str, Any]) -> Learned:
+    """Export the whole network; its validation logits are those of the exported graph, from the pictures' files."""
+    trunk, head, val = export_trunk(network.eval(), task.view.size), head_arrays(network), task.part("val")
+    val_logits = _graph_logits(trunk.SerializeToString(), head, val, task)
+
+    def reference(images: Images) -> Logits:
+        with torch.inference_mode():
+            logits: Logits = network(torch.tensor(images).permute(0, 3, 1, 2).float()).numpy()
+        return logits
+
+    return Learned(trunk, head, history, val_logits, reference, notes)
+
+
+def _graph_logits(graph: bytes, head: Head, part: Part, task: Task) -> Logits:
+    engine = bulk_engine(graph, threads=task.threads)
+    batches = pixel_batches(part.paths, task.view, threads=task.threads, batch_size=engine.batch_size)
+    return np.concatenate([head.logits(outputs["maps"]) for outputs in engine.stream(batches)])

@@ -1,0 +1,121 @@
+"""Settings that were asked for and would do nothing: refused, so that nobody believes that they did something."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bestiary.errors import RecipeError
+from bestiary.models.cut import STAGES, frozen_stages
+from bestiary.models.lite import BACKBONES
+from bestiary.recipe import Recipe
+
+# What learns: the method, and of `scratch` the network. Each setting of a recipe has its users here.
+ALL = ("probe", "finetune", "resnet", "plain")
+PRETRAINED = ("probe", "finetune")
+LOOP = ("finetune", "resnet", "plain")
+SCRATCH = ("resnet", "plain")
+USERS: dict[tuple[str, ...], dict[str, str]] = {
+    ALL: {
+        "data": "classes min_per_class val_fraction test_fraction folds near_duplicates suspects near_duplicate_bits",
+        "picture": "size fit normalise max_pixels max_bytes",
+        "model": "method",
+        "train": "balance",
+        "evaluate": "resamples coverage learning_curve",
+    },
+    PRETRAINED: {"model": "backbone weights", "probe": "regularisation"},
+    LOOP: {
+        "augment": "mirror crop_min_area colour_jitter erasing",
+        "train": "epochs batch_size learning_rate weight_decay momentum label_smoothing optimiser schedule"
+        " warmup_epochs patience_epochs precision size_from size_to checkpoint_seconds",
+    },
+    SCRATCH: {"model": "network filters"},
+    ("finetune",): {"train": "unfreeze_stages views"},
+    ("resnet",): {"model": "mirror_mean"},
+    ("plain",): {"model": "kernel_size batch_norm pooling activation stage_dropout hidden dropout"},
+}
+
+
+def users_of() -> dict[tuple[str, str], tuple[str, ...]]:
+    """Return who uses each setting, by section and key."""
+    return {
+        (section, key): users
+        for users, sections in USERS.items()
+        for section, keys in sections.items()
+        for key in keys.split()
+    }
+
+
+def refuse_unused(recipe: Recipe) -> None:
+    """Raise RecipeError for the first setting that was asked for and has no effect on what is to learn.
+
+    A value that equals the default passes: a recipe with every default spelled out can be used again.
+    """
+    asked = recipe.asked()
+    unused = list(_unused(recipe, asked))
+    rest = {
+        section: {key: value for key, value in part.items() if (section, key) not in unused}
+        if isinstance(part, dict)
+        else part
+        for section, part in asked.items()
+    }
+    defaults = Recipe.of(rest).resolved().model_dump(mode="json")
+    for section, key in unused:
+        value = asked[section][key]
+        if value != defaults[section][key]:
+            raise RecipeError(
+                f"{section}.{key} = {value} has no effect with {_spoken(recipe)}; {_wanted(recipe, section, key)}"
+                " Leave it out, or choose another --method or network."
+            )
+
+
+def _unused(recipe: Recipe, asked: dict[str, Any]) -> list[tuple[str, str]]:
+    learner, users = _learner(recipe), users_of()
+    settings = [(section, key) for section, part in asked.items() if isinstance(part, dict) for key in part]
+    idle = _idle(recipe)
+    return [setting for setting in settings if learner not in users[setting] or setting in idle]
+
+
+def _idle(recipe: Recipe) -> set[tuple[str, str]]:
+    """Return the settings of fine-tuning without use for this backbone, or for so many stages that learn.
+
+    Without a bundled backbone there is no probe to start from. Activations that are kept have views, but no other size.
+    """
+    if recipe.model.method != "finetune":
+        return set()
+    idle = set() if recipe.model.backbone in BACKBONES else {("probe", "regularisation")}
+    from_pixels = frozen_stages(recipe) is None
+    return idle | ({("train", "views")} if from_pixels else {("train", "size_from"), ("train", "size_to")})
+
+
+def _learner(recipe: Recipe) -> str:
+    return recipe.model.network if recipe.model.method == "scratch" else recipe.model.method
+
+
+def _spoken(recipe: Recipe) -> str:
+    model = recipe.model
+    if model.method == "scratch":
+        return f"scratch and its network {model.network}"
+    return model.method if model.backbone in BACKBONES else f"{model.method} and the backbone {model.backbone}"
+
+
+def _wanted(recipe: Recipe, section: str, key: str) -> str:
+    if (section, key) not in _idle(recipe):
+        return f"it is for {_for(users_of()[section, key])}."
+    if section == "probe":
+        return f"there is a probe to start from with {' and '.join(BACKBONES)} only."
+    if key == "views":
+        return f"views are kept where the lower of the {STAGES} stages of {' or '.join(BACKBONES)} do not learn."
+    return f"pictures have other sizes only where all {STAGES} stages learn (train.unfreeze_stages)."
+
+
+def _for(users: tuple[str, ...]) -> str:
+    """Return the users in words.
+
+    >>> _for(("finetune", "resnet", "plain")), _for(("plain",))
+    ('finetune and scratch', 'the network plain')
+    """
+    methods = [name for name in users if name in PRETRAINED]
+    networks = [name for name in users if name in SCRATCH]
+    if len(networks) == len(SCRATCH):
+        return " and ".join([*methods, "scratch"])
+    return " and ".join([*methods, *(f"the network {name}" for name in networks)])

@@ -1,0 +1,85 @@
+"""A setting that was asked for and has no effect is refused; spelled-out defaults are not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from bestiary.errors import RecipeError
+from bestiary.recipe import METHODS, Recipe, read_toml, shipped
+from bestiary.training.unused import USERS, refuse_unused, users_of
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"train": {"epochs": 7}}, "train.epochs = 7 has no effect with probe; it is for finetune and scratch"),
+        ({"augment": {"erasing": 0.3}}, "augment.erasing = 0.3 has no effect with probe"),
+        (
+            {"train": {"unfreeze_stages": 3}, "model": {"method": "scratch"}},
+            "train.unfreeze_stages = 3 .* scratch and its network resnet; it is for finetune",
+        ),
+        ({"probe": {"regularisation": [0.1]}, "model": {"method": "scratch"}}, "probe.regularisation .* scratch"),
+        (
+            {"probe": {"regularisation": [0.1]}, "model": {"method": "finetune", "backbone": "resnet18"}},
+            "probe.regularisation .* finetune and the backbone resnet18",
+        ),
+        (
+            {"train": {"views": 2}, "model": {"method": "finetune", "backbone": "resnet18"}},
+            "train.views .* where the lower of the 7 stages of lite0 or lite2 do not learn",
+        ),
+        ({"train": {"views": 2, "unfreeze_stages": 7}, "model": {"method": "finetune"}}, "train.views .* do not learn"),
+        ({"train": {"size_from": 96}, "model": {"method": "finetune"}}, "size_from .* only where all 7 stages learn"),
+        ({"model": {"method": "scratch", "backbone": "lite0"}}, "model.backbone = lite0 has no effect"),
+        ({"model": {"method": "finetune", "filters": [8, 16]}}, "model.filters .* finetune; it is for scratch"),
+        (
+            {"model": {"method": "scratch", "batch_norm": True}},
+            "batch_norm = True .* network resnet; it is for the network plain",
+        ),
+        (
+            {"model": {"method": "scratch", "network": "plain", "mirror_mean": False}},
+            "mirror_mean = False .* network plain; it is for the network resnet",
+        ),
+    ],
+)
+def test_what_has_no_effect_is_refused(asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        refuse_unused(Recipe.of(asked))
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"seed": 3, "train": {"balance": "oversample"}, "probe": {"regularisation": [0.1]}},
+        {"model": {"method": "scratch", "filters": [8, 16]}, "train": {"epochs": 7}, "augment": {"erasing": 0.3}},
+        {"model": {"method": "scratch", "network": "plain", "batch_norm": True}},
+        {"model": {"method": "finetune", "backbone": "lite0"}, "probe": {"regularisation": [0.1]}},
+        *(read_toml(path) for path in shipped().values()),
+    ],
+)
+def test_what_has_an_effect_passes(asked: dict[str, Any]) -> None:
+    refuse_unused(Recipe.of(asked))
+
+
+@pytest.mark.parametrize("network", ["resnet", "plain"])
+@pytest.mark.parametrize("backbone", ["lite0", "lite2"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_recipe_with_every_default_spelled_out_can_be_used_again(method: str, backbone: str, network: str) -> None:
+    model = {"method": method} | ({"network": network} if method == "scratch" else {"backbone": backbone})
+    spelled_out = Recipe.of({"model": model, "picture": {"size": 96}}).resolved()
+    refuse_unused(Recipe.of(spelled_out.model_dump(mode="json")))
+
+
+def test_every_setting_of_a_recipe_has_its_users() -> None:
+    settings = [
+        (section, key)
+        for section, field in Recipe.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        for key in field.annotation.model_fields
+    ]
+    assert sorted(users_of()) == sorted(settings)
+    named = [key for sections in USERS.values() for keys in sections.values() for key in keys.split()]
+    assert len(named) == len(settings)  # each is named once
