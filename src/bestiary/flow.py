@@ -65,7 +65,7 @@ def audit(
     """
     settings, workers = (recipe or Recipe()).resolved(), threads or cores()
     found = _measured(pictures, labels, corrections, settings, workers, reporter)
-    return _examined(found, corrections, settings, workers, reporter)
+    return _examined(found, settings, workers, reporter)
 
 
 def _measured(
@@ -89,15 +89,12 @@ def _measured(
     )
 
 
-def _examined(
-    found: Audited, corrections: Path | str | None, settings: Recipe, threads: int, reporter: Reporter
-) -> Audited:
-    """Return the audit with what takes a model to see, and with the decisions taken so far."""
+def _examined(found: Audited, settings: Recipe, threads: int, reporter: Reporter) -> Audited:
+    """Return the audit with what takes a model to see, settled by the decisions that were applied."""
     found = looked_again(found, settings, threads=threads, cache=cache_folder(), reporter=reporter)
-    if corrections is None:
+    if found.corrected is None:
         return found
-    decided = read_corrections(Path(corrections))
-    return replace(found, findings=settle(found.findings, found.pictures, decided))
+    return replace(found, findings=settle(found.findings, found.pictures, found.corrected.decisions))
 
 
 def train(
@@ -138,7 +135,7 @@ def train(
             plan = planned(make, asked, budget_seconds, lambda: clock.total)
         reporter.say(plan.words)
         with clock.stage("audit"):
-            collection = _examined(collection, corrections, plan.recipe, workers, reporter)
+            collection = _examined(collection, plan.recipe, workers, reporter)
         reporter.say(_described(shown, collection))
 
         # ---- The run folder: nothing is written before the pictures are known to be good ---------------------------
