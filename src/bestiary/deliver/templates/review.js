@@ -352,7 +352,8 @@ const act = (name) => { if (all && (name === "undo" || current())) ACT[name](); 
 for (const button of one("acts").children) button.addEventListener("click", () => act(button.dataset.act));
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || document.querySelector("dialog[open]")) return;
-  if (event.target.matches("input, select")) {
+  // A dialog that has just closed keeps the focus until the next frame: a key pressed that soon is for the page.
+  if (event.target.matches("input, select") && !event.target.closest("dialog")) {
     if (event.key === "Escape" || (event.key === "Enter" && event.target.id === "note")) event.target.blur();
     return;
   }
