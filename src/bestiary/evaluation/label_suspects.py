@@ -14,6 +14,7 @@ from bestiary import table
 from bestiary.data.folds import deal_folds
 from bestiary.evaluation.outliers import outliers
 from bestiary.machine import one_blas_thread
+from bestiary.models.standard import mean_and_scale
 from bestiary.training.probe import MAX_ITERATIONS, Features
 
 FOLDS = 5
@@ -110,7 +111,14 @@ def out_of_fold(
     from sklearn.linear_model import LogisticRegression
 
     fold = deal_folds(labels, groups, folds=folds, seed=seed)
-    seen = (features - features.mean(axis=0)) / (features.std(axis=0) + np.float32(1e-6))
+    mean, scale = mean_and_scale(features)
+
+    def seen(chosen: npt.NDArray[np.bool_]) -> Features:
+        rows = features[chosen]  # the only copy: memory grows with the collection as little as can be
+        rows -= mean
+        rows /= scale
+        return rows
+
     probabilities = np.full((len(labels), classes), np.nan)
     for held in (fold == number for number in range(folds)):
         known = np.unique(labels[~held])
@@ -119,9 +127,9 @@ def out_of_fold(
             continue
         model = LogisticRegression(C=STRENGTH / np.count_nonzero(~held), max_iter=MAX_ITERATIONS)
         with one_blas_thread():
-            model.fit(seen[~held], labels[~held])
+            model.fit(seen(~held), labels[~held])
             probabilities[judged] = 0.0
-            probabilities[np.ix_(judged, known)] = model.predict_proba(seen[judged])
+            probabilities[np.ix_(judged, known)] = model.predict_proba(seen(judged))
     return probabilities
 
 

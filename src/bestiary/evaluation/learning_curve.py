@@ -14,6 +14,7 @@ from scipy import sparse
 
 from bestiary.evaluation.intervals import Floats, Integers, interval, percentiles, resampled_sums
 from bestiary.machine import one_blas_thread
+from bestiary.models.standard import mean_and_scale
 from bestiary.training.probe import MAX_ITERATIONS, Labelled
 
 SHARES, DRAWS = (0.25, 0.5, 1.0), (2, 2, 1)  # of the training pictures, and how often each share is drawn
@@ -42,7 +43,7 @@ def learning_curve(
     to `val`, if known.
     """
     rng = np.random.default_rng(seed)
-    mean, scale = train.features.mean(axis=0), train.features.std(axis=0) + np.float32(1e-6)
+    mean, scale = mean_and_scale(train.features)
     known, shown = train.features, (val.features - mean) / scale
     known -= mean
     known /= scale

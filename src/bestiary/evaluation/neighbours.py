@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from bestiary.models.standard import mean_and_scale
 from bestiary.training.probe import Features
 
 ROWS_AT_ONCE = 1_024
@@ -19,7 +20,7 @@ def nearest(asked: Features, known: Features, asked_groups: Integers, known_grou
     of features standardised by `known`. Pictures of a picture's own group, which are itself or its duplicates, do not
     count; where too few others are left, the rest of the row is -1.
     """
-    mean, scale = known.mean(axis=0), known.std(axis=0) + np.float32(1e-6)
+    mean, scale = mean_and_scale(known)
     seen = _unit((known - mean) / scale)
     found = np.full((len(asked), count), -1, np.int64)
     for start in range(0, len(asked), ROWS_AT_ONCE):

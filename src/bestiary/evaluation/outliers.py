@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from bestiary.models.standard import mean_and_scale
 from bestiary.training.probe import Features
 
 NEIGHBOURS = 5
@@ -58,8 +59,13 @@ def similarity_to_own(features: Features, labels: Integers, groups: Integers, *,
 
     Features are standardised first. Its own duplicates (`groups`) do not count. NaN where there are too few others.
     """
-    seen = (features - features.mean(axis=0)) / (features.std(axis=0) + np.float32(1e-6))
-    seen /= np.linalg.norm(seen, axis=1, keepdims=True) + np.float32(1e-6)
+    mean, scale = mean_and_scale(features)
+
+    def directions(chosen: Integers) -> Features:
+        rows = (features[chosen] - mean) / scale
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True) + np.float32(1e-6)
+        return rows
+
     found = np.full(len(labels), np.nan)
     rng = np.random.default_rng(seed)
     for label in np.unique(labels):
@@ -67,8 +73,9 @@ def similarity_to_own(features: Features, labels: Integers, groups: Integers, *,
         others = np.sort(rng.choice(own, min(len(own), REFERENCES), replace=False))
         if len(others) <= NEIGHBOURS:
             continue
+        compared = directions(others).T
         for rows in np.array_split(own, -(-len(own) // ROWS_AT_ONCE)):
-            cosine = seen[rows] @ seen[others].T
+            cosine = directions(rows) @ compared
             cosine[groups[rows][:, None] == groups[others]] = np.nan
             found[rows] = _mean_of_highest(cosine)
     return found

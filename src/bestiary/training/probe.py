@@ -22,6 +22,7 @@ from bestiary.models.engine import Precision, bulk_engine, has_openvino
 from bestiary.models.head import Head
 from bestiary.models.lite import BACKBONES, built_trunk
 from bestiary.models.pooling import pooled_graph
+from bestiary.models.standard import mean_and_scale
 from bestiary.picture import Pixels
 from bestiary.progress import Reporter
 from bestiary.recipe import Balance, Recipe
@@ -176,7 +177,7 @@ def fit_head(
     """
     from sklearn.linear_model import LogisticRegression
 
-    mean, scale = train.features.mean(axis=0), train.features.std(axis=0) + np.float32(1e-6)
+    mean, scale = mean_and_scale(train.features)
     seen = train.features  # the only large array: a copy would make memory grow twice as fast with the collection
     seen -= mean
     seen /= scale
