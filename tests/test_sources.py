@@ -291,6 +291,13 @@ def test_a_label_map_that_matches_no_folder_is_refused_with_the_nearest_names(tm
         listed(root, {"xx": "dog"})
 
 
+def test_labels_that_differ_only_in_capitals_are_told(tmp_path: Path) -> None:
+    root, listening = folders(tmp_path / "pictures", "Dog", "cane", "zebra"), Listening()
+    assert list_pictures(root, {"cane": "dog"}, reporter=listening).labels() == ["Dog", "dog", "zebra"]
+    (said,) = listening.said
+    assert said.startswith("Dog and dog differ only in capitals")
+
+
 def test_a_label_map_that_matches_some_folders_says_which_are_not_here(tmp_path: Path) -> None:
     root, listening = folders(tmp_path / "pictures", "cane", "zebra"), Listening()
     listing = list_pictures(root, {"cane": "dog", "gatto": "cat", "mucca": "cow"}, reporter=listening)

@@ -26,7 +26,7 @@ from bestiary.evaluation.elsewhere import predicted
 from bestiary.evaluation.folds import cross_validated, fold_scores, pooled
 from bestiary.evaluation.judging import judged, learn_model, tested, validated
 from bestiary.evaluation.lessons import lessons
-from bestiary.evaluation.second_look import looked_again
+from bestiary.evaluation.second_look import looked_again, unlooked_words
 from bestiary.inference.predictor import Predictor
 from bestiary.machine import Clock, PeakMemory, cache_folder, cores, write_text
 from bestiary.picture import Limits
@@ -136,6 +136,8 @@ def train(
         reporter.say(plan.words)
         with clock.stage("audit"):
             collection = _examined(collection, plan.recipe, workers, reporter)
+        for words in unlooked_words(collection):
+            reporter.say(words)
         reporter.say(_described(shown, collection))
 
         # ---- The run folder: nothing is written before the pictures are known to be good ---------------------------

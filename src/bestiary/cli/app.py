@@ -42,6 +42,10 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise InterruptedRun(None) from None
+        except ImportError as error:  # Ctrl-C while a compiled library was loading
+            if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
+                raise InterruptedRun(None) from None
+            raise
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of the commands in the order of their use."""

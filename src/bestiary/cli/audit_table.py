@@ -50,6 +50,8 @@ def audit_json(found: Audited, page: Path | None) -> dict[str, Any]:
 
 def print_audit(found: Audited, page: Path | None) -> None:
     """Print what was found on stdout, and where the page with the pictures is or how to get it."""
+    from bestiary.evaluation.second_look import unlooked_words
+
     lines = audit_lines(found)
     issues = sum(line.n for line in lines if line.is_issue)
     grave = sum(line.n for line in lines if line.serious)
@@ -63,8 +65,8 @@ def print_audit(found: Audited, page: Path | None) -> None:
     if found.passed_over:
         listed = ", ".join(f"{n:,} {reason}" for reason, n in found.passed_over.items())
         typer.echo(f"Passed over: {listed}.")
-    for reason, checks in _by_reason(found.not_looked_for).items():
-        typer.echo(f"Not looked for: {', '.join(checks)}. Reason: {reason.rstrip('.')}.")
+    for words in unlooked_words(found):
+        typer.echo(words)
     if page is not None:
         typer.echo(f"The pictures side by side: {page.absolute()}")
     elif lines:
@@ -124,10 +126,3 @@ def _counts(findings: pl.DataFrame) -> dict[str, int]:
 
     named = findings["check"].to_list()
     return {check: named.count(check) for check in table.CHECKS if check in named}
-
-
-def _by_reason(not_looked_for: Mapping[str, str]) -> dict[str, list[str]]:
-    reasons: dict[str, list[str]] = {}
-    for check, reason in not_looked_for.items():
-        reasons.setdefault(reason, []).append(check)
-    return reasons

@@ -84,6 +84,7 @@ def list_sources(sources: Sequence[Path], labels: Mapping[str, str], *, reporter
     _check_map(labels, {picture.label for listing in listings for picture in listing.pictures}, reporter)
     passed_over = sum((listing.passed_over for listing in listings), Counter[str]())
     found = [Listed(p.path, _label(p.label, labels), p.split) for listing in listings for p in listing.pictures]
+    _tell_of_case({picture.label for picture in found}, reporter)
     pictures = {(os.path.abspath(p.path), p.label, p.split): p for p in reversed(found)}  # noqa: PTH100 - no links
     passed_over[LISTED_TWICE] = len(found) - len(pictures)
     unusable = dict.fromkeys(
@@ -121,6 +122,16 @@ def _label(name: str, labels: Mapping[str, str]) -> str:
     """Return the final label. Accents can be written in two ways; one label has only one."""
     composed = unicodedata.normalize("NFC", name)
     return unicodedata.normalize("NFC", labels.get(name, labels.get(composed, composed)))
+
+
+def _tell_of_case(labels: set[str], reporter: Reporter) -> None:
+    """Say which labels are the same but for capitals: probably one class that was written in two ways."""
+    alike: dict[str, list[str]] = {}
+    for label in sorted(labels):
+        alike.setdefault(label.casefold(), []).append(label)
+    for names in (names for names in alike.values() if len(names) > 1):
+        said = f"{', '.join(names[:-1])} and {names[-1]} differ only in capitals, and stay classes of their own."
+        reporter.say(f"{said} If they are one class, give both one label in a map (--labels FILE.csv).")
 
 
 def _check_map(labels: Mapping[str, str], names: set[str], reporter: Reporter) -> None:

@@ -34,16 +34,16 @@ def looked_again(found: Audited, recipe: Recipe, *, threads: int, cache: Path, r
     """
     pictures = found.pictures.filter(pl.col("error").is_null()).sort("row_id")
     if not recipe.data.suspects:
-        return _without(found, ALL_CHECKS, "data.suspects is false", reporter)
+        return _without(found, ALL_CHECKS, "data.suspects is false")
     if pictures["label"].n_unique() < 2:
-        return _without(found, LEARNED_CHECKS, "it takes two classes or more", reporter)
+        return _without(found, LEARNED_CHECKS, "it takes two classes or more")
     backbone, view = _eyes(recipe)
     try:
         needs("cleanlab", extra="train")
         keys, paths = pictures["sha256"].to_list(), [Path(path) for path in pictures["path"]]
         features = bulk_features(paths, keys, backbone, view, cache=cache, threads=threads, reporter=reporter)
     except MissingExtraError as error:
-        return _without(found, LEARNED_CHECKS, str(error), reporter)
+        return _without(found, LEARNED_CHECKS, str(error))
     with reporter.task("Doubting labels", pictures.height) as advance:
         learned = suspect_findings(pictures, features, seed=SEED)
         advance(pictures.height)
@@ -59,6 +59,13 @@ def _eyes(recipe: Recipe) -> tuple[str, View]:
     return model.backbone, View(recipe.picture.size, recipe.picture.fit, limits)
 
 
-def _without(found: Audited, checks: tuple[str, ...], reason: str, reporter: Reporter) -> Audited:
-    reporter.say(f"Not looked for: {', '.join(checks)} ({reason.rstrip('.')}).")
+def unlooked_words(found: Audited) -> list[str]:
+    """Return one sentence for each reason why something was not looked for."""
+    by_reason: dict[str, list[str]] = {}
+    for check, reason in found.not_looked_for.items():
+        by_reason.setdefault(reason.rstrip("."), []).append(check)
+    return [f"Not looked for: {', '.join(sorted(checks))}. Reason: {reason}." for reason, checks in by_reason.items()]
+
+
+def _without(found: Audited, checks: tuple[str, ...], reason: str) -> Audited:
     return replace(found, not_looked_for={**found.not_looked_for, **dict.fromkeys(checks, reason)})
