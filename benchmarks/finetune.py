@@ -1,11 +1,11 @@
 """Whether fine-tuning beats the probe where it should: a task that the backbone was not made for, from real pictures.
 
-    python benchmarks/finetune.py PICTURES [--labels animals10] [--pictures 1600] [--seeds 0 1] [--backbone lite0]
+    python benchmarks/finetune.py PICTURES [--pictures 1600] [--seeds 0 1] [--backbone lite0]
 
-The task: which way up is the picture? Each picture is turned by 0, 90, 180 or 270 degrees at random and written, upright
-pixels and all, to a folder named after the angle; no picture is there twice. A backbone that names things has learnt to
-pass over much of what tells them apart. Both methods get the same split; `bestiary compare` gives the paired interval.
-Mirroring is off, because it makes 90 degrees of 270.
+The task: which way up is the picture? Each picture is turned by 0, 90, 180 or 270 degrees at random and written to a
+folder named after the angle; no picture is there twice. A backbone that names things has learnt to pass over much of
+what tells them apart. Both methods get the same split; `bestiary compare` gives the paired interval. Mirroring is off,
+because it makes 90 degrees of 270.
 """
 
 from __future__ import annotations
