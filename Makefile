@@ -11,7 +11,7 @@ demo: $(VENV)/.train
 
 test: $(VENV)/.all
 	scripts/check
-	scripts/test --run-slow
+	scripts/test --run-slow -n 2 --dist loadfile
 
 check: $(VENV)/.all
 	scripts/check

@@ -9,6 +9,7 @@ are medians of training rates after a warm-up epoch, without validation.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import statistics
 import tempfile
 from pathlib import Path
@@ -38,7 +39,7 @@ def main() -> None:
     asked = options.parse_args()
     listing = list_pictures(asked.pictures, label_map(asked.labels)).pictures
     chosen = [listing[at] for at in np.random.default_rng(0).permutation(len(listing))[: asked.count]]
-    view, keys = View(128), [str(picture.path) for picture in chosen]
+    view, keys = View(128), [hashlib.sha256(picture.path.read_bytes()).hexdigest() for picture in chosen]
     names = sorted({picture.label for picture in chosen})
     labels = np.array([names.index(picture.label) for picture in chosen], np.int64)
     store = pixel_store(cache_folder(), view)

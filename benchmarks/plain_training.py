@@ -10,6 +10,7 @@ on its pixel cache. Pictures a second of each epoch after the first, alternately
 from __future__ import annotations
 
 import argparse
+import hashlib
 import statistics
 import time
 from pathlib import Path
@@ -82,7 +83,8 @@ def main() -> None:
     asked = options.parse_args()
     listing = list_pictures(asked.pictures, label_map(asked.labels)).pictures
     chosen = [listing[at] for at in np.random.default_rng(0).permutation(len(listing))[: asked.count]]
-    paths, keys = [picture.path for picture in chosen], [str(picture.path) for picture in chosen]
+    paths = [picture.path for picture in chosen]
+    keys = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
     names = sorted({picture.label for picture in chosen})
     labels = np.array([names.index(picture.label) for picture in chosen], np.int64)
     slow = plain(paths, labels.tolist(), len(names), asked.epochs)  # first: the loop changes how memory is kept
