@@ -15,8 +15,8 @@ import polars as pl
 from bestiary.deliver.thumbnails import LARGEST_BYTES, thumbnail_data_uri
 from bestiary.machine import cores
 
-GALLERY = 48
-PICTURE_PIXELS = 320
+GALLERY = 48  # mistakes; fewer of the others
+PICTURE_PIXELS = 400  # opened larger than they stand on the page
 
 
 @dataclass(frozen=True)
@@ -51,22 +51,31 @@ def galleries(test: pl.DataFrame, suspects: set[int], names: Mapping[str, str]) 
             "unknown": unknown.height,
             "unknown_right": unknown.filter(is_right).height,
         },
-        "wrong": _shown(wrong.head(GALLERY), names, suspects),
-        "unknown": _shown(unknown.head(GALLERY // 2), names, suspects),
-        "right": _shown(_unsure_and_sample(right), names, suspects),
+        "wrong": shown_pictures(wrong.head(GALLERY), names, suspects),
+        "unknown": shown_pictures(unknown.head(GALLERY // 4), names, suspects),
+        "right": shown_pictures(_unsure_and_sample(right), names, suspects),
     }
 
 
 def _unsure_and_sample(right: pl.DataFrame) -> pl.DataFrame:
-    """Return the least sure half of a gallery, and as many drawn from the others, the same at each writing."""
-    others = range(GALLERY // 2, right.height)
-    drawn = random.Random(0).sample(others, min(GALLERY // 2, len(others)))
-    return right[[*range(min(GALLERY // 2, right.height)), *sorted(drawn)]]
+    """Return the least sure ones, and as many drawn from the others, the same at each writing."""
+    half = GALLERY // 4
+    others = range(half, right.height)
+    drawn = random.Random(0).sample(others, min(half, len(others)))
+    return right[[*range(min(half, right.height)), *sorted(drawn)]]
 
 
-def _shown(rows: pl.DataFrame, names: Mapping[str, str], suspects: set[int]) -> list[Shown]:
+def shown_pictures(
+    rows: pl.DataFrame,
+    names: Mapping[str, str],
+    suspects: set[int],
+    *,
+    side: int = PICTURE_PIXELS,
+    largest_bytes: int = LARGEST_BYTES,
+) -> list[Shown]:
+    """Return the pictures of these rows of a prediction table, small enough for a page."""
     columns = ("path", "label", "predicted", "probability", "unknown", "row_id")
-    images = thumbnails(rows["path"].to_list(), PICTURE_PIXELS)
+    images = thumbnails(rows["path"].to_list(), side, largest_bytes=largest_bytes)
     return [
         Shown(image, names.get(path, path), path, label, predicted, probability, unknown, row_id in suspects)
         for image, (path, label, predicted, probability, unknown, row_id) in zip(
