@@ -128,7 +128,7 @@ def _none_read(count: int) -> str:
 
 @app.command()
 def report(run: RunPath, threads: Threads = None, quiet: Quiet = False, as_json: AsJson = False) -> None:  # noqa: ARG001
-    """Write report.html again; prints its path."""
+    """Write report.html again, with report.md and the model card (README.md); prints its path."""
     needs_extra("train")
     from bestiary.deliver.report import write_report
 

@@ -18,8 +18,10 @@ from bestiary.deliver.advice import evidence_of, next_steps
 from bestiary.deliver.gallery import galleries, shared_folder, short_names, thumbnails
 from bestiary.deliver.learning_section import lesson_values
 from bestiary.deliver.mistakes_section import confused_pairs, confusion_values, slice_values
+from bestiary.deliver.model_card import model_card
 from bestiary.deliver.page import render_page
 from bestiary.deliver.run_files import RunFiles, notes, read_run, tested
+from bestiary.deliver.summary import summary
 from bestiary.deliver.trust_section import trust_values
 from bestiary.evaluation.curves import overfitting_point
 from bestiary.machine import write_text
@@ -31,12 +33,15 @@ LEFT_OUT_SHOWN = 1000
 
 
 def write_report(run: Path) -> Path:
-    """Return the path of `report.html`, written anew from the tables of a run folder.
+    """Return the path of `report.html`, written anew from the tables of a run folder; `report.md` and `README.md` too.
 
     Raises RunError, naming the file, if the run has no metrics, pictures or predictions yet, or one is damaged.
     """
-    target = run / "report.html"
-    write_text(target, render(read_run(run)))
+    target, files = run / "report.html", read_run(run)
+    page = render(files)
+    write_text(run / "report.md", summary(files))
+    write_text(run / "README.md", model_card(files))
+    write_text(target, page)  # last: a run that has it is finished
     return target
 
 
@@ -161,10 +166,9 @@ def _learning(run: RunFiles) -> dict[str, Any]:
     loss.append(plots.Series("validation", "ink-right", _column(history, "val_loss")))
     score = [plots.Series("validation", "ink-right", _column(history, "val_macro_f1"))]
     shape: dict[str, Any] = {"x_label": words, "x_log": path}
-    read = None if path else overfitting_point(history)
-    turn = (
-        (read.best_epoch, f"overfits from epoch {read.best_epoch}") if read and read.verdict == "overfitting" else mark
-    )
+    turn = mark
+    if not path and (read := overfitting_point(history)).verdict == "overfitting" and read.best_epoch is not None:
+        turn = (read.best_epoch, f"overfits from epoch {read.best_epoch}")
     return {
         "is_path": path,
         "history": history,
