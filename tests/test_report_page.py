@@ -108,9 +108,7 @@ def test_it_reads_from_the_verdict_over_what_to_do_to_the_evidence(page: Any) ->
     )
     assert verdict < peeked < next_ < scores < wrong < trust
     levels = [int(name[1]) for name in re.findall(r"<(h[1-6])\b", page.content())]
-    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False)), (
-        "a heading skips a level"
-    )
+    assert all(after - before <= 1 for before, after in pairwise(levels)), "a heading skips a level"
 
 
 def test_pictures_open_larger_by_keys_and_the_focus_comes_back(page: Any) -> None:
