@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 from bestiary import table
 from bestiary.deliver import plots, verdict
 from bestiary.deliver.advice import Evidence, evidence_of, next_steps
+from bestiary.deliver.evidence import overlays
 from bestiary.deliver.report import write_report
 from bestiary.deliver.run_files import read_run
 from bestiary.deliver.thumbnails import LARGEST_BYTES, thumbnail_data_uri
@@ -27,6 +28,7 @@ from bestiary.evaluation.metrics import score
 from bestiary.evaluation.slices import slices
 from bestiary.evaluation.trust import set_coverage, uncalibrated
 from bestiary.inference.sets import set_table
+from tiny_model import coloured, write_run
 
 HOSTILE = '<script>alert("1")</script> & Bär'
 LABELS = ("dog", "horse", "cow", "sheep", "Schmetterling mit einem langen Namen", HOSTILE)
@@ -528,3 +530,15 @@ def test_a_thumbnail_of_noise_is_still_small(tmp_path: Path) -> None:
     assert address is not None
     assert len(address) <= LARGEST_BYTES * 4 / 3 + 40
     assert thumbnail_data_uri(tmp_path / "gone.png") is None
+
+
+def test_overlays_are_drawn_where_there_are_a_model_and_a_picture(tmp_path: Path) -> None:
+    run, picture, broken = tmp_path / "run", tmp_path / "red.png", tmp_path / "broken.png"
+    run.mkdir()
+    picture.write_bytes(coloured("red"))
+    broken.write_bytes(b"no picture")
+    paths = [str(picture), str(broken), str(tmp_path / "gone.png")]
+    assert overlays(run, paths) == [None, None, None]
+    drawn = overlays(write_run(run), paths)
+    assert (drawn[0] or "").startswith("data:image/jpeg;base64,")
+    assert drawn[1:] == [None, None]

@@ -15,6 +15,7 @@ from PIL import Image
 
 from bestiary.deliver.report import write_report
 from test_report import LABELS, make_run
+from tiny_model import write_run as write_model
 
 pytest.importorskip("playwright")
 from playwright import sync_api
@@ -29,9 +30,10 @@ LOOKS: dict[str, dict[str, Any]] = {
 
 
 def noise(folder: Path, labels: tuple[str, ...], n: int) -> dict[str, list[Path]]:
-    """Draw pictures of noise, of which no small copy is small: the largest page that a run can have."""
+    """Draw pictures of coarse noise, whose small copies are as large as they may be: the largest page there can be."""
     chance, files = np.random.default_rng(0), dict[str, list[Path]]()
-    shapes = [Image.fromarray(chance.integers(0, 256, (420, 420, 3), dtype=np.uint8)) for _ in range(4)]
+    coarse = (Image.fromarray(chance.integers(0, 256, (95, 95, 3), dtype=np.uint8)) for _ in range(4))
+    shapes = [one.resize((420, 420), Image.Resampling.BICUBIC) for one in coarse]
     for at, label in enumerate(labels):
         for number in range(n):
             path = folder / str(at) / f"{number}.jpg"
@@ -43,11 +45,11 @@ def noise(folder: Path, labels: tuple[str, ...], n: int) -> dict[str, list[Path]
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report with as many pictures of each kind as it ever shows, all of noise, and a second look at the test."""
+    """A report with as many pictures of each kind as it ever shows, and a second look at the test pictures."""
     home = tmp_path_factory.mktemp("paged")
-    return write_report(
-        make_run(home / "run", noise(home / "pictures", LABELS, 120), sure=1.4, changed={"test_scored": 2})
-    )
+    files = noise(home / "pictures", LABELS, 120)
+    run = make_run(home / "run", files, sure=1.4, changed={"test_scored": 2})
+    return write_report(write_model(run))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,8 @@ def page(request: pytest.FixtureRequest, browser: Any, report: Path) -> Iterator
 def test_the_largest_report_is_within_the_limit(report: Path) -> None:
     text = report.read_text(encoding="utf-8")
     assert text.count("<img src=") >= 48 + 12 + 24 + 3 * 6
-    assert 3_000_000 < len(text.encode()) <= 8_000_000
+    assert text.count("data-evidence=") >= 48
+    assert 4_000_000 < len(text.encode()) <= 8_000_000
 
 
 def test_axe_finds_nothing_serious_with_all_of_it_unfolded(page: Any) -> None:
@@ -124,3 +127,13 @@ def test_pictures_open_larger_by_keys_and_the_focus_comes_back(page: Any) -> Non
     assert large.get_attribute("src") == source
     page.keyboard.press("Escape")
     assert first.evaluate("button => button === document.activeElement")
+
+
+def test_the_evidence_is_shown_and_hidden_again(page: Any) -> None:
+    image = page.locator("#mistakes ~ .gallery img").first
+    plain = image.get_attribute("src")
+    page.click("#evidence")
+    assert page.get_attribute("#evidence", "aria-pressed") == "true"
+    assert image.get_attribute("src") not in (plain, None)
+    page.click("#evidence")
+    assert image.get_attribute("src") == plain

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import polars as pl
 from bestiary import __version__, table
 from bestiary.deliver import plots, verdict
 from bestiary.deliver.advice import evidence_of, next_steps
+from bestiary.deliver.evidence import overlays
 from bestiary.deliver.gallery import galleries, shared_folder, short_names, thumbnails
 from bestiary.deliver.learning_section import lesson_values
 from bestiary.deliver.mistakes_section import confused_pairs, confusion_values, slice_values
@@ -62,9 +64,14 @@ def render(run: RunFiles) -> str:
         "confused": confused_pairs(run.metrics, test, names, suspects),
         **slice_values(run.metrics),
         **trust_values(run.metrics, test),
-        **galleries(test, suspects, names),
+        **galleries(test, suspects, names, partial(_evidence, run)),
     }
     return render_page("report.html", values)
+
+
+def _evidence(run: RunFiles, paths: Sequence[str]) -> Sequence[str | None]:
+    """Return the heatmaps of mistakes; none in cross-validation, where another model erred than the one that ships."""
+    return [None] * len(paths) if run.metrics.get("folds") else overlays(run.folder, paths)
 
 
 def _story(run: RunFiles) -> dict[str, Any]:
