@@ -70,8 +70,8 @@ def confused_pairs(
     places = zip(*np.unravel_index(order, both.shape), strict=True)
     return [
         _pair((labels[i], labels[j]), counts[np.ix_([i, j], [i, j])], counts[[i, j]].sum(axis=1), test, names, suspects)
-        for i, j in places
-        if both[i, j]
+        for rank, (i, j) in enumerate(places)
+        if both[i, j] > (rank > 0)  # a single mistake makes a pair only if there is nothing more frequent
     ]
 
 
