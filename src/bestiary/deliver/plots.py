@@ -113,13 +113,13 @@ def _reliability_dots(
 
 
 def _reliability_legend(frame: Frame) -> list[str]:
-    rows = ((0.95, "fill-right", "as shipped"), (0.87, "ring-other", "before calibration"))
+    rows = ((0.25, "fill-right", "as shipped"), (0.17, "ring-other", "before calibration"))
     return [
         part
         for height, ink, words in rows
         for part in (
-            dot(frame.x(0.05), frame.y(height), 5, ink),
-            text(frame.x(0.08), frame.y(height) + 4, words, "start small"),
+            dot(frame.x(0.65), frame.y(height), 5, ink),
+            text(frame.x(0.68), frame.y(height) + 4, words, "start small"),
         )
     ]
 
