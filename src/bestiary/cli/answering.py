@@ -133,7 +133,10 @@ def report(run: RunPath, threads: Threads = None, quiet: Quiet = False, as_json:
     from bestiary.deliver.report import write_report
 
     path = write_report(run)
-    print_json({"report": str(path)}) if as_json else typer.echo(str(path))
+    if as_json:
+        print_json({"report": str(path), "summary": str(run / "report.md"), "model_card": str(run / "README.md")})
+    else:
+        typer.echo(str(path))
 
 
 @app.command()
