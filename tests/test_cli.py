@@ -522,7 +522,10 @@ def test_evaluate_and_report_a_run(bestiary: Call, probed: Path, tmp_path: Path)
     done = bestiary("report", run)
     assert (done.code, done.out) == (0, f"{run / 'report.html'}\n")
     assert (run / "report.html").is_file()
-    assert json.loads(bestiary("report", run, "--json").out) == {"report": str(run / "report.html")}
+    written = json.loads(bestiary("report", run, "--json").out)
+    names = {"report": "report.html", "summary": "report.md", "model_card": "README.md"}
+    assert written == {key: str(run / name) for key, name in names.items()}
+    assert all(Path(path).is_file() for path in written.values())
 
 
 def test_resuming_a_finished_run(bestiary: Call, probed: Path) -> None:

@@ -83,6 +83,7 @@ def test_the_shift_is_said_first(found: elsewhere.Evaluation) -> None:
     assert text.index("familiar enough") < text.index("accuracy")
     assert '"nothing" (8 pictures)' in text
     assert "rabbit, spider" in text
+    assert found.metrics["slices"]["sentence"] in text
 
 
 def test_a_second_evaluation_does_not_write_over_the_first(run: Path) -> None:

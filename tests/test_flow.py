@@ -458,7 +458,8 @@ def _lasting(metrics: dict[str, Any]) -> dict[str, Any]:
             for key, inner in value.items():
                 add(f"{name}.{key}", inner)
         elif isinstance(value, list):
-            found[name] = json.dumps(value)
+            for place, inner in enumerate(value):
+                add(f"{name}.{place}", inner)
         else:
             found[name] = value
 

@@ -137,7 +137,7 @@ def test_a_run_tells_and_its_report_shows(probed: Path) -> None:
     assert set(found["gaps"]["classes"]) == {"bird", "fish", "rabbit", "spider"}
     assert found["curve"]["learner"] == "probe with lite0"
     report = (probed / "report.html").read_text(encoding="utf-8")
-    assert "What the training tells" in report
+    assert "How it learnt" in report
     for part in ("gaps", "curve"):
         assert found[part]["sentence"] in report
 

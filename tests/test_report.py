@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,18 @@ from PIL import Image, ImageDraw
 
 from bestiary import table
 from bestiary.deliver import plots, verdict
+from bestiary.deliver.advice import Evidence, evidence_of, next_steps
+from bestiary.deliver.evidence import overlays
 from bestiary.deliver.report import write_report
+from bestiary.deliver.run_files import read_run
 from bestiary.deliver.thumbnails import LARGEST_BYTES, thumbnail_data_uri
 from bestiary.errors import RunError
+from bestiary.evaluation.calibration import reliability
 from bestiary.evaluation.metrics import score
+from bestiary.evaluation.slices import slices
+from bestiary.evaluation.trust import set_coverage, uncalibrated
+from bestiary.inference.sets import set_table
+from tiny_model import coloured, write_run
 
 HOSTILE = '<script>alert("1")</script> & Bär'
 LABELS = ("dog", "horse", "cow", "sheep", "Schmetterling mit einem langen Namen", HOSTILE)
@@ -63,7 +72,7 @@ def make_run(
         table.write(_finding_table(pictures), run / "findings.parquet")
     predictions = _prediction_table(pictures, sorted(files), sure, weak)
     table.write(predictions, run / "predictions.parquet")
-    metrics = _metrics(predictions.filter(pl.col("split") == "test"), sorted(files)) | dict(changed or {})
+    metrics = _metrics(predictions.filter(pl.col("split") == "test"), pictures, sorted(files)) | dict(changed or {})
     (run / "metrics.json").write_text(json.dumps(metrics))
     lines = _path_lines() if method == "probe" else _epoch_lines()
     (run / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -126,12 +135,24 @@ def _prediction_table(pictures: pl.DataFrame, labels: list[str], sure: float, we
     )
 
 
-def _metrics(test: pl.DataFrame, labels: list[str]) -> dict[str, Any]:
+def _metrics(test: pl.DataFrame, pictures: pl.DataFrame, labels: list[str]) -> dict[str, Any]:
     truth = np.array([labels.index(label) for label in test["label"]])
     probabilities = test.select(f"p_{label}" for label in labels).to_numpy()
     scores = score(truth, probabilities, labels, unknown=test["unknown"].to_numpy(), threshold=0.05, resamples=200)
     seconds = {"audit": 3.1, "cache": 8.0, "train": 1.5, "evaluate": 2.25, "report": None, "total": 16.0}
-    return {"split": "test", "test_scored": 1, **scores, "seconds": seconds, "peak_rss_mb": 812.4, "more": {"x": 1}}
+    raw = uncalibrated(probabilities, 1.25)
+    trusted = {
+        "reliability": {
+            "before": reliability(raw, truth, 10),
+            "after": reliability(probabilities, truth, 10),
+            "ece_before": score(truth, raw, labels, resamples=100)["ece"],
+            "temperature": 1.25,
+        },
+        "prediction_sets": set_coverage(probabilities, truth, np.arange(len(truth)), set_table(probabilities, truth)),
+        "slices": slices(test, pictures),
+    }
+    said = {"split": "test", "test_scored": 1, **scores, **trusted}
+    return {**said, "seconds": seconds, "peak_rss_mb": 812.4, "more": {"x": 1}}
 
 
 def _path_lines() -> list[dict[str, Any]]:
@@ -238,7 +259,7 @@ def test_the_page_is_well_formed_and_can_be_walked(page: str) -> None:
     assert {link.removeprefix("#") for link in links} <= set(ids)
     assert all("alt" in attributes for tag, attributes in outline.tags if tag == "img")
     drawings = [attributes for tag, attributes in outline.tags if tag == "svg"]
-    assert len(drawings) == 5
+    assert len(drawings) == 5 + len(LABELS)  # and precision against recall for each class
     assert all(drawing["role"] == "img" and drawing["aria-label"] for drawing in drawings)
 
 
@@ -268,7 +289,7 @@ def test_every_left_out_file_is_named_with_its_reason(page: str, files: dict[str
 def test_mistakes_come_surest_first_and_are_all_counted(run: Path, page: str) -> None:
     test = pl.read_parquet(run / "predictions.parquet").filter((pl.col("split") == "test") & ~pl.col("unknown"))
     wrong = test.filter(pl.col("label") != pl.col("predicted")).sort("probability", descending=True)
-    section = page.partition('<h2 id="mistakes">')[2].partition('<h3 id="unknown">')[0]
+    section = page.partition('<h3 id="mistakes">')[2].partition('<h3 id="unknown">')[0]
     shown = re.findall(r"<strong>[^<]*</strong>, (\d+)\u00a0%", section)
     assert wrong.height > 3
     assert shown == [verdict.whole_percent(p).removesuffix("\u00a0%") for p in wrong["probability"]]
@@ -294,9 +315,10 @@ def test_probe_and_scratch_name_their_curves(page: str, files: dict[str, list[Pa
     scratch = write_report(
         make_run(tmp_path / "run", files, method="scratch", changed={"overfitting": OVERFITTING})
     ).read_text(encoding="utf-8")
-    assert '<h2 id="learning">Regularisation path' in page
+    assert "<h3>Regularisation path</h3>" in page
     assert "kept: C = 0.003" in page
-    assert '<h2 id="learning">Learning curves' in scratch
+    assert "<h3>Learning curves</h3>" in scratch
+    assert "overfits from epoch 5" in scratch
     assert "kept: epoch 7" in scratch
     assert OVERFITTING in scratch
     assert "Train with more variety, or shorter." in scratch
@@ -310,6 +332,8 @@ def test_a_run_with_little_in_it_still_has_a_report(tmp_path: Path) -> None:
         (run / name).unlink()
     metrics = json.loads((run / "metrics.json").read_text())
     for key in ("balanced_accuracy", "ece", "log_loss", "brier", "unknown", "seconds", "peak_rss_mb", "test_scored"):
+        del metrics[key]
+    for key in ("reliability", "prediction_sets", "slices"):  # as in runs before these were kept
         del metrics[key]
     metrics["accuracy"] |= EMPTY
     (run / "metrics.json").write_text(json.dumps(metrics))
@@ -402,21 +426,61 @@ def test_nothing_is_rounded_up_to_perfection() -> None:
 def test_steps_name_the_class_that_lacks_pictures_and_the_pair_that_is_confused() -> None:
     metrics = _scores(("cow", "dog", "hen"), [[2, 7, 0], [3, 6, 0], [0, 0, 9]], 0.7) | {"test_scored": 2}
     issues, suspects = {"suspect-label": 4, "shortcut": 1}, {"train": 3, "test": 1}
-    steps = verdict.next_steps(metrics, {"cow": 20, "dog": 200, "hen": 210}, [], issues, "RUN", "probe", suspects)
+    steps = next_steps(Evidence(metrics, {"cow": 20, "dog": 200, "hen": 210}, (), issues, suspects, method="probe"))
     assert [step.what for step in steps] == [
-        "Confirm on fresh pictures.",
-        "Add pictures of cow.",
+        "Add pictures of cow.",  # F1 0.5; the median of the classes is 0.6, so a third of 0.1 is to be won
         "Look at the mistakes with dog.",
         "Look at the mistakes with hen.",
         "Check 3 training labels that look wrong.",
         "Look through the findings.",
         "Fine-tune.",
+        "Confirm on fresh pictures.",
         "Use it.",
     ]
-    assert "learnt from 20, where the median class has 200" in steps[1].why
-    assert "Confused most with cow: 10 times, both ways" in steps[2].why
-    assert steps[4].why.endswith("3 teach the model the wrong thing and 1 make it look worse than it is.")
-    assert "marked 1 shortcut:" in steps[5].why
+    assert [step.worth for step in steps[:2]] == ["up to +3.3 points", ""]
+    assert "learnt from 20, where the median class has 200" in steps[0].why
+    assert "Confused most with cow: 10 times, both ways" in steps[1].why
+    assert steps[3].why.endswith("3 teach the model the wrong thing and 1 make it look worse than it is.")
+    assert "marked 1 shortcut:" in steps[4].why
+
+
+def test_steps_are_ordered_by_what_they_could_bring() -> None:
+    metrics = _scores(("cow", "dog", "hen"), [[9, 0, 0], [3, 6, 0], [0, 0, 9]], 0.9)
+    rate = {"value": 0.5, "low": 0.4, "high": 0.6}
+    dark = {"name": "dark", "words": "mean brightness of 0.2 or less", "worse": True, "worth": 0.02, "n": 40}
+    metrics["slices"] = {"rows": [dark | {"accuracy": rate, "rest": rate}, dark | {"name": "small", "worse": False}]}
+    curve = {"twice": {"gain": {"value": 0.01}}, "sentence": "Twice as many pictures would probably help."}
+    evidence = Evidence(metrics, {"cow": 200, "dog": 200, "hen": 210}, suspects={"test": 2}, relabelled=0.05)
+    steps = next_steps(replace(evidence, lessons={"curve": curve}))
+    assert [step.what for step in steps[:4]] == [
+        "Check 2 labels that look wrong.",
+        "Look at the mistakes with cow.",
+        "Add dark pictures, or better ones.",
+        "Collect more pictures of every class.",
+    ]
+    assert [step.gain for step in steps[:4]] == [0.05, pytest.approx(0.1 / 3), 0.02, 0.01]
+    assert not any("small" in step.what for step in steps)
+    worse = next_steps(replace(evidence, relabelled=-0.01))
+    assert next(step for step in worse if "Check" in step.what).worth == ""
+
+
+def test_suspect_labels_of_tested_pictures_are_worth_what_relabelling_them_brings(run: Path) -> None:
+    files = read_run(run)
+    test = files.predictions.filter((pl.col("split") == "test") & (pl.col("label") != pl.col("predicted")))
+    wrong = (
+        test.head(2)
+        .select("row_id", "path", suggested_label="predicted")
+        .with_columns(check=pl.lit("suspect-label"), score=0.0, is_issue=True, message=pl.lit(""), group=None)
+    )
+    marked = wrong.select(pl.col(name).cast(kind) for name, kind in table.FINDINGS.items())
+    found = evidence_of(replace(files, findings=marked))
+    labels, counts = files.metrics["confusion"]["labels"], np.array(files.metrics["confusion"]["counts"])
+    for label, said in test.head(2).select("label", "predicted").iter_rows():
+        counts[labels.index(label), labels.index(said)] -= 1
+        counts[labels.index(said), labels.index(said)] += 1
+    f1 = 2 * np.diag(counts) / np.maximum(counts.sum(axis=0) + counts.sum(axis=1), 1)
+    assert found.relabelled == pytest.approx(f1.mean() - files.metrics["macro_f1"]["value"])
+    assert found.suspects == {"test": 2}
 
 
 def test_learning_curves_lead_to_advice_only_where_there_are_some() -> None:
@@ -426,7 +490,7 @@ def test_learning_curves_lead_to_advice_only_where_there_are_some() -> None:
         ("scratch", ["Train with more variety, or shorter.", "Use it."]),
         ("probe", ["Fine-tune.", "Use it."]),
     ):
-        steps = verdict.next_steps(metrics, {"cow": 200, "dog": 200}, _epoch_lines(), {}, "RUN", method)
+        steps = next_steps(Evidence(metrics, {"cow": 200, "dog": 200}, _epoch_lines(), method=method))
         assert [step.what for step in steps] == expected
 
 
@@ -434,8 +498,8 @@ def test_a_path_that_was_best_at_its_end_should_go_on() -> None:
     metrics = _scores(("cow", "dog"), [[9, 1], [0, 9]], 0.97)
     inside, at_the_end = _path_lines(), _path_lines()[:3]
     counts = {"cow": 200, "dog": 200}
-    assert "Try weaker" not in str(verdict.next_steps(metrics, counts, inside, {}, "RUN", "probe"))
-    assert "C = 0.003, was the best" in str(verdict.next_steps(metrics, counts, at_the_end, {}, "RUN", "probe"))
+    assert "Try weaker" not in str(next_steps(Evidence(metrics, counts, inside, method="probe")))
+    assert "C = 0.003, was the best" in str(next_steps(Evidence(metrics, counts, at_the_end, method="probe")))
 
 
 def test_reliability_points_count_every_picture_once() -> None:
@@ -466,3 +530,15 @@ def test_a_thumbnail_of_noise_is_still_small(tmp_path: Path) -> None:
     assert address is not None
     assert len(address) <= LARGEST_BYTES * 4 / 3 + 40
     assert thumbnail_data_uri(tmp_path / "gone.png") is None
+
+
+def test_overlays_are_drawn_where_there_are_a_model_and_a_picture(tmp_path: Path) -> None:
+    run, picture, broken = tmp_path / "run", tmp_path / "red.png", tmp_path / "broken.png"
+    run.mkdir()
+    picture.write_bytes(coloured("red"))
+    broken.write_bytes(b"no picture")
+    paths = [str(picture), str(broken), str(tmp_path / "gone.png")]
+    assert overlays(run, paths) == [None, None, None]
+    drawn = overlays(write_run(run), paths)
+    assert (drawn[0] or "").startswith("data:image/jpeg;base64,")
+    assert drawn[1:] == [None, None]

@@ -23,6 +23,13 @@ PICTURES = {
     "split": pl.String,  # train, val, test; null: left out, and `error` says why
     "error": pl.String,
 }
+# Measured of every readable picture and kept beside PICTURES, to find where a model is worse; older runs lack them.
+MEASURES: dict[str, type[pl.DataType]] = {
+    "luma": pl.Float64,  # mean brightness, 0 to 1
+    "contrast": pl.Float64,  # 5th to 95th percentile of brightness, 0 to 1
+    "sharpness": pl.Float64,  # variance of the Laplacian over variance of brightness
+    "saturation": pl.Float64,  # 0 to 1
+}
 FINDINGS = {
     "check": pl.String,
     "row_id": pl.Int64,

@@ -128,12 +128,15 @@ def _none_read(count: int) -> str:
 
 @app.command()
 def report(run: RunPath, threads: Threads = None, quiet: Quiet = False, as_json: AsJson = False) -> None:  # noqa: ARG001
-    """Write report.html again; prints its path."""
+    """Write report.html again, with report.md and the model card (README.md); prints its path."""
     needs_extra("train")
     from bestiary.deliver.report import write_report
 
     path = write_report(run)
-    print_json({"report": str(path)}) if as_json else typer.echo(str(path))
+    if as_json:
+        print_json({"report": str(path), "summary": str(run / "report.md"), "model_card": str(run / "README.md")})
+    else:
+        typer.echo(str(path))
 
 
 @app.command()

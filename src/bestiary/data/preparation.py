@@ -123,7 +123,7 @@ def divided(collection: Audited, data: Data, *, seed: int, with_test: bool = Tru
             return _folded(pictures, known, usable, data, seed)
     found = digest(_items(usable), usable["split"].to_list())
     pictures = pictures.drop("split").join(usable.select("row_id", "split"), on="row_id", how="left")
-    return pictures.select(list(table.PICTURES)).sort("row_id"), found
+    return pictures.select([*table.PICTURES, *_measures(pictures)]).sort("row_id"), found
 
 
 def fold_split(shown: pl.DataFrame, fold: int, data: Data, *, seed: int) -> pl.DataFrame:
@@ -136,7 +136,7 @@ def fold_split(shown: pl.DataFrame, fold: int, data: Data, *, seed: int) -> pl.D
     own = pl.DataFrame({"row_id": rest["row_id"], "own": parts}, schema_overrides={"own": pl.String})
     test = pl.when(pl.col("split").is_not_null()).then(pl.lit("test"))
     joined = shown.join(own, on="row_id", how="left", maintain_order="left")
-    return joined.with_columns(split=pl.coalesce("own", test)).select(list(table.PICTURES))
+    return joined.with_columns(split=pl.coalesce("own", test)).select([*table.PICTURES, *_measures(shown)])
 
 
 def _without_dropped(found: pl.DataFrame, pairs: Places, near_bits: int | None) -> Places:
@@ -173,7 +173,7 @@ def _folded(
     usable = usable.join(known.select("row_id", folds), on="row_id", how="left", maintain_order="left")
     found = digest(_items(usable), [f"fold {fold}" for fold in usable["fold"]])
     pictures = pictures.drop("split").join(usable.select("row_id", "split", "fold"), on="row_id", how="left")
-    shown = pictures.select([*table.PICTURES, "fold"]).sort("row_id")
+    shown = pictures.select([*table.PICTURES, *_measures(pictures), "fold"]).sort("row_id")
     for fold in range(1, data.folds + 1):  # now, not after the folds before it were trained
         try:
             fold_split(shown, fold, data, seed=seed)
@@ -218,7 +218,13 @@ def _picture_table(found: pl.DataFrame) -> pl.DataFrame:
         "given_split",
         "given_label",
         "dropped",
+        *(pl.col(name).cast(kind) for name, kind in table.MEASURES.items()),
     )
+
+
+def _measures(pictures: pl.DataFrame) -> list[str]:
+    """Return the columns of `table.MEASURES` that are there: a table that others made may lack them."""
+    return [name for name in table.MEASURES if name in pictures.columns]
 
 
 def _check_classes(usable: pl.DataFrame, data: Data) -> None:

@@ -103,7 +103,7 @@ def with_heatmaps(predictions: Iterable[Prediction], folder: Path, view: View) -
     for prediction in predictions:
         if prediction.heatmap is not None and prediction.path is not None:
             name = _free_name(Path(prediction.path).stem, taken)
-            _save(heatmap_over(_seen(Path(prediction.path), view), prediction.heatmap), folder / f"{name}.heatmap.png")
+            _save(heatmap_over(seen(Path(prediction.path), view), prediction.heatmap), folder / f"{name}.heatmap.png")
         yield prediction
 
 
@@ -126,7 +126,7 @@ def heatmap_over(pixels: npt.NDArray[np.uint8], heatmap: npt.NDArray[np.float32]
     return Image.fromarray(np.clip(mixed, 0, 255).astype(np.uint8))
 
 
-def _seen(path: Path, view: View) -> npt.NDArray[np.uint8]:
+def seen(path: Path, view: View) -> npt.NDArray[np.uint8]:
     """Return what the model saw of a picture; what was squashed into a square has its own shape and more detail."""
     if view.fit != "squash":
         return view.of(path)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,16 @@ import polars as pl
 from bestiary.deliver.thumbnails import LARGEST_BYTES, thumbnail_data_uri
 from bestiary.machine import cores
 
-GALLERY = 48
-PICTURE_PIXELS = 320
+GALLERY = 48  # mistakes; fewer of the others
+PICTURE_PIXELS = 400  # opened larger than they stand on the page
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture of the test split in a gallery. `image` is a data address, or None if the file has gone."""
+    """A picture of the test split in a gallery. `image` is a data address, or None if the file has gone.
+
+    `evidence`: the same with the model's heatmap drawn on, where there is one.
+    """
 
     image: str | None
     name: str
@@ -31,11 +34,18 @@ class Shown:
     probability: float
     unknown: bool
     suspect: bool
+    evidence: str | None = None
 
 
-def galleries(test: pl.DataFrame, suspects: set[int], names: Mapping[str, str]) -> dict[str, Any]:
+def galleries(
+    test: pl.DataFrame,
+    suspects: set[int],
+    names: Mapping[str, str],
+    evidence: Callable[[Sequence[str]], Sequence[str | None]],
+) -> dict[str, Any]:
     """Return three galleries of test pictures: mistakes (surest first), unknown, right answers.
 
+    evidence: gives for pictures copies with the heatmap drawn on; the mistakes are shown with theirs.
     `test` is the prediction table of one split, `suspects` the row ids of findings about labels, `names` the short
     name of each path. `tally` counts all pictures of each kind, also those that are not shown.
     """
@@ -44,6 +54,7 @@ def galleries(test: pl.DataFrame, suspects: set[int], names: Mapping[str, str]) 
     wrong = answered.filter(~is_right).sort("probability", descending=True)
     right = answered.filter(is_right).sort("probability")
     unknown = test.filter(pl.col("unknown")).sort("familiarity", nulls_last=True)
+    shown, paths = shown_pictures(wrong.head(GALLERY), names, suspects), wrong["path"].head(GALLERY).to_list()
     return {
         "tally": {
             "wrong": wrong.height,
@@ -51,22 +62,31 @@ def galleries(test: pl.DataFrame, suspects: set[int], names: Mapping[str, str]) 
             "unknown": unknown.height,
             "unknown_right": unknown.filter(is_right).height,
         },
-        "wrong": _shown(wrong.head(GALLERY), names, suspects),
-        "unknown": _shown(unknown.head(GALLERY // 2), names, suspects),
-        "right": _shown(_unsure_and_sample(right), names, suspects),
+        "wrong": [replace(one, evidence=drawn) for one, drawn in zip(shown, evidence(paths), strict=True)],
+        "unknown": shown_pictures(unknown.head(GALLERY // 4), names, suspects),
+        "right": shown_pictures(_unsure_and_sample(right), names, suspects),
     }
 
 
 def _unsure_and_sample(right: pl.DataFrame) -> pl.DataFrame:
-    """Return the least sure half of a gallery, and as many drawn from the others, the same at each writing."""
-    others = range(GALLERY // 2, right.height)
-    drawn = random.Random(0).sample(others, min(GALLERY // 2, len(others)))
-    return right[[*range(min(GALLERY // 2, right.height)), *sorted(drawn)]]
+    """Return the least sure ones, and as many drawn from the others, the same at each writing."""
+    half = GALLERY // 4
+    others = range(half, right.height)
+    drawn = random.Random(0).sample(others, min(half, len(others)))
+    return right[[*range(min(half, right.height)), *sorted(drawn)]]
 
 
-def _shown(rows: pl.DataFrame, names: Mapping[str, str], suspects: set[int]) -> list[Shown]:
+def shown_pictures(
+    rows: pl.DataFrame,
+    names: Mapping[str, str],
+    suspects: set[int],
+    *,
+    side: int = PICTURE_PIXELS,
+    largest_bytes: int = LARGEST_BYTES,
+) -> list[Shown]:
+    """Return the pictures of these rows of a prediction table, small enough for a page."""
     columns = ("path", "label", "predicted", "probability", "unknown", "row_id")
-    images = thumbnails(rows["path"].to_list(), PICTURE_PIXELS)
+    images = thumbnails(rows["path"].to_list(), side, largest_bytes=largest_bytes)
     return [
         Shown(image, names.get(path, path), path, label, predicted, probability, unknown, row_id in suspects)
         for image, (path, label, predicted, probability, unknown, row_id) in zip(

@@ -75,10 +75,10 @@ def curve(
     return drawing(title, spoken, parts, frame.height)
 
 
-def reliability(bins: Sequence[ReliabilityPoint]) -> Markup:
+def reliability(bins: Sequence[ReliabilityPoint], before: Sequence[ReliabilityPoint] = ()) -> Markup:
     """Return how often the answers were right (with its 95 % interval) against how sure the model was.
 
-    Points grow with their number of pictures.
+    Points grow with their number of pictures. `before`: the same before calibration, drawn as rings.
     """
     frame = Frame(0, 1, 0, 1, height=340)
     grid, n = ticks(0, 1), sum(point.n for point in bins)
@@ -86,13 +86,42 @@ def reliability(bins: Sequence[ReliabilityPoint]) -> Markup:
     parts = axes(frame, grid, grid, percent_text, percent_text, *labels)
     parts.append(segment(frame.x(0), frame.y(0), frame.x(1), frame.y(1), "ink-muted dashed"))
     for point in bins:
-        x, radius = frame.x(point.sure), round(3 + 6 * math.sqrt(point.n / n), 1)
-        parts.append(segment(x, frame.y(point.low), x, frame.y(point.high), "ink-right"))
-        parts.append(dot(x, frame.y(point.right / point.n), radius, "fill-right", f"{point.n} pictures"))
-    parts.append(text(frame.x(0.02), frame.y(0.9), "more often right than it claims", "start small"))
+        parts.append(
+            segment(frame.x(point.sure), frame.y(point.low), frame.x(point.sure), frame.y(point.high), "ink-right")
+        )
+    parts += _reliability_dots(frame, before, n, 5.5, "ring-other", "before calibration")
+    parts += _reliability_dots(frame, bins, n, 3, "fill-right", "as shipped")
+    parts += _reliability_legend(frame) if before else []
     parts.append(text(frame.x(0.98), frame.y(0.07), "less often right than it claims", "end small"))
     spoken = "; ".join(f"sure {percent_text(p.sure)}, right {percent_text(p.right / p.n)} of {p.n}" for p in bins)
     return drawing("Reliability diagram", spoken, parts, frame.height)
+
+
+def _reliability_dots(
+    frame: Frame, points: Sequence[ReliabilityPoint], n: int, smallest: float, ink: str, when: str
+) -> list[str]:
+    return [
+        dot(
+            frame.x(point.sure),
+            frame.y(point.right / point.n),
+            round(smallest + 6 * math.sqrt(point.n / n), 1),
+            ink,
+            f"{point.n} pictures, {when}",
+        )
+        for point in points
+    ]
+
+
+def _reliability_legend(frame: Frame) -> list[str]:
+    rows = ((0.25, "fill-right", "as shipped"), (0.17, "ring-other", "before calibration"))
+    return [
+        part
+        for height, ink, words in rows
+        for part in (
+            dot(frame.x(0.65), frame.y(height), 5, ink),
+            text(frame.x(0.68), frame.y(height) + 4, words, "start small"),
+        )
+    ]
 
 
 def reliability_points(confidence: Floats, right: Flags) -> list[ReliabilityPoint]:

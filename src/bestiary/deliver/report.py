@@ -5,88 +5,51 @@ Run folder -> RunFiles (as read) -> plain values for the page -> `templates/repo
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
-from markupsafe import Markup
 
 from bestiary import __version__, table
 from bestiary.deliver import plots, verdict
+from bestiary.deliver.advice import evidence_of, next_steps
+from bestiary.deliver.evidence import overlays
 from bestiary.deliver.gallery import galleries, shared_folder, short_names, thumbnails
 from bestiary.deliver.learning_section import lesson_values
+from bestiary.deliver.mistakes_section import confused_pairs, confusion_values, slice_values
+from bestiary.deliver.model_card import model_card
 from bestiary.deliver.page import render_page
-from bestiary.errors import RunError
-from bestiary.evaluation.classification_report import notes_of
+from bestiary.deliver.run_files import RunFiles, notes, read_run, tested
+from bestiary.deliver.summary import summary
+from bestiary.deliver.trust_section import trust_values
+from bestiary.evaluation.curves import overfitting_point
 from bestiary.machine import write_text
 
-NEEDED_METRICS = ("n", "accuracy", "macro_f1", "per_class", "confusion")
-LARGEST_TABLE_MATRIX = 30  # classes; beyond, the confusion matrix is a picture
 FINDING_PIXELS = 96
 KINDS = (*table.SPLITS, "out")
 FINDINGS_SHOWN = 5
 LEFT_OUT_SHOWN = 1000
-PAIRS_SHOWN = 8
-
-
-@dataclass(frozen=True)
-class RunFiles:
-    """What lies in a run folder, as read; what is optional and missing is empty."""
-
-    folder: Path
-    metrics: Mapping[str, Any]
-    history: Sequence[Mapping[str, Any]]
-    pictures: pl.DataFrame
-    findings: pl.DataFrame
-    predictions: pl.DataFrame
-    resolved: str
-    asked: str
-    environment: Mapping[str, Any]
-    bundle: Mapping[str, Any]
-    leaks: Mapping[str, Any] = field(default_factory=dict)
-    lessons: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_report(run: Path) -> Path:
-    """Return the path of `report.html`, written anew from the tables of a run folder.
+    """Return the path of `report.html`, written anew from the tables of a run folder; `report.md` and `README.md` too.
 
     Raises RunError, naming the file, if the run has no metrics, pictures or predictions yet, or one is damaged.
     """
-    target = run / "report.html"
-    write_text(target, render(read_run(run)))
+    target, files = run / "report.html", read_run(run)
+    page = render(files)
+    write_text(run / "report.md", summary(files))
+    write_text(run / "README.md", model_card(files))
+    write_text(target, page)  # last: a run that has it is finished
     return target
-
-
-def read_run(run: Path) -> RunFiles:
-    """Return the files of a run folder. Raises RunError for one that is needed and missing, or cannot be read."""
-    findings = run / "findings.parquet"
-    none = pl.DataFrame(schema=table.FINDINGS)
-    return RunFiles(
-        folder=run.absolute(),
-        metrics=_metrics(run),
-        history=_json_lines(run / "history.jsonl"),
-        pictures=table.read(run / "pictures.parquet", table.PICTURES),
-        findings=table.read(findings, table.FINDINGS) if findings.exists() else none,
-        predictions=table.read(run / "predictions.parquet", table.PREDICTIONS),
-        resolved=_text(run / "resolved.toml"),
-        asked=_text(run / "asked.toml"),
-        environment=_json(run / "environment.json"),
-        bundle=_json(run / "bundle.json"),
-        leaks=_json(run / "leaks.json"),
-        lessons=_json(run / "learning_curve.json"),
-    )
 
 
 def render(run: RunFiles) -> str:
     """Return the whole page as HTML that needs nothing from outside itself."""
-    test = run.predictions.filter(pl.col("split") == "test").sort("row_id")
-    test = test.with_columns(pl.col("unknown").fill_null(False))  # a run without a threshold answers everything
+    test = tested(run)
     names = short_names(run.pictures["path"].to_list())
     marked = run.findings.filter(pl.col("is_issue") & (pl.col("check") == "suspect-label"))
     suspects = set(marked["row_id"].to_list())
@@ -97,36 +60,34 @@ def render(run: RunFiles) -> str:
         **_findings(run, names),
         **_learning(run),
         **lesson_values(run.lessons),
-        **_confusion(run.metrics),
-        **_trust(test),
-        **galleries(test, suspects, names),
+        **confusion_values(run.metrics),
+        "confused": confused_pairs(run.metrics, test, names, suspects),
+        **slice_values(run.metrics),
+        **trust_values(run.metrics, test),
+        **galleries(test, suspects, names, partial(_evidence, run)),
     }
     return render_page("report.html", values)
 
 
+def _evidence(run: RunFiles, paths: Sequence[str]) -> Sequence[str | None]:
+    """Return the heatmaps of mistakes; none in cross-validation, where another model erred than the one that ships."""
+    return [None] * len(paths) if run.metrics.get("folds") else overlays(run.folder, paths)
+
+
 def _story(run: RunFiles) -> dict[str, Any]:
-    method = str(run.bundle.get("method", ""))
-    train = run.pictures.filter(pl.col("split") == "train")["label"]
-    train_counts = {str(label): n for label, n in Counter(train.to_list()).items()}
-    issues = Counter(run.findings.filter(pl.col("is_issue"))["check"].to_list())
-    of_suspects = run.findings.filter(pl.col("is_issue") & (pl.col("check") == "suspect-label"))["row_id"]
-    suspects = Counter(
-        run.pictures.filter(pl.col("row_id").is_in(of_suspects.implode()))["split"].drop_nulls().to_list()
-    )
-    m = run.metrics
+    evidence, m = evidence_of(run), run.metrics
     return {
         "name": run.folder.name,
         "folder": run.folder,
-        "method": method,
+        "method": evidence.method,
         "bundle": run.bundle,
         "metrics": m,
-        "notes": [*notes_of(m), *([run.leaks["sentence"]] if run.leaks else [])],
-        "verdict": verdict.verdict(m),
-        "steps": verdict.next_steps(
-            m, train_counts, run.history, issues, shlex.quote(str(run.folder)), method, suspects
-        ),
+        "notes": notes(run),
+        "verdict": verdict.verdict(m, evidence.mislabelled),
+        "steps": next_steps(evidence),
         "classes": [
-            {"label": label, "train": train_counts.get(label, 0)} | m["per_class"][label] for label in _order(m)
+            {"label": label, "train": evidence.train_counts.get(label, 0)} | m["per_class"][label]
+            for label in _order(m)
         ],
         "resolved": run.resolved,
         "asked": run.asked,
@@ -207,17 +168,22 @@ def _learning(run: RunFiles) -> dict[str, Any]:
     key, words = ("regularisation", "C (weaker regularisation to the right)") if path else ("epoch", "Epoch")
     x = [line[key] for line in history]
     kept = _kept(history)
-    mark = None if kept is None else (kept[key], f"kept: {'C =' if path else 'epoch'} {kept[key]:g}")
+    mark = None if kept is None else (kept[key], f"kept: C = {kept[key]:.3g}" if path else f"kept: epoch {kept[key]}")
     loss = [plots.Series("training", "ink-other", _column(history, "train_loss"))]
     loss.append(plots.Series("validation", "ink-right", _column(history, "val_loss")))
     score = [plots.Series("validation", "ink-right", _column(history, "val_macro_f1"))]
-    shape: dict[str, Any] = {"x_label": words, "x_log": path, "mark": mark}
+    shape: dict[str, Any] = {"x_label": words, "x_log": path}
+    turn = mark
+    if not path and (read := overfitting_point(history)).verdict == "overfitting" and read.best_epoch is not None:
+        turn = (read.best_epoch, f"overfits from epoch {read.best_epoch}")
     return {
         "is_path": path,
         "history": history,
         "kept": kept,
-        "loss_plot": plots.curve("Loss", x, loss, y_label="Loss (lower is better)", **shape),
-        "score_plot": plots.curve("Macro-F1", x, score, y_label="Macro-F1 on validation", as_percent=True, **shape),
+        "loss_plot": plots.curve("Loss", x, loss, y_label="Loss (lower is better)", mark=turn, **shape),
+        "score_plot": plots.curve(
+            "Macro-F1", x, score, y_label="Macro-F1 on validation", as_percent=True, mark=mark, **shape
+        ),
     }
 
 
@@ -232,69 +198,3 @@ def _kept(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     if chosen:
         return chosen[-1]
     return max(scored, key=lambda line: float(line["val_macro_f1"]), default=None)
-
-
-def _confusion(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the confusion matrix as rows of cells, or as a picture, and its most frequent mistakes."""
-    labels: list[str] = metrics["confusion"]["labels"]
-    counts = np.asarray(metrics["confusion"]["counts"], dtype=np.int64).reshape(len(labels), len(labels))
-    rates = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    wrong = np.where(np.eye(len(labels), dtype=bool), 0, counts)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:PAIRS_SHOWN]
-    pairs = [
-        (row, column) for row, column in zip(*np.unravel_index(order, wrong.shape), strict=True) if wrong[row, column]
-    ]
-    as_table = len(labels) <= LARGEST_TABLE_MATRIX
-    return {
-        "labels": labels,
-        "matrix": list(zip(labels, counts.tolist(), rates.tolist(), strict=True)) if as_table else [],
-        "matrix_plot": Markup("") if as_table else plots.confusion_map(labels, counts),
-        "pairs": [(labels[r], labels[c], int(counts[r, c]), int(counts[r].sum())) for r, c in pairs],
-    }
-
-
-def _trust(test: pl.DataFrame) -> dict[str, Any]:
-    """Return the plots about probabilities; none without test pictures."""
-    confidence = test["probability"].cast(pl.Float64).to_numpy()
-    right = (test["label"] == test["predicted"]).to_numpy().astype(bool)
-    unknown = test["unknown"].to_numpy().astype(bool)
-    if not len(right):
-        return {"trust_plots": [], "bins": []}
-    bins = plots.reliability_points(confidence, right)
-    return {
-        "trust_plots": [
-            plots.reliability(bins),
-            plots.confidence_histogram(confidence, right),
-            plots.coverage(confidence, right, unknown),
-        ],
-        "bins": bins,
-    }
-
-
-def _metrics(run: Path) -> dict[str, Any]:
-    if not run.is_dir():
-        raise RunError(f'"{run}" is not a folder. Give the run folder that `bestiary train` printed, or runs/latest.')
-    metrics = _json(run / "metrics.json")
-    if missing := [key for key in NEEDED_METRICS if key not in metrics]:
-        raise RunError(f'{run / "metrics.json"} has no "{missing[0]}". Score the run: bestiary evaluate {run}')
-    return metrics
-
-
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.exists() else ""
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file, empty if there is no such file."""
-    lines = _json_lines(path, whole=True)
-    return lines[0] if lines else {}
-
-
-def _json_lines(path: Path, *, whole: bool = False) -> list[dict[str, Any]]:
-    text = _text(path)
-    try:
-        return [json.loads(part) for part in ([text] if whole else text.splitlines()) if part.strip()]
-    except json.JSONDecodeError as error:
-        raise RunError(
-            f"{path} is damaged, line {error.lineno}: {error.msg}. Train or evaluate the run again."
-        ) from None

@@ -116,6 +116,11 @@ def drawing(title: str, spoken: str, parts: Sequence[str], height: float) -> Mar
     )
 
 
+def escape_label(words: str) -> Markup:
+    """Return words for an attribute of a drawing."""
+    return escape(words)
+
+
 def _aligned(numbers: list[str]) -> list[str]:
     """Return the numbers of one axis with as many decimals as the longest has; percentages as they are.
 

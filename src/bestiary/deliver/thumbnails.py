@@ -26,6 +26,11 @@ def thumbnail_data_uri(path: Path, side: int = 160, *, largest_bytes: int = LARG
         picture = Image.fromarray(decode(path, at_least=side))
     except (OSError, PictureError):
         return None
+    return small_data_uri(picture, side, largest_bytes=largest_bytes)
+
+
+def small_data_uri(picture: Image.Image, side: int, *, largest_bytes: int = LARGEST_BYTES) -> str:
+    """Return an RGB picture as a `data:` address of a JPEG within these sizes."""
     for share, quality in ATTEMPTS:
         encoded = jpeg_copy(picture, round(side * share), quality)
         if len(encoded) <= largest_bytes:

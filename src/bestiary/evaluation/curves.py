@@ -123,7 +123,7 @@ def path_sentence(history: Sequence[Mapping[str, Any]]) -> str:
     """Return what a regularisation path says, for people: each line of `history` is one strength C, strong to weak."""
     best = min(range(len(history)), key=lambda step: history[step]["val_loss"])
     strength, last = history[best]["regularisation"], len(history) - 1
-    start = f"Validation loss is lowest at C = {strength:g}"
+    start = f"Validation loss is lowest at C = {strength:.3g}"
     if last == 0:
         return f"{start}, the only strength tried."
     if best == last:

@@ -21,6 +21,7 @@ from bestiary.evaluation import intervals
 from bestiary.evaluation.metrics import OVER_CLASSES
 from bestiary.evaluation.predictions import judge, prediction_table
 from bestiary.evaluation.shift import shift
+from bestiary.evaluation.slices import slices
 from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.inference.predictor import Predictor
 from bestiary.machine import cache_folder, cores
@@ -120,8 +121,9 @@ def judged(
 ) -> dict[str, Any]:
     """Return what `metrics.json` of an evaluation says: shift first, then the metrics of the contract.
 
-    They are over the pictures of classes that the run knows. `unknown_classes`: by label that it does not know, how
-    often it said "unknown". `classes_without_pictures`, and `present`: the averages over the other classes only.
+    They are over the pictures of classes that the run knows, and so are `slices`. `unknown_classes`: by label that it
+    does not know, how often it said "unknown". `classes_without_pictures`, and `present`: the averages over the other
+    classes only.
     """
     known = predictions["label"].is_in(list(bundle.classes))
     groups = found.pictures["group"].to_numpy()
@@ -140,6 +142,7 @@ def judged(
             predictions.filter(known), own, bundle.classes, threshold=bundle.threshold, resamples=resamples, seed=seed
         )
         body |= scores | {"present": _over_present(scores)}
+        body["slices"] = slices(predictions.filter(known), found.pictures)
     return body
 
 

@@ -11,6 +11,8 @@ from bestiary.evaluation.calibration import choose_threshold, fit_temperature
 from bestiary.evaluation.elsewhere import predicted
 from bestiary.evaluation.leaks import leaks_beside
 from bestiary.evaluation.predictions import judge, prediction_table
+from bestiary.evaluation.slices import slices
+from bestiary.evaluation.trust import trust
 from bestiary.inference.bundle import read_bundle
 from bestiary.inference.graph import Calibration
 from bestiary.inference.predictor import Predictor
@@ -57,7 +59,13 @@ def judged(run: Path, predictions: pl.DataFrame, shown: pl.DataFrame, recipe: Re
         resamples=recipe.evaluate.resamples,
         seed=recipe.seed,
     )
-    return {"split": "test", **metrics, **leaks_beside(predictions, shown)}
+    return {
+        "split": "test",
+        **metrics,
+        **leaks_beside(predictions, shown),
+        **trust(predictions, groups.to_numpy(), bundle, folds=recipe.data.folds, seed=recipe.seed),
+        "slices": slices(predictions, shown),
+    }
 
 
 def _seal(task: Task, learned: Learned) -> Model:

@@ -1,0 +1,244 @@
+"""What to do next with a run: what each step could bring, in points of macro-F1, as far as the run can tell.
+
+Every sentence is derived from numbers of the run; none is said without one.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import median
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from bestiary.deliver.run_files import RunFiles
+from bestiary.deliver.svg import percent_text
+from bestiary.deliver.verdict import SERIOUS, by_f1, estimate_text, interval_text
+from bestiary.evaluation.curves import overfitting_point
+from bestiary.evaluation.learning_curve import WORTH
+from bestiary.evaluation.slices import macro_f1_of
+
+WEAK_BY = 0.03  # a class is weak when its F1 lies this far below the mean of all classes
+FEW_SHARE = 0.5  # a class has few pictures when it has less than this share of the median class
+FEW_PICTURES = 100  # or less than this, to learn from
+LEAST_GAIN = 0.0005  # of macro-F1; less is not worth a number
+CURVE_ADVICE = {  # by the verdict on the learning curves; a curve that has settled needs none
+    "overfitting": "Train with more variety, or shorter.",
+    "improving": "Train longer.",
+    "unstable": "Lower the learning rate.",
+    "broken": "Lower the learning rate.",
+    "flat": "Change the learning rate.",
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do next: what, why (with numbers), a command if one does it, and the section to look at.
+
+    `gain`: by how much macro-F1 could rise at most; None where the run cannot tell.
+    """
+
+    what: str
+    why: str
+    command: str = ""
+    anchor: str = ""
+    gain: float | None = None
+
+    @property
+    def worth(self) -> str:
+        """The gain in words, empty where it is not known."""
+        return "" if self.gain is None else f"up to +{100 * self.gain:.1f} points"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the steps follow from.
+
+    train_counts: training pictures by class; issues: findings by check; suspects: how many labels look wrong in each
+    split; relabelled: the rise of macro-F1 if those of the tested pictures were what they look like; run: for a shell.
+    """
+
+    metrics: Mapping[str, Any]
+    train_counts: Mapping[str, int]
+    history: Sequence[Mapping[str, Any]] = ()
+    issues: Mapping[str, int] = field(default_factory=dict)
+    suspects: Mapping[str, int] = field(default_factory=dict)
+    relabelled: float | None = None
+    lessons: Mapping[str, Any] = field(default_factory=dict)
+    method: str = ""
+    run: str = "RUN"
+
+    @property
+    def mislabelled(self) -> int:
+        """How many training labels look wrong."""
+        return self.suspects.get("train", 0)
+
+
+def evidence_of(run: RunFiles) -> Evidence:
+    """Return what the advice on a run follows from."""
+    marked = run.findings.filter(pl.col("is_issue") & (pl.col("check") == "suspect-label"))
+    of_suspects = run.pictures.filter(pl.col("row_id").is_in(marked["row_id"].implode()))
+    train = run.pictures.filter(pl.col("split") == "train")["label"]
+    return Evidence(
+        run.metrics,
+        {str(label): n for label, n in Counter(train.to_list()).items()},
+        run.history,
+        Counter(run.findings.filter(pl.col("is_issue"))["check"].to_list()),
+        Counter(of_suspects["split"].drop_nulls().to_list()),
+        _relabelled(run, marked),
+        run.lessons,
+        str(run.bundle.get("method", "")),
+        shlex.quote(str(run.folder)),
+    )
+
+
+def next_steps(evidence: Evidence) -> list[Step]:
+    """Return what deserves doing next, and last how to use the model.
+
+    First what the run can put a number on, the largest first; then what shows only after it is done; then what makes
+    the figures more certain.
+    """
+    steps = [
+        *_class_steps(evidence),
+        *_more_steps(evidence.lessons),
+        *_slice_steps(evidence.metrics),
+        *_suspect_steps(evidence),
+        *_finding_steps(evidence.issues),
+        *_training_steps(evidence),
+        *_trust_steps(evidence.metrics),
+        *_test_steps(evidence.metrics),
+    ]
+    steps = [step if (step.gain or 0) >= LEAST_GAIN else replace(step, gain=None) for step in steps]
+    steps.sort(key=lambda step: -(step.gain or 0))
+    return [*steps, Step("Use it.", "On pictures of your own:", f"bestiary predict {evidence.run} new/*.jpg")]
+
+
+def _relabelled(run: RunFiles, marked: pl.DataFrame) -> float | None:
+    """Return by how much macro-F1 would rise if the suspect labels of tested pictures were the suggested ones."""
+    labels = run.metrics["confusion"]["labels"]
+    place = {label: at for at, label in enumerate(labels)}
+    counts = np.array(run.metrics["confusion"]["counts"], np.float64).reshape(len(labels), len(labels))
+    test = run.predictions.filter(pl.col("split") == "test").select("row_id", "label", "predicted")
+    before = macro_f1_of(counts)
+    known = pl.col("suggested_label").is_in(labels)
+    rows = test.join(marked.filter(known).select("row_id", "suggested_label"), on="row_id").drop_nulls()
+    for label, said, suggested in rows.select("label", "predicted", "suggested_label").iter_rows():
+        counts[place[label], place[said]] -= 1
+        counts[place[suggested], place[said]] += 1
+    return macro_f1_of(counts) - before if rows.height else None
+
+
+def _test_steps(metrics: Mapping[str, Any]) -> Iterator[Step]:
+    scored, accuracy = metrics.get("test_scored", 1), metrics["accuracy"]
+    if scored >= 2:
+        yield Step(
+            "Confirm on fresh pictures.",
+            f"The test pictures were scored {scored} times. Each look that led to a choice makes the figures a little "
+            "too good; choose by the validation pictures, and score new ones once.",
+        )
+    low, high = accuracy.get("low"), accuracy.get("high")
+    if low is not None and high is not None and high - low > 0.08:
+        yield Step(
+            "Hold back more test pictures.",
+            f"With {metrics['n']:,} the accuracy is only known to lie between {percent_text(round(low, 2))} "
+            f"and {percent_text(round(high, 2))}.",
+        )
+
+
+def _class_steps(evidence: Evidence) -> Iterator[Step]:
+    metrics, train_counts = evidence.metrics, evidence.train_counts
+    values = {label: metrics["per_class"][label]["f1"]["value"] or 0.0 for label in by_f1(metrics)}
+    weak = [label for label, value in values.items() if value < metrics["macro_f1"]["value"] - WEAK_BY]
+    middle = median(train_counts.values()) if train_counts else 0
+    for label in weak[:3]:
+        f1, n = metrics["per_class"][label]["f1"], train_counts.get(label, 0)
+        gain = (median(values.values()) - values[label]) / len(metrics["per_class"])  # as good as the median class
+        interval = interval_text(f1, 0)
+        score = f"F1 {estimate_text(f1, 0)}" + (f" ({interval})" if interval else "")
+        if n < FEW_PICTURES or n < FEW_SHARE * middle:
+            others = f", where the median class has {middle:,.0f}" if n < FEW_SHARE * middle else ""
+            why = f"It was learnt from {n:,}{others}; {score}."
+            yield Step(f"Add pictures of {label}.", why, anchor="pictures", gain=gain)
+        else:
+            why = f"{score}, and not for want of pictures ({n:,}). {_confused(metrics, label)}"
+            yield Step(f"Look at the mistakes with {label}.", why, anchor="mistakes", gain=gain)
+
+
+def _confused(metrics: Mapping[str, Any], label: str) -> str:
+    labels, counts = metrics["confusion"]["labels"], metrics["confusion"]["counts"]
+    at = labels.index(label)
+    both = [0 if i == at else counts[at][i] + counts[i][at] for i in range(len(labels))]
+    times = "once" if max(both) == 1 else f"{max(both)} times, both ways"
+    return f"Confused most with {labels[both.index(max(both))]}: {times}." if max(both) else ""
+
+
+def _more_steps(lessons: Mapping[str, Any]) -> Iterator[Step]:
+    curve = lessons.get("curve", {})
+    gain = curve.get("twice", {}).get("gain", {}).get("value", 0.0)
+    if gain >= WORTH:
+        yield Step("Collect more pictures of every class.", curve["sentence"], anchor="learning", gain=gain)
+
+
+def _slice_steps(metrics: Mapping[str, Any]) -> Iterator[Step]:
+    for row in metrics.get("slices", {}).get("rows", ()):
+        if row["worse"]:
+            right, others = (
+                f"{estimate_text(row[key], 0)} ({interval_text(row[key], 0)})" for key in ("accuracy", "rest")
+            )
+            why = f"Of these ({row['words']}) it gets {right} right, of the others {others}; that is more than chance."
+            yield Step(f"Add {row['name']} pictures, or better ones.", why, anchor="slices", gain=row["worth"])
+
+
+def _suspect_steps(evidence: Evidence) -> Iterator[Step]:
+    suspects, n = evidence.suspects, sum(evidence.suspects.values())
+    if not n:
+        return
+    taught, judged = suspects.get("train", 0), suspects.get("val", 0) + suspects.get("test", 0)
+    parts = [f"{taught:,} teach the model the wrong thing"] if taught else []
+    parts += [f"{judged:,} make it look worse than it is"] if judged else []
+    what = f"{taught:,} training label{'' if taught == 1 else 's'}" if taught else f"{n:,} label{'' if n == 1 else 's'}"
+    yield Step(
+        f"Check {what} that look{'s' if (taught or n) == 1 else ''} wrong.",
+        f"A model that never saw these pictures would label them otherwise. Where it is right, {' and '.join(parts)}.",
+        command=f"bestiary review {evidence.run}",
+        anchor="findings",
+        gain=evidence.relabelled,
+    )
+
+
+def _finding_steps(issues: Mapping[str, int]) -> Iterator[Step]:
+    serious = [f"{issues[check]:,} {check}" for check in SERIOUS if check != "suspect-label" and issues.get(check)]
+    if serious:
+        yield Step(
+            "Look through the findings.",
+            f"The audit marked {', '.join(serious)}: a wrong label costs more than a missing picture.",
+            anchor="findings",
+        )
+
+
+def _training_steps(evidence: Evidence) -> Iterator[Step]:
+    metrics, history, method = evidence.metrics, evidence.history, evidence.method
+    read = overfitting_point(history)
+    if method != "probe" and read.verdict in CURVE_ADVICE:
+        yield Step(CURVE_ADVICE[read.verdict], read.sentence, anchor="learning")
+    if history and history[-1].get("chosen") and (strength := history[-1].get("regularisation")):
+        why = f"The weakest that was tried, C = {strength:g}, was the best; add larger values to probe.regularisation."
+        yield Step("Try weaker regularisation.", why, anchor="learning")
+    if method == "probe" and metrics["macro_f1"]["value"] < 0.95:
+        why = "The backbone was left as it came; adapting its layers to these pictures is the next thing to try."
+        yield Step("Fine-tune.", why, "bestiary train PICTURES --method finetune")
+
+
+def _trust_steps(metrics: Mapping[str, Any]) -> Iterator[Step]:
+    error = (metrics.get("ece") or {}).get("value")
+    if error is not None and error > 0.05:
+        why = f"They miss the truth by {percent_text(round(error, 3))} on average, even after calibration."
+        yield Step("Read the probabilities with care.", why, anchor="trust")
+    share = (metrics.get("unknown") or {}).get("coverage")
+    if share is not None and share < 0.9:
+        why = f"Only {percent_text(round(share, 2))} of the pictures get an answer; the others are called unknown."
+        yield Step("Check what is called unknown.", why, anchor="unknown")

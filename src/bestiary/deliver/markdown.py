@@ -1,0 +1,34 @@
+"""The few pieces of Markdown that a summary and a model card are made of; what users named is escaped."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from bestiary.deliver.verdict import estimate_text, interval_text, number_text
+
+
+def plain(words: object) -> str:
+    r"""Return text that Markdown shows as it is, on one line.
+
+    >>> plain("a|b <i> *c*")
+    'a\\|b &lt;i> \\*c\\*'
+    """
+    text = " ".join(str(words).split())
+    return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
+
+
+def rows(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """Return a table: the first column to the left, the others to the right."""
+    rule = ["---", *("---:" for _ in head[1:])]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *lines])
+
+
+def figure(metric: Mapping[str, Any] | None, *, is_rate: bool = True, digits: int = 1) -> str:
+    """Return a value with its interval: `97.2 % (96.1 to 98.2)`."""
+    if is_rate:
+        value, interval = estimate_text(metric, digits), interval_text(metric, digits)
+    else:
+        value, interval = number_text((metric or {}).get("value")), interval_text(metric, 3, 1)
+    return f"{value} ({interval})" if interval else value

@@ -1,0 +1,159 @@
+"""The model card of a run (`README.md`): metadata that the Hugging Face hub reads, then what a user must know.
+
+The metadata is YAML; it is written as JSON, of which YAML is a superset, so that no YAML library is needed. No path of
+the machine is in it: the folder may be published as it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from bestiary import __version__
+from bestiary.deliver import verdict
+from bestiary.deliver.advice import evidence_of
+from bestiary.deliver.markdown import figure, plain, rows
+from bestiary.deliver.run_files import RunFiles, notes
+from bestiary.deliver.summary import peeked
+from bestiary.deliver.trust_section import calibration_words, set_words
+from bestiary.recipe import BACKBONE_SIZES
+
+# Our key, the hub's name of the metric, its name for people.
+METRICS = (
+    ("accuracy", "accuracy", "Accuracy"),
+    ("macro_f1", "f1", "Macro-F1"),
+    ("macro_precision", "precision", "Macro precision"),
+    ("macro_recall", "recall", "Macro recall"),
+    ("log_loss", "log_loss", "Log loss"),
+    ("brier", "brier_score", "Brier score"),
+    ("ece", "ece", "Calibration error (ECE, 15 bins)"),
+)
+NOT_RATES = ("log_loss", "brier")
+USE = """```python
+import bestiary
+
+predictor = bestiary.load(".")
+for answer in predictor.predict_many(["picture.jpg"]):
+    print(answer.label, answer.probability, answer.unknown)
+```
+
+or `bestiary predict . picture.jpg`. `model.onnx` takes uint8 RGB pictures (n, height, width, 3) of the size below and
+holds normalisation, network, calibration and softmax; it runs in ONNX Runtime alone."""
+
+
+def model_card(run: RunFiles) -> str:
+    """Return the card of a finished run as Markdown with metadata at its top."""
+    metadata = json.dumps(card_data(run), indent=2, ensure_ascii=False, allow_nan=False)
+    return f"---\n{metadata}\n---\n\n" + "\n\n".join(part for part in _parts(run) if part) + "\n"
+
+
+def card_data(run: RunFiles) -> dict[str, Any]:
+    """Return the metadata, with the scores as the hub's `model-index` (one `EvalResult` for each)."""
+    results = [
+        {"type": kind, "name": f"{name} (95 % interval {_interval(run.metrics[key])})", "value": _value(run, key)}
+        for key, kind, name in METRICS
+        if run.metrics.get(key) and verdict.interval_text(run.metrics[key])
+    ]
+    data = {"type": "imagefolder", "name": "the run's own pictures", "split": str(run.metrics.get("split", "test"))}
+    task = {"type": "image-classification", "name": "Image Classification"}
+    return {
+        "library_name": "bestiary",
+        "pipeline_tag": "image-classification",
+        "tags": ["bestiary", "onnx", "image-classification"],
+        "metrics": ["accuracy", "f1"],
+        "model-index": [
+            {"name": _printable(run.folder.name), "results": [{"task": task, "dataset": data, "metrics": results}]}
+        ],
+    }
+
+
+def _printable(name: str) -> str:
+    """Return a name without the characters that YAML refuses."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name) or "run"
+
+
+def _value(run: RunFiles, key: str) -> float:
+    return round(float(run.metrics[key]["value"]), 6)
+
+
+def _interval(metric: Any) -> str:
+    return f"{metric['low']:.4f} to {metric['high']:.4f}"
+
+
+def _parts(run: RunFiles) -> Iterator[str]:
+    metrics, bundle, evidence = run.metrics, run.bundle, evidence_of(run)
+    labels = metrics["confusion"]["labels"]
+    yield f"# {plain(run.folder.name)}"
+    yield plain(verdict.verdict(metrics, evidence.mislabelled))
+    yield from (f"> **Note.** {plain(note)}" for note in [*peeked(metrics), *notes(run)])
+    about = ", ".join(str(part) for part in (bundle.get("method"), bundle.get("backbone")) if part)
+    yield (
+        f"A picture classifier for {len(labels)} classes"
+        + (f" ({plain(about)})" if about else "")
+        + f", made with bestiary {run.environment.get('bestiary', __version__)}. Its classes: "
+        + ", ".join(plain(label) for label in labels)
+        + "."
+    )
+    yield "## How to use it\n\n" + USE
+    yield "## What it is good for, and what not"
+    yield "\n".join(f"- {line}" for line in _limits(run))
+    yield "## How good it is"
+    found = [(name, figure(metrics.get(key), is_rate=key not in NOT_RATES)) for key, _, name in METRICS]
+    yield rows((f"On {metrics['n']:,} test pictures", "Value (95 % interval)"), found)
+    yield rows(
+        ("Class", "Precision", "Recall", "F1", "Test pictures", "Learnt from"),
+        (
+            (
+                plain(label),
+                *(figure(one.get(key), digits=0) for key in ("precision", "recall", "f1")),
+                f"{one.get('support', 0):,}",
+                f"{evidence.train_counts.get(label, 0):,}",
+            )
+            for label, one in metrics["per_class"].items()
+        ),
+    )
+    if metrics.get("test_scored", 1) < 2 and not notes(run):
+        yield (
+            "The test pictures were not used to learn or to choose anything, and duplicates of one picture lie on one"
+            " side of the split. Intervals count a group of duplicates as one piece of evidence."
+        )
+    yield plain(" ".join(part for part in (calibration_words(metrics), set_words(metrics)) if part))
+    yield "## How it was made"
+    yield rows(("", ""), _made(run))
+
+
+def _limits(run: RunFiles) -> Iterator[str]:
+    metrics = run.metrics
+    yield (
+        "It names one of its classes for each picture, with a probability that is calibrated. Pictures unlike those"
+        f" that it learnt from are answered “unknown”{_answered(metrics)}; that is no protection against all of them."
+    )
+    yield plain(verdict.weakest_sentence(metrics))
+    if said := (metrics.get("slices") or {}).get("sentence"):
+        yield plain(said)
+    yield (
+        "The figures hold for pictures like those of its collection. On pictures from elsewhere a model does worse; by"
+        " how much has to be measured: `bestiary evaluate`."
+    )
+    yield "Do not use it where a wrong answer does harm and nobody looks at it."
+
+
+def _answered(metrics: Any) -> str:
+    share = (metrics.get("unknown") or {}).get("coverage")
+    return "" if share is None else f" ({verdict.whole_percent(share)} of the test pictures get an answer)"
+
+
+def _made(run: RunFiles) -> Iterator[tuple[str, str]]:
+    for key, name in (("method", "Method"), ("backbone", "Backbone"), ("size", "Input, pixels"), ("fit", "Fit")):
+        if run.bundle.get(key) is not None:
+            yield name, plain(run.bundle[key])
+    for key, name in (("temperature", "Temperature"), ("threshold", "Threshold of familiarity")):
+        if run.bundle.get(key) is not None:
+            yield name, verdict.number_text(float(run.bundle[key]))
+    yield "Training pictures", f"{int((run.pictures['split'] == 'train').sum()):,}"
+    if seconds := (run.metrics.get("seconds") or {}).get("total"):
+        yield "Time", f"{seconds:.0f} s"
+    yield "Recipe", "`resolved.toml`"
+    if run.bundle.get("method") != "scratch" and run.bundle.get("backbone") in BACKBONE_SIZES:
+        yield "Licence of the backbone", "Apache-2.0 (EfficientNet-Lite, ImageNet)"

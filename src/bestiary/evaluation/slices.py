@@ -1,0 +1,246 @@
+"""Slices of the tested pictures in which the model is worse: small, dark, blurry, long, grey, of one format, folder.
+
+A slice is told apart only if its mistakes are more than chance and its own classes explain: in each class the mistakes
+are dealt at random to the slice and the rest, which gives the exact chance of as many mistakes in the slice (the
+stratified exact test of Cochran, Mantel and Haenszel, one-sided), corrected for the number of slices (Holm 1979).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from scipy.stats import hypergeom
+
+from bestiary.evaluation.corrections import holm
+from bestiary.evaluation.intervals import Floats, Integers, interval, wilson
+
+SMALLEST = 20  # different pictures inside a slice, and as many outside: of fewer nothing can be said
+SHARE = 0.1  # of the pictures make an extreme: the darkest tenth
+SURE = 0.05  # a corrected p below this is called worse
+MOST_VALUES = 12  # of a format or a folder; a property with more values describes single pictures, not sources
+
+Flags = npt.NDArray[np.bool_]
+
+_long, _short = pl.max_horizontal("width", "height"), pl.min_horizontal("width", "height")
+
+
+@dataclass(frozen=True)
+class Extreme:
+    """The pictures with the least (or the most) of something measured; `words` name its edge, `{}` a number."""
+
+    name: str
+    of: pl.Expr
+    words: str
+    needs: tuple[str, ...]
+    most: bool = False
+    digits: int = 2
+
+
+EXTREMES = (
+    Extreme("small", _short.cast(pl.Float64), "shorter side of {} px or less", ("width", "height"), digits=0),
+    Extreme("large", _short.cast(pl.Float64), "shorter side of {} px or more", ("width", "height"), True, digits=0),
+    Extreme("long and narrow", _long / _short, "at least {} times as long as wide", ("width", "height"), True),
+    Extreme("dark", pl.col("luma"), "mean brightness of {} or less", ("luma",)),
+    Extreme("bright", pl.col("luma"), "mean brightness of {} or more", ("luma",), True),
+    Extreme("of little contrast", pl.col("contrast"), "contrast of {} or less", ("contrast",)),
+    Extreme("blurry", pl.col("sharpness"), "sharpness of {} or less", ("sharpness",), digits=3),
+    Extreme("grey or pale", pl.col("saturation"), "colour saturation of {} or less", ("saturation",)),
+    Extreme(
+        "strongly compressed",
+        pl.col("bytes") / (_long * _short),
+        "{} bytes a pixel or less",
+        ("bytes", "width", "height"),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class _Slice:
+    name: str
+    words: str
+    inside: Flags
+
+
+def slices(predictions: pl.DataFrame, pictures: pl.DataFrame) -> dict[str, Any]:
+    """Return what metrics.json says of slices: `{"tested", "smallest", "worse", "sentence", "rows"}`.
+
+    predictions: `row_id, label, predicted` of the tested pictures; pictures: `table.PICTURES`, and `table.MEASURES` as
+    far as they are there. A row: `name, words, n`; `accuracy` and `rest` (of the pictures outside) and `difference`
+    with 95 % intervals; `wrong`, and `expected_wrong` if each class were as often wrong inside as outside; `p`,
+    `p_holm`, `worse`; `noticed_at`, the highest accuracy at which it would have been called worse; `worth`, the rise of
+    macro-F1 if the slice were as good as the rest. Groups of duplicates count once.
+    """
+    answered = predictions.select("row_id", "label", "predicted").drop_nulls()
+    known = answered.join(pictures.drop("label"), on="row_id", how="left", maintain_order="left")
+    units = _Units.of(known)
+    found = [one for one in _candidates(known) if units.can_be_judged(one.inside)]
+    rows = [units.judged(one, len(found)) for one in found]
+    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row |= {"p_holm": p, "worse": p < SURE}
+    rows.sort(key=lambda row: (row["p_holm"], row["p"]))
+    worse = [row["name"] for row in rows if row["worse"]]
+    return {"tested": len(rows), "smallest": SMALLEST, "worse": worse, "sentence": sentence(rows), "rows": rows}
+
+
+def sentence(rows: Sequence[dict[str, Any]]) -> str:
+    """Return what was found, in a sentence or two."""
+    if not rows:
+        return f"There are too few test pictures to look for slices: each needs {SMALLEST}, and as many outside of it."
+    worse = [row for row in rows if row["worse"]]
+    if worse:
+        named = "; ".join(
+            f"{row['name']} pictures ({row['words']}): right {_rate(row['accuracy'])}, the others {_rate(row['rest'])}"
+            for row in worse
+        )
+        return f"It is worse, beyond chance, in {len(worse)} of {len(rows)} slices that were looked at: {named}."
+    seen = [row["noticed_at"] for row in rows if row["noticed_at"] is not None]
+    least = (
+        f" A slice would have stood out if it were right about {100 * np.median(seen):.0f} % or less" if seen else ""
+    )
+    return (
+        f"In none of the {len(rows)} slices that were looked at is it worse beyond chance.{least}{'.' if least else ''}"
+    )
+
+
+def _rate(entry: dict[str, float]) -> str:
+    return f"{100 * entry['value']:.0f} % ({100 * entry['low']:.0f} to {100 * entry['high']:.0f})"
+
+
+def _candidates(known: pl.DataFrame) -> Iterator[_Slice]:
+    for extreme in EXTREMES:
+        if set(extreme.needs) <= set(known.columns):
+            yield from _extreme(extreme, known)
+    yield from _values(known["format"], "stored as {}")
+    yield from _values(known["path"].map_elements(_source, return_dtype=pl.String), "from the folder {}")
+
+
+def _extreme(extreme: Extreme, known: pl.DataFrame) -> Iterator[_Slice]:
+    """Yield the extreme tenth, or the fewest pictures that can be judged; nothing where most have the same value."""
+    values = known.select(extreme.of.cast(pl.Float64)).to_series().fill_null(float("nan")).to_numpy()
+    finite = np.sort(values[np.isfinite(values)])
+    wanted = max(round(SHARE * len(finite)), SMALLEST)
+    if len(finite) < 2 * SMALLEST:
+        return
+    edge = float(finite[-wanted] if extreme.most else finite[wanted - 1])
+    inside = (values >= edge if extreme.most else values <= edge) & np.isfinite(values)
+    if inside.sum() <= len(finite) / 2:
+        yield _Slice(extreme.name, extreme.words.format(f"{edge:,.{extreme.digits}f}"), inside)
+
+
+def _values(values: pl.Series, words: str) -> Iterator[_Slice]:
+    """Yield a slice for each value of a property but the commonest; nothing for a property of too many values."""
+    counts = values.drop_nulls().value_counts(sort=True)
+    if 2 <= counts.height <= MOST_VALUES:
+        for value in counts.to_series(0)[1:]:
+            yield _Slice(value, words.format(value), (values == value).fill_null(False).to_numpy())
+
+
+def _source(path: str) -> str:
+    """Return the name of the folder above the one that names the class: that of a source, where several were merged."""
+    return (["", "", *path.replace("\\", "/").split("/")])[-3]
+
+
+@dataclass(frozen=True)
+class _Units:
+    """The tested pictures as arrays of shape (n,): what they are, what was said, and who is a duplicate of whom."""
+
+    truth: Integers
+    said: Integers
+    groups: Integers
+    k: int
+
+    @classmethod
+    def of(cls, known: pl.DataFrame) -> _Units:
+        names = sorted({*known["label"], *known["predicted"].drop_nulls()})
+        place = {name: at for at, name in enumerate(names)}
+        truth, said = (np.array([place[name] for name in known[column]]) for column in ("label", "predicted"))
+        groups = known["group"].fill_null(-1).to_numpy()
+        return cls(truth, said, np.unique(groups, return_inverse=True)[1].astype(np.int64), len(names))
+
+    @property
+    def wrong(self) -> Flags:
+        return np.asarray(self.truth != self.said)
+
+    def once(self, inside: Flags) -> Integers:
+        """Return the positions of the first picture of each group inside, and of each outside."""
+        first = np.unique(2 * self.groups + inside, return_index=True)[1]
+        return np.asarray(first, np.int64)
+
+    def can_be_judged(self, inside: Flags) -> bool:
+        """Return whether there are enough pictures on both sides, of classes that occur on both."""
+        rows = self.once(inside)
+        within, truth = inside[rows], self.truth[rows]
+        shared = np.isin(truth, np.intersect1d(truth[within], truth[~within]))
+        return bool(min(within.sum(), (~within).sum(), (within & shared).sum()) >= SMALLEST)
+
+    def judged(self, one: _Slice, tested: int) -> dict[str, Any]:
+        """Return the row of a slice, but for what depends on the others."""
+        rows = self.once(one.inside)
+        within, wrong, truth = one.inside[rows], self.wrong[rows], self.truth[rows]
+        chances = _chances(within, wrong, truth, self.k)
+        seen, count = int((wrong & within).sum()), int(within.sum())
+        tail = chances[::-1].cumsum()[::-1]  # tail[w]: the chance of w mistakes or more
+        enough = np.flatnonzero(tail <= SURE / tested)
+        inner, outer = _right(wrong[within]), _right(wrong[~within])
+        return {
+            "name": one.name,
+            "words": one.words,
+            "n": count,
+            "accuracy": inner,
+            "rest": outer,
+            "difference": _difference(inner, outer),
+            "wrong": seen,
+            "expected_wrong": round(float((np.arange(len(chances)) * chances).sum()), 2),
+            "p": float(min(1.0, tail[seen])),
+            "noticed_at": round(1 - int(enough[0]) / count, 4) if len(enough) else None,
+            "worth": self._worth(one.inside, inner, outer),
+        }
+
+    def _worth(self, inside: Flags, inner: dict[str, float], outer: dict[str, float]) -> float:
+        """Return the rise of macro-F1 if the slice were wrong no oftener than the rest, its mistakes shrunk evenly."""
+        if inner["value"] >= outer["value"]:
+            return 0.0
+        kept = (1 - outer["value"]) / (1 - inner["value"])
+        weights = np.where(inside & self.wrong, kept, 1.0)
+        cells, size = self.truth * self.k + self.said, self.k * self.k
+        as_is = np.bincount(cells, minlength=size).reshape(self.k, self.k).astype(np.float64)
+        kept_cells: Floats = np.bincount(cells, weights, minlength=size).reshape(self.k, self.k).astype(np.float64)
+        mended = kept_cells + np.diag(as_is.sum(axis=1) - kept_cells.sum(axis=1))
+        return round(macro_f1_of(mended) - macro_f1_of(as_is), 5)
+
+
+def macro_f1_of(counts: Floats) -> float:
+    """Return macro-F1 of a confusion matrix (k, k), rows what the pictures are; counts may be fractions."""
+    named = counts.sum(axis=0) + counts.sum(axis=1)
+    return float((2 * np.diag(counts) / np.where(named > 0, named, 1)).mean())
+
+
+def _chances(within: Flags, wrong: Flags, truth: Integers, k: int) -> Floats:
+    """Return the chance of 0, 1, 2, … mistakes inside if each class's mistakes fall inside and outside alike."""
+    pictures, mistakes, drawn = (
+        np.bincount(truth, rows, minlength=k).astype(np.int64) for rows in (None, wrong, within)
+    )
+    chances = np.ones(1)
+    for total, bad, inside in zip(pictures.tolist(), mistakes.tolist(), drawn.tolist(), strict=True):
+        if bad and inside:
+            chances = np.convolve(chances, hypergeom.pmf(np.arange(min(bad, inside) + 1), total, bad, inside))
+    return np.append(chances, np.zeros(max(0, int((wrong & within).sum()) + 1 - len(chances))))
+
+
+def _right(wrong: Flags) -> dict[str, float]:
+    value = 1 - float(wrong.mean())
+    low, high = wilson(np.array(value), np.array(len(wrong)))
+    return interval(value, float(low), float(high))
+
+
+def _difference(inner: dict[str, float], outer: dict[str, float]) -> dict[str, float]:
+    """Return inside minus outside; the interval is Newcombe's (1998, method 10), from Wilson's of both."""
+    value = inner["value"] - outer["value"]
+    below = np.hypot(inner["value"] - inner["low"], outer["high"] - outer["value"])
+    above = np.hypot(inner["high"] - inner["value"], outer["value"] - outer["low"])
+    return interval(value, float(value - below), float(value + above))
