@@ -27,7 +27,7 @@ def write_page(found: Mapping[str, Any], out: Path) -> None:
 
 def print_study(found: Mapping[str, Any]) -> None:
     """Print the results as a table, with how they are to be read below it."""
-    print_lines(COLUMNS, rows(found), f"{headline(found)} {method(found)}")
+    print_lines(COLUMNS, rows(found), f"{headline(found)}\n{method(found)}")
 
 
 def rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -91,7 +91,10 @@ def method(found: Mapping[str, Any]) -> str:
         if seeds > 1
         else ". There is one seed: how much another split or training would change is not in them."
     )
-    return f"{pictures}{over} p is corrected for {len(found['differences'])} differences (Holm). ±: sd over seeds."
+    return (
+        f"{pictures}{over} p is corrected for {len(found['differences'])} differences (Holm). ±: sd over seeds. The"
+        " highest of several means is a little too high: part of what made it the highest is luck."
+    )
 
 
 def _values(found: Mapping[str, Any]) -> dict[str, Any]:
