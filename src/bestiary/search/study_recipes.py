@@ -167,7 +167,7 @@ def _read(name: str) -> Entry:
     else:
         raise RecipeError(f'There is no recipe "{name}": no file. {nearest(name, [*METHODS, *shipped()])}')
     asked = {key: value for key, value in asked.items() if key != "seed"}
-    return Entry(path.stem if path.suffix == ".toml" else path.name, asked)
+    return Entry(path.stem if path.suffix == ".toml" else path.resolve().name, asked)
 
 
 def _method(name: str) -> Asked:
