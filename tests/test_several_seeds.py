@@ -134,7 +134,7 @@ def test_without_shared_pictures_the_interval_over_seeds_is_student_s() -> None:
     expected = ttest_rel(this, first)
     assert found["p"] == pytest.approx(expected.pvalue)
     low, high = expected.confidence_interval(0.95)
-    assert (found["low"], found["high"]) == (pytest.approx(low), pytest.approx(high))
+    assert [found["low"], found["high"]] == pytest.approx([low, high])
     wider = interval_over_seeds(list(this - first), 0.25)
     assert wider["high"] - wider["low"] == pytest.approx((high - low) * (1 + 4 * 0.25) ** 0.5)
 
