@@ -81,12 +81,13 @@ class IntegrityError(BestiaryError):
 class InterruptedRun(BestiaryError):  # noqa: N818 - nothing went wrong
     """The user stopped the work; `run` can be resumed, or is None where there was no run yet."""
 
-    def __init__(self, run: Path | None) -> None:
-        """Say how to go on."""
+    def __init__(self, run: Path | None, *, go_on: str | None = None) -> None:
+        """Say how to go on: with `go_on`, or as a run does."""
         super().__init__(
             "Interrupted. Caches are kept: the same command will be quicker."
             if run is None
-            else f"Interrupted. Nothing is lost. Go on with: bestiary train --resume {shlex.quote(str(run))}"
+            else "Interrupted. Nothing is lost. Go on with: "
+            + (go_on or f"bestiary train --resume {shlex.quote(str(run))}")
         )
         self.run = run
 

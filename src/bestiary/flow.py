@@ -143,29 +143,43 @@ def train(
         # ---- The run folder: nothing is written before the pictures are known to be good ---------------------------
         named = [str(path.absolute()) for path in _paths(pictures)]
         source = {"pictures": named[0] if len(named) == 1 else named, "labels": labels, "threads": workers}
-        left_over: dict[str, Any] = {"split digest": digest, "passed over": dict(collection.passed_over)}
-        left_over |= {"plan": plan.words, "planned seconds": round(plan.seconds, 1)}
-        if collection.corrected is not None:
-            left_over |= {"corrections": {"file": str(corrections), **collection.corrected.facts()}}
-
-        def contents(folder: Path) -> None:
-            if collection.corrected is not None:  # as they were applied: the file may have changed since
-                write(folder / "corrections.csv", collection.corrected.decisions)
-            run_folder.write_json(folder / "environment.json", run_folder.environment(source | left_over))
-            table.write(shown, folder / "pictures.parquet")
-            table.write(collection.findings, folder / "findings.parquet")
-
-        run = run_folder.create(out, asked, resolved=plan.recipe, contents=contents)
+        facts = source | {"plan": plan.words, "planned seconds": round(plan.seconds, 1)}
+        if corrections is not None:
+            facts |= {"corrections": {"file": str(corrections)}}
+        run = begin(out, asked, plan.recipe, shown, collection, facts | {"split digest": digest})
         with _resumable(run), session(run, clock, memory) as account:
             deadline = plan.deadline_seconds
             return _finish(run, threads=workers, clock=clock, account=account, reporter=reporter, deadline=deadline)
 
 
-def resume(run: Path | str, *, threads: int | None = None, reporter: Reporter = SILENT) -> Run:
+def begin(
+    out: Path | None, asked: Recipe, resolved: Recipe, shown: pl.DataFrame, collection: Audited, facts: dict[str, Any]
+) -> Path:
+    """Return a new run folder with all that a run begins with: recipe, pictures and their split, findings, `facts`.
+
+    `resume` makes a finished run of it.
+    """
+    done = collection.corrected
+    facts = facts | {"passed over": dict(collection.passed_over)}
+    if done is not None:
+        facts |= {"corrections": {**facts.get("corrections", {}), **done.facts()}}
+
+    def contents(folder: Path) -> None:
+        if done is not None:  # as they were applied: the file may have changed since
+            write(folder / "corrections.csv", done.decisions)
+        run_folder.write_json(folder / "environment.json", run_folder.environment(facts))
+        table.write(shown, folder / "pictures.parquet")
+        table.write(collection.findings, folder / "findings.parquet")
+
+    return run_folder.create(out, asked, resolved=resolved, contents=contents)
+
+
+def resume(run: Path | str, *, light: bool = False, threads: int | None = None, reporter: Reporter = SILENT) -> Run:
     """Return the finished run that an interrupted one becomes, from its pictures, recipe and last checkpoint.
 
     However it ended (Ctrl-C, a full disk, SIGKILL), the scores are those of the run that was not interrupted; its
-    seconds are those of all sessions. Raises RunError if it is finished, or in use by another process.
+    seconds are those of all sessions. light: scores alone; what the training tells and the report are left out.
+    Raises RunError if it is finished, or in use by another process.
     """
     run, clock = Path(run), Clock()
     run_folder.recipe_of(run)
@@ -173,12 +187,14 @@ def resume(run: Path | str, *, threads: int | None = None, reporter: Reporter = 
         if (run / "report.html").exists():
             raise RunError(f"{run} is finished already. Its report: {run / 'report.html'}")
         run_folder.sweep(run)
-        times, before = len(account.earlier), account.seconds["total"]
-        reporter.say(f"Going on with {run}, after {times} session{'s' * (times > 1)} of {before:.0f} s in all.")
-        run_folder.note(run, {"resumed": f"{times} time{'s' * (times > 1)}; the seconds are those of all sessions"})
+        if times := len(account.earlier):
+            before = account.seconds["total"]
+            reporter.say(f"Going on with {run}, after {times} session{'s' * (times > 1)} of {before:.0f} s in all.")
+            run_folder.note(run, {"resumed": f"{times} time{'s' * (times > 1)}; the seconds are those of all sessions"})
         if (run / "metrics.json").exists():  # the test split was scored: scoring it twice would have to be counted
-            return _reported(run, run_folder.read_json(run / "metrics.json"), clock, account)
-        return _finish(run, threads=threads or cores(), clock=clock, account=account, reporter=reporter, resume=True)
+            return _reported(run, run_folder.read_json(run / "metrics.json"), clock, account, light=light)
+        workers = threads or cores()
+        return _finish(run, threads=workers, clock=clock, account=account, reporter=reporter, resume=True, light=light)
 
 
 def follow(*, threads: int | None = None) -> None:
@@ -217,6 +233,7 @@ def _finish(
     account: Session,
     reporter: Reporter,
     resume: bool = False,
+    light: bool = False,
     deadline: float | None = None,
 ) -> Run:
     """Train, seal, judge and report what a run folder describes."""
@@ -233,8 +250,9 @@ def _finish(
     folds = cross_validated(run, recipe, shown, learn_and_test, reporter=reporter) if recipe.data.folds else []
     learned, sealed = learn_model(made)
     run_folder.note(run, learned.notes)
-    with clock.stage("lessons"):
-        run_folder.write_json(run / "learning_curve.json", lessons(made, learned))
+    if not light:
+        with clock.stage("lessons"):
+            run_folder.write_json(run / "learning_curve.json", lessons(made, learned))
 
     # ---- Judgement: the test pictures, from their files, through the predictor that users get ----------------------
     predictions = pooled(folds) if folds else test(run)
@@ -249,13 +267,14 @@ def _finish(
     # ---- Report ----------------------------------------------------------------------------------------------------
     curve = path_sentence if recipe.model.method == "probe" else overfitting_sentence
     metrics = scored | {"test_scored": 1, "overfitting": curve(learned.history)}
-    return _reported(run, metrics | {"temperature": sealed.calibration.temperature}, clock, account)
+    metrics |= {"temperature": sealed.calibration.temperature}
+    return _reported(run, metrics, clock, account, light=light)
 
 
-def _reported(run: Path, metrics: dict[str, Any], clock: Clock, account: Session) -> Run:
+def _reported(run: Path, metrics: dict[str, Any], clock: Clock, account: Session, *, light: bool = False) -> Run:
     """Write what came out and the report of it, and note how long all of it took."""
     with clock.stage("report"):
-        _write(run, metrics | {"seconds": account.seconds, "peak_rss_mb": account.peak_megabytes})
+        _write(run, metrics | {"seconds": account.seconds, "peak_rss_mb": account.peak_megabytes}, light=light)
     metrics |= {"seconds": account.seconds, "peak_rss_mb": account.peak_megabytes}
     run_folder.write_json(run / "metrics.json", metrics)
     if run.parent == run_folder.RUNS:
@@ -272,10 +291,11 @@ def _resumable(run: Path) -> Iterator[None]:
         raise InterruptedRun(run) from None
 
 
-def _write(run: Path, metrics: dict[str, Any]) -> None:
-    run_folder.write_json(run / "metrics.json", metrics)
+def _write(run: Path, metrics: dict[str, Any], *, light: bool = False) -> None:
     write_text(run / "classification_report.txt", classification_report(metrics))
-    write_report(run)
+    run_folder.write_json(run / "metrics.json", metrics)
+    if not light:
+        write_report(run)
 
 
 def _paths(pictures: Sources) -> list[Path]:

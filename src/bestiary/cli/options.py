@@ -78,7 +78,7 @@ def recipe_of(
     named: dict[tuple[str, str], Any] = {
         ("model", "method"): method.value if method else None,
         ("model", "backbone"): backbone,
-        ("data", "classes"): None if classes is None else _names(classes),
+        ("data", "classes"): None if classes is None else names_of(classes),
         ("data", "folds"): folds,
     }
     for (section, key), value in named.items():
@@ -87,7 +87,8 @@ def recipe_of(
     return Recipe.of(asked if seed is None else asked | {"seed": seed})
 
 
-def _names(text: str) -> list[str]:
+def names_of(text: str) -> list[str]:
+    """Return the labels that a text names, between commas."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         raise UserError(f'--classes takes labels, for example --classes cat,dog; got "{text}".')

@@ -67,14 +67,19 @@ def caption(found: Mapping[str, Any]) -> str:
 
 def print_table(found: Mapping[str, Any]) -> None:
     """Print the table: drawn on a terminal, plain aligned text elsewhere."""
+    print_lines(COLUMNS, rows(found), caption(found))
+
+
+def print_lines(columns: Sequence[str], lines: Sequence[Sequence[str]], words: str) -> None:
+    """Print lines of cells under their columns, and words below them: drawn on a terminal, plain text elsewhere."""
     if not sys.stdout.isatty():
-        sys.stdout.write(_plain([COLUMNS, *rows(found)]) + "\n" + caption(found) + "\n")
+        sys.stdout.write(_plain([columns, *lines]) + "\n" + words + "\n")
         return
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*COLUMNS, caption=caption(found))
-    for line in rows(found):
+    table = Table(*columns, caption=words)
+    for line in lines:
         table.add_row(*line)
     Console().print(table)
 
@@ -85,7 +90,7 @@ def _value(measure: Mapping[str, float], *, signed: bool = False) -> str:
 
 
 def _plain(lines: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )

@@ -97,7 +97,7 @@ def compared(runs: Sequence[Scored], *, resamples: int = 2000, seed: int = 0) ->
         {
             "run": run.name,
             **{
-                name: _difference(values[at][name] - values[0][name], draws[at][name] - draws[0][name])
+                name: difference_of(values[at][name] - values[0][name], draws[at][name] - draws[0][name])
                 for name in COMPARED
             },
             "mcnemar": _mcnemar(rights[0], rights[at]),
@@ -169,24 +169,24 @@ def _resampled(
     """
     values, draws = list[dict[str, float]](), list[dict[str, Floats]]()
     for run in runs:
-        shares = _shares(run, labels)
+        shares = shares_of(run, labels)
         rows = sums_by_picture(truth, shares.argmax(axis=1), shares)
         whole = Sums(np.asarray(rows.sum(axis=0), np.float64).reshape(1, -1), len(labels))
         drawn = Sums(
             intervals.resampled_sums(rows, truth, groups, resamples=resamples, seed=seed),
             len(labels),
         )
-        values.append({name: float(_figure(whole, name, used)[0]) for name in COMPARED})
-        draws.append({name: _figure(drawn, name, used) for name in COMPARED})
+        values.append({name: float(figure(whole, name, used)[0]) for name in COMPARED})
+        draws.append({name: figure(drawn, name, used) for name in COMPARED})
     return values, draws
 
 
-def _figure(sums: Sums, name: str, used: Integers) -> Floats:
+def figure(sums: Sums, name: str, used: Integers) -> Floats:
     """Return a metric per resample; macro-F1 over the classes that have test pictures here."""
     return sums.f1()[:, used].mean(axis=1) if name == "macro_f1" else sums.metric(name)
 
 
-def _shares(run: Scored, labels: Sequence[str]) -> Floats:
+def shares_of(run: Scored, labels: Sequence[str]) -> Floats:
     """Return the probabilities, float64 (n, labels); a class that the run does not know has none."""
     known = set(run.classes)
     columns = [pl.col(f"p_{name}") if name in known else pl.lit(0.0).alias(f"p_{name}") for name in labels]
@@ -197,7 +197,8 @@ def _interval(value: float, draws: Floats) -> dict[str, float]:
     return intervals.interval(value, *intervals.percentiles(draws, value))
 
 
-def _difference(value: float, draws: Floats) -> dict[str, float]:
+def difference_of(value: float, draws: Floats) -> dict[str, float]:
+    """Return a difference with the 95 % interval of its resamples, and `p`, the share beyond zero, two-sided."""
     beyond = min(float(np.mean(draws <= 0)), float(np.mean(draws >= 0)))
     return {**_interval(value, draws), "p": min(1.0, max(2 * beyond, 2 / (len(draws) + 1)))}
 

@@ -116,7 +116,7 @@ class Measure:
     def __init__(self) -> None:
         """Measure nothing yet."""
         self._features: dict[tuple[str, int, Precision], Pace] = {}
-        self._epochs: dict[tuple[str, int], EpochPace] = {}
+        self._epochs: dict[tuple[object, ...], EpochPace] = {}
         self.slowness = slowness()
 
     def features(self, task: Task, precision: Precision) -> Pace:
@@ -133,7 +133,8 @@ class Measure:
         """Return how fast the network of a task trains."""
         from bestiary.training.rehearsal import epoch_pace
 
-        key = task.recipe.model.backbone, task.view.size
+        train = task.recipe.train
+        key = task.recipe.model, task.view.size, train.batch_size, train.size_from, train.size_to, train.precision
         if key not in self._epochs:
             one = untrained(task)
             self._epochs[key] = epoch_pace(one.network, one.settings, one.augmentation, one.shape)
@@ -154,7 +155,7 @@ def estimated(task: Task, measure: Measure) -> Estimate:
 
 
 def _trained(task: Task, measure: Measure) -> Estimate:
-    train, val, test = (len(task.part(split).keys) for split in ("train", "val", "test"))
+    val, test = (len(task.part(split).keys) for split in ("val", "test"))
     pace = measure.epochs(task)
     if frozen_stages(task.recipe) is not None:
         return _trained_above(task, measure, pace)
@@ -162,7 +163,7 @@ def _trained(task: Task, measure: Measure) -> Estimate:
     if task.recipe.model.method == "finetune" and task.recipe.model.backbone in BACKBONES:
         before += _features(task, measure) + _head(task, measure.slowness)
     after = measure.slowness * Costs().torch + (val + test) / pace.validation * FLOAT32_TIMES
-    return Estimate(before, pace.epoch_seconds(train, val), after)
+    return Estimate(before, pace.epoch_seconds(int(times_shown(task).sum()), val), after)
 
 
 def _trained_above(task: Task, measure: Measure, pace: EpochPace) -> Estimate:
@@ -173,7 +174,7 @@ def _trained_above(task: Task, measure: Measure, pace: EpochPace) -> Estimate:
     before = _features(task, measure) + _head(task, slow) + fast.seconds(views * train) + exact.seconds(val)
     blends = BLENDS_TRIED * val / pace.validation * FLOAT32_TIMES
     after = slow * Costs().torch + exact.seconds(val + test) + blends
-    return Estimate(before, pace.epoch_seconds(views * train, val), after)
+    return Estimate(before, pace.epoch_seconds(views * int(times_shown(task).sum()), val), after)
 
 
 def _as_probe(task: Task) -> Task:

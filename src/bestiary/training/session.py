@@ -21,8 +21,10 @@ NOTE_EVERY_SECONDS = 5.0
 
 
 @contextlib.contextmanager
-def held(run: Path) -> Iterator[None]:
+def held(run: Path, *, go_on: str | None = None) -> Iterator[None]:
     """Keep every other process away from a run. Raises RunError, naming the process that has it, if one does.
+
+    go_on: the command that goes on with it; that of a run when not given.
 
     The lock is the operating system's and dies with its process, however that ends: a lock file left behind by a
     killed process, or by a machine that lost its power, holds nobody up.
@@ -33,7 +35,7 @@ def held(run: Path) -> Iterator[None]:
         if not (_lock(file) and _is_still(file, path)):
             raise RunError(
                 f"{run} is in use by {_holder(file)}. Wait until that has ended, or stop it, and go on with:"
-                f" bestiary train --resume {run}"
+                f" {go_on or f'bestiary train --resume {run}'}"
             )
         _sign(file)
         yield

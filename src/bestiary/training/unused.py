@@ -69,7 +69,7 @@ def refuse_unused(recipe: Recipe) -> None:
 
 
 def _unused(recipe: Recipe, asked: dict[str, Any]) -> list[tuple[str, str]]:
-    learner, users = _learner(recipe), users_of()
+    learner, users = learner_of(recipe), users_of()
     settings = [(section, key) for section, part in asked.items() if isinstance(part, dict) for key in part]
     idle = _idle(recipe)
     return [setting for setting in settings if learner not in users[setting] or setting in idle]
@@ -87,7 +87,8 @@ def _idle(recipe: Recipe) -> set[tuple[str, str]]:
     return idle | ({("train", "views")} if from_pixels else {("train", "size_from"), ("train", "size_to")})
 
 
-def _learner(recipe: Recipe) -> str:
+def learner_of(recipe: Recipe) -> str:
+    """Return what learns, by the names in ALL."""
     return recipe.model.network if recipe.model.method == "scratch" else recipe.model.method
 
 

@@ -1,0 +1,118 @@
+"""A study as one page, as a table on a terminal, and in words: what helped, by how much, how sure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from bestiary import __version__
+from bestiary.deliver.comparison_page import NAMES, print_lines
+from bestiary.deliver.page import render_page
+from bestiary.deliver.study_plots import differences_plot, scores_plot, seconds_plot
+from bestiary.evaluation.comparison import COMPARED, LOWER_IS_BETTER
+from bestiary.machine import write_text
+from bestiary.training.durations import spoken
+
+METRIC = "macro_f1"  # by which a recipe is called better
+COLUMNS = ("recipe", "seeds", *NAMES.values(), "training", "against", "difference in macro F1", "p (Holm)", "that is")
+
+
+def write_page(found: Mapping[str, Any], out: Path) -> None:
+    """Write the results of a study (`search.study_results`) as a page that needs nothing from outside itself."""
+    write_text(out, render_page("study.html", _values(found)))
+
+
+def print_study(found: Mapping[str, Any]) -> None:
+    """Print the results as a table, with how they are to be read below it."""
+    print_lines(COLUMNS, rows(found), f"{headline(found)}\n{method(found)}")
+
+
+def rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return the lines of the table under COLUMNS: a recipe each, with its difference to the one it is held against."""
+    differences = {one["recipe"]: one for one in found["differences"]}
+    lines = []
+    for one in found["recipes"]:
+        told = differences.get(one["recipe"])
+        scores = [mean_text(one[metric], metric) for metric in COMPARED]
+        line = (one["recipe"], str(len(one["seeds"])), *scores, spoken(one["train_seconds"]))
+        if told is None:
+            lines.append((*line, "", "", "", ""))
+            continue
+        p = f"{told[METRIC]['p_holm']:.3g}"
+        lines.append((*line, told["against"], difference_text(told[METRIC], METRIC), p, told[METRIC]["verdict"]))
+    return lines
+
+
+def mean_text(score: Mapping[str, Any], metric: str) -> str:
+    """Return a mean over seeds with its spread, rates in per cent."""
+    factor, digits = (1, 3) if metric in LOWER_IS_BETTER else (100, 1)
+    spread = "" if score["sd"] is None else f" ± {factor * score['sd']:.{digits}f}"
+    return f"{factor * score['mean']:.{digits}f}{spread}"
+
+
+def difference_text(one: Mapping[str, float], metric: str) -> str:
+    """Return a difference with its interval, of rates in points."""
+    factor, digits = (1, 3) if metric in LOWER_IS_BETTER else (100, 1)
+    value, low, high = (f"{factor * one[key]:+.{digits}f}" for key in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
+
+
+def headline(found: Mapping[str, Any]) -> str:
+    """Return which recipe has the highest mean, and what was told apart at all."""
+    best = max(found["recipes"], key=lambda one: one[METRIC]["mean"])
+    apart = [one for one in found["differences"] if one[METRIC]["verdict"] != "not told apart"]
+    seeds = f"{len(best['seeds'])} seeds" if len(best["seeds"]) > 1 else "one seed"
+    start = f"Highest mean: {best['recipe']}, macro F1 {100 * best[METRIC]['mean']:.1f} % over {seeds}."
+    return f"{start} {len(apart)} of {len(found['differences'])} differences are told apart from chance."
+
+
+def sentence(one: Mapping[str, Any]) -> str:
+    """Return one difference in words."""
+    told = one[METRIC]
+    return (
+        f"{one['recipe']} against {one['against']}: {told['verdict']},"
+        f" {difference_text(told, METRIC)} points of macro F1, p = {told['p_holm']:.3g}."
+    )
+
+
+def method(found: Mapping[str, Any]) -> str:
+    """Return how intervals and p were made."""
+    seeds = max(len(one["seeds"]) for one in found["recipes"])
+    pictures = (
+        "Every recipe of a seed answers to the same test pictures. 95 % intervals of differences: over pictures, from"
+        f" {found['resamples']:,} resamples of groups of duplicates, the same for both recipes and for all seeds"
+    )
+    over = (
+        f"; and over the {seeds} seeds, from Student's t with the variance of overlapping splits (Nadeau and Bengio"
+        " 2003); the wider of both on either side, the larger p."
+        if seeds > 1
+        else ". There is one seed: how much another split or training would change is not in them."
+    )
+    return (
+        f"{pictures}{over} p is corrected for {len(found['differences'])} differences (Holm). ±: sd over seeds. The"
+        " highest of several means is a little too high: part of what made it the highest is luck."
+    )
+
+
+def _values(found: Mapping[str, Any]) -> dict[str, Any]:
+    differences, recipes = found["differences"], found["recipes"]
+    told = {one["recipe"]: one for one in differences}
+    return {
+        "version": __version__,
+        "found": found,
+        "headline": headline(found),
+        "method": method(found),
+        "sentences": [(one[METRIC]["verdict"], sentence(one)) for one in differences],
+        "scores": scores_plot(recipes, METRIC, "Macro F1 on test pictures"),
+        "gaps": differences_plot(differences, METRIC, "Difference in macro F1, points") if differences else Markup(""),
+        "times": seconds_plot(recipes, METRIC, "Macro F1, mean over seeds"),
+        "names": NAMES,
+        "lines": [(one, [mean_text(one[metric], metric) for metric in COMPARED]) for one in recipes],
+        "gap_lines": [
+            (one, [(difference_text(one[metric], metric), one[metric]) for metric in COMPARED]) for one in told.values()
+        ],
+        "spoken": spoken,
+    }

@@ -1,0 +1,283 @@
+"""A study: several recipes under several seeds, on the same pictures. What helped, by how much, how sure.
+
+Pictures are measured, looked over and split once for all; then each recipe learns under each seed, in a run folder of
+its own (a cell), and what came out is written after each of them. The same command goes on with a study that was
+killed: finished cells are kept, the half-finished one is resumed. Recipes and seeds may be added to it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from bestiary import flow, table
+from bestiary.data.preparation import Audited, divided
+from bestiary.errors import IntegrityError, InterruptedRun, MachineError, RecipeError, SourceError, UserError
+from bestiary.machine import Clock, cores, processes
+from bestiary.progress import Reporter, Silent
+from bestiary.recipe import Recipe
+from bestiary.search.study_cells import (
+    CELLS,
+    Cell,
+    Memory,
+    cells_of,
+    refuse_another,
+    refuse_other_splits,
+    remember,
+    remembered,
+)
+from bestiary.search.study_plan import announced, forecast, scaled, share_within
+from bestiary.search.study_recipes import LIMITS, Asked, Entry, pairs_of, read_entries
+from bestiary.search.study_results import Results
+from bestiary.training.budget import RESERVE_SHARE
+from bestiary.training.session import held
+
+STUDIES, FINDINGS = Path("studies"), "findings.parquet"
+HOPELESS = 3  # so many trainings fail, and none has come to an end: the others are not tried
+SILENT = Silent()
+Splits = Mapping[int, tuple[pl.DataFrame, str]]  # by seed: the pictures with their split, and the digest of it
+
+
+@dataclass(frozen=True)
+class Study:
+    """A finished study: its folder, its results as plain values, and which cells failed, with the reason."""
+
+    path: Path
+    results: dict[str, Any]
+    failed: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What a study is asked for, read and found possible."""
+
+    pictures: Path
+    labels: str | None
+    corrections: Path | None
+    entries: list[Entry]
+    seeds: tuple[int, ...]
+    threads: int
+
+    def settings(self) -> Recipe:
+        """Return the settings of the pictures, which are the same in all recipes; suspects if any asks for them."""
+        recipes = [entry.recipe() for entry in self.entries]
+        limits = {key: getattr(recipes[0].picture, key) for key in LIMITS}
+        look = {"suspects": any(recipe.data.suspects for recipe in recipes)}
+        return Recipe.of({"data": recipes[0].data.model_dump(mode="json") | look, "picture": limits})
+
+    def source(self) -> dict[str, Any]:
+        """Return what every run folder keeps of where its pictures are."""
+        corrections = None if self.corrections is None else {"file": str(self.corrections)}
+        facts = {"pictures": str(self.pictures.absolute()), "labels": self.labels, "threads": self.threads}
+        return facts if corrections is None else {**facts, "corrections": corrections}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The recipes as they are run, with this share of the epochs that were asked for."""
+
+    entries: list[Entry]
+    share: float
+
+
+def study(
+    pictures: Path | str,
+    recipes: Sequence[str] = (),
+    *,
+    preset: str | None = None,
+    settings: Sequence[str] = (),
+    seeds: Sequence[int] = (0, 1, 2),
+    against: str | None = None,
+    labels: str | None = None,
+    corrections: Path | str | None = None,
+    out: Path | str | None = None,
+    budget_seconds: float | None = None,
+    threads: int | None = None,
+    reporter: Reporter = SILENT,
+) -> Study:
+    """Return a finished study of recipes (see `read_entries`) under seeds, on the same pictures.
+
+    settings: `section.key=value`, laid over every recipe that can use it; against: the recipe that all others are held
+    against, the first when not given; budget_seconds: epochs are cut, by the same share for all, so that the whole
+    is expected to fit; out: the folder, which goes on if it is there.
+    Raises UserError for what the user can mend, InterruptedRun on Ctrl-C.
+    """
+    clock = Clock()
+    refuse_seeds(seeds)
+    entries = read_entries(recipes, preset, settings)
+    pairs = pairs_of(entries, against)
+    file = None if corrections is None else Path(corrections)
+    asking = Asking(Path(pictures), labels, file, entries, tuple(seeds), threads or cores())
+    place = _place(asking) if out is None else Path(out)
+    memory = remembered(place)
+    if memory is not None:
+        refuse_another(place, memory, entries, budget_seconds)
+    try:
+        # ---- Pictures: measured and looked over once, split once for each seed -------------------------------------
+        collection, splits = _pictures(asking, place, memory, reporter)
+        with _kept(place):
+            # ---- The plan: how long it will take, and how many epochs fit ------------------------------------------
+            room = None if budget_seconds is None else budget_seconds * (1 - RESERVE_SHARE) - clock.total
+            planned = _planned(asking, place, splits, memory, room, reporter)
+            memory = _memory(asking, planned, splits, memory, budget_seconds)
+            facts = {**asking.source(), "seeds": list(seeds), "preset": preset}
+            remember(place, memory, facts)
+            table.write(collection.findings, place / FINDINGS)
+            # ---- The cells: trained one after another, told of after each ------------------------------------------
+            results = Results(place, pairs, facts | {"share of epochs": memory.share})
+            return _run(asking, cells_of(place, planned.entries, seeds), collection, splits, results, reporter)
+    except (KeyboardInterrupt, InterruptedRun):
+        raise InterruptedRun(place, go_on="the same command") from None
+
+
+def refuse_seeds(seeds: Sequence[int]) -> None:
+    """Raise UserError unless there are seeds, each once, that a recipe can have."""
+    if not seeds:
+        raise UserError("A study needs a seed or more: --seeds 0 1 2.")
+    if twice := [str(seed) for seed, times in Counter(seeds).items() if times > 1]:
+        raise UserError(f"--seeds has {', '.join(twice)} twice; another training would be the same to the last digit.")
+    for seed in seeds:
+        Recipe.of({"seed": seed})
+    if processes() > 1:
+        raise RecipeError("A study runs in one process: start it without torchrun.")
+
+
+def refuse_few_to_validate(shown: pl.DataFrame, seed: int) -> None:
+    """Raise SourceError where there are fewer validation pictures than classes: nothing could be chosen by them."""
+    classes = shown.filter(pl.col("split") == "train")["label"].n_unique()
+    if (few := int((shown["split"] == "val").sum())) < classes:
+        raise SourceError(
+            f"With seed {seed} there are {few} validation pictures of {classes} classes; a study needs one of each or"
+            " more. Add pictures to the validation part, raise --set data.val_fraction, or leave classes out with"
+            " --classes."
+        )
+
+
+def _place(asking: Asking) -> Path:
+    """Return the folder of a study that was given none: the same for the same command, whatever its seeds."""
+    recipes = {entry.name: entry.asked for entry in asking.entries}
+    digest = hashlib.sha256(json.dumps([asking.source() | {"threads": None}, recipes]).encode()).hexdigest()[:6]
+    return STUDIES / f"{asking.pictures.stem}-{digest}"
+
+
+def _pictures(asking: Asking, place: Path, memory: Memory | None, reporter: Reporter) -> tuple[Audited, Splits]:
+    """Return the collection with its findings, and its split under each seed; the findings are made only once."""
+    settings, again = asking.settings(), memory is not None and (place / FINDINGS).exists()
+    reporter.say("Looking at the pictures once more, which are known already." if again else "Looking at the pictures.")
+    collection = flow.audit(
+        asking.pictures,
+        labels=asking.labels,
+        corrections=asking.corrections,
+        recipe=_unlooked(settings) if again else settings,
+        threads=asking.threads,
+        reporter=SILENT if again else reporter,
+    )
+    if again:
+        collection = replace(collection, findings=table.read(place / FINDINGS, table.FINDINGS))
+    splits = {seed: divided(collection, settings.data, seed=seed) for seed in asking.seeds}
+    for seed, (shown, _) in splits.items():
+        refuse_few_to_validate(shown, seed)
+    if memory is not None:
+        refuse_other_splits(place, memory, {str(seed): digest for seed, (_, digest) in splits.items()})
+    return collection, splits
+
+
+def _unlooked(settings: Recipe) -> Recipe:
+    asked = settings.asked()
+    return Recipe.of(asked | {"data": asked["data"] | {"suspects": False}})
+
+
+@contextmanager
+def _kept(place: Path) -> Iterator[None]:
+    """Keep the folder of the study for this process, and rid it of what a killed one left half-made."""
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MachineError(f"Cannot make {place}: {error.strerror or error}. Choose another --out.") from None
+    with held(place, go_on="the same command"):
+        for left in place.glob(f"{CELLS}/*/.*"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+
+
+def _planned(
+    asking: Asking, place: Path, splits: Splits, memory: Memory | None, room: float | None, reporter: Reporter
+) -> Planned:
+    """Return the recipes as they are run, after saying how long it will take. room: seconds that the budget leaves."""
+    waiting = Counter(cell.entry.name for cell in cells_of(place, asking.entries, asking.seeds) if not cell.finished)
+    seed, known = asking.seeds[0], {} if memory is None else memory.recipes
+    to_run = [entry for entry in asking.entries if entry.name in waiting]
+    forecasts = forecast(to_run, splits[seed][0], seed=seed, threads=asking.threads)
+    share = 1.0 if memory is None else memory.share
+    if memory is None and room is not None:
+        share = share_within(list(forecasts.values()), len(asking.seeds), room)
+    if waiting:
+        reporter.say(announced(waiting, forecasts, share))
+    entries = [
+        replace(entry, asked=known[entry.name]["run"], epochs_times=1)
+        if entry.name in known
+        else scaled(entry, forecasts[entry.name], share)
+        for entry in asking.entries
+    ]
+    return Planned(entries, share)
+
+
+def _memory(
+    asking: Asking, planned: Planned, splits: Splits, before: Memory | None, budget_seconds: float | None
+) -> Memory:
+    """Return what the study keeps of itself, with what it kept before."""
+    recipes: dict[str, dict[str, Asked]] = {
+        asked.name: {"asked": asked.asked, "run": run.asked}
+        for asked, run in zip(asking.entries, planned.entries, strict=True)
+    }
+    digests = {str(seed): digest for seed, (_, digest) in splits.items()}
+    if before is not None:
+        recipes, digests = before.recipes | recipes, before.splits | digests
+    return Memory(budget_seconds, planned.share, recipes, digests)
+
+
+def _run(
+    asking: Asking, cells: Sequence[Cell], collection: Audited, splits: Splits, results: Results, reporter: Reporter
+) -> Study:
+    """Train the cells that are not finished, and write what came out after each. A cell that fails stops no other."""
+    failed = dict[str, str]()
+    for number, cell in enumerate(cells, start=1):
+        if cell.finished:
+            continue
+        reporter.say(f"Training {number} of {len(cells)}: {cell}.")
+        try:
+            _train(cell, asking, collection, splits, reporter)
+        except MachineError:
+            raise
+        except (UserError, IntegrityError) as error:
+            failed[str(cell)] = str(error)
+            reporter.say(f"{cell} failed. {error}")
+            _refuse_hopeless(cells, failed)
+        else:
+            results.written(cells, failed)
+    return Study(results.out, results.written(cells, failed), failed)
+
+
+def _train(cell: Cell, asking: Asking, collection: Audited, splits: Splits, reporter: Reporter) -> None:
+    """Make a finished run of a cell: from the start, or from where it was stopped."""
+    if not cell.begun:
+        shown, digest = splits[cell.seed]
+        recipe = cell.entry.recipe(cell.seed)
+        flow.begin(cell.run, recipe, recipe.resolved(), shown, collection, {**asking.source(), "split digest": digest})
+    flow.resume(cell.run, light=True, threads=asking.threads, reporter=reporter)
+
+
+def _refuse_hopeless(cells: Sequence[Cell], failed: Mapping[str, str]) -> None:
+    """Raise UserError once several cells have failed and none came to an end, with the cause of the first."""
+    if len(failed) >= min(HOPELESS, len(cells)) and not any(cell.finished for cell in cells):
+        first, cause = next(iter(failed.items()))
+        raise UserError(f"No training came to an end: {', '.join(failed)}. The first of them ({first}): {cause}")

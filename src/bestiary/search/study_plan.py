@@ -1,0 +1,90 @@
+"""How long a study will take, and how many epochs its recipes may have so that it fits into a budget of time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from bestiary.errors import RecipeError
+from bestiary.machine import Clock
+from bestiary.progress import Silent
+from bestiary.recipe import Recipe
+from bestiary.search.study_recipes import Entry, named, with_epochs
+from bestiary.training.budget import Estimate, Measure, estimated
+from bestiary.training.durations import spoken
+from bestiary.training.task import task_of
+
+SHARES = 100  # epochs are tried in so many steps, from all of them down
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What one cell of a recipe takes: its parts, and its epochs as they are asked for; None for a probe."""
+
+    estimate: Estimate
+    epochs: int | None
+
+    def seconds(self, share: float = 1.0) -> float:
+        """Return the seconds of one cell with a share of its epochs."""
+        return self.estimate.seconds(0 if self.epochs is None else epochs_of(self.epochs, share))
+
+
+def epochs_of(epochs: int, share: float) -> int:
+    """Return a share of the epochs, at least one."""
+    return max(1, round(epochs * share))
+
+
+def forecast(entries: Sequence[Entry], shown: pl.DataFrame, *, seed: int, threads: int) -> dict[str, Forecast]:
+    """Return what a cell of each recipe takes on these pictures, split by a seed; measured here, in a few seconds."""
+    measure, found = Measure(), dict[str, Forecast]()
+    for entry in entries:
+        with named(entry.name):
+            recipe = _unlooked(entry.recipe(seed).resolved())
+            estimate = estimated(task_of(Path(), recipe, shown, threads, Clock(), Silent()), measure)
+        found[entry.name] = Forecast(estimate, None if recipe.model.method == "probe" else recipe.train.epochs)
+    return found
+
+
+def share_within(forecasts: Sequence[Forecast], seeds: int, seconds: float) -> float:
+    """Return the largest share of the epochs, up to 1, with which a cell of each recipe and seed fits into the time.
+
+    Raises RecipeError, with the least that would do, if one epoch of each is too much.
+    """
+    for step in range(SHARES, 0, -1):
+        if total(forecasts, seeds, step / SHARES) <= seconds:
+            return step / SHARES
+    least = total(forecasts, seeds, 1 / SHARES)
+    raise RecipeError(
+        f"--budget {spoken(seconds)} is too short: with the fewest epochs the {len(forecasts) * seeds} trainings take"
+        f" {spoken(least)}. Give more, or fewer seeds, recipes or pictures (--classes, --set picture.size=...)."
+    )
+
+
+def total(forecasts: Sequence[Forecast], seeds: int, share: float = 1.0) -> float:
+    """Return the seconds of a cell of each recipe and seed."""
+    return seeds * sum(one.seconds(share) for one in forecasts)
+
+
+def scaled(entry: Entry, one: Forecast, share: float) -> Entry:
+    """Return the recipe with a share of its epochs."""
+    if share == 1 or one.epochs is None:
+        return entry
+    return with_epochs(entry, epochs_of(one.epochs, share))
+
+
+def announced(names: Mapping[str, int], forecasts: Mapping[str, Forecast], share: float) -> str:
+    """Return what is ahead in words, and when it will be done. names: recipes by their number of cells to come."""
+    seconds = sum(cells * forecasts[name].seconds(share) for name, cells in names.items())
+    done = time.strftime("%H:%M", time.localtime(time.time() + seconds))
+    each = ", ".join(f"{name} {spoken(forecasts[name].seconds(share))}" for name in names)
+    cut = f" Recipes have {share:.0%} of their epochs, for the budget." if share < 1 else ""
+    return f"{sum(names.values())} trainings ahead; done at about {done} (in {spoken(seconds)}). Each: {each}.{cut}"
+
+
+def _unlooked(recipe: Recipe) -> Recipe:
+    """Return the resolved recipe without the search for suspect labels, which a study makes once for all."""
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"suspects": False})})

@@ -1,0 +1,211 @@
+"""The recipes of a study: read by their names, given the same settings, and held to the same pictures."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bestiary.errors import MissingExtraError, RecipeError, UserError, nearest
+from bestiary.evaluation.several_seeds import Pair
+from bestiary.recipe import METHODS, Recipe, read_named, shipped, with_settings
+from bestiary.training.methods import refuse_impossible
+from bestiary.training.unused import learner_of, users_of
+
+PRESETS = ("original",)
+LONGER_TIMES = 3  # the epochs of the preset's recipe that trains for longer
+NOT_OF_THE_PICTURES = ("suspects",)  # the only setting of `data` that decides about no picture
+LIMITS = ("max_pixels", "max_bytes")  # of `picture`: larger files are left out
+
+Asked = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A recipe of a study as it was asked for, without a seed. about: what it is, in a few words.
+
+    against: the recipe it is held against, None for the first of the study; epochs_times: how many times as many
+    epochs as its settings say.
+    """
+
+    name: str
+    asked: Asked
+    about: str = ""
+    against: str | None = None
+    epochs_times: int = 1
+
+    def recipe(self, seed: int = 0) -> Recipe:
+        """Return the recipe with a seed; raises RecipeError, naming the entry."""
+        with named(self.name):
+            return Recipe.of({**self.asked, "seed": seed})
+
+
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """Say which recipe an error inside is about."""
+    try:
+        yield
+    except (RecipeError, MissingExtraError) as error:
+        raise type(error)(f'Recipe "{name}": {error}') from None
+
+
+def read_entries(names: Sequence[str], preset: str | None, settings: Sequence[str]) -> list[Entry]:
+    """Return the recipes of a study, the preset's first, with the settings laid over each that can use them.
+
+    names: a method for its defaults, a recipe that comes with the package, a TOML file, or a run folder.
+    Raises RecipeError or UserError, naming the recipe, for whatever cannot be studied.
+    """
+    if preset is not None and preset not in PRESETS:
+        raise UserError(f'There is no preset "{preset}". {nearest(preset, PRESETS)}')
+    entries = [*(original() if preset else []), *(_read(name) for name in names)]
+    if len(entries) < 2:
+        raise UserError(
+            "A study compares two recipes or more. Name them: bestiary study PICTURES probe scratch my.toml, or take"
+            " --preset original."
+        )
+    for name, times in Counter(entry.name for entry in entries).items():
+        if times > 1:
+            raise UserError(
+                f'{times} recipes are called "{name}": a study tells them apart by the names of their files.'
+                " Rename one."
+            )
+    entries = [_finished(entry) for entry in _with_settings(entries, settings)]
+    for entry in entries:
+        with named(entry.name):
+            refuse_impossible(entry.recipe())
+    refuse_other_pictures(entries)
+    return entries
+
+
+def original() -> list[Entry]:
+    """Return the story of the project that bestiary grew from: each step changes one thing of the one it names."""
+    first, second = read_named("original-v1"), read_named("original-v2")
+    resized = with_settings(first, ["picture.fit=squash"])
+    mirrored = with_settings(resized, ["train.balance=oversample", "augment.mirror=0.5"])
+    normalised = with_settings(second, ["picture.normalise=collection"])
+    longer = f"original-v2, {LONGER_TIMES} times as many epochs"
+    return [
+        Entry("crop", first, "the first version: the middle of each picture"),
+        Entry("resize", resized, "the whole picture, squashed", "crop"),
+        Entry("mirrored", mirrored, "small classes filled up with mirrored copies", "resize"),
+        Entry("original-v2", second, "the second version: dropout as well", "mirrored"),
+        Entry("normalised", normalised, "original-v2, normalised by the collection's colours", "original-v2"),
+        Entry("longer", second, longer, "original-v2", LONGER_TIMES),
+        Entry("scratch", _method("scratch"), "bestiary's network from nothing", "original-v2"),
+        Entry("probe", _method("probe"), "bestiary's default: a head on pretrained features", "original-v2"),
+        Entry("finetune", _method("finetune"), "the last stage of the backbone learns as well", "probe"),
+    ]
+
+
+def pairs_of(entries: Sequence[Entry], against: str | None) -> list[Pair]:
+    """Return which recipe is held against which: all against one, or as the entries say."""
+    names = [entry.name for entry in entries]
+    if against is not None and against not in names:
+        raise UserError(f'--against "{against}" is none of the recipes. {nearest(against, names)}')
+    pairs = [Pair(entry.name, against or entry.against or names[0]) for entry in entries]
+    return [pair for pair in pairs if pair.recipe != pair.against]
+
+
+def refuse_other_pictures(entries: Sequence[Entry]) -> None:
+    """Raise UserError unless all recipes take and split the same pictures."""
+    first, wanted = entries[0], dict(_of_the_pictures(entries[0].recipe()))
+    for entry in entries[1:]:
+        for key, value in _of_the_pictures(entry.recipe()):
+            if value != wanted[key]:
+                raise UserError(
+                    f'The recipes need different pictures: {key} is {_told(wanted[key])} in "{first.name}" and'
+                    f' {_told(value)} in "{entry.name}". Recipes are compared on the same pictures: set it for all'
+                    f" (--set {key}={_told(wanted[key])}), or make two studies."
+                )
+    if entries[0].recipe().data.folds:
+        raise UserError(
+            "A study repeats its splits by --seeds; data.folds (cross-validation) does not go with it. Leave it out:"
+            " --set data.folds=0."
+        )
+
+
+def changes(entry: Entry, other: Entry) -> list[str]:
+    """Return the settings in which a recipe differs from another, with every default spelled out."""
+    these, those = (one.recipe().resolved().model_dump(mode="json") for one in (entry, other))
+    return [
+        f"{section}.{key}: {_told(those[section][key])} → {_told(value)}"
+        for section, part in these.items()
+        if isinstance(part, Mapping)
+        for key, value in part.items()
+        if value != those[section][key]
+    ]
+
+
+def with_epochs(entry: Entry, epochs: int) -> Entry:
+    """Return the recipe with so many epochs; a warm-up that it asks for keeps its share of them."""
+    train = dict(entry.asked.get("train", {}))
+    if (warm_up := train.get("warmup_epochs")) and (before := entry.recipe().resolved().train.epochs):
+        train["warmup_epochs"] = warm_up * epochs / before
+    return replace(entry, asked={**entry.asked, "train": {**train, "epochs": epochs}}, epochs_times=1)
+
+
+def _finished(entry: Entry) -> Entry:
+    if entry.epochs_times == 1:
+        return entry
+    return with_epochs(entry, entry.epochs_times * (entry.recipe().resolved().train.epochs or 1))
+
+
+def _read(name: str) -> Entry:
+    path = Path(name)
+    if name in METHODS:
+        return Entry(name, _method(name), "the method's defaults")
+    if (path / "asked.toml").is_file():
+        asked = read_named(str(path / "asked.toml"))
+    elif path.is_dir():
+        raise RecipeError(f"{name} is a folder and no run. A recipe is a method, a name, a TOML file or a run folder.")
+    elif name in shipped() or path.suffix or path.exists():
+        asked = read_named(name)
+    else:
+        raise RecipeError(f'There is no recipe "{name}": no file. {nearest(name, [*METHODS, *shipped()])}')
+    asked = {key: value for key, value in asked.items() if key != "seed"}
+    return Entry(path.stem if path.suffix == ".toml" else path.resolve().name, asked)
+
+
+def _method(name: str) -> Asked:
+    return {"model": {"method": name}}
+
+
+def _with_settings(entries: Sequence[Entry], settings: Sequence[str]) -> list[Entry]:
+    """Return the entries with each setting laid over those of them that it has an effect on."""
+    found, users = list(entries), users_of()
+    for setting in settings:
+        section, key = _of_setting(setting)
+        using = users[section, key]
+        changed = [learner_of(entry.recipe()) in using for entry in found]
+        if not any(changed):
+            raise RecipeError(f"--set {setting} has no effect on any of the recipes: it is for {', '.join(using)}.")
+        found = [
+            replace(entry, asked=with_settings(entry.asked, [setting])) if one else entry
+            for entry, one in zip(found, changed, strict=True)
+        ]
+    return found
+
+
+def _of_setting(setting: str) -> tuple[str, str]:
+    """Return section and key of a setting; raises RecipeError for one that does not exist, or that a study sets."""
+    asked = with_settings({}, [setting])
+    if "seed" in asked:
+        raise RecipeError(f"--set {setting}: the seeds of a study are given by --seeds.")
+    Recipe.of(asked)
+    ((section, values),) = asked.items()
+    (key,) = values
+    return section, key
+
+
+def _of_the_pictures(recipe: Recipe) -> Iterator[tuple[str, Any]]:
+    whole = recipe.model_dump(mode="json")
+    yield from ((f"data.{key}", value) for key, value in whole["data"].items() if key not in NOT_OF_THE_PICTURES)
+    yield from ((f"picture.{key}", whole["picture"][key]) for key in LIMITS)
+
+
+def _told(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

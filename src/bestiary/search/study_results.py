@@ -1,0 +1,109 @@
+"""What came out of a study so far: its results as plain values, as tables, and as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import polars as pl
+
+from bestiary import table
+from bestiary.deliver.study_page import write_page
+from bestiary.evaluation.comparison import COMPARED, Scored, read_scored
+from bestiary.evaluation.several_seeds import Pair, over_seeds
+from bestiary.machine import atomic
+from bestiary.search.study_cells import Cell
+from bestiary.search.study_recipes import Entry, changes
+from bestiary.training.run_folder import read_json, write_json
+
+RESULTS, PAGE, CELLS_CSV, DIFFERENCES_CSV = "results.json", "study.html", "cells.csv", "differences.csv"
+
+
+class Results:
+    """Reads the cells of a study as they are finished, and writes what they say into its folder."""
+
+    def __init__(self, out: Path, pairs: Sequence[Pair], facts: Mapping[str, Any]) -> None:
+        """Read nothing yet. facts: what the page says of the study as a whole."""
+        self.out, self._pairs, self._facts = out, pairs, facts
+        self._read = dict[Path, tuple[Scored, dict[str, Any]]]()
+
+    def written(self, cells: Sequence[Cell], failed: Mapping[str, str]) -> dict[str, Any]:
+        """Return the results of the finished cells as plain values, after writing them as JSON, tables and a page.
+
+        Raises UserError if the cells of a seed tested different pictures.
+        """
+        done = [cell for cell in cells if cell.finished]
+        found = self._found(done) | {"failed": dict(failed), "missing": [str(one) for one in cells if one not in done]}
+        write_json(self.out / RESULTS, found)
+        _write_csv(self.out / CELLS_CSV, found["cells"])
+        _write_csv(self.out / DIFFERENCES_CSV, [_line(one) for one in found["differences"]])
+        write_page(found, self.out / PAGE)
+        return found
+
+    def _found(self, done: Sequence[Cell]) -> dict[str, Any]:
+        for cell in done:
+            if cell.run not in self._read:
+                self._read[cell.run] = read_scored(cell.run), read_json(cell.run / "metrics.json")
+        names = list(dict.fromkeys(cell.entry.name for cell in done))
+        answers = {
+            name: {cell.seed: self._read[cell.run][0] for cell in done if cell.entry.name == name} for name in names
+        }
+        pairs = [pair for pair in self._pairs if pair.recipe in answers and pair.against in answers]
+        scored = over_seeds(answers, pairs, {cell.seed: _share(cell.run) for cell in done})
+        told = self._told({cell.entry.name: cell.entry for cell in done}, done)
+        return {
+            **self._facts,
+            **scored,
+            "recipes": [one | told[one["recipe"]] for one in scored["recipes"]],
+            "cells": [self._cell(cell) for cell in done],
+        }
+
+    def _told(self, entries: Mapping[str, Entry], done: Sequence[Cell]) -> dict[str, dict[str, Any]]:
+        """Return what each recipe is: in words, against what it changes, and the seconds that it took."""
+        against = {pair.recipe: pair.against for pair in self._pairs}
+        return {
+            name: {
+                "about": entry.about,
+                "against": against.get(name),
+                "changes": changes(entry, entries[other]) if (other := against.get(name)) and other in entries else [],
+                "train_seconds": mean(self._seconds(cell, "train") for cell in done if cell.entry.name == name),
+            }
+            for name, entry in entries.items()
+        }
+
+    def _seconds(self, cell: Cell, stage: str) -> float:
+        return float(self._read[cell.run][1]["seconds"].get(stage, 0.0))
+
+    def _cell(self, cell: Cell) -> dict[str, Any]:
+        metrics = self._read[cell.run][1]
+        return {
+            "recipe": cell.entry.name,
+            "seed": cell.seed,
+            "n": metrics["n"],
+            **{name: metrics[name]["value"] for name in COMPARED},
+            "train_seconds": self._seconds(cell, "train"),
+            "total_seconds": self._seconds(cell, "total"),
+            "run": str(cell.run),
+        }
+
+
+def _share(run: Path) -> float:
+    """Return the test pictures of a run per training picture."""
+    splits = table.read(run / "pictures.parquet", table.PICTURES)["split"].to_list()
+    return splits.count("test") / splits.count("train")
+
+
+def _line(difference: Mapping[str, Any]) -> dict[str, Any]:
+    line: dict[str, Any] = {key: difference[key] for key in ("recipe", "against")}
+    line["seeds"] = " ".join(map(str, difference["seeds"]))
+    for metric in COMPARED:
+        one = difference[metric]
+        line |= {f"{metric}_{key}": one[key] for key in ("value", "low", "high", "p", "p_holm", "verdict")}
+    return line
+
+
+def _write_csv(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    with atomic(path) as temporary:
+        pl.DataFrame(list(lines)).write_csv(temporary)

@@ -1,0 +1,303 @@
+"""A study: the same pictures for every recipe of a seed, goes on after a kill, and says what helped."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+pytest.importorskip("sklearn")
+
+from bestiary import flow, table
+from bestiary.cli import app
+from bestiary.data.drawn import DrawnCollection
+from bestiary.deliver.study_page import COLUMNS, rows
+from bestiary.errors import InterruptedRun, RunError, SourceError, UserError
+from bestiary.recipe import Recipe
+from bestiary.search import study as studies
+from bestiary.search.study import Study, study
+from bestiary.search.study_cells import refuse_other_splits, remembered
+from bestiary.search.study_plan import Forecast
+from bestiary.search.study_recipes import read_entries
+from bestiary.training.budget import Estimate
+from bestiary.training.session import held
+
+pytestmark = pytest.mark.slow
+
+SETTINGS = (
+    *('data.classes=["bird","fish","spider","rabbit"]', "data.suspects=false", "evaluate.resamples=100"),
+    *('picture.size=64', 'model.backbone="lite0"'),
+)  # fmt: skip
+GOOD, POOR = "[probe]\nregularisation = [0.01]\n", "[probe]\nregularisation = [1e-5]\n"
+SEEDS = (0, 1, 2)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of recipes: one that learns next to nothing, and one that learns."""
+    folder = tmp_path_factory.mktemp("recipes")
+    for name, text in (("poor", POOR), ("good", GOOD)):
+        (folder / f"{name}.toml").write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(faulty: DrawnCollection, written: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A finished study. Shared: copy what you change."""
+    names = [str(written / f"{name}.toml") for name in ("poor", "good")]
+    out = tmp_path_factory.mktemp("studies") / "done"
+    return study(faulty.folder, names, settings=SETTINGS, seeds=SEEDS, out=out, threads=2)
+
+
+def again(done: Study, faulty: DrawnCollection, written: Path, **changed: Any) -> Study:
+    names = [str(written / f"{name}.toml") for name in ("poor", "good")]
+    given: dict[str, Any] = {"recipes": names, "settings": SETTINGS, "seeds": SEEDS, "out": done.path, "threads": 2}
+    return study(faulty.folder, **{**given, **changed})
+
+
+# ---- What comes out ------------------------------------------------------------------------------------------------
+
+
+def test_every_recipe_of_a_seed_has_the_same_pictures_in_the_same_parts(done: Study) -> None:
+    digests = set()
+    for seed in SEEDS:
+        parts = [
+            table.read(done.path / "cells" / name / f"seed-{seed}" / "pictures.parquet", table.PICTURES)
+            for name in ("poor", "good")
+        ]
+        assert parts[0].equals(parts[1])
+        digests.add(tuple(parts[0]["split"]))
+    assert len(digests) == len(SEEDS)
+
+
+def test_the_better_recipe_is_found_better(done: Study) -> None:
+    (difference,) = done.results["differences"]
+    assert (difference["recipe"], difference["against"]) == ("good", "poor")
+    assert difference["macro_f1"]["verdict"] == "better"
+    assert not done.failed
+
+
+def test_cells_are_ordinary_runs_without_a_report(done: Study) -> None:
+    run = done.path / "cells" / "good" / "seed-1"
+    assert not (run / "report.html").exists()
+    assert Recipe.read(run / "asked.toml").seed == 1
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["test_scored"] == 1
+    assert "Not found" not in (run / "classification_report.txt").read_text()
+    assert json.loads((run / "environment.json").read_text())["split digest"]
+
+
+def test_tables_and_page_hold_the_results(done: Study) -> None:
+    with (done.path / "cells.csv").open() as lines:
+        cells = list(csv.DictReader(lines))
+    assert [(cell["recipe"], cell["seed"]) for cell in cells][:3] == [("poor", "0"), ("good", "0"), ("poor", "1")]
+    assert all(float(cell["train_seconds"]) > 0 for cell in cells)
+    with (done.path / "differences.csv").open() as lines:
+        assert [line["recipe"] for line in csv.DictReader(lines)] == ["good"]
+    assert json.loads((done.path / "results.json").read_text()) == json.loads(json.dumps(done.results))
+    page = (done.path / "study.html").read_text()
+    assert page.count("<svg") == 3
+    assert "http" not in page.replace("http-equiv", "")
+    for line in rows(done.results):
+        assert len(line) == len(COLUMNS)
+        assert line[0] in page
+
+
+# ---- Going on ------------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_study_is_not_trained_again(
+    done: Study, faulty: DrawnCollection, written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(flow, "resume", never)
+    monkeypatch.setattr(studies, "announced", never)
+    assert again(done, faulty, written).results == done.results
+
+
+def test_recipes_and_seeds_may_be_added_and_left_out(
+    done: Study, faulty: DrawnCollection, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(run: Path, **_: object) -> None:
+        for name in ("metrics.json", "predictions.parquet", "bundle.json", "model.onnx", "pictures.parquet"):
+            shutil.copy(done.path / "cells" / "poor" / "seed-0" / name, run)
+
+    monkeypatch.setattr(flow, "resume", trained)
+    out = shutil.copytree(done.path, tmp_path / "more")
+    before = (out / "cells" / "good" / "seed-0" / "metrics.json").stat().st_mtime_ns
+    (tmp_path / "other.toml").write_text("[probe]\nregularisation = [0.1]\n")
+    names = [str(written / "good.toml"), str(tmp_path / "other.toml")]
+    more = again(done, faulty, written, recipes=names, seeds=(0,), out=out)
+    assert [(one["recipe"], one["seeds"]) for one in more.results["recipes"]] == [("good", [0]), ("other", [0])]
+    assert (out / "cells" / "good" / "seed-0" / "metrics.json").stat().st_mtime_ns == before
+    memory = remembered(out)
+    assert memory is not None
+    assert sorted(memory.recipes) == ["good", "other", "poor"]
+    assert sorted(memory.splits) == ["0", "1", "2"]
+
+
+def test_ctrl_c_says_how_to_go_on(
+    faulty: DrawnCollection, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    soon = Forecast(Estimate(1.0, 0.0, 0.0), None)
+    monkeypatch.setattr(flow, "begin", stopped)
+    monkeypatch.setattr(
+        studies, "forecast", lambda entries, *_, **__: dict.fromkeys([one.name for one in entries], soon)
+    )
+    names = [str(written / "poor.toml"), str(written / "good.toml")]
+    with pytest.raises(InterruptedRun, match="Go on with: the same command"):
+        study(faulty.folder, names, settings=SETTINGS, seeds=(0,), out=tmp_path / "stopped")
+    assert remembered(tmp_path / "stopped") is not None
+
+
+KILLED = """
+import os, signal, sys
+from bestiary.evaluation import judging
+from bestiary import flow
+whole, left = flow.judged, [2]
+
+def deadly(*given, **named):
+    left[0] -= 1
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(*given, **named)
+
+flow.judged = deadly
+from bestiary.cli import main
+sys.argv = ["bestiary", *sys.argv[1:]]
+main()
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows kills in another way")
+def test_a_killed_study_goes_on_where_it_was(
+    done: Study, faulty: DrawnCollection, written: Path, tmp_path: Path
+) -> None:
+    """Killed in its second cell, it ends like the one that was left alone, and the first cell is not run again."""
+    names, out = [str(written / "poor.toml"), str(written / "good.toml")], tmp_path / "killed"
+    words = ["study", str(faulty.folder), *names, "--seeds", "0", "--out", str(out), "--threads", "2"]
+    words += [word for setting in SETTINGS for word in ("--set", setting)]
+    process = subprocess.run(
+        [sys.executable, "-c", KILLED, *words], capture_output=True, text=True, check=False, env=os.environ
+    )
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    first, second = out / "cells" / "poor" / "seed-0", out / "cells" / "good" / "seed-0"
+    before = (first / "metrics.json").stat().st_mtime_ns
+    assert (second / "history.jsonl").exists()
+    assert not (second / "metrics.json").exists()
+    finished = study(faulty.folder, names, settings=SETTINGS, seeds=(0,), out=out, threads=2)
+    assert (first / "metrics.json").stat().st_mtime_ns == before
+    assert len(json.loads((second / "sessions.json").read_text())["sessions"]) == 2
+    undisturbed = [one["macro_f1"]["values"][0] for one in done.results["recipes"][:2]]
+    assert [one["macro_f1"]["values"][0] for one in finished.results["recipes"]] == pytest.approx(undisturbed)
+
+
+def test_a_cell_that_fails_is_named_and_stops_no_other(
+    done: Study, faulty: DrawnCollection, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = shutil.copytree(done.path, tmp_path / "failing")
+    for name in ("good", "poor"):
+        (out / "cells" / name / "seed-2" / "metrics.json").unlink()
+
+    def fails(run: Path, **_: object) -> None:
+        if run.parent.name == "good":
+            raise SourceError("a picture has changed")
+        shutil.copy(done.path / "cells" / "poor" / "seed-2" / "metrics.json", run)
+
+    monkeypatch.setattr(flow, "resume", fails)
+    found = again(done, faulty, written, out=out)
+    assert found.failed == {"good, seed 2": "a picture has changed"}
+    assert {one["recipe"]: one["seeds"] for one in found.results["recipes"]} == {
+        "poor": [0, 1, 2],
+        "good": [0, 1],
+    }
+    assert found.results["missing"] == ["good, seed 2"]
+    assert "a picture has changed" in (out / "study.html").read_text()
+
+
+def test_a_study_in_which_everything_fails_stops_after_three(
+    done: Study, faulty: DrawnCollection, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, tried = shutil.copytree(done.path, tmp_path / "hopeless"), []
+    shutil.rmtree(out / "cells")
+
+    def fails(run: Path, **_: object) -> None:
+        tried.append(run)
+        raise SourceError("a picture has changed")
+
+    monkeypatch.setattr(flow, "resume", fails)
+    with pytest.raises(UserError, match=r"No training came to an end: poor, seed 0, good.*a picture has changed"):
+        again(done, faulty, written, out=out)
+    assert len(tried) == 3
+
+
+# ---- The command ---------------------------------------------------------------------------------------------------
+
+
+def test_the_command_takes_seeds_in_both_ways_and_prints_the_table(
+    done: Study, faulty: DrawnCollection, written: Path
+) -> None:
+    words = ["study", str(faulty.folder), str(written / "poor.toml"), str(written / "good.toml")]
+    words += [word for setting in SETTINGS[1:] for word in ("--set", setting)]
+    words += ["--classes", "bird,fish,spider,rabbit", "--out", str(done.path), "--quiet"]
+    shown = CliRunner().invoke(app, [*words, "--seeds", "0", "1", "2"])
+    assert shown.exit_code == 0, shown.output
+    assert "better" in shown.output
+    assert shown.output.splitlines()[-1] == str(done.path)
+    found = CliRunner().invoke(app, [*words, "--seeds", "0,1,2", "--json"])
+    assert json.loads(found.stdout)["results"]["seeds"] == [0, 1, 2]
+    wrong = CliRunner().invoke(app, [*words, "--seeds", "one"])
+    assert isinstance(wrong.exception, UserError)
+    assert "--seeds takes whole numbers" in str(wrong.exception)
+
+
+def test_a_run_folder_is_a_recipe(done: Study) -> None:
+    run = done.path / "cells" / "good" / "seed-2"
+    entries = read_entries([str(run), "probe"], None, list(SETTINGS))
+    assert entries[0].name == "seed-2"
+    assert entries[0].recipe().probe.regularisation == (0.01,)
+    assert "seed" not in entries[0].asked
+
+
+# ---- A folder that is not this study's -----------------------------------------------------------------------------
+
+
+def test_another_recipe_of_the_same_name_is_refused(
+    done: Study, faulty: DrawnCollection, written: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "good.toml").write_text("[probe]\nregularisation = [0.1]\n")
+    names = [str(written / "poor.toml"), str(tmp_path / "good.toml")]
+    with pytest.raises(RunError, match=r'another recipe "good": probe.regularisation was \[0.01\] and is \[0.1\]'):
+        again(done, faulty, written, recipes=names)
+
+
+def test_a_study_that_another_process_works_on_is_refused(done: Study, faulty: DrawnCollection, written: Path) -> None:
+    with held(done.path), pytest.raises(RunError, match="is in use by process .* go on with: the same command"):
+        again(done, faulty, written)
+
+
+def test_another_budget_is_refused(done: Study, faulty: DrawnCollection, written: Path) -> None:
+    with pytest.raises(RunError, match="begun with no --budget and is to go on with --budget 60s"):
+        again(done, faulty, written, budget_seconds=60)
+
+
+def test_other_pictures_are_refused(done: Study, collection: DrawnCollection, written: Path) -> None:
+    with pytest.raises(RunError, match="The pictures are not those that .* seed 0 splits them otherwise"):
+        again(done, collection, written)
+    memory = remembered(done.path)
+    assert memory is not None
+    refuse_other_splits(done.path, memory, memory.splits)
