@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 
 from bestiary import flow
 from bestiary.data.drawn import DrawnCollection
-from bestiary.errors import MachineError, RecipeError, RunError, SourceError, UserError
+from bestiary.errors import InterruptedRun, MachineError, RecipeError, RunError, SourceError, UserError
 from bestiary.recipe import Recipe
 from bestiary.search import ending, ledger, scoring, trying
 from bestiary.search.ledger import Ledger
@@ -203,6 +203,20 @@ def test_going_on_keeps_count_of_the_looks_at_the_test_pictures(
     assert len(found["history"]) == 6
 
 
+def test_ctrl_c_loses_nothing(
+    collection: DrawnCollection, tmp_path: Path, quick: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*given: Any, **named: Any) -> Score:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trying, "scored", interrupt)
+        with pytest.raises(InterruptedRun, match="the same command goes on with the search in"):
+            try_search(collection, tmp_path / "search")
+    found = try_search(collection, tmp_path / "search")
+    assert [line["default"] for line in found["history"]] == [True, False, False, False]
+
+
 def test_hopeless_trials_are_stopped_but_never_the_default(
     collection: DrawnCollection, tmp_path: Path, quick: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,7 +229,7 @@ def test_hopeless_trials_are_stopped_but_never_the_default(
         epochs: list[dict[str, Any]] = []
         (place / "1").mkdir(parents=True, exist_ok=True)
         for epoch in range(1, 10):
-            epochs.append({"epoch": epoch, "val_macro_f1": quality * epoch / 10, "val_loss": 1.0})
+            epochs.append({"epoch": epoch, "val_macro_f1": quality * epoch / 10, "val_loss": 1.0, "seconds": 1.0})
             run_folder.write_history(place / "1", epochs)
             if epoch < 9:
                 watch(1, epochs)
@@ -234,7 +248,7 @@ def test_hopeless_trials_are_stopped_but_never_the_default(
 
 def test_what_pruning_saved_is_counted_by_epochs() -> None:
     def ended(state: TrialState, seconds: float, epochs: int) -> Any:
-        took = {"took": {"seconds": seconds, "epochs": epochs}}
+        took = {"took": {"seconds": seconds + 5, "epochs": epochs, "training": seconds}}
         values = {"value": 0.5, "intermediate_values": {epochs: 0.5}}
         return optuna.trial.create_trial(state=state, user_attrs=took, **values)
 

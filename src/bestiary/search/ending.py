@@ -137,7 +137,10 @@ def _luck(ground: Ground, fresh_seeds: int | None) -> dict[str, Any]:
             advance(1)
     division = fresh_division(ground.shown, ground.plan.folds, seed=1)
     sides = [division.filter(pl.col("split") == side).height for side in ("val", "train")]
-    return luck.told(first, fresh, winner, base, share=sides[0] / sides[1])
+    found = luck.told(first, fresh, winner, base, share=sides[0] / sides[1])
+    if ground.plan.folds and found["trials"][0]["fresh"] is not None:
+        found["sentence"] += " All pictures played a part in the choice by folds: some luck is not seen this way."
+    return found
 
 
 def _again(ground: Ground, trial: FrozenTrial, seed: int) -> tuple[float, float]:
@@ -179,9 +182,9 @@ def saved_by_pruning(trials: list[FrozenTrial], epochs: int | None) -> dict[str,
     took = [(one, one.user_attrs["took"]) for one in trials if one.user_attrs.get("took", {}).get("epochs")]
     if epochs is None or not took:
         return None
-    spent = sum(own["seconds"] for _, own in took)
+    spent = sum(own["training"] for _, own in took)
     whole = sum(
-        own["seconds"] * (epochs / own["epochs"] if one.state == TrialState.PRUNED else 1.0) for one, own in took
+        own["training"] * (epochs / own["epochs"] if one.state == TrialState.PRUNED else 1.0) for one, own in took
     )
     return {"seconds": round(spent, 1), "seconds without": round(whole, 1), "share saved": round(1 - spent / whole, 4)}
 

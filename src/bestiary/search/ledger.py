@@ -27,6 +27,7 @@ from bestiary.training.session import held
 VERSION = 1  # raise it when searches that were begun before cannot be gone on with
 BUSY_SECONDS = 60.0  # so long a database may be locked by others
 MOST_TRIES = 3  # a trial that kills its process so often is given up
+FIRST_PART = 8  # of the epochs: before that the learning rate is still rising, and says little
 FACTS, PLAN, FINISHED = "facts", "plan", "finished"
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -41,7 +42,7 @@ class Ledger:
         """
         self.path, self.folder = path, path.with_name(f"{path.stem}.trials")
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        with told(path):
+        with told(path), _writable(path):
             self.folder.mkdir(parents=True, exist_ok=True)
             with self.turn():
                 self.study = optuna.create_study(
@@ -199,7 +200,7 @@ def best_of(trials: Sequence[FrozenTrial]) -> tuple[FrozenTrial, Score] | None:
 def pruner(epochs: int | None) -> optuna.pruners.BasePruner:
     """Return what stops hopeless trials: asynchronous successive halving (Li et al. 2018, "Massively Parallel").
 
-    Of the trials that reach the first, third, ninth, … part of the epochs, a third goes on.
+    Of the trials that reach an eighth of the epochs a third goes on, and again of those that reach three eighths.
     """
     if epochs is None or epochs < 2:
         return optuna.pruners.NopPruner()
@@ -210,9 +211,9 @@ def first_rung(epochs: int) -> int:
     """Return after how many epochs a trial is first held against the others.
 
     >>> [first_rung(epochs) for epochs in (2, 5, 12, 48)]
-    [1, 1, 1, 3]
+    [1, 1, 2, 6]
     """
-    return max(1, round(epochs / 16))
+    return max(1, round(epochs / FIRST_PART))
 
 
 def in_use(folder: Path) -> bool:
@@ -233,6 +234,12 @@ def told(path: Path) -> Iterator[None]:
         yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         raise _understood(path, str(error.__cause__ or error)) from None
+
+
+@contextlib.contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise MachineError(
             f"Cannot write {path}: {error.strerror or error}. Choose another --out or --storage."

@@ -148,8 +148,9 @@ def _watch(ground: Ground, trial: optuna.Trial, is_default: bool) -> Watch:
 
 def _entered(ground: Ground, trial: optuna.Trial, found: Score | str, ended: Ended, seconds: float) -> str:
     """Enter how a trial ended, and return it in words."""
-    epochs = _epochs(ground.ledger.place(trial) / "1")
-    trial.set_user_attr("took", {"seconds": round(seconds, 3), "epochs": epochs})
+    lines = _history(ground.ledger.place(trial) / "1")
+    training, epochs = sum(line["seconds"] for line in lines), len(lines) or None
+    trial.set_user_attr("took", {"seconds": round(seconds, 3), "epochs": epochs, "training": round(training, 3)})
     if isinstance(found, Score):
         before = ground.ledger.best()
         best = ", the best so far" if before is None or found.rank > before[1].rank else ""
@@ -162,9 +163,9 @@ def _entered(ground: Ground, trial: optuna.Trial, found: Score | str, ended: End
     return f"stopped after epoch {epochs} of {ground.plan.epochs}" if ended == "pruned" else f"failed: {found}"
 
 
-def _epochs(place: Path) -> int | None:
-    """Return for how many epochs a trial trained, None without any."""
-    return len(read_history(place)) if (place / "history.jsonl").exists() else None
+def _history(place: Path) -> History:
+    """Return the epochs that a trial trained for, none if it has none."""
+    return read_history(place) if (place / "history.jsonl").exists() else []
 
 
 def _numbered(ground: Ground, trial: optuna.Trial) -> str:

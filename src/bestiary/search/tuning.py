@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from bestiary.data.corrections import read_corrections
 from bestiary.data.preparation import audited, divided
@@ -177,8 +177,9 @@ def _prepared(
     ground = Ground(asked, agreed, shown, parts, ledger, deadlines, threads, reporter, trials)
     reporter.say(_described(ground))
     if asked.model.method == "probe":
-        for look in looks_of(agreed.space, asked):
-            _fill(ledger, planning.at_look(task, look))
+        looks = [planning.at_look(task, look) for look in looks_of(agreed.space, asked)]
+        for look in [look for look in looks if not _fill(ledger, look, wait=False)]:
+            _fill(ledger, look)
     return ground
 
 
@@ -196,12 +197,19 @@ def _shared_out(wishes: Wishes, ledger: Ledger, task: Task, measure: Measure, cl
     return planning.shared_out(wishes.asked, whole, room)
 
 
-def _fill(ledger: Ledger, task: Task) -> None:
-    """Compute the features of a look that are not kept yet; another process that wants the same waits for them."""
+def _fill(ledger: Ledger, task: Task, *, wait: bool = True) -> bool:
+    """Compute the features of a look that are not kept yet; return whether they are there.
+
+    Without `wait` they may not be, because another process is computing them.
+    """
     trunk = built_trunk(task.recipe.model.backbone, task.cache / "trunks", task.view.size)
-    with FileLock(ledger.folder / f"{trunk.stem}-{task.view.fit}.lock"):
-        features_of(task, task.part("train"), trunk, training_precision())
-        features_of(task, task.part("val"), trunk, "float32")
+    try:
+        with FileLock(ledger.folder / f"{trunk.stem}-{task.view.fit}.lock", timeout=-1 if wait else 0):
+            features_of(task, task.part("train"), trunk, training_precision())
+            features_of(task, task.part("val"), trunk, "float32")
+    except Timeout:
+        return False
+    return True
 
 
 def _described(ground: Ground) -> str:
