@@ -249,8 +249,7 @@ def test_hopeless_trials_are_stopped_but_never_the_default(
 def test_what_pruning_saved_is_counted_by_epochs() -> None:
     def ended(state: TrialState, seconds: float, epochs: int) -> Any:
         took = {"took": {"seconds": seconds + 5, "epochs": epochs, "training": seconds}}
-        values = {"value": 0.5, "intermediate_values": {epochs: 0.5}}
-        return optuna.trial.create_trial(state=state, user_attrs=took, **values)
+        return optuna.trial.create_trial(state=state, user_attrs=took, value=0.5, intermediate_values={epochs: 0.5})
 
     trials = [ended(TrialState.COMPLETE, 90, 9), ended(TrialState.PRUNED, 10, 1), ended(TrialState.PRUNED, 30, 3)]
     assert ending.saved_by_pruning(trials, 9) == {"seconds": 130.0, "seconds without": 270.0, "share saved": 0.5185}
