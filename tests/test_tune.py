@@ -23,11 +23,12 @@ from bestiary import flow
 from bestiary.data.drawn import DrawnCollection
 from bestiary.errors import InterruptedRun, MachineError, RecipeError, RunError, SourceError, UserError
 from bestiary.recipe import Recipe
-from bestiary.search import ending, ledger, scoring, trying
+from bestiary.search import ending, ledger, planning, scoring, trying
 from bestiary.search.ledger import Ledger
 from bestiary.search.scoring import Score
 from bestiary.search.tuning import tune
 from bestiary.training import run_folder
+from bestiary.training.budget import Estimate
 
 CLASSES = ["bird", "fish", "spider"]
 PROBE: dict[str, Any] = {
@@ -313,6 +314,29 @@ def test_fewer_validation_pictures_than_classes(collection: DrawnCollection, tmp
 def test_a_budget_too_short_for_one_trial(collection: DrawnCollection, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="too short for one trial"):
         try_search(collection, tmp_path / "search", trials=None, budget_seconds=2.0)
+
+
+def test_how_a_budget_is_shared_out() -> None:
+    scratch = Recipe.of({"model": {"method": "scratch"}})
+    pace = Estimate(before=10.0, epoch=5.0, after=20.0)
+    roomy = planning.shared_out(scratch, pace, 4000.0, 0)
+    assert (roomy.epochs, roomy.final_epochs) == (48, 48)  # the winner's training is a trial's
+    tight = planning.shared_out(scratch, pace, 900.0, 0)
+    assert tight.epochs is not None
+    assert tight.final_epochs is not None
+    assert tight.epochs < tight.final_epochs == 48
+    assert tight.search >= planning.FEWEST_TRIALS * tight.epochs * pace.epoch
+    for sharing, room in ((roomy, 4000.0), (tight, 900.0)):
+        anew = 0 if sharing is roomy else 48 * pace.epoch
+        assert pace.before + pace.after + anew + sharing.search + sharing.luck <= room
+    folded = planning.shared_out(scratch, pace, 4000.0, 5)
+    assert folded.epochs is not None
+    assert folded.search >= planning.FEWEST_TRIALS * folded.epochs * 5 * pace.epoch
+    with pytest.raises(RecipeError, match="too short"):
+        planning.shared_out(scratch, pace, 120.0, 0)
+    fixed = Recipe.of({"model": {"method": "scratch"}, "train": {"epochs": 48}})
+    with pytest.raises(RecipeError, match="too short"):
+        planning.shared_out(fixed, pace, 250.0, 0)
 
 
 def test_another_recipe_does_not_go_on_with_a_search(

@@ -18,7 +18,7 @@ def tune(
     pictures: Pictures,
     method: Annotated[Method | None, typer.Option(help="How to learn; probe is fast and needs no torch.")] = None,
     budget: Annotated[
-        str | None, typer.Option(help="Be done, the winner's report included, in this time: 90s, 30m, 2h.")
+        str | None, typer.Option(help="Let this call be done, the winner's report included, in this time: 30m, 2h.")
     ] = None,
     trials: Annotated[
         int | None, typer.Option(min=1, help="How many in all; without it or --budget 60, 30 (scratch), 20 (finetune).")

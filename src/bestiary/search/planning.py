@@ -75,29 +75,35 @@ class Sharing:
     final_epochs: int | None = None
 
 
-def shared_out(asked: Recipe, estimate: Estimate, room: float) -> Sharing:
+def shared_out(asked: Recipe, estimate: Estimate, room: float, folds: int) -> Sharing:
     """Return how the seconds that are left are shared out. Raises RecipeError if they are too few for one trial.
 
     estimate: of a run by the recipe itself, of a probe with its features there. Where fewer than six whole trainings
-    fit, trials train for fewer epochs than the winner, which is then trained anew.
+    fit, trials train for fewer epochs than the winner. With inner folds a trial trains once for each; the winner is
+    then trained anew, as it is after short trials; else its training is the trial's.
     """
     if asked.model.method == "probe":
         left = room - MARGIN * estimate.seconds(0)
-        _refuse_too_short(left - FIT_SECONDS, room)
-        luck = LUCK_SHARE * left
-        return Sharing(left - luck, luck)
+        _refuse_too_short(left - FIT_SECONDS * max(1, folds), room)
+        return _sharing(left)
     left, whole = room - MARGIN * (estimate.before + estimate.after), asked.resolved().train.epochs or 1
-    if asked.train.epochs is not None or left * (1 - LUCK_SHARE) >= FEWEST_TRIALS * whole * estimate.epoch:
-        _refuse_too_short(left - whole * estimate.epoch, room)  # the winner's training is a trial's: it goes on there
-        luck = min(LUCK_SHARE * left, left - whole * estimate.epoch)
-        return Sharing(left - luck, luck, whole, whole)
-    final = min(whole, math.floor(FINAL_SHARE * left / estimate.epoch))
-    left -= final * estimate.epoch
-    epochs = min(final, math.floor((1 - LUCK_SHARE) * left / FEWEST_TRIALS / estimate.epoch))
+    epoch, trial_epoch = estimate.epoch, estimate.epoch * max(1, folds)
+    for_trials = left - (whole * epoch if folds else 0.0)
+    if asked.train.epochs is not None or for_trials * (1 - LUCK_SHARE) >= FEWEST_TRIALS * whole * trial_epoch:
+        _refuse_too_short(for_trials - whole * trial_epoch, room)
+        return _sharing(for_trials, whole * trial_epoch, whole, whole)
+    final = min(whole, math.floor(FINAL_SHARE * left / epoch))
+    for_trials = left - final * epoch
+    epochs = min(final, math.floor((1 - LUCK_SHARE) * for_trials / FEWEST_TRIALS / trial_epoch))
     if epochs < FEWEST_EPOCHS:
-        least = FEWEST_EPOCHS * FEWEST_TRIALS / (1 - LUCK_SHARE) / (1 - FINAL_SHARE) * estimate.epoch
-        _refuse_too_short(left + final * estimate.epoch - least, room)
-    luck = LUCK_SHARE * left
+        least = FEWEST_EPOCHS * (FEWEST_TRIALS * trial_epoch / (1 - LUCK_SHARE) + epoch / FINAL_SHARE)
+        _refuse_too_short(left - max(least, 1.01 * left), room)
+    return _sharing(for_trials, 0.0, epochs, final)
+
+
+def _sharing(left: float, one_trial: float = 0.0, epochs: int | None = None, final: int | None = None) -> Sharing:
+    """Return the seconds for trials, one of which must fit, and for second scores."""
+    luck = min(LUCK_SHARE * left, left - one_trial)
     return Sharing(left - luck, luck, epochs, final)
 
 

@@ -19,7 +19,7 @@ from bestiary.models.lite import BACKBONES, built_trunk
 from bestiary.progress import Reporter
 from bestiary.recipe import Recipe
 from bestiary.training import run_folder
-from bestiary.training.methods import LEARN, scratch_logits
+from bestiary.training.methods import network_logits
 from bestiary.training.probe import Labelled, feature_store, fit_head, fitted_probe, strengths_of, training_precision
 from bestiary.training.scores import calibrated_loss, macro_f1
 from bestiary.training.task import Logits, Task, task_of
@@ -156,11 +156,8 @@ def scored(
 
 def _logits(task: Task) -> tuple[Logits, float | None]:
     """Return what a model of this task says of its validation pictures, and the strength that was chosen."""
-    method = task.recipe.model.method
-    if method == "scratch":
-        return scratch_logits(task), None
-    if method == "finetune":
-        return LEARN[method](task).val_logits, None
+    if task.recipe.model.method != "probe":
+        return network_logits(task), None
     if task.recipe.train.balance == "oversample" or (task.pictures["split"] == task.pictures[KEPT]).all():
         probe = fitted_probe(task)
         head, history, val = probe.head, probe.history, probe.val

@@ -152,7 +152,7 @@ def _prepared(
     asked, folds = wishes.asked, inner_folds(wishes.folds, shown)
     ledger = Ledger(place.storage, f"tune-{asked.model.method}")
     task, measure = task_of(ledger.folder, asked.resolved(), shown, threads, clock, reporter), Measure()
-    sharing = _shared_out(wishes, ledger, task, measure, clock)
+    sharing = _shared_out(wishes, folds, ledger, task, measure, clock)
 
     def plan() -> tuple[dict[str, Any], Settings]:
         pictures = len(task.part("train").keys)
@@ -183,18 +183,20 @@ def _prepared(
     return ground
 
 
-def _shared_out(wishes: Wishes, ledger: Ledger, task: Task, measure: Measure, clock: Clock) -> planning.Sharing | None:
+def _shared_out(
+    wishes: Wishes, folds: int, ledger: Ledger, task: Task, measure: Measure, clock: Clock
+) -> planning.Sharing | None:
     """Return how the budget is shared out, if there is one; a probe's own features are computed on the way."""
     if wishes.budget_seconds is None:
         return None
     whole = estimated(task, measure)
     room = planning.room_of(wishes.budget_seconds, clock.total)
     if wishes.asked.model.method == "probe":
-        planning.shared_out(wishes.asked, whole, room)  # too short? Then this says so before features are computed
+        planning.shared_out(wishes.asked, whole, room, folds)  # is it too short? Then features need no computing
         _fill(ledger, task)
         whole = estimated(task, measure)
         room = planning.room_of(wishes.budget_seconds, clock.total)
-    return planning.shared_out(wishes.asked, whole, room)
+    return planning.shared_out(wishes.asked, whole, room, folds)
 
 
 def _fill(ledger: Ledger, task: Task, *, wait: bool = True) -> bool:

@@ -119,9 +119,19 @@ def learn_scratch(task: Task) -> Learned:
     return replace(learned, notes=learned.notes | {"normalised by": asdict(colours)})
 
 
-def scratch_logits(task: Task) -> Logits:
-    """Return the validation logits of a network trained from nothing that is not to be kept. Needs torch."""
-    return _looped(task, _from_scratch(task, _colours(task)), _loop_settings(task)).val_logits
+def network_logits(task: Task) -> Logits:
+    """Return the validation logits of a network that is trained, but not to be kept: nothing is exported. Needs torch.
+
+    They are those of the network itself, in float32, which the sealed graph is held against.
+    """
+    if task.recipe.model.method == "scratch":
+        return _looped(task, _from_scratch(task, _colours(task)), _loop_settings(task)).val_logits
+    network, settings = _pretrained(task, _starting_head(task))
+    if frozen_stages(task.recipe) is None:
+        return _looped(task, network, settings).val_logits
+    from bestiary.training.finetune import trained_above
+
+    return trained_above(task, network, settings).val_logits
 
 
 def learn_finetune(task: Task) -> Learned:
@@ -129,13 +139,17 @@ def learn_finetune(task: Task) -> Learned:
 
     What is below them is computed once, where the backbone is bundled and does not learn as a whole.
     """
-    head = fitted_probe(task).head if task.recipe.model.backbone in BACKBONES else None
-    network, settings = _pretrained(task, head)
+    network, settings = _pretrained(task, _starting_head(task))
     if frozen_stages(task.recipe) is None:
         return _trained(task, network, settings)
     from bestiary.training.finetune import finetuned
 
     return finetuned(task, network, settings)
+
+
+def _starting_head(task: Task) -> Head | None:
+    """Return the probe's head, if there can be one."""
+    return fitted_probe(task).head if task.recipe.model.backbone in BACKBONES else None
 
 
 def untrained(task: Task) -> Untrained:
