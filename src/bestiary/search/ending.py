@@ -18,7 +18,7 @@ from bestiary.recipe import Recipe
 from bestiary.search import luck, tune_page
 from bestiary.search.folders import write_recipe
 from bestiary.search.importance import importances
-from bestiary.search.ledger import FINISHED, Ledger, ranked
+from bestiary.search.ledger import FINISHED, Ledger, number_of, ranked
 from bestiary.search.scoring import Score, fresh_division, scored
 from bestiary.search.space import laid_over, shown
 from bestiary.search.trying import Ground, with_epochs
@@ -51,7 +51,7 @@ def ended(ground: Ground, out: Path, source: Source, fresh_seeds: int | None) ->
         assert best is not None  # the caller has seen to it
         recipe = winning_recipe(ground, best[0])
         run, looks = _run(ground, out, source, best[0], recipe)
-        write_recipe(out / "winner.toml", recipe, f"Found by bestiary tune: trial {best[0].number + 1}.")
+        write_recipe(out / "winner.toml", recipe, f"Found by bestiary tune: trial {number_of(best[0])}.")
         found = _found(ground, best[0], run, out)
         found["luck"] = _luck(ground, fresh_seeds)
         found["test scored"] = looks
@@ -84,11 +84,9 @@ def _run(ground: Ground, out: Path, source: Source, best: FrozenTrial, recipe: R
         run = out / ("winner" if not runs else f"winner-{len(runs) + 1}")
         runs = [*runs, {"trial": best.number, "run": str(run.absolute())}]
         study.set_user_attr(BEGUN, runs)
-    if (run / "report.html").exists():
-        return run, len(runs)
-    if run.exists():
+    if run.exists() and not (run / "report.html").exists():
         flow.resume(run, threads=ground.threads, reporter=ground.reporter)
-    else:
+    elif not run.exists():
         flow.train(
             source.pictures,
             labels=source.labels,
@@ -99,9 +97,9 @@ def _run(ground: Ground, out: Path, source: Source, best: FrozenTrial, recipe: R
             begun=_begun(ground, best),
             reporter=ground.reporter,
         )
-    if len(runs) > 1:  # an earlier winner was tested on the same pictures
-        metrics = run_folder.read_json(run / "metrics.json") | {"test_scored": len(runs)}
-        run_folder.write_json(run / "metrics.json", metrics)
+    metrics = run_folder.read_json(run / "metrics.json")
+    if metrics["test_scored"] < len(runs):  # earlier winners were tested on the same pictures
+        run_folder.write_json(run / "metrics.json", metrics | {"test_scored": len(runs)})
         write_report(run)
     return run, len(runs)
 
@@ -121,16 +119,17 @@ def _luck(ground: Ground, fresh_seeds: int | None) -> dict[str, Any]:
     trials = ground.ledger.trials()
     best, default = ranked(trials)[: luck.BEST], _default(trials)
     seeds = luck.SEEDS[ground.asked.model.method] if fresh_seeds is None else fresh_seeds
-    first = {one.number: score.macro_f1 for one, score in [*best, *default]}
-    winner = best[0][0].number
-    base = default[0][0].number if default else None
-    by_number = {one.number: one for one, _ in [*best, *default]}
+    first = {number_of(one): score.macro_f1 for one, score in [*best, *default]}
+    winner = number_of(best[0][0])
+    base = number_of(default[0][0]) if default else None
+    by_number = {number_of(one): one for one, _ in [*best, *default]}
     fresh: dict[int, dict[int, float]] = {number: {} for number in first}
-    wanted = luck.order([one.number for one, _ in best], base, seeds)
+    wanted = luck.order([number_of(one) for one, _ in best], base, seeds)
     longest = 0.0
     with ground.reporter.task("Scoring the best again", len(wanted)) as advance:
         for number, seed in wanted if len(first) > 1 else []:  # of one trial alone there was no choice
-            if ground.deadlines.luck_room() < 1.5 * longest:
+            first_time = by_number[number].user_attrs["took"]["seconds"] / max(1, ground.plan.folds)
+            if ground.deadlines.luck_room() < 1.5 * max(longest, first_time):
                 break
             fresh[number][seed], seconds = _again(ground, by_number[number], seed)
             longest = max(longest, seconds)
@@ -145,13 +144,13 @@ def _luck(ground: Ground, fresh_seeds: int | None) -> dict[str, Any]:
 
 def _again(ground: Ground, trial: FrozenTrial, seed: int) -> tuple[float, float]:
     """Return the macro-F1 of a trial on a fresh split and with a fresh seed, from the storage if it is there."""
-    name, began = f"again {trial.number} {seed}", time.monotonic()
+    name, began = f"again {number_of(trial)} {seed}", time.monotonic()
     if (known := ground.ledger.study.user_attrs.get(name)) is not None:
         return float(known), 0.0
     chosen = {} if trial.user_attrs.get("default") else trial.params
     recipe = with_epochs(laid_over(ground.asked, chosen), ground.plan.epochs).resolved()
     recipe = recipe.model_copy(update={"seed": ground.asked.seed + 1000 * seed})
-    place = ground.ledger.folder / f"again-{trial.number}-{seed}"
+    place = ground.ledger.folder / f"again-{number_of(trial)}-{seed}"
     division = fresh_division(ground.shown, ground.plan.folds, seed=ground.asked.seed + seed)
     found = scored(recipe, [division], place, threads=ground.threads, reporter=Silent(), resume=True)
     shutil.rmtree(place, ignore_errors=True)
@@ -215,7 +214,7 @@ def _line(one: FrozenTrial) -> dict[str, Any]:
     score, took = one.user_attrs.get("score", {}), one.user_attrs.get("took", {})
     is_default = bool(one.user_attrs.get("default"))
     return {
-        "trial": one.number + 1,
+        "trial": number_of(one),
         "ended": one.state.name.lower(),
         "default": is_default,
         "macro_f1": score.get("macro_f1"),

@@ -104,7 +104,7 @@ class Ledger:
 
     def place(self, trial: FrozenTrial | optuna.Trial) -> Path:
         """Return the folder of a trial: that of its first try."""
-        return self.folder / str(trial.user_attrs.get("folder", trial.number))
+        return self.folder / str(number_of(trial) - 1)
 
     @contextlib.contextmanager
     def claimed(self, most: int | None) -> Iterator[optuna.Trial | None]:
@@ -184,6 +184,11 @@ class Ledger:
                 said = True
             time.sleep(0.5)
         return True
+
+
+def number_of(trial: FrozenTrial | optuna.Trial) -> int:
+    """Return the number of a trial for people, from 1: that of its first try."""
+    return int(trial.user_attrs.get("folder", trial.number)) + 1
 
 
 def ranked(trials: Sequence[FrozenTrial]) -> list[tuple[FrozenTrial, Score]]:

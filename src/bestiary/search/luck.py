@@ -30,14 +30,14 @@ def order(best: Sequence[int], default: int | None, seeds: int) -> list[tuple[in
 def told(
     first: Mapping[int, float], fresh: Scores, winner: int, default: int | None, *, share: float
 ) -> dict[str, Any]:
-    """Return what second scores say, as plain values and in words; trials are told from 1.
+    """Return what second scores say, as plain values and in words.
 
     first: macro-F1 of the trials as the search saw it, the best first. share: validation pictures of a fresh split per
     training picture, by which the interval is widened, since the splits overlap (Nadeau and Bengio 2003).
     """
     rows = [
         {
-            "trial": trial + 1,
+            "trial": trial,
             "default": trial == default,
             "first": score,
             "fresh": summary(list(fresh.get(trial, {}).values()), share),
@@ -49,7 +49,7 @@ def told(
     shared = sorted(fresh.get(winner, {}).keys() & fresh.get(default, {}).keys())
     gains = [fresh[winner][seed] - fresh[default][seed] for seed in shared]
     gain, again = first[winner] - first[default], summary(gains, share)
-    words = sentence(gain, again, len(shared), is_default=winner == default) + _better(rows, winner + 1)
+    words = sentence(gain, again, len(shared), is_default=winner == default) + _better(rows, winner)
     return {"gain": gain, "fresh gain": again, "seeds": len(shared), "trials": rows, "sentence": words}
 
 

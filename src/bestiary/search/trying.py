@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from bestiary.errors import BestiaryError, RecipeError
 from bestiary.progress import Reporter, Silent
 from bestiary.recipe import Recipe
-from bestiary.search.ledger import Ledger
+from bestiary.search.ledger import Ledger, number_of
 from bestiary.search.planning import Deadlines, SearchPlan
 from bestiary.search.scoring import History, Score, Watch, scored
 from bestiary.search.space import Choice, Settings, Space, laid_over, shown
@@ -62,7 +62,7 @@ def tried(ground: Ground, trial: optuna.Trial) -> tuple[float, Ended]:
     except optuna.TrialPruned:
         found, ended = "stopped", "pruned"
     except OutOfTimeError:
-        ground.reporter.say(f"Trial {trial.number + 1}: the time was up; it is queued again.")
+        ground.reporter.say(f"Trial {number_of(trial)}: the time was up; it is queued again.")
         ground.ledger.put_back(trial)
         return time.monotonic() - began, "out of time"
     except (BestiaryError, RuntimeError, ValueError, MemoryError) as error:
@@ -169,4 +169,4 @@ def _history(place: Path) -> History:
 
 
 def _numbered(ground: Ground, trial: optuna.Trial) -> str:
-    return f"{trial.number + 1}" if ground.trials is None else f"{trial.number + 1} of {ground.trials}"
+    return f"{number_of(trial)}" if ground.trials is None else f"{number_of(trial)} of {ground.trials}"

@@ -48,7 +48,6 @@ class Wishes:
     search: tuple[str, ...]
     trials: int | None
     folds: int | None
-    fresh_seeds: int | None
     budget_seconds: float | None
 
 
@@ -77,7 +76,7 @@ def tune(
     """
     clock, workers = Clock(), threads or cores()
     asked = recipe or Recipe()
-    wishes = Wishes(asked, tuple(search), trials, inner, fresh_seeds, budget_seconds)
+    wishes = Wishes(asked, tuple(search), trials, inner, budget_seconds)
     _refuse(wishes)
     place = folders.place_of(out, storage, pictures, labels, asked)
     keep_memory()
@@ -152,7 +151,10 @@ def _prepared(
     asked, folds = wishes.asked, inner_folds(wishes.folds, shown)
     ledger = Ledger(place.storage, f"tune-{asked.model.method}")
     task, measure = task_of(ledger.folder, asked.resolved(), shown, threads, clock, reporter), Measure()
-    sharing = _shared_out(wishes, folds, ledger, task, measure, clock)
+    sharing, deadlines = _shared_out(wishes, folds, ledger, task, measure, clock), Deadlines()
+    if sharing is not None and wishes.budget_seconds is not None:
+        now = time.monotonic()
+        deadlines = Deadlines(now + sharing.search, now + planning.room_of(wishes.budget_seconds, clock.total))
 
     def plan() -> tuple[dict[str, Any], Settings]:
         pictures = len(task.part("train").keys)
@@ -166,10 +168,6 @@ def _prepared(
     facts = {"split": digest, "recipe": asked.asked(), "search": list(wishes.search), "inner folds": folds}
     agreed = SearchPlan.of(ledger.agreed(facts, plan))
     place.mark({"method": asked.model.method, "storage": str(place.storage.absolute()), **facts})
-    deadlines = Deadlines()
-    if sharing is not None and wishes.budget_seconds is not None:
-        now = time.monotonic()
-        deadlines = Deadlines(now + sharing.search, now + planning.room_of(wishes.budget_seconds, clock.total))
     trials = wishes.trials
     if trials is None and sharing is None:
         trials = planning.DEFAULT_TRIALS[asked.model.method]
