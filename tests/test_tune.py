@@ -23,7 +23,7 @@ from bestiary import flow
 from bestiary.data.drawn import DrawnCollection
 from bestiary.errors import InterruptedRun, MachineError, RecipeError, RunError, SourceError, UserError
 from bestiary.recipe import Recipe
-from bestiary.search import ending, ledger, planning, scoring, trying
+from bestiary.search import ending, ledger, luck, planning, scoring, trying
 from bestiary.search.ledger import Ledger
 from bestiary.search.scoring import Score
 from bestiary.search.tuning import tune
@@ -245,6 +245,32 @@ def test_hopeless_trials_are_stopped_but_never_the_default(
     stopped = [line for line in found["history"] if line["ended"] == "pruned"]
     assert all(line["epochs"] < 9 for line in stopped)
     assert found["winner"]["macro_f1"] == max(line["macro_f1"] or 0 for line in found["history"])
+
+
+@pytest.mark.parametrize(
+    ("fresh", "words"),
+    [
+        ({7: [0.95, 0.95, 0.95], 1: [0.90, 0.91, 0.90]}, "The gain is real, but 5.3"),
+        ({7: [0.95, 0.90, 0.85], 1: [0.90, 0.91, 0.90]}, "A gain is not shown: all of it may well be luck"),
+        (
+            {7: [0.80, 0.81, 0.80], 1: [0.90, 0.91, 0.90]},
+            "The gain was luck of the choice, and the default is the better",
+        ),
+        ({7: [1.00, 1.00, 1.00], 1: [0.85, 0.86, 0.85]}, "The gain holds"),
+        ({7: [0.95], 1: [0.90]}, "once is too few"),
+        ({}, "There was no time to score it again"),
+    ],
+)
+def test_what_is_said_about_luck(fresh: dict[int, list[float]], words: str) -> None:
+    scores = {trial: dict(enumerate(values)) for trial, values in fresh.items()}
+    found = luck.told({7: 1.0, 1: 0.9}, scores, 7, 1, share=0.2)
+    assert found["gain"] == pytest.approx(0.1)
+    assert "10.00 points above the default's" in found["sentence"]
+    assert words in found["sentence"]
+
+
+def test_a_default_that_was_not_beaten_had_no_luck() -> None:
+    assert "no luck in it" in luck.told({1: 0.9, 7: 0.8}, {}, 1, 1, share=0.2)["sentence"]
 
 
 def test_what_pruning_saved_is_counted_by_epochs() -> None:
