@@ -23,7 +23,7 @@ from bestiary import flow
 from bestiary.data.drawn import DrawnCollection
 from bestiary.errors import InterruptedRun, MachineError, RecipeError, RunError, SourceError, UserError
 from bestiary.recipe import Recipe
-from bestiary.search import ending, ledger, luck, planning, scoring, trying
+from bestiary.search import ending, importance, ledger, luck, planning, scoring, trying
 from bestiary.search.ledger import Ledger
 from bestiary.search.scoring import Score
 from bestiary.search.tuning import tune
@@ -50,16 +50,18 @@ SCRATCH: dict[str, Any] = {
 def searched(collection: DrawnCollection, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished search with a probe, by the validation split. Shared: copy what you change."""
     out = tmp_path_factory.mktemp("search") / "search"
-    tune(
-        collection.folder,
-        recipe=Recipe.of(PROBE),
-        search=['picture.fit=["squash", "crop"]'],
-        trials=11,
-        inner=0,
-        fresh_seeds=2,
-        out=out,
-        threads=1,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importance, "RESAMPLES", 4)
+        tune(
+            collection.folder,
+            recipe=Recipe.of(PROBE),
+            search=['picture.fit=["squash", "crop"]'],
+            trials=11,
+            inner=0,
+            fresh_seeds=2,
+            out=out,
+            threads=1,
+        )
     return out
 
 
@@ -85,6 +87,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
         monkeypatch.setattr(module, "scored", score)
     monkeypatch.setattr(flow, "train", train)
     monkeypatch.setattr(ending, "write_report", lambda run: None)
+    monkeypatch.setattr(importance, "RESAMPLES", 1)
     return counts
 
 
@@ -213,9 +216,14 @@ def test_ctrl_c_loses_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(trying, "scored", interrupt)
         with pytest.raises(InterruptedRun, match="the same command goes on with the search in"):
-            try_search(collection, tmp_path / "search")
-    found = try_search(collection, tmp_path / "search")
-    assert [line["default"] for line in found["history"]] == [True, False, False, False]
+            try_search(collection, tmp_path / "search", trials=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(ending, "importances", interrupt)  # the winner is made, and tested
+        with pytest.raises(InterruptedRun):
+            try_search(collection, tmp_path / "search", trials=2)
+    found = try_search(collection, tmp_path / "search", trials=2)
+    assert [line["default"] for line in found["history"]] == [True, False]
+    assert quick["trained"] == found["test scored"] == 1
 
 
 def test_hopeless_trials_are_stopped_but_never_the_default(
@@ -368,11 +376,11 @@ def test_how_a_budget_is_shared_out() -> None:
 def test_another_recipe_does_not_go_on_with_a_search(
     collection: DrawnCollection, tmp_path: Path, quick: dict[str, int]
 ) -> None:
-    try_search(collection, tmp_path / "search")
+    try_search(collection, tmp_path / "search", trials=1)
     other = Recipe.of({**PROBE, "seed": 7})
     with pytest.raises(RunError, match="holds a search with another (split|recipe)"):
-        try_search(collection, tmp_path / "search", recipe=other)
-    assert len(study_of(tmp_path / "search").trials) == 4
+        try_search(collection, tmp_path / "search", recipe=other, trials=1)
+    assert len(study_of(tmp_path / "search").trials) == 1
 
 
 def test_a_folder_with_something_else(collection: DrawnCollection, tmp_path: Path) -> None:
