@@ -154,14 +154,13 @@ class Ledger:
     def session(self) -> Iterator[Path]:
         """Be known to the others as one who is at work."""
         mine = self.folder / f"session-{uuid4().hex[:8]}"
-        with self.turn():
-            mine.mkdir()
-            kept = held(mine)
-            kept.__enter__()
         try:
-            yield mine
+            with contextlib.ExitStack() as kept:
+                with self.turn():
+                    mine.mkdir()
+                    kept.enter_context(held(mine))
+                yield mine
         finally:
-            kept.__exit__(None, None, None)
             shutil.rmtree(mine, ignore_errors=True)
 
     def others(self) -> list[Path]:
