@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -251,9 +252,21 @@ def _writable(path: Path) -> Iterator[None]:
 
 
 def _storage(path: Path) -> optuna.storages.RDBStorage:
+    """Return the storage in a file. Its log is written ahead: a wait for the disk at each entry took half of the time.
+
+    What a killed process has entered is kept; after a power loss the last entries may be missing, but nothing is torn.
+    """
+
+    def connected() -> sqlite3.Connection:
+        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)
+        connection.execute("PRAGMA synchronous = NORMAL")
+        return connection
+
     try:
-        arguments = {"connect_args": {"timeout": BUSY_SECONDS}}
-        return optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs=arguments)
+        storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"creator": connected})
+        with storage.engine.connect() as connection:  # now that it is known to be ours
+            connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+        return storage
     except RuntimeError as error:
         if "version" not in str(error):
             raise
