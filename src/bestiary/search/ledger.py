@@ -252,7 +252,7 @@ def _writable(path: Path) -> Iterator[None]:
 
 
 def _storage(path: Path) -> optuna.storages.RDBStorage:
-    """Return the storage in a file. Its log is written ahead: a wait for the disk at each entry took half of the time.
+    """Return the storage in a file. Its log is written ahead: waits for the disk were half of its time.
 
     What a killed process has entered is kept; after a power loss the last entries may be missing, but nothing is torn.
     """
