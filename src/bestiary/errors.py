@@ -26,7 +26,10 @@ from pathlib import Path
 from types import ModuleType
 
 # What an extra brings, by the names that are imported: the commands that need it need all of it.
-EXTRAS = {"train": ("polars", "sklearn", "scipy", "joblib", "psutil", "onnx", "cleanlab", "safetensors", "jinja2")}
+EXTRAS = {
+    "train": ("polars", "sklearn", "scipy", "joblib", "psutil", "onnx", "cleanlab", "safetensors", "jinja2"),
+    "tune": ("optuna",),
+}
 
 
 class BestiaryError(Exception):
@@ -81,14 +84,13 @@ class IntegrityError(BestiaryError):
 class InterruptedRun(BestiaryError):  # noqa: N818 - nothing went wrong
     """The user stopped the work; `run` can be resumed, or is None where there was no run yet."""
 
-    def __init__(self, run: Path | None, *, go_on: str | None = None) -> None:
-        """Say how to go on: with `go_on`, or as a run does."""
-        super().__init__(
-            "Interrupted. Caches are kept: the same command will be quicker."
-            if run is None
-            else "Interrupted. Nothing is lost. Go on with: "
-            + (go_on or f"bestiary train --resume {shlex.quote(str(run))}")
-        )
+    def __init__(self, run: Path | None, *, words: str | None = None) -> None:
+        """Say how to go on; `words` that fit what was interrupted, if it was no single run."""
+        if words is None and run is None:
+            words = "Interrupted. Caches are kept: the same command will be quicker."
+        elif words is None:
+            words = f"Interrupted. Nothing is lost. Go on with: bestiary train --resume {shlex.quote(str(run))}"
+        super().__init__(words)
         self.run = run
 
 

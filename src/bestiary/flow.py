@@ -5,6 +5,7 @@ Read this first. Every command is a thin function over what stands here.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -107,6 +108,7 @@ def train(
     out: Path | str | None = None,
     threads: int | None = None,
     budget_seconds: float | None = None,
+    begun: Path | None = None,
     reporter: Reporter = SILENT,
 ) -> Run:
     """Return a finished run: the pictures audited and split, a model trained, sealed, judged and reported.
@@ -114,7 +116,8 @@ def train(
     pictures: a folder per class, folders already split, an archive or a table, or several of these, which are merged;
     labels: a map of folder names to labels; corrections: a file of decisions about pictures; folds:
     cross-validate with so many folds in place of one test part (the recipe's `data.folds`); budget_seconds: what
-    the recipe leaves open is chosen so that all of it is done in this time.
+    the recipe leaves open is chosen so that all of it is done in this time; begun: a folder with the checkpoints of a
+    training by the same recipe on the same pictures, which is gone on with.
     Raises UserError for what the user can mend, IntegrityError if a proof fails, InterruptedRun on Ctrl-C.
     """
     asked, clock, workers = _with_folds(recipe or Recipe(), folds), Clock(), threads or cores()
@@ -146,18 +149,33 @@ def train(
         facts = source | {"plan": plan.words, "planned seconds": round(plan.seconds, 1)}
         if corrections is not None:
             facts |= {"corrections": {"file": str(corrections)}}
-        run = begin(out, asked, plan.recipe, shown, collection, facts | {"split digest": digest})
+        facts |= {"split digest": digest} | ({} if begun is None else {"training begun in": str(begun.absolute())})
+        run = begin(out, asked, plan.recipe, shown, collection, facts, begun=begun)
         with _resumable(run), session(run, clock, memory) as account:
-            deadline = plan.deadline_seconds
-            return _finish(run, threads=workers, clock=clock, account=account, reporter=reporter, deadline=deadline)
+            return _finish(
+                run,
+                threads=workers,
+                clock=clock,
+                account=account,
+                reporter=reporter,
+                resume=begun is not None,
+                deadline=plan.deadline_seconds,
+            )
 
 
 def begin(
-    out: Path | None, asked: Recipe, resolved: Recipe, shown: pl.DataFrame, collection: Audited, facts: dict[str, Any]
+    out: Path | None,
+    asked: Recipe,
+    resolved: Recipe,
+    shown: pl.DataFrame,
+    collection: Audited,
+    facts: dict[str, Any],
+    *,
+    begun: Path | None = None,
 ) -> Path:
     """Return a new run folder with all that a run begins with: recipe, pictures and their split, findings, `facts`.
 
-    `resume` makes a finished run of it.
+    `resume` makes a finished run of it. begun: a folder whose checkpoints its training goes on from.
     """
     done = collection.corrected
     facts = facts | {"passed over": dict(collection.passed_over)}
@@ -167,6 +185,8 @@ def begin(
     def contents(folder: Path) -> None:
         if done is not None:  # as they were applied: the file may have changed since
             write(folder / "corrections.csv", done.decisions)
+        if begun is not None:
+            shutil.copytree(begun / "checkpoints", folder / "checkpoints")
         run_folder.write_json(folder / "environment.json", run_folder.environment(facts))
         table.write(shown, folder / "pictures.parquet")
         table.write(collection.findings, folder / "findings.parquet")

@@ -281,9 +281,9 @@ def with_settings(asked: Mapping[str, Any], settings: Iterable[str]) -> dict[str
             inner = merged.setdefault(section, {})
             if not isinstance(inner, dict):
                 raise RecipeError(f'"{section}" is not a section of the recipe; got "{setting}".')
-            inner[key] = _setting_value(text.strip())
+            inner[key] = read_setting(text.strip())
         else:
-            merged[section] = _setting_value(text.strip())
+            merged[section] = read_setting(text.strip())
     return merged
 
 
@@ -314,7 +314,8 @@ def _explain(error: ValidationError) -> str:
     return f'Setting "{name}": {message};{given}' if given else f"{name}: {message}."
 
 
-def _setting_value(text: str) -> Any:
+def read_setting(text: str) -> Any:
+    """Return a value written on the command line: read as TOML, else as text."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -4,7 +4,7 @@ Everything heavy is imported inside the commands, so that `bestiary --help` is q
 """
 
 # Each adds its commands to the application.
-from bestiary.cli import answering, judging, learning, looking, reviewing, studying  # noqa: F401
+from bestiary.cli import answering, judging, learning, looking, reviewing, studying, tuning  # noqa: F401
 from bestiary.cli.app import app, main
 
 __all__ = ["app", "main"]

@@ -136,7 +136,8 @@ def study(
             results = Results(place, pairs, facts | {"share of epochs": memory.share})
             return _run(asking, cells_of(place, planned.entries, seeds), collection, splits, results, reporter)
     except (KeyboardInterrupt, InterruptedRun):
-        raise InterruptedRun(place, go_on="the same command") from None
+        words = "Interrupted. Nothing is lost. Go on with: the same command."
+        raise InterruptedRun(place, words=words) from None
 
 
 def refuse_seeds(seeds: Sequence[int]) -> None:

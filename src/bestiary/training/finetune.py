@@ -61,8 +61,29 @@ def above_cut(task: Task, network: Network, settings: LoopSettings) -> Above:
     return Above(lower, upper_part(network, stages), settings)
 
 
+@dataclass(frozen=True)
+class Blended:
+    """How training of the upper stages went, the share of its weights that was kept, and the validation logits."""
+
+    result: loop.FitResult
+    share: float
+    val_logits: Logits
+
+
 def finetuned(task: Task, network: Network, settings: LoopSettings) -> Learned:
     """Return the network, its upper stages trained in place, in the form that is sealed. Resumable."""
+    found = trained_above(task, network, settings)
+    notes = {
+        "trained on": found.result.device,
+        "precision of training": found.result.precision,
+        "training ended by": found.result.stopped,
+        "share of the trained weights": found.share,
+    }
+    return _handed_over(task, network, list(found.result.history), notes)
+
+
+def trained_above(task: Task, network: Network, settings: LoopSettings) -> Blended:
+    """Train the network's upper stages in place, and mix them with what they started from. Resumable."""
     above, train, val = above_cut(task, network, settings), task.part("train"), task.part("val")
     upper, views = above.upper, task.recipe.train.views
     # As for the probe: what is learned from may be bfloat16, what is judged by is what ships.
@@ -96,13 +117,7 @@ def finetuned(task: Task, network: Network, settings: LoopSettings) -> Learned:
 
     share = blended(upper, start, judge)
     task.reporter.say(f"Kept {share:.0%} of what the stages above the cut learned, by validation loss and macro-F1.")
-    notes = {
-        "trained on": result.device,
-        "precision of training": result.precision,
-        "training ended by": result.stopped,
-        "share of the trained weights": share,
-    }
-    return _handed_over(task, network, list(result.history), notes)
+    return Blended(result, share, val_logits("float32"))
 
 
 def blended(network: Network, start: dict[str, Tensor], judge: Callable[[], tuple[float, float]]) -> float:

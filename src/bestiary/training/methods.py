@@ -29,7 +29,7 @@ from bestiary.training.unused import refuse_unused
 
 if TYPE_CHECKING:
     from bestiary.models.networks import Network
-    from bestiary.training.loop import LoopSettings
+    from bestiary.training.loop import FitResult, LoopSettings
 
 RAW = Statistics((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))  # pixels as they are, in 0..1
 
@@ -119,18 +119,37 @@ def learn_scratch(task: Task) -> Learned:
     return replace(learned, notes=learned.notes | {"normalised by": asdict(colours)})
 
 
+def network_logits(task: Task) -> Logits:
+    """Return the validation logits of a network that is trained, but not to be kept: nothing is exported. Needs torch.
+
+    They are those of the network itself, in float32, which the sealed graph is held against.
+    """
+    if task.recipe.model.method == "scratch":
+        return _looped(task, _from_scratch(task, _colours(task)), _loop_settings(task)).val_logits
+    network, settings = _pretrained(task, _starting_head(task))
+    if frozen_stages(task.recipe) is None:
+        return _looped(task, network, settings).val_logits
+    from bestiary.training.finetune import trained_above
+
+    return trained_above(task, network, settings).val_logits
+
+
 def learn_finetune(task: Task) -> Learned:
     """Train the last stages of a pretrained backbone, starting from the probe's head. Needs torch.
 
     What is below them is computed once, where the backbone is bundled and does not learn as a whole.
     """
-    head = fitted_probe(task).head if task.recipe.model.backbone in BACKBONES else None
-    network, settings = _pretrained(task, head)
+    network, settings = _pretrained(task, _starting_head(task))
     if frozen_stages(task.recipe) is None:
         return _trained(task, network, settings)
     from bestiary.training.finetune import finetuned
 
     return finetuned(task, network, settings)
+
+
+def _starting_head(task: Task) -> Head | None:
+    """Return the probe's head, if there can be one."""
+    return fitted_probe(task).head if task.recipe.model.backbone in BACKBONES else None
 
 
 def untrained(task: Task) -> Untrained:
@@ -198,12 +217,40 @@ LEARN: dict[str, Callable[[Task], Learned]] = {
 }
 
 
+@dataclass(frozen=True)
+class Looped:
+    """A network after the training loop, how that went, and what it says of the validation pictures, in float32."""
+
+    network: Network
+    result: FitResult
+    val_logits: Logits
+
+
 def _trained(task: Task, network: Network, settings: LoopSettings) -> Learned:
     """Fill the pixel cache, train the network, and give it in the form that is sealed."""
     import torch
 
     from bestiary.models.networks import head_arrays
     from bestiary.models.torch_export import export_trunk
+
+    looped = _looped(task, network, settings)
+
+    def reference(images: Images) -> Logits:
+        with torch.inference_mode():
+            logits: Logits = network(torch.tensor(images).permute(0, 3, 1, 2).float()).numpy()
+        return logits
+
+    notes = {
+        "trained on": looped.result.device,
+        "precision of training": looped.result.precision,
+        "training ended by": looped.result.stopped,
+    }
+    trunk = export_trunk(network, task.view.size)
+    return Learned(trunk, head_arrays(network), list(looped.result.history), looped.val_logits, reference, notes)
+
+
+def _looped(task: Task, network: Network, settings: LoopSettings) -> Looped:
+    """Fill the pixel cache and train the network, in place."""
     from bestiary.training import loop
     from bestiary.training.team import part_company, team
 
@@ -230,22 +277,8 @@ def _trained(task: Task, network: Network, settings: LoopSettings) -> Learned:
         may_go_on=task.may_go_on,
     )
     part_company()
-
-    def reference(images: Images) -> Logits:
-        with torch.inference_mode():
-            logits: Logits = network(torch.tensor(images).permute(0, 3, 1, 2).float()).numpy()
-        return logits
-
-    val_logits = loop.network_logits(
-        network, read_val, len(val.keys), batch_size=settings.batch_size, precision="float32"
-    )
-    notes = {
-        "trained on": result.device,
-        "precision of training": result.precision,
-        "training ended by": result.stopped,
-    }
-    trunk = export_trunk(network, task.view.size)
-    return Learned(trunk, head_arrays(network), list(result.history), val_logits, reference, notes)
+    logits = loop.network_logits(network, read_val, len(val.keys), batch_size=settings.batch_size, precision="float32")
+    return Looped(network, result, logits)
 
 
 def _pixels(task: Task) -> ArrayStore:

@@ -1,0 +1,99 @@
+"""The command that searches recipes: `tune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bestiary.cli.app import app
+from bestiary.cli.options import AsJson, Corrections, Labels, Method, Pictures, Quiet, RecipeName, Threads, recipe_of
+from bestiary.cli.output import print_json
+from bestiary.errors import needs_extra
+
+
+@app.command()
+def tune(
+    pictures: Pictures,
+    method: Annotated[Method | None, typer.Option(help="How to learn; probe is fast and needs no torch.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Let this call be done, the winner's report included, in this time: 30m, 2h.")
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="How many in all; without it or --budget 60, 30 (scratch), 20 (finetune).")
+    ] = None,
+    search: Annotated[
+        list[str] | None,
+        typer.Option("--search", help="What to try: section.key=low..high, or section.key=[value, value]."),
+    ] = None,
+    backbone: Annotated[str | None, typer.Option(help="lite0 or lite2, not searched then.")] = None,
+    recipe: RecipeName = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="section.key=value, over the recipe; not searched then.")
+    ] = None,
+    labels: Labels = None,
+    classes: Annotated[str | None, typer.Option(help="Only these labels: a,b,c.")] = None,
+    corrections: Corrections = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="For the split and all chance.")] = None,
+    storage: Annotated[
+        Path | None, typer.Option(help="An SQLite file that several processes may share; OUT/tune.db when not given.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The folder of the search; runs/tune-<method>-<digest> when not given.")
+    ] = None,
+    inner_folds: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Choose by so many folds of training and validation; 0: by the validation split; else by its size.",
+        ),
+    ] = None,
+    fresh_seeds: Annotated[
+        int | None, typer.Option(min=0, help="How often the best five are scored again, to tell luck from gain.")
+    ] = None,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Search for a better recipe, choosing by validation alone; the same command goes on with it."""
+    needs_extra("train")
+    needs_extra("tune")
+    from bestiary.progress import reporter
+    from bestiary.search import tuning
+    from bestiary.training.durations import seconds_of
+
+    found = tuning.tune(
+        pictures,
+        labels=labels,
+        corrections=corrections,
+        recipe=recipe_of(recipe, settings, method=method, backbone=backbone, classes=classes, seed=seed),
+        search=search or [],
+        trials=trials,
+        budget_seconds=None if budget is None else seconds_of(budget),
+        storage=storage,
+        out=out,
+        inner=inner_folds,
+        fresh_seeds=fresh_seeds,
+        threads=threads,
+        reporter=reporter(quiet=quiet),
+    )
+    print_json(found) if as_json else _print(found)
+
+
+def _print(found: dict[str, Any]) -> None:
+    from bestiary.search import tune_page
+
+    if found["winner"] is None:
+        typer.echo(f"The best macro-F1 so far is {found['best so far']}. Other processes go on with the search.")
+        return
+    typer.echo(tune_page.headline(found))
+    typer.echo(found["luck"]["sentence"])
+    for one in found["importance"]["settings"][:5]:
+        typer.echo(f"  {one['median']:4.0%} ({one['low']:.0%} to {one['high']:.0%})  {one['setting']}")
+    typer.echo(found["importance"]["words"])
+    for words in (tune_page.pruning_sentence(found["pruning"]), tune_page.test_sentence(found)):
+        if words:
+            typer.echo(words)
+    typer.echo(tune_page.looks_sentence(found["test scored"]))
+    typer.echo(f"Recipe: {found['recipe']}\nPage:   {found['page']}\n{found['run']}")

@@ -1,0 +1,71 @@
+"""Where a search keeps what it knows: its folder, and the storage that several processes may share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bestiary.errors import MachineError, RunError
+from bestiary.machine import write_text
+from bestiary.recipe import Recipe
+from bestiary.training.run_folder import RUNS, write_json
+
+MARK, STORAGE = "search.json", "tune.db"
+
+
+@dataclass(frozen=True)
+class SearchPlace:
+    """The folder of a search, and its storage."""
+
+    out: Path
+    storage: Path
+
+    def mark(self, facts: dict[str, Any]) -> None:
+        """Say in the folder what it is."""
+        write_json(self.out / MARK, facts)
+
+
+def place_of(
+    out: Path | str | None,
+    storage: Path | str | None,
+    pictures: Path | str | Sequence[Path | str],
+    labels: str | None,
+    asked: Recipe,
+) -> SearchPlace:
+    """Return where a search is kept; without `out` in a folder that the same command finds again.
+
+    Raises RunError if the folder holds something else, MachineError if it cannot be made.
+    """
+    folder = Path(out) if out is not None else RUNS / f"tune-{asked.model.method}-{_digest(pictures, labels, asked)}"
+    place = SearchPlace(folder, Path(storage) if storage is not None else folder / STORAGE)
+    try:
+        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        if taken and not (folder / MARK).exists() and not place.storage.exists():
+            raise RunError(f"{folder} holds something that is no search. Choose another --out.")
+        folder.mkdir(parents=True, exist_ok=True)
+        place.storage.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MachineError(
+            f"Cannot make the folder {folder}: {error.strerror or error}. Choose another --out."
+        ) from None
+    if place.storage.is_dir():
+        raise RunError(f"{place.storage} is a folder; --storage takes a file, for example {shlex.quote(STORAGE)}.")
+    return place
+
+
+def write_recipe(path: Path, recipe: Recipe, about: str) -> None:
+    """Write a recipe that `train --recipe` takes, with a comment about where it comes from."""
+    from bestiary.recipe import write_toml
+
+    write_text(path, f"# {about}\n{write_toml(recipe.asked())}")
+
+
+def _digest(pictures: Path | str | Sequence[Path | str], labels: str | None, asked: Recipe) -> str:
+    sources = [pictures] if isinstance(pictures, Path | str) else list(pictures)
+    named = [str(Path(one).absolute()) for one in sources]
+    return hashlib.sha256(json.dumps([named, labels, asked.asked()], sort_keys=True).encode()).hexdigest()[:6]

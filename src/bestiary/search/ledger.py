@@ -1,0 +1,295 @@
+"""The record of a search: an Optuna study in SQLite that several processes share, and that outlives them.
+
+Who works on a trial holds the lock of its folder, which dies with the process: a trial that is running and held by
+nobody was killed, and is queued again, to go on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import optuna
+from filelock import FileLock
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from bestiary.errors import MachineError, RunError
+from bestiary.search.scoring import Score
+from bestiary.search.space import Settings
+from bestiary.training.session import held
+
+VERSION = 1  # raise it when searches that were begun before cannot be gone on with
+BUSY_SECONDS = 60.0  # so long a database may be locked by others
+MOST_TRIES = 3  # a trial that kills its process so often is given up
+FIRST_PART = 8  # of the epochs: before that the learning rate is still rising, and says little
+FACTS, PLAN, FINISHED = "facts", "plan", "finished"
+DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+class Ledger:
+    """A study, the folders of its trials, and who is at work."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        """Open the study in a file, or make it.
+
+        Raises RunError or MachineError if the file is no storage, of another version, locked or not writable.
+        """
+        self.path, self.folder = path, path.with_name(f"{path.stem}.trials")
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        with told(path), _writable(path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self.turn():
+                self.study = optuna.create_study(
+                    storage=_storage(path), study_name=name, direction="maximize", load_if_exists=True
+                )
+
+    def turn(self) -> FileLock:
+        """Return the lock under which trials are dealt out, one process at a time."""
+        return FileLock(f"{self.path}.lock")
+
+    def only_one(self) -> FileLock:
+        """Return the lock of the process that makes the winner."""
+        return FileLock(f"{self.path}.end.lock")
+
+    def agreed(self, facts: dict[str, Any], plan: Callable[[], tuple[dict[str, Any], Settings]]) -> dict[str, Any]:
+        """Return the plan of the search: made by who begins it, kept for who goes on or joins.
+
+        facts: what must be the same for all. plan: gives it and the values of the first trial, which is the default.
+        Raises RunError, naming the first fact that is another.
+        """
+        with self.turn():
+            known = self.study.user_attrs.get(FACTS)
+            if known is None:
+                made, first = plan()
+                self.study.enqueue_trial(first, user_attrs={"default": True})
+                self.study.set_user_attr(PLAN, made)
+                self.study.set_user_attr(FACTS, {"version": VERSION, **facts})
+                return made
+            for name, value in {"version": VERSION, **facts}.items():
+                if known.get(name) != value:
+                    raise RunError(
+                        f"{self.path} holds a search with another {name}: {known.get(name)} there, {value} now. Go on"
+                        " with the command that began it, or choose another --out or --storage."
+                    )
+            kept: dict[str, Any] = self.study.user_attrs[PLAN]
+            return kept
+
+    def use(self, epochs: int | None, *, seed: int) -> None:
+        """Sample and stop by what the plan says; each process draws other values."""
+        sessions = len(list(self.folder.glob("session-*")))
+        self.study.sampler = optuna.samplers.TPESampler(seed=seed + 1000 * sessions + len(self.trials()))
+        self.study.pruner = pruner(epochs)
+
+    # ---- Trials ----------------------------------------------------------------------------------------------------
+
+    def trials(self, *states: TrialState) -> list[FrozenTrial]:
+        """Return the trials in these states, or all, in their order."""
+        return self.study.get_trials(deepcopy=False, states=states or None)
+
+    def best(self) -> tuple[FrozenTrial, Score] | None:
+        """Return the best trial; of equal ones the first."""
+        return best_of(self.trials())
+
+    def taken(self) -> int:
+        """Return how many trials are done or under way; those that were killed and queued again count once."""
+        again = {one.user_attrs.get("again") for one in self.trials()}
+        waits = TrialState.WAITING
+        return sum(one.state != waits and one.number not in again for one in self.trials())
+
+    def place(self, trial: FrozenTrial | optuna.Trial) -> Path:
+        """Return the folder of a trial: that of its first try."""
+        return self.folder / str(number_of(trial) - 1)
+
+    @contextlib.contextmanager
+    def claimed(self, most: int | None) -> Iterator[optuna.Trial | None]:
+        """Give a trial to work on, or None if as many as wanted are taken; it is held until the end."""
+        with contextlib.ExitStack() as kept:
+            with self.turn():
+                self.queue_killed()
+                trial = None if most is not None and self.taken() >= most else self.study.ask()
+                if trial is not None:
+                    self.place(trial).mkdir(exist_ok=True)
+                    kept.enter_context(held(self.place(trial)))
+            yield trial
+
+    def queue_killed(self) -> list[int]:
+        """Mark the trials whose process has died as failed, queue them again, and return their numbers."""
+        dead = [one for one in self.trials(TrialState.RUNNING) if not in_use(self.place(one))]
+        for one in dead:
+            self.study.tell(one.number, state=TrialState.FAIL)
+            if one.user_attrs.get("tries", 1) < MOST_TRIES:
+                self._queue(one, tries=one.user_attrs.get("tries", 1) + 1)
+        return [one.number for one in dead]
+
+    def put_back(self, trial: optuna.Trial) -> None:
+        """Queue a trial for which there was no time again."""
+        frozen = self.study.tell(trial, state=TrialState.FAIL)
+        self._queue(frozen, tries=frozen.user_attrs.get("tries", 1))
+
+    def _queue(self, one: FrozenTrial, *, tries: int) -> None:
+        kept = {name: value for name, value in one.user_attrs.items() if name == "default"}
+        own = {"again": one.number, "folder": self.place(one).name, "tries": tries}
+        self.study.enqueue_trial(one.params or one.system_attrs.get("fixed_params", {}), user_attrs=kept | own)
+
+    def clear(self) -> None:
+        """Remove what trials left behind, but for the best one's checkpoint, and what may still be gone on with."""
+        now = self.trials()  # seen once: a trial that another process ends meanwhile is left alone
+        ended = [one for one in now if one.state in (*DONE, TrialState.FAIL)]
+        kept = {self.place(one) for one in now if one not in ended}
+        if best := best_of(now):
+            kept.add(self.place(best[0]))
+        for one in ended:
+            if self.place(one) not in kept:
+                shutil.rmtree(self.place(one), ignore_errors=True)
+
+    # ---- Who is at work --------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[Path]:
+        """Be known to the others as one who is at work."""
+        mine = self.folder / f"session-{uuid4().hex[:8]}"
+        try:
+            with contextlib.ExitStack() as kept:
+                with self.turn():
+                    mine.mkdir()
+                    kept.enter_context(held(mine))
+                yield mine
+        finally:
+            shutil.rmtree(mine, ignore_errors=True)
+
+    def others(self) -> list[Path]:
+        """Return the sessions of processes that are still at work; those of dead ones are removed."""
+        with self.turn():
+            found = list(self.folder.glob("session-*"))
+            alive = [one for one in found if in_use(one)]
+            for one in set(found) - set(alive):
+                shutil.rmtree(one, ignore_errors=True)
+        return alive
+
+    def wait(self, until: Callable[[], bool], say: Callable[[str], None]) -> bool:
+        """Wait until the other processes have ended their trials; return False if `until` comes first."""
+        said = False
+        while others := self.others():
+            if until():
+                return False
+            if not said:
+                say(f"Waiting for {len(others)} other process{'es' * (len(others) > 1)} at work on this search.")
+                said = True
+            time.sleep(0.5)
+        return True
+
+
+def number_of(trial: FrozenTrial | optuna.Trial) -> int:
+    """Return the number of a trial for people, from 1: that of its first try."""
+    return int(trial.user_attrs.get("folder", trial.number)) + 1
+
+
+def ranked(trials: Sequence[FrozenTrial]) -> list[tuple[FrozenTrial, Score]]:
+    """Return the trials that went to their end with their scores, the best first, of equal ones the first."""
+    complete = [(one, Score(**one.user_attrs["score"])) for one in trials if one.state == TrialState.COMPLETE]
+    return sorted(complete, key=lambda one: one[1].rank, reverse=True)
+
+
+def best_of(trials: Sequence[FrozenTrial]) -> tuple[FrozenTrial, Score] | None:
+    """Return the best of the trials that went to their end."""
+    return next(iter(ranked(trials)), None)
+
+
+def pruner(epochs: int | None) -> optuna.pruners.BasePruner:
+    """Return what stops hopeless trials: asynchronous successive halving (Li et al. 2018, "Massively Parallel").
+
+    Of the trials that reach an eighth of the epochs a third goes on, and again of those that reach three eighths.
+    """
+    if epochs is None or epochs < 2:
+        return optuna.pruners.NopPruner()
+    return optuna.pruners.SuccessiveHalvingPruner(min_resource=first_rung(epochs), reduction_factor=3)
+
+
+def first_rung(epochs: int) -> int:
+    """Return after how many epochs a trial is first held against the others.
+
+    >>> [first_rung(epochs) for epochs in (2, 5, 12, 48)]
+    [1, 1, 2, 6]
+    """
+    return max(1, round(epochs / FIRST_PART))
+
+
+def in_use(folder: Path) -> bool:
+    """Return whether a living process holds this folder."""
+    if not folder.is_dir():
+        return False
+    try:
+        with held(folder):
+            return False
+    except RunError:
+        return True
+
+
+@contextlib.contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Turn what the database says into one message about this file."""
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        raise _understood(path, str(error.__cause__ or error)) from None
+
+
+@contextlib.contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise MachineError(
+            f"Cannot write {path}: {error.strerror or error}. Choose another --out or --storage."
+        ) from None
+
+
+def _storage(path: Path) -> optuna.storages.RDBStorage:
+    """Return the storage in a file. Its log is written ahead: waits for the disk were half of its time.
+
+    What a killed process has entered is kept; after a power loss the last entries may be missing, but nothing is torn.
+    """
+
+    def connected() -> sqlite3.Connection:
+        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)
+        connection.execute("PRAGMA synchronous = NORMAL")
+        return connection
+
+    try:
+        storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"creator": connected})
+        with storage.engine.connect() as connection:  # now that it is known to be ours
+            connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+        return storage
+    except RuntimeError as error:
+        if "version" not in str(error):
+            raise
+        raise RunError(
+            f"{path} was made by another version of Optuna than {optuna.__version__}, which is installed. Choose"
+            f" another --storage, or bring a copy of it up to date: optuna storage upgrade --storage sqlite:///{path}"
+        ) from None
+
+
+def _understood(path: Path, words: str) -> RunError | MachineError:
+    first = words.splitlines()[0]
+    if "locked" in first:
+        return RunError(
+            f"{path} has been locked by another program for {BUSY_SECONDS:.0f} s. Close that, and run the same command"
+            " again: it goes on where it was."
+        )
+    if "readonly" in first or "unable to open" in first:
+        return MachineError(f"{path} cannot be written. Make it writable, or choose another --out or --storage.")
+    if "not a database" in first or "malformed" in first or "no such" in first:
+        return RunError(f"{path} is no storage of a search: {first}. Choose another --storage.")
+    return RunError(f"{path} cannot be used as the storage of a search: {first}.")
+
+
+def failures(trials: Sequence[FrozenTrial]) -> list[str]:
+    """Return the causes of the trials that failed by themselves."""
+    return [one.user_attrs["cause"] for one in trials if "cause" in one.user_attrs]

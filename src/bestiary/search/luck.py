@@ -1,0 +1,119 @@
+"""How much of a gain is luck of the choice: the best trials and the default, scored again where no choice was made.
+
+Whoever takes the best of many noisy scores takes the luckiest noise as well. A second score, on pictures that played no
+part in the choice and with other random numbers, is free of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import mean, variance
+from typing import Any
+
+BEST = 5
+SEEDS = {"probe": 10, "finetune": 2, "scratch": 2}  # fresh seeds where the user says nothing
+
+Scores = Mapping[int, Mapping[int, float]]  # macro-F1 by trial and fresh seed
+
+
+def order(best: Sequence[int], default: int | None, seeds: int) -> list[tuple[int, int]]:
+    """Return which trials to score with which fresh seeds, the most telling first: winner and default lead each round.
+
+    >>> order([7, 3], 0, 2)
+    [(7, 1), (0, 1), (3, 1), (7, 2), (0, 2), (3, 2)]
+    """
+    trials = dict.fromkeys([best[0], default, *best[1:]])
+    return [(trial, seed) for seed in range(1, seeds + 1) for trial in trials if trial is not None]
+
+
+def told(
+    first: Mapping[int, float], fresh: Scores, winner: int, default: int | None, *, share: float
+) -> dict[str, Any]:
+    """Return what second scores say, as plain values and in words.
+
+    first: macro-F1 of the trials as the search saw it, the best first. share: validation pictures of a fresh split per
+    training picture, by which the interval is widened, since the splits overlap (Nadeau and Bengio 2003).
+    """
+    rows = [
+        {
+            "trial": trial,
+            "default": trial == default,
+            "first": score,
+            "fresh": summary(list(fresh.get(trial, {}).values()), share),
+        }
+        for trial, score in first.items()
+    ]
+    if default is None:
+        return {"trials": rows, "sentence": "The default went not to its end: there is no gain to speak of."}
+    shared = sorted(fresh.get(winner, {}).keys() & fresh.get(default, {}).keys())
+    gains = [fresh[winner][seed] - fresh[default][seed] for seed in shared]
+    gain, again = first[winner] - first[default], summary(gains, share)
+    words = sentence(gain, again, len(shared), is_default=winner == default) + _better(rows, winner)
+    return {"gain": gain, "fresh gain": again, "seeds": len(shared), "trials": rows, "sentence": words}
+
+
+def summary(values: Sequence[float], share: float) -> dict[str, float | None] | None:
+    """Return the mean with its 95 % interval (ends None if there is one value only), or None without values."""
+    if not values:
+        return None
+    if len(values) < 2:
+        return {"value": values[0], "low": None, "high": None}
+    from scipy.stats import t
+
+    spread = math.sqrt(variance(values) * (1 / len(values) + share))
+    half = float(t.ppf(0.975, len(values) - 1)) * spread
+    return {"value": mean(values), "low": mean(values) - half, "high": mean(values) + half}
+
+
+def sentence(gain: float, fresh: Mapping[str, float | None] | None, seeds: int, *, is_default: bool) -> str:
+    """Return what the second scores say, in words that claim no more than they show.
+
+    >>> sentence(0.012, {"value": 0.004, "low": 0.001, "high": 0.007}, 10, is_default=False).partition("). ")[2]
+    'The gain is real, but 0.80 points of the 1.20 points were luck of the choice.'
+    """
+    if is_default:
+        return "No trial was better than the default on validation: there is no gain, and no luck in it."
+    chosen = f"On the pictures it was chosen by, the winner's macro-F1 is {_points(gain)} above the default's."
+    if fresh is None or fresh["value"] is None:
+        return f"{chosen} There was no time to score it again: how much of that is luck of the choice is not known."
+    again = f"On {seeds} fresh split{'s' * (seeds > 1)} it is {_signed(fresh['value'])}"
+    if fresh["low"] is None or fresh["high"] is None:
+        return f"{chosen} {again}: once is too few to tell how much of the gain is luck of the choice."
+    interval = f"({_bare(fresh['low'])} to {_bare(fresh['high'])})"
+    return f"{chosen} {again} {interval}. {_verdict(gain, fresh['value'], fresh['low'], fresh['high'])}"
+
+
+def _verdict(gain: float, value: float, low: float, high: float) -> str:
+    lost = gain - value
+    if high < 0:
+        return "The gain was luck of the choice, and the default is the better recipe."
+    if low <= 0:
+        share = "all of it" if value <= 0 or lost <= 0 else f"about {_points(lost)} of it"
+        return f"A gain is not shown: {share} may well be luck of the choice."
+    if lost <= 0:
+        return "The gain holds: no luck of the choice is seen in it."
+    return f"The gain is real, but {_points(lost)} of the {_points(gain)} were luck of the choice."
+
+
+def _better(rows: Sequence[Mapping[str, Any]], winner: int) -> str:
+    """Return a remark if another of the best does better on the fresh splits."""
+    known = {row["trial"]: row["fresh"]["value"] for row in rows if row["fresh"]}
+    best = max(known, key=lambda trial: known[trial], default=winner)
+    if best == winner or known[best] <= known.get(winner, 1.0):
+        return ""
+    return (
+        f" Trial {best} does better there, by {_points(known[best] - known[winner])}: the best are hardly told apart."
+    )
+
+
+def _points(gain: float) -> str:
+    return f"{100 * gain:.2f} points"
+
+
+def _signed(gain: float) -> str:
+    return f"{_points(abs(gain))} {'above' if gain >= 0 else 'below'}"
+
+
+def _bare(gain: float) -> str:
+    return f"{100 * gain:+.2f}"

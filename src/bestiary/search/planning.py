@@ -1,0 +1,161 @@
+"""What a search will do: what it tries, for how long each trial trains, and how its time is shared out."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bestiary.errors import RecipeError
+from bestiary.models.lite import BACKBONES, built_trunk
+from bestiary.recipe import Recipe
+from bestiary.search.space import LOOK, Choice, Space, as_json, from_json, looks_of
+from bestiary.training.budget import RESERVE_SECONDS, RESERVE_SHARE, Estimate, Measure
+from bestiary.training.durations import spoken
+from bestiary.training.probe import feature_store, training_precision
+from bestiary.training.task import Task, task_of
+
+DEFAULT_TRIALS = {"probe": 60, "finetune": 20, "scratch": 30}
+FEWEST_TRIALS = 6  # whole trainings that should fit into a budget: else trials train for fewer epochs
+FEWEST_EPOCHS = 2
+LOOKS_SHARE, FINAL_SHARE, LUCK_SHARE = 0.35, 0.4, 0.2  # of the time: features at most, final training, second scores
+MARGIN = 1.2  # of an estimate, for what it does not foresee
+FIT_SECONDS = 1.0  # of a probe's head and its bookkeeping, at first
+# Multiplications of one picture, divided by its pixels: what features cost, from one backbone to another.
+COST_OF_PIXEL = {"lite0": 0.407e9 / 224**2, "lite2": 0.95e9 / 260**2}
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """What all processes of a search go by.
+
+    epochs: that trials train for, and final_epochs that the winner does; None for the probe. folds: inner folds that
+    trials are scored by, 0 for the validation split.
+    """
+
+    space: Space
+    folds: int
+    epochs: int | None
+    final_epochs: int | None
+
+    def plain(self) -> dict[str, Any]:
+        """Return the plan as plain values."""
+        return {**asdict(self), "space": as_json(self.space)}
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> SearchPlan:
+        """Return the plan that `plain` wrote."""
+        return cls(**{**plain, "space": from_json(plain["space"])})
+
+
+@dataclass
+class Deadlines:
+    """When, on `time.monotonic`, trials must have ended, and second scores; None without a budget."""
+
+    search: float | None = None
+    luck: float | None = None
+
+    def room(self) -> float:
+        """Return the seconds that are left for trials."""
+        return math.inf if self.search is None else self.search - time.monotonic()
+
+    def luck_room(self) -> float:
+        """Return the seconds that are left for second scores."""
+        return math.inf if self.luck is None else self.luck - time.monotonic()
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How a budget is shared out: seconds for trials, and for second scores after the winner is made; and epochs."""
+
+    search: float
+    luck: float
+    epochs: int | None = None
+    final_epochs: int | None = None
+
+
+def shared_out(asked: Recipe, estimate: Estimate, room: float, folds: int) -> Sharing:
+    """Return how the seconds that are left are shared out. Raises RecipeError if they are too few for one trial.
+
+    estimate: of a run by the recipe itself, of a probe with its features there. Where fewer than six whole trainings
+    fit, trials train for fewer epochs than the winner. With inner folds a trial trains once for each; the winner is
+    then trained anew, as it is after short trials; else its training is the trial's.
+    """
+    if asked.model.method == "probe":
+        left = room - MARGIN * estimate.seconds(0)
+        _refuse_too_short(left - FIT_SECONDS * max(1, folds), room)
+        return _sharing(left)
+    left, whole = room - MARGIN * (estimate.before + estimate.after), asked.resolved().train.epochs or 1
+    epoch, trial_epoch = estimate.epoch, estimate.epoch * max(1, folds)
+    for_trials = left - (whole * epoch if folds else 0.0)
+    if asked.train.epochs is not None or for_trials * (1 - LUCK_SHARE) >= FEWEST_TRIALS * whole * trial_epoch:
+        _refuse_too_short(for_trials - whole * trial_epoch, room)
+        return _sharing(for_trials, whole * trial_epoch, whole, whole)
+    final = min(whole, math.floor(FINAL_SHARE * left / epoch))
+    for_trials = left - final * epoch
+    epochs = min(final, math.floor((1 - LUCK_SHARE) * for_trials / FEWEST_TRIALS / trial_epoch))
+    if epochs < FEWEST_EPOCHS:
+        least = FEWEST_EPOCHS * (FEWEST_TRIALS * trial_epoch / (1 - LUCK_SHARE) + epoch / FINAL_SHARE)
+        _refuse_too_short(left - max(least, 1.01 * left), room)
+    return _sharing(for_trials, 0.0, epochs, final)
+
+
+def _sharing(left: float, one_trial: float = 0.0, epochs: int | None = None, final: int | None = None) -> Sharing:
+    """Return the seconds for trials, one of which must fit, and for second scores."""
+    luck = min(LUCK_SHARE * left, left - one_trial)
+    return Sharing(left - luck, luck, epochs, final)
+
+
+def room_of(budget_seconds: float, elapsed: float) -> float:
+    """Return the seconds that may be planned with: what is left of the budget, less a reserve."""
+    return budget_seconds * (1 - RESERVE_SHARE) - RESERVE_SECONDS - elapsed
+
+
+def _refuse_too_short(spare: float, room: float) -> None:
+    if spare < 0:
+        short = spoken(math.ceil(-spare / (1 - RESERVE_SHARE)))
+        have = f"{spoken(room)} are left of it" if room > 0 else "nothing is left of it"
+        raise RecipeError(
+            f"--budget is too short for one trial, the winner and its report: {have}, and about {short} more are"
+            " needed. Give more, or leave more open to choose (epochs, size, backbone)."
+        )
+
+
+def affordable(space: Space, asked: Recipe, task: Task, measure: Measure, seconds: float) -> Space:
+    """Return the space with as many looks as features can be computed for in this time, the first ones first."""
+    looks = space.get(LOOK)
+    if not isinstance(looks, Choice):
+        return space
+    paid, kept = 0.0, list[str]()
+    for text, recipe in zip(looks.values, looks_of({LOOK: looks}, asked), strict=True):
+        paid += _features_seconds(recipe, task, measure)
+        if kept and paid > seconds:
+            break
+        kept.append(text)
+    rest = {name: dimension for name, dimension in space.items() if name != LOOK}
+    return rest if len(kept) < 2 and rest else {LOOK: Choice(tuple(kept)), **rest}
+
+
+def _features_seconds(recipe: Recipe, task: Task, measure: Measure) -> float:
+    """Return how long the features of a look will take that are not kept yet, judged by the task's own look."""
+    there = at_look(task, recipe)
+    backbone, seconds = recipe.model.backbone, 0.0
+    times = cost(recipe) / cost(task.recipe)
+    for part, precision in (("train", training_precision()), ("val", "float32")):
+        trunk = built_trunk(backbone, task.cache / "trunks", there.view.size)
+        store = feature_store(task.cache, trunk, there.view, precision, BACKBONES[backbone].channels)
+        if missing := len(store.missing(task.part(part).keys)):
+            seconds += times * missing / measure.features(task, precision).pictures_per_second
+    return seconds
+
+
+def cost(recipe: Recipe) -> float:
+    """Return what the features of a picture cost with a resolved recipe, to be compared with another's."""
+    assert recipe.picture.size is not None  # it is resolved
+    return COST_OF_PIXEL[recipe.model.backbone] * recipe.picture.size**2
+
+
+def at_look(task: Task, recipe: Recipe) -> Task:
+    """Return the task with the recipe, and thus the look, of another trial."""
+    return task_of(task.run, recipe, task.pictures, task.threads, task.clock, task.reporter)

@@ -1,0 +1,197 @@
+"""How good a recipe is on pictures that it did not learn from, test pictures apart: what trials are compared by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from bestiary.data.folds import content_folds
+from bestiary.data.split import Item, deal
+from bestiary.errors import RecipeError, SourceError
+from bestiary.machine import Clock
+from bestiary.models.lite import BACKBONES, built_trunk
+from bestiary.progress import Reporter
+from bestiary.recipe import Recipe
+from bestiary.training import run_folder
+from bestiary.training.methods import network_logits
+from bestiary.training.probe import Labelled, feature_store, fit_head, fitted_probe, strengths_of, training_precision
+from bestiary.training.scores import calibrated_loss, macro_f1
+from bestiary.training.task import Logits, Task, task_of
+
+KEPT = "kept"  # the column with the split of the search itself, which decides in what precision features are kept
+SMALL_PICTURES, AUTO_FOLDS = 200, 5  # with fewer validation pictures the search chooses by so many inner folds
+
+LOSS_SHARE = 1e-3
+
+History = list[dict[str, Any]]
+Watch = Callable[[int, History], None]  # told of the division, from 1, and its epochs so far, before each further epoch
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a recipe is chosen by: macro-F1 first, then the loss at the best temperature; and what fitting told."""
+
+    macro_f1: float
+    loss: float
+    strength: float | None = None  # C of the probe's head, where one was chosen of several
+
+    @property
+    def value(self) -> float:
+        """What the sampler learns from: macro-F1, in which the loss only tells equal ones apart."""
+        return self.macro_f1 - LOSS_SHARE * self.loss
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Higher is better."""
+        return self.macro_f1, -self.loss
+
+
+@dataclass(frozen=True)
+class Watched(Task):
+    """A task whose epochs are watched."""
+
+    watch: Callable[[History], None] = lambda history: None
+
+    def may_go_on(self, epoch_seconds: float) -> bool:
+        """Return whether there is time for another epoch, after showing those before it."""
+        self.watch(run_folder.read_history(self.run))
+        return super().may_go_on(epoch_seconds)
+
+
+def inner_folds(asked: int | None, shown: pl.DataFrame) -> int:
+    """Return how many inner folds a search chooses by, 0 for the validation split; None leaves it to us.
+
+    Raises SourceError if the validation split has fewer pictures than there are classes, or a class too few for folds.
+    """
+    used = shown.filter(pl.col("split").is_in(["train", "val"]))
+    validation = shown.filter(pl.col("split") == "val").height
+    folds = (AUTO_FOLDS if validation < SMALL_PICTURES else 0) if asked is None else asked
+    if folds:
+        label, fewest = used.group_by("label").agg(pl.col("group").n_unique()).sort("group", "label").row(0)
+        if fewest < 2:
+            raise SourceError(
+                f'Class "{label}" has {fewest} picture to train and validate; inner folds need 2 different ones. Add'
+                " pictures, or leave the class out with --classes."
+            )
+        return min(folds, int(fewest))
+    classes = used["label"].n_unique()
+    if validation < classes:
+        raise SourceError(
+            f"There are {validation} validation pictures for {classes} classes: a choice among recipes would be luck."
+            " Validate with more pictures, or choose by inner folds of training and validation: --inner-folds 5."
+        )
+    return 0
+
+
+def divisions(shown: pl.DataFrame, folds: int, *, seed: int) -> list[pl.DataFrame]:
+    """Return the pictures as trials see them: once, or once for each inner fold of training and validation."""
+    marked = shown.with_columns(pl.col("split").alias(KEPT))
+    if not folds:
+        return [marked]
+    learned = marked.filter(pl.col("split").is_in(["train", "val"]))
+    place = pl.DataFrame(
+        {"row_id": learned["row_id"], "fold": content_folds(_items(learned), folds=folds, seed=seed)},
+        schema_overrides={"row_id": marked.schema["row_id"]},
+    )
+    dealt = marked.join(place, on="row_id", how="left", maintain_order="left")
+    own = pl.when(pl.col("fold").is_null()).then("split")
+    return [
+        dealt.with_columns(split=own.when(pl.col("fold") == fold).then(pl.lit("val")).otherwise(pl.lit("train"))).drop(
+            "fold"
+        )
+        for fold in range(folds)
+    ]
+
+
+def fresh_division(shown: pl.DataFrame, folds: int, *, seed: int) -> pl.DataFrame:
+    """Return the pictures with another validation part, as large as the first, dealt from what trials learned from.
+
+    The pictures that the search chose by go to training; where it chose by inner folds, no picture is left that played
+    no part, and all are dealt anew.
+    """
+    marked = shown.with_columns(pl.col("split").alias(KEPT))
+    validation = marked.filter(pl.col("split") == "val").height
+    from_ = marked.filter(pl.col("split").is_in(["train", "val"] if folds else ["train"]))
+    parts = deal(_items(from_), {"val": min(0.5, validation / from_.height)}, seed=seed)
+    dealt = pl.DataFrame({"row_id": from_["row_id"], "own": parts}, schema_overrides={"own": pl.String})
+    joined = marked.join(dealt, on="row_id", how="left", maintain_order="left")
+    back = pl.when(pl.col("split") == "val").then(pl.lit("train")).otherwise("split")
+    return joined.with_columns(split=pl.coalesce("own", back)).drop("own")
+
+
+def scored(
+    recipe: Recipe,
+    parts: Sequence[pl.DataFrame],
+    place: Path,
+    *,
+    threads: int,
+    reporter: Reporter,
+    watch: Watch = lambda division, history: None,
+    resume: bool = False,
+) -> Score:
+    """Return how good a resolved recipe is on the validation pictures of all divisions together.
+
+    place: a folder for what training leaves behind. watch: may raise to end it. Raises RecipeError where training does.
+    """
+    logits, labels, strength = list[Logits](), list[npt.NDArray[np.int64]](), None
+    for number, pictures in enumerate(parts, start=1):
+        own = place / str(number)
+        own.mkdir(parents=True, exist_ok=True)
+        task = _watched(task_of(own, recipe, pictures, threads, Clock(), reporter), number, watch, resume)
+        found, strength = _logits(task)
+        logits.append(found)
+        labels.append(task.part("val").labels)
+    whole, truth = np.concatenate(logits), np.concatenate(labels)
+    if not np.isfinite(whole).all():
+        raise RecipeError("What was learned gives answers that are no numbers. Lower train.learning_rate.")
+    f1 = macro_f1(truth, whole.argmax(axis=1), whole.shape[1])
+    return Score(f1, calibrated_loss(whole, truth), strength)
+
+
+def _logits(task: Task) -> tuple[Logits, float | None]:
+    """Return what a model of this task says of its validation pictures, and the strength that was chosen."""
+    if task.recipe.model.method != "probe":
+        return network_logits(task), None
+    if task.recipe.train.balance == "oversample" or (task.pictures["split"] == task.pictures[KEPT]).all():
+        probe = fitted_probe(task)
+        head, history, val = probe.head, probe.history, probe.val
+    else:
+        train, val = _as_kept(task)
+        strengths, balance = strengths_of(task.recipe, len(train.labels)), task.recipe.train.balance
+        head, history = fit_head(train, val, len(task.classes), strengths=strengths, balance=balance)
+    chosen = next(line["regularisation"] for line in history if line.get("chosen"))
+    return (val.features @ head.weight.T + head.bias).astype(np.float32), chosen
+
+
+def _as_kept(task: Task) -> tuple[Labelled, Labelled]:
+    """Return the features of both parts in the precision they are kept in: pictures that change sides cost nothing."""
+    trunk = built_trunk(task.recipe.model.backbone, task.cache / "trunks", task.view.size)
+    channels = BACKBONES[task.recipe.model.backbone].channels
+    stores = {
+        kept: feature_store(task.cache, trunk, task.view, precision, channels)
+        for kept, precision in (("train", training_precision()), ("val", "float32"))
+    }
+    found = []
+    for side in ("train", "val"):
+        rows = task.pictures.filter(pl.col("split") == side)
+        features = np.empty((rows.height, channels), np.float32)
+        for kept, store in stores.items():
+            at = (rows[KEPT] == kept).to_numpy()
+            features[at] = store.read(rows.filter(pl.col(KEPT) == kept)["sha256"].to_list(), np.float32)
+        found.append(Labelled(features, task.part(side).labels))
+    return found[0], found[1]
+
+
+def _watched(task: Task, number: int, watch: Watch, resume: bool) -> Watched:
+    values = {field.name: getattr(task, field.name) for field in fields(task)}
+    return Watched(**{**values, "resume": resume}, watch=lambda history: watch(number, history))
+
+
+def _items(pictures: pl.DataFrame) -> list[Item]:
+    return [Item(*row) for row in pictures.select("sha256", "label", "group").iter_rows()]

@@ -1,0 +1,301 @@
+"""What a search may try: for each setting that the recipe leaves open, the values; and recipes from chosen values."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bestiary.errors import RecipeError
+from bestiary.models.cut import frozen_stages
+from bestiary.recipe import Recipe, read_setting
+from bestiary.training.methods import refuse_impossible
+
+LOOK = "look"  # backbone, size and fit together: each look needs features of its own
+LOOK_KEYS = ("model.backbone", "picture.size", "picture.fit")
+# From left to right: what is looked with first if time is short. The first is the default.
+LOOKS = (
+    ("lite2", 260, "squash"),
+    ("lite2", 260, "letterbox"),
+    ("lite0", 224, "squash"),
+    ("lite2", 300, "squash"),
+    ("lite2", 260, "crop"),
+)
+STRENGTHS = 1.0, 5_000.0  # of the probe's head, divided by the number of training pictures
+BALANCES = ("none", "class-weights", "logit-adjusted")  # oversampling would need other features
+RESNET_FILTERS = ([32, 64, 128], [48, 96, 192], [64, 128, 256], [32, 64, 128, 256])
+PLAIN_FILTERS = ([32, 64, 128], [32, 64, 128, 256], [64, 128, 256])
+HIDDEN = ([128], [256], [512])
+SCRATCH_SIZES = (96, 128)
+LOG_FROM = 10.0  # ends of a span this many times apart are searched by their logarithm
+
+Setting = str | int | float | bool
+Settings = dict[str, Setting]  # what a trial chose, by the name of its dimension
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Some values, each as JSON: of a setting; of the look an object of settings."""
+
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Numbers from low to high, both included; whole numbers only, or by their logarithm."""
+
+    low: float
+    high: float
+    log: bool = False
+    whole: bool = False
+
+
+Space = dict[str, Choice | Span]
+
+
+def default_space(asked: Recipe, pictures: int) -> Space:
+    """Return what is worth trying of what the recipe leaves open, for so many training pictures.
+
+    Only settings that have an effect on what learns.
+    """
+    full = asked.resolved()
+    learner = full.model.network if full.model.method == "scratch" else full.model.method
+    others = {"finetune": _finetune, "resnet": _resnet, "plain": _plain}
+    space = _probe(asked, pictures) if learner == "probe" else others[learner](asked)
+    given = _given(asked)
+    return {name: dimension for name, dimension in space.items() if name == LOOK or name not in given}
+
+
+def searched(asked: Recipe, pictures: int, wishes: Iterable[str]) -> Space:
+    """Return the default space with the wishes laid over it: `section.key=low..high`, or `section.key=[value, ...]`.
+
+    Raises RecipeError for a wish that cannot be read, and for a value that no recipe can have, before any is tried.
+    """
+    wished = dict(read_wish(wish) for wish in wishes)
+    for name in wished.keys() & _given(asked):
+        raise RecipeError(f"{name} is both set and searched. Leave one of them out.")
+    space = default_space(asked, pictures)
+    if space.keys() >= {LOOK} and wished.keys() & set(LOOK_KEYS):
+        del space[LOOK]
+    space |= wished
+    if not space:
+        raise RecipeError("The recipe sets everything that could be searched. Leave something open, or add --search.")
+    for name, dimension in wished.items():
+        for value in _ends(dimension):
+            try:
+                refuse_impossible(laid_over(asked, {name: value}))
+            except RecipeError as error:
+                raise RecipeError(f"The search cannot try {name} = {shown(name, value)}. {error}") from None
+    return space
+
+
+def read_wish(text: str) -> tuple[str, Choice | Span]:
+    """Return the setting that is to be searched, and the values.
+
+    >>> read_wish("train.learning_rate=0.01..0.5")
+    ('train.learning_rate', Span(low=0.01, high=0.5, log=True, whole=False))
+    >>> read_wish("picture.size=[96, 128]")
+    ('picture.size', Choice(values=('96', '128')))
+    """
+    name, equals, values = (part.strip() for part in text.partition("="))
+    if not equals or not name.partition(".")[2]:
+        raise RecipeError(f'--search takes section.key=low..high or section.key=[value, value]; got "{text}".')
+    low, dots, high = values.partition("..")
+    if dots:
+        return name, _span(text, low, high)
+    found = read_setting(values)
+    if not isinstance(found, list) or not found:
+        raise RecipeError(f'--search {text}: expected low..high, or a list of values such as {name}=["a", "b"].')
+    return name, Choice(tuple(json.dumps(value) for value in dict.fromkeys(map(_hashable, found))))
+
+
+def laid_over(asked: Recipe, chosen: Mapping[str, Setting]) -> Recipe:
+    """Return the recipe with what a trial chose; raises RecipeError if that is impossible."""
+    whole = asked.asked()
+    for name, value in chosen.items():
+        for key, setting in _settings(name, value):
+            section, _, inner = key.partition(".")
+            whole[section] = {**whole.get(section, {}), inner: setting}
+    return Recipe.of(whole)
+
+
+def first_values(space: Space, asked: Recipe) -> Settings:
+    """Return the point of the space that the recipe itself is, or the nearest one."""
+    full = asked.resolved().model_dump(mode="json")
+    values: Settings = {}
+    for name, dimension in space.items():
+        section, _, key = name.partition(".")
+        if name == LOOK:
+            values[name] = dimension.values[0] if isinstance(dimension, Choice) else 0
+        elif isinstance(dimension, Choice):
+            own = json.dumps(full[section][key])
+            values[name] = own if own in dimension.values else dimension.values[0]
+        else:
+            given = full[section][key]
+            own_number = math.sqrt(dimension.low * dimension.high) if given in (None, []) else _number(given)
+            number = min(max(own_number, dimension.low), dimension.high)
+            values[name] = round(number) if dimension.whole else number
+    return values
+
+
+def looks_of(space: Space, asked: Recipe) -> list[Recipe]:
+    """Return a recipe for each way of looking at pictures that the space has: whose features are to be there."""
+    names = [name for name in (LOOK, *LOOK_KEYS) if name in space]
+    ways: list[Settings] = [{}]
+    for name in names:
+        dimension = space[name]
+        assert isinstance(dimension, Choice)
+        ways = [{**way, name: value} for way in ways for value in dimension.values]
+    return [laid_over(asked, way).resolved() for way in ways]
+
+
+def shown(name: str, value: Setting) -> str:
+    """Return a value for people.
+
+    >>> shown("look", '{"model.backbone": "lite2", "picture.size": 260, "picture.fit": "squash"}')
+    'lite2 at 260 px, squash'
+    >>> shown("train.balance", '"none"'), shown("train.learning_rate", 0.0123456)
+    ('none', '0.0123')
+    """
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if not isinstance(value, str):
+        return str(value)
+    plain = json.loads(value)
+    if name == LOOK:
+        return f"{plain['model.backbone']} at {plain['picture.size']} px, {plain['picture.fit']}"
+    return plain if isinstance(plain, str) else json.dumps(plain)
+
+
+def as_json(space: Space) -> dict[str, Any]:
+    """Return the space as plain values."""
+    return {name: json.loads(json.dumps(asdict(dimension))) for name, dimension in space.items()}
+
+
+def from_json(plain: Mapping[str, Any]) -> Space:
+    """Return the space that `as_json` wrote."""
+    return {
+        name: Choice(tuple(fields["values"])) if "values" in fields else Span(**fields)
+        for name, fields in plain.items()
+    }
+
+
+# ---- What is worth trying ------------------------------------------------------------------------------------------
+
+
+def _probe(asked: Recipe, pictures: int) -> Space:
+    full = asked.resolved()
+    given = _given(asked)
+    own = (full.model.backbone, full.picture.size, full.picture.fit)
+    fixed = [key in given for key in LOOK_KEYS]
+    ways = [tuple(mine if keep else new for mine, new, keep in zip(own, look, fixed, strict=True)) for look in LOOKS]
+    looks = [json.dumps(dict(zip(LOOK_KEYS, way, strict=True))) for way in dict.fromkeys([own, *ways])]
+    space: Space = {} if len(looks) == 1 else {LOOK: Choice(tuple(looks))}
+    strengths = Span(STRENGTHS[0] / pictures, STRENGTHS[1] / pictures, log=True)
+    return space | {"probe.regularisation": strengths, "train.balance": _choice(BALANCES)}
+
+
+def _finetune(asked: Recipe) -> Space:
+    rate, decay = _rates(asked)
+    space: Space = {
+        "train.learning_rate": Span(rate / 6, rate * 10, log=True),
+        "train.weight_decay": Span(decay / 10, decay * 30, log=True),
+        "train.label_smoothing": Span(0.0, 0.3),
+        "train.balance": _choice(BALANCES),
+    }
+    from_pixels = frozen_stages(asked.resolved()) is None  # else each augmentation needs activations of its own
+    return space | _augmentation() if from_pixels else space
+
+
+def _scratch(asked: Recipe) -> Space:
+    rate, decay = _rates(asked)
+    own = asked.resolved().picture.size
+    return {
+        "train.learning_rate": Span(rate / 5, rate * 4, log=True),
+        "train.weight_decay": Span(decay / 10, decay * 10, log=True),
+        **_augmentation(),
+        "augment.erasing": Span(0.0, 0.5),
+        "train.label_smoothing": Span(0.0, 0.2),
+        "train.balance": _choice((*BALANCES, "oversample")),
+        "picture.size": _choice(sorted({own, *SCRATCH_SIZES})),
+    }
+
+
+def _resnet(asked: Recipe) -> Space:
+    return {"model.filters": _filters(asked, RESNET_FILTERS), **_scratch(asked)}
+
+
+def _plain(asked: Recipe) -> Space:
+    return {
+        "model.filters": _filters(asked, PLAIN_FILTERS),
+        "model.hidden": _choice(HIDDEN),
+        "model.dropout": Span(0.0, 0.7),
+        "model.stage_dropout": Span(0.0, 0.4),
+        "model.batch_norm": _choice((False, True)),
+        **_scratch(asked),
+    }
+
+
+def _augmentation() -> Space:
+    return {"augment.crop_min_area": Span(0.1, 1.0), "augment.colour_jitter": Span(0.0, 0.6)}
+
+
+def _filters(asked: Recipe, worth: tuple[list[int], ...]) -> Choice:
+    """Return filters to try; none, which is the network's own, stands first."""
+    return _choice(([], *(filters for filters in worth if filters != _own_filters(asked))))
+
+
+def _own_filters(asked: Recipe) -> list[int]:
+    return [48, 96, 192] if asked.model.network == "resnet" else [32, 64, 128]
+
+
+def _rates(asked: Recipe) -> tuple[float, float]:
+    train = asked.resolved().train
+    return train.learning_rate or 1.0, train.weight_decay or 1e-4
+
+
+# ---- Small pieces --------------------------------------------------------------------------------------------------
+
+
+def _choice(values: Iterable[Any]) -> Choice:
+    return Choice(tuple(json.dumps(value) for value in values))
+
+
+def _given(asked: Recipe) -> set[str]:
+    """Return the settings that the recipe sets, as `section.key`."""
+    return {f"{section}.{key}" for section, part in asked.asked().items() if isinstance(part, dict) for key in part}
+
+
+def _settings(name: str, value: Setting) -> Iterator[tuple[str, Any]]:
+    plain: Any = json.loads(value) if isinstance(value, str) else value
+    if name == LOOK:
+        yield from plain.items()
+    else:
+        yield name, [plain] if name == "probe.regularisation" and not isinstance(plain, list) else plain
+
+
+def _ends(dimension: Choice | Span) -> list[Setting]:
+    if isinstance(dimension, Choice):
+        return list(dimension.values)
+    return [int(end) if dimension.whole else end for end in (dimension.low, dimension.high)]
+
+
+def _span(text: str, low: str, high: str) -> Span:
+    try:
+        ends = [float(low), float(high)]
+    except ValueError:
+        raise RecipeError(f"--search {text}: expected two numbers, low..high.") from None
+    if not ends[0] < ends[1] < math.inf:
+        raise RecipeError(f"--search {text}: expected a low end below the high one.")
+    whole = all(end.strip().lstrip("-").isdigit() for end in (low, high))
+    return Span(ends[0], ends[1], log=ends[0] > 0 and ends[1] / ends[0] >= LOG_FROM, whole=whole)
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _number(given: Any) -> float:
+    return float(given[0] if isinstance(given, list) else given)

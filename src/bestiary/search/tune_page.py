@@ -1,0 +1,192 @@
+"""The page of a search: what it found, what mattered, how much of that is luck, and its history as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup, escape
+
+import bestiary
+from bestiary.deliver import svg
+from bestiary.deliver.page import render_page
+from bestiary.machine import write_text
+
+PAGE, HISTORY = "tune.html", "history.svg"
+ROW, TOP, BOTTOM = 26, 34, 44
+# Colours of a picture that stands alone; on the page they come from its style.
+LOOK = (
+    "svg{font:13px system-ui,sans-serif;background:#fff}text{fill:#1b1f24}.small{font-size:12px;fill:#565e67}"
+    ".middle{text-anchor:middle}.end{text-anchor:end}.ink-grid{stroke:#dbddd6}.ink-muted{stroke:#565e67}"
+    ".ink-right{stroke:#0a6680;stroke-width:2}.fill-right{fill:#0a6680}.fill-wrong{fill:#ae3d0a}.fill-other{fill:#6b5b95}"
+)
+
+
+def write(found: Mapping[str, Any], out: Path) -> None:
+    """Write `tune.html` and `history.svg` of a search (`tune.json`) into its folder."""
+    parts, words = _history(found["history"])
+    values = {
+        "name": out.resolve().name,
+        "version": bestiary.__version__,
+        "found": found,
+        "headline": headline(found),
+        "history": svg.drawing("Macro-F1 of each trial", words, parts, svg.HEIGHT),
+        "importance": importance_plot(found["importance"]["settings"]),
+        "luck": luck_plot(found["luck"]["trials"]),
+        "recipe": (out / "winner.toml").read_text(encoding="utf-8"),
+        "run": Path(found["run"]).name,
+        "pruning": pruning_sentence(found["pruning"]),
+        "test": test_sentence(found),
+        "looks": looks_sentence(found["test scored"]),
+    }
+    write_text(out / PAGE, render_page(PAGE, values))
+    write_text(out / HISTORY, _alone(parts, words))
+
+
+def headline(found: Mapping[str, Any]) -> str:
+    """Return what came out, in a sentence."""
+    winner, default = found["winner"], found["default"]
+    tried = found["trials"]
+    number = tried["complete"] + tried["pruned"] + tried["failed"]
+    if winner["default"]:
+        return f"None of {number} recipes was better than the default, whose macro-F1 is {_rate(winner['macro_f1'])}."
+    before = "" if default is None else f", the default {_rate(default['macro_f1'])}"
+    return (
+        f"The best of {number} recipes, trial {winner['trial']}, has macro-F1 {_rate(winner['macro_f1'])} by"
+        f" {found['chosen by']}{before}."
+    )
+
+
+def test_sentence(found: Mapping[str, Any]) -> str:
+    """Return how the winner does on test pictures."""
+    f1, accuracy = found["test"]["macro_f1"], found["test"]["accuracy"]
+    return f"On test pictures: macro-F1 {_interval(f1)}, accuracy {_interval(accuracy)}."
+
+
+def pruning_sentence(pruning: Mapping[str, float] | None) -> str:
+    """Return how much training stopping the hopeless has saved."""
+    if pruning is None:
+        return ""
+    return (
+        f"Trials trained for {pruning['seconds']:,.0f} s; without stopping the hopeless ones it would have been about"
+        f" {pruning['seconds without']:,.0f} s: {_whole(pruning['share saved'])} saved."
+    )
+
+
+def looks_sentence(looks: int) -> str:
+    """Return how often the test pictures have been looked at."""
+    if looks == 1:
+        return "The test pictures were looked at once, for this winner."
+    return (
+        f"The test pictures were looked at {looks} times: the search was gone on with, and found another winner each"
+        " time. The last score is a little too good if the choice to go on depended on the ones before."
+    )
+
+
+def _history(lines: Sequence[Mapping[str, Any]]) -> tuple[list[str], str]:
+    """Return the marks of all trials over their number, and a line of the best so far; and that in words."""
+    scored = [(line, line["macro_f1"] if line["macro_f1"] is not None else line["last_macro_f1"]) for line in lines]
+    known = [(line, score) for line, score in scored if score is not None]
+    low, high = _limits([score for _, score in known])
+    frame = svg.Frame(0, max(line["trial"] for line in lines) + 1, low, high)
+    marks = svg.ticks(low, high)
+    numbers = [tick for tick in svg.ticks(0, frame.x_high) if tick == round(tick)]
+    parts = svg.axes(frame, numbers, marks, svg.number_text, svg.number_text, "trial", "validation macro-F1")
+    best, place = None, frame.x(0)
+    for line, score in known:
+        at, height = frame.x(line["trial"]), frame.y(max(score, low))
+        if line["ended"] == "complete" and (best is None or score > best):
+            if best is not None:
+                parts.append(svg.segment(place, frame.y(best), at, frame.y(best), "ink-right"))
+                parts.append(svg.segment(at, frame.y(best), at, height, "ink-right"))
+            best, place = score, at
+        ink = "fill-other" if line["default"] else "fill-right" if line["ended"] == "complete" else "fill-wrong"
+        parts.append(svg.dot(at, height, 5 if line["default"] else 3.5, ink, _note(line, score)))
+    if best is not None:
+        parts.append(svg.segment(place, frame.y(best), frame.x(frame.x_high), frame.y(best), "ink-right"))
+    ended = sum(line["ended"] == "complete" for line, _ in known)
+    words = f"{ended} trials went to their end, {len(known) - ended} were stopped; the best has {best or 0:.4f}"
+    return parts, words
+
+
+def _limits(scores: Sequence[float]) -> tuple[float, float]:
+    """Return the ends of the axis: hopeless trials lie at its foot, where they do not flatten all others."""
+    best, middle = max(scores), sorted(scores)[len(scores) // 2]
+    low = max(0.0, min(scores), best - 4 * max(best - middle, 0.01))
+    spare = 0.08 * max(best - low, 0.01)
+    return max(0.0, low - spare), min(1.0, best + spare) if best < 1 else 1.0 + spare
+
+
+def _note(line: Mapping[str, Any], score: float) -> str:
+    settings = "the default" if line["default"] else ", ".join(f"{k} {v}" for k, v in line["settings"].items())
+    return f"Trial {line['trial']}: {score:.4f}; {settings}"
+
+
+def importance_plot(settings: Sequence[Mapping[str, Any]]) -> Markup | None:
+    """Return a line for each setting: the share of the differences it explains, with its spread; None without any."""
+    if not settings:
+        return None
+    height = TOP + 2 * ROW * len(settings) + BOTTOM
+    frame = svg.Frame(0, 1, 0, 1, left=20, top=TOP, bottom=BOTTOM, height=height)
+    parts = _across(frame, [0, 0.25, 0.5, 0.75, 1], height)
+    for number, one in enumerate(settings):
+        y = TOP + 2 * ROW * number + ROW
+        parts.append(svg.text(20, y - 9, one["setting"], "start small"))
+        parts.append(svg.segment(frame.x(one["low"]), y, frame.x(one["high"]), y, "ink-right"))
+        parts.append(svg.dot(frame.x(one["median"]), y, 4, "fill-right", _spread(one)))
+    return svg.drawing("What mattered", "; ".join(map(_spread, settings)), parts, height)
+
+
+def luck_plot(rows: Sequence[Mapping[str, Any]]) -> Markup | None:
+    """Return a line for each trial: its score as the search saw it, and on fresh splits; None without second scores."""
+    known = [row for row in rows if row["fresh"] is not None]
+    if not known:
+        return None
+    ends = [end for row in known for end in (row["first"], *row["fresh"].values()) if end is not None]
+    low, high = min(ends), max(ends)
+    spare = 0.06 * max(high - low, 0.005)
+    height = TOP + 2 * ROW * len(known) + BOTTOM
+    frame = svg.Frame(low - spare, high + spare, 0, 1, left=20, top=TOP, bottom=BOTTOM, height=height)
+    parts = _across(frame, svg.ticks(low - spare, high + spare), height)
+    for number, row in enumerate(known):
+        y, fresh = TOP + 2 * ROW * number + ROW, row["fresh"]
+        parts.append(svg.text(20, y - 9, f"trial {row['trial']}{' (the default)' * row['default']}", "start small"))
+        if fresh["low"] is not None:
+            parts.append(svg.segment(frame.x(fresh["low"]), y, frame.x(fresh["high"]), y, "ink-right"))
+        parts.append(svg.dot(frame.x(fresh["value"]), y, 4, "fill-right", f"fresh splits: {fresh['value']:.4f}"))
+        parts.append(svg.dot(frame.x(row["first"]), y, 4, "fill-wrong", f"in the search: {row['first']:.4f}"))
+    words = "; ".join(
+        f"trial {row['trial']}: {row['first']:.4f} in the search, {row['fresh']['value']:.4f} on fresh splits"
+        for row in known
+    )
+    return svg.drawing("Scores in the search and on fresh splits", words, parts, height)
+
+
+def _across(frame: svg.Frame, marks: Sequence[float], height: float) -> list[str]:
+    base = height - BOTTOM
+    lines = [svg.segment(frame.x(mark), TOP - 16, frame.x(mark), base, "ink-grid") for mark in marks]
+    return lines + [svg.text(frame.x(mark), base + 16, f"{mark:g}", "middle small") for mark in marks]
+
+
+def _alone(parts: Sequence[str], words: str) -> str:
+    """Return the history as a file of its own, with its own colours."""
+    label = escape(f"Macro-F1 of each trial. {words}.")
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {svg.WIDTH} {svg.HEIGHT}" role="img"'
+    return f'{head} aria-label="{label}"><style>{LOOK}</style>{"".join(parts)}</svg>\n'
+
+
+def _spread(one: Mapping[str, Any]) -> str:
+    return f"{one['setting']} {_whole(one['median'])} ({_whole(one['low'])} to {_whole(one['high'])})"
+
+
+def _interval(measure: Mapping[str, float]) -> str:
+    return f"{measure['value']:.3f} ({measure['low']:.3f} to {measure['high']:.3f})"
+
+
+def _rate(value: float) -> str:
+    return f"{value:.4f}"
+
+
+def _whole(share: float) -> str:
+    return f"{100 * share:.0f} %"

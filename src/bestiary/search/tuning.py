@@ -1,0 +1,259 @@
+"""`tune`: recipes are tried one after another, chosen among by validation; the best one becomes an ordinary run.
+
+Pictures are measured and split once. Features and pixels are kept in the cache, where all trials find them. The test
+split is scored once, for the winner, by the same path as that of `train`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from filelock import FileLock, Timeout
+
+from bestiary.data.corrections import read_corrections
+from bestiary.data.preparation import audited, divided
+from bestiary.errors import InterruptedRun, RecipeError, RunError
+from bestiary.flow import Sources
+from bestiary.machine import Clock, cache_folder, cores, keep_memory, processes
+from bestiary.models.lite import built_trunk
+from bestiary.picture import Limits
+from bestiary.progress import Reporter, Silent
+from bestiary.recipe import Recipe
+from bestiary.search import ending, folders, planning
+from bestiary.search.ledger import Ledger, failures, told
+from bestiary.search.planning import Deadlines, SearchPlan
+from bestiary.search.scoring import divisions, inner_folds
+from bestiary.search.space import Settings, first_values, looks_of, searched
+from bestiary.search.trying import Ground, tried
+from bestiary.training.budget import Measure, estimated
+from bestiary.training.durations import spoken
+from bestiary.training.methods import refuse_impossible
+from bestiary.training.probe import features_of, training_precision
+from bestiary.training.task import Task, task_of
+
+SILENT = Silent()
+HOPELESS = 3  # failed trials before any succeeds: then the cause is told and the search ends
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user asked of a search; see `tune`."""
+
+    asked: Recipe
+    search: tuple[str, ...]
+    trials: int | None
+    folds: int | None
+    budget_seconds: float | None
+
+
+def tune(
+    pictures: Sources,
+    *,
+    labels: str | None = None,
+    corrections: Path | str | None = None,
+    recipe: Recipe | None = None,
+    search: Sequence[str] = (),
+    trials: int | None = None,
+    budget_seconds: float | None = None,
+    storage: Path | str | None = None,
+    out: Path | str | None = None,
+    inner: int | None = None,
+    fresh_seeds: int | None = None,
+    threads: int | None = None,
+    reporter: Reporter = SILENT,
+) -> dict[str, Any]:
+    """Return what a search over recipes found, as written to `tune.json` of its folder; the same call goes on with it.
+
+    recipe: where the search starts; what it sets is not searched. search: see `space.searched`. trials: how many in
+    all, by all processes; budget_seconds: for all that this process does. inner: folds of training and validation that
+    trials are scored by, 0 for the validation split, None to decide by its size. fresh_seeds: for the second scores of
+    the best. Raises UserError for what the user can mend, InterruptedRun on Ctrl-C.
+    """
+    clock, workers = Clock(), threads or cores()
+    asked = recipe or Recipe()
+    wishes = Wishes(asked, tuple(search), trials, inner, budget_seconds)
+    _refuse(wishes)
+    place = folders.place_of(out, storage, pictures, labels, asked)
+    keep_memory()
+    try:
+        with told(place.storage):
+            found = _measured(pictures, labels, corrections, asked, workers, reporter)
+            ground = _prepared(wishes, place, *found, workers, clock, reporter)
+            if not _searched(ground):
+                return ending.left_to_others(ground.ledger, reporter)
+            source = ending.Source(pictures, labels, corrections)
+            return ending.ended(ground, place.out, source, fresh_seeds)
+    except KeyboardInterrupt:
+        words = f"Interrupted. Nothing is lost: the same command goes on with the search in {place.out}."
+        raise InterruptedRun(None, words=words) from None
+
+
+def _refuse(wishes: Wishes) -> None:
+    """Raise RecipeError for what no search can do, before any work is done."""
+    asked = wishes.asked
+    refuse_impossible(asked)
+    if processes() > 1:
+        raise RecipeError("A search runs in one process; start the same command several times to share the work.")
+    if asked.data.folds:
+        raise RecipeError(
+            "data.folds is for judging a recipe, by testing every picture; a search keeps its test pictures apart."
+            " Leave it out; for few pictures choose by inner folds: --inner-folds 5."
+        )
+    if wishes.trials is not None and wishes.trials < 1:
+        raise RecipeError(f"--trials takes 1 or more; got {wishes.trials}.")
+    if wishes.folds is not None and (wishes.folds < 0 or wishes.folds == 1):
+        raise RecipeError(f"--inner-folds takes 2 or more, or 0 for the validation split; got {wishes.folds}.")
+    searched(asked, 1000, wishes.search)  # a wrong wish is told before pictures are looked at
+
+
+def _measured(
+    pictures: Sources,
+    labels: str | None,
+    corrections: Path | str | None,
+    asked: Recipe,
+    threads: int,
+    reporter: Reporter,
+) -> tuple[pl.DataFrame, str]:
+    """Return the pictures, split as `train` splits them, and the digest of the split."""
+    full = asked.resolved()
+    sources = [Path(pictures)] if isinstance(pictures, str | Path) else [Path(one) for one in pictures]
+    found = audited(
+        sources,
+        labels,
+        full.data,
+        Limits(full.picture.max_bytes, full.picture.max_pixels),
+        threads=threads,
+        cache=cache_folder(),
+        reporter=reporter,
+        corrections=None if corrections is None else read_corrections(Path(corrections)),
+    )
+    return divided(found, asked.data, seed=asked.seed)
+
+
+# ---- Before the first trial ----------------------------------------------------------------------------------------
+
+
+def _prepared(
+    wishes: Wishes,
+    place: folders.SearchPlace,
+    shown: pl.DataFrame,
+    digest: str,
+    threads: int,
+    clock: Clock,
+    reporter: Reporter,
+) -> Ground:
+    """Return what all trials share: the plan agreed on with other processes, the deadlines, features of all looks."""
+    asked, folds = wishes.asked, inner_folds(wishes.folds, shown)
+    ledger = Ledger(place.storage, f"tune-{asked.model.method}")
+    task, measure = task_of(ledger.folder, asked.resolved(), shown, threads, clock, reporter), Measure()
+    sharing, deadlines = _shared_out(wishes, folds, ledger, task, measure, clock), Deadlines()
+    if sharing is not None and wishes.budget_seconds is not None:
+        now = time.monotonic()
+        deadlines = Deadlines(now + sharing.search, now + planning.room_of(wishes.budget_seconds, clock.total))
+
+    def plan() -> tuple[dict[str, Any], Settings]:
+        pictures = len(task.part("train").keys)
+        space = searched(asked, pictures, wishes.search)
+        if sharing is not None and asked.model.method == "probe":
+            space = planning.affordable(space, asked, task, measure, planning.LOOKS_SHARE * sharing.search)
+        full = None if asked.model.method == "probe" else asked.resolved().train.epochs
+        epochs, final = (full, full) if sharing is None else (sharing.epochs, sharing.final_epochs)
+        return SearchPlan(space, folds, epochs, final).plain(), first_values(space, asked)
+
+    facts = {"split": digest, "recipe": asked.asked(), "search": list(wishes.search), "inner folds": folds}
+    agreed = SearchPlan.of(ledger.agreed(facts, plan))
+    place.mark({"method": asked.model.method, "storage": str(place.storage.absolute()), **facts})
+    trials = wishes.trials
+    if trials is None and sharing is None:
+        trials = planning.DEFAULT_TRIALS[asked.model.method]
+    parts = divisions(shown, agreed.folds, seed=asked.seed)
+    ground = Ground(asked, agreed, shown, parts, ledger, deadlines, threads, reporter, trials)
+    reporter.say(_described(ground))
+    if asked.model.method == "probe":
+        looks = [planning.at_look(task, look) for look in looks_of(agreed.space, asked)]
+        for look in [look for look in looks if not _fill(ledger, look, wait=False)]:
+            _fill(ledger, look)
+    return ground
+
+
+def _shared_out(
+    wishes: Wishes, folds: int, ledger: Ledger, task: Task, measure: Measure, clock: Clock
+) -> planning.Sharing | None:
+    """Return how the budget is shared out, if there is one; a probe's own features are computed on the way."""
+    if wishes.budget_seconds is None:
+        return None
+    whole = estimated(task, measure)
+    room = planning.room_of(wishes.budget_seconds, clock.total)
+    if wishes.asked.model.method == "probe":
+        planning.shared_out(wishes.asked, whole, room, folds)  # is it too short? Then features need no computing
+        _fill(ledger, task)
+        whole = estimated(task, measure)
+        room = planning.room_of(wishes.budget_seconds, clock.total)
+    return planning.shared_out(wishes.asked, whole, room, folds)
+
+
+def _fill(ledger: Ledger, task: Task, *, wait: bool = True) -> bool:
+    """Compute the features of a look that are not kept yet; return whether they are there.
+
+    Without `wait` they may not be, because another process is computing them.
+    """
+    trunk = built_trunk(task.recipe.model.backbone, task.cache / "trunks", task.view.size)
+    try:
+        with FileLock(ledger.folder / f"{trunk.stem}-{task.view.fit}.lock", timeout=-1 if wait else 0):
+            features_of(task, task.part("train"), trunk, training_precision())
+            features_of(task, task.part("val"), trunk, "float32")
+    except Timeout:
+        return False
+    return True
+
+
+def _described(ground: Ground) -> str:
+    """Return one sentence on what the search will do."""
+    plan, count = ground.plan, {side: (ground.shown["split"] == side).sum() for side in ("train", "val", "test")}
+    by = f"{plan.folds} inner folds" if plan.folds else f"{count['val']:,} validation pictures"
+    end = f"{ground.trials} trials" if ground.trials is not None else "trials"
+    if ground.deadlines.search is not None:
+        end += f" within {spoken(ground.deadlines.room())}, then the winner"
+    epochs = "" if plan.epochs is None else f" of up to {plan.epochs} epochs"
+    shorter = "" if plan.final_epochs == plan.epochs else f" (the winner: {plan.final_epochs})"
+    return (
+        f"{count['train']:,} pictures to train, {by} to choose by, {count['test']:,} test pictures for the winner"
+        f" alone. {end[0].upper()}{end[1:]}{epochs}{shorter}, over {', '.join(plan.space)}."
+    )
+
+
+# ---- The trials ----------------------------------------------------------------------------------------------------
+
+
+def _searched(ground: Ground) -> bool:
+    """Run trials until there are enough or the time is up; return whether the end is ours to make."""
+    ledger, failed, typical = ground.ledger, 0, 0.0
+    with ledger.session():
+        ledger.use(ground.plan.epochs, seed=ground.asked.seed)
+        while ground.deadlines.room() > typical:
+            with ledger.claimed(ground.trials) as trial:
+                if trial is None:
+                    break
+                seconds, ended = tried(ground, trial)
+            ledger.clear()
+            if ended == "out of time":
+                break
+            typical = seconds if not typical else 0.8 * typical + 0.2 * seconds
+            failed = failed + 1 if ended == "failed" else 0
+            if failed >= HOPELESS and not ledger.best():
+                raise RecipeError(
+                    f"{HOPELESS} trials failed, and none succeeded. The last one: {failures(ledger.trials())[-1]}"
+                    " Mend the recipe, or narrow the search."
+                )
+    together = ledger.wait(lambda: ground.deadlines.room() < 0, ground.reporter.say)
+    if together and not ledger.best():
+        raise RunError(
+            f"No trial went to its end: {len(failures(ledger.trials()))} failed, or the time was up. Give a longer"
+            " --budget: the same command goes on where this one ended."
+        )
+    return together

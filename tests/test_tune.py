@@ -1,0 +1,480 @@
+"""A search over recipes: what is tried, chosen, shared, stopped and gone on with; and what cannot be searched."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import polars as pl
+import pytest
+
+pytest.importorskip("sklearn")
+pytest.importorskip("optuna")
+
+import optuna
+from optuna.trial import TrialState
+
+from bestiary import flow
+from bestiary.data.drawn import DrawnCollection
+from bestiary.errors import InterruptedRun, MachineError, RecipeError, RunError, SourceError, UserError
+from bestiary.recipe import Recipe
+from bestiary.search import ending, importance, ledger, luck, planning, scoring, trying
+from bestiary.search.ledger import Ledger
+from bestiary.search.scoring import Score
+from bestiary.search.tuning import tune
+from bestiary.training import run_folder
+from bestiary.training.budget import Estimate
+
+CLASSES = ["bird", "fish", "spider"]
+PROBE: dict[str, Any] = {
+    "data": {"classes": CLASSES, "suspects": False},
+    "picture": {"size": 64},
+    "model": {"backbone": "lite0"},
+    "evaluate": {"resamples": 100},
+}
+SCRATCH: dict[str, Any] = {
+    "data": {"classes": CLASSES, "suspects": False},
+    "picture": {"size": 32},
+    "model": {"method": "scratch", "filters": [8]},
+    "train": {"epochs": 9, "batch_size": 16, "precision": "float32"},
+    "evaluate": {"resamples": 100},
+}
+
+
+@pytest.fixture(scope="module")
+def searched(collection: DrawnCollection, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished search with a probe, by the validation split. Shared: copy what you change."""
+    out = tmp_path_factory.mktemp("search") / "search"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importance, "RESAMPLES", 4)
+        tune(
+            collection.folder,
+            recipe=Recipe.of(PROBE),
+            search=['picture.fit=["squash", "crop"]'],
+            trials=11,
+            inner=0,
+            fresh_seeds=2,
+            out=out,
+            threads=1,
+        )
+    return out
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Stand-ins for what takes long: a score that comes from the recipe alone, and a winner that is not trained."""
+    counts = {"scored": 0, "trained": 0}
+
+    def score(recipe: Recipe, *given: Any, **named: Any) -> Score:
+        counts["scored"] += 1
+        strengths = recipe.probe.regularisation
+        return Score(0.9 - abs(strengths[0] - 0.5) / 100 if strengths else 0.8, 0.5)
+
+    def train(pictures: Any, *, out: Path, recipe: Recipe, **named: Any) -> None:
+        counts["trained"] += 1
+        out.mkdir()
+        measure = {"value": 0.9, "low": 0.8, "high": 1.0}
+        metrics = {"test_scored": 1, "accuracy": measure, "macro_f1": measure, "log_loss": measure}
+        run_folder.write_json(out / "metrics.json", metrics)
+        (out / "report.html").write_text("a report", encoding="utf-8")
+
+    for module in (trying, ending):
+        monkeypatch.setattr(module, "scored", score)
+    monkeypatch.setattr(flow, "train", train)
+    monkeypatch.setattr(ending, "write_report", lambda run: None)
+    monkeypatch.setattr(importance, "RESAMPLES", 1)
+    return counts
+
+
+def result(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "tune.json").read_text(encoding="utf-8"))
+    return found
+
+
+def study_of(out: Path, method: str = "probe") -> Any:
+    return optuna.load_study(study_name=f"tune-{method}", storage=f"sqlite:///{out / 'tune.db'}")
+
+
+def test_the_default_comes_first_and_the_winner_is_never_worse(searched: Path) -> None:
+    found = result(searched)
+    first, *others = found["history"]
+    assert first["default"]
+    assert first["trial"] == 1
+    assert not any(line["default"] for line in others)
+    assert len(found["history"]) == 11
+    winner, default = found["winner"], found["default"]
+    assert (winner["macro_f1"], -winner["loss"]) >= (default["macro_f1"], -default["loss"])
+    assert winner["macro_f1"] == max(line["macro_f1"] for line in found["history"])
+
+
+def test_the_default_scores_what_train_says_of_it(searched: Path, collection: DrawnCollection, tmp_path: Path) -> None:
+    """The score of a trial is that of a run by the same recipe: the same split, features and head."""
+    run = flow.train(collection.folder, recipe=Recipe.of(PROBE), out=tmp_path / "run", threads=1).path
+    chosen = next(line for line in run_folder.read_history(run) if line.get("chosen"))
+    assert result(searched)["default"]["macro_f1"] == pytest.approx(chosen["val_macro_f1"], abs=1e-9)
+    assert result(searched)["default"]["strength"] == chosen["regularisation"]
+
+
+def test_the_winner_is_an_ordinary_run_by_the_recipe_that_was_written(searched: Path) -> None:
+    found = result(searched)
+    run = Path(found["run"])
+    assert (run / "report.html").exists()
+    assert run_folder.read_json(run / "metrics.json")["test_scored"] == 1
+    assert found["test"]["macro_f1"] == run_folder.read_json(run / "metrics.json")["macro_f1"]
+    written = Recipe.read(Path(found["recipe"]))
+    assert written == run_folder.recipe_of(run)
+    assert written.asked()["data"] == PROBE["data"]
+    chosen = max(line["val_macro_f1"] for line in run_folder.read_history(run) if line.get("chosen"))
+    assert chosen == pytest.approx(found["winner"]["macro_f1"], abs=1e-9)
+
+
+def test_the_page_and_the_picture_say_it(searched: Path) -> None:
+    found, page = result(searched), (searched / "tune.html").read_text(encoding="utf-8")
+    assert found["luck"]["sentence"].split(".")[0] in page.replace("&#39;", "'")
+    assert "http" not in page.replace("http-equiv", "")
+    assert "winner/report.html" in page
+    dots = ElementTree.parse(searched / "history.svg").getroot().findall(".//{http://www.w3.org/2000/svg}circle")
+    assert len(dots) == 11
+    settings = {one["setting"]: one for one in found["importance"]["settings"]}
+    assert settings.keys() == {"picture.fit", "probe.regularisation", "train.balance"}
+    assert all(0 <= one["low"] <= one["median"] <= one["high"] <= 1 for one in settings.values())
+
+
+def test_second_scores_are_on_pictures_that_played_no_part(collection: DrawnCollection) -> None:
+    recipe = Recipe.of(PROBE)
+    found = flow.audit(collection.folder, recipe=recipe, threads=1)
+    from bestiary.data.preparation import divided
+
+    shown, _ = divided(found, recipe.data, seed=0)
+    division = scoring.fresh_division(shown, 0, seed=1)
+    judged_before = set(shown.filter(pl.col("split") == "val")["row_id"])
+    judged_now = set(division.filter(pl.col("split") == "val")["row_id"])
+    test = set(shown.filter(pl.col("split") == "test")["row_id"])
+    assert judged_now
+    assert not judged_now & (judged_before | test)
+    assert set(division.filter(pl.col("split") == "test")["row_id"]) == test
+    assert judged_before <= set(division.filter(pl.col("split") == "train")["row_id"])
+    groups = division.filter(pl.col("split") != "test").group_by("group").agg(pl.col("split").n_unique())
+    assert groups["split"].max() == 1
+
+
+def test_inner_folds_judge_every_picture_once_and_never_a_test_picture(collection: DrawnCollection) -> None:
+    from bestiary.data.preparation import divided
+
+    recipe = Recipe.of(PROBE)
+    shown, _ = divided(flow.audit(collection.folder, recipe=recipe, threads=1), recipe.data, seed=0)
+    assert scoring.inner_folds(None, shown) == scoring.AUTO_FOLDS  # few validation pictures
+    parts = scoring.divisions(shown, 3, seed=0)
+    judged = pl.concat([part.filter(pl.col("split") == "val")["row_id"] for part in parts]).to_list()
+    learned = shown.filter(pl.col("split").is_in(["train", "val"]))["row_id"].to_list()
+    assert sorted(judged) == sorted(learned)
+
+
+def test_the_same_call_again_does_nothing_anew(
+    searched: Path, collection: DrawnCollection, quick: dict[str, int]
+) -> None:
+    before = result(searched)
+    again = tune(
+        collection.folder,
+        recipe=Recipe.of(PROBE),
+        search=['picture.fit=["squash", "crop"]'],
+        trials=11,
+        inner=0,
+        out=searched,
+        threads=1,
+    )
+    assert again == before
+    assert quick == {"scored": 0, "trained": 0}
+
+
+def test_going_on_keeps_count_of_the_looks_at_the_test_pictures(
+    collection: DrawnCollection, tmp_path: Path, quick: dict[str, int]
+) -> None:
+    def go(trials: int) -> dict[str, Any]:
+        return tune(collection.folder, recipe=Recipe.of(PROBE), trials=trials, out=tmp_path / "search", threads=1)
+
+    assert go(1)["winner"]["default"]
+    found = go(6)
+    assert not found["winner"]["default"]
+    assert found["test scored"] == 2
+    assert run_folder.read_json(Path(found["run"]) / "metrics.json")["test_scored"] == 2
+    assert quick["trained"] == 2
+    assert len(found["history"]) == 6
+
+
+def test_ctrl_c_loses_nothing(
+    collection: DrawnCollection, tmp_path: Path, quick: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*given: Any, **named: Any) -> Score:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trying, "scored", interrupt)
+        with pytest.raises(InterruptedRun, match="the same command goes on with the search in"):
+            try_search(collection, tmp_path / "search", trials=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(ending, "importances", interrupt)  # the winner is made, and tested
+        with pytest.raises(InterruptedRun):
+            try_search(collection, tmp_path / "search", trials=2)
+    found = try_search(collection, tmp_path / "search", trials=2)
+    assert [line["default"] for line in found["history"]] == [True, False]
+    assert quick["trained"] == found["test scored"] == 1
+
+
+def test_hopeless_trials_are_stopped_but_never_the_default(
+    collection: DrawnCollection, tmp_path: Path, quick: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+
+    def score(recipe: Recipe, parts: Any, place: Path, *, watch: scoring.Watch = lambda *_: None, **_: Any) -> Score:
+        """Learn the better the higher the rate; the default is the worst."""
+        rate = recipe.train.learning_rate or 0.0
+        quality = rate if recipe.train.label_smoothing != 0.1 else 0.0
+        epochs: list[dict[str, Any]] = []
+        (place / "1").mkdir(parents=True, exist_ok=True)
+        for epoch in range(1, 10):
+            epochs.append({"epoch": epoch, "val_macro_f1": quality * epoch / 10, "val_loss": 1.0, "seconds": 1.0})
+            run_folder.write_history(place / "1", epochs)
+            if epoch < 9:
+                watch(1, epochs)
+        return Score(quality, 1.0)
+
+    for module in (trying, ending):
+        monkeypatch.setattr(module, "scored", score)
+    found = tune(collection.folder, recipe=Recipe.of(SCRATCH), trials=12, out=tmp_path / "search", threads=1)
+    ended = [line["ended"] for line in found["history"]]
+    assert ended[0] == "complete"
+    assert ended.count("pruned") >= 3
+    stopped = [line for line in found["history"] if line["ended"] == "pruned"]
+    assert all(line["epochs"] < 9 for line in stopped)
+    assert found["winner"]["macro_f1"] == max(line["macro_f1"] or 0 for line in found["history"])
+
+
+@pytest.mark.parametrize(
+    ("fresh", "words"),
+    [
+        ({7: [0.95, 0.95, 0.95], 1: [0.90, 0.91, 0.90]}, "The gain is real, but 5.3"),
+        ({7: [0.95, 0.90, 0.85], 1: [0.90, 0.91, 0.90]}, "A gain is not shown: all of it may well be luck"),
+        (
+            {7: [0.80, 0.81, 0.80], 1: [0.90, 0.91, 0.90]},
+            "The gain was luck of the choice, and the default is the better",
+        ),
+        ({7: [1.00, 1.00, 1.00], 1: [0.85, 0.86, 0.85]}, "The gain holds"),
+        ({7: [0.95], 1: [0.90]}, "once is too few"),
+        ({}, "There was no time to score it again"),
+    ],
+)
+def test_what_is_said_about_luck(fresh: dict[int, list[float]], words: str) -> None:
+    scores = {trial: dict(enumerate(values)) for trial, values in fresh.items()}
+    found = luck.told({7: 1.0, 1: 0.9}, scores, 7, 1, share=0.2)
+    assert found["gain"] == pytest.approx(0.1)
+    assert "10.00 points above the default's" in found["sentence"]
+    assert words in found["sentence"]
+
+
+def test_a_default_that_was_not_beaten_had_no_luck() -> None:
+    assert "no luck in it" in luck.told({1: 0.9, 7: 0.8}, {}, 1, 1, share=0.2)["sentence"]
+
+
+def test_what_pruning_saved_is_counted_by_epochs() -> None:
+    def ended(state: TrialState, seconds: float, epochs: int) -> Any:
+        took = {"took": {"seconds": seconds + 5, "epochs": epochs, "training": seconds}}
+        return optuna.trial.create_trial(state=state, user_attrs=took, value=0.5, intermediate_values={epochs: 0.5})
+
+    trials = [ended(TrialState.COMPLETE, 90, 9), ended(TrialState.PRUNED, 10, 1), ended(TrialState.PRUNED, 30, 3)]
+    assert ending.saved_by_pruning(trials, 9) == {"seconds": 130.0, "seconds without": 270.0, "share saved": 0.5185}
+    assert ending.saved_by_pruning(trials, None) is None
+
+
+# ---- What cannot be searched -----------------------------------------------------------------------------------------
+
+
+def try_search(collection: DrawnCollection, out: Path, **named: Any) -> dict[str, Any]:
+    given: dict[str, Any] = {"recipe": Recipe.of(PROBE), "trials": 4, "threads": 1}
+    return tune(collection.folder, out=out, **{**given, **named})
+
+
+@pytest.mark.parametrize(
+    ("wish", "words"),
+    [
+        ("probe.regularisation=[0.1, -1]", "numbers above 0"),
+        ("picture.fit=[5]", "picture.fit = 5"),
+        ("train.epochs=[3, 5]", "has no effect with probe"),
+        ("train.balence=[1]", 'Did you mean "balance"'),
+        ("picture.size=[64]", "both set and searched"),
+        ("train.momentum=0.9..0.1", "a low end below the high one"),
+        ("train.momentum=a..b", "expected two numbers"),
+        ("train.momentum=0.9", "expected low..high, or a list"),
+        ("momentum", "--search takes section.key=low..high"),
+    ],
+)
+def test_an_impossible_search_is_refused_before_pictures_are_looked_at(
+    collection: DrawnCollection, tmp_path: Path, wish: str, words: str
+) -> None:
+    with pytest.raises(RecipeError) as refused:
+        tune(tmp_path / "there are no pictures", recipe=Recipe.of(PROBE), search=[wish], out=tmp_path / "search")
+    assert words in str(refused.value)
+
+
+def test_three_failures_and_no_success_end_the_search_with_the_cause(
+    collection: DrawnCollection, tmp_path: Path, quick: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*given: Any, **named: Any) -> Score:
+        raise RecipeError("The loss stopped being a number.")
+
+    monkeypatch.setattr(trying, "scored", fail)
+    with pytest.raises(RecipeError, match=r"3 trials failed, and none succeeded.*The loss stopped being a number"):
+        try_search(collection, tmp_path / "search", trials=20)
+    assert len(study_of(tmp_path / "search").trials) == 3
+
+
+def test_fewer_validation_pictures_than_classes(collection: DrawnCollection, tmp_path: Path) -> None:
+    rows = [
+        {"path": str(path), "label": path.parent.name, "split": part}
+        for name in CLASSES
+        for number, path in enumerate(sorted((collection.folder / name).iterdir()))
+        for part in ["test" if number == 0 else "val" if number == 1 and name == "bird" else "train"]
+    ]
+    pl.DataFrame(rows).write_csv(tmp_path / "pictures.csv")
+    with pytest.raises(SourceError, match="1 validation pictures for 3 classes.*--inner-folds 5"):
+        tune(tmp_path / "pictures.csv", recipe=Recipe.of(PROBE), inner=0, out=tmp_path / "search")
+
+
+def test_a_budget_too_short_for_one_trial(collection: DrawnCollection, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="too short for one trial"):
+        try_search(collection, tmp_path / "search", trials=None, budget_seconds=2.0)
+
+
+def test_how_a_budget_is_shared_out() -> None:
+    scratch = Recipe.of({"model": {"method": "scratch"}})
+    pace = Estimate(before=10.0, epoch=5.0, after=20.0)
+    roomy = planning.shared_out(scratch, pace, 4000.0, 0)
+    assert (roomy.epochs, roomy.final_epochs) == (48, 48)  # the winner's training is a trial's
+    tight = planning.shared_out(scratch, pace, 900.0, 0)
+    assert tight.epochs is not None
+    assert tight.final_epochs is not None
+    assert tight.epochs < tight.final_epochs == 48
+    assert tight.search >= planning.FEWEST_TRIALS * tight.epochs * pace.epoch
+    for sharing, room in ((roomy, 4000.0), (tight, 900.0)):
+        anew = 0 if sharing is roomy else 48 * pace.epoch
+        assert pace.before + pace.after + anew + sharing.search + sharing.luck <= room
+    folded = planning.shared_out(scratch, pace, 4000.0, 5)
+    assert folded.epochs is not None
+    assert folded.search >= planning.FEWEST_TRIALS * folded.epochs * 5 * pace.epoch
+    with pytest.raises(RecipeError, match="too short"):
+        planning.shared_out(scratch, pace, 120.0, 0)
+    fixed = Recipe.of({"model": {"method": "scratch"}, "train": {"epochs": 48}})
+    with pytest.raises(RecipeError, match="too short"):
+        planning.shared_out(fixed, pace, 250.0, 0)
+
+
+def test_another_recipe_does_not_go_on_with_a_search(
+    collection: DrawnCollection, tmp_path: Path, quick: dict[str, int]
+) -> None:
+    try_search(collection, tmp_path / "search", trials=1)
+    other = Recipe.of({**PROBE, "seed": 7})
+    with pytest.raises(RunError, match="holds a search with another (split|recipe)"):
+        try_search(collection, tmp_path / "search", recipe=other, trials=1)
+    assert len(study_of(tmp_path / "search").trials) == 1
+
+
+def test_a_folder_with_something_else(collection: DrawnCollection, tmp_path: Path) -> None:
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "letter.txt").write_text("Dear", encoding="utf-8")
+    with pytest.raises(RunError, match="holds something that is no search"):
+        try_search(collection, tmp_path / "letters")
+
+
+def no_database(path: Path) -> None:
+    path.write_bytes(b"this is no database " * 100)
+
+
+def other_version(path: Path) -> None:
+    Ledger(path, "tune-probe")
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE version_info SET schema_version = 3, library_version = '1.0.0'")
+        connection.execute("UPDATE alembic_version SET version_num = 'v0.9.0.a'")
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"), [(no_database, "is no storage of a search"), (other_version, "another version of Optuna")]
+)
+def test_a_storage_that_cannot_be_used(
+    collection: DrawnCollection, tmp_path: Path, spoil: Callable[[Path], None], words: str
+) -> None:
+    spoil(tmp_path / "shared.db")
+    before = (tmp_path / "shared.db").read_bytes()
+    with pytest.raises(UserError) as refused:
+        try_search(collection, tmp_path / "search", storage=tmp_path / "shared.db")
+    assert words in str(refused.value)
+    assert (tmp_path / "shared.db").read_bytes() == before
+
+
+def test_a_locked_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "BUSY_SECONDS", 0.1)
+    own = Ledger(tmp_path / "tune.db", "tune-probe")
+    other = sqlite3.connect(tmp_path / "tune.db", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(RunError, match="locked by another program"), ledger.told(own.path):
+        own.study.enqueue_trial({})
+    other.execute("ROLLBACK")
+    other.close()
+    own.study.enqueue_trial({})
+    assert len(own.trials()) == 1
+
+
+def test_a_storage_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "tune.db"
+    Ledger(path, "tune-probe")
+    storage = optuna.storages.RDBStorage(f"sqlite:///file:{path}?mode=ro&uri=true")
+    study = optuna.load_study(study_name="tune-probe", storage=storage)
+    with pytest.raises(MachineError, match="cannot be written"), ledger.told(path):
+        study.enqueue_trial({})
+
+
+def test_a_trial_whose_process_died_is_queued_again_with_what_it_had(tmp_path: Path) -> None:
+    own = Ledger(tmp_path / "tune.db", "tune-probe")
+    own.study.enqueue_trial({"x": 0.25}, user_attrs={"default": True})
+    dead = own.study.ask()  # nobody holds its folder
+    dead.suggest_float("x", 0, 1)
+    with own.claimed(5) as trial:
+        assert trial is not None
+        assert trial.user_attrs["default"]
+        assert trial.suggest_float("x", 0, 1) == 0.25
+        assert own.place(trial) == own.folder / str(dead.number)
+        assert own.queue_killed() == []  # this one is held
+        assert own.taken() == 1
+    assert own.trials(TrialState.FAIL)[0].number == dead.number
+    for _ in range(2):
+        own.queue_killed()
+        if own.trials(TrialState.WAITING):
+            own.study.ask()
+    own.queue_killed()
+    assert not own.trials(TrialState.WAITING), "it was tried often enough"
+
+
+def test_no_more_trials_than_wanted_are_dealt_out(tmp_path: Path) -> None:
+    own, other = (Ledger(tmp_path / "tune.db", "tune-probe") for _ in range(2))
+    with own.claimed(2) as first, other.claimed(2) as second, own.claimed(2) as third:
+        assert first is not None
+        assert second is not None
+        assert first.number != second.number
+        assert third is None
+
+
+def test_what_lies_about_is_removed_but_not_the_best(tmp_path: Path) -> None:
+    own = Ledger(tmp_path / "tune.db", "tune-probe")
+    for score in (0.5, 0.9, 0.7):
+        with own.claimed(None) as trial:
+            assert trial is not None
+            trial.set_user_attr("score", {"macro_f1": score, "loss": 1.0, "strength": None})
+            own.study.tell(trial, score)
+    own.clear()
+    assert [path.name for path in own.folder.iterdir() if path.is_dir()] == ["1"]
+    shutil.rmtree(own.folder)
