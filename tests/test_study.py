@@ -21,7 +21,7 @@ from bestiary import flow, table
 from bestiary.cli import app
 from bestiary.data.drawn import DrawnCollection
 from bestiary.deliver.study_page import COLUMNS, rows
-from bestiary.errors import InterruptedRun, RunError, SourceError, UserError
+from bestiary.errors import InterruptedRun, RecipeError, RunError, SourceError, UserError
 from bestiary.recipe import Recipe
 from bestiary.search import study as studies
 from bestiary.search.study import Study, study
@@ -288,6 +288,17 @@ def test_another_recipe_of_the_same_name_is_refused(
 def test_a_study_that_another_process_works_on_is_refused(done: Study, faulty: DrawnCollection, written: Path) -> None:
     with held(done.path), pytest.raises(RunError, match="is in use by process .* go on with: the same command"):
         again(done, faulty, written)
+
+
+def test_a_budget_too_short_leaves_no_folder(
+    faulty: DrawnCollection, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = Forecast(Estimate(100.0, 0.0, 0.0), None)
+    monkeypatch.setattr(studies, "forecast", lambda entries, *_, **__: {one.name: long for one in entries})
+    names = [str(written / "poor.toml"), str(written / "good.toml")]
+    with pytest.raises(RecipeError, match="--budget 60 s is too short"):
+        study(faulty.folder, names, settings=SETTINGS, seeds=(0,), out=tmp_path / "short", budget_seconds=60)
+    assert not (tmp_path / "short").exists()
 
 
 def test_another_budget_is_refused(done: Study, faulty: DrawnCollection, written: Path) -> None:

@@ -66,7 +66,8 @@ def headline(found: Mapping[str, Any]) -> str:
     apart = [one for one in found["differences"] if one[METRIC]["verdict"] != "not told apart"]
     seeds = f"{len(best['seeds'])} seeds" if len(best["seeds"]) > 1 else "one seed"
     start = f"Highest mean: {best['recipe']}, macro F1 {100 * best[METRIC]['mean']:.1f} % over {seeds}."
-    return f"{start} {len(apart)} of {len(found['differences'])} differences are told apart from chance."
+    what = "chance" if len(best["seeds"]) > 1 else "chance in the pictures; that in training takes more seeds to see"
+    return f"{start} {len(apart)} of {len(found['differences'])} differences are told apart from {what}."
 
 
 def sentence(one: Mapping[str, Any]) -> str:

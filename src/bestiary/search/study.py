@@ -38,8 +38,7 @@ from bestiary.search.study_cells import (
 from bestiary.search.study_plan import announced, forecast, scaled, share_within
 from bestiary.search.study_recipes import LIMITS, Asked, Entry, pairs_of, read_entries
 from bestiary.search.study_results import Results
-from bestiary.training.budget import RESERVE_SHARE
-from bestiary.training.session import held
+from bestiary.training.session import LOCK, held
 
 STUDIES, FINDINGS = Path("studies"), "findings.parquet"
 HOPELESS = 3  # so many trainings fail, and none has come to an end: the others are not tried
@@ -126,8 +125,7 @@ def study(
         collection, splits = _pictures(asking, place, memory, reporter)
         with _kept(place):
             # ---- The plan: how long it will take, and how many epochs fit ------------------------------------------
-            room = None if budget_seconds is None else budget_seconds * (1 - RESERVE_SHARE) - clock.total
-            planned = _planned(asking, place, splits, memory, room, reporter)
+            planned = _planned(asking, place, splits, memory, budget_seconds, clock, reporter)
             memory = _memory(asking, planned, splits, memory, budget_seconds)
             facts = {**asking.source(), "seeds": list(seeds), "preset": preset}
             remember(place, memory, facts)
@@ -207,20 +205,31 @@ def _kept(place: Path) -> Iterator[None]:
     with held(place, go_on="the same command"):
         for left in place.glob(f"{CELLS}/*/.*"):
             shutil.rmtree(left, ignore_errors=True)
-        yield
+        try:
+            yield
+        except BaseException:
+            if [one.name for one in place.iterdir()] == [LOCK]:  # it ended before anything was kept
+                shutil.rmtree(place, ignore_errors=True)
+            raise
 
 
 def _planned(
-    asking: Asking, place: Path, splits: Splits, memory: Memory | None, room: float | None, reporter: Reporter
+    asking: Asking,
+    place: Path,
+    splits: Splits,
+    memory: Memory | None,
+    budget_seconds: float | None,
+    clock: Clock,
+    reporter: Reporter,
 ) -> Planned:
-    """Return the recipes as they are run, after saying how long it will take. room: seconds that the budget leaves."""
+    """Return the recipes as they are run, after saying how long it will take."""
     waiting = Counter(cell.entry.name for cell in cells_of(place, asking.entries, asking.seeds) if not cell.finished)
     seed, known = asking.seeds[0], {} if memory is None else memory.recipes
     to_run = [entry for entry in asking.entries if entry.name in waiting]
     forecasts = forecast(to_run, splits[seed][0], seed=seed, threads=asking.threads)
     share = 1.0 if memory is None else memory.share
-    if memory is None and room is not None:
-        share = share_within(list(forecasts.values()), len(asking.seeds), room)
+    if memory is None and budget_seconds is not None:
+        share = share_within(list(forecasts.values()), len(asking.seeds), budget_seconds, clock.total)
     if waiting:
         reporter.say(announced(waiting, forecasts, share))
     entries = [

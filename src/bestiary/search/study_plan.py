@@ -14,7 +14,7 @@ from bestiary.machine import Clock
 from bestiary.progress import Silent
 from bestiary.recipe import Recipe
 from bestiary.search.study_recipes import Entry, named, with_epochs
-from bestiary.training.budget import Estimate, Measure, estimated
+from bestiary.training.budget import RESERVE_SHARE, Estimate, Measure, estimated
 from bestiary.training.durations import spoken
 from bestiary.training.task import task_of
 
@@ -49,18 +49,20 @@ def forecast(entries: Sequence[Entry], shown: pl.DataFrame, *, seed: int, thread
     return found
 
 
-def share_within(forecasts: Sequence[Forecast], seeds: int, seconds: float) -> float:
+def share_within(forecasts: Sequence[Forecast], seeds: int, budget_seconds: float, elapsed_seconds: float) -> float:
     """Return the largest share of the epochs, up to 1, with which a cell of each recipe and seed fits into the time.
 
-    Raises RecipeError, with the least that would do, if one epoch of each is too much.
+    Raises RecipeError, with the least budget that would do, if one epoch of each is too much.
     """
+    room = budget_seconds * (1 - RESERVE_SHARE) - elapsed_seconds
     for step in range(SHARES, 0, -1):
-        if total(forecasts, seeds, step / SHARES) <= seconds:
+        if total(forecasts, seeds, step / SHARES) <= room:
             return step / SHARES
     least = total(forecasts, seeds, 1 / SHARES)
     raise RecipeError(
-        f"--budget {spoken(seconds)} is too short: with the fewest epochs the {len(forecasts) * seeds} trainings take"
-        f" {spoken(least)}. Give more, or fewer seeds, recipes or pictures (--classes, --set picture.size=...)."
+        f"--budget {spoken(budget_seconds)} is too short: with the fewest epochs the {len(forecasts) * seeds} trainings"
+        f" take {spoken(least)}, and {spoken(elapsed_seconds)} are over. Give"
+        f" {spoken((least + elapsed_seconds) / (1 - RESERVE_SHARE) + 1)} or more, or fewer seeds, recipes or classes."
     )
 
 
