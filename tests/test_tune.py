@@ -226,6 +226,28 @@ def test_ctrl_c_loses_nothing(
     assert quick["trained"] == found["test scored"] == 1
 
 
+def test_a_trial_for_which_there_was_no_time_is_the_first_of_the_next_call(
+    collection: DrawnCollection, tmp_path: Path, quick: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = trying.scored
+
+    def late(*given: Any, **named: Any) -> Score:
+        if quick["scored"] == 1:
+            raise trying.OutOfTimeError
+        return whole(*given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trying, "scored", late)
+        found = try_search(collection, tmp_path / "search", trials=3)
+    assert [line["trial"] for line in found["history"]] == [1]
+    waiting = [one for one in study_of(tmp_path / "search").trials if one.state == TrialState.WAITING]
+    assert len(waiting) == 1
+    found = try_search(collection, tmp_path / "search", trials=3)
+    assert [line["trial"] for line in found["history"]] == [1, 2, 4]  # 3 was the number of the second try
+    done = study_of(tmp_path / "search").trials[2]
+    assert done.params == waiting[0].system_attrs["fixed_params"]
+
+
 def test_hopeless_trials_are_stopped_but_never_the_default(
     collection: DrawnCollection, tmp_path: Path, quick: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
