@@ -23,7 +23,7 @@ from bestiary import flow
 from bestiary.data.drawn import DrawnCollection
 from bestiary.errors import InterruptedRun, MachineError, RecipeError, RunError, SourceError, UserError
 from bestiary.recipe import Recipe
-from bestiary.search import ending, importance, ledger, luck, planning, scoring, trying
+from bestiary.search import ending, importance, ledger, luck, planning, scoring, space, trying
 from bestiary.search.ledger import Ledger
 from bestiary.search.scoring import Score
 from bestiary.search.tuning import tune
@@ -288,7 +288,7 @@ def test_hopeless_trials_are_stopped_but_never_the_default(
         ),
         ({7: [1.00, 1.00, 1.00], 1: [0.85, 0.86, 0.85]}, "The gain holds"),
         ({7: [0.95], 1: [0.90]}, "once is too few"),
-        ({}, "There was no time to score it again"),
+        ({}, "It was not scored again"),
     ],
 )
 def test_what_is_said_about_luck(fresh: dict[int, list[float]], words: str) -> None:
@@ -341,6 +341,14 @@ def test_an_impossible_search_is_refused_before_pictures_are_looked_at(
     with pytest.raises(RecipeError) as refused:
         tune(tmp_path / "there are no pictures", recipe=Recipe.of(PROBE), search=[wish], out=tmp_path / "search")
     assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(("size", "most"), [(32, 3), (128, 4)])
+def test_small_pictures_get_no_more_stages_than_they_have_room_for(size: int, most: int) -> None:
+    recipe = Recipe.of({"model": {"method": "scratch"}, "picture": {"size": size}})
+    filters = space.default_space(recipe, 1000)["model.filters"]
+    assert isinstance(filters, space.Choice)
+    assert max(len(json.loads(value)) for value in filters.values) == most
 
 
 def test_three_failures_and_no_success_end_the_search_with_the_cause(
