@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from xml.etree import ElementTree
 
 import polars as pl
@@ -22,7 +24,7 @@ from optuna.trial import TrialState
 from bestiary import flow
 from bestiary.data.drawn import DrawnCollection
 from bestiary.errors import InterruptedRun, MachineError, RecipeError, RunError, SourceError, UserError
-from bestiary.recipe import Recipe
+from bestiary.recipe import Recipe, write_toml
 from bestiary.search import ending, importance, ledger, luck, planning, scoring, space, trying
 from bestiary.search.ledger import Ledger
 from bestiary.search.scoring import Score
@@ -81,6 +83,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
         measure = {"value": 0.9, "low": 0.8, "high": 1.0}
         metrics = {"test_scored": 1, "accuracy": measure, "macro_f1": measure, "log_loss": measure}
         run_folder.write_json(out / "metrics.json", metrics)
+        (out / "asked.toml").write_text(write_toml(recipe.asked()), encoding="utf-8")
         (out / "report.html").write_text("a report", encoding="utf-8")
 
     for module in (trying, ending):
@@ -508,3 +511,12 @@ def test_what_lies_about_is_removed_but_not_the_best(tmp_path: Path) -> None:
     own.clear()
     assert [path.name for path in own.folder.iterdir() if path.is_dir()] == ["1"]
     shutil.rmtree(own.folder)
+
+
+def test_the_winner_is_trained_for_as_many_epochs_as_still_fit_at_its_own_pace() -> None:
+    plan = planning.SearchPlan({}, 0, epochs=6, final_epochs=32)
+    deadlines = planning.Deadlines(search=0.0, luck=time.monotonic() + 130.0, besides=30.0)
+    ground = cast(trying.Ground, SimpleNamespace(plan=plan, deadlines=deadlines))
+    assert ending.fitting_epochs(ground, {"training": 12.0, "epochs": 6}) == 32
+    assert ending.fitting_epochs(ground, {"training": 60.0, "epochs": 6}) in (8, 9)
+    assert ending.fitting_epochs(ground, {"training": 6000.0, "epochs": 6}) == 1
