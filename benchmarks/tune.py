@@ -56,7 +56,7 @@ def probe(asked: argparse.Namespace, folder: Path) -> None:
 def two(asked: argparse.Namespace, folder: Path) -> None:
     trials = asked.trials or 40
     asked.threads, words = 1, ("--trials", str(trials), "--fresh-seeds", "0")
-    ended(started(asked, folder / "first", *words))  # fills the caches
+    ended(started(asked, folder / "first", "--trials", "1", "--fresh-seeds", "0"))  # fills the caches
     ended(started(asked, folder / "one", *words))
     shared = ("--storage", str(folder / "shared.db"))
     for process in [started(asked, folder / f"of-two-{number}", *words, *shared) for number in (1, 2)]:

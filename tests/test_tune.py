@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from xml.etree import ElementTree
 
 import polars as pl
@@ -22,8 +24,8 @@ from optuna.trial import TrialState
 from bestiary import flow
 from bestiary.data.drawn import DrawnCollection
 from bestiary.errors import InterruptedRun, MachineError, RecipeError, RunError, SourceError, UserError
-from bestiary.recipe import Recipe
-from bestiary.search import ending, importance, ledger, luck, planning, scoring, trying
+from bestiary.recipe import Recipe, write_toml
+from bestiary.search import ending, importance, ledger, luck, planning, scoring, space, trying
 from bestiary.search.ledger import Ledger
 from bestiary.search.scoring import Score
 from bestiary.search.tuning import tune
@@ -81,6 +83,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
         measure = {"value": 0.9, "low": 0.8, "high": 1.0}
         metrics = {"test_scored": 1, "accuracy": measure, "macro_f1": measure, "log_loss": measure}
         run_folder.write_json(out / "metrics.json", metrics)
+        (out / "asked.toml").write_text(write_toml(recipe.asked()), encoding="utf-8")
         (out / "report.html").write_text("a report", encoding="utf-8")
 
     for module in (trying, ending):
@@ -226,6 +229,28 @@ def test_ctrl_c_loses_nothing(
     assert quick["trained"] == found["test scored"] == 1
 
 
+def test_a_trial_for_which_there_was_no_time_is_the_first_of_the_next_call(
+    collection: DrawnCollection, tmp_path: Path, quick: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = trying.scored
+
+    def late(*given: Any, **named: Any) -> Score:
+        if quick["scored"] == 1:
+            raise trying.OutOfTimeError
+        return whole(*given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trying, "scored", late)
+        found = try_search(collection, tmp_path / "search", trials=3)
+    assert [line["trial"] for line in found["history"]] == [1]
+    waiting = [one for one in study_of(tmp_path / "search").trials if one.state == TrialState.WAITING]
+    assert len(waiting) == 1
+    found = try_search(collection, tmp_path / "search", trials=3)
+    assert [line["trial"] for line in found["history"]] == [1, 2, 4]  # 3 was the number of the second try
+    done = study_of(tmp_path / "search").trials[2]
+    assert done.params == waiting[0].system_attrs["fixed_params"]
+
+
 def test_hopeless_trials_are_stopped_but_never_the_default(
     collection: DrawnCollection, tmp_path: Path, quick: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,7 +291,7 @@ def test_hopeless_trials_are_stopped_but_never_the_default(
         ),
         ({7: [1.00, 1.00, 1.00], 1: [0.85, 0.86, 0.85]}, "The gain holds"),
         ({7: [0.95], 1: [0.90]}, "once is too few"),
-        ({}, "There was no time to score it again"),
+        ({}, "It was not scored again"),
     ],
 )
 def test_what_is_said_about_luck(fresh: dict[int, list[float]], words: str) -> None:
@@ -319,6 +344,14 @@ def test_an_impossible_search_is_refused_before_pictures_are_looked_at(
     with pytest.raises(RecipeError) as refused:
         tune(tmp_path / "there are no pictures", recipe=Recipe.of(PROBE), search=[wish], out=tmp_path / "search")
     assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(("size", "most"), [(32, 3), (128, 4)])
+def test_small_pictures_get_no_more_stages_than_they_have_room_for(size: int, most: int) -> None:
+    recipe = Recipe.of({"model": {"method": "scratch"}, "picture": {"size": size}})
+    filters = space.default_space(recipe, 1000)["model.filters"]
+    assert isinstance(filters, space.Choice)
+    assert max(len(json.loads(value)) for value in filters.values) == most
 
 
 def test_three_failures_and_no_success_end_the_search_with_the_cause(
@@ -478,3 +511,12 @@ def test_what_lies_about_is_removed_but_not_the_best(tmp_path: Path) -> None:
     own.clear()
     assert [path.name for path in own.folder.iterdir() if path.is_dir()] == ["1"]
     shutil.rmtree(own.folder)
+
+
+def test_the_winner_is_trained_for_as_many_epochs_as_still_fit_at_its_own_pace() -> None:
+    plan = planning.SearchPlan({}, 0, epochs=6, final_epochs=32)
+    deadlines = planning.Deadlines(search=0.0, luck=time.monotonic() + 130.0, besides=30.0)
+    ground = cast(trying.Ground, SimpleNamespace(plan=plan, deadlines=deadlines))
+    assert ending.fitting_epochs(ground, {"training": 12.0, "epochs": 6}) == 32
+    assert ending.fitting_epochs(ground, {"training": 60.0, "epochs": 6}) in (8, 9)
+    assert ending.fitting_epochs(ground, {"training": 6000.0, "epochs": 6}) == 1

@@ -51,6 +51,7 @@ def ended(ground: Ground, out: Path, source: Source, fresh_seeds: int | None) ->
         assert best is not None  # the caller has seen to it
         recipe = winning_recipe(ground, best[0])
         run, looks = _run(ground, out, source, best[0], recipe)
+        recipe = run_folder.recipe_of(run)  # an earlier call may have made it
         write_recipe(out / "winner.toml", recipe, f"Found by bestiary tune: trial {number_of(best[0])}.")
         found = _found(ground, best[0], run, out)
         found["luck"] = _luck(ground, fresh_seeds)
@@ -71,7 +72,19 @@ def left_to_others(ledger: Ledger, reporter: Reporter) -> dict[str, Any]:
 def winning_recipe(ground: Ground, trial: FrozenTrial) -> Recipe:
     """Return the recipe of a trial as the winner is trained."""
     chosen = {} if trial.user_attrs.get("default") else trial.params
-    return with_epochs(laid_over(ground.asked, chosen), ground.plan.final_epochs)
+    return with_epochs(laid_over(ground.asked, chosen), fitting_epochs(ground, trial.user_attrs["took"]))
+
+
+def fitting_epochs(ground: Ground, took: dict[str, Any]) -> int | None:
+    """Return how many epochs the winner is trained for: those planned, or as many as still fit at its own pace.
+
+    took: of its trial. A larger network, or pictures shown more often, take longer than the default was planned with.
+    """
+    final = ground.plan.final_epochs
+    if final is None or final == ground.plan.epochs or ground.deadlines.luck is None:
+        return final
+    seconds = took["training"] / took["epochs"]
+    return max(1, min(final, int((ground.deadlines.luck_room() - ground.deadlines.besides) / seconds)))
 
 
 def _run(ground: Ground, out: Path, source: Source, best: FrozenTrial, recipe: Recipe) -> tuple[Path, int]:
@@ -199,7 +212,7 @@ def _found(ground: Ground, best: FrozenTrial, run: Path, out: Path) -> dict[str,
         "page": str(out / "tune.html"),
         "chosen by": f"{ground.plan.folds} inner folds" if ground.plan.folds else "the validation split",
         "epochs of a trial": ground.plan.epochs,
-        "epochs of the winner": ground.plan.final_epochs,
+        "epochs of the winner": ground.plan.final_epochs and run_folder.resolved_of(run).train.epochs,
         "trials": counts(ground.ledger),
         "default": dict(default[0][1].__dict__) if default else None,
         "winner": _line(best),

@@ -76,7 +76,7 @@ def sentence(gain: float, fresh: Mapping[str, float | None] | None, seeds: int, 
         return "No trial was better than the default on validation: there is no gain, and no luck in it."
     chosen = f"On the pictures it was chosen by, the winner's macro-F1 is {_points(gain)} above the default's."
     if fresh is None or fresh["value"] is None:
-        return f"{chosen} There was no time to score it again: how much of that is luck of the choice is not known."
+        return f"{chosen} It was not scored again: how much of that is luck of the choice is not known."
     again = f"On {seeds} fresh split{'s' * (seeds > 1)} it is {_signed(fresh['value'])}"
     if fresh["low"] is None or fresh["high"] is None:
         return f"{chosen} {again}: once is too few to tell how much of the gain is luck of the choice."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from bestiary.errors import RecipeError
@@ -55,6 +55,7 @@ class Deadlines:
 
     search: float | None = None
     luck: float | None = None
+    besides: float = 0.0  # seconds of the winner's run, but for its training
 
     def room(self) -> float:
         """Return the seconds that are left for trials."""
@@ -73,6 +74,7 @@ class Sharing:
     luck: float
     epochs: int | None = None
     final_epochs: int | None = None
+    besides: float = 0.0
 
 
 def shared_out(asked: Recipe, estimate: Estimate, room: float, folds: int) -> Sharing:
@@ -98,7 +100,7 @@ def shared_out(asked: Recipe, estimate: Estimate, room: float, folds: int) -> Sh
     if epochs < FEWEST_EPOCHS:
         least = FEWEST_EPOCHS * (FEWEST_TRIALS * trial_epoch / (1 - LUCK_SHARE) + epoch / FINAL_SHARE)
         _refuse_too_short(left - max(least, 1.01 * left), room)
-    return _sharing(for_trials, 0.0, epochs, final)
+    return replace(_sharing(for_trials, 0.0, epochs, final), besides=room - left)
 
 
 def _sharing(left: float, one_trial: float = 0.0, epochs: int | None = None, final: int | None = None) -> Sharing:

@@ -158,6 +158,8 @@ def shown(name: str, value: Setting) -> str:
     'lite2 at 260 px, squash'
     >>> shown("train.balance", '"none"'), shown("train.learning_rate", 0.0123456)
     ('none', '0.0123')
+    >>> shown("model.filters", "[]")
+    'its own'
     """
     if isinstance(value, float):
         return f"{value:.3g}"
@@ -166,6 +168,8 @@ def shown(name: str, value: Setting) -> str:
     plain = json.loads(value)
     if name == LOOK:
         return f"{plain['model.backbone']} at {plain['picture.size']} px, {plain['picture.fit']}"
+    if plain == []:
+        return "its own"
     return plain if isinstance(plain, str) else json.dumps(plain)
 
 
@@ -243,8 +247,11 @@ def _augmentation() -> Space:
 
 
 def _filters(asked: Recipe, worth: tuple[list[int], ...]) -> Choice:
-    """Return filters to try; none, which is the network's own, stands first."""
-    return _choice(([], *(filters for filters in worth if filters != _own_filters(asked))))
+    """Return filters to try, the network's own (none) first. Small pictures have room for few stages."""
+    full = asked.resolved()
+    side = min(size for size in (full.picture.size, full.train.size_from) if size is not None)
+    fit = [filters for filters in worth if side >= 2 ** (len(filters) + 1)]
+    return _choice(([], *(filters for filters in fit if filters != _own_filters(asked))))
 
 
 def _own_filters(asked: Recipe) -> list[int]:

@@ -154,7 +154,8 @@ def _prepared(
     sharing, deadlines = _shared_out(wishes, folds, ledger, task, measure, clock), Deadlines()
     if sharing is not None and wishes.budget_seconds is not None:
         now = time.monotonic()
-        deadlines = Deadlines(now + sharing.search, now + planning.room_of(wishes.budget_seconds, clock.total))
+        end = now + planning.room_of(wishes.budget_seconds, clock.total)
+        deadlines = Deadlines(now + sharing.search, end, sharing.besides)
 
     def plan() -> tuple[dict[str, Any], Settings]:
         pictures = len(task.part("train").keys)
