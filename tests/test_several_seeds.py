@@ -186,3 +186,31 @@ def test_pairs_in_any_order_give_turned_signs() -> None:
     for one, other in itertools.permutations(given):
         (told,) = over_seeds(given, [Pair(one, other)], dict.fromkeys((0, 1), 0.2), resamples=100)["differences"]
         assert (told["accuracy"]["value"] > 0) == (one == "other")
+
+
+def right_everywhere(sizes: dict[str, int], *, seed: int) -> Scored:
+    """Answers that are all right and sure: so many pictures of each class, none of which another seed tests."""
+    labels = [label for label, size in sizes.items() for _ in range(size)]
+    keys = [f"{seed} {row:03d} 0" for row in range(len(labels))]
+    columns = {"key": keys, "path": keys, "label": labels, "predicted": labels}
+    shares = {f"p_{label}": [float(one == label) for one in labels] for label in sizes}
+    frame = pl.DataFrame({**columns, "group": [1000 * seed + row for row in range(len(labels))], **shares})
+    return Scored(str(seed), tuple(sizes), frame)
+
+
+@pytest.mark.parametrize("rare", [1, 4])
+def test_a_rare_class_that_a_draw_misses_under_a_seed_is_not_counted_as_wrong(rare: int) -> None:
+    runs = {seed: right_everywhere({"common": 40, "rare": rare, "seldom": rare}, seed=seed) for seed in range(5)}
+    found = over_seeds({"one": runs, "same": runs}, [Pair("same", "one")], dict.fromkeys(runs, 0.2), resamples=300)
+    for told in found["recipes"]:
+        assert [told["macro_f1"][key] for key in ("mean", "low", "high")] == [1.0, 1.0, 1.0]
+    assert found["differences"][0]["macro_f1"]["low"] == found["differences"][0]["macro_f1"]["high"] == 0.0
+
+
+def test_a_seed_of_which_a_draw_has_no_picture_is_left_out_of_it() -> None:
+    """Of two seeds with a picture of each class, a draw of two and two misses one in an eighth of the cases."""
+    runs = {seed: right_everywhere({"one": 1, "other": 1}, seed=seed) for seed in range(2)}
+    found = over_seeds({"a": runs, "b": runs}, [Pair("b", "a")], dict.fromkeys(runs, 0.2), resamples=300)
+    for metric in ("accuracy", "macro_f1"):
+        assert [found["recipes"][0][metric][key] for key in ("low", "high")] == [1.0, 1.0]
+        assert [one["low"] for one in found["differences"][0][metric]["by_seed"]] == [0.0, 0.0]
