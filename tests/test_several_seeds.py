@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from scipy.stats import ttest_rel
 
+from bestiary.deliver.study_page import headline
 from bestiary.errors import UserError
 from bestiary.evaluation.comparison import Scored
 from bestiary.evaluation.corrections import holm
@@ -152,6 +153,25 @@ def test_a_recipe_without_some_seeds_is_compared_over_those_that_both_have() -> 
     assert {one["recipe"]: one["seeds"] for one in found["recipes"]} == {"one": [0, 1, 2], "other": [0, 2]}
     given["other"] = {5: answers(0.9, seed=5, chance=9)}
     assert over_seeds(given, [Pair("other", "one")], dict.fromkeys(range(6), 0.2), resamples=100)["differences"] == []
+
+
+def test_recipes_are_ranked_over_the_seeds_that_all_have() -> None:
+    """The one that failed under the difficult seed has the higher mean of its own, and is not called the highest."""
+    easy, difficult = 0.9, 0.3
+    given = {
+        name: {seed: answers(score + more, seed=seed, chance=at) for seed, score in ((0, difficult), (1, easy))}
+        for at, (name, more) in enumerate((("whole", 0.05), ("failed", 0.0)))
+    }
+    del given["failed"][0]
+    found = over_seeds(given, [Pair("failed", "whole")], dict.fromkeys((0, 1), 0.2), resamples=50)
+    means = {one["recipe"]: one["macro_f1"]["mean"] for one in found["recipes"]}
+    assert means["failed"] > means["whole"]
+    assert found["common"] == [1]
+    assert headline(found).startswith("Highest mean: whole,")
+    assert "over one seed under which all recipes are finished" in headline(found)
+    given["failed"] = {2: answers(easy, seed=2, chance=1)}
+    apart = over_seeds(given, [Pair("failed", "whole")], dict.fromkeys(range(3), 0.2), resamples=50)
+    assert headline(apart).startswith("No recipe is called the highest yet")
 
 
 def test_other_test_pictures_under_the_same_seed_are_refused() -> None:

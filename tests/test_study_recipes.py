@@ -132,7 +132,7 @@ def test_a_budget_cuts_the_epochs_of_all_recipes_by_the_same_share() -> None:
     cut = scaled(entry, forecasts[0], 0.25).recipe().resolved().train
     assert (cut.epochs, cut.warmup_epochs) == (10, 2)
     assert [epochs_of(4, 0.01), epochs_of(4, 0.5)] == [1, 2]
-    with pytest.raises(RecipeError, match="--budget 5 s is too short: .* 6 trainings take"):
+    with pytest.raises(RecipeError, match="--budget is too short: it leaves 5 s for .* 6 trainings take"):
         share_within(forecasts, 2, 5)
 
 

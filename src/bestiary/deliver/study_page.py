@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from markupsafe import Markup
@@ -61,12 +62,31 @@ def difference_text(one: Mapping[str, float], metric: str) -> str:
 
 
 def headline(found: Mapping[str, Any]) -> str:
-    """Return which recipe has the highest mean, and what was told apart at all."""
-    best = max(found["recipes"], key=lambda one: one[METRIC]["mean"])
+    """Return which recipe has the highest mean over the seeds that all have, and what was told apart at all."""
     apart = [one for one in found["differences"] if one[METRIC]["verdict"] != "not told apart"]
-    seeds = f"{len(best['seeds'])} seeds" if len(best["seeds"]) > 1 else "one seed"
-    start = f"Highest mean: {best['recipe']}, macro F1 {100 * best[METRIC]['mean']:.1f} % over {seeds}."
-    return f"{start} {len(apart)} of {len(found['differences'])} differences are told apart from chance."
+    return f"{_highest(found)} {len(apart)} of {len(found['differences'])} differences are told apart from chance."
+
+
+def _highest(found: Mapping[str, Any]) -> str:
+    """Return the recipe with the highest mean in words; recipes are ranked only where they had the same seeds."""
+    common = found["common"]
+    if not common:
+        return "No recipe is called the highest yet: there is no seed under which all of them are finished."
+    means = {one["recipe"]: mean_over(one, METRIC, common) for one in found["recipes"]}
+    best = max(means, key=lambda name: means[name])
+    seeds = f"{len(common)} seeds" if len(common) > 1 else "one seed"
+    only = " under which all recipes are finished" if unequal(found) else ""
+    return f"Highest mean: {best}, macro F1 {100 * means[best]:.1f} % over {seeds}{only}."
+
+
+def mean_over(one: Mapping[str, Any], metric: str, seeds: Sequence[int]) -> float:
+    """Return the mean of a recipe's scores over some of its seeds."""
+    return mean(value for seed, value in zip(one["seeds"], one[metric]["values"], strict=True) if seed in seeds)
+
+
+def unequal(found: Mapping[str, Any]) -> bool:
+    """Return whether some recipes are finished under seeds under which others are not."""
+    return any(len(one["seeds"]) > len(found["common"]) for one in found["recipes"])
 
 
 def sentence(one: Mapping[str, Any]) -> str:
@@ -104,6 +124,7 @@ def _values(found: Mapping[str, Any]) -> dict[str, Any]:
         "version": __version__,
         "found": found,
         "headline": headline(found),
+        "unequal": unequal(found),
         "method": method(found),
         "sentences": [(one[METRIC]["verdict"], sentence(one)) for one in differences],
         "scores": scores_plot(recipes, METRIC, "Macro F1 on test pictures"),

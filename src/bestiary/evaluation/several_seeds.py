@@ -57,8 +57,9 @@ def over_seeds(
 
     answers: at least one seed of each recipe, groups numbered alike for all; shares: test pictures per training picture
     of each seed. `recipes`: by metric `mean`, `sd` over seeds (None for one seed), `values` by seed, and `low, high`,
-    its interval over pictures alone. `differences`: by metric `value, low, high, p, p_holm, verdict` and `by_seed`;
-    pairs without a seed in common are left out. Raises UserError if the recipes of a seed tested other pictures.
+    its interval over pictures alone. `common`: the seeds that all recipes have. `differences`: by metric `value, low,
+    high, p, p_holm, verdict` and `by_seed`; pairs without a seed in common are left out.
+    Raises UserError if the recipes of a seed tested other pictures.
     """
     answers = _matched(answers)
     wanted = {(name, tuple(runs)) for name, runs in answers.items()}
@@ -78,6 +79,7 @@ def over_seeds(
     return {
         "labels": labels,
         "resamples": resamples,
+        "common": sorted(set.intersection(*(set(runs) for runs in answers.values()))),
         "recipes": [_scores(name, tuple(runs), measured[name, tuple(runs)]) for name, runs in answers.items()],
         "differences": differences,
     }

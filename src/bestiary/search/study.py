@@ -22,7 +22,7 @@ import polars as pl
 from bestiary import flow, table
 from bestiary.data.preparation import Audited, divided
 from bestiary.errors import IntegrityError, InterruptedRun, MachineError, RecipeError, SourceError, UserError
-from bestiary.machine import Clock, cores, processes
+from bestiary.machine import Clock, cores, out_of_memory, processes
 from bestiary.progress import Reporter, Silent
 from bestiary.recipe import Recipe
 from bestiary.search.study_cells import (
@@ -30,7 +30,9 @@ from bestiary.search.study_cells import (
     Cell,
     Memory,
     cells_of,
+    collection_digest,
     refuse_another,
+    refuse_other_collection,
     refuse_other_splits,
     remember,
     remembered,
@@ -89,6 +91,18 @@ class Planned:
     share: float
 
 
+@dataclass(frozen=True)
+class Budget:
+    """The seconds that the whole may take, None for as long as it takes, and the clock that runs since it began."""
+
+    seconds: float | None
+    clock: Clock
+
+    def room(self) -> float | None:
+        """Return the seconds that are left for the cells, from now on."""
+        return None if self.seconds is None else self.seconds * (1 - RESERVE_SHARE) - self.clock.total
+
+
 def study(
     pictures: Path | str,
     recipes: Sequence[str] = (),
@@ -126,9 +140,8 @@ def study(
         collection, splits = _pictures(asking, place, memory, reporter)
         with _kept(place):
             # ---- The plan: how long it will take, and how many epochs fit ------------------------------------------
-            room = None if budget_seconds is None else budget_seconds * (1 - RESERVE_SHARE) - clock.total
-            planned = _planned(asking, place, splits, memory, room, reporter)
-            memory = _memory(asking, planned, splits, memory, budget_seconds)
+            planned = _planned(asking, place, splits, memory, Budget(budget_seconds, clock), reporter)
+            memory = _memory(asking, planned, collection_digest(collection.pictures), splits, memory, budget_seconds)
             facts = {**asking.source(), "seeds": list(seeds), "preset": preset}
             remember(place, memory, facts)
             table.write(collection.findings, place / FINDINGS)
@@ -184,6 +197,8 @@ def _pictures(asking: Asking, place: Path, memory: Memory | None, reporter: Repo
     )
     if again:
         collection = replace(collection, findings=table.read(place / FINDINGS, table.FINDINGS))
+    if memory is not None:
+        refuse_other_collection(place, memory, collection_digest(collection.pictures))
     splits = {seed: divided(collection, settings.data, seed=seed) for seed in asking.seeds}
     for seed, (shown, _) in splits.items():
         refuse_few_to_validate(shown, seed)
@@ -211,15 +226,15 @@ def _kept(place: Path) -> Iterator[None]:
 
 
 def _planned(
-    asking: Asking, place: Path, splits: Splits, memory: Memory | None, room: float | None, reporter: Reporter
+    asking: Asking, place: Path, splits: Splits, memory: Memory | None, budget: Budget, reporter: Reporter
 ) -> Planned:
-    """Return the recipes as they are run, after saying how long it will take. room: seconds that the budget leaves."""
+    """Return the recipes as they are run, after saying how long it will take."""
     waiting = Counter(cell.entry.name for cell in cells_of(place, asking.entries, asking.seeds) if not cell.finished)
     seed, known = asking.seeds[0], {} if memory is None else memory.recipes
     to_run = [entry for entry in asking.entries if entry.name in waiting]
     forecasts = forecast(to_run, splits[seed][0], seed=seed, threads=asking.threads)
     share = 1.0 if memory is None else memory.share
-    if memory is None and room is not None:
+    if memory is None and (room := budget.room()) is not None:  # now: measuring took a part of the budget as well
         share = share_within(list(forecasts.values()), len(asking.seeds), room)
     if waiting:
         reporter.say(announced(waiting, forecasts, share))
@@ -233,7 +248,12 @@ def _planned(
 
 
 def _memory(
-    asking: Asking, planned: Planned, splits: Splits, before: Memory | None, budget_seconds: float | None
+    asking: Asking,
+    planned: Planned,
+    collection: str,
+    splits: Splits,
+    before: Memory | None,
+    budget_seconds: float | None,
 ) -> Memory:
     """Return what the study keeps of itself, with what it kept before."""
     recipes: dict[str, dict[str, Asked]] = {
@@ -243,29 +263,45 @@ def _memory(
     digests = {str(seed): digest for seed, (_, digest) in splits.items()}
     if before is not None:
         recipes, digests = before.recipes | recipes, before.splits | digests
-    return Memory(budget_seconds, planned.share, recipes, digests)
+    return Memory(budget_seconds, planned.share, recipes, collection, digests)
 
 
 def _run(
     asking: Asking, cells: Sequence[Cell], collection: Audited, splits: Splits, results: Results, reporter: Reporter
 ) -> Study:
-    """Train the cells that are not finished, and write what came out after each. A cell that fails stops no other."""
+    """Train the cells that are not finished, write their scores after each, and what helped after each seed.
+
+    A cell that fails stops no other.
+    """
     failed = dict[str, str]()
     for number, cell in enumerate(cells, start=1):
         if cell.finished:
             continue
         reporter.say(f"Training {number} of {len(cells)}: {cell}.")
-        try:
-            _train(cell, asking, collection, splits, reporter)
-        except MachineError:
-            raise
-        except (UserError, IntegrityError) as error:
-            failed[str(cell)] = str(error)
-            reporter.say(f"{cell} failed. {error}")
+        if (cause := _failure(cell, asking, collection, splits, reporter)) is not None:
+            failed[str(cell)] = cause
+            reporter.say(f"{cell} failed. {cause}")
             _refuse_hopeless(cells, failed)
-        else:
+        results.written_of_cells(cells)
+        if number < len(cells) and cells[number].seed != cell.seed and any(one.finished for one in cells):
             results.written(cells, failed)
     return Study(results.out, results.written(cells, failed), failed)
+
+
+def _failure(cell: Cell, asking: Asking, collection: Audited, splits: Splits, reporter: Reporter) -> str | None:
+    """Train a cell, and return why that failed; None if it did not. What is no fault of the recipe is raised."""
+    try:
+        _train(cell, asking, collection, splits, reporter)
+    except MachineError:
+        raise
+    except (UserError, IntegrityError) as error:
+        return str(error)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        return f"There was not enough memory ({said}). A smaller picture.size or train.batch_size needs less."
+    return None
 
 
 def _train(cell: Cell, asking: Asking, collection: Audited, splits: Splits, reporter: Reporter) -> None:

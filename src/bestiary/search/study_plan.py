@@ -59,8 +59,9 @@ def share_within(forecasts: Sequence[Forecast], seeds: int, seconds: float) -> f
             return step / SHARES
     least = total(forecasts, seeds, 1 / SHARES)
     raise RecipeError(
-        f"--budget {spoken(seconds)} is too short: with the fewest epochs the {len(forecasts) * seeds} trainings take"
-        f" {spoken(least)}. Give more, or fewer seeds, recipes or pictures (--classes, --set picture.size=...)."
+        f"--budget is too short: it leaves {spoken(max(0.0, seconds))} for training, and with the fewest epochs the"
+        f" {len(forecasts) * seeds} trainings take {spoken(least)}. Give more, or fewer seeds, recipes or pictures"
+        " (--classes, --set picture.size=...)."
     )
 
 
