@@ -168,7 +168,7 @@ def test_recipes_are_ranked_over_the_seeds_that_all_have() -> None:
     assert means["failed"] > means["whole"]
     assert found["common"] == [1]
     assert headline(found).startswith("Highest mean: whole,")
-    assert "over one seed under which all recipes are finished" in headline(found)
+    assert "over the one seed that all recipes have. The difference is" in headline(found)
     given["failed"] = {2: answers(easy, seed=2, chance=1)}
     apart = over_seeds(given, [Pair("failed", "whole")], dict.fromkeys(range(3), 0.2), resamples=50)
     assert headline(apart).startswith("No recipe is called the highest yet")

@@ -63,8 +63,16 @@ def difference_text(one: Mapping[str, float], metric: str) -> str:
 
 def headline(found: Mapping[str, Any]) -> str:
     """Return which recipe has the highest mean over the seeds that all have, and what was told apart at all."""
-    apart = [one for one in found["differences"] if one[METRIC]["verdict"] != "not told apart"]
-    return f"{_highest(found)} {len(apart)} of {len(found['differences'])} differences are told apart from chance."
+    return f"{_highest(found)} {_apart([one[METRIC]['verdict'] for one in found['differences']])}".strip()
+
+
+def _apart(verdicts: Sequence[str]) -> str:
+    """Return how many differences are more than chance, in words."""
+    apart = sum(verdict != "not told apart" for verdict in verdicts)
+    if len(verdicts) < 2:
+        only = "more than chance would make" if apart else "no more than chance may make"
+        return f"The difference is {only}." if verdicts else ""
+    return f"{apart or 'None'} of {len(verdicts)} differences {'is' if apart < 2 else 'are'} told apart from chance."
 
 
 def _highest(found: Mapping[str, Any]) -> str:
@@ -74,8 +82,8 @@ def _highest(found: Mapping[str, Any]) -> str:
         return "No recipe is called the highest yet: there is no seed under which all of them are finished."
     means = {one["recipe"]: mean_over(one, METRIC, common) for one in found["recipes"]}
     best = max(means, key=lambda name: means[name])
-    seeds = f"{len(common)} seeds" if len(common) > 1 else "one seed"
-    only = " under which all recipes are finished" if unequal(found) else ""
+    only = " that all recipes have" if unequal(found) else ""
+    seeds = f"the {len(common)} seeds" if len(common) > 1 else "the one seed"
     return f"Highest mean: {best}, macro F1 {100 * means[best]:.1f} % over {seeds}{only}."
 
 
@@ -94,7 +102,7 @@ def sentence(one: Mapping[str, Any]) -> str:
     told = one[METRIC]
     return (
         f"{one['recipe']} against {one['against']}: {told['verdict']},"
-        f" {difference_text(told, METRIC)} points of macro F1, p = {told['p_holm']:.3g}."
+        f" {difference_text(told, METRIC)} points of macro F1, p\u00a0=\u00a0{told['p_holm']:.3g}."
     )
 
 
@@ -106,14 +114,15 @@ def method(found: Mapping[str, Any]) -> str:
         f" {found['resamples']:,} resamples of groups of duplicates, the same for both recipes and for all seeds"
     )
     over = (
-        f"; and over the {seeds} seeds, from Student's t with the variance of overlapping splits (Nadeau and Bengio"
-        " 2003); the wider of both on either side, the larger p."
+        "; and over the seeds that both have, from Student's t with the variance of overlapping splits (Nadeau and"
+        " Bengio 2003); the wider of both on either side, the larger p."
         if seeds > 1
         else ". There is one seed: how much another split or training would change is not in them."
     )
     return (
-        f"{pictures}{over} p is corrected for {len(found['differences'])} differences (Holm). ±: sd over seeds. The"
-        " highest of several means is a little too high: part of what made it the highest is luck."
+        f"{pictures}{over} p is corrected for the number of differences, {len(found['differences'])} (Holm). ±:"
+        " standard deviation over seeds. The highest of several means is a little too high: part of what made it the"
+        " highest is luck."
     )
 
 
@@ -125,6 +134,7 @@ def _values(found: Mapping[str, Any]) -> dict[str, Any]:
         "found": found,
         "headline": headline(found),
         "unequal": unequal(found),
+        "to_come": [cell for cell in found["missing"] if cell not in found["failed"]],
         "method": method(found),
         "sentences": [(one[METRIC]["verdict"], sentence(one)) for one in differences],
         "scores": scores_plot(recipes, METRIC, "Macro F1 on test pictures"),

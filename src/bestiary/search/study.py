@@ -37,7 +37,7 @@ from bestiary.search.study_cells import (
     remember,
     remembered,
 )
-from bestiary.search.study_plan import announced, forecast, scaled, share_within
+from bestiary.search.study_plan import announced, forecast, scaled, share_within, unlooked
 from bestiary.search.study_recipes import LIMITS, Asked, Entry, pairs_of, read_entries
 from bestiary.search.study_results import Results
 from bestiary.training.budget import RESERVE_SHARE
@@ -191,7 +191,7 @@ def _pictures(asking: Asking, place: Path, memory: Memory | None, reporter: Repo
         asking.pictures,
         labels=asking.labels,
         corrections=asking.corrections,
-        recipe=_unlooked(settings) if again else settings,
+        recipe=unlooked(settings) if again else settings,
         threads=asking.threads,
         reporter=SILENT if again else reporter,
     )
@@ -205,11 +205,6 @@ def _pictures(asking: Asking, place: Path, memory: Memory | None, reporter: Repo
     if memory is not None:
         refuse_other_splits(place, memory, {str(seed): digest for seed, (_, digest) in splits.items()})
     return collection, splits
-
-
-def _unlooked(settings: Recipe) -> Recipe:
-    asked = settings.asked()
-    return Recipe.of(asked | {"data": asked["data"] | {"suspects": False}})
 
 
 @contextmanager
