@@ -89,7 +89,7 @@ def _highest(found: Mapping[str, Any]) -> str:
 
 def mean_over(one: Mapping[str, Any], metric: str, seeds: Sequence[int]) -> float:
     """Return the mean of a recipe's scores over some of its seeds."""
-    return mean(value for seed, value in zip(one["seeds"], one[metric]["values"], strict=True) if seed in seeds)
+    return mean(float(value) for seed, value in zip(one["seeds"], one[metric]["values"], strict=True) if seed in seeds)
 
 
 def unequal(found: Mapping[str, Any]) -> bool:
