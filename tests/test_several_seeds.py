@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from scipy.stats import ttest_rel
 
+from bestiary.deliver.study_page import headline
 from bestiary.errors import UserError
 from bestiary.evaluation.comparison import Scored
 from bestiary.evaluation.corrections import holm
@@ -154,6 +155,25 @@ def test_a_recipe_without_some_seeds_is_compared_over_those_that_both_have() -> 
     assert over_seeds(given, [Pair("other", "one")], dict.fromkeys(range(6), 0.2), resamples=100)["differences"] == []
 
 
+def test_recipes_are_ranked_over_the_seeds_that_all_have() -> None:
+    """The one that failed under the difficult seed has the higher mean of its own, and is not called the highest."""
+    easy, difficult = 0.9, 0.3
+    given = {
+        name: {seed: answers(score + more, seed=seed, chance=at) for seed, score in ((0, difficult), (1, easy))}
+        for at, (name, more) in enumerate((("whole", 0.05), ("failed", 0.0)))
+    }
+    del given["failed"][0]
+    found = over_seeds(given, [Pair("failed", "whole")], dict.fromkeys((0, 1), 0.2), resamples=50)
+    means = {one["recipe"]: one["macro_f1"]["mean"] for one in found["recipes"]}
+    assert means["failed"] > means["whole"]
+    assert found["common"] == [1]
+    assert headline(found).startswith("Highest mean: whole,")
+    assert "over the one seed that all recipes have. The difference is" in headline(found)
+    given["failed"] = {2: answers(easy, seed=2, chance=1)}
+    apart = over_seeds(given, [Pair("failed", "whole")], dict.fromkeys(range(3), 0.2), resamples=50)
+    assert headline(apart).startswith("No recipe is called the highest yet")
+
+
 def test_other_test_pictures_under_the_same_seed_are_refused() -> None:
     given = of_recipes({"one": 0.6, "other": 0.9}, (0, 1))
     given["other"][1] = answers(0.9, seed=1, chance=1, first=1001)
@@ -186,3 +206,31 @@ def test_pairs_in_any_order_give_turned_signs() -> None:
     for one, other in itertools.permutations(given):
         (told,) = over_seeds(given, [Pair(one, other)], dict.fromkeys((0, 1), 0.2), resamples=100)["differences"]
         assert (told["accuracy"]["value"] > 0) == (one == "other")
+
+
+def right_everywhere(sizes: dict[str, int], *, seed: int) -> Scored:
+    """Answers that are all right and sure: so many pictures of each class, none of which another seed tests."""
+    labels = [label for label, size in sizes.items() for _ in range(size)]
+    keys = [f"{seed} {row:03d} 0" for row in range(len(labels))]
+    columns = {"key": keys, "path": keys, "label": labels, "predicted": labels}
+    shares = {f"p_{label}": [float(one == label) for one in labels] for label in sizes}
+    frame = pl.DataFrame({**columns, "group": [1000 * seed + row for row in range(len(labels))], **shares})
+    return Scored(str(seed), tuple(sizes), frame)
+
+
+@pytest.mark.parametrize("rare", [1, 4])
+def test_a_rare_class_that_a_draw_misses_under_a_seed_is_not_counted_as_wrong(rare: int) -> None:
+    runs = {seed: right_everywhere({"common": 40, "rare": rare, "seldom": rare}, seed=seed) for seed in range(5)}
+    found = over_seeds({"one": runs, "same": runs}, [Pair("same", "one")], dict.fromkeys(runs, 0.2), resamples=300)
+    for told in found["recipes"]:
+        assert [told["macro_f1"][key] for key in ("mean", "low", "high")] == [1.0, 1.0, 1.0]
+    assert found["differences"][0]["macro_f1"]["low"] == found["differences"][0]["macro_f1"]["high"] == 0.0
+
+
+def test_a_seed_of_which_a_draw_has_no_picture_is_left_out_of_it() -> None:
+    """Of two seeds with a picture of each class, a draw of two and two misses one in an eighth of the cases."""
+    runs = {seed: right_everywhere({"one": 1, "other": 1}, seed=seed) for seed in range(2)}
+    found = over_seeds({"a": runs, "b": runs}, [Pair("b", "a")], dict.fromkeys(runs, 0.2), resamples=300)
+    for metric in ("accuracy", "macro_f1"):
+        assert [found["recipes"][0][metric][key] for key in ("low", "high")] == [1.0, 1.0]
+        assert [one["low"] for one in found["differences"][0][metric]["by_seed"]] == [0.0, 0.0]

@@ -28,6 +28,7 @@ from bestiary.search.study import Study, study
 from bestiary.search.study_cells import refuse_other_splits, remembered
 from bestiary.search.study_plan import Forecast
 from bestiary.search.study_recipes import read_entries
+from bestiary.search.study_results import Results
 from bestiary.training.budget import Estimate
 from bestiary.training.session import held
 
@@ -226,7 +227,58 @@ def test_a_cell_that_fails_is_named_and_stops_no_other(
         "good": [0, 1],
     }
     assert found.results["missing"] == ["good, seed 2"]
-    assert "a picture has changed" in (out / "study.html").read_text()
+    page = (out / "study.html").read_text()
+    assert "a picture has changed" in page
+    assert "Not all recipes have the same seeds" in page
+    assert "still to come" not in page
+
+
+def test_a_cell_without_enough_memory_stops_no_other(
+    done: Study, faulty: DrawnCollection, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = shutil.copytree(done.path, tmp_path / "large")
+    (out / "cells" / "good" / "seed-0" / "metrics.json").unlink()
+
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: 4 GB\nframe 0")
+
+    monkeypatch.setattr(flow, "resume", fails)
+    failed = again(done, faulty, written, out=out).failed
+    assert list(failed) == ["good, seed 0"]
+    assert "not enough memory (DefaultCPUAllocator: can't allocate memory: 4 GB)" in failed["good, seed 0"]
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(flow, "resume", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        again(done, faulty, written, out=out)
+
+
+def test_differences_are_computed_once_a_seed_and_cells_are_told_of_after_each(
+    done: Study, faulty: DrawnCollection, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = shutil.copytree(done.path, tmp_path / "told")
+    for path in [*out.glob("cells/*/seed-[01]/metrics.json"), out / "cells.csv", out / "study.html"]:
+        path.unlink()
+    told, whole = list[tuple[int, bool]](), Results.written
+
+    def trained(run: Path, **_: object) -> None:
+        cells = out / "cells.csv"
+        told.append((len(cells.read_text().splitlines()) if cells.exists() else 0, (out / "study.html").exists()))
+        shutil.copy(done.path / "cells" / run.parent.name / run.name / "metrics.json", run)
+
+    def counted(self: Results, *given: Any) -> dict[str, Any]:
+        computed.append(1)
+        return whole(self, *given)
+
+    computed = list[int]()
+    monkeypatch.setattr(flow, "resume", trained)
+    monkeypatch.setattr(Results, "written", counted)
+    assert again(done, faulty, written, out=out).results["differences"] == done.results["differences"]
+    assert [lines for lines, _ in told] == [0, 4, 5, 6]
+    assert [page for _, page in told] == [False, False, True, True]
+    assert len(computed) == 3  # after seeds 0 and 1, and at the end
 
 
 def test_a_study_in_which_everything_fails_stops_after_three(
@@ -307,8 +359,11 @@ def test_another_budget_is_refused(done: Study, faulty: DrawnCollection, written
 
 
 def test_other_pictures_are_refused(done: Study, collection: DrawnCollection, written: Path) -> None:
-    with pytest.raises(RunError, match="The pictures are not those that .* seed 0 splits them otherwise"):
-        again(done, collection, written)
+    for seeds in (SEEDS, (3, 4)):
+        with pytest.raises(RunError, match="The pictures are not those that .* began with"):
+            again(done, collection, written, seeds=seeds)
     memory = remembered(done.path)
     assert memory is not None
     refuse_other_splits(done.path, memory, memory.splits)
+    with pytest.raises(RunError, match="Seed 0 splits the pictures otherwise"):
+        refuse_other_splits(done.path, memory, {"0": "another"})

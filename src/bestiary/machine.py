@@ -27,6 +27,14 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory was too small: Python's own, or torch's of a processor or a card."""
+    torch = sys.modules.get("torch")
+    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
 def processes() -> int:
     """Return how many processes `torchrun` started to do one job together; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))

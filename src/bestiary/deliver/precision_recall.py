@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from bestiary.deliver.svg import escape_label, percent_text, segment, text
 from bestiary.evaluation.intervals import Floats
+from bestiary.evaluation.ranking import Ranked, weakest
 
 SHOWN = 12  # classes, the weakest first
 SIDE, LEFT, TOP, BOTTOM, RIGHT = 150.0, 30.0, 6.0, 20.0, 6.0
@@ -29,26 +30,10 @@ class ClassCurve:
 
 def class_curves(test: pl.DataFrame, labels: Sequence[str]) -> list[ClassCurve]:
     """Return the curves of the classes with the lowest average precision; of classes that have test pictures."""
-    from sklearn.metrics import average_precision_score, precision_recall_curve
-
-    measured: list[tuple[float, str]] = []
-    for label in labels:
-        truth = (test["label"] == label).to_numpy()
-        if truth.any() and f"p_{label}" in test.columns:
-            measured.append((float(average_precision_score(truth, test[f"p_{label}"].to_numpy())), label))
-    curves = []
-    for average, label in sorted(measured)[:SHOWN]:
-        truth = (test["label"] == label).to_numpy()
-        precision, recall, _ = precision_recall_curve(truth, test[f"p_{label}"].to_numpy())
-        said = (test["predicted"] == label).to_numpy()
-        shipped = (float(truth[said].mean()), float(said[truth].mean())) if said.any() else None
-        curves.append(ClassCurve(label, average, int(truth.sum()), _drawn(label, average, precision, recall, shipped)))
-    return curves
+    return [ClassCurve(one.label, one.average, one.pictures, _drawn(one)) for one in weakest(test, labels, SHOWN)]
 
 
-def _drawn(
-    label: str, average: float, precision: Floats, recall: Floats, shipped: tuple[float, float] | None
-) -> Markup:
+def _drawn(one: Ranked) -> Markup:
     """Return the plot: precision (upwards) against recall, both from 0 to 100 %, and a dot where the labels stand."""
     width, height = SIDE + LEFT + RIGHT, SIDE + TOP + BOTTOM
     parts = [segment(LEFT, TOP + y * SIDE, LEFT + SIDE, TOP + y * SIDE, "ink-grid") for y in (0, 0.5)]
@@ -57,11 +42,11 @@ def _drawn(
     parts.append(segment(LEFT, TOP, LEFT, TOP + SIDE, "ink-muted"))
     parts += [text(LEFT - 5, TOP + (1 - y) * SIDE + 4, f"{100 * y:.0f}", "end small") for y in (0, 0.5, 1)]
     parts += [text(LEFT + x * SIDE, TOP + SIDE + 15, f"{100 * x:.0f}", "middle small") for x in (0, 0.5, 1)]
-    parts.append(f'<polyline class="ink-right" points="{_steps(precision, recall)}"/>')
-    if shipped is not None:
-        x, y = LEFT + shipped[1] * SIDE, TOP + (1 - shipped[0]) * SIDE
+    parts.append(f'<polyline class="ink-right" points="{_steps(one.precision, one.recall)}"/>')
+    if one.shipped is not None:
+        x, y = LEFT + one.shipped[1] * SIDE, TOP + (1 - one.shipped[0]) * SIDE
         parts.append(f'<circle class="fill-wrong" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
-    spoken = f"{label}: precision against recall, average precision {percent_text(average)}"
+    spoken = f"{one.label}: precision against recall, average precision {percent_text(one.average)}"
     head = f'<svg class="plot" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape_label(spoken)}">'
     return Markup(head) + Markup("".join(parts)) + Markup("</svg>")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from markupsafe import Markup
@@ -61,13 +62,39 @@ def difference_text(one: Mapping[str, float], metric: str) -> str:
 
 
 def headline(found: Mapping[str, Any]) -> str:
-    """Return which recipe has the highest mean, and what was told apart at all."""
-    best = max(found["recipes"], key=lambda one: one[METRIC]["mean"])
-    apart = [one for one in found["differences"] if one[METRIC]["verdict"] != "not told apart"]
-    seeds = f"{len(best['seeds'])} seeds" if len(best["seeds"]) > 1 else "one seed"
-    start = f"Highest mean: {best['recipe']}, macro F1 {100 * best[METRIC]['mean']:.1f} % over {seeds}."
-    what = "chance" if len(best["seeds"]) > 1 else "chance in the pictures; that in training takes more seeds to see"
-    return f"{start} {len(apart)} of {len(found['differences'])} differences are told apart from {what}."
+    """Return which recipe has the highest mean over the seeds that all have, and what was told apart at all."""
+    return f"{_highest(found)} {_apart([one[METRIC]['verdict'] for one in found['differences']])}".strip()
+
+
+def _apart(verdicts: Sequence[str]) -> str:
+    """Return how many differences are more than chance, in words."""
+    apart = sum(verdict != "not told apart" for verdict in verdicts)
+    if len(verdicts) < 2:
+        only = "more than chance would make" if apart else "no more than chance may make"
+        return f"The difference is {only}." if verdicts else ""
+    return f"{apart or 'None'} of {len(verdicts)} differences {'is' if apart < 2 else 'are'} told apart from chance."
+
+
+def _highest(found: Mapping[str, Any]) -> str:
+    """Return the recipe with the highest mean in words; recipes are ranked only where they had the same seeds."""
+    common = found["common"]
+    if not common:
+        return "No recipe is called the highest yet: there is no seed under which all of them are finished."
+    means = {one["recipe"]: mean_over(one, METRIC, common) for one in found["recipes"]}
+    best = max(means, key=lambda name: means[name])
+    only = " that all recipes have" if unequal(found) else ""
+    seeds = f"the {len(common)} seeds" if len(common) > 1 else "the one seed"
+    return f"Highest mean: {best}, macro F1 {100 * means[best]:.1f} % over {seeds}{only}."
+
+
+def mean_over(one: Mapping[str, Any], metric: str, seeds: Sequence[int]) -> float:
+    """Return the mean of a recipe's scores over some of its seeds."""
+    return mean(float(value) for seed, value in zip(one["seeds"], one[metric]["values"], strict=True) if seed in seeds)
+
+
+def unequal(found: Mapping[str, Any]) -> bool:
+    """Return whether some recipes are finished under seeds under which others are not."""
+    return any(len(one["seeds"]) > len(found["common"]) for one in found["recipes"])
 
 
 def sentence(one: Mapping[str, Any]) -> str:
@@ -75,7 +102,7 @@ def sentence(one: Mapping[str, Any]) -> str:
     told = one[METRIC]
     return (
         f"{one['recipe']} against {one['against']}: {told['verdict']},"
-        f" {difference_text(told, METRIC)} points of macro F1, p = {told['p_holm']:.3g}."
+        f" {difference_text(told, METRIC)} points of macro F1, p\u00a0=\u00a0{told['p_holm']:.3g}."
     )
 
 
@@ -87,14 +114,15 @@ def method(found: Mapping[str, Any]) -> str:
         f" {found['resamples']:,} resamples of groups of duplicates, the same for both recipes and for all seeds"
     )
     over = (
-        f"; and over the {seeds} seeds, from Student's t with the variance of overlapping splits (Nadeau and Bengio"
-        " 2003); the wider of both on either side, the larger p."
+        "; and over the seeds that both have, from Student's t with the variance of overlapping splits (Nadeau and"
+        " Bengio 2003); the wider of both on either side, the larger p."
         if seeds > 1
         else ". There is one seed: how much another split or training would change is not in them."
     )
     return (
-        f"{pictures}{over} p is corrected for {len(found['differences'])} differences (Holm). ±: sd over seeds. The"
-        " highest of several means is a little too high: part of what made it the highest is luck."
+        f"{pictures}{over} p is corrected for the number of differences, {len(found['differences'])} (Holm). ±:"
+        " standard deviation over seeds. The highest of several means is a little too high: part of what made it the"
+        " highest is luck."
     )
 
 
@@ -105,6 +133,8 @@ def _values(found: Mapping[str, Any]) -> dict[str, Any]:
         "version": __version__,
         "found": found,
         "headline": headline(found),
+        "unequal": unequal(found),
+        "to_come": [cell for cell in found["missing"] if cell not in found["failed"]],
         "method": method(found),
         "sentences": [(one[METRIC]["verdict"], sentence(one)) for one in differences],
         "scores": scores_plot(recipes, METRIC, "Macro F1 on test pictures"),

@@ -91,7 +91,7 @@ def compared(runs: Sequence[Scored], *, resamples: int = 2000, seed: int = 0) ->
     truth = np.array([place[label] for label in first["label"]], np.int64)
     groups = np.unique(first["group"].to_numpy(), return_inverse=True)[1].astype(np.int64)
     used = np.flatnonzero(np.bincount(truth, minlength=len(labels)))
-    values, draws = _resampled(runs, truth, groups, labels, used, resamples, seed)
+    values, draws = _resampled(runs, truth, groups, labels, resamples, seed)
     rights = [np.asarray(run.answers["predicted"] == run.answers["label"]) for run in runs]
     differences: list[dict[str, Any]] = [
         {
@@ -159,7 +159,6 @@ def _resampled(
     truth: Integers,
     groups: Integers,
     labels: list[str],
-    used: Integers,
     resamples: int,
     seed: int,
 ) -> tuple[list[dict[str, float]], list[dict[str, Floats]]]:
@@ -176,14 +175,17 @@ def _resampled(
             intervals.resampled_sums(rows, truth, groups, resamples=resamples, seed=seed),
             len(labels),
         )
-        values.append({name: float(figure(whole, name, used)[0]) for name in COMPARED})
-        draws.append({name: figure(drawn, name, used) for name in COMPARED})
+        values.append({name: float(figure(whole, name)[0]) for name in COMPARED})
+        draws.append({name: figure(drawn, name) for name in COMPARED})
     return values, draws
 
 
-def figure(sums: Sums, name: str, used: Integers) -> Floats:
-    """Return a metric per resample; macro-F1 over the classes that have test pictures here."""
-    return sums.f1()[:, used].mean(axis=1) if name == "macro_f1" else sums.metric(name)
+def figure(sums: Sums, name: str) -> Floats:
+    """Return a metric per resample; macro-F1 over the classes that have pictures in it, for others have no F1."""
+    if name != "macro_f1":
+        return sums.metric(name)
+    there = sums.pictures > 0
+    return np.asarray((sums.f1() * there).sum(axis=1) / there.sum(axis=1))
 
 
 def shares_of(run: Scored, labels: Sequence[str]) -> Floats:

@@ -4,7 +4,8 @@ A seed decides the split and all chance in training; every recipe of a seed answ
 difference of two recipes is the mean over seeds of their differences. Two things make it uncertain, and its 95 %
 interval is the wider of both on either side, its p the larger:
 - over pictures: whole groups of duplicates are resampled, the same draw for both recipes and for every seed, so that a
-  picture that several seeds test is one piece of evidence (paired bootstrap, 2.5 and 97.5 % points);
+  picture that several seeds test is one piece of evidence (paired bootstrap, 2.5 and 97.5 % points); a class, or a
+  seed, of which a draw has no picture is left out of its mean, for both recipes: nothing was asked of it;
 - over seeds, from two on: Student's t over the seeds' differences, whose variance is multiplied by 1 / seeds + test
   pictures / training pictures instead of 1 / seeds, because the seeds share pictures (Nadeau and Bengio 2003).
 With a single seed only the first is known: another training might come out otherwise. The p values of one metric are
@@ -56,8 +57,9 @@ def over_seeds(
 
     answers: at least one seed of each recipe, groups numbered alike for all; shares: test pictures per training picture
     of each seed. `recipes`: by metric `mean`, `sd` over seeds (None for one seed), `values` by seed, and `low, high`,
-    its interval over pictures alone. `differences`: by metric `value, low, high, p, p_holm, verdict` and `by_seed`;
-    pairs without a seed in common are left out. Raises UserError if the recipes of a seed tested other pictures.
+    its interval over pictures alone. `common`: the seeds that all recipes have. `differences`: by metric `value, low,
+    high, p, p_holm, verdict` and `by_seed`; pairs without a seed in common are left out.
+    Raises UserError if the recipes of a seed tested other pictures.
     """
     answers = _matched(answers)
     wanted = {(name, tuple(runs)) for name, runs in answers.items()}
@@ -77,6 +79,7 @@ def over_seeds(
     return {
         "labels": labels,
         "resamples": resamples,
+        "common": sorted(set.intersection(*(set(runs) for runs in answers.values()))),
         "recipes": [_scores(name, tuple(runs), measured[name, tuple(runs)]) for name, runs in answers.items()],
         "differences": differences,
     }
@@ -123,7 +126,7 @@ def _measured(runs: Sequence[Scored], labels: list[str], resamples: int, seed: i
         seed=seed,
     )
     whole = np.concatenate([np.asarray(one.sum(axis=0), np.float64) for one in rows]).reshape(1, -1)
-    return Measured(_figures(whole, width, truths, labels), _figures(drawn, width, truths, labels))
+    return Measured(_figures(whole, width, labels), _figures(drawn, width, labels))
 
 
 def _rows(run: Scored, truth: Integers, labels: list[str]) -> sparse.csr_array:
@@ -131,20 +134,24 @@ def _rows(run: Scored, truth: Integers, labels: list[str]) -> sparse.csr_array:
     return sums_by_picture(truth, shares.argmax(axis=1), shares)
 
 
-def _figures(sums: Floats, width: int, truths: Sequence[Integers], labels: list[str]) -> dict[str, Floats]:
+def _figures(sums: Floats, width: int, labels: list[str]) -> dict[str, Floats]:
     """Return by metric the figure of each seed, (rows of sums, seeds); `width` columns of the sums are one seed's."""
-    parts = [Sums(sums[:, at * width : (at + 1) * width], len(labels)) for at in range(len(truths))]
-    used = [np.flatnonzero(np.bincount(truth, minlength=len(labels))) for truth in truths]
-    return {
-        name: np.stack([figure(part, name, own) for part, own in zip(parts, used, strict=True)], axis=1)
-        for name in COMPARED
-    }
+    parts = [sums[:, at : at + width] for at in range(0, sums.shape[1], width)]
+    return {name: np.stack([_figure(part, name, labels) for part in parts], axis=1) for name in COMPARED}
+
+
+def _figure(sums: Floats, name: str, labels: list[str]) -> Floats:
+    """Return a metric per row of the sums of a seed; NaN where a resample drew none of its pictures."""
+    found = np.full(len(sums), np.nan)
+    there = Sums(sums, len(labels)).n > 0
+    found[there] = figure(Sums(sums[there], len(labels)), name)
+    return found
 
 
 def _scores(name: str, seeds: tuple[int, ...], found: Measured) -> dict[str, Any]:
     scores: dict[str, Any] = {"recipe": name, "seeds": list(seeds)}
     for metric in COMPARED:
-        values, draws = found.values[metric][0], found.draws[metric].mean(axis=1)
+        values, draws = found.values[metric][0], np.nanmean(found.draws[metric], axis=1)
         low, high = intervals.percentiles(draws, float(values.mean()))
         sd = float(values.std(ddof=1)) if len(seeds) > 1 else None
         scores[metric] = {"mean": float(values.mean()), "sd": sd, "low": low, "high": high, "values": values.tolist()}
@@ -159,10 +166,11 @@ def _difference(
     for metric in COMPARED:
         values = (this.values[metric] - other.values[metric])[0]
         draws = this.draws[metric] - other.draws[metric]
-        by_seed = [difference_of(float(value), draws[:, at]) for at, value in enumerate(values)]
+        of_seeds = [one[~np.isnan(one)] for one in draws.T]
+        by_seed = [difference_of(float(value), one) for value, one in zip(values, of_seeds, strict=True)]
         own = [{"seed": one, **told} for one, told in zip(seeds, by_seed, strict=True)]
         most = math.inf if metric in LOWER_IS_BETTER else 1.0  # two rates differ by 1 at most
-        found[metric] = {**_wider(values.tolist(), draws.mean(axis=1), share, most), "by_seed": own}
+        found[metric] = {**_wider(values.tolist(), np.nanmean(draws, axis=1), share, most), "by_seed": own}
     return found
 
 

@@ -22,7 +22,7 @@ import polars as pl
 from bestiary import flow, table
 from bestiary.data.preparation import Audited, divided
 from bestiary.errors import IntegrityError, InterruptedRun, MachineError, RecipeError, SourceError, UserError
-from bestiary.machine import Clock, cores, processes
+from bestiary.machine import Clock, cores, out_of_memory, processes
 from bestiary.progress import Reporter, Silent
 from bestiary.recipe import Recipe
 from bestiary.search.study_cells import (
@@ -30,12 +30,14 @@ from bestiary.search.study_cells import (
     Cell,
     Memory,
     cells_of,
+    collection_digest,
     refuse_another,
+    refuse_other_collection,
     refuse_other_splits,
     remember,
     remembered,
 )
-from bestiary.search.study_plan import announced, forecast, scaled, share_within
+from bestiary.search.study_plan import announced, forecast, scaled, share_within, unlooked
 from bestiary.search.study_recipes import LIMITS, Asked, Entry, pairs_of, read_entries
 from bestiary.search.study_results import Results
 from bestiary.training.session import LOCK, held
@@ -126,7 +128,7 @@ def study(
         with _kept(place):
             # ---- The plan: how long it will take, and how many epochs fit ------------------------------------------
             planned = _planned(asking, place, splits, memory, budget_seconds, clock, reporter)
-            memory = _memory(asking, planned, splits, memory, budget_seconds)
+            memory = _memory(asking, planned, collection_digest(collection.pictures), splits, memory, budget_seconds)
             facts = {**asking.source(), "seeds": list(seeds), "preset": preset}
             remember(place, memory, facts)
             table.write(collection.findings, place / FINDINGS)
@@ -176,23 +178,20 @@ def _pictures(asking: Asking, place: Path, memory: Memory | None, reporter: Repo
         asking.pictures,
         labels=asking.labels,
         corrections=asking.corrections,
-        recipe=_unlooked(settings) if again else settings,
+        recipe=unlooked(settings) if again else settings,
         threads=asking.threads,
         reporter=SILENT if again else reporter,
     )
     if again:
         collection = replace(collection, findings=table.read(place / FINDINGS, table.FINDINGS))
+    if memory is not None:
+        refuse_other_collection(place, memory, collection_digest(collection.pictures))
     splits = {seed: divided(collection, settings.data, seed=seed) for seed in asking.seeds}
     for seed, (shown, _) in splits.items():
         refuse_few_to_validate(shown, seed)
     if memory is not None:
         refuse_other_splits(place, memory, {str(seed): digest for seed, (_, digest) in splits.items()})
     return collection, splits
-
-
-def _unlooked(settings: Recipe) -> Recipe:
-    asked = settings.asked()
-    return Recipe.of(asked | {"data": asked["data"] | {"suspects": False}})
 
 
 @contextmanager
@@ -242,7 +241,12 @@ def _planned(
 
 
 def _memory(
-    asking: Asking, planned: Planned, splits: Splits, before: Memory | None, budget_seconds: float | None
+    asking: Asking,
+    planned: Planned,
+    collection: str,
+    splits: Splits,
+    before: Memory | None,
+    budget_seconds: float | None,
 ) -> Memory:
     """Return what the study keeps of itself, with what it kept before."""
     recipes: dict[str, dict[str, Asked]] = {
@@ -252,29 +256,45 @@ def _memory(
     digests = {str(seed): digest for seed, (_, digest) in splits.items()}
     if before is not None:
         recipes, digests = before.recipes | recipes, before.splits | digests
-    return Memory(budget_seconds, planned.share, recipes, digests)
+    return Memory(budget_seconds, planned.share, recipes, collection, digests)
 
 
 def _run(
     asking: Asking, cells: Sequence[Cell], collection: Audited, splits: Splits, results: Results, reporter: Reporter
 ) -> Study:
-    """Train the cells that are not finished, and write what came out after each. A cell that fails stops no other."""
+    """Train the cells that are not finished, write their scores after each, and what helped after each seed.
+
+    A cell that fails stops no other.
+    """
     failed = dict[str, str]()
     for number, cell in enumerate(cells, start=1):
         if cell.finished:
             continue
         reporter.say(f"Training {number} of {len(cells)}: {cell}.")
-        try:
-            _train(cell, asking, collection, splits, reporter)
-        except MachineError:
-            raise
-        except (UserError, IntegrityError) as error:
-            failed[str(cell)] = str(error)
-            reporter.say(f"{cell} failed. {error}")
+        if (cause := _failure(cell, asking, collection, splits, reporter)) is not None:
+            failed[str(cell)] = cause
+            reporter.say(f"{cell} failed. {cause}")
             _refuse_hopeless(cells, failed)
-        else:
+        results.written_of_cells(cells)
+        if number < len(cells) and cells[number].seed != cell.seed and any(one.finished for one in cells):
             results.written(cells, failed)
     return Study(results.out, results.written(cells, failed), failed)
+
+
+def _failure(cell: Cell, asking: Asking, collection: Audited, splits: Splits, reporter: Reporter) -> str | None:
+    """Train a cell, and return why that failed; None if it did not. What is no fault of the recipe is raised."""
+    try:
+        _train(cell, asking, collection, splits, reporter)
+    except MachineError:
+        raise
+    except (UserError, IntegrityError) as error:
+        return str(error)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        return f"There was not enough memory ({said}). A smaller picture.size or train.batch_size needs less."
+    return None
 
 
 def _train(cell: Cell, asking: Asking, collection: Audited, splits: Splits, reporter: Reporter) -> None:

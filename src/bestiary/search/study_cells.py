@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import polars as pl
 
 from bestiary.errors import MachineError, RunError
 from bestiary.search.study_recipes import Asked, Entry
@@ -42,13 +45,14 @@ class Cell:
 class Memory:
     """What a study was asked when it began, as its folder keeps it: recipes and splits by what they are.
 
-    share: of the epochs that were asked for; recipes: as they were asked for and as they are run; splits: the digest
-    of who is where, by seed.
+    share: of the epochs that were asked for; recipes: as they were asked for and as they are run; collection: the
+    digest of the pictures; splits: that of who is where, by seed.
     """
 
     budget_seconds: float | None
     share: float
     recipes: dict[str, dict[str, Asked]]
+    collection: str
     splits: dict[str, str]
 
 
@@ -96,13 +100,30 @@ def refuse_another(out: Path, memory: Memory, entries: Sequence[Entry], budget_s
             )
 
 
+def collection_digest(pictures: pl.DataFrame) -> str:
+    """Return a short digest of what the pictures are: content, label and whether it is used, in the order of rows."""
+    used = pl.col("error").is_null().cast(pl.String)
+    lines = pictures.sort("row_id").select(pl.concat_str(pl.col("sha256", "label").fill_null(""), used, separator=" "))
+    return hashlib.sha256("\n".join(lines.to_series().to_list()).encode()).hexdigest()[:16]
+
+
+def refuse_other_collection(out: Path, memory: Memory, collection: str) -> None:
+    """Raise RunError if pictures have come, gone or changed, or their labels, since the study began."""
+    if memory.collection != collection:
+        raise RunError(
+            f"The pictures are not those that {out} began with: some have come, gone, or got another content or label"
+            " since. Recipes are compared on the same pictures: bring back the pictures, labels, classes and"
+            " corrections of then, or choose another --out."
+        )
+
+
 def refuse_other_splits(out: Path, memory: Memory, splits: Mapping[str, str]) -> None:
-    """Raise RunError if the pictures, or how a seed splits them, are not those the study began with."""
+    """Raise RunError if a seed splits the pictures otherwise than when the study began."""
     for seed, digest in splits.items():
         if memory.splits.get(seed, digest) != digest:
             raise RunError(
-                f"The pictures are not those that {out} began with: seed {seed} splits them otherwise than before."
-                " Bring back the pictures, labels and corrections of then, or choose another --out."
+                f"Seed {seed} splits the pictures otherwise than when {out} began. Bring back the settings of `data`"
+                " (parts, duplicates) of then, or choose another --out."
             )
 
 

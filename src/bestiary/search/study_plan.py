@@ -43,7 +43,7 @@ def forecast(entries: Sequence[Entry], shown: pl.DataFrame, *, seed: int, thread
     measure, found = Measure(), dict[str, Forecast]()
     for entry in entries:
         with named(entry.name):
-            recipe = _unlooked(entry.recipe(seed).resolved())
+            recipe = unlooked(entry.recipe(seed).resolved())
             estimate = estimated(task_of(Path(), recipe, shown, threads, Clock(), Silent()), measure)
         found[entry.name] = Forecast(estimate, None if recipe.model.method == "probe" else recipe.train.epochs)
     return found
@@ -87,6 +87,6 @@ def announced(names: Mapping[str, int], forecasts: Mapping[str, Forecast], share
     return f"{sum(names.values())} trainings ahead; done at about {done} (in {spoken(seconds)}). Each: {each}.{cut}"
 
 
-def _unlooked(recipe: Recipe) -> Recipe:
-    """Return the resolved recipe without the search for suspect labels, which a study makes once for all."""
+def unlooked(recipe: Recipe) -> Recipe:
+    """Return the recipe without the search for suspect labels, which a study makes once for all."""
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"suspects": False})})

@@ -32,9 +32,10 @@ class Results:
     def written(self, cells: Sequence[Cell], failed: Mapping[str, str]) -> dict[str, Any]:
         """Return the results of the finished cells as plain values, after writing them as JSON, tables and a page.
 
+        At least one is finished. With many recipes and pictures this takes seconds, for the resamples.
         Raises UserError if the cells of a seed tested different pictures.
         """
-        done = [cell for cell in cells if cell.finished]
+        done = self._done(cells)
         found = self._found(done) | {"failed": dict(failed), "missing": [str(one) for one in cells if one not in done]}
         write_json(self.out / RESULTS, found)
         _write_csv(self.out / CELLS_CSV, found["cells"])
@@ -42,10 +43,19 @@ class Results:
         write_page(found, self.out / PAGE)
         return found
 
-    def _found(self, done: Sequence[Cell]) -> dict[str, Any]:
+    def written_of_cells(self, cells: Sequence[Cell]) -> None:
+        """Write the table of the finished cells alone."""
+        _write_csv(self.out / CELLS_CSV, [self._cell(cell) for cell in self._done(cells)])
+
+    def _done(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Return the finished cells, all of which are read."""
+        done = [cell for cell in cells if cell.finished]
         for cell in done:
             if cell.run not in self._read:
                 self._read[cell.run] = read_scored(cell.run), read_json(cell.run / "metrics.json")
+        return done
+
+    def _found(self, done: Sequence[Cell]) -> dict[str, Any]:
         names = list(dict.fromkeys(cell.entry.name for cell in done))
         answers = {
             name: {cell.seed: self._read[cell.run][0] for cell in done if cell.entry.name == name} for name in names

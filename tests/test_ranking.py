@@ -1,0 +1,37 @@
+"""How a class's probability ranks pictures: counted by hand on six of them."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from bestiary.deliver.precision_recall import class_curves
+from bestiary.evaluation.ranking import weakest
+
+SIX = pl.DataFrame(
+    {
+        "label": ["cat", "dog", "cat", "dog", "dog", "cat"],
+        "predicted": ["cat", "cat", "cat", "dog", "dog", "dog"],
+        "p_cat": [0.9, 0.8, 0.7, 0.4, 0.3, 0.2],
+        "p_dog": [0.1, 0.2, 0.3, 0.6, 0.7, 0.8],
+        "p_owl": [0.0] * 6,
+    }
+)
+
+
+def test_the_weakest_class_comes_first_with_its_own_precision_and_recall() -> None:
+    dog, cat = weakest(SIX, ("cat", "dog", "owl", "unseen"), 5)
+    assert [dog.label, cat.label] == ["dog", "cat"]
+    assert cat.average == pytest.approx((1 / 1 + 2 / 3 + 3 / 6) / 3)
+    assert dog.average == pytest.approx((1 / 2 + 2 / 3 + 3 / 5) / 3)
+    assert cat.shipped == pytest.approx((2 / 3, 2 / 3))
+    assert (cat.pictures, dog.pictures) == (3, 3)
+
+
+def test_only_so_many_are_drawn_and_a_class_never_predicted_has_no_dot() -> None:
+    assert [one.label for one in weakest(SIX, ("cat", "dog"), 1)] == ["dog"]
+    never = SIX.with_columns(predicted=pl.lit("dog"))
+    (plot,) = [one.plot for one in class_curves(never, ("cat",))]
+    assert weakest(never, ("cat",), 1)[0].shipped is None
+    assert "<circle" not in plot
+    assert "<circle" in class_curves(SIX, ("cat",))[0].plot
