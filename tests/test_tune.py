@@ -304,7 +304,13 @@ def try_search(collection: DrawnCollection, out: Path, **named: Any) -> dict[str
     [
         ("probe.regularisation=[0.1, -1]", "numbers above 0"),
         ("picture.fit=[5]", "picture.fit = 5"),
-        ("train.epochs=[3, 5]", "has no effect with probe"),
+        ("train.momentum=[0.5, 0.9]", "has no effect with probe"),
+        ("data.test_fraction=[0.1, 0.2]", "data.test_fraction cannot be searched"),
+        ("evaluate.coverage=0.5..0.9", "evaluate.coverage cannot be searched"),
+        ('model.method=["probe", "scratch"]', "model.method cannot be searched"),
+        ("picture.max_pixels=[1000, 2000]", "picture.max_pixels cannot be searched"),
+        ("train.epochs=[3, 5]", "train.epochs cannot be searched"),
+        ("picture.size=96..128", "Give values: picture.size=[96, 128]"),
         ("train.balence=[1]", 'Did you mean "balance"'),
         ("picture.size=[64]", "both set and searched"),
         ("train.momentum=0.9..0.1", "a low end below the high one"),
@@ -319,6 +325,14 @@ def test_an_impossible_search_is_refused_before_pictures_are_looked_at(
     with pytest.raises(RecipeError) as refused:
         tune(tmp_path / "there are no pictures", recipe=Recipe.of(PROBE), search=[wish], out=tmp_path / "search")
     assert words in str(refused.value)
+
+
+def test_trials_of_few_epochs_warm_up_for_fewer() -> None:
+    recipe = Recipe.of({**SCRATCH, "train": {"epochs": 48, "warmup_epochs": 12}})
+    plan = planning.SearchPlan({}, 0, 4, 48)
+    train = trying.trial_recipe(recipe, plan, {"train.learning_rate": 0.1}).train
+    assert (train.epochs, train.warmup_epochs, train.learning_rate) == (4, 1, 0.1)
+    assert trying.with_epochs(recipe, 48) is recipe
 
 
 def test_three_failures_and_no_success_end_the_search_with_the_cause(

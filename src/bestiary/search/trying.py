@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from bestiary.errors import BestiaryError, RecipeError
 from bestiary.progress import Reporter, Silent
-from bestiary.recipe import Recipe
+from bestiary.recipe import Recipe, trained_for
 from bestiary.search.ledger import Ledger, number_of
 from bestiary.search.planning import Deadlines, SearchPlan
 from bestiary.search.scoring import History, Score, Watch, scored
@@ -100,7 +100,7 @@ def with_epochs(recipe: Recipe, epochs: int | None) -> Recipe:
     """Return the recipe with so many epochs; as it is, where these are its own."""
     if epochs is None or recipe.resolved().train.epochs == epochs:
         return recipe
-    return laid_over(recipe, {"train.epochs": epochs})
+    return Recipe.of(trained_for(recipe.asked(), epochs))
 
 
 def in_words(chosen: Settings) -> str:
