@@ -75,12 +75,13 @@ class Sharing:
     final_epochs: int | None = None
 
 
-def shared_out(asked: Recipe, estimate: Estimate, room: float, folds: int) -> Sharing:
+def shared_out(asked: Recipe, estimate: Estimate, room: float, folds: int, agreed: SearchPlan | None = None) -> Sharing:
     """Return how the seconds that are left are shared out. Raises RecipeError if they are too few for one trial.
 
     estimate: of a run by the recipe itself, of a probe with its features there. Where fewer than six whole trainings
     fit, trials train for fewer epochs than the winner. With inner folds a trial trains once for each; the winner is
-    then trained anew, as it is after short trials; else its training is the trial's.
+    then trained anew, as it is after short trials; else its training is the trial's. agreed: the plan of a search that
+    was begun before, perhaps with another budget, whose epochs stay.
     """
     if asked.model.method == "probe":
         left = room - MARGIN * estimate.seconds(0)
@@ -88,6 +89,11 @@ def shared_out(asked: Recipe, estimate: Estimate, room: float, folds: int) -> Sh
         return _sharing(left)
     left, whole = room - MARGIN * (estimate.before + estimate.after), asked.resolved().train.epochs or 1
     epoch, trial_epoch = estimate.epoch, estimate.epoch * max(1, folds)
+    if agreed is not None and agreed.epochs is not None and agreed.final_epochs is not None:
+        anew = folds or agreed.epochs != agreed.final_epochs
+        for_trials = left - (agreed.final_epochs * epoch if anew else 0.0)
+        _refuse_too_short(for_trials - agreed.epochs * trial_epoch, room)
+        return _sharing(for_trials, agreed.epochs * trial_epoch, agreed.epochs, agreed.final_epochs)
     for_trials = left - (whole * epoch if folds else 0.0)
     if asked.train.epochs is not None or for_trials * (1 - LUCK_SHARE) >= FEWEST_TRIALS * whole * trial_epoch:
         _refuse_too_short(for_trials - whole * trial_epoch, room)
