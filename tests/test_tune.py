@@ -229,7 +229,11 @@ def test_ctrl_c_loses_nothing(
         patch.setattr(ending, "importances", interrupt)  # the winner is made, and tested
         with pytest.raises(InterruptedRun):
             try_search(collection, tmp_path / "search", trials=2)
+    rooms = iter([60.0])  # then the time is up, in the middle of the first second score
+    monkeypatch.setattr(planning.Deadlines, "luck_room", lambda self: next(rooms, -1.0))
+    monkeypatch.setattr(ending, "scored", lambda *_, watch, **__: watch(1, []))
     found = try_search(collection, tmp_path / "search", trials=2)
+    assert [row["fresh"] for row in found["luck"]["trials"]] == [None, None]
     assert [line["default"] for line in found["history"]] == [True, False]
     assert quick["trained"] == found["test scored"] == 1
 
@@ -351,11 +355,15 @@ def test_trials_of_few_epochs_warm_up_for_fewer() -> None:
 def test_three_failures_and_no_success_end_the_search_with_the_cause(
     collection: DrawnCollection, tmp_path: Path, quick: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    causes = iter(
+        [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), RecipeError("No number.")]
+    )
+
     def fail(*given: Any, **named: Any) -> Score:
-        raise RecipeError("The loss stopped being a number.")
+        raise next(causes)
 
     monkeypatch.setattr(trying, "scored", fail)
-    with pytest.raises(RecipeError, match=r"3 trials failed, and none succeeded.*The loss stopped being a number"):
+    with pytest.raises(RecipeError, match=r"3 trials failed, and none succeeded.*No number"):
         try_search(collection, tmp_path / "search", trials=20)
     assert len(study_of(tmp_path / "search").trials) == 3
 

@@ -11,7 +11,7 @@ from bestiary.errors import RecipeError
 from bestiary.models.lite import BACKBONES, built_trunk
 from bestiary.recipe import Recipe
 from bestiary.search.space import LOOK, Choice, Space, as_json, from_json, looks_of
-from bestiary.training.budget import RESERVE_SECONDS, RESERVE_SHARE, Estimate, Measure
+from bestiary.training.budget import RESERVE_SHARE, Estimate, Measure
 from bestiary.training.durations import spoken
 from bestiary.training.probe import feature_store, training_precision
 from bestiary.training.task import Task, task_of
@@ -111,11 +111,6 @@ def _sharing(left: float, one_trial: float = 0.0, epochs: int | None = None, fin
     """Return the seconds for trials, one of which must fit, and for second scores."""
     luck = min(LUCK_SHARE * left, left - one_trial)
     return Sharing(left - luck, luck, epochs, final)
-
-
-def room_of(budget_seconds: float, elapsed: float) -> float:
-    """Return the seconds that may be planned with: what is left of the budget, less a reserve."""
-    return budget_seconds * (1 - RESERVE_SHARE) - RESERVE_SECONDS - elapsed
 
 
 def _refuse_too_short(spare: float, room: float) -> None:

@@ -85,7 +85,7 @@ def _refuse_given_up(trial: optuna.Trial) -> None:
 
 def _out_of_memory(error: RuntimeError) -> bool:
     """Return whether this is what torch says when memory does not suffice: on a GPU, on the CPU."""
-    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
 
 
 def suggested(trial: optuna.Trial, space: Space) -> Settings:

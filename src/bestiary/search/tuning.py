@@ -28,7 +28,7 @@ from bestiary.search.planning import Deadlines, SearchPlan
 from bestiary.search.scoring import divisions, inner_folds
 from bestiary.search.space import Settings, first_values, looks_of, searched
 from bestiary.search.trying import Ground, OutOfTimeError, tried
-from bestiary.training.budget import Estimate, Measure, estimated
+from bestiary.training.budget import Estimate, Measure, estimated, room_of
 from bestiary.training.durations import spoken
 from bestiary.training.methods import refuse_impossible
 from bestiary.training.probe import features_of, training_precision
@@ -131,7 +131,7 @@ def _prepared(
     def shared(agreed: SearchPlan | None = None) -> planning.Sharing | None:
         if estimate is None or budget is None:
             return None
-        return planning.shared_out(asked, estimate, planning.room_of(budget, clock.total), folds, agreed)
+        return planning.shared_out(asked, estimate, room_of(budget, clock.total), folds, agreed)
 
     def plan() -> tuple[dict[str, Any], Settings]:
         pictures, sharing = len(task.part("train").keys), shared()
@@ -147,7 +147,7 @@ def _prepared(
     sharing = shared(agreed)
     if sharing is not None and budget is not None:
         now = time.monotonic()
-        deadlines = Deadlines(now + sharing.search, now + planning.room_of(budget, clock.total))
+        deadlines = Deadlines(now + sharing.search, now + room_of(budget, clock.total))
     place.mark({"method": asked.model.method, "storage": str(place.storage.absolute()), **facts})
     trials = wishes.trials
     if trials is None and sharing is None:
@@ -170,7 +170,7 @@ def _estimated(
         return None
     whole = estimated(task, measure)
     if wishes.asked.model.method == "probe":
-        room = planning.room_of(wishes.budget_seconds, clock.total)
+        room = room_of(wishes.budget_seconds, clock.total)
         planning.shared_out(wishes.asked, whole, room, folds)  # is it too short? Then features need no computing
         _fill(ledger, task)
         whole = estimated(task, measure)

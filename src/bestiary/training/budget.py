@@ -95,11 +95,11 @@ def planned(make: Make, asked: Recipe, budget_seconds: float | None, elapsed: Ca
         tried.append((recipe, estimate))
         if budget_seconds is None:
             return _plan(recipe, estimate, None, elapsed())
-        if _epochs(asked, recipe, estimate, _room(budget_seconds, elapsed())) >= _enough(asked, recipe):
+        if _epochs(asked, recipe, estimate, room_of(budget_seconds, elapsed())) >= _enough(asked, recipe):
             break
     assert budget_seconds is not None
     recipe, estimate = tried[-1]
-    epochs = _epochs(asked, recipe, estimate, _room(budget_seconds, elapsed()))
+    epochs = _epochs(asked, recipe, estimate, room_of(budget_seconds, elapsed()))
     if epochs < 1:
         recipe, estimate = min(tried, key=lambda one: one[1].seconds(1))
         raise RecipeError(_too_short(asked, recipe, estimate, budget_seconds, elapsed()))
@@ -281,7 +281,8 @@ def _epochs(asked: Recipe, recipe: Recipe, estimate: Estimate, room: float) -> i
     return max(0, min(fit, MOST_TIMES_DEFAULT * asked_for))
 
 
-def _room(budget_seconds: float, elapsed: float) -> float:
+def room_of(budget_seconds: float, elapsed: float) -> float:
+    """Return the seconds that may be planned with: what is left of the budget, less a reserve."""
     return budget_seconds * (1 - RESERVE_SHARE) - RESERVE_SECONDS - elapsed
 
 
