@@ -220,19 +220,21 @@ def test_ctrl_c_loses_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(trying, "scored", interrupt)
         with pytest.raises(InterruptedRun, match="the same command goes on with the search in"):
-            try_search(collection, tmp_path / "search", trials=2)
+            try_search(collection, tmp_path / "search", trials=5)
     with monkeypatch.context() as patch:
-        patch.setattr(flow, "resume", interrupt)  # the winner is being made, on the split that was searched
+        seconds = iter([60.0, 60.0])  # for two trials; then the winner is being made, which is not chosen again
+        patch.setattr(planning.Deadlines, "room", lambda self: next(seconds, -1.0))
+        patch.setattr(flow, "resume", interrupt)
         with pytest.raises(InterruptedRun):
-            try_search(collection, tmp_path / "search", trials=2)
+            try_search(collection, tmp_path / "search", trials=5)
     with monkeypatch.context() as patch:
         patch.setattr(ending, "importances", interrupt)  # the winner is made, and tested
         with pytest.raises(InterruptedRun):
-            try_search(collection, tmp_path / "search", trials=2)
+            try_search(collection, tmp_path / "search", trials=5)
     rooms = iter([60.0])  # then the time is up, in the middle of the first second score
     monkeypatch.setattr(planning.Deadlines, "luck_room", lambda self: next(rooms, -1.0))
     monkeypatch.setattr(ending, "scored", lambda *_, watch, **__: watch(1, []))
-    found = try_search(collection, tmp_path / "search", trials=2)
+    found = try_search(collection, tmp_path / "search", trials=5)
     assert [row["fresh"] for row in found["luck"]["trials"]] == [None, None]
     assert [line["default"] for line in found["history"]] == [True, False]
     assert quick["trained"] == found["test scored"] == 1
