@@ -11,6 +11,7 @@ from typing import Any
 from bestiary.errors import RecipeError
 from bestiary.models.cut import frozen_stages
 from bestiary.recipe import Recipe, read_setting
+from bestiary.training.budget import with_sections
 from bestiary.training.methods import refuse_impossible
 
 LOOK = "look"  # backbone, size and fit together: each look needs features of its own
@@ -116,12 +117,12 @@ def read_wish(text: str) -> tuple[str, Choice | Span]:
 
 def laid_over(asked: Recipe, chosen: Mapping[str, Setting]) -> Recipe:
     """Return the recipe with what a trial chose; raises RecipeError if that is impossible."""
-    whole = asked.asked()
+    sections: dict[str, dict[str, Any]] = {}
     for name, value in chosen.items():
         for key, setting in _settings(name, value):
             section, _, inner = key.partition(".")
-            whole[section] = {**whole.get(section, {}), inner: setting}
-    return Recipe.of(whole)
+            sections.setdefault(section, {})[inner] = setting
+    return with_sections(asked, sections)
 
 
 def first_values(space: Space, asked: Recipe) -> Settings:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +106,8 @@ def planned(make: Make, asked: Recipe, budget_seconds: float | None, elapsed: Ca
     if recipe.model.method != "probe" and asked.train.epochs is None:
         size, look = {"size": recipe.picture.size}, {"suspects": recipe.data.suspects}
         model = {"backbone": recipe.model.backbone}
-        recipe = _laid_over(asked, {"picture": size, "model": model, "data": look, "train": {"epochs": epochs}})
+        chosen: dict[str, dict[str, Any]] = {"picture": size, "model": model, "data": look, "train": {"epochs": epochs}}
+        recipe = with_sections(asked, chosen).resolved()
     return _plan(recipe, estimate, budget_seconds, elapsed())
 
 
@@ -245,7 +246,7 @@ def _candidates(asked: Recipe, free: bool) -> Iterator[Recipe]:
     suspects = [asked.data.suspects] if "suspects" in asked.asked().get("data", {}) else [True, False]
     for way in _ways(asked):
         for look in suspects:
-            yield _laid_over(asked, {**way, "data": {"suspects": look}})
+            yield with_sections(asked, {**way, "data": {"suspects": look}}).resolved()
 
 
 def _ways(asked: Recipe) -> Iterator[dict[str, dict[str, Any]]]:
@@ -259,11 +260,12 @@ def _ways(asked: Recipe) -> Iterator[dict[str, dict[str, Any]]]:
         yield {"model": {"backbone": name}, "picture": {"size": pixels}}
 
 
-def _laid_over(asked: Recipe, chosen: dict[str, dict[str, Any]]) -> Recipe:
+def with_sections(asked: Recipe, chosen: Mapping[str, Mapping[str, Any]]) -> Recipe:
+    """Return the recipe with settings laid over it, by section; raises RecipeError if that is impossible."""
     whole = asked.asked()
     for section, values in chosen.items():
         whole[section] = {**whole.get(section, {}), **values}
-    return Recipe.of(whole).resolved()
+    return Recipe.of(whole)
 
 
 def _enough(asked: Recipe, recipe: Recipe) -> int:
