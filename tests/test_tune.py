@@ -77,9 +77,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
         strengths = recipe.probe.regularisation
         return Score(0.9 - abs(strengths[0] - 0.5) / 100 if strengths else 0.8, 0.5)
 
-    def train(pictures: Any, *, out: Path, recipe: Recipe, **named: Any) -> None:
-        counts["trained"] += 1
+    def begin(out: Path, *given: Any, **named: Any) -> None:
         out.mkdir()
+        (out / "asked.toml").write_text("", encoding="utf-8")
+
+    def resume(out: Path, **named: Any) -> None:
+        counts["trained"] += 1
         measure = {"value": 0.9, "low": 0.8, "high": 1.0}
         metrics = {"test_scored": 1, "accuracy": measure, "macro_f1": measure, "log_loss": measure}
         run_folder.write_json(out / "metrics.json", metrics)
@@ -88,7 +91,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
     for module in (trying, ending):
         monkeypatch.setattr(module, "scored", score)
-    monkeypatch.setattr(flow, "train", train)
+    monkeypatch.setattr(flow, "begin", begin)
+    monkeypatch.setattr(flow, "resume", resume)
     monkeypatch.setattr(ending, "write_report", lambda run: None)
     monkeypatch.setattr(importance, "RESAMPLES", 1)
     return counts
@@ -219,12 +223,22 @@ def test_ctrl_c_loses_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(trying, "scored", interrupt)
         with pytest.raises(InterruptedRun, match="the same command goes on with the search in"):
-            try_search(collection, tmp_path / "search", trials=2)
+            try_search(collection, tmp_path / "search", trials=5)
+    with monkeypatch.context() as patch:
+        seconds = iter([60.0, 60.0])  # for two trials; then the winner is being made, which is not chosen again
+        patch.setattr(planning.Deadlines, "room", lambda self: next(seconds, -1.0))
+        patch.setattr(flow, "resume", interrupt)
+        with pytest.raises(InterruptedRun):
+            try_search(collection, tmp_path / "search", trials=5)
     with monkeypatch.context() as patch:
         patch.setattr(ending, "importances", interrupt)  # the winner is made, and tested
         with pytest.raises(InterruptedRun):
-            try_search(collection, tmp_path / "search", trials=2)
-    found = try_search(collection, tmp_path / "search", trials=2)
+            try_search(collection, tmp_path / "search", trials=5)
+    rooms = iter([60.0])  # then the time is up, in the middle of the first second score
+    monkeypatch.setattr(planning.Deadlines, "luck_room", lambda self: next(rooms, -1.0))
+    monkeypatch.setattr(ending, "scored", lambda *_, watch, **__: watch(1, []))
+    found = try_search(collection, tmp_path / "search", trials=5)
+    assert [row["fresh"] for row in found["luck"]["trials"]] == [None, None]
     assert [line["default"] for line in found["history"]] == [True, False]
     assert quick["trained"] == found["test scored"] == 1
 
@@ -284,7 +298,7 @@ def test_hopeless_trials_are_stopped_but_never_the_default(
     ("fresh", "words"),
     [
         ({7: [0.95, 0.95, 0.95], 1: [0.90, 0.91, 0.90]}, "The gain is real, but 5.3"),
-        ({7: [0.95, 0.90, 0.85], 1: [0.90, 0.91, 0.90]}, "A gain is not shown: all of it may well be luck"),
+        ({7: [0.95, 0.90, 0.85], 1: [0.90, 0.91, 0.90]}, "A gain is not shown: all of it may be luck"),
         (
             {7: [0.80, 0.81, 0.80], 1: [0.90, 0.91, 0.90]},
             "The gain was luck of the choice, and the default is the better",
@@ -296,14 +310,19 @@ def test_hopeless_trials_are_stopped_but_never_the_default(
 )
 def test_what_is_said_about_luck(fresh: dict[int, list[float]], words: str) -> None:
     scores = {trial: dict(enumerate(values)) for trial, values in fresh.items()}
-    found = luck.told({7: 1.0, 1: 0.9}, scores, 7, 1, share=0.2)
+    found = luck.told({7: 1.0, 1: 0.9}, scores, 7, 1, share=0.2, wanted=3)
     assert found["gain"] == pytest.approx(0.1)
     assert "10.00 points above the default's" in found["sentence"]
     assert words in found["sentence"]
 
 
-def test_a_default_that_was_not_beaten_had_no_luck() -> None:
-    assert "no luck in it" in luck.told({1: 0.9, 7: 0.8}, {}, 1, 1, share=0.2)["sentence"]
+def test_what_is_said_about_luck_without_a_gain_or_a_second_score() -> None:
+    def words(first: dict[int, float], winner: int, wanted: int = 3) -> str:
+        return str(luck.told(first, {}, winner, 1, share=0.2, wanted=wanted)["sentence"])
+
+    assert "no luck in it" in words({1: 0.9, 7: 0.8}, 1)
+    assert "only its loss is lower: there is no gain" in words({7: 0.9, 1: 0.9}, 7)
+    assert "It was not scored again, as was asked" in words({7: 1.0, 1: 0.9}, 7, wanted=0)
 
 
 def test_what_pruning_saved_is_counted_by_epochs() -> None:
@@ -329,7 +348,13 @@ def try_search(collection: DrawnCollection, out: Path, **named: Any) -> dict[str
     [
         ("probe.regularisation=[0.1, -1]", "numbers above 0"),
         ("picture.fit=[5]", "picture.fit = 5"),
-        ("train.epochs=[3, 5]", "has no effect with probe"),
+        ("train.momentum=[0.5, 0.9]", "has no effect with probe"),
+        ("data.test_fraction=[0.1, 0.2]", "data.test_fraction cannot be searched"),
+        ("evaluate.coverage=0.5..0.9", "evaluate.coverage cannot be searched"),
+        ('model.method=["probe", "scratch"]', "model.method cannot be searched"),
+        ("picture.max_pixels=[1000, 2000]", "picture.max_pixels cannot be searched"),
+        ("train.epochs=[3, 5]", "train.epochs cannot be searched"),
+        ("picture.size=96..128", "Give values: picture.size=[96, 128]"),
         ("train.balence=[1]", 'Did you mean "balance"'),
         ("picture.size=[64]", "both set and searched"),
         ("train.momentum=0.9..0.1", "a low end below the high one"),
@@ -354,14 +379,26 @@ def test_small_pictures_get_no_more_stages_than_they_have_room_for(size: int, mo
     assert max(len(json.loads(value)) for value in filters.values) == most
 
 
+def test_trials_of_few_epochs_warm_up_for_fewer() -> None:
+    recipe = Recipe.of({**SCRATCH, "train": {"epochs": 48, "warmup_epochs": 12}})
+    plan = planning.SearchPlan({}, 0, 4, 48)
+    train = trying.trial_recipe(recipe, plan, {"train.learning_rate": 0.1}).train
+    assert (train.epochs, train.warmup_epochs, train.learning_rate) == (4, 1, 0.1)
+    assert trying.with_epochs(recipe, 48) is recipe
+
+
 def test_three_failures_and_no_success_end_the_search_with_the_cause(
     collection: DrawnCollection, tmp_path: Path, quick: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    causes = iter(
+        [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), RecipeError("No number.")]
+    )
+
     def fail(*given: Any, **named: Any) -> Score:
-        raise RecipeError("The loss stopped being a number.")
+        raise next(causes)
 
     monkeypatch.setattr(trying, "scored", fail)
-    with pytest.raises(RecipeError, match=r"3 trials failed, and none succeeded.*The loss stopped being a number"):
+    with pytest.raises(RecipeError, match=r"3 trials failed, and none succeeded.*No number"):
         try_search(collection, tmp_path / "search", trials=20)
     assert len(study_of(tmp_path / "search").trials) == 3
 
@@ -401,6 +438,12 @@ def test_how_a_budget_is_shared_out() -> None:
     assert folded.search >= planning.FEWEST_TRIALS * folded.epochs * 5 * pace.epoch
     with pytest.raises(RecipeError, match="too short"):
         planning.shared_out(scratch, pace, 120.0, 0)
+    begun = planning.SearchPlan({}, 0, 8, 32)  # with another budget
+    onward = planning.shared_out(scratch, pace, 400.0, 0, begun)
+    assert (onward.epochs, onward.final_epochs) == (8, 32)
+    assert pace.before + pace.after + 32 * pace.epoch + onward.search + onward.luck <= 400
+    with pytest.raises(RecipeError, match="too short"):
+        planning.shared_out(scratch, pace, 200.0, 0, begun)
     fixed = Recipe.of({"model": {"method": "scratch"}, "train": {"epochs": 48}})
     with pytest.raises(RecipeError, match="too short"):
         planning.shared_out(fixed, pace, 250.0, 0)
@@ -419,8 +462,10 @@ def test_another_recipe_does_not_go_on_with_a_search(
 def test_a_folder_with_something_else(collection: DrawnCollection, tmp_path: Path) -> None:
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "letter.txt").write_text("Dear", encoding="utf-8")
-    with pytest.raises(RunError, match="holds something that is no search"):
-        try_search(collection, tmp_path / "letters")
+    Ledger(tmp_path / "shared.db", "tune-probe")  # excuses no folder but its own
+    for storage in (None, tmp_path / "shared.db"):
+        with pytest.raises(RunError, match="holds something that is no search"):
+            try_search(collection, tmp_path / "letters", storage=storage)
 
 
 def no_database(path: Path) -> None:
@@ -462,13 +507,14 @@ def test_a_locked_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert len(own.trials()) == 1
 
 
-def test_a_storage_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "tune.db"
+def test_a_storage_that_cannot_be_written(
+    collection: DrawnCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, connect = tmp_path / "shared.db", sqlite3.connect
     Ledger(path, "tune-probe")
-    storage = optuna.storages.RDBStorage(f"sqlite:///file:{path}?mode=ro&uri=true")
-    study = optuna.load_study(study_name="tune-probe", storage=storage)
-    with pytest.raises(MachineError, match="cannot be written"), ledger.told(path):
-        study.enqueue_trial({})
+    monkeypatch.setattr(sqlite3, "connect", lambda file, **named: connect(f"file:{file}?mode=ro", uri=True, **named))
+    with pytest.raises(MachineError, match=r"shared\.db cannot be written"):
+        try_search(collection, tmp_path / "search", storage=path)
 
 
 def test_a_trial_whose_process_died_is_queued_again_with_what_it_had(tmp_path: Path) -> None:
@@ -484,12 +530,34 @@ def test_a_trial_whose_process_died_is_queued_again_with_what_it_had(tmp_path: P
         assert own.queue_killed() == []  # this one is held
         assert own.taken() == 1
     assert own.trials(TrialState.FAIL)[0].number == dead.number
-    for _ in range(2):
-        own.queue_killed()
-        if own.trials(TrialState.WAITING):
-            own.study.ask()
     own.queue_killed()
-    assert not own.trials(TrialState.WAITING), "it was tried often enough"
+    assert not ledger.given_up(own.study.ask())
+    own.queue_killed()
+    assert ledger.given_up(own.study.ask()), "it was tried often enough, which is entered as its cause"
+    assert own.taken() == 1
+
+
+def test_a_trial_that_was_interrupted_is_put_back_and_no_try_is_counted(tmp_path: Path) -> None:
+    own = Ledger(tmp_path / "tune.db", "tune-probe")
+    own.study.enqueue_trial({"x": 0.25}, user_attrs={"default": True})
+    for error in [KeyboardInterrupt(), MachineError("The disk is full."), ValueError("a bug")] * 2:
+        with pytest.raises(type(error)), own.claimed(1) as trial:
+            assert trial is not None
+            assert trial.suggest_float("x", 0, 1) == 0.25
+            raise error
+    (waiting,) = own.trials(TrialState.WAITING)
+    assert waiting.user_attrs["default"]
+    assert not ledger.given_up(waiting)
+    assert own.taken() == 0
+
+
+def test_processes_that_begin_together_draw_other_values(tmp_path: Path) -> None:
+    both = [Ledger(tmp_path / "tune.db", "tune-probe") for _ in range(2)]
+    with both[0].session(), both[1].session():
+        for own in both:
+            own.use(None, seed=0)
+        drawn = {own.study.ask().suggest_float("x", 0, 1) for own in both}
+    assert len(drawn) == 2
 
 
 def test_no_more_trials_than_wanted_are_dealt_out(tmp_path: Path) -> None:
@@ -508,6 +576,11 @@ def test_what_lies_about_is_removed_but_not_the_best(tmp_path: Path) -> None:
             assert trial is not None
             trial.set_user_attr("score", {"macro_f1": score, "loss": 1.0, "strength": None})
             own.study.tell(trial, score)
+        if score == 0.5:
+            own.begin_end(None)  # of another process, which goes on from this one's checkpoint
+    own.clear()
+    assert sorted(path.name for path in own.folder.iterdir() if path.is_dir()) == ["0", "1"]
+    own.study.set_user_attr(ledger.FINISHED, {"taken": 1})
     own.clear()
     assert [path.name for path in own.folder.iterdir() if path.is_dir()] == ["1"]
     shutil.rmtree(own.folder)

@@ -65,11 +65,11 @@ def audit(
     corrections: a file of decisions about pictures, which are applied.
     """
     settings, workers = (recipe or Recipe()).resolved(), threads or cores()
-    found = _measured(pictures, labels, corrections, settings, workers, reporter)
-    return _examined(found, settings, workers, reporter)
+    found = measured(pictures, labels, corrections, settings, workers, reporter)
+    return examined(found, settings, workers, reporter)
 
 
-def _measured(
+def measured(
     pictures: Sources,
     labels: str | None,
     corrections: Path | str | None,
@@ -90,7 +90,7 @@ def _measured(
     )
 
 
-def _examined(found: Audited, settings: Recipe, threads: int, reporter: Reporter) -> Audited:
+def examined(found: Audited, settings: Recipe, threads: int, reporter: Reporter) -> Audited:
     """Return the audit with what takes a model to see, settled by the decisions that were applied."""
     found = looked_again(found, settings, threads=threads, cache=cache_folder(), reporter=reporter)
     if found.corrected is None:
@@ -108,7 +108,6 @@ def train(
     out: Path | str | None = None,
     threads: int | None = None,
     budget_seconds: float | None = None,
-    begun: Path | None = None,
     reporter: Reporter = SILENT,
 ) -> Run:
     """Return a finished run: the pictures audited and split, a model trained, sealed, judged and reported.
@@ -116,8 +115,7 @@ def train(
     pictures: a folder per class, folders already split, an archive or a table, or several of these, which are merged;
     labels: a map of folder names to labels; corrections: a file of decisions about pictures; folds:
     cross-validate with so many folds in place of one test part (the recipe's `data.folds`); budget_seconds: what
-    the recipe leaves open is chosen so that all of it is done in this time; begun: a folder with the checkpoints of a
-    training by the same recipe on the same pictures, which is gone on with.
+    the recipe leaves open is chosen so that all of it is done in this time.
     Raises UserError for what the user can mend, IntegrityError if a proof fails, InterruptedRun on Ctrl-C.
     """
     asked, clock, workers = _with_folds(recipe or Recipe(), folds), Clock(), threads or cores()
@@ -127,7 +125,7 @@ def train(
     with PeakMemory() as memory:
         # ---- Pictures: measured, audited, split --------------------------------------------------------------------
         with clock.stage("audit"):
-            collection = _measured(pictures, labels, corrections, asked.resolved(), workers, reporter)
+            collection = measured(pictures, labels, corrections, asked.resolved(), workers, reporter)
             shown, digest = divided(collection, asked.data, seed=asked.seed)
 
         # ---- The plan: what fits into the time, and when it will be done -------------------------------------------
@@ -138,19 +136,15 @@ def train(
             plan = planned(make, asked, budget_seconds, lambda: clock.total)
         reporter.say(plan.words)
         with clock.stage("audit"):
-            collection = _examined(collection, plan.recipe, workers, reporter)
+            collection = examined(collection, plan.recipe, workers, reporter)
         for words in unlooked_words(collection):
             reporter.say(words)
         reporter.say(_described(shown, collection))
 
         # ---- The run folder: nothing is written before the pictures are known to be good ---------------------------
-        named = [str(path.absolute()) for path in _paths(pictures)]
-        source = {"pictures": named[0] if len(named) == 1 else named, "labels": labels, "threads": workers}
-        facts = source | {"plan": plan.words, "planned seconds": round(plan.seconds, 1)}
-        if corrections is not None:
-            facts |= {"corrections": {"file": str(corrections)}}
-        facts |= {"split digest": digest} | ({} if begun is None else {"training begun in": str(begun.absolute())})
-        run = begin(out, asked, plan.recipe, shown, collection, facts, begun=begun)
+        facts = source_facts(pictures, labels, corrections, workers) | {"split digest": digest, "plan": plan.words}
+        facts |= {"planned seconds": round(plan.seconds, 1)}
+        run = begin(out, asked, plan.recipe, shown, collection, facts)
         with _resumable(run), session(run, clock, memory) as account:
             return _finish(
                 run,
@@ -158,9 +152,15 @@ def train(
                 clock=clock,
                 account=account,
                 reporter=reporter,
-                resume=begun is not None,
                 deadline=plan.deadline_seconds,
             )
+
+
+def source_facts(pictures: Sources, labels: str | None, corrections: Path | str | None, threads: int) -> dict[str, Any]:
+    """Return what a run keeps of where its pictures come from."""
+    named = [str(path.absolute()) for path in _paths(pictures)]
+    facts = {"pictures": named[0] if len(named) == 1 else named, "labels": labels, "threads": threads}
+    return facts if corrections is None else {**facts, "corrections": {"file": str(corrections)}}
 
 
 def begin(
@@ -179,6 +179,8 @@ def begin(
     """
     done = collection.corrected
     facts = facts | {"passed over": dict(collection.passed_over)}
+    if begun is not None:
+        facts |= {"training begun in": str(begun.absolute())}
     if done is not None:
         facts |= {"corrections": {**facts.get("corrections", {}), **done.facts()}}
 

@@ -287,6 +287,14 @@ def with_settings(asked: Mapping[str, Any], settings: Iterable[str]) -> dict[str
     return merged
 
 
+def trained_for(asked: Mapping[str, Any], epochs: int) -> dict[str, Any]:
+    """Return `asked` with so many epochs; a warm-up that it asks for keeps its share of them."""
+    train, before = dict(asked.get("train", {})), Recipe.of(asked).resolved().train.epochs
+    if (warm_up := train.get("warmup_epochs")) and before:
+        train["warmup_epochs"] = warm_up * epochs / before
+    return {**asked, "train": {**train, "epochs": epochs}}
+
+
 def _given(section: BaseModel) -> dict[str, Any]:
     return {key: value for key, value in section.model_dump(exclude_unset=True).items() if value is not None}
 

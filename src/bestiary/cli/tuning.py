@@ -85,7 +85,9 @@ def _print(found: dict[str, Any]) -> None:
     from bestiary.search import tune_page
 
     if found["winner"] is None:
-        typer.echo(f"The best macro-F1 so far is {found['best so far']}. Other processes go on with the search.")
+        best = found["best so far"]
+        so_far = "No trial has gone to its end yet" if best is None else f"The best macro-F1 so far is {best:.4f}"
+        typer.echo(f"{so_far}. Other processes go on with the search.")
         return
     typer.echo(tune_page.headline(found))
     typer.echo(found["luck"]["sentence"])

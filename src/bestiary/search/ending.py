@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from dataclasses import dataclass
@@ -18,10 +19,10 @@ from bestiary.recipe import Recipe
 from bestiary.search import luck, tune_page
 from bestiary.search.folders import write_recipe
 from bestiary.search.importance import importances
-from bestiary.search.ledger import FINISHED, Ledger, number_of, ranked
+from bestiary.search.ledger import FINISHED, Ledger, number_of, ranked, taken_of
 from bestiary.search.scoring import Score, fresh_division, scored
 from bestiary.search.space import laid_over, shown
-from bestiary.search.trying import Ground, with_epochs
+from bestiary.search.trying import Ground, OutOfTimeError, with_epochs
 from bestiary.training import run_folder
 
 RESULT = "tune.json"
@@ -47,18 +48,17 @@ def ended(ground: Ground, out: Path, source: Source, fresh_seeds: int | None) ->
         known = ledger.study.user_attrs.get(FINISHED)
         if known and known["taken"] == ledger.taken() and Path(known["result"]).exists():
             return run_folder.read_json(Path(known["result"]))
-        best = ledger.best()
-        assert best is not None  # the caller has seen to it
-        recipe = winning_recipe(ground, best[0])
-        run, looks = _run(ground, out, source, best[0], recipe)
+        trials = ledger.begin_end(ground.trials)
+        best = ranked(trials)[0][0]
+        run, looks = _run(ground, out, source, best, winning_recipe(ground, best))
         recipe = run_folder.recipe_of(run)  # an earlier call may have made it
-        write_recipe(out / "winner.toml", recipe, f"Found by bestiary tune: trial {number_of(best[0])}.")
-        found = _found(ground, best[0], run, out)
-        found["luck"] = _luck(ground, fresh_seeds)
+        write_recipe(out / "winner.toml", recipe, f"Found by bestiary tune: trial {number_of(best)}.")
+        found = _found(ground, trials, run, out)
+        found["luck"] = _luck(ground, trials, fresh_seeds)
         found["test scored"] = looks
         _write(found, out)
         result = str((out / RESULT).absolute())
-        ledger.study.set_user_attr(FINISHED, {"taken": ledger.taken(), "result": result})
+        ledger.study.set_user_attr(FINISHED, {"taken": taken_of(trials), "result": result})
         return found
 
 
@@ -66,7 +66,11 @@ def left_to_others(ledger: Ledger, reporter: Reporter) -> dict[str, Any]:
     """Return how far the search is, where other processes go on with it when our time is up."""
     reporter.say("The time is up, but other processes go on: the last one to end makes the winner.")
     best = ledger.best()
-    return {"winner": None, "best so far": None if best is None else best[1].macro_f1, "trials": counts(ledger)}
+    return {
+        "winner": None,
+        "best so far": None if best is None else best[1].macro_f1,
+        "trials": counts(ledger.trials()),
+    }
 
 
 def winning_recipe(ground: Ground, trial: FrozenTrial) -> Recipe:
@@ -97,24 +101,25 @@ def _run(ground: Ground, out: Path, source: Source, best: FrozenTrial, recipe: R
         run = out / ("winner" if not runs else f"winner-{len(runs) + 1}")
         runs = [*runs, {"trial": best.number, "run": str(run.absolute())}]
         study.set_user_attr(BEGUN, runs)
-    if run.exists() and not (run / "report.html").exists():
-        flow.resume(run, threads=ground.threads, reporter=ground.reporter)
-    elif not run.exists():
-        flow.train(
-            source.pictures,
-            labels=source.labels,
-            corrections=source.corrections,
-            recipe=recipe,
-            out=run,
-            threads=ground.threads,
-            begun=_begun(ground, best),
-            reporter=ground.reporter,
-        )
+    _trained(ground, source, best, recipe, run)
+    looks = sum((Path(one["run"]) / "metrics.json").exists() for one in runs)
     metrics = run_folder.read_json(run / "metrics.json")
-    if metrics["test_scored"] < len(runs):  # earlier winners were tested on the same pictures
-        run_folder.write_json(run / "metrics.json", metrics | {"test_scored": len(runs)})
+    if metrics["test_scored"] < looks:  # earlier winners were tested on the same pictures
+        run_folder.write_json(run / "metrics.json", metrics | {"test_scored": looks})
         write_report(run)
-    return run, len(runs)
+    return run, looks
+
+
+def _trained(ground: Ground, source: Source, best: FrozenTrial, recipe: Recipe, run: Path) -> None:
+    """Make a finished run of the winner, on the very split that was searched: from the start, or from where it was."""
+    if not (run / "asked.toml").exists():
+        resolved = recipe.resolved()
+        collection = flow.examined(ground.collection, resolved, ground.threads, ground.reporter)
+        facts = flow.source_facts(source.pictures, source.labels, source.corrections, ground.threads)
+        facts |= {"split digest": ground.digest}
+        flow.begin(run, recipe, resolved, ground.shown, collection, facts, begun=_begun(ground, best))
+    if not (run / "report.html").exists():
+        flow.resume(run, threads=ground.threads, reporter=ground.reporter)
 
 
 def _begun(ground: Ground, best: FrozenTrial) -> Path | None:
@@ -127,9 +132,8 @@ def _begun(ground: Ground, best: FrozenTrial) -> Path | None:
 # ---- Second scores -------------------------------------------------------------------------------------------------
 
 
-def _luck(ground: Ground, fresh_seeds: int | None) -> dict[str, Any]:
+def _luck(ground: Ground, trials: list[FrozenTrial], fresh_seeds: int | None) -> dict[str, Any]:
     """Score the best trials and the default again with fresh seeds, as far as time goes, and return what that says."""
-    trials = ground.ledger.trials()
     best, default = ranked(trials)[: luck.BEST], _default(trials)
     seeds = luck.SEEDS[ground.asked.model.method] if fresh_seeds is None else fresh_seeds
     first = {number_of(one): score.macro_f1 for one, score in [*best, *default]}
@@ -139,24 +143,32 @@ def _luck(ground: Ground, fresh_seeds: int | None) -> dict[str, Any]:
     fresh: dict[int, dict[int, float]] = {number: {} for number in first}
     wanted = luck.order([number_of(one) for one, _ in best], base, seeds)
     longest = 0.0
-    with ground.reporter.task("Scoring the best again", len(wanted)) as advance:
+    with ground.reporter.task("Scoring the best again", len(wanted)) as advance, contextlib.suppress(OutOfTimeError):
         for number, seed in wanted if len(first) > 1 else []:  # of one trial alone there was no choice
-            first_time = by_number[number].user_attrs["took"]["seconds"] / max(1, ground.plan.folds)
-            if ground.deadlines.luck_room() < 1.5 * max(longest, first_time):
+            if ground.deadlines.luck_room() < 1.5 * max(longest, _seconds_once(by_number[number], ground.plan.folds)):
                 break
             fresh[number][seed], seconds = _again(ground, by_number[number], seed)
             longest = max(longest, seconds)
             advance(1)
     division = fresh_division(ground.shown, ground.plan.folds, seed=1)
     sides = [division.filter(pl.col("split") == side).height for side in ("val", "train")]
-    found = luck.told(first, fresh, winner, base, share=sides[0] / sides[1])
+    found = luck.told(first, fresh, winner, base, share=sides[0] / sides[1], wanted=seeds)
     if ground.plan.folds and found["trials"][0]["fresh"] is not None:
         found["sentence"] += " All pictures played a part in the choice by folds: some luck is not seen this way."
     return found
 
 
+def _seconds_once(trial: FrozenTrial, folds: int) -> float:
+    """Return how long a trial takes on one division: by its last session, or by all epochs if that only went on."""
+    took = trial.user_attrs["took"]
+    return max(float(took["seconds"]) / max(1, folds), float(took["training"]))
+
+
 def _again(ground: Ground, trial: FrozenTrial, seed: int) -> tuple[float, float]:
-    """Return the macro-F1 of a trial on a fresh split and with a fresh seed, from the storage if it is there."""
+    """Return the macro-F1 of a trial on a fresh split and with a fresh seed, from the storage if it is there.
+
+    Raises OutOfTimeError between two epochs if the time is up.
+    """
     name, began = f"again {number_of(trial)} {seed}", time.monotonic()
     if (known := ground.ledger.study.user_attrs.get(name)) is not None:
         return float(known), 0.0
@@ -165,7 +177,12 @@ def _again(ground: Ground, trial: FrozenTrial, seed: int) -> tuple[float, float]
     recipe = recipe.model_copy(update={"seed": ground.asked.seed + 1000 * seed})
     place = ground.ledger.folder / f"again-{number_of(trial)}-{seed}"
     division = fresh_division(ground.shown, ground.plan.folds, seed=ground.asked.seed + seed)
-    found = scored(recipe, [division], place, threads=ground.threads, reporter=Silent(), resume=True)
+
+    def watch(*_: object) -> None:
+        if ground.deadlines.luck_room() < 0:
+            raise OutOfTimeError
+
+    found = scored(recipe, [division], place, threads=ground.threads, reporter=Silent(), watch=watch, resume=True)
     shutil.rmtree(place, ignore_errors=True)
     ground.ledger.study.set_user_attr(name, found.macro_f1)
     return found.macro_f1, time.monotonic() - began
@@ -178,9 +195,8 @@ def _default(trials: list[FrozenTrial]) -> list[tuple[FrozenTrial, Score]]:
 # ---- What is written -----------------------------------------------------------------------------------------------
 
 
-def counts(ledger: Ledger) -> dict[str, int]:
+def counts(trials: list[FrozenTrial]) -> dict[str, int]:
     """Return how many trials ended in which way."""
-    trials = ledger.trials()
     states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
     found = {name: sum(one.state == state for one in trials) for name, state in states.items()}
     return found | {"failed": sum("cause" in one.user_attrs for one in trials)}
@@ -201,8 +217,7 @@ def saved_by_pruning(trials: list[FrozenTrial], epochs: int | None) -> dict[str,
     return {"seconds": round(spent, 1), "seconds without": round(whole, 1), "share saved": round(1 - spent / whole, 4)}
 
 
-def _found(ground: Ground, best: FrozenTrial, run: Path, out: Path) -> dict[str, Any]:
-    trials = ground.ledger.trials()
+def _found(ground: Ground, trials: list[FrozenTrial], run: Path, out: Path) -> dict[str, Any]:
     metrics = run_folder.read_json(run / "metrics.json")
     default = _default(trials)
     return {
@@ -213,9 +228,9 @@ def _found(ground: Ground, best: FrozenTrial, run: Path, out: Path) -> dict[str,
         "chosen by": f"{ground.plan.folds} inner folds" if ground.plan.folds else "the validation split",
         "epochs of a trial": ground.plan.epochs,
         "epochs of the winner": ground.plan.final_epochs and run_folder.resolved_of(run).train.epochs,
-        "trials": counts(ground.ledger),
+        "trials": counts(trials),
         "default": dict(default[0][1].__dict__) if default else None,
-        "winner": _line(best),
+        "winner": _line(ranked(trials)[0][0]),
         "test": {name: metrics[name] for name in ("accuracy", "macro_f1", "log_loss")},
         "importance": importances(trials, seed=ground.asked.seed),
         "pruning": saved_by_pruning(trials, ground.plan.epochs),
@@ -229,6 +244,7 @@ def _line(one: FrozenTrial) -> dict[str, Any]:
     return {
         "trial": number_of(one),
         "ended": one.state.name.lower(),
+        "ended at": one.datetime_complete.isoformat() if one.datetime_complete else None,
         "default": is_default,
         "macro_f1": score.get("macro_f1"),
         "loss": score.get("loss"),

@@ -45,7 +45,7 @@ def place_of(
     place = SearchPlace(folder, Path(storage) if storage is not None else folder / STORAGE)
     try:
         taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-        if taken and not (folder / MARK).exists() and not place.storage.exists():
+        if taken and not (folder / MARK).exists() and not _holds(folder, place.storage):
             raise RunError(f"{folder} holds something that is no search. Choose another --out.")
         folder.mkdir(parents=True, exist_ok=True)
         place.storage.parent.mkdir(parents=True, exist_ok=True)
@@ -63,6 +63,11 @@ def write_recipe(path: Path, recipe: Recipe, about: str) -> None:
     from bestiary.recipe import write_toml
 
     write_text(path, f"# {about}\n{write_toml(recipe.asked())}")
+
+
+def _holds(folder: Path, storage: Path) -> bool:
+    """Return whether the storage is there, in this folder: its search was killed before it could mark the folder."""
+    return storage.exists() and storage.parent.absolute() == folder.absolute()
 
 
 def _digest(pictures: Path | str | Sequence[Path | str], labels: str | None, asked: Recipe) -> str:

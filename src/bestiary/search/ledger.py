@@ -29,7 +29,7 @@ VERSION = 1  # raise it when searches that were begun before cannot be gone on w
 BUSY_SECONDS = 60.0  # so long a database may be locked by others
 MOST_TRIES = 3  # a trial that kills its process so often is given up
 FIRST_PART = 8  # of the epochs: before that the learning rate is still rising, and says little
-FACTS, PLAN, FINISHED = "facts", "plan", "finished"
+FACTS, PLAN, SAMPLERS, ENDING, FINISHED = "facts", "plan", "samplers", "ending", "finished"
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -68,7 +68,7 @@ class Ledger:
             known = self.study.user_attrs.get(FACTS)
             if known is None:
                 made, first = plan()
-                self.study.enqueue_trial(first, user_attrs={"default": True})
+                self.study.enqueue_trial(first, user_attrs={"default": True}, skip_if_exists=True)
                 self.study.set_user_attr(PLAN, made)
                 self.study.set_user_attr(FACTS, {"version": VERSION, **facts})
                 return made
@@ -83,8 +83,10 @@ class Ledger:
 
     def use(self, epochs: int | None, *, seed: int) -> None:
         """Sample and stop by what the plan says; each process draws other values."""
-        sessions = len(list(self.folder.glob("session-*")))
-        self.study.sampler = optuna.samplers.TPESampler(seed=seed + 1000 * sessions + len(self.trials()))
+        with self.turn():
+            number = self.study.user_attrs.get(SAMPLERS, 0) + 1
+            self.study.set_user_attr(SAMPLERS, number)
+        self.study.sampler = optuna.samplers.TPESampler(seed=seed + 1000 * number + len(self.trials()))
         self.study.pruner = pruner(epochs)
 
     # ---- Trials ----------------------------------------------------------------------------------------------------
@@ -99,9 +101,7 @@ class Ledger:
 
     def taken(self) -> int:
         """Return how many trials are done or under way; those that were killed and queued again count once."""
-        again = {one.user_attrs.get("again") for one in self.trials()}
-        waits = TrialState.WAITING
-        return sum(one.state != waits and one.number not in again for one in self.trials())
+        return taken_of(self.trials())
 
     def place(self, trial: FrozenTrial | optuna.Trial) -> Path:
         """Return the folder of a trial: that of its first try."""
@@ -109,7 +109,10 @@ class Ledger:
 
     @contextlib.contextmanager
     def claimed(self, most: int | None) -> Iterator[optuna.Trial | None]:
-        """Give a trial to work on, or None if as many as wanted are taken; it is held until the end."""
+        """Give a trial to work on, or None if as many as wanted are taken; it is held until the end.
+
+        Whatever is raised meanwhile puts it back, to be gone on with: Ctrl-C, a full disk, no more time.
+        """
         with contextlib.ExitStack() as kept:
             with self.turn():
                 self.queue_killed()
@@ -117,37 +120,75 @@ class Ledger:
                 if trial is not None:
                     self.place(trial).mkdir(exist_ok=True)
                     kept.enter_context(held(self.place(trial)))
-            yield trial
+            try:
+                yield trial
+            except BaseException:
+                with contextlib.suppress(Exception), self.turn():  # else it is queued as one that was killed
+                    kept.close()
+                    self._put_back(trial)
+                raise
 
     def queue_killed(self) -> list[int]:
-        """Mark the trials whose process has died as failed, queue them again, and return their numbers."""
+        """Mark the trials whose process has died as failed, queue them again, and return their numbers.
+
+        One that has died too often is queued a last time, to be entered as `given_up`.
+        """
         dead = [one for one in self.trials(TrialState.RUNNING) if not in_use(self.place(one))]
         for one in dead:
-            self.study.tell(one.number, state=TrialState.FAIL)
-            if one.user_attrs.get("tries", 1) < MOST_TRIES:
-                self._queue(one, tries=one.user_attrs.get("tries", 1) + 1)
+            self._queue(one, tries=one.user_attrs.get("tries", 1) + 1)
         return [one.number for one in dead]
 
-    def put_back(self, trial: optuna.Trial) -> None:
-        """Queue a trial for which there was no time again."""
-        frozen = self.study.tell(trial, state=TrialState.FAIL)
-        self._queue(frozen, tries=frozen.user_attrs.get("tries", 1))
+    def _put_back(self, trial: optuna.Trial | None) -> None:
+        """Queue a trial that is under way again, without counting a try."""
+        for one in self.trials(TrialState.RUNNING):
+            if trial is not None and one.number == trial.number:
+                self._queue(one, tries=one.user_attrs.get("tries", 1))
 
     def _queue(self, one: FrozenTrial, *, tries: int) -> None:
+        """Queue a trial again, and only then mark it as failed: whatever happens between the two, it is not lost."""
+        if all(other.user_attrs.get("again") != one.number for other in self.trials()):
+            self._enqueue(one, tries=tries)
+        self.study.tell(one.number, state=TrialState.FAIL)
+
+    def _enqueue(self, one: FrozenTrial, *, tries: int) -> None:
         kept = {name: value for name, value in one.user_attrs.items() if name == "default"}
         own = {"again": one.number, "folder": self.place(one).name, "tries": tries}
         self.study.enqueue_trial(one.params or one.system_attrs.get("fixed_params", {}), user_attrs=kept | own)
 
     def clear(self) -> None:
-        """Remove what trials left behind, but for the best one's checkpoint, and what may still be gone on with."""
-        now = self.trials()  # seen once: a trial that another process ends meanwhile is left alone
-        ended = [one for one in now if one.state in (*DONE, TrialState.FAIL)]
-        kept = {self.place(one) for one in now if one not in ended}
-        if best := best_of(now):
-            kept.add(self.place(best[0]))
-        for one in ended:
-            if self.place(one) not in kept:
-                shutil.rmtree(self.place(one), ignore_errors=True)
+        """Remove what trials left behind, but for the checkpoint of the best one and of the winner that is being made.
+
+        What may still be gone on with is kept as well.
+        """
+        with self.turn():
+            now = self.trials()
+            ended = [one for one in now if one.state in (*DONE, TrialState.FAIL)]
+            kept = {self.place(one) for one in now if one not in ended}
+            if best := best_of(now):
+                kept.add(self.place(best[0]))
+            if ending := self.ending():
+                kept.add(self.folder / ending["folder"])
+            for one in ended:
+                if self.place(one) not in kept:
+                    shutil.rmtree(self.place(one), ignore_errors=True)
+
+    # ---- The end ---------------------------------------------------------------------------------------------------
+
+    def begin_end(self, wanted: int | None) -> list[FrozenTrial]:
+        """Return the trials that the end of the search is made of. wanted: how many were, see `ending`."""
+        with self.turn():
+            now = self.trials()
+            best = best_of(now)
+            assert best is not None  # the caller has seen to it
+            facts = {"taken": taken_of(now), "folder": self.place(best[0]).name, "wanted": wanted}
+            self.study.set_user_attr(ENDING, facts)
+            return now
+
+    def ending(self) -> dict[str, Any] | None:
+        """Return what the end was begun with, if it was and is not finished."""
+        known = self.study.user_attrs
+        begun: dict[str, Any] | None = known.get(ENDING)
+        return None if begun is None or begun["taken"] == known.get(FINISHED, {}).get("taken") else begun
 
     # ---- Who is at work --------------------------------------------------------------------------------------------
 
@@ -189,6 +230,17 @@ class Ledger:
 def number_of(trial: FrozenTrial | optuna.Trial) -> int:
     """Return the number of a trial for people, from 1: that of its first try."""
     return int(trial.user_attrs.get("folder", trial.number)) + 1
+
+
+def given_up(trial: FrozenTrial | optuna.Trial) -> bool:
+    """Return whether the trial has killed its process too often."""
+    return int(trial.user_attrs.get("tries", 1)) > MOST_TRIES
+
+
+def taken_of(trials: Sequence[FrozenTrial]) -> int:
+    """Return how many trials are done or under way; those that were queued again count once."""
+    again = {one.user_attrs.get("again") for one in trials}
+    return sum(one.state != TrialState.WAITING and one.number not in again for one in trials)
 
 
 def ranked(trials: Sequence[FrozenTrial]) -> list[tuple[FrozenTrial, Score]]:

@@ -28,12 +28,13 @@ def order(best: Sequence[int], default: int | None, seeds: int) -> list[tuple[in
 
 
 def told(
-    first: Mapping[int, float], fresh: Scores, winner: int, default: int | None, *, share: float
+    first: Mapping[int, float], fresh: Scores, winner: int, default: int | None, *, share: float, wanted: int
 ) -> dict[str, Any]:
     """Return what second scores say, as plain values and in words.
 
     first: macro-F1 of the trials as the search saw it, the best first. share: validation pictures of a fresh split per
-    training picture, by which the interval is widened, since the splits overlap (Nadeau and Bengio 2003).
+    training picture, by which the interval is widened, since the splits overlap (Nadeau and Bengio 2003). wanted: how
+    many fresh splits were asked for.
     """
     rows = [
         {
@@ -49,7 +50,8 @@ def told(
     shared = sorted(fresh.get(winner, {}).keys() & fresh.get(default, {}).keys())
     gains = [fresh[winner][seed] - fresh[default][seed] for seed in shared]
     gain, again = first[winner] - first[default], summary(gains, share)
-    words = sentence(gain, again, len(shared), is_default=winner == default) + _better(rows, winner)
+    seeds = len(shared) if wanted else None
+    words = sentence(gain, again, seeds, is_default=winner == default) + _better(rows, winner)
     return {"gain": gain, "fresh gain": again, "seeds": len(shared), "trials": rows, "sentence": words}
 
 
@@ -66,15 +68,21 @@ def summary(values: Sequence[float], share: float) -> dict[str, float | None] | 
     return {"value": mean(values), "low": mean(values) - half, "high": mean(values) + half}
 
 
-def sentence(gain: float, fresh: Mapping[str, float | None] | None, seeds: int, *, is_default: bool) -> str:
+def sentence(gain: float, fresh: Mapping[str, float | None] | None, seeds: int | None, *, is_default: bool) -> str:
     """Return what the second scores say, in words that claim no more than they show.
+
+    seeds: fresh splits that both winner and default were scored on, None if nobody asked for any.
 
     >>> sentence(0.012, {"value": 0.004, "low": 0.001, "high": 0.007}, 10, is_default=False).partition("). ")[2]
     'The gain is real, but 0.80 points of the 1.20 points were luck of the choice.'
     """
     if is_default:
         return "No trial was better than the default on validation: there is no gain, and no luck in it."
+    if gain == 0:
+        return "The winner's macro-F1 is the default's, and only its loss is lower: there is no gain to speak of."
     chosen = f"On the pictures it was chosen by, the winner's macro-F1 is {_points(gain)} above the default's."
+    if seeds is None:
+        return f"{chosen} It was not scored again, as was asked: how much of that is luck of the choice is not known."
     if fresh is None or fresh["value"] is None:
         return f"{chosen} It was not scored again: how much of that is luck of the choice is not known."
     again = f"On {seeds} fresh split{'s' * (seeds > 1)} it is {_signed(fresh['value'])}"
@@ -89,8 +97,7 @@ def _verdict(gain: float, value: float, low: float, high: float) -> str:
     if high < 0:
         return "The gain was luck of the choice, and the default is the better recipe."
     if low <= 0:
-        share = "all of it" if value <= 0 or lost <= 0 else f"about {_points(lost)} of it"
-        return f"A gain is not shown: {share} may well be luck of the choice."
+        return "A gain is not shown: all of it may be luck of the choice."
     if lost <= 0:
         return "The gain holds: no luck of the choice is seen in it."
     return f"The gain is real, but {_points(lost)} of the {_points(gain)} were luck of the choice."

@@ -11,7 +11,7 @@ from bestiary.errors import RecipeError
 from bestiary.models.lite import BACKBONES, built_trunk
 from bestiary.recipe import Recipe
 from bestiary.search.space import LOOK, Choice, Space, as_json, from_json, looks_of
-from bestiary.training.budget import RESERVE_SECONDS, RESERVE_SHARE, Estimate, Measure
+from bestiary.training.budget import RESERVE_SHARE, Estimate, Measure
 from bestiary.training.durations import spoken
 from bestiary.training.probe import feature_store, training_precision
 from bestiary.training.task import Task, task_of
@@ -77,12 +77,13 @@ class Sharing:
     besides: float = 0.0
 
 
-def shared_out(asked: Recipe, estimate: Estimate, room: float, folds: int) -> Sharing:
+def shared_out(asked: Recipe, estimate: Estimate, room: float, folds: int, agreed: SearchPlan | None = None) -> Sharing:
     """Return how the seconds that are left are shared out. Raises RecipeError if they are too few for one trial.
 
     estimate: of a run by the recipe itself, of a probe with its features there. Where fewer than six whole trainings
     fit, trials train for fewer epochs than the winner. With inner folds a trial trains once for each; the winner is
-    then trained anew, as it is after short trials; else its training is the trial's.
+    then trained anew, as it is after short trials; else its training is the trial's. agreed: the plan of a search that
+    was begun before, perhaps with another budget, whose epochs stay.
     """
     if asked.model.method == "probe":
         left = room - MARGIN * estimate.seconds(0)
@@ -90,6 +91,11 @@ def shared_out(asked: Recipe, estimate: Estimate, room: float, folds: int) -> Sh
         return _sharing(left)
     left, whole = room - MARGIN * (estimate.before + estimate.after), asked.resolved().train.epochs or 1
     epoch, trial_epoch = estimate.epoch, estimate.epoch * max(1, folds)
+    if agreed is not None and agreed.epochs is not None and agreed.final_epochs is not None:
+        anew = folds or agreed.epochs != agreed.final_epochs
+        for_trials = left - (agreed.final_epochs * epoch if anew else 0.0)
+        _refuse_too_short(for_trials - agreed.epochs * trial_epoch, room)
+        return _sharing(for_trials, agreed.epochs * trial_epoch, agreed.epochs, agreed.final_epochs)
     for_trials = left - (whole * epoch if folds else 0.0)
     if asked.train.epochs is not None or for_trials * (1 - LUCK_SHARE) >= FEWEST_TRIALS * whole * trial_epoch:
         _refuse_too_short(for_trials - whole * trial_epoch, room)
@@ -107,11 +113,6 @@ def _sharing(left: float, one_trial: float = 0.0, epochs: int | None = None, fin
     """Return the seconds for trials, one of which must fit, and for second scores."""
     luck = min(LUCK_SHARE * left, left - one_trial)
     return Sharing(left - luck, luck, epochs, final)
-
-
-def room_of(budget_seconds: float, elapsed: float) -> float:
-    """Return the seconds that may be planned with: what is left of the budget, less a reserve."""
-    return budget_seconds * (1 - RESERVE_SHARE) - RESERVE_SECONDS - elapsed
 
 
 def _refuse_too_short(spare: float, room: float) -> None:

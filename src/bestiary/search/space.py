@@ -11,9 +11,11 @@ from typing import Any
 from bestiary.errors import RecipeError
 from bestiary.models.cut import frozen_stages
 from bestiary.recipe import Recipe, read_setting
+from bestiary.training.budget import with_sections
 from bestiary.training.methods import refuse_impossible
 
 LOOK = "look"  # backbone, size and fit together: each look needs features of its own
+SAME_FOR_ALL = ("data.", "evaluate.", "picture.max_", "model.method", "train.epochs")
 LOOK_KEYS = ("model.backbone", "picture.size", "picture.fit")
 # From left to right: what is looked with first if time is short. The first is the default.
 LOOKS = (
@@ -74,6 +76,8 @@ def searched(asked: Recipe, pictures: int, wishes: Iterable[str]) -> Space:
     Raises RecipeError for a wish that cannot be read, and for a value that no recipe can have, before any is tried.
     """
     wished = dict(read_wish(wish) for wish in wishes)
+    for name, dimension in wished.items():
+        _refuse_unsearchable(asked, name, dimension)
     for name in wished.keys() & _given(asked):
         raise RecipeError(f"{name} is both set and searched. Leave one of them out.")
     space = default_space(asked, pictures)
@@ -113,12 +117,12 @@ def read_wish(text: str) -> tuple[str, Choice | Span]:
 
 def laid_over(asked: Recipe, chosen: Mapping[str, Setting]) -> Recipe:
     """Return the recipe with what a trial chose; raises RecipeError if that is impossible."""
-    whole = asked.asked()
+    sections: dict[str, dict[str, Any]] = {}
     for name, value in chosen.items():
         for key, setting in _settings(name, value):
             section, _, inner = key.partition(".")
-            whole[section] = {**whole.get(section, {}), inner: setting}
-    return Recipe.of(whole)
+            sections.setdefault(section, {})[inner] = setting
+    return with_sections(asked, sections)
 
 
 def first_values(space: Space, asked: Recipe) -> Settings:
@@ -281,6 +285,21 @@ def _settings(name: str, value: Setting) -> Iterator[tuple[str, Any]]:
         yield from plain.items()
     else:
         yield name, [plain] if name == "probe.regularisation" and not isinstance(plain, list) else plain
+
+
+def _refuse_unsearchable(asked: Recipe, name: str, dimension: Choice | Span) -> None:
+    """Raise RecipeError for what must be the same in all trials, and for too many ways to look at pictures."""
+    if name.startswith(SAME_FOR_ALL):
+        raise RecipeError(
+            f"{name} cannot be searched: pictures, split, judgement, method and epochs are the same for all trials, or"
+            " their scores could not be compared. Set it instead, or make several searches."
+        )
+    if name in LOOK_KEYS and isinstance(dimension, Span) and asked.model.method != "scratch":
+        low, high = (f"{end:g}" for end in (dimension.low, dimension.high))
+        raise RecipeError(
+            f"--search {name}={low}..{high}: each value needs features of its own, too many for a range. Give values:"
+            f" {name}=[{low}, {high}]."
+        )
 
 
 def _ends(dimension: Choice | Span) -> list[Setting]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from bestiary.errors import MissingExtraError, RecipeError, UserError, nearest
 from bestiary.evaluation.several_seeds import Pair
-from bestiary.recipe import METHODS, Recipe, read_named, shipped, with_settings
+from bestiary.recipe import METHODS, Recipe, read_named, shipped, trained_for, with_settings
 from bestiary.training.methods import refuse_impossible
 from bestiary.training.unused import learner_of, users_of
 
@@ -141,11 +141,9 @@ def changes(entry: Entry, other: Entry) -> list[str]:
 
 
 def with_epochs(entry: Entry, epochs: int) -> Entry:
-    """Return the recipe with so many epochs; a warm-up that it asks for keeps its share of them."""
-    train = dict(entry.asked.get("train", {}))
-    if (warm_up := train.get("warmup_epochs")) and (before := entry.recipe().resolved().train.epochs):
-        train["warmup_epochs"] = warm_up * epochs / before
-    return replace(entry, asked={**entry.asked, "train": {**train, "epochs": epochs}}, epochs_times=1)
+    """Return the recipe with so many epochs; see `recipe.trained_for`."""
+    with named(entry.name):
+        return replace(entry, asked=trained_for(entry.asked, epochs), epochs_times=1)
 
 
 def _finished(entry: Entry) -> Entry:

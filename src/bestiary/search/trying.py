@@ -8,21 +8,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import optuna
 import polars as pl
 from optuna.trial import TrialState
 
-from bestiary.errors import BestiaryError, RecipeError
+from bestiary.data.preparation import Audited
+from bestiary.errors import RecipeError
 from bestiary.progress import Reporter, Silent
-from bestiary.recipe import Recipe
-from bestiary.search.ledger import Ledger, number_of
+from bestiary.recipe import Recipe, trained_for
+from bestiary.search.ledger import MOST_TRIES, Ledger, given_up, number_of
 from bestiary.search.planning import Deadlines, SearchPlan
 from bestiary.search.scoring import History, Score, Watch, scored
 from bestiary.search.space import Choice, Settings, Space, laid_over, shown
 from bestiary.training.methods import refuse_impossible
 from bestiary.training.run_folder import read_history
 
-Ended = Literal["complete", "pruned", "failed", "out of time"]
+Ended = Literal["complete", "pruned", "failed"]
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
@@ -34,12 +36,15 @@ class OutOfTimeError(Exception):
 class Ground:
     """What all trials of this process share: the pictures, split; how they are divided to score; how to compute.
 
+    collection: the pictures before they were split; digest: of that split.
     trials: how many in all are wanted, None for as many as there is time for.
     """
 
     asked: Recipe
     plan: SearchPlan
+    collection: Audited
     shown: pl.DataFrame
+    digest: str
     parts: Sequence[pl.DataFrame]
     ledger: Ledger
     deadlines: Deadlines
@@ -51,22 +56,19 @@ class Ground:
 def tried(ground: Ground, trial: optuna.Trial) -> tuple[float, Ended]:
     """Run one trial and enter how it ended; return its seconds, and that in a word.
 
-    Raises UserError for what is at fault besides the recipe: pictures that have changed, a full disk.
+    Raises whatever is not the fault of the recipe, and OutOfTimeError; then nothing is entered.
     """
     began, chosen = time.monotonic(), suggested(trial, ground.plan.space)
     is_default = bool(trial.user_attrs.get("default"))
     try:
+        _refuse_given_up(trial)
         recipe = trial_recipe(ground.asked, ground.plan, {} if is_default else chosen)
         found: Score | str = _scored(ground, trial, recipe, is_default)
         ended: Ended = "complete"
     except optuna.TrialPruned:
         found, ended = "stopped", "pruned"
-    except OutOfTimeError:
-        ground.reporter.say(f"Trial {number_of(trial)}: the time was up; it is queued again.")
-        ground.ledger.put_back(trial)
-        return time.monotonic() - began, "out of time"
-    except (BestiaryError, RuntimeError, ValueError, MemoryError) as error:
-        if isinstance(error, BestiaryError) and not isinstance(error, RecipeError):
+    except (RecipeError, MemoryError, RuntimeError, FloatingPointError, np.linalg.LinAlgError) as error:
+        if isinstance(error, RuntimeError) and not _out_of_memory(error):
             raise
         found, ended = str(error) or type(error).__name__, "failed"
     seconds = time.monotonic() - began
@@ -74,6 +76,16 @@ def tried(ground: Ground, trial: optuna.Trial) -> tuple[float, Ended]:
     what = "the default" if is_default else in_words(chosen)
     ground.reporter.say(f"Trial {_numbered(ground, trial)}: {words}, {seconds:.1f} s: {what}")
     return seconds, ended
+
+
+def _refuse_given_up(trial: optuna.Trial) -> None:
+    if given_up(trial):
+        raise RecipeError(f"Its process was killed {MOST_TRIES} times: perhaps there is too little memory for it.")
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """Return whether this is what torch says when memory does not suffice: on a GPU, on the CPU."""
+    return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
 
 
 def suggested(trial: optuna.Trial, space: Space) -> Settings:
@@ -100,7 +112,7 @@ def with_epochs(recipe: Recipe, epochs: int | None) -> Recipe:
     """Return the recipe with so many epochs; as it is, where these are its own."""
     if epochs is None or recipe.resolved().train.epochs == epochs:
         return recipe
-    return laid_over(recipe, {"train.epochs": epochs})
+    return Recipe.of(trained_for(recipe.asked(), epochs))
 
 
 def in_words(chosen: Settings) -> str:

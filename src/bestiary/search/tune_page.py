@@ -85,17 +85,26 @@ def looks_sentence(looks: int) -> str:
 
 
 def _history(lines: Sequence[Mapping[str, Any]]) -> tuple[list[str], str]:
-    """Return the marks of all trials over their number, and a line of the best so far; and that in words."""
+    """Return the marks of all trials in the order of their ends, and a line of the best so far; and that in words."""
+    lines = sorted(lines, key=lambda line: str(line["ended at"]))
     scored = [(line, line["macro_f1"] if line["macro_f1"] is not None else line["last_macro_f1"]) for line in lines]
     known = [(line, score) for line, score in scored if score is not None]
     low, high = _limits([score for _, score in known])
-    frame = svg.Frame(0, max(line["trial"] for line in lines) + 1, low, high)
+    frame = svg.Frame(0, len(known) + 1, low, high)
     marks = svg.ticks(low, high)
     numbers = [tick for tick in svg.ticks(0, frame.x_high) if tick == round(tick)]
-    parts = svg.axes(frame, numbers, marks, svg.number_text, svg.number_text, "trial", "validation macro-F1")
+    parts = svg.axes(
+        frame,
+        numbers,
+        marks,
+        svg.number_text,
+        svg.number_text,
+        "trials as they ended",
+        "validation macro-F1",
+    )
     best, place = None, frame.x(0)
-    for line, score in known:
-        at, height = frame.x(line["trial"]), frame.y(max(score, low))
+    for number, (line, score) in enumerate(known, start=1):
+        at, height = frame.x(number), frame.y(max(score, low))
         if line["ended"] == "complete" and (best is None or score > best):
             if best is not None:
                 parts.append(svg.segment(place, frame.y(best), at, frame.y(best), "ink-right"))

@@ -12,16 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 from filelock import FileLock, Timeout
 
-from bestiary.data.corrections import read_corrections
-from bestiary.data.preparation import audited, divided
+from bestiary import flow
+from bestiary.data.preparation import Audited, divided
 from bestiary.errors import InterruptedRun, RecipeError, RunError
 from bestiary.flow import Sources
-from bestiary.machine import Clock, cache_folder, cores, keep_memory, processes
+from bestiary.machine import Clock, cores, keep_memory, processes
 from bestiary.models.lite import built_trunk
-from bestiary.picture import Limits
 from bestiary.progress import Reporter, Silent
 from bestiary.recipe import Recipe
 from bestiary.search import ending, folders, planning
@@ -29,8 +27,8 @@ from bestiary.search.ledger import Ledger, failures, told
 from bestiary.search.planning import Deadlines, SearchPlan
 from bestiary.search.scoring import divisions, inner_folds
 from bestiary.search.space import Settings, first_values, looks_of, searched
-from bestiary.search.trying import Ground, tried
-from bestiary.training.budget import Measure, estimated
+from bestiary.search.trying import Ground, OutOfTimeError, tried
+from bestiary.training.budget import Estimate, Measure, estimated, room_of
 from bestiary.training.durations import spoken
 from bestiary.training.methods import refuse_impossible
 from bestiary.training.probe import features_of, training_precision
@@ -82,13 +80,13 @@ def tune(
     keep_memory()
     try:
         with told(place.storage):
-            found = _measured(pictures, labels, corrections, asked, workers, reporter)
-            ground = _prepared(wishes, place, *found, workers, clock, reporter)
+            collection = flow.measured(pictures, labels, corrections, asked.resolved(), workers, reporter)
+            ground = _prepared(wishes, place, collection, workers, clock, reporter)
             if not _searched(ground):
                 return ending.left_to_others(ground.ledger, reporter)
             source = ending.Source(pictures, labels, corrections)
             return ending.ended(ground, place.out, source, fresh_seeds)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, InterruptedRun):
         words = f"Interrupted. Nothing is lost: the same command goes on with the search in {place.out}."
         raise InterruptedRun(None, words=words) from None
 
@@ -111,54 +109,32 @@ def _refuse(wishes: Wishes) -> None:
     searched(asked, 1000, wishes.search)  # a wrong wish is told before pictures are looked at
 
 
-def _measured(
-    pictures: Sources,
-    labels: str | None,
-    corrections: Path | str | None,
-    asked: Recipe,
-    threads: int,
-    reporter: Reporter,
-) -> tuple[pl.DataFrame, str]:
-    """Return the pictures, split as `train` splits them, and the digest of the split."""
-    full = asked.resolved()
-    sources = [Path(pictures)] if isinstance(pictures, str | Path) else [Path(one) for one in pictures]
-    found = audited(
-        sources,
-        labels,
-        full.data,
-        Limits(full.picture.max_bytes, full.picture.max_pixels),
-        threads=threads,
-        cache=cache_folder(),
-        reporter=reporter,
-        corrections=None if corrections is None else read_corrections(Path(corrections)),
-    )
-    return divided(found, asked.data, seed=asked.seed)
-
-
 # ---- Before the first trial ----------------------------------------------------------------------------------------
 
 
 def _prepared(
     wishes: Wishes,
     place: folders.SearchPlace,
-    shown: pl.DataFrame,
-    digest: str,
+    collection: Audited,
     threads: int,
     clock: Clock,
     reporter: Reporter,
 ) -> Ground:
     """Return what all trials share: the plan agreed on with other processes, the deadlines, features of all looks."""
-    asked, folds = wishes.asked, inner_folds(wishes.folds, shown)
+    asked = wishes.asked
+    shown, digest = divided(collection, asked.data, seed=asked.seed)
+    folds = inner_folds(wishes.folds, shown)
     ledger = Ledger(place.storage, f"tune-{asked.model.method}")
     task, measure = task_of(ledger.folder, asked.resolved(), shown, threads, clock, reporter), Measure()
-    sharing, deadlines = _shared_out(wishes, folds, ledger, task, measure, clock), Deadlines()
-    if sharing is not None and wishes.budget_seconds is not None:
-        now = time.monotonic()
-        end = now + planning.room_of(wishes.budget_seconds, clock.total)
-        deadlines = Deadlines(now + sharing.search, end, sharing.besides)
+    estimate, budget = _estimated(wishes, folds, ledger, task, measure, clock), wishes.budget_seconds
+
+    def shared(agreed: SearchPlan | None = None) -> planning.Sharing | None:
+        if estimate is None or budget is None:
+            return None
+        return planning.shared_out(asked, estimate, room_of(budget, clock.total), folds, agreed)
 
     def plan() -> tuple[dict[str, Any], Settings]:
-        pictures = len(task.part("train").keys)
+        pictures, sharing = len(task.part("train").keys), shared()
         space = searched(asked, pictures, wishes.search)
         if sharing is not None and asked.model.method == "probe":
             space = planning.affordable(space, asked, task, measure, planning.LOOKS_SHARE * sharing.search)
@@ -167,13 +143,17 @@ def _prepared(
         return SearchPlan(space, folds, epochs, final).plain(), first_values(space, asked)
 
     facts = {"split": digest, "recipe": asked.asked(), "search": list(wishes.search), "inner folds": folds}
-    agreed = SearchPlan.of(ledger.agreed(facts, plan))
+    agreed, deadlines = SearchPlan.of(ledger.agreed(facts, plan)), Deadlines()
+    sharing = shared(agreed)
+    if sharing is not None and budget is not None:
+        now = time.monotonic()
+        deadlines = Deadlines(now + sharing.search, now + room_of(budget, clock.total), sharing.besides)
     place.mark({"method": asked.model.method, "storage": str(place.storage.absolute()), **facts})
     trials = wishes.trials
     if trials is None and sharing is None:
         trials = planning.DEFAULT_TRIALS[asked.model.method]
     parts = divisions(shown, agreed.folds, seed=asked.seed)
-    ground = Ground(asked, agreed, shown, parts, ledger, deadlines, threads, reporter, trials)
+    ground = Ground(asked, agreed, collection, shown, digest, parts, ledger, deadlines, threads, reporter, trials)
     reporter.say(_described(ground))
     if asked.model.method == "probe":
         looks = [planning.at_look(task, look) for look in looks_of(agreed.space, asked)]
@@ -182,20 +162,19 @@ def _prepared(
     return ground
 
 
-def _shared_out(
+def _estimated(
     wishes: Wishes, folds: int, ledger: Ledger, task: Task, measure: Measure, clock: Clock
-) -> planning.Sharing | None:
-    """Return how the budget is shared out, if there is one; a probe's own features are computed on the way."""
+) -> Estimate | None:
+    """Return what a run by the recipe itself takes, if there is a budget; a probe's features are computed first."""
     if wishes.budget_seconds is None:
         return None
     whole = estimated(task, measure)
-    room = planning.room_of(wishes.budget_seconds, clock.total)
     if wishes.asked.model.method == "probe":
+        room = room_of(wishes.budget_seconds, clock.total)
         planning.shared_out(wishes.asked, whole, room, folds)  # is it too short? Then features need no computing
         _fill(ledger, task)
         whole = estimated(task, measure)
-        room = planning.room_of(wishes.budget_seconds, clock.total)
-    return planning.shared_out(wishes.asked, whole, room, folds)
+    return whole
 
 
 def _fill(ledger: Ledger, task: Task, *, wait: bool = True) -> bool:
@@ -236,14 +215,19 @@ def _searched(ground: Ground) -> bool:
     ledger, failed, typical = ground.ledger, 0, 0.0
     with ledger.session():
         ledger.use(ground.plan.epochs, seed=ground.asked.seed)
-        while ground.deadlines.room() > typical:
-            with ledger.claimed(ground.trials) as trial:
-                if trial is None:
-                    break
-                seconds, ended = tried(ground, trial)
-            ledger.clear()
-            if ended == "out of time":
+        begun = ledger.ending()
+        if straight := begun is not None and begun["wanted"] == ground.trials:
+            ground.reporter.say("The winner was chosen before: no more trials are run.")
+        while not straight and ground.deadlines.room() > typical:
+            try:
+                with ledger.claimed(ground.trials) as trial:
+                    if trial is None:
+                        break
+                    seconds, ended = tried(ground, trial)
+            except OutOfTimeError:
+                ground.reporter.say("The time for trials is up; the one that was under way is queued again.")
                 break
+            ledger.clear()
             typical = seconds if not typical else 0.8 * typical + 0.2 * seconds
             failed = failed + 1 if ended == "failed" else 0
             if failed >= HOPELESS and not ledger.best():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -95,18 +95,19 @@ def planned(make: Make, asked: Recipe, budget_seconds: float | None, elapsed: Ca
         tried.append((recipe, estimate))
         if budget_seconds is None:
             return _plan(recipe, estimate, None, elapsed())
-        if _epochs(asked, recipe, estimate, _room(budget_seconds, elapsed())) >= _enough(asked, recipe):
+        if _epochs(asked, recipe, estimate, room_of(budget_seconds, elapsed())) >= _enough(asked, recipe):
             break
     assert budget_seconds is not None
     recipe, estimate = tried[-1]
-    epochs = _epochs(asked, recipe, estimate, _room(budget_seconds, elapsed()))
+    epochs = _epochs(asked, recipe, estimate, room_of(budget_seconds, elapsed()))
     if epochs < 1:
         recipe, estimate = min(tried, key=lambda one: one[1].seconds(1))
         raise RecipeError(_too_short(asked, recipe, estimate, budget_seconds, elapsed()))
     if recipe.model.method != "probe" and asked.train.epochs is None:
         size, look = {"size": recipe.picture.size}, {"suspects": recipe.data.suspects}
         model = {"backbone": recipe.model.backbone}
-        recipe = _laid_over(asked, {"picture": size, "model": model, "data": look, "train": {"epochs": epochs}})
+        chosen: dict[str, dict[str, Any]] = {"picture": size, "model": model, "data": look, "train": {"epochs": epochs}}
+        recipe = with_sections(asked, chosen).resolved()
     return _plan(recipe, estimate, budget_seconds, elapsed())
 
 
@@ -245,7 +246,7 @@ def _candidates(asked: Recipe, free: bool) -> Iterator[Recipe]:
     suspects = [asked.data.suspects] if "suspects" in asked.asked().get("data", {}) else [True, False]
     for way in _ways(asked):
         for look in suspects:
-            yield _laid_over(asked, {**way, "data": {"suspects": look}})
+            yield with_sections(asked, {**way, "data": {"suspects": look}}).resolved()
 
 
 def _ways(asked: Recipe) -> Iterator[dict[str, dict[str, Any]]]:
@@ -259,11 +260,12 @@ def _ways(asked: Recipe) -> Iterator[dict[str, dict[str, Any]]]:
         yield {"model": {"backbone": name}, "picture": {"size": pixels}}
 
 
-def _laid_over(asked: Recipe, chosen: dict[str, dict[str, Any]]) -> Recipe:
+def with_sections(asked: Recipe, chosen: Mapping[str, Mapping[str, Any]]) -> Recipe:
+    """Return the recipe with settings laid over it, by section; raises RecipeError if that is impossible."""
     whole = asked.asked()
     for section, values in chosen.items():
         whole[section] = {**whole.get(section, {}), **values}
-    return Recipe.of(whole).resolved()
+    return Recipe.of(whole)
 
 
 def _enough(asked: Recipe, recipe: Recipe) -> int:
@@ -281,7 +283,8 @@ def _epochs(asked: Recipe, recipe: Recipe, estimate: Estimate, room: float) -> i
     return max(0, min(fit, MOST_TIMES_DEFAULT * asked_for))
 
 
-def _room(budget_seconds: float, elapsed: float) -> float:
+def room_of(budget_seconds: float, elapsed: float) -> float:
+    """Return the seconds that may be planned with: what is left of the budget, less a reserve."""
     return budget_seconds * (1 - RESERVE_SHARE) - RESERVE_SECONDS - elapsed
 
 
