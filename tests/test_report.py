@@ -28,6 +28,7 @@ from bestiary.evaluation.metrics import score
 from bestiary.evaluation.slices import slices
 from bestiary.evaluation.trust import set_coverage, uncalibrated
 from bestiary.inference.sets import set_table
+from bestiary.percent import whole_percent
 from tiny_model import coloured, write_run
 
 HOSTILE = '<script>alert("1")</script> & Bär'
@@ -292,7 +293,7 @@ def test_mistakes_come_surest_first_and_are_all_counted(run: Path, page: str) ->
     section = page.partition('<h3 id="mistakes">')[2].partition('<h3 id="unknown">')[0]
     shown = re.findall(r"<strong>[^<]*</strong>, (\d+)\u00a0%", section)
     assert wrong.height > 3
-    assert shown == [verdict.whole_percent(p).removesuffix("\u00a0%") for p in wrong["probability"]]
+    assert shown == [whole_percent(p).removesuffix("\u00a0%") for p in wrong["probability"]]
     assert f"{wrong.height} wrongly" in section
 
 
@@ -419,8 +420,8 @@ def test_the_verdict_says_where_it_is_weakest(counts: list[list[int]], accuracy:
 def test_nothing_is_rounded_up_to_perfection() -> None:
     almost = _scores(("cow", "dog"), [[9, 1], [0, 9]], 0.9972)
     assert verdict.verdict(almost).startswith("Right 99.7 times in 100 (95\u00a0% interval 98.7 to 100.7)")
-    assert verdict.whole_percent(0.9999) == "99\u00a0%"
-    assert verdict.whole_percent(1.0) == "100\u00a0%"
+    assert whole_percent(0.9999) == "99\u00a0%"
+    assert whole_percent(1.0) == "100\u00a0%"
 
 
 def test_steps_name_the_class_that_lacks_pictures_and_the_pair_that_is_confused() -> None:

@@ -17,6 +17,7 @@ from bestiary.deliver.markdown import figure, plain, rows
 from bestiary.deliver.run_files import RunFiles, notes
 from bestiary.deliver.summary import peeked
 from bestiary.deliver.trust_section import calibration_words, set_words
+from bestiary.percent import whole_percent
 from bestiary.recipe import BACKBONE_SIZES
 
 # Our key, the hub's name of the metric, its name for people.
@@ -141,7 +142,7 @@ def _limits(run: RunFiles) -> Iterator[str]:
 
 def _answered(metrics: Any) -> str:
     share = (metrics.get("unknown") or {}).get("coverage")
-    return "" if share is None else f" ({verdict.whole_percent(share)} of the test pictures get an answer)"
+    return "" if share is None else f" ({whole_percent(share)} of the test pictures get an answer)"
 
 
 def _made(run: RunFiles) -> Iterator[tuple[str, str]]:
