@@ -103,7 +103,7 @@ def test_github_makes_nothing_of_a_name(given: str, shown: str) -> None:
 def test_the_scores_carry_what_is_to_be_kept_in_mind(run: Path) -> None:
     files = read_run(run)
     note = {"note": "…"}
-    caveats = files.metrics | {"folds": note, "leaks": note, "test_scored": 3}
+    caveats = {**files.metrics, "folds": note, "leaks": note, "test_scored": 3}
     (entry,) = card_data(replace(files, metrics=caveats, folder=Path("/tmp/searched/winner-2")))["model-index"]
     data = entry["results"][0]["dataset"]["name"]
     assert all(words in data for words in ("cross-validated", "duplicates in training", "scored 3 times"))
