@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bestiary.deliver.markdown import plain
-from bestiary.deliver.model_card import METRICS
+from bestiary.deliver.model_card import MAY_BE_PUBLISHED, METRICS, card_data
 from bestiary.deliver.report import write_report
+from bestiary.deliver.run_files import read_run
 from test_report import HOSTILE, LABELS, drawn_pictures, make_run
 
 hub = pytest.importorskip("huggingface_hub")
@@ -73,6 +75,40 @@ def test_the_card_can_be_published_and_what_users_named_is_escaped(run: Path) ->
     assert plain(HOSTILE) in card
     assert card.count(plain(HOSTILE)) >= 2
     assert "| cow | " in card
+    assert all(f"`{name}`" in card for name in MAY_BE_PUBLISHED)
+    published = [path.read_bytes() for path in run.iterdir() if path.name in MAY_BE_PUBLISHED]
+    assert len(published) > 5
+    assert not any(str(run.parent).encode() in content for content in published)
+    assert str(run.parent).encode() in (run / "pictures.parquet").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("@octocat", "@\u200boctocat"),
+        ("cow@farm.org", "cow@\u200bfarm.org"),
+        ("www.evil.com", "ww\u200bw.evil.com"),
+        ("WWW.evil.com", "WW\u200bW.evil.com"),
+        ("https://evil.com", "https:\u200b//evil.com"),
+        (":skull: :+1:", ":\u200bskull: :\u200b+1:"),
+        ("a#12", "a\\#\u200b12"),
+        ("gh-7", "gh-\u200b7"),
+        ("Weakest: sheep, 12:30 (@ home), wwf", "Weakest: sheep, 12:30 (@ home), wwf"),
+    ],
+)
+def test_github_makes_nothing_of_a_name(given: str, shown: str) -> None:
+    assert plain(given) == shown
+
+
+def test_the_scores_carry_what_is_to_be_kept_in_mind(run: Path) -> None:
+    files = read_run(run)
+    note = {"note": "…"}
+    caveats = {**files.metrics, "folds": note, "leaks": note, "test_scored": 3}
+    (entry,) = card_data(replace(files, metrics=caveats, folder=Path("/tmp/searched/winner-2")))["model-index"]
+    data = entry["results"][0]["dataset"]["name"]
+    assert all(words in data for words in ("cross-validated", "duplicates in training", "scored 3 times"))
+    assert entry["name"] == "searched winner-2"
+    assert replace(files, folder=Path("/winner")).name == "winner"
 
 
 def test_the_summary_fits_into_a_pull_request(run: Path) -> None:

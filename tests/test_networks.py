@@ -223,6 +223,7 @@ def test_the_exported_trunk_equals_the_network(name: str) -> None:
     assert leaked == []
     assert network.training, "the network is not changed"
     assert all(not tensor.external_data for tensor in graph.graph.initializer)
+    assert b"torch_export.py" not in graph.SerializeToString(), "where the code lies is nobody's business"
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     assert [(one.name, one.type, one.shape[1:]) for one in session.get_inputs()] == [
         ("images", "tensor(uint8)", [32, 32, 3])

@@ -16,10 +16,11 @@ import pytest
 from PIL import Image, ImageDraw
 
 from bestiary import table
+from bestiary.deliver import evidence as evidence_module
 from bestiary.deliver import plots, verdict
 from bestiary.deliver.advice import Evidence, evidence_of, next_steps
 from bestiary.deliver.evidence import overlays
-from bestiary.deliver.report import write_report
+from bestiary.deliver.report import render, write_report
 from bestiary.deliver.run_files import read_run
 from bestiary.deliver.thumbnails import LARGEST_BYTES, thumbnail_data_uri
 from bestiary.errors import RunError
@@ -28,6 +29,7 @@ from bestiary.evaluation.metrics import score
 from bestiary.evaluation.slices import slices
 from bestiary.evaluation.trust import set_coverage, uncalibrated
 from bestiary.inference.sets import set_table
+from bestiary.percent import whole_percent
 from tiny_model import coloured, write_run
 
 HOSTILE = '<script>alert("1")</script> & Bär'
@@ -292,7 +294,7 @@ def test_mistakes_come_surest_first_and_are_all_counted(run: Path, page: str) ->
     section = page.partition('<h3 id="mistakes">')[2].partition('<h3 id="unknown">')[0]
     shown = re.findall(r"<strong>[^<]*</strong>, (\d+)\u00a0%", section)
     assert wrong.height > 3
-    assert shown == [verdict.whole_percent(p).removesuffix("\u00a0%") for p in wrong["probability"]]
+    assert shown == [whole_percent(p).removesuffix("\u00a0%") for p in wrong["probability"]]
     assert f"{wrong.height} wrongly" in section
 
 
@@ -419,8 +421,8 @@ def test_the_verdict_says_where_it_is_weakest(counts: list[list[int]], accuracy:
 def test_nothing_is_rounded_up_to_perfection() -> None:
     almost = _scores(("cow", "dog"), [[9, 1], [0, 9]], 0.9972)
     assert verdict.verdict(almost).startswith("Right 99.7 times in 100 (95\u00a0% interval 98.7 to 100.7)")
-    assert verdict.whole_percent(0.9999) == "99\u00a0%"
-    assert verdict.whole_percent(1.0) == "100\u00a0%"
+    assert whole_percent(0.9999) == "99\u00a0%"
+    assert whole_percent(1.0) == "100\u00a0%"
 
 
 def test_steps_name_the_class_that_lacks_pictures_and_the_pair_that_is_confused() -> None:
@@ -431,16 +433,17 @@ def test_steps_name_the_class_that_lacks_pictures_and_the_pair_that_is_confused(
         "Add pictures of cow.",  # F1 0.5; the median of the classes is 0.6, so a third of 0.1 is to be won
         "Look at the mistakes with dog.",
         "Look at the mistakes with hen.",
-        "Check 3 training labels that look wrong.",
+        "Check 4 labels that look wrong.",
         "Look through the findings.",
-        "Fine-tune.",
+        "Try fine-tuning.",
         "Confirm on fresh pictures.",
         "Use it.",
     ]
-    assert [step.worth for step in steps[:2]] == ["up to +3.3 points", ""]
+    assert [step.worth for step in steps[:2]] == ["about +3.3 points", ""]
     assert "learnt from 20, where the median class has 200" in steps[0].why
     assert "Confused most with cow: 10 times, both ways" in steps[1].why
-    assert steps[3].why.endswith("3 teach the model the wrong thing and 1 make it look worse than it is.")
+    assert "would label them otherwise: 3 to learn from, 1 to test by." in steps[3].why
+    assert steps[3].worth == ""
     assert "marked 1 shortcut:" in steps[4].why
 
 
@@ -460,8 +463,35 @@ def test_steps_are_ordered_by_what_they_could_bring() -> None:
     ]
     assert [step.gain for step in steps[:4]] == [0.05, pytest.approx(0.1 / 3), 0.02, 0.01]
     assert not any("small" in step.what for step in steps)
+    assert steps[0].worth == "score may be 5.0 points too low"
+    assert "training again" not in steps[0].why, "no label to learn from looks wrong"
     worse = next_steps(replace(evidence, relabelled=-0.01))
     assert next(step for step in worse if "Check" in step.what).worth == ""
+
+
+def test_what_a_slice_shares_with_another_is_said_to_be_counted_there() -> None:
+    metrics = _scores(("cow", "dog"), [[9, 0], [1, 8]], 0.9)
+    rate = {"value": 0.5, "low": 0.4, "high": 0.6}
+    dark = {"name": "dark", "words": "luma", "worse": True, "worth": 0.02, "accuracy": rate, "rest": rate}
+    metrics["slices"] = {"rows": [dark | {"counted_in": []}, dark | {"name": "blurry", "counted_in": ["dark"]}]}
+    first, second = (step for step in next_steps(Evidence(metrics, {})) if step.anchor == "slices")
+    assert "other pictures of the same classes 50\u00a0% (40 to 60); that is more than chance." in first.why
+    assert "counted there" not in first.why
+    assert second.why.endswith("Those that are dark as well are counted there.")
+
+
+def test_the_heatmaps_are_drawn_with_as_many_threads_as_were_asked_for(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def predictor(_: Path, *, threads: int | None) -> None:
+        asked.append(threads)
+        raise RunError("There is no model.")
+
+    monkeypatch.setattr(evidence_module, "Predictor", predictor)
+    render(read_run(run), threads=3)
+    assert asked == [3]
 
 
 def test_suspect_labels_of_tested_pictures_are_worth_what_relabelling_them_brings(run: Path) -> None:
@@ -488,7 +518,7 @@ def test_learning_curves_lead_to_advice_only_where_there_are_some() -> None:
     metrics["per_class"] = {label: {"f1": {"value": 0.95}, "support": 9} for label in ("cow", "dog")}
     for method, expected in (
         ("scratch", ["Train with more variety, or shorter.", "Use it."]),
-        ("probe", ["Fine-tune.", "Use it."]),
+        ("probe", ["Try fine-tuning.", "Use it."]),
     ):
         steps = next_steps(Evidence(metrics, {"cow": 200, "dog": 200}, _epoch_lines(), method=method))
         assert [step.what for step in steps] == expected
@@ -499,7 +529,9 @@ def test_a_path_that_was_best_at_its_end_should_go_on() -> None:
     inside, at_the_end = _path_lines(), _path_lines()[:3]
     counts = {"cow": 200, "dog": 200}
     assert "Try weaker" not in str(next_steps(Evidence(metrics, counts, inside, method="probe")))
-    assert "C = 0.003, was the best" in str(next_steps(Evidence(metrics, counts, at_the_end, method="probe")))
+    third = at_the_end[-1] | {"regularisation": 1 / 81}
+    assert "C = 0.0123, was" in str(next_steps(Evidence(metrics, counts, [*at_the_end[:2], third], method="probe")))
+    assert "Try weaker" not in str(next_steps(Evidence(metrics, counts, [third], method="probe"))), "no other was tried"
 
 
 def test_reliability_points_count_every_picture_once() -> None:
@@ -539,6 +571,6 @@ def test_overlays_are_drawn_where_there_are_a_model_and_a_picture(tmp_path: Path
     broken.write_bytes(b"no picture")
     paths = [str(picture), str(broken), str(tmp_path / "gone.png")]
     assert overlays(run, paths) == [None, None, None]
-    drawn = overlays(write_run(run), paths)
+    drawn = overlays(write_run(run), paths, threads=1)
     assert (drawn[0] or "").startswith("data:image/jpeg;base64,")
     assert drawn[1:] == [None, None]

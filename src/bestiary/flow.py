@@ -214,7 +214,7 @@ def resume(run: Path | str, *, light: bool = False, threads: int | None = None, 
             reporter.say(f"Going on with {run}, after {times} session{'s' * (times > 1)} of {before:.0f} s in all.")
             run_folder.note(run, {"resumed": f"{times} time{'s' * (times > 1)}; the seconds are those of all sessions"})
         if (run / "metrics.json").exists():  # the test split was scored: scoring it twice would have to be counted
-            return _reported(run, run_folder.read_json(run / "metrics.json"), clock, account, light=light)
+            return _reported(run, run_folder.read_json(run / "metrics.json"), threads, clock, account, light=light)
         workers = threads or cores()
         return _finish(run, threads=workers, clock=clock, account=account, reporter=reporter, resume=True, light=light)
 
@@ -243,7 +243,7 @@ def evaluate(run: Path | str, *, threads: int | None = None, reporter: Reporter 
         predictions = predicted(predictor, test, reporter)
         metrics = {**before, **judged(run, predictions, shown, recipe), "test_scored": before["test_scored"] + 1}
         table.write(pl.concat([predictions, old.filter(pl.col("split") != "test")]), run / "predictions.parquet")
-        _write(run, metrics)
+        _write(run, metrics, threads)
     return Run(run, metrics)
 
 
@@ -290,13 +290,16 @@ def _finish(
     curve = path_sentence if recipe.model.method == "probe" else overfitting_sentence
     metrics = scored | {"test_scored": 1, "overfitting": curve(learned.history)}
     metrics |= {"temperature": sealed.calibration.temperature}
-    return _reported(run, metrics, clock, account, light=light)
+    return _reported(run, metrics, threads, clock, account, light=light)
 
 
-def _reported(run: Path, metrics: dict[str, Any], clock: Clock, account: Session, *, light: bool = False) -> Run:
+def _reported(
+    run: Path, metrics: dict[str, Any], threads: int | None, clock: Clock, account: Session, *, light: bool = False
+) -> Run:
     """Write what came out and the report of it, and note how long all of it took."""
     with clock.stage("report"):
-        _write(run, metrics | {"seconds": account.seconds, "peak_rss_mb": account.peak_megabytes}, light=light)
+        facts = {"seconds": account.seconds, "peak_rss_mb": account.peak_megabytes}
+        _write(run, metrics | facts, threads, light=light)
     metrics |= {"seconds": account.seconds, "peak_rss_mb": account.peak_megabytes}
     run_folder.write_json(run / "metrics.json", metrics)
     if run.parent == run_folder.RUNS:
@@ -313,11 +316,11 @@ def _resumable(run: Path) -> Iterator[None]:
         raise InterruptedRun(run) from None
 
 
-def _write(run: Path, metrics: dict[str, Any], *, light: bool = False) -> None:
+def _write(run: Path, metrics: dict[str, Any], threads: int | None, *, light: bool = False) -> None:
     write_text(run / "classification_report.txt", classification_report(metrics))
     run_folder.write_json(run / "metrics.json", metrics)
     if not light:
-        write_report(run)
+        write_report(run, threads=threads)
 
 
 def _paths(pictures: Sources) -> list[Path]:

@@ -127,12 +127,17 @@ def _none_read(count: int) -> str:
 
 
 @app.command()
-def report(run: RunPath, threads: Threads = None, quiet: Quiet = False, as_json: AsJson = False) -> None:  # noqa: ARG001
+def report(
+    run: RunPath,
+    threads: Threads = None,
+    quiet: Quiet = False,  # noqa: ARG001 - every command takes it
+    as_json: AsJson = False,
+) -> None:
     """Write report.html again, with report.md and the model card (README.md); prints its path."""
     needs_extra("train")
     from bestiary.deliver.report import write_report
 
-    path = write_report(run)
+    path = write_report(run, threads=threads)
     if as_json:
         print_json({"report": str(path), "summary": str(run / "report.md"), "model_card": str(run / "README.md")})
     else:

@@ -1,4 +1,4 @@
-"""What to do next with a run: what each step could bring, in points of macro-F1, as far as the run can tell.
+"""What to do next with a run: about what each step would bring, in points of macro-F1, as far as the run can tell.
 
 Every sentence is derived from numbers of the run; none is said without one.
 """
@@ -39,7 +39,8 @@ CURVE_ADVICE = {  # by the verdict on the learning curves; a curve that has sett
 class Step:
     """One thing to do next: what, why (with numbers), a command if one does it, and the section to look at.
 
-    `gain`: by how much macro-F1 could rise at most; None where the run cannot tell.
+    gain: by about how much macro-F1 would rise, an estimate and no bound; None where the run cannot tell. points: what
+    the gain is in words, `{}` a number.
     """
 
     what: str
@@ -47,11 +48,12 @@ class Step:
     command: str = ""
     anchor: str = ""
     gain: float | None = None
+    points: str = "about +{} points"
 
     @property
     def worth(self) -> str:
         """The gain in words, empty where it is not known."""
-        return "" if self.gain is None else f"up to +{100 * self.gain:.1f} points"
+        return "" if self.gain is None else self.points.format(f"{100 * self.gain:.1f}")
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class Evidence:
     """What the steps follow from.
 
     train_counts: training pictures by class; issues: findings by check; suspects: how many labels look wrong in each
-    split; relabelled: the rise of macro-F1 if those of the tested pictures were what they look like; run: for a shell.
+    split; relabelled: the rise of macro-F1 as shown if those of the tested pictures were what they look like; run: for
+    a shell.
     """
 
     metrics: Mapping[str, Any]
@@ -189,7 +192,12 @@ def _slice_steps(metrics: Mapping[str, Any]) -> Iterator[Step]:
             right, others = (
                 f"{estimate_text(row[key], 0)} ({interval_text(row[key], 0)})" for key in ("accuracy", "rest")
             )
-            why = f"Of these ({row['words']}) it gets {right} right, of the others {others}; that is more than chance."
+            why = (
+                f"Of these ({row['words']}) it gets {right} right, of other pictures of the same classes {others}; that"
+                " is more than chance."
+            )
+            if shared := row.get("counted_in"):
+                why += f" Those that are {' or '.join(shared)} as well are counted there."
             yield Step(f"Add {row['name']} pictures, or better ones.", why, anchor="slices", gain=row["worth"])
 
 
@@ -197,16 +205,21 @@ def _suspect_steps(evidence: Evidence) -> Iterator[Step]:
     suspects, n = evidence.suspects, sum(evidence.suspects.values())
     if not n:
         return
-    taught, judged = suspects.get("train", 0), suspects.get("val", 0) + suspects.get("test", 0)
-    parts = [f"{taught:,} teach the model the wrong thing"] if taught else []
-    parts += [f"{judged:,} make it look worse than it is"] if judged else []
-    what = f"{taught:,} training label{'' if taught == 1 else 's'}" if taught else f"{n:,} label{'' if n == 1 else 's'}"
+    what = "1 label that looks wrong" if n == 1 else f"{n:,} labels that look wrong"
+    kinds = (("train", "to learn from"), ("val", "to choose by"), ("test", "to test by"))
+    parts = [f"{suspects[split]:,} {use}" for split, use in kinds if suspects.get(split)]
+    why = f"A model that never saw these pictures would label them otherwise: {', '.join(parts)}."
+    if (evidence.relabelled or 0) >= LEAST_GAIN:
+        why += " If it is right about all that are tested, the macro-F1 shown is too low by so much."
+    if suspects.get("train"):
+        why += " What correct labels to learn from would bring, only training again tells."
     yield Step(
-        f"Check {what} that look{'s' if (taught or n) == 1 else ''} wrong.",
-        f"A model that never saw these pictures would label them otherwise. Where it is right, {' and '.join(parts)}.",
+        f"Check {what}.",
+        why,
         command=f"bestiary review {evidence.run}",
         anchor="findings",
         gain=evidence.relabelled,
+        points="score may be {} points too low",
     )
 
 
@@ -225,12 +238,16 @@ def _training_steps(evidence: Evidence) -> Iterator[Step]:
     read = overfitting_point(history)
     if method != "probe" and read.verdict in CURVE_ADVICE:
         yield Step(CURVE_ADVICE[read.verdict], read.sentence, anchor="learning")
-    if history and history[-1].get("chosen") and (strength := history[-1].get("regularisation")):
-        why = f"The weakest that was tried, C = {strength:g}, was the best; add larger values to probe.regularisation."
+    strengths = {line.get("regularisation") for line in history}
+    if len(strengths) > 1 and history[-1].get("chosen") and (strength := history[-1].get("regularisation")):
+        why = f"The weakest of {len(strengths)}, C = {strength:.3g}, was the best; add larger to probe.regularisation."
         yield Step("Try weaker regularisation.", why, anchor="learning")
     if method == "probe" and metrics["macro_f1"]["value"] < 0.95:
-        why = "The backbone was left as it came; adapting its layers to these pictures is the next thing to try."
-        yield Step("Fine-tune.", why, "bestiary train PICTURES --method finetune")
+        why = (
+            "The backbone was left as it came. Adapting its layers may help where pictures differ much from photographs"
+            " of things; comparing both runs (bestiary compare) tells."
+        )
+        yield Step("Try fine-tuning.", why, "bestiary train PICTURES --method finetune")
 
 
 def _trust_steps(metrics: Mapping[str, Any]) -> Iterator[Step]:

@@ -17,13 +17,13 @@ from bestiary.inference.predictor import Predictor
 SIDE_PIXELS, LARGEST_BYTES = 280, 12 * 1024
 
 
-def overlays(run: Path, paths: Sequence[str]) -> list[str | None]:
+def overlays(run: Path, paths: Sequence[str], *, threads: int | None = None) -> list[str | None]:
     """Return a data address for each picture: its heatmap for the model's answer, drawn on; None if it has gone.
 
     A run whose model is not there, or damaged, has none: its report can be written all the same.
     """
     try:
-        predictor = Predictor(run)
+        predictor = Predictor(run, threads=threads)
     except RunError:
         return [None] * len(paths)
     drawn = list[str | None]()

@@ -8,14 +8,20 @@ from typing import Any
 
 from bestiary.deliver.verdict import estimate_text, interval_text, number_text
 
+# What GitHub makes something of, up to where a space of no width breaks it.
+SHORTHAND = re.compile(r"@(?=\w)|#(?=\d)|\bGH-(?=\d)|ww(?=w\.)|:(?=//)|:(?=[\w+-]+:)", re.IGNORECASE)
+
 
 def plain(words: object) -> str:
-    r"""Return text that Markdown shows as it is, on one line.
+    r"""Return text that Markdown shows as it is, on one line, and of which GitHub makes no link, mention or picture.
+
+    GitHub looks for `@name`, `#1`, `www.`, `://` and `:skull:` in the text as it is shown, where an entity is no help:
+    a space of no width breaks each.
 
     >>> plain("a|b <i> *c*")
     'a\\|b &lt;i> \\*c\\*'
     """
-    text = " ".join(str(words).split())
+    text = SHORTHAND.sub("\\g<0>\u200b", " ".join(str(words).split()))
     return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
 
 

@@ -1,7 +1,7 @@
 """The model card of a run (`README.md`): metadata that the Hugging Face hub reads, then what a user must know.
 
 The metadata is YAML; it is written as JSON, of which YAML is a superset, so that no YAML library is needed. No path of
-the machine is in it: the folder may be published as it is.
+the machine is in it, and it says which files of the folder hold some.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from bestiary.deliver.markdown import figure, plain, rows
 from bestiary.deliver.run_files import RunFiles, notes
 from bestiary.deliver.summary import peeked
 from bestiary.deliver.trust_section import calibration_words, set_words
+from bestiary.percent import whole_percent
 from bestiary.recipe import BACKBONE_SIZES
 
 # Our key, the hub's name of the metric, its name for people.
@@ -28,6 +29,20 @@ METRICS = (
     ("log_loss", "log_loss", "Log loss"),
     ("brier", "brier_score", "Brier score"),
     ("ece", "ece", "Calibration error (ECE, 15 bins)"),
+)
+# Files of a run without a path of the machine and without a picture; those that are needed to use the model come first.
+MAY_BE_PUBLISHED = (
+    "README.md",
+    "bundle.json",
+    "model.onnx",
+    "model.safetensors",
+    "metrics.json",
+    "classification_report.txt",
+    "history.jsonl",
+    "learning_curve.json",
+    "asked.toml",
+    "resolved.toml",
+    "report.md",
 )
 NOT_RATES = ("log_loss", "brier")
 USE = """```python
@@ -55,7 +70,7 @@ def card_data(run: RunFiles) -> dict[str, Any]:
         for key, kind, name in METRICS
         if run.metrics.get(key) and verdict.interval_text(run.metrics[key])
     ]
-    data = {"type": "imagefolder", "name": "the run's own pictures", "split": str(run.metrics.get("split", "test"))}
+    data = {"type": "imagefolder", "name": _data_name(run.metrics), "split": str(run.metrics.get("split", "test"))}
     task = {"type": "image-classification", "name": "Image Classification"}
     return {
         "library_name": "bestiary",
@@ -63,9 +78,20 @@ def card_data(run: RunFiles) -> dict[str, Any]:
         "tags": ["bestiary", "onnx", "image-classification"],
         "metrics": ["accuracy", "f1"],
         "model-index": [
-            {"name": _printable(run.folder.name), "results": [{"task": task, "dataset": data, "metrics": results}]}
+            {"name": _printable(run.name), "results": [{"task": task, "dataset": data, "metrics": results}]}
         ],
     }
+
+
+def _data_name(metrics: Any) -> str:
+    """Return what the scores were measured on, and what is to be kept in mind where nothing but the scores is shown."""
+    times = metrics.get("test_scored", 1)
+    caveats = [
+        *(["cross-validated, by other models than this one"] if metrics.get("folds") else []),
+        *(["test pictures with duplicates in training"] if metrics.get("leaks") else []),
+        *([f"test pictures scored {times} times"] if times >= 2 else []),
+    ]
+    return "the run's own pictures" + (f" ({'; '.join(caveats)})" if caveats else "")
 
 
 def _printable(name: str) -> str:
@@ -84,7 +110,7 @@ def _interval(metric: Any) -> str:
 def _parts(run: RunFiles) -> Iterator[str]:
     metrics, bundle, evidence = run.metrics, run.bundle, evidence_of(run)
     labels = metrics["confusion"]["labels"]
-    yield f"# {plain(run.folder.name)}"
+    yield f"# {plain(run.name)}"
     yield plain(verdict.verdict(metrics, evidence.mislabelled))
     yield from (f"> **Note.** {plain(note)}" for note in [*peeked(metrics), *notes(run)])
     about = ", ".join(str(part) for part in (bundle.get("method"), bundle.get("backbone")) if part)
@@ -121,6 +147,13 @@ def _parts(run: RunFiles) -> Iterator[str]:
     yield plain(" ".join(part for part in (calibration_words(metrics), set_words(metrics)) if part))
     yield "## How it was made"
     yield rows(("", ""), _made(run))
+    yield "## Which files of its folder may be published"
+    yield (
+        f"No path of a machine and no picture is in {', '.join(f'`{name}`' for name in MAY_BE_PUBLISHED)}; the names of"
+        " classes and of folders of pictures are. To use the model, `bundle.json` and `model.onnx` are enough. Do not"
+        " publish the other files unread: `environment.json` and the tables (`*.parquet`) hold paths of the machine"
+        " that trained it, `report.html` holds such paths and pictures."
+    )
 
 
 def _limits(run: RunFiles) -> Iterator[str]:
@@ -141,7 +174,7 @@ def _limits(run: RunFiles) -> Iterator[str]:
 
 def _answered(metrics: Any) -> str:
     share = (metrics.get("unknown") or {}).get("coverage")
-    return "" if share is None else f" ({verdict.whole_percent(share)} of the test pictures get an answer)"
+    return "" if share is None else f" ({whole_percent(share)} of the test pictures get an answer)"
 
 
 def _made(run: RunFiles) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from bestiary.deliver import verdict
+from bestiary.percent import whole_percent
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -26,7 +27,7 @@ def render_page(template: str, values: Mapping[str, Any]) -> str:
     environment.globals.update(
         estimate=verdict.estimate_text,
         interval=verdict.interval_text,
-        percent=verdict.whole_percent,
+        percent=whole_percent,
         number=verdict.number_text,
         style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),  # ours, not the user's: safe as it is
     )

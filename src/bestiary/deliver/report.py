@@ -34,20 +34,21 @@ FINDINGS_SHOWN = 5
 LEFT_OUT_SHOWN = 1000
 
 
-def write_report(run: Path) -> Path:
+def write_report(run: Path, *, threads: int | None = None) -> Path:
     """Return the path of `report.html`, written anew from the tables of a run folder; `report.md` and `README.md` too.
 
+    threads: for the heatmaps of mistakes; all cores when not given.
     Raises RunError, naming the file, if the run has no metrics, pictures or predictions yet, or one is damaged.
     """
     target, files = run / "report.html", read_run(run)
-    page = render(files)
+    page = render(files, threads=threads)
     write_text(run / "report.md", summary(files))
     write_text(run / "README.md", model_card(files))
     write_text(target, page)  # last: a run that has it is finished
     return target
 
 
-def render(run: RunFiles) -> str:
+def render(run: RunFiles, *, threads: int | None = None) -> str:
     """Return the whole page as HTML that needs nothing from outside itself."""
     test = tested(run)
     names = short_names(run.pictures["path"].to_list())
@@ -64,20 +65,20 @@ def render(run: RunFiles) -> str:
         "confused": confused_pairs(run.metrics, test, names, suspects),
         **slice_values(run.metrics),
         **trust_values(run.metrics, test),
-        **galleries(test, suspects, names, partial(_evidence, run)),
+        **galleries(test, suspects, names, partial(_evidence, run, threads)),
     }
     return render_page("report.html", values)
 
 
-def _evidence(run: RunFiles, paths: Sequence[str]) -> Sequence[str | None]:
+def _evidence(run: RunFiles, threads: int | None, paths: Sequence[str]) -> Sequence[str | None]:
     """Return the heatmaps of mistakes; none in cross-validation, where another model erred than the one that ships."""
-    return [None] * len(paths) if run.metrics.get("folds") else overlays(run.folder, paths)
+    return [None] * len(paths) if run.metrics.get("folds") else overlays(run.folder, paths, threads=threads)
 
 
 def _story(run: RunFiles) -> dict[str, Any]:
     evidence, m = evidence_of(run), run.metrics
     return {
-        "name": run.folder.name,
+        "name": run.name,
         "folder": run.folder,
         "method": evidence.method,
         "bundle": run.bundle,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,12 @@ class RunFiles:
     bundle: Mapping[str, Any]
     leaks: Mapping[str, Any] = field(default_factory=dict)
     lessons: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The folder's name; of a winner of `tune`, whose folder is always called that, the search's name before it."""
+        own, above = self.folder.name, self.folder.parent.name
+        return f"{above} {own}" if above and re.fullmatch(r"winner(-\d+)?", own) else own
 
 
 def read_run(run: Path) -> RunFiles:

@@ -26,7 +26,9 @@ def _parts(run: RunFiles) -> Iterator[str]:
     yield from (f"> {plain(note)}" for note in [*peeked(metrics), *notes(run)])
     found = [(name, figure(metrics[key])) for key, name in FIGURES if metrics.get(key)]
     yield rows(("", f"{metrics['n']:,} test pictures, 95 % interval"), found)
-    yield "**What to do next**\n\n" + "\n".join(f"{at}. {_step(one)}" for at, one in enumerate(_first(evidence), 1))
+    yield "**What to do next** (in points of macro-F1, estimated)\n\n" + "\n".join(
+        f"{at}. {_step(one)}" for at, one in enumerate(_first(evidence), 1)
+    )
     weakest = verdict.by_f1(metrics)[:WEAKEST]
     yield (
         "Weakest classes (F1): "
@@ -56,5 +58,5 @@ def _first(evidence: Any) -> list[Step]:
 
 
 def _step(step: Step) -> str:
-    worth = f" ({step.worth} of macro-F1)" if step.worth else ""
+    worth = f" ({step.worth})" if step.worth else ""
     return f"**{plain(step.what)}**{worth} {plain(step.why)}"

@@ -12,6 +12,7 @@ from bestiary.deliver import plots, verdict
 from bestiary.deliver.plots import ReliabilityPoint
 from bestiary.deliver.precision_recall import class_curves
 from bestiary.evaluation.intervals import wilson
+from bestiary.percent import whole_percent
 
 IN_WORDS = 0.95  # the level of prediction sets that a sentence speaks of
 EVEN = 0.05  # a temperature this close to 1 changes next to nothing
@@ -63,11 +64,11 @@ def set_words(metrics: Mapping[str, Any]) -> str:
     share, level = row["covered"], row["level"]
     kept = "as promised" if share["low"] <= level <= share["high"] else "more than promised"
     kept = "less than promised" if share["high"] < level else kept
-    empty = f", and {verdict.whole_percent(row['empty'])} are empty: nothing is likely enough" if row["empty"] else ""
+    empty = f", and {whole_percent(row['empty'])} are empty: nothing is likely enough" if row["empty"] else ""
     return (
         f"Asked for as few labels as hold the true one 95 times in 100, its sets held it"
         f" {100 * share['value']:.1f} times in 100 ({verdict.interval_text(share)}): {kept}. A set names"
-        f" {row['labels']:.2f} labels on average, {verdict.whole_percent(row['single'])} name exactly one{empty}."
+        f" {row['labels']:.2f} labels on average, {whole_percent(row['single'])} name exactly one{empty}."
     )
 
 

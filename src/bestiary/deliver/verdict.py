@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from bestiary.percent import points_text
+
 ABSENT = "–"
 CHECKS = {
     "unreadable": "files that no decoder could open",
@@ -76,7 +78,7 @@ def by_f1(metrics: Mapping[str, Any]) -> list[str]:
 def estimate_text(metric: Mapping[str, Any] | None, digits: int = 1) -> str:
     """Return a rate as a percentage, `–` where it is not known."""
     value = (metric or {}).get("value")
-    return ABSENT if value is None or not math.isfinite(value) else f"{_points(value, digits)}\u00a0%"
+    return ABSENT if value is None or not math.isfinite(value) else f"{points_text(value, digits)}\u00a0%"
 
 
 def interval_text(metric: Mapping[str, Any] | None, digits: int = 1, factor: float = 100) -> str:
@@ -88,22 +90,9 @@ def interval_text(metric: Mapping[str, Any] | None, digits: int = 1, factor: flo
     return " to ".join("100" if factor * end == 100 else text for end, text in zip((low, high), ends, strict=True))
 
 
-def whole_percent(share: float) -> str:
-    """Return a share as a whole percentage; what is not quite certain is never rounded up to 100 %."""
-    return f"{_points(share, 0)}\u00a0%"
-
-
 def number_text(value: float | None, digits: int = 3) -> str:
     """Return a number, `–` for a missing one."""
     return ABSENT if value is None or not math.isfinite(value) else f"{value:,.{digits}f}"
-
-
-def _points(share: float, digits: int) -> str:
-    """Return a share times 100; what is not quite certain is never rounded up to 100."""
-    if share == 1:
-        return "100"
-    most = 100 - 10**-digits
-    return f"{min(100 * share, most) if share < 1 else 100 * share:.{digits}f}"
 
 
 def _in_hundred(metric: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from scipy.stats import hypergeom
 
 from bestiary.evaluation.corrections import holm
 from bestiary.evaluation.intervals import Floats, Integers, interval, wilson
+from bestiary.percent import points_text, whole_percent
 
 SMALLEST = 20  # different pictures inside a slice, and as many outside: of fewer nothing can be said
 SHARE = 0.1  # of the pictures make an extreme: the darkest tenth
@@ -67,13 +68,16 @@ class _Slice:
 
 
 def slices(predictions: pl.DataFrame, pictures: pl.DataFrame) -> dict[str, Any]:
-    """Return what metrics.json says of slices: `{"tested", "smallest", "worse", "sentence", "rows"}`.
+    """Return what metrics.json says of slices: `{"tested", "judged", "smallest", "worse", "sentence", "rows"}`.
 
     predictions: `row_id, label, predicted` of the tested pictures; pictures: `table.PICTURES`, and `table.MEASURES` as
-    far as they are there. A row: `name, words, n`; `accuracy` and `rest` (of the pictures outside) and `difference`
-    with 95 % intervals; `wrong`, and `expected_wrong` if each class were as often wrong inside as outside; `p`,
-    `p_holm`, `worse`; `noticed_at`, the highest accuracy at which it would have been called worse; `worth`, the rise of
-    macro-F1 if the slice were as good as the rest. Groups of duplicates count once.
+    far as they are there. A row is about the classes that occur inside the slice and outside of it: `name, words, n`;
+    `accuracy` inside; `rest`, the accuracy outside of pictures of the same classes in the same shares, and their
+    `difference`, with 95 % intervals; `wrong`, and `expected_wrong` if each class were as often wrong inside as
+    outside; `p`, `p_holm`, `worse`; `noticed_at`, the highest accuracy at which it would have been called worse, None
+    if no number of mistakes would have done; `worth`, the estimated rise of macro-F1 if each class were answered in the
+    slice as outside of it; `counted_in`, the worse slices before it: what they share with it is worth something there.
+    `tested` slices were looked at, `judged` of them could have been called worse. Groups of duplicates count once.
     """
     answered = predictions.select("row_id", "label", "predicted").drop_nulls()
     known = answered.join(pictures.drop("label"), on="row_id", how="left", maintain_order="left")
@@ -81,34 +85,54 @@ def slices(predictions: pl.DataFrame, pictures: pl.DataFrame) -> dict[str, Any]:
     found = [one for one in _candidates(known) if units.can_be_judged(one.inside)]
     rows = [units.judged(one, len(found)) for one in found]
     for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
-        row |= {"p_holm": p, "worse": p < SURE}
-    rows.sort(key=lambda row: (row["p_holm"], row["p"]))
-    worse = [row["name"] for row in rows if row["worse"]]
-    return {"tested": len(rows), "smallest": SMALLEST, "worse": worse, "sentence": sentence(rows), "rows": rows}
+        row |= {"p_holm": p, "worse": p < SURE and row["difference"]["value"] < 0}
+    order = sorted(range(len(rows)), key=lambda at: (rows[at]["p_holm"], rows[at]["p"]))
+    rows = units.with_worth([rows[at] for at in order], [found[at] for at in order])
+    return {
+        "tested": len(rows),
+        "judged": sum(map(_could_tell, rows)),
+        "smallest": SMALLEST,
+        "worse": [row["name"] for row in rows if row["worse"]],
+        "sentence": sentence(rows),
+        "rows": rows,
+    }
 
 
 def sentence(rows: Sequence[dict[str, Any]]) -> str:
     """Return what was found, in a sentence or two."""
     if not rows:
         return f"There are too few test pictures to look for slices: each needs {SMALLEST}, and as many outside of it."
-    worse = [row for row in rows if row["worse"]]
-    if worse:
+    able = sum(map(_could_tell, rows))
+    if not able:
+        return (
+            f"There are too few mistakes to judge any of the {len(rows)} slices that were looked at: even if all that"
+            " could lay in one of them, that might be chance."
+        )
+    judged = f"{able} slice{'s' * (able != 1)} that could be judged"
+    if able < len(rows):
+        judged += f" (for {len(rows) - able} more there are too few mistakes)"
+    if worse := [row for row in rows if row["worse"]]:
         named = "; ".join(
-            f"{row['name']} pictures ({row['words']}): right {_rate(row['accuracy'])}, the others {_rate(row['rest'])}"
+            f"{row['name']} pictures ({row['words']}): right {_rate(row['accuracy'])}, other pictures of the same"
+            f" classes {_rate(row['rest'])}"
             for row in worse
         )
-        return f"It is worse, beyond chance, in {len(worse)} of {len(rows)} slices that were looked at: {named}."
-    seen = [row["noticed_at"] for row in rows if row["noticed_at"] is not None]
-    least = (
-        f" A slice would have stood out if it were right about {100 * np.median(seen):.0f} % or less" if seen else ""
-    )
+        return f"It is worse, beyond chance, in {len(worse)} of the {judged}: {named}."
+    least = whole_percent(float(np.median([row["noticed_at"] for row in rows if row["noticed_at"] is not None])))
     return (
-        f"In none of the {len(rows)} slices that were looked at is it worse beyond chance.{least}{'.' if least else ''}"
+        f"In none of the {judged} is it worse beyond chance. Half of them would have stood out if right about {least}"
+        " or less."
     )
+
+
+def _could_tell(row: dict[str, Any]) -> bool:
+    """Return whether so many mistakes as there are could have shown that a slice is worse."""
+    return row["worse"] or row["noticed_at"] is not None
 
 
 def _rate(entry: dict[str, float]) -> str:
-    return f"{100 * entry['value']:.0f} % ({100 * entry['low']:.0f} to {100 * entry['high']:.0f})"
+    low, high = (points_text(entry[end], 0) for end in ("low", "high"))
+    return f"{whole_percent(entry['value'])} ({low} to {high})"
 
 
 def _candidates(known: pl.DataFrame) -> Iterator[_Slice]:
@@ -175,18 +199,18 @@ class _Units:
         """Return whether there are enough pictures on both sides, of classes that occur on both."""
         rows = self.once(inside)
         within, truth = inside[rows], self.truth[rows]
-        shared = np.isin(truth, np.intersect1d(truth[within], truth[~within]))
-        return bool(min(within.sum(), (~within).sum(), (within & shared).sum()) >= SMALLEST)
+        return bool(min((~within).sum(), (within & self._shared(within, truth)).sum()) >= SMALLEST)
 
     def judged(self, one: _Slice, tested: int) -> dict[str, Any]:
         """Return the row of a slice, but for what depends on the others."""
         rows = self.once(one.inside)
+        rows = rows[self._shared(one.inside[rows], self.truth[rows])]
         within, wrong, truth = one.inside[rows], self.wrong[rows], self.truth[rows]
         chances = _chances(within, wrong, truth, self.k)
         seen, count = int((wrong & within).sum()), int(within.sum())
         tail = chances[::-1].cumsum()[::-1]  # tail[w]: the chance of w mistakes or more
         enough = np.flatnonzero(tail <= SURE / tested)
-        inner, outer = _right(wrong[within]), _right(wrong[~within])
+        inner, outer = _right(wrong[within]), _right_outside(within, wrong, truth, self.k)
         return {
             "name": one.name,
             "words": one.words,
@@ -198,20 +222,40 @@ class _Units:
             "expected_wrong": round(float((np.arange(len(chances)) * chances).sum()), 2),
             "p": float(min(1.0, tail[seen])),
             "noticed_at": round(1 - int(enough[0]) / count, 4) if len(enough) else None,
-            "worth": self._worth(one.inside, inner, outer),
         }
 
-    def _worth(self, inside: Flags, inner: dict[str, float], outer: dict[str, float]) -> float:
-        """Return the rise of macro-F1 if the slice were wrong no oftener than the rest, its mistakes shrunk evenly."""
-        if inner["value"] >= outer["value"]:
-            return 0.0
-        kept = (1 - outer["value"]) / (1 - inner["value"])
-        weights = np.where(inside & self.wrong, kept, 1.0)
-        cells, size = self.truth * self.k + self.said, self.k * self.k
-        as_is = np.bincount(cells, minlength=size).reshape(self.k, self.k).astype(np.float64)
-        kept_cells: Floats = np.bincount(cells, weights, minlength=size).reshape(self.k, self.k).astype(np.float64)
-        mended = kept_cells + np.diag(as_is.sum(axis=1) - kept_cells.sum(axis=1))
-        return round(macro_f1_of(mended) - macro_f1_of(as_is), 5)
+    def with_worth(self, rows: Sequence[dict[str, Any]], found: Sequence[_Slice]) -> list[dict[str, Any]]:
+        """Return the rows with what they are worth; what several worse slices share counts in the first alone."""
+        worse, done = list[_Slice](), list[dict[str, Any]]()
+        for row, one in zip(rows, found, strict=True):
+            counted = [other for other in worse if row["worse"] and (other.inside & one.inside).any()]
+            fresh = one.inside & ~np.any([other.inside for other in counted], axis=0) if counted else one.inside
+            done.append(
+                row | {"worth": self._worth(one.inside, fresh), "counted_in": [other.name for other in counted]}
+            )
+            worse += [one] if row["worse"] else []
+        return done
+
+    def _shared(self, within: Flags, truth: Integers) -> Flags:
+        """Return which pictures are of classes that occur inside and outside."""
+        return np.isin(truth, np.intersect1d(truth[within], truth[~within]))
+
+    def _worth(self, inside: Flags, fresh: Flags) -> float:
+        """Return the rise of macro-F1 if the `fresh` pictures of a slice were answered as those outside of it.
+
+        Class by class: the row of the confusion matrix becomes that of the pictures outside, scaled to the same number;
+        that of a class which does not occur outside stays. A slice that is better is worth nothing.
+        """
+        as_is, outside, moved = (self._confusion(which) for which in (inside | ~inside, ~inside, fresh))
+        sizes, others = moved.sum(axis=1, keepdims=True), outside.sum(axis=1, keepdims=True)
+        alike = outside * sizes / np.maximum(others, 1)
+        mended = as_is + np.where(others > 0, alike - moved, 0)
+        return round(max(0.0, macro_f1_of(mended) - macro_f1_of(as_is)), 5)
+
+    def _confusion(self, which: Flags) -> Floats:
+        """Return the confusion matrix (k, k) of some of the pictures, duplicates and all; rows: what they are."""
+        cells = np.bincount(self.truth[which] * self.k + self.said[which], minlength=self.k * self.k)
+        return cells.reshape(self.k, self.k).astype(np.float64)
 
 
 def macro_f1_of(counts: Floats) -> float:
@@ -236,6 +280,20 @@ def _right(wrong: Flags) -> dict[str, float]:
     value = 1 - float(wrong.mean())
     low, high = wilson(np.array(value), np.array(len(wrong)))
     return interval(value, float(low), float(high))
+
+
+def _right_outside(within: Flags, wrong: Flags, truth: Integers, k: int) -> dict[str, float]:
+    """Return the accuracy outside if the classes had the shares that they have inside; all occur on both sides.
+
+    The interval adds Wilson's distances of the classes in squares (MOVER: Zou and Donner, 2008).
+    """
+    inside = np.bincount(truth[within], minlength=k)
+    outside, mistakes = (np.bincount(truth[rows], minlength=k) for rows in (~within, ~within & wrong))
+    shares, rates = inside / inside.sum(), 1 - mistakes / np.maximum(outside, 1)
+    lows, highs = wilson(rates, outside)
+    value = float(shares @ rates)
+    below, above = (float(np.sqrt(((shares * gap) ** 2).sum())) for gap in (rates - lows, highs - rates))
+    return interval(value, max(value - below, 0.0), min(value + above, 1.0))
 
 
 def _difference(inner: dict[str, float], outer: dict[str, float]) -> dict[str, float]:
