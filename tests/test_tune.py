@@ -77,23 +77,22 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
         strengths = recipe.probe.regularisation
         return Score(0.9 - abs(strengths[0] - 0.5) / 100 if strengths else 0.8, 0.5)
 
-    def begin(out: Path, *given: Any, **named: Any) -> None:
+    def begin(out: Path, recipe: Recipe, *given: Any, **named: Any) -> None:
         out.mkdir()
-        (out / "asked.toml").write_text("", encoding="utf-8")
+        (out / "asked.toml").write_text(write_toml(recipe.asked()), encoding="utf-8")
 
     def resume(out: Path, **named: Any) -> None:
         counts["trained"] += 1
         measure = {"value": 0.9, "low": 0.8, "high": 1.0}
         metrics = {"test_scored": 1, "accuracy": measure, "macro_f1": measure, "log_loss": measure}
         run_folder.write_json(out / "metrics.json", metrics)
-        (out / "asked.toml").write_text(write_toml(recipe.asked()), encoding="utf-8")
         (out / "report.html").write_text("a report", encoding="utf-8")
 
     for module in (trying, ending):
         monkeypatch.setattr(module, "scored", score)
     monkeypatch.setattr(flow, "begin", begin)
     monkeypatch.setattr(flow, "resume", resume)
-    monkeypatch.setattr(ending, "write_report", lambda run: None)
+    monkeypatch.setattr(ending, "write_report", lambda run, **_: None)
     monkeypatch.setattr(importance, "RESAMPLES", 1)
     return counts
 

@@ -106,7 +106,7 @@ def _run(ground: Ground, out: Path, source: Source, best: FrozenTrial, recipe: R
     metrics = run_folder.read_json(run / "metrics.json")
     if metrics["test_scored"] < looks:  # earlier winners were tested on the same pictures
         run_folder.write_json(run / "metrics.json", metrics | {"test_scored": looks})
-        write_report(run)
+        write_report(run, threads=ground.threads)
     return run, looks
 
 

@@ -89,7 +89,7 @@ def leak_report(
             advance(1)
     found = summary(trials)
     run_folder.write_json(run / "leaks.json", found)
-    write_report(run)
+    write_report(run, threads=threads)
     return found
 
 
