@@ -16,14 +16,6 @@ settings.register_profile("bestiary", derandomize=True, deadline=None)
 settings.load_profile("bestiary")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Give each of several workers (`-n 2`) a core of its own: threads of two on both would wait for each other."""
-    worker = os.environ.get("PYTEST_XDIST_WORKER")
-    if worker is not None and hasattr(os, "sched_setaffinity"):
-        allowed = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {allowed[int(worker.removeprefix("gw")) % len(allowed)]})
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--run-slow", action="store_true", help="run the tests that take over five seconds as well")
 
