@@ -296,6 +296,13 @@ def over_timm(backbone: TimmBackbone, classes: int, *, dropout: float = 0.2, see
     )
 
 
+def exact_logits(network: Network, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return float32 logits (n, classes) of images uint8 (n, height, width, 3): what a sealed graph is held against."""
+    with torch.inference_mode():
+        logits: NDArray[np.float32] = network(torch.tensor(images).permute(0, 3, 1, 2).float()).numpy()
+    return logits
+
+
 def head_arrays(network: Network) -> Head:
     """Return the network's head as numpy arrays, copied, ready to be sealed into a graph."""
     weight, bias = _layer_arrays(network.head.linear)

@@ -6,9 +6,7 @@ part in the choice and with other random numbers, is free of it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from statistics import mean, variance
 from typing import Any
 
 BEST = 5
@@ -61,11 +59,10 @@ def summary(values: Sequence[float], share: float) -> dict[str, float | None] | 
         return None
     if len(values) < 2:
         return {"value": values[0], "low": None, "high": None}
-    from scipy.stats import t
+    from bestiary.evaluation.several_seeds import interval_over_seeds
 
-    spread = math.sqrt(variance(values) * (1 / len(values) + share))
-    half = float(t.ppf(0.975, len(values) - 1)) * spread
-    return {"value": mean(values), "low": mean(values) - half, "high": mean(values) + half}
+    found = interval_over_seeds(values, share)
+    return {end: found[end] for end in ("value", "low", "high")}
 
 
 def sentence(gain: float, fresh: Mapping[str, float | None] | None, seeds: int | None, *, is_default: bool) -> str:

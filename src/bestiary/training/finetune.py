@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from bestiary.batches.batches import Read
@@ -20,7 +20,7 @@ from bestiary.models.cut import STAGES, Lower, frozen_stages, lower_part
 from bestiary.models.engine import Precision, bulk_engine
 from bestiary.models.head import Head
 from bestiary.models.lite import built_trunk
-from bestiary.models.networks import Network, head_arrays
+from bestiary.models.networks import Network, exact_logits, head_arrays
 from bestiary.models.torch_export import export_trunk
 from bestiary.models.upper import upper_part
 from bestiary.recipe import Augment
@@ -31,7 +31,7 @@ from bestiary.training.device import choose_device
 from bestiary.training.loop_settings import LoopSettings
 from bestiary.training.probe import training_precision
 from bestiary.training.scores import calibrated_loss, loss_and_macro_f1
-from bestiary.training.task import Images, Learned, Logits, Part, Task
+from bestiary.training.task import Learned, Logits, Part, Task
 from bestiary.training.team import part_company, team
 
 UNCHANGED = Augment(mirror=0, crop_min_area=1, colour_jitter=0, erasing=0)  # the views were drawn before
@@ -165,12 +165,7 @@ def _handed_over(task: Task, network: Network, history: list[dict[str, float]], 
     trunk, head, val = export_trunk(network.eval(), task.view.size), head_arrays(network), task.part("val")
     val_logits = _graph_logits(trunk.SerializeToString(), head, val, task)
 
-    def reference(images: Images) -> Logits:
-        with torch.inference_mode():
-            logits: Logits = network(torch.tensor(images).permute(0, 3, 1, 2).float()).numpy()
-        return logits
-
-    return Learned(trunk, head, history, val_logits, reference, notes)
+    return Learned(trunk, head, history, val_logits, partial(exact_logits, network), notes)
 
 
 def _graph_logits(graph: bytes, head: Head, part: Part, task: Task) -> Logits:

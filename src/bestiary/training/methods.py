@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -228,24 +229,17 @@ class Looped:
 
 def _trained(task: Task, network: Network, settings: LoopSettings) -> Learned:
     """Fill the pixel cache, train the network, and give it in the form that is sealed."""
-    import torch
-
-    from bestiary.models.networks import head_arrays
+    from bestiary.models.networks import exact_logits, head_arrays
     from bestiary.models.torch_export import export_trunk
 
     looped = _looped(task, network, settings)
-
-    def reference(images: Images) -> Logits:
-        with torch.inference_mode():
-            logits: Logits = network(torch.tensor(images).permute(0, 3, 1, 2).float()).numpy()
-        return logits
 
     notes = {
         "trained on": looped.result.device,
         "precision of training": looped.result.precision,
         "training ended by": looped.result.stopped,
     }
-    trunk = export_trunk(network, task.view.size)
+    trunk, reference = export_trunk(network, task.view.size), partial(exact_logits, network)
     return Learned(trunk, head_arrays(network), list(looped.result.history), looped.val_logits, reference, notes)
 
 
