@@ -19,22 +19,12 @@ from bestiary.data.drawn import DrawnCollection, draw_creature
 from bestiary.data.preparation import divided
 from bestiary.deliver.exhibits import exhibits, marked
 from bestiary.errors import SourceError
-from bestiary.progress import Silent
 from bestiary.recipe import Data, Recipe
+from listening import Listening
 
 ONE, TWO, THREE = (digit * 64 for digit in "123")
 HEADER = "sha256,action,label,note,when\n"
 T1, T2 = "2026-01-31T12:00:00+00:00", "2026-02-01T12:00:00+00:00"
-
-
-class Listening(Silent):
-    """Keeps what was said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
 
 
 def file_of(path: Path, text: str) -> Path:

@@ -19,10 +19,10 @@ from bestiary.data.preparation import Audited, fold_split
 from bestiary.errors import InterruptedRun, RecipeError, RunError, SourceError
 from bestiary.evaluation.folds import cross_validated, fold_scores, pooled, rare_classes
 from bestiary.inference.predictor import Predictor
-from bestiary.progress import Silent
 from bestiary.recipe import Data, Recipe
 from bestiary.training import run_folder
 from bestiary.training.task import Learned, Task
+from listening import Listening
 
 FOLDS = 2
 ASKED: dict[str, Any] = {
@@ -32,16 +32,6 @@ ASKED: dict[str, Any] = {
     "probe": {"regularisation": [0.01]},
     "evaluate": {"resamples": 100},
 }
-
-
-class Listening(Silent):
-    """Keeps what was said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
 
 
 @pytest.fixture(scope="module")

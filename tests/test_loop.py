@@ -34,6 +34,7 @@ from bestiary.training.loop import (
 )
 from bestiary.training.optimiser import MUON_RATE
 from bestiary.training.schedule import training_size, typical_size
+from listening import Listening
 
 SIZE, CLASSES = 16, 3
 PLAIN_VIEW = Augment(mirror=0, crop_min_area=1, colour_jitter=0, erasing=0)
@@ -120,16 +121,6 @@ def train(
 def same_weights(one: Network, other: Network) -> bool:
     pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
     return all(torch.equal(left, right) for left, right in pairs)
-
-
-class Told(Silent):
-    """Keeps what was said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
 
 
 @pytest.fixture(autouse=True)
@@ -247,11 +238,11 @@ def test_equal_macro_f1_is_decided_by_the_loss(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_the_last_good_weights(tmp_path: Path) -> None:
-    network, told = small(), Told()
+    network, told = small(), Listening()
     validations = iter([Validation(1.0, 0.5), Validation(1.0, 0.6), Validation(math.nan, 0.9)])
     result = train(tmp_path, network, evaluate=lambda network: next(validations), reporter=told)
     assert (result.stopped, result.best_epoch, len(result.history)) == ("diverged", 2, 2)
-    assert any("epoch 3" in line and "weights of epoch 2" in line for line in told.lines)
+    assert any("epoch 3" in line and "weights of epoch 2" in line for line in told.said)
     assert all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())
 
 
@@ -422,7 +413,7 @@ def test_every_balance_trains(tmp_path: Path, balance: Balance) -> None:
 
 
 def test_training_ends_when_no_further_epoch_fits_into_the_time(tmp_path: Path) -> None:
-    told, asked = Told(), list[float]()
+    told, asked = Listening(), list[float]()
 
     def may_go_on(epoch_seconds: float) -> bool:
         asked.append(epoch_seconds)
@@ -442,7 +433,7 @@ def test_training_ends_when_no_further_epoch_fits_into_the_time(tmp_path: Path) 
     )
     assert (result.stopped, len(result.history), result.best_epoch) == ("budget", 2, 1)
     assert asked == [record["seconds"] for record in result.history]
-    assert any("The time is up after epoch 2 of 5; the best was 1." in line for line in told.lines)
+    assert any("The time is up after epoch 2 of 5; the best was 1." in line for line in told.said)
 
 
 def test_the_typical_size_costs_what_growing_pictures_cost_on_average() -> None:

@@ -27,6 +27,8 @@ from bestiary.models.networks import (
 )
 from bestiary.models.timm_backbone import TimmBackbone
 from bestiary.models.torch_export import _compare, export_trunk
+from bestiary.recipe import Recipe
+from bestiary.training.methods import refuse_impossible
 
 
 def pixels(count: int = 4, size: int = 32) -> Tensor:
@@ -256,3 +258,19 @@ def test_a_head_that_cannot_be_computed_is_refused() -> None:
         Head(weight, bias, "flatten", hidden=(Dense(weight, bias),))
     with pytest.raises(IntegrityError, match="float64"):
         Head(weight.astype(np.float64), bias, "average")
+
+
+@pytest.mark.parametrize(
+    ("filters", "size", "size_from", "words"),
+    [
+        ([8, 8, 8, 8], 64, 16, r"4 stages halves 16 pixels to nothing; expected 32 pixels or more"),
+        ([8, 8, 8, 8, 8], 32, None, r"5 stages halves \d+ pixels to nothing; expected 64"),
+    ],
+)
+def test_a_residual_network_refuses_pictures_that_are_too_small(
+    filters: list[int], size: int, size_from: int | None, words: str
+) -> None:
+    train = {} if size_from is None else {"size_from": size_from}
+    asked = {"picture": {"size": size}, "model": {"method": "scratch", "filters": filters}, "train": train}
+    with pytest.raises(RecipeError, match=words):
+        refuse_impossible(Recipe.of(asked))

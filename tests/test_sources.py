@@ -9,7 +9,7 @@ import pytest
 from bestiary.data.labels import ANIMALS10, label_map
 from bestiary.data.sources import Listing, list_pictures, list_sources
 from bestiary.errors import SourceError
-from bestiary.progress import Silent
+from listening import Listening
 
 
 def planted(folder: Path, *names: str) -> Path:
@@ -260,16 +260,6 @@ def test_a_map_that_is_unknown_or_bad_is_told(tmp_path: Path) -> None:
 
 
 # ---- Label maps and several sources ----------------------------------------------------------------------------------
-
-
-class Listening(Silent):
-    """Keeps what was said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
 
 
 def folders(root: Path, *names: str) -> Path:

@@ -31,6 +31,7 @@ from bestiary.search.scoring import Score
 from bestiary.search.tuning import tune
 from bestiary.training import run_folder
 from bestiary.training.budget import Estimate
+from listening import Listening
 
 CLASSES = ["bird", "fish", "spider"]
 PROBE: dict[str, Any] = {
@@ -240,6 +241,23 @@ def test_ctrl_c_loses_nothing(
     assert [row["fresh"] for row in found["luck"]["trials"]] == [None, None]
     assert [line["default"] for line in found["history"]] == [True, False]
     assert quick["trained"] == found["test scored"] == 1
+
+
+def test_a_recipe_that_fails_on_a_fresh_split_does_not_end_the_search(
+    collection: DrawnCollection, tmp_path: Path, quick: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = ending.scored
+
+    def fail_on_the_first(recipe: Recipe, *given: Any, **named: Any) -> Score:
+        if recipe.seed == 1000:
+            raise RecipeError("The loss is no number.")
+        return whole(recipe, *given, **named)
+
+    monkeypatch.setattr(ending, "scored", fail_on_the_first)
+    told = Listening()
+    found = try_search(collection, tmp_path / "search", trials=3, fresh_seeds=2, reporter=told)
+    assert found["luck"]["seeds"] == 1
+    assert any("has no score on fresh split 1: The loss is no number." in line for line in told.said)
 
 
 def test_a_trial_for_which_there_was_no_time_is_the_first_of_the_next_call(

@@ -82,7 +82,7 @@ def tune(
 
 
 def _print(found: dict[str, Any]) -> None:
-    from bestiary.search import tune_page
+    from bestiary.deliver import tune_page
 
     if found["winner"] is None:
         best = found["best so far"]

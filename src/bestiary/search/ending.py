@@ -13,10 +13,12 @@ import polars as pl
 from optuna.trial import FrozenTrial, TrialState
 
 from bestiary import flow
+from bestiary.deliver import tune_page
 from bestiary.deliver.report import write_report
+from bestiary.errors import RecipeError
 from bestiary.progress import Reporter, Silent
 from bestiary.recipe import Recipe
-from bestiary.search import luck, tune_page
+from bestiary.search import luck
 from bestiary.search.folders import write_recipe
 from bestiary.search.importance import importances
 from bestiary.search.ledger import FINISHED, Ledger, number_of, ranked, taken_of
@@ -147,8 +149,11 @@ def _luck(ground: Ground, trials: list[FrozenTrial], fresh_seeds: int | None) ->
         for number, seed in wanted if len(first) > 1 else []:  # of one trial alone there was no choice
             if ground.deadlines.luck_room() < 1.5 * max(longest, _seconds_once(by_number[number], ground.plan.folds)):
                 break
-            fresh[number][seed], seconds = _again(ground, by_number[number], seed)
-            longest = max(longest, seconds)
+            try:
+                fresh[number][seed], seconds = _again(ground, by_number[number], seed)
+                longest = max(longest, seconds)
+            except RecipeError as error:
+                ground.reporter.say(f"Trial {number} has no score on fresh split {seed}: {error}")
             advance(1)
     division = fresh_division(ground.shown, ground.plan.folds, seed=1)
     sides = [division.filter(pl.col("split") == side).height for side in ("val", "train")]

@@ -48,9 +48,9 @@ class Untrained:
 def refuse_impossible(recipe: Recipe) -> None:
     """Raise RecipeError or MissingExtraError for what a method cannot do or lacks, before any work is done."""
     model = recipe.model
-    refuse_sizes(recipe.resolved())
     if model.method != "probe":
         needs("torch", extra="torch")
+        refuse_sizes(recipe.resolved())
     elif processes() > 1:
         raise RecipeError("The probe learns in one process, in seconds: start it without torchrun.")
     if processes() > 1 and recipe.data.folds:
@@ -85,8 +85,20 @@ def refuse_impossible(recipe: Recipe) -> None:
 
 def refuse_sizes(recipe: Recipe) -> None:
     """Raise RecipeError for training pictures of a size that the network cannot see."""
+    if recipe.model.method != "scratch":
+        return
     sizes = {recipe.train.size_from, recipe.train.size_to}
-    if recipe.model.method == "scratch" and recipe.model.network == "plain" and sizes != {recipe.picture.size}:
+    if recipe.model.network == "resnet":
+        from bestiary.models.networks import RESNET_FILTERS
+
+        stages = len(recipe.model.filters or RESNET_FILTERS)
+        smallest = min(size for size in (recipe.picture.size, *sizes) if size is not None)
+        if (need := 2 ** (stages + 1)) > smallest:
+            raise RecipeError(
+                f"A resnet with {stages} stages halves {smallest} pixels to nothing; expected {need} pixels or more."
+                " Raise picture.size and train.size_from, or take fewer model.filters."
+            )
+    elif sizes != {recipe.picture.size}:
         raise RecipeError(
             f"A plain network sees one size, picture.size = {recipe.picture.size}; train.size_from and train.size_to"
             f" are {recipe.train.size_from} and {recipe.train.size_to}. Leave them out."
