@@ -13,9 +13,10 @@ import polars as pl
 from bestiary import table
 from bestiary.data.folds import deal_folds
 from bestiary.evaluation.outliers import outliers
-from bestiary.machine import one_blas_thread
 from bestiary.models.standard import mean_and_scale
-from bestiary.training.probe import MAX_ITERATIONS, Features
+from bestiary.training.linear import logits_of, solver
+from bestiary.training.probe import Features
+from bestiary.training.scores import softmax
 
 FOLDS = 5
 # Strength C of the head times the number of training pictures: the penalty keeps its weight against the mean loss.
@@ -105,31 +106,25 @@ def out_of_fold(
 ) -> Probabilities:
     """Return for each picture the probabilities by a head that saw neither it nor its duplicates: float64 (n, classes).
 
-    features: float32 (n, channels); labels, groups: int64 (n,). The head is the probe's: standardised features,
-    logistic regression. A picture whose class no other group shows cannot be judged: its row is NaN.
+    features: (n, channels), float32 or float16, not changed; labels, groups: int64 (n,). The head is the probe's:
+    standardised features, logistic regression. A picture whose class no other group shows cannot be judged: its row is
+    NaN.
     """
-    from sklearn.linear_model import LogisticRegression
-
     fold = deal_folds(labels, groups, folds=folds, seed=seed)
-    mean, scale = mean_and_scale(features)
-
-    def seen(chosen: npt.NDArray[np.bool_]) -> Features:
-        rows = features[chosen]  # the only copy: memory grows with the collection as little as can be
-        rows -= mean
-        rows /= scale
-        return rows
-
+    standard = mean_and_scale(features)
     probabilities = np.full((len(labels), classes), np.nan)
     for held in (fold == number for number in range(folds)):
         known = np.unique(labels[~held])
-        judged = held & np.isin(labels, known)
-        if len(known) < 2 or not judged.any():
+        judged = np.flatnonzero(held & np.isin(labels, known))
+        if len(known) < 2 or not len(judged):
             continue
-        model = LogisticRegression(C=STRENGTH / np.count_nonzero(~held), max_iter=MAX_ITERATIONS)
-        with one_blas_thread():
-            model.fit(seen(~held), labels[~held])
-            probabilities[judged] = 0.0
-            probabilities[np.ix_(judged, known)] = model.predict_proba(seen(judged))
+        place = np.searchsorted(known, labels)  # of a held one that is not known: it has no weight
+        solving = solver(features, np.minimum(place, len(known) - 1), len(known), learned=~held, standard=standard)
+        weights, biases = solving.fit(STRENGTH / np.count_nonzero(~held))
+        probabilities[judged] = 0.0
+        scaled = weights / solving.scale
+        said = logits_of(features[judged], scaled, biases - scaled @ solving.mean)
+        probabilities[np.ix_(judged, known)] = softmax(said)
     return probabilities
 
 

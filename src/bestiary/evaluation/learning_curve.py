@@ -15,7 +15,8 @@ from scipy import sparse
 from bestiary.evaluation.intervals import Floats, Integers, interval, percentiles, resampled_sums
 from bestiary.machine import one_blas_thread
 from bestiary.models.standard import mean_and_scale
-from bestiary.training.probe import MAX_ITERATIONS, Labelled
+from bestiary.training.linear import MAX_ITERATIONS
+from bestiary.training.probe import Labelled
 
 SHARES, DRAWS = (0.25, 0.5, 1.0), (2, 2, 1)  # of the training pictures, and how often each share is drawn
 MOST_PICTURES = 8_000  # of a larger collection so many are drawn first: seconds and memory stay bounded
@@ -37,28 +38,28 @@ def learning_curve(
 ) -> dict[str, Any]:
     """Return the curve, what twice as many pictures would bring, and a sentence about it.
 
-    train, val: features float32 (n, channels) and labels; `train.features` is standardised in place. groups: of
+    train, val: features (n, channels) and labels. groups: of
     duplicates, int64 (n,), of train and val. strength: C of the head on all pictures; on fewer it is larger by as much,
     so that the penalty keeps its weight against the mean loss. whole: the classes that the head on all pictures gives
     to `val`, if known.
     """
     rng = np.random.default_rng(seed)
     mean, scale = mean_and_scale(train.features)
-    known, shown = train.features, (val.features - mean) / scale
-    known -= mean
-    known /= scale
-    everything = _drawn(train.labels, groups[0], min(1.0, MOST_PICTURES / len(known)), rng)
+    count = len(train.labels)
+    everything = _drawn(train.labels, groups[0], min(1.0, MOST_PICTURES / count), rng)
+    known, shown = ((some - mean) / scale for some in (train.features[everything], val.features))
+    labels, own_groups = train.labels[everything], groups[0][everything]
     answers, sizes = list[Integers](), list[list[int]]()
     for share, draws in zip(SHARES, DRAWS, strict=True):
         sizes.append([])
         for _ in range(draws):
-            rows = everything[_drawn(train.labels[everything], groups[0][everything], share, rng)]
+            rows = _drawn(labels, own_groups, share, rng)
             sizes[-1].append(len(rows))
-            if whole is not None and len(rows) == len(known):
+            if whole is not None and len(rows) == count:
                 answers.append(whole)
                 continue
-            relative = strength * len(known) / len(rows)
-            answers.append(_answers(known[rows], train.labels[rows], shown, relative))
+            relative = strength * count / len(rows)
+            answers.append(_answers(known[rows], labels[rows], shown, relative))
     f1 = _f1(np.stack(answers), val.labels, groups[1], len(classes), seed)
     return _described(f1, [round(float(np.mean(size))) for size in sizes], classes)
 

@@ -18,6 +18,7 @@ from bestiary.evaluation.learning_curve import learning_curve
 from bestiary.models.engine import Precision, has_openvino
 from bestiary.models.lite import BACKBONES, built_trunk
 from bestiary.recipe import BACKBONE_SIZES, Recipe
+from bestiary.training.linear import logits_of, type_for
 from bestiary.training.probe import Labelled, feature_store, fill_features
 from bestiary.training.task import Learned, Part, Task
 
@@ -85,7 +86,7 @@ def _training_logits(task: Task, learned: Learned, part: Part) -> tuple[Logits, 
     if task.recipe.model.method == "probe":
         features = _features(task, ("train",))
         if features is not None:
-            return (features[0].features @ learned.head.weight.T + learned.head.bias).astype(np.float32), part.labels
+            return logits_of(features[0].features, learned.head.weight, learned.head.bias), part.labels
     chosen = np.sort(np.random.default_rng(task.recipe.seed).permutation(len(part.paths))[:SHOWN_AGAIN])
     paths = [part.paths[place] for place in chosen]
     logits = [learned.reference(images) for images in pixel_batches(paths, task.view, threads=task.threads)]
@@ -123,5 +124,6 @@ def _features(task: Task, splits: tuple[str, ...] = ("train", "val")) -> list[La
             )  # fmt: skip
         if store.missing(part.keys):
             return None
-        found.append(Labelled(store.read(part.keys, np.float32), part.labels))
+        kept = store.read(part.keys, type_for(len(part.keys), BACKBONES[backbone].channels))
+        found.append(Labelled(kept, part.labels))
     return found

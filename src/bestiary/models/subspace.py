@@ -28,12 +28,13 @@ class Subspace:
     directions: npt.NDArray[np.float32]
 
     @classmethod
-    def of(cls, features: npt.NDArray[np.float32], *, seed: int = 0) -> Subspace:
-        """Return the subspace of training features float32 (n, channels)."""
+    def of(cls, features: Floats, *, seed: int = 0) -> Subspace:
+        """Return the subspace of training features (n, channels)."""
         if len(features) > MANY:
             features = features[np.random.default_rng(seed).choice(len(features), MANY, replace=False)]
-        mean, scale = features.mean(axis=0), features.std(axis=0) + np.float32(1e-3)
-        seen = (features - mean) / scale
+        some = features.astype(np.float32, copy=False)
+        mean, scale = some.mean(axis=0), some.std(axis=0) + np.float32(1e-3)
+        seen = (some - mean) / scale
         _, vectors = np.linalg.eigh(seen.T @ seen)
         count = max(1, min(DIRECTIONS, len(features) // 2, features.shape[1] // 2))
         return cls(mean, scale, np.ascontiguousarray(vectors[:, ::-1][:, :count], np.float32))

@@ -28,6 +28,7 @@ from bestiary.picture import Limits
 from bestiary.progress import Reporter, Silent
 from bestiary.recipe import Balance, Recipe
 from bestiary.training import run_folder
+from bestiary.training.linear import type_for
 from bestiary.training.probe import Features, Labelled, feature_store, fill_features, fit_head
 
 SEEDS = 5
@@ -271,4 +272,4 @@ def _features(used: pl.DataFrame, recipe: Recipe, threads: int, reporter: Report
     store = feature_store(cache_folder(), trunk, view, precision, BACKBONES[recipe.model.backbone].channels)
     paths, keys = [Path(path) for path in used["path"]], used["sha256"].to_list()
     fill_features(store, paths, keys, trunk, view, precision=precision, threads=threads, reporter=reporter)
-    return store.read(keys, np.float32)
+    return store.read(keys, type_for(len(keys), BACKBONES[recipe.model.backbone].channels))

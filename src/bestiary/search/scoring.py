@@ -19,6 +19,7 @@ from bestiary.models.lite import BACKBONES, built_trunk
 from bestiary.progress import Reporter
 from bestiary.recipe import Recipe
 from bestiary.training import run_folder
+from bestiary.training.linear import type_for
 from bestiary.training.methods import network_logits
 from bestiary.training.probe import Labelled, feature_store, fit_head, fitted_probe, strengths_of, training_precision
 from bestiary.training.scores import calibrated_loss, macro_f1
@@ -180,10 +181,10 @@ def _as_kept(task: Task) -> tuple[Labelled, Labelled]:
     found = []
     for side in ("train", "val"):
         rows = task.pictures.filter(pl.col("split") == side)
-        features = np.empty((rows.height, channels), np.float32)
+        features = np.empty((rows.height, channels), type_for(rows.height, channels))
         for kept, store in stores.items():
             at = (rows[KEPT] == kept).to_numpy()
-            features[at] = store.read(rows.filter(pl.col(KEPT) == kept)["sha256"].to_list(), np.float32)
+            features[at] = store.read(rows.filter(pl.col(KEPT) == kept)["sha256"].to_list(), features.dtype)
         found.append(Labelled(features, task.part(side).labels))
     return found[0], found[1]
 

@@ -17,29 +17,28 @@ import numpy.typing as npt
 from bestiary.batches.decoding import Pinned, View
 from bestiary.batches.pixels import PIXELS_VERSION, pixel_batches
 from bestiary.batches.store import ArrayStore
-from bestiary.machine import keep_memory, one_blas_thread
+from bestiary.machine import keep_memory
 from bestiary.models.engine import Precision, bulk_engine, has_openvino
 from bestiary.models.head import Head
 from bestiary.models.lite import BACKBONES, built_trunk
 from bestiary.models.pooling import pooled_graph
-from bestiary.models.standard import mean_and_scale
 from bestiary.picture import Pixels
 from bestiary.progress import Reporter
 from bestiary.recipe import Balance, Recipe
 from bestiary.training.balance import epoch_order, logit_offsets
+from bestiary.training.linear import solver, type_for
 from bestiary.training.scores import loss_and_macro_f1
 from bestiary.training.task import Part, Task
 
-MAX_ITERATIONS = 500
 STRENGTHS_TIMES_PICTURES = (4, 12, 40, 120, 400, 1200)  # scikit-learn's C weighs a sum over pictures, not a mean
 
-Features = npt.NDArray[np.float32]
+Features = npt.NDArray[np.floating[Any]]  # float32, of large collections float16
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Features float32 (n, channels) with the position of each picture's class, int64 (n,).
+    """Features (n, channels), float32 or float16, with the position of each picture's class, int64 (n,).
 
     weights: how much each row counts, float32 (n,); None for 1 each.
     """
@@ -153,16 +152,17 @@ def bulk_features(
     threads: int,
     reporter: Reporter,
 ) -> Features:
-    """Return the features of pictures by a bundled backbone, float32 (n, channels); the cache is filled first.
+    """Return the features of pictures by a bundled backbone, (n, channels); the cache is filled first.
 
-    In bfloat16 where OpenVINO is there, as those that a probe is trained on. keys: the pictures' SHA-256.
+    Computed in bfloat16 where OpenVINO is there, as those that a probe is trained on; float32, or float16 for a large
+    collection. keys: the pictures' SHA-256.
     """
     keep_memory()
     trunk = built_trunk(backbone, cache / "trunks", view.size)
     precision = training_precision()
     store = feature_store(cache, trunk, view, precision, BACKBONES[backbone].channels)
     fill_features(store, paths, keys, trunk, view, precision=precision, threads=threads, reporter=reporter)
-    return store.read(keys, np.float32)
+    return store.read(keys, type_for(len(keys), BACKBONES[backbone].channels))
 
 
 def fit_head(
@@ -171,29 +171,20 @@ def fit_head(
     """Return the linear head with the lowest validation loss, and one history line for each strength C tried.
 
     Features are standardised by the training split; the standardisation is folded into the head's weights. The path
-    goes from strong regularisation (small C) to weak, each step starting from the one before. `train.features` is
-    standardised in place. "logit-adjusted" takes the log of the classes' shares out of the head's bias; it is chosen by
-    its loss with them, which is the loss that was minimised.
+    goes from strong regularisation (small C) to weak, each step starting from the one before. `train.features` in
+    float32 is standardised in place. "logit-adjusted" takes the log of the classes' shares out of the head's bias; it
+    is chosen by its loss with them, which is the loss that was minimised.
     """
-    from sklearn.linear_model import LogisticRegression
-
-    mean, scale = mean_and_scale(train.features)
-    seen = train.features  # the only large array: a copy would make memory grow twice as fast with the collection
-    seen -= mean
-    seen /= scale
     offsets = logit_offsets(train.labels, classes, balance)
-    model = LogisticRegression(
-        max_iter=MAX_ITERATIONS, warm_start=True, class_weight="balanced" if balance == "class-weights" else None
-    )
+    weights = _class_weights(train.labels, classes) if balance == "class-weights" else train.weights
+    solving = solver(train.features, train.labels, classes, weights=weights)
     heads, history = list[Head](), list[dict[str, Any]]()
     for step, strength in enumerate(sorted(strengths), start=1):
         started = time.perf_counter()
-        with one_blas_thread():
-            model.set_params(C=strength).fit(seen, train.labels, train.weights)
-        coefficients, intercept = _both_rows(model.coef_, model.intercept_, classes)
-        train_loss, _ = loss_and_macro_f1(seen @ coefficients.T + intercept, train.labels)
-        weight = (coefficients / scale).astype(np.float32)
-        bias = (intercept - weight @ mean - offsets).astype(np.float32)
+        coefficients, intercept = solving.fit(strength)
+        train_loss, _ = loss_and_macro_f1(solving.logits(coefficients, intercept), train.labels)
+        weight = (coefficients / solving.scale).astype(np.float32)
+        bias = (intercept - weight @ solving.mean - offsets).astype(np.float32)
         heads.append(Head(weight, bias, "average"))
         history.append(_line(step, strength, heads[-1], offsets, train_loss, val, time.perf_counter() - started))
     best = int(np.argmin([line["val_loss"] for line in history]))
@@ -213,11 +204,16 @@ def _labelled(
     turned = features_of(task, few, trunk, precision, mirrored=True)
     shown = np.concatenate([(times + 1) // 2, times[again] // 2])
     weights = (shown * (len(times) / times.sum())).astype(np.float32)  # a strength C then means the same as without
-    return Labelled(np.concatenate([features, turned]), np.concatenate([part.labels, few.labels]), weights)
+    return Labelled(
+        np.concatenate([features, turned], dtype=features.dtype), np.concatenate([part.labels, few.labels]), weights
+    )
 
 
 def features_of(task: Task, part: Part, trunk: Path, precision: Precision, *, mirrored: bool = False) -> Features:
-    """Return the features of a part of the task, float32 (n, channels), from the cache or computed."""
+    """Return the features of a part of the task, (n, channels), from the cache or computed.
+
+    float32; of a large training part float16.
+    """
     channels = BACKBONES[task.recipe.model.backbone].channels
     store = feature_store(task.cache, trunk, task.view, precision, channels, mirrored=mirrored)
     with task.clock.stage("cache"):
@@ -232,18 +228,17 @@ def features_of(task: Task, part: Part, trunk: Path, precision: Precision, *, mi
             reporter=task.reporter,
             mirrored=mirrored,
         )
-    return store.read(part.keys, np.float32)
+    return store.read(part.keys, type_for(len(part.keys), channels))
 
 
 def _mirrored(batches: Iterable[Pixels]) -> Iterator[Pixels]:
     return (np.ascontiguousarray(images[:, :, ::-1]) for images in batches)
 
 
-def _both_rows(coefficients: Array, intercept: Array, classes: int) -> tuple[Array, Array]:
-    """Return one row for each class: scikit-learn keeps one for two; the softmax of minus and plus half is the same."""
-    if classes == 2:
-        return np.vstack([-coefficients, coefficients]) / 2, np.hstack([-intercept, intercept]) / 2
-    return coefficients, intercept
+def _class_weights(labels: npt.NDArray[np.int64], classes: int) -> Features:
+    """Return weights by which every class counts as much, float32 (n,), of mean 1."""
+    by_class = len(labels) / (classes * np.maximum(1, np.bincount(labels, minlength=classes)))
+    return by_class.astype(np.float32)[labels]
 
 
 def _line(

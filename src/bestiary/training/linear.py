@@ -1,0 +1,175 @@
+"""Logistic regression on features: at once, with scikit-learn, or in pieces where that would take too much memory.
+
+scikit-learn wants all rows in float32 and a copy of those it learns from. That is the fastest, and what happens up to
+`AT_ONCE` bytes. Larger collections stay in half precision, as they are kept on disk, and each step of the solver takes
+them up a piece at a time: the same objective, the same optimiser (L-BFGS), the same point at which it stops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from bestiary.machine import one_blas_thread
+from bestiary.models.standard import mean_and_scale
+from bestiary.training.scores import log_softmax
+
+AT_ONCE = 128 * 2**20  # bytes of float32: 26,000 pictures with lite0
+ROWS_AT_ONCE = 4_096
+MAX_ITERATIONS, TOLERANCE = 500, 1e-4  # of the largest gradient of the mean loss, as in scikit-learn
+EPSILON = float(np.finfo(float).eps)
+
+Array = npt.NDArray[Any]
+Features = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+
+def type_for(pictures: int, channels: int) -> npt.DTypeLike:
+    """Return what features of so many pictures are held in: float32, or float16 where they are taken up in pieces."""
+    return np.float32 if 4 * pictures * channels <= AT_ONCE else np.float16
+
+
+def logits_of(features: Array, weights: Array, biases: Array) -> Features:
+    """Return the logits, float32 (n, classes), of features (n, channels) of any float type: float16 in pieces."""
+    if features.dtype != np.float16:
+        return np.asarray(features @ weights.T + biases, np.float32)
+    starts = range(0, len(features), ROWS_AT_ONCE)
+    pieces = [features[at : at + ROWS_AT_ONCE].astype(np.float32) @ weights.T + biases for at in starts]
+    return np.concatenate(pieces).astype(np.float32)
+
+
+class Solver(Protocol):
+    """Fits heads to the same rows, one after another; each starts where the one before ended.
+
+    mean, scale: float32 (channels,), by which the rows were standardised.
+    """
+
+    mean: Features
+    scale: Features
+
+    def fit(self, strength: float) -> tuple[Array, Array]:
+        """Return weights (classes, channels) and biases (classes,) for standardised features. strength: C."""
+
+    def logits(self, weights: Array, biases: Array) -> Features:
+        """Return what they say of the rows that were learned from, float32 (n, classes)."""
+
+
+def solver(
+    features: Array,
+    labels: Integers,
+    classes: int,
+    *,
+    weights: Array | None = None,
+    learned: Flags | None = None,
+    standard: tuple[Features, Features] | None = None,
+) -> Solver:
+    """Return a solver for features (n, channels): float32 ones at once, float16 ones in pieces (see `type_for`).
+
+    labels: int64 (n,) in 0..classes-1. weights: how much each row counts, (n,). learned: which rows to learn from,
+    bool (n,). standard: mean and scale, if not those of these rows. Features in float32 are standardised in place
+    unless `learned` is given; others are not changed.
+    """
+    mean, scale = mean_and_scale(features) if standard is None else standard
+    if features.dtype != np.float16:
+        rows, own = (features, labels) if learned is None else (features[learned], labels[learned])
+        rows -= mean
+        rows /= scale
+        return AtOnce(
+            rows, own, classes, weights if learned is None or weights is None else weights[learned], mean, scale
+        )
+    counts = np.ones(len(labels), np.float32) if weights is None else weights.astype(np.float32)
+    return InPieces(features, labels, classes, counts if learned is None else counts * learned, mean, scale)
+
+
+class AtOnce:
+    """scikit-learn's solver on rows that are standardised."""
+
+    def __init__(
+        self, rows: Features, labels: Integers, classes: int, weights: Array | None, mean: Features, scale: Features
+    ) -> None:
+        """Nothing is fitted yet."""
+        from sklearn.linear_model import LogisticRegression
+
+        self.mean, self.scale = mean, scale
+        self._rows, self._labels, self._classes, self._weights = rows, labels, classes, weights
+        self._model = LogisticRegression(max_iter=MAX_ITERATIONS, tol=TOLERANCE, warm_start=True)
+
+    def fit(self, strength: float) -> tuple[Array, Array]:
+        """Return weights and biases."""
+        with one_blas_thread():
+            self._model.set_params(C=strength).fit(self._rows, self._labels, self._weights)
+        coefficients: Array = self._model.coef_
+        intercept: Array = self._model.intercept_
+        if self._classes == 2:  # of which scikit-learn keeps one row; the softmax of minus and plus half is the same
+            coefficients = np.vstack([-coefficients, coefficients]) / 2
+            intercept = np.hstack([-intercept, intercept]) / 2
+        return coefficients, intercept
+
+    def logits(self, weights: Array, biases: Array) -> Features:
+        """Return the logits of the rows."""
+        return logits_of(self._rows, weights, biases)
+
+
+class InPieces:
+    """The same objective with L-BFGS, over rows that are turned into float32 a piece at a time."""
+
+    def __init__(
+        self, features: Array, labels: Integers, classes: int, counts: Features, mean: Features, scale: Features
+    ) -> None:
+        """Nothing is fitted yet. counts: how much each row counts, (n,); 0 leaves it out."""
+        self.mean, self.scale = mean, scale
+        self._features, self._labels, self._counts = features, labels, counts
+        self._known: npt.NDArray[np.float64] = np.zeros((classes, features.shape[1] + 1))
+
+    def fit(self, strength: float) -> tuple[Array, Array]:
+        """Return weights and biases."""
+        from scipy.optimize import minimize
+
+        # Of two classes scikit-learn weighs the difference w of both rows: w**2 / 2, where two of w / 2 have w**2 / 4.
+        penalty = (2 if len(self._known) == 2 else 1) / (strength * float(self._counts.sum(dtype=np.float64)))
+        with one_blas_thread():
+            found = minimize(
+                self._loss,
+                self._known.ravel(),
+                args=(penalty,),
+                method="L-BFGS-B",
+                jac=True,
+                options={"maxiter": MAX_ITERATIONS, "gtol": TOLERANCE, "ftol": 64 * EPSILON, "maxls": 50},
+            )
+        self._known = found.x.reshape(self._known.shape)
+        return self._known[:, :-1].astype(np.float32), self._known[:, -1].astype(np.float32)
+
+    def logits(self, weights: Array, biases: Array) -> Features:
+        """Return the logits of the rows."""
+        return logits_of(self._features, weights / self.scale, biases - (weights / self.scale) @ self.mean)
+
+    def _loss(self, flat: npt.NDArray[np.float64], penalty: float) -> tuple[float, npt.NDArray[np.float64]]:
+        """Return the mean loss with its penalty, and the gradient."""
+        known = flat.reshape(self._known.shape)
+        loss, slope, total = 0.0, np.zeros((len(self.mean), len(known))), np.zeros(len(known))
+        for rows, seen, logits in self._pieces(known[:, :-1], known[:, -1]):
+            labels, counts = self._labels[rows], self._counts[rows]
+            logs, at = log_softmax(logits), np.arange(len(labels))
+            loss -= float(counts @ logs[at, labels])
+            wrong = np.exp(logs)
+            wrong[at, labels] -= 1
+            wrong *= counts[:, None]
+            slope += seen.T @ wrong.astype(np.float32)
+            total += wrong.sum(axis=0)
+        whole = float(self._counts.sum(dtype=np.float64))
+        by_weight = (slope.T - total[:, None] * self.mean) / self.scale / whole + penalty * known[:, :-1]
+        gradient = np.hstack([by_weight, total[:, None] / whole])
+        return loss / whole + penalty / 2 * float((known[:, :-1] ** 2).sum()), gradient.ravel()
+
+    def _pieces(self, weights: Array, biases: Array) -> Iterator[tuple[slice, Features, Features]]:
+        """Yield places, rows in float32 as they are kept, and logits: the rows need not be standardised for them."""
+        scaled = weights / self.scale
+        bias = (biases - scaled @ self.mean).astype(np.float32)
+        for start in range(0, len(self._features), ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            seen = self._features[rows].astype(np.float32)
+            yield rows, seen, seen @ scaled.T.astype(np.float32) + bias

@@ -1,0 +1,102 @@
+"""Logistic regression in pieces is scikit-learn's, without its memory."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+pytest.importorskip("sklearn")
+
+from bestiary.evaluation.label_suspects import out_of_fold
+from bestiary.recipe import Balance
+from bestiary.training import linear
+from bestiary.training.linear import AtOnce, InPieces, logits_of, solver, type_for
+from bestiary.training.probe import Labelled, fit_head
+
+CHANNELS = 24
+
+
+def clouds(count: int, classes: int, *, seed: int) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.int64]]:
+    """Features in half precision around one centre for each class, of unequal scale and far from 0; and labels."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, count)
+    centres = np.random.default_rng(7).normal(0, 1, (classes, CHANNELS))
+    scale = np.geomspace(0.1, 10, CHANNELS)
+    return ((centres[labels] + rng.normal(0, 1.5, (count, CHANNELS)) + 2) * scale).astype(np.float16), labels
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_both_solvers_find_the_same(classes: int, weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "ROWS_AT_ONCE", 128)
+    features, labels = clouds(700, classes, seed=1)
+    rng = np.random.default_rng(2)
+    weights = rng.choice([1.0, 3.0], 700).astype(np.float32) if weighted else None
+    learned = rng.random(700) < 0.8
+    pieces = solver(features, labels, classes, weights=weights, learned=learned)
+    at_once = solver(
+        features.astype(np.float32),
+        labels,
+        classes,
+        weights=weights,
+        learned=learned,
+        standard=(pieces.mean, pieces.scale),
+    )
+    assert isinstance(pieces, InPieces)
+    assert isinstance(at_once, AtOnce)
+    for strength in (0.003, 0.3):
+        (one, bias), (other, other_bias) = pieces.fit(strength), at_once.fit(strength)
+        np.testing.assert_allclose(one, other, atol=2e-3)
+        np.testing.assert_allclose(bias - bias.mean(), other_bias - other_bias.mean(), atol=5e-3)
+    np.testing.assert_allclose(pieces.logits(one, bias)[learned], at_once.logits(one, bias), atol=1e-4)
+
+
+@pytest.mark.parametrize("balance", ["none", "class-weights", "logit-adjusted"])
+def test_a_large_collection_has_the_head_of_a_small_one(balance: Balance) -> None:
+    features, labels = clouds(900, 3, seed=3)
+    labels[labels == 2] = np.where(np.random.default_rng(0).random((labels == 2).sum()) < 0.8, 1, 2)  # a rare class
+    train, val = slice(0, 600), slice(600, 900)
+    known = Labelled(features[val].astype(np.float32), labels[val])
+    heads = [
+        fit_head(
+            Labelled(features[train].astype(kind), labels[train]), known, 3, strengths=[0.01, 0.1], balance=balance
+        )
+        for kind in (np.float16, np.float32)
+    ]
+    assert [line.get("chosen") for line in heads[0][1]] == [line.get("chosen") for line in heads[1][1]]
+    logits = [logits_of(known.features, head.weight, head.bias) for head, _ in heads]
+    np.testing.assert_allclose(logits[0] - logits[0][:, :1], logits[1] - logits[1][:, :1], atol=0.02)
+    for line, other in zip(heads[0][1], heads[1][1], strict=True):
+        assert line["train_loss"] == pytest.approx(other["train_loss"], abs=1e-3)
+
+
+def test_labels_are_doubted_alike_in_pieces() -> None:
+    features, labels = clouds(400, 4, seed=5)
+    labels = np.where(labels == 3, 0, labels)
+    labels[:3] = 3  # one group alone: nobody can judge it
+    groups = np.arange(400)
+    groups[:3] = 0
+    both = [out_of_fold(features.astype(kind), labels, groups, 4, seed=0) for kind in (np.float16, np.float32)]
+    assert np.isnan(both[0][:3]).all()
+    np.testing.assert_allclose(both[0], both[1], atol=5e-3)
+
+
+def test_in_pieces_takes_no_more_memory_for_more_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "ROWS_AT_ONCE", 256)
+    peaks = []
+    for count in (2_000, 20_000):
+        features, labels = clouds(count, 3, seed=6)
+        solving = solver(features, labels, 3)
+        tracemalloc.start()
+        solving.fit(0.001)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
+
+
+def test_only_large_collections_are_taken_up_in_pieces() -> None:
+    assert type_for(20_000, 1280) is np.float32
+    assert type_for(60_000, 1280) is np.float16
