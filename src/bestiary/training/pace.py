@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ def decoding_pace(view: View, paths: Sequence[Path], *, threads: int) -> Pace:
 
 def slowness() -> float:
     """Return how many times as long as the machine of reference this one takes for plain numpy and Python."""
-    return sum(_chores() for _ in range(10)) / 10 / CHORES_SECONDS
+    return statistics.median(_chores() for _ in range(10)) / CHORES_SECONDS
 
 
 def sample(paths: Sequence[Path], count: int = 512) -> list[Path]:
