@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sqlite3
@@ -309,6 +310,23 @@ def test_hopeless_trials_are_stopped_but_never_the_default(
     stopped = [line for line in found["history"] if line["ended"] == "pruned"]
     assert all(line["epochs"] < 9 for line in stopped)
     assert found["winner"]["macro_f1"] == max(line["macro_f1"] or 0 for line in found["history"])
+
+
+@pytest.mark.parametrize(("budget", "stopped"), [(None, False), (600.0, True)])
+def test_within_a_budget_a_recipe_that_is_too_slow_is_stopped(budget: float | None, stopped: bool) -> None:
+    took = {"seconds": 9.0, "epochs": 3, "training": 6.0, "each epoch": [1.0, 2.0, 3.0]}
+    study = optuna.create_study()
+    study.enqueue_trial({}, user_attrs={"default": True})
+    default = study.ask()
+    default.set_user_attr("took", took)
+    study.tell(default, 0.5)
+    deadlines = planning.Deadlines() if budget is None else planning.Deadlines(time.monotonic() + budget, budget)
+    ground = cast(trying.Ground, SimpleNamespace(ledger=SimpleNamespace(study=study), deadlines=deadlines))
+    watch = trying._watch(ground, study.ask(), is_default=False)
+    as_fast = [{"epoch": 1, "seconds": 2.4, "val_macro_f1": 0.5}]
+    watch(1, as_fast)  # 2.4 times as long as the default's first
+    with pytest.raises(optuna.TrialPruned, match="3.1 times as long") if stopped else contextlib.nullcontext():
+        watch(1, [*as_fast, {"epoch": 2, "seconds": 7.0, "val_macro_f1": 0.6}])
 
 
 @pytest.mark.parametrize(

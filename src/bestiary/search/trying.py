@@ -24,6 +24,7 @@ from bestiary.search.space import Choice, Settings, Space, laid_over, shown
 from bestiary.training.methods import refuse_impossible
 from bestiary.training.run_folder import read_history
 
+TOO_SLOW = 2.5  # within a budget, a trial whose epochs take so many times as long as the default's is stopped
 Ended = Literal["complete", "pruned", "failed"]
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
@@ -65,8 +66,8 @@ def tried(ground: Ground, trial: optuna.Trial) -> tuple[float, Ended]:
         recipe = trial_recipe(ground.asked, ground.plan, {} if is_default else chosen)
         found: Score | str = _scored(ground, trial, recipe, is_default)
         ended: Ended = "complete"
-    except optuna.TrialPruned:
-        found, ended = "stopped", "pruned"
+    except optuna.TrialPruned as error:
+        found, ended = str(error), "pruned"
     except (RecipeError, MemoryError, RuntimeError, FloatingPointError, np.linalg.LinAlgError) as error:
         if isinstance(error, RuntimeError) and not _out_of_memory(error):
             raise
@@ -137,11 +138,12 @@ def _scored(ground: Ground, trial: optuna.Trial, recipe: Recipe, is_default: boo
 
 
 def _watch(ground: Ground, trial: optuna.Trial, is_default: bool) -> Watch:
-    """Return what ends a trial between two epochs: the time, or that others were better by then.
+    """Return what ends a trial between two epochs: the time, or that it is slow or others were better by then.
 
     The default is never stopped: the winner must not be worse.
     """
     reported = 0
+    usual = [] if is_default or ground.deadlines.luck is None else _default_seconds(ground)
 
     def watch(division: int, history: History) -> None:
         nonlocal reported
@@ -152,17 +154,33 @@ def _watch(ground: Ground, trial: optuna.Trial, is_default: bool) -> Watch:
         for line in history[reported:]:
             trial.report(line["val_macro_f1"], line["epoch"])
             reported += 1
+        if (times := _times_as_long(history, usual)) > TOO_SLOW:
+            raise optuna.TrialPruned(f": an epoch takes {times:.1f} times as long as the default's")
         if trial.should_prune() and not is_default:
             raise optuna.TrialPruned
 
     return watch
 
 
+def _default_seconds(ground: Ground) -> list[float]:
+    """Return how long each of the default's epochs took, nothing if it was not tried."""
+    trials = ground.ledger.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    default = next((one for one in trials if one.user_attrs.get("default")), None)
+    return [] if default is None else default.user_attrs["took"].get("each epoch", [])
+
+
+def _times_as_long(history: History, usual: Sequence[float]) -> float:
+    """Return how many times as long as usual the epochs took that can be compared; 0 for none."""
+    own = [line["seconds"] for line, _ in zip(history, usual, strict=False)]
+    return sum(own) / sum(usual[: len(own)]) if own else 0.0
+
+
 def _entered(ground: Ground, trial: optuna.Trial, found: Score | str, ended: Ended, seconds: float) -> str:
     """Enter how a trial ended, and return it in words."""
     lines = _history(ground.ledger.place(trial) / "1")
     training, epochs = sum(line["seconds"] for line in lines), len(lines) or None
-    trial.set_user_attr("took", {"seconds": round(seconds, 3), "epochs": epochs, "training": round(training, 3)})
+    took = {"seconds": round(seconds, 3), "epochs": epochs, "training": round(training, 3)}
+    trial.set_user_attr("took", took | {"each epoch": [round(line["seconds"], 3) for line in lines]})
     if isinstance(found, Score):
         before = ground.ledger.best()
         best = ", the best so far" if before is None or found.rank > before[1].rank else ""
@@ -172,7 +190,7 @@ def _entered(ground: Ground, trial: optuna.Trial, found: Score | str, ended: End
     if ended == "failed":
         trial.set_user_attr("cause", found)
     ground.ledger.study.tell(trial, state=STATES[ended])
-    return f"stopped after epoch {epochs} of {ground.plan.epochs}" if ended == "pruned" else f"failed: {found}"
+    return f"stopped after epoch {epochs} of {ground.plan.epochs}{found}" if ended == "pruned" else f"failed: {found}"
 
 
 def _history(place: Path) -> History:
