@@ -153,6 +153,13 @@ def test_six_of_six_right_claims_no_certainty() -> None:
         assert body[name]["high"] == 1.0
 
 
+def test_the_losses_of_one_picture_a_class_claim_no_certainty() -> None:
+    rows = np.array([[0.9, 0.05, 0.05], [0.3, 0.6, 0.1], [0.2, 0.0, 0.8]])
+    scores = score(np.arange(3), rows, ["a", "b", "c"])
+    for name in ("log_loss", "brier", "ece"):
+        assert scores[name]["low"] < scores[name]["value"] < scores[name]["high"]
+
+
 def test_the_interval_of_f1_counts_pictures_and_false_alarms() -> None:
     truth, predicted = np.repeat([0, 1], [6, 10]), np.repeat([0, 1, 0, 1], [3, 3, 6, 4])
     f1 = score(truth, np.eye(2)[predicted], names(2))["per_class"]["class 0"]["f1"]

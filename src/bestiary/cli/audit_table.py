@@ -91,12 +91,13 @@ def audit_lines(found: Audited) -> list[Line]:
 def _example(row: Mapping[str, Any]) -> str:
     """Return the message of a finding with the end of the picture's path, for it is the worst of its check."""
     from bestiary.deliver.exhibits import clipped
+    from bestiary.names import on_one_line
 
     path, message = row["path"], str(row["message"])
     if not path:
-        return message
+        return on_one_line(message)
     place = clipped(str(Path(*Path(path).parts[-2:])), NAME_SHOWN)
-    return message.replace(path, place) if path in message else f"{place}: {message}"
+    return on_one_line(message.replace(path, place) if path in message else f"{place}: {message}")
 
 
 def _print_table(lines: list[Line]) -> None:

@@ -75,7 +75,7 @@ def whole_folder(place: Path) -> Iterator[Path]:
     """
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{place.name[:100]}.", dir=place.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f".{place.name[:20]}.", dir=place.parent))
     except OSError as error:
         raise MachineError(f"Cannot write into {place.parent}: {error.strerror or error}.") from None
     try:
