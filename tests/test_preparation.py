@@ -15,7 +15,7 @@ from bestiary.data import collection as measuring
 from bestiary.data.audit import SERIOUS
 from bestiary.data.drawn import FAULT_CHECKS, DrawnCollection, draw_creature
 from bestiary.data.inspection import Inspection, inspect
-from bestiary.data.preparation import Audited, audited, divided
+from bestiary.data.preparation import Audited, audited, divided, refusal
 from bestiary.data.sources import list_pictures
 from bestiary.errors import SourceError
 from bestiary.picture import LIMITS, Limits
@@ -137,6 +137,12 @@ def test_the_split_follows_the_content_not_the_place(plain: Path, tmp_path: Path
     assert one[1] == other[1]
     by_content = [dict(shown.select("sha256", "split").iter_rows()) for shown, _ in (one, other)]
     assert by_content[0] == by_content[1]
+
+
+def test_who_looks_is_told_what_training_would_refuse(plain: Path, tmp_path: Path) -> None:
+    looked = audit(plain, tmp_path)
+    assert refusal(looked, Data(), seed=0) is None
+    assert "at least 13 are needed" in str(refusal(looked, Data(min_per_class=13), seed=0))
 
 
 def test_near_duplicates_can_be_let_apart_and_equal_files_never(faulty: DrawnCollection, tmp_path: Path) -> None:
