@@ -56,7 +56,8 @@ def print_audit(found: Audited, page: Path | None) -> None:
     issues = sum(line.n for line in lines if line.is_issue)
     grave = sum(line.n for line in lines if line.serious)
     findings = f"{issues:,} finding{'s' * (issues != 1)}"
-    typer.echo(f"{found.pictures.height:,} pictures, {findings}, {grave:,} of them serious")
+    count = found.pictures.height
+    typer.echo(f"{count:,} picture{'s' * (count != 1)}, {findings}, {grave:,} of them serious")
     if sys.stdout.isatty():
         _print_table(lines)
     else:

@@ -244,8 +244,8 @@ def _check_classes(usable: pl.DataFrame, data: Data) -> None:
     label, few = counts.row(0)
     if few < data.min_per_class:
         raise SourceError(
-            f'Class "{label}" has {few} pictures that can be read; at least {data.min_per_class} are needed. Add'
-            " pictures, leave the class out with --classes, or lower --set data.min_per_class."
+            f'Class "{label}" has {few} picture{"s" * (few != 1)} that can be read; at least {data.min_per_class} are'
+            " needed. Add pictures, leave the class out with --classes, or lower --set data.min_per_class."
         )
 
 
