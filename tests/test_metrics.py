@@ -303,6 +303,13 @@ def test_nothing_to_score_is_the_users_matter() -> None:
         score(np.empty(0, dtype=int), np.empty((0, 2)), names(2))
 
 
+def test_a_class_without_test_pictures_is_told_beside_the_scores() -> None:
+    rows = np.array([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1]])
+    body = score(np.array([0, 1]), rows, ["ant", "bee", "cat"], resamples=100)
+    assert "No test picture shows cat:" in classification_report(body)
+    assert "No test picture" not in classification_report(score(np.array([0, 1]), rows[:, :2] / 0.9, ["ant", "bee"]))
+
+
 def test_the_table_shows_the_scores_aligned() -> None:
     truth = np.repeat(np.arange(3), 6)
     text = classification_report(score(truth, np.eye(3)[truth], ["cat", "dog", "butterfly"]))
