@@ -159,12 +159,14 @@ def test_an_archive_is_unpacked_once_and_again_when_it_has_changed(tmp_path: Pat
     assert len(list(cache.iterdir())) == 2
 
 
-@pytest.mark.parametrize("damage", ["picture gone", "note gone", "note spoilt"])
+@pytest.mark.parametrize("damage", ["picture gone", "picture cut", "note gone", "note spoilt"])
 def test_a_cache_that_was_cleaned_in_part_is_made_again(tmp_path: Path, cache: Path, damage: str) -> None:
     source = packed(tmp_path / "pets.zip", TWO_CLASSES)
     picture = listed(source).pictures[0].path
     note = next(cache.glob("*/unpacked.json"))
-    if damage == "note spoilt":
+    if damage == "picture cut":
+        picture.write_bytes(b"")
+    elif damage == "note spoilt":
         note.write_text("[1]")
     else:
         (picture if damage == "picture gone" else note).unlink()

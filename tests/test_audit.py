@@ -77,6 +77,12 @@ def test_sound_pictures_have_no_findings() -> None:
         ("alpha", {"has_alpha": True}, {"has_alpha": False}, "Has see-through parts"),
         ("animated", {"frames": 2}, {"frames": 1}, "An animation of 2 frames; its first frame is used."),
         (
+            "animated",
+            {"frames": 3, "format": "TIFF", "path": "/p/x.tif"},
+            {"format": "TIFF", "path": "/p/x.tif"},
+            "It has 3",
+        ),
+        (
             "wrong-extension",
             {"format": "PNG"},
             {"format": "MPO"},

@@ -393,6 +393,21 @@ def test_predict_draws_the_evidence(bestiary: Call, model: Path, colours: Path, 
     ]
 
 
+def test_a_heatmap_of_a_long_name_has_a_shorter_one(bestiary: Call, model: Path, tmp_path: Path) -> None:
+    name = 80 * "\u732b"  # three bytes each
+    picture = tmp_path / f"{name}.png"
+    Image.new("RGB", (20, 12), "red").save(picture)
+    done = bestiary("predict", model, picture, "--heatmaps", tmp_path / "evidence")
+    assert (done.code, done.err) == (0, "")
+    [written] = (tmp_path / "evidence").iterdir()
+    assert written.name == f"{name[:66]}.heatmap.png"
+
+
+def test_a_name_with_an_end_of_line_takes_one_line(bestiary: Call, model: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (20, 12), "red").save(tmp_path / "new\nline.png")
+    assert bestiary("predict", model, tmp_path / "new\nline.png").out.count("\n") == 1
+
+
 def test_heatmaps_never_write_over_a_file(bestiary: Call, model: Path, colours: Path, tmp_path: Path) -> None:
     (tmp_path / "red.heatmap.png").write_text("mine")
     done = bestiary("predict", model, colours / "red.png", "--heatmaps", tmp_path)

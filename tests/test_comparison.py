@@ -82,6 +82,14 @@ def test_a_run_does_not_differ_from_itself() -> None:
     assert difference["mcnemar"]["p"] == 1
 
 
+def test_all_right_claims_no_certainty() -> None:
+    found = compared([a_run("one", 1.0, seed=4, rows=range(8))] * 2, resamples=100)
+    scores = found["runs"][0]
+    assert scores["accuracy"]["value"] == 1
+    assert scores["accuracy"]["low"] < 0.8
+    assert scores["macro_f1"]["low"] < 0.9
+
+
 def test_pairing_narrows_the_interval() -> None:
     one = a_run("one", 0.8, seed=5)
     flipped = one.answers.with_columns(

@@ -65,6 +65,14 @@ def test_copies_of_learnt_pictures_are_left_out(found: elsewhere.Evaluation) -> 
     assert [name for name in names if name.startswith("test-")]
 
 
+def test_each_picture_is_scored_or_has_a_reason(found: elsewhere.Evaluation) -> None:
+    pictures = table.read(found.path / "pictures.parquet", table.PICTURES)
+    assert (pictures["split"].is_null() == pictures["error"].is_not_null()).all()
+    assert pictures["split"].count() == found.metrics["pictures"]
+    [reason] = set(pictures["error"].drop_nulls())
+    assert reason == "It is a copy of a picture that the run was trained or calibrated on."
+
+
 def test_classes_are_told_apart(found: elsewhere.Evaluation) -> None:
     metrics = found.metrics
     assert list(metrics["unknown_classes"]) == ["nothing"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from bestiary.deliver.listing import LIST, names_in, pictures_in
+from bestiary.deliver.listing import LIST, names_in, passed_over_words, pictures_in
 from bestiary.errors import SourceError
 
 NOTHING = io.BytesIO()
@@ -92,3 +93,15 @@ def test_a_list_without_end_is_read_as_it_is_needed() -> None:
     found = names_in(source)  # type: ignore[arg-type]
     assert [str(next(found)) for _ in range(1000)][-1] == "1000.jpg"
     assert source.given <= 1001
+
+
+def test_what_is_passed_over_in_a_folder_is_counted_and_what_phones_make_is_not(folder: Path) -> None:
+    for name in (".DS_Store", "._b.jpg", "__MACOSX/._b.jpg", ".thumbs/x.jpg", "phone.HEIC"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    (folder / "loop").symlink_to(folder)
+    (folder / "gone.jpg").symlink_to("nowhere")
+    passed_over = Counter[str]()
+    found = names(pictures_in([folder], NOTHING, passed_over), folder)
+    assert found == ["a.png", "b.jpg", "gone.jpg", "inner/c.JPEG", "inner/deep/d.webp", "phone.HEIC"]
+    assert passed_over_words(passed_over) == "Passed over: 4 hidden, 1 linked folder, 1 no picture by its name."

@@ -153,6 +153,13 @@ def test_six_of_six_right_claims_no_certainty() -> None:
         assert body[name]["high"] == 1.0
 
 
+def test_the_losses_of_one_picture_a_class_claim_no_certainty() -> None:
+    rows = np.array([[0.9, 0.05, 0.05], [0.3, 0.6, 0.1], [0.2, 0.0, 0.8]])
+    scores = score(np.arange(3), rows, ["a", "b", "c"])
+    for name in ("log_loss", "brier", "ece"):
+        assert scores[name]["low"] < scores[name]["value"] < scores[name]["high"]
+
+
 def test_the_interval_of_f1_counts_pictures_and_false_alarms() -> None:
     truth, predicted = np.repeat([0, 1], [6, 10]), np.repeat([0, 1, 0, 1], [3, 3, 6, 4])
     f1 = score(truth, np.eye(2)[predicted], names(2))["per_class"]["class 0"]["f1"]
@@ -294,6 +301,13 @@ def test_columns_of_other_lengths_are_refused() -> None:
 def test_nothing_to_score_is_the_users_matter() -> None:
     with pytest.raises(UserError, match="no picture to score"):
         score(np.empty(0, dtype=int), np.empty((0, 2)), names(2))
+
+
+def test_a_class_without_test_pictures_is_told_beside_the_scores() -> None:
+    rows = np.array([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1]])
+    body = score(np.array([0, 1]), rows, ["ant", "bee", "cat"], resamples=100)
+    assert "No test picture shows cat:" in classification_report(body)
+    assert "No test picture" not in classification_report(score(np.array([0, 1]), rows[:, :2] / 0.9, ["ant", "bee"]))
 
 
 def test_the_table_shows_the_scores_aligned() -> None:

@@ -15,7 +15,7 @@ from bestiary.data import collection as measuring
 from bestiary.data.audit import SERIOUS
 from bestiary.data.drawn import FAULT_CHECKS, DrawnCollection, draw_creature
 from bestiary.data.inspection import Inspection, inspect
-from bestiary.data.preparation import Audited, audited, divided
+from bestiary.data.preparation import Audited, audited, divided, refusal
 from bestiary.data.sources import list_pictures
 from bestiary.errors import SourceError
 from bestiary.picture import LIMITS, Limits
@@ -139,6 +139,12 @@ def test_the_split_follows_the_content_not_the_place(plain: Path, tmp_path: Path
     assert by_content[0] == by_content[1]
 
 
+def test_who_looks_is_told_what_training_would_refuse(plain: Path, tmp_path: Path) -> None:
+    looked = audit(plain, tmp_path)
+    assert refusal(looked, Data(), seed=0) is None
+    assert "at least 13 are needed" in str(refusal(looked, Data(min_per_class=13), seed=0))
+
+
 def test_near_duplicates_can_be_let_apart_and_equal_files_never(faulty: DrawnCollection, tmp_path: Path) -> None:
     loose = audit(faulty.folder, tmp_path, near_duplicates=False)
     groups = dict(loose.pictures.select("path", "group").iter_rows())
@@ -226,12 +232,16 @@ def test_a_part_of_a_collection_does_not_cost_the_memory_of_the_rest(
     assert read == ["3.png"]
 
 
-@pytest.mark.parametrize("damage", [b"", b"PAR1 not a table PAR1", None])
-def test_a_damaged_memory_is_built_again(plain: Path, tmp_path: Path, read: list[str], damage: bytes | None) -> None:
+@pytest.mark.parametrize("damage", [b"", b"PAR1 not a table PAR1", None, 0.3, 0.6])
+def test_a_damaged_memory_is_built_again(plain: Path, tmp_path: Path, read: list[str], damage: Any) -> None:
     first = audit(plain, tmp_path)
     (memory,) = (tmp_path / "inspections").iterdir()
     if damage is None:
-        table.write(table.read(memory, {}).drop("luma"), memory)
+        measuring._remember(measuring._remembered(memory).drop("luma"), memory)
+    elif isinstance(damage, float):  # parquet alone does not notice every byte that is changed
+        content = bytearray(memory.read_bytes())
+        content[int(len(content) * damage)] ^= 0xFF
+        memory.write_bytes(content)
     else:
         memory.write_bytes(damage)
     read.clear()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bestiary.deliver.run_files import read_run
 from bestiary.errors import MachineError, RecipeError, RunError
 from bestiary.recipe import Recipe
 from bestiary.training import run_folder
@@ -154,3 +155,11 @@ def test_the_environment_says_versions_command_and_machine(monkeypatch: pytest.M
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
     assert {"bestiary", "platform", "cores", "started", "version of numpy", "version of onnxruntime"} <= found.keys()
     json.dumps(found)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[1]", b'{"n": '])
+def test_a_scrambled_file_of_a_run_is_told_with_its_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "metrics.json").write_bytes(content)
+    for reading in (lambda: read_run(tmp_path), lambda: run_folder.read_json(tmp_path / "metrics.json")):
+        with pytest.raises(RunError, match=r"metrics\.json"):
+            reading()

@@ -9,6 +9,7 @@ import pytest
 from bestiary.data.labels import ANIMALS10, label_map
 from bestiary.data.sources import Listing, list_pictures, list_sources
 from bestiary.errors import SourceError
+from bestiary.progress import Lines
 from listening import Listening
 
 
@@ -178,7 +179,7 @@ def test_a_parquet_table_is_read_with_labels_of_any_kind(tmp_path: Path) -> None
         ("path,label\n,cat\n", r"row 1: path and label must not be empty"),
         (
             "path,label,split\na.jpg,cat,train\nb.jpg,cat,holdout\n",
-            r'row 2: split "holdout" is none of test, train, .*val',
+            r'row 2: split "holdout" is none of dev, test, testing, train, .*val',
         ),
         ("path,label\n", r"There are no labelled pictures in .*t\.csv\."),
         ("", r"The table .*t\.csv cannot be read"),
@@ -300,3 +301,54 @@ def test_a_label_map_is_held_against_all_sources_together(tmp_path: Path) -> Non
     listing = list_sources(sources, {"cane": "dog", "gatto": "cat"}, reporter=listening)
     assert listing.labels() == ["cat", "dog"]
     assert listening.said == []
+
+
+@pytest.mark.parametrize(
+    "names", [("Training", "Testing"), ("training_set", "test_set"), ("train", "dev", "test"), ("Train", "Valid")]
+)
+def test_the_parts_of_a_split_go_by_many_names(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        for label in ("cat", "dog"):
+            (tmp_path / name / label).mkdir(parents=True)
+            (tmp_path / name / label / "a.jpg").touch()
+    found = list_pictures(tmp_path, {})
+    assert found.labels() == ["cat", "dog"]
+    assert {picture.split for picture in found.pictures} <= {"train", "val", "test"}
+    assert len({picture.split for picture in found.pictures}) == len(names)
+
+
+def test_a_part_of_a_split_that_is_packed_twice_is_looked_through(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        for label in ("cat", "dog"):
+            (tmp_path / part / part / label).mkdir(parents=True)
+            (tmp_path / part / part / label / "a.jpg").touch()
+    found = list_pictures(tmp_path, {})
+    assert sorted((picture.label, picture.split) for picture in found.pictures) == [
+        ("cat", "test"),
+        ("cat", "train"),
+        ("dog", "test"),
+        ("dog", "train"),
+    ]
+
+
+def test_folders_that_all_hold_the_same_folders_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for part in ("seg_train", "seg_test"):
+        for label in ("cat", "dog"):
+            (tmp_path / part / label).mkdir(parents=True)
+            (tmp_path / part / label / "a.jpg").touch()
+    assert list_pictures(tmp_path, {}, reporter=Lines()).labels() == ["seg_test", "seg_train"]
+    assert "though each holds the same folders: cat, dog" in capsys.readouterr().err
+
+
+def test_a_csv_may_have_empty_lines_and_paths_of_windows(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "a.jpg").touch()
+    (tmp_path / "t.csv").write_text("path,label\n\ncat\\a.jpg,cat\n\n")
+    [found] = list_pictures(tmp_path / "t.csv", {}).pictures
+    assert found.path == tmp_path / "cat" / "a.jpg"
+
+
+def test_a_number_that_is_none_is_no_label(tmp_path: Path) -> None:
+    pl.DataFrame({"path": ["a.jpg", "b.jpg"], "label": [1.0, float("nan")]}).write_parquet(tmp_path / "t.parquet")
+    with pytest.raises(SourceError, match="row 2: path and label must not be empty"):
+        list_pictures(tmp_path / "t.parquet", {})

@@ -241,7 +241,7 @@ def evaluate(run: Path | str, *, threads: int | None = None, reporter: Reporter 
         test = shown.filter(pl.col("split") == "test").sort("row_id")
         predictor = Predictor(run, threads=threads or cores(), engine="fastest")
         predictions = predicted(predictor, test, reporter)
-        metrics = {**before, **judged(run, predictions, shown, recipe), "test_scored": before["test_scored"] + 1}
+        metrics = {**before, **judged(run, predictions, shown, recipe), "test_scored": before.get("test_scored", 1) + 1}
         table.write(pl.concat([predictions, old.filter(pl.col("split") != "test")]), run / "predictions.parquet")
         _write(run, metrics, threads)
     return Run(run, metrics)

@@ -222,8 +222,8 @@ def _deep_to_rgb(image: Image.Image) -> Image.Image:
     """Scale integers of 16 bits, or floating-point values in 0..1, to 8 bits a channel."""
     values = np.asarray(image)
     if image.mode == "F":
-        top = 1.0 if values.size and float(np.nanmax(values)) <= 1.0 else 255.0
-        grey = np.nan_to_num(values, nan=0.0) / top * 255.0
+        values = np.nan_to_num(values, nan=0.0)
+        grey = values / (1.0 if float(values.max()) <= 1.0 else 255.0) * 255.0
     else:
         grey = values.astype(np.float64) / 257.0
     return Image.fromarray(np.clip(np.rint(grey), 0, 255).astype(np.uint8)).convert("RGB")

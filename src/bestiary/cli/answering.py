@@ -56,7 +56,9 @@ def predict(
         raise UserError("--resume goes on with the file of --out; say which.")
     if link_into is not None and not resume:
         links.refuse_full(link_into)
-    sources, many = _asked(listing.pictures_in(paths, sys.stdin.buffer), MANY, all_at_once=listing.LIST not in paths)
+    passed_over = Counter[str]()
+    named = listing.pictures_in(paths, sys.stdin.buffer, passed_over)
+    sources, many = _asked(named, MANY, all_at_once=listing.LIST not in paths)
     predictor = Predictor(run, threads=threads, engine="fastest" if many else "onnxruntime")
     file = _answer_file(out, form, predictor.classes, resume=resume, sets=sets is not None)
     if file is not None:
@@ -77,6 +79,8 @@ def predict(
         else:
             written = "json" if as_json else (form or Format.table).value
             answers.write(passing, written, _stdout(), classes=predictor.classes, top=top, sets=sets is not None)
+    if words := listing.passed_over_words(passed_over):
+        reporter(quiet=quiet).say(words)
     if read.total() and not read[True]:
         raise SourceError(_none_read(read.total()))
     if out is not None:

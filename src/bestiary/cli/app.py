@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -65,6 +66,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line and exit with its code: 0 done, 1 a check failed, 2 the user's input, 130 interrupted."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # they name no file; what they amount to is told of the file
     try:
         app()
     except InterruptedRun as error:

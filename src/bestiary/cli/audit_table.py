@@ -56,7 +56,8 @@ def print_audit(found: Audited, page: Path | None) -> None:
     issues = sum(line.n for line in lines if line.is_issue)
     grave = sum(line.n for line in lines if line.serious)
     findings = f"{issues:,} finding{'s' * (issues != 1)}"
-    typer.echo(f"{found.pictures.height:,} pictures, {findings}, {grave:,} of them serious")
+    count = found.pictures.height
+    typer.echo(f"{count:,} picture{'s' * (count != 1)}, {findings}, {grave:,} of them serious")
     if sys.stdout.isatty():
         _print_table(lines)
     else:
@@ -91,12 +92,13 @@ def audit_lines(found: Audited) -> list[Line]:
 def _example(row: Mapping[str, Any]) -> str:
     """Return the message of a finding with the end of the picture's path, for it is the worst of its check."""
     from bestiary.deliver.exhibits import clipped
+    from bestiary.names import on_one_line
 
     path, message = row["path"], str(row["message"])
     if not path:
-        return message
+        return on_one_line(message)
     place = clipped(str(Path(*Path(path).parts[-2:])), NAME_SHOWN)
-    return message.replace(path, place) if path in message else f"{place}: {message}"
+    return on_one_line(message.replace(path, place) if path in message else f"{place}: {message}")
 
 
 def _print_table(lines: list[Line]) -> None:

@@ -33,6 +33,7 @@ def audit(
     from bestiary import flow
     from bestiary.cli.audit_table import audit_json, print_audit
     from bestiary.data.audit import SERIOUS
+    from bestiary.data.preparation import refusal
     from bestiary.deliver.audit_page import write_audit
     from bestiary.progress import reporter
 
@@ -40,10 +41,13 @@ def audit(
     show = reporter(quiet=quiet)
     found = flow.audit(pictures, labels=labels, corrections=corrections, recipe=asked, threads=threads, reporter=show)
     page = None if out is None else write_audit(found, out, source=", ".join(map(str, pictures)))
+    refused = refusal(found, asked.data, seed=asked.seed)
     if as_json:
-        print_json(audit_json(found, page))
+        print_json(audit_json(found, page) | {"training_refused": refused})
     else:
         print_audit(found, page)
+        if refused:
+            typer.echo(f"Training on these pictures would be refused. {refused}")
     if strict and SERIOUS & set(found.findings.filter("is_issue")["check"]):  # what somebody decided to keep is none
         raise typer.Exit(CHECK_FAILED)
 

@@ -75,7 +75,7 @@ def whole_folder(place: Path) -> Iterator[Path]:
     """
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{place.name[:100]}.", dir=place.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f".{place.name[:20]}.", dir=place.parent))
     except OSError as error:
         raise MachineError(f"Cannot write into {place.parent}: {error.strerror or error}.") from None
     try:
@@ -108,14 +108,26 @@ def _digest(archive: Path) -> str:
 
 
 def _whole(place: Path) -> Unpacked | None:
-    """Return what was unpacked here, unless files of it are gone: caches get cleaned."""
+    """Return what was unpacked here, unless files of it are gone or changed: caches get cleaned."""
     try:
         note = json.loads((place / NOTE).read_text(encoding="utf-8"))
-        files, counts = int(note["files"]), Counter({str(k): int(v) for k, v in note["passed_over"].items()})
+        state, counts = note["state"], Counter({str(k): int(v) for k, v in note["passed_over"].items()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    there = sum(len(names) for _, _, names in os.walk(place / PICTURES))
-    return Unpacked(place / PICTURES, counts) if there == files else None
+    return Unpacked(place / PICTURES, counts) if _state(place / PICTURES) == state else None
+
+
+def _state(folder: Path) -> str:
+    """Return a digest of the names, sizes and times of change of all files below a folder."""
+    state = hashlib.sha256()
+    for where, inner, names in os.walk(folder):
+        inner.sort()
+        for name in sorted(names):
+            with contextlib.suppress(OSError):
+                now = Path(where, name).stat()
+                line = f"{Path(where, name).relative_to(folder)} {now.st_size} {now.st_mtime_ns}\n"
+                state.update(line.encode("utf-8", "surrogateescape"))
+    return state.hexdigest()
 
 
 def _remove_leftovers(cache: Path) -> None:
@@ -152,7 +164,8 @@ def _unpack(archive: Path, folder: Path, passed_over: PassedOver, reporter: Repo
         else:
             _write(member, pictures / places.of(parts), archive)
             counts[UNPACKED] += 1
-    note = {"files": counts.pop(UNPACKED, 0), "passed_over": counts}
+    counts.pop(UNPACKED, 0)
+    note = {"state": _state(pictures), "passed_over": counts}
     (folder / NOTE).write_text(json.dumps(note), encoding="utf-8")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,7 +75,9 @@ RULES = (
         "animated",
         pl.col("frames") > 1,
         pl.lit(0.5),
-        pl.format("An animation of {} frames; its first frame is used.", "frames"),
+        pl.when(pl.col("format") == "TIFF")
+        .then(pl.format("It has {} pages; the first is used.", "frames"))
+        .otherwise(pl.format("An animation of {} frames; its first frame is used.", "frames")),
     ),
     Rule(
         "wrong-extension",
@@ -169,13 +171,13 @@ def _by_rule(usable: pl.DataFrame) -> Iterator[Row]:
 
 def _duplicates(pictures: pl.DataFrame, pairs: npt.NDArray[np.int64]) -> Iterator[Row]:
     """One finding for each picture of a pair beyond the first, and more where labels or given splits disagree."""
-    name: Callable[[Row], str] = lambda row: str(row["path"]).replace("\\", "/").rsplit("/", 1)[-1]  # noqa: E731
     for left, right, bits, *kind in pairs.tolist():
         one, other = pictures.row(left, named=True), pictures.row(right, named=True)
         group = other["group"]
         same = one["sha256"] == other["sha256"]
+        name = _told_apart(str(one["path"]), str(other["path"]))
         check, how = ("exact-duplicate", "The same file as") if same else ("near-duplicate", "Nearly the same as")
-        how = f"{how} {name(one)}{HOW[kind[0]] if kind else ''}"
+        how = f"{how} {name}{HOW[kind[0]] if kind else ''}"
         yield _finding(check, f"{how}.", row=other, score=bits / 256, group=group)
         if one["label"] != other["label"]:
             message = f"Labelled {other['label']}, but {how[0].lower()}{how[1:]}, which is labelled {one['label']}."
@@ -183,6 +185,18 @@ def _duplicates(pictures: pl.DataFrame, pairs: npt.NDArray[np.int64]) -> Iterato
         if one["given_split"] and other["given_split"] and one["given_split"] != other["given_split"]:
             message = f"In {other['given_split']}, but {how[0].lower()}{how[1:]}, which is in {one['given_split']}."
             yield _finding("split-leak", message, row=other, score=bits / 256, group=group)
+
+
+def _told_apart(path: str, other: str) -> str:
+    """Return the name of the file `path`, with as many of its folders as tell it from `other`.
+
+    >>> _told_apart("/all/cat/1.jpg", "/all/dog/2.jpg"), _told_apart("/all/cat/1.jpg", "/all/dog/1.jpg")
+    ('1.jpg', 'cat/1.jpg')
+    """
+    parts, others = (one.replace("\\", "/").split("/") for one in (path, other))
+    if parts == others:
+        return parts[-1]
+    return next(("/".join(parts[-n:]) for n in range(1, len(parts)) if parts[-n:] != others[-n:]), path)
 
 
 def _imbalance(usable: pl.DataFrame, test_fraction: float) -> Iterator[Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import warnings
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -67,6 +68,12 @@ class Inspection:
 
 def inspect(path: Path, limits: Limits) -> Inspection:
     """Return the measurements of a file; a file that cannot be used comes back with `error`, never as an exception."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's remarks name no file: what they amount to is found below
+        return _inspected(path, limits)
+
+
+def _inspected(path: Path, limits: Limits) -> Inspection:
     seen, content = Inspection(str(path)), b""
     try:
         stat = path.stat()

@@ -54,7 +54,7 @@ class Member:
 
 def damaged(archive: Path, why: str) -> SourceError:
     """Return the error for an archive that cannot be read."""
-    why = why.strip().rstrip(".") or "its data end too early"
+    why = why.strip().rstrip(".")[:120] or "its data end too early"
     return SourceError(
         f"{archive} cannot be read as an archive: {why}. It is damaged, not whole, or packed in an unknown way."
         " Fetch or pack it again, or unpack it by hand and give the folder."

@@ -126,6 +126,15 @@ def divided(collection: Audited, data: Data, *, seed: int, with_test: bool = Tru
     return pictures.select([*table.PICTURES, *_measures(pictures)]).sort("row_id"), found
 
 
+def refusal(collection: Audited, data: Data, *, seed: int) -> str | None:
+    """Return why these pictures cannot be trained on as they are, or None: for who only looks at them."""
+    try:
+        divided(collection, data, seed=seed)
+    except SourceError as error:
+        return str(error)
+    return None
+
+
 def fold_split(shown: pl.DataFrame, fold: int, data: Data, *, seed: int) -> pl.DataFrame:
     """Return the pictures as fold number `fold` (from 1) sees them: `table.PICTURES` with its own test and validation.
 
@@ -235,8 +244,8 @@ def _check_classes(usable: pl.DataFrame, data: Data) -> None:
     label, few = counts.row(0)
     if few < data.min_per_class:
         raise SourceError(
-            f'Class "{label}" has {few} pictures that can be read; at least {data.min_per_class} are needed. Add'
-            " pictures, leave the class out with --classes, or lower --set data.min_per_class."
+            f'Class "{label}" has {few} picture{"s" * (few != 1)} that can be read; at least {data.min_per_class} are'
+            " needed. Add pictures, leave the class out with --classes, or lower --set data.min_per_class."
         )
 
 
@@ -282,7 +291,11 @@ def _given(usable: pl.DataFrame, known: pl.DataFrame, data: Data, seed: int) -> 
     if missing := given.null_count():
         raise SourceError(f"{missing:,} of {usable.height:,} pictures have no split. Give all of them one, or none.")
     if absent := {"train", "test"} - set(given):
-        raise SourceError(f"The split that the source brings has no {' and no '.join(sorted(absent))} part.")
+        raise SourceError(
+            f"The split that the source brings has no {' and no '.join(sorted(absent))} part. Add one, or have all"
+            " dealt anew: give the parts as sources of their own (bestiary train PICTURES/train PICTURES/val), or a"
+            " table without split."
+        )
     if unseen := set(usable["label"]) - set(usable.filter(given == "train")["label"]):
         raise SourceError(
             f'Class "{min(unseen)}" has no training picture in the split that the source brings. Add some, or leave'

@@ -10,13 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bestiary.data import archives, members
+from bestiary.data import archives, members, tables
+from bestiary.data.part_names import part_named
 from bestiary.errors import SourceError
 from bestiary.machine import cache_folder
+from bestiary.names import printable
 from bestiary.picture import SUFFIXES
 from bestiary.progress import Reporter, Silent
 
-SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 TABLE_SUFFIXES = {".csv", ".parquet"}
 # Files that live beside pictures and are not meant as pictures: passed over, but counted.
 SIDECAR_NAMES = {"thumbs.db", "desktop.ini", "readme", "license"}
@@ -157,11 +158,6 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:MAP_NAMES_SHOWN]) + more
 
 
-def printable(text: str) -> str:
-    """Return a name with what is no text in it written out, as in `caf\\udce9`, so that it can be shown and stored."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 def _list_archive(source: Path, reporter: Reporter) -> Listing:
     whole = archives.unpacked(source, cache_folder() / "archives", _left_packed, reporter=reporter)
     listing = _list_folder(whole.folder, look_through=True, reporter=SILENT)
@@ -182,23 +178,52 @@ def _list_folder(source: Path, *, look_through: bool, reporter: Reporter) -> Lis
     while look_through and len(folders) == 1 and _is_wrapper(folders[0]):
         reporter.say(f"{folders[0]} is the only folder there: the folders in it are taken as the classes.")
         folders = _folders(folders[0], listing)
-    names = {folder.name.lower() for folder in folders}
-    of_split = names & SPLIT_NAMES.keys()
-    is_split = "train" in {SPLIT_NAMES[name] for name in of_split} and len(of_split) > 1
-    if is_split and (others := sorted(names - of_split)):
-        is_split = False
-        reporter.say(
-            f"{_some(sorted(of_split))} are taken as classes like {_some(others)} beside them. If they are the parts of"
-            " a split, move the other folders away."
-        )
+    parts = _parts_of_split(folders, reporter)
     for folder in folders:
-        if is_split:
-            for inner in _folders(folder, listing):
-                _collect(inner, inner.name, SPLIT_NAMES[folder.name.lower()], listing)
+        if parts:
+            for inner in _class_folders(folder, listing):
+                _collect(inner, inner.name, parts[folder], listing)
         else:
             _collect(folder, folder.name, None, listing)
     listing.passed_over += Counter()  # drops zero counts
     return listing
+
+
+def _parts_of_split(folders: Sequence[Path], reporter: Reporter) -> dict[Path, str]:
+    """Return which part of a split each folder is, or nothing if they are classes; what looks like a split is told."""
+    parts = {folder: part for folder in folders if (part := part_named(folder.name))}
+    if "train" in parts.values() and len(parts) > 1:
+        others = sorted(folder.name.lower() for folder in folders if folder not in parts)
+        if not others:
+            return parts
+        reporter.say(
+            f"{_some(sorted(folder.name.lower() for folder in parts))} are taken as classes like {_some(others)} beside"
+            " them. If they are the parts of a split, move the other folders away."
+        )
+    elif alike := _alike_inside(folders):
+        reporter.say(
+            f"{_some([folder.name for folder in folders])} are taken as the classes, though each holds the same"
+            f" folders: {_some(alike)}. If those are the classes, and these the parts of a split, call them train, val"
+            " and test."
+        )
+    return {}
+
+
+def _alike_inside(folders: Sequence[Path]) -> list[str]:
+    """Return the names of the folders in each of these, two or more, if they are the same in all: else nothing."""
+    if not 1 < len(folders) <= 5:
+        return []
+    inside = [{inner.name for inner in _folders(folder, Listing())} for folder in folders]
+    same = all(names == inside[0] for names in inside) and len(inside[0]) > 1
+    return sorted(inside[0]) if same else []
+
+
+def _class_folders(part: Path, listing: Listing) -> list[Path]:
+    """Return the class folders of a part of a split; some collections pack it twice, as in train/train/cat."""
+    folders = _folders(part, listing)
+    if [folder.name for folder in folders] == [part.name] and len(inner := _folders(folders[0], listing)) > 1:
+        return inner
+    return folders
 
 
 def _is_wrapper(folder: Path) -> bool:
@@ -281,38 +306,4 @@ def _files(folder: Path, listing: Listing) -> Iterator[Path]:
 
 
 def _list_table(source: Path) -> Listing:
-    listing = Listing()
-    for number, (path, label, split) in enumerate(_table_rows(source), start=1):
-        if not path or not label or not label.strip():
-            raise SourceError(f"{source}, row {number}: path and label must not be empty.")
-        if "\0" in path:
-            raise SourceError(f"{source}, row {number}: the path {path!r} cannot be the name of a file.")
-        listing.pictures.append(Listed(source.parent / path, label.strip(), _split_name(split, source, number)))
-    return listing
-
-
-def _table_rows(source: Path) -> list[tuple[str | None, str | None, str | None]]:
-    """Return path, label and split of each row, as text."""
-    import polars as pl
-
-    try:
-        is_csv = source.suffix.lower() == ".csv"
-        frame = pl.read_csv(source, infer_schema=False) if is_csv else pl.read_parquet(source)
-        for column in ("path", "label"):
-            if column not in frame.columns:
-                hint = " Its columns must be separated by commas." if set(";\t") & set(frame.columns[0]) else ""
-                raise SourceError(
-                    f'The table {source} has no column "{column}"; it has: {", ".join(frame.columns)}.{hint}'
-                )
-        split = "split" if "split" in frame.columns else pl.lit(None).alias("split")
-        return frame.select("path", "label", split).cast(pl.String).rows()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise SourceError(f"The table {source} cannot be read: {error}") from None
-
-
-def _split_name(split: str | None, source: Path, number: int) -> str | None:
-    if not split or not split.strip():
-        return None
-    if (name := split.strip().lower()) not in SPLIT_NAMES:
-        raise SourceError(f'{source}, row {number}: split "{split}" is none of {", ".join(sorted(SPLIT_NAMES))}.')
-    return SPLIT_NAMES[name]
+    return Listing([Listed(*row) for row in tables.rows(source)])

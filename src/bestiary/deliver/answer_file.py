@@ -13,6 +13,7 @@ from bestiary.deliver import answers
 from bestiary.errors import MachineError, UserError, needs
 from bestiary.inference.predictor import Prediction
 from bestiary.machine import atomic
+from bestiary.names import printable
 
 FORMS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet", ".txt": "table"}
 
@@ -152,8 +153,3 @@ class AnswerFile:
         if whole < self._live.stat().st_size:
             with self._live.open("r+b") as file:
                 file.truncate(whole)
-
-
-def printable(text: str) -> str:
-    """Return a name with what is no text in it written out: names of files may hold any byte."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")

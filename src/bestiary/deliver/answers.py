@@ -18,10 +18,12 @@ from bestiary.errors import MachineError, UserError, needs
 from bestiary.inference.predictor import Prediction
 from bestiary.inference.sets import label_set
 from bestiary.machine import atomic
+from bestiary.names import on_one_line, shortened
 from bestiary.picture import open_picture
 from bestiary.progress import Advance
 
 HEATMAP_STRENGTH, HEATMAP_PIXELS = 0.55, 640
+HEATMAP_NAME_BYTES = 200  # of a picture's name that its heatmap keeps: names of files have 255 bytes at most
 
 
 def write(
@@ -102,7 +104,7 @@ def with_heatmaps(predictions: Iterable[Prediction], folder: Path, view: View) -
     taken: set[str] = set()
     for prediction in predictions:
         if prediction.heatmap is not None and prediction.path is not None:
-            name = _free_name(Path(prediction.path).stem, taken)
+            name = _free_name(shortened(Path(prediction.path).stem, HEATMAP_NAME_BYTES), taken)
             _save(heatmap_over(seen(Path(prediction.path), view), prediction.heatmap), folder / f"{name}.heatmap.png")
         yield prediction
 
@@ -162,11 +164,11 @@ def _write_parquet(predictions: Iterable[Prediction], out: TextIO, classes: Sequ
 def _write_table(predictions: Iterable[Prediction], out: TextIO, top: int) -> None:
     for one in predictions:
         if one.error is not None:
-            out.write(f"{one.path}\n    cannot be read: {one.error}\n")
+            out.write(f"{on_one_line(str(one.path))}\n    cannot be read: {on_one_line(one.error)}\n")
             continue
         best = sorted(one.probabilities.items(), key=lambda item: -item[1])[:top]
         shown = ", ".join(f"{name} {probability:.1%}" for name, probability in best)
         shown += "" if one.labels is None else f"  {{{', '.join(one.labels)}}}"
         doubt = "  (unknown: like none of the classes)" if one.unknown else ""
-        out.write(f"{one.path}  {shown}{doubt}\n")
+        out.write(f"{on_one_line(str(one.path))}  {on_one_line(shown)}{doubt}\n")
         out.flush()

@@ -18,6 +18,10 @@ def elsewhere_text(metrics: Mapping[str, Any]) -> str:
         lines.append(f"{metrics['copies']['test']:,} are copies of its test pictures: scored with the others.")
     if metrics["unreadable"]:
         lines.append(f"{metrics['unreadable']:,} cannot be read: left out.")
+    if copies or metrics["unreadable"]:
+        lines.append("Each that was left out is in pictures.parquet, with the reason.")
+    if passed_over := metrics.get("passed_over"):
+        lines.append(f"Passed over: {', '.join(f'{count:,} {reason}' for reason, count in passed_over.items())}.")
     for label, said in metrics["unknown_classes"].items():
         lines.append(
             f'The model does not know "{label}" ({said["pictures"]:,} pictures): it said "unknown"'

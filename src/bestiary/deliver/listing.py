@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -13,23 +14,27 @@ from bestiary.errors import SourceError
 PICTURE_SUFFIXES = {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".bmp", ".dib", ".webp"),
     *(".tif", ".tiff", ".jp2", ".j2k", ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico"),
+    *(".heic", ".heif"),  # what phones make: they cannot be read, and their answers say so
 }
+HIDDEN, LINKED, NO_PICTURE = "hidden", "linked folder", "no picture by its name"
 LIST = Path("-")  # stands for the list on standard input
 READ_BYTES = 65_536
 
 
-def pictures_in(paths: Iterable[Path], listed: BinaryIO) -> Iterator[Path]:
+def pictures_in(paths: Iterable[Path], listed: BinaryIO, passed_over: Counter[str] | None = None) -> Iterator[Path]:
     """Yield the files named, the pictures in folders named, and the files that patterns match, in the order given.
 
     `-` stands for the names in `listed`, one a line, or ended by NUL bytes (`find -print0`): they are read as they
     are needed, so a list of any length takes no memory. Raises SourceError for a folder without pictures and for a
-    pattern that matches nothing. A file that is not there is yielded: it has an answer of its own.
+    pattern that matches nothing. A file that is not there is yielded: it has an answer of its own. What is in a folder
+    and is not yielded is counted in `passed_over`, by reason.
     """
+    passed_over = Counter() if passed_over is None else passed_over
     for path in paths:
         if path == LIST:
             yield from names_in(listed)
         elif path.is_dir():
-            yield from _in_folder(path)
+            yield from _in_folder(path, passed_over)
         elif glob.has_magic(str(path)) and not path.exists():
             yield from _matching(str(path))
         else:
@@ -59,11 +64,52 @@ def _path(name: bytes) -> Path:
     return Path(os.fsdecode(name.rstrip(b"\r\n")))
 
 
-def _in_folder(folder: Path) -> Iterator[Path]:
-    inside = sorted(path for path in folder.rglob("*") if _is_picture(path))
+def _in_folder(folder: Path, passed_over: Counter[str]) -> Iterator[Path]:
+    inside = sorted(_below(folder, passed_over))
     if not inside:
-        raise SourceError(f"There are no pictures in {folder}.")
+        raise SourceError(f"There are no pictures in {folder}.{_others(passed_over)}")
     yield from inside
+
+
+def _below(folder: Path, passed_over: Counter[str]) -> Iterator[Path]:
+    """Yield the pictures at any depth; linked folders are not followed, so loops cannot arise."""
+
+    def stop(error: OSError) -> None:
+        raise SourceError(f"The folder {error.filename} cannot be listed: {error.strerror}.")
+
+    for where, inner, names in os.walk(folder, onerror=stop):
+        shown = [name for name in inner if not _is_hidden(name)]
+        passed_over[HIDDEN] += len(inner) - len(shown)
+        passed_over[LINKED] += sum(Path(where, name).is_symlink() for name in shown)
+        inner[:] = shown
+        for name in names:
+            path = Path(where, name)
+            if _is_hidden(name):
+                passed_over[HIDDEN] += 1
+            elif path.suffix.lower() not in PICTURE_SUFFIXES:
+                passed_over[NO_PICTURE] += 1
+            else:
+                yield path
+
+
+def _is_hidden(name: str) -> bool:
+    """Tell whether a file or folder is none that a person sees: macOS packs its own beside pictures."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _others(passed_over: Counter[str]) -> str:
+    words = passed_over_words(passed_over)
+    return f" {words}" if words else ""
+
+
+def passed_over_words(passed_over: Counter[str]) -> str:
+    """Return what was passed over in folders as a sentence, or nothing if nothing was.
+
+    >>> passed_over_words(Counter({"hidden": 2, "linked folder": 0}))
+    'Passed over: 2 hidden.'
+    """
+    found = ", ".join(f"{count:,} {reason}" for reason, count in passed_over.items() if count)
+    return f"Passed over: {found}." if found else ""
 
 
 def _matching(pattern: str) -> Iterator[Path]:

@@ -83,7 +83,10 @@ def _metrics(run: Path) -> dict[str, Any]:
 
 
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.exists() else ""
+    try:
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} cannot be read: {error}. Train or evaluate the run again.") from None
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -95,8 +98,11 @@ def _json(path: Path) -> dict[str, Any]:
 def _json_lines(path: Path, *, whole: bool = False) -> list[dict[str, Any]]:
     text = _text(path)
     try:
-        return [json.loads(part) for part in ([text] if whole else text.splitlines()) if part.strip()]
+        found = [json.loads(part) for part in ([text] if whole else text.splitlines()) if part.strip()]
     except json.JSONDecodeError as error:
         raise RunError(
             f"{path} is damaged, line {error.lineno}: {error.msg}. Train or evaluate the run again."
         ) from None
+    if not all(isinstance(one, dict) for one in found):
+        raise RunError(f"{path} is damaged: it holds something else than objects. Train or evaluate the run again.")
+    return found

@@ -37,8 +37,15 @@ def classification_report(metrics: Mapping[str, Any]) -> str:
 
 
 def notes_of(metrics: Mapping[str, Any]) -> list[str]:
-    """Return what must be said beside the scores: that they are cross-validated, that the split leaks."""
-    return [metrics[key]["note"] for key in ("folds", "leaks") if (metrics.get(key) or {}).get("note")]
+    """Return what must be said beside the scores: cross-validated, a split that leaks, classes that were not tested."""
+    said = [metrics[key]["note"] for key in ("folds", "leaks") if (metrics.get(key) or {}).get("note")]
+    untested = [label for label, one in metrics["per_class"].items() if one.get("support") == 0]
+    if untested and metrics.get("split") != "elsewhere":  # there it is said beside what else the pictures lack
+        said.append(
+            f"No test picture shows {', '.join(untested)}: nothing is known of how well they are recognised, and"
+            " averages over all classes count them as 0."
+        )
+    return said
 
 
 def _class_row(label: str, scores: Mapping[str, Any]) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from bestiary.errors import RunError, UserError
 from bestiary.evaluation import intervals
 from bestiary.evaluation.corrections import holm
 from bestiary.evaluation.intervals import Floats, Integers
-from bestiary.evaluation.metrics import Sums, sums_by_picture
+from bestiary.evaluation.metrics import Sums, certain_of_nothing, f1_over, sums_by_picture
 from bestiary.inference.bundle import read_bundle
 
 COMPARED = ("accuracy", "macro_f1", "log_loss")
@@ -80,7 +80,8 @@ def _judged_by(name: str, runs: Sequence[Scored]) -> list[Scored]:
 def compared(runs: Sequence[Scored], *, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
     """Return the comparison as plain values: every run's scores, and each later run's differences to the first.
 
-    runs: as `matched` gives them. `runs`: by run the metrics in COMPARED with 95 % intervals. `differences`: this run
+    runs: as `matched` gives them. `runs`: by run the metrics in COMPARED with the 95 % intervals of metrics.json, which
+    claim no certainty where all pictures are right. `differences`: this run
     minus the first: `value, low, high` from resamples of whole groups of duplicates, the same for both runs, and `p`,
     the share of resamples beyond zero, two-sided. `mcnemar`: pictures that only one of the two got right, the exact
     two-sided p (McNemar 1947), and `p_holm`, corrected for the number of runs.
@@ -91,7 +92,7 @@ def compared(runs: Sequence[Scored], *, resamples: int = 2000, seed: int = 0) ->
     truth = np.array([place[label] for label in first["label"]], np.int64)
     groups = np.unique(first["group"].to_numpy(), return_inverse=True)[1].astype(np.int64)
     used = np.flatnonzero(np.bincount(truth, minlength=len(labels)))
-    values, draws = _resampled(runs, truth, groups, labels, resamples, seed)
+    values, draws, alone = _resampled(runs, truth, groups, labels, resamples, seed)
     rights = [np.asarray(run.answers["predicted"] == run.answers["label"]) for run in runs]
     differences: list[dict[str, Any]] = [
         {
@@ -111,10 +112,7 @@ def compared(runs: Sequence[Scored], *, resamples: int = 2000, seed: int = 0) ->
         "labels": [labels[at] for at in used],
         "resamples": resamples,
         "against": runs[0].name,
-        "runs": [
-            {"run": run.name, **{name: _interval(values[at][name], draws[at][name]) for name in COMPARED}}
-            for at, run in enumerate(runs)
-        ],
+        "runs": [{"run": run.name, **scores} for run, scores in zip(runs, alone, strict=True)],
         "differences": differences,
     }
 
@@ -161,15 +159,16 @@ def _resampled(
     labels: list[str],
     resamples: int,
     seed: int,
-) -> tuple[list[dict[str, float]], list[dict[str, Floats]]]:
-    """Return every run's figures, and their values under the same resamples, (resamples,) each.
+) -> tuple[list[dict[str, float]], list[dict[str, Floats]], list[dict[str, dict[str, float]]]]:
+    """Return every run's figures, their values under the same resamples, (resamples,) each, and their own intervals.
 
     The same seed draws the same groups for every run: that is what makes the differences paired.
     """
-    values, draws = list[dict[str, float]](), list[dict[str, Floats]]()
+    values, draws, alone = list[dict[str, float]](), list[dict[str, Floats]](), list[dict[str, dict[str, float]]]()
     for run in runs:
         shares = shares_of(run, labels)
-        rows = sums_by_picture(truth, shares.argmax(axis=1), shares)
+        predicted = shares.argmax(axis=1)
+        rows = sums_by_picture(truth, predicted, shares)
         whole = Sums(np.asarray(rows.sum(axis=0), np.float64).reshape(1, -1), len(labels))
         drawn = Sums(
             intervals.resampled_sums(rows, truth, groups, resamples=resamples, seed=seed),
@@ -177,7 +176,13 @@ def _resampled(
         )
         values.append({name: float(figure(whole, name)[0]) for name in COMPARED})
         draws.append({name: figure(drawn, name) for name in COMPARED})
-    return values, draws
+        scores = {name: _interval(values[-1][name], draws[-1][name]) for name in COMPARED}
+        scores["accuracy"] = certain_of_nothing(scores["accuracy"], int(groups.max()) + 1)
+        low, high = f1_over(whole.pictures[0] > 0, whole, truth, predicted, groups)
+        f1 = scores["macro_f1"]
+        scores["macro_f1"] = intervals.interval(f1["value"], min(f1["low"], low), max(f1["high"], high))
+        alone.append(scores)
+    return values, draws, alone
 
 
 def figure(sums: Sums, name: str) -> Floats:

@@ -61,7 +61,8 @@ def evaluate_elsewhere(
 ) -> Evaluation:
     """Score a finished run on other labelled pictures and write `evaluations/<name>/` into it.
 
-    It holds `metrics.json` and `predictions.parquet`. The rest of the run stays as it is.
+    It holds `metrics.json`, `predictions.parquet` and `pictures.parquet`: every picture, and why it was left out if it
+    was. The rest of the run stays as it is.
     """
     recipe, workers = run_folder.resolved_of(run), threads or cores()
     bundle, known = read_bundle(run), table.read(run / "predictions.parquet", table.PREDICTIONS)
@@ -77,7 +78,9 @@ def evaluate_elsewhere(
     validation = known.filter(pl.col("split") == "val")
     resamples, seed = recipe.evaluate.resamples, recipe.seed
     metrics = judged(found, predictions, validation, bundle, resamples=resamples, seed=seed)
+    metrics["passed_over"] = dict(collection.passed_over)
     folder = free_folder(run, name or pictures.stem)
+    table.write(accounted(collection.pictures, found), folder / "pictures.parquet")
     table.write(predictions, folder / "predictions.parquet")
     run_folder.write_json(folder / "metrics.json", {"run": str(run), "source": str(pictures.absolute()), **metrics})
     return Evaluation(folder, metrics)
@@ -101,6 +104,16 @@ def unseen(collection: Audited, learnt: pl.DataFrame, *, near_bits: int | None) 
             " copies of pictures that the run was trained or calibrated on."
         )
     return Elsewhere(kept.with_columns(split=pl.lit("elsewhere")), collection.pictures.height - readable.height, seen)
+
+
+def accounted(pictures: pl.DataFrame, found: Elsewhere) -> pl.DataFrame:
+    """Return all pictures (`table.PICTURES`), with `split` where they were scored and `error` where they were not."""
+    scored = pl.col("row_id").is_in(found.pictures["row_id"].implode())
+    copy = pl.lit("It is a copy of a picture that the run was trained or calibrated on.")
+    return pictures.select(list(table.PICTURES)).with_columns(
+        split=pl.when(scored).then(pl.lit("elsewhere")),
+        error=pl.when(~scored).then(pl.coalesce("error", copy)),
+    )
 
 
 def predicted(predictor: Predictor, pictures: pl.DataFrame, reporter: Reporter) -> pl.DataFrame:

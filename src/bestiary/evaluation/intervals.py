@@ -63,6 +63,13 @@ def groups_per_class(classes: list[Integers], groups: Integers, k: int) -> Integ
     return np.bincount(pairs // width, minlength=k)
 
 
+def has_single_group(truth: Integers, groups: Integers) -> bool:
+    """Return whether some stratum of `resampled_sums` is a single group, which is drawn the same every time."""
+    _, first = np.unique(groups, return_index=True)
+    _, sizes = np.unique(truth[first], return_counts=True)
+    return bool(sizes.min() < 2)
+
+
 def resampled_sums(rows: sparse.csr_array, truth: Integers, groups: Integers, *, resamples: int, seed: int) -> Floats:
     """Return the column sums of `rows` under `resamples` draws of whole groups, shape (resamples, columns).
 

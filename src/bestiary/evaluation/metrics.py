@@ -21,6 +21,7 @@ from bestiary.evaluation.calibration import ece_bin_of
 from bestiary.evaluation.intervals import Floats, Integers
 
 ECE_BINS = 15
+LOSSES = ("log_loss", "brier", "ece")
 OVER_CLASSES = ("balanced_accuracy", "macro_f1", "macro_precision", "macro_recall")
 
 
@@ -52,8 +53,8 @@ def score(
 
     Intervals are 95 %, always hold the value, and count a group of duplicates as one piece of evidence:
     - accuracy, losses and ece: stratified bootstrap over groups. Accuracy falls back on Wilson where all resamples
-      agree (all right, all wrong). Resampling adds noise, which ece counts as error: its interval leans upwards. The
-      losses have no such fallback: with one picture a class their interval is a point.
+      agree (all right, all wrong). Resampling adds noise, which ece counts as error: its interval leans upwards. Where
+      a class has a single group, losses and ece are drawn from all groups at once: within the class nothing varies.
     - precision, recall and F1 of a class: Wilson, out of the number of groups.
     - averages over classes: the wider, on either side, of the bootstrap and the classes' Wilson intervals combined.
 
@@ -65,11 +66,14 @@ def score(
     rows = sums_by_picture(truth, predicted, probabilities)
     sums = Sums(np.asarray(rows.sum(axis=0), dtype=np.float64).reshape(1, -1), k)
     draws = Sums(intervals.resampled_sums(rows, truth, groups, resamples=resamples, seed=seed), k)
+    free = draws
+    if intervals.has_single_group(truth, groups):
+        free = Sums(intervals.resampled_sums(rows, np.zeros_like(truth), groups, resamples=resamples, seed=seed), k)
     per_class = _per_class(sums, _Trials.of(truth, predicted, groups, k))
     scores = {
         "accuracy": _accuracy(sums, draws, int(groups.max()) + 1),
         **{name: _over_classes(name, sums, draws, per_class) for name in OVER_CLASSES},
-        **{name: _bootstrapped(name, sums, draws) for name in ("log_loss", "brier", "ece")},
+        **{name: _bootstrapped(name, sums, free) for name in LOSSES},
     }
     counts = np.bincount(truth * k + predicted, minlength=k * k).reshape(k, k)
     return {
@@ -204,11 +208,22 @@ def _bootstrapped(name: str, sums: Sums, draws: Sums) -> dict[str, float]:
 
 
 def _accuracy(sums: Sums, draws: Sums, n_groups: int) -> dict[str, float]:
-    entry = _bootstrapped("accuracy", sums, draws)
-    if entry["low"] < entry["high"]:
-        return entry
-    low, high = intervals.wilson(np.array(entry["value"]), np.array(n_groups))
-    return intervals.interval(entry["value"], float(low), float(high))
+    return certain_of_nothing(_bootstrapped("accuracy", sums, draws), n_groups)
+
+
+def certain_of_nothing(rate: dict[str, float], n_groups: int) -> dict[str, float]:
+    """Return the interval of a rate, Wilson's out of `n_groups` where all resamples agree."""
+    if rate["low"] < rate["high"]:
+        return rate
+    low, high = intervals.wilson(np.array(rate["value"]), np.array(n_groups))
+    return intervals.interval(rate["value"], float(low), float(high))
+
+
+def f1_over(used: NDArray[np.bool_], sums: Sums, truth: Integers, predicted: Integers, groups: Integers) -> Any:
+    """Return the low and high ends of the mean F1 of the classes `used`, bool (k,), from Wilson's of each of them."""
+    trials = intervals.groups_per_class([truth, predicted], groups, sums.k)
+    low, high = intervals.wilson_of_f1(sums.jaccard()[0], trials)
+    return intervals.square_and_add(sums.f1()[0][used], low[used], high[used])
 
 
 def _over_classes(name: str, sums: Sums, draws: Sums, per_class: Rates) -> dict[str, float]:

@@ -43,7 +43,7 @@ def create(
     run, settled = out or _free(RUNS / _name(recipe)), resolved or recipe.resolved()
     try:
         run.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{run.name[:100]}.", dir=run.parent) as name:
+        with tempfile.TemporaryDirectory(prefix=f".{run.name[:20]}.", dir=run.parent) as name:
             made = Path(name) / "run"
             made.mkdir()
             write_text(made / "asked.toml", write_toml(recipe.asked()))
@@ -112,9 +112,11 @@ def note(run: Path, facts: Mapping[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file of a run; raises RunError if it is missing or damaged."""
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(f"{path} is missing or damaged: {error}.") from None
+    if not isinstance(values, dict):
+        raise RunError(f"{path} is damaged: it holds no object.")
     return values
 
 
