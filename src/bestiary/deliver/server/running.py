@@ -10,6 +10,7 @@ import socket
 import uvicorn
 from fastapi import FastAPI
 
+from bestiary.deliver.server.connection import protocol_for
 from bestiary.deliver.server.settings import Settings
 from bestiary.errors import MachineError
 from bestiary.progress import Reporter
@@ -37,6 +38,8 @@ def serve(app: FastAPI, bound: socket.socket, settings: Settings, reporter: Repo
     """Serve an application until the process is told to stop (Ctrl-C or SIGTERM); requests taken are finished."""
     config = uvicorn.Config(
         app,
+        http=protocol_for(settings.seconds),
+        ws="none",
         access_log=False,
         log_level="warning",
         server_header=False,
