@@ -171,6 +171,18 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
     "a path": ({"json": {"pictures": [{"name": "/etc/passwd", "path": "/etc/passwd"}]}}, 422, "pictures"),
     "too many": ({"files": form(*[RED] * 65)}, 422, "Too many files"),
     "too many in JSON": ({"json": in_json(*[RED] * 65)}, 413, "at most 64"),
+    "a charset that is none": (
+        {
+            "content": b'--x\r\nContent-Disposition: form-data; name="a"; filename="a"\r\n\r\na\r\n--x--\r\n',
+            "headers": {"Content-Type": "multipart/form-data; boundary=x; charset=undefined"},
+        },
+        *(422, "form"),
+    ),
+    "a heatmap that is neither wanted nor not": (
+        {"files": form(RED), "params": {"heatmap": "perhaps"}},
+        422,
+        "heatmap",
+    ),
     "packed": ({"content": RED, "headers": JPEG | {"Content-Encoding": "gzip"}}, 415, "compressed"),
 }
 
@@ -182,6 +194,15 @@ def test_what_is_not_right_is_refused_with_a_reason(
     answer = client.post("/predict", **request_)
     assert (answer.status_code, says in answer.json()["error"]) == (status, True), answer.text
     assert client.post("/predict", files=form(RED)).status_code == 200
+
+
+def test_a_name_that_is_no_text_is_written_out(client: TestClient) -> None:
+    head = b'--x\r\nContent-Disposition: form-data; name="a"; filename="\\ud800.png"\r\n\r\n'
+    kind = {"Content-Type": "multipart/form-data; boundary=x; charset=unicode_escape"}
+    answer = client.post("/predict", content=head + RED + b"\r\n--x--\r\n", headers=kind)
+    assert (answer.status_code, answer.json()["predictions"][0]["name"]) == (200, "\\ud800.png")
+    asked = tensor("pictures", "BYTES", [1], data=["eA=="]) | {"outputs": [{"name": "\ud800"}]}
+    assert infer(client, asked).status_code == 400
 
 
 def test_a_body_is_refused_by_what_it_claims_and_by_what_it_is(predictor: Predictor) -> None:

@@ -21,6 +21,7 @@ from bestiary.deliver.server.batching import Batcher, BusyError, Outcome, Pictur
 from bestiary.deliver.server.bodies import Asked, pictures_in
 from bestiary.deliver.server.guard import Guard, RefusedError
 from bestiary.deliver.server.metrics import CONTENT_TYPE, Metrics
+from bestiary.deliver.server.refusals import add_refusals
 from bestiary.deliver.server.settings import Settings
 from bestiary.errors import PictureError
 from bestiary.inference.predictor import Predictor
@@ -168,18 +169,12 @@ def create_app(predictor: Predictor, settings: Settings, name: str) -> FastAPI:
         lifespan=running,
     )
     app.add_middleware(Guard, settings=settings, metrics=metrics)
-    app.add_exception_handler(HTTPException, _told)
+    add_refusals(app)
     app.add_exception_handler(Exception, _failed)
     _add_pages(app)
     _add_answers(app, service)
     _add_protocol(app, service)
     return app
-
-
-async def _told(_: Request, error: Exception) -> Response:
-    """Return FastAPI's own refusals (no such path, no such method) in the form of all others."""
-    assert isinstance(error, HTTPException)
-    return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
 
 
 async def _failed(_: Request, error: Exception) -> Response:

@@ -1,7 +1,7 @@
 """A connection that does not wait for ever, and keeps no more than a request may have before its body.
 
-uvicorn limits neither the head of a request (a hundred megabytes of headers are kept) nor the time it takes to arrive, and
-reads to its end what is sent behind a refusal. These are limits for what `guard` cannot see.
+uvicorn limits neither the head of a request (a hundred megabytes of headers are kept) nor the time it takes to arrive,
+and reads to its end what is sent behind a refusal. These are limits for what `guard` cannot see.
 """
 
 from __future__ import annotations
