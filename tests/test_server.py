@@ -22,6 +22,7 @@ pytest.importorskip("onnx")
 from starlette.testclient import TestClient
 
 from bestiary.batches.decoding import View
+from bestiary.deliver.server import running
 from bestiary.deliver.server.app import create_app
 from bestiary.deliver.server.batching import Batcher, BusyError
 from bestiary.deliver.server.settings import Settings
@@ -95,6 +96,8 @@ def test_several_pictures_are_answered_in_order_and_a_bad_one_keeps_its_place(cl
     assert [one["label"] for one in found[:3]] == ["red", None, "blue"]
     assert [one["unknown"] for one in found] == [False, True, False, True]
     assert "not a picture" in found[1]["error"]
+    alone = client.post("/predict?each=true", files=form(b"no picture"))
+    assert (alone.status_code, alone.json()["predictions"][0]["label"]) == (200, None)
 
 
 def test_the_heatmap_comes_when_asked_for(client: TestClient, predictor: Predictor) -> None:
@@ -246,10 +249,19 @@ def test_a_page_of_another_site_may_not_ask(client: TestClient, headers: dict[st
     assert client.post("/predict", files=form(RED), headers=headers).status_code == status
 
 
+class _Bound:
+    def getsockname(self) -> tuple[str, int]:
+        return "127.0.0.1", 80
+
+
 def test_a_server_that_others_reach_needs_a_token() -> None:
     with pytest.raises(UserError, match="--token"):
         Settings(host="0.0.0.0")
     assert not Settings(host="0.0.0.0", token="x").is_local
+    for token in ("", "two words", "schlüssel", "tab\t"):
+        with pytest.raises(UserError, match="token"):
+            Settings(token=token)
+    assert running.address(_Bound(), Settings(token="a#b&c")) == "http://127.0.0.1:80/#token=a%23b%26c"  # type: ignore[arg-type]
     assert Settings(host="::1").is_local
 
 

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import signal
 import socket
+from urllib.parse import quote
 
 import uvicorn
 from fastapi import FastAPI
@@ -30,7 +31,7 @@ def listen(settings: Settings) -> socket.socket:
 def address(bound: socket.socket, settings: Settings) -> str:
     """Return the address to open in a browser; a token goes behind the #, which browsers do not send or log."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    token = f"#token={settings.token}" if settings.token else ""
+    token = f"#token={quote(settings.token, safe='')}" if settings.token else ""
     return f"http://{host}:{bound.getsockname()[1]}/{token}"
 
 
