@@ -7,6 +7,7 @@ and reads to its end what is sent behind a refusal. These are limits for what `g
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -23,9 +24,9 @@ class PatientProtocol(HttpToolsProtocol):
     _head_bytes: int | None = 0  # of the request that arrives; None within its body
     _due: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for the first request."""
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, transport))
         self._expect(self.head_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
