@@ -100,6 +100,18 @@ def test_a_finished_file_can_be_added_to(tmp_path: Path, form: str) -> None:
     assert len(paths_in(path)) == len(PATHS)
 
 
+def test_rows_that_are_in_the_table_already_do_not_come_twice(tmp_path: Path) -> None:
+    path, live = tmp_path / "answers.parquet", tmp_path / "answers.parquet.part.jsonl"
+    with pytest.raises(KilledError):
+        opened(path).write(predicted(PATHS, until=3))
+    rows = live.read_bytes()
+    opened(path, resume=True).write([])
+    live.write_bytes(rows)  # as if it had been killed before it took them away
+    again = opened(path, resume=True)
+    again.write(predicted(again.unwritten(PATHS)))
+    assert [one.encode("utf-8", "backslashreplace").decode() for one in paths_in(path)] == written(PATHS)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_file_that_is_there_is_not_written_over(tmp_path: Path, form: str) -> None:
     path = tmp_path / f"answers.{form}"

@@ -408,6 +408,17 @@ def test_a_name_with_an_end_of_line_takes_one_line(bestiary: Call, model: Path, 
     assert bestiary("predict", model, tmp_path / "new\nline.png").out.count("\n") == 1
 
 
+def test_resuming_passes_over_the_heatmaps_that_are_there(
+    bestiary: Call, model: Path, colours: Path, tmp_path: Path
+) -> None:
+    options = ["--heatmaps", tmp_path, "--out", tmp_path / "answers.jsonl", "--resume"]
+    for pictures in (colours / "red.png", colours):  # the second time there is another red.png
+        assert bestiary("predict", model, pictures, *options).code == 0
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == [
+        *("blue.heatmap.png", "green.heatmap.png", "red-2.heatmap.png", "red.heatmap.png")
+    ]
+
+
 def test_heatmaps_never_write_over_a_file(bestiary: Call, model: Path, colours: Path, tmp_path: Path) -> None:
     (tmp_path / "red.heatmap.png").write_text("mine")
     done = bestiary("predict", model, colours / "red.png", "--heatmaps", tmp_path)

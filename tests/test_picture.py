@@ -14,7 +14,7 @@ from PIL import Image
 
 from bestiary.data.drawn import DrawnCollection
 from bestiary.errors import PictureError
-from bestiary.picture import LIMITS, Limits, Pixels, decode, fit, load, open_picture, read_bytes
+from bestiary.picture import LIMITS, MOST_PAGES, MOST_SCANS, Limits, Pixels, decode, fit, load, open_picture, read_bytes
 
 WIDTH, HEIGHT = 120, 80
 
@@ -356,3 +356,40 @@ def test_damage_gives_a_picture_or_a_picture_error(
         assert error.check in {"unreadable", "truncated", "huge"}  # noqa: PT017 - either way is fine
     else:
         assert pixels.shape == (32, 32, 3)
+
+
+def with_scans(content: bytes, more: int) -> bytes:
+    """A progressive JPEG whose last scan is repeated."""
+    last = content.rindex(b"\xff\xda")
+    return content[:-2] + content[last:-2] * more + content[-2:]
+
+
+def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded() -> None:
+    progressive = saved(scene(), "JPEG", progressive=True)
+    open_picture(with_scans(progressive, 20))
+    with pytest.raises(PictureError, match="scans") as refused:
+        open_picture(with_scans(progressive, MOST_SCANS))
+    assert refused.value.check == "huge"
+
+
+def test_what_looks_like_scans_beside_the_picture_is_none() -> None:
+    noise = b"\xff\xda" * 500
+    with_comment = saved(scene(), "JPEG", comment=noise)
+    assert open_picture(with_comment).width == WIDTH
+    assert open_picture(saved(scene(), "JPEG") + noise).width == WIDTH  # a phone's film after its photograph
+
+
+def pages(count: int) -> bytes:
+    """A TIFF of pages of one pixel."""
+    fields = [(256, 1), (257, 1), (258, 8), (259, 1), (262, 1), (273, 8), (278, 1), (279, 1)]
+    content, size = bytearray(b"II*\0" + struct.pack("<I", 12) + bytes(4)), 2 + 12 * len(fields) + 4
+    for number in range(1, count + 1):
+        content += struct.pack("<H", len(fields)) + b"".join(struct.pack("<HHII", tag, 4, 1, v) for tag, v in fields)
+        content += struct.pack("<I", 12 + number * size if number < count else 0)
+    return bytes(content)
+
+
+@pytest.mark.parametrize("count", [1, 3, MOST_PAGES + 9])
+def test_pages_of_a_tiff_are_counted_up_to_a_limit(count: int) -> None:
+    opened = open_picture(pages(count))
+    assert (opened.frames, opened.width) == (min(count, MOST_PAGES), 1)

@@ -142,6 +142,14 @@ def test_a_decision_is_in_the_file_at_once_with_the_name_of_who_made_it(tmp_path
     assert all(row.when for row in rows)
 
 
+def test_a_note_of_several_lines_becomes_one_and_can_be_taken_back(tmp_path: Path) -> None:
+    mine = Decisions(tmp_path / "corrections.csv", "anna")
+    [made] = mine.decide("a" * 64, "keep", note="blurred\r\n and  dark\r").rows
+    assert made.note == "anna: blurred and dark"
+    mine.undo()
+    assert mine.all().rows == ()
+
+
 def test_undo_takes_back_ones_own_last_decision_and_leaves_those_of_others(tmp_path: Path) -> None:
     file = tmp_path / "corrections.csv"
     append(file, [correction(C, "keep", note="old", when="")])

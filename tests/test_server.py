@@ -22,6 +22,7 @@ pytest.importorskip("onnx")
 from starlette.testclient import TestClient
 
 from bestiary.batches.decoding import View
+from bestiary.deliver.server import running
 from bestiary.deliver.server.app import create_app
 from bestiary.deliver.server.batching import Batcher, BusyError
 from bestiary.deliver.server.settings import Settings
@@ -95,6 +96,8 @@ def test_several_pictures_are_answered_in_order_and_a_bad_one_keeps_its_place(cl
     assert [one["label"] for one in found[:3]] == ["red", None, "blue"]
     assert [one["unknown"] for one in found] == [False, True, False, True]
     assert "not a picture" in found[1]["error"]
+    alone = client.post("/predict?each=true", files=form(b"no picture"))
+    assert (alone.status_code, alone.json()["predictions"][0]["label"]) == (200, None)
 
 
 def test_the_heatmap_comes_when_asked_for(client: TestClient, predictor: Predictor) -> None:
@@ -171,6 +174,18 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
     "a path": ({"json": {"pictures": [{"name": "/etc/passwd", "path": "/etc/passwd"}]}}, 422, "pictures"),
     "too many": ({"files": form(*[RED] * 65)}, 422, "Too many files"),
     "too many in JSON": ({"json": in_json(*[RED] * 65)}, 413, "at most 64"),
+    "a charset that is none": (
+        {
+            "content": b'--x\r\nContent-Disposition: form-data; name="a"; filename="a"\r\n\r\na\r\n--x--\r\n',
+            "headers": {"Content-Type": "multipart/form-data; boundary=x; charset=undefined"},
+        },
+        *(422, "form"),
+    ),
+    "a heatmap that is neither wanted nor not": (
+        {"files": form(RED), "params": {"heatmap": "perhaps"}},
+        422,
+        "heatmap",
+    ),
     "packed": ({"content": RED, "headers": JPEG | {"Content-Encoding": "gzip"}}, 415, "compressed"),
 }
 
@@ -182,6 +197,15 @@ def test_what_is_not_right_is_refused_with_a_reason(
     answer = client.post("/predict", **request_)
     assert (answer.status_code, says in answer.json()["error"]) == (status, True), answer.text
     assert client.post("/predict", files=form(RED)).status_code == 200
+
+
+def test_a_name_that_is_no_text_is_written_out(client: TestClient) -> None:
+    head = b'--x\r\nContent-Disposition: form-data; name="a"; filename="\\ud800.png"\r\n\r\n'
+    kind = {"Content-Type": "multipart/form-data; boundary=x; charset=unicode_escape"}
+    answer = client.post("/predict", content=head + RED + b"\r\n--x--\r\n", headers=kind)
+    assert (answer.status_code, answer.json()["predictions"][0]["name"]) == (200, "\\ud800.png")
+    asked = tensor("pictures", "BYTES", [1], data=["eA=="]) | {"outputs": [{"name": "\ud800"}]}
+    assert infer(client, asked).status_code == 400
 
 
 def test_a_body_is_refused_by_what_it_claims_and_by_what_it_is(predictor: Predictor) -> None:
@@ -225,10 +249,19 @@ def test_a_page_of_another_site_may_not_ask(client: TestClient, headers: dict[st
     assert client.post("/predict", files=form(RED), headers=headers).status_code == status
 
 
+class _Bound:
+    def getsockname(self) -> tuple[str, int]:
+        return "127.0.0.1", 80
+
+
 def test_a_server_that_others_reach_needs_a_token() -> None:
     with pytest.raises(UserError, match="--token"):
         Settings(host="0.0.0.0")
     assert not Settings(host="0.0.0.0", token="x").is_local
+    for token in ("", "two words", "schlüssel", "tab\t"):
+        with pytest.raises(UserError, match="token"):
+            Settings(token=token)
+    assert running.address(_Bound(), Settings(token="a#b&c")) == "http://127.0.0.1:80/#token=a%23b%26c"  # type: ignore[arg-type]
     assert Settings(host="::1").is_local
 
 

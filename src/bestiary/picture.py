@@ -6,6 +6,7 @@ Training, evaluation, prediction and serving all come through here, so they cann
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 from dataclasses import dataclass
@@ -48,6 +49,11 @@ TRANSPOSITIONS = {  # EXIF orientation -> what makes the picture upright
     8: Image.Transpose.ROTATE_90,
 }
 EXIF_ORIENTATION = 0x0112
+# Work that a small file can ask for: a JPEG of a few hundred KB may repeat its scans for minutes of decoding (programs
+# write up to about twenty); the time in which Pillow finds the pages of a TIFF grows with their number squared.
+MOST_SCANS, MOST_PAGES = 100, 1000
+SCAN, JPEG_END = 0xDA, 0xD9
+JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")  # those that have a length, and the end
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,8 @@ def open_picture(source: Path | bytes, *, at_least: int | None = None, limits: L
     content = read_bytes(source, limits)
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            if image.format in {"JPEG", "MPO"}:
+                _refuse_endless(content, name)
             return _opened(image, name, at_least, limits)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureError(f"{name} is too large: {error}", check="huge") from None
@@ -182,7 +190,7 @@ def _opened(image: Image.Image, name: str, at_least: int | None, limits: Limits)
             check="huge",
         )
     mode, kind = image.mode, image.format or "unknown"
-    frames = 1 if kind == "MPO" else int(getattr(image, "n_frames", 1))  # a phone's MPO holds previews, no animation
+    frames = _frames(image)
     has_alpha = mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info
     if at_least is not None:
         image.draft(None, (at_least, at_least))
@@ -196,6 +204,35 @@ def _opened(image: Image.Image, name: str, at_least: int | None, limits: Limits)
     if left >= 5:
         width, height = height, width
     return Opened(upright, width, height, kind, mode, frames, orientation, has_alpha)
+
+
+def _refuse_endless(content: bytes, name: str) -> None:
+    """Raise PictureError for a JPEG of very many scans; what looks like one elsewhere in the file is not counted."""
+    if content.count(bytes([0xFF, SCAN])) <= MOST_SCANS:
+        return
+    place, scans = 2, 0
+    while (found := JPEG_MARKER.search(content, place)) and found[1][0] != JPEG_END:
+        scans += found[1][0] == SCAN
+        if scans > MOST_SCANS:
+            raise PictureError(f"{name} has more than {MOST_SCANS} scans, which would take for ever.", check="huge")
+        place = found.end() + int.from_bytes(content[found.end() : found.end() + 2])
+
+
+def _frames(image: Image.Image) -> int:
+    """Return the number of frames, of a TIFF no more than are looked for. A phone's MPO holds previews: that is one."""
+    if image.format == "MPO":
+        return 1
+    if image.format != "TIFF":
+        return int(getattr(image, "n_frames", 1))
+    frame = 0
+    try:
+        while frame < MOST_PAGES - 1:
+            image.seek(frame + 1)
+            frame += 1
+    except EOFError:
+        pass
+    image.seek(0)
+    return frame + 1
 
 
 def _orientation(image: Image.Image) -> int:

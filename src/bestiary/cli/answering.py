@@ -70,7 +70,7 @@ def predict(
         if bound is not None:
             found = answers.with_sets(found, bound)
         if heatmaps is not None:
-            found = answers.with_heatmaps(found, heatmaps, predictor.bundle.view)
+            found = answers.with_heatmaps(found, heatmaps, predictor.bundle.view, resume=resume)
         if link_into is not None:
             found = links.with_links(found, link_into)
         passing, read = _counting_read(found)

@@ -97,7 +97,10 @@ class AnswerFile:
         if self._form == "parquet" and self._path.exists():
             table = self._polars.read_parquet(self._path)
             self._refuse_others(table.columns)
-            yield from table["path"]
+            finished = table["path"].to_list()
+            yield from finished
+            if self._live.exists() and (waiting := list(self._lines())) == finished[-len(waiting) :]:
+                self._live.unlink()  # killed between making the table of these rows and taking them away
         if self._live.exists():
             yield from self._rows_of_csv() if self._form == "csv" else self._lines()
 

@@ -99,13 +99,19 @@ def counted(predictions: Iterable[Prediction], advance: Advance) -> Iterator[Pre
         yield prediction
 
 
-def with_heatmaps(predictions: Iterable[Prediction], folder: Path, view: View) -> Iterator[Prediction]:
-    """Yield the predictions, after writing for each picture one of the same name with the evidence drawn on it."""
-    taken: set[str] = set()
+def with_heatmaps(
+    predictions: Iterable[Prediction], folder: Path, view: View, *, resume: bool = False
+) -> Iterator[Prediction]:
+    """Yield the predictions, after writing for each picture one of the same name with the evidence drawn on it.
+
+    resume: names that an earlier run has used are passed over; otherwise it is a MachineError that they are there.
+    """
+    suffix = ".heatmap.png"
+    taken = {file.name.removesuffix(suffix) for file in folder.glob(f"*{suffix}")} if resume else set[str]()
     for prediction in predictions:
         if prediction.heatmap is not None and prediction.path is not None:
             name = _free_name(shortened(Path(prediction.path).stem, HEATMAP_NAME_BYTES), taken)
-            _save(heatmap_over(seen(Path(prediction.path), view), prediction.heatmap), folder / f"{name}.heatmap.png")
+            _save(heatmap_over(seen(Path(prediction.path), view), prediction.heatmap), folder / f"{name}{suffix}")
         yield prediction
 
 

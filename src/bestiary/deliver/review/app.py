@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from bestiary.deliver.review.desk import Desk
 from bestiary.deliver.server.guard import Guard
 from bestiary.deliver.server.metrics import Metrics
+from bestiary.deliver.server.refusals import add_refusals
 from bestiary.deliver.server.settings import Settings
 from bestiary.errors import PictureError, UserError
 
@@ -39,7 +40,7 @@ def create_app(desk: Desk, settings: Settings) -> FastAPI:
     """Return the application of the review page; every request but for the empty page needs the token of `settings`."""
     app = FastAPI(title="bestiary review", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Guard, settings=settings, metrics=Metrics(lambda: 0))
-    app.add_exception_handler(HTTPException, _told)
+    add_refusals(app)
     app.add_exception_handler(UserError, _refused)
     for path, (file, kind) in PAGE.items():
         content = (files("bestiary.deliver") / "templates" / file).read_text(encoding="utf-8")
@@ -90,11 +91,6 @@ def _page(content: str, kind: str) -> Callable[[], Response]:
         return Response(content, media_type=f"{kind}; charset=utf-8", headers={"Cache-Control": "no-cache"})
 
     return page
-
-
-async def _told(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
 
 
 async def _refused(_: Request, error: Exception) -> Response:

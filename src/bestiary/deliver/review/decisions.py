@@ -35,7 +35,7 @@ class Decisions:
 
     def decide(self, sha256: str, action: str, label: str = "", note: str = "") -> Corrections:
         """Add a decision and return all there are; raises SourceError for one that cannot be."""
-        words = note.strip()
+        words = " ".join(note.split())  # one line: what is read back must be what was written
         made = correction(sha256, action, label, f"{self.reviewer}: {words}" if words else self.reviewer)
         with self._turn, self._alone():
             every = append(self.path, [made])

@@ -21,6 +21,7 @@ from bestiary.deliver.server.batching import Batcher, BusyError, Outcome, Pictur
 from bestiary.deliver.server.bodies import Asked, pictures_in
 from bestiary.deliver.server.guard import Guard, RefusedError
 from bestiary.deliver.server.metrics import CONTENT_TYPE, Metrics
+from bestiary.deliver.server.refusals import add_refusals
 from bestiary.deliver.server.settings import Settings
 from bestiary.errors import PictureError
 from bestiary.inference.predictor import Predictor
@@ -168,25 +169,19 @@ def create_app(predictor: Predictor, settings: Settings, name: str) -> FastAPI:
         lifespan=running,
     )
     app.add_middleware(Guard, settings=settings, metrics=metrics)
-    app.add_exception_handler(HTTPException, _told)
+    add_refusals(app)
     app.add_exception_handler(Exception, _failed)
-    _add_pages(app)
+    _add_pages(app, asks_for_token=settings.token is not None)
     _add_answers(app, service)
     _add_protocol(app, service)
     return app
-
-
-async def _told(_: Request, error: Exception) -> Response:
-    """Return FastAPI's own refusals (no such path, no such method) in the form of all others."""
-    assert isinstance(error, HTTPException)
-    return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
 
 
 async def _failed(_: Request, error: Exception) -> Response:
     return JSONResponse({"error": f"The server failed: {type(error).__name__}. Its log says more."}, 500)
 
 
-def _add_pages(app: FastAPI) -> None:
+def _add_pages(app: FastAPI, *, asks_for_token: bool) -> None:
     """Add the pages and what they load; they are read once, so no request names a file."""
     templates = files("bestiary.deliver") / "templates"
     base = (templates / "style.css").read_text(encoding="utf-8")
@@ -195,10 +190,11 @@ def _add_pages(app: FastAPI) -> None:
         answer = Response(content, media_type=f"{kind}; charset=utf-8", headers={"Cache-Control": "no-cache"})
 
         @app.get(path, include_in_schema=False)
-        async def page() -> Response:
+        async def shown() -> Response:
             return answer
 
-    add("/", (templates / "serve.html").read_text(encoding="utf-8"), "text/html")
+    page = (templates / "serve.html").read_text(encoding="utf-8")
+    add("/", page.replace("<body>", "<body data-token>") if asks_for_token else page, "text/html")
     add("/docs", (templates / "docs.html").read_text(encoding="utf-8"), "text/html")
     for file, kind in PAGE.items():
         add(f"/page/{file}", (templates / file).read_text(encoding="utf-8"), kind)
@@ -231,15 +227,17 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         summary="Name what is in pictures",
     )
     async def predict(
-        request: Request, heatmap: Annotated[bool, Query(description="where the evidence lies, too")] = False
+        request: Request,
+        heatmap: Annotated[bool, Query(description="where the evidence lies, too")] = False,
+        each: Annotated[bool, Query(description="an answer for each picture, also where none can be read")] = False,
     ) -> Response:
         """Take pictures as a form's files, as base64 in JSON, or one as the body itself.
 
-        One that cannot be read is refused with 422; among several it has an error in its place.
+        One that cannot be read is refused with 422; among several, or with `each`, it has an error in its place.
         """
         sent = await pictures_in(request, at_most=settings.max_pictures)
         found = await service.outcomes([one.content for one in sent])
-        if all(isinstance(one, PictureError) for one in found):
+        if not each and all(isinstance(one, PictureError) for one in found):
             raise _refused(found[0])
         shown = [_shown(one.name, outcome, heatmap=heatmap) for one, outcome in zip(sent, found, strict=True)]
         return JSONResponse({"predictions": shown})

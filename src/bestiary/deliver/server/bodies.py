@@ -13,6 +13,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from bestiary.deliver.server.guard import RefusedError
+from bestiary.names import printable
 
 HOW = "Send multipart/form-data with files, application/json with base64, or the bytes of one picture as image/*."
 
@@ -65,13 +66,13 @@ async def pictures_in(request: Request, *, at_most: int) -> list[Sent]:
 async def _from_form(request: Request, at_most: int) -> list[Sent]:
     try:
         form = await _InMemory(request.headers, _once(await request.body()), max_files=at_most, max_fields=8).parse()
-    except MultiPartException as error:
-        raise RefusedError(422, f"The form cannot be read: {error.message}") from None
+    except (MultiPartException, UnicodeError) as error:  # a form may name a charset that its names are not in
+        raise RefusedError(422, f"The form cannot be read: {error}") from None
     try:
         files = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
         if not files:
             raise RefusedError(422, "The form has no file. In curl: -F picture=@cat.jpg")
-        return [Sent(file.filename, await file.read()) for file in files]
+        return [Sent(printable(file.filename or "") or None, await file.read()) for file in files]
     finally:
         await form.close()
 

@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse
 
 from bestiary.deliver.server.metrics import Metrics
 from bestiary.deliver.server.settings import LOCAL_NAMES, Settings
+from bestiary.names import printable
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -49,8 +50,8 @@ class RefusedError(Exception):
     """A request that is not served: `status`, what is told, and headers."""
 
     def __init__(self, status: int, message: str, **headers: str) -> None:
-        """Keep all three."""
-        super().__init__(message)
+        """Keep all three; what is no text in a message (it may repeat what was sent) is written out."""
+        super().__init__(printable(message))
         self.status, self.headers = status, {name.replace("_", "-"): value for name, value in headers.items()}
 
 

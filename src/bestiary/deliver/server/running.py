@@ -6,10 +6,12 @@ import contextlib
 import logging
 import signal
 import socket
+from urllib.parse import quote
 
 import uvicorn
 from fastapi import FastAPI
 
+from bestiary.deliver.server.connection import protocol_for
 from bestiary.deliver.server.settings import Settings
 from bestiary.errors import MachineError
 from bestiary.progress import Reporter
@@ -29,7 +31,7 @@ def listen(settings: Settings) -> socket.socket:
 def address(bound: socket.socket, settings: Settings) -> str:
     """Return the address to open in a browser; a token goes behind the #, which browsers do not send or log."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    token = f"#token={settings.token}" if settings.token else ""
+    token = f"#token={quote(settings.token, safe='')}" if settings.token else ""
     return f"http://{host}:{bound.getsockname()[1]}/{token}"
 
 
@@ -37,6 +39,8 @@ def serve(app: FastAPI, bound: socket.socket, settings: Settings, reporter: Repo
     """Serve an application until the process is told to stop (Ctrl-C or SIGTERM); requests taken are finished."""
     config = uvicorn.Config(
         app,
+        http=protocol_for(settings.seconds),
+        ws="none",
         access_log=False,
         log_level="warning",
         server_header=False,

@@ -32,7 +32,13 @@ class Settings:
     seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        """Raise UserError for a server that others can reach and anybody may use."""
+        """Raise UserError for a server that others reach and anybody may use, and a token that no header can carry."""
+        if self.token is not None and not (self.token.isascii() and self.token.isprintable() and " " not in self.token):
+            raise UserError(
+                "A token is made of ASCII letters, digits and signs, without spaces. Choose another --token."
+            )
+        if self.token == "":
+            raise UserError("The token is empty: give --token WORD, or unset BESTIARY_TOKEN.")
         if not self.is_local and not self.token:
             raise UserError(
                 f"On {self.host} others can reach this server, so it needs a token: add --token WORD, or set"

@@ -1,6 +1,6 @@
 // Pictures in, answers out. Every picture is sent as it is: what is scored is what ships.
 const one = (selector, inside = document) => inside.querySelector(selector);
-const SHOWN_SHARES = 3, AT_ONCE = 4, TRIES = 6;
+const SHOWN_SHARES = 3, AT_ONCE = 4, TRIES = 6, FORM_BYTES = 2000;
 const waiting = [];
 let running = 0, model = null, token = "";
 
@@ -16,13 +16,21 @@ const ask = async (path, options = {}) => {
   return answer;
 };
 
+// What the server would refuse is not sent; what it cannot read it tells in an answer (`each`): a refusal is a line on the console.
+const unfit = (file) => {
+  if (file.type && !file.type.startsWith("image/")) return "That is not a picture.";
+  const most = model ? model.max_bytes - FORM_BYTES : Infinity;
+  return file.size > most ? `That is too large: at most ${Math.floor(most / 1e6)} MB are taken.` : "";
+};
+
 const predict = async (file, heatmap) => {
+  if (unfit(file)) throw new Error(unfit(file));
   for (let attempt = 1; ; attempt += 1) {
     const form = new FormData();
     form.append("picture", file, file.name || "pasted");
     let answer;
     try {
-      answer = await ask(`/predict${heatmap ? "?heatmap=true" : ""}`, { method: "POST", body: form });
+      answer = await ask(`/predict?each=true${heatmap ? "&heatmap=true" : ""}`, { method: "POST", body: form });
     } catch {
       throw new Error("The server does not answer. Is it still running?");
     }
@@ -32,7 +40,9 @@ const predict = async (file, heatmap) => {
     }
     const told = await answer.json().catch(() => ({}));
     if (!answer.ok) throw new Error(told.error || `The server answered ${answer.status}.`);
-    return told.predictions[0];
+    const [found] = told.predictions;
+    if (found.error) throw new Error(found.error);
+    return found;
   }
 };
 
@@ -46,6 +56,10 @@ const askForToken = () => {
 };
 
 const meet = async () => {
+  if (!token && "token" in document.body.dataset) {
+    askForToken();
+    return;
+  }
   const answer = await ask("/model").catch(() => null);
   if (!answer || !answer.ok) return;
   model = await answer.json();
@@ -59,13 +73,8 @@ const meet = async () => {
 
 // ---- Cards -----------------------------------------------------------------------------------------------------
 const add = (files) => {
-  const pictures = [...files].filter((file) => file.type === "" || file.type.startsWith("image/"));
-  if (!pictures.length) {
-    if (files.length) say("That is not a picture.");
-    return;
-  }
   const first = one("#cards").firstChild;
-  for (const file of pictures) {
+  for (const file of files) {
     const card = one("#card").content.cloneNode(true).firstElementChild;
     const image = one("img", card);
     image.src = URL.createObjectURL(file);
@@ -161,7 +170,7 @@ const fail = (card, file, message) => {
   one(".label", card).textContent = "No answer";
   one(".note", card).hidden = false;
   one(".note", card).textContent = message;
-  one(".again", card).hidden = false;
+  one(".again", card).hidden = unfit(file) !== "";
   say(`${file.name}: no answer. ${message}`);
 };
 

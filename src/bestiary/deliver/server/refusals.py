@@ -1,0 +1,27 @@
+"""FastAPI's own refusals in the form of all others: `{"error": "…"}`."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+
+def add_refusals(app: FastAPI) -> None:
+    """Have an application tell in one form what it does not serve."""
+    app.add_exception_handler(HTTPException, _told)
+    app.add_exception_handler(RequestValidationError, _unfit)
+
+
+async def _told(_: Request, error: Exception) -> Response:
+    """No such path, no such method, and what routes say so of."""
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+
+
+async def _unfit(_: Request, error: Exception) -> Response:
+    """A parameter or a field that is missing, or of another kind."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return JSONResponse({"error": f"{'.'.join(map(str, first['loc']))}: {first['msg']}."}, 422)
