@@ -161,8 +161,8 @@ def sentence(now: float, twice: dict[str, Any], most: str | None) -> str:
     then, gain = twice["macro_f1"], twice["gain"]
     if gain["value"] < WORTH:
         return (
-            f"Twice as many pictures would hardly help: macro-F1 on the validation pictures, {_share(now)}, would become"
-            f" about {_share(then['value'])}."
+            f"Twice as many pictures would hardly help: macro-F1 on the validation pictures, {_share(now)}, would"
+            f" become about {_share(then['value'])}."
         )
     likely = "would probably" if gain["low"] >= WORTH / 2 else "would perhaps"
     where = f"; most for {most}" if most else ""
