@@ -314,7 +314,7 @@ def test_what_is_no_archive_is_refused(tmp_path: Path, name: str, content: bytes
 
 def test_an_archive_without_pictures_is_told(tmp_path: Path) -> None:
     source = packed(tmp_path / "empty.zip", {"notes.txt": b"x"})
-    with pytest.raises(SourceError, match=r"no labelled pictures in .*empty\.zip \(1 other files\)"):
+    with pytest.raises(SourceError, match=r"no labelled pictures in .*empty\.zip \(passed over: 1 .*\)"):
         listed(source)
 
 

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -342,7 +343,8 @@ def test_predict_into_a_file_goes_on_and_never_writes_over(
 ) -> None:
     out = tmp_path / f"answers.{form}"
     done = bestiary("predict", model, colours / "red.png", colours / "broken.jpg", "--out", out)
-    assert done == (0, f"{out}\n", "")
+    assert (done.code, done.out) == (0, f"{out}\n")
+    assert re.fullmatch(r"2 pictures: 1 (named|unknown), 1 could not be read\.\n", done.err)
     assert "--resume" in one_message(bestiary("predict", model, colours, "--out", out))
     again = bestiary("predict", model, colours, "--out", out, "--resume", "--json")
     assert (again.code, json.loads(again.out)) == (0, {"answers": str(out)})
@@ -492,7 +494,8 @@ def test_train_keeps_stdout_clean_and_ends_with_the_run(
     assert run.parent == Path("runs")
     assert lines[-2] == f"Report: {run / 'report.html'}"
     report = (run / "classification_report.txt").read_text(encoding="utf-8")
-    assert "".join(f"{line}\n" for line in lines[:-2]) == f"{report}\n"
+    assert "".join(f"{line}\n" for line in lines[:-4]) == f"{report}\n"
+    assert re.match(r"Right \d+ times in 100 \(95 % interval .*\)\. (Weakest: |No mistake )", lines[-4])
     for notice in ("Computing features", "Predicting", "62 pictures of 3 classes"):
         assert notice in done.err
         assert notice not in done.out

@@ -49,7 +49,7 @@ def test_hard_pictures_profit_from_more() -> None:
     assert scores[-1] < found["twice"]["macro_f1"]["value"] < 1
     for point in [*found["points"], found["twice"]]:
         assert point["macro_f1"]["low"] <= point["macro_f1"]["value"] <= point["macro_f1"]["high"]
-    assert "raise macro-F1 from" in found["sentence"]
+    assert "raise macro-F1 on the validation pictures from" in found["sentence"]
     assert found == curve(0.7)  # the same seed gives the same curve
     json.dumps(found, allow_nan=False)
 

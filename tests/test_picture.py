@@ -241,7 +241,7 @@ def test_load_is_fit_of_decode(how: Any, collection: DrawnCollection) -> None:
 def refused(source: Path | bytes, limits: Limits = LIMITS) -> PictureError:
     with pytest.raises(PictureError) as caught:
         load(source, 32, limits=limits)
-    name = "picture" if isinstance(source, bytes) else str(source)
+    name = "the file" if isinstance(source, bytes) else str(source)
     assert name in str(caught.value)
     home = pickle.loads(pickle.dumps(caught.value))
     assert (str(home), home.check) == (str(caught.value), caught.value.check)

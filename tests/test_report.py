@@ -360,7 +360,7 @@ def test_writing_twice_gives_the_same_page(run: Path, page: str) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("metrics.json", None, "bestiary evaluate"),
+        ("metrics.json", None, "Train again"),
         ("metrics.json", b'{"n": ', "damaged"),
         ("pictures.parquet", None, "missing"),
         ("predictions.parquet", b"PAR1", "damaged"),

@@ -207,7 +207,7 @@ def test_sources_without_pictures_are_told_with_what_was_expected(tmp_path: Path
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match=r"no labelled pictures in .*empty\. Expected one folder"):
         listed(tmp_path / "empty")
-    with pytest.raises(SourceError, match=r"no labelled pictures in .*flat \(2 other files\)\. Expected one folder"):
+    with pytest.raises(SourceError, match=r"in .*flat \(passed over: 2 beside the class folders\)\. Expected"):
         listed(planted(tmp_path / "flat", "a.jpg", "b.jpg"))
     with pytest.raises(SourceError, match=r"p\.jpg is a file\. Expected a folder, or a table \(\.csv, \.parquet\)"):
         listed(planted(tmp_path, "p.jpg") / "p.jpg")

@@ -104,7 +104,7 @@ def open_picture(source: Path | bytes, *, at_least: int | None = None, limits: L
     EXIF orientation is applied, transparency is laid on white, 16-bit is scaled to 8, of an animation the first
     frame is taken. Raises PictureError, naming the file, what was found and the limit, if it cannot be read.
     """
-    name = "picture" if isinstance(source, bytes) else str(source)
+    name = "the file" if isinstance(source, bytes) else str(source)
     content = read_bytes(source, limits)
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:

@@ -302,12 +302,19 @@ def _given(section: BaseModel) -> dict[str, Any]:
 def _refuse_unknown(asked: Mapping[str, Any], model: type[BaseModel], *, prefix: str) -> None:
     for key, value in asked.items():
         if key not in model.model_fields:
-            raise RecipeError(f'Unknown setting "{prefix}{key}". {nearest(key, model.model_fields)}')
+            raise RecipeError(f'Unknown setting "{prefix}{key}". {_whereabouts(key)}{nearest(key, model.model_fields)}')
         kind = model.model_fields[key].annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             if not isinstance(value, Mapping):
                 raise RecipeError(f'"{prefix}{key}" is a section; give its keys, for example {key}.{_first(kind)}.')
             _refuse_unknown(value, kind, prefix=f"{prefix}{key}.")
+
+
+def _whereabouts(key: str) -> str:
+    """Return where a key that was looked for in the wrong place is, as the start of a sentence; empty if nowhere."""
+    sections = {name: field.annotation for name, field in Recipe.model_fields.items()}
+    places = [f"{name}.{key}" for name, kind in sections.items() if key in getattr(kind, "model_fields", ())]
+    return f'Did you mean "{places[0]}"? ' if places else ""
 
 
 def _first(model: type[BaseModel]) -> str:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from bestiary.deliver.answer_file import AnswerFile
     from bestiary.inference.predictor import Prediction
 
+NAMED, UNKNOWN, UNREAD = "named", "unknown", "could not be read"
+
 
 @app.command()
 def predict(
@@ -73,7 +75,7 @@ def predict(
             found = answers.with_heatmaps(found, heatmaps, predictor.bundle.view, resume=resume)
         if link_into is not None:
             found = links.with_links(found, link_into)
-        passing, read = _counting_read(found)
+        passing, read = _counting(found)
         if file is not None:
             file.write(passing)
         else:
@@ -81,9 +83,10 @@ def predict(
             answers.write(passing, written, _stdout(), classes=predictor.classes, top=top, sets=sets is not None)
     if words := listing.passed_over_words(passed_over):
         reporter(quiet=quiet).say(words)
-    if read.total() and not read[True]:
+    if read.total() and read.total() == read[UNREAD]:
         raise SourceError(_none_read(read.total()))
     if out is not None:
+        reporter(quiet=quiet).say(_counts(read))
         print_json({"answers": str(out)}) if as_json else typer.echo(str(out))
 
 
@@ -113,16 +116,22 @@ def _stdout() -> TextIO:
     return sys.stdout
 
 
-def _counting_read(found: Iterable[Prediction]) -> tuple[Iterator[Prediction], Counter[bool]]:
-    """Return the answers as they are, and how many pictures could be read (True) and not, once they have passed."""
-    read = Counter[bool]()
+def _counting(found: Iterable[Prediction]) -> tuple[Iterator[Prediction], Counter[str]]:
+    """Return the answers as they are, and how many pictures were named, unknown or unread, once they have passed."""
+    read = Counter[str]()
 
     def passing() -> Iterator[Prediction]:
         for answer in found:
-            read[answer.error is None] += 1
+            read[UNREAD if answer.error is not None else UNKNOWN if answer.unknown else NAMED] += 1
             yield answer
 
     return passing(), read
+
+
+def _counts(read: Counter[str]) -> str:
+    """Return what became of the pictures, in a sentence."""
+    parts = [f"{read[kind]:,} {kind}" for kind in (NAMED, UNKNOWN, UNREAD) if read[kind]]
+    return f"{read.total():,} picture{'' if read.total() == 1 else 's'}: {', '.join(parts) or 'nothing left to do'}."
 
 
 def _none_read(count: int) -> str:

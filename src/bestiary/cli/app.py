@@ -48,6 +48,12 @@ class Commands(TyperGroup):
                 raise InterruptedRun(None) from None
             raise
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """List the commands, each with all of its sentence; the parser's own list cuts long ones off."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.help or "") for name, command in commands if command is not None])
+
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of the commands in the order of their use."""
         return sorted(super().list_commands(ctx), key=ORDER.index)

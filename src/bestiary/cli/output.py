@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 def print_run(run: Run, as_json: bool, *, leaks: Mapping[str, Any] | None = None) -> None:
-    """Print the scores of a run and where its report is, or all of it as JSON; with what a naive split would leak."""
+    """Print the scores and the verdict of a run and where its report is, or all as JSON; with what would leak."""
+    from bestiary.deliver.verdict import verdict
+
     if as_json:
         files = {"run": str(run.path), "report": str(run.path / "report.html")}
         print_json({**files, "metrics": run.metrics, **({"leaks": leaks} if leaks else {})})
@@ -21,6 +23,7 @@ def print_run(run: Run, as_json: bool, *, leaks: Mapping[str, Any] | None = None
     typer.echo((run.path / "classification_report.txt").read_text(encoding="utf-8"))
     if leaks:
         typer.echo(f"{leaks['sentence']}\n")
+    typer.echo(f"{verdict(run.metrics)}\n")
     typer.echo(f"Report: {run.path / 'report.html'}")
     typer.echo(str(run.path))
 

@@ -111,9 +111,9 @@ def _listed(source: Path, reporter: Reporter, *, alone: bool) -> Listing:
             f" ({', '.join(members.SUFFIXES)})."
         )
     if not listing.pictures:
-        passed = sum(listing.passed_over.values())
+        passed = ", ".join(f"{n:,} {reason}" for reason, n in listing.passed_over.items())
         raise SourceError(
-            f"There are no labelled pictures in {source}{f' ({passed:,} other files)' if passed else ''}."
+            f"There are no labelled pictures in {source}{f' (passed over: {passed})' if passed else ''}."
             " Expected one folder of pictures for each class."
         )
     return listing

@@ -206,9 +206,7 @@ def _suspect_steps(evidence: Evidence) -> Iterator[Step]:
     if not n:
         return
     what = "1 label that looks wrong" if n == 1 else f"{n:,} labels that look wrong"
-    kinds = (("train", "to learn from"), ("val", "to choose by"), ("test", "to test by"))
-    parts = [f"{suspects[split]:,} {use}" for split, use in kinds if suspects.get(split)]
-    why = f"A model that never saw these pictures would label them otherwise: {', '.join(parts)}."
+    why = f"A model that never saw these pictures would label them otherwise: {_uses(evidence)}."
     if (evidence.relabelled or 0) >= LEAST_GAIN:
         why += " If it is right about all that are tested, the macro-F1 shown is too low by so much."
     if suspects.get("train"):
@@ -221,6 +219,14 @@ def _suspect_steps(evidence: Evidence) -> Iterator[Step]:
         gain=evidence.relabelled,
         points="score may be {} points too low",
     )
+
+
+def _uses(evidence: Evidence) -> str:
+    """Return what the pictures with suspect labels were used for; in a cross-validated run each for everything."""
+    if evidence.metrics.get("folds"):
+        return "like all pictures of this run, they were learnt from in some folds and tested in another"
+    kinds = (("train", "to learn from"), ("val", "to choose by"), ("test", "to test by"))
+    return ", ".join(f"{evidence.suspects[split]:,} {use}" for split, use in kinds if evidence.suspects.get(split))
 
 
 def _finding_steps(issues: Mapping[str, int]) -> Iterator[Step]:

@@ -76,6 +76,8 @@ def notes(run: RunFiles) -> list[str]:
 def _metrics(run: Path) -> dict[str, Any]:
     if not run.is_dir():
         raise RunError(f'"{run}" is not a folder. Give the run folder that `bestiary train` printed, or runs/latest.')
+    if not (run / "metrics.json").exists():
+        raise RunError(f"{run} holds no finished run: it has no metrics.json. Train again, or resume it.")
     metrics = _json(run / "metrics.json")
     if missing := [key for key in NEEDED_METRICS if key not in metrics]:
         raise RunError(f'{run / "metrics.json"} has no "{missing[0]}". Score the run: bestiary evaluate {run}')

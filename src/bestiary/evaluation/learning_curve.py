@@ -15,6 +15,7 @@ from scipy import sparse
 from bestiary.evaluation.intervals import Floats, Integers, interval, percentiles, resampled_sums
 from bestiary.machine import one_blas_thread
 from bestiary.models.standard import mean_and_scale
+from bestiary.percent import points_text
 from bestiary.training.linear import MAX_ITERATIONS
 from bestiary.training.probe import Labelled
 
@@ -159,13 +160,20 @@ def sentence(now: float, twice: dict[str, Any], most: str | None) -> str:
     """Return what twice as many pictures would bring, in a sentence."""
     then, gain = twice["macro_f1"], twice["gain"]
     if gain["value"] < WORTH:
-        return f"Twice as many pictures would hardly help: macro-F1 {now:.3f} would become about {then['value']:.3f}."
+        return (
+            f"Twice as many pictures would hardly help: macro-F1 on the validation pictures, {_share(now)}, would"
+            f" become about {_share(then['value'])}."
+        )
     likely = "would probably" if gain["low"] >= WORTH / 2 else "would perhaps"
     where = f"; most for {most}" if most else ""
     return (
-        f"Twice as many pictures {likely} raise macro-F1 from {now:.3f} to about {then['value']:.3f}"
-        f" ({then['low']:.3f} to {then['high']:.3f}){where}."
+        f"Twice as many pictures {likely} raise macro-F1 on the validation pictures from {_share(now)} to about"
+        f" {_share(then['value'])} ({points_text(then['low'], 1)} to {points_text(then['high'], 1)}){where}."
     )
+
+
+def _share(value: float) -> str:
+    return f"{points_text(value, 1)}\u00a0%"
 
 
 def _interval(values: Floats) -> dict[str, float]:
