@@ -196,14 +196,15 @@ def _described(ground: Ground) -> str:
     """Return one sentence on what the search will do."""
     plan, count = ground.plan, {side: (ground.shown["split"] == side).sum() for side in ("train", "val", "test")}
     by = f"{plan.folds} inner folds" if plan.folds else f"{count['val']:,} validation pictures"
-    end = f"{ground.trials} trials" if ground.trials is not None else "trials"
+    trials = f"{ground.trials} trials" if ground.trials is not None else "Trials"
+    if plan.epochs is not None:
+        trials += f" of up to {plan.epochs} epochs"
     if ground.deadlines.search is not None:
-        end += f" within {spoken(ground.deadlines.room())}, then the winner"
-    epochs = "" if plan.epochs is None else f" of up to {plan.epochs} epochs"
-    shorter = "" if plan.final_epochs == plan.epochs else f" (the winner: {plan.final_epochs})"
+        longer = f", trained for {plan.final_epochs}" if plan.final_epochs != plan.epochs else ""
+        trials += f" within {spoken(ground.deadlines.room())}, then the winner{longer}"
     return (
         f"{count['train']:,} pictures to train, {by} to choose by, {count['test']:,} test pictures for the winner"
-        f" alone. {end[0].upper()}{end[1:]}{epochs}{shorter}, over {', '.join(plan.space)}."
+        f" alone. {trials}, over {', '.join(plan.space)}."
     )
 
 
