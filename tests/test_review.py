@@ -35,7 +35,7 @@ from bestiary.progress import Silent
 from reviewed_run import plant
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
-TOKEN = "the token of this page"
+TOKEN = "the-token-of-this-page"
 HOME = "http://127.0.0.1"
 
 

@@ -49,6 +49,7 @@ TRANSPOSITIONS = {  # EXIF orientation -> what makes the picture upright
     8: Image.Transpose.ROTATE_90,
 }
 EXIF_ORIENTATION = 0x0112
+NAMELESS = "the file"  # what is decoded from memory, in messages
 # Work that a small file can ask for: a JPEG of a few hundred KB may repeat its scans for minutes of decoding (programs
 # write up to about twenty); the time in which Pillow finds the pages of a TIFF grows with their number squared.
 MOST_SCANS, MOST_PAGES = 100, 1000
@@ -87,7 +88,7 @@ class Opened:
 def read_bytes(source: Path | bytes, limits: Limits = LIMITS) -> bytes:
     """Return the bytes of a picture file; raises PictureError for what is no file, empty, too large or unreadable."""
     if isinstance(source, bytes):
-        content, name = source, "picture"
+        content, name = source, NAMELESS
     else:
         content, name = _file_bytes(source, limits), str(source)
     if not content:
@@ -97,6 +98,11 @@ def read_bytes(source: Path | bytes, limits: Limits = LIMITS) -> bytes:
     return content
 
 
+def with_name(error: PictureError, name: str) -> str:
+    """Return the message of an error with the name of the file whose bytes it is about."""
+    return str(error) if name in str(error) else str(error).replace(NAMELESS, name, 1)
+
+
 def open_picture(source: Path | bytes, *, at_least: int | None = None, limits: Limits = LIMITS) -> Opened:
     """Return the picture upright in RGB, with facts about its file.
 
@@ -104,7 +110,7 @@ def open_picture(source: Path | bytes, *, at_least: int | None = None, limits: L
     EXIF orientation is applied, transparency is laid on white, 16-bit is scaled to 8, of an animation the first
     frame is taken. Raises PictureError, naming the file, what was found and the limit, if it cannot be read.
     """
-    name = "the file" if isinstance(source, bytes) else str(source)
+    name = NAMELESS if isinstance(source, bytes) else str(source)
     content = read_bytes(source, limits)
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bestiary.errors import PictureError, SourceError
-from bestiary.picture import LIMITS, Fit, Limits, Pixels, fit, load, read_bytes
+from bestiary.picture import LIMITS, Fit, Limits, Pixels, fit, load, read_bytes, with_name
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,8 @@ class View:
             return load(source, self.size, self.fit, limits=self.limits)
         try:
             return load(source.content(self.limits), self.size, self.fit, limits=self.limits)
-        except PictureError as error:  # what is decoded from memory calls itself "picture"; here it has a name
-            name = str(source.path)
-            message = str(error) if name in str(error) else str(error).replace("picture", name, 1)
-            raise PictureError(message, check=error.check) from None
+        except PictureError as error:
+            raise PictureError(with_name(error, str(source.path)), check=error.check) from None
 
 
 @dataclass(frozen=True)

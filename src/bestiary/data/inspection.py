@@ -16,7 +16,7 @@ from PIL import Image, JpegImagePlugin
 
 from bestiary.data.truncation import missing_share
 from bestiary.errors import PictureError
-from bestiary.picture import FORMATS, Limits, open_picture, read_bytes
+from bestiary.picture import FORMATS, Limits, open_picture, read_bytes, with_name
 
 HASH_SIDE, HASH_PIXELS = 16, 64  # 16 x 16 = 256 bits from the lowest frequencies of 64 x 64 pixels
 THUMBNAIL_SIDE = 32
@@ -83,8 +83,7 @@ def _inspected(path: Path, limits: Limits) -> Inspection:
         seen = Inspection(str(path), stat.st_size, stat.st_mtime_ns, digest)
         return _measured(content, seen, limits)
     except PictureError as error:
-        # What is decoded from memory calls itself "picture"; here it has a name.
-        message = str(error) if str(path) in str(error) else str(error).replace("picture", str(path), 1)
+        message = with_name(error, str(path))
         missing = missing_share(content) if error.check == "truncated" else None
         message += "" if missing is None else f" About {100 * missing:.0f} % of the picture is missing."
         return replace(seen, missing=missing, check=error.check, error=message)

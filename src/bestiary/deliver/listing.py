@@ -16,7 +16,7 @@ PICTURE_SUFFIXES = {
     *(".tif", ".tiff", ".jp2", ".j2k", ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico"),
     *(".heic", ".heif"),  # what phones make: they cannot be read, and their answers say so
 }
-HIDDEN, LINKED, NO_PICTURE = "hidden", "linked folder", "no picture by its name"
+HIDDEN, LINKED, NO_PICTURE = "hidden", "linked folder", "not named like a picture"
 LIST = Path("-")  # stands for the list on standard input
 READ_BYTES = 65_536
 

@@ -7,6 +7,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+MOST_SHOWN = 80  # letters of what was sent
+
 
 def add_refusals(app: FastAPI) -> None:
     """Have an application tell in one form what it does not serve."""
@@ -24,4 +26,6 @@ async def _unfit(_: Request, error: Exception) -> Response:
     """A parameter or a field that is missing, or of another kind."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    return JSONResponse({"error": f"{'.'.join(map(str, first['loc']))}: {first['msg']}."}, 422)
+    sent = first.get("input")
+    got = f"; got {ascii(sent)[:MOST_SHOWN]}" if isinstance(sent, str | int | float) else ""
+    return JSONResponse({"error": f"{'.'.join(map(str, first['loc']))}: {first['msg']}{got}."}, 422)
