@@ -32,6 +32,7 @@ def clouds(count: int, classes: int, *, seed: int) -> tuple[npt.NDArray[np.float
 @pytest.mark.parametrize("weighted", [False, True])
 def test_both_solvers_find_the_same(classes: int, weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "ROWS_AT_ONCE", 128)
+    monkeypatch.setattr(linear, "GUESSED_FROM", 200)
     features, labels = clouds(700, classes, seed=1)
     rng = np.random.default_rng(2)
     weights = rng.choice([1.0, 3.0], 700).astype(np.float32) if weighted else None
@@ -84,8 +85,9 @@ def test_labels_are_doubted_alike_in_pieces() -> None:
     np.testing.assert_allclose(both[0], both[1], atol=5e-3)
 
 
-def test_in_pieces_takes_no_more_memory_for_more_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_pieces_takes_hardly_more_memory_for_more_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "ROWS_AT_ONCE", 256)
+    monkeypatch.setattr(linear, "GUESSED_FROM", 512)
     peaks = []
     for count in (2_000, 20_000):
         features, labels = clouds(count, 3, seed=6)
@@ -94,7 +96,7 @@ def test_in_pieces_takes_no_more_memory_for_more_rows(monkeypatch: pytest.Monkey
         solving.fit(0.001)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < 1.2 * peaks[0]
+    assert (peaks[1] - peaks[0]) / 18_000 < 20  # bytes a row, whose features alone take 96 in float32
 
 
 def test_only_large_collections_are_taken_up_in_pieces() -> None:

@@ -22,7 +22,7 @@ from bestiary.progress import Reporter
 INSPECTION_VERSION = 3
 DIGEST_BYTES = 32
 FILES_AT_ONCE = 32
-ROWS_AT_ONCE = 512
+ROWS_AT_ONCE, GROUP_ROWS = 512, 8_192  # of a table; of what is compressed at once
 KEEP_EVERY_SECONDS = 30.0  # a process that is killed loses no more measurements than this
 _TYPES: dict[str, Any] = {
     "int": pl.Int64,
@@ -82,20 +82,21 @@ def _remembered(memory: Path | None) -> pl.DataFrame:
     if memory is None:
         return nothing
     try:
-        digest, content = (kept := memory.read_bytes())[:DIGEST_BYTES], kept[DIGEST_BYTES:]
+        with memory.open("rb") as file:
+            digest, content = file.read(DIGEST_BYTES), file.read()
         if hashlib.sha256(content).digest() != digest:
             return nothing
-        return pl.read_parquet(io.BytesIO(content)).select(list(INSPECTION_COLUMNS))
+        return pl.read_parquet(content).select(list(INSPECTION_COLUMNS))
     except (OSError, pl.exceptions.PolarsError):  # a damaged memory is only a memory: everything is measured again
         return nothing
 
 
 def _remember(measurements: pl.DataFrame, memory: Path) -> None:
     """Keep measurements as parquet after its SHA-256: of 150 scrambled parquet files, 59 were read as if whole."""
-    measurements.write_parquet(buffer := io.BytesIO())
-    content = buffer.getvalue()
-    with atomic(memory) as temporary:
-        temporary.write_bytes(hashlib.sha256(content).digest() + content)
+    measurements.write_parquet(buffer := io.BytesIO(), row_group_size=GROUP_ROWS)
+    with atomic(memory) as temporary, temporary.open("wb") as file, buffer.getbuffer() as content:
+        file.write(hashlib.sha256(content).digest())
+        file.write(content)
 
 
 def _still_true(known: pl.DataFrame, paths: pl.Series) -> pl.DataFrame:
