@@ -212,9 +212,9 @@ def test_a_finding_says_how_a_copy_differs(tmp_path: Path) -> None:
     pairs = duplicate_pairs(found, 40)
     found = found.with_columns(group=pl.Series(groups(found.height, pairs)))
     messages = dict(audit.find(found, pairs).select("check", "message").iter_rows())
-    assert messages["near-duplicate"] == "Nearly the same as 0.png, mirrored."
+    assert messages["near-duplicate"] == "Nearly the same as crab/0.png, mirrored."
     assert messages["label-conflict"] == (
-        "Labelled fish, but nearly the same as 0.png, mirrored, which is labelled crab."
+        "Labelled fish, but nearly the same as crab/0.png, mirrored, which is labelled crab."
     )
 
 
