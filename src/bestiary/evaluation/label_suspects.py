@@ -123,7 +123,7 @@ def out_of_fold(
         weights, biases = solving.fit(STRENGTH / np.count_nonzero(~held))
         probabilities[judged] = 0.0
         scaled = weights / solving.scale
-        said = logits_of(features[judged], scaled, biases - scaled @ solving.mean)
+        said = logits_of(features, scaled, biases - scaled @ solving.mean, judged)
         probabilities[np.ix_(judged, known)] = softmax(said)
     return probabilities
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from queue import SimpleQueue
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +20,7 @@ from bestiary.models.standard import mean_and_scale
 from bestiary.training.scores import log_softmax
 
 AT_ONCE = 128 * 2**20  # bytes of float32: 26,000 pictures with lite0
-ROWS_AT_ONCE, GUESSED_FROM = 4_096, 8_192
+ROWS_AT_ONCE, GUESSED_FROM = 1_024, 8_192
 MAX_ITERATIONS, TOLERANCE = 500, 1e-4  # of the largest gradient of the mean loss, as in scikit-learn
 EPSILON = float(np.finfo(float).eps)
 
@@ -34,13 +35,14 @@ def type_for(pictures: int, channels: int) -> npt.DTypeLike:
     return np.float32 if 4 * pictures * channels <= AT_ONCE else np.float16
 
 
-def logits_of(features: Array, weights: Array, biases: Array) -> Features:
-    """Return the logits, float32 (n, classes), of features (n, channels) of any float type: float16 in pieces."""
+def logits_of(features: Array, weights: Array, biases: Array, rows: Integers | None = None) -> Features:
+    """Return the logits, float32 (n, classes), of features (n, channels) or some of their rows: float16 in pieces."""
     if features.dtype != np.float16:
-        return np.asarray(features @ weights.T + biases, np.float32)
-    starts = range(0, len(features), ROWS_AT_ONCE)
-    pieces = [features[at : at + ROWS_AT_ONCE].astype(np.float32) @ weights.T + biases for at in starts]
-    return np.concatenate(pieces).astype(np.float32)
+        return np.asarray((features if rows is None else features[rows]) @ weights.T + biases, np.float32)
+    starts = range(0, len(features if rows is None else rows), ROWS_AT_ONCE)
+    places = (slice(at, at + ROWS_AT_ONCE) for at in starts)
+    pieces = (features[place if rows is None else rows[place]].astype(np.float32) for place in places)
+    return np.concatenate([piece @ weights.T + biases for piece in pieces]).astype(np.float32)
 
 
 class Solver(Protocol):
@@ -125,6 +127,10 @@ class InPieces:
         self.mean, self.scale = mean, scale
         self._features, self._labels, self._counts = features, labels, counts
         self._known: npt.NDArray[np.float64] = np.zeros((classes, features.shape[1] + 1))
+        # For pieces in float32, one a thread: the C library keeps what threads allocate themselves for each of them.
+        self._rooms = SimpleQueue[Features]()
+        for _ in range(cores()):
+            self._rooms.put(np.empty((min(ROWS_AT_ONCE, len(features)), features.shape[1]), np.float32))
 
     def fit(self, strength: float) -> tuple[Array, Array]:
         """Return weights and biases."""
@@ -182,9 +188,14 @@ class InPieces:
     def _piece(self, weights: Features, bias: Features, start: int) -> tuple[float, Array, Array]:
         """Return the summed loss of a piece, its gradient by `weights` (channels, classes), and by `bias`."""
         rows = slice(start, start + ROWS_AT_ONCE)
-        seen, labels, counts = self._features[rows].astype(np.float32), self._labels[rows], self._counts[rows]
+        labels, counts = self._labels[rows], self._counts[rows]
+        room = self._rooms.get()
+        seen = room[: len(labels)]
+        seen[:] = self._features[rows]
         logs, at = log_softmax(seen @ weights + bias), np.arange(len(labels))
         wrong = np.exp(logs)
         wrong[at, labels] -= 1
         wrong *= counts[:, None]
-        return -float(counts @ logs[at, labels]), seen.T @ wrong.astype(np.float32), wrong.sum(axis=0)
+        slope = seen.T @ wrong.astype(np.float32)
+        self._rooms.put(room)
+        return -float(counts @ logs[at, labels]), slope, wrong.sum(axis=0)
