@@ -14,6 +14,13 @@ DIRECTIONS = 256  # measured against held-out classes and strangers: docs/log.md
 MANY = 4_096  # pictures from which the directions are found
 
 
+def enough(count: int, *, seed: int = 0) -> npt.NDArray[np.int64]:
+    """Return the positions of so many of `count` pictures as the directions are found from, all or MANY at random."""
+    if count <= MANY:
+        return np.arange(count)
+    return np.random.default_rng(seed).choice(count, MANY, replace=False)
+
+
 @dataclass(frozen=True, eq=False)
 class Subspace:
     """Standardise features with `mean` and `scale`, float32 (channels,) each, then look along `directions`.
@@ -31,7 +38,7 @@ class Subspace:
     def of(cls, features: Floats, *, seed: int = 0) -> Subspace:
         """Return the subspace of training features (n, channels)."""
         if len(features) > MANY:
-            features = features[np.random.default_rng(seed).choice(len(features), MANY, replace=False)]
+            features = features[enough(len(features), seed=seed)]
         some = features.astype(np.float32, copy=False)
         mean, scale = some.mean(axis=0), some.std(axis=0) + np.float32(1e-3)
         seen = (some - mean) / scale

@@ -20,7 +20,7 @@ from bestiary.models.cut import frozen_stages
 from bestiary.models.engine import OnnxRuntimeEngine, has_openvino, run
 from bestiary.models.head import Head
 from bestiary.models.lite import BACKBONES
-from bestiary.models.subspace import Subspace
+from bestiary.models.subspace import Subspace, enough
 from bestiary.recipe import Augment, Recipe
 from bestiary.training.probe import features_of, fitted_probe, training_precision
 from bestiary.training.run_folder import write_history
@@ -120,7 +120,9 @@ def learn_probe(task: Task) -> Learned:
 
     val_logits = (val.features @ head.weight.T + head.bias).astype(np.float32)
     engine_name = "openvino" if has_openvino() else "onnxruntime"
-    space = Subspace.of(features_of(task, task.part("train"), probe.trunk, training_precision()), seed=task.recipe.seed)
+    train = task.part("train")
+    some = train.at(enough(len(train.keys), seed=task.recipe.seed))  # only these are read: the rest may be large
+    space = Subspace.of(features_of(task, some, probe.trunk, training_precision()), seed=task.recipe.seed)
     notes = {"features by": engine_name}
     return Learned(onnx.load(probe.trunk), head, probe.history, val_logits, reference, notes, val.features, space)
 

@@ -200,7 +200,7 @@ def _labelled(
     if times is None or times.max() == 1:
         return Labelled(features, part.labels)
     again = np.flatnonzero(times > 1)
-    few = Part([part.paths[at] for at in again], [part.keys[at] for at in again], part.labels[again])
+    few = part.at(again)
     turned = features_of(task, few, trunk, precision, mirrored=True)
     shown = np.concatenate([(times + 1) // 2, times[again] // 2])
     weights = (shown * (len(times) / times.sum())).astype(np.float32)  # a strength C then means the same as without

@@ -36,6 +36,10 @@ class Part:
     keys: list[str]
     labels: npt.NDArray[np.int64]
 
+    def at(self, rows: npt.NDArray[np.int64]) -> Part:
+        """Return the pictures at these positions."""
+        return Part([self.paths[at] for at in rows], [self.keys[at] for at in rows], self.labels[rows])
+
 
 @dataclass(frozen=True)
 class Task:
