@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -18,10 +17,8 @@ from test_report import LABELS, make_run
 from tiny_model import write_run as write_model
 
 pytest.importorskip("playwright")
-from playwright import sync_api
 
 pytestmark = pytest.mark.slow
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 LOOKS: dict[str, dict[str, Any]] = {
     "light": {},
     "dark": {"color_scheme": "dark"},
@@ -50,16 +47,6 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     files = noise(home / "pictures", LABELS, 120)
     run = make_run(home / "run", files, sure=1.4, changed={"test_scored": 2})
     return write_report(write_model(run))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("There is no Chromium here; the page is tested where there is one.")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(params=list(LOOKS))

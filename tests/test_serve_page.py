@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,7 @@ from playwright import sync_api as playwright
 from served import served
 from tiny_model import coloured, write_run
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="There is no Chromium here: apt-get install chromium"),
-]
+pytestmark = pytest.mark.slow
 WIDE = {"viewport": {"width": 1280, "height": 900}}
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 DROP = """async (names) => {
@@ -41,14 +36,6 @@ AS_PASTE = DROP.replace("EVENT", 'new ClipboardEvent("paste", { clipboardData: c
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with served(write_run(tmp_path_factory.mktemp("model") / "colours"), "--quiet") as (address, _):
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

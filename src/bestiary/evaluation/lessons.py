@@ -35,12 +35,15 @@ def lessons(task: Task, learned: Learned) -> dict[str, Any]:
     `evaluate.learning_curve` is "on".
     """
     train, val = task.part("train"), task.part("val")
-    shown, labels = _training_logits(task, learned, train)
+    probe, with_curve = _probe(task), task.recipe.evaluate.learning_curve != "off"
+    features = _features(probe) if with_curve or probe is task else None
+    if probe is task and features is not None:
+        shown, labels = logits_of(features[0].features, learned.head.weight, learned.head.bias), train.labels
+    else:
+        shown, labels = _sampled_logits(task, learned, train)
     found: dict[str, Any] = {"ended": ending(task.recipe, learned)}
     found["gaps"] = class_gaps(shown, labels, learned.val_logits, val.labels, task.classes)
-    probe = _probe(task)
-    features = None if task.recipe.evaluate.learning_curve == "off" else _features(probe)
-    if features is not None:
+    if with_curve and features is not None:
         groups = [probe.pictures.filter(pl.col("split") == split)["group"].to_numpy() for split in ("train", "val")]
         strength = next((line["regularisation"] for line in learned.history if line.get("chosen")), STRENGTH)
         curve = learning_curve(
@@ -81,12 +84,8 @@ def _mixture(share: float | None) -> str:
     return f", and mixed by validation with those that training started from ({share:.0%} to {1 - share:.0%})"
 
 
-def _training_logits(task: Task, learned: Learned, part: Part) -> tuple[Logits, npt.NDArray[np.int64]]:
-    """Return the logits of training pictures as they are, with their labels: all of a probe, else a sample."""
-    if task.recipe.model.method == "probe":
-        features = _features(task, ("train",))
-        if features is not None:
-            return logits_of(features[0].features, learned.head.weight, learned.head.bias), part.labels
+def _sampled_logits(task: Task, learned: Learned, part: Part) -> tuple[Logits, npt.NDArray[np.int64]]:
+    """Return the logits of a sample of pictures as they are, with their labels."""
     chosen = np.sort(np.random.default_rng(task.recipe.seed).permutation(len(part.paths))[:SHOWN_AGAIN])
     paths = [part.paths[place] for place in chosen]
     logits = [learned.reference(images) for images in pixel_batches(paths, task.view, threads=task.threads)]
@@ -106,15 +105,15 @@ def _probe(task: Task) -> Task:
     )
 
 
-def _features(task: Task, splits: tuple[str, ...] = ("train", "val")) -> list[Labelled] | None:
-    """Return the kept features of these splits; None if some are missing and are not to be computed for this."""
+def _features(task: Task) -> list[Labelled] | None:
+    """Return the kept features of both parts; None if some are missing and are not to be computed for this."""
     backbone, wanted = task.recipe.model.backbone, task.recipe.evaluate.learning_curve == "on"
     if not wanted and not (task.cache / "features").exists():
         return None
     trunk = built_trunk(backbone, task.cache / "trunks", task.view.size)
     fast: Precision = "bfloat16" if has_openvino() else "float32"
     found = []
-    for split in splits:
+    for split in ("train", "val"):
         part, precision = task.part(split), fast if split == "train" else "float32"
         store = feature_store(task.cache, trunk, task.view, precision, BACKBONES[backbone].channels)
         if wanted:
