@@ -29,6 +29,7 @@ from bestiary.machine import cache_folder, cores
 from bestiary.progress import Silent
 from bestiary.recipe import Balance, Recipe
 from bestiary.training.balance import BALANCES
+from bestiary.training.linear import logits_of
 from bestiary.training.probe import features_of, fitted_probe
 from bestiary.training.task import Task
 
@@ -72,8 +73,8 @@ def scores(collection: Audited, asked: argparse.Namespace, seed: int, balance: B
         probe, test = fitted_probe(task), task.part("test")
         features = features_of(task, test, probe.trunk, "float32")
     head, val = probe.head, probe.val
-    temperature = fit_temperature(val.features @ head.weight.T + head.bias, val.labels)
-    shares = softmax((features @ head.weight.T + head.bias) / temperature)
+    temperature = fit_temperature(logits_of(val.features, head.weight, head.bias), val.labels)
+    shares = softmax(logits_of(features, head.weight, head.bias) / temperature)
     metrics = score(test.labels, shares, list(classes), resamples=100)
     return tuple(float(metrics[name]["value"]) for name in FIGURES)
 

@@ -31,6 +31,7 @@ from bestiary.evaluation.metrics import score
 from bestiary.inference.sets import bound_of, covered, set_table
 from bestiary.machine import cache_folder, keep_memory
 from bestiary.models.lite import BACKBONES, built_trunk
+from bestiary.training.linear import logits_of
 from bestiary.training.probe import Labelled, fit_head, strengths_for
 from bestiary.training.scores import log_softmax, softmax
 from familiarity import features_of
@@ -58,7 +59,7 @@ def main() -> None:
         parts = np.array(split(items, {"test": 0.15, "val": 0.15}, seed=seed))
         train, val, test = (Labelled(features[parts == p], labels[parts == p]) for p in ("train", "val", "test"))
         head, _ = fit_head(train, val, len(names), strengths=strengths_for(len(train.labels)), balance="none")
-        logits, here = (part.features @ head.weight.T + head.bias for part in (val, test))
+        logits, here = (logits_of(part.features, head.weight, head.bias) for part in (val, test))
         temperature = fit_temperature(logits, val.labels)
         factor, offset = vector_scaling(logits, val.labels)
         scaled = {"none": here, "temperature": here / temperature, "vector": here * factor + offset}

@@ -34,8 +34,10 @@ from bestiary.machine import cache_folder, cores, keep_memory
 from bestiary.models.engine import bulk_engine
 from bestiary.models.lite import BACKBONES, built_trunk
 from bestiary.models.pooling import pooled_graph
+from bestiary.models.standard import mean_and_scale
 from bestiary.models.subspace import Subspace
 from bestiary.progress import Silent
+from bestiary.training.linear import logits_of
 from bestiary.training.probe import Labelled, feature_store, fill_features, fit_head
 
 LARGE, STRENGTH, OF_EACH = 100, 0.01, 120
@@ -85,11 +87,10 @@ def fitted(features: Array, labels: Array, parts: Array, known: Array) -> Callab
         Labelled(features[rows].copy(), np.array([place[name] for name in labels[rows]], np.int64))
         for rows in (known & (parts == "train"), known & (parts == "val"))
     )
-    space = Subspace.of(train.features)
-    mean, scale = train.features.mean(axis=0), train.features.std(axis=0) + 1e-6
+    space, (mean, scale) = Subspace.of(train.features), mean_and_scale(train.features)
     head, _ = fit_head(train, val, len(place), strengths=[STRENGTH], balance="none")  # standardises train in place
-    neighbours = unit(train.features)
-    logits = val.features @ head.weight.T + head.bias
+    neighbours = unit(train.features[:])
+    logits = logits_of(val.features, head.weight, head.bias)
     energy, both = Calibration.of(logits, 1.0), Calibration.of(logits, 1.0, val.features, space)
 
     def scores(rows: Array) -> Scores:

@@ -27,7 +27,7 @@ from bestiary.machine import cache_folder, cores, keep_memory
 from bestiary.models.engine import Precision, has_openvino
 from bestiary.models.lite import BACKBONES, built_trunk
 from bestiary.progress import Silent
-from bestiary.training.probe import Features, feature_store, fill_features
+from bestiary.training.probe import feature_store, fill_features
 
 LARGE = 100
 FILTERS = ("prune_by_class", "prune_by_noise_rate", "both", "confident_learning", "low_self_confidence")
@@ -62,7 +62,7 @@ def main() -> None:
     print(f"{len(true):,} pictures, {asked.backbone}: out-of-fold probabilities in {statistics.median(seconds):.1f} s")
 
 
-def features_of(pictures: pl.DataFrame, backbone: str) -> Features:
+def features_of(pictures: pl.DataFrame, backbone: str) -> npt.NDArray[np.float32]:
     keep_memory()
     view = View(BACKBONES[backbone].size)
     trunk = built_trunk(backbone, cache_folder() / "trunks", view.size)
@@ -70,7 +70,7 @@ def features_of(pictures: pl.DataFrame, backbone: str) -> Features:
     store = feature_store(cache_folder(), trunk, view, precision, BACKBONES[backbone].channels)
     keys, paths = pictures["sha256"].to_list(), [Path(path) for path in pictures["path"]]
     fill_features(store, paths, keys, trunk, view, precision=precision, threads=cores(), reporter=Silent())
-    features: Features = store.read(keys).astype(np.float32)
+    features: npt.NDArray[np.float32] = store.read(keys).astype(np.float32)
     return features
 
 

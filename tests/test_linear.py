@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -10,10 +11,11 @@ import pytest
 
 pytest.importorskip("sklearn")
 
+from bestiary.batches.rows import OnDisk
 from bestiary.evaluation.label_suspects import out_of_fold
 from bestiary.recipe import Balance
 from bestiary.training import linear
-from bestiary.training.linear import AtOnce, InPieces, logits_of, solver, type_for
+from bestiary.training.linear import AtOnce, InPieces, logits_of, solver
 from bestiary.training.probe import Labelled, fit_head
 
 CHANNELS = 24
@@ -30,14 +32,18 @@ def clouds(count: int, classes: int, *, seed: int) -> tuple[npt.NDArray[np.float
 
 @pytest.mark.parametrize("classes", [2, 5])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_both_solvers_find_the_same(classes: int, weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_solvers_find_the_same(
+    classes: int, weighted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(linear, "ROWS_AT_ONCE", 128)
     monkeypatch.setattr(linear, "GUESSED_FROM", 200)
     features, labels = clouds(700, classes, seed=1)
+    kept = OnDisk(tmp_path, CHANNELS, np.float16)
+    kept.append(features)
     rng = np.random.default_rng(2)
     weights = rng.choice([1.0, 3.0], 700).astype(np.float32) if weighted else None
     learned = rng.random(700) < 0.8
-    pieces = solver(features, labels, classes, weights=weights, learned=learned)
+    pieces = solver(kept, labels, classes, weights=weights, learned=learned)
     at_once = solver(
         features.astype(np.float32),
         labels,
@@ -85,20 +91,17 @@ def test_labels_are_doubted_alike_in_pieces() -> None:
     np.testing.assert_allclose(both[0], both[1], atol=5e-3)
 
 
-def test_in_pieces_takes_hardly_more_memory_for_more_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_on_disk_take_hardly_any_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "ROWS_AT_ONCE", 256)
     monkeypatch.setattr(linear, "GUESSED_FROM", 512)
     peaks = []
     for count in (2_000, 20_000):
         features, labels = clouds(count, 3, seed=6)
-        solving = solver(features, labels, 3)
+        kept = OnDisk(tmp_path, CHANNELS, np.float16)
+        kept.append(features)
         tracemalloc.start()
+        solving = solver(kept, labels, 3)
         solving.fit(0.001)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert (peaks[1] - peaks[0]) / 18_000 < 20  # bytes a row, whose features alone take 96 in float32
-
-
-def test_only_large_collections_are_taken_up_in_pieces() -> None:
-    assert type_for(20_000, 1280) is np.float32
-    assert type_for(60_000, 1280) is np.float16

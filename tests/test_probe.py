@@ -44,6 +44,11 @@ def labelled(count: int, classes: int, *, seed: int, noise: float = 1.0) -> Labe
     return Labelled((features * scales + shift).astype(np.float32), labels)
 
 
+def array(part: Labelled) -> NDArray[np.float32]:
+    assert isinstance(part.features, np.ndarray)
+    return part.features
+
+
 def logits_of(head: Head, features: NDArray[np.float32]) -> NDArray[np.float32]:
     logits: NDArray[np.float32] = features @ head.weight.T + head.bias
     return logits
@@ -53,18 +58,18 @@ def logits_of(head: Head, features: NDArray[np.float32]) -> NDArray[np.float32]:
 @pytest.mark.parametrize("balance", ["none", "class-weights"])
 def test_the_head_gives_the_probabilities_of_scikit_learn(classes: int, balance: Balance) -> None:
     train, val = labelled(300, classes, seed=0), labelled(80, classes, seed=1)
-    own = Labelled(train.features.copy(), train.labels)  # the fit standardises its features in place
+    own = Labelled(array(train).copy(), train.labels)  # the fit standardises its features in place
     head, _ = fit_head(own, val, classes, strengths=[0.05], balance=balance)
 
-    mean, scale = train.features.mean(axis=0), train.features.std(axis=0)
+    mean, scale = array(train).mean(axis=0), array(train).std(axis=0)
     weights = "balanced" if balance == "class-weights" else None
     model = LogisticRegression(C=0.05, max_iter=500, class_weight=weights)
-    model.fit((train.features - mean) / scale, train.labels)
-    expected = model.predict_proba((val.features - mean) / scale)
+    model.fit((array(train) - mean) / scale, train.labels)
+    expected = model.predict_proba((array(val) - mean) / scale)
 
     assert head.weight.shape == (classes, FEATURES)
     assert head.is_linear
-    np.testing.assert_allclose(softmax(logits_of(head, val.features)), expected, atol=2e-4)
+    np.testing.assert_allclose(softmax(logits_of(head, array(val))), expected, atol=2e-4)
 
 
 def test_class_weights_favour_the_rare_class() -> None:
@@ -72,7 +77,7 @@ def test_class_weights_favour_the_rare_class() -> None:
     plain, _ = fit_head(train, val, 3, strengths=[0.01], balance="none")
     weighted, _ = fit_head(train, val, 3, strengths=[0.01], balance="class-weights")
     rarest = np.bincount(train.labels).argmin()
-    named = [int((logits_of(head, val.features).argmax(axis=1) == rarest).sum()) for head in (plain, weighted)]
+    named = [int((logits_of(head, array(val)).argmax(axis=1) == rarest).sum()) for head in (plain, weighted)]
     assert named[1] > named[0]
 
 
@@ -86,7 +91,7 @@ def test_the_lowest_validation_loss_is_chosen() -> None:
     assert [line.get("chosen", False) for line in history] == [place == best for place in range(3)]
     assert [line["regularisation"] for line in history] == sorted(strengths)
     assert [line["epoch"] for line in history] == [1, 2, 3]
-    assert loss_and_macro_f1(logits_of(head, val.features), val.labels) == (
+    assert loss_and_macro_f1(logits_of(head, array(val)), val.labels) == (
         history[best]["val_loss"],
         history[best]["val_macro_f1"],
     )
@@ -96,7 +101,7 @@ def test_the_lowest_validation_loss_is_chosen() -> None:
 def test_a_feature_that_never_changes_does_no_harm() -> None:
     train, val = labelled(100, 3, seed=0), labelled(40, 3, seed=1)
     for part in (train, val):
-        part.features[:, 4] = 3.5
+        array(part)[:, 4] = 3.5
     head, history = fit_head(train, val, 3, strengths=[0.05], balance="none")
     assert np.isfinite(head.weight).all()
     assert history[0]["val_macro_f1"] > 0.6
@@ -114,16 +119,16 @@ def test_logit_adjustment_takes_the_classes_shares_out_of_the_plain_head() -> No
 
 def test_a_row_of_weight_two_counts_as_two_rows() -> None:
     train, val = labelled(60, 3, seed=0), labelled(80, 3, seed=1)
-    mean, scale = train.features.mean(axis=0), train.features.std(axis=0)
+    mean, scale = array(train).mean(axis=0), array(train).std(axis=0)
     for part in (train, val):  # standardised before, because repeated rows would shift the mean
-        part.features[:] = (part.features - mean) / scale
+        array(part)[:] = (array(part) - mean) / scale
     times = np.where(train.labels == 2, 2, 1)
-    repeated = np.repeat(train.features, times, axis=0)
+    repeated = np.repeat(array(train), times, axis=0)
     model = LogisticRegression(C=0.05, max_iter=500).fit(repeated, np.repeat(train.labels, times))
-    weighted = Labelled(train.features.copy(), train.labels, times.astype(np.float32))
+    weighted = Labelled(array(train).copy(), train.labels, times.astype(np.float32))
     head, _ = fit_head(weighted, val, 3, strengths=[0.05], balance="oversample")
-    expected = model.predict_proba(val.features)
-    np.testing.assert_allclose(softmax(logits_of(head, val.features)), expected, atol=2e-4)
+    expected = model.predict_proba(array(val))
+    np.testing.assert_allclose(softmax(logits_of(head, array(val))), expected, atol=2e-4)
 
 
 def test_the_sampler_is_refused_by_the_probe() -> None:

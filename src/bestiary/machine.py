@@ -57,6 +57,12 @@ def keep_memory() -> bool:
     return bool(mallopt(M_MMAP_THRESHOLD, KEEP_BYTES) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
 
 
+def give_back_memory() -> None:
+    """Return freed memory to the system after a stage that needed much, where glibc would keep it (`keep_memory`)."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def one_blas_thread() -> contextlib.AbstractContextManager[object]:
     """Return a context in which linear algebra keeps to one thread.
 

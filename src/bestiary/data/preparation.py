@@ -20,6 +20,7 @@ from bestiary.data.shortcuts import find_shortcuts
 from bestiary.data.sources import Listing, list_sources
 from bestiary.data.split import Item, check, deal, digest, lacking, split
 from bestiary.errors import SourceError, nearest
+from bestiary.machine import give_back_memory
 from bestiary.picture import Limits
 from bestiary.progress import Reporter
 from bestiary.recipe import Data
@@ -96,7 +97,9 @@ def audited_listing(
         with reporter.task("Looking for shortcuts", found.height) as advance:
             findings = audit.in_order(pl.concat([findings, find_shortcuts(found, seed=0)]))
             advance(found.height)
-    return Audited(_picture_table(found), findings, passed_over, done)
+    pictures = _picture_table(found)
+    give_back_memory()
+    return Audited(pictures, findings, passed_over, done)
 
 
 def divided(collection: Audited, data: Data, *, seed: int, with_test: bool = True) -> tuple[pl.DataFrame, str]:
@@ -306,3 +309,17 @@ def _given(usable: pl.DataFrame, known: pl.DataFrame, data: Data, seed: int) -> 
     training = known.filter(pl.col("given_split") == "train")
     shared = _dealt(training, {"val": data.val_fraction}, data, seed).select("row_id", "split")
     return usable.drop("split").join(shared, on="row_id", how="left", maintain_order="left")["split"].fill_null("test")
+
+
+def described(pictures: pl.DataFrame, collection: Audited) -> str:
+    """Return one sentence on what will be used."""
+    used = pictures.filter(pl.col("split").is_not_null())
+    parts = {name: used.filter(pl.col("split") == name).height for name in table.SPLITS}
+    tested = f"{parts['test']:,} to test" if "fold" not in used.columns else f"{used['fold'].n_unique()} folds to test"
+    left_out = pictures.height - used.height
+    groups = used.height - used["group"].n_unique()
+    return (
+        f"{used.height:,} pictures of {used['label'].n_unique()} classes: {parts['train']:,} to train,"
+        f" {parts['val']:,} to validate, {tested}. {groups:,} duplicates kept on one side,"
+        f" {left_out:,} files left out, {collection.findings['is_issue'].sum():,} findings."
+    )

@@ -18,7 +18,7 @@ from bestiary.inference.graph import Calibration
 from bestiary.inference.predictor import Predictor
 from bestiary.inference.sealing import Model, prove_parity, unproven, validation_answers, write_model
 from bestiary.inference.sets import set_table
-from bestiary.machine import Clock
+from bestiary.machine import Clock, give_back_memory
 from bestiary.progress import Reporter
 from bestiary.recipe import Recipe
 from bestiary.training.methods import LEARN
@@ -44,7 +44,9 @@ def tested(run: Path, *, threads: int, clock: Clock, reporter: Reporter) -> pl.D
     """Return the prediction table of the test pictures of a run folder, or of a fold in it."""
     with clock.stage("evaluate"):
         test = pictures_of(run).filter(pl.col("split") == "test")
-        return predicted(Predictor(run, threads=threads, engine="fastest"), test, reporter)
+        predictions = predicted(Predictor(run, threads=threads, engine="fastest"), test, reporter)
+    give_back_memory()
+    return predictions
 
 
 def judged(run: Path, predictions: pl.DataFrame, shown: pl.DataFrame, recipe: Recipe) -> dict[str, Any]:
@@ -59,13 +61,15 @@ def judged(run: Path, predictions: pl.DataFrame, shown: pl.DataFrame, recipe: Re
         resamples=recipe.evaluate.resamples,
         seed=recipe.seed,
     )
-    return {
+    found = {
         "split": "test",
         **metrics,
         **leaks_beside(predictions, shown),
         **trust(predictions, groups.to_numpy(), bundle, folds=recipe.data.folds, seed=recipe.seed),
         "slices": slices(predictions, shown),
     }
+    give_back_memory()
+    return found
 
 
 def _seal(task: Task, learned: Learned) -> Model:

@@ -11,11 +11,11 @@ import numpy.typing as npt
 import polars as pl
 
 from bestiary import table
+from bestiary.batches.rows import Rows
 from bestiary.data.folds import deal_folds
 from bestiary.evaluation.outliers import outliers
 from bestiary.models.standard import mean_and_scale
 from bestiary.training.linear import logits_of, solver
-from bestiary.training.probe import Features
 from bestiary.training.scores import softmax
 
 FOLDS = 5
@@ -47,10 +47,10 @@ class Suspect:
     score: float
 
 
-def suspect_findings(pictures: pl.DataFrame, features: Features, *, seed: int) -> pl.DataFrame:
+def suspect_findings(pictures: pl.DataFrame, features: Rows, *, seed: int) -> pl.DataFrame:
     """Return the findings (`table.FINDINGS`) "suspect-label" and "outlier", worst first.
 
-    pictures: `row_id, path, label, group`, only those that can be read; features: float32 (n, channels), in the same
+    pictures: `row_id, path, label, group`, only those that can be read; features: (n, channels), in the same
     order. The same pictures, features and seed give the same findings.
     """
     classes = sorted(pictures["label"].unique())
@@ -102,11 +102,11 @@ def suspects(probabilities: Probabilities, labels: Integers, classes: Sequence[s
 
 
 def out_of_fold(
-    features: Features, labels: Integers, groups: Integers, classes: int, *, folds: int = FOLDS, seed: int
+    features: Rows, labels: Integers, groups: Integers, classes: int, *, folds: int = FOLDS, seed: int
 ) -> Probabilities:
     """Return for each picture the probabilities by a head that saw neither it nor its duplicates: float64 (n, classes).
 
-    features: (n, channels), float32 or float16, not changed; labels, groups: int64 (n,). The head is the probe's:
+    features: (n, channels), not changed; labels, groups: int64 (n,). The head is the probe's:
     standardised features, logistic regression. A picture whose class no other group shows cannot be judged: its row is
     NaN.
     """

@@ -9,14 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
 from bestiary.evaluation.intervals import Floats, Integers, interval, percentiles, resampled_sums
-from bestiary.machine import one_blas_thread
 from bestiary.models.standard import mean_and_scale
 from bestiary.percent import points_text
-from bestiary.training.linear import MAX_ITERATIONS
+from bestiary.training.linear import Features, logits_of, solver
 from bestiary.training.probe import Labelled
 
 SHARES, DRAWS = (0.25, 0.5, 1.0), (2, 2, 1)  # of the training pictures, and how often each share is drawn
@@ -45,10 +43,9 @@ def learning_curve(
     to `val`, if known.
     """
     rng = np.random.default_rng(seed)
-    mean, scale = mean_and_scale(train.features)
+    standard = mean_and_scale(train.features)
     count = len(train.labels)
     everything = _drawn(train.labels, groups[0], min(1.0, MOST_PICTURES / count), rng)
-    known, shown = ((some - mean) / scale for some in (train.features[everything], val.features))
     labels, own_groups = train.labels[everything], groups[0][everything]
     answers, sizes = list[Integers](), list[list[int]]()
     for share, draws in zip(SHARES, DRAWS, strict=True):
@@ -59,8 +56,8 @@ def learning_curve(
             if whole is not None and len(rows) == count:
                 answers.append(whole)
                 continue
-            relative = strength * count / len(rows)
-            answers.append(_answers(known[rows], labels[rows], shown, relative))
+            learned = Labelled(train.features[everything[rows]], labels[rows])
+            answers.append(_answers(learned, val, len(classes), strength * count / len(rows), standard))
     f1 = _f1(np.stack(answers), val.labels, groups[1], len(classes), seed)
     return _described(f1, [round(float(np.mean(size))) for size in sizes], classes)
 
@@ -82,11 +79,14 @@ def _drawn(labels: Integers, groups: Integers, share: float, rng: np.random.Gene
     return np.flatnonzero(chosen)
 
 
-def _answers(features: npt.NDArray[np.float32], labels: Integers, shown: npt.NDArray[Any], strength: float) -> Integers:
-    from sklearn.linear_model import LogisticRegression
-
-    with one_blas_thread():
-        found: Integers = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS).fit(features, labels).predict(shown)
+def _answers(
+    learned: Labelled, val: Labelled, classes: int, strength: float, standard: tuple[Features, Features]
+) -> Integers:
+    """Return the classes that a head fitted on some pictures gives to `val`, int64 (n,)."""
+    solving = solver(learned.features, learned.labels, classes, standard=standard)
+    weights, biases = solving.fit(strength)
+    scaled = weights / solving.scale
+    found: Integers = logits_of(val.features, scaled, biases - scaled @ solving.mean).argmax(axis=1)
     return found
 
 

@@ -13,12 +13,14 @@ import polars as pl
 
 from bestiary.batches.decoding import View
 from bestiary.batches.pixels import pixel_batches
+from bestiary.batches.rows import gathered
 from bestiary.evaluation.class_gaps import class_gaps
 from bestiary.evaluation.learning_curve import learning_curve
+from bestiary.machine import give_back_memory
 from bestiary.models.engine import Precision, has_openvino
 from bestiary.models.lite import BACKBONES, built_trunk
 from bestiary.recipe import BACKBONE_SIZES, Recipe
-from bestiary.training.linear import logits_of, type_for
+from bestiary.training.linear import logits_of
 from bestiary.training.probe import Labelled, feature_store, fill_features
 from bestiary.training.task import Learned, Part, Task
 
@@ -56,6 +58,7 @@ def lessons(task: Task, learned: Learned) -> dict[str, Any]:
             whole=learned.val_logits.argmax(axis=1) if probe is task else None,
         )
         found["curve"] = {"learner": f"probe with {probe.recipe.model.backbone}", **curve}
+        give_back_memory()
     return found
 
 
@@ -123,6 +126,5 @@ def _features(task: Task) -> list[Labelled] | None:
             )  # fmt: skip
         if store.missing(part.keys):
             return None
-        kept = store.read(part.keys, type_for(len(part.keys), BACKBONES[backbone].channels))
-        found.append(Labelled(kept, part.labels))
+        found.append(Labelled(gathered([(store, key) for key in part.keys]), part.labels))
     return found

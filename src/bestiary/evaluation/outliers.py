@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from bestiary.batches.rows import Rows
 from bestiary.models.standard import mean_and_scale
-from bestiary.training.probe import Features
 
 NEIGHBOURS = 5
 REFERENCES, ROWS_AT_ONCE = 2_000, 1_024  # compared with at most so many of the class: memory and time stay linear
@@ -32,12 +32,10 @@ class Outlier:
     score: float
 
 
-def outliers(
-    features: Features, labels: Integers, groups: Integers, probabilities: Array, *, seed: int
-) -> list[Outlier]:
+def outliers(features: Rows, labels: Integers, groups: Integers, probabilities: Array, *, seed: int) -> list[Outlier]:
     """Return the pictures that fit no class, strangest first.
 
-    features: float32 (n, channels); labels, groups: int64 (n,); probabilities: float64 (n, classes), out of fold, NaN
+    features: (n, channels); labels, groups: int64 (n,); probabilities: float64 (n, classes), out of fold, NaN
     where they are not known. A picture of a class with fewer than NEIGHBOURS others cannot be judged.
     """
     similarity = similarity_to_own(features, labels, groups, seed=seed)
@@ -54,14 +52,14 @@ def outliers(
     return [Outlier(int(at), float(believed[at]), float(share[at])) for at in strangest_first]
 
 
-def similarity_to_own(features: Features, labels: Integers, groups: Integers, *, seed: int) -> Array:
+def similarity_to_own(features: Rows, labels: Integers, groups: Integers, *, seed: int) -> Array:
     """Return each picture's mean cosine similarity to the nearest NEIGHBOURS of its class, float64 (n,) in -1..1.
 
     Features are standardised first. Its own duplicates (`groups`) do not count. NaN where there are too few others.
     """
     mean, scale = mean_and_scale(features)
 
-    def directions(chosen: Integers) -> Features:
+    def directions(chosen: Integers) -> npt.NDArray[np.float32]:
         rows = (features[chosen] - mean) / scale
         rows /= np.linalg.norm(rows, axis=1, keepdims=True) + np.float32(1e-6)
         return rows
@@ -81,7 +79,7 @@ def similarity_to_own(features: Features, labels: Integers, groups: Integers, *,
     return found
 
 
-def _mean_of_highest(cosine: Features) -> Array:
+def _mean_of_highest(cosine: npt.NDArray[np.float32]) -> Array:
     """Return the mean of the NEIGHBOURS highest values of each row; NaN for a row with fewer; NaN values are none."""
     highest = -np.sort(-cosine, axis=1)[:, :NEIGHBOURS]  # NaN is sorted to the end
     mean: Array = highest.mean(axis=1, dtype=np.float64)

@@ -15,6 +15,7 @@ from bestiary.data.audit import in_order
 from bestiary.data.preparation import Audited
 from bestiary.errors import MissingExtraError, needs
 from bestiary.evaluation.label_suspects import suspect_findings
+from bestiary.machine import give_back_memory
 from bestiary.models.lite import BACKBONES
 from bestiary.picture import Limits
 from bestiary.progress import Reporter
@@ -47,6 +48,7 @@ def looked_again(found: Audited, recipe: Recipe, *, threads: int, cache: Path, r
     with reporter.task("Doubting labels", pictures.height) as advance:
         learned = suspect_findings(pictures, features, seed=SEED)
         advance(pictures.height)
+    give_back_memory()
     return replace(found, findings=in_order(pl.concat([found.findings, learned])))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from bestiary.batches.rows import Rows
 from bestiary.errors import IntegrityError
 from bestiary.models.head import Head
 from bestiary.models.subspace import Subspace
@@ -42,7 +43,7 @@ class Calibration:
 
     @classmethod
     def of(
-        cls, logits: Floats, temperature: float, features: Floats | None = None, subspace: Subspace | None = None
+        cls, logits: Floats, temperature: float, features: Rows | None = None, subspace: Subspace | None = None
     ) -> Calibration:
         """Return the calibration whose familiarity is centred on these validation logits (n, classes).
 
@@ -58,7 +59,7 @@ class Calibration:
         """What familiarity is made of, as the bundle says it."""
         return "energy" if self.subspace is None else "energy and features"
 
-    def familiarity(self, logits: Floats, features: Floats | None = None) -> Floats:
+    def familiarity(self, logits: Floats, features: Rows | None = None) -> Floats:
         """Return what the sealed graph gives as familiarity, (n,), for logits (n, classes), features (n, channels)."""
         known = (_energy(logits) - self.energy_mean) / self.energy_scale
         if self.subspace is not None:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 import bestiary
 from bestiary.batches.decoding import View
+from bestiary.batches.rows import Rows
 from bestiary.errors import IntegrityError
 from bestiary.inference.bundle import GRAPH_NAME, Bundle, read_bundle
 from bestiary.inference.graph import Calibration, seal
@@ -138,7 +139,7 @@ def prove_parity(
     replace(bundle, parity=parity).write(run)
 
 
-def validation_answers(model: Model, val_logits: Floats, val_features: Floats | None = None) -> Iterator[Prediction]:
+def validation_answers(model: Model, val_logits: Floats, val_features: Rows | None = None) -> Iterator[Prediction]:
     """Yield what the sealed graph answers to the validation pictures, from their logits and features.
 
     `prove_parity` checks that it does.

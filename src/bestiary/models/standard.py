@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
+
+from bestiary.batches.rows import Rows
 
 ROWS_AT_ONCE = 2_048
 LEAST = 1e-6  # added to the spread: a channel that never varies is not divided by 0
 
-Floats = npt.NDArray[np.floating[Any]]
 Features = npt.NDArray[np.float32]
 
 
-def mean_and_scale(features: Floats) -> tuple[Features, Features]:
+def mean_and_scale(features: Rows) -> tuple[Features, Features]:
     """Return each channel's mean and standard deviation, float32 (channels,), of features (n, channels).
 
     >>> mean_and_scale(np.array([[1, 5], [3, 5]], np.float32))[0].tolist()

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bestiary.batches.rows import Rows, pieces
+
 Floats = npt.NDArray[np.floating[Any]]
 
 DIRECTIONS = 256  # measured against held-out classes and strangers: docs/log.md, 2026-11-25
@@ -35,19 +37,20 @@ class Subspace:
     directions: npt.NDArray[np.float32]
 
     @classmethod
-    def of(cls, features: Floats, *, seed: int = 0) -> Subspace:
+    def of(cls, features: Rows, *, seed: int = 0) -> Subspace:
         """Return the subspace of training features (n, channels)."""
-        if len(features) > MANY:
-            features = features[enough(len(features), seed=seed)]
-        some = features.astype(np.float32, copy=False)
+        some = features[enough(len(features), seed=seed)].astype(np.float32, copy=False)
         mean, scale = some.mean(axis=0), some.std(axis=0) + np.float32(1e-3)
         seen = (some - mean) / scale
         _, vectors = np.linalg.eigh(seen.T @ seen)
-        count = max(1, min(DIRECTIONS, len(features) // 2, features.shape[1] // 2))
+        count = max(1, min(DIRECTIONS, len(some) // 2, some.shape[1] // 2))
         return cls(mean, scale, np.ascontiguousarray(vectors[:, ::-1][:, :count], np.float32))
 
-    def inside(self, features: Floats) -> Floats:
+    def inside(self, features: Rows) -> Floats:
         """Return for features (n, channels) the share of their squared length along the directions, (n,), 0..1."""
+        return np.concatenate([self._inside(piece) for piece in pieces(features)])
+
+    def _inside(self, features: Floats) -> Floats:
         seen = (features.astype(np.float64) - self.mean) / self.scale
         share: Floats = ((seen @ self.directions) ** 2).sum(axis=1) / np.maximum((seen**2).sum(axis=1), 1e-12)
         return share

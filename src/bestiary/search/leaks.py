@@ -18,6 +18,7 @@ import polars as pl
 
 from bestiary import table
 from bestiary.batches.decoding import View
+from bestiary.batches.rows import Rows, gathered
 from bestiary.data.split import Item, split
 from bestiary.deliver.report import write_report
 from bestiary.errors import RecipeError, RunError, SourceError
@@ -28,8 +29,8 @@ from bestiary.picture import Limits
 from bestiary.progress import Reporter, Silent
 from bestiary.recipe import Balance, Recipe
 from bestiary.training import run_folder
-from bestiary.training.linear import type_for
-from bestiary.training.probe import Features, Labelled, feature_store, fill_features, fit_head
+from bestiary.training.linear import logits_of
+from bestiary.training.probe import Labelled, feature_store, fill_features, fit_head
 
 SEEDS = 5
 SILENT = Silent()
@@ -43,7 +44,7 @@ class Problem:
     """The pictures of a run as the experiment needs them, one row each, and how a head is fitted."""
 
     items: list[Item]
-    features: Features
+    features: Rows
     labels: Places
     groups: Places
     classes: int
@@ -56,7 +57,7 @@ class Problem:
         seen = Labelled(self.features[train], self.labels[train])
         known = Labelled(self.features[val], self.labels[val])
         head, _ = fit_head(seen, known, self.classes, strengths=[self.strength], balance=self.balance)
-        said = (self.features[test] @ head.weight.T + head.bias).argmax(axis=1)
+        said = logits_of(self.features[test], head.weight, head.bias).argmax(axis=1)
         return np.asarray(said == self.labels[test])
 
 
@@ -264,7 +265,7 @@ def _problem(run: Path, recipe: Recipe, threads: int, reporter: Reporter) -> Pro
     )
 
 
-def _features(used: pl.DataFrame, recipe: Recipe, threads: int, reporter: Reporter) -> Features:
+def _features(used: pl.DataFrame, recipe: Recipe, threads: int, reporter: Reporter) -> Rows:
     assert recipe.picture.size is not None  # a resolved recipe has it
     view = View(recipe.picture.size, recipe.picture.fit, Limits(recipe.picture.max_bytes, recipe.picture.max_pixels))
     trunk = built_trunk(recipe.model.backbone, cache_folder() / "trunks", view.size)
@@ -272,4 +273,4 @@ def _features(used: pl.DataFrame, recipe: Recipe, threads: int, reporter: Report
     store = feature_store(cache_folder(), trunk, view, precision, BACKBONES[recipe.model.backbone].channels)
     paths, keys = [Path(path) for path in used["path"]], used["sha256"].to_list()
     fill_features(store, paths, keys, trunk, view, precision=precision, threads=threads, reporter=reporter)
-    return store.read(keys, type_for(len(keys), BACKBONES[recipe.model.backbone].channels))
+    return gathered([(store, key) for key in keys])

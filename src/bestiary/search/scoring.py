@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from bestiary.batches.rows import gathered
 from bestiary.data.folds import content_folds
 from bestiary.data.split import Item, deal
 from bestiary.errors import RecipeError, SourceError
@@ -19,7 +20,7 @@ from bestiary.models.lite import BACKBONES, built_trunk
 from bestiary.progress import Reporter
 from bestiary.recipe import Recipe
 from bestiary.training import run_folder
-from bestiary.training.linear import type_for
+from bestiary.training.linear import logits_of
 from bestiary.training.methods import network_logits
 from bestiary.training.probe import Labelled, feature_store, fit_head, fitted_probe, strengths_of, training_precision
 from bestiary.training.scores import calibrated_loss, macro_f1
@@ -167,7 +168,7 @@ def _logits(task: Task) -> tuple[Logits, float | None]:
         strengths, balance = strengths_of(task.recipe, len(train.labels)), task.recipe.train.balance
         head, history = fit_head(train, val, len(task.classes), strengths=strengths, balance=balance)
     chosen = next(line["regularisation"] for line in history if line.get("chosen"))
-    return (val.features @ head.weight.T + head.bias).astype(np.float32), chosen
+    return logits_of(val.features, head.weight, head.bias), chosen
 
 
 def _as_kept(task: Task) -> tuple[Labelled, Labelled]:
@@ -181,10 +182,7 @@ def _as_kept(task: Task) -> tuple[Labelled, Labelled]:
     found = []
     for side in ("train", "val"):
         rows = task.pictures.filter(pl.col("split") == side)
-        features = np.empty((rows.height, channels), type_for(rows.height, channels))
-        for kept, store in stores.items():
-            at = (rows[KEPT] == kept).to_numpy()
-            features[at] = store.read(rows.filter(pl.col(KEPT) == kept)["sha256"].to_list(), features.dtype)
+        features = gathered([(stores[kept], key) for kept, key in rows.select(KEPT, "sha256").iter_rows()])
         found.append(Labelled(features, task.part(side).labels))
     return found[0], found[1]
 

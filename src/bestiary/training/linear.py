@@ -1,8 +1,9 @@
 """Logistic regression on features: at once, with scikit-learn, or in pieces where that would take too much memory.
 
 scikit-learn wants all rows in float32 and a copy of those it learns from. That is the fastest, and what happens up to
-`AT_ONCE` bytes. Larger collections stay in half precision, as they are kept on disk, and each step of the solver takes
-them up a piece at a time: the same objective, the same optimiser (L-BFGS), the same point at which it stops.
+some size (`batches.rows.AT_ONCE`). The features of larger collections stay on disk in half precision, and each step of
+the solver takes them up a piece at a time: the same objective, the same optimiser (L-BFGS), the same point at which it
+stops.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from bestiary.batches.rows import Rows
 from bestiary.machine import cores, one_blas_thread
 from bestiary.models.standard import mean_and_scale
 from bestiary.training.scores import log_softmax
 
-AT_ONCE = 128 * 2**20  # bytes of float32: 26,000 pictures with lite0
 ROWS_AT_ONCE, GUESSED_FROM = 1_024, 8_192
 MAX_ITERATIONS, TOLERANCE = 500, 1e-4  # of the largest gradient of the mean loss, as in scikit-learn
 EPSILON = float(np.finfo(float).eps)
@@ -30,14 +31,9 @@ Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
 
-def type_for(pictures: int, channels: int) -> npt.DTypeLike:
-    """Return what features of so many pictures are held in: float32, or float16 where they are taken up in pieces."""
-    return np.float32 if 4 * pictures * channels <= AT_ONCE else np.float16
-
-
-def logits_of(features: Array, weights: Array, biases: Array, rows: Integers | None = None) -> Features:
+def logits_of(features: Rows, weights: Array, biases: Array, rows: Integers | None = None) -> Features:
     """Return the logits, float32 (n, classes), of features (n, channels) or some of their rows: float16 in pieces."""
-    if features.dtype != np.float16:
+    if isinstance(features, np.ndarray) and features.dtype != np.float16:
         return np.asarray((features if rows is None else features[rows]) @ weights.T + biases, np.float32)
     starts = range(0, len(features if rows is None else rows), ROWS_AT_ONCE)
     places = (slice(at, at + ROWS_AT_ONCE) for at in starts)
@@ -62,7 +58,7 @@ class Solver(Protocol):
 
 
 def solver(
-    features: Array,
+    features: Rows,
     labels: Integers,
     classes: int,
     *,
@@ -70,14 +66,14 @@ def solver(
     learned: Flags | None = None,
     standard: tuple[Features, Features] | None = None,
 ) -> Solver:
-    """Return a solver for features (n, channels): float32 ones at once, float16 ones in pieces (see `type_for`).
+    """Return a solver for features (n, channels): float32 ones at once, float16 ones in pieces.
 
     labels: int64 (n,) in 0..classes-1. weights: how much each row counts, (n,). learned: which rows to learn from,
     bool (n,). standard: mean and scale, if not those of these rows. Features in float32 are standardised in place
     unless `learned` is given; others are not changed.
     """
     mean, scale = mean_and_scale(features) if standard is None else standard
-    if features.dtype != np.float16:
+    if isinstance(features, np.ndarray) and features.dtype != np.float16:
         rows, own = (features, labels) if learned is None else (features[learned], labels[learned])
         rows -= mean
         rows /= scale
@@ -121,7 +117,7 @@ class InPieces:
     """The same objective with L-BFGS, over rows that are turned into float32 a piece at a time."""
 
     def __init__(
-        self, features: Array, labels: Integers, classes: int, counts: Features, mean: Features, scale: Features
+        self, features: Rows, labels: Integers, classes: int, counts: Features, mean: Features, scale: Features
     ) -> None:
         """Nothing is fitted yet. counts: how much each row counts, (n,); 0 leaves it out."""
         self.mean, self.scale = mean, scale

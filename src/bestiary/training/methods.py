@@ -8,20 +8,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from bestiary.batches.batches import Read
 from bestiary.batches.pixels import fill, pixel_store
 from bestiary.batches.statistics import Statistics, channel_statistics
 from bestiary.batches.store import ArrayStore
 from bestiary.errors import RecipeError, needs
-from bestiary.machine import keep_memory, processes
+from bestiary.machine import give_back_memory, keep_memory, processes
 from bestiary.models.cut import frozen_stages
 from bestiary.models.engine import OnnxRuntimeEngine, has_openvino, run
 from bestiary.models.head import Head
 from bestiary.models.lite import BACKBONES
 from bestiary.models.subspace import Subspace, enough
 from bestiary.recipe import Augment, Recipe
+from bestiary.training.linear import logits_of
 from bestiary.training.probe import features_of, fitted_probe, training_precision
 from bestiary.training.run_folder import write_history
 from bestiary.training.scores import loss_and_macro_f1
@@ -118,7 +117,8 @@ def learn_probe(task: Task) -> Learned:
     def reference(images: Images) -> Logits:
         return head.logits(run(engine, images)["maps"])
 
-    val_logits = (val.features @ head.weight.T + head.bias).astype(np.float32)
+    give_back_memory()
+    val_logits = logits_of(val.features, head.weight, head.bias)
     engine_name = "openvino" if has_openvino() else "onnxruntime"
     train = task.part("train")
     some = train.at(enough(len(train.keys), seed=task.recipe.seed))  # only these are read: the rest may be large

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from bestiary.batches.decoding import Pinned, View
 from bestiary.batches.pixels import PIXELS_VERSION, pixel_batches
+from bestiary.batches.rows import Rows, gathered
 from bestiary.batches.store import ArrayStore
 from bestiary.machine import keep_memory
 from bestiary.models.engine import Precision, bulk_engine, has_openvino
@@ -26,26 +27,25 @@ from bestiary.picture import Pixels
 from bestiary.progress import Reporter
 from bestiary.recipe import Balance, Recipe
 from bestiary.training.balance import epoch_order, logit_offsets
-from bestiary.training.linear import solver, type_for
+from bestiary.training.linear import logits_of, solver
 from bestiary.training.scores import loss_and_macro_f1
 from bestiary.training.task import Part, Task
 
 STRENGTHS_TIMES_PICTURES = (4, 12, 40, 120, 400, 1200)  # scikit-learn's C weighs a sum over pictures, not a mean
 
-Features = npt.NDArray[np.floating[Any]]  # float32, of large collections float16
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Features (n, channels), float32 or float16, with the position of each picture's class, int64 (n,).
+    """Features (n, channels) with the position of each picture's class, int64 (n,).
 
     weights: how much each row counts, float32 (n,); None for 1 each.
     """
 
-    features: Features
+    features: Rows
     labels: npt.NDArray[np.int64]
-    weights: Features | None = None
+    weights: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -151,18 +151,17 @@ def bulk_features(
     cache: Path,
     threads: int,
     reporter: Reporter,
-) -> Features:
+) -> Rows:
     """Return the features of pictures by a bundled backbone, (n, channels); the cache is filled first.
 
-    Computed in bfloat16 where OpenVINO is there, as those that a probe is trained on; float32, or float16 for a large
-    collection. keys: the pictures' SHA-256.
+    Computed in bfloat16 where OpenVINO is there, as those that a probe is trained on. keys: the pictures' SHA-256.
     """
     keep_memory()
     trunk = built_trunk(backbone, cache / "trunks", view.size)
     precision = training_precision()
     store = feature_store(cache, trunk, view, precision, BACKBONES[backbone].channels)
     fill_features(store, paths, keys, trunk, view, precision=precision, threads=threads, reporter=reporter)
-    return store.read(keys, type_for(len(keys), BACKBONES[backbone].channels))
+    return gathered([(store, key) for key in keys])
 
 
 def fit_head(
@@ -196,24 +195,25 @@ def _labelled(
     task: Task, part: Part, trunk: Path, precision: Precision, times: npt.NDArray[np.int64] | None
 ) -> Labelled:
     """Return the features of a part; pictures shown more than once are shown mirrored every other time."""
-    features = features_of(task, part, trunk, precision)
     if times is None or times.max() == 1:
-        return Labelled(features, part.labels)
+        return Labelled(features_of(task, part, trunk, precision), part.labels)
     again = np.flatnonzero(times > 1)
     few = part.at(again)
-    turned = features_of(task, few, trunk, precision, mirrored=True)
+    store, turned = _filled(task, part, trunk, precision), _filled(task, few, trunk, precision, mirrored=True)
+    features = gathered([*((store, key) for key in part.keys), *((turned, key) for key in few.keys)])
     shown = np.concatenate([(times + 1) // 2, times[again] // 2])
     weights = (shown * (len(times) / times.sum())).astype(np.float32)  # a strength C then means the same as without
-    return Labelled(
-        np.concatenate([features, turned], dtype=features.dtype), np.concatenate([part.labels, few.labels]), weights
-    )
+    return Labelled(features, np.concatenate([part.labels, few.labels]), weights)
 
 
-def features_of(task: Task, part: Part, trunk: Path, precision: Precision, *, mirrored: bool = False) -> Features:
-    """Return the features of a part of the task, (n, channels), from the cache or computed.
+def features_of(task: Task, part: Part, trunk: Path, precision: Precision) -> Rows:
+    """Return the features of a part of the task, (n, channels), from the cache or computed."""
+    store = _filled(task, part, trunk, precision)
+    return gathered([(store, key) for key in part.keys])
 
-    float32; of a large training part float16.
-    """
+
+def _filled(task: Task, part: Part, trunk: Path, precision: Precision, *, mirrored: bool = False) -> ArrayStore:
+    """Return the store of the features of a part of the task, which are computed as far as they are missing."""
     channels = BACKBONES[task.recipe.model.backbone].channels
     store = feature_store(task.cache, trunk, task.view, precision, channels, mirrored=mirrored)
     with task.clock.stage("cache"):
@@ -228,23 +228,23 @@ def features_of(task: Task, part: Part, trunk: Path, precision: Precision, *, mi
             reporter=task.reporter,
             mirrored=mirrored,
         )
-    return store.read(part.keys, type_for(len(part.keys), channels))
+    return store
 
 
 def _mirrored(batches: Iterable[Pixels]) -> Iterator[Pixels]:
     return (np.ascontiguousarray(images[:, :, ::-1]) for images in batches)
 
 
-def _class_weights(labels: npt.NDArray[np.int64], classes: int) -> Features:
+def _class_weights(labels: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.float32]:
     """Return weights by which every class counts as much, float32 (n,), of mean 1."""
     by_class = len(labels) / (classes * np.maximum(1, np.bincount(labels, minlength=classes)))
     return by_class.astype(np.float32)[labels]
 
 
 def _line(
-    step: int, strength: float, head: Head, offsets: Features, train_loss: float, val: Labelled, seconds: float
+    step: int, strength: float, head: Head, offsets: Array, train_loss: float, val: Labelled, seconds: float
 ) -> dict[str, Any]:
-    logits = val.features @ head.weight.T + head.bias
+    logits = logits_of(val.features, head.weight, head.bias)
     return {
         "epoch": step,
         "train_loss": train_loss,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import polars as pl
 
 from bestiary import table
 from bestiary.batches.decoding import View
+from bestiary.batches.rows import Rows
 from bestiary.machine import Clock, cache_folder
 from bestiary.models.head import Head
 from bestiary.models.subspace import Subspace
@@ -74,7 +75,7 @@ class Learned:
     """What came out: trunk and head to be sealed, the logits of the validation pictures, in float32.
 
     reference: the network as it was trained, in float32: images uint8 (n, size, size, 3) to logits (n, classes). The
-    sealed graph is held against it. `notes` are facts for the environment file. val_features float32 (n, channels) and
+    sealed graph is held against it. `notes` are facts for the environment file. val_features (n, channels) and
     the subspace of the training features make up familiarity, where there are any; else it is made of logits alone.
     """
 
@@ -84,20 +85,30 @@ class Learned:
     val_logits: Logits
     reference: Callable[[Images], Logits]
     notes: dict[str, Any]
-    val_features: npt.NDArray[np.float32] | None = None
+    val_features: Rows | None = None
     subspace: Subspace | None = None
 
 
 def task_in(run: Path, threads: int, clock: Clock, reporter: Reporter, *, resume: bool) -> Task:
     """Return what is to be learned, from a run folder."""
-    task = task_of(run, run_folder.resolved_of(run), pictures_of(run), threads, clock, reporter)
-    return replace(task, resume=resume)
+    return task_of(run, run_folder.resolved_of(run), pictures_of(run), threads, clock, reporter, resume=resume)
 
 
-def task_of(run: Path, recipe: Recipe, shown: pl.DataFrame, threads: int, clock: Clock, reporter: Reporter) -> Task:
+def task_of(
+    run: Path,
+    recipe: Recipe,
+    shown: pl.DataFrame,
+    threads: int,
+    clock: Clock,
+    reporter: Reporter,
+    *,
+    resume: bool = False,
+    deadline: float | None = None,
+) -> Task:
     """Return what is to be learned from pictures that are split, under a resolved recipe."""
     classes = tuple(sorted(shown.filter(pl.col("split") == "train")["label"].unique()))
-    return Task(recipe, shown, classes, _view(recipe), run, cache_folder(), threads, reporter, clock)
+    place = cache_folder()
+    return Task(recipe, shown, classes, _view(recipe), run, place, threads, reporter, clock, resume, deadline)
 
 
 def pictures_of(run: Path) -> pl.DataFrame:

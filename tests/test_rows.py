@@ -1,0 +1,155 @@
+"""Rows on disk are what an array of them would be, and never more of it in memory than is asked for."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from full_disk import largest_file
+
+pytest.importorskip("sklearn")
+
+from bestiary.batches import rows as rows_module
+from bestiary.batches.rows import OnDisk, gathered, pieces
+from bestiary.batches.store import ArrayStore
+from bestiary.errors import IntegrityError, MachineError
+from bestiary.evaluation.label_suspects import out_of_fold
+from bestiary.evaluation.learning_curve import learning_curve
+from bestiary.evaluation.neighbours import nearest
+from bestiary.evaluation.outliers import similarity_to_own
+from bestiary.models.standard import mean_and_scale
+from bestiary.models.subspace import Subspace
+from bestiary.training.probe import Labelled
+
+COUNT, CHANNELS = 300, 12
+VALUES = np.random.default_rng(0).normal(0, 1, (COUNT, CHANNELS)).astype(np.float16)
+LABELS = np.arange(COUNT, dtype=np.int64) % 3
+GROUPS = np.arange(COUNT, dtype=np.int64)
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> OnDisk:
+    """VALUES on disk, written in two goes."""
+    found = OnDisk(tmp_path, CHANNELS, np.float16)
+    found.append(VALUES[:7])
+    found.append(VALUES[7:])
+    return found
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        slice(None),
+        slice(5, 20),
+        slice(290, 400),
+        slice(20, 5),
+        slice(0, 300, 7),
+        np.array([3, 4, 5, 299, 0, 0, 1]),
+        np.array([], np.int64),
+        LABELS == 1,
+        np.zeros(COUNT, bool),
+    ],
+    ids=["all", "some", "beyond", "none", "every seventh", "places", "no place", "flags", "no flag"],
+)
+def test_some_rows_are_those_of_the_array(kept: OnDisk, places: slice | npt.NDArray[np.int64]) -> None:
+    found = kept[places]
+    assert found.dtype == np.float16
+    np.testing.assert_array_equal(found, VALUES[places])
+
+
+def test_it_has_the_shape_of_the_array_and_goes_by_pieces(kept: OnDisk) -> None:
+    assert (len(kept), kept.shape, kept.dtype) == (COUNT, VALUES.shape, VALUES.dtype)
+    np.testing.assert_array_equal(np.concatenate(list(pieces(kept))), VALUES)
+    with pytest.raises(IndexError, match="there are 300"):
+        kept[np.array([300])]
+
+
+def test_what_is_computed_of_them_is_what_an_array_gives(kept: OnDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows_module, "PIECE", 64)
+    for one, other in zip(mean_and_scale(kept), mean_and_scale(VALUES), strict=True):
+        np.testing.assert_array_equal(one, other)
+    space = Subspace.of(VALUES)
+    np.testing.assert_array_equal(Subspace.of(kept).directions, space.directions)
+    np.testing.assert_allclose(space.inside(kept), space.inside(VALUES), rtol=1e-12)
+    np.testing.assert_array_equal(
+        similarity_to_own(kept, LABELS, GROUPS, seed=0), similarity_to_own(VALUES, LABELS, GROUPS, seed=0)
+    )
+    np.testing.assert_array_equal(
+        out_of_fold(kept, LABELS, GROUPS, 3, seed=0), out_of_fold(VALUES, LABELS, GROUPS, 3, seed=0)
+    )
+    whole = Labelled(VALUES.astype(np.float32), LABELS)
+    curves = [
+        learning_curve(known, whole, (GROUPS, GROUPS), ("cat", "dog", "owl"), strength=0.1, seed=0)
+        for known in (Labelled(kept, LABELS), Labelled(VALUES, LABELS))
+    ]
+    assert curves[0] == curves[1]
+
+
+def test_the_most_alike_are_found_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, groups = VALUES[:20], np.arange(1000, 1020)
+    groups[3] = GROUPS[33]
+    whole = nearest(asked, VALUES[20:], groups, GROUPS[20:], 4)
+    monkeypatch.setattr("bestiary.evaluation.neighbours.ROWS_AT_ONCE", 37)
+    np.testing.assert_array_equal(nearest(asked, VALUES[20:], groups, GROUPS[20:], 4), whole)
+    mean, scale = mean_and_scale(VALUES[20:])
+    seen = (VALUES - mean) / scale
+    cosine = seen @ seen.T / np.outer(*[np.linalg.norm(seen, axis=1)] * 2)
+    expected = np.argsort(-np.delete(cosine[3, 20:], 13))[:4]
+    np.testing.assert_array_equal(whole[3], expected + (expected >= 13))
+
+
+def filled(folder: Path, first: int, last: int) -> ArrayStore:
+    store = ArrayStore(folder, (CHANNELS,), np.float16)
+    with store.writing() as segment:
+        segment.append([f"picture-{row}" for row in range(first, last)], VALUES[first:last])
+    return store
+
+
+def test_many_are_gathered_on_disk_in_the_order_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stores = filled(tmp_path / "plain", 0, 100), filled(tmp_path / "mirrored", 100, 200)
+    order = np.random.default_rng(1).permutation(200)
+    wanted = [(stores[row // 100], f"picture-{row}") for row in order.tolist()]
+    few = gathered(wanted)
+    assert isinstance(few, np.ndarray)
+    assert few.dtype == np.float32
+    monkeypatch.setattr(rows_module, "AT_ONCE", 1_000)
+    monkeypatch.setattr(rows_module, "PIECE", 64)
+    many = gathered(wanted)
+    assert isinstance(many, OnDisk)
+    np.testing.assert_array_equal(few, VALUES[order])
+    np.testing.assert_array_equal(many[:], VALUES[order])
+    next((tmp_path / "plain").glob("*.rows")).unlink()
+    with pytest.raises(IntegrityError, match="cannot be read"):
+        gathered(wanted)
+
+
+def test_the_file_is_gone_when_nobody_needs_it(tmp_path: Path) -> None:
+    folder = Path("/proc/self/fd")
+    if not folder.exists():
+        pytest.skip("open files are listed on Linux only")
+    before = len(list(folder.iterdir()))
+    found = OnDisk(tmp_path, CHANNELS, np.float16)
+    assert len(list(folder.iterdir())) == before + 1
+    assert list(tmp_path.iterdir()) == []  # it has no name: a process that is killed leaves nothing behind
+    del found
+    gc.collect()
+    assert len(list(folder.iterdir())) == before
+
+
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = OnDisk(tmp_path, CHANNELS, np.float16)
+    with pytest.raises(MachineError, match="BESTIARY_CACHE"), largest_file(1_000):
+        found.append(VALUES)
+
+    def full(**_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.raises(MachineError, match=f"Cannot write to {tmp_path}: No space left"):
+        OnDisk(tmp_path, CHANNELS, np.float16)
