@@ -146,3 +146,27 @@ def test_the_name_says_the_format() -> None:
     ]
     with pytest.raises(UserError, match=r"expected one of \.jsonl"):
         form_of(Path("answers.xlsx"))
+
+
+RUN_AS_FORMULAS = [Path(name) for name in ("=1+1.jpg", "@x.jpg", "-a.jpg", "+b/c.jpg", "\tt.jpg", "plain.jpg")]
+
+
+def test_no_cell_of_a_csv_file_is_run_as_a_formula(tmp_path: Path) -> None:
+    path, classes = tmp_path / "answers.csv", ("=SUM(1)", "-1")
+    shares = dict.fromkeys(classes, 0.5)
+    labels = [*classes, "+1", "@b", "=c|d", "dog"]
+    found = [
+        Prediction(str(one), label, 0.5, False, -0.5, shares, labels=[label])
+        for one, label in zip(RUN_AS_FORMULAS, labels, strict=True)
+    ]
+    AnswerFile(path, "csv", classes, resume=False, sets=True).write(found)
+    with path.open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header[5:7] == ["p_=SUM(1)", "p_-1"]
+    assert [row[0] for row in rows] == ["./=1+1.jpg", "./@x.jpg", "./-a.jpg", "./+b/c.jpg", "./\tt.jpg", "plain.jpg"]
+    assert [Path(row[0]) for row in rows] == RUN_AS_FORMULAS
+    assert [row[1] for row in rows] == ["'=SUM(1)", "-1", "+1", "'@b", "'=c|d", "dog"]
+    assert [row[-1] for row in rows] == [row[1] for row in rows]
+    assert {row[4] for row in rows} == {"-0.5"}
+    again = AnswerFile(path, "csv", classes, resume=True, sets=True)
+    assert list(again.unwritten([*RUN_AS_FORMULAS, Path("new.jpg")])) == [Path("new.jpg")]

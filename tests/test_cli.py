@@ -131,12 +131,14 @@ def test_the_version_is_told(bestiary: Call) -> None:
         (["fly"], "No such command 'fly'"),
         (["train", "--fast"], "No such option"),
         (["train"], "Which pictures?"),
-        (["train", "x", "--method", "magic"], "'magic' is not one of"),
-        (["train", "x", "--threads", "0"], "--threads"),
+        (["train", "x", "--method", "magic"], 'Unknown value "magic" for --method. Known: finetune, probe, scratch.'),
+        (["train", "x", "--method", "scatch"], 'Did you mean "scratch"?'),
+        (["train", "x", "--threads", "0"], "equal to 1. All that can be said: bestiary train --help"),
+        (["train", "--method"], "requires an argument. All that can be said: bestiary train --help"),
         (["train", "x", "--seed", "-1"], "--seed"),
         (["predict"], "Missing argument"),
         (["predict", "run"], "Missing argument"),
-        (["predict", "run", "x.jpg", "--format", "xml"], "'xml' is not one of"),
+        (["predict", "run", "x.jpg", "--format", "xml"], 'Unknown value "xml" for --format. Known: csv, jsonl'),
         (["train", "x", "--resume", "run"], "nothing else"),
     ],
 )
@@ -476,6 +478,15 @@ def test_audit_counts_and_strict_exits_1(bestiary: Call, faulty: DrawnCollection
     strict = bestiary("audit", faulty.folder, "--strict", "--quiet")
     assert (strict.code, strict.err) == (1, "")
     assert "truncated" in strict.out
+
+
+def test_audit_looks_at_some_classes(bestiary: Call, tmp_path: Path) -> None:
+    pictures = folders_of(tmp_path, cat=3, cow=2, dog=1)
+    done = bestiary("audit", pictures, "--classes", "cat, dog", "--quiet", "--json")
+    found = json.loads(done.out)
+    assert found["pictures"] == 4
+    assert found["passed_over"] == {"of other classes": 2}
+    assert 'Did you mean "cow"?' in one_message(bestiary("audit", pictures, "--classes", "cw"))
 
 
 def test_audit_of_sound_pictures_is_strictly_fine(bestiary: Call, collection: DrawnCollection) -> None:

@@ -245,3 +245,28 @@ def test_dropped_pictures_move_nobody_between_folds(tmp_path: Path) -> None:
     shown, _ = flow.divided(found, Data(folds=4), seed=0)
     after = {sha256: fold for sha256, fold in shown.select("sha256", "fold").iter_rows() if fold is not None}
     assert after == {sha256: fold for sha256, fold in before.items() if sha256 not in gone}
+
+
+def test_corrections_move_nobody_within_a_fold(tmp_path: Path) -> None:
+    from bestiary.data.corrections import append, correction
+
+    folder, data = drawn(tmp_path / "one", cat=20, dog=20), Data(folds=3, val_fraction=0.3)
+
+    def parts(corrections: Path | None) -> dict[tuple[int, str], str]:
+        found = flow.audit(folder, corrections=corrections, threads=1)
+        shown, _ = flow.divided(found, data, seed=0)
+        every = [(fold, fold_split(shown, fold, data, seed=0)) for fold in (1, 2, 3)]
+        return {(fold, row["sha256"]): row["split"] for fold, one in every for row in one.iter_rows(named=True)}
+
+    before = parts(None)
+    hashes = sorted({sha256 for _, sha256 in before})
+    made = [
+        *(correction(one, "drop") for one in hashes[:4]),
+        *(correction(one, "relabel", "cat") for one in hashes[4:8]),
+    ]
+    append(tmp_path / "c.csv", made)
+    after = parts(tmp_path / "c.csv")
+    assert {key: part for key, part in after.items() if key[1] not in hashes[:4]} == {
+        key: part for key, part in before.items() if key[1] not in hashes[:4]
+    }
+    assert {part for key, part in after.items() if key[1] in hashes[:4]} == {None}

@@ -210,3 +210,11 @@ def test_the_proof_lets_either_of_two_tied_labels_win() -> None:
 
 def test_softmax_of_huge_logits() -> None:
     np.testing.assert_allclose(softmax(np.array([[1e4, 1e4 - 1, -1e4]])), [[0.7310586, 0.2689414, 0]], atol=1e-6)
+
+
+def test_familiarity_does_not_magnify_the_last_digit_of_a_head_that_says_nothing() -> None:
+    rng = np.random.default_rng(0)
+    logits = (rng.normal(0, 1e-6, (40, 3)) + 0.2).astype(np.float32)
+    calibration = Calibration.of(logits, temperature=1.0)
+    other = np.nextafter(logits, np.float32(1))
+    assert np.abs(calibration.familiarity(logits) - calibration.familiarity(other)).max() < 1e-4

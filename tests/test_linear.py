@@ -105,3 +105,11 @@ def test_rows_on_disk_take_hardly_any_memory(tmp_path: Path, monkeypatch: pytest
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert (peaks[1] - peaks[0]) / 18_000 < 20  # bytes a row, whose features alone take 96 in float32
+
+
+def test_many_classes_of_few_pictures_are_no_reason_for_a_warning() -> None:
+    labels = np.arange(40) % 30
+    features = np.random.default_rng(0).normal(0, 1, (40, CHANNELS)).astype(np.float32)
+    weights, biases = solver(features, labels, 30).fit(1.0)  # warnings are errors in tests
+    assert weights.shape == (30, CHANNELS)
+    assert biases.shape == (30,)

@@ -31,6 +31,7 @@ from bestiary.recipe import METHODS, Recipe, read_named, read_toml, shipped, wit
             {"probe": {"regularisation": [0.1, -1]}},
             r'Setting "probe\.regularisation": .*numbers above 0; got \[0\.1, -1\]',
         ),
+        ({"data": {"classes": "cat"}}, r'Setting "data\.classes": .*a list, such as .*; got \'cat\''),
         ({"data": {"val_fraction": 0.46, "test_fraction": 0.46}}, r"data\.test_fraction = 0\.92 leaves too little"),
         ({"train": {"learning_rate": float("inf")}}, r'Setting "train\.learning_rate": .*finite'),
         ({"seed": -1}, r'Setting "seed": .*greater than or equal to 0; got -1\.'),
@@ -51,6 +52,10 @@ def test_a_resolved_recipe_has_no_gaps_and_comes_back_from_its_toml(method: str,
     path.write_text(recipe.toml(), encoding="utf-8")
     assert Recipe.read(path) == recipe
     assert Recipe.read(path).resolved() == recipe
+
+
+def test_one_strength_may_stand_for_a_list() -> None:
+    assert Recipe.of({"probe": {"regularisation": 0.01}}).probe.regularisation == (0.01,)
 
 
 plain_values: st.SearchStrategy[Any] = (

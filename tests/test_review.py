@@ -247,6 +247,15 @@ def test_the_overview_has_all_that_the_page_needs(client: TestClient, desk: Desk
     assert told["commands"][1] == f"bestiary compare {desk.run} runs/latest --labels-of runs/latest"
 
 
+def test_each_tab_takes_back_its_own(tmp_path: Path) -> None:
+    mine = Decisions(tmp_path / "corrections.csv", "anna")
+    for sha256, tab in ((A, "one"), (B, "two"), (C, "one")):
+        mine.decide(sha256, "keep", tab=tab)
+    taken = [mine.undo("two"), mine.undo("two"), mine.undo("one")]
+    assert [one and one.sha256 for one in taken] == [B, None, C]
+    assert [row.sha256 for row in mine.all().rows] == [A]
+
+
 def test_an_opinion_is_what_the_predictor_says(client: TestClient, desk: Desk) -> None:
     row = next(row for row, item in desk.items.items() if item.split == "train")
     told = client.get(f"/opinion/{row}").json()
@@ -259,13 +268,15 @@ def test_an_opinion_is_what_the_predictor_says(client: TestClient, desk: Desk) -
 
 def test_decisions_reach_the_file_and_training(client: TestClient, desk: Desk, faulty: Any) -> None:
     suspect = next(item for item in desk.items.values() if item.suggested)
-    told = client.post("/decide", json={"row": suspect.row, "action": "relabel", "label": suspect.suggested})
+    asked = {"row": suspect.row, "action": "relabel", "label": suspect.suggested}
+    told = client.post("/decide", json=asked | {"tab": "one"})
     assert told.status_code == 200
     made = told.json()["decisions"][str(suspect.row)]
     assert (made["action"], made["label"], made["by"]) == ("relabel", suspect.suggested, "anna")
     found = audit(faulty.folder, corrections=desk.decisions.path, threads=1).pictures
     assert set(found.filter(pl.col("sha256") == suspect.sha256)["label"]) == {suspect.suggested}
-    assert client.post("/undo").json() == {"row": suspect.row, "decisions": {}}
+    assert client.post("/undo", json={"tab": "two"}).json()["row"] is None
+    assert client.post("/undo", json={"tab": "one"}).json() == {"row": suspect.row, "decisions": {}}
     assert client.post("/undo").json() == {"row": None, "decisions": {}}
 
 

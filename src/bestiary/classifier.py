@@ -129,7 +129,7 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
             for name in TABLES:
                 file = place / f"{name}.parquet"
                 moved = pl.col("path").str.replace(str(given), str(place.absolute() / GIVEN), literal=True)
-                table.write(pl.read_parquet(file).with_columns(moved), file)
+                table.write(table.read(file, {}).with_columns(moved), file)
         return place
 
     def _recipe(self) -> Recipe:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bestiary.defaults import SCRATCH_AUGMENT, train_defaults
 from bestiary.errors import RecipeError, nearest
@@ -28,6 +28,10 @@ Balance = Literal["none", "class-weights", "oversample", "balanced-sampler", "lo
 
 BACKBONE_SIZES = {"lite0": 224, "lite2": 260}
 SCRATCH_SIZE = 128
+
+
+def _one_or_several(value: Any) -> Any:
+    return (value,) if isinstance(value, int | float) else value
 
 
 class _Section(BaseModel):
@@ -79,20 +83,17 @@ class Model(_Section):
         (), description="filters of each stage; empty means the network's own"
     )
     mirror_mean: bool = Field(True, description="for resnet: answer for the mean of a picture and its mirror image")
-    kernel_size: tuple[Annotated[int, Field(ge=1, le=11)], ...] = Field(
+    kernel_size: Annotated[tuple[Annotated[int, Field(ge=1, le=11)], ...], BeforeValidator(_one_or_several)] = Field(
         (3,), description="for plain: of each stage; the last one counts for the stages after it"
     )
     batch_norm: bool = Field(False, description="for plain")
     pooling: Literal["max", "average"] = Field("max", description="for plain: what halves the maps after each stage")
     activation: Activation = Field("relu", description="for plain: after each convolution; dense layers have relu")
     stage_dropout: float = Field(0.0, ge=0, lt=1, description="for plain: after each stage")
-    hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field((128,), description="widths of plain's dense layers")
+    hidden: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_one_or_several)] = Field(
+        (128,), description="widths of plain's dense layers"
+    )
     dropout: float = Field(0.5, ge=0, lt=1, description="for plain: after each dense layer")
-
-    @field_validator("kernel_size", "hidden", mode="before")
-    @classmethod
-    def _one_or_several(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, int) else value
 
     @field_validator("kernel_size")
     @classmethod
@@ -112,7 +113,7 @@ class Model(_Section):
 class Probe(_Section):
     """The linear head on frozen features."""
 
-    regularisation: tuple[float, ...] = Field(
+    regularisation: Annotated[tuple[float, ...], BeforeValidator(_one_or_several)] = Field(
         (),
         description="inverse strengths C to try, of which validation loss chooses; empty: 4 to 1,200 divided by the"
         " number of training pictures",
@@ -324,7 +325,9 @@ def _first(model: type[BaseModel]) -> str:
 def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"]) or "recipe"
-    message = first["msg"].removeprefix("Value error, ")
+    message = (
+        first["msg"].removeprefix("Value error, ").replace("a valid tuple", 'a list, such as ["a", "b"] or [1, 2]')
+    )
     given = "" if isinstance(first["input"], BaseModel | dict) else f" got {first['input']!r}."
     return f'Setting "{name}": {message};{given}' if given else f"{name}: {message}."
 

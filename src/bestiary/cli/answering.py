@@ -33,7 +33,14 @@ def predict(
             metavar="PATH…", help='Pictures, folders, patterns like "new/**/*.jpg", or - for a list on stdin.'
         ),
     ],
-    form: Annotated[Format | None, typer.Option("--format", help="How to write the answers; table by default.")] = None,
+    form: Annotated[
+        Format | None,
+        typer.Option(
+            "--format",
+            help="How to write the answers; table by default. In csv, what a spreadsheet would run as a formula has ./"
+            " (a path) or ' (any other text) before it.",
+        ),
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many labels to show in a table.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Write into this file: .jsonl, .csv or .parquet.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with --out: what is written is skipped.")] = False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import warnings
 from typing import Annotated, Any, NoReturn
@@ -12,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from bestiary import __version__
-from bestiary.errors import BestiaryError, InterruptedRun
+from bestiary.errors import BestiaryError, InterruptedRun, UserError, nearest
 
 DONE, CHECK_FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 # The order of `bestiary --help`: from pictures to answers.
@@ -32,6 +33,9 @@ ORDER = (
     "demo",
 )
 PACKAGES = ("numpy", "Pillow", "onnxruntime", "openvino", "polars", "scikit-learn", "torch", "timm")
+# What is wrong with the words of a command; the parser has had this error under several names.
+WRONG_USE: Any = typer.BadParameter.__mro__[1]
+NO_CHOICE = re.compile(r"Invalid value for '(.+?)': (?:Value error, )?'(.*)' is not one of ('.*')\.")
 
 
 class Commands(TyperGroup):
@@ -43,6 +47,8 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise InterruptedRun(None) from None
+        except WRONG_USE as error:
+            raise UserError(_usage_words(error.format_message(), ctx)) from None
         except ImportError as error:  # Ctrl-C while a compiled library was loading
             if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
                 raise InterruptedRun(None) from None
@@ -84,6 +90,17 @@ def main() -> None:
             raise
         sys.stderr.write(f"The disk is full: {error}. Free some space and run the command again.\n")
         os._exit(USER_ERROR)  # Python would try once more to write what is left
+
+
+def _usage_words(message: str, ctx: Any) -> str:
+    """Return what is wrong with an option or argument, as every other error says it: with what was expected."""
+    if no_choice := NO_CHOICE.fullmatch(message):
+        option, given, known = no_choice.groups()
+        choices = known.strip("'").split("', '")
+        return f'Unknown value "{given}" for {option}. {nearest(given, choices)}'
+    command = " ".join(filter(None, ("bestiary", ctx.invoked_subcommand)))
+    end = "" if message.endswith((".", "?")) else "."
+    return f"{message}{end} All that can be said: {command} --help"
 
 
 def _stop(error: BestiaryError, code: int) -> NoReturn:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bestiary.cli.app import app
-from bestiary.cli.options import AsJson, Corrections, Labels, Method, Quiet, RecipeName, Threads, recipe_of
+from bestiary.cli.options import AsJson, Classes, Corrections, Labels, Method, Quiet, RecipeName, Threads, recipe_of
 from bestiary.cli.output import print_run
 from bestiary.errors import UserError, needs_extra
 
@@ -26,7 +26,7 @@ def train(
     recipe: RecipeName = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, over the recipe.")] = None,
     labels: Labels = None,
-    classes: Annotated[str | None, typer.Option(help="Only these labels: a,b,c.")] = None,
+    classes: Classes = None,
     corrections: Corrections = None,
     seed: Annotated[int | None, typer.Option(min=0, help="For the split and all chance.")] = None,
     folds: Annotated[

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bestiary.cli.app import CHECK_FAILED, app
-from bestiary.cli.options import AsJson, Corrections, Labels, Pictures, Quiet, RecipeName, Threads, recipe_of
+from bestiary.cli.options import AsJson, Classes, Corrections, Labels, Pictures, Quiet, RecipeName, Threads, recipe_of
 from bestiary.cli.output import print_json
 from bestiary.errors import needs_extra
 
@@ -17,6 +17,7 @@ from bestiary.errors import needs_extra
 def audit(
     pictures: Pictures,
     labels: Labels = None,
+    classes: Classes = None,
     corrections: Corrections = None,
     out: Annotated[Path | None, typer.Option(help="Write audit.html and findings.parquet into this folder.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if anything serious was found.")] = False,
@@ -37,7 +38,7 @@ def audit(
     from bestiary.deliver.audit_page import write_audit
     from bestiary.progress import reporter
 
-    asked = recipe_of(recipe, settings, method=None, backbone=None, classes=None, seed=None)
+    asked = recipe_of(recipe, settings, method=None, backbone=None, classes=classes, seed=None)
     show = reporter(quiet=quiet)
     found = flow.audit(pictures, labels=labels, corrections=corrections, recipe=asked, threads=threads, reporter=show)
     page = None if out is None else write_audit(found, out, source=", ".join(map(str, pictures)))

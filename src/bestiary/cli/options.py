@@ -54,6 +54,7 @@ Corrections = Annotated[
 ]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, for example runs/latest.")]
 Labels = Annotated[str | None, typer.Option(help='Folder names to labels: "animals10", or a CSV of folder,label.')]
+Classes = Annotated[str | None, typer.Option(help="Only these labels: a,b,c.")]
 RecipeName = Annotated[str | None, typer.Option(help="A TOML file of settings, or a name: original-v1, original-v2.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notices.")]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as one JSON object on stdout.")]

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from bestiary.cli.app import app
-from bestiary.cli.options import AsJson, Corrections, Labels, Quiet, Threads, names_of
+from bestiary.cli.options import AsJson, Classes, Corrections, Labels, Quiet, Threads, names_of
 from bestiary.cli.output import print_json
 from bestiary.errors import UserError, needs_extra
 
@@ -56,7 +56,7 @@ def study(
         typer.Option("--set", help="section.key=value, for all recipes that it has an effect on."),
     ] = None,
     labels: Labels = None,
-    classes: Annotated[str | None, typer.Option(help="Only these labels: a,b,c.")] = None,
+    classes: Classes = None,
     corrections: Corrections = None,
     out: Annotated[
         Path | None,

@@ -8,7 +8,18 @@ from typing import Annotated, Any
 import typer
 
 from bestiary.cli.app import app
-from bestiary.cli.options import AsJson, Corrections, Labels, Method, Pictures, Quiet, RecipeName, Threads, recipe_of
+from bestiary.cli.options import (
+    AsJson,
+    Classes,
+    Corrections,
+    Labels,
+    Method,
+    Pictures,
+    Quiet,
+    RecipeName,
+    Threads,
+    recipe_of,
+)
 from bestiary.cli.output import print_json
 from bestiary.errors import needs_extra
 
@@ -33,7 +44,7 @@ def tune(
         list[str] | None, typer.Option("--set", help="section.key=value, over the recipe; not searched then.")
     ] = None,
     labels: Labels = None,
-    classes: Annotated[str | None, typer.Option(help="Only these labels: a,b,c.")] = None,
+    classes: Classes = None,
     corrections: Corrections = None,
     seed: Annotated[int | None, typer.Option(min=0, help="For the split and all chance.")] = None,
     storage: Annotated[

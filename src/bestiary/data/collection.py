@@ -15,6 +15,7 @@ import polars as pl
 
 from bestiary.data.inspection import Inspection, inspect
 from bestiary.data.sources import Listing, Unusable
+from bestiary.errors import MachineError
 from bestiary.machine import atomic
 from bestiary.picture import Limits
 from bestiary.progress import Reporter
@@ -94,9 +95,14 @@ def _remembered(memory: Path | None) -> pl.DataFrame:
 def _remember(measurements: pl.DataFrame, memory: Path) -> None:
     """Keep measurements as parquet after its SHA-256: of 150 scrambled parquet files, 59 were read as if whole."""
     measurements.write_parquet(buffer := io.BytesIO(), row_group_size=GROUP_ROWS)
-    with atomic(memory) as temporary, temporary.open("wb") as file, buffer.getbuffer() as content:
-        file.write(hashlib.sha256(content).digest())
-        file.write(content)
+    try:
+        with atomic(memory) as temporary, temporary.open("wb") as file, buffer.getbuffer() as content:
+            file.write(hashlib.sha256(content).digest())
+            file.write(content)
+    except MachineError as error:
+        raise MachineError(
+            f"{error} This is the cache of what was measured; BESTIARY_CACHE may name a folder on another disk."
+        ) from error
 
 
 def _still_true(known: pl.DataFrame, paths: pl.Series) -> pl.DataFrame:

@@ -18,7 +18,8 @@ from bestiary.data.folds import content_folds
 from bestiary.data.labels import label_map
 from bestiary.data.shortcuts import find_shortcuts
 from bestiary.data.sources import Listing, list_sources
-from bestiary.data.split import Item, check, deal, digest, lacking, split
+from bestiary.data.split import Item, check, deal, digest, lacking
+from bestiary.data.twins import twin_words
 from bestiary.errors import SourceError, nearest
 from bestiary.machine import give_back_memory
 from bestiary.picture import Limits
@@ -26,6 +27,7 @@ from bestiary.progress import Reporter
 from bestiary.recipe import Data
 
 Places = duplicates.Places
+FOLD_COLUMNS = ("fold", "dealt_as", "dealt_in")  # beside those of `table.PICTURES`, with cross-validation
 LEAST_GROUPS = 3  # of a class in cross-validation
 
 
@@ -91,6 +93,8 @@ def audited_listing(
     sound = found.with_columns(error=pl.when("dropped").then(None).otherwise("error"))
     pairs = duplicates.duplicate_pairs(sound, near_bits, threads=threads)
     found = found.with_columns(group=pl.Series(duplicates.groups(found.height, pairs)))
+    for words in twin_words(found):
+        reporter.say(words)
     pairs = _without_dropped(found, pairs, near_bits)
     findings = audit.find(found, pairs, test_fraction=1.0 if data.folds else data.test_fraction)
     if data.suspects:
@@ -113,7 +117,7 @@ def divided(collection: Audited, data: Data, *, seed: int, with_test: bool = Tru
     pictures = collection.pictures
     usable = pictures.filter(pl.col("error").is_null())
     _check_classes(usable, data)
-    known = pictures.filter(pl.col("error").is_null() | pl.col("dropped"))
+    known = _dealt_as(pictures.filter(pl.col("error").is_null() | pl.col("dropped")), data)
     given = usable["given_split"]
     if given.null_count() < usable.height:
         usable = usable.with_columns(split=_given(usable, known, data, seed))
@@ -121,7 +125,7 @@ def divided(collection: Audited, data: Data, *, seed: int, with_test: bool = Tru
         shares = {"val": data.val_fraction}
         if with_test and not data.folds:
             shares = {"test": data.test_fraction, **shares}
-        usable = _dealt(known, shares, data, seed)
+        usable = _dealt(known, shares, seed)
         if data.folds:
             return _folded(pictures, known, usable, data, seed)
     found = digest(_items(usable), usable["split"].to_list())
@@ -141,11 +145,12 @@ def refusal(collection: Audited, data: Data, *, seed: int) -> str | None:
 def fold_split(shown: pl.DataFrame, fold: int, data: Data, *, seed: int) -> pl.DataFrame:
     """Return the pictures as fold number `fold` (from 1) sees them: `table.PICTURES` with its own test and validation.
 
-    shown: what `divided` gives with `data.folds`.
+    shown: what `divided` gives with `data.folds`. As there, who is corrected or dropped moves nobody else.
     """
-    rest = shown.filter(pl.col("split").is_not_null() & (pl.col("fold") != fold))
-    parts = split(_items(rest), {"val": data.val_fraction}, seed=seed)
-    own = pl.DataFrame({"row_id": rest["row_id"], "own": parts}, schema_overrides={"own": pl.String})
+    if "dealt_as" not in shown.columns:  # an older run
+        shown = shown.with_columns(dealt_as="label", dealt_in="fold")
+    rest = _dealt(shown.filter(pl.col("dealt_in") != fold), {"val": data.val_fraction}, seed)
+    own = rest.select("row_id", own="split")
     test = pl.when(pl.col("split").is_not_null()).then(pl.lit("test"))
     joined = shown.join(own, on="row_id", how="left", maintain_order="left")
     return joined.with_columns(split=pl.coalesce("own", test)).select([*table.PICTURES, *_measures(shown)])
@@ -182,10 +187,13 @@ def _folded(
             )
     as_found = _items(known.with_columns(label="given_label"))
     folds = pl.Series("fold", content_folds(as_found, folds=data.folds, seed=seed), pl.Int32) + 1
-    usable = usable.join(known.select("row_id", folds), on="row_id", how="left", maintain_order="left")
+    known = known.with_columns(folds)
+    usable = usable.join(known.select("row_id", "fold"), on="row_id", how="left", maintain_order="left")
     found = digest(_items(usable), [f"fold {fold}" for fold in usable["fold"]])
     pictures = pictures.drop("split").join(usable.select("row_id", "split", "fold"), on="row_id", how="left")
-    shown = pictures.select([*table.PICTURES, *_measures(pictures), "fold"]).sort("row_id")
+    # What was dropped is tested in no fold, and yet dealt out with the rest: that leaves everybody else in his place.
+    pictures = pictures.join(known.select("row_id", "dealt_as", dealt_in="fold"), on="row_id", how="left")
+    shown = pictures.select([*table.PICTURES, *_measures(pictures), *FOLD_COLUMNS]).sort("row_id")
     for fold in range(1, data.folds + 1):  # now, not after the folds before it were trained
         try:
             fold_split(shown, fold, data, seed=seed)
@@ -256,15 +264,23 @@ def _items(usable: pl.DataFrame) -> list[Item]:
     return [Item(*row) for row in usable.select("sha256", "label", "group").iter_rows()]
 
 
-def _dealt(known: pl.DataFrame, shares: Mapping[str, float], data: Data, seed: int) -> pl.DataFrame:
-    """Return the usable pictures with their part as `split`; `known` has the dropped ones as well.
+def _dealt_as(known: pl.DataFrame, data: Data) -> pl.DataFrame:
+    """Return the pictures with the label that they are dealt out by as `dealt_as`: the one that they were found with.
+
+    Of labels too small to be a class before corrections, there is no split to keep.
+    """
+    sizes = pl.len().over("given_label")
+    return known.with_columns(dealt_as=pl.when(sizes >= data.min_per_class).then("given_label").otherwise("label"))
+
+
+def _dealt(known: pl.DataFrame, shares: Mapping[str, float], seed: int) -> pl.DataFrame:
+    """Return the usable pictures with their part as `split`; `known` has the dropped ones as well, and `dealt_as`.
 
     The parts are those of the pictures as they were found: who is corrected stays where it was, and moves nobody
     else. Only where a class would have nothing in a part, its own groups are dealt again, as they are now. Raises
     SourceError, naming the class, if that does not help.
     """
-    sizes = pl.len().over("given_label")  # of labels too small to be a class before, there is no split to keep
-    before = known.with_columns(label=pl.when(sizes >= data.min_per_class).then("given_label").otherwise("label"))
+    before = known.with_columns(label="dealt_as")
     parts = pl.Series("split", deal(_items(before), shares, seed=seed))
     usable = known.with_columns(parts).filter(pl.col("error").is_null())
     labels = sorted(usable["label"].unique())
@@ -307,7 +323,7 @@ def _given(usable: pl.DataFrame, known: pl.DataFrame, data: Data, seed: int) -> 
     if "val" in set(given):
         return given
     training = known.filter(pl.col("given_split") == "train")
-    shared = _dealt(training, {"val": data.val_fraction}, data, seed).select("row_id", "split")
+    shared = _dealt(training, {"val": data.val_fraction}, seed).select("row_id", "split")
     return usable.drop("split").join(shared, on="row_id", how="left", maintain_order="left")["split"].fill_null("test")
 
 

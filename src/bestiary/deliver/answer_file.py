@@ -131,7 +131,7 @@ class AnswerFile:
                 if first:
                     self._refuse_others(values)
                 else:
-                    yield values[0]
+                    yield answers.path_in(values[0])
                 whole, row, first = whole + len(row), b"", False
         self._cut(whole)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,8 @@ from bestiary.picture import open_picture
 from bestiary.progress import Advance
 
 HEATMAP_STRENGTH, HEATMAP_PIXELS = 0.55, 640
+FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")  # OWASP, "CSV Injection": spreadsheets run a cell that begins so
+NUMBER = re.compile(r"[+-]\d+([.,]\d+)?")
 HEATMAP_NAME_BYTES = 200  # of a picture's name that its heatmap keeps: names of files have 255 bytes at most
 
 
@@ -60,13 +63,30 @@ def write_csv(
     header: bool = True,
     sets: bool = False,
 ) -> None:
-    """Write one row of comma-separated values a picture, each as soon as it is known."""
+    """Write one row of comma-separated values a picture, each as soon as it is known.
+
+    No cell is one that a spreadsheet would run: a path that looks like a formula has `./` before it, and is the same
+    path; other texts an apostrophe. The other formats hold every text as it is.
+    """
     rows = csv.writer(out, lineterminator="\n")
     if header:
         rows.writerow(columns(classes, sets=sets))
     for prediction in predictions:
-        rows.writerow(row(prediction, classes, sets=sets))
+        path, *others = row(prediction, classes, sets=sets)
+        rows.writerow([_disarmed(path, "./"), *(_disarmed(cell, "'") for cell in others)])
         out.flush()
+
+
+def path_in(cell: str) -> str:
+    """Return the path that `write_csv` wrote into a cell."""
+    return cell.removeprefix("./")  # no path begins so by itself
+
+
+def _disarmed(cell: Any, guard: str) -> Any:
+    """Return what stands in a cell, after `guard` if a spreadsheet would run it; numbers such as -1 it would not."""
+    if not isinstance(cell, str) or not cell.startswith(FORMULAS) or NUMBER.fullmatch(cell):
+        return cell
+    return guard + cell
 
 
 def columns(classes: Sequence[str], *, sets: bool = False) -> list[str]:

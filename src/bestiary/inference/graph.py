@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.floating[Any]]
 
 ENERGY_WEIGHT = 0.25  # beside the share of the features inside the subspace: measured, docs/log.md, 2026-11-25
+# Less is what float32 makes of a head that says nearly the same of every picture: it must not be magnified.
+LEAST_SPREAD = 1e-3
 OUTPUTS = ("probabilities", "heatmap", "familiarity", "logits")
 
 
@@ -106,7 +108,7 @@ def _energy(logits: Floats) -> Floats:
 
 
 def _middle_and_spread(values: Floats) -> tuple[float, float]:
-    return float(np.median(values)), max(float(values.std()), 1e-6)
+    return float(np.median(values)), max(float(values.std()), LEAST_SPREAD)
 
 
 def _known(nodes: _Nodes, logits: str, calibration: Calibration) -> str:

@@ -8,6 +8,7 @@ stops.
 
 from __future__ import annotations
 
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from queue import SimpleQueue
@@ -23,6 +24,7 @@ from bestiary.training.scores import log_softmax
 
 ROWS_AT_ONCE, GUESSED_FROM = 1_024, 8_192
 MAX_ITERATIONS, TOLERANCE = 500, 1e-4  # of the largest gradient of the mean loss, as in scikit-learn
+MANY_CLASSES = "The number of unique classes is greater than 50%"  # "could be a regression problem": it is none
 EPSILON = float(np.finfo(float).eps)
 
 Array = npt.NDArray[Any]
@@ -99,7 +101,8 @@ class AtOnce:
 
     def fit(self, strength: float) -> tuple[Array, Array]:
         """Return weights and biases."""
-        with one_blas_thread():
+        with one_blas_thread(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", MANY_CLASSES, UserWarning)
             self._model.set_params(C=strength).fit(self._rows, self._labels, self._weights)
         coefficients: Array = self._model.coef_
         intercept: Array = self._model.intercept_

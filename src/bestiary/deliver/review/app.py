@@ -34,6 +34,13 @@ class Decision(BaseModel):
     action: Literal["keep", "drop", "relabel"]
     label: str = Field("", max_length=500)
     note: str = Field("", max_length=2000)
+    tab: str = Field("", max_length=100)
+
+
+class Undo(BaseModel):
+    """Which tab of the browser takes back its last decision."""
+
+    tab: str = Field("", max_length=100)
 
 
 def create_app(desk: Desk, settings: Settings) -> FastAPI:
@@ -78,12 +85,12 @@ def _add_routes(app: FastAPI, desk: Desk) -> None:
     def decide(asked: Decision) -> dict[str, Any]:
         if asked.row not in desk.items:
             raise HTTPException(404, f"There is nothing to review under number {asked.row}.")
-        desk.decide(asked.row, asked.action, asked.label, asked.note)
+        desk.decide(asked.row, asked.action, asked.label, asked.note, asked.tab)
         return {"decisions": desk.decided()}
 
     @app.post("/undo")
-    def undo() -> dict[str, Any]:
-        return {"row": desk.undo(), "decisions": desk.decided()}
+    def undo(asked: Undo | None = None) -> dict[str, Any]:
+        return {"row": desk.undo(asked.tab if asked else ""), "decisions": desk.decided()}
 
 
 def _page(content: str, kind: str) -> Callable[[], Response]:

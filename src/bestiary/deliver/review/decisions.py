@@ -20,45 +20,47 @@ WAIT_SECONDS = 10.0
 class Decisions:
     """A corrections file and one reviewer who adds to it. Any thread and any number of processes may write.
 
-    The reviewer's name goes before the note: `anna: blurred`, or only `anna`. It knows which rows it wrote, so that it
-    can take them back, the last one first.
+    The reviewer's name goes before the note: `anna: blurred`, or only `anna`. It knows which rows it wrote, and for
+    which tab of the browser, so that each tab can take back its own, the last one first.
     """
 
     path: Path
     reviewer: str
-    _mine: list[Correction] = field(default_factory=list)
+    _mine: list[tuple[str, Correction]] = field(default_factory=list)
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
     def all(self) -> Corrections:
         """Return every decision in the file; raises SourceError if it cannot be understood."""
         return read_corrections(self.path) if self.path.exists() else Corrections()
 
-    def decide(self, sha256: str, action: str, label: str = "", note: str = "") -> Corrections:
+    def decide(self, sha256: str, action: str, label: str = "", note: str = "", tab: str = "") -> Corrections:
         """Add a decision and return all there are; raises SourceError for one that cannot be."""
         words = " ".join(note.split())  # one line: what is read back must be what was written
         made = correction(sha256, action, label, f"{self.reviewer}: {words}" if words else self.reviewer)
         with self._turn, self._alone():
             every = append(self.path, [made])
-            self._mine.append(made)
+            self._mine.append((tab, made))
         return every
 
-    def undo(self) -> Correction | None:
-        """Take back the last decision made here, and return it; None if there is none. Those of others stay."""
+    def undo(self, tab: str = "") -> Correction | None:
+        """Take back the last decision made in this tab, and return it; None if there is none. Those of others stay."""
         with self._turn:
-            if not self._mine:
+            own = [at for at, (made_in, _) in enumerate(self._mine) if made_in == tab]
+            if not own:
                 return None
             with self._alone():
-                last = self._mine[-1]
+                _, last = self._mine[own[-1]]
                 rows = list(self.all().rows)
                 if last in rows:  # somebody may have edited the file meanwhile
                     del rows[len(rows) - 1 - rows[::-1].index(last)]
                     write(self.path, Corrections(tuple(rows)))
-                return self._mine.pop()
+                del self._mine[own[-1]]
+                return last
 
     def made(self) -> tuple[Correction, ...]:
         """Return what was decided here and not taken back."""
         with self._turn:
-            return tuple(self._mine)
+            return tuple(made for _, made in self._mine)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

@@ -92,16 +92,16 @@ class Desk:
         rows = ((row_id, made.get(row["sha256"])) for row_id, row in self._rows.items())
         return {row_id: _decision(one) for row_id, one in rows if one is not None}
 
-    def decide(self, row: int, action: str, label: str, note: str) -> None:
+    def decide(self, row: int, action: str, label: str, note: str, tab: str = "") -> None:
         """Write a decision about an item. Raises SourceError for one that makes no sense; LookupError for no item."""
         item = self.items[row]
         if action == "relabel" and label not in set(self._pictures["label"]):
             raise SourceError(f'No picture has the label "{label}". New labels can be written into the file by hand.')
-        self.decisions.decide(item.sha256, action, label if action == "relabel" else "", note)
+        self.decisions.decide(item.sha256, action, label if action == "relabel" else "", note, tab)
 
-    def undo(self) -> int | None:
-        """Take back the last decision made here; return the item it was about, or None if there is none."""
-        last = self.decisions.undo()
+    def undo(self, tab: str = "") -> int | None:
+        """Take back the last decision made here in this tab; return the item it was about, or None if there is none."""
+        last = self.decisions.undo(tab)
         if last is None:
             return None
         return next((item.row for item in self.items.values() if item.sha256 == last.sha256), None)

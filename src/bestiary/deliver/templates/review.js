@@ -15,6 +15,11 @@ const say = (text) => { one("said").textContent = text; };
 const percent = (share) => share > 0.995 ? "> 99 %" : share < 0.005 ? "< 1 %" : `${Math.round(share * 100)} %`;
 const counted = (n, single, many) => `${n.toLocaleString("en")} ${n === 1 ? single : many}`;
 
+// Each tab takes back its own decisions, also after it was loaded again; a copy of a tab is another one.
+const loadedAgain = performance.getEntriesByType("navigation")[0]?.type === "reload";
+const tab = (loadedAgain && sessionStorage.getItem("review-tab")) || String(Math.random());
+sessionStorage.setItem("review-tab", tab);
+
 // ---- The server ------------------------------------------------------------------------------------------------
 const ask = async (path, body) => {
   const headers = { Authorization: `Bearer ${token}`, ...(body ? { "Content-Type": "application/json" } : {}) };
@@ -207,7 +212,7 @@ const neighbours = (item, { neighbours: near, why_not: why }) => {
 // ---- Deciding --------------------------------------------------------------------------------------------------
 // The page goes on at once; what is sent keeps its order. What could not be written comes back to be decided again.
 const decide = (action, label = "") => {
-  const item = current(), body = { row: item.row, action, label, note: one("note").value };
+  const item = current(), body = { row: item.row, action, label, note: one("note").value, tab };
   acts.push({ item, kind: action });
   skipped.delete(item.row);
   pending.set(item.row, { action, label, note: "", by: all.reviewer, ticket: body });
@@ -250,7 +255,7 @@ const undo = () => {
     return;
   }
   posting = posting.then(async () => {
-    const answer = await (await ask("/undo", {})).json();
+    const answer = await (await ask("/undo", { tab })).json();
     hear(answer.decisions);
     const item = all.items.find((known) => known.row === answer.row);
     if (item) back(item);

@@ -1,0 +1,30 @@
+"""Two classes that may be one are told of."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from bestiary.data.twins import alike_names, twin_words
+
+
+def pictures(*rows: tuple[str, int]) -> pl.DataFrame:
+    labels, groups = zip(*rows, strict=True)
+    return pl.DataFrame({"label": labels, "group": groups}).with_columns(error=pl.lit(None, pl.String))
+
+
+@pytest.mark.parametrize("names", [["cat", "dog"], ["a", "A"], ["1-2", "12"], ["gas", "ga"], ["-1", "1"]])
+def test_names_that_differ_are_let_be(names: list[str]) -> None:
+    assert alike_names(names) == []
+
+
+def test_one_class_spelt_twice_is_told() -> None:
+    [words] = twin_words(pictures(("cat", 0), ("Cats", 1), ("dog", 2)))
+    assert words.startswith('The classes "Cats" and "cat" have nearly the same name.')
+
+
+def test_two_folders_with_the_same_pictures_are_told() -> None:
+    same = [("cat", 0), ("tiger", 0), ("cat", 1), ("tiger", 1), ("tiger", 2), ("tiger", 3), ("tiger", 4), ("dog", 5)]
+    [words] = twin_words(pictures(*same))
+    assert words.startswith('2 of 2 pictures of class "cat" lie in "tiger" as well')
+    assert twin_words(pictures(*same[4:])) == []
