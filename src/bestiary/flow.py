@@ -6,7 +6,7 @@ Read this first. Every command is a thin function over what stands here.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,12 +18,13 @@ import polars as pl
 from bestiary import table
 from bestiary.data.correcting import settle
 from bestiary.data.corrections import read_corrections, write
+from bestiary.data.labels import lasting_name
 from bestiary.data.preparation import Audited, audited, described, divided
 from bestiary.deliver.report import write_report
 from bestiary.errors import InterruptedRun, RunError
 from bestiary.evaluation.classification_report import classification_report
 from bestiary.evaluation.curves import overfitting_sentence, path_sentence
-from bestiary.evaluation.elsewhere import predicted
+from bestiary.evaluation.elsewhere import evaluate_elsewhere, predicted
 from bestiary.evaluation.folds import cross_validated, fold_scores, pooled
 from bestiary.evaluation.judging import judged, learn_model, tested, validated
 from bestiary.evaluation.lessons import lessons
@@ -56,7 +57,7 @@ def audit(
     *,
     labels: str | None = None,
     corrections: Path | str | None = None,
-    recipe: Recipe | None = None,
+    recipe: Recipe | Mapping[str, Any] | None = None,
     threads: int | None = None,
     reporter: Reporter = SILENT,
 ) -> Audited:
@@ -64,7 +65,7 @@ def audit(
 
     corrections: a file of decisions about pictures, which are applied.
     """
-    settings, workers = (recipe or Recipe()).resolved(), threads or cores()
+    settings, workers = Recipe.of(recipe or {}).resolved(), threads or cores()
     found = measured(pictures, labels, corrections, settings, workers, reporter)
     return examined(found, settings, workers, reporter)
 
@@ -103,7 +104,7 @@ def train(
     *,
     labels: str | None = None,
     corrections: Path | str | None = None,
-    recipe: Recipe | None = None,
+    recipe: Recipe | Mapping[str, Any] | None = None,
     folds: int | None = None,
     out: Path | str | None = None,
     threads: int | None = None,
@@ -113,12 +114,12 @@ def train(
     """Return a finished run: the pictures audited and split, a model trained, sealed, judged and reported.
 
     pictures: a folder per class, folders already split, an archive or a table, or several of these, which are merged;
-    labels: a map of folder names to labels; corrections: a file of decisions about pictures; folds:
-    cross-validate with so many folds in place of one test part (the recipe's `data.folds`); budget_seconds: what
-    the recipe leaves open is chosen so that all of it is done in this time.
+    labels: a map of folder names to labels; corrections: a file of decisions about pictures; recipe: a Recipe, or the
+    settings of one; folds: cross-validate with so many folds in place of one test part (the recipe's `data.folds`);
+    budget_seconds: what the recipe leaves open is chosen so that all of it is done in this time.
     Raises UserError for what the user can mend, IntegrityError if a proof fails, InterruptedRun on Ctrl-C.
     """
-    asked, clock, workers = _with_folds(recipe or Recipe(), folds), Clock(), threads or cores()
+    asked, clock, workers = _with_folds(Recipe.of(recipe or {}), folds), Clock(), threads or cores()
     out = None if out is None else Path(out)
     refuse_impossible(asked)
     run_folder.refuse_taken(out)
@@ -174,7 +175,7 @@ def _prepared(
 def source_facts(pictures: Sources, labels: str | None, corrections: Path | str | None, threads: int) -> dict[str, Any]:
     """Return what a run keeps of where its pictures come from."""
     named = [str(path.absolute()) for path in _paths(pictures)]
-    facts = {"pictures": named[0] if len(named) == 1 else named, "labels": labels, "threads": threads}
+    facts = {"pictures": named[0] if len(named) == 1 else named, "labels": lasting_name(labels), "threads": threads}
     return facts if corrections is None else {**facts, "corrections": {"file": str(corrections)}}
 
 
@@ -242,9 +243,22 @@ def follow(*, threads: int | None = None) -> None:
     LEARN[told["method"]](task_in(Path(told["run"]), threads or cores(), Clock(), SILENT, resume=told["resume"]))
 
 
-def evaluate(run: Path | str, *, threads: int | None = None, reporter: Reporter = SILENT) -> Run:
-    """Score a finished run on its own test split once more; the run counts that, and its report says so."""
+def evaluate(
+    run: Path | str,
+    pictures: Path | str | None = None,
+    *,
+    labels: str | None = None,
+    threads: int | None = None,
+    reporter: Reporter = SILENT,
+) -> Run:
+    """Score a finished run on its own test split once more; the run counts that, and its report says so.
+
+    pictures: others, labelled, to score it on instead; the folder returned is that of the result, within the run.
+    """
     run = Path(run)
+    if pictures is not None:
+        found = evaluate_elsewhere(run, Path(pictures), labels=labels, threads=threads, reporter=reporter)
+        return Run(found.path, found.metrics)
     recipe, before = run_folder.resolved_of(run), run_folder.read_json(run / "metrics.json")
     if recipe.data.folds:
         raise RunError(

@@ -77,9 +77,7 @@ class Asking:
 
     def source(self) -> dict[str, Any]:
         """Return what every run folder keeps of where its pictures are."""
-        corrections = None if self.corrections is None else {"file": str(self.corrections)}
-        facts = {"pictures": str(self.pictures.absolute()), "labels": self.labels, "threads": self.threads}
-        return facts if corrections is None else {**facts, "corrections": corrections}
+        return flow.source_facts(self.pictures, self.labels, self.corrections, self.threads)
 
 
 @dataclass(frozen=True)
