@@ -88,7 +88,7 @@ def evidence_of(run: RunFiles) -> Evidence:
     marked = run.findings.filter(pl.col("is_issue") & (pl.col("check") == "suspect-label"))
     of_suspects = run.pictures.filter(pl.col("row_id").is_in(marked["row_id"].implode()))
     train = run.pictures.filter(pl.col("split") == "train")["label"]
-    applied = run.folder / "corrections.csv"
+    asked, applied = run.folder / "asked.toml", run.folder / "corrections.csv"
     return Evidence(
         run.metrics,
         {str(label): n for label, n in Counter(train.to_list()).items()},
@@ -99,7 +99,7 @@ def evidence_of(run: RunFiles) -> Evidence:
         run.lessons,
         str(run.bundle.get("method", "")),
         shlex.quote(str(run.folder)),
-        train_again(run.folder, run.environment, applied if applied.exists() else None, "--method", "finetune"),
+        train_again(asked, run.environment, applied if applied.exists() else None, "--method", "finetune"),
     )
 
 

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 
-def train_again(run: Path, facts: Mapping[str, Any], corrections: Path | None, *more: str) -> str:
-    """Return the command that trains on the pictures of a run, with its recipe and labels, for a shell.
+def train_again(recipe: Path, facts: Mapping[str, Any], corrections: Path | None, *more: str) -> str:
+    """Return the command that trains on the pictures of a run, under a recipe and with its labels, for a shell.
 
-    facts: its `environment.json`; more: what is asked for beyond its recipe, for example `--method finetune`.
+    facts: the `environment.json` of the run; recipe: its `asked.toml` or another, left out where nothing is in it;
+    more: what is asked for beyond it, for example `--method finetune`.
     """
     parts = ["bestiary", "train", *_sources(facts.get("pictures"))]
-    asked = run / "asked.toml"
-    if asked.is_file() and asked.read_text(encoding="utf-8").strip():
-        parts += ["--recipe", str(asked)]
+    if recipe.is_file() and recipe.read_text(encoding="utf-8").strip():
+        parts += ["--recipe", str(recipe)]
     if facts.get("labels"):
         parts += ["--labels", str(facts["labels"])]
     if corrections is not None:
