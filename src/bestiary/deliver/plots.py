@@ -118,7 +118,7 @@ def _reliability_dots(
 
 def _reliability_legend() -> list[str]:
     """Return the legend, above the plot: inside it its dots could be taken for figures."""
-    rows = ((214, "fill-right", "as shipped"), (296, "ring-other", "before calibration"))
+    rows = ((190, "fill-right", "as shipped"), (296, "ring-other", "before calibration"))
     return [part for x, ink, words in rows for part in (dot(x, 10, 5, ink), text(x + 10, 14, words, "start small"))]
 
 
