@@ -59,6 +59,8 @@ def test_a_file_made_by_hand_is_understood(tmp_path: Path) -> None:
     text = "\ufeffNote,When,Label,Action,SHA256,seen by\n\n ,,  owl ,Relabel, " + "A" * 64 + ",me\n"
     found = read_corrections(file_of(tmp_path / "c.csv", text))
     assert found.rows == (Correction("a" * 64, "relabel", "owl"),)
+    short = file_of(tmp_path / "short.csv", f"action,label,sha256\nrelabel,owl,{'a' * 64}\n")
+    assert read_corrections(short).rows == found.rows, "note and when may be left out"
 
 
 @pytest.mark.parametrize(

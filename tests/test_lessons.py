@@ -145,4 +145,7 @@ def test_a_run_tells_and_its_report_shows(probed: Path) -> None:
 def test_a_run_without_lessons_has_no_section() -> None:
     values = lesson_values({})
     assert (values["lessons"], values["lesson_plot"], values["lesson_rows"]) == ([], "", [])
-    assert "Learning curve" in curve_plot(curve(0.7))
+    drawn = curve(0.7)
+    assert "Learning curve" in curve_plot(drawn)
+    for pictures_learnt_from in [point["pictures"] for point in drawn["points"]] + [drawn["twice"]["pictures"]]:
+        assert f">{pictures_learnt_from}</text>" in curve_plot(drawn)  # each of them stands below the line

@@ -153,6 +153,17 @@ def test_six_of_six_right_claims_no_certainty() -> None:
         assert body[name]["high"] == 1.0
 
 
+def test_one_of_twenty_eight_wrong_is_known_no_better_than_any_other_rate() -> None:
+    truth = np.repeat(np.arange(4), 7)
+    predicted = truth.copy()
+    predicted[0] = 1
+    low, high = intervals.wilson(np.array(27 / 28), np.array(28))
+    accuracy = score(truth, np.eye(4)[predicted], names(4))["accuracy"]
+    assert accuracy == pytest.approx({"value": 27 / 28, "low": float(low), "high": float(high)})
+    twice = score(np.tile(truth, 2), np.eye(4)[np.tile(predicted, 2)], names(4), np.tile(np.arange(28), 2))["accuracy"]
+    assert twice == accuracy, "a copy of every picture is no more evidence"
+
+
 def test_the_losses_of_one_picture_a_class_claim_no_certainty() -> None:
     rows = np.array([[0.9, 0.05, 0.05], [0.3, 0.6, 0.1], [0.2, 0.0, 0.8]])
     scores = score(np.arange(3), rows, ["a", "b", "c"])

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from PIL import Image
 
 pytest.importorskip("onnx")
 
-from bestiary.errors import RunError
+from bestiary.errors import InputError, RunError
 from bestiary.inference.bundle import read_bundle
 from bestiary.inference.predictor import EngineName, Prediction, Predictor, load
 from bestiary.models.engine import has_openvino
@@ -67,11 +67,24 @@ def test_every_kind_of_source_gets_the_same_answer(run: Path, tmp_path: Path) ->
     path = tmp_path / "blue.png"
     path.write_bytes(coloured("blue"))
     predictor = Predictor(str(run))
-    answers = [predictor.predict(source) for source in (path, str(path), path.read_bytes(), solid("blue"))]
-    assert [answer.path for answer in answers] == [str(path), str(path), None, None]
+    sources = (path, str(path), path.read_bytes(), Image.open(path), Image.open(path).convert("RGBA"), solid("blue"))
+    answers = [predictor.predict(source) for source in sources]
+    assert [answer.path for answer in answers] == [str(path), str(path), None, None, None, None]
     for answer in answers:
         assert _without_path(answer) == _without_path(answers[0])
     assert answers[0].label == "blue"
+
+
+def test_what_is_no_picture_is_refused_with_what_would_be_one(run: Path, tmp_path: Path) -> None:
+    predictor, wrong = Predictor(run), cast("Any", [tmp_path / "one.png"])
+    with pytest.raises(InputError, match=r"A picture is a path, .*; got list\. For several .* predict_many"):
+        predictor.predict(wrong)
+    with pytest.raises(InputError, match="takes several pictures"):
+        next(predictor.predict_many("one.png"))
+    (tmp_path / "cut.png").write_bytes(coloured("red")[:-30])
+    with Image.open(tmp_path / "cut.png") as cut:
+        answer = predictor.predict(cut)
+    assert (answer.label, answer.error) == (None, "the image cannot be decoded: image file is truncated.")
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -7,8 +7,8 @@ import bestiary
 
 
 def test_the_public_names_are_these() -> None:
-    names = ["BestiaryError", "PictureClassifier", "Predictor", "Recipe", "UserError", "__version__", "audit", "load"]
-    assert bestiary.__all__ == [*names, "train"]
+    names = ["BestiaryError", "PictureClassifier", "Predictor", "Recipe", "UserError", "__version__", "audit"]
+    assert bestiary.__all__ == [*names, "evaluate", "load", "resume", "train"]
 
 
 @pytest.mark.parametrize("name", bestiary.__all__)

@@ -1,5 +1,5 @@
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import example, given
@@ -147,6 +147,14 @@ def test_a_recipe_that_cannot_be_read_is_named_with_the_line(tmp_path: Path) -> 
         Recipe.read(bad)
     with pytest.raises(RecipeError, match="cannot be read"):
         Recipe.read(tmp_path)
+
+
+def test_a_recipe_is_made_of_settings_of_a_recipe_or_of_a_name() -> None:
+    recipe = Recipe.of({"seed": 3})
+    assert Recipe.of(recipe) is recipe
+    assert Recipe.read("original-v2").train.epochs == 4
+    with pytest.raises(RecipeError, match="A recipe is nested settings, .*; got 'original-v2'"):
+        Recipe.of(cast("Any", "original-v2"))
 
 
 def test_a_recipe_is_frozen() -> None:

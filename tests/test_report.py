@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -511,6 +513,23 @@ def test_suspect_labels_of_tested_pictures_are_worth_what_relabelling_them_bring
     f1 = 2 * np.diag(counts) / np.maximum(counts.sum(axis=0) + counts.sum(axis=1), 1)
     assert found.relabelled == pytest.approx(f1.mean() - files.metrics["macro_f1"]["value"])
     assert found.suspects == {"test": 2}
+
+
+def test_the_command_for_fine_tuning_names_pictures_labels_and_recipe(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, own := tmp_path / "own")
+    files = read_run(own)
+    facts = {"pictures": "/my pictures", "labels": "animals10"}
+    asked = f"--recipe {shlex.quote(str(files.folder / 'asked.toml'))} --labels animals10"
+    found = evidence_of(replace(files, environment=facts))
+    assert found.finetune == f"bestiary train '/my pictures' {asked} --method finetune"
+    (own / "corrections.csv").touch()
+    found = evidence_of(replace(files, environment=facts))
+    assert f"--corrections {files.folder / 'corrections.csv'} --method finetune" in found.finetune
+
+
+def test_a_report_by_the_name_of_latest_is_of_the_run_itself(run: Path, tmp_path: Path) -> None:
+    (latest := tmp_path / "latest").symlink_to(run, target_is_directory=True)
+    assert (read_run(latest).folder, read_run(latest).name) == (run.resolve(), run.resolve().name)
 
 
 def test_learning_curves_lead_to_advice_only_where_there_are_some() -> None:

@@ -256,6 +256,17 @@ def test_each_tab_takes_back_its_own(tmp_path: Path) -> None:
     assert [row.sha256 for row in mine.all().rows] == [A]
 
 
+def test_what_to_do_next_names_the_run_itself_and_all_of_its_sources(desk: Desk, tmp_path: Path) -> None:
+    facts = {"pictures": ["/some where/one", "/two.zip"], "labels": "/maps/mine.csv"}
+    shutil.copytree(desk.run, own := tmp_path / "own")
+    (own / "environment.json").write_text(json.dumps(facts), encoding="utf-8")
+    (latest := tmp_path / "latest").symlink_to(own, target_is_directory=True)
+    train, compare = Desk(latest, desk.decisions, threads=1).commands()
+    assert train.startswith("bestiary train '/some where/one' /two.zip --recipe ")
+    assert f"--labels /maps/mine.csv --corrections {desk.decisions.path}" in train
+    assert compare.startswith(f"bestiary compare {own.resolve()} runs/latest")  # `latest` is another run by then
+
+
 def test_an_opinion_is_what_the_predictor_says(client: TestClient, desk: Desk) -> None:
     row = next(row for row, item in desk.items.items() if item.split == "train")
     told = client.get(f"/opinion/{row}").json()

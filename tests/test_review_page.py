@@ -94,6 +94,15 @@ def test_twenty_pictures_are_reviewed_by_keys_alone(review: Review) -> None:
     assert "anna" not in review.page.inner_text("#said")
 
 
+@pytest.mark.parametrize("review", [{"viewport": {"width": 1280, "height": 720}}], indirect=True, ids=["low"])
+def test_all_neighbours_are_in_sight_on_a_low_screen(review: Review) -> None:
+    choose(review, "suspect-label")
+    near = review.page.locator("#near > li")
+    near.nth(5).wait_for()
+    side, last = review.page.locator(".side").bounding_box(), near.nth(5).bounding_box()
+    assert last["y"] + last["height"] <= side["y"] + side["height"]
+
+
 def test_undo_goes_back_over_decisions_and_what_was_skipped(review: Review) -> None:
     choose(review, "suspect-label")
     first = review.page.evaluate("current().row")

@@ -155,7 +155,7 @@ def test_ctrl_c_says_how_to_go_on(
         raise KeyboardInterrupt
 
     soon = Forecast(Estimate(1.0, 0.0, 0.0), None)
-    monkeypatch.setattr(flow, "begin", stopped)
+    monkeypatch.setattr(studies, "begin", stopped)
     monkeypatch.setattr(
         studies, "forecast", lambda entries, *_, **__: dict.fromkeys([one.name for one in entries], soon)
     )

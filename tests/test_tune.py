@@ -82,6 +82,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     def begin(out: Path, recipe: Recipe, *given: Any, **named: Any) -> None:
         out.mkdir()
         (out / "asked.toml").write_text(write_toml(recipe.asked()), encoding="utf-8")
+        run_folder.write_json(out / "environment.json", {})
 
     def resume(out: Path, **named: Any) -> None:
         counts["trained"] += 1
@@ -92,7 +93,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
     for module in (trying, ending):
         monkeypatch.setattr(module, "scored", score)
-    monkeypatch.setattr(flow, "begin", begin)
+    monkeypatch.setattr(ending, "begin", begin)
     monkeypatch.setattr(flow, "resume", resume)
     monkeypatch.setattr(ending, "write_report", lambda run, **_: None)
     monkeypatch.setattr(importance, "RESAMPLES", 1)
@@ -146,6 +147,8 @@ def test_the_page_and_the_picture_say_it(searched: Path) -> None:
     assert found["luck"]["sentence"].split(".")[0] in page.replace("&#39;", "'")
     assert "http" not in page.replace("http-equiv", "")
     assert "winner/report.html" in page
+    pictures = run_folder.read_json(Path(found["run"]) / "environment.json")["pictures"]
+    assert f"<code>bestiary train {pictures} --recipe {(searched / 'winner.toml').resolve()}</code>" in page
     dots = ElementTree.parse(searched / "history.svg").getroot().findall(".//{http://www.w3.org/2000/svg}circle")
     assert len(dots) == 11
     settings = {one["setting"]: one for one in found["importance"]["settings"]}

@@ -18,14 +18,16 @@ __all__ = [
     "UserError",
     "__version__",
     "audit",
+    "evaluate",
     "load",
+    "resume",
     "train",
 ]
 
 if TYPE_CHECKING:
     from bestiary.classifier import PictureClassifier
     from bestiary.errors import BestiaryError, UserError
-    from bestiary.flow import audit, train
+    from bestiary.flow import audit, evaluate, resume, train
     from bestiary.inference.predictor import Predictor, load
     from bestiary.recipe import Recipe
 
@@ -36,6 +38,8 @@ _HOMES = {
     "Predictor": "bestiary.inference.predictor",
     "load": "bestiary.inference.predictor",
     "train": "bestiary.flow",
+    "resume": "bestiary.flow",
+    "evaluate": "bestiary.flow",
     "audit": "bestiary.flow",
     "PictureClassifier": "bestiary.classifier",
 }

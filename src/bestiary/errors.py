@@ -6,7 +6,7 @@ BestiaryError
 │   ├── PictureError     one file that cannot be used; `check` names the finding
 │   ├── RecipeError      a setting that is unknown, misspelt or impossible
 │   ├── RunError         a run folder that is missing, unfinished, damaged or in use
-│   ├── InputError       what a program gave to PictureClassifier; a ValueError too, as scikit-learn expects
+│   ├── InputError       what a program gave, to PictureClassifier or a Predictor; a ValueError too
 │   ├── MissingExtraError  a part of bestiary that is not installed
 │   └── MachineError     the disk is full, a folder cannot be written
 ├── IntegrityError       a checksum or a proof failed: nothing that follows could be trusted
@@ -66,7 +66,7 @@ class RunError(UserError):
 
 
 class InputError(UserError, ValueError):
-    """What was given to PictureClassifier cannot be used."""
+    """What a program gave cannot be used."""
 
 
 class MissingExtraError(UserError):

@@ -5,8 +5,7 @@ Read this first. Every command is a thin function over what stands here.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,13 +16,13 @@ import polars as pl
 
 from bestiary import table
 from bestiary.data.correcting import settle
-from bestiary.data.corrections import read_corrections, write
+from bestiary.data.corrections import read_corrections
 from bestiary.data.preparation import Audited, audited, described, divided
 from bestiary.deliver.report import write_report
 from bestiary.errors import InterruptedRun, RunError
 from bestiary.evaluation.classification_report import classification_report
 from bestiary.evaluation.curves import overfitting_sentence, path_sentence
-from bestiary.evaluation.elsewhere import predicted
+from bestiary.evaluation.elsewhere import evaluate_elsewhere, predicted
 from bestiary.evaluation.folds import cross_validated, fold_scores, pooled
 from bestiary.evaluation.judging import judged, learn_model, tested, validated
 from bestiary.evaluation.lessons import lessons
@@ -34,13 +33,13 @@ from bestiary.picture import Limits
 from bestiary.progress import Reporter, Silent
 from bestiary.recipe import Recipe
 from bestiary.training import run_folder
+from bestiary.training.beginning import Sources, begin, paths_of, source_facts
 from bestiary.training.budget import Plan, planned
 from bestiary.training.methods import LEARN, refuse_impossible
 from bestiary.training.session import Session, held, session
 from bestiary.training.task import Task, pictures_of, task_in, task_of
 
 SILENT = Silent()
-Sources = Path | str | Sequence[Path | str]  # one source of pictures, or several that are merged
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def audit(
     *,
     labels: str | None = None,
     corrections: Path | str | None = None,
-    recipe: Recipe | None = None,
+    recipe: Recipe | Mapping[str, Any] | None = None,
     threads: int | None = None,
     reporter: Reporter = SILENT,
 ) -> Audited:
@@ -64,7 +63,7 @@ def audit(
 
     corrections: a file of decisions about pictures, which are applied.
     """
-    settings, workers = (recipe or Recipe()).resolved(), threads or cores()
+    settings, workers = Recipe.of(recipe or {}).resolved(), threads or cores()
     found = measured(pictures, labels, corrections, settings, workers, reporter)
     return examined(found, settings, workers, reporter)
 
@@ -79,7 +78,7 @@ def measured(
 ) -> Audited:
     """Return the pictures as far as they are known without a model: all that splitting and planning need."""
     return audited(
-        _paths(pictures),
+        paths_of(pictures),
         labels,
         settings.data,
         Limits(settings.picture.max_bytes, settings.picture.max_pixels),
@@ -103,7 +102,7 @@ def train(
     *,
     labels: str | None = None,
     corrections: Path | str | None = None,
-    recipe: Recipe | None = None,
+    recipe: Recipe | Mapping[str, Any] | None = None,
     folds: int | None = None,
     out: Path | str | None = None,
     threads: int | None = None,
@@ -113,12 +112,12 @@ def train(
     """Return a finished run: the pictures audited and split, a model trained, sealed, judged and reported.
 
     pictures: a folder per class, folders already split, an archive or a table, or several of these, which are merged;
-    labels: a map of folder names to labels; corrections: a file of decisions about pictures; folds:
-    cross-validate with so many folds in place of one test part (the recipe's `data.folds`); budget_seconds: what
-    the recipe leaves open is chosen so that all of it is done in this time.
+    labels: a map of folder names to labels; corrections: a file of decisions about pictures; recipe: a Recipe, or the
+    settings of one; folds: cross-validate with so many folds in place of one test part (the recipe's `data.folds`);
+    budget_seconds: what the recipe leaves open is chosen so that all of it is done in this time.
     Raises UserError for what the user can mend, IntegrityError if a proof fails, InterruptedRun on Ctrl-C.
     """
-    asked, clock, workers = _with_folds(recipe or Recipe(), folds), Clock(), threads or cores()
+    asked, clock, workers = _with_folds(Recipe.of(recipe or {}), folds), Clock(), threads or cores()
     out = None if out is None else Path(out)
     refuse_impossible(asked)
     run_folder.refuse_taken(out)
@@ -171,46 +170,6 @@ def _prepared(
     return begin(out, asked, plan.recipe, shown, collection, facts), plan
 
 
-def source_facts(pictures: Sources, labels: str | None, corrections: Path | str | None, threads: int) -> dict[str, Any]:
-    """Return what a run keeps of where its pictures come from."""
-    named = [str(path.absolute()) for path in _paths(pictures)]
-    facts = {"pictures": named[0] if len(named) == 1 else named, "labels": labels, "threads": threads}
-    return facts if corrections is None else {**facts, "corrections": {"file": str(corrections)}}
-
-
-def begin(
-    out: Path | None,
-    asked: Recipe,
-    resolved: Recipe,
-    shown: pl.DataFrame,
-    collection: Audited,
-    facts: dict[str, Any],
-    *,
-    begun: Path | None = None,
-) -> Path:
-    """Return a new run folder with all that a run begins with: recipe, pictures and their split, findings, `facts`.
-
-    `resume` makes a finished run of it. begun: a folder whose checkpoints its training goes on from.
-    """
-    done = collection.corrected
-    facts = facts | {"passed over": dict(collection.passed_over)}
-    if begun is not None:
-        facts |= {"training begun in": str(begun.absolute())}
-    if done is not None:
-        facts |= {"corrections": {**facts.get("corrections", {}), **done.facts()}}
-
-    def contents(folder: Path) -> None:
-        if done is not None:  # as they were applied: the file may have changed since
-            write(folder / "corrections.csv", done.decisions)
-        if begun is not None:
-            shutil.copytree(begun / "checkpoints", folder / "checkpoints")
-        run_folder.write_json(folder / "environment.json", run_folder.environment(facts))
-        table.write(shown, folder / "pictures.parquet")
-        table.write(collection.findings, folder / "findings.parquet")
-
-    return run_folder.create(out, asked, resolved=resolved, contents=contents)
-
-
 def resume(run: Path | str, *, light: bool = False, threads: int | None = None, reporter: Reporter = SILENT) -> Run:
     """Return the finished run that an interrupted one becomes, from its pictures, recipe and last checkpoint.
 
@@ -242,9 +201,22 @@ def follow(*, threads: int | None = None) -> None:
     LEARN[told["method"]](task_in(Path(told["run"]), threads or cores(), Clock(), SILENT, resume=told["resume"]))
 
 
-def evaluate(run: Path | str, *, threads: int | None = None, reporter: Reporter = SILENT) -> Run:
-    """Score a finished run on its own test split once more; the run counts that, and its report says so."""
+def evaluate(
+    run: Path | str,
+    pictures: Path | str | None = None,
+    *,
+    labels: str | None = None,
+    threads: int | None = None,
+    reporter: Reporter = SILENT,
+) -> Run:
+    """Score a finished run on its own test split once more; the run counts that, and its report says so.
+
+    pictures: others, labelled, to score it on instead; the folder returned is that of the result, within the run.
+    """
     run = Path(run)
+    if pictures is not None:
+        found = evaluate_elsewhere(run, Path(pictures), labels=labels, threads=threads, reporter=reporter)
+        return Run(found.path, found.metrics)
     recipe, before = run_folder.resolved_of(run), run_folder.read_json(run / "metrics.json")
     if recipe.data.folds:
         raise RunError(
@@ -336,10 +308,6 @@ def _write(run: Path, metrics: dict[str, Any], threads: int | None, *, light: bo
     run_folder.write_json(run / "metrics.json", metrics)
     if not light:
         write_report(run, threads=threads)
-
-
-def _paths(pictures: Sources) -> list[Path]:
-    return [Path(pictures)] if isinstance(pictures, str | Path) else [Path(one) for one in pictures]
 
 
 def _with_folds(recipe: Recipe, folds: int | None) -> Recipe:

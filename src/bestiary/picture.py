@@ -135,6 +135,17 @@ def decode(source: Path | bytes, *, at_least: int | None = None, limits: Limits 
     return np.asarray(open_picture(source, at_least=at_least, limits=limits).image)
 
 
+def upright(image: Image.Image, limits: Limits = LIMITS) -> Pixels:
+    """Return what somebody opened with Pillow as upright uint8 RGB of shape (height, width, 3); `image` stays as it is.
+
+    Raises PictureError if its file is closed or broken, or it is too large.
+    """
+    try:
+        return np.asarray(_opened(image.copy(), "the image", None, limits).image)
+    except (OSError, SyntaxError, ValueError, AttributeError) as error:  # a closed file is an AttributeError
+        raise PictureError(f"the image cannot be decoded: {error}.", check="unreadable") from None
+
+
 def fit(pixels: Pixels, size: int, how: Fit = "squash") -> Pixels:
     """Return the picture as uint8 (size, size, 3), antialiased.
 

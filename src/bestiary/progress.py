@@ -62,10 +62,17 @@ class Lines:
 
 
 def _so_far(done: int, total: int | None, seconds: float) -> str:
-    rate = f"{done / seconds:,.0f} a second"
+    """Return how far it is, at what rate, and how long it will take yet.
+
+    >>> _so_far(600, 1800, 30.0), _so_far(2, 5, 14.0)
+    ('600 of 1,800, 20 a second, 60 s left', '2 of 5, 7 s each, 21 s left')
+    """
+    each = seconds / max(done, 1)
+    rate = f"{1 / each:,.{0 if each < 0.1 else 1}f} a second" if each < 1 else f"{each:.0f} s each"
     if total is None:
         return f"{done:,}, {rate}"
-    return f"{done:,} of {total:,}, {rate}, {(total - done) * seconds / max(done, 1):.0f} s left"
+    left = (total - done) * each
+    return f"{done:,} of {total:,}, {rate}, " + (f"{left:.0f} s left" if left < 600 else f"{left / 60:.0f} min left")
 
 
 class Bars:

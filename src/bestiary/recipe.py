@@ -195,8 +195,12 @@ class Recipe(_Section):
         return self
 
     @classmethod
-    def of(cls, asked: Mapping[str, Any]) -> Recipe:
+    def of(cls, asked: Mapping[str, Any] | Recipe) -> Recipe:
         """Return the recipe with these settings, or raise RecipeError that names the setting and what was expected."""
+        if isinstance(asked, Recipe):
+            return asked
+        if not isinstance(asked, Mapping):
+            raise RecipeError(f'A recipe is nested settings, such as {{"train": {{"epochs": 30}}}}; got {asked!r}.')
         _refuse_unknown(asked, cls, prefix="")
         try:
             return cls.model_validate(asked)
@@ -204,9 +208,9 @@ class Recipe(_Section):
             raise RecipeError(_explain(error)) from None
 
     @classmethod
-    def read(cls, path: Path) -> Recipe:
-        """Return the recipe written in a TOML file; raises RecipeError naming file and line."""
-        return cls.of(read_toml(path))
+    def read(cls, path: Path | str) -> Recipe:
+        """Return the recipe of this name, or written in a TOML file; raises RecipeError naming file and line."""
+        return cls.of(read_named(str(path)))
 
     def asked(self) -> dict[str, Any]:
         """Return only what was set, as nested plain values."""
@@ -307,7 +311,9 @@ def _refuse_unknown(asked: Mapping[str, Any], model: type[BaseModel], *, prefix:
         kind = model.model_fields[key].annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             if not isinstance(value, Mapping):
-                raise RecipeError(f'"{prefix}{key}" is a section; give its keys, for example {key}.{_first(kind)}.')
+                raise RecipeError(
+                    f'"{prefix}{key}" is a section; give its keys, for example {key}.{next(iter(kind.model_fields))}.'
+                )
             _refuse_unknown(value, kind, prefix=f"{prefix}{key}.")
 
 
@@ -316,10 +322,6 @@ def _whereabouts(key: str) -> str:
     sections = {name: field.annotation for name, field in Recipe.model_fields.items()}
     places = [f"{name}.{key}" for name, kind in sections.items() if key in getattr(kind, "model_fields", ())]
     return f'Did you mean "{places[0]}"? ' if places else ""
-
-
-def _first(model: type[BaseModel]) -> str:
-    return next(iter(model.model_fields))
 
 
 def _explain(error: ValidationError) -> str:

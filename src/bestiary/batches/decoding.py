@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from bestiary.errors import PictureError, SourceError
-from bestiary.picture import LIMITS, Fit, Limits, Pixels, fit, load, read_bytes, with_name
+from bestiary.picture import LIMITS, Fit, Limits, Pixels, fit, load, read_bytes, upright, with_name
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Pinned:
         return content
 
 
-Source = Path | bytes | Pinned | npt.NDArray[np.uint8]
+Source = Path | bytes | Pinned | npt.NDArray[np.uint8] | Image.Image
+KINDS = (Path, bytes, Pinned, np.ndarray, Image.Image)
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class View:
 
         Raises SourceError for a pinned file that is not what it was.
         """
+        if isinstance(source, Image.Image):
+            source = upright(source, self.limits)
         if isinstance(source, np.ndarray):
             if source.ndim != 3 or source.shape[2] != 3 or not source.size or source.dtype != np.uint8:
                 raise PictureError(

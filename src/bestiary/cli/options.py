@@ -49,7 +49,7 @@ Corrections = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE.csv",
-        help="Decisions about pictures: sha256,action,label,note,when; action is keep, drop or relabel.",
+        help="Decisions about pictures: sha256,action,label[,note,when]; action is keep, drop or relabel.",
     ),
 ]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, for example runs/latest.")]

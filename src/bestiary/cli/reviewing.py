@@ -45,7 +45,7 @@ def review(
     from bestiary.progress import reporter
 
     show = reporter(quiet=quiet)
-    desk = Desk(run, Decisions(corrections or run / "corrections.csv", _named(reviewer)), threads=threads)
+    desk = Desk(run, Decisions(corrections or run.resolve() / "corrections.csv", _named(reviewer)), threads=threads)
     settings = Settings(port=port, token=secrets.token_urlsafe(24))
     with running.listen(settings) as bound:
         address = running.address(bound, settings)

@@ -1,7 +1,7 @@
 """A corrections file: what somebody decided about pictures, by their content. No picture is ever touched.
 
-`corrections.csv` has the columns `sha256, action, label, note, when`, one decision a row. A later row about the same
-picture replaces an earlier one.
+`corrections.csv` has the columns `sha256, action, label, note, when`, one decision a row; who writes it by hand may
+leave out the last two. A later row about the same picture replaces an earlier one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from bestiary.machine import write_text
 
 Action = Literal["keep", "drop", "relabel"]
 ACTIONS: tuple[str, ...] = get_args(Action)
-COLUMNS = ("sha256", "action", "label", "note", "when")
+NEEDED = ("sha256", "action", "label")
+COLUMNS = (*NEEDED, "note", "when")
 SHA256 = re.compile("[0-9a-f]{64}")
 SHOWN = 3
 _writing = threading.Lock()
@@ -162,7 +163,7 @@ def _rows(text: str, path: Path) -> Iterable[Correction]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = [name.strip().lower() for name in next(reader, [])]
-        for column in COLUMNS:
+        for column in NEEDED:
             if column not in header:
                 has = ", ".join(header) if any(header) else "nothing"
                 raise SourceError(
@@ -176,7 +177,7 @@ def _rows(text: str, path: Path) -> Iterable[Correction]:
             if len(cells) != len(header):
                 raise SourceError(f"{where}: {len(cells)} cells; expected {len(header)}, as in the first line.")
             row = dict(zip(header, cells, strict=True))
-            yield correction(*(row[column] for column in COLUMNS), where=where)
+            yield correction(*(row.get(column, "") for column in COLUMNS), where=where)
     except csv.Error as error:
         raise SourceError(f"The corrections {path} cannot be read, line {reader.line_num}: {error}.") from None
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from bestiary.deliver.again import train_again
 from bestiary.deliver.run_files import RunFiles
 from bestiary.deliver.svg import percent_text
 from bestiary.deliver.verdict import SERIOUS, by_f1, estimate_text, interval_text
@@ -62,7 +63,7 @@ class Evidence:
 
     train_counts: training pictures by class; issues: findings by check; suspects: how many labels look wrong in each
     split; relabelled: the rise of macro-F1 as shown if those of the tested pictures were what they look like; run: for
-    a shell.
+    a shell; finetune: the command that trains on the same pictures in another way.
     """
 
     metrics: Mapping[str, Any]
@@ -74,6 +75,7 @@ class Evidence:
     lessons: Mapping[str, Any] = field(default_factory=dict)
     method: str = ""
     run: str = "RUN"
+    finetune: str = "bestiary train PICTURES --method finetune"
 
     @property
     def mislabelled(self) -> int:
@@ -86,6 +88,7 @@ def evidence_of(run: RunFiles) -> Evidence:
     marked = run.findings.filter(pl.col("is_issue") & (pl.col("check") == "suspect-label"))
     of_suspects = run.pictures.filter(pl.col("row_id").is_in(marked["row_id"].implode()))
     train = run.pictures.filter(pl.col("split") == "train")["label"]
+    asked, applied = run.folder / "asked.toml", run.folder / "corrections.csv"
     return Evidence(
         run.metrics,
         {str(label): n for label, n in Counter(train.to_list()).items()},
@@ -96,6 +99,7 @@ def evidence_of(run: RunFiles) -> Evidence:
         run.lessons,
         str(run.bundle.get("method", "")),
         shlex.quote(str(run.folder)),
+        train_again(asked, run.environment, applied if applied.exists() else None, "--method", "finetune"),
     )
 
 
@@ -251,9 +255,9 @@ def _training_steps(evidence: Evidence) -> Iterator[Step]:
     if method == "probe" and metrics["macro_f1"]["value"] < 0.95:
         why = (
             "The backbone was left as it came. Adapting its layers may help where pictures differ much from photographs"
-            " of things; comparing both runs (bestiary compare) tells."
+            " of things; `bestiary compare` of both runs tells."
         )
-        yield Step("Try fine-tuning.", why, "bestiary train PICTURES --method finetune")
+        yield Step("Try fine-tuning.", why, evidence.finetune)
 
 
 def _trust_steps(metrics: Mapping[str, Any]) -> Iterator[Step]:

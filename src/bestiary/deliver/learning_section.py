@@ -43,5 +43,5 @@ def curve_plot(curve: Mapping[str, Any]) -> Markup:
     ]
     return plots.curve(
         "Learning curve", x, series, x_label="Training pictures", y_label="Macro-F1 on validation", x_log=True,
-        as_percent=True,
+        x_ticks=x, as_percent=True,
     )  # fmt: skip

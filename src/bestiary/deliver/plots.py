@@ -50,19 +50,23 @@ def curve(
     x_label: str,
     y_label: str,
     x_log: bool = False,
+    x_ticks: Sequence[float] = (),
     as_percent: bool = False,
     mark: tuple[float, str] | None = None,
 ) -> Markup:
     """Return lines over epochs or over a setting, each with its name at its end.
 
-    `mark` draws a vertical line at a value of x with a few words at its top. Missing values (None, NaN) are left out.
+    x_ticks: the numbers along the bottom; round ones when not given. `mark` draws a vertical line at a value of x with
+    a few words at its top. Missing values (None, NaN) are left out.
     """
     known = [float(value) for line in series for value in _finite(line.values)]
     if not x or not known:
         return Markup("")
     frame = _curve_frame(x, known, x_log, as_percent)
     y_text = percent_text if as_percent else number_text
-    parts = axes(frame, _x_ticks(frame), ticks(frame.y_low, frame.y_high), number_text, y_text, x_label, y_label)
+    parts = axes(
+        frame, x_ticks or _x_ticks(frame), ticks(frame.y_low, frame.y_high), number_text, y_text, x_label, y_label
+    )
     if mark is not None:
         parts += _marker(frame, *mark)
     ends = _spread([_end(frame, line, x) for line in series])
@@ -91,7 +95,7 @@ def reliability(bins: Sequence[ReliabilityPoint], before: Sequence[ReliabilityPo
         )
     parts += _reliability_dots(frame, before, n, 5.5, "ring-other", "before calibration")
     parts += _reliability_dots(frame, bins, n, 3, "fill-right", "as shipped")
-    parts += _reliability_legend(frame) if before else []
+    parts += _reliability_legend() if before else []
     parts.append(text(frame.x(0.98), frame.y(0.07), "less often right than it claims", "end small"))
     spoken = "; ".join(f"sure {percent_text(p.sure)}, right {percent_text(p.right / p.n)} of {p.n}" for p in bins)
     return drawing("Reliability diagram", spoken, parts, frame.height)
@@ -112,16 +116,10 @@ def _reliability_dots(
     ]
 
 
-def _reliability_legend(frame: Frame) -> list[str]:
-    rows = ((0.25, "fill-right", "as shipped"), (0.17, "ring-other", "before calibration"))
-    return [
-        part
-        for height, ink, words in rows
-        for part in (
-            dot(frame.x(0.65), frame.y(height), 5, ink),
-            text(frame.x(0.68), frame.y(height) + 4, words, "start small"),
-        )
-    ]
+def _reliability_legend() -> list[str]:
+    """Return the legend, above the plot: inside it its dots could be taken for figures."""
+    rows = ((190, "fill-right", "as shipped"), (296, "ring-other", "before calibration"))
+    return [part for x, ink, words in rows for part in (dot(x, 10, 5, ink), text(x + 10, 14, words, "start small"))]
 
 
 def reliability_points(confidence: Floats, right: Flags) -> list[ReliabilityPoint]:
@@ -145,7 +143,8 @@ def confidence_histogram(confidence: Floats, right: Flags) -> Markup:
         counts = np.histogram(confidence[rows], edges)[0]
         frame = Frame(0, 1, 0, max(1, int(counts.max())), left=16, top=top + 40, bottom=190 - top, height=340)
         parts += _bars(frame, edges, counts, ink)
-        parts.append(text(16, top + 22, f"{name}: {int(rows.sum()):,} answers", f"start strong {ink}"))
+        n = int(rows.sum())
+        parts.append(text(16, top + 22, f"{name}: {n:,} answer{'s' * (n != 1)}", f"start strong {ink}"))
     parts += [text(frame.x(tick), frame.y(0) + 17, percent_text(tick), "middle small") for tick in ticks(0, 1)]
     parts.append(text(WIDTH / 2, 334, "How sure the model was", "middle small"))
     spoken = f"{int(right.sum())} right answers and {int((~right).sum())} wrong ones, in steps of 5 % of confidence"

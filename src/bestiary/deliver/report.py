@@ -80,6 +80,7 @@ def _story(run: RunFiles) -> dict[str, Any]:
     return {
         "name": run.name,
         "folder": run.folder,
+        "quoted": evidence.run,
         "method": evidence.method,
         "bundle": run.bundle,
         "metrics": m,

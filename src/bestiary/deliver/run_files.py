@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +48,7 @@ def read_run(run: Path) -> RunFiles:
     findings = run / "findings.parquet"
     none = pl.DataFrame(schema=table.FINDINGS)
     return RunFiles(
-        folder=run.absolute(),
+        folder=run.resolve(),  # `runs/latest` is another run tomorrow
         metrics=_metrics(run),
         history=_json_lines(run / "history.jsonl"),
         pictures=table.read(run / "pictures.parquet", table.PICTURES),
@@ -80,7 +81,9 @@ def _metrics(run: Path) -> dict[str, Any]:
         raise RunError(f"{run} holds no finished run: it has no metrics.json. Train again, or resume it.")
     metrics = _json(run / "metrics.json")
     if missing := [key for key in NEEDED_METRICS if key not in metrics]:
-        raise RunError(f'{run / "metrics.json"} has no "{missing[0]}". Score the run: bestiary evaluate {run}')
+        raise RunError(
+            f'{run / "metrics.json"} has no "{missing[0]}". Score the run: bestiary evaluate {shlex.quote(str(run))}'
+        )
     return metrics
 
 

@@ -87,7 +87,7 @@ def percent_text(share: float) -> str:
 
 def number_text(value: float) -> str:
     """Return a number for an axis, with no more digits than it needs."""
-    return f"{value:g}"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:g}"
 
 
 def text(x: float, y: float, words: str, classes: str) -> str:

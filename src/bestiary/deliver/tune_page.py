@@ -10,8 +10,10 @@ from markupsafe import Markup, escape
 
 import bestiary
 from bestiary.deliver import svg
+from bestiary.deliver.again import train_again
 from bestiary.deliver.page import render_page
 from bestiary.machine import write_text
+from bestiary.training.run_folder import read_json
 
 PAGE, HISTORY = "tune.html", "history.svg"
 ROW, TOP, BOTTOM = 26, 34, 44
@@ -36,6 +38,7 @@ def write(found: Mapping[str, Any], out: Path) -> None:
         "luck": luck_plot(found["luck"]["trials"]),
         "recipe": (out / "winner.toml").read_text(encoding="utf-8"),
         "run": Path(found["run"]).name,
+        "command": _command(Path(found["run"]), out.resolve() / "winner.toml"),
         "pruning": pruning_sentence(found["pruning"]),
         "test": test_sentence(found),
         "looks": looks_sentence(found["test scored"]),
@@ -49,6 +52,8 @@ def headline(found: Mapping[str, Any]) -> str:
     winner, default = found["winner"], found["default"]
     tried = found["trials"]
     number = tried["complete"] + tried["pruned"] + tried["failed"]
+    if winner["default"] and number == 1:
+        return f"Nothing but the default was tried; its macro-F1 is {_rate(winner['macro_f1'])}."
     if winner["default"]:
         return f"None of {number} recipes was better than the default, whose macro-F1 is {_rate(winner['macro_f1'])}."
     before = "" if default is None else f", the default {_rate(default['macro_f1'])}"
@@ -82,6 +87,12 @@ def looks_sentence(looks: int) -> str:
         f"The test pictures were looked at {looks} times: the search was gone on with, and found another winner each"
         " time. The last score is a little too good if the choice to go on depended on the ones before."
     )
+
+
+def _command(run: Path, recipe: Path) -> str:
+    """Return the command that trains with the winning recipe, on the same pictures unless others are named."""
+    applied = run / "corrections.csv"
+    return train_again(recipe, read_json(run / "environment.json"), applied if applied.exists() else None)
 
 
 def _history(lines: Sequence[Mapping[str, Any]]) -> tuple[list[str], str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from bestiary.errors import RunError, UserError
 from bestiary.evaluation import intervals
 from bestiary.evaluation.corrections import holm
 from bestiary.evaluation.intervals import Floats, Integers
-from bestiary.evaluation.metrics import Sums, certain_of_nothing, f1_over, sums_by_picture
+from bestiary.evaluation.metrics import Sums, f1_over, rate_of, sums_by_picture
 from bestiary.inference.bundle import read_bundle
 
 COMPARED = ("accuracy", "macro_f1", "log_loss")
@@ -44,7 +45,8 @@ def read_scored(run: Path) -> Scored:
     predictions = table.read(run / "predictions.parquet", table.PREDICTIONS).filter(pl.col("split") == "test")
     answers = predictions.join(pictures, on="row_id", how="left", maintain_order="left").sort("sha256", "path")
     if not answers.height:
-        raise RunError(f"{run} has no test pictures in its predictions.parquet. Score it: bestiary evaluate {run}")
+        name = shlex.quote(str(run))
+        raise RunError(f"{run} has no test pictures in its predictions.parquet. Score it: bestiary evaluate {name}")
     number = pl.int_range(pl.len()).over("sha256")
     return Scored(str(run), classes, answers.with_columns(key=pl.format("{} {}", "sha256", number)))
 
@@ -177,7 +179,7 @@ def _resampled(
         values.append({name: float(figure(whole, name)[0]) for name in COMPARED})
         draws.append({name: figure(drawn, name) for name in COMPARED})
         scores = {name: _interval(values[-1][name], draws[-1][name]) for name in COMPARED}
-        scores["accuracy"] = certain_of_nothing(scores["accuracy"], int(groups.max()) + 1)
+        scores["accuracy"] = rate_of(values[-1]["accuracy"], groups)
         low, high = f1_over(whole.pictures[0] > 0, whole, truth, predicted, groups)
         f1 = scores["macro_f1"]
         scores["macro_f1"] = intervals.interval(f1["value"], min(f1["low"], low), max(f1["high"], high))

@@ -3,7 +3,7 @@
 The bootstrap resamples groups of duplicates, not pictures: ten near-copies of one photograph are one piece of evidence.
 It draws within the true class, so that a rare class never vanishes from a resample. It can only repeat what it saw,
 though: when all six pictures of a class are right, every resample is all right as well, and the bootstrap would claim
-certainty. Wilson's score interval does not, which is why rates of single classes and averages over classes lean on it.
+certainty. Wilson's score interval does not, which is why all rates, and averages over classes, lean on it.
 """
 
 from __future__ import annotations

@@ -52,10 +52,10 @@ def score(
       probabilities of exactly 1: torchmetrics's, with its edges.
 
     Intervals are 95 %, always hold the value, and count a group of duplicates as one piece of evidence:
-    - accuracy, losses and ece: stratified bootstrap over groups. Accuracy falls back on Wilson where all resamples
-      agree (all right, all wrong). Resampling adds noise, which ece counts as error: its interval leans upwards. Where
-      a class has a single group, losses and ece are drawn from all groups at once: within the class nothing varies.
-    - precision, recall and F1 of a class: Wilson, out of the number of groups.
+    - losses and ece: stratified bootstrap over groups. Resampling adds noise, which ece counts as error: its interval
+      leans upwards. Where a class has a single group, they are drawn from all groups at once: within the class
+      nothing varies.
+    - accuracy, and precision, recall and F1 of a class: Wilson, out of the number of groups.
     - averages over classes: the wider, on either side, of the bootstrap and the classes' Wilson intervals combined.
 
     Raises UserError if there is no picture, ValueError if shapes, labels or values do not fit each other.
@@ -71,7 +71,7 @@ def score(
         free = Sums(intervals.resampled_sums(rows, np.zeros_like(truth), groups, resamples=resamples, seed=seed), k)
     per_class = _per_class(sums, _Trials.of(truth, predicted, groups, k))
     scores = {
-        "accuracy": _accuracy(sums, draws, int(groups.max()) + 1),
+        "accuracy": rate_of(float(sums.metric("accuracy")[0]), groups),
         **{name: _over_classes(name, sums, draws, per_class) for name in OVER_CLASSES},
         **{name: _bootstrapped(name, sums, free) for name in LOSSES},
     }
@@ -207,16 +207,10 @@ def _bootstrapped(name: str, sums: Sums, draws: Sums) -> dict[str, float]:
     return intervals.interval(value, *intervals.percentiles(draws.metric(name), value))
 
 
-def _accuracy(sums: Sums, draws: Sums, n_groups: int) -> dict[str, float]:
-    return certain_of_nothing(_bootstrapped("accuracy", sums, draws), n_groups)
-
-
-def certain_of_nothing(rate: dict[str, float], n_groups: int) -> dict[str, float]:
-    """Return the interval of a rate, Wilson's out of `n_groups` where all resamples agree."""
-    if rate["low"] < rate["high"]:
-        return rate
-    low, high = intervals.wilson(np.array(rate["value"]), np.array(n_groups))
-    return intervals.interval(rate["value"], float(low), float(high))
+def rate_of(value: float, groups: Integers) -> dict[str, float]:
+    """Return a share of all pictures with Wilson's interval, out of the number of `groups`, int (n,) from 0 up."""
+    low, high = intervals.wilson(np.array(value), np.array(int(groups.max()) + 1))
+    return intervals.interval(value, float(low), float(high))
 
 
 def f1_over(used: NDArray[np.bool_], sums: Sums, truth: Integers, predicted: Integers, groups: Integers) -> Any:

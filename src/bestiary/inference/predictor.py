@@ -11,8 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from bestiary.batches.decoding import Decoded, Source, decoded, in_batches
-from bestiary.errors import PictureError, RunError, needs
+from bestiary.batches.decoding import KINDS, Decoded, Source, decoded, in_batches
+from bestiary.errors import InputError, PictureError, RunError, needs
 from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.machine import cores
 from bestiary.models.engine import Engine, OnnxRuntimeEngine, OpenVINOEngine, Outputs, bulk_engine, run
@@ -78,11 +78,16 @@ class Predictor:
         return self.bundle.classes
 
     def predict(self, source: Source | str) -> Prediction:
-        """Return the answer for one picture: a path, the bytes of a file, or uint8 (height, width, 3), RGB."""
+        """Return the answer for one picture: a path, the bytes of a file, an image of Pillow's, or pixels.
+
+        Pixels are uint8 (height, width, 3), RGB. Raises InputError for anything else; what cannot be read is an answer.
+        """
         return next(self.predict_many([source]))
 
     def predict_many(self, sources: Iterable[Source | str], *, batch_size: int | None = None) -> Iterator[Prediction]:
         """Yield an answer for each picture, in order, while the next ones are decoded; memory does not grow."""
+        if isinstance(sources, str | bytes | Path):
+            raise InputError("predict_many takes several pictures, for example a list; for one there is predict.")
         waiting: deque[tuple[list[str | None], list[Decoded]]] = deque()
 
         def images() -> Iterator[npt.NDArray[np.uint8]]:
@@ -120,7 +125,7 @@ class Predictor:
         def named() -> Iterator[Source]:
             for source in sources:
                 names.append(str(source) if isinstance(source, str | Path) else None)
-                yield Path(source) if isinstance(source, str) else source
+                yield _taken(source)
 
         for batch in in_batches(decoded(named(), self.bundle.view, threads=self.threads), batch_size):
             yield [names.popleft() for _ in batch], batch
@@ -137,6 +142,17 @@ class Predictor:
             probabilities=dict(zip(self.classes, probabilities.tolist(), strict=True)),
             heatmap=outputs["heatmap"][row, best].copy(),
         )
+
+
+def _taken(source: Source | str) -> Source:
+    if isinstance(source, str):
+        return Path(source)
+    if not isinstance(source, KINDS):
+        raise InputError(
+            "A picture is a path, the bytes of a file, an image of Pillow's, or uint8 (height, width, 3); got"
+            f" {type(source).__name__}. For several pictures there is predict_many."
+        )
+    return source
 
 
 def _engine(graph: Path, name: EngineName, threads: int) -> Engine:

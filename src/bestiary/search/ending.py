@@ -26,6 +26,7 @@ from bestiary.search.scoring import Score, fresh_division, scored
 from bestiary.search.space import laid_over, shown
 from bestiary.search.trying import Ground, OutOfTimeError, with_epochs
 from bestiary.training import run_folder
+from bestiary.training.beginning import Sources, begin, source_facts
 
 RESULT = "tune.json"
 BEGUN = "the end was begun"
@@ -35,7 +36,7 @@ BEGUN = "the end was begun"
 class Source:
     """Where the pictures of the winner's run come from."""
 
-    pictures: flow.Sources
+    pictures: Sources
     labels: str | None
     corrections: Path | str | None
 
@@ -117,9 +118,9 @@ def _trained(ground: Ground, source: Source, best: FrozenTrial, recipe: Recipe, 
     if not (run / "asked.toml").exists():
         resolved = recipe.resolved()
         collection = flow.examined(ground.collection, resolved, ground.threads, ground.reporter)
-        facts = flow.source_facts(source.pictures, source.labels, source.corrections, ground.threads)
+        facts = source_facts(source.pictures, source.labels, source.corrections, ground.threads)
         facts |= {"split digest": ground.digest}
-        flow.begin(run, recipe, resolved, ground.shown, collection, facts, begun=_begun(ground, best))
+        begin(run, recipe, resolved, ground.shown, collection, facts, begun=_begun(ground, best))
     if not (run / "report.html").exists():
         flow.resume(run, threads=ground.threads, reporter=ground.reporter)
 

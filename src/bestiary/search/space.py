@@ -177,6 +177,20 @@ def shown(name: str, value: Setting) -> str:
     return plain if isinstance(plain, str) else json.dumps(plain)
 
 
+def listed(space: Space) -> str:
+    """Return the names of what is searched, for people; of the look all that is tried, since it is no setting.
+
+    >>> way = '{"model.backbone": "lite2", "picture.size": 260, "picture.fit": "%s"}'
+    >>> listed({"look": Choice((way % "squash", way % "crop")), "train.balance": Choice(('"none"', '"oversample"'))})
+    'look (lite2 at 260 px, squash; lite2 at 260 px, crop), train.balance'
+    """
+    parts = []
+    for name, dimension in space.items():
+        tried = dimension.values if name == LOOK and isinstance(dimension, Choice) else ()
+        parts.append(f"{name} ({'; '.join(shown(name, value) for value in tried)})" if tried else name)
+    return ", ".join(parts)
+
+
 def as_json(space: Space) -> dict[str, Any]:
     """Return the space as plain values."""
     return {name: json.loads(json.dumps(asdict(dimension))) for name, dimension in space.items()}

@@ -40,6 +40,7 @@ from bestiary.search.study_cells import (
 from bestiary.search.study_plan import announced, forecast, scaled, share_within, unlooked
 from bestiary.search.study_recipes import LIMITS, Asked, Entry, pairs_of, read_entries
 from bestiary.search.study_results import Results
+from bestiary.training.beginning import begin, source_facts
 from bestiary.training.session import LOCK, held
 
 STUDIES, FINDINGS = Path("studies"), "findings.parquet"
@@ -77,9 +78,7 @@ class Asking:
 
     def source(self) -> dict[str, Any]:
         """Return what every run folder keeps of where its pictures are."""
-        corrections = None if self.corrections is None else {"file": str(self.corrections)}
-        facts = {"pictures": str(self.pictures.absolute()), "labels": self.labels, "threads": self.threads}
-        return facts if corrections is None else {**facts, "corrections": corrections}
+        return source_facts(self.pictures, self.labels, self.corrections, self.threads)
 
 
 @dataclass(frozen=True)
@@ -302,7 +301,7 @@ def _train(cell: Cell, asking: Asking, collection: Audited, splits: Splits, repo
     if not cell.begun:
         shown, digest = splits[cell.seed]
         recipe = cell.entry.recipe(cell.seed)
-        flow.begin(cell.run, recipe, recipe.resolved(), shown, collection, {**asking.source(), "split digest": digest})
+        begin(cell.run, recipe, recipe.resolved(), shown, collection, {**asking.source(), "split digest": digest})
     flow.resume(cell.run, light=True, threads=asking.threads, reporter=reporter)
 
 

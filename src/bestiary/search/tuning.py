@@ -17,7 +17,6 @@ from filelock import FileLock, Timeout
 from bestiary import flow
 from bestiary.data.preparation import Audited, divided
 from bestiary.errors import InterruptedRun, RecipeError, RunError
-from bestiary.flow import Sources
 from bestiary.machine import Clock, cores, keep_memory, processes
 from bestiary.models.lite import built_trunk
 from bestiary.progress import Reporter, Silent
@@ -26,8 +25,9 @@ from bestiary.search import ending, folders, planning
 from bestiary.search.ledger import Ledger, failures, told
 from bestiary.search.planning import Deadlines, SearchPlan
 from bestiary.search.scoring import divisions, inner_folds
-from bestiary.search.space import Settings, first_values, looks_of, searched
+from bestiary.search.space import Settings, first_values, listed, looks_of, searched
 from bestiary.search.trying import Ground, OutOfTimeError, tried
+from bestiary.training.beginning import Sources
 from bestiary.training.budget import Estimate, Measure, estimated, room_of
 from bestiary.training.durations import spoken
 from bestiary.training.methods import refuse_impossible
@@ -204,7 +204,7 @@ def _described(ground: Ground) -> str:
         trials += f" within {spoken(ground.deadlines.room())}, then the winner{longer}"
     return (
         f"{count['train']:,} pictures to train, {by} to choose by, {count['test']:,} test pictures for the winner"
-        f" alone. {trials}, over {', '.join(plan.space)}."
+        f" alone. {trials}, over {listed(plan.space)}."
     )
 
 

@@ -154,6 +154,8 @@ def _free(run: Path) -> Path:
 def point_latest(run: Path) -> None:
     """Make `latest` beside the run point to it; called when the run is finished."""
     link = run.parent / "latest"
+    if run.name == link.name:  # asked for by that name
+        return
     temporary = run.parent / f".latest-{os.getpid()}"
     try:
         temporary.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import socket
 import sys
 import threading
@@ -35,7 +36,7 @@ def held(run: Path, *, go_on: str | None = None) -> Iterator[None]:
         if not (_lock(file) and _is_still(file, path)):
             raise RunError(
                 f"{run} is in use by {_holder(file)}. Wait until that has ended, or stop it, and go on with:"
-                f" {go_on or f'bestiary train --resume {run}'}"
+                f" {go_on or f'bestiary train --resume {shlex.quote(str(run))}'}"
             )
         _sign(file)
         yield

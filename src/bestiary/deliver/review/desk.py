@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shlex
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from PIL import Image
 
 from bestiary import table
 from bestiary.data.corrections import Correction
+from bestiary.deliver.again import compare_with_latest, train_again
 from bestiary.deliver.audit_checks import Advice, advice
 from bestiary.deliver.gallery import short_names
 from bestiary.deliver.review.decisions import Decisions, reviewer_of
@@ -163,14 +163,9 @@ class Desk:
 
     def commands(self) -> list[str]:
         """Return the commands that train on what was decided and compare the result with this run."""
-        asked = read_json(self.run / "environment.json")
-        parts = ["bestiary", "train", str(asked.get("pictures", "PICTURES"))]
-        if (self.run / "asked.toml").read_text(encoding="utf-8").strip():
-            parts += ["--recipe", str(self.run / "asked.toml")]
-        if asked.get("labels"):
-            parts += ["--labels", str(asked["labels"])]
-        train = shlex.join([*parts, "--corrections", str(self.decisions.path)])
-        return [train, shlex.join(["bestiary", "compare", str(self.run), "runs/latest", "--labels-of", "runs/latest"])]
+        run = self.run.resolve()  # `runs/latest` is another run once the first of them is done
+        train = train_again(run / "asked.toml", read_json(run / "environment.json"), self.decisions.path)
+        return [train, compare_with_latest(run, "--labels-of", "runs/latest")]
 
     def _shown(self, item: Item) -> dict[str, Any]:
         return {

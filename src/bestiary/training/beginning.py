@@ -1,0 +1,64 @@
+"""What a run folder begins with: recipe, pictures and their split, what was found, and where all of it comes from."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from bestiary import table
+from bestiary.data.corrections import write
+from bestiary.data.labels import lasting_name
+from bestiary.data.preparation import Audited
+from bestiary.recipe import Recipe
+from bestiary.training import run_folder
+
+Sources = Path | str | Sequence[Path | str]  # one source of pictures, or several that are merged
+
+
+def paths_of(pictures: Sources) -> list[Path]:
+    """Return the paths of one source of pictures or several."""
+    return [Path(pictures)] if isinstance(pictures, str | Path) else [Path(one) for one in pictures]
+
+
+def source_facts(pictures: Sources, labels: str | None, corrections: Path | str | None, threads: int) -> dict[str, Any]:
+    """Return what a run keeps of where its pictures come from."""
+    named = [str(path.absolute()) for path in paths_of(pictures)]
+    facts = {"pictures": named[0] if len(named) == 1 else named, "labels": lasting_name(labels), "threads": threads}
+    return facts if corrections is None else {**facts, "corrections": {"file": str(corrections)}}
+
+
+def begin(
+    out: Path | None,
+    asked: Recipe,
+    resolved: Recipe,
+    shown: pl.DataFrame,
+    collection: Audited,
+    facts: dict[str, Any],
+    *,
+    begun: Path | None = None,
+) -> Path:
+    """Return a new run folder with all that a run begins with: recipe, pictures and their split, findings, `facts`.
+
+    `resume` makes a finished run of it. begun: a folder whose checkpoints its training goes on from.
+    """
+    done = collection.corrected
+    facts = facts | {"passed over": dict(collection.passed_over)}
+    if begun is not None:
+        facts |= {"training begun in": str(begun.absolute())}
+    if done is not None:
+        facts |= {"corrections": {**facts.get("corrections", {}), **done.facts()}}
+
+    def contents(folder: Path) -> None:
+        if done is not None:  # as they were applied: the file may have changed since
+            write(folder / "corrections.csv", done.decisions)
+        if begun is not None:
+            shutil.copytree(begun / "checkpoints", folder / "checkpoints")
+        run_folder.write_json(folder / "environment.json", run_folder.environment(facts))
+        table.write(shown, folder / "pictures.parquet")
+        table.write(collection.findings, folder / "findings.parquet")
+
+    return run_folder.create(out, asked, resolved=resolved, contents=contents)
