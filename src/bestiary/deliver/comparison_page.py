@@ -14,7 +14,7 @@ from bestiary.errors import UserError
 from bestiary.evaluation.comparison import COMPARED, verdict
 from bestiary.machine import write_text
 
-NAMES = {"accuracy": "accuracy", "macro_f1": "macro F1", "log_loss": "log-loss"}
+NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "log_loss": "log-loss"}
 COLUMNS = ("run", *NAMES.values(), "only the first right", "only this right", "McNemar p")
 ROW, PANEL_TOP, PANEL_BOTTOM = 26, 46, 50
 INKS = {"better": "good", "worse": "bad", "not told apart": "even"}
