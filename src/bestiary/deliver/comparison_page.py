@@ -60,7 +60,8 @@ def caption(found: Mapping[str, Any]) -> str:
     many = len(found["differences"]) > 1
     return (
         f"{found['n']:,} test pictures in {found['groups']:,} groups of duplicates, {len(found['labels'])} classes. 95"
-        f" % intervals from {found['resamples']:,} resamples, the same for every run; McNemar's test is exact."
+        f" % intervals from {found['resamples']:,} resamples, the same for every run, but of one run's accuracy"
+        " Wilson's; McNemar's test is exact."
         + (" In brackets: p corrected for the number of runs (Holm)." if many else "")
     )
 
