@@ -143,7 +143,7 @@ def test_what_is_ahead_is_said() -> None:
     assert words.startswith("3 trainings ahead; done at about ")
     assert "(in 7 min 10 s)" in words
     assert "long 3 min 30 s, probe 10 s" in words
-    assert "50% of their epochs" in words
+    assert "50\u00a0% of their epochs" in words
 
 
 def test_epochs_that_are_set_leave_the_rest_alone() -> None:
