@@ -81,10 +81,11 @@ def _highest(found: Mapping[str, Any]) -> str:
     if not common:
         return "No recipe is called the highest yet: there is no seed under which all of them are finished."
     means = {one["recipe"]: mean_over(one, METRIC, common) for one in found["recipes"]}
-    best = max(means, key=lambda name: means[name])
+    top = max(means.values())
+    best = " and ".join(name for name, value in means.items() if value == top)
     only = " that all recipes have" if unequal(found) else ""
     seeds = f"the {len(common)} seeds" if len(common) > 1 else "the one seed"
-    return f"Highest mean: {best}, macro-F1 {100 * means[best]:.1f} % over {seeds}{only}."
+    return f"Highest mean: {best}, macro-F1 {100 * top:.1f} % over {seeds}{only}."
 
 
 def mean_over(one: Mapping[str, Any], metric: str, seeds: Sequence[int]) -> float:
