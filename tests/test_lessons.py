@@ -125,7 +125,9 @@ def test_how_a_training_ended_is_said(ended: str, words: str) -> None:
     assert words in ending(recipe, learned(ended, 4))
 
 
-@pytest.mark.parametrize(("share", "words"), [(0.0, "but are not in use"), (0.25, "(25% to 75%)"), (1.0, "were kept.")])
+@pytest.mark.parametrize(
+    ("share", "words"), [(0.0, "but are not in use"), (0.25, "(25\u00a0% to 75\u00a0%)"), (1.0, "were kept.")]
+)
 def test_it_says_what_became_of_the_weights(share: float, words: str) -> None:
     one = learned("finished", 4)
     mixed = replace(one, notes=one.notes | {"share of the trained weights": share})

@@ -265,6 +265,8 @@ def test_what_to_do_next_names_the_run_itself_and_all_of_its_sources(desk: Desk,
     assert train.startswith("bestiary train '/some where/one' /two.zip --recipe ")
     assert f"--labels /maps/mine.csv --corrections {desk.decisions.path}" in train
     assert compare.startswith(f"bestiary compare {own.resolve()} runs/latest")  # `latest` is another run by then
+    here = Desk(latest, Decisions(Path("mine.csv"), "anna"), threads=1).commands()[0]
+    assert f"--corrections {Path('mine.csv').resolve()}" in here  # and may be typed in another folder
 
 
 def test_an_opinion_is_what_the_predictor_says(client: TestClient, desk: Desk) -> None:

@@ -12,7 +12,7 @@ from scipy.stats import betabinom
 
 from bestiary.errors import UserError
 from bestiary.inference.bundle import read_bundle
-from bestiary.inference.sets import LEVELS, bound_of, covered, label_set, set_table
+from bestiary.inference.sets import LEVELS, bound_of, covered, label_set, set_table, too_few
 
 
 def drawn(n: int, seed: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -47,6 +47,17 @@ def test_a_level_beyond_the_number_of_pictures_names_all_labels() -> None:
     shares, truth = drawn(30, seed=3)
     bound = bound_of(set_table(shares, truth), 0.99)
     assert covered(shares, truth, bound)[1].tolist() == [6] * 30
+
+
+@pytest.mark.parametrize(("level", "enough"), [(0.9, 9), (0.95, 19), (0.99, 99)])
+def test_that_all_labels_are_named_for_want_of_pictures_is_said(level: float, enough: int) -> None:
+    assert not too_few(set_table(*drawn(enough, seed=3)), level)
+    table = set_table(*drawn(enough - 1, seed=3))
+    words = too_few(table, level)
+    assert f"take {enough} validation pictures, and this run has {enough - 1}" in words
+    instead = float(words.split("Ask for ")[1].split(" ")[0])
+    assert bound_of(table, instead) < 1
+    assert not too_few(table, instead)
 
 
 def test_the_rank_by_hand() -> None:

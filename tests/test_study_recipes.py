@@ -143,7 +143,7 @@ def test_what_is_ahead_is_said() -> None:
     assert words.startswith("3 trainings ahead; done at about ")
     assert "(in 7 min 10 s)" in words
     assert "long 3 min 30 s, probe 10 s" in words
-    assert "50% of their epochs" in words
+    assert "50\u00a0% of their epochs" in words
 
 
 def test_epochs_that_are_set_leave_the_rest_alone() -> None:
@@ -167,6 +167,6 @@ def test_names_in_the_plot_of_seconds_do_not_cover_each_other() -> None:
     recipes = [
         {"recipe": f"recipe {at}", "train_seconds": 60.0 + at, "macro_f1": {"mean": 0.5 + at / 1000}} for at in range(5)
     ]
-    drawn = seconds_plot([*recipes, recipes[0] | {"train_seconds": 600.0}], "macro_f1", "Macro F1")
+    drawn = seconds_plot([*recipes, recipes[0] | {"train_seconds": 600.0}], "macro_f1", "Macro-F1")
     places = re.findall(r'<text class="start small" x="([^"]*)" y="([^"]*)">recipe ', drawn)
     assert len(set(places)) == len(places) == len(recipes) + 1

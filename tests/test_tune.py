@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import shutil
 import sqlite3
 import time
@@ -24,6 +25,7 @@ from optuna.trial import TrialState
 
 from bestiary import flow
 from bestiary.data.drawn import DrawnCollection
+from bestiary.deliver import tune_page
 from bestiary.errors import InterruptedRun, MachineError, RecipeError, RunError, SourceError, UserError
 from bestiary.recipe import Recipe, write_toml
 from bestiary.search import ending, importance, ledger, luck, planning, scoring, space, trying
@@ -119,6 +121,17 @@ def test_the_default_comes_first_and_the_winner_is_never_worse(searched: Path) -
     winner, default = found["winner"], found["default"]
     assert (winner["macro_f1"], -winner["loss"]) >= (default["macro_f1"], -default["loss"])
     assert winner["macro_f1"] == max(line["macro_f1"] for line in found["history"])
+
+
+def test_the_end_says_what_its_shares_are_of_and_how_to_train_again(searched: Path) -> None:
+    found = result(searched)
+    first, *shares = tune_page.importance_lines(found["importance"]).splitlines()
+    assert "that each setting explains" in first
+    assert len(shares) == len(found["importance"]["settings"])
+    assert all(" % (" in line for line in shares)
+    words = shlex.split(tune_page.command(found))
+    assert words[:2] == ["bestiary", "train"]
+    assert Path(words[words.index("--recipe") + 1]) == (searched / "winner.toml").resolve()
 
 
 def test_the_default_scores_what_train_says_of_it(searched: Path, collection: DrawnCollection, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def predict(
     """Name what is in pictures, or say "unknown"."""
     from bestiary.deliver import answers, links, listing
     from bestiary.inference.predictor import MANY, Predictor
-    from bestiary.inference.sets import bound_of
+    from bestiary.inference.sets import bound_of, too_few
     from bestiary.progress import reporter
 
     if resume and out is None:
@@ -88,8 +88,9 @@ def predict(
         else:
             written = "json" if as_json else (form or Format.table).value
             answers.write(passing, written, _stdout(), classes=predictor.classes, top=top, sets=sets is not None)
-    if words := listing.passed_over_words(passed_over):
-        reporter(quiet=quiet).say(words)
+    for words in (listing.passed_over_words(passed_over), too_few(predictor.bundle.sets, sets) if sets else ""):
+        if words:
+            reporter(quiet=quiet).say(words)
     if read.total() and read.total() == read[UNREAD]:
         raise SourceError(_none_read(read.total()))
     if out is not None:

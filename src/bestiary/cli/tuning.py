@@ -102,11 +102,11 @@ def _print(found: dict[str, Any]) -> None:
         return
     typer.echo(tune_page.headline(found))
     typer.echo(found["luck"]["sentence"])
-    for one in found["importance"]["settings"][:5]:
-        typer.echo(f"  {one['median']:4.0%} ({one['low']:.0%} to {one['high']:.0%})  {one['setting']}")
-    typer.echo(found["importance"]["words"])
+    typer.echo(tune_page.importance_lines(found["importance"]))
     for words in (tune_page.pruning_sentence(found["pruning"]), tune_page.test_sentence(found)):
         if words:
             typer.echo(words)
     typer.echo(tune_page.looks_sentence(found["test scored"]))
-    typer.echo(f"Recipe: {found['recipe']}\nPage:   {found['page']}\n{found['run']}")
+    typer.echo(f"Recipe: {found['recipe']}\nPage:   {found['page']}")
+    typer.echo(f"To train with it again: {tune_page.command(found)}")
+    typer.echo(found["run"])

@@ -20,6 +20,7 @@ from bestiary.inference.predictor import Prediction
 from bestiary.inference.sets import label_set
 from bestiary.machine import atomic
 from bestiary.names import on_one_line, shortened
+from bestiary.percent import points_text
 from bestiary.picture import open_picture
 from bestiary.progress import Advance
 
@@ -193,7 +194,7 @@ def _write_table(predictions: Iterable[Prediction], out: TextIO, top: int) -> No
             out.write(f"{on_one_line(str(one.path))}\n    cannot be read: {on_one_line(one.error)}\n")
             continue
         best = sorted(one.probabilities.items(), key=lambda item: -item[1])[:top]
-        shown = ", ".join(f"{name} {probability:.1%}" for name, probability in best)
+        shown = ", ".join(f"{name} {points_text(probability, 1)} %" for name, probability in best)
         shown += "" if one.labels is None else f"  {{{', '.join(one.labels)}}}"
         doubt = "  (unknown: like none of the classes)" if one.unknown else ""
         out.write(f"{on_one_line(str(one.path))}  {on_one_line(shown)}{doubt}\n")

@@ -14,7 +14,7 @@ from bestiary.errors import UserError
 from bestiary.evaluation.comparison import COMPARED, verdict
 from bestiary.machine import write_text
 
-NAMES = {"accuracy": "accuracy", "macro_f1": "macro F1", "log_loss": "log-loss"}
+NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "log_loss": "log-loss"}
 COLUMNS = ("run", *NAMES.values(), "only the first right", "only this right", "McNemar p")
 ROW, PANEL_TOP, PANEL_BOTTOM = 26, 46, 50
 INKS = {"better": "good", "worse": "bad", "not told apart": "even"}
@@ -60,7 +60,8 @@ def caption(found: Mapping[str, Any]) -> str:
     many = len(found["differences"]) > 1
     return (
         f"{found['n']:,} test pictures in {found['groups']:,} groups of duplicates, {len(found['labels'])} classes. 95"
-        f" % intervals from {found['resamples']:,} resamples, the same for every run; McNemar's test is exact."
+        f" % intervals from {found['resamples']:,} resamples, the same for every run, but of one run's accuracy"
+        " Wilson's; McNemar's test is exact."
         + (" In brackets: p corrected for the number of runs (Holm)." if many else "")
     )
 

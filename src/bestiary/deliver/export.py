@@ -21,6 +21,7 @@ from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.inference.exporting import PRECISIONS, Kind, write_export
 from bestiary.inference.predictor import Predictor
 from bestiary.inference.sealing import PARITY_LIMIT, agree
+from bestiary.percent import points_text
 from bestiary.progress import Reporter
 from bestiary.wilson import Z_95
 
@@ -54,9 +55,9 @@ class Proof:
         return (
             f"Held against the run on {self.pictures:,} pictures, from their files: probabilities differ by at most"
             f" {self.largest_difference:.2g}, {self.labels_changed:,} labels differ. Accuracy on the"
-            f" {self.validation_pictures:,} validation pictures: {self.accuracy_before:.1%} before, {self.accuracy:.1%}"
-            f" after; lost {100 * loss['value']:.2f} points (95 % interval {100 * loss['low']:.2f} to"
-            f" {100 * loss['high']:.2f})."
+            f" {self.validation_pictures:,} validation pictures: {points_text(self.accuracy_before, 1)} % before,"
+            f" {points_text(self.accuracy, 1)} % after; lost {100 * loss['value']:.2f} points (95 % interval"
+            f" {100 * loss['low']:.2f} to {100 * loss['high']:.2f})."
         )
 
 

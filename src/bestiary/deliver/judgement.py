@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bestiary.evaluation.classification_report import classification_report
+from bestiary.percent import points_text, whole_percent
 
 
 def elsewhere_text(metrics: Mapping[str, Any]) -> str:
@@ -25,7 +26,8 @@ def elsewhere_text(metrics: Mapping[str, Any]) -> str:
     for label, said in metrics["unknown_classes"].items():
         lines.append(
             f'The model does not know "{label}" ({said["pictures"]:,} pictures): it said "unknown"'
-            f" {said['value']:.0%} of the time ({said['low']:.0%} to {said['high']:.0%})."
+            f" {whole_percent(said['value'])} of the time ({whole_percent(said['low'])} to"
+            f" {whole_percent(said['high'])})."
         )
     if metrics["classes_without_pictures"]:
         lines.append(
@@ -35,16 +37,16 @@ def elsewhere_text(metrics: Mapping[str, Any]) -> str:
     if "per_class" not in metrics:
         return "\n".join([*lines, "No picture is of a class that the model knows: there is no accuracy to give."])
     f1 = metrics["present"]["macro_f1"]
-    mean = f"Macro F1 over the classes that have pictures: {f1['value']:.3f} ({f1['low']:.3f} to {f1['high']:.3f})."
-    weak = metrics["slices"]["sentence"]
-    return "\n".join([*lines, "", classification_report(metrics), mean, weak])
+    mean = f"Macro-F1 over the classes that have pictures: {f1['value']:.3f} ({f1['low']:.3f} to {f1['high']:.3f})."
+    over = [mean] if metrics["classes_without_pictures"] else []  # else it is in the table already
+    return "\n".join([*lines, "", classification_report(metrics), *over, metrics["slices"]["sentence"]])
 
 
 def corruption_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return accuracies by corruption, a column for each strength, and what is still answered at the strongest."""
     clean = next(row for row in rows if row["corruption"] == "none")
     head = f"{'accuracy at strength':22}" + "".join(f"{strength:>8}" for strength in range(1, 6)) + "  answered at 5"
-    lines = [f"As they are: {clean['accuracy']:.1%} of {clean['n']:,} validation pictures right.", head]
+    lines = [f"As they are: {points_text(clean['accuracy'], 1)} % of {clean['n']:,} validation pictures right.", head]
     for name in dict.fromkeys(row["corruption"] for row in rows if row["corruption"] != "none"):
         own = sorted((row for row in rows if row["corruption"] == name), key=lambda row: row["strength"])
         cells = "".join(f"{row['accuracy']:8.1%}" for row in own)

@@ -18,7 +18,7 @@ from bestiary.machine import write_text
 from bestiary.training.durations import spoken
 
 METRIC = "macro_f1"  # by which a recipe is called better
-COLUMNS = ("recipe", "seeds", *NAMES.values(), "training", "against", "difference in macro F1", "p (Holm)", "that is")
+COLUMNS = ("recipe", "seeds", *NAMES.values(), "training", "against", "difference in macro-F1", "p (Holm)", "that is")
 
 
 def write_page(found: Mapping[str, Any], out: Path) -> None:
@@ -81,10 +81,11 @@ def _highest(found: Mapping[str, Any]) -> str:
     if not common:
         return "No recipe is called the highest yet: there is no seed under which all of them are finished."
     means = {one["recipe"]: mean_over(one, METRIC, common) for one in found["recipes"]}
-    best = max(means, key=lambda name: means[name])
+    top = max(means.values())
+    best = " and ".join(name for name, value in means.items() if value == top)
     only = " that all recipes have" if unequal(found) else ""
     seeds = f"the {len(common)} seeds" if len(common) > 1 else "the one seed"
-    return f"Highest mean: {best}, macro F1 {100 * means[best]:.1f} % over {seeds}{only}."
+    return f"Highest mean: {best}, macro-F1 {100 * top:.1f} % over {seeds}{only}."
 
 
 def mean_over(one: Mapping[str, Any], metric: str, seeds: Sequence[int]) -> float:
@@ -102,7 +103,7 @@ def sentence(one: Mapping[str, Any]) -> str:
     told = one[METRIC]
     return (
         f"{one['recipe']} against {one['against']}: {told['verdict']},"
-        f" {difference_text(told, METRIC)} points of macro F1, p\u00a0=\u00a0{told['p_holm']:.3g}."
+        f" {difference_text(told, METRIC)} points of macro-F1, p\u00a0=\u00a0{told['p_holm']:.3g}."
     )
 
 
@@ -137,9 +138,9 @@ def _values(found: Mapping[str, Any]) -> dict[str, Any]:
         "to_come": [cell for cell in found["missing"] if cell not in found["failed"]],
         "method": method(found),
         "sentences": [(one[METRIC]["verdict"], sentence(one)) for one in differences],
-        "scores": scores_plot(recipes, METRIC, "Macro F1 on test pictures"),
-        "gaps": differences_plot(differences, METRIC, "Difference in macro F1, points") if differences else Markup(""),
-        "times": seconds_plot(recipes, METRIC, "Macro F1, mean over seeds"),
+        "scores": scores_plot(recipes, METRIC, "Macro-F1 on test pictures"),
+        "gaps": differences_plot(differences, METRIC, "Difference in macro-F1, points") if differences else Markup(""),
+        "times": seconds_plot(recipes, METRIC, "Macro-F1, mean over seeds"),
         "names": NAMES,
         "lines": [(one, [mean_text(one[metric], metric) for metric in COMPARED]) for one in recipes],
         "gap_lines": [

@@ -16,6 +16,8 @@ from bestiary.percent import whole_percent
 
 IN_WORDS = 0.95  # the level of prediction sets that a sentence speaks of
 EVEN = 0.05  # a temperature this close to 1 changes next to nothing
+# Sets of the level that is told in words, where they leave nothing out.
+ALL_LABELS = " Each names all labels, as they all do where the validation pictures are fewer than 19."
 
 
 def trust_values(metrics: Mapping[str, Any], test: pl.DataFrame) -> dict[str, Any]:
@@ -69,6 +71,7 @@ def set_words(metrics: Mapping[str, Any]) -> str:
         f"Asked for as few labels as hold the true one 95 times in 100, its sets held it"
         f" {100 * share['value']:.1f} times in 100 ({verdict.interval_text(share)}): {kept}. A set names"
         f" {row['labels']:.2f} labels on average, {whole_percent(row['single'])} name exactly one{empty}."
+        + (ALL_LABELS if row["labels"] == len(metrics["per_class"]) else "")
     )
 
 

@@ -38,7 +38,7 @@ def write(found: Mapping[str, Any], out: Path) -> None:
         "luck": luck_plot(found["luck"]["trials"]),
         "recipe": (out / "winner.toml").read_text(encoding="utf-8"),
         "run": Path(found["run"]).name,
-        "command": _command(Path(found["run"]), out.resolve() / "winner.toml"),
+        "command": command(found),
         "pruning": pruning_sentence(found["pruning"]),
         "test": test_sentence(found),
         "looks": looks_sentence(found["test scored"]),
@@ -89,8 +89,18 @@ def looks_sentence(looks: int) -> str:
     )
 
 
-def _command(run: Path, recipe: Path) -> str:
+def importance_lines(importance: Mapping[str, Any], most: int = 5) -> str:
+    """Return which settings mattered, a line for each, under one that says what the shares are of."""
+    lines = [f"  {_spread(one)}" for one in importance["settings"][:most]]
+    if not lines:
+        return str(importance["words"])
+    head = "The share of the differences between trials that each setting explains."
+    return "\n".join([f"{head} {importance['words']}", *lines])
+
+
+def command(found: Mapping[str, Any]) -> str:
     """Return the command that trains with the winning recipe, on the same pictures unless others are named."""
+    run, recipe = Path(found["run"]), Path(found["recipe"]).resolve()
     applied = run / "corrections.csv"
     return train_again(recipe, read_json(run / "environment.json"), applied if applied.exists() else None)
 

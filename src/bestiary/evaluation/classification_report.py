@@ -30,7 +30,7 @@ def classification_report(metrics: Mapping[str, Any]) -> str:
             _rate(metrics["macro_f1"]),
             n,
         ),
-        ("macro f1", "", "", _range(metrics["macro_f1"]), _rate(metrics["macro_f1"]), n),
+        ("macro-F1", "", "", _range(metrics["macro_f1"]), _rate(metrics["macro_f1"]), n),
     ]
     notes = [textwrap.fill(note, 100) for note in notes_of(metrics)]
     return "\n".join([_aligned([_HEADER, None, *rows, None, *over_all]), *(f"{note}\n" for note in notes)])

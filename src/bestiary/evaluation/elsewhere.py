@@ -196,11 +196,15 @@ def _said_unknown(strangers: pl.DataFrame, groups: Any) -> dict[str, dict[str, f
 
 
 def _over_present(scores: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Return the averages over the classes that have pictures, with their rates' intervals combined."""
+    """Return the averages over the classes that have pictures, with their rates' intervals combined.
+
+    Where all have some, these are the averages over all classes, and so are their intervals.
+    """
     present = [one for one in scores["per_class"].values() if one["support"]]
-    return {
-        name: _mean_rate(present, name.removeprefix("macro_")) for name in OVER_CLASSES if name.startswith("macro_")
-    }
+    names = [name for name in OVER_CLASSES if name.startswith("macro_")]
+    if len(present) == len(scores["per_class"]):
+        return {name: scores[name] for name in names}
+    return {name: _mean_rate(present, name.removeprefix("macro_")) for name in names}
 
 
 def _mean_rate(classes: Sequence[dict[str, Any]], rate: str) -> dict[str, float]:

@@ -19,6 +19,7 @@ from bestiary.evaluation.learning_curve import learning_curve
 from bestiary.machine import give_back_memory
 from bestiary.models.engine import Precision, has_openvino
 from bestiary.models.lite import BACKBONES, built_trunk
+from bestiary.percent import whole_percent
 from bestiary.recipe import BACKBONE_SIZES, Recipe
 from bestiary.training.linear import logits_of
 from bestiary.training.probe import Labelled, feature_store, fill_features
@@ -84,7 +85,8 @@ def _mixture(share: float | None) -> str:
         return ""
     if share == 0:
         return ", but are not in use: on validation pictures the probe that training started from was better"
-    return f", and mixed by validation with those that training started from ({share:.0%} to {1 - share:.0%})"
+    parts = f"{whole_percent(share)} to {whole_percent(1 - share)}"
+    return f", and mixed by validation with those that training started from ({parts})"
 
 
 def _sampled_logits(task: Task, learned: Learned, part: Part) -> tuple[Logits, npt.NDArray[np.int64]]:

@@ -15,6 +15,8 @@ import numpy.typing as npt
 import polars as pl
 from scipy.stats import chi2_contingency, norm, rankdata
 
+from bestiary.percent import whole_percent
+
 Floats = npt.NDArray[np.float64]
 Marked = npt.NDArray[np.bool_]
 
@@ -130,12 +132,11 @@ def _sentence(found: Mapping[str, Any], word: str) -> str:
     told = "too few for a classifier to tell them apart" if classifier is None else _told(classifier["auroc"])
     mix = ""
     if classes["p"] < SIGNIFICANT and classes["total_variation"] > 0.1:
-        mix = (
-            f" The shares of the classes differ: {classes['total_variation']:.0%} of the pictures would have to change."
-        )
+        moved = whole_percent(classes["total_variation"])
+        mix = f" The shares of the classes differ: {moved} of the pictures would have to change."
     return (
-        f"{opening}: {familiarity['answered']:.0%} of them are familiar enough for an answer, in validation"
-        f" {familiarity['answered_in_validation']:.0%}; {told}.{mix}"
+        f"{opening}: {whole_percent(familiarity['answered'])} of them are familiar enough for an answer, in validation"
+        f" {whole_percent(familiarity['answered_in_validation'])}; {told}.{mix}"
     )
 
 

@@ -30,7 +30,7 @@ def set_table(probabilities: Floats, truth: npt.NDArray[np.int64]) -> dict[str, 
     pictures than there are has the bound 1: every label belongs to the set.
     """
     scores = np.sort(1 - np.asarray(probabilities, np.float64)[np.arange(len(truth)), truth])
-    ranks = [math.ceil(round(level * (len(scores) + 1), 9)) for level in LEVELS]
+    ranks = [_rank(level, len(scores)) for level in LEVELS]
     bounds = [float(scores[rank - 1]) if rank <= len(scores) else 1.0 for rank in ranks]
     return {"method": "LAC", "pictures": len(scores), "levels": list(LEVELS), "bounds": bounds}
 
@@ -45,8 +45,37 @@ def bound_of(table: Mapping[str, Any], level: float) -> float:
     lowest, highest = table["levels"][0], table["levels"][-1]
     if not lowest <= level <= highest:
         raise UserError(f"--sets takes how often the true label shall be among those named: from {lowest} to {highest}")
-    at = int(np.searchsorted(table["levels"], level - 1e-9))
-    return float(table["bounds"][at])
+    return float(table["bounds"][_place(table, level)])
+
+
+def too_few(table: Mapping[str, Any], level: float) -> str:
+    """Return why every label belongs to every set of a level that `bound_of` takes, and what to ask for; else nothing.
+
+    >>> rare = {"pictures": 18, "levels": [0.9, 0.94, 0.95], "bounds": [0.5, 0.6, 1.0]}
+    >>> too_few(rare, 0.95)
+    'Sets of 0.95 name all labels: fewer take 19 validation pictures, and this run has 18. Ask for 0.94 or less.'
+    >>> too_few(rare, 0.9)
+    ''
+    """
+    levels, pictures = table["levels"], table["pictures"]
+    served = levels[_place(table, level)]
+    if _rank(served, pictures) <= pictures:
+        return ""
+    enough = math.ceil(round(served / (1 - served), 6))
+    lower = [one for one in levels if _rank(one, pictures) <= pictures]
+    instead = f" Ask for {lower[-1]} or less." if lower else ""
+    needs = f"fewer take {enough:,} validation pictures, and this run has {pictures:,}"
+    return f"Sets of {level} name all labels: {needs}.{instead}"
+
+
+def _place(table: Mapping[str, Any], level: float) -> int:
+    """Return where the level stands in the table that serves this one."""
+    return int(np.searchsorted(table["levels"], level - 1e-9))
+
+
+def _rank(level: float, pictures: int) -> int:
+    """Return the rank, counted from 1, of the bound of a level among so many scores."""
+    return math.ceil(round(level * (pictures + 1), 9))
 
 
 def label_set(probabilities: Mapping[str, float], bound: float) -> list[str]:

@@ -118,10 +118,10 @@ def _sharing(left: float, one_trial: float = 0.0, epochs: int | None = None, fin
 def _refuse_too_short(spare: float, room: float) -> None:
     if spare < 0:
         short = spoken(math.ceil(-spare / (1 - RESERVE_SHARE)))
-        have = f"{spoken(room)} are left of it" if room > 0 else "nothing is left of it"
+        have = f"only {spoken(room)} are left of it" if room > 0 else "nothing is left of it"
         raise RecipeError(
-            f"--budget is too short for one trial, the winner and its report: {have}, and about {short} more are"
-            " needed. Give more, or leave more open to choose (epochs, size, backbone)."
+            f"--budget is too short for one trial, the winner and its report: they take about {spoken(room - spare)},"
+            f" and {have}. Give about {short} more, or ask for what is quicker (lite0, smaller pictures, fewer epochs)."
         )
 
 

@@ -11,6 +11,7 @@ import polars as pl
 
 from bestiary.errors import RecipeError
 from bestiary.machine import Clock
+from bestiary.percent import whole_percent
 from bestiary.progress import Silent
 from bestiary.recipe import Recipe
 from bestiary.search.study_recipes import Entry, named, with_epochs
@@ -83,7 +84,7 @@ def announced(names: Mapping[str, int], forecasts: Mapping[str, Forecast], share
     seconds = sum(cells * forecasts[name].seconds(share) for name, cells in names.items())
     done = time.strftime("%H:%M", time.localtime(time.time() + seconds))
     each = ", ".join(f"{name} {spoken(forecasts[name].seconds(share))}" for name in names)
-    cut = f" Recipes have {share:.0%} of their epochs, for the budget." if share < 1 else ""
+    cut = f" Recipes have {whole_percent(share)} of their epochs, for the budget." if share < 1 else ""
     return f"{sum(names.values())} trainings ahead; done at about {done} (in {spoken(seconds)}). Each: {each}.{cut}"
 
 

@@ -23,6 +23,7 @@ from bestiary.models.lite import built_trunk
 from bestiary.models.networks import Network, exact_logits, head_arrays
 from bestiary.models.torch_export import export_trunk
 from bestiary.models.upper import upper_part
+from bestiary.percent import whole_percent
 from bestiary.recipe import Augment
 from bestiary.training import loop
 from bestiary.training.activations import Views, activation_store, fill_activations, reader
@@ -116,7 +117,9 @@ def trained_above(task: Task, network: Network, settings: LoopSettings) -> Blend
         return calibrated_loss(logits, val.labels), loss_and_macro_f1(logits, val.labels)[1]
 
     share = blended(upper, start, judge)
-    task.reporter.say(f"Kept {share:.0%} of what the stages above the cut learned, by validation loss and macro-F1.")
+    task.reporter.say(
+        f"Kept {whole_percent(share)} of what the stages above the cut learned, by validation loss and macro-F1."
+    )
     return Blended(result, share, val_logits("float32"))
 
 

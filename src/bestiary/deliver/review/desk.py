@@ -164,7 +164,7 @@ class Desk:
     def commands(self) -> list[str]:
         """Return the commands that train on what was decided and compare the result with this run."""
         run = self.run.resolve()  # `runs/latest` is another run once the first of them is done
-        train = train_again(run / "asked.toml", read_json(run / "environment.json"), self.decisions.path)
+        train = train_again(run / "asked.toml", read_json(run / "environment.json"), self.decisions.path.resolve())
         return [train, compare_with_latest(run, "--labels-of", "runs/latest")]
 
     def _shown(self, item: Item) -> dict[str, Any]:
