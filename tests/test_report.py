@@ -356,8 +356,10 @@ def test_more_classes_than_a_table_can_hold_are_drawn(tmp_path: Path) -> None:
     folded = page.index("20 classes with higher scores</summary>")
     rows = re.findall(r'<th scope="row">(class \d\d)</th><td>', page)
     before = re.findall(r'<th scope="row">(class \d\d)</th><td>', page[:folded])
-    assert len(before) == 20 and len(rows) == len(set(rows)) == 40
-    assert "20 smaller classes</summary>" in page and page.count('<tfoot><tr><th scope="row">All</th>') == 1
+    assert len(before) == 20
+    assert len(rows) == len(set(rows)) == 40
+    assert "20 smaller classes</summary>" in page
+    assert page.count('<tfoot><tr><th scope="row">All</th>') == 1
 
 
 def test_writing_twice_gives_the_same_page(run: Path, page: str) -> None:
