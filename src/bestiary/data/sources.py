@@ -95,7 +95,7 @@ def list_sources(sources: Sequence[Path], labels: Mapping[str, str], *, reporter
 
 
 def _listed(source: Path, reporter: Reporter, *, alone: bool) -> Listing:
-    if not source.exists():
+    if not os.path.exists(source):  # noqa: PTH110 - unlike Path.exists, it stands names that are too long
         raise SourceError(f"There is nothing at {source}. Give a folder with one folder of pictures for each class.")
     if not _is_text(source.absolute()):
         raise SourceError(f"The name {printable(str(source.absolute()))} is not valid Unicode. Rename it.")
