@@ -7,9 +7,10 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bestiary.names import some
+
 _HEADER = ("", "precision", "recall", "95 % interval", "f1", "support")
 MOST_LINES, WORST_LINES = 30, 20  # on a screen: of more classes the worst are shown
-NAMED_UNTESTED = 10
 
 
 def classification_report(metrics: Mapping[str, Any], *, short: bool = False) -> str:
@@ -50,11 +51,9 @@ def notes_of(metrics: Mapping[str, Any]) -> list[str]:
     """Return what must be said beside the scores: cross-validated, a split that leaks, classes that were not tested."""
     said = [metrics[key]["note"] for key in ("folds", "leaks") if (metrics.get(key) or {}).get("note")]
     untested = [label for label, one in metrics["per_class"].items() if one.get("support") == 0]
-    if len(untested) > NAMED_UNTESTED:
-        untested = [*untested[:NAMED_UNTESTED], f"{len(untested) - NAMED_UNTESTED:,} more"]
     if untested and metrics.get("split") != "elsewhere":  # there it is said beside what else the pictures lack
         said.append(
-            f"No test picture shows {', '.join(untested)}: nothing is known of how well they are recognised, and"
+            f"No test picture shows {some(untested)}: nothing is known of how well they are recognised, and"
             " averages over all classes count them as 0."
         )
     return said
