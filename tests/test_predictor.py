@@ -115,8 +115,12 @@ def test_what_cannot_be_read_takes_no_time_of_the_engine(
     predictor, seen = Predictor(run, engine=engine), list[int]()
     stream = predictor._engine.stream
 
-    def counting(batches: Iterable[np.ndarray[Any, Any]]) -> Iterator[Any]:
-        return stream(seen.append(len(batch)) or batch for batch in batches)
+    def counting(batches: Iterable[Any]) -> Iterator[Any]:
+        return stream(noted(batch) for batch in batches)
+
+    def noted(batch: Any) -> Any:
+        seen.append(len(batch))
+        return batch
 
     monkeypatch.setattr(predictor._engine, "stream", counting)
     (tmp_path / "red.png").write_bytes(coloured("red"))

@@ -16,11 +16,12 @@ from typing import Any
 import polars as pl
 
 from bestiary import table
+from bestiary.batches.decoding import gone
 from bestiary.data.correcting import settle
 from bestiary.data.corrections import read_corrections
 from bestiary.data.preparation import Audited, audited, described, divided
 from bestiary.deliver.report import write_report
-from bestiary.errors import InterruptedRun, RunError, SourceError
+from bestiary.errors import InterruptedRun, PictureError, RunError, SourceError
 from bestiary.evaluation.classification_report import classification_report
 from bestiary.evaluation.curves import overfitting_sentence, path_sentence
 from bestiary.evaluation.elsewhere import evaluate_elsewhere, predicted
@@ -302,9 +303,10 @@ def _resumable(run: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise InterruptedRun(run) from None
-    except SourceError as error:
+    except (SourceError, PictureError) as error:
+        told = gone(error) if isinstance(error, PictureError) else error
         raise SourceError(
-            f"{error} With the pictures as they were, go on with: bestiary train --resume {shlex.quote(str(run))}"
+            f"{told} With the pictures as they were, go on with: bestiary train --resume {shlex.quote(str(run))}"
         ) from None
 
 
