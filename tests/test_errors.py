@@ -56,6 +56,7 @@ def test_an_interrupted_run_says_how_to_go_on() -> None:
 def test_the_nearest_name_is_guessed_and_all_are_listed() -> None:
     assert nearest("prob", ["scratch", "probe"]) == 'Did you mean "probe"? Known: probe, scratch.'
     assert nearest("zebra", ["lite2", "lite0"]) == "Known: lite0, lite2."
+    assert nearest("zebra", map(str, range(300))).endswith(" and 240 more.")
 
 
 def test_a_missing_part_is_reported_with_the_command_that_adds_it() -> None:

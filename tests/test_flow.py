@@ -206,6 +206,16 @@ def test_evaluating_a_changed_collection_is_refused(probed: Path, tmp_path: Path
     assert run_folder.read_json(run / "metrics.json")["test_scored"] == 1
 
 
+def test_a_run_whose_pictures_have_gone_says_how_to_go_on(probed: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(probed, tmp_path / "run"))
+    for name in ("report.html", "metrics.json"):
+        (run / name).unlink()
+    pictures = table.read(run / "pictures.parquet", table.PICTURES)
+    table.write(pictures.with_columns(path=pl.col("path") + ".gone"), run / "pictures.parquet")
+    with pytest.raises(SourceError, match=r"\.gone.*Put it back.*train --resume .*run"):
+        flow.resume(run, threads=1)
+
+
 def test_resuming_a_finished_run_is_refused(probed: Path) -> None:
     with pytest.raises(RunError, match="finished already"):
         flow.resume(probed)

@@ -321,6 +321,18 @@ def test_a_class_without_test_pictures_is_told_beside_the_scores() -> None:
     assert "No test picture" not in classification_report(score(np.array([0, 1]), rows[:, :2] / 0.9, ["ant", "bee"]))
 
 
+def test_of_many_classes_the_worst_are_printed_and_the_others_counted() -> None:
+    labels = [f"c{at:02}" for at in range(40)]
+    said = np.eye(40)[[*range(37), 0, 0, 0]]
+    body = score(np.arange(40), said, labels)
+    short = classification_report(body, short=True)
+    lines = short.splitlines()
+    assert [line.split()[0] for line in lines[2:7]] == ["c37", "c38", "c39", "c00", "c01"]
+    assert len([line for line in lines if line.startswith("c")]) == 20
+    assert "20 more classes are not shown" in short
+    assert all(label in classification_report(body) for label in labels)
+
+
 def test_the_table_shows_the_scores_aligned() -> None:
     truth = np.repeat(np.arange(3), 6)
     text = classification_report(score(truth, np.eye(3)[truth], ["cat", "dog", "butterfly"]))

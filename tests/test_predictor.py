@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -106,6 +106,29 @@ def test_unreadable_pictures_keep_their_place(run: Path, tmp_path: Path, engine:
             assert str(paths[number]) in answer.error
         else:
             assert (answer.label, answer.error) == (names[number], None)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_cannot_be_read_takes_no_time_of_the_engine(
+    run: Path, tmp_path: Path, engine: EngineName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor, seen = Predictor(run, engine=engine), list[int]()
+    stream = predictor._engine.stream
+
+    def counting(batches: Iterable[Any]) -> Iterator[Any]:
+        return stream(noted(batch) for batch in batches)
+
+    def noted(batch: Any) -> Any:
+        seen.append(len(batch))
+        return batch
+
+    monkeypatch.setattr(predictor._engine, "stream", counting)
+    (tmp_path / "red.png").write_bytes(coloured("red"))
+    paths = [tmp_path / ("red.png" if number == 150 else f"{number}.png") for number in range(300)]
+    answers = list(predictor.predict_many(paths, batch_size=1))
+    assert [answer.path for answer in answers] == [str(path) for path in paths]
+    assert [number for number, answer in enumerate(answers) if answer.error is None] == [150]
+    assert len(seen) == 2 + 1 + 2  # now and then a blank one, so that answers are not held back
 
 
 @pytest.mark.parametrize("engine", ENGINES)

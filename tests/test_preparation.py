@@ -336,6 +336,7 @@ def test_too_few_classes_or_pictures_are_told_with_what_to_do(plain: Path, tmp_p
     draw(small, otter=4)
     (small / "otter" / "broken.png").write_bytes(b"")
     refused(r'Class "otter" has 4 pictures .* at least 10 .* --classes, or lower --set data\.min_per_class', small)
+    refused(r"Too few have also (cat|dog), (cat|dog)\.", small, min_per_class=100)
     shown, _ = divided(audit(small, tmp_path / "cache"), Data(min_per_class=4), seed=0)
     assert set(shown.filter(pl.col("label") == "otter")["split"]) == {"train", "val", "test", None}
     for path in (tmp_path / "none" / "cat" / "a.jpg", tmp_path / "none" / "dog" / "b.jpg"):

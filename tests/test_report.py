@@ -353,6 +353,13 @@ def test_more_classes_than_a_table_can_hold_are_drawn(tmp_path: Path) -> None:
     page = write_report(make_run(tmp_path / "run", files, sure=2)).read_text(encoding="utf-8")
     assert 'class="matrix' not in page
     assert "Confusion matrix of 40 classes" in page
+    folded = page.index("20 more classes</summary>")
+    rows = re.findall(r'<th scope="row">(class \d\d)</th><td>', page)
+    before = re.findall(r'<th scope="row">(class \d\d)</th><td>', page[:folded])
+    assert len(before) == 20
+    assert len(rows) == len(set(rows)) == 40
+    assert page.count("20 more classes</summary>") == 2
+    assert page.count('<tfoot><tr><th scope="row">All</th>') == 1
 
 
 def test_writing_twice_gives_the_same_page(run: Path, page: str) -> None:

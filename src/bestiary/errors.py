@@ -30,6 +30,7 @@ EXTRAS = {
     "train": ("polars", "sklearn", "scipy", "joblib", "psutil", "onnx", "cleanlab", "safetensors", "jinja2"),
     "tune": ("optuna",),
 }
+NAMES_SHOWN = 60  # of those that are known
 
 
 class BestiaryError(Exception):
@@ -95,11 +96,12 @@ class InterruptedRun(BestiaryError):  # noqa: N818 - nothing went wrong
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the end of a message about an unknown name: the likely one, and all known ones."""
+    """Return the end of a message about an unknown name: the likely one, and all known ones, or the first of many."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
     guess = f'Did you mean "{close[0]}"? ' if close else ""
-    return f"{guess}Known: {', '.join(names)}."
+    more = f" and {len(names) - NAMES_SHOWN:,} more" if len(names) > NAMES_SHOWN else ""
+    return f"{guess}Known: {', '.join(names[:NAMES_SHOWN])}{more}."
 
 
 def needs(module: str, *, extra: str) -> ModuleType:

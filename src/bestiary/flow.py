@@ -5,6 +5,7 @@ Read this first. Every command is a thin function over what stands here.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,11 +16,12 @@ from typing import Any
 import polars as pl
 
 from bestiary import table
+from bestiary.batches.decoding import gone
 from bestiary.data.correcting import settle
 from bestiary.data.corrections import read_corrections
 from bestiary.data.preparation import Audited, audited, described, divided
 from bestiary.deliver.report import write_report
-from bestiary.errors import InterruptedRun, RunError
+from bestiary.errors import InterruptedRun, PictureError, RunError, SourceError
 from bestiary.evaluation.classification_report import classification_report
 from bestiary.evaluation.curves import overfitting_sentence, path_sentence
 from bestiary.evaluation.elsewhere import evaluate_elsewhere, predicted
@@ -296,11 +298,16 @@ def _reported(
 
 @contextmanager
 def _resumable(run: Path) -> Iterator[None]:
-    """Turn Ctrl-C into an error that says how to go on."""
+    """Turn Ctrl-C into an error that says how to go on; and say it of a picture that has gone or was changed."""
     try:
         yield
     except KeyboardInterrupt:
         raise InterruptedRun(run) from None
+    except (SourceError, PictureError) as error:
+        told = gone(error) if isinstance(error, PictureError) else error
+        raise SourceError(
+            f"{told} With the pictures as they were, go on with: bestiary train --resume {shlex.quote(str(run))}"
+        ) from None
 
 
 def _write(run: Path, metrics: dict[str, Any], threads: int | None, *, light: bool = False) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 
 # Controls, ends of lines, what turns the direction of writing, and bytes that are no text.
 _NEVER_SHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -28,3 +29,13 @@ def shortened(name: str, most_bytes: int) -> str:
     while len(os.fsencode(name)) > most_bytes:
         name = name[:-1]
     return name
+
+
+def some(names: Sequence[str], most: int = 10) -> str:
+    """Return names in a row, or of many the first and how many more there are.
+
+    >>> some(["ant", "bee", "cat"], 2)
+    'ant, bee and 1 more'
+    """
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

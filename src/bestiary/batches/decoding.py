@@ -34,8 +34,8 @@ class Pinned:
         content = read_bytes(self.path, limits)
         if hashlib.sha256(content).hexdigest() != self.sha256:
             raise SourceError(
-                f"{self.path} was changed after it was measured. Do not change the pictures during a run; when they"
-                " are as they should be, train again."
+                f"{self.path} was changed after it was measured. Do not change the pictures during a run. Put it back"
+                " as it was, or train again with it as it is now."
             )
         return content
 
@@ -105,6 +105,14 @@ def in_batches(stream: Iterable[Decoded], batch_size: int) -> Iterator[list[Deco
     items = iter(stream)
     while batch := list(itertools.islice(items, batch_size)):
         yield batch
+
+
+def gone(error: PictureError | str) -> SourceError:
+    """Return what to raise for a picture of a run that cannot be read any more."""
+    return SourceError(
+        f"{error} It could be read before: do not change the pictures during a run. Put it back as it was, or train"
+        " again without it."
+    )
 
 
 def _decode(position: int, source: Source, view: View) -> Decoded:

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bestiary.batches.decoding import Pinned, View, decoded, in_batches
+from bestiary.batches.decoding import Pinned, View, decoded, gone, in_batches
 from bestiary.batches.store import ArrayStore
-from bestiary.errors import SourceError
 from bestiary.picture import Pixels
 from bestiary.progress import Reporter
 
@@ -48,5 +47,5 @@ def pixel_batches(
     for batch in in_batches(decoded(paths, view, threads=threads), batch_size):
         for item in batch:
             if item.error is not None:
-                raise SourceError(f"{item.error} It could be read before: do not change the pictures during a run.")
+                raise gone(item.error)
         yield np.stack([item.pixels for item in batch if item.pixels is not None])

@@ -112,8 +112,17 @@ class ArrayStore:
         file.seek(row * self._row_bytes)
         content = file.read(self._row_bytes)
         if zlib.crc32(content) != checksum:
-            raise IntegrityError(f"The cache {file.name} is damaged. Delete {self.folder}, run again.")
+            raise IntegrityError(f"The cache {file.name} is damaged. {self._forgotten(Path(file.name))}")
         return np.frombuffer(content, self.dtype).reshape(self.shape)
+
+    def _forgotten(self, rows: Path) -> str:
+        """Remove a damaged segment, so that nobody reads it again; return what is left to do, as a sentence."""
+        try:
+            rows.with_suffix(".json").unlink(missing_ok=True)
+            rows.unlink(missing_ok=True)
+        except OSError:
+            return f"Delete {self.folder}, run again."
+        return "It was removed: run again, and what it held is computed anew (a run that began: train --resume RUN)."
 
 
 class Segment:

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 def print_run(run: Run, as_json: bool, *, leaks: Mapping[str, Any] | None = None) -> None:
     """Print the scores and the verdict of a run and where its report is, or all as JSON; with what would leak."""
     from bestiary.deliver.verdict import verdict
+    from bestiary.evaluation.classification_report import classification_report
 
     if as_json:
         files = {"run": str(run.path), "report": str(run.path / "report.html")}
         print_json({**files, "metrics": run.metrics, **({"leaks": leaks} if leaks else {})})
         return
-    typer.echo((run.path / "classification_report.txt").read_text(encoding="utf-8"))
+    typer.echo(classification_report(run.metrics, short=True))
     if leaks:
         typer.echo(f"{leaks['sentence']}\n")
     typer.echo(f"{verdict(run.metrics)}\n")

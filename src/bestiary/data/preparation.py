@@ -22,6 +22,7 @@ from bestiary.data.split import Item, check, deal, digest, lacking
 from bestiary.data.twins import twin_words
 from bestiary.errors import SourceError, nearest
 from bestiary.machine import give_back_memory
+from bestiary.names import some
 from bestiary.picture import Limits
 from bestiary.progress import Reporter
 from bestiary.recipe import Data
@@ -254,9 +255,12 @@ def _check_classes(usable: pl.DataFrame, data: Data) -> None:
         raise SourceError(f"There is {only}. A classifier needs two or more: one folder of pictures for each.")
     label, few = counts.row(0)
     if few < data.min_per_class:
+        others = counts.filter(pl.col("len") < data.min_per_class)["label"].to_list()[1:]
+        lower = ", or lower --set data.min_per_class" if few >= LEAST_GROUPS else ""
         raise SourceError(
             f'Class "{label}" has {few} picture{"s" * (few != 1)} that can be read; at least {data.min_per_class} are'
-            " needed. Add pictures, leave the class out with --classes, or lower --set data.min_per_class."
+            f" needed. {f'Too few have also {some(others)}. ' if others else ''}Add pictures{',' if lower else ' or'}"
+            f" leave {'the classes' if others else 'the class'} out with --classes{lower}."
         )
 
 
@@ -334,8 +338,10 @@ def described(pictures: pl.DataFrame, collection: Audited) -> str:
     tested = f"{parts['test']:,} to test" if "fold" not in used.columns else f"{used['fold'].n_unique()} folds to test"
     left_out = pictures.height - used.height
     groups = used.height - used["group"].n_unique()
+    unseen = sorted(set(used["label"]) - set(used.filter(pl.col("split") == "val")["label"])) if parts["val"] else []
     return (
         f"{used.height:,} pictures of {used['label'].n_unique()} classes: {parts['train']:,} to train,"
         f" {parts['val']:,} to validate, {tested}. {groups:,} duplicates kept on one side,"
         f" {left_out:,} files left out, {collection.findings['is_issue'].sum():,} findings."
+        + (f" No picture to validate has the split for {some(unseen)}." if unseen else "")
     )

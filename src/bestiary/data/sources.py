@@ -14,7 +14,7 @@ from bestiary.data import archives, members, tables
 from bestiary.data.part_names import part_named
 from bestiary.errors import SourceError
 from bestiary.machine import cache_folder
-from bestiary.names import printable
+from bestiary.names import printable, some
 from bestiary.picture import SUFFIXES
 from bestiary.progress import Reporter, Silent
 
@@ -25,7 +25,6 @@ SIDECAR_SUFFIXES = {".txt", ".csv", ".json", ".xml", ".xmp", ".md", ".html", ".p
 SIDECAR_FOLDERS = {"__macosx"}
 PICTURE_SUFFIXES = frozenset().union(*SUFFIXES.values())
 NOT_TEXT, LISTED_TWICE = "name is not valid Unicode", "listed twice"
-MAP_NAMES_SHOWN = 10
 SILENT = Silent()
 
 
@@ -95,7 +94,7 @@ def list_sources(sources: Sequence[Path], labels: Mapping[str, str], *, reporter
 
 
 def _listed(source: Path, reporter: Reporter, *, alone: bool) -> Listing:
-    if not source.exists():
+    if not os.path.exists(source):  # noqa: PTH110 - unlike Path.exists, it stands names that are too long
         raise SourceError(f"There is nothing at {source}. Give a folder with one folder of pictures for each class.")
     if not _is_text(source.absolute()):
         raise SourceError(f"The name {printable(str(source.absolute()))} is not valid Unicode. Rename it.")
@@ -142,20 +141,15 @@ def _check_map(labels: Mapping[str, str], names: set[str], reporter: Reporter) -
     if not labels or not absent:
         return
     if len(absent) < len(labels):
-        reporter.say(f"{len(absent):,} of {len(labels):,} folders of the label map are not here: {_some(absent)}.")
+        reporter.say(f"{len(absent):,} of {len(labels):,} folders of the label map are not here: {some(absent)}.")
         return
     by_folded = {name.casefold(): name for name in sorted(names)}
     close = {name: difflib.get_close_matches(name.casefold(), by_folded, n=1) for name in absent}
     pairs = [f'"{name}" is near "{by_folded[near[0]]}"' for name, near in close.items() if near]
     raise SourceError(
-        f"The label map matches no folder. It names {_some(absent)}; the folders here are {_some(sorted(names))}."
-        + (f" Nearest: {_some(pairs)}." if pairs else " Leave --labels out if they are the labels already.")
+        f"The label map matches no folder. It names {some(absent)}; the folders here are {some(sorted(names))}."
+        + (f" Nearest: {some(pairs)}." if pairs else " Leave --labels out if they are the labels already.")
     )
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MAP_NAMES_SHOWN:,} more" if len(names) > MAP_NAMES_SHOWN else ""
-    return ", ".join(names[:MAP_NAMES_SHOWN]) + more
 
 
 def _list_archive(source: Path, reporter: Reporter) -> Listing:
@@ -197,13 +191,13 @@ def _parts_of_split(folders: Sequence[Path], reporter: Reporter) -> dict[Path, s
         if not others:
             return parts
         reporter.say(
-            f"{_some(sorted(folder.name.lower() for folder in parts))} are taken as classes like {_some(others)} beside"
+            f"{some(sorted(folder.name.lower() for folder in parts))} are taken as classes like {some(others)} beside"
             " them. If they are the parts of a split, move the other folders away."
         )
     elif alike := _alike_inside(folders):
         reporter.say(
-            f"{_some([folder.name for folder in folders])} are taken as the classes, though each holds the same"
-            f" folders: {_some(alike)}. If those are the classes, and these the parts of a split, call them train, val"
+            f"{some([folder.name for folder in folders])} are taken as the classes, though each holds the same"
+            f" folders: {some(alike)}. If those are the classes, and these the parts of a split, call them train, val"
             " and test."
         )
     return {}

@@ -39,7 +39,8 @@ def elsewhere_text(metrics: Mapping[str, Any]) -> str:
     f1 = metrics["present"]["macro_f1"]
     mean = f"Macro-F1 over the classes that have pictures: {f1['value']:.3f} ({f1['low']:.3f} to {f1['high']:.3f})."
     over = [mean] if metrics["classes_without_pictures"] else []  # else it is in the table already
-    return "\n".join([*lines, "", classification_report(metrics), *over, metrics["slices"]["sentence"]])
+    scores = classification_report(metrics, short=True)
+    return "\n".join([*lines, "", scores, *over, metrics["slices"]["sentence"]])
 
 
 def corruption_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -33,9 +33,9 @@ def pictures_in(paths: Iterable[Path], listed: BinaryIO, passed_over: Counter[st
     for path in paths:
         if path == LIST:
             yield from names_in(listed)
-        elif path.is_dir():
+        elif os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir, it stands names that are too long
             yield from _in_folder(path, passed_over)
-        elif glob.has_magic(str(path)) and not path.exists():
+        elif glob.has_magic(str(path)) and not os.path.exists(path):  # noqa: PTH110
             yield from _matching(str(path))
         else:
             yield path

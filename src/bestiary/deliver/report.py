@@ -32,6 +32,7 @@ FINDING_PIXELS = 96
 KINDS = (*table.SPLITS, "out")
 FINDINGS_SHOWN = 5
 LEFT_OUT_SHOWN = 1000
+MOST_ROWS, FIRST_ROWS = 30, 20  # of a table of classes: of a longer one the first are shown, the others folded away
 
 
 def write_report(run: Path, *, threads: int | None = None) -> Path:
@@ -56,6 +57,8 @@ def render(run: RunFiles, *, threads: int | None = None) -> str:
     suspects = set(marked["row_id"].to_list())
     values = {
         "version": run.environment.get("bestiary", __version__),
+        "most_rows": MOST_ROWS,
+        "first_rows": FIRST_ROWS,
         **_story(run),
         **_pictures(run, names),
         **_findings(run, names),

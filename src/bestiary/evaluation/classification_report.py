@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import textwrap
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bestiary.names import some
+
 _HEADER = ("", "precision", "recall", "95 % interval", "f1", "support")
+MOST_LINES, WORST_LINES = 30, 20  # on a screen: of more classes the worst are shown
 
 
-def classification_report(metrics: Mapping[str, Any]) -> str:
+def classification_report(metrics: Mapping[str, Any], *, short: bool = False) -> str:
     """Return the table: a line per class, in the order of the confusion matrix, then the figures over all classes.
+
+    short: of more than 30 classes only the 20 with the lowest F1, lowest first, and how many more there are.
 
     `metrics`: the body of metrics.json. The interval is that of recall; on the accuracy line, which stands in the
     recall column because it is the recall over all pictures, that of accuracy. Columns stay aligned for labels in any
     script, by their width on a terminal; control characters in labels are shown as "?".
     """
     n = str(metrics["n"])
-    rows = [_class_row(label, metrics["per_class"][label]) for label in metrics["confusion"]["labels"]]
+    labels, left_out = metrics["confusion"]["labels"], 0
+    if short and len(labels) > MOST_LINES:
+        labels, left_out = _weakest(metrics["per_class"], labels), len(labels) - WORST_LINES
+    rows = [_class_row(label, metrics["per_class"][label]) for label in labels]
     accuracy, macro = metrics["accuracy"], metrics["macro_recall"]
     over_all = [
         ("accuracy", "", _rate(accuracy), _range(accuracy), "", n),
@@ -32,7 +40,10 @@ def classification_report(metrics: Mapping[str, Any]) -> str:
         ),
         ("macro-F1", "", "", _range(metrics["macro_f1"]), _rate(metrics["macro_f1"]), n),
     ]
-    notes = [textwrap.fill(note, 100) for note in notes_of(metrics)]
+    said = notes_of(metrics)
+    if left_out:
+        said.insert(0, f"{left_out:,} more classes are not shown: above are those with the lowest F1.")
+    notes = [textwrap.fill(note, 100) for note in said]
     return "\n".join([_aligned([_HEADER, None, *rows, None, *over_all]), *(f"{note}\n" for note in notes)])
 
 
@@ -42,10 +53,17 @@ def notes_of(metrics: Mapping[str, Any]) -> list[str]:
     untested = [label for label, one in metrics["per_class"].items() if one.get("support") == 0]
     if untested and metrics.get("split") != "elsewhere":  # there it is said beside what else the pictures lack
         said.append(
-            f"No test picture shows {', '.join(untested)}: nothing is known of how well they are recognised, and"
+            f"No test picture shows {some(untested)}: nothing is known of how well they are recognised, and"
             " averages over all classes count them as 0."
         )
     return said
+
+
+def _weakest(per_class: Mapping[str, Any], labels: Sequence[str]) -> list[str]:
+    """Return the classes with the lowest F1, lowest first; one that was not tested has none and comes last."""
+    return sorted(labels, key=lambda label: (not per_class[label]["support"], per_class[label]["f1"]["value"] or 0.0))[
+        :WORST_LINES
+    ]
 
 
 def _class_row(label: str, scores: Mapping[str, Any]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from bestiary import table
-from bestiary.batches.decoding import Pinned
+from bestiary.batches.decoding import Pinned, gone
 from bestiary.data.corrections import read_corrections
 from bestiary.data.duplicates import hash_bits, near_pairs
 from bestiary.data.preparation import Audited, audited
@@ -123,7 +123,7 @@ def predicted(predictor: Predictor, pictures: pl.DataFrame, reporter: Reporter) 
         files = (Pinned(Path(path), sha256) for path, sha256 in pictures.select("path", "sha256").iter_rows())
         for answer in predictor.predict_many(files):
             if answer.error is not None:
-                raise SourceError(f"{answer.error} It could be read before: do not change the pictures during a run.")
+                raise gone(answer.error)
             answers.append(answer)
             advance(1)
     return prediction_table(pictures, answers, predictor.classes)

@@ -18,6 +18,7 @@ from bestiary.machine import cores
 from bestiary.models.engine import Engine, OnnxRuntimeEngine, OpenVINOEngine, Outputs, bulk_engine, run
 
 MANY = 300  # pictures from which the faster engine makes up for its slower start
+UNREAD_AT_ONCE = 64  # batches without any picture that can be read: more of them are not held back
 
 EngineName = Literal["onnxruntime", "fastest"]
 
@@ -89,16 +90,27 @@ class Predictor:
         if isinstance(sources, str | bytes | Path):
             raise InputError("predict_many takes several pictures, for example a list; for one there is predict.")
         waiting: deque[tuple[list[str | None], list[Decoded]]] = deque()
+        unseen: deque[bool] = deque()  # beside `waiting`: whether the engine was not given the batch
 
         def images() -> Iterator[npt.NDArray[np.uint8]]:
+            unread = 0
             for names, batch in self._decoded(sources, batch_size or self._engine.batch_size):
+                unread = unread + 1 if all(item.error for item in batch) else 0
                 waiting.append((names, batch))
-                yield np.stack([self._blank if item.pixels is None else item.pixels for item in batch])
+                unseen.append(unread % UNREAD_AT_ONCE > 0)
+                if not unseen[-1]:
+                    yield np.stack([self._blank if item.pixels is None else item.pixels for item in batch])
+
+        def passed_over() -> Iterator[Prediction]:
+            while unseen and unseen[0]:
+                unseen.popleft()
+                yield from self._answers(*waiting.popleft(), {})
 
         for outputs in self._engine.stream(images()):
-            names, batch = waiting.popleft()
-            for row, (name, item) in enumerate(zip(names, batch, strict=True)):
-                yield _unreadable(name, item.error) if item.error else self._answer(name, outputs, row)
+            yield from passed_over()
+            unseen.popleft()
+            yield from self._answers(*waiting.popleft(), outputs)
+        yield from passed_over()
 
     def probabilities(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return calibrated probabilities float32 (n, classes) for images uint8 (n, size, size, 3)."""
@@ -129,6 +141,10 @@ class Predictor:
 
         for batch in in_batches(decoded(named(), self.bundle.view, threads=self.threads), batch_size):
             yield [names.popleft() for _ in batch], batch
+
+    def _answers(self, names: list[str | None], batch: list[Decoded], outputs: Outputs) -> Iterator[Prediction]:
+        for row, (name, item) in enumerate(zip(names, batch, strict=True)):
+            yield _unreadable(name, item.error) if item.error else self._answer(name, outputs, row)
 
     def _answer(self, name: str | None, outputs: Outputs, row: int) -> Prediction:
         probabilities, familiarity = outputs["probabilities"][row], float(outputs["familiarity"][row])
