@@ -327,9 +327,7 @@ def _whereabouts(key: str) -> str:
 def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"]) or "recipe"
-    message = (
-        first["msg"].removeprefix("Value error, ").replace("a valid tuple", 'a list, such as ["a", "b"] or [1, 2]')
-    )
+    message = first["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list, such as [1, 2]")
     given = "" if isinstance(first["input"], BaseModel | dict) else f" got {first['input']!r}."
     return f'Setting "{name}": {message};{given}' if given else f"{name}: {message}."
 
