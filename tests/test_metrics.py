@@ -339,7 +339,7 @@ def test_the_table_shows_the_scores_aligned() -> None:
     lines = [line for line in text.splitlines() if line]
     assert lines[1].split() == ["cat", "1.000", "1.000", "0.610", "to", "1.000", "1.000", "6"]
     assert lines[4].split() == ["accuracy", "1.000", "0.824", "to", "1.000", "18"]
-    assert [line.split()[0] for line in lines[4:]] == ["accuracy", "macro", "macro"]
+    assert [line.split()[0] for line in lines[4:]] == ["accuracy", "macro", "macro-F1"]
     assert len({len(line) for line in lines}) == 1
 
 
