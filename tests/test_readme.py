@@ -31,7 +31,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory, collection: DrawnCollection) 
     for kind in collection.folder.iterdir():
         if len(list(kind.iterdir())) >= 10:
             shutil.copytree(kind, folder / "pictures" / kind.name)
-    shutil.copytree(folder / "pictures", folder / "PICTURES")
+    for name in ("PICTURES", "other pictures"):
+        shutil.copytree(folder / "pictures", folder / name)
     drawn = sorted(collection.kinds)
     (folder / "new").mkdir()
     for name in ("new/one.jpg", "new/two.jpg", "some.jpg", "other.png", "new.jpg"):
