@@ -25,6 +25,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
+from bestiary.names import some
+
 # What an extra brings, by the names that are imported: the commands that need it need all of it.
 EXTRAS = {
     "train": ("polars", "sklearn", "scipy", "joblib", "psutil", "onnx", "cleanlab", "safetensors", "jinja2"),
@@ -100,8 +102,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
     guess = f'Did you mean "{close[0]}"? ' if close else ""
-    more = f" and {len(names) - NAMES_SHOWN:,} more" if len(names) > NAMES_SHOWN else ""
-    return f"{guess}Known: {', '.join(names[:NAMES_SHOWN])}{more}."
+    return f"{guess}Known: {some(names, NAMES_SHOWN)}."
 
 
 def needs(module: str, *, extra: str) -> ModuleType:

@@ -94,7 +94,7 @@ class OnDisk:
         self._lock = threading.Lock()  # a file has one position
         place = folder if os.access(folder, os.W_OK) else None
         try:
-            self._file = tempfile.TemporaryFile(dir=place, buffering=0)  # noqa: SIM115 - held on
+            self._file = tempfile.TemporaryFile(dir=place, buffering=0)  # noqa: SIM115 - open as long as this
         except OSError as error:
             raise MachineError(f"Cannot write to {place or tempfile.gettempdir()}: {error.strerror}.") from error
         weakref.finalize(self, self._file.close)

@@ -148,8 +148,6 @@ def fold_split(shown: pl.DataFrame, fold: int, data: Data, *, seed: int) -> pl.D
 
     shown: what `divided` gives with `data.folds`. As there, who is corrected or dropped moves nobody else.
     """
-    if "dealt_as" not in shown.columns:  # an older run
-        shown = shown.with_columns(dealt_as="label", dealt_in="fold")
     rest = _dealt(shown.filter(pl.col("dealt_in") != fold), {"val": data.val_fraction}, seed)
     own = rest.select("row_id", own="split")
     test = pl.when(pl.col("split").is_not_null()).then(pl.lit("test"))

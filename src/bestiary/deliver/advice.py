@@ -255,7 +255,7 @@ def _training_steps(evidence: Evidence) -> Iterator[Step]:
     if method == "probe" and metrics["macro_f1"]["value"] < 0.95:
         why = (
             "The backbone was left as it came. Adapting its layers may help where pictures differ much from photographs"
-            " of things; bestiary compare of both runs tells."
+            " of things; comparing both runs (bestiary compare) tells."
         )
         yield Step("Try fine-tuning.", why, evidence.finetune)
 

@@ -35,7 +35,7 @@ def pictures_in(paths: Iterable[Path], listed: BinaryIO, passed_over: Counter[st
             yield from names_in(listed)
         elif os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir, it stands names that are too long
             yield from _in_folder(path, passed_over)
-        elif glob.has_magic(str(path)) and not os.path.exists(path):  # noqa: PTH110
+        elif glob.has_magic(str(path)) and not os.path.exists(path):  # noqa: PTH110 - as above
             yield from _matching(str(path))
         else:
             yield path

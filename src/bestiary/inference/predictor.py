@@ -89,27 +89,27 @@ class Predictor:
         """Yield an answer for each picture, in order, while the next ones are decoded; memory does not grow."""
         if isinstance(sources, str | bytes | Path):
             raise InputError("predict_many takes several pictures, for example a list; for one there is predict.")
-        waiting: deque[tuple[list[str | None], list[Decoded]]] = deque()
-        unseen: deque[bool] = deque()  # beside `waiting`: whether the engine was not given the batch
+        # Names, pictures, and whether the engine was not given them: none of them could be read.
+        waiting: deque[tuple[list[str | None], list[Decoded], bool]] = deque()
 
         def images() -> Iterator[npt.NDArray[np.uint8]]:
             unread = 0
             for names, batch in self._decoded(sources, batch_size or self._engine.batch_size):
                 unread = unread + 1 if all(item.error for item in batch) else 0
-                waiting.append((names, batch))
-                unseen.append(unread % UNREAD_AT_ONCE > 0)
-                if not unseen[-1]:
+                unseen = unread % UNREAD_AT_ONCE > 0
+                waiting.append((names, batch, unseen))
+                if not unseen:
                     yield np.stack([self._blank if item.pixels is None else item.pixels for item in batch])
 
         def passed_over() -> Iterator[Prediction]:
-            while unseen and unseen[0]:
-                unseen.popleft()
-                yield from self._answers(*waiting.popleft(), {})
+            while waiting and waiting[0][2]:
+                names, batch, _ = waiting.popleft()
+                yield from self._answers(names, batch, {})
 
         for outputs in self._engine.stream(images()):
             yield from passed_over()
-            unseen.popleft()
-            yield from self._answers(*waiting.popleft(), outputs)
+            names, batch, _ = waiting.popleft()
+            yield from self._answers(names, batch, outputs)
         yield from passed_over()
 
     def probabilities(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
