@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
 __all__ = [
     "BestiaryError",
     "PictureClassifier",
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from bestiary.flow import audit, evaluate, resume, train
     from bestiary.inference.predictor import Predictor, load
     from bestiary.recipe import Recipe
+    from bestiary.version import __version__
 
 _HOMES = {
     "BestiaryError": "bestiary.errors",
@@ -42,6 +42,7 @@ _HOMES = {
     "evaluate": "bestiary.flow",
     "audit": "bestiary.flow",
     "PictureClassifier": "bestiary.classifier",
+    "__version__": "bestiary.version",
 }
 
 _LEARNING = {"bestiary.flow", "bestiary.classifier"}  # what the base install, which predicts and serves, has not

@@ -12,8 +12,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from bestiary import __version__
 from bestiary.errors import BestiaryError, InterruptedRun, UserError, nearest
+from bestiary.version import __version__
 
 DONE, CHECK_FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 # The order of `bestiary --help`: from pictures to answers.

@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from bestiary import __version__
 from bestiary.deliver import verdict
 from bestiary.deliver.advice import evidence_of
 from bestiary.deliver.markdown import figure, plain, rows
@@ -19,6 +18,7 @@ from bestiary.deliver.summary import peeked
 from bestiary.deliver.trust_section import calibration_words, set_words
 from bestiary.percent import whole_percent
 from bestiary.recipe import BACKBONE_SIZES
+from bestiary.version import __version__
 
 # Our key, the hub's name of the metric, its name for people.
 METRICS = (

@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from bestiary import __version__, table
+from bestiary import table
 from bestiary.deliver import plots, verdict
 from bestiary.deliver.advice import evidence_of, next_steps
 from bestiary.deliver.evidence import overlays
@@ -27,6 +27,7 @@ from bestiary.deliver.summary import summary
 from bestiary.deliver.trust_section import trust_values
 from bestiary.evaluation.curves import overfitting_point
 from bestiary.machine import write_text
+from bestiary.version import __version__
 
 FINDING_PIXELS = 96
 KINDS = (*table.SPLITS, "out")

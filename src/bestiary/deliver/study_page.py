@@ -9,13 +9,13 @@ from typing import Any
 
 from markupsafe import Markup
 
-from bestiary import __version__
 from bestiary.deliver.comparison_page import NAMES, print_lines
 from bestiary.deliver.page import render_page
 from bestiary.deliver.study_plots import differences_plot, scores_plot, seconds_plot
 from bestiary.evaluation.comparison import COMPARED, LOWER_IS_BETTER
 from bestiary.machine import write_text
 from bestiary.training.durations import spoken
+from bestiary.version import __version__
 
 METRIC = "macro_f1"  # by which a recipe is called better
 COLUMNS = ("recipe", "seeds", *NAMES.values(), "training", "against", "difference in macro-F1", "p (Holm)", "that is")

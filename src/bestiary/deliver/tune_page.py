@@ -8,12 +8,12 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-import bestiary
 from bestiary.deliver import svg
 from bestiary.deliver.again import train_again
 from bestiary.deliver.page import render_page
 from bestiary.machine import write_text
 from bestiary.training.run_folder import read_json
+from bestiary.version import __version__
 
 PAGE, HISTORY = "tune.html", "history.svg"
 ROW, TOP, BOTTOM = 26, 34, 44
@@ -30,7 +30,7 @@ def write(found: Mapping[str, Any], out: Path) -> None:
     parts, words = _history(found["history"])
     values = {
         "name": out.resolve().name,
-        "version": bestiary.__version__,
+        "version": __version__,
         "found": found,
         "headline": headline(found),
         "history": svg.drawing("Macro-F1 of each trial", words, parts, svg.HEIGHT),

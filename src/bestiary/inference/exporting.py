@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-import bestiary
 from bestiary.errors import IntegrityError, needs
 from bestiary.inference.bundle import BUNDLE_NAME, GRAPH_NAME, Bundle, Precision, graph_digest
 from bestiary.inference.graph import OUTPUTS
 from bestiary.picture import LETTERBOX_GREY, Fit
+from bestiary.version import __version__
 
 if TYPE_CHECKING:
     import onnx
@@ -105,7 +105,7 @@ def metadata(run: Path, bundle: Bundle, precision: Precision) -> dict[str, str]:
         "precision": precision,
         "bundle_sha256": hashlib.sha256((run / BUNDLE_NAME).read_bytes()).hexdigest(),
         "graph_sha256": bundle.graph_sha256,
-        "bestiary": bestiary.__version__,
+        "bestiary": __version__,
     }
 
 

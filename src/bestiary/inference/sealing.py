@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-import bestiary
 from bestiary.batches.decoding import View
 from bestiary.batches.rows import Rows
 from bestiary.errors import IntegrityError
@@ -25,6 +24,7 @@ from bestiary.machine import atomic
 from bestiary.models.engine import has_openvino
 from bestiary.models.head import Head
 from bestiary.training.scores import softmax
+from bestiary.version import __version__
 
 if TYPE_CHECKING:
     import onnx
@@ -60,7 +60,7 @@ def write_model(model: Model, run: Path) -> None:
         "fit": model.view.fit,
         "temperature": repr(model.calibration.temperature),
         "threshold": repr(model.threshold),
-        "bestiary": bestiary.__version__,
+        "bestiary": __version__,
     }
     content = seal(model.trunk, model.head, model.calibration, metadata).SerializeToString(deterministic=True)
     with atomic(run / GRAPH_NAME) as temporary:
@@ -79,7 +79,7 @@ def write_model(model: Model, run: Path) -> None:
         method=model.method,
         backbone=model.backbone,
         graph_sha256=hashlib.sha256(content).hexdigest(),
-        bestiary=bestiary.__version__,
+        bestiary=__version__,
         sets=model.sets,
         familiarity=model.calibration.measure,
     ).write(run)

@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import bestiary
 from bestiary.errors import MachineError, RunError
 from bestiary.machine import cores, write_text
 from bestiary.recipe import Recipe, read_toml, write_toml
+from bestiary.version import __version__
 
 RUNS = Path("runs")
 PACKAGES = ("numpy", "Pillow", "onnx", "onnxruntime", "openvino", "polars", "scikit-learn", "torch", "timm")
@@ -93,7 +93,7 @@ def sweep(run: Path) -> None:
 def environment(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a reader needs to judge or repeat a run: versions, machine, command, and `facts`."""
     return {
-        "bestiary": bestiary.__version__,
+        "bestiary": __version__,
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "python": platform.python_version(),

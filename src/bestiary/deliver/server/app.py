@@ -14,7 +14,6 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-import bestiary
 from bestiary.batches.decoding import View
 from bestiary.deliver.server import protocol
 from bestiary.deliver.server.batching import Batcher, BusyError, Outcome, Picture
@@ -26,6 +25,7 @@ from bestiary.deliver.server.settings import Settings
 from bestiary.errors import PictureError
 from bestiary.inference.predictor import Predictor
 from bestiary.picture import Limits
+from bestiary.version import __version__
 
 PAGE = {"serve.css": "text/css", "serve.js": "text/javascript", "docs.js": "text/javascript"}
 TOO_MUCH = "Too large: more bytes, pixels or pictures than are taken."
@@ -162,7 +162,7 @@ def create_app(predictor: Predictor, settings: Settings, name: str) -> FastAPI:
 
     app = FastAPI(
         title="bestiary",
-        version=bestiary.__version__,
+        version=__version__,
         description="Names what is in pictures, or says that it is not sure.",
         docs_url=None,  # FastAPI's page loads its scripts from a CDN; ours is /docs
         redoc_url=None,
@@ -213,7 +213,7 @@ def _add_answers(app: FastAPI, service: Service) -> None:
             fit=bundle.fit,
             method=bundle.method,
             backbone=bundle.backbone,
-            bestiary=bestiary.__version__,
+            bestiary=__version__,
             max_bytes=settings.max_bytes,
             max_pictures=settings.max_pictures,
         )
@@ -257,7 +257,7 @@ def _add_protocol(app: FastAPI, service: Service) -> None:
 
     @app.get("/v2", summary="About the server")
     async def server() -> dict[str, Any]:
-        return {"name": "bestiary", "version": bestiary.__version__, "extensions": protocol.EXTENSIONS}
+        return {"name": "bestiary", "version": __version__, "extensions": protocol.EXTENSIONS}
 
     @app.get("/v2/health/live", summary="Whether the server runs")
     async def live() -> dict[str, bool]:
