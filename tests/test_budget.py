@@ -12,13 +12,13 @@ import pytest
 pytest.importorskip("sklearn")
 
 from bestiary import flow
+from bestiary.cli.options import seconds_of
 from bestiary.data.drawn import DrawnCollection
 from bestiary.errors import RecipeError, UserError
 from bestiary.machine import Clock
 from bestiary.recipe import Recipe
 from bestiary.training import budget, pace, run_folder
 from bestiary.training.budget import Estimate, Plan, described, planned
-from bestiary.training.durations import seconds_of
 from bestiary.training.task import Task
 
 SECONDS = {("lite2", 260): 60.0, ("lite0", 224): 30.0, ("lite0", 160): 18.0, ("lite0", 128): 12.0, ("lite0", 96): 8.0}

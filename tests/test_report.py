@@ -31,7 +31,7 @@ from bestiary.evaluation.metrics import score
 from bestiary.evaluation.slices import slices
 from bestiary.evaluation.trust import set_coverage, uncalibrated
 from bestiary.inference.sets import set_table
-from bestiary.percent import whole_percent
+from bestiary.text import whole_percent
 from tiny_model import coloured, write_run
 
 HOSTILE = '<script>alert("1")</script> & Bär'

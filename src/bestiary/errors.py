@@ -25,7 +25,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
-from bestiary.names import some
+from bestiary.text import some
 
 # What an extra brings, by the names that are imported: the commands that need it need all of it.
 EXTRAS = {

@@ -92,7 +92,7 @@ def audit_lines(found: Audited) -> list[Line]:
 def _example(row: Mapping[str, Any]) -> str:
     """Return the message of a finding with the end of the picture's path, for it is the worst of its check."""
     from bestiary.deliver.exhibits import clipped
-    from bestiary.names import on_one_line
+    from bestiary.text import on_one_line
 
     path, message = row["path"], str(row["message"])
     if not path:

@@ -50,10 +50,10 @@ def train(
     """Audit, split, train, evaluate, report; prints the run."""
     needs_extra("train")
     from bestiary import flow
+    from bestiary.cli.options import seconds_of
     from bestiary.machine import is_first
     from bestiary.progress import reporter
     from bestiary.search import leaks
-    from bestiary.training.durations import seconds_of
 
     if not is_first():
         flow.follow(threads=threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -94,3 +95,23 @@ def names_of(text: str) -> list[str]:
     if not names:
         raise UserError(f'--classes takes labels, for example --classes cat,dog; got "{text}".')
     return names
+
+
+_UNITS = {"h": 3600, "m": 60, "min": 60, "s": 1}
+_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(h|min|m|s)", re.IGNORECASE)
+
+
+def seconds_of(text: str) -> float:
+    """Return the seconds in a span such as `90s`, `10m`, `2h`, `1h30m`; raises UserError for anything else.
+
+    >>> seconds_of("1h30m"), seconds_of("90s")
+    (5400.0, 90.0)
+    """
+    parts = _PART.findall(text)
+    written = "".join(f"{number}{unit}" for number, unit in parts)
+    units = [_UNITS[unit.lower()] for _, unit in parts]
+    seconds = sum(float(number) * size for (number, _), size in zip(parts, units, strict=True))
+    falling = units == sorted(set(units), reverse=True)
+    if not parts or not falling or seconds <= 0 or written != re.sub(r"\s", "", text):
+        raise UserError(f'"{text}" is no span of time. Write 90s, 10m, 2h or 1h30m.')
+    return seconds

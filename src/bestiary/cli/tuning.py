@@ -70,9 +70,9 @@ def tune(
     """Search for a better recipe, choosing by validation alone; the same command goes on with it."""
     needs_extra("train")
     needs_extra("tune")
+    from bestiary.cli.options import seconds_of
     from bestiary.progress import reporter
     from bestiary.search import tuning
-    from bestiary.training.durations import seconds_of
 
     found = tuning.tune(
         pictures,

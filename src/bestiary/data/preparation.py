@@ -22,10 +22,10 @@ from bestiary.data.split import Item, check, deal, digest, lacking
 from bestiary.data.twins import twin_words
 from bestiary.errors import SourceError, nearest
 from bestiary.machine import give_back_memory
-from bestiary.names import some
 from bestiary.picture import Limits
 from bestiary.progress import Reporter
 from bestiary.recipe import Data
+from bestiary.text import some
 
 Places = duplicates.Places
 FOLD_COLUMNS = ("fold", "dealt_as", "dealt_in")  # beside those of `table.PICTURES`, with cross-validation

@@ -14,9 +14,9 @@ from bestiary.data import archives, members, tables
 from bestiary.data.part_names import part_named
 from bestiary.errors import SourceError
 from bestiary.machine import cache_folder
-from bestiary.names import printable, some
 from bestiary.picture import SUFFIXES
 from bestiary.progress import Reporter, Silent
+from bestiary.text import printable, some
 
 TABLE_SUFFIXES = {".csv", ".parquet"}
 # Files that live beside pictures and are not meant as pictures: passed over, but counted.

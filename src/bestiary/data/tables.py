@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bestiary.data.part_names import PARTS, part_named
 from bestiary.errors import SourceError
-from bestiary.names import on_one_line
+from bestiary.text import on_one_line
 
 Row = tuple[str | None, str | None, str | None]
 

@@ -13,7 +13,7 @@ from bestiary.deliver import answers
 from bestiary.errors import MachineError, UserError, needs
 from bestiary.inference.predictor import Prediction
 from bestiary.machine import atomic
-from bestiary.names import printable
+from bestiary.text import printable
 
 FORMS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet", ".txt": "table"}
 

@@ -19,10 +19,9 @@ from bestiary.errors import MachineError, UserError, needs
 from bestiary.inference.predictor import Prediction
 from bestiary.inference.sets import label_set
 from bestiary.machine import atomic
-from bestiary.names import on_one_line, shortened
-from bestiary.percent import points_text
 from bestiary.picture import open_picture
 from bestiary.progress import Advance
+from bestiary.text import on_one_line, points_text, shortened
 
 HEATMAP_STRENGTH, HEATMAP_PIXELS = 0.55, 640
 FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")  # OWASP, "CSV Injection": spreadsheets run a cell that begins so

@@ -21,8 +21,8 @@ from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.inference.exporting import PRECISIONS, Kind, write_export
 from bestiary.inference.predictor import Predictor
 from bestiary.inference.sealing import PARITY_LIMIT, agree
-from bestiary.percent import points_text
 from bestiary.progress import Reporter
+from bestiary.text import points_text
 from bestiary.wilson import Z_95
 
 PROOF_PICTURES = 500

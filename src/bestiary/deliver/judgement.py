@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bestiary.evaluation.classification_report import classification_report
-from bestiary.percent import points_text, whole_percent
+from bestiary.text import points_text, whole_percent
 
 
 def elsewhere_text(metrics: Mapping[str, Any]) -> str:

@@ -16,8 +16,8 @@ from bestiary.deliver.markdown import figure, plain, rows
 from bestiary.deliver.run_files import RunFiles, notes
 from bestiary.deliver.summary import peeked
 from bestiary.deliver.trust_section import calibration_words, set_words
-from bestiary.percent import whole_percent
 from bestiary.recipe import BACKBONE_SIZES
+from bestiary.text import whole_percent
 from bestiary.version import __version__
 
 # Our key, the hub's name of the metric, its name for people.

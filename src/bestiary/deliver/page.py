@@ -10,7 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from bestiary.deliver import verdict
-from bestiary.percent import whole_percent
+from bestiary.text import whole_percent
 
 TEMPLATES = Path(__file__).parent / "templates"
 

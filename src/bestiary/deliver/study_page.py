@@ -14,7 +14,7 @@ from bestiary.deliver.page import render_page
 from bestiary.deliver.study_plots import differences_plot, scores_plot, seconds_plot
 from bestiary.evaluation.comparison import COMPARED, LOWER_IS_BETTER
 from bestiary.machine import write_text
-from bestiary.training.durations import spoken
+from bestiary.text import spoken
 from bestiary.version import __version__
 
 METRIC = "macro_f1"  # by which a recipe is called better

@@ -12,7 +12,7 @@ from bestiary.deliver import plots, verdict
 from bestiary.deliver.plots import ReliabilityPoint
 from bestiary.deliver.precision_recall import class_curves
 from bestiary.evaluation.intervals import wilson
-from bestiary.percent import whole_percent
+from bestiary.text import whole_percent
 
 IN_WORDS = 0.95  # the level of prediction sets that a sentence speaks of
 EVEN = 0.05  # a temperature this close to 1 changes next to nothing

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from bestiary.percent import points_text
+from bestiary.text import points_text
 
 ABSENT = "–"
 CHECKS = {

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bestiary.names import some
+from bestiary.text import some
 
 _HEADER = ("", "precision", "recall", "95 % interval", "f1", "support")
 MOST_LINES, WORST_LINES = 30, 20  # on a screen: of more classes the worst are shown

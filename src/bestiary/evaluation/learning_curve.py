@@ -13,7 +13,7 @@ from scipy import sparse
 
 from bestiary.evaluation.intervals import Floats, Integers, interval, percentiles, resampled_sums
 from bestiary.models.standard import mean_and_scale
-from bestiary.percent import points_text
+from bestiary.text import points_text
 from bestiary.training.linear import Features, logits_of, solver
 from bestiary.training.probe import Labelled
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 from scipy.stats import chi2_contingency, norm, rankdata
 
-from bestiary.percent import whole_percent
+from bestiary.text import whole_percent
 
 Floats = npt.NDArray[np.float64]
 Marked = npt.NDArray[np.bool_]

@@ -18,7 +18,7 @@ from scipy.stats import hypergeom
 
 from bestiary.evaluation.corrections import holm
 from bestiary.evaluation.intervals import Floats, Integers, interval, wilson
-from bestiary.percent import points_text, whole_percent
+from bestiary.text import points_text, whole_percent
 
 SMALLEST = 20  # different pictures inside a slice, and as many outside: of fewer nothing can be said
 SHARE = 0.1  # of the pictures make an extreme: the darkest tenth

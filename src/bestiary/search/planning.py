@@ -11,8 +11,8 @@ from bestiary.errors import RecipeError
 from bestiary.models.lite import BACKBONES, built_trunk
 from bestiary.recipe import Recipe
 from bestiary.search.space import LOOK, Choice, Space, as_json, from_json, looks_of
+from bestiary.text import spoken
 from bestiary.training.budget import RESERVE_SHARE, Estimate, Measure
-from bestiary.training.durations import spoken
 from bestiary.training.probe import feature_store, training_precision
 from bestiary.training.task import Task, task_of
 

@@ -11,12 +11,11 @@ import polars as pl
 
 from bestiary.errors import RecipeError
 from bestiary.machine import Clock
-from bestiary.percent import whole_percent
 from bestiary.progress import Silent
 from bestiary.recipe import Recipe
 from bestiary.search.study_recipes import Entry, named, with_epochs
+from bestiary.text import spoken, whole_percent
 from bestiary.training.budget import RESERVE_SHARE, Estimate, Measure, estimated
-from bestiary.training.durations import spoken
 from bestiary.training.task import task_of
 
 SHARES = 100  # epochs are tried in so many steps, from all of them down

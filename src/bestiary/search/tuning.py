@@ -27,9 +27,9 @@ from bestiary.search.planning import Deadlines, SearchPlan
 from bestiary.search.scoring import divisions, inner_folds
 from bestiary.search.space import Settings, first_values, listed, looks_of, searched
 from bestiary.search.trying import Ground, OutOfTimeError, tried
+from bestiary.text import spoken
 from bestiary.training.beginning import Sources
 from bestiary.training.budget import Estimate, Measure, estimated, room_of
-from bestiary.training.durations import spoken
 from bestiary.training.methods import refuse_impossible
 from bestiary.training.probe import features_of, training_precision
 from bestiary.training.task import Task, task_of

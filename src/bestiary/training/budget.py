@@ -19,7 +19,7 @@ from bestiary.models.cut import frozen_stages
 from bestiary.models.engine import Precision
 from bestiary.models.lite import BACKBONES, built_trunk
 from bestiary.recipe import Recipe
-from bestiary.training.durations import spoken
+from bestiary.text import spoken
 from bestiary.training.methods import untrained
 from bestiary.training.pace import Pace, decoding_pace, feature_pace, sample, slowness
 from bestiary.training.probe import feature_store, strengths_of, times_shown, training_precision

@@ -23,8 +23,8 @@ from bestiary.models.lite import built_trunk
 from bestiary.models.networks import Network, exact_logits, head_arrays
 from bestiary.models.torch_export import export_trunk
 from bestiary.models.upper import upper_part
-from bestiary.percent import whole_percent
 from bestiary.recipe import Augment
+from bestiary.text import whole_percent
 from bestiary.training import loop
 from bestiary.training.activations import Views, activation_store, fill_activations, reader
 from bestiary.training.checkpoint import copy_weights

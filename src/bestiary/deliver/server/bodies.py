@@ -13,7 +13,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from bestiary.deliver.server.guard import RefusedError
-from bestiary.names import printable
+from bestiary.text import printable
 
 HOW = "Send multipart/form-data with files, application/json with base64, or the bytes of one picture as image/*."
 

@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse
 
 from bestiary.deliver.server.metrics import Metrics
 from bestiary.deliver.server.settings import LOCAL_NAMES, Settings
-from bestiary.names import printable
+from bestiary.text import printable
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

@@ -39,3 +39,40 @@ def some(names: Sequence[str], most: int = 10) -> str:
     """
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def whole_percent(share: float) -> str:
+    """Return a share as a whole percentage.
+
+    >>> whole_percent(0.996)
+    '99\\xa0%'
+    """
+    return f"{points_text(share, 0)}\u00a0%"
+
+
+def points_text(share: float, digits: int) -> str:
+    """Return a share times 100 with so many digits, without a unit."""
+    if share == 1:
+        return "100"
+    most = 100 - 10**-digits
+    return f"{min(100 * share, most) if share < 1 else 100 * share:.{digits}f}"
+
+
+def spoken(seconds: float) -> str:
+    """Return a span for people, in two units at most, rounded to what they would say.
+
+    >>> spoken(55.2), spoken(600), spoken(5430), spoken(130)
+    ('55 s', '10 min', '1 h 30 min', '2 min 10 s')
+    """
+    whole = max(1, round(seconds))
+    if whole < 100:
+        return f"{whole} s"
+    if whole < 600:
+        return _two(whole // 60, "min", whole % 60, "s")
+    minutes = round(whole / 60)
+    return _two(minutes // 60, "h", minutes % 60, "min")
+
+
+def _two(large: int, large_unit: str, small: int, small_unit: str) -> str:
+    parts = [f"{large} {large_unit}" if large else "", f"{small} {small_unit}" if small else ""]
+    return " ".join(part for part in parts if part)
