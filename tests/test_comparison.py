@@ -17,7 +17,7 @@ from bestiary import table
 from bestiary.deliver import comparison_page
 from bestiary.errors import UserError
 from bestiary.evaluation.comparison import Scored, compared, matched, read_scored, verdict
-from bestiary.evaluation.corrections import holm
+from bestiary.stats import holm
 from tiny_model import COLOURS, write_run
 
 N = 400

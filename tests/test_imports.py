@@ -11,7 +11,7 @@ import pytest
 import bestiary
 
 PACKAGE = Path(bestiary.__file__).parent
-BASE = {"defaults", "errors", "machine", "text", "percent", "progress", "recipe", "table", "picture", "wilson"}
+BASE = {"defaults", "errors", "machine", "text", "percent", "progress", "recipe", "table", "picture", "stats"}
 FLOW = {"flow", "classifier"}
 ORDER = ["base", "data", "batches", "models", "training", "inference", "evaluation", "deliver", "flow", "search", "cli"]
 FRONT_DOORS = {"__init__", "__main__"}  # they hand on what others made

@@ -12,8 +12,8 @@ from scipy.stats import ttest_rel
 from bestiary.deliver.study_page import headline
 from bestiary.errors import UserError
 from bestiary.evaluation.comparison import Scored
-from bestiary.evaluation.corrections import holm
 from bestiary.evaluation.several_seeds import Pair, interval_over_seeds, over_seeds
+from bestiary.stats import holm
 
 COLOURS = ("blue", "green", "red")
 N = 200

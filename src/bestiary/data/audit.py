@@ -12,7 +12,7 @@ import polars as pl
 from bestiary import table
 from bestiary.data.duplicates import HOW
 from bestiary.picture import SUFFIXES
-from bestiary.wilson import wilson
+from bestiary.stats import wilson
 
 Row = dict[str, object]
 

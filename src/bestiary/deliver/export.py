@@ -22,8 +22,8 @@ from bestiary.inference.exporting import PRECISIONS, Kind, write_export
 from bestiary.inference.predictor import Predictor
 from bestiary.inference.sealing import PARITY_LIMIT, agree
 from bestiary.progress import Reporter
+from bestiary.stats import Z_95
 from bestiary.text import points_text
-from bestiary.wilson import Z_95
 
 PROOF_PICTURES = 500
 CALIBRATION_PICTURES = 128

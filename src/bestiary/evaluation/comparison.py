@@ -16,10 +16,10 @@ from scipy.stats import binomtest
 from bestiary import table
 from bestiary.errors import RunError, UserError
 from bestiary.evaluation import intervals
-from bestiary.evaluation.corrections import holm
 from bestiary.evaluation.intervals import Floats, Integers
 from bestiary.evaluation.metrics import Sums, f1_over, rate_of, sums_by_picture
 from bestiary.inference.bundle import read_bundle
+from bestiary.stats import holm
 
 COMPARED = ("accuracy", "macro_f1", "log_loss")
 LOWER_IS_BETTER = ("log_loss",)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from bestiary.wilson import wilson
+from bestiary.stats import wilson
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

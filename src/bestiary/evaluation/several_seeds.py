@@ -26,9 +26,9 @@ from scipy.stats import t
 
 from bestiary.evaluation import intervals
 from bestiary.evaluation.comparison import COMPARED, LOWER_IS_BETTER, Scored, difference_of, figure, matched, shares_of
-from bestiary.evaluation.corrections import holm
 from bestiary.evaluation.intervals import Floats, Integers
 from bestiary.evaluation.metrics import Sums, sums_by_picture
+from bestiary.stats import holm
 
 ALPHA = 0.05
 Answers = Mapping[str, Mapping[int, Scored]]  # by recipe and seed

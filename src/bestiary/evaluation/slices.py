@@ -16,8 +16,8 @@ import numpy.typing as npt
 import polars as pl
 from scipy.stats import hypergeom
 
-from bestiary.evaluation.corrections import holm
 from bestiary.evaluation.intervals import Floats, Integers, interval, wilson
+from bestiary.stats import holm
 from bestiary.text import points_text, whole_percent
 
 SMALLEST = 20  # different pictures inside a slice, and as many outside: of fewer nothing can be said
