@@ -31,9 +31,9 @@ from bestiary.evaluation.metrics import score
 from bestiary.inference.sets import bound_of, covered, set_table
 from bestiary.machine import cache_folder, keep_memory
 from bestiary.models.lite import BACKBONES, built_trunk
+from bestiary.quick_metrics import log_softmax, softmax
 from bestiary.training.linear import logits_of
 from bestiary.training.probe import Labelled, fit_head, strengths_for
-from bestiary.training.scores import log_softmax, softmax
 from familiarity import features_of
 
 LEVELS = (0.9, 0.95, 0.99)

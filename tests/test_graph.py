@@ -18,7 +18,7 @@ from bestiary.inference.graph import OUTPUTS, Calibration, seal
 from bestiary.inference.sealing import PARITY_LIMIT, agree
 from bestiary.models.engine import OnnxRuntimeEngine, OpenVINOEngine, Outputs, has_openvino, run
 from bestiary.models.head import Dense, Head
-from bestiary.training.scores import softmax
+from bestiary.quick_metrics import softmax
 from tiny_model import CHANNELS, SIZE, maps_of, trunk
 
 CLASSES, HIDDEN = 4, 9

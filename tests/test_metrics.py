@@ -18,8 +18,8 @@ from bestiary.errors import UserError
 from bestiary.evaluation import intervals
 from bestiary.evaluation.classification_report import classification_report
 from bestiary.evaluation.metrics import score
+from bestiary.quick_metrics import macro_f1
 from bestiary.stats import Z_95
-from bestiary.training.scores import macro_f1
 
 stable = settings(derandomize=True, deadline=None, max_examples=60)
 SCALARS = ("accuracy", "balanced_accuracy", "macro_f1", "macro_precision", "macro_recall", "log_loss", "brier", "ece")

@@ -21,7 +21,7 @@ from bestiary.errors import InputError, RunError
 from bestiary.inference.bundle import read_bundle
 from bestiary.inference.predictor import EngineName, Prediction, Predictor, load
 from bestiary.models.engine import has_openvino
-from bestiary.training.scores import softmax
+from bestiary.quick_metrics import softmax
 from tiny_model import BY_CHANNEL, CALIBRATION, COLOURS, RGB, SIZE, THRESHOLD, coloured, maps_of, write_run
 
 ENGINES = [

@@ -14,7 +14,7 @@ from bestiary.evaluation.metrics import score
 from bestiary.evaluation.trust import LEVELS, set_coverage, uncalibrated
 from bestiary.inference.bundle import read_bundle
 from bestiary.inference.sets import set_table
-from bestiary.training.scores import softmax
+from bestiary.quick_metrics import softmax
 
 
 def test_a_temperature_is_undone() -> None:

@@ -20,9 +20,9 @@ from bestiary.inference.sealing import Model, prove_parity, unproven, validation
 from bestiary.inference.sets import set_table
 from bestiary.machine import Clock, give_back_memory
 from bestiary.progress import Reporter
+from bestiary.quick_metrics import softmax
 from bestiary.recipe import Recipe
 from bestiary.training.methods import LEARN
-from bestiary.training.scores import softmax
 from bestiary.training.task import Learned, Task, pictures_of
 
 

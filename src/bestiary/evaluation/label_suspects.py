@@ -15,8 +15,8 @@ from bestiary.batches.rows import Rows
 from bestiary.data.folds import deal_folds
 from bestiary.evaluation.outliers import outliers
 from bestiary.models.standard import mean_and_scale
+from bestiary.quick_metrics import softmax
 from bestiary.training.linear import logits_of, solver
-from bestiary.training.scores import softmax
 
 FOLDS = 5
 # Strength C of the head times the number of training pictures: the penalty keeps its weight against the mean loss.

@@ -23,7 +23,7 @@ from bestiary.inference.predictor import EngineName, Prediction, Predictor
 from bestiary.machine import atomic
 from bestiary.models.engine import has_openvino
 from bestiary.models.head import Head
-from bestiary.training.scores import softmax
+from bestiary.quick_metrics import softmax
 from bestiary.version import __version__
 
 if TYPE_CHECKING:

@@ -18,12 +18,12 @@ from bestiary.errors import RecipeError, SourceError
 from bestiary.machine import Clock
 from bestiary.models.lite import BACKBONES, built_trunk
 from bestiary.progress import Reporter
+from bestiary.quick_metrics import calibrated_loss, macro_f1
 from bestiary.recipe import Recipe
 from bestiary.training import run_folder
 from bestiary.training.linear import logits_of
 from bestiary.training.methods import network_logits
 from bestiary.training.probe import Labelled, feature_store, fit_head, fitted_probe, strengths_of, training_precision
-from bestiary.training.scores import calibrated_loss, macro_f1
 from bestiary.training.task import Logits, Task, task_of
 
 KEPT = "kept"  # the column with the split of the search itself, which decides in what precision features are kept

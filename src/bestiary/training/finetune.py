@@ -23,6 +23,7 @@ from bestiary.models.lite import built_trunk
 from bestiary.models.networks import Network, exact_logits, head_arrays
 from bestiary.models.torch_export import export_trunk
 from bestiary.models.upper import upper_part
+from bestiary.quick_metrics import calibrated_loss, loss_and_macro_f1
 from bestiary.recipe import Augment
 from bestiary.text import whole_percent
 from bestiary.training import loop
@@ -31,7 +32,6 @@ from bestiary.training.checkpoint import copy_weights
 from bestiary.training.device import choose_device
 from bestiary.training.loop_settings import LoopSettings
 from bestiary.training.probe import training_precision
-from bestiary.training.scores import calibrated_loss, loss_and_macro_f1
 from bestiary.training.task import Learned, Logits, Part, Task
 from bestiary.training.team import part_company, team
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from bestiary.batches.rows import Rows
 from bestiary.machine import cores, one_blas_thread
 from bestiary.models.standard import mean_and_scale
-from bestiary.training.scores import log_softmax
+from bestiary.quick_metrics import log_softmax
 
 ROWS_AT_ONCE, GUESSED_FROM = 1_024, 8_192
 MAX_ITERATIONS, TOLERANCE = 500, 1e-4  # of the largest gradient of the mean loss, as in scikit-learn

@@ -19,11 +19,11 @@ from bestiary.models.engine import OnnxRuntimeEngine, has_openvino, run
 from bestiary.models.head import Head
 from bestiary.models.lite import BACKBONES
 from bestiary.models.subspace import Subspace, enough
+from bestiary.quick_metrics import loss_and_macro_f1
 from bestiary.recipe import Augment, Recipe
 from bestiary.training.linear import logits_of
 from bestiary.training.probe import features_of, fitted_probe, training_precision
 from bestiary.training.run_folder import write_history
-from bestiary.training.scores import loss_and_macro_f1
 from bestiary.training.task import Images, Learned, Logits, Part, Task
 from bestiary.training.unused import refuse_unused
 

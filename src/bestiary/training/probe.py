@@ -25,10 +25,10 @@ from bestiary.models.lite import BACKBONES, built_trunk
 from bestiary.models.pooling import pooled_graph
 from bestiary.picture import Pixels
 from bestiary.progress import Reporter
+from bestiary.quick_metrics import loss_and_macro_f1
 from bestiary.recipe import Balance, Recipe
 from bestiary.training.balance import epoch_order, logit_offsets
 from bestiary.training.linear import logits_of, solver
-from bestiary.training.scores import loss_and_macro_f1
 from bestiary.training.task import Part, Task
 
 STRENGTHS_TIMES_PICTURES = (4, 12, 40, 120, 400, 1200)  # scikit-learn's C weighs a sum over pictures, not a mean
