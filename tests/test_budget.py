@@ -11,13 +11,13 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from bestiary import flow
+from bestiary import flow, run_folder
 from bestiary.cli.options import seconds_of
 from bestiary.data.drawn import DrawnCollection
 from bestiary.errors import RecipeError, UserError
 from bestiary.machine import Clock
 from bestiary.recipe import Recipe
-from bestiary.training import budget, pace, run_folder
+from bestiary.training import budget, pace
 from bestiary.training.budget import Estimate, Plan, described, planned
 from bestiary.training.task import Task
 

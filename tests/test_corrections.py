@@ -362,7 +362,7 @@ def test_a_file_that_cannot_be_read_keeps_its_error_and_is_settled(folder: Path,
 
 def test_a_run_records_its_corrections(faulty: DrawnCollection, tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
-    from bestiary.training import run_folder
+    from bestiary import run_folder
 
     copy = faulty.faults["label-conflict"][0]
     path = tmp_path / "c.csv"

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from bestiary import table
+from bestiary import run_folder, table
 from bestiary.data.drawn import DrawnCollection, draw_stranger
 from bestiary.deliver.judgement import corruption_table, elsewhere_text
 from bestiary.errors import SourceError
@@ -21,7 +21,6 @@ from bestiary.evaluation.corruptions import evaluate_corrupted
 from bestiary.evaluation.metrics import score
 from bestiary.evaluation.shift import auroc_within, shift
 from bestiary.progress import Silent
-from bestiary.training import run_folder
 
 
 @pytest.fixture(scope="module")

@@ -27,13 +27,13 @@ from bestiary.models.networks import Network, backbone_network
 from bestiary.models.upper import upper_part
 from bestiary.progress import Silent
 from bestiary.recipe import Augment, Recipe
+from bestiary.run_folder import read_json
 from bestiary.training import finetune
 from bestiary.training.activations import Views, activation_store, fill_activations, reader, view_key
 from bestiary.training.budget import estimated
 from bestiary.training.methods import untrained
 from bestiary.training.pace import Pace
 from bestiary.training.rehearsal import EpochPace
-from bestiary.training.run_folder import read_json
 from bestiary.training.task import Task
 
 SIZE = 64

@@ -19,7 +19,7 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from bestiary import flow, table
+from bestiary import flow, run_folder, table
 from bestiary.batches.decoding import View
 from bestiary.data.drawn import DrawnCollection
 from bestiary.errors import IntegrityError, InterruptedRun, RecipeError, RunError, SourceError
@@ -28,7 +28,6 @@ from bestiary.inference.predictor import Predictor
 from bestiary.inference.sealing import PARITY_LIMIT
 from bestiary.picture import load
 from bestiary.recipe import Recipe, write_toml
-from bestiary.training import run_folder
 from bestiary.training.task import Images, Learned, Logits, Task
 
 FILES = {

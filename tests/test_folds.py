@@ -13,14 +13,13 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from bestiary import flow, table
+from bestiary import flow, run_folder, table
 from bestiary.data.drawn import DrawnCollection, draw_creature
 from bestiary.data.preparation import Audited, fold_split
 from bestiary.errors import InterruptedRun, RecipeError, RunError, SourceError
 from bestiary.evaluation.folds import cross_validated, fold_scores, pooled, rare_classes
 from bestiary.inference.predictor import Predictor
 from bestiary.recipe import Data, Recipe
-from bestiary.training import run_folder
 from bestiary.training.task import Learned, Task
 from listening import Listening
 

@@ -12,14 +12,13 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from bestiary import flow
+from bestiary import flow, run_folder
 from bestiary.data.drawn import DrawnCollection
 from bestiary.data.split import Item
 from bestiary.errors import RecipeError
 from bestiary.evaluation.leaks import leaks_beside
 from bestiary.recipe import Recipe
 from bestiary.search.leaks import Problem, leak_report, naive_split, refuse_leak_report, straddling, summary, trial
-from bestiary.training import run_folder
 
 SHARES = {"test": 0.2, "val": 0.2}
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from bestiary import run_folder
 from bestiary.deliver.run_files import read_run
 from bestiary.errors import MachineError, RecipeError, RunError
 from bestiary.recipe import Recipe
-from bestiary.training import run_folder
 
 RECIPE = Recipe.of({"model": {"backbone": "lite0"}, "seed": 3})
 

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from bestiary import flow
+from bestiary import flow, run_folder
 from bestiary.errors import RunError
 from bestiary.machine import Clock, PeakMemory
 from bestiary.recipe import Recipe
-from bestiary.training import run_folder
 from bestiary.training.session import LOCK, held, session
 
 HOLD = """

@@ -23,7 +23,7 @@ pytest.importorskip("optuna")
 import optuna
 from optuna.trial import TrialState
 
-from bestiary import flow
+from bestiary import flow, run_folder
 from bestiary.data.drawn import DrawnCollection
 from bestiary.deliver import tune_page
 from bestiary.errors import InterruptedRun, MachineError, RecipeError, RunError, SourceError, UserError
@@ -32,7 +32,6 @@ from bestiary.search import ending, importance, ledger, luck, planning, scoring,
 from bestiary.search.ledger import Ledger
 from bestiary.search.scoring import Score
 from bestiary.search.tuning import tune
-from bestiary.training import run_folder
 from bestiary.training.budget import Estimate
 from listening import Listening
 

@@ -18,7 +18,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 
-from bestiary import table
+from bestiary import run_folder, table
 from bestiary.batches.decoding import Source
 from bestiary.data.arrays import Pixels, RowShape, as_rgb, check_pictures, write_pictures
 from bestiary.data.preparation import audited_listing, divided
@@ -31,7 +31,6 @@ from bestiary.picture import Limits
 from bestiary.picture import fit as fitted
 from bestiary.progress import Silent
 from bestiary.recipe import Recipe
-from bestiary.training import run_folder
 from bestiary.training.methods import refuse_impossible
 from bestiary.training.task import task_in
 

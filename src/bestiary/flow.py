@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from bestiary import table
+from bestiary import run_folder, table
 from bestiary.batches.decoding import gone
 from bestiary.data.correcting import settle
 from bestiary.data.corrections import read_corrections
@@ -34,12 +34,12 @@ from bestiary.machine import Clock, PeakMemory, cache_folder, cores, write_text
 from bestiary.picture import Limits
 from bestiary.progress import Reporter, Silent
 from bestiary.recipe import Recipe
-from bestiary.training import run_folder
+from bestiary.run_folder import pictures_of
 from bestiary.training.beginning import Sources, begin, paths_of, source_facts
 from bestiary.training.budget import Plan, planned
 from bestiary.training.methods import LEARN, refuse_impossible
 from bestiary.training.session import Session, held, session
-from bestiary.training.task import Task, pictures_of, task_in, task_of
+from bestiary.training.task import Task, task_in, task_of
 
 SILENT = Silent()
 

@@ -12,7 +12,7 @@ from bestiary.deliver import svg
 from bestiary.deliver.again import train_again
 from bestiary.deliver.page import render_page
 from bestiary.machine import write_text
-from bestiary.training.run_folder import read_json
+from bestiary.run_folder import read_json
 from bestiary.version import __version__
 
 PAGE, HISTORY = "tune.html", "history.svg"

@@ -14,14 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from bestiary import table
+from bestiary import run_folder, table
 from bestiary.errors import needs
 from bestiary.evaluation import intervals
 from bestiary.evaluation.elsewhere import FOLDER
 from bestiary.inference.predictor import Predictor
 from bestiary.machine import cores
 from bestiary.progress import Reporter
-from bestiary.training import run_folder
 
 # Of the library's nineteen: without glass blur, which takes seconds a picture, and near copies of others.
 CORRUPTIONS = (

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from bestiary import table
+from bestiary import run_folder, table
 from bestiary.batches.decoding import Pinned, gone
 from bestiary.data.corrections import read_corrections
 from bestiary.data.duplicates import hash_bits, near_pairs
@@ -27,7 +27,6 @@ from bestiary.inference.predictor import Predictor
 from bestiary.machine import cache_folder, cores
 from bestiary.picture import Limits
 from bestiary.progress import Reporter
-from bestiary.training import run_folder
 
 FOLDER = "evaluations"
 

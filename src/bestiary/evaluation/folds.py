@@ -13,14 +13,13 @@ from typing import Any
 
 import polars as pl
 
-from bestiary import table
+from bestiary import run_folder, table
 from bestiary.data.preparation import fold_split, groups_of_classes
 from bestiary.evaluation.predictions import truth_of
 from bestiary.machine import write_text
 from bestiary.progress import Reporter
 from bestiary.quick_metrics import macro_f1
 from bestiary.recipe import Recipe, write_toml
-from bestiary.training import run_folder
 
 FOLDS, DONE = "folds", "predictions.parquet"
 # What a fold needs no more when its pictures are scored: the models of the folds do not ship.

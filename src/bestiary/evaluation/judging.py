@@ -22,8 +22,9 @@ from bestiary.machine import Clock, give_back_memory
 from bestiary.progress import Reporter
 from bestiary.quick_metrics import softmax
 from bestiary.recipe import Recipe
+from bestiary.run_folder import pictures_of
 from bestiary.training.methods import LEARN
-from bestiary.training.task import Learned, Task, pictures_of
+from bestiary.training.task import Learned, Task
 
 
 def learn_model(task: Task) -> tuple[Learned, Model]:

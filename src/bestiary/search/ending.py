@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 from optuna.trial import FrozenTrial, TrialState
 
-from bestiary import flow
+from bestiary import flow, run_folder
 from bestiary.deliver import tune_page
 from bestiary.deliver.report import write_report
 from bestiary.errors import RecipeError
@@ -25,7 +25,6 @@ from bestiary.search.ledger import FINISHED, Ledger, number_of, ranked, taken_of
 from bestiary.search.scoring import Score, fresh_division, scored
 from bestiary.search.space import laid_over, shown
 from bestiary.search.trying import Ground, OutOfTimeError, with_epochs
-from bestiary.training import run_folder
 from bestiary.training.beginning import Sources, begin, source_facts
 
 RESULT = "tune.json"

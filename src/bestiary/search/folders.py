@@ -13,7 +13,7 @@ from typing import Any
 from bestiary.errors import MachineError, RunError
 from bestiary.machine import write_text
 from bestiary.recipe import Recipe
-from bestiary.training.run_folder import RUNS, write_json
+from bestiary.run_folder import RUNS, write_json
 
 MARK, STORAGE = "search.json", "tune.db"
 

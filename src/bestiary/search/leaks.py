@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from bestiary import table
+from bestiary import run_folder, table
 from bestiary.batches.decoding import View
 from bestiary.batches.rows import Rows, gathered
 from bestiary.data.split import Item, split
@@ -28,7 +28,6 @@ from bestiary.models.lite import BACKBONES, built_trunk
 from bestiary.picture import Limits
 from bestiary.progress import Reporter, Silent
 from bestiary.recipe import Balance, Recipe
-from bestiary.training import run_folder
 from bestiary.training.linear import logits_of
 from bestiary.training.probe import Labelled, feature_store, fill_features, fit_head
 

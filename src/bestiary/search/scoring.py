@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from bestiary import run_folder
 from bestiary.batches.rows import gathered
 from bestiary.data.folds import content_folds
 from bestiary.data.split import Item, deal
@@ -20,7 +21,6 @@ from bestiary.models.lite import BACKBONES, built_trunk
 from bestiary.progress import Reporter
 from bestiary.quick_metrics import calibrated_loss, macro_f1
 from bestiary.recipe import Recipe
-from bestiary.training import run_folder
 from bestiary.training.linear import logits_of
 from bestiary.training.methods import network_logits
 from bestiary.training.probe import Labelled, feature_store, fit_head, fitted_probe, strengths_of, training_precision

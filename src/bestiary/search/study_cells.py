@@ -11,8 +11,8 @@ from typing import Any
 import polars as pl
 
 from bestiary.errors import MachineError, RunError
+from bestiary.run_folder import read_json, write_json
 from bestiary.search.study_recipes import Asked, Entry
-from bestiary.training.run_folder import read_json, write_json
 from bestiary.training.session import LOCK
 
 STUDY, CELLS = "study.json", "cells"

@@ -9,12 +9,11 @@ from typing import Any
 
 import polars as pl
 
-from bestiary import table
+from bestiary import run_folder, table
 from bestiary.data.corrections import write
 from bestiary.data.labels import lasting_name
 from bestiary.data.preparation import Audited
 from bestiary.recipe import Recipe
-from bestiary.training import run_folder
 
 Sources = Path | str | Sequence[Path | str]  # one source of pictures, or several that are merged
 

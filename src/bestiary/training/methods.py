@@ -21,9 +21,9 @@ from bestiary.models.lite import BACKBONES
 from bestiary.models.subspace import Subspace, enough
 from bestiary.quick_metrics import loss_and_macro_f1
 from bestiary.recipe import Augment, Recipe
+from bestiary.run_folder import write_history
 from bestiary.training.linear import logits_of
 from bestiary.training.probe import features_of, fitted_probe, training_precision
-from bestiary.training.run_folder import write_history
 from bestiary.training.task import Images, Learned, Logits, Part, Task
 from bestiary.training.unused import refuse_unused
 

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from bestiary.errors import MachineError, RunError
 from bestiary.machine import Clock, PeakMemory
-from bestiary.training.run_folder import read_json, write_json
+from bestiary.run_folder import read_json, write_json
 
 LOCK, SESSIONS = "run.lock", "sessions.json"
 NOTE_EVERY_SECONDS = 5.0

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from bestiary import table
+from bestiary import run_folder
 from bestiary.batches.decoding import View
 from bestiary.batches.rows import Rows
 from bestiary.machine import Clock, cache_folder
@@ -20,7 +20,7 @@ from bestiary.models.subspace import Subspace
 from bestiary.picture import Limits
 from bestiary.progress import Reporter
 from bestiary.recipe import Recipe
-from bestiary.training import run_folder
+from bestiary.run_folder import pictures_of
 
 if TYPE_CHECKING:
     import onnx
@@ -109,11 +109,6 @@ def task_of(
     classes = tuple(sorted(shown.filter(pl.col("split") == "train")["label"].unique()))
     place = cache_folder()
     return Task(recipe, shown, classes, _view(recipe), run, place, threads, reporter, clock, resume, deadline)
-
-
-def pictures_of(run: Path) -> pl.DataFrame:
-    """Return the picture table of a run folder."""
-    return table.read(run / "pictures.parquet", table.PICTURES)
 
 
 def _view(recipe: Recipe) -> View:

@@ -26,8 +26,8 @@ from bestiary.inference.predictor import Predictor
 from bestiary.models.lite import BACKBONES
 from bestiary.picture import decode, read_bytes
 from bestiary.progress import Reporter
+from bestiary.run_folder import read_json
 from bestiary.training.probe import bulk_features
-from bestiary.training.run_folder import read_json
 
 SIDES = {"large": (1280, 88), "small": (240, 80)}  # pixels of the longer side, and JPEG quality
 NEIGHBOURS, SHARES = 6, 6

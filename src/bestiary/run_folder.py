@@ -17,6 +17,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
+from bestiary import table
 from bestiary.errors import MachineError, RunError
 from bestiary.machine import cores, write_text
 from bestiary.recipe import Recipe, read_toml, write_toml
@@ -170,3 +173,8 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def pictures_of(run: Path) -> pl.DataFrame:
+    """Return the picture table of a run folder."""
+    return table.read(run / "pictures.parquet", table.PICTURES)
