@@ -23,9 +23,10 @@ from bestiary.batches.decoding import View
 from bestiary.data.preparation import Audited, divided
 from bestiary.evaluation.calibration import fit_temperature
 from bestiary.evaluation.metrics import score
+from bestiary.files import cache_folder
 from bestiary.flow import audit
 from bestiary.inference.sealing import softmax
-from bestiary.machine import cache_folder, cores
+from bestiary.machine import cores
 from bestiary.progress import Silent
 from bestiary.recipe import Balance, Recipe
 from bestiary.training.balance import BALANCES

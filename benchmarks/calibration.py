@@ -28,8 +28,9 @@ from bestiary.batches.decoding import View
 from bestiary.data.split import Item, split
 from bestiary.evaluation.calibration import fit_temperature
 from bestiary.evaluation.metrics import score
+from bestiary.files import cache_folder
 from bestiary.inference.sets import bound_of, covered, set_table
-from bestiary.machine import cache_folder, keep_memory
+from bestiary.machine import keep_memory
 from bestiary.models.lite import BACKBONES, built_trunk
 from bestiary.quick_metrics import log_softmax, softmax
 from bestiary.training.linear import logits_of

@@ -27,7 +27,8 @@ from bestiary.batches.decoding import View
 from bestiary.batches.pixels import fill, pixel_store
 from bestiary.data.labels import label_map
 from bestiary.data.sources import list_pictures
-from bestiary.machine import cache_folder, cores
+from bestiary.files import cache_folder
+from bestiary.machine import cores
 from bestiary.models.networks import resnet
 from bestiary.picture import Pixels
 from bestiary.progress import Silent

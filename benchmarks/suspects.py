@@ -23,7 +23,8 @@ from cleanlab.filter import find_label_issues
 from bestiary import flow
 from bestiary.batches.decoding import View
 from bestiary.evaluation.label_suspects import CLEAR, SUSPECT, out_of_fold, suspects
-from bestiary.machine import cache_folder, cores, keep_memory
+from bestiary.files import cache_folder
+from bestiary.machine import cores, keep_memory
 from bestiary.models.engine import Precision, has_openvino
 from bestiary.models.lite import BACKBONES, built_trunk
 from bestiary.progress import Silent

@@ -21,7 +21,7 @@ from bestiary.data.drawn import DrawnCollection
 from bestiary.data.labels import ANIMALS10
 from bestiary.data.sources import Listing, list_pictures, list_sources
 from bestiary.errors import MachineError, SourceError, UserError
-from bestiary.machine import cache_folder
+from bestiary.files import cache_folder
 from bestiary.picture import Limits
 from bestiary.progress import Silent
 

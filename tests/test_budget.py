@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from bestiary import flow, run_folder
+from bestiary import files, flow, run_folder
 from bestiary.cli.options import seconds_of
 from bestiary.data.drawn import DrawnCollection
 from bestiary.errors import RecipeError, UserError
@@ -136,11 +136,11 @@ def test_a_run_within_a_budget_says_what_was_chosen(
     monkeypatch.setattr(pace, "MEASURE_SECONDS", 0.1)
     recipe = Recipe.of({"data": {"classes": FEW}, "picture": {"size": 64}, "evaluate": {"resamples": 100}})
     run = flow.train(collection.folder, recipe=recipe, out=tmp_path / "run", threads=1, budget_seconds=3600).path
-    words = run_folder.read_json(run / "environment.json")["plan"]
+    words = files.read_json(run / "environment.json")["plan"]
     assert words.startswith("Probe with lite2 at 64 px; done at about")
     assert run_folder.recipe_of(run) == recipe
     assert run_folder.resolved_of(run).picture.size == 64
-    assert "plan" in run_folder.read_json(run / "metrics.json")["seconds"]
+    assert "plan" in files.read_json(run / "metrics.json")["seconds"]
     with pytest.raises(RecipeError, match="too short: Probe with lite. at 64 px"):
         flow.train(collection.folder, recipe=recipe, out=tmp_path / "other", threads=1, budget_seconds=1)
     assert not (tmp_path / "other").exists()

@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from bestiary import files as files_module
 from bestiary import flow, table
 from bestiary.data.corrections import Correction, Corrections, append, correction, merge, read_corrections, write
 from bestiary.data.drawn import DrawnCollection, draw_creature
@@ -362,7 +363,6 @@ def test_a_file_that_cannot_be_read_keeps_its_error_and_is_settled(folder: Path,
 
 def test_a_run_records_its_corrections(faulty: DrawnCollection, tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
-    from bestiary import run_folder
 
     copy = faulty.faults["label-conflict"][0]
     path = tmp_path / "c.csv"
@@ -375,7 +375,7 @@ def test_a_run_records_its_corrections(faulty: DrawnCollection, tmp_path: Path) 
         "evaluate": {"resamples": 100},
     }
     run = flow.train(faulty.folder, recipe=Recipe.of(asked), corrections=path, out=tmp_path / "run", threads=2).path
-    recorded = run_folder.read_json(run / "environment.json")["corrections"]
+    recorded = files_module.read_json(run / "environment.json")["corrections"]
     assert recorded["digest"] == given.digest
     assert recorded["file"] == str(path)
     assert (recorded["drop"], recorded["relabel"], recorded["hashes without a picture"]) == (0, 0, 1)

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from bestiary import run_folder, table
+from bestiary import files, table
 from bestiary.data.drawn import DrawnCollection, draw_stranger
 from bestiary.deliver.judgement import corruption_table, elsewhere_text
 from bestiary.errors import SourceError
@@ -51,7 +51,7 @@ def found(run: Path, others: Path) -> elsewhere.Evaluation:
 
 def test_the_result_lies_in_the_run_alone(run: Path, probed: Path, found: elsewhere.Evaluation) -> None:
     assert found.path == run / "evaluations" / "others"
-    assert run_folder.read_json(found.path / "metrics.json").keys() == {"run", "source", *found.metrics}
+    assert files.read_json(found.path / "metrics.json").keys() == {"run", "source", *found.metrics}
     for name in ("metrics.json", "predictions.parquet", "bundle.json", "report.html"):
         assert (run / name).read_bytes() == (probed / name).read_bytes()
 

@@ -20,6 +20,7 @@ from bestiary import flow
 from bestiary.batches.decoding import View
 from bestiary.data.drawn import DrawnCollection
 from bestiary.errors import InterruptedRun
+from bestiary.files import read_json
 from bestiary.models.cut import STAGES, lower_part
 from bestiary.models.engine import OnnxRuntimeEngine, run
 from bestiary.models.lite import built_trunk
@@ -27,7 +28,6 @@ from bestiary.models.networks import Network, backbone_network
 from bestiary.models.upper import upper_part
 from bestiary.progress import Silent
 from bestiary.recipe import Augment, Recipe
-from bestiary.run_folder import read_json
 from bestiary.training import finetune
 from bestiary.training.activations import Views, activation_store, fill_activations, reader, view_key
 from bestiary.training.budget import estimated

@@ -19,7 +19,7 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from bestiary import flow, run_folder, table
+from bestiary import files, flow, run_folder, table
 from bestiary.batches.decoding import View
 from bestiary.data.drawn import DrawnCollection
 from bestiary.errors import IntegrityError, InterruptedRun, RecipeError, RunError, SourceError
@@ -61,12 +61,12 @@ def test_a_run_has_the_files_of_the_contract(probed: Path) -> None:
     assert not [path.name for path in probed.iterdir() if path.name.startswith(".")]
     assert run_folder.recipe_of(probed).resolved().toml() == (probed / "resolved.toml").read_text(encoding="utf-8")
     assert "<html" in (probed / "report.html").read_text(encoding="utf-8")
-    environment = run_folder.read_json(probed / "environment.json")
+    environment = files.read_json(probed / "environment.json")
     assert {"split digest", "passed over", "pictures", "threads", "features by"} <= environment.keys()
 
 
 def test_metrics_have_the_keys_of_the_contract(probed: Path) -> None:
-    metrics = run_folder.read_json(probed / "metrics.json")
+    metrics = files.read_json(probed / "metrics.json")
     assert metrics["split"] == "test"
     assert metrics["test_scored"] == 1
     for name in MEASURES:
@@ -86,7 +86,7 @@ def test_metrics_have_the_keys_of_the_contract(probed: Path) -> None:
 
 
 def test_metrics_are_those_of_the_prediction_table(probed: Path) -> None:
-    metrics = run_folder.read_json(probed / "metrics.json")
+    metrics = files.read_json(probed / "metrics.json")
     test = _predictions(probed).filter(pl.col("split") == "test")
     assert test.height == metrics["n"]
     assert (test["predicted"] == test["label"]).mean() == pytest.approx(metrics["accuracy"]["value"])
@@ -160,7 +160,7 @@ def test_the_model_has_learned_something(probed: Path) -> None:
     history = run_folder.read_history(probed)
     assert [line["epoch"] for line in history] == [1, 2]
     assert sum(line.get("chosen", False) for line in history) == 1
-    accuracy = run_folder.read_json(probed / "metrics.json")["accuracy"]["value"]
+    accuracy = files.read_json(probed / "metrics.json")["accuracy"]["value"]
     assert accuracy > 0.4  # of four unequal classes, at a size far below the backbone's own
 
 
@@ -170,10 +170,10 @@ def test_the_same_seed_gives_the_same_run_and_touches_no_picture(
     before = _state_of(faulty.folder)
     again = flow.train(faulty.folder, recipe=run_folder.recipe_of(probed), out=tmp_path / "run", threads=2)
     assert _state_of(faulty.folder) == before
-    one, other = (run_folder.read_json(run / "environment.json") for run in (probed, again.path))
+    one, other = (files.read_json(run / "environment.json") for run in (probed, again.path))
     assert one["split digest"] == other["split digest"]
-    assert again.metrics == run_folder.read_json(again.path / "metrics.json")
-    assert _lasting(again.metrics) == pytest.approx(_lasting(run_folder.read_json(probed / "metrics.json")))
+    assert again.metrics == files.read_json(again.path / "metrics.json")
+    assert _lasting(again.metrics) == pytest.approx(_lasting(files.read_json(probed / "metrics.json")))
     _same_predictions(again.path, probed)
 
 
@@ -181,7 +181,7 @@ def test_another_seed_gives_another_split(probed: Path, faulty: DrawnCollection)
     recipe = run_folder.recipe_of(probed)
     collection = flow.audit(faulty.folder, recipe=recipe, threads=1)
     digests = [flow.divided(collection, recipe.data, seed=seed)[1] for seed in (0, 1)]
-    assert digests[0] == run_folder.read_json(probed / "environment.json")["split digest"]
+    assert digests[0] == files.read_json(probed / "environment.json")["split digest"]
     assert digests[0] != digests[1]
 
 
@@ -190,7 +190,7 @@ def test_evaluating_again_is_counted_and_changes_no_score(probed: Path, tmp_path
     for scored in (2, 3):
         found = flow.evaluate(run, threads=1)
         assert found.metrics["test_scored"] == scored
-    before, after = (run_folder.read_json(path / "metrics.json") for path in (probed, run))
+    before, after = (files.read_json(path / "metrics.json") for path in (probed, run))
     assert after == found.metrics
     assert _lasting({**after, "test_scored": 1}) == pytest.approx(_lasting(before))
     _same_predictions(run, probed)
@@ -202,7 +202,7 @@ def test_evaluating_a_changed_collection_is_refused(probed: Path, tmp_path: Path
     table.write(pictures.with_columns(path=pl.col("path") + ".gone"), run / "pictures.parquet")
     with pytest.raises(SourceError, match=r"\.gone.*do not change the pictures"):
         flow.evaluate(run, threads=1)
-    assert run_folder.read_json(run / "metrics.json")["test_scored"] == 1
+    assert files.read_json(run / "metrics.json")["test_scored"] == 1
 
 
 def test_a_run_whose_pictures_have_gone_says_how_to_go_on(probed: Path, tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_a_probe_that_was_interrupted_is_resumed(
         with pytest.raises(InterruptedRun, match=f"--resume {run}"):
             flow.train(faulty.folder, recipe=run_folder.recipe_of(probed), out=run, threads=2)
     resumed = flow.resume(run, threads=2)
-    assert _lasting(resumed.metrics) == pytest.approx(_lasting(run_folder.read_json(probed / "metrics.json")))
+    assert _lasting(resumed.metrics) == pytest.approx(_lasting(files.read_json(probed / "metrics.json")))
     assert {path.name for path in run.iterdir()} >= FILES
 
 
@@ -389,12 +389,12 @@ def test_two_processes_make_the_run_that_one_makes(
     for mine, other in zip(run_folder.read_history(run), run_folder.read_history(scratch.path), strict=True):
         for name in ("epoch", "train_loss", "train_accuracy", "val_loss", "val_macro_f1", "learning_rate"):
             assert mine[name] == pytest.approx(other[name], abs=1e-5)
-    assert _lasting(run_folder.read_json(run / "metrics.json")) == pytest.approx(_lasting(scratch.metrics), abs=1e-4)
+    assert _lasting(files.read_json(run / "metrics.json")) == pytest.approx(_lasting(scratch.metrics), abs=1e-4)
 
 
 @pytest.mark.slow
 def test_pixels_are_normalised_by_the_collection_s_own_colours(scratch: flow.Run) -> None:
-    told = run_folder.read_json(scratch.path / "environment.json")["normalised by"]
+    told = files.read_json(scratch.path / "environment.json")["normalised by"]
     shown = table.read(scratch.path / "pictures.parquet", table.PICTURES).filter(pl.col("split") == "train")
     pixels = np.stack([load(path, 32) for path in map(Path, shown["path"])]).reshape(-1, 3).astype(np.float64)
     np.testing.assert_allclose(told["mean"], pixels.mean(axis=0), rtol=1e-9)
@@ -490,5 +490,5 @@ def _state_of(folder: Path) -> dict[str, tuple[str, int]]:
 @pytest.mark.slow
 def test_the_number_of_threads_changes_no_score(probed: Path, faulty: DrawnCollection, tmp_path: Path) -> None:
     again = flow.train(faulty.folder, recipe=run_folder.recipe_of(probed), out=tmp_path / "run", threads=1)
-    assert _lasting(again.metrics) == pytest.approx(_lasting(run_folder.read_json(probed / "metrics.json")), abs=1e-6)
+    assert _lasting(again.metrics) == pytest.approx(_lasting(files.read_json(probed / "metrics.json")), abs=1e-6)
     _same_predictions(again.path, probed)

@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from bestiary import flow, run_folder, table
+from bestiary import files, flow, run_folder, table
 from bestiary.data.drawn import DrawnCollection, draw_creature
 from bestiary.data.preparation import Audited, fold_split
 from bestiary.errors import InterruptedRun, RecipeError, RunError, SourceError
@@ -74,7 +74,7 @@ def test_no_model_saw_what_it_was_tested_on(run: flow.Run) -> None:
 
 
 def test_metrics_say_what_they_are(run: flow.Run) -> None:
-    metrics = run_folder.read_json(run.path / "metrics.json")
+    metrics = files.read_json(run.path / "metrics.json")
     assert metrics["split"] == "folds"
     right = predictions(run)["label"] == predictions(run)["predicted"]
     assert metrics["accuracy"]["value"] == pytest.approx(right.mean())

@@ -12,7 +12,8 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from bestiary import flow, run_folder
+from bestiary import files as files_module
+from bestiary import flow
 from bestiary.data.drawn import DrawnCollection
 from bestiary.data.split import Item
 from bestiary.errors import RecipeError
@@ -118,7 +119,7 @@ def test_a_naive_split_is_stratified_and_the_same_for_the_same_seed() -> None:
 def test_a_finished_run_tells_what_a_naive_split_would_have_done(probed: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(probed, tmp_path / "run"))
     found = leak_report(run, seeds=2, threads=2)
-    assert run_folder.read_json(run / "leaks.json") == found
+    assert files_module.read_json(run / "leaks.json") == found
     assert found["seeds"] == 2
     assert found["pairs across the naive split"]["exact"] + found["pairs across the naive split"]["near"] > 0
     assert found["sentence"][:30] in (run / "report.html").read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 pytest.importorskip("sklearn")
 
-from bestiary import run_folder
+from bestiary import files
 from bestiary.deliver.learning_section import curve_plot, lesson_values
 from bestiary.evaluation.class_gaps import class_gaps
 from bestiary.evaluation.learning_curve import _drawn, learning_curve, sentence
@@ -135,7 +135,7 @@ def test_it_says_what_became_of_the_weights(share: float, words: str) -> None:
 
 
 def test_a_run_tells_and_its_report_shows(probed: Path) -> None:
-    found = run_folder.read_json(probed / "learning_curve.json")
+    found = files.read_json(probed / "learning_curve.json")
     assert set(found["gaps"]["classes"]) == {"bird", "fish", "rabbit", "spider"}
     assert found["curve"]["learner"] == "probe with lite0"
     report = (probed / "report.html").read_text(encoding="utf-8")

@@ -14,7 +14,8 @@ import pytest
 
 from bestiary import table
 from bestiary.errors import MachineError, RunError
-from bestiary.machine import Clock, PeakMemory, atomic, cache_folder, cores, keep_memory, write_text
+from bestiary.files import atomic, cache_folder, write_text
+from bestiary.machine import Clock, PeakMemory, cores, keep_memory
 
 
 def test_a_file_is_replaced_whole_and_nothing_else_is_left(tmp_path: Path) -> None:

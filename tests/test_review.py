@@ -29,8 +29,8 @@ from bestiary.deliver.review.items import CHECKS, CONFIDENT, items_of
 from bestiary.deliver.server.settings import Settings
 from bestiary.errors import MachineError, SourceError
 from bestiary.evaluation.neighbours import nearest
+from bestiary.files import cache_folder
 from bestiary.flow import audit
-from bestiary.machine import cache_folder
 from bestiary.progress import Silent
 from reviewed_run import plant
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bestiary import run_folder
+from bestiary import files, run_folder
 from bestiary.deliver.run_files import read_run
 from bestiary.errors import MachineError, RecipeError, RunError
 from bestiary.recipe import Recipe
@@ -114,16 +114,16 @@ def test_a_recipe_spoilt_by_hand_is_explained(tmp_path: Path) -> None:
 
 def test_json_comes_back(tmp_path: Path) -> None:
     values = {"name": "Käfer", "counts": [[1, 2]], "nothing": None}
-    run_folder.write_json(tmp_path / "some.json", values)
-    assert run_folder.read_json(tmp_path / "some.json") == values
+    files.write_json(tmp_path / "some.json", values)
+    assert files.read_json(tmp_path / "some.json") == values
     assert "Käfer" in (tmp_path / "some.json").read_text(encoding="utf-8")
 
 
 def test_json_that_no_reader_takes_is_never_written(tmp_path: Path) -> None:
-    run_folder.write_json(tmp_path / "some.json", {"value": 1.0})
+    files.write_json(tmp_path / "some.json", {"value": 1.0})
     with pytest.raises(ValueError, match="Out of range float"):
-        run_folder.write_json(tmp_path / "some.json", {"value": float("nan")})
-    assert run_folder.read_json(tmp_path / "some.json") == {"value": 1.0}
+        files.write_json(tmp_path / "some.json", {"value": float("nan")})
+    assert files.read_json(tmp_path / "some.json") == {"value": 1.0}
 
 
 @pytest.mark.parametrize("content", [None, "", "{", '{"a": '])
@@ -131,7 +131,7 @@ def test_a_damaged_json_is_named(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "metrics.json").write_text(content)
     with pytest.raises(RunError, match="metrics.json is missing or damaged"):
-        run_folder.read_json(tmp_path / "metrics.json")
+        files.read_json(tmp_path / "metrics.json")
 
 
 def test_history_comes_back_line_by_line(tmp_path: Path) -> None:
@@ -160,6 +160,6 @@ def test_the_environment_says_versions_command_and_machine(monkeypatch: pytest.M
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"[1]", b'{"n": '])
 def test_a_scrambled_file_of_a_run_is_told_with_its_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "metrics.json").write_bytes(content)
-    for reading in (lambda: read_run(tmp_path), lambda: run_folder.read_json(tmp_path / "metrics.json")):
+    for reading in (lambda: read_run(tmp_path), lambda: files.read_json(tmp_path / "metrics.json")):
         with pytest.raises(RunError, match=r"metrics\.json"):
             reading()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bestiary import flow, run_folder
+from bestiary import files, flow, run_folder
 from bestiary.errors import RunError
 from bestiary.machine import Clock, PeakMemory
 from bestiary.recipe import Recipe
@@ -74,7 +74,7 @@ def test_seconds_of_all_sessions_add_up(tmp_path: Path) -> None:
     memory = PeakMemory()
     with session(tmp_path, first := Clock(), memory), first.stage("train"):
         time.sleep(0.05)
-    one = run_folder.read_json(tmp_path / "sessions.json")["sessions"]
+    one = files.read_json(tmp_path / "sessions.json")["sessions"]
     with session(tmp_path, second := Clock(), memory) as account:
         with second.stage("train"):
             time.sleep(0.05)
@@ -86,7 +86,7 @@ def test_seconds_of_all_sessions_add_up(tmp_path: Path) -> None:
     assert seconds["report"] >= 0.02
     assert seconds["total"] >= seconds["train"] + seconds["report"] - 0.03
     assert list(seconds)[-1] == "total"
-    assert len(run_folder.read_json(tmp_path / "sessions.json")["sessions"]) == 2
+    assert len(files.read_json(tmp_path / "sessions.json")["sessions"]) == 2
 
 
 DIE = """
@@ -105,7 +105,7 @@ with session.session(Path(sys.argv[1]), clock := Clock(), PeakMemory()), clock.s
 def test_the_time_of_a_killed_session_counts(tmp_path: Path) -> None:
     """The account is written while the work goes on, not only when it ends."""
     assert subprocess.run([sys.executable, "-c", DIE, str(tmp_path)], check=False).returncode == -signal.SIGKILL
-    (noted,) = run_folder.read_json(tmp_path / "sessions.json")["sessions"]
+    (noted,) = files.read_json(tmp_path / "sessions.json")["sessions"]
     assert noted["seconds"]["train"] > 0.1
 
 

@@ -23,7 +23,7 @@ pytest.importorskip("optuna")
 import optuna
 from optuna.trial import TrialState
 
-from bestiary import flow, run_folder
+from bestiary import files, flow, run_folder
 from bestiary.data.drawn import DrawnCollection
 from bestiary.deliver import tune_page
 from bestiary.errors import InterruptedRun, MachineError, RecipeError, RunError, SourceError, UserError
@@ -83,13 +83,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     def begin(out: Path, recipe: Recipe, *given: Any, **named: Any) -> None:
         out.mkdir()
         (out / "asked.toml").write_text(write_toml(recipe.asked()), encoding="utf-8")
-        run_folder.write_json(out / "environment.json", {})
+        files.write_json(out / "environment.json", {})
 
     def resume(out: Path, **named: Any) -> None:
         counts["trained"] += 1
         measure = {"value": 0.9, "low": 0.8, "high": 1.0}
         metrics = {"test_scored": 1, "accuracy": measure, "macro_f1": measure, "log_loss": measure}
-        run_folder.write_json(out / "metrics.json", metrics)
+        files.write_json(out / "metrics.json", metrics)
         (out / "report.html").write_text("a report", encoding="utf-8")
 
     for module in (trying, ending):
@@ -145,8 +145,8 @@ def test_the_winner_is_an_ordinary_run_by_the_recipe_that_was_written(searched: 
     found = result(searched)
     run = Path(found["run"])
     assert (run / "report.html").exists()
-    assert run_folder.read_json(run / "metrics.json")["test_scored"] == 1
-    assert found["test"]["macro_f1"] == run_folder.read_json(run / "metrics.json")["macro_f1"]
+    assert files.read_json(run / "metrics.json")["test_scored"] == 1
+    assert found["test"]["macro_f1"] == files.read_json(run / "metrics.json")["macro_f1"]
     written = Recipe.read(Path(found["recipe"]))
     assert written == run_folder.recipe_of(run)
     assert written.asked()["data"] == PROBE["data"]
@@ -159,7 +159,7 @@ def test_the_page_and_the_picture_say_it(searched: Path) -> None:
     assert found["luck"]["sentence"].split(".")[0] in page.replace("&#39;", "'")
     assert "http" not in page.replace("http-equiv", "")
     assert "winner/report.html" in page
-    pictures = run_folder.read_json(Path(found["run"]) / "environment.json")["pictures"]
+    pictures = files.read_json(Path(found["run"]) / "environment.json")["pictures"]
     assert f"<code>bestiary train {pictures} --recipe {(searched / 'winner.toml').resolve()}</code>" in page
     dots = ElementTree.parse(searched / "history.svg").getroot().findall(".//{http://www.w3.org/2000/svg}circle")
     assert len(dots) == 11
@@ -225,7 +225,7 @@ def test_going_on_keeps_count_of_the_looks_at_the_test_pictures(
     found = go(6)
     assert not found["winner"]["default"]
     assert found["test scored"] == 2
-    assert run_folder.read_json(Path(found["run"]) / "metrics.json")["test_scored"] == 2
+    assert files.read_json(Path(found["run"]) / "metrics.json")["test_scored"] == 2
     assert quick["trained"] == 2
     assert len(found["history"]) == 6
 

@@ -18,6 +18,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 
+from bestiary import files as files_module
 from bestiary import run_folder, table
 from bestiary.batches.decoding import Source
 from bestiary.data.arrays import Pixels, RowShape, as_rgb, check_pictures, write_pictures
@@ -25,8 +26,9 @@ from bestiary.data.preparation import audited_listing, divided
 from bestiary.data.sources import Listed, Listing
 from bestiary.errors import InputError, SourceError
 from bestiary.evaluation.judging import learn_model, validated
+from bestiary.files import cache_folder
 from bestiary.inference.predictor import MANY, EngineName, Predictor
-from bestiary.machine import Clock, cache_folder, cores
+from bestiary.machine import Clock, cores
 from bestiary.picture import Limits
 from bestiary.picture import fit as fitted
 from bestiary.progress import Silent
@@ -238,7 +240,7 @@ def _run(listing: Listing, out: Path, recipe: Recipe, *, remember: bool, threads
     facts = {"threads": threads, "split digest": digest, "passed over": dict(collection.passed_over)}
 
     def contents(folder: Path) -> None:
-        run_folder.write_json(folder / "environment.json", run_folder.environment(facts))
+        files_module.write_json(folder / "environment.json", run_folder.environment(facts))
         table.write(shown, folder / "pictures.parquet")
         table.write(collection.findings, folder / "findings.parquet")
 

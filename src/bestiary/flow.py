@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from bestiary import run_folder, table
+from bestiary import files, run_folder, table
 from bestiary.batches.decoding import gone
 from bestiary.data.correcting import settle
 from bestiary.data.corrections import read_corrections
@@ -29,8 +29,9 @@ from bestiary.evaluation.folds import cross_validated, fold_scores, pooled
 from bestiary.evaluation.judging import judged, learn_model, tested, validated
 from bestiary.evaluation.lessons import lessons
 from bestiary.evaluation.second_look import looked_again, unlooked_words
+from bestiary.files import cache_folder, write_text
 from bestiary.inference.predictor import Predictor
-from bestiary.machine import Clock, PeakMemory, cache_folder, cores, write_text
+from bestiary.machine import Clock, PeakMemory, cores
 from bestiary.picture import Limits
 from bestiary.progress import Reporter, Silent
 from bestiary.recipe import Recipe
@@ -190,7 +191,7 @@ def resume(run: Path | str, *, light: bool = False, threads: int | None = None, 
             reporter.say(f"Going on with {run}, after {times} session{'s' * (times > 1)} of {before:.0f} s in all.")
             run_folder.note(run, {"resumed": f"{times} time{'s' * (times > 1)}; the seconds are those of all sessions"})
         if (run / "metrics.json").exists():  # the test split was scored: scoring it twice would have to be counted
-            return _reported(run, run_folder.read_json(run / "metrics.json"), threads, clock, account, light=light)
+            return _reported(run, files.read_json(run / "metrics.json"), threads, clock, account, light=light)
         workers = threads or cores()
         return _finish(run, threads=workers, clock=clock, account=account, reporter=reporter, resume=True, light=light)
 
@@ -219,7 +220,7 @@ def evaluate(
     if pictures is not None:
         found = evaluate_elsewhere(run, Path(pictures), labels=labels, threads=threads, reporter=reporter)
         return Run(found.path, found.metrics)
-    recipe, before = run_folder.resolved_of(run), run_folder.read_json(run / "metrics.json")
+    recipe, before = run_folder.resolved_of(run), files.read_json(run / "metrics.json")
     if recipe.data.folds:
         raise RunError(
             f"{run} was cross-validated: it has no test pictures of its own, and each was scored by a model that had"
@@ -263,7 +264,7 @@ def _finish(
     run_folder.note(run, learned.notes)
     if not light:
         with clock.stage("lessons"):
-            run_folder.write_json(run / "learning_curve.json", lessons(made, learned))
+            files.write_json(run / "learning_curve.json", lessons(made, learned))
 
     # ---- Judgement: the test pictures, from their files, through the predictor that users get ----------------------
     predictions = pooled(folds) if folds else test(run)
@@ -290,7 +291,7 @@ def _reported(
         facts = {"seconds": account.seconds, "peak_rss_mb": account.peak_megabytes}
         _write(run, metrics | facts, threads, light=light)
     metrics |= {"seconds": account.seconds, "peak_rss_mb": account.peak_megabytes}
-    run_folder.write_json(run / "metrics.json", metrics)
+    files.write_json(run / "metrics.json", metrics)
     if run.parent == run_folder.RUNS:
         run_folder.point_latest(run)
     return Run(run, metrics)
@@ -312,7 +313,7 @@ def _resumable(run: Path) -> Iterator[None]:
 
 def _write(run: Path, metrics: dict[str, Any], threads: int | None, *, light: bool = False) -> None:
     write_text(run / "classification_report.txt", classification_report(metrics))
-    run_folder.write_json(run / "metrics.json", metrics)
+    files.write_json(run / "metrics.json", metrics)
     if not light:
         write_report(run, threads=threads)
 

@@ -21,7 +21,8 @@ import polars as pl
 
 from bestiary import table
 from bestiary.errors import MachineError, RunError
-from bestiary.machine import cores, write_text
+from bestiary.files import read_json, write_json, write_text
+from bestiary.machine import cores
 from bestiary.recipe import Recipe, read_toml, write_toml
 from bestiary.version import __version__
 
@@ -110,22 +111,6 @@ def environment(facts: Mapping[str, Any]) -> dict[str, Any]:
 def note(run: Path, facts: Mapping[str, Any]) -> None:
     """Add facts to `environment.json` of a run."""
     write_json(run / "environment.json", {**read_json(run / "environment.json"), **facts})
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file of a run; raises RunError if it is missing or damaged."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} is missing or damaged: {error}.") from None
-    if not isinstance(values, dict):
-        raise RunError(f"{path} is damaged: it holds no object.")
-    return values
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write an object so that a reader finds either the old file or the whole new one."""
-    write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_history(run: Path, lines: Iterable[Mapping[str, Any]]) -> None:

@@ -14,7 +14,7 @@ from typing import BinaryIO
 import polars as pl
 
 from bestiary.errors import RunError
-from bestiary.machine import atomic
+from bestiary.files import atomic
 
 PICTURES = {
     "row_id": pl.Int64,

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bestiary.errors import IntegrityError, MachineError
-from bestiary.machine import write_text
+from bestiary.files import write_text
 
 Array = npt.NDArray[Any]
 

@@ -59,7 +59,8 @@ def review(
 def _seek(desk: Desk, threads: int | None, show: Reporter) -> None:
     """Find the nearest training pictures while the page is open already; the end does not wait for it."""
     from bestiary.errors import BestiaryError
-    from bestiary.machine import cache_folder, cores
+    from bestiary.files import cache_folder
+    from bestiary.machine import cores
 
     def seek() -> None:
         try:

@@ -16,7 +16,7 @@ import polars as pl
 from bestiary.data.inspection import Inspection, inspect
 from bestiary.data.sources import Listing, Unusable
 from bestiary.errors import MachineError
-from bestiary.machine import atomic
+from bestiary.files import atomic
 from bestiary.picture import Limits
 from bestiary.progress import Reporter
 

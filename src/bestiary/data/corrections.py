@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from bestiary.errors import SourceError, nearest
-from bestiary.machine import write_text
+from bestiary.files import write_text
 
 Action = Literal["keep", "drop", "relabel"]
 ACTIONS: tuple[str, ...] = get_args(Action)

@@ -13,7 +13,7 @@ from pathlib import Path
 from bestiary.data import archives, members, tables
 from bestiary.data.part_names import part_named
 from bestiary.errors import SourceError
-from bestiary.machine import cache_folder
+from bestiary.files import cache_folder
 from bestiary.picture import SUFFIXES
 from bestiary.progress import Reporter, Silent
 from bestiary.text import printable, some

@@ -11,8 +11,8 @@ from typing import Any, TextIO
 
 from bestiary.deliver import answers
 from bestiary.errors import MachineError, UserError, needs
+from bestiary.files import atomic
 from bestiary.inference.predictor import Prediction
-from bestiary.machine import atomic
 from bestiary.text import printable
 
 FORMS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet", ".txt": "table"}

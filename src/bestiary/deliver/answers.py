@@ -16,9 +16,9 @@ from PIL import Image
 
 from bestiary.batches.decoding import View
 from bestiary.errors import MachineError, UserError, needs
+from bestiary.files import atomic
 from bestiary.inference.predictor import Prediction
 from bestiary.inference.sets import label_set
-from bestiary.machine import atomic
 from bestiary.picture import open_picture
 from bestiary.progress import Advance
 from bestiary.text import on_one_line, points_text, shortened

@@ -19,7 +19,7 @@ from bestiary.deliver.audit_checks import NOTED, Advice, advice, seriousness
 from bestiary.deliver.exhibits import Exhibit, clipped, exhibits, marked, with_images
 from bestiary.deliver.gallery import shared_folder
 from bestiary.deliver.page import render_page
-from bestiary.machine import write_text
+from bestiary.files import write_text
 from bestiary.version import __version__
 
 PICTURES_SHOWN = 640  # on the whole page; at most 22 kB each, it stays below 20 MB whatever was found

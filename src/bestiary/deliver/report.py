@@ -26,7 +26,7 @@ from bestiary.deliver.run_files import RunFiles, notes, read_run, tested
 from bestiary.deliver.summary import summary
 from bestiary.deliver.trust_section import trust_values
 from bestiary.evaluation.curves import overfitting_point
-from bestiary.machine import write_text
+from bestiary.files import write_text
 from bestiary.version import __version__
 
 FINDING_PIXELS = 96

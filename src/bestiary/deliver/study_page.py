@@ -13,7 +13,7 @@ from bestiary.deliver.comparison_page import NAMES, print_lines
 from bestiary.deliver.page import render_page
 from bestiary.deliver.study_plots import differences_plot, scores_plot, seconds_plot
 from bestiary.evaluation.comparison import COMPARED, LOWER_IS_BETTER
-from bestiary.machine import write_text
+from bestiary.files import write_text
 from bestiary.text import spoken
 from bestiary.version import __version__
 

@@ -11,8 +11,7 @@ from markupsafe import Markup, escape
 from bestiary.deliver import svg
 from bestiary.deliver.again import train_again
 from bestiary.deliver.page import render_page
-from bestiary.machine import write_text
-from bestiary.run_folder import read_json
+from bestiary.files import read_json, write_text
 from bestiary.version import __version__
 
 PAGE, HISTORY = "tune.html", "history.svg"

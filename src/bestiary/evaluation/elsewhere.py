@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from bestiary import files as files_module
 from bestiary import run_folder, table
 from bestiary.batches.decoding import Pinned, gone
 from bestiary.data.corrections import read_corrections
@@ -22,9 +23,10 @@ from bestiary.evaluation.metrics import OVER_CLASSES
 from bestiary.evaluation.predictions import judge, prediction_table
 from bestiary.evaluation.shift import shift
 from bestiary.evaluation.slices import slices
+from bestiary.files import cache_folder
 from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.inference.predictor import Predictor
-from bestiary.machine import cache_folder, cores
+from bestiary.machine import cores
 from bestiary.picture import Limits
 from bestiary.progress import Reporter
 
@@ -81,7 +83,7 @@ def evaluate_elsewhere(
     folder = free_folder(run, name or pictures.stem)
     table.write(accounted(collection.pictures, found), folder / "pictures.parquet")
     table.write(predictions, folder / "predictions.parquet")
-    run_folder.write_json(folder / "metrics.json", {"run": str(run), "source": str(pictures.absolute()), **metrics})
+    files_module.write_json(folder / "metrics.json", {"run": str(run), "source": str(pictures.absolute()), **metrics})
     return Evaluation(folder, metrics)
 
 

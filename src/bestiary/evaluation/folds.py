@@ -16,7 +16,7 @@ import polars as pl
 from bestiary import run_folder, table
 from bestiary.data.preparation import fold_split, groups_of_classes
 from bestiary.evaluation.predictions import truth_of
-from bestiary.machine import write_text
+from bestiary.files import write_text
 from bestiary.progress import Reporter
 from bestiary.quick_metrics import macro_f1
 from bestiary.recipe import Recipe, write_toml

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from bestiary.batches.decoding import View
 from bestiary.errors import RunError
-from bestiary.machine import write_text
+from bestiary.files import write_text
 from bestiary.picture import Fit, Limits
 
 BUNDLE_FORMAT = 1

@@ -17,10 +17,10 @@ import numpy.typing as npt
 from bestiary.batches.decoding import View
 from bestiary.batches.rows import Rows
 from bestiary.errors import IntegrityError
+from bestiary.files import atomic
 from bestiary.inference.bundle import GRAPH_NAME, Bundle, read_bundle
 from bestiary.inference.graph import Calibration, seal
 from bestiary.inference.predictor import EngineName, Prediction, Predictor
-from bestiary.machine import atomic
 from bestiary.models.engine import has_openvino
 from bestiary.models.head import Head
 from bestiary.quick_metrics import softmax

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bestiary.errors import RecipeError, nearest, needs
-from bestiary.machine import atomic
+from bestiary.files import atomic
 from bestiary.models.weights import LITE_WEIGHTS, Array, PackagedWeights, lite_weights_path, read_legacy_checkpoint
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 from optuna.trial import FrozenTrial, TrialState
 
-from bestiary import flow, run_folder
+from bestiary import files, flow, run_folder
 from bestiary.deliver import tune_page
 from bestiary.deliver.report import write_report
 from bestiary.errors import RecipeError
@@ -49,7 +49,7 @@ def ended(ground: Ground, out: Path, source: Source, fresh_seeds: int | None) ->
     with ledger.only_one():
         known = ledger.study.user_attrs.get(FINISHED)
         if known and known["taken"] == ledger.taken() and Path(known["result"]).exists():
-            return run_folder.read_json(Path(known["result"]))
+            return files.read_json(Path(known["result"]))
         trials = ledger.begin_end(ground.trials)
         best = ranked(trials)[0][0]
         run, looks = _run(ground, out, source, best, winning_recipe(ground, best))
@@ -105,9 +105,9 @@ def _run(ground: Ground, out: Path, source: Source, best: FrozenTrial, recipe: R
         study.set_user_attr(BEGUN, runs)
     _trained(ground, source, best, recipe, run)
     looks = sum((Path(one["run"]) / "metrics.json").exists() for one in runs)
-    metrics = run_folder.read_json(run / "metrics.json")
+    metrics = files.read_json(run / "metrics.json")
     if metrics["test_scored"] < looks:  # earlier winners were tested on the same pictures
-        run_folder.write_json(run / "metrics.json", metrics | {"test_scored": looks})
+        files.write_json(run / "metrics.json", metrics | {"test_scored": looks})
         write_report(run, threads=ground.threads)
     return run, looks
 
@@ -223,7 +223,7 @@ def saved_by_pruning(trials: list[FrozenTrial], epochs: int | None) -> dict[str,
 
 
 def _found(ground: Ground, trials: list[FrozenTrial], run: Path, out: Path) -> dict[str, Any]:
-    metrics = run_folder.read_json(run / "metrics.json")
+    metrics = files.read_json(run / "metrics.json")
     default = _default(trials)
     return {
         "method": ground.asked.model.method,
@@ -262,5 +262,5 @@ def _line(one: FrozenTrial) -> dict[str, Any]:
 
 
 def _write(found: dict[str, Any], out: Path) -> None:
-    run_folder.write_json(out / RESULT, found)
+    files.write_json(out / RESULT, found)
     tune_page.write(found, out)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from bestiary.errors import MachineError, RunError
-from bestiary.machine import write_text
+from bestiary.files import write_json, write_text
 from bestiary.recipe import Recipe
-from bestiary.run_folder import RUNS, write_json
+from bestiary.run_folder import RUNS
 
 MARK, STORAGE = "search.json", "tune.db"
 

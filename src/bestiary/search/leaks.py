@@ -16,13 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from bestiary import run_folder, table
+from bestiary import files, run_folder, table
 from bestiary.batches.decoding import View
 from bestiary.batches.rows import Rows, gathered
 from bestiary.data.split import Item, split
 from bestiary.deliver.report import write_report
 from bestiary.errors import RecipeError, RunError, SourceError
-from bestiary.machine import cache_folder, cores, keep_memory
+from bestiary.files import cache_folder
+from bestiary.machine import cores, keep_memory
 from bestiary.models.engine import Precision, has_openvino
 from bestiary.models.lite import BACKBONES, built_trunk
 from bestiary.picture import Limits
@@ -89,7 +90,7 @@ def leak_report(
             trials.append(trial(problem, seed))
             advance(1)
     found = summary(trials)
-    run_folder.write_json(run / "leaks.json", found)
+    files.write_json(run / "leaks.json", found)
     write_report(run, threads=threads)
     return found
 

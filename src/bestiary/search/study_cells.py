@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from bestiary.errors import MachineError, RunError
-from bestiary.run_folder import read_json, write_json
+from bestiary.files import read_json, write_json
 from bestiary.search.study_recipes import Asked, Entry
 from bestiary.training.session import LOCK
 

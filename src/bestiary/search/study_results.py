@@ -13,8 +13,7 @@ from bestiary import table
 from bestiary.deliver.study_page import write_page
 from bestiary.evaluation.comparison import COMPARED, Scored, read_scored
 from bestiary.evaluation.several_seeds import Pair, over_seeds
-from bestiary.machine import atomic
-from bestiary.run_folder import read_json, write_json
+from bestiary.files import atomic, read_json, write_json
 from bestiary.search.study_cells import Cell
 from bestiary.search.study_recipes import Entry, changes
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from bestiary import run_folder, table
+from bestiary import files, run_folder, table
 from bestiary.data.corrections import write
 from bestiary.data.labels import lasting_name
 from bestiary.data.preparation import Audited
@@ -56,7 +56,7 @@ def begin(
             write(folder / "corrections.csv", done.decisions)
         if begun is not None:
             shutil.copytree(begun / "checkpoints", folder / "checkpoints")
-        run_folder.write_json(folder / "environment.json", run_folder.environment(facts))
+        files.write_json(folder / "environment.json", run_folder.environment(facts))
         table.write(shown, folder / "pictures.parquet")
         table.write(collection.findings, folder / "findings.parquet")
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bestiary.errors import RunError
-from bestiary.machine import atomic
+from bestiary.files import atomic
 
 # These may change: an epoch still computes the same.
 FREE_ON_RESUME = frozenset({"threads", "patience_epochs", "checkpoint_seconds"})

@@ -24,7 +24,8 @@ from torch.nn import functional
 from bestiary.batches.augmentation import Chance, augment
 from bestiary.batches.batches import Read, evaluation_batches, training_batches, training_steps
 from bestiary.errors import RecipeError
-from bestiary.machine import keep_memory, write_text
+from bestiary.files import write_text
+from bestiary.machine import keep_memory
 from bestiary.models.networks import Network
 from bestiary.progress import Reporter
 from bestiary.recipe import Augment

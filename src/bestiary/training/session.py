@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from bestiary.errors import MachineError, RunError
+from bestiary.files import read_json, write_json
 from bestiary.machine import Clock, PeakMemory
-from bestiary.run_folder import read_json, write_json
 
 LOCK, SESSIONS = "run.lock", "sessions.json"
 NOTE_EVERY_SECONDS = 5.0

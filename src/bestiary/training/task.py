@@ -14,7 +14,8 @@ import polars as pl
 from bestiary import run_folder
 from bestiary.batches.decoding import View
 from bestiary.batches.rows import Rows
-from bestiary.machine import Clock, cache_folder
+from bestiary.files import cache_folder
+from bestiary.machine import Clock
 from bestiary.models.head import Head
 from bestiary.models.subspace import Subspace
 from bestiary.picture import Limits

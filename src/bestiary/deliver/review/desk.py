@@ -22,11 +22,11 @@ from bestiary.deliver.review.items import CHECKS, Item, items_of
 from bestiary.deliver.thumbnails import jpeg_copy
 from bestiary.errors import PictureError, SourceError
 from bestiary.evaluation.neighbours import nearest
+from bestiary.files import read_json
 from bestiary.inference.predictor import Predictor
 from bestiary.models.lite import BACKBONES
 from bestiary.picture import decode, read_bytes
 from bestiary.progress import Reporter
-from bestiary.run_folder import read_json
 from bestiary.training.probe import bulk_features
 
 SIDES = {"large": (1280, 88), "small": (240, 80)}  # pixels of the longer side, and JPEG quality
