@@ -15,7 +15,7 @@ from bestiary import files, flow, run_folder
 from bestiary.cli.options import seconds_of
 from bestiary.data.drawn import DrawnCollection
 from bestiary.errors import RecipeError, UserError
-from bestiary.machine import Clock
+from bestiary.profiling import Clock
 from bestiary.recipe import Recipe
 from bestiary.training import budget, pace
 from bestiary.training.budget import Estimate, Plan, described, planned

@@ -15,7 +15,8 @@ import pytest
 from bestiary import table
 from bestiary.errors import MachineError, RunError
 from bestiary.files import atomic, cache_folder, write_text
-from bestiary.machine import Clock, PeakMemory, cores, keep_memory
+from bestiary.machine import cores, keep_memory
+from bestiary.profiling import Clock, PeakMemory
 
 
 def test_a_file_is_replaced_whole_and_nothing_else_is_left(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from bestiary import files, flow, run_folder
 from bestiary.errors import RunError
-from bestiary.machine import Clock, PeakMemory
+from bestiary.profiling import Clock, PeakMemory
 from bestiary.recipe import Recipe
 from bestiary.training.session import LOCK, held, session
 

@@ -28,9 +28,10 @@ from bestiary.errors import InputError, SourceError
 from bestiary.evaluation.judging import learn_model, validated
 from bestiary.files import cache_folder
 from bestiary.inference.predictor import MANY, EngineName, Predictor
-from bestiary.machine import Clock, cores
+from bestiary.machine import cores
 from bestiary.picture import Limits
 from bestiary.picture import fit as fitted
+from bestiary.profiling import Clock
 from bestiary.progress import Silent
 from bestiary.recipe import Recipe
 from bestiary.training.methods import refuse_impossible

@@ -31,8 +31,9 @@ from bestiary.evaluation.lessons import lessons
 from bestiary.evaluation.second_look import looked_again, unlooked_words
 from bestiary.files import cache_folder, write_text
 from bestiary.inference.predictor import Predictor
-from bestiary.machine import Clock, PeakMemory, cores
+from bestiary.machine import cores
 from bestiary.picture import Limits
+from bestiary.profiling import Clock, PeakMemory
 from bestiary.progress import Reporter, Silent
 from bestiary.recipe import Recipe
 from bestiary.run_folder import pictures_of

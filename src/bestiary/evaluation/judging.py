@@ -18,7 +18,8 @@ from bestiary.inference.graph import Calibration
 from bestiary.inference.predictor import Predictor
 from bestiary.inference.sealing import Model, prove_parity, unproven, validation_answers, write_model
 from bestiary.inference.sets import set_table
-from bestiary.machine import Clock, give_back_memory
+from bestiary.machine import give_back_memory
+from bestiary.profiling import Clock
 from bestiary.progress import Reporter
 from bestiary.quick_metrics import softmax
 from bestiary.recipe import Recipe

@@ -16,8 +16,8 @@ from bestiary.batches.rows import gathered
 from bestiary.data.folds import content_folds
 from bestiary.data.split import Item, deal
 from bestiary.errors import RecipeError, SourceError
-from bestiary.machine import Clock
 from bestiary.models.lite import BACKBONES, built_trunk
+from bestiary.profiling import Clock
 from bestiary.progress import Reporter
 from bestiary.quick_metrics import calibrated_loss, macro_f1
 from bestiary.recipe import Recipe

@@ -22,7 +22,8 @@ import polars as pl
 from bestiary import flow, table
 from bestiary.data.preparation import Audited, divided
 from bestiary.errors import IntegrityError, InterruptedRun, MachineError, RecipeError, SourceError, UserError
-from bestiary.machine import Clock, cores, out_of_memory, processes
+from bestiary.machine import cores, out_of_memory, processes
+from bestiary.profiling import Clock
 from bestiary.progress import Reporter, Silent
 from bestiary.recipe import Recipe
 from bestiary.search.study_cells import (

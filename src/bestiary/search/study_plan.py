@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from bestiary.errors import RecipeError
-from bestiary.machine import Clock
+from bestiary.profiling import Clock
 from bestiary.progress import Silent
 from bestiary.recipe import Recipe
 from bestiary.search.study_recipes import Entry, named, with_epochs

@@ -17,8 +17,9 @@ from filelock import FileLock, Timeout
 from bestiary import flow
 from bestiary.data.preparation import Audited, divided
 from bestiary.errors import InterruptedRun, RecipeError, RunError
-from bestiary.machine import Clock, cores, keep_memory, processes
+from bestiary.machine import cores, keep_memory, processes
 from bestiary.models.lite import built_trunk
+from bestiary.profiling import Clock
 from bestiary.progress import Reporter, Silent
 from bestiary.recipe import Recipe
 from bestiary.search import ending, folders, planning

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from bestiary.errors import MachineError, RunError
 from bestiary.files import read_json, write_json
-from bestiary.machine import Clock, PeakMemory
+from bestiary.profiling import Clock, PeakMemory
 
 LOCK, SESSIONS = "run.lock", "sessions.json"
 NOTE_EVERY_SECONDS = 5.0

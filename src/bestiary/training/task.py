@@ -15,10 +15,10 @@ from bestiary import run_folder
 from bestiary.batches.decoding import View
 from bestiary.batches.rows import Rows
 from bestiary.files import cache_folder
-from bestiary.machine import Clock
 from bestiary.models.head import Head
 from bestiary.models.subspace import Subspace
 from bestiary.picture import Limits
+from bestiary.profiling import Clock
 from bestiary.progress import Reporter
 from bestiary.recipe import Recipe
 from bestiary.run_folder import pictures_of
