@@ -16,7 +16,7 @@ import socket
 
 import uvicorn
 
-from bestiary.deliver.server.connection import MOST_HEAD_BYTES, protocol_for
+from bestiary.web.connection import MOST_HEAD_BYTES, protocol_for
 
 
 async def hello(scope: Any, receive: Any, send: Any) -> None:

@@ -26,12 +26,12 @@ from bestiary.deliver.review.app import create_app
 from bestiary.deliver.review.decisions import Decisions, reviewer_of
 from bestiary.deliver.review.desk import Desk
 from bestiary.deliver.review.items import CHECKS, CONFIDENT, items_of
-from bestiary.deliver.server.settings import Settings
 from bestiary.errors import MachineError, SourceError
 from bestiary.evaluation.neighbours import nearest
 from bestiary.files import cache_folder
 from bestiary.flow import audit
 from bestiary.progress import Silent
+from bestiary.web.settings import Settings
 from reviewed_run import plant
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)

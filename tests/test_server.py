@@ -22,12 +22,12 @@ pytest.importorskip("onnx")
 from starlette.testclient import TestClient
 
 from bestiary.batches.decoding import View
-from bestiary.deliver.server import running
 from bestiary.deliver.server.app import create_app
 from bestiary.deliver.server.batching import Batcher, BusyError
-from bestiary.deliver.server.settings import Settings
 from bestiary.errors import PictureError, UserError
 from bestiary.inference.predictor import Predictor
+from bestiary.web import running
+from bestiary.web.settings import Settings
 from tiny_model import COLOURS, RGB, SIZE, coloured, write_run
 
 JPEG = {"Content-Type": "image/jpeg"}

@@ -214,11 +214,11 @@ def serve(
     as_json: AsJson = False,
 ) -> None:
     """Open a page to drop pictures on, and an HTTP API; prints its address."""
-    from bestiary.deliver.server import running
     from bestiary.deliver.server.app import create_app
-    from bestiary.deliver.server.settings import Settings
     from bestiary.inference.predictor import Predictor
     from bestiary.progress import reporter
+    from bestiary.web import running
+    from bestiary.web.settings import Settings
 
     settings = Settings(host=host, port=port, token=token, allowed_names=tuple(allow_name or ()))
     predictor = Predictor(run, threads=threads, engine="fastest")

@@ -40,9 +40,9 @@ def review(
     from bestiary.deliver.review.app import create_app
     from bestiary.deliver.review.decisions import Decisions
     from bestiary.deliver.review.desk import Desk
-    from bestiary.deliver.server import running
-    from bestiary.deliver.server.settings import Settings
     from bestiary.progress import reporter
+    from bestiary.web import running
+    from bestiary.web.settings import Settings
 
     show = reporter(quiet=quiet)
     desk = Desk(run, Decisions(corrections or run.resolve() / "corrections.csv", _named(reviewer)), threads=threads)

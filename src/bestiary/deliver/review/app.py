@@ -12,11 +12,11 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from bestiary.deliver.review.desk import Desk
-from bestiary.deliver.server.guard import Guard
-from bestiary.deliver.server.metrics import Metrics
-from bestiary.deliver.server.refusals import add_refusals
-from bestiary.deliver.server.settings import Settings
 from bestiary.errors import PictureError, UserError
+from bestiary.web.error_handlers import add_refusals
+from bestiary.web.guard import Guard
+from bestiary.web.metrics import Metrics
+from bestiary.web.settings import Settings
 
 PAGE = {
     "/": ("review.html", "text/html"),

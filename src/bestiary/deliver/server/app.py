@@ -18,14 +18,14 @@ from bestiary.batches.decoding import View
 from bestiary.deliver.server import protocol
 from bestiary.deliver.server.batching import Batcher, BusyError, Outcome, Picture
 from bestiary.deliver.server.bodies import Asked, pictures_in
-from bestiary.deliver.server.guard import Guard, RefusedError
-from bestiary.deliver.server.metrics import CONTENT_TYPE, Metrics
-from bestiary.deliver.server.refusals import add_refusals
-from bestiary.deliver.server.settings import Settings
 from bestiary.errors import PictureError
 from bestiary.inference.predictor import Predictor
 from bestiary.picture import Limits
 from bestiary.version import __version__
+from bestiary.web.error_handlers import add_refusals
+from bestiary.web.guard import Guard, RefusedError
+from bestiary.web.metrics import CONTENT_TYPE, Metrics
+from bestiary.web.settings import Settings
 
 PAGE = {"serve.css": "text/css", "serve.js": "text/javascript", "docs.js": "text/javascript"}
 TOO_MUCH = "Too large: more bytes, pixels or pictures than are taken."

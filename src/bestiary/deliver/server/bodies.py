@@ -12,8 +12,8 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from bestiary.deliver.server.guard import RefusedError
 from bestiary.text import printable
+from bestiary.web.guard import RefusedError
 
 HOW = "Send multipart/form-data with files, application/json with base64, or the bytes of one picture as image/*."
 

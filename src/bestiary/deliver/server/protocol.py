@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bestiary.deliver.server.bodies import from_base64
-from bestiary.deliver.server.guard import RefusedError
 from bestiary.inference.predictor import Prediction
+from bestiary.web.guard import RefusedError
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 EXTENSIONS = ["binary_tensor_data"]

@@ -11,10 +11,10 @@ from urllib.parse import quote
 import uvicorn
 from fastapi import FastAPI
 
-from bestiary.deliver.server.connection import protocol_for
-from bestiary.deliver.server.settings import Settings
 from bestiary.errors import MachineError
 from bestiary.progress import Reporter
+from bestiary.web.connection import protocol_for
+from bestiary.web.settings import Settings
 
 
 def listen(settings: Settings) -> socket.socket:

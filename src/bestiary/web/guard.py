@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 
-from bestiary.deliver.server.metrics import Metrics
-from bestiary.deliver.server.settings import LOCAL_NAMES, Settings
 from bestiary.text import printable
+from bestiary.web.metrics import Metrics
+from bestiary.web.settings import LOCAL_NAMES, Settings
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
