@@ -22,10 +22,10 @@ pytest.importorskip("onnx")
 from starlette.testclient import TestClient
 
 from bestiary.batches.decoding import View
-from bestiary.deliver.server.app import create_app
-from bestiary.deliver.server.batching import Batcher, BusyError
 from bestiary.errors import PictureError, UserError
 from bestiary.inference.predictor import Predictor
+from bestiary.serve.app import create_app
+from bestiary.serve.batching import Batcher, BusyError
 from bestiary.web import running
 from bestiary.web.settings import Settings
 from tiny_model import COLOURS, RGB, SIZE, coloured, write_run

@@ -214,9 +214,9 @@ def serve(
     as_json: AsJson = False,
 ) -> None:
     """Open a page to drop pictures on, and an HTTP API; prints its address."""
-    from bestiary.deliver.server.app import create_app
     from bestiary.inference.predictor import Predictor
     from bestiary.progress import reporter
+    from bestiary.serve.app import create_app
     from bestiary.web import running
     from bestiary.web.settings import Settings
 

@@ -15,12 +15,12 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from bestiary.batches.decoding import View
-from bestiary.deliver.server import protocol
-from bestiary.deliver.server.batching import Batcher, BusyError, Outcome, Picture
-from bestiary.deliver.server.bodies import Asked, pictures_in
 from bestiary.errors import PictureError
 from bestiary.inference.predictor import Predictor
 from bestiary.picture import Limits
+from bestiary.serve import open_inference
+from bestiary.serve.batching import Batcher, BusyError, Outcome, Picture
+from bestiary.serve.request_body import Asked, pictures_in
 from bestiary.version import __version__
 from bestiary.web.error_handlers import add_refusals
 from bestiary.web.guard import Guard, RefusedError
@@ -251,13 +251,13 @@ def _add_protocol(app: FastAPI, service: Service) -> None:
     size, classes = service.predictor.bundle.size, service.predictor.classes
     wrong: dict[int | str, dict[str, Any]] = {404: {"model": Failure, "description": "Not the model that is served."}}
 
-    def check(name: str, version: str = protocol.VERSION) -> None:
-        if name != service.name or version != protocol.VERSION:
+    def check(name: str, version: str = open_inference.VERSION) -> None:
+        if name != service.name or version != open_inference.VERSION:
             raise HTTPException(404, f"There is no model {name}, version {version}; this server has {service.name}, 1.")
 
     @app.get("/v2", summary="About the server")
     async def server() -> dict[str, Any]:
-        return {"name": "bestiary", "version": __version__, "extensions": protocol.EXTENSIONS}
+        return {"name": "bestiary", "version": __version__, "extensions": open_inference.EXTENSIONS}
 
     @app.get("/v2/health/live", summary="Whether the server runs")
     async def live() -> dict[str, bool]:
@@ -269,15 +269,15 @@ def _add_protocol(app: FastAPI, service: Service) -> None:
 
     @app.get("/v2/models/{name}/versions/{version}/ready", responses=wrong, include_in_schema=False)
     @app.get("/v2/models/{name}/ready", responses=wrong, summary="Whether the model takes requests")
-    async def model_ready(name: str, version: str = protocol.VERSION) -> dict[str, Any]:
+    async def model_ready(name: str, version: str = open_inference.VERSION) -> dict[str, Any]:
         check(name, version)
         return {"name": name, "ready": service.is_open}
 
     @app.get("/v2/models/{name}/versions/{version}", responses=wrong, include_in_schema=False)
     @app.get("/v2/models/{name}", responses=wrong, summary="Inputs and outputs of the model")
-    async def model_metadata(name: str, version: str = protocol.VERSION) -> dict[str, Any]:
+    async def model_metadata(name: str, version: str = open_inference.VERSION) -> dict[str, Any]:
         check(name, version)
-        return protocol.metadata(name, classes, size)
+        return open_inference.metadata(name, classes, size)
 
     @app.post("/v2/models/{name}/versions/{version}/infer", responses=wrong | FAILURES, include_in_schema=False)
     @app.post(
@@ -286,17 +286,17 @@ def _add_protocol(app: FastAPI, service: Service) -> None:
         openapi_extra=TENSORS,
         summary="Open Inference Protocol v2",
     )
-    async def infer(request: Request, name: str, version: str = protocol.VERSION) -> Response:
+    async def infer(request: Request, name: str, version: str = open_inference.VERSION) -> Response:
         check(name, version)
-        length, most = request.headers.get(protocol.LENGTH_HEADER), service.settings.max_pictures
-        asked = protocol.read(await request.body(), length, size=size, at_most=most)
+        length, most = request.headers.get(open_inference.LENGTH_HEADER), service.settings.max_pictures
+        asked = open_inference.read(await request.body(), length, size=size, at_most=most)
         found = await service.outcomes(asked.pictures)
         answers = []
         for one in found:
             if isinstance(one, PictureError):
                 raise _refused(one)
             answers.append(one)
-        body, headers = protocol.respond(asked, answers, service.name, classes)
+        body, headers = open_inference.respond(asked, answers, service.name, classes)
         return Response(body, headers=headers)
 
 

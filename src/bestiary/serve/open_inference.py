@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bestiary.deliver.server.bodies import from_base64
 from bestiary.inference.predictor import Prediction
+from bestiary.serve.request_body import from_base64
 from bestiary.web.guard import RefusedError
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
