@@ -22,15 +22,15 @@ from fastapi.testclient import TestClient
 
 from bestiary import table
 from bestiary.data.corrections import append, correction, read_corrections
-from bestiary.deliver.review.app import create_app
-from bestiary.deliver.review.decisions import Decisions, reviewer_of
-from bestiary.deliver.review.desk import Desk
-from bestiary.deliver.review.items import CHECKS, CONFIDENT, items_of
 from bestiary.errors import MachineError, SourceError
 from bestiary.evaluation.neighbours import nearest
 from bestiary.files import cache_folder
 from bestiary.flow import audit
 from bestiary.progress import Silent
+from bestiary.review.app import create_app
+from bestiary.review.decisions import Decisions, reviewer_of
+from bestiary.review.queue import CHECKS, CONFIDENT, items_of
+from bestiary.review.review_session import Desk
 from bestiary.web.settings import Settings
 from reviewed_run import plant
 
@@ -174,7 +174,7 @@ def test_undo_takes_back_ones_own_last_decision_and_leaves_those_of_others(tmp_p
 PROGRAM = """
 import sys
 from pathlib import Path
-from bestiary.deliver.review.decisions import Decisions
+from bestiary.review.decisions import Decisions
 decisions = Decisions(Path(sys.argv[1]), sys.argv[2])
 for number in range(25):
     decisions.decide(f"{number:064x}", "keep")

@@ -17,8 +17,8 @@ from bestiary.cli.output import print_json
 from bestiary.errors import UserError, needs
 
 if TYPE_CHECKING:
-    from bestiary.deliver.review.desk import Desk
     from bestiary.progress import Reporter
+    from bestiary.review.review_session import Desk
 
 
 @app.command()
@@ -37,10 +37,10 @@ def review(
 ) -> None:
     """Confirm or correct doubtful pictures on a local page, one by one; prints its address, and what to do next."""
     needs("polars", extra="train")
-    from bestiary.deliver.review.app import create_app
-    from bestiary.deliver.review.decisions import Decisions
-    from bestiary.deliver.review.desk import Desk
     from bestiary.progress import reporter
+    from bestiary.review.app import create_app
+    from bestiary.review.decisions import Decisions
+    from bestiary.review.review_session import Desk
     from bestiary.web import running
     from bestiary.web.settings import Settings
 

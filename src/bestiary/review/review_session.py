@@ -17,8 +17,6 @@ from bestiary.data.corrections import Correction
 from bestiary.deliver.again import compare_with_latest, train_again
 from bestiary.deliver.audit_checks import Advice, advice
 from bestiary.deliver.gallery import short_names
-from bestiary.deliver.review.decisions import Decisions, reviewer_of
-from bestiary.deliver.review.items import CHECKS, Item, items_of
 from bestiary.deliver.thumbnails import jpeg_copy
 from bestiary.errors import PictureError, SourceError
 from bestiary.evaluation.neighbours import nearest
@@ -27,6 +25,8 @@ from bestiary.inference.predictor import Predictor
 from bestiary.models.lite import BACKBONES
 from bestiary.picture import decode, read_bytes
 from bestiary.progress import Reporter
+from bestiary.review.decisions import Decisions, reviewer_of
+from bestiary.review.queue import CHECKS, Item, items_of
 from bestiary.training.probe import bulk_features
 
 SIDES = {"large": (1280, 88), "small": (240, 80)}  # pixels of the longer side, and JPEG quality

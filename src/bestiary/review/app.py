@@ -11,8 +11,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from bestiary.deliver.review.desk import Desk
 from bestiary.errors import PictureError, UserError
+from bestiary.review.review_session import Desk
 from bestiary.web.error_handlers import add_refusals
 from bestiary.web.guard import Guard
 from bestiary.web.metrics import Metrics
