@@ -29,7 +29,7 @@ from bestiary.data.split import Item, split
 from bestiary.evaluation.calibration import fit_temperature
 from bestiary.evaluation.metrics import score
 from bestiary.files import cache_folder
-from bestiary.inference.sets import bound_of, covered, set_table
+from bestiary.inference.conformal import bound_of, covered, set_table
 from bestiary.machine import keep_memory
 from bestiary.models.lite import BACKBONES, built_trunk
 from bestiary.quick_metrics import log_softmax, softmax

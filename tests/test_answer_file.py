@@ -10,8 +10,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from bestiary.deliver.answer_file import AnswerFile, form_of
 from bestiary.errors import UserError
+from bestiary.inference.output_file import AnswerFile, form_of
 from bestiary.inference.predictor import Prediction
 
 CLASSES = ("cat", "dog")

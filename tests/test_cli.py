@@ -25,7 +25,7 @@ pytest.importorskip("sklearn")
 
 from bestiary import __version__, cli, table
 from bestiary.data.drawn import DrawnCollection
-from bestiary.deliver.answers import heatmap_over
+from bestiary.inference.heatmap import heatmap_over
 from tiny_model import COLOURS, coloured, write_run
 
 COMMANDS = ("train", "evaluate", "audit", "predict", "report", "export", "serve", "demo")

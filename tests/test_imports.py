@@ -76,8 +76,8 @@ def test_torch_is_imported_at_the_top_of_few_modules() -> None:
     ("modules", "unwanted"),
     [
         ("bestiary.flow, bestiary.inference.predictor, bestiary.cli", ["torch", "torchvision", "timm"]),
-        ("bestiary.inference.predictor, bestiary.cli, bestiary.deliver.answers", TRAINING_ONLY),
-        ("bestiary.serve.app, bestiary.deliver.answer_file, bestiary.deliver.links", TRAINING_ONLY),
+        ("bestiary.inference.predictor, bestiary.cli, bestiary.inference.writers", TRAINING_ONLY),
+        ("bestiary.serve.app, bestiary.inference.output_file, bestiary.inference.link_folders", TRAINING_ONLY),
         ("bestiary.data.inspection", [*TRAINING_ONLY, "onnxruntime", "pydantic"]),  # what worker processes import
     ],
 )

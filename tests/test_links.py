@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bestiary.deliver.links import refuse_full, with_links
 from bestiary.errors import MachineError, UserError
+from bestiary.inference.link_folders import refuse_full, with_links
 from bestiary.inference.predictor import Prediction
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bestiary.deliver.listing import LIST, names_in, passed_over_words, pictures_in
 from bestiary.errors import SourceError
+from bestiary.inference.inputs import LIST, names_in, passed_over_words, pictures_in
 
 NOTHING = io.BytesIO()
 

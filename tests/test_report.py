@@ -30,7 +30,7 @@ from bestiary.evaluation.calibration import reliability
 from bestiary.evaluation.metrics import score
 from bestiary.evaluation.slices import slices
 from bestiary.evaluation.trust import set_coverage, uncalibrated
-from bestiary.inference.sets import set_table
+from bestiary.inference.conformal import set_table
 from bestiary.text import whole_percent
 from tiny_model import coloured, write_run
 

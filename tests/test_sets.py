@@ -12,7 +12,7 @@ from scipy.stats import betabinom
 
 from bestiary.errors import UserError
 from bestiary.inference.bundle import read_bundle
-from bestiary.inference.sets import LEVELS, bound_of, covered, label_set, set_table, too_few
+from bestiary.inference.conformal import LEVELS, bound_of, covered, label_set, set_table, too_few
 
 
 def drawn(n: int, seed: int) -> tuple[NDArray[Any], NDArray[np.int64]]:

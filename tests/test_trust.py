@@ -13,7 +13,7 @@ from bestiary import table
 from bestiary.evaluation.metrics import score
 from bestiary.evaluation.trust import LEVELS, set_coverage, uncalibrated
 from bestiary.inference.bundle import read_bundle
-from bestiary.inference.sets import set_table
+from bestiary.inference.conformal import set_table
 from bestiary.quick_metrics import softmax
 
 

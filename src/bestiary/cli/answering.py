@@ -16,9 +16,10 @@ from bestiary.cli.app import app
 from bestiary.cli.options import AsJson, ExportKind, Format, Quiet, RunPath, Threads
 from bestiary.cli.output import print_json
 from bestiary.errors import SourceError, UserError, needs_extra
+from bestiary.inference import heatmap
 
 if TYPE_CHECKING:
-    from bestiary.deliver.answer_file import AnswerFile
+    from bestiary.inference.output_file import AnswerFile
     from bestiary.inference.predictor import Prediction
 
 NAMED, UNKNOWN, UNREAD = "named", "unknown", "could not be read"
@@ -56,18 +57,18 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Name what is in pictures, or say "unknown"."""
-    from bestiary.deliver import answers, links, listing
+    from bestiary.inference import inputs, link_folders, writers
+    from bestiary.inference.conformal import bound_of, too_few
     from bestiary.inference.predictor import MANY, Predictor
-    from bestiary.inference.sets import bound_of, too_few
     from bestiary.progress import reporter
 
     if resume and out is None:
         raise UserError("--resume goes on with the file of --out; say which.")
     if link_into is not None and not resume:
-        links.refuse_full(link_into)
+        link_folders.refuse_full(link_into)
     passed_over = Counter[str]()
-    named = listing.pictures_in(paths, sys.stdin.buffer, passed_over)
-    sources, many = _asked(named, MANY, all_at_once=listing.LIST not in paths)
+    named = inputs.pictures_in(paths, sys.stdin.buffer, passed_over)
+    sources, many = _asked(named, MANY, all_at_once=inputs.LIST not in paths)
     predictor = Predictor(run, threads=threads, engine="fastest" if many else "onnxruntime")
     file = _answer_file(out, form, predictor.classes, resume=resume, sets=sets is not None)
     if file is not None:
@@ -75,20 +76,20 @@ def predict(
     bound = None if sets is None else bound_of(predictor.bundle.sets, sets)
     total = len(sources) if isinstance(sources, list) else None
     with reporter(quiet=quiet or not many).task("Predicting", total) as advance:
-        found = answers.counted(predictor.predict_many(sources), advance)
+        found = writers.counted(predictor.predict_many(sources), advance)
         if bound is not None:
-            found = answers.with_sets(found, bound)
+            found = writers.with_sets(found, bound)
         if heatmaps is not None:
-            found = answers.with_heatmaps(found, heatmaps, predictor.bundle.view, resume=resume)
+            found = heatmap.with_heatmaps(found, heatmaps, predictor.bundle.view, resume=resume)
         if link_into is not None:
-            found = links.with_links(found, link_into)
+            found = link_folders.with_links(found, link_into)
         passing, read = _counting(found)
         if file is not None:
             file.write(passing)
         else:
             written = "json" if as_json else (form or Format.table).value
-            answers.write(passing, written, _stdout(), classes=predictor.classes, top=top, sets=sets is not None)
-    for words in (listing.passed_over_words(passed_over), too_few(predictor.bundle.sets, sets) if sets else ""):
+            writers.write(passing, written, _stdout(), classes=predictor.classes, top=top, sets=sets is not None)
+    for words in (inputs.passed_over_words(passed_over), too_few(predictor.bundle.sets, sets) if sets else ""):
         if words:
             reporter(quiet=quiet).say(words)
     if read.total() and read.total() == read[UNREAD]:
@@ -110,7 +111,7 @@ def _asked(found: Iterator[Path], many: int, *, all_at_once: bool) -> tuple[list
 def _answer_file(
     out: Path | None, form: Format | None, classes: tuple[str, ...], *, resume: bool, sets: bool
 ) -> AnswerFile | None:
-    from bestiary.deliver.answer_file import AnswerFile, form_of
+    from bestiary.inference.output_file import AnswerFile, form_of
 
     if out is None:
         return None

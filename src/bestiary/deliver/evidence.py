@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bestiary.batches.decoding import View
-from bestiary.deliver.answers import heatmap_over, seen
 from bestiary.deliver.thumbnails import small_data_uri
 from bestiary.errors import PictureError, RunError
+from bestiary.inference.heatmap import heatmap_over, seen
 from bestiary.inference.predictor import Predictor
 
 SIDE_PIXELS, LARGEST_BYTES = 280, 12 * 1024

@@ -14,10 +14,10 @@ from bestiary.evaluation.predictions import judge, prediction_table
 from bestiary.evaluation.slices import slices
 from bestiary.evaluation.trust import trust
 from bestiary.inference.bundle import read_bundle
+from bestiary.inference.conformal import set_table
 from bestiary.inference.graph import Calibration
 from bestiary.inference.predictor import Predictor
 from bestiary.inference.sealing import Model, prove_parity, unproven, validation_answers, write_model
-from bestiary.inference.sets import set_table
 from bestiary.machine import give_back_memory
 from bestiary.profiling import Clock
 from bestiary.progress import Reporter

@@ -15,7 +15,7 @@ from bestiary.evaluation.intervals import Floats
 from bestiary.evaluation.metrics import Sums, sums_by_picture
 from bestiary.evaluation.predictions import truth_of
 from bestiary.inference.bundle import Bundle
-from bestiary.inference.sets import bound_of, covered
+from bestiary.inference.conformal import bound_of, covered
 
 BINS = 10  # of the reliability diagram
 LEVELS = (0.8, 0.9, 0.95, 0.99)  # of prediction sets

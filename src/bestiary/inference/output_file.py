@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from bestiary.deliver import answers
 from bestiary.errors import MachineError, UserError, needs
 from bestiary.files import atomic
+from bestiary.inference import writers
 from bestiary.inference.predictor import Prediction
 from bestiary.text import printable
 
@@ -65,19 +65,19 @@ class AnswerFile:
 
     def _append(self, predictions: Iterable[Prediction], out: TextIO, *, begun: bool) -> None:
         if self._form == "jsonl":
-            answers.write_lines(predictions, out)
+            writers.write_lines(predictions, out)
         elif self._form == "csv":
-            answers.write_csv(predictions, out, self._classes, header=not begun, sets=self._sets)
+            writers.write_csv(predictions, out, self._classes, header=not begun, sets=self._sets)
         else:
-            names = answers.columns(self._classes, sets=self._sets)
+            names = writers.columns(self._classes, sets=self._sets)
             for one in predictions:
-                line = dict(zip(names, answers.row(one, self._classes, sets=self._sets), strict=True))
+                line = dict(zip(names, writers.row(one, self._classes, sets=self._sets), strict=True))
                 out.write(json.dumps(line | {"path": printable(str(one.path))}) + "\n")
                 out.flush()
 
     def _finish(self) -> None:
         """Turn the waiting rows into the table, a part at a time, and take them away."""
-        pl, kinds = self._polars, answers.schema(self._classes, sets=self._sets)
+        pl, kinds = self._polars, writers.schema(self._classes, sets=self._sets)
         new = pl.scan_ndjson(self._live, schema=kinds)
         with atomic(self._path) as temporary:
             old = [pl.scan_parquet(self._path)] if self._path.exists() else []
@@ -112,7 +112,7 @@ class AnswerFile:
                     break
                 values = self._object(line)
                 if shares := values.get("probabilities"):
-                    self._refuse_others(answers.columns(list(shares), sets="labels" in values))
+                    self._refuse_others(writers.columns(list(shares), sets="labels" in values))
                 elif self._form == "parquet":
                     self._refuse_others(list(values))
                 whole += len(line)
@@ -131,7 +131,7 @@ class AnswerFile:
                 if first:
                     self._refuse_others(values)
                 else:
-                    yield answers.path_in(values[0])
+                    yield writers.path_in(values[0])
                 whole, row, first = whole + len(row), b"", False
         self._cut(whole)
 
@@ -145,7 +145,7 @@ class AnswerFile:
         return values
 
     def _refuse_others(self, names: list[str]) -> None:
-        expected = answers.columns(self._classes, sets=self._sets)
+        expected = writers.columns(self._classes, sets=self._sets)
         if names != expected:
             raise UserError(
                 f"{self._path} holds answers of another model: its columns are {', '.join(names)}; this one's are"

@@ -7,26 +7,17 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
-import numpy.typing as npt
-from PIL import Image
-
-from bestiary.batches.decoding import View
-from bestiary.errors import MachineError, UserError, needs
-from bestiary.files import atomic
+from bestiary.errors import UserError, needs
+from bestiary.inference.conformal import label_set
 from bestiary.inference.predictor import Prediction
-from bestiary.inference.sets import label_set
-from bestiary.picture import open_picture
 from bestiary.progress import Advance
-from bestiary.text import on_one_line, points_text, shortened
+from bestiary.text import on_one_line, points_text
 
 HEATMAP_STRENGTH, HEATMAP_PIXELS = 0.55, 640
 FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")  # OWASP, "CSV Injection": spreadsheets run a cell that begins so
 NUMBER = re.compile(r"[+-]\d+([.,]\d+)?")
-HEATMAP_NAME_BYTES = 200  # of a picture's name that its heatmap keeps: names of files have 255 bytes at most
 
 
 def write(
@@ -119,64 +110,10 @@ def counted(predictions: Iterable[Prediction], advance: Advance) -> Iterator[Pre
         yield prediction
 
 
-def with_heatmaps(
-    predictions: Iterable[Prediction], folder: Path, view: View, *, resume: bool = False
-) -> Iterator[Prediction]:
-    """Yield the predictions, after writing for each picture one of the same name with the evidence drawn on it.
-
-    resume: names that an earlier run has used are passed over; otherwise it is a MachineError that they are there.
-    """
-    suffix = ".heatmap.png"
-    taken = {file.name.removesuffix(suffix) for file in folder.glob(f"*{suffix}")} if resume else set[str]()
-    for prediction in predictions:
-        if prediction.heatmap is not None and prediction.path is not None:
-            name = _free_name(shortened(Path(prediction.path).stem, HEATMAP_NAME_BYTES), taken)
-            _save(heatmap_over(seen(Path(prediction.path), view), prediction.heatmap), folder / f"{name}{suffix}")
-        yield prediction
-
-
 def with_sets(predictions: Iterable[Prediction], bound: float) -> Iterator[Prediction]:
     """Yield the predictions with their prediction sets; `bound` comes from `inference.sets.bound_of`."""
     for one in predictions:
         yield one if one.error is not None else replace(one, labels=label_set(one.probabilities, bound))
-
-
-def heatmap_over(pixels: npt.NDArray[np.uint8], heatmap: npt.NDArray[np.float32]) -> Image.Image:
-    """Return the picture with what speaks for its label in warm colours; pixels: uint8 (height, width, 3)."""
-    evidence = np.clip(heatmap, 0, None)
-    evidence = evidence / max(float(evidence.max()), 1e-12)
-    size = (pixels.shape[1], pixels.shape[0])
-    smooth = np.asarray(Image.fromarray(evidence.astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
-    weight = np.clip(smooth, 0, 1)[..., None]
-    warm = np.concatenate([np.full_like(weight, 255), 255 * (1 - weight) * 0.9, np.zeros_like(weight)], axis=-1)
-    grey = pixels.mean(axis=-1, keepdims=True).repeat(3, axis=-1) * 0.5 + pixels * 0.5
-    mixed = grey * (1 - HEATMAP_STRENGTH * weight) + warm * HEATMAP_STRENGTH * weight
-    return Image.fromarray(np.clip(mixed, 0, 255).astype(np.uint8))
-
-
-def seen(path: Path, view: View) -> npt.NDArray[np.uint8]:
-    """Return what the model saw of a picture; what was squashed into a square has its own shape and more detail."""
-    if view.fit != "squash":
-        return view.of(path)
-    image = open_picture(path, at_least=HEATMAP_PIXELS, limits=view.limits).image
-    image.thumbnail((HEATMAP_PIXELS, HEATMAP_PIXELS), Image.Resampling.LANCZOS)
-    return np.asarray(image)
-
-
-def _free_name(stem: str, taken: set[str]) -> str:
-    name, number = stem, 1
-    while name in taken:
-        number += 1
-        name = f"{stem}-{number}"
-    taken.add(name)
-    return name
-
-
-def _save(image: Image.Image, path: Path) -> None:
-    if path.exists():
-        raise MachineError(f"{path} exists already, and is not written over. Choose another folder for the heatmaps.")
-    with atomic(path) as temporary:
-        image.save(temporary)
 
 
 def _write_parquet(predictions: Iterable[Prediction], out: TextIO, classes: Sequence[str], sets: bool) -> None:
