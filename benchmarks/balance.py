@@ -21,11 +21,11 @@ from scipy import stats
 
 from bestiary.batches.decoding import View
 from bestiary.data.preparation import Audited, divided
-from bestiary.evaluation.calibration import fit_temperature
 from bestiary.evaluation.metrics import score
+from bestiary.export.calibration import fit_temperature
+from bestiary.export.finalize import softmax
 from bestiary.files import cache_folder
 from bestiary.flow import audit
-from bestiary.inference.sealing import softmax
 from bestiary.machine import cores
 from bestiary.progress import Silent
 from bestiary.recipe import Balance, Recipe

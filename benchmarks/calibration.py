@@ -26,8 +26,8 @@ from scipy.stats import betabinom, binom
 from bestiary import flow
 from bestiary.batches.decoding import View
 from bestiary.data.split import Item, split
-from bestiary.evaluation.calibration import fit_temperature
 from bestiary.evaluation.metrics import score
+from bestiary.export.calibration import fit_temperature
 from bestiary.files import cache_folder
 from bestiary.inference.conformal import bound_of, covered, set_table
 from bestiary.machine import keep_memory

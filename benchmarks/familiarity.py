@@ -29,8 +29,8 @@ from bestiary.batches.decoding import View
 from bestiary.data.creatures import CREATURES
 from bestiary.data.drawn import draw_creature, draw_stranger
 from bestiary.data.split import Item, split
+from bestiary.export.graph import Calibration
 from bestiary.files import cache_folder
-from bestiary.inference.graph import Calibration
 from bestiary.machine import cores, keep_memory
 from bestiary.models.engine import bulk_engine
 from bestiary.models.lite import BACKBONES, built_trunk

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 
 from bestiary.errors import UserError
-from bestiary.evaluation.calibration import choose_threshold, coverage_curve, fit_temperature, reliability
+from bestiary.evaluation.calibration import coverage_curve, reliability
 from bestiary.evaluation.metrics import score
+from bestiary.export.calibration import choose_threshold, fit_temperature
 
 stable = settings(derandomize=True, deadline=None, max_examples=60)
 

@@ -18,10 +18,10 @@ pytest.importorskip("onnx")
 import onnx
 
 from bestiary import table
-from bestiary.deliver.export import Proof, compared, export, paired_loss, refuse_worse
 from bestiary.errors import IntegrityError, RunError, SourceError, UserError
+from bestiary.export.formats import Kind, metadata
+from bestiary.export.verify import Proof, compared, export, paired_loss, refuse_worse
 from bestiary.inference.bundle import read_bundle
-from bestiary.inference.exporting import Kind, metadata
 from bestiary.inference.predictor import Predictor
 from bestiary.models.engine import has_openvino
 from bestiary.progress import Silent

@@ -13,8 +13,8 @@ pytest.importorskip("onnx")
 
 from PIL import Image
 
+from bestiary.export.formats import FITTED, metadata
 from bestiary.inference.bundle import read_bundle
-from bestiary.inference.exporting import FITTED, metadata
 from bestiary.inference.predictor import Predictor
 from bestiary.picture import Fit
 from tiny_model import write_run

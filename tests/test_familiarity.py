@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 pytest.importorskip("onnx")
 
 from bestiary.data.drawn import draw_stranger
+from bestiary.export.graph import ENERGY_WEIGHT, Calibration, seal
 from bestiary.inference.bundle import read_bundle
-from bestiary.inference.graph import ENERGY_WEIGHT, Calibration, seal
 from bestiary.models.engine import OnnxRuntimeEngine, OpenVINOEngine, has_openvino, run
 from bestiary.models.head import Head
 from bestiary.models.subspace import DIRECTIONS, Subspace

@@ -24,8 +24,8 @@ from bestiary.batches.decoding import View
 from bestiary.data.drawn import DrawnCollection
 from bestiary.errors import IntegrityError, InterruptedRun, RecipeError, RunError, SourceError
 from bestiary.evaluation import judging
+from bestiary.export.finalize import PARITY_LIMIT
 from bestiary.inference.predictor import Predictor
-from bestiary.inference.sealing import PARITY_LIMIT
 from bestiary.picture import load
 from bestiary.recipe import Recipe, write_toml
 from bestiary.training.task import Images, Learned, Logits, Task

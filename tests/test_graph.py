@@ -14,8 +14,8 @@ pytest.importorskip("onnx")
 import onnx
 
 from bestiary.errors import IntegrityError
-from bestiary.inference.graph import OUTPUTS, Calibration, seal
-from bestiary.inference.sealing import PARITY_LIMIT, agree
+from bestiary.export.finalize import PARITY_LIMIT, agree
+from bestiary.export.graph import OUTPUTS, Calibration, seal
 from bestiary.models.engine import OnnxRuntimeEngine, OpenVINOEngine, Outputs, has_openvino, run
 from bestiary.models.head import Dense, Head
 from bestiary.quick_metrics import softmax

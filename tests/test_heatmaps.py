@@ -16,7 +16,7 @@ import onnx
 import torch
 
 from bestiary.data.drawn import DrawnCollection
-from bestiary.inference.graph import Calibration, seal
+from bestiary.export.graph import Calibration, seal
 from bestiary.models.engine import OnnxRuntimeEngine, run
 from bestiary.models.head import Head
 from bestiary.models.lite import trunk_graph

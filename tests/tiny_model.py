@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from bestiary.batches.decoding import View
-from bestiary.inference.graph import Calibration
-from bestiary.inference.sealing import Model, write_model
+from bestiary.export.finalize import Model, write_model
+from bestiary.export.graph import Calibration
 from bestiary.models.head import Head
 
 SIZE, CHANNELS = 6, 3

@@ -25,7 +25,8 @@ from bestiary.data.arrays import Pixels, RowShape, as_rgb, check_pictures, write
 from bestiary.data.preparation import audited_listing, divided
 from bestiary.data.sources import Listed, Listing
 from bestiary.errors import InputError, SourceError
-from bestiary.evaluation.judging import learn_model, validated
+from bestiary.evaluation.judging import validated
+from bestiary.export.finalize import learn_model
 from bestiary.files import cache_folder
 from bestiary.inference.predictor import MANY, EngineName, Predictor
 from bestiary.machine import cores

@@ -26,9 +26,10 @@ from bestiary.evaluation.classification_report import classification_report
 from bestiary.evaluation.curves import overfitting_sentence, path_sentence
 from bestiary.evaluation.elsewhere import evaluate_elsewhere, predicted
 from bestiary.evaluation.folds import cross_validated, fold_scores, pooled
-from bestiary.evaluation.judging import judged, learn_model, tested, validated
+from bestiary.evaluation.judging import judged, tested, validated
 from bestiary.evaluation.lessons import lessons
 from bestiary.evaluation.second_look import looked_again, unlooked_words
+from bestiary.export.finalize import learn_model
 from bestiary.files import cache_folder, write_text
 from bestiary.inference.predictor import Predictor
 from bestiary.machine import cores

@@ -183,7 +183,7 @@ def export(
     needs_extra("train")
     from dataclasses import asdict
 
-    from bestiary.deliver.export import export as write_proven
+    from bestiary.export.verify import export as write_proven
     from bestiary.machine import cores
     from bestiary.progress import reporter
 

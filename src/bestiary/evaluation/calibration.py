@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
 
-from bestiary.errors import UserError
 from bestiary.evaluation.intervals import Floats, Integers
 
 TEMPERATURE_LOW, TEMPERATURE_HIGH = 0.05, 20.0
@@ -34,28 +30,6 @@ class CoveragePoint(TypedDict):
     threshold: float
     coverage: float
     accuracy: float
-
-
-def fit_temperature(logits: NDArray[Any], truth: NDArray[Any]) -> float:
-    """Return the temperature T in [0.05, 20] that makes softmax(logits / T) most likely on these pictures.
-
-    `logits`: float (n, k), or log-probabilities, which serve as well; `truth`: int (n,) in [0, k). T > 1 where the
-    model was too sure. Guo et al., "On Calibration of Modern Neural Networks" (2017), plus one thing: ln(T)^2 / 2 is
-    added to the total loss, a standard normal prior on ln(T). Over hundreds of pictures it is not felt; over a dozen
-    that are all right, the likelihood alone would run to T = 0.05 and claim certainty.
-    Raises UserError if there is no picture, ValueError if shapes do not fit or a logit is not a number.
-    """
-    scores, classes = _checked_logits(logits, truth)
-    own = scores[np.arange(len(classes)), classes]
-
-    def loss(log_temperature: float) -> float:
-        temperature = math.exp(log_temperature)
-        total = float((logsumexp(scores / temperature, axis=1) - own / temperature).sum())
-        return (total + log_temperature**2 / 2) / len(classes)
-
-    bounds = (math.log(TEMPERATURE_LOW), math.log(TEMPERATURE_HIGH))
-    found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
-    return math.exp(float(found.x))
 
 
 def bin_of(confidence: Floats, bins: int) -> Integers:
@@ -101,24 +75,6 @@ def reliability(probabilities: NDArray[Any], truth: NDArray[Any], bins: int = 15
     ]
 
 
-def choose_threshold(familiarity: NDArray[Any], coverage: float = 0.95) -> float:
-    """Return the highest threshold at which at least the share `coverage` of these pictures is still answered.
-
-    `familiarity`: float (n,), of validation pictures; a picture is answered if its familiarity is >= the threshold.
-    `coverage` in (0, 1]. Raises UserError if there is no picture, ValueError for other values.
-    """
-    values = np.sort(np.asarray(familiarity, dtype=np.float64))
-    if len(values) == 0:
-        raise UserError("There is no validation picture to choose the threshold for unknown pictures on.")
-    if not 0 < coverage <= 1:
-        raise ValueError(f"`coverage` is {coverage}; expected a share above 0 and at most 1.")
-    if np.isnan(values).any():
-        raise ValueError(f"{int(np.isnan(values).sum())} of {len(values)} familiarities are not a number.")
-    # Rounded before it is raised to a whole picture: 0.55 * 100 is 55 pictures, not 55.00000000000001.
-    answered = math.ceil(round(coverage * len(values), 9))
-    return float(values[len(values) - answered])
-
-
 def coverage_curve(confidence: NDArray[Any], correct: NDArray[Any], points: int = 100) -> list[CoveragePoint]:
     """Return what answering only the surest pictures would bring, from the surest one to all; at most `points` points.
 
@@ -138,15 +94,3 @@ def coverage_curve(confidence: NDArray[Any], correct: NDArray[Any], points: int 
         )
         for end in ends
     ]
-
-
-def _checked_logits(logits: NDArray[Any], truth: NDArray[Any]) -> tuple[Floats, Integers]:
-    """Return logits shifted so that each row's largest is 0, none below the floor, and the classes as int64."""
-    scores = np.asarray(logits, dtype=np.float64)
-    if len(truth) == 0:
-        raise UserError("There is no validation picture to fit the temperature on.")
-    if scores.ndim != 2 or len(scores) != len(truth):
-        raise ValueError(f"`logits` has shape {scores.shape}; expected ({len(truth)}, classes).")
-    if np.isnan(scores).any() or not np.isfinite(scores.max(axis=1)).all():
-        raise ValueError("A row of `logits` holds a value that is not a number, or nothing finite.")
-    return np.maximum(scores - scores.max(axis=1, keepdims=True), _LOG_FLOOR), np.asarray(truth, dtype=np.int64)

@@ -7,32 +7,20 @@ from typing import Any
 
 import polars as pl
 
-from bestiary.evaluation.calibration import choose_threshold, fit_temperature
 from bestiary.evaluation.elsewhere import predicted
 from bestiary.evaluation.leaks import leaks_beside
 from bestiary.evaluation.predictions import judge, prediction_table
 from bestiary.evaluation.slices import slices
 from bestiary.evaluation.trust import trust
+from bestiary.export.finalize import Model, validation_answers
 from bestiary.inference.bundle import read_bundle
-from bestiary.inference.conformal import set_table
-from bestiary.inference.graph import Calibration
 from bestiary.inference.predictor import Predictor
-from bestiary.inference.sealing import Model, prove_parity, unproven, validation_answers, write_model
 from bestiary.machine import give_back_memory
 from bestiary.profiling import Clock
 from bestiary.progress import Reporter
-from bestiary.quick_metrics import softmax
 from bestiary.recipe import Recipe
 from bestiary.run_folder import pictures_of
-from bestiary.training.methods import LEARN
-from bestiary.training.task import Learned, Task
-
-
-def learn_model(task: Task) -> tuple[Learned, Model]:
-    """Train the model of a run folder, or of a fold in it, and seal it."""
-    with task.clock.stage("train"):
-        learned = LEARN[task.recipe.model.method](task)
-        return learned, _seal(task, learned)
+from bestiary.training.task import Learned
 
 
 def validated(shown: pl.DataFrame, learned: Learned, sealed: Model) -> pl.DataFrame:
@@ -72,31 +60,3 @@ def judged(run: Path, predictions: pl.DataFrame, shown: pl.DataFrame, recipe: Re
     }
     give_back_memory()
     return found
-
-
-def _seal(task: Task, learned: Learned) -> Model:
-    """Fit temperature and threshold on validation, write the graph that holds them, prove that it agrees; return it."""
-    val, coverage, model = task.part("val"), task.recipe.evaluate.coverage, task.recipe.model
-    temperature = fit_temperature(learned.val_logits, val.labels)
-    calibration = Calibration.of(learned.val_logits, temperature, learned.val_features, learned.subspace)
-    familiarity = calibration.familiarity(learned.val_logits, learned.val_features)
-    threshold = choose_threshold(familiarity, coverage)
-    sets = set_table(softmax(learned.val_logits / temperature), val.labels)
-    backbone = model.network if model.method == "scratch" else model.backbone
-    sealed = Model(
-        learned.trunk,
-        learned.head,
-        calibration,
-        threshold,
-        coverage,
-        task.classes,
-        task.view,
-        model.method,
-        backbone,
-        sets,
-    )
-    with unproven(task.run) as place:  # nobody can use the run before the proof
-        write_model(sealed, place)
-        given = val.paths, learned.reference, learned.val_logits
-        prove_parity(place, *given, threads=task.threads, familiarity=familiarity)
-    return sealed

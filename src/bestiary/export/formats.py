@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bestiary.errors import IntegrityError, needs
+from bestiary.export.graph import OUTPUTS
 from bestiary.inference.bundle import BUNDLE_NAME, GRAPH_NAME, Bundle, Precision, graph_digest
-from bestiary.inference.graph import OUTPUTS
 from bestiary.picture import LETTERBOX_GREY, Fit
 from bestiary.version import __version__
 

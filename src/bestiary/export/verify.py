@@ -17,10 +17,10 @@ import polars as pl
 from bestiary import table
 from bestiary.batches.pixels import pixel_batches
 from bestiary.errors import IntegrityError, MachineError, SourceError, UserError
+from bestiary.export.finalize import PARITY_LIMIT, agree
+from bestiary.export.formats import PRECISIONS, Kind, write_export
 from bestiary.inference.bundle import Bundle, read_bundle
-from bestiary.inference.exporting import PRECISIONS, Kind, write_export
 from bestiary.inference.predictor import Predictor
-from bestiary.inference.sealing import PARITY_LIMIT, agree
 from bestiary.progress import Reporter
 from bestiary.stats import Z_95
 from bestiary.text import points_text

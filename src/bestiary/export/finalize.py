@@ -17,13 +17,17 @@ import numpy.typing as npt
 from bestiary.batches.decoding import View
 from bestiary.batches.rows import Rows
 from bestiary.errors import IntegrityError
+from bestiary.export.calibration import choose_threshold, fit_temperature
+from bestiary.export.graph import Calibration, seal
 from bestiary.files import atomic
 from bestiary.inference.bundle import GRAPH_NAME, Bundle, read_bundle
-from bestiary.inference.graph import Calibration, seal
+from bestiary.inference.conformal import set_table
 from bestiary.inference.predictor import EngineName, Prediction, Predictor
 from bestiary.models.engine import has_openvino
 from bestiary.models.head import Head
 from bestiary.quick_metrics import softmax
+from bestiary.training.methods import LEARN
+from bestiary.training.task import Learned, Task
 from bestiary.version import __version__
 
 if TYPE_CHECKING:
@@ -194,3 +198,38 @@ def _subspace_tensors(calibration: Calibration) -> dict[str, npt.NDArray[np.floa
     if space is None:
         return {}
     return {f"familiarity.{name}": getattr(space, name) for name in ("mean", "scale", "directions")}
+
+
+def learn_model(task: Task) -> tuple[Learned, Model]:
+    """Train the model of a run folder, or of a fold in it, and seal it."""
+    with task.clock.stage("train"):
+        learned = LEARN[task.recipe.model.method](task)
+        return learned, _seal(task, learned)
+
+
+def _seal(task: Task, learned: Learned) -> Model:
+    """Fit temperature and threshold on validation, write the graph that holds them, prove that it agrees; return it."""
+    val, coverage, model = task.part("val"), task.recipe.evaluate.coverage, task.recipe.model
+    temperature = fit_temperature(learned.val_logits, val.labels)
+    calibration = Calibration.of(learned.val_logits, temperature, learned.val_features, learned.subspace)
+    familiarity = calibration.familiarity(learned.val_logits, learned.val_features)
+    threshold = choose_threshold(familiarity, coverage)
+    sets = set_table(softmax(learned.val_logits / temperature), val.labels)
+    backbone = model.network if model.method == "scratch" else model.backbone
+    sealed = Model(
+        learned.trunk,
+        learned.head,
+        calibration,
+        threshold,
+        coverage,
+        task.classes,
+        task.view,
+        model.method,
+        backbone,
+        sets,
+    )
+    with unproven(task.run) as place:  # nobody can use the run before the proof
+        write_model(sealed, place)
+        given = val.paths, learned.reference, learned.val_logits
+        prove_parity(place, *given, threads=task.threads, familiarity=familiarity)
+    return sealed
