@@ -16,11 +16,11 @@ from PIL import Image
 from bestiary import flow, table
 from bestiary.data.drawn import DrawnCollection, draw_collection
 from bestiary.data.preparation import Audited
-from bestiary.deliver import exhibits, verdict
-from bestiary.deliver.audit_checks import URGENT, advice, seriousness
-from bestiary.deliver.audit_page import PICTURES_SHOWN, shares, write_audit_page
-from bestiary.deliver.thumbnails import thumbnail_data_uri
 from bestiary.errors import MachineError
+from bestiary.report import audit_cards, audit_checks
+from bestiary.report.audit_checks import URGENT, advice, seriousness
+from bestiary.report.audit_page import PICTURES_SHOWN, shares, write_audit_page
+from bestiary.report.thumbnails import thumbnail_data_uri
 
 HOSTILE = '<script>alert("1")</script> & Bär'
 MOST_BYTES = 20_000_000
@@ -283,7 +283,7 @@ def test_every_check_of_the_contract_is_explained() -> None:
         assert said.effect != unknown.effect
         assert said.meaning
         assert said.needs_you == (check in URGENT)
-    assert set(verdict.CHECKS) == set(table.CHECKS) | set(NEW_CHECKS[:-1])
+    assert set(audit_checks.CHECKS) == set(table.CHECKS) | set(NEW_CHECKS[:-1])
 
 
 def test_a_finding_about_a_row_that_the_table_lacks_is_shown_by_its_path(tmp_path: Path) -> None:
@@ -307,14 +307,14 @@ def test_equal_files_alone_stand_together_as_exact_duplicates(tmp_path: Path) ->
 
 
 def test_a_group_is_never_torn_and_a_huge_one_is_cut_with_a_count(tmp_path: Path) -> None:
-    sizes = [exhibits.GROUP_SHOWN + 30, 3, 3]
+    sizes = [audit_cards.GROUP_SHOWN + 30, 3, 3]
     groups = [group for group, size in enumerate(sizes) for _ in range(size)]
     paths = [tmp_path / f"{i}.png" for i in range(len(groups))]
     pictures = picture_rows(paths, ["cow"] * len(groups), group=groups)
     rows = [finding("near-duplicate", row, group=row["group"], score=row["group"] / 9) for row in pictures.to_dicts()]
-    found = exhibits.marked("near-duplicate", finding_rows(rows), pictures)
-    shown = exhibits.exhibits(found, "", at_most=exhibits.GROUP_SHOWN + 4)
-    assert [(len(exhibit.cards), exhibit.more) for exhibit in shown] == [(exhibits.GROUP_SHOWN, 30), (3, 0)]
+    found = audit_cards.marked("near-duplicate", finding_rows(rows), pictures)
+    shown = audit_cards.exhibits(found, "", at_most=audit_cards.GROUP_SHOWN + 4)
+    assert [(len(exhibit.cards), exhibit.more) for exhibit in shown] == [(audit_cards.GROUP_SHOWN, 30), (3, 0)]
     assert (found.n, found.n_pictures) == (3, len(groups))
 
 
@@ -345,12 +345,12 @@ def test_30_000_pictures_with_many_findings_keep_the_page_small(tmp_path: Path) 
 
 def test_the_worst_picture_keeps_within_its_share_of_the_page(tmp_path: Path) -> None:
     address = thumbnail_data_uri(
-        picture(tmp_path / "noise.png", side=900), exhibits.PICTURE_PIXELS, largest_bytes=exhibits.PICTURE_BYTES
+        picture(tmp_path / "noise.png", side=900), audit_cards.PICTURE_PIXELS, largest_bytes=audit_cards.PICTURE_BYTES
     )
     assert address is not None
-    assert 1000 < len(address) <= exhibits.PICTURE_BYTES * 4 / 3 + 40
-    text_of_a_card = 4 * (4096 + 8 * exhibits.TEXT_SHOWN)
-    assert PICTURES_SHOWN * (exhibits.PICTURE_BYTES * 4 / 3 + 40) < MOST_BYTES - 5_000_000
+    assert 1000 < len(address) <= audit_cards.PICTURE_BYTES * 4 / 3 + 40
+    text_of_a_card = 4 * (4096 + 8 * audit_cards.TEXT_SHOWN)
+    assert PICTURES_SHOWN * (audit_cards.PICTURE_BYTES * 4 / 3 + 40) < MOST_BYTES - 5_000_000
     assert PICTURES_SHOWN * text_of_a_card < 15_000_000
 
 

@@ -14,9 +14,9 @@ from scipy.stats import binomtest
 pytest.importorskip("onnx")
 
 from bestiary import table
-from bestiary.deliver import comparison_page
 from bestiary.errors import UserError
 from bestiary.evaluation.comparison import Scored, compared, matched, read_scored, verdict
+from bestiary.report import comparison_page
 from bestiary.stats import holm
 from tiny_model import COLOURS, write_run
 

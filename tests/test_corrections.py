@@ -18,9 +18,9 @@ from bestiary import flow, table
 from bestiary.data.corrections import Correction, Corrections, append, correction, merge, read_corrections, write
 from bestiary.data.drawn import DrawnCollection, draw_creature
 from bestiary.data.preparation import divided
-from bestiary.deliver.exhibits import exhibits, marked
 from bestiary.errors import SourceError
 from bestiary.recipe import Data, Recipe
+from bestiary.report.audit_cards import exhibits, marked
 from listening import Listening
 
 ONE, TWO, THREE = (digit * 64 for digit in "123")

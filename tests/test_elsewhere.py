@@ -14,13 +14,13 @@ pytest.importorskip("sklearn")
 
 from bestiary import files, table
 from bestiary.data.drawn import DrawnCollection, draw_stranger
-from bestiary.deliver.judgement import corruption_table, elsewhere_text
 from bestiary.errors import SourceError
 from bestiary.evaluation import elsewhere
 from bestiary.evaluation.corruptions import evaluate_corrupted
 from bestiary.evaluation.metrics import score
 from bestiary.evaluation.shift import auroc_within, shift
 from bestiary.progress import Silent
+from bestiary.report.text_tables import corruption_table, elsewhere_text
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 pytest.importorskip("sklearn")
 
 from bestiary import files
-from bestiary.deliver.learning_section import curve_plot, lesson_values
 from bestiary.evaluation.class_gaps import class_gaps
 from bestiary.evaluation.learning_curve import _drawn, learning_curve, sentence
 from bestiary.evaluation.lessons import ending
 from bestiary.recipe import Recipe
+from bestiary.report.learning_curve_section import curve_plot, lesson_values
 from bestiary.training.probe import Labelled
 from bestiary.training.task import Learned
 

@@ -16,9 +16,9 @@ from sklearn import metrics as sk
 
 from bestiary.errors import UserError
 from bestiary.evaluation import intervals
-from bestiary.evaluation.classification_report import classification_report
 from bestiary.evaluation.metrics import score
 from bestiary.quick_metrics import macro_f1
+from bestiary.report.classification_report import classification_report
 from bestiary.stats import Z_95
 
 stable = settings(derandomize=True, deadline=None, max_examples=60)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from bestiary.deliver.markdown import plain
-from bestiary.deliver.model_card import MAY_BE_PUBLISHED, METRICS, card_data
-from bestiary.deliver.report import write_report
-from bestiary.deliver.run_files import read_run
+from bestiary.report.markdown import plain
+from bestiary.report.model_card import MAY_BE_PUBLISHED, METRICS, card_data
+from bestiary.report.run_files import read_run
+from bestiary.report.run_report import write_report
 from test_report import HOSTILE, LABELS, drawn_pictures, make_run
 
 hub = pytest.importorskip("huggingface_hub")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from bestiary.deliver.precision_recall import class_curves
 from bestiary.evaluation.ranking import weakest
+from bestiary.report.precision_recall_plot import class_curves
 
 SIX = pl.DataFrame(
     {

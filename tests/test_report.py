@@ -19,18 +19,18 @@ from PIL import Image, ImageDraw
 
 from bestiary import table
 from bestiary.deliver import evidence as evidence_module
-from bestiary.deliver import plots, verdict
-from bestiary.deliver.advice import Evidence, evidence_of, next_steps
-from bestiary.deliver.evidence import overlays
-from bestiary.deliver.report import render, write_report
-from bestiary.deliver.run_files import read_run
-from bestiary.deliver.thumbnails import LARGEST_BYTES, thumbnail_data_uri
 from bestiary.errors import RunError
 from bestiary.evaluation.calibration import reliability
 from bestiary.evaluation.metrics import score
 from bestiary.evaluation.slices import slices
 from bestiary.evaluation.trust import set_coverage, uncalibrated
 from bestiary.inference.conformal import set_table
+from bestiary.report import format, plots, verdict
+from bestiary.report.gallery import overlays
+from bestiary.report.next_steps import Evidence, evidence_of, next_steps
+from bestiary.report.run_files import read_run
+from bestiary.report.run_report import render, write_report
+from bestiary.report.thumbnails import LARGEST_BYTES, thumbnail_data_uri
 from bestiary.text import whole_percent
 from tiny_model import coloured, write_run
 
@@ -238,8 +238,8 @@ def test_every_headline_figure_is_on_the_page(run: Path, page: str) -> None:
     metrics = json.loads((run / "metrics.json").read_text())
     text = Outline(page).text
     for key in ("accuracy", "macro_f1", "balanced_accuracy", "macro_precision", "macro_recall", "ece"):
-        assert verdict.estimate_text(metrics[key]) in text
-        assert verdict.interval_text(metrics[key]) in text
+        assert format.estimate_text(metrics[key]) in text
+        assert format.interval_text(metrics[key]) in text
     for key in ("log_loss", "brier"):
         assert f"{metrics[key]['value']:.3f}" in text
     assert verdict.verdict(metrics) in text

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bestiary.deliver.report import write_report
+from bestiary.report.run_report import write_report
 from test_report import LABELS, make_run
 from tiny_model import write_run as write_model
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from bestiary import files, run_folder
-from bestiary.deliver.run_files import read_run
 from bestiary.errors import MachineError, RecipeError, RunError
 from bestiary.recipe import Recipe
+from bestiary.report.run_files import read_run
 
 RECIPE = Recipe.of({"model": {"backbone": "lite0"}, "seed": 3})
 

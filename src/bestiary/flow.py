@@ -20,9 +20,7 @@ from bestiary.batches.decoding import gone
 from bestiary.data.correcting import settle
 from bestiary.data.corrections import read_corrections
 from bestiary.data.preparation import Audited, audited, described, divided
-from bestiary.deliver.report import write_report
 from bestiary.errors import InterruptedRun, PictureError, RunError, SourceError
-from bestiary.evaluation.classification_report import classification_report
 from bestiary.evaluation.curves import overfitting_sentence, path_sentence
 from bestiary.evaluation.elsewhere import evaluate_elsewhere, predicted
 from bestiary.evaluation.folds import cross_validated, fold_scores, pooled
@@ -37,6 +35,8 @@ from bestiary.picture import Limits
 from bestiary.profiling import Clock, PeakMemory
 from bestiary.progress import Reporter, Silent
 from bestiary.recipe import Recipe
+from bestiary.report.classification_report import classification_report
+from bestiary.report.run_report import write_report
 from bestiary.run_folder import pictures_of
 from bestiary.training.beginning import Sources, begin, paths_of, source_facts
 from bestiary.training.budget import Plan, planned

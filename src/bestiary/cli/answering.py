@@ -157,7 +157,7 @@ def report(
 ) -> None:
     """Write report.html again, with report.md and the model card (README.md); prints its path."""
     needs_extra("train")
-    from bestiary.deliver.report import write_report
+    from bestiary.report.run_report import write_report
 
     path = write_report(run, threads=threads)
     if as_json:

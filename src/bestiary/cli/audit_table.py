@@ -77,7 +77,7 @@ def print_audit(found: Audited, page: Path | None) -> None:
 def audit_lines(found: Audited) -> list[Line]:
     """Return one line for each check that found something: serious, then the others, then what is only noted."""
     from bestiary.data.audit import SERIOUS
-    from bestiary.deliver.audit_checks import advice, seriousness
+    from bestiary.report.audit_checks import advice, seriousness
 
     lines = []
     for (check,), rows in found.findings.group_by(["check"], maintain_order=True):
@@ -91,7 +91,7 @@ def audit_lines(found: Audited) -> list[Line]:
 
 def _example(row: Mapping[str, Any]) -> str:
     """Return the message of a finding with the end of the picture's path, for it is the worst of its check."""
-    from bestiary.deliver.exhibits import clipped
+    from bestiary.report.audit_cards import clipped
     from bestiary.text import on_one_line
 
     path, message = row["path"], str(row["message"])

@@ -39,17 +39,17 @@ def evaluate(
     """Score a run on its own test split once more, or on other labelled pictures."""
     needs_extra("train")
     from bestiary import flow
-    from bestiary.deliver import judgement
     from bestiary.evaluation import corruptions as spoiling
     from bestiary.evaluation import elsewhere
     from bestiary.progress import reporter
+    from bestiary.report import text_tables
 
     show = reporter(quiet=quiet)
     if corruptions:
         if pictures is not None or labels is not None:
             raise UserError("--corruptions spoils the run's own validation pictures; give it no others.")
         rows = spoiling.evaluate_corrupted(run, threads=threads, reporter=show).to_dicts()
-        print_json({"corruptions": rows}) if as_json else typer.echo(judgement.corruption_table(rows))
+        print_json({"corruptions": rows}) if as_json else typer.echo(text_tables.corruption_table(rows))
     elif pictures is None:
         if labels is not None or name is not None or corrections is not None:
             raise UserError("--labels, --corrections and --name belong to PICTURES; say which pictures to score.")
@@ -80,8 +80,8 @@ def compare(
 ) -> None:
     """Hold runs against each other on the same test pictures: what differs, by how much, how sure."""
     needs_extra("train")
-    from bestiary.deliver import comparison_page
     from bestiary.evaluation.comparison import compared, matched, read_scored
+    from bestiary.report import comparison_page
 
     if len(runs) < 2:
         raise UserError("A comparison needs two runs or more: bestiary compare RUN RUN")
@@ -96,10 +96,10 @@ def compare(
 
 
 def _print_elsewhere(found: Evaluation, as_json: bool) -> None:
-    from bestiary.deliver import judgement
+    from bestiary.report import text_tables
 
     if as_json:
         print_json({"evaluation": str(found.path), "metrics": found.metrics})
         return
-    typer.echo(judgement.elsewhere_text(found.metrics))
+    typer.echo(text_tables.elsewhere_text(found.metrics))
     typer.echo(str(found.path))

@@ -35,8 +35,8 @@ def audit(
     from bestiary.cli.audit_table import audit_json, print_audit
     from bestiary.data.audit import SERIOUS
     from bestiary.data.preparation import refusal
-    from bestiary.deliver.audit_page import write_audit
     from bestiary.progress import reporter
+    from bestiary.report.audit_page import write_audit
 
     asked = recipe_of(recipe, settings, method=None, backbone=None, classes=classes, seed=None)
     show = reporter(quiet=quiet)

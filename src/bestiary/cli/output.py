@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 def print_run(run: Run, as_json: bool, *, leaks: Mapping[str, Any] | None = None) -> None:
     """Print the scores and the verdict of a run and where its report is, or all as JSON; with what would leak."""
-    from bestiary.deliver.verdict import verdict
-    from bestiary.evaluation.classification_report import classification_report
+    from bestiary.report.classification_report import classification_report
+    from bestiary.report.verdict import verdict
 
     if as_json:
         files = {"run": str(run.path), "report": str(run.path / "report.html")}

@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from bestiary.deliver.svg import WIDTH, Frame, axes, dot, drawing, percent_text, segment, text, ticks
+from bestiary.report.svg import WIDTH, Frame, axes, dot, drawing, percent_text, segment, text, ticks
 
 ROW, TOP, BOTTOM = 38, 34, 40
 INKS = {"better": "right", "worse": "wrong", "not told apart": "muted"}

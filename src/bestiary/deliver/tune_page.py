@@ -8,10 +8,10 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from bestiary.deliver import svg
-from bestiary.deliver.again import train_again
-from bestiary.deliver.page import render_page
 from bestiary.files import read_json, write_text
+from bestiary.report import svg
+from bestiary.report.commands import train_again
+from bestiary.report.render import render_page
 from bestiary.version import __version__
 
 PAGE, HISTORY = "tune.html", "history.svg"

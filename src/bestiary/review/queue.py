@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from bestiary.deliver.gallery import short_names
+from bestiary.report.gallery import short_names
 
 # The order of the page: where a decision matters most comes first. The last two are not findings of an audit.
 CHECKS = (

@@ -14,10 +14,6 @@ from PIL import Image
 
 from bestiary import table
 from bestiary.data.corrections import Correction
-from bestiary.deliver.again import compare_with_latest, train_again
-from bestiary.deliver.audit_checks import Advice, advice
-from bestiary.deliver.gallery import short_names
-from bestiary.deliver.thumbnails import jpeg_copy
 from bestiary.errors import PictureError, SourceError
 from bestiary.evaluation.neighbours import nearest
 from bestiary.files import read_json
@@ -25,6 +21,10 @@ from bestiary.inference.predictor import Predictor
 from bestiary.models.lite import BACKBONES
 from bestiary.picture import decode, read_bytes
 from bestiary.progress import Reporter
+from bestiary.report.audit_checks import Advice, advice
+from bestiary.report.commands import compare_with_latest, train_again
+from bestiary.report.gallery import short_names
+from bestiary.report.thumbnails import jpeg_copy
 from bestiary.review.decisions import Decisions, reviewer_of
 from bestiary.review.queue import CHECKS, Item, items_of
 from bestiary.training.probe import bulk_features

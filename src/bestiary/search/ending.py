@@ -14,10 +14,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bestiary import files, flow, run_folder
 from bestiary.deliver import tune_page
-from bestiary.deliver.report import write_report
 from bestiary.errors import RecipeError
 from bestiary.progress import Reporter, Silent
 from bestiary.recipe import Recipe
+from bestiary.report.run_report import write_report
 from bestiary.search import luck
 from bestiary.search.folders import write_recipe
 from bestiary.search.importance import importances

@@ -20,7 +20,6 @@ from bestiary import files, run_folder, table
 from bestiary.batches.decoding import View
 from bestiary.batches.rows import Rows, gathered
 from bestiary.data.split import Item, split
-from bestiary.deliver.report import write_report
 from bestiary.errors import RecipeError, RunError, SourceError
 from bestiary.files import cache_folder
 from bestiary.machine import cores, keep_memory
@@ -29,6 +28,7 @@ from bestiary.models.lite import BACKBONES, built_trunk
 from bestiary.picture import Limits
 from bestiary.progress import Reporter, Silent
 from bestiary.recipe import Balance, Recipe
+from bestiary.report.run_report import write_report
 from bestiary.training.linear import logits_of
 from bestiary.training.probe import Labelled, feature_store, fill_features, fit_head
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from bestiary.deliver.gallery import short_name, thumbnails
+from bestiary.report.gallery import short_name, thumbnails
 
 PICTURE_PIXELS = 256
 PICTURE_BYTES = 16 * 1024

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from bestiary.deliver import verdict
+from bestiary.report import format
 from bestiary.text import whole_percent
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -25,10 +25,10 @@ def render_page(template: str, values: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.globals.update(
-        estimate=verdict.estimate_text,
-        interval=verdict.interval_text,
+        estimate=format.estimate_text,
+        interval=format.interval_text,
         percent=whole_percent,
-        number=verdict.number_text,
+        number=format.number_text,
         style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),  # ours, not the user's: safe as it is
     )
     return environment.get_template(template).render(values).lstrip()

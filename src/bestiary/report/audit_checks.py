@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bestiary.deliver import verdict
-
 
 @dataclass(frozen=True)
 class Advice:
@@ -191,10 +189,38 @@ def advice(check: str) -> Advice:
             "It depends on what was found: read the message at each picture.",
             "Look at some of them, and decide whether they belong here.",
         )
-    meaning = verdict.CHECKS.get(check, "files left out for a reason of their own" if check == "left-out" else "")
+    meaning = CHECKS.get(check, "files left out for a reason of their own" if check == "left-out" else "")
     return Advice(words[0], words[1], meaning, words[2], words[3], check in URGENT)
 
 
 def seriousness(check: str) -> tuple[float, str]:
     """Return what sorts checks, the most serious first; unknown ones come after those that need a person."""
     return (ORDER.index(check) if check in ORDER else len(URGENT) - 0.5, check)
+
+
+CHECKS = {
+    "unreadable": "files that no decoder could open",
+    "truncated": "files that end too early",
+    "wrong-extension": "files whose name promises another format than they hold",
+    "animated": "moving pictures; only the first frame is used",
+    "tiny": "very small pictures",
+    "huge": "pictures beyond the size limit",
+    "extreme-aspect": "pictures far wider than high, or the other way round",
+    "dark": "very dark pictures",
+    "bright": "very bright pictures",
+    "blurry": "pictures without sharp detail",
+    "low-information": "pictures that show next to nothing",
+    "exact-duplicate": "the same file more than once",
+    "near-duplicate": "nearly the same picture more than once",
+    "label-conflict": "the same picture under different labels",
+    "split-leak": "the same picture in two splits",
+    "imbalance": "classes with far fewer pictures than others",
+    "shortcut": "file properties that give the label away without looking at the picture",
+    "suspect-label": "labels that the model, trained without them, disagrees with",
+    "outlier": "pictures unlike all others of their class",
+    "grey": "grey pictures among colour ones",
+    "rotated": "pictures stored on their side, with a note how to turn them",
+    "alpha": "pictures with see-through parts",
+}
+# Checks whose findings change the score or the model, in the order in which they deserve a look.
+SERIOUS = ("label-conflict", "split-leak", "suspect-label", "shortcut")

@@ -15,11 +15,11 @@ import polars as pl
 
 from bestiary import table
 from bestiary.data.preparation import Audited
-from bestiary.deliver.audit_checks import NOTED, Advice, advice, seriousness
-from bestiary.deliver.exhibits import Exhibit, clipped, exhibits, marked, with_images
-from bestiary.deliver.gallery import shared_folder
-from bestiary.deliver.page import render_page
 from bestiary.files import write_text
+from bestiary.report.audit_cards import Exhibit, clipped, exhibits, marked, with_images
+from bestiary.report.audit_checks import NOTED, Advice, advice, seriousness
+from bestiary.report.gallery import shared_folder
+from bestiary.report.render import render_page
 from bestiary.version import __version__
 
 PICTURES_SHOWN = 640  # on the whole page; at most 22 kB each, it stays below 20 MB whatever was found

@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from bestiary.deliver import plots
+from bestiary.report import plots
 
 
 def lesson_values(lessons: Mapping[str, Any]) -> dict[str, Any]:

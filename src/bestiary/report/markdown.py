@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bestiary.deliver.verdict import estimate_text, interval_text, number_text
+from bestiary.report.format import estimate_text, interval_text, number_text
 
 # What GitHub makes something of, up to where a space of no width breaks it.
 SHORTHAND = re.compile(r"@(?=\w)|#(?=\d)|\bGH-(?=\d)|ww(?=w\.)|:(?=//)|:(?=[\w+-]+:)", re.IGNORECASE)

@@ -14,7 +14,7 @@ import polars as pl
 
 from bestiary import table
 from bestiary.errors import RunError
-from bestiary.evaluation.classification_report import notes_of
+from bestiary.report.classification_report import notes_of
 
 NEEDED_METRICS = ("n", "accuracy", "macro_f1", "per_class", "confusion")
 

@@ -14,19 +14,18 @@ from typing import Any
 import polars as pl
 
 from bestiary import table
-from bestiary.deliver import plots, verdict
-from bestiary.deliver.advice import evidence_of, next_steps
-from bestiary.deliver.evidence import overlays
-from bestiary.deliver.gallery import galleries, shared_folder, short_names, thumbnails
-from bestiary.deliver.learning_section import lesson_values
-from bestiary.deliver.mistakes_section import confused_pairs, confusion_values, slice_values
-from bestiary.deliver.model_card import model_card
-from bestiary.deliver.page import render_page
-from bestiary.deliver.run_files import RunFiles, notes, read_run, tested
-from bestiary.deliver.summary import summary
-from bestiary.deliver.trust_section import trust_values
 from bestiary.evaluation.curves import overfitting_point
 from bestiary.files import write_text
+from bestiary.report import audit_checks, plots, verdict
+from bestiary.report.calibration_section import trust_values
+from bestiary.report.confusion_section import confused_pairs, confusion_values, slice_values
+from bestiary.report.gallery import galleries, overlays, shared_folder, short_names, thumbnails
+from bestiary.report.learning_curve_section import lesson_values
+from bestiary.report.markdown_summary import summary
+from bestiary.report.model_card import model_card
+from bestiary.report.next_steps import evidence_of, next_steps
+from bestiary.report.render import render_page
+from bestiary.report.run_files import RunFiles, notes, read_run, tested
 from bestiary.version import __version__
 
 FINDING_PIXELS = 96
@@ -148,7 +147,9 @@ def _findings(run: RunFiles, names: Mapping[str, str]) -> dict[str, Any]:
     issues = run.findings.filter(pl.col("is_issue"))
     checks = []
     counted = Counter(issues["check"].to_list()).most_common()
-    for check, n in sorted(counted, key=lambda pair: pair[0] not in verdict.SERIOUS):  # serious first, then by number
+    for check, n in sorted(
+        counted, key=lambda pair: pair[0] not in audit_checks.SERIOUS
+    ):  # serious first, then by number
         rows = issues.filter(pl.col("check") == check).head(FINDINGS_SHOWN).to_dicts()
         images = thumbnails([row["path"] for row in rows], FINDING_PIXELS)
         examples = [
@@ -159,9 +160,9 @@ def _findings(run: RunFiles, names: Mapping[str, str]) -> dict[str, Any]:
             {
                 "check": check,
                 "n": n,
-                "meaning": verdict.CHECKS.get(check, ""),
+                "meaning": audit_checks.CHECKS.get(check, ""),
                 "examples": examples,
-                "open": check in verdict.SERIOUS,
+                "open": check in audit_checks.SERIOUS,
             }
         )
     return {"checks": checks, "issues": issues.height, "remarks": run.findings.height - issues.height}

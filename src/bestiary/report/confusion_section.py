@@ -11,8 +11,8 @@ import numpy.typing as npt
 import polars as pl
 from markupsafe import Markup
 
-from bestiary.deliver import plots
-from bestiary.deliver.gallery import Shown, shown_pictures
+from bestiary.report import plots
+from bestiary.report.gallery import Shown, shown_pictures
 
 LARGEST_TABLE_MATRIX = 30  # classes; beyond, the confusion matrix is a picture
 LISTED = 8  # most frequent mistakes

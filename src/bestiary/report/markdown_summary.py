@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bestiary.deliver import verdict
-from bestiary.deliver.advice import Step, evidence_of, next_steps
-from bestiary.deliver.markdown import figure, plain, rows
-from bestiary.deliver.mistakes_section import confusion_values
-from bestiary.deliver.run_files import RunFiles, notes
+from bestiary.report import verdict
+from bestiary.report.confusion_section import confusion_values
+from bestiary.report.markdown import figure, plain, rows
+from bestiary.report.next_steps import Step, evidence_of, next_steps
+from bestiary.report.run_files import RunFiles, notes
 
 STEPS, PAIRS, WEAKEST = 4, 3, 3
 FIGURES = (("accuracy", "Accuracy"), ("macro_f1", "Macro-F1"), ("ece", "Calibration error"))

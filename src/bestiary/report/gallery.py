@@ -10,10 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
-from bestiary.deliver.thumbnails import LARGEST_BYTES, thumbnail_data_uri
+from bestiary.batches.decoding import View
+from bestiary.errors import PictureError, RunError
+from bestiary.inference.heatmap import heatmap_over, seen
+from bestiary.inference.predictor import Predictor
 from bestiary.machine import cores
+from bestiary.report.thumbnails import LARGEST_BYTES, small_data_uri, thumbnail_data_uri
 
 GALLERY = 48  # mistakes; fewer of the others
 PICTURE_PIXELS = 400  # opened larger than they stand on the page
@@ -127,3 +133,29 @@ def shared_folder(paths: Iterable[str]) -> str:
         return os.path.commonpath(folders) if folders else ""
     except ValueError:
         return ""
+
+
+SIDE_PIXELS, OVERLAY_BYTES = 280, 12 * 1024
+
+
+def overlays(run: Path, paths: Sequence[str], *, threads: int | None = None) -> list[str | None]:
+    """Return a data address for each picture: its heatmap for the model's answer, drawn on; None if it has gone.
+
+    A run whose model is not there, or damaged, has none: its report can be written all the same.
+    """
+    try:
+        predictor = Predictor(run, threads=threads)
+    except RunError:
+        return [None] * len(paths)
+    drawn = list[str | None]()
+    for path, answer in zip(paths, predictor.predict_many(map(Path, paths)), strict=True):
+        drawn.append(None if answer.heatmap is None else _overlay(Path(path), answer.heatmap, predictor.bundle.view))
+    return drawn
+
+
+def _overlay(path: Path, heatmap: npt.NDArray[np.float32], view: View) -> str | None:
+    try:
+        picture = heatmap_over(seen(path, view), heatmap)
+    except (OSError, PictureError):
+        return None
+    return small_data_uri(picture, SIDE_PIXELS, largest_bytes=OVERLAY_BYTES)

@@ -13,9 +13,9 @@ import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
-from bestiary.deliver.svg import WIDTH, Frame, axes, dot, drawing, number_text, percent_text, segment, text, ticks
 from bestiary.evaluation.calibration import bin_of, coverage_curve
 from bestiary.evaluation.intervals import Floats, wilson
+from bestiary.report.svg import WIDTH, Frame, axes, dot, drawing, number_text, percent_text, segment, text, ticks
 
 BINS = 10
 FEWEST_ANSWERS = 20  # a share of fewer answers than this says nothing

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from bestiary.deliver import plots, verdict
-from bestiary.deliver.plots import ReliabilityPoint
-from bestiary.deliver.precision_recall import class_curves
 from bestiary.evaluation.intervals import wilson
+from bestiary.report import format, plots
+from bestiary.report.plots import ReliabilityPoint
+from bestiary.report.precision_recall_plot import class_curves
 from bestiary.text import whole_percent
 
 IN_WORDS = 0.95  # the level of prediction sets that a sentence speaks of
@@ -51,7 +51,7 @@ def calibration_words(metrics: Mapping[str, Any]) -> str:
     was = "neither too sure nor too unsure of itself"
     if abs(temperature - 1) > EVEN:
         was = "too sure of itself" if temperature > 1 else "less sure of itself than it could be"
-    ends = [f"{verdict.estimate_text(one)} ({verdict.interval_text(one)})" for one in (before, after)]
+    ends = [f"{format.estimate_text(one)} ({format.interval_text(one)})" for one in (before, after)]
     return (
         f"Before calibration the model was {was} (temperature {temperature:.2f}, fitted on validation pictures). Its"
         f" calibration error on the test pictures was {ends[0]} before and is {ends[1]} as shipped."
@@ -69,7 +69,7 @@ def set_words(metrics: Mapping[str, Any]) -> str:
     empty = f", and {whole_percent(row['empty'])} are empty: nothing is likely enough" if row["empty"] else ""
     return (
         f"Asked for as few labels as hold the true one 95 times in 100, its sets held it"
-        f" {100 * share['value']:.1f} times in 100 ({verdict.interval_text(share)}): {kept}. A set names"
+        f" {100 * share['value']:.1f} times in 100 ({format.interval_text(share)}): {kept}. A set names"
         f" {row['labels']:.2f} labels on average, {whole_percent(row['single'])} name exactly one{empty}."
         + (ALL_LABELS if row["labels"] == len(metrics["per_class"]) else "")
     )

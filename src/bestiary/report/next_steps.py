@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from bestiary.deliver.again import train_again
-from bestiary.deliver.run_files import RunFiles
-from bestiary.deliver.svg import percent_text
-from bestiary.deliver.verdict import SERIOUS, by_f1, estimate_text, interval_text
 from bestiary.evaluation.curves import overfitting_point
 from bestiary.evaluation.learning_curve import WORTH
 from bestiary.evaluation.slices import macro_f1_of
+from bestiary.report.audit_checks import SERIOUS
+from bestiary.report.commands import train_again
+from bestiary.report.format import estimate_text, interval_text
+from bestiary.report.run_files import RunFiles
+from bestiary.report.svg import percent_text
+from bestiary.report.verdict import by_f1
 
 WEAK_BY = 0.03  # a class is weak when its F1 lies this far below the mean of all classes
 FEW_SHARE = 0.5  # a class has few pictures when it has less than this share of the median class

@@ -5,39 +5,12 @@ Every sentence is derived from numbers of the run; none is said without one.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from bestiary.text import points_text
+from bestiary.report.format import interval_text
 
 ABSENT = "–"
-CHECKS = {
-    "unreadable": "files that no decoder could open",
-    "truncated": "files that end too early",
-    "wrong-extension": "files whose name promises another format than they hold",
-    "animated": "moving pictures; only the first frame is used",
-    "tiny": "very small pictures",
-    "huge": "pictures beyond the size limit",
-    "extreme-aspect": "pictures far wider than high, or the other way round",
-    "dark": "very dark pictures",
-    "bright": "very bright pictures",
-    "blurry": "pictures without sharp detail",
-    "low-information": "pictures that show next to nothing",
-    "exact-duplicate": "the same file more than once",
-    "near-duplicate": "nearly the same picture more than once",
-    "label-conflict": "the same picture under different labels",
-    "split-leak": "the same picture in two splits",
-    "imbalance": "classes with far fewer pictures than others",
-    "shortcut": "file properties that give the label away without looking at the picture",
-    "suspect-label": "labels that the model, trained without them, disagrees with",
-    "outlier": "pictures unlike all others of their class",
-    "grey": "grey pictures among colour ones",
-    "rotated": "pictures stored on their side, with a note how to turn them",
-    "alpha": "pictures with see-through parts",
-}
-# Checks whose findings change the score or the model, in the order in which they deserve a look.
-SERIOUS = ("label-conflict", "split-leak", "suspect-label", "shortcut")
 
 
 def verdict(metrics: Mapping[str, Any], mislabelled: int = 0) -> str:
@@ -73,26 +46,6 @@ def by_f1(metrics: Mapping[str, Any]) -> list[str]:
     """Return the classes that have test pictures, the lowest F1 first."""
     judged = {label: scores for label, scores in metrics["per_class"].items() if scores.get("support", 1)}
     return sorted(judged, key=lambda label: (judged[label]["f1"].get("value") or 0.0, label))
-
-
-def estimate_text(metric: Mapping[str, Any] | None, digits: int = 1) -> str:
-    """Return a rate as a percentage, `–` where it is not known."""
-    value = (metric or {}).get("value")
-    return ABSENT if value is None or not math.isfinite(value) else f"{points_text(value, digits)}\u00a0%"
-
-
-def interval_text(metric: Mapping[str, Any] | None, digits: int = 1, factor: float = 100) -> str:
-    """Return a 95 % interval as `96.1 to 98.0`, empty where there is none."""
-    low, high = (metric or {}).get("low"), (metric or {}).get("high")
-    if low is None or high is None or not math.isfinite(low + high):
-        return ""
-    ends = [f"{factor * end:.{digits}f}" for end in (low, high)]
-    return " to ".join("100" if factor * end == 100 else text for end, text in zip((low, high), ends, strict=True))
-
-
-def number_text(value: float | None, digits: int = 3) -> str:
-    """Return a number, `–` for a missing one."""
-    return ABSENT if value is None or not math.isfinite(value) else f"{value:,.{digits}f}"
 
 
 def _in_hundred(metric: Mapping[str, Any]) -> str:

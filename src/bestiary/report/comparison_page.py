@@ -9,10 +9,10 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from bestiary.deliver import svg
 from bestiary.errors import UserError
 from bestiary.evaluation.comparison import COMPARED, verdict
 from bestiary.files import write_text
+from bestiary.report import svg
 
 NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "log_loss": "log-loss"}
 COLUMNS = ("run", *NAMES.values(), "only the first right", "only this right", "McNemar p")

@@ -10,13 +10,13 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from bestiary.deliver import verdict
-from bestiary.deliver.advice import evidence_of
-from bestiary.deliver.markdown import figure, plain, rows
-from bestiary.deliver.run_files import RunFiles, notes
-from bestiary.deliver.summary import peeked
-from bestiary.deliver.trust_section import calibration_words, set_words
 from bestiary.recipe import BACKBONE_SIZES
+from bestiary.report import format, verdict
+from bestiary.report.calibration_section import calibration_words, set_words
+from bestiary.report.markdown import figure, plain, rows
+from bestiary.report.markdown_summary import peeked
+from bestiary.report.next_steps import evidence_of
+from bestiary.report.run_files import RunFiles, notes
 from bestiary.text import whole_percent
 from bestiary.version import __version__
 
@@ -68,7 +68,7 @@ def card_data(run: RunFiles) -> dict[str, Any]:
     results = [
         {"type": kind, "name": f"{name} (95 % interval {_interval(run.metrics[key])})", "value": _value(run, key)}
         for key, kind, name in METRICS
-        if run.metrics.get(key) and verdict.interval_text(run.metrics[key])
+        if run.metrics.get(key) and format.interval_text(run.metrics[key])
     ]
     data = {"type": "imagefolder", "name": _data_name(run.metrics), "split": str(run.metrics.get("split", "test"))}
     task = {"type": "image-classification", "name": "Image Classification"}
@@ -183,7 +183,7 @@ def _made(run: RunFiles) -> Iterator[tuple[str, str]]:
             yield name, plain(run.bundle[key])
     for key, name in (("temperature", "Temperature"), ("threshold", "Threshold of familiarity")):
         if run.bundle.get(key) is not None:
-            yield name, verdict.number_text(float(run.bundle[key]))
+            yield name, format.number_text(float(run.bundle[key]))
     yield "Training pictures", f"{int((run.pictures['split'] == 'train').sum()):,}"
     if seconds := (run.metrics.get("seconds") or {}).get("total"):
         yield "Time", f"{seconds:.0f} s"

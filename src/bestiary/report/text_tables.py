@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bestiary.evaluation.classification_report import classification_report
+from bestiary.report.classification_report import classification_report
 from bestiary.text import points_text, whole_percent
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 from markupsafe import Markup
 
-from bestiary.deliver.svg import escape_label, percent_text, segment, text
 from bestiary.evaluation.intervals import Floats
 from bestiary.evaluation.ranking import Ranked, weakest
+from bestiary.report.svg import escape_label, percent_text, segment, text
 
 SHOWN = 12  # classes, the weakest first
 SIDE, LEFT, TOP, BOTTOM, RIGHT = 150.0, 30.0, 6.0, 20.0, 6.0
