@@ -26,9 +26,9 @@ from sklearn.metrics import roc_auc_score
 
 from bestiary import flow
 from bestiary.batches.decoding import View
-from bestiary.data.creatures import CREATURES
-from bestiary.data.drawn import draw_creature, draw_stranger
 from bestiary.data.split import Item, split
+from bestiary.demo.creatures import CREATURES
+from bestiary.demo.dataset import draw_creature, draw_stranger
 from bestiary.export.graph import Calibration
 from bestiary.files import cache_folder
 from bestiary.machine import cores, keep_memory

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from bestiary.data.drawn import DrawnCollection, draw_collection
+from bestiary.demo.dataset import DrawnCollection, draw_collection
 
 settings.register_profile("bestiary", derandomize=True, deadline=None)
 settings.load_profile("bestiary")

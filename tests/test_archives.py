@@ -17,9 +17,9 @@ import pytest
 
 from bestiary.data import archives, members, sources
 from bestiary.data.collection import measured
-from bestiary.data.drawn import DrawnCollection
 from bestiary.data.labels import ANIMALS10
 from bestiary.data.sources import Listing, list_pictures, list_sources
+from bestiary.demo.dataset import DrawnCollection
 from bestiary.errors import MachineError, SourceError, UserError
 from bestiary.files import cache_folder
 from bestiary.picture import Limits

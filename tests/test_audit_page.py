@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from bestiary import flow, table
-from bestiary.data.drawn import DrawnCollection, draw_collection
 from bestiary.data.preparation import Audited
+from bestiary.demo.dataset import DrawnCollection, draw_collection
 from bestiary.errors import MachineError
 from bestiary.report import audit_cards, audit_checks
 from bestiary.report.audit_checks import URGENT, advice, seriousness

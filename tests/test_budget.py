@@ -13,7 +13,7 @@ pytest.importorskip("sklearn")
 
 from bestiary import files, flow, run_folder
 from bestiary.cli.options import seconds_of
-from bestiary.data.drawn import DrawnCollection
+from bestiary.demo.dataset import DrawnCollection
 from bestiary.errors import RecipeError, UserError
 from bestiary.profiling import Clock
 from bestiary.recipe import Recipe

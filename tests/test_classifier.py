@@ -23,7 +23,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from bestiary import PictureClassifier, Predictor, UserError
 from bestiary.data.arrays import RowShape
-from bestiary.data.drawn import DrawnCollection
+from bestiary.demo.dataset import DrawnCollection
 from bestiary.errors import InputError, RecipeError, RunError
 from bestiary.picture import decode
 

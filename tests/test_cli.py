@@ -24,7 +24,7 @@ from PIL import Image
 pytest.importorskip("sklearn")
 
 from bestiary import __version__, cli, table
-from bestiary.data.drawn import DrawnCollection
+from bestiary.demo.dataset import DrawnCollection
 from bestiary.inference.heatmap import heatmap_over
 from tiny_model import COLOURS, coloured, write_run
 

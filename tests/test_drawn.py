@@ -6,9 +6,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from bestiary.data.brush import Brush, Pose, random_coat
-from bestiary.data.creatures import CREATURES
-from bestiary.data.drawn import (
+from bestiary.demo.canvas import Brush, Pose, random_coat
+from bestiary.demo.creatures import CREATURES
+from bestiary.demo.dataset import (
     FAULT_CHECKS,
     ODD_FILES,
     DrawnCollection,

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("sklearn")
 
 from bestiary import files, table
-from bestiary.data.drawn import DrawnCollection, draw_stranger
+from bestiary.demo.dataset import DrawnCollection, draw_stranger
 from bestiary.errors import SourceError
 from bestiary.evaluation import elsewhere
 from bestiary.evaluation.corruptions import evaluate_corrupted

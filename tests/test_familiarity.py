@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 pytest.importorskip("onnx")
 
-from bestiary.data.drawn import draw_stranger
+from bestiary.demo.dataset import draw_stranger
 from bestiary.export.graph import ENERGY_WEIGHT, Calibration, seal
 from bestiary.inference.bundle import read_bundle
 from bestiary.models.engine import OnnxRuntimeEngine, OpenVINOEngine, has_openvino, run

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from bestiary import flow
 from bestiary.batches.decoding import View
-from bestiary.data.drawn import DrawnCollection
+from bestiary.demo.dataset import DrawnCollection
 from bestiary.errors import InterruptedRun
 from bestiary.files import read_json
 from bestiary.models.cut import STAGES, lower_part

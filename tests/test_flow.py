@@ -21,7 +21,7 @@ pytest.importorskip("sklearn")
 
 from bestiary import files, flow, run_folder, table
 from bestiary.batches.decoding import View
-from bestiary.data.drawn import DrawnCollection
+from bestiary.demo.dataset import DrawnCollection
 from bestiary.errors import IntegrityError, InterruptedRun, RecipeError, RunError, SourceError
 from bestiary.evaluation import judging
 from bestiary.export.finalize import PARITY_LIMIT

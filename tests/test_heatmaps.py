@@ -15,7 +15,7 @@ pytest.importorskip("timm")
 import onnx
 import torch
 
-from bestiary.data.drawn import DrawnCollection
+from bestiary.demo.dataset import DrawnCollection
 from bestiary.export.graph import Calibration, seal
 from bestiary.models.engine import OnnxRuntimeEngine, run
 from bestiary.models.head import Head

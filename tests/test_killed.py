@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from bestiary.data.drawn import DrawnCollection
+from bestiary.demo.dataset import DrawnCollection
 
 pytestmark = [
     pytest.mark.slow,

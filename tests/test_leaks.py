@@ -14,8 +14,8 @@ pytest.importorskip("sklearn")
 
 from bestiary import files as files_module
 from bestiary import flow
-from bestiary.data.drawn import DrawnCollection
 from bestiary.data.split import Item
+from bestiary.demo.dataset import DrawnCollection
 from bestiary.errors import RecipeError
 from bestiary.evaluation.leaks import leaks_beside
 from bestiary.recipe import Recipe

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bestiary.data.drawn import DrawnCollection
+from bestiary.demo.dataset import DrawnCollection
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from bestiary.data.drawn import DrawnCollection
+from bestiary.demo.dataset import DrawnCollection
 from bestiary.errors import PictureError
 from bestiary.picture import LIMITS, MOST_PAGES, MOST_SCANS, Limits, Pixels, decode, fit, load, open_picture, read_bytes
 

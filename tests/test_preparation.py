@@ -13,10 +13,10 @@ from PIL import Image
 from bestiary import table
 from bestiary.data import collection as measuring
 from bestiary.data.audit import SERIOUS
-from bestiary.data.drawn import FAULT_CHECKS, DrawnCollection, draw_creature
 from bestiary.data.inspection import Inspection, inspect
 from bestiary.data.preparation import Audited, audited, divided, refusal
 from bestiary.data.sources import list_pictures
+from bestiary.demo.dataset import FAULT_CHECKS, DrawnCollection, draw_creature
 from bestiary.errors import SourceError
 from bestiary.picture import LIMITS, Limits
 from bestiary.progress import Silent

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bestiary.data.drawn import DrawnCollection
+from bestiary.demo.dataset import DrawnCollection
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -12,8 +12,8 @@ import pytest
 
 from bestiary import flow
 from bestiary.batches.rows import Rows
-from bestiary.data.drawn import DrawnCollection
 from bestiary.data.preparation import Audited
+from bestiary.demo.dataset import DrawnCollection
 from bestiary.errors import MissingExtraError
 from bestiary.evaluation import second_look
 from bestiary.evaluation.second_look import unlooked_words

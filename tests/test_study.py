@@ -19,8 +19,8 @@ pytest.importorskip("sklearn")
 
 from bestiary import flow, table
 from bestiary.cli import app
-from bestiary.data.drawn import DrawnCollection
 from bestiary.deliver.study_page import COLUMNS, rows
+from bestiary.demo.dataset import DrawnCollection
 from bestiary.errors import InterruptedRun, RecipeError, RunError, SourceError, UserError
 from bestiary.recipe import Recipe
 from bestiary.search import study as studies

@@ -24,8 +24,8 @@ import optuna
 from optuna.trial import TrialState
 
 from bestiary import files, flow, run_folder
-from bestiary.data.drawn import DrawnCollection
 from bestiary.deliver import tune_page
+from bestiary.demo.dataset import DrawnCollection
 from bestiary.errors import InterruptedRun, MachineError, RecipeError, RunError, SourceError, UserError
 from bestiary.recipe import Recipe, write_toml
 from bestiary.search import ending, importance, ledger, luck, planning, scoring, space, trying

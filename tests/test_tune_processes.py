@@ -18,7 +18,7 @@ pytest.importorskip("optuna")
 import optuna
 from optuna.trial import TrialState
 
-from bestiary.data.drawn import DrawnCollection
+from bestiary.demo.dataset import DrawnCollection
 
 pytestmark = [
     pytest.mark.slow,

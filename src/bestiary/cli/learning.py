@@ -110,7 +110,7 @@ def demo(
     """Draw a small collection with faults, and train on it."""
     needs_extra("train")
     from bestiary import flow
-    from bestiary.data.drawn import draw_collection
+    from bestiary.demo.dataset import draw_collection
     from bestiary.progress import reporter
 
     show = reporter(quiet=quiet)

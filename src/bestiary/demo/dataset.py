@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from bestiary.data.brush import SUPERSAMPLING, Brush, Pose, random_coat
-from bestiary.data.creatures import CREATURES
-from bestiary.data.scenery import STRANGERS, add_foreground, photograph, random_background, random_size
+from bestiary.demo.backgrounds import STRANGERS, add_foreground, photograph, random_background, random_size
+from bestiary.demo.canvas import SUPERSAMPLING, Brush, Pose, random_coat
+from bestiary.demo.creatures import CREATURES
 from bestiary.errors import SourceError
 
 # The largest class has about this many times the pictures of the smallest.

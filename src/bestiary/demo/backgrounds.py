@@ -6,7 +6,7 @@ Sceneries are drawn without knowing the kind of animal, so that a background nev
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from bestiary.data.brush import SUPERSAMPLING, Colour, Points, colour, mix, oval, smooth
+from bestiary.demo.canvas import SUPERSAMPLING, Colour, Points, colour, mix, oval, smooth
 
 
 def random_size(rng: np.random.Generator) -> tuple[int, int]:

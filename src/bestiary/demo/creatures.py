@@ -7,7 +7,7 @@ for all kinds, so that only the shape tells them apart.
 
 import numpy as np
 
-from bestiary.data.brush import Brush, Points, mix, oval, smooth
+from bestiary.demo.canvas import Brush, Points, mix, oval, smooth
 
 WHITE = (255, 255, 255)
 
