@@ -24,15 +24,18 @@ import optuna
 from optuna.trial import TrialState
 
 from bestiary import files, flow, run_folder
-from bestiary.deliver import tune_page
 from bestiary.demo.dataset import DrawnCollection
 from bestiary.errors import InterruptedRun, MachineError, RecipeError, RunError, SourceError, UserError
 from bestiary.recipe import Recipe, write_toml
-from bestiary.search import ending, importance, ledger, luck, planning, scoring, space, trying
-from bestiary.search.ledger import Ledger
-from bestiary.search.scoring import Score
-from bestiary.search.tuning import tune
 from bestiary.training.budget import Estimate
+from bestiary.tune import finish, importance, objective, search_space, selection_bias
+from bestiary.tune import page as tune_page
+from bestiary.tune import plan as planning
+from bestiary.tune import storage as ledger
+from bestiary.tune import trial as trying
+from bestiary.tune.objective import Score
+from bestiary.tune.storage import Ledger
+from bestiary.tune.tune import tune
 from listening import Listening
 
 CLASSES = ["bird", "fish", "spider"]
@@ -94,9 +97,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
     for module in (trying, ending):
         monkeypatch.setattr(module, "scored", score)
-    monkeypatch.setattr(ending, "begin", begin)
+    monkeypatch.setattr(finish, "begin", begin)
     monkeypatch.setattr(flow, "resume", resume)
-    monkeypatch.setattr(ending, "write_report", lambda run, **_: None)
+    monkeypatch.setattr(finish, "write_report", lambda run, **_: None)
     monkeypatch.setattr(importance, "RESAMPLES", 1)
     return counts
 
@@ -174,7 +177,7 @@ def test_second_scores_are_on_pictures_that_played_no_part(collection: DrawnColl
     from bestiary.data.preparation import divided
 
     shown, _ = divided(found, recipe.data, seed=0)
-    division = scoring.fresh_division(shown, 0, seed=1)
+    division = objective.fresh_division(shown, 0, seed=1)
     judged_before = set(shown.filter(pl.col("split") == "val")["row_id"])
     judged_now = set(division.filter(pl.col("split") == "val")["row_id"])
     test = set(shown.filter(pl.col("split") == "test")["row_id"])
@@ -191,8 +194,8 @@ def test_inner_folds_judge_every_picture_once_and_never_a_test_picture(collectio
 
     recipe = Recipe.of(PROBE)
     shown, _ = divided(flow.audit(collection.folder, recipe=recipe, threads=1), recipe.data, seed=0)
-    assert scoring.inner_folds(None, shown) == scoring.AUTO_FOLDS  # few validation pictures
-    parts = scoring.divisions(shown, 3, seed=0)
+    assert objective.inner_folds(None, shown) == objective.AUTO_FOLDS  # few validation pictures
+    parts = objective.divisions(shown, 3, seed=0)
     judged = pl.concat([part.filter(pl.col("split") == "val")["row_id"] for part in parts]).to_list()
     learned = shown.filter(pl.col("split").is_in(["train", "val"]))["row_id"].to_list()
     assert sorted(judged) == sorted(learned)
@@ -247,12 +250,12 @@ def test_ctrl_c_loses_nothing(
         with pytest.raises(InterruptedRun):
             try_search(collection, tmp_path / "search", trials=5)
     with monkeypatch.context() as patch:
-        patch.setattr(ending, "importances", interrupt)  # the winner is made, and tested
+        patch.setattr(finish, "importances", interrupt)  # the winner is made, and tested
         with pytest.raises(InterruptedRun):
             try_search(collection, tmp_path / "search", trials=5)
     rooms = iter([60.0])  # then the time is up, in the middle of the first second score
     monkeypatch.setattr(planning.Deadlines, "luck_room", lambda self: next(rooms, -1.0))
-    monkeypatch.setattr(ending, "scored", lambda *_, watch, **__: watch(1, []))
+    monkeypatch.setattr(finish, "scored", lambda *_, watch, **__: watch(1, []))
     found = try_search(collection, tmp_path / "search", trials=5)
     assert [row["fresh"] for row in found["luck"]["trials"]] == [None, None]
     assert [line["default"] for line in found["history"]] == [True, False]
@@ -262,14 +265,14 @@ def test_ctrl_c_loses_nothing(
 def test_a_recipe_that_fails_on_a_fresh_split_does_not_end_the_search(
     collection: DrawnCollection, tmp_path: Path, quick: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = ending.scored
+    whole = finish.scored
 
     def fail_on_the_first(recipe: Recipe, *given: Any, **named: Any) -> Score:
         if recipe.seed == 1000:
             raise RecipeError("The loss is no number.")
         return whole(recipe, *given, **named)
 
-    monkeypatch.setattr(ending, "scored", fail_on_the_first)
+    monkeypatch.setattr(finish, "scored", fail_on_the_first)
     told = Listening()
     found = try_search(collection, tmp_path / "search", trials=3, fresh_seeds=2, reporter=told)
     assert found["luck"]["seeds"] == 1
@@ -303,7 +306,7 @@ def test_hopeless_trials_are_stopped_but_never_the_default(
 ) -> None:
     pytest.importorskip("torch")
 
-    def score(recipe: Recipe, parts: Any, place: Path, *, watch: scoring.Watch = lambda *_: None, **_: Any) -> Score:
+    def score(recipe: Recipe, parts: Any, place: Path, *, watch: objective.Watch = lambda *_: None, **_: Any) -> Score:
         """Learn the better the higher the rate; the default is the worst."""
         rate = recipe.train.learning_rate or 0.0
         quality = rate if recipe.train.label_smoothing != 0.1 else 0.0
@@ -360,7 +363,7 @@ def test_within_a_budget_a_recipe_that_is_too_slow_is_stopped(budget: float | No
 )
 def test_what_is_said_about_luck(fresh: dict[int, list[float]], words: str) -> None:
     scores = {trial: dict(enumerate(values)) for trial, values in fresh.items()}
-    found = luck.told({7: 1.0, 1: 0.9}, scores, 7, 1, share=0.2, wanted=3)
+    found = selection_bias.told({7: 1.0, 1: 0.9}, scores, 7, 1, share=0.2, wanted=3)
     assert found["gain"] == pytest.approx(0.1)
     assert "10.00 points above the default's" in found["sentence"]
     assert words in found["sentence"]
@@ -368,7 +371,7 @@ def test_what_is_said_about_luck(fresh: dict[int, list[float]], words: str) -> N
 
 def test_what_is_said_about_luck_without_a_gain_or_a_second_score() -> None:
     def words(first: dict[int, float], winner: int, wanted: int = 3) -> str:
-        return str(luck.told(first, {}, winner, 1, share=0.2, wanted=wanted)["sentence"])
+        return str(selection_bias.told(first, {}, winner, 1, share=0.2, wanted=wanted)["sentence"])
 
     assert "no luck in it" in words({1: 0.9, 7: 0.8}, 1)
     assert "only its loss is lower: there is no gain" in words({7: 0.9, 1: 0.9}, 7)
@@ -381,8 +384,8 @@ def test_what_pruning_saved_is_counted_by_epochs() -> None:
         return optuna.trial.create_trial(state=state, user_attrs=took, value=0.5, intermediate_values={epochs: 0.5})
 
     trials = [ended(TrialState.COMPLETE, 90, 9), ended(TrialState.PRUNED, 10, 1), ended(TrialState.PRUNED, 30, 3)]
-    assert ending.saved_by_pruning(trials, 9) == {"seconds": 130.0, "seconds without": 270.0, "share saved": 0.5185}
-    assert ending.saved_by_pruning(trials, None) is None
+    assert finish.saved_by_pruning(trials, 9) == {"seconds": 130.0, "seconds without": 270.0, "share saved": 0.5185}
+    assert finish.saved_by_pruning(trials, None) is None
 
 
 # ---- What cannot be searched -----------------------------------------------------------------------------------------
@@ -424,8 +427,8 @@ def test_an_impossible_search_is_refused_before_pictures_are_looked_at(
 @pytest.mark.parametrize(("size", "most"), [(32, 3), (128, 4)])
 def test_small_pictures_get_no_more_stages_than_they_have_room_for(size: int, most: int) -> None:
     recipe = Recipe.of({"model": {"method": "scratch"}, "picture": {"size": size}})
-    filters = space.default_space(recipe, 1000)["model.filters"]
-    assert isinstance(filters, space.Choice)
+    filters = search_space.default_space(recipe, 1000)["model.filters"]
+    assert isinstance(filters, search_space.Choice)
     assert max(len(json.loads(value)) for value in filters.values) == most
 
 
@@ -640,6 +643,6 @@ def test_the_winner_is_trained_for_as_many_epochs_as_still_fit_at_its_own_pace()
     plan = planning.SearchPlan({}, 0, epochs=6, final_epochs=32)
     deadlines = planning.Deadlines(search=0.0, luck=time.monotonic() + 130.0, besides=30.0)
     ground = cast(trying.Ground, SimpleNamespace(plan=plan, deadlines=deadlines))
-    assert ending.fitting_epochs(ground, {"training": 12.0, "epochs": 6}) == 32
-    assert ending.fitting_epochs(ground, {"training": 60.0, "epochs": 6}) in (8, 9)
-    assert ending.fitting_epochs(ground, {"training": 6000.0, "epochs": 6}) == 1
+    assert finish.fitting_epochs(ground, {"training": 12.0, "epochs": 6}) == 32
+    assert finish.fitting_epochs(ground, {"training": 60.0, "epochs": 6}) in (8, 9)
+    assert finish.fitting_epochs(ground, {"training": 6000.0, "epochs": 6}) == 1

@@ -72,7 +72,7 @@ def tune(
     needs_extra("tune")
     from bestiary.cli.options import seconds_of
     from bestiary.progress import reporter
-    from bestiary.search import tuning
+    from bestiary.tune import tune as tuning
 
     found = tuning.tune(
         pictures,
@@ -93,7 +93,7 @@ def tune(
 
 
 def _print(found: dict[str, Any]) -> None:
-    from bestiary.deliver import tune_page
+    from bestiary.tune import page as tune_page
 
     if found["winner"] is None:
         best = found["best so far"]

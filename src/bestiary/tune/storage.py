@@ -21,9 +21,9 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from bestiary.errors import MachineError, RunError
-from bestiary.search.scoring import Score
-from bestiary.search.space import Settings
 from bestiary.training.session import held
+from bestiary.tune.objective import Score
+from bestiary.tune.search_space import Settings
 
 VERSION = 1  # raise it when searches that were begun before cannot be gone on with
 BUSY_SECONDS = 60.0  # so long a database may be locked by others

@@ -18,11 +18,11 @@ from bestiary.errors import RecipeError
 from bestiary.progress import Reporter, Silent
 from bestiary.recipe import Recipe, trained_for
 from bestiary.run_folder import read_history
-from bestiary.search.ledger import MOST_TRIES, Ledger, given_up, number_of
-from bestiary.search.planning import Deadlines, SearchPlan
-from bestiary.search.scoring import History, Score, Watch, scored
-from bestiary.search.space import Choice, Settings, Space, laid_over, shown
 from bestiary.training.methods import refuse_impossible
+from bestiary.tune.objective import History, Score, Watch, scored
+from bestiary.tune.plan import Deadlines, SearchPlan
+from bestiary.tune.search_space import Choice, Settings, Space, laid_over, shown
+from bestiary.tune.storage import MOST_TRIES, Ledger, given_up, number_of
 
 TOO_SLOW = 2.5  # within a budget, a trial whose epochs take so many times as long as the default's is stopped
 Ended = Literal["complete", "pruned", "failed"]

@@ -9,7 +9,7 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from bestiary.search.ledger import DONE, ranked
+from bestiary.tune.storage import DONE, ranked
 
 FEWEST, RESAMPLES, TREES = 10, 20, 32
 STRENGTH = "probe.regularisation"

@@ -22,18 +22,20 @@ from bestiary.models.lite import built_trunk
 from bestiary.profiling import Clock
 from bestiary.progress import Reporter, Silent
 from bestiary.recipe import Recipe
-from bestiary.search import ending, folders, planning
-from bestiary.search.ledger import Ledger, failures, told
-from bestiary.search.planning import Deadlines, SearchPlan
-from bestiary.search.scoring import divisions, inner_folds
-from bestiary.search.space import Settings, first_values, listed, looks_of, searched
-from bestiary.search.trying import Ground, OutOfTimeError, tried
 from bestiary.text import spoken
 from bestiary.training.beginning import Sources
 from bestiary.training.budget import Estimate, Measure, estimated, room_of
 from bestiary.training.methods import refuse_impossible
 from bestiary.training.probe import features_of, training_precision
 from bestiary.training.task import Task, task_of
+from bestiary.tune import finish
+from bestiary.tune import folder as folders
+from bestiary.tune import plan as planning
+from bestiary.tune.objective import divisions, inner_folds
+from bestiary.tune.plan import Deadlines, SearchPlan
+from bestiary.tune.search_space import Settings, first_values, listed, looks_of, searched
+from bestiary.tune.storage import Ledger, failures, told
+from bestiary.tune.trial import Ground, OutOfTimeError, tried
 
 SILENT = Silent()
 HOPELESS = 3  # failed trials before any succeeds: then the cause is told and the search ends
@@ -84,9 +86,9 @@ def tune(
             collection = flow.measured(pictures, labels, corrections, asked.resolved(), workers, reporter)
             ground = _prepared(wishes, place, collection, workers, clock, reporter)
             if not _searched(ground):
-                return ending.left_to_others(ground.ledger, reporter)
-            source = ending.Source(pictures, labels, corrections)
-            return ending.ended(ground, place.out, source, fresh_seeds)
+                return finish.left_to_others(ground.ledger, reporter)
+            source = finish.Source(pictures, labels, corrections)
+            return finish.ended(ground, place.out, source, fresh_seeds)
     except (KeyboardInterrupt, InterruptedRun):
         words = f"Interrupted. Nothing is lost: the same command goes on with the search in {place.out}."
         raise InterruptedRun(None, words=words) from None

@@ -10,11 +10,11 @@ from typing import Any
 from bestiary.errors import RecipeError
 from bestiary.models.lite import BACKBONES, built_trunk
 from bestiary.recipe import Recipe
-from bestiary.search.space import LOOK, Choice, Space, as_json, from_json, looks_of
 from bestiary.text import spoken
 from bestiary.training.budget import RESERVE_SHARE, Estimate, Measure
 from bestiary.training.probe import feature_store, training_precision
 from bestiary.training.task import Task, task_of
+from bestiary.tune.search_space import LOOK, Choice, Space, as_json, from_json, looks_of
 
 DEFAULT_TRIALS = {"probe": 60, "finetune": 20, "scratch": 30}
 FEWEST_TRIALS = 6  # whole trainings that should fit into a budget: else trials train for fewer epochs

@@ -13,19 +13,19 @@ import polars as pl
 from optuna.trial import FrozenTrial, TrialState
 
 from bestiary import files, flow, run_folder
-from bestiary.deliver import tune_page
 from bestiary.errors import RecipeError
 from bestiary.progress import Reporter, Silent
 from bestiary.recipe import Recipe
 from bestiary.report.run_report import write_report
-from bestiary.search import luck
-from bestiary.search.folders import write_recipe
-from bestiary.search.importance import importances
-from bestiary.search.ledger import FINISHED, Ledger, number_of, ranked, taken_of
-from bestiary.search.scoring import Score, fresh_division, scored
-from bestiary.search.space import laid_over, shown
-from bestiary.search.trying import Ground, OutOfTimeError, with_epochs
 from bestiary.training.beginning import Sources, begin, source_facts
+from bestiary.tune import page as tune_page
+from bestiary.tune import selection_bias
+from bestiary.tune.folder import write_recipe
+from bestiary.tune.importance import importances
+from bestiary.tune.objective import Score, fresh_division, scored
+from bestiary.tune.search_space import laid_over, shown
+from bestiary.tune.storage import FINISHED, Ledger, number_of, ranked, taken_of
+from bestiary.tune.trial import Ground, OutOfTimeError, with_epochs
 
 RESULT = "tune.json"
 BEGUN = "the end was begun"
@@ -136,14 +136,14 @@ def _begun(ground: Ground, best: FrozenTrial) -> Path | None:
 
 def _luck(ground: Ground, trials: list[FrozenTrial], fresh_seeds: int | None) -> dict[str, Any]:
     """Score the best trials and the default again with fresh seeds, as far as time goes, and return what that says."""
-    best, default = ranked(trials)[: luck.BEST], _default(trials)
-    seeds = luck.SEEDS[ground.asked.model.method] if fresh_seeds is None else fresh_seeds
+    best, default = ranked(trials)[: selection_bias.BEST], _default(trials)
+    seeds = selection_bias.SEEDS[ground.asked.model.method] if fresh_seeds is None else fresh_seeds
     first = {number_of(one): score.macro_f1 for one, score in [*best, *default]}
     winner = number_of(best[0][0])
     base = number_of(default[0][0]) if default else None
     by_number = {number_of(one): one for one, _ in [*best, *default]}
     fresh: dict[int, dict[int, float]] = {number: {} for number in first}
-    wanted = luck.order([number_of(one) for one, _ in best], base, seeds)
+    wanted = selection_bias.order([number_of(one) for one, _ in best], base, seeds)
     longest = 0.0
     with ground.reporter.task("Scoring the best again", len(wanted)) as advance, contextlib.suppress(OutOfTimeError):
         for number, seed in wanted if len(first) > 1 else []:  # of one trial alone there was no choice
@@ -157,7 +157,7 @@ def _luck(ground: Ground, trials: list[FrozenTrial], fresh_seeds: int | None) ->
             advance(1)
     division = fresh_division(ground.shown, ground.plan.folds, seed=1)
     sides = [division.filter(pl.col("split") == side).height for side in ("val", "train")]
-    found = luck.told(first, fresh, winner, base, share=sides[0] / sides[1], wanted=seeds)
+    found = selection_bias.told(first, fresh, winner, base, share=sides[0] / sides[1], wanted=seeds)
     if ground.plan.folds and found["trials"][0]["fresh"] is not None:
         found["sentence"] += " All pictures played a part in the choice by folds: some luck is not seen this way."
     return found
