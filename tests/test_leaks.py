@@ -19,7 +19,7 @@ from bestiary.demo.dataset import DrawnCollection
 from bestiary.errors import RecipeError
 from bestiary.evaluation.leaks import leaks_beside
 from bestiary.recipe import Recipe
-from bestiary.search.leaks import Problem, leak_report, naive_split, refuse_leak_report, straddling, summary, trial
+from bestiary.study.leakage import Problem, leak_report, naive_split, refuse_leak_report, straddling, summary, trial
 
 SHARES = {"test": 0.2, "val": 0.2}
 

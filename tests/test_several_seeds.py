@@ -9,11 +9,11 @@ import polars as pl
 import pytest
 from scipy.stats import ttest_rel
 
-from bestiary.deliver.study_page import headline
 from bestiary.errors import UserError
 from bestiary.evaluation.comparison import Scored
 from bestiary.evaluation.several_seeds import Pair, interval_over_seeds, over_seeds
 from bestiary.stats import holm
+from bestiary.study.page import headline
 
 COLOURS = ("blue", "green", "red")
 N = 200

@@ -19,16 +19,16 @@ pytest.importorskip("sklearn")
 
 from bestiary import flow, table
 from bestiary.cli import app
-from bestiary.deliver.study_page import COLUMNS, rows
 from bestiary.demo.dataset import DrawnCollection
 from bestiary.errors import InterruptedRun, RecipeError, RunError, SourceError, UserError
 from bestiary.recipe import Recipe
-from bestiary.search import study as studies
-from bestiary.search.study import Study, study
-from bestiary.search.study_cells import refuse_other_splits, remembered
-from bestiary.search.study_plan import Forecast
-from bestiary.search.study_recipes import read_entries
-from bestiary.search.study_results import Results
+from bestiary.study import study as studies
+from bestiary.study.page import COLUMNS, rows
+from bestiary.study.plan import Forecast
+from bestiary.study.recipes import read_entries
+from bestiary.study.results import Results
+from bestiary.study.runs import refuse_other_splits, remembered
+from bestiary.study.study import Study, study
 from bestiary.training.budget import Estimate
 from bestiary.training.session import held
 

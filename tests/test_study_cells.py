@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from bestiary.machine import out_of_memory
-from bestiary.search.study_cells import collection_digest
+from bestiary.study.runs import collection_digest
 
 PICTURES = pl.DataFrame(
     {"row_id": [0, 1, 2], "sha256": ["a", "b", None], "label": ["cat", "dog", "dog"], "error": [None, None, "broken"]},

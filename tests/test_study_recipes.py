@@ -10,13 +10,13 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from bestiary.deliver.study_plots import seconds_plot
 from bestiary.errors import RecipeError, RunError, SourceError, UserError
 from bestiary.recipe import Recipe, shipped
-from bestiary.search.study import refuse_few_to_validate, study
-from bestiary.search.study_cells import cells_of
-from bestiary.search.study_plan import Forecast, announced, epochs_of, scaled, share_within, total
-from bestiary.search.study_recipes import Entry, changes, named, original, pairs_of, read_entries, with_epochs
+from bestiary.study.plan import Forecast, announced, epochs_of, scaled, share_within, total
+from bestiary.study.plots import seconds_plot
+from bestiary.study.recipes import Entry, changes, named, original, pairs_of, read_entries, with_epochs
+from bestiary.study.runs import cells_of
+from bestiary.study.study import refuse_few_to_validate, study
 from bestiary.training.budget import Estimate
 
 # ---- Recipes -------------------------------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
         files.write_json(out / "metrics.json", metrics)
         (out / "report.html").write_text("a report", encoding="utf-8")
 
-    for module in (trying, ending):
+    for module in (trying, finish):
         monkeypatch.setattr(module, "scored", score)
     monkeypatch.setattr(finish, "begin", begin)
     monkeypatch.setattr(flow, "resume", resume)
@@ -319,7 +319,7 @@ def test_hopeless_trials_are_stopped_but_never_the_default(
                 watch(1, epochs)
         return Score(quality, 1.0)
 
-    for module in (trying, ending):
+    for module in (trying, finish):
         monkeypatch.setattr(module, "scored", score)
     found = tune(collection.folder, recipe=Recipe.of(SCRATCH), trials=12, out=tmp_path / "search", threads=1)
     ended = [line["ended"] for line in found["history"]]

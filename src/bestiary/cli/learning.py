@@ -53,7 +53,7 @@ def train(
     from bestiary.cli.options import seconds_of
     from bestiary.machine import is_first
     from bestiary.progress import reporter
-    from bestiary.search import leaks
+    from bestiary.study import leakage
 
     if not is_first():
         flow.follow(threads=threads)
@@ -83,7 +83,7 @@ def train(
         raise UserError("Which pictures? Give a folder with one folder of pictures for each class.")
     asked = recipe_of(recipe, settings, method=method, backbone=backbone, classes=classes, seed=seed, folds=folds)
     if leak_report:
-        leaks.refuse_leak_report(asked)
+        leakage.refuse_leak_report(asked)
     run = flow.train(
         pictures,
         labels=labels,
@@ -94,7 +94,7 @@ def train(
         budget_seconds=None if budget is None else seconds_of(budget),
         reporter=show,
     )
-    found = leaks.leak_report(run.path, threads=threads, reporter=show) if leak_report else None
+    found = leakage.leak_report(run.path, threads=threads, reporter=show) if leak_report else None
     print_run(run, as_json, leaks=found)
 
 

@@ -72,10 +72,10 @@ def study(
     """Hold recipes against each other under several seeds: what helped, by how much, how sure; goes on after a kill."""
     needs_extra("train")
     from bestiary.cli.options import seconds_of
-    from bestiary.deliver.study_page import print_study
     from bestiary.progress import reporter
     from bestiary.recipe import write_toml
-    from bestiary.search.study import study as studied
+    from bestiary.study.page import print_study
+    from bestiary.study.study import study as studied
 
     chosen = [] if classes is None else [f"data.{write_toml({'classes': names_of(classes)}).strip()}"]
     done = studied(

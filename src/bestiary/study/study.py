@@ -26,7 +26,10 @@ from bestiary.machine import cores, out_of_memory, processes
 from bestiary.profiling import Clock
 from bestiary.progress import Reporter, Silent
 from bestiary.recipe import Recipe
-from bestiary.search.study_cells import (
+from bestiary.study.plan import announced, forecast, scaled, share_within, unlooked
+from bestiary.study.recipes import LIMITS, Asked, Entry, pairs_of, read_entries
+from bestiary.study.results import Results
+from bestiary.study.runs import (
     CELLS,
     Cell,
     Memory,
@@ -38,9 +41,6 @@ from bestiary.search.study_cells import (
     remember,
     remembered,
 )
-from bestiary.search.study_plan import announced, forecast, scaled, share_within, unlooked
-from bestiary.search.study_recipes import LIMITS, Asked, Entry, pairs_of, read_entries
-from bestiary.search.study_results import Results
 from bestiary.training.beginning import begin, source_facts
 from bestiary.training.session import LOCK, held
 

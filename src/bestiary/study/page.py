@@ -9,11 +9,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from bestiary.deliver.study_plots import differences_plot, scores_plot, seconds_plot
 from bestiary.evaluation.comparison import COMPARED, LOWER_IS_BETTER
 from bestiary.files import write_text
 from bestiary.report.comparison_page import NAMES, print_lines
 from bestiary.report.render import render_page
+from bestiary.study.plots import differences_plot, scores_plot, seconds_plot
 from bestiary.text import spoken
 from bestiary.version import __version__
 

@@ -12,7 +12,7 @@ import polars as pl
 
 from bestiary.errors import MachineError, RunError
 from bestiary.files import read_json, write_json
-from bestiary.search.study_recipes import Asked, Entry
+from bestiary.study.recipes import Asked, Entry
 from bestiary.training.session import LOCK
 
 STUDY, CELLS = "study.json", "cells"

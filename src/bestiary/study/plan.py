@@ -13,7 +13,7 @@ from bestiary.errors import RecipeError
 from bestiary.profiling import Clock
 from bestiary.progress import Silent
 from bestiary.recipe import Recipe
-from bestiary.search.study_recipes import Entry, named, with_epochs
+from bestiary.study.recipes import Entry, named, with_epochs
 from bestiary.text import spoken, whole_percent
 from bestiary.training.budget import RESERVE_SHARE, Estimate, Measure, estimated
 from bestiary.training.task import task_of

@@ -10,12 +10,12 @@ from typing import Any
 import polars as pl
 
 from bestiary import table
-from bestiary.deliver.study_page import write_page
 from bestiary.evaluation.comparison import COMPARED, Scored, read_scored
 from bestiary.evaluation.several_seeds import Pair, over_seeds
 from bestiary.files import atomic, read_json, write_json
-from bestiary.search.study_cells import Cell
-from bestiary.search.study_recipes import Entry, changes
+from bestiary.study.page import write_page
+from bestiary.study.recipes import Entry, changes
+from bestiary.study.runs import Cell
 
 RESULTS, PAGE, CELLS_CSV, DIFFERENCES_CSV = "results.json", "study.html", "cells.csv", "differences.csv"
 
