@@ -22,9 +22,9 @@ import polars as pl
 from PIL import Image
 
 from bestiary.data import duplicates
-from bestiary.data.collection import measured
-from bestiary.data.labels import label_map
-from bestiary.data.likeness import VIEWS
+from bestiary.data.label_map import label_map
+from bestiary.data.registration import VIEWS
+from bestiary.data.scan import measured
 from bestiary.data.sources import Listing, list_pictures
 from bestiary.machine import cores
 from bestiary.picture import Limits, open_picture

@@ -15,9 +15,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from bestiary.data import archives, members, sources
-from bestiary.data.collection import measured
-from bestiary.data.labels import ANIMALS10
+from bestiary.data import archive_members, archives, sources
+from bestiary.data.label_map import ANIMALS10
+from bestiary.data.scan import measured
 from bestiary.data.sources import Listing, list_pictures, list_sources
 from bestiary.demo.dataset import DrawnCollection
 from bestiary.errors import MachineError, SourceError, UserError
@@ -210,7 +210,7 @@ def test_whoever_is_quicker_at_the_same_archive_is_used(
 ) -> None:
     source, write = packed(tmp_path / "pets.zip", TWO_CLASSES), archives._write
 
-    def meanwhile(member: members.Member, target: Path, archive: Path) -> None:
+    def meanwhile(member: archive_members.Member, target: Path, archive: Path) -> None:
         monkeypatch.setattr(archives, "_write", write)
         listed(source)  # the other process
         write(member, target, archive)
@@ -225,7 +225,7 @@ def test_an_archive_that_changes_while_it_is_unpacked_is_refused(
 ) -> None:
     source, write = packed(tmp_path / "pets.zip", TWO_CLASSES), archives._write
 
-    def touched(member: members.Member, target: Path, archive: Path) -> None:
+    def touched(member: archive_members.Member, target: Path, archive: Path) -> None:
         write(member, target, archive)
         os.utime(source, (1, 1))
 
@@ -333,7 +333,7 @@ def test_an_unknown_compression_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
 def test_too_many_members_are_refused(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(members, "MAX_MEMBERS", 5)
+    monkeypatch.setattr(archive_members, "MAX_MEMBERS", 5)
     refused(packed(tmp_path / f"many.{kind}", {f"cat/{n}.jpg": b"" for n in range(6)}), "has more than 5 members")
     assert len(listed(packed(tmp_path / f"few.{kind}", {f"cat/{n}.jpg": b"" for n in range(5)})).pictures) == 5
 
@@ -344,7 +344,7 @@ def test_a_zip_that_says_it_has_a_million_members_is_refused_before_they_are_rea
     end = struct.pack("<4sHHHHLLH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
     (tmp_path / "many.zip").write_bytes(b"PK\x03\x04" + end64 + locator + end)
     refused(tmp_path / "many.zip", r"many\.zip has more than 500,000 members")
-    lying = struct.pack("<4sHHHHLLH", b"PK\x05\x06", 0, 0, 5, 5, members.MAX_DIRECTORY_BYTES + 1, 0, 0)
+    lying = struct.pack("<4sHHHHLLH", b"PK\x05\x06", 0, 0, 5, 5, archive_members.MAX_DIRECTORY_BYTES + 1, 0, 0)
     (tmp_path / "lie.zip").write_bytes(b"PK\x03\x04" + lying)
     refused(tmp_path / "lie.zip", r"lie\.zip cannot be read as an archive: its table of contents has 67 MB")
 
@@ -374,7 +374,7 @@ def test_a_zip_that_understates_its_sizes_writes_no_more_than_it_said(tmp_path: 
 
 @pytest.mark.parametrize("given", [b"aaa", b"aaaaaaa"])
 def test_real_bytes_are_counted_while_they_are_written(tmp_path: Path, given: bytes) -> None:
-    member = members.Member("cat/a.jpg", "file", 5, lambda: io.BytesIO(given))
+    member = archive_members.Member("cat/a.jpg", "file", 5, lambda: io.BytesIO(given))
     with pytest.raises(SourceError, match=r'"cat/a\.jpg" has not the 5 bytes that it says it has'):
         archives._write(member, tmp_path / "a.jpg", tmp_path / "lie.zip")
 
@@ -411,7 +411,7 @@ def test_a_disk_that_is_full_after_all_is_told(tmp_path: Path, monkeypatch: pyte
         def read(self, size: int | None = -1) -> bytes:
             raise OSError(28, "No space left on device")
 
-    member = members.Member("cat/a.jpg", "file", 5, Full)
+    member = archive_members.Member("cat/a.jpg", "file", 5, Full)
     with pytest.raises(MachineError, match=r'"cat/a\.jpg" of .*x\.zip cannot be written into the cache: No space left'):
         archives._write(member, tmp_path / "a.jpg", tmp_path / "x.zip")
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from bestiary import table
 from bestiary.data import audit
-from bestiary.data.collection import INSPECTION_COLUMNS
+from bestiary.data.scan import INSPECTION_COLUMNS
 
 NO_PAIRS = np.zeros((0, 3), np.int64)
 SOUND: dict[str, Any] = {

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from bestiary import flow, table
-from bestiary.data.preparation import Audited
+from bestiary.data.dataset import Audited
 from bestiary.demo.dataset import DrawnCollection, draw_collection
 from bestiary.errors import MachineError
 from bestiary.report import audit_cards, audit_checks

@@ -11,7 +11,7 @@ import pytest
 
 from bestiary import table
 from bestiary.cli.audit_table import audit_json, audit_lines, print_audit
-from bestiary.data.preparation import Audited
+from bestiary.data.dataset import Audited
 
 PLACE = Path("/pictures/cat")
 

@@ -16,7 +16,7 @@ from PIL import Image
 from bestiary import files as files_module
 from bestiary import flow, table
 from bestiary.data.corrections import Correction, Corrections, append, correction, merge, read_corrections, write
-from bestiary.data.preparation import divided
+from bestiary.data.dataset import divided
 from bestiary.demo.dataset import DrawnCollection, draw_creature
 from bestiary.errors import SourceError
 from bestiary.recipe import Data, Recipe
@@ -226,7 +226,7 @@ def test_what_is_kept_is_no_issue_any_more(folder: Path, tmp_path: Path) -> None
 
 
 def test_keeping_all_others_of_a_group_settles_it(tmp_path: Path) -> None:
-    from bestiary.data.correcting import settle
+    from bestiary.data.apply_corrections import settle
 
     pictures = pl.DataFrame(
         {"row_id": [0, 1, 2, 3], "sha256": [ONE, TWO, THREE, "4" * 64], "group": [0, 0, 2, 2], "error": [None] * 4},

@@ -11,7 +11,7 @@ import pytest
 from bestiary.data import fetch as fetching
 from bestiary.data.archives import KEEP_FREE_BYTES
 from bestiary.data.fetch import fetch
-from bestiary.data.labels import ANIMALS10
+from bestiary.data.label_map import ANIMALS10
 from bestiary.data.sources import list_pictures
 from bestiary.errors import MachineError, MissingExtraError, SourceError, UserError
 from bestiary.progress import Lines, Silent

@@ -78,7 +78,7 @@ def test_torch_is_imported_at_the_top_of_few_modules() -> None:
         ("bestiary.flow, bestiary.inference.predictor, bestiary.cli", ["torch", "torchvision", "timm"]),
         ("bestiary.inference.predictor, bestiary.cli, bestiary.inference.writers", TRAINING_ONLY),
         ("bestiary.serve.app, bestiary.inference.output_file, bestiary.inference.link_folders", TRAINING_ONLY),
-        ("bestiary.data.inspection", [*TRAINING_ONLY, "onnxruntime", "pydantic"]),  # what worker processes import
+        ("bestiary.data.measure", [*TRAINING_ONLY, "onnxruntime", "pydantic"]),  # what worker processes import
     ],
 )
 def test_what_is_not_needed_is_not_imported(modules: str, unwanted: list[str]) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageFilter
 
-from bestiary.data.inspection import Inspection, inspect, perceptual_hash
+from bestiary.data.measure import Inspection, inspect, perceptual_hash
 from bestiary.demo.dataset import DrawnCollection, draw_creature
 from bestiary.picture import LIMITS, Limits, open_picture
 

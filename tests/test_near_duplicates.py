@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bestiary.data import audit, duplicates
-from bestiary.data.collection import measured
 from bestiary.data.duplicates import HOW, duplicate_pairs, groups, hash_bits, near_pairs
-from bestiary.data.inspection import inspect
-from bestiary.data.labels import label_map
-from bestiary.data.likeness import VIEWS, View, agreement, thumbnails_of, view_hashes
+from bestiary.data.label_map import label_map
+from bestiary.data.measure import inspect
+from bestiary.data.registration import VIEWS, View, agreement, thumbnails_of, view_hashes
+from bestiary.data.scan import measured
 from bestiary.data.sources import list_pictures
 from bestiary.demo.dataset import draw_creature
 from bestiary.picture import LIMITS

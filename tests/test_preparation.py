@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from bestiary import table
-from bestiary.data import collection as measuring
+from bestiary.data import scan as measuring
 from bestiary.data.audit import SERIOUS
-from bestiary.data.inspection import Inspection, inspect
-from bestiary.data.preparation import Audited, audited, divided, refusal
+from bestiary.data.dataset import Audited, audited, divided, refusal
+from bestiary.data.measure import Inspection, inspect
 from bestiary.data.sources import list_pictures
 from bestiary.demo.dataset import FAULT_CHECKS, DrawnCollection, draw_creature
 from bestiary.errors import SourceError

@@ -12,7 +12,7 @@ import pytest
 
 from bestiary import flow
 from bestiary.batches.rows import Rows
-from bestiary.data.preparation import Audited
+from bestiary.data.dataset import Audited
 from bestiary.demo.dataset import DrawnCollection
 from bestiary.errors import MissingExtraError
 from bestiary.evaluation import second_look

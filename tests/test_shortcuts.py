@@ -15,7 +15,7 @@ pytest.importorskip("sklearn")
 
 from bestiary import table
 from bestiary.data.folds import deal_folds
-from bestiary.data.inspection import inspect
+from bestiary.data.measure import inspect
 from bestiary.data.shortcuts import AT_MOST_PICTURES, PROPERTIES, find_shortcuts
 from bestiary.picture import LIMITS
 

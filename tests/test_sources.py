@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from bestiary.data.labels import ANIMALS10, label_map
+from bestiary.data.label_map import ANIMALS10, label_map
 from bestiary.data.sources import Listing, list_pictures, list_sources
 from bestiary.errors import SourceError
 from bestiary.progress import Lines

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from bestiary.data.twins import alike_names, twin_words
+from bestiary.data.overlapping_classes import alike_names, twin_words
 
 
 def pictures(*rows: tuple[str, int]) -> pl.DataFrame:

@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     import polars as pl
 
-    from bestiary.data.preparation import Audited
+    from bestiary.data.dataset import Audited
 
 
 STYLES = ("dim", "default", "bold yellow", "bold red")  # noted, found, needs somebody, serious

@@ -34,7 +34,7 @@ def audit(
     from bestiary import flow
     from bestiary.cli.audit_table import audit_json, print_audit
     from bestiary.data.audit import SERIOUS
-    from bestiary.data.preparation import refusal
+    from bestiary.data.dataset import refusal
     from bestiary.progress import reporter
     from bestiary.report.audit_page import write_audit
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from bestiary.data.members import CHUNK_BYTES, DAMAGE, SUFFIXES, Member, damaged, members, shown
+from bestiary.data.archive_members import CHUNK_BYTES, DAMAGE, SUFFIXES, Member, damaged, members, shown
 from bestiary.errors import MachineError, SourceError
 from bestiary.progress import Reporter
 

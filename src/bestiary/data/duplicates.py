@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from bestiary.data.inspection import HASH_SIDE
-from bestiary.data.likeness import VIEWS, View, agreement, thumbnails_of, view_hashes
+from bestiary.data.measure import HASH_SIDE
+from bestiary.data.registration import VIEWS, View, agreement, thumbnails_of, view_hashes
 
 Bits = npt.NDArray[np.uint64]
 Places = npt.NDArray[np.int64]

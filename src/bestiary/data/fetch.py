@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bestiary.data.archives import require_space, whole_folder
-from bestiary.data.labels import ANIMALS10
+from bestiary.data.label_map import ANIMALS10
 from bestiary.errors import MachineError, SourceError, UserError, nearest, needs
 from bestiary.progress import Reporter, Silent
 

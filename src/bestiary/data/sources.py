@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bestiary.data import archives, members, tables
+from bestiary.data import archives, manifest
 from bestiary.data.part_names import part_named
 from bestiary.errors import SourceError
 from bestiary.files import cache_folder
@@ -300,4 +300,4 @@ def _files(folder: Path, listing: Listing) -> Iterator[Path]:
 
 
 def _list_table(source: Path) -> Listing:
-    return Listing([Listed(*row) for row in tables.rows(source)])
+    return Listing([Listed(*row) for row in manifest.rows(source)])

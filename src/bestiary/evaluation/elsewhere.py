@@ -15,8 +15,8 @@ from bestiary import files as files_module
 from bestiary import run_folder, table
 from bestiary.batches.decoding import Pinned, gone
 from bestiary.data.corrections import read_corrections
+from bestiary.data.dataset import Audited, audited
 from bestiary.data.duplicates import hash_bits, near_pairs
-from bestiary.data.preparation import Audited, audited
 from bestiary.errors import SourceError
 from bestiary.evaluation import intervals
 from bestiary.evaluation.metrics import OVER_CLASSES

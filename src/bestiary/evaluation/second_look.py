@@ -12,7 +12,7 @@ import polars as pl
 
 from bestiary.batches.decoding import View
 from bestiary.data.audit import in_order
-from bestiary.data.preparation import Audited
+from bestiary.data.dataset import Audited
 from bestiary.errors import MissingExtraError, needs
 from bestiary.evaluation.label_suspects import suspect_findings
 from bestiary.machine import give_back_memory

@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from bestiary import table
-from bestiary.data.preparation import Audited
+from bestiary.data.dataset import Audited
 from bestiary.files import write_text
 from bestiary.report.audit_cards import Exhibit, clipped, exhibits, marked, with_images
 from bestiary.report.audit_checks import NOTED, Advice, advice, seriousness

@@ -11,8 +11,8 @@ import polars as pl
 
 from bestiary import files, run_folder, table
 from bestiary.data.corrections import write
-from bestiary.data.labels import lasting_name
-from bestiary.data.preparation import Audited
+from bestiary.data.dataset import Audited
+from bestiary.data.label_map import lasting_name
 from bestiary.recipe import Recipe
 
 Sources = Path | str | Sequence[Path | str]  # one source of pictures, or several that are merged

@@ -13,7 +13,7 @@ import optuna
 import polars as pl
 from optuna.trial import TrialState
 
-from bestiary.data.preparation import Audited
+from bestiary.data.dataset import Audited
 from bestiary.errors import RecipeError
 from bestiary.progress import Reporter, Silent
 from bestiary.recipe import Recipe, trained_for

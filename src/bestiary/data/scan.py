@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from bestiary.data.inspection import Inspection, inspect
+from bestiary.data.measure import Inspection, inspect
 from bestiary.data.sources import Listing, Unusable
 from bestiary.errors import MachineError
 from bestiary.files import atomic

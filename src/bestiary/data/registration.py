@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bestiary.data.inspection import HASH_SIDE, THUMBNAIL_SIDE
+from bestiary.data.measure import HASH_SIDE, THUMBNAIL_SIDE
 
 Grey = npt.NDArray[np.uint8]
 Numbers = npt.NDArray[np.float32]
