@@ -11,7 +11,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("cleanlab")
 
 from bestiary import table
-from bestiary.data.folds import deal_folds
+from bestiary.data.split import deal_folds
 from bestiary.evaluation.label_suspects import MIN_PICTURES, out_of_fold, suspect_findings, suspects
 from bestiary.evaluation.outliers import REFERENCES, outliers, similarity_to_own
 

@@ -14,9 +14,9 @@ from PIL import Image
 pytest.importorskip("sklearn")
 
 from bestiary import table
-from bestiary.data.folds import deal_folds
 from bestiary.data.measure import inspect
 from bestiary.data.shortcuts import AT_MOST_PICTURES, PROPERTIES, find_shortcuts
+from bestiary.data.split import deal_folds
 from bestiary.picture import LIMITS
 
 LABELS = ("cat", "dog", "horse", "spider")

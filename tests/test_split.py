@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bestiary.data.folds import content_folds
-from bestiary.data.split import Item, digest, split
+from bestiary.data.split import Item, content_folds, digest, split
 from bestiary.errors import SourceError
 
 SHARES = {"test": 0.15, "val": 0.15}

@@ -13,13 +13,12 @@ from bestiary import table
 from bestiary.data import audit, duplicates
 from bestiary.data.apply_corrections import Corrected, correct
 from bestiary.data.corrections import Corrections
-from bestiary.data.folds import content_folds
 from bestiary.data.label_map import label_map
 from bestiary.data.overlapping_classes import twin_words
 from bestiary.data.scan import measured
 from bestiary.data.shortcuts import find_shortcuts
 from bestiary.data.sources import Listing, list_sources
-from bestiary.data.split import Item, check, deal, digest, lacking
+from bestiary.data.split import Item, check, content_folds, deal, digest, lacking
 from bestiary.errors import SourceError, nearest
 from bestiary.machine import give_back_memory
 from bestiary.picture import Limits

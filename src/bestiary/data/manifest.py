@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from bestiary.data.part_names import PARTS, part_named
+from bestiary.data.split import PARTS, part_named
 from bestiary.errors import SourceError
 from bestiary.text import on_one_line
 

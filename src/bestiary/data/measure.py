@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import warnings
@@ -14,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, JpegImagePlugin
 
-from bestiary.data.truncation import missing_share
 from bestiary.errors import PictureError
 from bestiary.picture import FORMATS, Limits, open_picture, read_bytes, with_name
 
@@ -193,3 +193,32 @@ def _sharpness(grey: npt.NDArray[Any]) -> float:
     middle = grey[1:-1, 1:-1]
     laplacian = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * middle
     return float(laplacian.var() / max(float(grey.var()), 1e-6))
+
+
+DOWNWARDS = {"JPEG", "MPO", "PNG", "PPM", "TIFF"}  # stored row by row, the upper edge first
+EITHER_WAY = {"BMP", "TGA"}  # row by row, the lower edge first as a rule
+
+
+def missing_share(content: bytes) -> float | None:
+    """Return the share of rows that a truncated picture lacks, in 0..1, or None where that cannot be told.
+
+    It cannot where the whole picture is stored in ever finer passes (progressive JPEG, interlaced PNG). What the
+    decoder did not reach is zero in all channels: rows at the edge where the file ends that are so count as missing.
+    """
+    with contextlib.suppress(Exception):  # whatever a decoder of damaged files stumbles over: then nothing is told
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        with contextlib.suppress(OSError):
+            image.load()
+        image.tile = []  # nothing is left to decode: what is there can be read
+        if image.format in DOWNWARDS | EITHER_WAY:
+            return _empty_edge(np.asarray(image), either=image.format in EITHER_WAY)
+    return None
+
+
+def _empty_edge(pixels: np.ndarray, *, either: bool) -> float | None:
+    filled = np.flatnonzero(pixels.reshape(len(pixels), -1).any(axis=1))
+    if not len(filled):
+        return None
+    above, below = int(filled[0]), len(pixels) - 1 - int(filled[-1])
+    missing = max(above, below) if either else below
+    return missing / len(pixels) if missing else None

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import polars as pl
 
 from bestiary import table
-from bestiary.data.folds import deal_folds
+from bestiary.data.split import deal_folds
 
 FOLDS = 5
 AT_MOST_PICTURES = 20_000  # more are drawn from: time and memory stay the same

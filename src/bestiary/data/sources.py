@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bestiary.data import archives, manifest
-from bestiary.data.part_names import part_named
+from bestiary.data.split import part_named
 from bestiary.errors import SourceError
 from bestiary.files import cache_folder
 from bestiary.picture import SUFFIXES

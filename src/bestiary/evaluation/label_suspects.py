@@ -12,7 +12,7 @@ import polars as pl
 
 from bestiary import table
 from bestiary.batches.rows import Rows
-from bestiary.data.folds import deal_folds
+from bestiary.data.split import deal_folds
 from bestiary.evaluation.outliers import outliers
 from bestiary.models.standard import mean_and_scale
 from bestiary.quick_metrics import softmax

@@ -13,8 +13,7 @@ import polars as pl
 
 from bestiary import run_folder
 from bestiary.batches.rows import gathered
-from bestiary.data.folds import content_folds
-from bestiary.data.split import Item, deal
+from bestiary.data.split import Item, content_folds, deal
 from bestiary.errors import RecipeError, SourceError
 from bestiary.models.lite import BACKBONES, built_trunk
 from bestiary.profiling import Clock
