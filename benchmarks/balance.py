@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from bestiary.batches.decoding import View
-from bestiary.data.dataset import Audited, divided
+from bestiary.data.assign_splits import divided
+from bestiary.data.dataset import Audited
 from bestiary.evaluation.metrics import score
 from bestiary.export.calibration import fit_temperature
 from bestiary.export.finalize import softmax

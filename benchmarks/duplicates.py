@@ -21,7 +21,7 @@ import numpy.typing as npt
 import polars as pl
 from PIL import Image
 
-from bestiary.data import duplicates
+from bestiary.data import duplicates, hamming_search
 from bestiary.data.label_map import label_map
 from bestiary.data.registration import VIEWS
 from bestiary.data.scan import measured
@@ -103,7 +103,7 @@ def search_of_many() -> None:
         bits[MANY - 1 - number] = bits[number] ^ np.packbits(flipped).view(np.uint64)
         wanted[number, MANY - 1 - number] = int(distance)
     begun = time.perf_counter()
-    pairs = duplicates.near_pairs(bits, 40, threads=cores())
+    pairs = hamming_search.near_pairs(bits, 40, threads=cores())
     seconds = time.perf_counter() - begun
     found = {(left, right): distance for left, right, distance in pairs.tolist()}
     print(

@@ -15,8 +15,8 @@ from PIL import Image
 
 from bestiary import files as files_module
 from bestiary import flow, table
+from bestiary.data.assign_splits import divided
 from bestiary.data.corrections import Correction, Corrections, append, correction, merge, read_corrections, write
-from bestiary.data.dataset import divided
 from bestiary.demo.dataset import DrawnCollection, draw_creature
 from bestiary.errors import SourceError
 from bestiary.recipe import Data, Recipe

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bestiary.data import duplicates
-from bestiary.data.duplicates import equal_pairs, groups, hash_bits, near_pairs
+from bestiary.data.duplicates import equal_pairs, groups
+from bestiary.data.hamming_search import hash_bits, near_pairs
 
 
 def hexadecimal(number: int) -> str:

@@ -14,7 +14,8 @@ import pytest
 pytest.importorskip("sklearn")
 
 from bestiary import files, flow, run_folder, table
-from bestiary.data.dataset import Audited, fold_split
+from bestiary.data.assign_splits import fold_split
+from bestiary.data.dataset import Audited
 from bestiary.demo.dataset import DrawnCollection, draw_creature
 from bestiary.errors import InterruptedRun, RecipeError, RunError, SourceError
 from bestiary.evaluation.folds import cross_validated, fold_scores, pooled, rare_classes

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bestiary.data import audit, duplicates
-from bestiary.data.duplicates import HOW, duplicate_pairs, groups, hash_bits, near_pairs
+from bestiary.data.duplicates import HOW, duplicate_pairs, groups
+from bestiary.data.hamming_search import hash_bits, near_pairs
 from bestiary.data.label_map import label_map
 from bestiary.data.measure import inspect
 from bestiary.data.registration import VIEWS, View, agreement, thumbnails_of, view_hashes

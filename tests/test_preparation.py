@@ -12,8 +12,9 @@ from PIL import Image
 
 from bestiary import table
 from bestiary.data import scan as measuring
+from bestiary.data.assign_splits import divided, refusal
 from bestiary.data.audit import SERIOUS
-from bestiary.data.dataset import Audited, audited, divided, refusal
+from bestiary.data.dataset import Audited, audited
 from bestiary.data.measure import Inspection, inspect
 from bestiary.data.sources import list_pictures
 from bestiary.demo.dataset import FAULT_CHECKS, DrawnCollection, draw_creature

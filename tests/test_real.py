@@ -15,7 +15,7 @@ from PIL import Image
 pytest.importorskip("sklearn")
 
 from bestiary import flow, table
-from bestiary.data.duplicates import hash_bits, near_pairs
+from bestiary.data.hamming_search import hash_bits, near_pairs
 
 LARGE_CLASSES = ("butterfly", "cat", "chicken", "dog", "elephant", "horse", "spider")
 SMALL_CLASSES = ("cow", "sheep", "squirrel")  # fewer than fifty pictures of each

@@ -174,7 +174,7 @@ def test_the_page_and_the_picture_say_it(searched: Path) -> None:
 def test_second_scores_are_on_pictures_that_played_no_part(collection: DrawnCollection) -> None:
     recipe = Recipe.of(PROBE)
     found = flow.audit(collection.folder, recipe=recipe, threads=1)
-    from bestiary.data.dataset import divided
+    from bestiary.data.assign_splits import divided
 
     shown, _ = divided(found, recipe.data, seed=0)
     division = objective.fresh_division(shown, 0, seed=1)
@@ -190,7 +190,7 @@ def test_second_scores_are_on_pictures_that_played_no_part(collection: DrawnColl
 
 
 def test_inner_folds_judge_every_picture_once_and_never_a_test_picture(collection: DrawnCollection) -> None:
-    from bestiary.data.dataset import divided
+    from bestiary.data.assign_splits import divided
 
     recipe = Recipe.of(PROBE)
     shown, _ = divided(flow.audit(collection.folder, recipe=recipe, threads=1), recipe.data, seed=0)

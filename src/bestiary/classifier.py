@@ -22,7 +22,8 @@ from bestiary import files as files_module
 from bestiary import run_folder, table
 from bestiary.batches.decoding import Source
 from bestiary.data.arrays import Pixels, RowShape, as_rgb, check_pictures, write_pictures
-from bestiary.data.dataset import audited_listing, divided
+from bestiary.data.assign_splits import divided
+from bestiary.data.dataset import audited_listing
 from bestiary.data.sources import Listed, Listing
 from bestiary.errors import InputError, SourceError
 from bestiary.evaluation.judging import validated

@@ -18,8 +18,9 @@ import polars as pl
 from bestiary import files, run_folder, table
 from bestiary.batches.decoding import gone
 from bestiary.data.apply_corrections import settle
+from bestiary.data.assign_splits import described, divided
 from bestiary.data.corrections import read_corrections
-from bestiary.data.dataset import Audited, audited, described, divided
+from bestiary.data.dataset import Audited, audited
 from bestiary.errors import InterruptedRun, PictureError, RunError, SourceError
 from bestiary.evaluation.curves import overfitting_sentence, path_sentence
 from bestiary.evaluation.elsewhere import evaluate_elsewhere, predicted

@@ -33,8 +33,8 @@ def audit(
     needs_extra("train")
     from bestiary import flow
     from bestiary.cli.audit_table import audit_json, print_audit
+    from bestiary.data.assign_splits import refusal
     from bestiary.data.audit import SERIOUS
-    from bestiary.data.dataset import refusal
     from bestiary.progress import reporter
     from bestiary.report.audit_page import write_audit
 

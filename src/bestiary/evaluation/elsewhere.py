@@ -16,7 +16,7 @@ from bestiary import run_folder, table
 from bestiary.batches.decoding import Pinned, gone
 from bestiary.data.corrections import read_corrections
 from bestiary.data.dataset import Audited, audited
-from bestiary.data.duplicates import hash_bits, near_pairs
+from bestiary.data.hamming_search import hash_bits, near_pairs
 from bestiary.errors import SourceError
 from bestiary.evaluation import intervals
 from bestiary.evaluation.metrics import OVER_CLASSES

@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from bestiary import run_folder, table
-from bestiary.data.dataset import fold_split, groups_of_classes
+from bestiary.data.assign_splits import fold_split, groups_of_classes
 from bestiary.evaluation.predictions import truth_of
 from bestiary.files import write_text
 from bestiary.progress import Reporter

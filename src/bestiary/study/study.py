@@ -20,7 +20,8 @@ from typing import Any
 import polars as pl
 
 from bestiary import flow, table
-from bestiary.data.dataset import Audited, divided
+from bestiary.data.assign_splits import divided
+from bestiary.data.dataset import Audited
 from bestiary.errors import IntegrityError, InterruptedRun, MachineError, RecipeError, SourceError, UserError
 from bestiary.machine import cores, out_of_memory, processes
 from bestiary.profiling import Clock

@@ -15,7 +15,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from bestiary import flow
-from bestiary.data.dataset import Audited, divided
+from bestiary.data.assign_splits import divided
+from bestiary.data.dataset import Audited
 from bestiary.errors import InterruptedRun, RecipeError, RunError
 from bestiary.machine import cores, keep_memory, processes
 from bestiary.models.lite import built_trunk
