@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bestiary.batches.pixels import pixel_batches
+from bestiary.batches.pixel_cache import pixel_batches
 from bestiary.inference.bundle import GRAPH_NAME, read_bundle
 from bestiary.inference.predictor import Predictor
 from bestiary.machine import cores

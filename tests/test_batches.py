@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bestiary.batches.batches import Positions, evaluation_batches, training_batches, training_steps
+from bestiary.batches.loader import Positions, evaluation_batches, training_batches, training_steps
 
 ROWS = 23
 LABELS = np.arange(ROWS, dtype=np.int64) % 3

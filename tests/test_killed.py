@@ -88,7 +88,9 @@ def test_a_probe_killed_at_every_stage(collection: DrawnCollection, tmp_path: Pa
     train = ["train", str(collection.folder), *PROBE, "--out", str(run)]
     killed(cache, *train, dies_in="bestiary.data.scan._tables")  # while the pictures are measured
     assert not run.exists()
-    killed(cache, *train, dies_in="bestiary.batches.store.Segment.append", count=5)  # while the audit caches features
+    killed(
+        cache, *train, dies_in="bestiary.batches.array_cache.Segment.append", count=5
+    )  # while the audit caches features
     assert not run.exists()
     killed(cache, *train, dies_in="bestiary.training.probe.fit_head")
     assert run.exists()

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from bestiary.batches.rows import OnDisk
+from bestiary.batches.feature_matrix import OnDisk
 from bestiary.evaluation.label_suspects import out_of_fold
 from bestiary.recipe import Balance
 from bestiary.training import linear

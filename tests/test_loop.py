@@ -16,7 +16,7 @@ pytest.importorskip("torch")
 import torch
 from torch import nn
 
-from bestiary.batches.batches import Positions, Read
+from bestiary.batches.loader import Positions, Read
 from bestiary.errors import RecipeError, RunError, SourceError
 from bestiary.models.networks import Network, over_trunk, plain, resnet
 from bestiary.progress import Silent

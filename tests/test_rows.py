@@ -15,9 +15,9 @@ from full_disk import largest_file
 
 pytest.importorskip("sklearn")
 
-from bestiary.batches import rows as rows_module
-from bestiary.batches.rows import OnDisk, gathered, pieces
-from bestiary.batches.store import ArrayStore
+from bestiary.batches import feature_matrix as rows_module
+from bestiary.batches.array_cache import ArrayStore
+from bestiary.batches.feature_matrix import OnDisk, gathered, pieces
 from bestiary.errors import IntegrityError, MachineError
 from bestiary.evaluation.label_suspects import out_of_fold
 from bestiary.evaluation.learning_curve import learning_curve

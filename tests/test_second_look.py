@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from bestiary import flow
-from bestiary.batches.rows import Rows
+from bestiary.batches.feature_matrix import Rows
 from bestiary.data.dataset import Audited
 from bestiary.demo.dataset import DrawnCollection
 from bestiary.errors import MissingExtraError

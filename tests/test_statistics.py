@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bestiary.batches.batches import Positions
-from bestiary.batches.statistics import channel_statistics
+from bestiary.batches.channel_stats import channel_statistics
+from bestiary.batches.loader import Positions
 from bestiary.picture import Pixels
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (150, 9, 7, 3), dtype=np.uint8)

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bestiary.batches import store as store_module
-from bestiary.batches.store import ArrayStore
+from bestiary.batches import array_cache as store_module
+from bestiary.batches.array_cache import ArrayStore
 from bestiary.errors import IntegrityError, MachineError
 from full_disk import largest_file
 

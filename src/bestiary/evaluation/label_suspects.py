@@ -11,7 +11,7 @@ import numpy.typing as npt
 import polars as pl
 
 from bestiary import table
-from bestiary.batches.rows import Rows
+from bestiary.batches.feature_matrix import Rows
 from bestiary.data.split import deal_folds
 from bestiary.evaluation.outliers import outliers
 from bestiary.models.standard import mean_and_scale

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import polars as pl
 
 from bestiary.batches.decoding import View
-from bestiary.batches.pixels import pixel_batches
-from bestiary.batches.rows import gathered
+from bestiary.batches.feature_matrix import gathered
+from bestiary.batches.pixel_cache import pixel_batches
 from bestiary.evaluation.class_gaps import class_gaps
 from bestiary.evaluation.learning_curve import learning_curve
 from bestiary.machine import give_back_memory

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bestiary.batches.rows import Rows
+from bestiary.batches.feature_matrix import Rows
 from bestiary.models.standard import mean_and_scale
 
 NEIGHBOURS = 5

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bestiary.batches.decoding import View
-from bestiary.batches.rows import Rows
+from bestiary.batches.feature_matrix import Rows
 from bestiary.errors import IntegrityError
 from bestiary.export.calibration import choose_threshold, fit_temperature
 from bestiary.export.graph import Calibration, seal

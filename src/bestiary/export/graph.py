@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from bestiary.batches.rows import Rows
+from bestiary.batches.feature_matrix import Rows
 from bestiary.errors import IntegrityError
 from bestiary.models.head import Head
 from bestiary.models.subspace import Subspace

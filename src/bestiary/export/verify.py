@@ -15,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 
 from bestiary import table
-from bestiary.batches.pixels import pixel_batches
+from bestiary.batches.pixel_cache import pixel_batches
 from bestiary.errors import IntegrityError, MachineError, SourceError, UserError
 from bestiary.export.finalize import PARITY_LIMIT, agree
 from bestiary.export.formats import PRECISIONS, Kind, write_export

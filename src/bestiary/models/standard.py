@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from bestiary.batches.rows import Rows
+from bestiary.batches.feature_matrix import Rows
 
 ROWS_AT_ONCE = 2_048
 LEAST = 1e-6  # added to the spread: a channel that never varies is not divided by 0

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bestiary.batches.rows import Rows, pieces
+from bestiary.batches.feature_matrix import Rows, pieces
 
 Floats = npt.NDArray[np.floating[Any]]
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from bestiary.batches.pixels import pixel_store
+from bestiary.batches.pixel_cache import pixel_store
 from bestiary.errors import RecipeError
 from bestiary.machine import processes
 from bestiary.models.cut import frozen_stages

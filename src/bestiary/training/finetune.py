@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from bestiary.batches.batches import Read
-from bestiary.batches.pixels import pixel_batches
+from bestiary.batches.loader import Read
+from bestiary.batches.pixel_cache import pixel_batches
 from bestiary.models.cut import STAGES, Lower, frozen_stages, lower_part
 from bestiary.models.engine import Precision, bulk_engine
 from bestiary.models.head import Head

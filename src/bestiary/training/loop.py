@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from bestiary.batches.augmentation import Chance, augment
-from bestiary.batches.batches import Read, evaluation_batches, training_batches, training_steps
+from bestiary.batches.loader import Read, evaluation_batches, training_batches, training_steps
 from bestiary.errors import RecipeError
 from bestiary.files import write_text
 from bestiary.machine import keep_memory

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bestiary.batches.batches import Read
-from bestiary.batches.pixels import fill, pixel_store
-from bestiary.batches.statistics import Statistics, channel_statistics
-from bestiary.batches.store import ArrayStore
+from bestiary.batches.array_cache import ArrayStore
+from bestiary.batches.channel_stats import Statistics, channel_statistics
+from bestiary.batches.loader import Read
+from bestiary.batches.pixel_cache import fill, pixel_store
 from bestiary.errors import RecipeError, needs
 from bestiary.machine import give_back_memory, keep_memory, processes
 from bestiary.models.cut import frozen_stages

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from bestiary.batches.decoding import View
-from bestiary.batches.pixels import pixel_batches
+from bestiary.batches.pixel_cache import pixel_batches
 from bestiary.models.engine import Precision, bulk_engine
 from bestiary.models.pooling import pooled_graph
 from bestiary.picture import Pixels

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bestiary.batches.batches import Positions
+from bestiary.batches.loader import Positions
 from bestiary.models.networks import Network
 from bestiary.picture import Pixels
 from bestiary.progress import Silent

@@ -13,7 +13,7 @@ import polars as pl
 
 from bestiary import run_folder
 from bestiary.batches.decoding import View
-from bestiary.batches.rows import Rows
+from bestiary.batches.feature_matrix import Rows
 from bestiary.files import cache_folder
 from bestiary.models.head import Head
 from bestiary.models.subspace import Subspace

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from bestiary import run_folder
-from bestiary.batches.rows import gathered
+from bestiary.batches.feature_matrix import gathered
 from bestiary.data.split import Item, content_folds, deal
 from bestiary.errors import RecipeError, SourceError
 from bestiary.models.lite import BACKBONES, built_trunk

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bestiary.batches.batches import Read, evaluation_batches
+from bestiary.batches.loader import Read, evaluation_batches
 
 STATISTICS_BATCH = 64
 Colour = tuple[float, float, float]

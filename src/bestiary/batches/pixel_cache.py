@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from bestiary.batches.array_cache import ArrayStore
 from bestiary.batches.decoding import Pinned, View, decoded, gone, in_batches
-from bestiary.batches.store import ArrayStore
 from bestiary.picture import Pixels
 from bestiary.progress import Reporter
 

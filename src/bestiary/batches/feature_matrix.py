@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from bestiary.batches.store import ArrayStore
+from bestiary.batches.array_cache import ArrayStore
 from bestiary.errors import MachineError
 
 AT_ONCE = 32 * 2**20  # bytes of float32 that are held in memory: 6,500 pictures with lite0
