@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from bestiary.batches.decoding import View
+from bestiary.batches.preprocess import View
 from bestiary.data.assign_splits import divided
 from bestiary.data.dataset import Audited
 from bestiary.evaluation.metrics import score

@@ -24,7 +24,7 @@ from scipy.optimize import minimize
 from scipy.stats import betabinom, binom
 
 from bestiary import flow
-from bestiary.batches.decoding import View
+from bestiary.batches.preprocess import View
 from bestiary.data.split import Item, split
 from bestiary.evaluation.metrics import score
 from bestiary.export.calibration import fit_temperature

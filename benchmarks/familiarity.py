@@ -25,7 +25,8 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from bestiary import flow
-from bestiary.batches.decoding import View
+from bestiary.batches.feature_matrix import mean_and_scale
+from bestiary.batches.preprocess import View
 from bestiary.data.split import Item, split
 from bestiary.demo.creatures import CREATURES
 from bestiary.demo.dataset import draw_creature, draw_stranger
@@ -35,7 +36,6 @@ from bestiary.machine import cores, keep_memory
 from bestiary.models.engine import bulk_engine
 from bestiary.models.lite import BACKBONES, built_trunk
 from bestiary.models.pooling import pooled_graph
-from bestiary.models.standard import mean_and_scale
 from bestiary.models.subspace import Subspace
 from bestiary.progress import Silent
 from bestiary.training.linear import logits_of

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bestiary.batches.decoding import View
 from bestiary.batches.loader import Positions, Read
 from bestiary.batches.pixel_cache import fill, pixel_store
+from bestiary.batches.preprocess import View
 from bestiary.data.label_map import label_map
 from bestiary.data.sources import list_pictures
 from bestiary.files import cache_folder

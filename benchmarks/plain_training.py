@@ -22,9 +22,9 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from bestiary.batches.decoding import View
 from bestiary.batches.loader import Positions
 from bestiary.batches.pixel_cache import fill, pixel_store
+from bestiary.batches.preprocess import View
 from bestiary.data.label_map import label_map
 from bestiary.data.sources import list_pictures
 from bestiary.files import cache_folder

@@ -21,7 +21,7 @@ import polars as pl
 from cleanlab.filter import find_label_issues
 
 from bestiary import flow
-from bestiary.batches.decoding import View
+from bestiary.batches.preprocess import View
 from bestiary.evaluation.label_suspects import CLEAR, SUSPECT, out_of_fold, suspects
 from bestiary.files import cache_folder
 from bestiary.machine import cores, keep_memory

@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from bestiary.batches import decoding
-from bestiary.batches.decoding import Decoded, Pinned, View, decoded, in_batches
+from bestiary.batches.decoding import Decoded, decoded, in_batches
 from bestiary.batches.pixel_cache import fill, pixel_batches, pixel_store
+from bestiary.batches.preprocess import Pinned, View
 from bestiary.errors import PictureError, SourceError
 from bestiary.picture import Limits, Pixels, fit, load
 from bestiary.progress import Silent

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from bestiary import flow
-from bestiary.batches.decoding import View
+from bestiary.batches.preprocess import View
 from bestiary.demo.dataset import DrawnCollection
 from bestiary.errors import InterruptedRun
 from bestiary.files import read_json

@@ -20,7 +20,7 @@ import pytest
 pytest.importorskip("sklearn")
 
 from bestiary import files, flow, run_folder, table
-from bestiary.batches.decoding import View
+from bestiary.batches.preprocess import View
 from bestiary.demo.dataset import DrawnCollection
 from bestiary.errors import IntegrityError, InterruptedRun, RecipeError, RunError, SourceError
 from bestiary.evaluation import judging

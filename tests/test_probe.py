@@ -15,7 +15,7 @@ pytest.importorskip("sklearn")
 
 from sklearn.linear_model import LogisticRegression
 
-from bestiary.batches.decoding import Pinned, View
+from bestiary.batches.preprocess import Pinned, View
 from bestiary.demo.dataset import DrawnCollection
 from bestiary.errors import RecipeError, SourceError
 from bestiary.models.engine import OnnxRuntimeEngine, Precision, run

@@ -17,13 +17,12 @@ pytest.importorskip("sklearn")
 
 from bestiary.batches import feature_matrix as rows_module
 from bestiary.batches.array_cache import ArrayStore
-from bestiary.batches.feature_matrix import OnDisk, gathered, pieces
+from bestiary.batches.feature_matrix import OnDisk, gathered, mean_and_scale, pieces
 from bestiary.errors import IntegrityError, MachineError
 from bestiary.evaluation.label_suspects import out_of_fold
 from bestiary.evaluation.learning_curve import learning_curve
 from bestiary.evaluation.neighbours import nearest
 from bestiary.evaluation.outliers import similarity_to_own
-from bestiary.models.standard import mean_and_scale
 from bestiary.models.subspace import Subspace
 from bestiary.training.probe import Labelled
 

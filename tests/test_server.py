@@ -21,7 +21,7 @@ pytest.importorskip("onnx")
 
 from starlette.testclient import TestClient
 
-from bestiary.batches.decoding import View
+from bestiary.batches.preprocess import View
 from bestiary.errors import PictureError, UserError
 from bestiary.inference.predictor import Predictor
 from bestiary.serve.app import create_app

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from bestiary.batches.decoding import View
+from bestiary.batches.preprocess import View
 from bestiary.export.finalize import Model, write_model
 from bestiary.export.graph import Calibration
 from bestiary.models.head import Head

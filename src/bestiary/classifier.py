@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, v
 
 from bestiary import files as files_module
 from bestiary import run_folder, table
-from bestiary.batches.decoding import Source
+from bestiary.batches.preprocess import Source
 from bestiary.data.arrays import Pixels, RowShape, as_rgb, check_pictures, write_pictures
 from bestiary.data.assign_splits import divided
 from bestiary.data.dataset import audited_listing

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from bestiary.batches.array_cache import ArrayStore
-from bestiary.batches.decoding import Pinned, View, decoded, gone, in_batches
+from bestiary.batches.decoding import decoded, gone, in_batches
+from bestiary.batches.preprocess import Pinned, View
 from bestiary.picture import Pixels
 from bestiary.progress import Reporter
 

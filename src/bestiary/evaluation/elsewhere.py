@@ -13,7 +13,8 @@ import polars as pl
 
 from bestiary import files as files_module
 from bestiary import run_folder, table
-from bestiary.batches.decoding import Pinned, gone
+from bestiary.batches.decoding import gone
+from bestiary.batches.preprocess import Pinned
 from bestiary.data.corrections import read_corrections
 from bestiary.data.dataset import Audited, audited
 from bestiary.data.hamming_search import hash_bits, near_pairs

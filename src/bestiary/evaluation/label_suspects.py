@@ -11,10 +11,9 @@ import numpy.typing as npt
 import polars as pl
 
 from bestiary import table
-from bestiary.batches.feature_matrix import Rows
+from bestiary.batches.feature_matrix import Rows, mean_and_scale
 from bestiary.data.split import deal_folds
 from bestiary.evaluation.outliers import outliers
-from bestiary.models.standard import mean_and_scale
 from bestiary.quick_metrics import softmax
 from bestiary.training.linear import logits_of, solver
 

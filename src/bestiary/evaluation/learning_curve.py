@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from bestiary.batches.feature_matrix import mean_and_scale
 from bestiary.evaluation.intervals import Floats, Integers, interval, percentiles, resampled_sums
-from bestiary.models.standard import mean_and_scale
 from bestiary.text import points_text
 from bestiary.training.linear import Features, logits_of, solver
 from bestiary.training.probe import Labelled

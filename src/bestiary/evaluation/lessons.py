@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from bestiary.batches.decoding import View
 from bestiary.batches.feature_matrix import gathered
 from bestiary.batches.pixel_cache import pixel_batches
+from bestiary.batches.preprocess import View
 from bestiary.evaluation.class_gaps import class_gaps
 from bestiary.evaluation.learning_curve import learning_curve
 from bestiary.machine import give_back_memory

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from bestiary.batches.feature_matrix import Rows
-from bestiary.models.standard import mean_and_scale
+from bestiary.batches.feature_matrix import Rows, mean_and_scale
 
 ROWS_AT_ONCE = 1_024
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bestiary.batches.feature_matrix import Rows
-from bestiary.models.standard import mean_and_scale
+from bestiary.batches.feature_matrix import Rows, mean_and_scale
 
 NEIGHBOURS = 5
 REFERENCES, ROWS_AT_ONCE = 2_000, 1_024  # compared with at most so many of the class: memory and time stay linear

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from bestiary.batches.decoding import View
+from bestiary.batches.preprocess import View
 from bestiary.data.audit import in_order
 from bestiary.data.dataset import Audited
 from bestiary.errors import MissingExtraError, needs

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from bestiary.batches.decoding import View
 from bestiary.batches.feature_matrix import Rows
+from bestiary.batches.preprocess import View
 from bestiary.errors import IntegrityError
 from bestiary.export.calibration import choose_threshold, fit_temperature
 from bestiary.export.graph import Calibration, seal

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from bestiary.batches.decoding import View
+from bestiary.batches.preprocess import View
 from bestiary.errors import RunError
 from bestiary.files import write_text
 from bestiary.picture import Fit, Limits

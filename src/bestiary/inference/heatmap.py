@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from bestiary.batches.decoding import View
+from bestiary.batches.preprocess import View
 from bestiary.errors import MachineError
 from bestiary.files import atomic
 from bestiary.inference.predictor import Prediction

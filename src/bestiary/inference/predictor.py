@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from bestiary.batches.decoding import KINDS, Decoded, Source, decoded, in_batches
+from bestiary.batches.decoding import Decoded, decoded, in_batches
+from bestiary.batches.preprocess import KINDS, Source
 from bestiary.errors import InputError, PictureError, RunError, needs
 from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.machine import cores

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from bestiary.batches.decoding import View
+from bestiary.batches.preprocess import View
 from bestiary.errors import PictureError, RunError
 from bestiary.inference.heatmap import heatmap_over, seen
 from bestiary.inference.predictor import Predictor

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from bestiary.batches.decoding import View
+from bestiary.batches.preprocess import View
 from bestiary.errors import PictureError
 from bestiary.inference.predictor import Predictor
 from bestiary.picture import Limits

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import polars as pl
 
 from bestiary import files, run_folder, table
-from bestiary.batches.decoding import View
 from bestiary.batches.feature_matrix import Rows, gathered
+from bestiary.batches.preprocess import View
 from bestiary.data.split import Item, split
 from bestiary.errors import RecipeError, RunError, SourceError
 from bestiary.files import cache_folder

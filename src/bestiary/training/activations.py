@@ -16,9 +16,9 @@ import torch
 
 from bestiary.batches.array_cache import ArrayStore
 from bestiary.batches.augmentation import Chance, augment
-from bestiary.batches.decoding import Pinned, View
 from bestiary.batches.loader import Positions, Read
 from bestiary.batches.pixel_cache import PIXELS_VERSION, pixel_batches
+from bestiary.batches.preprocess import Pinned, View
 from bestiary.models.cut import OUTPUT, Lower
 from bestiary.models.engine import Precision, bulk_engine
 from bestiary.picture import Pixels

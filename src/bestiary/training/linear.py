@@ -17,9 +17,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from bestiary.batches.feature_matrix import Rows
+from bestiary.batches.feature_matrix import Rows, mean_and_scale
 from bestiary.machine import cores, one_blas_thread
-from bestiary.models.standard import mean_and_scale
 from bestiary.quick_metrics import log_softmax
 
 ROWS_AT_ONCE, GUESSED_FROM = 1_024, 8_192

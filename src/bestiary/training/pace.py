@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bestiary.batches.decoding import View
 from bestiary.batches.pixel_cache import pixel_batches
+from bestiary.batches.preprocess import View
 from bestiary.models.engine import Precision, bulk_engine
 from bestiary.models.pooling import pooled_graph
 from bestiary.picture import Pixels

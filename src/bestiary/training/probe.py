@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bestiary.batches.array_cache import ArrayStore
-from bestiary.batches.decoding import Pinned, View
 from bestiary.batches.feature_matrix import Rows, gathered
 from bestiary.batches.pixel_cache import PIXELS_VERSION, pixel_batches
+from bestiary.batches.preprocess import Pinned, View
 from bestiary.machine import keep_memory
 from bestiary.models.engine import Precision, bulk_engine, has_openvino
 from bestiary.models.head import Head

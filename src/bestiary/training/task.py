@@ -12,8 +12,8 @@ import numpy.typing as npt
 import polars as pl
 
 from bestiary import run_folder
-from bestiary.batches.decoding import View
 from bestiary.batches.feature_matrix import Rows
+from bestiary.batches.preprocess import View
 from bestiary.files import cache_folder
 from bestiary.models.head import Head
 from bestiary.models.subspace import Subspace

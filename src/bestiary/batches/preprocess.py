@@ -1,0 +1,66 @@
+"""TODO: one line."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from bestiary.errors import PictureError, SourceError
+from bestiary.picture import LIMITS, Fit, Limits, Pixels, fit, load, read_bytes, upright, with_name
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A picture file that must still have the content that was measured: what is cached is kept by that content."""
+
+    path: Path
+    sha256: str
+
+    def content(self, limits: Limits) -> bytes:
+        """Return the bytes of the file; raises SourceError if they are others now, PictureError if there are none."""
+        content = read_bytes(self.path, limits)
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise SourceError(
+                f"{self.path} was changed after it was measured. Do not change the pictures during a run. Put it back"
+                " as it was, or train again with it as it is now."
+            )
+        return content
+
+
+Source = Path | bytes | Pinned | npt.NDArray[np.uint8] | Image.Image
+KINDS = (Path, bytes, Pinned, np.ndarray, Image.Image)
+
+
+@dataclass(frozen=True)
+class View:
+    """How a model looks at a picture."""
+
+    size: int
+    fit: Fit = "squash"
+    limits: Limits = LIMITS
+
+    def of(self, source: Source) -> Pixels:
+        """Return the picture as uint8 (size, size, 3); raises PictureError. An array is RGB of any size.
+
+        Raises SourceError for a pinned file that is not what it was.
+        """
+        if isinstance(source, Image.Image):
+            source = upright(source, self.limits)
+        if isinstance(source, np.ndarray):
+            if source.ndim != 3 or source.shape[2] != 3 or not source.size or source.dtype != np.uint8:
+                raise PictureError(
+                    f"An array is {source.dtype} of shape {source.shape}; expected uint8 (height, width, 3), RGB.",
+                    check="unreadable",
+                )
+            return source if source.shape[:2] == (self.size, self.size) else fit(source, self.size, self.fit)
+        if not isinstance(source, Pinned):
+            return load(source, self.size, self.fit, limits=self.limits)
+        try:
+            return load(source.content(self.limits), self.size, self.fit, limits=self.limits)
+        except PictureError as error:
+            raise PictureError(with_name(error, str(source.path)), check=error.check) from None
