@@ -28,10 +28,10 @@ from bestiary.export.finalize import softmax
 from bestiary.files import cache_folder
 from bestiary.flow import audit
 from bestiary.machine import cores
+from bestiary.models.logistic_regression import logits_of
 from bestiary.progress import Silent
 from bestiary.recipe import Balance, Recipe
 from bestiary.training.balance import BALANCES
-from bestiary.training.linear import logits_of
 from bestiary.training.probe import features_of, fitted_probe
 from bestiary.training.task import Task
 

@@ -31,9 +31,9 @@ from bestiary.export.calibration import fit_temperature
 from bestiary.files import cache_folder
 from bestiary.inference.conformal import bound_of, covered, set_table
 from bestiary.machine import keep_memory
-from bestiary.models.lite import BACKBONES, built_trunk
+from bestiary.models.efficientnet_lite import BACKBONES, built_trunk
+from bestiary.models.logistic_regression import logits_of
 from bestiary.quick_metrics import log_softmax, softmax
-from bestiary.training.linear import logits_of
 from bestiary.training.probe import Labelled, fit_head, strengths_for
 from familiarity import features_of
 

@@ -33,12 +33,12 @@ from bestiary.demo.dataset import draw_creature, draw_stranger
 from bestiary.export.graph import Calibration
 from bestiary.files import cache_folder
 from bestiary.machine import cores, keep_memory
+from bestiary.models.efficientnet_lite import BACKBONES, built_trunk
 from bestiary.models.engine import bulk_engine
-from bestiary.models.lite import BACKBONES, built_trunk
-from bestiary.models.pooling import pooled_graph
-from bestiary.models.subspace import Subspace
+from bestiary.models.logistic_regression import logits_of
+from bestiary.models.onnx_surgery import pooled_graph
+from bestiary.models.ood import Subspace
 from bestiary.progress import Silent
-from bestiary.training.linear import logits_of
 from bestiary.training.probe import Labelled, feature_store, fill_features, fit_head
 
 LARGE, STRENGTH, OF_EACH = 100, 0.01, 120

@@ -25,8 +25,8 @@ from bestiary.batches.preprocess import View
 from bestiary.evaluation.label_suspects import CLEAR, SUSPECT, out_of_fold, suspects
 from bestiary.files import cache_folder
 from bestiary.machine import cores, keep_memory
+from bestiary.models.efficientnet_lite import BACKBONES, built_trunk
 from bestiary.models.engine import Precision, has_openvino
-from bestiary.models.lite import BACKBONES, built_trunk
 from bestiary.progress import Silent
 from bestiary.training.probe import feature_store, fill_features
 

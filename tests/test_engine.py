@@ -15,9 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bestiary.errors import RunError
 from bestiary.models import engine as engine_module
+from bestiary.models.efficientnet_lite import built_trunk
 from bestiary.models.engine import Engine, OnnxRuntimeEngine, OpenVINOEngine, bulk_engine, has_openvino, run
-from bestiary.models.lite import built_trunk
-from bestiary.models.pooling import pooled_graph
+from bestiary.models.onnx_surgery import pooled_graph
 
 SIZE = 8
 KERNEL = np.random.default_rng(0).normal(0, 0.05, (5, 3, 3, 3)).astype(np.float32)

@@ -15,7 +15,7 @@ from bestiary.export.graph import ENERGY_WEIGHT, Calibration, seal
 from bestiary.inference.bundle import read_bundle
 from bestiary.models.engine import OnnxRuntimeEngine, OpenVINOEngine, has_openvino, run
 from bestiary.models.head import Head
-from bestiary.models.subspace import DIRECTIONS, Subspace
+from bestiary.models.ood import DIRECTIONS, Subspace
 from tiny_model import CHANNELS, SIZE, maps_of, trunk
 
 rng = np.random.default_rng(0)

@@ -21,16 +21,16 @@ from bestiary.batches.preprocess import View
 from bestiary.demo.dataset import DrawnCollection
 from bestiary.errors import InterruptedRun
 from bestiary.files import read_json
-from bestiary.models.cut import STAGES, lower_part
+from bestiary.models.efficientnet_lite import built_trunk
 from bestiary.models.engine import OnnxRuntimeEngine, run
-from bestiary.models.lite import built_trunk
 from bestiary.models.networks import Network, backbone_network
-from bestiary.models.upper import upper_part
+from bestiary.models.onnx_surgery import STAGES, lower_part
 from bestiary.progress import Silent
 from bestiary.recipe import Augment, Recipe
 from bestiary.training import finetune
 from bestiary.training.activations import Views, activation_store, fill_activations, reader, view_key
 from bestiary.training.budget import estimated
+from bestiary.training.finetune import upper_part
 from bestiary.training.methods import untrained
 from bestiary.training.pace import Pace
 from bestiary.training.rehearsal import EpochPace

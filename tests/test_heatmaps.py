@@ -17,11 +17,11 @@ import torch
 
 from bestiary.demo.dataset import DrawnCollection
 from bestiary.export.graph import Calibration, seal
+from bestiary.models.efficientnet_lite import trunk_graph
 from bestiary.models.engine import OnnxRuntimeEngine, run
 from bestiary.models.head import Head
-from bestiary.models.lite import trunk_graph
+from bestiary.models.pretrained_weights import lite_weights_path, read_legacy_checkpoint
 from bestiary.models.timm_backbone import timm_lite
-from bestiary.models.weights import lite_weights_path, read_legacy_checkpoint
 from bestiary.picture import load
 
 pytestmark = pytest.mark.slow

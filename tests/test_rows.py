@@ -23,7 +23,7 @@ from bestiary.evaluation.label_suspects import out_of_fold
 from bestiary.evaluation.learning_curve import learning_curve
 from bestiary.evaluation.neighbours import nearest
 from bestiary.evaluation.outliers import similarity_to_own
-from bestiary.models.subspace import Subspace
+from bestiary.models.ood import Subspace
 from bestiary.training.probe import Labelled
 
 COUNT, CHANNELS = 300, 12

@@ -17,7 +17,7 @@ from bestiary.demo.dataset import DrawnCollection
 from bestiary.errors import MissingExtraError
 from bestiary.evaluation import second_look
 from bestiary.evaluation.second_look import unlooked_words
-from bestiary.models.lite import BACKBONES, built_trunk
+from bestiary.models.efficientnet_lite import BACKBONES, built_trunk
 from bestiary.recipe import Recipe
 from bestiary.training.probe import feature_store
 

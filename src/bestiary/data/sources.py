@@ -107,7 +107,7 @@ def _listed(source: Path, reporter: Reporter, *, alone: bool) -> Listing:
     else:
         raise SourceError(
             f"{source} is a file. Expected a folder, or a table ({', '.join(sorted(TABLE_SUFFIXES))}), or an archive"
-            f" ({', '.join(members.SUFFIXES)})."
+            f" ({', '.join(archive_members.SUFFIXES)})."
         )
     if not listing.pictures:
         passed = ", ".join(f"{n:,} {reason}" for reason, n in listing.passed_over.items())

@@ -14,8 +14,8 @@ from bestiary import table
 from bestiary.batches.feature_matrix import Rows, mean_and_scale
 from bestiary.data.split import deal_folds
 from bestiary.evaluation.outliers import outliers
+from bestiary.models.logistic_regression import logits_of, solver
 from bestiary.quick_metrics import softmax
-from bestiary.training.linear import logits_of, solver
 
 FOLDS = 5
 # Strength C of the head times the number of training pictures: the penalty keeps its weight against the mean loss.

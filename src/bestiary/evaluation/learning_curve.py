@@ -13,8 +13,8 @@ from scipy import sparse
 
 from bestiary.batches.feature_matrix import mean_and_scale
 from bestiary.evaluation.intervals import Floats, Integers, interval, percentiles, resampled_sums
+from bestiary.models.logistic_regression import Features, logits_of, solver
 from bestiary.text import points_text
-from bestiary.training.linear import Features, logits_of, solver
 from bestiary.training.probe import Labelled
 
 SHARES, DRAWS = (0.25, 0.5, 1.0), (2, 2, 1)  # of the training pictures, and how often each share is drawn

@@ -17,11 +17,11 @@ from bestiary.batches.preprocess import View
 from bestiary.evaluation.class_gaps import class_gaps
 from bestiary.evaluation.learning_curve import learning_curve
 from bestiary.machine import give_back_memory
+from bestiary.models.efficientnet_lite import BACKBONES, built_trunk
 from bestiary.models.engine import Precision, has_openvino
-from bestiary.models.lite import BACKBONES, built_trunk
+from bestiary.models.logistic_regression import logits_of
 from bestiary.recipe import BACKBONE_SIZES, Recipe
 from bestiary.text import whole_percent
-from bestiary.training.linear import logits_of
 from bestiary.training.probe import Labelled, feature_store, fill_features
 from bestiary.training.task import Learned, Part, Task
 

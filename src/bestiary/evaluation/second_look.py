@@ -16,7 +16,7 @@ from bestiary.data.dataset import Audited
 from bestiary.errors import MissingExtraError, needs
 from bestiary.evaluation.label_suspects import suspect_findings
 from bestiary.machine import give_back_memory
-from bestiary.models.lite import BACKBONES
+from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.picture import Limits
 from bestiary.progress import Reporter
 from bestiary.recipe import Recipe

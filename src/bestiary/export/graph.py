@@ -12,7 +12,7 @@ import numpy.typing as npt
 from bestiary.batches.feature_matrix import Rows
 from bestiary.errors import IntegrityError
 from bestiary.models.head import Head
-from bestiary.models.subspace import Subspace
+from bestiary.models.ood import Subspace
 
 if TYPE_CHECKING:
     import onnx

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bestiary.errors import RecipeError, needs
-from bestiary.models.lite import lite_backbone
-from bestiary.models.weights import lite_weights_path, verified_bytes
+from bestiary.models.efficientnet_lite import lite_backbone
+from bestiary.models.pretrained_weights import lite_weights_path, verified_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

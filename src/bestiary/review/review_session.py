@@ -18,7 +18,7 @@ from bestiary.errors import PictureError, SourceError
 from bestiary.evaluation.neighbours import nearest
 from bestiary.files import read_json
 from bestiary.inference.predictor import Predictor
-from bestiary.models.lite import BACKBONES
+from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.picture import decode, read_bytes
 from bestiary.progress import Reporter
 from bestiary.report.audit_checks import Advice, advice

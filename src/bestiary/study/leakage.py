@@ -23,13 +23,13 @@ from bestiary.data.split import Item, split
 from bestiary.errors import RecipeError, RunError, SourceError
 from bestiary.files import cache_folder
 from bestiary.machine import cores, keep_memory
+from bestiary.models.efficientnet_lite import BACKBONES, built_trunk
 from bestiary.models.engine import Precision, has_openvino
-from bestiary.models.lite import BACKBONES, built_trunk
+from bestiary.models.logistic_regression import logits_of
 from bestiary.picture import Limits
 from bestiary.progress import Reporter, Silent
 from bestiary.recipe import Balance, Recipe
 from bestiary.report.run_report import write_report
-from bestiary.training.linear import logits_of
 from bestiary.training.probe import Labelled, feature_store, fill_features, fit_head
 
 SEEDS = 5

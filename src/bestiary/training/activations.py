@@ -19,8 +19,8 @@ from bestiary.batches.augmentation import Chance, augment
 from bestiary.batches.loader import Positions, Read
 from bestiary.batches.pixel_cache import PIXELS_VERSION, pixel_batches
 from bestiary.batches.preprocess import Pinned, View
-from bestiary.models.cut import OUTPUT, Lower
 from bestiary.models.engine import Precision, bulk_engine
+from bestiary.models.onnx_surgery import OUTPUT, Lower
 from bestiary.picture import Pixels
 from bestiary.progress import Reporter
 from bestiary.recipe import Augment

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from bestiary.batches.pixel_cache import pixel_store
 from bestiary.errors import RecipeError
 from bestiary.machine import processes
-from bestiary.models.cut import frozen_stages
+from bestiary.models.efficientnet_lite import BACKBONES, built_trunk
 from bestiary.models.engine import Precision
-from bestiary.models.lite import BACKBONES, built_trunk
+from bestiary.models.onnx_surgery import frozen_stages
 from bestiary.recipe import Recipe
 from bestiary.text import spoken
 from bestiary.training.methods import untrained

@@ -12,17 +12,16 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from bestiary.batches.loader import Read
 from bestiary.batches.pixel_cache import pixel_batches
-from bestiary.models.cut import STAGES, Lower, frozen_stages, lower_part
+from bestiary.models.efficientnet_lite import built_trunk
 from bestiary.models.engine import Precision, bulk_engine
 from bestiary.models.head import Head
-from bestiary.models.lite import built_trunk
 from bestiary.models.networks import Network, exact_logits, head_arrays
+from bestiary.models.onnx_surgery import STAGES, Lower, frozen_stages, lower_part
 from bestiary.models.torch_export import export_trunk
-from bestiary.models.upper import upper_part
 from bestiary.quick_metrics import calibrated_loss, loss_and_macro_f1
 from bestiary.recipe import Augment
 from bestiary.text import whole_percent
@@ -175,3 +174,17 @@ def _graph_logits(graph: bytes, head: Head, part: Part, task: Task) -> Logits:
     engine = bulk_engine(graph, threads=task.threads)
     batches = pixel_batches(part.paths, task.view, threads=task.threads, batch_size=engine.batch_size)
     return np.concatenate([head.logits(outputs["maps"]) for outputs in engine.stream(batches)])
+
+
+def upper_part(network: Network, stages: int) -> Network:
+    """Return the network above the first `stages` stages of a Lite backbone: activations (n, channels, h, w) -> logits.
+
+    Its modules are the whole network's own: training it trains the whole network, and nothing need be put together.
+    """
+    trunk = network.trunk
+    blocks = trunk.get_submodule("blocks")
+    assert isinstance(blocks, nn.Sequential)
+    above: list[nn.Module] = []
+    if stages < STAGES:
+        above = [*blocks[stages:], trunk.get_submodule("conv_head"), trunk.get_submodule("bn2")]
+    return Network(nn.Sequential(*above), network.head, mean=(0.0,), std=(1.0,), frozen_statistics=True)

@@ -14,15 +14,15 @@ from bestiary.batches.loader import Read
 from bestiary.batches.pixel_cache import fill, pixel_store
 from bestiary.errors import RecipeError, needs
 from bestiary.machine import give_back_memory, keep_memory, processes
-from bestiary.models.cut import frozen_stages
+from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.engine import OnnxRuntimeEngine, has_openvino, run
 from bestiary.models.head import Head
-from bestiary.models.lite import BACKBONES
-from bestiary.models.subspace import Subspace, enough
+from bestiary.models.logistic_regression import logits_of
+from bestiary.models.onnx_surgery import frozen_stages
+from bestiary.models.ood import Subspace, enough
 from bestiary.quick_metrics import loss_and_macro_f1
 from bestiary.recipe import Augment, Recipe
 from bestiary.run_folder import write_history
-from bestiary.training.linear import logits_of
 from bestiary.training.probe import features_of, fitted_probe, training_precision
 from bestiary.training.task import Images, Learned, Logits, Part, Task
 from bestiary.training.unused import refuse_unused

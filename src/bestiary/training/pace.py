@@ -14,7 +14,7 @@ import numpy as np
 from bestiary.batches.pixel_cache import pixel_batches
 from bestiary.batches.preprocess import View
 from bestiary.models.engine import Precision, bulk_engine
-from bestiary.models.pooling import pooled_graph
+from bestiary.models.onnx_surgery import pooled_graph
 from bestiary.picture import Pixels
 
 MEASURE_SECONDS = 1.0

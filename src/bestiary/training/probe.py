@@ -19,16 +19,16 @@ from bestiary.batches.feature_matrix import Rows, gathered
 from bestiary.batches.pixel_cache import PIXELS_VERSION, pixel_batches
 from bestiary.batches.preprocess import Pinned, View
 from bestiary.machine import keep_memory
+from bestiary.models.efficientnet_lite import BACKBONES, built_trunk
 from bestiary.models.engine import Precision, bulk_engine, has_openvino
 from bestiary.models.head import Head
-from bestiary.models.lite import BACKBONES, built_trunk
-from bestiary.models.pooling import pooled_graph
+from bestiary.models.logistic_regression import logits_of, solver
+from bestiary.models.onnx_surgery import pooled_graph
 from bestiary.picture import Pixels
 from bestiary.progress import Reporter
 from bestiary.quick_metrics import loss_and_macro_f1
 from bestiary.recipe import Balance, Recipe
 from bestiary.training.balance import epoch_order, logit_offsets
-from bestiary.training.linear import logits_of, solver
 from bestiary.training.task import Part, Task
 
 STRENGTHS_TIMES_PICTURES = (4, 12, 40, 120, 400, 1200)  # scikit-learn's C weighs a sum over pictures, not a mean

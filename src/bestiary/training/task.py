@@ -16,7 +16,7 @@ from bestiary.batches.feature_matrix import Rows
 from bestiary.batches.preprocess import View
 from bestiary.files import cache_folder
 from bestiary.models.head import Head
-from bestiary.models.subspace import Subspace
+from bestiary.models.ood import Subspace
 from bestiary.picture import Limits
 from bestiary.profiling import Clock
 from bestiary.progress import Reporter

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from bestiary.errors import RecipeError
-from bestiary.models.cut import STAGES, frozen_stages
-from bestiary.models.lite import BACKBONES
+from bestiary.models.efficientnet_lite import BACKBONES
+from bestiary.models.onnx_surgery import STAGES, frozen_stages
 from bestiary.recipe import Recipe
 
 # What learns: the method, and of `scratch` the network. Each setting of a recipe has its users here.

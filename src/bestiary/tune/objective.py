@@ -15,12 +15,12 @@ from bestiary import run_folder
 from bestiary.batches.feature_matrix import gathered
 from bestiary.data.split import Item, content_folds, deal
 from bestiary.errors import RecipeError, SourceError
-from bestiary.models.lite import BACKBONES, built_trunk
+from bestiary.models.efficientnet_lite import BACKBONES, built_trunk
+from bestiary.models.logistic_regression import logits_of
 from bestiary.profiling import Clock
 from bestiary.progress import Reporter
 from bestiary.quick_metrics import calibrated_loss, macro_f1
 from bestiary.recipe import Recipe
-from bestiary.training.linear import logits_of
 from bestiary.training.methods import network_logits
 from bestiary.training.probe import Labelled, feature_store, fit_head, fitted_probe, strengths_of, training_precision
 from bestiary.training.task import Logits, Task, task_of

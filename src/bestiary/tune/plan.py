@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from bestiary.errors import RecipeError
-from bestiary.models.lite import BACKBONES, built_trunk
+from bestiary.models.efficientnet_lite import BACKBONES, built_trunk
 from bestiary.recipe import Recipe
 from bestiary.text import spoken
 from bestiary.training.budget import RESERVE_SHARE, Estimate, Measure

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bestiary.errors import RecipeError
-from bestiary.models.cut import frozen_stages
+from bestiary.models.onnx_surgery import frozen_stages
 from bestiary.recipe import Recipe, read_setting
 from bestiary.training.budget import with_sections
 from bestiary.training.methods import refuse_impossible

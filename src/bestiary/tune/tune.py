@@ -19,7 +19,7 @@ from bestiary.data.assign_splits import divided
 from bestiary.data.dataset import Audited
 from bestiary.errors import InterruptedRun, RecipeError, RunError
 from bestiary.machine import cores, keep_memory, processes
-from bestiary.models.lite import built_trunk
+from bestiary.models.efficientnet_lite import built_trunk
 from bestiary.profiling import Clock
 from bestiary.progress import Reporter, Silent
 from bestiary.recipe import Recipe

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from bestiary.models.lite import BACKBONES, STAGE_STRIDES, lite_backbone
+import numpy as np
+
+from bestiary.models.efficientnet_lite import BACKBONES, STAGE_STRIDES, lite_backbone
 from bestiary.recipe import Recipe
 
 STAGES = len(STAGE_STRIDES)
@@ -73,3 +75,19 @@ def _cells(size: int, stages: int) -> int:
     for stride in (2, *STAGE_STRIDES[:stages]):  # the stem halves first
         size = -(-size // stride)
     return size
+
+
+def pooled_graph(trunk: Path) -> bytes:
+    """Return a serialised graph from `images` to `features`, float32 (n, channels): the maps' mean over all places."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = onnx.load(trunk)
+    maps = model.graph.output[0]
+    channels = maps.type.tensor_type.shape.dim[1].dim_value
+    model.graph.initializer.append(numpy_helper.from_array(np.array([2, 3], np.int64), "pooling.axes"))
+    model.graph.node.append(helper.make_node("ReduceMean", ["maps", "pooling.axes"], ["features"], keepdims=0))
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", channels]))
+    content: bytes = model.SerializeToString()
+    return content

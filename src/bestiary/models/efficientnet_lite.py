@@ -17,7 +17,13 @@ import numpy as np
 
 from bestiary.errors import RecipeError, nearest, needs
 from bestiary.files import atomic
-from bestiary.models.weights import LITE_WEIGHTS, Array, PackagedWeights, lite_weights_path, read_legacy_checkpoint
+from bestiary.models.pretrained_weights import (
+    LITE_WEIGHTS,
+    Array,
+    PackagedWeights,
+    lite_weights_path,
+    read_legacy_checkpoint,
+)
 
 if TYPE_CHECKING:
     import onnx
