@@ -17,7 +17,7 @@ from bestiary.demo.dataset import DrawnCollection
 from bestiary.errors import RecipeError, UserError
 from bestiary.profiling import Clock
 from bestiary.recipe import Recipe
-from bestiary.training import budget, pace
+from bestiary.training import budget, throughput
 from bestiary.training.budget import Estimate, Plan, described, planned
 from bestiary.training.task import Task
 
@@ -133,7 +133,7 @@ def test_a_run_within_a_budget_says_what_was_chosen(
     collection: DrawnCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The real measurements, on a few pictures; the budget is one that any machine keeps."""
-    monkeypatch.setattr(pace, "MEASURE_SECONDS", 0.1)
+    monkeypatch.setattr(throughput, "MEASURE_SECONDS", 0.1)
     recipe = Recipe.of({"data": {"classes": FEW}, "picture": {"size": 64}, "evaluate": {"resamples": 100}})
     run = flow.train(collection.folder, recipe=recipe, out=tmp_path / "run", threads=1, budget_seconds=3600).path
     words = files.read_json(run / "environment.json")["plan"]

@@ -28,13 +28,13 @@ from bestiary.models.onnx_surgery import STAGES, lower_part
 from bestiary.progress import Silent
 from bestiary.recipe import Augment, Recipe
 from bestiary.training import finetune
-from bestiary.training.activations import Views, activation_store, fill_activations, reader, view_key
+from bestiary.training.activation_cache import Views, activation_store, fill_activations, reader, view_key
 from bestiary.training.budget import estimated
+from bestiary.training.epoch_throughput import EpochPace
 from bestiary.training.finetune import upper_part
 from bestiary.training.methods import untrained
-from bestiary.training.pace import Pace
-from bestiary.training.rehearsal import EpochPace
 from bestiary.training.task import Task
+from bestiary.training.throughput import Pace
 
 SIZE = 64
 
@@ -137,7 +137,9 @@ def test_kept_activations_equal_the_direct_computation(
         expected = run(engine, view)["activations"][0]
         np.testing.assert_allclose(row, expected, atol=0.02, rtol=2e-3)
         np.testing.assert_array_equal(row, store.read([view_key(key, number)])[0])
-    monkeypatch.setattr("bestiary.training.activations.bulk_engine", lambda *_, **__: pytest.fail("computed again"))
+    monkeypatch.setattr(
+        "bestiary.training.activation_cache.bulk_engine", lambda *_, **__: pytest.fail("computed again")
+    )
     fill()
 
 

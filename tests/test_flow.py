@@ -320,11 +320,13 @@ def test_other_networks_end_to_end(collection: DrawnCollection, tmp_path: Path, 
 def test_a_training_that_was_interrupted_ends_like_one_that_was_not(
     scratch: flow.Run, collection: DrawnCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
 ) -> None:
-    from bestiary.training import loop, rehearsal
+    from bestiary.training import epoch_throughput, loop
 
     run, batches = tmp_path / "run", loop.training_batches
     with monkeypatch.context() as patch:
-        patch.setattr(rehearsal, "epoch_pace", lambda *_: rehearsal.EpochPace(100.0, 100.0, 0.0))  # it trains as well
+        patch.setattr(
+            epoch_throughput, "epoch_pace", lambda *_: epoch_throughput.EpochPace(100.0, 100.0, 0.0)
+        )  # it trains as well
         patch.setattr(loop, "training_batches", _interrupted_in(epoch, batches))
         with pytest.raises(InterruptedRun):
             flow.train(collection.folder, recipe=Recipe.of(TINY_SCRATCH), out=run, threads=1)

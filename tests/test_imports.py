@@ -23,14 +23,14 @@ MAY_IMPORT_TORCH = {
     "models/timm_backbone",
     "models/torch_export",
     "models/upper",
-    "training/activations",
+    "training/activation_cache",
     "training/checkpoint",
     "training/device",
     "training/finetune",
     "training/loop",
     "training/muon",
     "training/optimiser",
-    "training/team",
+    "training/distributed",
 }
 TRAINING_ONLY = ["polars", "sklearn", "scipy", "joblib", "onnx", "cleanlab", "jinja2", "matplotlib", "torch"]
 

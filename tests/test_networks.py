@@ -28,7 +28,7 @@ from bestiary.models.networks import (
 from bestiary.models.timm_backbone import TimmBackbone
 from bestiary.models.torch_export import _compare, export_trunk
 from bestiary.recipe import Recipe
-from bestiary.training.methods import refuse_impossible
+from bestiary.training.recipe_checks import refuse_impossible
 
 
 def pixels(count: int = 4, size: int = 32) -> Tensor:

@@ -26,8 +26,8 @@ from bestiary.progress import Silent
 from bestiary.quick_metrics import loss_and_macro_f1, softmax
 from bestiary.recipe import Balance, Recipe
 from bestiary.training import probe
-from bestiary.training.methods import refuse_impossible
 from bestiary.training.probe import Labelled, feature_store, fill_features, fit_head, fitted_probe, strengths_for
+from bestiary.training.recipe_checks import refuse_impossible
 from bestiary.training.task import Task
 
 FEATURES = 12

@@ -15,12 +15,12 @@ from bestiary import files, flow, run_folder
 from bestiary.errors import RunError
 from bestiary.profiling import Clock, PeakMemory
 from bestiary.recipe import Recipe
-from bestiary.training.session import LOCK, held, session
+from bestiary.training.run_session import LOCK, held, session
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from bestiary.training.session import held
+from bestiary.training.run_session import held
 with held(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -93,7 +93,7 @@ DIE = """
 import os, signal, sys, time
 from pathlib import Path
 from bestiary.machine import Clock, PeakMemory
-from bestiary.training import session
+from bestiary.training import run_session
 session.NOTE_EVERY_SECONDS = 0.02
 with session.session(Path(sys.argv[1]), clock := Clock(), PeakMemory()), clock.stage("train"):
     time.sleep(0.3)

@@ -30,7 +30,7 @@ from bestiary.study.results import Results
 from bestiary.study.runs import refuse_other_splits, remembered
 from bestiary.study.study import Study, study
 from bestiary.training.budget import Estimate
-from bestiary.training.session import held
+from bestiary.training.run_session import held
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,7 @@ import torch
 
 from bestiary.batches.augmentation import Chance, mirror
 from bestiary.errors import RecipeError
-from bestiary.training.team import ALONE, Team
+from bestiary.training.distributed import ALONE, Team
 
 PROGRAM = """
     import sys
@@ -31,7 +31,7 @@ PROGRAM = """
     from bestiary.progress import Silent
     from bestiary.recipe import Augment
     from bestiary.training.loop import LoopSettings, Validation, fit, network_logits
-    from bestiary.training.team import part_company, team
+    from bestiary.training.distributed import part_company, team
 
     torch.manual_seed(0)
     rng = np.random.default_rng(0)

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from bestiary.errors import RecipeError
 from bestiary.recipe import METHODS, Recipe, read_toml, shipped
-from bestiary.training.unused import USERS, refuse_unused, users_of
+from bestiary.training.recipe_checks import USERS, refuse_unused, users_of
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ from bestiary.picture import fit as fitted
 from bestiary.profiling import Clock
 from bestiary.progress import Silent
 from bestiary.recipe import Recipe
-from bestiary.training.methods import refuse_impossible
+from bestiary.training.recipe_checks import refuse_impossible
 from bestiary.training.task import task_in
 
 Array = npt.NDArray[Any]

@@ -39,10 +39,11 @@ from bestiary.recipe import Recipe
 from bestiary.report.classification_report import classification_report
 from bestiary.report.run_report import write_report
 from bestiary.run_folder import pictures_of
-from bestiary.training.beginning import Sources, begin, paths_of, source_facts
 from bestiary.training.budget import Plan, planned
-from bestiary.training.methods import LEARN, refuse_impossible
-from bestiary.training.session import Session, held, session
+from bestiary.training.create_run import Sources, begin, paths_of, source_facts
+from bestiary.training.methods import LEARN
+from bestiary.training.recipe_checks import refuse_impossible
+from bestiary.training.run_session import Session, held, session
 from bestiary.training.task import Task, task_in, task_of
 
 SILENT = Silent()
@@ -201,7 +202,7 @@ def resume(run: Path | str, *, light: bool = False, threads: int | None = None, 
 
 def follow(*, threads: int | None = None) -> None:
     """Train along with the first of several processes (see torchrun), which alone looks, writes and reports."""
-    from bestiary.training.team import team
+    from bestiary.training.distributed import team
 
     _, told = team()
     LEARN[told["method"]](task_in(Path(told["run"]), threads or cores(), Clock(), SILENT, resume=told["resume"]))

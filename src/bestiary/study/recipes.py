@@ -13,8 +13,7 @@ from typing import Any
 from bestiary.errors import MissingExtraError, RecipeError, UserError, nearest
 from bestiary.evaluation.several_seeds import Pair
 from bestiary.recipe import METHODS, Recipe, read_named, shipped, trained_for, with_settings
-from bestiary.training.methods import refuse_impossible
-from bestiary.training.unused import learner_of, users_of
+from bestiary.training.recipe_checks import learner_of, refuse_impossible, users_of
 
 PRESETS = ("original",)
 LONGER_TIMES = 3  # the epochs of the preset's recipe that trains for longer

@@ -13,7 +13,7 @@ import polars as pl
 from bestiary.errors import MachineError, RunError
 from bestiary.files import read_json, write_json
 from bestiary.study.recipes import Asked, Entry
-from bestiary.training.session import LOCK
+from bestiary.training.run_session import LOCK
 
 STUDY, CELLS = "study.json", "cells"
 

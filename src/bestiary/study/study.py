@@ -42,8 +42,8 @@ from bestiary.study.runs import (
     remember,
     remembered,
 )
-from bestiary.training.beginning import begin, source_facts
-from bestiary.training.session import LOCK, held
+from bestiary.training.create_run import begin, source_facts
+from bestiary.training.run_session import LOCK, held
 
 STUDIES, FINDINGS = Path("studies"), "findings.parquet"
 HOPELESS = 3  # so many trainings fail, and none has come to an end: the others are not tried

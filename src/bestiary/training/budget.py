@@ -21,9 +21,9 @@ from bestiary.models.onnx_surgery import frozen_stages
 from bestiary.recipe import Recipe
 from bestiary.text import spoken
 from bestiary.training.methods import untrained
-from bestiary.training.pace import Pace, decoding_pace, feature_pace, sample, slowness
 from bestiary.training.probe import feature_store, strengths_of, times_shown, training_precision
 from bestiary.training.task import Task
+from bestiary.training.throughput import Pace, decoding_pace, feature_pace, sample, slowness
 
 RESERVE_SHARE, RESERVE_SECONDS = 0.05, 1.0  # of the budget, for what no measurement foresees
 # Tried from left to right. A smaller network sees more than a larger one on pictures far below its own size.
@@ -35,7 +35,7 @@ FLOAT32_TIMES = 2.0  # the sealed graph and the proof compute in float32, the lo
 ENOUGH_EPOCHS, MOST_TIMES_DEFAULT = 12, 3  # fewer are tried at a smaller size first; more than so many only overfit
 
 if TYPE_CHECKING:
-    from bestiary.training.rehearsal import EpochPace
+    from bestiary.training.epoch_throughput import EpochPace
 
 Make = Callable[[Recipe], Task]
 
@@ -132,7 +132,7 @@ class Measure:
 
     def epochs(self, task: Task) -> EpochPace:
         """Return how fast the network of a task trains."""
-        from bestiary.training.rehearsal import epoch_pace
+        from bestiary.training.epoch_throughput import epoch_pace
 
         train = task.recipe.train
         key = task.recipe.model, task.view.size, train.batch_size, train.size_from, train.size_to, train.precision

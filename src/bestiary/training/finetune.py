@@ -26,13 +26,13 @@ from bestiary.quick_metrics import calibrated_loss, loss_and_macro_f1
 from bestiary.recipe import Augment
 from bestiary.text import whole_percent
 from bestiary.training import loop
-from bestiary.training.activations import Views, activation_store, fill_activations, reader
+from bestiary.training.activation_cache import Views, activation_store, fill_activations, reader
 from bestiary.training.checkpoint import copy_weights
 from bestiary.training.device import choose_device
+from bestiary.training.distributed import part_company, team
 from bestiary.training.loop_settings import LoopSettings
 from bestiary.training.probe import training_precision
 from bestiary.training.task import Learned, Logits, Part, Task
-from bestiary.training.team import part_company, team
 
 UNCHANGED = Augment(mirror=0, crop_min_area=1, colour_jitter=0, erasing=0)  # the views were drawn before
 BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)

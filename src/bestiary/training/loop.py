@@ -32,10 +32,10 @@ from bestiary.recipe import Augment
 from bestiary.training.balance import class_weights, epoch_order, logit_offsets
 from bestiary.training.checkpoint import copy_weights, load_checkpoint, save_checkpoint
 from bestiary.training.device import autocast, choose_device, choose_precision, seed_step, to_device
+from bestiary.training.distributed import ALONE, Team
 from bestiary.training.loop_settings import LoopSettings, Precision
 from bestiary.training.optimiser import build_optimiser
 from bestiary.training.schedule import rate_factor, training_size
-from bestiary.training.team import ALONE, Team
 
 LOOK_EVERY_STEPS = 50  # so often the loss is looked at within an epoch: reading makes an accelerator wait
 

@@ -12,7 +12,6 @@ from bestiary.batches.array_cache import ArrayStore
 from bestiary.batches.channel_stats import Statistics, channel_statistics
 from bestiary.batches.loader import Read
 from bestiary.batches.pixel_cache import fill, pixel_store
-from bestiary.errors import RecipeError, needs
 from bestiary.machine import give_back_memory, keep_memory, processes
 from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.engine import OnnxRuntimeEngine, has_openvino, run
@@ -21,11 +20,10 @@ from bestiary.models.logistic_regression import logits_of
 from bestiary.models.onnx_surgery import frozen_stages
 from bestiary.models.ood import Subspace, enough
 from bestiary.quick_metrics import loss_and_macro_f1
-from bestiary.recipe import Augment, Recipe
+from bestiary.recipe import Augment
 from bestiary.run_folder import write_history
 from bestiary.training.probe import features_of, fitted_probe, training_precision
 from bestiary.training.task import Images, Learned, Logits, Part, Task
-from bestiary.training.unused import refuse_unused
 
 if TYPE_CHECKING:
     from bestiary.models.networks import Network
@@ -42,66 +40,6 @@ class Untrained:
     settings: LoopSettings
     augmentation: Augment
     shape: tuple[int, int, int]
-
-
-def refuse_impossible(recipe: Recipe) -> None:
-    """Raise RecipeError or MissingExtraError for what a method cannot do or lacks, before any work is done."""
-    model = recipe.model
-    if model.method != "probe":
-        needs("torch", extra="torch")
-        refuse_sizes(recipe.resolved())
-    elif processes() > 1:
-        raise RecipeError("The probe learns in one process, in seconds: start it without torchrun.")
-    if processes() > 1 and recipe.data.folds:
-        raise RecipeError("Cross-validation (data.folds) runs in one process: start it without torchrun.")
-    if model.method == "probe" and model.backbone not in BACKBONES:
-        raise RecipeError(
-            f'The probe knows the backbones {", ".join(BACKBONES)}; got "{model.backbone}".'
-            " Others can be fine-tuned: --method finetune."
-        )
-    if model.method == "probe" and recipe.train.balance == "balanced-sampler":
-        raise RecipeError(
-            'train.balance = "balanced-sampler" is not for the probe, which sees all pictures at once: it would be'
-            ' the same as "class-weights". Choose that.'
-        )
-    if (asked := recipe.picture.normalise) is not None and (asked == "backbone") == (model.method == "scratch"):
-        possible = '"collection" or "none"' if model.method == "scratch" else '"backbone"'
-        raise RecipeError(f'picture.normalise = "{asked}" does not go with {model.method}; choose {possible}.')
-    if model.backbone in BACKBONES and model.method != "scratch" and model.weights != "bundled":
-        raise RecipeError(
-            f'model.weights = "{model.weights}" does not go with "{model.backbone}", whose weights are bundled.'
-            " Leave it out, or fine-tune another backbone."
-        )
-    if model.method == "finetune" and model.weights not in ("bundled", "hub") and not Path(model.weights).is_file():
-        raise RecipeError(f'model.weights = "{model.weights}" is neither "hub" nor a file.')
-    if model.method == "finetune" and model.backbone not in BACKBONES and model.weights == "bundled":
-        raise RecipeError(
-            f'The weights of "{model.backbone}" are not bundled. Set model.weights to a file of weights, or to'
-            f' "hub" to download them. Bundled: {", ".join(BACKBONES)}.'
-        )
-    refuse_unused(recipe)
-
-
-def refuse_sizes(recipe: Recipe) -> None:
-    """Raise RecipeError for training pictures of a size that the network cannot see."""
-    if recipe.model.method != "scratch":
-        return
-    sizes = {recipe.train.size_from, recipe.train.size_to}
-    if recipe.model.network == "resnet":
-        from bestiary.models.networks import RESNET_FILTERS
-
-        stages = len(recipe.model.filters or RESNET_FILTERS)
-        smallest = min(size for size in (recipe.picture.size, *sizes) if size is not None)
-        if (need := 2 ** (stages + 1)) > smallest:
-            raise RecipeError(
-                f"A resnet with {stages} stages halves {smallest} pixels to nothing; expected {need} pixels or more."
-                " Raise picture.size and train.size_from, or take fewer model.filters."
-            )
-    elif sizes != {recipe.picture.size}:
-        raise RecipeError(
-            f"A plain network sees one size, picture.size = {recipe.picture.size}; train.size_from and train.size_to"
-            f" are {recipe.train.size_from} and {recipe.train.size_to}. Leave them out."
-        )
 
 
 def learn_probe(task: Task) -> Learned:
@@ -260,7 +198,7 @@ def _trained(task: Task, network: Network, settings: LoopSettings) -> Learned:
 def _looped(task: Task, network: Network, settings: LoopSettings) -> Looped:
     """Fill the pixel cache and train the network, in place."""
     from bestiary.training import loop
-    from bestiary.training.team import part_company, team
+    from bestiary.training.distributed import part_company, team
 
     store, train, val = _pixels(task), task.part("train"), task.part("val")
     read_val = _reader(store, val)

@@ -17,7 +17,7 @@ from bestiary.errors import RecipeError
 from bestiary.progress import Reporter, Silent
 from bestiary.recipe import Recipe
 from bestiary.report.run_report import write_report
-from bestiary.training.beginning import Sources, begin, source_facts
+from bestiary.training.create_run import Sources, begin, source_facts
 from bestiary.tune import page as tune_page
 from bestiary.tune import selection_bias
 from bestiary.tune.folder import write_recipe

@@ -12,7 +12,7 @@ from bestiary.errors import RecipeError
 from bestiary.models.onnx_surgery import frozen_stages
 from bestiary.recipe import Recipe, read_setting
 from bestiary.training.budget import with_sections
-from bestiary.training.methods import refuse_impossible
+from bestiary.training.recipe_checks import refuse_impossible
 
 LOOK = "look"  # backbone, size and fit together: each look needs features of its own
 SAME_FOR_ALL = ("data.", "evaluate.", "picture.max_", "model.method", "train.epochs")

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from bestiary.errors import MachineError, RunError
-from bestiary.training.session import held
+from bestiary.training.run_session import held
 from bestiary.tune.objective import Score
 from bestiary.tune.search_space import Settings
 

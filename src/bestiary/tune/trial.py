@@ -18,7 +18,7 @@ from bestiary.errors import RecipeError
 from bestiary.progress import Reporter, Silent
 from bestiary.recipe import Recipe, trained_for
 from bestiary.run_folder import read_history
-from bestiary.training.methods import refuse_impossible
+from bestiary.training.recipe_checks import refuse_impossible
 from bestiary.tune.objective import History, Score, Watch, scored
 from bestiary.tune.plan import Deadlines, SearchPlan
 from bestiary.tune.search_space import Choice, Settings, Space, laid_over, shown

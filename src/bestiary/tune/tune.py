@@ -24,10 +24,10 @@ from bestiary.profiling import Clock
 from bestiary.progress import Reporter, Silent
 from bestiary.recipe import Recipe
 from bestiary.text import spoken
-from bestiary.training.beginning import Sources
 from bestiary.training.budget import Estimate, Measure, estimated, room_of
-from bestiary.training.methods import refuse_impossible
+from bestiary.training.create_run import Sources
 from bestiary.training.probe import features_of, training_precision
+from bestiary.training.recipe_checks import refuse_impossible
 from bestiary.training.task import Task, task_of
 from bestiary.tune import finish
 from bestiary.tune import folder as folders

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from bestiary.errors import RecipeError
+from bestiary.errors import RecipeError, needs
+from bestiary.machine import processes
 from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.onnx_surgery import STAGES, frozen_stages
 from bestiary.recipe import Recipe
@@ -120,3 +122,63 @@ def _for(users: tuple[str, ...]) -> str:
     if len(networks) == len(SCRATCH):
         return " and ".join([*methods, "scratch"])
     return " and ".join([*methods, *(f"the network {name}" for name in networks)])
+
+
+def refuse_impossible(recipe: Recipe) -> None:
+    """Raise RecipeError or MissingExtraError for what a method cannot do or lacks, before any work is done."""
+    model = recipe.model
+    if model.method != "probe":
+        needs("torch", extra="torch")
+        refuse_sizes(recipe.resolved())
+    elif processes() > 1:
+        raise RecipeError("The probe learns in one process, in seconds: start it without torchrun.")
+    if processes() > 1 and recipe.data.folds:
+        raise RecipeError("Cross-validation (data.folds) runs in one process: start it without torchrun.")
+    if model.method == "probe" and model.backbone not in BACKBONES:
+        raise RecipeError(
+            f'The probe knows the backbones {", ".join(BACKBONES)}; got "{model.backbone}".'
+            " Others can be fine-tuned: --method finetune."
+        )
+    if model.method == "probe" and recipe.train.balance == "balanced-sampler":
+        raise RecipeError(
+            'train.balance = "balanced-sampler" is not for the probe, which sees all pictures at once: it would be'
+            ' the same as "class-weights". Choose that.'
+        )
+    if (asked := recipe.picture.normalise) is not None and (asked == "backbone") == (model.method == "scratch"):
+        possible = '"collection" or "none"' if model.method == "scratch" else '"backbone"'
+        raise RecipeError(f'picture.normalise = "{asked}" does not go with {model.method}; choose {possible}.')
+    if model.backbone in BACKBONES and model.method != "scratch" and model.weights != "bundled":
+        raise RecipeError(
+            f'model.weights = "{model.weights}" does not go with "{model.backbone}", whose weights are bundled.'
+            " Leave it out, or fine-tune another backbone."
+        )
+    if model.method == "finetune" and model.weights not in ("bundled", "hub") and not Path(model.weights).is_file():
+        raise RecipeError(f'model.weights = "{model.weights}" is neither "hub" nor a file.')
+    if model.method == "finetune" and model.backbone not in BACKBONES and model.weights == "bundled":
+        raise RecipeError(
+            f'The weights of "{model.backbone}" are not bundled. Set model.weights to a file of weights, or to'
+            f' "hub" to download them. Bundled: {", ".join(BACKBONES)}.'
+        )
+    refuse_unused(recipe)
+
+
+def refuse_sizes(recipe: Recipe) -> None:
+    """Raise RecipeError for training pictures of a size that the network cannot see."""
+    if recipe.model.method != "scratch":
+        return
+    sizes = {recipe.train.size_from, recipe.train.size_to}
+    if recipe.model.network == "resnet":
+        from bestiary.models.networks import RESNET_FILTERS
+
+        stages = len(recipe.model.filters or RESNET_FILTERS)
+        smallest = min(size for size in (recipe.picture.size, *sizes) if size is not None)
+        if (need := 2 ** (stages + 1)) > smallest:
+            raise RecipeError(
+                f"A resnet with {stages} stages halves {smallest} pixels to nothing; expected {need} pixels or more."
+                " Raise picture.size and train.size_from, or take fewer model.filters."
+            )
+    elif sizes != {recipe.picture.size}:
+        raise RecipeError(
+            f"A plain network sees one size, picture.size = {recipe.picture.size}; train.size_from and train.size_to"
+            f" are {recipe.train.size_from} and {recipe.train.size_to}. Leave them out."
+        )
