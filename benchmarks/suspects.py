@@ -22,7 +22,7 @@ from cleanlab.filter import find_label_issues
 
 from bestiary import flow
 from bestiary.batches.preprocess import View
-from bestiary.evaluation.label_suspects import CLEAR, SUSPECT, out_of_fold, suspects
+from bestiary.evaluation.label_issues import CLEAR, SUSPECT, out_of_fold, suspects
 from bestiary.files import cache_folder
 from bestiary.machine import cores, keep_memory
 from bestiary.models.efficientnet_lite import BACKBONES, built_trunk

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike
 
-from bestiary.evaluation.curves import overfitting_point
+from bestiary.evaluation.loss_curves import overfitting_point
 
 EPOCHS = np.arange(20)
 FALLING = 2.0 * np.exp(-EPOCHS / 5) + 0.05

@@ -15,7 +15,7 @@ pytest.importorskip("sklearn")
 from bestiary import files, table
 from bestiary.demo.dataset import DrawnCollection, draw_stranger
 from bestiary.errors import SourceError
-from bestiary.evaluation import elsewhere
+from bestiary.evaluation import external
 from bestiary.evaluation.corruptions import evaluate_corrupted
 from bestiary.evaluation.metrics import score
 from bestiary.evaluation.shift import auroc_within, shift
@@ -45,18 +45,18 @@ def others(run: Path, collection: DrawnCollection, tmp_path_factory: pytest.Temp
 
 
 @pytest.fixture(scope="module")
-def found(run: Path, others: Path) -> elsewhere.Evaluation:
-    return elsewhere.evaluate_elsewhere(run, others, threads=2, reporter=Silent())
+def found(run: Path, others: Path) -> external.Evaluation:
+    return external.evaluate_elsewhere(run, others, threads=2, reporter=Silent())
 
 
-def test_the_result_lies_in_the_run_alone(run: Path, probed: Path, found: elsewhere.Evaluation) -> None:
+def test_the_result_lies_in_the_run_alone(run: Path, probed: Path, found: external.Evaluation) -> None:
     assert found.path == run / "evaluations" / "others"
     assert files.read_json(found.path / "metrics.json").keys() == {"run", "source", *found.metrics}
     for name in ("metrics.json", "predictions.parquet", "bundle.json", "report.html"):
         assert (run / name).read_bytes() == (probed / name).read_bytes()
 
 
-def test_copies_of_learnt_pictures_are_left_out(found: elsewhere.Evaluation) -> None:
+def test_copies_of_learnt_pictures_are_left_out(found: external.Evaluation) -> None:
     names = [Path(path).name for path in table.read(found.path / "predictions.parquet", table.PREDICTIONS)["path"]]
     assert found.metrics["copies"]["train"] >= 3
     assert found.metrics["copies"]["val"] >= 1
@@ -65,7 +65,7 @@ def test_copies_of_learnt_pictures_are_left_out(found: elsewhere.Evaluation) -> 
     assert [name for name in names if name.startswith("test-")]
 
 
-def test_each_picture_is_scored_or_has_a_reason(found: elsewhere.Evaluation) -> None:
+def test_each_picture_is_scored_or_has_a_reason(found: external.Evaluation) -> None:
     pictures = table.read(found.path / "pictures.parquet", table.PICTURES)
     assert (pictures["split"].is_null() == pictures["error"].is_not_null()).all()
     assert pictures["split"].count() == found.metrics["pictures"]
@@ -73,7 +73,7 @@ def test_each_picture_is_scored_or_has_a_reason(found: elsewhere.Evaluation) -> 
     assert reason == "It is a copy of a picture that the run was trained or calibrated on."
 
 
-def test_classes_are_told_apart(found: elsewhere.Evaluation) -> None:
+def test_classes_are_told_apart(found: external.Evaluation) -> None:
     metrics = found.metrics
     assert list(metrics["unknown_classes"]) == ["nothing"]
     said = metrics["unknown_classes"]["nothing"]
@@ -89,10 +89,10 @@ def test_where_all_classes_have_pictures_their_mean_has_one_interval() -> None:
     truth = np.array([0, 0, 0, 1, 1, 1])
     shares = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.2, 0.8], [0.1, 0.9], [0.4, 0.6]])
     scores = score(truth, shares, ["bird", "fish"], resamples=100)
-    assert elsewhere._over_present(scores)["macro_f1"] == scores["macro_f1"]  # else one number has two intervals
+    assert external._over_present(scores)["macro_f1"] == scores["macro_f1"]  # else one number has two intervals
 
 
-def test_the_shift_is_said_first(found: elsewhere.Evaluation) -> None:
+def test_the_shift_is_said_first(found: external.Evaluation) -> None:
     text = elsewhere_text(found.metrics)
     assert text.startswith("These pictures")
     assert text.index("familiar enough") < text.index("accuracy")
@@ -103,8 +103,8 @@ def test_the_shift_is_said_first(found: elsewhere.Evaluation) -> None:
 
 def test_a_second_evaluation_does_not_write_over_the_first(run: Path) -> None:
     (run / "evaluations" / "two").mkdir(parents=True)
-    assert elsewhere.free_folder(run, "two") == run / "evaluations" / "two-2"
-    assert elsewhere.free_folder(run, "../../x y").parent == run / "evaluations"
+    assert external.free_folder(run, "two") == run / "evaluations" / "two-2"
+    assert external.free_folder(run, "../../x y").parent == run / "evaluations"
 
 
 def test_only_copies_are_nothing_to_score(run: Path, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_only_copies_are_nothing_to_score(run: Path, tmp_path: Path) -> None:
         for path in learnt.filter(pl.col("label") == label)["path"].head(2):
             shutil.copy(path, tmp_path / "only" / label)
     with pytest.raises(SourceError, match="4 are copies"):
-        elsewhere.evaluate_elsewhere(run, tmp_path / "only", threads=1, reporter=Silent())
+        external.evaluate_elsewhere(run, tmp_path / "only", threads=1, reporter=Silent())
 
 
 def test_the_rank_test_compares_only_within_a_label() -> None:

@@ -23,7 +23,7 @@ from bestiary import files, flow, run_folder, table
 from bestiary.batches.preprocess import View
 from bestiary.demo.dataset import DrawnCollection
 from bestiary.errors import IntegrityError, InterruptedRun, RecipeError, RunError, SourceError
-from bestiary.evaluation import judging
+from bestiary.evaluation import evaluate as judging
 from bestiary.export.finalize import PARITY_LIMIT
 from bestiary.inference.predictor import Predictor
 from bestiary.picture import load

@@ -18,7 +18,7 @@ from bestiary.data.assign_splits import fold_split
 from bestiary.data.dataset import Audited
 from bestiary.demo.dataset import DrawnCollection, draw_creature
 from bestiary.errors import InterruptedRun, RecipeError, RunError, SourceError
-from bestiary.evaluation.folds import cross_validated, fold_scores, pooled, rare_classes
+from bestiary.evaluation.cross_validation import cross_validated, fold_scores, pooled, rare_classes
 from bestiary.inference.predictor import Predictor
 from bestiary.recipe import Data, Recipe
 from bestiary.training.task import Learned, Task

@@ -12,7 +12,7 @@ pytest.importorskip("cleanlab")
 
 from bestiary import table
 from bestiary.data.split import deal_folds
-from bestiary.evaluation.label_suspects import MIN_PICTURES, out_of_fold, suspect_findings, suspects
+from bestiary.evaluation.label_issues import MIN_PICTURES, out_of_fold, suspect_findings, suspects
 from bestiary.evaluation.outliers import REFERENCES, outliers, similarity_to_own
 
 CHANNELS = 120

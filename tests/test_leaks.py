@@ -17,7 +17,7 @@ from bestiary import flow
 from bestiary.data.split import Item
 from bestiary.demo.dataset import DrawnCollection
 from bestiary.errors import RecipeError
-from bestiary.evaluation.leaks import leaks_beside
+from bestiary.evaluation.evaluate import leaks_beside
 from bestiary.recipe import Recipe
 from bestiary.study.leakage import Problem, leak_report, naive_split, refuse_leak_report, straddling, summary, trial
 

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 pytest.importorskip("sklearn")
 
-from bestiary import files
 from bestiary.evaluation.class_gaps import class_gaps
+
+from bestiary import files
+from bestiary.evaluation.diagnostics import ending
 from bestiary.evaluation.learning_curve import _drawn, learning_curve, sentence
-from bestiary.evaluation.lessons import ending
 from bestiary.recipe import Recipe
 from bestiary.report.learning_curve_section import curve_plot, lesson_values
 from bestiary.training.probe import Labelled

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("sklearn")
 
 from bestiary.batches.feature_matrix import OnDisk
-from bestiary.evaluation.label_suspects import out_of_fold
+from bestiary.evaluation.label_issues import out_of_fold
 from bestiary.models import logistic_regression
 from bestiary.models.logistic_regression import AtOnce, InPieces, logits_of, solver
 from bestiary.recipe import Balance

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from bestiary.evaluation.ranking import weakest
+from bestiary.evaluation.precision_recall import weakest
 from bestiary.report.precision_recall_plot import class_curves
 
 SIX = pl.DataFrame(

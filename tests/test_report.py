@@ -22,8 +22,8 @@ from bestiary.deliver import evidence as evidence_module
 from bestiary.errors import RunError
 from bestiary.evaluation.calibration import reliability
 from bestiary.evaluation.metrics import score
+from bestiary.evaluation.reliability import set_coverage, uncalibrated
 from bestiary.evaluation.slices import slices
-from bestiary.evaluation.trust import set_coverage, uncalibrated
 from bestiary.inference.conformal import set_table
 from bestiary.report import format, plots, verdict
 from bestiary.report.gallery import overlays

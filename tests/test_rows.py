@@ -19,7 +19,7 @@ from bestiary.batches import feature_matrix as rows_module
 from bestiary.batches.array_cache import ArrayStore
 from bestiary.batches.feature_matrix import OnDisk, gathered, mean_and_scale, pieces
 from bestiary.errors import IntegrityError, MachineError
-from bestiary.evaluation.label_suspects import out_of_fold
+from bestiary.evaluation.label_issues import out_of_fold
 from bestiary.evaluation.learning_curve import learning_curve
 from bestiary.evaluation.neighbours import nearest
 from bestiary.evaluation.outliers import similarity_to_own

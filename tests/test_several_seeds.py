@@ -11,7 +11,7 @@ from scipy.stats import ttest_rel
 
 from bestiary.errors import UserError
 from bestiary.evaluation.comparison import Scored
-from bestiary.evaluation.several_seeds import Pair, interval_over_seeds, over_seeds
+from bestiary.evaluation.multi_seed import Pair, interval_over_seeds, over_seeds
 from bestiary.stats import holm
 from bestiary.study.page import headline
 

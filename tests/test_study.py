@@ -167,7 +167,7 @@ def test_ctrl_c_says_how_to_go_on(
 
 KILLED = """
 import os, signal, sys
-from bestiary.evaluation import judging
+from bestiary.evaluation import evaluate as judging
 from bestiary import flow
 whole, left = flow.judged, [2]
 

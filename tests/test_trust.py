@@ -11,7 +11,7 @@ import pytest
 
 from bestiary import table
 from bestiary.evaluation.metrics import score
-from bestiary.evaluation.trust import LEVELS, set_coverage, uncalibrated
+from bestiary.evaluation.reliability import LEVELS, set_coverage, uncalibrated
 from bestiary.inference.bundle import read_bundle
 from bestiary.inference.conformal import set_table
 from bestiary.quick_metrics import softmax

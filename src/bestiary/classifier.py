@@ -26,7 +26,7 @@ from bestiary.data.assign_splits import divided
 from bestiary.data.dataset import audited_listing
 from bestiary.data.sources import Listed, Listing
 from bestiary.errors import InputError, SourceError
-from bestiary.evaluation.judging import validated
+from bestiary.evaluation.evaluate import validated
 from bestiary.export.finalize import learn_model
 from bestiary.files import cache_folder
 from bestiary.inference.predictor import MANY, EngineName, Predictor

@@ -22,12 +22,13 @@ from bestiary.data.assign_splits import described, divided
 from bestiary.data.corrections import read_corrections
 from bestiary.data.dataset import Audited, audited
 from bestiary.errors import InterruptedRun, PictureError, RunError, SourceError
-from bestiary.evaluation.curves import overfitting_sentence, path_sentence
-from bestiary.evaluation.elsewhere import evaluate_elsewhere, predicted
-from bestiary.evaluation.folds import cross_validated, fold_scores, pooled
-from bestiary.evaluation.judging import judged, tested, validated
-from bestiary.evaluation.lessons import lessons
-from bestiary.evaluation.second_look import looked_again, unlooked_words
+from bestiary.evaluation.cross_validation import cross_validated, fold_scores, pooled
+from bestiary.evaluation.diagnostics import lessons
+from bestiary.evaluation.evaluate import judged, tested, validated
+from bestiary.evaluation.external import evaluate_elsewhere
+from bestiary.evaluation.loss_curves import overfitting_sentence, path_sentence
+from bestiary.evaluation.model_audit import looked_again, unlooked_words
+from bestiary.evaluation.predictions import predicted
 from bestiary.export.finalize import learn_model
 from bestiary.files import cache_folder, write_text
 from bestiary.inference.predictor import Predictor

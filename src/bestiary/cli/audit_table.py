@@ -50,7 +50,7 @@ def audit_json(found: Audited, page: Path | None) -> dict[str, Any]:
 
 def print_audit(found: Audited, page: Path | None) -> None:
     """Print what was found on stdout, and where the page with the pictures is or how to get it."""
-    from bestiary.evaluation.second_look import unlooked_words
+    from bestiary.evaluation.model_audit import unlooked_words
 
     lines = audit_lines(found)
     issues = sum(line.n for line in lines if line.is_issue)

@@ -13,7 +13,7 @@ from bestiary.cli.output import print_json, print_run
 from bestiary.errors import UserError, needs_extra
 
 if TYPE_CHECKING:
-    from bestiary.evaluation.elsewhere import Evaluation
+    from bestiary.evaluation.external import Evaluation
 
 
 @app.command()
@@ -40,7 +40,7 @@ def evaluate(
     needs_extra("train")
     from bestiary import flow
     from bestiary.evaluation import corruptions as spoiling
-    from bestiary.evaluation import elsewhere
+    from bestiary.evaluation import external
     from bestiary.progress import reporter
     from bestiary.report import text_tables
 
@@ -55,7 +55,7 @@ def evaluate(
             raise UserError("--labels, --corrections and --name belong to PICTURES; say which pictures to score.")
         print_run(flow.evaluate(run, threads=threads, reporter=show), as_json)
     else:
-        found = elsewhere.evaluate_elsewhere(
+        found = external.evaluate_elsewhere(
             run, pictures, labels=labels, corrections=corrections, name=name, threads=threads, reporter=show
         )
         _print_elsewhere(found, as_json)

@@ -17,7 +17,7 @@ import polars as pl
 from bestiary import run_folder, table
 from bestiary.errors import needs
 from bestiary.evaluation import intervals
-from bestiary.evaluation.elsewhere import FOLDER
+from bestiary.evaluation.external import FOLDER
 from bestiary.inference.predictor import Predictor
 from bestiary.machine import cores
 from bestiary.progress import Reporter

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,7 +11,11 @@ import numpy.typing as npt
 import polars as pl
 
 from bestiary import table
+from bestiary.batches.decoding import gone
+from bestiary.batches.preprocess import Pinned
 from bestiary.evaluation.metrics import score
+from bestiary.inference.predictor import Predictor
+from bestiary.progress import Reporter
 
 
 class Answer(Protocol):
@@ -70,3 +75,16 @@ def truth_of(frame: pl.DataFrame, classes: Sequence[str]) -> npt.NDArray[np.int6
     """Return the position of each row's label among `classes`, int64 (n,)."""
     place = {name: position for position, name in enumerate(classes)}
     return np.array([place[label] for label in frame["label"]], np.int64)
+
+
+def predicted(predictor: Predictor, pictures: pl.DataFrame, reporter: Reporter) -> pl.DataFrame:
+    """Return the prediction table of pictures, from their files. Raises SourceError for one that cannot be read."""
+    with reporter.task("Predicting", pictures.height) as advance:
+        answers = []
+        files = (Pinned(Path(path), sha256) for path, sha256 in pictures.select("path", "sha256").iter_rows())
+        for answer in predictor.predict_many(files):
+            if answer.error is not None:
+                raise gone(answer.error)
+            answers.append(answer)
+            advance(1)
+    return prediction_table(pictures, answers, predictor.classes)

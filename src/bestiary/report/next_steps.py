@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from bestiary.evaluation.curves import overfitting_point
 from bestiary.evaluation.learning_curve import WORTH
+from bestiary.evaluation.loss_curves import overfitting_point
 from bestiary.evaluation.slices import macro_f1_of
 from bestiary.report.audit_checks import SERIOUS
 from bestiary.report.commands import train_again

@@ -10,7 +10,7 @@ import polars as pl
 from markupsafe import Markup
 
 from bestiary.evaluation.intervals import Floats
-from bestiary.evaluation.ranking import Ranked, weakest
+from bestiary.evaluation.precision_recall import Ranked, weakest
 from bestiary.report.svg import escape_label, percent_text, segment, text
 
 SHOWN = 12  # classes, the weakest first

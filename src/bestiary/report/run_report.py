@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from bestiary import table
-from bestiary.evaluation.curves import overfitting_point
+from bestiary.evaluation.loss_curves import overfitting_point
 from bestiary.files import write_text
 from bestiary.report import audit_checks, plots, verdict
 from bestiary.report.calibration_section import trust_values

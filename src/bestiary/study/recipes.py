@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bestiary.errors import MissingExtraError, RecipeError, UserError, nearest
-from bestiary.evaluation.several_seeds import Pair
+from bestiary.evaluation.multi_seed import Pair
 from bestiary.recipe import METHODS, Recipe, read_named, shipped, trained_for, with_settings
 from bestiary.training.recipe_checks import learner_of, refuse_impossible, users_of
 

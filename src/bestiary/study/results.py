@@ -11,7 +11,7 @@ import polars as pl
 
 from bestiary import table
 from bestiary.evaluation.comparison import COMPARED, Scored, read_scored
-from bestiary.evaluation.several_seeds import Pair, over_seeds
+from bestiary.evaluation.multi_seed import Pair, over_seeds
 from bestiary.files import atomic, read_json, write_json
 from bestiary.study.page import write_page
 from bestiary.study.recipes import Entry, changes

@@ -13,15 +13,13 @@ import polars as pl
 
 from bestiary import files as files_module
 from bestiary import run_folder, table
-from bestiary.batches.decoding import gone
-from bestiary.batches.preprocess import Pinned
 from bestiary.data.corrections import read_corrections
 from bestiary.data.dataset import Audited, audited
 from bestiary.data.hamming_search import hash_bits, near_pairs
 from bestiary.errors import SourceError
 from bestiary.evaluation import intervals
 from bestiary.evaluation.metrics import OVER_CLASSES
-from bestiary.evaluation.predictions import judge, prediction_table
+from bestiary.evaluation.predictions import judge, predicted
 from bestiary.evaluation.shift import shift
 from bestiary.evaluation.slices import slices
 from bestiary.files import cache_folder
@@ -116,19 +114,6 @@ def accounted(pictures: pl.DataFrame, found: Elsewhere) -> pl.DataFrame:
         split=pl.when(scored).then(pl.lit("elsewhere")),
         error=pl.when(~scored).then(pl.coalesce("error", copy)),
     )
-
-
-def predicted(predictor: Predictor, pictures: pl.DataFrame, reporter: Reporter) -> pl.DataFrame:
-    """Return the prediction table of pictures, from their files. Raises SourceError for one that cannot be read."""
-    with reporter.task("Predicting", pictures.height) as advance:
-        answers = []
-        files = (Pinned(Path(path), sha256) for path, sha256 in pictures.select("path", "sha256").iter_rows())
-        for answer in predictor.predict_many(files):
-            if answer.error is not None:
-                raise gone(answer.error)
-            answers.append(answer)
-            advance(1)
-    return prediction_table(pictures, answers, predictor.classes)
 
 
 def judged(

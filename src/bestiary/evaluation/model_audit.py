@@ -14,7 +14,7 @@ from bestiary.batches.preprocess import View
 from bestiary.data.audit import in_order
 from bestiary.data.dataset import Audited
 from bestiary.errors import MissingExtraError, needs
-from bestiary.evaluation.label_suspects import suspect_findings
+from bestiary.evaluation.label_issues import suspect_findings
 from bestiary.machine import give_back_memory
 from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.picture import Limits
