@@ -4,7 +4,15 @@ Everything heavy is imported inside the commands, so that `bestiary --help` is q
 """
 
 # Each adds its commands to the application.
-from bestiary.cli import answering, judging, learning, looking, reviewing, studying, tuning  # noqa: F401
+from bestiary.cli import (
+    audit,  # noqa: F401
+    evaluate,  # noqa: F401
+    predict,  # noqa: F401
+    review,  # noqa: F401
+    study,  # noqa: F401
+    train,  # noqa: F401
+    tune,  # noqa: F401
+)
 from bestiary.cli.app import app, main
 
 __all__ = ["app", "main"]

@@ -51,22 +51,3 @@ def audit(
             typer.echo(f"Training on these pictures would be refused. {refused}")
     if strict and SERIOUS & set(found.findings.filter("is_issue")["check"]):  # what somebody decided to keep is none
         raise typer.Exit(CHECK_FAILED)
-
-
-@app.command()
-def fetch(
-    name: Annotated[str, typer.Argument(metavar="NAME", help='The collection to download: "animals10".')],
-    out: Annotated[Path | None, typer.Option(help="An empty or new folder; ./NAME when not given.")] = None,
-    threads: Threads = None,  # noqa: ARG001 - every command takes it
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-) -> None:
-    """Download a known collection; prints its folder."""
-    from bestiary.data.fetch import fetch as download
-    from bestiary.progress import reporter
-
-    folder = download(name, out or Path(name), reporter=reporter(quiet=quiet))
-    if as_json:
-        print_json({"pictures": str(folder), "labels": name})
-    else:
-        typer.echo(str(folder))

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from bestiary.cli.app import app
-from bestiary.cli.options import AsJson, ExportKind, Format, Quiet, RunPath, Threads
+from bestiary.cli.options import AsJson, Format, Quiet, RunPath, Threads
 from bestiary.cli.output import print_json
-from bestiary.errors import SourceError, UserError, needs_extra
+from bestiary.errors import SourceError, UserError
 from bestiary.inference import heatmap
 
 if TYPE_CHECKING:
@@ -146,85 +146,3 @@ def _counts(read: Counter[str]) -> str:
 def _none_read(count: int) -> str:
     pictures = "The picture" if count == 1 else f"None of the {count:,} pictures"
     return f"{pictures} could {'not ' if count == 1 else ''}be read; the answers say why."
-
-
-@app.command()
-def report(
-    run: RunPath,
-    threads: Threads = None,
-    quiet: Quiet = False,  # noqa: ARG001 - every command takes it
-    as_json: AsJson = False,
-) -> None:
-    """Write report.html again, with report.md and the model card (README.md); prints its path."""
-    needs_extra("train")
-    from bestiary.report.run_report import write_report
-
-    path = write_report(run, threads=threads)
-    if as_json:
-        print_json({"report": str(path), "summary": str(run / "report.md"), "model_card": str(run / "README.md")})
-    else:
-        typer.echo(str(path))
-
-
-@app.command()
-def export(
-    run: RunPath,
-    to: Annotated[ExportKind, typer.Option("--to", help="The form to write.")] = ExportKind.onnx,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="A new folder, for predict and serve; or a new .onnx file. RUN/export/… if not given."),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Even if it loses more than one point of accuracy.")] = False,
-    threads: Threads = None,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-) -> None:
-    """Write the model in another form, proven on real pictures; prints its path."""
-    needs_extra("train")
-    from dataclasses import asdict
-
-    from bestiary.export.verify import export as write_proven
-    from bestiary.machine import cores
-    from bestiary.progress import reporter
-
-    path, proof = write_proven(
-        run, to.value, out=out, force=force, threads=threads or cores(), reporter=reporter(quiet=quiet)
-    )
-    if as_json:
-        print_json({"model": str(path), "proof": asdict(proof)})
-    else:
-        typer.echo(proof.sentence())
-        typer.echo(str(path))
-
-
-@app.command()
-def serve(
-    run: RunPath,
-    host: Annotated[
-        str, typer.Option(help="The address to listen on; others can reach what is not loopback.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8000,
-    token: Annotated[
-        str | None, typer.Option(envvar="BESTIARY_TOKEN", help="What every request must carry; needed with --host.")
-    ] = None,
-    allow_name: Annotated[
-        list[str] | None, typer.Option(help="A name that a proxy on this computer may call the server by.")
-    ] = None,
-    threads: Threads = None,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-) -> None:
-    """Open a page to drop pictures on, and an HTTP API; prints its address."""
-    from bestiary.inference.predictor import Predictor
-    from bestiary.progress import reporter
-    from bestiary.serve.app import create_app
-    from bestiary.web import running
-    from bestiary.web.settings import Settings
-
-    settings = Settings(host=host, port=port, token=token, allowed_names=tuple(allow_name or ()))
-    predictor = Predictor(run, threads=threads, engine="fastest")
-    with running.listen(settings) as bound:
-        address = running.address(bound, settings)
-        print_json({"address": address}) if as_json else typer.echo(address)
-        sys.stdout.flush()
-        running.serve(create_app(predictor, settings, run.resolve().name), bound, settings, reporter(quiet=quiet))

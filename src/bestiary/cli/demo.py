@@ -1,0 +1,39 @@
+"""TODO: one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bestiary.cli.app import app
+from bestiary.cli.options import AsJson, Quiet, Threads
+from bestiary.cli.output import print_run
+from bestiary.errors import needs_extra
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="A folder for the drawn pictures and the run; it must not exist.")] = Path(
+        "demo"
+    ),
+    threads: Threads = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Draw a small collection with faults, and train on it."""
+    needs_extra("train")
+    from bestiary import flow
+    from bestiary.demo.dataset import draw_collection
+    from bestiary.progress import reporter
+
+    show = reporter(quiet=quiet)
+    drawn = draw_collection(out / "pictures")
+    show.say(f"{drawn.about} They are in {drawn.folder}.")
+    run = flow.train(drawn.folder, out=out / "run", threads=threads, reporter=show)
+    if as_json:
+        print_run(run, as_json)
+    else:
+        typer.echo((run.path / "classification_report.txt").read_text(encoding="utf-8"))
+        typer.echo(f"Report: {(run.path / 'report.html').absolute()}")

@@ -1,0 +1,45 @@
+"""TODO: one line."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from bestiary.cli.app import app
+from bestiary.cli.options import AsJson, Quiet, RunPath, Threads
+from bestiary.cli.output import print_json
+
+
+@app.command()
+def serve(
+    run: RunPath,
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; others can reach what is not loopback.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8000,
+    token: Annotated[
+        str | None, typer.Option(envvar="BESTIARY_TOKEN", help="What every request must carry; needed with --host.")
+    ] = None,
+    allow_name: Annotated[
+        list[str] | None, typer.Option(help="A name that a proxy on this computer may call the server by.")
+    ] = None,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Open a page to drop pictures on, and an HTTP API; prints its address."""
+    from bestiary.inference.predictor import Predictor
+    from bestiary.progress import reporter
+    from bestiary.serve.app import create_app
+    from bestiary.web import running
+    from bestiary.web.settings import Settings
+
+    settings = Settings(host=host, port=port, token=token, allowed_names=tuple(allow_name or ()))
+    predictor = Predictor(run, threads=threads, engine="fastest")
+    with running.listen(settings) as bound:
+        address = running.address(bound, settings)
+        print_json({"address": address}) if as_json else typer.echo(address)
+        sys.stdout.flush()
+        running.serve(create_app(predictor, settings, run.resolve().name), bound, settings, reporter(quiet=quiet))
