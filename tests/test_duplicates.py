@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bestiary.data import duplicates
+from bestiary.data import hamming_search
 from bestiary.data.duplicates import equal_pairs, groups
 from bestiary.data.hamming_search import hash_bits, near_pairs
 
@@ -33,7 +33,7 @@ def test_near_pairs_are_those_of_comparing_all_with_all(found: list[int], at_mos
         if (found[i] ^ found[j]).bit_count() <= at_most
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(duplicates, "ROWS_AT_ONCE", rows_at_once)
+        patch.setattr(hamming_search, "ROWS_AT_ONCE", rows_at_once)
         pairs = near_pairs(hash_bits([hexadecimal(one) for one in found]), at_most)
     assert pairs.dtype == np.int64
     assert len(pairs) == len(expected)

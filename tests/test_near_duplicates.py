@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from bestiary.data import audit, duplicates
+from bestiary.data import audit, hamming_search
 from bestiary.data.duplicates import HOW, duplicate_pairs, groups
 from bestiary.data.hamming_search import hash_bits, near_pairs
 from bestiary.data.label_map import label_map
@@ -133,7 +133,7 @@ def clustered(count: int, seed: int, at_most: int = 60) -> NDArray[np.uint64]:
 def test_the_sampled_search_finds_what_comparing_all_finds(monkeypatch: pytest.MonkeyPatch, at_most: int) -> None:
     bits = clustered(3000, seed=at_most, at_most=80)
     exact = near_pairs(bits, at_most)
-    monkeypatch.setattr(duplicates, "ALL_WITH_ALL", 0)
+    monkeypatch.setattr(hamming_search, "ALL_WITH_ALL", 0)
     for threads in (1, 2):
         sampled = near_pairs(bits, at_most, threads=threads)
         assert sampled.dtype == np.int64
@@ -145,13 +145,13 @@ def test_the_sampled_search_finds_what_comparing_all_finds(monkeypatch: pytest.M
 def test_a_film_of_pictures_stays_one_group_and_does_not_become_millions_of_pairs(
     monkeypatch: pytest.MonkeyPatch, all_with_all: int
 ) -> None:
-    monkeypatch.setattr(duplicates, "ALL_WITH_ALL", all_with_all)
+    monkeypatch.setattr(hamming_search, "ALL_WITH_ALL", all_with_all)
     random = np.random.default_rng(0)
     frames = np.tile(random.integers(0, 2, 256, np.uint8), (1200, 1))
     frames[np.arange(1200), random.integers(0, 256, 1200)] ^= 1
     others = random.integers(0, 2, (300, 256), np.uint8)
     pairs = near_pairs(np.packbits(np.concatenate([frames, others]), axis=1).view(np.uint64), 40)
-    assert 1199 <= len(pairs) <= duplicates.PAIRS_PER_PICTURE * 1500
+    assert 1199 <= len(pairs) <= hamming_search.PAIRS_PER_PICTURE * 1500
     group = groups(1500, pairs)
     assert set(group[:1200].tolist()) == {0}
     assert len(set(group[1200:].tolist())) == 300

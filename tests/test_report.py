@@ -18,7 +18,6 @@ import pytest
 from PIL import Image, ImageDraw
 
 from bestiary import table
-from bestiary.deliver import evidence as evidence_module
 from bestiary.errors import RunError
 from bestiary.evaluation.calibration import reliability
 from bestiary.evaluation.metrics import score
@@ -26,6 +25,7 @@ from bestiary.evaluation.reliability import set_coverage, uncalibrated
 from bestiary.evaluation.slices import slices
 from bestiary.inference.conformal import set_table
 from bestiary.report import format, plots, verdict
+from bestiary.report import gallery as evidence_module
 from bestiary.report.gallery import overlays
 from bestiary.report.next_steps import Evidence, evidence_of, next_steps
 from bestiary.report.run_files import read_run

@@ -1,4 +1,4 @@
-"""TODO: one line."""
+"""Atomic writes, JSON files and the cache folder: no file is ever left half-written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO: one line."""
+"""Seconds of each stage of a job, and its peak memory."""
 
 from __future__ import annotations
 

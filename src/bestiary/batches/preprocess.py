@@ -1,4 +1,4 @@
-"""TODO: one line."""
+"""Preprocessing of one picture for a model: decode, resize, check that the file is the one that was measured."""
 
 from __future__ import annotations
 

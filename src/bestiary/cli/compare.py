@@ -1,4 +1,4 @@
-"""TODO: one line."""
+"""The command `compare`."""
 
 from __future__ import annotations
 

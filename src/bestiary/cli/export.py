@@ -1,4 +1,4 @@
-"""TODO: one line."""
+"""The command `export`."""
 
 from __future__ import annotations
 

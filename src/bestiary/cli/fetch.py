@@ -1,4 +1,4 @@
-"""TODO: one line."""
+"""The command `fetch`."""
 
 from __future__ import annotations
 

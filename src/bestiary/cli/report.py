@@ -1,4 +1,4 @@
-"""TODO: one line."""
+"""The command `report`."""
 
 from __future__ import annotations
 

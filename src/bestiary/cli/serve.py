@@ -1,4 +1,4 @@
-"""TODO: one line."""
+"""The command `serve`."""
 
 from __future__ import annotations
 

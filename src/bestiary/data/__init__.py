@@ -1,1 +1,1 @@
-"""Where pictures come from: sources, the audit, the split, and a drawn collection to try it all on."""
+"""Pictures before a model: sources, measurements, audit, duplicates, corrections, splits."""

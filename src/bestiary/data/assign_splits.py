@@ -1,4 +1,4 @@
-"""TODO: one line."""
+"""Assigns pictures to training, validation and test, or to folds; groups of duplicates stay together."""
 
 from __future__ import annotations
 

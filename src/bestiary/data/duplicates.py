@@ -9,6 +9,7 @@ import numpy.typing as npt
 import polars as pl
 
 from bestiary.data.hamming_search import (
+    Places,
     _codes,
     _few,
     _ordered,
@@ -22,10 +23,6 @@ from bestiary.data.hamming_search import (
 from bestiary.data.measure import HASH_SIDE
 from bestiary.data.registration import VIEWS, View, agreement, thumbnails_of, view_hashes
 
-Bits = npt.NDArray[np.uint64]
-Places = npt.NDArray[np.int64]
-
-
 # A view of one picture is held against whole pictures: hashes this near propose, this agreement confirms.
 PROPOSED_BITS, CONFIRMED = 72, 0.85
 # What a crop leaves nearly alone are the lowest frequencies: 12 % of these bits differ where the nearest view of a crop
@@ -33,10 +30,7 @@ PROPOSED_BITS, CONFIRMED = 72, 0.85
 _LOW = np.array([row * HASH_SIDE + column for row in range(10) for column in range(10)][1:])
 _LOW_DIFFERING = 0.12
 
-MISSED_VIEWS = 1e-3  # the same where a crop lies between two views
-# Ten thousand frames of one film are fifty million pairs. Of so many hashes that agree in a sample, each is compared
-# with the first ones; of more pairs a picture, those are kept that hold the groups together.
-MOST_AGREEING, PAIRS_PER_PICTURE = 64, 10
+MISSED_VIEWS = 1e-3  # chance to miss a pair where a crop lies between two views
 HOW = ("", ", mirrored", ", cropped", ", mirrored and cropped")  # the fourth column of `duplicate_pairs`, in words
 
 

@@ -1,4 +1,4 @@
-"""TODO: one line."""
+"""Near-neighbour search among 256-bit hashes by Hamming distance: exhaustive, or by bit sampling."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
-from bestiary.data.duplicates import MOST_AGREEING, PAIRS_PER_PICTURE, Bits, Places
 from bestiary.data.measure import HASH_SIDE
+
+Bits = npt.NDArray[np.uint64]
+Places = npt.NDArray[np.int64]
 
 HASH_BITS = HASH_SIDE**2
 ROWS_AT_ONCE = 512
 ALL_WITH_ALL = 8_192  # up to so many hashes every pair is compared; beyond, those that agree in a sample of bits
 MISSED = 1e-6  # chance that a pair at the very distance asked for agrees in no sample; nearer ones: far less
 SAMPLES_AT_ONCE = 8
+# Ten thousand frames of one film are fifty million pairs. Of so many hashes that agree in a sample, each is compared
+# with the first ones; of more pairs a picture, those are kept that hold the groups together.
+MOST_AGREEING, PAIRS_PER_PICTURE = 64, 10
 
 
 def near_pairs(bits: Bits, at_most: int, *, threads: int = 1) -> Places:

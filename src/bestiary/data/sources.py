@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bestiary.data import archives, manifest
+from bestiary.data import archive_members, archives, manifest
 from bestiary.data.split import part_named
 from bestiary.errors import SourceError
 from bestiary.files import cache_folder

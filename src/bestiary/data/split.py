@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from bestiary.data.folds import Integers
 from bestiary.errors import SourceError
+
+Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

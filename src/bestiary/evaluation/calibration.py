@@ -9,10 +9,6 @@ from numpy.typing import NDArray
 
 from bestiary.evaluation.intervals import Floats, Integers
 
-TEMPERATURE_LOW, TEMPERATURE_HIGH = 0.05, 20.0
-# A probability that a float32 softmax rounded to 0 is taken as its smallest normal number: ln(1.2e-38).
-_LOG_FLOOR = float(np.log(np.finfo(np.float32).tiny))
-
 
 class ReliabilityBin(TypedDict):
     """One bin of a reliability diagram; `confidence` and `accuracy` are None where no picture fell."""

@@ -1,1 +1,1 @@
-"""The export package."""
+"""From a trained network to the model file that ships: calibrated, written, verified."""

@@ -1,4 +1,4 @@
-"""TODO: one line."""
+"""Temperature scaling and the abstention threshold, fitted on the validation split."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
 from bestiary.errors import UserError
-from bestiary.evaluation.calibration import _LOG_FLOOR, TEMPERATURE_HIGH, TEMPERATURE_LOW
 from bestiary.evaluation.intervals import Floats, Integers
+
+TEMPERATURE_LOW, TEMPERATURE_HIGH = 0.05, 20.0
+# A probability that a float32 softmax rounded to 0 is taken as its smallest normal number: ln(1.2e-38).
+_LOG_FLOOR = float(np.log(np.finfo(np.float32).tiny))
 
 
 def fit_temperature(logits: NDArray[Any], truth: NDArray[Any]) -> float:

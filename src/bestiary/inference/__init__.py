@@ -1,1 +1,1 @@
-"""From a trained model to the sealed graph that ships, and the predictor that everybody uses."""
+"""Prediction: the predictor, its inputs, outputs and prediction sets."""

@@ -1,4 +1,4 @@
-"""TODO: one line."""
+"""Class-activation heatmaps drawn over pictures and saved."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from bestiary.batches.preprocess import View
 from bestiary.errors import MachineError
 from bestiary.files import atomic
 from bestiary.inference.predictor import Prediction
-from bestiary.inference.writers import HEATMAP_PIXELS, HEATMAP_STRENGTH
 from bestiary.picture import open_picture
 from bestiary.text import shortened
 
+HEATMAP_STRENGTH, HEATMAP_PIXELS = 0.55, 640
 HEATMAP_NAME_BYTES = 200  # of a picture's name that its heatmap keeps: names of files have 255 bytes at most
 
 

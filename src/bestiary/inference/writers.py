@@ -15,7 +15,6 @@ from bestiary.inference.predictor import Prediction
 from bestiary.progress import Advance
 from bestiary.text import on_one_line, points_text
 
-HEATMAP_STRENGTH, HEATMAP_PIXELS = 0.55, 640
 FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")  # OWASP, "CSV Injection": spreadsheets run a cell that begins so
 NUMBER = re.compile(r"[+-]\d+([.,]\d+)?")
 

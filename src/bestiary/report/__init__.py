@@ -1,1 +1,1 @@
-"""The report package."""
+"""Pages and text made from a run folder: report, audit page, model card, comparison."""

@@ -1,4 +1,4 @@
-"""TODO: one line."""
+"""Figures as text: rates, intervals, counts."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from bestiary.report.verdict import ABSENT
 from bestiary.text import points_text
+
+ABSENT = "–"
 
 
 def estimate_text(metric: Mapping[str, Any] | None, digits: int = 1) -> str:

@@ -12,13 +12,15 @@ from markupsafe import Markup
 from bestiary.report import format
 from bestiary.text import whole_percent
 
-TEMPLATES = Path(__file__).parent / "templates"
+ROOMS = ("report", "tune", "study")  # each has a folder of templates
+PACKAGE = Path(__file__).parents[1]
+STYLE = PACKAGE / "web" / "style.css"
 
 
 def render_page(template: str, values: Mapping[str, Any]) -> str:
     """Return a template filled with values; text among them is escaped, a value that is missing is an error."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
+        loader=jinja2.FileSystemLoader([PACKAGE / room / "templates" for room in ROOMS]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -29,6 +31,6 @@ def render_page(template: str, values: Mapping[str, Any]) -> str:
         interval=format.interval_text,
         percent=whole_percent,
         number=format.number_text,
-        style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),  # ours, not the user's: safe as it is
+        style=Markup(STYLE.read_text(encoding="utf-8")),  # ours, not the user's: safe as it is
     )
     return environment.get_template(template).render(values).lstrip()

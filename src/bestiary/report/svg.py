@@ -1,7 +1,7 @@
 """The few pieces of SVG that the plots are made of: a frame with axes, text, lines, dots.
 
 Written by hand instead of by a plotting library: sharp at any size, light or dark as the page is, drawn in a
-millisecond. Colours come from classes that `templates/style.css` defines (`ink-right`, `fill-wrong`, ...).
+millisecond. Colours come from classes that `web/style.css` defines (`ink-right`, `fill-wrong`, ...).
 """
 
 from __future__ import annotations

@@ -10,8 +10,6 @@ from typing import Any
 
 from bestiary.report.format import interval_text
 
-ABSENT = "–"
-
 
 def verdict(metrics: Mapping[str, Any], mislabelled: int = 0) -> str:
     """Return the whole run in two or three short sentences: how often it is right, where it is weakest, wrong labels.

@@ -1,1 +1,1 @@
-"""The review package."""
+"""The review page: a person confirms or corrects doubtful pictures."""

@@ -50,7 +50,8 @@ def create_app(desk: Desk, settings: Settings) -> FastAPI:
     add_refusals(app)
     app.add_exception_handler(UserError, _refused)
     for path, (file, kind) in PAGE.items():
-        content = (files("bestiary.deliver") / "templates" / file).read_text(encoding="utf-8")
+        folder = files("bestiary.web") if file == "style.css" else files("bestiary.review") / "templates"
+        content = (folder / file).read_text(encoding="utf-8")
         app.get(path)(_page(content, kind))
     _add_routes(app, desk)
     return app

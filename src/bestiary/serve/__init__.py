@@ -1,1 +1,1 @@
-"""The serve package."""
+"""The prediction server: its page, its HTTP API and the Open Inference Protocol."""

@@ -183,8 +183,8 @@ async def _failed(_: Request, error: Exception) -> Response:
 
 def _add_pages(app: FastAPI, *, asks_for_token: bool) -> None:
     """Add the pages and what they load; they are read once, so no request names a file."""
-    templates = files("bestiary.deliver") / "templates"
-    base = (templates / "style.css").read_text(encoding="utf-8")
+    templates = files("bestiary.serve") / "templates"
+    base = (files("bestiary.web") / "style.css").read_text(encoding="utf-8")
 
     def add(path: str, content: str, kind: str) -> None:
         answer = Response(content, media_type=f"{kind}; charset=utf-8", headers={"Cache-Control": "no-cache"})

@@ -1,1 +1,1 @@
-"""Learning: the probe, the training loop, class balance, the run folder."""
+"""Training: the probe, the training loop, fine-tuning, budgets, sessions."""

@@ -1,1 +1,1 @@
-""""""
+"""Hyperparameter search over recipes."""

@@ -1,1 +1,1 @@
-"""The web package."""
+"""What both web servers share: request guard, sockets, timeouts, errors, metrics."""

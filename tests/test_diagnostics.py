@@ -13,10 +13,8 @@ from numpy.typing import NDArray
 
 pytest.importorskip("sklearn")
 
-from bestiary.evaluation.class_gaps import class_gaps
-
 from bestiary import files
-from bestiary.evaluation.diagnostics import ending
+from bestiary.evaluation.diagnostics import class_gaps, ending
 from bestiary.evaluation.learning_curve import _drawn, learning_curve, sentence
 from bestiary.recipe import Recipe
 from bestiary.report.learning_curve_section import curve_plot, lesson_values

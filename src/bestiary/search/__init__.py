@@ -1,1 +1,0 @@
-"""Experiments over the flow: several models, one question."""
