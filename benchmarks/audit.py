@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bestiary.machine import cores
+from bestiary.machine import available_cores
 from bestiary.picture import open_picture
 
 # Runs the command in a process that watches its own memory and that of its workers, and prints it.
@@ -99,7 +99,7 @@ def enlarged(files: list[Path], folder: Path, times: int) -> Path:
             changed = image.crop((box[0], box[1], box[2], box[3])).point(lambda value, n=number: value + 4 * n)
             changed.save(place / f"{path.stem}-{number}.jpg", quality=85)
 
-    with ThreadPoolExecutor(cores()) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         list(pool.map(copies, files))
     return folder
 

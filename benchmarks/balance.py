@@ -27,9 +27,9 @@ from bestiary.export.calibration import fit_temperature
 from bestiary.export.finalize import softmax
 from bestiary.files import cache_folder
 from bestiary.flow import audit
-from bestiary.machine import cores
+from bestiary.machine import available_cores
 from bestiary.models.logistic_regression import logits_of
-from bestiary.progress import Silent
+from bestiary.progress import SilentReporter
 from bestiary.recipe import Balance, Recipe
 from bestiary.training.balance import BALANCES
 from bestiary.training.probe import features_of, fitted_probe
@@ -65,13 +65,13 @@ def scores(collection: Audited, asked: argparse.Namespace, seed: int, balance: B
         "train": {"balance": balance},
         "probe": {"regularisation": asked.strengths},
     }
-    recipe = Recipe.of(settings).resolved()
+    recipe = Recipe.of(settings).resolve()
     shown, _ = divided(collection, recipe.data, seed=seed)
     classes = tuple(sorted(shown.filter(shown["split"] == "train")["label"].unique()))
     assert recipe.picture.size is not None
     view = View(recipe.picture.size)
     with tempfile.TemporaryDirectory() as run:
-        task = Task(recipe, shown, classes, view, Path(run), cache_folder(), cores(), Silent())
+        task = Task(recipe, shown, classes, view, Path(run), cache_folder(), available_cores(), SilentReporter())
         probe, test = fitted_probe(task), task.part("test")
         features = features_of(task, test, probe.trunk, "float32")
     head, val = probe.head, probe.val

@@ -30,7 +30,7 @@ from bestiary.evaluation.metrics import score
 from bestiary.export.calibration import fit_temperature
 from bestiary.files import cache_folder
 from bestiary.inference.conformal import bound_of, covered, set_table
-from bestiary.machine import keep_memory
+from bestiary.machine import disable_malloc_trim
 from bestiary.models.efficientnet_lite import BACKBONES, built_trunk
 from bestiary.models.logistic_regression import logits_of
 from bestiary.quick_metrics import log_softmax, softmax
@@ -48,7 +48,7 @@ def main() -> None:
     options.add_argument("--backbone", choices=sorted(BACKBONES), default="lite2")
     options.add_argument("--seeds", type=int, default=5)
     asked = options.parse_args()
-    keep_memory()
+    disable_malloc_trim()
     pictures = flow.audit(asked.pictures, labels=asked.labels).pictures.filter(pl.col("error").is_null())
     trunk = built_trunk(asked.backbone, cache_folder() / "trunks")
     features = features_of(pictures, trunk, View(BACKBONES[asked.backbone].size))

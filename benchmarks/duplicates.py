@@ -26,10 +26,10 @@ from bestiary.data.label_map import label_map
 from bestiary.data.registration import VIEWS
 from bestiary.data.scan import measured
 from bestiary.data.sources import Listing, list_pictures
-from bestiary.machine import cores
-from bestiary.picture import Limits, open_picture
-from bestiary.progress import Silent
-from bestiary.recipe import Data
+from bestiary.machine import available_cores
+from bestiary.picture import DecodeLimits, open_picture
+from bestiary.progress import SilentReporter
+from bestiary.recipe import DataConfig
 
 Random = np.random.Generator
 EACH = 60
@@ -103,7 +103,7 @@ def search_of_many() -> None:
         bits[MANY - 1 - number] = bits[number] ^ np.packbits(flipped).view(np.uint64)
         wanted[number, MANY - 1 - number] = int(distance)
     begun = time.perf_counter()
-    pairs = hamming_search.near_pairs(bits, 40, threads=cores())
+    pairs = hamming_search.near_pairs(bits, 40, threads=available_cores())
     seconds = time.perf_counter() - begun
     found = {(left, right): distance for left, right, distance in pairs.tolist()}
     print(
@@ -129,7 +129,7 @@ def search_of_many_pictures() -> None:
         }
     )
     begun = time.perf_counter()
-    pairs = duplicates.duplicate_pairs(frame, Data().near_duplicate_bits, threads=cores())
+    pairs = duplicates.duplicate_pairs(frame, DataConfig().near_duplicate_bits, threads=available_cores())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(
         f"{MANY:,} pictures, {len(VIEWS)} views of each: {time.perf_counter() - begun:.1f} s, {len(pairs)} pairs,",
@@ -155,15 +155,17 @@ def main() -> None:
     parser.add_argument("--contact-sheet", type=Path)
     asked = parser.parse_args()
 
-    listing = list_pictures(asked.pictures, label_map(asked.labels), reporter=Silent())
+    listing = list_pictures(asked.pictures, label_map(asked.labels), reporter=SilentReporter())
     begun = time.perf_counter()
     pictures = _measured(listing)
-    print(f"{pictures.height:,} pictures measured in {time.perf_counter() - begun:.1f} s by {cores()} processes")
+    print(
+        f"{pictures.height:,} pictures measured in {time.perf_counter() - begun:.1f} s by {available_cores()} processes"
+    )
 
     begun = time.perf_counter()
-    pairs = duplicates.duplicate_pairs(pictures, Data().near_duplicate_bits, threads=cores())
+    pairs = duplicates.duplicate_pairs(pictures, DataConfig().near_duplicate_bits, threads=available_cores())
     seconds = time.perf_counter() - begun
-    added = pairs[(pairs[:, 2] > Data().near_duplicate_bits) | (pairs[:, 3] > 0)]
+    added = pairs[(pairs[:, 2] > DataConfig().near_duplicate_bits) | (pairs[:, 3] > 0)]
     paths = pictures["path"].to_list()
     print(f"{len(pairs)} pairs in {seconds:.1f} s, {len(added)} of them beyond the hash:")
     for left, right, bits, how in added.tolist():
@@ -173,20 +175,20 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         planted = plant(pictures, Path(folder), asked.seed)
-        copies = _measured(list_pictures(Path(folder), label_map(None), reporter=Silent()))
+        copies = _measured(list_pictures(Path(folder), label_map(None), reporter=SilentReporter()))
     together = pl.concat([pictures.select(copies.columns), copies])
     print(f"{EACH} planted of each kind, found:")
     found_of(
         planted,
         together["path"].to_list(),
-        duplicates.duplicate_pairs(together, Data().near_duplicate_bits, threads=cores()),
+        duplicates.duplicate_pairs(together, DataConfig().near_duplicate_bits, threads=available_cores()),
     )
     search_of_many()
     search_of_many_pictures()
 
 
 def _measured(listing: Listing) -> pl.DataFrame:
-    return measured(listing, Limits(), threads=cores(), cache=None, reporter=Silent())
+    return measured(listing, DecodeLimits(), threads=available_cores(), cache=None, reporter=SilentReporter())
 
 
 def _short(path: str) -> str:

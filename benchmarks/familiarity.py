@@ -32,13 +32,13 @@ from bestiary.demo.creatures import CREATURES
 from bestiary.demo.dataset import draw_creature, draw_stranger
 from bestiary.export.graph import Calibration
 from bestiary.files import cache_folder
-from bestiary.machine import cores, keep_memory
+from bestiary.machine import available_cores, disable_malloc_trim
 from bestiary.models.efficientnet_lite import BACKBONES, built_trunk
 from bestiary.models.engine import bulk_engine
 from bestiary.models.logistic_regression import logits_of
 from bestiary.models.onnx_surgery import pooled_graph
 from bestiary.models.ood import Subspace
-from bestiary.progress import Silent
+from bestiary.progress import SilentReporter
 from bestiary.training.probe import Labelled, feature_store, fill_features, fit_head
 
 LARGE, STRENGTH, OF_EACH = 100, 0.01, 120
@@ -54,7 +54,7 @@ def main() -> None:
     options.add_argument("--seeds", type=int, default=3)
     options.add_argument("--strangers", type=Path, nargs="*", default=[])
     asked = options.parse_args()
-    keep_memory()
+    disable_malloc_trim()
     pictures = flow.audit(asked.pictures, labels=asked.labels).pictures.filter(pl.col("error").is_null())
     trunk = built_trunk(asked.backbone, cache_folder() / "trunks")
     view = View(BACKBONES[asked.backbone].size)
@@ -123,12 +123,14 @@ def judged(ours: Array, others: Array) -> tuple[float, float]:
 def features_of(pictures: pl.DataFrame, trunk: Path, view: View) -> Array:
     store = feature_store(cache_folder(), trunk, view, "float32", 1280)
     keys, paths = pictures["sha256"].to_list(), [Path(path) for path in pictures["path"]]
-    fill_features(store, paths, keys, trunk, view, precision="float32", threads=cores(), reporter=Silent())
+    fill_features(
+        store, paths, keys, trunk, view, precision="float32", threads=available_cores(), reporter=SilentReporter()
+    )
     return store.read(keys, np.float32)
 
 
 def strangers_features(made: list[Array], trunk: Path) -> Array:
-    engine = bulk_engine(pooled_graph(trunk), threads=cores())
+    engine = bulk_engine(pooled_graph(trunk), threads=available_cores())
     return np.concatenate([outputs["features"] for outputs in engine.stream(one[None] for one in made)])
 
 

@@ -22,11 +22,11 @@ from bestiary.batches.preprocess import View
 from bestiary.data.label_map import label_map
 from bestiary.data.sources import list_pictures
 from bestiary.files import cache_folder
-from bestiary.machine import cores
+from bestiary.machine import available_cores
 from bestiary.models.networks import Network, resnet
 from bestiary.picture import Pixels
-from bestiary.progress import Silent
-from bestiary.recipe import Augment
+from bestiary.progress import SilentReporter
+from bestiary.recipe import AugmentConfig
 from bestiary.training.loop import LoopSettings, Validation, fit
 
 
@@ -44,7 +44,7 @@ def main() -> None:
     names = sorted({picture.label for picture in chosen})
     labels = np.array([names.index(picture.label) for picture in chosen], np.int64)
     store = pixel_store(cache_folder(), view)
-    fill(store, [picture.path for picture in chosen], keys, view, threads=cores(), reporter=Silent())
+    fill(store, [picture.path for picture in chosen], keys, view, threads=available_cores(), reporter=SilentReporter())
     one_batch = store.read(keys[:64])
 
     def from_cache(positions: Positions) -> Pixels:
@@ -55,8 +55,8 @@ def main() -> None:
 
     rates: dict[str, list[float]] = {"cache": [], "memory": [], "memory, no augmentation": []}
     for _ in range(asked.rounds):
-        rates["cache"] += train(from_cache, labels, len(names), Augment(), asked.epochs)
-        rates["memory"] += train(from_memory, labels, len(names), Augment(), asked.epochs)
+        rates["cache"] += train(from_cache, labels, len(names), AugmentConfig(), asked.epochs)
+        rates["memory"] += train(from_memory, labels, len(names), AugmentConfig(), asked.epochs)
         rates["memory, no augmentation"] += train(from_memory, labels, len(names), NO_AUGMENT, asked.epochs)
     middle = {name: statistics.median(found) for name, found in rates.items()}
     for name, found in rates.items():
@@ -66,10 +66,10 @@ def main() -> None:
     print(f"reading and augmentation cost {1 - middle['cache'] / middle['memory, no augmentation']:.1%}")
 
 
-NO_AUGMENT = Augment(mirror=0.0, crop_min_area=1.0, colour_jitter=0.0, erasing=0.0)
+NO_AUGMENT = AugmentConfig(mirror=0.0, crop_min_area=1.0, colour_jitter=0.0, erasing=0.0)
 
 
-def train(read: Read, labels: Positions, classes: int, augment: Augment, epochs: int) -> list[float]:
+def train(read: Read, labels: Positions, classes: int, augment: AugmentConfig, epochs: int) -> list[float]:
     """Return the training rates of each epoch after the first, in pictures a second."""
     settings = LoopSettings(
         epochs=epochs,
@@ -82,14 +82,16 @@ def train(read: Read, labels: Positions, classes: int, augment: Augment, epochs:
         warmup_epochs=1,
         patience_epochs=epochs,
         seed=0,
-        threads=cores(),
+        threads=available_cores(),
     )
 
     def unjudged(_: Network) -> Validation:
         return Validation(1.0, 0.5)
 
     with tempfile.TemporaryDirectory() as folder:
-        result = fit(resnet(classes), read, labels, unjudged, settings, augment, Path(folder), reporter=Silent())
+        result = fit(
+            resnet(classes), read, labels, unjudged, settings, augment, Path(folder), reporter=SilentReporter()
+        )
     return [line["images_per_second"] for line in result.history[1:]]
 
 

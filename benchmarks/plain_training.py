@@ -28,11 +28,11 @@ from bestiary.batches.preprocess import View
 from bestiary.data.label_map import label_map
 from bestiary.data.sources import list_pictures
 from bestiary.files import cache_folder
-from bestiary.machine import cores
+from bestiary.machine import available_cores
 from bestiary.models.networks import resnet
 from bestiary.picture import Pixels
-from bestiary.progress import Silent
-from bestiary.recipe import Augment
+from bestiary.progress import SilentReporter
+from bestiary.recipe import AugmentConfig
 from pipeline import train  # the same measurement of the loop as in benchmarks/pipeline.py
 
 SIZE, BATCH, WORKERS = 128, 64, 2
@@ -90,12 +90,12 @@ def main() -> None:
     labels = np.array([names.index(picture.label) for picture in chosen], np.int64)
     slow = plain(paths, labels.tolist(), len(names), asked.epochs)  # first: the loop changes how memory is kept
     store = pixel_store(cache_folder(), View(SIZE))
-    fill(store, paths, keys, View(SIZE), threads=cores(), reporter=Silent())
+    fill(store, paths, keys, View(SIZE), threads=available_cores(), reporter=SilentReporter())
 
     def read(positions: Positions) -> Pixels:
         return store.read([keys[position] for position in positions])
 
-    fast = train(read, labels, len(names), Augment(), asked.epochs)
+    fast = train(read, labels, len(names), AugmentConfig(), asked.epochs)
     for name, rates in (("plain script", slow), ("bestiary", fast)):
         print(f"{name:14} {statistics.median(rates):.0f} pictures a second ({min(rates):.0f} to {max(rates):.0f})")
     print(f"ratio {statistics.median(fast) / statistics.median(slow):.1f}")

@@ -24,7 +24,7 @@ import numpy as np
 from bestiary.batches.decoding import decoded
 from bestiary.inference.bundle import read_bundle
 from bestiary.inference.predictor import Predictor
-from bestiary.machine import cores
+from bestiary.machine import available_cores
 
 PLAIN = Path(__file__).parent / "plain" / "predict_torch.py"
 
@@ -86,7 +86,7 @@ def many(models: Sequence[Path], files: Sequence[Path], checkpoint: Path, plain_
 
 def overlap(run: Path, files: Sequence[Path]) -> None:
     predictor = Predictor(run, engine="fastest")
-    view, threads = predictor.bundle.view, cores()
+    view, threads = predictor.bundle.view, available_cores()
     images = [item.pixels for item in decoded(files, view, threads=threads) if item.pixels is not None]
 
     def decoding() -> object:

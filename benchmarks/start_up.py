@@ -20,7 +20,7 @@ import numpy as np
 from bestiary.batches.pixel_cache import pixel_batches
 from bestiary.inference.bundle import GRAPH_NAME, read_bundle
 from bestiary.inference.predictor import Predictor
-from bestiary.machine import cores
+from bestiary.machine import available_cores
 from bestiary.models.engine import bulk_engine
 
 
@@ -47,8 +47,8 @@ def command(*words: object) -> None:
 
 
 def bare_graph(run: Path, files: list[Path]) -> Callable[[], object]:
-    images = np.concatenate(list(pixel_batches(files, read_bundle(run).view, threads=cores())))
-    engine = bulk_engine(run / GRAPH_NAME, threads=cores())
+    images = np.concatenate(list(pixel_batches(files, read_bundle(run).view, threads=available_cores())))
+    engine = bulk_engine(run / GRAPH_NAME, threads=available_cores())
     size = engine.batch_size
     return lambda: [None for _ in engine.stream(images[at : at + size] for at in range(0, len(images), size))]
 

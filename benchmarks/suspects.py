@@ -24,10 +24,10 @@ from bestiary import flow
 from bestiary.batches.preprocess import View
 from bestiary.evaluation.label_issues import CLEAR, SUSPECT, out_of_fold, suspects
 from bestiary.files import cache_folder
-from bestiary.machine import cores, keep_memory
+from bestiary.machine import available_cores, disable_malloc_trim
 from bestiary.models.efficientnet_lite import BACKBONES, built_trunk
 from bestiary.models.engine import Precision, has_openvino
-from bestiary.progress import Silent
+from bestiary.progress import SilentReporter
 from bestiary.training.probe import feature_store, fill_features
 
 LARGE = 100
@@ -64,13 +64,15 @@ def main() -> None:
 
 
 def features_of(pictures: pl.DataFrame, backbone: str) -> npt.NDArray[np.float32]:
-    keep_memory()
+    disable_malloc_trim()
     view = View(BACKBONES[backbone].size)
     trunk = built_trunk(backbone, cache_folder() / "trunks", view.size)
     precision: Precision = "bfloat16" if has_openvino() else "float32"
     store = feature_store(cache_folder(), trunk, view, precision, BACKBONES[backbone].channels)
     keys, paths = pictures["sha256"].to_list(), [Path(path) for path in pictures["path"]]
-    fill_features(store, paths, keys, trunk, view, precision=precision, threads=cores(), reporter=Silent())
+    fill_features(
+        store, paths, keys, trunk, view, precision=precision, threads=available_cores(), reporter=SilentReporter()
+    )
     features: npt.NDArray[np.float32] = store.read(keys).astype(np.float32)
     return features
 

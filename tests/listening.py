@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from bestiary.progress import Silent
+from bestiary.progress import SilentReporter
 
 
-class Listening(Silent):
+class Listening(SilentReporter):
     """Keeps what was said."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         self.said.append(text)

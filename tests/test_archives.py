@@ -22,8 +22,8 @@ from bestiary.data.sources import Listing, list_pictures, list_sources
 from bestiary.demo.dataset import DrawnCollection
 from bestiary.errors import MachineError, SourceError, UserError
 from bestiary.files import cache_folder
-from bestiary.picture import Limits
-from bestiary.progress import Silent
+from bestiary.picture import DecodeLimits
+from bestiary.progress import SilentReporter
 
 KINDS = ("zip", "tar", "tar.gz", "tgz", "tar.bz2", "tar.xz")
 TWO_CLASSES = {"cat/a.jpg": b"a" * 3000, "dog/b.jpg": b"b" * 700}
@@ -140,7 +140,8 @@ def test_folders_in_an_archive_may_be_members_themselves_and_paths_may_begin_wit
 def test_an_archive_goes_through_to_the_picture_table(collection: DrawnCollection, tmp_path: Path, cache: Path) -> None:
     source = Path(shutil.make_archive(str(tmp_path / "drawn"), "zip", collection.folder.parent, collection.folder.name))
     known = [
-        measured(listed(one), Limits(), threads=1, cache=None, reporter=Silent()) for one in (source, collection.folder)
+        measured(listed(one), DecodeLimits(), threads=1, cache=None, reporter=SilentReporter())
+        for one in (source, collection.folder)
     ]
     assert known[0].select("label", "sha256", "phash").equals(known[1].select("label", "sha256", "phash"))
 
@@ -602,7 +603,9 @@ def test_tables_with_odd_columns_are_told(tmp_path: Path) -> None:
 
 def test_a_missing_file_of_a_table_becomes_a_row_with_an_error(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("path,label\ngone.jpg,cat\n")
-    row = measured(listed(tmp_path / "t.csv"), Limits(), threads=1, cache=None, reporter=Silent()).row(0, named=True)
+    row = measured(listed(tmp_path / "t.csv"), DecodeLimits(), threads=1, cache=None, reporter=SilentReporter()).row(
+        0, named=True
+    )
     assert (row["label"], row["check"]) == ("cat", "unreadable")
     assert "gone.jpg" in row["error"]
 
@@ -617,7 +620,7 @@ def test_names_that_are_no_text_become_rows_with_an_error(collection: DrawnColle
         ("b.jpg", "chien\\udce9"),
     ]
     for _ in range(2):  # measured, then remembered
-        table = measured(listing, Limits(), threads=1, cache=tmp_path / "m", reporter=Silent())
+        table = measured(listing, DecodeLimits(), threads=1, cache=tmp_path / "m", reporter=SilentReporter())
         assert table["error"].is_null().to_list() == [True, False, False]
         assert table["check"].to_list() == [None, "unreadable", "unreadable"]
         assert table["row_id"].to_list() == [0, 1, 2]

@@ -17,10 +17,10 @@ from bestiary.batches.augmentation import (
     mirror,
     random_resized_crop,
 )
-from bestiary.recipe import Augment
+from bestiary.recipe import AugmentConfig
 
-EVERYTHING = Augment(mirror=0.5, crop_min_area=0.3, colour_jitter=0.4, erasing=0.5)
-NOTHING = Augment(mirror=0, crop_min_area=1, colour_jitter=0, erasing=0)
+EVERYTHING = AugmentConfig(mirror=0.5, crop_min_area=0.3, colour_jitter=0.4, erasing=0.5)
+NOTHING = AugmentConfig(mirror=0, crop_min_area=1, colour_jitter=0, erasing=0)
 
 CHANGES: dict[str, Callable[[Tensor, Chance], Tensor]] = {
     "mirror": lambda images, chance: mirror(images, chance),

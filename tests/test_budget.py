@@ -15,7 +15,7 @@ from bestiary import files, flow, run_folder
 from bestiary.cli.options import seconds_of
 from bestiary.demo.dataset import DrawnCollection
 from bestiary.errors import RecipeError, UserError
-from bestiary.profiling import Clock
+from bestiary.profiling import StageTimer
 from bestiary.recipe import Recipe
 from bestiary.training import budget, throughput
 from bestiary.training.budget import Estimate, Plan, described, planned
@@ -114,13 +114,13 @@ def test_epochs_that_are_set_stay(plan: Callable[..., Plan]) -> None:
 def test_without_a_budget_nothing_is_changed_but_the_end_is_said(plan: Callable[..., Plan]) -> None:
     for asked in ({}, {"model": {"method": "scratch"}}, {"model": {"backbone": "lite0"}, "seed": 3}):
         chosen = plan(asked, None)
-        assert chosen.recipe == Recipe.of(asked).resolved()
+        assert chosen.recipe == Recipe.of(asked).resolve()
         assert chosen.deadline_seconds is None
         assert re.search(r"done at about \d\d:\d\d \(in .+\)", chosen.words)
 
 
 def test_training_goes_on_while_an_epoch_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    task = Task(Recipe(), None, (), None, Path(), Path(), 1, None, Clock(), False, 100.0)  # type: ignore[arg-type]
+    task = Task(Recipe(), None, (), None, Path(), Path(), 1, None, StageTimer(), False, 100.0)  # type: ignore[arg-type]
     assert task.may_go_on(90)
     assert not task.may_go_on(101)
     now = time.perf_counter()
@@ -138,8 +138,8 @@ def test_a_run_within_a_budget_says_what_was_chosen(
     run = flow.train(collection.folder, recipe=recipe, out=tmp_path / "run", threads=1, budget_seconds=3600).path
     words = files.read_json(run / "environment.json")["plan"]
     assert words.startswith("Probe with lite2 at 64 px; done at about")
-    assert run_folder.recipe_of(run) == recipe
-    assert run_folder.resolved_of(run).picture.size == 64
+    assert run_folder.load_recipe(run) == recipe
+    assert run_folder.load_resolved_recipe(run).picture.size == 64
     assert "plan" in files.read_json(run / "metrics.json")["seconds"]
     with pytest.raises(RecipeError, match="too short: Probe with lite. at 64 px"):
         flow.train(collection.folder, recipe=recipe, out=tmp_path / "other", threads=1, budget_seconds=1)
@@ -148,4 +148,4 @@ def test_a_run_within_a_budget_says_what_was_chosen(
 
 def test_a_recipe_in_words() -> None:
     asked = {"model": {"method": "scratch"}, "train": {"epochs": 9}}
-    assert described(Recipe.of(asked).resolved()) == "Scratch (resnet) at 128 px for 9 epochs"
+    assert described(Recipe.of(asked).resolve()) == "Scratch (resnet) at 128 px for 9 epochs"

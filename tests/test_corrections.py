@@ -19,7 +19,7 @@ from bestiary.data.assign_splits import divided
 from bestiary.data.corrections import Correction, Corrections, append, correction, merge, read_corrections, write
 from bestiary.demo.dataset import DrawnCollection, draw_creature
 from bestiary.errors import SourceError
-from bestiary.recipe import Data, Recipe
+from bestiary.recipe import DataConfig, Recipe
 from bestiary.report.audit_cards import exhibits, marked
 from listening import Listening
 
@@ -178,14 +178,14 @@ def issues(found: flow.Audited, check: str) -> list[str]:
 
 
 def parts(found: flow.Audited, seed: int = 0, **data: float) -> dict[str, str | None]:
-    shown, _ = divided(found, Data.model_validate(data), seed=seed)
+    shown, _ = divided(found, DataConfig.model_validate(data), seed=seed)
     return dict(shown.select("path", "split").iter_rows())
 
 
 def test_a_dropped_picture_stays_in_the_table_with_the_reason(folder: Path, tmp_path: Path) -> None:
     path = folder / "cat" / "07.png"
     found, said = audited(folder, tmp_path, correction(sha(path), "drop", note="a drawing"))
-    shown, _ = divided(found, Data(), seed=0)
+    shown, _ = divided(found, DataConfig(), seed=0)
     row = shown.filter(pl.col("path") == str(path)).row(0, named=True)
     assert row["split"] is None
     assert row["error"] == f"{path}: dropped by the corrections file (a drawing)."
@@ -210,7 +210,7 @@ def test_a_new_label_is_allowed_and_said(folder: Path, tmp_path: Path) -> None:
     rows = [correction(sha(folder / "cat" / f"{number:02d}.png"), "relabel", "catt") for number in range(20, 32)]
     found, said = audited(folder, tmp_path, *rows)
     assert 'a new label, "catt". Did you mean "cat"?' in said
-    shown, _ = divided(found, Data(), seed=0)
+    shown, _ = divided(found, DataConfig(), seed=0)
     new = shown.filter(pl.col("label") == "catt")
     assert set(new["split"]) == {"train", "val", "test"}
 
@@ -332,7 +332,7 @@ def test_a_class_that_is_dropped_below_what_is_needed_is_told(folder: Path, tmp_
     rows = [correction(sha(path), "drop") for path in sorted((folder / "dog").iterdir())[:25]]
     found, _ = audited(folder, tmp_path, *rows)
     with pytest.raises(SourceError, match=r'Class "dog" has \d pictures'):
-        divided(found, Data(), seed=0)
+        divided(found, DataConfig(), seed=0)
 
 
 def test_corrections_and_chosen_classes(folder: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from bestiary.demo.dataset import DrawnCollection, draw_creature
 from bestiary.errors import InterruptedRun, RecipeError, RunError, SourceError
 from bestiary.evaluation.cross_validation import cross_validated, fold_scores, pooled, rare_classes
 from bestiary.inference.predictor import Predictor
-from bestiary.recipe import Data, Recipe
+from bestiary.recipe import DataConfig, Recipe
 from bestiary.training.task import Learned, Task
 from listening import Listening
 
@@ -62,7 +62,7 @@ def test_no_model_saw_what_it_was_tested_on(run: flow.Run) -> None:
     for number in range(1, FOLDS + 1):
         place = run.path / "folds" / str(number)
         own = table.read(place / "pictures.parquet", table.PICTURES)
-        assert own.equals(fold_split(shown, number, Data(folds=FOLDS), seed=0))
+        assert own.equals(fold_split(shown, number, DataConfig(folds=FOLDS), seed=0))
         tested = table.read(place / "predictions.parquet", table.PREDICTIONS)
         assert sorted(tested["row_id"]) == sorted(own.filter(pl.col("split") == "test")["row_id"])
         used = own.filter(pl.col("split").is_not_null())
@@ -97,7 +97,7 @@ def test_the_model_that_ships_was_trained_on_all_folds(run: flow.Run, faulty: Dr
     assert set(pictures(run).filter(pl.col("split") == "train")["fold"]) == {1, 2}
     assert Predictor(run.path).classes == ("bird", "fish", "rabbit", "spider")
     assert json.loads((run.path / "bundle.json").read_text())["parity"]["pictures"] > 0
-    assert run_folder.recipe_of(run.path).data.folds == FOLDS
+    assert run_folder.load_recipe(run.path).data.folds == FOLDS
 
 
 def test_it_cannot_be_scored_on_test_pictures_that_it_does_not_have(run: flow.Run) -> None:
@@ -156,14 +156,14 @@ def drawn(folder: Path, **sizes: int) -> Path:
 
 def dealt(folder: Path, *, seed: int = 0, **data: Any) -> dict[str, int]:
     found = flow.audit(folder, recipe=Recipe.of({"data": data}), threads=1)
-    shown, _ = flow.divided(found, Data.model_validate(data), seed=seed)
+    shown, _ = flow.divided(found, DataConfig.model_validate(data), seed=seed)
     return {sha256: fold for sha256, fold in shown.select("sha256", "fold").iter_rows() if fold is not None}
 
 
 def test_folds_are_stratified_and_do_not_depend_on_names(tmp_path: Path) -> None:
     folder = drawn(tmp_path / "one", cat=23, dog=15)
     found = flow.audit(folder, threads=1)
-    shown, digest = flow.divided(found, Data(folds=5), seed=0)
+    shown, digest = flow.divided(found, DataConfig(folds=5), seed=0)
     counts = shown.group_by("label", "fold").len()
     assert set(counts.filter(pl.col("label") == "cat")["len"]) <= {4, 5}
     assert set(counts.filter(pl.col("label") == "dog")["len"]) == {3}
@@ -177,14 +177,14 @@ def test_folds_are_stratified_and_do_not_depend_on_names(tmp_path: Path) -> None
         folder,
         folds=5,
     ) != dealt(folder, folds=5, seed=1)
-    assert flow.divided(found, Data(folds=5), seed=0)[1] == digest
+    assert flow.divided(found, DataConfig(folds=5), seed=0)[1] == digest
 
 
 def test_a_class_with_fewer_different_pictures_than_folds_is_named(tmp_path: Path) -> None:
     folder = drawn(tmp_path / "few", cat=12, dog=4)
     for number in range(6):  # copies are not different pictures
         shutil.copy(folder / "dog" / "00.png", folder / "dog" / f"copy{number}.png")
-    shown, _ = flow.divided(flow.audit(folder, threads=1), Data(folds=5), seed=0)
+    shown, _ = flow.divided(flow.audit(folder, threads=1), DataConfig(folds=5), seed=0)
     assert rare_classes(shown, 5) == {"dog": 4}
     listening = Listening()
 
@@ -242,7 +242,7 @@ def test_dropped_pictures_move_nobody_between_folds(tmp_path: Path) -> None:
     gone = sorted(before)[:5]
     append(tmp_path / "c.csv", [correction(sha256, "drop") for sha256 in gone])
     found: Audited = flow.audit(folder, corrections=tmp_path / "c.csv", threads=1)
-    shown, _ = flow.divided(found, Data(folds=4), seed=0)
+    shown, _ = flow.divided(found, DataConfig(folds=4), seed=0)
     after = {sha256: fold for sha256, fold in shown.select("sha256", "fold").iter_rows() if fold is not None}
     assert after == {sha256: fold for sha256, fold in before.items() if sha256 not in gone}
 
@@ -250,7 +250,7 @@ def test_dropped_pictures_move_nobody_between_folds(tmp_path: Path) -> None:
 def test_corrections_move_nobody_within_a_fold(tmp_path: Path) -> None:
     from bestiary.data.corrections import append, correction
 
-    folder, data = drawn(tmp_path / "one", cat=20, dog=20), Data(folds=3, val_fraction=0.3)
+    folder, data = drawn(tmp_path / "one", cat=20, dog=20), DataConfig(folds=3, val_fraction=0.3)
 
     def parts(corrections: Path | None) -> dict[tuple[int, str], str]:
         found = flow.audit(folder, corrections=corrections, threads=1)

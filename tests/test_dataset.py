@@ -19,15 +19,17 @@ from bestiary.data.measure import Inspection, inspect
 from bestiary.data.sources import list_pictures
 from bestiary.demo.dataset import FAULT_CHECKS, DrawnCollection, draw_creature
 from bestiary.errors import SourceError
-from bestiary.picture import LIMITS, Limits
-from bestiary.progress import Silent
-from bestiary.recipe import Data
+from bestiary.picture import LIMITS, DecodeLimits
+from bestiary.progress import SilentReporter
+from bestiary.recipe import DataConfig
 
 NEEDS_TRAINING = {"suspect-label"}  # checks that want a model, and are made after one was trained
 
 
-def audit(source: Path, cache: Path, *, labels: str | None = None, limits: Limits = LIMITS, **data: Any) -> Audited:
-    return audited([source], labels, Data(**data), limits, threads=1, cache=cache, reporter=Silent())
+def audit(
+    source: Path, cache: Path, *, labels: str | None = None, limits: DecodeLimits = LIMITS, **data: Any
+) -> Audited:
+    return audited([source], labels, DataConfig(**data), limits, threads=1, cache=cache, reporter=SilentReporter())
 
 
 def draw(folder: Path, **sizes: int) -> Path:
@@ -56,7 +58,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are measured from now on."""
     names: list[str] = []
 
-    def noting(path: Path, limits: Limits) -> Inspection:
+    def noting(path: Path, limits: DecodeLimits) -> Inspection:
         names.append(path.name)
         return inspect(path, limits)
 
@@ -115,7 +117,7 @@ def test_copies_are_grouped_with_their_originals_and_others_are_not(faulty: Draw
 
 
 def test_duplicates_never_straddle_and_what_is_left_out_says_why(faulty: DrawnCollection, found: Audited) -> None:
-    shown, digest = divided(found, Data(min_per_class=3), seed=0)
+    shown, digest = divided(found, DataConfig(min_per_class=3), seed=0)
     assert shown.schema == pl.Schema(table.PICTURES | table.MEASURES)
     assert shown["row_id"].to_list() == found.pictures["row_id"].to_list()
     assert (shown["split"].is_null() == shown["error"].is_not_null()).all()
@@ -124,9 +126,9 @@ def test_duplicates_never_straddle_and_what_is_left_out_says_why(faulty: DrawnCo
     assert used.group_by("label").agg(pl.col("split").n_unique())["split"].min() == 3
     share = used.filter(pl.col("split") == "test").height / used.height
     assert share == pytest.approx(0.15, abs=0.03)
-    again, same = divided(found, Data(min_per_class=3), seed=0)
+    again, same = divided(found, DataConfig(min_per_class=3), seed=0)
     assert (again.equals(shown), same) == (True, digest)
-    assert divided(found, Data(min_per_class=3), seed=1)[1] != digest
+    assert divided(found, DataConfig(min_per_class=3), seed=1)[1] != digest
 
 
 def test_the_split_follows_the_content_not_the_place(plain: Path, tmp_path: Path) -> None:
@@ -134,7 +136,7 @@ def test_the_split_follows_the_content_not_the_place(plain: Path, tmp_path: Path
     for path in plain.rglob("*.png"):
         (moved / path.parent.name).mkdir(parents=True, exist_ok=True)
         shutil.copy(path, moved / path.parent.name / f"{99 - int(path.stem)} renamed.png")
-    one, other = (divided(audit(folder, tmp_path / "cache"), Data(), seed=3) for folder in (plain, moved))
+    one, other = (divided(audit(folder, tmp_path / "cache"), DataConfig(), seed=3) for folder in (plain, moved))
     assert one[1] == other[1]
     by_content = [dict(shown.select("sha256", "split").iter_rows()) for shown, _ in (one, other)]
     assert by_content[0] == by_content[1]
@@ -142,8 +144,8 @@ def test_the_split_follows_the_content_not_the_place(plain: Path, tmp_path: Path
 
 def test_who_looks_is_told_what_training_would_refuse(plain: Path, tmp_path: Path) -> None:
     looked = audit(plain, tmp_path)
-    assert refusal(looked, Data(), seed=0) is None
-    assert "at least 13 are needed" in str(refusal(looked, Data(min_per_class=13), seed=0))
+    assert refusal(looked, DataConfig(), seed=0) is None
+    assert "at least 13 are needed" in str(refusal(looked, DataConfig(min_per_class=13), seed=0))
 
 
 def test_near_duplicates_can_be_let_apart_and_equal_files_never(faulty: DrawnCollection, tmp_path: Path) -> None:
@@ -165,7 +167,9 @@ def test_a_file_listed_twice_under_two_labels_is_a_conflict(plain: Path, tmp_pat
 
 
 def test_workers_give_the_same_table_as_one_process(faulty: DrawnCollection, found: Audited, tmp_path: Path) -> None:
-    together = audited([faulty.folder], None, Data(), LIMITS, threads=2, cache=tmp_path, reporter=Silent())
+    together = audited(
+        [faulty.folder], None, DataConfig(), LIMITS, threads=2, cache=tmp_path, reporter=SilentReporter()
+    )
     assert together.pictures.equals(found.pictures)
     assert together.findings.equals(found.findings)
 
@@ -205,7 +209,7 @@ def test_files_that_could_not_be_used_are_tried_again(plain: Path, tmp_path: Pat
 
 
 def test_a_passing_trouble_is_not_remembered(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(path: Path, limits: Limits) -> Inspection:
+    def failing(path: Path, limits: DecodeLimits) -> Inspection:
         return replace(inspect(path, limits), check="unreadable", error=f"{path} cannot be read: Input/output error.")
 
     with monkeypatch.context() as patch:
@@ -256,7 +260,7 @@ def test_a_damaged_memory_is_built_again(plain: Path, tmp_path: Path, read: list
 def test_without_a_cache_nothing_is_remembered(plain: Path, read: list[str]) -> None:
     listing = list_pictures(plain, {})
     for _ in range(2):
-        measured = measuring.measured(listing, LIMITS, threads=1, cache=None, reporter=Silent())
+        measured = measuring.measured(listing, LIMITS, threads=1, cache=None, reporter=SilentReporter())
     assert len(read) == 48
     assert measured.columns[:4] == ["row_id", "path", "label", "given_split"]
 
@@ -277,14 +281,14 @@ def split_folders(plain: Path, folder: Path, **counts: int) -> Path:
 
 def test_a_given_split_is_kept(plain: Path, tmp_path: Path) -> None:
     folder = split_folders(plain, tmp_path / "pictures", train=6, valid=3, test=3)
-    shown, _ = divided(audit(folder, tmp_path / "cache"), Data(), seed=0)
+    shown, _ = divided(audit(folder, tmp_path / "cache"), DataConfig(), seed=0)
     parts = {"train": "train", "valid": "val", "test": "test"}
     assert [parts[Path(path).parts[-3]] for path in shown["path"]] == shown["split"].to_list()
 
 
 def test_a_missing_validation_part_is_taken_from_training(plain: Path, tmp_path: Path) -> None:
     folder = split_folders(plain, tmp_path / "pictures", train=9, test=3)
-    shown, _ = divided(audit(folder, tmp_path / "cache"), Data(val_fraction=0.2), seed=0)
+    shown, _ = divided(audit(folder, tmp_path / "cache"), DataConfig(val_fraction=0.2), seed=0)
     places = Counter(zip((Path(path).parts[-3] for path in shown["path"]), shown["split"], strict=True))
     assert places == {("train", "train"): 14, ("train", "val"): 4, ("test", "test"): 6}
 
@@ -313,14 +317,14 @@ def test_half_a_split_is_refused(plain: Path, tmp_path: Path, parts: str, messag
     lines = [f"{path},{path.parent.name},{part}" for path, part in zip(paths, given, strict=True)]
     (tmp_path / "t.csv").write_text("\n".join(["path,label,split", *lines]))
     with pytest.raises(SourceError, match=message):
-        divided(audit(tmp_path / "t.csv", tmp_path / "cache"), Data(), seed=0)
+        divided(audit(tmp_path / "t.csv", tmp_path / "cache"), DataConfig(), seed=0)
 
 
 def test_a_class_that_is_never_trained_is_refused(plain: Path, tmp_path: Path) -> None:
     folder = split_folders(plain, tmp_path / "pictures", train=6, val=3, test=3)
     draw(folder / "test", horse=10)
     with pytest.raises(SourceError, match=r'Class "horse" has no training picture .*--classes'):
-        divided(audit(folder, tmp_path / "cache"), Data(), seed=0)
+        divided(audit(folder, tmp_path / "cache"), DataConfig(), seed=0)
 
 
 # ------------------------------------------------------------------------------------------- too little to divide
@@ -329,7 +333,7 @@ def test_a_class_that_is_never_trained_is_refused(plain: Path, tmp_path: Path) -
 def test_too_few_classes_or_pictures_are_told_with_what_to_do(plain: Path, tmp_path: Path) -> None:
     def refused(message: str, folder: Path, **data: Any) -> None:
         with pytest.raises(SourceError, match=message):
-            divided(audit(folder, tmp_path / "cache", **data), Data(**data), seed=0)
+            divided(audit(folder, tmp_path / "cache", **data), DataConfig(**data), seed=0)
 
     refused(r'There is only one class, "dog"\. A classifier needs two or more', plain, classes=("dog",))
     refused(r'Class "cat" has 12 pictures that can be read; at least 13 are needed\.', plain, min_per_class=13)
@@ -338,7 +342,7 @@ def test_too_few_classes_or_pictures_are_told_with_what_to_do(plain: Path, tmp_p
     (small / "otter" / "broken.png").write_bytes(b"")
     refused(r'Class "otter" has 4 pictures .* at least 10 .* --classes, or lower --set data\.min_per_class', small)
     refused(r"Too few have also (cat|dog), (cat|dog)\.", small, min_per_class=100)
-    shown, _ = divided(audit(small, tmp_path / "cache"), Data(min_per_class=4), seed=0)
+    shown, _ = divided(audit(small, tmp_path / "cache"), DataConfig(min_per_class=4), seed=0)
     assert set(shown.filter(pl.col("label") == "otter")["split"]) == {"train", "val", "test", None}
     for path in (tmp_path / "none" / "cat" / "a.jpg", tmp_path / "none" / "dog" / "b.jpg"):
         path.parent.mkdir(parents=True)
@@ -360,9 +364,11 @@ def test_classes_are_chosen_by_label_and_the_rest_is_counted(plain: Path, tmp_pa
 @pytest.mark.real
 @pytest.mark.slow
 def test_the_real_collection_is_read_whole_and_its_duplicates_kept_together(animals10: Path, tmp_path: Path) -> None:
-    found = audited([animals10], "animals10", Data(), LIMITS, threads=2, cache=tmp_path, reporter=Silent())
+    found = audited(
+        [animals10], "animals10", DataConfig(), LIMITS, threads=2, cache=tmp_path, reporter=SilentReporter()
+    )
     assert found.pictures["error"].null_count() == found.pictures.height
-    shown, _ = divided(found, Data(), seed=0)
+    shown, _ = divided(found, DataConfig(), seed=0)
     assert shown["label"].n_unique() == 10
     assert shown.group_by("group").agg(pl.col("split").n_unique())["split"].max() == 1
     assert 40 <= found.findings.filter(pl.col("check") == "near-duplicate").height <= 160

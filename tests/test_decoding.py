@@ -18,8 +18,8 @@ from bestiary.batches.decoding import Decoded, decoded, in_batches
 from bestiary.batches.pixel_cache import fill, pixel_batches, pixel_store
 from bestiary.batches.preprocess import Pinned, View
 from bestiary.errors import PictureError, SourceError
-from bestiary.picture import Limits, Pixels, fit, load
-from bestiary.progress import Silent
+from bestiary.picture import DecodeLimits, Pixels, load, resize_to_square
+from bestiary.progress import SilentReporter
 
 VIEW = View(16)
 
@@ -50,7 +50,7 @@ def test_pictures_come_in_the_order_of_their_sources(threads: int, ahead: int) -
 
 
 def test_a_slow_picture_does_not_lose_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    def slow_at_first(source: bytes, *args: object, **limits: Limits) -> Pixels:
+    def slow_at_first(source: bytes, *args: object, **limits: DecodeLimits) -> Pixels:
         time.sleep(0.1 if source == picture(0) else 0)
         return load(source, 16)
 
@@ -118,7 +118,7 @@ def test_an_array_of_the_right_shape_is_taken_as_it_is() -> None:
 
 def test_an_array_of_another_shape_is_fitted_as_a_file_is() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(VIEW.of(pixels), fit(pixels, VIEW.size, VIEW.fit))
+    np.testing.assert_array_equal(VIEW.of(pixels), resize_to_square(pixels, VIEW.size, VIEW.fit))
 
 
 @pytest.mark.parametrize(
@@ -140,9 +140,9 @@ def test_an_array_that_is_no_picture_is_refused(array: np.ndarray[tuple[int, ...
 
 def test_limits_are_those_of_the_view() -> None:
     with pytest.raises(PictureError, match="max_pixels"):
-        View(16, limits=Limits(max_pixels=100)).of(picture(0))
+        View(16, limits=DecodeLimits(max_pixels=100)).of(picture(0))
     with pytest.raises(PictureError, match="max_bytes"):
-        View(16, limits=Limits(max_bytes=10)).of(picture(0))
+        View(16, limits=DecodeLimits(max_bytes=10)).of(picture(0))
 
 
 @pytest.mark.parametrize(("count", "lengths"), [(0, []), (3, [3]), (4, [4]), (9, [4, 4, 1])])
@@ -171,12 +171,12 @@ def test_the_pixel_cache_decodes_each_content_once(tmp_path: Path, monkeypatch: 
     paths, store = saved(tmp_path, 5), pixel_store(tmp_path / "cache", VIEW)
     paths[2].write_bytes(paths[0].read_bytes())
     keys = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
-    fill(store, paths, keys, VIEW, threads=2, reporter=Silent())
+    fill(store, paths, keys, VIEW, threads=2, reporter=SilentReporter())
     assert [number_of(pixels) for pixels in store.read(keys)] == [0, 1, 0, 3, 4]
 
     monkeypatch.setattr(decoding, "load", lambda *_, **__: pytest.fail("decoded again"))
     again = pixel_store(tmp_path / "cache", VIEW)
-    fill(again, paths, keys, VIEW, threads=2, reporter=Silent())
+    fill(again, paths, keys, VIEW, threads=2, reporter=SilentReporter())
     np.testing.assert_array_equal(again.read(keys), store.read(keys))
 
 
@@ -185,7 +185,7 @@ def test_a_file_that_changed_after_it_was_measured_stops_the_run_and_is_not_cach
     keys = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
     paths[35].write_bytes(picture(99))
     with pytest.raises(SourceError, match=r"035\.png was changed after it was measured"):
-        fill(store, paths, keys, VIEW, threads=2, reporter=Silent())
+        fill(store, paths, keys, VIEW, threads=2, reporter=SilentReporter())
     assert keys[35] not in pixel_store(tmp_path / "cache", VIEW)
     assert number_of(pixel_store(tmp_path / "cache", VIEW).read(keys[:1])[0]) == 0  # what was decoded before is kept
 

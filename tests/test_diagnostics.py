@@ -120,7 +120,7 @@ def learned(ended: str, epochs: int) -> Learned:
     ],
 )
 def test_how_a_training_ended_is_said(ended: str, words: str) -> None:
-    recipe = Recipe.of({"model": {"method": "scratch"}, "train": {"epochs": 9, "warmup_epochs": 1}}).resolved()
+    recipe = Recipe.of({"model": {"method": "scratch"}, "train": {"epochs": 9, "warmup_epochs": 1}}).resolve()
     assert words in ending(recipe, learned(ended, 4))
 
 
@@ -130,7 +130,7 @@ def test_how_a_training_ended_is_said(ended: str, words: str) -> None:
 def test_it_says_what_became_of_the_weights(share: float, words: str) -> None:
     one = learned("finished", 4)
     mixed = replace(one, notes=one.notes | {"share of the trained weights": share})
-    assert words in ending(Recipe.of({"model": {"method": "finetune"}}).resolved(), mixed)
+    assert words in ending(Recipe.of({"model": {"method": "finetune"}}).resolve(), mixed)
 
 
 def test_a_run_tells_and_its_report_shows(probed: Path) -> None:

@@ -16,9 +16,9 @@ from bestiary.errors import (
     RunError,
     SourceError,
     UserError,
-    nearest,
-    needs,
-    needs_extra,
+    did_you_mean,
+    import_optional,
+    require_extra,
 )
 
 
@@ -54,27 +54,27 @@ def test_an_interrupted_run_says_how_to_go_on() -> None:
 
 
 def test_the_nearest_name_is_guessed_and_all_are_listed() -> None:
-    assert nearest("prob", ["scratch", "probe"]) == 'Did you mean "probe"? Known: probe, scratch.'
-    assert nearest("zebra", ["lite2", "lite0"]) == "Known: lite0, lite2."
-    assert nearest("zebra", map(str, range(300))).endswith(" and 240 more.")
+    assert did_you_mean("prob", ["scratch", "probe"]) == 'Did you mean "probe"? Known: probe, scratch.'
+    assert did_you_mean("zebra", ["lite2", "lite0"]) == "Known: lite0, lite2."
+    assert did_you_mean("zebra", map(str, range(300))).endswith(" and 240 more.")
 
 
 def test_a_missing_part_is_reported_with_the_command_that_adds_it() -> None:
     with pytest.raises(MissingExtraError, match=r'"no_such_module".*pip install "bestiary\[train\]"'):
-        needs("no_such_module", extra="train")
-    assert needs("json", extra="train").__name__ == "json"
+        import_optional("no_such_module", extra="train")
+    assert import_optional("json", extra="train").__name__ == "json"
 
 
 def test_a_broken_part_is_not_called_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken_part.py").write_text("import no_such_dependency\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="no_such_dependency"):
-        needs("broken_part", extra="train")
+        import_optional("broken_part", extra="train")
 
 
 def test_what_an_extra_lacks_is_named_with_the_command_that_adds_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    needs_extra("train")
+    require_extra("train")
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("joblib", "onnx") else find(name))
     with pytest.raises(MissingExtraError, match=r'needs "joblib", "onnx", which are not .*"bestiary\[train\]"'):
-        needs_extra("train")
+        require_extra("train")

@@ -24,13 +24,13 @@ from bestiary.export.verify import Proof, compared, export, paired_loss, refuse_
 from bestiary.inference.bundle import read_bundle
 from bestiary.inference.predictor import Predictor
 from bestiary.models.engine import has_openvino
-from bestiary.progress import Silent
+from bestiary.progress import SilentReporter
 
 OPENVINO = pytest.param("openvino", marks=pytest.mark.skipif(not has_openvino(), reason="OpenVINO is not installed"))
 
 
 def exported(run: Path, kind: Kind, out: Path, *, force: bool = True) -> tuple[Path, Proof]:
-    return export(run, kind, out=out, force=force, threads=2, reporter=Silent())
+    return export(run, kind, out=out, force=force, threads=2, reporter=SilentReporter())
 
 
 @pytest.mark.slow

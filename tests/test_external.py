@@ -19,7 +19,7 @@ from bestiary.evaluation import external
 from bestiary.evaluation.corruptions import evaluate_corrupted
 from bestiary.evaluation.metrics import score
 from bestiary.evaluation.shift import auroc_within, shift
-from bestiary.progress import Silent
+from bestiary.progress import SilentReporter
 from bestiary.report.text_tables import corruption_table, elsewhere_text
 
 
@@ -46,7 +46,7 @@ def others(run: Path, collection: DrawnCollection, tmp_path_factory: pytest.Temp
 
 @pytest.fixture(scope="module")
 def found(run: Path, others: Path) -> external.Evaluation:
-    return external.evaluate_elsewhere(run, others, threads=2, reporter=Silent())
+    return external.evaluate_elsewhere(run, others, threads=2, reporter=SilentReporter())
 
 
 def test_the_result_lies_in_the_run_alone(run: Path, probed: Path, found: external.Evaluation) -> None:
@@ -114,7 +114,7 @@ def test_only_copies_are_nothing_to_score(run: Path, tmp_path: Path) -> None:
         for path in learnt.filter(pl.col("label") == label)["path"].head(2):
             shutil.copy(path, tmp_path / "only" / label)
     with pytest.raises(SourceError, match="4 are copies"):
-        external.evaluate_elsewhere(run, tmp_path / "only", threads=1, reporter=Silent())
+        external.evaluate_elsewhere(run, tmp_path / "only", threads=1, reporter=SilentReporter())
 
 
 def test_the_rank_test_compares_only_within_a_label() -> None:
@@ -159,7 +159,7 @@ def test_too_few_pictures_are_called_too_few() -> None:
 @pytest.mark.slow
 def test_spoilt_pictures_are_harder(run: Path) -> None:
     pytest.importorskip("imagecorruptions")
-    rows: list[dict[str, Any]] = evaluate_corrupted(run, threads=2, reporter=Silent()).to_dicts()
+    rows: list[dict[str, Any]] = evaluate_corrupted(run, threads=2, reporter=SilentReporter()).to_dicts()
     assert (run / "evaluations" / "corruptions.parquet").exists()
     clean = next(row for row in rows if row["corruption"] == "none")
     strongest = [row["accuracy"] for row in rows if row["strength"] == 5]

@@ -94,10 +94,10 @@ def test_strangers_are_less_familiar_than_the_test_pictures(probed: Path) -> Non
     import polars as pl
 
     from bestiary.inference.predictor import Predictor
-    from bestiary.picture import fit
+    from bestiary.picture import resize_to_square
 
     predictor = Predictor(probed, threads=1)
-    strange = [fit(np.asarray(draw_stranger(seed)), predictor.bundle.size) for seed in range(12)]
+    strange = [resize_to_square(np.asarray(draw_stranger(seed)), predictor.bundle.size) for seed in range(12)]
     found = [answer.familiarity for answer in predictor.predict_many(strange)]
     table = pl.read_parquet(probed / "predictions.parquet").filter(pl.col("split") == "test")
     assert np.mean(np.array(found)[:, None] < table["familiarity"].to_numpy()) > 0.75

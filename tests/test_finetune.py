@@ -25,8 +25,8 @@ from bestiary.models.efficientnet_lite import built_trunk
 from bestiary.models.engine import OnnxRuntimeEngine, run
 from bestiary.models.networks import Network, backbone_network
 from bestiary.models.onnx_surgery import STAGES, lower_part
-from bestiary.progress import Silent
-from bestiary.recipe import Augment, Recipe
+from bestiary.progress import SilentReporter
+from bestiary.recipe import AugmentConfig, Recipe
 from bestiary.training import finetune
 from bestiary.training.activation_cache import Views, activation_store, fill_activations, reader, view_key
 from bestiary.training.budget import estimated
@@ -103,7 +103,7 @@ def test_batch_normalisation_stays_as_it_came(network: Network) -> None:
 
 def test_views_are_the_picture_its_mirror_image_and_random_ones_that_repeat() -> None:
     picture = pictures()[:1]
-    first, second = (list(Views(4, Augment()).of(picture, "key")) for _ in range(2))
+    first, second = (list(Views(4, AugmentConfig()).of(picture, "key")) for _ in range(2))
     assert [view.shape for view in first] == [(1, SIZE, SIZE, 3)] * 4
     assert {view.dtype for view in first} == {np.dtype(np.uint8)}
     np.testing.assert_array_equal(first[0], picture)
@@ -111,20 +111,20 @@ def test_views_are_the_picture_its_mirror_image_and_random_ones_that_repeat() ->
     for one, other in zip(first, second, strict=True):
         np.testing.assert_array_equal(one, other)
     assert not np.array_equal(first[2], first[3])
-    assert not np.array_equal(first[2], list(Views(4, Augment()).of(picture, "other"))[2])
-    assert len(list(Views(1, Augment()).of(picture, "key"))) == 1
+    assert not np.array_equal(first[2], list(Views(4, AugmentConfig()).of(picture, "other"))[2])
+    assert len(list(Views(1, AugmentConfig()).of(picture, "key"))) == 1
 
 
 def test_kept_activations_equal_the_direct_computation(
     trunk: Path, tmp_path: Path, collection: DrawnCollection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lower, views, paths = lower_part(trunk, "lite0", SIZE, 5), Views(3, Augment()), sorted(collection.kinds)[:3]
+    lower, views, paths = lower_part(trunk, "lite0", SIZE, 5), Views(3, AugmentConfig()), sorted(collection.kinds)[:3]
     keys = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
     store = activation_store(tmp_path, lower, View(SIZE), "float32", views.augment)
 
     def fill() -> None:
         fill_activations(
-            store, paths, keys, lower, View(SIZE), views, precision="float32", threads=1, reporter=Silent()
+            store, paths, keys, lower, View(SIZE), views, precision="float32", threads=1, reporter=SilentReporter()
         )
 
     fill()
@@ -146,10 +146,10 @@ def test_kept_activations_equal_the_direct_computation(
 def test_other_augmentation_or_cut_has_a_store_of_its_own(trunk: Path, tmp_path: Path) -> None:
     lower, deeper = (lower_part(trunk, "lite0", SIZE, stages) for stages in (5, 6))
     stores = [
-        activation_store(tmp_path, lower, View(SIZE), "float32", Augment()),
-        activation_store(tmp_path, lower, View(SIZE), "bfloat16", Augment()),
-        activation_store(tmp_path, lower, View(SIZE), "float32", Augment(crop_min_area=0.9)),
-        activation_store(tmp_path, deeper, View(SIZE), "float32", Augment()),
+        activation_store(tmp_path, lower, View(SIZE), "float32", AugmentConfig()),
+        activation_store(tmp_path, lower, View(SIZE), "bfloat16", AugmentConfig()),
+        activation_store(tmp_path, lower, View(SIZE), "float32", AugmentConfig(crop_min_area=0.9)),
+        activation_store(tmp_path, deeper, View(SIZE), "float32", AugmentConfig()),
     ]
     assert len({store.folder for store in stores}) == len(stores)
 
@@ -241,8 +241,8 @@ def test_its_end_is_planned_from_its_upper_part(collection: DrawnCollection, tmp
     )
     costs = []
     for views in (2, 8):
-        recipe = Recipe.of({**FINETUNE, "train": {**FINETUNE["train"], "views": views}}).resolved()
-        task = Task(recipe, table, ("a", "b"), View(SIZE), tmp_path, tmp_path, 1, Silent())
+        recipe = Recipe.of({**FINETUNE, "train": {**FINETUNE["train"], "views": views}}).resolve()
+        task = Task(recipe, table, ("a", "b"), View(SIZE), tmp_path, tmp_path, 1, SilentReporter())
         one = untrained(task)
         assert one.shape == (2, 2, 192)
         assert one.augmentation == finetune.UNCHANGED

@@ -59,7 +59,7 @@ TINY_FINETUNE = {
 def test_a_run_has_the_files_of_the_contract(probed: Path) -> None:
     assert {path.name for path in probed.iterdir()} >= FILES
     assert not [path.name for path in probed.iterdir() if path.name.startswith(".")]
-    assert run_folder.recipe_of(probed).resolved().toml() == (probed / "resolved.toml").read_text(encoding="utf-8")
+    assert run_folder.load_recipe(probed).resolve().toml() == (probed / "resolved.toml").read_text(encoding="utf-8")
     assert "<html" in (probed / "report.html").read_text(encoding="utf-8")
     environment = files.read_json(probed / "environment.json")
     assert {"split digest", "passed over", "pictures", "threads", "features by"} <= environment.keys()
@@ -168,7 +168,7 @@ def test_the_same_seed_gives_the_same_run_and_touches_no_picture(
     probed: Path, faulty: DrawnCollection, tmp_path: Path
 ) -> None:
     before = _state_of(faulty.folder)
-    again = flow.train(faulty.folder, recipe=run_folder.recipe_of(probed), out=tmp_path / "run", threads=2)
+    again = flow.train(faulty.folder, recipe=run_folder.load_recipe(probed), out=tmp_path / "run", threads=2)
     assert _state_of(faulty.folder) == before
     one, other = (files.read_json(run / "environment.json") for run in (probed, again.path))
     assert one["split digest"] == other["split digest"]
@@ -178,7 +178,7 @@ def test_the_same_seed_gives_the_same_run_and_touches_no_picture(
 
 
 def test_another_seed_gives_another_split(probed: Path, faulty: DrawnCollection) -> None:
-    recipe = run_folder.recipe_of(probed)
+    recipe = run_folder.load_recipe(probed)
     collection = flow.audit(faulty.folder, recipe=recipe, threads=1)
     digests = [flow.divided(collection, recipe.data, seed=seed)[1] for seed in (0, 1)]
     assert digests[0] == files.read_json(probed / "environment.json")["split digest"]
@@ -236,7 +236,7 @@ def test_a_failed_proof_refuses_the_run(
     monkeypatch.setitem(flow.LEARN, "probe", another_network)
     run = tmp_path / "run"
     with pytest.raises(IntegrityError, match="differs from the network"):
-        flow.train(faulty.folder, recipe=run_folder.recipe_of(probed), out=run, threads=2)
+        flow.train(faulty.folder, recipe=run_folder.load_recipe(probed), out=run, threads=2)
     assert not (run / "bundle.json").exists()
     assert not (run / "metrics.json").exists()
     with pytest.raises(RunError, match="no finished model"):
@@ -250,7 +250,7 @@ def test_a_probe_that_was_interrupted_is_resumed(
     with monkeypatch.context() as patch:
         patch.setattr(judging, "prove_parity", _interrupted)
         with pytest.raises(InterruptedRun, match=f"--resume {run}"):
-            flow.train(faulty.folder, recipe=run_folder.recipe_of(probed), out=run, threads=2)
+            flow.train(faulty.folder, recipe=run_folder.load_recipe(probed), out=run, threads=2)
     resumed = flow.resume(run, threads=2)
     assert _lasting(resumed.metrics) == pytest.approx(_lasting(files.read_json(probed / "metrics.json")))
     assert {path.name for path in run.iterdir()} >= FILES
@@ -263,7 +263,7 @@ def test_a_run_interrupted_while_it_reports_is_resumed(
     with monkeypatch.context() as patch:
         patch.setattr(flow, "write_report", _interrupted)
         with pytest.raises((InterruptedRun, KeyboardInterrupt)):
-            flow.train(faulty.folder, recipe=run_folder.recipe_of(probed), out=run, threads=2)
+            flow.train(faulty.folder, recipe=run_folder.load_recipe(probed), out=run, threads=2)
     flow.resume(run, threads=2)
     assert {path.name for path in run.iterdir()} >= FILES
 
@@ -491,6 +491,6 @@ def _state_of(folder: Path) -> dict[str, tuple[str, int]]:
 
 @pytest.mark.slow
 def test_the_number_of_threads_changes_no_score(probed: Path, faulty: DrawnCollection, tmp_path: Path) -> None:
-    again = flow.train(faulty.folder, recipe=run_folder.recipe_of(probed), out=tmp_path / "run", threads=1)
+    again = flow.train(faulty.folder, recipe=run_folder.load_recipe(probed), out=tmp_path / "run", threads=1)
     assert _lasting(again.metrics) == pytest.approx(_lasting(files.read_json(probed / "metrics.json")), abs=1e-6)
     _same_predictions(again.path, probed)

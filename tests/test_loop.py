@@ -19,8 +19,8 @@ from torch import nn
 from bestiary.batches.loader import Positions, Read
 from bestiary.errors import RecipeError, RunError, SourceError
 from bestiary.models.networks import Network, over_trunk, plain, resnet
-from bestiary.progress import Silent
-from bestiary.recipe import Augment, Balance
+from bestiary.progress import SilentReporter
+from bestiary.recipe import AugmentConfig, Balance
 from bestiary.training.balance import BALANCES, class_weights, epoch_order, logit_offsets
 from bestiary.training.loop import (
     FitResult,
@@ -37,7 +37,7 @@ from bestiary.training.schedule import training_size, typical_size
 from listening import Listening
 
 SIZE, CLASSES = 16, 3
-PLAIN_VIEW = Augment(mirror=0, crop_min_area=1, colour_jitter=0, erasing=0)
+PLAIN_VIEW = AugmentConfig(mirror=0, crop_min_area=1, colour_jitter=0, erasing=0)
 SETTINGS = LoopSettings(
     epochs=5,
     batch_size=8,
@@ -100,10 +100,10 @@ def train(
     settings: LoopSettings = SETTINGS,
     *,
     evaluate: Callable[[Network], Validation] = macro_f1_of,
-    augmentation: Augment | None = None,
+    augmentation: AugmentConfig | None = None,
     read: Read | None = None,
     resume: bool = False,
-    reporter: Silent | None = None,
+    reporter: SilentReporter | None = None,
 ) -> FitResult:
     return fit(
         network,
@@ -111,9 +111,9 @@ def train(
         LABELS,
         evaluate,
         settings,
-        Augment() if augmentation is None else augmentation,
+        AugmentConfig() if augmentation is None else augmentation,
         folder,
-        reporter=reporter or Silent(),
+        reporter=reporter or SilentReporter(),
         resume=resume,
     )
 

@@ -14,9 +14,9 @@ import pytest
 
 from bestiary import table
 from bestiary.errors import MachineError, RunError
-from bestiary.files import atomic, cache_folder, write_text
-from bestiary.machine import cores, keep_memory
-from bestiary.profiling import Clock, PeakMemory
+from bestiary.files import atomic_path, cache_folder, write_text
+from bestiary.machine import available_cores, disable_malloc_trim
+from bestiary.profiling import PeakMemory, StageTimer
 
 
 def test_a_file_is_replaced_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_what_fails_halfway_leaves_the_old_file_and_no_temporary(tmp_path: Path,
     path.write_text("old")
 
     def write_half() -> None:
-        with atomic(path) as temporary:
+        with atomic_path(path) as temporary:
             temporary.write_text("ne")
             raise error
 
@@ -120,12 +120,12 @@ def test_the_cache_folder_is_where_the_environment_says(monkeypatch: pytest.Monk
 
 
 def test_cores_are_those_this_process_may_use() -> None:
-    assert 1 <= cores() <= (os.cpu_count() or 1)
+    assert 1 <= available_cores() <= (os.cpu_count() or 1)
 
 
 def test_another_c_library_than_glibc_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
-    assert keep_memory() is False
+    assert disable_malloc_trim() is False
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep its memory")
@@ -152,7 +152,7 @@ def test_glibc_keeps_what_was_freed_until_it_is_told_to_give_it_back() -> None:
 
 
 def test_the_clock_adds_up_stages() -> None:
-    clock = Clock()
+    clock = StageTimer()
     for name in ("train", "report", "train"):
         with clock.stage(name):
             time.sleep(0.02)

@@ -13,7 +13,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from bestiary.data.measure import Inspection, inspect, perceptual_hash
 from bestiary.demo.dataset import DrawnCollection, draw_creature
-from bestiary.picture import LIMITS, Limits, open_picture
+from bestiary.picture import LIMITS, DecodeLimits, open_picture
 
 
 def creature(seed: int) -> Image.Image:
@@ -157,7 +157,10 @@ def test_what_cannot_be_used_comes_back_with_its_own_name(tmp_path: Path) -> Non
 
 def test_limits_are_kept_and_named(tmp_path: Path) -> None:
     path = written(tmp_path, creature(1))
-    for limits, setting in ((Limits(max_bytes=99), "picture.max_bytes"), (Limits(max_pixels=99), "picture.max_pixels")):
+    for limits, setting in (
+        (DecodeLimits(max_bytes=99), "picture.max_bytes"),
+        (DecodeLimits(max_pixels=99), "picture.max_pixels"),
+    ):
         found = inspect(path, limits)
         assert found.check == "huge"
         assert found.error is not None
@@ -175,7 +178,7 @@ def test_no_damage_is_ever_an_exception(
     content[int(place * len(content))] ^= 0x5A
     path = tmp_path_factory.getbasetemp() / "damaged"
     path.write_bytes(content[: int(kept * len(content))])
-    found = inspect(path, Limits(max_pixels=100_000))
+    found = inspect(path, DecodeLimits(max_pixels=100_000))
     assert (found.error is None) == (found.check is None) == (found.phash != "")
 
 

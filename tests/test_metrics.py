@@ -157,7 +157,7 @@ def test_one_of_twenty_eight_wrong_is_known_no_better_than_any_other_rate() -> N
     truth = np.repeat(np.arange(4), 7)
     predicted = truth.copy()
     predicted[0] = 1
-    low, high = intervals.wilson(np.array(27 / 28), np.array(28))
+    low, high = intervals.wilson_interval(np.array(27 / 28), np.array(28))
     accuracy = score(truth, np.eye(4)[predicted], names(4))["accuracy"]
     assert accuracy == pytest.approx({"value": 27 / 28, "low": float(low), "high": float(high)})
     twice = score(np.tile(truth, 2), np.eye(4)[np.tile(predicted, 2)], names(4), np.tile(np.arange(28), 2))["accuracy"]
@@ -174,7 +174,7 @@ def test_the_losses_of_one_picture_a_class_claim_no_certainty() -> None:
 def test_the_interval_of_f1_counts_pictures_and_false_alarms() -> None:
     truth, predicted = np.repeat([0, 1], [6, 10]), np.repeat([0, 1, 0, 1], [3, 3, 6, 4])
     f1 = score(truth, np.eye(2)[predicted], names(2))["per_class"]["class 0"]["f1"]
-    low, high = intervals.wilson(np.array(3 / 12), np.array(12))  # 3 found, 3 missed, 6 false alarms
+    low, high = intervals.wilson_interval(np.array(3 / 12), np.array(12))  # 3 found, 3 missed, 6 false alarms
     assert f1 == pytest.approx({"value": 6 / 15, "low": 2 * low / (1 + low), "high": 2 * high / (1 + high)})
 
 
@@ -187,7 +187,7 @@ def test_all_wrong_claims_no_certainty() -> None:
 def test_wilson_against_its_own_quadratic() -> None:
     # The ends p solve (rate - p)^2 = z^2 p (1 - p) / n.
     rate, trials = np.array([0.1, 0.5, 0.9]), np.array([10, 30, 1000])
-    for end in intervals.wilson(rate, trials):
+    for end in intervals.wilson_interval(rate, trials):
         np.testing.assert_allclose((rate - end) ** 2, Z_95**2 * end * (1 - end) / trials, rtol=1e-9)
 
 

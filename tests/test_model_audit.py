@@ -106,7 +106,7 @@ def test_the_features_are_those_that_the_probe_will_want(
     recipe = Recipe.of(SMALL | {"data": {"classes": ["bird", "fish"]}})
     found = flow.audit(collection.folder, recipe=recipe, threads=1)
     trunk = built_trunk("lite0", tmp_path / "trunks", 64)
-    view = model_audit._eyes(recipe.resolved())[1]
+    view = model_audit._eyes(recipe.resolve())[1]
     (precision,) = {folder.name.split("-")[-2] for folder in (tmp_path / "features").iterdir()}
     assert precision in ("bfloat16", "float32")
     store = feature_store(
@@ -127,7 +127,7 @@ def test_the_features_are_those_that_the_probe_will_want(
 def test_it_looks_with_the_recipe_s_own_eyes_if_they_are_bundled(
     model: dict[str, Any], expected: tuple[str, int]
 ) -> None:
-    backbone, view = model_audit._eyes(Recipe.of({"model": model}).resolved())
+    backbone, view = model_audit._eyes(Recipe.of({"model": model}).resolve())
     assert (backbone, view.size) == expected
 
 

@@ -21,7 +21,7 @@ from bestiary.data.scan import measured
 from bestiary.data.sources import list_pictures
 from bestiary.demo.dataset import draw_creature
 from bestiary.picture import LIMITS
-from bestiary.progress import Silent
+from bestiary.progress import SilentReporter
 
 Change = Callable[[Image.Image], Image.Image]
 KINDS = ("crab", "bird", "fish", "rabbit", "spider", "butterfly")
@@ -208,8 +208,8 @@ def test_a_finding_says_how_a_copy_differs(tmp_path: Path) -> None:
         (tmp_path / label).mkdir()
         for number, image in enumerate(images):
             image.save(tmp_path / label / f"{number}.png")
-    listing = list_pictures(tmp_path, label_map(None), reporter=Silent())
-    found = measured(listing, LIMITS, threads=1, cache=None, reporter=Silent())
+    listing = list_pictures(tmp_path, label_map(None), reporter=SilentReporter())
+    found = measured(listing, LIMITS, threads=1, cache=None, reporter=SilentReporter())
     pairs = duplicate_pairs(found, 40)
     found = found.with_columns(group=pl.Series(groups(found.height, pairs)))
     messages = dict(audit.find(found, pairs).select("check", "message").iter_rows())
@@ -223,11 +223,11 @@ def test_a_finding_says_how_a_copy_differs(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_every_pair_that_imagehash_sees_is_one_of_our_groups(animals10: Path) -> None:
     found = measured(
-        list_pictures(animals10, label_map("animals10"), reporter=Silent()),
+        list_pictures(animals10, label_map("animals10"), reporter=SilentReporter()),
         LIMITS,
         threads=2,
         cache=None,
-        reporter=Silent(),
+        reporter=SilentReporter(),
     )
     pairs = duplicate_pairs(found, 40, threads=2)
     group = groups(found.height, pairs)

@@ -14,7 +14,18 @@ from PIL import Image
 
 from bestiary.demo.dataset import DrawnCollection
 from bestiary.errors import PictureError
-from bestiary.picture import LIMITS, MOST_PAGES, MOST_SCANS, Limits, Pixels, decode, fit, load, open_picture, read_bytes
+from bestiary.picture import (
+    LIMITS,
+    MAX_PAGES,
+    MAX_SCANS,
+    DecodeLimits,
+    Pixels,
+    decode,
+    load,
+    open_picture,
+    read_bytes,
+    resize_to_square,
+)
 
 WIDTH, HEIGHT = 120, 80
 
@@ -58,7 +69,7 @@ def test_every_orientation_gives_the_same_upright_picture(form: str, orientation
     exif[0x0112] = orientation
     opened = open_picture(saved(stored, form, exif=exif), at_least=32)
     assert (opened.width, opened.height, opened.orientation) == (WIDTH, HEIGHT, orientation)
-    assert difference(fit(np.asarray(opened.image), 64), fit(np.asarray(scene()), 64)) < 6
+    assert difference(resize_to_square(np.asarray(opened.image), 64), resize_to_square(np.asarray(scene()), 64)) < 6
 
 
 @pytest.mark.parametrize("value", [0, 9, 6000])
@@ -193,19 +204,19 @@ def test_a_large_photograph_is_decoded_small() -> None:
 @pytest.mark.parametrize("how", ["squash", "letterbox", "crop"])
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 500), (500, 1), (120, 80), (80, 120), (64, 64), (900, 7)])
 def test_a_fitted_picture_has_the_size_of_the_model(how: Any, width: int, height: int) -> None:
-    fitted = fit(np.asarray(scene(width, height)), 64, how)
+    fitted = resize_to_square(np.asarray(scene(width, height)), 64, how)
     assert fitted.shape == (64, 64, 3)
     assert fitted.dtype == np.uint8
 
 
 def test_squash_keeps_all_four_corners() -> None:
-    corners = fit(np.asarray(scene()), 60)[[2, 2, -3, -3], [2, -3, 2, -3]]
+    corners = resize_to_square(np.asarray(scene()), 60)[[2, 2, -3, -3], [2, -3, 2, -3]]
     assert np.abs(corners.astype(int) - [[8, 8, 255], [247, 8, 0], [8, 247, 0], [247, 247, 0]]).max() < 16
 
 
 @pytest.mark.parametrize(("width", "height"), [(120, 60), (60, 120)])
 def test_letterbox_keeps_the_aspect_ratio_between_grey_bars(width: int, height: int) -> None:
-    fitted = fit(np.full((height, width, 3), 255, np.uint8), 64, "letterbox")
+    fitted = resize_to_square(np.full((height, width, 3), 255, np.uint8), 64, "letterbox")
     across = fitted if width > height else fitted.transpose(1, 0, 2)
     assert (across[:16] == 128).all()
     assert (across[48:] == 128).all()
@@ -216,7 +227,7 @@ def test_letterbox_keeps_the_aspect_ratio_between_grey_bars(width: int, height: 
 def test_crop_keeps_the_middle(width: int, height: int) -> None:
     thirds = np.zeros((60, 180, 3), np.uint8)
     thirds[:, :60, 0], thirds[:, 60:120, 1], thirds[:, 120:, 2] = 255, 255, 255
-    fitted = fit(thirds if width > height else thirds.transpose(1, 0, 2).copy(), 64, "crop")
+    fitted = resize_to_square(thirds if width > height else thirds.transpose(1, 0, 2).copy(), 64, "crop")
     assert fitted[32, 32].tolist() == [0, 255, 0]
     assert (fitted[2:-2, 2:-2, 1] > 250).all()
 
@@ -224,21 +235,21 @@ def test_crop_keeps_the_middle(width: int, height: int) -> None:
 def test_fitting_is_antialiased() -> None:
     stripes = np.zeros((256, 256, 3), np.uint8)
     stripes[:, ::2] = 255
-    assert np.abs(fit(stripes, 32).astype(int) - 128).max() < 12
+    assert np.abs(resize_to_square(stripes, 32).astype(int) - 128).max() < 12
 
 
 @pytest.mark.parametrize("how", ["squash", "letterbox", "crop"])
 def test_load_is_fit_of_decode(how: Any, collection: DrawnCollection) -> None:
     large = saved(scene(1600, 1100), "JPEG", quality=95)
-    assert difference(load(large, 96, how), fit(decode(large), 96, how)) < 1.5
+    assert difference(load(large, 96, how), resize_to_square(decode(large), 96, how)) < 1.5
     for path in sorted(collection.kinds)[:8]:
-        assert difference(load(path, 96, how), fit(decode(path), 96, how)) < 5
+        assert difference(load(path, 96, how), resize_to_square(decode(path), 96, how)) < 5
 
 
 # ------------------------------------------------------------------------------------------------- what is refused
 
 
-def refused(source: Path | bytes, limits: Limits = LIMITS) -> PictureError:
+def refused(source: Path | bytes, limits: DecodeLimits = LIMITS) -> PictureError:
     with pytest.raises(PictureError) as caught:
         load(source, 32, limits=limits)
     name = "the file" if isinstance(source, bytes) else str(source)
@@ -269,17 +280,17 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path, side: int) -> No
 
 def test_the_limit_on_pixels_names_both_numbers() -> None:
     content = saved(scene(), "PNG")
-    assert "120 x 80 pixels; at most 9,599" in str(refused(content, Limits(max_pixels=9_599)))
-    assert load(content, 32, limits=Limits(max_pixels=9_600)).shape == (32, 32, 3)
+    assert "120 x 80 pixels; at most 9,599" in str(refused(content, DecodeLimits(max_pixels=9_599)))
+    assert load(content, 32, limits=DecodeLimits(max_pixels=9_600)).shape == (32, 32, 3)
 
 
 def test_too_many_bytes_are_refused_before_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "large.jpg"
     path.write_bytes(b"x" * 101)
     monkeypatch.setattr(Path, "read_bytes", lambda self: pytest.fail("the file was read"))
-    error = refused(path, Limits(max_bytes=100))
+    error = refused(path, DecodeLimits(max_bytes=100))
     assert (error.check, "101 bytes; at most 100" in str(error)) == ("huge", True)
-    assert refused(b"x" * 101, Limits(max_bytes=100)).check == "huge"
+    assert refused(b"x" * 101, DecodeLimits(max_bytes=100)).check == "huge"
 
 
 @pytest.mark.parametrize(
@@ -351,7 +362,7 @@ def test_damage_gives_a_picture_or_a_picture_error(
     for place, value in damage:
         changed[int(place * len(changed))] = value
     try:
-        pixels = load(bytes(changed[: int(len(changed) * kept)]), 32, limits=Limits(max_pixels=10_000))
+        pixels = load(bytes(changed[: int(len(changed) * kept)]), 32, limits=DecodeLimits(max_pixels=10_000))
     except PictureError as error:
         assert error.check in {"unreadable", "truncated", "huge"}  # noqa: PT017 - either way is fine
     else:
@@ -368,7 +379,7 @@ def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded() -> None:
     progressive = saved(scene(), "JPEG", progressive=True)
     open_picture(with_scans(progressive, 20))
     with pytest.raises(PictureError, match="scans") as refused:
-        open_picture(with_scans(progressive, MOST_SCANS))
+        open_picture(with_scans(progressive, MAX_SCANS))
     assert refused.value.check == "huge"
 
 
@@ -389,7 +400,7 @@ def pages(count: int) -> bytes:
     return bytes(content)
 
 
-@pytest.mark.parametrize("count", [1, 3, MOST_PAGES + 9])
+@pytest.mark.parametrize("count", [1, 3, MAX_PAGES + 9])
 def test_pages_of_a_tiff_are_counted_up_to_a_limit(count: int) -> None:
     opened = open_picture(pages(count))
-    assert (opened.frames, opened.width) == (min(count, MOST_PAGES), 1)
+    assert (opened.frames, opened.width) == (min(count, MAX_PAGES), 1)

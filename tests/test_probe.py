@@ -22,7 +22,7 @@ from bestiary.models.efficientnet_lite import built_trunk
 from bestiary.models.engine import OnnxRuntimeEngine, Precision, run
 from bestiary.models.head import Head
 from bestiary.picture import Pixels
-from bestiary.progress import Silent
+from bestiary.progress import SilentReporter
 from bestiary.quick_metrics import loss_and_macro_f1, softmax
 from bestiary.recipe import Balance, Recipe
 from bestiary.training import probe
@@ -163,7 +163,7 @@ def features_of(
     cache: Path, trunk: Path, paths: list[Path], keys: list[str], precision: Precision = "float32"
 ) -> NDArray[np.float16]:
     store = feature_store(cache, trunk, View(SIZE), precision, 1280)
-    fill_features(store, paths, keys, trunk, View(SIZE), precision=precision, threads=1, reporter=Silent())
+    fill_features(store, paths, keys, trunk, View(SIZE), precision=precision, threads=1, reporter=SilentReporter())
     return store.read(keys)
 
 
@@ -243,7 +243,7 @@ def test_mirrored_features_are_those_of_the_mirror_image(
     keys = keys_of(paths)
     store = feature_store(tmp_path, trunk, View(SIZE), "float32", 1280, mirrored=True)
     fill_features(
-        store, paths, keys, trunk, View(SIZE), precision="float32", threads=1, reporter=Silent(), mirrored=True
+        store, paths, keys, trunk, View(SIZE), precision="float32", threads=1, reporter=SilentReporter(), mirrored=True
     )
     images = np.stack([View(SIZE).of(path)[:, ::-1] for path in paths])
     expected = run(OnnxRuntimeEngine(trunk, threads=1), images)["maps"].mean(axis=(2, 3))
@@ -263,8 +263,8 @@ def test_oversampling_shows_small_classes_mirrored_every_other_time(
             "split": [*["train"] * 8, *["val"] * 4],
         }
     )
-    recipe = Recipe.of({"model": {"backbone": "lite0"}, "train": {"balance": "oversample"}}).resolved()
-    task = Task(recipe, pictures, ("few", "many"), View(SIZE), tmp_path, tmp_path, 1, Silent())
+    recipe = Recipe.of({"model": {"backbone": "lite0"}, "train": {"balance": "oversample"}}).resolve()
+    task = Task(recipe, pictures, ("few", "many"), View(SIZE), tmp_path, tmp_path, 1, SilentReporter())
     given = list[Labelled]()
 
     def watched(train: Labelled, *_: object, **__: object) -> tuple[None, list[object]]:

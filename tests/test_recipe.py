@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bestiary.errors import RecipeError
-from bestiary.recipe import METHODS, Recipe, read_named, read_toml, shipped, with_settings, write_toml
+from bestiary.recipe import METHODS, Recipe, apply_overrides, builtin_recipes, load_recipe_values, read_toml, write_toml
 
 
 @pytest.mark.parametrize(
@@ -44,14 +44,14 @@ def test_a_setting_that_cannot_be_is_named_with_what_was_expected(asked: dict[st
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_resolved_recipe_has_no_gaps_and_comes_back_from_its_toml(method: str, tmp_path: Path) -> None:
-    recipe = Recipe.of({"model": {"method": method}, "data": {"classes": ["cat", 'a "b" \\ c', "кот"]}}).resolved()
+    recipe = Recipe.of({"model": {"method": method}, "data": {"classes": ["cat", 'a "b" \\ c', "кот"]}}).resolve()
     for section in recipe.model_dump().values():
         assert section is not None
         assert not isinstance(section, dict) or None not in section.values()
     path = tmp_path / "resolved.toml"
     path.write_text(recipe.toml(), encoding="utf-8")
     assert Recipe.read(path) == recipe
-    assert Recipe.read(path).resolved() == recipe
+    assert Recipe.read(path).resolve() == recipe
 
 
 def test_one_strength_may_stand_for_a_list() -> None:
@@ -74,9 +74,9 @@ def test_any_plain_value_comes_back_from_toml(tmp_path_factory: pytest.TempPathF
 
 def test_asked_keeps_only_what_was_set_and_comes_back() -> None:
     asked = {"seed": 7, "model": {"method": "scratch"}, "data": {"classes": ["cat", "dog"]}}
-    assert Recipe.of(asked).asked() == asked
-    assert Recipe.of(Recipe.of(asked).asked()) == Recipe.of(asked)
-    assert Recipe().asked() == {}
+    assert Recipe.of(asked).overrides() == asked
+    assert Recipe.of(Recipe.of(asked).overrides()) == Recipe.of(asked)
+    assert Recipe().overrides() == {}
 
 
 @pytest.mark.parametrize(
@@ -91,13 +91,13 @@ def test_asked_keeps_only_what_was_set_and_comes_back() -> None:
     ],
 )
 def test_the_size_of_a_picture_follows_from_the_model(asked: dict[str, Any], size: int) -> None:
-    assert Recipe.of({"model": asked}).resolved().picture.size == size
-    assert Recipe.of({"model": asked, "picture": {"size": 96}}).resolved().picture.size == 96
+    assert Recipe.of({"model": asked}).resolve().picture.size == size
+    assert Recipe.of({"model": asked, "picture": {"size": 96}}).resolve().picture.size == 96
 
 
 def test_training_settings_follow_from_the_method_and_what_was_set_stays() -> None:
     def train(model: dict[str, Any], **settings: Any) -> Any:
-        return Recipe.of({"model": model, "train": settings}).resolved().train
+        return Recipe.of({"model": model, "train": settings}).resolve().train
 
     assert (train({"method": "scratch"}).learning_rate, train({"method": "scratch"}).schedule) == (0.2, "one-cycle")
     assert train({"method": "scratch", "network": "plain"}).learning_rate == 0.01
@@ -109,7 +109,7 @@ def test_training_settings_follow_from_the_method_and_what_was_set_stays() -> No
 def test_settings_are_laid_over_what_was_asked_without_changing_it() -> None:
     asked = {"seed": 1, "train": {"epochs": 3, "batch_size": 8}}
     settings = ["train.epochs=30", "seed = 5", "picture.fit=crop", 'data.classes=["cat", "dog"]', "model.backbone='x'"]
-    merged = with_settings(asked, settings)
+    merged = apply_overrides(asked, settings)
     assert merged["train"] == {"epochs": 30, "batch_size": 8}
     assert (merged["seed"], merged["picture"], merged["model"]) == (5, {"fit": "crop"}, {"backbone": "x"})
     assert merged["data"] == {"classes": ["cat", "dog"]}
@@ -127,12 +127,12 @@ def test_settings_are_laid_over_what_was_asked_without_changing_it() -> None:
 )
 def test_a_setting_that_is_no_setting_is_shown(setting: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        with_settings({"seed": 1}, [setting])
+        apply_overrides({"seed": 1}, [setting])
 
 
 def test_a_misspelt_setting_from_the_command_line_is_named() -> None:
     with pytest.raises(RecipeError, match=r'"train\.epochs\.more"'):
-        Recipe.of(with_settings({}, ["train.epochs.more=3"]))
+        Recipe.of(apply_overrides({}, ["train.epochs.more=3"]))
 
 
 def test_a_recipe_that_cannot_be_read_is_named_with_the_line(tmp_path: Path) -> None:
@@ -166,8 +166,8 @@ def test_a_recipe_is_frozen() -> None:
 
 
 def test_the_recipes_that_ship_can_be_asked_for_by_name() -> None:
-    assert sorted(shipped()) == ["original-v1", "original-v2"]
-    first, second = (Recipe.of(read_named(name)).resolved() for name in ("original-v1", "original-v2"))
+    assert sorted(builtin_recipes()) == ["original-v1", "original-v2"]
+    first, second = (Recipe.of(load_recipe_values(name)).resolve() for name in ("original-v1", "original-v2"))
     assert (first.picture.fit, second.picture.fit) == ("crop", "squash")
     assert (first.train.balance, second.train.balance) == ("none", "oversample")
     for recipe in (first, second):
@@ -177,9 +177,9 @@ def test_the_recipes_that_ship_can_be_asked_for_by_name() -> None:
 
 def test_a_recipe_that_is_neither_a_file_nor_known_names_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match='no recipe "orginal-v2": neither a file, nor one of original-v1, '):
-        read_named("orginal-v2")
+        load_recipe_values("orginal-v2")
     with pytest.raises(RecipeError, match=r"no recipe at .*mine\.toml"):
-        read_named(str(tmp_path / "mine.toml"))
+        load_recipe_values(str(tmp_path / "mine.toml"))
 
 
 def test_one_number_or_several_may_be_given_for_the_stages_of_plain() -> None:
@@ -192,11 +192,11 @@ def test_one_number_or_several_may_be_given_for_the_stages_of_plain() -> None:
 
 
 def test_sizes_and_rates_follow_network_and_optimiser() -> None:
-    resnet = Recipe.of({"model": {"method": "scratch"}}).resolved()
+    resnet = Recipe.of({"model": {"method": "scratch"}}).resolve()
     assert (resnet.train.optimiser, resnet.train.size_from, resnet.train.size_to) == ("muon", 64, 112)
     assert resnet.augment.crop_min_area == 0.35
-    assert Recipe.of({"augment": {"mirror": 0.0}}).resolved().augment.crop_min_area == 0.5
-    by_sgd = Recipe.of({"model": {"method": "scratch"}, "train": {"optimiser": "sgd"}}).resolved()
+    assert Recipe.of({"augment": {"mirror": 0.0}}).resolve().augment.crop_min_area == 0.5
+    by_sgd = Recipe.of({"model": {"method": "scratch"}, "train": {"optimiser": "sgd"}}).resolve()
     assert (by_sgd.train.learning_rate, by_sgd.train.weight_decay) == (0.2, 5e-4)
-    plain = Recipe.of({"model": {"method": "scratch", "network": "plain"}, "picture": {"size": 64}}).resolved()
+    plain = Recipe.of({"model": {"method": "scratch", "network": "plain"}, "picture": {"size": 64}}).resolve()
     assert (plain.train.optimiser, plain.train.size_from, plain.train.size_to) == ("sgd", 64, 64)

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from bestiary.errors import RecipeError
-from bestiary.recipe import METHODS, Recipe, read_toml, shipped
+from bestiary.recipe import METHODS, Recipe, builtin_recipes, read_toml
 from bestiary.training.recipe_checks import USERS, refuse_unused, users_of
 
 
@@ -57,7 +57,7 @@ def test_what_has_no_effect_is_refused(asked: dict[str, Any], message: str) -> N
         {"model": {"method": "scratch", "filters": [8, 16]}, "train": {"epochs": 7}, "augment": {"erasing": 0.3}},
         {"model": {"method": "scratch", "network": "plain", "batch_norm": True}},
         {"model": {"method": "finetune", "backbone": "lite0"}, "probe": {"regularisation": [0.1]}},
-        *(read_toml(path) for path in shipped().values()),
+        *(read_toml(path) for path in builtin_recipes().values()),
     ],
 )
 def test_what_has_an_effect_passes(asked: dict[str, Any]) -> None:
@@ -69,7 +69,7 @@ def test_what_has_an_effect_passes(asked: dict[str, Any]) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_recipe_with_every_default_spelled_out_can_be_used_again(method: str, backbone: str, network: str) -> None:
     model = {"method": method} | ({"network": network} if method == "scratch" else {"backbone": backbone})
-    spelled_out = Recipe.of({"model": model, "picture": {"size": 96}}).resolved()
+    spelled_out = Recipe.of({"model": model, "picture": {"size": 96}}).resolve()
     refuse_unused(Recipe.of(spelled_out.model_dump(mode="json")))
 
 

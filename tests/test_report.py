@@ -31,7 +31,7 @@ from bestiary.report.next_steps import Evidence, evidence_of, next_steps
 from bestiary.report.run_files import read_run
 from bestiary.report.run_report import render, write_report
 from bestiary.report.thumbnails import LARGEST_BYTES, thumbnail_data_uri
-from bestiary.text import whole_percent
+from bestiary.text import format_percent
 from tiny_model import coloured, write_run
 
 HOSTILE = '<script>alert("1")</script> & Bär'
@@ -296,7 +296,7 @@ def test_mistakes_come_surest_first_and_are_all_counted(run: Path, page: str) ->
     section = page.partition('<h3 id="mistakes">')[2].partition('<h3 id="unknown">')[0]
     shown = re.findall(r"<strong>[^<]*</strong>, (\d+)\u00a0%", section)
     assert wrong.height > 3
-    assert shown == [whole_percent(p).removesuffix("\u00a0%") for p in wrong["probability"]]
+    assert shown == [format_percent(p).removesuffix("\u00a0%") for p in wrong["probability"]]
     assert f"{wrong.height} wrongly" in section
 
 
@@ -430,8 +430,8 @@ def test_the_verdict_says_where_it_is_weakest(counts: list[list[int]], accuracy:
 def test_nothing_is_rounded_up_to_perfection() -> None:
     almost = _scores(("cow", "dog"), [[9, 1], [0, 9]], 0.9972)
     assert verdict.verdict(almost).startswith("Right 99.7 times in 100 (95\u00a0% interval 98.7 to 100.7)")
-    assert whole_percent(0.9999) == "99\u00a0%"
-    assert whole_percent(1.0) == "100\u00a0%"
+    assert format_percent(0.9999) == "99\u00a0%"
+    assert format_percent(1.0) == "100\u00a0%"
 
 
 def test_steps_name_the_class_that_lacks_pictures_and_the_pair_that_is_confused() -> None:

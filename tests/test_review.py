@@ -26,7 +26,7 @@ from bestiary.errors import MachineError, SourceError
 from bestiary.evaluation.neighbours import nearest
 from bestiary.files import cache_folder
 from bestiary.flow import audit
-from bestiary.progress import Silent
+from bestiary.progress import SilentReporter
 from bestiary.review.app import create_app
 from bestiary.review.decisions import Decisions, reviewer_of
 from bestiary.review.queue import CHECKS, CONFIDENT, items_of
@@ -223,7 +223,7 @@ def test_the_nearest_are_those_of_the_same_direction_but_not_ones_own_duplicates
 def test_the_nearest_are_training_pictures_of_other_groups(desk: Desk) -> None:
     row = next(iter(desk.items))
     assert desk.opinion(row)["neighbours"] is None
-    desk.seek_neighbours(cache_folder(), threads=1, reporter=Silent())
+    desk.seek_neighbours(cache_folder(), threads=1, reporter=SilentReporter())
     pictures = {one["row_id"]: one for one in pl.read_parquet(desk.run / "pictures.parquet").iter_rows(named=True)}
     for row in desk.items:
         near = desk.opinion(row)["neighbours"]

@@ -26,7 +26,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_run_says_what_was_asked_and_what_that_means(tmp_path: Path) -> None:
-    run = run_folder.create(tmp_path / "deep" / "run", RECIPE)
+    run = run_folder.create_run_folder(tmp_path / "deep" / "run", RECIPE)
     assert tomllib.loads((run / "asked.toml").read_text(encoding="utf-8")) == {
         "seed": 3,
         "model": {"backbone": "lite0"},
@@ -34,19 +34,19 @@ def test_a_run_says_what_was_asked_and_what_that_means(tmp_path: Path) -> None:
     resolved = tomllib.loads((run / "resolved.toml").read_text(encoding="utf-8"))
     assert resolved["picture"]["size"] == 224
     assert resolved["data"]["test_fraction"] == 0.15
-    assert Recipe.of(resolved).resolved() == RECIPE.resolved()
-    assert run_folder.recipe_of(run) == RECIPE
+    assert Recipe.of(resolved).resolve() == RECIPE.resolve()
+    assert run_folder.load_recipe(run) == RECIPE
 
 
 def test_an_empty_folder_may_become_a_run(tmp_path: Path) -> None:
-    assert run_folder.create(tmp_path, RECIPE) == tmp_path
+    assert run_folder.create_run_folder(tmp_path, RECIPE) == tmp_path
     assert (tmp_path / "asked.toml").is_file()
 
 
 def test_a_folder_with_something_in_it_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "diary.txt").write_text("mine")
     with pytest.raises(RunError, match="exists already") as told:
-        run_folder.create(tmp_path, RECIPE)
+        run_folder.create_run_folder(tmp_path, RECIPE)
     assert str(tmp_path) in str(told.value)
     assert [path.name for path in tmp_path.iterdir()] == ["diary.txt"]
 
@@ -54,9 +54,9 @@ def test_a_folder_with_something_in_it_is_refused_and_left_alone(tmp_path: Path)
 def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("mine")
     with pytest.raises(RunError, match="exists already"):
-        run_folder.create(tmp_path / "run", RECIPE)
+        run_folder.create_run_folder(tmp_path / "run", RECIPE)
     with pytest.raises(MachineError, match="Cannot make the run folder"):
-        run_folder.create(tmp_path / "run" / "below", RECIPE)
+        run_folder.create_run_folder(tmp_path / "run" / "below", RECIPE)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="folders of Windows have no such modes")
@@ -65,51 +65,51 @@ def test_a_folder_that_may_not_be_written_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(MachineError, match="Cannot make the run folder"):
-            run_folder.create(tmp_path / "run", RECIPE)
+            run_folder.create_run_folder(tmp_path / "run", RECIPE)
     finally:
         tmp_path.chmod(0o700)
 
 
 def test_runs_are_named_by_date_method_and_recipe(here: Path) -> None:
-    one = run_folder.create(None, RECIPE)
+    one = run_folder.create_run_folder(None, RECIPE)
     assert one.parent == Path("runs")
     assert re.fullmatch(r"\d{4}-\d\d-\d\d-\d{6}-probe-[0-9a-f]{6}", one.name)
-    other = run_folder.create(None, Recipe.of({"seed": 4}))
+    other = run_folder.create_run_folder(None, Recipe.of({"seed": 4}))
     assert one.name[-6:] != other.name[-6:]
 
 
 def test_two_runs_in_one_second_do_not_meet(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_folder.time, "strftime", lambda *_: "2000-01-01-000000")
-    names = [run_folder.create(None, RECIPE).name for _ in range(3)]
+    names = [run_folder.create_run_folder(None, RECIPE).name for _ in range(3)]
     assert len(set(names)) == 3
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege on Windows")
 def test_latest_points_to_the_newest_run(here: Path) -> None:
     for seed in (1, 2):
-        run = run_folder.create(None, Recipe.of({"seed": seed}))
-        run_folder.point_latest(run)
+        run = run_folder.create_run_folder(None, Recipe.of({"seed": seed}))
+        run_folder.update_latest_link(run)
         assert (here / "runs" / "latest").resolve() == run.resolve()
-        assert run_folder.recipe_of(Path("runs/latest")).seed == seed
+        assert run_folder.load_recipe(Path("runs/latest")).seed == seed
     assert not list((here / "runs").glob(".latest*"))
 
 
 def test_latest_is_left_alone_by_a_run_with_a_place_of_its_own(here: Path) -> None:
-    run_folder.create(here / "mine", RECIPE)
+    run_folder.create_run_folder(here / "mine", RECIPE)
     assert not (here / "runs").exists()
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent"):
         with pytest.raises(RunError, match=re.escape(str(path))):
-            run_folder.recipe_of(path)
+            run_folder.load_recipe(path)
 
 
 def test_a_recipe_spoilt_by_hand_is_explained(tmp_path: Path) -> None:
-    run = run_folder.create(tmp_path / "run", RECIPE)
+    run = run_folder.create_run_folder(tmp_path / "run", RECIPE)
     (run / "asked.toml").write_text("[model\n")
     with pytest.raises(RecipeError, match="asked.toml is not valid TOML"):
-        run_folder.recipe_of(run)
+        run_folder.load_recipe(run)
 
 
 def test_json_comes_back(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_damaged_history_is_named(tmp_path: Path) -> None:
 
 def test_the_environment_says_versions_command_and_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/usr/bin/bestiary", "train", "pictures"])
-    found = run_folder.environment({"split digest": "abc"})
+    found = run_folder.collect_environment({"split digest": "abc"})
     assert found["command"] == "bestiary train pictures"
     assert found["split digest"] == "abc"
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))

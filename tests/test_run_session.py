@@ -13,7 +13,7 @@ import pytest
 
 from bestiary import files, flow, run_folder
 from bestiary.errors import RunError
-from bestiary.profiling import Clock, PeakMemory
+from bestiary.profiling import PeakMemory, StageTimer
 from bestiary.recipe import Recipe
 from bestiary.training.run_session import LOCK, held, session
 
@@ -72,10 +72,10 @@ def test_commands_that_write_into_a_run_are_refused_while_another_has_it(
 
 def test_seconds_of_all_sessions_add_up(tmp_path: Path) -> None:
     memory = PeakMemory()
-    with session(tmp_path, first := Clock(), memory), first.stage("train"):
+    with session(tmp_path, first := StageTimer(), memory), first.stage("train"):
         time.sleep(0.05)
     one = files.read_json(tmp_path / "sessions.json")["sessions"]
-    with session(tmp_path, second := Clock(), memory) as account:
+    with session(tmp_path, second := StageTimer(), memory) as account:
         with second.stage("train"):
             time.sleep(0.05)
         with second.stage("report"):
@@ -115,7 +115,7 @@ def test_a_run_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_folder.create(tmp_path / "run", Recipe(), contents=fails)
+        run_folder.create_run_folder(tmp_path / "run", Recipe(), contents=fails)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -123,6 +123,6 @@ def test_what_a_killed_process_left_half_written_is_swept(tmp_path: Path) -> Non
     (tmp_path / "checkpoints").mkdir()
     for name in (".metrics.json.abc.json", "checkpoints/.last.pt.abc.pt", "metrics.json", "checkpoints/last.pt"):
         (tmp_path / name).write_text("")
-    run_folder.sweep(tmp_path)
+    run_folder.remove_partial_files(tmp_path)
     left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {"metrics.json", "checkpoints/last.pt"}

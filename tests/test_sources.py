@@ -9,7 +9,7 @@ import pytest
 from bestiary.data.label_map import ANIMALS10, label_map
 from bestiary.data.sources import Listing, list_pictures, list_sources
 from bestiary.errors import SourceError
-from bestiary.progress import Lines
+from bestiary.progress import LogReporter
 from listening import Listening
 
 
@@ -336,7 +336,7 @@ def test_folders_that_all_hold_the_same_folders_are_told(tmp_path: Path, capsys:
         for label in ("cat", "dog"):
             (tmp_path / part / label).mkdir(parents=True)
             (tmp_path / part / label / "a.jpg").touch()
-    assert list_pictures(tmp_path, {}, reporter=Lines()).labels() == ["seg_test", "seg_train"]
+    assert list_pictures(tmp_path, {}, reporter=LogReporter()).labels() == ["seg_test", "seg_train"]
     assert "though each holds the same folders: cat, dog" in capsys.readouterr().err
 
 

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("sklearn")
 
 from bestiary.errors import RecipeError, RunError, SourceError, UserError
-from bestiary.recipe import Recipe, shipped
+from bestiary.recipe import Recipe, builtin_recipes
 from bestiary.study.plan import Forecast, announced, epochs_of, scaled, share_within, total
 from bestiary.study.plots import seconds_plot
 from bestiary.study.recipes import Entry, changes, named, original, pairs_of, read_entries, with_epochs
@@ -36,8 +36,8 @@ def test_the_preset_changes_one_thing_at_a_time() -> None:
         "normalised": ['picture.normalise: "none" → "collection"'],
         "longer": ["train.epochs: 4 → 12"],
     }  # fmt: skip
-    assert entries["crop"].recipe().resolved() == Recipe.read(shipped()["original-v1"]).resolved()
-    assert entries["original-v2"].recipe().resolved() == Recipe.read(shipped()["original-v2"]).resolved()
+    assert entries["crop"].recipe().resolved() == Recipe.read(builtin_recipes()["original-v1"]).resolve()
+    assert entries["original-v2"].recipe().resolved() == Recipe.read(builtin_recipes()["original-v2"]).resolve()
     methods = [entries[name].recipe().model.method for name in ("scratch", "probe", "finetune")]
     assert methods == ["scratch", "probe", "finetune"]
 
@@ -129,7 +129,7 @@ def test_a_budget_cuts_the_epochs_of_all_recipes_by_the_same_share() -> None:
     assert 0.3 < share < 0.6
     assert total(forecasts, 2, share) <= whole / 2
     entry = Entry("long", {"train": {"epochs": 40, "warmup_epochs": 8}, "model": {"method": "scratch"}})
-    cut = scaled(entry, forecasts[0], 0.25).recipe().resolved().train
+    cut = scaled(entry, forecasts[0], 0.25).recipe().resolve().train
     assert (cut.epochs, cut.warmup_epochs) == (10, 2)
     assert [epochs_of(4, 0.01), epochs_of(4, 0.5)] == [1, 2]
     with pytest.raises(

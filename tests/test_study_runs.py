@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from bestiary.machine import out_of_memory
+from bestiary.machine import is_out_of_memory_error
 from bestiary.study.runs import collection_digest
 
 PICTURES = pl.DataFrame(
@@ -36,8 +36,8 @@ def test_only_errors_of_memory_are_taken_for_such() -> None:
 
     with pytest.raises(RuntimeError) as told:
         torch.empty(10**15)
-    assert out_of_memory(told.value)
-    assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
-    assert out_of_memory(MemoryError())
-    assert not out_of_memory(RuntimeError("shapes cannot be multiplied"))
-    assert not out_of_memory(KeyError("label"))
+    assert is_out_of_memory_error(told.value)
+    assert is_out_of_memory_error(torch.OutOfMemoryError("CUDA out of memory."))
+    assert is_out_of_memory_error(MemoryError())
+    assert not is_out_of_memory_error(RuntimeError("shapes cannot be multiplied"))
+    assert not is_out_of_memory_error(KeyError("label"))

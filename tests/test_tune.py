@@ -85,7 +85,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
     def begin(out: Path, recipe: Recipe, *given: Any, **named: Any) -> None:
         out.mkdir()
-        (out / "asked.toml").write_text(write_toml(recipe.asked()), encoding="utf-8")
+        (out / "asked.toml").write_text(write_toml(recipe.overrides()), encoding="utf-8")
         files.write_json(out / "environment.json", {})
 
     def resume(out: Path, **named: Any) -> None:
@@ -151,8 +151,8 @@ def test_the_winner_is_an_ordinary_run_by_the_recipe_that_was_written(searched: 
     assert files.read_json(run / "metrics.json")["test_scored"] == 1
     assert found["test"]["macro_f1"] == files.read_json(run / "metrics.json")["macro_f1"]
     written = Recipe.read(Path(found["recipe"]))
-    assert written == run_folder.recipe_of(run)
-    assert written.asked()["data"] == PROBE["data"]
+    assert written == run_folder.load_recipe(run)
+    assert written.overrides()["data"] == PROBE["data"]
     chosen = max(line["val_macro_f1"] for line in run_folder.read_history(run) if line.get("chosen"))
     assert chosen == pytest.approx(found["winner"]["macro_f1"], abs=1e-9)
 

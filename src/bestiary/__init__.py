@@ -55,7 +55,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f'bestiary has no "{name}". It has: {", ".join(__all__)}.')
     if _HOMES[name] in _LEARNING:
-        from bestiary.errors import needs
+        from bestiary.errors import import_optional
 
-        needs("polars", extra="train")
+        import_optional("polars", extra="train")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -30,11 +30,11 @@ from bestiary.evaluation.evaluate import validated
 from bestiary.export.finalize import learn_model
 from bestiary.files import cache_folder
 from bestiary.inference.predictor import MANY, EngineName, Predictor
-from bestiary.machine import cores
-from bestiary.picture import Limits
-from bestiary.picture import fit as fitted
-from bestiary.profiling import Clock
-from bestiary.progress import Silent
+from bestiary.machine import available_cores
+from bestiary.picture import DecodeLimits
+from bestiary.picture import resize_to_square as fitted
+from bestiary.profiling import StageTimer
+from bestiary.progress import SilentReporter
 from bestiary.recipe import Recipe
 from bestiary.training.recipe_checks import refuse_impossible
 from bestiary.training.task import task_in
@@ -94,7 +94,7 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
         names = self._names()
         listing = Listing([Listed(path, names[code]) for path, code in zip(paths, codes, strict=True)])
         try:
-            run = _run(listing, home / "run", recipe, remember=by_path, threads=self.threads or cores())
+            run = _run(listing, home / "run", recipe, remember=by_path, threads=self.threads or available_cores())
         except SourceError as error:
             raise InputError(str(error)) from error
         self.run_ = run
@@ -125,7 +125,7 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
         """Copy the run to a folder of your own, which must not exist or be empty; return it."""
         check_is_fitted(self)
         place = Path(path)
-        run_folder.refuse_taken(place)
+        run_folder.require_free_folder(place)
         shutil.copytree(self.run_, place, dirs_exist_ok=True)
         given = self.run_.parent / GIVEN
         if given.exists():
@@ -235,21 +235,21 @@ def _run(listing: Listing, out: Path, recipe: Recipe, *, remember: bool, threads
     Audit, split and model are those of `train`. remember: whether measurements of the files are kept in the cache.
     """
     refuse_impossible(recipe)
-    settings, memory = recipe.resolved(), cache_folder() if remember else None
-    limits = Limits(settings.picture.max_bytes, settings.picture.max_pixels)
-    reporter = Silent()
+    settings, memory = recipe.resolve(), cache_folder() if remember else None
+    limits = DecodeLimits(settings.picture.max_bytes, settings.picture.max_pixels)
+    reporter = SilentReporter()
     collection = audited_listing(listing, settings.data, limits, threads=threads, cache=memory, reporter=reporter)
     shown, digest = divided(collection, recipe.data, seed=recipe.seed, with_test=False)
     facts = {"threads": threads, "split digest": digest, "passed over": dict(collection.passed_over)}
 
     def contents(folder: Path) -> None:
-        files_module.write_json(folder / "environment.json", run_folder.environment(facts))
+        files_module.write_json(folder / "environment.json", run_folder.collect_environment(facts))
         table.write(shown, folder / "pictures.parquet")
         table.write(collection.findings, folder / "findings.parquet")
 
-    run = run_folder.create(out, recipe, contents=contents)
-    learned, sealed = learn_model(task_in(run, threads, Clock(), reporter, resume=False))
-    run_folder.note(run, learned.notes)
+    run = run_folder.create_run_folder(out, recipe, contents=contents)
+    learned, sealed = learn_model(task_in(run, threads, StageTimer(), reporter, resume=False))
+    run_folder.update_environment(run, learned.notes)
     table.write(validated(shown, learned, sealed), run / "predictions.parquet")
     return run
 

@@ -17,20 +17,20 @@ DECAYS = {"sgd": 5e-4, "muon": 0.1, "adamw": 0.05}  # weight decay from scratch
 SCRATCH_AUGMENT = {"crop_min_area": 0.35, "colour_jitter": 0.3}
 
 
-def train_defaults(method: str, network: str, size: int, given: Mapping[str, Any]) -> dict[str, Any]:
+def train_defaults(method: str, network: str, size: int, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return every setting of a recipe's `train` that has no fixed default.
 
     size: of the pictures, in pixels. given: what the recipe says; epochs and optimiser decide about other settings.
     """
     if method == "finetune":
-        return _finetune(given.get("epochs", FINETUNE_EPOCHS)) | {"size_from": size, "size_to": size}
+        return _finetune(overrides.get("epochs", FINETUNE_EPOCHS)) | {"size_from": size, "size_to": size}
     if network == "plain":
-        epochs = given.get("epochs", PLAIN_EPOCHS)
+        epochs = overrides.get("epochs", PLAIN_EPOCHS)
         warmup = {"warmup_epochs": epochs / 10, "size_from": size, "size_to": size}
-        return _scratch(epochs, given.get("optimiser", "sgd"), "plain") | warmup
-    epochs = given.get("epochs", RESNET_EPOCHS)
+        return _scratch(epochs, overrides.get("optimiser", "sgd"), "plain") | warmup
+    epochs = overrides.get("epochs", RESNET_EPOCHS)
     warmup = {"warmup_epochs": epochs / 5, "size_from": size // 2, "size_to": size * 7 // 8}
-    return _scratch(epochs, given.get("optimiser", "muon"), "resnet") | warmup
+    return _scratch(epochs, overrides.get("optimiser", "muon"), "resnet") | warmup
 
 
 def _finetune(epochs: int) -> dict[str, Any]:

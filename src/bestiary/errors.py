@@ -25,14 +25,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
-from bestiary.text import some
+from bestiary.text import format_names
 
 # What an extra brings, by the names that are imported: the commands that need it need all of it.
 EXTRAS = {
     "train": ("polars", "sklearn", "scipy", "joblib", "psutil", "onnx", "cleanlab", "safetensors", "jinja2"),
     "tune": ("optuna",),
 }
-NAMES_SHOWN = 60  # of those that are known
+MAX_NAMES = 60  # of those that are known
 
 
 class BestiaryError(Exception):
@@ -87,25 +87,25 @@ class IntegrityError(BestiaryError):
 class InterruptedRun(BestiaryError):  # noqa: N818 - nothing went wrong
     """The user stopped the work; `run` can be resumed, or is None where there was no run yet."""
 
-    def __init__(self, run: Path | None, *, words: str | None = None) -> None:
-        """Say how to go on; `words` that fit what was interrupted, if it was no single run."""
-        if words is None and run is None:
-            words = "Interrupted. Caches are kept: the same command will be quicker."
-        elif words is None:
-            words = f"Interrupted. Nothing is lost. Go on with: bestiary train --resume {shlex.quote(str(run))}"
-        super().__init__(words)
+    def __init__(self, run: Path | None, *, message: str | None = None) -> None:
+        """Say how to go on; `message` that fit what was interrupted, if it was no single run."""
+        if message is None and run is None:
+            message = "Interrupted. Caches are kept: the same command will be quicker."
+        elif message is None:
+            message = f"Interrupted. Nothing is lost. Go on with: bestiary train --resume {shlex.quote(str(run))}"
+        super().__init__(message)
         self.run = run
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, valid_names: Iterable[str]) -> str:
     """Return the end of a message about an unknown name: the likely one, and all known ones, or the first of many."""
-    names = sorted(known)
+    names = sorted(valid_names)
     close = difflib.get_close_matches(name, names, n=1)
     guess = f'Did you mean "{close[0]}"? ' if close else ""
-    return f"{guess}Known: {some(names, NAMES_SHOWN)}."
+    return f"{guess}Known: {format_names(names, MAX_NAMES)}."
 
 
-def needs(module: str, *, extra: str) -> ModuleType:
+def import_optional(module: str, *, extra: str) -> ModuleType:
     """Return the imported module, or raise MissingExtraError with the command that adds it."""
     try:
         return importlib.import_module(module)
@@ -117,7 +117,7 @@ def needs(module: str, *, extra: str) -> ModuleType:
         ) from None
 
 
-def needs_extra(extra: str) -> None:
+def require_extra(extra: str) -> None:
     """Raise MissingExtraError, naming what is missing and the command that adds it, unless an extra is all there."""
     missing = [module for module in EXTRAS[extra] if importlib.util.find_spec(module) is None]
     if missing:

@@ -26,7 +26,7 @@ def cache_folder() -> Path:
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success it takes the place of `path`, otherwise it is removed.
 
     Raises MachineError, naming the folder, when the disk is full or the folder cannot be written.
@@ -38,7 +38,7 @@ def atomic(path: Path) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        _settle(temporary)
+        _fsync(temporary)
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
@@ -50,7 +50,7 @@ def atomic(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def _settle(path: Path) -> None:
+def _fsync(path: Path) -> None:
     """Wait until the content is on the disk: after a power loss a name must never lead to an empty file."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
@@ -58,7 +58,7 @@ def _settle(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text so that a reader finds either the old file or the whole new one."""
-    with atomic(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -32,14 +32,14 @@ from bestiary.evaluation.predictions import predicted
 from bestiary.export.finalize import learn_model
 from bestiary.files import cache_folder, write_text
 from bestiary.inference.predictor import Predictor
-from bestiary.machine import cores
-from bestiary.picture import Limits
-from bestiary.profiling import Clock, PeakMemory
-from bestiary.progress import Reporter, Silent
+from bestiary.machine import available_cores
+from bestiary.picture import DecodeLimits
+from bestiary.profiling import PeakMemory, StageTimer
+from bestiary.progress import Reporter, SilentReporter
 from bestiary.recipe import Recipe
 from bestiary.report.classification_report import classification_report
 from bestiary.report.run_report import write_report
-from bestiary.run_folder import pictures_of
+from bestiary.run_folder import read_pictures
 from bestiary.training.budget import Plan, planned
 from bestiary.training.create_run import Sources, begin, paths_of, source_facts
 from bestiary.training.methods import LEARN
@@ -47,7 +47,7 @@ from bestiary.training.recipe_checks import refuse_impossible
 from bestiary.training.run_session import Session, held, session
 from bestiary.training.task import Task, task_in, task_of
 
-SILENT = Silent()
+SILENT = SilentReporter()
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def audit(
 
     corrections: a file of decisions about pictures, which are applied.
     """
-    settings, workers = Recipe.of(recipe or {}).resolved(), threads or cores()
+    settings, workers = Recipe.of(recipe or {}).resolve(), threads or available_cores()
     found = measured(pictures, labels, corrections, settings, workers, reporter)
     return examined(found, settings, workers, reporter)
 
@@ -89,7 +89,7 @@ def measured(
         paths_of(pictures),
         labels,
         settings.data,
-        Limits(settings.picture.max_bytes, settings.picture.max_pixels),
+        DecodeLimits(settings.picture.max_bytes, settings.picture.max_pixels),
         threads=threads,
         cache=cache_folder(),
         reporter=reporter,
@@ -125,10 +125,10 @@ def train(
     budget_seconds: what the recipe leaves open is chosen so that all of it is done in this time.
     Raises UserError for what the user can mend, IntegrityError if a proof fails, InterruptedRun on Ctrl-C.
     """
-    asked, clock, workers = _with_folds(Recipe.of(recipe or {}), folds), Clock(), threads or cores()
+    asked, clock, workers = _with_folds(Recipe.of(recipe or {}), folds), StageTimer(), threads or available_cores()
     out = None if out is None else Path(out)
     refuse_impossible(asked)
-    run_folder.refuse_taken(out)
+    run_folder.require_free_folder(out)
     with PeakMemory() as memory:
         run, plan = _prepared(pictures, labels, corrections, asked, out, workers, budget_seconds, clock, reporter)
         with _resumable(run), session(run, clock, memory) as account:
@@ -150,13 +150,13 @@ def _prepared(
     out: Path | None,
     threads: int,
     budget_seconds: float | None,
-    clock: Clock,
+    clock: StageTimer,
     reporter: Reporter,
 ) -> tuple[Path, Plan]:
     """Return a new run folder, with its pictures audited and split, and the plan of what is to be done with them."""
     # ---- Pictures: measured, audited, split ------------------------------------------------------------------------
     with clock.stage("audit"):
-        collection = measured(pictures, labels, corrections, asked.resolved(), threads, reporter)
+        collection = measured(pictures, labels, corrections, asked.resolve(), threads, reporter)
         shown, digest = divided(collection, asked.data, seed=asked.seed)
 
     # ---- The plan: what fits into the time, and when it will be done -----------------------------------------------
@@ -165,12 +165,12 @@ def _prepared(
 
     with clock.stage("plan"):
         plan = planned(make, asked, budget_seconds, lambda: clock.total)
-    reporter.say(plan.words)
+    reporter.info(plan.words)
     with clock.stage("audit"):
         collection = examined(collection, plan.recipe, threads, reporter)
     for words in unlooked_words(collection):
-        reporter.say(words)
-    reporter.say(described(shown, collection))
+        reporter.info(words)
+    reporter.info(described(shown, collection))
 
     # ---- The run folder: nothing is written before the pictures are known to be good -------------------------------
     facts = source_facts(pictures, labels, corrections, threads) | {"split digest": digest, "plan": plan.words}
@@ -185,19 +185,21 @@ def resume(run: Path | str, *, light: bool = False, threads: int | None = None, 
     seconds are those of all sessions. light: scores alone; what the training tells and the report are left out.
     Raises RunError if it is finished, or in use by another process.
     """
-    run, clock = Path(run), Clock()
-    run_folder.recipe_of(run)
+    run, clock = Path(run), StageTimer()
+    run_folder.load_recipe(run)
     with PeakMemory() as memory, _resumable(run), session(run, clock, memory) as account:
         if (run / "report.html").exists():
             raise RunError(f"{run} is finished already. Its report: {run / 'report.html'}")
-        run_folder.sweep(run)
+        run_folder.remove_partial_files(run)
         if times := len(account.earlier):
             before = account.seconds["total"]
-            reporter.say(f"Going on with {run}, after {times} session{'s' * (times > 1)} of {before:.0f} s in all.")
-            run_folder.note(run, {"resumed": f"{times} time{'s' * (times > 1)}; the seconds are those of all sessions"})
+            reporter.info(f"Going on with {run}, after {times} session{'s' * (times > 1)} of {before:.0f} s in all.")
+            run_folder.update_environment(
+                run, {"resumed": f"{times} time{'s' * (times > 1)}; the seconds are those of all sessions"}
+            )
         if (run / "metrics.json").exists():  # the test split was scored: scoring it twice would have to be counted
             return _reported(run, files.read_json(run / "metrics.json"), threads, clock, account, light=light)
-        workers = threads or cores()
+        workers = threads or available_cores()
         return _finish(run, threads=workers, clock=clock, account=account, reporter=reporter, resume=True, light=light)
 
 
@@ -206,7 +208,9 @@ def follow(*, threads: int | None = None) -> None:
     from bestiary.training.distributed import team
 
     _, told = team()
-    LEARN[told["method"]](task_in(Path(told["run"]), threads or cores(), Clock(), SILENT, resume=told["resume"]))
+    LEARN[told["method"]](
+        task_in(Path(told["run"]), threads or available_cores(), StageTimer(), SILENT, resume=told["resume"])
+    )
 
 
 def evaluate(
@@ -225,16 +229,16 @@ def evaluate(
     if pictures is not None:
         found = evaluate_elsewhere(run, Path(pictures), labels=labels, threads=threads, reporter=reporter)
         return Run(found.path, found.metrics)
-    recipe, before = run_folder.resolved_of(run), files.read_json(run / "metrics.json")
+    recipe, before = run_folder.load_resolved_recipe(run), files.read_json(run / "metrics.json")
     if recipe.data.folds:
         raise RunError(
             f"{run} was cross-validated: it has no test pictures of its own, and each was scored by a model that had"
             " not learnt from it. Score it on other labelled pictures."
         )
     with held(run):
-        shown, old = pictures_of(run), table.read(run / "predictions.parquet", table.PREDICTIONS)
+        shown, old = read_pictures(run), table.read(run / "predictions.parquet", table.PREDICTIONS)
         test = shown.filter(pl.col("split") == "test").sort("row_id")
-        predictor = Predictor(run, threads=threads or cores(), engine="fastest")
+        predictor = Predictor(run, threads=threads or available_cores(), engine="fastest")
         predictions = predicted(predictor, test, reporter)
         metrics = {**before, **judged(run, predictions, shown, recipe), "test_scored": before.get("test_scored", 1) + 1}
         table.write(pl.concat([predictions, old.filter(pl.col("split") != "test")]), run / "predictions.parquet")
@@ -246,7 +250,7 @@ def _finish(
     run: Path,
     *,
     threads: int,
-    clock: Clock,
+    clock: StageTimer,
     account: Session,
     reporter: Reporter,
     resume: bool = False,
@@ -254,7 +258,7 @@ def _finish(
     deadline: float | None = None,
 ) -> Run:
     """Train, seal, judge and report what a run folder describes."""
-    recipe, shown = run_folder.resolved_of(run), pictures_of(run)
+    recipe, shown = run_folder.load_resolved_recipe(run), read_pictures(run)
     make = partial(task_in, threads=threads, clock=clock, reporter=reporter, resume=resume)
     made = task_of(run, recipe, shown, threads, clock, reporter, resume=resume, deadline=deadline)
     test = partial(tested, threads=threads, clock=clock, reporter=reporter)
@@ -266,7 +270,7 @@ def _finish(
     # ---- Model: learned, calibrated on validation, sealed, held against itself -------------------------------------
     folds = cross_validated(run, recipe, shown, learn_and_test, reporter=reporter) if recipe.data.folds else []
     learned, sealed = learn_model(made)
-    run_folder.note(run, learned.notes)
+    run_folder.update_environment(run, learned.notes)
     if not light:
         with clock.stage("lessons"):
             files.write_json(run / "learning_curve.json", lessons(made, learned))
@@ -289,7 +293,7 @@ def _finish(
 
 
 def _reported(
-    run: Path, metrics: dict[str, Any], threads: int | None, clock: Clock, account: Session, *, light: bool = False
+    run: Path, metrics: dict[str, Any], threads: int | None, clock: StageTimer, account: Session, *, light: bool = False
 ) -> Run:
     """Write what came out and the report of it, and note how long all of it took."""
     with clock.stage("report"):
@@ -298,7 +302,7 @@ def _reported(
     metrics |= {"seconds": account.seconds, "peak_rss_mb": account.peak_megabytes}
     files.write_json(run / "metrics.json", metrics)
     if run.parent == run_folder.RUNS:
-        run_folder.point_latest(run)
+        run_folder.update_latest_link(run)
     return Run(run, metrics)
 
 
@@ -326,5 +330,5 @@ def _write(run: Path, metrics: dict[str, Any], threads: int | None, *, light: bo
 def _with_folds(recipe: Recipe, folds: int | None) -> Recipe:
     if folds is None:
         return recipe
-    asked = recipe.asked()
+    asked = recipe.overrides()
     return Recipe.of(asked | {"data": {**asked.get("data", {}), "folds": folds}})

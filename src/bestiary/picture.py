@@ -52,24 +52,24 @@ EXIF_ORIENTATION = 0x0112
 NAMELESS = "the file"  # what is decoded from memory, in messages
 # Work that a small file can ask for: a JPEG of a few hundred KB may repeat its scans for minutes of decoding (programs
 # write up to about twenty); the time in which Pillow finds the pages of a TIFF grows with their number squared.
-MOST_SCANS, MOST_PAGES = 100, 1000
+MAX_SCANS, MAX_PAGES = 100, 1000
 SCAN, JPEG_END = 0xDA, 0xD9
 JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")  # those that have a length, and the end
 
 
 @dataclass(frozen=True)
-class Limits:
+class DecodeLimits:
     """What is refused before any pixel is decoded."""
 
     max_bytes: int = 100_000_000
     max_pixels: int = 80_000_000
 
 
-LIMITS = Limits()
+LIMITS = DecodeLimits()
 
 
 @dataclass(frozen=True)
-class Opened:
+class DecodedPicture:
     """A picture as it was found: an upright RGB image, perhaps decoded at a smaller scale, and facts about the file.
 
     `width` and `height` are those of the upright picture at full scale, in pixels.
@@ -85,7 +85,7 @@ class Opened:
     has_alpha: bool
 
 
-def read_bytes(source: Path | bytes, limits: Limits = LIMITS) -> bytes:
+def read_bytes(source: Path | bytes, limits: DecodeLimits = LIMITS) -> bytes:
     """Return the bytes of a picture file; raises PictureError for what is no file, empty, too large or unreadable."""
     if isinstance(source, bytes):
         content, name = source, NAMELESS
@@ -94,16 +94,16 @@ def read_bytes(source: Path | bytes, limits: Limits = LIMITS) -> bytes:
     if not content:
         raise PictureError(f"{name} is empty.", check="unreadable")
     if len(content) > limits.max_bytes:
-        raise _too_many_bytes(name, len(content), limits)
+        raise _file_too_large_error(name, len(content), limits)
     return content
 
 
-def with_name(error: PictureError, name: str) -> str:
+def message_with_filename(error: PictureError, name: str) -> str:
     """Return the message of an error with the name of the file whose bytes it is about."""
     return str(error) if name in str(error) else str(error).replace(NAMELESS, name, 1)
 
 
-def open_picture(source: Path | bytes, *, at_least: int | None = None, limits: Limits = LIMITS) -> Opened:
+def open_picture(source: Path | bytes, *, at_least: int | None = None, limits: DecodeLimits = LIMITS) -> DecodedPicture:
     """Return the picture upright in RGB, with facts about its file.
 
     `at_least`: both sides may be decoded smaller than they are, but not below this many pixels (JPEG only).
@@ -115,12 +115,12 @@ def open_picture(source: Path | bytes, *, at_least: int | None = None, limits: L
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.format in {"JPEG", "MPO"}:
-                _refuse_endless(content, name)
-            return _opened(image, name, at_least, limits)
+                _check_scan_count(content, name)
+            return _decode_image(image, name, at_least, limits)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureError(f"{name} is too large: {error}", check="huge") from None
     except UnidentifiedImageError:
-        raise PictureError(f"{name} is not a picture: {_looks_like(content)}.", check="unreadable") from None
+        raise PictureError(f"{name} is not a picture: {_guess_content_type(content)}.", check="unreadable") from None
     except PictureError:
         raise
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, MemoryError) as error:
@@ -130,38 +130,38 @@ def open_picture(source: Path | bytes, *, at_least: int | None = None, limits: L
         raise PictureError(f"{name} cannot be decoded: {type(error).__name__}: {error}.", check="unreadable") from error
 
 
-def decode(source: Path | bytes, *, at_least: int | None = None, limits: Limits = LIMITS) -> Pixels:
+def decode(source: Path | bytes, *, at_least: int | None = None, limits: DecodeLimits = LIMITS) -> Pixels:
     """Return the picture as upright uint8 RGB of shape (height, width, 3); see `open_picture`."""
     return np.asarray(open_picture(source, at_least=at_least, limits=limits).image)
 
 
-def upright(image: Image.Image, limits: Limits = LIMITS) -> Pixels:
+def to_upright_rgb(image: Image.Image, limits: DecodeLimits = LIMITS) -> Pixels:
     """Return what somebody opened with Pillow as upright uint8 RGB of shape (height, width, 3); `image` stays as it is.
 
     Raises PictureError if its file is closed or broken, or it is too large.
     """
     try:
-        return np.asarray(_opened(image.copy(), "the image", None, limits).image)
+        return np.asarray(_decode_image(image.copy(), "the image", None, limits).image)
     except (OSError, SyntaxError, ValueError, AttributeError) as error:  # a closed file is an AttributeError
         raise PictureError(f"the image cannot be decoded: {error}.", check="unreadable") from None
 
 
-def fit(pixels: Pixels, size: int, how: Fit = "squash") -> Pixels:
+def resize_to_square(pixels: Pixels, size: int, how: Fit = "squash") -> Pixels:
     """Return the picture as uint8 (size, size, 3), antialiased.
 
     `squash` changes the aspect ratio and keeps everything; `letterbox` keeps both and adds grey bars; `crop` scales
     the short side and cuts the middle out of the long one. pixels: uint8 (height, width, 3).
     """
-    return np.asarray(fit_image(Image.fromarray(pixels), size, how))
+    return np.asarray(resize_image_to_square(Image.fromarray(pixels), size, how))
 
 
-def load(source: Path | bytes, size: int, how: Fit = "squash", *, limits: Limits = LIMITS) -> Pixels:
+def load(source: Path | bytes, size: int, how: Fit = "squash", *, limits: DecodeLimits = LIMITS) -> Pixels:
     """Return the picture as the model sees it: upright uint8 RGB of shape (size, size, 3)."""
-    return np.asarray(fit_image(open_picture(source, at_least=size, limits=limits).image, size, how))
+    return np.asarray(resize_image_to_square(open_picture(source, at_least=size, limits=limits).image, size, how))
 
 
-def fit_image(image: Image.Image, size: int, how: Fit) -> Image.Image:
-    """Return the RGB image fitted to (size, size); see `fit`."""
+def resize_image_to_square(image: Image.Image, size: int, how: Fit) -> Image.Image:
+    """Return the RGB image fitted to (size, size); see `resize_to_square`."""
     width, height = image.size
     if how == "squash":
         return image.resize((size, size), Image.Resampling.BICUBIC)
@@ -177,14 +177,14 @@ def fit_image(image: Image.Image, size: int, how: Fit) -> Image.Image:
     return canvas
 
 
-def _file_bytes(path: Path, limits: Limits) -> bytes:
+def _file_bytes(path: Path, limits: DecodeLimits) -> bytes:
     try:
         if path.is_dir():
             raise PictureError(f"{path} is a folder, not a picture.", check="unreadable")
         if not path.is_file() and path.exists():
             raise PictureError(f"{path} is neither a file nor a link to one.", check="unreadable")
         if (found := path.stat().st_size) > limits.max_bytes:
-            raise _too_many_bytes(str(path), found, limits)
+            raise _file_too_large_error(str(path), found, limits)
         return path.read_bytes()
     except FileNotFoundError:
         raise PictureError(f"There is no file {path}.", check="unreadable") from None
@@ -192,13 +192,13 @@ def _file_bytes(path: Path, limits: Limits) -> bytes:
         raise PictureError(f"{path} cannot be read: {error.strerror or error}.", check="unreadable") from None
 
 
-def _too_many_bytes(name: str, found: int, limits: Limits) -> PictureError:
+def _file_too_large_error(name: str, size_bytes: int, limits: DecodeLimits) -> PictureError:
     return PictureError(
-        f"{name} has {found:,} bytes; at most {limits.max_bytes:,} are read (picture.max_bytes).", check="huge"
+        f"{name} has {size_bytes:,} bytes; at most {limits.max_bytes:,} are read (picture.max_bytes).", check="huge"
     )
 
 
-def _opened(image: Image.Image, name: str, at_least: int | None, limits: Limits) -> Opened:
+def _decode_image(image: Image.Image, name: str, at_least: int | None, limits: DecodeLimits) -> DecodedPicture:
     width, height = image.size
     if width * height > limits.max_pixels:
         raise PictureError(
@@ -207,35 +207,38 @@ def _opened(image: Image.Image, name: str, at_least: int | None, limits: Limits)
             check="huge",
         )
     mode, kind = image.mode, image.format or "unknown"
-    frames = _frames(image)
+    frames = _count_frames(image)
     has_alpha = mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info
     if at_least is not None:
         image.draft(None, (at_least, at_least))
-    orientation, stored = _orientation(image), image.size
+    orientation, stored = _read_orientation(image), image.size
     image.load()
     if image.size != stored:
         width, height = image.size
-    upright, left = _rgb(image), _orientation(image)  # Pillow turns a TIFF by itself while it loads: nothing is left
+    upright, left = (
+        _to_rgb(image),
+        _read_orientation(image),
+    )  # Pillow turns a TIFF by itself while it loads: nothing is left
     if left in TRANSPOSITIONS:
         upright = upright.transpose(TRANSPOSITIONS[left])
     if left >= 5:
         width, height = height, width
-    return Opened(upright, width, height, kind, mode, frames, orientation, has_alpha)
+    return DecodedPicture(upright, width, height, kind, mode, frames, orientation, has_alpha)
 
 
-def _refuse_endless(content: bytes, name: str) -> None:
+def _check_scan_count(content: bytes, name: str) -> None:
     """Raise PictureError for a JPEG of very many scans; what looks like one elsewhere in the file is not counted."""
-    if content.count(bytes([0xFF, SCAN])) <= MOST_SCANS:
+    if content.count(bytes([0xFF, SCAN])) <= MAX_SCANS:
         return
     place, scans = 2, 0
     while (found := JPEG_MARKER.search(content, place)) and found[1][0] != JPEG_END:
         scans += found[1][0] == SCAN
-        if scans > MOST_SCANS:
-            raise PictureError(f"{name} has more than {MOST_SCANS} scans, which would take for ever.", check="huge")
+        if scans > MAX_SCANS:
+            raise PictureError(f"{name} has more than {MAX_SCANS} scans, which would take for ever.", check="huge")
         place = found.end() + int.from_bytes(content[found.end() : found.end() + 2])
 
 
-def _frames(image: Image.Image) -> int:
+def _count_frames(image: Image.Image) -> int:
     """Return the number of frames, of a TIFF no more than are looked for. A phone's MPO holds previews: that is one."""
     if image.format == "MPO":
         return 1
@@ -243,7 +246,7 @@ def _frames(image: Image.Image) -> int:
         return int(getattr(image, "n_frames", 1))
     frame = 0
     try:
-        while frame < MOST_PAGES - 1:
+        while frame < MAX_PAGES - 1:
             image.seek(frame + 1)
             frame += 1
     except EOFError:
@@ -252,7 +255,7 @@ def _frames(image: Image.Image) -> int:
     return frame + 1
 
 
-def _orientation(image: Image.Image) -> int:
+def _read_orientation(image: Image.Image) -> int:
     try:
         found = image.getexif().get(EXIF_ORIENTATION, 1)
     except Exception:  # a damaged EXIF block says nothing about the pixels
@@ -260,7 +263,7 @@ def _orientation(image: Image.Image) -> int:
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return _deep_to_rgb(image)
     if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
@@ -283,7 +286,7 @@ def _deep_to_rgb(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.clip(np.rint(grey), 0, 255).astype(np.uint8)).convert("RGB")
 
 
-def _looks_like(content: bytes) -> str:
+def _guess_content_type(content: bytes) -> str:
     head = content[:512].lstrip().lower()
     if head.startswith((b"<!doctype html", b"<html")):
         return "it is a web page"

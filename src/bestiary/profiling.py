@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 
 
-class Clock:
+class StageTimer:
     """Adds up the seconds spent in each stage of a job; a stage inside another does not count for the outer one."""
 
     def __init__(self) -> None:

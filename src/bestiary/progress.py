@@ -16,35 +16,35 @@ Advance = Callable[[int], None]
 class Reporter(Protocol):
     """Where the flow says what it does. Results never go through here: they are returned."""
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """Show one notice."""
 
-    def task(self, title: str, total: int | None) -> contextlib.AbstractContextManager[Advance]:
+    def progress(self, title: str, total: int | None) -> contextlib.AbstractContextManager[Advance]:
         """Open a piece of work of `total` steps (None: unknown); the function given back is told the steps done."""
 
 
-class Silent:
+class SilentReporter:
     """A reporter that shows nothing: the default of the library."""
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """Show nothing."""
 
     @contextlib.contextmanager
-    def task(self, title: str, total: int | None) -> Iterator[Advance]:
+    def progress(self, title: str, total: int | None) -> Iterator[Advance]:
         """Show nothing."""
         yield lambda steps: None
 
 
-class Lines:
+class LogReporter:
     """Plain lines on stderr: for logs, pipes and CI."""
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """Write the notice as one line."""
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
 
     @contextlib.contextmanager
-    def task(self, title: str, total: int | None) -> Iterator[Advance]:
+    def progress(self, title: str, total: int | None) -> Iterator[Advance]:
         """Write a line at the end, and one every ten seconds before it."""
         done, started, last = 0, time.monotonic(), time.monotonic()
 
@@ -54,17 +54,17 @@ class Lines:
             now = time.monotonic()
             if now - last >= LINE_EVERY_SECONDS:
                 last = now
-                self.say(f"{title}: {_so_far(done, total, now - started)}")
+                self.info(f"{title}: {_format_progress(done, total, now - started)}")
 
         yield advance
         seconds = time.monotonic() - started
-        self.say(f"{title}: {done:,} in {seconds:.1f} s")
+        self.info(f"{title}: {done:,} in {seconds:.1f} s")
 
 
-def _so_far(done: int, total: int | None, seconds: float) -> str:
+def _format_progress(done: int, total: int | None, seconds: float) -> str:
     """Return how far it is, at what rate, and how long it will take yet.
 
-    >>> _so_far(600, 1800, 30.0), _so_far(2, 5, 14.0)
+    >>> _format_progress(600, 1800, 30.0), _format_progress(2, 5, 14.0)
     ('600 of 1,800, 20 a second, 60 s left', '2 of 5, 7 s each, 21 s left')
     """
     each = seconds / max(done, 1)
@@ -75,7 +75,7 @@ def _so_far(done: int, total: int | None, seconds: float) -> str:
     return f"{done:,} of {total:,}, {rate}, " + (f"{left:.0f} s left" if left < 600 else f"{left / 60:.0f} min left")
 
 
-class Bars:
+class RichReporter:
     """Live bars with rate and time left, drawn by Rich on stderr."""
 
     def __init__(self) -> None:
@@ -84,12 +84,12 @@ class Bars:
 
         self._console = Console(stderr=True)
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """Print the notice above any live bar."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     @contextlib.contextmanager
-    def task(self, title: str, total: int | None) -> Iterator[Advance]:
+    def progress(self, title: str, total: int | None) -> Iterator[Advance]:
         """Draw a bar, then leave one line behind."""
         from rich import progress
 
@@ -105,11 +105,11 @@ class Bars:
             task = bars.add_task(title, total=total)
             yield lambda steps: bars.advance(task, steps)
             done = bars.tasks[task].completed
-        self.say(f"{title}: {done:,.0f} in {time.monotonic() - started:.1f} s")
+        self.info(f"{title}: {done:,.0f} in {time.monotonic() - started:.1f} s")
 
 
-def reporter(*, quiet: bool) -> Reporter:
+def make_reporter(*, quiet: bool) -> Reporter:
     """Return the reporter that fits stderr."""
     if quiet:
-        return Silent()
-    return Bars() if sys.stderr.isatty() else Lines()
+        return SilentReporter()
+    return RichReporter() if sys.stderr.isatty() else LogReporter()

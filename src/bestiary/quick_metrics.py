@@ -24,10 +24,10 @@ def calibrated_loss(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> 
     return min(loss_and_macro_f1(logits / temperature, labels)[0] for temperature in TEMPERATURES)
 
 
-def macro_f1(labels: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], classes: int) -> float:
-    """Return the mean F1 of the classes that occur among `labels` or `predicted`."""
-    hits = np.bincount(labels[labels == predicted], minlength=classes)
-    made = np.bincount(labels, minlength=classes) + np.bincount(predicted, minlength=classes)
+def macro_f1(y_true: npt.NDArray[np.int64], y_pred: npt.NDArray[np.int64], classes: int) -> float:
+    """Return the mean F1 of the classes that occur among `y_true` or `y_pred`."""
+    hits = np.bincount(y_true[y_true == y_pred], minlength=classes)
+    made = np.bincount(y_true, minlength=classes) + np.bincount(y_pred, minlength=classes)
     occurs = made > 0
     return float((2 * hits[occurs] / made[occurs]).mean())
 

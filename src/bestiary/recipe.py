@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bestiary.defaults import SCRATCH_AUGMENT, train_defaults
-from bestiary.errors import RecipeError, nearest
+from bestiary.errors import RecipeError, did_you_mean
 
 Method = Literal["probe", "finetune", "scratch"]
 Fit = Literal["squash", "letterbox", "crop"]
@@ -30,7 +30,7 @@ BACKBONE_SIZES = {"lite0": 224, "lite2": 260}
 SCRATCH_SIZE = 128
 
 
-def _one_or_several(value: Any) -> Any:
+def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, int | float) else value
 
 
@@ -38,7 +38,7 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
-class Data(_Section):
+class DataConfig(_Section):
     """Which pictures, and how they are split."""
 
     classes: tuple[str, ...] = Field((), description="only these labels; empty means all")
@@ -52,13 +52,13 @@ class Data(_Section):
 
     @field_validator("folds")
     @classmethod
-    def _none_or_several(cls, value: int) -> int:
+    def _check_folds(cls, value: int) -> int:
         if value == 1:
             raise ValueError("expected 2 folds or more, or 0 for one test part")
         return value
 
 
-class Picture(_Section):
+class InputConfig(_Section):
     """How a picture becomes the input of the model."""
 
     size: int | None = Field(None, ge=32, le=1024, description="pixels; derived from the backbone when not given")
@@ -72,7 +72,7 @@ class Picture(_Section):
     max_bytes: int = Field(100_000_000, ge=1, description="larger files are refused before they are read")
 
 
-class Model(_Section):
+class ModelConfig(_Section):
     """What learns."""
 
     method: Method = "probe"
@@ -83,37 +83,37 @@ class Model(_Section):
         (), description="filters of each stage; empty means the network's own"
     )
     mirror_mean: bool = Field(True, description="for resnet: answer for the mean of a picture and its mirror image")
-    kernel_size: Annotated[tuple[Annotated[int, Field(ge=1, le=11)], ...], BeforeValidator(_one_or_several)] = Field(
+    kernel_size: Annotated[tuple[Annotated[int, Field(ge=1, le=11)], ...], BeforeValidator(_as_tuple)] = Field(
         (3,), description="for plain: of each stage; the last one counts for the stages after it"
     )
     batch_norm: bool = Field(False, description="for plain")
     pooling: Literal["max", "average"] = Field("max", description="for plain: what halves the maps after each stage")
     activation: Activation = Field("relu", description="for plain: after each convolution; dense layers have relu")
     stage_dropout: float = Field(0.0, ge=0, lt=1, description="for plain: after each stage")
-    hidden: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_one_or_several)] = Field(
+    hidden: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_as_tuple)] = Field(
         (128,), description="widths of plain's dense layers"
     )
     dropout: float = Field(0.5, ge=0, lt=1, description="for plain: after each dense layer")
 
     @field_validator("kernel_size")
     @classmethod
-    def _odd(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+    def _check_odd(cls, values: tuple[int, ...]) -> tuple[int, ...]:
         if not values or any(value % 2 == 0 for value in values):
             raise ValueError("expected odd numbers, so that a kernel has a middle")
         return values
 
     @field_validator("hidden")
     @classmethod
-    def _some(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+    def _check_not_empty(cls, values: tuple[int, ...]) -> tuple[int, ...]:
         if not values:
             raise ValueError("expected one or more widths")
         return values
 
 
-class Probe(_Section):
+class ProbeConfig(_Section):
     """The linear head on frozen features."""
 
-    regularisation: Annotated[tuple[float, ...], BeforeValidator(_one_or_several)] = Field(
+    regularisation: Annotated[tuple[float, ...], BeforeValidator(_as_tuple)] = Field(
         (),
         description="inverse strengths C to try, of which validation loss chooses; empty: 4 to 1,200 divided by the"
         " number of training pictures",
@@ -121,13 +121,13 @@ class Probe(_Section):
 
     @field_validator("regularisation")
     @classmethod
-    def _positive(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+    def _check_positive(cls, values: tuple[float, ...]) -> tuple[float, ...]:
         if values and min(values) <= 0:
             raise ValueError("expected numbers above 0")
         return tuple(sorted(values))
 
 
-class Augment(_Section):
+class AugmentConfig(_Section):
     """What is done at random to a training picture; 0 turns a part off. From scratch more is done: see `defaults`."""
 
     mirror: float = Field(0.5, ge=0, le=1, description="share of pictures mirrored left to right")
@@ -136,7 +136,7 @@ class Augment(_Section):
     erasing: float = Field(0.0, ge=0, le=1, description="share of pictures with a rectangle erased")
 
 
-class Train(_Section):
+class TrainConfig(_Section):
     """The training loop, for scratch and finetune."""
 
     epochs: int | None = Field(None, ge=1, le=10_000)
@@ -165,7 +165,7 @@ class Train(_Section):
     checkpoint_seconds: float = Field(240.0, gt=0, description="a checkpoint is written so often within an epoch")
 
 
-class Evaluate(_Section):
+class EvaluateConfig(_Section):
     """How the model is judged."""
 
     resamples: int = Field(2000, ge=100, le=100_000, description="of the bootstrap")
@@ -179,54 +179,54 @@ class Recipe(_Section):
     """An experiment. Make one with `Recipe.of`, `Recipe.read` or keyword sections; `resolved` fills every gap."""
 
     seed: int = Field(0, ge=0, lt=2**32)
-    data: Data = Data()
-    picture: Picture = Picture()
-    model: Model = Model()
-    probe: Probe = Probe()
-    augment: Augment = Augment()
-    train: Train = Train()
-    evaluate: Evaluate = Evaluate()
+    data: DataConfig = DataConfig()
+    picture: InputConfig = InputConfig()
+    model: ModelConfig = ModelConfig()
+    probe: ProbeConfig = ProbeConfig()
+    augment: AugmentConfig = AugmentConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
 
     @model_validator(mode="after")
-    def _splits_leave_training(self) -> Self:
+    def _check_split_fractions(self) -> Self:
         held_back = self.data.val_fraction + self.data.test_fraction
         if held_back >= 0.9:
             raise ValueError(f"data.val_fraction + data.test_fraction = {held_back:g} leaves too little to train on")
         return self
 
     @classmethod
-    def of(cls, asked: Mapping[str, Any] | Recipe) -> Recipe:
+    def of(cls, values: Mapping[str, Any] | Recipe) -> Recipe:
         """Return the recipe with these settings, or raise RecipeError that names the setting and what was expected."""
-        if isinstance(asked, Recipe):
-            return asked
-        if not isinstance(asked, Mapping):
-            raise RecipeError(f'A recipe is nested settings, such as {{"train": {{"epochs": 30}}}}; got {asked!r}.')
-        _refuse_unknown(asked, cls, prefix="")
+        if isinstance(values, Recipe):
+            return values
+        if not isinstance(values, Mapping):
+            raise RecipeError(f'A recipe is nested settings, such as {{"train": {{"epochs": 30}}}}; got {values!r}.')
+        _check_keys(values, cls, prefix="")
         try:
-            return cls.model_validate(asked)
+            return cls.model_validate(values)
         except ValidationError as error:
-            raise RecipeError(_explain(error)) from None
+            raise RecipeError(_validation_message(error)) from None
 
     @classmethod
     def read(cls, path: Path | str) -> Recipe:
         """Return the recipe of this name, or written in a TOML file; raises RecipeError naming file and line."""
-        return cls.of(read_named(str(path)))
+        return cls.of(load_recipe_values(str(path)))
 
-    def asked(self) -> dict[str, Any]:
+    def overrides(self) -> dict[str, Any]:
         """Return only what was set, as nested plain values."""
         return self.model_dump(mode="json", exclude_unset=True, exclude_none=True)
 
-    def resolved(self) -> Recipe:
+    def resolve(self) -> Recipe:
         """Return the recipe with every derived setting filled in; nothing is None afterwards."""
         scratch = self.model.method == "scratch"
         size = self.picture.size or (SCRATCH_SIZE if scratch else BACKBONE_SIZES.get(self.model.backbone, 224))
         normalise = self.picture.normalise or ("collection" if scratch else "backbone")
-        given = _given(self.train)
-        train = Train.model_validate(train_defaults(self.model.method, self.model.network, size, given) | given)
+        given = _explicit_values(self.train)
+        train = TrainConfig.model_validate(train_defaults(self.model.method, self.model.network, size, given) | given)
         full = {
             **self.model_dump(),
             "picture": {**self.picture.model_dump(), "size": size, "normalise": normalise},
-            "augment": (SCRATCH_AUGMENT if scratch else {}) | _given(self.augment),
+            "augment": (SCRATCH_AUGMENT if scratch else {}) | _explicit_values(self.augment),
             "train": train.model_dump(),
         }
         return Recipe.model_validate(full)
@@ -259,24 +259,24 @@ def write_toml(values: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def shipped() -> dict[str, Path]:
+def builtin_recipes() -> dict[str, Path]:
     """Return the recipes that come with the package, by name."""
     folder = Path(__file__).parent / "recipes"
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
-def read_named(name: str) -> dict[str, Any]:
+def load_recipe_values(name: str) -> dict[str, Any]:
     """Return the nested values of a recipe that comes with the package, or of a TOML file."""
-    if name in shipped():
-        return read_toml(shipped()[name])
+    if name in builtin_recipes():
+        return read_toml(builtin_recipes()[name])
     if Path(name).suffix or Path(name).exists():
         return read_toml(Path(name))
-    raise RecipeError(f'There is no recipe "{name}": neither a file, nor one of {", ".join(shipped())}.')
+    raise RecipeError(f'There is no recipe "{name}": neither a file, nor one of {", ".join(builtin_recipes())}.')
 
 
-def with_settings(asked: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
-    """Return `asked` with `section.key=value` texts laid over it; values are read as TOML, else as text."""
-    merged: dict[str, Any] = {key: dict(part) if isinstance(part, Mapping) else part for key, part in asked.items()}
+def apply_overrides(values: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    """Return `values` with `section.key=value` texts laid over it; values are read as TOML, else as text."""
+    merged: dict[str, Any] = {key: dict(part) if isinstance(part, Mapping) else part for key, part in values.items()}
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals or not name.strip():
@@ -292,39 +292,41 @@ def with_settings(asked: Mapping[str, Any], settings: Iterable[str]) -> dict[str
     return merged
 
 
-def trained_for(asked: Mapping[str, Any], epochs: int) -> dict[str, Any]:
-    """Return `asked` with so many epochs; a warm-up that it asks for keeps its share of them."""
-    train, before = dict(asked.get("train", {})), Recipe.of(asked).resolved().train.epochs
+def override_epochs(values: Mapping[str, Any], epochs: int) -> dict[str, Any]:
+    """Return `values` with so many epochs; a warm-up that it asks for keeps its share of them."""
+    train, before = dict(values.get("train", {})), Recipe.of(values).resolve().train.epochs
     if (warm_up := train.get("warmup_epochs")) and before:
         train["warmup_epochs"] = warm_up * epochs / before
-    return {**asked, "train": {**train, "epochs": epochs}}
+    return {**values, "train": {**train, "epochs": epochs}}
 
 
-def _given(section: BaseModel) -> dict[str, Any]:
+def _explicit_values(section: BaseModel) -> dict[str, Any]:
     return {key: value for key, value in section.model_dump(exclude_unset=True).items() if value is not None}
 
 
-def _refuse_unknown(asked: Mapping[str, Any], model: type[BaseModel], *, prefix: str) -> None:
-    for key, value in asked.items():
+def _check_keys(values: Mapping[str, Any], model: type[BaseModel], *, prefix: str) -> None:
+    for key, value in values.items():
         if key not in model.model_fields:
-            raise RecipeError(f'Unknown setting "{prefix}{key}". {_whereabouts(key)}{nearest(key, model.model_fields)}')
+            raise RecipeError(
+                f'Unknown setting "{prefix}{key}". {_suggest_section(key)}{did_you_mean(key, model.model_fields)}'
+            )
         kind = model.model_fields[key].annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             if not isinstance(value, Mapping):
                 raise RecipeError(
                     f'"{prefix}{key}" is a section; give its keys, for example {key}.{next(iter(kind.model_fields))}.'
                 )
-            _refuse_unknown(value, kind, prefix=f"{prefix}{key}.")
+            _check_keys(value, kind, prefix=f"{prefix}{key}.")
 
 
-def _whereabouts(key: str) -> str:
+def _suggest_section(key: str) -> str:
     """Return where a key that was looked for in the wrong place is, as the start of a sentence; empty if nowhere."""
     sections = {name: field.annotation for name, field in Recipe.model_fields.items()}
     places = [f"{name}.{key}" for name, kind in sections.items() if key in getattr(kind, "model_fields", ())]
     return f'Did you mean "{places[0]}"? ' if places else ""
 
 
-def _explain(error: ValidationError) -> str:
+def _validation_message(error: ValidationError) -> str:
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"]) or "recipe"
     message = first["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list, such as [1, 2]")

@@ -22,7 +22,7 @@ import polars as pl
 from bestiary import table
 from bestiary.errors import MachineError, RunError
 from bestiary.files import read_json, write_json, write_text
-from bestiary.machine import cores
+from bestiary.machine import available_cores
 from bestiary.recipe import Recipe, read_toml, write_toml
 from bestiary.version import __version__
 
@@ -30,7 +30,7 @@ RUNS = Path("runs")
 PACKAGES = ("numpy", "Pillow", "onnx", "onnxruntime", "openvino", "polars", "scikit-learn", "torch", "timm")
 
 
-def create(
+def create_run_folder(
     out: Path | None,
     recipe: Recipe,
     *,
@@ -43,14 +43,14 @@ def create(
     folder is filled beside its place and moved there whole, so that a run that exists can be resumed. Raises RunError
     if `out` holds something already, MachineError if it cannot be made.
     """
-    refuse_taken(out)
-    run, settled = out or _free(RUNS / _name(recipe)), resolved or recipe.resolved()
+    require_free_folder(out)
+    run, settled = out or _free_path(RUNS / _default_run_name(recipe)), resolved or recipe.resolve()
     try:
         run.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{run.name[:20]}.", dir=run.parent) as name:
             made = Path(name) / "run"
             made.mkdir()
-            write_text(made / "asked.toml", write_toml(recipe.asked()))
+            write_text(made / "asked.toml", write_toml(recipe.overrides()))
             write_text(made / "resolved.toml", settled.toml())
             contents(made)
             with contextlib.suppress(FileNotFoundError):  # an empty folder may be there
@@ -63,7 +63,7 @@ def create(
     return run
 
 
-def refuse_taken(out: Path | None) -> None:
+def require_free_folder(out: Path | None) -> None:
     """Raise RunError if the run folder that was asked for exists and holds something."""
     try:
         taken = out is not None and out.exists() and (not out.is_dir() or any(out.iterdir()))
@@ -74,27 +74,27 @@ def refuse_taken(out: Path | None) -> None:
         raise RunError(f"{out} exists already. Choose another --out, or go on with it: bestiary train --resume {name}")
 
 
-def recipe_of(run: Path) -> Recipe:
+def load_recipe(run: Path) -> Recipe:
     """Return the recipe that a run was asked for. Raises RunError if the folder is no run."""
     if not (run / "asked.toml").is_file():
         raise RunError(f"{run} is not a run folder: it has no asked.toml.")
     return Recipe.of(read_toml(run / "asked.toml"))
 
 
-def resolved_of(run: Path) -> Recipe:
+def load_resolved_recipe(run: Path) -> Recipe:
     """Return the recipe that a run follows, every setting spelled out. Raises RunError if the folder is no run."""
     if not (run / "resolved.toml").is_file():
-        return recipe_of(run).resolved()
-    return Recipe.of(read_toml(run / "resolved.toml")).resolved()
+        return load_recipe(run).resolve()
+    return Recipe.of(read_toml(run / "resolved.toml")).resolve()
 
 
-def sweep(run: Path) -> None:
+def remove_partial_files(run: Path) -> None:
     """Remove what a killed process left half-written in a run folder; only for who holds the run."""
     for path in [*run.glob(".*"), *run.glob("checkpoints/.*")]:
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def environment(facts: Mapping[str, Any]) -> dict[str, Any]:
+def collect_environment(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a reader needs to judge or repeat a run: versions, machine, command, and `facts`."""
     return {
         "bestiary": __version__,
@@ -102,14 +102,14 @@ def environment(facts: Mapping[str, Any]) -> dict[str, Any]:
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cores": cores(),
+        "cores": available_cores(),
         **facts,
-        **{f"version of {name}": version for name in PACKAGES if (version := _version(name))},
+        **{f"version of {name}": version for name in PACKAGES if (version := _installed_version(name))},
     }
 
 
-def note(run: Path, facts: Mapping[str, Any]) -> None:
-    """Add facts to `environment.json` of a run."""
+def update_environment(run: Path, facts: Mapping[str, Any]) -> None:
+    """Add facts to `collect_environment.json` of a run."""
     write_json(run / "environment.json", {**read_json(run / "environment.json"), **facts})
 
 
@@ -126,12 +126,12 @@ def read_history(run: Path) -> list[dict[str, Any]]:
         raise RunError(f"{run / 'history.jsonl'} is missing or damaged: {error}.") from None
 
 
-def _name(recipe: Recipe) -> str:
-    digest = hashlib.sha256(recipe.resolved().toml().encode()).hexdigest()[:6]
+def _default_run_name(recipe: Recipe) -> str:
+    digest = hashlib.sha256(recipe.resolve().toml().encode()).hexdigest()[:6]
     return f"{time.strftime('%Y-%m-%d-%H%M%S')}-{recipe.model.method}-{digest}"
 
 
-def _free(run: Path) -> Path:
+def _free_path(run: Path) -> Path:
     number, free = 1, run
     while free.exists():
         number += 1
@@ -139,7 +139,7 @@ def _free(run: Path) -> Path:
     return free
 
 
-def point_latest(run: Path) -> None:
+def update_latest_link(run: Path) -> None:
     """Make `latest` beside the run point to it; called when the run is finished."""
     link = run.parent / "latest"
     if run.name == link.name:  # asked for by that name
@@ -153,13 +153,13 @@ def point_latest(run: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _version(package: str) -> str | None:
+def _installed_version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def pictures_of(run: Path) -> pl.DataFrame:
+def read_pictures(run: Path) -> pl.DataFrame:
     """Return the picture table of a run folder."""
     return table.read(run / "pictures.parquet", table.PICTURES)

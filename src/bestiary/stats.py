@@ -13,7 +13,7 @@ Integers = NDArray[np.int64]
 Z_95 = 1.959963984540054  # the 97.5 % point of the standard normal distribution
 
 
-def wilson(rate: Floats, trials: Integers) -> tuple[Floats, Floats]:
+def wilson_interval(rate: Floats, trials: Integers) -> tuple[Floats, Floats]:
     """Return the low and high ends of Wilson's 95 % score interval for `rate` in [0, 1] out of `trials`.
 
     Arrays of any one shape. Zero trials tell nothing: [0, 1]. Wilson, JASA 22 (1927).

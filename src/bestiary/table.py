@@ -14,7 +14,7 @@ from typing import BinaryIO
 import polars as pl
 
 from bestiary.errors import RunError
-from bestiary.files import atomic
+from bestiary.files import atomic_path
 
 PICTURES = {
     "row_id": pl.Int64,
@@ -89,7 +89,7 @@ BLOCK_BYTES = 2**20
 
 def write(frame: pl.DataFrame, path: Path) -> None:
     """Write the table so that a reader finds either the old file or the whole new one; raises MachineError."""
-    with atomic(path) as temporary:
+    with atomic_path(path) as temporary:
         try:
             frame.write_parquet(temporary)
         except pl.exceptions.ComputeError as error:

@@ -5,9 +5,9 @@ CPU generator on every device, so that the same seed draws the same changes on a
 several processes share a batch, each draws for the whole of it (`Chance`): a picture is changed in the same way.
 
 >>> import torch
->>> from bestiary.recipe import Augment
+>>> from bestiary.recipe import AugmentConfig
 >>> images = torch.full((2, 3, 8, 8), 100, dtype=torch.uint8)
->>> changed = augment(images, Augment(), Chance(torch.Generator().manual_seed(0)))
+>>> changed = augment(images, AugmentConfig(), Chance(torch.Generator().manual_seed(0)))
 >>> changed.shape, changed.dtype
 (torch.Size([2, 3, 8, 8]), torch.float32)
 """
@@ -21,7 +21,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from bestiary.recipe import Augment
+from bestiary.recipe import AugmentConfig
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601: the weights of red, green and blue in brightness
 MAX_STRETCH = 4 / 3  # a crop's aspect ratio, against the picture's own, lies between 3/4 and 4/3
@@ -42,7 +42,7 @@ class Chance:
         return numbers[self.before : self.before + count]
 
 
-def augment(images: Tensor, settings: Augment, chance: Chance, *, size: int | None = None) -> Tensor:
+def augment(images: Tensor, settings: AugmentConfig, chance: Chance, *, size: int | None = None) -> Tensor:
     """Return the changed pictures as float32 in 0..255. A part whose setting turns it off draws no numbers.
 
     size: height and width of what comes back, where it is not that of the images.

@@ -33,7 +33,7 @@ def fill(
     missing = store.missing(keys)
     if not missing:
         return
-    with reporter.task("Decoding pictures", len(missing)) as advance, store.writing() as segment:
+    with reporter.progress("Decoding pictures", len(missing)) as advance, store.writing() as segment:
         start = 0
         for images in pixel_batches([Pinned(paths[at], keys[at]) for at in missing], view, threads=threads):
             segment.append([keys[position] for position in missing[start : start + len(images)]], images)

@@ -11,7 +11,17 @@ import numpy.typing as npt
 from PIL import Image
 
 from bestiary.errors import PictureError, SourceError
-from bestiary.picture import LIMITS, Fit, Limits, Pixels, fit, load, read_bytes, upright, with_name
+from bestiary.picture import (
+    LIMITS,
+    DecodeLimits,
+    Fit,
+    Pixels,
+    load,
+    message_with_filename,
+    read_bytes,
+    resize_to_square,
+    to_upright_rgb,
+)
 
 
 @dataclass(frozen=True)
@@ -21,7 +31,7 @@ class Pinned:
     path: Path
     sha256: str
 
-    def content(self, limits: Limits) -> bytes:
+    def content(self, limits: DecodeLimits) -> bytes:
         """Return the bytes of the file; raises SourceError if they are others now, PictureError if there are none."""
         content = read_bytes(self.path, limits)
         if hashlib.sha256(content).hexdigest() != self.sha256:
@@ -42,7 +52,7 @@ class View:
 
     size: int
     fit: Fit = "squash"
-    limits: Limits = LIMITS
+    limits: DecodeLimits = LIMITS
 
     def of(self, source: Source) -> Pixels:
         """Return the picture as uint8 (size, size, 3); raises PictureError. An array is RGB of any size.
@@ -50,17 +60,19 @@ class View:
         Raises SourceError for a pinned file that is not what it was.
         """
         if isinstance(source, Image.Image):
-            source = upright(source, self.limits)
+            source = to_upright_rgb(source, self.limits)
         if isinstance(source, np.ndarray):
             if source.ndim != 3 or source.shape[2] != 3 or not source.size or source.dtype != np.uint8:
                 raise PictureError(
                     f"An array is {source.dtype} of shape {source.shape}; expected uint8 (height, width, 3), RGB.",
                     check="unreadable",
                 )
-            return source if source.shape[:2] == (self.size, self.size) else fit(source, self.size, self.fit)
+            return (
+                source if source.shape[:2] == (self.size, self.size) else resize_to_square(source, self.size, self.fit)
+            )
         if not isinstance(source, Pinned):
             return load(source, self.size, self.fit, limits=self.limits)
         try:
             return load(source.content(self.limits), self.size, self.fit, limits=self.limits)
         except PictureError as error:
-            raise PictureError(with_name(error, str(source.path)), check=error.check) from None
+            raise PictureError(message_with_filename(error, str(source.path)), check=error.check) from None

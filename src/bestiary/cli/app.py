@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from bestiary.errors import BestiaryError, InterruptedRun, UserError, nearest
+from bestiary.errors import BestiaryError, InterruptedRun, UserError, did_you_mean
 from bestiary.version import __version__
 
 DONE, CHECK_FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
@@ -97,7 +97,7 @@ def _usage_words(message: str, ctx: Any) -> str:
     if no_choice := NO_CHOICE.fullmatch(message):
         option, given, known = no_choice.groups()
         choices = known.strip("'").split("', '")
-        return f'Unknown value "{given}" for {option}. {nearest(given, choices)}'
+        return f'Unknown value "{given}" for {option}. {did_you_mean(given, choices)}'
     command = " ".join(filter(None, ("bestiary", ctx.invoked_subcommand)))
     end = "" if message.endswith((".", "?")) else "."
     return f"{message}{end} All that can be said: {command} --help"

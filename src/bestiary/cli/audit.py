@@ -10,7 +10,7 @@ import typer
 from bestiary.cli.app import CHECK_FAILED, app
 from bestiary.cli.options import AsJson, Classes, Corrections, Labels, Pictures, Quiet, RecipeName, Threads, recipe_of
 from bestiary.cli.output import print_json
-from bestiary.errors import needs_extra
+from bestiary.errors import require_extra
 
 
 @app.command()
@@ -30,16 +30,16 @@ def audit(
     as_json: AsJson = False,
 ) -> None:
     """Say what is wrong with the pictures: faults, duplicates, suspect labels, shortcuts."""
-    needs_extra("train")
+    require_extra("train")
     from bestiary import flow
     from bestiary.cli.audit_table import audit_json, print_audit
     from bestiary.data.assign_splits import refusal
     from bestiary.data.audit import SERIOUS
-    from bestiary.progress import reporter
+    from bestiary.progress import make_reporter
     from bestiary.report.audit_page import write_audit
 
     asked = recipe_of(recipe, settings, method=None, backbone=None, classes=classes, seed=None)
-    show = reporter(quiet=quiet)
+    show = make_reporter(quiet=quiet)
     found = flow.audit(pictures, labels=labels, corrections=corrections, recipe=asked, threads=threads, reporter=show)
     page = None if out is None else write_audit(found, out, source=", ".join(map(str, pictures)))
     refused = refusal(found, asked.data, seed=asked.seed)

@@ -92,13 +92,13 @@ def audit_lines(found: Audited) -> list[Line]:
 def _example(row: Mapping[str, Any]) -> str:
     """Return the message of a finding with the end of the picture's path, for it is the worst of its check."""
     from bestiary.report.audit_cards import clipped
-    from bestiary.text import on_one_line
+    from bestiary.text import escape_control_chars
 
     path, message = row["path"], str(row["message"])
     if not path:
-        return on_one_line(message)
+        return escape_control_chars(message)
     place = clipped(str(Path(*Path(path).parts[-2:])), NAME_SHOWN)
-    return on_one_line(message.replace(path, place) if path in message else f"{place}: {message}")
+    return escape_control_chars(message.replace(path, place) if path in message else f"{place}: {message}")
 
 
 def _print_table(lines: list[Line]) -> None:

@@ -10,7 +10,7 @@ import typer
 from bestiary.cli.app import app
 from bestiary.cli.options import AsJson, Quiet, Threads
 from bestiary.cli.output import print_json
-from bestiary.errors import UserError, needs_extra
+from bestiary.errors import UserError, require_extra
 
 
 @app.command()
@@ -31,7 +31,7 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Hold runs against each other on the same test pictures: what differs, by how much, how sure."""
-    needs_extra("train")
+    require_extra("train")
     from bestiary.evaluation.comparison import compared, matched, read_scored
     from bestiary.report import comparison_page
 

@@ -10,7 +10,7 @@ import typer
 from bestiary.cli.app import app
 from bestiary.cli.options import AsJson, Quiet, Threads
 from bestiary.cli.output import print_run
-from bestiary.errors import needs_extra
+from bestiary.errors import require_extra
 
 
 @app.command()
@@ -23,14 +23,14 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Draw a small collection with faults, and train on it."""
-    needs_extra("train")
+    require_extra("train")
     from bestiary import flow
     from bestiary.demo.dataset import draw_collection
-    from bestiary.progress import reporter
+    from bestiary.progress import make_reporter
 
-    show = reporter(quiet=quiet)
+    show = make_reporter(quiet=quiet)
     drawn = draw_collection(out / "pictures")
-    show.say(f"{drawn.about} They are in {drawn.folder}.")
+    show.info(f"{drawn.about} They are in {drawn.folder}.")
     run = flow.train(drawn.folder, out=out / "run", threads=threads, reporter=show)
     if as_json:
         print_run(run, as_json)

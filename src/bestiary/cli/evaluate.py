@@ -10,7 +10,7 @@ import typer
 from bestiary.cli.app import app
 from bestiary.cli.options import AsJson, Corrections, Labels, Quiet, RunPath, Threads
 from bestiary.cli.output import print_json, print_run
-from bestiary.errors import UserError, needs_extra
+from bestiary.errors import UserError, require_extra
 
 if TYPE_CHECKING:
     from bestiary.evaluation.external import Evaluation
@@ -37,14 +37,14 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score a run on its own test split once more, or on other labelled pictures."""
-    needs_extra("train")
+    require_extra("train")
     from bestiary import flow
     from bestiary.evaluation import corruptions as spoiling
     from bestiary.evaluation import external
-    from bestiary.progress import reporter
+    from bestiary.progress import make_reporter
     from bestiary.report import text_tables
 
-    show = reporter(quiet=quiet)
+    show = make_reporter(quiet=quiet)
     if corruptions:
         if pictures is not None or labels is not None:
             raise UserError("--corruptions spoils the run's own validation pictures; give it no others.")

@@ -10,7 +10,7 @@ import typer
 from bestiary.cli.app import app
 from bestiary.cli.options import AsJson, ExportKind, Quiet, RunPath, Threads
 from bestiary.cli.output import print_json
-from bestiary.errors import needs_extra
+from bestiary.errors import require_extra
 
 
 @app.command()
@@ -27,15 +27,15 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write the model in another form, proven on real pictures; prints its path."""
-    needs_extra("train")
+    require_extra("train")
     from dataclasses import asdict
 
     from bestiary.export.verify import export as write_proven
-    from bestiary.machine import cores
-    from bestiary.progress import reporter
+    from bestiary.machine import available_cores
+    from bestiary.progress import make_reporter
 
     path, proof = write_proven(
-        run, to.value, out=out, force=force, threads=threads or cores(), reporter=reporter(quiet=quiet)
+        run, to.value, out=out, force=force, threads=threads or available_cores(), reporter=make_reporter(quiet=quiet)
     )
     if as_json:
         print_json({"model": str(path), "proof": asdict(proof)})

@@ -22,9 +22,9 @@ def fetch(
 ) -> None:
     """Download a known collection; prints its folder."""
     from bestiary.data.fetch import fetch as download
-    from bestiary.progress import reporter
+    from bestiary.progress import make_reporter
 
-    folder = download(name, out or Path(name), reporter=reporter(quiet=quiet))
+    folder = download(name, out or Path(name), reporter=make_reporter(quiet=quiet))
     if as_json:
         print_json({"pictures": str(folder), "labels": name})
     else:

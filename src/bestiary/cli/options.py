@@ -73,9 +73,9 @@ def recipe_of(
     folds: int | None = None,
 ) -> Recipe:
     """Return the recipe of a name or file, with `--set` over it, and the named options over both."""
-    from bestiary.recipe import Recipe, read_named, with_settings
+    from bestiary.recipe import Recipe, apply_overrides, load_recipe_values
 
-    asked = with_settings(read_named(name) if name else {}, settings or [])
+    asked = apply_overrides(load_recipe_values(name) if name else {}, settings or [])
     Recipe.of(asked)  # what is wrong in here is told before the options are laid over it
     named: dict[tuple[str, str], Any] = {
         ("model", "method"): method.value if method else None,

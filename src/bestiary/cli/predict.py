@@ -60,7 +60,7 @@ def predict(
     from bestiary.inference import inputs, link_folders, writers
     from bestiary.inference.conformal import bound_of, too_few
     from bestiary.inference.predictor import MANY, Predictor
-    from bestiary.progress import reporter
+    from bestiary.progress import make_reporter
 
     if resume and out is None:
         raise UserError("--resume goes on with the file of --out; say which.")
@@ -75,7 +75,7 @@ def predict(
         sources = list(file.unwritten(sources)) if isinstance(sources, list) else file.unwritten(sources)
     bound = None if sets is None else bound_of(predictor.bundle.sets, sets)
     total = len(sources) if isinstance(sources, list) else None
-    with reporter(quiet=quiet or not many).task("Predicting", total) as advance:
+    with make_reporter(quiet=quiet or not many).progress("Predicting", total) as advance:
         found = writers.counted(predictor.predict_many(sources), advance)
         if bound is not None:
             found = writers.with_sets(found, bound)
@@ -91,11 +91,11 @@ def predict(
             writers.write(passing, written, _stdout(), classes=predictor.classes, top=top, sets=sets is not None)
     for words in (inputs.passed_over_words(passed_over), too_few(predictor.bundle.sets, sets) if sets else ""):
         if words:
-            reporter(quiet=quiet).say(words)
+            make_reporter(quiet=quiet).info(words)
     if read.total() and read.total() == read[UNREAD]:
         raise SourceError(_none_read(read.total()))
     if out is not None:
-        reporter(quiet=quiet).say(_counts(read))
+        make_reporter(quiet=quiet).info(_counts(read))
         print_json({"answers": str(out)}) if as_json else typer.echo(str(out))
 
 

@@ -7,7 +7,7 @@ import typer
 from bestiary.cli.app import app
 from bestiary.cli.options import AsJson, Quiet, RunPath, Threads
 from bestiary.cli.output import print_json
-from bestiary.errors import needs_extra
+from bestiary.errors import require_extra
 
 
 @app.command()
@@ -18,7 +18,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write report.html again, with report.md and the model card (README.md); prints its path."""
-    needs_extra("train")
+    require_extra("train")
     from bestiary.report.run_report import write_report
 
     path = write_report(run, threads=threads)

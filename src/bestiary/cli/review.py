@@ -14,7 +14,7 @@ import typer
 from bestiary.cli.app import app
 from bestiary.cli.options import AsJson, Quiet, RunPath, Threads
 from bestiary.cli.output import print_json
-from bestiary.errors import UserError, needs
+from bestiary.errors import UserError, import_optional
 
 if TYPE_CHECKING:
     from bestiary.progress import Reporter
@@ -36,15 +36,15 @@ def review(
     as_json: AsJson = False,
 ) -> None:
     """Confirm or correct doubtful pictures on a local page, one by one; prints its address, and what to do next."""
-    needs("polars", extra="train")
-    from bestiary.progress import reporter
+    import_optional("polars", extra="train")
+    from bestiary.progress import make_reporter
     from bestiary.review.app import create_app
     from bestiary.review.decisions import Decisions
     from bestiary.review.review_session import Desk
     from bestiary.web import running
     from bestiary.web.settings import Settings
 
-    show = reporter(quiet=quiet)
+    show = make_reporter(quiet=quiet)
     desk = Desk(run, Decisions(corrections or run.resolve() / "corrections.csv", _named(reviewer)), threads=threads)
     settings = Settings(port=port, token=secrets.token_urlsafe(24))
     with running.listen(settings) as bound:
@@ -60,14 +60,14 @@ def _seek(desk: Desk, threads: int | None, show: Reporter) -> None:
     """Find the nearest training pictures while the page is open already; the end does not wait for it."""
     from bestiary.errors import BestiaryError
     from bestiary.files import cache_folder
-    from bestiary.machine import cores
+    from bestiary.machine import available_cores
 
     def seek() -> None:
         try:
-            desk.seek_neighbours(cache_folder(), threads=threads or cores(), reporter=show)
+            desk.seek_neighbours(cache_folder(), threads=threads or available_cores(), reporter=show)
         except BestiaryError as error:
             desk.give_up_neighbours(str(error))
-            show.say(f"The nearest training pictures cannot be shown. {error}")
+            show.info(f"The nearest training pictures cannot be shown. {error}")
 
     threading.Thread(target=seek, daemon=True, name="bestiary-neighbours").start()
 

@@ -31,7 +31,7 @@ def serve(
 ) -> None:
     """Open a page to drop pictures on, and an HTTP API; prints its address."""
     from bestiary.inference.predictor import Predictor
-    from bestiary.progress import reporter
+    from bestiary.progress import make_reporter
     from bestiary.serve.app import create_app
     from bestiary.web import running
     from bestiary.web.settings import Settings
@@ -42,4 +42,4 @@ def serve(
         address = running.address(bound, settings)
         print_json({"address": address}) if as_json else typer.echo(address)
         sys.stdout.flush()
-        running.serve(create_app(predictor, settings, run.resolve().name), bound, settings, reporter(quiet=quiet))
+        running.serve(create_app(predictor, settings, run.resolve().name), bound, settings, make_reporter(quiet=quiet))

@@ -11,7 +11,7 @@ from typer.core import TyperCommand
 from bestiary.cli.app import app
 from bestiary.cli.options import AsJson, Classes, Corrections, Labels, Quiet, Threads, names_of
 from bestiary.cli.output import print_json
-from bestiary.errors import UserError, needs_extra
+from bestiary.errors import UserError, require_extra
 
 
 class SeveralSeeds(TyperCommand):
@@ -70,9 +70,9 @@ def study(
     as_json: AsJson = False,
 ) -> None:
     """Hold recipes against each other under several seeds: what helped, by how much, how sure; goes on after a kill."""
-    needs_extra("train")
+    require_extra("train")
     from bestiary.cli.options import seconds_of
-    from bestiary.progress import reporter
+    from bestiary.progress import make_reporter
     from bestiary.recipe import write_toml
     from bestiary.study.page import print_study
     from bestiary.study.study import study as studied
@@ -90,7 +90,7 @@ def study(
         out=out,
         budget_seconds=None if budget is None else seconds_of(budget),
         threads=threads,
-        reporter=reporter(quiet=quiet),
+        reporter=make_reporter(quiet=quiet),
     )
     page = str(done.path / "study.html")
     if as_json:

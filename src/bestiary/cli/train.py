@@ -10,7 +10,7 @@ import typer
 from bestiary.cli.app import app
 from bestiary.cli.options import AsJson, Classes, Corrections, Labels, Method, Quiet, RecipeName, Threads, recipe_of
 from bestiary.cli.output import print_run
-from bestiary.errors import UserError, needs_extra
+from bestiary.errors import UserError, require_extra
 
 
 @app.command()
@@ -48,17 +48,17 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Audit, split, train, evaluate, report; prints the run."""
-    needs_extra("train")
+    require_extra("train")
     from bestiary import flow
     from bestiary.cli.options import seconds_of
-    from bestiary.machine import is_first
-    from bestiary.progress import reporter
+    from bestiary.machine import is_main_process
+    from bestiary.progress import make_reporter
     from bestiary.study import leakage
 
-    if not is_first():
+    if not is_main_process():
         flow.follow(threads=threads)
         return
-    show = reporter(quiet=quiet)
+    show = make_reporter(quiet=quiet)
     if resume is not None:
         given = [
             pictures,

@@ -21,7 +21,7 @@ from bestiary.cli.options import (
     recipe_of,
 )
 from bestiary.cli.output import print_json
-from bestiary.errors import needs_extra
+from bestiary.errors import require_extra
 
 
 @app.command()
@@ -68,10 +68,10 @@ def tune(
     as_json: AsJson = False,
 ) -> None:
     """Search for a better recipe, choosing by validation alone; the same command goes on with it."""
-    needs_extra("train")
-    needs_extra("tune")
+    require_extra("train")
+    require_extra("tune")
     from bestiary.cli.options import seconds_of
-    from bestiary.progress import reporter
+    from bestiary.progress import make_reporter
     from bestiary.tune import tune as tuning
 
     found = tuning.tune(
@@ -87,7 +87,7 @@ def tune(
         inner=inner_folds,
         fresh_seeds=fresh_seeds,
         threads=threads,
-        reporter=reporter(quiet=quiet),
+        reporter=make_reporter(quiet=quiet),
     )
     print_json(found) if as_json else _print(found)
 

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from bestiary.data.corrections import ACTIONS, Corrections, shortened
-from bestiary.errors import nearest
+from bestiary.errors import did_you_mean
 
 # What somebody who looked at a picture has settled; the rest (unreadable, dark, in two given splits) stays as it is.
 OF_THE_LABEL = ("suspect-label", "outlier")
@@ -111,7 +111,7 @@ def _tell(corrections: Corrections, done: Corrected, labels: set[str], say: Call
         have = "picture has" if len(overruled) == 1 else "pictures have"
         say(f"{len(overruled):,} {have} rows that contradict each other: the last row holds.")
     for label in sorted({row.label for row in corrections.by_content.values()} - labels - {""}):
-        say(f'Corrections name a new label, "{label}". {nearest(label, labels)}')
+        say(f'Corrections name a new label, "{label}". {did_you_mean(label, labels)}')
 
 
 _WORDS = {"keep": "kept", "drop": "dropped", "relabel": "with another label"}

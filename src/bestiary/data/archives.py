@@ -172,7 +172,7 @@ def _unpack(archive: Path, folder: Path, passed_over: PassedOver, reporter: Repo
 def _members_of(archive: Path, folder: Path, reporter: Reporter) -> Iterator[tuple[Member, tuple[str, ...]]]:
     """Every file of an archive with the parts of its name, checked and counted, with progress by what was read."""
     budget, total, done = _Budget(archive, folder), archive.stat().st_size // CHUNK_BYTES, 0
-    with archive.open("rb") as raw, reporter.task(f"Unpacking {archive.name}, MB", total) as advance:
+    with archive.open("rb") as raw, reporter.progress(f"Unpacking {archive.name}, MB", total) as advance:
         expected_bytes, found = members(raw, archive)
         budget.expect(expected_bytes)
         for member in found:

@@ -10,14 +10,14 @@ from bestiary import table
 from bestiary.data.dataset import Audited
 from bestiary.data.split import Item, check, content_folds, deal, digest, lacking
 from bestiary.errors import SourceError
-from bestiary.recipe import Data
-from bestiary.text import some
+from bestiary.recipe import DataConfig
+from bestiary.text import format_names
 
 FOLD_COLUMNS = ("fold", "dealt_as", "dealt_in")  # beside those of `table.PICTURES`, with cross-validation
 LEAST_GROUPS = 3  # of a class in cross-validation
 
 
-def divided(collection: Audited, data: Data, *, seed: int, with_test: bool = True) -> tuple[pl.DataFrame, str]:
+def divided(collection: Audited, data: DataConfig, *, seed: int, with_test: bool = True) -> tuple[pl.DataFrame, str]:
     """Return `table.PICTURES` with `split` filled in, and a digest of who is where.
 
     A split that the source brings is kept; where it has no validation part, one is taken from training. With
@@ -44,7 +44,7 @@ def divided(collection: Audited, data: Data, *, seed: int, with_test: bool = Tru
     return pictures.select([*table.PICTURES, *_measures(pictures)]).sort("row_id"), found
 
 
-def refusal(collection: Audited, data: Data, *, seed: int) -> str | None:
+def refusal(collection: Audited, data: DataConfig, *, seed: int) -> str | None:
     """Return why these pictures cannot be trained on as they are, or None: for who only looks at them."""
     try:
         divided(collection, data, seed=seed)
@@ -53,7 +53,7 @@ def refusal(collection: Audited, data: Data, *, seed: int) -> str | None:
     return None
 
 
-def fold_split(shown: pl.DataFrame, fold: int, data: Data, *, seed: int) -> pl.DataFrame:
+def fold_split(shown: pl.DataFrame, fold: int, data: DataConfig, *, seed: int) -> pl.DataFrame:
     """Return the pictures as fold number `fold` (from 1) sees them: `table.PICTURES` with its own test and validation.
 
     shown: what `divided` gives with `data.folds`. As there, who is corrected or dropped moves nobody else.
@@ -72,7 +72,7 @@ def groups_of_classes(shown: pl.DataFrame) -> dict[str, int]:
 
 
 def _folded(
-    pictures: pl.DataFrame, known: pl.DataFrame, usable: pl.DataFrame, data: Data, seed: int
+    pictures: pl.DataFrame, known: pl.DataFrame, usable: pl.DataFrame, data: DataConfig, seed: int
 ) -> tuple[pl.DataFrame, str]:
     for label, groups in groups_of_classes(usable).items():
         if groups < LEAST_GROUPS:
@@ -102,7 +102,7 @@ def _measures(pictures: pl.DataFrame) -> list[str]:
     return [name for name in table.MEASURES if name in pictures.columns]
 
 
-def _check_classes(usable: pl.DataFrame, data: Data) -> None:
+def _check_classes(usable: pl.DataFrame, data: DataConfig) -> None:
     counts = usable.group_by("label").len().sort("len", "label")
     if counts.height < 2:
         only = f'only one class, "{counts["label"][0]}"' if counts.height else "no pictures that can be read"
@@ -113,7 +113,7 @@ def _check_classes(usable: pl.DataFrame, data: Data) -> None:
         lower = ", or lower --set data.min_per_class" if few >= LEAST_GROUPS else ""
         raise SourceError(
             f'Class "{label}" has {few} picture{"s" * (few != 1)} that can be read; at least {data.min_per_class} are'
-            f" needed. {f'Too few have also {some(others)}. ' if others else ''}Add pictures{',' if lower else ' or'}"
+            f" needed. {f'Too few have also {format_names(others)}. ' if others else ''}Add pictures{',' if lower else ' or'}"
             f" leave {'the classes' if others else 'the class'} out with --classes{lower}."
         )
 
@@ -122,7 +122,7 @@ def _items(usable: pl.DataFrame) -> list[Item]:
     return [Item(*row) for row in usable.select("sha256", "label", "group").iter_rows()]
 
 
-def _dealt_as(known: pl.DataFrame, data: Data) -> pl.DataFrame:
+def _dealt_as(known: pl.DataFrame, data: DataConfig) -> pl.DataFrame:
     """Return the pictures with the label that they are dealt out by as `dealt_as`: the one that they were found with.
 
     Of labels too small to be a class before corrections, there is no split to keep.
@@ -158,7 +158,7 @@ def _parts_of(usable: pl.DataFrame, label: str) -> list[str]:
     return usable.filter(pl.col("label") == label)["split"].to_list()
 
 
-def _given(usable: pl.DataFrame, known: pl.DataFrame, data: Data, seed: int) -> pl.Series:
+def _given(usable: pl.DataFrame, known: pl.DataFrame, data: DataConfig, seed: int) -> pl.Series:
     given = usable["given_split"]
     if data.folds:
         raise SourceError(
@@ -197,5 +197,5 @@ def described(pictures: pl.DataFrame, collection: Audited) -> str:
         f"{used.height:,} pictures of {used['label'].n_unique()} classes: {parts['train']:,} to train,"
         f" {parts['val']:,} to validate, {tested}. {groups:,} duplicates kept on one side,"
         f" {left_out:,} files left out, {collection.findings['is_issue'].sum():,} findings."
-        + (f" No picture to validate has the split for {some(unseen)}." if unseen else "")
+        + (f" No picture to validate has the split for {format_names(unseen)}." if unseen else "")
     )

@@ -12,7 +12,7 @@ import polars as pl
 from bestiary import table
 from bestiary.data.duplicates import HOW
 from bestiary.picture import SUFFIXES
-from bestiary.stats import wilson
+from bestiary.stats import wilson_interval
 
 Row = dict[str, object]
 
@@ -215,7 +215,7 @@ def _sure(test: int) -> str:
     """Return how well the recall of a class will be known from so many test pictures."""
     if not test:
         return "It has no test picture: nothing can be said of how often it is found."
-    low, high = wilson(np.array([EXPECTED_RECALL]), np.array([test]))
+    low, high = wilson_interval(np.array([EXPECTED_RECALL]), np.array([test]))
     many, share = "" if test == 1 else "s", f"{100 * EXPECTED_RECALL:.0f} %"
     return (
         f"With {test:,} test picture{many}, even if {share} of them are found, the true share may lie anywhere between"

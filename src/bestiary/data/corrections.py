@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
-from bestiary.errors import SourceError, nearest
+from bestiary.errors import SourceError, did_you_mean
 from bestiary.files import write_text
 
 Action = Literal["keep", "drop", "relabel"]
@@ -94,7 +94,7 @@ def correction(
     if not SHA256.fullmatch(sha256):
         raise SourceError(f'{where}: sha256 is 64 hexadecimal digits; got "{sha256}".')
     if action not in ACTIONS:
-        raise SourceError(f'{where}: unknown action "{action}". {nearest(action, ACTIONS)}')
+        raise SourceError(f'{where}: unknown action "{action}". {did_you_mean(action, ACTIONS)}')
     if action == "relabel" and not label:
         raise SourceError(f"{where}: relabel needs a label. Name it, or use keep or drop.")
     if action != "relabel" and label:

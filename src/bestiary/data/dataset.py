@@ -18,11 +18,11 @@ from bestiary.data.overlapping_classes import twin_words
 from bestiary.data.scan import measured
 from bestiary.data.shortcuts import find_shortcuts
 from bestiary.data.sources import Listing, list_sources
-from bestiary.errors import SourceError, nearest
-from bestiary.machine import give_back_memory
-from bestiary.picture import Limits
+from bestiary.errors import SourceError, did_you_mean
+from bestiary.machine import trim_memory
+from bestiary.picture import DecodeLimits
 from bestiary.progress import Reporter
-from bestiary.recipe import Data
+from bestiary.recipe import DataConfig
 
 Places = duplicates.Places
 
@@ -45,8 +45,8 @@ class Audited:
 def audited(
     sources: Sequence[Path],
     labels: str | None,
-    data: Data,
-    limits: Limits,
+    data: DataConfig,
+    limits: DecodeLimits,
     *,
     threads: int,
     cache: Path,
@@ -65,8 +65,8 @@ def audited(
 
 def audited_listing(
     listing: Listing,
-    data: Data,
-    limits: Limits,
+    data: DataConfig,
+    limits: DecodeLimits,
     *,
     threads: int,
     cache: Path | None,
@@ -82,7 +82,7 @@ def audited_listing(
     if corrections is None:
         found = found.with_columns(given_label="label", dropped=False)
     else:
-        found, done = correct(found, corrections, say=reporter.say)
+        found, done = correct(found, corrections, say=reporter.info)
         found = _of_classes(found, data.classes, passed_over)
     near_bits = data.near_duplicate_bits if data.near_duplicates else None
     # What was dropped still holds its group together, so that leaving it out moves nobody.
@@ -90,15 +90,15 @@ def audited_listing(
     pairs = duplicates.duplicate_pairs(sound, near_bits, threads=threads)
     found = found.with_columns(group=pl.Series(duplicates.groups(found.height, pairs)))
     for words in twin_words(found):
-        reporter.say(words)
+        reporter.info(words)
     pairs = _without_dropped(found, pairs, near_bits)
     findings = audit.find(found, pairs, test_fraction=1.0 if data.folds else data.test_fraction)
     if data.suspects:
-        with reporter.task("Looking for shortcuts", found.height) as advance:
+        with reporter.progress("Looking for shortcuts", found.height) as advance:
             findings = audit.in_order(pl.concat([findings, find_shortcuts(found, seed=0)]))
             advance(found.height)
     pictures = _picture_table(found)
-    give_back_memory()
+    trim_memory()
     return Audited(pictures, findings, passed_over, done)
 
 
@@ -141,7 +141,7 @@ def _of_classes(found: pl.DataFrame, classes: tuple[str, ...], passed_over: dict
 def _refuse_unknown(classes: tuple[str, ...], known: list[str]) -> None:
     for name in classes:
         if name not in known:
-            raise SourceError(f'No picture has the label "{name}". {nearest(name, known)}')
+            raise SourceError(f'No picture has the label "{name}". {did_you_mean(name, known)}')
 
 
 def _picture_table(found: pl.DataFrame) -> pl.DataFrame:

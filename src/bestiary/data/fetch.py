@@ -13,8 +13,8 @@ from pathlib import Path
 
 from bestiary.data.archives import require_space, whole_folder
 from bestiary.data.label_map import ANIMALS10
-from bestiary.errors import MachineError, SourceError, UserError, nearest, needs
-from bestiary.progress import Reporter, Silent
+from bestiary.errors import MachineError, SourceError, UserError, did_you_mean, import_optional
+from bestiary.progress import Reporter, SilentReporter
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ def fetch(name: str, folder: Path, *, reporter: Reporter) -> Path:
     kagglehub, MachineError without space, UserError without a network, SourceError if something else is in `folder`.
     """
     if name not in COLLECTIONS:
-        raise UserError(f'There is no collection "{name}" to fetch. {nearest(name, COLLECTIONS)}')
+        raise UserError(f'There is no collection "{name}" to fetch. {did_you_mean(name, COLLECTIONS)}')
     wanted = COLLECTIONS[name]
     if _is_whole(folder, wanted):
-        reporter.say(f"{name} is in {folder} already; nothing was downloaded.")
+        reporter.info(f"{name} is in {folder} already; nothing was downloaded.")
         return folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SourceError(f"{folder} holds something else than {name}. Give a folder that is empty or not there yet.")
@@ -64,7 +64,7 @@ def fetch(name: str, folder: Path, *, reporter: Reporter) -> Path:
         _bring(brought, temporary, reporter)
     if not _is_whole(folder, wanted):
         raise SourceError(f"Something else was put into {folder} meanwhile. Give another folder.")
-    reporter.say(f"kagglehub keeps its own copy in {brought}; it can be deleted.")
+    reporter.info(f"kagglehub keeps its own copy in {brought}; it can be deleted.")
     return folder
 
 
@@ -97,9 +97,9 @@ def _existing(path: Path) -> Path:
 
 def _download(name: str, wanted: Collection, reporter: Reporter) -> Path:
     """Return the folder of class folders that kagglehub has brought, now or at an earlier time."""
-    reporter.say(f"Downloading {name} from {wanted.page}, {wanted.packed_bytes / 1e6:,.0f} MB.")
+    reporter.info(f"Downloading {name} from {wanted.page}, {wanted.packed_bytes / 1e6:,.0f} MB.")
     with _kept_off_stdout(reporter):
-        kagglehub = needs("kagglehub", extra="fetch")
+        kagglehub = import_optional("kagglehub", extra="fetch")
         try:
             brought = Path(kagglehub.dataset_download(wanted.handle)) / wanted.inside
         except Exception as error:  # whatever it may be, it is another library's, about a network we do not know
@@ -112,7 +112,7 @@ def _download(name: str, wanted: Collection, reporter: Reporter) -> Path:
 @contextlib.contextmanager
 def _kept_off_stdout(reporter: Reporter) -> Iterator[None]:
     """Send to stderr, or nowhere when quiet, what kagglehub writes: it logs to stdout, where our results go."""
-    where = io.StringIO() if isinstance(reporter, Silent) else sys.stderr
+    where = io.StringIO() if isinstance(reporter, SilentReporter) else sys.stderr
     with contextlib.redirect_stdout(where), contextlib.redirect_stderr(where):
         yield
 
@@ -129,7 +129,7 @@ def _bring(brought: Path, folder: Path, reporter: Reporter) -> None:
     """Link every file into `folder`, or copy it where it cannot be linked."""
     files = sorted(path for path in brought.rglob("*") if path.is_file())
     try:
-        with reporter.task("Linking pictures", len(files)) as advance:
+        with reporter.progress("Linking pictures", len(files)) as advance:
             for path in files:
                 target = folder / path.relative_to(brought)
                 target.parent.mkdir(parents=True, exist_ok=True)

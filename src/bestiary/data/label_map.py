@@ -6,7 +6,7 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
-from bestiary.errors import SourceError, nearest
+from bestiary.errors import SourceError, did_you_mean
 
 # The names of the collection's folders are Italian.
 ANIMALS10 = {
@@ -35,7 +35,9 @@ def label_map(name: str | None) -> Mapping[str, str]:
         return LABEL_MAPS[name]
     path = Path(name)
     if not path.is_file():
-        raise SourceError(f'There is no label map "{name}". {nearest(name, LABEL_MAPS)} Or give the path of a CSV.')
+        raise SourceError(
+            f'There is no label map "{name}". {did_you_mean(name, LABEL_MAPS)} Or give the path of a CSV.'
+        )
     return _read(path)
 
 

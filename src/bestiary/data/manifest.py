@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bestiary.data.split import PARTS, part_named
 from bestiary.errors import SourceError
-from bestiary.text import on_one_line
+from bestiary.text import escape_control_chars
 
 Row = tuple[str | None, str | None, str | None]
 
@@ -47,7 +47,7 @@ def _cells(source: Path) -> list[Row]:
         for column in ("path", "label"):
             if column not in frame.columns:
                 hint = " Its columns must be separated by commas." if set(";\t") & set(frame.columns[0]) else ""
-                names = on_one_line(", ".join(frame.columns))
+                names = escape_control_chars(", ".join(frame.columns))
                 raise SourceError(f'The table {source} has no column "{column}"; it has: {names}.{hint}')
         split = "split" if "split" in frame.columns else pl.lit(None).alias("split")
         given = frame.select("path", "label", split).with_columns(pl.selectors.float().fill_nan(None))

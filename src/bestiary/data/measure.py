@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image, JpegImagePlugin
 
 from bestiary.errors import PictureError
-from bestiary.picture import FORMATS, Limits, open_picture, read_bytes, with_name
+from bestiary.picture import FORMATS, DecodeLimits, message_with_filename, open_picture, read_bytes
 
 HASH_SIDE, HASH_PIXELS = 16, 64  # 16 x 16 = 256 bits from the lowest frequencies of 64 x 64 pixels
 THUMBNAIL_SIDE = 32
@@ -66,14 +66,14 @@ class Inspection:
     error: str | None = None
 
 
-def inspect(path: Path, limits: Limits) -> Inspection:
+def inspect(path: Path, limits: DecodeLimits) -> Inspection:
     """Return the measurements of a file; a file that cannot be used comes back with `error`, never as an exception."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks name no file: what they amount to is found below
         return _inspected(path, limits)
 
 
-def _inspected(path: Path, limits: Limits) -> Inspection:
+def _inspected(path: Path, limits: DecodeLimits) -> Inspection:
     seen, content = Inspection(str(path)), b""
     try:
         stat = path.stat()
@@ -83,7 +83,7 @@ def _inspected(path: Path, limits: Limits) -> Inspection:
         seen = Inspection(str(path), stat.st_size, stat.st_mtime_ns, digest)
         return _measured(content, seen, limits)
     except PictureError as error:
-        message = with_name(error, str(path))
+        message = message_with_filename(error, str(path))
         missing = missing_share(content) if error.check == "truncated" else None
         message += "" if missing is None else f" About {100 * missing:.0f} % of the picture is missing."
         return replace(seen, missing=missing, check=error.check, error=message)
@@ -125,7 +125,7 @@ def _cosines() -> npt.NDArray[np.float64]:
     return waves
 
 
-def _measured(content: bytes, seen: Inspection, limits: Limits) -> Inspection:
+def _measured(content: bytes, seen: Inspection, limits: DecodeLimits) -> Inspection:
     opened = open_picture(content, at_least=MEASURED_SIDE, limits=limits)
     small = opened.image.copy()
     small.thumbnail((MEASURED_SIDE, MEASURED_SIDE), Image.Resampling.BILINEAR)

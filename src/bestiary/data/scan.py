@@ -16,8 +16,8 @@ import polars as pl
 from bestiary.data.measure import Inspection, inspect
 from bestiary.data.sources import Listing, Unusable
 from bestiary.errors import MachineError
-from bestiary.files import atomic
-from bestiary.picture import Limits
+from bestiary.files import atomic_path
+from bestiary.picture import DecodeLimits
 from bestiary.progress import Reporter
 
 INSPECTION_VERSION = 3
@@ -35,7 +35,9 @@ _TYPES: dict[str, Any] = {
 INSPECTION_COLUMNS = {f.name: _TYPES[str(f.type).removesuffix(" | None")] for f in fields(Inspection)}
 
 
-def measured(listing: Listing, limits: Limits, *, threads: int, cache: Path | None, reporter: Reporter) -> pl.DataFrame:
+def measured(
+    listing: Listing, limits: DecodeLimits, *, threads: int, cache: Path | None, reporter: Reporter
+) -> pl.DataFrame:
     """Return one row per listed file, sorted by path: `row_id, label, given_split` and the columns of `Inspection`.
 
     Files are measured by `threads` worker processes. Measurements are kept in the `cache` folder and used again for
@@ -73,7 +75,7 @@ def _within(paths: pl.Series, known: pl.DataFrame) -> pl.Series:
     return paths.unique(maintain_order=True).is_in(known["path"].implode())
 
 
-def _memory_key(listed: pl.DataFrame, limits: Limits) -> str:
+def _memory_key(listed: pl.DataFrame, limits: DecodeLimits) -> str:
     folder = str(Path(listed["path"][0]).parent.parent)
     return hashlib.sha256(f"{INSPECTION_VERSION} {limits} {folder}".encode()).hexdigest()[:20]
 
@@ -96,7 +98,7 @@ def _remember(measurements: pl.DataFrame, memory: Path) -> None:
     """Keep measurements as parquet after its SHA-256: of 150 scrambled parquet files, 59 were read as if whole."""
     measurements.write_parquet(buffer := io.BytesIO(), row_group_size=GROUP_ROWS)
     try:
-        with atomic(memory) as temporary, temporary.open("wb") as file, buffer.getbuffer() as content:
+        with atomic_path(memory) as temporary, temporary.open("wb") as file, buffer.getbuffer() as content:
             file.write(hashlib.sha256(content).digest())
             file.write(content)
     except MachineError as error:
@@ -125,14 +127,14 @@ def _unchanged(row: dict[str, Any]) -> bool:
     return bool(stat.st_size == row["bytes"] and stat.st_mtime_ns == row["mtime_ns"])
 
 
-def _inspect_all(paths: Sequence[str], limits: Limits, threads: int, reporter: Reporter) -> Iterator[Inspection]:
+def _inspect_all(paths: Sequence[str], limits: DecodeLimits, threads: int, reporter: Reporter) -> Iterator[Inspection]:
     if not paths:
         return
     from joblib import Parallel, delayed
 
     workers = 1 if len(paths) < 2 * FILES_AT_ONCE else threads
     parallel = Parallel(n_jobs=workers, return_as="generator", batch_size=FILES_AT_ONCE, pre_dispatch="4*n_jobs")
-    with reporter.task("Reading pictures", len(paths)) as advance:
+    with reporter.progress("Reading pictures", len(paths)) as advance:
         for found in parallel(delayed(inspect)(Path(path), limits) for path in paths):
             advance(1)
             yield found

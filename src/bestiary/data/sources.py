@@ -15,8 +15,8 @@ from bestiary.data.split import part_named
 from bestiary.errors import SourceError
 from bestiary.files import cache_folder
 from bestiary.picture import SUFFIXES
-from bestiary.progress import Reporter, Silent
-from bestiary.text import printable, some
+from bestiary.progress import Reporter, SilentReporter
+from bestiary.text import format_names, printable
 
 TABLE_SUFFIXES = {".csv", ".parquet"}
 # Files that live beside pictures and are not meant as pictures: passed over, but counted.
@@ -25,7 +25,7 @@ SIDECAR_SUFFIXES = {".txt", ".csv", ".json", ".xml", ".xmp", ".md", ".html", ".p
 SIDECAR_FOLDERS = {"__macosx"}
 PICTURE_SUFFIXES = frozenset().union(*SUFFIXES.values())
 NOT_TEXT, LISTED_TWICE = "name is not valid Unicode", "listed twice"
-SILENT = Silent()
+SILENT = SilentReporter()
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _tell_of_case(labels: set[str], reporter: Reporter) -> None:
         alike.setdefault(label.casefold(), []).append(label)
     for names in (names for names in alike.values() if len(names) > 1):
         said = f"{', '.join(names[:-1])} and {names[-1]} differ only in capitals, and stay classes of their own."
-        reporter.say(f"{said} If they are one class, give both one label in a map (--labels FILE.csv).")
+        reporter.info(f"{said} If they are one class, give both one label in a map (--labels FILE.csv).")
 
 
 def _check_map(labels: Mapping[str, str], names: set[str], reporter: Reporter) -> None:
@@ -141,14 +141,16 @@ def _check_map(labels: Mapping[str, str], names: set[str], reporter: Reporter) -
     if not labels or not absent:
         return
     if len(absent) < len(labels):
-        reporter.say(f"{len(absent):,} of {len(labels):,} folders of the label map are not here: {some(absent)}.")
+        reporter.info(
+            f"{len(absent):,} of {len(labels):,} folders of the label map are not here: {format_names(absent)}."
+        )
         return
     by_folded = {name.casefold(): name for name in sorted(names)}
     close = {name: difflib.get_close_matches(name.casefold(), by_folded, n=1) for name in absent}
     pairs = [f'"{name}" is near "{by_folded[near[0]]}"' for name, near in close.items() if near]
     raise SourceError(
-        f"The label map matches no folder. It names {some(absent)}; the folders here are {some(sorted(names))}."
-        + (f" Nearest: {some(pairs)}." if pairs else " Leave --labels out if they are the labels already.")
+        f"The label map matches no folder. It names {format_names(absent)}; the folders here are {format_names(sorted(names))}."
+        + (f" Nearest: {format_names(pairs)}." if pairs else " Leave --labels out if they are the labels already.")
     )
 
 
@@ -170,7 +172,7 @@ def _list_folder(source: Path, *, look_through: bool, reporter: Reporter) -> Lis
     listing = Listing()
     folders = _folders(source, listing)
     while look_through and len(folders) == 1 and _is_wrapper(folders[0]):
-        reporter.say(f"{folders[0]} is the only folder there: the folders in it are taken as the classes.")
+        reporter.info(f"{folders[0]} is the only folder there: the folders in it are taken as the classes.")
         folders = _folders(folders[0], listing)
     parts = _parts_of_split(folders, reporter)
     for folder in folders:
@@ -190,14 +192,14 @@ def _parts_of_split(folders: Sequence[Path], reporter: Reporter) -> dict[Path, s
         others = sorted(folder.name.lower() for folder in folders if folder not in parts)
         if not others:
             return parts
-        reporter.say(
-            f"{some(sorted(folder.name.lower() for folder in parts))} are taken as classes like {some(others)} beside"
+        reporter.info(
+            f"{format_names(sorted(folder.name.lower() for folder in parts))} are taken as classes like {format_names(others)} beside"
             " them. If they are the parts of a split, move the other folders away."
         )
     elif alike := _alike_inside(folders):
-        reporter.say(
-            f"{some([folder.name for folder in folders])} are taken as the classes, though each holds the same"
-            f" folders: {some(alike)}. If those are the classes, and these the parts of a split, call them train, val"
+        reporter.info(
+            f"{format_names([folder.name for folder in folders])} are taken as the classes, though each holds the same"
+            f" folders: {format_names(alike)}. If those are the classes, and these the parts of a split, call them train, val"
             " and test."
         )
     return {}

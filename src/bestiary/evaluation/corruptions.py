@@ -15,11 +15,11 @@ import numpy.typing as npt
 import polars as pl
 
 from bestiary import run_folder, table
-from bestiary.errors import needs
+from bestiary.errors import import_optional
 from bestiary.evaluation import intervals
 from bestiary.evaluation.external import FOLDER
 from bestiary.inference.predictor import Predictor
-from bestiary.machine import cores
+from bestiary.machine import available_cores
 from bestiary.progress import Reporter
 
 # Of the library's nineteen: without glass blur, which takes seconds a picture, and near copies of others.
@@ -55,8 +55,8 @@ Pixels = npt.NDArray[np.uint8]
 
 def evaluate_corrupted(run: Path, *, threads: int | None = None, reporter: Reporter) -> pl.DataFrame:
     """Return how a finished run does on spoilt validation pictures, written to `evaluations/corruptions.parquet`."""
-    seed = run_folder.recipe_of(run).seed
-    predictor = Predictor(run, threads=threads or cores(), engine="fastest")
+    seed = run_folder.load_recipe(run).seed
+    predictor = Predictor(run, threads=threads or available_cores(), engine="fastest")
     validation = table.read(run / "pictures.parquet", table.PICTURES).filter(pl.col("split") == "val")
     scores = corrupted_scores(predictor, validation, seed=seed, reporter=reporter)
     table.write(scores, run / FOLDER / "corruptions.parquet")
@@ -72,13 +72,13 @@ def corrupted_scores(
     confidence: the mean top probability, to be held against accuracy. answered: the share that is not called unknown.
     Raises MissingExtraError without the library.
     """
-    library = needs("imagecorruptions", extra="corruptions")
+    library = import_optional("imagecorruptions", extra="corruptions")
     chosen = pictures.sample(min(most, pictures.height), seed=seed, shuffle=True)
     view = predictor.bundle.view
     clean = [view.of(Path(path)) for path in chosen["path"]]
     plan = [("none", 0), *((name, strength) for name in CORRUPTIONS for strength in STRENGTHS)]
     rows = []
-    with reporter.task("Spoiling pictures", len(plan) * len(clean)) as advance:
+    with reporter.progress("Spoiling pictures", len(plan) * len(clean)) as advance:
         for name, strength in plan:
             spoilt = clean if name == "none" else _spoilt(library, clean, name, strength, seed)
             rows.append([name, strength, *_scores(predictor, spoilt, chosen["label"].to_list(), advance)])
@@ -99,5 +99,5 @@ def _scores(predictor: Predictor, pictures: Any, labels: list[str], advance: Any
         answered.append(not answer.unknown)
         advance(1)
     accuracy = float(np.mean(right))
-    low, high = intervals.wilson(np.array(accuracy), np.array(len(right)))
+    low, high = intervals.wilson_interval(np.array(accuracy), np.array(len(right)))
     return [len(right), accuracy, float(low), float(high), float(np.mean(sure)), float(np.mean(answered))]

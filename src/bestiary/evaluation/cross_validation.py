@@ -37,7 +37,7 @@ def cross_validated(
     folds = recipe.data.folds
     if rare := rare_classes(shown, folds):
         named = ", ".join(f"{label} ({groups})" for label, groups in rare.items())
-        reporter.say(f"Fewer different pictures than folds: {named}. Some of the {folds} folds test none of them.")
+        reporter.info(f"Fewer different pictures than folds: {named}. Some of the {folds} folds test none of them.")
     tables = []
     for number in range(1, folds + 1):
         place = run / FOLDS / str(number)
@@ -47,7 +47,7 @@ def cross_validated(
             _clear(place)
         tables.append(table.read(place / DONE, table.PREDICTIONS))
         right = (tables[-1]["label"] == tables[-1]["predicted"]).sum()
-        reporter.say(f"Fold {number} of {folds}: {right:,} of {tables[-1].height:,} test pictures right.")
+        reporter.info(f"Fold {number} of {folds}: {right:,} of {tables[-1].height:,} test pictures right.")
     return tables
 
 
@@ -87,10 +87,10 @@ def fold_scores(tables: Sequence[pl.DataFrame], shown: pl.DataFrame, classes: Se
 
 def _prepare(place: Path, recipe: Recipe, pictures: pl.DataFrame) -> None:
     """Write what a run begins with into the folder of a fold."""
-    asked = recipe.asked()
+    asked = recipe.overrides()
     asked["data"] = {key: value for key, value in asked["data"].items() if key != FOLDS}
     write_text(place / "asked.toml", write_toml(asked))
-    write_text(place / "resolved.toml", run_folder.recipe_of(place).resolved().toml())
+    write_text(place / "resolved.toml", run_folder.load_recipe(place).resolve().toml())
     table.write(pictures, place / "pictures.parquet")
 
 

@@ -16,13 +16,13 @@ from bestiary.batches.feature_matrix import gathered
 from bestiary.batches.pixel_cache import pixel_batches
 from bestiary.batches.preprocess import View
 from bestiary.evaluation.learning_curve import learning_curve
-from bestiary.machine import give_back_memory
+from bestiary.machine import trim_memory
 from bestiary.models.efficientnet_lite import BACKBONES, built_trunk
 from bestiary.models.engine import Precision, has_openvino
 from bestiary.models.logistic_regression import logits_of
 from bestiary.recipe import BACKBONE_SIZES, Recipe
-from bestiary.stats import wilson
-from bestiary.text import whole_percent
+from bestiary.stats import wilson_interval
+from bestiary.text import format_percent
 from bestiary.training.probe import Labelled, feature_store, fill_features
 from bestiary.training.task import Learned, Part, Task
 
@@ -62,7 +62,7 @@ def lessons(task: Task, learned: Learned) -> dict[str, Any]:
             whole=learned.val_logits.argmax(axis=1) if probe is task else None,
         )
         found["curve"] = {"learner": f"probe with {probe.recipe.model.backbone}", **curve}
-        give_back_memory()
+        trim_memory()
     return found
 
 
@@ -88,7 +88,7 @@ def _mixture(share: float | None) -> str:
         return ""
     if share == 0:
         return ", but are not in use: on validation pictures the probe that training started from was better"
-    parts = f"{whole_percent(share)} to {whole_percent(1 - share)}"
+    parts = f"{format_percent(share)} to {format_percent(1 - share)}"
     return f", and mixed by validation with those that training started from ({parts})"
 
 
@@ -177,7 +177,7 @@ def _entry(train: tuple[int, float, float], val: tuple[int, float, float]) -> di
     ends = []
     for name, (count, right, loss) in (("train", train), ("val", val)):
         rate = right / count if count else 0.0
-        low, high = wilson(np.array(rate), np.array(count))
+        low, high = wilson_interval(np.array(rate), np.array(count))
         ends.append((float(low), float(high)))
         entry[f"{name}_pictures"] = count
         entry[f"{name}_recall"] = round(rate, 4) if count else None

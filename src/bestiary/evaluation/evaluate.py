@@ -13,11 +13,11 @@ from bestiary.evaluation.slices import slices
 from bestiary.export.finalize import Model, validation_answers
 from bestiary.inference.bundle import read_bundle
 from bestiary.inference.predictor import Predictor
-from bestiary.machine import give_back_memory
-from bestiary.profiling import Clock
+from bestiary.machine import trim_memory
+from bestiary.profiling import StageTimer
 from bestiary.progress import Reporter
 from bestiary.recipe import Recipe
-from bestiary.run_folder import pictures_of
+from bestiary.run_folder import read_pictures
 from bestiary.training.task import Learned
 
 
@@ -28,12 +28,12 @@ def validated(shown: pl.DataFrame, learned: Learned, sealed: Model) -> pl.DataFr
     return prediction_table(val, answers, sealed.classes)
 
 
-def tested(run: Path, *, threads: int, clock: Clock, reporter: Reporter) -> pl.DataFrame:
+def tested(run: Path, *, threads: int, clock: StageTimer, reporter: Reporter) -> pl.DataFrame:
     """Return the prediction table of the test pictures of a run folder, or of a fold in it."""
     with clock.stage("evaluate"):
-        test = pictures_of(run).filter(pl.col("split") == "test")
+        test = read_pictures(run).filter(pl.col("split") == "test")
         predictions = predicted(Predictor(run, threads=threads, engine="fastest"), test, reporter)
-    give_back_memory()
+    trim_memory()
     return predictions
 
 
@@ -56,7 +56,7 @@ def judged(run: Path, predictions: pl.DataFrame, shown: pl.DataFrame, recipe: Re
         **trust(predictions, groups.to_numpy(), bundle, folds=recipe.data.folds, seed=recipe.seed),
         "slices": slices(predictions, shown),
     }
-    give_back_memory()
+    trim_memory()
     return found
 
 

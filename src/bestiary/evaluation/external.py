@@ -25,8 +25,8 @@ from bestiary.evaluation.slices import slices
 from bestiary.files import cache_folder
 from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.inference.predictor import Predictor
-from bestiary.machine import cores
-from bestiary.picture import Limits
+from bestiary.machine import available_cores
+from bestiary.picture import DecodeLimits
 from bestiary.progress import Reporter
 
 FOLDER = "evaluations"
@@ -64,9 +64,9 @@ def evaluate_elsewhere(
     It holds `metrics.json`, `predictions.parquet` and `pictures.parquet`: every picture, and why it was left out if it
     was. The rest of the run stays as it is.
     """
-    recipe, workers = run_folder.resolved_of(run), threads or cores()
+    recipe, workers = run_folder.load_resolved_recipe(run), threads or available_cores()
     bundle, known = read_bundle(run), table.read(run / "predictions.parquet", table.PREDICTIONS)
-    limits = Limits(recipe.picture.max_bytes, recipe.picture.max_pixels)
+    limits = DecodeLimits(recipe.picture.max_bytes, recipe.picture.max_pixels)
     alike = recipe.data.model_copy(update={"classes": ()})
     decided = None if corrections is None else read_corrections(corrections)
     given = [pictures], labels, alike, limits
@@ -177,7 +177,7 @@ def _said_unknown(strangers: pl.DataFrame, groups: Any) -> dict[str, dict[str, f
     for label in strangers["label"].unique().sort():
         own = (strangers["label"] == label).to_numpy()
         share = float(strangers["unknown"].to_numpy()[own].mean())
-        low, high = intervals.wilson(np.array(share), np.array(len(np.unique(groups[own]))))
+        low, high = intervals.wilson_interval(np.array(share), np.array(len(np.unique(groups[own]))))
         found[label] = {"pictures": int(own.sum()), **intervals.interval(share, float(low), float(high))}
     return found
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from bestiary.stats import wilson
+from bestiary.stats import wilson_interval
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -26,7 +26,7 @@ def wilson_of_f1(jaccard: Floats, trials: Integers) -> tuple[Floats, Floats]:
     F1 is no rate: its denominator counts right pictures twice. The Jaccard index is one, and F1 = 2 J / (1 + J) is a
     strictly rising function of it, so the ends of its Wilson interval carry over exactly.
     """
-    low, high = wilson(jaccard, trials)
+    low, high = wilson_interval(jaccard, trials)
     return 2 * low / (1 + low), 2 * high / (1 + high)
 
 

@@ -14,7 +14,7 @@ from scipy import sparse
 from bestiary.batches.feature_matrix import mean_and_scale
 from bestiary.evaluation.intervals import Floats, Integers, interval, percentiles, resampled_sums
 from bestiary.models.logistic_regression import Features, logits_of, solver
-from bestiary.text import points_text
+from bestiary.text import format_points
 from bestiary.training.probe import Labelled
 
 SHARES, DRAWS = (0.25, 0.5, 1.0), (2, 2, 1)  # of the training pictures, and how often each share is drawn
@@ -168,12 +168,12 @@ def sentence(now: float, twice: dict[str, Any], most: str | None) -> str:
     where = f"; most for {most}" if most else ""
     return (
         f"Twice as many pictures {likely} raise macro-F1 on the validation pictures from {_share(now)} to about"
-        f" {_share(then['value'])} ({points_text(then['low'], 1)} to {points_text(then['high'], 1)}){where}."
+        f" {_share(then['value'])} ({format_points(then['low'], 1)} to {format_points(then['high'], 1)}){where}."
     )
 
 
 def _share(value: float) -> str:
-    return f"{points_text(value, 1)}\u00a0%"
+    return f"{format_points(value, 1)}\u00a0%"
 
 
 def _interval(values: Floats) -> dict[str, float]:

@@ -191,8 +191,8 @@ Rates = dict[str, tuple[Floats, Floats, Floats]]  # precision, recall, f1 -> val
 def _per_class(sums: Sums, trials: _Trials) -> Rates:
     precision, recall = sums.precision()[0], sums.recall()[0]
     return {
-        "precision": (precision, *intervals.wilson(precision, trials.precision)),
-        "recall": (recall, *intervals.wilson(recall, trials.recall)),
+        "precision": (precision, *intervals.wilson_interval(precision, trials.precision)),
+        "recall": (recall, *intervals.wilson_interval(recall, trials.recall)),
         "f1": (sums.f1()[0], *intervals.wilson_of_f1(sums.jaccard()[0], trials.f1)),
     }
 
@@ -209,7 +209,7 @@ def _bootstrapped(name: str, sums: Sums, draws: Sums) -> dict[str, float]:
 
 def rate_of(value: float, groups: Integers) -> dict[str, float]:
     """Return a share of all pictures with Wilson's interval, out of the number of `groups`, int (n,) from 0 up."""
-    low, high = intervals.wilson(np.array(value), np.array(int(groups.max()) + 1))
+    low, high = intervals.wilson_interval(np.array(value), np.array(int(groups.max()) + 1))
     return intervals.interval(value, float(low), float(high))
 
 

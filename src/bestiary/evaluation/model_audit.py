@@ -13,11 +13,11 @@ import polars as pl
 from bestiary.batches.preprocess import View
 from bestiary.data.audit import in_order
 from bestiary.data.dataset import Audited
-from bestiary.errors import MissingExtraError, needs
+from bestiary.errors import MissingExtraError, import_optional
 from bestiary.evaluation.label_issues import suspect_findings
-from bestiary.machine import give_back_memory
+from bestiary.machine import trim_memory
 from bestiary.models.efficientnet_lite import BACKBONES
-from bestiary.picture import Limits
+from bestiary.picture import DecodeLimits
 from bestiary.progress import Reporter
 from bestiary.recipe import Recipe
 from bestiary.training.probe import bulk_features
@@ -40,21 +40,21 @@ def looked_again(found: Audited, recipe: Recipe, *, threads: int, cache: Path, r
         return _without(found, LEARNED_CHECKS, "it takes two classes or more")
     backbone, view = _eyes(recipe)
     try:
-        needs("cleanlab", extra="train")
+        import_optional("cleanlab", extra="train")
         keys, paths = pictures["sha256"].to_list(), [Path(path) for path in pictures["path"]]
         features = bulk_features(paths, keys, backbone, view, cache=cache, threads=threads, reporter=reporter)
     except MissingExtraError as error:
         return _without(found, LEARNED_CHECKS, str(error))
-    with reporter.task("Doubting labels", pictures.height) as advance:
+    with reporter.progress("Doubting labels", pictures.height) as advance:
         learned = suspect_findings(pictures, features, seed=SEED)
         advance(pictures.height)
-    give_back_memory()
+    trim_memory()
     return replace(found, findings=in_order(pl.concat([found.findings, learned])))
 
 
 def _eyes(recipe: Recipe) -> tuple[str, View]:
     """Return the backbone and the way of looking at pictures: the recipe's own if it is one of the bundled."""
-    limits, model = Limits(recipe.picture.max_bytes, recipe.picture.max_pixels), recipe.model
+    limits, model = DecodeLimits(recipe.picture.max_bytes, recipe.picture.max_pixels), recipe.model
     if model.method == "scratch" or model.backbone not in BACKBONES:
         return BACKBONE, View(BACKBONES[BACKBONE].size, recipe.picture.fit, limits)
     assert recipe.picture.size is not None  # a resolved recipe has it

@@ -79,7 +79,7 @@ def truth_of(frame: pl.DataFrame, classes: Sequence[str]) -> npt.NDArray[np.int6
 
 def predicted(predictor: Predictor, pictures: pl.DataFrame, reporter: Reporter) -> pl.DataFrame:
     """Return the prediction table of pictures, from their files. Raises SourceError for one that cannot be read."""
-    with reporter.task("Predicting", pictures.height) as advance:
+    with reporter.progress("Predicting", pictures.height) as advance:
         answers = []
         files = (Pinned(Path(path), sha256) for path, sha256 in pictures.select("path", "sha256").iter_rows())
         for answer in predictor.predict_many(files):

@@ -69,7 +69,7 @@ def set_coverage(
     for level in LEVELS:
         inside, sizes = covered(shares, truth, bound_of(table, level))
         value = float(inside.mean())
-        low, high = intervals.wilson(np.array(value), np.array(trials))
+        low, high = intervals.wilson_interval(np.array(value), np.array(trials))
         rows.append(
             {
                 "level": level,

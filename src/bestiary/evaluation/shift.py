@@ -15,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 from scipy.stats import chi2_contingency, norm, rankdata
 
-from bestiary.text import whole_percent
+from bestiary.text import format_percent
 
 Floats = npt.NDArray[np.float64]
 Marked = npt.NDArray[np.bool_]
@@ -132,11 +132,11 @@ def _sentence(found: Mapping[str, Any], word: str) -> str:
     told = "too few for a classifier to tell them apart" if classifier is None else _told(classifier["auroc"])
     mix = ""
     if classes["p"] < SIGNIFICANT and classes["total_variation"] > 0.1:
-        moved = whole_percent(classes["total_variation"])
+        moved = format_percent(classes["total_variation"])
         mix = f" The shares of the classes differ: {moved} of the pictures would have to change."
     return (
-        f"{opening}: {whole_percent(familiarity['answered'])} of them are familiar enough for an answer, in validation"
-        f" {whole_percent(familiarity['answered_in_validation'])}; {told}.{mix}"
+        f"{opening}: {format_percent(familiarity['answered'])} of them are familiar enough for an answer, in validation"
+        f" {format_percent(familiarity['answered_in_validation'])}; {told}.{mix}"
     )
 
 

@@ -16,9 +16,9 @@ import numpy.typing as npt
 import polars as pl
 from scipy.stats import hypergeom
 
-from bestiary.evaluation.intervals import Floats, Integers, interval, wilson
+from bestiary.evaluation.intervals import Floats, Integers, interval, wilson_interval
 from bestiary.stats import holm
-from bestiary.text import points_text, whole_percent
+from bestiary.text import format_percent, format_points
 
 SMALLEST = 20  # different pictures inside a slice, and as many outside: of fewer nothing can be said
 SHARE = 0.1  # of the pictures make an extreme: the darkest tenth
@@ -118,7 +118,7 @@ def sentence(rows: Sequence[dict[str, Any]]) -> str:
             for row in worse
         )
         return f"It is worse, beyond chance, in {len(worse)} of the {judged}: {named}."
-    least = whole_percent(float(np.median([row["noticed_at"] for row in rows if row["noticed_at"] is not None])))
+    least = format_percent(float(np.median([row["noticed_at"] for row in rows if row["noticed_at"] is not None])))
     return (
         f"In none of the {judged} is it worse beyond chance. Half of them would have stood out if right about {least}"
         " or less."
@@ -131,8 +131,8 @@ def _could_tell(row: dict[str, Any]) -> bool:
 
 
 def _rate(entry: dict[str, float]) -> str:
-    low, high = (points_text(entry[end], 0) for end in ("low", "high"))
-    return f"{whole_percent(entry['value'])} ({low} to {high})"
+    low, high = (format_points(entry[end], 0) for end in ("low", "high"))
+    return f"{format_percent(entry['value'])} ({low} to {high})"
 
 
 def _candidates(known: pl.DataFrame) -> Iterator[_Slice]:
@@ -278,7 +278,7 @@ def _chances(within: Flags, wrong: Flags, truth: Integers, k: int) -> Floats:
 
 def _right(wrong: Flags) -> dict[str, float]:
     value = 1 - float(wrong.mean())
-    low, high = wilson(np.array(value), np.array(len(wrong)))
+    low, high = wilson_interval(np.array(value), np.array(len(wrong)))
     return interval(value, float(low), float(high))
 
 
@@ -290,7 +290,7 @@ def _right_outside(within: Flags, wrong: Flags, truth: Integers, k: int) -> dict
     inside = np.bincount(truth[within], minlength=k)
     outside, mistakes = (np.bincount(truth[rows], minlength=k) for rows in (~within, ~within & wrong))
     shares, rates = inside / inside.sum(), 1 - mistakes / np.maximum(outside, 1)
-    lows, highs = wilson(rates, outside)
+    lows, highs = wilson_interval(rates, outside)
     value = float(shares @ rates)
     below, above = (float(np.sqrt(((shares * gap) ** 2).sum())) for gap in (rates - lows, highs - rates))
     return interval(value, max(value - below, 0.0), min(value + above, 1.0))

@@ -19,7 +19,7 @@ from bestiary.batches.preprocess import View
 from bestiary.errors import IntegrityError
 from bestiary.export.calibration import choose_threshold, fit_temperature
 from bestiary.export.graph import Calibration, seal
-from bestiary.files import atomic
+from bestiary.files import atomic_path
 from bestiary.inference.bundle import GRAPH_NAME, Bundle, read_bundle
 from bestiary.inference.conformal import set_table
 from bestiary.inference.predictor import EngineName, Prediction, Predictor
@@ -67,9 +67,9 @@ def write_model(model: Model, run: Path) -> None:
         "bestiary": __version__,
     }
     content = seal(model.trunk, model.head, model.calibration, metadata).SerializeToString(deterministic=True)
-    with atomic(run / GRAPH_NAME) as temporary:
+    with atomic_path(run / GRAPH_NAME) as temporary:
         temporary.write_bytes(content)
-    with atomic(run / "model.safetensors") as temporary:
+    with atomic_path(run / "model.safetensors") as temporary:
         save_file(_head_tensors(model.head) | _subspace_tensors(model.calibration), temporary)
     Bundle(
         classes=model.classes,

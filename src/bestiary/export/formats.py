@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from bestiary.errors import IntegrityError, needs
+from bestiary.errors import IntegrityError, import_optional
 from bestiary.export.graph import OUTPUTS
 from bestiary.inference.bundle import BUNDLE_NAME, GRAPH_NAME, Bundle, Precision, graph_digest
 from bestiary.picture import LETTERBOX_GREY, Fit
@@ -110,7 +110,7 @@ def metadata(run: Path, bundle: Bundle, precision: Precision) -> dict[str, str]:
 
 
 def _write_onnx(source: Path, graph: Path, about: dict[str, str]) -> None:
-    onnx = needs("onnx", extra="train")
+    onnx = import_optional("onnx", extra="train")
     model = onnx.load(source)
     known = {entry.key: entry.value for entry in model.metadata_props if entry.key != PREPARED[0]}
     onnx.helper.set_model_props(model, known | about)
@@ -123,7 +123,7 @@ def _write_onnx(source: Path, graph: Path, about: dict[str, str]) -> None:
 
 def _as_openvino(source: Path, about: dict[str, str]) -> Path:
     """Put OpenVINO's two files, .xml and .bin, in the place of an ONNX file; return the first."""
-    openvino = needs("openvino", extra="train")
+    openvino = import_optional("openvino", extra="train")
     model, graph = openvino.convert_model(source), source.with_name(OPENVINO_NAME)
     for key, value in about.items():
         model.set_rt_info(value, ["bestiary", key])
@@ -137,7 +137,7 @@ def _quantise(source: Path, graph: Path, images: Images) -> None:
 
     Static quantisation with QuantizeLinear/DequantizeLinear pairs (Jacob et al. 2018), by ONNX Runtime's quantiser.
     """
-    onnx = needs("onnx", extra="train")
+    onnx = import_optional("onnx", extra="train")
     from onnxruntime import quantization
 
     prepared = graph.with_name("prepared.onnx")

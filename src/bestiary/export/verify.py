@@ -23,7 +23,7 @@ from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.inference.predictor import Predictor
 from bestiary.progress import Reporter
 from bestiary.stats import Z_95
-from bestiary.text import points_text
+from bestiary.text import format_points
 
 PROOF_PICTURES = 500
 CALIBRATION_PICTURES = 128
@@ -55,8 +55,8 @@ class Proof:
         return (
             f"Held against the run on {self.pictures:,} pictures, from their files: probabilities differ by at most"
             f" {self.largest_difference:.2g}, {self.labels_changed:,} labels differ. Accuracy on the"
-            f" {self.validation_pictures:,} validation pictures: {points_text(self.accuracy_before, 1)} % before,"
-            f" {points_text(self.accuracy, 1)} % after; lost {100 * loss['value']:.2f} points (95 % interval"
+            f" {self.validation_pictures:,} validation pictures: {format_points(self.accuracy_before, 1)} % before,"
+            f" {format_points(self.accuracy, 1)} % after; lost {100 * loss['value']:.2f} points (95 % interval"
             f" {100 * loss['low']:.2f} to {100 * loss['high']:.2f})."
         )
 
@@ -80,9 +80,9 @@ def export(
     proving = _for_proof(pictures.filter(pl.col("split") == "val").sort("row_id"), training)
     _refuse_missing(proving)
     if proving.height < PROOF_PICTURES:
-        reporter.say(f"The run has {proving.height:,} pictures to prove with; {PROOF_PICTURES} are better.")
+        reporter.info(f"The run has {proving.height:,} pictures to prove with; {PROOF_PICTURES} are better.")
     with _beside(target) as place:
-        reporter.say(f"Writing {kind}.")
+        reporter.info(f"Writing {kind}.")
         exported = write_export(run, bundle, kind, place, _calibration(training, bundle, threads))
         proof = _proof(run, place, proving, bundle, threads, reporter)
         refuse_worse(proof, kind, force=force)
@@ -142,7 +142,7 @@ def _refuse_missing(pictures: pl.DataFrame) -> None:
 def _proof(run: Path, place: Path, pictures: pl.DataFrame, bundle: Bundle, threads: int, reporter: Reporter) -> Proof:
     """Answer the pictures with the run and, with another engine where there is one, with the export."""
     before, after = Predictor(run, threads=threads, engine="fastest"), Predictor(place, threads=threads)
-    with reporter.task("Proving", 2 * pictures.height) as advance:
+    with reporter.progress("Proving", 2 * pictures.height) as advance:
         expected = _probabilities(before, pictures, advance)
         found = _probabilities(after, pictures, advance)
     return compared(expected, found, pictures, bundle.classes)

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from bestiary.batches.preprocess import View
 from bestiary.errors import RunError
 from bestiary.files import write_text
-from bestiary.picture import Fit, Limits
+from bestiary.picture import DecodeLimits, Fit
 
 BUNDLE_FORMAT = 1
 GRAPH_NAME, BUNDLE_NAME = "model.onnx", "bundle.json"
@@ -67,7 +67,7 @@ class Bundle:
     @property
     def view(self) -> View:
         """How this model looks at pictures."""
-        return View(self.size, self.fit, Limits(self.max_bytes, self.max_pixels))
+        return View(self.size, self.fit, DecodeLimits(self.max_bytes, self.max_pixels))
 
     def write(self, run: Path) -> None:
         """Write `bundle.json` into the run folder."""

@@ -11,10 +11,10 @@ from PIL import Image
 
 from bestiary.batches.preprocess import View
 from bestiary.errors import MachineError
-from bestiary.files import atomic
+from bestiary.files import atomic_path
 from bestiary.inference.predictor import Prediction
 from bestiary.picture import open_picture
-from bestiary.text import shortened
+from bestiary.text import truncate_name
 
 HEATMAP_STRENGTH, HEATMAP_PIXELS = 0.55, 640
 HEATMAP_NAME_BYTES = 200  # of a picture's name that its heatmap keeps: names of files have 255 bytes at most
@@ -31,7 +31,7 @@ def with_heatmaps(
     taken = {file.name.removesuffix(suffix) for file in folder.glob(f"*{suffix}")} if resume else set[str]()
     for prediction in predictions:
         if prediction.heatmap is not None and prediction.path is not None:
-            name = _free_name(shortened(Path(prediction.path).stem, HEATMAP_NAME_BYTES), taken)
+            name = _free_name(truncate_name(Path(prediction.path).stem, HEATMAP_NAME_BYTES), taken)
             _save(heatmap_over(seen(Path(prediction.path), view), prediction.heatmap), folder / f"{name}{suffix}")
         yield prediction
 
@@ -70,5 +70,5 @@ def _free_name(stem: str, taken: set[str]) -> str:
 def _save(image: Image.Image, path: Path) -> None:
     if path.exists():
         raise MachineError(f"{path} exists already, and is not written over. Choose another folder for the heatmaps.")
-    with atomic(path) as temporary:
+    with atomic_path(path) as temporary:
         image.save(temporary)

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from bestiary.errors import MachineError, UserError, needs
-from bestiary.files import atomic
+from bestiary.errors import MachineError, UserError, import_optional
+from bestiary.files import atomic_path
 from bestiary.inference import writers
 from bestiary.inference.predictor import Prediction
 from bestiary.text import printable
@@ -38,7 +38,7 @@ class AnswerFile:
             raise UserError("A table to read goes to the screen; --out takes --format jsonl, csv or parquet.")
         self._path, self._form, self._classes, self._sets = path, form, tuple(classes), sets
         self._live = path.with_name(f"{path.name}.part.jsonl") if form == "parquet" else path
-        self._polars: Any = needs("polars", extra="train") if form == "parquet" else None
+        self._polars: Any = import_optional("polars", extra="train") if form == "parquet" else None
         if not resume:
             self._refuse_taken()
         self._written = Counter(self._known())
@@ -79,7 +79,7 @@ class AnswerFile:
         """Turn the waiting rows into the table, a part at a time, and take them away."""
         pl, kinds = self._polars, writers.schema(self._classes, sets=self._sets)
         new = pl.scan_ndjson(self._live, schema=kinds)
-        with atomic(self._path) as temporary:
+        with atomic_path(self._path) as temporary:
             old = [pl.scan_parquet(self._path)] if self._path.exists() else []
             if self._live.stat().st_size:
                 pl.concat([*old, new]).sink_parquet(temporary)

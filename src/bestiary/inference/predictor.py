@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from bestiary.batches.decoding import Decoded, decoded, in_batches
 from bestiary.batches.preprocess import KINDS, Source
-from bestiary.errors import InputError, PictureError, RunError, needs
+from bestiary.errors import InputError, PictureError, RunError, import_optional
 from bestiary.inference.bundle import Bundle, read_bundle
-from bestiary.machine import cores
+from bestiary.machine import available_cores
 from bestiary.models.engine import Engine, OnnxRuntimeEngine, OpenVINOEngine, Outputs, bulk_engine, run
 
 MANY = 300  # pictures from which the faster engine makes up for its slower start
@@ -69,7 +69,7 @@ class Predictor:
         """
         self.run = Path(run)
         self.bundle: Bundle = read_bundle(self.run)
-        self.threads = threads or cores()
+        self.threads = threads or available_cores()
         self._engine: Engine = _engine(self.run / self.bundle.graph, engine, self.threads)
         self._blank = np.zeros((self.bundle.size, self.bundle.size, 3), np.uint8)  # stands in for what is unreadable
         self._refuse_unfit()
@@ -175,7 +175,7 @@ def _taken(source: Source | str) -> Source:
 def _engine(graph: Path, name: EngineName, threads: int) -> Engine:
     """Return the engine for a graph: OpenVINO's own format is for OpenVINO alone."""
     if graph.suffix == ".xml":
-        needs("openvino", extra="train")
+        import_optional("openvino", extra="train")
         return OpenVINOEngine(graph, threads=threads)
     return (bulk_engine if name == "fastest" else OnnxRuntimeEngine)(graph, threads=threads)
 

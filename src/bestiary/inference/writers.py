@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TextIO
 
-from bestiary.errors import UserError, needs
+from bestiary.errors import UserError, import_optional
 from bestiary.inference.conformal import label_set
 from bestiary.inference.predictor import Prediction
 from bestiary.progress import Advance
-from bestiary.text import on_one_line, points_text
+from bestiary.text import escape_control_chars, format_points
 
 FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")  # OWASP, "CSV Injection": spreadsheets run a cell that begins so
 NUMBER = re.compile(r"[+-]\d+([.,]\d+)?")
@@ -97,7 +97,7 @@ def row(one: Prediction, classes: Sequence[str], *, sets: bool = False) -> list[
 
 def schema(classes: Sequence[str], *, sets: bool = False) -> dict[str, Any]:
     """Return the types of the columns, for polars."""
-    pl = needs("polars", extra="train")
+    pl = import_optional("polars", extra="train")
     kinds = dict.fromkeys(("path", "label", "error", "labels"), pl.String) | {"unknown": pl.Boolean}
     return {name: kinds.get(name, pl.Float64) for name in columns(classes, sets=sets)}
 
@@ -118,7 +118,7 @@ def with_sets(predictions: Iterable[Prediction], bound: float) -> Iterator[Predi
 def _write_parquet(predictions: Iterable[Prediction], out: TextIO, classes: Sequence[str], sets: bool) -> None:
     if out.isatty():
         raise UserError("Parquet is not for a terminal. Send it to a file: bestiary predict … --out out.parquet")
-    pl = needs("polars", extra="train")
+    pl = import_optional("polars", extra="train")
     rows = [row(one, classes, sets=sets) for one in predictions]
     pl.DataFrame(rows, schema=schema(classes, sets=sets), orient="row").write_parquet(out.buffer)
 
@@ -126,11 +126,11 @@ def _write_parquet(predictions: Iterable[Prediction], out: TextIO, classes: Sequ
 def _write_table(predictions: Iterable[Prediction], out: TextIO, top: int) -> None:
     for one in predictions:
         if one.error is not None:
-            out.write(f"{on_one_line(str(one.path))}\n    cannot be read: {on_one_line(one.error)}\n")
+            out.write(f"{escape_control_chars(str(one.path))}\n    cannot be read: {escape_control_chars(one.error)}\n")
             continue
         best = sorted(one.probabilities.items(), key=lambda item: -item[1])[:top]
-        shown = ", ".join(f"{name} {points_text(probability, 1)} %" for name, probability in best)
+        shown = ", ".join(f"{name} {format_points(probability, 1)} %" for name, probability in best)
         shown += "" if one.labels is None else f"  {{{', '.join(one.labels)}}}"
         doubt = "  (unknown: like none of the classes)" if one.unknown else ""
-        out.write(f"{on_one_line(str(one.path))}  {on_one_line(shown)}{doubt}\n")
+        out.write(f"{escape_control_chars(str(one.path))}  {escape_control_chars(shown)}{doubt}\n")
         out.flush()

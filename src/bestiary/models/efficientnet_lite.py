@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bestiary.errors import RecipeError, nearest, needs
-from bestiary.files import atomic
+from bestiary.errors import RecipeError, did_you_mean, import_optional
+from bestiary.files import atomic_path
 from bestiary.models.pretrained_weights import (
     LITE_WEIGHTS,
     Array,
@@ -58,7 +58,7 @@ BACKBONES = {
 def lite_backbone(name: str) -> Backbone:
     """Return the backbone of that name. Raises RecipeError, with the known names, if there is none."""
     if name not in BACKBONES:
-        raise RecipeError(f'No pretrained backbone is called "{name}". {nearest(name, BACKBONES)}')
+        raise RecipeError(f'No pretrained backbone is called "{name}". {did_you_mean(name, BACKBONES)}')
     return BACKBONES[name]
 
 
@@ -72,7 +72,7 @@ def trunk_graph(name: str, size: int | None = None) -> onnx.ModelProto:
     """
     backbone = lite_backbone(name)
     pixels = _checked_size(backbone, size)
-    onnx = needs("onnx", extra="train")
+    onnx = import_optional("onnx", extra="train")
     checkpoint = read_legacy_checkpoint(lite_weights_path(name), backbone.weights.sha256)
     trunk = _Trunk(onnx.helper, onnx.numpy_helper, checkpoint)
     _walk(trunk, backbone)
@@ -109,7 +109,7 @@ def built_trunk(name: str, cache_folder: Path, size: int | None = None) -> Path:
             return kept
     content = trunk_graph(name, pixels).SerializeToString(deterministic=True)
     path = cache_folder / f"{stem}-{_digits(content)}.onnx"
-    with atomic(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_bytes(content)
     return path
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bestiary.batches.feature_matrix import Rows, mean_and_scale
-from bestiary.machine import cores, one_blas_thread
+from bestiary.machine import available_cores, single_blas_thread
 from bestiary.quick_metrics import log_softmax
 
 ROWS_AT_ONCE, GUESSED_FROM = 1_024, 8_192
@@ -100,7 +100,7 @@ class AtOnce:
 
     def fit(self, strength: float) -> tuple[Array, Array]:
         """Return weights and biases."""
-        with one_blas_thread(), warnings.catch_warnings():
+        with single_blas_thread(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", MANY_CLASSES, UserWarning)
             self._model.set_params(C=strength).fit(self._rows, self._labels, self._weights)
         coefficients: Array = self._model.coef_
@@ -127,7 +127,7 @@ class InPieces:
         self._known: npt.NDArray[np.float64] = np.zeros((classes, features.shape[1] + 1))
         # For pieces in float32, one a thread: the C library keeps what threads allocate themselves for each of them.
         self._rooms = SimpleQueue[Features]()
-        for _ in range(cores()):
+        for _ in range(available_cores()):
             self._rooms.put(np.empty((min(ROWS_AT_ONCE, len(features)), features.shape[1]), np.float32))
 
     def fit(self, strength: float) -> tuple[Array, Array]:
@@ -137,7 +137,7 @@ class InPieces:
         # Of two classes scikit-learn weighs the difference w of both rows: w**2 / 2, where two of w / 2 have w**2 / 4.
         penalty = (2 if len(self._known) == 2 else 1) / (strength * float(self._counts.sum(dtype=np.float64)))
         start = self._known if self._known.any() else self._guess(strength)
-        with one_blas_thread(), ThreadPoolExecutor(cores()) as workers:
+        with single_blas_thread(), ThreadPoolExecutor(available_cores()) as workers:
             found = minimize(
                 self._loss,
                 start.ravel(),

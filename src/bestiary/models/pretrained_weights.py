@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bestiary.errors import IntegrityError, MissingExtraError, RecipeError, nearest
+from bestiary.errors import IntegrityError, MissingExtraError, RecipeError, did_you_mean
 
 Array = NDArray[Any]
 
@@ -88,7 +88,7 @@ def lite_weights_path(name: str) -> Path:
     installed without its file.
     """
     if name not in LITE_WEIGHTS:
-        raise RecipeError(f'No packaged weights are called "{name}". {nearest(name, LITE_WEIGHTS)}')
+        raise RecipeError(f'No packaged weights are called "{name}". {did_you_mean(name, LITE_WEIGHTS)}')
     weights = LITE_WEIGHTS[name]
     found = importlib.util.find_spec(weights.package)
     if found is None or not found.submodule_search_locations:

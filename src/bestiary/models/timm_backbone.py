@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bestiary.errors import RecipeError, needs
+from bestiary.errors import RecipeError, import_optional
 from bestiary.models.efficientnet_lite import lite_backbone
 from bestiary.models.pretrained_weights import lite_weights_path, verified_bytes
 
@@ -59,7 +59,7 @@ def timm_lite(name: str) -> nn.Module:
     if torch, timm or the weights are not installed.
     """
     backbone = lite_backbone(name)
-    torch, timm = needs("torch", extra="torch"), needs("timm", extra="torch")
+    torch, timm = import_optional("torch", extra="torch"), import_optional("timm", extra="torch")
     stored = torch.load(
         io.BytesIO(verified_bytes(lite_weights_path(name), backbone.weights.sha256)),
         map_location="cpu",
@@ -79,8 +79,8 @@ def timm_model(name: str, weights_file: Path | None = None, *, from_hub: bool = 
     Raises RecipeError if timm has no such name, if there are no weights or they do not fit, or if the network has no
     maps; MissingExtraError if torch or timm is not installed.
     """
-    needs("torch", extra="torch")
-    timm = needs("timm", extra="torch")
+    import_optional("torch", extra="torch")
+    timm = import_optional("timm", extra="torch")
     _require_known(timm, name)
     if weights_file is not None and from_hub:
         raise RecipeError(f'"{name}" was given both the file {weights_file} and the hub. Choose one in model.weights.')

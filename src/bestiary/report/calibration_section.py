@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from bestiary.evaluation.intervals import wilson
+from bestiary.evaluation.intervals import wilson_interval
 from bestiary.report import format, plots
 from bestiary.report.plots import ReliabilityPoint
 from bestiary.report.precision_recall_plot import class_curves
-from bestiary.text import whole_percent
+from bestiary.text import format_percent
 
 IN_WORDS = 0.95  # the level of prediction sets that a sentence speaks of
 EVEN = 0.05  # a temperature this close to 1 changes next to nothing
@@ -66,11 +66,11 @@ def set_words(metrics: Mapping[str, Any]) -> str:
     share, level = row["covered"], row["level"]
     kept = "as promised" if share["low"] <= level <= share["high"] else "more than promised"
     kept = "less than promised" if share["high"] < level else kept
-    empty = f", and {whole_percent(row['empty'])} are empty: nothing is likely enough" if row["empty"] else ""
+    empty = f", and {format_percent(row['empty'])} are empty: nothing is likely enough" if row["empty"] else ""
     return (
         f"Asked for as few labels as hold the true one 95 times in 100, its sets held it"
         f" {100 * share['value']:.1f} times in 100 ({format.interval_text(share)}): {kept}. A set names"
-        f" {row['labels']:.2f} labels on average, {whole_percent(row['single'])} name exactly one{empty}."
+        f" {row['labels']:.2f} labels on average, {format_percent(row['single'])} name exactly one{empty}."
         + (ALL_LABELS if row["labels"] == len(metrics["per_class"]) else "")
     )
 
@@ -80,6 +80,6 @@ def _points(bins: Sequence[Mapping[str, Any]]) -> list[ReliabilityPoint]:
     points = []
     for one in bins:
         if n := one["count"]:
-            low, high = wilson(np.array(one["accuracy"]), np.array(n))
+            low, high = wilson_interval(np.array(one["accuracy"]), np.array(n))
             points.append(ReliabilityPoint(one["confidence"], round(one["accuracy"] * n), n, float(low), float(high)))
     return points

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bestiary.text import some
+from bestiary.text import format_names
 
 _HEADER = ("", "precision", "recall", "95 % interval", "f1", "support")
 MOST_LINES, WORST_LINES = 30, 20  # on a screen: of more classes the worst are shown
@@ -53,7 +53,7 @@ def notes_of(metrics: Mapping[str, Any]) -> list[str]:
     untested = [label for label, one in metrics["per_class"].items() if one.get("support") == 0]
     if untested and metrics.get("split") != "elsewhere":  # there it is said beside what else the pictures lack
         said.append(
-            f"No test picture shows {some(untested)}: nothing is known of how well they are recognised, and"
+            f"No test picture shows {format_names(untested)}: nothing is known of how well they are recognised, and"
             " averages over all classes count them as 0."
         )
     return said

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from bestiary.text import points_text
+from bestiary.text import format_points
 
 ABSENT = "–"
 
@@ -14,7 +14,7 @@ ABSENT = "–"
 def estimate_text(metric: Mapping[str, Any] | None, digits: int = 1) -> str:
     """Return a rate as a percentage, `–` where it is not known."""
     value = (metric or {}).get("value")
-    return ABSENT if value is None or not math.isfinite(value) else f"{points_text(value, digits)}\u00a0%"
+    return ABSENT if value is None or not math.isfinite(value) else f"{format_points(value, digits)}\u00a0%"
 
 
 def interval_text(metric: Mapping[str, Any] | None, digits: int = 1, factor: float = 100) -> str:

@@ -18,7 +18,7 @@ from bestiary.batches.preprocess import View
 from bestiary.errors import PictureError, RunError
 from bestiary.inference.heatmap import heatmap_over, seen
 from bestiary.inference.predictor import Predictor
-from bestiary.machine import cores
+from bestiary.machine import available_cores
 from bestiary.report.thumbnails import LARGEST_BYTES, small_data_uri, thumbnail_data_uri
 
 GALLERY = 48  # mistakes; fewer of the others
@@ -107,7 +107,7 @@ def thumbnails(paths: Sequence[str | None], side: int, *, largest_bytes: int = L
     def small(path: str | None) -> str | None:
         return thumbnail_data_uri(Path(path), side, largest_bytes=largest_bytes) if path else None
 
-    with ThreadPoolExecutor(cores()) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         return list(pool.map(small, paths))
 
 

@@ -17,7 +17,7 @@ from bestiary.report.markdown import figure, plain, rows
 from bestiary.report.markdown_summary import peeked
 from bestiary.report.next_steps import evidence_of
 from bestiary.report.run_files import RunFiles, notes
-from bestiary.text import whole_percent
+from bestiary.text import format_percent
 from bestiary.version import __version__
 
 # Our key, the hub's name of the metric, its name for people.
@@ -174,7 +174,7 @@ def _limits(run: RunFiles) -> Iterator[str]:
 
 def _answered(metrics: Any) -> str:
     share = (metrics.get("unknown") or {}).get("coverage")
-    return "" if share is None else f" ({whole_percent(share)} of the test pictures get an answer)"
+    return "" if share is None else f" ({format_percent(share)} of the test pictures get an answer)"
 
 
 def _made(run: RunFiles) -> Iterator[tuple[str, str]]:

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
 from bestiary.evaluation.calibration import bin_of, coverage_curve
-from bestiary.evaluation.intervals import Floats, wilson
+from bestiary.evaluation.intervals import Floats, wilson_interval
 from bestiary.report.svg import WIDTH, Frame, axes, dot, drawing, number_text, percent_text, segment, text, ticks
 
 BINS = 10
@@ -127,7 +127,7 @@ def reliability_points(confidence: Floats, right: Flags) -> list[ReliabilityPoin
     which, points = bin_of(confidence, BINS), []
     for rows in (which == b for b in range(BINS) if (which == b).any()):
         hits, n = int(right[rows].sum()), int(rows.sum())
-        low, high = wilson(np.array(hits / n), np.array(n))
+        low, high = wilson_interval(np.array(hits / n), np.array(n))
         points.append(ReliabilityPoint(float(confidence[rows].mean()), hits, n, float(low), float(high)))
     return points
 

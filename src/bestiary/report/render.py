@@ -10,7 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from bestiary.report import format
-from bestiary.text import whole_percent
+from bestiary.text import format_percent
 
 ROOMS = ("report", "tune", "study")  # each has a folder of templates
 PACKAGE = Path(__file__).parents[1]
@@ -29,7 +29,7 @@ def render_page(template: str, values: Mapping[str, Any]) -> str:
     environment.globals.update(
         estimate=format.estimate_text,
         interval=format.interval_text,
-        percent=whole_percent,
+        percent=format_percent,
         number=format.number_text,
         style=Markup(STYLE.read_text(encoding="utf-8")),  # ours, not the user's: safe as it is
     )

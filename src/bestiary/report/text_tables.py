@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bestiary.report.classification_report import classification_report
-from bestiary.text import points_text, whole_percent
+from bestiary.text import format_percent, format_points
 
 
 def elsewhere_text(metrics: Mapping[str, Any]) -> str:
@@ -26,8 +26,8 @@ def elsewhere_text(metrics: Mapping[str, Any]) -> str:
     for label, said in metrics["unknown_classes"].items():
         lines.append(
             f'The model does not know "{label}" ({said["pictures"]:,} pictures): it said "unknown"'
-            f" {whole_percent(said['value'])} of the time ({whole_percent(said['low'])} to"
-            f" {whole_percent(said['high'])})."
+            f" {format_percent(said['value'])} of the time ({format_percent(said['low'])} to"
+            f" {format_percent(said['high'])})."
         )
     if metrics["classes_without_pictures"]:
         lines.append(
@@ -47,7 +47,7 @@ def corruption_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return accuracies by corruption, a column for each strength, and what is still answered at the strongest."""
     clean = next(row for row in rows if row["corruption"] == "none")
     head = f"{'accuracy at strength':22}" + "".join(f"{strength:>8}" for strength in range(1, 6)) + "  answered at 5"
-    lines = [f"As they are: {points_text(clean['accuracy'], 1)} % of {clean['n']:,} validation pictures right.", head]
+    lines = [f"As they are: {format_points(clean['accuracy'], 1)} % of {clean['n']:,} validation pictures right.", head]
     for name in dict.fromkeys(row["corruption"] for row in rows if row["corruption"] != "none"):
         own = sorted((row for row in rows if row["corruption"] == name), key=lambda row: row["strength"])
         cells = "".join(f"{row['accuracy']:8.1%}" for row in own)

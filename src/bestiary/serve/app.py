@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from bestiary.batches.preprocess import View
 from bestiary.errors import PictureError
 from bestiary.inference.predictor import Predictor
-from bestiary.picture import Limits
+from bestiary.picture import DecodeLimits
 from bestiary.serve import open_inference
 from bestiary.serve.batching import Batcher, BusyError, Outcome, Picture
 from bestiary.serve.request_body import Asked, pictures_in
@@ -144,7 +144,7 @@ class Service:
 
 def create_app(predictor: Predictor, settings: Settings, name: str) -> FastAPI:
     """Return the application that serves this model; `name` is what the protocol and the page call it."""
-    limits = Limits(settings.max_bytes, min(settings.max_pixels, predictor.bundle.max_pixels))
+    limits = DecodeLimits(settings.max_bytes, min(settings.max_pixels, predictor.bundle.max_pixels))
     view = View(predictor.bundle.size, predictor.bundle.fit, limits)
     sizes: list[Metrics] = []
     batcher = Batcher(

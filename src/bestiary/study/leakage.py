@@ -22,18 +22,18 @@ from bestiary.batches.preprocess import View
 from bestiary.data.split import Item, split
 from bestiary.errors import RecipeError, RunError, SourceError
 from bestiary.files import cache_folder
-from bestiary.machine import cores, keep_memory
+from bestiary.machine import available_cores, disable_malloc_trim
 from bestiary.models.efficientnet_lite import BACKBONES, built_trunk
 from bestiary.models.engine import Precision, has_openvino
 from bestiary.models.logistic_regression import logits_of
-from bestiary.picture import Limits
-from bestiary.progress import Reporter, Silent
+from bestiary.picture import DecodeLimits
+from bestiary.progress import Reporter, SilentReporter
 from bestiary.recipe import Balance, Recipe
 from bestiary.report.run_report import write_report
 from bestiary.training.probe import Labelled, feature_store, fill_features, fit_head
 
 SEEDS = 5
-SILENT = Silent()
+SILENT = SilentReporter()
 Places = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 Names = npt.NDArray[np.str_]
@@ -77,15 +77,15 @@ def leak_report(
 
     Rates are fractions; `sentence` says it all in words. Raises RecipeError unless the run is a probe's.
     """
-    recipe = run_folder.recipe_of(run).resolved()
+    recipe = run_folder.load_recipe(run).resolve()
     refuse_leak_report(recipe)
-    problem = _problem(run, recipe, threads or cores(), reporter)
+    problem = _problem(run, recipe, threads or available_cores(), reporter)
     try:
         split(problem.items, problem.shares, seed=recipe.seed)
     except SourceError as error:
         raise RunError(f"{run} is finished, but naive and other splits of it cannot be compared. {error}") from None
     trials = []
-    with reporter.task("Training with naive splits", seeds) as advance:
+    with reporter.progress("Training with naive splits", seeds) as advance:
         for seed in range(recipe.seed, recipe.seed + seeds):
             trials.append(trial(problem, seed))
             advance(1)
@@ -246,7 +246,7 @@ def _mean(values: Sequence[float]) -> dict[str, float]:
 
 
 def _problem(run: Path, recipe: Recipe, threads: int, reporter: Reporter) -> Problem:
-    keep_memory()
+    disable_malloc_trim()
     used = table.read(run / "pictures.parquet", table.PICTURES).filter(pl.col("split").is_not_null())
     chosen = [line["regularisation"] for line in run_folder.read_history(run) if line.get("chosen")]
     if not chosen:
@@ -267,7 +267,9 @@ def _problem(run: Path, recipe: Recipe, threads: int, reporter: Reporter) -> Pro
 
 def _features(used: pl.DataFrame, recipe: Recipe, threads: int, reporter: Reporter) -> Rows:
     assert recipe.picture.size is not None  # a resolved recipe has it
-    view = View(recipe.picture.size, recipe.picture.fit, Limits(recipe.picture.max_bytes, recipe.picture.max_pixels))
+    view = View(
+        recipe.picture.size, recipe.picture.fit, DecodeLimits(recipe.picture.max_bytes, recipe.picture.max_pixels)
+    )
     trunk = built_trunk(recipe.model.backbone, cache_folder() / "trunks", view.size)
     precision: Precision = "bfloat16" if has_openvino() else "float32"  # as for training: most of these are cached
     store = feature_store(cache_folder(), trunk, view, precision, BACKBONES[recipe.model.backbone].channels)

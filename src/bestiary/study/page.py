@@ -14,7 +14,7 @@ from bestiary.files import write_text
 from bestiary.report.comparison_page import NAMES, print_lines
 from bestiary.report.render import render_page
 from bestiary.study.plots import differences_plot, scores_plot, seconds_plot
-from bestiary.text import spoken
+from bestiary.text import format_duration
 from bestiary.version import __version__
 
 METRIC = "macro_f1"  # by which a recipe is called better
@@ -38,7 +38,7 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
     for one in found["recipes"]:
         told = differences.get(one["recipe"])
         scores = [mean_text(one[metric], metric) for metric in COMPARED]
-        line = (one["recipe"], str(len(one["seeds"])), *scores, spoken(one["train_seconds"]))
+        line = (one["recipe"], str(len(one["seeds"])), *scores, format_duration(one["train_seconds"]))
         if told is None:
             lines.append((*line, "", "", "", ""))
             continue
@@ -146,5 +146,5 @@ def _values(found: Mapping[str, Any]) -> dict[str, Any]:
         "gap_lines": [
             (one, [(difference_text(one[metric], metric), one[metric]) for metric in COMPARED]) for one in told.values()
         ],
-        "spoken": spoken,
+        "spoken": format_duration,
     }

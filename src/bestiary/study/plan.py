@@ -10,11 +10,11 @@ from pathlib import Path
 import polars as pl
 
 from bestiary.errors import RecipeError
-from bestiary.profiling import Clock
-from bestiary.progress import Silent
+from bestiary.profiling import StageTimer
+from bestiary.progress import SilentReporter
 from bestiary.recipe import Recipe
 from bestiary.study.recipes import Entry, named, with_epochs
-from bestiary.text import spoken, whole_percent
+from bestiary.text import format_duration, format_percent
 from bestiary.training.budget import RESERVE_SHARE, Estimate, Measure, estimated
 from bestiary.training.task import task_of
 
@@ -43,8 +43,8 @@ def forecast(entries: Sequence[Entry], shown: pl.DataFrame, *, seed: int, thread
     measure, found = Measure(), dict[str, Forecast]()
     for entry in entries:
         with named(entry.name):
-            recipe = unlooked(entry.recipe(seed).resolved())
-            estimate = estimated(task_of(Path(), recipe, shown, threads, Clock(), Silent()), measure)
+            recipe = unlooked(entry.recipe(seed).resolve())
+            estimate = estimated(task_of(Path(), recipe, shown, threads, StageTimer(), SilentReporter()), measure)
         found[entry.name] = Forecast(estimate, None if recipe.model.method == "probe" else recipe.train.epochs)
     return found
 
@@ -60,9 +60,9 @@ def share_within(forecasts: Sequence[Forecast], seeds: int, budget_seconds: floa
             return step / SHARES
     least = total(forecasts, seeds, 1 / SHARES)
     raise RecipeError(
-        f"--budget {spoken(budget_seconds)} is too short: with the fewest epochs the {len(forecasts) * seeds} trainings"
-        f" take {spoken(least)}, and {spoken(elapsed_seconds)} are over. Give"
-        f" {spoken((least + elapsed_seconds) / (1 - RESERVE_SHARE) + 1)} or more, or fewer seeds, recipes or classes."
+        f"--budget {format_duration(budget_seconds)} is too short: with the fewest epochs the {len(forecasts) * seeds} trainings"
+        f" take {format_duration(least)}, and {format_duration(elapsed_seconds)} are over. Give"
+        f" {format_duration((least + elapsed_seconds) / (1 - RESERVE_SHARE) + 1)} or more, or fewer seeds, recipes or classes."
     )
 
 
@@ -82,9 +82,9 @@ def announced(names: Mapping[str, int], forecasts: Mapping[str, Forecast], share
     """Return what is ahead in words, and when it will be done. names: recipes by their number of cells to come."""
     seconds = sum(cells * forecasts[name].seconds(share) for name, cells in names.items())
     done = time.strftime("%H:%M", time.localtime(time.time() + seconds))
-    each = ", ".join(f"{name} {spoken(forecasts[name].seconds(share))}" for name in names)
-    cut = f" Recipes have {whole_percent(share)} of their epochs, for the budget." if share < 1 else ""
-    return f"{sum(names.values())} trainings ahead; done at about {done} (in {spoken(seconds)}). Each: {each}.{cut}"
+    each = ", ".join(f"{name} {format_duration(forecasts[name].seconds(share))}" for name in names)
+    cut = f" Recipes have {format_percent(share)} of their epochs, for the budget." if share < 1 else ""
+    return f"{sum(names.values())} trainings ahead; done at about {done} (in {format_duration(seconds)}). Each: {each}.{cut}"
 
 
 def unlooked(recipe: Recipe) -> Recipe:

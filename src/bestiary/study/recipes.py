@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bestiary.errors import MissingExtraError, RecipeError, UserError, nearest
+from bestiary.errors import MissingExtraError, RecipeError, UserError, did_you_mean
 from bestiary.evaluation.multi_seed import Pair
-from bestiary.recipe import METHODS, Recipe, read_named, shipped, trained_for, with_settings
+from bestiary.recipe import METHODS, Recipe, apply_overrides, builtin_recipes, load_recipe_values, override_epochs
 from bestiary.training.recipe_checks import learner_of, refuse_impossible, users_of
 
 PRESETS = ("original",)
@@ -59,7 +59,7 @@ def read_entries(names: Sequence[str], preset: str | None, settings: Sequence[st
     Raises RecipeError or UserError, naming the recipe, for whatever cannot be studied.
     """
     if preset is not None and preset not in PRESETS:
-        raise UserError(f'There is no preset "{preset}". {nearest(preset, PRESETS)}')
+        raise UserError(f'There is no preset "{preset}". {did_you_mean(preset, PRESETS)}')
     entries = [*(original() if preset else []), *(_read(name) for name in names)]
     if len(entries) < 2:
         raise UserError(
@@ -82,10 +82,10 @@ def read_entries(names: Sequence[str], preset: str | None, settings: Sequence[st
 
 def original() -> list[Entry]:
     """Return the story of the project that bestiary grew from: each step changes one thing of the one it names."""
-    first, second = read_named("original-v1"), read_named("original-v2")
-    resized = with_settings(first, ["picture.fit=squash"])
-    mirrored = with_settings(resized, ["train.balance=oversample", "augment.mirror=0.5"])
-    normalised = with_settings(second, ["picture.normalise=collection"])
+    first, second = load_recipe_values("original-v1"), load_recipe_values("original-v2")
+    resized = apply_overrides(first, ["picture.fit=squash"])
+    mirrored = apply_overrides(resized, ["train.balance=oversample", "augment.mirror=0.5"])
+    normalised = apply_overrides(second, ["picture.normalise=collection"])
     longer = f"original-v2, {LONGER_TIMES} times as many epochs"
     return [
         Entry("crop", first, "the first version: the middle of each picture"),
@@ -104,7 +104,7 @@ def pairs_of(entries: Sequence[Entry], against: str | None) -> list[Pair]:
     """Return which recipe is held against which: all against one, or as the entries say."""
     names = [entry.name for entry in entries]
     if against is not None and against not in names:
-        raise UserError(f'--against "{against}" is none of the recipes. {nearest(against, names)}')
+        raise UserError(f'--against "{against}" is none of the recipes. {did_you_mean(against, names)}')
     pairs = [Pair(entry.name, against or entry.against or names[0]) for entry in entries]
     return [pair for pair in pairs if pair.recipe != pair.against]
 
@@ -140,15 +140,15 @@ def changes(entry: Entry, other: Entry) -> list[str]:
 
 
 def with_epochs(entry: Entry, epochs: int) -> Entry:
-    """Return the recipe with so many epochs; see `recipe.trained_for`."""
+    """Return the recipe with so many epochs; see `recipe.override_epochs`."""
     with named(entry.name):
-        return replace(entry, asked=trained_for(entry.asked, epochs), epochs_times=1)
+        return replace(entry, asked=override_epochs(entry.asked, epochs), epochs_times=1)
 
 
 def _finished(entry: Entry) -> Entry:
     if entry.epochs_times == 1:
         return entry
-    return with_epochs(entry, entry.epochs_times * (entry.recipe().resolved().train.epochs or 1))
+    return with_epochs(entry, entry.epochs_times * (entry.recipe().resolve().train.epochs or 1))
 
 
 def _read(name: str) -> Entry:
@@ -156,13 +156,13 @@ def _read(name: str) -> Entry:
     if name in METHODS:
         return Entry(name, _method(name), "the method's defaults")
     if (path / "asked.toml").is_file():
-        asked = read_named(str(path / "asked.toml"))
+        asked = load_recipe_values(str(path / "asked.toml"))
     elif path.is_dir():
         raise RecipeError(f"{name} is a folder and no run. A recipe is a method, a name, a TOML file or a run folder.")
-    elif name in shipped() or path.suffix or path.exists():
-        asked = read_named(name)
+    elif name in builtin_recipes() or path.suffix or path.exists():
+        asked = load_recipe_values(name)
     else:
-        raise RecipeError(f'There is no recipe "{name}": no file. {nearest(name, [*METHODS, *shipped()])}')
+        raise RecipeError(f'There is no recipe "{name}": no file. {did_you_mean(name, [*METHODS, *builtin_recipes()])}')
     asked = {key: value for key, value in asked.items() if key != "seed"}
     return Entry(path.stem if path.suffix == ".toml" else path.resolve().name, asked)
 
@@ -181,7 +181,7 @@ def _with_settings(entries: Sequence[Entry], settings: Sequence[str]) -> list[En
         if not any(changed):
             raise RecipeError(f"--set {setting} has no effect on any of the recipes: it is for {', '.join(using)}.")
         found = [
-            replace(entry, asked=with_settings(entry.asked, [setting])) if one else entry
+            replace(entry, asked=apply_overrides(entry.asked, [setting])) if one else entry
             for entry, one in zip(found, changed, strict=True)
         ]
     return found
@@ -189,7 +189,7 @@ def _with_settings(entries: Sequence[Entry], settings: Sequence[str]) -> list[En
 
 def _of_setting(setting: str) -> tuple[str, str]:
     """Return section and key of a setting; raises RecipeError for one that does not exist, or that a study sets."""
-    asked = with_settings({}, [setting])
+    asked = apply_overrides({}, [setting])
     if "seed" in asked:
         raise RecipeError(f"--set {setting}: the seeds of a study are given by --seeds.")
     Recipe.of(asked)

@@ -12,7 +12,7 @@ import polars as pl
 from bestiary import table
 from bestiary.evaluation.comparison import COMPARED, Scored, read_scored
 from bestiary.evaluation.multi_seed import Pair, over_seeds
-from bestiary.files import atomic, read_json, write_json
+from bestiary.files import atomic_path, read_json, write_json
 from bestiary.study.page import write_page
 from bestiary.study.recipes import Entry, changes
 from bestiary.study.runs import Cell
@@ -114,5 +114,5 @@ def _line(difference: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write_csv(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    with atomic(path) as temporary:
+    with atomic_path(path) as temporary:
         pl.DataFrame(list(lines)).write_csv(temporary)

@@ -23,9 +23,9 @@ from bestiary import flow, table
 from bestiary.data.assign_splits import divided
 from bestiary.data.dataset import Audited
 from bestiary.errors import IntegrityError, InterruptedRun, MachineError, RecipeError, SourceError, UserError
-from bestiary.machine import cores, out_of_memory, processes
-from bestiary.profiling import Clock
-from bestiary.progress import Reporter, Silent
+from bestiary.machine import available_cores, is_out_of_memory_error, world_size
+from bestiary.profiling import StageTimer
+from bestiary.progress import Reporter, SilentReporter
 from bestiary.recipe import Recipe
 from bestiary.study.plan import announced, forecast, scaled, share_within, unlooked
 from bestiary.study.recipes import LIMITS, Asked, Entry, pairs_of, read_entries
@@ -47,7 +47,7 @@ from bestiary.training.run_session import LOCK, held
 
 STUDIES, FINDINGS = Path("studies"), "findings.parquet"
 HOPELESS = 3  # so many trainings fail, and none has come to an end: the others are not tried
-SILENT = Silent()
+SILENT = SilentReporter()
 Splits = Mapping[int, tuple[pl.DataFrame, str]]  # by seed: the pictures with their split, and the digest of it
 
 
@@ -113,12 +113,12 @@ def study(
     is expected to fit; out: the folder, which goes on if it is there.
     Raises UserError for what the user can mend, InterruptedRun on Ctrl-C.
     """
-    clock = Clock()
+    clock = StageTimer()
     refuse_seeds(seeds)
     entries = read_entries(recipes, preset, settings)
     pairs = pairs_of(entries, against)
     file = None if corrections is None else Path(corrections)
-    asking = Asking(Path(pictures), labels, file, entries, tuple(seeds), threads or cores())
+    asking = Asking(Path(pictures), labels, file, entries, tuple(seeds), threads or available_cores())
     place = _place(asking) if out is None else Path(out)
     memory = remembered(place)
     if memory is not None:
@@ -138,7 +138,7 @@ def study(
             return _run(asking, cells_of(place, planned.entries, seeds), collection, splits, results, reporter)
     except (KeyboardInterrupt, InterruptedRun):
         words = "Interrupted. Nothing is lost. Go on with: the same command."
-        raise InterruptedRun(place, words=words) from None
+        raise InterruptedRun(place, message=words) from None
 
 
 def refuse_seeds(seeds: Sequence[int]) -> None:
@@ -149,7 +149,7 @@ def refuse_seeds(seeds: Sequence[int]) -> None:
         raise UserError(f"--seeds has {', '.join(twice)} twice; another training would be the same to the last digit.")
     for seed in seeds:
         Recipe.of({"seed": seed})
-    if processes() > 1:
+    if world_size() > 1:
         raise RecipeError("A study runs in one process: start it without torchrun.")
 
 
@@ -174,7 +174,9 @@ def _place(asking: Asking) -> Path:
 def _pictures(asking: Asking, place: Path, memory: Memory | None, reporter: Reporter) -> tuple[Audited, Splits]:
     """Return the collection with its findings, and its split under each seed; the findings are made only once."""
     settings, again = asking.settings(), memory is not None and (place / FINDINGS).exists()
-    reporter.say("Looking at the pictures once more, which are known already." if again else "Looking at the pictures.")
+    reporter.info(
+        "Looking at the pictures once more, which are known already." if again else "Looking at the pictures."
+    )
     collection = flow.audit(
         asking.pictures,
         labels=asking.labels,
@@ -219,7 +221,7 @@ def _planned(
     splits: Splits,
     memory: Memory | None,
     budget_seconds: float | None,
-    clock: Clock,
+    clock: StageTimer,
     reporter: Reporter,
 ) -> Planned:
     """Return the recipes as they are run, after saying how long it will take."""
@@ -231,7 +233,7 @@ def _planned(
     if memory is None and budget_seconds is not None:
         share = share_within(list(forecasts.values()), len(asking.seeds), budget_seconds, clock.total)
     if waiting:
-        reporter.say(announced(waiting, forecasts, share))
+        reporter.info(announced(waiting, forecasts, share))
     entries = [
         replace(entry, asked=known[entry.name]["run"], epochs_times=1)
         if entry.name in known
@@ -271,10 +273,10 @@ def _run(
     for number, cell in enumerate(cells, start=1):
         if cell.finished:
             continue
-        reporter.say(f"Training {number} of {len(cells)}: {cell}.")
+        reporter.info(f"Training {number} of {len(cells)}: {cell}.")
         if (cause := _failure(cell, asking, collection, splits, reporter)) is not None:
             failed[str(cell)] = cause
-            reporter.say(f"{cell} failed. {cause}")
+            reporter.info(f"{cell} failed. {cause}")
             _refuse_hopeless(cells, failed)
         results.written_of_cells(cells)
         if number < len(cells) and cells[number].seed != cell.seed and any(one.finished for one in cells):
@@ -291,7 +293,7 @@ def _failure(cell: Cell, asking: Asking, collection: Audited, splits: Splits, re
     except (UserError, IntegrityError) as error:
         return str(error)
     except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
+        if not is_out_of_memory_error(error):
             raise
         said = (str(error) or type(error).__name__).splitlines()[0]
         return f"There was not enough memory ({said}). A smaller picture.size or train.batch_size needs less."
@@ -303,7 +305,7 @@ def _train(cell: Cell, asking: Asking, collection: Audited, splits: Splits, repo
     if not cell.begun:
         shown, digest = splits[cell.seed]
         recipe = cell.entry.recipe(cell.seed)
-        begin(cell.run, recipe, recipe.resolved(), shown, collection, {**asking.source(), "split digest": digest})
+        begin(cell.run, recipe, recipe.resolve(), shown, collection, {**asking.source(), "split digest": digest})
     flow.resume(cell.run, light=True, threads=asking.threads, reporter=reporter)
 
 

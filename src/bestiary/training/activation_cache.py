@@ -23,7 +23,7 @@ from bestiary.models.engine import Precision, bulk_engine
 from bestiary.models.onnx_surgery import OUTPUT, Lower
 from bestiary.picture import Pixels
 from bestiary.progress import Reporter
-from bestiary.recipe import Augment
+from bestiary.recipe import AugmentConfig
 
 ACTIVATIONS_VERSION = 1  # raise it when the views change
 
@@ -36,7 +36,7 @@ class Views:
     """
 
     count: int
-    augment: Augment
+    augment: AugmentConfig
 
     def of(self, picture: Pixels, key: str) -> Iterator[Pixels]:
         """Yield the views of one picture, uint8 (1, size, size, 3); `key` seeds the random ones."""
@@ -48,7 +48,7 @@ class Views:
             yield changed.round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def activation_store(cache: Path, lower: Lower, view: View, precision: Precision, augment: Augment) -> ArrayStore:
+def activation_store(cache: Path, lower: Lower, view: View, precision: Precision, augment: AugmentConfig) -> ArrayStore:
     """Return the store of float16 (height, width, channels) activations for this lower part and these views."""
     asked = f"{augment.model_dump_json()} v{PIXELS_VERSION} v{ACTIVATIONS_VERSION}".encode()
     name = f"{hashlib.sha256(lower.graph + asked).hexdigest()[:16]}-{view.fit}-{precision}"
@@ -82,7 +82,7 @@ def fill_activations(
         one for at, picture in zip(missing, pictures, strict=True) for one in views.of(picture, keys[at])
     )  # drawn while the engine works on those before
     wanted = (view_key(keys[at], number) for at in missing for number in range(views.count))
-    with reporter.task("Computing activations", len(missing) * views.count) as advance, store.writing() as segment:
+    with reporter.progress("Computing activations", len(missing) * views.count) as advance, store.writing() as segment:
         for key, outputs in zip(wanted, engine.stream(shown), strict=True):
             segment.append([key], outputs[OUTPUT].astype(np.float16))
             advance(1)

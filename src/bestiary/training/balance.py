@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from bestiary.errors import RecipeError, SourceError, nearest
+from bestiary.errors import RecipeError, SourceError, did_you_mean
 from bestiary.recipe import Balance
 
 Labels = NDArray[np.int64]
@@ -62,7 +62,7 @@ def logit_offsets(labels: Labels, classes: int, balance: Balance) -> NDArray[np.
 def class_counts(labels: Labels, classes: int, balance: Balance) -> NDArray[np.int64]:
     """Return the pictures of each class, int64 (classes,), after checking that this balance can be had with them."""
     if balance not in BALANCES:
-        raise RecipeError(f'Unknown setting train.balance = "{balance}". {nearest(balance, BALANCES)}')
+        raise RecipeError(f'Unknown setting train.balance = "{balance}". {did_you_mean(balance, BALANCES)}')
     counts = np.bincount(labels, minlength=classes)
     if len(counts) != classes or counts.min() == 0:
         raise SourceError(

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from bestiary.batches.pixel_cache import pixel_store
 from bestiary.errors import RecipeError
-from bestiary.machine import processes
+from bestiary.machine import world_size
 from bestiary.models.efficientnet_lite import BACKBONES, built_trunk
 from bestiary.models.engine import Precision
 from bestiary.models.onnx_surgery import frozen_stages
 from bestiary.recipe import Recipe
-from bestiary.text import spoken
+from bestiary.text import format_duration
 from bestiary.training.methods import untrained
 from bestiary.training.probe import feature_store, strengths_of, times_shown, training_precision
 from bestiary.training.task import Task
@@ -86,7 +86,7 @@ def planned(make: Make, asked: Recipe, budget_seconds: float | None, elapsed: Ca
     make: the task that a resolved recipe is. elapsed: seconds since the run began, what was measured here included.
     Raises RecipeError, with the least budget that would do, if none fits.
     """
-    if budget_seconds is not None and processes() > 1:
+    if budget_seconds is not None and world_size() > 1:
         raise RecipeError("A budget of time is kept by a single process: start it without torchrun.")
     tried: list[tuple[Recipe, Estimate]] = []
     measure = Measure()
@@ -107,7 +107,7 @@ def planned(make: Make, asked: Recipe, budget_seconds: float | None, elapsed: Ca
         size, look = {"size": recipe.picture.size}, {"suspects": recipe.data.suspects}
         model = {"backbone": recipe.model.backbone}
         chosen: dict[str, dict[str, Any]] = {"picture": size, "model": model, "data": look, "train": {"epochs": epochs}}
-        recipe = with_sections(asked, chosen).resolved()
+        recipe = with_sections(asked, chosen).resolve()
     return _plan(recipe, estimate, budget_seconds, elapsed())
 
 
@@ -241,20 +241,20 @@ def _candidates(asked: Recipe, free: bool) -> Iterator[Recipe]:
     Before a smaller size or backbone is tried, the search for suspect labels is left out.
     """
     if not free:
-        yield asked.resolved()
+        yield asked.resolve()
         return
-    suspects = [asked.data.suspects] if "suspects" in asked.asked().get("data", {}) else [True, False]
+    suspects = [asked.data.suspects] if "suspects" in asked.overrides().get("data", {}) else [True, False]
     for way in _ways(asked):
         for look in suspects:
-            yield with_sections(asked, {**way, "data": {"suspects": look}}).resolved()
+            yield with_sections(asked, {**way, "data": {"suspects": look}}).resolve()
 
 
 def _ways(asked: Recipe) -> Iterator[dict[str, dict[str, Any]]]:
-    first, size = asked.resolved(), asked.picture.size
+    first, size = asked.resolve(), asked.picture.size
     if first.model.method == "scratch":
         yield from ({"picture": {"size": pixels}} for pixels in ([size] if size else SCRATCH_SIZES))
         return
-    backbone = asked.asked().get("model", {}).get("backbone")
+    backbone = asked.overrides().get("model", {}).get("backbone")
     ways = [way for way in PROBES if backbone in (None, way[0])] or [(first.model.backbone, first.picture.size or 0)]
     for name, pixels in dict.fromkeys((name, size or pixels) for name, pixels in ways):
         yield {"model": {"backbone": name}, "picture": {"size": pixels}}
@@ -262,7 +262,7 @@ def _ways(asked: Recipe) -> Iterator[dict[str, dict[str, Any]]]:
 
 def with_sections(asked: Recipe, chosen: Mapping[str, Mapping[str, Any]]) -> Recipe:
     """Return the recipe with settings laid over it, by section; raises RecipeError if that is impossible."""
-    whole = asked.asked()
+    whole = asked.overrides()
     for section, values in chosen.items():
         whole[section] = {**whole.get(section, {}), **values}
     return Recipe.of(whole)
@@ -294,8 +294,12 @@ def room_of(budget_seconds: float, elapsed: float) -> float:
 def _plan(recipe: Recipe, estimate: Estimate, budget_seconds: float | None, elapsed: float) -> Plan:
     seconds = estimate.seconds(recipe.train.epochs or 1)
     done = time.strftime("%H:%M", time.localtime(time.time() + seconds))
-    within = f" Budget {spoken(budget_seconds)}, of which {spoken(elapsed)} are over." if budget_seconds else ""
-    words = f"{described(recipe)}; done at about {done} (in {spoken(seconds)}).{within}"
+    within = (
+        f" Budget {format_duration(budget_seconds)}, of which {format_duration(elapsed)} are over."
+        if budget_seconds
+        else ""
+    )
+    words = f"{described(recipe)}; done at about {done} (in {format_duration(seconds)}).{within}"
     deadline = None if budget_seconds is None else budget_seconds - estimate.after
     return Plan(recipe, words, seconds, deadline)
 
@@ -323,8 +327,8 @@ def _too_short(asked: Recipe, recipe: Recipe, estimate: Estimate, budget_seconds
     takes = elapsed + estimate.seconds(epochs)
     least = math.ceil((takes + RESERVE_SECONDS) / (1 - RESERVE_SHARE))
     return (
-        f"--budget {spoken(budget_seconds)} is too short: {described(told)} is the least that the recipe"
-        f" allows, and takes {spoken(takes)}, of which {spoken(elapsed)} are over. Give {spoken(least + 1)} or more,"
+        f"--budget {format_duration(budget_seconds)} is too short: {described(told)} is the least that the recipe"
+        f" allows, and takes {format_duration(takes)}, of which {format_duration(elapsed)} are over. Give {format_duration(least + 1)} or more,"
         " or leave more open (method, backbone, size, epochs)."
     )
 

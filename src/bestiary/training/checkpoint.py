@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bestiary.errors import RunError
-from bestiary.files import atomic
+from bestiary.files import atomic_path
 
 # These may change: an epoch still computes the same.
 FREE_ON_RESUME = frozenset({"threads", "patience_epochs", "checkpoint_seconds"})
@@ -21,7 +21,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write the state so that the file is always whole."""
     content = io.BytesIO()  # torch reports a full disk as a RuntimeError of its own; writing bytes as an OSError
     torch.save(state, content)
-    with atomic(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_bytes(content.getbuffer())
 
 

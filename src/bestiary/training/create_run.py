@@ -56,8 +56,8 @@ def begin(
             write(folder / "corrections.csv", done.decisions)
         if begun is not None:
             shutil.copytree(begun / "checkpoints", folder / "checkpoints")
-        files.write_json(folder / "environment.json", run_folder.environment(facts))
+        files.write_json(folder / "environment.json", run_folder.collect_environment(facts))
         table.write(shown, folder / "pictures.parquet")
         table.write(collection.findings, folder / "findings.parquet")
 
-    return run_folder.create(out, asked, resolved=resolved, contents=contents)
+    return run_folder.create_run_folder(out, asked, resolved=resolved, contents=contents)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from bestiary.errors import RecipeError
-from bestiary.machine import processes
+from bestiary.machine import world_size
 
 PATIENCE = timedelta(days=1)  # the others wait while the first process looks at the pictures
 
@@ -97,7 +97,7 @@ def team(message: dict[str, Any] | None = None) -> tuple[Team, dict[str, Any]]:
 
     The first call meets the others; `message` is what the first process tells them.
     """
-    if processes() == 1:
+    if world_size() == 1:
         return ALONE, message or {}
     if not distributed.is_initialized():
         if torch.cuda.is_available():

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from bestiary.batches.loader import Positions
 from bestiary.models.networks import Network
 from bestiary.picture import Pixels
-from bestiary.progress import Silent
-from bestiary.recipe import Augment
+from bestiary.progress import SilentReporter
+from bestiary.recipe import AugmentConfig
 from bestiary.training.loop import LoopSettings, Validation, fit, network_logits
 from bestiary.training.schedule import typical_size
 
@@ -37,7 +37,7 @@ class EpochPace:
 
 
 def epoch_pace(
-    network: Network, settings: LoopSettings, augmentation: Augment, shape: tuple[int, int, int]
+    network: Network, settings: LoopSettings, augmentation: AugmentConfig, shape: tuple[int, int, int]
 ) -> EpochPace:
     """Return how fast this network trains here, from the second of two short epochs: in the first all is new.
 
@@ -50,7 +50,7 @@ def epoch_pace(
 
 
 def _epoch(
-    network: Network, settings: LoopSettings, augmentation: Augment, shape: tuple[int, int, int], *, steps: int
+    network: Network, settings: LoopSettings, augmentation: AugmentConfig, shape: tuple[int, int, int], *, steps: int
 ) -> EpochPace:
     count, batch, classes = steps * settings.batch_size, settings.batch_size, network.head.linear.out_features
     noise: NDArray[Any] = np.random.default_rng(0).integers(0, 256, (batch, *shape), np.uint8)
@@ -72,7 +72,9 @@ def _epoch(
     if (typical := typical_size(settings)) is not None:
         short = replace(short, size_from=typical, size_to=typical)
     with tempfile.TemporaryDirectory() as folder:
-        second = fit(network, read, labels, evaluate, short, augmentation, Path(folder), reporter=Silent()).history[-1]
+        second = fit(
+            network, read, labels, evaluate, short, augmentation, Path(folder), reporter=SilentReporter()
+        ).history[-1]
     shown = max(1, len(labels) // batch) * batch
     besides = second["seconds"] - judged[-1] - shown / second["images_per_second"]
     return EpochPace(second["images_per_second"], batch / judged[-1], max(0.0, besides))

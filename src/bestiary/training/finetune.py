@@ -23,8 +23,8 @@ from bestiary.models.networks import Network, exact_logits, head_arrays
 from bestiary.models.onnx_surgery import STAGES, Lower, frozen_stages, lower_part
 from bestiary.models.torch_export import export_trunk
 from bestiary.quick_metrics import calibrated_loss, loss_and_macro_f1
-from bestiary.recipe import Augment
-from bestiary.text import whole_percent
+from bestiary.recipe import AugmentConfig
+from bestiary.text import format_percent
 from bestiary.training import loop
 from bestiary.training.activation_cache import Views, activation_store, fill_activations, reader
 from bestiary.training.checkpoint import copy_weights
@@ -34,7 +34,7 @@ from bestiary.training.loop_settings import LoopSettings
 from bestiary.training.probe import training_precision
 from bestiary.training.task import Learned, Logits, Part, Task
 
-UNCHANGED = Augment(mirror=0, crop_min_area=1, colour_jitter=0, erasing=0)  # the views were drawn before
+UNCHANGED = AugmentConfig(mirror=0, crop_min_area=1, colour_jitter=0, erasing=0)  # the views were drawn before
 BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -116,8 +116,8 @@ def trained_above(task: Task, network: Network, settings: LoopSettings) -> Blend
         return calibrated_loss(logits, val.labels), loss_and_macro_f1(logits, val.labels)[1]
 
     share = blended(upper, start, judge)
-    task.reporter.say(
-        f"Kept {whole_percent(share)} of what the stages above the cut learned, by validation loss and macro-F1."
+    task.reporter.info(
+        f"Kept {format_percent(share)} of what the stages above the cut learned, by validation loss and macro-F1."
     )
     return Blended(result, share, val_logits("float32"))
 

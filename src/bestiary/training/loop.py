@@ -25,10 +25,10 @@ from bestiary.batches.augmentation import Chance, augment
 from bestiary.batches.loader import Read, evaluation_batches, training_batches, training_steps
 from bestiary.errors import RecipeError
 from bestiary.files import write_text
-from bestiary.machine import keep_memory
+from bestiary.machine import disable_malloc_trim
 from bestiary.models.networks import Network
 from bestiary.progress import Reporter
-from bestiary.recipe import Augment
+from bestiary.recipe import AugmentConfig
 from bestiary.training.balance import class_weights, epoch_order, logit_offsets
 from bestiary.training.checkpoint import copy_weights, load_checkpoint, save_checkpoint
 from bestiary.training.device import autocast, choose_device, choose_precision, seed_step, to_device
@@ -70,7 +70,7 @@ def fit(
     labels: NDArray[np.int64],
     evaluate: Callable[[Network], Validation],
     settings: LoopSettings,
-    augmentation: Augment,
+    augmentation: AugmentConfig,
     run_folder: Path,
     *,
     reporter: Reporter,
@@ -90,7 +90,7 @@ def fit(
     RunError if a checkpoint is missing, damaged or from other settings.
     """
     # ---- The machine -------------------------------------------------------------------------------------------------
-    keep_memory()
+    disable_malloc_trim()
     torch.set_num_threads(settings.threads)
     device = choose_device()
     precision = choose_precision(settings.precision, device)
@@ -126,13 +126,13 @@ def fit(
         tally = tally.to(device)
         best_weights = {name: tensor.to(device) for name, tensor in state["best_weights"].items()}
         best_score = score_of(history[best_epoch - 1]) if best_epoch else best_score
-        reporter.say(
+        reporter.info(
             f"Going on after epoch {len(history)} of {settings.epochs}{f' and {done} steps' if done else ''}; "
             f"the best so far is {best_epoch or 'none'}."
         )
     if team.is_first:
         write_text(log, "".join(json.dumps(record) + "\n" for record in history))
-    reporter.say(f"Training on {device.type} in {precision} with {settings.threads} threads{team}.")
+    reporter.info(f"Training on {device.type} in {precision} with {settings.threads} threads{team}.")
 
     def save() -> None:
         state: dict[str, Any] = {
@@ -153,7 +153,7 @@ def fit(
             break
         if history and not may_go_on(history[-1]["seconds"]):
             stopped = "budget"
-            reporter.say(f"The time is up after epoch {epoch - 1} of {settings.epochs}; the best was {best_epoch}.")
+            reporter.info(f"The time is up after epoch {epoch - 1} of {settings.epochs}; the best was {best_epoch}.")
             break
         started, done_before = time.perf_counter(), done
         order = epoch_order(labels, classes, settings.balance, seed=settings.seed, epoch=epoch)
@@ -170,7 +170,7 @@ def fit(
             skip=done,
             share=team.share,
         )
-        with closing(batches), reporter.task(f"Epoch {epoch} of {settings.epochs}", epoch_pictures) as advance:
+        with closing(batches), reporter.progress(f"Epoch {epoch} of {settings.epochs}", epoch_pictures) as advance:
             for batch in batches:
                 step = (epoch - 1) * epoch_steps + done
                 factor = rate_factor(
@@ -216,7 +216,7 @@ def fit(
             validation = Validation(*team.from_first(lambda: astuple(evaluate(network)), 2, device))
         if not all(map(math.isfinite, astuple(validation))):
             stopped = "diverged"
-            reporter.say(diverged(epoch, best_epoch, settings.learning_rate))
+            reporter.info(diverged(epoch, best_epoch, settings.learning_rate))
             break
 
         # -- keep the best
@@ -241,7 +241,7 @@ def fit(
         if team.is_first:
             with log.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(history[-1]) + "\n")
-        reporter.say(
+        reporter.info(
             f"Epoch {epoch}: loss {train_loss:.3f}, validation loss {validation.val_loss:.3f}, "
             f"macro-F1 {validation.val_macro_f1:.3f}{' (best)' if best_epoch == epoch else ''}"
         )

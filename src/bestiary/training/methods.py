@@ -12,7 +12,7 @@ from bestiary.batches.array_cache import ArrayStore
 from bestiary.batches.channel_stats import Statistics, channel_statistics
 from bestiary.batches.loader import Read
 from bestiary.batches.pixel_cache import fill, pixel_store
-from bestiary.machine import give_back_memory, keep_memory, processes
+from bestiary.machine import disable_malloc_trim, trim_memory, world_size
 from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.engine import OnnxRuntimeEngine, has_openvino, run
 from bestiary.models.head import Head
@@ -20,7 +20,7 @@ from bestiary.models.logistic_regression import logits_of
 from bestiary.models.onnx_surgery import frozen_stages
 from bestiary.models.ood import Subspace, enough
 from bestiary.quick_metrics import loss_and_macro_f1
-from bestiary.recipe import Augment
+from bestiary.recipe import AugmentConfig
 from bestiary.run_folder import write_history
 from bestiary.training.probe import features_of, fitted_probe, training_precision
 from bestiary.training.task import Images, Learned, Logits, Part, Task
@@ -38,7 +38,7 @@ class Untrained:
 
     network: Network
     settings: LoopSettings
-    augmentation: Augment
+    augmentation: AugmentConfig
     shape: tuple[int, int, int]
 
 
@@ -46,7 +46,7 @@ def learn_probe(task: Task) -> Learned:
     """Fit a linear head on the features of a frozen backbone. No torch."""
     import onnx
 
-    keep_memory()
+    disable_malloc_trim()
     probe = fitted_probe(task)
     head, val = probe.head, probe.val
     write_history(task.run, probe.history)
@@ -55,7 +55,7 @@ def learn_probe(task: Task) -> Learned:
     def reference(images: Images) -> Logits:
         return head.logits(run(engine, images)["maps"])
 
-    give_back_memory()
+    trim_memory()
     val_logits = logits_of(val.features, head.weight, head.bias)
     engine_name = "openvino" if has_openvino() else "onnxruntime"
     train = task.part("train")
@@ -269,7 +269,7 @@ def _loop_settings(task: Task, *, unfreeze: int | None = None, stage_decay: floa
         warmup_epochs=train.warmup_epochs or 0.0,
         patience_epochs=train.patience_epochs,
         seed=task.recipe.seed,
-        threads=max(1, task.threads // processes()),
+        threads=max(1, task.threads // world_size()),
         balance=train.balance,
         precision=train.precision,
         optimiser=train.optimiser,

@@ -18,7 +18,7 @@ from bestiary.batches.array_cache import ArrayStore
 from bestiary.batches.feature_matrix import Rows, gathered
 from bestiary.batches.pixel_cache import PIXELS_VERSION, pixel_batches
 from bestiary.batches.preprocess import Pinned, View
-from bestiary.machine import keep_memory
+from bestiary.machine import disable_malloc_trim
 from bestiary.models.efficientnet_lite import BACKBONES, built_trunk
 from bestiary.models.engine import Precision, bulk_engine, has_openvino
 from bestiary.models.head import Head
@@ -133,7 +133,7 @@ def fill_features(
     wanted = [keys[at] for at in missing]
     files = [Pinned(paths[at], keys[at]) for at in missing]
     batches = pixel_batches(files, view, threads=threads, batch_size=engine.batch_size)
-    with reporter.task("Computing features", len(missing)) as advance, store.writing() as segment:
+    with reporter.progress("Computing features", len(missing)) as advance, store.writing() as segment:
         start = 0
         for outputs in engine.stream(_mirrored(batches) if mirrored else batches):
             rows = outputs["features"]
@@ -156,7 +156,7 @@ def bulk_features(
 
     Computed in bfloat16 where OpenVINO is there, as those that a probe is trained on. keys: the pictures' SHA-256.
     """
-    keep_memory()
+    disable_malloc_trim()
     trunk = built_trunk(backbone, cache / "trunks", view.size)
     precision = training_precision()
     store = feature_store(cache, trunk, view, precision, BACKBONES[backbone].channels)

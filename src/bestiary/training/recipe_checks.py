@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bestiary.errors import RecipeError, needs
-from bestiary.machine import processes
+from bestiary.errors import RecipeError, import_optional
+from bestiary.machine import world_size
 from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.onnx_surgery import STAGES, frozen_stages
 from bestiary.recipe import Recipe
@@ -52,7 +52,7 @@ def refuse_unused(recipe: Recipe) -> None:
 
     A value that equals the default passes: a recipe with every default spelled out can be used again.
     """
-    asked = recipe.asked()
+    asked = recipe.overrides()
     unused = list(_unused(recipe, asked))
     rest = {
         section: {key: value for key, value in part.items() if (section, key) not in unused}
@@ -60,7 +60,7 @@ def refuse_unused(recipe: Recipe) -> None:
         else part
         for section, part in asked.items()
     }
-    defaults = Recipe.of(rest).resolved().model_dump(mode="json")
+    defaults = Recipe.of(rest).resolve().model_dump(mode="json")
     for section, key in unused:
         value = asked[section][key]
         if value != defaults[section][key]:
@@ -128,11 +128,11 @@ def refuse_impossible(recipe: Recipe) -> None:
     """Raise RecipeError or MissingExtraError for what a method cannot do or lacks, before any work is done."""
     model = recipe.model
     if model.method != "probe":
-        needs("torch", extra="torch")
-        refuse_sizes(recipe.resolved())
-    elif processes() > 1:
+        import_optional("torch", extra="torch")
+        refuse_sizes(recipe.resolve())
+    elif world_size() > 1:
         raise RecipeError("The probe learns in one process, in seconds: start it without torchrun.")
-    if processes() > 1 and recipe.data.folds:
+    if world_size() > 1 and recipe.data.folds:
         raise RecipeError("Cross-validation (data.folds) runs in one process: start it without torchrun.")
     if model.method == "probe" and model.backbone not in BACKBONES:
         raise RecipeError(

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from bestiary.errors import MachineError, RunError
 from bestiary.files import read_json, write_json
-from bestiary.profiling import Clock, PeakMemory
+from bestiary.profiling import PeakMemory, StageTimer
 
 LOCK, SESSIONS = "run.lock", "sessions.json"
 NOTE_EVERY_SECONDS = 5.0
@@ -49,7 +49,7 @@ def held(run: Path, *, go_on: str | None = None) -> Iterator[None]:
 class Session:
     """The time and memory that a run has taken so far, over all its sessions."""
 
-    def __init__(self, run: Path, clock: Clock, memory: PeakMemory) -> None:
+    def __init__(self, run: Path, clock: StageTimer, memory: PeakMemory) -> None:
         """Read what earlier sessions took."""
         path = run / SESSIONS
         self._path, self._clock, self._memory = path, clock, memory
@@ -72,7 +72,7 @@ class Session:
 
 
 @contextlib.contextmanager
-def session(run: Path, clock: Clock, memory: PeakMemory) -> Iterator[Session]:
+def session(run: Path, clock: StageTimer, memory: PeakMemory) -> Iterator[Session]:
     """Hold the run and keep account of its time: every few seconds, so that a killed session counts as well."""
     with held(run):
         account, ended = Session(run, clock, memory), threading.Event()

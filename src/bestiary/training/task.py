@@ -17,11 +17,11 @@ from bestiary.batches.preprocess import View
 from bestiary.files import cache_folder
 from bestiary.models.head import Head
 from bestiary.models.ood import Subspace
-from bestiary.picture import Limits
-from bestiary.profiling import Clock
+from bestiary.picture import DecodeLimits
+from bestiary.profiling import StageTimer
 from bestiary.progress import Reporter
 from bestiary.recipe import Recipe
-from bestiary.run_folder import pictures_of
+from bestiary.run_folder import read_pictures
 
 if TYPE_CHECKING:
     import onnx
@@ -55,7 +55,7 @@ class Task:
     cache: Path
     threads: int
     reporter: Reporter
-    clock: Clock = field(default_factory=Clock)
+    clock: StageTimer = field(default_factory=StageTimer)
     resume: bool = False
     deadline_seconds: float | None = None  # on the clock: when training must end so that the budget is kept
 
@@ -90,9 +90,11 @@ class Learned:
     subspace: Subspace | None = None
 
 
-def task_in(run: Path, threads: int, clock: Clock, reporter: Reporter, *, resume: bool) -> Task:
+def task_in(run: Path, threads: int, clock: StageTimer, reporter: Reporter, *, resume: bool) -> Task:
     """Return what is to be learned, from a run folder."""
-    return task_of(run, run_folder.resolved_of(run), pictures_of(run), threads, clock, reporter, resume=resume)
+    return task_of(
+        run, run_folder.load_resolved_recipe(run), read_pictures(run), threads, clock, reporter, resume=resume
+    )
 
 
 def task_of(
@@ -100,7 +102,7 @@ def task_of(
     recipe: Recipe,
     shown: pl.DataFrame,
     threads: int,
-    clock: Clock,
+    clock: StageTimer,
     reporter: Reporter,
     *,
     resume: bool = False,
@@ -114,5 +116,5 @@ def task_of(
 
 def _view(recipe: Recipe) -> View:
     assert recipe.picture.size is not None  # a resolved recipe has it
-    limits = Limits(recipe.picture.max_bytes, recipe.picture.max_pixels)
+    limits = DecodeLimits(recipe.picture.max_bytes, recipe.picture.max_pixels)
     return View(recipe.picture.size, recipe.picture.fit, limits)

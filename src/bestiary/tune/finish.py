@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bestiary import files, flow, run_folder
 from bestiary.errors import RecipeError
-from bestiary.progress import Reporter, Silent
+from bestiary.progress import Reporter, SilentReporter
 from bestiary.recipe import Recipe
 from bestiary.report.run_report import write_report
 from bestiary.training.create_run import Sources, begin, source_facts
@@ -53,7 +53,7 @@ def ended(ground: Ground, out: Path, source: Source, fresh_seeds: int | None) ->
         trials = ledger.begin_end(ground.trials)
         best = ranked(trials)[0][0]
         run, looks = _run(ground, out, source, best, winning_recipe(ground, best))
-        recipe = run_folder.recipe_of(run)  # an earlier call may have made it
+        recipe = run_folder.load_recipe(run)  # an earlier call may have made it
         write_recipe(out / "winner.toml", recipe, f"Found by bestiary tune: trial {number_of(best)}.")
         found = _found(ground, trials, run, out)
         found["luck"] = _luck(ground, trials, fresh_seeds)
@@ -66,7 +66,7 @@ def ended(ground: Ground, out: Path, source: Source, fresh_seeds: int | None) ->
 
 def left_to_others(ledger: Ledger, reporter: Reporter) -> dict[str, Any]:
     """Return how far the search is, where other processes go on with it when our time is up."""
-    reporter.say("The time is up, but other processes go on: the last one to end makes the winner.")
+    reporter.info("The time is up, but other processes go on: the last one to end makes the winner.")
     best = ledger.best()
     return {
         "winner": None,
@@ -115,7 +115,7 @@ def _run(ground: Ground, out: Path, source: Source, best: FrozenTrial, recipe: R
 def _trained(ground: Ground, source: Source, best: FrozenTrial, recipe: Recipe, run: Path) -> None:
     """Make a finished run of the winner, on the very split that was searched: from the start, or from where it was."""
     if not (run / "asked.toml").exists():
-        resolved = recipe.resolved()
+        resolved = recipe.resolve()
         collection = flow.examined(ground.collection, resolved, ground.threads, ground.reporter)
         facts = source_facts(source.pictures, source.labels, source.corrections, ground.threads)
         facts |= {"split digest": ground.digest}
@@ -145,7 +145,10 @@ def _luck(ground: Ground, trials: list[FrozenTrial], fresh_seeds: int | None) ->
     fresh: dict[int, dict[int, float]] = {number: {} for number in first}
     wanted = selection_bias.order([number_of(one) for one, _ in best], base, seeds)
     longest = 0.0
-    with ground.reporter.task("Scoring the best again", len(wanted)) as advance, contextlib.suppress(OutOfTimeError):
+    with (
+        ground.reporter.progress("Scoring the best again", len(wanted)) as advance,
+        contextlib.suppress(OutOfTimeError),
+    ):
         for number, seed in wanted if len(first) > 1 else []:  # of one trial alone there was no choice
             if ground.deadlines.luck_room() < 1.5 * max(longest, _seconds_once(by_number[number], ground.plan.folds)):
                 break
@@ -153,7 +156,7 @@ def _luck(ground: Ground, trials: list[FrozenTrial], fresh_seeds: int | None) ->
                 fresh[number][seed], seconds = _again(ground, by_number[number], seed)
                 longest = max(longest, seconds)
             except RecipeError as error:
-                ground.reporter.say(f"Trial {number} has no score on fresh split {seed}: {error}")
+                ground.reporter.info(f"Trial {number} has no score on fresh split {seed}: {error}")
             advance(1)
     division = fresh_division(ground.shown, ground.plan.folds, seed=1)
     sides = [division.filter(pl.col("split") == side).height for side in ("val", "train")]
@@ -178,7 +181,7 @@ def _again(ground: Ground, trial: FrozenTrial, seed: int) -> tuple[float, float]
     if (known := ground.ledger.study.user_attrs.get(name)) is not None:
         return float(known), 0.0
     chosen = {} if trial.user_attrs.get("default") else trial.params
-    recipe = with_epochs(laid_over(ground.asked, chosen), ground.plan.epochs).resolved()
+    recipe = with_epochs(laid_over(ground.asked, chosen), ground.plan.epochs).resolve()
     recipe = recipe.model_copy(update={"seed": ground.asked.seed + 1000 * seed})
     place = ground.ledger.folder / f"again-{number_of(trial)}-{seed}"
     division = fresh_division(ground.shown, ground.plan.folds, seed=ground.asked.seed + seed)
@@ -187,7 +190,9 @@ def _again(ground: Ground, trial: FrozenTrial, seed: int) -> tuple[float, float]
         if ground.deadlines.luck_room() < 0:
             raise OutOfTimeError
 
-    found = scored(recipe, [division], place, threads=ground.threads, reporter=Silent(), watch=watch, resume=True)
+    found = scored(
+        recipe, [division], place, threads=ground.threads, reporter=SilentReporter(), watch=watch, resume=True
+    )
     shutil.rmtree(place, ignore_errors=True)
     ground.ledger.study.set_user_attr(name, found.macro_f1)
     return found.macro_f1, time.monotonic() - began
@@ -232,7 +237,7 @@ def _found(ground: Ground, trials: list[FrozenTrial], run: Path, out: Path) -> d
         "page": str(out / "tune.html"),
         "chosen by": f"{ground.plan.folds} inner folds" if ground.plan.folds else "the validation split",
         "epochs of a trial": ground.plan.epochs,
-        "epochs of the winner": ground.plan.final_epochs and run_folder.resolved_of(run).train.epochs,
+        "epochs of the winner": ground.plan.final_epochs and run_folder.load_resolved_recipe(run).train.epochs,
         "trials": counts(trials),
         "default": dict(default[0][1].__dict__) if default else None,
         "winner": _line(ranked(trials)[0][0]),

@@ -62,7 +62,7 @@ def write_recipe(path: Path, recipe: Recipe, about: str) -> None:
     """Write a recipe that `train --recipe` takes, with a comment about where it comes from."""
     from bestiary.recipe import write_toml
 
-    write_text(path, f"# {about}\n{write_toml(recipe.asked())}")
+    write_text(path, f"# {about}\n{write_toml(recipe.overrides())}")
 
 
 def _holds(folder: Path, storage: Path) -> bool:
@@ -73,4 +73,4 @@ def _holds(folder: Path, storage: Path) -> bool:
 def _digest(pictures: Path | str | Sequence[Path | str], labels: str | None, asked: Recipe) -> str:
     sources = [pictures] if isinstance(pictures, Path | str) else list(pictures)
     named = [str(Path(one).absolute()) for one in sources]
-    return hashlib.sha256(json.dumps([named, labels, asked.asked()], sort_keys=True).encode()).hexdigest()[:6]
+    return hashlib.sha256(json.dumps([named, labels, asked.overrides()], sort_keys=True).encode()).hexdigest()[:6]

@@ -17,7 +17,7 @@ from bestiary.data.split import Item, content_folds, deal
 from bestiary.errors import RecipeError, SourceError
 from bestiary.models.efficientnet_lite import BACKBONES, built_trunk
 from bestiary.models.logistic_regression import logits_of
-from bestiary.profiling import Clock
+from bestiary.profiling import StageTimer
 from bestiary.progress import Reporter
 from bestiary.quick_metrics import calibrated_loss, macro_f1
 from bestiary.recipe import Recipe
@@ -144,7 +144,7 @@ def scored(
     for number, pictures in enumerate(parts, start=1):
         own = place / str(number)
         own.mkdir(parents=True, exist_ok=True)
-        task = _watched(task_of(own, recipe, pictures, threads, Clock(), reporter), number, watch, resume)
+        task = _watched(task_of(own, recipe, pictures, threads, StageTimer(), reporter), number, watch, resume)
         found, strength = _logits(task)
         logits.append(found)
         labels.append(task.part("val").labels)

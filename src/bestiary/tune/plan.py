@@ -10,7 +10,7 @@ from typing import Any
 from bestiary.errors import RecipeError
 from bestiary.models.efficientnet_lite import BACKBONES, built_trunk
 from bestiary.recipe import Recipe
-from bestiary.text import spoken
+from bestiary.text import format_duration
 from bestiary.training.budget import RESERVE_SHARE, Estimate, Measure
 from bestiary.training.probe import feature_store, training_precision
 from bestiary.training.task import Task, task_of
@@ -89,7 +89,7 @@ def shared_out(asked: Recipe, estimate: Estimate, room: float, folds: int, agree
         left = room - MARGIN * estimate.seconds(0)
         _refuse_too_short(left - FIT_SECONDS * max(1, folds), room)
         return _sharing(left)
-    left, whole = room - MARGIN * (estimate.before + estimate.after), asked.resolved().train.epochs or 1
+    left, whole = room - MARGIN * (estimate.before + estimate.after), asked.resolve().train.epochs or 1
     epoch, trial_epoch = estimate.epoch, estimate.epoch * max(1, folds)
     if agreed is not None and agreed.epochs is not None and agreed.final_epochs is not None:
         anew = folds or agreed.epochs != agreed.final_epochs
@@ -117,10 +117,10 @@ def _sharing(left: float, one_trial: float = 0.0, epochs: int | None = None, fin
 
 def _refuse_too_short(spare: float, room: float) -> None:
     if spare < 0:
-        short = spoken(math.ceil(-spare / (1 - RESERVE_SHARE)))
-        have = f"only {spoken(room)} are left of it" if room > 0 else "nothing is left of it"
+        short = format_duration(math.ceil(-spare / (1 - RESERVE_SHARE)))
+        have = f"only {format_duration(room)} are left of it" if room > 0 else "nothing is left of it"
         raise RecipeError(
-            f"--budget is too short for one trial, the winner and its report: they take about {spoken(room - spare)},"
+            f"--budget is too short for one trial, the winner and its report: they take about {format_duration(room - spare)},"
             f" and {have}. Give about {short} more, or ask for what is quicker (lite0, smaller pictures, fewer epochs)."
         )
 

@@ -62,7 +62,7 @@ def default_space(asked: Recipe, pictures: int) -> Space:
 
     Only settings that have an effect on what learns.
     """
-    full = asked.resolved()
+    full = asked.resolve()
     learner = full.model.network if full.model.method == "scratch" else full.model.method
     others = {"finetune": _finetune, "resnet": _resnet, "plain": _plain}
     space = _probe(asked, pictures) if learner == "probe" else others[learner](asked)
@@ -127,7 +127,7 @@ def laid_over(asked: Recipe, chosen: Mapping[str, Setting]) -> Recipe:
 
 def first_values(space: Space, asked: Recipe) -> Settings:
     """Return the point of the space that the recipe itself is, or the nearest one."""
-    full = asked.resolved().model_dump(mode="json")
+    full = asked.resolve().model_dump(mode="json")
     values: Settings = {}
     for name, dimension in space.items():
         section, _, key = name.partition(".")
@@ -152,7 +152,7 @@ def looks_of(space: Space, asked: Recipe) -> list[Recipe]:
         dimension = space[name]
         assert isinstance(dimension, Choice)
         ways = [{**way, name: value} for way in ways for value in dimension.values]
-    return [laid_over(asked, way).resolved() for way in ways]
+    return [laid_over(asked, way).resolve() for way in ways]
 
 
 def shown(name: str, value: Setting) -> str:
@@ -208,7 +208,7 @@ def from_json(plain: Mapping[str, Any]) -> Space:
 
 
 def _probe(asked: Recipe, pictures: int) -> Space:
-    full = asked.resolved()
+    full = asked.resolve()
     given = _given(asked)
     own = (full.model.backbone, full.picture.size, full.picture.fit)
     fixed = [key in given for key in LOOK_KEYS]
@@ -227,13 +227,13 @@ def _finetune(asked: Recipe) -> Space:
         "train.label_smoothing": Span(0.0, 0.3),
         "train.balance": _choice(BALANCES),
     }
-    from_pixels = frozen_stages(asked.resolved()) is None  # else each augmentation needs activations of its own
+    from_pixels = frozen_stages(asked.resolve()) is None  # else each augmentation needs activations of its own
     return space | _augmentation() if from_pixels else space
 
 
 def _scratch(asked: Recipe) -> Space:
     rate, decay = _rates(asked)
-    own = asked.resolved().picture.size
+    own = asked.resolve().picture.size
     return {
         "train.learning_rate": Span(rate / 5, rate * 4, log=True),
         "train.weight_decay": Span(decay / 10, decay * 10, log=True),
@@ -266,7 +266,7 @@ def _augmentation() -> Space:
 
 def _filters(asked: Recipe, worth: tuple[list[int], ...]) -> Choice:
     """Return filters to try, the network's own (none) first. Small pictures have room for few stages."""
-    full = asked.resolved()
+    full = asked.resolve()
     side = min(size for size in (full.picture.size, full.train.size_from) if size is not None)
     fit = [filters for filters in worth if side >= 2 ** (len(filters) + 1)]
     return _choice(([], *(filters for filters in fit if filters != _own_filters(asked))))
@@ -277,7 +277,7 @@ def _own_filters(asked: Recipe) -> list[int]:
 
 
 def _rates(asked: Recipe) -> tuple[float, float]:
-    train = asked.resolved().train
+    train = asked.resolve().train
     return train.learning_rate or 1.0, train.weight_decay or 1e-4
 
 
@@ -290,7 +290,7 @@ def _choice(values: Iterable[Any]) -> Choice:
 
 def _given(asked: Recipe) -> set[str]:
     """Return the settings that the recipe sets, as `section.key`."""
-    return {f"{section}.{key}" for section, part in asked.asked().items() if isinstance(part, dict) for key in part}
+    return {f"{section}.{key}" for section, part in asked.overrides().items() if isinstance(part, dict) for key in part}
 
 
 def _settings(name: str, value: Setting) -> Iterator[tuple[str, Any]]:

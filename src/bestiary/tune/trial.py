@@ -15,8 +15,8 @@ from optuna.trial import TrialState
 
 from bestiary.data.dataset import Audited
 from bestiary.errors import RecipeError
-from bestiary.progress import Reporter, Silent
-from bestiary.recipe import Recipe, trained_for
+from bestiary.progress import Reporter, SilentReporter
+from bestiary.recipe import Recipe, override_epochs
 from bestiary.run_folder import read_history
 from bestiary.training.recipe_checks import refuse_impossible
 from bestiary.tune.objective import History, Score, Watch, scored
@@ -75,7 +75,7 @@ def tried(ground: Ground, trial: optuna.Trial) -> tuple[float, Ended]:
     seconds = time.monotonic() - began
     words = _entered(ground, trial, found, ended, seconds)
     what = "the default" if is_default else in_words(chosen)
-    ground.reporter.say(f"Trial {_numbered(ground, trial)}: {words}, {seconds:.1f} s: {what}")
+    ground.reporter.info(f"Trial {_numbered(ground, trial)}: {words}, {seconds:.1f} s: {what}")
     return seconds, ended
 
 
@@ -111,9 +111,9 @@ def trial_recipe(asked: Recipe, plan: SearchPlan, chosen: Settings) -> Recipe:
 
 def with_epochs(recipe: Recipe, epochs: int | None) -> Recipe:
     """Return the recipe with so many epochs; as it is, where these are its own."""
-    if epochs is None or recipe.resolved().train.epochs == epochs:
+    if epochs is None or recipe.resolve().train.epochs == epochs:
         return recipe
-    return Recipe.of(trained_for(recipe.asked(), epochs))
+    return Recipe.of(override_epochs(recipe.overrides(), epochs))
 
 
 def in_words(chosen: Settings) -> str:
@@ -127,11 +127,11 @@ def in_words(chosen: Settings) -> str:
 
 def _scored(ground: Ground, trial: optuna.Trial, recipe: Recipe, is_default: bool) -> Score:
     return scored(
-        recipe.resolved(),
+        recipe.resolve(),
         ground.parts,
         ground.ledger.place(trial),
         threads=ground.threads,
-        reporter=Silent(),
+        reporter=SilentReporter(),
         watch=_watch(ground, trial, is_default),
         resume=True,
     )

@@ -18,12 +18,12 @@ from bestiary import flow
 from bestiary.data.assign_splits import divided
 from bestiary.data.dataset import Audited
 from bestiary.errors import InterruptedRun, RecipeError, RunError
-from bestiary.machine import cores, keep_memory, processes
+from bestiary.machine import available_cores, disable_malloc_trim, world_size
 from bestiary.models.efficientnet_lite import built_trunk
-from bestiary.profiling import Clock
-from bestiary.progress import Reporter, Silent
+from bestiary.profiling import StageTimer
+from bestiary.progress import Reporter, SilentReporter
 from bestiary.recipe import Recipe
-from bestiary.text import spoken
+from bestiary.text import format_duration
 from bestiary.training.budget import Estimate, Measure, estimated, room_of
 from bestiary.training.create_run import Sources
 from bestiary.training.probe import features_of, training_precision
@@ -38,7 +38,7 @@ from bestiary.tune.search_space import Settings, first_values, listed, looks_of,
 from bestiary.tune.storage import Ledger, failures, told
 from bestiary.tune.trial import Ground, OutOfTimeError, tried
 
-SILENT = Silent()
+SILENT = SilentReporter()
 HOPELESS = 3  # failed trials before any succeeds: then the cause is told and the search ends
 
 
@@ -76,15 +76,15 @@ def tune(
     trials are scored by, 0 for the validation split, None to decide by its size. fresh_seeds: for the second scores of
     the best. Raises UserError for what the user can mend, InterruptedRun on Ctrl-C.
     """
-    clock, workers = Clock(), threads or cores()
+    clock, workers = StageTimer(), threads or available_cores()
     asked = recipe or Recipe()
     wishes = Wishes(asked, tuple(search), trials, inner, budget_seconds)
     _refuse(wishes)
     place = folders.place_of(out, storage, pictures, labels, asked)
-    keep_memory()
+    disable_malloc_trim()
     try:
         with told(place.storage):
-            collection = flow.measured(pictures, labels, corrections, asked.resolved(), workers, reporter)
+            collection = flow.measured(pictures, labels, corrections, asked.resolve(), workers, reporter)
             ground = _prepared(wishes, place, collection, workers, clock, reporter)
             if not _searched(ground):
                 return finish.left_to_others(ground.ledger, reporter)
@@ -92,14 +92,14 @@ def tune(
             return finish.ended(ground, place.out, source, fresh_seeds)
     except (KeyboardInterrupt, InterruptedRun):
         words = f"Interrupted. Nothing is lost: the same command goes on with the search in {place.out}."
-        raise InterruptedRun(None, words=words) from None
+        raise InterruptedRun(None, message=words) from None
 
 
 def _refuse(wishes: Wishes) -> None:
     """Raise RecipeError for what no search can do, before any work is done."""
     asked = wishes.asked
     refuse_impossible(asked)
-    if processes() > 1:
+    if world_size() > 1:
         raise RecipeError("A search runs in one process; start the same command several times to share the work.")
     if asked.data.folds:
         raise RecipeError(
@@ -121,7 +121,7 @@ def _prepared(
     place: folders.SearchPlace,
     collection: Audited,
     threads: int,
-    clock: Clock,
+    clock: StageTimer,
     reporter: Reporter,
 ) -> Ground:
     """Return what all trials share: the plan agreed on with other processes, the deadlines, features of all looks."""
@@ -129,7 +129,7 @@ def _prepared(
     shown, digest = divided(collection, asked.data, seed=asked.seed)
     folds = inner_folds(wishes.folds, shown)
     ledger = Ledger(place.storage, f"tune-{asked.model.method}")
-    task, measure = task_of(ledger.folder, asked.resolved(), shown, threads, clock, reporter), Measure()
+    task, measure = task_of(ledger.folder, asked.resolve(), shown, threads, clock, reporter), Measure()
     estimate, budget = _estimated(wishes, folds, ledger, task, measure, clock), wishes.budget_seconds
 
     def shared(agreed: SearchPlan | None = None) -> planning.Sharing | None:
@@ -142,11 +142,11 @@ def _prepared(
         space = searched(asked, pictures, wishes.search)
         if sharing is not None and asked.model.method == "probe":
             space = planning.affordable(space, asked, task, measure, planning.LOOKS_SHARE * sharing.search)
-        full = None if asked.model.method == "probe" else asked.resolved().train.epochs
+        full = None if asked.model.method == "probe" else asked.resolve().train.epochs
         epochs, final = (full, full) if sharing is None else (sharing.epochs, sharing.final_epochs)
         return SearchPlan(space, folds, epochs, final).plain(), first_values(space, asked)
 
-    facts = {"split": digest, "recipe": asked.asked(), "search": list(wishes.search), "inner folds": folds}
+    facts = {"split": digest, "recipe": asked.overrides(), "search": list(wishes.search), "inner folds": folds}
     agreed, deadlines = SearchPlan.of(ledger.agreed(facts, plan)), Deadlines()
     sharing = shared(agreed)
     if sharing is not None and budget is not None:
@@ -158,7 +158,7 @@ def _prepared(
         trials = planning.DEFAULT_TRIALS[asked.model.method]
     parts = divisions(shown, agreed.folds, seed=asked.seed)
     ground = Ground(asked, agreed, collection, shown, digest, parts, ledger, deadlines, threads, reporter, trials)
-    reporter.say(_described(ground))
+    reporter.info(_described(ground))
     if asked.model.method == "probe":
         looks = [planning.at_look(task, look) for look in looks_of(agreed.space, asked)]
         for look in [look for look in looks if not _fill(ledger, look, wait=False)]:
@@ -167,7 +167,7 @@ def _prepared(
 
 
 def _estimated(
-    wishes: Wishes, folds: int, ledger: Ledger, task: Task, measure: Measure, clock: Clock
+    wishes: Wishes, folds: int, ledger: Ledger, task: Task, measure: Measure, clock: StageTimer
 ) -> Estimate | None:
     """Return what a run by the recipe itself takes, if there is a budget; a probe's features are computed first."""
     if wishes.budget_seconds is None:
@@ -205,7 +205,7 @@ def _described(ground: Ground) -> str:
         trials += f" of up to {plan.epochs} epochs"
     if ground.deadlines.search is not None:
         longer = f", trained for {plan.final_epochs}" if plan.final_epochs != plan.epochs else ""
-        trials += f" within {spoken(ground.deadlines.room())}, then the winner{longer}"
+        trials += f" within {format_duration(ground.deadlines.room())}, then the winner{longer}"
     return (
         f"{count['train']:,} pictures to train, {by} to choose by, {count['test']:,} test pictures for the winner"
         f" alone. {trials}, over {listed(plan.space)}."
@@ -222,7 +222,7 @@ def _searched(ground: Ground) -> bool:
         ledger.use(ground.plan.epochs, seed=ground.asked.seed)
         begun = ledger.ending()
         if straight := begun is not None and begun["wanted"] == ground.trials:
-            ground.reporter.say("The winner was chosen before: no more trials are run.")
+            ground.reporter.info("The winner was chosen before: no more trials are run.")
         while not straight and ground.deadlines.room() > typical:
             try:
                 with ledger.claimed(ground.trials) as trial:
@@ -230,7 +230,7 @@ def _searched(ground: Ground) -> bool:
                         break
                     seconds, ended = tried(ground, trial)
             except OutOfTimeError:
-                ground.reporter.say("The time for trials is up; the one that was under way is queued again.")
+                ground.reporter.info("The time for trials is up; the one that was under way is queued again.")
                 break
             ledger.clear()
             typical = seconds if not typical else 0.8 * typical + 0.2 * seconds
@@ -240,7 +240,7 @@ def _searched(ground: Ground) -> bool:
                     f"{HOPELESS} trials failed, and none succeeded. The last one: {failures(ledger.trials())[-1]}"
                     " Mend the recipe, or narrow the search."
                 )
-    together = ledger.wait(lambda: ground.deadlines.room() < 0, ground.reporter.say)
+    together = ledger.wait(lambda: ground.deadlines.room() < 0, ground.reporter.info)
     if together and not ledger.best():
         raise RunError(
             f"No trial went to its end: {len(failures(ledger.trials()))} failed, or the time was up. Give a longer"

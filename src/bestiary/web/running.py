@@ -48,7 +48,7 @@ def serve(app: FastAPI, bound: socket.socket, settings: Settings, reporter: Repo
         timeout_graceful_shutdown=round(2 * settings.seconds),
     )
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # broken forms are the sender's affair, not the log's
-    reporter.say("Stop with Ctrl-C.")
+    reporter.info("Stop with Ctrl-C.")
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again once all is finished: the end is no fault
     with contextlib.suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[bound])
