@@ -29,7 +29,7 @@ from bestiary.batches.feature_matrix import mean_and_scale
 from bestiary.batches.preprocess import View
 from bestiary.data.split import Item, split
 from bestiary.demo.creatures import CREATURES
-from bestiary.demo.dataset import draw_creature, draw_stranger
+from bestiary.demo.dataset import draw_creature, draw_ood_image
 from bestiary.export.graph import Calibration
 from bestiary.files import cache_folder
 from bestiary.machine import available_cores, disable_malloc_trim
@@ -140,7 +140,7 @@ def strangers(view: View, folders: list[Path]) -> Iterator[tuple[str, list[Array
     yield "noise", [noise(rng, side, kind % 5) for kind in range(OF_EACH)]
     yield "gradients", [gradient(rng, side) for _ in range(OF_EACH // 2)]
     yield "textures", [texture(rng, side, kind % 4) for kind in range(OF_EACH)]
-    yield "drawn, of nothing", [seen(draw_stranger(seed), view) for seed in range(OF_EACH)]
+    yield "drawn, of nothing", [seen(draw_ood_image(seed), view) for seed in range(OF_EACH)]
     kinds = list(CREATURES)
     drawn = (draw_creature(kinds[seed % len(kinds)], np.random.default_rng(seed)) for seed in range(OF_EACH))
     yield "drawn creatures", [seen(one, view) for one in drawn]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from bestiary.demo.dataset import DrawnCollection, draw_collection
+from bestiary.demo.dataset import SyntheticDataset, make_synthetic_dataset
 
 settings.register_profile("bestiary", derandomize=True, deadline=None)
 settings.load_profile("bestiary")
@@ -70,19 +70,19 @@ def animals10() -> Path:
 
 
 @pytest.fixture(scope="session")
-def collection(tmp_path_factory: pytest.TempPathFactory) -> DrawnCollection:
+def collection(tmp_path_factory: pytest.TempPathFactory) -> SyntheticDataset:
     """120 sound pictures of ten kinds. Shared: copy what you change."""
-    return draw_collection(tmp_path_factory.mktemp("drawn") / "collection", pictures=120, seed=1, faults=False)
+    return make_synthetic_dataset(tmp_path_factory.mktemp("drawn") / "collection", pictures=120, seed=1, faults=False)
 
 
 @pytest.fixture(scope="session")
-def faulty(tmp_path_factory: pytest.TempPathFactory) -> DrawnCollection:
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> SyntheticDataset:
     """240 pictures of ten kinds, and every fault that a collection can have. Shared: copy what you change."""
-    return draw_collection(tmp_path_factory.mktemp("drawn") / "faulty", pictures=240, seed=2)
+    return make_synthetic_dataset(tmp_path_factory.mktemp("drawn") / "faulty", pictures=240, seed=2)
 
 
 @pytest.fixture(scope="session")
-def probed(faulty: DrawnCollection, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def probed(faulty: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run: a probe on four kinds of `faulty`, at 64 pixels to be quick. Shared: copy what you change."""
     pytest.importorskip("sklearn")
     from bestiary.flow import train

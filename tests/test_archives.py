@@ -19,7 +19,7 @@ from bestiary.data import archive_members, archives, sources
 from bestiary.data.label_map import ANIMALS10
 from bestiary.data.scan import measured
 from bestiary.data.sources import Listing, list_pictures, list_sources
-from bestiary.demo.dataset import DrawnCollection
+from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import MachineError, SourceError, UserError
 from bestiary.files import cache_folder
 from bestiary.picture import DecodeLimits
@@ -137,7 +137,9 @@ def test_folders_in_an_archive_may_be_members_themselves_and_paths_may_begin_wit
         assert names(listed(tmp_path / f"pets.{kind}")) == ["cat/more/a.jpg"]
 
 
-def test_an_archive_goes_through_to_the_picture_table(collection: DrawnCollection, tmp_path: Path, cache: Path) -> None:
+def test_an_archive_goes_through_to_the_picture_table(
+    collection: SyntheticDataset, tmp_path: Path, cache: Path
+) -> None:
     source = Path(shutil.make_archive(str(tmp_path / "drawn"), "zip", collection.folder.parent, collection.folder.name))
     known = [
         measured(listed(one), DecodeLimits(), threads=1, cache=None, reporter=SilentReporter())
@@ -611,7 +613,7 @@ def test_a_missing_file_of_a_table_becomes_a_row_with_an_error(tmp_path: Path) -
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every file name is text")
-def test_names_that_are_no_text_become_rows_with_an_error(collection: DrawnCollection, tmp_path: Path) -> None:
+def test_names_that_are_no_text_become_rows_with_an_error(collection: SyntheticDataset, tmp_path: Path) -> None:
     root = planted(tmp_path / "pets", "chat/a.jpg", os.fsdecode(b"chat/caf\xe9.jpg"), os.fsdecode(b"chien\xe9/b.jpg"))
     shutil.copy(next(collection.folder.rglob("*.jp*g")), root / "chat" / "a.jpg")
     listing = list_pictures(root, {"chat": "cat"})

@@ -15,7 +15,7 @@ from PIL import Image
 
 from bestiary import flow, table
 from bestiary.data.dataset import Audited
-from bestiary.demo.dataset import DrawnCollection, draw_collection
+from bestiary.demo.dataset import SyntheticDataset, make_synthetic_dataset
 from bestiary.errors import MachineError
 from bestiary.report import audit_cards, audit_checks
 from bestiary.report.audit_checks import URGENT, advice, seriousness
@@ -91,19 +91,19 @@ def section(page: str, check: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> DrawnCollection:
-    return draw_collection(tmp_path_factory.mktemp("drawn") / "creatures", pictures=120)
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> SyntheticDataset:
+    return make_synthetic_dataset(tmp_path_factory.mktemp("drawn") / "creatures", pictures=120)
 
 
 @pytest.fixture(scope="module")
-def audited(drawn: DrawnCollection, tmp_path_factory: pytest.TempPathFactory) -> Audited:
+def audited(drawn: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory) -> Audited:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BESTIARY_CACHE", str(tmp_path_factory.mktemp("cache")))
         return flow.audit(drawn.folder, threads=1)
 
 
 @pytest.fixture(scope="module")
-def page(audited: Audited, drawn: DrawnCollection, tmp_path_factory: pytest.TempPathFactory) -> str:
+def page(audited: Audited, drawn: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("audit")
     path = write_audit_page(audited.pictures, audited.findings, audited.passed_over, folder, source=str(drawn.folder))
     assert path == folder / "audit.html"
@@ -153,7 +153,7 @@ def test_every_finding_of_the_drawn_collection_is_shown_with_its_message(page: s
             assert row["path"].removeprefix(f"{root}/") in text
 
 
-def test_a_copy_stands_beside_its_original(page: str, drawn: DrawnCollection) -> None:
+def test_a_copy_stands_beside_its_original(page: str, drawn: SyntheticDataset) -> None:
     for copy, original in drawn.originals.items():
         check = next(fault for fault, paths in drawn.faults.items() if copy in paths)
         groups = re.split(r'<li class="group"', section(page, check))[1:]
@@ -360,7 +360,9 @@ def test_room_is_shared_out_whole() -> None:
     assert shares({"a": 100, "b": 1, "c": 100}, 9) == {"b": 1, "a": 4, "c": 4}
 
 
-def test_writing_again_gives_the_same_page(page: str, audited: Audited, drawn: DrawnCollection, tmp_path: Path) -> None:
+def test_writing_again_gives_the_same_page(
+    page: str, audited: Audited, drawn: SyntheticDataset, tmp_path: Path
+) -> None:
     again = write_audit_page(
         audited.pictures, audited.findings, audited.passed_over, tmp_path, source=str(drawn.folder)
     )

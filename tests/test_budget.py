@@ -13,7 +13,7 @@ pytest.importorskip("sklearn")
 
 from bestiary import files, flow, run_folder
 from bestiary.cli.options import seconds_of
-from bestiary.demo.dataset import DrawnCollection
+from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import RecipeError, UserError
 from bestiary.profiling import StageTimer
 from bestiary.recipe import Recipe
@@ -130,7 +130,7 @@ def test_training_goes_on_while_an_epoch_fits(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_run_within_a_budget_says_what_was_chosen(
-    collection: DrawnCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    collection: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The real measurements, on a few pictures; the budget is one that any machine keeps."""
     monkeypatch.setattr(throughput, "MEASURE_SECONDS", 0.1)

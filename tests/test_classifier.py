@@ -23,7 +23,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from bestiary import PictureClassifier, Predictor, UserError
 from bestiary.data.arrays import RowShape
-from bestiary.demo.dataset import DrawnCollection
+from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import InputError, RecipeError, RunError
 from bestiary.picture import decode
 
@@ -37,7 +37,7 @@ def quick(**settings: Any) -> PictureClassifier:
 
 
 @pytest.fixture(scope="module")
-def files(collection: DrawnCollection) -> tuple[list[Path], list[str]]:
+def files(collection: SyntheticDataset) -> tuple[list[Path], list[str]]:
     """62 pictures of three kinds, and their labels."""
     paths = [path for kind in KINDS for path in sorted((collection.folder / kind).iterdir())]
     return paths, [path.parent.name for path in paths]

@@ -24,7 +24,7 @@ from PIL import Image
 pytest.importorskip("sklearn")
 
 from bestiary import __version__, cli, table
-from bestiary.demo.dataset import DrawnCollection
+from bestiary.demo.dataset import SyntheticDataset
 from bestiary.inference.heatmap import heatmap_over
 from tiny_model import COLOURS, coloured, write_run
 
@@ -199,7 +199,7 @@ def test_a_class_that_is_too_small_is_named_with_the_way_out(bestiary: Call, tmp
     assert not (tmp_path / "run").exists()
 
 
-def test_a_class_that_does_not_occur_is_corrected(bestiary: Call, collection: DrawnCollection) -> None:
+def test_a_class_that_does_not_occur_is_corrected(bestiary: Call, collection: SyntheticDataset) -> None:
     assert 'Did you mean "bird"?' in one_message(bestiary("train", collection.folder, "--classes", "brid,fish"))
 
 
@@ -231,7 +231,7 @@ def test_a_recipe_file_that_is_wrong_is_explained(bestiary: Call, tmp_path: Path
     assert "line 1" in message
 
 
-def test_an_out_that_cannot_be_written(bestiary: Call, collection: DrawnCollection, tmp_path: Path) -> None:
+def test_an_out_that_cannot_be_written(bestiary: Call, collection: SyntheticDataset, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     done = bestiary("train", collection.folder, *QUICK, *FEW, "--quiet", "--out", tmp_path / "file" / "run")
     assert "Cannot make the run folder" in one_message(done)
@@ -239,7 +239,7 @@ def test_an_out_that_cannot_be_written(bestiary: Call, collection: DrawnCollecti
     assert "Cannot write" in one_message(done)
 
 
-def test_an_out_that_exists(bestiary: Call, collection: DrawnCollection, tmp_path: Path) -> None:
+def test_an_out_that_exists(bestiary: Call, collection: SyntheticDataset, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "diary.txt").write_text("mine")
     done = bestiary("train", collection.folder, *QUICK, *FEW, "--quiet", "--out", tmp_path / "run")
@@ -247,13 +247,13 @@ def test_an_out_that_exists(bestiary: Call, collection: DrawnCollection, tmp_pat
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["diary.txt"]
 
 
-def test_an_unknown_backbone(bestiary: Call, collection: DrawnCollection) -> None:
+def test_an_unknown_backbone(bestiary: Call, collection: SyntheticDataset) -> None:
     message = one_message(bestiary("train", collection.folder, *FEW, "--quiet", "--backbone", "lite9"))
     assert '"lite9"' in message
     assert "lite0, lite2" in message
 
 
-def test_a_missing_extra(bestiary: Call, collection: DrawnCollection, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra(bestiary: Call, collection: SyntheticDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     done = bestiary("train", collection.folder, *FEW, "--quiet", "--method", "scratch")
     assert 'pip install "bestiary[torch]"' in one_message(done)
@@ -465,7 +465,7 @@ def test_a_reader_that_has_enough_gets_no_traceback(model: Path, colours: Path) 
 # ---- Audit, train, evaluate, report ----------------------------------------------------------------------------------
 
 
-def test_audit_counts_and_strict_exits_1(bestiary: Call, faulty: DrawnCollection, tmp_path: Path) -> None:
+def test_audit_counts_and_strict_exits_1(bestiary: Call, faulty: SyntheticDataset, tmp_path: Path) -> None:
     done = bestiary("audit", faulty.folder, "--json", "--out", tmp_path / "audit")
     found = json.loads(done.out)
     assert done.code == 0
@@ -489,12 +489,12 @@ def test_audit_looks_at_some_classes(bestiary: Call, tmp_path: Path) -> None:
     assert 'Did you mean "cow"?' in one_message(bestiary("audit", pictures, "--classes", "cw"))
 
 
-def test_audit_of_sound_pictures_is_strictly_fine(bestiary: Call, collection: DrawnCollection) -> None:
+def test_audit_of_sound_pictures_is_strictly_fine(bestiary: Call, collection: SyntheticDataset) -> None:
     assert bestiary("audit", collection.folder, "--strict", "--quiet").code == 0
 
 
 def test_train_keeps_stdout_clean_and_ends_with_the_run(
-    bestiary: Call, collection: DrawnCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bestiary: Call, collection: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BESTIARY_CACHE", str(tmp_path / "cache"))  # empty, so that there is something to compute
     done = bestiary("train", collection.folder, *QUICK, *FEW)
@@ -514,7 +514,7 @@ def test_train_keeps_stdout_clean_and_ends_with_the_run(
     assert json.loads(latest.out)["label"] in {"bird", "fish", "spider"}
 
 
-def test_train_quiet_with_json_is_one_object(bestiary: Call, collection: DrawnCollection, tmp_path: Path) -> None:
+def test_train_quiet_with_json_is_one_object(bestiary: Call, collection: SyntheticDataset, tmp_path: Path) -> None:
     done = bestiary("train", collection.folder, *QUICK, *FEW, "--quiet", "--json", "--out", tmp_path / "run")
     assert (done.code, done.err) == (0, "")
     found = json.loads(done.out)
@@ -525,7 +525,7 @@ def test_train_quiet_with_json_is_one_object(bestiary: Call, collection: DrawnCo
 
 
 def test_settings_go_over_the_recipe_and_options_over_both(
-    bestiary: Call, collection: DrawnCollection, tmp_path: Path
+    bestiary: Call, collection: SyntheticDataset, tmp_path: Path
 ) -> None:
     (tmp_path / "mine.toml").write_text('seed = 5\n[model]\nbackbone = "lite2"\n[evaluate]\nresamples = 500\n')
     arguments = ["--recipe", tmp_path / "mine.toml", "--set", "model.backbone=lite1", *QUICK, *FEW, "--seed", 6]
@@ -537,7 +537,7 @@ def test_settings_go_over_the_recipe_and_options_over_both(
     assert "seed = 6" in resolved
 
 
-def test_labels_name_the_folders(bestiary: Call, collection: DrawnCollection, tmp_path: Path) -> None:
+def test_labels_name_the_folders(bestiary: Call, collection: SyntheticDataset, tmp_path: Path) -> None:
     (tmp_path / "names.csv").write_text("folder,label\nbird,Vogel\nfish,Fisch\n", encoding="utf-8")
     arguments = [
         *QUICK,
@@ -603,7 +603,7 @@ def test_demo_draws_trains_and_reports(bestiary: Call, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send")
 def test_ctrl_c_while_training_keeps_the_state_and_resume_ends_the_run(
-    collection: DrawnCollection, tmp_path: Path
+    collection: SyntheticDataset, tmp_path: Path
 ) -> None:
     pytest.importorskip("torch")
     run = tmp_path / "run"

@@ -17,7 +17,7 @@ from bestiary import files as files_module
 from bestiary import flow, table
 from bestiary.data.assign_splits import divided
 from bestiary.data.corrections import Correction, Corrections, append, correction, merge, read_corrections, write
-from bestiary.demo.dataset import DrawnCollection, draw_creature
+from bestiary.demo.dataset import SyntheticDataset, draw_creature
 from bestiary.errors import SourceError
 from bestiary.recipe import DataConfig, Recipe
 from bestiary.report.audit_cards import exhibits, marked
@@ -361,7 +361,7 @@ def test_a_file_that_cannot_be_read_keeps_its_error_and_is_settled(folder: Path,
     assert found.findings.filter(pl.col("check") == "unreadable")["is_issue"].to_list() == [False]
 
 
-def test_a_run_records_its_corrections(faulty: DrawnCollection, tmp_path: Path) -> None:
+def test_a_run_records_its_corrections(faulty: SyntheticDataset, tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
 
     copy = faulty.faults["label-conflict"][0]

@@ -16,7 +16,7 @@ pytest.importorskip("sklearn")
 from bestiary import files, flow, run_folder, table
 from bestiary.data.assign_splits import fold_split
 from bestiary.data.dataset import Audited
-from bestiary.demo.dataset import DrawnCollection, draw_creature
+from bestiary.demo.dataset import SyntheticDataset, draw_creature
 from bestiary.errors import InterruptedRun, RecipeError, RunError, SourceError
 from bestiary.evaluation.cross_validation import cross_validated, fold_scores, pooled, rare_classes
 from bestiary.inference.predictor import Predictor
@@ -35,7 +35,7 @@ ASKED: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def run(faulty: DrawnCollection, tmp_path_factory: pytest.TempPathFactory) -> flow.Run:
+def run(faulty: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory) -> flow.Run:
     out = tmp_path_factory.mktemp("runs") / "folds"
     return flow.train(faulty.folder, recipe=Recipe.of(ASKED), folds=FOLDS, out=out, threads=2)
 
@@ -93,7 +93,7 @@ def test_metrics_say_what_they_are(run: flow.Run) -> None:
         assert "on 1/2 of the pictures" in text
 
 
-def test_the_model_that_ships_was_trained_on_all_folds(run: flow.Run, faulty: DrawnCollection) -> None:
+def test_the_model_that_ships_was_trained_on_all_folds(run: flow.Run, faulty: SyntheticDataset) -> None:
     assert set(pictures(run).filter(pl.col("split") == "train")["fold"]) == {1, 2}
     assert Predictor(run.path).classes == ("bird", "fish", "rabbit", "spider")
     assert json.loads((run.path / "bundle.json").read_text())["parity"]["pictures"] > 0
@@ -106,7 +106,7 @@ def test_it_cannot_be_scored_on_test_pictures_that_it_does_not_have(run: flow.Ru
 
 
 def test_finished_folds_are_kept_when_a_run_is_resumed(
-    run: flow.Run, faulty: DrawnCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: flow.Run, faulty: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learn, learnt = flow.LEARN["probe"], list[str]()
 
@@ -128,7 +128,7 @@ def test_finished_folds_are_kept_when_a_run_is_resumed(
 
 
 @pytest.mark.slow
-def test_a_network_can_be_cross_validated(collection: DrawnCollection, tmp_path: Path) -> None:
+def test_a_network_can_be_cross_validated(collection: SyntheticDataset, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     asked = {
         "data": {"classes": ["bird", "fish", "spider"]},

@@ -17,7 +17,7 @@ from bestiary.data.audit import SERIOUS
 from bestiary.data.dataset import Audited, audited
 from bestiary.data.measure import Inspection, inspect
 from bestiary.data.sources import list_pictures
-from bestiary.demo.dataset import FAULT_CHECKS, DrawnCollection, draw_creature
+from bestiary.demo.dataset import FAULT_CHECKS, SyntheticDataset, draw_creature
 from bestiary.errors import SourceError
 from bestiary.picture import LIMITS, DecodeLimits
 from bestiary.progress import SilentReporter
@@ -43,7 +43,7 @@ def draw(folder: Path, **sizes: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(faulty: DrawnCollection, tmp_path_factory: pytest.TempPathFactory) -> Audited:
+def found(faulty: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory) -> Audited:
     return audit(faulty.folder, tmp_path_factory.mktemp("cache"))
 
 
@@ -69,7 +69,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 # --------------------------------------------------------------------------------------------- the planted faults
 
 
-def test_every_planted_fault_is_named(faulty: DrawnCollection, found: Audited) -> None:
+def test_every_planted_fault_is_named(faulty: SyntheticDataset, found: Audited) -> None:
     findings = set(found.findings.select("check", "path").iter_rows())
     for fault, check in FAULT_CHECKS.items():
         if check is not None and check not in NEEDS_TRAINING:
@@ -78,7 +78,7 @@ def test_every_planted_fault_is_named(faulty: DrawnCollection, found: Audited) -
                 assert findings & {(check, str(copy)) for copy in copies}, (fault, path)
 
 
-def test_what_is_unusual_but_sound_is_used_and_not_called_broken(faulty: DrawnCollection, found: Audited) -> None:
+def test_what_is_unusual_but_sound_is_used_and_not_called_broken(faulty: SyntheticDataset, found: Audited) -> None:
     usable = set(found.pictures.filter(pl.col("error").is_null())["path"])
     broken = {str(path) for fault in ("truncated", "empty", "text") for path in faulty.faults[fault]}
     sound = {str(path) for fault, check in FAULT_CHECKS.items() if check is None for path in faulty.faults[fault]}
@@ -99,7 +99,7 @@ def test_findings_keep_to_the_contract(found: Audited) -> None:
     assert (named["path"] == named["path_of_picture"]).all()
 
 
-def test_the_table_of_pictures_keeps_to_the_contract(faulty: DrawnCollection, found: Audited) -> None:
+def test_the_table_of_pictures_keeps_to_the_contract(faulty: SyntheticDataset, found: Audited) -> None:
     added = {"given_split": pl.String, "given_label": pl.String, "dropped": pl.Boolean}
     assert dict(found.pictures.schema) == table.PICTURES | added | table.MEASURES
     assert found.pictures["row_id"].to_list() == list(range(found.pictures.height))
@@ -108,7 +108,7 @@ def test_the_table_of_pictures_keeps_to_the_contract(faulty: DrawnCollection, fo
     assert all(labels[str(path)] == path.parent.name for path in faulty.kinds)
 
 
-def test_copies_are_grouped_with_their_originals_and_others_are_not(faulty: DrawnCollection, found: Audited) -> None:
+def test_copies_are_grouped_with_their_originals_and_others_are_not(faulty: SyntheticDataset, found: Audited) -> None:
     groups = dict(found.pictures.select("path", "group").iter_rows())
     assert all(groups[str(copy)] == groups[str(original)] for copy, original in faulty.originals.items())
     sizes = Counter(groups[str(path)] for path in faulty.kinds)
@@ -116,7 +116,7 @@ def test_copies_are_grouped_with_their_originals_and_others_are_not(faulty: Draw
     assert sum(size - 1 for size in sizes.values()) <= len(faulty.originals) + 2
 
 
-def test_duplicates_never_straddle_and_what_is_left_out_says_why(faulty: DrawnCollection, found: Audited) -> None:
+def test_duplicates_never_straddle_and_what_is_left_out_says_why(faulty: SyntheticDataset, found: Audited) -> None:
     shown, digest = divided(found, DataConfig(min_per_class=3), seed=0)
     assert shown.schema == pl.Schema(table.PICTURES | table.MEASURES)
     assert shown["row_id"].to_list() == found.pictures["row_id"].to_list()
@@ -148,7 +148,7 @@ def test_who_looks_is_told_what_training_would_refuse(plain: Path, tmp_path: Pat
     assert "at least 13 are needed" in str(refusal(looked, DataConfig(min_per_class=13), seed=0))
 
 
-def test_near_duplicates_can_be_let_apart_and_equal_files_never(faulty: DrawnCollection, tmp_path: Path) -> None:
+def test_near_duplicates_can_be_let_apart_and_equal_files_never(faulty: SyntheticDataset, tmp_path: Path) -> None:
     loose = audit(faulty.folder, tmp_path, near_duplicates=False)
     groups = dict(loose.pictures.select("path", "group").iter_rows())
     for fault, together in (("exact-duplicate", True), ("near-duplicate", False)):
@@ -166,7 +166,7 @@ def test_a_file_listed_twice_under_two_labels_is_a_conflict(plain: Path, tmp_pat
     assert found.findings.filter(pl.col("check") == "label-conflict").height == 1
 
 
-def test_workers_give_the_same_table_as_one_process(faulty: DrawnCollection, found: Audited, tmp_path: Path) -> None:
+def test_workers_give_the_same_table_as_one_process(faulty: SyntheticDataset, found: Audited, tmp_path: Path) -> None:
     together = audited(
         [faulty.folder], None, DataConfig(), LIMITS, threads=2, cache=tmp_path, reporter=SilentReporter()
     )

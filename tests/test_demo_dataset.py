@@ -6,23 +6,23 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from bestiary.demo.canvas import Brush, Pose, random_coat
+from bestiary.demo.canvas import Canvas, Pose, random_coat
 from bestiary.demo.creatures import CREATURES
 from bestiary.demo.dataset import (
     FAULT_CHECKS,
     ODD_FILES,
-    DrawnCollection,
-    class_sizes,
-    draw_collection,
+    SyntheticDataset,
     draw_creature,
-    draw_stranger,
+    draw_ood_image,
+    long_tailed_class_sizes,
+    make_synthetic_dataset,
 )
 from bestiary.errors import SourceError
 
 
 @pytest.fixture(scope="module")
-def faulty(tmp_path_factory: pytest.TempPathFactory) -> DrawnCollection:
-    return draw_collection(tmp_path_factory.mktemp("faulty"), pictures=100, seed=3)
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> SyntheticDataset:
+    return make_synthetic_dataset(tmp_path_factory.mktemp("faulty"), pictures=100, seed=3)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -34,16 +34,16 @@ def pixels(path: Path) -> NDArray[np.float64]:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB").resize((32, 32)), dtype=np.float64)
 
 
-def test_same_seed_draws_the_same_bytes_and_another_seed_does_not(tmp_path: Path, faulty: DrawnCollection) -> None:
-    draw_collection(tmp_path / "again", pictures=100, seed=3)
-    draw_collection(tmp_path / "other", pictures=100, seed=4, faults=False)
+def test_same_seed_draws_the_same_bytes_and_another_seed_does_not(tmp_path: Path, faulty: SyntheticDataset) -> None:
+    make_synthetic_dataset(tmp_path / "again", pictures=100, seed=3)
+    make_synthetic_dataset(tmp_path / "other", pictures=100, seed=4, faults=False)
     first, other = contents(faulty.folder), contents(tmp_path / "other")
     assert first == contents(tmp_path / "again")
     assert not set(first.values()) & set(other.values())
 
 
 def test_without_faults_every_picture_opens_and_lies_in_its_own_class(tmp_path: Path) -> None:
-    drawn = draw_collection(tmp_path / "clean", pictures=60, faults=False)
+    drawn = make_synthetic_dataset(tmp_path / "clean", pictures=60, faults=False)
     assert drawn.faults == {}
     assert drawn.originals == {}
     assert set(drawn.kinds) == {path for path in drawn.folder.rglob("*") if path.is_file()}
@@ -60,7 +60,7 @@ def test_without_faults_every_picture_opens_and_lies_in_its_own_class(tmp_path: 
 
 @pytest.mark.parametrize("pictures", [40, 41, 60, 720])
 def test_classes_are_imbalanced_and_add_up(pictures: int) -> None:
-    sizes = class_sizes(pictures)
+    sizes = long_tailed_class_sizes(pictures)
     assert list(sizes) == list(CREATURES)
     assert len(sizes) >= 8
     assert sum(sizes.values()) == pictures
@@ -69,7 +69,7 @@ def test_classes_are_imbalanced_and_add_up(pictures: int) -> None:
         assert max(sizes.values()) / min(sizes.values()) == pytest.approx(6, abs=0.5)
 
 
-def test_every_fault_is_planted_and_recorded(faulty: DrawnCollection) -> None:
+def test_every_fault_is_planted_and_recorded(faulty: SyntheticDataset) -> None:
     assert set(faulty.faults) == set(FAULT_CHECKS)
     paths = [path for planted in faulty.faults.values() for path in planted]
     assert len(paths) == len(set(paths))
@@ -79,13 +79,13 @@ def test_every_fault_is_planted_and_recorded(faulty: DrawnCollection) -> None:
     assert sorted(path.name for path in faulty.folder.iterdir()) == sorted(CREATURES)
 
 
-def test_wrong_labels_are_the_pictures_that_lie_in_another_class(faulty: DrawnCollection) -> None:
+def test_wrong_labels_are_the_pictures_that_lie_in_another_class(faulty: SyntheticDataset) -> None:
     strayed = {path for path, kind in faulty.kinds.items() if path.parent.name != kind}
     assert strayed == set(faulty.faults["wrong-label"]) | set(faulty.faults["label-conflict"])
     assert len(faulty.faults["wrong-label"]) == 2
 
 
-def test_copies_repeat_their_originals(faulty: DrawnCollection) -> None:
+def test_copies_repeat_their_originals(faulty: SyntheticDataset) -> None:
     for copy in (*faulty.faults["exact-duplicate"], *faulty.faults["label-conflict"]):
         assert copy.read_bytes() == faulty.originals[copy].read_bytes()
     for copy in faulty.faults["exact-duplicate"] + faulty.faults["near-duplicate"]:
@@ -94,7 +94,7 @@ def test_copies_repeat_their_originals(faulty: DrawnCollection) -> None:
     assert conflict.parent != faulty.originals[conflict].parent
 
 
-def test_near_duplicates_look_alike_and_are_not_the_same_file(faulty: DrawnCollection) -> None:
+def test_near_duplicates_look_alike_and_are_not_the_same_file(faulty: SyntheticDataset) -> None:
     assert len(faulty.faults["near-duplicate"]) >= 4
     for copy in faulty.faults["near-duplicate"]:
         original = faulty.originals[copy]
@@ -102,14 +102,14 @@ def test_near_duplicates_look_alike_and_are_not_the_same_file(faulty: DrawnColle
         assert np.corrcoef(pixels(copy).ravel(), pixels(original).ravel())[0, 1] > 0.93
 
 
-def test_truncated_picture_is_recognised_and_then_breaks_off(faulty: DrawnCollection) -> None:
+def test_truncated_picture_is_recognised_and_then_breaks_off(faulty: SyntheticDataset) -> None:
     (path,) = faulty.faults["truncated"]
     with Image.open(path) as image, pytest.raises(OSError, match="truncated"):
         image.load()
 
 
 @pytest.mark.parametrize("fault", ["empty", "text"])
-def test_files_that_are_no_pictures_do_not_open(faulty: DrawnCollection, fault: str) -> None:
+def test_files_that_are_no_pictures_do_not_open(faulty: SyntheticDataset, fault: str) -> None:
     (path,) = faulty.faults[fault]
     assert path.suffix == ".jpg"
     assert (path.stat().st_size == 0) == (fault == "empty")
@@ -130,7 +130,7 @@ def test_files_that_are_no_pictures_do_not_open(faulty: DrawnCollection, fault: 
     ],
 )
 def test_odd_files_are_what_they_are_called(
-    faulty: DrawnCollection, fault: str, suffix: str, form: str, mode: str
+    faulty: SyntheticDataset, fault: str, suffix: str, form: str, mode: str
 ) -> None:
     (path,) = faulty.faults[fault]
     assert path.suffix == suffix
@@ -152,12 +152,12 @@ def test_rotated_picture_stands_upright_once_its_exif_is_applied() -> None:
     assert np.abs(turned - np.asarray(upright)).mean() < 12
 
 
-def test_sixteen_bit_picture_uses_its_range(faulty: DrawnCollection) -> None:
+def test_sixteen_bit_picture_uses_its_range(faulty: SyntheticDataset) -> None:
     with Image.open(faulty.faults["sixteen-bit"][0]) as image:
         assert np.asarray(image).max() > 255 * 100
 
 
-def test_hidden_files_are_planted_and_are_not_pictures(faulty: DrawnCollection) -> None:
+def test_hidden_files_are_planted_and_are_not_pictures(faulty: SyntheticDataset) -> None:
     assert {path.name for path in faulty.faults["hidden"]} == {".DS_Store", "Thumbs.db"}
     assert not set(faulty.faults["hidden"]) & set(faulty.kinds)
 
@@ -165,15 +165,15 @@ def test_hidden_files_are_planted_and_are_not_pictures(faulty: DrawnCollection) 
 def test_refuses_a_folder_that_holds_anything(tmp_path: Path) -> None:
     (tmp_path / "mine.jpg").write_bytes(b"precious")
     with pytest.raises(SourceError, match=r"not an empty folder.*Name a new folder"):
-        draw_collection(tmp_path)
+        make_synthetic_dataset(tmp_path)
     with pytest.raises(SourceError, match="not an empty folder"):
-        draw_collection(tmp_path / "mine.jpg")
+        make_synthetic_dataset(tmp_path / "mine.jpg")
     assert contents(tmp_path) == {"mine.jpg": b"precious"}
 
 
 def test_refuses_too_few_pictures(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="at least 40"):
-        draw_collection(tmp_path / "new", pictures=39)
+        make_synthetic_dataset(tmp_path / "new", pictures=39)
     assert not (tmp_path / "new").exists()
 
 
@@ -182,7 +182,7 @@ def test_a_creature_fills_its_place_and_stays_near_it(kind: str) -> None:
     for seed in range(6):
         rng = np.random.default_rng(seed)
         image = Image.new("RGB", (400, 400), (255, 0, 255))
-        CREATURES[kind](Brush(image, Pose(np.eye(2) * 100, np.array([200.0, 200.0])), random_coat(rng), rng), rng)
+        CREATURES[kind](Canvas(image, Pose(np.eye(2) * 100, np.array([200.0, 200.0])), random_coat(rng), rng), rng)
         painted = np.any(np.asarray(image) != (255, 0, 255), axis=2)
         assert 0.02 < painted.mean() < 0.25, (kind, seed)
         assert not painted[:40].any(), (kind, seed)
@@ -216,9 +216,9 @@ def test_the_colour_check_would_notice_a_class_of_its_own_colour() -> None:
 
 
 def test_strangers_are_varied_pictures_that_a_seed_repeats() -> None:
-    drawn = [draw_stranger(seed) for seed in range(12)]
+    drawn = [draw_ood_image(seed) for seed in range(12)]
     assert len({image.tobytes() for image in drawn}) == 12
-    assert draw_stranger(5).tobytes() == drawn[5].tobytes()
+    assert draw_ood_image(5).tobytes() == drawn[5].tobytes()
     for image in drawn:
         assert image.mode == "RGB"
         assert 120 <= min(image.size) <= max(image.size) <= 360

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("sklearn")
 
 from bestiary import files, table
-from bestiary.demo.dataset import DrawnCollection, draw_stranger
+from bestiary.demo.dataset import SyntheticDataset, draw_ood_image
 from bestiary.errors import SourceError
 from bestiary.evaluation import external
 from bestiary.evaluation.corruptions import evaluate_corrupted
@@ -29,14 +29,14 @@ def run(probed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def others(run: Path, collection: DrawnCollection, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def others(run: Path, collection: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Fresh birds and fish, a class that the model does not know, and copies of pictures it has learnt from."""
     folder = tmp_path_factory.mktemp("others") / "others"
     for name in ("bird", "fish"):
         shutil.copytree(collection.folder / name, folder / name)
     (folder / "nothing").mkdir()
     for seed in range(8):
-        draw_stranger(seed).save(folder / "nothing" / f"{seed}.png")
+        draw_ood_image(seed).save(folder / "nothing" / f"{seed}.png")
     learnt = table.read(run / "pictures.parquet", table.PICTURES).filter(pl.col("label") == "bird")
     for split, many in (("train", 3), ("val", 1), ("test", 1)):
         for path in learnt.filter(pl.col("split") == split)["path"].head(many):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 pytest.importorskip("onnx")
 
-from bestiary.demo.dataset import draw_stranger
+from bestiary.demo.dataset import draw_ood_image
 from bestiary.export.graph import ENERGY_WEIGHT, Calibration, seal
 from bestiary.inference.bundle import read_bundle
 from bestiary.models.engine import OnnxRuntimeEngine, OpenVINOEngine, has_openvino, run
@@ -97,7 +97,7 @@ def test_strangers_are_less_familiar_than_the_test_pictures(probed: Path) -> Non
     from bestiary.picture import resize_to_square
 
     predictor = Predictor(probed, threads=1)
-    strange = [resize_to_square(np.asarray(draw_stranger(seed)), predictor.bundle.size) for seed in range(12)]
+    strange = [resize_to_square(np.asarray(draw_ood_image(seed)), predictor.bundle.size) for seed in range(12)]
     found = [answer.familiarity for answer in predictor.predict_many(strange)]
     table = pl.read_parquet(probed / "predictions.parquet").filter(pl.col("split") == "test")
     assert np.mean(np.array(found)[:, None] < table["familiarity"].to_numpy()) > 0.75

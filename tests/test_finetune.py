@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from bestiary import flow
 from bestiary.batches.preprocess import View
-from bestiary.demo.dataset import DrawnCollection
+from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import InterruptedRun
 from bestiary.files import read_json
 from bestiary.models.efficientnet_lite import built_trunk
@@ -116,7 +116,7 @@ def test_views_are_the_picture_its_mirror_image_and_random_ones_that_repeat() ->
 
 
 def test_kept_activations_equal_the_direct_computation(
-    trunk: Path, tmp_path: Path, collection: DrawnCollection, monkeypatch: pytest.MonkeyPatch
+    trunk: Path, tmp_path: Path, collection: SyntheticDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lower, views, paths = lower_part(trunk, "lite0", SIZE, 5), Views(3, AugmentConfig()), sorted(collection.kinds)[:3]
     keys = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
@@ -195,7 +195,7 @@ def calibrated(run: Path) -> float:
 
 
 @pytest.mark.slow
-def test_it_does_not_fall_behind_the_probe_on_validation(collection: DrawnCollection, tmp_path: Path) -> None:
+def test_it_does_not_fall_behind_the_probe_on_validation(collection: SyntheticDataset, tmp_path: Path) -> None:
     """With a learning rate that ruins the network, what ships is the probe, give or take rounding of activations."""
     probe = {name: part for name, part in FINETUNE.items() if name != "train"}
     probe["model"] = {"backbone": "lite0"}
@@ -210,7 +210,7 @@ def test_it_does_not_fall_behind_the_probe_on_validation(collection: DrawnCollec
 
 @pytest.mark.slow
 def test_interrupted_between_epochs_it_ends_as_if_it_was_not(
-    collection: DrawnCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    collection: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = Recipe.of(FINETUNE)
     whole = flow.train(collection.folder, recipe=recipe, out=tmp_path / "whole", threads=1)
@@ -227,7 +227,7 @@ def test_interrupted_between_epochs_it_ends_as_if_it_was_not(
     assert one.drop("path").equals(other.drop("path"))
 
 
-def test_its_end_is_planned_from_its_upper_part(collection: DrawnCollection, tmp_path: Path) -> None:
+def test_its_end_is_planned_from_its_upper_part(collection: SyntheticDataset, tmp_path: Path) -> None:
     """The rehearsal is of the part that learns, on activations; the pictures of an epoch are all views."""
     pictures = sorted(collection.kinds)[:12]
     keys = [hashlib.sha256(path.read_bytes()).hexdigest() for path in pictures]

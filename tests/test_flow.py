@@ -21,7 +21,7 @@ pytest.importorskip("sklearn")
 
 from bestiary import files, flow, run_folder, table
 from bestiary.batches.preprocess import View
-from bestiary.demo.dataset import DrawnCollection
+from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import IntegrityError, InterruptedRun, RecipeError, RunError, SourceError
 from bestiary.evaluation import evaluate as judging
 from bestiary.export.finalize import PARITY_LIMIT
@@ -114,7 +114,7 @@ def test_the_prediction_table_has_every_held_back_picture_once(probed: Path) -> 
     assert found["probability"].to_list() == pytest.approx(found.select(shares).max_horizontal().to_list())
 
 
-def test_every_picture_is_used_or_left_out_for_a_reason(probed: Path, faulty: DrawnCollection) -> None:
+def test_every_picture_is_used_or_left_out_for_a_reason(probed: Path, faulty: SyntheticDataset) -> None:
     pictures = table.read(probed / "pictures.parquet", table.PICTURES)
     assert (pictures["split"].is_null() == pictures["error"].is_not_null()).all()
     left_out = {Path(path) for path in pictures.filter(pl.col("error").is_not_null())["path"]}
@@ -165,7 +165,7 @@ def test_the_model_has_learned_something(probed: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_run_and_touches_no_picture(
-    probed: Path, faulty: DrawnCollection, tmp_path: Path
+    probed: Path, faulty: SyntheticDataset, tmp_path: Path
 ) -> None:
     before = _state_of(faulty.folder)
     again = flow.train(faulty.folder, recipe=run_folder.load_recipe(probed), out=tmp_path / "run", threads=2)
@@ -177,7 +177,7 @@ def test_the_same_seed_gives_the_same_run_and_touches_no_picture(
     _same_predictions(again.path, probed)
 
 
-def test_another_seed_gives_another_split(probed: Path, faulty: DrawnCollection) -> None:
+def test_another_seed_gives_another_split(probed: Path, faulty: SyntheticDataset) -> None:
     recipe = run_folder.load_recipe(probed)
     collection = flow.audit(faulty.folder, recipe=recipe, threads=1)
     digests = [flow.divided(collection, recipe.data, seed=seed)[1] for seed in (0, 1)]
@@ -221,7 +221,7 @@ def test_resuming_a_finished_run_is_refused(probed: Path) -> None:
 
 
 def test_a_failed_proof_refuses_the_run(
-    probed: Path, faulty: DrawnCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    probed: Path, faulty: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learn = flow.LEARN["probe"]
 
@@ -244,7 +244,7 @@ def test_a_failed_proof_refuses_the_run(
 
 
 def test_a_probe_that_was_interrupted_is_resumed(
-    probed: Path, faulty: DrawnCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    probed: Path, faulty: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -257,7 +257,7 @@ def test_a_probe_that_was_interrupted_is_resumed(
 
 
 def test_a_run_interrupted_while_it_reports_is_resumed(
-    probed: Path, faulty: DrawnCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    probed: Path, faulty: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -275,7 +275,7 @@ def test_nothing_is_written_before_the_pictures_are_known_to_be_good(tmp_path: P
     assert not (tmp_path / "run").exists()
 
 
-def test_an_unknown_backbone_is_told_before_anything_is_written(faulty: DrawnCollection, tmp_path: Path) -> None:
+def test_an_unknown_backbone_is_told_before_anything_is_written(faulty: SyntheticDataset, tmp_path: Path) -> None:
     recipe = Recipe.of({"model": {"backbone": "lite9"}, "data": {"classes": FEW_CLASSES}})
     with pytest.raises(RecipeError, match="lite9"):
         flow.train(faulty.folder, recipe=recipe, out=tmp_path / "run")
@@ -286,7 +286,7 @@ def test_an_unknown_backbone_is_told_before_anything_is_written(faulty: DrawnCol
 
 
 @pytest.fixture(scope="module")
-def scratch(collection: DrawnCollection, tmp_path_factory: pytest.TempPathFactory) -> flow.Run:
+def scratch(collection: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory) -> flow.Run:
     """A network trained from nothing for two epochs, on one thread, so that its sums are always the same."""
     pytest.importorskip("torch")
     run = tmp_path_factory.mktemp("scratch") / "run"
@@ -309,7 +309,7 @@ def test_scratch_end_to_end(scratch: flow.Run) -> None:
         ),
     ],
 )
-def test_other_networks_end_to_end(collection: DrawnCollection, tmp_path: Path, asked: dict[str, Any]) -> None:
+def test_other_networks_end_to_end(collection: SyntheticDataset, tmp_path: Path, asked: dict[str, Any]) -> None:
     pytest.importorskip("torch")
     run = flow.train(collection.folder, recipe=Recipe.of(asked), out=tmp_path / "run", threads=2)
     _check_trained_run(run, method=asked["model"]["method"], epochs=2)
@@ -318,7 +318,7 @@ def test_other_networks_end_to_end(collection: DrawnCollection, tmp_path: Path, 
 @pytest.mark.slow
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_a_training_that_was_interrupted_ends_like_one_that_was_not(
-    scratch: flow.Run, collection: DrawnCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
+    scratch: flow.Run, collection: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
 ) -> None:
     from bestiary.training import epoch_throughput, loop
 
@@ -362,7 +362,7 @@ flow.train(sys.argv[1], recipe=Recipe.of(eval(sys.argv[2])), out=sys.argv[3], th
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_a_training_killed_within_an_epoch_ends_bitwise_like_one_that_was_not(
-    scratch: flow.Run, collection: DrawnCollection, tmp_path: Path
+    scratch: flow.Run, collection: SyntheticDataset, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     recipe = {**TINY_SCRATCH, "train": {**TINY_SCRATCH["train"], "checkpoint_seconds": 1e-9}}
@@ -379,7 +379,7 @@ def test_a_training_killed_within_an_epoch_ends_bitwise_like_one_that_was_not(
 
 @pytest.mark.slow
 def test_two_processes_make_the_run_that_one_makes(
-    scratch: flow.Run, collection: DrawnCollection, tmp_path: Path
+    scratch: flow.Run, collection: SyntheticDataset, tmp_path: Path
 ) -> None:
     recipe, run = tmp_path / "recipe.toml", tmp_path / "run"
     recipe.write_text(write_toml(TINY_SCRATCH), encoding="utf-8")
@@ -404,7 +404,7 @@ def test_pixels_are_normalised_by_the_collection_s_own_colours(scratch: flow.Run
 
 
 @pytest.mark.slow
-def test_a_timm_backbone_without_weights_is_explained(collection: DrawnCollection, tmp_path: Path) -> None:
+def test_a_timm_backbone_without_weights_is_explained(collection: SyntheticDataset, tmp_path: Path) -> None:
     pytest.importorskip("timm")
     recipe = Recipe.of({**TINY_FINETUNE, "model": {"method": "finetune", "backbone": "resnet18"}})
     with pytest.raises(RecipeError, match="not bundled"):
@@ -490,7 +490,7 @@ def _state_of(folder: Path) -> dict[str, tuple[str, int]]:
 
 
 @pytest.mark.slow
-def test_the_number_of_threads_changes_no_score(probed: Path, faulty: DrawnCollection, tmp_path: Path) -> None:
+def test_the_number_of_threads_changes_no_score(probed: Path, faulty: SyntheticDataset, tmp_path: Path) -> None:
     again = flow.train(faulty.folder, recipe=run_folder.load_recipe(probed), out=tmp_path / "run", threads=1)
     assert _lasting(again.metrics) == pytest.approx(_lasting(files.read_json(probed / "metrics.json")), abs=1e-6)
     _same_predictions(again.path, probed)

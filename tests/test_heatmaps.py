@@ -15,7 +15,7 @@ pytest.importorskip("timm")
 import onnx
 import torch
 
-from bestiary.demo.dataset import DrawnCollection
+from bestiary.demo.dataset import SyntheticDataset
 from bestiary.export.graph import Calibration, seal
 from bestiary.models.efficientnet_lite import trunk_graph
 from bestiary.models.engine import OnnxRuntimeEngine, run
@@ -30,7 +30,7 @@ Floats = npt.NDArray[np.float32]
 
 
 @pytest.fixture(scope="module")
-def images(collection: DrawnCollection) -> npt.NDArray[np.uint8]:
+def images(collection: SyntheticDataset) -> npt.NDArray[np.uint8]:
     """Six drawn pictures, uint8 (6, 224, 224, 3)."""
     chosen = sorted(collection.kinds)[::20][:6]
     return np.stack([load(Path(path), SIZE) for path in chosen])

@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from bestiary.demo.dataset import DrawnCollection
+from bestiary.demo.dataset import SyntheticDataset
 
 pytestmark = [
     pytest.mark.slow,
@@ -83,7 +83,7 @@ def lasting(metrics: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in metrics.items() if name not in OF_THE_MACHINE}
 
 
-def test_a_probe_killed_at_every_stage(collection: DrawnCollection, tmp_path: Path) -> None:
+def test_a_probe_killed_at_every_stage(collection: SyntheticDataset, tmp_path: Path) -> None:
     run, cache = tmp_path / "run", tmp_path / "cache"
     train = ["train", str(collection.folder), *PROBE, "--out", str(run)]
     killed(cache, *train, dies_in="bestiary.data.scan._tables")  # while the pictures are measured
@@ -129,7 +129,7 @@ def learnt(run: Path) -> list[dict[str, Any]]:
     return [{name: line[name] for name in line if name not in ("seconds", "images_per_second")} for line in lines]
 
 
-def test_a_network_killed_at_every_stage_learns_the_same(collection: DrawnCollection, tmp_path: Path) -> None:
+def test_a_network_killed_at_every_stage_learns_the_same(collection: SyntheticDataset, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     run, cache = tmp_path / "run", tmp_path / "cache"
     train = ["train", str(collection.folder), *SCRATCH, "--out", str(run)]

@@ -15,7 +15,7 @@ pytest.importorskip("sklearn")
 from bestiary import files as files_module
 from bestiary import flow
 from bestiary.data.split import Item
-from bestiary.demo.dataset import DrawnCollection
+from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import RecipeError
 from bestiary.evaluation.evaluate import leaks_beside
 from bestiary.recipe import Recipe
@@ -134,7 +134,7 @@ def test_other_methods_are_refused_before_any_work() -> None:
 # ---- A split that the source brings ----------------------------------------------------------------------------------
 
 
-def test_leaks_of_a_given_split_are_said_beside_the_score(faulty: DrawnCollection, tmp_path: Path) -> None:
+def test_leaks_of_a_given_split_are_said_beside_the_score(faulty: SyntheticDataset, tmp_path: Path) -> None:
     root = tmp_path / "split"
     for label in ("bird", "fish"):
         files = sorted(path for path in faulty.kinds if path.parent.name == label and path.suffix == ".jpg")[:20]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageFilter
 
 from bestiary.data.measure import Inspection, inspect, perceptual_hash
-from bestiary.demo.dataset import DrawnCollection, draw_creature
+from bestiary.demo.dataset import SyntheticDataset, draw_creature
 from bestiary.picture import LIMITS, DecodeLimits, open_picture
 
 
@@ -37,7 +37,7 @@ def bits_apart(one: Inspection, other: Inspection) -> int:
 # ------------------------------------------------------------------------------------------------------- the hash
 
 
-def test_the_hash_is_that_of_imagehash_bit_for_bit(collection: DrawnCollection) -> None:
+def test_the_hash_is_that_of_imagehash_bit_for_bit(collection: SyntheticDataset) -> None:
     for path in sorted(collection.kinds)[:40]:
         image = open_picture(path).image
         reference = imagehash.phash(image, hash_size=16).hash.ravel()

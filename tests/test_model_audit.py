@@ -13,7 +13,7 @@ import pytest
 from bestiary import flow
 from bestiary.batches.feature_matrix import Rows
 from bestiary.data.dataset import Audited
-from bestiary.demo.dataset import DrawnCollection
+from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import MissingExtraError
 from bestiary.evaluation import model_audit
 from bestiary.evaluation.model_audit import unlooked_words
@@ -39,7 +39,7 @@ def features_by_kind(kinds: dict[Path, str]) -> Any:
 
 
 def test_planted_labels_are_found_and_named_with_the_better_one(
-    faulty: DrawnCollection, monkeypatch: pytest.MonkeyPatch
+    faulty: SyntheticDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds = {path.absolute(): kind for path, kind in faulty.kinds.items()}
     everything = dict.fromkeys((path.absolute() for path in faulty.folder.rglob("*.*")), "nothing") | kinds
@@ -59,7 +59,7 @@ def test_planted_labels_are_found_and_named_with_the_better_one(
 
 
 def test_what_somebody_keeps_is_no_suspect_any_more(
-    faulty: DrawnCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    faulty: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds = dict.fromkeys((path.absolute() for path in faulty.folder.rglob("*.*")), "nothing")
     kinds |= {path.absolute(): kind for path, kind in faulty.kinds.items()}
@@ -73,7 +73,7 @@ def test_what_somebody_keeps_is_no_suspect_any_more(
     assert settled["is_issue"].to_list() == [False]
 
 
-def test_it_can_be_turned_off_and_says_so(collection: DrawnCollection, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_can_be_turned_off_and_says_so(collection: SyntheticDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_audit, "bulk_features", lambda *_, **__: 1 / 0)
     found = flow.audit(collection.folder, recipe=Recipe.of({"data": {"suspects": False}}), threads=1)
     assert found.not_looked_for.keys() == {"suspect-label", "outlier", "shortcut"}
@@ -82,7 +82,7 @@ def test_it_can_be_turned_off_and_says_so(collection: DrawnCollection, monkeypat
 
 
 def test_what_is_not_installed_is_told_with_what_adds_it(
-    collection: DrawnCollection, monkeypatch: pytest.MonkeyPatch
+    collection: SyntheticDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lacking(*_: object, **__: object) -> Rows:
         raise MissingExtraError('This needs the weights. Add them with: pip install "bestiary[train]"')
@@ -93,14 +93,14 @@ def test_what_is_not_installed_is_told_with_what_adds_it(
     assert 'pip install "bestiary[train]"' in found.not_looked_for["outlier"]
 
 
-def test_one_class_alone_is_not_doubted_and_that_is_told(collection: DrawnCollection) -> None:
+def test_one_class_alone_is_not_doubted_and_that_is_told(collection: SyntheticDataset) -> None:
     recipe = Recipe.of({"data": {"classes": ["bird"]}})
     found = flow.audit(collection.folder, recipe=recipe, threads=1)
     assert set(found.not_looked_for.values()) == {"it takes two classes or more"}
 
 
 def test_the_features_are_those_that_the_probe_will_want(
-    collection: DrawnCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    collection: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BESTIARY_CACHE", str(tmp_path))
     recipe = Recipe.of(SMALL | {"data": {"classes": ["bird", "fish"]}})
@@ -131,7 +131,7 @@ def test_it_looks_with_the_recipe_s_own_eyes_if_they_are_bundled(
     assert (backbone, view.size) == expected
 
 
-def test_a_file_that_cannot_be_read_is_not_looked_at(faulty: DrawnCollection, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_read_is_not_looked_at(faulty: SyntheticDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Path] = []
 
     def features(paths: Sequence[Path], keys: Sequence[str], *_: object, **__: object) -> Rows:

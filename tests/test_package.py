@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bestiary.demo.dataset import DrawnCollection
+from bestiary.demo.dataset import SyntheticDataset
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
@@ -50,7 +50,7 @@ def test_the_wheel_has_the_pages_the_recipes_and_the_types(wheel: Path) -> None:
 
 
 def test_the_base_install_is_small_and_predicts(
-    installed: Path, probed: Path, collection: DrawnCollection, tmp_path: Path
+    installed: Path, probed: Path, collection: SyntheticDataset, tmp_path: Path
 ) -> None:
     size = sum(file.stat().st_size for file in installed.rglob("*") if file.is_file() and not file.is_symlink())
     assert size / 1e6 <= MOST_MEGABYTES

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from bestiary.demo.dataset import DrawnCollection
+from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import PictureError
 from bestiary.picture import (
     LIMITS,
@@ -239,7 +239,7 @@ def test_fitting_is_antialiased() -> None:
 
 
 @pytest.mark.parametrize("how", ["squash", "letterbox", "crop"])
-def test_load_is_fit_of_decode(how: Any, collection: DrawnCollection) -> None:
+def test_load_is_fit_of_decode(how: Any, collection: SyntheticDataset) -> None:
     large = saved(scene(1600, 1100), "JPEG", quality=95)
     assert difference(load(large, 96, how), resize_to_square(decode(large), 96, how)) < 1.5
     for path in sorted(collection.kinds)[:8]:

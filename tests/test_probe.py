@@ -16,7 +16,7 @@ pytest.importorskip("sklearn")
 from sklearn.linear_model import LogisticRegression
 
 from bestiary.batches.preprocess import Pinned, View
-from bestiary.demo.dataset import DrawnCollection
+from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import RecipeError, SourceError
 from bestiary.models.efficientnet_lite import built_trunk
 from bestiary.models.engine import OnnxRuntimeEngine, Precision, run
@@ -151,7 +151,7 @@ def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built_trunk("lite0", tmp_path_factory.mktemp("trunks"), SIZE)
 
 
-def pictures_of(collection: DrawnCollection, count: int) -> list[Path]:
+def pictures_of(collection: SyntheticDataset, count: int) -> list[Path]:
     return sorted(collection.kinds)[:count]
 
 
@@ -167,7 +167,7 @@ def features_of(
     return store.read(keys)
 
 
-def test_features_are_the_mean_of_the_maps(tmp_path: Path, trunk: Path, collection: DrawnCollection) -> None:
+def test_features_are_the_mean_of_the_maps(tmp_path: Path, trunk: Path, collection: SyntheticDataset) -> None:
     paths = pictures_of(collection, 20)
     found = features_of(tmp_path, trunk, paths, keys_of(paths))
     images = np.stack([View(SIZE).of(path) for path in paths])
@@ -177,7 +177,7 @@ def test_features_are_the_mean_of_the_maps(tmp_path: Path, trunk: Path, collecti
 
 
 def test_features_are_computed_once(
-    tmp_path: Path, trunk: Path, collection: DrawnCollection, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, trunk: Path, collection: SyntheticDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = pictures_of(collection, 12)
     keys = keys_of(paths)
@@ -210,7 +210,7 @@ def test_features_of_another_look_are_kept_apart(tmp_path: Path, trunk: Path) ->
 
 
 def test_an_interrupted_computation_goes_on_where_it_was(
-    tmp_path: Path, trunk: Path, collection: DrawnCollection, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, trunk: Path, collection: SyntheticDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = pictures_of(collection, 40)
     keys = keys_of(paths)
@@ -237,7 +237,7 @@ def test_a_picture_that_vanished_is_named(tmp_path: Path, trunk: Path) -> None:
 
 
 def test_mirrored_features_are_those_of_the_mirror_image(
-    tmp_path: Path, trunk: Path, collection: DrawnCollection
+    tmp_path: Path, trunk: Path, collection: SyntheticDataset
 ) -> None:
     paths = pictures_of(collection, 4)
     keys = keys_of(paths)
@@ -251,7 +251,7 @@ def test_mirrored_features_are_those_of_the_mirror_image(
 
 
 def test_oversampling_shows_small_classes_mirrored_every_other_time(
-    tmp_path: Path, collection: DrawnCollection, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, collection: SyntheticDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = pictures_of(collection, 12)
     labels = [*["many"] * 6, *["few"] * 2, *["many"] * 2, *["few"] * 2]

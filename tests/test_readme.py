@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bestiary.demo.dataset import DrawnCollection
+from bestiary.demo.dataset import SyntheticDataset
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,7 +25,7 @@ def commands() -> list[list[str]]:
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory, collection: DrawnCollection) -> Path:
+def desk(tmp_path_factory: pytest.TempPathFactory, collection: SyntheticDataset) -> Path:
     """A folder as the README's reader has it: pictures by class, and some new ones."""
     folder = tmp_path_factory.mktemp("desk")
     for kind in collection.folder.iterdir():

@@ -19,7 +19,7 @@ pytest.importorskip("sklearn")
 
 from bestiary import flow, table
 from bestiary.cli import app
-from bestiary.demo.dataset import DrawnCollection
+from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import InterruptedRun, RecipeError, RunError, SourceError, UserError
 from bestiary.recipe import Recipe
 from bestiary.study import study as studies
@@ -52,14 +52,14 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def done(faulty: DrawnCollection, written: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
+def done(faulty: SyntheticDataset, written: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
     """A finished study. Shared: copy what you change."""
     names = [str(written / f"{name}.toml") for name in ("poor", "good")]
     out = tmp_path_factory.mktemp("studies") / "done"
     return study(faulty.folder, names, settings=SETTINGS, seeds=SEEDS, out=out, threads=2)
 
 
-def again(done: Study, faulty: DrawnCollection, written: Path, **changed: Any) -> Study:
+def again(done: Study, faulty: SyntheticDataset, written: Path, **changed: Any) -> Study:
     names = [str(written / f"{name}.toml") for name in ("poor", "good")]
     given: dict[str, Any] = {"recipes": names, "settings": SETTINGS, "seeds": SEEDS, "out": done.path, "threads": 2}
     return study(faulty.folder, **{**given, **changed})
@@ -117,7 +117,7 @@ def test_tables_and_page_hold_the_results(done: Study) -> None:
 
 
 def test_a_finished_study_is_not_trained_again(
-    done: Study, faulty: DrawnCollection, written: Path, monkeypatch: pytest.MonkeyPatch
+    done: Study, faulty: SyntheticDataset, written: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*_: object, **__: object) -> None:
         raise AssertionError("trained again")
@@ -128,7 +128,7 @@ def test_a_finished_study_is_not_trained_again(
 
 
 def test_recipes_and_seeds_may_be_added_and_left_out(
-    done: Study, faulty: DrawnCollection, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    done: Study, faulty: SyntheticDataset, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def trained(run: Path, **_: object) -> None:
         for name in ("metrics.json", "predictions.parquet", "bundle.json", "model.onnx", "pictures.parquet"):
@@ -149,7 +149,7 @@ def test_recipes_and_seeds_may_be_added_and_left_out(
 
 
 def test_ctrl_c_says_how_to_go_on(
-    faulty: DrawnCollection, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    faulty: SyntheticDataset, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -186,7 +186,7 @@ main()
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows kills in another way")
 def test_a_killed_study_goes_on_where_it_was(
-    done: Study, faulty: DrawnCollection, written: Path, tmp_path: Path
+    done: Study, faulty: SyntheticDataset, written: Path, tmp_path: Path
 ) -> None:
     """Killed in its second cell, it ends like the one that was left alone, and the first cell is not run again."""
     names, out = [str(written / "poor.toml"), str(written / "good.toml")], tmp_path / "killed"
@@ -208,7 +208,7 @@ def test_a_killed_study_goes_on_where_it_was(
 
 
 def test_a_cell_that_fails_is_named_and_stops_no_other(
-    done: Study, faulty: DrawnCollection, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    done: Study, faulty: SyntheticDataset, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = shutil.copytree(done.path, tmp_path / "failing")
     for name in ("good", "poor"):
@@ -234,7 +234,7 @@ def test_a_cell_that_fails_is_named_and_stops_no_other(
 
 
 def test_a_cell_without_enough_memory_stops_no_other(
-    done: Study, faulty: DrawnCollection, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    done: Study, faulty: SyntheticDataset, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = shutil.copytree(done.path, tmp_path / "large")
     (out / "cells" / "good" / "seed-0" / "metrics.json").unlink()
@@ -256,7 +256,7 @@ def test_a_cell_without_enough_memory_stops_no_other(
 
 
 def test_differences_are_computed_once_a_seed_and_cells_are_told_of_after_each(
-    done: Study, faulty: DrawnCollection, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    done: Study, faulty: SyntheticDataset, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = shutil.copytree(done.path, tmp_path / "told")
     for path in [*out.glob("cells/*/seed-[01]/metrics.json"), out / "cells.csv", out / "study.html"]:
@@ -282,7 +282,7 @@ def test_differences_are_computed_once_a_seed_and_cells_are_told_of_after_each(
 
 
 def test_a_study_in_which_everything_fails_stops_after_three(
-    done: Study, faulty: DrawnCollection, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    done: Study, faulty: SyntheticDataset, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, tried = shutil.copytree(done.path, tmp_path / "hopeless"), []
     shutil.rmtree(out / "cells")
@@ -301,7 +301,7 @@ def test_a_study_in_which_everything_fails_stops_after_three(
 
 
 def test_the_command_takes_seeds_in_both_ways_and_prints_the_table(
-    done: Study, faulty: DrawnCollection, written: Path
+    done: Study, faulty: SyntheticDataset, written: Path
 ) -> None:
     words = ["study", str(faulty.folder), str(written / "poor.toml"), str(written / "good.toml")]
     words += [word for setting in SETTINGS[1:] for word in ("--set", setting)]
@@ -329,7 +329,7 @@ def test_a_run_folder_is_a_recipe(done: Study) -> None:
 
 
 def test_another_recipe_of_the_same_name_is_refused(
-    done: Study, faulty: DrawnCollection, written: Path, tmp_path: Path
+    done: Study, faulty: SyntheticDataset, written: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "good.toml").write_text("[probe]\nregularisation = [0.1]\n")
     names = [str(written / "poor.toml"), str(tmp_path / "good.toml")]
@@ -337,13 +337,13 @@ def test_another_recipe_of_the_same_name_is_refused(
         again(done, faulty, written, recipes=names)
 
 
-def test_a_study_that_another_process_works_on_is_refused(done: Study, faulty: DrawnCollection, written: Path) -> None:
+def test_a_study_that_another_process_works_on_is_refused(done: Study, faulty: SyntheticDataset, written: Path) -> None:
     with held(done.path), pytest.raises(RunError, match="is in use by process .* go on with: the same command"):
         again(done, faulty, written)
 
 
 def test_a_budget_too_short_leaves_no_folder(
-    faulty: DrawnCollection, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    faulty: SyntheticDataset, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     long = Forecast(Estimate(100.0, 0.0, 0.0), None)
     monkeypatch.setattr(studies, "forecast", lambda entries, *_, **__: {one.name: long for one in entries})
@@ -353,12 +353,12 @@ def test_a_budget_too_short_leaves_no_folder(
     assert not (tmp_path / "short").exists()
 
 
-def test_another_budget_is_refused(done: Study, faulty: DrawnCollection, written: Path) -> None:
+def test_another_budget_is_refused(done: Study, faulty: SyntheticDataset, written: Path) -> None:
     with pytest.raises(RunError, match="begun with no --budget and is to go on with --budget 60s"):
         again(done, faulty, written, budget_seconds=60)
 
 
-def test_other_pictures_are_refused(done: Study, collection: DrawnCollection, written: Path) -> None:
+def test_other_pictures_are_refused(done: Study, collection: SyntheticDataset, written: Path) -> None:
     for seeds in (SEEDS, (3, 4)):
         with pytest.raises(RunError, match="The pictures are not those that .* began with"):
             again(done, collection, written, seeds=seeds)

@@ -24,7 +24,7 @@ import optuna
 from optuna.trial import TrialState
 
 from bestiary import files, flow, run_folder
-from bestiary.demo.dataset import DrawnCollection
+from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import InterruptedRun, MachineError, RecipeError, RunError, SourceError, UserError
 from bestiary.recipe import Recipe, write_toml
 from bestiary.training.budget import Estimate
@@ -55,7 +55,7 @@ SCRATCH: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def searched(collection: DrawnCollection, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def searched(collection: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished search with a probe, by the validation split. Shared: copy what you change."""
     out = tmp_path_factory.mktemp("search") / "search"
     with pytest.MonkeyPatch.context() as patch:
@@ -136,7 +136,7 @@ def test_the_end_says_what_its_shares_are_of_and_how_to_train_again(searched: Pa
     assert Path(words[words.index("--recipe") + 1]) == (searched / "winner.toml").resolve()
 
 
-def test_the_default_scores_what_train_says_of_it(searched: Path, collection: DrawnCollection, tmp_path: Path) -> None:
+def test_the_default_scores_what_train_says_of_it(searched: Path, collection: SyntheticDataset, tmp_path: Path) -> None:
     """The score of a trial is that of a run by the same recipe: the same split, features and head."""
     run = flow.train(collection.folder, recipe=Recipe.of(PROBE), out=tmp_path / "run", threads=1).path
     chosen = next(line for line in run_folder.read_history(run) if line.get("chosen"))
@@ -171,7 +171,7 @@ def test_the_page_and_the_picture_say_it(searched: Path) -> None:
     assert all(0 <= one["low"] <= one["median"] <= one["high"] <= 1 for one in settings.values())
 
 
-def test_second_scores_are_on_pictures_that_played_no_part(collection: DrawnCollection) -> None:
+def test_second_scores_are_on_pictures_that_played_no_part(collection: SyntheticDataset) -> None:
     recipe = Recipe.of(PROBE)
     found = flow.audit(collection.folder, recipe=recipe, threads=1)
     from bestiary.data.assign_splits import divided
@@ -189,7 +189,7 @@ def test_second_scores_are_on_pictures_that_played_no_part(collection: DrawnColl
     assert groups["split"].max() == 1
 
 
-def test_inner_folds_judge_every_picture_once_and_never_a_test_picture(collection: DrawnCollection) -> None:
+def test_inner_folds_judge_every_picture_once_and_never_a_test_picture(collection: SyntheticDataset) -> None:
     from bestiary.data.assign_splits import divided
 
     recipe = Recipe.of(PROBE)
@@ -202,7 +202,7 @@ def test_inner_folds_judge_every_picture_once_and_never_a_test_picture(collectio
 
 
 def test_the_same_call_again_does_nothing_anew(
-    searched: Path, collection: DrawnCollection, quick: dict[str, int]
+    searched: Path, collection: SyntheticDataset, quick: dict[str, int]
 ) -> None:
     before = result(searched)
     again = tune(
@@ -219,7 +219,7 @@ def test_the_same_call_again_does_nothing_anew(
 
 
 def test_going_on_keeps_count_of_the_looks_at_the_test_pictures(
-    collection: DrawnCollection, tmp_path: Path, quick: dict[str, int]
+    collection: SyntheticDataset, tmp_path: Path, quick: dict[str, int]
 ) -> None:
     def go(trials: int) -> dict[str, Any]:
         return tune(collection.folder, recipe=Recipe.of(PROBE), trials=trials, out=tmp_path / "search", threads=1)
@@ -234,7 +234,7 @@ def test_going_on_keeps_count_of_the_looks_at_the_test_pictures(
 
 
 def test_ctrl_c_loses_nothing(
-    collection: DrawnCollection, tmp_path: Path, quick: dict[str, int], monkeypatch: pytest.MonkeyPatch
+    collection: SyntheticDataset, tmp_path: Path, quick: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*given: Any, **named: Any) -> Score:
         raise KeyboardInterrupt
@@ -263,7 +263,7 @@ def test_ctrl_c_loses_nothing(
 
 
 def test_a_recipe_that_fails_on_a_fresh_split_does_not_end_the_search(
-    collection: DrawnCollection, tmp_path: Path, quick: dict[str, int], monkeypatch: pytest.MonkeyPatch
+    collection: SyntheticDataset, tmp_path: Path, quick: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = finish.scored
 
@@ -280,7 +280,7 @@ def test_a_recipe_that_fails_on_a_fresh_split_does_not_end_the_search(
 
 
 def test_a_trial_for_which_there_was_no_time_is_the_first_of_the_next_call(
-    collection: DrawnCollection, tmp_path: Path, quick: dict[str, int], monkeypatch: pytest.MonkeyPatch
+    collection: SyntheticDataset, tmp_path: Path, quick: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = trying.scored
 
@@ -302,7 +302,7 @@ def test_a_trial_for_which_there_was_no_time_is_the_first_of_the_next_call(
 
 
 def test_hopeless_trials_are_stopped_but_never_the_default(
-    collection: DrawnCollection, tmp_path: Path, quick: dict[str, int], monkeypatch: pytest.MonkeyPatch
+    collection: SyntheticDataset, tmp_path: Path, quick: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("torch")
 
@@ -391,7 +391,7 @@ def test_what_pruning_saved_is_counted_by_epochs() -> None:
 # ---- What cannot be searched -----------------------------------------------------------------------------------------
 
 
-def try_search(collection: DrawnCollection, out: Path, **named: Any) -> dict[str, Any]:
+def try_search(collection: SyntheticDataset, out: Path, **named: Any) -> dict[str, Any]:
     given: dict[str, Any] = {"recipe": Recipe.of(PROBE), "trials": 4, "threads": 1}
     return tune(collection.folder, out=out, **{**given, **named})
 
@@ -417,7 +417,7 @@ def try_search(collection: DrawnCollection, out: Path, **named: Any) -> dict[str
     ],
 )
 def test_an_impossible_search_is_refused_before_pictures_are_looked_at(
-    collection: DrawnCollection, tmp_path: Path, wish: str, words: str
+    collection: SyntheticDataset, tmp_path: Path, wish: str, words: str
 ) -> None:
     with pytest.raises(RecipeError) as refused:
         tune(tmp_path / "there are no pictures", recipe=Recipe.of(PROBE), search=[wish], out=tmp_path / "search")
@@ -441,7 +441,7 @@ def test_trials_of_few_epochs_warm_up_for_fewer() -> None:
 
 
 def test_three_failures_and_no_success_end_the_search_with_the_cause(
-    collection: DrawnCollection, tmp_path: Path, quick: dict[str, int], monkeypatch: pytest.MonkeyPatch
+    collection: SyntheticDataset, tmp_path: Path, quick: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     causes = iter(
         [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), RecipeError("No number.")]
@@ -456,7 +456,7 @@ def test_three_failures_and_no_success_end_the_search_with_the_cause(
     assert len(study_of(tmp_path / "search").trials) == 3
 
 
-def test_fewer_validation_pictures_than_classes(collection: DrawnCollection, tmp_path: Path) -> None:
+def test_fewer_validation_pictures_than_classes(collection: SyntheticDataset, tmp_path: Path) -> None:
     rows = [
         {"path": str(path), "label": path.parent.name, "split": part}
         for name in CLASSES
@@ -468,7 +468,7 @@ def test_fewer_validation_pictures_than_classes(collection: DrawnCollection, tmp
         tune(tmp_path / "pictures.csv", recipe=Recipe.of(PROBE), inner=0, out=tmp_path / "search")
 
 
-def test_a_budget_too_short_for_one_trial(collection: DrawnCollection, tmp_path: Path) -> None:
+def test_a_budget_too_short_for_one_trial(collection: SyntheticDataset, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="too short for one trial"):
         try_search(collection, tmp_path / "search", trials=None, budget_seconds=2.0)
 
@@ -503,7 +503,7 @@ def test_how_a_budget_is_shared_out() -> None:
 
 
 def test_another_recipe_does_not_go_on_with_a_search(
-    collection: DrawnCollection, tmp_path: Path, quick: dict[str, int]
+    collection: SyntheticDataset, tmp_path: Path, quick: dict[str, int]
 ) -> None:
     try_search(collection, tmp_path / "search", trials=1)
     other = Recipe.of({**PROBE, "seed": 7})
@@ -512,7 +512,7 @@ def test_another_recipe_does_not_go_on_with_a_search(
     assert len(study_of(tmp_path / "search").trials) == 1
 
 
-def test_a_folder_with_something_else(collection: DrawnCollection, tmp_path: Path) -> None:
+def test_a_folder_with_something_else(collection: SyntheticDataset, tmp_path: Path) -> None:
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "letter.txt").write_text("Dear", encoding="utf-8")
     Ledger(tmp_path / "shared.db", "tune-probe")  # excuses no folder but its own
@@ -537,7 +537,7 @@ def other_version(path: Path) -> None:
     ("spoil", "words"), [(no_database, "is no storage of a search"), (other_version, "another version of Optuna")]
 )
 def test_a_storage_that_cannot_be_used(
-    collection: DrawnCollection, tmp_path: Path, spoil: Callable[[Path], None], words: str
+    collection: SyntheticDataset, tmp_path: Path, spoil: Callable[[Path], None], words: str
 ) -> None:
     spoil(tmp_path / "shared.db")
     before = (tmp_path / "shared.db").read_bytes()
@@ -561,7 +561,7 @@ def test_a_locked_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_storage_that_cannot_be_written(
-    collection: DrawnCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    collection: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, connect = tmp_path / "shared.db", sqlite3.connect
     Ledger(path, "tune-probe")

@@ -18,7 +18,7 @@ pytest.importorskip("optuna")
 import optuna
 from optuna.trial import TrialState
 
-from bestiary.demo.dataset import DrawnCollection
+from bestiary.demo.dataset import SyntheticDataset
 
 pytestmark = [
     pytest.mark.slow,
@@ -80,7 +80,7 @@ def trials_of(storage: Path, method: str) -> list[Any]:
 
 
 def test_two_processes_share_a_search_and_go_on_with_what_a_killed_one_left(
-    collection: DrawnCollection, tmp_path: Path
+    collection: SyntheticDataset, tmp_path: Path
 ) -> None:
     words = [str(collection.folder), *PROBE, *ONE_LOOK, "--json", "--storage", str(tmp_path / "shared.db")]
     killed(*words, "--out", str(tmp_path / "one"), dies_in="bestiary.tune.trial.scored", count=4)
@@ -104,7 +104,7 @@ def test_two_processes_share_a_search_and_go_on_with_what_a_killed_one_left(
 
 
 def test_a_network_goes_on_from_its_checkpoint_and_the_winner_is_not_trained_twice(
-    collection: DrawnCollection, tmp_path: Path
+    collection: SyntheticDataset, tmp_path: Path
 ) -> None:
     pytest.importorskip("torch")
     out = tmp_path / "search"

@@ -25,11 +25,11 @@ def demo(
     """Draw a small collection with faults, and train on it."""
     require_extra("train")
     from bestiary import flow
-    from bestiary.demo.dataset import draw_collection
+    from bestiary.demo.dataset import make_synthetic_dataset
     from bestiary.progress import make_reporter
 
     show = make_reporter(quiet=quiet)
-    drawn = draw_collection(out / "pictures")
+    drawn = make_synthetic_dataset(out / "pictures")
     show.info(f"{drawn.about} They are in {drawn.folder}.")
     run = flow.train(drawn.folder, out=out / "run", threads=threads, reporter=show)
     if as_json:

@@ -6,7 +6,7 @@ Sceneries are drawn without knowing the kind of animal, so that a background nev
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from bestiary.demo.canvas import SUPERSAMPLING, Colour, Points, colour, mix, oval, smooth
+from bestiary.demo.canvas import SUPERSAMPLING, Colour, Points, catmull_rom, ellipse_outline, hsv_colour, mix_colours
 
 
 def random_size(rng: np.random.Generator) -> tuple[int, int]:
@@ -23,7 +23,7 @@ def random_background(size: tuple[int, int], rng: np.random.Generator) -> Image.
     return scene(size, rng)
 
 
-def gradient(size: tuple[int, int], colours: list[Colour]) -> Image.Image:
+def vertical_gradient(size: tuple[int, int], colours: list[Colour]) -> Image.Image:
     """Return an RGB picture that passes smoothly through the colours from top to bottom."""
     column = Image.fromarray(np.array(colours, dtype=np.uint8)[:, None])
     return column.resize((1, size[1]), Image.Resampling.BICUBIC).resize(size, Image.Resampling.NEAREST)
@@ -36,19 +36,21 @@ def cloudy(size: tuple[int, int], first: Colour, second: Colour, cells: int, rng
     return Image.fromarray(colours.astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
 
 
-def meadow(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+def draw_meadow(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
     """Return a strip of sky, hills and blades of grass."""
     width, height = size
-    sky = colour(rng.normal(0.55, 0.08), rng.uniform(0.1, 0.5), rng.uniform(0.7, 1.0))
-    green = colour(rng.normal(0.28, 0.09), rng.uniform(0.25, 0.6), rng.uniform(0.4, 0.85))
-    image = gradient(size, [sky, mix(sky, (255, 255, 255), 0.6)])
+    sky = hsv_colour(rng.normal(0.55, 0.08), rng.uniform(0.1, 0.5), rng.uniform(0.7, 1.0))
+    green = hsv_colour(rng.normal(0.28, 0.09), rng.uniform(0.25, 0.6), rng.uniform(0.4, 0.85))
+    image = vertical_gradient(size, [sky, mix_colours(sky, (255, 255, 255), 0.6)])
     draw = ImageDraw.Draw(image)
     horizon = rng.uniform(0.15, 0.7) * height
     for depth in (0.0, 0.5, 1.0):
         ridge = horizon + (height - horizon) * depth * 0.4 + rng.normal(0, 0.05 * height, 6)
         hills = np.stack([np.linspace(-0.1, 1.1, 6) * width, ridge], axis=1)
-        outline = np.concatenate([smooth(hills, closed=False), [(1.1 * width, 2 * height), (-0.1 * width, 2 * height)]])
-        draw.polygon(outline.ravel().tolist(), fill=mix(mix(green, sky, 0.5), green, depth))
+        outline = np.concatenate(
+            [catmull_rom(hills, closed=False), [(1.1 * width, 2 * height), (-0.1 * width, 2 * height)]]
+        )
+        draw.polygon(outline.ravel().tolist(), fill=mix_colours(mix_colours(green, sky, 0.5), green, depth))
     grass(image, green, int(rng.integers(30, 90)), (horizon, height), rng)
     return image
 
@@ -60,15 +62,15 @@ def grass(image: Image.Image, green: Colour, blades: int, rows: tuple[float, flo
     for y, x, lean, tall in zip(feet, *rng.uniform(0, 1, (3, blades)), strict=True):
         tip = (x * image.width + (lean - 0.5) * 0.15 * height, y - (0.06 + 0.14 * tall) * height)
         foot = x * image.width
-        shade = mix(green, (255, 255, 200) if tall > 0.5 else (0, 30, 30), 0.3 * lean)
+        shade = mix_colours(green, (255, 255, 200) if tall > 0.5 else (0, 30, 30), 0.3 * lean)
         draw.polygon([(foot - 0.012 * height, y), tip, (foot + 0.012 * height, y)], fill=shade)
 
 
-def water(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+def draw_water(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
     """Return water with rays of light, ripples and bubbles."""
     width, height = size
     hue, value = rng.normal(0.53, 0.07), rng.uniform(0.45, 1.0)
-    image = gradient(size, [colour(hue, 0.3, value), colour(hue + 0.05, 0.65, value * 0.75)])
+    image = vertical_gradient(size, [hsv_colour(hue, 0.3, value), hsv_colour(hue + 0.05, 0.65, value * 0.75)])
     draw = ImageDraw.Draw(image, "RGBA")
     for x in rng.uniform(-0.2, 1.2, int(rng.integers(0, 5))) * width:
         draw.polygon(
@@ -95,21 +97,25 @@ def bubbles(image: Image.Image, rng: np.random.Generator) -> None:
         )
 
 
-def sand(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+def draw_sand(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
     """Return uneven ground with pebbles."""
-    ground = colour(rng.normal(0.09, 0.05), rng.uniform(0.15, 0.5), rng.uniform(0.6, 1.0))
-    image = cloudy(size, ground, mix(ground, (90, 70, 60), 0.35), int(rng.integers(4, 14)), rng)
+    ground = hsv_colour(rng.normal(0.09, 0.05), rng.uniform(0.15, 0.5), rng.uniform(0.6, 1.0))
+    image = cloudy(size, ground, mix_colours(ground, (90, 70, 60), 0.35), int(rng.integers(4, 14)), rng)
     draw = ImageDraw.Draw(image)
     for x, y in rng.uniform(0, 1, (int(rng.integers(6, 26)), 2)) * size:
-        stone = oval(x, y, rng.uniform(0.01, 0.05) * size[1], rng.uniform(0.01, 0.035) * size[1], rng.uniform(0, 3))
-        draw.polygon(stone.ravel().tolist(), fill=mix(ground, colour(rng.uniform(), 0.2, rng.uniform(0.3, 0.9)), 0.6))
+        stone = ellipse_outline(
+            x, y, rng.uniform(0.01, 0.05) * size[1], rng.uniform(0.01, 0.035) * size[1], rng.uniform(0, 3)
+        )
+        draw.polygon(
+            stone.ravel().tolist(), fill=mix_colours(ground, hsv_colour(rng.uniform(), 0.2, rng.uniform(0.3, 0.9)), 0.6)
+        )
     return image
 
 
-def night(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+def draw_night(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
     """Return a dusky sky with stars and perhaps a moon."""
     hue = rng.normal(0.66, 0.08)
-    image = gradient(size, [colour(hue, 0.6, 0.28), colour(hue + 0.1, 0.5, rng.uniform(0.4, 0.7))])
+    image = vertical_gradient(size, [hsv_colour(hue, 0.6, 0.28), hsv_colour(hue + 0.1, 0.5, rng.uniform(0.4, 0.7))])
     draw = ImageDraw.Draw(image)
     for x, y in rng.uniform(0, 1, (int(rng.integers(10, 50)), 2)) * size:
         radius = rng.uniform(0.5, 1.8) * SUPERSAMPLING
@@ -120,17 +126,17 @@ def night(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
     return image
 
 
-def leaves(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+def draw_leaves(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
     """Return a thicket: overlapping leaves of related colours."""
     hue, saturation, value = rng.uniform(), rng.uniform(0.2, 0.6), rng.uniform(0.35, 0.8)
-    image = Image.new("RGB", size, colour(hue, saturation, value * 0.7))
+    image = Image.new("RGB", size, hsv_colour(hue, saturation, value * 0.7))
     draw = ImageDraw.Draw(image)
     for x, y in rng.uniform(0, 1, (int(rng.integers(25, 60)), 2)) * size:
         leaf(
             draw,
             (x, y),
             rng.uniform(0.06, 0.16) * size[1],
-            colour(hue + rng.normal(0, 0.04), saturation, value * rng.uniform(0.7, 1.2)),
+            hsv_colour(hue + rng.normal(0, 0.04), saturation, value * rng.uniform(0.7, 1.2)),
             rng,
         )
     return image
@@ -143,15 +149,18 @@ def leaf(
     turn = rng.uniform(0, 2 * np.pi)
     along, aside = np.array([np.cos(turn), np.sin(turn)]), np.array([-np.sin(turn), np.cos(turn)])
     stem, tip = centre - length * along, centre + length * along
-    outline = smooth([stem, centre + 0.4 * length * aside, tip, centre - 0.4 * length * aside], steps=4)
+    outline = catmull_rom([stem, centre + 0.4 * length * aside, tip, centre - 0.4 * length * aside], steps=4)
     draw.polygon(outline.ravel().tolist(), fill=fill)
-    draw.line([*stem, *tip], fill=mix(fill, (255, 255, 255), 0.25), width=SUPERSAMPLING)
+    draw.line([*stem, *tip], fill=mix_colours(fill, (255, 255, 255), 0.25), width=SUPERSAMPLING)
 
 
-def wallpaper(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+def draw_wallpaper(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
     """Return an indoor pattern: stripes, tiles or dots of two quiet colours."""
     hue, value = rng.uniform(), rng.uniform(0.55, 0.98)
-    first, second = colour(hue, 0.25, value), colour(hue + rng.normal(0, 0.1), 0.35, value * rng.uniform(0.75, 0.95))
+    first, second = (
+        hsv_colour(hue, 0.25, value),
+        hsv_colour(hue + rng.normal(0, 0.1), 0.35, value * rng.uniform(0.75, 0.95)),
+    )
     image, gap, motif = Image.new("RGB", size, first), rng.uniform(0.08, 0.2) * size[1], rng.integers(3)
     draw = ImageDraw.Draw(image)
     for row, y in enumerate(np.arange(0, size[1], gap)):
@@ -165,16 +174,19 @@ def wallpaper(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
     return image
 
 
-def blobs(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+def draw_blobs(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
     """Return a smooth gradient with a few large soft shapes of any colour."""
     hue, value = rng.uniform(), rng.uniform(0.6, 1.0)
-    first, second = colour(hue, rng.uniform(0.1, 0.5), value), colour(hue + 0.12, rng.uniform(0.1, 0.5), value * 0.8)
+    first, second = (
+        hsv_colour(hue, rng.uniform(0.1, 0.5), value),
+        hsv_colour(hue + 0.12, rng.uniform(0.1, 0.5), value * 0.8),
+    )
     image = cloudy(size, first, second, int(rng.integers(2, 6)), rng)
     draw = ImageDraw.Draw(image, "RGBA")
     for x, y in rng.uniform(0, 1, (int(rng.integers(2, 9)), 2)) * size:
         draw.polygon(
             pebble(x, y, rng.uniform(0.08, 0.3) * size[1], rng).ravel().tolist(),
-            fill=(*colour(hue + rng.normal(0, 0.2), 0.4, value), 150),
+            fill=(*hsv_colour(hue + rng.normal(0, 0.2), 0.4, value), 150),
         )
     return image
 
@@ -183,35 +195,35 @@ def pebble(x: float, y: float, radius: float, rng: np.random.Generator) -> Point
     """Return the outline of a rounded, uneven shape around a point."""
     angles = np.arange(7) * 2 * np.pi / 7
     radii = radius * rng.uniform(0.6, 1.2, 7)
-    return smooth(np.stack([x + radii * np.cos(angles), y + radii * np.sin(angles)], axis=1))
+    return catmull_rom(np.stack([x + radii * np.cos(angles), y + radii * np.sin(angles)], axis=1))
 
 
 SCENES = {
-    "meadow": meadow,
-    "water": water,
-    "sand": sand,
-    "night": night,
-    "leaves": leaves,
-    "wallpaper": wallpaper,
-    "blobs": blobs,
+    "meadow": draw_meadow,
+    "water": draw_water,
+    "sand": draw_sand,
+    "night": draw_night,
+    "leaves": draw_leaves,
+    "wallpaper": draw_wallpaper,
+    "blobs": draw_blobs,
 }
 
 
-def add_foreground(image: Image.Image, rng: np.random.Generator) -> None:
+def add_occluders(image: Image.Image, rng: np.random.Generator) -> None:
     """Paint what stands between the camera and the creature: often nothing, else grass, bubbles or leaves."""
     choice, hue = rng.uniform(), rng.uniform()
     if choice < 0.16:
-        green = colour(rng.normal(0.28, 0.1), 0.5, rng.uniform(0.3, 0.8))
+        green = hsv_colour(rng.normal(0.28, 0.1), 0.5, rng.uniform(0.3, 0.8))
         grass(image, green, int(rng.integers(15, 50)), (image.height, 1.1 * image.height), rng)
     elif choice < 0.28:
         bubbles(image, rng)
     elif choice < 0.38:
         draw = ImageDraw.Draw(image)
         for x, y in rng.uniform(0, 1, (int(rng.integers(2, 6)), 2)) * image.size:
-            leaf(draw, (x, y), rng.uniform(0.05, 0.14) * image.height, colour(hue, 0.5, rng.uniform(0.4, 0.8)), rng)
+            leaf(draw, (x, y), rng.uniform(0.05, 0.14) * image.height, hsv_colour(hue, 0.5, rng.uniform(0.4, 0.8)), rng)
 
 
-def photograph(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+def camera_effects(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Return the enlarged drawing reduced to its size, with uneven light, haze, blur and grain."""
     small = image.reduce(SUPERSAMPLING)
     if rng.uniform() < 0.2:
@@ -227,13 +239,13 @@ def photograph(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 # Strangers: pictures of no creature at all, drawn at the enlarged size like everything else.
 
 
-def stranger_noise(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+def ood_noise(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
     """Return coloured noise, from fine grain to coarse mosaic."""
     cells = (int(rng.integers(8, 120)), int(rng.integers(8, 120)), 3)
     return Image.fromarray(rng.integers(0, 256, cells, dtype=np.uint8)).resize(size, Image.Resampling.NEAREST)
 
 
-def stranger_stripes(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+def ood_stripes(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
     """Return slanting or curved stripes of two colours."""
     y, x = np.mgrid[0 : size[1], 0 : size[0]] / max(size)
     bend, angle = rng.uniform(0, 0.4), rng.uniform(0, np.pi)
@@ -242,29 +254,31 @@ def stranger_stripes(size: tuple[int, int], rng: np.random.Generator) -> Image.I
     return Image.fromarray(np.where(wave[..., None] > 0, first, second).astype(np.uint8))
 
 
-def stranger_rings(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+def ood_rings(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
     """Return rings around a point."""
-    image = Image.new("RGB", size, colour(rng.uniform(), 0.4, 0.9))
+    image = Image.new("RGB", size, hsv_colour(rng.uniform(), 0.4, 0.9))
     draw, (x, y), hue = ImageDraw.Draw(image), rng.uniform(0.2, 0.8, 2) * size, rng.uniform()
     for index, radius in enumerate(np.arange(1.2, 0.03, -rng.uniform(0.04, 0.12)) * max(size)):
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour(hue + 0.37 * (index % 2), 0.5, 0.8))
+        draw.ellipse(
+            (x - radius, y - radius, x + radius, y + radius), fill=hsv_colour(hue + 0.37 * (index % 2), 0.5, 0.8)
+        )
     return image
 
 
-def stranger_shapes(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+def ood_shapes(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
     """Return a heap of triangles, boxes and lines."""
-    image = Image.new("RGB", size, colour(rng.uniform(), 0.2, rng.uniform(0.3, 1.0)))
+    image = Image.new("RGB", size, hsv_colour(rng.uniform(), 0.2, rng.uniform(0.3, 1.0)))
     draw = ImageDraw.Draw(image)
     for _ in range(int(rng.integers(8, 30))):
         corners = rng.uniform(0, 1, 2) * size + rng.normal(0, 0.15 * min(size), (int(rng.integers(3, 5)), 2))
-        fill = colour(rng.uniform(), rng.uniform(0.2, 0.9), rng.uniform(0.3, 1.0))
+        fill = hsv_colour(rng.uniform(), rng.uniform(0.2, 0.9), rng.uniform(0.3, 1.0))
         draw.polygon(corners.ravel().tolist(), fill=fill, outline=(30, 30, 40))
     return image
 
 
-def stranger_marks(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+def ood_marks(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
     """Return a page of marks that look like writing."""
-    image, ink = Image.new("RGB", size, colour(rng.uniform(), 0.08, 0.97)), colour(rng.uniform(), 0.6, 0.25)
+    image, ink = Image.new("RGB", size, hsv_colour(rng.uniform(), 0.08, 0.97)), hsv_colour(rng.uniform(), 0.6, 0.25)
     draw, height = ImageDraw.Draw(image), rng.uniform(0.02, 0.05) * size[1]
     for y in np.arange(0.08 * size[1], 0.92 * size[1], 2.2 * height):
         for x in np.arange(0.06 * size[0], rng.uniform(0.5, 0.94) * size[0], 0.9 * height):
@@ -274,17 +288,17 @@ def stranger_marks(size: tuple[int, int], rng: np.random.Generator) -> Image.Ima
     return image
 
 
-def stranger_clouds(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+def ood_clouds(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
     """Return soft clouds of any two colours."""
-    first, second = (colour(rng.uniform(), rng.uniform(0.1, 0.9), rng.uniform(0.2, 1.0)) for _ in range(2))
+    first, second = (hsv_colour(rng.uniform(), rng.uniform(0.1, 0.9), rng.uniform(0.2, 1.0)) for _ in range(2))
     return cloudy(size, first, second, int(rng.integers(3, 24)), rng)
 
 
-STRANGERS = {
-    "noise": stranger_noise,
-    "stripes": stranger_stripes,
-    "rings": stranger_rings,
-    "shapes": stranger_shapes,
-    "marks": stranger_marks,
-    "clouds": stranger_clouds,
+OOD_IMAGES = {
+    "noise": ood_noise,
+    "stripes": ood_stripes,
+    "rings": ood_rings,
+    "shapes": ood_shapes,
+    "marks": ood_marks,
+    "clouds": ood_clouds,
 }

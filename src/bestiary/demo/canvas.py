@@ -16,19 +16,19 @@ Colour = tuple[int, int, int]
 Points = NDArray[np.float64]
 
 
-def colour(hue: float, saturation: float, value: float) -> Colour:
+def hsv_colour(hue: float, saturation: float, value: float) -> Colour:
     """Return the 8-bit RGB colour of a hue in turns (any number) and a saturation and value, clipped to 0..1."""
     red, green, blue = colorsys.hsv_to_rgb(hue % 1.0, float(np.clip(saturation, 0, 1)), float(np.clip(value, 0, 1)))
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def mix(first: Colour, second: Colour, share: float) -> Colour:
-    """Return the colour that lies `share` (0..1) of the way from the first to the second."""
-    red, green, blue = (round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
+def mix_colours(first: Colour, second: Colour, fraction: float) -> Colour:
+    """Return the colour that lies `fraction` (0..1) of the way from the first to the second."""
+    red, green, blue = (round(a + (b - a) * fraction) for a, b in zip(first, second, strict=True))
     return red, green, blue
 
 
-def smooth(points: ArrayLike, *, closed: bool = True, steps: int = 6) -> Points:
+def catmull_rom(points: ArrayLike, *, closed: bool = True, steps: int = 6) -> Points:
     """Return a Catmull-Rom curve through the points, shape (n, 2): `steps` points for each one given."""
     knots = np.asarray(points, dtype=np.float64)
     if not closed:
@@ -46,16 +46,16 @@ def smooth(points: ArrayLike, *, closed: bool = True, steps: int = 6) -> Points:
     return np.concatenate([curve[1:-2].reshape(-1, 2), knots[-1:]])
 
 
-def oval(x: float, y: float, width: float, height: float, turn: float = 0.0) -> Points:
-    """Return the outline, shape (28, 2), of an ellipse with these half-axes, turned by `turn` radians."""
+def ellipse_outline(x: float, y: float, width: float, height: float, angle: float = 0.0) -> Points:
+    """Return the outline, shape (28, 2), of an ellipse with these half-axes, turned by `angle` radians."""
     angles = np.linspace(0, 2 * np.pi, 28, endpoint=False)
     across, down = width * np.cos(angles), height * np.sin(angles)
-    cos, sin = np.cos(turn), np.sin(turn)
+    cos, sin = np.cos(angle), np.sin(angle)
     return np.stack([x + across * cos - down * sin, y + across * sin + down * cos], axis=1)
 
 
 @dataclass(frozen=True)
-class Coat:
+class Appearance:
     """The colours, pattern and line of one animal; drawn from one distribution for all kinds."""
 
     body: Colour
@@ -79,25 +79,27 @@ class Pose:
         return float(np.sqrt(abs(np.linalg.det(self.turned))))
 
 
-def random_coat(rng: np.random.Generator) -> Coat:
+def random_coat(rng: np.random.Generator) -> Appearance:
     """Return colours that go well together, whatever the kind of animal."""
     hue, saturation, value = rng.uniform(), rng.uniform(0.15, 0.8), rng.uniform(0.5, 0.98)
     second_hue = hue + rng.choice([0.0, 0.06, -0.08, 0.15, 0.45])
-    body = colour(hue, saturation, value)
-    return Coat(
+    body = hsv_colour(hue, saturation, value)
+    return Appearance(
         body=body,
-        second=colour(second_hue, saturation * rng.uniform(0.3, 1.2), value + rng.choice([-0.35, -0.25, 0.3])),
-        accent=colour(rng.choice([0.06, 0.09, 0.13, 0.95, 0.55]) + rng.normal(0, 0.02), rng.uniform(0.5, 0.85), 0.95),
-        ink=mix(body, (24, 18, 38), rng.uniform(0.65, 0.92)),
+        second=hsv_colour(second_hue, saturation * rng.uniform(0.3, 1.2), value + rng.choice([-0.35, -0.25, 0.3])),
+        accent=hsv_colour(
+            rng.choice([0.06, 0.09, 0.13, 0.95, 0.55]) + rng.normal(0, 0.02), rng.uniform(0.5, 0.85), 0.95
+        ),
+        ink=mix_colours(body, (24, 18, 38), rng.uniform(0.65, 0.92)),
         ink_width=rng.choice([0.0, 0.022, 0.03, 0.04], p=[0.2, 0.3, 0.3, 0.2]),
         pattern=str(rng.choice(list(PATTERNS))),
     )
 
 
-class Brush:
+class Canvas:
     """Paints one creature onto an enlarged RGB picture, in the creature's own coordinates."""
 
-    def __init__(self, image: Image.Image, pose: Pose, coat: Coat, rng: np.random.Generator) -> None:
+    def __init__(self, image: Image.Image, pose: Pose, coat: Appearance, rng: np.random.Generator) -> None:
         """Paint on `image`, already enlarged, for a creature in this pose and coat."""
         self.image = image
         self.pose = pose
@@ -106,19 +108,19 @@ class Brush:
         self.draw = ImageDraw.Draw(image, "RGBA")
         self.beady = bool(rng.uniform() < 0.3)
 
-    def place(self, points: ArrayLike) -> Points:
+    def transform(self, points: ArrayLike) -> Points:
         """Return the points in pixels, shape (n, 2)."""
         return np.asarray(points, dtype=np.float64) @ self.pose.turned.T + self.pose.centre
 
     def shape(self, points: Points, fill: Colour, *, opacity: float = 1.0) -> None:
         """Paint a closed shape in one colour and ink its outline."""
-        pixels = self.place(points)
+        pixels = self.transform(points)
         self.draw.polygon(_flat(pixels), fill=(*fill, round(255 * opacity)))
         self._ink(pixels)
 
     def skin(self, points: Points, fill: Colour | None = None) -> None:
         """Paint a closed shape with the coat's pattern, lit from above, and ink its outline."""
-        pixels = self.place(points)
+        pixels = self.transform(points)
         low = np.maximum(np.floor(pixels.min(axis=0)), 0)
         high = np.minimum(np.ceil(pixels.max(axis=0)) + 1, self.image.size)
         if np.any(high - low < 2):
@@ -134,7 +136,7 @@ class Brush:
 
     def line(self, points: ArrayLike, width: float, fill: Colour, *, opacity: float = 1.0) -> None:
         """Paint a line of even width through the points, with round ends."""
-        pixels, thick = self.place(points), max(1, round(width * self.pose.scale))
+        pixels, thick = self.transform(points), max(1, round(width * self.pose.scale))
         rgba = (*fill, round(255 * opacity))
         self.draw.line(_flat(pixels), fill=rgba, width=thick, joint="curve")
         if opacity == 1.0:
@@ -143,7 +145,7 @@ class Brush:
 
     def limb(self, points: ArrayLike, start: float, end: float, fill: Colour) -> None:
         """Paint a tapering limb along the points, from one width to another, with an ink edge around it."""
-        pixels = self.place(points)
+        pixels = self.transform(points)
         widths = np.linspace(start, end, len(pixels))
         self.beads(pixels, widths + 2 * self.coat.ink_width, [self.coat.ink])
         self.beads(pixels, widths, [fill])
@@ -175,10 +177,10 @@ class Brush:
 
     def blush(self, x: float, y: float, radius: float) -> None:
         """Paint a rosy cheek."""
-        self.draw.polygon(_flat(self.place(oval(x, y, radius, radius * 0.7))), fill=(245, 110, 120, 110))
+        self.draw.polygon(_flat(self.transform(ellipse_outline(x, y, radius, radius * 0.7))), fill=(245, 110, 120, 110))
 
     def _disc(self, x: float, y: float, radius: float, fill: Colour) -> None:
-        self._dot(self.place([[x, y]])[0], radius * self.pose.scale, fill)
+        self._dot(self.transform([[x, y]])[0], radius * self.pose.scale, fill)
 
     def _dot(self, centre: Points, radius: float, fill: Colour) -> None:
         x, y = centre
@@ -208,38 +210,38 @@ def _flat(points: Points) -> list[float]:
 # Patterns: each covers the square -1.2..1.2 around a creature; the skin that asked for it is cut out afterwards.
 
 
-def _plain(draw: ImageDraw.ImageDraw, brush: Brush, origin: Points) -> None:
-    belly = brush.place(oval(0, 0.75, 1.5, 0.6)) - origin
-    draw.polygon(_flat(belly), fill=(*mix(brush.coat.body, (255, 255, 255), 0.5), 130))
+def _plain(draw: ImageDraw.ImageDraw, brush: Canvas, origin: Points) -> None:
+    belly = brush.transform(ellipse_outline(0, 0.75, 1.5, 0.6)) - origin
+    draw.polygon(_flat(belly), fill=(*mix_colours(brush.coat.body, (255, 255, 255), 0.5), 130))
 
 
-def _stripes(draw: ImageDraw.ImageDraw, brush: Brush, origin: Points) -> None:
+def _stripes(draw: ImageDraw.ImageDraw, brush: Canvas, origin: Points) -> None:
     lean, gap = brush.rng.uniform(-0.6, 0.6), brush.rng.uniform(0.2, 0.4)
     for x in np.arange(-1.6, 1.6, gap):
         band = np.array([[x - lean, -1.3], [x - lean + gap / 2, -1.3], [x + lean + gap / 2, 1.3], [x + lean, 1.3]])
-        draw.polygon(_flat(brush.place(band) - origin), fill=(*brush.coat.second, 220))
+        draw.polygon(_flat(brush.transform(band) - origin), fill=(*brush.coat.second, 220))
 
 
-def _spots(draw: ImageDraw.ImageDraw, brush: Brush, origin: Points) -> None:
+def _spots(draw: ImageDraw.ImageDraw, brush: Canvas, origin: Points) -> None:
     size = brush.rng.uniform(0.05, 0.13)
     for x, y in brush.rng.uniform(-1.2, 1.2, (45, 2)):
-        spot = oval(x, y, size * brush.rng.uniform(0.6, 1.4), size)
-        draw.polygon(_flat(brush.place(spot) - origin), fill=(*brush.coat.second, 220))
+        spot = ellipse_outline(x, y, size * brush.rng.uniform(0.6, 1.4), size)
+        draw.polygon(_flat(brush.transform(spot) - origin), fill=(*brush.coat.second, 220))
 
 
-def _patches(draw: ImageDraw.ImageDraw, brush: Brush, origin: Points) -> None:
+def _patches(draw: ImageDraw.ImageDraw, brush: Canvas, origin: Points) -> None:
     for x, y in brush.rng.uniform(-1.0, 1.0, (6, 2)):
         radii = brush.rng.uniform(0.15, 0.45, (7, 1))
         angles = np.arange(7)[:, None] * 2 * np.pi / 7
-        patch = smooth([x, y] + radii * np.concatenate([np.cos(angles), np.sin(angles)], axis=1))
-        draw.polygon(_flat(brush.place(patch) - origin), fill=(*brush.coat.second, 230))
+        patch = catmull_rom([x, y] + radii * np.concatenate([np.cos(angles), np.sin(angles)], axis=1))
+        draw.polygon(_flat(brush.transform(patch) - origin), fill=(*brush.coat.second, 230))
 
 
-def _scales(draw: ImageDraw.ImageDraw, brush: Brush, origin: Points) -> None:
+def _scales(draw: ImageDraw.ImageDraw, brush: Canvas, origin: Points) -> None:
     radius, ink = 0.13 * brush.pose.scale, (*brush.coat.second, 200)
     for row, y in enumerate(np.arange(-1.1, 1.2, 0.17)):
         grid = np.stack([np.arange(-1.2, 1.2, 0.26) + 0.13 * (row % 2), np.full(10, y)], axis=1)
-        for x, y_pixel in brush.place(grid) - origin:
+        for x, y_pixel in brush.transform(grid) - origin:
             box = (x - radius, y_pixel - radius, x + radius, y_pixel + radius)
             draw.arc(box, 20, 160, fill=ink, width=max(1, round(0.035 * brush.pose.scale)))
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from bestiary.demo.backgrounds import STRANGERS, add_foreground, photograph, random_background, random_size
-from bestiary.demo.canvas import SUPERSAMPLING, Brush, Pose, random_coat
+from bestiary.demo.backgrounds import OOD_IMAGES, add_occluders, camera_effects, random_background, random_size
+from bestiary.demo.canvas import SUPERSAMPLING, Canvas, Pose, random_coat
 from bestiary.demo.creatures import CREATURES
 from bestiary.errors import SourceError
 
@@ -42,7 +42,7 @@ FAULT_CHECKS: dict[str, str | None] = {
 
 
 @dataclass(frozen=True)
-class DrawnCollection:
+class SyntheticDataset:
     """A collection that was drawn by a program, and what is wrong with it on purpose.
 
     `kinds` says for each picture of a creature which one it really shows; its folder says how it is
@@ -58,7 +58,7 @@ class DrawnCollection:
 
 
 @dataclass
-class _Album:
+class _DatasetWriter:
     """The collection while it is being drawn: it numbers files and remembers what was planted."""
 
     folder: Path
@@ -81,35 +81,37 @@ class _Album:
         return path
 
 
-def draw_collection(folder: Path, *, pictures: int = 720, seed: int = 0, faults: bool = True) -> DrawnCollection:
+def make_synthetic_dataset(
+    folder: Path, *, pictures: int = 720, seed: int = 0, faults: bool = True
+) -> SyntheticDataset:
     """Return a collection of drawn creatures, written to `folder/<kind>/NNN.jpg` (some `.png`).
 
     `pictures` are drawn, imbalanced by about six to one; with `faults`, about 2 % of them lie in the wrong folder, and
     copies, broken and unusual files come on top, about 5 % more. The same seed, 0 or more, gives the same
     bytes. Raises SourceError if the folder holds anything, or if the pictures are too few for the kinds.
     """
-    _refuse_unfit(folder, pictures)
+    _check_request(folder, pictures)
     rng = np.random.default_rng([seed, 0])
-    album = _Album(folder)
-    plan = [kind for kind, size in class_sizes(pictures).items() for _ in range(size)]
+    album = _DatasetWriter(folder)
+    plan = [kind for kind, size in long_tailed_class_sizes(pictures).items() for _ in range(size)]
     # Shuffled, so that neither a number nor a place in the folder tells which pictures are mislabelled.
     plan = [plan[index] for index in rng.permutation(len(plan))]
     wrong = set(rng.permutation(pictures)[: max(1, round(0.02 * pictures))].tolist()) if faults else set()
     for index, kind in enumerate(plan):
         picture_rng = np.random.default_rng([seed, 1, index])
-        content, suffix = encode(draw_creature(kind, picture_rng), picture_rng)
-        label = _another_kind(kind, picture_rng) if index in wrong else kind
+        content, suffix = encode_picture(draw_creature(kind, picture_rng), picture_rng)
+        label = _random_different_kind(kind, picture_rng) if index in wrong else kind
         album.add(label, content, suffix, kind=kind, fault="wrong-label" if index in wrong else None)
     if faults:
         _plant_copies(album, rng)
         _plant_odd_files(album, rng)
         _plant_hidden_files(album)
-    return DrawnCollection(
+    return SyntheticDataset(
         folder, album.kinds, {fault: tuple(paths) for fault, paths in album.faults.items()}, album.originals
     )
 
 
-def class_sizes(pictures: int) -> dict[str, int]:
+def long_tailed_class_sizes(pictures: int) -> dict[str, int]:
     """Return how many pictures each kind gets: in a geometric row from the commonest to the rarest."""
     shares = IMBALANCE ** np.linspace(1, 0, len(CREATURES))
     edges = np.rint(np.cumsum(shares) / shares.sum() * pictures).astype(int)
@@ -120,17 +122,17 @@ def draw_creature(kind: str, rng: np.random.Generator) -> Image.Image:
     """Return an RGB picture of one creature, 120 to 360 pixels wide and high, in a random pose and scene."""
     width, height = random_size(rng)
     image = random_background((width * SUPERSAMPLING, height * SUPERSAMPLING), rng)
-    CREATURES[kind](Brush(image, random_pose(image.size, rng), random_coat(rng), rng), rng)
-    add_foreground(image, rng)
-    return photograph(image, rng)
+    CREATURES[kind](Canvas(image, random_pose(image.size, rng), random_coat(rng), rng), rng)
+    add_occluders(image, rng)
+    return camera_effects(image, rng)
 
 
-def draw_stranger(seed: int) -> Image.Image:
+def draw_ood_image(seed: int) -> Image.Image:
     """Return an RGB picture that shows no creature: noise, stripes, rings, shapes, marks like writing, or clouds."""
     rng = np.random.default_rng([seed, 2])
     width, height = random_size(rng)
-    paint = list(STRANGERS.values())[seed % len(STRANGERS)]
-    return photograph(paint((width * SUPERSAMPLING, height * SUPERSAMPLING), rng), rng)
+    paint = list(OOD_IMAGES.values())[seed % len(OOD_IMAGES)]
+    return camera_effects(paint((width * SUPERSAMPLING, height * SUPERSAMPLING), rng), rng)
 
 
 def random_pose(size: tuple[int, int], rng: np.random.Generator) -> Pose:
@@ -144,7 +146,7 @@ def random_pose(size: tuple[int, int], rng: np.random.Generator) -> Pose:
     return Pose(np.array([[cos, -sin], [sin, cos]]) @ stretch, centre)
 
 
-def encode(image: Image.Image, rng: np.random.Generator) -> tuple[bytes, str]:
+def encode_picture(image: Image.Image, rng: np.random.Generator) -> tuple[bytes, str]:
     """Return a picture's bytes and the file suffix that belongs to them: mostly JPEG of varying quality, some PNG."""
     if rng.uniform() < 0.07:
         return _png(image), ".png"
@@ -166,7 +168,7 @@ def _png(image: Image.Image, *, transparent_index: int | None = None) -> bytes:
     return stream.getvalue()
 
 
-def _refuse_unfit(folder: Path, pictures: int) -> None:
+def _check_request(folder: Path, pictures: int) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SourceError(
             f'"{folder}" is not an empty folder, and drawn pictures never mix with other files. '
@@ -179,12 +181,12 @@ def _refuse_unfit(folder: Path, pictures: int) -> None:
         )
 
 
-def _another_kind(kind: str, rng: np.random.Generator) -> str:
+def _random_different_kind(kind: str, rng: np.random.Generator) -> str:
     others = [other for other in CREATURES if other != kind]
     return others[int(rng.integers(len(others)))]
 
 
-def _plant_copies(album: _Album, rng: np.random.Generator) -> None:
+def _plant_copies(album: _DatasetWriter, rng: np.random.Generator) -> None:
     """Add exact copies, near copies and one copy under another label, each of a different well-labelled picture."""
     well_labelled = [path for path, kind in album.kinds.items() if path.parent.name == kind]
     exact, near = max(1, round(0.01 * len(well_labelled))), max(len(NEAR_COPIES), round(0.016 * len(well_labelled)))
@@ -195,11 +197,13 @@ def _plant_copies(album: _Album, rng: np.random.Generator) -> None:
         alter = list(NEAR_COPIES.values())[index % len(NEAR_COPIES)]
         with Image.open(original) as image:
             _add_copy(album, original, "near-duplicate", _jpeg(alter(image.convert("RGB")), quality=80), ".jpg")
-    label = _another_kind(chosen[-1].parent.name, rng)
+    label = _random_different_kind(chosen[-1].parent.name, rng)
     _add_copy(album, chosen[-1], "label-conflict", chosen[-1].read_bytes(), chosen[-1].suffix, label=label)
 
 
-def _add_copy(album: _Album, original: Path, fault: str, content: bytes, suffix: str, label: str | None = None) -> None:
+def _add_copy(
+    album: _DatasetWriter, original: Path, fault: str, content: bytes, suffix: str, label: str | None = None
+) -> None:
     kind = album.kinds[original]
     copy = album.add(label or kind, content, suffix, kind=kind, fault=fault)
     album.originals[copy] = original
@@ -213,7 +217,7 @@ NEAR_COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
 }
 
 
-def _plant_odd_files(album: _Album, rng: np.random.Generator) -> None:
+def _plant_odd_files(album: _DatasetWriter, rng: np.random.Generator) -> None:
     """Add one file of each odd kind, spread over the classes."""
     for index, (fault, (suffix, make)) in enumerate(ODD_FILES.items()):
         kind = list(CREATURES)[index % len(CREATURES)]
@@ -221,29 +225,29 @@ def _plant_odd_files(album: _Album, rng: np.random.Generator) -> None:
         album.add(kind, make(draw_creature(kind, rng)), suffix, kind=kind if shows_it else None, fault=fault)
 
 
-def _truncated(image: Image.Image) -> bytes:
+def _truncate(image: Image.Image) -> bytes:
     whole = _jpeg(image)
     return whole[: len(whole) * 3 // 5]
 
 
-def _rotated(image: Image.Image) -> bytes:
+def _exif_rotate(image: Image.Image) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = 6  # Orientation: the camera was held upright; turn clockwise to view.
     return _jpeg(image.transpose(Image.Transpose.ROTATE_90), exif=exif.tobytes())
 
 
-def _animated(image: Image.Image) -> bytes:
+def _make_animated(image: Image.Image) -> bytes:
     frames = [ImageOps.scale(image, 0.6).rotate(angle, fillcolor=(255, 255, 255)) for angle in (0, 4, -4)]
     stream = io.BytesIO()
     frames[0].save(stream, "GIF", save_all=True, append_images=frames[1:], duration=200, loop=0)
     return stream.getvalue()
 
 
-def _sixteen_bit(image: Image.Image) -> bytes:
+def _make_sixteen_bit(image: Image.Image) -> bytes:
     return _png(Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257))
 
 
-def _transparent_palette(image: Image.Image) -> bytes:
+def _make_transparent_palette(image: Image.Image) -> bytes:
     """Return a palette PNG whose corners, outside an ellipse, are transparent."""
     y, x = np.mgrid[-1 : 1 : image.height * 1j, -1 : 1 : image.width * 1j]
     cut_out = image.quantize(63)
@@ -252,20 +256,20 @@ def _transparent_palette(image: Image.Image) -> bytes:
 
 
 ODD_FILES: dict[str, tuple[str, Callable[[Image.Image], bytes]]] = {
-    "truncated": (".jpg", _truncated),
+    "truncated": (".jpg", _truncate),
     "empty": (".jpg", lambda _: b""),
     "text": (".jpg", lambda _: b"This is a note about a picture, saved under a picture's name.\n"),
     "png-in-jpg": (".jpg", _png),
     "tiny": (".png", lambda image: _png(image.resize((1, 1)))),
     "cmyk": (".jpg", lambda image: _jpeg(image.convert("CMYK"))),
-    "exif-rotated": (".jpg", _rotated),
-    "animated": (".gif", _animated),
-    "sixteen-bit": (".png", _sixteen_bit),
-    "transparent-palette": (".png", _transparent_palette),
+    "exif-rotated": (".jpg", _exif_rotate),
+    "animated": (".gif", _make_animated),
+    "sixteen-bit": (".png", _make_sixteen_bit),
+    "transparent-palette": (".png", _make_transparent_palette),
 }
 
 
-def _plant_hidden_files(album: _Album) -> None:
+def _plant_hidden_files(album: _DatasetWriter) -> None:
     """Add the files that desktops leave behind in folders of pictures."""
     kinds = list(CREATURES)
     hidden = {
