@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from bestiary.batches.preprocess import View
+from bestiary.batches.preprocess import Preprocessing
 from bestiary.data.assign_splits import divided
 from bestiary.data.dataset import Audited
 from bestiary.evaluation.metrics import score
@@ -69,7 +69,7 @@ def scores(collection: Audited, asked: argparse.Namespace, seed: int, balance: B
     shown, _ = divided(collection, recipe.data, seed=seed)
     classes = tuple(sorted(shown.filter(shown["split"] == "train")["label"].unique()))
     assert recipe.picture.size is not None
-    view = View(recipe.picture.size)
+    view = Preprocessing(recipe.picture.size)
     with tempfile.TemporaryDirectory() as run:
         task = Task(recipe, shown, classes, view, Path(run), cache_folder(), available_cores(), SilentReporter())
         probe, test = fitted_probe(task), task.part("test")

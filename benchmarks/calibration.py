@@ -24,7 +24,7 @@ from scipy.optimize import minimize
 from scipy.stats import betabinom, binom
 
 from bestiary import flow
-from bestiary.batches.preprocess import View
+from bestiary.batches.preprocess import Preprocessing
 from bestiary.data.split import Item, split
 from bestiary.evaluation.metrics import score
 from bestiary.export.calibration import fit_temperature
@@ -51,7 +51,7 @@ def main() -> None:
     disable_malloc_trim()
     pictures = flow.audit(asked.pictures, labels=asked.labels).pictures.filter(pl.col("error").is_null())
     trunk = built_trunk(asked.backbone, cache_folder() / "trunks")
-    features = features_of(pictures, trunk, View(BACKBONES[asked.backbone].size))
+    features = features_of(pictures, trunk, Preprocessing(BACKBONES[asked.backbone].size))
     names = sorted(pictures["label"].unique())
     labels = np.array([names.index(label) for label in pictures["label"]], np.int64)
     items = [Item(*row) for row in pictures.select("sha256", "label", "group").iter_rows()]

@@ -25,8 +25,8 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from bestiary import flow
-from bestiary.batches.feature_matrix import mean_and_scale
-from bestiary.batches.preprocess import View
+from bestiary.batches.feature_matrix import fit_scaler
+from bestiary.batches.preprocess import Preprocessing
 from bestiary.data.split import Item, split
 from bestiary.demo.creatures import CREATURES
 from bestiary.demo.dataset import draw_creature, draw_ood_image
@@ -57,7 +57,7 @@ def main() -> None:
     disable_malloc_trim()
     pictures = flow.audit(asked.pictures, labels=asked.labels).pictures.filter(pl.col("error").is_null())
     trunk = built_trunk(asked.backbone, cache_folder() / "trunks")
-    view = View(BACKBONES[asked.backbone].size)
+    view = Preprocessing(BACKBONES[asked.backbone].size)
     features, labels = features_of(pictures, trunk, view), pictures["label"].to_numpy()
     strange = {name: strangers_features(made, trunk) for name, made in strangers(view, asked.strangers)}
     items = [Item(*row) for row in pictures.select("sha256", "label", "group").iter_rows()]
@@ -88,7 +88,7 @@ def fitted(features: Array, labels: Array, parts: Array, known: Array) -> Callab
         Labelled(features[rows].copy(), np.array([place[name] for name in labels[rows]], np.int64))
         for rows in (known & (parts == "train"), known & (parts == "val"))
     )
-    space, (mean, scale) = Subspace.of(train.features), mean_and_scale(train.features)
+    space, (mean, scale) = Subspace.of(train.features), fit_scaler(train.features)
     head, _ = fit_head(train, val, len(place), strengths=[STRENGTH], balance="none")  # standardises train in place
     neighbours = unit(train.features[:])
     logits = logits_of(val.features, head.weight, head.bias)
@@ -120,7 +120,7 @@ def judged(ours: Array, others: Array) -> tuple[float, float]:
     return auroc, float(np.mean(others >= np.quantile(ours, 0.05)))
 
 
-def features_of(pictures: pl.DataFrame, trunk: Path, view: View) -> Array:
+def features_of(pictures: pl.DataFrame, trunk: Path, view: Preprocessing) -> Array:
     store = feature_store(cache_folder(), trunk, view, "float32", 1280)
     keys, paths = pictures["sha256"].to_list(), [Path(path) for path in pictures["path"]]
     fill_features(
@@ -134,7 +134,7 @@ def strangers_features(made: list[Array], trunk: Path) -> Array:
     return np.concatenate([outputs["features"] for outputs in engine.stream(one[None] for one in made)])
 
 
-def strangers(view: View, folders: list[Path]) -> Iterator[tuple[str, list[Array]]]:
+def strangers(view: Preprocessing, folders: list[Path]) -> Iterator[tuple[str, list[Array]]]:
     """Yield sets of pictures uint8 (size, size, 3) that show no animal of the collection, or a drawn one."""
     rng, side = np.random.default_rng(0), view.size
     yield "noise", [noise(rng, side, kind % 5) for kind in range(OF_EACH)]
@@ -147,13 +147,13 @@ def strangers(view: View, folders: list[Path]) -> Iterator[tuple[str, list[Array
     for folder in folders:
         files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
         step = max(1, len(files) // OF_EACH)
-        yield folder.name, [view.of(path) for path in files[::step][:OF_EACH]]
+        yield folder.name, [view.load_pixels(path) for path in files[::step][:OF_EACH]]
 
 
-def seen(image: Image.Image, view: View) -> Array:
+def seen(image: Image.Image, view: Preprocessing) -> Array:
     stream = io.BytesIO()
     image.save(stream, "PNG")
-    return view.of(stream.getvalue())
+    return view.load_pixels(stream.getvalue())
 
 
 def noise(rng: np.random.Generator, side: int, kind: int) -> Array:

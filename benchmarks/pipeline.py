@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from bestiary.batches.loader import Positions, Read
-from bestiary.batches.pixel_cache import fill, pixel_store
-from bestiary.batches.preprocess import View
+from bestiary.batches.pixel_cache import fill_pixel_cache, pixel_cache
+from bestiary.batches.preprocess import Preprocessing
 from bestiary.data.label_map import label_map
 from bestiary.data.sources import list_pictures
 from bestiary.files import cache_folder
@@ -40,11 +40,13 @@ def main() -> None:
     asked = options.parse_args()
     listing = list_pictures(asked.pictures, label_map(asked.labels)).pictures
     chosen = [listing[at] for at in np.random.default_rng(0).permutation(len(listing))[: asked.count]]
-    view, keys = View(128), [hashlib.sha256(picture.path.read_bytes()).hexdigest() for picture in chosen]
+    view, keys = Preprocessing(128), [hashlib.sha256(picture.path.read_bytes()).hexdigest() for picture in chosen]
     names = sorted({picture.label for picture in chosen})
     labels = np.array([names.index(picture.label) for picture in chosen], np.int64)
-    store = pixel_store(cache_folder(), view)
-    fill(store, [picture.path for picture in chosen], keys, view, threads=available_cores(), reporter=SilentReporter())
+    store = pixel_cache(cache_folder(), view)
+    fill_pixel_cache(
+        store, [picture.path for picture in chosen], keys, view, threads=available_cores(), reporter=SilentReporter()
+    )
     one_batch = store.read(keys[:64])
 
     def from_cache(positions: Positions) -> Pixels:

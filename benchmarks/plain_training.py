@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from bestiary.batches.loader import Positions
-from bestiary.batches.pixel_cache import fill, pixel_store
-from bestiary.batches.preprocess import View
+from bestiary.batches.pixel_cache import fill_pixel_cache, pixel_cache
+from bestiary.batches.preprocess import Preprocessing
 from bestiary.data.label_map import label_map
 from bestiary.data.sources import list_pictures
 from bestiary.files import cache_folder
@@ -89,8 +89,8 @@ def main() -> None:
     names = sorted({picture.label for picture in chosen})
     labels = np.array([names.index(picture.label) for picture in chosen], np.int64)
     slow = plain(paths, labels.tolist(), len(names), asked.epochs)  # first: the loop changes how memory is kept
-    store = pixel_store(cache_folder(), View(SIZE))
-    fill(store, paths, keys, View(SIZE), threads=available_cores(), reporter=SilentReporter())
+    store = pixel_cache(cache_folder(), Preprocessing(SIZE))
+    fill_pixel_cache(store, paths, keys, Preprocessing(SIZE), threads=available_cores(), reporter=SilentReporter())
 
     def read(positions: Positions) -> Pixels:
         return store.read([keys[position] for position in positions])

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bestiary.batches.decoding import decoded
+from bestiary.batches.decoding import decode_ahead
 from bestiary.inference.bundle import read_bundle
 from bestiary.inference.predictor import Predictor
 from bestiary.machine import available_cores
@@ -87,10 +87,10 @@ def many(models: Sequence[Path], files: Sequence[Path], checkpoint: Path, plain_
 def overlap(run: Path, files: Sequence[Path]) -> None:
     predictor = Predictor(run, engine="fastest")
     view, threads = predictor.bundle.view, available_cores()
-    images = [item.pixels for item in decoded(files, view, threads=threads) if item.pixels is not None]
+    images = [item.pixels for item in decode_ahead(files, view, threads=threads) if item.pixels is not None]
 
     def decoding() -> object:
-        return sum(1 for _ in decoded(files, view, threads=threads))
+        return sum(1 for _ in decode_ahead(files, view, threads=threads))
 
     def graph() -> object:
         engine = predictor._engine

@@ -21,7 +21,7 @@ import polars as pl
 from cleanlab.filter import find_label_issues
 
 from bestiary import flow
-from bestiary.batches.preprocess import View
+from bestiary.batches.preprocess import Preprocessing
 from bestiary.evaluation.label_issues import CLEAR, SUSPECT, out_of_fold, suspects
 from bestiary.files import cache_folder
 from bestiary.machine import available_cores, disable_malloc_trim
@@ -65,7 +65,7 @@ def main() -> None:
 
 def features_of(pictures: pl.DataFrame, backbone: str) -> npt.NDArray[np.float32]:
     disable_malloc_trim()
-    view = View(BACKBONES[backbone].size)
+    view = Preprocessing(BACKBONES[backbone].size)
     trunk = built_trunk(backbone, cache_folder() / "trunks", view.size)
     precision: Precision = "bfloat16" if has_openvino() else "float32"
     store = feature_store(cache_folder(), trunk, view, precision, BACKBONES[backbone].channels)

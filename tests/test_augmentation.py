@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from bestiary.batches.augmentation import (
-    Chance,
+    BatchRandom,
     augment,
     colour_jitter,
-    erasing,
-    mirror,
+    random_erasing,
+    random_hflip,
     random_resized_crop,
 )
 from bestiary.recipe import AugmentConfig
@@ -22,17 +22,17 @@ from bestiary.recipe import AugmentConfig
 EVERYTHING = AugmentConfig(mirror=0.5, crop_min_area=0.3, colour_jitter=0.4, erasing=0.5)
 NOTHING = AugmentConfig(mirror=0, crop_min_area=1, colour_jitter=0, erasing=0)
 
-CHANGES: dict[str, Callable[[Tensor, Chance], Tensor]] = {
-    "mirror": lambda images, chance: mirror(images, chance),
+CHANGES: dict[str, Callable[[Tensor, BatchRandom], Tensor]] = {
+    "mirror": lambda images, chance: random_hflip(images, chance),
     "random_resized_crop": lambda images, chance: random_resized_crop(images, chance, min_area=0.3),
     "colour_jitter": lambda images, chance: colour_jitter(images, chance, strength=0.4),
-    "erasing": lambda images, chance: erasing(images, chance, share=1.0),
+    "erasing": lambda images, chance: random_erasing(images, chance, probability=1.0),
     "augment": lambda images, chance: augment(images, EVERYTHING, chance),
 }
 
 
-def seeded(seed: int) -> Chance:
-    return Chance(torch.Generator().manual_seed(seed))
+def seeded(seed: int) -> BatchRandom:
+    return BatchRandom(torch.Generator().manual_seed(seed))
 
 
 def pictures(count: int = 6, height: int = 20, width: int = 24) -> Tensor:
@@ -75,7 +75,7 @@ def test_nothing_asked_changes_nothing() -> None:
 
 def test_mirror_shows_each_picture_as_it_is_or_reversed() -> None:
     images = pictures(count=40)
-    mirrored = mirror(images, seeded(0))
+    mirrored = random_hflip(images, seeded(0))
     reversed_ones = [torch.equal(after, before.flip(-1)) for before, after in zip(images, mirrored, strict=True)]
     kept = [torch.equal(after, before) for before, after in zip(images, mirrored, strict=True)]
     assert all(one != other for one, other in zip(reversed_ones, kept, strict=True))
@@ -83,7 +83,7 @@ def test_mirror_shows_each_picture_as_it_is_or_reversed() -> None:
 
 
 def test_a_crop_of_everything_is_the_picture() -> None:
-    whole = random_resized_crop(pictures(), seeded(0), min_area=1.0, max_stretch=1.0)
+    whole = random_resized_crop(pictures(), seeded(0), min_area=1.0, max_aspect_ratio=1.0)
     assert torch.allclose(whole, pictures().float(), atol=1e-2)
 
 
@@ -117,7 +117,7 @@ def test_jitter_keeps_grey_pictures_grey_and_moves_their_brightness() -> None:
 
 def test_erasing_fills_one_rectangle_with_the_mean_colour() -> None:
     images = pictures(count=10, height=32, width=32).float()
-    erased = erasing(images, seeded(0), share=1.0)
+    erased = random_erasing(images, seeded(0), probability=1.0)
     for before, after in zip(images, erased, strict=True):
         gone = (before != after).any(dim=0)
         rows, columns = gone.any(dim=1), gone.any(dim=0)
@@ -128,5 +128,5 @@ def test_erasing_fills_one_rectangle_with_the_mean_colour() -> None:
 
 def test_only_the_asked_share_is_erased() -> None:
     images = pictures(count=200).float()
-    touched = (erasing(images, seeded(0), share=0.25) != images).flatten(1).any(dim=1)
+    touched = (random_erasing(images, seeded(0), probability=0.25) != images).flatten(1).any(dim=1)
     assert 25 < int(touched.sum()) < 75

@@ -14,14 +14,14 @@ import pytest
 from PIL import Image
 
 from bestiary.batches import decoding
-from bestiary.batches.decoding import Decoded, decoded, in_batches
-from bestiary.batches.pixel_cache import fill, pixel_batches, pixel_store
-from bestiary.batches.preprocess import Pinned, View
+from bestiary.batches.decoding import DecodedImage, batched, decode_ahead
+from bestiary.batches.pixel_cache import fill_pixel_cache, iter_pixel_batches, pixel_cache
+from bestiary.batches.preprocess import Preprocessing, VerifiedFile
 from bestiary.errors import PictureError, SourceError
 from bestiary.picture import DecodeLimits, Pixels, load, resize_to_square
 from bestiary.progress import SilentReporter
 
-VIEW = View(16)
+VIEW = Preprocessing(16)
 
 
 def picture(number: int) -> bytes:
@@ -44,7 +44,7 @@ def saved(folder: Path, count: int) -> list[Path]:
 
 @pytest.mark.parametrize(("threads", "ahead"), [(1, 1), (2, 3), (8, 64)])
 def test_pictures_come_in_the_order_of_their_sources(threads: int, ahead: int) -> None:
-    found = list(decoded([picture(number) for number in range(150)], VIEW, threads=threads, ahead=ahead))
+    found = list(decode_ahead([picture(number) for number in range(150)], VIEW, threads=threads, ahead=ahead))
     assert [item.position for item in found] == list(range(150))
     assert [number_of(item.pixels) for item in found if item.pixels is not None] == list(range(150))
 
@@ -55,7 +55,7 @@ def test_a_slow_picture_does_not_lose_its_place(monkeypatch: pytest.MonkeyPatch)
         return load(source, 16)
 
     monkeypatch.setattr(decoding, "load", slow_at_first)
-    found = list(decoded([picture(number) for number in range(10)], VIEW, threads=4))
+    found = list(decode_ahead([picture(number) for number in range(10)], VIEW, threads=4))
     assert [number_of(item.pixels) for item in found if item.pixels is not None] == list(range(10))
 
 
@@ -64,7 +64,7 @@ def test_unreadable_sources_come_back_with_their_reason(bad: set[int], tmp_path:
     paths = saved(tmp_path, 10)
     for number in bad:
         paths[number].write_text("no picture")
-    found = list(decoded(paths, VIEW, threads=3, ahead=4))
+    found = list(decode_ahead(paths, VIEW, threads=3, ahead=4))
     assert [item.position for item in found] == list(range(10))
     assert {item.position for item in found if item.pixels is None} == bad
     for item in found:
@@ -82,7 +82,7 @@ def test_sources_are_taken_only_as_they_are_needed() -> None:
             taken += 1
             yield picture(taken)
 
-    stream = decoded(endless(), VIEW, threads=2, ahead=5)
+    stream = decode_ahead(endless(), VIEW, threads=2, ahead=5)
     assert taken == 0
     for seen in range(1, 21):
         next(stream)
@@ -91,7 +91,7 @@ def test_sources_are_taken_only_as_they_are_needed() -> None:
 
 
 def test_a_stream_that_is_left_early_ends_its_threads() -> None:
-    stream = decoded([picture(number) for number in range(100)], VIEW, threads=3)
+    stream = decode_ahead([picture(number) for number in range(100)], VIEW, threads=3)
     next(stream)
     assert _decoders() > 0
     stream.close()  # type: ignore[attr-defined]
@@ -104,21 +104,21 @@ def test_an_error_of_the_source_itself_is_not_swallowed() -> None:
         raise RuntimeError("the camera was unplugged")
 
     with pytest.raises(RuntimeError, match="unplugged"):
-        list(decoded(breaks(), VIEW, threads=2))
+        list(decode_ahead(breaks(), VIEW, threads=2))
 
 
 def test_no_sources_give_nothing() -> None:
-    assert list(decoded([], VIEW, threads=2)) == []
+    assert list(decode_ahead([], VIEW, threads=2)) == []
 
 
 def test_an_array_of_the_right_shape_is_taken_as_it_is() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(VIEW.of(pixels), pixels)
+    np.testing.assert_array_equal(VIEW.load_pixels(pixels), pixels)
 
 
 def test_an_array_of_another_shape_is_fitted_as_a_file_is() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(VIEW.of(pixels), resize_to_square(pixels, VIEW.size, VIEW.fit))
+    np.testing.assert_array_equal(VIEW.load_pixels(pixels), resize_to_square(pixels, VIEW.size, VIEW.fit))
 
 
 @pytest.mark.parametrize(
@@ -133,28 +133,28 @@ def test_an_array_of_another_shape_is_fitted_as_a_file_is() -> None:
 )
 def test_an_array_that_is_no_picture_is_refused(array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
     with pytest.raises(PictureError, match=r"expected uint8 \(height, width, 3\)") as told:
-        VIEW.of(array)
+        VIEW.load_pixels(array)
     assert str(array.shape) in str(told.value)
     assert str(array.dtype) in str(told.value)
 
 
 def test_limits_are_those_of_the_view() -> None:
     with pytest.raises(PictureError, match="max_pixels"):
-        View(16, limits=DecodeLimits(max_pixels=100)).of(picture(0))
+        Preprocessing(16, limits=DecodeLimits(max_pixels=100)).load_pixels(picture(0))
     with pytest.raises(PictureError, match="max_bytes"):
-        View(16, limits=DecodeLimits(max_bytes=10)).of(picture(0))
+        Preprocessing(16, limits=DecodeLimits(max_bytes=10)).load_pixels(picture(0))
 
 
 @pytest.mark.parametrize(("count", "lengths"), [(0, []), (3, [3]), (4, [4]), (9, [4, 4, 1])])
 def test_batches_have_the_last_partial_one(count: int, lengths: list[int]) -> None:
-    items = [Decoded(position, None, None) for position in range(count)]
-    batches = list(in_batches(items, 4))
+    items = [DecodedImage(position, None, None) for position in range(count)]
+    batches = list(batched(items, 4))
     assert [len(batch) for batch in batches] == lengths
     assert [item.position for batch in batches for item in batch] == list(range(count))
 
 
 def test_pixel_batches_have_every_picture_once(tmp_path: Path) -> None:
-    batches = list(pixel_batches(saved(tmp_path, 10), VIEW, threads=2, batch_size=4))
+    batches = list(iter_pixel_batches(saved(tmp_path, 10), VIEW, threads=2, batch_size=4))
     assert [len(batch) for batch in batches] == [4, 4, 2]
     assert [number_of(pixels) for batch in batches for pixels in batch] == list(range(10))
     assert {batch.dtype for batch in batches} == {np.dtype(np.uint8)}
@@ -164,46 +164,46 @@ def test_a_picture_that_vanished_stops_the_run_with_its_name(tmp_path: Path) -> 
     paths = saved(tmp_path, 3)
     paths[1].unlink()
     with pytest.raises(SourceError, match=r"001\.png.*do not change the pictures"):
-        list(pixel_batches(paths, VIEW, threads=1))
+        list(iter_pixel_batches(paths, VIEW, threads=1))
 
 
 def test_the_pixel_cache_decodes_each_content_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths, store = saved(tmp_path, 5), pixel_store(tmp_path / "cache", VIEW)
+    paths, store = saved(tmp_path, 5), pixel_cache(tmp_path / "cache", VIEW)
     paths[2].write_bytes(paths[0].read_bytes())
     keys = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
-    fill(store, paths, keys, VIEW, threads=2, reporter=SilentReporter())
+    fill_pixel_cache(store, paths, keys, VIEW, threads=2, reporter=SilentReporter())
     assert [number_of(pixels) for pixels in store.read(keys)] == [0, 1, 0, 3, 4]
 
     monkeypatch.setattr(decoding, "load", lambda *_, **__: pytest.fail("decoded again"))
-    again = pixel_store(tmp_path / "cache", VIEW)
-    fill(again, paths, keys, VIEW, threads=2, reporter=SilentReporter())
+    again = pixel_cache(tmp_path / "cache", VIEW)
+    fill_pixel_cache(again, paths, keys, VIEW, threads=2, reporter=SilentReporter())
     np.testing.assert_array_equal(again.read(keys), store.read(keys))
 
 
 def test_a_file_that_changed_after_it_was_measured_stops_the_run_and_is_not_cached(tmp_path: Path) -> None:
-    paths, store = saved(tmp_path, 40), pixel_store(tmp_path / "cache", VIEW)
+    paths, store = saved(tmp_path, 40), pixel_cache(tmp_path / "cache", VIEW)
     keys = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
     paths[35].write_bytes(picture(99))
     with pytest.raises(SourceError, match=r"035\.png was changed after it was measured"):
-        fill(store, paths, keys, VIEW, threads=2, reporter=SilentReporter())
-    assert keys[35] not in pixel_store(tmp_path / "cache", VIEW)
-    assert number_of(pixel_store(tmp_path / "cache", VIEW).read(keys[:1])[0]) == 0  # what was decoded before is kept
+        fill_pixel_cache(store, paths, keys, VIEW, threads=2, reporter=SilentReporter())
+    assert keys[35] not in pixel_cache(tmp_path / "cache", VIEW)
+    assert number_of(pixel_cache(tmp_path / "cache", VIEW).read(keys[:1])[0]) == 0  # what was decoded before is kept
 
 
 def test_a_pinned_file_that_is_broken_is_named(tmp_path: Path) -> None:
     path = tmp_path / "broken.jpg"
     path.write_bytes(b"no picture")
-    pinned = Pinned(path, hashlib.sha256(b"no picture").hexdigest())
+    pinned = VerifiedFile(path, hashlib.sha256(b"no picture").hexdigest())
     with pytest.raises(PictureError, match=r"broken\.jpg is not a picture"):
-        VIEW.of(pinned)
+        VIEW.load_pixels(pinned)
     path.unlink()
     with pytest.raises(PictureError, match=r"broken\.jpg"):
-        VIEW.of(pinned)
+        VIEW.load_pixels(pinned)
 
 
 def test_the_pixel_cache_keeps_ways_of_looking_apart(tmp_path: Path) -> None:
-    views = [View(16), View(32), View(16, "crop"), View(16, "letterbox")]
-    assert len({pixel_store(tmp_path, view).folder for view in views}) == len(views)
+    views = [Preprocessing(16), Preprocessing(32), Preprocessing(16, "crop"), Preprocessing(16, "letterbox")]
+    assert len({pixel_cache(tmp_path, view).folder for view in views}) == len(views)
 
 
 def _decoders() -> int:

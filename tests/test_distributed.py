@@ -16,7 +16,7 @@ pytest.importorskip("torch")
 
 import torch
 
-from bestiary.batches.augmentation import Chance, mirror
+from bestiary.batches.augmentation import BatchRandom, random_hflip
 from bestiary.errors import RecipeError
 from bestiary.training.distributed import ALONE, Team
 
@@ -104,12 +104,12 @@ def test_shares_make_up_the_batch_and_differ_by_at_most_one() -> None:
 
 def test_a_picture_is_changed_alike_whoever_has_it() -> None:
     images = torch.rand(10, 3, 4, 4)
-    whole = mirror(images, Chance(torch.Generator().manual_seed(0)))
+    whole = random_hflip(images, BatchRandom(torch.Generator().manual_seed(0)))
     parts = []
     for rank in range(3):
         team = Team(rank, 3)
-        chance = Chance(torch.Generator().manual_seed(0), *team.beside(10))
-        parts.append(mirror(images[team.share(10)], chance))
+        chance = BatchRandom(torch.Generator().manual_seed(0), *team.beside(10))
+        parts.append(random_hflip(images[team.share(10)], chance))
     assert torch.equal(torch.cat(parts), whole)
 
 

@@ -16,8 +16,8 @@ from full_disk import largest_file
 pytest.importorskip("sklearn")
 
 from bestiary.batches import feature_matrix as rows_module
-from bestiary.batches.array_cache import ArrayStore
-from bestiary.batches.feature_matrix import OnDisk, gathered, mean_and_scale, pieces
+from bestiary.batches.array_cache import ArrayCache
+from bestiary.batches.feature_matrix import DiskMatrix, fit_scaler, iter_chunks, load_features
 from bestiary.errors import IntegrityError, MachineError
 from bestiary.evaluation.label_issues import out_of_fold
 from bestiary.evaluation.learning_curve import learning_curve
@@ -33,9 +33,9 @@ GROUPS = np.arange(COUNT, dtype=np.int64)
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> OnDisk:
+def kept(tmp_path: Path) -> DiskMatrix:
     """VALUES on disk, written in two goes."""
-    found = OnDisk(tmp_path, CHANNELS, np.float16)
+    found = DiskMatrix(tmp_path, CHANNELS, np.float16)
     found.append(VALUES[:7])
     found.append(VALUES[7:])
     return found
@@ -56,22 +56,22 @@ def kept(tmp_path: Path) -> OnDisk:
     ],
     ids=["all", "some", "beyond", "none", "every seventh", "places", "no place", "flags", "no flag"],
 )
-def test_some_rows_are_those_of_the_array(kept: OnDisk, places: slice | npt.NDArray[np.int64]) -> None:
+def test_some_rows_are_those_of_the_array(kept: DiskMatrix, places: slice | npt.NDArray[np.int64]) -> None:
     found = kept[places]
     assert found.dtype == np.float16
     np.testing.assert_array_equal(found, VALUES[places])
 
 
-def test_it_has_the_shape_of_the_array_and_goes_by_pieces(kept: OnDisk) -> None:
+def test_it_has_the_shape_of_the_array_and_goes_by_pieces(kept: DiskMatrix) -> None:
     assert (len(kept), kept.shape, kept.dtype) == (COUNT, VALUES.shape, VALUES.dtype)
-    np.testing.assert_array_equal(np.concatenate(list(pieces(kept))), VALUES)
+    np.testing.assert_array_equal(np.concatenate(list(iter_chunks(kept))), VALUES)
     with pytest.raises(IndexError, match="there are 300"):
         kept[np.array([300])]
 
 
-def test_what_is_computed_of_them_is_what_an_array_gives(kept: OnDisk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows_module, "PIECE", 64)
-    for one, other in zip(mean_and_scale(kept), mean_and_scale(VALUES), strict=True):
+def test_what_is_computed_of_them_is_what_an_array_gives(kept: DiskMatrix, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows_module, "CHUNK_ROWS", 64)
+    for one, other in zip(fit_scaler(kept), fit_scaler(VALUES), strict=True):
         np.testing.assert_array_equal(one, other)
     space = Subspace.of(VALUES)
     np.testing.assert_array_equal(Subspace.of(kept).directions, space.directions)
@@ -96,16 +96,16 @@ def test_the_most_alike_are_found_piece_by_piece(monkeypatch: pytest.MonkeyPatch
     whole = nearest(asked, VALUES[20:], groups, GROUPS[20:], 4)
     monkeypatch.setattr("bestiary.evaluation.neighbours.ROWS_AT_ONCE", 37)
     np.testing.assert_array_equal(nearest(asked, VALUES[20:], groups, GROUPS[20:], 4), whole)
-    mean, scale = mean_and_scale(VALUES[20:])
+    mean, scale = fit_scaler(VALUES[20:])
     seen = (VALUES - mean) / scale
     cosine = seen @ seen.T / np.outer(*[np.linalg.norm(seen, axis=1)] * 2)
     expected = np.argsort(-np.delete(cosine[3, 20:], 13))[:4]
     np.testing.assert_array_equal(whole[3], expected + (expected >= 13))
 
 
-def filled(folder: Path, first: int, last: int) -> ArrayStore:
-    store = ArrayStore(folder, (CHANNELS,), np.float16)
-    with store.writing() as segment:
+def filled(folder: Path, first: int, last: int) -> ArrayCache:
+    store = ArrayCache(folder, (CHANNELS,), np.float16)
+    with store.writer() as segment:
         segment.append([f"picture-{row}" for row in range(first, last)], VALUES[first:last])
     return store
 
@@ -114,18 +114,18 @@ def test_many_are_gathered_on_disk_in_the_order_asked(tmp_path: Path, monkeypatc
     stores = filled(tmp_path / "plain", 0, 100), filled(tmp_path / "mirrored", 100, 200)
     order = np.random.default_rng(1).permutation(200)
     wanted = [(stores[row // 100], f"picture-{row}") for row in order.tolist()]
-    few = gathered(wanted)
+    few = load_features(wanted)
     assert isinstance(few, np.ndarray)
     assert few.dtype == np.float32
-    monkeypatch.setattr(rows_module, "AT_ONCE", 1_000)
-    monkeypatch.setattr(rows_module, "PIECE", 64)
-    many = gathered(wanted)
-    assert isinstance(many, OnDisk)
+    monkeypatch.setattr(rows_module, "MAX_MEMORY_BYTES", 1_000)
+    monkeypatch.setattr(rows_module, "CHUNK_ROWS", 64)
+    many = load_features(wanted)
+    assert isinstance(many, DiskMatrix)
     np.testing.assert_array_equal(few, VALUES[order])
     np.testing.assert_array_equal(many[:], VALUES[order])
     next((tmp_path / "plain").glob("*.rows")).unlink()
     with pytest.raises(IntegrityError, match="cannot be read"):
-        gathered(wanted)
+        load_features(wanted)
 
 
 def test_the_file_is_gone_when_nobody_needs_it(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_the_file_is_gone_when_nobody_needs_it(tmp_path: Path) -> None:
     if not folder.exists():
         pytest.skip("open files are listed on Linux only")
     before = len(list(folder.iterdir()))
-    found = OnDisk(tmp_path, CHANNELS, np.float16)
+    found = DiskMatrix(tmp_path, CHANNELS, np.float16)
     assert len(list(folder.iterdir())) == before + 1
     assert list(tmp_path.iterdir()) == []  # it has no name: a process that is killed leaves nothing behind
     del found
@@ -142,7 +142,7 @@ def test_the_file_is_gone_when_nobody_needs_it(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = OnDisk(tmp_path, CHANNELS, np.float16)
+    found = DiskMatrix(tmp_path, CHANNELS, np.float16)
     with pytest.raises(MachineError, match="BESTIARY_CACHE"), largest_file(1_000):
         found.append(VALUES)
 
@@ -151,4 +151,4 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(tempfile, "TemporaryFile", full)
     with pytest.raises(MachineError, match=f"Cannot write to {tmp_path}: No space left"):
-        OnDisk(tmp_path, CHANNELS, np.float16)
+        DiskMatrix(tmp_path, CHANNELS, np.float16)

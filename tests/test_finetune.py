@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from bestiary import flow
-from bestiary.batches.preprocess import View
+from bestiary.batches.preprocess import Preprocessing
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import InterruptedRun
 from bestiary.files import read_json
@@ -120,11 +120,19 @@ def test_kept_activations_equal_the_direct_computation(
 ) -> None:
     lower, views, paths = lower_part(trunk, "lite0", SIZE, 5), Views(3, AugmentConfig()), sorted(collection.kinds)[:3]
     keys = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
-    store = activation_store(tmp_path, lower, View(SIZE), "float32", views.augment)
+    store = activation_store(tmp_path, lower, Preprocessing(SIZE), "float32", views.augment)
 
     def fill() -> None:
         fill_activations(
-            store, paths, keys, lower, View(SIZE), views, precision="float32", threads=1, reporter=SilentReporter()
+            store,
+            paths,
+            keys,
+            lower,
+            Preprocessing(SIZE),
+            views,
+            precision="float32",
+            threads=1,
+            reporter=SilentReporter(),
         )
 
     fill()
@@ -133,7 +141,7 @@ def test_kept_activations_equal_the_direct_computation(
     assert rows.dtype == np.float16
     for position, row in enumerate(rows):
         key, number = keys[position % 3], position // 3
-        view = list(views.of(View(SIZE).of(paths[position % 3])[None], key))[number]
+        view = list(views.of(Preprocessing(SIZE).load_pixels(paths[position % 3])[None], key))[number]
         expected = run(engine, view)["activations"][0]
         np.testing.assert_allclose(row, expected, atol=0.02, rtol=2e-3)
         np.testing.assert_array_equal(row, store.read([view_key(key, number)])[0])
@@ -146,10 +154,10 @@ def test_kept_activations_equal_the_direct_computation(
 def test_other_augmentation_or_cut_has_a_store_of_its_own(trunk: Path, tmp_path: Path) -> None:
     lower, deeper = (lower_part(trunk, "lite0", SIZE, stages) for stages in (5, 6))
     stores = [
-        activation_store(tmp_path, lower, View(SIZE), "float32", AugmentConfig()),
-        activation_store(tmp_path, lower, View(SIZE), "bfloat16", AugmentConfig()),
-        activation_store(tmp_path, lower, View(SIZE), "float32", AugmentConfig(crop_min_area=0.9)),
-        activation_store(tmp_path, deeper, View(SIZE), "float32", AugmentConfig()),
+        activation_store(tmp_path, lower, Preprocessing(SIZE), "float32", AugmentConfig()),
+        activation_store(tmp_path, lower, Preprocessing(SIZE), "bfloat16", AugmentConfig()),
+        activation_store(tmp_path, lower, Preprocessing(SIZE), "float32", AugmentConfig(crop_min_area=0.9)),
+        activation_store(tmp_path, deeper, Preprocessing(SIZE), "float32", AugmentConfig()),
     ]
     assert len({store.folder for store in stores}) == len(stores)
 
@@ -242,7 +250,7 @@ def test_its_end_is_planned_from_its_upper_part(collection: SyntheticDataset, tm
     costs = []
     for views in (2, 8):
         recipe = Recipe.of({**FINETUNE, "train": {**FINETUNE["train"], "views": views}}).resolve()
-        task = Task(recipe, table, ("a", "b"), View(SIZE), tmp_path, tmp_path, 1, SilentReporter())
+        task = Task(recipe, table, ("a", "b"), Preprocessing(SIZE), tmp_path, tmp_path, 1, SilentReporter())
         one = untrained(task)
         assert one.shape == (2, 2, 192)
         assert one.augmentation == finetune.UNCHANGED

@@ -20,7 +20,7 @@ import pytest
 pytest.importorskip("sklearn")
 
 from bestiary import files, flow, run_folder, table
-from bestiary.batches.preprocess import View
+from bestiary.batches.preprocess import Preprocessing
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import IntegrityError, InterruptedRun, RecipeError, RunError, SourceError
 from bestiary.evaluation import evaluate as judging
@@ -322,12 +322,12 @@ def test_a_training_that_was_interrupted_ends_like_one_that_was_not(
 ) -> None:
     from bestiary.training import epoch_throughput, loop
 
-    run, batches = tmp_path / "run", loop.training_batches
+    run, batches = tmp_path / "run", loop.iter_train_batches
     with monkeypatch.context() as patch:
         patch.setattr(
             epoch_throughput, "epoch_pace", lambda *_: epoch_throughput.EpochPace(100.0, 100.0, 0.0)
         )  # it trains as well
-        patch.setattr(loop, "training_batches", _interrupted_in(epoch, batches))
+        patch.setattr(loop, "iter_train_batches", _interrupted_in(epoch, batches))
         with pytest.raises(InterruptedRun):
             flow.train(collection.folder, recipe=Recipe.of(TINY_SCRATCH), out=run, threads=1)
     assert len(run_folder.read_history(run)) == epoch - 1
@@ -423,7 +423,7 @@ def _check_trained_run(run: flow.Run, *, method: str, epochs: int) -> None:
     heatmap = Predictor(run.path).predict(Path(test["path"][0])).heatmap
     assert heatmap is not None
     assert heatmap.std() > 0
-    assert isinstance(Predictor(run.path).bundle.view, View)
+    assert isinstance(Predictor(run.path).bundle.view, Preprocessing)
 
 
 def _interrupted_in(epoch: int, batches: Callable[..., Any]) -> Callable[..., Any]:

@@ -89,7 +89,7 @@ def test_a_probe_killed_at_every_stage(collection: SyntheticDataset, tmp_path: P
     killed(cache, *train, dies_in="bestiary.data.scan._tables")  # while the pictures are measured
     assert not run.exists()
     killed(
-        cache, *train, dies_in="bestiary.batches.array_cache.Segment.append", count=5
+        cache, *train, dies_in="bestiary.batches.array_cache.CacheSegment.append", count=5
     )  # while the audit caches features
     assert not run.exists()
     killed(cache, *train, dies_in="bestiary.training.probe.fit_head")

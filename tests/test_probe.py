@@ -15,7 +15,7 @@ pytest.importorskip("sklearn")
 
 from sklearn.linear_model import LogisticRegression
 
-from bestiary.batches.preprocess import Pinned, View
+from bestiary.batches.preprocess import Preprocessing, VerifiedFile
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import RecipeError, SourceError
 from bestiary.models.efficientnet_lite import built_trunk
@@ -162,15 +162,17 @@ def keys_of(paths: list[Path]) -> list[str]:
 def features_of(
     cache: Path, trunk: Path, paths: list[Path], keys: list[str], precision: Precision = "float32"
 ) -> NDArray[np.float16]:
-    store = feature_store(cache, trunk, View(SIZE), precision, 1280)
-    fill_features(store, paths, keys, trunk, View(SIZE), precision=precision, threads=1, reporter=SilentReporter())
+    store = feature_store(cache, trunk, Preprocessing(SIZE), precision, 1280)
+    fill_features(
+        store, paths, keys, trunk, Preprocessing(SIZE), precision=precision, threads=1, reporter=SilentReporter()
+    )
     return store.read(keys)
 
 
 def test_features_are_the_mean_of_the_maps(tmp_path: Path, trunk: Path, collection: SyntheticDataset) -> None:
     paths = pictures_of(collection, 20)
     found = features_of(tmp_path, trunk, paths, keys_of(paths))
-    images = np.stack([View(SIZE).of(path) for path in paths])
+    images = np.stack([Preprocessing(SIZE).load_pixels(path) for path in paths])
     expected = run(OnnxRuntimeEngine(trunk, threads=1), images)["maps"].mean(axis=(2, 3))
     assert found.dtype == np.float16
     np.testing.assert_allclose(found, expected, atol=2e-3)
@@ -182,14 +184,14 @@ def test_features_are_computed_once(
     paths = pictures_of(collection, 12)
     keys = keys_of(paths)
     first = features_of(tmp_path, trunk, paths[:8], keys[:8])
-    seen: list[Pinned] = []
-    batches = probe.pixel_batches
+    seen: list[VerifiedFile] = []
+    batches = probe.iter_pixel_batches
 
-    def watched(some: list[Pinned], view: View, *, threads: int, batch_size: int) -> Iterator[Pixels]:
+    def watched(some: list[VerifiedFile], view: Preprocessing, *, threads: int, batch_size: int) -> Iterator[Pixels]:
         seen.extend(some)
         return batches(some, view, threads=threads, batch_size=batch_size)
 
-    monkeypatch.setattr(probe, "pixel_batches", watched)
+    monkeypatch.setattr(probe, "iter_pixel_batches", watched)
     whole = features_of(tmp_path, trunk, paths, keys)
     assert [pinned.path for pinned in seen] == paths[8:]
     np.testing.assert_array_equal(whole[:8], first)
@@ -201,10 +203,10 @@ def test_features_are_computed_once(
 def test_features_of_another_look_are_kept_apart(tmp_path: Path, trunk: Path) -> None:
     other = built_trunk("lite0", trunk.parent, 2 * SIZE)
     stores = [
-        feature_store(tmp_path, trunk, View(SIZE), "float32", 1280),
-        feature_store(tmp_path, trunk, View(SIZE), "bfloat16", 1280),
-        feature_store(tmp_path, trunk, View(SIZE, "crop"), "float32", 1280),
-        feature_store(tmp_path, other, View(2 * SIZE), "float32", 1280),
+        feature_store(tmp_path, trunk, Preprocessing(SIZE), "float32", 1280),
+        feature_store(tmp_path, trunk, Preprocessing(SIZE), "bfloat16", 1280),
+        feature_store(tmp_path, trunk, Preprocessing(SIZE, "crop"), "float32", 1280),
+        feature_store(tmp_path, other, Preprocessing(2 * SIZE), "float32", 1280),
     ]
     assert len({store.folder for store in stores}) == len(stores)
 
@@ -214,18 +216,18 @@ def test_an_interrupted_computation_goes_on_where_it_was(
 ) -> None:
     paths = pictures_of(collection, 40)
     keys = keys_of(paths)
-    whole = probe.pixel_batches
+    whole = probe.iter_pixel_batches
 
-    def stopped(some: list[Path], view: View, *, threads: int, batch_size: int) -> Iterator[Pixels]:
+    def stopped(some: list[Path], view: Preprocessing, *, threads: int, batch_size: int) -> Iterator[Pixels]:
         yield from whole(some[:32], view, threads=threads, batch_size=batch_size)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(probe, "pixel_batches", stopped)
+        patch.setattr(probe, "iter_pixel_batches", stopped)
         with pytest.raises(KeyboardInterrupt):
             features_of(tmp_path, trunk, paths, keys)
-    store = feature_store(tmp_path, trunk, View(SIZE), "float32", 1280)
-    assert 0 < len(store.missing(keys)) < 40
+    store = feature_store(tmp_path, trunk, Preprocessing(SIZE), "float32", 1280)
+    assert 0 < len(store.missing_keys(keys)) < 40
     np.testing.assert_array_equal(
         features_of(tmp_path, trunk, paths, keys), features_of(tmp_path / "other", trunk, paths, keys)
     )
@@ -241,11 +243,19 @@ def test_mirrored_features_are_those_of_the_mirror_image(
 ) -> None:
     paths = pictures_of(collection, 4)
     keys = keys_of(paths)
-    store = feature_store(tmp_path, trunk, View(SIZE), "float32", 1280, mirrored=True)
+    store = feature_store(tmp_path, trunk, Preprocessing(SIZE), "float32", 1280, mirrored=True)
     fill_features(
-        store, paths, keys, trunk, View(SIZE), precision="float32", threads=1, reporter=SilentReporter(), mirrored=True
+        store,
+        paths,
+        keys,
+        trunk,
+        Preprocessing(SIZE),
+        precision="float32",
+        threads=1,
+        reporter=SilentReporter(),
+        mirrored=True,
     )
-    images = np.stack([View(SIZE).of(path)[:, ::-1] for path in paths])
+    images = np.stack([Preprocessing(SIZE).load_pixels(path)[:, ::-1] for path in paths])
     expected = run(OnnxRuntimeEngine(trunk, threads=1), images)["maps"].mean(axis=(2, 3))
     np.testing.assert_allclose(store.read(keys), expected, atol=2e-3)
 
@@ -264,7 +274,7 @@ def test_oversampling_shows_small_classes_mirrored_every_other_time(
         }
     )
     recipe = Recipe.of({"model": {"backbone": "lite0"}, "train": {"balance": "oversample"}}).resolve()
-    task = Task(recipe, pictures, ("few", "many"), View(SIZE), tmp_path, tmp_path, 1, SilentReporter())
+    task = Task(recipe, pictures, ("few", "many"), Preprocessing(SIZE), tmp_path, tmp_path, 1, SilentReporter())
     given = list[Labelled]()
 
     def watched(train: Labelled, *_: object, **__: object) -> tuple[None, list[object]]:

@@ -21,7 +21,7 @@ pytest.importorskip("onnx")
 
 from starlette.testclient import TestClient
 
-from bestiary.batches.preprocess import View
+from bestiary.batches.preprocess import Preprocessing
 from bestiary.errors import PictureError, UserError
 from bestiary.inference.predictor import Predictor
 from bestiary.serve.app import create_app
@@ -346,7 +346,7 @@ def test_what_was_taken_is_finished_before_the_end(predictor: Predictor) -> None
     import asyncio
 
     slow = Slow(predictor)
-    batcher = Batcher(slow, View(SIZE), max_waiting=50)  # type: ignore[arg-type]
+    batcher = Batcher(slow, Preprocessing(SIZE), max_waiting=50)  # type: ignore[arg-type]
 
     async def ask() -> list[Any]:
         answers = asyncio.ensure_future(batcher.answers([RED, b"no picture"] * 20))

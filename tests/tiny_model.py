@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from bestiary.batches.preprocess import View
+from bestiary.batches.preprocess import Preprocessing
 from bestiary.export.finalize import Model, write_model
 from bestiary.export.graph import Calibration
 from bestiary.models.head import Head
@@ -54,7 +54,7 @@ def write_run(run: Path) -> Path:
         threshold=THRESHOLD,
         coverage=0.95,
         classes=COLOURS,
-        view=View(SIZE),
+        view=Preprocessing(SIZE),
         method="probe",
         backbone="tiny",
     )

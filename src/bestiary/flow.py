@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 
 from bestiary import files, run_folder, table
-from bestiary.batches.decoding import gone
+from bestiary.batches.decoding import missing_picture_error
 from bestiary.data.apply_corrections import settle
 from bestiary.data.assign_splits import described, divided
 from bestiary.data.corrections import read_corrections
@@ -314,7 +314,7 @@ def _resumable(run: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         raise InterruptedRun(run) from None
     except (SourceError, PictureError) as error:
-        told = gone(error) if isinstance(error, PictureError) else error
+        told = missing_picture_error(error) if isinstance(error, PictureError) else error
         raise SourceError(
             f"{told} With the pictures as they were, go on with: bestiary train --resume {shlex.quote(str(run))}"
         ) from None

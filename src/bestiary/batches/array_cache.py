@@ -21,11 +21,11 @@ from bestiary.files import write_text
 
 Array = npt.NDArray[Any]
 
-KEEP_EVERY_SECONDS = 30.0  # a process that is killed loses no more than this
-FORGOTTEN_SECONDS = 86_400.0  # rows without an index after so long were left by a killed process
+SAVE_EVERY_SECONDS = 30.0  # a process that is killed loses no more than this
+STALE_SECONDS = 86_400.0  # rows without an index after so long were left by a killed process
 
 
-class ArrayStore:
+class ArrayCache:
     """Arrays of one shape and type, keyed by text (a picture's SHA-256), in `folder`.
 
     Each writing adds a segment: `<name>.rows` with the arrays one after another (it can be memory-mapped), and
@@ -38,17 +38,17 @@ class ArrayStore:
         """Open the store; the folder need not exist yet."""
         self.folder, self.shape, self.dtype = folder, shape, np.dtype(dtype)
         self._row_bytes = int(np.prod(shape)) * self.dtype.itemsize
-        self._place: dict[str, tuple[str, int, int]] = {}  # key -> segment, row, checksum
+        self._locations: dict[str, tuple[str, int, int]] = {}  # key -> segment, row, checksum
         for index in sorted(folder.glob("*.json")):
             self._add_segment(index)
 
     def __contains__(self, key: object) -> bool:
         """Return whether there is an array for this key."""
-        return key in self._place
+        return key in self._locations
 
-    def missing(self, keys: Sequence[str]) -> list[int]:
+    def missing_keys(self, keys: Sequence[str]) -> list[int]:
         """Return the positions in `keys` of those not in the store; of equal keys only the first."""
-        first = {key: position for position, key in reversed(list(enumerate(keys))) if key not in self._place}
+        first = {key: position for position, key in reversed(list(enumerate(keys))) if key not in self._locations}
         return sorted(first.values())
 
     def read(self, keys: Sequence[str], dtype: npt.DTypeLike | None = None) -> Array:
@@ -59,17 +59,17 @@ class ArrayStore:
         rows = np.empty((len(keys), *self.shape), dtype or self.dtype)
         by_segment: dict[str, list[int]] = defaultdict(list)
         for position, key in enumerate(keys):
-            by_segment[self._place[key][0]].append(position)
+            by_segment[self._locations[key][0]].append(position)
         for segment, positions in by_segment.items():
-            with self._opened(segment) as file:  # open only while it is read: a cache may be deleted at any time
+            with self._open_segment(segment) as file:  # open only while it is read: a cache may be deleted at any time
                 for position in positions:
                     rows[position] = self._row(file, keys[position])
         return rows
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[Segment]:
+    def writer(self) -> Iterator[CacheSegment]:
         """Give a segment to append to. What was appended is kept also when the work is interrupted."""
-        segment = Segment(self.folder, self._row_bytes)
+        segment = CacheSegment(self.folder, self._row_bytes)
         self._sweep()
         try:
             yield segment
@@ -77,14 +77,14 @@ class ArrayStore:
             segment.discard()
             raise
         finally:
-            if segment.keep():
+            if segment.commit():
                 self._add_segment(segment.index_path)
 
     def _sweep(self) -> None:
         """Remove rows that a killed process left without an index, long ago: a younger one may still be written."""
         for rows in self.folder.glob("*.rows"):
             with contextlib.suppress(OSError):
-                old = time.time() - rows.stat().st_mtime > FORGOTTEN_SECONDS
+                old = time.time() - rows.stat().st_mtime > STALE_SECONDS
                 if old and not rows.with_suffix(".json").exists():
                     rows.unlink()
 
@@ -96,10 +96,10 @@ class ArrayStore:
         except (OSError, ValueError, TypeError):  # removed or damaged meanwhile: its arrays are computed again
             return
         if whole:
-            self._place |= found
+            self._locations |= found
 
     @contextlib.contextmanager
-    def _opened(self, segment: str) -> Iterator[BinaryIO]:
+    def _open_segment(self, segment: str) -> Iterator[BinaryIO]:
         path = self.folder / f"{segment}.rows"
         try:
             with path.open("rb", buffering=0) as file:
@@ -108,14 +108,14 @@ class ArrayStore:
             raise IntegrityError(f"The cache {path} cannot be read: {error.strerror or error}. Run again.") from None
 
     def _row(self, file: BinaryIO, key: str) -> Array:
-        _, row, checksum = self._place[key]
+        _, row, checksum = self._locations[key]
         file.seek(row * self._row_bytes)
         content = file.read(self._row_bytes)
         if zlib.crc32(content) != checksum:
-            raise IntegrityError(f"The cache {file.name} is damaged. {self._forgotten(Path(file.name))}")
+            raise IntegrityError(f"The cache {file.name} is damaged. {self._remove_damaged(Path(file.name))}")
         return np.frombuffer(content, self.dtype).reshape(self.shape)
 
-    def _forgotten(self, rows: Path) -> str:
+    def _remove_damaged(self, rows: Path) -> str:
         """Remove a damaged segment, so that nobody reads it again; return what is left to do, as a sentence."""
         try:
             rows.with_suffix(".json").unlink(missing_ok=True)
@@ -125,7 +125,7 @@ class ArrayStore:
         return "It was removed: run again, and what it held is computed anew (a run that began: train --resume RUN)."
 
 
-class Segment:
+class CacheSegment:
     """A part of a store that is being written."""
 
     def __init__(self, folder: Path, row_bytes: int) -> None:
@@ -134,11 +134,11 @@ class Segment:
         self._rows_path = self.index_path.with_suffix(".rows")
         self._row_bytes, self._entries = row_bytes, list[tuple[str, int]]()
         self._file: BinaryIO | None = None
-        self._kept = time.monotonic()
+        self._saved_at = time.monotonic()
 
     def append(self, keys: Sequence[str], rows: Array) -> None:
         """Write the arrays `rows` (len(keys), *shape) under `keys`; raises MachineError when the disk is full."""
-        with self._told_if_full():
+        with self._disk_full_errors():
             if self._file is None:
                 self._rows_path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = self._rows_path.open("wb")
@@ -146,15 +146,15 @@ class Segment:
                 content = row.tobytes()
                 self._file.write(content)
                 self._entries.append((key, zlib.crc32(content)))
-            if time.monotonic() - self._kept > KEEP_EVERY_SECONDS:
+            if time.monotonic() - self._saved_at > SAVE_EVERY_SECONDS:
                 self._write_index(self._file)
-                self._kept = time.monotonic()
+                self._saved_at = time.monotonic()
 
-    def keep(self) -> bool:
+    def commit(self) -> bool:
         """Make the segment valid; return whether there was anything to keep. Raises as `append` does."""
         if self._file is None:
             return False
-        with self._told_if_full():
+        with self._disk_full_errors():
             self._file.truncate(len(self._entries) * self._row_bytes)  # drops a row that was interrupted halfway
             self._write_index(self._file)
             self._file.close()
@@ -177,7 +177,7 @@ class Segment:
         self._file, self._entries = None, []
 
     @contextlib.contextmanager
-    def _told_if_full(self) -> Iterator[None]:
+    def _disk_full_errors(self) -> Iterator[None]:
         try:
             yield
         except (OSError, MachineError) as error:

@@ -2,12 +2,12 @@
 
 Everywhere: images (n, 3, height, width), values 0 to 255, uint8 or float; the same shape comes back. The generator is a
 CPU generator on every device, so that the same seed draws the same changes on a laptop and on an accelerator. Where
-several processes share a batch, each draws for the whole of it (`Chance`): a picture is changed in the same way.
+several processes share a batch, each draws for the whole of it (`BatchRandom`): a picture is changed in the same way.
 
 >>> import torch
 >>> from bestiary.recipe import AugmentConfig
 >>> images = torch.full((2, 3, 8, 8), 100, dtype=torch.uint8)
->>> changed = augment(images, AugmentConfig(), Chance(torch.Generator().manual_seed(0)))
+>>> changed = augment(images, AugmentConfig(), BatchRandom(torch.Generator().manual_seed(0)))
 >>> changed.shape, changed.dtype
 (torch.Size([2, 3, 8, 8]), torch.float32)
 """
@@ -24,31 +24,31 @@ from torch.nn import functional
 from bestiary.recipe import AugmentConfig
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601: the weights of red, green and blue in brightness
-MAX_STRETCH = 4 / 3  # a crop's aspect ratio, against the picture's own, lies between 3/4 and 4/3
+MAX_ASPECT_RATIO = 4 / 3  # a crop's aspect ratio, against the picture's own, lies between 3/4 and 4/3
 ERASED_AREA = (0.02, 0.25)  # of the picture
 
 
 @dataclass(frozen=True)
-class Chance:
+class BatchRandom:
     """Random numbers for the pictures of a batch; `before` and `after` of them are with other processes."""
 
     generator: Generator
-    before: int = 0
+    offset: int = 0
     after: int = 0
 
     def draw(self, count: int) -> Tensor:
         """Return `count` numbers in 0..1, float32: those of this process's pictures."""
-        numbers = torch.rand(self.before + count + self.after, generator=self.generator)
-        return numbers[self.before : self.before + count]
+        numbers = torch.rand(self.offset + count + self.after, generator=self.generator)
+        return numbers[self.offset : self.offset + count]
 
 
-def augment(images: Tensor, settings: AugmentConfig, chance: Chance, *, size: int | None = None) -> Tensor:
+def augment(images: Tensor, settings: AugmentConfig, chance: BatchRandom, *, size: int | None = None) -> Tensor:
     """Return the changed pictures as float32 in 0..255. A part whose setting turns it off draws no numbers.
 
     size: height and width of what comes back, where it is not that of the images.
     """
     if settings.mirror > 0:
-        images = mirror(images, chance, share=settings.mirror)
+        images = random_hflip(images, chance, probability=settings.mirror)
     if settings.crop_min_area < 1:
         images = random_resized_crop(images, chance, min_area=settings.crop_min_area, size=size)
     elif size is not None and images.shape[2:] != (size, size):
@@ -56,20 +56,25 @@ def augment(images: Tensor, settings: AugmentConfig, chance: Chance, *, size: in
     if settings.colour_jitter > 0:
         images = colour_jitter(images, chance, strength=settings.colour_jitter)
     if settings.erasing > 0:
-        images = erasing(images, chance, share=settings.erasing)
+        images = random_erasing(images, chance, probability=settings.erasing)
     return images.float()
 
 
-def mirror(images: Tensor, chance: Chance, *, share: float = 0.5) -> Tensor:
-    """Return the pictures, about `share` of them mirrored left to right; dtype is kept."""
-    chosen = _chosen(images, chance, share)
+def random_hflip(images: Tensor, chance: BatchRandom, *, probability: float = 0.5) -> Tensor:
+    """Return the pictures, about `probability` of them mirrored left to right; dtype is kept."""
+    chosen = _random_mask(images, chance, probability)
     mirrored = images.clone()
     mirrored[chosen] = images[chosen].flip(-1)
     return mirrored
 
 
 def random_resized_crop(
-    images: Tensor, chance: Chance, *, min_area: float, max_stretch: float = MAX_STRETCH, size: int | None = None
+    images: Tensor,
+    chance: BatchRandom,
+    *,
+    min_area: float,
+    max_aspect_ratio: float = MAX_ASPECT_RATIO,
+    size: int | None = None,
 ) -> Tensor:
     """Return, as float32, a random part of each picture, scaled to the whole frame by bilinear sampling.
 
@@ -80,7 +85,7 @@ def random_resized_crop(
     if size is not None:
         height = width = size
     area = _uniform(count, chance, min_area, 1.0)
-    stretch = _uniform(count, chance, -math.log(max_stretch), math.log(max_stretch)).exp()
+    stretch = _uniform(count, chance, -math.log(max_aspect_ratio), math.log(max_aspect_ratio)).exp()
     columns = _sample_points((area * stretch).sqrt().clamp(max=1), width, chance)
     rows = _sample_points((area / stretch).sqrt().clamp(max=1), height, chance)
     # Rows and columns are spread out here: affine_grid multiplies matrices for it and takes as long as the sampling.
@@ -92,7 +97,7 @@ def random_resized_crop(
     return cropped.clamp_(0, 255)
 
 
-def colour_jitter(images: Tensor, chance: Chance, *, strength: float) -> Tensor:
+def colour_jitter(images: Tensor, chance: BatchRandom, *, strength: float) -> Tensor:
     """Return, as float32, the pictures with saturation, brightness and contrast changed by up to 1 ± `strength`.
 
     All three are affine in the colour, so each picture needs one 3x3 matrix and one offset: x -> matrix x + offset.
@@ -111,8 +116,8 @@ def colour_jitter(images: Tensor, chance: Chance, *, strength: float) -> Tensor:
     return jittered.clamp_(0, 255).view(count, 3, height, width)
 
 
-def erasing(images: Tensor, chance: Chance, *, share: float) -> Tensor:
-    """Return the pictures, about `share` of them with a rectangle in the picture's mean colour; dtype is kept.
+def random_erasing(images: Tensor, chance: BatchRandom, *, probability: float) -> Tensor:
+    """Return the pictures, about `probability` of them with a rectangle in the picture's mean colour; dtype is kept.
 
     After Zhong et al. 2017, "Random Erasing"; the mean keeps the statistics that networks normalise by.
     """
@@ -122,28 +127,28 @@ def erasing(images: Tensor, chance: Chance, *, share: float) -> Tensor:
     erased_rows = _interval((area / stretch).sqrt(), height, chance)
     erased_columns = _interval((area * stretch).sqrt(), width, chance)
     erased = (erased_rows[:, None, :, None] & erased_columns[:, None, None, :]).to(images.device)
-    chosen = _chosen(images, chance, share)[:, None, None, None]
+    chosen = _random_mask(images, chance, probability)[:, None, None, None]
     fill = images.float().mean(dim=(2, 3), keepdim=True).to(images.dtype)
     return torch.where(erased & chosen, fill, images)
 
 
-def _uniform(count: int, chance: Chance, low: float, high: float) -> Tensor:
+def _uniform(count: int, chance: BatchRandom, low: float, high: float) -> Tensor:
     return low + (high - low) * chance.draw(count)
 
 
-def _chosen(images: Tensor, chance: Chance, share: float) -> Tensor:
+def _random_mask(images: Tensor, chance: BatchRandom, probability: float) -> Tensor:
     """Boolean (n,) on the images' device: the pictures that are changed."""
-    return (chance.draw(len(images)) < share).to(images.device)
+    return (chance.draw(len(images)) < probability).to(images.device)
 
 
-def _sample_points(extent: Tensor, pixels: int, chance: Chance) -> Tensor:
+def _sample_points(extent: Tensor, pixels: int, chance: BatchRandom) -> Tensor:
     """Float (n, pixels) in -1..1: where to sample, for parts of `extent` (n,) in 0..1 at a random place."""
     start = chance.draw(len(extent)) * (1 - extent)
     centres = (torch.arange(pixels) + 0.5) / pixels
     return 2 * (start[:, None] + extent[:, None] * centres) - 1
 
 
-def _interval(extent: Tensor, pixels: int, chance: Chance) -> Tensor:
+def _interval(extent: Tensor, pixels: int, chance: BatchRandom) -> Tensor:
     """Boolean (n, pixels): an interval of `extent` (n,) in 0..1 at a random place."""
     start = chance.draw(len(extent)) * (1 - extent)
     centres = (torch.arange(pixels) + 0.5) / pixels

@@ -8,27 +8,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bestiary.batches.loader import Read, evaluation_batches
+from bestiary.batches.loader import Read, iter_eval_batches
 
 STATISTICS_BATCH = 64
 Colour = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
-class Statistics:
+class ChannelStats:
     """Of red, green and blue over all pixels, in units of 0..255."""
 
     mean: Colour
     std: Colour
 
 
-def channel_statistics(read: Read, count: int) -> Statistics:
+def channel_statistics(read: Read, count: int) -> ChannelStats:
     """Return the statistics of rows 0 to count - 1; the spread of a colour that never changes is given as 1.
 
     Sums of bytes and of their squares are whole numbers, kept as such: nothing is rounded before the last division.
     """
     pixels, total, squares = 0, [0, 0, 0], [0, 0, 0]
-    batches = evaluation_batches(read, count, batch_size=STATISTICS_BATCH)
+    batches = iter_eval_batches(read, count, batch_size=STATISTICS_BATCH)
     with closing(batches):
         for batch in batches:
             pixels += batch.images.size // 3
@@ -39,4 +39,4 @@ def channel_statistics(read: Read, count: int) -> Statistics:
     variance = [(pixels * square - one**2) / pixels**2 for one, square in zip(total, squares, strict=True)]
     red, green, blue = (one / pixels for one in total)
     std_red, std_green, std_blue = (math.sqrt(value) or 1.0 for value in variance)
-    return Statistics((red, green, blue), (std_red, std_green, std_blue))
+    return ChannelStats((red, green, blue), (std_red, std_green, std_blue))

@@ -12,13 +12,13 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from bestiary.batches.preprocess import Source, View
+from bestiary.batches.preprocess import Preprocessing, Source
 from bestiary.errors import PictureError, SourceError
 from bestiary.picture import Pixels
 
 
 @dataclass(frozen=True)
-class Decoded:
+class DecodedImage:
     """One picture of the stream: its position, and its pixels or the reason why there are none."""
 
     position: int
@@ -26,31 +26,33 @@ class Decoded:
     error: PictureError | None
 
 
-def decoded(sources: Iterable[Source], view: View, *, threads: int, ahead: int = 64) -> Iterator[Decoded]:
+def decode_ahead(
+    sources: Iterable[Source], preprocess: Preprocessing, *, threads: int, ahead: int = 64
+) -> Iterator[DecodedImage]:
     """Yield every source in order, decoded by `threads` threads at most `ahead` pictures early: memory stays flat."""
     numbered = enumerate(sources)
     with ThreadPoolExecutor(threads, thread_name_prefix="bestiary-decode") as pool:
-        waiting: deque[Future[Decoded]] = deque()
+        waiting: deque[Future[DecodedImage]] = deque()
         try:
             for position, source in itertools.islice(numbered, ahead):
-                waiting.append(pool.submit(_decode, position, source, view))
+                waiting.append(pool.submit(_decode, position, source, preprocess))
             while waiting:
                 yield waiting.popleft().result()
                 for position, source in itertools.islice(numbered, 1):
-                    waiting.append(pool.submit(_decode, position, source, view))
+                    waiting.append(pool.submit(_decode, position, source, preprocess))
         finally:
             for future in waiting:
                 future.cancel()
 
 
-def in_batches(stream: Iterable[Decoded], batch_size: int) -> Iterator[list[Decoded]]:
+def batched(stream: Iterable[DecodedImage], batch_size: int) -> Iterator[list[DecodedImage]]:
     """Yield lists of up to `batch_size` items, in order, the last partial one included."""
     items = iter(stream)
     while batch := list(itertools.islice(items, batch_size)):
         yield batch
 
 
-def gone(error: PictureError | str) -> SourceError:
+def missing_picture_error(error: PictureError | str) -> SourceError:
     """Return what to raise for a picture of a run that cannot be read any more."""
     return SourceError(
         f"{error} It could be read before: do not change the pictures during a run. Put it back as it was, or train"
@@ -58,8 +60,8 @@ def gone(error: PictureError | str) -> SourceError:
     )
 
 
-def _decode(position: int, source: Source, view: View) -> Decoded:
+def _decode(position: int, source: Source, preprocess: Preprocessing) -> DecodedImage:
     try:
-        return Decoded(position, view.of(source), None)
+        return DecodedImage(position, preprocess.load_pixels(source), None)
     except PictureError as error:
-        return Decoded(position, None, error)
+        return DecodedImage(position, None, error)

@@ -15,17 +15,17 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from bestiary.batches.array_cache import ArrayStore
+from bestiary.batches.array_cache import ArrayCache
 from bestiary.errors import MachineError
 
-AT_ONCE = 32 * 2**20  # bytes of float32 that are held in memory: 6,500 pictures with lite0
-PIECE = 1_024  # rows
+MAX_MEMORY_BYTES = 32 * 2**20  # bytes of float32 that are held in memory: 6,500 pictures with lite0
+CHUNK_ROWS = 1_024  # rows
 
 Array = npt.NDArray[Any]
-Places = npt.NDArray[np.int64] | npt.NDArray[np.bool_]
+IndexArray = npt.NDArray[np.int64] | npt.NDArray[np.bool_]
 
 
-class Rows(Protocol):
+class FeatureMatrix(Protocol):
     """What an array (n, channels) and rows on disk have in common: enough to go through them in pieces."""
 
     @property
@@ -39,16 +39,16 @@ class Rows(Protocol):
     def __len__(self) -> int:
         """Return the number of rows."""
 
-    def __getitem__(self, places: slice | Places, /) -> Array:
+    def __getitem__(self, indices: slice | IndexArray, /) -> Array:
         """Return some of the rows as an array."""
 
 
-def pieces(rows: Rows) -> Iterator[Array]:
+def iter_chunks(rows: FeatureMatrix) -> Iterator[Array]:
     """Give all the rows, PIECE at a time."""
-    return (rows[at : at + PIECE] for at in range(0, len(rows), PIECE))
+    return (rows[at : at + CHUNK_ROWS] for at in range(0, len(rows), CHUNK_ROWS))
 
 
-def gathered(wanted: Sequence[tuple[ArrayStore, str]]) -> Rows:
+def load_features(wanted: Sequence[tuple[ArrayCache, str]]) -> FeatureMatrix:
     """Return the vectors of one key in each store, in this order: float32, or in the stores' type on disk.
 
     All stores hold vectors of one length and type. Raises IntegrityError for a damaged or removed row, MachineError if
@@ -56,21 +56,21 @@ def gathered(wanted: Sequence[tuple[ArrayStore, str]]) -> Rows:
     """
     store = wanted[0][0]
     (channels,) = store.shape
-    if 4 * len(wanted) * channels <= AT_ONCE:
+    if 4 * len(wanted) * channels <= MAX_MEMORY_BYTES:
         rows = np.empty((len(wanted), channels), np.float32)
-        for start, piece in _read(wanted):
+        for start, piece in _iter_wanted_chunks(wanted):
             rows[start : start + len(piece)] = piece
         return rows
-    kept = OnDisk(store.folder, channels, store.dtype)
-    for _, piece in _read(wanted):
+    kept = DiskMatrix(store.folder, channels, store.dtype)
+    for _, piece in _iter_wanted_chunks(wanted):
         kept.append(piece)
     return kept
 
 
-def _read(wanted: Sequence[tuple[ArrayStore, str]]) -> Iterator[tuple[int, Array]]:
-    for start in range(0, len(wanted), PIECE):
+def _iter_wanted_chunks(wanted: Sequence[tuple[ArrayCache, str]]) -> Iterator[tuple[int, Array]]:
+    for start in range(0, len(wanted), CHUNK_ROWS):
         by_store = defaultdict[int, list[int]](list)
-        some = wanted[start : start + PIECE]
+        some = wanted[start : start + CHUNK_ROWS]
         piece = np.empty((len(some), *some[0][0].shape), some[0][0].dtype)
         for place, (store, _) in enumerate(some):
             by_store[id(store)].append(place)
@@ -79,7 +79,7 @@ def _read(wanted: Sequence[tuple[ArrayStore, str]]) -> Iterator[tuple[int, Array
         yield start, piece
 
 
-class OnDisk:
+class DiskMatrix:
     """Rows in a file without a name, which is gone when nobody holds them any more.
 
     They are read, not mapped: mapped pages would count as memory of the process and grow with the collection. What is
@@ -123,26 +123,26 @@ class OnDisk:
                 ) from error
             self._count += len(rows)
 
-    def __getitem__(self, places: slice | Places, /) -> Array:
+    def __getitem__(self, indices: slice | IndexArray, /) -> Array:
         """Return some of the rows, read from the file: at once where they lie beside each other."""
-        if isinstance(places, slice):
-            start, stop, step = places.indices(self._count)
+        if isinstance(indices, slice):
+            start, stop, step = indices.indices(self._count)
             if step == 1:
-                return self._stretch(start, max(0, stop - start))
-            places = np.arange(start, stop, step)
-        wanted = np.flatnonzero(places) if places.dtype == np.bool_ else places
+                return self._read_range(start, max(0, stop - start))
+            indices = np.arange(start, stop, step)
+        wanted = np.flatnonzero(indices) if indices.dtype == np.bool_ else indices
         starts = np.flatnonzero(np.diff(wanted, prepend=-2) != 1)
         found = np.empty((len(wanted), self._channels), self.dtype)
         for first, end in pairwise([*starts, len(wanted)]):
-            self._into(found[first:end], int(wanted[first]))
+            self._read_into(found[first:end], int(wanted[first]))
         return found
 
-    def _stretch(self, start: int, count: int) -> Array:
+    def _read_range(self, start: int, count: int) -> Array:
         found = np.empty((count, self._channels), self.dtype)
-        self._into(found, start)
+        self._read_into(found, start)
         return found
 
-    def _into(self, rows: Array, start: int) -> None:
+    def _read_into(self, rows: Array, start: int) -> None:
         room = _bytes(rows)
         with self._lock:
             self._file.seek(start * self._row_bytes)
@@ -157,17 +157,17 @@ def _bytes(rows: Array) -> memoryview:
 
 
 ROWS_AT_ONCE = 2_048
-LEAST = 1e-6  # added to the spread: a channel that never varies is not divided by 0
+MIN_SCALE = 1e-6  # added to the spread: a channel that never varies is not divided by 0
 Features = npt.NDArray[np.float32]
 
 
-def mean_and_scale(features: Rows) -> tuple[Features, Features]:
+def fit_scaler(features: FeatureMatrix) -> tuple[Features, Features]:
     """Return each channel's mean and standard deviation, float32 (channels,), of features (n, channels).
 
-    >>> mean_and_scale(np.array([[1, 5], [3, 5]], np.float32))[0].tolist()
+    >>> fit_scaler(np.array([[1, 5], [3, 5]], np.float32))[0].tolist()
     [2.0, 5.0]
     """
     pieces = range(0, len(features), ROWS_AT_ONCE)
     mean = sum(features[at : at + ROWS_AT_ONCE].sum(axis=0, dtype=np.float64) for at in pieces) / len(features)
     squares = sum(np.square(features[at : at + ROWS_AT_ONCE] - mean).sum(axis=0) for at in pieces) / len(features)
-    return np.asarray(mean, np.float32), np.asarray(np.sqrt(squares) + LEAST, np.float32)
+    return np.asarray(mean, np.float32), np.asarray(np.sqrt(squares) + MIN_SCALE, np.float32)

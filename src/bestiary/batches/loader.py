@@ -32,18 +32,18 @@ class Batch(NamedTuple):
 
     images: Pixels
     labels: NDArray[np.int64]
-    positions: Positions
-    whole: Positions
+    indices: Positions
+    global_indices: Positions
 
 
 class EvaluationBatch(NamedTuple):
     """Pictures to score. images: uint8 (b, height, width, 3), RGB; positions: int64 (b,), ascending."""
 
     images: Pixels
-    positions: Positions
+    indices: Positions
 
 
-def training_batches(
+def iter_train_batches(
     read: Read,
     labels: NDArray[np.int64],
     order: Positions,
@@ -52,7 +52,7 @@ def training_batches(
     seed: int,
     epoch: int,
     skip: int = 0,
-    share: Callable[[int], slice] = slice,
+    local_slice: Callable[[int], slice] = slice,
 ) -> Generator[Batch, None, None]:
     """Yield the batches of one epoch: the rows of `order`, shuffled by a generator seeded with (seed, epoch).
 
@@ -65,31 +65,31 @@ def training_batches(
     Whatever `read` raises is raised here, at the batch it belongs to.
     """
     shuffled = np.random.default_rng((seed, epoch)).permutation(order)
-    whole = _full_parts(shuffled, batch_size)[skip:]
-    with closing(_read_ahead(read, [positions[share(len(positions))] for positions in whole])) as rows:
+    whole = _full_chunks(shuffled, batch_size)[skip:]
+    with closing(_read_ahead(read, [positions[local_slice(len(positions))] for positions in whole])) as rows:
         for everything, (positions, images) in zip(whole, rows, strict=True):
             yield Batch(images, labels[positions], positions, everything)
 
 
-def training_steps(rows: int, batch_size: int) -> int:
-    """Return how many batches `training_batches` yields for an order of `rows` positions."""
+def steps_per_epoch(rows: int, batch_size: int) -> int:
+    """Return how many batches `iter_train_batches` yields for an order of `rows` positions."""
     return max(1, rows // batch_size) if rows else 0
 
 
-def evaluation_batches(read: Read, count: int, *, batch_size: int) -> Generator[EvaluationBatch, None, None]:
+def iter_eval_batches(read: Read, count: int, *, batch_size: int) -> Generator[EvaluationBatch, None, None]:
     """Yield rows 0 to count - 1 in order, each exactly once, the last partial batch included."""
-    parts = _all_parts(np.arange(count, dtype=np.int64), batch_size)
+    parts = _all_chunks(np.arange(count, dtype=np.int64), batch_size)
     with closing(_read_ahead(read, parts)) as rows:
         for positions, images in rows:
             yield EvaluationBatch(images, positions)
 
 
-def _all_parts(positions: Positions, size: int) -> list[Positions]:
+def _all_chunks(positions: Positions, size: int) -> list[Positions]:
     return [positions[start : start + size] for start in range(0, len(positions), size)]
 
 
-def _full_parts(positions: Positions, size: int) -> list[Positions]:
-    return _all_parts(positions, size)[: training_steps(len(positions), size)]
+def _full_chunks(positions: Positions, size: int) -> list[Positions]:
+    return _all_chunks(positions, size)[: steps_per_epoch(len(positions), size)]
 
 
 def _read_ahead(read: Read, parts: Sequence[Positions]) -> Generator[tuple[Positions, Pixels], None, None]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bestiary.batches.array_cache import ArrayStore
-from bestiary.batches.decoding import decoded, gone, in_batches
-from bestiary.batches.preprocess import Pinned, View
+from bestiary.batches.array_cache import ArrayCache
+from bestiary.batches.decoding import batched, decode_ahead, missing_picture_error
+from bestiary.batches.preprocess import Preprocessing, VerifiedFile
 from bestiary.picture import Pixels
 from bestiary.progress import Reporter
 
@@ -17,36 +17,44 @@ PIXELS_VERSION = 1  # raise it when `picture` gives other pixels for the same fi
 PICTURES_AT_ONCE = 32
 
 
-def pixel_store(cache: Path, view: View) -> ArrayStore:
+def pixel_cache(cache: Path, preprocess: Preprocessing) -> ArrayCache:
     """Return the store of uint8 (size, size, 3) pictures for this way of looking at them."""
-    shape = (view.size, view.size, 3)
-    return ArrayStore(cache / "pixels" / f"{view.size}-{view.fit}-v{PIXELS_VERSION}", shape, np.uint8)
+    shape = (preprocess.size, preprocess.size, 3)
+    return ArrayCache(cache / "pixels" / f"{preprocess.size}-{preprocess.fit}-v{PIXELS_VERSION}", shape, np.uint8)
 
 
-def fill(
-    store: ArrayStore, paths: Sequence[Path], keys: Sequence[str], view: View, *, threads: int, reporter: Reporter
+def fill_pixel_cache(
+    store: ArrayCache,
+    paths: Sequence[Path],
+    keys: Sequence[str],
+    preprocess: Preprocessing,
+    *,
+    threads: int,
+    reporter: Reporter,
 ) -> None:
     """Decode the pictures that the store lacks; `keys` are the SHA-256 of their files.
 
     Raises SourceError if a file cannot be read any more, or has other content.
     """
-    missing = store.missing(keys)
+    missing = store.missing_keys(keys)
     if not missing:
         return
-    with reporter.progress("Decoding pictures", len(missing)) as advance, store.writing() as segment:
+    with reporter.progress("Decoding pictures", len(missing)) as advance, store.writer() as segment:
         start = 0
-        for images in pixel_batches([Pinned(paths[at], keys[at]) for at in missing], view, threads=threads):
+        for images in iter_pixel_batches(
+            [VerifiedFile(paths[at], keys[at]) for at in missing], preprocess, threads=threads
+        ):
             segment.append([keys[position] for position in missing[start : start + len(images)]], images)
             start += len(images)
             advance(len(images))
 
 
-def pixel_batches(
-    paths: Iterable[Path | Pinned], view: View, *, threads: int, batch_size: int = PICTURES_AT_ONCE
+def iter_pixel_batches(
+    paths: Iterable[Path | VerifiedFile], preprocess: Preprocessing, *, threads: int, batch_size: int = PICTURES_AT_ONCE
 ) -> Iterator[Pixels]:
     """Yield uint8 (n, size, size, 3) for all paths in order. Raises SourceError if a file cannot be read any more."""
-    for batch in in_batches(decoded(paths, view, threads=threads), batch_size):
+    for batch in batched(decode_ahead(paths, preprocess, threads=threads), batch_size):
         for item in batch:
             if item.error is not None:
-                raise gone(item.error)
+                raise missing_picture_error(item.error)
         yield np.stack([item.pixels for item in batch if item.pixels is not None])

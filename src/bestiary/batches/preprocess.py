@@ -25,7 +25,7 @@ from bestiary.picture import (
 
 
 @dataclass(frozen=True)
-class Pinned:
+class VerifiedFile:
     """A picture file that must still have the content that was measured: what is cached is kept by that content."""
 
     path: Path
@@ -42,19 +42,19 @@ class Pinned:
         return content
 
 
-Source = Path | bytes | Pinned | npt.NDArray[np.uint8] | Image.Image
-KINDS = (Path, bytes, Pinned, np.ndarray, Image.Image)
+Source = Path | bytes | VerifiedFile | npt.NDArray[np.uint8] | Image.Image
+KINDS = (Path, bytes, VerifiedFile, np.ndarray, Image.Image)
 
 
 @dataclass(frozen=True)
-class View:
+class Preprocessing:
     """How a model looks at a picture."""
 
     size: int
     fit: Fit = "squash"
     limits: DecodeLimits = LIMITS
 
-    def of(self, source: Source) -> Pixels:
+    def load_pixels(self, source: Source) -> Pixels:
         """Return the picture as uint8 (size, size, 3); raises PictureError. An array is RGB of any size.
 
         Raises SourceError for a pinned file that is not what it was.
@@ -70,7 +70,7 @@ class View:
             return (
                 source if source.shape[:2] == (self.size, self.size) else resize_to_square(source, self.size, self.fit)
             )
-        if not isinstance(source, Pinned):
+        if not isinstance(source, VerifiedFile):
             return load(source, self.size, self.fit, limits=self.limits)
         try:
             return load(source.content(self.limits), self.size, self.fit, limits=self.limits)

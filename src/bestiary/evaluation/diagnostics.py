@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from bestiary.batches.feature_matrix import gathered
-from bestiary.batches.pixel_cache import pixel_batches
-from bestiary.batches.preprocess import View
+from bestiary.batches.feature_matrix import load_features
+from bestiary.batches.pixel_cache import iter_pixel_batches
+from bestiary.batches.preprocess import Preprocessing
 from bestiary.evaluation.learning_curve import learning_curve
 from bestiary.machine import trim_memory
 from bestiary.models.efficientnet_lite import BACKBONES, built_trunk
@@ -96,7 +96,7 @@ def _sampled_logits(task: Task, learned: Learned, part: Part) -> tuple[Logits, n
     """Return the logits of a sample of pictures as they are, with their labels."""
     chosen = np.sort(np.random.default_rng(task.recipe.seed).permutation(len(part.paths))[:SHOWN_AGAIN])
     paths = [part.paths[place] for place in chosen]
-    logits = [learned.reference(images) for images in pixel_batches(paths, task.view, threads=task.threads)]
+    logits = [learned.reference(images) for images in iter_pixel_batches(paths, task.view, threads=task.threads)]
     return np.concatenate(logits), part.labels[chosen]
 
 
@@ -106,7 +106,7 @@ def _probe(task: Task) -> Task:
         return task
     backbone = task.recipe.model.backbone if task.recipe.model.backbone in BACKBONES else "lite2"
     model = task.recipe.model.model_copy(update={"method": "probe", "backbone": backbone})
-    view = View(BACKBONE_SIZES[backbone], task.view.fit, task.view.limits)
+    view = Preprocessing(BACKBONE_SIZES[backbone], task.view.fit, task.view.limits)
     recipe = task.recipe.model_copy(update={"model": model})
     return Task(
         recipe, task.pictures, task.classes, view, task.run, task.cache, task.threads, task.reporter, task.clock
@@ -129,9 +129,9 @@ def _features(task: Task) -> list[Labelled] | None:
                 store, part.paths, part.keys, trunk, task.view,
                 precision=precision, threads=task.threads, reporter=task.reporter,
             )  # fmt: skip
-        if store.missing(part.keys):
+        if store.missing_keys(part.keys):
             return None
-        found.append(Labelled(gathered([(store, key) for key in part.keys]), part.labels))
+        found.append(Labelled(load_features([(store, key) for key in part.keys]), part.labels))
     return found
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import polars as pl
 
 from bestiary import table
-from bestiary.batches.feature_matrix import Rows, mean_and_scale
+from bestiary.batches.feature_matrix import FeatureMatrix, fit_scaler
 from bestiary.data.split import deal_folds
 from bestiary.evaluation.outliers import outliers
 from bestiary.models.logistic_regression import logits_of, solver
@@ -46,7 +46,7 @@ class Suspect:
     score: float
 
 
-def suspect_findings(pictures: pl.DataFrame, features: Rows, *, seed: int) -> pl.DataFrame:
+def suspect_findings(pictures: pl.DataFrame, features: FeatureMatrix, *, seed: int) -> pl.DataFrame:
     """Return the findings (`table.FINDINGS`) "suspect-label" and "outlier", worst first.
 
     pictures: `row_id, path, label, group`, only those that can be read; features: (n, channels), in the same
@@ -101,7 +101,7 @@ def suspects(probabilities: Probabilities, labels: Integers, classes: Sequence[s
 
 
 def out_of_fold(
-    features: Rows, labels: Integers, groups: Integers, classes: int, *, folds: int = FOLDS, seed: int
+    features: FeatureMatrix, labels: Integers, groups: Integers, classes: int, *, folds: int = FOLDS, seed: int
 ) -> Probabilities:
     """Return for each picture the probabilities by a head that saw neither it nor its duplicates: float64 (n, classes).
 
@@ -110,7 +110,7 @@ def out_of_fold(
     NaN.
     """
     fold = deal_folds(labels, groups, folds=folds, seed=seed)
-    standard = mean_and_scale(features)
+    standard = fit_scaler(features)
     probabilities = np.full((len(labels), classes), np.nan)
     for held in (fold == number for number in range(folds)):
         known = np.unique(labels[~held])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from bestiary.batches.feature_matrix import mean_and_scale
+from bestiary.batches.feature_matrix import fit_scaler
 from bestiary.evaluation.intervals import Floats, Integers, interval, percentiles, resampled_sums
 from bestiary.models.logistic_regression import Features, logits_of, solver
 from bestiary.text import format_points
@@ -43,7 +43,7 @@ def learning_curve(
     to `val`, if known.
     """
     rng = np.random.default_rng(seed)
-    standard = mean_and_scale(train.features)
+    standard = fit_scaler(train.features)
     count = len(train.labels)
     everything = _drawn(train.labels, groups[0], min(1.0, MOST_PICTURES / count), rng)
     labels, own_groups = train.labels[everything], groups[0][everything]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from bestiary.batches.preprocess import View
+from bestiary.batches.preprocess import Preprocessing
 from bestiary.data.audit import in_order
 from bestiary.data.dataset import Audited
 from bestiary.errors import MissingExtraError, import_optional
@@ -52,13 +52,13 @@ def looked_again(found: Audited, recipe: Recipe, *, threads: int, cache: Path, r
     return replace(found, findings=in_order(pl.concat([found.findings, learned])))
 
 
-def _eyes(recipe: Recipe) -> tuple[str, View]:
+def _eyes(recipe: Recipe) -> tuple[str, Preprocessing]:
     """Return the backbone and the way of looking at pictures: the recipe's own if it is one of the bundled."""
     limits, model = DecodeLimits(recipe.picture.max_bytes, recipe.picture.max_pixels), recipe.model
     if model.method == "scratch" or model.backbone not in BACKBONES:
-        return BACKBONE, View(BACKBONES[BACKBONE].size, recipe.picture.fit, limits)
+        return BACKBONE, Preprocessing(BACKBONES[BACKBONE].size, recipe.picture.fit, limits)
     assert recipe.picture.size is not None  # a resolved recipe has it
-    return model.backbone, View(recipe.picture.size, recipe.picture.fit, limits)
+    return model.backbone, Preprocessing(recipe.picture.size, recipe.picture.fit, limits)
 
 
 def unlooked_words(found: Audited) -> list[str]:

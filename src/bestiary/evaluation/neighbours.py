@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from bestiary.batches.feature_matrix import Rows, mean_and_scale
+from bestiary.batches.feature_matrix import FeatureMatrix, fit_scaler
 
 ROWS_AT_ONCE = 1_024
 
@@ -13,14 +13,16 @@ Array = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 
 
-def nearest(asked: Rows, known: Rows, asked_groups: Integers, known_groups: Integers, count: int) -> Integers:
+def nearest(
+    asked: FeatureMatrix, known: FeatureMatrix, asked_groups: Integers, known_groups: Integers, count: int
+) -> Integers:
     """Return the positions in `known` of the pictures most like each one in `asked`, int64 (n, count), best first.
 
     asked: features (n, channels), few; known: (m, channels); groups: int64, (n,) and (m,). Alike is cosine similarity
     of features standardised by `known`. Pictures of a picture's own group, which are itself or its duplicates, do not
     count; where too few others are left, the rest of the row is -1.
     """
-    mean, scale = mean_and_scale(known)
+    mean, scale = fit_scaler(known)
     wanted = _unit((asked[:] - mean) / scale)
     found = np.full((len(asked), count), -1, np.int64)
     closest = np.full((len(asked), count), -np.inf, np.float32)

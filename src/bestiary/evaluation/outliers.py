@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bestiary.batches.feature_matrix import Rows, mean_and_scale
+from bestiary.batches.feature_matrix import FeatureMatrix, fit_scaler
 
 NEIGHBOURS = 5
 REFERENCES, ROWS_AT_ONCE = 2_000, 1_024  # compared with at most so many of the class: memory and time stay linear
@@ -31,7 +31,9 @@ class Outlier:
     score: float
 
 
-def outliers(features: Rows, labels: Integers, groups: Integers, probabilities: Array, *, seed: int) -> list[Outlier]:
+def outliers(
+    features: FeatureMatrix, labels: Integers, groups: Integers, probabilities: Array, *, seed: int
+) -> list[Outlier]:
     """Return the pictures that fit no class, strangest first.
 
     features: (n, channels); labels, groups: int64 (n,); probabilities: float64 (n, classes), out of fold, NaN
@@ -51,12 +53,12 @@ def outliers(features: Rows, labels: Integers, groups: Integers, probabilities: 
     return [Outlier(int(at), float(believed[at]), float(share[at])) for at in strangest_first]
 
 
-def similarity_to_own(features: Rows, labels: Integers, groups: Integers, *, seed: int) -> Array:
+def similarity_to_own(features: FeatureMatrix, labels: Integers, groups: Integers, *, seed: int) -> Array:
     """Return each picture's mean cosine similarity to the nearest NEIGHBOURS of its class, float64 (n,) in -1..1.
 
     Features are standardised first. Its own duplicates (`groups`) do not count. NaN where there are too few others.
     """
-    mean, scale = mean_and_scale(features)
+    mean, scale = fit_scaler(features)
 
     def directions(chosen: Integers) -> npt.NDArray[np.float32]:
         rows = (features[chosen] - mean) / scale

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import polars as pl
 
 from bestiary import table
-from bestiary.batches.decoding import gone
-from bestiary.batches.preprocess import Pinned
+from bestiary.batches.decoding import missing_picture_error
+from bestiary.batches.preprocess import VerifiedFile
 from bestiary.evaluation.metrics import score
 from bestiary.inference.predictor import Predictor
 from bestiary.progress import Reporter
@@ -81,10 +81,10 @@ def predicted(predictor: Predictor, pictures: pl.DataFrame, reporter: Reporter) 
     """Return the prediction table of pictures, from their files. Raises SourceError for one that cannot be read."""
     with reporter.progress("Predicting", pictures.height) as advance:
         answers = []
-        files = (Pinned(Path(path), sha256) for path, sha256 in pictures.select("path", "sha256").iter_rows())
+        files = (VerifiedFile(Path(path), sha256) for path, sha256 in pictures.select("path", "sha256").iter_rows())
         for answer in predictor.predict_many(files):
             if answer.error is not None:
-                raise gone(answer.error)
+                raise missing_picture_error(answer.error)
             answers.append(answer)
             advance(1)
     return prediction_table(pictures, answers, predictor.classes)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from bestiary.batches.feature_matrix import Rows
-from bestiary.batches.preprocess import View
+from bestiary.batches.feature_matrix import FeatureMatrix
+from bestiary.batches.preprocess import Preprocessing
 from bestiary.errors import IntegrityError
 from bestiary.export.calibration import choose_threshold, fit_temperature
 from bestiary.export.graph import Calibration, seal
@@ -49,7 +49,7 @@ class Model:
     threshold: float
     coverage: float
     classes: tuple[str, ...]
-    view: View
+    view: Preprocessing
     method: str
     backbone: str
     sets: dict[str, Any] = field(default_factory=dict)
@@ -120,7 +120,7 @@ def prove_parity(
     bundle = read_bundle(run)
     chosen = np.linspace(0, len(paths) - 1, min(PARITY_PICTURES, len(paths))).astype(int)
     sources = [paths[position] for position in chosen]
-    network = np.concatenate([reference(bundle.view.of(source)[None]) for source in sources])
+    network = np.concatenate([reference(bundle.view.load_pixels(source)[None]) for source in sources])
     expected = {
         "the network": softmax(network / bundle.temperature),
         "calibration": softmax(val_logits[chosen] / bundle.temperature),
@@ -143,7 +143,9 @@ def prove_parity(
     replace(bundle, parity=parity).write(run)
 
 
-def validation_answers(model: Model, val_logits: Floats, val_features: Rows | None = None) -> Iterator[Prediction]:
+def validation_answers(
+    model: Model, val_logits: Floats, val_features: FeatureMatrix | None = None
+) -> Iterator[Prediction]:
     """Yield what the sealed graph answers to the validation pictures, from their logits and features.
 
     `prove_parity` checks that it does.

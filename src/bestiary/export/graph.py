@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from bestiary.batches.feature_matrix import Rows
+from bestiary.batches.feature_matrix import FeatureMatrix
 from bestiary.errors import IntegrityError
 from bestiary.models.head import Head
 from bestiary.models.ood import Subspace
@@ -45,7 +45,7 @@ class Calibration:
 
     @classmethod
     def of(
-        cls, logits: Floats, temperature: float, features: Rows | None = None, subspace: Subspace | None = None
+        cls, logits: Floats, temperature: float, features: FeatureMatrix | None = None, subspace: Subspace | None = None
     ) -> Calibration:
         """Return the calibration whose familiarity is centred on these validation logits (n, classes).
 
@@ -61,7 +61,7 @@ class Calibration:
         """What familiarity is made of, as the bundle says it."""
         return "energy" if self.subspace is None else "energy and features"
 
-    def familiarity(self, logits: Floats, features: Rows | None = None) -> Floats:
+    def familiarity(self, logits: Floats, features: FeatureMatrix | None = None) -> Floats:
         """Return what the sealed graph gives as familiarity, (n,), for logits (n, classes), features (n, channels)."""
         known = (_energy(logits) - self.energy_mean) / self.energy_scale
         if self.subspace is not None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 
 from bestiary import table
-from bestiary.batches.pixel_cache import pixel_batches
+from bestiary.batches.pixel_cache import iter_pixel_batches
 from bestiary.errors import IntegrityError, MachineError, SourceError, UserError
 from bestiary.export.finalize import PARITY_LIMIT, agree
 from bestiary.export.formats import PRECISIONS, Kind, write_export
@@ -126,7 +126,7 @@ def _spread(count: int, wanted: int) -> list[int]:
 def _calibration(training: pl.DataFrame, bundle: Bundle, threads: int) -> Iterator[npt.NDArray[np.uint8]]:
     """Yield training pictures of all classes, as the model sees them."""
     paths = [Path(path) for path in training[_spread(training.height, CALIBRATION_PICTURES)]["path"]]
-    for batch in pixel_batches(paths, bundle.view, threads=threads):
+    for batch in iter_pixel_batches(paths, bundle.view, threads=threads):
         yield from batch
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from bestiary.batches.preprocess import View
+from bestiary.batches.preprocess import Preprocessing
 from bestiary.errors import RunError
 from bestiary.files import write_text
 from bestiary.picture import DecodeLimits, Fit
@@ -65,9 +65,9 @@ class Bundle:
                 raise ValueError(f"{name} is {value!r}; expected a number")
 
     @property
-    def view(self) -> View:
+    def view(self) -> Preprocessing:
         """How this model looks at pictures."""
-        return View(self.size, self.fit, DecodeLimits(self.max_bytes, self.max_pixels))
+        return Preprocessing(self.size, self.fit, DecodeLimits(self.max_bytes, self.max_pixels))
 
     def write(self, run: Path) -> None:
         """Write `bundle.json` into the run folder."""

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from bestiary.batches.preprocess import View
+from bestiary.batches.preprocess import Preprocessing
 from bestiary.errors import MachineError
 from bestiary.files import atomic_path
 from bestiary.inference.predictor import Prediction
@@ -21,7 +21,7 @@ HEATMAP_NAME_BYTES = 200  # of a picture's name that its heatmap keeps: names of
 
 
 def with_heatmaps(
-    predictions: Iterable[Prediction], folder: Path, view: View, *, resume: bool = False
+    predictions: Iterable[Prediction], folder: Path, view: Preprocessing, *, resume: bool = False
 ) -> Iterator[Prediction]:
     """Yield the predictions, after writing for each picture one of the same name with the evidence drawn on it.
 
@@ -49,10 +49,10 @@ def heatmap_over(pixels: npt.NDArray[np.uint8], heatmap: npt.NDArray[np.float32]
     return Image.fromarray(np.clip(mixed, 0, 255).astype(np.uint8))
 
 
-def seen(path: Path, view: View) -> npt.NDArray[np.uint8]:
+def seen(path: Path, view: Preprocessing) -> npt.NDArray[np.uint8]:
     """Return what the model saw of a picture; what was squashed into a square has its own shape and more detail."""
     if view.fit != "squash":
-        return view.of(path)
+        return view.load_pixels(path)
     image = open_picture(path, at_least=HEATMAP_PIXELS, limits=view.limits).image
     image.thumbnail((HEATMAP_PIXELS, HEATMAP_PIXELS), Image.Resampling.LANCZOS)
     return np.asarray(image)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from bestiary.batches.decoding import Decoded, decoded, in_batches
+from bestiary.batches.decoding import DecodedImage, batched, decode_ahead
 from bestiary.batches.preprocess import KINDS, Source
 from bestiary.errors import InputError, PictureError, RunError, import_optional
 from bestiary.inference.bundle import Bundle, read_bundle
@@ -91,7 +91,7 @@ class Predictor:
         if isinstance(sources, str | bytes | Path):
             raise InputError("predict_many takes several pictures, for example a list; for one there is predict.")
         # Names, pictures, and whether the engine was not given them: none of them could be read.
-        waiting: deque[tuple[list[str | None], list[Decoded], bool]] = deque()
+        waiting: deque[tuple[list[str | None], list[DecodedImage], bool]] = deque()
 
         def images() -> Iterator[npt.NDArray[np.uint8]]:
             unread = 0
@@ -131,7 +131,7 @@ class Predictor:
 
     def _decoded(
         self, sources: Iterable[Source | str], batch_size: int
-    ) -> Iterator[tuple[list[str | None], list[Decoded]]]:
+    ) -> Iterator[tuple[list[str | None], list[DecodedImage]]]:
         """Yield batches of decoded pictures with the paths they came from; sources are taken as they are needed."""
         names: deque[str | None] = deque()
 
@@ -140,10 +140,10 @@ class Predictor:
                 names.append(str(source) if isinstance(source, str | Path) else None)
                 yield _taken(source)
 
-        for batch in in_batches(decoded(named(), self.bundle.view, threads=self.threads), batch_size):
+        for batch in batched(decode_ahead(named(), self.bundle.view, threads=self.threads), batch_size):
             yield [names.popleft() for _ in batch], batch
 
-    def _answers(self, names: list[str | None], batch: list[Decoded], outputs: Outputs) -> Iterator[Prediction]:
+    def _answers(self, names: list[str | None], batch: list[DecodedImage], outputs: Outputs) -> Iterator[Prediction]:
         for row, (name, item) in enumerate(zip(names, batch, strict=True)):
             yield _unreadable(name, item.error) if item.error else self._answer(name, outputs, row)
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from bestiary.batches.feature_matrix import Rows, mean_and_scale
+from bestiary.batches.feature_matrix import FeatureMatrix, fit_scaler
 from bestiary.machine import available_cores, single_blas_thread
 from bestiary.quick_metrics import log_softmax
 
@@ -32,7 +32,7 @@ Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
 
-def logits_of(features: Rows, weights: Array, biases: Array, rows: Integers | None = None) -> Features:
+def logits_of(features: FeatureMatrix, weights: Array, biases: Array, rows: Integers | None = None) -> Features:
     """Return the logits, float32 (n, classes), of features (n, channels) or some of their rows: float16 in pieces."""
     if isinstance(features, np.ndarray) and features.dtype != np.float16:
         return np.asarray((features if rows is None else features[rows]) @ weights.T + biases, np.float32)
@@ -59,7 +59,7 @@ class Solver(Protocol):
 
 
 def solver(
-    features: Rows,
+    features: FeatureMatrix,
     labels: Integers,
     classes: int,
     *,
@@ -73,7 +73,7 @@ def solver(
     bool (n,). standard: mean and scale, if not those of these rows. Features in float32 are standardised in place
     unless `learned` is given; others are not changed.
     """
-    mean, scale = mean_and_scale(features) if standard is None else standard
+    mean, scale = fit_scaler(features) if standard is None else standard
     if isinstance(features, np.ndarray) and features.dtype != np.float16:
         rows, own = (features, labels) if learned is None else (features[learned], labels[learned])
         rows -= mean
@@ -119,7 +119,7 @@ class InPieces:
     """The same objective with L-BFGS, over rows that are turned into float32 a piece at a time."""
 
     def __init__(
-        self, features: Rows, labels: Integers, classes: int, counts: Features, mean: Features, scale: Features
+        self, features: FeatureMatrix, labels: Integers, classes: int, counts: Features, mean: Features, scale: Features
     ) -> None:
         """Nothing is fitted yet. counts: how much each row counts, (n,); 0 leaves it out."""
         self.mean, self.scale = mean, scale

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bestiary.batches.feature_matrix import Rows, pieces
+from bestiary.batches.feature_matrix import FeatureMatrix, iter_chunks
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -37,7 +37,7 @@ class Subspace:
     directions: npt.NDArray[np.float32]
 
     @classmethod
-    def of(cls, features: Rows, *, seed: int = 0) -> Subspace:
+    def of(cls, features: FeatureMatrix, *, seed: int = 0) -> Subspace:
         """Return the subspace of training features (n, channels)."""
         some = features[enough(len(features), seed=seed)].astype(np.float32, copy=False)
         mean, scale = some.mean(axis=0), some.std(axis=0) + np.float32(1e-3)
@@ -46,9 +46,9 @@ class Subspace:
         count = max(1, min(DIRECTIONS, len(some) // 2, some.shape[1] // 2))
         return cls(mean, scale, np.ascontiguousarray(vectors[:, ::-1][:, :count], np.float32))
 
-    def inside(self, features: Rows) -> Floats:
+    def inside(self, features: FeatureMatrix) -> Floats:
         """Return for features (n, channels) the share of their squared length along the directions, (n,), 0..1."""
-        return np.concatenate([self._inside(piece) for piece in pieces(features)])
+        return np.concatenate([self._inside(piece) for piece in iter_chunks(features)])
 
     def _inside(self, features: Floats) -> Floats:
         seen = (features.astype(np.float64) - self.mean) / self.scale

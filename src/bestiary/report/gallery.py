@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from bestiary.batches.preprocess import View
+from bestiary.batches.preprocess import Preprocessing
 from bestiary.errors import PictureError, RunError
 from bestiary.inference.heatmap import heatmap_over, seen
 from bestiary.inference.predictor import Predictor
@@ -153,7 +153,7 @@ def overlays(run: Path, paths: Sequence[str], *, threads: int | None = None) -> 
     return drawn
 
 
-def _overlay(path: Path, heatmap: npt.NDArray[np.float32], view: View) -> str | None:
+def _overlay(path: Path, heatmap: npt.NDArray[np.float32], view: Preprocessing) -> str | None:
     try:
         picture = heatmap_over(seen(path, view), heatmap)
     except (OSError, PictureError):

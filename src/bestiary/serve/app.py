@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from bestiary.batches.preprocess import View
+from bestiary.batches.preprocess import Preprocessing
 from bestiary.errors import PictureError
 from bestiary.inference.predictor import Predictor
 from bestiary.picture import DecodeLimits
@@ -145,7 +145,7 @@ class Service:
 def create_app(predictor: Predictor, settings: Settings, name: str) -> FastAPI:
     """Return the application that serves this model; `name` is what the protocol and the page call it."""
     limits = DecodeLimits(settings.max_bytes, min(settings.max_pixels, predictor.bundle.max_pixels))
-    view = View(predictor.bundle.size, predictor.bundle.fit, limits)
+    view = Preprocessing(predictor.bundle.size, predictor.bundle.fit, limits)
     sizes: list[Metrics] = []
     batcher = Batcher(
         predictor, view, max_waiting=settings.max_waiting, told=lambda size: sizes[0].batches.observe(size)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from bestiary.batches.preprocess import View
+from bestiary.batches.preprocess import Preprocessing
 from bestiary.errors import PictureError
 from bestiary.inference.predictor import Prediction, Predictor
 
@@ -46,7 +46,12 @@ class Batcher:
     """Answers pictures in batches, in one thread; a bounded number wait."""
 
     def __init__(
-        self, predictor: Predictor, view: View, *, max_waiting: int, told: Callable[[int], object] = lambda size: None
+        self,
+        predictor: Predictor,
+        view: Preprocessing,
+        *,
+        max_waiting: int,
+        told: Callable[[int], object] = lambda size: None,
     ) -> None:
         """Start the threads. `told` hears the size of each batch."""
         self._predictor, self._view, self._max_waiting, self._told = predictor, view, max_waiting, told

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import polars as pl
 
 from bestiary import files, run_folder, table
-from bestiary.batches.feature_matrix import Rows, gathered
-from bestiary.batches.preprocess import View
+from bestiary.batches.feature_matrix import FeatureMatrix, load_features
+from bestiary.batches.preprocess import Preprocessing
 from bestiary.data.split import Item, split
 from bestiary.errors import RecipeError, RunError, SourceError
 from bestiary.files import cache_folder
@@ -44,7 +44,7 @@ class Problem:
     """The pictures of a run as the experiment needs them, one row each, and how a head is fitted."""
 
     items: list[Item]
-    features: Rows
+    features: FeatureMatrix
     labels: Places
     groups: Places
     classes: int
@@ -265,9 +265,9 @@ def _problem(run: Path, recipe: Recipe, threads: int, reporter: Reporter) -> Pro
     )
 
 
-def _features(used: pl.DataFrame, recipe: Recipe, threads: int, reporter: Reporter) -> Rows:
+def _features(used: pl.DataFrame, recipe: Recipe, threads: int, reporter: Reporter) -> FeatureMatrix:
     assert recipe.picture.size is not None  # a resolved recipe has it
-    view = View(
+    view = Preprocessing(
         recipe.picture.size, recipe.picture.fit, DecodeLimits(recipe.picture.max_bytes, recipe.picture.max_pixels)
     )
     trunk = built_trunk(recipe.model.backbone, cache_folder() / "trunks", view.size)
@@ -275,4 +275,4 @@ def _features(used: pl.DataFrame, recipe: Recipe, threads: int, reporter: Report
     store = feature_store(cache_folder(), trunk, view, precision, BACKBONES[recipe.model.backbone].channels)
     paths, keys = [Path(path) for path in used["path"]], used["sha256"].to_list()
     fill_features(store, paths, keys, trunk, view, precision=precision, threads=threads, reporter=reporter)
-    return gathered([(store, key) for key in keys])
+    return load_features([(store, key) for key in keys])

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bestiary.batches.array_cache import ArrayStore
-from bestiary.batches.augmentation import Chance, augment
+from bestiary.batches.array_cache import ArrayCache
+from bestiary.batches.augmentation import BatchRandom, augment
 from bestiary.batches.loader import Positions, Read
-from bestiary.batches.pixel_cache import PIXELS_VERSION, pixel_batches
-from bestiary.batches.preprocess import Pinned, View
+from bestiary.batches.pixel_cache import PIXELS_VERSION, iter_pixel_batches
+from bestiary.batches.preprocess import Preprocessing, VerifiedFile
 from bestiary.models.engine import Precision, bulk_engine
 from bestiary.models.onnx_surgery import OUTPUT, Lower
 from bestiary.picture import Pixels
@@ -44,23 +44,27 @@ class Views:
         for number in range(2, self.count):
             digest = hashlib.sha256(f"{key}-{number}".encode()).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
-            changed = augment(torch.from_numpy(picture.copy()).permute(0, 3, 1, 2), self.augment, Chance(generator))
+            changed = augment(
+                torch.from_numpy(picture.copy()).permute(0, 3, 1, 2), self.augment, BatchRandom(generator)
+            )
             yield changed.round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def activation_store(cache: Path, lower: Lower, view: View, precision: Precision, augment: AugmentConfig) -> ArrayStore:
+def activation_store(
+    cache: Path, lower: Lower, view: Preprocessing, precision: Precision, augment: AugmentConfig
+) -> ArrayCache:
     """Return the store of float16 (height, width, channels) activations for this lower part and these views."""
     asked = f"{augment.model_dump_json()} v{PIXELS_VERSION} v{ACTIVATIONS_VERSION}".encode()
     name = f"{hashlib.sha256(lower.graph + asked).hexdigest()[:16]}-{view.fit}-{precision}"
-    return ArrayStore(cache / "activations" / name, lower.shape, np.float16)
+    return ArrayCache(cache / "activations" / name, lower.shape, np.float16)
 
 
 def fill_activations(
-    store: ArrayStore,
+    store: ArrayCache,
     paths: Sequence[Path],
     keys: Sequence[str],
     lower: Lower,
-    view: View,
+    view: Preprocessing,
     views: Views,
     *,
     precision: Precision,
@@ -72,23 +76,23 @@ def fill_activations(
     keys: the SHA-256 of the files. Raises SourceError if a file cannot be read any more, or has other content.
     """
     first = {key: at for at, key in reversed(list(enumerate(keys)))}
-    missing = [at for key, at in first.items() if store.missing([view_key(key, v) for v in range(views.count)])]
+    missing = [at for key, at in first.items() if store.missing_keys([view_key(key, v) for v in range(views.count)])]
     if not missing:
         return
     engine = bulk_engine(lower.graph, threads=threads, precision=precision)
-    files = [Pinned(paths[at], keys[at]) for at in missing]
-    pictures = pixel_batches(files, view, threads=threads, batch_size=1)
+    files = [VerifiedFile(paths[at], keys[at]) for at in missing]
+    pictures = iter_pixel_batches(files, view, threads=threads, batch_size=1)
     shown = (
         one for at, picture in zip(missing, pictures, strict=True) for one in views.of(picture, keys[at])
     )  # drawn while the engine works on those before
     wanted = (view_key(keys[at], number) for at in missing for number in range(views.count))
-    with reporter.progress("Computing activations", len(missing) * views.count) as advance, store.writing() as segment:
+    with reporter.progress("Computing activations", len(missing) * views.count) as advance, store.writer() as segment:
         for key, outputs in zip(wanted, engine.stream(shown), strict=True):
             segment.append([key], outputs[OUTPUT].astype(np.float16))
             advance(1)
 
 
-def reader(store: ArrayStore, keys: Sequence[str]) -> Read:
+def reader(store: ArrayCache, keys: Sequence[str]) -> Read:
     """Return the function that reads rows by position: all pictures in view 0, then all in view 1, and so on."""
 
     def read(positions: Positions) -> Pixels:

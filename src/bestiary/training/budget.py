@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from bestiary.batches.pixel_cache import pixel_store
+from bestiary.batches.pixel_cache import pixel_cache
 from bestiary.errors import RecipeError
 from bestiary.machine import world_size
 from bestiary.models.efficientnet_lite import BACKBONES, built_trunk
@@ -215,7 +215,7 @@ def _missing(task: Task, split: str, precision: Precision) -> list[int]:
     backbone = task.recipe.model.backbone
     trunk = built_trunk(backbone, task.cache / "trunks", task.view.size)
     store = feature_store(task.cache, trunk, task.view, precision, BACKBONES[backbone].channels)
-    return store.missing(task.part(split).keys)
+    return store.missing_keys(task.part(split).keys)
 
 
 def _head(task: Task, slow: float) -> float:
@@ -227,7 +227,7 @@ def _head(task: Task, slow: float) -> float:
 def _decoding(task: Task) -> float:
     """Return the seconds for the pixels that are not kept yet."""
     parts = [task.part("train"), task.part("val")]
-    missing = len(pixel_store(task.cache, task.view).missing([key for part in parts for key in part.keys]))
+    missing = len(pixel_cache(task.cache, task.view).missing_keys([key for part in parts for key in part.keys]))
     pace = decoding_pace(task.view, sample(parts[0].paths), threads=task.threads) if missing else Pace(0.0, 1.0)
     return pace.seconds(missing)
 

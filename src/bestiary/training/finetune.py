@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from bestiary.batches.loader import Read
-from bestiary.batches.pixel_cache import pixel_batches
+from bestiary.batches.pixel_cache import iter_pixel_batches
 from bestiary.models.efficientnet_lite import built_trunk
 from bestiary.models.engine import Precision, bulk_engine
 from bestiary.models.head import Head
@@ -172,7 +172,7 @@ def _handed_over(task: Task, network: Network, history: list[dict[str, float]], 
 
 def _graph_logits(graph: bytes, head: Head, part: Part, task: Task) -> Logits:
     engine = bulk_engine(graph, threads=task.threads)
-    batches = pixel_batches(part.paths, task.view, threads=task.threads, batch_size=engine.batch_size)
+    batches = iter_pixel_batches(part.paths, task.view, threads=task.threads, batch_size=engine.batch_size)
     return np.concatenate([head.logits(outputs["maps"]) for outputs in engine.stream(batches)])
 
 

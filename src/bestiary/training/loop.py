@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from bestiary.batches.augmentation import Chance, augment
-from bestiary.batches.loader import Read, evaluation_batches, training_batches, training_steps
+from bestiary.batches.augmentation import BatchRandom, augment
+from bestiary.batches.loader import Read, iter_eval_batches, iter_train_batches, steps_per_epoch
 from bestiary.errors import RecipeError
 from bestiary.files import write_text
 from bestiary.machine import disable_malloc_trim
@@ -106,7 +106,7 @@ def fit(
     optimiser = build_optimiser(network, settings)
     learning = [weight for group in optimiser.param_groups for weight in group["params"]]
     order_length = len(epoch_order(labels, classes, settings.balance, seed=settings.seed, epoch=1))
-    epoch_steps = training_steps(order_length, settings.batch_size)
+    epoch_steps = steps_per_epoch(order_length, settings.batch_size)
     epoch_pictures = min(order_length, epoch_steps * settings.batch_size)
     team.check(min(order_length, settings.batch_size))
     total_steps = settings.epochs * epoch_steps
@@ -160,7 +160,7 @@ def fit(
 
         # -- train
         network.train()
-        batches = training_batches(
+        batches = iter_train_batches(
             read,
             labels,
             order,
@@ -168,7 +168,7 @@ def fit(
             seed=settings.seed,
             epoch=epoch,
             skip=done,
-            share=team.share,
+            local_slice=team.share,
         )
         with closing(batches), reporter.progress(f"Epoch {epoch} of {settings.epochs}", epoch_pictures) as advance:
             for batch in batches:
@@ -180,7 +180,7 @@ def fit(
                     group["lr"] = group["peak"] * factor
                 images = to_device(batch.images, device).permute(0, 3, 1, 2)
                 targets = to_device(batch.labels, device)
-                chance = Chance(seed_step(settings.seed, epoch, done), *team.beside(len(batch.whole)))
+                chance = BatchRandom(seed_step(settings.seed, epoch, done), *team.beside(len(batch.global_indices)))
                 pixels = augment(images, augmentation, chance, size=training_size(epoch, settings))
                 pixels = pixels.contiguous(memory_format=torch.channels_last)
                 with autocast(device, precision):
@@ -193,14 +193,14 @@ def fit(
                     label_smoothing=settings.label_smoothing,
                     reduction="sum",
                 )
-                loss = losses / weights[to_device(labels[batch.whole], device)].sum()
+                loss = losses / weights[to_device(labels[batch.global_indices], device)].sum()
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 hits = (logits.detach().argmax(dim=1) == targets).sum()
                 tally = tally + team.add_up(learning, torch.stack([loss.detach(), hits]))
                 optimiser.step()
                 done += 1
-                advance(len(batch.whole))
+                advance(len(batch.global_indices))
                 if done % LOOK_EVERY_STEPS == 0 and not math.isfinite(float(tally[0])):
                     break
                 if time.perf_counter() - saved >= settings.checkpoint_seconds and math.isfinite(float(tally[0])):
@@ -264,7 +264,7 @@ def network_logits(
     chosen = choose_precision(precision, device)
     network.eval()
     parts: list[NDArray[np.float32]] = []
-    batches = evaluation_batches(read, count, batch_size=batch_size)
+    batches = iter_eval_batches(read, count, batch_size=batch_size)
     with closing(batches), torch.inference_mode():
         for batch in batches:
             pixels = to_device(batch.images, device).permute(0, 3, 1, 2).float()

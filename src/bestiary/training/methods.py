@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bestiary.batches.array_cache import ArrayStore
-from bestiary.batches.channel_stats import Statistics, channel_statistics
+from bestiary.batches.array_cache import ArrayCache
+from bestiary.batches.channel_stats import ChannelStats, channel_statistics
 from bestiary.batches.loader import Read
-from bestiary.batches.pixel_cache import fill, pixel_store
+from bestiary.batches.pixel_cache import fill_pixel_cache, pixel_cache
 from bestiary.machine import disable_malloc_trim, trim_memory, world_size
 from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.engine import OnnxRuntimeEngine, has_openvino, run
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from bestiary.models.networks import Network
     from bestiary.training.loop import FitResult, LoopSettings
 
-RAW = Statistics((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))  # pixels as they are, in 0..1
+RAW = ChannelStats((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))  # pixels as they are, in 0..1
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def untrained(task: Task) -> Untrained:
     return Untrained(above.upper, above.settings, UNCHANGED, above.lower.shape)
 
 
-def _from_scratch(task: Task, colours: Statistics) -> Network:
+def _from_scratch(task: Task, colours: ChannelStats) -> Network:
     from bestiary.models import networks
 
     model, seed, classes = task.recipe.model, task.recipe.seed, len(task.classes)
@@ -227,16 +227,16 @@ def _looped(task: Task, network: Network, settings: LoopSettings) -> Looped:
     return Looped(network, result, logits)
 
 
-def _pixels(task: Task) -> ArrayStore:
+def _pixels(task: Task) -> ArrayCache:
     """Return the pixel cache, filled with the training and validation pictures."""
-    store, train, val = pixel_store(task.cache, task.view), task.part("train"), task.part("val")
+    store, train, val = pixel_cache(task.cache, task.view), task.part("train"), task.part("val")
     paths, keys = train.paths + val.paths, train.keys + val.keys
     with task.clock.stage("cache"):
-        fill(store, paths, keys, task.view, threads=task.threads, reporter=task.reporter)
+        fill_pixel_cache(store, paths, keys, task.view, threads=task.threads, reporter=task.reporter)
     return store
 
 
-def _colours(task: Task) -> Statistics:
+def _colours(task: Task) -> ChannelStats:
     """Return what a network from scratch normalises pixels by: the training pictures' colours, or 0 and 255."""
     if task.recipe.picture.normalise == "none":
         return RAW
@@ -245,7 +245,7 @@ def _colours(task: Task) -> Statistics:
         return channel_statistics(_reader(store, train), len(train.keys))
 
 
-def _reader(store: ArrayStore, part: Part) -> Read:
+def _reader(store: ArrayCache, part: Part) -> Read:
     return lambda positions: store.read([part.keys[position] for position in positions])
 
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bestiary.batches.array_cache import ArrayStore
-from bestiary.batches.feature_matrix import Rows, gathered
-from bestiary.batches.pixel_cache import PIXELS_VERSION, pixel_batches
-from bestiary.batches.preprocess import Pinned, View
+from bestiary.batches.array_cache import ArrayCache
+from bestiary.batches.feature_matrix import FeatureMatrix, load_features
+from bestiary.batches.pixel_cache import PIXELS_VERSION, iter_pixel_batches
+from bestiary.batches.preprocess import Preprocessing, VerifiedFile
 from bestiary.machine import disable_malloc_trim
 from bestiary.models.efficientnet_lite import BACKBONES, built_trunk
 from bestiary.models.engine import Precision, bulk_engine, has_openvino
@@ -43,7 +43,7 @@ class Labelled:
     weights: how much each row counts, float32 (n,); None for 1 each.
     """
 
-    features: Rows
+    features: FeatureMatrix
     labels: npt.NDArray[np.int64]
     weights: npt.NDArray[np.float32] | None = None
 
@@ -103,19 +103,19 @@ def strengths_for(pictures: int) -> tuple[float, ...]:
 
 
 def feature_store(
-    cache: Path, trunk: Path, view: View, precision: Precision, channels: int, *, mirrored: bool = False
-) -> ArrayStore:
+    cache: Path, trunk: Path, view: Preprocessing, precision: Precision, channels: int, *, mirrored: bool = False
+) -> ArrayCache:
     """Return the store of float16 (channels,) features for this trunk and this way of looking at pictures."""
     name = f"{trunk.stem}-{view.fit}-{precision}{'-mirrored' if mirrored else ''}-v{PIXELS_VERSION}"
-    return ArrayStore(cache / "features" / name, (channels,), np.float16)
+    return ArrayCache(cache / "features" / name, (channels,), np.float16)
 
 
 def fill_features(
-    store: ArrayStore,
+    store: ArrayCache,
     paths: Sequence[Path],
     keys: Sequence[str],
     trunk: Path,
-    view: View,
+    view: Preprocessing,
     *,
     precision: Precision,
     threads: int,
@@ -126,14 +126,14 @@ def fill_features(
 
     keys: the SHA-256 of the files. Raises SourceError if a file cannot be read any more, or has other content.
     """
-    missing = store.missing(keys)
+    missing = store.missing_keys(keys)
     if not missing:
         return
     engine = bulk_engine(pooled_graph(trunk), threads=threads, precision=precision)
     wanted = [keys[at] for at in missing]
-    files = [Pinned(paths[at], keys[at]) for at in missing]
-    batches = pixel_batches(files, view, threads=threads, batch_size=engine.batch_size)
-    with reporter.progress("Computing features", len(missing)) as advance, store.writing() as segment:
+    files = [VerifiedFile(paths[at], keys[at]) for at in missing]
+    batches = iter_pixel_batches(files, view, threads=threads, batch_size=engine.batch_size)
+    with reporter.progress("Computing features", len(missing)) as advance, store.writer() as segment:
         start = 0
         for outputs in engine.stream(_mirrored(batches) if mirrored else batches):
             rows = outputs["features"]
@@ -146,12 +146,12 @@ def bulk_features(
     paths: Sequence[Path],
     keys: Sequence[str],
     backbone: str,
-    view: View,
+    view: Preprocessing,
     *,
     cache: Path,
     threads: int,
     reporter: Reporter,
-) -> Rows:
+) -> FeatureMatrix:
     """Return the features of pictures by a bundled backbone, (n, channels); the cache is filled first.
 
     Computed in bfloat16 where OpenVINO is there, as those that a probe is trained on. keys: the pictures' SHA-256.
@@ -161,7 +161,7 @@ def bulk_features(
     precision = training_precision()
     store = feature_store(cache, trunk, view, precision, BACKBONES[backbone].channels)
     fill_features(store, paths, keys, trunk, view, precision=precision, threads=threads, reporter=reporter)
-    return gathered([(store, key) for key in keys])
+    return load_features([(store, key) for key in keys])
 
 
 def fit_head(
@@ -200,19 +200,19 @@ def _labelled(
     again = np.flatnonzero(times > 1)
     few = part.at(again)
     store, turned = _filled(task, part, trunk, precision), _filled(task, few, trunk, precision, mirrored=True)
-    features = gathered([*((store, key) for key in part.keys), *((turned, key) for key in few.keys)])
+    features = load_features([*((store, key) for key in part.keys), *((turned, key) for key in few.keys)])
     shown = np.concatenate([(times + 1) // 2, times[again] // 2])
     weights = (shown * (len(times) / times.sum())).astype(np.float32)  # a strength C then means the same as without
     return Labelled(features, np.concatenate([part.labels, few.labels]), weights)
 
 
-def features_of(task: Task, part: Part, trunk: Path, precision: Precision) -> Rows:
+def features_of(task: Task, part: Part, trunk: Path, precision: Precision) -> FeatureMatrix:
     """Return the features of a part of the task, (n, channels), from the cache or computed."""
     store = _filled(task, part, trunk, precision)
-    return gathered([(store, key) for key in part.keys])
+    return load_features([(store, key) for key in part.keys])
 
 
-def _filled(task: Task, part: Part, trunk: Path, precision: Precision, *, mirrored: bool = False) -> ArrayStore:
+def _filled(task: Task, part: Part, trunk: Path, precision: Precision, *, mirrored: bool = False) -> ArrayCache:
     """Return the store of the features of a part of the task, which are computed as far as they are missing."""
     channels = BACKBONES[task.recipe.model.backbone].channels
     store = feature_store(task.cache, trunk, task.view, precision, channels, mirrored=mirrored)

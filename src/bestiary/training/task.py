@@ -12,8 +12,8 @@ import numpy.typing as npt
 import polars as pl
 
 from bestiary import run_folder
-from bestiary.batches.feature_matrix import Rows
-from bestiary.batches.preprocess import View
+from bestiary.batches.feature_matrix import FeatureMatrix
+from bestiary.batches.preprocess import Preprocessing
 from bestiary.files import cache_folder
 from bestiary.models.head import Head
 from bestiary.models.ood import Subspace
@@ -50,7 +50,7 @@ class Task:
     recipe: Recipe
     pictures: pl.DataFrame
     classes: tuple[str, ...]
-    view: View
+    view: Preprocessing
     run: Path
     cache: Path
     threads: int
@@ -86,7 +86,7 @@ class Learned:
     val_logits: Logits
     reference: Callable[[Images], Logits]
     notes: dict[str, Any]
-    val_features: Rows | None = None
+    val_features: FeatureMatrix | None = None
     subspace: Subspace | None = None
 
 
@@ -114,7 +114,7 @@ def task_of(
     return Task(recipe, shown, classes, _view(recipe), run, place, threads, reporter, clock, resume, deadline)
 
 
-def _view(recipe: Recipe) -> View:
+def _view(recipe: Recipe) -> Preprocessing:
     assert recipe.picture.size is not None  # a resolved recipe has it
     limits = DecodeLimits(recipe.picture.max_bytes, recipe.picture.max_pixels)
-    return View(recipe.picture.size, recipe.picture.fit, limits)
+    return Preprocessing(recipe.picture.size, recipe.picture.fit, limits)

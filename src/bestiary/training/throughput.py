@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bestiary.batches.pixel_cache import pixel_batches
-from bestiary.batches.preprocess import View
+from bestiary.batches.pixel_cache import iter_pixel_batches
+from bestiary.batches.preprocess import Preprocessing
 from bestiary.models.engine import Precision, bulk_engine
 from bestiary.models.onnx_surgery import pooled_graph
 from bestiary.picture import Pixels
@@ -34,13 +34,15 @@ class Pace:
         return self.start_seconds + pictures / self.pictures_per_second if pictures else 0.0
 
 
-def feature_pace(trunk: Path, view: View, precision: Precision, paths: Sequence[Path], *, threads: int) -> Pace:
+def feature_pace(
+    trunk: Path, view: Preprocessing, precision: Precision, paths: Sequence[Path], *, threads: int
+) -> Pace:
     """Return how fast files become features: decoded, and run through the trunk by the engine that will be used."""
     began = time.perf_counter()
     engine = bulk_engine(pooled_graph(trunk), threads=threads, precision=precision)
     start_seconds = time.perf_counter() - began
     few = paths[:WARM_UP_PICTURES]
-    for _ in engine.stream(pixel_batches(few, view, threads=threads, batch_size=engine.batch_size)):
+    for _ in engine.stream(iter_pixel_batches(few, view, threads=threads, batch_size=engine.batch_size)):
         pass
     batches = _for_a_while(paths, view, threads, engine.batch_size)
     began, pictures = time.perf_counter(), 0
@@ -49,7 +51,7 @@ def feature_pace(trunk: Path, view: View, precision: Precision, paths: Sequence[
     return Pace(start_seconds, pictures / (time.perf_counter() - began))
 
 
-def decoding_pace(view: View, paths: Sequence[Path], *, threads: int) -> Pace:
+def decoding_pace(view: Preprocessing, paths: Sequence[Path], *, threads: int) -> Pace:
     """Return how fast files become pixels."""
     began = time.perf_counter()
     pictures = sum(len(images) for images in _for_a_while(paths, view, threads, WARM_UP_PICTURES))
@@ -67,11 +69,11 @@ def sample(paths: Sequence[Path], count: int = 512) -> list[Path]:
     return [paths[place] for place in np.random.default_rng(0).permutation(places)]
 
 
-def _for_a_while(paths: Sequence[Path], view: View, threads: int, batch_size: int) -> Iterator[Pixels]:
+def _for_a_while(paths: Sequence[Path], view: Preprocessing, threads: int, batch_size: int) -> Iterator[Pixels]:
     """Yield decoded pictures, from the first again after the last, for about a second."""
     end = time.perf_counter() + MEASURE_SECONDS
     going = itertools.takewhile(lambda _: time.perf_counter() < end, itertools.cycle(paths))
-    return pixel_batches(going, view, threads=threads, batch_size=batch_size)
+    return iter_pixel_batches(going, view, threads=threads, batch_size=batch_size)
 
 
 def _chores() -> float:

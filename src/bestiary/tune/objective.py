@@ -12,7 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from bestiary import run_folder
-from bestiary.batches.feature_matrix import gathered
+from bestiary.batches.feature_matrix import load_features
 from bestiary.data.split import Item, content_folds, deal
 from bestiary.errors import RecipeError, SourceError
 from bestiary.models.efficientnet_lite import BACKBONES, built_trunk
@@ -181,7 +181,7 @@ def _as_kept(task: Task) -> tuple[Labelled, Labelled]:
     found = []
     for side in ("train", "val"):
         rows = task.pictures.filter(pl.col("split") == side)
-        features = gathered([(stores[kept], key) for kept, key in rows.select(KEPT, "sha256").iter_rows()])
+        features = load_features([(stores[kept], key) for kept, key in rows.select(KEPT, "sha256").iter_rows()])
         found.append(Labelled(features, task.part(side).labels))
     return found[0], found[1]
 

@@ -148,7 +148,7 @@ def _features_seconds(recipe: Recipe, task: Task, measure: Measure) -> float:
     for part, precision in (("train", training_precision()), ("val", "float32")):
         trunk = built_trunk(backbone, task.cache / "trunks", there.view.size)
         store = feature_store(task.cache, trunk, there.view, precision, BACKBONES[backbone].channels)
-        if missing := len(store.missing(task.part(part).keys)):
+        if missing := len(store.missing_keys(task.part(part).keys)):
             seconds += times * missing / measure.features(task, precision).pictures_per_second
     return seconds
 
