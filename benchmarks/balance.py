@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from bestiary.batches.preprocess import Preprocessing
-from bestiary.data.assign_splits import divided
-from bestiary.data.dataset import Audited
+from bestiary.data.assign_splits import assign_splits
+from bestiary.data.dataset import AuditedDataset
 from bestiary.evaluation.metrics import score
 from bestiary.export.calibration import fit_temperature
 from bestiary.export.finalize import softmax
@@ -57,7 +57,7 @@ def main() -> None:
         print(name, describe(np.array(rows), np.array(found["none"])))
 
 
-def scores(collection: Audited, asked: argparse.Namespace, seed: int, balance: Balance) -> tuple[float, ...]:
+def scores(collection: AuditedDataset, asked: argparse.Namespace, seed: int, balance: Balance) -> tuple[float, ...]:
     """Return the figures on the test pictures of one split."""
     settings: dict[str, Any] = {
         "seed": seed,
@@ -66,7 +66,7 @@ def scores(collection: Audited, asked: argparse.Namespace, seed: int, balance: B
         "probe": {"regularisation": asked.strengths},
     }
     recipe = Recipe.of(settings).resolve()
-    shown, _ = divided(collection, recipe.data, seed=seed)
+    shown, _ = assign_splits(collection, recipe.data, seed=seed)
     classes = tuple(sorted(shown.filter(shown["split"] == "train")["label"].unique()))
     assert recipe.picture.size is not None
     view = Preprocessing(recipe.picture.size)

@@ -25,7 +25,7 @@ from scipy.stats import betabinom, binom
 
 from bestiary import flow
 from bestiary.batches.preprocess import Preprocessing
-from bestiary.data.split import Item, split
+from bestiary.data.split import SplitItem, stratified_group_split
 from bestiary.evaluation.metrics import score
 from bestiary.export.calibration import fit_temperature
 from bestiary.files import cache_folder
@@ -54,10 +54,10 @@ def main() -> None:
     features = features_of(pictures, trunk, Preprocessing(BACKBONES[asked.backbone].size))
     names = sorted(pictures["label"].unique())
     labels = np.array([names.index(label) for label in pictures["label"]], np.int64)
-    items = [Item(*row) for row in pictures.select("sha256", "label", "group").iter_rows()]
+    items = [SplitItem(*row) for row in pictures.select("sha256", "label", "group").iter_rows()]
     found: dict[str, list[float]] = defaultdict(list)
     for seed in range(asked.seeds):
-        parts = np.array(split(items, {"test": 0.15, "val": 0.15}, seed=seed))
+        parts = np.array(stratified_group_split(items, {"test": 0.15, "val": 0.15}, seed=seed))
         train, val, test = (Labelled(features[parts == p], labels[parts == p]) for p in ("train", "val", "test"))
         head, _ = fit_head(train, val, len(names), strengths=strengths_for(len(train.labels)), balance="none")
         logits, here = (logits_of(part.features, head.weight, head.bias) for part in (val, test))

@@ -24,8 +24,8 @@ from PIL import Image
 from bestiary.data import duplicates, hamming_search
 from bestiary.data.label_map import label_map
 from bestiary.data.registration import VIEWS
-from bestiary.data.scan import measured
-from bestiary.data.sources import Listing, list_pictures
+from bestiary.data.scan import scan_pictures
+from bestiary.data.sources import PictureList, list_pictures
 from bestiary.machine import available_cores
 from bestiary.picture import DecodeLimits, open_picture
 from bestiary.progress import SilentReporter
@@ -86,7 +86,7 @@ def plant(pictures: pl.DataFrame, folder: Path, seed: int) -> dict[str, list[tup
 
 def found_of(planted: dict[str, list[tuple[str, str]]], paths: list[str], pairs: npt.NDArray[np.int64]) -> None:
     """Print how many copies are in the group of their original: of equal hashes only the first has pairs of its own."""
-    group = dict(zip(paths, duplicates.groups(len(paths), pairs).tolist(), strict=True))
+    group = dict(zip(paths, duplicates.connected_groups(len(paths), pairs).tolist(), strict=True))
     for kind, copies in planted.items():
         missed = [Path(copy).name for original, copy in copies if group[original] != group[copy]]
         print(f"  {kind:12s} {len(copies) - len(missed):3d} of {len(copies)}", f"(missed: {missed})" if missed else "")
@@ -103,7 +103,7 @@ def search_of_many() -> None:
         bits[MANY - 1 - number] = bits[number] ^ np.packbits(flipped).view(np.uint64)
         wanted[number, MANY - 1 - number] = int(distance)
     begun = time.perf_counter()
-    pairs = hamming_search.near_pairs(bits, 40, threads=available_cores())
+    pairs = hamming_search.find_near_pairs(bits, 40, threads=available_cores())
     seconds = time.perf_counter() - begun
     found = {(left, right): distance for left, right, distance in pairs.tolist()}
     print(
@@ -129,7 +129,7 @@ def search_of_many_pictures() -> None:
         }
     )
     begun = time.perf_counter()
-    pairs = duplicates.duplicate_pairs(frame, DataConfig().near_duplicate_bits, threads=available_cores())
+    pairs = duplicates.find_duplicate_pairs(frame, DataConfig().near_duplicate_bits, threads=available_cores())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(
         f"{MANY:,} pictures, {len(VIEWS)} views of each: {time.perf_counter() - begun:.1f} s, {len(pairs)} pairs,",
@@ -163,7 +163,7 @@ def main() -> None:
     )
 
     begun = time.perf_counter()
-    pairs = duplicates.duplicate_pairs(pictures, DataConfig().near_duplicate_bits, threads=available_cores())
+    pairs = duplicates.find_duplicate_pairs(pictures, DataConfig().near_duplicate_bits, threads=available_cores())
     seconds = time.perf_counter() - begun
     added = pairs[(pairs[:, 2] > DataConfig().near_duplicate_bits) | (pairs[:, 3] > 0)]
     paths = pictures["path"].to_list()
@@ -181,14 +181,14 @@ def main() -> None:
     found_of(
         planted,
         together["path"].to_list(),
-        duplicates.duplicate_pairs(together, DataConfig().near_duplicate_bits, threads=available_cores()),
+        duplicates.find_duplicate_pairs(together, DataConfig().near_duplicate_bits, threads=available_cores()),
     )
     search_of_many()
     search_of_many_pictures()
 
 
-def _measured(listing: Listing) -> pl.DataFrame:
-    return measured(listing, DecodeLimits(), threads=available_cores(), cache=None, reporter=SilentReporter())
+def _measured(listing: PictureList) -> pl.DataFrame:
+    return scan_pictures(listing, DecodeLimits(), threads=available_cores(), cache=None, reporter=SilentReporter())
 
 
 def _short(path: str) -> str:

@@ -27,7 +27,7 @@ from sklearn.metrics import roc_auc_score
 from bestiary import flow
 from bestiary.batches.feature_matrix import fit_scaler
 from bestiary.batches.preprocess import Preprocessing
-from bestiary.data.split import Item, split
+from bestiary.data.split import SplitItem, stratified_group_split
 from bestiary.demo.creatures import CREATURES
 from bestiary.demo.dataset import draw_creature, draw_ood_image
 from bestiary.export.graph import Calibration
@@ -60,10 +60,10 @@ def main() -> None:
     view = Preprocessing(BACKBONES[asked.backbone].size)
     features, labels = features_of(pictures, trunk, view), pictures["label"].to_numpy()
     strange = {name: strangers_features(made, trunk) for name, made in strangers(view, asked.strangers)}
-    items = [Item(*row) for row in pictures.select("sha256", "label", "group").iter_rows()]
+    items = [SplitItem(*row) for row in pictures.select("sha256", "label", "group").iter_rows()]
     found: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     for seed in range(asked.seeds):
-        parts = np.array(split(items, {"test": 0.15, "val": 0.15}, seed=seed))
+        parts = np.array(stratified_group_split(items, {"test": 0.15, "val": 0.15}, seed=seed))
         for left_out in [None, *large(labels)]:
             known = labels != left_out if left_out else np.ones(len(labels), bool)
             scores = fitted(features, labels, parts, known)

@@ -17,8 +17,8 @@ import pytest
 
 from bestiary.data import archive_members, archives, sources
 from bestiary.data.label_map import ANIMALS10
-from bestiary.data.scan import measured
-from bestiary.data.sources import Listing, list_pictures, list_sources
+from bestiary.data.scan import scan_pictures
+from bestiary.data.sources import PictureList, list_pictures, list_sources
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import MachineError, SourceError, UserError
 from bestiary.files import cache_folder
@@ -59,11 +59,11 @@ def with_entry(path: Path, entry: tarfile.TarInfo) -> Path:
     return path
 
 
-def listed(source: Path) -> Listing:
+def listed(source: Path) -> PictureList:
     return list_pictures(source, {})
 
 
-def names(listing: Listing) -> list[str]:
+def names(listing: PictureList) -> list[str]:
     """Paths below the folder of the members."""
     return [path.as_posix().split("/pictures/", 1)[1] for path in (p.path for p in listing.pictures)]
 
@@ -105,7 +105,7 @@ def test_the_collection_as_it_is_downloaded_by_hand_is_understood(tmp_path: Path
     files = {f"raw-img/{label}/1.jpeg": label.encode() for label in ANIMALS10} | {"translate.py": b"{}"}
     listing = list_pictures(packed(tmp_path / "archive.zip", files), ANIMALS10)
     assert listing.labels() == sorted(ANIMALS10.values())
-    assert dict(listing.passed_over) == {"beside the class folders": 1}
+    assert dict(listing.skipped) == {"beside the class folders": 1}
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
@@ -114,7 +114,7 @@ def test_what_is_not_meant_as_a_picture_stays_packed_and_is_counted(tmp_path: Pa
     source = packed(tmp_path / f"pets.{kind}", TWO_CLASSES | dict.fromkeys(extra, b"x"))
     first, again = listed(source), listed(source)
     assert names(first) == ["cat/a.jpg", "dog/b.jpg"]
-    assert dict(first.passed_over) == {"not meant as pictures": 3, "hidden": 1, "hidden folder": 2}
+    assert dict(first.skipped) == {"not meant as pictures": 3, "hidden": 1, "hidden folder": 2}
     assert again == first
     assert len([path for path in cache.rglob("*") if path.is_file()]) == 3  # two pictures and the note
 
@@ -142,7 +142,7 @@ def test_an_archive_goes_through_to_the_picture_table(
 ) -> None:
     source = Path(shutil.make_archive(str(tmp_path / "drawn"), "zip", collection.folder.parent, collection.folder.name))
     known = [
-        measured(listed(one), DecodeLimits(), threads=1, cache=None, reporter=SilentReporter())
+        scan_pictures(listed(one), DecodeLimits(), threads=1, cache=None, reporter=SilentReporter())
         for one in (source, collection.folder)
     ]
     assert known[0].select("label", "sha256", "phash").equals(known[1].select("label", "sha256", "phash"))
@@ -213,7 +213,7 @@ def test_whoever_is_quicker_at_the_same_archive_is_used(
 ) -> None:
     source, write = packed(tmp_path / "pets.zip", TWO_CLASSES), archives._write
 
-    def meanwhile(member: archive_members.Member, target: Path, archive: Path) -> None:
+    def meanwhile(member: archive_members.ArchiveMember, target: Path, archive: Path) -> None:
         monkeypatch.setattr(archives, "_write", write)
         listed(source)  # the other process
         write(member, target, archive)
@@ -228,7 +228,7 @@ def test_an_archive_that_changes_while_it_is_unpacked_is_refused(
 ) -> None:
     source, write = packed(tmp_path / "pets.zip", TWO_CLASSES), archives._write
 
-    def touched(member: archive_members.Member, target: Path, archive: Path) -> None:
+    def touched(member: archive_members.ArchiveMember, target: Path, archive: Path) -> None:
         write(member, target, archive)
         os.utime(source, (1, 1))
 
@@ -377,7 +377,7 @@ def test_a_zip_that_understates_its_sizes_writes_no_more_than_it_said(tmp_path: 
 
 @pytest.mark.parametrize("given", [b"aaa", b"aaaaaaa"])
 def test_real_bytes_are_counted_while_they_are_written(tmp_path: Path, given: bytes) -> None:
-    member = archive_members.Member("cat/a.jpg", "file", 5, lambda: io.BytesIO(given))
+    member = archive_members.ArchiveMember("cat/a.jpg", "file", 5, lambda: io.BytesIO(given))
     with pytest.raises(SourceError, match=r'"cat/a\.jpg" has not the 5 bytes that it says it has'):
         archives._write(member, tmp_path / "a.jpg", tmp_path / "lie.zip")
 
@@ -414,7 +414,7 @@ def test_a_disk_that_is_full_after_all_is_told(tmp_path: Path, monkeypatch: pyte
         def read(self, size: int | None = -1) -> bytes:
             raise OSError(28, "No space left on device")
 
-    member = archive_members.Member("cat/a.jpg", "file", 5, Full)
+    member = archive_members.ArchiveMember("cat/a.jpg", "file", 5, Full)
     with pytest.raises(MachineError, match=r'"cat/a\.jpg" of .*x\.zip cannot be written into the cache: No space left'):
         archives._write(member, tmp_path / "a.jpg", tmp_path / "x.zip")
 
@@ -554,7 +554,7 @@ def test_sources_are_merged_and_equal_labels_join(tmp_path: Path) -> None:
         ("5.jpg", "dog"),
     ]
     assert [str(p.path) for p in merged.pictures] == sorted(str(p.path) for p in merged.pictures)
-    assert dict(merged.passed_over) == {"not meant as pictures": 1, "hidden": 1, "listed twice": 2}
+    assert dict(merged.skipped) == {"not meant as pictures": 1, "hidden": 1, "listed twice": 2}
 
 
 def test_two_spellings_of_a_path_are_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -562,14 +562,14 @@ def test_two_spellings_of_a_path_are_one_file(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     merged = list_sources([tmp_path / "pets", Path("pets"), Path("pets/../pets")], {})
     assert len(merged.pictures) == 2
-    assert merged.passed_over == {"listed twice": 4}
+    assert merged.skipped == {"listed twice": 4}
 
 
 def test_a_file_with_two_labels_stays_two_rows_so_that_the_conflict_is_found(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("path,label\na.jpg,cat\na.jpg,dog\na.jpg,cat\n")
     listing = listed(tmp_path / "t.csv")
     assert [(p.path.name, p.label) for p in listing.pictures] == [("a.jpg", "cat"), ("a.jpg", "dog")]
-    assert dict(listing.passed_over) == {"listed twice": 1}
+    assert dict(listing.skipped) == {"listed twice": 1}
 
 
 def test_a_single_folder_among_several_sources_is_a_class_and_not_looked_through(tmp_path: Path) -> None:
@@ -605,9 +605,9 @@ def test_tables_with_odd_columns_are_told(tmp_path: Path) -> None:
 
 def test_a_missing_file_of_a_table_becomes_a_row_with_an_error(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("path,label\ngone.jpg,cat\n")
-    row = measured(listed(tmp_path / "t.csv"), DecodeLimits(), threads=1, cache=None, reporter=SilentReporter()).row(
-        0, named=True
-    )
+    row = scan_pictures(
+        listed(tmp_path / "t.csv"), DecodeLimits(), threads=1, cache=None, reporter=SilentReporter()
+    ).row(0, named=True)
     assert (row["label"], row["check"]) == ("cat", "unreadable")
     assert "gone.jpg" in row["error"]
 
@@ -622,7 +622,7 @@ def test_names_that_are_no_text_become_rows_with_an_error(collection: SyntheticD
         ("b.jpg", "chien\\udce9"),
     ]
     for _ in range(2):  # measured, then remembered
-        table = measured(listing, DecodeLimits(), threads=1, cache=tmp_path / "m", reporter=SilentReporter())
+        table = scan_pictures(listing, DecodeLimits(), threads=1, cache=tmp_path / "m", reporter=SilentReporter())
         assert table["error"].is_null().to_list() == [True, False, False]
         assert table["check"].to_list() == [None, "unreadable", "unreadable"]
         assert table["row_id"].to_list() == [0, 1, 2]
@@ -643,7 +643,7 @@ def test_a_class_folder_that_leads_back_is_not_followed(tmp_path: Path) -> None:
     (root / "up").symlink_to(tmp_path, target_is_directory=True)
     (root / "self").symlink_to(root / "self")
     assert listed(root).labels() == ["cat"]
-    assert dict(listed(root).passed_over) == {"linked folder": 2, "beside the class folders": 1}
+    assert dict(listed(root).skipped) == {"linked folder": 2, "beside the class folders": 1}
 
 
 def test_a_folder_that_vanishes_while_it_is_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

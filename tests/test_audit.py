@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from bestiary import table
 from bestiary.data import audit
-from bestiary.data.scan import INSPECTION_COLUMNS
+from bestiary.data.scan import MEASUREMENT_COLUMNS
 
 NO_PAIRS = np.zeros((0, 3), np.int64)
 SOUND: dict[str, Any] = {
@@ -39,7 +39,7 @@ def pictures(*changes: dict[str, Any]) -> pl.DataFrame:
         for i, change in enumerate(changes)
     ]
     kinds = {"row_id": pl.UInt32, "label": pl.String, "given_split": pl.String, "group": pl.Int64}
-    return pl.DataFrame(rows, schema=kinds | INSPECTION_COLUMNS)
+    return pl.DataFrame(rows, schema=kinds | MEASUREMENT_COLUMNS)
 
 
 def pairs(*found: tuple[int, int, int]) -> NDArray[np.int64]:
@@ -47,11 +47,11 @@ def pairs(*found: tuple[int, int, int]) -> NDArray[np.int64]:
 
 
 def checks(*changes: dict[str, Any], pairs: NDArray[np.int64] = NO_PAIRS) -> list[str]:
-    return audit.find(pictures(*changes), pairs)["check"].to_list()
+    return audit.find_issues(pictures(*changes), pairs)["check"].to_list()
 
 
 def test_sound_pictures_have_no_findings() -> None:
-    found = audit.find(pictures({}, {"label": "dog"}), NO_PAIRS)
+    found = audit.find_issues(pictures({}, {"label": "dog"}), NO_PAIRS)
     assert found.height == 0
     assert found.schema == pl.Schema(table.FINDINGS)
 
@@ -95,7 +95,7 @@ def test_sound_pictures_have_no_findings() -> None:
 def test_a_rule_holds_on_one_side_of_its_threshold(
     check: str, bad: dict[str, Any], good: dict[str, Any], message: str
 ) -> None:
-    found = audit.find(pictures({}, bad), NO_PAIRS)
+    found = audit.find_issues(pictures({}, bad), NO_PAIRS)
     (row,) = found.iter_rows(named=True)
     assert (row["check"], row["row_id"], row["is_issue"]) == (check, 1, check not in ("rotated", "alpha"))
     assert row["path"] == bad.get("path", "/p/1.jpg")
@@ -109,7 +109,7 @@ def test_a_rule_holds_on_one_side_of_its_threshold(
     [({"width": 4}, {"width": 30}), ({"luma": 0.01}, {"luma": 0.1}), ({"luma": 0.99}, {"luma": 0.96})],
 )
 def test_the_worst_come_first(worse: dict[str, Any], better: dict[str, Any]) -> None:
-    found = audit.find(pictures(better, worse), NO_PAIRS)
+    found = audit.find_issues(pictures(better, worse), NO_PAIRS)
     found = found.filter(pl.col("check") != "extreme-aspect")
     assert found["row_id"].to_list() == [1, 0]
     assert found["score"].is_sorted()
@@ -131,13 +131,13 @@ def test_a_file_that_cannot_be_used_has_one_finding_with_its_reason() -> None:
         "luma": 0.0,
         "format": "",
     }
-    (row,) = audit.find(pictures(broken), NO_PAIRS).iter_rows(named=True)
+    (row,) = audit.find_issues(pictures(broken), NO_PAIRS).iter_rows(named=True)
     assert (row["check"], row["message"], row["score"]) == ("huge", "/p/0.jpg has too many pixels.", 0.0)
 
 
 def test_a_truncated_file_is_worse_the_more_of_it_is_missing() -> None:
     cut = {"check": "truncated", "error": "It ends too early."}
-    found = audit.find(pictures(cut | {"missing": 0.25}, cut | {"missing": 0.75}, cut), NO_PAIRS)
+    found = audit.find_issues(pictures(cut | {"missing": 0.25}, cut | {"missing": 0.75}, cut), NO_PAIRS)
     assert found.select("row_id", "score").rows() == [(2, 0.0), (1, 0.25), (0, 0.75)]
 
 
@@ -148,7 +148,9 @@ def test_grey_is_told_only_where_colour_is_usual() -> None:
 
 
 def test_duplicates_are_named_with_the_first_of_them() -> None:
-    found = audit.find(pictures({}, {"sha256": "0" * 64, "group": 0}, {}, {"group": 2}), pairs((0, 1, 0), (2, 3, 16)))
+    found = audit.find_issues(
+        pictures({}, {"sha256": "0" * 64, "group": 0}, {}, {"group": 2}), pairs((0, 1, 0), (2, 3, 16))
+    )
     assert found.select("check", "row_id", "group", "score", "message").rows() == [
         ("exact-duplicate", 1, 0, 0.0, "The same file as 0.jpg."),
         ("near-duplicate", 3, 2, 16 / 256, "Nearly the same as 2.jpg."),
@@ -156,7 +158,7 @@ def test_duplicates_are_named_with_the_first_of_them() -> None:
 
 
 def test_duplicates_under_two_labels_or_on_two_sides_are_serious() -> None:
-    found = audit.find(
+    found = audit.find_issues(
         pictures(
             {"given_split": "train"},
             {"given_split": "test", "label": "dog", "sha256": "0" * 64, "group": 0},
@@ -173,7 +175,7 @@ def test_duplicates_under_two_labels_or_on_two_sides_are_serious() -> None:
 
 def test_imbalance_is_told_from_three_times_on() -> None:
     uneven: list[dict[str, Any]] = [{}] * 6 + [{"label": "dog"}] * 2
-    (row,) = audit.find(pictures(*uneven), NO_PAIRS).iter_rows(named=True)
+    (row,) = audit.find_issues(pictures(*uneven), NO_PAIRS).iter_rows(named=True)
     assert (row["check"], row["row_id"], row["path"]) == ("imbalance", None, None)
     assert row["message"].startswith("cat has 6 pictures, dog only 2: 3 times fewer. With 1 test picture, even if 90 %")
     assert row["score"] == pytest.approx(1 / 3)
@@ -190,15 +192,15 @@ def test_imbalance_is_told_from_three_times_on() -> None:
 )
 def test_imbalance_tells_how_well_the_smallest_class_will_be_known(few: int, fraction: float, said: str) -> None:
     uneven = pictures(*[{}] * 200, *[{"label": "dog"}] * few)
-    (message,) = audit.find(uneven, NO_PAIRS, test_fraction=fraction)["message"]
+    (message,) = audit.find_issues(uneven, NO_PAIRS, test_fraction=fraction)["message"]
     assert said in message
 
 
 def test_of_a_given_split_the_test_pictures_are_counted() -> None:
     split: list[dict[str, Any]] = [{"given_split": "train"}] * 9 + [{"given_split": "test", "label": "dog"}] * 2
-    (message,) = audit.find(pictures(*split), NO_PAIRS)["message"]
+    (message,) = audit.find_issues(pictures(*split), NO_PAIRS)["message"]
     assert "With 2 test pictures" in message
-    (message,) = audit.find(pictures(*split[:9], {"given_split": "train", "label": "dog"}), NO_PAIRS)["message"]
+    (message,) = audit.find_issues(pictures(*split[:9], {"given_split": "train", "label": "dog"}), NO_PAIRS)["message"]
     assert "It has no test picture" in message
 
 

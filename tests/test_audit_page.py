@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from bestiary import flow, table
-from bestiary.data.dataset import Audited
+from bestiary.data.dataset import AuditedDataset
 from bestiary.demo.dataset import SyntheticDataset, make_synthetic_dataset
 from bestiary.errors import MachineError
 from bestiary.report import audit_cards, audit_checks
@@ -96,14 +96,14 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> SyntheticDataset:
 
 
 @pytest.fixture(scope="module")
-def audited(drawn: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory) -> Audited:
+def audited(drawn: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory) -> AuditedDataset:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BESTIARY_CACHE", str(tmp_path_factory.mktemp("cache")))
         return flow.audit(drawn.folder, threads=1)
 
 
 @pytest.fixture(scope="module")
-def page(audited: Audited, drawn: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory) -> str:
+def page(audited: AuditedDataset, drawn: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("audit")
     path = write_audit_page(audited.pictures, audited.findings, audited.passed_over, folder, source=str(drawn.folder))
     assert path == folder / "audit.html"
@@ -111,7 +111,7 @@ def page(audited: Audited, drawn: SyntheticDataset, tmp_path_factory: pytest.Tem
     return path.read_text(encoding="utf-8")
 
 
-def test_the_overview_counts_what_the_tables_hold(page: str, audited: Audited) -> None:
+def test_the_overview_counts_what_the_tables_hold(page: str, audited: AuditedDataset) -> None:
     pictures, text = audited.pictures, " ".join(Outline(page).text.split())
     broken = pictures["error"].drop_nulls().len()
     sizes = pictures["group"].value_counts().filter(pl.col("count") > 1)["count"]
@@ -131,7 +131,9 @@ def test_the_overview_counts_what_the_tables_hold(page: str, audited: Audited) -
     assert "1 hidden" in text
 
 
-def test_every_check_that_found_something_has_a_section_in_order_of_seriousness(page: str, audited: Audited) -> None:
+def test_every_check_that_found_something_has_a_section_in_order_of_seriousness(
+    page: str, audited: AuditedDataset
+) -> None:
     checks = sorted(audited.findings["check"].unique(), key=seriousness)
     places = [page.index(f'id="title-{place}">') for place in range(1, len(checks) + 1)]
     assert len(checks) > 5
@@ -144,7 +146,7 @@ def test_every_check_that_found_something_has_a_section_in_order_of_seriousness(
     assert page.index(section(page, "label-conflict")) < page.index(section(page, "exact-duplicate"))
 
 
-def test_every_finding_of_the_drawn_collection_is_shown_with_its_message(page: str, audited: Audited) -> None:
+def test_every_finding_of_the_drawn_collection_is_shown_with_its_message(page: str, audited: AuditedDataset) -> None:
     root = str(Path(audited.pictures["path"][0]).parents[1])
     for row in audited.findings.iter_rows(named=True):
         text = Outline(section(page, row["check"])).text
@@ -361,7 +363,7 @@ def test_room_is_shared_out_whole() -> None:
 
 
 def test_writing_again_gives_the_same_page(
-    page: str, audited: Audited, drawn: SyntheticDataset, tmp_path: Path
+    page: str, audited: AuditedDataset, drawn: SyntheticDataset, tmp_path: Path
 ) -> None:
     again = write_audit_page(
         audited.pictures, audited.findings, audited.passed_over, tmp_path, source=str(drawn.folder)

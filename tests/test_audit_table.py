@@ -11,12 +11,12 @@ import pytest
 
 from bestiary import table
 from bestiary.cli.audit_table import audit_json, audit_lines, print_audit
-from bestiary.data.dataset import Audited
+from bestiary.data.dataset import AuditedDataset
 
 PLACE = Path("/pictures/cat")
 
 
-def found(*rows: tuple[str, float, bool], **changed: Any) -> Audited:
+def found(*rows: tuple[str, float, bool], **changed: Any) -> AuditedDataset:
     """An audit with these findings: check, score, whether it is an issue."""
     findings = [
         {"check": check, "row_id": at, "path": str(PLACE / f"{at}.jpg"), "score": score, "is_issue": is_issue}
@@ -24,7 +24,9 @@ def found(*rows: tuple[str, float, bool], **changed: Any) -> Audited:
         for at, (check, score, is_issue) in enumerate(rows)
     ]
     pictures = pl.DataFrame({"row_id": list(range(9))})
-    return Audited(pictures, pl.DataFrame(findings, schema=table.FINDINGS), changed.pop("passed_over", {}), **changed)
+    return AuditedDataset(
+        pictures, pl.DataFrame(findings, schema=table.FINDINGS), changed.pop("passed_over", {}), **changed
+    )
 
 
 def test_serious_checks_come_first_and_notes_last() -> None:
@@ -78,7 +80,7 @@ def test_a_message_or_a_name_is_never_markup(
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     audited = found(("dark", 0.1, True))
     hostile = audited.findings.with_columns(message=pl.lit("[bold]x[/nothing]"))
-    print_audit(Audited(audited.pictures, hostile, {}), None)
+    print_audit(AuditedDataset(audited.pictures, hostile, {}), None)
     assert "[bold]x[/nothing]" in capsys.readouterr().out
 
 

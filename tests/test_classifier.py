@@ -22,7 +22,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from bestiary import PictureClassifier, Predictor, UserError
-from bestiary.data.arrays import RowShape
+from bestiary.data.arrays import FlatImageShape
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import InputError, RecipeError, RunError
 from bestiary.picture import decode
@@ -121,11 +121,11 @@ def test_pictures_as_arrays_rows_and_files_are_the_same_pictures(tmp_path: Path)
 
 def test_numbers_become_grey_from_the_least_to_the_greatest() -> None:
     rows = np.array([[0.0, 0.5, 1.0, 0.25], [0.5, 0.5, 0.5, 0.5]])
-    shape = RowShape.of(rows, None)
+    shape = FlatImageShape.of(rows, None)
     assert shape.picture(rows[0])[..., 1].tolist() == [[0, 128], [255, 64]]
     assert shape.picture(np.array([-9.0, 9.0, 0.0, 1.0]))[..., 2].tolist() == [[0, 255], [0, 255]]
-    assert RowShape.of(np.zeros((1, 12), np.uint8), None) == RowShape(2, 2, 3, 0.0, 255.0)
-    assert RowShape.of(np.zeros((2, 5)), None).picture(np.zeros(5)).shape == (1, 5, 3)
+    assert FlatImageShape.of(np.zeros((1, 12), np.uint8), None) == FlatImageShape(2, 2, 3, 0.0, 255.0)
+    assert FlatImageShape.of(np.zeros((2, 5)), None).picture(np.zeros(5)).shape == (1, 5, 3)
 
 
 def test_a_pickle_holds_the_model_and_no_python_object_of_it(

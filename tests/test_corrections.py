@@ -15,8 +15,8 @@ from PIL import Image
 
 from bestiary import files as files_module
 from bestiary import flow, table
-from bestiary.data.assign_splits import divided
-from bestiary.data.corrections import Correction, Corrections, append, correction, merge, read_corrections, write
+from bestiary.data.assign_splits import assign_splits
+from bestiary.data.corrections import Correction, Corrections, append, make_correction, merge, read_corrections, write
 from bestiary.demo.dataset import SyntheticDataset, draw_creature
 from bestiary.errors import SourceError
 from bestiary.recipe import DataConfig, Recipe
@@ -38,9 +38,9 @@ def file_of(path: Path, text: str) -> Path:
 
 def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     made = (
-        correction(ONE, "relabel", "écureuil, roux", 'a "note"\nof two lines', T1),
-        correction(TWO, "keep"),
-        correction(THREE, "drop", note="a map"),
+        make_correction(ONE, "relabel", "écureuil, roux", 'a "note"\nof two lines', T1),
+        make_correction(TWO, "keep"),
+        make_correction(THREE, "drop", note="a map"),
     )
     path = tmp_path / "new" / "corrections.csv"
     assert append(path, made[:1]).rows == made[:1]
@@ -87,7 +87,7 @@ def test_what_cannot_be_understood_is_named(tmp_path: Path, text: str, says: str
         read_corrections(path)
     assert str(path) in str(told.value)
     with pytest.raises(SourceError):
-        append(path, [correction(ONE, "keep")])
+        append(path, [make_correction(ONE, "keep")])
     assert path.read_text(encoding="utf-8") == text
 
 
@@ -105,7 +105,7 @@ def test_of_rows_that_contradict_each_other_the_last_holds(tmp_path: Path) -> No
     text = f"{HEADER}{ONE},drop,,,{T2}\n{ONE},relabel,owl,,{T1}\n{TWO},keep,,,\n{TWO},keep,,again,\n"
     found = read_corrections(file_of(tmp_path / "c.csv", text))
     assert found.by_content[ONE].label == "owl"
-    assert [row.sha256 for row in found.overruled] == [ONE]
+    assert [row.sha256 for row in found.superseded] == [ONE]
 
 
 def test_the_digest_is_that_of_the_decisions_that_hold() -> None:
@@ -136,7 +136,7 @@ def test_two_reviewers_are_merged_and_what_they_disagree_about_is_reported(tmp_p
 def test_many_threads_may_append_at_once(tmp_path: Path) -> None:
     path = tmp_path / "c.csv"
     hashes = [hashlib.sha256(bytes([number])).hexdigest() for number in range(40)]
-    threads = [threading.Thread(target=append, args=(path, [correction(sha256, "keep")])) for sha256 in hashes]
+    threads = [threading.Thread(target=append, args=(path, [make_correction(sha256, "keep")])) for sha256 in hashes]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -165,7 +165,9 @@ def sha(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def audited(folder: Path, path: Path, *rows: Correction, classes: tuple[str, ...] = ()) -> tuple[flow.Audited, str]:
+def audited(
+    folder: Path, path: Path, *rows: Correction, classes: tuple[str, ...] = ()
+) -> tuple[flow.AuditedDataset, str]:
     write(path / "c.csv", Corrections(rows))
     listening = Listening()
     recipe = Recipe.of({"data": {"classes": classes}})
@@ -173,19 +175,19 @@ def audited(folder: Path, path: Path, *rows: Correction, classes: tuple[str, ...
     return found, "\n".join(listening.said)
 
 
-def issues(found: flow.Audited, check: str) -> list[str]:
+def issues(found: flow.AuditedDataset, check: str) -> list[str]:
     return found.findings.filter(pl.col("is_issue") & (pl.col("check") == check))["path"].to_list()
 
 
-def parts(found: flow.Audited, seed: int = 0, **data: float) -> dict[str, str | None]:
-    shown, _ = divided(found, DataConfig.model_validate(data), seed=seed)
+def parts(found: flow.AuditedDataset, seed: int = 0, **data: float) -> dict[str, str | None]:
+    shown, _ = assign_splits(found, DataConfig.model_validate(data), seed=seed)
     return dict(shown.select("path", "split").iter_rows())
 
 
 def test_a_dropped_picture_stays_in_the_table_with_the_reason(folder: Path, tmp_path: Path) -> None:
     path = folder / "cat" / "07.png"
-    found, said = audited(folder, tmp_path, correction(sha(path), "drop", note="a drawing"))
-    shown, _ = divided(found, DataConfig(), seed=0)
+    found, said = audited(folder, tmp_path, make_correction(sha(path), "drop", note="a drawing"))
+    shown, _ = assign_splits(found, DataConfig(), seed=0)
     row = shown.filter(pl.col("path") == str(path)).row(0, named=True)
     assert row["split"] is None
     assert row["error"] == f"{path}: dropped by the corrections file (a drawing)."
@@ -198,7 +200,7 @@ def test_a_dropped_picture_stays_in_the_table_with_the_reason(folder: Path, tmp_
 def test_a_relabelled_picture_settles_the_conflict(folder: Path, tmp_path: Path) -> None:
     copy = folder / "dog" / "copy.png"
     assert issues(flow.audit(folder, threads=1), "label-conflict") == [str(copy)]
-    found, said = audited(folder, tmp_path, correction(sha(copy), "relabel", "cat"))
+    found, said = audited(folder, tmp_path, make_correction(sha(copy), "relabel", "cat"))
     assert issues(found, "label-conflict") == []
     labels = dict(found.pictures.select("path", "label").iter_rows())
     assert labels[str(copy)] == labels[str(folder / "cat" / "00.png")] == "cat"
@@ -207,10 +209,10 @@ def test_a_relabelled_picture_settles_the_conflict(folder: Path, tmp_path: Path)
 
 
 def test_a_new_label_is_allowed_and_said(folder: Path, tmp_path: Path) -> None:
-    rows = [correction(sha(folder / "cat" / f"{number:02d}.png"), "relabel", "catt") for number in range(20, 32)]
+    rows = [make_correction(sha(folder / "cat" / f"{number:02d}.png"), "relabel", "catt") for number in range(20, 32)]
     found, said = audited(folder, tmp_path, *rows)
     assert 'a new label, "catt". Did you mean "cat"?' in said
-    shown, _ = divided(found, DataConfig(), seed=0)
+    shown, _ = assign_splits(found, DataConfig(), seed=0)
     new = shown.filter(pl.col("label") == "catt")
     assert set(new["split"]) == {"train", "val", "test"}
 
@@ -219,14 +221,14 @@ def test_what_is_kept_is_no_issue_any_more(folder: Path, tmp_path: Path) -> None
     copy, twin = folder / "dog" / "copy.png", folder / "dog" / "twin.png"
     before = flow.audit(folder, threads=1)
     assert str(copy) in issues(before, "exact-duplicate")
-    found, _ = audited(folder, tmp_path, correction(sha(copy), "keep"))
+    found, _ = audited(folder, tmp_path, make_correction(sha(copy), "keep"))
     assert issues(found, "label-conflict") == []
     assert issues(found, "exact-duplicate") == [str(twin)]
     assert found.findings.height == before.findings.height  # they are still there to be seen
 
 
 def test_keeping_all_others_of_a_group_settles_it(tmp_path: Path) -> None:
-    from bestiary.data.apply_corrections import settle
+    from bestiary.data.apply_corrections import mark_resolved_issues
 
     pictures = pl.DataFrame(
         {"row_id": [0, 1, 2, 3], "sha256": [ONE, TWO, THREE, "4" * 64], "group": [0, 0, 2, 2], "error": [None] * 4},
@@ -249,13 +251,15 @@ def test_keeping_all_others_of_a_group_settles_it(tmp_path: Path) -> None:
         ],
         schema=table.FINDINGS,
     )
-    left = settle(findings, pictures, Corrections((Correction(ONE, "keep"),)))
+    left = mark_resolved_issues(findings, pictures, Corrections((Correction(ONE, "keep"),)))
     assert left["is_issue"].to_list() == [False, True, True, True, True]
-    left = settle(findings, pictures, Corrections((Correction(TWO, "keep"),)))
+    left = mark_resolved_issues(findings, pictures, Corrections((Correction(TWO, "keep"),)))
     assert left["is_issue"].to_list() == [False, True, True, False, True]  # of two labels, one that is right is not all
-    left = settle(findings, pictures, Corrections((Correction(TWO, "relabel", "owl"),)))
+    left = mark_resolved_issues(findings, pictures, Corrections((Correction(TWO, "relabel", "owl"),)))
     assert left["is_issue"].to_list() == [True, True, True, False, True]
-    left = settle(findings, pictures, Corrections((Correction(ONE, "keep"), Correction(TWO, "relabel", "owl"))))
+    left = mark_resolved_issues(
+        findings, pictures, Corrections((Correction(ONE, "keep"), Correction(TWO, "relabel", "owl")))
+    )
     assert left["is_issue"].to_list() == [False, True, True, False, False]
     assert left.columns == findings.columns
 
@@ -267,7 +271,7 @@ def test_what_is_dropped_takes_no_finding_of_others_along(folder: Path, tmp_path
         with Image.open(root / "cat" / "11.png") as picture:
             picture.save(root / place, compress_level=number)
     assert str(root / "dog" / "11c.png") in issues(flow.audit(root, threads=1), "label-conflict")
-    found, _ = audited(root, tmp_path, correction(sha(root / "cat" / "11.png"), "drop"))
+    found, _ = audited(root, tmp_path, make_correction(sha(root / "cat" / "11.png"), "drop"))
     assert str(root / "dog" / "11c.png") in issues(found, "label-conflict")
     assert str(root / "dog" / "copy.png") in issues(found, "label-conflict")
     shown = exhibits(marked("label-conflict", found.findings, found.pictures), str(root), at_most=99)
@@ -282,13 +286,13 @@ def test_dropped_pictures_move_nobody_where_validation_is_taken_from_training(fo
     source = file_of(tmp_path / "t.csv", "\n".join(["path,label,split", *rows]))
     before = parts(flow.audit(source, threads=1), val_fraction=0.3)
     dropped = dict.fromkeys(str(files[at]) for at in (1, 2, 3, 4, 50, 51, 52))
-    found, _ = audited(source, tmp_path, *(correction(sha(Path(path)), "drop") for path in dropped))
+    found, _ = audited(source, tmp_path, *(make_correction(sha(Path(path)), "drop") for path in dropped))
     assert parts(found, val_fraction=0.3) == before | dropped
 
 
 def test_hashes_that_match_no_picture_are_counted_and_shown(folder: Path, tmp_path: Path) -> None:
-    strange = [correction(digit * 64, "drop") for digit in "12345"]
-    found, said = audited(folder, tmp_path, *strange, correction(sha(folder / "cat" / "01.png"), "keep"))
+    strange = [make_correction(digit * 64, "drop") for digit in "12345"]
+    found, said = audited(folder, tmp_path, *strange, make_correction(sha(folder / "cat" / "01.png"), "keep"))
     assert "5 of 6 corrections match no picture here: 111111111111…, 222222222222…, 333333333333… and 2 more." in said
     assert found.corrected is not None
     assert found.corrected.facts()["hashes without a picture"] == 5
@@ -296,7 +300,7 @@ def test_hashes_that_match_no_picture_are_counted_and_shown(folder: Path, tmp_pa
 
 def test_rows_that_contradict_each_other_are_said(folder: Path, tmp_path: Path) -> None:
     content = sha(folder / "cat" / "01.png")
-    found, said = audited(folder, tmp_path, correction(content, "drop"), correction(content, "keep"))
+    found, said = audited(folder, tmp_path, make_correction(content, "drop"), make_correction(content, "keep"))
     assert "1 picture has rows that contradict each other: the last row holds." in said
     assert not found.pictures["dropped"].any()
 
@@ -306,8 +310,8 @@ def test_corrections_move_nobody_else(folder: Path, tmp_path: Path, seed: int) -
     before = parts(flow.audit(folder, threads=1), seed)
     rng = np.random.default_rng(seed)
     files = [folder / "cat" / f"{number:02d}.png" for number in rng.permutation(np.arange(1, 40))[:12]]
-    rows = [correction(sha(path), "drop") for path in files[:6]]
-    rows += [correction(sha(path), "relabel", "dog") for path in files[6:]]
+    rows = [make_correction(sha(path), "drop") for path in files[:6]]
+    rows += [make_correction(sha(path), "relabel", "dog") for path in files[6:]]
     found, _ = audited(folder, tmp_path, *rows)
     after = parts(found, seed)
     dropped = {str(path) for path in files[:6]}
@@ -320,7 +324,7 @@ def test_corrections_move_nobody_else(folder: Path, tmp_path: Path, seed: int) -
 def test_a_class_that_loses_a_part_is_dealt_again_and_nobody_else(folder: Path, tmp_path: Path) -> None:
     before = parts(flow.audit(folder, threads=1))
     tested = [Path(path) for path, part in before.items() if part == "test" and "/dog/" in path]
-    found, _ = audited(folder, tmp_path, *[correction(sha(path), "drop") for path in tested])
+    found, _ = audited(folder, tmp_path, *[make_correction(sha(path), "drop") for path in tested])
     after = parts(found)
     assert {part for path, part in after.items() if "/dog/" in path} == {"train", "val", "test", None}
     assert {path: part for path, part in after.items() if "/cat/" in path and Path(path).name != "00.png"} == {
@@ -329,10 +333,10 @@ def test_a_class_that_loses_a_part_is_dealt_again_and_nobody_else(folder: Path, 
 
 
 def test_a_class_that_is_dropped_below_what_is_needed_is_told(folder: Path, tmp_path: Path) -> None:
-    rows = [correction(sha(path), "drop") for path in sorted((folder / "dog").iterdir())[:25]]
+    rows = [make_correction(sha(path), "drop") for path in sorted((folder / "dog").iterdir())[:25]]
     found, _ = audited(folder, tmp_path, *rows)
     with pytest.raises(SourceError, match=r'Class "dog" has \d pictures'):
-        divided(found, DataConfig(), seed=0)
+        assign_splits(found, DataConfig(), seed=0)
 
 
 def test_corrections_and_chosen_classes(folder: Path, tmp_path: Path) -> None:
@@ -341,7 +345,7 @@ def test_corrections_and_chosen_classes(folder: Path, tmp_path: Path) -> None:
     (root / "owl").mkdir()
     shutil.move(root / "owl.png", root / "owl" / "03.png")
     out, back = sha(root / "cat" / "09.png"), sha(root / "owl" / "03.png")
-    rows = (correction(out, "relabel", "owl"), correction(back, "relabel", "cat"))
+    rows = (make_correction(out, "relabel", "owl"), make_correction(back, "relabel", "cat"))
     found, _ = audited(root, tmp_path, *rows, classes=("cat", "dog"))
     assert set(found.pictures["label"]) == {"cat", "dog"}
     assert back in found.pictures["sha256"].to_list()
@@ -355,7 +359,7 @@ def test_corrections_and_chosen_classes(folder: Path, tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_keeps_its_error_and_is_settled(folder: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(folder, tmp_path / "pictures"))
     (root / "cat" / "text.jpg").write_text("no picture")
-    found, _ = audited(root, tmp_path, correction(sha(root / "cat" / "text.jpg"), "drop"))
+    found, _ = audited(root, tmp_path, make_correction(sha(root / "cat" / "text.jpg"), "drop"))
     row = found.pictures.filter(pl.col("path").str.ends_with("text.jpg")).row(0, named=True)
     assert "is not a picture" in row["error"]
     assert found.findings.filter(pl.col("check") == "unreadable")["is_issue"].to_list() == [False]
@@ -366,7 +370,7 @@ def test_a_run_records_its_corrections(faulty: SyntheticDataset, tmp_path: Path)
 
     copy = faulty.faults["label-conflict"][0]
     path = tmp_path / "c.csv"
-    given = append(path, [correction(sha(copy), "keep", note="really"), correction(ONE, "drop")])
+    given = append(path, [make_correction(sha(copy), "keep", note="really"), make_correction(ONE, "drop")])
     asked = {
         "data": {"classes": ["bird", "fish", "spider", "rabbit"]},
         "picture": {"size": 64},

@@ -14,8 +14,8 @@ import pytest
 pytest.importorskip("sklearn")
 
 from bestiary import files, flow, run_folder, table
-from bestiary.data.assign_splits import fold_split
-from bestiary.data.dataset import Audited
+from bestiary.data.assign_splits import select_fold
+from bestiary.data.dataset import AuditedDataset
 from bestiary.demo.dataset import SyntheticDataset, draw_creature
 from bestiary.errors import InterruptedRun, RecipeError, RunError, SourceError
 from bestiary.evaluation.cross_validation import cross_validated, fold_scores, pooled, rare_classes
@@ -62,7 +62,7 @@ def test_no_model_saw_what_it_was_tested_on(run: flow.Run) -> None:
     for number in range(1, FOLDS + 1):
         place = run.path / "folds" / str(number)
         own = table.read(place / "pictures.parquet", table.PICTURES)
-        assert own.equals(fold_split(shown, number, DataConfig(folds=FOLDS), seed=0))
+        assert own.equals(select_fold(shown, number, DataConfig(folds=FOLDS), seed=0))
         tested = table.read(place / "predictions.parquet", table.PREDICTIONS)
         assert sorted(tested["row_id"]) == sorted(own.filter(pl.col("split") == "test")["row_id"])
         used = own.filter(pl.col("split").is_not_null())
@@ -156,14 +156,14 @@ def drawn(folder: Path, **sizes: int) -> Path:
 
 def dealt(folder: Path, *, seed: int = 0, **data: Any) -> dict[str, int]:
     found = flow.audit(folder, recipe=Recipe.of({"data": data}), threads=1)
-    shown, _ = flow.divided(found, DataConfig.model_validate(data), seed=seed)
+    shown, _ = flow.assign_splits(found, DataConfig.model_validate(data), seed=seed)
     return {sha256: fold for sha256, fold in shown.select("sha256", "fold").iter_rows() if fold is not None}
 
 
 def test_folds_are_stratified_and_do_not_depend_on_names(tmp_path: Path) -> None:
     folder = drawn(tmp_path / "one", cat=23, dog=15)
     found = flow.audit(folder, threads=1)
-    shown, digest = flow.divided(found, DataConfig(folds=5), seed=0)
+    shown, digest = flow.assign_splits(found, DataConfig(folds=5), seed=0)
     counts = shown.group_by("label", "fold").len()
     assert set(counts.filter(pl.col("label") == "cat")["len"]) <= {4, 5}
     assert set(counts.filter(pl.col("label") == "dog")["len"]) == {3}
@@ -177,14 +177,14 @@ def test_folds_are_stratified_and_do_not_depend_on_names(tmp_path: Path) -> None
         folder,
         folds=5,
     ) != dealt(folder, folds=5, seed=1)
-    assert flow.divided(found, DataConfig(folds=5), seed=0)[1] == digest
+    assert flow.assign_splits(found, DataConfig(folds=5), seed=0)[1] == digest
 
 
 def test_a_class_with_fewer_different_pictures_than_folds_is_named(tmp_path: Path) -> None:
     folder = drawn(tmp_path / "few", cat=12, dog=4)
     for number in range(6):  # copies are not different pictures
         shutil.copy(folder / "dog" / "00.png", folder / "dog" / f"copy{number}.png")
-    shown, _ = flow.divided(flow.audit(folder, threads=1), DataConfig(folds=5), seed=0)
+    shown, _ = flow.assign_splits(flow.audit(folder, threads=1), DataConfig(folds=5), seed=0)
     assert rare_classes(shown, 5) == {"dog": 4}
     listening = Listening()
 
@@ -235,34 +235,34 @@ def test_a_split_that_the_source_brings_does_not_go_with_folds(tmp_path: Path) -
 
 
 def test_dropped_pictures_move_nobody_between_folds(tmp_path: Path) -> None:
-    from bestiary.data.corrections import append, correction
+    from bestiary.data.corrections import append, make_correction
 
     folder = drawn(tmp_path / "one", cat=20, dog=20)
     before = dealt(folder, folds=4)
     gone = sorted(before)[:5]
-    append(tmp_path / "c.csv", [correction(sha256, "drop") for sha256 in gone])
-    found: Audited = flow.audit(folder, corrections=tmp_path / "c.csv", threads=1)
-    shown, _ = flow.divided(found, DataConfig(folds=4), seed=0)
+    append(tmp_path / "c.csv", [make_correction(sha256, "drop") for sha256 in gone])
+    found: AuditedDataset = flow.audit(folder, corrections=tmp_path / "c.csv", threads=1)
+    shown, _ = flow.assign_splits(found, DataConfig(folds=4), seed=0)
     after = {sha256: fold for sha256, fold in shown.select("sha256", "fold").iter_rows() if fold is not None}
     assert after == {sha256: fold for sha256, fold in before.items() if sha256 not in gone}
 
 
 def test_corrections_move_nobody_within_a_fold(tmp_path: Path) -> None:
-    from bestiary.data.corrections import append, correction
+    from bestiary.data.corrections import append, make_correction
 
     folder, data = drawn(tmp_path / "one", cat=20, dog=20), DataConfig(folds=3, val_fraction=0.3)
 
     def parts(corrections: Path | None) -> dict[tuple[int, str], str]:
         found = flow.audit(folder, corrections=corrections, threads=1)
-        shown, _ = flow.divided(found, data, seed=0)
-        every = [(fold, fold_split(shown, fold, data, seed=0)) for fold in (1, 2, 3)]
+        shown, _ = flow.assign_splits(found, data, seed=0)
+        every = [(fold, select_fold(shown, fold, data, seed=0)) for fold in (1, 2, 3)]
         return {(fold, row["sha256"]): row["split"] for fold, one in every for row in one.iter_rows(named=True)}
 
     before = parts(None)
     hashes = sorted({sha256 for _, sha256 in before})
     made = [
-        *(correction(one, "drop") for one in hashes[:4]),
-        *(correction(one, "relabel", "cat") for one in hashes[4:8]),
+        *(make_correction(one, "drop") for one in hashes[:4]),
+        *(make_correction(one, "relabel", "cat") for one in hashes[4:8]),
     ]
     append(tmp_path / "c.csv", made)
     after = parts(tmp_path / "c.csv")

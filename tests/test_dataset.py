@@ -12,10 +12,10 @@ from PIL import Image
 
 from bestiary import table
 from bestiary.data import scan as measuring
-from bestiary.data.assign_splits import divided, refusal
+from bestiary.data.assign_splits import assign_splits, why_not_trainable
 from bestiary.data.audit import SERIOUS
-from bestiary.data.dataset import Audited, audited
-from bestiary.data.measure import Inspection, inspect
+from bestiary.data.dataset import AuditedDataset, audit_sources
+from bestiary.data.measure import ImageMeasurements, measure_file
 from bestiary.data.sources import list_pictures
 from bestiary.demo.dataset import FAULT_CHECKS, SyntheticDataset, draw_creature
 from bestiary.errors import SourceError
@@ -28,8 +28,10 @@ NEEDS_TRAINING = {"suspect-label"}  # checks that want a model, and are made aft
 
 def audit(
     source: Path, cache: Path, *, labels: str | None = None, limits: DecodeLimits = LIMITS, **data: Any
-) -> Audited:
-    return audited([source], labels, DataConfig(**data), limits, threads=1, cache=cache, reporter=SilentReporter())
+) -> AuditedDataset:
+    return audit_sources(
+        [source], labels, DataConfig(**data), limits, threads=1, cache=cache, reporter=SilentReporter()
+    )
 
 
 def draw(folder: Path, **sizes: int) -> Path:
@@ -43,7 +45,7 @@ def draw(folder: Path, **sizes: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(faulty: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory) -> Audited:
+def found(faulty: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory) -> AuditedDataset:
     return audit(faulty.folder, tmp_path_factory.mktemp("cache"))
 
 
@@ -58,18 +60,18 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are measured from now on."""
     names: list[str] = []
 
-    def noting(path: Path, limits: DecodeLimits) -> Inspection:
+    def noting(path: Path, limits: DecodeLimits) -> ImageMeasurements:
         names.append(path.name)
-        return inspect(path, limits)
+        return measure_file(path, limits)
 
-    monkeypatch.setattr(measuring, "inspect", noting)
+    monkeypatch.setattr(measuring, "measure_file", noting)
     return names
 
 
 # --------------------------------------------------------------------------------------------- the planted faults
 
 
-def test_every_planted_fault_is_named(faulty: SyntheticDataset, found: Audited) -> None:
+def test_every_planted_fault_is_named(faulty: SyntheticDataset, found: AuditedDataset) -> None:
     findings = set(found.findings.select("check", "path").iter_rows())
     for fault, check in FAULT_CHECKS.items():
         if check is not None and check not in NEEDS_TRAINING:
@@ -78,7 +80,9 @@ def test_every_planted_fault_is_named(faulty: SyntheticDataset, found: Audited) 
                 assert findings & {(check, str(copy)) for copy in copies}, (fault, path)
 
 
-def test_what_is_unusual_but_sound_is_used_and_not_called_broken(faulty: SyntheticDataset, found: Audited) -> None:
+def test_what_is_unusual_but_sound_is_used_and_not_called_broken(
+    faulty: SyntheticDataset, found: AuditedDataset
+) -> None:
     usable = set(found.pictures.filter(pl.col("error").is_null())["path"])
     broken = {str(path) for fault in ("truncated", "empty", "text") for path in faulty.faults[fault]}
     sound = {str(path) for fault, check in FAULT_CHECKS.items() if check is None for path in faulty.faults[fault]}
@@ -90,7 +94,7 @@ def test_what_is_unusual_but_sound_is_used_and_not_called_broken(faulty: Synthet
     assert dict(found.passed_over) == {"hidden": 1, "not meant as pictures": 1}
 
 
-def test_findings_keep_to_the_contract(found: Audited) -> None:
+def test_findings_keep_to_the_contract(found: AuditedDataset) -> None:
     assert found.findings.schema == pl.Schema(table.FINDINGS)
     assert set(found.findings["check"]) <= set(table.CHECKS)
     assert found.findings["score"].is_between(0, 1).all()
@@ -99,7 +103,7 @@ def test_findings_keep_to_the_contract(found: Audited) -> None:
     assert (named["path"] == named["path_of_picture"]).all()
 
 
-def test_the_table_of_pictures_keeps_to_the_contract(faulty: SyntheticDataset, found: Audited) -> None:
+def test_the_table_of_pictures_keeps_to_the_contract(faulty: SyntheticDataset, found: AuditedDataset) -> None:
     added = {"given_split": pl.String, "given_label": pl.String, "dropped": pl.Boolean}
     assert dict(found.pictures.schema) == table.PICTURES | added | table.MEASURES
     assert found.pictures["row_id"].to_list() == list(range(found.pictures.height))
@@ -108,7 +112,9 @@ def test_the_table_of_pictures_keeps_to_the_contract(faulty: SyntheticDataset, f
     assert all(labels[str(path)] == path.parent.name for path in faulty.kinds)
 
 
-def test_copies_are_grouped_with_their_originals_and_others_are_not(faulty: SyntheticDataset, found: Audited) -> None:
+def test_copies_are_grouped_with_their_originals_and_others_are_not(
+    faulty: SyntheticDataset, found: AuditedDataset
+) -> None:
     groups = dict(found.pictures.select("path", "group").iter_rows())
     assert all(groups[str(copy)] == groups[str(original)] for copy, original in faulty.originals.items())
     sizes = Counter(groups[str(path)] for path in faulty.kinds)
@@ -116,8 +122,10 @@ def test_copies_are_grouped_with_their_originals_and_others_are_not(faulty: Synt
     assert sum(size - 1 for size in sizes.values()) <= len(faulty.originals) + 2
 
 
-def test_duplicates_never_straddle_and_what_is_left_out_says_why(faulty: SyntheticDataset, found: Audited) -> None:
-    shown, digest = divided(found, DataConfig(min_per_class=3), seed=0)
+def test_duplicates_never_straddle_and_what_is_left_out_says_why(
+    faulty: SyntheticDataset, found: AuditedDataset
+) -> None:
+    shown, digest = assign_splits(found, DataConfig(min_per_class=3), seed=0)
     assert shown.schema == pl.Schema(table.PICTURES | table.MEASURES)
     assert shown["row_id"].to_list() == found.pictures["row_id"].to_list()
     assert (shown["split"].is_null() == shown["error"].is_not_null()).all()
@@ -126,9 +134,9 @@ def test_duplicates_never_straddle_and_what_is_left_out_says_why(faulty: Synthet
     assert used.group_by("label").agg(pl.col("split").n_unique())["split"].min() == 3
     share = used.filter(pl.col("split") == "test").height / used.height
     assert share == pytest.approx(0.15, abs=0.03)
-    again, same = divided(found, DataConfig(min_per_class=3), seed=0)
+    again, same = assign_splits(found, DataConfig(min_per_class=3), seed=0)
     assert (again.equals(shown), same) == (True, digest)
-    assert divided(found, DataConfig(min_per_class=3), seed=1)[1] != digest
+    assert assign_splits(found, DataConfig(min_per_class=3), seed=1)[1] != digest
 
 
 def test_the_split_follows_the_content_not_the_place(plain: Path, tmp_path: Path) -> None:
@@ -136,7 +144,7 @@ def test_the_split_follows_the_content_not_the_place(plain: Path, tmp_path: Path
     for path in plain.rglob("*.png"):
         (moved / path.parent.name).mkdir(parents=True, exist_ok=True)
         shutil.copy(path, moved / path.parent.name / f"{99 - int(path.stem)} renamed.png")
-    one, other = (divided(audit(folder, tmp_path / "cache"), DataConfig(), seed=3) for folder in (plain, moved))
+    one, other = (assign_splits(audit(folder, tmp_path / "cache"), DataConfig(), seed=3) for folder in (plain, moved))
     assert one[1] == other[1]
     by_content = [dict(shown.select("sha256", "split").iter_rows()) for shown, _ in (one, other)]
     assert by_content[0] == by_content[1]
@@ -144,8 +152,8 @@ def test_the_split_follows_the_content_not_the_place(plain: Path, tmp_path: Path
 
 def test_who_looks_is_told_what_training_would_refuse(plain: Path, tmp_path: Path) -> None:
     looked = audit(plain, tmp_path)
-    assert refusal(looked, DataConfig(), seed=0) is None
-    assert "at least 13 are needed" in str(refusal(looked, DataConfig(min_per_class=13), seed=0))
+    assert why_not_trainable(looked, DataConfig(), seed=0) is None
+    assert "at least 13 are needed" in str(why_not_trainable(looked, DataConfig(min_per_class=13), seed=0))
 
 
 def test_near_duplicates_can_be_let_apart_and_equal_files_never(faulty: SyntheticDataset, tmp_path: Path) -> None:
@@ -166,8 +174,10 @@ def test_a_file_listed_twice_under_two_labels_is_a_conflict(plain: Path, tmp_pat
     assert found.findings.filter(pl.col("check") == "label-conflict").height == 1
 
 
-def test_workers_give_the_same_table_as_one_process(faulty: SyntheticDataset, found: Audited, tmp_path: Path) -> None:
-    together = audited(
+def test_workers_give_the_same_table_as_one_process(
+    faulty: SyntheticDataset, found: AuditedDataset, tmp_path: Path
+) -> None:
+    together = audit_sources(
         [faulty.folder], None, DataConfig(), LIMITS, threads=2, cache=tmp_path, reporter=SilentReporter()
     )
     assert together.pictures.equals(found.pictures)
@@ -209,11 +219,13 @@ def test_files_that_could_not_be_used_are_tried_again(plain: Path, tmp_path: Pat
 
 
 def test_a_passing_trouble_is_not_remembered(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(path: Path, limits: DecodeLimits) -> Inspection:
-        return replace(inspect(path, limits), check="unreadable", error=f"{path} cannot be read: Input/output error.")
+    def failing(path: Path, limits: DecodeLimits) -> ImageMeasurements:
+        return replace(
+            measure_file(path, limits), check="unreadable", error=f"{path} cannot be read: Input/output error."
+        )
 
     with monkeypatch.context() as patch:
-        patch.setattr(measuring, "inspect", failing)
+        patch.setattr(measuring, "measure_file", failing)
         assert audit(plain, tmp_path).pictures["error"].null_count() == 0
     assert audit(plain, tmp_path).pictures["error"].null_count() == 24
 
@@ -242,7 +254,7 @@ def test_a_damaged_memory_is_built_again(plain: Path, tmp_path: Path, read: list
     first = audit(plain, tmp_path)
     (memory,) = (tmp_path / "inspections").iterdir()
     if damage is None:
-        measuring._remember(measuring._remembered(memory).drop("luma"), memory)
+        measuring._save_cached(measuring._load_cached(memory).drop("luma"), memory)
     elif isinstance(damage, float):  # parquet alone does not notice every byte that is changed
         content = bytearray(memory.read_bytes())
         content[int(len(content) * damage)] ^= 0xFF
@@ -260,7 +272,7 @@ def test_a_damaged_memory_is_built_again(plain: Path, tmp_path: Path, read: list
 def test_without_a_cache_nothing_is_remembered(plain: Path, read: list[str]) -> None:
     listing = list_pictures(plain, {})
     for _ in range(2):
-        measured = measuring.measured(listing, LIMITS, threads=1, cache=None, reporter=SilentReporter())
+        measured = measuring.scan_pictures(listing, LIMITS, threads=1, cache=None, reporter=SilentReporter())
     assert len(read) == 48
     assert measured.columns[:4] == ["row_id", "path", "label", "given_split"]
 
@@ -281,14 +293,14 @@ def split_folders(plain: Path, folder: Path, **counts: int) -> Path:
 
 def test_a_given_split_is_kept(plain: Path, tmp_path: Path) -> None:
     folder = split_folders(plain, tmp_path / "pictures", train=6, valid=3, test=3)
-    shown, _ = divided(audit(folder, tmp_path / "cache"), DataConfig(), seed=0)
+    shown, _ = assign_splits(audit(folder, tmp_path / "cache"), DataConfig(), seed=0)
     parts = {"train": "train", "valid": "val", "test": "test"}
     assert [parts[Path(path).parts[-3]] for path in shown["path"]] == shown["split"].to_list()
 
 
 def test_a_missing_validation_part_is_taken_from_training(plain: Path, tmp_path: Path) -> None:
     folder = split_folders(plain, tmp_path / "pictures", train=9, test=3)
-    shown, _ = divided(audit(folder, tmp_path / "cache"), DataConfig(val_fraction=0.2), seed=0)
+    shown, _ = assign_splits(audit(folder, tmp_path / "cache"), DataConfig(val_fraction=0.2), seed=0)
     places = Counter(zip((Path(path).parts[-3] for path in shown["path"]), shown["split"], strict=True))
     assert places == {("train", "train"): 14, ("train", "val"): 4, ("test", "test"): 6}
 
@@ -317,14 +329,14 @@ def test_half_a_split_is_refused(plain: Path, tmp_path: Path, parts: str, messag
     lines = [f"{path},{path.parent.name},{part}" for path, part in zip(paths, given, strict=True)]
     (tmp_path / "t.csv").write_text("\n".join(["path,label,split", *lines]))
     with pytest.raises(SourceError, match=message):
-        divided(audit(tmp_path / "t.csv", tmp_path / "cache"), DataConfig(), seed=0)
+        assign_splits(audit(tmp_path / "t.csv", tmp_path / "cache"), DataConfig(), seed=0)
 
 
 def test_a_class_that_is_never_trained_is_refused(plain: Path, tmp_path: Path) -> None:
     folder = split_folders(plain, tmp_path / "pictures", train=6, val=3, test=3)
     draw(folder / "test", horse=10)
     with pytest.raises(SourceError, match=r'Class "horse" has no training picture .*--classes'):
-        divided(audit(folder, tmp_path / "cache"), DataConfig(), seed=0)
+        assign_splits(audit(folder, tmp_path / "cache"), DataConfig(), seed=0)
 
 
 # ------------------------------------------------------------------------------------------- too little to divide
@@ -333,7 +345,7 @@ def test_a_class_that_is_never_trained_is_refused(plain: Path, tmp_path: Path) -
 def test_too_few_classes_or_pictures_are_told_with_what_to_do(plain: Path, tmp_path: Path) -> None:
     def refused(message: str, folder: Path, **data: Any) -> None:
         with pytest.raises(SourceError, match=message):
-            divided(audit(folder, tmp_path / "cache", **data), DataConfig(**data), seed=0)
+            assign_splits(audit(folder, tmp_path / "cache", **data), DataConfig(**data), seed=0)
 
     refused(r'There is only one class, "dog"\. A classifier needs two or more', plain, classes=("dog",))
     refused(r'Class "cat" has 12 pictures that can be read; at least 13 are needed\.', plain, min_per_class=13)
@@ -342,7 +354,7 @@ def test_too_few_classes_or_pictures_are_told_with_what_to_do(plain: Path, tmp_p
     (small / "otter" / "broken.png").write_bytes(b"")
     refused(r'Class "otter" has 4 pictures .* at least 10 .* --classes, or lower --set data\.min_per_class', small)
     refused(r"Too few have also (cat|dog), (cat|dog)\.", small, min_per_class=100)
-    shown, _ = divided(audit(small, tmp_path / "cache"), DataConfig(min_per_class=4), seed=0)
+    shown, _ = assign_splits(audit(small, tmp_path / "cache"), DataConfig(min_per_class=4), seed=0)
     assert set(shown.filter(pl.col("label") == "otter")["split"]) == {"train", "val", "test", None}
     for path in (tmp_path / "none" / "cat" / "a.jpg", tmp_path / "none" / "dog" / "b.jpg"):
         path.parent.mkdir(parents=True)
@@ -364,11 +376,11 @@ def test_classes_are_chosen_by_label_and_the_rest_is_counted(plain: Path, tmp_pa
 @pytest.mark.real
 @pytest.mark.slow
 def test_the_real_collection_is_read_whole_and_its_duplicates_kept_together(animals10: Path, tmp_path: Path) -> None:
-    found = audited(
+    found = audit_sources(
         [animals10], "animals10", DataConfig(), LIMITS, threads=2, cache=tmp_path, reporter=SilentReporter()
     )
     assert found.pictures["error"].null_count() == found.pictures.height
-    shown, _ = divided(found, DataConfig(), seed=0)
+    shown, _ = assign_splits(found, DataConfig(), seed=0)
     assert shown["label"].n_unique() == 10
     assert shown.group_by("group").agg(pl.col("split").n_unique())["split"].max() == 1
     assert 40 <= found.findings.filter(pl.col("check") == "near-duplicate").height <= 160

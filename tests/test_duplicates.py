@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bestiary.data import hamming_search
-from bestiary.data.duplicates import equal_pairs, groups
-from bestiary.data.hamming_search import hash_bits, near_pairs
+from bestiary.data.duplicates import connected_groups, equal_digest_pairs
+from bestiary.data.hamming_search import find_near_pairs, hash_bits
 
 
 def hexadecimal(number: int) -> str:
@@ -34,16 +34,16 @@ def test_near_pairs_are_those_of_comparing_all_with_all(found: list[int], at_mos
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hamming_search, "ROWS_AT_ONCE", rows_at_once)
-        pairs = near_pairs(hash_bits([hexadecimal(one) for one in found]), at_most)
+        pairs = find_near_pairs(hash_bits([hexadecimal(one) for one in found]), at_most)
     assert pairs.dtype == np.int64
     assert len(pairs) == len(expected)
     assert {tuple(pair) for pair in pairs.tolist()} == expected
 
 
 def test_no_pair_is_near_enough_below_zero_bits_and_none_is_found_among_none() -> None:
-    assert near_pairs(hash_bits([hexadecimal(5)] * 3), -1).shape == (0, 3)
-    assert near_pairs(hash_bits([]), 40).shape == (0, 3)
-    assert near_pairs(hash_bits([hexadecimal(5)]), 40).shape == (0, 3)
+    assert find_near_pairs(hash_bits([hexadecimal(5)] * 3), -1).shape == (0, 3)
+    assert find_near_pairs(hash_bits([]), 40).shape == (0, 3)
+    assert find_near_pairs(hash_bits([hexadecimal(5)]), 40).shape == (0, 3)
 
 
 def test_pairs_far_apart_are_found_across_blocks() -> None:
@@ -51,7 +51,7 @@ def test_pairs_far_apart_are_found_across_blocks() -> None:
     bits = rng.integers(0, 2**64, (2000, 4), np.uint64)
     bits[1999] = bits[3]
     bits[1200] = bits[700] ^ np.uint64(1)
-    assert near_pairs(bits, 20).tolist() == [[3, 1999, 0], [700, 1200, 4]]
+    assert find_near_pairs(bits, 20).tolist() == [[3, 1999, 0], [700, 1200, 4]]
 
 
 def same_partition(labels: NDArray[np.int64], pairs: list[tuple[int, int]]) -> bool:
@@ -68,7 +68,7 @@ def same_partition(labels: NDArray[np.int64], pairs: list[tuple[int, int]]) -> b
 def test_whatever_a_chain_of_pairs_joins_is_one_group(data: st.DataObject, count: int) -> None:
     item = st.integers(0, count - 1)
     pairs = data.draw(st.lists(st.tuples(item, item), max_size=40))
-    found = groups(count, np.array([(*pair, 0) for pair in pairs], np.int64).reshape(-1, 3))
+    found = connected_groups(count, np.array([(*pair, 0) for pair in pairs], np.int64).reshape(-1, 3))
     assert found.dtype == np.int64
     assert same_partition(found, pairs)
     for number in set(found.tolist()):
@@ -76,16 +76,16 @@ def test_whatever_a_chain_of_pairs_joins_is_one_group(data: st.DataObject, count
 
 
 def test_groups_of_a_chain_by_hand() -> None:
-    assert groups(6, np.array([(4, 1, 7), (5, 4, 3)])).tolist() == [0, 1, 2, 3, 1, 1]
+    assert connected_groups(6, np.array([(4, 1, 7), (5, 4, 3)])).tolist() == [0, 1, 2, 3, 1, 1]
 
 
 def test_equal_pairs_chain_all_that_are_equal_and_skip_what_has_no_digest() -> None:
-    assert equal_pairs(["a", "b", "a", "", "a", ""]).tolist() == [[0, 2, 0], [0, 4, 0]]
-    assert equal_pairs(["a", "b"]).shape == (0, 3)
-    assert equal_pairs([]).shape == (0, 3)
+    assert equal_digest_pairs(["a", "b", "a", "", "a", ""]).tolist() == [[0, 2, 0], [0, 4, 0]]
+    assert equal_digest_pairs(["a", "b"]).shape == (0, 3)
+    assert equal_digest_pairs([]).shape == (0, 3)
 
 
 @given(st.lists(st.sampled_from("abcd")))
 def test_equal_pairs_join_exactly_the_equal_ones(digests: list[str]) -> None:
-    found = groups(len(digests), equal_pairs(digests)) if digests else np.zeros(0, np.int64)
+    found = connected_groups(len(digests), equal_digest_pairs(digests)) if digests else np.zeros(0, np.int64)
     assert found.tolist() == [digests.index(digest) for digest in digests]

@@ -10,7 +10,7 @@ import pytest
 
 from bestiary.data import fetch as fetching
 from bestiary.data.archives import KEEP_FREE_BYTES
-from bestiary.data.fetch import fetch
+from bestiary.data.fetch import fetch_dataset
 from bestiary.data.label_map import ANIMALS10
 from bestiary.data.sources import list_pictures
 from bestiary.errors import MachineError, MissingExtraError, SourceError, UserError
@@ -61,7 +61,7 @@ def kagglehub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeKagglehub:
 
 
 def fetched(folder: Path) -> Path:
-    return fetch("animals10", folder, reporter=SilentReporter())
+    return fetch_dataset("animals10", folder, reporter=SilentReporter())
 
 
 def test_the_collection_comes_as_a_folder_for_each_class(kagglehub: FakeKagglehub, tmp_path: Path) -> None:
@@ -222,18 +222,18 @@ def test_without_kagglehub_the_extra_is_named(tmp_path: Path, monkeypatch: pytes
 
 def test_an_unknown_collection_names_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r'no collection "animal10" to fetch\. Did you mean "animals10"\? Known: '):
-        fetch("animal10", tmp_path, reporter=SilentReporter())
+        fetch_dataset("animal10", tmp_path, reporter=SilentReporter())
 
 
 def test_stdout_is_kept_for_results_and_quiet_is_quiet(
     kagglehub: FakeKagglehub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fetch("animals10", tmp_path / "a", reporter=SilentReporter())
+    fetch_dataset("animals10", tmp_path / "a", reporter=SilentReporter())
     assert capsys.readouterr() == ("", "")
-    fetch("animals10", tmp_path / "b", reporter=LogReporter())
+    fetch_dataset("animals10", tmp_path / "b", reporter=LogReporter())
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "Downloading animals10 from https://www.kaggle.com/" in shown.err
     assert "586M" in shown.err
-    fetch("animals10", tmp_path / "b", reporter=LogReporter())
+    fetch_dataset("animals10", tmp_path / "b", reporter=LogReporter())
     assert "is in" in capsys.readouterr().err

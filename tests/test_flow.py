@@ -180,7 +180,7 @@ def test_the_same_seed_gives_the_same_run_and_touches_no_picture(
 def test_another_seed_gives_another_split(probed: Path, faulty: SyntheticDataset) -> None:
     recipe = run_folder.load_recipe(probed)
     collection = flow.audit(faulty.folder, recipe=recipe, threads=1)
-    digests = [flow.divided(collection, recipe.data, seed=seed)[1] for seed in (0, 1)]
+    digests = [flow.assign_splits(collection, recipe.data, seed=seed)[1] for seed in (0, 1)]
     assert digests[0] == files.read_json(probed / "environment.json")["split digest"]
     assert digests[0] != digests[1]
 

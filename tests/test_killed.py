@@ -86,7 +86,7 @@ def lasting(metrics: dict[str, Any]) -> dict[str, Any]:
 def test_a_probe_killed_at_every_stage(collection: SyntheticDataset, tmp_path: Path) -> None:
     run, cache = tmp_path / "run", tmp_path / "cache"
     train = ["train", str(collection.folder), *PROBE, "--out", str(run)]
-    killed(cache, *train, dies_in="bestiary.data.scan._tables")  # while the pictures are measured
+    killed(cache, *train, dies_in="bestiary.data.scan._iter_tables")  # while the pictures are measured
     assert not run.exists()
     killed(
         cache, *train, dies_in="bestiary.batches.array_cache.CacheSegment.append", count=5

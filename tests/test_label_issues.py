@@ -11,7 +11,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("cleanlab")
 
 from bestiary import table
-from bestiary.data.split import deal_folds
+from bestiary.data.split import stratified_group_folds
 from bestiary.evaluation.label_issues import MIN_PICTURES, out_of_fold, suspect_findings, suspects
 from bestiary.evaluation.outliers import REFERENCES, outliers, similarity_to_own
 
@@ -46,14 +46,14 @@ def alone(labels: NDArray[np.int64]) -> NDArray[np.int64]:
 def test_groups_never_straddle_folds() -> None:
     rng = np.random.default_rng(1)
     labels, groups = rng.integers(0, 4, 500), rng.integers(0, 150, 500)  # groups of several labels among them
-    folds = deal_folds(labels, groups, folds=5, seed=0)
+    folds = stratified_group_folds(labels, groups, folds=5, seed=0)
     assert all(len(set(folds[groups == group].tolist())) == 1 for group in groups)
     assert np.bincount(folds, minlength=5).min() > 80
 
 
 def test_every_fold_has_its_share_of_every_label() -> None:
     _, labels = clouds([200, 50, 5, 3])
-    folds = deal_folds(labels, alone(labels), folds=5, seed=3)
+    folds = stratified_group_folds(labels, alone(labels), folds=5, seed=3)
     counts = np.array([np.bincount(folds[labels == label], minlength=5) for label in range(4)])
     assert np.all(counts.max(axis=1) - counts.min(axis=1) <= 1)
     assert counts[2].tolist() == [1] * 5
@@ -62,7 +62,7 @@ def test_every_fold_has_its_share_of_every_label() -> None:
 
 def test_the_folds_follow_the_seed() -> None:
     _, labels = clouds([60, 40])
-    first, again, other = (deal_folds(labels, alone(labels), folds=5, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (stratified_group_folds(labels, alone(labels), folds=5, seed=seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
 

@@ -14,7 +14,7 @@ pytest.importorskip("sklearn")
 
 from bestiary import files as files_module
 from bestiary import flow
-from bestiary.data.split import Item
+from bestiary.data.split import SplitItem
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import RecipeError
 from bestiary.evaluation.evaluate import leaks_beside
@@ -32,7 +32,7 @@ def clouds(copies: int, *, seed: int = 0) -> Problem:
     own[:, 0] += labels
     features = np.repeat(own, copies, axis=0) + rng.normal(0, 0.01, (120 * copies, 60)).astype(np.float32)
     groups, labels = np.repeat(np.arange(120), copies), np.repeat(labels, copies)
-    items = [Item(f"{place:064x}", "ab"[labels[place]], int(groups[place])) for place in range(len(labels))]
+    items = [SplitItem(f"{place:064x}", "ab"[labels[place]], int(groups[place])) for place in range(len(labels))]
     return Problem(items, features, labels.astype(np.int64), groups, 2, SHARES, 10.0, "none")
 
 
@@ -88,14 +88,14 @@ def test_a_label_keeps_a_picture_to_learn_from() -> None:
 
 def test_pairs_are_counted_by_kind() -> None:
     one, two = "1" * 64, "2" * 64
-    items = [Item(one, "cat", 0), Item(one, "dog", 0), Item(two, "cat", 0), Item(two, "cat", 3)]
+    items = [SplitItem(one, "cat", 0), SplitItem(one, "dog", 0), SplitItem(two, "cat", 0), SplitItem(two, "cat", 3)]
     assert straddling(items, ["train", "test", "val", "test"]) == {"exact": 1, "near": 2, "across labels": 2}
     assert straddling(items, ["train"] * 4) == {"exact": 0, "near": 0, "across labels": 0}
 
 
 def test_pairs_of_large_groups_are_counted_by_their_sizes() -> None:
     rng = np.random.default_rng(0)
-    items = [Item(str(rng.integers(12)), "ab"[rng.integers(2)], int(rng.integers(5))) for _ in range(60)]
+    items = [SplitItem(str(rng.integers(12)), "ab"[rng.integers(2)], int(rng.integers(5))) for _ in range(60)]
     parts = rng.choice(["train", "val", "test"], 60).tolist()
     torn = [
         (one, other)
@@ -105,7 +105,7 @@ def test_pairs_of_large_groups_are_counted_by_their_sizes() -> None:
     exact = sum(one.sha256 == other.sha256 for one, other in torn)
     labels = sum(one.label != other.label for one, other in torn)
     assert straddling(items, parts) == {"exact": exact, "near": len(torn) - exact, "across labels": labels}
-    assert straddling([Item("", "a", 0)] * 200_000, ["train", "test"] * 100_000)["exact"] == 10**10
+    assert straddling([SplitItem("", "a", 0)] * 200_000, ["train", "test"] * 100_000)["exact"] == 10**10
 
 
 def test_a_naive_split_is_stratified_and_the_same_for_the_same_seed() -> None:

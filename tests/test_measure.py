@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageFilter
 
-from bestiary.data.measure import Inspection, inspect, perceptual_hash
+from bestiary.data.measure import ImageMeasurements, measure_file, perceptual_hash
 from bestiary.demo.dataset import SyntheticDataset, draw_creature
 from bestiary.picture import LIMITS, DecodeLimits, open_picture
 
@@ -26,11 +26,11 @@ def written(folder: Path, image: Image.Image, name: str = "a.png", **options: An
     return path
 
 
-def inspected(folder: Path, image: Image.Image, name: str = "a.png", **options: Any) -> Inspection:
-    return inspect(written(folder, image, name, **options), LIMITS)
+def inspected(folder: Path, image: Image.Image, name: str = "a.png", **options: Any) -> ImageMeasurements:
+    return measure_file(written(folder, image, name, **options), LIMITS)
 
 
-def bits_apart(one: Inspection, other: Inspection) -> int:
+def bits_apart(one: ImageMeasurements, other: ImageMeasurements) -> int:
     return (int(one.phash, 16) ^ int(other.phash, 16)).bit_count()
 
 
@@ -43,7 +43,7 @@ def test_the_hash_is_that_of_imagehash_bit_for_bit(collection: SyntheticDataset)
         reference = imagehash.phash(image, hash_size=16).hash.ravel()
         np.testing.assert_array_equal(perceptual_hash(image), reference)
         if max(image.size) < 256:  # not decoded at a smaller scale: the file's hash is the picture's
-            assert inspect(path, LIMITS).phash == np.packbits(reference).tobytes().hex()
+            assert measure_file(path, LIMITS).phash == np.packbits(reference).tobytes().hex()
 
 
 @pytest.mark.parametrize("size", [(1, 300), (300, 2), (64, 64), (65, 63), (31, 200)])
@@ -89,7 +89,7 @@ def test_a_photograph_decoded_small_keeps_its_hash(tmp_path: Path) -> None:
 def test_facts_about_the_file_are_those_of_the_file(tmp_path: Path) -> None:
     image = creature(0)
     path = written(tmp_path, image, "b.jpg")
-    found, stat = inspect(path, LIMITS), path.stat()
+    found, stat = measure_file(path, LIMITS), path.stat()
     assert found.path == str(path)
     assert (found.bytes, found.mtime_ns) == (stat.st_size, stat.st_mtime_ns)
     assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -145,12 +145,12 @@ def test_what_cannot_be_used_comes_back_with_its_own_name(tmp_path: Path) -> Non
     checks = {"empty": "unreadable", "text": "unreadable", "cut": "truncated", "folder": "unreadable"}
     for name, check in {**checks, "missing": "unreadable", "dangling": "unreadable"}.items():
         path = folder / f"{name} picture.jpg"
-        found = inspect(path, LIMITS)
+        found = measure_file(path, LIMITS)
         assert found.check == check, name
         assert found.error is not None
         assert found.error.count(str(path)) == 1, found.error
         assert found.phash == ""
-    cut = inspect(folder / "cut picture.jpg", LIMITS)
+    cut = measure_file(folder / "cut picture.jpg", LIMITS)
     assert cut.sha256 == hashlib.sha256(contents["cut"]).hexdigest()
     assert cut.bytes == len(contents["cut"])
 
@@ -161,7 +161,7 @@ def test_limits_are_kept_and_named(tmp_path: Path) -> None:
         (DecodeLimits(max_bytes=99), "picture.max_bytes"),
         (DecodeLimits(max_pixels=99), "picture.max_pixels"),
     ):
-        found = inspect(path, limits)
+        found = measure_file(path, limits)
         assert found.check == "huge"
         assert found.error is not None
         assert str(path) in found.error
@@ -178,7 +178,7 @@ def test_no_damage_is_ever_an_exception(
     content[int(place * len(content))] ^= 0x5A
     path = tmp_path_factory.getbasetemp() / "damaged"
     path.write_bytes(content[: int(kept * len(content))])
-    found = inspect(path, DecodeLimits(max_pixels=100_000))
+    found = measure_file(path, DecodeLimits(max_pixels=100_000))
     assert (found.error is None) == (found.check is None) == (found.phash != "")
 
 
@@ -189,7 +189,7 @@ def test_of_a_truncated_file_is_told_how_much_is_missing(tmp_path: Path, form: s
     Image.fromarray(noise).save(whole, form)
     path = tmp_path / "half"
     path.write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
-    found = inspect(path, LIMITS)
+    found = measure_file(path, LIMITS)
     assert found.check == "truncated"
     assert found.missing == pytest.approx(0.5, abs=0.15)  # what waits in the decoder's buffer is not shown either
     assert f"About {100 * (found.missing or 0):.0f} % of the picture is missing." in (found.error or "")
@@ -202,7 +202,7 @@ def test_a_dark_upper_edge_is_not_taken_for_what_is_missing_below(tmp_path: Path
     Image.fromarray(noise).save(whole, "JPEG")
     path = tmp_path / "most"
     path.write_bytes(whole.getvalue()[: len(whole.getvalue()) * 3 // 4])
-    assert inspect(path, LIMITS).missing == pytest.approx(0.1, abs=0.08)
+    assert measure_file(path, LIMITS).missing == pytest.approx(0.1, abs=0.08)
 
 
 def test_where_a_picture_is_stored_in_passes_nothing_is_claimed(tmp_path: Path) -> None:
@@ -211,6 +211,6 @@ def test_where_a_picture_is_stored_in_passes_nothing_is_claimed(tmp_path: Path) 
     Image.fromarray(noise).save(whole, "JPEG", progressive=True)
     path = tmp_path / "half"
     path.write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
-    found = inspect(path, LIMITS)
+    found = measure_file(path, LIMITS)
     assert (found.check, found.missing) == ("truncated", None)
     assert "missing" not in (found.error or "")

@@ -12,7 +12,7 @@ import pytest
 
 from bestiary import flow
 from bestiary.batches.feature_matrix import FeatureMatrix
-from bestiary.data.dataset import Audited
+from bestiary.data.dataset import AuditedDataset
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import MissingExtraError
 from bestiary.evaluation import model_audit
@@ -54,7 +54,7 @@ def test_planted_labels_are_found_and_named_with_the_better_one(
         if path in planted:
             assert suggested == kinds[Path(path)]
     assert suspects["is_issue"].all()
-    assert found.findings["check"].to_list() == model_audit.in_order(found.findings)["check"].to_list()
+    assert found.findings["check"].to_list() == model_audit.sort_findings(found.findings)["check"].to_list()
     assert not found.not_looked_for
 
 
@@ -139,7 +139,7 @@ def test_a_file_that_cannot_be_read_is_not_looked_at(faulty: SyntheticDataset, m
         return np.random.default_rng(0).normal(size=(len(paths), 8)).astype(np.float32)
 
     monkeypatch.setattr(model_audit, "bulk_features", features)
-    found: Audited = flow.audit(faulty.folder, threads=1)
+    found: AuditedDataset = flow.audit(faulty.folder, threads=1)
     usable = found.pictures.filter(pl.col("error").is_null())
     assert [str(path) for path in seen] == usable["path"].to_list()
     assert usable.height < found.pictures.height

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from bestiary.data.overlapping_classes import alike_names, twin_words
+from bestiary.data.overlapping_classes import overlapping_class_warnings, similar_names
 
 
 def pictures(*rows: tuple[str, int]) -> pl.DataFrame:
@@ -15,16 +15,16 @@ def pictures(*rows: tuple[str, int]) -> pl.DataFrame:
 
 @pytest.mark.parametrize("names", [["cat", "dog"], ["a", "A"], ["1-2", "12"], ["gas", "ga"], ["-1", "1"]])
 def test_names_that_differ_are_let_be(names: list[str]) -> None:
-    assert alike_names(names) == []
+    assert similar_names(names) == []
 
 
 def test_one_class_spelt_twice_is_told() -> None:
-    [words] = twin_words(pictures(("cat", 0), ("Cats", 1), ("dog", 2)))
+    [words] = overlapping_class_warnings(pictures(("cat", 0), ("Cats", 1), ("dog", 2)))
     assert words.startswith('The classes "Cats" and "cat" have nearly the same name.')
 
 
 def test_two_folders_with_the_same_pictures_are_told() -> None:
     same = [("cat", 0), ("tiger", 0), ("cat", 1), ("tiger", 1), ("tiger", 2), ("tiger", 3), ("tiger", 4), ("dog", 5)]
-    [words] = twin_words(pictures(*same))
+    [words] = overlapping_class_warnings(pictures(*same))
     assert words.startswith('2 of 2 pictures of class "cat" lie in "tiger" as well')
-    assert twin_words(pictures(*same[4:])) == []
+    assert overlapping_class_warnings(pictures(*same[4:])) == []

@@ -15,7 +15,7 @@ from PIL import Image
 pytest.importorskip("sklearn")
 
 from bestiary import flow, table
-from bestiary.data.hamming_search import hash_bits, near_pairs
+from bestiary.data.hamming_search import find_near_pairs, hash_bits
 
 LARGE_CLASSES = ("butterfly", "cat", "chicken", "dog", "elephant", "horse", "spider")
 SMALL_CLASSES = ("cow", "sheep", "squirrel")  # fewer than fifty pictures of each
@@ -60,7 +60,7 @@ def test_no_pair_that_imagehash_sees_straddles_the_split(run: flow.Run) -> None:
     for path in used["path"]:
         with Image.open(path) as image:
             hashes.append(np.packbits(imagehash.phash(image, hash_size=16).hash.ravel()).tobytes().hex())
-    pairs = near_pairs(hash_bits(hashes), 36)
+    pairs = find_near_pairs(hash_bits(hashes), 36)
     splits = used["split"].to_numpy()
     assert len(pairs) >= 80
     assert (splits[pairs[:, 0]] == splits[pairs[:, 1]]).all()

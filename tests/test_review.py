@@ -21,7 +21,7 @@ pytest.importorskip("sklearn")
 from fastapi.testclient import TestClient
 
 from bestiary import table
-from bestiary.data.corrections import append, correction, read_corrections
+from bestiary.data.corrections import append, make_correction, read_corrections
 from bestiary.errors import MachineError, SourceError
 from bestiary.evaluation.neighbours import nearest
 from bestiary.files import cache_folder
@@ -152,7 +152,7 @@ def test_a_note_of_several_lines_becomes_one_and_can_be_taken_back(tmp_path: Pat
 
 def test_undo_takes_back_ones_own_last_decision_and_leaves_those_of_others(tmp_path: Path) -> None:
     file = tmp_path / "corrections.csv"
-    append(file, [correction(C, "keep", note="old", when="")])
+    append(file, [make_correction(C, "keep", note="old", when="")])
     anna, ben = Decisions(file, "anna"), Decisions(file, "ben")
     anna.decide(A, "keep")
     anna.decide(B, "drop")

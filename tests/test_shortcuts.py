@@ -14,9 +14,9 @@ from PIL import Image
 pytest.importorskip("sklearn")
 
 from bestiary import table
-from bestiary.data.measure import inspect
-from bestiary.data.shortcuts import AT_MOST_PICTURES, PROPERTIES, find_shortcuts
-from bestiary.data.split import deal_folds
+from bestiary.data.measure import measure_file
+from bestiary.data.shortcuts import MAX_PICTURES, PROPERTIES, find_shortcuts
+from bestiary.data.split import stratified_group_folds
 from bestiary.picture import LIMITS
 
 LABELS = ("cat", "dog", "horse", "spider")
@@ -147,17 +147,17 @@ def test_the_same_pictures_give_the_same_findings() -> None:
 
 
 def test_of_many_pictures_a_part_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bestiary.data.shortcuts.AT_MOST_PICTURES", 200)
+    monkeypatch.setattr("bestiary.data.shortcuts.MAX_PICTURES", 200)
     seen: list[int] = []
 
     def counted(labels: NDArray[np.int64], groups: NDArray[np.int64], **named: int) -> NDArray[np.int64]:
         seen.append(len(labels))
-        return deal_folds(labels, groups, **named)
+        return stratified_group_folds(labels, groups, **named)
 
-    monkeypatch.setattr("bestiary.data.shortcuts.deal_folds", counted)
+    monkeypatch.setattr("bestiary.data.shortcuts.stratified_group_folds", counted)
     assert find_shortcuts(changed(measured(), "dog", format="PNG")).height == 1
     assert seen == [200]
-    assert AT_MOST_PICTURES >= 10_000
+    assert MAX_PICTURES >= 10_000
 
 
 def test_what_shortcuts_look_at_is_measured(tmp_path: Path) -> None:
@@ -167,7 +167,9 @@ def test_what_shortcuts_look_at_is_measured(tmp_path: Path) -> None:
     picture.save(tmp_path / "fine.jpg", quality=95, subsampling=0)
     picture.save(tmp_path / "coarse.jpg", quality=30)
     picture.save(tmp_path / "lossless.png")
-    fine, coarse, lossless = (inspect(tmp_path / name, LIMITS) for name in ("fine.jpg", "coarse.jpg", "lossless.png"))
+    fine, coarse, lossless = (
+        measure_file(tmp_path / name, LIMITS) for name in ("fine.jpg", "coarse.jpg", "lossless.png")
+    )
     needed = {column for one in PROPERTIES for column in one.columns}
     assert needed <= set(asdict(fine))
     assert 0 < fine.quantisation < coarse.quantisation

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from bestiary.data.label_map import ANIMALS10, label_map
-from bestiary.data.sources import Listing, list_pictures, list_sources
+from bestiary.data.sources import PictureList, list_pictures, list_sources
 from bestiary.errors import SourceError
 from bestiary.progress import LogReporter
 from listening import Listening
@@ -20,11 +20,11 @@ def planted(folder: Path, *names: str) -> Path:
     return folder
 
 
-def listed(source: Path, labels: Mapping[str, str] | None = None) -> Listing:
+def listed(source: Path, labels: Mapping[str, str] | None = None) -> PictureList:
     return list_pictures(source, labels or {})
 
 
-def rows(listing: Listing, folder: Path) -> list[tuple[str, str, str | None]]:
+def rows(listing: PictureList, folder: Path) -> list[tuple[str, str, str | None]]:
     return [(p.path.relative_to(folder).as_posix(), p.label, p.split) for p in listing.pictures]
 
 
@@ -41,7 +41,7 @@ def test_a_folder_per_class_is_listed_by_path_whatever_lies_deeper(tmp_path: Pat
         ("dog/b.jpg", "dog", None),
     ]
     assert listing.labels() == ["cat", "dog"]
-    assert dict(listing.passed_over) == {"hidden": 1}
+    assert dict(listing.skipped) == {"hidden": 1}
 
 
 def test_what_is_not_meant_as_a_picture_is_counted(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_what_is_not_meant_as_a_picture_is_counted(tmp_path: Path) -> None:
     planted(tmp_path, "labels.csv", "stray.jpg", "__MACOSX/cat/._a.jpg", ".git/x.jpg", "cat/__MACOSX/b.jpg")
     listing = listed(tmp_path)
     assert [row[0] for row in rows(listing, tmp_path)] == ["cat/a.jpg"]
-    assert dict(listing.passed_over) == {
+    assert dict(listing.skipped) == {
         "not meant as pictures": 4,
         "hidden": 1,
         "beside the class folders": 2,
@@ -77,7 +77,7 @@ def test_a_name_that_is_no_text_is_counted_and_not_listed(tmp_path: Path) -> Non
     planted(tmp_path, "cat/a.jpg", os.fsdecode(b"cat/caf\xe9.jpg"), os.fsdecode(b"chien\xe9/b.jpg"))
     listing = listed(tmp_path)
     assert [row[0] for row in rows(listing, tmp_path)] == ["cat/a.jpg"]
-    assert dict(listing.passed_over) == {"name is not valid Unicode": 2}
+    assert dict(listing.skipped) == {"name is not valid Unicode": 2}
 
 
 def test_links_to_files_are_pictures_and_links_to_folders_are_counted_not_followed(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_links_to_files_are_pictures_and_links_to_folders_are_counted_not_follow
         "cat/self.jpg",
         "dog/m.jpg",
     ]
-    assert dict(listing.passed_over) == {"linked folder": 1, "beside the class folders": 1}
+    assert dict(listing.skipped) == {"linked folder": 1, "beside the class folders": 1}
 
 
 def test_a_class_folder_without_pictures_is_no_class(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_folders_already_split_are_recognised_in_any_spelling(tmp_path: Path, tr
     listing = listed(planted(tmp_path, *names))
     found = {row[2]: row[:2] for row in rows(listing, tmp_path)}
     assert found == {"train": (names[0], "cat"), "val": (names[1], "cat"), "test": (names[2], "dog")}
-    assert dict(listing.passed_over) == {"beside the class folders": 1, "hidden folder": 1}
+    assert dict(listing.skipped) == {"beside the class folders": 1, "hidden folder": 1}
 
 
 @pytest.mark.parametrize("folders", [["train", "test", "zebra"], ["test", "val"], ["train"]])

@@ -7,30 +7,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bestiary.data.split import Item, content_folds, digest, split
+from bestiary.data.split import SplitItem, split_digest, stratified_group_folds_by_content, stratified_group_split
 from bestiary.errors import SourceError
 
 SHARES = {"test": 0.15, "val": 0.15}
 
 
-def item(number: int, label: str = "cat", group: int | None = None) -> Item:
-    return Item(hashlib.sha256(str(number).encode()).hexdigest(), label, number if group is None else group)
+def item(number: int, label: str = "cat", group: int | None = None) -> SplitItem:
+    return SplitItem(hashlib.sha256(str(number).encode()).hexdigest(), label, number if group is None else group)
 
 
-def many() -> list[Item]:
+def many() -> list[SplitItem]:
     """600 cats and 60 dogs; every fifth picture is one of a pair, and there is a group of nine."""
     cats = [item(number, "cat", number - number % 5 // 4) for number in range(600)]
     dogs = [item(number, "dog", 1000 if number < 1009 else number) for number in range(1000, 1060)]
     return cats + dogs
 
 
-def parts_by_digest(items: list[Item], seed: int = 0) -> dict[str, str]:
-    return {one.sha256: part for one, part in zip(items, split(items, SHARES, seed=seed), strict=True)}
+def parts_by_digest(items: list[SplitItem], seed: int = 0) -> dict[str, str]:
+    return {one.sha256: part for one, part in zip(items, stratified_group_split(items, SHARES, seed=seed), strict=True)}
 
 
 def test_shares_are_kept_within_each_label() -> None:
     items = many()
-    counts = Counter((one.label, part) for one, part in zip(items, split(items, SHARES, seed=0), strict=True))
+    counts = Counter(
+        (one.label, part) for one, part in zip(items, stratified_group_split(items, SHARES, seed=0), strict=True)
+    )
     assert counts["cat", "test"] == pytest.approx(90, abs=1)
     assert counts["cat", "val"] == pytest.approx(90, abs=1)
     assert counts["dog", "test"] == pytest.approx(9, abs=1)
@@ -41,7 +43,7 @@ def test_shares_are_kept_within_each_label() -> None:
 def test_duplicates_never_straddle(seed: int) -> None:
     items = many()
     found = defaultdict(set)
-    for one, part in zip(items, split(items, SHARES, seed=seed), strict=True):
+    for one, part in zip(items, stratified_group_split(items, SHARES, seed=seed), strict=True):
         found[one.group].add(part)
     assert {len(parts) for parts in found.values()} == {1}
     assert len(found) < len(items) - 100
@@ -75,7 +77,7 @@ def test_the_same_seed_gives_the_same_split_and_another_seed_another() -> None:
 def test_every_label_has_a_picture_in_every_part_or_is_named(groups: list[tuple[int, int]], seed: int) -> None:
     items = [item(number, "abc"[label], group) for number, (label, group) in enumerate(groups)]
     try:
-        parts = split(items, SHARES, seed=seed)
+        parts = stratified_group_split(items, SHARES, seed=seed)
     except SourceError as error:
         assert str(error).startswith(('Class "a" has ', 'Class "b" has ', 'Class "c" has '))  # noqa: PT017
         return
@@ -85,9 +87,9 @@ def test_every_label_has_a_picture_in_every_part_or_is_named(groups: list[tuple[
 
 
 @st.composite
-def enough(draw: st.DrawFn) -> list[Item]:
+def enough(draw: st.DrawFn) -> list[SplitItem]:
     """One to three labels, each with three to twelve groups of one to eight pictures, some of them equal files."""
-    items: list[Item] = []
+    items: list[SplitItem] = []
     for label in "abc"[: draw(st.integers(1, 3))]:
         for size in draw(st.lists(st.integers(1, 8), min_size=3, max_size=12)):
             group, equal = len(items), draw(st.booleans())
@@ -97,10 +99,10 @@ def enough(draw: st.DrawFn) -> list[Item]:
 
 @given(items=enough(), seed=st.integers(0, 2**32 - 1), shares=st.tuples(st.floats(0.01, 0.45), st.floats(0.01, 0.44)))
 def test_where_the_numbers_allow_every_label_has_its_share_of_every_part(
-    items: list[Item], seed: int, shares: tuple[float, float]
+    items: list[SplitItem], seed: int, shares: tuple[float, float]
 ) -> None:
     asked = {"test": shares[0], "val": shares[1]}
-    parts = split(items, asked, seed=seed)
+    parts = stratified_group_split(items, asked, seed=seed)
     for group in {one.group for one in items}:
         assert len({part for one, part in zip(items, parts, strict=True) if one.group == group}) == 1
     for label in {one.label for one in items}:
@@ -113,7 +115,7 @@ def test_where_the_numbers_allow_every_label_has_its_share_of_every_part(
 
 
 @given(items=enough(), seed=st.integers(0, 2**32 - 1), order=st.randoms(use_true_random=False))
-def test_the_split_knows_content_only(items: list[Item], seed: int, order: random.Random) -> None:
+def test_the_split_knows_content_only(items: list[SplitItem], seed: int, order: random.Random) -> None:
     """Files in another order, under other names, in groups with other numbers: the same content in the same part."""
     shuffled = [replace(one, group=10_000 - one.group) for one in items]
     order.shuffle(shuffled)
@@ -122,9 +124,9 @@ def test_the_split_knows_content_only(items: list[Item], seed: int, order: rando
 
 @given(items=enough(), seed=st.integers(0, 2**32 - 1), order=st.randoms(use_true_random=False), folds=st.integers(2, 6))
 def test_folds_know_content_only_and_never_divide_a_group(
-    items: list[Item], seed: int, order: random.Random, folds: int
+    items: list[SplitItem], seed: int, order: random.Random, folds: int
 ) -> None:
-    dealt = content_folds(items, folds=folds, seed=seed)
+    dealt = stratified_group_folds_by_content(items, folds=folds, seed=seed)
     assert set(dealt) <= set(range(folds))
     assert len({(one.group, fold) for one, fold in zip(items, dealt, strict=True)}) == len({one.group for one in items})
     for label in {one.label for one in items}:
@@ -132,15 +134,21 @@ def test_folds_know_content_only_and_never_divide_a_group(
         assert len({fold for _, fold in own}) == min(folds, len({group for group, _ in own}))
     shuffled = [replace(one, group=10_000 - one.group) for one in items]
     order.shuffle(shuffled)
-    again = dict(zip((one.sha256 for one in shuffled), content_folds(shuffled, folds=folds, seed=seed), strict=True))
+    again = dict(
+        zip(
+            (one.sha256 for one in shuffled),
+            stratified_group_folds_by_content(shuffled, folds=folds, seed=seed),
+            strict=True,
+        )
+    )
     assert again == dict(zip((one.sha256 for one in items), dealt, strict=True))
 
 
 def test_groups_larger_than_every_share_are_spread_all_the_same() -> None:
     items = [item(number, "cat", number // 5) for number in range(15)]
-    assert Counter(split(items, SHARES, seed=0)) == {"train": 5, "test": 5, "val": 5}
+    assert Counter(stratified_group_split(items, SHARES, seed=0)) == {"train": 5, "test": 5, "val": 5}
     lopsided = [item(number, "cat", max(number, 9)) for number in range(12)]  # one group of ten, two of one
-    assert Counter(split(lopsided, SHARES, seed=0)) == {"train": 10, "test": 1, "val": 1}
+    assert Counter(stratified_group_split(lopsided, SHARES, seed=0)) == {"train": 10, "test": 1, "val": 1}
 
 
 def test_too_few_different_pictures_are_told_with_the_class_and_what_to_do() -> None:
@@ -148,10 +156,14 @@ def test_too_few_different_pictures_are_told_with_the_class_and_what_to_do() -> 
     alike = [item(number, "otter", 100) for number in range(100, 112)]
     message = r'Class "otter" has 12 pictures, too few different ones to give test and val a part\. Add pictures, or'
     with pytest.raises(SourceError, match=message):
-        split(enough + alike, SHARES, seed=0)
+        stratified_group_split(enough + alike, SHARES, seed=0)
     with pytest.raises(SourceError, match=r'Class "otter" has 1 picture, .* give train and val a part'):
-        split([*enough, item(200, "otter")], SHARES, seed=0)
-    assert sorted(split([item(number) for number in range(3)], SHARES, seed=0)) == ["test", "train", "val"]
+        stratified_group_split([*enough, item(200, "otter")], SHARES, seed=0)
+    assert sorted(stratified_group_split([item(number) for number in range(3)], SHARES, seed=0)) == [
+        "test",
+        "train",
+        "val",
+    ]
 
 
 def test_a_label_that_lies_only_in_the_groups_of_another_is_checked_as_well() -> None:
@@ -159,7 +171,7 @@ def test_a_label_that_lies_only_in_the_groups_of_another_is_checked_as_well() ->
     copies = [item(1000 + number, "dog", number) for number in range(3)]
     for seed in range(20):
         try:
-            parts = split(cats + copies, SHARES, seed=seed)
+            parts = stratified_group_split(cats + copies, SHARES, seed=seed)
         except SourceError as error:
             assert str(error).startswith('Class "dog" has 3 pictures')  # noqa: PT017
         else:
@@ -169,27 +181,27 @@ def test_a_label_that_lies_only_in_the_groups_of_another_is_checked_as_well() ->
 def test_a_group_larger_than_a_share_goes_to_training() -> None:
     items = [item(number, "cat", 0 if number < 30 else number) for number in range(100)]
     for seed in range(10):
-        parts = split(items, SHARES, seed=seed)
+        parts = stratified_group_split(items, SHARES, seed=seed)
         assert set(parts[:30]) == {"train"}
         assert Counter(parts) == {"train": 70, "test": 15, "val": 15}
 
 
 def test_one_part_alone_can_be_taken_from_training() -> None:
-    parts = split([item(number) for number in range(100)], {"val": 0.2}, seed=0)
+    parts = stratified_group_split([item(number) for number in range(100)], {"val": 0.2}, seed=0)
     assert Counter(parts) == {"train": 80, "val": 20}
 
 
 def test_the_digest_depends_on_who_is_where_and_on_nothing_else() -> None:
     items = many()
-    parts = split(items, SHARES, seed=0)
+    parts = stratified_group_split(items, SHARES, seed=0)
     both = list(zip(items, parts, strict=True))
     random.shuffle(both)
-    assert digest([one for one, _ in both], [part for _, part in both]) == digest(items, parts)
+    assert split_digest([one for one, _ in both], [part for _, part in both]) == split_digest(items, parts)
     moved = ["val" if part == "test" else part for part in parts]
-    assert digest(items, moved) != digest(items, parts)
-    assert digest([replace(items[0], label="dog"), *items[1:]], parts) != digest(items, parts)
+    assert split_digest(items, moved) != split_digest(items, parts)
+    assert split_digest([replace(items[0], label="dog"), *items[1:]], parts) != split_digest(items, parts)
 
 
 def test_the_split_is_the_same_in_every_version_of_bestiary() -> None:
     """Whoever changes this value changes everybody's test pictures: say so in the changelog."""
-    assert digest(many(), split(many(), SHARES, seed=0)) == "2a619191424f7650"
+    assert split_digest(many(), stratified_group_split(many(), SHARES, seed=0)) == "2a619191424f7650"

@@ -174,9 +174,9 @@ def test_the_page_and_the_picture_say_it(searched: Path) -> None:
 def test_second_scores_are_on_pictures_that_played_no_part(collection: SyntheticDataset) -> None:
     recipe = Recipe.of(PROBE)
     found = flow.audit(collection.folder, recipe=recipe, threads=1)
-    from bestiary.data.assign_splits import divided
+    from bestiary.data.assign_splits import assign_splits
 
-    shown, _ = divided(found, recipe.data, seed=0)
+    shown, _ = assign_splits(found, recipe.data, seed=0)
     division = objective.fresh_division(shown, 0, seed=1)
     judged_before = set(shown.filter(pl.col("split") == "val")["row_id"])
     judged_now = set(division.filter(pl.col("split") == "val")["row_id"])
@@ -190,10 +190,10 @@ def test_second_scores_are_on_pictures_that_played_no_part(collection: Synthetic
 
 
 def test_inner_folds_judge_every_picture_once_and_never_a_test_picture(collection: SyntheticDataset) -> None:
-    from bestiary.data.assign_splits import divided
+    from bestiary.data.assign_splits import assign_splits
 
     recipe = Recipe.of(PROBE)
-    shown, _ = divided(flow.audit(collection.folder, recipe=recipe, threads=1), recipe.data, seed=0)
+    shown, _ = assign_splits(flow.audit(collection.folder, recipe=recipe, threads=1), recipe.data, seed=0)
     assert objective.inner_folds(None, shown) == objective.AUTO_FOLDS  # few validation pictures
     parts = objective.divisions(shown, 3, seed=0)
     judged = pl.concat([part.filter(pl.col("split") == "val")["row_id"] for part in parts]).to_list()

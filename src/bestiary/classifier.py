@@ -21,10 +21,10 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, v
 from bestiary import files as files_module
 from bestiary import run_folder, table
 from bestiary.batches.preprocess import Source
-from bestiary.data.arrays import Pixels, RowShape, as_rgb, check_pictures, write_pictures
-from bestiary.data.assign_splits import divided
-from bestiary.data.dataset import audited_listing
-from bestiary.data.sources import Listed, Listing
+from bestiary.data.arrays import FlatImageShape, Pixels, check_image_array, to_rgb, write_png_files
+from bestiary.data.assign_splits import assign_splits
+from bestiary.data.dataset import audit_listing
+from bestiary.data.sources import PictureEntry, PictureList
 from bestiary.errors import InputError, SourceError
 from bestiary.evaluation.evaluate import validated
 from bestiary.export.finalize import learn_model
@@ -90,9 +90,9 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
         self.classes_, codes = np.unique(y, return_inverse=True)
         home = self._new_home()
         by_path = isinstance(pictures, list)
-        paths = pictures if isinstance(pictures, list) else write_pictures(self._pixels(pictures), home / GIVEN)
+        paths = pictures if isinstance(pictures, list) else write_png_files(self._pixels(pictures), home / GIVEN)
         names = self._names()
-        listing = Listing([Listed(path, names[code]) for path, code in zip(paths, codes, strict=True)])
+        listing = PictureList([PictureEntry(path, names[code]) for path, code in zip(paths, codes, strict=True)])
         try:
             run = _run(listing, home / "run", recipe, remember=by_path, threads=self.threads or available_cores())
         except SourceError as error:
@@ -156,7 +156,7 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
         check_classification_targets(y)
         check_consistent_length(pictures, y)
         if not isinstance(pictures, list) and pictures.ndim == 2:
-            self.row_shape_ = RowShape.of(pictures, self.picture_shape)
+            self.row_shape_ = FlatImageShape.of(pictures, self.picture_shape)
         return pictures, y
 
     def _checked(self, X: Any, *, reset: bool) -> list[Path] | Array:  # noqa: N803
@@ -167,7 +167,7 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
                 validate_data(self, X, reset=reset, skip_check_array=True)
             return paths
         if not hasattr(X, "tocsr") and np.asarray(X).ndim > 2:
-            return check_pictures(np.asarray(X))
+            return check_image_array(np.asarray(X))
         rows: Array = validate_data(self, X, reset=reset)
         return rows
 
@@ -180,7 +180,7 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
 
     def _pixels(self, pictures: Array) -> Iterable[Pixels]:
         if pictures.ndim > 2:
-            return map(as_rgb, pictures)
+            return map(to_rgb, pictures)
         if not hasattr(self, "row_shape_"):
             raise InputError("This classifier was not fitted on rows of numbers; give it paths, or pictures as uint8.")
         return map(self.row_shape_.picture, pictures)
@@ -229,7 +229,7 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
             self.run_ = run
 
 
-def _run(listing: Listing, out: Path, recipe: Recipe, *, remember: bool, threads: int) -> Path:
+def _run(listing: PictureList, out: Path, recipe: Recipe, *, remember: bool, threads: int) -> Path:
     """Return `out`, made a run with a calibrated, proven model and no test part.
 
     Audit, split and model are those of `train`. remember: whether measurements of the files are kept in the cache.
@@ -238,8 +238,8 @@ def _run(listing: Listing, out: Path, recipe: Recipe, *, remember: bool, threads
     settings, memory = recipe.resolve(), cache_folder() if remember else None
     limits = DecodeLimits(settings.picture.max_bytes, settings.picture.max_pixels)
     reporter = SilentReporter()
-    collection = audited_listing(listing, settings.data, limits, threads=threads, cache=memory, reporter=reporter)
-    shown, digest = divided(collection, recipe.data, seed=recipe.seed, with_test=False)
+    collection = audit_listing(listing, settings.data, limits, threads=threads, cache=memory, reporter=reporter)
+    shown, digest = assign_splits(collection, recipe.data, seed=recipe.seed, with_test=False)
     facts = {"threads": threads, "split digest": digest, "passed over": dict(collection.passed_over)}
 
     def contents(folder: Path) -> None:

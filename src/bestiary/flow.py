@@ -17,10 +17,10 @@ import polars as pl
 
 from bestiary import files, run_folder, table
 from bestiary.batches.decoding import missing_picture_error
-from bestiary.data.apply_corrections import settle
-from bestiary.data.assign_splits import described, divided
+from bestiary.data.apply_corrections import mark_resolved_issues
+from bestiary.data.assign_splits import assign_splits, describe_splits
 from bestiary.data.corrections import read_corrections
-from bestiary.data.dataset import Audited, audited
+from bestiary.data.dataset import AuditedDataset, audit_sources
 from bestiary.errors import InterruptedRun, PictureError, RunError, SourceError
 from bestiary.evaluation.cross_validation import cross_validated, fold_scores, pooled
 from bestiary.evaluation.diagnostics import lessons
@@ -66,7 +66,7 @@ def audit(
     recipe: Recipe | Mapping[str, Any] | None = None,
     threads: int | None = None,
     reporter: Reporter = SILENT,
-) -> Audited:
+) -> AuditedDataset:
     """Return the pictures of one source or several, measured and grouped, with everything found wrong with them.
 
     corrections: a file of decisions about pictures, which are applied.
@@ -83,9 +83,9 @@ def measured(
     settings: Recipe,
     threads: int,
     reporter: Reporter,
-) -> Audited:
+) -> AuditedDataset:
     """Return the pictures as far as they are known without a model: all that splitting and planning need."""
-    return audited(
+    return audit_sources(
         paths_of(pictures),
         labels,
         settings.data,
@@ -97,12 +97,12 @@ def measured(
     )
 
 
-def examined(found: Audited, settings: Recipe, threads: int, reporter: Reporter) -> Audited:
+def examined(found: AuditedDataset, settings: Recipe, threads: int, reporter: Reporter) -> AuditedDataset:
     """Return the audit with what takes a model to see, settled by the decisions that were applied."""
     found = looked_again(found, settings, threads=threads, cache=cache_folder(), reporter=reporter)
     if found.corrected is None:
         return found
-    return replace(found, findings=settle(found.findings, found.pictures, found.corrected.decisions))
+    return replace(found, findings=mark_resolved_issues(found.findings, found.pictures, found.corrected.decisions))
 
 
 def train(
@@ -157,7 +157,7 @@ def _prepared(
     # ---- Pictures: measured, audited, split ------------------------------------------------------------------------
     with clock.stage("audit"):
         collection = measured(pictures, labels, corrections, asked.resolve(), threads, reporter)
-        shown, digest = divided(collection, asked.data, seed=asked.seed)
+        shown, digest = assign_splits(collection, asked.data, seed=asked.seed)
 
     # ---- The plan: what fits into the time, and when it will be done -----------------------------------------------
     def make(recipe: Recipe) -> Task:
@@ -170,7 +170,7 @@ def _prepared(
         collection = examined(collection, plan.recipe, threads, reporter)
     for words in unlooked_words(collection):
         reporter.info(words)
-    reporter.info(described(shown, collection))
+    reporter.info(describe_splits(shown, collection))
 
     # ---- The run folder: nothing is written before the pictures are known to be good -------------------------------
     facts = source_facts(pictures, labels, corrections, threads) | {"split digest": digest, "plan": plan.words}

@@ -33,7 +33,7 @@ def audit(
     require_extra("train")
     from bestiary import flow
     from bestiary.cli.audit_table import audit_json, print_audit
-    from bestiary.data.assign_splits import refusal
+    from bestiary.data.assign_splits import why_not_trainable
     from bestiary.data.audit import SERIOUS
     from bestiary.progress import make_reporter
     from bestiary.report.audit_page import write_audit
@@ -42,7 +42,7 @@ def audit(
     show = make_reporter(quiet=quiet)
     found = flow.audit(pictures, labels=labels, corrections=corrections, recipe=asked, threads=threads, reporter=show)
     page = None if out is None else write_audit(found, out, source=", ".join(map(str, pictures)))
-    refused = refusal(found, asked.data, seed=asked.seed)
+    refused = why_not_trainable(found, asked.data, seed=asked.seed)
     if as_json:
         print_json(audit_json(found, page) | {"training_refused": refused})
     else:

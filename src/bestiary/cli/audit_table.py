@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     import polars as pl
 
-    from bestiary.data.dataset import Audited
+    from bestiary.data.dataset import AuditedDataset
 
 
 STYLES = ("dim", "default", "bold yellow", "bold red")  # noted, found, needs somebody, serious
@@ -33,7 +33,7 @@ class Line:
     is_issue: bool
 
 
-def audit_json(found: Audited, page: Path | None) -> dict[str, Any]:
+def audit_json(found: AuditedDataset, page: Path | None) -> dict[str, Any]:
     """Return the audit as plain values; `findings` counts everything, `noted` the part of it that needs nothing."""
     findings = found.findings
     lines = audit_lines(found)
@@ -48,7 +48,7 @@ def audit_json(found: Audited, page: Path | None) -> dict[str, Any]:
     }
 
 
-def print_audit(found: Audited, page: Path | None) -> None:
+def print_audit(found: AuditedDataset, page: Path | None) -> None:
     """Print what was found on stdout, and where the page with the pictures is or how to get it."""
     from bestiary.evaluation.model_audit import unlooked_words
 
@@ -74,7 +74,7 @@ def print_audit(found: Audited, page: Path | None) -> None:
         typer.echo("To see the pictures: the same command with --out audit, then open audit/audit.html.")
 
 
-def audit_lines(found: Audited) -> list[Line]:
+def audit_lines(found: AuditedDataset) -> list[Line]:
     """Return one line for each check that found something: serious, then the others, then what is only noted."""
     from bestiary.data.audit import SERIOUS
     from bestiary.report.audit_checks import advice, seriousness

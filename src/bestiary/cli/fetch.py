@@ -21,7 +21,7 @@ def fetch(
     as_json: AsJson = False,
 ) -> None:
     """Download a known collection; prints its folder."""
-    from bestiary.data.fetch import fetch as download
+    from bestiary.data.fetch import fetch_dataset as download
     from bestiary.progress import make_reporter
 
     folder = download(name, out or Path(name), reporter=make_reporter(quiet=quiet))

@@ -8,16 +8,16 @@ from typing import Any
 
 import polars as pl
 
-from bestiary.data.corrections import ACTIONS, Corrections, shortened
+from bestiary.data.corrections import ACTIONS, Corrections, format_hashes
 from bestiary.errors import did_you_mean
 
 # What somebody who looked at a picture has settled; the rest (unreadable, dark, in two given splits) stays as it is.
-OF_THE_LABEL = ("suspect-label", "outlier")
+LABEL_CHECKS = ("suspect-label", "outlier")
 DUPLICATES = ("exact-duplicate", "near-duplicate")
 
 
 @dataclass(frozen=True)
-class Corrected:
+class CorrectionResult:
     """What corrections did: the decisions, the pictures by action, and the hashes that match no picture."""
 
     decisions: Corrections
@@ -29,9 +29,9 @@ class Corrected:
         return {"digest": self.decisions.digest, **self.counts, "hashes without a picture": len(self.unmatched)}
 
 
-def correct(
+def apply_corrections(
     pictures: pl.DataFrame, corrections: Corrections, *, say: Callable[[str], None]
-) -> tuple[pl.DataFrame, Corrected]:
+) -> tuple[pl.DataFrame, CorrectionResult]:
     """Return the pictures with the decisions applied, and what was done.
 
     pictures: `sha256, label, error` at least, and `split` where there is one. `given_label` is added: the label before.
@@ -44,7 +44,7 @@ def correct(
     found = pictures.join(decisions, on="sha256", how="left", maintain_order="left")
     actions = found["action"]
     is_dropped = actions.eq_missing("drop") & found["error"].is_null()
-    why = pl.format("{}: dropped by the corrections file{}.", "path", _noted)
+    why = pl.format("{}: dropped by the corrections file{}.", "path", _note_suffix)
     found = found.with_columns(
         given_label=pl.col("label"),
         label=pl.coalesce("new", "label"),
@@ -54,19 +54,19 @@ def correct(
     if "split" in found.columns:
         found = found.with_columns(split=pl.when("dropped").then(None).otherwise("split"))
     matched = set(found["sha256"])
-    done = Corrected(
+    done = CorrectionResult(
         corrections,
         {action: int((actions == action).sum()) for action in ACTIONS},
         tuple(sha256 for sha256 in decided if sha256 not in matched),
     )
-    _tell(corrections, done, set(pictures["label"]), say)
+    _report_corrections(corrections, done, set(pictures["label"]), say)
     return found, done
 
 
-def settle(findings: pl.DataFrame, pictures: pl.DataFrame, corrections: Corrections) -> pl.DataFrame:
+def mark_resolved_issues(findings: pl.DataFrame, pictures: pl.DataFrame, corrections: Corrections) -> pl.DataFrame:
     """Return the findings, no longer issues where a decision has settled them.
 
-    pictures: as `correct` gives them, with `group`. Whether its label is right or the picture belongs here is settled
+    pictures: as `apply_corrections` gives them, with `group`. Whether its label is right or the picture belongs here is settled
     by keeping it and by giving it a label; a duplicate where its own picture is kept, or every other picture of its
     group is; a label conflict only where all pictures of the group were decided about: one label that is known to be
     right says that another is wrong. Whatever is wrong with a dropped picture is settled.
@@ -89,29 +89,31 @@ def settle(findings: pl.DataFrame, pictures: pl.DataFrame, corrections: Correcti
     check = pl.col("check")
     settled = (
         pl.col("dropped")
-        | (check.is_in(OF_THE_LABEL) & pl.col("looked_at"))
+        | (check.is_in(LABEL_CHECKS) & pl.col("looked_at"))
         | (check.is_in(DUPLICATES) & (pl.col("kept") | (pl.col("not_kept") == 1)))
         | ((check == "label-conflict") & (pl.col("undecided") == 0))
     )
     return joined.with_columns(is_issue=pl.col("is_issue") & ~settled.fill_null(False)).select(findings.columns)
 
 
-_noted = pl.when(pl.col("note") == "").then(pl.lit("")).otherwise(pl.format(" ({})", "note"))
+_note_suffix = pl.when(pl.col("note") == "").then(pl.lit("")).otherwise(pl.format(" ({})", "note"))
 
 
-def _tell(corrections: Corrections, done: Corrected, labels: set[str], say: Callable[[str], None]) -> None:
-    counts = ", ".join(f"{done.counts[action]:,} {word}" for action, word in _WORDS.items())
+def _report_corrections(
+    corrections: Corrections, done: CorrectionResult, labels: set[str], say: Callable[[str], None]
+) -> None:
+    counts = ", ".join(f"{done.counts[action]:,} {word}" for action, word in _ACTION_TEXTS.items())
     say(f"Corrections: {counts} (digest {corrections.digest}).")
     if done.unmatched:
         say(
             f"{len(done.unmatched):,} of {len(corrections.by_content):,} corrections match no picture here:"
-            f" {shortened(done.unmatched)}."
+            f" {format_hashes(done.unmatched)}."
         )
-    if overruled := {row.sha256 for row in corrections.overruled}:
+    if overruled := {row.sha256 for row in corrections.superseded}:
         have = "picture has" if len(overruled) == 1 else "pictures have"
         say(f"{len(overruled):,} {have} rows that contradict each other: the last row holds.")
     for label in sorted({row.label for row in corrections.by_content.values()} - labels - {""}):
         say(f'Corrections name a new label, "{label}". {did_you_mean(label, labels)}')
 
 
-_WORDS = {"keep": "kept", "drop": "dropped", "relabel": "with another label"}
+_ACTION_TEXTS = {"keep": "kept", "drop": "dropped", "relabel": "with another label"}

@@ -43,7 +43,7 @@ DAMAGE = (
 
 
 @dataclass(frozen=True)
-class Member:
+class ArchiveMember:
     """One entry of an archive as it describes itself. `kind` is file, folder, link or special file."""
 
     name: str
@@ -52,7 +52,7 @@ class Member:
     open: Callable[[], IO[bytes] | None]
 
 
-def damaged(archive: Path, why: str) -> SourceError:
+def damaged_archive_error(archive: Path, why: str) -> SourceError:
     """Return the error for an archive that cannot be read."""
     why = why.strip().rstrip(".")[:120] or "its data end too early"
     return SourceError(
@@ -61,13 +61,13 @@ def damaged(archive: Path, why: str) -> SourceError:
     )
 
 
-def shown(name: str) -> str:
+def quote_name(name: str) -> str:
     """Return a member's name in quotes, on one line and not too long."""
     text = json.dumps(name, ensure_ascii=not name.isprintable())
     return text if len(text) <= 120 else f'{text[:60]}…{text[-58:-1]}"'
 
 
-def members(raw: IO[bytes], archive: Path) -> tuple[int, Iterator[Member]]:
+def iter_members(raw: IO[bytes], archive: Path) -> tuple[int, Iterator[ArchiveMember]]:
     """Return how many bytes an open archive is thought to unpack to, and its members in their order.
 
     What it is, its first bytes tell better than its name. A member must be read before the next one is asked for.
@@ -89,17 +89,17 @@ def _check_count(count: int, archive: Path) -> None:
 # ---- zip --------------------------------------------------------------------------------------------------------
 
 
-def _zip(raw: IO[bytes], archive: Path) -> tuple[int, Iterator[Member]]:
+def _zip(raw: IO[bytes], archive: Path) -> tuple[int, Iterator[ArchiveMember]]:
     count, directory_bytes = _zip_directory(raw)
     _check_count(count, archive)
     if directory_bytes > MAX_DIRECTORY_BYTES:
-        raise damaged(archive, f"its table of contents has {directory_bytes / 1e6:,.0f} MB")
+        raise damaged_archive_error(archive, f"its table of contents has {directory_bytes / 1e6:,.0f} MB")
     opened = zipfile.ZipFile(raw)
     entries = opened.infolist()
     _check_count(len(entries), archive)
     if any(entry.flag_bits & ZIP_ENCRYPTED for entry in entries):
         raise SourceError(f"{archive} is encrypted. Unpack it with its password and give the folder.")
-    each = (Member(_zip_name(one), _zip_kind(one), one.file_size, partial(opened.open, one)) for one in entries)
+    each = (ArchiveMember(_zip_name(one), _zip_kind(one), one.file_size, partial(opened.open, one)) for one in entries)
     return sum(entry.file_size for entry in entries), each
 
 
@@ -142,14 +142,14 @@ def _zip_name(entry: zipfile.ZipInfo) -> str:
 # ---- tar --------------------------------------------------------------------------------------------------------
 
 
-def _tar(plain: IO[bytes], archive: Path) -> Iterator[Member]:
-    stream: Any = _Forward(plain)
+def _tar(plain: IO[bytes], archive: Path) -> Iterator[ArchiveMember]:
+    stream: Any = _ForwardStream(plain)
     with tarfile.open(fileobj=stream, mode="r:", encoding="utf-8", errors="surrogateescape") as opened:
         count = 0
         while (entry := opened.next()) is not None:
             count += 1
             _check_count(count, archive)
-            yield Member(_tar_name(entry), _tar_kind(entry), entry.size, partial(opened.extractfile, entry))
+            yield ArchiveMember(_tar_name(entry), _tar_kind(entry), entry.size, partial(opened.extractfile, entry))
             vars(opened)["members"].clear()  # it remembers every member that it has seen
     stream.finish()
 
@@ -171,7 +171,7 @@ def _tar_name(entry: tarfile.TarInfo) -> str:
         return name.decode("latin-1")
 
 
-class _Forward:
+class _ForwardStream:
     """A stream of tar blocks for tarfile, which by itself reads headers of any size, and stops at damage in silence."""
 
     def __init__(self, plain: IO[bytes]) -> None:

@@ -17,7 +17,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from bestiary.data.archive_members import CHUNK_BYTES, DAMAGE, SUFFIXES, Member, damaged, members, shown
+from bestiary.data.archive_members import (
+    CHUNK_BYTES,
+    DAMAGE,
+    SUFFIXES,
+    ArchiveMember,
+    damaged_archive_error,
+    iter_members,
+    quote_name,
+)
 from bestiary.errors import MachineError, SourceError
 from bestiary.progress import Reporter
 
@@ -28,15 +36,15 @@ KEEP_FREE_BYTES = 2**28
 LAYOUT_VERSION = 1
 PICTURES, NOTE, UNPACKED = "pictures", "unpacked.json", "unpacked"
 LEFTOVER_SECONDS = 24 * 3600
-PassedOver = Callable[[tuple[str, ...]], str | None]
+SkipReason = Callable[[tuple[str, ...]], str | None]
 
 
 @dataclass(frozen=True)
-class Unpacked:
+class UnpackedArchive:
     """A whole archive in the cache: the folder of its members, and how many were left packed, by reason."""
 
     folder: Path
-    passed_over: Counter[str]
+    skipped: Counter[str]
 
 
 def is_archive(path: Path) -> bool:
@@ -44,7 +52,7 @@ def is_archive(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES)
 
 
-def unpacked(archive: Path, cache: Path, passed_over: PassedOver, *, reporter: Reporter) -> Unpacked:
+def unpack_archive(archive: Path, cache: Path, skip_reason: SkipReason, *, reporter: Reporter) -> UnpackedArchive:
     """Return the members of an archive as a folder inside `cache`; unpacked now, or at an earlier call.
 
     passed_over: from the parts of a member's name, the reason to leave it packed, or None. Members are streamed, so
@@ -52,39 +60,39 @@ def unpacked(archive: Path, cache: Path, passed_over: PassedOver, *, reporter: R
     encrypted, too large or reaches outside; MachineError where the disk cannot hold it. Nothing is left half-written.
     """
     place = cache / _digest(archive)
-    found = _whole(place)
+    found = _read_complete(place)
     if found is None:
         _remove_leftovers(cache)
         shutil.rmtree(place, ignore_errors=True)  # what somebody has cleaned away in part
-        with _told(archive), whole_folder(place) as folder:
-            _unpack(archive, folder, passed_over, reporter)
+        with _archive_errors(archive), atomic_folder(place) as folder:
+            _unpack(archive, folder, skip_reason, reporter)
             if _digest(archive) != place.name:
                 raise SourceError(f"{archive} changed while it was unpacked. Wait until it is written, then try again.")
-        found = _whole(place)
+        found = _read_complete(place)
     if found is None:
         raise MachineError(f"{archive} was unpacked into {place}, but files are missing there. Is it being cleaned?")
     return found
 
 
 @contextlib.contextmanager
-def whole_folder(place: Path) -> Iterator[Path]:
-    """Give an empty temporary folder beside `place`; on success it takes that name, otherwise it is removed.
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Give an empty temporary folder beside `path`; on success it takes that name, otherwise it is removed.
 
     Nothing is replaced: where another process was quicker, its folder stays. Raises MachineError if nothing can be
     written there.
     """
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{place.name[:20]}.", dir=place.parent))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name[:20]}.", dir=path.parent))
     except OSError as error:
-        raise MachineError(f"Cannot write into {place.parent}: {error.strerror or error}.") from None
+        raise MachineError(f"Cannot write into {path.parent}: {error.strerror or error}.") from None
     try:
         yield temporary
         temporary.chmod(0o755)
         try:
-            temporary.rename(place)
+            temporary.rename(path)
         except OSError:
-            if not place.is_dir():
+            if not path.is_dir():
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -107,14 +115,14 @@ def _digest(archive: Path) -> str:
     return hashlib.sha256(text).hexdigest()[:20]
 
 
-def _whole(place: Path) -> Unpacked | None:
+def _read_complete(folder: Path) -> UnpackedArchive | None:
     """Return what was unpacked here, unless files of it are gone or changed: caches get cleaned."""
     try:
-        note = json.loads((place / NOTE).read_text(encoding="utf-8"))
+        note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
         state, counts = note["state"], Counter({str(k): int(v) for k, v in note["passed_over"].items()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return Unpacked(place / PICTURES, counts) if _state(place / PICTURES) == state else None
+    return UnpackedArchive(folder / PICTURES, counts) if _state(folder / PICTURES) == state else None
 
 
 def _state(folder: Path) -> str:
@@ -139,44 +147,46 @@ def _remove_leftovers(cache: Path) -> None:
 
 
 @contextlib.contextmanager
-def _told(archive: Path) -> Iterator[None]:
+def _archive_errors(archive: Path) -> Iterator[None]:
     """Turn what the archive libraries raise into one message that names the archive."""
     try:
         yield
     except DAMAGE as error:
-        raise damaged(archive, str(error)) from None
+        raise damaged_archive_error(archive, str(error)) from None
     except OSError as error:
         if error.errno is None:  # how bz2 says that its data make no sense
-            raise damaged(archive, str(error)) from None
+            raise damaged_archive_error(archive, str(error)) from None
         raise MachineError(f"{archive} cannot be unpacked: {error.strerror}. Is the disk full, or locked?") from None
 
 
 # ---- Unpacking --------------------------------------------------------------------------------------------------
 
 
-def _unpack(archive: Path, folder: Path, passed_over: PassedOver, reporter: Reporter) -> None:
+def _unpack(archive: Path, folder: Path, skip_reason: SkipReason, reporter: Reporter) -> None:
     """Write the members that are meant as pictures below `folder`, and a note of what was done."""
-    pictures, counts, places = folder / PICTURES, Counter[str](), _Places(archive)
+    pictures, counts, places = folder / PICTURES, Counter[str](), _UniqueNames(archive)
     pictures.mkdir()
-    for member, parts in _members_of(archive, folder, reporter):
-        if reason := passed_over(parts):
+    for member, parts in _iter_checked_members(archive, folder, reporter):
+        if reason := skip_reason(parts):
             counts[reason] += 1
         else:
-            _write(member, pictures / places.of(parts), archive)
+            _write(member, pictures / places.unique_path(parts), archive)
             counts[UNPACKED] += 1
     counts.pop(UNPACKED, 0)
     note = {"state": _state(pictures), "passed_over": counts}
     (folder / NOTE).write_text(json.dumps(note), encoding="utf-8")
 
 
-def _members_of(archive: Path, folder: Path, reporter: Reporter) -> Iterator[tuple[Member, tuple[str, ...]]]:
+def _iter_checked_members(
+    archive: Path, folder: Path, reporter: Reporter
+) -> Iterator[tuple[ArchiveMember, tuple[str, ...]]]:
     """Every file of an archive with the parts of its name, checked and counted, with progress by what was read."""
-    budget, total, done = _Budget(archive, folder), archive.stat().st_size // CHUNK_BYTES, 0
+    budget, total, done = _SizeLimit(archive, folder), archive.stat().st_size // CHUNK_BYTES, 0
     with archive.open("rb") as raw, reporter.progress(f"Unpacking {archive.name}, MB", total) as advance:
-        expected_bytes, found = members(raw, archive)
+        expected_bytes, found = iter_members(raw, archive)
         budget.expect(expected_bytes)
         for member in found:
-            parts = _parts(member, archive)
+            parts = _path_parts(member, archive)
             budget.take(member)
             if member.kind == "file" and parts:
                 yield member, parts
@@ -184,7 +194,7 @@ def _members_of(archive: Path, folder: Path, reporter: Reporter) -> Iterator[tup
             advance(done - before)
 
 
-def _write(member: Member, target: Path, archive: Path) -> None:
+def _write(member: ArchiveMember, target: Path, archive: Path) -> None:
     """Write one member, and count its bytes on the way: what it says of its size need not be true."""
     written = 0
     try:
@@ -199,31 +209,33 @@ def _write(member: Member, target: Path, archive: Path) -> None:
         if error.errno is None:
             raise
         raise MachineError(
-            f"{shown(member.name)} of {archive} cannot be written into the cache: {error.strerror}. Free some space,"
+            f"{quote_name(member.name)} of {archive} cannot be written into the cache: {error.strerror}. Free some space,"
             " set BESTIARY_CACHE to another place, or unpack it by hand and give the folder."
         ) from None
     if written != member.size_bytes:
-        raise damaged(archive, f"{shown(member.name)} has not the {member.size_bytes:,} bytes that it says it has")
+        raise damaged_archive_error(
+            archive, f"{quote_name(member.name)} has not the {member.size_bytes:,} bytes that it says it has"
+        )
 
 
-def _parts(member: Member, archive: Path) -> tuple[str, ...]:
+def _path_parts(member: ArchiveMember, archive: Path) -> tuple[str, ...]:
     """Return the folders and the name of a member that stays inside and is a plain file or folder."""
     name = member.name.replace("\\", "/")
     parts = tuple(part for part in name.split("/") if part not in ("", "."))
     if name.startswith("/") or ".." in parts or re.match("[A-Za-z]:", name):
         raise SourceError(
-            f"{archive} holds {shown(member.name)}, which would be written outside the folder it is unpacked into."
+            f"{archive} holds {quote_name(member.name)}, which would be written outside the folder it is unpacked into."
             " Do not trust this archive."
         )
     if member.kind not in ("file", "folder"):
         raise SourceError(
-            f"{archive} holds {shown(member.name)}, which is a {member.kind}, not a file. Pack the pictures"
+            f"{archive} holds {quote_name(member.name)}, which is a {member.kind}, not a file. Pack the pictures"
             " themselves (tar --dereference), or unpack it by hand and give the folder."
         )
     return parts
 
 
-class _Places:
+class _UniqueNames:
     """Finds a place for each member, none twice, on disks that ignore upper and lower case too."""
 
     def __init__(self, archive: Path) -> None:
@@ -231,31 +243,31 @@ class _Places:
         self._folders: dict[str, str] = {}
         self._taken: dict[str, int] = {}
 
-    def of(self, parts: tuple[str, ...]) -> PurePosixPath:
+    def unique_path(self, parts: tuple[str, ...]) -> PurePosixPath:
         """Return the member's own path, or with `~2` before the suffix where another member has it."""
         wanted = PurePosixPath(*parts)
         for folder in wanted.parents:
-            spelled = self._folders.setdefault(_folded(folder), str(folder))
+            spelled = self._folders.setdefault(_fold_case(folder), str(folder))
             if spelled != str(folder):
                 raise SourceError(
-                    f"{self._archive} has the folders {shown(spelled)} and {shown(str(folder))}, which not every"
+                    f"{self._archive} has the folders {quote_name(spelled)} and {quote_name(str(folder))}, which not every"
                     " disk can tell apart. Rename one of them, or unpack it by hand and give the folder."
                 )
-        first = _folded(wanted)
+        first = _fold_case(wanted)
         for number in itertools.count(self._taken.get(first, 0) + 1):
             place = wanted if number == 1 else wanted.with_name(f"{wanted.stem}~{number}{wanted.suffix}")
-            if (key := _folded(place)) not in self._taken:
+            if (key := _fold_case(place)) not in self._taken:
                 self._taken[key] = 1
                 self._taken[first] = number
                 return place
         raise AssertionError  # numbers do not end
 
 
-def _folded(path: PurePosixPath) -> str:
+def _fold_case(path: PurePosixPath) -> str:
     return unicodedata.normalize("NFC", str(path)).casefold()
 
 
-class _Budget:
+class _SizeLimit:
     """Counts what an archive unpacks to, and stops it before it fills the disk."""
 
     def __init__(self, archive: Path, folder: Path) -> None:
@@ -265,13 +277,15 @@ class _Budget:
         self._limit_bytes = min(MAX_UNPACKED_BYTES, max(RATIO_FROM_BYTES, MAX_RATIO * packed_bytes))
         self._taken_bytes = 0
 
-    def take(self, member: Member) -> None:
+    def take(self, member: ArchiveMember) -> None:
         """Count one member; raises SourceError or MachineError where it is one too many."""
         if member.size_bytes < 0:
-            raise damaged(self._archive, f"{shown(member.name)} says that it has {member.size_bytes} bytes")
+            raise damaged_archive_error(
+                self._archive, f"{quote_name(member.name)} says that it has {member.size_bytes} bytes"
+            )
         self._taken_bytes += member.size_bytes
         self._check(self._taken_bytes)
-        require_space(self._folder, member.size_bytes, f"Unpacking {shown(member.name)} of {self._archive}")
+        require_space(self._folder, member.size_bytes, f"Unpacking {quote_name(member.name)} of {self._archive}")
 
     def expect(self, unpacked_bytes: int) -> None:
         """Refuse early, before anything is written, what will not fit."""

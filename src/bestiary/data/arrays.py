@@ -18,7 +18,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class RowShape:
+class FlatImageShape:
     """How a row of numbers is a picture: its height, width and channels, and the numbers that are black and white."""
 
     height: int
@@ -28,7 +28,7 @@ class RowShape:
     white: float
 
     @classmethod
-    def of(cls, rows: npt.NDArray[Any], shape: Sequence[int] | None) -> RowShape:
+    def of(cls, rows: npt.NDArray[Any], shape: Sequence[int] | None) -> FlatImageShape:
         """Return the shape of the pictures in rows, (n, numbers).
 
         shape: (height, width) or (height, width, channels). Without it a row is a square, grey or RGB, if its length
@@ -36,7 +36,7 @@ class RowShape:
         of these rows. Raises InputError if a shape does not go with the length.
         """
         numbers = rows.shape[1]
-        height, width, channels = _shape(numbers) if shape is None else _given(shape, numbers)
+        height, width, channels = _guess_shape(numbers) if shape is None else _check_shape(shape, numbers)
         if rows.dtype == np.uint8:
             return cls(height, width, channels, 0.0, 255.0)
         return cls(height, width, channels, float(rows.min()), float(rows.max()))
@@ -45,16 +45,16 @@ class RowShape:
         """Return a row of numbers as uint8 (height, width, 3); what is beyond black or white is cut off."""
         span = self.white - self.black or 1.0
         scaled = np.clip((row.astype(np.float64) - self.black) / span, 0.0, 1.0) * 255.0
-        return as_rgb(np.rint(scaled).astype(np.uint8).reshape(self.height, self.width, self.channels))
+        return to_rgb(np.rint(scaled).astype(np.uint8).reshape(self.height, self.width, self.channels))
 
 
-def as_rgb(picture: Pixels) -> Pixels:
+def to_rgb(picture: Pixels) -> Pixels:
     """Return uint8 (height, width, 3) of a picture (height, width), (height, width, 1) or (height, width, 3)."""
     deep = picture[:, :, None] if picture.ndim == 2 else picture
     return np.ascontiguousarray(np.broadcast_to(deep, (*deep.shape[:2], 3)))
 
 
-def check_pictures(pictures: npt.NDArray[Any]) -> Pixels:
+def check_image_array(pictures: npt.NDArray[Any]) -> Pixels:
     """Return the array, or raise InputError unless it is uint8 (n, height, width) or (n, height, width, 3)."""
     whole = pictures.dtype == np.uint8 and 0 not in pictures.shape
     if not whole or not (pictures.ndim == 3 or (pictures.ndim == 4 and pictures.shape[3] in (1, 3))):
@@ -65,7 +65,7 @@ def check_pictures(pictures: npt.NDArray[Any]) -> Pixels:
     return pictures
 
 
-def write_pictures(pictures: Iterable[Pixels], folder: Path) -> list[Path]:
+def write_png_files(pictures: Iterable[Pixels], folder: Path) -> list[Path]:
     """Write pictures uint8 (height, width, 3) as PNG files, which lose nothing, and return their paths, in order."""
     folder.mkdir(parents=True)
     paths = []
@@ -76,7 +76,7 @@ def write_pictures(pictures: Iterable[Pixels], folder: Path) -> list[Path]:
     return paths
 
 
-def _shape(numbers: int) -> tuple[int, int, int]:
+def _guess_shape(numbers: int) -> tuple[int, int, int]:
     for channels in (1, 3):
         side = math.isqrt(numbers // channels)
         if side * side * channels == numbers:
@@ -84,7 +84,7 @@ def _shape(numbers: int) -> tuple[int, int, int]:
     return 1, numbers, 1
 
 
-def _given(shape: Sequence[int], numbers: int) -> tuple[int, int, int]:
+def _check_shape(shape: Sequence[int], numbers: int) -> tuple[int, int, int]:
     sizes = tuple(shape)
     if len(sizes) not in (2, 3) or math.prod(sizes) != numbers or sizes[2:] not in ((), (1,), (3,)):
         raise InputError(

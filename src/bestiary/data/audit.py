@@ -18,7 +18,7 @@ Row = dict[str, object]
 
 
 @dataclass(frozen=True)
-class Rule:
+class Check:
     """A check of single pictures: where it holds the picture becomes a finding; `score` 0 is worst, 1 is best.
 
     What bestiary deals with by itself is noted and is no issue: a thousand such notes must not drown one wrong label.
@@ -35,7 +35,7 @@ _long, _short = pl.max_horizontal("width", "height"), pl.min_horizontal("width",
 _size = pl.format("{} x {} pixels", "width", "height")
 
 
-def _share(expression: pl.Expr) -> pl.Expr:
+def _to_score(expression: pl.Expr) -> pl.Expr:
     return expression.cast(pl.Float64).clip(0, 1)
 
 
@@ -51,27 +51,27 @@ SERIOUS = {"unreadable", "truncated", "huge", "label-conflict", "split-leak", "s
 
 # What is decided about each measurement. Tuned by looking at the pictures on either side of each threshold.
 RULES = (
-    Rule("tiny", _short < 32, _share(_short / 32), pl.format("Very small: {}.", _size)),
-    Rule(
+    Check("tiny", _short < 32, _to_score(_short / 32), pl.format("Very small: {}.", _size)),
+    Check(
         "extreme-aspect",
         _long > 2.5 * _short,
-        _share(2.5 * _short / _long),
+        _to_score(2.5 * _short / _long),
         pl.format(
             "Long and narrow: {}; a centre crop would keep {} % of it.",
             _size,
             (100 * _short / _long).round(0).cast(pl.Int64),
         ),
     ),
-    Rule("dark", pl.col("luma") < 0.12, _share(pl.col("luma") / 0.12), pl.lit("Very dark.")),
-    Rule("bright", pl.col("luma") > 0.95, _share((1 - pl.col("luma")) / 0.05), pl.lit("Almost white.")),
-    Rule("blurry", pl.col("sharpness") < 0.006, _share(pl.col("sharpness") / 0.006), pl.lit("Blurry.")),
-    Rule(
+    Check("dark", pl.col("luma") < 0.12, _to_score(pl.col("luma") / 0.12), pl.lit("Very dark.")),
+    Check("bright", pl.col("luma") > 0.95, _to_score((1 - pl.col("luma")) / 0.05), pl.lit("Almost white.")),
+    Check("blurry", pl.col("sharpness") < 0.006, _to_score(pl.col("sharpness") / 0.006), pl.lit("Blurry.")),
+    Check(
         "low-information",
         (pl.col("entropy") < 2.5) | (pl.col("contrast") < 0.05),
-        _share(pl.col("entropy") / 2.5),
+        _to_score(pl.col("entropy") / 2.5),
         pl.lit("Hardly anything to see: nearly one colour."),
     ),
-    Rule(
+    Check(
         "animated",
         pl.col("frames") > 1,
         pl.lit(0.5),
@@ -79,7 +79,7 @@ RULES = (
         .then(pl.format("It has {} pages; the first is used.", "frames"))
         .otherwise(pl.format("An animation of {} frames; its first frame is used.", "frames")),
     ),
-    Rule(
+    Check(
         "wrong-extension",
         ~pl.struct("path", "format").map_elements(
             lambda row: _suffix(row["path"]) in SUFFIXES.get(row["format"], set()), return_dtype=pl.Boolean
@@ -88,20 +88,20 @@ RULES = (
         pl.format("The file is {} inside, which its name does not say.", "format"),
     ),
     # Grey is told only where colour is usual: of X-ray pictures, not one is grey among colour ones.
-    Rule(
+    Check(
         "grey",
         (pl.col("saturation") < GREY) & (pl.col("saturation").median().over("label") > COLOURED),
-        _share(pl.col("saturation") / GREY),
+        _to_score(pl.col("saturation") / GREY),
         pl.format("Grey, where most pictures of {} have colour.", "label"),
     ),
-    Rule(
+    Check(
         "rotated",
         pl.col("orientation") > 1,
         pl.lit(1.0),
         pl.lit("Stored on its side or mirrored, with a note how to turn it (EXIF); it is turned upright."),
         is_issue=False,
     ),
-    Rule(
+    Check(
         "alpha",
         pl.col("has_alpha"),
         pl.lit(1.0),
@@ -111,7 +111,7 @@ RULES = (
 )
 
 
-def find(pictures: pl.DataFrame, pairs: npt.NDArray[np.int64], *, test_fraction: float = 0.15) -> pl.DataFrame:
+def find_issues(pictures: pl.DataFrame, pairs: npt.NDArray[np.int64], *, test_fraction: float = 0.15) -> pl.DataFrame:
     """Return the findings table (`table.FINDINGS`) for measured pictures.
 
     pictures: the measured table with `group` and, where there was one, `given_split`; pairs: int64 (n, 3) or
@@ -119,11 +119,16 @@ def find(pictures: pl.DataFrame, pairs: npt.NDArray[np.int64], *, test_fraction:
     test_fraction: of each class, where no split is given.
     """
     usable = pictures.filter(pl.col("error").is_null())
-    rows = [*_unusable(pictures), *_by_rule(usable), *_duplicates(pictures, pairs), *_imbalance(usable, test_fraction)]
-    return in_order(pl.DataFrame(rows, schema=table.FINDINGS))
+    rows = [
+        *_unreadable_findings(pictures),
+        *_rule_findings(usable),
+        *_duplicate_findings(pictures, pairs),
+        *_imbalance_findings(usable, test_fraction),
+    ]
+    return sort_findings(pl.DataFrame(rows, schema=table.FINDINGS))
 
 
-def in_order(findings: pl.DataFrame) -> pl.DataFrame:
+def sort_findings(findings: pl.DataFrame) -> pl.DataFrame:
     """Return the findings check by check, in the order of `table.CHECKS`, the worst of each first."""
     order = {check: place for place, check in enumerate(table.CHECKS)}
     place = pl.col("check").replace_strict(order, return_dtype=pl.Int32)
@@ -157,25 +162,25 @@ def _finding(
     }
 
 
-def _unusable(pictures: pl.DataFrame) -> Iterator[Row]:
+def _unreadable_findings(pictures: pl.DataFrame) -> Iterator[Row]:
     for row in pictures.filter(pl.col("error").is_not_null() & pl.col("check").is_not_null()).iter_rows(named=True):
         yield _finding(row["check"], row["error"], row=row, score=0.0 if row["missing"] is None else 1 - row["missing"])
 
 
-def _by_rule(usable: pl.DataFrame) -> Iterator[Row]:
+def _rule_findings(usable: pl.DataFrame) -> Iterator[Row]:
     for rule in RULES:
         found = usable.filter(rule.holds).select("row_id", "path", score=rule.score, message=rule.message)
         for row in found.iter_rows(named=True):
             yield _finding(rule.check, row["message"], row=row, score=row["score"], is_issue=rule.is_issue)
 
 
-def _duplicates(pictures: pl.DataFrame, pairs: npt.NDArray[np.int64]) -> Iterator[Row]:
+def _duplicate_findings(pictures: pl.DataFrame, pairs: npt.NDArray[np.int64]) -> Iterator[Row]:
     """One finding for each picture of a pair beyond the first, and more where labels or given splits disagree."""
     for left, right, bits, *kind in pairs.tolist():
         one, other = pictures.row(left, named=True), pictures.row(right, named=True)
         group = other["group"]
         same = one["sha256"] == other["sha256"]
-        name = _told_apart(str(one["path"]), str(other["path"]))
+        name = _distinguishing_path(str(one["path"]), str(other["path"]))
         check, how = ("exact-duplicate", "The same file as") if same else ("near-duplicate", "Nearly the same as")
         how = f"{how} {name}{HOW[kind[0]] if kind else ''}"
         yield _finding(check, f"{how}.", row=other, score=bits / 256, group=group)
@@ -187,10 +192,10 @@ def _duplicates(pictures: pl.DataFrame, pairs: npt.NDArray[np.int64]) -> Iterato
             yield _finding("split-leak", message, row=other, score=bits / 256, group=group)
 
 
-def _told_apart(path: str, other: str) -> str:
+def _distinguishing_path(path: str, other: str) -> str:
     """Return the name of the file `path`, with as many of its folders as tell it from `other`.
 
-    >>> _told_apart("/all/cat/1.jpg", "/all/dog/2.jpg"), _told_apart("/all/cat/1.jpg", "/all/dog/1.jpg")
+    >>> _distinguishing_path("/all/cat/1.jpg", "/all/dog/2.jpg"), _distinguishing_path("/all/cat/1.jpg", "/all/dog/1.jpg")
     ('1.jpg', 'cat/1.jpg')
     """
     parts, others = (one.replace("\\", "/").split("/") for one in (path, other))
@@ -199,7 +204,7 @@ def _told_apart(path: str, other: str) -> str:
     return next(("/".join(parts[-n:]) for n in range(1, len(parts)) if parts[-n:] != others[-n:]), path)
 
 
-def _imbalance(usable: pl.DataFrame, test_fraction: float) -> Iterator[Row]:
+def _imbalance_findings(usable: pl.DataFrame, test_fraction: float) -> Iterator[Row]:
     counts = usable.group_by("label").agg(pl.len(), (pl.col("given_split") == "test").sum().alias("test"))
     counts = counts.sort("len", "label")
     if counts.height < 2:
@@ -207,11 +212,11 @@ def _imbalance(usable: pl.DataFrame, test_fraction: float) -> Iterator[Row]:
     (small, few, given), (large, many, _) = counts.row(0), counts.row(-1)
     if many >= UNEVEN * few:
         test = given if usable["given_split"].null_count() < usable.height else max(1, round(few * test_fraction))
-        message = f"{large} has {many:,} pictures, {small} only {few:,}: {many / few:.0f} times fewer. {_sure(test)}"
+        message = f"{large} has {many:,} pictures, {small} only {few:,}: {many / few:.0f} times fewer. {_describe_recall_precision(test)}"
         yield _finding("imbalance", message, score=few / many)
 
 
-def _sure(test: int) -> str:
+def _describe_recall_precision(test: int) -> str:
     """Return how well the recall of a class will be known from so many test pictures."""
     if not test:
         return "It has no test picture: nothing can be said of how often it is found."

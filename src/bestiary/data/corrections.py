@@ -27,7 +27,7 @@ ACTIONS: tuple[str, ...] = get_args(Action)
 NEEDED = ("sha256", "action", "label")
 COLUMNS = (*NEEDED, "note", "when")
 SHA256 = re.compile("[0-9a-f]{64}")
-SHOWN = 3
+MAX_HASHES = 3
 _writing = threading.Lock()
 
 
@@ -62,7 +62,7 @@ class Corrections:
         return {row.sha256: row for row in self.rows}
 
     @cached_property
-    def overruled(self) -> tuple[Correction, ...]:
+    def superseded(self) -> tuple[Correction, ...]:
         """Earlier decisions that a later one about the same picture contradicts."""
         return tuple(row for row in self.rows if not row.same_decision(self.by_content[row.sha256]))
 
@@ -82,7 +82,7 @@ class Conflict:
     files: tuple[Path, ...]
 
 
-def correction(
+def make_correction(
     sha256: str, action: str, label: str = "", note: str = "", when: str | None = None, *, where: str = "A correction"
 ) -> Correction:
     """Return a decision that was checked; `when` is now if it is None.
@@ -114,7 +114,7 @@ def read_corrections(path: Path) -> Corrections:
     return Corrections(tuple(_rows(text, path)))
 
 
-def append(path: Path, made: Iterable[Correction]) -> Corrections:
+def append(path: Path, new: Iterable[Correction]) -> Corrections:
     """Add decisions to a file, made where there is none, and return all that it holds then.
 
     A reader finds the old file or the whole new one. One process may write at a time, with any number of threads.
@@ -122,7 +122,7 @@ def append(path: Path, made: Iterable[Correction]) -> Corrections:
     """
     with _writing:
         before = read_corrections(path).rows if path.exists() else ()
-        return write(path, Corrections((*before, *made)))
+        return write(path, Corrections((*before, *new)))
 
 
 def write(path: Path, corrections: Corrections) -> Corrections:
@@ -145,18 +145,18 @@ def merge(paths: Sequence[Path]) -> tuple[Corrections, list[Conflict]]:
     made.sort(key=lambda one: _instant(one[1].when))  # stable: equal times stay in the order of the files
     merged = Corrections(tuple(row for _, row in made))
     conflicts = []
-    for sha256 in sorted({row.sha256 for row in merged.overruled}):
+    for sha256 in sorted({row.sha256 for row in merged.superseded}):
         about = [(path, row) for path, row in made if row.sha256 == sha256]
         *others, holds = (row for _, row in about)
         conflicts.append(Conflict(holds, tuple(others), tuple(path for path, _ in about)))
     return merged, conflicts
 
 
-def shortened(hashes: Iterable[str]) -> str:
+def format_hashes(hashes: Iterable[str]) -> str:
     """Return the first few hashes, each by its first twelve digits, for a message."""
     listed = list(hashes)
-    more = f" and {len(listed) - SHOWN:,} more" if len(listed) > SHOWN else ""
-    return ", ".join(f"{sha256[:12]}…" for sha256 in listed[:SHOWN]) + more
+    more = f" and {len(listed) - MAX_HASHES:,} more" if len(listed) > MAX_HASHES else ""
+    return ", ".join(f"{sha256[:12]}…" for sha256 in listed[:MAX_HASHES]) + more
 
 
 def _rows(text: str, path: Path) -> Iterable[Correction]:
@@ -177,7 +177,7 @@ def _rows(text: str, path: Path) -> Iterable[Correction]:
             if len(cells) != len(header):
                 raise SourceError(f"{where}: {len(cells)} cells; expected {len(header)}, as in the first line.")
             row = dict(zip(header, cells, strict=True))
-            yield correction(*(row.get(column, "") for column in COLUMNS), where=where)
+            yield make_correction(*(row.get(column, "") for column in COLUMNS), where=where)
     except csv.Error as error:
         raise SourceError(f"The corrections {path} cannot be read, line {reader.line_num}: {error}.") from None
 

@@ -41,10 +41,10 @@ def label_map(name: str | None) -> Mapping[str, str]:
     return _read(path)
 
 
-def lasting_name(name: str | None) -> str | None:
+def absolute_label_map(name: str | None) -> str | None:
     """Return the name of a label map as a run keeps it: the path of a CSV holds in every folder.
 
-    >>> lasting_name("animals10")
+    >>> absolute_label_map("animals10")
     'animals10'
     """
     return name if name is None or name in LABEL_MAPS else str(Path(name).absolute())

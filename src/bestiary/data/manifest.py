@@ -6,14 +6,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from bestiary.data.split import PARTS, part_named
+from bestiary.data.split import SPLIT_NAMES, parse_split_name
 from bestiary.errors import SourceError
 from bestiary.text import escape_control_chars
 
 Row = tuple[str | None, str | None, str | None]
 
 
-def rows(source: Path) -> Iterator[tuple[Path, str, str | None]]:
+def read_manifest(source: Path) -> Iterator[tuple[Path, str, str | None]]:
     """Yield the path, label and part of the split (or None) of each row; paths are relative to the table.
 
     Raises SourceError, naming the row, for what cannot be a picture with a label.
@@ -25,10 +25,10 @@ def rows(source: Path) -> Iterator[tuple[Path, str, str | None]]:
             raise SourceError(f"{source}, row {number}: path and label must not be empty.")
         if "\0" in path:
             raise SourceError(f"{source}, row {number}: the path {path!r} cannot be the name of a file.")
-        yield _beside(source, path), label.strip(), _part(split, source, number)
+        yield _resolve_path(source, path), label.strip(), _split_name(split, source, number)
 
 
-def _beside(source: Path, path: str) -> Path:
+def _resolve_path(source: Path, path: str) -> Path:
     """Return the path of a picture, relative to its table, which may have been written on Windows."""
     found = source.parent / path
     if os.sep == "/" and "\\" in path and not found.exists():
@@ -57,9 +57,9 @@ def _cells(source: Path) -> list[Row]:
         raise SourceError(f"The table {source} cannot be read: {why}. Expected UTF-8, with path,label.") from None
 
 
-def _part(split: str | None, source: Path, number: int) -> str | None:
+def _split_name(split: str | None, source: Path, number: int) -> str | None:
     if not split or not split.strip():
         return None
-    if (name := part_named(split)) is None:
-        raise SourceError(f'{source}, row {number}: split "{split}" is none of {", ".join(sorted(PARTS))}.')
+    if (name := parse_split_name(split)) is None:
+        raise SourceError(f'{source}, row {number}: split "{split}" is none of {", ".join(sorted(SPLIT_NAMES))}.')
     return name

@@ -20,12 +20,12 @@ from bestiary.picture import FORMATS, DecodeLimits, message_with_filename, open_
 
 HASH_SIDE, HASH_PIXELS = 16, 64  # 16 x 16 = 256 bits from the lowest frequencies of 64 x 64 pixels
 THUMBNAIL_SIDE = 32
-MEASURED_SIDE = 128
+MEASURE_SIDE = 128
 Packed = bytes  # the dataclass below has a field of the name bytes
 
 
 @dataclass(frozen=True)
-class Inspection:
+class ImageMeasurements:
     """Measurements of one file; what they mean is decided elsewhere.
 
     luma: mean brightness in 0..1 · contrast: 5th to 95th percentile of brightness in 0..1 · entropy: of brightness,
@@ -66,31 +66,31 @@ class Inspection:
     error: str | None = None
 
 
-def inspect(path: Path, limits: DecodeLimits) -> Inspection:
+def measure_file(path: Path, limits: DecodeLimits) -> ImageMeasurements:
     """Return the measurements of a file; a file that cannot be used comes back with `error`, never as an exception."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks name no file: what they amount to is found below
-        return _inspected(path, limits)
+        return _measure_path(path, limits)
 
 
-def _inspected(path: Path, limits: DecodeLimits) -> Inspection:
-    seen, content = Inspection(str(path)), b""
+def _measure_path(path: Path, limits: DecodeLimits) -> ImageMeasurements:
+    seen, content = ImageMeasurements(str(path)), b""
     try:
         stat = path.stat()
-        seen = Inspection(str(path), stat.st_size, stat.st_mtime_ns)
+        seen = ImageMeasurements(str(path), stat.st_size, stat.st_mtime_ns)
         content = read_bytes(path, limits)
         digest = hashlib.sha256(content).hexdigest()
-        seen = Inspection(str(path), stat.st_size, stat.st_mtime_ns, digest)
-        return _measured(content, seen, limits)
+        seen = ImageMeasurements(str(path), stat.st_size, stat.st_mtime_ns, digest)
+        return _measure_content(content, seen, limits)
     except PictureError as error:
         message = message_with_filename(error, str(path))
-        missing = missing_share(content) if error.check == "truncated" else None
+        missing = missing_fraction(content) if error.check == "truncated" else None
         message += "" if missing is None else f" About {100 * missing:.0f} % of the picture is missing."
         return replace(seen, missing=missing, check=error.check, error=message)
     except OSError as error:
         leads_nowhere = path.is_symlink() and not path.exists()
         why = "it is a link that leads nowhere" if leads_nowhere else error.strerror or error
-        return Inspection(str(path), check="unreadable", error=f"{path} cannot be read: {why}.")
+        return ImageMeasurements(str(path), check="unreadable", error=f"{path} cannot be read: {why}.")
 
 
 def perceptual_hash(image: Image.Image) -> npt.NDArray[np.bool_]:
@@ -125,17 +125,17 @@ def _cosines() -> npt.NDArray[np.float64]:
     return waves
 
 
-def _measured(content: bytes, seen: Inspection, limits: DecodeLimits) -> Inspection:
-    opened = open_picture(content, at_least=MEASURED_SIDE, limits=limits)
+def _measure_content(content: bytes, seen: ImageMeasurements, limits: DecodeLimits) -> ImageMeasurements:
+    opened = open_picture(content, at_least=MEASURE_SIDE, limits=limits)
     small = opened.image.copy()
-    small.thumbnail((MEASURED_SIDE, MEASURED_SIDE), Image.Resampling.BILINEAR)
+    small.thumbnail((MEASURE_SIDE, MEASURE_SIDE), Image.Resampling.BILINEAR)
     grey = np.asarray(small.convert("L"), np.float32) / 255
     hashed = _hash_pixels(opened.image)
     low, high = np.percentile(grey, (5, 95))
     red, green, blue = _mean_colour(pixels := np.asarray(small))
     border_red, border_green, border_blue = _mean_colour(_border(pixels))
     quantisation, subsampling = _jpeg_settings(content)
-    return Inspection(
+    return ImageMeasurements(
         seen.path,
         seen.bytes,
         seen.mtime_ns,
@@ -199,7 +199,7 @@ DOWNWARDS = {"JPEG", "MPO", "PNG", "PPM", "TIFF"}  # stored row by row, the uppe
 EITHER_WAY = {"BMP", "TGA"}  # row by row, the lower edge first as a rule
 
 
-def missing_share(content: bytes) -> float | None:
+def missing_fraction(content: bytes) -> float | None:
     """Return the share of rows that a truncated picture lacks, in 0..1, or None where that cannot be told.
 
     It cannot where the whole picture is stored in ever finer passes (progressive JPEG, interlaced PNG). What the

@@ -21,11 +21,11 @@ PICTURES_AT_ONCE = 4096
 PAIRS_AT_ONCE = 64  # what is worked on stays in the processor's cache: twice as fast as 4,096 pairs
 STEPS = 4
 _PULL = 0.02, 0.02, 0.02, 0.02, 0.001, 0.001  # keeps a plain picture, which every move fits, where it is
-_LEAST_DETAIL = 0.5 / 255**2  # variance that counts as none: two plain pictures are not alike, they only lack detail
+_MIN_DETAIL = 0.5 / 255**2  # variance that counts as none: two plain pictures are not alike, they only lack detail
 
 
 @dataclass(frozen=True)
-class View:
+class CropView:
     """A way to look at a picture: perhaps mirrored, through a window, in shares of its width and height."""
 
     across: Span = (0.0, 1.0)
@@ -45,16 +45,16 @@ _CROPS = (
     ((0.025, 0.975), (0.025, 0.975)),
     ((0.05, 0.95), (0.05, 0.95)),
 )
-VIEWS = (View(), View(mirrored=True), *(View(*crop, mirror) for mirror in (False, True) for crop in _CROPS))
+VIEWS = (CropView(), CropView(mirrored=True), *(CropView(*crop, mirror) for mirror in (False, True) for crop in _CROPS))
 
 
-def view_hashes(thumbnails: Grey, view: View) -> npt.NDArray[np.uint64]:
+def hash_views(thumbnails: Grey, view: CropView) -> npt.NDArray[np.uint64]:
     """Return the perceptual hash of one view of each thumbnail, uint64 (n, 4).
 
     thumbnails: uint8 (n, 32, 32). As `inspection.perceptual_hash`, of the view's window and from fewer pixels: to be
     compared with hashes from here only.
     """
-    down, across = _waves(view.down), _waves(view.across)
+    down, across = _cosine_basis(view.down), _cosine_basis(view.across)
     across = across[:, ::-1] if view.mirrored else across
     found = np.empty((len(thumbnails), HASH_SIDE**2 // 64), np.uint64)
     for start in range(0, len(thumbnails), PICTURES_AT_ONCE):
@@ -65,19 +65,19 @@ def view_hashes(thumbnails: Grey, view: View) -> npt.NDArray[np.uint64]:
     return found
 
 
-def agreement(ones: Grey, others: Grey, view: View) -> Numbers:
-    """Return how well a view of each of `ones` agrees with each of `others` once aligned, float32 (n,), -1..1.
+def registration_score(moving: Grey, fixed: Grey, view: CropView) -> Numbers:
+    """Return how well a view of each of `moving` agrees with each of `fixed` once aligned, float32 (n,), -1..1.
 
     ones, others: uint8 (n, 32, 32). The view's window is shifted and stretched until it fits (Lucas and Kanade 1981),
     whatever the brightness and the contrast; what is compared is the correlation of the finer structure, which
     two pictures of the same kind of scene do not share.
     """
-    ones = ones[:, :, ::-1] if view.mirrored else ones
-    parts = [_agreement(one, other, view.across, view.down) for one, other in _parts(ones, others)]
+    moving = moving[:, :, ::-1] if view.mirrored else moving
+    parts = [_align_and_score(one, other, view.across, view.down) for one, other in _iter_pair_chunks(moving, fixed)]
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
-def _waves(span: Span) -> Numbers:
+def _cosine_basis(span: Span) -> Numbers:
     """Return the cosine waves of a window as weights of the thumbnail's pixels, (16, 32)."""
     places = np.arange(THUMBNAIL_SIDE) + 0.5
     waves = np.cos(np.pi * np.arange(HASH_SIDE)[:, None] * places / THUMBNAIL_SIDE)
@@ -95,34 +95,34 @@ def _sampling(low: npt.NDArray[np.floating], width: npt.NDArray[np.floating]) ->
     return weights
 
 
-def _parts(ones: Grey, others: Grey) -> Iterator[tuple[Numbers, Numbers]]:
-    for start in range(0, len(ones), PAIRS_AT_ONCE):
+def _iter_pair_chunks(moving: Grey, fixed: Grey) -> Iterator[tuple[Numbers, Numbers]]:
+    for start in range(0, len(moving), PAIRS_AT_ONCE):
         some = slice(start, start + PAIRS_AT_ONCE)
-        yield _scaled(ones[some]), _scaled(others[some])
+        yield _to_unit_range(moving[some]), _to_unit_range(fixed[some])
 
 
-def _scaled(pictures: Grey) -> Numbers:
+def _to_unit_range(pictures: Grey) -> Numbers:
     return np.divide(pictures, 255, dtype=np.float32)
 
 
-def _agreement(ones: Numbers, others: Numbers, across: Span, down: Span) -> Numbers:
-    windows = np.repeat([[across[0], across[1] - across[0], down[0], down[1] - down[0]]], len(ones), axis=0)
+def _align_and_score(moving: Numbers, fixed: Numbers, across: Span, down: Span) -> Numbers:
+    windows = np.repeat([[across[0], across[1] - across[0], down[0], down[1] - down[0]]], len(moving), axis=0)
     for _ in range(STEPS):
-        windows = _stepped(windows, _seen(ones, windows), others)
-    one, other = _structure(_seen(ones, windows)), _structure(others)
+        windows = _gauss_newton_step(windows, _resample_windows(moving, windows), fixed)
+    one, other = _structure(_resample_windows(moving, windows)), _structure(fixed)
     together = (one * other).mean((1, 2))
     apart = np.sqrt((one * one).mean((1, 2)) * (other * other).mean((1, 2)))
-    found: Numbers = (together / (apart + _LEAST_DETAIL)).astype(np.float32)
+    found: Numbers = (together / (apart + _MIN_DETAIL)).astype(np.float32)
     return found
 
 
-def _seen(ones: Numbers, windows: npt.NDArray[np.float64]) -> Numbers:
+def _resample_windows(moving: Numbers, windows: npt.NDArray[np.float64]) -> Numbers:
     across, across_width, down, down_width = windows.T
-    found: Numbers = np.matmul(_sampling(down, down_width) @ ones, _sampling(across, across_width).transpose(0, 2, 1))
+    found: Numbers = np.matmul(_sampling(down, down_width) @ moving, _sampling(across, across_width).transpose(0, 2, 1))
     return found
 
 
-def _stepped(windows: npt.NDArray[np.float64], seen: Numbers, others: Numbers) -> npt.NDArray[np.float64]:
+def _gauss_newton_step(windows: npt.NDArray[np.float64], seen: Numbers, fixed: Numbers) -> npt.NDArray[np.float64]:
     """Return windows, (n, 4): start and width across, start and width down, one step of Gauss-Newton nearer.
 
     The other picture is taken for `gain * seen + offset`, moved by a shift and a stretch along each axis: six
@@ -134,7 +134,7 @@ def _stepped(windows: npt.NDArray[np.float64], seen: Numbers, others: Numbers) -
     columns = np.stack(moves, axis=-1).reshape(len(seen), -1, len(moves))
     turned = columns.transpose(0, 2, 1)
     normal = (turned @ columns).astype(np.float64) + np.diag(_PULL)
-    solved = np.linalg.solve(normal, (turned @ others.reshape(len(seen), -1, 1)).astype(np.float64))[..., 0]
+    solved = np.linalg.solve(normal, (turned @ fixed.reshape(len(seen), -1, 1)).astype(np.float64))[..., 0]
     gain = np.maximum(solved[:, 4:5], 0.2)
     shift_across, stretch_across, shift_down, stretch_down = (solved[:, :4] / gain).clip(-0.03, 0.03).T
     across, across_width, down, down_width = windows.T
@@ -151,20 +151,20 @@ def _stepped(windows: npt.NDArray[np.float64], seen: Numbers, others: Numbers) -
 
 def _structure(pictures: Numbers) -> Numbers:
     """Return what is left between the means of 3 x 3 and of 5 x 5 pixels, without its mean."""
-    fine, coarse = _blurring(3), _blurring(5)
+    fine, coarse = _box_filter(3), _box_filter(5)
     smooth = fine @ pictures @ fine.T
     left = smooth - coarse @ smooth @ coarse.T
     found: Numbers = left - left.mean((1, 2), keepdims=True)
     return found
 
 
-def _blurring(pixels: int) -> Numbers:
+def _box_filter(pixels: int) -> Numbers:
     place = np.arange(THUMBNAIL_SIDE)
     near = (np.abs(place[:, None] - place) <= pixels // 2).astype(np.float32)
     found: Numbers = near / near.sum(axis=1, keepdims=True)
     return found
 
 
-def thumbnails_of(packed: Sequence[bytes]) -> Grey:
+def unpack_thumbnails(packed: Sequence[bytes]) -> Grey:
     """Return the thumbnails that `Inspection.thumbnail` holds as uint8 (n, 32, 32)."""
     return np.frombuffer(b"".join(packed), np.uint8).reshape(-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE)

@@ -13,14 +13,14 @@ from typing import Any
 
 import polars as pl
 
-from bestiary.data.measure import Inspection, inspect
-from bestiary.data.sources import Listing, Unusable
+from bestiary.data.measure import ImageMeasurements, measure_file
+from bestiary.data.sources import PictureList, UnreadableFile
 from bestiary.errors import MachineError
 from bestiary.files import atomic_path
 from bestiary.picture import DecodeLimits
 from bestiary.progress import Reporter
 
-INSPECTION_VERSION = 3
+MEASUREMENT_VERSION = 3
 DIGEST_BYTES = 32
 FILES_AT_ONCE = 32
 ROWS_AT_ONCE, GROUP_ROWS = 512, 8_192  # of a table; of what is compressed at once
@@ -32,13 +32,13 @@ _TYPES: dict[str, Any] = {
     "bool": pl.Boolean,
     "Packed": pl.Binary,
 }
-INSPECTION_COLUMNS = {f.name: _TYPES[str(f.type).removesuffix(" | None")] for f in fields(Inspection)}
+MEASUREMENT_COLUMNS = {f.name: _TYPES[str(f.type).removesuffix(" | None")] for f in fields(ImageMeasurements)}
 
 
-def measured(
-    listing: Listing, limits: DecodeLimits, *, threads: int, cache: Path | None, reporter: Reporter
+def scan_pictures(
+    listing: PictureList, limits: DecodeLimits, *, threads: int, cache: Path | None, reporter: Reporter
 ) -> pl.DataFrame:
-    """Return one row per listed file, sorted by path: `row_id, label, given_split` and the columns of `Inspection`.
+    """Return one row per listed file, sorted by path: `row_id, label, given_split` and the columns of `ImageMeasurements`.
 
     Files are measured by `threads` worker processes. Measurements are kept in the `cache` folder and used again for
     files whose path, size and time of change are the same. A file that cannot be used is a row with `error`; those
@@ -53,35 +53,35 @@ def measured(
         orient="row",
     ).with_row_index("row_id")
     memory = None if cache is None else cache / "inspections" / f"{_memory_key(listed, limits)}.measured"
-    remembered = _remembered(memory)
-    lost = pl.DataFrame([asdict(_lost(one)) for one in listing.unusable], schema=INSPECTION_COLUMNS)
-    known = pl.concat([_still_true(remembered, listed["path"].unique()), lost.unique("path")])
-    missing = listed["path"].unique(maintain_order=True).filter(~_within(listed["path"], known)).to_list()
+    remembered = _load_cached(memory)
+    lost = pl.DataFrame([asdict(_unreadable_measurements(one)) for one in listing.unusable], schema=MEASUREMENT_COLUMNS)
+    known = pl.concat([_drop_stale(remembered, listed["path"].unique()), lost.unique("path")])
+    missing = listed["path"].unique(maintain_order=True).filter(~_is_measured(listed["path"], known)).to_list()
     others = remembered.filter(~pl.col("path").is_in(listed["path"].implode()))
-    found, kept = pl.DataFrame(schema=INSPECTION_COLUMNS), time.monotonic()
-    for part in _tables(_inspect_all(missing, limits, threads, reporter)):
+    found, kept = pl.DataFrame(schema=MEASUREMENT_COLUMNS), time.monotonic()
+    for part in _iter_tables(_measure_all(missing, limits, threads, reporter)):
         found = pl.concat([found, part])
         if memory is not None and (found.height == len(missing) or time.monotonic() - kept > KEEP_EVERY_SECONDS):
-            _remember(pl.concat([others, known, found]), memory)
+            _save_cached(pl.concat([others, known, found]), memory)
             kept = time.monotonic()
     return listed.join(pl.concat([known, found]), on="path", how="left", maintain_order="left")
 
 
-def _lost(one: Unusable) -> Inspection:
-    return Inspection(one.path, check="unreadable", error=f"{one.path} cannot be used. {one.reason}")
+def _unreadable_measurements(file: UnreadableFile) -> ImageMeasurements:
+    return ImageMeasurements(file.path, check="unreadable", error=f"{file.path} cannot be used. {file.reason}")
 
 
-def _within(paths: pl.Series, known: pl.DataFrame) -> pl.Series:
-    return paths.unique(maintain_order=True).is_in(known["path"].implode())
+def _is_measured(paths: pl.Series, measurements: pl.DataFrame) -> pl.Series:
+    return paths.unique(maintain_order=True).is_in(measurements["path"].implode())
 
 
 def _memory_key(listed: pl.DataFrame, limits: DecodeLimits) -> str:
     folder = str(Path(listed["path"][0]).parent.parent)
-    return hashlib.sha256(f"{INSPECTION_VERSION} {limits} {folder}".encode()).hexdigest()[:20]
+    return hashlib.sha256(f"{MEASUREMENT_VERSION} {limits} {folder}".encode()).hexdigest()[:20]
 
 
-def _remembered(memory: Path | None) -> pl.DataFrame:
-    nothing = pl.DataFrame(schema=INSPECTION_COLUMNS)
+def _load_cached(memory: Path | None) -> pl.DataFrame:
+    nothing = pl.DataFrame(schema=MEASUREMENT_COLUMNS)
     if memory is None:
         return nothing
     try:
@@ -89,12 +89,12 @@ def _remembered(memory: Path | None) -> pl.DataFrame:
             digest, content = file.read(DIGEST_BYTES), file.read()
         if hashlib.sha256(content).digest() != digest:
             return nothing
-        return pl.read_parquet(content).select(list(INSPECTION_COLUMNS))
+        return pl.read_parquet(content).select(list(MEASUREMENT_COLUMNS))
     except (OSError, pl.exceptions.PolarsError):  # a damaged memory is only a memory: everything is measured again
         return nothing
 
 
-def _remember(measurements: pl.DataFrame, memory: Path) -> None:
+def _save_cached(measurements: pl.DataFrame, memory: Path) -> None:
     """Keep measurements as parquet after its SHA-256: of 150 scrambled parquet files, 59 were read as if whole."""
     measurements.write_parquet(buffer := io.BytesIO(), row_group_size=GROUP_ROWS)
     try:
@@ -107,16 +107,18 @@ def _remember(measurements: pl.DataFrame, memory: Path) -> None:
         ) from error
 
 
-def _still_true(known: pl.DataFrame, paths: pl.Series) -> pl.DataFrame:
-    known = known.filter(pl.col("path").is_in(paths.implode()) & pl.col("error").is_null())
-    return known.filter(pl.Series([_unchanged(row) for row in known.iter_rows(named=True)], dtype=pl.Boolean))
+def _drop_stale(measurements: pl.DataFrame, paths: pl.Series) -> pl.DataFrame:
+    measurements = measurements.filter(pl.col("path").is_in(paths.implode()) & pl.col("error").is_null())
+    return measurements.filter(
+        pl.Series([_unchanged(row) for row in measurements.iter_rows(named=True)], dtype=pl.Boolean)
+    )
 
 
-def _tables(found: Iterable[Inspection]) -> Iterator[pl.DataFrame]:
+def _iter_tables(measurements: Iterable[ImageMeasurements]) -> Iterator[pl.DataFrame]:
     """Yield the measurements as tables of some hundred rows: objects take ten times the memory."""
-    files = iter(found)
+    files = iter(measurements)
     while part := [asdict(one) for one in itertools.islice(files, ROWS_AT_ONCE)]:
-        yield pl.DataFrame(part, schema=INSPECTION_COLUMNS)
+        yield pl.DataFrame(part, schema=MEASUREMENT_COLUMNS)
 
 
 def _unchanged(row: dict[str, Any]) -> bool:
@@ -127,7 +129,9 @@ def _unchanged(row: dict[str, Any]) -> bool:
     return bool(stat.st_size == row["bytes"] and stat.st_mtime_ns == row["mtime_ns"])
 
 
-def _inspect_all(paths: Sequence[str], limits: DecodeLimits, threads: int, reporter: Reporter) -> Iterator[Inspection]:
+def _measure_all(
+    paths: Sequence[str], limits: DecodeLimits, threads: int, reporter: Reporter
+) -> Iterator[ImageMeasurements]:
     if not paths:
         return
     from joblib import Parallel, delayed
@@ -135,6 +139,6 @@ def _inspect_all(paths: Sequence[str], limits: DecodeLimits, threads: int, repor
     workers = 1 if len(paths) < 2 * FILES_AT_ONCE else threads
     parallel = Parallel(n_jobs=workers, return_as="generator", batch_size=FILES_AT_ONCE, pre_dispatch="4*n_jobs")
     with reporter.progress("Reading pictures", len(paths)) as advance:
-        for found in parallel(delayed(inspect)(Path(path), limits) for path in paths):
+        for found in parallel(delayed(measure_file)(Path(path), limits) for path in paths):
             advance(1)
             yield found

@@ -11,15 +11,15 @@ import numpy.typing as npt
 import polars as pl
 
 from bestiary import table
-from bestiary.data.split import deal_folds
+from bestiary.data.split import stratified_group_folds
 
 FOLDS = 5
-AT_MOST_PICTURES = 20_000  # more are drawn from: time and memory stay the same
+MAX_PICTURES = 20_000  # more are drawn from: time and memory stay the same
 # A property gives the classes away when it takes a guess at least EVERY_CLASS of the way from chance to certainty, or
 # one class when its pictures are named that class ONE_CLASS more often than others are. Three standard errors are taken
 # off first, so that a few pictures prove nothing. Content alone goes some of the way: on 5,511 ordinary photographs of
 # ten animals all properties together reach 0.20, and 0.42 for butterflies, by their colours: docs/log.md.
-EVERY_CLASS, ONE_CLASS = 0.3, 0.4
+MIN_GAIN_ALL_CLASSES, MIN_GAIN_SINGLE_CLASS = 0.3, 0.4
 STANDARD_ERRORS = 3
 
 Integers = npt.NDArray[np.int64]
@@ -27,7 +27,7 @@ Columns = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Property:
+class FileProperty:
     """Something that can be told of a picture without knowing what it shows.
 
     Properties of one family have one cause, and one finding: wide files are also heavy. `columns` are what it is
@@ -41,14 +41,14 @@ class Property:
 
 
 @dataclass(frozen=True)
-class Giveaway:
+class ShortcutScore:
     """How well the class can be told from a property: `recall` and `mistaken` for each class, in 0..1.
 
     recall: the share of a class's pictures that are named so; mistaken: the share of all others that are.
     """
 
     recall: npt.NDArray[np.float64]
-    mistaken: npt.NDArray[np.float64]
+    false_positive_rate: npt.NDArray[np.float64]
     counts: Integers
 
     @property
@@ -58,7 +58,7 @@ class Giveaway:
         return float((self.recall.mean() - chance) / (1 - chance))
 
     @property
-    def sure_gain(self) -> float:
+    def gain_lower_bound(self) -> float:
         """Return the gain less its standard errors."""
         error = 0.5 * np.sqrt((1 / self.counts).sum()) / len(self.counts)
         return self.gain - STANDARD_ERRORS * float(error)
@@ -66,14 +66,14 @@ class Giveaway:
     @property
     def class_gains(self) -> npt.NDArray[np.float64]:
         """Return for each class how much more often it is named for its own pictures than for others."""
-        gains: npt.NDArray[np.float64] = self.recall - self.mistaken
+        gains: npt.NDArray[np.float64] = self.recall - self.false_positive_rate
         return gains
 
     @property
-    def given_away(self) -> list[int]:
+    def affected_classes(self) -> list[int]:
         """Return the classes that are surely given away, the most obvious first."""
         sure = self.class_gains - STANDARD_ERRORS * 0.5 / np.sqrt(self.counts)
-        return [int(at) for at in np.argsort(-self.class_gains, kind="stable") if sure[at] >= ONE_CLASS]
+        return [int(at) for at in np.argsort(-self.class_gains, kind="stable") if sure[at] >= MIN_GAIN_SINGLE_CLASS]
 
 
 def _of(*columns: str) -> tuple[pl.Expr, ...]:
@@ -88,19 +88,19 @@ _pixels = pl.col("width").cast(pl.Float64) * pl.col("height")
 _suffix = pl.col("path").str.to_lowercase().str.extract(r"\.([^./\\]+)$").fill_null("")
 _colour, _border = ("red", "green", "blue"), ("border_red", "border_green", "border_blue")
 PROPERTIES = (
-    Property("width", "size", ("width",), _of("width")),
-    Property("height", "size", ("height",), _of("height")),
-    Property("shape", "size", ("width", "height"), (pl.col("width") / pl.col("height"),)),
-    Property("number of bytes", "size", ("bytes",), _of("bytes")),
-    Property("bytes per pixel", "writing", ("bytes", "width", "height"), (pl.col("bytes") / _pixels,)),
-    Property("format", "writing", ("format",), (_code(pl.col("format")),)),
-    Property("extension", "writing", ("path",), (_code(_suffix),)),
-    Property("JPEG quality", "writing", ("quantisation",), _of("quantisation")),
-    Property("JPEG colour subsampling", "writing", ("subsampling",), _of("subsampling")),
-    Property("border colour", "border", _border, _of(*_border)),
-    Property("mean colour", "colour", _colour, _of(*_colour)),
-    Property("brightness", "colour", ("luma",), _of("luma")),
-    Property("saturation", "colour", ("saturation",), _of("saturation")),
+    FileProperty("width", "size", ("width",), _of("width")),
+    FileProperty("height", "size", ("height",), _of("height")),
+    FileProperty("shape", "size", ("width", "height"), (pl.col("width") / pl.col("height"),)),
+    FileProperty("number of bytes", "size", ("bytes",), _of("bytes")),
+    FileProperty("bytes per pixel", "writing", ("bytes", "width", "height"), (pl.col("bytes") / _pixels,)),
+    FileProperty("format", "writing", ("format",), (_code(pl.col("format")),)),
+    FileProperty("extension", "writing", ("path",), (_code(_suffix),)),
+    FileProperty("JPEG quality", "writing", ("quantisation",), _of("quantisation")),
+    FileProperty("JPEG colour subsampling", "writing", ("subsampling",), _of("subsampling")),
+    FileProperty("border colour", "border", _border, _of(*_border)),
+    FileProperty("mean colour", "colour", _colour, _of(*_colour)),
+    FileProperty("brightness", "colour", ("luma",), _of("luma")),
+    FileProperty("saturation", "colour", ("saturation",), _of("saturation")),
 )
 WARNINGS = {
     "colour": "If colour is not what tells the classes apart, a model may learn it instead of what is to be seen.",
@@ -108,44 +108,44 @@ WARNINGS = {
 WARNING = "A model may learn that instead of what is to be seen."
 
 
-def find_shortcuts(measured: pl.DataFrame, *, seed: int = 0) -> pl.DataFrame:
+def find_shortcuts(pictures: pl.DataFrame, *, seed: int = 0) -> pl.DataFrame:
     """Return findings (`table.FINDINGS`, check "shortcut", no row) where a property of the files tells the class.
 
     measured: `label, group, error` and columns of `Inspection`; what is missing is not considered. Each property is
     tried alone, and all of them together, in cross-validation with duplicates on one side; of each family the
     strongest is reported. score: 1 is chance, 0 is certainty.
     """
-    usable = measured.filter(pl.col("error").is_null())
-    if usable.height > AT_MOST_PICTURES:
-        usable = usable.sample(AT_MOST_PICTURES, seed=seed)
+    usable = pictures.filter(pl.col("error").is_null())
+    if usable.height > MAX_PICTURES:
+        usable = usable.sample(MAX_PICTURES, seed=seed)
     classes = sorted(usable["label"].unique())
     if len(classes) < 2:
         return pl.DataFrame(schema=table.FINDINGS)
     place = {name: position for position, name in enumerate(classes)}
     labels = np.array([place[label] for label in usable["label"]], np.int64)
-    folds = deal_folds(labels, usable["group"].to_numpy(), folds=FOLDS, seed=seed)
+    folds = stratified_group_folds(labels, usable["group"].to_numpy(), folds=FOLDS, seed=seed)
     known = [one for one in PROPERTIES if set(one.columns) <= set(usable.columns)]
     values = [_values(usable, one) for one in known]
     rows = _strongest(known, values, labels, folds, classes)
     if not rows and known:
-        found = _giveaway(np.hstack(values), labels, folds, _forest)
+        found = _score_columns(np.hstack(values), labels, folds, _forest)
         if message := _message("Size, format and colours of the files together", found, classes, WARNING):
             rows = [(1 - max(found.gain, found.class_gains.max()), message)]
     return _findings(rows)
 
 
-def _values(usable: pl.DataFrame, one: Property) -> Columns:
-    named = [value.cast(pl.Float32).alias(str(at)) for at, value in enumerate(one.values)]
+def _values(usable: pl.DataFrame, file_property: FileProperty) -> Columns:
+    named = [value.cast(pl.Float32).alias(str(at)) for at, value in enumerate(file_property.values)]
     return usable.select(named).to_numpy()
 
 
 def _strongest(
-    known: list[Property], values: list[Columns], labels: Integers, folds: Integers, classes: list[str]
+    properties: list[FileProperty], values: list[Columns], labels: Integers, folds: Integers, classes: list[str]
 ) -> list[tuple[float, str]]:
     """Return score and message of the strongest property of each family that gives something away."""
     best: dict[str, tuple[float, str]] = {}
-    for one, columns in zip(known, values, strict=True):
-        found = _giveaway(columns, labels, folds, _tree)
+    for one, columns in zip(properties, values, strict=True):
+        found = _score_columns(columns, labels, folds, _tree)
         message = _message(f"The files' {one.name} alone", found, classes, WARNINGS.get(one.family, WARNING))
         score = 1 - max(found.gain, float(found.class_gains.max()))
         if message and score < best.get(one.family, (2.0, ""))[0]:
@@ -153,7 +153,7 @@ def _strongest(
     return sorted(best.values())
 
 
-def _giveaway(columns: Columns, labels: Integers, folds: Integers, make: Callable[[], Any]) -> Giveaway:
+def _score_columns(columns: Columns, labels: Integers, folds: Integers, make: Callable[[], Any]) -> ShortcutScore:
     """Return how well a model of these columns, float32 (n, columns), tells pictures it was not fitted on."""
     guessed = np.full(len(labels), -1)
     for number in range(FOLDS):
@@ -163,7 +163,7 @@ def _giveaway(columns: Columns, labels: Integers, folds: Integers, make: Callabl
     counts = np.bincount(labels)
     hits = np.bincount(labels[guessed == labels], minlength=len(counts))
     named = np.bincount(guessed[guessed >= 0], minlength=len(counts))
-    return Giveaway(hits / counts, (named - hits) / np.maximum(len(labels) - counts, 1), counts)
+    return ShortcutScore(hits / counts, (named - hits) / np.maximum(len(labels) - counts, 1), counts)
 
 
 def _tree() -> Any:
@@ -178,19 +178,19 @@ def _forest() -> Any:
     return ExtraTreesClassifier(40, min_samples_leaf=5, class_weight="balanced", random_state=0)
 
 
-def _message(subject: str, found: Giveaway, classes: list[str], warning: str) -> str | None:
+def _message(subject: str, shortcut: ShortcutScore, classes: list[str], warning: str) -> str | None:
     """Return the sentence for a person, or None where nothing is given away."""
     verb = "tells" if subject.endswith("alone") else "tell"
-    given_away = found.given_away
-    if found.sure_gain >= EVERY_CLASS:
-        rate, chance = 100 * found.recall.mean(), 100 / len(classes)
+    given_away = shortcut.affected_classes
+    if shortcut.gain_lower_bound >= MIN_GAIN_ALL_CLASSES:
+        rate, chance = 100 * shortcut.recall.mean(), 100 / len(classes)
         above = f", above all {' and '.join(classes[at] for at in given_away[:3])}" if given_away else ""
         return f"{subject} {verb} the class in {rate:.0f} of 100 cases (chance: {chance:.0f}){above}. {warning}"
     if given_away:
         at = given_away[0]
         return (
-            f"{subject} {verb} {classes[at]} from the rest: {100 * found.recall[at]:.0f} of 100 are found, and"
-            f" {100 * found.mistaken[at]:.0f} of 100 others taken for it. {warning}"
+            f"{subject} {verb} {classes[at]} from the rest: {100 * shortcut.recall[at]:.0f} of 100 are found, and"
+            f" {100 * shortcut.false_positive_rate[at]:.0f} of 100 others taken for it. {warning}"
         )
     return None
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bestiary.data import archive_members, archives, manifest
-from bestiary.data.split import part_named
+from bestiary.data.split import parse_split_name
 from bestiary.errors import SourceError
 from bestiary.files import cache_folder
 from bestiary.picture import SUFFIXES
@@ -29,7 +29,7 @@ SILENT = SilentReporter()
 
 
 @dataclass(frozen=True)
-class Listed:
+class PictureEntry:
     """One picture as its source names it. `split` is None where the source has no split of its own."""
 
     path: Path
@@ -38,7 +38,7 @@ class Listed:
 
 
 @dataclass(frozen=True)
-class Unusable:
+class UnreadableFile:
     """One file that cannot even be named in a table. `path` and `label` are written so that they can be printed."""
 
     path: str
@@ -47,22 +47,22 @@ class Unusable:
 
 
 @dataclass
-class Listing:
+class PictureList:
     """The pictures of a source, sorted by path, and how many other files were passed over, by reason.
 
     Files that were meant as pictures and can never be read are not among the pictures: they are `unusable`.
     """
 
-    pictures: list[Listed] = field(default_factory=list)
-    passed_over: Counter[str] = field(default_factory=Counter)
-    unusable: list[Unusable] = field(default_factory=list)
+    pictures: list[PictureEntry] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+    unusable: list[UnreadableFile] = field(default_factory=list)
 
     def labels(self) -> list[str]:
         """Return the labels, sorted."""
         return sorted({picture.label for picture in self.pictures})
 
 
-def list_pictures(source: Path, labels: Mapping[str, str], *, reporter: Reporter = SILENT) -> Listing:
+def list_pictures(source: Path, labels: Mapping[str, str], *, reporter: Reporter = SILENT) -> PictureList:
     """Return the pictures of a folder, archive or table, their labels mapped by `labels`; files are not opened.
 
     An archive is unpacked into the cache folder, once. Raises SourceError, naming what was found, when the source is
@@ -71,7 +71,7 @@ def list_pictures(source: Path, labels: Mapping[str, str], *, reporter: Reporter
     return list_sources([source], labels, reporter=reporter)
 
 
-def list_sources(sources: Sequence[Path], labels: Mapping[str, str], *, reporter: Reporter = SILENT) -> Listing:
+def list_sources(sources: Sequence[Path], labels: Mapping[str, str], *, reporter: Reporter = SILENT) -> PictureList:
     """Return the pictures of several sources as one listing: equal labels join, `labels` maps those of all of them.
 
     A file that is listed twice with one label is one picture, and counted in `passed_over`; with two labels it is
@@ -80,20 +80,22 @@ def list_sources(sources: Sequence[Path], labels: Mapping[str, str], *, reporter
     """
     if not sources:
         raise SourceError("There is no source of pictures. Give a folder, an archive or a table, or several of them.")
-    listings = [_listed(source, reporter, alone=len(sources) == 1) for source in sources]
+    listings = [_list_source(source, reporter, alone=len(sources) == 1) for source in sources]
     _check_map(labels, {picture.label for listing in listings for picture in listing.pictures}, reporter)
     passed_over = sum((listing.passed_over for listing in listings), Counter[str]())
-    found = [Listed(p.path, _label(p.label, labels), p.split) for listing in listings for p in listing.pictures]
-    _tell_of_case({picture.label for picture in found}, reporter)
+    found = [PictureEntry(p.path, _label(p.label, labels), p.split) for listing in listings for p in listing.pictures]
+    _warn_label_case({picture.label for picture in found}, reporter)
     pictures = {(os.path.abspath(p.path), p.label, p.split): p for p in reversed(found)}  # noqa: PTH100 - no links
     passed_over[LISTED_TWICE] = len(found) - len(pictures)
     unusable = dict.fromkeys(
-        Unusable(one.path, _label(one.label, labels), one.reason) for listing in listings for one in listing.unusable
+        UnreadableFile(one.path, _label(one.label, labels), one.reason)
+        for listing in listings
+        for one in listing.unusable
     )
-    return Listing(sorted(pictures.values(), key=lambda p: (str(p.path), p.label)), +passed_over, list(unusable))
+    return PictureList(sorted(pictures.values(), key=lambda p: (str(p.path), p.label)), +passed_over, list(unusable))
 
 
-def _listed(source: Path, reporter: Reporter, *, alone: bool) -> Listing:
+def _list_source(source: Path, reporter: Reporter, *, alone: bool) -> PictureList:
     if not os.path.exists(source):  # noqa: PTH110 - unlike Path.exists, it stands names that are too long
         raise SourceError(f"There is nothing at {source}. Give a folder with one folder of pictures for each class.")
     if not _is_text(source.absolute()):
@@ -110,7 +112,7 @@ def _listed(source: Path, reporter: Reporter, *, alone: bool) -> Listing:
             f" ({', '.join(archive_members.SUFFIXES)})."
         )
     if not listing.pictures:
-        passed = ", ".join(f"{n:,} {reason}" for reason, n in listing.passed_over.items())
+        passed = ", ".join(f"{n:,} {reason}" for reason, n in listing.skipped.items())
         raise SourceError(
             f"There are no labelled pictures in {source}{f' (passed over: {passed})' if passed else ''}."
             " Expected one folder of pictures for each class."
@@ -124,7 +126,7 @@ def _label(name: str, labels: Mapping[str, str]) -> str:
     return unicodedata.normalize("NFC", labels.get(name, labels.get(composed, composed)))
 
 
-def _tell_of_case(labels: set[str], reporter: Reporter) -> None:
+def _warn_label_case(labels: set[str], reporter: Reporter) -> None:
     """Say which labels are the same but for capitals: probably one class that was written in two ways."""
     alike: dict[str, list[str]] = {}
     for label in sorted(labels):
@@ -154,40 +156,40 @@ def _check_map(labels: Mapping[str, str], names: set[str], reporter: Reporter) -
     )
 
 
-def _list_archive(source: Path, reporter: Reporter) -> Listing:
-    whole = archives.unpacked(source, cache_folder() / "archives", _left_packed, reporter=reporter)
+def _list_archive(source: Path, reporter: Reporter) -> PictureList:
+    whole = archives.unpack_archive(source, cache_folder() / "archives", _member_skip_reason, reporter=reporter)
     listing = _list_folder(whole.folder, look_through=True, reporter=SILENT)
-    listing.passed_over += whole.passed_over
+    listing.skipped += whole.skipped
     return listing
 
 
-def _left_packed(parts: tuple[str, ...]) -> str | None:
+def _member_skip_reason(parts: tuple[str, ...]) -> str | None:
     """Return why a member of an archive is not unpacked, from the parts of its name."""
-    if any(_is_passed_over(folder) for folder in parts[:-1]):
+    if any(_is_skipped_folder(folder) for folder in parts[:-1]):
         return "hidden folder"
-    return _passed_over(Path(parts[-1]))
+    return _skip_reason(Path(parts[-1]))
 
 
-def _list_folder(source: Path, *, look_through: bool, reporter: Reporter) -> Listing:
-    listing = Listing()
+def _list_folder(source: Path, *, look_through: bool, reporter: Reporter) -> PictureList:
+    listing = PictureList()
     folders = _folders(source, listing)
     while look_through and len(folders) == 1 and _is_wrapper(folders[0]):
         reporter.info(f"{folders[0]} is the only folder there: the folders in it are taken as the classes.")
         folders = _folders(folders[0], listing)
-    parts = _parts_of_split(folders, reporter)
+    parts = _split_of_folders(folders, reporter)
     for folder in folders:
         if parts:
             for inner in _class_folders(folder, listing):
                 _collect(inner, inner.name, parts[folder], listing)
         else:
             _collect(folder, folder.name, None, listing)
-    listing.passed_over += Counter()  # drops zero counts
+    listing.skipped += Counter()  # drops zero counts
     return listing
 
 
-def _parts_of_split(folders: Sequence[Path], reporter: Reporter) -> dict[Path, str]:
+def _split_of_folders(folders: Sequence[Path], reporter: Reporter) -> dict[Path, str]:
     """Return which part of a split each folder is, or nothing if they are classes; what looks like a split is told."""
-    parts = {folder: part for folder in folders if (part := part_named(folder.name))}
+    parts = {folder: part for folder in folders if (part := parse_split_name(folder.name))}
     if "train" in parts.values() and len(parts) > 1:
         others = sorted(folder.name.lower() for folder in folders if folder not in parts)
         if not others:
@@ -209,12 +211,12 @@ def _alike_inside(folders: Sequence[Path]) -> list[str]:
     """Return the names of the folders in each of these, two or more, if they are the same in all: else nothing."""
     if not 1 < len(folders) <= 5:
         return []
-    inside = [{inner.name for inner in _folders(folder, Listing())} for folder in folders]
+    inside = [{inner.name for inner in _folders(folder, PictureList())} for folder in folders]
     same = all(names == inside[0] for names in inside) and len(inside[0]) > 1
     return sorted(inside[0]) if same else []
 
 
-def _class_folders(part: Path, listing: Listing) -> list[Path]:
+def _class_folders(part: Path, listing: PictureList) -> list[Path]:
     """Return the class folders of a part of a split; some collections pack it twice, as in train/train/cat."""
     folders = _folders(part, listing)
     if [folder.name for folder in folders] == [part.name] and len(inner := _folders(folders[0], listing)) > 1:
@@ -229,22 +231,24 @@ def _is_wrapper(folder: Path) -> bool:
     """
     beside = [*_entries(folder.parent), *_entries(folder)]
     loose = any(path.suffix.lower() in PICTURE_SUFFIXES and path.is_file() for path in beside)
-    inner = _folders(folder, Listing())
+    inner = _folders(folder, PictureList())
     return not loose and (len(inner) > 1 or (len(inner) == 1 and _is_wrapper(inner[0])))
 
 
-def _collect(folder: Path, label: str, split: str | None, listing: Listing) -> None:
+def _collect(folder: Path, label: str, split: str | None, listing: PictureList) -> None:
     for path in _files(folder, listing):
-        reason = _passed_over(path)
+        reason = _skip_reason(path)
         if reason:
-            listing.passed_over[reason] += 1
+            listing.skipped[reason] += 1
             if reason == NOT_TEXT:
-                listing.unusable.append(Unusable(printable(str(path)), printable(label), f"The {reason}: rename it."))
+                listing.unusable.append(
+                    UnreadableFile(printable(str(path)), printable(label), f"The {reason}: rename it.")
+                )
         else:
-            listing.pictures.append(Listed(path, label, split))
+            listing.pictures.append(PictureEntry(path, label, split))
 
 
-def _passed_over(path: Path) -> str | None:
+def _skip_reason(path: Path) -> str | None:
     name = path.name.lower()
     if not _is_text(path):
         return NOT_TEXT
@@ -271,35 +275,35 @@ def _is_text(path: Path) -> bool:
     return True
 
 
-def _is_passed_over(folder_name: str) -> bool:
+def _is_skipped_folder(folder_name: str) -> bool:
     return folder_name.startswith(".") or folder_name.lower() in SIDECAR_FOLDERS
 
 
-def _folders(folder: Path, listing: Listing) -> list[Path]:
+def _folders(folder: Path, listing: PictureList) -> list[Path]:
     """Return the folders of classes or splits; what lies beside them is counted."""
     entries = _entries(folder)
     found = [path for path in entries if path.is_dir()]
-    shown = [path for path in found if not _is_passed_over(path.name)]
+    shown = [path for path in found if not _is_skipped_folder(path.name)]
     kept = [path for path in shown if not (path.is_symlink() and folder.resolve().is_relative_to(path.resolve()))]
-    listing.passed_over["beside the class folders"] += len(entries) - len(found)
-    listing.passed_over["hidden folder"] += len(found) - len(shown)
-    listing.passed_over["linked folder"] += len(shown) - len(kept)  # back to where we are: it would never end
+    listing.skipped["beside the class folders"] += len(entries) - len(found)
+    listing.skipped["hidden folder"] += len(found) - len(shown)
+    listing.skipped["linked folder"] += len(shown) - len(kept)  # back to where we are: it would never end
     return kept
 
 
-def _files(folder: Path, listing: Listing) -> Iterator[Path]:
+def _files(folder: Path, listing: PictureList) -> Iterator[Path]:
     """Every file below the folder, sorted; linked folders are counted, not followed, so loops cannot arise."""
 
     def stop(error: OSError) -> None:
         raise SourceError(f"The folder {error.filename} cannot be listed: {error.strerror}.")
 
     for where, inner, names in os.walk(folder, onerror=stop):
-        kept = [name for name in inner if not _is_passed_over(name)]
-        listing.passed_over["hidden folder"] += len(inner) - len(kept)
-        listing.passed_over["linked folder"] += sum(Path(where, name).is_symlink() for name in kept)
+        kept = [name for name in inner if not _is_skipped_folder(name)]
+        listing.skipped["hidden folder"] += len(inner) - len(kept)
+        listing.skipped["linked folder"] += sum(Path(where, name).is_symlink() for name in kept)
         inner[:] = sorted(kept)
         yield from (Path(where, name) for name in sorted(names))
 
 
-def _list_table(source: Path) -> Listing:
-    return Listing([Listed(*row) for row in manifest.rows(source)])
+def _list_table(source: Path) -> PictureList:
+    return PictureList([PictureEntry(*row) for row in manifest.read_manifest(source)])

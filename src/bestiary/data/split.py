@@ -16,7 +16,7 @@ Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Item:
+class SplitItem:
     """What the split needs to know of a picture: its content, its label, and which pictures it must stay with."""
 
     sha256: str
@@ -24,20 +24,24 @@ class Item:
     group: int
 
 
-def split(items: Sequence[Item], shares: Mapping[str, float], *, seed: int) -> list[str]:
-    """Return the part of each item, in the order given: one of `shares`, or "train".
+def stratified_group_split(items: Sequence[SplitItem], split_fractions: Mapping[str, float], *, seed: int) -> list[str]:
+    """Return the part of each item, in the order given: one of `split_fractions`, or "train".
 
     shares: fraction by part, for example {"test": 0.15, "val": 0.15}. Every label has at least one picture in each
-    part, or SourceError says which label has too few. See `deal`.
+    part, or SourceError says which label has too few. See `stratified_group_split_unchecked`.
     """
-    part = deal(items, shares, seed=seed)
+    part = stratified_group_split_unchecked(items, split_fractions, seed=seed)
     for label in sorted({item.label for item in items}):  # a label may have all its pictures in groups of another
-        check(label, [own for item, own in zip(items, part, strict=True) if item.label == label], shares)
+        require_all_splits(
+            label, [own for item, own in zip(items, part, strict=True) if item.label == label], split_fractions
+        )
     return part
 
 
-def deal(items: Sequence[Item], shares: Mapping[str, float], *, seed: int) -> list[str]:
-    """Return the part of each item, in the order given, as `split` does, but some label may lack a part.
+def stratified_group_split_unchecked(
+    items: Sequence[SplitItem], split_fractions: Mapping[str, float], *, seed: int
+) -> list[str]:
+    """Return the part of each item, in the order given, as `stratified_group_split` does, but some label may lack a part.
 
     Groups are never divided. Within each label, groups are ordered by a hash of their content and the seed, so that
     neither the order of the files nor their names or folders matter, and dealt out to each part in turn until it has
@@ -54,18 +58,18 @@ def deal(items: Sequence[Item], shares: Mapping[str, float], *, seed: int) -> li
     part = ["train"] * len(items)
     for own_groups in by_label.values():
         own_groups.sort(key=lambda positions: _key(items[positions[0]].sha256, seed))
-        _deal(own_groups, part, shares)
+        _assign_groups(own_groups, part, split_fractions)
     return part
 
 
-def lacking(parts: Sequence[str], shares: Mapping[str, float]) -> list[str]:
+def missing_splits(splits: Sequence[str], split_fractions: Mapping[str, float]) -> list[str]:
     """Return the names of the parts that none of these pictures of one label is in."""
-    return [name for name in ("train", *shares) if name not in parts]
+    return [name for name in ("train", *split_fractions) if name not in splits]
 
 
-def digest(items: Sequence[Item], parts: Sequence[str]) -> str:
+def split_digest(items: Sequence[SplitItem], splits: Sequence[str]) -> str:
     """Return a short digest of who is in which part, independent of order and paths."""
-    lines = sorted(f"{part} {item.label} {item.sha256}" for item, part in zip(items, parts, strict=True))
+    lines = sorted(f"{part} {item.label} {item.sha256}" for item, part in zip(items, splits, strict=True))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
@@ -73,10 +77,10 @@ def _key(sha256: str, seed: int) -> bytes:
     return hashlib.blake2b(f"{seed} {sha256}".encode(), digest_size=16).digest()
 
 
-def _deal(own_groups: list[list[int]], part: list[str], shares: Mapping[str, float]) -> None:
+def _assign_groups(own_groups: list[list[int]], part: list[str], split_fractions: Mapping[str, float]) -> None:
     total = sum(len(positions) for positions in own_groups)
-    left = {name: max(1, round(total * share)) for name, share in shares.items()}
-    dealt: dict[str, list[list[int]]] = {name: [] for name in ("train", *shares)}
+    left = {name: max(1, round(total * share)) for name, share in split_fractions.items()}
+    dealt: dict[str, list[list[int]]] = {name: [] for name in ("train", *split_fractions)}
     for positions in own_groups:
         name = next((name for name, room in left.items() if len(positions) <= room), "train")
         dealt[name].append(positions)
@@ -96,17 +100,17 @@ def _smallest(groups: list[list[int]]) -> int:
     return min(range(len(groups)), key=lambda number: len(groups[number]))
 
 
-def check(label: str, parts: Sequence[str], shares: Mapping[str, float]) -> None:
+def require_all_splits(label: str, splits: Sequence[str], split_fractions: Mapping[str, float]) -> None:
     """Raise SourceError, naming the label and what to do, unless it has a picture in every part."""
-    if missing := lacking(parts, shares):
+    if missing := missing_splits(splits, split_fractions):
         raise SourceError(
-            f'Class "{label}" has {len(parts)} picture{"s" * (len(parts) != 1)}, too few different ones to give'
+            f'Class "{label}" has {len(splits)} picture{"s" * (len(splits) != 1)}, too few different ones to give'
             f" {' and '.join(missing)} a part."
             " Add pictures, or leave the class out with --classes."
         )
 
 
-PARTS = {
+SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "validation", "valid", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
@@ -114,18 +118,18 @@ PARTS = {
 ENDINGS = ("set", "_set", "-set", " set")
 
 
-def part_named(name: str) -> str | None:
+def parse_split_name(name: str) -> str | None:
     """Return the part of a split that is meant by a name, or None if it is no such name.
 
-    >>> part_named("Testing"), part_named("training_set"), part_named("trainspotting")
+    >>> parse_split_name("Testing"), parse_split_name("training_set"), parse_split_name("trainspotting")
     ('test', 'train', None)
     """
     lower = name.strip().lower()
     stems = [lower, *(lower.removesuffix(ending) for ending in ENDINGS)]
-    return next((PARTS[stem] for stem in stems if stem in PARTS), None)
+    return next((SPLIT_NAMES[stem] for stem in stems if stem in SPLIT_NAMES), None)
 
 
-def deal_folds(labels: Integers, groups: Integers, *, folds: int, seed: int) -> Integers:
+def stratified_group_folds(labels: Integers, groups: Integers, *, folds: int, seed: int) -> Integers:
     """Return the fold of each picture, int64 (n,) in 0..folds-1.
 
     labels, groups: int64 (n,), labels from 0. Groups are never divided. In an order drawn from the seed, each goes
@@ -142,15 +146,15 @@ def deal_folds(labels: Integers, groups: Integers, *, folds: int, seed: int) -> 
     return dealt[group_of]
 
 
-def content_folds(items: Sequence[Item], *, folds: int, seed: int) -> list[int]:
+def stratified_group_folds_by_content(items: Sequence[SplitItem], *, folds: int, seed: int) -> list[int]:
     """Return the fold of each item, in the order given, from 0.
 
-    As `deal_folds`, by content alone: neither the order of the files nor their names or folders matter.
+    As `stratified_group_folds`, by content alone: neither the order of the files nor their names or folders matter.
     """
     order = sorted(range(len(items)), key=lambda position: (items[position].sha256, items[position].label))
     number: dict[int, int] = {}
     groups = [number.setdefault(items[position].group, len(number)) for position in order]
     place = {label: at for at, label in enumerate(sorted({item.label for item in items}))}
     labels = [place[items[position].label] for position in order]
-    dealt = deal_folds(np.array(labels, np.int64), np.array(groups, np.int64), folds=folds, seed=seed)
+    dealt = stratified_group_folds(np.array(labels, np.int64), np.array(groups, np.int64), folds=folds, seed=seed)
     return [fold for _, fold in sorted(zip(order, dealt.tolist(), strict=True))]

@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from bestiary import run_folder, table
-from bestiary.data.assign_splits import fold_split, groups_of_classes
+from bestiary.data.assign_splits import count_groups_per_class, select_fold
 from bestiary.evaluation.predictions import truth_of
 from bestiary.files import write_text
 from bestiary.progress import Reporter
@@ -42,7 +42,7 @@ def cross_validated(
     for number in range(1, folds + 1):
         place = run / FOLDS / str(number)
         if not (place / DONE).exists():
-            _prepare(place, recipe, fold_split(shown, number, recipe.data, seed=recipe.seed))
+            _prepare(place, recipe, select_fold(shown, number, recipe.data, seed=recipe.seed))
             table.write(score(place), place / DONE)
             _clear(place)
         tables.append(table.read(place / DONE, table.PREDICTIONS))
@@ -53,7 +53,7 @@ def cross_validated(
 
 def rare_classes(shown: pl.DataFrame, folds: int) -> dict[str, int]:
     """Return the classes with fewer groups of duplicates than folds, and how many they have."""
-    return {label: groups for label, groups in groups_of_classes(shown).items() if groups < folds}
+    return {label: groups for label, groups in count_groups_per_class(shown).items() if groups < folds}
 
 
 def pooled(tables: Sequence[pl.DataFrame]) -> pl.DataFrame:

@@ -14,8 +14,8 @@ import polars as pl
 from bestiary import files as files_module
 from bestiary import run_folder, table
 from bestiary.data.corrections import read_corrections
-from bestiary.data.dataset import Audited, audited
-from bestiary.data.hamming_search import hash_bits, near_pairs
+from bestiary.data.dataset import AuditedDataset, audit_sources
+from bestiary.data.hamming_search import find_near_pairs, hash_bits
 from bestiary.errors import SourceError
 from bestiary.evaluation import intervals
 from bestiary.evaluation.metrics import OVER_CLASSES
@@ -70,7 +70,7 @@ def evaluate_elsewhere(
     alike = recipe.data.model_copy(update={"classes": ()})
     decided = None if corrections is None else read_corrections(corrections)
     given = [pictures], labels, alike, limits
-    collection = audited(*given, threads=workers, cache=cache_folder(), reporter=reporter, corrections=decided)
+    collection = audit_sources(*given, threads=workers, cache=cache_folder(), reporter=reporter, corrections=decided)
     near_bits = alike.near_duplicate_bits if alike.near_duplicates else None
     learnt = table.read(run / "pictures.parquet", table.PICTURES)
     found = unseen(collection, learnt, near_bits=near_bits)
@@ -86,7 +86,7 @@ def evaluate_elsewhere(
     return Evaluation(folder, metrics)
 
 
-def unseen(collection: Audited, learnt: pl.DataFrame, *, near_bits: int | None) -> Elsewhere:
+def unseen(collection: AuditedDataset, learnt: pl.DataFrame, *, near_bits: int | None) -> Elsewhere:
     """Return the readable pictures that are no copies of those in `learnt` (`sha256, phash, split`).
 
     A copy is an equal file, or a perceptual hash within `near_bits` bits; mirrored and cropped copies are not looked
@@ -163,7 +163,7 @@ def _copies(readable: pl.DataFrame, learnt: pl.DataFrame, near_bits: int | None)
     first = learnt.unique("sha256", keep="first", maintain_order=True).select("sha256", copy="split")
     copies: list[str | None] = readable.join(first, on="sha256", how="left", maintain_order="left")["copy"].to_list()
     if near_bits is not None and learnt.height:
-        pairs = near_pairs(hash_bits([*learnt["phash"], *readable["phash"]]), near_bits)
+        pairs = find_near_pairs(hash_bits([*learnt["phash"], *readable["phash"]]), near_bits)
         across = pairs[(pairs[:, 0] < learnt.height) & (pairs[:, 1] >= learnt.height)]
         for one, other in sorted(across[:, :2].tolist()):
             place = other - learnt.height

@@ -12,7 +12,7 @@ import polars as pl
 
 from bestiary import table
 from bestiary.batches.feature_matrix import FeatureMatrix, fit_scaler
-from bestiary.data.split import deal_folds
+from bestiary.data.split import stratified_group_folds
 from bestiary.evaluation.outliers import outliers
 from bestiary.models.logistic_regression import logits_of, solver
 from bestiary.quick_metrics import softmax
@@ -109,7 +109,7 @@ def out_of_fold(
     standardised features, logistic regression. A picture whose class no other group shows cannot be judged: its row is
     NaN.
     """
-    fold = deal_folds(labels, groups, folds=folds, seed=seed)
+    fold = stratified_group_folds(labels, groups, folds=folds, seed=seed)
     standard = fit_scaler(features)
     probabilities = np.full((len(labels), classes), np.nan)
     for held in (fold == number for number in range(folds)):

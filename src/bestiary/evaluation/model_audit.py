@@ -11,8 +11,8 @@ from pathlib import Path
 import polars as pl
 
 from bestiary.batches.preprocess import Preprocessing
-from bestiary.data.audit import in_order
-from bestiary.data.dataset import Audited
+from bestiary.data.audit import sort_findings
+from bestiary.data.dataset import AuditedDataset
 from bestiary.errors import MissingExtraError, import_optional
 from bestiary.evaluation.label_issues import suspect_findings
 from bestiary.machine import trim_memory
@@ -28,7 +28,9 @@ BACKBONE = "lite2"  # where the recipe names none of the bundled ones
 SEED = 0  # of the folds: the same pictures have the same suspects, whatever seed a run is split by
 
 
-def looked_again(found: Audited, recipe: Recipe, *, threads: int, cache: Path, reporter: Reporter) -> Audited:
+def looked_again(
+    found: AuditedDataset, recipe: Recipe, *, threads: int, cache: Path, reporter: Reporter
+) -> AuditedDataset:
     """Return the audit with the findings "suspect-label" and "outlier" added, or with the reason why they are missing.
 
     recipe: resolved; `data.suspects` turns this off. Raises SourceError if a picture cannot be read any more.
@@ -49,7 +51,7 @@ def looked_again(found: Audited, recipe: Recipe, *, threads: int, cache: Path, r
         learned = suspect_findings(pictures, features, seed=SEED)
         advance(pictures.height)
     trim_memory()
-    return replace(found, findings=in_order(pl.concat([found.findings, learned])))
+    return replace(found, findings=sort_findings(pl.concat([found.findings, learned])))
 
 
 def _eyes(recipe: Recipe) -> tuple[str, Preprocessing]:
@@ -61,7 +63,7 @@ def _eyes(recipe: Recipe) -> tuple[str, Preprocessing]:
     return model.backbone, Preprocessing(recipe.picture.size, recipe.picture.fit, limits)
 
 
-def unlooked_words(found: Audited) -> list[str]:
+def unlooked_words(found: AuditedDataset) -> list[str]:
     """Return one sentence for each reason why something was not looked for."""
     by_reason: dict[str, list[str]] = {}
     for check, reason in found.not_looked_for.items():
@@ -69,5 +71,5 @@ def unlooked_words(found: Audited) -> list[str]:
     return [f"Not looked for: {', '.join(sorted(checks))}. Reason: {reason}." for reason, checks in by_reason.items()]
 
 
-def _without(found: Audited, checks: tuple[str, ...], reason: str) -> Audited:
+def _without(found: AuditedDataset, checks: tuple[str, ...], reason: str) -> AuditedDataset:
     return replace(found, not_looked_for={**found.not_looked_for, **dict.fromkeys(checks, reason)})

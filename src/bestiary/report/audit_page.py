@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from bestiary import table
-from bestiary.data.dataset import Audited
+from bestiary.data.dataset import AuditedDataset
 from bestiary.files import write_text
 from bestiary.report.audit_cards import Exhibit, clipped, exhibits, marked, with_images
 from bestiary.report.audit_checks import NOTED, Advice, advice, seriousness
@@ -74,7 +74,7 @@ class Section:
         return len(self.exhibits)
 
 
-def write_audit(found: Audited, folder: Path, *, source: str) -> Path:
+def write_audit(found: AuditedDataset, folder: Path, *, source: str) -> Path:
     """Write `pictures.parquet`, `findings.parquet` and `audit.html` into `folder`; return the path of the page."""
     table.write(found.pictures, folder / "pictures.parquet")
     table.write(found.findings, folder / "findings.parquet")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from bestiary.data.corrections import Correction, Corrections, append, correction, read_corrections, write
+from bestiary.data.corrections import Correction, Corrections, append, make_correction, read_corrections, write
 from bestiary.errors import MachineError
 
 WAIT_SECONDS = 10.0
@@ -36,7 +36,7 @@ class Decisions:
     def decide(self, sha256: str, action: str, label: str = "", note: str = "", tab: str = "") -> Corrections:
         """Add a decision and return all there are; raises SourceError for one that cannot be."""
         words = " ".join(note.split())  # one line: what is read back must be what was written
-        made = correction(sha256, action, label, f"{self.reviewer}: {words}" if words else self.reviewer)
+        made = make_correction(sha256, action, label, f"{self.reviewer}: {words}" if words else self.reviewer)
         with self._turn, self._alone():
             every = append(self.path, [made])
             self._mine.append((tab, made))

@@ -19,7 +19,7 @@ import polars as pl
 from bestiary import files, run_folder, table
 from bestiary.batches.feature_matrix import FeatureMatrix, load_features
 from bestiary.batches.preprocess import Preprocessing
-from bestiary.data.split import Item, split
+from bestiary.data.split import SplitItem, stratified_group_split
 from bestiary.errors import RecipeError, RunError, SourceError
 from bestiary.files import cache_folder
 from bestiary.machine import available_cores, disable_malloc_trim
@@ -43,7 +43,7 @@ Names = npt.NDArray[np.str_]
 class Problem:
     """The pictures of a run as the experiment needs them, one row each, and how a head is fitted."""
 
-    items: list[Item]
+    items: list[SplitItem]
     features: FeatureMatrix
     labels: Places
     groups: Places
@@ -81,7 +81,7 @@ def leak_report(
     refuse_leak_report(recipe)
     problem = _problem(run, recipe, threads or available_cores(), reporter)
     try:
-        split(problem.items, problem.shares, seed=recipe.seed)
+        stratified_group_split(problem.items, problem.shares, seed=recipe.seed)
     except SourceError as error:
         raise RunError(f"{run} is finished, but naive and other splits of it cannot be compared. {error}") from None
     trials = []
@@ -106,7 +106,7 @@ def naive_split(labels: Places, shares: dict[str, float], *, seed: int) -> Names
     return parts
 
 
-def straddling(items: Sequence[Item], parts: Sequence[str]) -> dict[str, int]:
+def straddling(items: Sequence[SplitItem], parts: Sequence[str]) -> dict[str, int]:
     """Return how many pairs of pictures that show the same lie in different parts: exact, near, across labels."""
     of = pl.DataFrame(
         {
@@ -128,7 +128,7 @@ def straddling(items: Sequence[Item], parts: Sequence[str]) -> dict[str, int]:
 def trial(problem: Problem, seed: int) -> dict[str, Any]:
     """Train on a naive split, a grouped one, and on the naive one with and without the twins of its test pictures."""
     naive = naive_split(problem.labels, problem.shares, seed=seed)
-    grouped = np.array(split(problem.items, problem.shares, seed=seed))
+    grouped = np.array(stratified_group_split(problem.items, problem.shares, seed=seed))
     scores = [problem.right(part == "train", part == "val", part == "test").mean() for part in (naive, grouped)]
     train, val, test = (naive == name for name in ("train", "val", "test"))
     leaked = test & np.isin(problem.groups, problem.groups[train])
@@ -254,7 +254,7 @@ def _problem(run: Path, recipe: Recipe, threads: int, reporter: Reporter) -> Pro
     names, labels = np.unique(used["label"].to_numpy(), return_inverse=True)
     balance = recipe.train.balance
     return Problem(
-        items=[Item(*row) for row in used.select("sha256", "label", "group").iter_rows()],
+        items=[SplitItem(*row) for row in used.select("sha256", "label", "group").iter_rows()],
         features=_features(used, recipe, threads, reporter),
         labels=labels.astype(np.int64),
         groups=used["group"].to_numpy(),

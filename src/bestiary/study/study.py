@@ -20,8 +20,8 @@ from typing import Any
 import polars as pl
 
 from bestiary import flow, table
-from bestiary.data.assign_splits import divided
-from bestiary.data.dataset import Audited
+from bestiary.data.assign_splits import assign_splits
+from bestiary.data.dataset import AuditedDataset
 from bestiary.errors import IntegrityError, InterruptedRun, MachineError, RecipeError, SourceError, UserError
 from bestiary.machine import available_cores, is_out_of_memory_error, world_size
 from bestiary.profiling import StageTimer
@@ -171,7 +171,7 @@ def _place(asking: Asking) -> Path:
     return STUDIES / f"{asking.pictures.stem}-{digest}"
 
 
-def _pictures(asking: Asking, place: Path, memory: Memory | None, reporter: Reporter) -> tuple[Audited, Splits]:
+def _pictures(asking: Asking, place: Path, memory: Memory | None, reporter: Reporter) -> tuple[AuditedDataset, Splits]:
     """Return the collection with its findings, and its split under each seed; the findings are made only once."""
     settings, again = asking.settings(), memory is not None and (place / FINDINGS).exists()
     reporter.info(
@@ -189,7 +189,7 @@ def _pictures(asking: Asking, place: Path, memory: Memory | None, reporter: Repo
         collection = replace(collection, findings=table.read(place / FINDINGS, table.FINDINGS))
     if memory is not None:
         refuse_other_collection(place, memory, collection_digest(collection.pictures))
-    splits = {seed: divided(collection, settings.data, seed=seed) for seed in asking.seeds}
+    splits = {seed: assign_splits(collection, settings.data, seed=seed) for seed in asking.seeds}
     for seed, (shown, _) in splits.items():
         refuse_few_to_validate(shown, seed)
     if memory is not None:
@@ -263,7 +263,12 @@ def _memory(
 
 
 def _run(
-    asking: Asking, cells: Sequence[Cell], collection: Audited, splits: Splits, results: Results, reporter: Reporter
+    asking: Asking,
+    cells: Sequence[Cell],
+    collection: AuditedDataset,
+    splits: Splits,
+    results: Results,
+    reporter: Reporter,
 ) -> Study:
     """Train the cells that are not finished, write their scores after each, and what helped after each seed.
 
@@ -284,7 +289,7 @@ def _run(
     return Study(results.out, results.written(cells, failed), failed)
 
 
-def _failure(cell: Cell, asking: Asking, collection: Audited, splits: Splits, reporter: Reporter) -> str | None:
+def _failure(cell: Cell, asking: Asking, collection: AuditedDataset, splits: Splits, reporter: Reporter) -> str | None:
     """Train a cell, and return why that failed; None if it did not. What is no fault of the recipe is raised."""
     try:
         _train(cell, asking, collection, splits, reporter)
@@ -300,7 +305,7 @@ def _failure(cell: Cell, asking: Asking, collection: Audited, splits: Splits, re
     return None
 
 
-def _train(cell: Cell, asking: Asking, collection: Audited, splits: Splits, reporter: Reporter) -> None:
+def _train(cell: Cell, asking: Asking, collection: AuditedDataset, splits: Splits, reporter: Reporter) -> None:
     """Make a finished run of a cell: from the start, or from where it was stopped."""
     if not cell.begun:
         shown, digest = splits[cell.seed]

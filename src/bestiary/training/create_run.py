@@ -11,8 +11,8 @@ import polars as pl
 
 from bestiary import files, run_folder, table
 from bestiary.data.corrections import write
-from bestiary.data.dataset import Audited
-from bestiary.data.label_map import lasting_name
+from bestiary.data.dataset import AuditedDataset
+from bestiary.data.label_map import absolute_label_map
 from bestiary.recipe import Recipe
 
 Sources = Path | str | Sequence[Path | str]  # one source of pictures, or several that are merged
@@ -26,7 +26,11 @@ def paths_of(pictures: Sources) -> list[Path]:
 def source_facts(pictures: Sources, labels: str | None, corrections: Path | str | None, threads: int) -> dict[str, Any]:
     """Return what a run keeps of where its pictures come from."""
     named = [str(path.absolute()) for path in paths_of(pictures)]
-    facts = {"pictures": named[0] if len(named) == 1 else named, "labels": lasting_name(labels), "threads": threads}
+    facts = {
+        "pictures": named[0] if len(named) == 1 else named,
+        "labels": absolute_label_map(labels),
+        "threads": threads,
+    }
     return facts if corrections is None else {**facts, "corrections": {"file": str(corrections)}}
 
 
@@ -35,7 +39,7 @@ def begin(
     asked: Recipe,
     resolved: Recipe,
     shown: pl.DataFrame,
-    collection: Audited,
+    collection: AuditedDataset,
     facts: dict[str, Any],
     *,
     begun: Path | None = None,

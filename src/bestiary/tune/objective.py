@@ -13,7 +13,7 @@ import polars as pl
 
 from bestiary import run_folder
 from bestiary.batches.feature_matrix import load_features
-from bestiary.data.split import Item, content_folds, deal
+from bestiary.data.split import SplitItem, stratified_group_folds_by_content, stratified_group_split_unchecked
 from bestiary.errors import RecipeError, SourceError
 from bestiary.models.efficientnet_lite import BACKBONES, built_trunk
 from bestiary.models.logistic_regression import logits_of
@@ -97,7 +97,10 @@ def divisions(shown: pl.DataFrame, folds: int, *, seed: int) -> list[pl.DataFram
         return [marked]
     learned = marked.filter(pl.col("split").is_in(["train", "val"]))
     place = pl.DataFrame(
-        {"row_id": learned["row_id"], "fold": content_folds(_items(learned), folds=folds, seed=seed)},
+        {
+            "row_id": learned["row_id"],
+            "fold": stratified_group_folds_by_content(_items(learned), folds=folds, seed=seed),
+        },
         schema_overrides={"row_id": marked.schema["row_id"]},
     )
     dealt = marked.join(place, on="row_id", how="left", maintain_order="left")
@@ -119,7 +122,7 @@ def fresh_division(shown: pl.DataFrame, folds: int, *, seed: int) -> pl.DataFram
     marked = shown.with_columns(pl.col("split").alias(KEPT))
     validation = marked.filter(pl.col("split") == "val").height
     from_ = marked.filter(pl.col("split").is_in(["train", "val"] if folds else ["train"]))
-    parts = deal(_items(from_), {"val": min(0.5, validation / from_.height)}, seed=seed)
+    parts = stratified_group_split_unchecked(_items(from_), {"val": min(0.5, validation / from_.height)}, seed=seed)
     dealt = pl.DataFrame({"row_id": from_["row_id"], "own": parts}, schema_overrides={"own": pl.String})
     joined = marked.join(dealt, on="row_id", how="left", maintain_order="left")
     back = pl.when(pl.col("split") == "val").then(pl.lit("train")).otherwise("split")
@@ -191,5 +194,5 @@ def _watched(task: Task, number: int, watch: Watch, resume: bool) -> Watched:
     return Watched(**{**values, "resume": resume}, watch=lambda history: watch(number, history))
 
 
-def _items(pictures: pl.DataFrame) -> list[Item]:
-    return [Item(*row) for row in pictures.select("sha256", "label", "group").iter_rows()]
+def _items(pictures: pl.DataFrame) -> list[SplitItem]:
+    return [SplitItem(*row) for row in pictures.select("sha256", "label", "group").iter_rows()]

@@ -13,7 +13,7 @@ import optuna
 import polars as pl
 from optuna.trial import TrialState
 
-from bestiary.data.dataset import Audited
+from bestiary.data.dataset import AuditedDataset
 from bestiary.errors import RecipeError
 from bestiary.progress import Reporter, SilentReporter
 from bestiary.recipe import Recipe, override_epochs
@@ -43,7 +43,7 @@ class Ground:
 
     asked: Recipe
     plan: SearchPlan
-    collection: Audited
+    collection: AuditedDataset
     shown: pl.DataFrame
     digest: str
     parts: Sequence[pl.DataFrame]

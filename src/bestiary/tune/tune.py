@@ -15,8 +15,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from bestiary import flow
-from bestiary.data.assign_splits import divided
-from bestiary.data.dataset import Audited
+from bestiary.data.assign_splits import assign_splits
+from bestiary.data.dataset import AuditedDataset
 from bestiary.errors import InterruptedRun, RecipeError, RunError
 from bestiary.machine import available_cores, disable_malloc_trim, world_size
 from bestiary.models.efficientnet_lite import built_trunk
@@ -119,14 +119,14 @@ def _refuse(wishes: Wishes) -> None:
 def _prepared(
     wishes: Wishes,
     place: folders.SearchPlace,
-    collection: Audited,
+    collection: AuditedDataset,
     threads: int,
     clock: StageTimer,
     reporter: Reporter,
 ) -> Ground:
     """Return what all trials share: the plan agreed on with other processes, the deadlines, features of all looks."""
     asked = wishes.asked
-    shown, digest = divided(collection, asked.data, seed=asked.seed)
+    shown, digest = assign_splits(collection, asked.data, seed=asked.seed)
     folds = inner_folds(wishes.folds, shown)
     ledger = Ledger(place.storage, f"tune-{asked.model.method}")
     task, measure = task_of(ledger.folder, asked.resolve(), shown, threads, clock, reporter), Measure()
