@@ -28,7 +28,7 @@ from bestiary.export.finalize import softmax
 from bestiary.files import cache_folder
 from bestiary.flow import audit
 from bestiary.machine import available_cores
-from bestiary.models.logistic_regression import logits_of
+from bestiary.models.logistic_regression import linear_logits
 from bestiary.progress import SilentReporter
 from bestiary.recipe import Balance, Recipe
 from bestiary.training.balance import BALANCES
@@ -75,8 +75,8 @@ def scores(collection: AuditedDataset, asked: argparse.Namespace, seed: int, bal
         probe, test = fitted_probe(task), task.part("test")
         features = features_of(task, test, probe.trunk, "float32")
     head, val = probe.head, probe.val
-    temperature = fit_temperature(logits_of(val.features, head.weight, head.bias), val.labels)
-    shares = softmax(logits_of(features, head.weight, head.bias) / temperature)
+    temperature = fit_temperature(linear_logits(val.features, head.weight, head.bias), val.labels)
+    shares = softmax(linear_logits(features, head.weight, head.bias) / temperature)
     metrics = score(test.labels, shares, list(classes), resamples=100)
     return tuple(float(metrics[name]["value"]) for name in FIGURES)
 

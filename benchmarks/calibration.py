@@ -31,8 +31,8 @@ from bestiary.export.calibration import fit_temperature
 from bestiary.files import cache_folder
 from bestiary.inference.conformal import bound_of, covered, set_table
 from bestiary.machine import disable_malloc_trim
-from bestiary.models.efficientnet_lite import BACKBONES, built_trunk
-from bestiary.models.logistic_regression import logits_of
+from bestiary.models.efficientnet_lite import BACKBONES, cached_backbone_graph
+from bestiary.models.logistic_regression import linear_logits
 from bestiary.quick_metrics import log_softmax, softmax
 from bestiary.training.probe import Labelled, fit_head, strengths_for
 from familiarity import features_of
@@ -50,7 +50,7 @@ def main() -> None:
     asked = options.parse_args()
     disable_malloc_trim()
     pictures = flow.audit(asked.pictures, labels=asked.labels).pictures.filter(pl.col("error").is_null())
-    trunk = built_trunk(asked.backbone, cache_folder() / "trunks")
+    trunk = cached_backbone_graph(asked.backbone, cache_folder() / "trunks")
     features = features_of(pictures, trunk, Preprocessing(BACKBONES[asked.backbone].size))
     names = sorted(pictures["label"].unique())
     labels = np.array([names.index(label) for label in pictures["label"]], np.int64)
@@ -60,7 +60,7 @@ def main() -> None:
         parts = np.array(stratified_group_split(items, {"test": 0.15, "val": 0.15}, seed=seed))
         train, val, test = (Labelled(features[parts == p], labels[parts == p]) for p in ("train", "val", "test"))
         head, _ = fit_head(train, val, len(names), strengths=strengths_for(len(train.labels)), balance="none")
-        logits, here = (logits_of(part.features, head.weight, head.bias) for part in (val, test))
+        logits, here = (linear_logits(part.features, head.weight, head.bias) for part in (val, test))
         temperature = fit_temperature(logits, val.labels)
         factor, offset = vector_scaling(logits, val.labels)
         scaled = {"none": here, "temperature": here / temperature, "vector": here * factor + offset}

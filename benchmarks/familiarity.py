@@ -33,11 +33,11 @@ from bestiary.demo.dataset import draw_creature, draw_ood_image
 from bestiary.export.graph import Calibration
 from bestiary.files import cache_folder
 from bestiary.machine import available_cores, disable_malloc_trim
-from bestiary.models.efficientnet_lite import BACKBONES, built_trunk
-from bestiary.models.engine import bulk_engine
-from bestiary.models.logistic_regression import logits_of
-from bestiary.models.onnx_surgery import pooled_graph
-from bestiary.models.ood import Subspace
+from bestiary.models.efficientnet_lite import BACKBONES, cached_backbone_graph
+from bestiary.models.engine import fastest_engine
+from bestiary.models.logistic_regression import linear_logits
+from bestiary.models.onnx_surgery import add_global_pool
+from bestiary.models.ood import PrincipalSubspace
 from bestiary.progress import SilentReporter
 from bestiary.training.probe import Labelled, feature_store, fill_features, fit_head
 
@@ -56,7 +56,7 @@ def main() -> None:
     asked = options.parse_args()
     disable_malloc_trim()
     pictures = flow.audit(asked.pictures, labels=asked.labels).pictures.filter(pl.col("error").is_null())
-    trunk = built_trunk(asked.backbone, cache_folder() / "trunks")
+    trunk = cached_backbone_graph(asked.backbone, cache_folder() / "trunks")
     view = Preprocessing(BACKBONES[asked.backbone].size)
     features, labels = features_of(pictures, trunk, view), pictures["label"].to_numpy()
     strange = {name: strangers_features(made, trunk) for name, made in strangers(view, asked.strangers)}
@@ -88,10 +88,10 @@ def fitted(features: Array, labels: Array, parts: Array, known: Array) -> Callab
         Labelled(features[rows].copy(), np.array([place[name] for name in labels[rows]], np.int64))
         for rows in (known & (parts == "train"), known & (parts == "val"))
     )
-    space, (mean, scale) = Subspace.of(train.features), fit_scaler(train.features)
+    space, (mean, scale) = PrincipalSubspace.fit(train.features), fit_scaler(train.features)
     head, _ = fit_head(train, val, len(place), strengths=[STRENGTH], balance="none")  # standardises train in place
     neighbours = unit(train.features[:])
-    logits = logits_of(val.features, head.weight, head.bias)
+    logits = linear_logits(val.features, head.weight, head.bias)
     energy, both = Calibration.of(logits, 1.0), Calibration.of(logits, 1.0, val.features, space)
 
     def scores(rows: Array) -> Scores:
@@ -102,7 +102,7 @@ def fitted(features: Array, labels: Array, parts: Array, known: Array) -> Callab
             "energy": energy.familiarity(here),
             "largest probability": -np.log(np.exp(here - top[:, -1:]).sum(axis=1)),
             "ten nearest": -np.partition(-cosine, 10, axis=1)[:, :10].mean(axis=1),
-            "inside the subspace": space.inside(rows),
+            "inside the subspace": space.inside_norm(rows),
             "bestiary: both": both.familiarity(here, rows),
         }
 
@@ -130,7 +130,7 @@ def features_of(pictures: pl.DataFrame, trunk: Path, view: Preprocessing) -> Arr
 
 
 def strangers_features(made: list[Array], trunk: Path) -> Array:
-    engine = bulk_engine(pooled_graph(trunk), threads=available_cores())
+    engine = fastest_engine(add_global_pool(trunk), threads=available_cores())
     return np.concatenate([outputs["features"] for outputs in engine.stream(one[None] for one in made)])
 
 

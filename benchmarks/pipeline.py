@@ -23,7 +23,7 @@ from bestiary.data.label_map import label_map
 from bestiary.data.sources import list_pictures
 from bestiary.files import cache_folder
 from bestiary.machine import available_cores
-from bestiary.models.networks import Network, resnet
+from bestiary.models.networks import Network, small_resnet
 from bestiary.picture import Pixels
 from bestiary.progress import SilentReporter
 from bestiary.recipe import AugmentConfig
@@ -92,7 +92,7 @@ def train(read: Read, labels: Positions, classes: int, augment: AugmentConfig, e
 
     with tempfile.TemporaryDirectory() as folder:
         result = fit(
-            resnet(classes), read, labels, unjudged, settings, augment, Path(folder), reporter=SilentReporter()
+            small_resnet(classes), read, labels, unjudged, settings, augment, Path(folder), reporter=SilentReporter()
         )
     return [line["images_per_second"] for line in result.history[1:]]
 

@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from bestiary.models.timm_backbone import timm_lite
+from bestiary.models.timm_backbone import create_timm_lite
 
 RARE = ("cow", "sheep", "squirrel")  # fewer than 50 pictures in the shared part of Animals-10
 STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
@@ -52,7 +52,7 @@ def features(network: torch.nn.Module, paths: list[str]) -> np.ndarray:
 def main() -> None:
     table = pl.read_parquet(sys.argv[1]).filter(pl.col("split").is_not_null())
     # timm's tf_efficientnet_lite0; only its weights, which are packaged, are read with a function of bestiary's
-    network = timm_lite("lite0").eval()
+    network = create_timm_lite("lite0").eval()
     parts = {name: table.filter(pl.col("split") == name) for name in ("train", "val", "test")}
     seen = {name: features(network, part["path"].to_list()) for name, part in parts.items()}
     labels = {name: part["label"].to_numpy() for name, part in parts.items()}

@@ -29,7 +29,7 @@ from bestiary.data.label_map import label_map
 from bestiary.data.sources import list_pictures
 from bestiary.files import cache_folder
 from bestiary.machine import available_cores
-from bestiary.models.networks import resnet
+from bestiary.models.networks import small_resnet
 from bestiary.picture import Pixels
 from bestiary.progress import SilentReporter
 from bestiary.recipe import AugmentConfig
@@ -59,7 +59,7 @@ class Files(Dataset[tuple[torch.Tensor, int]]):
 
 
 def plain(paths: list[Path], labels: list[int], classes: int, epochs: int) -> list[float]:
-    network = resnet(classes).train()
+    network = small_resnet(classes).train()
     optimiser = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
     loader = DataLoader(Files(paths, labels), BATCH, shuffle=True, num_workers=WORKERS, drop_last=True)
     rates = []

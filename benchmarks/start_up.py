@@ -21,7 +21,7 @@ from bestiary.batches.pixel_cache import iter_pixel_batches
 from bestiary.inference.bundle import GRAPH_NAME, read_bundle
 from bestiary.inference.predictor import Predictor
 from bestiary.machine import available_cores
-from bestiary.models.engine import bulk_engine
+from bestiary.models.engine import fastest_engine
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def command(*words: object) -> None:
 
 def bare_graph(run: Path, files: list[Path]) -> Callable[[], object]:
     images = np.concatenate(list(iter_pixel_batches(files, read_bundle(run).view, threads=available_cores())))
-    engine = bulk_engine(run / GRAPH_NAME, threads=available_cores())
+    engine = fastest_engine(run / GRAPH_NAME, threads=available_cores())
     size = engine.batch_size
     return lambda: [None for _ in engine.stream(images[at : at + size] for at in range(0, len(images), size))]
 

@@ -25,7 +25,7 @@ from bestiary.batches.preprocess import Preprocessing
 from bestiary.evaluation.label_issues import CLEAR, SUSPECT, out_of_fold, suspects
 from bestiary.files import cache_folder
 from bestiary.machine import available_cores, disable_malloc_trim
-from bestiary.models.efficientnet_lite import BACKBONES, built_trunk
+from bestiary.models.efficientnet_lite import BACKBONES, cached_backbone_graph
 from bestiary.models.engine import Precision, has_openvino
 from bestiary.progress import SilentReporter
 from bestiary.training.probe import feature_store, fill_features
@@ -66,7 +66,7 @@ def main() -> None:
 def features_of(pictures: pl.DataFrame, backbone: str) -> npt.NDArray[np.float32]:
     disable_malloc_trim()
     view = Preprocessing(BACKBONES[backbone].size)
-    trunk = built_trunk(backbone, cache_folder() / "trunks", view.size)
+    trunk = cached_backbone_graph(backbone, cache_folder() / "trunks", view.size)
     precision: Precision = "bfloat16" if has_openvino() else "float32"
     store = feature_store(cache_folder(), trunk, view, precision, BACKBONES[backbone].channels)
     keys, paths = pictures["sha256"].to_list(), [Path(path) for path in pictures["path"]]

@@ -192,7 +192,8 @@ def test_a_package_without_its_file_is_reported(monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize(
-    "ask", [pretrained_weights.lite_weights_path, efficientnet_lite.trunk_graph, timm_backbone.timm_lite]
+    "ask",
+    [pretrained_weights.lite_weights_path, efficientnet_lite.build_backbone_graph, timm_backbone.create_timm_lite],
 )
 def test_an_unknown_name_lists_the_known_ones(ask: Any) -> None:
     with pytest.raises(RecipeError, match=r'"lite7".*lite0, lite2'):
@@ -228,7 +229,7 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("name", "size", "cells"), [("lite0", None, 7), ("lite2", None, 9), ("lite0", 97, 4)])
 def test_the_graph_is_valid_and_says_its_shapes(name: str, size: int | None, cells: int) -> None:
     onnx = pytest.importorskip("onnx")
-    graph = efficientnet_lite.trunk_graph(name, size)
+    graph = efficientnet_lite.build_backbone_graph(name, size)
     onnx.checker.check_model(graph, full_check=True)
     pixels = size or efficientnet_lite.BACKBONES[name].size
     (given,), (maps,) = graph.graph.input, graph.graph.output
@@ -243,7 +244,7 @@ def _dimensions(value: Any) -> list[str | int]:
 
 
 def test_one_picture_and_three_give_the_same_maps(cache_folder: Path) -> None:
-    trunk = session(efficientnet_lite.built_trunk("lite0", cache_folder))
+    trunk = session(efficientnet_lite.cached_backbone_graph("lite0", cache_folder))
     pictures = drawn_pictures(3, 224)
     together = trunk.run(["maps"], {"images": pictures})[0]
     assert together.shape == (3, 1280, 7, 7)
@@ -266,9 +267,11 @@ def test_the_graph_equals_timm(cache_folder: Path, name: str, size: int) -> None
     torch = pytest.importorskip("torch", reason="compares with timm's network")
     pytest.importorskip("timm", reason="compares with timm's network")
     pictures = drawn_pictures(2, size)
-    maps = session(efficientnet_lite.built_trunk(name, cache_folder, size)).run(["maps"], {"images": pictures})[0]
+    maps = session(efficientnet_lite.cached_backbone_graph(name, cache_folder, size)).run(
+        ["maps"], {"images": pictures}
+    )[0]
     with torch.inference_mode():
-        expected = timm_backbone.timm_lite(name)(torch.from_numpy(pictures).permute(0, 3, 1, 2) / 127.5 - 1)
+        expected = timm_backbone.create_timm_lite(name)(torch.from_numpy(pictures).permute(0, 3, 1, 2) / 127.5 - 1)
     assert expected.std() > 0.1
     np.testing.assert_allclose(maps, expected.numpy(), atol=1e-4)
 
@@ -289,7 +292,7 @@ def test_the_original_classifier_knows_animals_from_these_maps(name: str, cache_
     stored = pretrained_weights.read_legacy_checkpoint(
         pretrained_weights.lite_weights_path(name), backbone.weights.sha256
     )
-    trunk = session(efficientnet_lite.built_trunk(name, cache_folder))
+    trunk = session(efficientnet_lite.cached_backbone_graph(name, cache_folder))
     right = []
     for label, classes in IMAGENET_CLASSES.items():
         files = sorted((animals10 / label).iterdir())[:8]
@@ -302,17 +305,17 @@ def test_the_original_classifier_knows_animals_from_these_maps(name: str, cache_
 
 def test_a_size_that_leaves_no_cell_is_refused() -> None:
     with pytest.raises(RecipeError, match="31 pixels"):
-        efficientnet_lite.trunk_graph("lite0", 31)
+        efficientnet_lite.build_backbone_graph("lite0", 31)
 
 
 # ---------------------------------------------------------------------------------------------------- the kept graph
 
 
 def test_the_kept_graph_is_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = efficientnet_lite.built_trunk("lite0", tmp_path)
+    first = efficientnet_lite.cached_backbone_graph("lite0", tmp_path)
     written_at = first.stat().st_mtime_ns
-    monkeypatch.setattr(efficientnet_lite, "trunk_graph", _must_not_be_called)
-    assert efficientnet_lite.built_trunk("lite0", tmp_path) == first
+    monkeypatch.setattr(efficientnet_lite, "build_backbone_graph", _must_not_be_called)
+    assert efficientnet_lite.cached_backbone_graph("lite0", tmp_path) == first
     assert first.stat().st_mtime_ns == written_at
     assert list(tmp_path.iterdir()) == [first]
 
@@ -323,11 +326,11 @@ def _must_not_be_called(name: str, size: int | None = None) -> None:
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "emptied"])
 def test_a_damaged_graph_is_never_used(tmp_path: Path, damage: str) -> None:
-    path = efficientnet_lite.built_trunk("lite0", tmp_path)
+    path = efficientnet_lite.cached_backbone_graph("lite0", tmp_path)
     whole = path.read_bytes()
     flipped = whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:]
     path.write_bytes({"cut": whole[: len(whole) // 2], "flipped": flipped, "emptied": b""}[damage])
-    assert efficientnet_lite.built_trunk("lite0", tmp_path).read_bytes() == whole
+    assert efficientnet_lite.cached_backbone_graph("lite0", tmp_path).read_bytes() == whole
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -340,16 +343,19 @@ def test_a_graph_that_was_never_finished_is_not_found(tmp_path: Path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            efficientnet_lite.built_trunk("lite0", tmp_path)
+            efficientnet_lite.cached_backbone_graph("lite0", tmp_path)
     assert list(tmp_path.iterdir()) == []
-    assert efficientnet_lite.built_trunk("lite0", tmp_path).stat().st_size > 10_000_000
+    assert efficientnet_lite.cached_backbone_graph("lite0", tmp_path).stat().st_size > 10_000_000
 
 
 def test_backbones_sizes_and_versions_are_kept_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = {efficientnet_lite.built_trunk("lite0", tmp_path), efficientnet_lite.built_trunk("lite0", tmp_path, 64)}
-    paths.add(efficientnet_lite.built_trunk("lite2", tmp_path))
+    paths = {
+        efficientnet_lite.cached_backbone_graph("lite0", tmp_path),
+        efficientnet_lite.cached_backbone_graph("lite0", tmp_path, 64),
+    }
+    paths.add(efficientnet_lite.cached_backbone_graph("lite2", tmp_path))
     monkeypatch.setattr(efficientnet_lite, "GRAPH_VERSION", efficientnet_lite.GRAPH_VERSION + 1)
-    paths.add(efficientnet_lite.built_trunk("lite0", tmp_path))
+    paths.add(efficientnet_lite.cached_backbone_graph("lite0", tmp_path))
     assert set(tmp_path.iterdir()) == paths
     assert len(paths) == 4
 
@@ -380,7 +386,7 @@ def test_a_file_of_any_number_of_classes_is_loaded_exactly(timm: Any, tmp_path: 
     import torch
 
     path = saved(timm, tmp_path, "test_efficientnet", classes)
-    backbone = timm_backbone.timm_model("test_efficientnet", path)
+    backbone = timm_backbone.create_timm_model("test_efficientnet", path)
     stored = torch.load(path, weights_only=True)
     loaded = backbone.network.state_dict()
     assert loaded.keys() == {key for key in stored if not key.startswith("classifier.")}
@@ -395,7 +401,7 @@ def test_a_file_of_any_number_of_classes_is_loaded_exactly(timm: Any, tmp_path: 
 def test_the_patches_of_a_transformer_become_maps_in_place(timm: Any, tmp_path: Path) -> None:
     import torch
 
-    backbone = timm_backbone.timm_model("test_vit", saved(timm, tmp_path, "test_vit", 0))
+    backbone = timm_backbone.create_timm_model("test_vit", saved(timm, tmp_path, "test_vit", 0))
     images = torch.rand(2, 3, 160, 160)
     with torch.inference_mode():
         maps = backbone.network(images)
@@ -408,7 +414,7 @@ def test_the_patches_of_a_transformer_become_maps_in_place(timm: Any, tmp_path: 
 def test_maps_with_channels_last_are_turned(timm: Any, tmp_path: Path) -> None:
     import torch
 
-    backbone = timm_backbone.timm_model("test_mambaout", saved(timm, tmp_path, "test_mambaout", 0))
+    backbone = timm_backbone.create_timm_model("test_mambaout", saved(timm, tmp_path, "test_mambaout", 0))
     with torch.inference_mode():
         assert backbone.network(torch.zeros(2, 3, 160, 160)).shape == (2, 256, 5, 5)
     assert backbone.channels == 256
@@ -420,13 +426,13 @@ def test_maps_with_channels_last_are_turned(timm: Any, tmp_path: Path) -> None:
 )
 def test_a_network_without_maps_is_refused(timm: Any, tmp_path: Path, name: str, shape: str) -> None:
     with pytest.raises(RecipeError, match=rf'"{name}" gives no feature maps.*{shape}'):
-        timm_backbone.timm_model(name, saved(timm, tmp_path, name, 1000))
+        timm_backbone.create_timm_model(name, saved(timm, tmp_path, name, 1000))
 
 
 def test_weights_that_do_not_fit_are_refused(timm: Any, tmp_path: Path) -> None:
     path = saved(timm, tmp_path, "test_efficientnet", 0, without="conv_stem.weight")
     with pytest.raises(RecipeError, match=r"does not hold the weights.*conv_stem\.weight"):
-        timm_backbone.timm_model("test_efficientnet", path)
+        timm_backbone.create_timm_model("test_efficientnet", path)
 
 
 def test_a_weights_file_cannot_run_code(timm: Any, tmp_path: Path) -> None:
@@ -435,13 +441,13 @@ def test_a_weights_file_cannot_run_code(timm: Any, tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     torch.save({"w": Harmful(tmp_path / "harm")}, path)
     with pytest.raises(RecipeError, match="does not hold the weights"):
-        timm_backbone.timm_model("test_efficientnet", path)
+        timm_backbone.create_timm_model("test_efficientnet", path)
     assert not (tmp_path / "harm").exists()
 
 
 def test_nothing_is_downloaded_unasked(timm: Any) -> None:
     with pytest.raises(RecipeError, match=r'model\.weights = "hub"'):
-        timm_backbone.timm_model("resnet18")
+        timm_backbone.create_timm_model("resnet18")
 
 
 def test_the_hub_is_asked_only_on_demand_and_its_failure_is_told(timm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -450,28 +456,28 @@ def test_the_hub_is_asked_only_on_demand_and_its_failure_is_told(timm: Any, monk
 
     monkeypatch.setattr(timm, "create_model", unreachable)
     with pytest.raises(RecipeError, match=r"no route for resnet18, pretrained=True\. Check the connection"):
-        timm_backbone.timm_model("resnet18", from_hub=True)
+        timm_backbone.create_timm_model("resnet18", from_hub=True)
 
 
 @pytest.mark.parametrize("name", ["resnet17", "hf-hub:timm/resnet18", "resnet18.nothing"])
 def test_an_unknown_timm_name_is_refused(timm: Any, name: str) -> None:
     with pytest.raises(RecipeError, match=f'no model "{name}"'):
-        timm_backbone.timm_model(name, from_hub=True)
+        timm_backbone.create_timm_model(name, from_hub=True)
 
 
 def test_an_unknown_timm_name_gives_the_nearest(timm: Any) -> None:
     with pytest.raises(RecipeError, match="resnet18"):
-        timm_backbone.timm_model("resnet17")
+        timm_backbone.create_timm_model("resnet17")
 
 
 def test_two_sources_of_weights_are_refused(timm: Any, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="both"):
-        timm_backbone.timm_model("resnet18", tmp_path / "weights.pt", from_hub=True)
+        timm_backbone.create_timm_model("resnet18", tmp_path / "weights.pt", from_hub=True)
 
 
 def test_a_missing_file_is_named(timm: Any, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="absent"):
-        timm_backbone.timm_model("resnet18", tmp_path / "absent.pt")
+        timm_backbone.create_timm_model("resnet18", tmp_path / "absent.pt")
 
 
 @pytest.mark.parametrize("missing", ["torch", "timm"])
@@ -479,6 +485,6 @@ def test_missing_torch_or_timm_is_reported_with_its_extra(monkeypatch: pytest.Mo
     if missing == "timm":
         pytest.importorskip("torch")
     monkeypatch.setitem(sys.modules, missing, None)
-    for ask in (timm_backbone.timm_lite, timm_backbone.timm_model):
+    for ask in (timm_backbone.create_timm_lite, timm_backbone.create_timm_model):
         with pytest.raises(MissingExtraError, match=r'pip install "bestiary\[torch\]"'):
             ask("lite0")

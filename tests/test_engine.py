@@ -15,9 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bestiary.errors import RunError
 from bestiary.models import engine as engine_module
-from bestiary.models.efficientnet_lite import built_trunk
-from bestiary.models.engine import Engine, OnnxRuntimeEngine, OpenVINOEngine, bulk_engine, has_openvino, run
-from bestiary.models.onnx_surgery import pooled_graph
+from bestiary.models.efficientnet_lite import cached_backbone_graph
+from bestiary.models.engine import Engine, OnnxRuntimeEngine, OpenVINOEngine, fastest_engine, has_openvino, run_batch
+from bestiary.models.onnx_surgery import add_global_pool
 
 SIZE = 8
 KERNEL = np.random.default_rng(0).normal(0, 0.05, (5, 3, 3, 3)).astype(np.float32)
@@ -64,7 +64,7 @@ def expected_maps(images: Images) -> NDArray[np.float64]:
 @pytest.mark.parametrize("make", ENGINES)
 def test_an_engine_computes_what_the_graph_says(make: Make) -> None:
     images = noise(7)
-    outputs = run(make(graph()), images)
+    outputs = run_batch(make(graph()), images)
     assert set(outputs) == {"maps", "top"}
     assert {output.dtype for output in outputs.values()} == {np.dtype(np.float32)}
     np.testing.assert_allclose(outputs["maps"], expected_maps(images), rtol=1e-4, atol=1e-3)
@@ -127,7 +127,7 @@ def test_an_engine_can_be_used_again_after_a_stream_was_left(make: Make) -> None
     stream = engine.stream(noise(4, seed) for seed in range(20))
     next(stream)
     stream.close()  # type: ignore[attr-defined]
-    np.testing.assert_allclose(run(engine, noise(2))["maps"], expected_maps(noise(2)), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(run_batch(engine, noise(2))["maps"], expected_maps(noise(2)), rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("make", ENGINES)
@@ -149,27 +149,27 @@ def test_what_is_no_graph_is_refused_by_name(make: Make, tmp_path: Path) -> None
 
 @needs_openvino
 def test_both_engines_give_the_same_features(tmp_path: Path) -> None:
-    content = pooled_graph(built_trunk("lite0", tmp_path, 64))
+    content = add_global_pool(cached_backbone_graph("lite0", tmp_path, 64))
     images = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
-    one, other = (run(make(content, threads=2), images) for make in (OnnxRuntimeEngine, OpenVINOEngine))
+    one, other = (run_batch(make(content, threads=2), images) for make in (OnnxRuntimeEngine, OpenVINOEngine))
     assert one["features"].shape == (5, 1280)
     assert one["features"].std() > 0.01
     np.testing.assert_allclose(one["features"], other["features"], atol=1e-4)
 
 
 def test_pooled_features_are_the_mean_of_the_maps(tmp_path: Path) -> None:
-    trunk = built_trunk("lite0", tmp_path, 64)
+    trunk = cached_backbone_graph("lite0", tmp_path, 64)
     images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
-    maps = run(OnnxRuntimeEngine(trunk, threads=1), images)["maps"]
-    features = run(OnnxRuntimeEngine(pooled_graph(trunk), threads=1), images)["features"]
+    maps = run_batch(OnnxRuntimeEngine(trunk, threads=1), images)["maps"]
+    features = run_batch(OnnxRuntimeEngine(add_global_pool(trunk), threads=1), images)["features"]
     np.testing.assert_allclose(features, maps.mean(axis=(2, 3)), atol=1e-5)
 
 
 def test_without_openvino_the_bulk_engine_is_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "has_openvino", lambda: False)
-    assert bulk_engine(graph(), threads=1).name == "onnxruntime"
+    assert fastest_engine(graph(), threads=1).name == "onnxruntime"
 
 
 @needs_openvino
 def test_with_openvino_the_bulk_engine_is_openvino() -> None:
-    assert bulk_engine(graph(), threads=1).name == "openvino"
+    assert fastest_engine(graph(), threads=1).name == "openvino"

@@ -13,9 +13,9 @@ pytest.importorskip("onnx")
 from bestiary.demo.dataset import draw_ood_image
 from bestiary.export.graph import ENERGY_WEIGHT, Calibration, seal
 from bestiary.inference.bundle import read_bundle
-from bestiary.models.engine import OnnxRuntimeEngine, OpenVINOEngine, has_openvino, run
+from bestiary.models.engine import OnnxRuntimeEngine, OpenVINOEngine, has_openvino, run_batch
 from bestiary.models.head import Head
-from bestiary.models.ood import DIRECTIONS, Subspace
+from bestiary.models.ood import DIRECTIONS, PrincipalSubspace
 from tiny_model import CHANNELS, SIZE, maps_of, trunk
 
 rng = np.random.default_rng(0)
@@ -34,28 +34,28 @@ def in_a_plane(n: int, seed: int = 0) -> NDArray[np.float32]:
 
 
 def test_what_lies_in_the_subspace_is_inside_and_what_does_not_sticks_out() -> None:
-    space = Subspace.of(in_a_plane(400))
+    space = PrincipalSubspace.fit(in_a_plane(400))
     assert space.directions.shape == (40, 20)
     np.testing.assert_allclose(space.directions.T @ space.directions, np.eye(20), atol=1e-5)
-    assert space.inside(in_a_plane(50, seed=1)).min() > 0.95
-    assert space.inside(rng.normal(size=(50, 40))).mean() < 0.85
+    assert space.inside_norm(in_a_plane(50, seed=1)).min() > 0.95
+    assert space.inside_norm(rng.normal(size=(50, 40))).mean() < 0.85
 
 
 def test_the_share_inside_by_hand() -> None:
-    space = Subspace(np.zeros(3, np.float32), np.ones(3, np.float32), np.eye(3, dtype=np.float32)[:, :1])
-    np.testing.assert_allclose(space.inside(np.array([[3.0, 4.0, 0.0], [2.0, 0.0, 0.0]])), [9 / 25, 1.0])
+    space = PrincipalSubspace(np.zeros(3, np.float32), np.ones(3, np.float32), np.eye(3, dtype=np.float32)[:, :1])
+    np.testing.assert_allclose(space.inside_norm(np.array([[3.0, 4.0, 0.0], [2.0, 0.0, 0.0]])), [9 / 25, 1.0])
 
 
 def test_few_pictures_make_few_directions_and_many_are_sampled() -> None:
-    assert Subspace.of(in_a_plane(6)).directions.shape == (40, 3)
+    assert PrincipalSubspace.fit(in_a_plane(6)).directions.shape == (40, 3)
     wide = rng.normal(size=(600, 2 * DIRECTIONS + 10)).astype(np.float32)
-    assert Subspace.of(wide).directions.shape[1] == DIRECTIONS
+    assert PrincipalSubspace.fit(wide).directions.shape[1] == DIRECTIONS
 
 
 def with_subspace() -> tuple[Calibration, NDArray[np.float32], NDArray[np.float32]]:
     maps = maps_of(IMAGES)
     features, logits = maps.mean(axis=(2, 3)), HEAD.logits(maps)
-    space = Subspace(
+    space = PrincipalSubspace(
         np.full(CHANNELS, 0.01, np.float32),
         np.full(CHANNELS, 0.2, np.float32),
         np.eye(CHANNELS, dtype=np.float32)[:, :2],
@@ -67,7 +67,7 @@ def test_familiarity_is_made_of_both() -> None:
     calibration, logits, features = with_subspace()
     assert calibration.subspace is not None
     energy = np.log(np.exp(logits.astype(np.float64)).sum(axis=1))
-    inside = calibration.subspace.inside(features)
+    inside = calibration.subspace.inside_norm(features)
     known = ENERGY_WEIGHT * (energy - np.median(energy)) / energy.std() + (inside - np.median(inside)) / inside.std()
     np.testing.assert_allclose(calibration.familiarity(logits, features), 1 / (1 + np.exp(-known)), rtol=1e-5)
     with pytest.raises(ValueError, match="features"):
@@ -81,7 +81,9 @@ def test_the_sealed_graph_gives_that_familiarity(openvino: bool) -> None:
     calibration, logits, features = with_subspace()
     content = seal(trunk(), HEAD, calibration, {}).SerializeToString()
     made = (OpenVINOEngine if openvino else OnnxRuntimeEngine)(content, threads=1)
-    np.testing.assert_allclose(run(made, IMAGES)["familiarity"], calibration.familiarity(logits, features), atol=1e-4)
+    np.testing.assert_allclose(
+        run_batch(made, IMAGES)["familiarity"], calibration.familiarity(logits, features), atol=1e-4
+    )
 
 
 def test_a_probe_looks_at_features_and_its_bundle_says_so(probed: Path) -> None:

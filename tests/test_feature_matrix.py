@@ -23,7 +23,7 @@ from bestiary.evaluation.label_issues import out_of_fold
 from bestiary.evaluation.learning_curve import learning_curve
 from bestiary.evaluation.neighbours import nearest
 from bestiary.evaluation.outliers import similarity_to_own
-from bestiary.models.ood import Subspace
+from bestiary.models.ood import PrincipalSubspace
 from bestiary.training.probe import Labelled
 
 COUNT, CHANNELS = 300, 12
@@ -73,9 +73,9 @@ def test_what_is_computed_of_them_is_what_an_array_gives(kept: DiskMatrix, monke
     monkeypatch.setattr(rows_module, "CHUNK_ROWS", 64)
     for one, other in zip(fit_scaler(kept), fit_scaler(VALUES), strict=True):
         np.testing.assert_array_equal(one, other)
-    space = Subspace.of(VALUES)
-    np.testing.assert_array_equal(Subspace.of(kept).directions, space.directions)
-    np.testing.assert_allclose(space.inside(kept), space.inside(VALUES), rtol=1e-12)
+    space = PrincipalSubspace.fit(VALUES)
+    np.testing.assert_array_equal(PrincipalSubspace.fit(kept).directions, space.directions)
+    np.testing.assert_allclose(space.inside_norm(kept), space.inside_norm(VALUES), rtol=1e-12)
     np.testing.assert_array_equal(
         similarity_to_own(kept, LABELS, GROUPS, seed=0), similarity_to_own(VALUES, LABELS, GROUPS, seed=0)
     )

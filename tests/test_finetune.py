@@ -21,10 +21,10 @@ from bestiary.batches.preprocess import Preprocessing
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import InterruptedRun
 from bestiary.files import read_json
-from bestiary.models.efficientnet_lite import built_trunk
-from bestiary.models.engine import OnnxRuntimeEngine, run
-from bestiary.models.networks import Network, backbone_network
-from bestiary.models.onnx_surgery import STAGES, lower_part
+from bestiary.models.efficientnet_lite import cached_backbone_graph
+from bestiary.models.engine import OnnxRuntimeEngine, run_batch
+from bestiary.models.networks import Network, finetune_network
+from bestiary.models.onnx_surgery import STAGES, extract_frozen_stages
 from bestiary.progress import SilentReporter
 from bestiary.recipe import AugmentConfig, Recipe
 from bestiary.training import finetune
@@ -41,12 +41,12 @@ SIZE = 64
 
 @pytest.fixture(scope="module")
 def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return built_trunk("lite0", tmp_path_factory.mktemp("trunks"), SIZE)
+    return cached_backbone_graph("lite0", tmp_path_factory.mktemp("trunks"), SIZE)
 
 
 @pytest.fixture(scope="module")
 def network() -> Network:
-    return backbone_network(3, "lite0", seed=1).eval()
+    return finetune_network(3, "lite0", seed=1).eval()
 
 
 def pictures() -> NDArray[np.uint8]:
@@ -59,8 +59,8 @@ def tensor(images: NDArray[Any]) -> torch.Tensor:
 
 @pytest.mark.parametrize("stages", range(1, STAGES + 1))
 def test_upper_part_on_lower_part_is_the_whole_network(trunk: Path, network: Network, stages: int) -> None:
-    lower = lower_part(trunk, "lite0", SIZE, stages)
-    activations = run(OnnxRuntimeEngine(lower.graph, threads=1), pictures())["activations"]
+    lower = extract_frozen_stages(trunk, "lite0", SIZE, stages)
+    activations = run_batch(OnnxRuntimeEngine(lower.graph, threads=1), pictures())["activations"]
     assert activations.shape == (3, *lower.shape)
     with torch.inference_mode():
         expected = network(tensor(pictures()))
@@ -71,7 +71,7 @@ def test_upper_part_on_lower_part_is_the_whole_network(trunk: Path, network: Net
 @pytest.mark.parametrize("stages", [0, 8])
 def test_a_cut_outside_the_trunk_is_refused(trunk: Path, stages: int) -> None:
     with pytest.raises(ValueError, match="cannot be cut after"):
-        lower_part(trunk, "lite0", SIZE, stages)
+        extract_frozen_stages(trunk, "lite0", SIZE, stages)
 
 
 def test_training_the_upper_part_trains_the_whole_network_and_nothing_below(network: Network) -> None:
@@ -118,7 +118,11 @@ def test_views_are_the_picture_its_mirror_image_and_random_ones_that_repeat() ->
 def test_kept_activations_equal_the_direct_computation(
     trunk: Path, tmp_path: Path, collection: SyntheticDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lower, views, paths = lower_part(trunk, "lite0", SIZE, 5), Views(3, AugmentConfig()), sorted(collection.kinds)[:3]
+    lower, views, paths = (
+        extract_frozen_stages(trunk, "lite0", SIZE, 5),
+        Views(3, AugmentConfig()),
+        sorted(collection.kinds)[:3],
+    )
     keys = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
     store = activation_store(tmp_path, lower, Preprocessing(SIZE), "float32", views.augment)
 
@@ -142,17 +146,17 @@ def test_kept_activations_equal_the_direct_computation(
     for position, row in enumerate(rows):
         key, number = keys[position % 3], position // 3
         view = list(views.of(Preprocessing(SIZE).load_pixels(paths[position % 3])[None], key))[number]
-        expected = run(engine, view)["activations"][0]
+        expected = run_batch(engine, view)["activations"][0]
         np.testing.assert_allclose(row, expected, atol=0.02, rtol=2e-3)
         np.testing.assert_array_equal(row, store.read([view_key(key, number)])[0])
     monkeypatch.setattr(
-        "bestiary.training.activation_cache.bulk_engine", lambda *_, **__: pytest.fail("computed again")
+        "bestiary.training.activation_cache.fastest_engine", lambda *_, **__: pytest.fail("computed again")
     )
     fill()
 
 
 def test_other_augmentation_or_cut_has_a_store_of_its_own(trunk: Path, tmp_path: Path) -> None:
-    lower, deeper = (lower_part(trunk, "lite0", SIZE, stages) for stages in (5, 6))
+    lower, deeper = (extract_frozen_stages(trunk, "lite0", SIZE, stages) for stages in (5, 6))
     stores = [
         activation_store(tmp_path, lower, Preprocessing(SIZE), "float32", AugmentConfig()),
         activation_store(tmp_path, lower, Preprocessing(SIZE), "bfloat16", AugmentConfig()),

@@ -16,7 +16,7 @@ import onnx
 from bestiary.errors import IntegrityError
 from bestiary.export.finalize import PARITY_LIMIT, agree
 from bestiary.export.graph import OUTPUTS, Calibration, seal
-from bestiary.models.engine import OnnxRuntimeEngine, OpenVINOEngine, Outputs, has_openvino, run
+from bestiary.models.engine import OnnxRuntimeEngine, OpenVINOEngine, Outputs, has_openvino, run_batch
 from bestiary.models.head import Dense, Head
 from bestiary.quick_metrics import softmax
 from tiny_model import CHANNELS, SIZE, maps_of, trunk
@@ -48,7 +48,7 @@ HEADS = [pytest.param(LINEAR, id="linear"), pytest.param(DENSE, id="dense"), pyt
 
 def answered(head: Head, calibration: Calibration = CALIBRATION) -> Outputs:
     content = seal(trunk(), head, calibration, METADATA).SerializeToString()
-    return run(OnnxRuntimeEngine(content, threads=1), IMAGES)
+    return run_batch(OnnxRuntimeEngine(content, threads=1), IMAGES)
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -175,7 +175,7 @@ def test_sealing_is_deterministic(head: Head) -> None:
 @pytest.mark.skipif(not has_openvino(), reason="OpenVINO is not installed")
 def test_both_engines_agree_on_every_output(head: Head) -> None:
     content = seal(trunk(), head, CALIBRATION, METADATA).SerializeToString()
-    one, other = (run(make(content, threads=1), IMAGES) for make in (OnnxRuntimeEngine, OpenVINOEngine))
+    one, other = (run_batch(make(content, threads=1), IMAGES) for make in (OnnxRuntimeEngine, OpenVINOEngine))
     assert set(one) == set(other) == set(OUTPUTS)
     for name in OUTPUTS:
         np.testing.assert_allclose(one[name], other[name], atol=1e-4)

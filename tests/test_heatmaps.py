@@ -17,11 +17,11 @@ import torch
 
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.export.graph import Calibration, seal
-from bestiary.models.efficientnet_lite import trunk_graph
-from bestiary.models.engine import OnnxRuntimeEngine, run
+from bestiary.models.efficientnet_lite import build_backbone_graph
+from bestiary.models.engine import OnnxRuntimeEngine, run_batch
 from bestiary.models.head import Head
 from bestiary.models.pretrained_weights import lite_weights_path, read_legacy_checkpoint
-from bestiary.models.timm_backbone import timm_lite
+from bestiary.models.timm_backbone import create_timm_lite
 from bestiary.picture import load
 
 pytestmark = pytest.mark.slow
@@ -45,7 +45,7 @@ def head() -> Head:
 
 @pytest.fixture(scope="module")
 def trunk() -> Any:
-    return trunk_graph("lite0", SIZE)
+    return build_backbone_graph("lite0", SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def answers(trunk: Any, head: Head, images: npt.NDArray[np.uint8]) -> tuple[npt.
 
 
 def answered(trunk: Any, head: Head, images: npt.NDArray[np.uint8]) -> Any:
-    return run(OnnxRuntimeEngine(seal(trunk, head, Calibration(), {}).SerializeToString(), threads=2), images)
+    return run_batch(OnnxRuntimeEngine(seal(trunk, head, Calibration(), {}).SerializeToString(), threads=2), images)
 
 
 def alike(one: Floats, other: Floats) -> float:
@@ -73,7 +73,7 @@ def test_the_map_is_grad_cams_on_the_same_layer(
     targets = pytest.importorskip("pytorch_grad_cam.utils.model_targets")
     from pytorch_grad_cam.utils.image import scale_cam_image
 
-    network = timm_lite("lite0")
+    network = create_timm_lite("lite0")
     linear = torch.nn.Linear(*head.weight.shape[::-1])
     linear.load_state_dict({"weight": torch.from_numpy(head.weight), "bias": torch.from_numpy(head.bias)})
     model = torch.nn.Sequential(network, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), linear).eval()

@@ -14,7 +14,7 @@ pytest.importorskip("sklearn")
 from bestiary.batches.feature_matrix import DiskMatrix
 from bestiary.evaluation.label_issues import out_of_fold
 from bestiary.models import logistic_regression
-from bestiary.models.logistic_regression import AtOnce, InPieces, logits_of, solver
+from bestiary.models.logistic_regression import InMemorySolver, OutOfCoreSolver, linear_logits, make_solver
 from bestiary.recipe import Balance
 from bestiary.training.probe import Labelled, fit_head
 
@@ -36,24 +36,24 @@ def test_both_solvers_find_the_same(
     classes: int, weighted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logistic_regression, "ROWS_AT_ONCE", 128)
-    monkeypatch.setattr(logistic_regression, "GUESSED_FROM", 200)
+    monkeypatch.setattr(logistic_regression, "WARM_START_ROWS", 200)
     features, labels = clouds(700, classes, seed=1)
     kept = DiskMatrix(tmp_path, CHANNELS, np.float16)
     kept.append(features)
     rng = np.random.default_rng(2)
     weights = rng.choice([1.0, 3.0], 700).astype(np.float32) if weighted else None
     learned = rng.random(700) < 0.8
-    pieces = solver(kept, labels, classes, weights=weights, learned=learned)
-    at_once = solver(
+    pieces = make_solver(kept, labels, classes, weights=weights, train_mask=learned)
+    at_once = make_solver(
         features.astype(np.float32),
         labels,
         classes,
         weights=weights,
-        learned=learned,
-        standard=(pieces.mean, pieces.scale),
+        train_mask=learned,
+        scaler=(pieces.mean, pieces.scale),
     )
-    assert isinstance(pieces, InPieces)
-    assert isinstance(at_once, AtOnce)
+    assert isinstance(pieces, OutOfCoreSolver)
+    assert isinstance(at_once, InMemorySolver)
     for strength in (0.003, 0.3):
         (one, bias), (other, other_bias) = pieces.fit(strength), at_once.fit(strength)
         np.testing.assert_allclose(one, other, atol=2e-3)
@@ -74,7 +74,7 @@ def test_a_large_collection_has_the_head_of_a_small_one(balance: Balance) -> Non
         for kind in (np.float16, np.float32)
     ]
     assert [line.get("chosen") for line in heads[0][1]] == [line.get("chosen") for line in heads[1][1]]
-    logits = [logits_of(known.features, head.weight, head.bias) for head, _ in heads]
+    logits = [linear_logits(known.features, head.weight, head.bias) for head, _ in heads]
     np.testing.assert_allclose(logits[0] - logits[0][:, :1], logits[1] - logits[1][:, :1], atol=0.02)
     for line, other in zip(heads[0][1], heads[1][1], strict=True):
         assert line["train_loss"] == pytest.approx(other["train_loss"], abs=1e-3)
@@ -93,14 +93,14 @@ def test_labels_are_doubted_alike_in_pieces() -> None:
 
 def test_rows_on_disk_take_hardly_any_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logistic_regression, "ROWS_AT_ONCE", 256)
-    monkeypatch.setattr(logistic_regression, "GUESSED_FROM", 512)
+    monkeypatch.setattr(logistic_regression, "WARM_START_ROWS", 512)
     peaks = []
     for count in (2_000, 20_000):
         features, labels = clouds(count, 3, seed=6)
         kept = DiskMatrix(tmp_path, CHANNELS, np.float16)
         kept.append(features)
         tracemalloc.start()
-        solving = solver(kept, labels, 3)
+        solving = make_solver(kept, labels, 3)
         solving.fit(0.001)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
@@ -110,6 +110,6 @@ def test_rows_on_disk_take_hardly_any_memory(tmp_path: Path, monkeypatch: pytest
 def test_many_classes_of_few_pictures_are_no_reason_for_a_warning() -> None:
     labels = np.arange(40) % 30
     features = np.random.default_rng(0).normal(0, 1, (40, CHANNELS)).astype(np.float32)
-    weights, biases = solver(features, labels, 30).fit(1.0)  # warnings are errors in tests
+    weights, biases = make_solver(features, labels, 30).fit(1.0)  # warnings are errors in tests
     assert weights.shape == (30, CHANNELS)
     assert biases.shape == (30,)

@@ -18,7 +18,7 @@ from torch import nn
 
 from bestiary.batches.loader import Positions, Read
 from bestiary.errors import RecipeError, RunError, SourceError
-from bestiary.models.networks import Network, over_trunk, plain, resnet
+from bestiary.models.networks import Network, plain_cnn, small_resnet, with_linear_head
 from bestiary.progress import SilentReporter
 from bestiary.recipe import AugmentConfig, Balance
 from bestiary.training.balance import BALANCES, class_weights, epoch_order, logit_offsets
@@ -87,11 +87,11 @@ def scores(*values: float, losses: float = 1.0) -> Callable[[Network], Validatio
 
 
 def small(seed: int = 0) -> Network:
-    return resnet(CLASSES, filters=(8, 16), blocks=1, dropout=0.2, seed=seed)
+    return small_resnet(CLASSES, filters=(8, 16), blocks=1, dropout=0.2, seed=seed)
 
 
 def small_plain() -> Network:
-    return plain(CLASSES, SIZE, filters=(8, 16), hidden=(16,), dropout=0.0)
+    return plain_cnn(CLASSES, SIZE, filters=(8, 16), hidden=(16,), dropout=0.0)
 
 
 def train(
@@ -267,7 +267,7 @@ def test_resuming_says_what_is_wrong_with_the_checkpoint(tmp_path: Path) -> None
 
 def test_only_the_asked_stages_learn(tmp_path: Path) -> None:
     trunk = nn.Sequential(*(nn.Sequential(nn.Conv2d(size, 4, 3), nn.ReLU()) for size in (3, 4, 4)))
-    network = over_trunk(trunk, CLASSES, channels=4)
+    network = with_linear_head(trunk, CLASSES, channels=4)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     settings = replace(SETTINGS, optimiser="adamw", learning_rate=0.01, unfreeze_stages=1, stage_decay=0.5)
     train(tmp_path, network, settings, evaluate=scores(*np.linspace(0.1, 0.5, 5)))

@@ -17,7 +17,7 @@ from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import MissingExtraError
 from bestiary.evaluation import model_audit
 from bestiary.evaluation.model_audit import unlooked_words
-from bestiary.models.efficientnet_lite import BACKBONES, built_trunk
+from bestiary.models.efficientnet_lite import BACKBONES, cached_backbone_graph
 from bestiary.recipe import Recipe
 from bestiary.training.probe import feature_store
 
@@ -105,7 +105,7 @@ def test_the_features_are_those_that_the_probe_will_want(
     monkeypatch.setenv("BESTIARY_CACHE", str(tmp_path))
     recipe = Recipe.of(SMALL | {"data": {"classes": ["bird", "fish"]}})
     found = flow.audit(collection.folder, recipe=recipe, threads=1)
-    trunk = built_trunk("lite0", tmp_path / "trunks", 64)
+    trunk = cached_backbone_graph("lite0", tmp_path / "trunks", 64)
     view = model_audit._eyes(recipe.resolve())[1]
     (precision,) = {folder.name.split("-")[-2] for folder in (tmp_path / "features").iterdir()}
     assert precision in ("bfloat16", "float32")

@@ -18,15 +18,15 @@ from bestiary.models.head import Dense, Head
 from bestiary.models.networks import (
     FlatHead,
     Network,
-    backbone_network,
-    head_arrays,
-    over_timm,
-    over_trunk,
-    plain,
-    resnet,
+    export_head,
+    finetune_network,
+    from_timm,
+    plain_cnn,
+    small_resnet,
+    with_linear_head,
 )
 from bestiary.models.timm_backbone import TimmBackbone
-from bestiary.models.torch_export import _compare, export_trunk
+from bestiary.models.torch_export import _compare, export_backbone
 from bestiary.recipe import Recipe
 from bestiary.training.recipe_checks import refuse_impossible
 
@@ -37,10 +37,10 @@ def pixels(count: int = 4, size: int = 32) -> Tensor:
 
 def small_networks() -> dict[str, Network]:
     return {
-        "resnet": resnet(5, filters=(8, 16), blocks=2),
-        "resnet with its mirror mean": resnet(5, filters=(8, 16), blocks=1, mirror_mean=True),
-        "plain": plain(5, 32, filters=(4, 8), hidden=(16,)),
-        "plain with everything": plain(
+        "resnet": small_resnet(5, filters=(8, 16), blocks=2),
+        "resnet with its mirror mean": small_resnet(5, filters=(8, 16), blocks=1, mirror_mean=True),
+        "plain": plain_cnn(5, 32, filters=(4, 8), hidden=(16,)),
+        "plain with everything": plain_cnn(
             5,
             32,
             filters=(4, 8, 8),
@@ -51,7 +51,7 @@ def small_networks() -> dict[str, Network]:
             activation="silu",
             stage_dropout=0.1,
         ),
-        "over a trunk": over_trunk(FakeBackbone(), 5, channels=12),
+        "over a trunk": with_linear_head(FakeBackbone(), 5, channels=12),
     }
 
 
@@ -74,8 +74,8 @@ class FakeBackbone(nn.Module):
 def test_the_head_in_numpy_gives_the_network_s_logits(name: str) -> None:
     network = small_networks()[name].eval()
     with torch.inference_mode():
-        maps, logits = network.maps(pixels()), network(pixels())
-    head = head_arrays(network)
+        maps, logits = network.feature_maps(pixels()), network(pixels())
+    head = export_head(network)
     assert head.classes == 5
     assert head.is_linear == ("plain" not in name)
     np.testing.assert_allclose(head.logits(maps.numpy()), logits.numpy(), atol=1e-5)
@@ -96,16 +96,16 @@ def test_stages_hold_all_weights_of_the_trunk_once(name: str) -> None:
 
 
 def test_a_backbone_has_a_stage_for_each_of_its_blocks() -> None:
-    network = over_trunk(FakeBackbone(), 5, channels=12)
+    network = with_linear_head(FakeBackbone(), 5, channels=12)
     assert len(network.stages()) == 3
     last = {id(weight) for weight in network.stages()[-1]}
     assert id(network.trunk.conv_head.weight) in last  # type: ignore[union-attr]
-    assert len(resnet(5, filters=(8, 16, 32)).stages()) == 4
+    assert len(small_resnet(5, filters=(8, 16, 32)).stages()) == 4
 
 
 def test_the_same_seed_builds_the_same_network_and_leaves_torch_s_generator_alone() -> None:
     state = torch.get_rng_state()
-    first, again, other = (resnet(3, filters=(8,), seed=seed).trunk.state_dict() for seed in (1, 1, 2))
+    first, again, other = (small_resnet(3, filters=(8,), seed=seed).trunk.state_dict() for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), state)
     key = next(iter(first))
     assert torch.equal(first[key], again[key])
@@ -113,13 +113,13 @@ def test_the_same_seed_builds_the_same_network_and_leaves_torch_s_generator_alon
 
 
 def test_a_residual_block_starts_as_its_shortcut() -> None:
-    block = resnet(3, filters=(8,), blocks=2).trunk[0][1][1].eval()  # type: ignore[index]
+    block = small_resnet(3, filters=(8,), blocks=2).trunk[0][1][1].eval()  # type: ignore[index]
     maps = torch.rand(2, 8, 4, 4)
     assert torch.equal(block(maps), maps)
 
 
 def test_the_mirror_mean_is_the_mean_of_the_logits_of_both() -> None:
-    one, mean = (resnet(5, filters=(8, 16), mirror_mean=mirror_mean).eval() for mirror_mean in (False, True))
+    one, mean = (small_resnet(5, filters=(8, 16), mirror_mean=mirror_mean).eval() for mirror_mean in (False, True))
     with torch.inference_mode():
         both = (one(pixels()) + one(pixels().flip(-1))) / 2
         assert not torch.allclose(one(pixels()), both, atol=1e-4)
@@ -128,14 +128,14 @@ def test_the_mirror_mean_is_the_mean_of_the_logits_of_both() -> None:
 
 
 def test_normalisation_is_in_units_of_0_to_255() -> None:
-    network = over_trunk(nn.Identity(), 2, channels=3)
+    network = with_linear_head(nn.Identity(), 2, channels=3)
     ends = torch.stack([torch.zeros(3, 2, 2), torch.full((3, 2, 2), 255.0)])
-    assert [set(maps.flatten().tolist()) for maps in network.maps(ends)] == [{-1.0}, {1.0}]
+    assert [set(maps.flatten().tolist()) for maps in network.feature_maps(ends)] == [{-1.0}, {1.0}]
 
 
 def test_timm_s_normalisation_becomes_that_of_0_to_255() -> None:
     found = TimmBackbone("fake", FakeBackbone(), channels=12, size=32, mean=(0.5, 0.4, 0.2), std=(0.5, 0.2, 0.1))
-    network = over_timm(found, 4)
+    network = from_timm(found, 4)
     assert network(pixels()).shape == (4, 4)
     assert network.mean.tolist() == pytest.approx([127.5, 102, 51])
     assert network.std.tolist() == pytest.approx([127.5, 51, 25.5])
@@ -145,22 +145,22 @@ def test_timm_s_normalisation_becomes_that_of_0_to_255() -> None:
 def test_fine_tuning_starts_from_the_bundled_backbone_and_the_probe_s_head() -> None:
     pytest.importorskip("timm")
     weight = np.random.default_rng(0).normal(size=(3, 1280)).astype(np.float32)
-    network = backbone_network(3, "lite0", weight=weight, bias=np.zeros(3, np.float32)).eval()
+    network = finetune_network(3, "lite0", weight=weight, bias=np.zeros(3, np.float32)).eval()
     with torch.inference_mode():
-        maps, logits = network.maps(pixels(2, 64)), network(pixels(2, 64))
+        maps, logits = network.feature_maps(pixels(2, 64)), network(pixels(2, 64))
     assert maps.shape == (2, 1280, 2, 2)
     np.testing.assert_allclose(logits.numpy(), maps.mean(dim=(2, 3)).numpy() @ weight.T, atol=1e-3)
     assert len(network.stages()) == 7
 
 
 def test_a_pretrained_trunk_keeps_its_statistics_while_training() -> None:
-    network = over_trunk(FakeBackbone(), 5, channels=12).train()
+    network = with_linear_head(FakeBackbone(), 5, channels=12).train()
     before = copy.deepcopy(network.trunk.state_dict())
     network(pixels()).sum().backward()
     assert all(torch.equal(before[name], tensor) for name, tensor in network.trunk.state_dict().items())
     assert network.training
     assert network.head.training
-    scratch = resnet(5, filters=(8,)).train()
+    scratch = small_resnet(5, filters=(8,)).train()
     mean = scratch.trunk[0][0][1].running_mean.clone()  # type: ignore[index]
     scratch(pixels())
     assert not torch.equal(mean, scratch.trunk[0][0][1].running_mean)  # type: ignore[index]
@@ -168,33 +168,33 @@ def test_a_pretrained_trunk_keeps_its_statistics_while_training() -> None:
 
 def test_a_head_starts_from_the_probe_s() -> None:
     weight, bias = np.arange(24, dtype=np.float32).reshape(2, 12), np.array([1, -1], np.float32)
-    head = head_arrays(over_trunk(FakeBackbone(), 2, channels=12, weight=weight, bias=bias))
+    head = export_head(with_linear_head(FakeBackbone(), 2, channels=12, weight=weight, bias=bias))
     np.testing.assert_array_equal(head.weight, weight)
     np.testing.assert_array_equal(head.bias, bias)
     with pytest.raises(ValueError, match=r"shapes \(2, 12\), \(2,\); expected \(\(3, 12\), \(3,\)\)"):
-        over_trunk(FakeBackbone(), 3, channels=12, weight=weight, bias=bias)
+        with_linear_head(FakeBackbone(), 3, channels=12, weight=weight, bias=bias)
     with pytest.raises(ValueError, match="together"):
-        over_trunk(FakeBackbone(), 2, channels=12, weight=weight)
+        with_linear_head(FakeBackbone(), 2, channels=12, weight=weight)
 
 
 def test_a_plain_network_refuses_sizes_and_kernels_that_cannot_be() -> None:
     with pytest.raises(RecipeError, match=r"6 stages halves 32 pixels to 0; expected 1 to 5"):
-        plain(3, 32, filters=(4,) * 6)
+        plain_cnn(3, 32, filters=(4,) * 6)
     with pytest.raises(RecipeError, match="kernel_size is 4"):
-        plain(3, 32, kernel_size=(3, 4))
+        plain_cnn(3, 32, kernel_size=(3, 4))
     with pytest.raises(RecipeError, match="at least one stage"):
-        resnet(3, filters=())
+        small_resnet(3, filters=())
 
 
 def test_the_original_s_shape_of_plain_network() -> None:
-    network = plain(10, 150)
+    network = plain_cnn(10, 150)
     assert network(pixels(2, 150)).shape == (2, 10)
     assert isinstance(network.head, FlatHead)
     assert network.head.hidden[0].in_features == 128 * 18 * 18
 
 
 def test_plain_is_built_as_asked() -> None:
-    network = plain(
+    network = plain_cnn(
         3, 32, filters=(4, 6, 8), kernel_size=(7, 5), pooling="average", activation="tanh", stage_dropout=0.2,
         hidden=(20, 10), dropout=0.3,
     )  # fmt: skip
@@ -208,7 +208,7 @@ def test_plain_is_built_as_asked() -> None:
 
 
 def test_the_default_resnet_is_small_and_takes_other_sizes() -> None:
-    network = resnet(10)
+    network = small_resnet(10)
     assert 1e6 < sum(weight.numel() for weight in network.parameters()) < 3e6
     assert network.eval()(pixels(1, 100)).shape == (1, 10)
 
@@ -221,7 +221,7 @@ def test_the_exported_trunk_equals_the_network(name: str) -> None:
     network.train()
     with warnings.catch_warnings(record=True) as leaked:
         warnings.simplefilter("always")
-        graph = export_trunk(network, 32)
+        graph = export_backbone(network, 32)
     assert leaked == []
     assert network.training, "the network is not changed"
     assert all(not tensor.external_data for tensor in graph.graph.initializer)
@@ -233,7 +233,7 @@ def test_the_exported_trunk_equals_the_network(name: str) -> None:
     images = np.random.default_rng(3).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     (maps,) = session.run(["maps"], {"images": images})
     with torch.inference_mode():
-        expected = network.eval().maps(torch.from_numpy(images).permute(0, 3, 1, 2).float())
+        expected = network.eval().feature_maps(torch.from_numpy(images).permute(0, 3, 1, 2).float())
     np.testing.assert_allclose(maps, expected.numpy(), atol=1e-4)
 
 

@@ -18,8 +18,8 @@ from sklearn.linear_model import LogisticRegression
 from bestiary.batches.preprocess import Preprocessing, VerifiedFile
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import RecipeError, SourceError
-from bestiary.models.efficientnet_lite import built_trunk
-from bestiary.models.engine import OnnxRuntimeEngine, Precision, run
+from bestiary.models.efficientnet_lite import cached_backbone_graph
+from bestiary.models.engine import OnnxRuntimeEngine, Precision, run_batch
 from bestiary.models.head import Head
 from bestiary.picture import Pixels
 from bestiary.progress import SilentReporter
@@ -148,7 +148,7 @@ def test_the_strengths_follow_the_number_of_pictures(pictures: int, weakest: flo
 
 @pytest.fixture(scope="module")
 def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return built_trunk("lite0", tmp_path_factory.mktemp("trunks"), SIZE)
+    return cached_backbone_graph("lite0", tmp_path_factory.mktemp("trunks"), SIZE)
 
 
 def pictures_of(collection: SyntheticDataset, count: int) -> list[Path]:
@@ -173,7 +173,7 @@ def test_features_are_the_mean_of_the_maps(tmp_path: Path, trunk: Path, collecti
     paths = pictures_of(collection, 20)
     found = features_of(tmp_path, trunk, paths, keys_of(paths))
     images = np.stack([Preprocessing(SIZE).load_pixels(path) for path in paths])
-    expected = run(OnnxRuntimeEngine(trunk, threads=1), images)["maps"].mean(axis=(2, 3))
+    expected = run_batch(OnnxRuntimeEngine(trunk, threads=1), images)["maps"].mean(axis=(2, 3))
     assert found.dtype == np.float16
     np.testing.assert_allclose(found, expected, atol=2e-3)
 
@@ -196,12 +196,12 @@ def test_features_are_computed_once(
     assert [pinned.path for pinned in seen] == paths[8:]
     np.testing.assert_array_equal(whole[:8], first)
 
-    monkeypatch.setattr(probe, "bulk_engine", lambda *_, **__: pytest.fail("computed again"))
+    monkeypatch.setattr(probe, "fastest_engine", lambda *_, **__: pytest.fail("computed again"))
     np.testing.assert_array_equal(features_of(tmp_path, trunk, paths, keys), whole)
 
 
 def test_features_of_another_look_are_kept_apart(tmp_path: Path, trunk: Path) -> None:
-    other = built_trunk("lite0", trunk.parent, 2 * SIZE)
+    other = cached_backbone_graph("lite0", trunk.parent, 2 * SIZE)
     stores = [
         feature_store(tmp_path, trunk, Preprocessing(SIZE), "float32", 1280),
         feature_store(tmp_path, trunk, Preprocessing(SIZE), "bfloat16", 1280),
@@ -256,7 +256,7 @@ def test_mirrored_features_are_those_of_the_mirror_image(
         mirrored=True,
     )
     images = np.stack([Preprocessing(SIZE).load_pixels(path)[:, ::-1] for path in paths])
-    expected = run(OnnxRuntimeEngine(trunk, threads=1), images)["maps"].mean(axis=(2, 3))
+    expected = run_batch(OnnxRuntimeEngine(trunk, threads=1), images)["maps"].mean(axis=(2, 3))
     np.testing.assert_allclose(store.read(keys), expected, atol=2e-3)
 
 

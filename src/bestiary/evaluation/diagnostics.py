@@ -17,9 +17,9 @@ from bestiary.batches.pixel_cache import iter_pixel_batches
 from bestiary.batches.preprocess import Preprocessing
 from bestiary.evaluation.learning_curve import learning_curve
 from bestiary.machine import trim_memory
-from bestiary.models.efficientnet_lite import BACKBONES, built_trunk
+from bestiary.models.efficientnet_lite import BACKBONES, cached_backbone_graph
 from bestiary.models.engine import Precision, has_openvino
-from bestiary.models.logistic_regression import logits_of
+from bestiary.models.logistic_regression import linear_logits
 from bestiary.recipe import BACKBONE_SIZES, Recipe
 from bestiary.stats import wilson_interval
 from bestiary.text import format_percent
@@ -44,7 +44,7 @@ def lessons(task: Task, learned: Learned) -> dict[str, Any]:
     probe, with_curve = _probe(task), task.recipe.evaluate.learning_curve != "off"
     features = _features(probe) if with_curve or probe is task else None
     if probe is task and features is not None:
-        shown, labels = logits_of(features[0].features, learned.head.weight, learned.head.bias), train.labels
+        shown, labels = linear_logits(features[0].features, learned.head.weight, learned.head.bias), train.labels
     else:
         shown, labels = _sampled_logits(task, learned, train)
     found: dict[str, Any] = {"ended": ending(task.recipe, learned)}
@@ -118,7 +118,7 @@ def _features(task: Task) -> list[Labelled] | None:
     backbone, wanted = task.recipe.model.backbone, task.recipe.evaluate.learning_curve == "on"
     if not wanted and not (task.cache / "features").exists():
         return None
-    trunk = built_trunk(backbone, task.cache / "trunks", task.view.size)
+    trunk = cached_backbone_graph(backbone, task.cache / "trunks", task.view.size)
     fast: Precision = "bfloat16" if has_openvino() else "float32"
     found = []
     for split in ("train", "val"):

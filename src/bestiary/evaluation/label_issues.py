@@ -14,7 +14,7 @@ from bestiary import table
 from bestiary.batches.feature_matrix import FeatureMatrix, fit_scaler
 from bestiary.data.split import stratified_group_folds
 from bestiary.evaluation.outliers import outliers
-from bestiary.models.logistic_regression import logits_of, solver
+from bestiary.models.logistic_regression import linear_logits, make_solver
 from bestiary.quick_metrics import softmax
 
 FOLDS = 5
@@ -118,11 +118,13 @@ def out_of_fold(
         if len(known) < 2 or not len(judged):
             continue
         place = np.searchsorted(known, labels)  # of a held one that is not known: it has no weight
-        solving = solver(features, np.minimum(place, len(known) - 1), len(known), learned=~held, standard=standard)
+        solving = make_solver(
+            features, np.minimum(place, len(known) - 1), len(known), train_mask=~held, scaler=standard
+        )
         weights, biases = solving.fit(STRENGTH / np.count_nonzero(~held))
         probabilities[judged] = 0.0
         scaled = weights / solving.scale
-        said = logits_of(features, scaled, biases - scaled @ solving.mean, judged)
+        said = linear_logits(features, scaled, biases - scaled @ solving.mean, judged)
         probabilities[np.ix_(judged, known)] = softmax(said)
     return probabilities
 

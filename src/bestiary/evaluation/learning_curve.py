@@ -13,7 +13,7 @@ from scipy import sparse
 
 from bestiary.batches.feature_matrix import fit_scaler
 from bestiary.evaluation.intervals import Floats, Integers, interval, percentiles, resampled_sums
-from bestiary.models.logistic_regression import Features, logits_of, solver
+from bestiary.models.logistic_regression import Features, linear_logits, make_solver
 from bestiary.text import format_points
 from bestiary.training.probe import Labelled
 
@@ -83,10 +83,10 @@ def _answers(
     learned: Labelled, val: Labelled, classes: int, strength: float, standard: tuple[Features, Features]
 ) -> Integers:
     """Return the classes that a head fitted on some pictures gives to `val`, int64 (n,)."""
-    solving = solver(learned.features, learned.labels, classes, standard=standard)
+    solving = make_solver(learned.features, learned.labels, classes, scaler=standard)
     weights, biases = solving.fit(strength)
     scaled = weights / solving.scale
-    found: Integers = logits_of(val.features, scaled, biases - scaled @ solving.mean).argmax(axis=1)
+    found: Integers = linear_logits(val.features, scaled, biases - scaled @ solving.mean).argmax(axis=1)
     return found
 
 

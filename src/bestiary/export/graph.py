@@ -12,7 +12,7 @@ import numpy.typing as npt
 from bestiary.batches.feature_matrix import FeatureMatrix
 from bestiary.errors import IntegrityError
 from bestiary.models.head import Head
-from bestiary.models.ood import Subspace
+from bestiary.models.ood import PrincipalSubspace
 
 if TYPE_CHECKING:
     import onnx
@@ -39,13 +39,17 @@ class Calibration:
     temperature: float = 1.0
     energy_mean: float = 0.0
     energy_scale: float = 1.0
-    subspace: Subspace | None = None
+    subspace: PrincipalSubspace | None = None
     inside_mean: float = 0.0
     inside_scale: float = 1.0
 
     @classmethod
     def of(
-        cls, logits: Floats, temperature: float, features: FeatureMatrix | None = None, subspace: Subspace | None = None
+        cls,
+        logits: Floats,
+        temperature: float,
+        features: FeatureMatrix | None = None,
+        subspace: PrincipalSubspace | None = None,
     ) -> Calibration:
         """Return the calibration whose familiarity is centred on these validation logits (n, classes).
 
@@ -54,7 +58,7 @@ class Calibration:
         middle, spread = _middle_and_spread(_energy(logits))
         if subspace is None or features is None:
             return cls(temperature, middle, spread)
-        return cls(temperature, middle, spread, subspace, *_middle_and_spread(subspace.inside(features)))
+        return cls(temperature, middle, spread, subspace, *_middle_and_spread(subspace.inside_norm(features)))
 
     @property
     def measure(self) -> str:
@@ -67,7 +71,7 @@ class Calibration:
         if self.subspace is not None:
             if features is None:
                 raise ValueError("Familiarity is made of features as well; pass them.")
-            known = ENERGY_WEIGHT * known + (self.subspace.inside(features) - self.inside_mean) / self.inside_scale
+            known = ENERGY_WEIGHT * known + (self.subspace.inside_norm(features) - self.inside_mean) / self.inside_scale
         shares: Floats = 1 / (1 + np.exp(-np.clip(known, -80, 80)))
         return shares
 

@@ -16,7 +16,7 @@ from bestiary.batches.preprocess import KINDS, Source
 from bestiary.errors import InputError, PictureError, RunError, import_optional
 from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.machine import available_cores
-from bestiary.models.engine import Engine, OnnxRuntimeEngine, OpenVINOEngine, Outputs, bulk_engine, run
+from bestiary.models.engine import Engine, OnnxRuntimeEngine, OpenVINOEngine, Outputs, fastest_engine, run_batch
 
 MANY = 300  # pictures from which the faster engine makes up for its slower start
 UNREAD_AT_ONCE = 64  # batches without any picture that can be read: more of them are not held back
@@ -115,7 +115,7 @@ class Predictor:
 
     def probabilities(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return calibrated probabilities float32 (n, classes) for images uint8 (n, size, size, 3)."""
-        return run(self._engine, images)["probabilities"]
+        return run_batch(self._engine, images)["probabilities"]
 
     def _refuse_unfit(self) -> None:
         """Raise RunError if the graph does not take pictures of this size, or does not give these classes."""
@@ -177,7 +177,7 @@ def _engine(graph: Path, name: EngineName, threads: int) -> Engine:
     if graph.suffix == ".xml":
         import_optional("openvino", extra="train")
         return OpenVINOEngine(graph, threads=threads)
-    return (bulk_engine if name == "fastest" else OnnxRuntimeEngine)(graph, threads=threads)
+    return (fastest_engine if name == "fastest" else OnnxRuntimeEngine)(graph, threads=threads)
 
 
 def _unreadable(name: str | None, error: PictureError) -> Prediction:

@@ -62,7 +62,7 @@ def lite_backbone(name: str) -> Backbone:
     return BACKBONES[name]
 
 
-def trunk_graph(name: str, size: int | None = None) -> onnx.ModelProto:
+def build_backbone_graph(name: str, size: int | None = None) -> onnx.ModelProto:
     """Return the graph from pictures to feature maps; `size` in pixels defaults to the backbone's own.
 
     Input `images`: uint8 (n, size, size, 3), RGB, any n. Output `maps`: float32 (n, 1280, h, w) in [0, 6] with
@@ -71,10 +71,10 @@ def trunk_graph(name: str, size: int | None = None) -> onnx.ModelProto:
     MissingExtraError if they or onnx are not installed.
     """
     backbone = lite_backbone(name)
-    pixels = _checked_size(backbone, size)
+    pixels = _check_size(backbone, size)
     onnx = import_optional("onnx", extra="train")
     checkpoint = read_legacy_checkpoint(lite_weights_path(name), backbone.weights.sha256)
-    trunk = _Trunk(onnx.helper, onnx.numpy_helper, checkpoint)
+    trunk = _GraphBuilder(onnx.helper, onnx.numpy_helper, checkpoint)
     _walk(trunk, backbone)
     cells = -(-pixels // REDUCTION)
     tensor, types = onnx.helper.make_tensor_value_info, onnx.TensorProto
@@ -94,27 +94,27 @@ def trunk_graph(name: str, size: int | None = None) -> onnx.ModelProto:
     )
 
 
-def built_trunk(name: str, cache_folder: Path, size: int | None = None) -> Path:
-    """Return the path of the graph of `trunk_graph` in the cache folder; it is written there if it is not yet.
+def cached_backbone_graph(name: str, cache_folder: Path, size: int | None = None) -> Path:
+    """Return the path of the graph of `build_backbone_graph` in the cache folder; it is written there if it is not yet.
 
     The file's name holds the pixels, GRAPH_VERSION, the digest of the weights and that of the file itself, so that a
     damaged file is recognised; it is removed and written again. Safe with several processes at once.
-    Raises as `trunk_graph` does, and MachineError if the folder cannot be written.
+    Raises as `build_backbone_graph` does, and MachineError if the folder cannot be written.
     """
     backbone = lite_backbone(name)
-    pixels = _checked_size(backbone, size)
+    pixels = _check_size(backbone, size)
     stem = f"trunk-{name}-{pixels}px-v{GRAPH_VERSION}-{backbone.weights.sha256[:8]}"
     for kept in sorted(cache_folder.glob(f"{stem}-*.onnx")):
         if _is_whole(kept):
             return kept
-    content = trunk_graph(name, pixels).SerializeToString(deterministic=True)
+    content = build_backbone_graph(name, pixels).SerializeToString(deterministic=True)
     path = cache_folder / f"{stem}-{_digits(content)}.onnx"
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
     return path
 
 
-def _checked_size(backbone: Backbone, size: int | None) -> int:
+def _check_size(backbone: Backbone, size: int | None) -> int:
     if size is not None and size < REDUCTION:
         raise RecipeError(
             f'"{backbone.name}" cannot see pictures of {size} pixels; its size is {backbone.size}, the smallest '
@@ -136,7 +136,7 @@ def _is_whole(path: Path) -> bool:
     return False
 
 
-class _Trunk:
+class _GraphBuilder:
     """The nodes and weights of the graph, collected on the walk from the pictures to the maps.
 
     Every method that adds a node returns the name of its output, which is the node's own name.
@@ -158,7 +158,7 @@ class _Trunk:
 
     def convolution(self, x: str, name: str, convolution: str, norm: str, *, stride: int = 1) -> str:
         """Add a convolution that holds its BatchNorm; `convolution` and `norm` are the checkpoint's keys."""
-        kernel, bias = _folded(self.checkpoint, convolution, norm)
+        kernel, bias = _fold_batch_norm(self.checkpoint, convolution, norm)
         attributes = {
             "auto_pad": "SAME_UPPER",  # TensorFlow's padding: the odd pixel goes right and below
             "group": len(kernel) if convolution.endswith("_depthwise_conv") else 1,
@@ -172,7 +172,7 @@ class _Trunk:
         return self.node("Clip", name, [x, "zero", "six"])
 
 
-def _folded(checkpoint: dict[str, Array], convolution: str, norm: str) -> tuple[Array, Array]:
+def _fold_batch_norm(checkpoint: dict[str, Array], convolution: str, norm: str) -> tuple[Array, Array]:
     """Return the kernel (out, in, h, w) and bias (out,), float32, of a convolution followed by its BatchNorm."""
     gamma, beta, mean, variance = (
         checkpoint[f"{norm}.{key}"].astype(np.float64) for key in ("weight", "bias", "running_mean", "running_var")
@@ -182,26 +182,26 @@ def _folded(checkpoint: dict[str, Array], convolution: str, norm: str) -> tuple[
     return kernel.astype(np.float32), (beta - mean * scale).astype(np.float32)
 
 
-def _walk(trunk: _Trunk, backbone: Backbone) -> None:
+def _walk(builder: _GraphBuilder, backbone: Backbone) -> None:
     """Add every node from `images` to `maps`."""
-    trunk.constant("zero", np.array(0, np.float32))
-    trunk.constant("six", np.array(6, np.float32))
-    x = _normalised(trunk)
-    x = trunk.convolution(x, "stem", "_conv_stem", "_bn0", stride=2)
-    x = trunk.relu6(x, "stem.relu6")
+    builder.constant("zero", np.array(0, np.float32))
+    builder.constant("six", np.array(6, np.float32))
+    x = _normalise_input(builder)
+    x = builder.convolution(x, "stem", "_conv_stem", "_bn0", stride=2)
+    x = builder.relu6(x, "stem.relu6")
     for index, stride in enumerate(_block_strides(backbone)):
-        x = _block(trunk, x, index, stride)
-    x = trunk.convolution(x, "head", "_conv_head", "_bn1")
-    trunk.relu6(x, "maps")
+        x = _block(builder, x, index, stride)
+    x = builder.convolution(x, "head", "_conv_head", "_bn1")
+    builder.relu6(x, "maps")
 
 
-def _normalised(trunk: _Trunk) -> str:
+def _normalise_input(builder: _GraphBuilder) -> str:
     """Add the way from uint8 (n, size, size, 3) to float32 (n, 3, size, size) in [-1, 1]."""
-    half = trunk.constant("half", np.array(127.5, np.float32))
-    x = trunk.node("Transpose", "images.channels_first", ["images"], {"perm": [0, 3, 1, 2]})
-    x = trunk.node("Cast", "images.float", [x], {"to": 1})  # TensorProto.FLOAT
-    x = trunk.node("Sub", "images.centred", [x, half])
-    return trunk.node("Div", "images.normalised", [x, half])
+    half = builder.constant("half", np.array(127.5, np.float32))
+    x = builder.node("Transpose", "images.channels_first", ["images"], {"perm": [0, 3, 1, 2]})
+    x = builder.node("Cast", "images.float", [x], {"to": 1})  # TensorProto.FLOAT
+    x = builder.node("Sub", "images.centred", [x, half])
+    return builder.node("Div", "images.normalised", [x, half])
 
 
 def _block_strides(backbone: Backbone) -> Iterator[int]:
@@ -210,18 +210,18 @@ def _block_strides(backbone: Backbone) -> Iterator[int]:
         yield from (1 for _ in range(blocks - 1))
 
 
-def _block(trunk: _Trunk, x: str, index: int, stride: int) -> str:
+def _block(builder: _GraphBuilder, x: str, index: int, stride: int) -> str:
     """Add one inverted residual: expand, filter each channel, project; the input is added where the shapes allow."""
     key, name = f"_blocks.{index}", f"blocks.{index}"
     inside = x
-    channels_in = len(trunk.checkpoint[f"{key}._depthwise_conv.weight"])
-    if f"{key}._expand_conv.weight" in trunk.checkpoint:  # the first stage does not expand
-        channels_in = trunk.checkpoint[f"{key}._expand_conv.weight"].shape[1]
-        inside = trunk.convolution(inside, f"{name}.expand", f"{key}._expand_conv", f"{key}._bn0")
-        inside = trunk.relu6(inside, f"{name}.expand.relu6")
-    inside = trunk.convolution(inside, f"{name}.filter", f"{key}._depthwise_conv", f"{key}._bn1", stride=stride)
-    inside = trunk.relu6(inside, f"{name}.filter.relu6")
-    inside = trunk.convolution(inside, f"{name}.project", f"{key}._project_conv", f"{key}._bn2")
-    if stride == 1 and channels_in == len(trunk.checkpoint[f"{key}._project_conv.weight"]):
-        return trunk.node("Add", f"{name}.sum", [inside, x])
+    channels_in = len(builder.checkpoint[f"{key}._depthwise_conv.weight"])
+    if f"{key}._expand_conv.weight" in builder.checkpoint:  # the first stage does not expand
+        channels_in = builder.checkpoint[f"{key}._expand_conv.weight"].shape[1]
+        inside = builder.convolution(inside, f"{name}.expand", f"{key}._expand_conv", f"{key}._bn0")
+        inside = builder.relu6(inside, f"{name}.expand.relu6")
+    inside = builder.convolution(inside, f"{name}.filter", f"{key}._depthwise_conv", f"{key}._bn1", stride=stride)
+    inside = builder.relu6(inside, f"{name}.filter.relu6")
+    inside = builder.convolution(inside, f"{name}.project", f"{key}._project_conv", f"{key}._bn2")
+    if stride == 1 and channels_in == len(builder.checkpoint[f"{key}._project_conv.weight"]):
+        return builder.node("Add", f"{name}.sum", [inside, x])
     return inside

@@ -105,14 +105,14 @@ def has_openvino() -> bool:
     return importlib.util.find_spec("openvino") is not None
 
 
-def bulk_engine(model: Path | bytes, *, threads: int, precision: Precision = "float32") -> Engine:
+def fastest_engine(model: Path | bytes, *, threads: int, precision: Precision = "float32") -> Engine:
     """Return the fastest engine installed for many pictures; only OpenVINO knows bfloat16."""
     if has_openvino():
         return OpenVINOEngine(model, threads=threads, precision=precision)
     return OnnxRuntimeEngine(model, threads=threads)
 
 
-def run(engine: Engine, images: Images) -> Outputs:
+def run_batch(engine: Engine, images: Images) -> Outputs:
     """Return the outputs for one batch."""
     return next(iter(engine.stream([images])))
 

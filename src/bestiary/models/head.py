@@ -64,16 +64,18 @@ class Head:
         """Whether it is average pooling and one linear layer: then the class-activation map is exact."""
         return self.pooling == "average" and not self.hidden
 
-    def features(self, maps: Floats) -> Floats:
+    def features(self, feature_maps: Floats) -> Floats:
         """Return what the last layer sees, float32 (n, features)."""
-        pooled: Floats = maps.mean(axis=(2, 3)) if self.pooling == "average" else maps.reshape(len(maps), -1)
+        pooled: Floats = (
+            feature_maps.mean(axis=(2, 3)) if self.pooling == "average" else feature_maps.reshape(len(feature_maps), -1)
+        )
         for layer in self.hidden:
             pooled = np.maximum(pooled @ layer.weight.T + layer.bias, 0)
         return pooled
 
-    def logits(self, maps: Floats) -> Floats:
+    def logits(self, feature_maps: Floats) -> Floats:
         """Return float32 (n, classes) for maps float32 (n, channels, height, width)."""
-        result: Floats = self.features(maps) @ self.weight.T + self.bias
+        result: Floats = self.features(feature_maps) @ self.weight.T + self.bias
         return result
 
 

@@ -25,8 +25,8 @@ class ResidualBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, *, stride: int) -> None:
         """The second normalisation starts at zero, so that the block starts as its shortcut."""
         super().__init__()
-        self.first = convolution(inputs, outputs, stride=stride)
-        self.second = convolution(outputs, outputs, activation=None)
+        self.first = conv_bn_act(inputs, outputs, stride=stride)
+        self.second = conv_bn_act(outputs, outputs, activation=None)
         norm = self.second[1]
         assert isinstance(norm, nn.BatchNorm2d)
         nn.init.zeros_(norm.weight)
@@ -37,7 +37,7 @@ class ResidualBlock(nn.Module):
         return functional.relu(self.second(self.first(maps)) + self.shortcut(maps))
 
 
-def convolution(
+def conv_bn_act(
     inputs: int,
     outputs: int,
     *,
@@ -61,4 +61,4 @@ def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
     if stride == 1 and inputs == outputs:
         return nn.Identity()
     pooling = [nn.AvgPool2d(stride, ceil_mode=True)] if stride > 1 else []
-    return nn.Sequential(*pooling, *convolution(inputs, outputs, kernel_size=1, activation=None))
+    return nn.Sequential(*pooling, *conv_bn_act(inputs, outputs, kernel_size=1, activation=None))

@@ -21,7 +21,7 @@ from bestiary.batches.feature_matrix import FeatureMatrix, fit_scaler
 from bestiary.machine import available_cores, single_blas_thread
 from bestiary.quick_metrics import log_softmax
 
-ROWS_AT_ONCE, GUESSED_FROM = 1_024, 8_192
+ROWS_AT_ONCE, WARM_START_ROWS = 1_024, 8_192
 MAX_ITERATIONS, TOLERANCE = 500, 1e-4  # of the largest gradient of the mean loss, as in scikit-learn
 MANY_CLASSES = "The number of unique classes is greater than 50%"  # "could be a regression problem": it is none
 EPSILON = float(np.finfo(float).eps)
@@ -32,7 +32,7 @@ Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
 
-def logits_of(features: FeatureMatrix, weights: Array, biases: Array, rows: Integers | None = None) -> Features:
+def linear_logits(features: FeatureMatrix, weights: Array, biases: Array, rows: Integers | None = None) -> Features:
     """Return the logits, float32 (n, classes), of features (n, channels) or some of their rows: float16 in pieces."""
     if isinstance(features, np.ndarray) and features.dtype != np.float16:
         return np.asarray((features if rows is None else features[rows]) @ weights.T + biases, np.float32)
@@ -51,41 +51,43 @@ class Solver(Protocol):
     mean: Features
     scale: Features
 
-    def fit(self, strength: float) -> tuple[Array, Array]:
+    def fit(self, c_value: float) -> tuple[Array, Array]:
         """Return weights (classes, channels) and biases (classes,) for standardised features. strength: C."""
 
     def logits(self, weights: Array, biases: Array) -> Features:
         """Return what they say of the rows that were learned from, float32 (n, classes)."""
 
 
-def solver(
+def make_solver(
     features: FeatureMatrix,
     labels: Integers,
     classes: int,
     *,
     weights: Array | None = None,
-    learned: Flags | None = None,
-    standard: tuple[Features, Features] | None = None,
+    train_mask: Flags | None = None,
+    scaler: tuple[Features, Features] | None = None,
 ) -> Solver:
     """Return a solver for features (n, channels): float32 ones at once, float16 ones in pieces.
 
     labels: int64 (n,) in 0..classes-1. weights: how much each row counts, (n,). learned: which rows to learn from,
     bool (n,). standard: mean and scale, if not those of these rows. Features in float32 are standardised in place
-    unless `learned` is given; others are not changed.
+    unless `train_mask` is given; others are not changed.
     """
-    mean, scale = fit_scaler(features) if standard is None else standard
+    mean, scale = fit_scaler(features) if scaler is None else scaler
     if isinstance(features, np.ndarray) and features.dtype != np.float16:
-        rows, own = (features, labels) if learned is None else (features[learned], labels[learned])
+        rows, own = (features, labels) if train_mask is None else (features[train_mask], labels[train_mask])
         rows -= mean
         rows /= scale
-        return AtOnce(
-            rows, own, classes, weights if learned is None or weights is None else weights[learned], mean, scale
+        return InMemorySolver(
+            rows, own, classes, weights if train_mask is None or weights is None else weights[train_mask], mean, scale
         )
     counts = np.ones(len(labels), np.float32) if weights is None else weights.astype(np.float32)
-    return InPieces(features, labels, classes, counts if learned is None else counts * learned, mean, scale)
+    return OutOfCoreSolver(
+        features, labels, classes, counts if train_mask is None else counts * train_mask, mean, scale
+    )
 
 
-class AtOnce:
+class InMemorySolver:
     """scikit-learn's solver on rows that are standardised."""
 
     def __init__(
@@ -98,11 +100,11 @@ class AtOnce:
         self._rows, self._labels, self._classes, self._weights = rows, labels, classes, weights
         self._model = LogisticRegression(max_iter=MAX_ITERATIONS, tol=TOLERANCE, warm_start=True)
 
-    def fit(self, strength: float) -> tuple[Array, Array]:
+    def fit(self, c_value: float) -> tuple[Array, Array]:
         """Return weights and biases."""
         with single_blas_thread(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", MANY_CLASSES, UserWarning)
-            self._model.set_params(C=strength).fit(self._rows, self._labels, self._weights)
+            self._model.set_params(C=c_value).fit(self._rows, self._labels, self._weights)
         coefficients: Array = self._model.coef_
         intercept: Array = self._model.intercept_
         if self._classes == 2:  # of which scikit-learn keeps one row; the softmax of minus and plus half is the same
@@ -112,10 +114,10 @@ class AtOnce:
 
     def logits(self, weights: Array, biases: Array) -> Features:
         """Return the logits of the rows."""
-        return logits_of(self._rows, weights, biases)
+        return linear_logits(self._rows, weights, biases)
 
 
-class InPieces:
+class OutOfCoreSolver:
     """The same objective with L-BFGS, over rows that are turned into float32 a piece at a time."""
 
     def __init__(
@@ -124,19 +126,19 @@ class InPieces:
         """Nothing is fitted yet. counts: how much each row counts, (n,); 0 leaves it out."""
         self.mean, self.scale = mean, scale
         self._features, self._labels, self._counts = features, labels, counts
-        self._known: npt.NDArray[np.float64] = np.zeros((classes, features.shape[1] + 1))
+        self._solution: npt.NDArray[np.float64] = np.zeros((classes, features.shape[1] + 1))
         # For pieces in float32, one a thread: the C library keeps what threads allocate themselves for each of them.
-        self._rooms = SimpleQueue[Features]()
+        self._buffers = SimpleQueue[Features]()
         for _ in range(available_cores()):
-            self._rooms.put(np.empty((min(ROWS_AT_ONCE, len(features)), features.shape[1]), np.float32))
+            self._buffers.put(np.empty((min(ROWS_AT_ONCE, len(features)), features.shape[1]), np.float32))
 
-    def fit(self, strength: float) -> tuple[Array, Array]:
+    def fit(self, c_value: float) -> tuple[Array, Array]:
         """Return weights and biases."""
         from scipy.optimize import minimize
 
         # Of two classes scikit-learn weighs the difference w of both rows: w**2 / 2, where two of w / 2 have w**2 / 4.
-        penalty = (2 if len(self._known) == 2 else 1) / (strength * float(self._counts.sum(dtype=np.float64)))
-        start = self._known if self._known.any() else self._guess(strength)
+        penalty = (2 if len(self._solution) == 2 else 1) / (c_value * float(self._counts.sum(dtype=np.float64)))
+        start = self._solution if self._solution.any() else self._warm_start(c_value)
         with single_blas_thread(), ThreadPoolExecutor(available_cores()) as workers:
             found = minimize(
                 self._loss,
@@ -146,32 +148,34 @@ class InPieces:
                 jac=True,
                 options={"maxiter": MAX_ITERATIONS, "gtol": TOLERANCE, "ftol": 64 * EPSILON, "maxls": 50},
             )
-        self._known = found.x.reshape(self._known.shape)
-        return self._known[:, :-1].astype(np.float32), self._known[:, -1].astype(np.float32)
+        self._solution = found.x.reshape(self._solution.shape)
+        return self._solution[:, :-1].astype(np.float32), self._solution[:, -1].astype(np.float32)
 
     def logits(self, weights: Array, biases: Array) -> Features:
         """Return the logits of the rows."""
-        return logits_of(self._features, weights / self.scale, biases - (weights / self.scale) @ self.mean)
+        return linear_logits(self._features, weights / self.scale, biases - (weights / self.scale) @ self.mean)
 
-    def _guess(self, strength: float) -> npt.NDArray[np.float64]:
+    def _warm_start(self, c_value: float) -> npt.NDArray[np.float64]:
         """Return the solution for some of the rows, where there are many more: most steps are then taken with few."""
         rows = np.flatnonzero(self._counts)
-        if len(rows) < 2 * GUESSED_FROM:
-            return self._known
-        some = rows[:: len(rows) // GUESSED_FROM]
+        if len(rows) < 2 * WARM_START_ROWS:
+            return self._solution
+        some = rows[:: len(rows) // WARM_START_ROWS]
         counts = self._counts[some]
-        few = InPieces(self._features[some], self._labels[some], len(self._known), counts, self.mean, self.scale)
-        few.fit(strength * float(self._counts.sum(dtype=np.float64) / counts.sum(dtype=np.float64)))
-        return few._known
+        few = OutOfCoreSolver(
+            self._features[some], self._labels[some], len(self._solution), counts, self.mean, self.scale
+        )
+        few.fit(c_value * float(self._counts.sum(dtype=np.float64) / counts.sum(dtype=np.float64)))
+        return few._solution
 
     def _loss(
         self, flat: npt.NDArray[np.float64], penalty: float, workers: ThreadPoolExecutor
     ) -> tuple[float, npt.NDArray[np.float64]]:
         """Return the mean loss with its penalty, and the gradient."""
-        known = flat.reshape(self._known.shape)
+        known = flat.reshape(self._solution.shape)
         scaled = known[:, :-1] / self.scale  # the rows need not be standardised for it
         bias = (known[:, -1] - scaled @ self.mean).astype(np.float32)
-        piece = partial(self._piece, scaled.T.astype(np.float32), bias)
+        piece = partial(self._chunk_loss, scaled.T.astype(np.float32), bias)
         starts = range(0, len(self._features), ROWS_AT_ONCE)
         loss, slope, total = 0.0, np.zeros((len(self.mean), len(known))), np.zeros(len(known))
         for own_loss, own_slope, own_total in workers.map(piece, starts):  # in order: the same sum every time
@@ -183,11 +187,11 @@ class InPieces:
         gradient = np.hstack([by_weight, total[:, None] / whole])
         return loss / whole + penalty / 2 * float((known[:, :-1] ** 2).sum()), gradient.ravel()
 
-    def _piece(self, weights: Features, bias: Features, start: int) -> tuple[float, Array, Array]:
+    def _chunk_loss(self, weights: Features, bias: Features, start: int) -> tuple[float, Array, Array]:
         """Return the summed loss of a piece, its gradient by `weights` (channels, classes), and by `bias`."""
         rows = slice(start, start + ROWS_AT_ONCE)
         labels, counts = self._labels[rows], self._counts[rows]
-        room = self._rooms.get()
+        room = self._buffers.get()
         seen = room[: len(labels)]
         seen[:] = self._features[rows]
         logs, at = log_softmax(seen @ weights + bias), np.arange(len(labels))
@@ -195,5 +199,5 @@ class InPieces:
         wrong[at, labels] -= 1
         wrong *= counts[:, None]
         slope = seen.T @ wrong.astype(np.float32)
-        self._rooms.put(room)
+        self._buffers.put(room)
         return -float(counts @ logs[at, labels]), slope, wrong.sum(axis=0)

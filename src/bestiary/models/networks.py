@@ -1,9 +1,9 @@
 """Torch networks: two to train from scratch, and one on top of a pretrained backbone.
 
 Every network is pixels -> normalisation -> trunk -> maps -> head -> logits. The trunk ships as a graph and the head as
-numpy arrays (`head_arrays`), so that the sealed graph can show where in the maps a label comes from.
+numpy arrays (`export_head`), so that the sealed graph can show where in the maps a label comes from.
 
->>> network = resnet(10)
+>>> network = small_resnet(10)
 >>> pixels = torch.zeros(2, 3, 128, 128)  # float, 0 to 255
 >>> network(pixels).shape, network.maps(pixels).shape
 (torch.Size([2, 10]), torch.Size([2, 192, 8, 8]))
@@ -24,8 +24,8 @@ from torch.nn import functional
 
 from bestiary.errors import RecipeError
 from bestiary.models.head import Dense, Head
-from bestiary.models.layers import ResidualBlock, convolution
-from bestiary.models.timm_backbone import TimmBackbone, timm_lite
+from bestiary.models.layers import ResidualBlock, conv_bn_act
+from bestiary.models.timm_backbone import TimmBackbone, create_timm_lite
 from bestiary.recipe import Activation
 
 Colour = tuple[float, ...]  # one number for each channel, or one for all of them
@@ -50,11 +50,11 @@ class PooledHead(nn.Module):
         super().__init__()
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(channels, classes)
-        _start_small(self.linear)
+        _init_small(self.linear)
 
-    def forward(self, maps: Tensor) -> Tensor:
+    def forward(self, feature_maps: Tensor) -> Tensor:
         """Return logits (n, classes)."""
-        logits: Tensor = self.linear(self.dropout(maps.mean(dim=(2, 3))))
+        logits: Tensor = self.linear(self.dropout(feature_maps.mean(dim=(2, 3))))
         return logits
 
 
@@ -68,11 +68,11 @@ class FlatHead(nn.Module):
         self.hidden = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in pairwise(widths))
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(widths[-1], classes)
-        _start_small(self.linear)
+        _init_small(self.linear)
 
-    def forward(self, maps: Tensor) -> Tensor:
+    def forward(self, feature_maps: Tensor) -> Tensor:
         """Return logits (n, classes)."""
-        features = maps.flatten(1)
+        features = feature_maps.flatten(1)
         for layer in self.hidden:
             features = self.dropout(functional.relu(layer(features)))
         logits: Tensor = self.linear(features)
@@ -94,7 +94,7 @@ class Network(nn.Module):
 
     def __init__(
         self,
-        trunk: nn.Module,
+        backbone: nn.Module,
         head: PooledHead | FlatHead,
         *,
         mean: Colour = IMAGENET_MEAN,
@@ -105,7 +105,7 @@ class Network(nn.Module):
         """Put trunk and head together."""
         super().__init__()
         self.mirror_mean = mirror_mean
-        self.trunk = trunk
+        self.trunk = backbone
         self.head = head
         self.frozen_statistics = frozen_statistics
         self.register_buffer("mean", torch.tensor(mean))
@@ -113,10 +113,10 @@ class Network(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return logits (n, classes)."""
-        logits: Tensor = self.head(self.maps(pixels))
+        logits: Tensor = self.head(self.feature_maps(pixels))
         return logits
 
-    def maps(self, pixels: Tensor) -> Tensor:
+    def feature_maps(self, pixels: Tensor) -> Tensor:
         """Return the trunk's maps (n, channels, h', w')."""
         normalised = (pixels - self.mean[:, None, None]) / self.std[:, None, None]
         maps: Tensor = self.trunk(normalised)
@@ -154,7 +154,7 @@ class Network(nn.Module):
         return [stem + stages[0], *stages[1:]] if stages else [stem]
 
 
-def plain(
+def plain_cnn(
     classes: int,
     size: int,
     *,
@@ -189,19 +189,19 @@ def plain(
     def build() -> Network:
         stages = [
             nn.Sequential(
-                *convolution(inputs, outputs, kernel_size=kernel, batch_norm=batch_norm, activation=activation),
+                *conv_bn_act(inputs, outputs, kernel_size=kernel, batch_norm=batch_norm, activation=activation),
                 nn.MaxPool2d(2) if pooling == "max" else nn.AvgPool2d(2),
                 *([nn.Dropout(stage_dropout)] if stage_dropout else []),
             )
             for inputs, outputs, kernel in zip((3, *filters), filters, kernels, strict=False)
         ]
         head = FlatHead(filters[-1] * rest**2, hidden, classes, dropout=dropout)
-        return Network(_trunk(stages), head, mean=mean, std=std)
+        return Network(_stack_stages(stages), head, mean=mean, std=std)
 
-    return _seeded(build, seed)
+    return _build_seeded(build, seed)
 
 
-def resnet(
+def small_resnet(
     classes: int,
     *,
     filters: Sequence[int] = RESNET_FILTERS,
@@ -222,18 +222,18 @@ def resnet(
 
     def build() -> Network:
         stem = max(8, filters[0] * 2 // 3)
-        stages = [convolution(3, stem, stride=2)]
+        stages = [conv_bn_act(3, stem, stride=2)]
         for inputs, outputs in zip((stem, *filters), filters, strict=False):
             rest = [ResidualBlock(outputs, outputs, stride=1) for _ in range(blocks - 1)]
             stages.append(nn.Sequential(ResidualBlock(inputs, outputs, stride=2), *rest))
         head = PooledHead(filters[-1], classes, dropout=dropout)
-        return Network(_trunk(stages), head, mean=mean, std=std, mirror_mean=mirror_mean)
+        return Network(_stack_stages(stages), head, mean=mean, std=std, mirror_mean=mirror_mean)
 
-    return _seeded(build, seed)
+    return _build_seeded(build, seed)
 
 
-def over_trunk(
-    trunk: nn.Module,
+def with_linear_head(
+    backbone: nn.Module,
     classes: int,
     *,
     channels: int,
@@ -248,7 +248,7 @@ def over_trunk(
 
     The head starts from weight (classes, channels) and bias (classes,), on average-pooled maps, when they are given.
     """
-    head = _seeded(lambda: PooledHead(channels, classes, dropout=dropout), seed)
+    head = _build_seeded(lambda: PooledHead(channels, classes, dropout=dropout), seed)
     if weight is not None and bias is not None:
         expected = (tuple(head.linear.weight.shape), tuple(head.linear.bias.shape))
         if (weight.shape, bias.shape) != expected:
@@ -260,10 +260,10 @@ def over_trunk(
             head.linear.bias.copy_(torch.tensor(bias))
     elif weight is not None or bias is not None:
         raise ValueError("A head starts from weight and bias together; one of them was given.")
-    return Network(trunk, head, mean=mean, std=std, frozen_statistics=True)
+    return Network(backbone, head, mean=mean, std=std, frozen_statistics=True)
 
 
-def backbone_network(
+def finetune_network(
     classes: int,
     backbone: str,
     *,
@@ -277,8 +277,8 @@ def backbone_network(
     weight: float32 (classes, 1280), bias: float32 (classes,), on the backbone's average-pooled maps as they are; a
     probe that standardises its features folds that into them first.
     """
-    return over_trunk(
-        timm_lite(backbone),
+    return with_linear_head(
+        create_timm_lite(backbone),
         classes,
         channels=BACKBONE_CHANNELS,
         weight=weight,
@@ -288,36 +288,36 @@ def backbone_network(
     )
 
 
-def over_timm(backbone: TimmBackbone, classes: int, *, dropout: float = 0.2, seed: int = 0) -> Network:
+def from_timm(backbone: TimmBackbone, classes: int, *, dropout: float = 0.2, seed: int = 0) -> Network:
     """Return the network to fine-tune on any timm backbone; timm's mean and std of 0..1 become those of 0..255."""
     mean, std = _in_bytes(backbone.mean), _in_bytes(backbone.std)
-    return over_trunk(
+    return with_linear_head(
         backbone.network, classes, channels=backbone.channels, mean=mean, std=std, dropout=dropout, seed=seed
     )
 
 
-def exact_logits(network: Network, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+def reference_logits(network: Network, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return float32 logits (n, classes) of images uint8 (n, height, width, 3): what a sealed graph is held against."""
     with torch.inference_mode():
         logits: NDArray[np.float32] = network(torch.tensor(images).permute(0, 3, 1, 2).float()).numpy()
     return logits
 
 
-def head_arrays(network: Network) -> Head:
+def export_head(network: Network) -> Head:
     """Return the network's head as numpy arrays, copied, ready to be sealed into a graph."""
-    weight, bias = _layer_arrays(network.head.linear)
+    weight, bias = _export_layer(network.head.linear)
     if isinstance(network.head, PooledHead):
         return Head(weight, bias, pooling="average")
-    hidden = tuple(Dense(*_layer_arrays(layer)) for layer in network.head.hidden if isinstance(layer, nn.Linear))
+    hidden = tuple(Dense(*_export_layer(layer)) for layer in network.head.hidden if isinstance(layer, nn.Linear))
     return Head(weight, bias, pooling="flatten", hidden=hidden)
 
 
-def _trunk(stages: Sequence[nn.Module]) -> nn.Module:
+def _stack_stages(stages: Sequence[nn.Module]) -> nn.Module:
     """The stages in a row, one level down: `Network.stages` finds the same parts here as in a backbone's blocks."""
     return nn.Sequential(nn.Sequential(*stages))
 
 
-def _start_small(layer: nn.Linear) -> None:
+def _init_small(layer: nn.Linear) -> None:
     nn.init.normal_(layer.weight, std=HEAD_STD)
     nn.init.zeros_(layer.bias)
 
@@ -326,12 +326,12 @@ def _in_bytes(colour: Colour) -> Colour:
     return tuple(255 * part for part in colour)
 
 
-def _layer_arrays(layer: nn.Linear) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _export_layer(layer: nn.Linear) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     weight, bias = (part.detach().float().cpu().numpy().copy() for part in (layer.weight, layer.bias))
     return weight, bias
 
 
-def _seeded(build: Callable[[], Module], seed: int) -> Module:
+def _build_seeded(build: Callable[[], Module], seed: int) -> Module:
     """Build with random weights drawn from this seed, leaving torch's own generator as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

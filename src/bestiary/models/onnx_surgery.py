@@ -14,7 +14,7 @@ STAGES = len(STAGE_STRIDES)
 OUTPUT = "activations"
 
 
-def frozen_stages(recipe: Recipe) -> int | None:
+def count_frozen_stages(recipe: Recipe) -> int | None:
     """Return how many stages a resolved recipe leaves as they came and has computed once; None: it sees pixels."""
     model, learning = recipe.model, recipe.train.unfreeze_stages
     if model.method != "finetune" or model.backbone not in BACKBONES or learning >= STAGES:
@@ -23,7 +23,7 @@ def frozen_stages(recipe: Recipe) -> int | None:
 
 
 @dataclass(frozen=True)
-class Lower:
+class FrozenStages:
     """The first stages of a trunk. graph: serialised, from `images` to `activations` float32 (n, *shape).
 
     shape: (height, width, channels), as pictures have it, so that whatever reads pictures reads these.
@@ -33,16 +33,16 @@ class Lower:
     shape: tuple[int, int, int]
 
 
-def lower_part(trunk: Path, backbone: str, size: int, stages: int) -> Lower:
+def extract_frozen_stages(backbone_graph: Path, backbone: str, size: int, stages: int) -> FrozenStages:
     """Return the first `stages` of the trunk's seven stages, stem included; with all seven it ends in the maps.
 
     trunk: a graph of `built_trunk`. size: height and width of its pictures in pixels.
     """
     import onnx
 
-    model = onnx.load(trunk)
+    model = onnx.load(backbone_graph)
     graph = model.graph
-    cut = _end(backbone, stages, {node.name for node in graph.node})
+    cut = _stage_output_name(backbone, stages, {node.name for node in graph.node})
     place = next(number for number, node in enumerate(graph.node) if node.name == cut)
     weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     last = [node for node in graph.node[: place + 1] if node.op_type == "Conv"][-1]
@@ -57,10 +57,10 @@ def lower_part(trunk: Path, backbone: str, size: int, stages: int) -> Lower:
     shape = (cells, cells, channels)
     del graph.output[:]
     graph.output.append(onnx.helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, ["n", *shape]))
-    return Lower(model.SerializeToString(), shape)
+    return FrozenStages(model.SerializeToString(), shape)
 
 
-def _end(backbone: str, stages: int, names: set[str]) -> str:
+def _stage_output_name(backbone: str, stages: int, names: set[str]) -> str:
     """Return the name of the node whose output the stages give."""
     if stages == STAGES:
         return "maps"
@@ -77,12 +77,12 @@ def _cells(size: int, stages: int) -> int:
     return size
 
 
-def pooled_graph(trunk: Path) -> bytes:
+def add_global_pool(backbone: Path) -> bytes:
     """Return a serialised graph from `images` to `features`, float32 (n, channels): the maps' mean over all places."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    model = onnx.load(trunk)
+    model = onnx.load(backbone)
     maps = model.graph.output[0]
     channels = maps.type.tensor_type.shape.dim[1].dim_value
     model.graph.initializer.append(numpy_helper.from_array(np.array([2, 3], np.int64), "pooling.axes"))

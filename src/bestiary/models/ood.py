@@ -13,18 +13,18 @@ from bestiary.batches.feature_matrix import FeatureMatrix, iter_chunks
 Floats = npt.NDArray[np.floating[Any]]
 
 DIRECTIONS = 256  # measured against held-out classes and strangers: docs/log.md, 2026-11-25
-MANY = 4_096  # pictures from which the directions are found
+MAX_FIT_PICTURES = 4_096  # pictures from which the directions are found
 
 
-def enough(count: int, *, seed: int = 0) -> npt.NDArray[np.int64]:
+def subsample_indices(count: int, *, seed: int = 0) -> npt.NDArray[np.int64]:
     """Return the positions of so many of `count` pictures as the directions are found from, all or MANY at random."""
-    if count <= MANY:
+    if count <= MAX_FIT_PICTURES:
         return np.arange(count)
-    return np.random.default_rng(seed).choice(count, MANY, replace=False)
+    return np.random.default_rng(seed).choice(count, MAX_FIT_PICTURES, replace=False)
 
 
 @dataclass(frozen=True, eq=False)
-class Subspace:
+class PrincipalSubspace:
     """Standardise features with `mean` and `scale`, float32 (channels,) each, then look along `directions`.
 
     directions: float32 (channels, d), the principal ones of training features. Most of the length of a picture of a
@@ -37,20 +37,20 @@ class Subspace:
     directions: npt.NDArray[np.float32]
 
     @classmethod
-    def of(cls, features: FeatureMatrix, *, seed: int = 0) -> Subspace:
+    def fit(cls, features: FeatureMatrix, *, seed: int = 0) -> PrincipalSubspace:
         """Return the subspace of training features (n, channels)."""
-        some = features[enough(len(features), seed=seed)].astype(np.float32, copy=False)
+        some = features[subsample_indices(len(features), seed=seed)].astype(np.float32, copy=False)
         mean, scale = some.mean(axis=0), some.std(axis=0) + np.float32(1e-3)
         seen = (some - mean) / scale
         _, vectors = np.linalg.eigh(seen.T @ seen)
         count = max(1, min(DIRECTIONS, len(some) // 2, some.shape[1] // 2))
         return cls(mean, scale, np.ascontiguousarray(vectors[:, ::-1][:, :count], np.float32))
 
-    def inside(self, features: FeatureMatrix) -> Floats:
+    def inside_norm(self, features: FeatureMatrix) -> Floats:
         """Return for features (n, channels) the share of their squared length along the directions, (n,), 0..1."""
-        return np.concatenate([self._inside(piece) for piece in iter_chunks(features)])
+        return np.concatenate([self._inside_norm(piece) for piece in iter_chunks(features)])
 
-    def _inside(self, features: Floats) -> Floats:
+    def _inside_norm(self, features: Floats) -> Floats:
         seen = (features.astype(np.float64) - self.mean) / self.scale
         share: Floats = ((seen @ self.directions) ** 2).sum(axis=1) / np.maximum((seen**2).sum(axis=1), 1e-12)
         return share

@@ -141,7 +141,7 @@ class _Storage(NamedTuple):
     length: int
 
 
-class _View(NamedTuple):
+class _TensorView(NamedTuple):
     """A tensor before its storage has been read: offset, shape and strides count elements."""
 
     storage: _Storage
@@ -162,7 +162,7 @@ class _TensorUnpickler(pickle.Unpickler):
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _rebuilt
+            return _rebuild_tensor
         if module == "torch" and name in STORAGE_DTYPES:
             return np.dtype(STORAGE_DTYPES[name])
         raise IntegrityError(
@@ -177,9 +177,11 @@ class _TensorUnpickler(pickle.Unpickler):
         raise ValueError(f"a storage is described by {pid!r}")
 
 
-def _rebuilt(storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: object) -> _View:
+def _rebuild_tensor(
+    storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: object
+) -> _TensorView:
     """Stand in for torch's function of that place; what follows the strides concerns gradients."""
-    return _View(storage, offset, shape, strides)
+    return _TensorView(storage, offset, shape, strides)
 
 
 def _tensors(unpickler: _TensorUnpickler, stream: io.BytesIO) -> dict[str, Array]:
@@ -191,7 +193,7 @@ def _tensors(unpickler: _TensorUnpickler, stream: io.BytesIO) -> dict[str, Array
         raise ValueError("its numbers are big-endian")
     views, keys = unpickler.load(), unpickler.load()
     arrays = {key: _read_storage(stream, unpickler.storages[key]) for key in keys}
-    return {name: _laid_out(arrays[view.storage.key], view) for name, view in views.items()}
+    return {name: _to_array(arrays[view.storage.key], view) for name, view in views.items()}
 
 
 def _read_storage(stream: io.BytesIO, storage: _Storage) -> Array:
@@ -202,7 +204,7 @@ def _read_storage(stream: io.BytesIO, storage: _Storage) -> Array:
     return np.frombuffer(raw, storage.dtype)
 
 
-def _laid_out(numbers: Array, view: _View) -> Array:
+def _to_array(numbers: Array, view: _TensorView) -> Array:
     """Return the tensor, contiguous. Torch's strides are kept by the file: the stem's are not in C order."""
     last = view.offset + sum((n - 1) * stride for n, stride in zip(view.shape, view.strides, strict=True))
     if min(view.offset, *view.shape, *view.strides, 0) < 0 or max(last + 1, math.prod(view.shape)) > numbers.size:

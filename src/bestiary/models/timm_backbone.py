@@ -51,7 +51,7 @@ class TimmBackbone:
     std: Triple
 
 
-def timm_lite(name: str) -> nn.Module:
+def create_timm_lite(name: str) -> nn.Module:
     """Return timm's network for a Lite backbone with the packaged weights: the same numbers as `trunk_graph`.
 
     From float32 (n, 3, height, width) in [-1, 1] to maps float32 (n, 1280, h, w), in evaluation mode. Nothing is
@@ -67,11 +67,11 @@ def timm_lite(name: str) -> nn.Module:
     )
     # "tf_": TensorFlow's padding and epsilon. timm's plain efficientnet_lite loads too, and computes other numbers.
     network: nn.Module = timm.create_model(f"tf_efficientnet_{name}", pretrained=False, num_classes=0, global_pool="")
-    network.load_state_dict(timm_keys(stored, backbone.blocks), strict=True)
+    network.load_state_dict(to_timm_state_dict(stored, backbone.blocks), strict=True)
     return network.eval()
 
 
-def timm_model(name: str, weights_file: Path | None = None, *, from_hub: bool = False) -> TimmBackbone:
+def create_timm_model(name: str, weights_file: Path | None = None, *, from_hub: bool = False) -> TimmBackbone:
     """Return a pretrained timm backbone that ends in feature maps, with the input it was trained for.
 
     The weights come from `weights_file` (.safetensors, or torch's format read with weights_only; timm's own key names)
@@ -81,7 +81,7 @@ def timm_model(name: str, weights_file: Path | None = None, *, from_hub: bool = 
     """
     import_optional("torch", extra="torch")
     timm = import_optional("timm", extra="torch")
-    _require_known(timm, name)
+    _check_model_name(timm, name)
     if weights_file is not None and from_hub:
         raise RecipeError(f'"{name}" was given both the file {weights_file} and the hub. Choose one in model.weights.')
     if weights_file is not None:
@@ -93,29 +93,29 @@ def timm_model(name: str, weights_file: Path | None = None, *, from_hub: bool = 
             f'"{name}" has no weights on this computer, and nothing is downloaded unasked. '
             'Set model.weights = "hub" to download them, or model.weights to the path of a file.'
         )
-    return _ending_in_maps(timm, name, network)
+    return _as_map_backbone(timm, name, network)
 
 
-def timm_keys(stored: Mapping[str, Tensor], blocks: tuple[int, ...]) -> dict[str, Tensor]:
+def to_timm_state_dict(stored: Mapping[str, Tensor], blocks: tuple[int, ...]) -> dict[str, Tensor]:
     """Return the packaged weights under timm's names, without the classifier; `blocks` counts them in each stage."""
     places = [f"blocks.{stage}.{block}" for stage, count in enumerate(blocks) for block in range(count)]
     renamed = {_timm_key(key, places): tensor for key, tensor in stored.items()}
     return {key: tensor for key, tensor in renamed.items() if not key.startswith("classifier.")}
 
 
-def _timm_key(key: str, places: list[str]) -> str:
+def _timm_key(key: str, block_names: list[str]) -> str:
     """Translate one name; stored blocks are numbered flat, timm's by stage. timm refuses what is left unknown."""
     inner = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key)
     if inner is None:
         module, _, field = key.partition(".")
         return f"{OUTER_KEYS.get(module, module)}.{field}"
     number, module, field = inner.groups()
-    place = places[int(number)]
+    place = block_names[int(number)]
     names = FIRST_STAGE_KEYS if place.startswith("blocks.0.") else STAGE_KEYS
     return f"{place}.{names.get(module, module)}.{field}"
 
 
-def _require_known(timm: Any, name: str) -> None:
+def _check_model_name(timm: Any, name: str) -> None:
     known = {*timm.list_models(), *timm.list_pretrained()}
     if name not in known:
         close = ", ".join(difflib.get_close_matches(name, known, n=5)) or "none"
@@ -130,7 +130,7 @@ def _from_hub(timm: Any, name: str) -> nn.Module:
         network: nn.Module = timm.create_model(name, pretrained=True)
     except Exception as error:  # the hub's client, its transport and timm each raise their own
         raise RecipeError(
-            f'The weights of "{name}" could not be had from the hub: {_short(error)} '
+            f'The weights of "{name}" could not be had from the hub: {_summarise_error(error)} '
             "Check the connection, or set model.weights to the path of a file."
         ) from error
     return network
@@ -153,7 +153,7 @@ def _from_file(timm: Any, name: str, path: Path) -> nn.Module:
         vars(network)["pretrained_cfg"].pop("state_dict")  # timm would keep the weights a second time
     except Exception as error:  # torch, safetensors, pickle and timm each raise their own
         raise RecipeError(
-            f"{path} does not hold the weights of {name}: {_short(error)} "
+            f"{path} does not hold the weights of {name}: {_summarise_error(error)} "
             "Expected a .safetensors file, or one of torch.save(model.state_dict()), with timm's key names."
         ) from error
     return network
@@ -167,7 +167,7 @@ def _classes(timm: Any, name: str, stored: Mapping[str, Tensor]) -> int:
     return 0 if weight is None else len(weight)
 
 
-def _ending_in_maps(timm: Any, name: str, network: nn.Module) -> TimmBackbone:
+def _as_map_backbone(timm: Any, name: str, network: nn.Module) -> TimmBackbone:
     """Take off classifier and pooling, and let one empty picture show the shape of what is left."""
     import torch
 
@@ -178,7 +178,7 @@ def _ending_in_maps(timm: Any, name: str, network: nn.Module) -> TimmBackbone:
         with torch.no_grad():
             shown = network.eval()(torch.zeros(1, 3, height, width))
     except (AssertionError, TypeError) as error:
-        raise _no_maps(name, f"timm cannot take off its pooling ({_short(error)})") from error
+        raise _no_feature_maps_error(name, f"timm cannot take off its pooling ({_summarise_error(error)})") from error
     to_maps = _to_maps(name, network, shown)
     if to_maps is not None:
         # A hook, not a wrapper: the names of the parameters stay timm's, which files and layer groups rely on.
@@ -188,15 +188,15 @@ def _ending_in_maps(timm: Any, name: str, network: nn.Module) -> TimmBackbone:
     return TimmBackbone(name, network, channels=shown.shape[1], size=height, mean=mean, std=std)
 
 
-def _to_maps(name: str, network: nn.Module, shown: Tensor) -> Callable[..., Tensor] | None:
+def _to_maps(name: str, network: nn.Module, output: Tensor) -> Callable[..., Tensor] | None:
     """Return the hook that turns what the network gives into maps; None if it gives maps already."""
-    if shown.ndim == 4:
+    if output.ndim == 4:
         return _channels_first if getattr(network, "output_fmt", "NCHW") == "NHWC" else None
-    if shown.ndim != 3:
-        raise _no_maps(name, f"it gives {tuple(shown.shape)} for one picture")
-    patches = shown.shape[1] - _prefix_tokens(network)
+    if output.ndim != 3:
+        raise _no_feature_maps_error(name, f"it gives {tuple(output.shape)} for one picture")
+    patches = output.shape[1] - _prefix_tokens(network)
     if math.isqrt(patches) ** 2 != patches:
-        raise _no_maps(name, f"its {patches} patches do not form a square")
+        raise _no_feature_maps_error(name, f"its {patches} patches do not form a square")
     return _patches_as_maps
 
 
@@ -215,14 +215,14 @@ def _prefix_tokens(network: nn.Module) -> int:
     return int(getattr(network, "num_prefix_tokens", 0))  # the class token and registers, which come first
 
 
-def _no_maps(name: str, reason: str) -> RecipeError:
+def _no_feature_maps_error(name: str, reason: str) -> RecipeError:
     return RecipeError(
         f'"{name}" gives no feature maps before its pooling: {reason}. Choose a convolutional backbone or a plain '
         "vision transformer, such as resnet50 or vit_small_patch16_224."
     )
 
 
-def _short(error: BaseException) -> str:
+def _summarise_error(error: BaseException) -> str:
     """Return the error as one line of at most 300 characters that ends with a full stop."""
     text = " ".join(str(error).split()) or type(error).__name__
     return f"{text[:300].rstrip('.')}."

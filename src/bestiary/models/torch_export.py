@@ -23,7 +23,7 @@ TOLERANCE = 1e-4  # of the largest value in the maps, or of 1 where they are sma
 CHATTY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 
-class _Shipped(nn.Module):
+class _ExportWrapper(nn.Module):
     """The trunk behind everything a caller could get wrong: layout, type and normalisation."""
 
     def __init__(self, network: Network) -> None:
@@ -31,17 +31,17 @@ class _Shipped(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network.maps(images.permute(0, 3, 1, 2).float())
+        return self.network.feature_maps(images.permute(0, 3, 1, 2).float())
 
 
-def export_trunk(network: Network, size: int) -> onnx.ModelProto:
+def export_backbone(network: Network, size: int) -> onnx.ModelProto:
     """Return the graph `images`: uint8 (n, size, size, 3), any n -> `maps`: float32 (n, channels, h, w).
 
     It holds layout, type, normalisation and trunk, with all weights inside, in opset 18. The network itself is not
     changed. Raises IntegrityError when ONNX Runtime's maps differ from torch's in fp32, for one picture or for five.
     """
-    shipped = _Shipped(_plain_copy(network)).eval()
-    with _quiet():
+    shipped = _ExportWrapper(_plain_copy(network)).eval()
+    with _quiet_loggers():
         program = torch.onnx.export(
             shipped,
             (torch.zeros(2, size, size, 3, dtype=torch.uint8),),
@@ -73,7 +73,7 @@ def _plain_copy(network: Network) -> Network:
     return copy.deepcopy(network).to("cpu", torch.float32).to(memory_format=torch.contiguous_format)
 
 
-def _prove(graph: onnx.ModelProto, shipped: _Shipped, size: int) -> None:
+def _prove(graph: onnx.ModelProto, wrapper: _ExportWrapper, size: int) -> None:
     """Compare on random pictures; one and five show that the number of pictures is free."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -82,7 +82,7 @@ def _prove(graph: onnx.ModelProto, shipped: _Shipped, size: int) -> None:
     for count in (1, 5):
         images = rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
         with torch.inference_mode():
-            expected: NDArray[np.float32] = shipped(torch.from_numpy(images)).numpy()
+            expected: NDArray[np.float32] = wrapper(torch.from_numpy(images)).numpy()
         (maps,) = session.run(["maps"], {"images": images})
         _compare(np.asarray(maps), expected, count)
 
@@ -101,7 +101,7 @@ def _compare(maps: NDArray[np.float32], expected: NDArray[np.float32], count: in
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet_loggers() -> Iterator[None]:
     """Hold back the exporter's own warnings and log lines below errors; exceptions pass."""
     loggers = [logging.getLogger(name) for name in CHATTY_LOGGERS]
     levels = [logger.level for logger in loggers]

@@ -23,9 +23,9 @@ from bestiary.data.split import SplitItem, stratified_group_split
 from bestiary.errors import RecipeError, RunError, SourceError
 from bestiary.files import cache_folder
 from bestiary.machine import available_cores, disable_malloc_trim
-from bestiary.models.efficientnet_lite import BACKBONES, built_trunk
+from bestiary.models.efficientnet_lite import BACKBONES, cached_backbone_graph
 from bestiary.models.engine import Precision, has_openvino
-from bestiary.models.logistic_regression import logits_of
+from bestiary.models.logistic_regression import linear_logits
 from bestiary.picture import DecodeLimits
 from bestiary.progress import Reporter, SilentReporter
 from bestiary.recipe import Balance, Recipe
@@ -57,7 +57,7 @@ class Problem:
         seen = Labelled(self.features[train], self.labels[train])
         known = Labelled(self.features[val], self.labels[val])
         head, _ = fit_head(seen, known, self.classes, strengths=[self.strength], balance=self.balance)
-        said = logits_of(self.features[test], head.weight, head.bias).argmax(axis=1)
+        said = linear_logits(self.features[test], head.weight, head.bias).argmax(axis=1)
         return np.asarray(said == self.labels[test])
 
 
@@ -270,7 +270,7 @@ def _features(used: pl.DataFrame, recipe: Recipe, threads: int, reporter: Report
     view = Preprocessing(
         recipe.picture.size, recipe.picture.fit, DecodeLimits(recipe.picture.max_bytes, recipe.picture.max_pixels)
     )
-    trunk = built_trunk(recipe.model.backbone, cache_folder() / "trunks", view.size)
+    trunk = cached_backbone_graph(recipe.model.backbone, cache_folder() / "trunks", view.size)
     precision: Precision = "bfloat16" if has_openvino() else "float32"  # as for training: most of these are cached
     store = feature_store(cache_folder(), trunk, view, precision, BACKBONES[recipe.model.backbone].channels)
     paths, keys = [Path(path) for path in used["path"]], used["sha256"].to_list()

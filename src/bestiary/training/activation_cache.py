@@ -19,8 +19,8 @@ from bestiary.batches.augmentation import BatchRandom, augment
 from bestiary.batches.loader import Positions, Read
 from bestiary.batches.pixel_cache import PIXELS_VERSION, iter_pixel_batches
 from bestiary.batches.preprocess import Preprocessing, VerifiedFile
-from bestiary.models.engine import Precision, bulk_engine
-from bestiary.models.onnx_surgery import OUTPUT, Lower
+from bestiary.models.engine import Precision, fastest_engine
+from bestiary.models.onnx_surgery import OUTPUT, FrozenStages
 from bestiary.picture import Pixels
 from bestiary.progress import Reporter
 from bestiary.recipe import AugmentConfig
@@ -51,7 +51,7 @@ class Views:
 
 
 def activation_store(
-    cache: Path, lower: Lower, view: Preprocessing, precision: Precision, augment: AugmentConfig
+    cache: Path, lower: FrozenStages, view: Preprocessing, precision: Precision, augment: AugmentConfig
 ) -> ArrayCache:
     """Return the store of float16 (height, width, channels) activations for this lower part and these views."""
     asked = f"{augment.model_dump_json()} v{PIXELS_VERSION} v{ACTIVATIONS_VERSION}".encode()
@@ -63,7 +63,7 @@ def fill_activations(
     store: ArrayCache,
     paths: Sequence[Path],
     keys: Sequence[str],
-    lower: Lower,
+    lower: FrozenStages,
     view: Preprocessing,
     views: Views,
     *,
@@ -79,7 +79,7 @@ def fill_activations(
     missing = [at for key, at in first.items() if store.missing_keys([view_key(key, v) for v in range(views.count)])]
     if not missing:
         return
-    engine = bulk_engine(lower.graph, threads=threads, precision=precision)
+    engine = fastest_engine(lower.graph, threads=threads, precision=precision)
     files = [VerifiedFile(paths[at], keys[at]) for at in missing]
     pictures = iter_pixel_batches(files, view, threads=threads, batch_size=1)
     shown = (

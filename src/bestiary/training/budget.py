@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from bestiary.batches.pixel_cache import pixel_cache
 from bestiary.errors import RecipeError
 from bestiary.machine import world_size
-from bestiary.models.efficientnet_lite import BACKBONES, built_trunk
+from bestiary.models.efficientnet_lite import BACKBONES, cached_backbone_graph
 from bestiary.models.engine import Precision
-from bestiary.models.onnx_surgery import frozen_stages
+from bestiary.models.onnx_surgery import count_frozen_stages
 from bestiary.recipe import Recipe
 from bestiary.text import format_duration
 from bestiary.training.methods import untrained
@@ -125,7 +125,7 @@ class Measure:
         backbone, size = task.recipe.model.backbone, task.view.size
         key = backbone, size, precision
         if key not in self._features:
-            trunk = built_trunk(backbone, task.cache / "trunks", size)
+            trunk = cached_backbone_graph(backbone, task.cache / "trunks", size)
             paths = sample(task.part("train").paths)
             self._features[key] = feature_pace(trunk, task.view, precision, paths, threads=task.threads)
         return self._features[key]
@@ -158,7 +158,7 @@ def estimated(task: Task, measure: Measure) -> Estimate:
 def _trained(task: Task, measure: Measure) -> Estimate:
     val, test = (len(task.part(split).keys) for split in ("val", "test"))
     pace = measure.epochs(task)
-    if frozen_stages(task.recipe) is not None:
+    if count_frozen_stages(task.recipe) is not None:
         return _trained_above(task, measure, pace)
     before = _decoding(task)
     if task.recipe.model.method == "finetune" and task.recipe.model.backbone in BACKBONES:
@@ -213,7 +213,7 @@ def _test(task: Task, measure: Measure) -> float:
 
 def _missing(task: Task, split: str, precision: Precision) -> list[int]:
     backbone = task.recipe.model.backbone
-    trunk = built_trunk(backbone, task.cache / "trunks", task.view.size)
+    trunk = cached_backbone_graph(backbone, task.cache / "trunks", task.view.size)
     store = feature_store(task.cache, trunk, task.view, precision, BACKBONES[backbone].channels)
     return store.missing_keys(task.part(split).keys)
 

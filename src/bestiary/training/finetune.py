@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from bestiary.batches.loader import Read
 from bestiary.batches.pixel_cache import iter_pixel_batches
-from bestiary.models.efficientnet_lite import built_trunk
-from bestiary.models.engine import Precision, bulk_engine
+from bestiary.models.efficientnet_lite import cached_backbone_graph
+from bestiary.models.engine import Precision, fastest_engine
 from bestiary.models.head import Head
-from bestiary.models.networks import Network, exact_logits, head_arrays
-from bestiary.models.onnx_surgery import STAGES, Lower, frozen_stages, lower_part
-from bestiary.models.torch_export import export_trunk
+from bestiary.models.networks import Network, export_head, reference_logits
+from bestiary.models.onnx_surgery import STAGES, FrozenStages, count_frozen_stages, extract_frozen_stages
+from bestiary.models.torch_export import export_backbone
 from bestiary.quick_metrics import calibrated_loss, loss_and_macro_f1
 from bestiary.recipe import AugmentConfig
 from bestiary.text import format_percent
@@ -42,17 +42,17 @@ BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)
 class Above:
     """What learns: the network above the cut, which shares the whole network's weights; what it is fed by; and how."""
 
-    lower: Lower
+    lower: FrozenStages
     upper: Network
     settings: LoopSettings
 
 
 def above_cut(task: Task, network: Network, settings: LoopSettings) -> Above:
     """Return what learns of this network."""
-    backbone, stages = task.recipe.model.backbone, frozen_stages(task.recipe)
+    backbone, stages = task.recipe.model.backbone, count_frozen_stages(task.recipe)
     assert stages is not None
-    trunk = built_trunk(backbone, task.cache / "trunks", task.view.size)
-    lower = lower_part(trunk, backbone, task.view.size, stages)
+    trunk = cached_backbone_graph(backbone, task.cache / "trunks", task.view.size)
+    lower = extract_frozen_stages(trunk, backbone, task.view.size, stages)
     precision = settings.precision
     if precision == "auto" and STAGES - stages > 1 and choose_device().type == "cpu":
         precision = "float32"  # the gradient of the next stage's filters takes twice as long in bfloat16
@@ -144,7 +144,7 @@ def blended(network: Network, start: dict[str, Tensor], judge: Callable[[], tupl
     return best
 
 
-def _activations(task: Task, lower: Lower, part: Part, precision: Precision, views: int) -> Read:
+def _activations(task: Task, lower: FrozenStages, part: Part, precision: Precision, views: int) -> Read:
     """Return how to read the activations of a part's pictures, after computing those that are not kept yet."""
     store = activation_store(task.cache, lower, task.view, precision, task.recipe.augment)
     with task.clock.stage("cache"):
@@ -164,14 +164,14 @@ def _activations(task: Task, lower: Lower, part: Part, precision: Precision, vie
 
 def _handed_over(task: Task, network: Network, history: list[dict[str, float]], notes: dict[str, Any]) -> Learned:
     """Export the whole network; its validation logits are those of the exported graph, from the pictures' files."""
-    trunk, head, val = export_trunk(network.eval(), task.view.size), head_arrays(network), task.part("val")
+    trunk, head, val = export_backbone(network.eval(), task.view.size), export_head(network), task.part("val")
     val_logits = _graph_logits(trunk.SerializeToString(), head, val, task)
 
-    return Learned(trunk, head, history, val_logits, partial(exact_logits, network), notes)
+    return Learned(trunk, head, history, val_logits, partial(reference_logits, network), notes)
 
 
 def _graph_logits(graph: bytes, head: Head, part: Part, task: Task) -> Logits:
-    engine = bulk_engine(graph, threads=task.threads)
+    engine = fastest_engine(graph, threads=task.threads)
     batches = iter_pixel_batches(part.paths, task.view, threads=task.threads, batch_size=engine.batch_size)
     return np.concatenate([head.logits(outputs["maps"]) for outputs in engine.stream(batches)])
 

@@ -14,11 +14,11 @@ from bestiary.batches.loader import Read
 from bestiary.batches.pixel_cache import fill_pixel_cache, pixel_cache
 from bestiary.machine import disable_malloc_trim, trim_memory, world_size
 from bestiary.models.efficientnet_lite import BACKBONES
-from bestiary.models.engine import OnnxRuntimeEngine, has_openvino, run
+from bestiary.models.engine import OnnxRuntimeEngine, has_openvino, run_batch
 from bestiary.models.head import Head
-from bestiary.models.logistic_regression import logits_of
-from bestiary.models.onnx_surgery import frozen_stages
-from bestiary.models.ood import Subspace, enough
+from bestiary.models.logistic_regression import linear_logits
+from bestiary.models.onnx_surgery import count_frozen_stages
+from bestiary.models.ood import PrincipalSubspace, subsample_indices
 from bestiary.quick_metrics import loss_and_macro_f1
 from bestiary.recipe import AugmentConfig
 from bestiary.run_folder import write_history
@@ -53,14 +53,16 @@ def learn_probe(task: Task) -> Learned:
     engine = OnnxRuntimeEngine(probe.trunk, threads=task.threads)
 
     def reference(images: Images) -> Logits:
-        return head.logits(run(engine, images)["maps"])
+        return head.logits(run_batch(engine, images)["maps"])
 
     trim_memory()
-    val_logits = logits_of(val.features, head.weight, head.bias)
+    val_logits = linear_logits(val.features, head.weight, head.bias)
     engine_name = "openvino" if has_openvino() else "onnxruntime"
     train = task.part("train")
-    some = train.at(enough(len(train.keys), seed=task.recipe.seed))  # only these are read: the rest may be large
-    space = Subspace.of(features_of(task, some, probe.trunk, training_precision()), seed=task.recipe.seed)
+    some = train.at(
+        subsample_indices(len(train.keys), seed=task.recipe.seed)
+    )  # only these are read: the rest may be large
+    space = PrincipalSubspace.fit(features_of(task, some, probe.trunk, training_precision()), seed=task.recipe.seed)
     notes = {"features by": engine_name}
     return Learned(onnx.load(probe.trunk), head, probe.history, val_logits, reference, notes, val.features, space)
 
@@ -80,7 +82,7 @@ def network_logits(task: Task) -> Logits:
     if task.recipe.model.method == "scratch":
         return _looped(task, _from_scratch(task, _colours(task)), _loop_settings(task)).val_logits
     network, settings = _pretrained(task, _starting_head(task))
-    if frozen_stages(task.recipe) is None:
+    if count_frozen_stages(task.recipe) is None:
         return _looped(task, network, settings).val_logits
     from bestiary.training.finetune import trained_above
 
@@ -93,7 +95,7 @@ def learn_finetune(task: Task) -> Learned:
     What is below them is computed once, where the backbone is bundled and does not learn as a whole.
     """
     network, settings = _pretrained(task, _starting_head(task))
-    if frozen_stages(task.recipe) is None:
+    if count_frozen_stages(task.recipe) is None:
         return _trained(task, network, settings)
     from bestiary.training.finetune import finetuned
 
@@ -111,7 +113,7 @@ def untrained(task: Task) -> Untrained:
     if task.recipe.model.method == "scratch":
         return Untrained(_from_scratch(task, RAW), _loop_settings(task), task.recipe.augment, pixels)
     network, settings = _pretrained(task, None)
-    if frozen_stages(task.recipe) is None:
+    if count_frozen_stages(task.recipe) is None:
         return Untrained(network, settings, task.recipe.augment, pixels)
     from bestiary.training.finetune import UNCHANGED, above_cut
 
@@ -124,7 +126,7 @@ def _from_scratch(task: Task, colours: ChannelStats) -> Network:
 
     model, seed, classes = task.recipe.model, task.recipe.seed, len(task.classes)
     if model.network == "plain":
-        return networks.plain(
+        return networks.plain_cnn(
             classes,
             task.view.size,
             filters=model.filters or networks.PLAIN_FILTERS,
@@ -139,7 +141,7 @@ def _from_scratch(task: Task, colours: ChannelStats) -> Network:
             std=colours.std,
             seed=seed,
         )
-    return networks.resnet(
+    return networks.small_resnet(
         classes,
         filters=model.filters or networks.RESNET_FILTERS,
         mean=colours.mean,
@@ -155,11 +157,11 @@ def _pretrained(task: Task, head: Head | None) -> tuple[Network, LoopSettings]:
     model, classes, seed = task.recipe.model, len(task.classes), task.recipe.seed
     if model.backbone in BACKBONES:
         weight, bias = (head.weight, head.bias) if head else (None, None)
-        network = networks.backbone_network(classes, model.backbone, weight=weight, bias=bias, seed=seed)
+        network = networks.finetune_network(classes, model.backbone, weight=weight, bias=bias, seed=seed)
     else:
         file = None if model.weights == "hub" else Path(model.weights)
-        found = timm_backbone.timm_model(model.backbone, file, from_hub=model.weights == "hub")
-        network = networks.over_timm(found, classes, seed=seed)
+        found = timm_backbone.create_timm_model(model.backbone, file, from_hub=model.weights == "hub")
+        network = networks.from_timm(found, classes, seed=seed)
     return network, _loop_settings(task, unfreeze=task.recipe.train.unfreeze_stages, stage_decay=0.5)
 
 
@@ -181,8 +183,8 @@ class Looped:
 
 def _trained(task: Task, network: Network, settings: LoopSettings) -> Learned:
     """Fill the pixel cache, train the network, and give it in the form that is sealed."""
-    from bestiary.models.networks import exact_logits, head_arrays
-    from bestiary.models.torch_export import export_trunk
+    from bestiary.models.networks import export_head, reference_logits
+    from bestiary.models.torch_export import export_backbone
 
     looped = _looped(task, network, settings)
 
@@ -191,8 +193,8 @@ def _trained(task: Task, network: Network, settings: LoopSettings) -> Learned:
         "precision of training": looped.result.precision,
         "training ended by": looped.result.stopped,
     }
-    trunk, reference = export_trunk(network, task.view.size), partial(exact_logits, network)
-    return Learned(trunk, head_arrays(network), list(looped.result.history), looped.val_logits, reference, notes)
+    trunk, reference = export_backbone(network, task.view.size), partial(reference_logits, network)
+    return Learned(trunk, export_head(network), list(looped.result.history), looped.val_logits, reference, notes)
 
 
 def _looped(task: Task, network: Network, settings: LoopSettings) -> Looped:

@@ -19,11 +19,11 @@ from bestiary.batches.feature_matrix import FeatureMatrix, load_features
 from bestiary.batches.pixel_cache import PIXELS_VERSION, iter_pixel_batches
 from bestiary.batches.preprocess import Preprocessing, VerifiedFile
 from bestiary.machine import disable_malloc_trim
-from bestiary.models.efficientnet_lite import BACKBONES, built_trunk
-from bestiary.models.engine import Precision, bulk_engine, has_openvino
+from bestiary.models.efficientnet_lite import BACKBONES, cached_backbone_graph
+from bestiary.models.engine import Precision, fastest_engine, has_openvino
 from bestiary.models.head import Head
-from bestiary.models.logistic_regression import logits_of, solver
-from bestiary.models.onnx_surgery import pooled_graph
+from bestiary.models.logistic_regression import linear_logits, make_solver
+from bestiary.models.onnx_surgery import add_global_pool
 from bestiary.picture import Pixels
 from bestiary.progress import Reporter
 from bestiary.quick_metrics import loss_and_macro_f1
@@ -65,7 +65,7 @@ def fitted_probe(task: Task) -> Fitted:
     graph that ships, so that the head is chosen and calibrated on what users get.
     """
     balance, classes = task.recipe.train.balance, len(task.classes)
-    trunk = built_trunk(task.recipe.model.backbone, task.cache / "trunks", task.view.size)
+    trunk = cached_backbone_graph(task.recipe.model.backbone, task.cache / "trunks", task.view.size)
     part = task.part("train")
     train = _labelled(task, part, trunk, training_precision(), times_shown(task))
     val = _labelled(task, task.part("val"), trunk, "float32", None)
@@ -129,7 +129,7 @@ def fill_features(
     missing = store.missing_keys(keys)
     if not missing:
         return
-    engine = bulk_engine(pooled_graph(trunk), threads=threads, precision=precision)
+    engine = fastest_engine(add_global_pool(trunk), threads=threads, precision=precision)
     wanted = [keys[at] for at in missing]
     files = [VerifiedFile(paths[at], keys[at]) for at in missing]
     batches = iter_pixel_batches(files, view, threads=threads, batch_size=engine.batch_size)
@@ -157,7 +157,7 @@ def bulk_features(
     Computed in bfloat16 where OpenVINO is there, as those that a probe is trained on. keys: the pictures' SHA-256.
     """
     disable_malloc_trim()
-    trunk = built_trunk(backbone, cache / "trunks", view.size)
+    trunk = cached_backbone_graph(backbone, cache / "trunks", view.size)
     precision = training_precision()
     store = feature_store(cache, trunk, view, precision, BACKBONES[backbone].channels)
     fill_features(store, paths, keys, trunk, view, precision=precision, threads=threads, reporter=reporter)
@@ -176,7 +176,7 @@ def fit_head(
     """
     offsets = logit_offsets(train.labels, classes, balance)
     weights = _class_weights(train.labels, classes) if balance == "class-weights" else train.weights
-    solving = solver(train.features, train.labels, classes, weights=weights)
+    solving = make_solver(train.features, train.labels, classes, weights=weights)
     heads, history = list[Head](), list[dict[str, Any]]()
     for step, strength in enumerate(sorted(strengths), start=1):
         started = time.perf_counter()
@@ -244,7 +244,7 @@ def _class_weights(labels: npt.NDArray[np.int64], classes: int) -> npt.NDArray[n
 def _line(
     step: int, strength: float, head: Head, offsets: Array, train_loss: float, val: Labelled, seconds: float
 ) -> dict[str, Any]:
-    logits = logits_of(val.features, head.weight, head.bias)
+    logits = linear_logits(val.features, head.weight, head.bias)
     return {
         "epoch": step,
         "train_loss": train_loss,

@@ -8,7 +8,7 @@ from typing import Any
 from bestiary.errors import RecipeError, import_optional
 from bestiary.machine import world_size
 from bestiary.models.efficientnet_lite import BACKBONES
-from bestiary.models.onnx_surgery import STAGES, frozen_stages
+from bestiary.models.onnx_surgery import STAGES, count_frozen_stages
 from bestiary.recipe import Recipe
 
 # What learns: the method, and of `scratch` the network. Each setting of a recipe has its users here.
@@ -85,7 +85,7 @@ def _idle(recipe: Recipe) -> set[tuple[str, str]]:
     if recipe.model.method != "finetune":
         return set()
     idle = set() if recipe.model.backbone in BACKBONES else {("probe", "regularisation")}
-    from_pixels = frozen_stages(recipe) is None
+    from_pixels = count_frozen_stages(recipe) is None
     return idle | ({("train", "views")} if from_pixels else {("train", "size_from"), ("train", "size_to")})
 
 

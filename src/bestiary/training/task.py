@@ -16,7 +16,7 @@ from bestiary.batches.feature_matrix import FeatureMatrix
 from bestiary.batches.preprocess import Preprocessing
 from bestiary.files import cache_folder
 from bestiary.models.head import Head
-from bestiary.models.ood import Subspace
+from bestiary.models.ood import PrincipalSubspace
 from bestiary.picture import DecodeLimits
 from bestiary.profiling import StageTimer
 from bestiary.progress import Reporter
@@ -87,7 +87,7 @@ class Learned:
     reference: Callable[[Images], Logits]
     notes: dict[str, Any]
     val_features: FeatureMatrix | None = None
-    subspace: Subspace | None = None
+    subspace: PrincipalSubspace | None = None
 
 
 def task_in(run: Path, threads: int, clock: StageTimer, reporter: Reporter, *, resume: bool) -> Task:

@@ -13,8 +13,8 @@ import numpy as np
 
 from bestiary.batches.pixel_cache import iter_pixel_batches
 from bestiary.batches.preprocess import Preprocessing
-from bestiary.models.engine import Precision, bulk_engine
-from bestiary.models.onnx_surgery import pooled_graph
+from bestiary.models.engine import Precision, fastest_engine
+from bestiary.models.onnx_surgery import add_global_pool
 from bestiary.picture import Pixels
 
 MEASURE_SECONDS = 1.0
@@ -39,7 +39,7 @@ def feature_pace(
 ) -> Pace:
     """Return how fast files become features: decoded, and run through the trunk by the engine that will be used."""
     began = time.perf_counter()
-    engine = bulk_engine(pooled_graph(trunk), threads=threads, precision=precision)
+    engine = fastest_engine(add_global_pool(trunk), threads=threads, precision=precision)
     start_seconds = time.perf_counter() - began
     few = paths[:WARM_UP_PICTURES]
     for _ in engine.stream(iter_pixel_batches(few, view, threads=threads, batch_size=engine.batch_size)):

@@ -15,8 +15,8 @@ from bestiary import run_folder
 from bestiary.batches.feature_matrix import load_features
 from bestiary.data.split import SplitItem, stratified_group_folds_by_content, stratified_group_split_unchecked
 from bestiary.errors import RecipeError, SourceError
-from bestiary.models.efficientnet_lite import BACKBONES, built_trunk
-from bestiary.models.logistic_regression import logits_of
+from bestiary.models.efficientnet_lite import BACKBONES, cached_backbone_graph
+from bestiary.models.logistic_regression import linear_logits
 from bestiary.profiling import StageTimer
 from bestiary.progress import Reporter
 from bestiary.quick_metrics import calibrated_loss, macro_f1
@@ -170,12 +170,12 @@ def _logits(task: Task) -> tuple[Logits, float | None]:
         strengths, balance = strengths_of(task.recipe, len(train.labels)), task.recipe.train.balance
         head, history = fit_head(train, val, len(task.classes), strengths=strengths, balance=balance)
     chosen = next(line["regularisation"] for line in history if line.get("chosen"))
-    return logits_of(val.features, head.weight, head.bias), chosen
+    return linear_logits(val.features, head.weight, head.bias), chosen
 
 
 def _as_kept(task: Task) -> tuple[Labelled, Labelled]:
     """Return the features of both parts in the precision they are kept in: pictures that change sides cost nothing."""
-    trunk = built_trunk(task.recipe.model.backbone, task.cache / "trunks", task.view.size)
+    trunk = cached_backbone_graph(task.recipe.model.backbone, task.cache / "trunks", task.view.size)
     channels = BACKBONES[task.recipe.model.backbone].channels
     stores = {
         kept: feature_store(task.cache, trunk, task.view, precision, channels)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from bestiary.errors import RecipeError
-from bestiary.models.efficientnet_lite import BACKBONES, built_trunk
+from bestiary.models.efficientnet_lite import BACKBONES, cached_backbone_graph
 from bestiary.recipe import Recipe
 from bestiary.text import format_duration
 from bestiary.training.budget import RESERVE_SHARE, Estimate, Measure
@@ -146,7 +146,7 @@ def _features_seconds(recipe: Recipe, task: Task, measure: Measure) -> float:
     backbone, seconds = recipe.model.backbone, 0.0
     times = cost(recipe) / cost(task.recipe)
     for part, precision in (("train", training_precision()), ("val", "float32")):
-        trunk = built_trunk(backbone, task.cache / "trunks", there.view.size)
+        trunk = cached_backbone_graph(backbone, task.cache / "trunks", there.view.size)
         store = feature_store(task.cache, trunk, there.view, precision, BACKBONES[backbone].channels)
         if missing := len(store.missing_keys(task.part(part).keys)):
             seconds += times * missing / measure.features(task, precision).pictures_per_second

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bestiary.errors import RecipeError
-from bestiary.models.onnx_surgery import frozen_stages
+from bestiary.models.onnx_surgery import count_frozen_stages
 from bestiary.recipe import Recipe, read_setting
 from bestiary.training.budget import with_sections
 from bestiary.training.recipe_checks import refuse_impossible
@@ -227,7 +227,7 @@ def _finetune(asked: Recipe) -> Space:
         "train.label_smoothing": Span(0.0, 0.3),
         "train.balance": _choice(BALANCES),
     }
-    from_pixels = frozen_stages(asked.resolve()) is None  # else each augmentation needs activations of its own
+    from_pixels = count_frozen_stages(asked.resolve()) is None  # else each augmentation needs activations of its own
     return space | _augmentation() if from_pixels else space
 
 

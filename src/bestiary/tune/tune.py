@@ -19,7 +19,7 @@ from bestiary.data.assign_splits import assign_splits
 from bestiary.data.dataset import AuditedDataset
 from bestiary.errors import InterruptedRun, RecipeError, RunError
 from bestiary.machine import available_cores, disable_malloc_trim, world_size
-from bestiary.models.efficientnet_lite import built_trunk
+from bestiary.models.efficientnet_lite import cached_backbone_graph
 from bestiary.profiling import StageTimer
 from bestiary.progress import Reporter, SilentReporter
 from bestiary.recipe import Recipe
@@ -186,7 +186,7 @@ def _fill(ledger: Ledger, task: Task, *, wait: bool = True) -> bool:
 
     Without `wait` they may not be, because another process is computing them.
     """
-    trunk = built_trunk(task.recipe.model.backbone, task.cache / "trunks", task.view.size)
+    trunk = cached_backbone_graph(task.recipe.model.backbone, task.cache / "trunks", task.view.size)
     try:
         with FileLock(ledger.folder / f"{trunk.stem}-{task.view.fit}.lock", timeout=-1 if wait else 0):
             features_of(task, task.part("train"), trunk, training_precision())
