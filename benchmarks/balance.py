@@ -32,8 +32,8 @@ from bestiary.models.logistic_regression import linear_logits
 from bestiary.progress import SilentReporter
 from bestiary.recipe import Balance, Recipe
 from bestiary.training.balance import BALANCES
-from bestiary.training.probe import features_of, fitted_probe
-from bestiary.training.task import Task
+from bestiary.training.probe import fit_probe, load_split_features
+from bestiary.training.task import TrainingTask
 
 FIGURES = ("macro_f1", "balanced_accuracy", "log_loss", "ece")
 
@@ -71,9 +71,11 @@ def scores(collection: AuditedDataset, asked: argparse.Namespace, seed: int, bal
     assert recipe.picture.size is not None
     view = Preprocessing(recipe.picture.size)
     with tempfile.TemporaryDirectory() as run:
-        task = Task(recipe, shown, classes, view, Path(run), cache_folder(), available_cores(), SilentReporter())
-        probe, test = fitted_probe(task), task.part("test")
-        features = features_of(task, test, probe.trunk, "float32")
+        task = TrainingTask(
+            recipe, shown, classes, view, Path(run), cache_folder(), available_cores(), SilentReporter()
+        )
+        probe, test = fit_probe(task), task.split("test")
+        features = load_split_features(task, test, probe.backbone_graph, "float32")
     head, val = probe.head, probe.val
     temperature = fit_temperature(linear_logits(val.features, head.weight, head.bias), val.labels)
     shares = softmax(linear_logits(features, head.weight, head.bias) / temperature)

@@ -34,7 +34,7 @@ from bestiary.machine import disable_malloc_trim
 from bestiary.models.efficientnet_lite import BACKBONES, cached_backbone_graph
 from bestiary.models.logistic_regression import linear_logits
 from bestiary.quick_metrics import log_softmax, softmax
-from bestiary.training.probe import Labelled, fit_head, strengths_for
+from bestiary.training.probe import LabelledFeatures, default_c_values, fit_head
 from familiarity import features_of
 
 LEVELS = (0.9, 0.95, 0.99)
@@ -58,8 +58,10 @@ def main() -> None:
     found: dict[str, list[float]] = defaultdict(list)
     for seed in range(asked.seeds):
         parts = np.array(stratified_group_split(items, {"test": 0.15, "val": 0.15}, seed=seed))
-        train, val, test = (Labelled(features[parts == p], labels[parts == p]) for p in ("train", "val", "test"))
-        head, _ = fit_head(train, val, len(names), strengths=strengths_for(len(train.labels)), balance="none")
+        train, val, test = (
+            LabelledFeatures(features[parts == p], labels[parts == p]) for p in ("train", "val", "test")
+        )
+        head, _ = fit_head(train, val, len(names), c_values=default_c_values(len(train.labels)), balance="none")
         logits, here = (linear_logits(part.features, head.weight, head.bias) for part in (val, test))
         temperature = fit_temperature(logits, val.labels)
         factor, offset = vector_scaling(logits, val.labels)

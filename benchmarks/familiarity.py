@@ -39,7 +39,7 @@ from bestiary.models.logistic_regression import linear_logits
 from bestiary.models.onnx_surgery import add_global_pool
 from bestiary.models.ood import PrincipalSubspace
 from bestiary.progress import SilentReporter
-from bestiary.training.probe import Labelled, feature_store, fill_features, fit_head
+from bestiary.training.probe import LabelledFeatures, feature_store, fill_features, fit_head
 
 LARGE, STRENGTH, OF_EACH = 100, 0.01, 120
 Array = npt.NDArray[Any]
@@ -85,11 +85,11 @@ def fitted(features: Array, labels: Array, parts: Array, known: Array) -> Callab
     """Return a function from features to scores, each the higher the more familiar."""
     place = {name: at for at, name in enumerate(sorted(set(labels[known])))}
     train, val = (
-        Labelled(features[rows].copy(), np.array([place[name] for name in labels[rows]], np.int64))
+        LabelledFeatures(features[rows].copy(), np.array([place[name] for name in labels[rows]], np.int64))
         for rows in (known & (parts == "train"), known & (parts == "val"))
     )
     space, (mean, scale) = PrincipalSubspace.fit(train.features), fit_scaler(train.features)
-    head, _ = fit_head(train, val, len(place), strengths=[STRENGTH], balance="none")  # standardises train in place
+    head, _ = fit_head(train, val, len(place), c_values=[STRENGTH], balance="none")  # standardises train in place
     neighbours = unit(train.features[:])
     logits = linear_logits(val.features, head.weight, head.bias)
     energy, both = Calibration.of(logits, 1.0), Calibration.of(logits, 1.0, val.features, space)

@@ -27,7 +27,7 @@ from bestiary.models.networks import Network, small_resnet
 from bestiary.picture import Pixels
 from bestiary.progress import SilentReporter
 from bestiary.recipe import AugmentConfig
-from bestiary.training.loop import LoopSettings, Validation, fit
+from bestiary.training.loop import LoopSettings, ValidationMetrics, fit
 
 
 def main() -> None:
@@ -87,8 +87,8 @@ def train(read: Read, labels: Positions, classes: int, augment: AugmentConfig, e
         threads=available_cores(),
     )
 
-    def unjudged(_: Network) -> Validation:
-        return Validation(1.0, 0.5)
+    def unjudged(_: Network) -> ValidationMetrics:
+        return ValidationMetrics(1.0, 0.5)
 
     with tempfile.TemporaryDirectory() as folder:
         result = fit(

@@ -18,27 +18,27 @@ from bestiary.errors import RecipeError, UserError
 from bestiary.profiling import StageTimer
 from bestiary.recipe import Recipe
 from bestiary.training import budget, throughput
-from bestiary.training.budget import Estimate, Plan, described, planned
-from bestiary.training.task import Task
+from bestiary.training.budget import TimeEstimate, TrainingPlan, describe_recipe, plan_training
+from bestiary.training.task import TrainingTask
 
 SECONDS = {("lite2", 260): 60.0, ("lite0", 224): 30.0, ("lite0", 160): 18.0, ("lite0", 128): 12.0, ("lite0", 96): 8.0}
 FEW = ["bird", "fish", "spider"]
 
 
 @pytest.fixture
-def plan(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Plan]:
-    """`planned` on a machine whose times are known: of a probe as above; scratch 20 + an epoch of size / 16 + 10 s."""
+def plan(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrainingPlan]:
+    """`plan_training` on a machine whose times are known: of a probe as above; scratch 20 + an epoch of size / 16 + 10 s."""
 
-    def estimate(recipe: Recipe, measure: object) -> Estimate:
+    def estimate(recipe: Recipe, measure: object) -> TimeEstimate:
         size = recipe.picture.size or 0
         if recipe.model.method == "probe":
-            return Estimate(SECONDS.get((recipe.model.backbone, size), 100.0), 0.0, 0.0)
-        return Estimate(20.0, size / 16, 10.0)
+            return TimeEstimate(SECONDS.get((recipe.model.backbone, size), 100.0), 0.0, 0.0)
+        return TimeEstimate(20.0, size / 16, 10.0)
 
-    monkeypatch.setattr(budget, "estimated", estimate)
+    monkeypatch.setattr(budget, "estimate_seconds", estimate)
 
-    def plan(asked: dict[str, object], seconds: float | None, elapsed: float = 5.0) -> Plan:
-        return planned(lambda recipe: recipe, Recipe.of(asked), seconds, lambda: elapsed)  # type: ignore[arg-type, return-value]
+    def plan(asked: dict[str, object], seconds: float | None, elapsed: float = 5.0) -> TrainingPlan:
+        return plan_training(lambda recipe: recipe, Recipe.of(asked), seconds, lambda: elapsed)  # type: ignore[arg-type, return-value]
 
     return plan
 
@@ -64,7 +64,7 @@ def test_nonsense_is_refused_with_examples(text: str) -> None:
     [(600, "lite2", 260), (75, "lite2", 260), (60, "lite0", 224), (30, "lite0", 160), (20, "lite0", 128)],
 )
 def test_the_best_probe_that_fits_is_chosen(
-    plan: Callable[..., Plan], seconds: float, backbone: str, size: int
+    plan: Callable[..., TrainingPlan], seconds: float, backbone: str, size: int
 ) -> None:
     chosen = plan({}, seconds)
     assert (chosen.recipe.model.backbone, chosen.recipe.picture.size) == (backbone, size)
@@ -72,7 +72,7 @@ def test_the_best_probe_that_fits_is_chosen(
     assert f"probe with {backbone} at {size} px" in chosen.words.lower()
 
 
-def test_what_is_set_is_respected(plan: Callable[..., Plan]) -> None:
+def test_what_is_set_is_respected(plan: Callable[..., TrainingPlan]) -> None:
     assert plan({"model": {"backbone": "lite0"}}, 600).recipe.model.backbone == "lite0"
     assert plan({"picture": {"size": 224}}, 50).recipe.picture.size == 224
     with pytest.raises(
@@ -81,7 +81,7 @@ def test_what_is_set_is_respected(plan: Callable[..., Plan]) -> None:
         plan({"model": {"backbone": "lite2"}, "picture": {"size": 260}}, 60)
 
 
-def test_too_short_a_budget_is_told_what_would_do(plan: Callable[..., Plan]) -> None:
+def test_too_short_a_budget_is_told_what_would_do(plan: Callable[..., TrainingPlan]) -> None:
     with pytest.raises(RecipeError, match="too short: Probe with lite0 at 96 px") as told:
         plan({}, 10)
     found = re.search(r"Give (\d+) s or more", str(told.value))
@@ -94,7 +94,9 @@ def test_too_short_a_budget_is_told_what_would_do(plan: Callable[..., Plan]) -> 
 @pytest.mark.parametrize(
     ("seconds", "size", "epochs"), [(2000, 128, 144), (1000, 128, 114), (300, 128, 31), (130, 96, 14), (90, 64, 12)]
 )
-def test_epochs_and_size_from_scratch(plan: Callable[..., Plan], seconds: float, size: int, epochs: int) -> None:
+def test_epochs_and_size_from_scratch(
+    plan: Callable[..., TrainingPlan], seconds: float, size: int, epochs: int
+) -> None:
     """A smaller size is taken where fewer epochs than enough would fit; more than three times the default never are."""
     chosen = plan({"model": {"method": "scratch"}}, seconds)
     assert (chosen.recipe.picture.size, chosen.recipe.train.epochs) == (size, epochs)
@@ -103,7 +105,7 @@ def test_epochs_and_size_from_scratch(plan: Callable[..., Plan], seconds: float,
     assert 5 + chosen.seconds <= seconds
 
 
-def test_epochs_that_are_set_stay(plan: Callable[..., Plan]) -> None:
+def test_epochs_that_are_set_stay(plan: Callable[..., TrainingPlan]) -> None:
     asked = {"model": {"method": "scratch"}, "train": {"epochs": 7}}
     assert plan(asked, 600).recipe.train.epochs == 7
     assert plan(asked, 80).recipe.picture.size == 64
@@ -111,7 +113,7 @@ def test_epochs_that_are_set_stay(plan: Callable[..., Plan]) -> None:
         plan({**asked, "picture": {"size": 128}}, 80)
 
 
-def test_without_a_budget_nothing_is_changed_but_the_end_is_said(plan: Callable[..., Plan]) -> None:
+def test_without_a_budget_nothing_is_changed_but_the_end_is_said(plan: Callable[..., TrainingPlan]) -> None:
     for asked in ({}, {"model": {"method": "scratch"}}, {"model": {"backbone": "lite0"}, "seed": 3}):
         chosen = plan(asked, None)
         assert chosen.recipe == Recipe.of(asked).resolve()
@@ -120,13 +122,13 @@ def test_without_a_budget_nothing_is_changed_but_the_end_is_said(plan: Callable[
 
 
 def test_training_goes_on_while_an_epoch_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    task = Task(Recipe(), None, (), None, Path(), Path(), 1, None, StageTimer(), False, 100.0)  # type: ignore[arg-type]
-    assert task.may_go_on(90)
-    assert not task.may_go_on(101)
+    task = TrainingTask(Recipe(), None, (), None, Path(), Path(), 1, None, StageTimer(), False, 100.0)  # type: ignore[arg-type]
+    assert task.has_time_for_epoch(90)
+    assert not task.has_time_for_epoch(101)
     now = time.perf_counter()
     monkeypatch.setattr(time, "perf_counter", lambda: now + 50)
-    assert task.may_go_on(45)
-    assert not task.may_go_on(55)
+    assert task.has_time_for_epoch(45)
+    assert not task.has_time_for_epoch(55)
 
 
 def test_a_run_within_a_budget_says_what_was_chosen(
@@ -148,4 +150,4 @@ def test_a_run_within_a_budget_says_what_was_chosen(
 
 def test_a_recipe_in_words() -> None:
     asked = {"model": {"method": "scratch"}, "train": {"epochs": 9}}
-    assert described(Recipe.of(asked).resolve()) == "Scratch (resnet) at 128 px for 9 epochs"
+    assert describe_recipe(Recipe.of(asked).resolve()) == "Scratch (resnet) at 128 px for 9 epochs"

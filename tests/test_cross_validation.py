@@ -21,7 +21,7 @@ from bestiary.errors import InterruptedRun, RecipeError, RunError, SourceError
 from bestiary.evaluation.cross_validation import cross_validated, fold_scores, pooled, rare_classes
 from bestiary.inference.predictor import Predictor
 from bestiary.recipe import DataConfig, Recipe
-from bestiary.training.task import Learned, Task
+from bestiary.training.task import TrainedModel, TrainingTask
 from listening import Listening
 
 FOLDS = 2
@@ -108,16 +108,16 @@ def test_it_cannot_be_scored_on_test_pictures_that_it_does_not_have(run: flow.Ru
 def test_finished_folds_are_kept_when_a_run_is_resumed(
     run: flow.Run, faulty: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learn, learnt = flow.LEARN["probe"], list[str]()
+    learn, learnt = flow.TRAINERS["probe"], list[str]()
 
-    def until_the_second(task: Task) -> Learned:
+    def until_the_second(task: TrainingTask) -> TrainedModel:
         if task.run.name == "2" and "2" not in learnt:
             learnt.append("2")
             raise KeyboardInterrupt
         learnt.append(task.run.name)
         return learn(task)
 
-    monkeypatch.setitem(flow.LEARN, "probe", until_the_second)
+    monkeypatch.setitem(flow.TRAINERS, "probe", until_the_second)
     with pytest.raises(InterruptedRun):
         flow.train(faulty.folder, recipe=Recipe.of(ASKED), folds=FOLDS, out=tmp_path / "run", threads=2)
     resumed = flow.resume(tmp_path / "run", threads=2)

@@ -18,19 +18,19 @@ from bestiary.evaluation.diagnostics import class_gaps, ending
 from bestiary.evaluation.learning_curve import _drawn, learning_curve, sentence
 from bestiary.recipe import Recipe
 from bestiary.report.learning_curve_section import curve_plot, lesson_values
-from bestiary.training.probe import Labelled
-from bestiary.training.task import Learned
+from bestiary.training.probe import LabelledFeatures
+from bestiary.training.task import TrainedModel
 
 CLASSES = ("cat", "dog", "owl")
 Labels = NDArray[np.int64]
 
 
-def pictures(count: int, spread: float, seed: int) -> tuple[Labelled, Labels]:
+def pictures(count: int, spread: float, seed: int) -> tuple[LabelledFeatures, Labels]:
     """Features of three classes around three centres; two of three neighbours share a group."""
     rng = np.random.default_rng(seed)
     labels = np.arange(count, dtype=np.int64) % 3
     features = np.eye(3, 40, dtype=np.float32)[labels] + rng.normal(0, spread, (count, 40)).astype(np.float32)
-    return Labelled(features, labels), np.arange(count, dtype=np.int64) - 3 * (np.arange(count) % 6 >= 3)
+    return LabelledFeatures(features, labels), np.arange(count, dtype=np.int64) - 3 * (np.arange(count) % 6 >= 3)
 
 
 def curve(spread: float, count: int = 240, **given: Any) -> dict[str, Any]:
@@ -105,10 +105,10 @@ def test_a_class_learnt_by_heart_is_named() -> None:
     assert same["sentence"].endswith("no class is clearly learnt by heart.")
 
 
-def learned(ended: str, epochs: int) -> Learned:
+def learned(ended: str, epochs: int) -> TrainedModel:
     history = [{"epoch": n + 1, "val_macro_f1": 0.5 - 0.01 * n, "val_loss": 1.0} for n in range(epochs)]
     none: Any = None
-    return Learned(none, none, history, none, none, {"training ended by": ended})
+    return TrainedModel(none, none, history, none, none, {"training ended by": ended})
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import torch
 
 from bestiary.batches.augmentation import BatchRandom, random_hflip
 from bestiary.errors import RecipeError
-from bestiary.training.distributed import ALONE, Team
+from bestiary.training.distributed import SINGLE_PROCESS, ProcessGroup
 
 PROGRAM = """
     import sys
@@ -96,10 +96,10 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path, build: str) -> None
 
 
 def test_shares_make_up_the_batch_and_differ_by_at_most_one() -> None:
-    parts = [Team(rank, 3).share(10) for rank in range(3)]
+    parts = [ProcessGroup(rank, 3).local_slice(10) for rank in range(3)]
     assert [row for part in parts for row in range(10)[part]] == list(range(10))
     assert {part.stop - part.start for part in parts} == {3, 4}
-    assert ALONE.share(10) == slice(0, 10)
+    assert SINGLE_PROCESS.local_slice(10) == slice(0, 10)
 
 
 def test_a_picture_is_changed_alike_whoever_has_it() -> None:
@@ -107,12 +107,12 @@ def test_a_picture_is_changed_alike_whoever_has_it() -> None:
     whole = random_hflip(images, BatchRandom(torch.Generator().manual_seed(0)))
     parts = []
     for rank in range(3):
-        team = Team(rank, 3)
-        chance = BatchRandom(torch.Generator().manual_seed(0), *team.beside(10))
-        parts.append(random_hflip(images[team.share(10)], chance))
+        team = ProcessGroup(rank, 3)
+        chance = BatchRandom(torch.Generator().manual_seed(0), *team.batch_offsets(10))
+        parts.append(random_hflip(images[team.local_slice(10)], chance))
     assert torch.equal(torch.cat(parts), whole)
 
 
 def test_a_batch_that_is_too_small_for_the_team_is_refused() -> None:
     with pytest.raises(RecipeError, match="batch of 2 pictures cannot be shared by 3 processes"):
-        Team(0, 3).check(2)
+        ProcessGroup(0, 3).check_batch_size(2)

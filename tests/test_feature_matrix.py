@@ -24,7 +24,7 @@ from bestiary.evaluation.learning_curve import learning_curve
 from bestiary.evaluation.neighbours import nearest
 from bestiary.evaluation.outliers import similarity_to_own
 from bestiary.models.ood import PrincipalSubspace
-from bestiary.training.probe import Labelled
+from bestiary.training.probe import LabelledFeatures
 
 COUNT, CHANNELS = 300, 12
 VALUES = np.random.default_rng(0).normal(0, 1, (COUNT, CHANNELS)).astype(np.float16)
@@ -82,10 +82,10 @@ def test_what_is_computed_of_them_is_what_an_array_gives(kept: DiskMatrix, monke
     np.testing.assert_array_equal(
         out_of_fold(kept, LABELS, GROUPS, 3, seed=0), out_of_fold(VALUES, LABELS, GROUPS, 3, seed=0)
     )
-    whole = Labelled(VALUES.astype(np.float32), LABELS)
+    whole = LabelledFeatures(VALUES.astype(np.float32), LABELS)
     curves = [
         learning_curve(known, whole, (GROUPS, GROUPS), ("cat", "dog", "owl"), strength=0.1, seed=0)
-        for known in (Labelled(kept, LABELS), Labelled(VALUES, LABELS))
+        for known in (LabelledFeatures(kept, LABELS), LabelledFeatures(VALUES, LABELS))
     ]
     assert curves[0] == curves[1]
 

@@ -28,13 +28,19 @@ from bestiary.models.onnx_surgery import STAGES, extract_frozen_stages
 from bestiary.progress import SilentReporter
 from bestiary.recipe import AugmentConfig, Recipe
 from bestiary.training import finetune
-from bestiary.training.activation_cache import Views, activation_store, fill_activations, reader, view_key
-from bestiary.training.budget import estimated
-from bestiary.training.epoch_throughput import EpochPace
-from bestiary.training.finetune import upper_part
-from bestiary.training.methods import untrained
-from bestiary.training.task import Task
-from bestiary.training.throughput import Pace
+from bestiary.training.activation_cache import (
+    AugmentedViews,
+    activation_cache,
+    augmentation_key,
+    fill_activation_cache,
+    make_row_reader,
+)
+from bestiary.training.budget import estimate_seconds
+from bestiary.training.epoch_throughput import EpochThroughput
+from bestiary.training.finetune import trainable_stages
+from bestiary.training.methods import build_training_setup
+from bestiary.training.task import TrainingTask
+from bestiary.training.throughput import Throughput
 
 SIZE = 64
 
@@ -64,7 +70,7 @@ def test_upper_part_on_lower_part_is_the_whole_network(trunk: Path, network: Net
     assert activations.shape == (3, *lower.shape)
     with torch.inference_mode():
         expected = network(tensor(pictures()))
-        found = upper_part(network, stages).eval()(tensor(activations))
+        found = trainable_stages(network, stages).eval()(tensor(activations))
     torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-3)
 
 
@@ -75,7 +81,7 @@ def test_a_cut_outside_the_trunk_is_refused(trunk: Path, stages: int) -> None:
 
 
 def test_training_the_upper_part_trains_the_whole_network_and_nothing_below(network: Network) -> None:
-    upper = upper_part(network, 5)
+    upper = trainable_stages(network, 5)
     before = {name: weight.clone() for name, weight in network.named_parameters()}
     with torch.no_grad():
         for weight in upper.parameters():
@@ -91,7 +97,7 @@ def test_training_the_upper_part_trains_the_whole_network_and_nothing_below(netw
 
 
 def test_batch_normalisation_stays_as_it_came(network: Network) -> None:
-    upper = upper_part(network, 5).train()
+    upper = trainable_stages(network, 5).train()
     norms = [module for module in upper.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     assert norms
     assert not any(norm.training for norm in norms)
@@ -103,7 +109,7 @@ def test_batch_normalisation_stays_as_it_came(network: Network) -> None:
 
 def test_views_are_the_picture_its_mirror_image_and_random_ones_that_repeat() -> None:
     picture = pictures()[:1]
-    first, second = (list(Views(4, AugmentConfig()).of(picture, "key")) for _ in range(2))
+    first, second = (list(AugmentedViews(4, AugmentConfig()).iter_views(picture, "key")) for _ in range(2))
     assert [view.shape for view in first] == [(1, SIZE, SIZE, 3)] * 4
     assert {view.dtype for view in first} == {np.dtype(np.uint8)}
     np.testing.assert_array_equal(first[0], picture)
@@ -111,8 +117,8 @@ def test_views_are_the_picture_its_mirror_image_and_random_ones_that_repeat() ->
     for one, other in zip(first, second, strict=True):
         np.testing.assert_array_equal(one, other)
     assert not np.array_equal(first[2], first[3])
-    assert not np.array_equal(first[2], list(Views(4, AugmentConfig()).of(picture, "other"))[2])
-    assert len(list(Views(1, AugmentConfig()).of(picture, "key"))) == 1
+    assert not np.array_equal(first[2], list(AugmentedViews(4, AugmentConfig()).iter_views(picture, "other"))[2])
+    assert len(list(AugmentedViews(1, AugmentConfig()).iter_views(picture, "key"))) == 1
 
 
 def test_kept_activations_equal_the_direct_computation(
@@ -120,14 +126,14 @@ def test_kept_activations_equal_the_direct_computation(
 ) -> None:
     lower, views, paths = (
         extract_frozen_stages(trunk, "lite0", SIZE, 5),
-        Views(3, AugmentConfig()),
+        AugmentedViews(3, AugmentConfig()),
         sorted(collection.kinds)[:3],
     )
     keys = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
-    store = activation_store(tmp_path, lower, Preprocessing(SIZE), "float32", views.augment)
+    store = activation_cache(tmp_path, lower, Preprocessing(SIZE), "float32", views.augment)
 
     def fill() -> None:
-        fill_activations(
+        fill_activation_cache(
             store,
             paths,
             keys,
@@ -141,14 +147,14 @@ def test_kept_activations_equal_the_direct_computation(
 
     fill()
     engine = OnnxRuntimeEngine(lower.graph, threads=1)
-    rows = reader(store, keys)(np.arange(9))
+    rows = make_row_reader(store, keys)(np.arange(9))
     assert rows.dtype == np.float16
     for position, row in enumerate(rows):
         key, number = keys[position % 3], position // 3
-        view = list(views.of(Preprocessing(SIZE).load_pixels(paths[position % 3])[None], key))[number]
+        view = list(views.iter_views(Preprocessing(SIZE).load_pixels(paths[position % 3])[None], key))[number]
         expected = run_batch(engine, view)["activations"][0]
         np.testing.assert_allclose(row, expected, atol=0.02, rtol=2e-3)
-        np.testing.assert_array_equal(row, store.read([view_key(key, number)])[0])
+        np.testing.assert_array_equal(row, store.read([augmentation_key(key, number)])[0])
     monkeypatch.setattr(
         "bestiary.training.activation_cache.fastest_engine", lambda *_, **__: pytest.fail("computed again")
     )
@@ -158,10 +164,10 @@ def test_kept_activations_equal_the_direct_computation(
 def test_other_augmentation_or_cut_has_a_store_of_its_own(trunk: Path, tmp_path: Path) -> None:
     lower, deeper = (extract_frozen_stages(trunk, "lite0", SIZE, stages) for stages in (5, 6))
     stores = [
-        activation_store(tmp_path, lower, Preprocessing(SIZE), "float32", AugmentConfig()),
-        activation_store(tmp_path, lower, Preprocessing(SIZE), "bfloat16", AugmentConfig()),
-        activation_store(tmp_path, lower, Preprocessing(SIZE), "float32", AugmentConfig(crop_min_area=0.9)),
-        activation_store(tmp_path, deeper, Preprocessing(SIZE), "float32", AugmentConfig()),
+        activation_cache(tmp_path, lower, Preprocessing(SIZE), "float32", AugmentConfig()),
+        activation_cache(tmp_path, lower, Preprocessing(SIZE), "bfloat16", AugmentConfig()),
+        activation_cache(tmp_path, lower, Preprocessing(SIZE), "float32", AugmentConfig(crop_min_area=0.9)),
+        activation_cache(tmp_path, deeper, Preprocessing(SIZE), "float32", AugmentConfig()),
     ]
     assert len({store.folder for store in stores}) == len(stores)
 
@@ -172,7 +178,7 @@ def test_other_augmentation_or_cut_has_a_store_of_its_own(trunk: Path, tmp_path:
 def test_the_mixture_with_the_lowest_loss_is_kept(
     network: Network, target: float, f1_falls_from: float, share: float
 ) -> None:
-    upper = upper_part(network, STAGES)
+    upper = trainable_stages(network, STAGES)
     start = {name: tensor.clone() for name, tensor in upper.state_dict().items()}
     bias = upper.head.linear.bias
     with torch.no_grad():
@@ -182,7 +188,7 @@ def test_the_mixture_with_the_lowest_loss_is_kept(
         moved = float((bias.detach() - start["head.linear.bias"]).mean())
         return abs(moved - target), 0.9 if moved < f1_falls_from else 0.8
 
-    assert finetune.blended(upper, start, judge) == share
+    assert finetune.interpolate_weights(upper, start, judge) == share
     torch.testing.assert_close(bias.detach(), start["head.linear.bias"] + share)
     upper.load_state_dict(start)
 
@@ -227,7 +233,7 @@ def test_interrupted_between_epochs_it_ends_as_if_it_was_not(
     recipe = Recipe.of(FINETUNE)
     whole = flow.train(collection.folder, recipe=recipe, out=tmp_path / "whole", threads=1)
     with monkeypatch.context() as patch:
-        patch.setattr(finetune, "blended", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(finetune, "interpolate_weights", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(InterruptedRun):
             flow.train(collection.folder, recipe=recipe, out=tmp_path / "run", threads=1)
     again = flow.resume(tmp_path / "run", threads=1)
@@ -254,12 +260,12 @@ def test_its_end_is_planned_from_its_upper_part(collection: SyntheticDataset, tm
     costs = []
     for views in (2, 8):
         recipe = Recipe.of({**FINETUNE, "train": {**FINETUNE["train"], "views": views}}).resolve()
-        task = Task(recipe, table, ("a", "b"), Preprocessing(SIZE), tmp_path, tmp_path, 1, SilentReporter())
-        one = untrained(task)
+        task = TrainingTask(recipe, table, ("a", "b"), Preprocessing(SIZE), tmp_path, tmp_path, 1, SilentReporter())
+        one = build_training_setup(task)
         assert one.shape == (2, 2, 192)
         assert one.augmentation == finetune.UNCHANGED
         measure = Measured()
-        costs.append(estimated(task, measure))  # type: ignore[arg-type]
+        costs.append(estimate_seconds(task, measure))  # type: ignore[arg-type]
     assert costs[1].epoch - costs[0].epoch == pytest.approx(6 * 8 / 10)
     assert costs[1].before - costs[0].before == pytest.approx(6 * 8 / 5)
     assert costs[1].after == costs[0].after
@@ -270,10 +276,10 @@ class Measured:
 
     slowness = 1.0
 
-    def features(self, *_: object) -> Pace:
+    def features(self, *_: object) -> Throughput:
         """Return the pace of features."""
-        return Pace(0.0, 5.0)
+        return Throughput(0.0, 5.0)
 
-    def epochs(self, _: object) -> EpochPace:
+    def epochs(self, _: object) -> EpochThroughput:
         """Return the pace of training."""
-        return EpochPace(10.0, 20.0, 0.0)
+        return EpochThroughput(10.0, 20.0, 0.0)

@@ -28,7 +28,7 @@ from bestiary.export.finalize import PARITY_LIMIT
 from bestiary.inference.predictor import Predictor
 from bestiary.picture import load
 from bestiary.recipe import Recipe, write_toml
-from bestiary.training.task import Images, Learned, Logits, Task
+from bestiary.training.task import Images, Logits, TrainedModel, TrainingTask
 
 FILES = {
     *("asked.toml", "resolved.toml", "environment.json", "pictures.parquet", "findings.parquet", "history.jsonl"),
@@ -223,17 +223,17 @@ def test_resuming_a_finished_run_is_refused(probed: Path) -> None:
 def test_a_failed_proof_refuses_the_run(
     probed: Path, faulty: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learn = flow.LEARN["probe"]
+    learn = flow.TRAINERS["probe"]
 
-    def another_network(task: Task) -> Learned:
+    def another_network(task: TrainingTask) -> TrainedModel:
         learned = learn(task)
 
         def turned(images: Images) -> Logits:
-            return np.roll(learned.reference(images), 1, axis=1)
+            return np.roll(learned.reference_network(images), 1, axis=1)
 
-        return replace(learned, reference=turned)
+        return replace(learned, reference_network=turned)
 
-    monkeypatch.setitem(flow.LEARN, "probe", another_network)
+    monkeypatch.setitem(flow.TRAINERS, "probe", another_network)
     run = tmp_path / "run"
     with pytest.raises(IntegrityError, match="differs from the network"):
         flow.train(faulty.folder, recipe=run_folder.load_recipe(probed), out=run, threads=2)
@@ -325,7 +325,7 @@ def test_a_training_that_was_interrupted_ends_like_one_that_was_not(
     run, batches = tmp_path / "run", loop.iter_train_batches
     with monkeypatch.context() as patch:
         patch.setattr(
-            epoch_throughput, "epoch_pace", lambda *_: epoch_throughput.EpochPace(100.0, 100.0, 0.0)
+            epoch_throughput, "measure_epoch_throughput", lambda *_: epoch_throughput.EpochThroughput(100.0, 100.0, 0.0)
         )  # it trains as well
         patch.setattr(loop, "iter_train_batches", _interrupted_in(epoch, batches))
         with pytest.raises(InterruptedRun):

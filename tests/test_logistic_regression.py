@@ -16,7 +16,7 @@ from bestiary.evaluation.label_issues import out_of_fold
 from bestiary.models import logistic_regression
 from bestiary.models.logistic_regression import InMemorySolver, OutOfCoreSolver, linear_logits, make_solver
 from bestiary.recipe import Balance
-from bestiary.training.probe import Labelled, fit_head
+from bestiary.training.probe import LabelledFeatures, fit_head
 
 CHANNELS = 24
 
@@ -66,10 +66,14 @@ def test_a_large_collection_has_the_head_of_a_small_one(balance: Balance) -> Non
     features, labels = clouds(900, 3, seed=3)
     labels[labels == 2] = np.where(np.random.default_rng(0).random((labels == 2).sum()) < 0.8, 1, 2)  # a rare class
     train, val = slice(0, 600), slice(600, 900)
-    known = Labelled(features[val].astype(np.float32), labels[val])
+    known = LabelledFeatures(features[val].astype(np.float32), labels[val])
     heads = [
         fit_head(
-            Labelled(features[train].astype(kind), labels[train]), known, 3, strengths=[0.01, 0.1], balance=balance
+            LabelledFeatures(features[train].astype(kind), labels[train]),
+            known,
+            3,
+            c_values=[0.01, 0.1],
+            balance=balance,
         )
         for kind in (np.float16, np.float32)
     ]

@@ -21,19 +21,19 @@ from bestiary.errors import RecipeError, RunError, SourceError
 from bestiary.models.networks import Network, plain_cnn, small_resnet, with_linear_head
 from bestiary.progress import SilentReporter
 from bestiary.recipe import AugmentConfig, Balance
-from bestiary.training.balance import BALANCES, class_weights, epoch_order, logit_offsets
+from bestiary.training.balance import BALANCES, class_weights, logit_adjustment, sample_epoch_order
 from bestiary.training.loop import (
     FitResult,
     LoopSettings,
-    Validation,
+    ValidationMetrics,
     build_optimiser,
     choose_precision,
     fit,
-    network_logits,
-    rate_factor,
+    lr_factor,
+    predict_logits,
 )
 from bestiary.training.optimiser import MUON_RATE
-from bestiary.training.schedule import training_size, typical_size
+from bestiary.training.schedule import mean_progressive_size, progressive_size
 from listening import Listening
 
 SIZE, CLASSES = 16, 3
@@ -73,17 +73,17 @@ def reader(images: NDArray[np.uint8]) -> Read:
     return read
 
 
-def macro_f1_of(network: Network) -> Validation:
+def macro_f1_of(network: Network) -> ValidationMetrics:
     """Accuracy stands in for macro-F1: the classes are equally large here."""
-    logits = network_logits(network, reader(IMAGES), len(IMAGES), batch_size=10, precision="float32")
+    logits = predict_logits(network, reader(IMAGES), len(IMAGES), batch_size=10, precision="float32")
     loss = float(nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(LABELS)))
-    return Validation(loss, float((logits.argmax(axis=1) == LABELS).mean()))
+    return ValidationMetrics(loss, float((logits.argmax(axis=1) == LABELS).mean()))
 
 
-def scores(*values: float, losses: float = 1.0) -> Callable[[Network], Validation]:
+def scores(*values: float, losses: float = 1.0) -> Callable[[Network], ValidationMetrics]:
     """A validation that gives these macro-F1 values, one an epoch."""
     left = iter(values)
-    return lambda network: Validation(losses, next(left))
+    return lambda network: ValidationMetrics(losses, next(left))
 
 
 def small(seed: int = 0) -> Network:
@@ -99,7 +99,7 @@ def train(
     network: Network,
     settings: LoopSettings = SETTINGS,
     *,
-    evaluate: Callable[[Network], Validation] = macro_f1_of,
+    evaluate: Callable[[Network], ValidationMetrics] = macro_f1_of,
     augmentation: AugmentConfig | None = None,
     read: Read | None = None,
     resume: bool = False,
@@ -151,7 +151,11 @@ def test_history_has_one_line_an_epoch_with_all_its_keys(tmp_path: Path) -> None
         "epoch", "train_loss", "val_loss", "train_accuracy", "val_macro_f1", "learning_rate", "seconds",
         "images_per_second",
     }  # fmt: skip
-    assert (result.stopped, result.device in {"cpu", "cuda", "mps"}, result.precision) == ("finished", True, "float32")
+    assert (result.stop_reason, result.device in {"cpu", "cuda", "mps"}, result.precision) == (
+        "finished",
+        True,
+        "float32",
+    )
 
 
 def test_the_same_seed_gives_the_same_first_batch_and_the_same_weights(tmp_path: Path) -> None:
@@ -181,7 +185,7 @@ def test_a_run_killed_and_resumed_equals_the_uninterrupted_one(tmp_path: Path, o
     expected = train(tmp_path / "whole", whole, settings)
     left = [0, 0, 0]
 
-    def interrupted(network: Network) -> Validation:
+    def interrupted(network: Network) -> ValidationMetrics:
         if not left:
             raise KeyboardInterrupt
         left.pop()
@@ -213,35 +217,35 @@ def test_a_finished_run_resumes_to_its_best_weights(tmp_path: Path) -> None:
 def test_the_best_weights_are_kept_and_patience_ends_the_run(tmp_path: Path) -> None:
     kept: list[Network] = []
 
-    def evaluate(network: Network) -> Validation:
+    def evaluate(network: Network) -> ValidationMetrics:
         twin = small()
         twin.load_state_dict(network.state_dict())
         kept.append(twin)
-        return Validation(1.0, [0.3, 0.8, 0.5, 0.7, 0.6][len(kept) - 1])
+        return ValidationMetrics(1.0, [0.3, 0.8, 0.5, 0.7, 0.6][len(kept) - 1])
 
     network = small()
     settings = replace(SETTINGS, patience_epochs=2)
     result = train(tmp_path, network, settings, evaluate=evaluate)
-    assert (result.best_epoch, result.stopped, len(result.history)) == (2, "patience", 4)
+    assert (result.best_epoch, result.stop_reason, len(result.history)) == (2, "patience", 4)
     assert same_weights(network, kept[1])
     assert not same_weights(network, kept[3])
     again = train(tmp_path, small(), settings, evaluate=evaluate, resume=True)
-    assert (again.best_epoch, again.stopped, len(again.history)) == (2, "patience", 4)
+    assert (again.best_epoch, again.stop_reason, len(again.history)) == (2, "patience", 4)
 
 
 def test_equal_macro_f1_is_decided_by_the_loss(tmp_path: Path) -> None:
     losses = iter([1.0, 0.9, 0.95])
     result = train(
-        tmp_path, small(), replace(SETTINGS, epochs=3), evaluate=lambda network: Validation(next(losses), 0.5)
+        tmp_path, small(), replace(SETTINGS, epochs=3), evaluate=lambda network: ValidationMetrics(next(losses), 0.5)
     )
     assert result.best_epoch == 2
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_the_last_good_weights(tmp_path: Path) -> None:
     network, told = small(), Listening()
-    validations = iter([Validation(1.0, 0.5), Validation(1.0, 0.6), Validation(math.nan, 0.9)])
+    validations = iter([ValidationMetrics(1.0, 0.5), ValidationMetrics(1.0, 0.6), ValidationMetrics(math.nan, 0.9)])
     result = train(tmp_path, network, evaluate=lambda network: next(validations), reporter=told)
-    assert (result.stopped, result.best_epoch, len(result.history)) == ("diverged", 2, 2)
+    assert (result.stop_reason, result.best_epoch, len(result.history)) == ("diverged", 2, 2)
     assert any("epoch 3" in line and "weights of epoch 2" in line for line in told.said)
     assert all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())
 
@@ -313,8 +317,8 @@ def test_muon_moves_the_filters_by_orthogonal_steps_and_the_rest_as_sgd() -> Non
 def test_pictures_grow_with_the_epochs(tmp_path: Path) -> None:
     sizes = []
     settings = replace(SETTINGS, epochs=6, size_from=32, size_to=64)
-    assert [training_size(epoch, settings) for epoch in range(1, 7)] == [32, 32, 48, 48, 64, 64]
-    assert training_size(3, SETTINGS) is None
+    assert [progressive_size(epoch, settings) for epoch in range(1, 7)] == [32, 32, 48, 48, 64, 64]
+    assert progressive_size(3, SETTINGS) is None
     network = small()
     network.register_forward_pre_hook(lambda module, given: sizes.append((module.training, given[0].shape[-1])))
     train(tmp_path, network, replace(SETTINGS, epochs=2, size_from=8, size_to=12))
@@ -324,7 +328,7 @@ def test_pictures_grow_with_the_epochs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("schedule", ["one-cycle", "cosine"])
 def test_the_rate_rises_to_its_peak_once_and_ends_near_zero(schedule: Any) -> None:
-    rates = [rate_factor(step, total_steps=100, warmup_steps=20, schedule=schedule) for step in range(100)]
+    rates = [lr_factor(step, total_steps=100, warmup_steps=20, schedule=schedule) for step in range(100)]
     assert rates[20] == max(rates) == 1
     assert (np.diff(rates[:21]) > 0).all()
     assert (np.diff(rates[20:]) < 0).all()
@@ -349,8 +353,8 @@ def test_precision_follows_the_processor(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_logits_come_for_every_row_in_order() -> None:
     network = small()
-    whole = network_logits(network, reader(IMAGES), 35, batch_size=35, precision="float32")
-    parts = network_logits(network, reader(IMAGES), 35, batch_size=8, precision="float32")
+    whole = predict_logits(network, reader(IMAGES), 35, batch_size=35, precision="float32")
+    parts = predict_logits(network, reader(IMAGES), 35, batch_size=8, precision="float32")
     assert whole.shape == (35, CLASSES)
     np.testing.assert_allclose(parts, whole, atol=1e-5)
 
@@ -361,7 +365,7 @@ UNEQUAL = np.repeat(np.arange(3), [12, 6, 2]).astype(np.int64)
 
 
 def shown(balance: Balance, epoch: int = 1) -> NDArray[np.int64]:
-    return np.bincount(UNEQUAL[epoch_order(UNEQUAL, 3, balance, seed=0, epoch=epoch)], minlength=3)
+    return np.bincount(UNEQUAL[sample_epoch_order(UNEQUAL, 3, balance, seed=0, epoch=epoch)], minlength=3)
 
 
 def test_the_recipe_and_the_balances_agree() -> None:
@@ -370,19 +374,19 @@ def test_the_recipe_and_the_balances_agree() -> None:
 
 @pytest.mark.parametrize("balance", ["none", "class-weights", "logit-adjusted"])
 def test_an_epoch_shows_every_picture_once(balance: Balance) -> None:
-    assert sorted(epoch_order(UNEQUAL, 3, balance, seed=0, epoch=1)) == list(range(20))
+    assert sorted(sample_epoch_order(UNEQUAL, 3, balance, seed=0, epoch=1)) == list(range(20))
 
 
 def test_oversampling_shows_all_classes_as_often_as_the_largest_and_drops_no_picture() -> None:
     assert shown("oversample").tolist() == [12, 12, 12]
-    assert set(epoch_order(UNEQUAL, 3, "oversample", seed=0, epoch=1)) == set(range(20))
+    assert set(sample_epoch_order(UNEQUAL, 3, "oversample", seed=0, epoch=1)) == set(range(20))
 
 
 def test_the_balanced_sampler_keeps_the_epoch_s_length_and_takes_turns_with_the_rest() -> None:
     assert [sum(shown("balanced-sampler", epoch)) for epoch in (1, 2, 3)] == [20, 20, 20]
     assert sum(shown("balanced-sampler", epoch) for epoch in (1, 2, 3)).tolist() == [20, 20, 20]  # type: ignore[union-attr]
     first, again, other = (
-        epoch_order(UNEQUAL, 3, "balanced-sampler", seed=0, epoch=epoch).tolist() for epoch in (1, 1, 2)
+        sample_epoch_order(UNEQUAL, 3, "balanced-sampler", seed=0, epoch=epoch).tolist() for epoch in (1, 1, 2)
     )
     assert first == again != other
 
@@ -395,15 +399,15 @@ def test_weights_are_the_inverse_share_with_mean_one_over_the_pictures() -> None
 
 
 def test_offsets_are_the_log_of_the_share() -> None:
-    assert np.exp(logit_offsets(UNEQUAL, 3, "logit-adjusted")) == pytest.approx([0.6, 0.3, 0.1])
-    assert logit_offsets(UNEQUAL, 3, "none").tolist() == [0, 0, 0]
+    assert np.exp(logit_adjustment(UNEQUAL, 3, "logit-adjusted")) == pytest.approx([0.6, 0.3, 0.1])
+    assert logit_adjustment(UNEQUAL, 3, "none").tolist() == [0, 0, 0]
 
 
 def test_an_unknown_balance_and_an_empty_class_are_named() -> None:
     with pytest.raises(RecipeError, match=r'"oversampel".*Did you mean "oversample"\?'):
         class_weights(UNEQUAL, 3, "oversampel")  # type: ignore[arg-type]
     with pytest.raises(SourceError, match=r"classes \[0, 1, 2\]; expected every class from 0 to 3"):
-        epoch_order(UNEQUAL, 4, "none", seed=0, epoch=1)
+        sample_epoch_order(UNEQUAL, 4, "none", seed=0, epoch=1)
 
 
 @pytest.mark.parametrize("balance", BALANCES)
@@ -429,16 +433,16 @@ def test_training_ends_when_no_further_epoch_fits_into_the_time(tmp_path: Path) 
         PLAIN_VIEW,
         tmp_path,
         reporter=told,
-        may_go_on=may_go_on,
+        should_continue=may_go_on,
     )
-    assert (result.stopped, len(result.history), result.best_epoch) == ("budget", 2, 1)
+    assert (result.stop_reason, len(result.history), result.best_epoch) == ("budget", 2, 1)
     assert asked == [record["seconds"] for record in result.history]
     assert any("The time is up after epoch 2 of 5; the best was 1." in line for line in told.said)
 
 
 def test_the_typical_size_costs_what_growing_pictures_cost_on_average() -> None:
     growing = replace(SETTINGS, epochs=48, size_from=64, size_to=112)
-    sides = [training_size(epoch, growing) or 0 for epoch in range(1, 49)]
-    assert typical_size(growing) == round(math.sqrt(sum(side**2 for side in sides) / 48))
-    assert 64 < (typical_size(growing) or 0) < 112
-    assert typical_size(replace(SETTINGS, size_from=None, size_to=None)) is None
+    sides = [progressive_size(epoch, growing) or 0 for epoch in range(1, 49)]
+    assert mean_progressive_size(growing) == round(math.sqrt(sum(side**2 for side in sides) / 48))
+    assert 64 < (mean_progressive_size(growing) or 0) < 112
+    assert mean_progressive_size(replace(SETTINGS, size_from=None, size_to=None)) is None

@@ -28,7 +28,7 @@ from bestiary.models.networks import (
 from bestiary.models.timm_backbone import TimmBackbone
 from bestiary.models.torch_export import _compare, export_backbone
 from bestiary.recipe import Recipe
-from bestiary.training.recipe_checks import refuse_impossible
+from bestiary.training.recipe_checks import check_recipe_supported
 
 
 def pixels(count: int = 4, size: int = 32) -> Tensor:
@@ -273,4 +273,4 @@ def test_a_residual_network_refuses_pictures_that_are_too_small(
     train = {} if size_from is None else {"size_from": size_from}
     asked = {"picture": {"size": size}, "model": {"method": "scratch", "filters": filters}, "train": train}
     with pytest.raises(RecipeError, match=words):
-        refuse_impossible(Recipe.of(asked))
+        check_recipe_supported(Recipe.of(asked))

@@ -26,25 +26,32 @@ from bestiary.progress import SilentReporter
 from bestiary.quick_metrics import loss_and_macro_f1, softmax
 from bestiary.recipe import Balance, Recipe
 from bestiary.training import probe
-from bestiary.training.probe import Labelled, feature_store, fill_features, fit_head, fitted_probe, strengths_for
-from bestiary.training.recipe_checks import refuse_impossible
-from bestiary.training.task import Task
+from bestiary.training.probe import (
+    LabelledFeatures,
+    default_c_values,
+    feature_store,
+    fill_features,
+    fit_head,
+    fit_probe,
+)
+from bestiary.training.recipe_checks import check_recipe_supported
+from bestiary.training.task import TrainingTask
 
 FEATURES = 12
 SIZE = 64
 
 
-def labelled(count: int, classes: int, *, seed: int, noise: float = 1.0) -> Labelled:
+def labelled(count: int, classes: int, *, seed: int, noise: float = 1.0) -> LabelledFeatures:
     """Clouds around one centre for each class, of which the first is commonest, in features of unequal scale."""
     centres = np.random.default_rng(7).normal(0, 1, (classes, FEATURES))
     rng = np.random.default_rng(seed)
     labels = np.minimum(rng.geometric(0.4, count) - 1, classes - 1).astype(np.int64)
     features = centres[labels] + rng.normal(0, noise, (count, FEATURES))
     scales, shift = np.logspace(-2, 2, FEATURES), np.linspace(-30, 30, FEATURES)
-    return Labelled((features * scales + shift).astype(np.float32), labels)
+    return LabelledFeatures((features * scales + shift).astype(np.float32), labels)
 
 
-def array(part: Labelled) -> NDArray[np.float32]:
+def array(part: LabelledFeatures) -> NDArray[np.float32]:
     assert isinstance(part.features, np.ndarray)
     return part.features
 
@@ -58,8 +65,8 @@ def logits_of(head: Head, features: NDArray[np.float32]) -> NDArray[np.float32]:
 @pytest.mark.parametrize("balance", ["none", "class-weights"])
 def test_the_head_gives_the_probabilities_of_scikit_learn(classes: int, balance: Balance) -> None:
     train, val = labelled(300, classes, seed=0), labelled(80, classes, seed=1)
-    own = Labelled(array(train).copy(), train.labels)  # the fit standardises its features in place
-    head, _ = fit_head(own, val, classes, strengths=[0.05], balance=balance)
+    own = LabelledFeatures(array(train).copy(), train.labels)  # the fit standardises its features in place
+    head, _ = fit_head(own, val, classes, c_values=[0.05], balance=balance)
 
     mean, scale = array(train).mean(axis=0), array(train).std(axis=0)
     weights = "balanced" if balance == "class-weights" else None
@@ -74,8 +81,8 @@ def test_the_head_gives_the_probabilities_of_scikit_learn(classes: int, balance:
 
 def test_class_weights_favour_the_rare_class() -> None:
     train, val = labelled(300, 3, seed=0, noise=3), labelled(300, 3, seed=1, noise=3)
-    plain, _ = fit_head(train, val, 3, strengths=[0.01], balance="none")
-    weighted, _ = fit_head(train, val, 3, strengths=[0.01], balance="class-weights")
+    plain, _ = fit_head(train, val, 3, c_values=[0.01], balance="none")
+    weighted, _ = fit_head(train, val, 3, c_values=[0.01], balance="class-weights")
     rarest = np.bincount(train.labels).argmin()
     named = [int((logits_of(head, array(val)).argmax(axis=1) == rarest).sum()) for head in (plain, weighted)]
     assert named[1] > named[0]
@@ -84,7 +91,7 @@ def test_class_weights_favour_the_rare_class() -> None:
 def test_the_lowest_validation_loss_is_chosen() -> None:
     train, val = labelled(60, 3, seed=0, noise=2), labelled(200, 3, seed=1, noise=2)
     strengths = [100.0, 0.0001, 0.05]
-    head, history = fit_head(train, val, 3, strengths=strengths, balance="none")
+    head, history = fit_head(train, val, 3, c_values=strengths, balance="none")
     losses = [line["val_loss"] for line in history]
     best = int(np.argmin(losses))
     assert 0 < best < 2  # with these clouds both ends are worse
@@ -102,15 +109,15 @@ def test_a_feature_that_never_changes_does_no_harm() -> None:
     train, val = labelled(100, 3, seed=0), labelled(40, 3, seed=1)
     for part in (train, val):
         array(part)[:, 4] = 3.5
-    head, history = fit_head(train, val, 3, strengths=[0.05], balance="none")
+    head, history = fit_head(train, val, 3, c_values=[0.05], balance="none")
     assert np.isfinite(head.weight).all()
     assert history[0]["val_macro_f1"] > 0.6
 
 
 def test_logit_adjustment_takes_the_classes_shares_out_of_the_plain_head() -> None:
     val = labelled(80, 3, seed=1)
-    plain, lines = fit_head(labelled(300, 3, seed=0), val, 3, strengths=[0.01, 1.0], balance="none")
-    adjusted, own_lines = fit_head(labelled(300, 3, seed=0), val, 3, strengths=[0.01, 1.0], balance="logit-adjusted")
+    plain, lines = fit_head(labelled(300, 3, seed=0), val, 3, c_values=[0.01, 1.0], balance="none")
+    adjusted, own_lines = fit_head(labelled(300, 3, seed=0), val, 3, c_values=[0.01, 1.0], balance="logit-adjusted")
     shares = np.bincount(labelled(300, 3, seed=0).labels) / 300
     np.testing.assert_array_equal(adjusted.weight, plain.weight)
     np.testing.assert_allclose(plain.bias - adjusted.bias, np.log(shares), atol=1e-4)
@@ -125,20 +132,20 @@ def test_a_row_of_weight_two_counts_as_two_rows() -> None:
     times = np.where(train.labels == 2, 2, 1)
     repeated = np.repeat(array(train), times, axis=0)
     model = LogisticRegression(C=0.05, max_iter=500).fit(repeated, np.repeat(train.labels, times))
-    weighted = Labelled(array(train).copy(), train.labels, times.astype(np.float32))
-    head, _ = fit_head(weighted, val, 3, strengths=[0.05], balance="oversample")
+    weighted = LabelledFeatures(array(train).copy(), train.labels, times.astype(np.float32))
+    head, _ = fit_head(weighted, val, 3, c_values=[0.05], balance="oversample")
     expected = model.predict_proba(array(val))
     np.testing.assert_allclose(softmax(logits_of(head, array(val))), expected, atol=2e-4)
 
 
 def test_the_sampler_is_refused_by_the_probe() -> None:
     with pytest.raises(RecipeError, match='"balanced-sampler" is not for the probe.*the same as "class-weights"'):
-        refuse_impossible(Recipe.of({"train": {"balance": "balanced-sampler"}}))
+        check_recipe_supported(Recipe.of({"train": {"balance": "balanced-sampler"}}))
 
 
 @pytest.mark.parametrize(("pictures", "weakest"), [(50, 24.0), (30_000, 0.04)])
 def test_the_strengths_follow_the_number_of_pictures(pictures: int, weakest: float) -> None:
-    strengths = strengths_for(pictures)
+    strengths = default_c_values(pictures)
     assert strengths[-1] == pytest.approx(weakest)
     assert strengths[-1] / strengths[0] == pytest.approx(300)
 
@@ -274,15 +281,15 @@ def test_oversampling_shows_small_classes_mirrored_every_other_time(
         }
     )
     recipe = Recipe.of({"model": {"backbone": "lite0"}, "train": {"balance": "oversample"}}).resolve()
-    task = Task(recipe, pictures, ("few", "many"), Preprocessing(SIZE), tmp_path, tmp_path, 1, SilentReporter())
-    given = list[Labelled]()
+    task = TrainingTask(recipe, pictures, ("few", "many"), Preprocessing(SIZE), tmp_path, tmp_path, 1, SilentReporter())
+    given = list[LabelledFeatures]()
 
-    def watched(train: Labelled, *_: object, **__: object) -> tuple[None, list[object]]:
+    def watched(train: LabelledFeatures, *_: object, **__: object) -> tuple[None, list[object]]:
         given.append(train)
         return None, []
 
     monkeypatch.setattr(probe, "fit_head", watched)
-    fitted_probe(task)
+    fit_probe(task)
     weights = given[0].weights
     assert weights is not None
     assert given[0].labels.tolist() == [1] * 6 + [0] * 2 + [0] * 2  # the two of "few" once more, as mirror images

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from bestiary.errors import RecipeError
 from bestiary.recipe import METHODS, Recipe, builtin_recipes, read_toml
-from bestiary.training.recipe_checks import USERS, refuse_unused, users_of
+from bestiary.training.recipe_checks import SETTING_CONSUMERS, check_no_unused_settings, setting_consumers
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ from bestiary.training.recipe_checks import USERS, refuse_unused, users_of
 )
 def test_what_has_no_effect_is_refused(asked: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        refuse_unused(Recipe.of(asked))
+        check_no_unused_settings(Recipe.of(asked))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_what_has_no_effect_is_refused(asked: dict[str, Any], message: str) -> N
     ],
 )
 def test_what_has_an_effect_passes(asked: dict[str, Any]) -> None:
-    refuse_unused(Recipe.of(asked))
+    check_no_unused_settings(Recipe.of(asked))
 
 
 @pytest.mark.parametrize("network", ["resnet", "plain"])
@@ -70,7 +70,7 @@ def test_what_has_an_effect_passes(asked: dict[str, Any]) -> None:
 def test_a_recipe_with_every_default_spelled_out_can_be_used_again(method: str, backbone: str, network: str) -> None:
     model = {"method": method} | ({"network": network} if method == "scratch" else {"backbone": backbone})
     spelled_out = Recipe.of({"model": model, "picture": {"size": 96}}).resolve()
-    refuse_unused(Recipe.of(spelled_out.model_dump(mode="json")))
+    check_no_unused_settings(Recipe.of(spelled_out.model_dump(mode="json")))
 
 
 def test_every_setting_of_a_recipe_has_its_users() -> None:
@@ -80,6 +80,6 @@ def test_every_setting_of_a_recipe_has_its_users() -> None:
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
         for key in field.annotation.model_fields
     ]
-    assert sorted(users_of()) == sorted(settings)
-    named = [key for sections in USERS.values() for keys in sections.values() for key in keys.split()]
+    assert sorted(setting_consumers()) == sorted(settings)
+    named = [key for sections in SETTING_CONSUMERS.values() for keys in sections.values() for key in keys.split()]
     assert len(named) == len(settings)  # each is named once

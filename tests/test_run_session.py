@@ -15,7 +15,7 @@ from bestiary import files, flow, run_folder
 from bestiary.errors import RunError
 from bestiary.profiling import PeakMemory, StageTimer
 from bestiary.recipe import Recipe
-from bestiary.training.run_session import LOCK, held, session
+from bestiary.training.run_session import LOCK, open_session, run_lock
 
 HOLD = """
 import sys, time
@@ -38,7 +38,10 @@ def holder(run: Path) -> subprocess.Popen[str]:
 def test_a_second_process_is_refused_and_told_who_has_the_run(tmp_path: Path) -> None:
     other = holder(tmp_path)
     try:
-        with pytest.raises(RunError, match=f"in use by process {other.pid} on .*--resume {tmp_path}"), held(tmp_path):
+        with (
+            pytest.raises(RunError, match=f"in use by process {other.pid} on .*--resume {tmp_path}"),
+            run_lock(tmp_path),
+        ):
             pass
     finally:
         other.kill()
@@ -50,15 +53,15 @@ def test_the_lock_of_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:
     other.kill()
     other.communicate()
     assert (tmp_path / LOCK).exists()
-    with held(tmp_path):
+    with run_lock(tmp_path):
         pass
     assert not (tmp_path / LOCK).exists()
 
 
 def test_a_run_is_free_again_after_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="ours"), held(tmp_path):
+    with pytest.raises(ValueError, match="ours"), run_lock(tmp_path):
         raise ValueError("ours")
-    with held(tmp_path), pytest.raises(RunError, match="in use"), held(tmp_path):
+    with run_lock(tmp_path), pytest.raises(RunError, match="in use"), run_lock(tmp_path):
         pass
 
 
@@ -66,16 +69,16 @@ def test_a_run_is_free_again_after_an_error(tmp_path: Path) -> None:
 def test_commands_that_write_into_a_run_are_refused_while_another_has_it(
     probed: Path, command: Callable[[Path], object]
 ) -> None:
-    with held(probed), pytest.raises(RunError, match="in use"):
+    with run_lock(probed), pytest.raises(RunError, match="in use"):
         command(probed)
 
 
 def test_seconds_of_all_sessions_add_up(tmp_path: Path) -> None:
     memory = PeakMemory()
-    with session(tmp_path, first := StageTimer(), memory), first.stage("train"):
+    with open_session(tmp_path, first := StageTimer(), memory), first.stage("train"):
         time.sleep(0.05)
     one = files.read_json(tmp_path / "sessions.json")["sessions"]
-    with session(tmp_path, second := StageTimer(), memory) as account:
+    with open_session(tmp_path, second := StageTimer(), memory) as account:
         with second.stage("train"):
             time.sleep(0.05)
         with second.stage("report"):

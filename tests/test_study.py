@@ -29,8 +29,8 @@ from bestiary.study.recipes import read_entries
 from bestiary.study.results import Results
 from bestiary.study.runs import refuse_other_splits, remembered
 from bestiary.study.study import Study, study
-from bestiary.training.budget import Estimate
-from bestiary.training.run_session import held
+from bestiary.training.budget import TimeEstimate
+from bestiary.training.run_session import run_lock
 
 pytestmark = pytest.mark.slow
 
@@ -154,8 +154,8 @@ def test_ctrl_c_says_how_to_go_on(
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    soon = Forecast(Estimate(1.0, 0.0, 0.0), None)
-    monkeypatch.setattr(studies, "begin", stopped)
+    soon = Forecast(TimeEstimate(1.0, 0.0, 0.0), None)
+    monkeypatch.setattr(studies, "create_run", stopped)
     monkeypatch.setattr(
         studies, "forecast", lambda entries, *_, **__: dict.fromkeys([one.name for one in entries], soon)
     )
@@ -338,14 +338,14 @@ def test_another_recipe_of_the_same_name_is_refused(
 
 
 def test_a_study_that_another_process_works_on_is_refused(done: Study, faulty: SyntheticDataset, written: Path) -> None:
-    with held(done.path), pytest.raises(RunError, match="is in use by process .* go on with: the same command"):
+    with run_lock(done.path), pytest.raises(RunError, match="is in use by process .* go on with: the same command"):
         again(done, faulty, written)
 
 
 def test_a_budget_too_short_leaves_no_folder(
     faulty: SyntheticDataset, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    long = Forecast(Estimate(100.0, 0.0, 0.0), None)
+    long = Forecast(TimeEstimate(100.0, 0.0, 0.0), None)
     monkeypatch.setattr(studies, "forecast", lambda entries, *_, **__: {one.name: long for one in entries})
     names = [str(written / "poor.toml"), str(written / "good.toml")]
     with pytest.raises(RecipeError, match="--budget 60 s is too short"):

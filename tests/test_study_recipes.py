@@ -17,7 +17,7 @@ from bestiary.study.plots import seconds_plot
 from bestiary.study.recipes import Entry, changes, named, original, pairs_of, read_entries, with_epochs
 from bestiary.study.runs import cells_of
 from bestiary.study.study import refuse_few_to_validate, study
-from bestiary.training.budget import Estimate
+from bestiary.training.budget import TimeEstimate
 
 # ---- Recipes -------------------------------------------------------------------------------------------------------
 
@@ -117,7 +117,7 @@ def test_fewer_validation_pictures_than_classes() -> None:
 
 
 def forecast_of(seconds: float, epochs: int | None = None) -> Forecast:
-    return Forecast(Estimate(10.0, seconds, 0.0), epochs)
+    return Forecast(TimeEstimate(10.0, seconds, 0.0), epochs)
 
 
 def test_a_budget_cuts_the_epochs_of_all_recipes_by_the_same_share() -> None:

@@ -27,7 +27,7 @@ from bestiary import files, flow, run_folder
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import InterruptedRun, MachineError, RecipeError, RunError, SourceError, UserError
 from bestiary.recipe import Recipe, write_toml
-from bestiary.training.budget import Estimate
+from bestiary.training.budget import TimeEstimate
 from bestiary.tune import finish, importance, objective, search_space, selection_bias
 from bestiary.tune import page as tune_page
 from bestiary.tune import plan as planning
@@ -97,7 +97,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
     for module in (trying, finish):
         monkeypatch.setattr(module, "scored", score)
-    monkeypatch.setattr(finish, "begin", begin)
+    monkeypatch.setattr(finish, "create_run", begin)
     monkeypatch.setattr(flow, "resume", resume)
     monkeypatch.setattr(finish, "write_report", lambda run, **_: None)
     monkeypatch.setattr(importance, "RESAMPLES", 1)
@@ -475,7 +475,7 @@ def test_a_budget_too_short_for_one_trial(collection: SyntheticDataset, tmp_path
 
 def test_how_a_budget_is_shared_out() -> None:
     scratch = Recipe.of({"model": {"method": "scratch"}})
-    pace = Estimate(before=10.0, epoch=5.0, after=20.0)
+    pace = TimeEstimate(before=10.0, epoch=5.0, after=20.0)
     roomy = planning.shared_out(scratch, pace, 4000.0, 0)
     assert (roomy.epochs, roomy.final_epochs) == (48, 48)  # the winner's training is a trial's
     tight = planning.shared_out(scratch, pace, 900.0, 0)

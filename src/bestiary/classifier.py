@@ -36,8 +36,8 @@ from bestiary.picture import resize_to_square as fitted
 from bestiary.profiling import StageTimer
 from bestiary.progress import SilentReporter
 from bestiary.recipe import Recipe
-from bestiary.training.recipe_checks import refuse_impossible
-from bestiary.training.task import task_in
+from bestiary.training.recipe_checks import check_recipe_supported
+from bestiary.training.task import load_task
 
 Array = npt.NDArray[Any]
 GIVEN = "given"  # the folder of pictures that came as arrays
@@ -234,7 +234,7 @@ def _run(listing: PictureList, out: Path, recipe: Recipe, *, remember: bool, thr
 
     Audit, split and model are those of `train`. remember: whether measurements of the files are kept in the cache.
     """
-    refuse_impossible(recipe)
+    check_recipe_supported(recipe)
     settings, memory = recipe.resolve(), cache_folder() if remember else None
     limits = DecodeLimits(settings.picture.max_bytes, settings.picture.max_pixels)
     reporter = SilentReporter()
@@ -248,7 +248,7 @@ def _run(listing: PictureList, out: Path, recipe: Recipe, *, remember: bool, thr
         table.write(collection.findings, folder / "findings.parquet")
 
     run = run_folder.create_run_folder(out, recipe, contents=contents)
-    learned, sealed = learn_model(task_in(run, threads, StageTimer(), reporter, resume=False))
+    learned, sealed = learn_model(load_task(run, threads, StageTimer(), reporter, resume=False))
     run_folder.update_environment(run, learned.notes)
     table.write(validated(shown, learned, sealed), run / "predictions.parquet")
     return run

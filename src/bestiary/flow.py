@@ -40,12 +40,12 @@ from bestiary.recipe import Recipe
 from bestiary.report.classification_report import classification_report
 from bestiary.report.run_report import write_report
 from bestiary.run_folder import read_pictures
-from bestiary.training.budget import Plan, planned
-from bestiary.training.create_run import Sources, begin, paths_of, source_facts
-from bestiary.training.methods import LEARN
-from bestiary.training.recipe_checks import refuse_impossible
-from bestiary.training.run_session import Session, held, session
-from bestiary.training.task import Task, task_in, task_of
+from bestiary.training.budget import TrainingPlan, plan_training
+from bestiary.training.create_run import Sources, as_path_list, create_run, describe_sources
+from bestiary.training.methods import TRAINERS
+from bestiary.training.recipe_checks import check_recipe_supported
+from bestiary.training.run_session import RunSession, open_session, run_lock
+from bestiary.training.task import TrainingTask, load_task, make_task
 
 SILENT = SilentReporter()
 
@@ -86,7 +86,7 @@ def measured(
 ) -> AuditedDataset:
     """Return the pictures as far as they are known without a model: all that splitting and planning need."""
     return audit_sources(
-        paths_of(pictures),
+        as_path_list(pictures),
         labels,
         settings.data,
         DecodeLimits(settings.picture.max_bytes, settings.picture.max_pixels),
@@ -127,11 +127,11 @@ def train(
     """
     asked, clock, workers = _with_folds(Recipe.of(recipe or {}), folds), StageTimer(), threads or available_cores()
     out = None if out is None else Path(out)
-    refuse_impossible(asked)
+    check_recipe_supported(asked)
     run_folder.require_free_folder(out)
     with PeakMemory() as memory:
         run, plan = _prepared(pictures, labels, corrections, asked, out, workers, budget_seconds, clock, reporter)
-        with _resumable(run), session(run, clock, memory) as account:
+        with _resumable(run), open_session(run, clock, memory) as account:
             return _finish(
                 run,
                 threads=workers,
@@ -152,7 +152,7 @@ def _prepared(
     budget_seconds: float | None,
     clock: StageTimer,
     reporter: Reporter,
-) -> tuple[Path, Plan]:
+) -> tuple[Path, TrainingPlan]:
     """Return a new run folder, with its pictures audited and split, and the plan of what is to be done with them."""
     # ---- Pictures: measured, audited, split ------------------------------------------------------------------------
     with clock.stage("audit"):
@@ -160,11 +160,11 @@ def _prepared(
         shown, digest = assign_splits(collection, asked.data, seed=asked.seed)
 
     # ---- The plan: what fits into the time, and when it will be done -----------------------------------------------
-    def make(recipe: Recipe) -> Task:
-        return task_of(Path(), recipe, shown, threads, clock, reporter)
+    def make(recipe: Recipe) -> TrainingTask:
+        return make_task(Path(), recipe, shown, threads, clock, reporter)
 
     with clock.stage("plan"):
-        plan = planned(make, asked, budget_seconds, lambda: clock.total)
+        plan = plan_training(make, asked, budget_seconds, lambda: clock.total)
     reporter.info(plan.words)
     with clock.stage("audit"):
         collection = examined(collection, plan.recipe, threads, reporter)
@@ -173,9 +173,9 @@ def _prepared(
     reporter.info(describe_splits(shown, collection))
 
     # ---- The run folder: nothing is written before the pictures are known to be good -------------------------------
-    facts = source_facts(pictures, labels, corrections, threads) | {"split digest": digest, "plan": plan.words}
+    facts = describe_sources(pictures, labels, corrections, threads) | {"split digest": digest, "plan": plan.words}
     facts |= {"planned seconds": round(plan.seconds, 1)}
-    return begin(out, asked, plan.recipe, shown, collection, facts), plan
+    return create_run(out, asked, plan.recipe, shown, collection, facts), plan
 
 
 def resume(run: Path | str, *, light: bool = False, threads: int | None = None, reporter: Reporter = SILENT) -> Run:
@@ -187,7 +187,7 @@ def resume(run: Path | str, *, light: bool = False, threads: int | None = None, 
     """
     run, clock = Path(run), StageTimer()
     run_folder.load_recipe(run)
-    with PeakMemory() as memory, _resumable(run), session(run, clock, memory) as account:
+    with PeakMemory() as memory, _resumable(run), open_session(run, clock, memory) as account:
         if (run / "report.html").exists():
             raise RunError(f"{run} is finished already. Its report: {run / 'report.html'}")
         run_folder.remove_partial_files(run)
@@ -205,11 +205,11 @@ def resume(run: Path | str, *, light: bool = False, threads: int | None = None, 
 
 def follow(*, threads: int | None = None) -> None:
     """Train along with the first of several processes (see torchrun), which alone looks, writes and reports."""
-    from bestiary.training.distributed import team
+    from bestiary.training.distributed import init_process_group
 
-    _, told = team()
-    LEARN[told["method"]](
-        task_in(Path(told["run"]), threads or available_cores(), StageTimer(), SILENT, resume=told["resume"])
+    _, told = init_process_group()
+    TRAINERS[told["method"]](
+        load_task(Path(told["run"]), threads or available_cores(), StageTimer(), SILENT, resume=told["resume"])
     )
 
 
@@ -235,7 +235,7 @@ def evaluate(
             f"{run} was cross-validated: it has no test pictures of its own, and each was scored by a model that had"
             " not learnt from it. Score it on other labelled pictures."
         )
-    with held(run):
+    with run_lock(run):
         shown, old = read_pictures(run), table.read(run / "predictions.parquet", table.PREDICTIONS)
         test = shown.filter(pl.col("split") == "test").sort("row_id")
         predictor = Predictor(run, threads=threads or available_cores(), engine="fastest")
@@ -251,7 +251,7 @@ def _finish(
     *,
     threads: int,
     clock: StageTimer,
-    account: Session,
+    account: RunSession,
     reporter: Reporter,
     resume: bool = False,
     light: bool = False,
@@ -259,8 +259,8 @@ def _finish(
 ) -> Run:
     """Train, seal, judge and report what a run folder describes."""
     recipe, shown = run_folder.load_resolved_recipe(run), read_pictures(run)
-    make = partial(task_in, threads=threads, clock=clock, reporter=reporter, resume=resume)
-    made = task_of(run, recipe, shown, threads, clock, reporter, resume=resume, deadline=deadline)
+    make = partial(load_task, threads=threads, clock=clock, reporter=reporter, resume=resume)
+    made = make_task(run, recipe, shown, threads, clock, reporter, resume=resume, deadline=deadline)
     test = partial(tested, threads=threads, clock=clock, reporter=reporter)
 
     def learn_and_test(place: Path) -> pl.DataFrame:
@@ -293,7 +293,13 @@ def _finish(
 
 
 def _reported(
-    run: Path, metrics: dict[str, Any], threads: int | None, clock: StageTimer, account: Session, *, light: bool = False
+    run: Path,
+    metrics: dict[str, Any],
+    threads: int | None,
+    clock: StageTimer,
+    account: RunSession,
+    *,
+    light: bool = False,
 ) -> Run:
     """Write what came out and the report of it, and note how long all of it took."""
     with clock.stage("report"):

@@ -23,8 +23,8 @@ from bestiary.models.logistic_regression import linear_logits
 from bestiary.recipe import BACKBONE_SIZES, Recipe
 from bestiary.stats import wilson_interval
 from bestiary.text import format_percent
-from bestiary.training.probe import Labelled, feature_store, fill_features
-from bestiary.training.task import Learned, Part, Task
+from bestiary.training.probe import LabelledFeatures, feature_store, fill_features
+from bestiary.training.task import SplitData, TrainedModel, TrainingTask
 
 SHOWN_AGAIN = 512  # training pictures that a network is asked about once more, without augmentation
 NAMED = 3  # classes named in the sentence about overfitting
@@ -34,13 +34,13 @@ Logits = npt.NDArray[np.floating[Any]]
 Labels = npt.NDArray[np.int64]
 
 
-def lessons(task: Task, learned: Learned) -> dict[str, Any]:
+def lessons(task: TrainingTask, learned: TrainedModel) -> dict[str, Any]:
     """Return what the training of this task tells, as plain values.
 
     `ended` and `gaps` always; `curve` for the probe, for other methods if the probe's features are kept already or
     `evaluate.learning_curve` is "on".
     """
-    train, val = task.part("train"), task.part("val")
+    train, val = task.split("train"), task.split("val")
     probe, with_curve = _probe(task), task.recipe.evaluate.learning_curve != "off"
     features = _features(probe) if with_curve or probe is task else None
     if probe is task and features is not None:
@@ -66,7 +66,7 @@ def lessons(task: Task, learned: Learned) -> dict[str, Any]:
     return found
 
 
-def ending(recipe: Recipe, learned: Learned) -> str:
+def ending(recipe: Recipe, learned: TrainedModel) -> str:
     """Return how the training ended, in a sentence."""
     if recipe.model.method == "probe":
         return "The head was fitted at every strength of regularisation; nothing was stopped early."
@@ -92,46 +92,48 @@ def _mixture(share: float | None) -> str:
     return f", and mixed by validation with those that training started from ({parts})"
 
 
-def _sampled_logits(task: Task, learned: Learned, part: Part) -> tuple[Logits, npt.NDArray[np.int64]]:
+def _sampled_logits(task: TrainingTask, learned: TrainedModel, part: SplitData) -> tuple[Logits, npt.NDArray[np.int64]]:
     """Return the logits of a sample of pictures as they are, with their labels."""
     chosen = np.sort(np.random.default_rng(task.recipe.seed).permutation(len(part.paths))[:SHOWN_AGAIN])
     paths = [part.paths[place] for place in chosen]
-    logits = [learned.reference(images) for images in iter_pixel_batches(paths, task.view, threads=task.threads)]
+    logits = [
+        learned.reference_network(images) for images in iter_pixel_batches(paths, task.preprocess, threads=task.threads)
+    ]
     return np.concatenate(logits), part.labels[chosen]
 
 
-def _probe(task: Task) -> Task:
+def _probe(task: TrainingTask) -> TrainingTask:
     """Return the task as a probe would do it: itself, or with the backbone of the recipe at the backbone's own size."""
     if task.recipe.model.method == "probe":
         return task
     backbone = task.recipe.model.backbone if task.recipe.model.backbone in BACKBONES else "lite2"
     model = task.recipe.model.model_copy(update={"method": "probe", "backbone": backbone})
-    view = Preprocessing(BACKBONE_SIZES[backbone], task.view.fit, task.view.limits)
+    view = Preprocessing(BACKBONE_SIZES[backbone], task.preprocess.fit, task.preprocess.limits)
     recipe = task.recipe.model_copy(update={"model": model})
-    return Task(
+    return TrainingTask(
         recipe, task.pictures, task.classes, view, task.run, task.cache, task.threads, task.reporter, task.clock
     )
 
 
-def _features(task: Task) -> list[Labelled] | None:
+def _features(task: TrainingTask) -> list[LabelledFeatures] | None:
     """Return the kept features of both parts; None if some are missing and are not to be computed for this."""
     backbone, wanted = task.recipe.model.backbone, task.recipe.evaluate.learning_curve == "on"
     if not wanted and not (task.cache / "features").exists():
         return None
-    trunk = cached_backbone_graph(backbone, task.cache / "trunks", task.view.size)
+    trunk = cached_backbone_graph(backbone, task.cache / "trunks", task.preprocess.size)
     fast: Precision = "bfloat16" if has_openvino() else "float32"
     found = []
     for split in ("train", "val"):
-        part, precision = task.part(split), fast if split == "train" else "float32"
-        store = feature_store(task.cache, trunk, task.view, precision, BACKBONES[backbone].channels)
+        part, precision = task.split(split), fast if split == "train" else "float32"
+        store = feature_store(task.cache, trunk, task.preprocess, precision, BACKBONES[backbone].channels)
         if wanted:
             fill_features(
-                store, part.paths, part.keys, trunk, task.view,
+                store, part.paths, part.keys, trunk, task.preprocess,
                 precision=precision, threads=task.threads, reporter=task.reporter,
             )  # fmt: skip
         if store.missing_keys(part.keys):
             return None
-        found.append(Labelled(load_features([(store, key) for key in part.keys]), part.labels))
+        found.append(LabelledFeatures(load_features([(store, key) for key in part.keys]), part.labels))
     return found
 
 

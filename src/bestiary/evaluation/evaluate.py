@@ -18,10 +18,10 @@ from bestiary.profiling import StageTimer
 from bestiary.progress import Reporter
 from bestiary.recipe import Recipe
 from bestiary.run_folder import read_pictures
-from bestiary.training.task import Learned
+from bestiary.training.task import TrainedModel
 
 
-def validated(shown: pl.DataFrame, learned: Learned, sealed: Model) -> pl.DataFrame:
+def validated(shown: pl.DataFrame, learned: TrainedModel, sealed: Model) -> pl.DataFrame:
     """Return the prediction table of the validation pictures."""
     val = shown.filter(pl.col("split") == "val")
     answers = validation_answers(sealed, learned.val_logits, learned.val_features)

@@ -15,7 +15,7 @@ from bestiary.batches.feature_matrix import fit_scaler
 from bestiary.evaluation.intervals import Floats, Integers, interval, percentiles, resampled_sums
 from bestiary.models.logistic_regression import Features, linear_logits, make_solver
 from bestiary.text import format_points
-from bestiary.training.probe import Labelled
+from bestiary.training.probe import LabelledFeatures
 
 SHARES, DRAWS = (0.25, 0.5, 1.0), (2, 2, 1)  # of the training pictures, and how often each share is drawn
 MOST_PICTURES = 8_000  # of a larger collection so many are drawn first: seconds and memory stay bounded
@@ -26,8 +26,8 @@ CLASS_WORTH, SURE = 0.02, 0.9  # of a class: gain of F1 from a quarter to all, a
 
 
 def learning_curve(
-    train: Labelled,
-    val: Labelled,
+    train: LabelledFeatures,
+    val: LabelledFeatures,
     groups: tuple[Integers, Integers],
     classes: Sequence[str],
     *,
@@ -56,7 +56,7 @@ def learning_curve(
             if whole is not None and len(rows) == count:
                 answers.append(whole)
                 continue
-            learned = Labelled(train.features[everything[rows]], labels[rows])
+            learned = LabelledFeatures(train.features[everything[rows]], labels[rows])
             answers.append(_answers(learned, val, len(classes), strength * count / len(rows), standard))
     f1 = _f1(np.stack(answers), val.labels, groups[1], len(classes), seed)
     return _described(f1, [round(float(np.mean(size))) for size in sizes], classes)
@@ -80,7 +80,7 @@ def _drawn(labels: Integers, groups: Integers, share: float, rng: np.random.Gene
 
 
 def _answers(
-    learned: Labelled, val: Labelled, classes: int, strength: float, standard: tuple[Features, Features]
+    learned: LabelledFeatures, val: LabelledFeatures, classes: int, strength: float, standard: tuple[Features, Features]
 ) -> Integers:
     """Return the classes that a head fitted on some pictures gives to `val`, int64 (n,)."""
     solving = make_solver(learned.features, learned.labels, classes, scaler=standard)

@@ -26,8 +26,8 @@ from bestiary.inference.predictor import EngineName, Prediction, Predictor
 from bestiary.models.engine import has_openvino
 from bestiary.models.head import Head
 from bestiary.quick_metrics import softmax
-from bestiary.training.methods import LEARN
-from bestiary.training.task import Learned, Task
+from bestiary.training.methods import TRAINERS
+from bestiary.training.task import TrainedModel, TrainingTask
 from bestiary.version import __version__
 
 if TYPE_CHECKING:
@@ -202,16 +202,16 @@ def _subspace_tensors(calibration: Calibration) -> dict[str, npt.NDArray[np.floa
     return {f"familiarity.{name}": getattr(space, name) for name in ("mean", "scale", "directions")}
 
 
-def learn_model(task: Task) -> tuple[Learned, Model]:
+def learn_model(task: TrainingTask) -> tuple[TrainedModel, Model]:
     """Train the model of a run folder, or of a fold in it, and seal it."""
     with task.clock.stage("train"):
-        learned = LEARN[task.recipe.model.method](task)
+        learned = TRAINERS[task.recipe.model.method](task)
         return learned, _seal(task, learned)
 
 
-def _seal(task: Task, learned: Learned) -> Model:
+def _seal(task: TrainingTask, learned: TrainedModel) -> Model:
     """Fit temperature and threshold on validation, write the graph that holds them, prove that it agrees; return it."""
-    val, coverage, model = task.part("val"), task.recipe.evaluate.coverage, task.recipe.model
+    val, coverage, model = task.split("val"), task.recipe.evaluate.coverage, task.recipe.model
     temperature = fit_temperature(learned.val_logits, val.labels)
     calibration = Calibration.of(learned.val_logits, temperature, learned.val_features, learned.subspace)
     familiarity = calibration.familiarity(learned.val_logits, learned.val_features)
@@ -219,19 +219,19 @@ def _seal(task: Task, learned: Learned) -> Model:
     sets = set_table(softmax(learned.val_logits / temperature), val.labels)
     backbone = model.network if model.method == "scratch" else model.backbone
     sealed = Model(
-        learned.trunk,
+        learned.backbone_graph,
         learned.head,
         calibration,
         threshold,
         coverage,
         task.classes,
-        task.view,
+        task.preprocess,
         model.method,
         backbone,
         sets,
     )
     with unproven(task.run) as place:  # nobody can use the run before the proof
         write_model(sealed, place)
-        given = val.paths, learned.reference, learned.val_logits
+        given = val.paths, learned.reference_network, learned.val_logits
         prove_parity(place, *given, threads=task.threads, familiarity=familiarity)
     return sealed

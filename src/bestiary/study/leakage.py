@@ -30,7 +30,7 @@ from bestiary.picture import DecodeLimits
 from bestiary.progress import Reporter, SilentReporter
 from bestiary.recipe import Balance, Recipe
 from bestiary.report.run_report import write_report
-from bestiary.training.probe import Labelled, feature_store, fill_features, fit_head
+from bestiary.training.probe import LabelledFeatures, feature_store, fill_features, fit_head
 
 SEEDS = 5
 SILENT = SilentReporter()
@@ -54,9 +54,9 @@ class Problem:
 
     def right(self, train: Flags, val: Flags, test: Flags) -> Flags:
         """Return for each test picture whether a head fitted on `train` names it right."""
-        seen = Labelled(self.features[train], self.labels[train])
-        known = Labelled(self.features[val], self.labels[val])
-        head, _ = fit_head(seen, known, self.classes, strengths=[self.strength], balance=self.balance)
+        seen = LabelledFeatures(self.features[train], self.labels[train])
+        known = LabelledFeatures(self.features[val], self.labels[val])
+        head, _ = fit_head(seen, known, self.classes, c_values=[self.strength], balance=self.balance)
         said = linear_logits(self.features[test], head.weight, head.bias).argmax(axis=1)
         return np.asarray(said == self.labels[test])
 

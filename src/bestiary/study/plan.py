@@ -15,8 +15,8 @@ from bestiary.progress import SilentReporter
 from bestiary.recipe import Recipe
 from bestiary.study.recipes import Entry, named, with_epochs
 from bestiary.text import format_duration, format_percent
-from bestiary.training.budget import RESERVE_SHARE, Estimate, Measure, estimated
-from bestiary.training.task import task_of
+from bestiary.training.budget import RESERVE_FRACTION, MachineProfile, TimeEstimate, estimate_seconds
+from bestiary.training.task import make_task
 
 SHARES = 100  # epochs are tried in so many steps, from all of them down
 
@@ -25,7 +25,7 @@ SHARES = 100  # epochs are tried in so many steps, from all of them down
 class Forecast:
     """What one cell of a recipe takes: its parts, and its epochs as they are asked for; None for a probe."""
 
-    estimate: Estimate
+    estimate: TimeEstimate
     epochs: int | None
 
     def seconds(self, share: float = 1.0) -> float:
@@ -40,11 +40,13 @@ def epochs_of(epochs: int, share: float) -> int:
 
 def forecast(entries: Sequence[Entry], shown: pl.DataFrame, *, seed: int, threads: int) -> dict[str, Forecast]:
     """Return what a cell of each recipe takes on these pictures, split by a seed; measured here, in a few seconds."""
-    measure, found = Measure(), dict[str, Forecast]()
+    measure, found = MachineProfile(), dict[str, Forecast]()
     for entry in entries:
         with named(entry.name):
             recipe = unlooked(entry.recipe(seed).resolve())
-            estimate = estimated(task_of(Path(), recipe, shown, threads, StageTimer(), SilentReporter()), measure)
+            estimate = estimate_seconds(
+                make_task(Path(), recipe, shown, threads, StageTimer(), SilentReporter()), measure
+            )
         found[entry.name] = Forecast(estimate, None if recipe.model.method == "probe" else recipe.train.epochs)
     return found
 
@@ -54,7 +56,7 @@ def share_within(forecasts: Sequence[Forecast], seeds: int, budget_seconds: floa
 
     Raises RecipeError, with the least budget that would do, if one epoch of each is too much.
     """
-    room = budget_seconds * (1 - RESERVE_SHARE) - elapsed_seconds
+    room = budget_seconds * (1 - RESERVE_FRACTION) - elapsed_seconds
     for step in range(SHARES, 0, -1):
         if total(forecasts, seeds, step / SHARES) <= room:
             return step / SHARES
@@ -62,7 +64,7 @@ def share_within(forecasts: Sequence[Forecast], seeds: int, budget_seconds: floa
     raise RecipeError(
         f"--budget {format_duration(budget_seconds)} is too short: with the fewest epochs the {len(forecasts) * seeds} trainings"
         f" take {format_duration(least)}, and {format_duration(elapsed_seconds)} are over. Give"
-        f" {format_duration((least + elapsed_seconds) / (1 - RESERVE_SHARE) + 1)} or more, or fewer seeds, recipes or classes."
+        f" {format_duration((least + elapsed_seconds) / (1 - RESERVE_FRACTION) + 1)} or more, or fewer seeds, recipes or classes."
     )
 
 

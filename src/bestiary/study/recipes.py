@@ -13,7 +13,7 @@ from typing import Any
 from bestiary.errors import MissingExtraError, RecipeError, UserError, did_you_mean
 from bestiary.evaluation.multi_seed import Pair
 from bestiary.recipe import METHODS, Recipe, apply_overrides, builtin_recipes, load_recipe_values, override_epochs
-from bestiary.training.recipe_checks import learner_of, refuse_impossible, users_of
+from bestiary.training.recipe_checks import check_recipe_supported, learner_name, setting_consumers
 
 PRESETS = ("original",)
 LONGER_TIMES = 3  # the epochs of the preset's recipe that trains for longer
@@ -75,7 +75,7 @@ def read_entries(names: Sequence[str], preset: str | None, settings: Sequence[st
     entries = [_finished(entry) for entry in _with_settings(entries, settings)]
     for entry in entries:
         with named(entry.name):
-            refuse_impossible(entry.recipe())
+            check_recipe_supported(entry.recipe())
     refuse_other_pictures(entries)
     return entries
 
@@ -173,11 +173,11 @@ def _method(name: str) -> Asked:
 
 def _with_settings(entries: Sequence[Entry], settings: Sequence[str]) -> list[Entry]:
     """Return the entries with each setting laid over those of them that it has an effect on."""
-    found, users = list(entries), users_of()
+    found, users = list(entries), setting_consumers()
     for setting in settings:
         section, key = _of_setting(setting)
         using = users[section, key]
-        changed = [learner_of(entry.recipe()) in using for entry in found]
+        changed = [learner_name(entry.recipe()) in using for entry in found]
         if not any(changed):
             raise RecipeError(f"--set {setting} has no effect on any of the recipes: it is for {', '.join(using)}.")
         found = [

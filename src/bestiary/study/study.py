@@ -42,8 +42,8 @@ from bestiary.study.runs import (
     remember,
     remembered,
 )
-from bestiary.training.create_run import begin, source_facts
-from bestiary.training.run_session import LOCK, held
+from bestiary.training.create_run import create_run, describe_sources
+from bestiary.training.run_session import LOCK, run_lock
 
 STUDIES, FINDINGS = Path("studies"), "findings.parquet"
 HOPELESS = 3  # so many trainings fail, and none has come to an end: the others are not tried
@@ -80,7 +80,7 @@ class Asking:
 
     def source(self) -> dict[str, Any]:
         """Return what every run folder keeps of where its pictures are."""
-        return source_facts(self.pictures, self.labels, self.corrections, self.threads)
+        return describe_sources(self.pictures, self.labels, self.corrections, self.threads)
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def _kept(place: Path) -> Iterator[None]:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MachineError(f"Cannot make {place}: {error.strerror or error}. Choose another --out.") from None
-    with held(place, go_on="the same command"):
+    with run_lock(place, resume_command="the same command"):
         for left in place.glob(f"{CELLS}/*/.*"):
             shutil.rmtree(left, ignore_errors=True)
         try:
@@ -310,7 +310,7 @@ def _train(cell: Cell, asking: Asking, collection: AuditedDataset, splits: Split
     if not cell.begun:
         shown, digest = splits[cell.seed]
         recipe = cell.entry.recipe(cell.seed)
-        begin(cell.run, recipe, recipe.resolve(), shown, collection, {**asking.source(), "split digest": digest})
+        create_run(cell.run, recipe, recipe.resolve(), shown, collection, {**asking.source(), "split digest": digest})
     flow.resume(cell.run, light=True, threads=asking.threads, reporter=reporter)
 
 

@@ -29,7 +29,7 @@ ACTIVATIONS_VERSION = 1  # raise it when the views change
 
 
 @dataclass(frozen=True)
-class Views:
+class AugmentedViews:
     """How many views of each picture are kept, and how the random ones are drawn.
 
     View 0 is the picture as it is, view 1 its mirror image, every other one is changed at random.
@@ -38,7 +38,7 @@ class Views:
     count: int
     augment: AugmentConfig
 
-    def of(self, picture: Pixels, key: str) -> Iterator[Pixels]:
+    def iter_views(self, picture: Pixels, key: str) -> Iterator[Pixels]:
         """Yield the views of one picture, uint8 (1, size, size, 3); `key` seeds the random ones."""
         yield from (picture, np.ascontiguousarray(picture[:, :, ::-1]))[: self.count]
         for number in range(2, self.count):
@@ -50,22 +50,22 @@ class Views:
             yield changed.round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def activation_store(
-    cache: Path, lower: FrozenStages, view: Preprocessing, precision: Precision, augment: AugmentConfig
+def activation_cache(
+    cache: Path, frozen_stages: FrozenStages, preprocess: Preprocessing, precision: Precision, augment: AugmentConfig
 ) -> ArrayCache:
     """Return the store of float16 (height, width, channels) activations for this lower part and these views."""
     asked = f"{augment.model_dump_json()} v{PIXELS_VERSION} v{ACTIVATIONS_VERSION}".encode()
-    name = f"{hashlib.sha256(lower.graph + asked).hexdigest()[:16]}-{view.fit}-{precision}"
-    return ArrayCache(cache / "activations" / name, lower.shape, np.float16)
+    name = f"{hashlib.sha256(frozen_stages.graph + asked).hexdigest()[:16]}-{preprocess.fit}-{precision}"
+    return ArrayCache(cache / "activations" / name, frozen_stages.shape, np.float16)
 
 
-def fill_activations(
+def fill_activation_cache(
     store: ArrayCache,
     paths: Sequence[Path],
     keys: Sequence[str],
-    lower: FrozenStages,
-    view: Preprocessing,
-    views: Views,
+    frozen_stages: FrozenStages,
+    preprocess: Preprocessing,
+    views: AugmentedViews,
     *,
     precision: Precision,
     threads: int,
@@ -76,32 +76,34 @@ def fill_activations(
     keys: the SHA-256 of the files. Raises SourceError if a file cannot be read any more, or has other content.
     """
     first = {key: at for at, key in reversed(list(enumerate(keys)))}
-    missing = [at for key, at in first.items() if store.missing_keys([view_key(key, v) for v in range(views.count)])]
+    missing = [
+        at for key, at in first.items() if store.missing_keys([augmentation_key(key, v) for v in range(views.count)])
+    ]
     if not missing:
         return
-    engine = fastest_engine(lower.graph, threads=threads, precision=precision)
+    engine = fastest_engine(frozen_stages.graph, threads=threads, precision=precision)
     files = [VerifiedFile(paths[at], keys[at]) for at in missing]
-    pictures = iter_pixel_batches(files, view, threads=threads, batch_size=1)
+    pictures = iter_pixel_batches(files, preprocess, threads=threads, batch_size=1)
     shown = (
-        one for at, picture in zip(missing, pictures, strict=True) for one in views.of(picture, keys[at])
+        one for at, picture in zip(missing, pictures, strict=True) for one in views.iter_views(picture, keys[at])
     )  # drawn while the engine works on those before
-    wanted = (view_key(keys[at], number) for at in missing for number in range(views.count))
+    wanted = (augmentation_key(keys[at], number) for at in missing for number in range(views.count))
     with reporter.progress("Computing activations", len(missing) * views.count) as advance, store.writer() as segment:
         for key, outputs in zip(wanted, engine.stream(shown), strict=True):
             segment.append([key], outputs[OUTPUT].astype(np.float16))
             advance(1)
 
 
-def reader(store: ArrayCache, keys: Sequence[str]) -> Read:
+def make_row_reader(store: ArrayCache, keys: Sequence[str]) -> Read:
     """Return the function that reads rows by position: all pictures in view 0, then all in view 1, and so on."""
 
     def read(positions: Positions) -> Pixels:
         rows = [(int(position) % len(keys), int(position) // len(keys)) for position in positions]
-        return store.read([view_key(keys[at], number) for at, number in rows])
+        return store.read([augmentation_key(keys[at], number) for at, number in rows])
 
     return read
 
 
-def view_key(key: str, number: int) -> str:
+def augmentation_key(key: str, number: int) -> str:
     """Return the key of one view of a picture."""
     return f"{key}-{number}"

@@ -24,7 +24,7 @@ Labels = NDArray[np.int64]
 BALANCES: tuple[Balance, ...] = ("none", "class-weights", "oversample", "balanced-sampler", "logit-adjusted")
 
 
-def epoch_order(labels: Labels, classes: int, balance: Balance, *, seed: int, epoch: int) -> NDArray[np.int64]:
+def sample_epoch_order(labels: Labels, classes: int, balance: Balance, *, seed: int, epoch: int) -> NDArray[np.int64]:
     """Return the positions int64 that this epoch shows, by class where classes are balanced, not yet shuffled.
 
     Its length is the same in every epoch. Raises RecipeError for an unknown balance, SourceError for an empty class.
@@ -40,7 +40,9 @@ def epoch_order(labels: Labels, classes: int, balance: Balance, *, seed: int, ep
     # The third number keeps these draws apart from the shuffle, which is seeded with (seed, epoch).
     rng = np.random.default_rng((seed, epoch, 1))
     members = [np.flatnonzero(labels == number) for number in range(classes)]
-    return np.concatenate([_drawn(rows, int(target), rng) for rows, target in zip(members, targets, strict=True)])
+    return np.concatenate(
+        [_repeat_and_sample(rows, int(target), rng) for rows, target in zip(members, targets, strict=True)]
+    )
 
 
 def class_weights(labels: Labels, classes: int, balance: Balance) -> NDArray[np.float32]:
@@ -51,7 +53,7 @@ def class_weights(labels: Labels, classes: int, balance: Balance) -> NDArray[np.
     return (len(labels) / (classes * counts)).astype(np.float32)
 
 
-def logit_offsets(labels: Labels, classes: int, balance: Balance) -> NDArray[np.float32]:
+def logit_adjustment(labels: Labels, classes: int, balance: Balance) -> NDArray[np.float32]:
     """Return what is added to the logits while training, float32 (classes,); nothing is added when predicting."""
     counts = class_counts(labels, classes, balance)
     if balance != "logit-adjusted":
@@ -72,7 +74,7 @@ def class_counts(labels: Labels, classes: int, balance: Balance) -> NDArray[np.i
     return counts.astype(np.int64)
 
 
-def _drawn(rows: NDArray[np.int64], target: int, rng: np.random.Generator) -> NDArray[np.int64]:
+def _repeat_and_sample(rows: NDArray[np.int64], target: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Return `target` of these rows: each the same number of times, and a random draw without repeats for the rest."""
     whole = np.tile(rows, target // len(rows))
     return np.concatenate([whole, rng.permutation(rows)[: target % len(rows)]])

@@ -25,7 +25,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         temporary.write_bytes(content.getbuffer())
 
 
-def load_checkpoint(path: Path, asked: dict[str, Any]) -> dict[str, Any]:
+def load_checkpoint(path: Path, requested: dict[str, Any]) -> dict[str, Any]:
     """Return the last state that was saved, on the CPU, or raise RunError with the reason it cannot be used."""
     if not path.is_file():
         raise RunError(
@@ -36,10 +36,10 @@ def load_checkpoint(path: Path, asked: dict[str, Any]) -> dict[str, Any]:
         before = state["asked"]
     except (RuntimeError, OSError, EOFError, LookupError, pickle.UnpicklingError) as error:
         raise RunError(f"The checkpoint {path} is damaged ({type(error).__name__}). Start the run again.") from error
-    for name in sorted((asked.keys() | before.keys()) - FREE_ON_RESUME):
-        if asked.get(name) != before.get(name):
+    for name in sorted((requested.keys() | before.keys()) - FREE_ON_RESUME):
+        if requested.get(name) != before.get(name):
             raise RunError(
-                f"The checkpoint {path} was trained with {name} = {before.get(name)}; now it is {asked.get(name)}. "
+                f"The checkpoint {path} was trained with {name} = {before.get(name)}; now it is {requested.get(name)}. "
                 "Resume with the same recipe and pictures, or start a new run."
             )
     return state

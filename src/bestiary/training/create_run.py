@@ -18,14 +18,16 @@ from bestiary.recipe import Recipe
 Sources = Path | str | Sequence[Path | str]  # one source of pictures, or several that are merged
 
 
-def paths_of(pictures: Sources) -> list[Path]:
+def as_path_list(pictures: Sources) -> list[Path]:
     """Return the paths of one source of pictures or several."""
     return [Path(pictures)] if isinstance(pictures, str | Path) else [Path(one) for one in pictures]
 
 
-def source_facts(pictures: Sources, labels: str | None, corrections: Path | str | None, threads: int) -> dict[str, Any]:
+def describe_sources(
+    pictures: Sources, labels: str | None, corrections: Path | str | None, threads: int
+) -> dict[str, Any]:
     """Return what a run keeps of where its pictures come from."""
-    named = [str(path.absolute()) for path in paths_of(pictures)]
+    named = [str(path.absolute()) for path in as_path_list(pictures)]
     facts = {
         "pictures": named[0] if len(named) == 1 else named,
         "labels": absolute_label_map(labels),
@@ -34,15 +36,15 @@ def source_facts(pictures: Sources, labels: str | None, corrections: Path | str 
     return facts if corrections is None else {**facts, "corrections": {"file": str(corrections)}}
 
 
-def begin(
+def create_run(
     out: Path | None,
-    asked: Recipe,
+    recipe: Recipe,
     resolved: Recipe,
-    shown: pl.DataFrame,
+    pictures: pl.DataFrame,
     collection: AuditedDataset,
     facts: dict[str, Any],
     *,
-    begun: Path | None = None,
+    resumed_from: Path | None = None,
 ) -> Path:
     """Return a new run folder with all that a run begins with: recipe, pictures and their split, findings, `facts`.
 
@@ -50,18 +52,18 @@ def begin(
     """
     done = collection.corrected
     facts = facts | {"passed over": dict(collection.passed_over)}
-    if begun is not None:
-        facts |= {"training begun in": str(begun.absolute())}
+    if resumed_from is not None:
+        facts |= {"training begun in": str(resumed_from.absolute())}
     if done is not None:
         facts |= {"corrections": {**facts.get("corrections", {}), **done.facts()}}
 
     def contents(folder: Path) -> None:
         if done is not None:  # as they were applied: the file may have changed since
             write(folder / "corrections.csv", done.decisions)
-        if begun is not None:
-            shutil.copytree(begun / "checkpoints", folder / "checkpoints")
+        if resumed_from is not None:
+            shutil.copytree(resumed_from / "checkpoints", folder / "checkpoints")
         files.write_json(folder / "environment.json", run_folder.collect_environment(facts))
-        table.write(shown, folder / "pictures.parquet")
+        table.write(pictures, folder / "pictures.parquet")
         table.write(collection.findings, folder / "findings.parquet")
 
-    return run_folder.create_run_folder(out, asked, resolved=resolved, contents=contents)
+    return run_folder.create_run_folder(out, recipe, resolved=resolved, contents=contents)

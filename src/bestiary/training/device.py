@@ -19,13 +19,13 @@ def choose_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def choose_precision(asked: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:
+def choose_precision(requested: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:
     """Return what to compute in: for "auto", bfloat16 where the device has instructions for it.
 
     On a CPU that is AVX512_BF16 or AMX, as the processor says; without them bfloat16 is slower than float32.
     """
-    if asked != "auto":
-        return asked
+    if requested != "auto":
+        return requested
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
     if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
@@ -34,7 +34,7 @@ def choose_precision(asked: Precision, device: torch.device) -> Literal["float32
     return "bfloat16" if has.get("avx512_bf16") or has.get("amx_bf16") else "float32"
 
 
-def seed_step(seed: int, epoch: int, step: int) -> torch.Generator:
+def seed_for_step(seed: int, epoch: int, step: int) -> torch.Generator:
     """Return the generator of one step's augmentation, and seed torch's own, which dropout draws from."""
     dropout_seed, augmentation_seed = np.random.SeedSequence((seed, epoch, step)).generate_state(2)
     torch.manual_seed(int(dropout_seed))

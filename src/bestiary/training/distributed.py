@@ -19,57 +19,57 @@ from torch import Tensor, distributed, nn
 from bestiary.errors import RecipeError
 from bestiary.machine import world_size
 
-PATIENCE = timedelta(days=1)  # the others wait while the first process looks at the pictures
+PROCESS_GROUP_TIMEOUT = timedelta(days=1)  # the others wait while the first process looks at the pictures
 
 
 @dataclass(frozen=True)
-class Team:
+class ProcessGroup:
     """This process's place among `size` processes that train together; `rank` 0 is the first."""
 
     rank: int = 0
-    size: int = 1
+    world_size: int = 1
 
     @property
-    def is_first(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this process writes and reports."""
         return self.rank == 0
 
-    def share(self, count: int) -> slice:
+    def local_slice(self, count: int) -> slice:
         """Return which of the `count` pictures of a batch this process computes; shares differ by at most one."""
-        return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+        return slice(count * self.rank // self.world_size, count * (self.rank + 1) // self.world_size)
 
-    def beside(self, count: int) -> tuple[int, int]:
+    def batch_offsets(self, count: int) -> tuple[int, int]:
         """Return how many pictures of a batch of `count` come before and after this process's share."""
-        mine = self.share(count)
+        mine = self.local_slice(count)
         return mine.start, count - mine.stop
 
     def __str__(self) -> str:
         """Return how the team is told of, which is nothing for a single process."""
-        return f", shared by {self.size} processes" if self.size > 1 else ""
+        return f", shared by {self.world_size} processes" if self.world_size > 1 else ""
 
-    def check(self, batch_pictures: int) -> None:
+    def check_batch_size(self, batch_pictures: int) -> None:
         """Raise RecipeError if a batch cannot be shared."""
-        if batch_pictures < self.size:
+        if batch_pictures < self.world_size:
             raise RecipeError(
-                f"A batch of {batch_pictures} pictures cannot be shared by {self.size} processes. Start fewer, or raise"
+                f"A batch of {batch_pictures} pictures cannot be shared by {self.world_size} processes. Start fewer, or raise"
                 " train.batch_size."
             )
 
-    def prepare(self, network: nn.Module) -> None:
+    def wrap_network(self, network: nn.Module) -> None:
         """Give every process the first one's weights, and batch normalisation the statistics of whole batches."""
-        if self.size == 1:
+        if self.world_size == 1:
             return
         for tensor in network.state_dict().values():
             distributed.broadcast(tensor, src=0)
-        _change_class(network, nn.BatchNorm2d, SharedBatchNorm)
+        _change_class(network, nn.BatchNorm2d, SyncBatchNormCPU)
 
-    def release(self, network: nn.Module) -> None:
+    def unwrap_network(self, network: nn.Module) -> None:
         """Turn the layers that `prepare` changed back into ordinary ones."""
-        _change_class(network, SharedBatchNorm, nn.BatchNorm2d)
+        _change_class(network, SyncBatchNormCPU, nn.BatchNorm2d)
 
-    def add_up(self, weights: Sequence[nn.Parameter], tally: Tensor) -> Tensor:
+    def all_reduce_gradients(self, weights: Sequence[nn.Parameter], tally: Tensor) -> Tensor:
         """Add the gradients of all processes up, in place, and return the sum of their tallies."""
-        if self.size == 1:
+        if self.world_size == 1:
             return tally
         gradients = [weight.grad for weight in weights if weight.grad is not None]
         flat = torch.cat([tally.float(), *(gradient.flatten() for gradient in gradients)])
@@ -80,42 +80,44 @@ class Team:
             start += gradient.numel()
         return flat[: len(tally)]
 
-    def from_first(self, numbers: Callable[[], tuple[float, ...]], count: int, device: torch.device) -> list[float]:
+    def broadcast_from_main(
+        self, numbers: Callable[[], tuple[float, ...]], count: int, device: torch.device
+    ) -> list[float]:
         """Return `count` numbers that the first process computes while the others wait."""
-        if self.size == 1:
+        if self.world_size == 1:
             return list(numbers())
-        values = torch.tensor(numbers() if self.is_first else [0.0] * count, dtype=torch.float32, device=device)
+        values = torch.tensor(numbers() if self.is_main_process else [0.0] * count, dtype=torch.float32, device=device)
         distributed.broadcast(values, src=0)
         return [float(value) for value in values]
 
 
-ALONE = Team()
+SINGLE_PROCESS = ProcessGroup()
 
 
-def team(message: dict[str, Any] | None = None) -> tuple[Team, dict[str, Any]]:
+def init_process_group(message: dict[str, Any] | None = None) -> tuple[ProcessGroup, dict[str, Any]]:
     """Return the team that the environment describes (RANK, WORLD_SIZE: see torchrun), and the first one's message.
 
     The first call meets the others; `message` is what the first process tells them.
     """
     if world_size() == 1:
-        return ALONE, message or {}
+        return SINGLE_PROCESS, message or {}
     if not distributed.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PROCESS_GROUP_TIMEOUT)
         told = [message]
         distributed.broadcast_object_list(told, src=0)
         message = told[0]
-    return Team(distributed.get_rank(), distributed.get_world_size()), message or {}
+    return ProcessGroup(distributed.get_rank(), distributed.get_world_size()), message or {}
 
 
-def part_company() -> None:
+def destroy_process_group() -> None:
     """Leave the team, where there is one."""
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
 
 
-class SharedBatchNorm(nn.BatchNorm2d):
+class SyncBatchNormCPU(nn.BatchNorm2d):
     """Batch normalisation by the statistics of the whole batch: torch has that for graphics processors only."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -124,16 +126,16 @@ class SharedBatchNorm(nn.BatchNorm2d):
             return super().forward(input)
         maps = input.float()
         here = torch.tensor([maps.numel() / maps.shape[1]], device=maps.device)
-        count = _summed(here)
-        mean = _added(maps.sum(dim=(0, 2, 3))) / count
+        count = _all_reduce_sum(here)
+        mean = _all_reduce_with_gradient(maps.sum(dim=(0, 2, 3))) / count
         centred = maps - mean[:, None, None]
-        variance = _added(centred.square().sum(dim=(0, 2, 3))) / count
-        self._keep(mean.detach(), variance.detach() * count / (count - 1))
+        variance = _all_reduce_with_gradient(centred.square().sum(dim=(0, 2, 3))) / count
+        self._update_running_stats(mean.detach(), variance.detach() * count / (count - 1))
         scale = self.weight * (variance + self.eps).rsqrt()
         normalised: Tensor = centred * scale[:, None, None] + self.bias[:, None, None]
         return normalised.to(input.dtype)
 
-    def _keep(self, mean: Tensor, variance: Tensor) -> None:
+    def _update_running_stats(self, mean: Tensor, variance: Tensor) -> None:
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
@@ -143,17 +145,17 @@ class SharedBatchNorm(nn.BatchNorm2d):
         self.running_var.lerp_(variance, self.momentum)
 
 
-def _summed(tensor: Tensor) -> Tensor:
+def _all_reduce_sum(tensor: Tensor) -> Tensor:
     total = tensor.detach().clone()
     distributed.all_reduce(total)
     return total
 
 
-def _added(tensor: Tensor) -> Tensor:
+def _all_reduce_with_gradient(tensor: Tensor) -> Tensor:
     """The sum over all processes, whose gradient is the sum of their gradients."""
-    total = tensor + (_summed(tensor) - tensor.detach())
+    total = tensor + (_all_reduce_sum(tensor) - tensor.detach())
     if total.requires_grad:
-        total.register_hook(_summed)  # type: ignore[no-untyped-call]
+        total.register_hook(_all_reduce_sum)  # type: ignore[no-untyped-call]
     return total
 
 

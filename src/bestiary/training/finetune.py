@@ -26,103 +26,103 @@ from bestiary.quick_metrics import calibrated_loss, loss_and_macro_f1
 from bestiary.recipe import AugmentConfig
 from bestiary.text import format_percent
 from bestiary.training import loop
-from bestiary.training.activation_cache import Views, activation_store, fill_activations, reader
+from bestiary.training.activation_cache import AugmentedViews, activation_cache, fill_activation_cache, make_row_reader
 from bestiary.training.checkpoint import copy_weights
 from bestiary.training.device import choose_device
-from bestiary.training.distributed import part_company, team
+from bestiary.training.distributed import destroy_process_group, init_process_group
 from bestiary.training.loop_settings import LoopSettings
 from bestiary.training.probe import training_precision
-from bestiary.training.task import Learned, Logits, Part, Task
+from bestiary.training.task import Logits, SplitData, TrainedModel, TrainingTask
 
 UNCHANGED = AugmentConfig(mirror=0, crop_min_area=1, colour_jitter=0, erasing=0)  # the views were drawn before
-BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)
+ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
-class Above:
+class TrainablePart:
     """What learns: the network above the cut, which shares the whole network's weights; what it is fed by; and how."""
 
-    lower: FrozenStages
-    upper: Network
+    frozen_stages: FrozenStages
+    trainable_network: Network
     settings: LoopSettings
 
 
-def above_cut(task: Task, network: Network, settings: LoopSettings) -> Above:
+def split_at_frozen_stages(task: TrainingTask, network: Network, settings: LoopSettings) -> TrainablePart:
     """Return what learns of this network."""
     backbone, stages = task.recipe.model.backbone, count_frozen_stages(task.recipe)
     assert stages is not None
-    trunk = cached_backbone_graph(backbone, task.cache / "trunks", task.view.size)
-    lower = extract_frozen_stages(trunk, backbone, task.view.size, stages)
+    trunk = cached_backbone_graph(backbone, task.cache / "trunks", task.preprocess.size)
+    lower = extract_frozen_stages(trunk, backbone, task.preprocess.size, stages)
     precision = settings.precision
     if precision == "auto" and STAGES - stages > 1 and choose_device().type == "cpu":
         precision = "float32"  # the gradient of the next stage's filters takes twice as long in bfloat16
     # Activations have no other size, and all that gets them learns.
     settings = replace(settings, unfreeze_stages=None, size_from=None, size_to=None, precision=precision)
-    return Above(lower, upper_part(network, stages), settings)
+    return TrainablePart(lower, trainable_stages(network, stages), settings)
 
 
 @dataclass(frozen=True)
-class Blended:
+class InterpolationResult:
     """How training of the upper stages went, the share of its weights that was kept, and the validation logits."""
 
     result: loop.FitResult
-    share: float
+    alpha: float
     val_logits: Logits
 
 
-def finetuned(task: Task, network: Network, settings: LoopSettings) -> Learned:
+def finetune(task: TrainingTask, network: Network, settings: LoopSettings) -> TrainedModel:
     """Return the network, its upper stages trained in place, in the form that is sealed. Resumable."""
-    found = trained_above(task, network, settings)
+    found = train_upper_stages(task, network, settings)
     notes = {
         "trained on": found.result.device,
         "precision of training": found.result.precision,
-        "training ended by": found.result.stopped,
-        "share of the trained weights": found.share,
+        "training ended by": found.result.stop_reason,
+        "share of the trained weights": found.alpha,
     }
-    return _handed_over(task, network, list(found.result.history), notes)
+    return _export_trained_model(task, network, list(found.result.history), notes)
 
 
-def trained_above(task: Task, network: Network, settings: LoopSettings) -> Blended:
+def train_upper_stages(task: TrainingTask, network: Network, settings: LoopSettings) -> InterpolationResult:
     """Train the network's upper stages in place, and mix them with what they started from. Resumable."""
-    above, train, val = above_cut(task, network, settings), task.part("train"), task.part("val")
-    upper, views = above.upper, task.recipe.train.views
+    above, train, val = split_at_frozen_stages(task, network, settings), task.split("train"), task.split("val")
+    upper, views = above.trainable_network, task.recipe.train.views
     # As for the probe: what is learned from may be bfloat16, what is judged by is what ships.
-    read = _activations(task, above.lower, train, training_precision(), views)
-    read_val = _activations(task, above.lower, val, "float32", 1)
+    read = _read_activations(task, above.frozen_stages, train, training_precision(), views)
+    read_val = _read_activations(task, above.frozen_stages, val, "float32", 1)
 
     def val_logits(precision: loop.Precision) -> Logits:
-        return loop.network_logits(upper, read_val, len(val.keys), batch_size=settings.batch_size, precision=precision)
+        return loop.predict_logits(upper, read_val, len(val.keys), batch_size=settings.batch_size, precision=precision)
 
     start = copy_weights(upper)
     resume = task.resume and (task.run / "checkpoints" / "last.pt").exists()
-    here, _ = team({"run": str(task.run), "method": task.recipe.model.method, "resume": resume})
+    here, _ = init_process_group({"run": str(task.run), "method": task.recipe.model.method, "resume": resume})
     result = loop.fit(
         upper,
         read,
         np.tile(train.labels, views),
-        lambda _: loop.Validation(*loss_and_macro_f1(val_logits("auto"), val.labels)),
+        lambda _: loop.ValidationMetrics(*loss_and_macro_f1(val_logits("auto"), val.labels)),
         above.settings,
         UNCHANGED,
         task.run,
         reporter=task.reporter,
         resume=resume,
-        team=here,
-        may_go_on=task.may_go_on,
+        process_group=here,
+        should_continue=task.has_time_for_epoch,
     )
-    part_company()
+    destroy_process_group()
 
     def judge() -> tuple[float, float]:
         logits = val_logits("float32")
         return calibrated_loss(logits, val.labels), loss_and_macro_f1(logits, val.labels)[1]
 
-    share = blended(upper, start, judge)
+    share = interpolate_weights(upper, start, judge)
     task.reporter.info(
         f"Kept {format_percent(share)} of what the stages above the cut learned, by validation loss and macro-F1."
     )
-    return Blended(result, share, val_logits("float32"))
+    return InterpolationResult(result, share, val_logits("float32"))
 
 
-def blended(network: Network, start: dict[str, Tensor], judge: Callable[[], tuple[float, float]]) -> float:
+def interpolate_weights(network: Network, start: dict[str, Tensor], score: Callable[[], tuple[float, float]]) -> float:
     """Set the weights to the best mixture of start and end, and return the end's share.
 
     judge: the loss and the macro-F1 of the network as it is. The best is the mixture with the lowest loss among those
@@ -135,48 +135,52 @@ def blended(network: Network, start: dict[str, Tensor], judge: Callable[[], tupl
         network.load_state_dict(mixed)
 
     found: dict[float, tuple[float, float]] = {}
-    for share in BLENDS:
+    for share in ALPHAS:
         mix(share)
-        found[share] = judge()
-    sound = [share for share in BLENDS if found[share][1] >= found[0.0][1]]
+        found[share] = score()
+    sound = [share for share in ALPHAS if found[share][1] >= found[0.0][1]]
     best = min(sound, key=lambda share: found[share][0])
     mix(best)
     return best
 
 
-def _activations(task: Task, lower: FrozenStages, part: Part, precision: Precision, views: int) -> Read:
+def _read_activations(
+    task: TrainingTask, frozen_stages: FrozenStages, split_data: SplitData, precision: Precision, views: int
+) -> Read:
     """Return how to read the activations of a part's pictures, after computing those that are not kept yet."""
-    store = activation_store(task.cache, lower, task.view, precision, task.recipe.augment)
+    store = activation_cache(task.cache, frozen_stages, task.preprocess, precision, task.recipe.augment)
     with task.clock.stage("cache"):
-        fill_activations(
+        fill_activation_cache(
             store,
-            part.paths,
-            part.keys,
-            lower,
-            task.view,
-            Views(views, task.recipe.augment),
+            split_data.paths,
+            split_data.keys,
+            frozen_stages,
+            task.preprocess,
+            AugmentedViews(views, task.recipe.augment),
             precision=precision,
             threads=task.threads,
             reporter=task.reporter,
         )
-    return reader(store, part.keys)
+    return make_row_reader(store, split_data.keys)
 
 
-def _handed_over(task: Task, network: Network, history: list[dict[str, float]], notes: dict[str, Any]) -> Learned:
+def _export_trained_model(
+    task: TrainingTask, network: Network, history: list[dict[str, float]], notes: dict[str, Any]
+) -> TrainedModel:
     """Export the whole network; its validation logits are those of the exported graph, from the pictures' files."""
-    trunk, head, val = export_backbone(network.eval(), task.view.size), export_head(network), task.part("val")
-    val_logits = _graph_logits(trunk.SerializeToString(), head, val, task)
+    trunk, head, val = export_backbone(network.eval(), task.preprocess.size), export_head(network), task.split("val")
+    val_logits = _predict_graph_logits(trunk.SerializeToString(), head, val, task)
 
-    return Learned(trunk, head, history, val_logits, partial(reference_logits, network), notes)
+    return TrainedModel(trunk, head, history, val_logits, partial(reference_logits, network), notes)
 
 
-def _graph_logits(graph: bytes, head: Head, part: Part, task: Task) -> Logits:
+def _predict_graph_logits(graph: bytes, head: Head, split_data: SplitData, task: TrainingTask) -> Logits:
     engine = fastest_engine(graph, threads=task.threads)
-    batches = iter_pixel_batches(part.paths, task.view, threads=task.threads, batch_size=engine.batch_size)
+    batches = iter_pixel_batches(split_data.paths, task.preprocess, threads=task.threads, batch_size=engine.batch_size)
     return np.concatenate([head.logits(outputs["maps"]) for outputs in engine.stream(batches)])
 
 
-def upper_part(network: Network, stages: int) -> Network:
+def trainable_stages(network: Network, stages: int) -> Network:
     """Return the network above the first `stages` stages of a Lite backbone: activations (n, channels, h, w) -> logits.
 
     Its modules are the whole network's own: training it trains the whole network, and nothing need be put together.

@@ -29,21 +29,21 @@ from bestiary.machine import disable_malloc_trim
 from bestiary.models.networks import Network
 from bestiary.progress import Reporter
 from bestiary.recipe import AugmentConfig
-from bestiary.training.balance import class_weights, epoch_order, logit_offsets
+from bestiary.training.balance import class_weights, logit_adjustment, sample_epoch_order
 from bestiary.training.checkpoint import copy_weights, load_checkpoint, save_checkpoint
-from bestiary.training.device import autocast, choose_device, choose_precision, seed_step, to_device
-from bestiary.training.distributed import ALONE, Team
+from bestiary.training.device import autocast, choose_device, choose_precision, seed_for_step, to_device
+from bestiary.training.distributed import SINGLE_PROCESS, ProcessGroup
 from bestiary.training.loop_settings import LoopSettings, Precision
 from bestiary.training.optimiser import build_optimiser
-from bestiary.training.schedule import rate_factor, training_size
+from bestiary.training.schedule import lr_factor, progressive_size
 
-LOOK_EVERY_STEPS = 50  # so often the loss is looked at within an epoch: reading makes an accelerator wait
+LOSS_CHECK_STEPS = 50  # so often the loss is looked at within an epoch: reading makes an accelerator wait
 
-Stopped = Literal["finished", "patience", "diverged", "budget"]
+StopReason = Literal["finished", "patience", "diverged", "budget"]
 
 
 @dataclass(frozen=True)
-class Validation:
+class ValidationMetrics:
     """What the loop must know about the validation split after an epoch."""
 
     val_loss: float
@@ -59,24 +59,24 @@ class FitResult:
 
     history: tuple[dict[str, float], ...]
     best_epoch: int
-    stopped: Stopped
+    stop_reason: StopReason
     device: str
     precision: str
 
 
 def fit(
     network: Network,
-    read: Read,
+    read_rows: Read,
     labels: NDArray[np.int64],
-    evaluate: Callable[[Network], Validation],
+    validate: Callable[[Network], ValidationMetrics],
     settings: LoopSettings,
     augmentation: AugmentConfig,
     run_folder: Path,
     *,
     reporter: Reporter,
     resume: bool = False,
-    team: Team = ALONE,
-    may_go_on: Callable[[float], bool] = lambda epoch_seconds: True,
+    process_group: ProcessGroup = SINGLE_PROCESS,
+    should_continue: Callable[[float], bool] = lambda epoch_seconds: True,
 ) -> FitResult:
     """Train the network in place and return how it went; the network ends with its best weights, on the CPU.
 
@@ -95,20 +95,20 @@ def fit(
     device = choose_device()
     precision = choose_precision(settings.precision, device)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    team.prepare(network)
+    process_group.wrap_network(network)
 
     # ---- The classes -------------------------------------------------------------------------------------------------
     classes = network.head.linear.out_features
     weights = torch.from_numpy(class_weights(labels, classes, settings.balance)).to(device)
-    offsets = torch.from_numpy(logit_offsets(labels, classes, settings.balance)).to(device)
+    offsets = torch.from_numpy(logit_adjustment(labels, classes, settings.balance)).to(device)
 
     # ---- The optimiser and its schedule ------------------------------------------------------------------------------
     optimiser = build_optimiser(network, settings)
     learning = [weight for group in optimiser.param_groups for weight in group["params"]]
-    order_length = len(epoch_order(labels, classes, settings.balance, seed=settings.seed, epoch=1))
+    order_length = len(sample_epoch_order(labels, classes, settings.balance, seed=settings.seed, epoch=1))
     epoch_steps = steps_per_epoch(order_length, settings.batch_size)
     epoch_pictures = min(order_length, epoch_steps * settings.batch_size)
-    team.check(min(order_length, settings.batch_size))
+    process_group.check_batch_size(min(order_length, settings.batch_size))
     total_steps = settings.epochs * epoch_steps
     warmup_steps = round(settings.warmup_epochs * epoch_steps)
 
@@ -125,14 +125,14 @@ def fit(
         history, best_epoch, done, tally = state["history"], state["best_epoch"], state["done"], state["tally"]
         tally = tally.to(device)
         best_weights = {name: tensor.to(device) for name, tensor in state["best_weights"].items()}
-        best_score = score_of(history[best_epoch - 1]) if best_epoch else best_score
+        best_score = checkpoint_rank(history[best_epoch - 1]) if best_epoch else best_score
         reporter.info(
             f"Going on after epoch {len(history)} of {settings.epochs}{f' and {done} steps' if done else ''}; "
             f"the best so far is {best_epoch or 'none'}."
         )
-    if team.is_first:
+    if process_group.is_main_process:
         write_text(log, "".join(json.dumps(record) + "\n" for record in history))
-    reporter.info(f"Training on {device.type} in {precision} with {settings.threads} threads{team}.")
+    reporter.info(f"Training on {device.type} in {precision} with {settings.threads} threads{process_group}.")
 
     def save() -> None:
         state: dict[str, Any] = {
@@ -141,47 +141,47 @@ def fit(
             "best_weights": best_weights,
         }
         state |= {"asked": asked, "history": history, "best_epoch": best_epoch, "done": done, "tally": tally}
-        if team.is_first:
+        if process_group.is_main_process:
             save_checkpoint(checkpoint, state)
 
     # ---- The epochs --------------------------------------------------------------------------------------------------
-    stopped: Stopped = "finished"
+    stopped: StopReason = "finished"
     saved = time.perf_counter()
     for epoch in range(len(history) + 1, settings.epochs + 1):
         if epoch - 1 - best_epoch >= settings.patience_epochs:
             stopped = "patience"
             break
-        if history and not may_go_on(history[-1]["seconds"]):
+        if history and not should_continue(history[-1]["seconds"]):
             stopped = "budget"
             reporter.info(f"The time is up after epoch {epoch - 1} of {settings.epochs}; the best was {best_epoch}.")
             break
         started, done_before = time.perf_counter(), done
-        order = epoch_order(labels, classes, settings.balance, seed=settings.seed, epoch=epoch)
+        order = sample_epoch_order(labels, classes, settings.balance, seed=settings.seed, epoch=epoch)
 
         # -- train
         network.train()
         batches = iter_train_batches(
-            read,
+            read_rows,
             labels,
             order,
             batch_size=settings.batch_size,
             seed=settings.seed,
             epoch=epoch,
             skip=done,
-            local_slice=team.share,
+            local_slice=process_group.local_slice,
         )
         with closing(batches), reporter.progress(f"Epoch {epoch} of {settings.epochs}", epoch_pictures) as advance:
             for batch in batches:
                 step = (epoch - 1) * epoch_steps + done
-                factor = rate_factor(
-                    step, total_steps=total_steps, warmup_steps=warmup_steps, schedule=settings.schedule
-                )
+                factor = lr_factor(step, total_steps=total_steps, warmup_steps=warmup_steps, schedule=settings.schedule)
                 for group in optimiser.param_groups:
                     group["lr"] = group["peak"] * factor
                 images = to_device(batch.images, device).permute(0, 3, 1, 2)
                 targets = to_device(batch.labels, device)
-                chance = BatchRandom(seed_step(settings.seed, epoch, done), *team.beside(len(batch.global_indices)))
-                pixels = augment(images, augmentation, chance, size=training_size(epoch, settings))
+                chance = BatchRandom(
+                    seed_for_step(settings.seed, epoch, done), *process_group.batch_offsets(len(batch.global_indices))
+                )
+                pixels = augment(images, augmentation, chance, size=progressive_size(epoch, settings))
                 pixels = pixels.contiguous(memory_format=torch.channels_last)
                 with autocast(device, precision):
                     logits = network(pixels)
@@ -197,11 +197,11 @@ def fit(
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 hits = (logits.detach().argmax(dim=1) == targets).sum()
-                tally = tally + team.add_up(learning, torch.stack([loss.detach(), hits]))
+                tally = tally + process_group.all_reduce_gradients(learning, torch.stack([loss.detach(), hits]))
                 optimiser.step()
                 done += 1
                 advance(len(batch.global_indices))
-                if done % LOOK_EVERY_STEPS == 0 and not math.isfinite(float(tally[0])):
+                if done % LOSS_CHECK_STEPS == 0 and not math.isfinite(float(tally[0])):
                     break
                 if time.perf_counter() - saved >= settings.checkpoint_seconds and math.isfinite(float(tally[0])):
                     save()
@@ -211,12 +211,14 @@ def fit(
 
         # -- validate
         network.eval()
-        validation = Validation(math.nan, math.nan)
+        validation = ValidationMetrics(math.nan, math.nan)
         if math.isfinite(train_loss):
-            validation = Validation(*team.from_first(lambda: astuple(evaluate(network)), 2, device))
+            validation = ValidationMetrics(
+                *process_group.broadcast_from_main(lambda: astuple(validate(network)), 2, device)
+            )
         if not all(map(math.isfinite, astuple(validation))):
             stopped = "diverged"
-            reporter.info(diverged(epoch, best_epoch, settings.learning_rate))
+            reporter.info(divergence_message(epoch, best_epoch, settings.learning_rate))
             break
 
         # -- keep the best
@@ -232,13 +234,13 @@ def fit(
                 "images_per_second": (done - done_before) * settings.batch_size / train_seconds,
             }
         )
-        if score_of(history[-1]) > best_score:
-            best_weights, best_epoch, best_score = copy_weights(network), epoch, score_of(history[-1])
+        if checkpoint_rank(history[-1]) > best_score:
+            best_weights, best_epoch, best_score = copy_weights(network), epoch, checkpoint_rank(history[-1])
 
         # -- save: the checkpoint first; resuming writes the log again from it
         done, tally, saved = 0, torch.zeros_like(tally), time.perf_counter()
         save()
-        if team.is_first:
+        if process_group.is_main_process:
             with log.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(history[-1]) + "\n")
         reporter.info(
@@ -248,13 +250,13 @@ def fit(
 
     # ---- The best weights --------------------------------------------------------------------------------------------
     network.load_state_dict(best_weights)
-    team.release(network)
+    process_group.unwrap_network(network)
     network.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     return FitResult(tuple(history), best_epoch, stopped, device.type, precision)
 
 
-def network_logits(
-    network: Network, read: Read, count: int, *, batch_size: int, precision: Precision = "auto"
+def predict_logits(
+    network: Network, read_rows: Read, count: int, *, batch_size: int, precision: Precision = "auto"
 ) -> NDArray[np.float32]:
     """Return the logits of rows 0 to count - 1, float32 (count, classes), on the device the network is on.
 
@@ -264,7 +266,7 @@ def network_logits(
     chosen = choose_precision(precision, device)
     network.eval()
     parts: list[NDArray[np.float32]] = []
-    batches = iter_eval_batches(read, count, batch_size=batch_size)
+    batches = iter_eval_batches(read_rows, count, batch_size=batch_size)
     with closing(batches), torch.inference_mode():
         for batch in batches:
             pixels = to_device(batch.images, device).permute(0, 3, 1, 2).float()
@@ -274,12 +276,12 @@ def network_logits(
     return np.concatenate(parts)
 
 
-def score_of(record: dict[str, float]) -> tuple[float, float]:
+def checkpoint_rank(record: dict[str, float]) -> tuple[float, float]:
     """Return what epochs are compared by: higher macro-F1 first, then lower loss."""
     return record["val_macro_f1"], -record["val_loss"]
 
 
-def diverged(epoch: int, best_epoch: int, learning_rate: float) -> str:
+def divergence_message(epoch: int, best_epoch: int, learning_rate: float) -> str:
     """Return what to say when the loss stops being a number; raises it as RecipeError if nothing good was kept."""
     message = (
         f"The loss stopped being a number in epoch {epoch}. train.learning_rate is {learning_rate:g}; "

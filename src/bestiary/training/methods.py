@@ -1,4 +1,4 @@
-"""Three ways to learn, one task: `LEARN[method](task)`."""
+"""Three ways to learn, one task: `TRAINERS[method](task)`."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from bestiary.models.ood import PrincipalSubspace, subsample_indices
 from bestiary.quick_metrics import loss_and_macro_f1
 from bestiary.recipe import AugmentConfig
 from bestiary.run_folder import write_history
-from bestiary.training.probe import features_of, fitted_probe, training_precision
-from bestiary.training.task import Images, Learned, Logits, Part, Task
+from bestiary.training.probe import fit_probe, load_split_features, training_precision
+from bestiary.training.task import Images, Logits, SplitData, TrainedModel, TrainingTask
 
 if TYPE_CHECKING:
     from bestiary.models.networks import Network
@@ -33,7 +33,7 @@ RAW = ChannelStats((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))  # pixels as they are
 
 
 @dataclass(frozen=True)
-class Untrained:
+class TrainingSetup:
     """What the loop would be given; shape (height, width, channels) is that of a picture, or what stands for it."""
 
     network: Network
@@ -42,15 +42,15 @@ class Untrained:
     shape: tuple[int, int, int]
 
 
-def learn_probe(task: Task) -> Learned:
+def train_probe(task: TrainingTask) -> TrainedModel:
     """Fit a linear head on the features of a frozen backbone. No torch."""
     import onnx
 
     disable_malloc_trim()
-    probe = fitted_probe(task)
+    probe = fit_probe(task)
     head, val = probe.head, probe.val
     write_history(task.run, probe.history)
-    engine = OnnxRuntimeEngine(probe.trunk, threads=task.threads)
+    engine = OnnxRuntimeEngine(probe.backbone_graph, threads=task.threads)
 
     def reference(images: Images) -> Logits:
         return head.logits(run_batch(engine, images)["maps"])
@@ -58,77 +58,81 @@ def learn_probe(task: Task) -> Learned:
     trim_memory()
     val_logits = linear_logits(val.features, head.weight, head.bias)
     engine_name = "openvino" if has_openvino() else "onnxruntime"
-    train = task.part("train")
-    some = train.at(
+    train = task.split("train")
+    some = train.take(
         subsample_indices(len(train.keys), seed=task.recipe.seed)
     )  # only these are read: the rest may be large
-    space = PrincipalSubspace.fit(features_of(task, some, probe.trunk, training_precision()), seed=task.recipe.seed)
+    space = PrincipalSubspace.fit(
+        load_split_features(task, some, probe.backbone_graph, training_precision()), seed=task.recipe.seed
+    )
     notes = {"features by": engine_name}
-    return Learned(onnx.load(probe.trunk), head, probe.history, val_logits, reference, notes, val.features, space)
+    return TrainedModel(
+        onnx.load(probe.backbone_graph), head, probe.history, val_logits, reference, notes, val.features, space
+    )
 
 
-def learn_scratch(task: Task) -> Learned:
+def train_scratch(task: TrainingTask) -> TrainedModel:
     """Train a network from nothing. Needs torch."""
-    colours = _colours(task)
-    learned = _trained(task, _from_scratch(task, colours), _loop_settings(task))
+    colours = _pixel_normalisation(task)
+    learned = _train_and_export(task, _build_scratch_network(task, colours), _loop_settings(task))
     return replace(learned, notes=learned.notes | {"normalised by": asdict(colours)})
 
 
-def network_logits(task: Task) -> Logits:
+def train_for_logits(task: TrainingTask) -> Logits:
     """Return the validation logits of a network that is trained, but not to be kept: nothing is exported. Needs torch.
 
     They are those of the network itself, in float32, which the sealed graph is held against.
     """
     if task.recipe.model.method == "scratch":
-        return _looped(task, _from_scratch(task, _colours(task)), _loop_settings(task)).val_logits
-    network, settings = _pretrained(task, _starting_head(task))
+        return _run_fit(task, _build_scratch_network(task, _pixel_normalisation(task)), _loop_settings(task)).val_logits
+    network, settings = _build_pretrained_network(task, _initial_head(task))
     if count_frozen_stages(task.recipe) is None:
-        return _looped(task, network, settings).val_logits
-    from bestiary.training.finetune import trained_above
+        return _run_fit(task, network, settings).val_logits
+    from bestiary.training.finetune import train_upper_stages
 
-    return trained_above(task, network, settings).val_logits
+    return train_upper_stages(task, network, settings).val_logits
 
 
-def learn_finetune(task: Task) -> Learned:
+def train_finetune(task: TrainingTask) -> TrainedModel:
     """Train the last stages of a pretrained backbone, starting from the probe's head. Needs torch.
 
     What is below them is computed once, where the backbone is bundled and does not learn as a whole.
     """
-    network, settings = _pretrained(task, _starting_head(task))
+    network, settings = _build_pretrained_network(task, _initial_head(task))
     if count_frozen_stages(task.recipe) is None:
-        return _trained(task, network, settings)
-    from bestiary.training.finetune import finetuned
+        return _train_and_export(task, network, settings)
+    from bestiary.training.finetune import finetune
 
-    return finetuned(task, network, settings)
+    return finetune(task, network, settings)
 
 
-def _starting_head(task: Task) -> Head | None:
+def _initial_head(task: TrainingTask) -> Head | None:
     """Return the probe's head, if there can be one."""
-    return fitted_probe(task).head if task.recipe.model.backbone in BACKBONES else None
+    return fit_probe(task).head if task.recipe.model.backbone in BACKBONES else None
 
 
-def untrained(task: Task) -> Untrained:
+def build_training_setup(task: TrainingTask) -> TrainingSetup:
     """Return what `scratch` or `finetune` would train, to measure how long it takes."""
-    pixels = task.view.size, task.view.size, 3
+    pixels = task.preprocess.size, task.preprocess.size, 3
     if task.recipe.model.method == "scratch":
-        return Untrained(_from_scratch(task, RAW), _loop_settings(task), task.recipe.augment, pixels)
-    network, settings = _pretrained(task, None)
+        return TrainingSetup(_build_scratch_network(task, RAW), _loop_settings(task), task.recipe.augment, pixels)
+    network, settings = _build_pretrained_network(task, None)
     if count_frozen_stages(task.recipe) is None:
-        return Untrained(network, settings, task.recipe.augment, pixels)
-    from bestiary.training.finetune import UNCHANGED, above_cut
+        return TrainingSetup(network, settings, task.recipe.augment, pixels)
+    from bestiary.training.finetune import UNCHANGED, split_at_frozen_stages
 
-    above = above_cut(task, network, settings)
-    return Untrained(above.upper, above.settings, UNCHANGED, above.lower.shape)
+    above = split_at_frozen_stages(task, network, settings)
+    return TrainingSetup(above.trainable_network, above.settings, UNCHANGED, above.frozen_stages.shape)
 
 
-def _from_scratch(task: Task, colours: ChannelStats) -> Network:
+def _build_scratch_network(task: TrainingTask, colours: ChannelStats) -> Network:
     from bestiary.models import networks
 
     model, seed, classes = task.recipe.model, task.recipe.seed, len(task.classes)
     if model.network == "plain":
         return networks.plain_cnn(
             classes,
-            task.view.size,
+            task.preprocess.size,
             filters=model.filters or networks.PLAIN_FILTERS,
             kernel_size=model.kernel_size,
             batch_norm=model.batch_norm,
@@ -151,7 +155,7 @@ def _from_scratch(task: Task, colours: ChannelStats) -> Network:
     )
 
 
-def _pretrained(task: Task, head: Head | None) -> tuple[Network, LoopSettings]:
+def _build_pretrained_network(task: TrainingTask, head: Head | None) -> tuple[Network, LoopSettings]:
     from bestiary.models import networks, timm_backbone
 
     model, classes, seed = task.recipe.model, len(task.classes), task.recipe.seed
@@ -165,15 +169,15 @@ def _pretrained(task: Task, head: Head | None) -> tuple[Network, LoopSettings]:
     return network, _loop_settings(task, unfreeze=task.recipe.train.unfreeze_stages, stage_decay=0.5)
 
 
-LEARN: dict[str, Callable[[Task], Learned]] = {
-    "probe": learn_probe,
-    "scratch": learn_scratch,
-    "finetune": learn_finetune,
+TRAINERS: dict[str, Callable[[TrainingTask], TrainedModel]] = {
+    "probe": train_probe,
+    "scratch": train_scratch,
+    "finetune": train_finetune,
 }
 
 
 @dataclass(frozen=True)
-class Looped:
+class FitOutcome:
     """A network after the training loop, how that went, and what it says of the validation pictures, in float32."""
 
     network: Network
@@ -181,39 +185,39 @@ class Looped:
     val_logits: Logits
 
 
-def _trained(task: Task, network: Network, settings: LoopSettings) -> Learned:
+def _train_and_export(task: TrainingTask, network: Network, settings: LoopSettings) -> TrainedModel:
     """Fill the pixel cache, train the network, and give it in the form that is sealed."""
     from bestiary.models.networks import export_head, reference_logits
     from bestiary.models.torch_export import export_backbone
 
-    looped = _looped(task, network, settings)
+    looped = _run_fit(task, network, settings)
 
     notes = {
         "trained on": looped.result.device,
         "precision of training": looped.result.precision,
-        "training ended by": looped.result.stopped,
+        "training ended by": looped.result.stop_reason,
     }
-    trunk, reference = export_backbone(network, task.view.size), partial(reference_logits, network)
-    return Learned(trunk, export_head(network), list(looped.result.history), looped.val_logits, reference, notes)
+    trunk, reference = export_backbone(network, task.preprocess.size), partial(reference_logits, network)
+    return TrainedModel(trunk, export_head(network), list(looped.result.history), looped.val_logits, reference, notes)
 
 
-def _looped(task: Task, network: Network, settings: LoopSettings) -> Looped:
+def _run_fit(task: TrainingTask, network: Network, settings: LoopSettings) -> FitOutcome:
     """Fill the pixel cache and train the network, in place."""
     from bestiary.training import loop
-    from bestiary.training.distributed import part_company, team
+    from bestiary.training.distributed import destroy_process_group, init_process_group
 
-    store, train, val = _pixels(task), task.part("train"), task.part("val")
-    read_val = _reader(store, val)
+    store, train, val = _fill_pixels(task), task.split("train"), task.split("val")
+    read_val = _make_reader(store, val)
 
-    def validate(network: Network) -> loop.Validation:
-        logits = loop.network_logits(network, read_val, len(val.keys), batch_size=settings.batch_size)
-        return loop.Validation(*loss_and_macro_f1(logits, val.labels))
+    def validate(network: Network) -> loop.ValidationMetrics:
+        logits = loop.predict_logits(network, read_val, len(val.keys), batch_size=settings.batch_size)
+        return loop.ValidationMetrics(*loss_and_macro_f1(logits, val.labels))
 
     resume = task.resume and (task.run / "checkpoints" / "last.pt").exists()
-    here, _ = team({"run": str(task.run), "method": task.recipe.model.method, "resume": resume})
+    here, _ = init_process_group({"run": str(task.run), "method": task.recipe.model.method, "resume": resume})
     result = loop.fit(
         network,
-        _reader(store, train),
+        _make_reader(store, train),
         train.labels,
         validate,
         settings,
@@ -221,37 +225,37 @@ def _looped(task: Task, network: Network, settings: LoopSettings) -> Looped:
         task.run,
         reporter=task.reporter,
         resume=resume,
-        team=here,
-        may_go_on=task.may_go_on,
+        process_group=here,
+        should_continue=task.has_time_for_epoch,
     )
-    part_company()
-    logits = loop.network_logits(network, read_val, len(val.keys), batch_size=settings.batch_size, precision="float32")
-    return Looped(network, result, logits)
+    destroy_process_group()
+    logits = loop.predict_logits(network, read_val, len(val.keys), batch_size=settings.batch_size, precision="float32")
+    return FitOutcome(network, result, logits)
 
 
-def _pixels(task: Task) -> ArrayCache:
+def _fill_pixels(task: TrainingTask) -> ArrayCache:
     """Return the pixel cache, filled with the training and validation pictures."""
-    store, train, val = pixel_cache(task.cache, task.view), task.part("train"), task.part("val")
+    store, train, val = pixel_cache(task.cache, task.preprocess), task.split("train"), task.split("val")
     paths, keys = train.paths + val.paths, train.keys + val.keys
     with task.clock.stage("cache"):
-        fill_pixel_cache(store, paths, keys, task.view, threads=task.threads, reporter=task.reporter)
+        fill_pixel_cache(store, paths, keys, task.preprocess, threads=task.threads, reporter=task.reporter)
     return store
 
 
-def _colours(task: Task) -> ChannelStats:
+def _pixel_normalisation(task: TrainingTask) -> ChannelStats:
     """Return what a network from scratch normalises pixels by: the training pictures' colours, or 0 and 255."""
     if task.recipe.picture.normalise == "none":
         return RAW
-    store, train = _pixels(task), task.part("train")
+    store, train = _fill_pixels(task), task.split("train")
     with task.clock.stage("cache"):
-        return channel_statistics(_reader(store, train), len(train.keys))
+        return channel_statistics(_make_reader(store, train), len(train.keys))
 
 
-def _reader(store: ArrayCache, part: Part) -> Read:
-    return lambda positions: store.read([part.keys[position] for position in positions])
+def _make_reader(store: ArrayCache, split_data: SplitData) -> Read:
+    return lambda positions: store.read([split_data.keys[position] for position in positions])
 
 
-def _loop_settings(task: Task, *, unfreeze: int | None = None, stage_decay: float = 1.0) -> LoopSettings:
+def _loop_settings(task: TrainingTask, *, unfreeze: int | None = None, stage_decay: float = 1.0) -> LoopSettings:
     from bestiary.training.loop import LoopSettings
 
     train = task.recipe.train

@@ -46,11 +46,11 @@ class Muon(torch.optim.Optimizer):
         ahead = gradient.add(velocity, alpha=momentum)
         if group["orthogonal"]:
             weight.mul_(1 - group["lr"] * decay)
-            ahead = orthogonal(ahead.flatten(1), self.precision).view_as(weight)
+            ahead = orthogonalise(ahead.flatten(1), self.precision).view_as(weight)
         weight.add_(ahead, alpha=-group["lr"])
 
 
-def orthogonal(matrix: Tensor, precision: torch.dtype = torch.float32) -> Tensor:
+def orthogonalise(matrix: Tensor, precision: torch.dtype = torch.float32) -> Tensor:
     """Return the matrix with its singular values moved to about 1, times the root of its height over its width if tall.
 
     The iteration converges to between 0.7 and 1.2, which is as good as 1 here, and cheaper.

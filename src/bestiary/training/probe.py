@@ -28,16 +28,16 @@ from bestiary.picture import Pixels
 from bestiary.progress import Reporter
 from bestiary.quick_metrics import loss_and_macro_f1
 from bestiary.recipe import Balance, Recipe
-from bestiary.training.balance import epoch_order, logit_offsets
-from bestiary.training.task import Part, Task
+from bestiary.training.balance import logit_adjustment, sample_epoch_order
+from bestiary.training.task import SplitData, TrainingTask
 
-STRENGTHS_TIMES_PICTURES = (4, 12, 40, 120, 400, 1200)  # scikit-learn's C weighs a sum over pictures, not a mean
+C_TIMES_PICTURES = (4, 12, 40, 120, 400, 1200)  # scikit-learn's C weighs a sum over pictures, not a mean
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledFeatures:
     """Features (n, channels) with the position of each picture's class, int64 (n,).
 
     weights: how much each row counts, float32 (n,); None for 1 each.
@@ -49,29 +49,29 @@ class Labelled:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedProbe:
     """A probe: the graph of its trunk, its head, one history line for each strength, and the validation pictures."""
 
-    trunk: Path
+    backbone_graph: Path
     head: Head
     history: list[dict[str, Any]]
-    val: Labelled
+    val: LabelledFeatures
 
 
-def fitted_probe(task: Task) -> Fitted:
+def fit_probe(task: TrainingTask) -> FittedProbe:
     """Return the probe of this task, its features taken from the cache or computed.
 
     Training features may be computed in bfloat16, which is twice as fast; validation features are float32, as in the
     graph that ships, so that the head is chosen and calibrated on what users get.
     """
     balance, classes = task.recipe.train.balance, len(task.classes)
-    trunk = cached_backbone_graph(task.recipe.model.backbone, task.cache / "trunks", task.view.size)
-    part = task.part("train")
-    train = _labelled(task, part, trunk, training_precision(), times_shown(task))
-    val = _labelled(task, task.part("val"), trunk, "float32", None)
-    strengths = strengths_of(task.recipe, len(part.keys))
-    head, history = fit_head(train, val, classes, strengths=strengths, balance=balance)
-    return Fitted(trunk, head, history, val)
+    trunk = cached_backbone_graph(task.recipe.model.backbone, task.cache / "trunks", task.preprocess.size)
+    part = task.split("train")
+    train = _load_labelled_features(task, part, trunk, training_precision(), sample_counts(task))
+    val = _load_labelled_features(task, task.split("val"), trunk, "float32", None)
+    strengths = candidate_c_values(task.recipe, len(part.keys))
+    head, history = fit_head(train, val, classes, c_values=strengths, balance=balance)
+    return FittedProbe(trunk, head, history, val)
 
 
 def training_precision() -> Precision:
@@ -79,27 +79,27 @@ def training_precision() -> Precision:
     return "bfloat16" if has_openvino() else "float32"
 
 
-def times_shown(task: Task) -> npt.NDArray[np.int64]:
+def sample_counts(task: TrainingTask) -> npt.NDArray[np.int64]:
     """Return how often each training picture counts, int64 (n,): small classes more often if they are oversampled."""
-    labels, balance = task.part("train").labels, task.recipe.train.balance
+    labels, balance = task.split("train").labels, task.recipe.train.balance
     if balance != "oversample":
         return np.ones(len(labels), np.int64)
-    order = epoch_order(labels, len(task.classes), balance, seed=task.recipe.seed, epoch=1)
+    order = sample_epoch_order(labels, len(task.classes), balance, seed=task.recipe.seed, epoch=1)
     return np.bincount(order, minlength=len(labels))
 
 
-def strengths_of(recipe: Recipe, pictures: int) -> tuple[float, ...]:
+def candidate_c_values(recipe: Recipe, pictures: int) -> tuple[float, ...]:
     """Return the inverse strengths C to try: the recipe's, or those for so many training pictures."""
-    return recipe.probe.regularisation or strengths_for(pictures)
+    return recipe.probe.regularisation or default_c_values(pictures)
 
 
-def strengths_for(pictures: int) -> tuple[float, ...]:
+def default_c_values(pictures: int) -> tuple[float, ...]:
     """Return the inverse strengths C to try with so many training pictures: the penalty weighs less the more there are.
 
-    >>> strengths_for(4000)
+    >>> default_c_values(4000)
     (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
     """
-    return tuple(round(strength / pictures, 12) for strength in STRENGTHS_TIMES_PICTURES)
+    return tuple(round(strength / pictures, 12) for strength in C_TIMES_PICTURES)
 
 
 def feature_store(
@@ -135,7 +135,7 @@ def fill_features(
     batches = iter_pixel_batches(files, view, threads=threads, batch_size=engine.batch_size)
     with reporter.progress("Computing features", len(missing)) as advance, store.writer() as segment:
         start = 0
-        for outputs in engine.stream(_mirrored(batches) if mirrored else batches):
+        for outputs in engine.stream(_iter_mirrored(batches) if mirrored else batches):
             rows = outputs["features"]
             segment.append(wanted[start : start + len(rows)], rows.astype(np.float16))
             start += len(rows)
@@ -165,7 +165,7 @@ def bulk_features(
 
 
 def fit_head(
-    train: Labelled, val: Labelled, classes: int, *, strengths: Sequence[float], balance: Balance
+    train: LabelledFeatures, val: LabelledFeatures, classes: int, *, c_values: Sequence[float], balance: Balance
 ) -> tuple[Head, list[dict[str, Any]]]:
     """Return the linear head with the lowest validation loss, and one history line for each strength C tried.
 
@@ -174,55 +174,68 @@ def fit_head(
     float32 is standardised in place. "logit-adjusted" takes the log of the classes' shares out of the head's bias; it
     is chosen by its loss with them, which is the loss that was minimised.
     """
-    offsets = logit_offsets(train.labels, classes, balance)
+    offsets = logit_adjustment(train.labels, classes, balance)
     weights = _class_weights(train.labels, classes) if balance == "class-weights" else train.weights
     solving = make_solver(train.features, train.labels, classes, weights=weights)
     heads, history = list[Head](), list[dict[str, Any]]()
-    for step, strength in enumerate(sorted(strengths), start=1):
+    for step, strength in enumerate(sorted(c_values), start=1):
         started = time.perf_counter()
         coefficients, intercept = solving.fit(strength)
         train_loss, _ = loss_and_macro_f1(solving.logits(coefficients, intercept), train.labels)
         weight = (coefficients / solving.scale).astype(np.float32)
         bias = (intercept - weight @ solving.mean - offsets).astype(np.float32)
         heads.append(Head(weight, bias, "average"))
-        history.append(_line(step, strength, heads[-1], offsets, train_loss, val, time.perf_counter() - started))
+        history.append(
+            _history_record(step, strength, heads[-1], offsets, train_loss, val, time.perf_counter() - started)
+        )
     best = int(np.argmin([line["val_loss"] for line in history]))
     history[best]["chosen"] = True
     return heads[best], history
 
 
-def _labelled(
-    task: Task, part: Part, trunk: Path, precision: Precision, times: npt.NDArray[np.int64] | None
-) -> Labelled:
+def _load_labelled_features(
+    task: TrainingTask,
+    split_data: SplitData,
+    backbone_graph: Path,
+    precision: Precision,
+    sample_counts: npt.NDArray[np.int64] | None,
+) -> LabelledFeatures:
     """Return the features of a part; pictures shown more than once are shown mirrored every other time."""
-    if times is None or times.max() == 1:
-        return Labelled(features_of(task, part, trunk, precision), part.labels)
-    again = np.flatnonzero(times > 1)
-    few = part.at(again)
-    store, turned = _filled(task, part, trunk, precision), _filled(task, few, trunk, precision, mirrored=True)
-    features = load_features([*((store, key) for key in part.keys), *((turned, key) for key in few.keys)])
-    shown = np.concatenate([(times + 1) // 2, times[again] // 2])
-    weights = (shown * (len(times) / times.sum())).astype(np.float32)  # a strength C then means the same as without
-    return Labelled(features, np.concatenate([part.labels, few.labels]), weights)
+    if sample_counts is None or sample_counts.max() == 1:
+        return LabelledFeatures(load_split_features(task, split_data, backbone_graph, precision), split_data.labels)
+    again = np.flatnonzero(sample_counts > 1)
+    few = split_data.take(again)
+    store, turned = (
+        _filled(task, split_data, backbone_graph, precision),
+        _filled(task, few, backbone_graph, precision, mirrored=True),
+    )
+    features = load_features([*((store, key) for key in split_data.keys), *((turned, key) for key in few.keys)])
+    shown = np.concatenate([(sample_counts + 1) // 2, sample_counts[again] // 2])
+    weights = (shown * (len(sample_counts) / sample_counts.sum())).astype(
+        np.float32
+    )  # a strength C then means the same as without
+    return LabelledFeatures(features, np.concatenate([split_data.labels, few.labels]), weights)
 
 
-def features_of(task: Task, part: Part, trunk: Path, precision: Precision) -> FeatureMatrix:
+def load_split_features(task: TrainingTask, part: SplitData, trunk: Path, precision: Precision) -> FeatureMatrix:
     """Return the features of a part of the task, (n, channels), from the cache or computed."""
     store = _filled(task, part, trunk, precision)
     return load_features([(store, key) for key in part.keys])
 
 
-def _filled(task: Task, part: Part, trunk: Path, precision: Precision, *, mirrored: bool = False) -> ArrayCache:
+def _filled(
+    task: TrainingTask, part: SplitData, trunk: Path, precision: Precision, *, mirrored: bool = False
+) -> ArrayCache:
     """Return the store of the features of a part of the task, which are computed as far as they are missing."""
     channels = BACKBONES[task.recipe.model.backbone].channels
-    store = feature_store(task.cache, trunk, task.view, precision, channels, mirrored=mirrored)
+    store = feature_store(task.cache, trunk, task.preprocess, precision, channels, mirrored=mirrored)
     with task.clock.stage("cache"):
         fill_features(
             store,
             part.paths,
             part.keys,
             trunk,
-            task.view,
+            task.preprocess,
             precision=precision,
             threads=task.threads,
             reporter=task.reporter,
@@ -231,7 +244,7 @@ def _filled(task: Task, part: Part, trunk: Path, precision: Precision, *, mirror
     return store
 
 
-def _mirrored(batches: Iterable[Pixels]) -> Iterator[Pixels]:
+def _iter_mirrored(batches: Iterable[Pixels]) -> Iterator[Pixels]:
     return (np.ascontiguousarray(images[:, :, ::-1]) for images in batches)
 
 
@@ -241,8 +254,8 @@ def _class_weights(labels: npt.NDArray[np.int64], classes: int) -> npt.NDArray[n
     return by_class.astype(np.float32)[labels]
 
 
-def _line(
-    step: int, strength: float, head: Head, offsets: Array, train_loss: float, val: Labelled, seconds: float
+def _history_record(
+    step: int, c_value: float, head: Head, offsets: Array, train_loss: float, val: LabelledFeatures, seconds: float
 ) -> dict[str, Any]:
     logits = linear_logits(val.features, head.weight, head.bias)
     return {
@@ -252,5 +265,5 @@ def _line(
         "val_macro_f1": loss_and_macro_f1(logits, val.labels)[1],
         "learning_rate": None,
         "seconds": round(seconds, 3),
-        "regularisation": strength,
+        "regularisation": c_value,
     }

@@ -16,7 +16,7 @@ ALL = ("probe", "finetune", "resnet", "plain")
 PRETRAINED = ("probe", "finetune")
 LOOP = ("finetune", "resnet", "plain")
 SCRATCH = ("resnet", "plain")
-USERS: dict[tuple[str, ...], dict[str, str]] = {
+SETTING_CONSUMERS: dict[tuple[str, ...], dict[str, str]] = {
     ALL: {
         "data": "classes min_per_class val_fraction test_fraction folds near_duplicates suspects near_duplicate_bits",
         "picture": "size fit normalise max_pixels max_bytes",
@@ -37,23 +37,23 @@ USERS: dict[tuple[str, ...], dict[str, str]] = {
 }
 
 
-def users_of() -> dict[tuple[str, str], tuple[str, ...]]:
+def setting_consumers() -> dict[tuple[str, str], tuple[str, ...]]:
     """Return who uses each setting, by section and key."""
     return {
         (section, key): users
-        for users, sections in USERS.items()
+        for users, sections in SETTING_CONSUMERS.items()
         for section, keys in sections.items()
         for key in keys.split()
     }
 
 
-def refuse_unused(recipe: Recipe) -> None:
+def check_no_unused_settings(recipe: Recipe) -> None:
     """Raise RecipeError for the first setting that was asked for and has no effect on what is to learn.
 
     A value that equals the default passes: a recipe with every default spelled out can be used again.
     """
     asked = recipe.overrides()
-    unused = list(_unused(recipe, asked))
+    unused = list(_unused_settings(recipe, asked))
     rest = {
         section: {key: value for key, value in part.items() if (section, key) not in unused}
         if isinstance(part, dict)
@@ -65,19 +65,19 @@ def refuse_unused(recipe: Recipe) -> None:
         value = asked[section][key]
         if value != defaults[section][key]:
             raise RecipeError(
-                f"{section}.{key} = {value} has no effect with {_spoken(recipe)}; {_wanted(recipe, section, key)}"
+                f"{section}.{key} = {value} has no effect with {_describe_learner(recipe)}; {_explain_unused(recipe, section, key)}"
                 " Leave it out, or choose another --method or network."
             )
 
 
-def _unused(recipe: Recipe, asked: dict[str, Any]) -> list[tuple[str, str]]:
-    learner, users = learner_of(recipe), users_of()
-    settings = [(section, key) for section, part in asked.items() if isinstance(part, dict) for key in part]
-    idle = _idle(recipe)
+def _unused_settings(recipe: Recipe, overrides: dict[str, Any]) -> list[tuple[str, str]]:
+    learner, users = learner_name(recipe), setting_consumers()
+    settings = [(section, key) for section, part in overrides.items() if isinstance(part, dict) for key in part]
+    idle = _idle_finetune_settings(recipe)
     return [setting for setting in settings if learner not in users[setting] or setting in idle]
 
 
-def _idle(recipe: Recipe) -> set[tuple[str, str]]:
+def _idle_finetune_settings(recipe: Recipe) -> set[tuple[str, str]]:
     """Return the settings of fine-tuning without use for this backbone, or for so many stages that learn.
 
     Without a bundled backbone there is no probe to start from. Activations that are kept have views, but no other size.
@@ -89,21 +89,21 @@ def _idle(recipe: Recipe) -> set[tuple[str, str]]:
     return idle | ({("train", "views")} if from_pixels else {("train", "size_from"), ("train", "size_to")})
 
 
-def learner_of(recipe: Recipe) -> str:
+def learner_name(recipe: Recipe) -> str:
     """Return what learns, by the names in ALL."""
     return recipe.model.network if recipe.model.method == "scratch" else recipe.model.method
 
 
-def _spoken(recipe: Recipe) -> str:
+def _describe_learner(recipe: Recipe) -> str:
     model = recipe.model
     if model.method == "scratch":
         return f"scratch and its network {model.network}"
     return model.method if model.backbone in BACKBONES else f"{model.method} and the backbone {model.backbone}"
 
 
-def _wanted(recipe: Recipe, section: str, key: str) -> str:
-    if (section, key) not in _idle(recipe):
-        return f"it is for {_for(users_of()[section, key])}."
+def _explain_unused(recipe: Recipe, section: str, key: str) -> str:
+    if (section, key) not in _idle_finetune_settings(recipe):
+        return f"it is for {_describe_consumers(setting_consumers()[section, key])}."
     if section == "probe":
         return f"there is a probe to start from with {' and '.join(BACKBONES)} only."
     if key == "views":
@@ -111,10 +111,10 @@ def _wanted(recipe: Recipe, section: str, key: str) -> str:
     return f"pictures have other sizes only where all {STAGES} stages learn (train.unfreeze_stages)."
 
 
-def _for(users: tuple[str, ...]) -> str:
+def _describe_consumers(users: tuple[str, ...]) -> str:
     """Return the users in words.
 
-    >>> _for(("finetune", "resnet", "plain")), _for(("plain",))
+    >>> _describe_consumers(("finetune", "resnet", "plain")), _describe_consumers(("plain",))
     ('finetune and scratch', 'the network plain')
     """
     methods = [name for name in users if name in PRETRAINED]
@@ -124,12 +124,12 @@ def _for(users: tuple[str, ...]) -> str:
     return " and ".join([*methods, *(f"the network {name}" for name in networks)])
 
 
-def refuse_impossible(recipe: Recipe) -> None:
+def check_recipe_supported(recipe: Recipe) -> None:
     """Raise RecipeError or MissingExtraError for what a method cannot do or lacks, before any work is done."""
     model = recipe.model
     if model.method != "probe":
         import_optional("torch", extra="torch")
-        refuse_sizes(recipe.resolve())
+        check_input_sizes(recipe.resolve())
     elif world_size() > 1:
         raise RecipeError("The probe learns in one process, in seconds: start it without torchrun.")
     if world_size() > 1 and recipe.data.folds:
@@ -159,10 +159,10 @@ def refuse_impossible(recipe: Recipe) -> None:
             f'The weights of "{model.backbone}" are not bundled. Set model.weights to a file of weights, or to'
             f' "hub" to download them. Bundled: {", ".join(BACKBONES)}.'
         )
-    refuse_unused(recipe)
+    check_no_unused_settings(recipe)
 
 
-def refuse_sizes(recipe: Recipe) -> None:
+def check_input_sizes(recipe: Recipe) -> None:
     """Raise RecipeError for training pictures of a size that the network cannot see."""
     if recipe.model.method != "scratch":
         return

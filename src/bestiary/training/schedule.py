@@ -7,10 +7,10 @@ import math
 from bestiary.training.loop_settings import LoopSettings, Schedule
 
 SIZE_STEP = 16  # pixels
-GROWING = 0.9  # of the epochs; the last ones have the final size
+GROWTH_FRACTION = 0.9  # of the epochs; the last ones have the final size
 
 
-def rate_factor(step: int, *, total_steps: int, warmup_steps: int, schedule: Schedule) -> float:
+def lr_factor(step: int, *, total_steps: int, warmup_steps: int, schedule: Schedule) -> float:
     """Return the learning rate of a step as a share of its peak: up in a line, then down to nearly 0.
 
     Down along a line for "one-cycle" (Smith 2018, without the cycle in momentum), along half a cosine for "cosine", not
@@ -24,21 +24,21 @@ def rate_factor(step: int, *, total_steps: int, warmup_steps: int, schedule: Sch
     return 1 - progress if schedule == "one-cycle" else (1 + math.cos(math.pi * progress)) / 2
 
 
-def training_size(epoch: int, settings: LoopSettings) -> int | None:
+def progressive_size(epoch: int, settings: LoopSettings) -> int | None:
     """Return the side in pixels of the training pictures of an epoch (1 is the first), None for as they come.
 
     It grows along a line from `size_from` to `size_to`: small pictures cost less, and teach the same at first.
     """
     if settings.size_from is None or settings.size_to is None:
         return None
-    progress = min(1.0, (epoch - 1) / max(1.0, GROWING * (settings.epochs - 1)))
+    progress = min(1.0, (epoch - 1) / max(1.0, GROWTH_FRACTION * (settings.epochs - 1)))
     size = settings.size_from + (settings.size_to - settings.size_from) * progress
     ends = sorted((settings.size_from, settings.size_to))
     return min(max(round(size / SIZE_STEP) * SIZE_STEP, ends[0]), ends[1])
 
 
-def typical_size(settings: LoopSettings) -> int | None:
+def mean_progressive_size(settings: LoopSettings) -> int | None:
     """Return the side at which every epoch would cost what they cost on average: the cost goes with the pixels."""
-    sizes = [training_size(epoch, settings) for epoch in range(1, settings.epochs + 1)]
+    sizes = [progressive_size(epoch, settings) for epoch in range(1, settings.epochs + 1)]
     known = [size * size for size in sizes if size is not None]
     return round(math.sqrt(sum(known) / len(known))) if known else None

@@ -31,26 +31,26 @@ Logits = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Part:
+class SplitData:
     """The pictures of one split: where they are, what they contain, and the position of their class."""
 
     paths: list[Path]
     keys: list[str]
     labels: npt.NDArray[np.int64]
 
-    def at(self, rows: npt.NDArray[np.int64]) -> Part:
+    def take(self, rows: npt.NDArray[np.int64]) -> SplitData:
         """Return the pictures at these positions."""
-        return Part([self.paths[at] for at in rows], [self.keys[at] for at in rows], self.labels[rows])
+        return SplitData([self.paths[at] for at in rows], [self.keys[at] for at in rows], self.labels[rows])
 
 
 @dataclass(frozen=True)
-class Task:
+class TrainingTask:
     """A learning problem: pictures (`path, sha256, label, split`) with their split, and the recipe, resolved."""
 
     recipe: Recipe
     pictures: pl.DataFrame
     classes: tuple[str, ...]
-    view: Preprocessing
+    preprocess: Preprocessing
     run: Path
     cache: Path
     threads: int
@@ -59,20 +59,20 @@ class Task:
     resume: bool = False
     deadline_seconds: float | None = None  # on the clock: when training must end so that the budget is kept
 
-    def may_go_on(self, epoch_seconds: float) -> bool:
+    def has_time_for_epoch(self, epoch_seconds: float) -> bool:
         """Return whether an epoch that takes so long still fits before the deadline."""
         return self.deadline_seconds is None or self.clock.total + epoch_seconds <= self.deadline_seconds
 
-    def part(self, split: str) -> Part:
+    def split(self, split: str) -> SplitData:
         """Return the pictures of one split."""
         rows = self.pictures.filter(pl.col("split") == split)
         place = {name: position for position, name in enumerate(self.classes)}
         labels = np.array([place[label] for label in rows["label"]], np.int64)
-        return Part([Path(path) for path in rows["path"]], rows["sha256"].to_list(), labels)
+        return SplitData([Path(path) for path in rows["path"]], rows["sha256"].to_list(), labels)
 
 
 @dataclass(frozen=True)
-class Learned:
+class TrainedModel:
     """What came out: trunk and head to be sealed, the logits of the validation pictures, in float32.
 
     reference: the network as it was trained, in float32: images uint8 (n, size, size, 3) to logits (n, classes). The
@@ -80,41 +80,43 @@ class Learned:
     the subspace of the training features make up familiarity, where there are any; else it is made of logits alone.
     """
 
-    trunk: onnx.ModelProto
+    backbone_graph: onnx.ModelProto
     head: Head
     history: list[dict[str, Any]]
     val_logits: Logits
-    reference: Callable[[Images], Logits]
+    reference_network: Callable[[Images], Logits]
     notes: dict[str, Any]
     val_features: FeatureMatrix | None = None
     subspace: PrincipalSubspace | None = None
 
 
-def task_in(run: Path, threads: int, clock: StageTimer, reporter: Reporter, *, resume: bool) -> Task:
+def load_task(run: Path, threads: int, clock: StageTimer, reporter: Reporter, *, resume: bool) -> TrainingTask:
     """Return what is to be learned, from a run folder."""
-    return task_of(
+    return make_task(
         run, run_folder.load_resolved_recipe(run), read_pictures(run), threads, clock, reporter, resume=resume
     )
 
 
-def task_of(
+def make_task(
     run: Path,
     recipe: Recipe,
-    shown: pl.DataFrame,
+    pictures: pl.DataFrame,
     threads: int,
     clock: StageTimer,
     reporter: Reporter,
     *,
     resume: bool = False,
     deadline: float | None = None,
-) -> Task:
+) -> TrainingTask:
     """Return what is to be learned from pictures that are split, under a resolved recipe."""
-    classes = tuple(sorted(shown.filter(pl.col("split") == "train")["label"].unique()))
+    classes = tuple(sorted(pictures.filter(pl.col("split") == "train")["label"].unique()))
     place = cache_folder()
-    return Task(recipe, shown, classes, _view(recipe), run, place, threads, reporter, clock, resume, deadline)
+    return TrainingTask(
+        recipe, pictures, classes, _make_preprocessing(recipe), run, place, threads, reporter, clock, resume, deadline
+    )
 
 
-def _view(recipe: Recipe) -> Preprocessing:
+def _make_preprocessing(recipe: Recipe) -> Preprocessing:
     assert recipe.picture.size is not None  # a resolved recipe has it
     limits = DecodeLimits(recipe.picture.max_bytes, recipe.picture.max_pixels)
     return Preprocessing(recipe.picture.size, recipe.picture.fit, limits)

@@ -19,11 +19,11 @@ from bestiary.picture import Pixels
 
 MEASURE_SECONDS = 1.0
 WARM_UP_PICTURES = 8
-CHORES_SECONDS = 0.0175  # what `chores` takes on the machine that the costs in `budget` were measured on
+REFERENCE_WORKLOAD_SECONDS = 0.0175  # what `chores` takes on the machine that the costs in `budget` were measured on
 
 
 @dataclass(frozen=True)
-class Pace:
+class Throughput:
     """How long a piece of work takes: to begin, and pictures a second from then on."""
 
     start_seconds: float
@@ -34,49 +34,51 @@ class Pace:
         return self.start_seconds + pictures / self.pictures_per_second if pictures else 0.0
 
 
-def feature_pace(
-    trunk: Path, view: Preprocessing, precision: Precision, paths: Sequence[Path], *, threads: int
-) -> Pace:
+def measure_feature_throughput(
+    backbone_graph: Path, preprocess: Preprocessing, precision: Precision, paths: Sequence[Path], *, threads: int
+) -> Throughput:
     """Return how fast files become features: decoded, and run through the trunk by the engine that will be used."""
     began = time.perf_counter()
-    engine = fastest_engine(add_global_pool(trunk), threads=threads, precision=precision)
+    engine = fastest_engine(add_global_pool(backbone_graph), threads=threads, precision=precision)
     start_seconds = time.perf_counter() - began
     few = paths[:WARM_UP_PICTURES]
-    for _ in engine.stream(iter_pixel_batches(few, view, threads=threads, batch_size=engine.batch_size)):
+    for _ in engine.stream(iter_pixel_batches(few, preprocess, threads=threads, batch_size=engine.batch_size)):
         pass
-    batches = _for_a_while(paths, view, threads, engine.batch_size)
+    batches = _iter_timed_batches(paths, preprocess, threads, engine.batch_size)
     began, pictures = time.perf_counter(), 0
     for outputs in engine.stream(batches):
         pictures += len(outputs["features"])
-    return Pace(start_seconds, pictures / (time.perf_counter() - began))
+    return Throughput(start_seconds, pictures / (time.perf_counter() - began))
 
 
-def decoding_pace(view: Preprocessing, paths: Sequence[Path], *, threads: int) -> Pace:
+def measure_decode_throughput(preprocess: Preprocessing, paths: Sequence[Path], *, threads: int) -> Throughput:
     """Return how fast files become pixels."""
     began = time.perf_counter()
-    pictures = sum(len(images) for images in _for_a_while(paths, view, threads, WARM_UP_PICTURES))
-    return Pace(0.0, pictures / (time.perf_counter() - began))
+    pictures = sum(len(images) for images in _iter_timed_batches(paths, preprocess, threads, WARM_UP_PICTURES))
+    return Throughput(0.0, pictures / (time.perf_counter() - began))
 
 
-def slowness() -> float:
+def machine_slowdown() -> float:
     """Return how many times as long as the machine of reference this one takes for plain numpy and Python."""
-    return statistics.median(_chores() for _ in range(10)) / CHORES_SECONDS
+    return statistics.median(_time_reference_workload() for _ in range(10)) / REFERENCE_WORKLOAD_SECONDS
 
 
-def sample(paths: Sequence[Path], count: int = 512) -> list[Path]:
+def evenly_spaced(paths: Sequence[Path], count: int = 512) -> list[Path]:
     """Return at most so many of the paths, evenly spread: every class and every folder has a part."""
     places = np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int))
     return [paths[place] for place in np.random.default_rng(0).permutation(places)]
 
 
-def _for_a_while(paths: Sequence[Path], view: Preprocessing, threads: int, batch_size: int) -> Iterator[Pixels]:
+def _iter_timed_batches(
+    paths: Sequence[Path], preprocess: Preprocessing, threads: int, batch_size: int
+) -> Iterator[Pixels]:
     """Yield decoded pictures, from the first again after the last, for about a second."""
     end = time.perf_counter() + MEASURE_SECONDS
     going = itertools.takewhile(lambda _: time.perf_counter() < end, itertools.cycle(paths))
-    return iter_pixel_batches(going, view, threads=threads, batch_size=batch_size)
+    return iter_pixel_batches(going, preprocess, threads=threads, batch_size=batch_size)
 
 
-def _chores() -> float:
+def _time_reference_workload() -> float:
     began = time.perf_counter()
     numbers = np.ones((2048, 1280), np.float32)
     weights = np.ones((1280, 16), np.float32)

@@ -17,7 +17,7 @@ from bestiary.errors import RecipeError
 from bestiary.progress import Reporter, SilentReporter
 from bestiary.recipe import Recipe
 from bestiary.report.run_report import write_report
-from bestiary.training.create_run import Sources, begin, source_facts
+from bestiary.training.create_run import Sources, create_run, describe_sources
 from bestiary.tune import page as tune_page
 from bestiary.tune import selection_bias
 from bestiary.tune.folder import write_recipe
@@ -117,9 +117,9 @@ def _trained(ground: Ground, source: Source, best: FrozenTrial, recipe: Recipe, 
     if not (run / "asked.toml").exists():
         resolved = recipe.resolve()
         collection = flow.examined(ground.collection, resolved, ground.threads, ground.reporter)
-        facts = source_facts(source.pictures, source.labels, source.corrections, ground.threads)
+        facts = describe_sources(source.pictures, source.labels, source.corrections, ground.threads)
         facts |= {"split digest": ground.digest}
-        begin(run, recipe, resolved, ground.shown, collection, facts, begun=_begun(ground, best))
+        create_run(run, recipe, resolved, ground.shown, collection, facts, resumed_from=_begun(ground, best))
     if not (run / "report.html").exists():
         flow.resume(run, threads=ground.threads, reporter=ground.reporter)
 

@@ -21,9 +21,16 @@ from bestiary.profiling import StageTimer
 from bestiary.progress import Reporter
 from bestiary.quick_metrics import calibrated_loss, macro_f1
 from bestiary.recipe import Recipe
-from bestiary.training.methods import network_logits
-from bestiary.training.probe import Labelled, feature_store, fit_head, fitted_probe, strengths_of, training_precision
-from bestiary.training.task import Logits, Task, task_of
+from bestiary.training.methods import train_for_logits
+from bestiary.training.probe import (
+    LabelledFeatures,
+    candidate_c_values,
+    feature_store,
+    fit_head,
+    fit_probe,
+    training_precision,
+)
+from bestiary.training.task import Logits, TrainingTask, make_task
 
 KEPT = "kept"  # the column with the split of the search itself, which decides in what precision features are kept
 SMALL_PICTURES, AUTO_FOLDS = 200, 5  # with fewer validation pictures the search chooses by so many inner folds
@@ -54,12 +61,12 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Watched(Task):
+class Watched(TrainingTask):
     """A task whose epochs are watched."""
 
     watch: Callable[[History], None] = lambda history: None
 
-    def may_go_on(self, epoch_seconds: float) -> bool:
+    def has_time_for_epoch(self, epoch_seconds: float) -> bool:
         """Return whether there is time for another epoch, after showing those before it."""
         self.watch(run_folder.read_history(self.run))
         return super().may_go_on(epoch_seconds)
@@ -147,10 +154,10 @@ def scored(
     for number, pictures in enumerate(parts, start=1):
         own = place / str(number)
         own.mkdir(parents=True, exist_ok=True)
-        task = _watched(task_of(own, recipe, pictures, threads, StageTimer(), reporter), number, watch, resume)
+        task = _watched(make_task(own, recipe, pictures, threads, StageTimer(), reporter), number, watch, resume)
         found, strength = _logits(task)
         logits.append(found)
-        labels.append(task.part("val").labels)
+        labels.append(task.split("val").labels)
     whole, truth = np.concatenate(logits), np.concatenate(labels)
     if not np.isfinite(whole).all():
         raise RecipeError("What was learned gives answers that are no numbers. Lower train.learning_rate.")
@@ -158,38 +165,38 @@ def scored(
     return Score(f1, calibrated_loss(whole, truth), strength)
 
 
-def _logits(task: Task) -> tuple[Logits, float | None]:
+def _logits(task: TrainingTask) -> tuple[Logits, float | None]:
     """Return what a model of this task says of its validation pictures, and the strength that was chosen."""
     if task.recipe.model.method != "probe":
-        return network_logits(task), None
+        return train_for_logits(task), None
     if task.recipe.train.balance == "oversample" or (task.pictures["split"] == task.pictures[KEPT]).all():
-        probe = fitted_probe(task)
+        probe = fit_probe(task)
         head, history, val = probe.head, probe.history, probe.val
     else:
         train, val = _as_kept(task)
-        strengths, balance = strengths_of(task.recipe, len(train.labels)), task.recipe.train.balance
-        head, history = fit_head(train, val, len(task.classes), strengths=strengths, balance=balance)
+        strengths, balance = candidate_c_values(task.recipe, len(train.labels)), task.recipe.train.balance
+        head, history = fit_head(train, val, len(task.classes), c_values=strengths, balance=balance)
     chosen = next(line["regularisation"] for line in history if line.get("chosen"))
     return linear_logits(val.features, head.weight, head.bias), chosen
 
 
-def _as_kept(task: Task) -> tuple[Labelled, Labelled]:
+def _as_kept(task: TrainingTask) -> tuple[LabelledFeatures, LabelledFeatures]:
     """Return the features of both parts in the precision they are kept in: pictures that change sides cost nothing."""
-    trunk = cached_backbone_graph(task.recipe.model.backbone, task.cache / "trunks", task.view.size)
+    trunk = cached_backbone_graph(task.recipe.model.backbone, task.cache / "trunks", task.preprocess.size)
     channels = BACKBONES[task.recipe.model.backbone].channels
     stores = {
-        kept: feature_store(task.cache, trunk, task.view, precision, channels)
+        kept: feature_store(task.cache, trunk, task.preprocess, precision, channels)
         for kept, precision in (("train", training_precision()), ("val", "float32"))
     }
     found = []
     for side in ("train", "val"):
         rows = task.pictures.filter(pl.col("split") == side)
         features = load_features([(stores[kept], key) for kept, key in rows.select(KEPT, "sha256").iter_rows()])
-        found.append(Labelled(features, task.part(side).labels))
+        found.append(LabelledFeatures(features, task.split(side).labels))
     return found[0], found[1]
 
 
-def _watched(task: Task, number: int, watch: Watch, resume: bool) -> Watched:
+def _watched(task: TrainingTask, number: int, watch: Watch, resume: bool) -> Watched:
     values = {field.name: getattr(task, field.name) for field in fields(task)}
     return Watched(**{**values, "resume": resume}, watch=lambda history: watch(number, history))
 

@@ -11,9 +11,9 @@ from bestiary.errors import RecipeError
 from bestiary.models.efficientnet_lite import BACKBONES, cached_backbone_graph
 from bestiary.recipe import Recipe
 from bestiary.text import format_duration
-from bestiary.training.budget import RESERVE_SHARE, Estimate, Measure
+from bestiary.training.budget import RESERVE_FRACTION, MachineProfile, TimeEstimate
 from bestiary.training.probe import feature_store, training_precision
-from bestiary.training.task import Task, task_of
+from bestiary.training.task import TrainingTask, make_task
 from bestiary.tune.search_space import LOOK, Choice, Space, as_json, from_json, looks_of
 
 DEFAULT_TRIALS = {"probe": 60, "finetune": 20, "scratch": 30}
@@ -77,7 +77,9 @@ class Sharing:
     besides: float = 0.0
 
 
-def shared_out(asked: Recipe, estimate: Estimate, room: float, folds: int, agreed: SearchPlan | None = None) -> Sharing:
+def shared_out(
+    asked: Recipe, estimate: TimeEstimate, room: float, folds: int, agreed: SearchPlan | None = None
+) -> Sharing:
     """Return how the seconds that are left are shared out. Raises RecipeError if they are too few for one trial.
 
     estimate: of a run by the recipe itself, of a probe with its features there. Where fewer than six whole trainings
@@ -117,7 +119,7 @@ def _sharing(left: float, one_trial: float = 0.0, epochs: int | None = None, fin
 
 def _refuse_too_short(spare: float, room: float) -> None:
     if spare < 0:
-        short = format_duration(math.ceil(-spare / (1 - RESERVE_SHARE)))
+        short = format_duration(math.ceil(-spare / (1 - RESERVE_FRACTION)))
         have = f"only {format_duration(room)} are left of it" if room > 0 else "nothing is left of it"
         raise RecipeError(
             f"--budget is too short for one trial, the winner and its report: they take about {format_duration(room - spare)},"
@@ -125,7 +127,7 @@ def _refuse_too_short(spare: float, room: float) -> None:
         )
 
 
-def affordable(space: Space, asked: Recipe, task: Task, measure: Measure, seconds: float) -> Space:
+def affordable(space: Space, asked: Recipe, task: TrainingTask, measure: MachineProfile, seconds: float) -> Space:
     """Return the space with as many looks as features can be computed for in this time, the first ones first."""
     looks = space.get(LOOK)
     if not isinstance(looks, Choice):
@@ -140,16 +142,16 @@ def affordable(space: Space, asked: Recipe, task: Task, measure: Measure, second
     return rest if len(kept) < 2 and rest else {LOOK: Choice(tuple(kept)), **rest}
 
 
-def _features_seconds(recipe: Recipe, task: Task, measure: Measure) -> float:
+def _features_seconds(recipe: Recipe, task: TrainingTask, measure: MachineProfile) -> float:
     """Return how long the features of a look will take that are not kept yet, judged by the task's own look."""
     there = at_look(task, recipe)
     backbone, seconds = recipe.model.backbone, 0.0
     times = cost(recipe) / cost(task.recipe)
     for part, precision in (("train", training_precision()), ("val", "float32")):
-        trunk = cached_backbone_graph(backbone, task.cache / "trunks", there.view.size)
-        store = feature_store(task.cache, trunk, there.view, precision, BACKBONES[backbone].channels)
-        if missing := len(store.missing_keys(task.part(part).keys)):
-            seconds += times * missing / measure.features(task, precision).pictures_per_second
+        trunk = cached_backbone_graph(backbone, task.cache / "trunks", there.preprocess.size)
+        store = feature_store(task.cache, trunk, there.preprocess, precision, BACKBONES[backbone].channels)
+        if missing := len(store.missing_keys(task.split(part).keys)):
+            seconds += times * missing / measure.feature_throughput(task, precision).pictures_per_second
     return seconds
 
 
@@ -159,6 +161,6 @@ def cost(recipe: Recipe) -> float:
     return COST_OF_PIXEL[recipe.model.backbone] * recipe.picture.size**2
 
 
-def at_look(task: Task, recipe: Recipe) -> Task:
+def at_look(task: TrainingTask, recipe: Recipe) -> TrainingTask:
     """Return the task with the recipe, and thus the look, of another trial."""
-    return task_of(task.run, recipe, task.pictures, task.threads, task.clock, task.reporter)
+    return make_task(task.run, recipe, task.pictures, task.threads, task.clock, task.reporter)

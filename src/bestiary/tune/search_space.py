@@ -11,8 +11,8 @@ from typing import Any
 from bestiary.errors import RecipeError
 from bestiary.models.onnx_surgery import count_frozen_stages
 from bestiary.recipe import Recipe, read_setting
-from bestiary.training.budget import with_sections
-from bestiary.training.recipe_checks import refuse_impossible
+from bestiary.training.budget import override_sections
+from bestiary.training.recipe_checks import check_recipe_supported
 
 LOOK = "look"  # backbone, size and fit together: each look needs features of its own
 SAME_FOR_ALL = ("data.", "evaluate.", "picture.max_", "model.method", "train.epochs")
@@ -89,7 +89,7 @@ def searched(asked: Recipe, pictures: int, wishes: Iterable[str]) -> Space:
     for name, dimension in wished.items():
         for value in _ends(dimension):
             try:
-                refuse_impossible(laid_over(asked, {name: value}))
+                check_recipe_supported(laid_over(asked, {name: value}))
             except RecipeError as error:
                 raise RecipeError(f"The search cannot try {name} = {shown(name, value)}. {error}") from None
     return space
@@ -122,7 +122,7 @@ def laid_over(asked: Recipe, chosen: Mapping[str, Setting]) -> Recipe:
         for key, setting in _settings(name, value):
             section, _, inner = key.partition(".")
             sections.setdefault(section, {})[inner] = setting
-    return with_sections(asked, sections)
+    return override_sections(asked, sections)
 
 
 def first_values(space: Space, asked: Recipe) -> Settings:

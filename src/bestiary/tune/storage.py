@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from bestiary.errors import MachineError, RunError
-from bestiary.training.run_session import held
+from bestiary.training.run_session import run_lock
 from bestiary.tune.objective import Score
 from bestiary.tune.search_space import Settings
 
@@ -119,7 +119,7 @@ class Ledger:
                 trial = None if most is not None and self.taken() >= most else self.study.ask()
                 if trial is not None:
                     self.place(trial).mkdir(exist_ok=True)
-                    kept.enter_context(held(self.place(trial)))
+                    kept.enter_context(run_lock(self.place(trial)))
             try:
                 yield trial
             except BaseException:
@@ -200,7 +200,7 @@ class Ledger:
             with contextlib.ExitStack() as kept:
                 with self.turn():
                     mine.mkdir()
-                    kept.enter_context(held(mine))
+                    kept.enter_context(run_lock(mine))
                 yield mine
         finally:
             shutil.rmtree(mine, ignore_errors=True)
@@ -278,7 +278,7 @@ def in_use(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     try:
-        with held(folder):
+        with run_lock(folder):
             return False
     except RunError:
         return True

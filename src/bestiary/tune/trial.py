@@ -18,7 +18,7 @@ from bestiary.errors import RecipeError
 from bestiary.progress import Reporter, SilentReporter
 from bestiary.recipe import Recipe, override_epochs
 from bestiary.run_folder import read_history
-from bestiary.training.recipe_checks import refuse_impossible
+from bestiary.training.recipe_checks import check_recipe_supported
 from bestiary.tune.objective import History, Score, Watch, scored
 from bestiary.tune.plan import Deadlines, SearchPlan
 from bestiary.tune.search_space import Choice, Settings, Space, laid_over, shown
@@ -105,7 +105,7 @@ def suggested(trial: optuna.Trial, space: Space) -> Settings:
 def trial_recipe(asked: Recipe, plan: SearchPlan, chosen: Settings) -> Recipe:
     """Return the recipe of a trial; raises RecipeError if what it chose does not go together."""
     recipe = with_epochs(laid_over(asked, chosen), plan.epochs)
-    refuse_impossible(recipe)
+    check_recipe_supported(recipe)
     return recipe
 
 

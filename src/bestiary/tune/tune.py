@@ -24,11 +24,11 @@ from bestiary.profiling import StageTimer
 from bestiary.progress import Reporter, SilentReporter
 from bestiary.recipe import Recipe
 from bestiary.text import format_duration
-from bestiary.training.budget import Estimate, Measure, estimated, room_of
+from bestiary.training.budget import MachineProfile, TimeEstimate, estimate_seconds, usable_seconds
 from bestiary.training.create_run import Sources
-from bestiary.training.probe import features_of, training_precision
-from bestiary.training.recipe_checks import refuse_impossible
-from bestiary.training.task import Task, task_of
+from bestiary.training.probe import load_split_features, training_precision
+from bestiary.training.recipe_checks import check_recipe_supported
+from bestiary.training.task import TrainingTask, make_task
 from bestiary.tune import finish
 from bestiary.tune import folder as folders
 from bestiary.tune import plan as planning
@@ -98,7 +98,7 @@ def tune(
 def _refuse(wishes: Wishes) -> None:
     """Raise RecipeError for what no search can do, before any work is done."""
     asked = wishes.asked
-    refuse_impossible(asked)
+    check_recipe_supported(asked)
     if world_size() > 1:
         raise RecipeError("A search runs in one process; start the same command several times to share the work.")
     if asked.data.folds:
@@ -129,16 +129,16 @@ def _prepared(
     shown, digest = assign_splits(collection, asked.data, seed=asked.seed)
     folds = inner_folds(wishes.folds, shown)
     ledger = Ledger(place.storage, f"tune-{asked.model.method}")
-    task, measure = task_of(ledger.folder, asked.resolve(), shown, threads, clock, reporter), Measure()
+    task, measure = make_task(ledger.folder, asked.resolve(), shown, threads, clock, reporter), MachineProfile()
     estimate, budget = _estimated(wishes, folds, ledger, task, measure, clock), wishes.budget_seconds
 
     def shared(agreed: SearchPlan | None = None) -> planning.Sharing | None:
         if estimate is None or budget is None:
             return None
-        return planning.shared_out(asked, estimate, room_of(budget, clock.total), folds, agreed)
+        return planning.shared_out(asked, estimate, usable_seconds(budget, clock.total), folds, agreed)
 
     def plan() -> tuple[dict[str, Any], Settings]:
-        pictures, sharing = len(task.part("train").keys), shared()
+        pictures, sharing = len(task.split("train").keys), shared()
         space = searched(asked, pictures, wishes.search)
         if sharing is not None and asked.model.method == "probe":
             space = planning.affordable(space, asked, task, measure, planning.LOOKS_SHARE * sharing.search)
@@ -151,7 +151,7 @@ def _prepared(
     sharing = shared(agreed)
     if sharing is not None and budget is not None:
         now = time.monotonic()
-        deadlines = Deadlines(now + sharing.search, now + room_of(budget, clock.total), sharing.besides)
+        deadlines = Deadlines(now + sharing.search, now + usable_seconds(budget, clock.total), sharing.besides)
     place.mark({"method": asked.model.method, "storage": str(place.storage.absolute()), **facts})
     trials = wishes.trials
     if trials is None and sharing is None:
@@ -167,30 +167,30 @@ def _prepared(
 
 
 def _estimated(
-    wishes: Wishes, folds: int, ledger: Ledger, task: Task, measure: Measure, clock: StageTimer
-) -> Estimate | None:
+    wishes: Wishes, folds: int, ledger: Ledger, task: TrainingTask, measure: MachineProfile, clock: StageTimer
+) -> TimeEstimate | None:
     """Return what a run by the recipe itself takes, if there is a budget; a probe's features are computed first."""
     if wishes.budget_seconds is None:
         return None
-    whole = estimated(task, measure)
+    whole = estimate_seconds(task, measure)
     if wishes.asked.model.method == "probe":
-        room = room_of(wishes.budget_seconds, clock.total)
+        room = usable_seconds(wishes.budget_seconds, clock.total)
         planning.shared_out(wishes.asked, whole, room, folds)  # is it too short? Then features need no computing
         _fill(ledger, task)
-        whole = estimated(task, measure)
+        whole = estimate_seconds(task, measure)
     return whole
 
 
-def _fill(ledger: Ledger, task: Task, *, wait: bool = True) -> bool:
+def _fill(ledger: Ledger, task: TrainingTask, *, wait: bool = True) -> bool:
     """Compute the features of a look that are not kept yet; return whether they are there.
 
     Without `wait` they may not be, because another process is computing them.
     """
-    trunk = cached_backbone_graph(task.recipe.model.backbone, task.cache / "trunks", task.view.size)
+    trunk = cached_backbone_graph(task.recipe.model.backbone, task.cache / "trunks", task.preprocess.size)
     try:
-        with FileLock(ledger.folder / f"{trunk.stem}-{task.view.fit}.lock", timeout=-1 if wait else 0):
-            features_of(task, task.part("train"), trunk, training_precision())
-            features_of(task, task.part("val"), trunk, "float32")
+        with FileLock(ledger.folder / f"{trunk.stem}-{task.preprocess.fit}.lock", timeout=-1 if wait else 0):
+            load_split_features(task, task.split("train"), trunk, training_precision())
+            load_split_features(task, task.split("val"), trunk, "float32")
     except Timeout:
         return False
     return True
