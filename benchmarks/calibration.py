@@ -29,7 +29,7 @@ from bestiary.data.split import SplitItem, stratified_group_split
 from bestiary.evaluation.metrics import score
 from bestiary.export.calibration import fit_temperature
 from bestiary.files import cache_folder
-from bestiary.inference.conformal import bound_of, covered, set_table
+from bestiary.inference.conformal import conformal_threshold, covered, fit_conformal
 from bestiary.machine import disable_malloc_trim
 from bestiary.models.efficientnet_lite import BACKBONES, cached_backbone_graph
 from bestiary.models.logistic_regression import linear_logits
@@ -89,9 +89,9 @@ def vector_scaling(logits: Array, truth: Array, strength: float = 1.0) -> tuple[
 
 
 def sets(known: Array, labels: Array, here: Array, truth: Array, found: dict[str, list[float]]) -> None:
-    table = set_table(known, labels)
+    table = fit_conformal(known, labels)
     for level in LEVELS:
-        within, sizes = covered(here, truth, bound_of(table, level))
+        within, sizes = covered(here, truth, conformal_threshold(table, level))
         n, hits, rank = len(truth), int(within.sum()), int(np.ceil(level * (len(labels) + 1)))
         low, high = binom.interval(0.95, n, level)
         wide_low, wide_high = betabinom.interval(0.95, n, rank, len(labels) + 1 - rank)

@@ -86,7 +86,7 @@ def many(models: Sequence[Path], files: Sequence[Path], checkpoint: Path, plain_
 
 def overlap(run: Path, files: Sequence[Path]) -> None:
     predictor = Predictor(run, engine="fastest")
-    view, threads = predictor.bundle.view, available_cores()
+    view, threads = predictor.bundle.preprocess, available_cores()
     images = [item.pixels for item in decode_ahead(files, view, threads=threads) if item.pixels is not None]
 
     def decoding() -> object:

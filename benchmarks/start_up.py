@@ -47,7 +47,7 @@ def command(*words: object) -> None:
 
 
 def bare_graph(run: Path, files: list[Path]) -> Callable[[], object]:
-    images = np.concatenate(list(iter_pixel_batches(files, read_bundle(run).view, threads=available_cores())))
+    images = np.concatenate(list(iter_pixel_batches(files, read_bundle(run).preprocess, threads=available_cores())))
     engine = fastest_engine(run / GRAPH_NAME, threads=available_cores())
     size = engine.batch_size
     return lambda: [None for _ in engine.stream(images[at : at + size] for at in range(0, len(images), size))]

@@ -25,7 +25,7 @@ pytest.importorskip("sklearn")
 
 from bestiary import __version__, cli, table
 from bestiary.demo.dataset import SyntheticDataset
-from bestiary.inference.heatmap import heatmap_over
+from bestiary.inference.heatmap import overlay_heatmap
 from tiny_model import COLOURS, coloured, write_run
 
 COMMANDS = ("train", "evaluate", "audit", "predict", "report", "export", "serve", "demo")
@@ -441,10 +441,10 @@ def test_the_evidence_is_warm_where_it_speaks_for_the_label() -> None:
     pixels = np.full((8, 8, 3), 100, np.uint8)
     heatmap = np.zeros((2, 2), np.float32)
     heatmap[0, 0], heatmap[1, 1] = 1.0, -1.0
-    drawn = np.asarray(heatmap_over(pixels, heatmap)).astype(int)
+    drawn = np.asarray(overlay_heatmap(pixels, heatmap)).astype(int)
     assert drawn[0, 0, 0] > drawn[0, 0, 2] + 50
     assert np.ptp(drawn[-1, -1]) < 5  # what speaks against it stays grey, but for the edge of the smooth patch
-    np.testing.assert_array_equal(np.asarray(heatmap_over(pixels, np.zeros((2, 2), np.float32))), pixels)
+    np.testing.assert_array_equal(np.asarray(overlay_heatmap(pixels, np.zeros((2, 2), np.float32))), pixels)
 
 
 def test_an_empty_folder_has_nothing_to_predict(bestiary: Call, model: Path, tmp_path: Path) -> None:

@@ -12,7 +12,14 @@ from scipy.stats import betabinom
 
 from bestiary.errors import UserError
 from bestiary.inference.bundle import read_bundle
-from bestiary.inference.conformal import LEVELS, bound_of, covered, label_set, set_table, too_few
+from bestiary.inference.conformal import (
+    LEVELS,
+    conformal_threshold,
+    covered,
+    explain_full_set,
+    fit_conformal,
+    prediction_set,
+)
 
 
 def drawn(n: int, seed: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -26,9 +33,9 @@ def drawn(n: int, seed: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
 
 @pytest.mark.parametrize("level", [0.8, 0.9, 0.95, 0.99])
 def test_the_coverage_is_what_was_asked(level: float) -> None:
-    table = set_table(*drawn(1_000, seed=0))
+    table = fit_conformal(*drawn(1_000, seed=0))
     shares, truth = drawn(4_000, seed=1)
-    within, sizes = covered(shares, truth, bound_of(table, level))
+    within, sizes = covered(shares, truth, conformal_threshold(table, level))
     rank = int(np.ceil(level * 1_001))
     low, high = betabinom.interval(0.999, 4_000, rank, 1_001 - rank)
     assert low <= within.sum() <= high
@@ -36,50 +43,50 @@ def test_the_coverage_is_what_was_asked(level: float) -> None:
 
 
 def test_bounds_rise_with_the_level_and_in_between_the_next_higher_serves() -> None:
-    table = set_table(*drawn(300, seed=2))
+    table = fit_conformal(*drawn(300, seed=2))
     assert table["bounds"] == sorted(table["bounds"])
     assert len(table["bounds"]) == len(LEVELS)
-    assert bound_of(table, 0.9502) == bound_of(table, 0.951)
-    assert bound_of(table, 0.9) == table["bounds"][LEVELS.index(0.9)]
+    assert conformal_threshold(table, 0.9502) == conformal_threshold(table, 0.951)
+    assert conformal_threshold(table, 0.9) == table["bounds"][LEVELS.index(0.9)]
 
 
 def test_a_level_beyond_the_number_of_pictures_names_all_labels() -> None:
     shares, truth = drawn(30, seed=3)
-    bound = bound_of(set_table(shares, truth), 0.99)
+    bound = conformal_threshold(fit_conformal(shares, truth), 0.99)
     assert covered(shares, truth, bound)[1].tolist() == [6] * 30
 
 
 @pytest.mark.parametrize(("level", "enough"), [(0.9, 9), (0.95, 19), (0.99, 99)])
 def test_that_all_labels_are_named_for_want_of_pictures_is_said(level: float, enough: int) -> None:
-    assert not too_few(set_table(*drawn(enough, seed=3)), level)
-    table = set_table(*drawn(enough - 1, seed=3))
-    words = too_few(table, level)
+    assert not explain_full_set(fit_conformal(*drawn(enough, seed=3)), level)
+    table = fit_conformal(*drawn(enough - 1, seed=3))
+    words = explain_full_set(table, level)
     assert f"take {enough} validation pictures, and this run has {enough - 1}" in words
     instead = float(words.split("Ask for ")[1].split(" ")[0])
-    assert bound_of(table, instead) < 1
-    assert not too_few(table, instead)
+    assert conformal_threshold(table, instead) < 1
+    assert not explain_full_set(table, instead)
 
 
 def test_the_rank_by_hand() -> None:
     shares = np.column_stack([np.linspace(0.01, 0.99, 9), 1 - np.linspace(0.01, 0.99, 9)])
-    table = set_table(shares, np.zeros(9, np.int64))
-    assert bound_of(table, 0.5) == pytest.approx(1 - shares[4, 0])  # rank 5 of 9: ceil(0.5 * 10)
-    assert bound_of(table, 0.9) == pytest.approx(0.99)
-    assert bound_of(table, 0.901) == 1.0
+    table = fit_conformal(shares, np.zeros(9, np.int64))
+    assert conformal_threshold(table, 0.5) == pytest.approx(1 - shares[4, 0])  # rank 5 of 9: ceil(0.5 * 10)
+    assert conformal_threshold(table, 0.9) == pytest.approx(0.99)
+    assert conformal_threshold(table, 0.901) == 1.0
 
 
 def test_a_set_lists_the_likeliest_first_and_may_be_empty() -> None:
-    assert label_set({"a": 0.2, "b": 0.5, "c": 0.3}, 0.75) == ["b", "c"]
-    assert label_set({"a": 0.4, "b": 0.6}, 0.2) == []
+    assert prediction_set({"a": 0.2, "b": 0.5, "c": 0.3}, 0.75) == ["b", "c"]
+    assert prediction_set({"a": 0.4, "b": 0.6}, 0.2) == []
 
 
 def test_what_cannot_be_asked_is_refused() -> None:
-    table = set_table(*drawn(50, seed=4))
+    table = fit_conformal(*drawn(50, seed=4))
     for level in (0.1, 1.0, 2.0):
         with pytest.raises(UserError, match="from 0.5 to 0.999"):
-            bound_of(table, level)
+            conformal_threshold(table, level)
     with pytest.raises(UserError, match="Train again"):
-        bound_of({}, 0.9)
+        conformal_threshold({}, 0.9)
 
 
 def test_a_run_keeps_the_table(probed: Path) -> None:

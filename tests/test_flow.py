@@ -423,7 +423,7 @@ def _check_trained_run(run: flow.Run, *, method: str, epochs: int) -> None:
     heatmap = Predictor(run.path).predict(Path(test["path"][0])).heatmap
     assert heatmap is not None
     assert heatmap.std() > 0
-    assert isinstance(Predictor(run.path).bundle.view, Preprocessing)
+    assert isinstance(Predictor(run.path).bundle.preprocess, Preprocessing)
 
 
 def _interrupted_in(epoch: int, batches: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bestiary.errors import SourceError
-from bestiary.inference.inputs import LIST, names_in, passed_over_words, pictures_in
+from bestiary.inference.inputs import LIST, describe_skipped, find_pictures, read_path_list
 
 NOTHING = io.BytesIO()
 
@@ -28,12 +28,12 @@ def names(found: Iterator[Path], folder: Path) -> list[str]:
 
 
 def test_a_folder_means_the_pictures_in_it_at_any_depth(folder: Path) -> None:
-    assert names(pictures_in([folder], NOTHING), folder) == ["a.png", "b.jpg", "inner/c.JPEG", "inner/deep/d.webp"]
+    assert names(find_pictures([folder], NOTHING), folder) == ["a.png", "b.jpg", "inner/c.JPEG", "inner/deep/d.webp"]
 
 
 def test_what_is_named_comes_in_the_order_given_and_is_not_looked_for(folder: Path) -> None:
     asked = [folder / "notes.txt", folder / "gone.jpg", folder / f"{300 * 'x'}.png", folder / "a.png"]
-    assert list(pictures_in(asked, NOTHING)) == asked
+    assert list(find_pictures(asked, NOTHING)) == asked
 
 
 @pytest.mark.parametrize(
@@ -46,20 +46,20 @@ def test_what_is_named_comes_in_the_order_given_and_is_not_looked_for(folder: Pa
     ],
 )
 def test_a_pattern_that_the_shell_left_is_expanded(folder: Path, pattern: str, found: list[str]) -> None:
-    assert names(pictures_in([folder / pattern], NOTHING), folder) == found
+    assert names(find_pictures([folder / pattern], NOTHING), folder) == found
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_that_file(folder: Path) -> None:
     odd = folder / "b[1].jpg"
     odd.write_bytes(b"x")
-    assert list(pictures_in([odd], NOTHING)) == [odd]
+    assert list(find_pictures([odd], NOTHING)) == [odd]
 
 
 @pytest.mark.parametrize(("asked", "says"), [("empty", "no pictures in"), ("*.tif", "No picture matches")])
 def test_nothing_found_is_told(folder: Path, asked: str, says: str) -> None:
     (folder / "empty").mkdir()
     with pytest.raises(SourceError, match=says):
-        list(pictures_in([folder / asked], NOTHING))
+        list(find_pictures([folder / asked], NOTHING))
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,8 @@ def test_nothing_found_is_told(folder: Path, asked: str, says: str) -> None:
     ],
 )
 def test_a_list_ends_its_names_with_lines_or_with_nul(listed: bytes, found: list[str]) -> None:
-    assert [str(path) for path in names_in(io.BytesIO(listed))] == found
-    assert [str(path) for path in pictures_in([Path("first.jpg"), LIST], io.BytesIO(listed))] == ["first.jpg", *found]
+    assert [str(path) for path in read_path_list(io.BytesIO(listed))] == found
+    assert [str(path) for path in find_pictures([Path("first.jpg"), LIST], io.BytesIO(listed))] == ["first.jpg", *found]
 
 
 def test_a_list_without_end_is_read_as_it_is_needed() -> None:
@@ -90,7 +90,7 @@ def test_a_list_without_end_is_read_as_it_is_needed() -> None:
             return b"%d.jpg\n" % self.given
 
     source = Endless()
-    found = names_in(source)  # type: ignore[arg-type]
+    found = read_path_list(source)  # type: ignore[arg-type]
     assert [str(next(found)) for _ in range(1000)][-1] == "1000.jpg"
     assert source.given <= 1001
 
@@ -102,6 +102,6 @@ def test_what_is_passed_over_in_a_folder_is_counted_and_what_phones_make_is_not(
     (folder / "loop").symlink_to(folder)
     (folder / "gone.jpg").symlink_to("nowhere")
     passed_over = Counter[str]()
-    found = names(pictures_in([folder], NOTHING, passed_over), folder)
+    found = names(find_pictures([folder], NOTHING, passed_over), folder)
     assert found == ["a.png", "b.jpg", "gone.jpg", "inner/c.JPEG", "inner/deep/d.webp", "phone.HEIC"]
-    assert passed_over_words(passed_over) == "Passed over: 4 hidden, 1 linked folder, 1 not named like a picture."
+    assert describe_skipped(passed_over) == "Passed over: 4 hidden, 1 linked folder, 1 not named like a picture."

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bestiary.errors import MachineError, UserError
-from bestiary.inference.link_folders import refuse_full, with_links
+from bestiary.inference.link_folders import link_by_label, require_empty_folder
 from bestiary.inference.predictor import Prediction
 
 
@@ -26,28 +26,28 @@ def test_each_answer_becomes_a_link_in_the_folder_of_its_label(tmp_path: Path) -
     for path in (cat, odd, bad):
         path.write_bytes(b"mine")
     given = [answer(cat, "cat"), answer(odd, "dog", unknown=True), answer(bad, None)]
-    assert list(with_links(given, tmp_path / "by")) == given
+    assert list(link_by_label(given, tmp_path / "by")) == given
     assert tree(tmp_path / "by") == {"cat/cat.jpg": cat, "unknown/odd.jpg": odd, "unreadable/bad.jpg": bad}
     assert (tmp_path / "by" / "cat" / "cat.jpg").read_bytes() == b"mine"
 
 
 def test_pictures_of_one_name_are_numbered_and_known_ones_kept(tmp_path: Path) -> None:
     given = [answer(tmp_path / folder / "a.b.jpg", "cat") for folder in ("x", "y", "z")]
-    list(with_links(given, tmp_path / "by"))
+    list(link_by_label(given, tmp_path / "by"))
     before = tree(tmp_path / "by")
     assert before == {
         "cat/a.b-2.jpg": tmp_path / "y" / "a.b.jpg",
         "cat/a.b-3.jpg": tmp_path / "z" / "a.b.jpg",
         "cat/a.b.jpg": tmp_path / "x" / "a.b.jpg",
     }
-    list(with_links(given, tmp_path / "by"))
+    list(link_by_label(given, tmp_path / "by"))
     assert tree(tmp_path / "by") == before
 
 
 def test_a_file_in_the_way_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "by" / "cat").mkdir(parents=True)
     (tmp_path / "by" / "cat" / "a.jpg").write_text("mine")
-    list(with_links([answer(tmp_path / "a.jpg", "cat")], tmp_path / "by"))
+    list(link_by_label([answer(tmp_path / "a.jpg", "cat")], tmp_path / "by"))
     assert (tmp_path / "by" / "cat" / "a.jpg").read_text() == "mine"
     assert tree(tmp_path / "by") == {"cat/a-2.jpg": tmp_path / "a.jpg"}
 
@@ -56,21 +56,21 @@ def test_a_file_in_the_way_is_left_alone(tmp_path: Path) -> None:
     ("label", "shelf"), [("a/b", "a_b"), ("..", ".._"), ("unknown", "unknown_"), ("unreadable", "unreadable_")]
 )
 def test_a_label_cannot_lead_elsewhere(tmp_path: Path, label: str, shelf: str) -> None:
-    list(with_links([answer(tmp_path / "a.jpg", label)], tmp_path / "by"))
+    list(link_by_label([answer(tmp_path / "a.jpg", label)], tmp_path / "by"))
     assert list(tree(tmp_path / "by")) == [f"{shelf}/a.jpg"]
 
 
 def test_a_folder_with_something_in_it_is_refused(tmp_path: Path) -> None:
-    refuse_full(tmp_path / "new")
+    require_empty_folder(tmp_path / "new")
     (tmp_path / "old").mkdir()
-    refuse_full(tmp_path / "old")
+    require_empty_folder(tmp_path / "old")
     (tmp_path / "old" / "x").write_text("mine")
     for taken in (tmp_path / "old", tmp_path / "old" / "x"):
         with pytest.raises(UserError, match="not empty"):
-            refuse_full(taken)
+            require_empty_folder(taken)
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "by").write_text("in the way")
     with pytest.raises(MachineError, match="cannot be made"):
-        list(with_links([answer(tmp_path / "a.jpg", "cat")], tmp_path / "by"))
+        list(link_by_label([answer(tmp_path / "a.jpg", "cat")], tmp_path / "by"))

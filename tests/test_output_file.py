@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from bestiary.errors import UserError
-from bestiary.inference.output_file import AnswerFile, form_of
+from bestiary.inference.output_file import PredictionFile, format_from_suffix
 from bestiary.inference.predictor import Prediction
 
 CLASSES = ("cat", "dog")
@@ -33,8 +33,8 @@ def predicted(paths: Iterable[Path], *, until: int = 1000) -> Iterator[Predictio
             yield Prediction(str(path), "cat", 0.75, False, 0.5, {"cat": 0.75, "dog": 0.25})
 
 
-def opened(path: Path, *, resume: bool = False, classes: tuple[str, ...] = CLASSES) -> AnswerFile:
-    return AnswerFile(path, form_of(path), classes, resume=resume)
+def opened(path: Path, *, resume: bool = False, classes: tuple[str, ...] = CLASSES) -> PredictionFile:
+    return PredictionFile(path, format_from_suffix(path), classes, resume=resume)
 
 
 def paths_in(path: Path) -> list[str]:
@@ -54,7 +54,7 @@ def written(paths: Iterable[Path]) -> list[str]:
 def test_every_answer_is_in_the_file(tmp_path: Path, form: str) -> None:
     path = tmp_path / "new" / f"answers.{form}"
     file = opened(path)
-    file.write(predicted(file.unwritten(PATHS)))
+    file.write(predicted(file.pending(PATHS)))
     found = [one.encode("utf-8", "backslashreplace").decode() for one in paths_in(path)]
     assert found == written(PATHS)
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
@@ -72,13 +72,13 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path, form: str, until:
     path, whole = tmp_path / f"answers.{form}", tmp_path / f"whole.{form}"
     file = opened(path)
     with pytest.raises(KilledError):
-        file.write(predicted(file.unwritten(PATHS), until=until))
+        file.write(predicted(file.pending(PATHS), until=until))
     live = path.with_name(f"{path.name}.part.jsonl") if form == "parquet" else path
     with live.open("ab") as half:
         half.write(torn)
 
     again = opened(path, resume=True)
-    left = list(again.unwritten(PATHS))
+    left = list(again.pending(PATHS))
     assert left == PATHS[until:]
     again.write(predicted(left))
     opened(whole).write(predicted(PATHS))
@@ -93,7 +93,7 @@ def test_a_finished_file_can_be_added_to(tmp_path: Path, form: str) -> None:
     path = tmp_path / f"answers.{form}"
     opened(path).write(predicted(PATHS[:2]))
     again = opened(path, resume=True)
-    again.write(predicted(again.unwritten(PATHS)))
+    again.write(predicted(again.pending(PATHS)))
     found = [one.encode("utf-8", "backslashreplace").decode() for one in paths_in(path)]
     assert found == written(PATHS)
     opened(path, resume=True).write([])
@@ -108,7 +108,7 @@ def test_rows_that_are_in_the_table_already_do_not_come_twice(tmp_path: Path) ->
     opened(path, resume=True).write([])
     live.write_bytes(rows)  # as if it had been killed before it took them away
     again = opened(path, resume=True)
-    again.write(predicted(again.unwritten(PATHS)))
+    again.write(predicted(again.pending(PATHS)))
     assert [one.encode("utf-8", "backslashreplace").decode() for one in paths_in(path)] == written(PATHS)
 
 
@@ -141,11 +141,11 @@ def test_a_file_of_something_else_is_left_alone(tmp_path: Path, form: str) -> No
 
 
 def test_the_name_says_the_format() -> None:
-    assert [form_of(Path(name)) for name in ("a.jsonl", "a.NDJSON", "a.csv", "a.parquet")] == [
+    assert [format_from_suffix(Path(name)) for name in ("a.jsonl", "a.NDJSON", "a.csv", "a.parquet")] == [
         *("jsonl", "jsonl", "csv", "parquet")
     ]
     with pytest.raises(UserError, match=r"expected one of \.jsonl"):
-        form_of(Path("answers.xlsx"))
+        format_from_suffix(Path("answers.xlsx"))
 
 
 RUN_AS_FORMULAS = [Path(name) for name in ("=1+1.jpg", "@x.jpg", "-a.jpg", "+b/c.jpg", "\tt.jpg", "plain.jpg")]
@@ -159,7 +159,7 @@ def test_no_cell_of_a_csv_file_is_run_as_a_formula(tmp_path: Path) -> None:
         Prediction(str(one), label, 0.5, False, -0.5, shares, labels=[label])
         for one, label in zip(RUN_AS_FORMULAS, labels, strict=True)
     ]
-    AnswerFile(path, "csv", classes, resume=False, sets=True).write(found)
+    PredictionFile(path, "csv", classes, resume=False, sets=True).write(found)
     with path.open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     assert header[5:7] == ["p_=SUM(1)", "p_-1"]
@@ -168,5 +168,5 @@ def test_no_cell_of_a_csv_file_is_run_as_a_formula(tmp_path: Path) -> None:
     assert [row[1] for row in rows] == ["'=SUM(1)", "-1", "+1", "'@b", "'=c|d", "dog"]
     assert [row[-1] for row in rows] == [row[1] for row in rows]
     assert {row[4] for row in rows} == {"-0.5"}
-    again = AnswerFile(path, "csv", classes, resume=True, sets=True)
-    assert list(again.unwritten([*RUN_AS_FORMULAS, Path("new.jpg")])) == [Path("new.jpg")]
+    again = PredictionFile(path, "csv", classes, resume=True, sets=True)
+    assert list(again.pending([*RUN_AS_FORMULAS, Path("new.jpg")])) == [Path("new.jpg")]

@@ -281,7 +281,7 @@ def test_a_bundle_comes_back_as_it_was_written(broken: Path) -> None:
     bundle.write(broken)
     assert read_bundle(broken) == bundle
     assert bundle.classes == COLOURS
-    assert (bundle.view.size, bundle.view.fit) == (SIZE, "squash")
+    assert (bundle.preprocess.size, bundle.preprocess.fit) == (SIZE, "squash")
 
 
 def test_the_head_is_kept_beside_the_graph(run: Path) -> None:

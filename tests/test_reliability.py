@@ -13,7 +13,7 @@ from bestiary import table
 from bestiary.evaluation.metrics import score
 from bestiary.evaluation.reliability import LEVELS, set_coverage, uncalibrated
 from bestiary.inference.bundle import read_bundle
-from bestiary.inference.conformal import set_table
+from bestiary.inference.conformal import fit_conformal
 from bestiary.quick_metrics import softmax
 
 
@@ -27,7 +27,7 @@ def test_sets_cover_what_they_promise_of_pictures_like_those_of_validation() -> 
     chance = np.random.default_rng(1)
     logits = chance.normal(0, 1, (6000, 5))
     truth = np.array([chance.choice(5, p=row) for row in softmax(logits)])
-    table_of_bounds = set_table(softmax(logits[:3000]), truth[:3000])
+    table_of_bounds = fit_conformal(softmax(logits[:3000]), truth[:3000])
     rows = set_coverage(softmax(logits[3000:]), truth[3000:], np.arange(3000), table_of_bounds)
     assert [row["level"] for row in rows] == list(LEVELS)
     for row in rows:

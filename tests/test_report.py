@@ -23,7 +23,7 @@ from bestiary.evaluation.calibration import reliability
 from bestiary.evaluation.metrics import score
 from bestiary.evaluation.reliability import set_coverage, uncalibrated
 from bestiary.evaluation.slices import slices
-from bestiary.inference.conformal import set_table
+from bestiary.inference.conformal import fit_conformal
 from bestiary.report import format, plots, verdict
 from bestiary.report import gallery as evidence_module
 from bestiary.report.gallery import overlays
@@ -152,7 +152,9 @@ def _metrics(test: pl.DataFrame, pictures: pl.DataFrame, labels: list[str]) -> d
             "ece_before": score(truth, raw, labels, resamples=100)["ece"],
             "temperature": 1.25,
         },
-        "prediction_sets": set_coverage(probabilities, truth, np.arange(len(truth)), set_table(probabilities, truth)),
+        "prediction_sets": set_coverage(
+            probabilities, truth, np.arange(len(truth)), fit_conformal(probabilities, truth)
+        ),
         "slices": slices(test, pictures),
     }
     said = {"split": "test", "test_scored": 1, **scores, **trusted}

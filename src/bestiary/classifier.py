@@ -29,7 +29,7 @@ from bestiary.errors import InputError, SourceError
 from bestiary.evaluation.evaluate import validated
 from bestiary.export.finalize import learn_model
 from bestiary.files import cache_folder
-from bestiary.inference.predictor import MANY, EngineName, Predictor
+from bestiary.inference.predictor import FAST_ENGINE_MIN_PICTURES, EngineName, Predictor
 from bestiary.machine import available_cores
 from bestiary.picture import DecodeLimits
 from bestiary.picture import resize_to_square as fitted
@@ -111,7 +111,7 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
         """Return calibrated probabilities, float64 (n, classes), in the order of `classes_`."""
         check_is_fitted(self)
         pictures = self._checked(X, reset=False)
-        predictor = self._predictor("fastest" if len(pictures) >= MANY else "onnxruntime")
+        predictor = self._predictor("fastest" if len(pictures) >= FAST_ENGINE_MIN_PICTURES else "onnxruntime")
         shares = np.empty((len(pictures), len(self.classes_)))
         names = self._names()
         for row, answer in enumerate(predictor.predict_many(self._sources(pictures, predictor))):
@@ -175,7 +175,7 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
         """Yield what the predictor takes: paths, or pixels as the model sees them."""
         if isinstance(pictures, list):
             return pictures
-        view = predictor.bundle.view
+        view = predictor.bundle.preprocess
         return (fitted(picture, view.size, view.fit) for picture in self._pixels(pictures))
 
     def _pixels(self, pictures: Array) -> Iterable[Pixels]:

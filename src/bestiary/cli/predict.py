@@ -19,7 +19,7 @@ from bestiary.errors import SourceError, UserError
 from bestiary.inference import heatmap
 
 if TYPE_CHECKING:
-    from bestiary.inference.output_file import AnswerFile
+    from bestiary.inference.output_file import PredictionFile
     from bestiary.inference.predictor import Prediction
 
 NAMED, UNKNOWN, UNREAD = "named", "unknown", "could not be read"
@@ -58,38 +58,40 @@ def predict(
 ) -> None:
     """Name what is in pictures, or say "unknown"."""
     from bestiary.inference import inputs, link_folders, writers
-    from bestiary.inference.conformal import bound_of, too_few
-    from bestiary.inference.predictor import MANY, Predictor
+    from bestiary.inference.conformal import conformal_threshold, explain_full_set
+    from bestiary.inference.predictor import FAST_ENGINE_MIN_PICTURES, Predictor
     from bestiary.progress import make_reporter
 
     if resume and out is None:
         raise UserError("--resume goes on with the file of --out; say which.")
     if link_into is not None and not resume:
-        link_folders.refuse_full(link_into)
+        link_folders.require_empty_folder(link_into)
     passed_over = Counter[str]()
-    named = inputs.pictures_in(paths, sys.stdin.buffer, passed_over)
-    sources, many = _asked(named, MANY, all_at_once=inputs.LIST not in paths)
+    named = inputs.find_pictures(paths, sys.stdin.buffer, passed_over)
+    sources, many = _asked(named, FAST_ENGINE_MIN_PICTURES, all_at_once=inputs.LIST not in paths)
     predictor = Predictor(run, threads=threads, engine="fastest" if many else "onnxruntime")
     file = _answer_file(out, form, predictor.classes, resume=resume, sets=sets is not None)
     if file is not None:
-        sources = list(file.unwritten(sources)) if isinstance(sources, list) else file.unwritten(sources)
-    bound = None if sets is None else bound_of(predictor.bundle.sets, sets)
+        sources = list(file.pending(sources)) if isinstance(sources, list) else file.pending(sources)
+    bound = None if sets is None else conformal_threshold(predictor.bundle.sets, sets)
     total = len(sources) if isinstance(sources, list) else None
     with make_reporter(quiet=quiet or not many).progress("Predicting", total) as advance:
-        found = writers.counted(predictor.predict_many(sources), advance)
+        found = writers.count_progress(predictor.predict_many(sources), advance)
         if bound is not None:
-            found = writers.with_sets(found, bound)
+            found = writers.add_prediction_sets(found, bound)
         if heatmaps is not None:
-            found = heatmap.with_heatmaps(found, heatmaps, predictor.bundle.view, resume=resume)
+            found = heatmap.save_heatmaps(found, heatmaps, predictor.bundle.preprocess, resume=resume)
         if link_into is not None:
-            found = link_folders.with_links(found, link_into)
+            found = link_folders.link_by_label(found, link_into)
         passing, read = _counting(found)
         if file is not None:
             file.write(passing)
         else:
             written = "json" if as_json else (form or Format.table).value
-            writers.write(passing, written, _stdout(), classes=predictor.classes, top=top, sets=sets is not None)
-    for words in (inputs.passed_over_words(passed_over), too_few(predictor.bundle.sets, sets) if sets else ""):
+            writers.write_predictions(
+                passing, written, _stdout(), classes=predictor.classes, top=top, sets=sets is not None
+            )
+    for words in (inputs.describe_skipped(passed_over), explain_full_set(predictor.bundle.sets, sets) if sets else ""):
         if words:
             make_reporter(quiet=quiet).info(words)
     if read.total() and read.total() == read[UNREAD]:
@@ -110,12 +112,12 @@ def _asked(found: Iterator[Path], many: int, *, all_at_once: bool) -> tuple[list
 
 def _answer_file(
     out: Path | None, form: Format | None, classes: tuple[str, ...], *, resume: bool, sets: bool
-) -> AnswerFile | None:
-    from bestiary.inference.output_file import AnswerFile, form_of
+) -> PredictionFile | None:
+    from bestiary.inference.output_file import PredictionFile, format_from_suffix
 
     if out is None:
         return None
-    return AnswerFile(out, form.value if form else form_of(out), classes, resume=resume, sets=sets)
+    return PredictionFile(out, form.value if form else format_from_suffix(out), classes, resume=resume, sets=sets)
 
 
 def _stdout() -> TextIO:

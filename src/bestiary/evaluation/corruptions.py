@@ -74,7 +74,7 @@ def corrupted_scores(
     """
     library = import_optional("imagecorruptions", extra="corruptions")
     chosen = pictures.sample(min(most, pictures.height), seed=seed, shuffle=True)
-    view = predictor.bundle.view
+    view = predictor.bundle.preprocess
     clean = [view.load_pixels(Path(path)) for path in chosen["path"]]
     plan = [("none", 0), *((name, strength) for name in CORRUPTIONS for strength in STRENGTHS)]
     rows = []

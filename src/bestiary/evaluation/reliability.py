@@ -15,7 +15,7 @@ from bestiary.evaluation.intervals import Floats
 from bestiary.evaluation.metrics import Sums, sums_by_picture
 from bestiary.evaluation.predictions import truth_of
 from bestiary.inference.bundle import Bundle
-from bestiary.inference.conformal import bound_of, covered
+from bestiary.inference.conformal import conformal_threshold, covered
 
 BINS = 10  # of the reliability diagram
 LEVELS = (0.8, 0.9, 0.95, 0.99)  # of prediction sets
@@ -67,7 +67,7 @@ def set_coverage(
         return []
     trials, rows = len(np.unique(groups)), list[dict[str, Any]]()
     for level in LEVELS:
-        inside, sizes = covered(shares, truth, bound_of(table, level))
+        inside, sizes = covered(shares, truth, conformal_threshold(table, level))
         value = float(inside.mean())
         low, high = intervals.wilson_interval(np.array(value), np.array(trials))
         rows.append(

@@ -21,7 +21,7 @@ from bestiary.export.calibration import choose_threshold, fit_temperature
 from bestiary.export.graph import Calibration, seal
 from bestiary.files import atomic_path
 from bestiary.inference.bundle import GRAPH_NAME, Bundle, read_bundle
-from bestiary.inference.conformal import set_table
+from bestiary.inference.conformal import fit_conformal
 from bestiary.inference.predictor import EngineName, Prediction, Predictor
 from bestiary.models.engine import has_openvino
 from bestiary.models.head import Head
@@ -120,7 +120,7 @@ def prove_parity(
     bundle = read_bundle(run)
     chosen = np.linspace(0, len(paths) - 1, min(PARITY_PICTURES, len(paths))).astype(int)
     sources = [paths[position] for position in chosen]
-    network = np.concatenate([reference(bundle.view.load_pixels(source)[None]) for source in sources])
+    network = np.concatenate([reference(bundle.preprocess.load_pixels(source)[None]) for source in sources])
     expected = {
         "the network": softmax(network / bundle.temperature),
         "calibration": softmax(val_logits[chosen] / bundle.temperature),
@@ -216,7 +216,7 @@ def _seal(task: TrainingTask, learned: TrainedModel) -> Model:
     calibration = Calibration.of(learned.val_logits, temperature, learned.val_features, learned.subspace)
     familiarity = calibration.familiarity(learned.val_logits, learned.val_features)
     threshold = choose_threshold(familiarity, coverage)
-    sets = set_table(softmax(learned.val_logits / temperature), val.labels)
+    sets = fit_conformal(softmax(learned.val_logits / temperature), val.labels)
     backbone = model.network if model.method == "scratch" else model.backbone
     sealed = Model(
         learned.backbone_graph,

@@ -126,7 +126,7 @@ def _spread(count: int, wanted: int) -> list[int]:
 def _calibration(training: pl.DataFrame, bundle: Bundle, threads: int) -> Iterator[npt.NDArray[np.uint8]]:
     """Yield training pictures of all classes, as the model sees them."""
     paths = [Path(path) for path in training[_spread(training.height, CALIBRATION_PICTURES)]["path"]]
-    for batch in iter_pixel_batches(paths, bundle.view, threads=threads):
+    for batch in iter_pixel_batches(paths, bundle.preprocess, threads=threads):
         yield from batch
 
 

@@ -65,7 +65,7 @@ class Bundle:
                 raise ValueError(f"{name} is {value!r}; expected a number")
 
     @property
-    def view(self) -> Preprocessing:
+    def preprocess(self) -> Preprocessing:
         """How this model looks at pictures."""
         return Preprocessing(self.size, self.fit, DecodeLimits(self.max_bytes, self.max_pixels))
 

@@ -23,19 +23,19 @@ LEVELS = (*(round(0.5 + 0.005 * step, 3) for step in range(80)), *(round(0.9 + 0
 Floats = npt.NDArray[np.floating[Any]]
 
 
-def set_table(probabilities: Floats, truth: npt.NDArray[np.int64]) -> dict[str, Any]:
+def fit_conformal(probabilities: Floats, y_true: npt.NDArray[np.int64]) -> dict[str, Any]:
     """Return what the bundle keeps: `{"method", "pictures", "levels", "bounds"}`, one bound on 1 - p for each level.
 
     probabilities: float (n, classes), calibrated, of validation pictures; truth: int (n,). A level that needs more
     pictures than there are has the bound 1: every label belongs to the set.
     """
-    scores = np.sort(1 - np.asarray(probabilities, np.float64)[np.arange(len(truth)), truth])
+    scores = np.sort(1 - np.asarray(probabilities, np.float64)[np.arange(len(y_true)), y_true])
     ranks = [_rank(level, len(scores)) for level in LEVELS]
     bounds = [float(scores[rank - 1]) if rank <= len(scores) else 1.0 for rank in ranks]
     return {"method": "LAC", "pictures": len(scores), "levels": list(LEVELS), "bounds": bounds}
 
 
-def bound_of(table: Mapping[str, Any], level: float) -> float:
+def conformal_threshold(table: Mapping[str, Any], level: float) -> float:
     """Return the largest 1 - p of a label that belongs to a set of this level.
 
     Raises UserError for a level that the table does not reach, or if there is no table.
@@ -45,20 +45,20 @@ def bound_of(table: Mapping[str, Any], level: float) -> float:
     lowest, highest = table["levels"][0], table["levels"][-1]
     if not lowest <= level <= highest:
         raise UserError(f"--sets takes how often the true label shall be among those named: from {lowest} to {highest}")
-    return float(table["bounds"][_place(table, level)])
+    return float(table["bounds"][_level_index(table, level)])
 
 
-def too_few(table: Mapping[str, Any], level: float) -> str:
-    """Return why every label belongs to every set of a level that `bound_of` takes, and what to ask for; else nothing.
+def explain_full_set(table: Mapping[str, Any], level: float) -> str:
+    """Return why every label belongs to every set of a level that `conformal_threshold` takes, and what to ask for; else nothing.
 
     >>> rare = {"pictures": 18, "levels": [0.9, 0.94, 0.95], "bounds": [0.5, 0.6, 1.0]}
-    >>> too_few(rare, 0.95)
+    >>> explain_full_set(rare, 0.95)
     'Sets of 0.95 name all labels: fewer take 19 validation pictures, and this run has 18. Ask for 0.94 or less.'
-    >>> too_few(rare, 0.9)
+    >>> explain_full_set(rare, 0.9)
     ''
     """
     levels, pictures = table["levels"], table["pictures"]
-    served = levels[_place(table, level)]
+    served = levels[_level_index(table, level)]
     if _rank(served, pictures) <= pictures:
         return ""
     enough = math.ceil(round(served / (1 - served), 6))
@@ -68,7 +68,7 @@ def too_few(table: Mapping[str, Any], level: float) -> str:
     return f"Sets of {level} name all labels: {needs}.{instead}"
 
 
-def _place(table: Mapping[str, Any], level: float) -> int:
+def _level_index(table: Mapping[str, Any], level: float) -> int:
     """Return where the level stands in the table that serves this one."""
     return int(np.searchsorted(table["levels"], level - 1e-9))
 
@@ -78,17 +78,17 @@ def _rank(level: float, pictures: int) -> int:
     return math.ceil(round(level * (pictures + 1), 9))
 
 
-def label_set(probabilities: Mapping[str, float], bound: float) -> list[str]:
+def prediction_set(probabilities: Mapping[str, float], bound: float) -> list[str]:
     """Return the labels of the set, the likeliest first; it may be empty.
 
-    >>> label_set({"cat": 0.55, "dog": 0.4, "hen": 0.05}, 0.7)
+    >>> prediction_set({"cat": 0.55, "dog": 0.4, "hen": 0.05}, 0.7)
     ['cat', 'dog']
     """
     within = [name for name, probability in probabilities.items() if 1 - probability <= bound]
     return sorted(within, key=lambda name: -probabilities[name])
 
 
-def covered(probabilities: Floats, truth: npt.NDArray[np.int64], bound: float) -> tuple[npt.NDArray[np.bool_], Any]:
+def covered(probabilities: Floats, y_true: npt.NDArray[np.int64], bound: float) -> tuple[npt.NDArray[np.bool_], Any]:
     """Return for each picture whether its true label is in its set, bool (n,), and the sizes of the sets, int (n,)."""
     within = 1 - np.asarray(probabilities, np.float64) <= bound
-    return within[np.arange(len(truth)), truth], within.sum(axis=1)
+    return within[np.arange(len(y_true)), y_true], within.sum(axis=1)

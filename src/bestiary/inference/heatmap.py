@@ -20,8 +20,8 @@ HEATMAP_STRENGTH, HEATMAP_PIXELS = 0.55, 640
 HEATMAP_NAME_BYTES = 200  # of a picture's name that its heatmap keeps: names of files have 255 bytes at most
 
 
-def with_heatmaps(
-    predictions: Iterable[Prediction], folder: Path, view: Preprocessing, *, resume: bool = False
+def save_heatmaps(
+    predictions: Iterable[Prediction], folder: Path, preprocess: Preprocessing, *, resume: bool = False
 ) -> Iterator[Prediction]:
     """Yield the predictions, after writing for each picture one of the same name with the evidence drawn on it.
 
@@ -32,11 +32,14 @@ def with_heatmaps(
     for prediction in predictions:
         if prediction.heatmap is not None and prediction.path is not None:
             name = _free_name(truncate_name(Path(prediction.path).stem, HEATMAP_NAME_BYTES), taken)
-            _save(heatmap_over(seen(Path(prediction.path), view), prediction.heatmap), folder / f"{name}{suffix}")
+            _save_new_image(
+                overlay_heatmap(model_input_view(Path(prediction.path), preprocess), prediction.heatmap),
+                folder / f"{name}{suffix}",
+            )
         yield prediction
 
 
-def heatmap_over(pixels: npt.NDArray[np.uint8], heatmap: npt.NDArray[np.float32]) -> Image.Image:
+def overlay_heatmap(pixels: npt.NDArray[np.uint8], heatmap: npt.NDArray[np.float32]) -> Image.Image:
     """Return the picture with what speaks for its label in warm colours; pixels: uint8 (height, width, 3)."""
     evidence = np.clip(heatmap, 0, None)
     evidence = evidence / max(float(evidence.max()), 1e-12)
@@ -49,11 +52,11 @@ def heatmap_over(pixels: npt.NDArray[np.uint8], heatmap: npt.NDArray[np.float32]
     return Image.fromarray(np.clip(mixed, 0, 255).astype(np.uint8))
 
 
-def seen(path: Path, view: Preprocessing) -> npt.NDArray[np.uint8]:
+def model_input_view(path: Path, preprocess: Preprocessing) -> npt.NDArray[np.uint8]:
     """Return what the model saw of a picture; what was squashed into a square has its own shape and more detail."""
-    if view.fit != "squash":
-        return view.load_pixels(path)
-    image = open_picture(path, at_least=HEATMAP_PIXELS, limits=view.limits).image
+    if preprocess.fit != "squash":
+        return preprocess.load_pixels(path)
+    image = open_picture(path, at_least=HEATMAP_PIXELS, limits=preprocess.limits).image
     image.thumbnail((HEATMAP_PIXELS, HEATMAP_PIXELS), Image.Resampling.LANCZOS)
     return np.asarray(image)
 
@@ -67,7 +70,7 @@ def _free_name(stem: str, taken: set[str]) -> str:
     return name
 
 
-def _save(image: Image.Image, path: Path) -> None:
+def _save_new_image(image: Image.Image, path: Path) -> None:
     if path.exists():
         raise MachineError(f"{path} exists already, and is not written over. Choose another folder for the heatmaps.")
     with atomic_path(path) as temporary:

@@ -21,36 +21,36 @@ LIST = Path("-")  # stands for the list on standard input
 READ_BYTES = 65_536
 
 
-def pictures_in(paths: Iterable[Path], listed: BinaryIO, passed_over: Counter[str] | None = None) -> Iterator[Path]:
+def find_pictures(paths: Iterable[Path], path_list: BinaryIO, skipped: Counter[str] | None = None) -> Iterator[Path]:
     """Yield the files named, the pictures in folders named, and the files that patterns match, in the order given.
 
-    `-` stands for the names in `listed`, one a line, or ended by NUL bytes (`find -print0`): they are read as they
+    `-` stands for the names in `path_list`, one a line, or ended by NUL bytes (`find -print0`): they are read as they
     are needed, so a list of any length takes no memory. Raises SourceError for a folder without pictures and for a
     pattern that matches nothing. A file that is not there is yielded: it has an answer of its own. What is in a folder
-    and is not yielded is counted in `passed_over`, by reason.
+    and is not yielded is counted in `skipped`, by reason.
     """
-    passed_over = Counter() if passed_over is None else passed_over
+    skipped = Counter() if skipped is None else skipped
     for path in paths:
         if path == LIST:
-            yield from names_in(listed)
+            yield from read_path_list(path_list)
         elif os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir, it stands names that are too long
-            yield from _in_folder(path, passed_over)
+            yield from _iter_folder(path, skipped)
         elif glob.has_magic(str(path)) and not os.path.exists(path):  # noqa: PTH110 - as above
-            yield from _matching(str(path))
+            yield from _iter_matches(str(path))
         else:
             yield path
 
 
-def names_in(listed: BinaryIO) -> Iterator[Path]:
+def read_path_list(path_list: BinaryIO) -> Iterator[Path]:
     """Yield the paths in a list, ended by NUL bytes if its beginning has one, else one a line."""
     left, end = b"", b""
-    while block := listed.read1(READ_BYTES) if hasattr(listed, "read1") else listed.read(READ_BYTES):
+    while block := path_list.read1(READ_BYTES) if hasattr(path_list, "read1") else path_list.read(READ_BYTES):
         left += block
         end = end or _separator(left)
         *whole, left = left.split(end) if end else [left]
-        yield from (_path(name) for name in whole if name.strip(b"\r\n"))
+        yield from (_decode_path(name) for name in whole if name.strip(b"\r\n"))
     if left.strip(b"\r\n"):
-        yield _path(left)
+        yield _decode_path(left)
 
 
 def _separator(beginning: bytes) -> bytes:
@@ -60,18 +60,18 @@ def _separator(beginning: bytes) -> bytes:
     return b"\n" if b"\n" in beginning else b""
 
 
-def _path(name: bytes) -> Path:
+def _decode_path(name: bytes) -> Path:
     return Path(os.fsdecode(name.rstrip(b"\r\n")))
 
 
-def _in_folder(folder: Path, passed_over: Counter[str]) -> Iterator[Path]:
-    inside = sorted(_below(folder, passed_over))
+def _iter_folder(folder: Path, skipped: Counter[str]) -> Iterator[Path]:
+    inside = sorted(_iter_pictures_below(folder, skipped))
     if not inside:
-        raise SourceError(f"There are no pictures in {folder}.{_others(passed_over)}")
+        raise SourceError(f"There are no pictures in {folder}.{_skipped_suffix(skipped)}")
     yield from inside
 
 
-def _below(folder: Path, passed_over: Counter[str]) -> Iterator[Path]:
+def _iter_pictures_below(folder: Path, skipped: Counter[str]) -> Iterator[Path]:
     """Yield the pictures at any depth; linked folders are not followed, so loops cannot arise."""
 
     def stop(error: OSError) -> None:
@@ -79,15 +79,15 @@ def _below(folder: Path, passed_over: Counter[str]) -> Iterator[Path]:
 
     for where, inner, names in os.walk(folder, onerror=stop):
         shown = [name for name in inner if not _is_hidden(name)]
-        passed_over[HIDDEN] += len(inner) - len(shown)
-        passed_over[LINKED] += sum(Path(where, name).is_symlink() for name in shown)
+        skipped[HIDDEN] += len(inner) - len(shown)
+        skipped[LINKED] += sum(Path(where, name).is_symlink() for name in shown)
         inner[:] = shown
         for name in names:
             path = Path(where, name)
             if _is_hidden(name):
-                passed_over[HIDDEN] += 1
+                skipped[HIDDEN] += 1
             elif path.suffix.lower() not in PICTURE_SUFFIXES:
-                passed_over[NO_PICTURE] += 1
+                skipped[NO_PICTURE] += 1
             else:
                 yield path
 
@@ -97,22 +97,22 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _others(passed_over: Counter[str]) -> str:
-    words = passed_over_words(passed_over)
+def _skipped_suffix(skipped: Counter[str]) -> str:
+    words = describe_skipped(skipped)
     return f" {words}" if words else ""
 
 
-def passed_over_words(passed_over: Counter[str]) -> str:
+def describe_skipped(skipped: Counter[str]) -> str:
     """Return what was passed over in folders as a sentence, or nothing if nothing was.
 
-    >>> passed_over_words(Counter({"hidden": 2, "linked folder": 0}))
+    >>> describe_skipped(Counter({"hidden": 2, "linked folder": 0}))
     'Passed over: 2 hidden.'
     """
-    found = ", ".join(f"{count:,} {reason}" for reason, count in passed_over.items() if count)
+    found = ", ".join(f"{count:,} {reason}" for reason, count in skipped.items() if count)
     return f"Passed over: {found}." if found else ""
 
 
-def _matching(pattern: str) -> Iterator[Path]:
+def _iter_matches(pattern: str) -> Iterator[Path]:
     """Yield what a pattern matches that the shell has not expanded: on Windows, or in quotes; ** goes into folders."""
     found = sorted(Path(name) for name in glob.glob(pattern, recursive=True))  # noqa: PTH207 - absolute patterns too
     pictures = [path for path in found if _is_picture(path)]

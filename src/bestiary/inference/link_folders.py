@@ -12,13 +12,13 @@ from bestiary.inference.predictor import Prediction
 UNKNOWN, UNREADABLE = "unknown", "unreadable"
 
 
-def refuse_full(folder: Path) -> None:
+def require_empty_folder(folder: Path) -> None:
     """Raise UserError if there is something in the folder already: old links would be mixed with new ones."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not empty, and nothing is written over. Choose a new folder, or add --resume.")
 
 
-def with_links(predictions: Iterable[Prediction], folder: Path) -> Iterator[Prediction]:
+def link_by_label(predictions: Iterable[Prediction], folder: Path) -> Iterator[Prediction]:
     """Yield the predictions, after making for each a link LABEL/NAME in the folder that points to its picture.
 
     What is unknown goes to `unknown`, what cannot be read to `unreadable`. Pictures of the same name get a number. A
@@ -28,11 +28,11 @@ def with_links(predictions: Iterable[Prediction], folder: Path) -> Iterator[Pred
     taken: dict[Path, int] = {}
     for prediction in predictions:
         if prediction.path is not None:
-            _link(Path(prediction.path).absolute(), folder / _shelf(prediction), taken)
+            _link(Path(prediction.path).absolute(), folder / _label_folder_name(prediction), taken)
         yield prediction
 
 
-def _shelf(prediction: Prediction) -> str:
+def _label_folder_name(prediction: Prediction) -> str:
     """Return the name of the folder for this answer; a label may hold what a folder's name may not."""
     if prediction.label is None:
         return UNREADABLE
@@ -42,22 +42,22 @@ def _shelf(prediction: Prediction) -> str:
     return f"{name}_" if name.strip(". ") == "" or name in (UNKNOWN, UNREADABLE) else name
 
 
-def _link(target: Path, shelf: Path, taken: dict[Path, int]) -> None:
+def _link(target: Path, folder: Path, taken: dict[Path, int]) -> None:
     """Make the link; `taken`: how far the numbers of this name are known to be used."""
-    first = shelf / target.name
+    first = folder / target.name
     try:
-        shelf.mkdir(parents=True, exist_ok=True)
-        while not _made(shelf / _numbered(target, taken.get(first, 1)), target):
+        folder.mkdir(parents=True, exist_ok=True)
+        while not _create_link(folder / _numbered_name(target, taken.get(first, 1)), target):
             taken[first] = taken.get(first, 1) + 1
     except OSError as error:
-        raise MachineError(f"A link to {target} cannot be made in {shelf}: {error.strerror or error}.") from error
+        raise MachineError(f"A link to {target} cannot be made in {folder}: {error.strerror or error}.") from error
 
 
-def _numbered(target: Path, number: int) -> str:
+def _numbered_name(target: Path, number: int) -> str:
     return target.name if number == 1 else f"{target.stem}-{number}{target.suffix}"
 
 
-def _made(link: Path, target: Path) -> bool:
+def _create_link(link: Path, target: Path) -> bool:
     """Return whether the link is there now and leads to the target; False if its name is taken."""
     try:
         link.symlink_to(target)

@@ -18,7 +18,7 @@ from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.machine import available_cores
 from bestiary.models.engine import Engine, OnnxRuntimeEngine, OpenVINOEngine, Outputs, fastest_engine, run_batch
 
-MANY = 300  # pictures from which the faster engine makes up for its slower start
+FAST_ENGINE_MIN_PICTURES = 300  # pictures from which the faster engine makes up for its slower start
 UNREAD_AT_ONCE = 64  # batches without any picture that can be read: more of them are not held back
 
 EngineName = Literal["onnxruntime", "fastest"]
@@ -70,9 +70,9 @@ class Predictor:
         self.run = Path(run)
         self.bundle: Bundle = read_bundle(self.run)
         self.threads = threads or available_cores()
-        self._engine: Engine = _engine(self.run / self.bundle.graph, engine, self.threads)
+        self._engine: Engine = _make_engine(self.run / self.bundle.graph, engine, self.threads)
         self._blank = np.zeros((self.bundle.size, self.bundle.size, 3), np.uint8)  # stands in for what is unreadable
-        self._refuse_unfit()
+        self._check_bundle()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -95,7 +95,7 @@ class Predictor:
 
         def images() -> Iterator[npt.NDArray[np.uint8]]:
             unread = 0
-            for names, batch in self._decoded(sources, batch_size or self._engine.batch_size):
+            for names, batch in self._decode(sources, batch_size or self._engine.batch_size):
                 unread = unread + 1 if all(item.error for item in batch) else 0
                 unseen = unread % UNREAD_AT_ONCE > 0
                 waiting.append((names, batch, unseen))
@@ -105,19 +105,19 @@ class Predictor:
         def passed_over() -> Iterator[Prediction]:
             while waiting and waiting[0][2]:
                 names, batch, _ = waiting.popleft()
-                yield from self._answers(names, batch, {})
+                yield from self._predict_batches(names, batch, {})
 
         for outputs in self._engine.stream(images()):
             yield from passed_over()
             names, batch, _ = waiting.popleft()
-            yield from self._answers(names, batch, outputs)
+            yield from self._predict_batches(names, batch, outputs)
         yield from passed_over()
 
     def probabilities(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return calibrated probabilities float32 (n, classes) for images uint8 (n, size, size, 3)."""
         return run_batch(self._engine, images)["probabilities"]
 
-    def _refuse_unfit(self) -> None:
+    def _check_bundle(self) -> None:
         """Raise RunError if the graph does not take pictures of this size, or does not give these classes."""
         try:
             found = self.probabilities(self._blank[None]).shape[1]
@@ -129,7 +129,7 @@ class Predictor:
                 f" {', '.join(self.classes)}. Train again."
             )
 
-    def _decoded(
+    def _decode(
         self, sources: Iterable[Source | str], batch_size: int
     ) -> Iterator[tuple[list[str | None], list[DecodedImage]]]:
         """Yield batches of decoded pictures with the paths they came from; sources are taken as they are needed."""
@@ -138,16 +138,18 @@ class Predictor:
         def named() -> Iterator[Source]:
             for source in sources:
                 names.append(str(source) if isinstance(source, str | Path) else None)
-                yield _taken(source)
+                yield _as_source(source)
 
-        for batch in batched(decode_ahead(named(), self.bundle.view, threads=self.threads), batch_size):
+        for batch in batched(decode_ahead(named(), self.bundle.preprocess, threads=self.threads), batch_size):
             yield [names.popleft() for _ in batch], batch
 
-    def _answers(self, names: list[str | None], batch: list[DecodedImage], outputs: Outputs) -> Iterator[Prediction]:
+    def _predict_batches(
+        self, names: list[str | None], batch: list[DecodedImage], outputs: Outputs
+    ) -> Iterator[Prediction]:
         for row, (name, item) in enumerate(zip(names, batch, strict=True)):
-            yield _unreadable(name, item.error) if item.error else self._answer(name, outputs, row)
+            yield _unreadable_prediction(name, item.error) if item.error else self._make_prediction(name, outputs, row)
 
-    def _answer(self, name: str | None, outputs: Outputs, row: int) -> Prediction:
+    def _make_prediction(self, name: str | None, outputs: Outputs, row: int) -> Prediction:
         probabilities, familiarity = outputs["probabilities"][row], float(outputs["familiarity"][row])
         best = int(probabilities.argmax())
         return Prediction(
@@ -161,7 +163,7 @@ class Predictor:
         )
 
 
-def _taken(source: Source | str) -> Source:
+def _as_source(source: Source | str) -> Source:
     if isinstance(source, str):
         return Path(source)
     if not isinstance(source, KINDS):
@@ -172,7 +174,7 @@ def _taken(source: Source | str) -> Source:
     return source
 
 
-def _engine(graph: Path, name: EngineName, threads: int) -> Engine:
+def _make_engine(graph: Path, name: EngineName, threads: int) -> Engine:
     """Return the engine for a graph: OpenVINO's own format is for OpenVINO alone."""
     if graph.suffix == ".xml":
         import_optional("openvino", extra="train")
@@ -180,7 +182,7 @@ def _engine(graph: Path, name: EngineName, threads: int) -> Engine:
     return (fastest_engine if name == "fastest" else OnnxRuntimeEngine)(graph, threads=threads)
 
 
-def _unreadable(name: str | None, error: PictureError) -> Prediction:
+def _unreadable_prediction(name: str | None, error: PictureError) -> Prediction:
     return Prediction(name, None, 0.0, True, 0.0, {}, error=str(error))
 
 

@@ -16,7 +16,7 @@ import polars as pl
 
 from bestiary.batches.preprocess import Preprocessing
 from bestiary.errors import PictureError, RunError
-from bestiary.inference.heatmap import heatmap_over, seen
+from bestiary.inference.heatmap import model_input_view, overlay_heatmap
 from bestiary.inference.predictor import Predictor
 from bestiary.machine import available_cores
 from bestiary.report.thumbnails import LARGEST_BYTES, small_data_uri, thumbnail_data_uri
@@ -149,13 +149,15 @@ def overlays(run: Path, paths: Sequence[str], *, threads: int | None = None) -> 
         return [None] * len(paths)
     drawn = list[str | None]()
     for path, answer in zip(paths, predictor.predict_many(map(Path, paths)), strict=True):
-        drawn.append(None if answer.heatmap is None else _overlay(Path(path), answer.heatmap, predictor.bundle.view))
+        drawn.append(
+            None if answer.heatmap is None else _overlay(Path(path), answer.heatmap, predictor.bundle.preprocess)
+        )
     return drawn
 
 
 def _overlay(path: Path, heatmap: npt.NDArray[np.float32], view: Preprocessing) -> str | None:
     try:
-        picture = heatmap_over(seen(path, view), heatmap)
+        picture = overlay_heatmap(model_input_view(path, view), heatmap)
     except (OSError, PictureError):
         return None
     return small_data_uri(picture, SIDE_PIXELS, largest_bytes=OVERLAY_BYTES)
