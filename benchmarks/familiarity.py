@@ -30,7 +30,7 @@ from bestiary.batches.preprocess import Preprocessing
 from bestiary.data.split import SplitItem, stratified_group_split
 from bestiary.demo.creatures import CREATURES
 from bestiary.demo.dataset import draw_creature, draw_ood_image
-from bestiary.export.graph import Calibration
+from bestiary.export.graph import OutputCalibration
 from bestiary.files import cache_folder
 from bestiary.machine import available_cores, disable_malloc_trim
 from bestiary.models.efficientnet_lite import BACKBONES, cached_backbone_graph
@@ -92,7 +92,7 @@ def fitted(features: Array, labels: Array, parts: Array, known: Array) -> Callab
     head, _ = fit_head(train, val, len(place), c_values=[STRENGTH], balance="none")  # standardises train in place
     neighbours = unit(train.features[:])
     logits = linear_logits(val.features, head.weight, head.bias)
-    energy, both = Calibration.of(logits, 1.0), Calibration.of(logits, 1.0, val.features, space)
+    energy, both = OutputCalibration.fit(logits, 1.0), OutputCalibration.fit(logits, 1.0, val.features, space)
 
     def scores(rows: Array) -> Scores:
         here = rows @ head.weight.T + head.bias

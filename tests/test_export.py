@@ -19,8 +19,8 @@ import onnx
 
 from bestiary import table
 from bestiary.errors import IntegrityError, RunError, SourceError, UserError
-from bestiary.export.formats import Kind, metadata
-from bestiary.export.verify import Proof, compared, export, paired_loss, refuse_worse
+from bestiary.export.formats import Kind, model_metadata
+from bestiary.export.verify import ParityReport, compare_outputs, export, paired_accuracy_drop, require_no_regression
 from bestiary.inference.bundle import read_bundle
 from bestiary.inference.predictor import Predictor
 from bestiary.models.engine import has_openvino
@@ -29,7 +29,7 @@ from bestiary.progress import SilentReporter
 OPENVINO = pytest.param("openvino", marks=pytest.mark.skipif(not has_openvino(), reason="OpenVINO is not installed"))
 
 
-def exported(run: Path, kind: Kind, out: Path, *, force: bool = True) -> tuple[Path, Proof]:
+def exported(run: Path, kind: Kind, out: Path, *, force: bool = True) -> tuple[Path, ParityReport]:
     return export(run, kind, out=out, force=force, threads=2, reporter=SilentReporter())
 
 
@@ -107,7 +107,7 @@ def test_pictures_that_are_gone_are_told(probed: Path, tmp_path: Path) -> None:
 
 
 def test_the_metadata_is_text(probed: Path) -> None:
-    assert all(isinstance(value, str) for value in metadata(probed, read_bundle(probed), "int8").values())
+    assert all(isinstance(value, str) for value in model_metadata(probed, read_bundle(probed), "int8").values())
 
 
 # ---- The proof -------------------------------------------------------------------------------------------------------
@@ -121,11 +121,11 @@ def flags(*, lost: int, won: int, both: int, none: int) -> tuple[Any, Any]:
 
 def test_the_loss_and_its_interval() -> None:
     # Agresti and Min's formula by hand: lost 10, won 4, n = 100: (10 - 4) / 102 +- 1.96 * sqrt(15 - 36/102) / 102
-    found = paired_loss(*flags(lost=10, won=4, both=80, none=6))
+    found = paired_accuracy_drop(*flags(lost=10, won=4, both=80, none=6))
     assert found["value"] == pytest.approx(0.06)
     assert found["low"] == pytest.approx(6 / 102 - 1.959964 * np.sqrt(15 - 36 / 102) / 102, abs=1e-6)
     assert found["high"] == pytest.approx(6 / 102 + 1.959964 * np.sqrt(15 - 36 / 102) / 102, abs=1e-6)
-    nothing = paired_loss(*flags(lost=0, won=0, both=100, none=0))
+    nothing = paired_accuracy_drop(*flags(lost=0, won=0, both=100, none=0))
     assert nothing["value"] == 0.0
     assert nothing["low"] < 0 < nothing["high"]  # no difference seen is not no difference
 
@@ -135,31 +135,31 @@ def test_the_interval_holds_the_truth_often_enough(n: int, lost: float, won: flo
     rng, held = np.random.default_rng(0), 0
     for _ in range(400):
         kinds = rng.choice(3, n, p=[lost, won, 1 - lost - won])
-        found = paired_loss(kinds != 1, kinds != 0)
+        found = paired_accuracy_drop(kinds != 1, kinds != 0)
         held += found["low"] <= lost - won <= found["high"]
     assert held / 400 >= 0.93
 
 
-def proof_of(*, changed: int, lost: int) -> Proof:
+def proof_of(*, changed: int, lost: int) -> ParityReport:
     """200 validation pictures of two classes; so many differ a little, so many are lost."""
     pictures = pl.DataFrame({"split": ["val"] * 200, "label": ["a", "b"] * 100})
     before = np.tile([[0.9, 0.1], [0.1, 0.9]], (100, 1))
     after = before.copy()
     after[:changed] = after[:changed] * 0.8 + 0.1
     after[:lost] = after[:lost, ::-1]
-    return compared(before, after, pictures, ["a", "b"])
+    return compare_outputs(before, after, pictures, ["a", "b"])
 
 
 def test_float32_must_agree_and_int8_may_lose_a_point() -> None:
     same, other, worse = proof_of(changed=0, lost=0), proof_of(changed=2, lost=0), proof_of(changed=0, lost=4)
     assert (worse.labels_changed, worse.accuracy_before, worse.accuracy) == (4, 1.0, 0.98)
-    refuse_worse(same, "onnx", force=False)
+    require_no_regression(same, "onnx", force=False)
     for force in (False, True):
         with pytest.raises(IntegrityError, match="must agree to 0.001"):
-            refuse_worse(other, "onnx", force=force)
-    refuse_worse(other, "onnx-int8", force=False)
-    refuse_worse(proof_of(changed=0, lost=2), "onnx-int8", force=False)  # one point exactly
+            require_no_regression(other, "onnx", force=force)
+    require_no_regression(other, "onnx-int8", force=False)
+    require_no_regression(proof_of(changed=0, lost=2), "onnx-int8", force=False)  # one point exactly
     with pytest.raises(IntegrityError, match="lost 2.00 points") as told:
-        refuse_worse(worse, "onnx-int8", force=False)
+        require_no_regression(worse, "onnx-int8", force=False)
     assert "--force" in str(told.value)
-    refuse_worse(worse, "onnx-int8", force=True)
+    require_no_regression(worse, "onnx-int8", force=True)

@@ -13,7 +13,7 @@ pytest.importorskip("onnx")
 
 from PIL import Image
 
-from bestiary.export.formats import FITTED, metadata
+from bestiary.export.formats import FITTED, model_metadata
 from bestiary.inference.bundle import read_bundle
 from bestiary.inference.predictor import Predictor
 from bestiary.picture import Fit
@@ -43,7 +43,7 @@ def test_the_recipe_gives_what_bestiary_answers(fit: Fit, tmp_path: Path) -> Non
     bundle = replace(read_bundle(run), fit=fit)
     bundle.write(run)
     predictor = Predictor(run)
-    recipe = metadata(run, bundle, "float32")["recipe"]
+    recipe = model_metadata(run, bundle, "float32")["recipe"]
     for picture in pictures(tmp_path / "pictures"):
         known: dict[str, Any] = {"model": run / "model.onnx", "picture": picture}
         exec(recipe, known)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 pytest.importorskip("onnx")
 
 from bestiary.demo.dataset import draw_ood_image
-from bestiary.export.graph import ENERGY_WEIGHT, Calibration, seal
+from bestiary.export.graph import ENERGY_WEIGHT, OutputCalibration, build_inference_graph
 from bestiary.inference.bundle import read_bundle
 from bestiary.models.engine import OnnxRuntimeEngine, OpenVINOEngine, has_openvino, run_batch
 from bestiary.models.head import Head
@@ -52,7 +52,7 @@ def test_few_pictures_make_few_directions_and_many_are_sampled() -> None:
     assert PrincipalSubspace.fit(wide).directions.shape[1] == DIRECTIONS
 
 
-def with_subspace() -> tuple[Calibration, NDArray[np.float32], NDArray[np.float32]]:
+def with_subspace() -> tuple[OutputCalibration, NDArray[np.float32], NDArray[np.float32]]:
     maps = maps_of(IMAGES)
     features, logits = maps.mean(axis=(2, 3)), HEAD.logits(maps)
     space = PrincipalSubspace(
@@ -60,7 +60,7 @@ def with_subspace() -> tuple[Calibration, NDArray[np.float32], NDArray[np.float3
         np.full(CHANNELS, 0.2, np.float32),
         np.eye(CHANNELS, dtype=np.float32)[:, :2],
     )
-    return Calibration.of(logits, 1.5, features, space), logits, features
+    return OutputCalibration.fit(logits, 1.5, features, space), logits, features
 
 
 def test_familiarity_is_made_of_both() -> None:
@@ -79,7 +79,7 @@ def test_familiarity_is_made_of_both() -> None:
 )
 def test_the_sealed_graph_gives_that_familiarity(openvino: bool) -> None:
     calibration, logits, features = with_subspace()
-    content = seal(trunk(), HEAD, calibration, {}).SerializeToString()
+    content = build_inference_graph(trunk(), HEAD, calibration, {}).SerializeToString()
     made = (OpenVINOEngine if openvino else OnnxRuntimeEngine)(content, threads=1)
     np.testing.assert_allclose(
         run_batch(made, IMAGES)["familiarity"], calibration.familiarity(logits, features), atol=1e-4

@@ -14,8 +14,8 @@ pytest.importorskip("onnx")
 import onnx
 
 from bestiary.errors import IntegrityError
-from bestiary.export.finalize import PARITY_LIMIT, agree
-from bestiary.export.graph import OUTPUTS, Calibration, seal
+from bestiary.export.finalize import PARITY_LIMIT, outputs_match
+from bestiary.export.graph import OUTPUTS, OutputCalibration, build_inference_graph
 from bestiary.models.engine import OnnxRuntimeEngine, OpenVINOEngine, Outputs, has_openvino, run_batch
 from bestiary.models.head import Dense, Head
 from bestiary.quick_metrics import softmax
@@ -23,7 +23,7 @@ from tiny_model import CHANNELS, SIZE, maps_of, trunk
 
 CLASSES, HIDDEN = 4, 9
 HEIGHT, WIDTH = SIZE, SIZE
-CALIBRATION = Calibration(temperature=2.5, energy_mean=1.3, energy_scale=0.7)
+CALIBRATION = OutputCalibration(temperature=2.5, energy_mean=1.3, energy_scale=0.7)
 METADATA = {"classes": json.dumps(["ant", "bee", "Käfer", "moth"]), "fit": "squash"}
 Floats = NDArray[np.float32]
 
@@ -46,8 +46,8 @@ DEEP = replace(DENSE, hidden=(*DENSE.hidden, Dense(normal(HIDDEN, HIDDEN), norma
 HEADS = [pytest.param(LINEAR, id="linear"), pytest.param(DENSE, id="dense"), pytest.param(DEEP, id="deep")]
 
 
-def answered(head: Head, calibration: Calibration = CALIBRATION) -> Outputs:
-    content = seal(trunk(), head, calibration, METADATA).SerializeToString()
+def answered(head: Head, calibration: OutputCalibration = CALIBRATION) -> Outputs:
+    content = build_inference_graph(trunk(), head, calibration, METADATA).SerializeToString()
     return run_batch(OnnxRuntimeEngine(content, threads=1), IMAGES)
 
 
@@ -84,7 +84,7 @@ def test_familiarity_by_hand() -> None:
 
 def test_an_ordinary_picture_is_half_familiar() -> None:
     logits = normal(401, CLASSES)
-    calibration = Calibration.of(logits, temperature=1.5)
+    calibration = OutputCalibration.fit(logits, temperature=1.5)
     assert calibration.temperature == 1.5
     familiarity = calibration.familiarity(logits)
     assert np.median(familiarity) == pytest.approx(0.5, abs=1e-6)
@@ -94,7 +94,7 @@ def test_an_ordinary_picture_is_half_familiar() -> None:
 
 def test_calibration_of_equal_logits_is_finite() -> None:
     logits = np.ones((5, CLASSES), np.float32)
-    assert np.isfinite(Calibration.of(logits, 1.0).familiarity(logits)).all()
+    assert np.isfinite(OutputCalibration.fit(logits, 1.0).familiarity(logits)).all()
 
 
 def test_the_heatmap_of_a_linear_head_adds_up_to_the_logit() -> None:
@@ -143,7 +143,7 @@ def test_each_place_of_a_deep_heatmap_is_value_times_gradient() -> None:
 
 @pytest.mark.parametrize("head", HEADS)
 def test_the_graph_is_whole_and_says_what_it_is(head: Head) -> None:
-    sealed = seal(trunk(), head, CALIBRATION, METADATA)
+    sealed = build_inference_graph(trunk(), head, CALIBRATION, METADATA)
     onnx.checker.check_model(sealed, full_check=True)
     assert tuple(output.name for output in sealed.graph.output) == OUTPUTS
     assert [one.name for one in sealed.graph.input] == ["images"]
@@ -161,20 +161,23 @@ def test_the_graph_is_whole_and_says_what_it_is(head: Head) -> None:
 def test_sealing_leaves_the_trunk_as_it_was() -> None:
     mine = trunk()
     before = mine.SerializeToString(deterministic=True)
-    seal(mine, LINEAR, CALIBRATION, METADATA)
+    build_inference_graph(mine, LINEAR, CALIBRATION, METADATA)
     assert mine.SerializeToString(deterministic=True) == before
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_sealing_is_deterministic(head: Head) -> None:
-    one, other = (seal(trunk(), head, CALIBRATION, METADATA).SerializeToString(deterministic=True) for _ in range(2))
+    one, other = (
+        build_inference_graph(trunk(), head, CALIBRATION, METADATA).SerializeToString(deterministic=True)
+        for _ in range(2)
+    )
     assert one == other
 
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.skipif(not has_openvino(), reason="OpenVINO is not installed")
 def test_both_engines_agree_on_every_output(head: Head) -> None:
-    content = seal(trunk(), head, CALIBRATION, METADATA).SerializeToString()
+    content = build_inference_graph(trunk(), head, CALIBRATION, METADATA).SerializeToString()
     one, other = (run_batch(make(content, threads=1), IMAGES) for make in (OnnxRuntimeEngine, OpenVINOEngine))
     assert set(one) == set(other) == set(OUTPUTS)
     for name in OUTPUTS:
@@ -184,28 +187,28 @@ def test_both_engines_agree_on_every_output(head: Head) -> None:
 def test_a_head_that_cannot_be_sealed_is_refused() -> None:
     flat = Head(normal(CLASSES, CHANNELS * HEIGHT * WIDTH), normal(CLASSES), "flatten")
     with pytest.raises(IntegrityError, match="hidden layer"):
-        seal(trunk(), flat, CALIBRATION, METADATA)
+        build_inference_graph(trunk(), flat, CALIBRATION, METADATA)
 
 
 def test_a_graph_that_fails_the_check_is_refused() -> None:
     broken = trunk()
     broken.graph.node[1].op_type = "NoSuchOperation"
     with pytest.raises(IntegrityError, match="ONNX's check"):
-        seal(broken, LINEAR, CALIBRATION, METADATA)
+        build_inference_graph(broken, LINEAR, CALIBRATION, METADATA)
 
 
 def test_the_proof_refuses_a_difference_and_a_changed_label() -> None:
     expected = np.array([[0.6, 0.4], [0.2, 0.8]])
     shifted = np.array([[PARITY_LIMIT, -PARITY_LIMIT], [0, 0]])
-    assert agree(expected, expected)
-    assert agree(expected + shifted / 2, expected)
-    assert not agree(expected + shifted * 2, expected)
-    assert not agree(expected[:, ::-1], expected)
+    assert outputs_match(expected, expected)
+    assert outputs_match(expected + shifted / 2, expected)
+    assert not outputs_match(expected + shifted * 2, expected)
+    assert not outputs_match(expected[:, ::-1], expected)
 
 
 def test_the_proof_lets_either_of_two_tied_labels_win() -> None:
     tied = np.array([[0.5 + PARITY_LIMIT / 4, 0.5 - PARITY_LIMIT / 4]])
-    assert agree(tied[:, ::-1], tied)
+    assert outputs_match(tied[:, ::-1], tied)
 
 
 def test_softmax_of_huge_logits() -> None:
@@ -215,6 +218,6 @@ def test_softmax_of_huge_logits() -> None:
 def test_familiarity_does_not_magnify_the_last_digit_of_a_head_that_says_nothing() -> None:
     rng = np.random.default_rng(0)
     logits = (rng.normal(0, 1e-6, (40, 3)) + 0.2).astype(np.float32)
-    calibration = Calibration.of(logits, temperature=1.0)
+    calibration = OutputCalibration.fit(logits, temperature=1.0)
     other = np.nextafter(logits, np.float32(1))
     assert np.abs(calibration.familiarity(logits) - calibration.familiarity(other)).max() < 1e-4

@@ -16,7 +16,7 @@ import onnx
 import torch
 
 from bestiary.demo.dataset import SyntheticDataset
-from bestiary.export.graph import Calibration, seal
+from bestiary.export.graph import OutputCalibration, build_inference_graph
 from bestiary.models.efficientnet_lite import build_backbone_graph
 from bestiary.models.engine import OnnxRuntimeEngine, run_batch
 from bestiary.models.head import Head
@@ -57,7 +57,10 @@ def answers(trunk: Any, head: Head, images: npt.NDArray[np.uint8]) -> tuple[npt.
 
 
 def answered(trunk: Any, head: Head, images: npt.NDArray[np.uint8]) -> Any:
-    return run_batch(OnnxRuntimeEngine(seal(trunk, head, Calibration(), {}).SerializeToString(), threads=2), images)
+    return run_batch(
+        OnnxRuntimeEngine(build_inference_graph(trunk, head, OutputCalibration(), {}).SerializeToString(), threads=2),
+        images,
+    )
 
 
 def alike(one: Floats, other: Floats) -> float:

@@ -12,15 +12,15 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from bestiary.batches.preprocess import Preprocessing
-from bestiary.export.finalize import Model, write_model
-from bestiary.export.graph import Calibration
+from bestiary.export.finalize import FinalModel, save_model
+from bestiary.export.graph import OutputCalibration
 from bestiary.models.head import Head
 
 SIZE, CHANNELS = 6, 3
 COLOURS = ("blue", "green", "red")  # in the order of the alphabet, as classes are
 RGB = {"red": (250, 5, 5), "green": (5, 250, 5), "blue": (5, 5, 250), "grey": (128, 128, 128)}
 BY_CHANNEL = Head(np.eye(3, dtype=np.float32)[::-1] * 4, np.zeros(3, np.float32), "average")
-CALIBRATION = Calibration(temperature=1.5, energy_mean=2.5, energy_scale=1.0)
+CALIBRATION = OutputCalibration(temperature=1.5, energy_mean=2.5, energy_scale=1.0)
 THRESHOLD = 0.3  # grey pictures lie below it, coloured ones above
 
 
@@ -47,18 +47,18 @@ def maps_of(images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def write_run(run: Path) -> Path:
     """A run folder with all that prediction needs."""
-    model = Model(
-        trunk=trunk(),
+    model = FinalModel(
+        backbone_graph=trunk(),
         head=BY_CHANNEL,
         calibration=CALIBRATION,
         threshold=THRESHOLD,
         coverage=0.95,
         classes=COLOURS,
-        view=Preprocessing(SIZE),
+        preprocess=Preprocessing(SIZE),
         method="probe",
         backbone="tiny",
     )
-    write_model(model, run)
+    save_model(model, run)
     return run
 
 

@@ -29,7 +29,7 @@ from bestiary.evaluation.external import evaluate_elsewhere
 from bestiary.evaluation.loss_curves import overfitting_sentence, path_sentence
 from bestiary.evaluation.model_audit import looked_again, unlooked_words
 from bestiary.evaluation.predictions import predicted
-from bestiary.export.finalize import learn_model
+from bestiary.export.finalize import train_and_finalize
 from bestiary.files import cache_folder, write_text
 from bestiary.inference.predictor import Predictor
 from bestiary.machine import available_cores
@@ -264,12 +264,12 @@ def _finish(
     test = partial(tested, threads=threads, clock=clock, reporter=reporter)
 
     def learn_and_test(place: Path) -> pl.DataFrame:
-        learn_model(make(place))
+        train_and_finalize(make(place))
         return test(place)
 
     # ---- Model: learned, calibrated on validation, sealed, held against itself -------------------------------------
     folds = cross_validated(run, recipe, shown, learn_and_test, reporter=reporter) if recipe.data.folds else []
-    learned, sealed = learn_model(made)
+    learned, sealed = train_and_finalize(made)
     run_folder.update_environment(run, learned.notes)
     if not light:
         with clock.stage("lessons"):

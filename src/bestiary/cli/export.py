@@ -40,5 +40,5 @@ def export(
     if as_json:
         print_json({"model": str(path), "proof": asdict(proof)})
     else:
-        typer.echo(proof.sentence())
+        typer.echo(proof.summary())
         typer.echo(str(path))

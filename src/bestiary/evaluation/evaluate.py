@@ -10,7 +10,7 @@ import polars as pl
 from bestiary.evaluation.predictions import judge, predicted, prediction_table
 from bestiary.evaluation.reliability import trust
 from bestiary.evaluation.slices import slices
-from bestiary.export.finalize import Model, validation_answers
+from bestiary.export.finalize import FinalModel, predict_validation
 from bestiary.inference.bundle import read_bundle
 from bestiary.inference.predictor import Predictor
 from bestiary.machine import trim_memory
@@ -21,10 +21,10 @@ from bestiary.run_folder import read_pictures
 from bestiary.training.task import TrainedModel
 
 
-def validated(shown: pl.DataFrame, learned: TrainedModel, sealed: Model) -> pl.DataFrame:
+def validated(shown: pl.DataFrame, learned: TrainedModel, sealed: FinalModel) -> pl.DataFrame:
     """Return the prediction table of the validation pictures."""
     val = shown.filter(pl.col("split") == "val")
-    answers = validation_answers(sealed, learned.val_logits, learned.val_features)
+    answers = predict_validation(sealed, learned.val_logits, learned.val_features)
     return prediction_table(val, answers, sealed.classes)
 
 

@@ -18,16 +18,16 @@ TEMPERATURE_LOW, TEMPERATURE_HIGH = 0.05, 20.0
 _LOG_FLOOR = float(np.log(np.finfo(np.float32).tiny))
 
 
-def fit_temperature(logits: NDArray[Any], truth: NDArray[Any]) -> float:
+def fit_temperature(logits: NDArray[Any], y_true: NDArray[Any]) -> float:
     """Return the temperature T in [0.05, 20] that makes softmax(logits / T) most likely on these pictures.
 
-    `logits`: float (n, k), or log-probabilities, which serve as well; `truth`: int (n,) in [0, k). T > 1 where the
+    `logits`: float (n, k), or log-probabilities, which serve as well; `y_true`: int (n,) in [0, k). T > 1 where the
     model was too sure. Guo et al., "On Calibration of Modern Neural Networks" (2017), plus one thing: ln(T)^2 / 2 is
     added to the total loss, a standard normal prior on ln(T). Over hundreds of pictures it is not felt; over a dozen
     that are all right, the likelihood alone would run to T = 0.05 and claim certainty.
     Raises UserError if there is no picture, ValueError if shapes do not fit or a logit is not a number.
     """
-    scores, classes = _checked_logits(logits, truth)
+    scores, classes = _check_logits(logits, y_true)
     own = scores[np.arange(len(classes)), classes]
 
     def loss(log_temperature: float) -> float:
@@ -58,13 +58,13 @@ def choose_threshold(familiarity: NDArray[Any], coverage: float = 0.95) -> float
     return float(values[len(values) - answered])
 
 
-def _checked_logits(logits: NDArray[Any], truth: NDArray[Any]) -> tuple[Floats, Integers]:
+def _check_logits(logits: NDArray[Any], y_true: NDArray[Any]) -> tuple[Floats, Integers]:
     """Return logits shifted so that each row's largest is 0, none below the floor, and the classes as int64."""
     scores = np.asarray(logits, dtype=np.float64)
-    if len(truth) == 0:
+    if len(y_true) == 0:
         raise UserError("There is no validation picture to fit the temperature on.")
-    if scores.ndim != 2 or len(scores) != len(truth):
-        raise ValueError(f"`logits` has shape {scores.shape}; expected ({len(truth)}, classes).")
+    if scores.ndim != 2 or len(scores) != len(y_true):
+        raise ValueError(f"`logits` has shape {scores.shape}; expected ({len(y_true)}, classes).")
     if np.isnan(scores).any() or not np.isfinite(scores.max(axis=1)).all():
         raise ValueError("A row of `logits` holds a value that is not a number, or nothing finite.")
-    return np.maximum(scores - scores.max(axis=1, keepdims=True), _LOG_FLOOR), np.asarray(truth, dtype=np.int64)
+    return np.maximum(scores - scores.max(axis=1, keepdims=True), _LOG_FLOOR), np.asarray(y_true, dtype=np.int64)

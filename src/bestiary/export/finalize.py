@@ -18,7 +18,7 @@ from bestiary.batches.feature_matrix import FeatureMatrix
 from bestiary.batches.preprocess import Preprocessing
 from bestiary.errors import IntegrityError
 from bestiary.export.calibration import choose_threshold, fit_temperature
-from bestiary.export.graph import Calibration, seal
+from bestiary.export.graph import OutputCalibration, build_inference_graph
 from bestiary.files import atomic_path
 from bestiary.inference.bundle import GRAPH_NAME, Bundle, read_bundle
 from bestiary.inference.conformal import fit_conformal
@@ -40,43 +40,45 @@ Floats = npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
-class Model:
+class FinalModel:
     """All that becomes the sealed graph and its bundle."""
 
-    trunk: onnx.ModelProto
+    backbone_graph: onnx.ModelProto
     head: Head
-    calibration: Calibration
+    calibration: OutputCalibration
     threshold: float
     coverage: float
     classes: tuple[str, ...]
-    view: Preprocessing
+    preprocess: Preprocessing
     method: str
     backbone: str
     sets: dict[str, Any] = field(default_factory=dict)
 
 
-def write_model(model: Model, run: Path) -> None:
+def save_model(model: FinalModel, run: Path) -> None:
     """Write `model.onnx`, `model.safetensors` (head and subspace) and `bundle.json` into the run folder."""
     from safetensors.numpy import save_file
 
     metadata = {
         "classes": json.dumps(model.classes, ensure_ascii=False),
-        "fit": model.view.fit,
+        "fit": model.preprocess.fit,
         "temperature": repr(model.calibration.temperature),
         "threshold": repr(model.threshold),
         "bestiary": __version__,
     }
-    content = seal(model.trunk, model.head, model.calibration, metadata).SerializeToString(deterministic=True)
+    content = build_inference_graph(model.backbone_graph, model.head, model.calibration, metadata).SerializeToString(
+        deterministic=True
+    )
     with atomic_path(run / GRAPH_NAME) as temporary:
         temporary.write_bytes(content)
     with atomic_path(run / "model.safetensors") as temporary:
         save_file(_head_tensors(model.head) | _subspace_tensors(model.calibration), temporary)
     Bundle(
         classes=model.classes,
-        size=model.view.size,
-        fit=model.view.fit,
-        max_pixels=model.view.limits.max_pixels,
-        max_bytes=model.view.limits.max_bytes,
+        size=model.preprocess.size,
+        fit=model.preprocess.fit,
+        max_pixels=model.preprocess.limits.max_pixels,
+        max_bytes=model.preprocess.limits.max_bytes,
         temperature=model.calibration.temperature,
         threshold=model.threshold,
         coverage=model.coverage,
@@ -85,12 +87,12 @@ def write_model(model: Model, run: Path) -> None:
         graph_sha256=hashlib.sha256(content).hexdigest(),
         bestiary=__version__,
         sets=model.sets,
-        familiarity=model.calibration.measure,
+        familiarity=model.calibration.familiarity_kind,
     ).write(run)
 
 
 @contextlib.contextmanager
-def unproven(run: Path) -> Iterator[Path]:
+def staging_dir(run: Path) -> Iterator[Path]:
     """Give a folder inside the run for a model that is yet to be proven; its files move into the run on success."""
     place = run / "unproven"
     shutil.rmtree(place, ignore_errors=True)
@@ -102,7 +104,7 @@ def unproven(run: Path) -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def prove_parity(
+def verify_parity(
     run: Path,
     paths: Sequence[Path],
     reference: Callable[[npt.NDArray[np.uint8]], Floats],
@@ -128,27 +130,27 @@ def prove_parity(
     engines: tuple[EngineName, ...] = ("onnxruntime", "fastest") if has_openvino() else ("onnxruntime",)
     differences: dict[str, float] = {}
     for engine in engines:
-        shipped, known = _shipped(Predictor(run, threads=threads, engine=engine), sources)
+        shipped, known = _predict_outputs(Predictor(run, threads=threads, engine=engine), sources)
         for name, probabilities in expected.items():
             differences[f"{engine} against {name}"] = float(np.abs(shipped - probabilities).max())
-            if not agree(shipped, probabilities):
+            if not outputs_match(shipped, probabilities):
                 raise IntegrityError(
                     f"The exported graph, run by {engine}, differs from {name} by"
                     f" {differences[f'{engine} against {name}']:.2g} in probability on validation pictures; at most"
                     f" {PARITY_LIMIT:g} is accepted. The model is refused. Please report this."
                 )
         if familiarity is not None:
-            differences[f"{engine}, familiarity"] = _familiarity_difference(engine, known, familiarity[chosen])
+            differences[f"{engine}, familiarity"] = _check_familiarity(engine, known, familiarity[chosen])
     parity = {"pictures": len(sources), "limit": PARITY_LIMIT, "largest_difference": differences}
     replace(bundle, parity=parity).write(run)
 
 
-def validation_answers(
-    model: Model, val_logits: Floats, val_features: FeatureMatrix | None = None
+def predict_validation(
+    model: FinalModel, val_logits: Floats, val_features: FeatureMatrix | None = None
 ) -> Iterator[Prediction]:
     """Yield what the sealed graph answers to the validation pictures, from their logits and features.
 
-    `prove_parity` checks that it does.
+    `verify_parity` checks that it does.
     """
     shares = softmax(val_logits / model.calibration.temperature)
     familiarity = model.calibration.familiarity(val_logits, val_features)
@@ -160,19 +162,19 @@ def validation_answers(
         )
 
 
-def agree(shipped: Floats, expected: Floats) -> bool:
+def outputs_match(actual: Floats, expected: Floats) -> bool:
     """Return whether no probability differs by more than the limit, and every label is the same.
 
     Where two classes are tied to within the limit, either label may win.
     """
-    if np.abs(shipped - expected).max() > PARITY_LIMIT:
+    if np.abs(actual - expected).max() > PARITY_LIMIT:
         return False
-    rows, winner = np.arange(len(expected)), shipped.argmax(axis=1)
+    rows, winner = np.arange(len(expected)), actual.argmax(axis=1)
     return bool((expected.max(axis=1) - expected[rows, winner] <= 2 * PARITY_LIMIT).all())
 
 
-def _familiarity_difference(engine: str, shipped: Floats, expected: Floats) -> float:
-    difference = float(np.abs(shipped - expected).max())
+def _check_familiarity(engine: str, actual: Floats, expected: Floats) -> float:
+    difference = float(np.abs(actual - expected).max())
     if difference > PARITY_LIMIT:
         raise IntegrityError(
             f"The familiarity of the exported graph, run by {engine}, differs from calibration by {difference:.2g}; at"
@@ -181,7 +183,7 @@ def _familiarity_difference(engine: str, shipped: Floats, expected: Floats) -> f
     return difference
 
 
-def _shipped(predictor: Predictor, sources: Sequence[Path]) -> tuple[Floats, Floats]:
+def _predict_outputs(predictor: Predictor, sources: Sequence[Path]) -> tuple[Floats, Floats]:
     """Return what users get: probabilities (n, classes) and familiarity (n,)."""
     answers = list(predictor.predict_many(sources))
     shares = np.array([[answer.probabilities[name] for name in predictor.classes] for answer in answers])
@@ -195,30 +197,30 @@ def _head_tensors(head: Head) -> dict[str, npt.NDArray[np.float32]]:
     return tensors
 
 
-def _subspace_tensors(calibration: Calibration) -> dict[str, npt.NDArray[np.float32]]:
+def _subspace_tensors(calibration: OutputCalibration) -> dict[str, npt.NDArray[np.float32]]:
     space = calibration.subspace
     if space is None:
         return {}
     return {f"familiarity.{name}": getattr(space, name) for name in ("mean", "scale", "directions")}
 
 
-def learn_model(task: TrainingTask) -> tuple[TrainedModel, Model]:
+def train_and_finalize(task: TrainingTask) -> tuple[TrainedModel, FinalModel]:
     """Train the model of a run folder, or of a fold in it, and seal it."""
     with task.clock.stage("train"):
         learned = TRAINERS[task.recipe.model.method](task)
-        return learned, _seal(task, learned)
+        return learned, _finalize(task, learned)
 
 
-def _seal(task: TrainingTask, learned: TrainedModel) -> Model:
+def _finalize(task: TrainingTask, learned: TrainedModel) -> FinalModel:
     """Fit temperature and threshold on validation, write the graph that holds them, prove that it agrees; return it."""
     val, coverage, model = task.split("val"), task.recipe.evaluate.coverage, task.recipe.model
     temperature = fit_temperature(learned.val_logits, val.labels)
-    calibration = Calibration.of(learned.val_logits, temperature, learned.val_features, learned.subspace)
+    calibration = OutputCalibration.fit(learned.val_logits, temperature, learned.val_features, learned.subspace)
     familiarity = calibration.familiarity(learned.val_logits, learned.val_features)
     threshold = choose_threshold(familiarity, coverage)
     sets = fit_conformal(softmax(learned.val_logits / temperature), val.labels)
     backbone = model.network if model.method == "scratch" else model.backbone
-    sealed = Model(
+    sealed = FinalModel(
         learned.backbone_graph,
         learned.head,
         calibration,
@@ -230,8 +232,8 @@ def _seal(task: TrainingTask, learned: TrainedModel) -> Model:
         backbone,
         sets,
     )
-    with unproven(task.run) as place:  # nobody can use the run before the proof
-        write_model(sealed, place)
+    with staging_dir(task.run) as place:  # nobody can use the run before the proof
+        save_model(sealed, place)
         given = val.paths, learned.reference_network, learned.val_logits
-        prove_parity(place, *given, threads=task.threads, familiarity=familiarity)
+        verify_parity(place, *given, threads=task.threads, familiarity=familiarity)
     return sealed

@@ -63,28 +63,28 @@ image = canvas""",
 Images = Iterable[npt.NDArray[np.uint8]]
 
 
-def write_export(run: Path, bundle: Bundle, kind: Kind, place: Path, calibration: Images) -> Bundle:
-    """Write the model of a run into `place` in another form, with a bundle of its own; return that bundle.
+def write_export(run: Path, bundle: Bundle, kind: Kind, folder: Path, calibration: Images) -> Bundle:
+    """Write the model of a run into `folder` in another form, with a bundle of its own; return that bundle.
 
     calibration: pictures uint8 (size, size, 3) that set the ranges of 8-bit integers.
     Raises IntegrityError if the graph fails ONNX's full check.
     """
-    place.mkdir(parents=True, exist_ok=True)
-    about = metadata(run, bundle, PRECISIONS[kind])
-    graph = place / GRAPH_NAME
+    folder.mkdir(parents=True, exist_ok=True)
+    about = model_metadata(run, bundle, PRECISIONS[kind])
+    graph = folder / GRAPH_NAME
     if PRECISIONS[kind] == "int8":
         _quantise(run / bundle.graph, graph, calibration)
     _write_onnx(graph if graph.exists() else run / bundle.graph, graph, about)
     if kind == "openvino":
-        graph = _as_openvino(graph, about)
+        graph = _convert_to_openvino(graph, about)
     exported = replace(
         bundle, graph=graph.name, graph_sha256=graph_digest(graph), precision=PRECISIONS[kind], parity={}, exported={}
     )
-    exported.write(place)
+    exported.write(folder)
     return exported
 
 
-def metadata(run: Path, bundle: Bundle, precision: Precision) -> dict[str, str]:
+def model_metadata(run: Path, bundle: Bundle, precision: Precision) -> dict[str, str]:
     """Return what an exported model says about itself, as text."""
     preprocessing = {
         "input": f"uint8 (n, {bundle.size}, {bundle.size}, 3), RGB, upright by EXIF, transparency on white",
@@ -109,11 +109,11 @@ def metadata(run: Path, bundle: Bundle, precision: Precision) -> dict[str, str]:
     }
 
 
-def _write_onnx(source: Path, graph: Path, about: dict[str, str]) -> None:
+def _write_onnx(source: Path, graph: Path, metadata: dict[str, str]) -> None:
     onnx = import_optional("onnx", extra="train")
     model = onnx.load(source)
     known = {entry.key: entry.value for entry in model.metadata_props if entry.key != PREPARED[0]}
-    onnx.helper.set_model_props(model, known | about)
+    onnx.helper.set_model_props(model, known | metadata)
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -121,11 +121,11 @@ def _write_onnx(source: Path, graph: Path, about: dict[str, str]) -> None:
     graph.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def _as_openvino(source: Path, about: dict[str, str]) -> Path:
+def _convert_to_openvino(source: Path, metadata: dict[str, str]) -> Path:
     """Put OpenVINO's two files, .xml and .bin, in the place of an ONNX file; return the first."""
     openvino = import_optional("openvino", extra="train")
     model, graph = openvino.convert_model(source), source.with_name(OPENVINO_NAME)
-    for key, value in about.items():
+    for key, value in metadata.items():
         model.set_rt_info(value, ["bestiary", key])
     openvino.save_model(model, graph, compress_to_fp16=False)
     source.unlink()
@@ -148,24 +148,24 @@ def _quantise(source: Path, graph: Path, images: Images) -> None:
         quantization.quantize_static(
             os.fspath(prepared),
             os.fspath(graph),
-            _reader(images),
+            _make_calibration_reader(images),
             quant_format=quantization.QuantFormat.QDQ,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             per_channel=True,
             op_types_to_quantize=QUANTISED,
-            nodes_to_exclude=_sealed_nodes(model),
+            nodes_to_exclude=_added_node_names(model),
         )
     finally:
         prepared.unlink(missing_ok=True)
 
 
-def _sealed_nodes(model: onnx.ModelProto) -> list[str]:
+def _added_node_names(model: onnx.ModelProto) -> list[str]:
     """Return the names of the nodes that sealing added: head, temperature, softmax, familiarity."""
     return [node.name for node in model.graph.node if node.name.startswith("seal.") or node.name in OUTPUTS]
 
 
-def _reader(images: Images) -> Any:
+def _make_calibration_reader(images: Images) -> Any:
     """Return the pictures in the form that the quantiser takes them."""
     from onnxruntime.quantization import CalibrationDataReader
 

@@ -21,12 +21,12 @@ Floats = npt.NDArray[np.floating[Any]]
 
 ENERGY_WEIGHT = 0.25  # beside the share of the features inside the subspace: measured, docs/log.md, 2026-11-25
 # Less is what float32 makes of a head that says nearly the same of every picture: it must not be magnified.
-LEAST_SPREAD = 1e-3
+MIN_SPREAD = 1e-3
 OUTPUTS = ("probabilities", "heatmap", "familiarity", "logits")
 
 
 @dataclass(frozen=True)
-class Calibration:
+class OutputCalibration:
     """What is fitted on validation pictures and then sealed in.
 
     temperature: divides the logits before the softmax. familiarity is a logistic function of the energy of the logits
@@ -44,24 +44,24 @@ class Calibration:
     inside_scale: float = 1.0
 
     @classmethod
-    def of(
+    def fit(
         cls,
         logits: Floats,
         temperature: float,
         features: FeatureMatrix | None = None,
         subspace: PrincipalSubspace | None = None,
-    ) -> Calibration:
+    ) -> OutputCalibration:
         """Return the calibration whose familiarity is centred on these validation logits (n, classes).
 
         With a subspace also on `features` (n, channels) of the same pictures: both are given, or none.
         """
-        middle, spread = _middle_and_spread(_energy(logits))
+        middle, spread = _median_and_spread(_energy(logits))
         if subspace is None or features is None:
             return cls(temperature, middle, spread)
-        return cls(temperature, middle, spread, subspace, *_middle_and_spread(subspace.inside_norm(features)))
+        return cls(temperature, middle, spread, subspace, *_median_and_spread(subspace.inside_norm(features)))
 
     @property
-    def measure(self) -> str:
+    def familiarity_kind(self) -> str:
         """What familiarity is made of, as the bundle says it."""
         return "energy" if self.subspace is None else "energy and features"
 
@@ -76,7 +76,9 @@ class Calibration:
         return shares
 
 
-def seal(trunk: onnx.ModelProto, head: Head, calibration: Calibration, metadata: Mapping[str, str]) -> onnx.ModelProto:
+def build_inference_graph(
+    backbone_graph: onnx.ModelProto, head: Head, calibration: OutputCalibration, metadata: Mapping[str, str]
+) -> onnx.ModelProto:
     """Return the graph from `images` to `probabilities`, `heatmap`, `familiarity` and `logits`.
 
     images: uint8 (n, size, size, 3), RGB. probabilities: float32 (n, classes), calibrated. heatmap: float32
@@ -87,14 +89,14 @@ def seal(trunk: onnx.ModelProto, head: Head, calibration: Calibration, metadata:
     import onnx
 
     sealed = onnx.ModelProto()
-    sealed.CopyFrom(trunk)
-    nodes = _Nodes(sealed)
-    shape = [dimension.dim_value for dimension in trunk.graph.output[0].type.tensor_type.shape.dim]
-    logits, heatmap = _linear(nodes, head) if head.is_linear else _dense(nodes, head, shape)
+    sealed.CopyFrom(backbone_graph)
+    nodes = _GraphBuilder(sealed)
+    shape = [dimension.dim_value for dimension in backbone_graph.graph.output[0].type.tensor_type.shape.dim]
+    logits, heatmap = _add_linear_head(nodes, head) if head.is_linear else _add_dense_head(nodes, head, shape)
     nodes.add("Identity", [heatmap], "heatmap")
     nodes.add("Softmax", [nodes.add("Div", [logits, nodes.number(calibration.temperature)])], "probabilities", axis=1)
     nodes.add("Identity", [logits], "logits")
-    nodes.add("Sigmoid", [_known(nodes, logits, calibration)], "familiarity")
+    nodes.add("Sigmoid", [_add_familiarity(nodes, logits, calibration)], "familiarity")
     _declare_outputs(sealed, head.classes, shape[2:])
     onnx.helper.set_model_props(sealed, dict(metadata))
     sealed.producer_name = "bestiary"
@@ -111,11 +113,11 @@ def _energy(logits: Floats) -> Floats:
     return energy
 
 
-def _middle_and_spread(values: Floats) -> tuple[float, float]:
-    return float(np.median(values)), max(float(values.std()), LEAST_SPREAD)
+def _median_and_spread(values: Floats) -> tuple[float, float]:
+    return float(np.median(values)), max(float(values.std()), MIN_SPREAD)
 
 
-def _known(nodes: _Nodes, logits: str, calibration: Calibration) -> str:
+def _add_familiarity(nodes: _GraphBuilder, logits: str, calibration: OutputCalibration) -> str:
     """What the logistic function makes familiarity of: energy, and the share of the features inside the subspace."""
     energy = nodes.add("ReduceLogSumExp", [logits, nodes.axes(1)], keepdims=0)
     known = nodes.scaled(energy, calibration.energy_mean, calibration.energy_scale)
@@ -131,7 +133,7 @@ def _known(nodes: _Nodes, logits: str, calibration: Calibration) -> str:
     return nodes.add("Add", [nodes.add("Mul", [known, nodes.number(ENERGY_WEIGHT)]), inside])
 
 
-class _Nodes:
+class _GraphBuilder:
     """Adds nodes and constants to a graph; every method returns the name of what it made."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -165,23 +167,23 @@ class _Nodes:
         return f"seal.{self._count}"
 
 
-def _linear(nodes: _Nodes, head: Head) -> tuple[str, str]:
+def _add_linear_head(nodes: _GraphBuilder, head: Head) -> tuple[str, str]:
     """Average pooling and one linear layer: every place's part of the logit is the layer applied to that place."""
     kernel = nodes.constant(head.weight[:, :, None, None])
     activation = nodes.add("Conv", ["maps", kernel], kernel_shape=[1, 1])
     mean = nodes.add("ReduceMean", [activation, nodes.axes(2, 3)], keepdims=0)
     logits = nodes.add("Add", [mean, nodes.constant(head.bias)])
-    return logits, _per_place(nodes, activation)
+    return logits, _per_position(nodes, activation)
 
 
-def _per_place(nodes: _Nodes, activation: str) -> str:
+def _per_position(nodes: _GraphBuilder, activation: str) -> str:
     """The mean over h x w places becomes a sum when each is divided by their number."""
     shape = nodes.add("Shape", [activation], start=2, end=4)
     places = nodes.add("Cast", [nodes.add("ReduceProd", [shape], keepdims=0)], to=1)
     return nodes.add("Div", [activation, places])
 
 
-def _dense(nodes: _Nodes, head: Head, shape: Sequence[int]) -> tuple[str, str]:
+def _add_dense_head(nodes: _GraphBuilder, head: Head, shape: Sequence[int]) -> tuple[str, str]:
     """Flattening, hidden layers with ReLU, and a linear layer.
 
     Such a head is linear around each picture: with the hidden units that are on, the class's weights lead straight
@@ -208,7 +210,7 @@ def _dense(nodes: _Nodes, head: Head, shape: Sequence[int]) -> tuple[str, str]:
     return logits, nodes.add("Reshape", [summed, grid])
 
 
-def _declare_outputs(sealed: onnx.ModelProto, classes: int, grid: Sequence[int]) -> None:
+def _declare_outputs(model: onnx.ModelProto, classes: int, grid: Sequence[int]) -> None:
     import onnx
 
     shapes: dict[str, list[Any]] = {
@@ -217,7 +219,7 @@ def _declare_outputs(sealed: onnx.ModelProto, classes: int, grid: Sequence[int])
         "familiarity": ["n"],
         "logits": ["n", classes],
     }
-    del sealed.graph.output[:]
+    del model.graph.output[:]
     for name in OUTPUTS:
         info = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shapes[name])
-        sealed.graph.output.append(info)
+        model.graph.output.append(info)

@@ -17,7 +17,7 @@ import polars as pl
 from bestiary import table
 from bestiary.batches.pixel_cache import iter_pixel_batches
 from bestiary.errors import IntegrityError, MachineError, SourceError, UserError
-from bestiary.export.finalize import PARITY_LIMIT, agree
+from bestiary.export.finalize import PARITY_LIMIT, outputs_match
 from bestiary.export.formats import PRECISIONS, Kind, write_export
 from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.inference.predictor import Predictor
@@ -25,16 +25,16 @@ from bestiary.progress import Reporter
 from bestiary.stats import Z_95
 from bestiary.text import format_points
 
-PROOF_PICTURES = 500
+VERIFICATION_PICTURES = 500
 CALIBRATION_PICTURES = 128
-WORST_LOSS = 0.01  # of accuracy: one point
+MAX_ACCURACY_DROP = 0.01  # of accuracy: one point
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Proof:
+class ParityReport:
     """How an exported model compares with its run.
 
     largest_difference: of any probability, over `pictures`. Accuracies are over `validation_pictures`; the loss is the
@@ -49,7 +49,7 @@ class Proof:
     accuracy: float
     loss: dict[str, float]
 
-    def sentence(self) -> str:
+    def summary(self) -> str:
         """Return the figures in words."""
         loss = self.loss
         return (
@@ -63,7 +63,7 @@ class Proof:
 
 def export(
     run: Path, kind: Kind, *, out: Path | None, force: bool, threads: int, reporter: Reporter
-) -> tuple[Path, Proof]:
+) -> tuple[Path, ParityReport]:
     """Return where the exported model was written, and the proof that it may be used.
 
     out: a new folder that `predict` and `serve` take; or a new file ending in .onnx, for other programs. Without it
@@ -74,24 +74,24 @@ def export(
     if bundle.exported:
         raise SourceError(f"{run} has already been exported. Export the run that it came from.")
     target = out or run / "export" / kind
-    is_file = _checked(target, kind, taken=out is not None)
+    is_file = _check_target(target, kind, must_be_new=out is not None)
     pictures = table.read(run / "pictures.parquet", table.PICTURES)
     training = pictures.filter(pl.col("split") == "train").sort("label", "row_id")
-    proving = _for_proof(pictures.filter(pl.col("split") == "val").sort("row_id"), training)
-    _refuse_missing(proving)
-    if proving.height < PROOF_PICTURES:
-        reporter.info(f"The run has {proving.height:,} pictures to prove with; {PROOF_PICTURES} are better.")
-    with _beside(target) as place:
+    proving = _select_pictures(pictures.filter(pl.col("split") == "val").sort("row_id"), training)
+    _require_files(proving)
+    if proving.height < VERIFICATION_PICTURES:
+        reporter.info(f"The run has {proving.height:,} pictures to prove with; {VERIFICATION_PICTURES} are better.")
+    with _staging_folder(target) as place:
         reporter.info(f"Writing {kind}.")
-        exported = write_export(run, bundle, kind, place, _calibration(training, bundle, threads))
-        proof = _proof(run, place, proving, bundle, threads, reporter)
-        refuse_worse(proof, kind, force=force)
+        exported = write_export(run, bundle, kind, place, _iter_calibration_images(training, bundle, threads))
+        proof = _verify_export(run, place, proving, bundle, threads, reporter)
+        require_no_regression(proof, kind, force=force)
         replace(exported, exported=asdict(proof)).write(place)
         _move(place / exported.graph if is_file else place, target)
     return target, proof
 
 
-def paired_loss(before: Flags, after: Flags) -> dict[str, float]:
+def paired_accuracy_drop(before: Flags, after: Flags) -> dict[str, float]:
     """Return by how much the share of True falls from `before` to `after`, with the ends of its 95 % interval.
 
     Both (n,), of the same pictures in order. Agresti and Min, "Simple improved confidence intervals for comparing
@@ -105,32 +105,32 @@ def paired_loss(before: Flags, after: Flags) -> dict[str, float]:
     return {"value": value, "low": min(centre - half, value), "high": max(centre + half, value)}
 
 
-def refuse_worse(proof: Proof, kind: Kind, *, force: bool) -> None:
+def require_no_regression(report: ParityReport, kind: Kind, *, force: bool) -> None:
     """Raise IntegrityError for a model that answers otherwise: float32 must agree, others may lose one point."""
-    if PRECISIONS[kind] == "float32" and (proof.largest_difference > PARITY_LIMIT or proof.labels_changed):
-        raise IntegrityError(f"The export is refused: it must agree to {PARITY_LIMIT:g}. {proof.sentence()}")
-    if proof.loss["value"] > WORST_LOSS and not force:
-        raise IntegrityError(f"The export is refused: it loses more than one point. {proof.sentence()} Or: --force.")
+    if PRECISIONS[kind] == "float32" and (report.largest_difference > PARITY_LIMIT or report.labels_changed):
+        raise IntegrityError(f"The export is refused: it must agree to {PARITY_LIMIT:g}. {report.summary()}")
+    if report.loss["value"] > MAX_ACCURACY_DROP and not force:
+        raise IntegrityError(f"The export is refused: it loses more than one point. {report.summary()} Or: --force.")
 
 
-def _for_proof(validation: pl.DataFrame, training: pl.DataFrame) -> pl.DataFrame:
+def _select_pictures(validation: pl.DataFrame, training: pl.DataFrame) -> pl.DataFrame:
     """Return the validation pictures, and training pictures of all classes after them to fill up."""
-    more = max(0, PROOF_PICTURES - validation.height)
-    return pl.concat([validation, training[_spread(training.height, more)]])
+    more = max(0, VERIFICATION_PICTURES - validation.height)
+    return pl.concat([validation, training[_evenly_spaced_rows(training.height, more)]])
 
 
-def _spread(count: int, wanted: int) -> list[int]:
+def _evenly_spaced_rows(count: int, wanted: int) -> list[int]:
     return np.unique(np.linspace(0, count - 1, min(wanted, count)).astype(int)).tolist() if wanted and count else []
 
 
-def _calibration(training: pl.DataFrame, bundle: Bundle, threads: int) -> Iterator[npt.NDArray[np.uint8]]:
+def _iter_calibration_images(training: pl.DataFrame, bundle: Bundle, threads: int) -> Iterator[npt.NDArray[np.uint8]]:
     """Yield training pictures of all classes, as the model sees them."""
-    paths = [Path(path) for path in training[_spread(training.height, CALIBRATION_PICTURES)]["path"]]
+    paths = [Path(path) for path in training[_evenly_spaced_rows(training.height, CALIBRATION_PICTURES)]["path"]]
     for batch in iter_pixel_batches(paths, bundle.preprocess, threads=threads):
         yield from batch
 
 
-def _refuse_missing(pictures: pl.DataFrame) -> None:
+def _require_files(pictures: pl.DataFrame) -> None:
     gone = [path for path in pictures["path"] if not Path(path).is_file()]
     if gone:
         raise SourceError(
@@ -139,30 +139,32 @@ def _refuse_missing(pictures: pl.DataFrame) -> None:
         )
 
 
-def _proof(run: Path, place: Path, pictures: pl.DataFrame, bundle: Bundle, threads: int, reporter: Reporter) -> Proof:
+def _verify_export(
+    run: Path, folder: Path, pictures: pl.DataFrame, bundle: Bundle, threads: int, reporter: Reporter
+) -> ParityReport:
     """Answer the pictures with the run and, with another engine where there is one, with the export."""
-    before, after = Predictor(run, threads=threads, engine="fastest"), Predictor(place, threads=threads)
+    before, after = Predictor(run, threads=threads, engine="fastest"), Predictor(folder, threads=threads)
     with reporter.progress("Proving", 2 * pictures.height) as advance:
         expected = _probabilities(before, pictures, advance)
         found = _probabilities(after, pictures, advance)
-    return compared(expected, found, pictures, bundle.classes)
+    return compare_outputs(expected, found, pictures, bundle.classes)
 
 
-def compared(expected: Floats, found: Floats, pictures: pl.DataFrame, classes: Sequence[str]) -> Proof:
+def compare_outputs(expected: Floats, actual: Floats, pictures: pl.DataFrame, classes: Sequence[str]) -> ParityReport:
     """Return the proof from the probabilities (n, classes) of run and export for these rows of the picture table."""
     validating = (pictures["split"] == "val").to_numpy().astype(bool)
     truth = np.array([classes.index(label) for label in pictures["label"]])
-    right, still = (expected.argmax(axis=1) == truth)[validating], (found.argmax(axis=1) == truth)[validating]
-    tied = agree(found, expected)  # where two classes are tied, either may win
-    changed = 0 if tied else int((expected.argmax(axis=1) != found.argmax(axis=1)).sum())
-    return Proof(
+    right, still = (expected.argmax(axis=1) == truth)[validating], (actual.argmax(axis=1) == truth)[validating]
+    tied = outputs_match(actual, expected)  # where two classes are tied, either may win
+    changed = 0 if tied else int((expected.argmax(axis=1) != actual.argmax(axis=1)).sum())
+    return ParityReport(
         pictures=len(expected),
-        largest_difference=float(np.abs(expected - found).max()),
+        largest_difference=float(np.abs(expected - actual).max()),
         labels_changed=changed,
         validation_pictures=int(validating.sum()),
         accuracy_before=float(right.mean()),
         accuracy=float(still.mean()),
-        loss=paired_loss(right, still),
+        loss=paired_accuracy_drop(right, still),
     )
 
 
@@ -176,18 +178,18 @@ def _probabilities(predictor: Predictor, pictures: pl.DataFrame, advance: Any) -
     return np.array(rows, np.float64)
 
 
-def _checked(target: Path, kind: Kind, *, taken: bool) -> bool:
+def _check_target(target: Path, kind: Kind, *, must_be_new: bool) -> bool:
     """Return whether a single file is asked for; raises UserError if it cannot be, or is there already."""
     is_file = target.suffix == ".onnx"
     if is_file and kind == "openvino":
         raise UserError(f"OpenVINO's format is two files: give a folder, not {target}.")
-    if taken and target.exists():
+    if must_be_new and target.exists():
         raise UserError(f"{target} exists already, and is not written over. Choose another name.")
     return is_file
 
 
 @contextmanager
-def _beside(target: Path) -> Iterator[Path]:
+def _staging_folder(target: Path) -> Iterator[Path]:
     """Give a folder beside the target, so that moving there is one step; it is removed at the end."""
     parent = target.absolute().parent
     try:

@@ -147,7 +147,7 @@ class Desk:
             [Path(path) for path in both["path"]],
             both["sha256"].to_list(),
             backbone,
-            bundle.view,
+            bundle.preprocess,
             cache=cache,
             threads=threads,
             reporter=reporter,
