@@ -16,7 +16,7 @@ import socket
 
 import uvicorn
 
-from bestiary.web.connection import MOST_HEAD_BYTES, protocol_for
+from bestiary.web.connection import MAX_HEAD_BYTES, make_protocol
 
 
 async def hello(scope: Any, receive: Any, send: Any) -> None:
@@ -28,7 +28,7 @@ async def hello(scope: Any, receive: Any, send: Any) -> None:
 @contextlib.contextmanager
 def listening(seconds: float) -> Iterator[int]:
     """Give the port of a server to which a request must have come within so many seconds."""
-    protocol = protocol_for(seconds)
+    protocol = make_protocol(seconds)
     protocol.body_seconds = seconds
     server = uvicorn.Server(uvicorn.Config(hello, http=protocol, ws="none", lifespan="off", log_level="error"))
     with socket.create_server(("127.0.0.1", 0)) as bound:
@@ -86,7 +86,7 @@ def test_who_sends_a_head_without_end_is_hung_up_on(patient: int) -> None:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
             while True:
-                connection.sendall(b"X-A: " + b"a" * MOST_HEAD_BYTES + b"\r\n")
+                connection.sendall(b"X-A: " + b"a" * MAX_HEAD_BYTES + b"\r\n")
 
 
 def test_requests_on_one_connection_are_each_answered(patient: int) -> None:

@@ -31,7 +31,7 @@ from bestiary.review.app import create_app
 from bestiary.review.decisions import Decisions, reviewer_of
 from bestiary.review.queue import CHECKS, CONFIDENT, items_of
 from bestiary.review.review_session import Desk
-from bestiary.web.settings import Settings
+from bestiary.web.settings import ServerSettings
 from reviewed_run import plant
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
@@ -52,7 +52,7 @@ def desk(run: Path, tmp_path: Path) -> Desk:
 
 @pytest.fixture
 def client(desk: Desk) -> Iterator[TestClient]:
-    app = create_app(desk, Settings(token=TOKEN))
+    app = create_app(desk, ServerSettings(token=TOKEN))
     with TestClient(app, base_url=HOME, headers={"Authorization": f"Bearer {TOKEN}"}) as made:
         yield made
 
@@ -348,7 +348,7 @@ def test_a_file_that_is_not_the_one_of_the_run_any_more_is_not_shown(run: Path, 
         moved = pictures.with_columns(path=pl.when(pl.col("row_id") == row).then(pl.lit(str(path))).otherwise("path"))
         table.write(moved, own / "pictures.parquet")
         desk = Desk(own, Decisions(tmp_path / "corrections.csv", "anna"), threads=1)
-        client = TestClient(create_app(desk, Settings(token=TOKEN)), base_url=HOME)
+        client = TestClient(create_app(desk, ServerSettings(token=TOKEN)), base_url=HOME)
         answer = client.get(f"/picture/{row}/large", headers={"Authorization": f"Bearer {TOKEN}"})
         assert answer.status_code == 410
         assert path.name in answer.text or "has changed since the run" in answer.text

@@ -27,7 +27,7 @@ from bestiary.inference.predictor import Predictor
 from bestiary.serve.app import create_app
 from bestiary.serve.batching import Batcher, BusyError
 from bestiary.web import running
-from bestiary.web.settings import Settings
+from bestiary.web.settings import ServerSettings
 from tiny_model import COLOURS, RGB, SIZE, coloured, write_run
 
 JPEG = {"Content-Type": "image/jpeg"}
@@ -41,12 +41,12 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
 
 @pytest.fixture
 def client(predictor: Predictor) -> Iterator[TestClient]:
-    with TestClient(create_app(predictor, Settings(), "colours"), base_url=HERE) as client:
+    with TestClient(create_app(predictor, ServerSettings(), "colours"), base_url=HERE) as client:
         yield client
 
 
 def limited(predictor: Predictor, **settings: Any) -> TestClient:
-    return TestClient(create_app(predictor, Settings(**settings), "colours"), base_url=HERE)
+    return TestClient(create_app(predictor, ServerSettings(**settings), "colours"), base_url=HERE)
 
 
 def form(*contents: bytes) -> list[tuple[str, tuple[str, bytes]]]:
@@ -256,13 +256,13 @@ class _Bound:
 
 def test_a_server_that_others_reach_needs_a_token() -> None:
     with pytest.raises(UserError, match="--token"):
-        Settings(host="0.0.0.0")
-    assert not Settings(host="0.0.0.0", token="x").is_local
+        ServerSettings(host="0.0.0.0")
+    assert not ServerSettings(host="0.0.0.0", token="x").is_local
     for token in ("", "two words", "schlüssel", "tab\t"):
         with pytest.raises(UserError, match="token"):
-            Settings(token=token)
-    assert running.address(_Bound(), Settings(token="a#b&c")) == "http://127.0.0.1:80/#token=a%23b%26c"  # type: ignore[arg-type]
-    assert Settings(host="::1").is_local
+            ServerSettings(token=token)
+    assert running.browser_url(_Bound(), ServerSettings(token="a#b&c")) == "http://127.0.0.1:80/#token=a%23b%26c"  # type: ignore[arg-type]
+    assert ServerSettings(host="::1").is_local
 
 
 def test_the_token_is_asked_for_everywhere_but_on_the_page(predictor: Predictor) -> None:
@@ -300,7 +300,7 @@ class Slow:
 
 def test_a_full_queue_refuses_and_says_when_to_come_back(predictor: Predictor) -> None:
     slow = Slow(predictor)
-    app = create_app(slow, Settings(max_waiting=3, seconds=10), "colours")  # type: ignore[arg-type]
+    app = create_app(slow, ServerSettings(max_waiting=3, seconds=10), "colours")  # type: ignore[arg-type]
     with TestClient(app, base_url=HERE) as client:
         answers: list[int] = []
         asking = [
@@ -322,7 +322,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(predictor: Predictor) -
 
 def test_an_answer_that_takes_too_long_is_given_up(predictor: Predictor) -> None:
     slow = Slow(predictor)
-    app = create_app(slow, Settings(seconds=0.2), "colours")  # type: ignore[arg-type]
+    app = create_app(slow, ServerSettings(seconds=0.2), "colours")  # type: ignore[arg-type]
     with TestClient(app, base_url=HERE) as client:
         assert client.post("/predict", files=form(RED)).status_code == 503
         slow.gate.set()
@@ -333,7 +333,7 @@ def test_an_answer_that_takes_too_long_is_given_up(predictor: Predictor) -> None
 def test_an_engine_that_fails_fails_its_requests_only(predictor: Predictor) -> None:
     slow = Slow(predictor)
     slow.gate.set()
-    app = create_app(slow, Settings(), "colours")  # type: ignore[arg-type]
+    app = create_app(slow, ServerSettings(), "colours")  # type: ignore[arg-type]
     with TestClient(app, base_url=HERE, raise_server_exceptions=False) as client:
         slow.fails = True
         failed = client.post("/predict", files=form(RED))

@@ -42,17 +42,17 @@ def review(
     from bestiary.review.decisions import Decisions
     from bestiary.review.review_session import Desk
     from bestiary.web import running
-    from bestiary.web.settings import Settings
+    from bestiary.web.settings import ServerSettings
 
     show = make_reporter(quiet=quiet)
     desk = Desk(run, Decisions(corrections or run.resolve() / "corrections.csv", _named(reviewer)), threads=threads)
-    settings = Settings(port=port, token=secrets.token_urlsafe(24))
-    with running.listen(settings) as bound:
-        address = running.address(bound, settings)
+    settings = ServerSettings(port=port, token=secrets.token_urlsafe(24))
+    with running.bind_socket(settings) as bound:
+        address = running.browser_url(bound, settings)
         print_json({"address": address}) if as_json else typer.echo(address)
         sys.stdout.flush()
         _seek(desk, threads, show)
-        running.serve(create_app(desk, settings), bound, settings, show)
+        running.run_server(create_app(desk, settings), bound, settings, show)
     _tell_next(desk, as_json)
 
 

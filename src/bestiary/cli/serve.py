@@ -34,12 +34,14 @@ def serve(
     from bestiary.progress import make_reporter
     from bestiary.serve.app import create_app
     from bestiary.web import running
-    from bestiary.web.settings import Settings
+    from bestiary.web.settings import ServerSettings
 
-    settings = Settings(host=host, port=port, token=token, allowed_names=tuple(allow_name or ()))
+    settings = ServerSettings(host=host, port=port, token=token, allowed_names=tuple(allow_name or ()))
     predictor = Predictor(run, threads=threads, engine="fastest")
-    with running.listen(settings) as bound:
-        address = running.address(bound, settings)
+    with running.bind_socket(settings) as bound:
+        address = running.browser_url(bound, settings)
         print_json({"address": address}) if as_json else typer.echo(address)
         sys.stdout.flush()
-        running.serve(create_app(predictor, settings, run.resolve().name), bound, settings, make_reporter(quiet=quiet))
+        running.run_server(
+            create_app(predictor, settings, run.resolve().name), bound, settings, make_reporter(quiet=quiet)
+        )

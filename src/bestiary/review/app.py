@@ -13,10 +13,10 @@ from starlette.exceptions import HTTPException
 
 from bestiary.errors import PictureError, UserError
 from bestiary.review.review_session import Desk
-from bestiary.web.error_handlers import add_refusals
-from bestiary.web.guard import Guard
-from bestiary.web.metrics import Metrics
-from bestiary.web.settings import Settings
+from bestiary.web.error_handlers import install_error_handlers
+from bestiary.web.guard import RequestGuard
+from bestiary.web.metrics import ServerMetrics
+from bestiary.web.settings import ServerSettings
 
 PAGE = {
     "/": ("review.html", "text/html"),
@@ -43,11 +43,11 @@ class Undo(BaseModel):
     tab: str = Field("", max_length=100)
 
 
-def create_app(desk: Desk, settings: Settings) -> FastAPI:
+def create_app(desk: Desk, settings: ServerSettings) -> FastAPI:
     """Return the application of the review page; every request but for the empty page needs the token of `settings`."""
     app = FastAPI(title="bestiary review", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Guard, settings=settings, metrics=Metrics(lambda: 0))
-    add_refusals(app)
+    app.add_middleware(RequestGuard, settings=settings, metrics=ServerMetrics(lambda: 0))
+    install_error_handlers(app)
     app.add_exception_handler(UserError, _refused)
     for path, (file, kind) in PAGE.items():
         folder = files("bestiary.web") if file == "style.css" else files("bestiary.review") / "templates"

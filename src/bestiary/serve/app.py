@@ -22,10 +22,10 @@ from bestiary.serve import open_inference
 from bestiary.serve.batching import Batcher, BusyError, Outcome, Picture
 from bestiary.serve.request_body import Asked, pictures_in
 from bestiary.version import __version__
-from bestiary.web.error_handlers import add_refusals
-from bestiary.web.guard import Guard, RefusedError
-from bestiary.web.metrics import CONTENT_TYPE, Metrics
-from bestiary.web.settings import Settings
+from bestiary.web.error_handlers import install_error_handlers
+from bestiary.web.guard import RequestGuard, RequestRejectedError
+from bestiary.web.metrics import CONTENT_TYPE, ServerMetrics
+from bestiary.web.settings import ServerSettings
 
 PAGE = {"serve.css": "text/css", "serve.js": "text/javascript", "docs.js": "text/javascript"}
 TOO_MUCH = "Too large: more bytes, pixels or pictures than are taken."
@@ -123,9 +123,9 @@ class Service:
 
     predictor: Predictor
     name: str
-    settings: Settings
+    settings: ServerSettings
     batcher: Batcher
-    metrics: Metrics
+    metrics: ServerMetrics
     is_open: bool = True
 
     async def outcomes(self, pictures: Sequence[Picture]) -> list[Outcome]:
@@ -134,23 +134,23 @@ class Service:
             async with asyncio.timeout(self.settings.seconds):
                 found = await self.batcher.answers(pictures)
         except BusyError as busy:
-            raise RefusedError(503, str(busy), Retry_After=str(busy.seconds)) from None
+            raise RequestRejectedError(503, str(busy), Retry_After=str(busy.seconds)) from None
         except TimeoutError:
-            raise RefusedError(503, f"No answer within {self.settings.seconds:g} s.", Retry_After="5") from None
+            raise RequestRejectedError(503, f"No answer within {self.settings.seconds:g} s.", Retry_After="5") from None
         for one in found:
             self.metrics.pictures.labels(_outcome(one)).inc()
         return found
 
 
-def create_app(predictor: Predictor, settings: Settings, name: str) -> FastAPI:
+def create_app(predictor: Predictor, settings: ServerSettings, name: str) -> FastAPI:
     """Return the application that serves this model; `name` is what the protocol and the page call it."""
     limits = DecodeLimits(settings.max_bytes, min(settings.max_pixels, predictor.bundle.max_pixels))
     view = Preprocessing(predictor.bundle.size, predictor.bundle.fit, limits)
-    sizes: list[Metrics] = []
+    sizes: list[ServerMetrics] = []
     batcher = Batcher(
         predictor, view, max_waiting=settings.max_waiting, told=lambda size: sizes[0].batches.observe(size)
     )
-    metrics = Metrics(lambda: batcher.waiting)
+    metrics = ServerMetrics(lambda: batcher.waiting)
     sizes.append(metrics)
     service = Service(predictor, name, settings, batcher, metrics)
 
@@ -168,8 +168,8 @@ def create_app(predictor: Predictor, settings: Settings, name: str) -> FastAPI:
         redoc_url=None,
         lifespan=running,
     )
-    app.add_middleware(Guard, settings=settings, metrics=metrics)
-    add_refusals(app)
+    app.add_middleware(RequestGuard, settings=settings, metrics=metrics)
+    install_error_handlers(app)
     app.add_exception_handler(Exception, _failed)
     _add_pages(app, asks_for_token=settings.token is not None)
     _add_answers(app, service)
@@ -300,9 +300,9 @@ def _add_protocol(app: FastAPI, service: Service) -> None:
         return Response(body, headers=headers)
 
 
-def _refused(one: Outcome) -> RefusedError:
+def _refused(one: Outcome) -> RequestRejectedError:
     assert isinstance(one, PictureError)
-    return RefusedError(413 if one.check == "huge" else 422, str(one))
+    return RequestRejectedError(413 if one.check == "huge" else 422, str(one))
 
 
 def _shown(name: str | None, one: Outcome, *, heatmap: bool) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from bestiary.inference.predictor import Prediction
 from bestiary.serve.request_body import from_base64
-from bestiary.web.guard import RefusedError
+from bestiary.web.guard import RequestRejectedError
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 EXTENSIONS = ["binary_tensor_data"]
@@ -198,5 +198,5 @@ def _packed(values: Array) -> bytes:
     return b"".join(struct.pack("<I", len(text)) + text for text in texts)
 
 
-def _wrong(why: str) -> RefusedError:
-    return RefusedError(400, f"The inference request is not right: {why}.")
+def _wrong(why: str) -> RequestRejectedError:
+    return RequestRejectedError(400, f"The inference request is not right: {why}.")

@@ -13,7 +13,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from bestiary.text import printable
-from bestiary.web.guard import RefusedError
+from bestiary.web.guard import RequestRejectedError
 
 HOW = "Send multipart/form-data with files, application/json with base64, or the bytes of one picture as image/*."
 
@@ -57,9 +57,9 @@ async def pictures_in(request: Request, *, at_most: int) -> list[Sent]:
     elif kind.startswith("image/") or kind == "application/octet-stream":
         sent = [Sent(None, await request.body())]
     else:
-        raise RefusedError(415, f'The content type is "{kind}". {HOW}')
+        raise RequestRejectedError(415, f'The content type is "{kind}". {HOW}')
     if len(sent) > at_most:
-        raise RefusedError(413, f"The request has {len(sent):,} pictures; at most {at_most} are taken at once.")
+        raise RequestRejectedError(413, f"The request has {len(sent):,} pictures; at most {at_most} are taken at once.")
     return sent
 
 
@@ -67,11 +67,11 @@ async def _from_form(request: Request, at_most: int) -> list[Sent]:
     try:
         form = await _InMemory(request.headers, _once(await request.body()), max_files=at_most, max_fields=8).parse()
     except (MultiPartException, UnicodeError) as error:  # a form may name a charset that its names are not in
-        raise RefusedError(422, f"The form cannot be read: {error}") from None
+        raise RequestRejectedError(422, f"The form cannot be read: {error}") from None
     try:
         files = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
         if not files:
-            raise RefusedError(422, "The form has no file. In curl: -F picture=@cat.jpg")
+            raise RequestRejectedError(422, "The form has no file. In curl: -F picture=@cat.jpg")
         return [Sent(printable(file.filename or "") or None, await file.read()) for file in files]
     finally:
         await form.close()
@@ -87,7 +87,7 @@ def _from_json(body: bytes) -> list[Sent]:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "the body"
-        raise RefusedError(422, f'{where}: {first["msg"]}. Expected {{"pictures": ["BASE64", …]}}.') from None
+        raise RequestRejectedError(422, f'{where}: {first["msg"]}. Expected {{"pictures": ["BASE64", …]}}.') from None
     return [_plain(Encoded(data=one, name=None) if isinstance(one, str) else one) for one in asked.pictures]
 
 
@@ -101,4 +101,4 @@ def from_base64(text: str) -> bytes:
     try:
         return base64.b64decode(rest if comma and head.startswith("data:") else text, validate=True)
     except (binascii.Error, ValueError):
-        raise RefusedError(422, "A picture is not valid base64.") from None
+        raise RequestRejectedError(422, "A picture is not valid base64.") from None

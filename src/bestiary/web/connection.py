@@ -11,10 +11,10 @@ from typing import cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-MOST_HEAD_BYTES = 65_536
+MAX_HEAD_BYTES = 65_536
 
 
-class PatientProtocol(HttpToolsProtocol):
+class TimeoutProtocol(HttpToolsProtocol):
     """HTTP/1.1 whose requests must have arrived within `head_seconds`, and `body_seconds` for their bodies.
 
     The guard answers 408 to a body that is late; this only hangs up on those that send on, or nothing, regardless.
@@ -39,7 +39,7 @@ class PatientProtocol(HttpToolsProtocol):
         if self._head_bytes is not None:
             self._head_bytes += len(data)
         super().data_received(data)
-        if self._head_bytes is not None and self._head_bytes > MOST_HEAD_BYTES:
+        if self._head_bytes is not None and self._head_bytes > MAX_HEAD_BYTES:
             self._hang_up()
 
     def on_message_begin(self) -> None:
@@ -69,10 +69,10 @@ class PatientProtocol(HttpToolsProtocol):
         self.transport.abort()
 
 
-def protocol_for(seconds: float) -> type[PatientProtocol]:
+def make_protocol(seconds: float) -> type[TimeoutProtocol]:
     """Return the protocol for requests that may take so long to arrive; the guard, which tells why, comes first."""
 
-    class Timed(PatientProtocol):
+    class Timed(TimeoutProtocol):
         head_seconds, body_seconds = seconds, seconds + 5
 
     return Timed

@@ -17,8 +17,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 
 from bestiary.text import printable
-from bestiary.web.metrics import Metrics
-from bestiary.web.settings import LOCAL_NAMES, Settings
+from bestiary.web.metrics import ServerMetrics
+from bestiary.web.settings import LOCAL_NAMES, ServerSettings
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -46,7 +46,7 @@ HEADERS = {
 }
 
 
-class RefusedError(Exception):
+class RequestRejectedError(Exception):
     """A request that is not served: `status`, what is told, and headers."""
 
     def __init__(self, status: int, message: str, **headers: str) -> None:
@@ -55,10 +55,10 @@ class RefusedError(Exception):
         self.status, self.headers = status, {name.replace("_", "-"): value for name, value in headers.items()}
 
 
-class Guard:
+class RequestGuard:
     """The application within its limits."""
 
-    def __init__(self, app: App, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, app: App, settings: ServerSettings, metrics: ServerMetrics) -> None:
         """Stand before `app`."""
         self._app, self._settings, self._metrics, self._held_bytes = app, settings, metrics, 0
 
@@ -77,9 +77,9 @@ class Guard:
             await send(message)
 
         try:
-            self._refuse_strangers(scope, headers)
-            await self._within_limits(scope, headers, receive, sending)
-        except RefusedError as refused:
+            self._authenticate(scope, headers)
+            await self._call_with_limits(scope, headers, receive, sending)
+        except RequestRejectedError as refused:
             answer = JSONResponse({"error": str(refused)}, refused.status, refused.headers)
             await answer(scope, receive, sending)
         finally:
@@ -87,31 +87,35 @@ class Guard:
             self._metrics.requests.labels(path, str(status)).inc()
             self._metrics.seconds.labels(path).observe(time.perf_counter() - started)
 
-    def _refuse_strangers(self, scope: Scope, headers: Headers) -> None:
+    def _authenticate(self, scope: Scope, headers: Headers) -> None:
         """Raise RefusedError for another site's page, a name that is not ours (DNS rebinding), or a wrong token."""
         host = headers.get("host", "")
-        if self._settings.is_local and _name_in(host) not in LOCAL_NAMES.union(self._settings.allowed_names):
-            raise RefusedError(421, f'This server is not called "{host}". Ask for localhost, or allow the name.')
+        if self._settings.is_local and _host_name(host) not in LOCAL_NAMES.union(self._settings.allowed_names):
+            raise RequestRejectedError(
+                421, f'This server is not called "{host}". Ask for localhost, or allow the name.'
+            )
         if scope["method"] not in SAFE_METHODS and _is_cross_site(headers, host):
-            raise RefusedError(403, "A page of another site may not ask this server.")
+            raise RequestRejectedError(403, "A page of another site may not ask this server.")
         path = scope["path"]
         if self._settings.token is None or path in OPEN_TO_ALL or path.startswith(PAGE_FILES):
             return
         kind, _, token = headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), self._settings.token.encode()):
-            raise RefusedError(
+            raise RequestRejectedError(
                 401, "This server needs its token: Authorization: Bearer TOKEN.", WWW_Authenticate="Bearer"
             )
 
-    async def _within_limits(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
+    async def _call_with_limits(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
         """Read the body, hand it on, and wait for the answer no longer than is allowed."""
         body = bytearray()
         try:
             async with asyncio.timeout(self._settings.seconds):
-                await self._read(body, headers, receive)
+                await self._read_body(body, headers, receive)
         except TimeoutError:
             self._held_bytes -= len(body)
-            raise RefusedError(408, f"The request took more than {self._settings.seconds:g} s to arrive.") from None
+            raise RequestRejectedError(
+                408, f"The request took more than {self._settings.seconds:g} s to arrive."
+            ) from None
         except BaseException:
             self._held_bytes -= len(body)
             raise
@@ -129,33 +133,33 @@ class Guard:
         finally:
             self._held_bytes -= len(body)
 
-    async def _read(self, body: bytearray, headers: Headers, receive: Receive) -> None:
+    async def _read_body(self, body: bytearray, headers: Headers, receive: Receive) -> None:
         """Fill `body`. Raises RefusedError for one that is too large or is not allowed to be packed."""
         limit, claimed = self._settings.max_bytes, headers.get("content-length", "")
         if claimed.isascii() and claimed.isdecimal() and int(claimed[:18]) > limit:
-            raise _too_large(int(claimed[:18]), limit)
+            raise _too_large_error(int(claimed[:18]), limit)
         if headers.get("content-encoding", "identity").lower() != "identity":
-            raise RefusedError(415, "The body must not be compressed: pictures are compressed already.")
+            raise RequestRejectedError(415, "The body must not be compressed: pictures are compressed already.")
         more = True
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise RefusedError(400, "The request ended before its body was whole.")
+                raise RequestRejectedError(400, "The request ended before its body was whole.")
             part: bytes = message.get("body", b"")
             if len(body) + len(part) > limit:
-                raise _too_large(len(body) + len(part), limit)
+                raise _too_large_error(len(body) + len(part), limit)
             if self._held_bytes + len(part) > self._settings.max_held_bytes:
-                raise RefusedError(503, "Too much is being sent at once. Try again.", Retry_After="1")
+                raise RequestRejectedError(503, "Too much is being sent at once. Try again.", Retry_After="1")
             self._held_bytes += len(part)
             body += part
             more = message.get("more_body", False)
 
 
-def _too_large(found: int, limit: int) -> RefusedError:
-    return RefusedError(413, f"The request has {found:,} bytes or more; at most {limit:,} are taken.")
+def _too_large_error(size: int, limit: int) -> RequestRejectedError:
+    return RequestRejectedError(413, f"The request has {size:,} bytes or more; at most {limit:,} are taken.")
 
 
-def _name_in(host: str) -> str:
+def _host_name(host: str) -> str:
     """Return the name or address in a Host header, without its port: "[::1]:80" is "::1"."""
     try:
         return urlsplit(f"//{host}").hostname or ""

@@ -11,7 +11,7 @@ SIZES = (1, 2, 4, 8, 16)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class Metrics:
+class ServerMetrics:
     """The figures of one server."""
 
     def __init__(self, waiting: Callable[[], int]) -> None:

@@ -13,11 +13,11 @@ from fastapi import FastAPI
 
 from bestiary.errors import MachineError
 from bestiary.progress import Reporter
-from bestiary.web.connection import protocol_for
-from bestiary.web.settings import Settings
+from bestiary.web.connection import make_protocol
+from bestiary.web.settings import ServerSettings
 
 
-def listen(settings: Settings) -> socket.socket:
+def bind_socket(settings: ServerSettings) -> socket.socket:
     """Return a bound socket; port 0 takes any free one. Raises MachineError if the address is taken or not ours."""
     try:
         return socket.create_server((settings.host, settings.port), family=_family(settings.host), backlog=1024)
@@ -28,18 +28,18 @@ def listen(settings: Settings) -> socket.socket:
         ) from None
 
 
-def address(bound: socket.socket, settings: Settings) -> str:
+def browser_url(server_socket: socket.socket, settings: ServerSettings) -> str:
     """Return the address to open in a browser; a token goes behind the #, which browsers do not send or log."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     token = f"#token={quote(settings.token, safe='')}" if settings.token else ""
-    return f"http://{host}:{bound.getsockname()[1]}/{token}"
+    return f"http://{host}:{server_socket.getsockname()[1]}/{token}"
 
 
-def serve(app: FastAPI, bound: socket.socket, settings: Settings, reporter: Reporter) -> None:
+def run_server(app: FastAPI, server_socket: socket.socket, settings: ServerSettings, reporter: Reporter) -> None:
     """Serve an application until the process is told to stop (Ctrl-C or SIGTERM); requests taken are finished."""
     config = uvicorn.Config(
         app,
-        http=protocol_for(settings.seconds),
+        http=make_protocol(settings.seconds),
         ws="none",
         access_log=False,
         log_level="warning",
@@ -51,7 +51,7 @@ def serve(app: FastAPI, bound: socket.socket, settings: Settings, reporter: Repo
     reporter.info("Stop with Ctrl-C.")
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again once all is finished: the end is no fault
     with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[bound])
+        uvicorn.Server(config).run(sockets=[server_socket])
 
 
 def _family(host: str) -> socket.AddressFamily:

@@ -12,7 +12,7 @@ LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServerSettings:
     """Where a server listens and what it refuses.
 
     max_bytes: of one request. max_pixels: of one picture. max_pictures: in one request. max_waiting: pictures that are
