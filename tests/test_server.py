@@ -25,7 +25,7 @@ from bestiary.batches.preprocess import Preprocessing
 from bestiary.errors import PictureError, UserError
 from bestiary.inference.predictor import Predictor
 from bestiary.serve.app import create_app
-from bestiary.serve.batching import Batcher, BusyError
+from bestiary.serve.batching import Batcher, QueueFullError
 from bestiary.web import running
 from bestiary.web.settings import ServerSettings
 from tiny_model import COLOURS, RGB, SIZE, coloured, write_run
@@ -349,10 +349,10 @@ def test_what_was_taken_is_finished_before_the_end(predictor: Predictor) -> None
     batcher = Batcher(slow, Preprocessing(SIZE), max_waiting=50)  # type: ignore[arg-type]
 
     async def ask() -> list[Any]:
-        answers = asyncio.ensure_future(batcher.answers([RED, b"no picture"] * 20))
+        answers = asyncio.ensure_future(batcher.predict([RED, b"no picture"] * 20))
         await asyncio.sleep(0.05)
-        with pytest.raises(BusyError):
-            await batcher.answers([RED] * 31)
+        with pytest.raises(QueueFullError):
+            await batcher.predict([RED] * 31)
         slow.gate.set()
         await asyncio.to_thread(batcher.close)
         return await answers

@@ -19,8 +19,8 @@ from bestiary.errors import PictureError
 from bestiary.inference.predictor import Predictor
 from bestiary.picture import DecodeLimits
 from bestiary.serve import open_inference
-from bestiary.serve.batching import Batcher, BusyError, Outcome, Picture
-from bestiary.serve.request_body import Asked, pictures_in
+from bestiary.serve.batching import Batcher, Outcome, Picture, QueueFullError
+from bestiary.serve.request_body import PredictRequest, read_pictures
 from bestiary.version import __version__
 from bestiary.web.error_handlers import install_error_handlers
 from bestiary.web.guard import RequestGuard, RequestRejectedError
@@ -28,16 +28,16 @@ from bestiary.web.metrics import CONTENT_TYPE, ServerMetrics
 from bestiary.web.settings import ServerSettings
 
 PAGE = {"serve.css": "text/css", "serve.js": "text/javascript", "docs.js": "text/javascript"}
-TOO_MUCH = "Too large: more bytes, pixels or pictures than are taken."
+TOO_LARGE_MESSAGE = "Too large: more bytes, pixels or pictures than are taken."
 
 
-class Failure(BaseModel):
+class ErrorResponse(BaseModel):
     """Why a request was not served."""
 
     error: str
 
 
-class Answer(BaseModel):
+class PredictionResponse(BaseModel):
     """The answer for one picture; where `error` says why it could not be read, there is no label."""
 
     name: str | None = Field(description="as it was sent")
@@ -50,13 +50,13 @@ class Answer(BaseModel):
     heatmap: list[list[float]] | None = Field(None, description="what each place adds to the evidence for the label")
 
 
-class Answers(BaseModel):
+class PredictResponse(BaseModel):
     """One answer for each picture, in order."""
 
-    predictions: list[Answer]
+    predictions: list[PredictionResponse]
 
 
-class About(BaseModel):
+class ModelInfo(BaseModel):
     """The model that answers."""
 
     name: str
@@ -70,16 +70,16 @@ class About(BaseModel):
     max_pictures: int
 
 
-FAILURES: dict[int | str, dict[str, Any]] = {
-    400: {"model": Failure, "description": "Not what the protocol says."},
-    401: {"model": Failure, "description": "The token is missing or wrong."},
-    403: {"model": Failure, "description": "Asked by a page of another site."},
-    408: {"model": Failure, "description": "The request took too long to arrive."},
-    413: {"model": Failure, "description": TOO_MUCH},
-    415: {"model": Failure, "description": "A content type that is not taken."},
-    421: {"model": Failure, "description": "Asked by a name that is not this server's."},
-    422: {"model": Failure, "description": "No picture, or one that cannot be read."},
-    503: {"model": Failure, "description": "Too busy; Retry-After says when to come back."},
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorResponse, "description": "Not what the protocol says."},
+    401: {"model": ErrorResponse, "description": "The token is missing or wrong."},
+    403: {"model": ErrorResponse, "description": "Asked by a page of another site."},
+    408: {"model": ErrorResponse, "description": "The request took too long to arrive."},
+    413: {"model": ErrorResponse, "description": TOO_LARGE_MESSAGE},
+    415: {"model": ErrorResponse, "description": "A content type that is not taken."},
+    421: {"model": ErrorResponse, "description": "Asked by a name that is not this server's."},
+    422: {"model": ErrorResponse, "description": "No picture, or one that cannot be read."},
+    503: {"model": ErrorResponse, "description": "Too busy; Retry-After says when to come back."},
 }
 BODY = {
     "requestBody": {
@@ -92,7 +92,9 @@ BODY = {
                     "properties": {"picture": {"type": "array", "items": {"type": "string", "format": "binary"}}},
                 }
             },
-            "application/json": {"schema": Asked.model_json_schema(ref_template="#/components/schemas/{model}")},
+            "application/json": {
+                "schema": PredictRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+            },
             "image/*": {"schema": {"type": "string", "format": "binary"}},
         },
     }
@@ -118,7 +120,7 @@ TENSORS = {
 
 
 @dataclass
-class Service:
+class ServerState:
     """What the routes share: the model, its queue, its figures."""
 
     predictor: Predictor
@@ -128,17 +130,17 @@ class Service:
     metrics: ServerMetrics
     is_open: bool = True
 
-    async def outcomes(self, pictures: Sequence[Picture]) -> list[Outcome]:
+    async def predict_pictures(self, pictures: Sequence[Picture]) -> list[Outcome]:
         """Return an answer or an error for each picture. Raises RefusedError when there is no room or no time."""
         try:
             async with asyncio.timeout(self.settings.seconds):
-                found = await self.batcher.answers(pictures)
-        except BusyError as busy:
+                found = await self.batcher.predict(pictures)
+        except QueueFullError as busy:
             raise RequestRejectedError(503, str(busy), Retry_After=str(busy.seconds)) from None
         except TimeoutError:
             raise RequestRejectedError(503, f"No answer within {self.settings.seconds:g} s.", Retry_After="5") from None
         for one in found:
-            self.metrics.pictures.labels(_outcome(one)).inc()
+            self.metrics.pictures.labels(_outcome_label(one)).inc()
         return found
 
 
@@ -148,11 +150,11 @@ def create_app(predictor: Predictor, settings: ServerSettings, name: str) -> Fas
     view = Preprocessing(predictor.bundle.size, predictor.bundle.fit, limits)
     sizes: list[ServerMetrics] = []
     batcher = Batcher(
-        predictor, view, max_waiting=settings.max_waiting, told=lambda size: sizes[0].batches.observe(size)
+        predictor, view, max_waiting=settings.max_waiting, on_batch=lambda size: sizes[0].batches.observe(size)
     )
     metrics = ServerMetrics(lambda: batcher.waiting)
     sizes.append(metrics)
-    service = Service(predictor, name, settings, batcher, metrics)
+    service = ServerState(predictor, name, settings, batcher, metrics)
 
     @asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:
@@ -170,14 +172,14 @@ def create_app(predictor: Predictor, settings: ServerSettings, name: str) -> Fas
     )
     app.add_middleware(RequestGuard, settings=settings, metrics=metrics)
     install_error_handlers(app)
-    app.add_exception_handler(Exception, _failed)
+    app.add_exception_handler(Exception, _handle_unexpected_error)
     _add_pages(app, asks_for_token=settings.token is not None)
-    _add_answers(app, service)
-    _add_protocol(app, service)
+    _add_predict_routes(app, service)
+    _add_open_inference_routes(app, service)
     return app
 
 
-async def _failed(_: Request, error: Exception) -> Response:
+async def _handle_unexpected_error(_: Request, error: Exception) -> Response:
     return JSONResponse({"error": f"The server failed: {type(error).__name__}. Its log says more."}, 500)
 
 
@@ -201,13 +203,15 @@ def _add_pages(app: FastAPI, *, asks_for_token: bool) -> None:
     add("/page/style.css", base, "text/css")
 
 
-def _add_answers(app: FastAPI, service: Service) -> None:
-    bundle, settings = service.predictor.bundle, service.settings
+def _add_predict_routes(app: FastAPI, state: ServerState) -> None:
+    bundle, settings = state.predictor.bundle, state.settings
 
-    @app.get("/model", response_model=About, responses={k: FAILURES[k] for k in (401, 421)}, summary="The model")
+    @app.get(
+        "/model", response_model=ModelInfo, responses={k: ERROR_RESPONSES[k] for k in (401, 421)}, summary="The model"
+    )
     async def model() -> Response:
-        about = About(
-            name=service.name,
+        about = ModelInfo(
+            name=state.name,
             classes=list(bundle.classes),
             size=bundle.size,
             fit=bundle.fit,
@@ -221,8 +225,8 @@ def _add_answers(app: FastAPI, service: Service) -> None:
 
     @app.post(
         "/predict",
-        response_model=Answers,
-        responses={code: FAILURES[code] for code in FAILURES if code != 400},
+        response_model=PredictResponse,
+        responses={code: ERROR_RESPONSES[code] for code in ERROR_RESPONSES if code != 400},
         openapi_extra=BODY,
         summary="Name what is in pictures",
     )
@@ -235,25 +239,27 @@ def _add_answers(app: FastAPI, service: Service) -> None:
 
         One that cannot be read is refused with 422; among several, or with `each`, it has an error in its place.
         """
-        sent = await pictures_in(request, at_most=settings.max_pictures)
-        found = await service.outcomes([one.content for one in sent])
+        sent = await read_pictures(request, max_pictures=settings.max_pictures)
+        found = await state.predict_pictures([one.content for one in sent])
         if not each and all(isinstance(one, PictureError) for one in found):
-            raise _refused(found[0])
-        shown = [_shown(one.name, outcome, heatmap=heatmap) for one, outcome in zip(sent, found, strict=True)]
+            raise _picture_error(found[0])
+        shown = [_prediction_json(one.name, outcome, heatmap=heatmap) for one, outcome in zip(sent, found, strict=True)]
         return JSONResponse({"predictions": shown})
 
     @app.get("/metrics", responses={200: {"content": {"text/plain": {}}}}, summary="Figures for Prometheus")
     async def metrics() -> Response:
-        return Response(service.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+        return Response(state.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
 
-def _add_protocol(app: FastAPI, service: Service) -> None:
-    size, classes = service.predictor.bundle.size, service.predictor.classes
-    wrong: dict[int | str, dict[str, Any]] = {404: {"model": Failure, "description": "Not the model that is served."}}
+def _add_open_inference_routes(app: FastAPI, state: ServerState) -> None:
+    size, classes = state.predictor.bundle.size, state.predictor.classes
+    wrong: dict[int | str, dict[str, Any]] = {
+        404: {"model": ErrorResponse, "description": "Not the model that is served."}
+    }
 
     def check(name: str, version: str = open_inference.VERSION) -> None:
-        if name != service.name or version != open_inference.VERSION:
-            raise HTTPException(404, f"There is no model {name}, version {version}; this server has {service.name}, 1.")
+        if name != state.name or version != open_inference.VERSION:
+            raise HTTPException(404, f"There is no model {name}, version {version}; this server has {state.name}, 1.")
 
     @app.get("/v2", summary="About the server")
     async def server() -> dict[str, Any]:
@@ -263,50 +269,50 @@ def _add_protocol(app: FastAPI, service: Service) -> None:
     async def live() -> dict[str, bool]:
         return {"live": True}
 
-    @app.get("/v2/health/ready", responses={503: FAILURES[503]}, summary="Whether it takes requests")
+    @app.get("/v2/health/ready", responses={503: ERROR_RESPONSES[503]}, summary="Whether it takes requests")
     async def ready() -> Response:
-        return JSONResponse({"ready": service.is_open}, 200 if service.is_open else 503)
+        return JSONResponse({"ready": state.is_open}, 200 if state.is_open else 503)
 
     @app.get("/v2/models/{name}/versions/{version}/ready", responses=wrong, include_in_schema=False)
     @app.get("/v2/models/{name}/ready", responses=wrong, summary="Whether the model takes requests")
     async def model_ready(name: str, version: str = open_inference.VERSION) -> dict[str, Any]:
         check(name, version)
-        return {"name": name, "ready": service.is_open}
+        return {"name": name, "ready": state.is_open}
 
     @app.get("/v2/models/{name}/versions/{version}", responses=wrong, include_in_schema=False)
     @app.get("/v2/models/{name}", responses=wrong, summary="Inputs and outputs of the model")
     async def model_metadata(name: str, version: str = open_inference.VERSION) -> dict[str, Any]:
         check(name, version)
-        return open_inference.metadata(name, classes, size)
+        return open_inference.model_metadata(name, classes, size)
 
-    @app.post("/v2/models/{name}/versions/{version}/infer", responses=wrong | FAILURES, include_in_schema=False)
+    @app.post("/v2/models/{name}/versions/{version}/infer", responses=wrong | ERROR_RESPONSES, include_in_schema=False)
     @app.post(
         "/v2/models/{name}/infer",
-        responses=wrong | FAILURES,
+        responses=wrong | ERROR_RESPONSES,
         openapi_extra=TENSORS,
         summary="Open Inference Protocol v2",
     )
     async def infer(request: Request, name: str, version: str = open_inference.VERSION) -> Response:
         check(name, version)
-        length, most = request.headers.get(open_inference.LENGTH_HEADER), service.settings.max_pictures
-        asked = open_inference.read(await request.body(), length, size=size, at_most=most)
-        found = await service.outcomes(asked.pictures)
+        length, most = request.headers.get(open_inference.LENGTH_HEADER), state.settings.max_pictures
+        asked = open_inference.parse_request(await request.body(), length, size=size, max_pictures=most)
+        found = await state.predict_pictures(asked.pictures)
         answers = []
         for one in found:
             if isinstance(one, PictureError):
-                raise _refused(one)
+                raise _picture_error(one)
             answers.append(one)
-        body, headers = open_inference.respond(asked, answers, service.name, classes)
+        body, headers = open_inference.build_response(asked, answers, state.name, classes)
         return Response(body, headers=headers)
 
 
-def _refused(one: Outcome) -> RequestRejectedError:
-    assert isinstance(one, PictureError)
-    return RequestRejectedError(413 if one.check == "huge" else 422, str(one))
+def _picture_error(outcome: Outcome) -> RequestRejectedError:
+    assert isinstance(outcome, PictureError)
+    return RequestRejectedError(413 if outcome.check == "huge" else 422, str(outcome))
 
 
-def _shown(name: str | None, one: Outcome, *, heatmap: bool) -> dict[str, Any]:
-    if isinstance(one, PictureError):
+def _prediction_json(name: str | None, outcome: Outcome, *, heatmap: bool) -> dict[str, Any]:
+    if isinstance(outcome, PictureError):
         empty: dict[str, Any] = {
             "label": None,
             "probability": 0.0,
@@ -314,14 +320,14 @@ def _shown(name: str | None, one: Outcome, *, heatmap: bool) -> dict[str, Any]:
             "familiarity": 0.0,
             "probabilities": {},
         }
-        return {"name": name, **empty, "error": str(one), "heatmap": None}
-    shown = {**one.line(), "name": name}
+        return {"name": name, **empty, "error": str(outcome), "heatmap": None}
+    shown = {**outcome.line(), "name": name}
     del shown["path"]
-    grid = one.heatmap if heatmap else None
+    grid = outcome.heatmap if heatmap else None
     return shown | {"heatmap": None if grid is None else [[round(float(x), 5) for x in line] for line in grid]}
 
 
-def _outcome(one: Outcome) -> str:
-    if isinstance(one, PictureError):
+def _outcome_label(outcome: Outcome) -> str:
+    if isinstance(outcome, PictureError):
         return "unreadable"
-    return "unknown" if one.unknown else "named"
+    return "unknown" if outcome.unknown else "named"

@@ -21,13 +21,13 @@ from bestiary.batches.preprocess import Preprocessing
 from bestiary.errors import PictureError
 from bestiary.inference.predictor import Prediction, Predictor
 
-MOST_AT_ONCE = 16
+MAX_BATCH_PICTURES = 16
 
 Picture = bytes | npt.NDArray[np.uint8]
 Outcome = Prediction | PictureError
 
 
-class BusyError(Exception):
+class QueueFullError(Exception):
     """The queue is full; `seconds` is when to try again."""
 
     def __init__(self, seconds: int) -> None:
@@ -37,7 +37,7 @@ class BusyError(Exception):
 
 
 @dataclass
-class _Job:
+class _QueuedPicture:
     picture: Picture
     answer: Future[Outcome] = field(default_factory=Future)
 
@@ -48,17 +48,22 @@ class Batcher:
     def __init__(
         self,
         predictor: Predictor,
-        view: Preprocessing,
+        preprocess: Preprocessing,
         *,
         max_waiting: int,
-        told: Callable[[int], object] = lambda size: None,
+        on_batch: Callable[[int], object] = lambda size: None,
     ) -> None:
-        """Start the threads. `told` hears the size of each batch."""
-        self._predictor, self._view, self._max_waiting, self._told = predictor, view, max_waiting, told
+        """Start the threads. `on_batch` hears the size of each batch."""
+        self._predictor, self._preprocess, self._max_waiting, self._on_batch = (
+            predictor,
+            preprocess,
+            max_waiting,
+            on_batch,
+        )
         self._lock, self._waiting, self._seconds_each = threading.Lock(), 0, 0.05
-        self._decoded: queue.SimpleQueue[tuple[_Job, npt.NDArray[np.uint8]] | None] = queue.SimpleQueue()
+        self._decoded: queue.SimpleQueue[tuple[_QueuedPicture, npt.NDArray[np.uint8]] | None] = queue.SimpleQueue()
         self._decoders = ThreadPoolExecutor(predictor.threads, thread_name_prefix="bestiary-decode")
-        self._thread = threading.Thread(target=self._answer_all, name="bestiary-answer", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="bestiary-answer", daemon=True)
         self._thread.start()
 
     @property
@@ -66,15 +71,15 @@ class Batcher:
         """How many pictures are taken and not yet answered."""
         return self._waiting
 
-    async def answers(self, pictures: Sequence[Picture]) -> list[Outcome]:
+    async def predict(self, pictures: Sequence[Picture]) -> list[Outcome]:
         """Return an answer for each picture, or why it cannot be read. Raises BusyError if they are too many now."""
-        jobs = [_Job(picture) for picture in pictures]
+        jobs = [_QueuedPicture(picture) for picture in pictures]
         with self._lock:
             if self._waiting + len(jobs) > self._max_waiting:
-                raise BusyError(max(1, round(self._waiting * self._seconds_each)))
+                raise QueueFullError(max(1, round(self._waiting * self._seconds_each)))
             self._waiting += len(jobs)
         for job in jobs:
-            job.answer.add_done_callback(self._done)
+            job.answer.add_done_callback(self._release_slot)
             self._decoders.submit(self._decode, job)
         return await asyncio.gather(*(asyncio.wrap_future(job.answer) for job in jobs))
 
@@ -84,34 +89,34 @@ class Batcher:
         self._decoded.put(None)
         self._thread.join()
 
-    def _done(self, _: Future[Outcome]) -> None:
+    def _release_slot(self, _: Future[Outcome]) -> None:
         with self._lock:
             self._waiting -= 1
 
-    def _decode(self, job: _Job) -> None:
+    def _decode(self, job: _QueuedPicture) -> None:
         if not job.answer.set_running_or_notify_cancel():  # nobody waits any more
             return
         try:
-            self._decoded.put((job, self._view.of(job.picture)))
+            self._decoded.put((job, self._preprocess.of(job.picture)))
         except PictureError as error:
             job.answer.set_result(error)
         except BaseException as error:
             job.answer.set_exception(error)
 
-    def _answer_all(self) -> None:
+    def _run(self) -> None:
         while (first := self._decoded.get()) is not None:
             batch = [first]
-            while len(batch) < MOST_AT_ONCE and not self._decoded.empty():
+            while len(batch) < MAX_BATCH_PICTURES and not self._decoded.empty():
                 following = self._decoded.get()
                 if following is None:
                     self._decoded.put(None)
                     break
                 batch.append(following)
-            self._answer([job for job, _ in batch], [pixels for _, pixels in batch])
+            self._predict_batch([job for job, _ in batch], [pixels for _, pixels in batch])
 
-    def _answer(self, jobs: Sequence[_Job], images: Sequence[npt.NDArray[np.uint8]]) -> None:
+    def _predict_batch(self, jobs: Sequence[_QueuedPicture], images: Sequence[npt.NDArray[np.uint8]]) -> None:
         started = time.monotonic()
-        self._told(len(jobs))
+        self._on_batch(len(jobs))
         try:
             for job, answer in zip(jobs, self._predictor.predict_many(images), strict=True):
                 job.answer.set_result(answer)

@@ -15,18 +15,20 @@ from starlette.requests import Request
 from bestiary.text import printable
 from bestiary.web.guard import RequestRejectedError
 
-HOW = "Send multipart/form-data with files, application/json with base64, or the bytes of one picture as image/*."
+UPLOAD_HINT = (
+    "Send multipart/form-data with files, application/json with base64, or the bytes of one picture as image/*."
+)
 
 
 @dataclass(frozen=True)
-class Sent:
+class UploadedPicture:
     """One picture as it came. `name` is only handed back: nothing is ever opened by it."""
 
     name: str | None
     content: bytes
 
 
-class Encoded(BaseModel):
+class Base64Picture(BaseModel):
     """A picture in base64."""
 
     model_config = ConfigDict(extra="forbid")
@@ -35,64 +37,73 @@ class Encoded(BaseModel):
     name: str | None = Field(None, description="handed back with the answer")
 
 
-class Asked(BaseModel):
+class PredictRequest(BaseModel):
     """Pictures to be named, in JSON."""
 
     model_config = ConfigDict(extra="forbid")
 
-    pictures: list[Encoded | str] = Field(min_length=1, description="each a base64 text, or an object with a name")
+    pictures: list[Base64Picture | str] = Field(
+        min_length=1, description="each a base64 text, or an object with a name"
+    )
 
 
 class _InMemory(MultiPartParser):
     spool_max_size = 2**31  # the body is in memory already, and limited: no file is needed
 
 
-async def pictures_in(request: Request, *, at_most: int) -> list[Sent]:
+async def read_pictures(request: Request, *, max_pictures: int) -> list[UploadedPicture]:
     """Return the pictures of a request. Raises RefusedError if there are none, too many, or they are not sent right."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        sent = await _from_form(request, at_most)
+        sent = await _read_form(request, max_pictures)
     elif kind == "application/json":
-        sent = _from_json(await request.body())
+        sent = _parse_json(await request.body())
     elif kind.startswith("image/") or kind == "application/octet-stream":
-        sent = [Sent(None, await request.body())]
+        sent = [UploadedPicture(None, await request.body())]
     else:
-        raise RequestRejectedError(415, f'The content type is "{kind}". {HOW}')
-    if len(sent) > at_most:
-        raise RequestRejectedError(413, f"The request has {len(sent):,} pictures; at most {at_most} are taken at once.")
+        raise RequestRejectedError(415, f'The content type is "{kind}". {UPLOAD_HINT}')
+    if len(sent) > max_pictures:
+        raise RequestRejectedError(
+            413, f"The request has {len(sent):,} pictures; at most {max_pictures} are taken at once."
+        )
     return sent
 
 
-async def _from_form(request: Request, at_most: int) -> list[Sent]:
+async def _read_form(request: Request, max_pictures: int) -> list[UploadedPicture]:
     try:
-        form = await _InMemory(request.headers, _once(await request.body()), max_files=at_most, max_fields=8).parse()
+        form = await _InMemory(
+            request.headers, _iter_body(await request.body()), max_files=max_pictures, max_fields=8
+        ).parse()
     except (MultiPartException, UnicodeError) as error:  # a form may name a charset that its names are not in
         raise RequestRejectedError(422, f"The form cannot be read: {error}") from None
     try:
         files = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
         if not files:
             raise RequestRejectedError(422, "The form has no file. In curl: -F picture=@cat.jpg")
-        return [Sent(printable(file.filename or "") or None, await file.read()) for file in files]
+        return [UploadedPicture(printable(file.filename or "") or None, await file.read()) for file in files]
     finally:
         await form.close()
 
 
-async def _once(body: bytes) -> AsyncGenerator[bytes, None]:
+async def _iter_body(body: bytes) -> AsyncGenerator[bytes, None]:
     yield body
 
 
-def _from_json(body: bytes) -> list[Sent]:
+def _parse_json(body: bytes) -> list[UploadedPicture]:
     try:
-        asked = Asked.model_validate_json(body)
+        asked = PredictRequest.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "the body"
         raise RequestRejectedError(422, f'{where}: {first["msg"]}. Expected {{"pictures": ["BASE64", …]}}.') from None
-    return [_plain(Encoded(data=one, name=None) if isinstance(one, str) else one) for one in asked.pictures]
+    return [
+        _decode_base64_picture(Base64Picture(data=one, name=None) if isinstance(one, str) else one)
+        for one in asked.pictures
+    ]
 
 
-def _plain(one: Encoded) -> Sent:
-    return Sent(one.name, from_base64(one.data))
+def _decode_base64_picture(encoded: Base64Picture) -> UploadedPicture:
+    return UploadedPicture(encoded.name, from_base64(encoded.data))
 
 
 def from_base64(text: str) -> bytes:
