@@ -22,7 +22,7 @@ from scipy import stats
 from bestiary.batches.preprocess import Preprocessing
 from bestiary.data.assign_splits import assign_splits
 from bestiary.data.dataset import AuditedDataset
-from bestiary.evaluation.metrics import score
+from bestiary.evaluation.metrics import compute_metrics
 from bestiary.export.calibration import fit_temperature
 from bestiary.export.finalize import softmax
 from bestiary.files import cache_folder
@@ -79,7 +79,7 @@ def scores(collection: AuditedDataset, asked: argparse.Namespace, seed: int, bal
     head, val = probe.head, probe.val
     temperature = fit_temperature(linear_logits(val.features, head.weight, head.bias), val.labels)
     shares = softmax(linear_logits(features, head.weight, head.bias) / temperature)
-    metrics = score(test.labels, shares, list(classes), resamples=100)
+    metrics = compute_metrics(test.labels, shares, list(classes), resamples=100)
     return tuple(float(metrics[name]["value"]) for name in FIGURES)
 
 

@@ -26,7 +26,7 @@ from scipy.stats import betabinom, binom
 from bestiary import flow
 from bestiary.batches.preprocess import Preprocessing
 from bestiary.data.split import SplitItem, stratified_group_split
-from bestiary.evaluation.metrics import score
+from bestiary.evaluation.metrics import compute_metrics
 from bestiary.export.calibration import fit_temperature
 from bestiary.files import cache_folder
 from bestiary.inference.conformal import conformal_threshold, covered, fit_conformal
@@ -67,7 +67,7 @@ def main() -> None:
         factor, offset = vector_scaling(logits, val.labels)
         scaled = {"none": here, "temperature": here / temperature, "vector": here * factor + offset}
         for name, shares in scaled.items():
-            body = score(test.labels, softmax(shares), names, resamples=10)
+            body = compute_metrics(test.labels, softmax(shares), names, resamples=10)
             for metric in ("log_loss", "brier", "ece"):
                 found[f"{name:12} {metric}"].append(body[metric]["value"])
         sets(softmax(logits / temperature), val.labels, softmax(here / temperature), test.labels, found)

@@ -4,7 +4,7 @@
 
 Draws a run folder: as many tested pictures of noise as predictions are asked for (some hundred different files, linked
 under many names), random answers that are right nine times in ten, and as many training pictures again. `intervals`:
-every metric with 2,000 resamples, warm. `slices` likewise. `bestiary report`: a process of its own, start included.
+every metric with 2,000 resamples, warm. `find_weak_slices` likewise. `bestiary report`: a process of its own, start included.
 Medians of several runs, with the lowest and the highest.
 """
 
@@ -27,8 +27,8 @@ import polars as pl
 from PIL import Image
 
 from bestiary import table
-from bestiary.evaluation.metrics import score
-from bestiary.evaluation.slices import slices
+from bestiary.evaluation.metrics import compute_metrics
+from bestiary.evaluation.slices import find_weak_slices
 
 FILES = 300
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -45,8 +45,8 @@ def main() -> None:
         truth, shares, labels = drawn_run(run, asked.predictions, asked.classes)
         pictures = pl.read_parquet(run / "pictures.parquet")
         test = pl.read_parquet(run / "predictions.parquet")
-        intervals = timed(lambda: score(truth, shares, labels), asked.runs)
-        found = timed(lambda: slices(test, pictures), asked.runs)
+        intervals = timed(lambda: compute_metrics(truth, shares, labels), asked.runs)
+        found = timed(lambda: find_weak_slices(test, pictures), asked.runs)
         print(f"{asked.predictions:,} predictions, {asked.classes} classes, {asked.runs} runs each")
         print(f"intervals of every metric, 2,000 resamples: {intervals}")
         print(f"slices: {found}")
@@ -81,8 +81,8 @@ def drawn_run(run: Path, n: int, k: int) -> tuple[np.ndarray[Any, Any], Floats, 
     metrics = {
         "split": "test",
         "test_scored": 1,
-        **score(truth, shares, labels),
-        "slices": slices(predictions, pictures),
+        **compute_metrics(truth, shares, labels),
+        "slices": find_weak_slices(predictions, pictures),
     }
     (run / "metrics.json").write_text(json.dumps(metrics))
     return truth, shares, labels

@@ -22,7 +22,7 @@ from cleanlab.filter import find_label_issues
 
 from bestiary import flow
 from bestiary.batches.preprocess import Preprocessing
-from bestiary.evaluation.label_issues import CLEAR, SUSPECT, out_of_fold, suspects
+from bestiary.evaluation.label_issues import CLEAR, SUSPECT, cross_val_probabilities, detect_label_issues
 from bestiary.files import cache_folder
 from bestiary.machine import available_cores, disable_malloc_trim
 from bestiary.models.efficientnet_lite import BACKBONES, cached_backbone_graph
@@ -54,11 +54,11 @@ def main() -> None:
     for seed in range(asked.runs):
         labels, planted = flipped(true, asked.flip, seed)
         started = time.perf_counter()
-        probabilities = out_of_fold(features, labels, groups, len(classes), seed=seed)
+        probabilities = cross_val_probabilities(features, labels, groups, len(classes), seed=seed)
         seconds.append(time.perf_counter() - started)
         for name, doubted in rules(probabilities, labels, classes).items():
             found[name].append((doubted[planted].mean(), planted[doubted].mean()))
-    untouched = rules(out_of_fold(features, true, groups, len(classes), seed=0), true, classes)
+    untouched = rules(cross_val_probabilities(features, true, groups, len(classes), seed=0), true, classes)
     summarise(found, untouched)
     print(f"{len(true):,} pictures, {asked.backbone}: out-of-fold probabilities in {statistics.median(seconds):.1f} s")
 
@@ -95,7 +95,7 @@ def rules(probabilities: npt.NDArray[np.float64], labels: Labels, classes: list[
     others[rows, labels] = -1
     best = others.max(axis=1)
     chosen = np.zeros(len(labels), bool)
-    chosen[[one.position for one in suspects(probabilities, labels, classes)]] = True
+    chosen[[one.position for one in detect_label_issues(probabilities, labels, classes)]] = True
     return {
         f"bestiary: given < {SUSPECT}, other >= {CLEAR}": chosen,
         "another class is likelier": best > given,

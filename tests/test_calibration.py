@@ -11,7 +11,7 @@ from scipy.special import log_softmax, softmax
 
 from bestiary.errors import UserError
 from bestiary.evaluation.calibration import coverage_curve, reliability
-from bestiary.evaluation.metrics import score
+from bestiary.evaluation.metrics import compute_metrics
 from bestiary.export.calibration import choose_threshold, fit_temperature
 
 stable = settings(derandomize=True, deadline=None, max_examples=60)
@@ -42,8 +42,8 @@ def test_calibration_lowers_the_loss_and_the_error() -> None:
     logits, truth = sample(2000, 5, seed=2)
     sure = logits * 4
     labels = [str(c) for c in range(5)]
-    before = score(truth, softmax(sure, axis=1), labels, resamples=10)
-    after = score(truth, softmax(sure / fit_temperature(sure, truth), axis=1), labels, resamples=10)
+    before = compute_metrics(truth, softmax(sure, axis=1), labels, resamples=10)
+    after = compute_metrics(truth, softmax(sure / fit_temperature(sure, truth), axis=1), labels, resamples=10)
     assert after["log_loss"]["value"] < before["log_loss"]["value"]
     assert after["ece"]["value"] < 0.05 < before["ece"]["value"]
 
@@ -88,7 +88,7 @@ def test_reliability_is_the_ece_taken_apart(n: int, k: int, seed: int) -> None:
         if entry["confidence"] is not None and entry["accuracy"] is not None:
             assert entry["low"] <= entry["confidence"] <= entry["high"]
             gaps += entry["count"] * abs(entry["confidence"] - entry["accuracy"])
-    ece = score(truth, probabilities, [str(c) for c in range(k)], resamples=2)["ece"]["value"]
+    ece = compute_metrics(truth, probabilities, [str(c) for c in range(k)], resamples=2)["ece"]["value"]
     assert gaps / n == pytest.approx(ece, abs=1e-12)
 
 

@@ -15,7 +15,7 @@ pytest.importorskip("onnx")
 
 from bestiary import table
 from bestiary.errors import UserError
-from bestiary.evaluation.comparison import Scored, compared, matched, read_scored, verdict
+from bestiary.evaluation.comparison import RunPredictions, align_runs, compare_runs, read_run_predictions, verdict
 from bestiary.report import comparison_page
 from bestiary.stats import holm
 from tiny_model import COLOURS, write_run
@@ -23,7 +23,7 @@ from tiny_model import COLOURS, write_run
 N = 400
 
 
-def a_run(name: str, accuracy: float, *, seed: int, rows: range = range(N), relabel: int = 0) -> Scored:
+def a_run(name: str, accuracy: float, *, seed: int, rows: range = range(N), relabel: int = 0) -> RunPredictions:
     """Answers to pictures numbered `rows`, so many of which are right; every tenth picture has a duplicate."""
     rng = np.random.default_rng(seed)
     truth = np.array([row % 3 for row in rows])
@@ -41,14 +41,14 @@ def a_run(name: str, accuracy: float, *, seed: int, rows: range = range(N), rela
             **{f"p_{label}": shares[:, at] for at, label in enumerate(COLOURS)},
         }
     )
-    return Scored(name, COLOURS, frame)
+    return RunPredictions(name, COLOURS, frame)
 
 
 def test_a_clear_difference_is_told_with_the_figures_of_scikit_learn() -> None:
     from sklearn.metrics import f1_score, log_loss
 
     one, other = a_run("one", 0.7, seed=0), a_run("other", 0.95, seed=1)
-    found = compared(matched([one, other], intersection=False), resamples=500)
+    found = compare_runs(align_runs([one, other], intersection=False), resamples=500)
     for run, told in zip((one, other), found["runs"], strict=True):
         answers = run.answers
         assert told["accuracy"]["value"] == pytest.approx((answers["label"] == answers["predicted"]).mean())
@@ -67,7 +67,7 @@ def test_a_clear_difference_is_told_with_the_figures_of_scikit_learn() -> None:
 
 def test_mcnemar_is_the_exact_binomial_test_of_the_pictures_that_differ() -> None:
     one, other = a_run("one", 0.8, seed=2), a_run("other", 0.85, seed=3)
-    test = compared([one, other], resamples=100)["differences"][0]["mcnemar"]
+    test = compare_runs([one, other], resamples=100)["differences"][0]["mcnemar"]
     first = (one.answers["label"] == one.answers["predicted"]).to_numpy()
     this = (other.answers["label"] == other.answers["predicted"]).to_numpy()
     assert (test["only_first"], test["only_this"]) == ((first & ~this).sum(), (this & ~first).sum())
@@ -76,14 +76,14 @@ def test_mcnemar_is_the_exact_binomial_test_of_the_pictures_that_differ() -> Non
 
 
 def test_a_run_does_not_differ_from_itself() -> None:
-    found = compared([a_run("one", 0.8, seed=4)] * 2, resamples=100)
+    found = compare_runs([a_run("one", 0.8, seed=4)] * 2, resamples=100)
     difference = found["differences"][0]
     assert [verdict(difference, name) for name in ("accuracy", "macro_f1", "log_loss")] == ["not told apart"] * 3
     assert difference["mcnemar"]["p"] == 1
 
 
 def test_all_right_claims_no_certainty() -> None:
-    found = compared([a_run("one", 1.0, seed=4, rows=range(8))] * 2, resamples=100)
+    found = compare_runs([a_run("one", 1.0, seed=4, rows=range(8))] * 2, resamples=100)
     scores = found["runs"][0]
     assert scores["accuracy"]["value"] == 1
     assert scores["accuracy"]["low"] < 0.8
@@ -95,7 +95,7 @@ def test_pairing_narrows_the_interval() -> None:
     flipped = one.answers.with_columns(
         predicted=pl.when(pl.int_range(pl.len()) < 8).then(pl.col("label")).otherwise(pl.col("predicted"))
     )
-    found = compared([one, Scored("nearly", COLOURS, flipped)], resamples=500)
+    found = compare_runs([one, RunPredictions("nearly", COLOURS, flipped)], resamples=500)
     paired = found["differences"][0]["accuracy"]
     alone = found["runs"][0]["accuracy"]
     assert paired["high"] - paired["low"] < 0.5 * (alone["high"] - alone["low"])
@@ -104,26 +104,26 @@ def test_pairing_narrows_the_interval() -> None:
 def test_other_test_pictures_are_refused_or_their_intersection_taken() -> None:
     one, other = a_run("one", 0.8, seed=6), a_run("other", 0.8, seed=7, rows=range(100, N + 50))
     with pytest.raises(UserError, match=r"one has 400, other has 350, and 300 are the same.*--intersection"):
-        matched([one, other], intersection=False)
-    both = matched([one, other], intersection=True)
+        align_runs([one, other], intersection=False)
+    both = align_runs([one, other], intersection=True)
     assert [run.answers.height for run in both] == [300, 300]
     assert both[0].answers["key"].to_list() == both[1].answers["key"].to_list()
     with pytest.raises(UserError, match="no test picture in common"):
-        matched([one, a_run("far", 0.8, seed=8, rows=range(1000, 1100))], intersection=True)
+        align_runs([one, a_run("far", 0.8, seed=8, rows=range(1000, 1100))], intersection=True)
 
 
 def test_other_labels_are_refused_with_an_example() -> None:
     with pytest.raises(UserError, match=r"2 test pictures have another label in other than in one: /p/0.png"):
-        matched([a_run("one", 0.8, seed=0), a_run("other", 0.8, seed=0, relabel=2)], intersection=False)
+        align_runs([a_run("one", 0.8, seed=0), a_run("other", 0.8, seed=0, relabel=2)], intersection=False)
 
 
 def test_one_run_s_labels_judge_all_when_asked() -> None:
     one, other = a_run("one", 0.8, seed=0), a_run("other", 0.8, seed=0, relabel=2)
-    found = matched([one, other], intersection=False, labels_of="other")
+    found = align_runs([one, other], intersection=False, labels_of="other")
     assert [run.answers["label"].to_list() for run in found] == [other.answers.sort("key")["label"].to_list()] * 2
     assert found[0].answers["predicted"].to_list() == one.answers.sort("key")["predicted"].to_list()
     with pytest.raises(UserError, match="--labels-of nobody is none of the runs that are compared: one, other"):
-        matched([one, other], intersection=False, labels_of="nobody")
+        align_runs([one, other], intersection=False, labels_of="nobody")
 
 
 def test_a_class_that_only_one_run_knows_has_no_probability_in_the_other() -> None:
@@ -131,7 +131,7 @@ def test_a_class_that_only_one_run_knows_has_no_probability_in_the_other() -> No
     narrow = one.answers.with_columns(
         predicted=pl.lit("red"), p_red=pl.lit(0.5), p_green=pl.lit(0.5), p_blue=pl.lit(0.0)
     ).drop("p_blue")
-    found = compared([one, Scored("narrow", ("green", "red"), narrow)], resamples=100)
+    found = compare_runs([one, RunPredictions("narrow", ("green", "red"), narrow)], resamples=100)
     assert found["labels"] == list(COLOURS)
     assert found["runs"][1]["accuracy"]["value"] == pytest.approx(1 / 3, abs=0.01)
 
@@ -169,7 +169,7 @@ def two(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_what_is_read_from_a_run(two: tuple[Path, Path]) -> None:
-    scored = read_scored(two[0])
+    scored = read_run_predictions(two[0])
     assert scored.classes == COLOURS
     assert scored.answers.height == N
     assert scored.answers["key"].n_unique() == N
@@ -195,7 +195,9 @@ def test_the_command_draws_what_it_prints(
 
 def test_names_are_escaped_on_the_page(two: tuple[Path, Path], tmp_path: Path) -> None:
     odd = Path(shutil.copytree(two[1], tmp_path / "a<b>&c"))
-    found = compared(matched([read_scored(two[0]), read_scored(odd)], intersection=False), resamples=100)
+    found = compare_runs(
+        align_runs([read_run_predictions(two[0]), read_run_predictions(odd)], intersection=False), resamples=100
+    )
     for suffix in (".html", ".svg"):
         comparison_page.write(found, tmp_path / f"out{suffix}")
         drawn = (tmp_path / f"out{suffix}").read_text(encoding="utf-8")

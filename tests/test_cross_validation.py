@@ -18,7 +18,7 @@ from bestiary.data.assign_splits import select_fold
 from bestiary.data.dataset import AuditedDataset
 from bestiary.demo.dataset import SyntheticDataset, draw_creature
 from bestiary.errors import InterruptedRun, RecipeError, RunError, SourceError
-from bestiary.evaluation.cross_validation import cross_validated, fold_scores, pooled, rare_classes
+from bestiary.evaluation.cross_validation import classes_with_few_groups, concat_folds, cross_validate, fold_scores
 from bestiary.inference.predictor import Predictor
 from bestiary.recipe import DataConfig, Recipe
 from bestiary.training.task import TrainedModel, TrainingTask
@@ -185,7 +185,7 @@ def test_a_class_with_fewer_different_pictures_than_folds_is_named(tmp_path: Pat
     for number in range(6):  # copies are not different pictures
         shutil.copy(folder / "dog" / "00.png", folder / "dog" / f"copy{number}.png")
     shown, _ = flow.assign_splits(flow.audit(folder, threads=1), DataConfig(folds=5), seed=0)
-    assert rare_classes(shown, 5) == {"dog": 4}
+    assert classes_with_few_groups(shown, 5) == {"dog": 4}
     listening = Listening()
 
     def all_cats(place: Path) -> pl.DataFrame:
@@ -194,9 +194,9 @@ def test_a_class_with_fewer_different_pictures_than_folds_is_named(tmp_path: Pat
         return said.with_columns(unknown=pl.lit(False), familiarity=pl.lit(0.5))
 
     recipe = Recipe.of({"data": {"folds": 5}})
-    tables = cross_validated(tmp_path / "run", recipe, shown, all_cats, reporter=listening)
+    tables = cross_validate(tmp_path / "run", recipe, shown, all_cats, reporter=listening)
     assert "Fewer different pictures than folds: dog (4). Some of the 5 folds test none of them." in listening.said
-    assert pooled(tables)["label"].to_list().count("dog") == 10
+    assert concat_folds(tables)["label"].to_list().count("dog") == 10
     scores = fold_scores(tables, shown, ["cat", "dog"])
     assert scores["classes not in every fold"] == ["dog"]
     assert scores["accuracy"]["values"] == [float((one["label"] == "cat").sum()) / one.height for one in tables]

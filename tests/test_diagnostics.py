@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 pytest.importorskip("sklearn")
 
 from bestiary import files
-from bestiary.evaluation.diagnostics import class_gaps, ending
-from bestiary.evaluation.learning_curve import _drawn, learning_curve, sentence
+from bestiary.evaluation.diagnostics import generalisation_gaps, stop_reason_text
+from bestiary.evaluation.learning_curve import _sample_groups, learning_curve, summarise
 from bestiary.recipe import Recipe
 from bestiary.report.learning_curve_section import curve_plot, lesson_values
 from bestiary.training.probe import LabelledFeatures
@@ -70,7 +70,7 @@ def test_groups_are_drawn_whole_and_every_class_has_a_part() -> None:
     groups = np.arange(40, dtype=np.int64) // 3
     groups[39] = 99
     for seed in range(5):
-        rows = _drawn(labels, groups, 0.25, np.random.default_rng(seed))
+        rows = _sample_groups(labels, groups, 0.25, np.random.default_rng(seed))
         assert set(labels[rows]) == {0, 1, 2}
         for group in np.unique(groups[rows]):
             assert set(np.flatnonzero(groups == group)) <= set(rows.tolist())
@@ -85,8 +85,8 @@ def test_how_sure_the_sentence_is(gain: float, low: float, words: str) -> None:
         "macro_f1": {"value": 0.9 + gain, "low": 0.88, "high": 0.93},
         "gain": {"value": gain, "low": low, "high": 0.02},
     }
-    assert words in sentence(0.9, twice, None)
-    assert sentence(0.9, twice, "cow").endswith("most for cow.") == (words != "hardly")
+    assert words in summarise(0.9, twice, None)
+    assert summarise(0.9, twice, "cow").endswith("most for cow.") == (words != "hardly")
 
 
 def test_a_class_learnt_by_heart_is_named() -> None:
@@ -96,12 +96,12 @@ def test_a_class_learnt_by_heart_is_named() -> None:
     val = np.eye(3)[val_labels] * 5
     lost = np.flatnonzero(val_labels == 2)[rng.permutation(40)[:25]]
     val[lost] = np.eye(3)[0] * 5
-    found = class_gaps(train, train_labels, val, val_labels, CLASSES)
+    found = generalisation_gaps(train, train_labels, val, val_labels, CLASSES)
     assert [name for name, entry in found["classes"].items() if entry["overfits"]] == ["owl"]
     assert "owl (100 % and 38 %)" in found["sentence"]
     assert found["classes"]["owl"]["val_loss"] > found["classes"]["owl"]["train_loss"]
     assert found["all"]["train_recall"] == 1.0
-    same = class_gaps(train, train_labels, train, train_labels, CLASSES)
+    same = generalisation_gaps(train, train_labels, train, train_labels, CLASSES)
     assert same["sentence"].endswith("no class is clearly learnt by heart.")
 
 
@@ -121,7 +121,7 @@ def learned(ended: str, epochs: int) -> TrainedModel:
 )
 def test_how_a_training_ended_is_said(ended: str, words: str) -> None:
     recipe = Recipe.of({"model": {"method": "scratch"}, "train": {"epochs": 9, "warmup_epochs": 1}}).resolve()
-    assert words in ending(recipe, learned(ended, 4))
+    assert words in stop_reason_text(recipe, learned(ended, 4))
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_how_a_training_ended_is_said(ended: str, words: str) -> None:
 def test_it_says_what_became_of_the_weights(share: float, words: str) -> None:
     one = learned("finished", 4)
     mixed = replace(one, notes=one.notes | {"share of the trained weights": share})
-    assert words in ending(Recipe.of({"model": {"method": "finetune"}}).resolve(), mixed)
+    assert words in stop_reason_text(Recipe.of({"model": {"method": "finetune"}}).resolve(), mixed)
 
 
 def test_a_run_tells_and_its_report_shows(probed: Path) -> None:

@@ -17,8 +17,8 @@ from bestiary.demo.dataset import SyntheticDataset, draw_ood_image
 from bestiary.errors import SourceError
 from bestiary.evaluation import external
 from bestiary.evaluation.corruptions import evaluate_corrupted
-from bestiary.evaluation.metrics import score
-from bestiary.evaluation.shift import auroc_within, shift
+from bestiary.evaluation.metrics import compute_metrics
+from bestiary.evaluation.shift import distribution_shift, within_class_auroc
 from bestiary.progress import SilentReporter
 from bestiary.report.text_tables import corruption_table, elsewhere_text
 
@@ -45,18 +45,18 @@ def others(run: Path, collection: SyntheticDataset, tmp_path_factory: pytest.Tem
 
 
 @pytest.fixture(scope="module")
-def found(run: Path, others: Path) -> external.Evaluation:
-    return external.evaluate_elsewhere(run, others, threads=2, reporter=SilentReporter())
+def found(run: Path, others: Path) -> external.ExternalEvaluation:
+    return external.evaluate_external(run, others, threads=2, reporter=SilentReporter())
 
 
-def test_the_result_lies_in_the_run_alone(run: Path, probed: Path, found: external.Evaluation) -> None:
+def test_the_result_lies_in_the_run_alone(run: Path, probed: Path, found: external.ExternalEvaluation) -> None:
     assert found.path == run / "evaluations" / "others"
     assert files.read_json(found.path / "metrics.json").keys() == {"run", "source", *found.metrics}
     for name in ("metrics.json", "predictions.parquet", "bundle.json", "report.html"):
         assert (run / name).read_bytes() == (probed / name).read_bytes()
 
 
-def test_copies_of_learnt_pictures_are_left_out(found: external.Evaluation) -> None:
+def test_copies_of_learnt_pictures_are_left_out(found: external.ExternalEvaluation) -> None:
     names = [Path(path).name for path in table.read(found.path / "predictions.parquet", table.PREDICTIONS)["path"]]
     assert found.metrics["copies"]["train"] >= 3
     assert found.metrics["copies"]["val"] >= 1
@@ -65,7 +65,7 @@ def test_copies_of_learnt_pictures_are_left_out(found: external.Evaluation) -> N
     assert [name for name in names if name.startswith("test-")]
 
 
-def test_each_picture_is_scored_or_has_a_reason(found: external.Evaluation) -> None:
+def test_each_picture_is_scored_or_has_a_reason(found: external.ExternalEvaluation) -> None:
     pictures = table.read(found.path / "pictures.parquet", table.PICTURES)
     assert (pictures["split"].is_null() == pictures["error"].is_not_null()).all()
     assert pictures["split"].count() == found.metrics["pictures"]
@@ -73,7 +73,7 @@ def test_each_picture_is_scored_or_has_a_reason(found: external.Evaluation) -> N
     assert reason == "It is a copy of a picture that the run was trained or calibrated on."
 
 
-def test_classes_are_told_apart(found: external.Evaluation) -> None:
+def test_classes_are_told_apart(found: external.ExternalEvaluation) -> None:
     metrics = found.metrics
     assert list(metrics["unknown_classes"]) == ["nothing"]
     said = metrics["unknown_classes"]["nothing"]
@@ -88,11 +88,13 @@ def test_classes_are_told_apart(found: external.Evaluation) -> None:
 def test_where_all_classes_have_pictures_their_mean_has_one_interval() -> None:
     truth = np.array([0, 0, 0, 1, 1, 1])
     shares = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.2, 0.8], [0.1, 0.9], [0.4, 0.6]])
-    scores = score(truth, shares, ["bird", "fish"], resamples=100)
-    assert external._over_present(scores)["macro_f1"] == scores["macro_f1"]  # else one number has two intervals
+    scores = compute_metrics(truth, shares, ["bird", "fish"], resamples=100)
+    assert (
+        external._present_class_averages(scores)["macro_f1"] == scores["macro_f1"]
+    )  # else one number has two intervals
 
 
-def test_the_shift_is_said_first(found: external.Evaluation) -> None:
+def test_the_shift_is_said_first(found: external.ExternalEvaluation) -> None:
     text = elsewhere_text(found.metrics)
     assert text.startswith("These pictures")
     assert text.index("familiar enough") < text.index("accuracy")
@@ -103,8 +105,8 @@ def test_the_shift_is_said_first(found: external.Evaluation) -> None:
 
 def test_a_second_evaluation_does_not_write_over_the_first(run: Path) -> None:
     (run / "evaluations" / "two").mkdir(parents=True)
-    assert external.free_folder(run, "two") == run / "evaluations" / "two-2"
-    assert external.free_folder(run, "../../x y").parent == run / "evaluations"
+    assert external.next_evaluation_folder(run, "two") == run / "evaluations" / "two-2"
+    assert external.next_evaluation_folder(run, "../../x y").parent == run / "evaluations"
 
 
 def test_only_copies_are_nothing_to_score(run: Path, tmp_path: Path) -> None:
@@ -114,18 +116,18 @@ def test_only_copies_are_nothing_to_score(run: Path, tmp_path: Path) -> None:
         for path in learnt.filter(pl.col("label") == label)["path"].head(2):
             shutil.copy(path, tmp_path / "only" / label)
     with pytest.raises(SourceError, match="4 are copies"):
-        external.evaluate_elsewhere(run, tmp_path / "only", threads=1, reporter=SilentReporter())
+        external.evaluate_external(run, tmp_path / "only", threads=1, reporter=SilentReporter())
 
 
 def test_the_rank_test_compares_only_within_a_label() -> None:
     labels = np.array(["a"] * 40 + ["b"] * 40)
     is_here = np.array(([False] * 30 + [True] * 10) + ([False] * 10 + [True] * 30))
     by_label = np.where(labels == "b", 10.0, 0.0) + np.tile(np.arange(40) % 7, 2)
-    auroc, p = auroc_within(by_label, is_here, labels)
+    auroc, p = within_class_auroc(by_label, is_here, labels)
     assert 0.3 < auroc < 0.7
     assert p > 0.05
-    assert auroc_within(is_here * 1.0, is_here, labels)[0] == 1.0
-    assert auroc_within(np.arange(3.0), np.array([True, False, True]), np.array(["a", "b", "c"])) == (0.5, 1.0)
+    assert within_class_auroc(is_here * 1.0, is_here, labels)[0] == 1.0
+    assert within_class_auroc(np.arange(3.0), np.array([True, False, True]), np.array(["a", "b", "c"])) == (0.5, 1.0)
 
 
 def answers(n: int, familiarity: float, seed: int, mix: tuple[float, float] = (0.5, 0.5)) -> pl.DataFrame:
@@ -143,17 +145,17 @@ def answers(n: int, familiarity: float, seed: int, mix: tuple[float, float] = (0
 )
 def test_how_far_pictures_are(familiarity: float, mix: tuple[float, float], word: str) -> None:
     known, here = answers(300, 0.0, seed=0), answers(200, familiarity, seed=1, mix=mix)
-    found = shift(known, here, ["a", "b"], threshold=0.05)
+    found = distribution_shift(known, here, ["a", "b"], threshold=0.05)
     assert found["verdict"] == word
     assert ("shares of the classes differ" in found["sentence"]) == (mix != (0.5, 0.5))
     assert 0 <= found["familiarity"]["answered"] <= 1
 
 
 def test_too_few_pictures_are_called_too_few() -> None:
-    found = shift(answers(300, 0, seed=0), answers(5, -3, seed=1), ["a", "b"], threshold=0.05)
+    found = distribution_shift(answers(300, 0, seed=0), answers(5, -3, seed=1), ["a", "b"], threshold=0.05)
     assert found["verdict"] == "unclear"
     assert found["classifier"] is None
-    assert shift(answers(9, 0, seed=0), answers(5, 0, seed=1), ["x"], threshold=0.05)["verdict"] == "far"
+    assert distribution_shift(answers(9, 0, seed=0), answers(5, 0, seed=1), ["x"], threshold=0.05)["verdict"] == "far"
 
 
 @pytest.mark.slow

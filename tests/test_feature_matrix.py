@@ -19,10 +19,10 @@ from bestiary.batches import feature_matrix as rows_module
 from bestiary.batches.array_cache import ArrayCache
 from bestiary.batches.feature_matrix import DiskMatrix, fit_scaler, iter_chunks, load_features
 from bestiary.errors import IntegrityError, MachineError
-from bestiary.evaluation.label_issues import out_of_fold
+from bestiary.evaluation.label_issues import cross_val_probabilities
 from bestiary.evaluation.learning_curve import learning_curve
-from bestiary.evaluation.neighbours import nearest
-from bestiary.evaluation.outliers import similarity_to_own
+from bestiary.evaluation.neighbours import nearest_neighbours
+from bestiary.evaluation.outliers import own_class_similarity
 from bestiary.models.ood import PrincipalSubspace
 from bestiary.training.probe import LabelledFeatures
 
@@ -77,10 +77,11 @@ def test_what_is_computed_of_them_is_what_an_array_gives(kept: DiskMatrix, monke
     np.testing.assert_array_equal(PrincipalSubspace.fit(kept).directions, space.directions)
     np.testing.assert_allclose(space.inside_norm(kept), space.inside_norm(VALUES), rtol=1e-12)
     np.testing.assert_array_equal(
-        similarity_to_own(kept, LABELS, GROUPS, seed=0), similarity_to_own(VALUES, LABELS, GROUPS, seed=0)
+        own_class_similarity(kept, LABELS, GROUPS, seed=0), own_class_similarity(VALUES, LABELS, GROUPS, seed=0)
     )
     np.testing.assert_array_equal(
-        out_of_fold(kept, LABELS, GROUPS, 3, seed=0), out_of_fold(VALUES, LABELS, GROUPS, 3, seed=0)
+        cross_val_probabilities(kept, LABELS, GROUPS, 3, seed=0),
+        cross_val_probabilities(VALUES, LABELS, GROUPS, 3, seed=0),
     )
     whole = LabelledFeatures(VALUES.astype(np.float32), LABELS)
     curves = [
@@ -93,9 +94,9 @@ def test_what_is_computed_of_them_is_what_an_array_gives(kept: DiskMatrix, monke
 def test_the_most_alike_are_found_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     asked, groups = VALUES[:20], np.arange(1000, 1020)
     groups[3] = GROUPS[33]
-    whole = nearest(asked, VALUES[20:], groups, GROUPS[20:], 4)
+    whole = nearest_neighbours(asked, VALUES[20:], groups, GROUPS[20:], 4)
     monkeypatch.setattr("bestiary.evaluation.neighbours.ROWS_AT_ONCE", 37)
-    np.testing.assert_array_equal(nearest(asked, VALUES[20:], groups, GROUPS[20:], 4), whole)
+    np.testing.assert_array_equal(nearest_neighbours(asked, VALUES[20:], groups, GROUPS[20:], 4), whole)
     mean, scale = fit_scaler(VALUES[20:])
     seen = (VALUES - mean) / scale
     cosine = seen @ seen.T / np.outer(*[np.linalg.norm(seen, axis=1)] * 2)

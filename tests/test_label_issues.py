@@ -12,8 +12,13 @@ pytest.importorskip("cleanlab")
 
 from bestiary import table
 from bestiary.data.split import stratified_group_folds
-from bestiary.evaluation.label_issues import MIN_PICTURES, out_of_fold, suspect_findings, suspects
-from bestiary.evaluation.outliers import REFERENCES, outliers, similarity_to_own
+from bestiary.evaluation.label_issues import (
+    MIN_PICTURES,
+    cross_val_probabilities,
+    detect_label_issues,
+    model_issue_findings,
+)
+from bestiary.evaluation.outliers import REFERENCES, find_outliers, own_class_similarity
 
 CHANNELS = 120
 NAMES = ("bat", "cat", "dog", "emu")
@@ -75,15 +80,15 @@ def test_probabilities_are_by_a_head_that_did_not_see_the_picture() -> None:
     rng = np.random.default_rng(2)
     features = np.repeat(rng.normal(0, 1, (60, 400)), 3, axis=0).astype(np.float32)
     labels, groups = np.repeat(rng.integers(0, 2, 60), 3), np.repeat(np.arange(60), 3)
-    apart = out_of_fold(features, labels, groups, 2, seed=0)
-    leaking = out_of_fold(features, labels, alone(labels), 2, seed=0)
+    apart = cross_val_probabilities(features, labels, groups, 2, seed=0)
+    leaking = cross_val_probabilities(features, labels, alone(labels), 2, seed=0)
     assert (apart.argmax(axis=1) == labels).mean() < 0.7
     assert (leaking.argmax(axis=1) == labels).mean() > 0.9
 
 
 def test_probabilities_are_probabilities() -> None:
     features, labels = clouds([40, 30, 20])
-    found = out_of_fold(features, labels, alone(labels), 5, seed=0)  # two of the classes have no picture
+    found = cross_val_probabilities(features, labels, alone(labels), 5, seed=0)  # two of the classes have no picture
     assert found.shape == (90, 5)
     assert found.dtype == np.float64
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-6)
@@ -94,16 +99,16 @@ def test_a_class_that_only_one_group_shows_cannot_be_judged() -> None:
     features, labels = clouds([40, 40, 4])
     groups = alone(labels)
     groups[labels == 2] = 80
-    found = out_of_fold(features, labels, groups, 3, seed=0)
+    found = cross_val_probabilities(features, labels, groups, 3, seed=0)
     np.testing.assert_array_equal(np.isnan(found).all(axis=1), labels == 2)
-    assert not suspects(found, labels, NAMES[:3])
+    assert not detect_label_issues(found, labels, NAMES[:3])
 
 
 def test_one_class_alone_cannot_be_judged() -> None:
     features, labels = clouds([30])
-    found = out_of_fold(features, labels, alone(labels), 1, seed=0)
+    found = cross_val_probabilities(features, labels, alone(labels), 1, seed=0)
     assert np.isnan(found).all()
-    assert suspects(found, labels, NAMES[:1]) == []
+    assert detect_label_issues(found, labels, NAMES[:1]) == []
 
 
 # ---- Suspects ------------------------------------------------------------------------------------------------------
@@ -113,12 +118,14 @@ def test_one_class_alone_cannot_be_judged() -> None:
 def test_planted_labels_are_found(classes: int) -> None:
     features, right = clouds([120, 100, 90, 80][:classes])
     labels, planted = flipped(right, 0.05, classes)
-    found = suspects(out_of_fold(features, labels, alone(labels), classes, seed=0), labels, NAMES[:classes])
+    found = detect_label_issues(
+        cross_val_probabilities(features, labels, alone(labels), classes, seed=0), labels, NAMES[:classes]
+    )
     named = {one.position for one in found}
     assert len(named & planted) >= 0.9 * len(planted)
     assert len(named & planted) >= 0.9 * len(named)
     for one in found:
-        assert one.given == NAMES[labels[one.position]]
+        assert one.current_label == NAMES[labels[one.position]]
         if one.position in planted:
             assert one.suggested == NAMES[right[one.position]]
     assert [one.score for one in found] == sorted(one.score for one in found)
@@ -127,25 +134,25 @@ def test_planted_labels_are_found(classes: int) -> None:
 
 def test_right_labels_are_left_alone() -> None:
     features, labels = clouds([150, 100, 60, 12])
-    assert suspects(out_of_fold(features, labels, alone(labels), 4, seed=0), labels, NAMES) == []
+    assert detect_label_issues(cross_val_probabilities(features, labels, alone(labels), 4, seed=0), labels, NAMES) == []
 
 
 def test_a_class_of_three_is_not_doubted() -> None:
     """Its probabilities are low because the head hardly knows it: 3 of 203 pictures."""
     features, labels = clouds([100, 100, 3])
-    believed = out_of_fold(features, labels, alone(labels), 3, seed=0)
+    believed = cross_val_probabilities(features, labels, alone(labels), 3, seed=0)
     assert np.isfinite(believed).all()
-    assert suspects(believed, labels, NAMES[:3]) == []
+    assert detect_label_issues(believed, labels, NAMES[:3]) == []
     few = np.tile([0.95, 0.05], (MIN_PICTURES - 1, 1))
-    assert suspects(few, np.ones(len(few), np.int64), NAMES[:2]) == []
+    assert detect_label_issues(few, np.ones(len(few), np.int64), NAMES[:2]) == []
     enough = np.tile([0.95, 0.05], (MIN_PICTURES, 1))
-    assert len(suspects(enough, np.ones(len(enough), np.int64), NAMES[:2])) == MIN_PICTURES
+    assert len(detect_label_issues(enough, np.ones(len(enough), np.int64), NAMES[:2])) == MIN_PICTURES
 
 
 def test_a_picture_that_is_taken_for_nothing_else_is_no_suspect() -> None:
     labels = np.zeros(MIN_PICTURES, np.int64)
     unsure = np.tile([0.05, 0.40, 0.30, 0.25], (MIN_PICTURES, 1))
-    assert suspects(unsure, labels, NAMES) == []
+    assert detect_label_issues(unsure, labels, NAMES) == []
 
 
 # ---- Outliers ------------------------------------------------------------------------------------------------------
@@ -162,10 +169,10 @@ def with_strangers(count: int) -> tuple[NDArray[np.float32], NDArray[np.int64], 
 
 def test_pictures_that_fit_no_class_are_found() -> None:
     features, labels, strangers = with_strangers(8)
-    believed = out_of_fold(features, labels, alone(labels), 4, seed=0)
-    found = outliers(features, labels, alone(labels), believed, seed=0)
+    believed = cross_val_probabilities(features, labels, alone(labels), 4, seed=0)
+    found = find_outliers(features, labels, alone(labels), believed, seed=0)
     named = {one.position for one in found}
-    doubted = {one.position for one in suspects(believed, labels, NAMES)}
+    doubted = {one.position for one in detect_label_issues(believed, labels, NAMES)}
     assert named <= strangers
     assert len(strangers & (named | doubted)) >= 6
     assert [one.score for one in found] == sorted(one.score for one in found)
@@ -177,9 +184,9 @@ def test_duplicates_do_not_vouch_for_each_other() -> None:
     rng = np.random.default_rng(4)
     features[:6] = (rng.normal(0, 1, CHANNELS) * np.logspace(-1, 2, CHANNELS)).astype(np.float32)
     groups = alone(labels)
-    vouched = similarity_to_own(features, labels, groups, seed=0)[:6]
+    vouched = own_class_similarity(features, labels, groups, seed=0)[:6]
     groups[:6] = 0
-    apart = similarity_to_own(features, labels, groups, seed=0)[:6]
+    apart = own_class_similarity(features, labels, groups, seed=0)[:6]
     np.testing.assert_allclose(vouched, 1, atol=1e-4)
     assert (apart < 0.5).all()
 
@@ -189,7 +196,7 @@ def test_similarity_is_the_mean_cosine_to_the_five_nearest() -> None:
     seen = (features - features.mean(axis=0)) / features.std(axis=0)
     seen /= np.linalg.norm(seen, axis=1, keepdims=True)
     cosine = seen @ seen.T
-    found = similarity_to_own(features, labels, alone(labels), seed=0)
+    found = own_class_similarity(features, labels, alone(labels), seed=0)
     for at in range(21):
         others = [cosine[at, other] for other in range(26) if other != at and labels[other] == labels[at]]
         assert found[at] == pytest.approx(np.mean(sorted(others)[-5:]), abs=1e-4)
@@ -198,9 +205,9 @@ def test_similarity_is_the_mean_cosine_to_the_five_nearest() -> None:
 
 def test_a_large_class_is_compared_with_some_of_its_pictures() -> None:
     features, labels = clouds([REFERENCES + 300, 40])
-    found = similarity_to_own(features, labels, alone(labels), seed=0)
+    found = own_class_similarity(features, labels, alone(labels), seed=0)
     assert np.isfinite(found).all()
-    np.testing.assert_array_equal(found, similarity_to_own(features, labels, alone(labels), seed=0))
+    np.testing.assert_array_equal(found, own_class_similarity(features, labels, alone(labels), seed=0))
 
 
 # ---- Findings ------------------------------------------------------------------------------------------------------
@@ -223,7 +230,7 @@ def test_findings_name_the_pictures_and_the_better_label() -> None:
     labels = right.copy()
     planted = next(at for at in range(len(labels)) if at not in strangers)
     labels[planted] = (right[planted] + 1) % 4
-    found = suspect_findings(collection_of(labels), features, seed=0)
+    found = model_issue_findings(collection_of(labels), features, seed=0)
     assert dict(found.schema) == table.FINDINGS
     one = found.filter((pl.col("check") == "suspect-label") & (pl.col("row_id") == planted + 1000)).row(0, named=True)
     given, better = NAMES[labels[planted]], NAMES[right[planted]]
@@ -243,13 +250,13 @@ def test_findings_name_the_pictures_and_the_better_label() -> None:
 def test_findings_are_the_same_for_the_same_seed() -> None:
     features, labels, _ = with_strangers(6)
     wrong, _ = flipped(labels, 0.05, 4)
-    first, again = (suspect_findings(collection_of(wrong), features, seed=2) for _ in range(2))
+    first, again = (model_issue_findings(collection_of(wrong), features, seed=2) for _ in range(2))
     assert first.height > 0
     assert first.equals(again)
 
 
 def test_nothing_found_is_an_empty_table() -> None:
     features, labels = clouds([30, 30])
-    found = suspect_findings(collection_of(labels), features, seed=0)
+    found = model_issue_findings(collection_of(labels), features, seed=0)
     assert found.height == 0
     assert dict(found.schema) == table.FINDINGS

@@ -17,7 +17,7 @@ from bestiary import flow
 from bestiary.data.split import SplitItem
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import RecipeError
-from bestiary.evaluation.evaluate import leaks_beside
+from bestiary.evaluation.evaluate import split_leakage
 from bestiary.recipe import Recipe
 from bestiary.study.leakage import Problem, leak_report, naive_split, refuse_leak_report, straddling, summary, trial
 
@@ -161,6 +161,6 @@ def test_leaks_of_a_given_split_are_said_beside_the_score(faulty: SyntheticDatas
 def test_where_every_test_picture_leaks_there_is_no_other_accuracy() -> None:
     shown = pl.DataFrame({"row_id": [0, 1], "group": [0, 0], "split": ["train", "test"]})
     tested = pl.DataFrame({"row_id": [1], "label": ["cat"], "predicted": ["cat"]})
-    assert leaks_beside(tested, shown)["leaks"]["accuracy without them"] is None
+    assert split_leakage(tested, shown)["leaks"]["accuracy without them"] is None
     apart = shown.with_columns(group=pl.Series([0, 1]))
-    assert leaks_beside(tested, apart) == {}
+    assert split_leakage(tested, apart) == {}

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("sklearn")
 
 from bestiary.batches.feature_matrix import DiskMatrix
-from bestiary.evaluation.label_issues import out_of_fold
+from bestiary.evaluation.label_issues import cross_val_probabilities
 from bestiary.models import logistic_regression
 from bestiary.models.logistic_regression import InMemorySolver, OutOfCoreSolver, linear_logits, make_solver
 from bestiary.recipe import Balance
@@ -90,7 +90,9 @@ def test_labels_are_doubted_alike_in_pieces() -> None:
     labels[:3] = 3  # one group alone: nobody can judge it
     groups = np.arange(400)
     groups[:3] = 0
-    both = [out_of_fold(features.astype(kind), labels, groups, 4, seed=0) for kind in (np.float16, np.float32)]
+    both = [
+        cross_val_probabilities(features.astype(kind), labels, groups, 4, seed=0) for kind in (np.float16, np.float32)
+    ]
     assert np.isnan(both[0][:3]).all()
     np.testing.assert_allclose(both[0], both[1], atol=5e-3)
 

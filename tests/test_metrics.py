@@ -16,7 +16,7 @@ from sklearn import metrics as sk
 
 from bestiary.errors import UserError
 from bestiary.evaluation import intervals
-from bestiary.evaluation.metrics import score
+from bestiary.evaluation.metrics import compute_metrics
 from bestiary.quick_metrics import macro_f1
 from bestiary.report.classification_report import classification_report
 from bestiary.stats import Z_95
@@ -72,7 +72,7 @@ def test_values_equal_scikit_learn(drawn: Predictions) -> None:
     k = probabilities.shape[1]
     classes = list(range(k))
     predicted = probabilities.argmax(axis=1)
-    body = score(truth, probabilities, names(k), resamples=3)
+    body = compute_metrics(truth, probabilities, names(k), resamples=3)
     kinds: dict[str, Any] = {"labels": classes, "zero_division": 0}
     macro = sk.precision_recall_fscore_support(truth, predicted, average="macro", **kinds)
     each = sk.precision_recall_fscore_support(truth, predicted, average=None, **kinds)
@@ -103,7 +103,7 @@ def test_values_equal_scikit_learn(drawn: Predictions) -> None:
 @given(predictions())
 def test_every_interval_holds_its_value_and_stays_in_range(drawn: Predictions) -> None:
     truth, probabilities, groups = drawn
-    body = score(truth, probabilities, names(probabilities.shape[1]), groups, resamples=50)
+    body = compute_metrics(truth, probabilities, names(probabilities.shape[1]), groups, resamples=50)
     for entry in entries(body):
         assert 0 <= entry["low"] <= entry["value"] <= entry["high"]
     for name in SCALARS:
@@ -114,7 +114,7 @@ def test_every_interval_holds_its_value_and_stays_in_range(drawn: Predictions) -
 def test_probabilities_of_exactly_zero_and_one() -> None:
     truth = np.array([0, 1, 0, 1])
     probabilities = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
-    body = score(truth, probabilities, ["cat", "dog"])
+    body = compute_metrics(truth, probabilities, ["cat", "dog"])
     assert body["ece"]["value"] == pytest.approx(0.25)  # three right and one wrong, all at confidence 1
     assert body["brier"]["value"] == pytest.approx(0.5)  # the wrong one costs 1 + 1
     eps = np.finfo(np.float64).eps
@@ -124,17 +124,17 @@ def test_probabilities_of_exactly_zero_and_one() -> None:
 def test_ece_by_hand_with_a_confidence_on_an_edge() -> None:
     # 0.6 is the edge between bins 8 and 9 of 15 and belongs to the upper one, together with 0.65.
     probabilities = np.array([[0.6, 0.4], [0.65, 0.35], [0.55, 0.45]])
-    body = score(np.array([0, 1, 1]), probabilities, ["cat", "dog"])
+    body = compute_metrics(np.array([0, 1, 1]), probabilities, ["cat", "dog"])
     assert body["ece"]["value"] == pytest.approx((abs(0.6 + 0.65 - 1) + 0.55) / 3)
 
 
 def test_brier_by_hand_over_three_classes() -> None:
-    body = score(np.array([0, 2]), np.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]]), ["a", "b", "c"])
+    body = compute_metrics(np.array([0, 2]), np.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]]), ["a", "b", "c"])
     assert body["brier"]["value"] == pytest.approx((0.25 + 0.09 + 0.04 + 0.01 + 0.01 + 0.04) / 2)
 
 
 def test_a_class_without_pictures_counts_in_macro_and_not_in_balanced_accuracy() -> None:
-    body = score(np.array([0, 0, 1]), np.eye(3)[[0, 0, 1]], ["a", "b", "absent"])
+    body = compute_metrics(np.array([0, 0, 1]), np.eye(3)[[0, 0, 1]], ["a", "b", "absent"])
     assert body["macro_recall"]["value"] == pytest.approx(2 / 3)
     assert body["balanced_accuracy"]["value"] == 1.0
     assert body["per_class"]["absent"]["recall"] == {"value": 0.0, "low": 0.0, "high": 1.0}
@@ -143,7 +143,7 @@ def test_a_class_without_pictures_counts_in_macro_and_not_in_balanced_accuracy()
 
 def test_six_of_six_right_claims_no_certainty() -> None:
     truth = np.repeat(np.arange(3), 6)
-    body = score(truth, np.eye(3)[truth], names(3))
+    body = compute_metrics(truth, np.eye(3)[truth], names(3))
     wilson_low = 6 / (6 + 1.959963984540054**2)  # Wilson's low end, n / (n + z^2), when all are right
     assert body["per_class"]["class 0"]["recall"]["low"] == pytest.approx(wilson_low)
     assert body["per_class"]["class 0"]["f1"]["low"] == pytest.approx(2 * wilson_low / (1 + wilson_low))
@@ -158,29 +158,31 @@ def test_one_of_twenty_eight_wrong_is_known_no_better_than_any_other_rate() -> N
     predicted = truth.copy()
     predicted[0] = 1
     low, high = intervals.wilson_interval(np.array(27 / 28), np.array(28))
-    accuracy = score(truth, np.eye(4)[predicted], names(4))["accuracy"]
+    accuracy = compute_metrics(truth, np.eye(4)[predicted], names(4))["accuracy"]
     assert accuracy == pytest.approx({"value": 27 / 28, "low": float(low), "high": float(high)})
-    twice = score(np.tile(truth, 2), np.eye(4)[np.tile(predicted, 2)], names(4), np.tile(np.arange(28), 2))["accuracy"]
+    twice = compute_metrics(np.tile(truth, 2), np.eye(4)[np.tile(predicted, 2)], names(4), np.tile(np.arange(28), 2))[
+        "accuracy"
+    ]
     assert twice == accuracy, "a copy of every picture is no more evidence"
 
 
 def test_the_losses_of_one_picture_a_class_claim_no_certainty() -> None:
     rows = np.array([[0.9, 0.05, 0.05], [0.3, 0.6, 0.1], [0.2, 0.0, 0.8]])
-    scores = score(np.arange(3), rows, ["a", "b", "c"])
+    scores = compute_metrics(np.arange(3), rows, ["a", "b", "c"])
     for name in ("log_loss", "brier", "ece"):
         assert scores[name]["low"] < scores[name]["value"] < scores[name]["high"]
 
 
 def test_the_interval_of_f1_counts_pictures_and_false_alarms() -> None:
     truth, predicted = np.repeat([0, 1], [6, 10]), np.repeat([0, 1, 0, 1], [3, 3, 6, 4])
-    f1 = score(truth, np.eye(2)[predicted], names(2))["per_class"]["class 0"]["f1"]
+    f1 = compute_metrics(truth, np.eye(2)[predicted], names(2))["per_class"]["class 0"]["f1"]
     low, high = intervals.wilson_interval(np.array(3 / 12), np.array(12))  # 3 found, 3 missed, 6 false alarms
     assert f1 == pytest.approx({"value": 6 / 15, "low": 2 * low / (1 + low), "high": 2 * high / (1 + high)})
 
 
 def test_all_wrong_claims_no_certainty() -> None:
     truth = np.repeat([0, 1], 5)
-    body = score(truth, np.eye(2)[1 - truth], names(2))
+    body = compute_metrics(truth, np.eye(2)[1 - truth], names(2))
     assert all(body[name]["low"] == 0 and body[name]["high"] > 0.1 for name in ("accuracy", "macro_f1", "macro_recall"))
 
 
@@ -195,10 +197,10 @@ def test_duplicates_are_one_piece_of_evidence() -> None:
     generator = np.random.default_rng(0)
     truth = np.repeat(np.arange(2), 40)
     probabilities = generator.dirichlet((1, 1), size=80)
-    once = score(truth, probabilities, names(2))
+    once = compute_metrics(truth, probabilities, names(2))
     copies = np.repeat(np.arange(80), 10)
-    grouped = score(truth[copies], probabilities[copies], names(2), copies)
-    naive = score(truth[copies], probabilities[copies], names(2))
+    grouped = compute_metrics(truth[copies], probabilities[copies], names(2), copies)
+    naive = compute_metrics(truth[copies], probabilities[copies], names(2))
     assert grouped["accuracy"] == pytest.approx(once["accuracy"])
     for rate in ("precision", "recall", "f1"):
         assert grouped["per_class"]["class 0"][rate] == pytest.approx(once["per_class"]["class 0"][rate])
@@ -209,8 +211,8 @@ def test_duplicates_are_one_piece_of_evidence() -> None:
 
 def test_ten_copies_of_two_right_pictures_are_two_right_pictures() -> None:
     truth = np.repeat([0, 1], 10)
-    grouped = score(truth, np.eye(2)[truth], names(2), truth)
-    once = score(np.array([0, 1]), np.eye(2), names(2))
+    grouped = compute_metrics(truth, np.eye(2)[truth], names(2), truth)
+    once = compute_metrics(np.array([0, 1]), np.eye(2), names(2))
     assert grouped["accuracy"] == pytest.approx(once["accuracy"])
     assert grouped["macro_f1"] == pytest.approx(once["macro_f1"])
 
@@ -219,9 +221,9 @@ def test_the_same_seed_gives_the_same_intervals_whatever_the_group_numbers() -> 
     generator = np.random.default_rng(1)
     truth, probabilities = generator.integers(0, 4, 60), generator.dirichlet(np.ones(4), size=60)
     groups = np.arange(60) // 2
-    first = score(truth, probabilities, names(4), groups, seed=5)
-    assert score(truth, probabilities, names(4), groups * 1000 - 7, seed=5) == first
-    assert score(truth, probabilities, names(4), groups, seed=6)["log_loss"] != first["log_loss"]
+    first = compute_metrics(truth, probabilities, names(4), groups, seed=5)
+    assert compute_metrics(truth, probabilities, names(4), groups * 1000 - 7, seed=5) == first
+    assert compute_metrics(truth, probabilities, names(4), groups, seed=6)["log_loss"] != first["log_loss"]
 
 
 def test_a_rare_class_is_in_every_resample() -> None:
@@ -260,14 +262,14 @@ def test_accuracy_interval_covers_the_truth() -> None:
     for seed in range(200):
         right = generator.random(len(truth)) < rates[truth]
         predicted = np.where(right, truth, (truth + generator.integers(1, 3, len(truth))) % 3)
-        body = score(truth, np.eye(3)[predicted], names(3), resamples=500, seed=seed)
+        body = compute_metrics(truth, np.eye(3)[predicted], names(3), resamples=500, seed=seed)
         for name in covered:
             covered[name] += body[name]["low"] <= expected[name] <= body[name]["high"]
     assert min(covered.values()) >= 180
 
 
 def test_unknown_pictures_give_the_coverage() -> None:
-    body = score(
+    body = compute_metrics(
         np.array([0, 1, 1, 0]),
         np.eye(2)[[0, 1, 1, 0]],
         names(2),
@@ -275,11 +277,11 @@ def test_unknown_pictures_give_the_coverage() -> None:
         threshold=0.3,
     )
     assert body["unknown"] == {"threshold": 0.3, "coverage": 0.75}
-    assert score(np.array([0]), np.eye(2)[[0]], names(2))["unknown"] == {"threshold": None, "coverage": 1.0}
+    assert compute_metrics(np.array([0]), np.eye(2)[[0]], names(2))["unknown"] == {"threshold": None, "coverage": 1.0}
 
 
 def test_the_body_is_the_contract() -> None:
-    body = score(np.array([0, 1]), np.eye(2), ["cat", "dog"])
+    body = compute_metrics(np.array([0, 1]), np.eye(2), ["cat", "dog"])
     assert list(body) == ["n", *SCALARS, "per_class", "confusion", "unknown"]
     assert set(body["per_class"]["dog"]) == {"precision", "recall", "f1", "support"}
     assert all(set(entry) == {"value", "low", "high"} for entry in entries(body))
@@ -298,33 +300,35 @@ def test_the_body_is_the_contract() -> None:
 )
 def test_wrong_input_is_refused(truth: list[int], probabilities: Any, labels: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        score(np.array(truth), np.array(probabilities), labels)
+        compute_metrics(np.array(truth), np.array(probabilities), labels)
 
 
 def test_columns_of_other_lengths_are_refused() -> None:
     truth, probabilities = np.array([0, 1]), np.eye(2)
     with pytest.raises(ValueError, match="`groups` has 3 rows; expected 2"):
-        score(truth, probabilities, names(2), np.array([0, 1, 2]))
+        compute_metrics(truth, probabilities, names(2), np.array([0, 1, 2]))
     with pytest.raises(ValueError, match="`unknown` has shape"):
-        score(truth, probabilities, names(2), unknown=np.array([True]))
+        compute_metrics(truth, probabilities, names(2), unknown=np.array([True]))
 
 
 def test_nothing_to_score_is_the_users_matter() -> None:
     with pytest.raises(UserError, match="no picture to score"):
-        score(np.empty(0, dtype=int), np.empty((0, 2)), names(2))
+        compute_metrics(np.empty(0, dtype=int), np.empty((0, 2)), names(2))
 
 
 def test_a_class_without_test_pictures_is_told_beside_the_scores() -> None:
     rows = np.array([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1]])
-    body = score(np.array([0, 1]), rows, ["ant", "bee", "cat"], resamples=100)
+    body = compute_metrics(np.array([0, 1]), rows, ["ant", "bee", "cat"], resamples=100)
     assert "No test picture shows cat:" in classification_report(body)
-    assert "No test picture" not in classification_report(score(np.array([0, 1]), rows[:, :2] / 0.9, ["ant", "bee"]))
+    assert "No test picture" not in classification_report(
+        compute_metrics(np.array([0, 1]), rows[:, :2] / 0.9, ["ant", "bee"])
+    )
 
 
 def test_of_many_classes_the_worst_are_printed_and_the_others_counted() -> None:
     labels = [f"c{at:02}" for at in range(40)]
     said = np.eye(40)[[*range(37), 0, 0, 0]]
-    body = score(np.arange(40), said, labels)
+    body = compute_metrics(np.arange(40), said, labels)
     short = classification_report(body, short=True)
     lines = short.splitlines()
     assert [line.split()[0] for line in lines[2:7]] == ["c37", "c38", "c39", "c00", "c01"]
@@ -335,7 +339,7 @@ def test_of_many_classes_the_worst_are_printed_and_the_others_counted() -> None:
 
 def test_the_table_shows_the_scores_aligned() -> None:
     truth = np.repeat(np.arange(3), 6)
-    text = classification_report(score(truth, np.eye(3)[truth], ["cat", "dog", "butterfly"]))
+    text = classification_report(compute_metrics(truth, np.eye(3)[truth], ["cat", "dog", "butterfly"]))
     lines = [line for line in text.splitlines() if line]
     assert lines[1].split() == ["cat", "1.000", "1.000", "0.610", "to", "1.000", "1.000", "6"]
     assert lines[4].split() == ["accuracy", "1.000", "0.824", "to", "1.000", "18"]
@@ -345,7 +349,7 @@ def test_the_table_shows_the_scores_aligned() -> None:
 
 def test_the_table_is_aligned_for_labels_in_any_script() -> None:
     labels = ["蝴蝶" * 20, "e\u0301le\u0301phant", "two\nlines", "кошка"]
-    text = classification_report(score(np.arange(4), np.eye(4), labels))
+    text = classification_report(compute_metrics(np.arange(4), np.eye(4), labels))
     lines = [line for line in text.splitlines() if line]
     assert len(lines) == 1 + 4 + 3
     # A Chinese character takes two columns and a combining accent none.

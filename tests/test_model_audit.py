@@ -16,7 +16,7 @@ from bestiary.data.dataset import AuditedDataset
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import MissingExtraError
 from bestiary.evaluation import model_audit
-from bestiary.evaluation.model_audit import unlooked_words
+from bestiary.evaluation.model_audit import skipped_check_messages
 from bestiary.models.efficientnet_lite import BACKBONES, cached_backbone_graph
 from bestiary.recipe import Recipe
 from bestiary.training.probe import feature_store
@@ -78,7 +78,7 @@ def test_it_can_be_turned_off_and_says_so(collection: SyntheticDataset, monkeypa
     found = flow.audit(collection.folder, recipe=Recipe.of({"data": {"suspects": False}}), threads=1)
     assert found.not_looked_for.keys() == {"suspect-label", "outlier", "shortcut"}
     words = "Not looked for: outlier, shortcut, suspect-label. Reason: data.suspects is false."
-    assert unlooked_words(found) == [words]
+    assert skipped_check_messages(found) == [words]
 
 
 def test_what_is_not_installed_is_told_with_what_adds_it(
@@ -106,7 +106,7 @@ def test_the_features_are_those_that_the_probe_will_want(
     recipe = Recipe.of(SMALL | {"data": {"classes": ["bird", "fish"]}})
     found = flow.audit(collection.folder, recipe=recipe, threads=1)
     trunk = cached_backbone_graph("lite0", tmp_path / "trunks", 64)
-    view = model_audit._eyes(recipe.resolve())[1]
+    view = model_audit._backbone_and_preprocessing(recipe.resolve())[1]
     (precision,) = {folder.name.split("-")[-2] for folder in (tmp_path / "features").iterdir()}
     assert precision in ("bfloat16", "float32")
     store = feature_store(
@@ -127,7 +127,7 @@ def test_the_features_are_those_that_the_probe_will_want(
 def test_it_looks_with_the_recipe_s_own_eyes_if_they_are_bundled(
     model: dict[str, Any], expected: tuple[str, int]
 ) -> None:
-    backbone, view = model_audit._eyes(Recipe.of({"model": model}).resolve())
+    backbone, view = model_audit._backbone_and_preprocessing(Recipe.of({"model": model}).resolve())
     assert (backbone, view.size) == expected
 
 

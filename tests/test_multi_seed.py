@@ -10,8 +10,8 @@ import pytest
 from scipy.stats import ttest_rel
 
 from bestiary.errors import UserError
-from bestiary.evaluation.comparison import Scored
-from bestiary.evaluation.multi_seed import Pair, interval_over_seeds, over_seeds
+from bestiary.evaluation.comparison import RunPredictions
+from bestiary.evaluation.multi_seed import RecipePair, compare_over_seeds, corrected_resampled_ttest
 from bestiary.stats import holm
 from bestiary.study.page import headline
 
@@ -19,7 +19,7 @@ COLOURS = ("blue", "green", "red")
 N = 200
 
 
-def answers(accuracy: float, *, seed: int, chance: int, n: int = N, first: int = 0) -> Scored:
+def answers(accuracy: float, *, seed: int, chance: int, n: int = N, first: int = 0) -> RunPredictions:
     """Answers to n test pictures of a seed, so many of which are right; `chance` decides which."""
     rng = np.random.default_rng([seed, chance])
     truth = np.arange(first, first + n) % 3
@@ -36,10 +36,12 @@ def answers(accuracy: float, *, seed: int, chance: int, n: int = N, first: int =
             **{f"p_{label}": shares[:, at] for at, label in enumerate(COLOURS)},
         }
     )
-    return Scored(f"{chance}/{seed}", COLOURS, frame)
+    return RunPredictions(f"{chance}/{seed}", COLOURS, frame)
 
 
-def of_recipes(accuracies: dict[str, float], seeds: tuple[int, ...], n: int = N) -> dict[str, dict[int, Scored]]:
+def of_recipes(
+    accuracies: dict[str, float], seeds: tuple[int, ...], n: int = N
+) -> dict[str, dict[int, RunPredictions]]:
     return {
         name: {seed: answers(value, seed=seed, chance=at, n=n, first=1000 * seed) for seed in seeds}
         for at, (name, value) in enumerate(accuracies.items())
@@ -50,7 +52,7 @@ def test_means_and_spreads_are_those_of_the_single_seeds() -> None:
     from sklearn.metrics import f1_score
 
     given = of_recipes({"one": 0.7, "other": 0.8}, (0, 1, 2))
-    found = over_seeds(given, [Pair("other", "one")], dict.fromkeys((0, 1, 2), 0.2), resamples=100)
+    found = compare_over_seeds(given, [RecipePair("other", "one")], dict.fromkeys((0, 1, 2), 0.2), resamples=100)
     for told in found["recipes"]:
         tables = [run.answers for run in given[told["recipe"]].values()]
         values = [f1_score(one["label"], one["predicted"], average="macro") for one in tables]
@@ -67,20 +69,20 @@ def test_means_and_spreads_are_those_of_the_single_seeds() -> None:
 def test_a_better_recipe_is_found_better_and_equal_ones_are_not_told_apart() -> None:
     given = of_recipes({"plain": 0.6, "twin": 0.6, "better": 0.9}, (0, 1, 2))
     given["copy"] = given["plain"]
-    pairs = [Pair(name, "plain") for name in ("twin", "better", "copy")]
-    found = over_seeds(given, pairs, dict.fromkeys((0, 1, 2), 0.2), resamples=500)
+    pairs = [RecipePair(name, "plain") for name in ("twin", "better", "copy")]
+    found = compare_over_seeds(given, pairs, dict.fromkeys((0, 1, 2), 0.2), resamples=500)
     verdicts = {one["recipe"]: one["macro_f1"]["verdict"] for one in found["differences"]}
     assert verdicts == {"twin": "not told apart", "better": "better", "copy": "not told apart"}
     losses = {one["recipe"]: one["log_loss"]["verdict"] for one in found["differences"]}
     assert losses["better"] == "better"
-    turned = over_seeds(given, [Pair("plain", "better")], dict.fromkeys((0, 1, 2), 0.2), resamples=500)
+    turned = compare_over_seeds(given, [RecipePair("plain", "better")], dict.fromkeys((0, 1, 2), 0.2), resamples=500)
     assert turned["differences"][0]["accuracy"]["verdict"] == "worse"
 
 
 def test_p_values_of_a_metric_are_corrected_together() -> None:
     given = of_recipes({"a": 0.6, "b": 0.65, "c": 0.7, "d": 0.62}, (0, 1))
-    pairs = [Pair(name, "a") for name in "bcd"]
-    found = over_seeds(given, pairs, dict.fromkeys((0, 1), 0.2), resamples=200)["differences"]
+    pairs = [RecipePair(name, "a") for name in "bcd"]
+    found = compare_over_seeds(given, pairs, dict.fromkeys((0, 1), 0.2), resamples=200)["differences"]
     for metric in ("accuracy", "macro_f1", "log_loss"):
         assert [one[metric]["p_holm"] for one in found] == holm([one[metric]["p"] for one in found])
 
@@ -93,14 +95,14 @@ def test_few_equal_recipes_are_called_different() -> None:
             name: {seed: answers(0.7, seed=seed, chance=2 * trial + at, n=60, first=100 * seed) for seed in range(3)}
             for at, name in enumerate(("one", "other"))
         }
-        found = over_seeds(given, [Pair("other", "one")], dict.fromkeys(range(3), 0.2), resamples=100)
+        found = compare_over_seeds(given, [RecipePair("other", "one")], dict.fromkeys(range(3), 0.2), resamples=100)
         told += found["differences"][0]["accuracy"]["verdict"] != "not told apart"
     assert told <= 6
 
 
 def test_one_seed_has_the_interval_of_its_pictures_and_no_spread() -> None:
     given = of_recipes({"one": 0.6, "other": 0.9}, (4,))
-    found = over_seeds(given, [Pair("other", "one")], {4: 0.2}, resamples=200)
+    found = compare_over_seeds(given, [RecipePair("other", "one")], {4: 0.2}, resamples=200)
     assert [one["accuracy"]["sd"] for one in found["recipes"]] == [None, None]
     (difference,) = found["differences"]
     own = difference["accuracy"]["by_seed"][0]
@@ -112,14 +114,18 @@ def test_one_seed_has_the_interval_of_its_pictures_and_no_spread() -> None:
 def test_a_picture_that_every_seed_tests_is_one_piece_of_evidence() -> None:
     """The same answers under four seeds say no more than under one; other pictures under each say more."""
     same = {name: answers(value, seed=0, chance=at) for at, (name, value) in enumerate((("a", 0.6), ("b", 0.7)))}
-    alone = over_seeds({name: {0: run} for name, run in same.items()}, [Pair("b", "a")], {0: 0.2}, resamples=500)
-    often = over_seeds(
+    alone = compare_over_seeds(
+        {name: {0: run} for name, run in same.items()}, [RecipePair("b", "a")], {0: 0.2}, resamples=500
+    )
+    often = compare_over_seeds(
         {name: dict.fromkeys(range(4), run) for name, run in same.items()},
-        [Pair("b", "a")],
+        [RecipePair("b", "a")],
         dict.fromkeys(range(4), 0.2),
         resamples=500,
     )
-    apart = over_seeds(of_recipes({"a": 0.6, "b": 0.7}, (0, 1, 2, 3)), [Pair("b", "a")], dict.fromkeys(range(4), 0.2))
+    apart = compare_over_seeds(
+        of_recipes({"a": 0.6, "b": 0.7}, (0, 1, 2, 3)), [RecipePair("b", "a")], dict.fromkeys(range(4), 0.2)
+    )
 
     def width(found: dict[str, list[dict[str, dict[str, float]]]]) -> float:
         score = found["recipes"][0]["accuracy"]
@@ -131,28 +137,33 @@ def test_a_picture_that_every_seed_tests_is_one_piece_of_evidence() -> None:
 
 def test_without_shared_pictures_the_interval_over_seeds_is_student_s() -> None:
     first, this = np.array([0.7, 0.72, 0.69, 0.75]), np.array([0.74, 0.75, 0.74, 0.76])
-    found = interval_over_seeds(list(this - first), 0.0)
+    found = corrected_resampled_ttest(list(this - first), 0.0)
     expected = ttest_rel(this, first)
     assert found["p"] == pytest.approx(expected.pvalue)
     low, high = expected.confidence_interval(0.95)
     assert [found["low"], found["high"]] == pytest.approx([low, high])
-    wider = interval_over_seeds(list(this - first), 0.25)
+    wider = corrected_resampled_ttest(list(this - first), 0.25)
     assert wider["high"] - wider["low"] == pytest.approx((high - low) * (1 + 4 * 0.25) ** 0.5)
 
 
 def test_differences_that_are_all_the_same() -> None:
-    assert interval_over_seeds([0.0, 0.0], 0.2) == {"value": 0.0, "low": 0.0, "high": 0.0, "p": 1.0}
-    assert interval_over_seeds([0.1, 0.1], 0.2)["p"] == 0.0
+    assert corrected_resampled_ttest([0.0, 0.0], 0.2) == {"value": 0.0, "low": 0.0, "high": 0.0, "p": 1.0}
+    assert corrected_resampled_ttest([0.1, 0.1], 0.2)["p"] == 0.0
 
 
 def test_a_recipe_without_some_seeds_is_compared_over_those_that_both_have() -> None:
     given = of_recipes({"one": 0.6, "other": 0.9}, (0, 1, 2))
     del given["other"][1]
-    found = over_seeds(given, [Pair("other", "one")], dict.fromkeys((0, 1, 2), 0.2), resamples=100)
+    found = compare_over_seeds(given, [RecipePair("other", "one")], dict.fromkeys((0, 1, 2), 0.2), resamples=100)
     assert found["differences"][0]["seeds"] == [0, 2]
     assert {one["recipe"]: one["seeds"] for one in found["recipes"]} == {"one": [0, 1, 2], "other": [0, 2]}
     given["other"] = {5: answers(0.9, seed=5, chance=9)}
-    assert over_seeds(given, [Pair("other", "one")], dict.fromkeys(range(6), 0.2), resamples=100)["differences"] == []
+    assert (
+        compare_over_seeds(given, [RecipePair("other", "one")], dict.fromkeys(range(6), 0.2), resamples=100)[
+            "differences"
+        ]
+        == []
+    )
 
 
 def test_recipes_are_ranked_over_the_seeds_that_all_have() -> None:
@@ -163,14 +174,14 @@ def test_recipes_are_ranked_over_the_seeds_that_all_have() -> None:
         for at, (name, more) in enumerate((("whole", 0.05), ("failed", 0.0)))
     }
     del given["failed"][0]
-    found = over_seeds(given, [Pair("failed", "whole")], dict.fromkeys((0, 1), 0.2), resamples=50)
+    found = compare_over_seeds(given, [RecipePair("failed", "whole")], dict.fromkeys((0, 1), 0.2), resamples=50)
     means = {one["recipe"]: one["macro_f1"]["mean"] for one in found["recipes"]}
     assert means["failed"] > means["whole"]
     assert found["common"] == [1]
     assert headline(found).startswith("Highest mean: whole,")
     assert "over the one seed that all recipes have. The difference is" in headline(found)
     given["failed"] = {2: answers(easy, seed=2, chance=1)}
-    apart = over_seeds(given, [Pair("failed", "whole")], dict.fromkeys(range(3), 0.2), resamples=50)
+    apart = compare_over_seeds(given, [RecipePair("failed", "whole")], dict.fromkeys(range(3), 0.2), resamples=50)
     assert headline(apart).startswith("No recipe is called the highest yet")
 
 
@@ -178,7 +189,7 @@ def test_other_test_pictures_under_the_same_seed_are_refused() -> None:
     given = of_recipes({"one": 0.6, "other": 0.9}, (0, 1))
     given["other"][1] = answers(0.9, seed=1, chance=1, first=1001)
     with pytest.raises(UserError, match="The test pictures differ"):
-        over_seeds(given, [Pair("other", "one")], dict.fromkeys((0, 1), 0.2), resamples=100)
+        compare_over_seeds(given, [RecipePair("other", "one")], dict.fromkeys((0, 1), 0.2), resamples=100)
 
 
 def test_the_draw_is_the_same_for_every_recipe() -> None:
@@ -193,8 +204,10 @@ def test_the_draw_is_the_same_for_every_recipe() -> None:
             for label in COLOURS
         ]
         named = [share.cast(pl.Float64).alias(f"p_{label}") for share, label in zip(shares, COLOURS, strict=True)]
-        more[seed] = Scored("more", COLOURS, run.answers.with_columns(righted.alias("predicted"), *named))
-    found = over_seeds({"one": one, "more": more}, [Pair("more", "one")], dict.fromkeys(range(3), 0.2), resamples=300)
+        more[seed] = RunPredictions("more", COLOURS, run.answers.with_columns(righted.alias("predicted"), *named))
+    found = compare_over_seeds(
+        {"one": one, "more": more}, [RecipePair("more", "one")], dict.fromkeys(range(3), 0.2), resamples=300
+    )
     told = found["differences"][0]["accuracy"]
     assert told["value"] == pytest.approx(10 / N)
     assert all(seed["low"] >= 0 for seed in told["by_seed"])
@@ -204,24 +217,28 @@ def test_the_draw_is_the_same_for_every_recipe() -> None:
 def test_pairs_in_any_order_give_turned_signs() -> None:
     given = of_recipes({"one": 0.6, "other": 0.9}, (0, 1))
     for one, other in itertools.permutations(given):
-        (told,) = over_seeds(given, [Pair(one, other)], dict.fromkeys((0, 1), 0.2), resamples=100)["differences"]
+        (told,) = compare_over_seeds(given, [RecipePair(one, other)], dict.fromkeys((0, 1), 0.2), resamples=100)[
+            "differences"
+        ]
         assert (told["accuracy"]["value"] > 0) == (one == "other")
 
 
-def right_everywhere(sizes: dict[str, int], *, seed: int) -> Scored:
+def right_everywhere(sizes: dict[str, int], *, seed: int) -> RunPredictions:
     """Answers that are all right and sure: so many pictures of each class, none of which another seed tests."""
     labels = [label for label, size in sizes.items() for _ in range(size)]
     keys = [f"{seed} {row:03d} 0" for row in range(len(labels))]
     columns = {"key": keys, "path": keys, "label": labels, "predicted": labels}
     shares = {f"p_{label}": [float(one == label) for one in labels] for label in sizes}
     frame = pl.DataFrame({**columns, "group": [1000 * seed + row for row in range(len(labels))], **shares})
-    return Scored(str(seed), tuple(sizes), frame)
+    return RunPredictions(str(seed), tuple(sizes), frame)
 
 
 @pytest.mark.parametrize("rare", [1, 4])
 def test_a_rare_class_that_a_draw_misses_under_a_seed_is_not_counted_as_wrong(rare: int) -> None:
     runs = {seed: right_everywhere({"common": 40, "rare": rare, "seldom": rare}, seed=seed) for seed in range(5)}
-    found = over_seeds({"one": runs, "same": runs}, [Pair("same", "one")], dict.fromkeys(runs, 0.2), resamples=300)
+    found = compare_over_seeds(
+        {"one": runs, "same": runs}, [RecipePair("same", "one")], dict.fromkeys(runs, 0.2), resamples=300
+    )
     for told in found["recipes"]:
         assert [told["macro_f1"][key] for key in ("mean", "low", "high")] == [1.0, 1.0, 1.0]
     assert found["differences"][0]["macro_f1"]["low"] == found["differences"][0]["macro_f1"]["high"] == 0.0
@@ -230,7 +247,7 @@ def test_a_rare_class_that_a_draw_misses_under_a_seed_is_not_counted_as_wrong(ra
 def test_a_seed_of_which_a_draw_has_no_picture_is_left_out_of_it() -> None:
     """Of two seeds with a picture of each class, a draw of two and two misses one in an eighth of the cases."""
     runs = {seed: right_everywhere({"one": 1, "other": 1}, seed=seed) for seed in range(2)}
-    found = over_seeds({"a": runs, "b": runs}, [Pair("b", "a")], dict.fromkeys(runs, 0.2), resamples=300)
+    found = compare_over_seeds({"a": runs, "b": runs}, [RecipePair("b", "a")], dict.fromkeys(runs, 0.2), resamples=300)
     for metric in ("accuracy", "macro_f1"):
         assert [found["recipes"][0][metric][key] for key in ("low", "high")] == [1.0, 1.0]
         assert [one["low"] for one in found["differences"][0][metric]["by_seed"]] == [0.0, 0.0]

@@ -20,9 +20,9 @@ from PIL import Image, ImageDraw
 from bestiary import table
 from bestiary.errors import RunError
 from bestiary.evaluation.calibration import reliability
-from bestiary.evaluation.metrics import score
-from bestiary.evaluation.reliability import set_coverage, uncalibrated
-from bestiary.evaluation.slices import slices
+from bestiary.evaluation.metrics import compute_metrics
+from bestiary.evaluation.reliability import conformal_coverage, undo_temperature
+from bestiary.evaluation.slices import find_weak_slices
 from bestiary.inference.conformal import fit_conformal
 from bestiary.report import format, plots, verdict
 from bestiary.report import gallery as evidence_module
@@ -142,20 +142,22 @@ def _prediction_table(pictures: pl.DataFrame, labels: list[str], sure: float, we
 def _metrics(test: pl.DataFrame, pictures: pl.DataFrame, labels: list[str]) -> dict[str, Any]:
     truth = np.array([labels.index(label) for label in test["label"]])
     probabilities = test.select(f"p_{label}" for label in labels).to_numpy()
-    scores = score(truth, probabilities, labels, unknown=test["unknown"].to_numpy(), threshold=0.05, resamples=200)
+    scores = compute_metrics(
+        truth, probabilities, labels, unknown=test["unknown"].to_numpy(), threshold=0.05, resamples=200
+    )
     seconds = {"audit": 3.1, "cache": 8.0, "train": 1.5, "evaluate": 2.25, "report": None, "total": 16.0}
-    raw = uncalibrated(probabilities, 1.25)
+    raw = undo_temperature(probabilities, 1.25)
     trusted = {
         "reliability": {
             "before": reliability(raw, truth, 10),
             "after": reliability(probabilities, truth, 10),
-            "ece_before": score(truth, raw, labels, resamples=100)["ece"],
+            "ece_before": compute_metrics(truth, raw, labels, resamples=100)["ece"],
             "temperature": 1.25,
         },
-        "prediction_sets": set_coverage(
+        "prediction_sets": conformal_coverage(
             probabilities, truth, np.arange(len(truth)), fit_conformal(probabilities, truth)
         ),
-        "slices": slices(test, pictures),
+        "slices": find_weak_slices(test, pictures),
     }
     said = {"split": "test", "test_scored": 1, **scores, **trusted}
     return {**said, "seconds": seconds, "peak_rss_mb": 812.4, "more": {"x": 1}}

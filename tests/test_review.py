@@ -23,7 +23,7 @@ from fastapi.testclient import TestClient
 from bestiary import table
 from bestiary.data.corrections import append, make_correction, read_corrections
 from bestiary.errors import MachineError, SourceError
-from bestiary.evaluation.neighbours import nearest
+from bestiary.evaluation.neighbours import nearest_neighbours
 from bestiary.files import cache_folder
 from bestiary.flow import audit
 from bestiary.progress import SilentReporter
@@ -214,10 +214,10 @@ def test_the_nearest_are_those_of_the_same_direction_but_not_ones_own_duplicates
     known = np.array([[1, 0], [0.9, 0.1], [-1, 0.2], [0, 1], [0.1, -1]], np.float32)
     asked = known[[0, 3]] + np.float32(0.01)
     groups = np.array([7, 7, 1, 2, 3])
-    found = nearest(asked, known, groups[[0, 3]], groups, 3)
+    found = nearest_neighbours(asked, known, groups[[0, 3]], groups, 3)
     assert found[1].tolist() == [2, 1, 0]
     assert set(found[0]) == {2, 3, 4}
-    assert nearest(asked[:1], known[:2], groups[:1], groups[:2], 3).tolist() == [[-1, -1, -1]]
+    assert nearest_neighbours(asked[:1], known[:2], groups[:1], groups[:2], 3).tolist() == [[-1, -1, -1]]
 
 
 def test_the_nearest_are_training_pictures_of_other_groups(desk: Desk) -> None:

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import fisher_exact
 
 from bestiary import table
-from bestiary.evaluation.slices import SMALLEST, macro_f1_of, sentence, slices
+from bestiary.evaluation.slices import SMALLEST, find_weak_slices, macro_f1_from_confusion, summarise_slices
 
 LABELS = ("cat", "cow", "dog")
 
@@ -64,7 +64,7 @@ def by_name(found: dict[str, Any]) -> dict[str, Any]:
 )
 def test_a_planted_slice_is_found_and_no_other(name: str, where: pl.Expr) -> None:
     predictions, pictures = answers()
-    found = slices(spoilt(predictions, pictures.select(where).to_series(), 0.5), pictures)
+    found = find_weak_slices(spoilt(predictions, pictures.select(where).to_series(), 0.5), pictures)
     related = {"small", "long and narrow"}  # both have a short side
     assert set(found["worse"]) <= {name} | (related if name in related else set())
     row = found["rows"][0]
@@ -78,7 +78,7 @@ def test_a_planted_slice_is_found_and_no_other(name: str, where: pl.Expr) -> Non
 
 def test_chance_alone_is_rarely_taken_for_a_slice() -> None:
     """One in twenty at the most, by the promise of Holm's correction: of 200, 17 would be beyond the 97.5 % point."""
-    calls = sum(bool(slices(*answers(300, seed=seed))["worse"]) for seed in range(200))
+    calls = sum(bool(find_weak_slices(*answers(300, seed=seed))["worse"]) for seed in range(200))
     assert calls <= 16
 
 
@@ -87,18 +87,18 @@ def test_a_slice_full_of_a_weak_class_is_not_called_worse() -> None:
     cows = predictions["label"] == "cow"
     weak = spoilt(predictions, cows, 0.5)
     dark = pictures.with_columns(luma=pl.when(cows).then(pl.col("luma") * 0.3).otherwise("luma"))
-    row = by_name(slices(weak, dark))["dark"]
+    row = by_name(find_weak_slices(weak, dark))["dark"]
     assert row["difference"]["high"] > 0, "compared with other cows, not with all pictures"
     assert row["expected_wrong"] == pytest.approx(row["wrong"], rel=0.25)
     assert not row["worse"]
     alone = pictures.with_columns(format=pl.when(cows).then(pl.lit("PNG")).otherwise(pl.lit("JPEG")))
-    assert "PNG" not in by_name(slices(weak, alone)), "no cow lies outside of the slice to compare it with"
+    assert "PNG" not in by_name(find_weak_slices(weak, alone)), "no cow lies outside of the slice to compare it with"
 
 
 def test_the_chance_is_fishers_for_a_single_class() -> None:
     predictions, pictures = answers(400, seed=3, label="cat")
     right = predictions["predicted"] == predictions["label"]
-    row = by_name(slices(predictions, pictures))["PNG"]
+    row = by_name(find_weak_slices(predictions, pictures))["PNG"]
     inside = pictures["format"] == "PNG"
     table_of_four = [
         [(inside & ~right).sum(), (inside & right).sum()],
@@ -113,7 +113,7 @@ def test_duplicates_count_once() -> None:
     predictions, pictures = answers(200, seed=1)
     again = pictures.with_columns(row_id=pl.col("row_id") + 200)
     twice = predictions.vstack(predictions.with_columns(row_id=pl.col("row_id") + 200))
-    single, double = slices(predictions, pictures), slices(twice, pictures.vstack(again))
+    single, double = find_weak_slices(predictions, pictures), find_weak_slices(twice, pictures.vstack(again))
     assert single["tested"] > 5
     ignored = ("worth",)
     assert [{k: v for k, v in row.items() if k not in ignored} for row in double["rows"]] == [
@@ -122,22 +122,22 @@ def test_duplicates_count_once() -> None:
 
 
 def test_too_few_pictures_and_equal_measures_make_no_slices() -> None:
-    few = slices(*answers(2 * SMALLEST - 1))
+    few = find_weak_slices(*answers(2 * SMALLEST - 1))
     assert few["rows"] == []
     assert "too few test pictures" in few["sentence"]
     predictions, pictures = answers(300, format="JPEG", width=200, height=200, luma=0.5)
     assert not {"small", "large", "long and narrow", "dark", "bright", "JPEG"} & set(
-        by_name(slices(predictions, pictures))
+        by_name(find_weak_slices(predictions, pictures))
     )
     old = pictures.drop(list(table.MEASURES))
-    assert [row["name"] for row in slices(predictions, old)["rows"]] == ["strongly compressed"]
+    assert [row["name"] for row in find_weak_slices(predictions, old)["rows"]] == ["strongly compressed"]
 
 
 def test_folders_of_merged_sources_are_slices() -> None:
     predictions, pictures = answers(400)
     mobile = pl.Series(np.random.default_rng(4).random(400) < 0.25)
     path = pl.when(mobile).then(pl.col("path").str.replace("pictures", "phone")).otherwise("path")
-    found = slices(spoilt(predictions, mobile, 0.5), pictures.with_columns(path))
+    found = find_weak_slices(spoilt(predictions, mobile, 0.5), pictures.with_columns(path))
     assert found["worse"] == ["phone"]
     assert found["rows"][0]["words"] == "from the folder phone"
 
@@ -151,7 +151,9 @@ def test_what_a_slice_is_worth_is_the_macro_f1_of_its_mistakes_undone() -> None:
     counts = np.zeros((3, 3))
     for truth, said in worse.select("label", "predicted").iter_rows():
         counts[place[truth], place[said]] += 1
-    assert by_name(slices(worse, made))["PNG"]["worth"] == pytest.approx(1 - macro_f1_of(counts), abs=1e-5)
+    assert by_name(find_weak_slices(worse, made))["PNG"]["worth"] == pytest.approx(
+        1 - macro_f1_from_confusion(counts), abs=1e-5
+    )
 
 
 def test_the_accuracy_of_the_rest_is_that_of_the_same_classes_in_the_same_shares() -> None:
@@ -166,7 +168,9 @@ def test_the_accuracy_of_the_rest_is_that_of_the_same_classes_in_the_same_shares
     ]
     predictions, pictures = answers(620, wrong=0.0, label=truth, format=["PNG" if one else "JPEG" for one in inside])
     said = [own if good else "dog" for own, good in zip(truth, right, strict=True)]
-    row = by_name(slices(predictions.with_columns(label=pl.Series(truth), predicted=pl.Series(said)), pictures))["PNG"]
+    row = by_name(
+        find_weak_slices(predictions.with_columns(label=pl.Series(truth), predicted=pl.Series(said)), pictures)
+    )["PNG"]
     assert row["accuracy"]["value"] == pytest.approx(167 / 220)
     assert row["rest"]["value"] == pytest.approx((200 * 1 + 20 * 0.6) / 220)
     assert row["rest"]["low"] < row["rest"]["value"] < row["rest"]["high"] <= 1
@@ -179,7 +183,7 @@ def test_what_two_worse_slices_share_is_worth_something_once() -> None:
     both = pl.Series([number < 80 for number in range(400)])
     other = pl.when(both).then(pl.lit("PNG")).otherwise(pl.lit("JPEG"))
     dark = pictures.with_columns(format=other, luma=pl.when(both).then(pl.lit(0.01)).otherwise(pl.lit(0.5)))
-    found = slices(spoilt(predictions, both, 0.5), dark)
+    found = find_weak_slices(spoilt(predictions, both, 0.5), dark)
     first, second = (by_name(found)[name] for name in ("dark", "PNG"))
     assert {"dark", "PNG"} == set(found["worse"])
     assert {first["worth"] > 0.05, second["worth"] > 0.05} == {True, False}
@@ -189,9 +193,11 @@ def test_what_two_worse_slices_share_is_worth_something_once() -> None:
 
 def test_with_too_few_mistakes_nothing_is_said_to_be_as_good() -> None:
     predictions, pictures = answers(300, wrong=0.0)
-    none = slices(predictions, pictures)
+    none = find_weak_slices(predictions, pictures)
     assert none["judged"] == 0
     assert none["sentence"].startswith(f"There are too few mistakes to judge any of the {none['tested']} slices")
     rows = [{"noticed_at": at, "worse": False} for at in (0.996, 0.996, None)]
-    assert "In none of the 2 slices that could be judged (for 1 more there are too few mistakes)" in sentence(rows)
-    assert "right about 99\u00a0% or less" in sentence(rows)
+    assert "In none of the 2 slices that could be judged (for 1 more there are too few mistakes)" in summarise_slices(
+        rows
+    )
+    assert "right about 99\u00a0% or less" in summarise_slices(rows)

@@ -26,7 +26,7 @@ from bestiary.data.assign_splits import assign_splits
 from bestiary.data.dataset import audit_listing
 from bestiary.data.sources import PictureEntry, PictureList
 from bestiary.errors import InputError, SourceError
-from bestiary.evaluation.evaluate import validated
+from bestiary.evaluation.evaluate import predict_val_split
 from bestiary.export.finalize import train_and_finalize
 from bestiary.files import cache_folder
 from bestiary.inference.predictor import FAST_ENGINE_MIN_PICTURES, EngineName, Predictor
@@ -250,7 +250,7 @@ def _run(listing: PictureList, out: Path, recipe: Recipe, *, remember: bool, thr
     run = run_folder.create_run_folder(out, recipe, contents=contents)
     learned, sealed = train_and_finalize(load_task(run, threads, StageTimer(), reporter, resume=False))
     run_folder.update_environment(run, learned.notes)
-    table.write(validated(shown, learned, sealed), run / "predictions.parquet")
+    table.write(predict_val_split(shown, learned, sealed), run / "predictions.parquet")
     return run
 
 

@@ -22,13 +22,13 @@ from bestiary.data.assign_splits import assign_splits, describe_splits
 from bestiary.data.corrections import read_corrections
 from bestiary.data.dataset import AuditedDataset, audit_sources
 from bestiary.errors import InterruptedRun, PictureError, RunError, SourceError
-from bestiary.evaluation.cross_validation import cross_validated, fold_scores, pooled
-from bestiary.evaluation.diagnostics import lessons
-from bestiary.evaluation.evaluate import judged, tested, validated
-from bestiary.evaluation.external import evaluate_elsewhere
-from bestiary.evaluation.loss_curves import overfitting_sentence, path_sentence
-from bestiary.evaluation.model_audit import looked_again, unlooked_words
-from bestiary.evaluation.predictions import predicted
+from bestiary.evaluation.cross_validation import concat_folds, cross_validate, fold_scores
+from bestiary.evaluation.diagnostics import diagnose_training
+from bestiary.evaluation.evaluate import predict_test_split, predict_val_split, score_predictions
+from bestiary.evaluation.external import evaluate_external
+from bestiary.evaluation.loss_curves import overfitting_sentence, regularisation_path_sentence
+from bestiary.evaluation.model_audit import add_model_issues, skipped_check_messages
+from bestiary.evaluation.predictions import predict_table
 from bestiary.export.finalize import train_and_finalize
 from bestiary.files import cache_folder, write_text
 from bestiary.inference.predictor import Predictor
@@ -99,7 +99,7 @@ def measured(
 
 def examined(found: AuditedDataset, settings: Recipe, threads: int, reporter: Reporter) -> AuditedDataset:
     """Return the audit with what takes a model to see, settled by the decisions that were applied."""
-    found = looked_again(found, settings, threads=threads, cache=cache_folder(), reporter=reporter)
+    found = add_model_issues(found, settings, threads=threads, cache=cache_folder(), reporter=reporter)
     if found.corrected is None:
         return found
     return replace(found, findings=mark_resolved_issues(found.findings, found.pictures, found.corrected.decisions))
@@ -168,7 +168,7 @@ def _prepared(
     reporter.info(plan.words)
     with clock.stage("audit"):
         collection = examined(collection, plan.recipe, threads, reporter)
-    for words in unlooked_words(collection):
+    for words in skipped_check_messages(collection):
         reporter.info(words)
     reporter.info(describe_splits(shown, collection))
 
@@ -227,7 +227,7 @@ def evaluate(
     """
     run = Path(run)
     if pictures is not None:
-        found = evaluate_elsewhere(run, Path(pictures), labels=labels, threads=threads, reporter=reporter)
+        found = evaluate_external(run, Path(pictures), labels=labels, threads=threads, reporter=reporter)
         return Run(found.path, found.metrics)
     recipe, before = run_folder.load_resolved_recipe(run), files.read_json(run / "metrics.json")
     if recipe.data.folds:
@@ -239,8 +239,12 @@ def evaluate(
         shown, old = read_pictures(run), table.read(run / "predictions.parquet", table.PREDICTIONS)
         test = shown.filter(pl.col("split") == "test").sort("row_id")
         predictor = Predictor(run, threads=threads or available_cores(), engine="fastest")
-        predictions = predicted(predictor, test, reporter)
-        metrics = {**before, **judged(run, predictions, shown, recipe), "test_scored": before.get("test_scored", 1) + 1}
+        predictions = predict_table(predictor, test, reporter)
+        metrics = {
+            **before,
+            **score_predictions(run, predictions, shown, recipe),
+            "test_scored": before.get("test_scored", 1) + 1,
+        }
         table.write(pl.concat([predictions, old.filter(pl.col("split") != "test")]), run / "predictions.parquet")
         _write(run, metrics, threads)
     return Run(run, metrics)
@@ -261,32 +265,32 @@ def _finish(
     recipe, shown = run_folder.load_resolved_recipe(run), read_pictures(run)
     make = partial(load_task, threads=threads, clock=clock, reporter=reporter, resume=resume)
     made = make_task(run, recipe, shown, threads, clock, reporter, resume=resume, deadline=deadline)
-    test = partial(tested, threads=threads, clock=clock, reporter=reporter)
+    test = partial(predict_test_split, threads=threads, clock=clock, reporter=reporter)
 
     def learn_and_test(place: Path) -> pl.DataFrame:
         train_and_finalize(make(place))
         return test(place)
 
     # ---- Model: learned, calibrated on validation, sealed, held against itself -------------------------------------
-    folds = cross_validated(run, recipe, shown, learn_and_test, reporter=reporter) if recipe.data.folds else []
+    folds = cross_validate(run, recipe, shown, learn_and_test, reporter=reporter) if recipe.data.folds else []
     learned, sealed = train_and_finalize(made)
     run_folder.update_environment(run, learned.notes)
     if not light:
         with clock.stage("lessons"):
-            files.write_json(run / "learning_curve.json", lessons(made, learned))
+            files.write_json(run / "learning_curve.json", diagnose_training(made, learned))
 
     # ---- Judgement: the test pictures, from their files, through the predictor that users get ----------------------
-    predictions = pooled(folds) if folds else test(run)
+    predictions = concat_folds(folds) if folds else test(run)
     with clock.stage("evaluate"):
-        scored = judged(run, predictions, shown, recipe)
+        scored = score_predictions(run, predictions, shown, recipe)
         if folds:  # every picture was tested; what the model that ships says of some of them is not a second test
             scored |= {"split": "folds", "folds": fold_scores(folds, shown, sealed.classes)}
         else:
-            predictions = pl.concat([predictions, validated(shown, learned, sealed)])
+            predictions = pl.concat([predictions, predict_val_split(shown, learned, sealed)])
         table.write(predictions, run / "predictions.parquet")
 
     # ---- Report ----------------------------------------------------------------------------------------------------
-    curve = path_sentence if recipe.model.method == "probe" else overfitting_sentence
+    curve = regularisation_path_sentence if recipe.model.method == "probe" else overfitting_sentence
     metrics = scored | {"test_scored": 1, "overfitting": curve(learned.history)}
     metrics |= {"temperature": sealed.calibration.temperature}
     return _reported(run, metrics, threads, clock, account, light=light)

@@ -50,7 +50,7 @@ def audit_json(found: AuditedDataset, page: Path | None) -> dict[str, Any]:
 
 def print_audit(found: AuditedDataset, page: Path | None) -> None:
     """Print what was found on stdout, and where the page with the pictures is or how to get it."""
-    from bestiary.evaluation.model_audit import unlooked_words
+    from bestiary.evaluation.model_audit import skipped_check_messages
 
     lines = audit_lines(found)
     issues = sum(line.n for line in lines if line.is_issue)
@@ -66,7 +66,7 @@ def print_audit(found: AuditedDataset, page: Path | None) -> None:
     if found.passed_over:
         listed = ", ".join(f"{n:,} {reason}" for reason, n in found.passed_over.items())
         typer.echo(f"Passed over: {listed}.")
-    for words in unlooked_words(found):
+    for words in skipped_check_messages(found):
         typer.echo(words)
     if page is not None:
         typer.echo(f"The pictures side by side: {page.absolute()}")

@@ -32,7 +32,7 @@ def compare(
 ) -> None:
     """Hold runs against each other on the same test pictures: what differs, by how much, how sure."""
     require_extra("train")
-    from bestiary.evaluation.comparison import compared, matched, read_scored
+    from bestiary.evaluation.comparison import align_runs, compare_runs, read_run_predictions
     from bestiary.report import comparison_page
 
     if len(runs) < 2:
@@ -40,8 +40,8 @@ def compare(
     if out is not None:
         comparison_page.refuse_other_suffix(out)
     judge = None if labels_of is None else str(labels_of)
-    scored = matched([read_scored(run) for run in runs], intersection=intersection, labels_of=judge)
-    found = compared(scored, resamples=resamples)
+    scored = align_runs([read_run_predictions(run) for run in runs], intersection=intersection, labels_of=judge)
+    found = compare_runs(scored, resamples=resamples)
     if out is not None:
         comparison_page.write(found, out)
     print_json(found) if as_json else comparison_page.print_table(found)

@@ -13,7 +13,7 @@ from bestiary.cli.output import print_json, print_run
 from bestiary.errors import UserError, require_extra
 
 if TYPE_CHECKING:
-    from bestiary.evaluation.external import Evaluation
+    from bestiary.evaluation.external import ExternalEvaluation
 
 
 @app.command()
@@ -55,13 +55,13 @@ def evaluate(
             raise UserError("--labels, --corrections and --name belong to PICTURES; say which pictures to score.")
         print_run(flow.evaluate(run, threads=threads, reporter=show), as_json)
     else:
-        found = external.evaluate_elsewhere(
+        found = external.evaluate_external(
             run, pictures, labels=labels, corrections=corrections, name=name, threads=threads, reporter=show
         )
         _print_elsewhere(found, as_json)
 
 
-def _print_elsewhere(found: Evaluation, as_json: bool) -> None:
+def _print_elsewhere(found: ExternalEvaluation, as_json: bool) -> None:
     from bestiary.report import text_tables
 
     if as_json:

@@ -28,13 +28,13 @@ class CoveragePoint(TypedDict):
     accuracy: float
 
 
-def bin_of(confidence: Floats, bins: int) -> Integers:
+def bin_index(confidence: Floats, bins: int) -> Integers:
     """Return the index in [0, bins) of each confidence's bin [low, high); the last bin also holds 1."""
     edges = np.linspace(0.0, 1.0, bins + 1)
     return np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, bins - 1)
 
 
-def ece_bin_of(confidence: Floats, bins: int) -> Integers:
+def ece_bin_index(confidence: Floats, bins: int) -> Integers:
     """Return the index in [0, bins] of each confidence's bin for the ECE: torchmetrics's bins, to the last bit.
 
     It compares in float32, with edges that are counted from both ends, and keeps the confidences of exactly 1 apart,
@@ -45,16 +45,16 @@ def ece_bin_of(confidence: Floats, bins: int) -> Integers:
     return np.searchsorted(edges, confidence.astype(np.float32), side="right") - 1
 
 
-def reliability(probabilities: NDArray[Any], truth: NDArray[Any], bins: int = 15) -> list[ReliabilityBin]:
+def reliability(probabilities: NDArray[Any], y_true: NDArray[Any], bins: int = 15) -> list[ReliabilityBin]:
     """Return, for each of `bins` equal bins of the top probability, its mean and the share that is right.
 
-    `probabilities`: float (n, k); `truth`: int (n,) in [0, k). The bins are those of `ece` in metrics.json, but for
+    `probabilities`: float (n, k); `y_true`: int (n,) in [0, k). The bins are those of `ece` in metrics.json, but for
     confidences of exactly 1, which have a bin of their own there and belong to the last one here: without any, the mean
     of |confidence - accuracy| weighted by count is that figure.
     """
     confidence = np.asarray(probabilities, dtype=np.float64).max(axis=1)
-    right = np.asarray(probabilities).argmax(axis=1) == truth
-    index = bin_of(confidence, bins)
+    right = np.asarray(probabilities).argmax(axis=1) == y_true
+    index = bin_index(confidence, bins)
     counts = np.bincount(index, minlength=bins)
     confidences = np.bincount(index, weights=confidence, minlength=bins)
     rights = np.bincount(index, weights=right, minlength=bins)

@@ -38,7 +38,7 @@ CORRUPTIONS = (
     "jpeg_compression",
 )
 STRENGTHS = (1, 2, 3, 4, 5)
-MOST_PICTURES = 200
+MAX_PICTURES = 200
 TABLE = {
     "corruption": pl.String,
     "strength": pl.Int64,
@@ -64,28 +64,28 @@ def evaluate_corrupted(run: Path, *, threads: int | None = None, reporter: Repor
 
 
 def corrupted_scores(
-    predictor: Predictor, pictures: pl.DataFrame, *, seed: int, reporter: Reporter, most: int = MOST_PICTURES
+    predictor: Predictor, pictures: pl.DataFrame, *, seed: int, reporter: Reporter, max_pictures: int = MAX_PICTURES
 ) -> pl.DataFrame:
     """Return a row (`TABLE`) for the pictures as they are ("none", 0) and for each corruption at each strength.
 
-    pictures: `path, label`; of more than `most`, so many drawn by `seed`. accuracy: with Wilson's 95 % interval.
+    pictures: `path, label`; of more than `max_pictures`, so many drawn by `seed`. accuracy: with Wilson's 95 % interval.
     confidence: the mean top probability, to be held against accuracy. answered: the share that is not called unknown.
     Raises MissingExtraError without the library.
     """
     library = import_optional("imagecorruptions", extra="corruptions")
-    chosen = pictures.sample(min(most, pictures.height), seed=seed, shuffle=True)
+    chosen = pictures.sample(min(max_pictures, pictures.height), seed=seed, shuffle=True)
     view = predictor.bundle.preprocess
     clean = [view.load_pixels(Path(path)) for path in chosen["path"]]
     plan = [("none", 0), *((name, strength) for name in CORRUPTIONS for strength in STRENGTHS)]
     rows = []
     with reporter.progress("Spoiling pictures", len(plan) * len(clean)) as advance:
         for name, strength in plan:
-            spoilt = clean if name == "none" else _spoilt(library, clean, name, strength, seed)
+            spoilt = clean if name == "none" else _iter_corrupted(library, clean, name, strength, seed)
             rows.append([name, strength, *_scores(predictor, spoilt, chosen["label"].to_list(), advance)])
     return pl.DataFrame(rows, schema=TABLE, orient="row")
 
 
-def _spoilt(library: Any, clean: list[Pixels], name: str, strength: int, seed: int) -> Iterator[Pixels]:
+def _iter_corrupted(library: Any, clean: list[Pixels], name: str, strength: int, seed: int) -> Iterator[Pixels]:
     np.random.seed(seed)  # the library draws its noise from numpy's global generator
     for pixels in clean:
         yield np.ascontiguousarray(library.corrupt(pixels, severity=strength, corruption_name=name), np.uint8)

@@ -15,7 +15,7 @@ import polars as pl
 
 from bestiary import run_folder, table
 from bestiary.data.assign_splits import count_groups_per_class, select_fold
-from bestiary.evaluation.predictions import truth_of
+from bestiary.evaluation.predictions import label_indices
 from bestiary.files import write_text
 from bestiary.progress import Reporter
 from bestiary.quick_metrics import macro_f1
@@ -26,8 +26,8 @@ FOLDS, DONE = "folds", "predictions.parquet"
 OF_THE_MODEL = ("bundle.json", "model.onnx", "model.safetensors")
 
 
-def cross_validated(
-    run: Path, recipe: Recipe, shown: pl.DataFrame, score: Callable[[Path], pl.DataFrame], *, reporter: Reporter
+def cross_validate(
+    run: Path, recipe: Recipe, pictures: pl.DataFrame, score: Callable[[Path], pl.DataFrame], *, reporter: Reporter
 ) -> list[pl.DataFrame]:
     """Return the prediction table of each fold's test pictures.
 
@@ -35,40 +35,40 @@ def cross_validated(
     model says of the fold's test pictures.
     """
     folds = recipe.data.folds
-    if rare := rare_classes(shown, folds):
+    if rare := classes_with_few_groups(pictures, folds):
         named = ", ".join(f"{label} ({groups})" for label, groups in rare.items())
         reporter.info(f"Fewer different pictures than folds: {named}. Some of the {folds} folds test none of them.")
     tables = []
     for number in range(1, folds + 1):
         place = run / FOLDS / str(number)
         if not (place / DONE).exists():
-            _prepare(place, recipe, select_fold(shown, number, recipe.data, seed=recipe.seed))
+            _prepare_fold(place, recipe, select_fold(pictures, number, recipe.data, seed=recipe.seed))
             table.write(score(place), place / DONE)
-            _clear(place)
+            _remove_model_files(place)
         tables.append(table.read(place / DONE, table.PREDICTIONS))
         right = (tables[-1]["label"] == tables[-1]["predicted"]).sum()
         reporter.info(f"Fold {number} of {folds}: {right:,} of {tables[-1].height:,} test pictures right.")
     return tables
 
 
-def rare_classes(shown: pl.DataFrame, folds: int) -> dict[str, int]:
+def classes_with_few_groups(pictures: pl.DataFrame, folds: int) -> dict[str, int]:
     """Return the classes with fewer groups of duplicates than folds, and how many they have."""
-    return {label: groups for label, groups in count_groups_per_class(shown).items() if groups < folds}
+    return {label: groups for label, groups in count_groups_per_class(pictures).items() if groups < folds}
 
 
-def pooled(tables: Sequence[pl.DataFrame]) -> pl.DataFrame:
+def concat_folds(tables: Sequence[pl.DataFrame]) -> pl.DataFrame:
     """Return the predictions of all folds as one table, in the order of the pictures."""
     return pl.concat(tables).sort("row_id")
 
 
-def fold_scores(tables: Sequence[pl.DataFrame], shown: pl.DataFrame, classes: Sequence[str]) -> dict[str, Any]:
+def fold_scores(tables: Sequence[pl.DataFrame], pictures: pl.DataFrame, classes: Sequence[str]) -> dict[str, Any]:
     """Return what `metrics.json` says of the folds: how many, what they learnt from, mean and spread of their scores.
 
     macro_f1 is over the classes that occur in a fold. sd: standard deviation over the folds.
     """
     folds = len(tables)
-    truths = [truth_of(one, classes) for one in tables]
-    named = [truth_of(one.select(label="predicted"), classes) for one in tables]
+    truths = [label_indices(one, classes) for one in tables]
+    named = [label_indices(one.select(label="predicted"), classes) for one in tables]
     scores = {
         "accuracy": [float((truth == said).mean()) for truth, said in zip(truths, named, strict=True)],
         "macro_f1": [macro_f1(truth, said, len(classes)) for truth, said in zip(truths, named, strict=True)],
@@ -82,19 +82,24 @@ def fold_scores(tables: Sequence[pl.DataFrame], shown: pl.DataFrame, classes: Se
         " was trained in the same way on all folds, and has no test pictures of its own. Accuracy by fold:"
         f" {low:.3f} to {high:.3f}."
     )
-    return {"k": folds, **summary, "classes not in every fold": list(rare_classes(shown, folds)), "note": note}
+    return {
+        "k": folds,
+        **summary,
+        "classes not in every fold": list(classes_with_few_groups(pictures, folds)),
+        "note": note,
+    }
 
 
-def _prepare(place: Path, recipe: Recipe, pictures: pl.DataFrame) -> None:
+def _prepare_fold(folder: Path, recipe: Recipe, pictures: pl.DataFrame) -> None:
     """Write what a run begins with into the folder of a fold."""
     asked = recipe.overrides()
     asked["data"] = {key: value for key, value in asked["data"].items() if key != FOLDS}
-    write_text(place / "asked.toml", write_toml(asked))
-    write_text(place / "resolved.toml", run_folder.load_recipe(place).resolve().toml())
-    table.write(pictures, place / "pictures.parquet")
+    write_text(folder / "asked.toml", write_toml(asked))
+    write_text(folder / "resolved.toml", run_folder.load_recipe(folder).resolve().toml())
+    table.write(pictures, folder / "pictures.parquet")
 
 
-def _clear(place: Path) -> None:
+def _remove_model_files(folder: Path) -> None:
     for name in OF_THE_MODEL:
-        (place / name).unlink(missing_ok=True)
-    shutil.rmtree(place / "checkpoints", ignore_errors=True)
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)

@@ -26,32 +26,32 @@ from bestiary.text import format_percent
 from bestiary.training.probe import LabelledFeatures, feature_store, fill_features
 from bestiary.training.task import SplitData, TrainedModel, TrainingTask
 
-SHOWN_AGAIN = 512  # training pictures that a network is asked about once more, without augmentation
+SAMPLED_PICTURES = 512  # training pictures that a network is asked about once more, without augmentation
 NAMED = 3  # classes named in the sentence about overfitting
-STRENGTH = 0.003  # of the probe's head where the recipe has none that was chosen
+DEFAULT_C = 0.003  # of the probe's head where the recipe has none that was chosen
 
 Logits = npt.NDArray[np.floating[Any]]
 Labels = npt.NDArray[np.int64]
 
 
-def lessons(task: TrainingTask, learned: TrainedModel) -> dict[str, Any]:
+def diagnose_training(task: TrainingTask, learned: TrainedModel) -> dict[str, Any]:
     """Return what the training of this task tells, as plain values.
 
     `ended` and `gaps` always; `curve` for the probe, for other methods if the probe's features are kept already or
     `evaluate.learning_curve` is "on".
     """
     train, val = task.split("train"), task.split("val")
-    probe, with_curve = _probe(task), task.recipe.evaluate.learning_curve != "off"
-    features = _features(probe) if with_curve or probe is task else None
+    probe, with_curve = _as_probe_task(task), task.recipe.evaluate.learning_curve != "off"
+    features = _cached_features(probe) if with_curve or probe is task else None
     if probe is task and features is not None:
         shown, labels = linear_logits(features[0].features, learned.head.weight, learned.head.bias), train.labels
     else:
         shown, labels = _sampled_logits(task, learned, train)
-    found: dict[str, Any] = {"ended": ending(task.recipe, learned)}
-    found["gaps"] = class_gaps(shown, labels, learned.val_logits, val.labels, task.classes)
+    found: dict[str, Any] = {"ended": stop_reason_text(task.recipe, learned)}
+    found["gaps"] = generalisation_gaps(shown, labels, learned.val_logits, val.labels, task.classes)
     if with_curve and features is not None:
         groups = [probe.pictures.filter(pl.col("split") == split)["group"].to_numpy() for split in ("train", "val")]
-        strength = next((line["regularisation"] for line in learned.history if line.get("chosen")), STRENGTH)
+        strength = next((line["regularisation"] for line in learned.history if line.get("chosen")), DEFAULT_C)
         curve = learning_curve(
             features[0],
             features[1],
@@ -66,13 +66,13 @@ def lessons(task: TrainingTask, learned: TrainedModel) -> dict[str, Any]:
     return found
 
 
-def ending(recipe: Recipe, learned: TrainedModel) -> str:
+def stop_reason_text(recipe: Recipe, learned: TrainedModel) -> str:
     """Return how the training ended, in a sentence."""
     if recipe.model.method == "probe":
         return "The head was fitted at every strength of regularisation; nothing was stopped early."
     last, planned = len(learned.history), recipe.train.epochs
     best = max(learned.history, key=lambda line: (line["val_macro_f1"], -line["val_loss"]))["epoch"]
-    kept = f"The weights of epoch {best:.0f} were kept{_mixture(learned.notes.get('share of the trained weights'))}."
+    kept = f"The weights of epoch {best:.0f} were kept{_describe_mixture(learned.notes.get('share of the trained weights'))}."
     reason = {
         "patience": f"no better macro-F1 in {recipe.train.patience_epochs} epochs",
         "budget": "the time was up",
@@ -83,18 +83,18 @@ def ending(recipe: Recipe, learned: TrainedModel) -> str:
     return f"Training was stopped early, after epoch {last} of {planned}: {reason}. {kept}"
 
 
-def _mixture(share: float | None) -> str:
-    if share is None or share == 1:
+def _describe_mixture(fraction: float | None) -> str:
+    if fraction is None or fraction == 1:
         return ""
-    if share == 0:
+    if fraction == 0:
         return ", but are not in use: on validation pictures the probe that training started from was better"
-    parts = f"{format_percent(share)} to {format_percent(1 - share)}"
+    parts = f"{format_percent(fraction)} to {format_percent(1 - fraction)}"
     return f", and mixed by validation with those that training started from ({parts})"
 
 
 def _sampled_logits(task: TrainingTask, learned: TrainedModel, part: SplitData) -> tuple[Logits, npt.NDArray[np.int64]]:
     """Return the logits of a sample of pictures as they are, with their labels."""
-    chosen = np.sort(np.random.default_rng(task.recipe.seed).permutation(len(part.paths))[:SHOWN_AGAIN])
+    chosen = np.sort(np.random.default_rng(task.recipe.seed).permutation(len(part.paths))[:SAMPLED_PICTURES])
     paths = [part.paths[place] for place in chosen]
     logits = [
         learned.reference_network(images) for images in iter_pixel_batches(paths, task.preprocess, threads=task.threads)
@@ -102,7 +102,7 @@ def _sampled_logits(task: TrainingTask, learned: TrainedModel, part: SplitData) 
     return np.concatenate(logits), part.labels[chosen]
 
 
-def _probe(task: TrainingTask) -> TrainingTask:
+def _as_probe_task(task: TrainingTask) -> TrainingTask:
     """Return the task as a probe would do it: itself, or with the backbone of the recipe at the backbone's own size."""
     if task.recipe.model.method == "probe":
         return task
@@ -115,7 +115,7 @@ def _probe(task: TrainingTask) -> TrainingTask:
     )
 
 
-def _features(task: TrainingTask) -> list[LabelledFeatures] | None:
+def _cached_features(task: TrainingTask) -> list[LabelledFeatures] | None:
     """Return the kept features of both parts; None if some are missing and are not to be computed for this."""
     backbone, wanted = task.recipe.model.backbone, task.recipe.evaluate.learning_curve == "on"
     if not wanted and not (task.cache / "features").exists():
@@ -140,7 +140,7 @@ def _features(task: TrainingTask) -> list[LabelledFeatures] | None:
 # ---- The gap between training and validation, by class --------------------------------------------------------------
 
 
-def class_gaps(
+def generalisation_gaps(
     train_logits: Logits, train_labels: Labels, val_logits: Logits, val_labels: Labels, classes: Sequence[str]
 ) -> dict[str, Any]:
     """Return recall and loss in training and validation, of all and of each class, and a sentence about them.
@@ -148,30 +148,30 @@ def class_gaps(
     Logits (n, classes), of training pictures as they are, without augmentation. A class `overfits` when the 95 %
     interval of its recall in validation lies below that in training.
     """
-    train, val = _known(train_logits, train_labels), _known(val_logits, val_labels)
+    train, val = _class_recall(train_logits, train_labels), _class_recall(val_logits, val_labels)
     entries = {name: _entry(*(part.of(label) for part in (train, val))) for label, name in enumerate(classes)}
     overall = _entry(train.of(None), val.of(None))
-    return {"all": overall, "classes": entries, "sentence": _sentence(entries, overall)}
+    return {"all": overall, "classes": entries, "sentence": _describe_gaps(entries, overall)}
 
 
-class _Known:
+class _ClassRecall:
     """Which pictures are recognised, and the loss of each."""
 
-    def __init__(self, right: npt.NDArray[np.bool_], losses: npt.NDArray[np.float64], labels: Labels) -> None:
-        self._right, self._losses, self._labels = right, losses, labels
+    def __init__(self, correct: npt.NDArray[np.bool_], losses: npt.NDArray[np.float64], labels: Labels) -> None:
+        self._correct, self._losses, self._labels = correct, losses, labels
 
     def of(self, label: int | None) -> tuple[int, float, float]:
         """Return of one class, or of all, how many pictures there are, how many are right, and the mean loss."""
         rows = np.ones(len(self._labels), bool) if label is None else self._labels == label
         count = int(rows.sum())
-        return count, float(self._right[rows].sum()), float(self._losses[rows].mean()) if count else float("nan")
+        return count, float(self._correct[rows].sum()), float(self._losses[rows].mean()) if count else float("nan")
 
 
-def _known(logits: Logits, labels: Labels) -> _Known:
+def _class_recall(logits: Logits, labels: Labels) -> _ClassRecall:
     wide = logits.astype(np.float64)
     shifted = wide - wide.max(axis=1, keepdims=True)
     losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]
-    return _Known(logits.argmax(axis=1) == labels, losses, labels)
+    return _ClassRecall(logits.argmax(axis=1) == labels, losses, labels)
 
 
 def _entry(train: tuple[int, float, float], val: tuple[int, float, float]) -> dict[str, Any]:
@@ -187,7 +187,7 @@ def _entry(train: tuple[int, float, float], val: tuple[int, float, float]) -> di
     return {**entry, "overfits": bool(train[0] and val[0] and ends[1][1] < ends[0][0])}
 
 
-def _sentence(entries: dict[str, dict[str, Any]], overall: dict[str, Any]) -> str:
+def _describe_gaps(entries: dict[str, dict[str, Any]], overall: dict[str, Any]) -> str:
     worst = sorted(
         (name for name, entry in entries.items() if entry["overfits"]),
         key=lambda name: entries[name]["val_recall"] - entries[name]["train_recall"],

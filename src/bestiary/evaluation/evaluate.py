@@ -7,9 +7,9 @@ from typing import Any
 
 import polars as pl
 
-from bestiary.evaluation.predictions import judge, predicted, prediction_table
-from bestiary.evaluation.reliability import trust
-from bestiary.evaluation.slices import slices
+from bestiary.evaluation.predictions import predict_table, prediction_table, score_table
+from bestiary.evaluation.reliability import calibration_metrics
+from bestiary.evaluation.slices import find_weak_slices
 from bestiary.export.finalize import FinalModel, predict_validation
 from bestiary.inference.bundle import read_bundle
 from bestiary.inference.predictor import Predictor
@@ -21,27 +21,29 @@ from bestiary.run_folder import read_pictures
 from bestiary.training.task import TrainedModel
 
 
-def validated(shown: pl.DataFrame, learned: TrainedModel, sealed: FinalModel) -> pl.DataFrame:
+def predict_val_split(pictures: pl.DataFrame, learned: TrainedModel, model: FinalModel) -> pl.DataFrame:
     """Return the prediction table of the validation pictures."""
-    val = shown.filter(pl.col("split") == "val")
-    answers = predict_validation(sealed, learned.val_logits, learned.val_features)
-    return prediction_table(val, answers, sealed.classes)
+    val = pictures.filter(pl.col("split") == "val")
+    answers = predict_validation(model, learned.val_logits, learned.val_features)
+    return prediction_table(val, answers, model.classes)
 
 
-def tested(run: Path, *, threads: int, clock: StageTimer, reporter: Reporter) -> pl.DataFrame:
+def predict_test_split(run: Path, *, threads: int, clock: StageTimer, reporter: Reporter) -> pl.DataFrame:
     """Return the prediction table of the test pictures of a run folder, or of a fold in it."""
     with clock.stage("evaluate"):
         test = read_pictures(run).filter(pl.col("split") == "test")
-        predictions = predicted(Predictor(run, threads=threads, engine="fastest"), test, reporter)
+        predictions = predict_table(Predictor(run, threads=threads, engine="fastest"), test, reporter)
     trim_memory()
     return predictions
 
 
-def judged(run: Path, predictions: pl.DataFrame, shown: pl.DataFrame, recipe: Recipe) -> dict[str, Any]:
+def score_predictions(run: Path, predictions: pl.DataFrame, pictures: pl.DataFrame, recipe: Recipe) -> dict[str, Any]:
     """Return the metrics of test predictions, with intervals from resampling groups of duplicates."""
     bundle = read_bundle(run)
-    groups = predictions.join(shown.select("row_id", "group"), on="row_id", how="left", maintain_order="left")["group"]
-    metrics = judge(
+    groups = predictions.join(pictures.select("row_id", "group"), on="row_id", how="left", maintain_order="left")[
+        "group"
+    ]
+    metrics = score_table(
         predictions,
         groups.to_numpy(),
         bundle.classes,
@@ -52,23 +54,25 @@ def judged(run: Path, predictions: pl.DataFrame, shown: pl.DataFrame, recipe: Re
     found = {
         "split": "test",
         **metrics,
-        **leaks_beside(predictions, shown),
-        **trust(predictions, groups.to_numpy(), bundle, folds=recipe.data.folds, seed=recipe.seed),
-        "slices": slices(predictions, shown),
+        **split_leakage(predictions, pictures),
+        **calibration_metrics(predictions, groups.to_numpy(), bundle, folds=recipe.data.folds, seed=recipe.seed),
+        "slices": find_weak_slices(predictions, pictures),
     }
     trim_memory()
     return found
 
 
-def leaks_beside(predictions: pl.DataFrame, shown: pl.DataFrame) -> dict[str, Any]:
+def split_leakage(predictions: pl.DataFrame, pictures: pl.DataFrame) -> dict[str, Any]:
     """Return `{"leaks": …}` for metrics.json if test pictures have duplicates in training or validation, else nothing.
 
-    predictions: of the test pictures, `row_id, label, predicted`; shown: the pictures with `group` and `split`.
+    predictions: of the test pictures, `row_id, label, predict_table`; shown: the pictures with `group` and `split`.
     """
-    seen = shown.filter(pl.col("split").is_in(["train", "val"]))["group"].unique()
-    tested = predictions.join(shown.select("row_id", "group"), on="row_id", how="left", maintain_order="left")
+    seen = pictures.filter(pl.col("split").is_in(["train", "val"]))["group"].unique()
+    tested = predictions.join(pictures.select("row_id", "group"), on="row_id", how="left", maintain_order="left")
     leaked, right = tested["group"].is_in(seen.implode()), tested["label"] == tested["predicted"]
-    if not leaked.any() or "fold" in shown.columns:  # with folds, training pictures of one model are tested by another
+    if (
+        not leaked.any() or "fold" in pictures.columns
+    ):  # with folds, training pictures of one model are tested by another
         return {}
     count, clean = int(leaked.sum()), tested.height - int(leaked.sum())
     accuracy = int((right & ~leaked).sum()) / clean if clean else None

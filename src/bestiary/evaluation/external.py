@@ -18,10 +18,10 @@ from bestiary.data.dataset import AuditedDataset, audit_sources
 from bestiary.data.hamming_search import find_near_pairs, hash_bits
 from bestiary.errors import SourceError
 from bestiary.evaluation import intervals
-from bestiary.evaluation.metrics import OVER_CLASSES
-from bestiary.evaluation.predictions import judge, predicted
-from bestiary.evaluation.shift import shift
-from bestiary.evaluation.slices import slices
+from bestiary.evaluation.metrics import CLASS_AVERAGES
+from bestiary.evaluation.predictions import predict_table, score_table
+from bestiary.evaluation.shift import distribution_shift
+from bestiary.evaluation.slices import find_weak_slices
 from bestiary.files import cache_folder
 from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.inference.predictor import Predictor
@@ -33,7 +33,7 @@ FOLDER = "evaluations"
 
 
 @dataclass(frozen=True)
-class Elsewhere:
+class ExternalPictures:
     """Pictures from elsewhere (`table.PICTURES`), those of them that the run has learnt from left out and counted."""
 
     pictures: pl.DataFrame
@@ -42,14 +42,14 @@ class Elsewhere:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class ExternalEvaluation:
     """A finished evaluation: its folder in the run, and what its `metrics.json` says."""
 
     path: Path
     metrics: dict[str, Any]
 
 
-def evaluate_elsewhere(
+def evaluate_external(
     run: Path,
     pictures: Path,
     *,
@@ -58,7 +58,7 @@ def evaluate_elsewhere(
     name: str | None = None,
     threads: int | None = None,
     reporter: Reporter,
-) -> Evaluation:
+) -> ExternalEvaluation:
     """Score a finished run on other labelled pictures and write `evaluations/<name>/` into it.
 
     It holds `metrics.json`, `predictions.parquet` and `pictures.parquet`: every picture, and why it was left out if it
@@ -73,20 +73,20 @@ def evaluate_elsewhere(
     collection = audit_sources(*given, threads=workers, cache=cache_folder(), reporter=reporter, corrections=decided)
     near_bits = alike.near_duplicate_bits if alike.near_duplicates else None
     learnt = table.read(run / "pictures.parquet", table.PICTURES)
-    found = unseen(collection, learnt, near_bits=near_bits)
-    predictions = predicted(Predictor(run, threads=workers, engine="fastest"), found.pictures, reporter)
+    found = drop_seen_copies(collection, learnt, near_bits=near_bits)
+    predictions = predict_table(Predictor(run, threads=workers, engine="fastest"), found.pictures, reporter)
     validation = known.filter(pl.col("split") == "val")
     resamples, seed = recipe.evaluate.resamples, recipe.seed
-    metrics = judged(found, predictions, validation, bundle, resamples=resamples, seed=seed)
+    metrics = score_external(found, predictions, validation, bundle, resamples=resamples, seed=seed)
     metrics["passed_over"] = dict(collection.passed_over)
-    folder = free_folder(run, name or pictures.stem)
-    table.write(accounted(collection.pictures, found), folder / "pictures.parquet")
+    folder = next_evaluation_folder(run, name or pictures.stem)
+    table.write(annotate_all_pictures(collection.pictures, found), folder / "pictures.parquet")
     table.write(predictions, folder / "predictions.parquet")
     files_module.write_json(folder / "metrics.json", {"run": str(run), "source": str(pictures.absolute()), **metrics})
-    return Evaluation(folder, metrics)
+    return ExternalEvaluation(folder, metrics)
 
 
-def unseen(collection: AuditedDataset, learnt: pl.DataFrame, *, near_bits: int | None) -> Elsewhere:
+def drop_seen_copies(collection: AuditedDataset, learnt: pl.DataFrame, *, near_bits: int | None) -> ExternalPictures:
     """Return the readable pictures that are no copies of those in `learnt` (`sha256, phash, split`).
 
     A copy is an equal file, or a perceptual hash within `near_bits` bits; mirrored and cropped copies are not looked
@@ -103,12 +103,14 @@ def unseen(collection: AuditedDataset, learnt: pl.DataFrame, *, near_bits: int |
             f" {collection.pictures.height - readable.height:,} cannot be read, {seen['train'] + seen['val']:,} are"
             " copies of pictures that the run was trained or calibrated on."
         )
-    return Elsewhere(kept.with_columns(split=pl.lit("elsewhere")), collection.pictures.height - readable.height, seen)
+    return ExternalPictures(
+        kept.with_columns(split=pl.lit("elsewhere")), collection.pictures.height - readable.height, seen
+    )
 
 
-def accounted(pictures: pl.DataFrame, found: Elsewhere) -> pl.DataFrame:
+def annotate_all_pictures(pictures: pl.DataFrame, external: ExternalPictures) -> pl.DataFrame:
     """Return all pictures (`table.PICTURES`), with `split` where they were scored and `error` where they were not."""
-    scored = pl.col("row_id").is_in(found.pictures["row_id"].implode())
+    scored = pl.col("row_id").is_in(external.pictures["row_id"].implode())
     copy = pl.lit("It is a copy of a picture that the run was trained or calibrated on.")
     return pictures.select(list(table.PICTURES)).with_columns(
         split=pl.when(scored).then(pl.lit("elsewhere")),
@@ -116,37 +118,43 @@ def accounted(pictures: pl.DataFrame, found: Elsewhere) -> pl.DataFrame:
     )
 
 
-def judged(
-    found: Elsewhere, predictions: pl.DataFrame, validation: pl.DataFrame, bundle: Bundle, *, resamples: int, seed: int
+def score_external(
+    external: ExternalPictures,
+    predictions: pl.DataFrame,
+    validation: pl.DataFrame,
+    bundle: Bundle,
+    *,
+    resamples: int,
+    seed: int,
 ) -> dict[str, Any]:
     """Return what `metrics.json` of an evaluation says: shift first, then the metrics of the contract.
 
-    They are over the pictures of classes that the run knows, and so are `slices`. `unknown_classes`: by label that it
+    They are over the pictures of classes that the run knows, and so are `find_weak_slices`. `unknown_classes`: by label that it
     does not know, how often it said "unknown". `classes_without_pictures`, and `present`: the averages over the other
     classes only.
     """
     known = predictions["label"].is_in(list(bundle.classes))
-    groups = found.pictures["group"].to_numpy()
+    groups = external.pictures["group"].to_numpy()
     body: dict[str, Any] = {
         "split": "elsewhere",
         "pictures": predictions.height,
-        "unreadable": found.unreadable,
-        "copies": found.seen,
-        "shift": shift(validation, predictions, bundle.classes, threshold=bundle.threshold),
-        "unknown_classes": _said_unknown(predictions.filter(~known), groups[~known.to_numpy()]),
+        "unreadable": external.unreadable,
+        "copies": external.seen,
+        "shift": distribution_shift(validation, predictions, bundle.classes, threshold=bundle.threshold),
+        "unknown_classes": _unknown_rates(predictions.filter(~known), groups[~known.to_numpy()]),
         "classes_without_pictures": [name for name in bundle.classes if name not in set(predictions["label"])],
     }
     if known.any():
         own = groups[known.to_numpy()]
-        scores = judge(
+        scores = score_table(
             predictions.filter(known), own, bundle.classes, threshold=bundle.threshold, resamples=resamples, seed=seed
         )
-        body |= scores | {"present": _over_present(scores)}
-        body["slices"] = slices(predictions.filter(known), found.pictures)
+        body |= scores | {"present": _present_class_averages(scores)}
+        body["slices"] = find_weak_slices(predictions.filter(known), external.pictures)
     return body
 
 
-def free_folder(run: Path, name: str) -> Path:
+def next_evaluation_folder(run: Path, name: str) -> Path:
     """Return a folder for one more evaluation of a run: `evaluations/<name>`, with a number if that is taken."""
     plain = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "pictures"
     folder, number = run / FOLDER / plain, 1
@@ -171,24 +179,24 @@ def _copies(readable: pl.DataFrame, learnt: pl.DataFrame, near_bits: int | None)
     return pl.Series(copies, dtype=pl.String)
 
 
-def _said_unknown(strangers: pl.DataFrame, groups: Any) -> dict[str, dict[str, float]]:
+def _unknown_rates(strangers: pl.DataFrame, groups: Any) -> dict[str, dict[str, float]]:
     """Return for each label how many pictures it has, and the share called unknown with Wilson's interval."""
     found: dict[str, dict[str, float]] = {}
     for label in strangers["label"].unique().sort():
         own = (strangers["label"] == label).to_numpy()
         share = float(strangers["unknown"].to_numpy()[own].mean())
         low, high = intervals.wilson_interval(np.array(share), np.array(len(np.unique(groups[own]))))
-        found[label] = {"pictures": int(own.sum()), **intervals.interval(share, float(low), float(high))}
+        found[label] = {"pictures": int(own.sum()), **intervals.metric_value(share, float(low), float(high))}
     return found
 
 
-def _over_present(scores: dict[str, Any]) -> dict[str, dict[str, float]]:
+def _present_class_averages(scores: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Return the averages over the classes that have pictures, with their rates' intervals combined.
 
     Where all have some, these are the averages over all classes, and so are their intervals.
     """
     present = [one for one in scores["per_class"].values() if one["support"]]
-    names = [name for name in OVER_CLASSES if name.startswith("macro_")]
+    names = [name for name in CLASS_AVERAGES if name.startswith("macro_")]
     if len(present) == len(scores["per_class"]):
         return {name: scores[name] for name in names}
     return {name: _mean_rate(present, name.removeprefix("macro_")) for name in names}
@@ -196,4 +204,4 @@ def _over_present(scores: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 def _mean_rate(classes: Sequence[dict[str, Any]], rate: str) -> dict[str, float]:
     values, lows, highs = (np.array([one[rate][end] for one in classes]) for end in ("value", "low", "high"))
-    return intervals.interval(float(values.mean()), *intervals.square_and_add(values, lows, highs))
+    return intervals.metric_value(float(values.mean()), *intervals.mover_interval(values, lows, highs))

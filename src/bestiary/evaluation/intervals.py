@@ -20,7 +20,7 @@ Integers = NDArray[np.int64]
 _DRAWS_AT_ONCE = 500_000  # bounds the memory (about 12 MB) and keeps the weights near the processor
 
 
-def wilson_of_f1(jaccard: Floats, trials: Integers) -> tuple[Floats, Floats]:
+def f1_interval(jaccard: Floats, trials: Integers) -> tuple[Floats, Floats]:
     """Return the low and high ends of the 95 % interval of F1, given the Jaccard index TP / (TP + FP + FN).
 
     F1 is no rate: its denominator counts right pictures twice. The Jaccard index is one, and F1 = 2 J / (1 + J) is a
@@ -30,7 +30,7 @@ def wilson_of_f1(jaccard: Floats, trials: Integers) -> tuple[Floats, Floats]:
     return 2 * low / (1 + low), 2 * high / (1 + high)
 
 
-def square_and_add(values: Floats, lows: Floats, highs: Floats) -> tuple[float, float]:
+def mover_interval(values: Floats, lows: Floats, highs: Floats) -> tuple[float, float]:
     """Return the low and high ends of the interval of the mean of `values`, from the interval of each.
 
     The distances to the ends are added in squares, as standard errors are (MOVER: Zou and Donner, Statistics in
@@ -42,13 +42,13 @@ def square_and_add(values: Floats, lows: Floats, highs: Floats) -> tuple[float, 
     return max(mean - below, 0.0), min(mean + above, 1.0)
 
 
-def percentiles(draws: Floats, value: float) -> tuple[float, float]:
+def percentile_interval(draws: Floats, value: float) -> tuple[float, float]:
     """Return the 2.5 % and 97.5 % points of the resampled figures, widened where needed to hold `value`."""
     low, high = np.percentile(draws, [2.5, 97.5])
     return min(float(low), value), max(float(high), value)
 
 
-def interval(value: float, low: float, high: float) -> dict[str, float]:
+def metric_value(value: float, low: float, high: float) -> dict[str, float]:
     """Return the contract's `{"value", "low", "high"}`."""
     return {"value": float(value), "low": float(low), "high": float(high)}
 
@@ -63,24 +63,24 @@ def groups_per_class(classes: list[Integers], groups: Integers, k: int) -> Integ
     return np.bincount(pairs // width, minlength=k)
 
 
-def has_single_group(truth: Integers, groups: Integers) -> bool:
+def has_single_group(y_true: Integers, groups: Integers) -> bool:
     """Return whether some stratum of `resampled_sums` is a single group, which is drawn the same every time."""
     _, first = np.unique(groups, return_index=True)
-    _, sizes = np.unique(truth[first], return_counts=True)
+    _, sizes = np.unique(y_true[first], return_counts=True)
     return bool(sizes.min() < 2)
 
 
-def resampled_sums(rows: sparse.csr_array, truth: Integers, groups: Integers, *, resamples: int, seed: int) -> Floats:
+def resampled_sums(rows: sparse.csr_array, y_true: Integers, groups: Integers, *, resamples: int, seed: int) -> Floats:
     """Return the column sums of `rows` under `resamples` draws of whole groups, shape (resamples, columns).
 
-    `rows`: (n, columns), what each picture adds to each sum; `truth`: int (n,), the stratum; `groups`: int (n,) in
+    `rows`: (n, columns), what each picture adds to each sum; `y_true`: int (n,), the stratum; `groups`: int (n,) in
     [0, n). A group that holds several classes is drawn with the class of its first picture. Memory does not grow
     with n x resamples: one stratum and a bounded number of draws are in flight at a time.
     """
     present, first, member = np.unique(groups, return_index=True, return_inverse=True)
     ones = np.ones(len(groups))
     sums_of_groups = sparse.csr_array((ones, (member, np.arange(len(groups)))), (len(present), len(groups))) @ rows
-    strata = truth[first]
+    strata = y_true[first]
     totals = np.zeros((resamples, rows.shape[1]))
     generator = np.random.default_rng(seed)
     for stratum in np.unique(strata):

@@ -13,14 +13,14 @@ import polars as pl
 from bestiary import table
 from bestiary.batches.feature_matrix import FeatureMatrix, fit_scaler
 from bestiary.data.split import stratified_group_folds
-from bestiary.evaluation.outliers import outliers
+from bestiary.evaluation.outliers import find_outliers
 from bestiary.models.logistic_regression import linear_logits, make_solver
 from bestiary.quick_metrics import softmax
 
 FOLDS = 5
 # Strength C of the head times the number of training pictures: the penalty keeps its weight against the mean loss.
 # Stronger than the probe's own, which may trust its labels. Measured from 150 to 5,511 pictures: docs/log.md.
-STRENGTH = 5.0
+DEFAULT_C = 5.0
 # A label is suspect where the probability of the given class is below SUSPECT and another class has at least CLEAR.
 # On planted flips this rule found more at the same precision than each filter of cleanlab: docs/log.md.
 SUSPECT, CLEAR = 0.1, 0.5
@@ -33,20 +33,20 @@ Probabilities = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Suspect:
+class LabelIssue:
     """A label in doubt: the picture's position, both labels, and the probability of the suggested one.
 
     score: cleanlab's self-confidence, the probability of the given label, in 0..1; 0 is worst.
     """
 
     position: int
-    given: str
+    current_label: str
     suggested: str
     probability: float
     score: float
 
 
-def suspect_findings(pictures: pl.DataFrame, features: FeatureMatrix, *, seed: int) -> pl.DataFrame:
+def model_issue_findings(pictures: pl.DataFrame, features: FeatureMatrix, *, seed: int) -> pl.DataFrame:
     """Return the findings (`table.FINDINGS`) "suspect-label" and "outlier", worst first.
 
     pictures: `row_id, path, label, group`, only those that can be read; features: (n, channels), in the same
@@ -56,22 +56,28 @@ def suspect_findings(pictures: pl.DataFrame, features: FeatureMatrix, *, seed: i
     place = {name: position for position, name in enumerate(classes)}
     labels = np.array([place[label] for label in pictures["label"]], np.int64)
     groups = pictures["group"].to_numpy()
-    probabilities = out_of_fold(features, labels, groups, len(classes), seed=seed)
-    suspected = suspects(probabilities, labels, classes)
+    probabilities = cross_val_probabilities(features, labels, groups, len(classes), seed=seed)
+    suspected = detect_label_issues(probabilities, labels, classes)
     doubted = {one.position for one in suspected}
-    strange = outliers(features, labels, groups, probabilities, seed=seed)
+    strange = find_outliers(features, labels, groups, probabilities, seed=seed)
     rows = [
         *_label_rows(suspected),
         *(
-            ("outlier", one.position, one.score, _strange(classes[labels[one.position]], one.probability), None)
+            (
+                "outlier",
+                one.position,
+                one.score,
+                _describe_outlier(classes[labels[one.position]], one.probability),
+                None,
+            )
             for one in strange
             if one.position not in doubted
         ),
     ]
-    return _findings(pictures, rows)
+    return _findings_table(pictures, rows)
 
 
-def suspects(probabilities: Probabilities, labels: Integers, classes: Sequence[str]) -> list[Suspect]:
+def detect_label_issues(probabilities: Probabilities, labels: Integers, classes: Sequence[str]) -> list[LabelIssue]:
     """Return the labels that are probably wrong, worst first.
 
     probabilities: float64 (n, classes), out of fold; a row of NaN cannot be judged and is passed over, as are classes
@@ -89,7 +95,7 @@ def suspects(probabilities: Probabilities, labels: Integers, classes: Sequence[s
     doubtful = known & (scores < SUSPECT) & (believed.max(axis=1) >= CLEAR)
     worst_first = np.flatnonzero(doubtful)[np.argsort(scores[doubtful], kind="stable")]
     return [
-        Suspect(
+        LabelIssue(
             int(judged[at]),
             classes[given[at]],
             classes[suggested[at]],
@@ -100,7 +106,7 @@ def suspects(probabilities: Probabilities, labels: Integers, classes: Sequence[s
     ]
 
 
-def out_of_fold(
+def cross_val_probabilities(
     features: FeatureMatrix, labels: Integers, groups: Integers, classes: int, *, folds: int = FOLDS, seed: int
 ) -> Probabilities:
     """Return for each picture the probabilities by a head that saw neither it nor its duplicates: float64 (n, classes).
@@ -121,7 +127,7 @@ def out_of_fold(
         solving = make_solver(
             features, np.minimum(place, len(known) - 1), len(known), train_mask=~held, scaler=standard
         )
-        weights, biases = solving.fit(STRENGTH / np.count_nonzero(~held))
+        weights, biases = solving.fit(DEFAULT_C / np.count_nonzero(~held))
         probabilities[judged] = 0.0
         scaled = weights / solving.scale
         said = linear_logits(features, scaled, biases - scaled @ solving.mean, judged)
@@ -129,17 +135,17 @@ def out_of_fold(
     return probabilities
 
 
-def _label_rows(suspected: Sequence[Suspect]) -> Iterator[tuple[str, int, float, str, str]]:
-    for one in suspected:
-        message = f"Labelled {one.given}; looks like {one.suggested} ({100 * one.probability:.0f} %)."
+def _label_rows(issues: Sequence[LabelIssue]) -> Iterator[tuple[str, int, float, str, str]]:
+    for one in issues:
+        message = f"Labelled {one.current_label}; looks like {one.suggested} ({100 * one.probability:.0f} %)."
         yield "suspect-label", one.position, one.score, message, one.suggested
 
 
-def _strange(label: str, probability: float) -> str:
+def _describe_outlier(label: str, probability: float) -> str:
     return f"Unlike the other pictures of {label}: taken for one with only {100 * probability:.0f} %."
 
 
-def _findings(pictures: pl.DataFrame, rows: Sequence[tuple[str, int, float, str, str | None]]) -> pl.DataFrame:
+def _findings_table(pictures: pl.DataFrame, rows: Sequence[tuple[str, int, float, str, str | None]]) -> pl.DataFrame:
     about = pictures.select("row_id", "path")[[position for _, position, *_ in rows]]
     columns: dict[str, Any] = {
         "check": [row[0] for row in rows],

@@ -12,17 +12,20 @@ import numpy as np
 from scipy import sparse
 
 from bestiary.batches.feature_matrix import fit_scaler
-from bestiary.evaluation.intervals import Floats, Integers, interval, percentiles, resampled_sums
+from bestiary.evaluation.intervals import Floats, Integers, metric_value, percentile_interval, resampled_sums
 from bestiary.models.logistic_regression import Features, linear_logits, make_solver
 from bestiary.text import format_points
 from bestiary.training.probe import LabelledFeatures
 
-SHARES, DRAWS = (0.25, 0.5, 1.0), (2, 2, 1)  # of the training pictures, and how often each share is drawn
-MOST_PICTURES = 8_000  # of a larger collection so many are drawn first: seconds and memory stay bounded
+FRACTIONS, DRAWS = (0.25, 0.5, 1.0), (2, 2, 1)  # of the training pictures, and how often each share is drawn
+MAX_PICTURES = 8_000  # of a larger collection so many are drawn first: seconds and memory stay bounded
 RESAMPLES = 400
 FASTEST_FALL = 0.5  # twice the pictures never take away more than half of the errors: few curves fall faster for long
 WORTH = 0.003  # a smaller gain of macro-F1 is not worth the words
-CLASS_WORTH, SURE = 0.02, 0.9  # of a class: gain of F1 from a quarter to all, and the share of resamples that agree
+CLASS_WORTH, CONFIDENCE = (
+    0.02,
+    0.9,
+)  # of a class: gain of F1 from a quarter to all, and the share of resamples that agree
 
 
 def learning_curve(
@@ -45,26 +48,26 @@ def learning_curve(
     rng = np.random.default_rng(seed)
     standard = fit_scaler(train.features)
     count = len(train.labels)
-    everything = _drawn(train.labels, groups[0], min(1.0, MOST_PICTURES / count), rng)
+    everything = _sample_groups(train.labels, groups[0], min(1.0, MAX_PICTURES / count), rng)
     labels, own_groups = train.labels[everything], groups[0][everything]
     answers, sizes = list[Integers](), list[list[int]]()
-    for share, draws in zip(SHARES, DRAWS, strict=True):
+    for share, draws in zip(FRACTIONS, DRAWS, strict=True):
         sizes.append([])
         for _ in range(draws):
-            rows = _drawn(labels, own_groups, share, rng)
+            rows = _sample_groups(labels, own_groups, share, rng)
             sizes[-1].append(len(rows))
             if whole is not None and len(rows) == count:
                 answers.append(whole)
                 continue
             learned = LabelledFeatures(train.features[everything[rows]], labels[rows])
-            answers.append(_answers(learned, val, len(classes), strength * count / len(rows), standard))
+            answers.append(_predict_with_head(learned, val, len(classes), strength * count / len(rows), standard))
     f1 = _f1(np.stack(answers), val.labels, groups[1], len(classes), seed)
-    return _described(f1, [round(float(np.mean(size))) for size in sizes], classes)
+    return _describe_curve(f1, [round(float(np.mean(size))) for size in sizes], classes)
 
 
-def _drawn(labels: Integers, groups: Integers, share: float, rng: np.random.Generator) -> Integers:
+def _sample_groups(labels: Integers, groups: Integers, fraction: float, rng: np.random.Generator) -> Integers:
     """Return positions, ascending: of each class whole groups at random up to this share, one group at least."""
-    if share >= 1:
+    if fraction >= 1:
         return np.arange(len(labels))
     chosen = np.zeros(len(labels), bool)
     for label in np.unique(labels):
@@ -72,18 +75,18 @@ def _drawn(labels: Integers, groups: Integers, share: float, rng: np.random.Gene
         order = rng.permutation(np.unique(groups[mine]))
         place = {group: rank for rank, group in enumerate(order.tolist())}
         ranked = mine[np.argsort([place[group] for group in groups[mine].tolist()], kind="stable")]
-        wanted = max(1, round(share * len(mine)))
+        wanted = max(1, round(fraction * len(mine)))
         last = groups[ranked[wanted - 1]]
         chosen[ranked[:wanted]] = True
         chosen[mine[groups[mine] == last]] = True
     return np.flatnonzero(chosen)
 
 
-def _answers(
-    learned: LabelledFeatures, val: LabelledFeatures, classes: int, strength: float, standard: tuple[Features, Features]
+def _predict_with_head(
+    learned: LabelledFeatures, val: LabelledFeatures, classes: int, strength: float, scaler: tuple[Features, Features]
 ) -> Integers:
     """Return the classes that a head fitted on some pictures gives to `val`, int64 (n,)."""
-    solving = make_solver(learned.features, learned.labels, classes, scaler=standard)
+    solving = make_solver(learned.features, learned.labels, classes, scaler=scaler)
     weights, biases = solving.fit(strength)
     scaled = weights / solving.scale
     found: Integers = linear_logits(val.features, scaled, biases - scaled @ solving.mean).argmax(axis=1)
@@ -108,9 +111,9 @@ def _f1(answers: Integers, labels: Integers, groups: Integers, k: int, seed: int
     return np.stack([f1[:, end - draws : end].mean(axis=1) for end, draws in zip(ends, DRAWS, strict=True)], axis=1)
 
 
-def _described(f1: Floats, sizes: list[int], classes: Sequence[str]) -> dict[str, Any]:
+def _describe_curve(f1: Floats, sizes: list[int], classes: Sequence[str]) -> dict[str, Any]:
     macro = np.nanmean(f1, axis=2)
-    doubled = expected(macro[:, 0], macro[:, -1])
+    doubled = extrapolate(macro[:, 0], macro[:, -1])
     gain = doubled - macro[:, -1]
     points = [
         {"pictures": size, "draws": draws, "macro_f1": _interval(macro[:, place])}
@@ -120,24 +123,24 @@ def _described(f1: Floats, sizes: list[int], classes: Sequence[str]) -> dict[str
         name: [round(float(value), 4) if np.isfinite(value) else None for value in f1[0, :, place]]
         for place, name in enumerate(classes)
     }
-    most = _most(f1, classes)
+    most = _most_improved_class(f1, classes)
     twice: dict[str, Any] = {"pictures": 2 * sizes[-1], "macro_f1": _interval(doubled), "gain": _interval(gain)}
     return {
         "points": points,
         "twice": twice,
         "f1_by_class": per_class,
         "gains_most": most,
-        "sentence": sentence(macro[0, -1], twice, most),
+        "sentence": summarise(macro[0, -1], twice, most),
     }
 
 
-def expected(quarter: Floats, whole: Floats) -> Floats:
+def extrapolate(quarter: Floats, whole: Floats) -> Floats:
     """Return the macro-F1 to expect of twice the pictures, from that of a quarter and of all.
 
     Errors fall with a power of the number of pictures (Hestness et al. 2017): by the same factor with each doubling.
     The factor is the mean of the last two doublings, between one half and one.
 
-    >>> expected(np.array([0.6, 0.8]), np.array([0.9, 0.8])).round(3).tolist()
+    >>> extrapolate(np.array([0.6, 0.8]), np.array([0.9, 0.8])).round(3).tolist()
     [0.95, 0.8]
     """
     left = np.maximum(1 - quarter, 1e-9)
@@ -146,37 +149,37 @@ def expected(quarter: Floats, whole: Floats) -> Floats:
     return found
 
 
-def _most(f1: Floats, classes: Sequence[str]) -> str | None:
+def _most_improved_class(f1: Floats, classes: Sequence[str]) -> str | None:
     """Return the class that gained most from a quarter to all, if that is more than chance."""
     gains = f1[:, -1] - f1[:, 0]
     if not np.isfinite(gains[0]).any():
         return None
     best = int(np.nanargmax(gains[0]))
     sure = float((gains[1:, best] > 0).mean())
-    return classes[best] if gains[0, best] >= CLASS_WORTH and sure >= SURE else None
+    return classes[best] if gains[0, best] >= CLASS_WORTH and sure >= CONFIDENCE else None
 
 
-def sentence(now: float, twice: dict[str, Any], most: str | None) -> str:
+def summarise(now: float, twice: dict[str, Any], most_improved: str | None) -> str:
     """Return what twice as many pictures would bring, in a sentence."""
     then, gain = twice["macro_f1"], twice["gain"]
     if gain["value"] < WORTH:
         return (
-            f"Twice as many pictures would hardly help: macro-F1 on the validation pictures, {_share(now)}, would"
-            f" become about {_share(then['value'])}."
+            f"Twice as many pictures would hardly help: macro-F1 on the validation pictures, {_percent_text(now)}, would"
+            f" become about {_percent_text(then['value'])}."
         )
     likely = "would probably" if gain["low"] >= WORTH / 2 else "would perhaps"
-    where = f"; most for {most}" if most else ""
+    where = f"; most for {most_improved}" if most_improved else ""
     return (
-        f"Twice as many pictures {likely} raise macro-F1 on the validation pictures from {_share(now)} to about"
-        f" {_share(then['value'])} ({format_points(then['low'], 1)} to {format_points(then['high'], 1)}){where}."
+        f"Twice as many pictures {likely} raise macro-F1 on the validation pictures from {_percent_text(now)} to about"
+        f" {_percent_text(then['value'])} ({format_points(then['low'], 1)} to {format_points(then['high'], 1)}){where}."
     )
 
 
-def _share(value: float) -> str:
+def _percent_text(value: float) -> str:
     return f"{format_points(value, 1)}\u00a0%"
 
 
 def _interval(values: Floats) -> dict[str, float]:
     """Return a figure as measured (the first value) with its interval from the resamples (the others)."""
     value = float(values[0])
-    return {name: round(end, 4) for name, end in interval(value, *percentiles(values[1:], value)).items()}
+    return {name: round(end, 4) for name, end in metric_value(value, *percentile_interval(values[1:], value)).items()}

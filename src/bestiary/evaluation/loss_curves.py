@@ -15,9 +15,9 @@ Verdict = Literal["overfitting", "unstable", "improving", "settled", "flat", "br
 
 _ENOUGH_EPOCHS = 3
 # A change of loss counts above twice the epoch-to-epoch noise and above 2 % of the whole movement of the curve.
-_NOISE_FACTOR, _SHARE_OF_MOVEMENT = 2.0, 0.02
+_NOISE_FACTOR, _FRACTION_OF_MOVEMENT = 2.0, 0.02
 # A curve is flat if it moves by less than noise alone would make it, or by less than 1 % of the loss itself.
-_NOISE_FACTOR_FLAT, _SHARE_OF_LOSS = 3.5, 0.01
+_NOISE_FACTOR_FLAT, _FRACTION_OF_LOSS = 3.5, 0.01
 _ZIGZAG_OF_NOISE = 0.565
 
 
@@ -47,7 +47,7 @@ def overfitting_point(history: Sequence[Mapping[str, Any]]) -> Overfitting:
     train, val = _losses(history, "train_loss"), _losses(history, "val_loss")
     broken = np.flatnonzero(~np.isfinite(train) | ~np.isfinite(val))
     if len(broken):
-        return _broken(epochs, val, int(broken[0]))
+        return _non_finite_result(epochs, val, int(broken[0]))
     best, last = epochs[int(val.argmin())], epochs[-1]
     if len(epochs) < _ENOUGH_EPOCHS:
         count = "One epoch is" if len(epochs) == 1 else "Two epochs are"
@@ -61,7 +61,7 @@ def _losses(history: Sequence[Mapping[str, Any]], name: str) -> Floats:
     return np.array([math.nan if value is None else float(value) for value in values])
 
 
-def _broken(epochs: list[int], val: Floats, at: int) -> Overfitting:
+def _non_finite_result(epochs: list[int], val: Floats, at: int) -> Overfitting:
     finite = np.flatnonzero(np.isfinite(val))
     best = epochs[int(finite[val[finite].argmin()])] if len(finite) else None
     sentence = f"A loss is not a number at epoch {epochs[at]} of {epochs[-1]}: lower the learning rate and train again."
@@ -70,11 +70,11 @@ def _broken(epochs: list[int], val: Floats, at: int) -> Overfitting:
 
 def _verdict(train: Floats, val: Floats) -> Verdict:
     """Return the verdict on at least three epochs of finite losses."""
-    smooth, smooth_train = _smoothed(val), _smoothed(train)
+    smooth, smooth_train = _smooth(val), _smooth(train)
     best, movement = int(smooth.argmin()), float(np.ptp(smooth))
-    if movement <= max(_NOISE_FACTOR_FLAT * _noise(val), _SHARE_OF_LOSS * float(np.abs(val).mean())):
+    if movement <= max(_NOISE_FACTOR_FLAT * _noise(val), _FRACTION_OF_LOSS * float(np.abs(val).mean())):
         return "flat"
-    threshold = max(_NOISE_FACTOR * _noise(val), _SHARE_OF_MOVEMENT * movement)
+    threshold = max(_NOISE_FACTOR * _noise(val), _FRACTION_OF_MOVEMENT * movement)
     # The end is the last quarter of the epochs, three at least where there are four: a single bad epoch, which the
     # smoothing spreads over two, must not look like a rise. A loss has risen if it is above the turning point in all.
     end = max(min(3, len(val) - 1), len(val) // 4)
@@ -95,7 +95,7 @@ def _sentence(verdict: Verdict, best: int, last: int) -> str:
     }[verdict]
 
 
-def _smoothed(losses: Floats) -> Floats:
+def _smooth(losses: Floats) -> Floats:
     """Return the running mean over three epochs; the first and the last epoch are averaged with their one neighbour."""
     window = np.ones(3)
     return np.convolve(losses, window, mode="same") / np.convolve(np.ones_like(losses), window, mode="same")
@@ -119,7 +119,7 @@ def overfitting_sentence(history: Sequence[Mapping[str, Any]]) -> str:
     return overfitting_point(history).sentence
 
 
-def path_sentence(history: Sequence[Mapping[str, Any]]) -> str:
+def regularisation_path_sentence(history: Sequence[Mapping[str, Any]]) -> str:
     """Return what a regularisation path says, for people: each line of `history` is one strength C, strong to weak."""
     best = min(range(len(history)), key=lambda step: history[step]["val_loss"])
     strength, last = history[best]["regularisation"], len(history) - 1

@@ -17,16 +17,16 @@ from scipy import sparse
 
 from bestiary.errors import UserError
 from bestiary.evaluation import intervals
-from bestiary.evaluation.calibration import ece_bin_of
+from bestiary.evaluation.calibration import ece_bin_index
 from bestiary.evaluation.intervals import Floats, Integers
 
 ECE_BINS = 15
 LOSSES = ("log_loss", "brier", "ece")
-OVER_CLASSES = ("balanced_accuracy", "macro_f1", "macro_precision", "macro_recall")
+CLASS_AVERAGES = ("balanced_accuracy", "macro_f1", "macro_precision", "macro_recall")
 
 
-def score(
-    truth: NDArray[Any],
+def compute_metrics(
+    y_true: NDArray[Any],
     probabilities: NDArray[Any],
     labels: list[str],
     groups: NDArray[Any] | None = None,
@@ -38,7 +38,7 @@ def score(
 ) -> dict[str, Any]:
     """Return the body of metrics.json that follows from predictions: plain numbers, ready for JSON.
 
-    `truth`: int (n,) in [0, k); `probabilities`: float (n, k), rows sum to 1, the largest is the prediction (the first
+    `y_true`: int (n,) in [0, k); `probabilities`: float (n, k), rows sum to 1, the largest is the prediction (the first
     of equals); `labels`: the k names; `groups`: int (n,), equal for duplicates of each other, by default every picture
     on its own; `unknown`: bool (n,), pictures answered "none of these" at familiarity `threshold`. They count towards
     `unknown.coverage` only: every other figure is over all n pictures and their most probable class.
@@ -60,40 +60,42 @@ def score(
 
     Raises UserError if there is no picture, ValueError if shapes, labels or values do not fit each other.
     """
-    truth, probabilities, groups = _checked(truth, probabilities, labels, groups)
+    y_true, probabilities, groups = _check_inputs(y_true, probabilities, labels, groups)
     k = len(labels)
     predicted = probabilities.argmax(axis=1)
-    rows = sums_by_picture(truth, predicted, probabilities)
-    sums = Sums(np.asarray(rows.sum(axis=0), dtype=np.float64).reshape(1, -1), k)
-    draws = Sums(intervals.resampled_sums(rows, truth, groups, resamples=resamples, seed=seed), k)
+    rows = sums_by_picture(y_true, predicted, probabilities)
+    sums = MetricSums(np.asarray(rows.sum(axis=0), dtype=np.float64).reshape(1, -1), k)
+    draws = MetricSums(intervals.resampled_sums(rows, y_true, groups, resamples=resamples, seed=seed), k)
     free = draws
-    if intervals.has_single_group(truth, groups):
-        free = Sums(intervals.resampled_sums(rows, np.zeros_like(truth), groups, resamples=resamples, seed=seed), k)
-    per_class = _per_class(sums, _Trials.of(truth, predicted, groups, k))
+    if intervals.has_single_group(y_true, groups):
+        free = MetricSums(
+            intervals.resampled_sums(rows, np.zeros_like(y_true), groups, resamples=resamples, seed=seed), k
+        )
+    per_class = _per_class(sums, _EffectiveCounts.of(y_true, predicted, groups, k))
     scores = {
-        "accuracy": rate_of(float(sums.metric("accuracy")[0]), groups),
-        **{name: _over_classes(name, sums, draws, per_class) for name in OVER_CLASSES},
-        **{name: _bootstrapped(name, sums, free) for name in LOSSES},
+        "accuracy": rate_with_interval(float(sums.metric("accuracy")[0]), groups),
+        **{name: _class_average(name, sums, draws, per_class) for name in CLASS_AVERAGES},
+        **{name: _bootstrap_interval(name, sums, free) for name in LOSSES},
     }
-    counts = np.bincount(truth * k + predicted, minlength=k * k).reshape(k, k)
+    counts = np.bincount(y_true * k + predicted, minlength=k * k).reshape(k, k)
     return {
-        "n": len(truth),
+        "n": len(y_true),
         **scores,
         "per_class": {label: _class_entry(per_class, sums, c) for c, label in enumerate(labels)},
         "confusion": {"labels": list(labels), "counts": counts.tolist()},
-        "unknown": {"threshold": _plain(threshold), "coverage": _coverage(unknown, len(truth))},
+        "unknown": {"threshold": _plain(threshold), "coverage": _coverage(unknown, len(y_true))},
     }
 
 
 @dataclass(frozen=True)
-class Sums:
+class MetricSums:
     """Sums over pictures, one row per resample, shape (resamples, 3k + 3 + bins); each metric is a function of them."""
 
     columns: Floats
     k: int
 
     @property
-    def right(self) -> Floats:
+    def correct(self) -> Floats:
         """Right answers by class."""
         return self.columns[:, : self.k]
 
@@ -114,26 +116,26 @@ class Sums:
 
     def precision(self) -> Floats:
         """Precision of each class."""
-        return _ratio(self.right, self.predictions)
+        return _ratio(self.correct, self.predictions)
 
     def recall(self) -> Floats:
         """Recall of each class."""
-        return _ratio(self.right, self.pictures)
+        return _ratio(self.correct, self.pictures)
 
     def f1(self) -> Floats:
         """F1 of each class."""
-        return _ratio(2 * self.right, self.pictures + self.predictions)
+        return _ratio(2 * self.correct, self.pictures + self.predictions)
 
     def jaccard(self) -> Floats:
         """The Jaccard index of each class."""
-        return _ratio(self.right, self.pictures + self.predictions - self.right)
+        return _ratio(self.correct, self.pictures + self.predictions - self.correct)
 
     def metric(self, name: str) -> Floats:
         """Return one figure per resample, shape (resamples,)."""
         return _METRICS[name](self)
 
 
-_METRICS: dict[str, Callable[[Sums], Floats]] = {
+_METRICS: dict[str, Callable[[MetricSums], Floats]] = {
     "accuracy": lambda sums: sums.right.sum(axis=1) / sums.n,
     "balanced_accuracy": lambda sums: sums.recall().sum(axis=1) / (sums.pictures > 0).sum(axis=1),
     "macro_f1": lambda sums: sums.f1().mean(axis=1),
@@ -145,22 +147,22 @@ _METRICS: dict[str, Callable[[Sums], Floats]] = {
 }
 
 
-def sums_by_picture(truth: Integers, predicted: Integers, probabilities: Floats) -> sparse.csr_array:
-    """Return what each picture adds to each sum, shape (n, 3k + 3 + bins): see `Sums` for the order."""
+def sums_by_picture(y_true: Integers, y_pred: Integers, probabilities: Floats) -> sparse.csr_array:
+    """Return what each picture adds to each sum, shape (n, 3k + 3 + bins): see `MetricSums` for the order."""
     n, k = probabilities.shape
-    right = (truth == predicted).astype(np.float64)
-    own = probabilities[np.arange(n), truth]
-    confidence = probabilities[np.arange(n), predicted]
+    right = (y_true == y_pred).astype(np.float64)
+    own = probabilities[np.arange(n), y_true]
+    confidence = probabilities[np.arange(n), y_pred]
     misses = probabilities.copy()
-    misses[np.arange(n), truth] -= 1
+    misses[np.arange(n), y_true] -= 1
     eps = np.finfo(np.float64).eps
     entries = [
-        (truth, right),
-        (k + truth, np.ones(n)),
-        (2 * k + predicted, np.ones(n)),
+        (y_true, right),
+        (k + y_true, np.ones(n)),
+        (2 * k + y_pred, np.ones(n)),
         (np.full(n, 3 * k), -np.log(np.clip(own, eps, 1 - eps))),
         (np.full(n, 3 * k + 1), (misses**2).sum(axis=1)),
-        (3 * k + 2 + ece_bin_of(confidence, ECE_BINS), confidence - right),
+        (3 * k + 2 + ece_bin_index(confidence, ECE_BINS), confidence - right),
     ]
     columns = np.stack([column for column, _ in entries], axis=1).ravel()
     values = np.stack([value for _, value in entries], axis=1).ravel()
@@ -169,7 +171,7 @@ def sums_by_picture(truth: Integers, predicted: Integers, probabilities: Floats)
 
 
 @dataclass(frozen=True)
-class _Trials:
+class _EffectiveCounts:
     """How many independent trials, groups of duplicates, each class's rates rest on; shape (k,) each."""
 
     precision: Integers
@@ -177,55 +179,57 @@ class _Trials:
     f1: Integers
 
     @classmethod
-    def of(cls, truth: Integers, predicted: Integers, groups: Integers, k: int) -> _Trials:
+    def of(cls, y_true: Integers, y_pred: Integers, groups: Integers, k: int) -> _EffectiveCounts:
         return cls(
-            precision=intervals.groups_per_class([predicted], groups, k),
-            recall=intervals.groups_per_class([truth], groups, k),
-            f1=intervals.groups_per_class([truth, predicted], groups, k),
+            precision=intervals.groups_per_class([y_pred], groups, k),
+            recall=intervals.groups_per_class([y_true], groups, k),
+            f1=intervals.groups_per_class([y_true, y_pred], groups, k),
         )
 
 
 Rates = dict[str, tuple[Floats, Floats, Floats]]  # precision, recall, f1 -> value, low, high; shape (k,) each
 
 
-def _per_class(sums: Sums, trials: _Trials) -> Rates:
+def _per_class(sums: MetricSums, trials: _EffectiveCounts) -> Rates:
     precision, recall = sums.precision()[0], sums.recall()[0]
     return {
         "precision": (precision, *intervals.wilson_interval(precision, trials.precision)),
         "recall": (recall, *intervals.wilson_interval(recall, trials.recall)),
-        "f1": (sums.f1()[0], *intervals.wilson_of_f1(sums.jaccard()[0], trials.f1)),
+        "f1": (sums.f1()[0], *intervals.f1_interval(sums.jaccard()[0], trials.f1)),
     }
 
 
-def _class_entry(per_class: Rates, sums: Sums, c: int) -> dict[str, Any]:
-    rates = {name: intervals.interval(value[c], low[c], high[c]) for name, (value, low, high) in per_class.items()}
+def _class_entry(per_class: Rates, sums: MetricSums, c: int) -> dict[str, Any]:
+    rates = {name: intervals.metric_value(value[c], low[c], high[c]) for name, (value, low, high) in per_class.items()}
     return {**rates, "support": int(sums.pictures[0, c])}
 
 
-def _bootstrapped(name: str, sums: Sums, draws: Sums) -> dict[str, float]:
+def _bootstrap_interval(name: str, sums: MetricSums, draws: MetricSums) -> dict[str, float]:
     value = float(sums.metric(name)[0])
-    return intervals.interval(value, *intervals.percentiles(draws.metric(name), value))
+    return intervals.metric_value(value, *intervals.percentile_interval(draws.metric(name), value))
 
 
-def rate_of(value: float, groups: Integers) -> dict[str, float]:
+def rate_with_interval(value: float, groups: Integers) -> dict[str, float]:
     """Return a share of all pictures with Wilson's interval, out of the number of `groups`, int (n,) from 0 up."""
     low, high = intervals.wilson_interval(np.array(value), np.array(int(groups.max()) + 1))
-    return intervals.interval(value, float(low), float(high))
+    return intervals.metric_value(value, float(low), float(high))
 
 
-def f1_over(used: NDArray[np.bool_], sums: Sums, truth: Integers, predicted: Integers, groups: Integers) -> Any:
+def macro_f1_interval(
+    used: NDArray[np.bool_], sums: MetricSums, y_true: Integers, y_pred: Integers, groups: Integers
+) -> Any:
     """Return the low and high ends of the mean F1 of the classes `used`, bool (k,), from Wilson's of each of them."""
-    trials = intervals.groups_per_class([truth, predicted], groups, sums.k)
-    low, high = intervals.wilson_of_f1(sums.jaccard()[0], trials)
-    return intervals.square_and_add(sums.f1()[0][used], low[used], high[used])
+    trials = intervals.groups_per_class([y_true, y_pred], groups, sums.k)
+    low, high = intervals.f1_interval(sums.jaccard()[0], trials)
+    return intervals.mover_interval(sums.f1()[0][used], low[used], high[used])
 
 
-def _over_classes(name: str, sums: Sums, draws: Sums, per_class: Rates) -> dict[str, float]:
-    entry = _bootstrapped(name, sums, draws)
+def _class_average(name: str, sums: MetricSums, draws: MetricSums, per_class: Rates) -> dict[str, float]:
+    entry = _bootstrap_interval(name, sums, draws)
     values, lows, highs = per_class[name.removeprefix("macro_") if name.startswith("macro_") else "recall"]
     used = sums.pictures[0] > 0 if name == "balanced_accuracy" else np.ones(sums.k, dtype=bool)
-    low, high = intervals.square_and_add(values[used], lows[used], highs[used])
-    return intervals.interval(entry["value"], min(entry["low"], low), max(entry["high"], high))
+    low, high = intervals.mover_interval(values[used], lows[used], highs[used])
+    return intervals.metric_value(entry["value"], min(entry["low"], low), max(entry["high"], high))
 
 
 def _ratio(numerator: NDArray[Any], denominator: NDArray[Any]) -> Floats:
@@ -247,23 +251,23 @@ def _plain(threshold: float | None) -> float | None:
     return None if threshold is None else float(threshold)
 
 
-def _checked(
-    truth: NDArray[Any], probabilities: NDArray[Any], labels: list[str], groups: NDArray[Any] | None
+def _check_inputs(
+    y_true: NDArray[Any], probabilities: NDArray[Any], labels: list[str], groups: NDArray[Any] | None
 ) -> tuple[Integers, Floats, Integers]:
-    """Return the three arrays in the types used here, groups renumbered from 0; raises as `score` says."""
-    n, k = len(truth), len(labels)
+    """Return the three arrays in the types used here, groups renumbered from 0; raises as `compute_metrics` says."""
+    n, k = len(y_true), len(labels)
     if n == 0:
         raise UserError("There is no picture to score: the table has no readable, labelled row in this split.")
     if np.shape(probabilities) != (n, k):
         raise ValueError(f"`probabilities` has shape {np.shape(probabilities)}; expected ({n}, {k}): pictures, labels.")
     if len(set(labels)) != k:
         raise ValueError(f"`labels` holds a name twice: {labels}.")
-    if np.min(truth) < 0 or np.max(truth) >= k:
-        raise ValueError(f"`truth` is in [{np.min(truth)}, {np.max(truth)}]; expected [0, {k - 1}], for {k} labels.")
+    if np.min(y_true) < 0 or np.max(y_true) >= k:
+        raise ValueError(f"`truth` is in [{np.min(y_true)}, {np.max(y_true)}]; expected [0, {k - 1}], for {k} labels.")
     numbers = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
     if len(numbers) != n:
         raise ValueError(f"`groups` has {len(numbers)} rows; expected {n}, one per picture.")
-    return np.asarray(truth, dtype=np.int64), _distributions(probabilities), numbers.astype(np.int64)
+    return np.asarray(y_true, dtype=np.int64), _distributions(probabilities), numbers.astype(np.int64)
 
 
 def _distributions(probabilities: NDArray[Any]) -> Floats:

@@ -14,7 +14,7 @@ from bestiary.batches.preprocess import Preprocessing
 from bestiary.data.audit import sort_findings
 from bestiary.data.dataset import AuditedDataset
 from bestiary.errors import MissingExtraError, import_optional
-from bestiary.evaluation.label_issues import suspect_findings
+from bestiary.evaluation.label_issues import model_issue_findings
 from bestiary.machine import trim_memory
 from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.picture import DecodeLimits
@@ -28,33 +28,33 @@ BACKBONE = "lite2"  # where the recipe names none of the bundled ones
 SEED = 0  # of the folds: the same pictures have the same suspects, whatever seed a run is split by
 
 
-def looked_again(
-    found: AuditedDataset, recipe: Recipe, *, threads: int, cache: Path, reporter: Reporter
+def add_model_issues(
+    dataset: AuditedDataset, recipe: Recipe, *, threads: int, cache: Path, reporter: Reporter
 ) -> AuditedDataset:
     """Return the audit with the findings "suspect-label" and "outlier" added, or with the reason why they are missing.
 
     recipe: resolved; `data.suspects` turns this off. Raises SourceError if a picture cannot be read any more.
     """
-    pictures = found.pictures.filter(pl.col("error").is_null()).sort("row_id")
+    pictures = dataset.pictures.filter(pl.col("error").is_null()).sort("row_id")
     if not recipe.data.suspects:
-        return _without(found, ALL_CHECKS, "data.suspects is false")
+        return _mark_skipped(dataset, ALL_CHECKS, "data.suspects is false")
     if pictures["label"].n_unique() < 2:
-        return _without(found, LEARNED_CHECKS, "it takes two classes or more")
-    backbone, view = _eyes(recipe)
+        return _mark_skipped(dataset, LEARNED_CHECKS, "it takes two classes or more")
+    backbone, view = _backbone_and_preprocessing(recipe)
     try:
         import_optional("cleanlab", extra="train")
         keys, paths = pictures["sha256"].to_list(), [Path(path) for path in pictures["path"]]
         features = bulk_features(paths, keys, backbone, view, cache=cache, threads=threads, reporter=reporter)
     except MissingExtraError as error:
-        return _without(found, LEARNED_CHECKS, str(error))
+        return _mark_skipped(dataset, LEARNED_CHECKS, str(error))
     with reporter.progress("Doubting labels", pictures.height) as advance:
-        learned = suspect_findings(pictures, features, seed=SEED)
+        learned = model_issue_findings(pictures, features, seed=SEED)
         advance(pictures.height)
     trim_memory()
-    return replace(found, findings=sort_findings(pl.concat([found.findings, learned])))
+    return replace(dataset, findings=sort_findings(pl.concat([dataset.findings, learned])))
 
 
-def _eyes(recipe: Recipe) -> tuple[str, Preprocessing]:
+def _backbone_and_preprocessing(recipe: Recipe) -> tuple[str, Preprocessing]:
     """Return the backbone and the way of looking at pictures: the recipe's own if it is one of the bundled."""
     limits, model = DecodeLimits(recipe.picture.max_bytes, recipe.picture.max_pixels), recipe.model
     if model.method == "scratch" or model.backbone not in BACKBONES:
@@ -63,13 +63,13 @@ def _eyes(recipe: Recipe) -> tuple[str, Preprocessing]:
     return model.backbone, Preprocessing(recipe.picture.size, recipe.picture.fit, limits)
 
 
-def unlooked_words(found: AuditedDataset) -> list[str]:
+def skipped_check_messages(dataset: AuditedDataset) -> list[str]:
     """Return one sentence for each reason why something was not looked for."""
     by_reason: dict[str, list[str]] = {}
-    for check, reason in found.not_looked_for.items():
+    for check, reason in dataset.not_looked_for.items():
         by_reason.setdefault(reason.rstrip("."), []).append(check)
     return [f"Not looked for: {', '.join(sorted(checks))}. Reason: {reason}." for reason, checks in by_reason.items()]
 
 
-def _without(found: AuditedDataset, checks: tuple[str, ...], reason: str) -> AuditedDataset:
-    return replace(found, not_looked_for={**found.not_looked_for, **dict.fromkeys(checks, reason)})
+def _mark_skipped(dataset: AuditedDataset, checks: tuple[str, ...], reason: str) -> AuditedDataset:
+    return replace(dataset, not_looked_for={**dataset.not_looked_for, **dict.fromkeys(checks, reason)})

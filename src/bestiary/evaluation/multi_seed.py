@@ -25,17 +25,25 @@ from scipy import sparse
 from scipy.stats import t
 
 from bestiary.evaluation import intervals
-from bestiary.evaluation.comparison import COMPARED, LOWER_IS_BETTER, Scored, difference_of, figure, matched, shares_of
+from bestiary.evaluation.comparison import (
+    COMPARED,
+    LOWER_IS_BETTER,
+    RunPredictions,
+    align_runs,
+    difference_with_interval,
+    metric_draws,
+    probabilities_over,
+)
 from bestiary.evaluation.intervals import Floats, Integers
-from bestiary.evaluation.metrics import Sums, sums_by_picture
+from bestiary.evaluation.metrics import MetricSums, sums_by_picture
 from bestiary.stats import holm
 
 ALPHA = 0.05
-Answers = Mapping[str, Mapping[int, Scored]]  # by recipe and seed
+Answers = Mapping[str, Mapping[int, RunPredictions]]  # by recipe and seed
 
 
 @dataclass(frozen=True)
-class Pair:
+class RecipePair:
     """A recipe, and the one that it is held against."""
 
     recipe: str
@@ -43,15 +51,20 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Measured:
+class SeedScores:
     """The figures of a recipe: by metric its values of each seed, and those of each resample, (resamples, seeds)."""
 
     values: dict[str, Floats]
     draws: dict[str, Floats]
 
 
-def over_seeds(
-    answers: Answers, pairs: Sequence[Pair], shares: Mapping[int, float], *, resamples: int = 2000, seed: int = 0
+def compare_over_seeds(
+    answers: Answers,
+    pairs: Sequence[RecipePair],
+    test_train_ratios: Mapping[int, float],
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Return the scores of every recipe and the differences of the pairs, as plain values.
 
@@ -61,21 +74,21 @@ def over_seeds(
     high, p, p_holm, verdict` and `by_seed`; pairs without a seed in common are left out.
     Raises UserError if the recipes of a seed tested other pictures.
     """
-    answers = _matched(answers)
+    answers = _align_by_seed(answers)
     wanted = {(name, tuple(runs)) for name, runs in answers.items()}
     both = [(pair, tuple(one for one in answers[pair.recipe] if one in answers[pair.against])) for pair in pairs]
     both = [(pair, seeds) for pair, seeds in both if seeds]
     wanted |= {(name, seeds) for pair, seeds in both for name in (pair.recipe, pair.against)}
     labels = sorted({label for runs in answers.values() for run in runs.values() for label in _labels(run)})
     measured = {
-        (name, seeds): _measured([answers[name][one] for one in seeds], labels, resamples, seed)
+        (name, seeds): _score_over_seeds([answers[name][one] for one in seeds], labels, resamples, seed)
         for name, seeds in sorted(wanted)
     }
     differences = [
-        _difference(pair, seeds, measured[pair.recipe, seeds], measured[pair.against, seeds], shares)
+        _difference(pair, seeds, measured[pair.recipe, seeds], measured[pair.against, seeds], test_train_ratios)
         for pair, seeds in both
     ]
-    _correct(differences)
+    _add_corrected_p(differences)
     return {
         "labels": labels,
         "resamples": resamples,
@@ -85,34 +98,34 @@ def over_seeds(
     }
 
 
-def interval_over_seeds(differences: Sequence[float], share: float) -> dict[str, float]:
+def corrected_resampled_ttest(differences: Sequence[float], test_train_ratio: float) -> dict[str, float]:
     """Return the mean of two differences or more with its 95 % interval and p: the corrected resampled t test.
 
     share: test pictures per training picture.
     """
     count, value = len(differences), mean(differences)
-    error = stdev(differences) * (1 / count + share) ** 0.5
+    error = stdev(differences) * (1 / count + test_train_ratio) ** 0.5
     half = float(t.ppf(1 - ALPHA / 2, count - 1)) * error
     p = 2 * float(t.sf(abs(value) / error, count - 1)) if error else float(value == 0)
     return {"value": value, "low": value - half, "high": value + half, "p": p}
 
 
-def _matched(answers: Answers) -> dict[str, dict[int, Scored]]:
+def _align_by_seed(answers: Answers) -> dict[str, dict[int, RunPredictions]]:
     """Return the answers with the pictures of each seed in the same order for every recipe."""
-    found: dict[str, dict[int, Scored]] = {name: {} for name in answers}
+    found: dict[str, dict[int, RunPredictions]] = {name: {} for name in answers}
     for seed in sorted({seed for runs in answers.values() for seed in runs}):
         names = [name for name, runs in answers.items() if seed in runs]
-        runs = matched([answers[name][seed] for name in names], intersection=False)
+        runs = align_runs([answers[name][seed] for name in names], intersection=False)
         for name, run in zip(names, runs, strict=True):
             found[name][seed] = run
     return {name: runs for name, runs in found.items() if runs}
 
 
-def _labels(run: Scored) -> set[str]:
+def _labels(run: RunPredictions) -> set[str]:
     return {*run.classes, *run.answers["label"].unique()}
 
 
-def _measured(runs: Sequence[Scored], labels: list[str], resamples: int, seed: int) -> Measured:
+def _score_over_seeds(runs: Sequence[RunPredictions], labels: list[str], resamples: int, seed: int) -> SeedScores:
     """Return the figures of one recipe over its seeds, under one draw of groups for all of them."""
     place = {label: at for at, label in enumerate(labels)}
     truths = [np.array([place[label] for label in run.answers["label"]], np.int64) for run in runs]
@@ -126,69 +139,73 @@ def _measured(runs: Sequence[Scored], labels: list[str], resamples: int, seed: i
         seed=seed,
     )
     whole = np.concatenate([np.asarray(one.sum(axis=0), np.float64) for one in rows]).reshape(1, -1)
-    return Measured(_figures(whole, width, labels), _figures(drawn, width, labels))
+    return SeedScores(_metrics_by_seed(whole, width, labels), _metrics_by_seed(drawn, width, labels))
 
 
-def _rows(run: Scored, truth: Integers, labels: list[str]) -> sparse.csr_array:
-    shares = shares_of(run, labels)
+def _rows(run: RunPredictions, truth: Integers, labels: list[str]) -> sparse.csr_array:
+    shares = probabilities_over(run, labels)
     return sums_by_picture(truth, shares.argmax(axis=1), shares)
 
 
-def _figures(sums: Floats, width: int, labels: list[str]) -> dict[str, Floats]:
+def _metrics_by_seed(sums: Floats, width: int, labels: list[str]) -> dict[str, Floats]:
     """Return by metric the figure of each seed, (rows of sums, seeds); `width` columns of the sums are one seed's."""
     parts = [sums[:, at : at + width] for at in range(0, sums.shape[1], width)]
-    return {name: np.stack([_figure(part, name, labels) for part in parts], axis=1) for name in COMPARED}
+    return {name: np.stack([_metric_per_draw(part, name, labels) for part in parts], axis=1) for name in COMPARED}
 
 
-def _figure(sums: Floats, name: str, labels: list[str]) -> Floats:
+def _metric_per_draw(sums: Floats, name: str, labels: list[str]) -> Floats:
     """Return a metric per row of the sums of a seed; NaN where a resample drew none of its pictures."""
     found = np.full(len(sums), np.nan)
-    there = Sums(sums, len(labels)).n > 0
-    found[there] = figure(Sums(sums[there], len(labels)), name)
+    there = MetricSums(sums, len(labels)).n > 0
+    found[there] = metric_draws(MetricSums(sums[there], len(labels)), name)
     return found
 
 
-def _scores(name: str, seeds: tuple[int, ...], found: Measured) -> dict[str, Any]:
+def _scores(name: str, seeds: tuple[int, ...], seed_scores: SeedScores) -> dict[str, Any]:
     scores: dict[str, Any] = {"recipe": name, "seeds": list(seeds)}
     for metric in COMPARED:
-        values, draws = found.values[metric][0], np.nanmean(found.draws[metric], axis=1)
-        low, high = intervals.percentiles(draws, float(values.mean()))
+        values, draws = seed_scores.values[metric][0], np.nanmean(seed_scores.draws[metric], axis=1)
+        low, high = intervals.percentile_interval(draws, float(values.mean()))
         sd = float(values.std(ddof=1)) if len(seeds) > 1 else None
         scores[metric] = {"mean": float(values.mean()), "sd": sd, "low": low, "high": high, "values": values.tolist()}
     return scores
 
 
 def _difference(
-    pair: Pair, seeds: tuple[int, ...], this: Measured, other: Measured, shares: Mapping[int, float]
+    pair: RecipePair,
+    seeds: tuple[int, ...],
+    this: SeedScores,
+    baseline: SeedScores,
+    test_train_ratios: Mapping[int, float],
 ) -> dict[str, Any]:
     found: dict[str, Any] = {"recipe": pair.recipe, "against": pair.against, "seeds": list(seeds)}
-    share = mean(shares[one] for one in seeds)
+    share = mean(test_train_ratios[one] for one in seeds)
     for metric in COMPARED:
-        values = (this.values[metric] - other.values[metric])[0]
-        draws = this.draws[metric] - other.draws[metric]
+        values = (this.values[metric] - baseline.values[metric])[0]
+        draws = this.draws[metric] - baseline.draws[metric]
         of_seeds = [one[~np.isnan(one)] for one in draws.T]
-        by_seed = [difference_of(float(value), one) for value, one in zip(values, of_seeds, strict=True)]
+        by_seed = [difference_with_interval(float(value), one) for value, one in zip(values, of_seeds, strict=True)]
         own = [{"seed": one, **told} for one, told in zip(seeds, by_seed, strict=True)]
         most = math.inf if metric in LOWER_IS_BETTER else 1.0  # two rates differ by 1 at most
-        found[metric] = {**_wider(values.tolist(), np.nanmean(draws, axis=1), share, most), "by_seed": own}
+        found[metric] = {**_wider_interval(values.tolist(), np.nanmean(draws, axis=1), share, most), "by_seed": own}
     return found
 
 
-def _wider(values: list[float], draws: Floats, share: float, most: float) -> dict[str, float]:
-    """Return the mean difference with the wider of both intervals, never beyond `most`, and the larger of both p."""
-    pictures = difference_of(mean(values), draws)
+def _wider_interval(values: list[float], draws: Floats, test_train_ratio: float, bound: float) -> dict[str, float]:
+    """Return the mean difference with the wider of both intervals, never beyond `bound`, and the larger of both p."""
+    pictures = difference_with_interval(mean(values), draws)
     if len(values) < 2:
         return pictures
-    seeds = interval_over_seeds(values, share)
+    seeds = corrected_resampled_ttest(values, test_train_ratio)
     return {
         "value": pictures["value"],
-        "low": max(-most, min(pictures["low"], seeds["low"])),
-        "high": min(most, max(pictures["high"], seeds["high"])),
+        "low": max(-bound, min(pictures["low"], seeds["low"])),
+        "high": min(bound, max(pictures["high"], seeds["high"])),
         "p": max(pictures["p"], seeds["p"]),
     }
 
 
-def _correct(differences: Sequence[dict[str, Any]]) -> None:
+def _add_corrected_p(differences: Sequence[dict[str, Any]]) -> None:
     """Add to every metric of every difference its corrected p, and what it means."""
     for metric in COMPARED:
         for one, p in zip(differences, holm([one[metric]["p"] for one in differences]), strict=True):

@@ -13,23 +13,23 @@ Array = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 
 
-def nearest(
-    asked: FeatureMatrix, known: FeatureMatrix, asked_groups: Integers, known_groups: Integers, count: int
+def nearest_neighbours(
+    query: FeatureMatrix, reference: FeatureMatrix, query_groups: Integers, reference_groups: Integers, count: int
 ) -> Integers:
-    """Return the positions in `known` of the pictures most like each one in `asked`, int64 (n, count), best first.
+    """Return the positions in `reference` of the pictures most like each one in `query`, int64 (n, count), best first.
 
     asked: features (n, channels), few; known: (m, channels); groups: int64, (n,) and (m,). Alike is cosine similarity
-    of features standardised by `known`. Pictures of a picture's own group, which are itself or its duplicates, do not
+    of features standardised by `reference`. Pictures of a picture's own group, which are itself or its duplicates, do not
     count; where too few others are left, the rest of the row is -1.
     """
-    mean, scale = fit_scaler(known)
-    wanted = _unit((asked[:] - mean) / scale)
-    found = np.full((len(asked), count), -1, np.int64)
-    closest = np.full((len(asked), count), -np.inf, np.float32)
-    for start in range(0, len(known), ROWS_AT_ONCE):
+    mean, scale = fit_scaler(reference)
+    wanted = _unit((query[:] - mean) / scale)
+    found = np.full((len(query), count), -1, np.int64)
+    closest = np.full((len(query), count), -np.inf, np.float32)
+    for start in range(0, len(reference), ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
-        alike = wanted @ _unit((known[rows] - mean) / scale).T
-        alike[asked_groups[:, None] == known_groups[rows]] = -np.inf
+        alike = wanted @ _unit((reference[rows] - mean) / scale).T
+        alike[query_groups[:, None] == reference_groups[rows]] = -np.inf
         places = np.broadcast_to(np.arange(start, start + alike.shape[1]), alike.shape)
         alike, places = np.hstack([closest, alike]), np.hstack([found, places])
         best = np.argsort(-alike, axis=1, kind="stable")[:, :count]

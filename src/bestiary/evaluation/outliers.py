@@ -31,7 +31,7 @@ class Outlier:
     score: float
 
 
-def outliers(
+def find_outliers(
     features: FeatureMatrix, labels: Integers, groups: Integers, probabilities: Array, *, seed: int
 ) -> list[Outlier]:
     """Return the pictures that fit no class, strangest first.
@@ -39,7 +39,7 @@ def outliers(
     features: (n, channels); labels, groups: int64 (n,); probabilities: float64 (n, classes), out of fold, NaN
     where they are not known. A picture of a class with fewer than NEIGHBOURS others cannot be judged.
     """
-    similarity = similarity_to_own(features, labels, groups, seed=seed)
+    similarity = own_class_similarity(features, labels, groups, seed=seed)
     usual = np.full(len(labels), np.nan)
     for label in np.unique(labels):
         own = labels == label
@@ -53,7 +53,7 @@ def outliers(
     return [Outlier(int(at), float(believed[at]), float(share[at])) for at in strangest_first]
 
 
-def similarity_to_own(features: FeatureMatrix, labels: Integers, groups: Integers, *, seed: int) -> Array:
+def own_class_similarity(features: FeatureMatrix, labels: Integers, groups: Integers, *, seed: int) -> Array:
     """Return each picture's mean cosine similarity to the nearest NEIGHBOURS of its class, float64 (n,) in -1..1.
 
     Features are standardised first. Its own duplicates (`groups`) do not count. NaN where there are too few others.

@@ -13,12 +13,12 @@ import polars as pl
 from bestiary import table
 from bestiary.batches.decoding import missing_picture_error
 from bestiary.batches.preprocess import VerifiedFile
-from bestiary.evaluation.metrics import score
+from bestiary.evaluation.metrics import compute_metrics
 from bestiary.inference.predictor import Predictor
 from bestiary.progress import Reporter
 
 
-class Answer(Protocol):
+class PredictionLike(Protocol):
     """One answer of the predictor."""
 
     @property
@@ -33,10 +33,10 @@ class Answer(Protocol):
     def probabilities(self) -> dict[str, float]: ...  # noqa: D102
 
 
-def prediction_table(pictures: pl.DataFrame, answers: Iterable[Answer], classes: Sequence[str]) -> pl.DataFrame:
+def prediction_table(pictures: pl.DataFrame, answers: Iterable[PredictionLike], classes: Sequence[str]) -> pl.DataFrame:
     """Return `table.PREDICTIONS` and `p_<label>` for pictures (`row_id, path, split, label`) and the answers to them.
 
-    A picture that could not be read any more has null for `predicted` and probabilities.
+    A picture that could not be read any more has null for `predict_table` and probabilities.
     """
     rows = [
         [answer.label, answer.probability, answer.unknown, answer.familiarity]
@@ -49,7 +49,7 @@ def prediction_table(pictures: pl.DataFrame, answers: Iterable[Answer], classes:
     return pl.concat([known, answered], how="horizontal")
 
 
-def judge(
+def score_table(
     predictions: pl.DataFrame,
     groups: npt.ArrayLike,
     classes: Sequence[str],
@@ -59,8 +59,8 @@ def judge(
     seed: int,
 ) -> dict[str, Any]:
     """Return the metrics of the contract for a prediction table; `groups` tells which pictures are duplicates."""
-    return score(
-        truth_of(predictions, classes),
+    return compute_metrics(
+        label_indices(predictions, classes),
         predictions.select([f"p_{name}" for name in classes]).to_numpy(),
         list(classes),
         np.asarray(groups),
@@ -71,13 +71,13 @@ def judge(
     )
 
 
-def truth_of(frame: pl.DataFrame, classes: Sequence[str]) -> npt.NDArray[np.int64]:
+def label_indices(frame: pl.DataFrame, classes: Sequence[str]) -> npt.NDArray[np.int64]:
     """Return the position of each row's label among `classes`, int64 (n,)."""
     place = {name: position for position, name in enumerate(classes)}
     return np.array([place[label] for label in frame["label"]], np.int64)
 
 
-def predicted(predictor: Predictor, pictures: pl.DataFrame, reporter: Reporter) -> pl.DataFrame:
+def predict_table(predictor: Predictor, pictures: pl.DataFrame, reporter: Reporter) -> pl.DataFrame:
     """Return the prediction table of pictures, from their files. Raises SourceError for one that cannot be read."""
     with reporter.progress("Predicting", pictures.height) as advance:
         answers = []

@@ -16,14 +16,14 @@ import numpy.typing as npt
 import polars as pl
 from scipy.stats import hypergeom
 
-from bestiary.evaluation.intervals import Floats, Integers, interval, wilson_interval
+from bestiary.evaluation.intervals import Floats, Integers, metric_value, wilson_interval
 from bestiary.stats import holm
 from bestiary.text import format_percent, format_points
 
 SMALLEST = 20  # different pictures inside a slice, and as many outside: of fewer nothing can be said
-SHARE = 0.1  # of the pictures make an extreme: the darkest tenth
-SURE = 0.05  # a corrected p below this is called worse
-MOST_VALUES = 12  # of a format or a folder; a property with more values describes single pictures, not sources
+EXTREME_FRACTION = 0.1  # of the pictures make an extreme: the darkest tenth
+SIGNIFICANCE_LEVEL = 0.05  # a corrected p below this is called worse
+MAX_VALUES = 12  # of a format or a folder; a property with more values describes single pictures, not sources
 
 Flags = npt.NDArray[np.bool_]
 
@@ -31,27 +31,29 @@ _long, _short = pl.max_horizontal("width", "height"), pl.min_horizontal("width",
 
 
 @dataclass(frozen=True)
-class Extreme:
+class ExtremeSlice:
     """The pictures with the least (or the most) of something measured; `words` name its edge, `{}` a number."""
 
     name: str
-    of: pl.Expr
-    words: str
+    values: pl.Expr
+    description: str
     needs: tuple[str, ...]
-    most: bool = False
+    is_upper: bool = False
     digits: int = 2
 
 
 EXTREMES = (
-    Extreme("small", _short.cast(pl.Float64), "shorter side of {} px or less", ("width", "height"), digits=0),
-    Extreme("large", _short.cast(pl.Float64), "shorter side of {} px or more", ("width", "height"), True, digits=0),
-    Extreme("long and narrow", _long / _short, "at least {} times as long as wide", ("width", "height"), True),
-    Extreme("dark", pl.col("luma"), "mean brightness of {} or less", ("luma",)),
-    Extreme("bright", pl.col("luma"), "mean brightness of {} or more", ("luma",), True),
-    Extreme("of little contrast", pl.col("contrast"), "contrast of {} or less", ("contrast",)),
-    Extreme("blurry", pl.col("sharpness"), "sharpness of {} or less", ("sharpness",), digits=3),
-    Extreme("grey or pale", pl.col("saturation"), "colour saturation of {} or less", ("saturation",)),
-    Extreme(
+    ExtremeSlice("small", _short.cast(pl.Float64), "shorter side of {} px or less", ("width", "height"), digits=0),
+    ExtremeSlice(
+        "large", _short.cast(pl.Float64), "shorter side of {} px or more", ("width", "height"), True, digits=0
+    ),
+    ExtremeSlice("long and narrow", _long / _short, "at least {} times as long as wide", ("width", "height"), True),
+    ExtremeSlice("dark", pl.col("luma"), "mean brightness of {} or less", ("luma",)),
+    ExtremeSlice("bright", pl.col("luma"), "mean brightness of {} or more", ("luma",), True),
+    ExtremeSlice("of little contrast", pl.col("contrast"), "contrast of {} or less", ("contrast",)),
+    ExtremeSlice("blurry", pl.col("sharpness"), "sharpness of {} or less", ("sharpness",), digits=3),
+    ExtremeSlice("grey or pale", pl.col("saturation"), "colour saturation of {} or less", ("saturation",)),
+    ExtremeSlice(
         "strongly compressed",
         pl.col("bytes") / (_long * _short),
         "{} bytes a pixel or less",
@@ -63,46 +65,46 @@ EXTREMES = (
 @dataclass(frozen=True)
 class _Slice:
     name: str
-    words: str
+    description: str
     inside: Flags
 
 
-def slices(predictions: pl.DataFrame, pictures: pl.DataFrame) -> dict[str, Any]:
-    """Return what metrics.json says of slices: `{"tested", "judged", "smallest", "worse", "sentence", "rows"}`.
+def find_weak_slices(predictions: pl.DataFrame, pictures: pl.DataFrame) -> dict[str, Any]:
+    """Return what metrics.json says of slices: `{"tested", "evaluate_slice", "smallest", "worse", "summarise_slices", "rows"}`.
 
     predictions: `row_id, label, predicted` of the tested pictures; pictures: `table.PICTURES`, and `table.MEASURES` as
-    far as they are there. A row is about the classes that occur inside the slice and outside of it: `name, words, n`;
+    far as they are there. A row is about the classes that occur inside the slice and outside of it: `name, description, n`;
     `accuracy` inside; `rest`, the accuracy outside of pictures of the same classes in the same shares, and their
     `difference`, with 95 % intervals; `wrong`, and `expected_wrong` if each class were as often wrong inside as
     outside; `p`, `p_holm`, `worse`; `noticed_at`, the highest accuracy at which it would have been called worse, None
     if no number of mistakes would have done; `worth`, the estimated rise of macro-F1 if each class were answered in the
     slice as outside of it; `counted_in`, the worse slices before it: what they share with it is worth something there.
-    `tested` slices were looked at, `judged` of them could have been called worse. Groups of duplicates count once.
+    `tested` slices were looked at, `evaluate_slice` of them could have been called worse. Groups of duplicates count once.
     """
     answered = predictions.select("row_id", "label", "predicted").drop_nulls()
     known = answered.join(pictures.drop("label"), on="row_id", how="left", maintain_order="left")
-    units = _Units.of(known)
-    found = [one for one in _candidates(known) if units.can_be_judged(one.inside)]
-    rows = [units.judged(one, len(found)) for one in found]
+    units = _SliceData.of(known)
+    found = [one for one in _candidates(known) if units.is_testable(one.inside)]
+    rows = [units.evaluate_slice(one, len(found)) for one in found]
     for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
-        row |= {"p_holm": p, "worse": p < SURE and row["difference"]["value"] < 0}
+        row |= {"p_holm": p, "worse": p < SIGNIFICANCE_LEVEL and row["difference"]["value"] < 0}
     order = sorted(range(len(rows)), key=lambda at: (rows[at]["p_holm"], rows[at]["p"]))
     rows = units.with_worth([rows[at] for at in order], [found[at] for at in order])
     return {
         "tested": len(rows),
-        "judged": sum(map(_could_tell, rows)),
+        "judged": sum(map(_has_power, rows)),
         "smallest": SMALLEST,
         "worse": [row["name"] for row in rows if row["worse"]],
-        "sentence": sentence(rows),
+        "sentence": summarise_slices(rows),
         "rows": rows,
     }
 
 
-def sentence(rows: Sequence[dict[str, Any]]) -> str:
+def summarise_slices(rows: Sequence[dict[str, Any]]) -> str:
     """Return what was found, in a sentence or two."""
     if not rows:
         return f"There are too few test pictures to look for slices: each needs {SMALLEST}, and as many outside of it."
-    able = sum(map(_could_tell, rows))
+    able = sum(map(_has_power, rows))
     if not able:
         return (
             f"There are too few mistakes to judge any of the {len(rows)} slices that were looked at: even if all that"
@@ -125,7 +127,7 @@ def sentence(rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _could_tell(row: dict[str, Any]) -> bool:
+def _has_power(row: dict[str, Any]) -> bool:
     """Return whether so many mistakes as there are could have shown that a slice is worse."""
     return row["worse"] or row["noticed_at"] is not None
 
@@ -135,33 +137,33 @@ def _rate(entry: dict[str, float]) -> str:
     return f"{format_percent(entry['value'])} ({low} to {high})"
 
 
-def _candidates(known: pl.DataFrame) -> Iterator[_Slice]:
+def _candidates(answered: pl.DataFrame) -> Iterator[_Slice]:
     for extreme in EXTREMES:
-        if set(extreme.needs) <= set(known.columns):
-            yield from _extreme(extreme, known)
-    yield from _values(known["format"], "stored as {}")
-    yield from _values(known["path"].map_elements(_source, return_dtype=pl.String), "from the folder {}")
+        if set(extreme.needs) <= set(answered.columns):
+            yield from _extreme(extreme, answered)
+    yield from _values(answered["format"], "stored as {}")
+    yield from _values(answered["path"].map_elements(_source, return_dtype=pl.String), "from the folder {}")
 
 
-def _extreme(extreme: Extreme, known: pl.DataFrame) -> Iterator[_Slice]:
+def _extreme(extreme: ExtremeSlice, answered: pl.DataFrame) -> Iterator[_Slice]:
     """Yield the extreme tenth, or the fewest pictures that can be judged; nothing where most have the same value."""
-    values = known.select(extreme.of.cast(pl.Float64)).to_series().fill_null(float("nan")).to_numpy()
+    values = answered.select(extreme.values.cast(pl.Float64)).to_series().fill_null(float("nan")).to_numpy()
     finite = np.sort(values[np.isfinite(values)])
-    wanted = max(round(SHARE * len(finite)), SMALLEST)
+    wanted = max(round(EXTREME_FRACTION * len(finite)), SMALLEST)
     if len(finite) < 2 * SMALLEST:
         return
-    edge = float(finite[-wanted] if extreme.most else finite[wanted - 1])
-    inside = (values >= edge if extreme.most else values <= edge) & np.isfinite(values)
+    edge = float(finite[-wanted] if extreme.is_upper else finite[wanted - 1])
+    inside = (values >= edge if extreme.is_upper else values <= edge) & np.isfinite(values)
     if inside.sum() <= len(finite) / 2:
-        yield _Slice(extreme.name, extreme.words.format(f"{edge:,.{extreme.digits}f}"), inside)
+        yield _Slice(extreme.name, extreme.description.format(f"{edge:,.{extreme.digits}f}"), inside)
 
 
-def _values(values: pl.Series, words: str) -> Iterator[_Slice]:
+def _values(values: pl.Series, description: str) -> Iterator[_Slice]:
     """Yield a slice for each value of a property but the commonest; nothing for a property of too many values."""
     counts = values.drop_nulls().value_counts(sort=True)
-    if 2 <= counts.height <= MOST_VALUES:
+    if 2 <= counts.height <= MAX_VALUES:
         for value in counts.to_series(0)[1:]:
-            yield _Slice(value, words.format(value), (values == value).fill_null(False).to_numpy())
+            yield _Slice(value, description.format(value), (values == value).fill_null(False).to_numpy())
 
 
 def _source(path: str) -> str:
@@ -170,50 +172,50 @@ def _source(path: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Units:
+class _SliceData:
     """The tested pictures as arrays of shape (n,): what they are, what was said, and who is a duplicate of whom."""
 
-    truth: Integers
-    said: Integers
+    y_true: Integers
+    y_pred: Integers
     groups: Integers
     k: int
 
     @classmethod
-    def of(cls, known: pl.DataFrame) -> _Units:
-        names = sorted({*known["label"], *known["predicted"].drop_nulls()})
+    def of(cls, answered: pl.DataFrame) -> _SliceData:
+        names = sorted({*answered["label"], *answered["predicted"].drop_nulls()})
         place = {name: at for at, name in enumerate(names)}
-        truth, said = (np.array([place[name] for name in known[column]]) for column in ("label", "predicted"))
-        groups = known["group"].fill_null(-1).to_numpy()
+        truth, said = (np.array([place[name] for name in answered[column]]) for column in ("label", "predicted"))
+        groups = answered["group"].fill_null(-1).to_numpy()
         return cls(truth, said, np.unique(groups, return_inverse=True)[1].astype(np.int64), len(names))
 
     @property
     def wrong(self) -> Flags:
-        return np.asarray(self.truth != self.said)
+        return np.asarray(self.y_true != self.y_pred)
 
-    def once(self, inside: Flags) -> Integers:
+    def first_of_groups(self, inside: Flags) -> Integers:
         """Return the positions of the first picture of each group inside, and of each outside."""
         first = np.unique(2 * self.groups + inside, return_index=True)[1]
         return np.asarray(first, np.int64)
 
-    def can_be_judged(self, inside: Flags) -> bool:
+    def is_testable(self, inside: Flags) -> bool:
         """Return whether there are enough pictures on both sides, of classes that occur on both."""
-        rows = self.once(inside)
-        within, truth = inside[rows], self.truth[rows]
+        rows = self.first_of_groups(inside)
+        within, truth = inside[rows], self.y_true[rows]
         return bool(min((~within).sum(), (within & self._shared(within, truth)).sum()) >= SMALLEST)
 
-    def judged(self, one: _Slice, tested: int) -> dict[str, Any]:
+    def evaluate_slice(self, candidate: _Slice, tested: int) -> dict[str, Any]:
         """Return the row of a slice, but for what depends on the others."""
-        rows = self.once(one.inside)
-        rows = rows[self._shared(one.inside[rows], self.truth[rows])]
-        within, wrong, truth = one.inside[rows], self.wrong[rows], self.truth[rows]
+        rows = self.first_of_groups(candidate.inside)
+        rows = rows[self._shared(candidate.inside[rows], self.y_true[rows])]
+        within, wrong, truth = candidate.inside[rows], self.wrong[rows], self.y_true[rows]
         chances = _chances(within, wrong, truth, self.k)
         seen, count = int((wrong & within).sum()), int(within.sum())
         tail = chances[::-1].cumsum()[::-1]  # tail[w]: the chance of w mistakes or more
-        enough = np.flatnonzero(tail <= SURE / tested)
-        inner, outer = _right(wrong[within]), _right_outside(within, wrong, truth, self.k)
+        enough = np.flatnonzero(tail <= SIGNIFICANCE_LEVEL / tested)
+        inner, outer = _accuracy_inside(wrong[within]), _accuracy_outside(within, wrong, truth, self.k)
         return {
-            "name": one.name,
-            "words": one.words,
+            "name": candidate.name,
+            "words": candidate.description,
             "n": count,
             "accuracy": inner,
             "rest": outer,
@@ -224,10 +226,10 @@ class _Units:
             "noticed_at": round(1 - int(enough[0]) / count, 4) if len(enough) else None,
         }
 
-    def with_worth(self, rows: Sequence[dict[str, Any]], found: Sequence[_Slice]) -> list[dict[str, Any]]:
+    def with_worth(self, rows: Sequence[dict[str, Any]], candidates: Sequence[_Slice]) -> list[dict[str, Any]]:
         """Return the rows with what they are worth; what several worse slices share counts in the first alone."""
         worse, done = list[_Slice](), list[dict[str, Any]]()
-        for row, one in zip(rows, found, strict=True):
+        for row, one in zip(rows, candidates, strict=True):
             counted = [other for other in worse if row["worse"] and (other.inside & one.inside).any()]
             fresh = one.inside & ~np.any([other.inside for other in counted], axis=0) if counted else one.inside
             done.append(
@@ -236,9 +238,9 @@ class _Units:
             worse += [one] if row["worse"] else []
         return done
 
-    def _shared(self, within: Flags, truth: Integers) -> Flags:
+    def _shared(self, within: Flags, y_true: Integers) -> Flags:
         """Return which pictures are of classes that occur inside and outside."""
-        return np.isin(truth, np.intersect1d(truth[within], truth[~within]))
+        return np.isin(y_true, np.intersect1d(y_true[within], y_true[~within]))
 
     def _worth(self, inside: Flags, fresh: Flags) -> float:
         """Return the rise of macro-F1 if the `fresh` pictures of a slice were answered as those outside of it.
@@ -250,24 +252,24 @@ class _Units:
         sizes, others = moved.sum(axis=1, keepdims=True), outside.sum(axis=1, keepdims=True)
         alike = outside * sizes / np.maximum(others, 1)
         mended = as_is + np.where(others > 0, alike - moved, 0)
-        return round(max(0.0, macro_f1_of(mended) - macro_f1_of(as_is)), 5)
+        return round(max(0.0, macro_f1_from_confusion(mended) - macro_f1_from_confusion(as_is)), 5)
 
     def _confusion(self, which: Flags) -> Floats:
         """Return the confusion matrix (k, k) of some of the pictures, duplicates and all; rows: what they are."""
-        cells = np.bincount(self.truth[which] * self.k + self.said[which], minlength=self.k * self.k)
+        cells = np.bincount(self.y_true[which] * self.k + self.y_pred[which], minlength=self.k * self.k)
         return cells.reshape(self.k, self.k).astype(np.float64)
 
 
-def macro_f1_of(counts: Floats) -> float:
+def macro_f1_from_confusion(counts: Floats) -> float:
     """Return macro-F1 of a confusion matrix (k, k), rows what the pictures are; counts may be fractions."""
     named = counts.sum(axis=0) + counts.sum(axis=1)
     return float((2 * np.diag(counts) / np.where(named > 0, named, 1)).mean())
 
 
-def _chances(within: Flags, wrong: Flags, truth: Integers, k: int) -> Floats:
+def _chances(within: Flags, wrong: Flags, y_true: Integers, k: int) -> Floats:
     """Return the chance of 0, 1, 2, … mistakes inside if each class's mistakes fall inside and outside alike."""
     pictures, mistakes, drawn = (
-        np.bincount(truth, rows, minlength=k).astype(np.int64) for rows in (None, wrong, within)
+        np.bincount(y_true, rows, minlength=k).astype(np.int64) for rows in (None, wrong, within)
     )
     chances = np.ones(1)
     for total, bad, inside in zip(pictures.tolist(), mistakes.tolist(), drawn.tolist(), strict=True):
@@ -276,24 +278,24 @@ def _chances(within: Flags, wrong: Flags, truth: Integers, k: int) -> Floats:
     return np.append(chances, np.zeros(max(0, int((wrong & within).sum()) + 1 - len(chances))))
 
 
-def _right(wrong: Flags) -> dict[str, float]:
+def _accuracy_inside(wrong: Flags) -> dict[str, float]:
     value = 1 - float(wrong.mean())
     low, high = wilson_interval(np.array(value), np.array(len(wrong)))
-    return interval(value, float(low), float(high))
+    return metric_value(value, float(low), float(high))
 
 
-def _right_outside(within: Flags, wrong: Flags, truth: Integers, k: int) -> dict[str, float]:
+def _accuracy_outside(within: Flags, wrong: Flags, y_true: Integers, k: int) -> dict[str, float]:
     """Return the accuracy outside if the classes had the shares that they have inside; all occur on both sides.
 
     The interval adds Wilson's distances of the classes in squares (MOVER: Zou and Donner, 2008).
     """
-    inside = np.bincount(truth[within], minlength=k)
-    outside, mistakes = (np.bincount(truth[rows], minlength=k) for rows in (~within, ~within & wrong))
+    inside = np.bincount(y_true[within], minlength=k)
+    outside, mistakes = (np.bincount(y_true[rows], minlength=k) for rows in (~within, ~within & wrong))
     shares, rates = inside / inside.sum(), 1 - mistakes / np.maximum(outside, 1)
     lows, highs = wilson_interval(rates, outside)
     value = float(shares @ rates)
     below, above = (float(np.sqrt(((shares * gap) ** 2).sum())) for gap in (rates - lows, highs - rates))
-    return interval(value, max(value - below, 0.0), min(value + above, 1.0))
+    return metric_value(value, max(value - below, 0.0), min(value + above, 1.0))
 
 
 def _difference(inner: dict[str, float], outer: dict[str, float]) -> dict[str, float]:
@@ -301,4 +303,4 @@ def _difference(inner: dict[str, float], outer: dict[str, float]) -> dict[str, f
     value = inner["value"] - outer["value"]
     below = np.hypot(inner["value"] - inner["low"], outer["high"] - outer["value"])
     above = np.hypot(inner["high"] - inner["value"], outer["value"] - outer["low"])
-    return interval(value, float(value - below), float(value + above))
+    return metric_value(value, float(value - below), float(value + above))

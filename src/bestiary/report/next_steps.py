@@ -17,7 +17,7 @@ import polars as pl
 
 from bestiary.evaluation.learning_curve import WORTH
 from bestiary.evaluation.loss_curves import overfitting_point
-from bestiary.evaluation.slices import macro_f1_of
+from bestiary.evaluation.slices import macro_f1_from_confusion
 from bestiary.report.audit_checks import SERIOUS
 from bestiary.report.commands import train_again
 from bestiary.report.format import estimate_text, interval_text
@@ -132,13 +132,13 @@ def _relabelled(run: RunFiles, marked: pl.DataFrame) -> float | None:
     place = {label: at for at, label in enumerate(labels)}
     counts = np.array(run.metrics["confusion"]["counts"], np.float64).reshape(len(labels), len(labels))
     test = run.predictions.filter(pl.col("split") == "test").select("row_id", "label", "predicted")
-    before = macro_f1_of(counts)
+    before = macro_f1_from_confusion(counts)
     known = pl.col("suggested_label").is_in(labels)
     rows = test.join(marked.filter(known).select("row_id", "suggested_label"), on="row_id").drop_nulls()
     for label, said, suggested in rows.select("label", "predicted", "suggested_label").iter_rows():
         counts[place[label], place[said]] -= 1
         counts[place[suggested], place[said]] += 1
-    return macro_f1_of(counts) - before if rows.height else None
+    return macro_f1_from_confusion(counts) - before if rows.height else None
 
 
 def _test_steps(metrics: Mapping[str, Any]) -> Iterator[Step]:

@@ -13,7 +13,7 @@ import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
-from bestiary.evaluation.calibration import bin_of, coverage_curve
+from bestiary.evaluation.calibration import bin_index, coverage_curve
 from bestiary.evaluation.intervals import Floats, wilson_interval
 from bestiary.report.svg import WIDTH, Frame, axes, dot, drawing, number_text, percent_text, segment, text, ticks
 
@@ -124,7 +124,7 @@ def _reliability_legend() -> list[str]:
 
 def reliability_points(confidence: Floats, right: Flags) -> list[ReliabilityPoint]:
     """Return a point for each of ten equal ranges of confidence in which there are pictures; arrays of shape (n,)."""
-    which, points = bin_of(confidence, BINS), []
+    which, points = bin_index(confidence, BINS), []
     for rows in (which == b for b in range(BINS) if (which == b).any()):
         hits, n = int(right[rows].sum()), int(rows.sum())
         low, high = wilson_interval(np.array(hits / n), np.array(n))

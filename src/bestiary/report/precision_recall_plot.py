@@ -10,7 +10,7 @@ import polars as pl
 from markupsafe import Markup
 
 from bestiary.evaluation.intervals import Floats
-from bestiary.evaluation.precision_recall import Ranked, weakest
+from bestiary.evaluation.precision_recall import PrecisionRecallCurve, lowest_average_precision
 from bestiary.report.svg import escape_label, percent_text, segment, text
 
 SHOWN = 12  # classes, the weakest first
@@ -30,10 +30,13 @@ class ClassCurve:
 
 def class_curves(test: pl.DataFrame, labels: Sequence[str]) -> list[ClassCurve]:
     """Return the curves of the classes with the lowest average precision; of classes that have test pictures."""
-    return [ClassCurve(one.label, one.average, one.pictures, _drawn(one)) for one in weakest(test, labels, SHOWN)]
+    return [
+        ClassCurve(one.label, one.average, one.pictures, _drawn(one))
+        for one in lowest_average_precision(test, labels, SHOWN)
+    ]
 
 
-def _drawn(one: Ranked) -> Markup:
+def _drawn(one: PrecisionRecallCurve) -> Markup:
     """Return the plot: precision (upwards) against recall, both from 0 to 100 %, and a dot where the labels stand."""
     width, height = SIDE + LEFT + RIGHT, SIDE + TOP + BOTTOM
     parts = [segment(LEFT, TOP + y * SIDE, LEFT + SIDE, TOP + y * SIDE, "ink-grid") for y in (0, 0.5)]
@@ -43,8 +46,8 @@ def _drawn(one: Ranked) -> Markup:
     parts += [text(LEFT - 5, TOP + (1 - y) * SIDE + 4, f"{100 * y:.0f}", "end small") for y in (0, 0.5, 1)]
     parts += [text(LEFT + x * SIDE, TOP + SIDE + 15, f"{100 * x:.0f}", "middle small") for x in (0, 0.5, 1)]
     parts.append(f'<polyline class="ink-right" points="{_steps(one.precision, one.recall)}"/>')
-    if one.shipped is not None:
-        x, y = LEFT + one.shipped[1] * SIDE, TOP + (1 - one.shipped[0]) * SIDE
+    if one.operating_point is not None:
+        x, y = LEFT + one.operating_point[1] * SIDE, TOP + (1 - one.operating_point[0]) * SIDE
         parts.append(f'<circle class="fill-wrong" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
     spoken = f"{one.label}: precision against recall, average precision {percent_text(one.average)}"
     head = f'<svg class="plot" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape_label(spoken)}">'

@@ -15,7 +15,7 @@ from PIL import Image
 from bestiary import table
 from bestiary.data.corrections import Correction
 from bestiary.errors import PictureError, SourceError
-from bestiary.evaluation.neighbours import nearest
+from bestiary.evaluation.neighbours import nearest_neighbours
 from bestiary.files import read_json
 from bestiary.inference.predictor import Predictor
 from bestiary.models.efficientnet_lite import BACKBONES
@@ -153,7 +153,7 @@ class Desk:
             reporter=reporter,
         )
         split, groups = known.height, both["group"].to_numpy()
-        found = nearest(features[split:], features[:split], groups[split:], groups[:split], NEIGHBOURS)
+        found = nearest_neighbours(features[split:], features[:split], groups[split:], groups[:split], NEIGHBOURS)
         rows = known["row_id"].to_list()
         self._near = {row: [rows[at] for at in near if at >= 0] for row, near in zip(self.items, found, strict=True)}
 

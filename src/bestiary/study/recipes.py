@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bestiary.errors import MissingExtraError, RecipeError, UserError, did_you_mean
-from bestiary.evaluation.multi_seed import Pair
+from bestiary.evaluation.multi_seed import RecipePair
 from bestiary.recipe import METHODS, Recipe, apply_overrides, builtin_recipes, load_recipe_values, override_epochs
 from bestiary.training.recipe_checks import check_recipe_supported, learner_name, setting_consumers
 
@@ -100,12 +100,12 @@ def original() -> list[Entry]:
     ]
 
 
-def pairs_of(entries: Sequence[Entry], against: str | None) -> list[Pair]:
+def pairs_of(entries: Sequence[Entry], against: str | None) -> list[RecipePair]:
     """Return which recipe is held against which: all against one, or as the entries say."""
     names = [entry.name for entry in entries]
     if against is not None and against not in names:
         raise UserError(f'--against "{against}" is none of the recipes. {did_you_mean(against, names)}')
-    pairs = [Pair(entry.name, against or entry.against or names[0]) for entry in entries]
+    pairs = [RecipePair(entry.name, against or entry.against or names[0]) for entry in entries]
     return [pair for pair in pairs if pair.recipe != pair.against]
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import polars as pl
 
 from bestiary import table
-from bestiary.evaluation.comparison import COMPARED, Scored, read_scored
-from bestiary.evaluation.multi_seed import Pair, over_seeds
+from bestiary.evaluation.comparison import COMPARED, RunPredictions, read_run_predictions
+from bestiary.evaluation.multi_seed import RecipePair, compare_over_seeds
 from bestiary.files import atomic_path, read_json, write_json
 from bestiary.study.page import write_page
 from bestiary.study.recipes import Entry, changes
@@ -23,10 +23,10 @@ RESULTS, PAGE, CELLS_CSV, DIFFERENCES_CSV = "results.json", "study.html", "cells
 class Results:
     """Reads the cells of a study as they are finished, and writes what they say into its folder."""
 
-    def __init__(self, out: Path, pairs: Sequence[Pair], facts: Mapping[str, Any]) -> None:
+    def __init__(self, out: Path, pairs: Sequence[RecipePair], facts: Mapping[str, Any]) -> None:
         """Read nothing yet. facts: what the page says of the study as a whole."""
         self.out, self._pairs, self._facts = out, pairs, facts
-        self._read = dict[Path, tuple[Scored, dict[str, Any]]]()
+        self._read = dict[Path, tuple[RunPredictions, dict[str, Any]]]()
 
     def written(self, cells: Sequence[Cell], failed: Mapping[str, str]) -> dict[str, Any]:
         """Return the results of the finished cells as plain values, after writing them as JSON, tables and a page.
@@ -51,7 +51,7 @@ class Results:
         done = [cell for cell in cells if cell.finished]
         for cell in done:
             if cell.run not in self._read:
-                self._read[cell.run] = read_scored(cell.run), read_json(cell.run / "metrics.json")
+                self._read[cell.run] = read_run_predictions(cell.run), read_json(cell.run / "metrics.json")
         return done
 
     def _found(self, done: Sequence[Cell]) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class Results:
             name: {cell.seed: self._read[cell.run][0] for cell in done if cell.entry.name == name} for name in names
         }
         pairs = [pair for pair in self._pairs if pair.recipe in answers and pair.against in answers]
-        scored = over_seeds(answers, pairs, {cell.seed: _share(cell.run) for cell in done})
+        scored = compare_over_seeds(answers, pairs, {cell.seed: _share(cell.run) for cell in done})
         told = self._told({cell.entry.name: cell.entry for cell in done}, done)
         return {
             **self._facts,

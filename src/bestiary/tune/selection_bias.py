@@ -59,9 +59,9 @@ def summary(values: Sequence[float], share: float) -> dict[str, float | None] | 
         return None
     if len(values) < 2:
         return {"value": values[0], "low": None, "high": None}
-    from bestiary.evaluation.multi_seed import interval_over_seeds
+    from bestiary.evaluation.multi_seed import corrected_resampled_ttest
 
-    found = interval_over_seeds(values, share)
+    found = corrected_resampled_ttest(values, share)
     return {end: found[end] for end in ("value", "low", "high")}
 
 
