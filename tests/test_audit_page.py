@@ -18,8 +18,8 @@ from bestiary.data.dataset import AuditedDataset
 from bestiary.demo.dataset import SyntheticDataset, make_synthetic_dataset
 from bestiary.errors import MachineError
 from bestiary.report import audit_cards, audit_checks
-from bestiary.report.audit_checks import URGENT, advice, seriousness
-from bestiary.report.audit_page import PICTURES_SHOWN, shares, write_audit_page
+from bestiary.report.audit_checks import URGENT, check_text, severity_rank
+from bestiary.report.audit_page import MAX_PICTURES, fair_shares, write_audit_page
 from bestiary.report.thumbnails import thumbnail_data_uri
 
 HOSTILE = '<script>alert("1")</script> & Bär'
@@ -85,7 +85,7 @@ def written(pictures: pl.DataFrame, findings: pl.DataFrame, folder: Path, **pass
 
 def section(page: str, check: str) -> str:
     """Return the HTML of one check's section, empty if the page has none."""
-    title = advice(check).many
+    title = check_text(check).plural
     sections = re.findall(r'<section class="section".*?</section>', page, re.DOTALL)
     return next((part for part in sections if f'">{title[0].upper()}{title[1:]}' in part.partition("</h3>")[0]), "")
 
@@ -134,14 +134,14 @@ def test_the_overview_counts_what_the_tables_hold(page: str, audited: AuditedDat
 def test_every_check_that_found_something_has_a_section_in_order_of_seriousness(
     page: str, audited: AuditedDataset
 ) -> None:
-    checks = sorted(audited.findings["check"].unique(), key=seriousness)
+    checks = sorted(audited.findings["check"].unique(), key=severity_rank)
     places = [page.index(f'id="title-{place}">') for place in range(1, len(checks) + 1)]
     assert len(checks) > 5
     assert places == sorted(places)
     assert f'id="title-{len(checks) + 1}"' not in page
     for check in checks:
         part = section(page, check)
-        for words in (advice(check).effect, advice(check).remedy):
+        for words in (check_text(check).effect, check_text(check).remedy):
             assert words in part
     assert page.index(section(page, "label-conflict")) < page.index(section(page, "exact-duplicate"))
 
@@ -279,9 +279,9 @@ def test_checks_that_nobody_wrote_about_are_shown_after_those_that_need_a_person
 
 
 def test_every_check_of_the_contract_is_explained() -> None:
-    unknown = advice("sideways-glance")
+    unknown = check_text("sideways-glance")
     for check in (*table.CHECKS, *NEW_CHECKS[:-1], "left-out"):
-        said = advice(check)
+        said = check_text(check)
         assert said.effect != unknown.effect
         assert said.meaning
         assert said.needs_you == (check in URGENT)
@@ -309,14 +309,14 @@ def test_equal_files_alone_stand_together_as_exact_duplicates(tmp_path: Path) ->
 
 
 def test_a_group_is_never_torn_and_a_huge_one_is_cut_with_a_count(tmp_path: Path) -> None:
-    sizes = [audit_cards.GROUP_SHOWN + 30, 3, 3]
+    sizes = [audit_cards.MAX_GROUP_PICTURES + 30, 3, 3]
     groups = [group for group, size in enumerate(sizes) for _ in range(size)]
     paths = [tmp_path / f"{i}.png" for i in range(len(groups))]
     pictures = picture_rows(paths, ["cow"] * len(groups), group=groups)
     rows = [finding("near-duplicate", row, group=row["group"], score=row["group"] / 9) for row in pictures.to_dicts()]
-    found = audit_cards.marked("near-duplicate", finding_rows(rows), pictures)
-    shown = audit_cards.exhibits(found, "", at_most=audit_cards.GROUP_SHOWN + 4)
-    assert [(len(exhibit.cards), exhibit.more) for exhibit in shown] == [(audit_cards.GROUP_SHOWN, 30), (3, 0)]
+    found = audit_cards.findings_of_check("near-duplicate", finding_rows(rows), pictures)
+    shown = audit_cards.choose_cards(found, "", max_pictures=audit_cards.MAX_GROUP_PICTURES + 4)
+    assert [(len(exhibit.cards), exhibit.more) for exhibit in shown] == [(audit_cards.MAX_GROUP_PICTURES, 30), (3, 0)]
     assert (found.n, found.n_pictures) == (3, len(groups))
 
 
@@ -339,7 +339,7 @@ def test_30_000_pictures_with_many_findings_keep_the_page_small(tmp_path: Path) 
     page = written(pictures, findings.select(list(table.FINDINGS)), tmp_path)
     assert len(page.encode()) < MOST_BYTES
     cards = page.count("<figure>") + page.count('<code class="name">')
-    assert PICTURES_SHOWN * 0.9 < cards <= PICTURES_SHOWN
+    assert MAX_PICTURES * 0.9 < cards <= MAX_PICTURES
     hidden = sum(int(more.replace(",", "")) for more in re.findall(r"([\d,]+) more pictures are not shown", page))
     assert hidden == n * len(checks) - cards
     assert Outline(page).open == []
@@ -351,15 +351,15 @@ def test_the_worst_picture_keeps_within_its_share_of_the_page(tmp_path: Path) ->
     )
     assert address is not None
     assert 1000 < len(address) <= audit_cards.PICTURE_BYTES * 4 / 3 + 40
-    text_of_a_card = 4 * (4096 + 8 * audit_cards.TEXT_SHOWN)
-    assert PICTURES_SHOWN * (audit_cards.PICTURE_BYTES * 4 / 3 + 40) < MOST_BYTES - 5_000_000
-    assert PICTURES_SHOWN * text_of_a_card < 15_000_000
+    text_of_a_card = 4 * (4096 + 8 * audit_cards.MAX_TEXT)
+    assert MAX_PICTURES * (audit_cards.PICTURE_BYTES * 4 / 3 + 40) < MOST_BYTES - 5_000_000
+    assert MAX_PICTURES * text_of_a_card < 15_000_000
 
 
 def test_room_is_shared_out_whole() -> None:
-    assert shares({}, 9) == {}
-    assert shares({"a": 1, "b": 2}, 9) == {"a": 1, "b": 2}
-    assert shares({"a": 100, "b": 1, "c": 100}, 9) == {"b": 1, "a": 4, "c": 4}
+    assert fair_shares({}, 9) == {}
+    assert fair_shares({"a": 1, "b": 2}, 9) == {"a": 1, "b": 2}
+    assert fair_shares({"a": 100, "b": 1, "c": 100}, 9) == {"b": 1, "a": 4, "c": 4}
 
 
 def test_writing_again_gives_the_same_page(

@@ -199,7 +199,7 @@ def test_names_are_escaped_on_the_page(two: tuple[Path, Path], tmp_path: Path) -
         align_runs([read_run_predictions(two[0]), read_run_predictions(odd)], intersection=False), resamples=100
     )
     for suffix in (".html", ".svg"):
-        comparison_page.write(found, tmp_path / f"out{suffix}")
+        comparison_page.write_comparison(found, tmp_path / f"out{suffix}")
         drawn = (tmp_path / f"out{suffix}").read_text(encoding="utf-8")
         assert "a<b>" not in drawn
         assert "a&lt;b&gt;&amp;c" in drawn
@@ -207,7 +207,7 @@ def test_names_are_escaped_on_the_page(two: tuple[Path, Path], tmp_path: Path) -
 
 def test_what_cannot_be_drawn_or_compared_is_told(two: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"\.html or \.svg"):
-        comparison_page.refuse_other_suffix(tmp_path / "picture.gif")
+        comparison_page.require_page_suffix(tmp_path / "picture.gif")
 
 
 def command(capsys: pytest.CaptureFixture[str], *words: Any) -> str:

@@ -20,7 +20,7 @@ from bestiary.data.corrections import Correction, Corrections, append, make_corr
 from bestiary.demo.dataset import SyntheticDataset, draw_creature
 from bestiary.errors import SourceError
 from bestiary.recipe import DataConfig, Recipe
-from bestiary.report.audit_cards import exhibits, marked
+from bestiary.report.audit_cards import choose_cards, findings_of_check
 from listening import Listening
 
 ONE, TWO, THREE = (digit * 64 for digit in "123")
@@ -274,7 +274,9 @@ def test_what_is_dropped_takes_no_finding_of_others_along(folder: Path, tmp_path
     found, _ = audited(root, tmp_path, make_correction(sha(root / "cat" / "11.png"), "drop"))
     assert str(root / "dog" / "11c.png") in issues(found, "label-conflict")
     assert str(root / "dog" / "copy.png") in issues(found, "label-conflict")
-    shown = exhibits(marked("label-conflict", found.findings, found.pictures), str(root), at_most=99)
+    shown = choose_cards(
+        findings_of_check("label-conflict", found.findings, found.pictures), str(root), max_pictures=99
+    )
     names = {card.name for exhibit in shown for card in exhibit.cards}
     assert {"cat/11b.png", "dog/11c.png"} <= names
     assert "cat/11.png" not in names

@@ -17,7 +17,7 @@ from bestiary import files
 from bestiary.evaluation.diagnostics import generalisation_gaps, stop_reason_text
 from bestiary.evaluation.learning_curve import _sample_groups, learning_curve, summarise
 from bestiary.recipe import Recipe
-from bestiary.report.learning_curve_section import curve_plot, lesson_values
+from bestiary.report.learning_curve_section import learning_curve_plot, learning_curve_values
 from bestiary.training.probe import LabelledFeatures
 from bestiary.training.task import TrainedModel
 
@@ -144,9 +144,9 @@ def test_a_run_tells_and_its_report_shows(probed: Path) -> None:
 
 
 def test_a_run_without_lessons_has_no_section() -> None:
-    values = lesson_values({})
+    values = learning_curve_values({})
     assert (values["lessons"], values["lesson_plot"], values["lesson_rows"]) == ([], "", [])
     drawn = curve(0.7)
-    assert "Learning curve" in curve_plot(drawn)
+    assert "Learning curve" in learning_curve_plot(drawn)
     for pictures_learnt_from in [point["pictures"] for point in drawn["points"]] + [drawn["twice"]["pictures"]]:
-        assert f">{pictures_learnt_from}</text>" in curve_plot(drawn)  # each of them stands below the line
+        assert f">{pictures_learnt_from}</text>" in learning_curve_plot(drawn)  # each of them stands below the line

@@ -20,7 +20,7 @@ from bestiary.evaluation.corruptions import evaluate_corrupted
 from bestiary.evaluation.metrics import compute_metrics
 from bestiary.evaluation.shift import distribution_shift, within_class_auroc
 from bestiary.progress import SilentReporter
-from bestiary.report.text_tables import corruption_table, elsewhere_text
+from bestiary.report.text_tables import format_corruption_table, format_external_evaluation
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_where_all_classes_have_pictures_their_mean_has_one_interval() -> None:
 
 
 def test_the_shift_is_said_first(found: external.ExternalEvaluation) -> None:
-    text = elsewhere_text(found.metrics)
+    text = format_external_evaluation(found.metrics)
     assert text.startswith("These pictures")
     assert text.index("familiar enough") < text.index("accuracy")
     assert '"nothing" (8 pictures)' in text
@@ -167,5 +167,5 @@ def test_spoilt_pictures_are_harder(run: Path) -> None:
     strongest = [row["accuracy"] for row in rows if row["strength"] == 5]
     assert len(rows) == 1 + 5 * len(strongest)
     assert np.mean(strongest) < clean["accuracy"]
-    text = corruption_table(rows)
+    text = format_corruption_table(rows)
     assert "jpeg compression" in text

@@ -26,10 +26,10 @@ from bestiary.evaluation.slices import find_weak_slices
 from bestiary.inference.conformal import fit_conformal
 from bestiary.report import format, plots, verdict
 from bestiary.report import gallery as evidence_module
-from bestiary.report.gallery import overlays
-from bestiary.report.next_steps import Evidence, evidence_of, next_steps
+from bestiary.report.gallery import heatmap_overlays
+from bestiary.report.next_steps import RunSummary, next_steps, summarise_run
 from bestiary.report.run_files import read_run
-from bestiary.report.run_report import render, write_report
+from bestiary.report.run_report import render_run_report, write_report
 from bestiary.report.thumbnails import LARGEST_BYTES, thumbnail_data_uri
 from bestiary.text import format_percent
 from tiny_model import coloured, write_run
@@ -242,8 +242,8 @@ def test_every_headline_figure_is_on_the_page(run: Path, page: str) -> None:
     metrics = json.loads((run / "metrics.json").read_text())
     text = Outline(page).text
     for key in ("accuracy", "macro_f1", "balanced_accuracy", "macro_precision", "macro_recall", "ece"):
-        assert format.estimate_text(metrics[key]) in text
-        assert format.interval_text(metrics[key]) in text
+        assert format.format_rate(metrics[key]) in text
+        assert format.format_interval(metrics[key]) in text
     for key in ("log_loss", "brier"):
         assert f"{metrics[key]['value']:.3f}" in text
     assert verdict.verdict(metrics) in text
@@ -441,7 +441,7 @@ def test_nothing_is_rounded_up_to_perfection() -> None:
 def test_steps_name_the_class_that_lacks_pictures_and_the_pair_that_is_confused() -> None:
     metrics = _scores(("cow", "dog", "hen"), [[2, 7, 0], [3, 6, 0], [0, 0, 9]], 0.7) | {"test_scored": 2}
     issues, suspects = {"suspect-label": 4, "shortcut": 1}, {"train": 3, "test": 1}
-    steps = next_steps(Evidence(metrics, {"cow": 20, "dog": 200, "hen": 210}, (), issues, suspects, method="probe"))
+    steps = next_steps(RunSummary(metrics, {"cow": 20, "dog": 200, "hen": 210}, (), issues, suspects, method="probe"))
     assert [step.what for step in steps] == [
         "Add pictures of cow.",  # F1 0.5; the median of the classes is 0.6, so a third of 0.1 is to be won
         "Look at the mistakes with dog.",
@@ -466,7 +466,7 @@ def test_steps_are_ordered_by_what_they_could_bring() -> None:
     dark = {"name": "dark", "words": "mean brightness of 0.2 or less", "worse": True, "worth": 0.02, "n": 40}
     metrics["slices"] = {"rows": [dark | {"accuracy": rate, "rest": rate}, dark | {"name": "small", "worse": False}]}
     curve = {"twice": {"gain": {"value": 0.01}}, "sentence": "Twice as many pictures would probably help."}
-    evidence = Evidence(metrics, {"cow": 200, "dog": 200, "hen": 210}, suspects={"test": 2}, relabelled=0.05)
+    evidence = RunSummary(metrics, {"cow": 200, "dog": 200, "hen": 210}, suspects={"test": 2}, relabelling_gain=0.05)
     steps = next_steps(replace(evidence, lessons={"curve": curve}))
     assert [step.what for step in steps[:4]] == [
         "Check 2 labels that look wrong.",
@@ -478,7 +478,7 @@ def test_steps_are_ordered_by_what_they_could_bring() -> None:
     assert not any("small" in step.what for step in steps)
     assert steps[0].worth == "score may be 5.0 points too low"
     assert "training again" not in steps[0].why, "no label to learn from looks wrong"
-    worse = next_steps(replace(evidence, relabelled=-0.01))
+    worse = next_steps(replace(evidence, relabelling_gain=-0.01))
     assert next(step for step in worse if "Check" in step.what).worth == ""
 
 
@@ -487,7 +487,7 @@ def test_what_a_slice_shares_with_another_is_said_to_be_counted_there() -> None:
     rate = {"value": 0.5, "low": 0.4, "high": 0.6}
     dark = {"name": "dark", "words": "luma", "worse": True, "worth": 0.02, "accuracy": rate, "rest": rate}
     metrics["slices"] = {"rows": [dark | {"counted_in": []}, dark | {"name": "blurry", "counted_in": ["dark"]}]}
-    first, second = (step for step in next_steps(Evidence(metrics, {})) if step.anchor == "slices")
+    first, second = (step for step in next_steps(RunSummary(metrics, {})) if step.anchor == "slices")
     assert "other pictures of the same classes 50\u00a0% (40 to 60); that is more than chance." in first.why
     assert "counted there" not in first.why
     assert second.why.endswith("Those that are dark as well are counted there.")
@@ -503,7 +503,7 @@ def test_the_heatmaps_are_drawn_with_as_many_threads_as_were_asked_for(
         raise RunError("There is no model.")
 
     monkeypatch.setattr(evidence_module, "Predictor", predictor)
-    render(read_run(run), threads=3)
+    render_run_report(read_run(run), threads=3)
     assert asked == [3]
 
 
@@ -516,13 +516,13 @@ def test_suspect_labels_of_tested_pictures_are_worth_what_relabelling_them_bring
         .with_columns(check=pl.lit("suspect-label"), score=0.0, is_issue=True, message=pl.lit(""), group=None)
     )
     marked = wrong.select(pl.col(name).cast(kind) for name, kind in table.FINDINGS.items())
-    found = evidence_of(replace(files, findings=marked))
+    found = summarise_run(replace(files, findings=marked))
     labels, counts = files.metrics["confusion"]["labels"], np.array(files.metrics["confusion"]["counts"])
     for label, said in test.head(2).select("label", "predicted").iter_rows():
         counts[labels.index(label), labels.index(said)] -= 1
         counts[labels.index(said), labels.index(said)] += 1
     f1 = 2 * np.diag(counts) / np.maximum(counts.sum(axis=0) + counts.sum(axis=1), 1)
-    assert found.relabelled == pytest.approx(f1.mean() - files.metrics["macro_f1"]["value"])
+    assert found.relabelling_gain == pytest.approx(f1.mean() - files.metrics["macro_f1"]["value"])
     assert found.suspects == {"test": 2}
 
 
@@ -531,10 +531,10 @@ def test_the_command_for_fine_tuning_names_pictures_labels_and_recipe(run: Path,
     files = read_run(own)
     facts = {"pictures": "/my pictures", "labels": "animals10"}
     asked = f"--recipe {shlex.quote(str(files.folder / 'asked.toml'))} --labels animals10"
-    found = evidence_of(replace(files, environment=facts))
+    found = summarise_run(replace(files, environment=facts))
     assert found.finetune == f"bestiary train '/my pictures' {asked} --method finetune"
     (own / "corrections.csv").touch()
-    found = evidence_of(replace(files, environment=facts))
+    found = summarise_run(replace(files, environment=facts))
     assert f"--corrections {files.folder / 'corrections.csv'} --method finetune" in found.finetune
 
 
@@ -550,7 +550,7 @@ def test_learning_curves_lead_to_advice_only_where_there_are_some() -> None:
         ("scratch", ["Train with more variety, or shorter.", "Use it."]),
         ("probe", ["Try fine-tuning.", "Use it."]),
     ):
-        steps = next_steps(Evidence(metrics, {"cow": 200, "dog": 200}, _epoch_lines(), method=method))
+        steps = next_steps(RunSummary(metrics, {"cow": 200, "dog": 200}, _epoch_lines(), method=method))
         assert [step.what for step in steps] == expected
 
 
@@ -558,23 +558,25 @@ def test_a_path_that_was_best_at_its_end_should_go_on() -> None:
     metrics = _scores(("cow", "dog"), [[9, 1], [0, 9]], 0.97)
     inside, at_the_end = _path_lines(), _path_lines()[:3]
     counts = {"cow": 200, "dog": 200}
-    assert "Try weaker" not in str(next_steps(Evidence(metrics, counts, inside, method="probe")))
+    assert "Try weaker" not in str(next_steps(RunSummary(metrics, counts, inside, method="probe")))
     third = at_the_end[-1] | {"regularisation": 1 / 81}
-    assert "C = 0.0123, was" in str(next_steps(Evidence(metrics, counts, [*at_the_end[:2], third], method="probe")))
-    assert "Try weaker" not in str(next_steps(Evidence(metrics, counts, [third], method="probe"))), "no other was tried"
+    assert "C = 0.0123, was" in str(next_steps(RunSummary(metrics, counts, [*at_the_end[:2], third], method="probe")))
+    assert "Try weaker" not in str(next_steps(RunSummary(metrics, counts, [third], method="probe"))), (
+        "no other was tried"
+    )
 
 
 def test_reliability_points_count_every_picture_once() -> None:
     confidence = np.array([0.0, 0.05, 0.1, 0.55, 0.999, 1.0])
     right = np.array([False, True, False, True, True, True])
     points = plots.reliability_points(confidence, right)
-    assert [(point.n, point.right) for point in points] == [(2, 1), (1, 0), (1, 1), (2, 2)]
-    assert all(0 <= point.low <= point.right / point.n <= point.high <= 1 for point in points)
+    assert [(point.n, point.n_correct) for point in points] == [(2, 1), (1, 0), (1, 1), (2, 2)]
+    assert all(0 <= point.low <= point.n_correct / point.n <= point.high <= 1 for point in points)
 
 
 @pytest.mark.parametrize("values", [[0.5], [0.5, None, 0.5], [None, float("nan"), 0.1]])
 def test_curves_stand_missing_and_constant_values(values: list[float | None]) -> None:
-    drawn = plots.curve(
+    drawn = plots.line_plot(
         "Loss", range(1, len(values) + 1), [plots.Series("<v>", "ink-right", values)], x_label="Epoch", y_label="Loss"
     )
     assert "nan" not in drawn
@@ -582,7 +584,7 @@ def test_curves_stand_missing_and_constant_values(values: list[float | None]) ->
 
 
 def test_curves_without_any_value_are_left_out() -> None:
-    assert plots.curve("Loss", [1], [plots.Series("v", "ink-right", [None])], x_label="x", y_label="y") == ""
+    assert plots.line_plot("Loss", [1], [plots.Series("v", "ink-right", [None])], x_label="x", y_label="y") == ""
 
 
 def test_a_thumbnail_of_noise_is_still_small(tmp_path: Path) -> None:
@@ -600,7 +602,7 @@ def test_overlays_are_drawn_where_there_are_a_model_and_a_picture(tmp_path: Path
     picture.write_bytes(coloured("red"))
     broken.write_bytes(b"no picture")
     paths = [str(picture), str(broken), str(tmp_path / "gone.png")]
-    assert overlays(run, paths) == [None, None, None]
-    drawn = overlays(write_run(run), paths, threads=1)
+    assert heatmap_overlays(run, paths) == [None, None, None]
+    drawn = heatmap_overlays(write_run(run), paths, threads=1)
     assert (drawn[0] or "").startswith("data:image/jpeg;base64,")
     assert drawn[1:] == [None, None]

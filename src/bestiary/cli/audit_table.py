@@ -77,27 +77,27 @@ def print_audit(found: AuditedDataset, page: Path | None) -> None:
 def audit_lines(found: AuditedDataset) -> list[Line]:
     """Return one line for each check that found something: serious, then the others, then what is only noted."""
     from bestiary.data.audit import SERIOUS
-    from bestiary.report.audit_checks import advice, seriousness
+    from bestiary.report.audit_checks import check_text, severity_rank
 
     lines = []
     for (check,), rows in found.findings.group_by(["check"], maintain_order=True):
         name, issues = str(check), rows.filter("is_issue")
         shown = issues if issues.height else rows
-        said, example, found_any = advice(name), _example(shown.row(0, named=True)), issues.height > 0
+        said, example, found_any = check_text(name), _example(shown.row(0, named=True)), issues.height > 0
         grave, open_question = found_any and name in SERIOUS, found_any and said.needs_you
         lines.append(Line(name, shown.height, said.meaning, example, grave, open_question, found_any))
-    return sorted(lines, key=lambda line: (not line.serious, not line.is_issue, seriousness(line.check)))
+    return sorted(lines, key=lambda line: (not line.serious, not line.is_issue, severity_rank(line.check)))
 
 
 def _example(row: Mapping[str, Any]) -> str:
     """Return the message of a finding with the end of the picture's path, for it is the worst of its check."""
-    from bestiary.report.audit_cards import clipped
+    from bestiary.report.audit_cards import middle_ellipsis
     from bestiary.text import escape_control_chars
 
     path, message = row["path"], str(row["message"])
     if not path:
         return escape_control_chars(message)
-    place = clipped(str(Path(*Path(path).parts[-2:])), NAME_SHOWN)
+    place = middle_ellipsis(str(Path(*Path(path).parts[-2:])), NAME_SHOWN)
     return escape_control_chars(message.replace(path, place) if path in message else f"{place}: {message}")
 
 

@@ -38,10 +38,10 @@ def compare(
     if len(runs) < 2:
         raise UserError("A comparison needs two runs or more: bestiary compare RUN RUN")
     if out is not None:
-        comparison_page.refuse_other_suffix(out)
+        comparison_page.require_page_suffix(out)
     judge = None if labels_of is None else str(labels_of)
     scored = align_runs([read_run_predictions(run) for run in runs], intersection=intersection, labels_of=judge)
     found = compare_runs(scored, resamples=resamples)
     if out is not None:
-        comparison_page.write(found, out)
-    print_json(found) if as_json else comparison_page.print_table(found)
+        comparison_page.write_comparison(found, out)
+    print_json(found) if as_json else comparison_page.print_comparison(found)

@@ -49,7 +49,7 @@ def evaluate(
         if pictures is not None or labels is not None:
             raise UserError("--corruptions spoils the run's own validation pictures; give it no others.")
         rows = spoiling.evaluate_corrupted(run, threads=threads, reporter=show).to_dicts()
-        print_json({"corruptions": rows}) if as_json else typer.echo(text_tables.corruption_table(rows))
+        print_json({"corruptions": rows}) if as_json else typer.echo(text_tables.format_corruption_table(rows))
     elif pictures is None:
         if labels is not None or name is not None or corrections is not None:
             raise UserError("--labels, --corrections and --name belong to PICTURES; say which pictures to score.")
@@ -67,5 +67,5 @@ def _print_elsewhere(found: ExternalEvaluation, as_json: bool) -> None:
     if as_json:
         print_json({"evaluation": str(found.path), "metrics": found.metrics})
         return
-    typer.echo(text_tables.elsewhere_text(found.metrics))
+    typer.echo(text_tables.format_external_evaluation(found.metrics))
     typer.echo(str(found.path))

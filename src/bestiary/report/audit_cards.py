@@ -8,18 +8,18 @@ from typing import Any
 
 import polars as pl
 
-from bestiary.report.gallery import short_name, thumbnails
+from bestiary.report.gallery import relative_name, thumbnails
 
 PICTURE_PIXELS = 256
 PICTURE_BYTES = 16 * 1024
-GROUP_SHOWN = 12  # pictures of one group
-TEXT_SHOWN = 160  # characters
+MAX_GROUP_PICTURES = 12  # pictures of one group
+MAX_TEXT = 160  # characters
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Marked:
+class CheckFindings:
     """The findings of one check that name pictures, worst first, and all pictures.
 
     In both, `group` joins the pictures that belong side by side for this check; in the findings it may be null.
@@ -50,7 +50,7 @@ class Marked:
 
 
 @dataclass(frozen=True)
-class Card:
+class PictureCard:
     """A picture as it is shown. `image` is a data address, None if it cannot be shown; `facts` are size and format.
 
     `message` is what the findings say of it: empty for the picture that the others of a group are compared with.
@@ -66,24 +66,24 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Exhibit:
+class CardGroup:
     """A picture, or the pictures of one group; `more` of the group are not shown."""
 
-    cards: Sequence[Card]
+    cards: Sequence[PictureCard]
     more: int = 0
 
     @property
-    def given(self) -> list[str]:
+    def current_labels(self) -> list[str]:
         """The labels that the pictures have, each once."""
         return list(dict.fromkeys(card.label for card in self.cards))
 
     @property
     def labels(self) -> list[str]:
         """The labels that the pictures have or should have, each once."""
-        return list(dict.fromkeys([*self.given, *(card.suggested for card in self.cards if card.suggested)]))
+        return list(dict.fromkeys([*self.current_labels, *(card.suggested for card in self.cards if card.suggested)]))
 
 
-def marked(check: str, findings: pl.DataFrame, pictures: pl.DataFrame) -> Marked:
+def findings_of_check(check: str, findings: pl.DataFrame, pictures: pl.DataFrame) -> CheckFindings:
     """Return the findings of a check that name pictures, with the groups in which that check should be shown.
 
     A group of duplicates may hold several sets of equal files; as exact duplicates only equal files stand together.
@@ -95,55 +95,55 @@ def marked(check: str, findings: pl.DataFrame, pictures: pl.DataFrame) -> Marked
         pictures = pictures.with_columns(group=pl.col("sha256").rank("dense").cast(pl.Int64))
         of = pictures.select("row_id", "group")
         found = found.drop("group").join(of, on="row_id", how="left", maintain_order="left")
-    return Marked(found, pictures.with_columns(group=pl.when(pl.col("error").is_null()).then("group")))
+    return CheckFindings(found, pictures.with_columns(group=pl.when(pl.col("error").is_null()).then("group")))
 
 
-def exhibits(found: Marked, root: str, *, at_most: int) -> list[Exhibit]:
-    """Return the worst exhibits, with `at_most` pictures in all (a first group is shown in any case), without images.
+def choose_cards(check_findings: CheckFindings, root: str, *, max_pictures: int) -> list[CardGroup]:
+    """Return the worst exhibits, with `max_pictures` pictures in all (a first group is shown in any case), without images.
 
     root: the folder that names are relative to. A group that does not fit is left out rather than torn apart.
     """
     key = pl.coalesce(pl.format("\0{}", "group"), "path")  # no path can begin with this character
-    findings = found.findings.with_columns(key=key)
-    first = findings["key"].unique(maintain_order=True).head(at_most)
+    findings = check_findings.findings.with_columns(key=key)
+    first = findings["key"].unique(maintain_order=True).head(max_pictures)
     findings = findings.filter(pl.col("key").is_in(first.implode()))
     about: dict[str, list[Row]] = {}
     for row in findings.iter_rows(named=True):
         about.setdefault(row["path"], []).append(row)
-    members = _members(findings, found.pictures)
+    members = _members(findings, check_findings.pictures)
 
-    shown: list[Exhibit] = []
+    shown: list[CardGroup] = []
     for name in first:
         rows = members[name]
-        seen = rows[:GROUP_SHOWN]
-        if shown and len(seen) > at_most:
+        seen = rows[:MAX_GROUP_PICTURES]
+        if shown and len(seen) > max_pictures:
             break
-        shown.append(Exhibit([_card(row, about.get(row["path"], []), root) for row in seen], len(rows) - len(seen)))
-        at_most -= len(seen)
+        shown.append(CardGroup([_card(row, about.get(row["path"], []), root) for row in seen], len(rows) - len(seen)))
+        max_pictures -= len(seen)
     return shown
 
 
-def with_images(shown: Mapping[str, Sequence[Exhibit]]) -> dict[str, list[Exhibit]]:
+def load_images(groups: Mapping[str, Sequence[CardGroup]]) -> dict[str, list[CardGroup]]:
     """Return the exhibits of each check with images; a picture that several checks show is opened once."""
-    paths = list(dict.fromkeys(card.path for some in shown.values() for exhibit in some for card in exhibit.cards))
+    paths = list(dict.fromkeys(card.path for some in groups.values() for exhibit in some for card in exhibit.cards))
     images = dict(zip(paths, thumbnails(paths, PICTURE_PIXELS, largest_bytes=PICTURE_BYTES), strict=True))
     return {
         check: [
             replace(exhibit, cards=[replace(card, image=images[card.path]) for card in exhibit.cards])
             for exhibit in some
         ]
-        for check, some in shown.items()
+        for check, some in groups.items()
     }
 
 
-def clipped(text: str, most: int = TEXT_SHOWN) -> str:
+def middle_ellipsis(text: str, max_length: int = MAX_TEXT) -> str:
     """Return a text, without its middle if it is too long to be shown.
 
-    >>> clipped("a" * 9 + "b" * 9, 7)
+    >>> middle_ellipsis("a" * 9 + "b" * 9, 7)
     'aaa…bbb'
     """
-    half = (most - 1) // 2
-    return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"
+    half = (max_length - 1) // 2
+    return text if len(text) <= max_length else f"{text[:half]}…{text[-half:]}"
 
 
 def _members(findings: pl.DataFrame, pictures: pl.DataFrame) -> dict[str, list[Row]]:
@@ -160,17 +160,17 @@ def _members(findings: pl.DataFrame, pictures: pl.DataFrame) -> dict[str, list[R
     } | members
 
 
-def _card(row: Row, findings: Sequence[Row], root: str) -> Card:
-    name = short_name(row["path"], root)
+def _card(row: Row, findings: Sequence[Row], root: str) -> PictureCard:
+    name = relative_name(row["path"], root)
     messages = dict.fromkeys((finding["message"] or "").replace(row["path"], name) for finding in findings)
     suggested = next((finding["suggested_label"] for finding in findings if finding["suggested_label"]), "")
-    return Card(
+    return PictureCard(
         path=row["path"],
-        name=clipped(name),
-        label=clipped(row["label"] or ""),
+        name=middle_ellipsis(name),
+        label=middle_ellipsis(row["label"] or ""),
         facts=_facts(row),
-        message=clipped(" ".join(messages), 2 * TEXT_SHOWN),
-        suggested=clipped(suggested),
+        message=middle_ellipsis(" ".join(messages), 2 * MAX_TEXT),
+        suggested=middle_ellipsis(suggested),
     )
 
 

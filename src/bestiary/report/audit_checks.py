@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Advice:
+class CheckText:
     """What is said about the findings of one check.
 
     `one` and `many` name what was found (`one` is empty where nothing can be counted), `meaning` is a phrase for a
@@ -14,16 +14,16 @@ class Advice:
     to decide something, where the others are dealt with or only worth knowing.
     """
 
-    one: str
-    many: str
+    singular: str
+    plural: str
     meaning: str
     effect: str
     remedy: str
     needs_you: bool
 
-    def counted(self, n: int) -> str:
+    def format_count(self, n: int) -> str:
         """Return how many were found, as words: `3 suspect labels`."""
-        return f"{n:,} {self.one if n == 1 else self.many}" if self.one else self.many
+        return f"{n:,} {self.singular if n == 1 else self.plural}" if self.singular else self.plural
 
 
 # One, many, what it does to a model, what to do. The most serious first: this is the order of the page.
@@ -178,7 +178,7 @@ NOTED = {
 ORDER = tuple(URGENT | OTHERS | NOTED)
 
 
-def advice(check: str) -> Advice:
+def check_text(check: str) -> CheckText:
     """Return what is said about a check, also about one that nobody has written about yet."""
     words = (URGENT | OTHERS | NOTED).get(check)
     if words is None:
@@ -190,10 +190,10 @@ def advice(check: str) -> Advice:
             "Look at some of them, and decide whether they belong here.",
         )
     meaning = CHECKS.get(check, "files left out for a reason of their own" if check == "left-out" else "")
-    return Advice(words[0], words[1], meaning, words[2], words[3], check in URGENT)
+    return CheckText(words[0], words[1], meaning, words[2], words[3], check in URGENT)
 
 
-def seriousness(check: str) -> tuple[float, str]:
+def severity_rank(check: str) -> tuple[float, str]:
     """Return what sorts checks, the most serious first; unknown ones come after those that need a person."""
     return (ORDER.index(check) if check in ORDER else len(URGENT) - 0.5, check)
 

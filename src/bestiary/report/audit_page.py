@@ -16,16 +16,16 @@ import polars as pl
 from bestiary import table
 from bestiary.data.dataset import AuditedDataset
 from bestiary.files import write_text
-from bestiary.report.audit_cards import Exhibit, clipped, exhibits, marked, with_images
-from bestiary.report.audit_checks import NOTED, Advice, advice, seriousness
-from bestiary.report.gallery import shared_folder
+from bestiary.report.audit_cards import CardGroup, choose_cards, findings_of_check, load_images, middle_ellipsis
+from bestiary.report.audit_checks import NOTED, CheckText, check_text, severity_rank
+from bestiary.report.gallery import common_folder
 from bestiary.report.render import render_page
 from bestiary.version import __version__
 
-PICTURES_SHOWN = 640  # on the whole page; at most 22 kB each, it stays below 20 MB whatever was found
-PICTURES_UNFOLDED = 24  # of a check; the others are folded away
-REMARKS_SHOWN = 50
-CLASSES_SHOWN = 200
+MAX_PICTURES = 640  # on the whole page; at most 22 kB each, it stays below 20 MB whatever was found
+MAX_UNFOLDED_PICTURES = 24  # of a check; the others are folded away
+MAX_REMARKS = 50
+MAX_CLASSES = 200
 DUPLICATES = ("exact-duplicate", "near-duplicate")
 LEFT_OUT = "left-out"
 NO_LABEL = "(no label)"
@@ -33,19 +33,19 @@ NOTHING: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
-class Section:
+class CheckSection:
     """All findings of one check. `remarks` are messages about no picture in particular.
 
     n_pictures counts the pictures concerned, shown or not; n counts exhibits (pictures, or groups of them) or remarks.
     """
 
     check: str
-    advice: Advice
+    advice: CheckText
     n: int
     n_pictures: int
     grouped: bool
     remarks: Sequence[str]
-    exhibits: Sequence[Exhibit]
+    exhibits: Sequence[CardGroup]
 
     @property
     def count(self) -> str:
@@ -56,7 +56,7 @@ class Section:
     @property
     def title(self) -> str:
         """What was found, as a heading."""
-        return self.advice.many[0].upper() + self.advice.many[1:]
+        return self.advice.plural[0].upper() + self.advice.plural[1:]
 
     @property
     def more(self) -> int:
@@ -69,22 +69,22 @@ class Section:
         seen = 0
         for place, exhibit in enumerate(self.exhibits):
             seen += len(exhibit.cards)
-            if seen > PICTURES_UNFOLDED:
+            if seen > MAX_UNFOLDED_PICTURES:
                 return max(1, place)
         return len(self.exhibits)
 
 
-def write_audit(found: AuditedDataset, folder: Path, *, source: str) -> Path:
+def write_audit(dataset: AuditedDataset, folder: Path, *, source: str) -> Path:
     """Write `pictures.parquet`, `findings.parquet` and `audit.html` into `folder`; return the path of the page."""
-    table.write(found.pictures, folder / "pictures.parquet")
-    table.write(found.findings, folder / "findings.parquet")
+    table.write(dataset.pictures, folder / "pictures.parquet")
+    table.write(dataset.findings, folder / "findings.parquet")
     return write_audit_page(
-        found.pictures,
-        found.findings,
-        found.passed_over,
+        dataset.pictures,
+        dataset.findings,
+        dataset.passed_over,
         folder,
         source=source,
-        not_looked_for=found.not_looked_for,
+        not_looked_for=dataset.not_looked_for,
     )
 
 
@@ -105,11 +105,11 @@ def write_audit_page(
     Raises MachineError when the folder cannot be written.
     """
     target = folder / "audit.html"
-    write_text(target, render(pictures, findings, passed_over, source=source, not_looked_for=not_looked_for))
+    write_text(target, render_audit_page(pictures, findings, passed_over, source=source, not_looked_for=not_looked_for))
     return target
 
 
-def render(
+def render_audit_page(
     pictures: pl.DataFrame,
     findings: pl.DataFrame,
     passed_over: Mapping[str, int],
@@ -119,33 +119,35 @@ def render(
 ) -> str:
     """Return the whole page as HTML that needs nothing from outside itself."""
     pictures = pictures.with_columns(pl.col("label").fill_null(NO_LABEL))
-    issues = pl.concat([findings.filter("is_issue"), _unexplained(pictures, findings)])
-    root = shared_folder(pictures["path"].drop_nulls().to_list())
+    issues = pl.concat([findings.filter("is_issue"), _left_out_findings(pictures, findings)])
+    root = common_folder(pictures["path"].drop_nulls().to_list())
     looked_at = pl.concat([issues, findings.filter(~pl.col("is_issue") & pl.col("check").is_in(NOTED))])
     sections = _sections(pictures, looked_at, root)
     classes = _classes(pictures, issues)
     values = {
         "version": __version__,
-        "source": clipped(source, 300),
-        "name": clipped(PurePath(source).name or source),
+        "source": middle_ellipsis(source, 300),
+        "name": middle_ellipsis(PurePath(source).name or source),
         "root": root,
-        "verdict": verdict_sentence(pictures.height, len(classes), sections, not_looked_for),
+        "verdict": audit_verdict(pictures.height, len(classes), sections, not_looked_for),
         "figures": _figures(pictures, findings, sections, passed_over, not_looked_for),
         "makeup": _makeup(pictures),
         "not_looked_for": sorted(not_looked_for.items()),
         "passed_over": sorted(passed_over.items(), key=lambda item: (-item[1], item[0])),
-        "classes": classes[:CLASSES_SHOWN],
-        "classes_more": len(classes) - len(classes[:CLASSES_SHOWN]),
+        "classes": classes[:MAX_CLASSES],
+        "classes_more": len(classes) - len(classes[:MAX_CLASSES]),
         "sections": sections,
-        "filters": {label: number for number, label in enumerate(_shown_labels(sections))},
+        "filters": {label: number for number, label in enumerate(_labels_on_page(sections))},
     }
     return render_page("audit.html", values)
 
 
-def verdict_sentence(n: int, n_classes: int, sections: Sequence[Section], not_looked_for: Collection[str] = ()) -> str:
+def audit_verdict(
+    n: int, n_classes: int, sections: Sequence[CheckSection], not_looked_for: Collection[str] = ()
+) -> str:
     """Return the audit in one sentence: how many pictures there are, and what a person has to look at."""
     size = f"{_plural(n, 'picture')} in {_plural(n_classes, 'class', 'classes')}"
-    needs = [section.advice.counted(section.n) for section in sections if section.advice.needs_you]
+    needs = [section.advice.format_count(section.n) for section in sections if section.advice.needs_you]
     if not needs:
         rest = "what was found is worth knowing, nothing needs you" if sections else "nothing was found wrong"
         rest += f", but {_plural(len(not_looked_for), 'thing')} not looked for." if not_looked_for else "."
@@ -155,7 +157,7 @@ def verdict_sentence(n: int, n_classes: int, sections: Sequence[Section], not_lo
     return f"{size}; {_plural(len(needs), 'thing')} need{'s' if len(needs) == 1 else ''} you: {words}."
 
 
-def _unexplained(pictures: pl.DataFrame, findings: pl.DataFrame) -> pl.DataFrame:
+def _left_out_findings(pictures: pl.DataFrame, findings: pl.DataFrame) -> pl.DataFrame:
     """Return findings for files that are left out and that no finding speaks of: each is named with its reason."""
     left_out = pictures.filter(pl.col("error").is_not_null())
     silent = left_out.join(findings.filter("is_issue"), on="row_id", how="anti")
@@ -164,26 +166,26 @@ def _unexplained(pictures: pl.DataFrame, findings: pl.DataFrame) -> pl.DataFrame
     return silent.select("row_id", "path", *null, **made).select(findings.columns).cast(findings.schema)
 
 
-def _sections(pictures: pl.DataFrame, issues: pl.DataFrame, root: str) -> list[Section]:
+def _sections(pictures: pl.DataFrame, issues: pl.DataFrame, root: str) -> list[CheckSection]:
     """Return a section for each check that found something, the most serious first, with its pictures."""
-    checks = sorted(issues["check"].unique(), key=seriousness)
-    found = {check: marked(check, issues, pictures) for check in checks}
+    checks = sorted(issues["check"].unique(), key=severity_rank)
+    found = {check: findings_of_check(check, issues, pictures) for check in checks}
     sizes = {check: of.n_pictures for check, of in found.items()}
-    room = shares(sizes, PICTURES_SHOWN)
-    shown = with_images({check: exhibits(of, root, at_most=room[check]) for check, of in found.items()})
+    room = fair_shares(sizes, MAX_PICTURES)
+    shown = load_images({check: choose_cards(of, root, max_pictures=room[check]) for check, of in found.items()})
     sections = []
     for check, of in found.items():
         remarks = issues.filter((pl.col("check") == check) & pl.col("path").is_null())["message"].to_list()
-        said = [clipped(words, 600) for words in remarks[:REMARKS_SHOWN]]
+        said = [middle_ellipsis(words, 600) for words in remarks[:MAX_REMARKS]]
         grouped, n = len(of.groups) > 0, of.n or len(remarks)
-        sections.append(Section(check, advice(check), n, sizes[check], grouped, said, shown[check]))
+        sections.append(CheckSection(check, check_text(check), n, sizes[check], grouped, said, shown[check]))
     return sections
 
 
-def shares(wanted: Mapping[str, int], total: int) -> dict[str, int]:
+def fair_shares(wanted: Mapping[str, int], total: int) -> dict[str, int]:
     """Return how much each gets of a total: an equal share, and what one leaves over goes to those who want more.
 
-    >>> shares({"blurry": 2, "dark": 90, "tiny": 50}, 60)
+    >>> fair_shares({"blurry": 2, "dark": 90, "tiny": 50}, 60)
     {'blurry': 2, 'tiny': 29, 'dark': 29}
     """
     given = {}
@@ -206,7 +208,7 @@ def _classes(pictures: pl.DataFrame, issues: pl.DataFrame) -> list[dict[str, Any
     )
     largest = max([*counts["n"], 1])
     return [
-        {"label": clipped(label), "n": n, "usable": used, "unusable": n - used, "marked": marked[label]}
+        {"label": middle_ellipsis(label), "n": n, "usable": used, "unusable": n - used, "marked": marked[label]}
         | {"used_width": 100 * used / largest, "unused_width": 100 * (n - used) / largest}
         for label, n, used in counts.iter_rows()
     ]
@@ -215,7 +217,7 @@ def _classes(pictures: pl.DataFrame, issues: pl.DataFrame) -> list[dict[str, Any
 def _figures(
     pictures: pl.DataFrame,
     findings: pl.DataFrame,
-    sections: Sequence[Section],
+    sections: Sequence[CheckSection],
     passed_over: Mapping[str, int],
     not_looked_for: Mapping[str, str],
 ) -> list[tuple[str, str, str]]:
@@ -234,12 +236,12 @@ def _figures(
         ("Cannot be used", f"{left_out:,}", "The reasons stand below." if left_out else "Every file could be read."),
         ("Duplicates", f"{surplus:,}", of_class),
         ("Label conflicts", f"{n_of.get('label-conflict', 0):,}", "The same picture, different labels."),
-        ("Suspect labels", *_suspects(n_of.get("suspect-label", 0), not_looked_for.get("suspect-label"))),
+        ("Suspect labels", *_label_issue_figure(n_of.get("suspect-label", 0), not_looked_for.get("suspect-label"))),
         ("Passed over", f"{over:,}", "Files that were not looked at."),
     ]
 
 
-def _suspects(n: int, reason: str | None) -> tuple[str, str]:
+def _label_issue_figure(n: int, reason: str | None) -> tuple[str, str]:
     """Return how many labels are suspect; 0 would promise too much where nobody looked."""
     return (
         ("–", "Not looked for; the reason stands below.")
@@ -267,10 +269,10 @@ def _makeup(pictures: pl.DataFrame) -> str:
     return f"{words}; {megabytes:,.0f} MB in all; typically {middle[0]:,} × {middle[1]:,} pixels."
 
 
-def _shown_labels(sections: Sequence[Section]) -> list[str]:
+def _labels_on_page(sections: Sequence[CheckSection]) -> list[str]:
     """Return the labels of the pictures that are shown, in order: what the page can be filtered by."""
     return sorted({label for section in sections for exhibit in section.exhibits for label in exhibit.labels if label})
 
 
-def _plural(n: int, one: str, many: str = "") -> str:
-    return f"{n:,} {one if n == 1 else many or one + 's'}"
+def _plural(n: int, singular: str, plural: str = "") -> str:
+    return f"{n:,} {singular if n == 1 else plural or singular + 's'}"

@@ -20,29 +20,31 @@ EVEN = 0.05  # a temperature this close to 1 changes next to nothing
 ALL_LABELS = " Each names all labels, as they all do where the validation pictures are fewer than 19."
 
 
-def trust_values(metrics: Mapping[str, Any], test: pl.DataFrame) -> dict[str, Any]:
+def calibration_values(metrics: Mapping[str, Any], test: pl.DataFrame) -> dict[str, Any]:
     """Return the plots and sentences about probabilities; none without test pictures."""
     confidence = test["probability"].cast(pl.Float64).to_numpy()
     right = (test["label"] == test["predicted"]).to_numpy().astype(bool)
     unknown = test["unknown"].to_numpy().astype(bool)
     stored = metrics.get("reliability", {})
-    bins = _points(stored.get("after", ())) or (plots.reliability_points(confidence, right) if len(right) else [])
-    before = _points(stored.get("before", ()))
+    bins = _reliability_points(stored.get("after", ())) or (
+        plots.reliability_points(confidence, right) if len(right) else []
+    )
+    before = _reliability_points(stored.get("before", ()))
     drawn = len(right) > 0
     return {
         "reliability_plot": plots.reliability(bins, before) if bins else "",
         "confidence_plot": plots.confidence_histogram(confidence, right) if drawn else "",
-        "coverage_plot": plots.coverage(confidence, right, unknown) if drawn else "",
+        "coverage_plot": plots.coverage_plot(confidence, right, unknown) if drawn else "",
         "bins": bins,
         "bins_before": before,
-        "calibration_words": calibration_words(metrics),
+        "calibration_words": describe_calibration(metrics),
         "class_curves": class_curves(test, metrics["confusion"]["labels"]),
         "set_rows": metrics.get("prediction_sets") or [],
-        "set_words": set_words(metrics),
+        "set_words": describe_prediction_sets(metrics),
     }
 
 
-def calibration_words(metrics: Mapping[str, Any]) -> str:
+def describe_calibration(metrics: Mapping[str, Any]) -> str:
     """Return what calibration did, in a sentence or two; empty where that is not known."""
     stored = metrics.get("reliability", {})
     before, after, temperature = stored.get("ece_before"), metrics.get("ece"), stored.get("temperature")
@@ -51,14 +53,14 @@ def calibration_words(metrics: Mapping[str, Any]) -> str:
     was = "neither too sure nor too unsure of itself"
     if abs(temperature - 1) > EVEN:
         was = "too sure of itself" if temperature > 1 else "less sure of itself than it could be"
-    ends = [f"{format.estimate_text(one)} ({format.interval_text(one)})" for one in (before, after)]
+    ends = [f"{format.format_rate(one)} ({format.format_interval(one)})" for one in (before, after)]
     return (
         f"Before calibration the model was {was} (temperature {temperature:.2f}, fitted on validation pictures). Its"
         f" calibration error on the test pictures was {ends[0]} before and is {ends[1]} as shipped."
     )
 
 
-def set_words(metrics: Mapping[str, Any]) -> str:
+def describe_prediction_sets(metrics: Mapping[str, Any]) -> str:
     """Return what prediction sets held of what they promise, in words; empty for a run without them."""
     row = next((row for row in metrics.get("prediction_sets") or () if row["level"] == IN_WORDS), None)
     if row is None:
@@ -69,13 +71,13 @@ def set_words(metrics: Mapping[str, Any]) -> str:
     empty = f", and {format_percent(row['empty'])} are empty: nothing is likely enough" if row["empty"] else ""
     return (
         f"Asked for as few labels as hold the true one 95 times in 100, its sets held it"
-        f" {100 * share['value']:.1f} times in 100 ({format.interval_text(share)}): {kept}. A set names"
+        f" {100 * share['value']:.1f} times in 100 ({format.format_interval(share)}): {kept}. A set names"
         f" {row['labels']:.2f} labels on average, {format_percent(row['single'])} name exactly one{empty}."
         + (ALL_LABELS if row["labels"] == len(metrics["per_class"]) else "")
     )
 
 
-def _points(bins: Sequence[Mapping[str, Any]]) -> list[ReliabilityPoint]:
+def _reliability_points(bins: Sequence[Mapping[str, Any]]) -> list[ReliabilityPoint]:
     """Return the bins of metrics.json that hold pictures, with the 95 % interval of the share that is right."""
     points = []
     for one in bins:

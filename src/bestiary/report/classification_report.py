@@ -10,7 +10,7 @@ from typing import Any
 from bestiary.text import format_names
 
 _HEADER = ("", "precision", "recall", "95 % interval", "f1", "support")
-MOST_LINES, WORST_LINES = 30, 20  # on a screen: of more classes the worst are shown
+MAX_LINES, WORST_LINES = 30, 20  # on a screen: of more classes the worst are shown
 
 
 def classification_report(metrics: Mapping[str, Any], *, short: bool = False) -> str:
@@ -24,30 +24,30 @@ def classification_report(metrics: Mapping[str, Any], *, short: bool = False) ->
     """
     n = str(metrics["n"])
     labels, left_out = metrics["confusion"]["labels"], 0
-    if short and len(labels) > MOST_LINES:
-        labels, left_out = _weakest(metrics["per_class"], labels), len(labels) - WORST_LINES
+    if short and len(labels) > MAX_LINES:
+        labels, left_out = _weakest_classes(metrics["per_class"], labels), len(labels) - WORST_LINES
     rows = [_class_row(label, metrics["per_class"][label]) for label in labels]
     accuracy, macro = metrics["accuracy"], metrics["macro_recall"]
     over_all = [
-        ("accuracy", "", _rate(accuracy), _range(accuracy), "", n),
+        ("accuracy", "", _format_rate(accuracy), _format_interval(accuracy), "", n),
         (
             "macro average",
-            _rate(metrics["macro_precision"]),
-            _rate(macro),
-            _range(macro),
-            _rate(metrics["macro_f1"]),
+            _format_rate(metrics["macro_precision"]),
+            _format_rate(macro),
+            _format_interval(macro),
+            _format_rate(metrics["macro_f1"]),
             n,
         ),
-        ("macro-F1", "", "", _range(metrics["macro_f1"]), _rate(metrics["macro_f1"]), n),
+        ("macro-F1", "", "", _format_interval(metrics["macro_f1"]), _format_rate(metrics["macro_f1"]), n),
     ]
-    said = notes_of(metrics)
+    said = score_caveats(metrics)
     if left_out:
         said.insert(0, f"{left_out:,} more classes are not shown: above are those with the lowest F1.")
     notes = [textwrap.fill(note, 100) for note in said]
-    return "\n".join([_aligned([_HEADER, None, *rows, None, *over_all]), *(f"{note}\n" for note in notes)])
+    return "\n".join([_align_columns([_HEADER, None, *rows, None, *over_all]), *(f"{note}\n" for note in notes)])
 
 
-def notes_of(metrics: Mapping[str, Any]) -> list[str]:
+def score_caveats(metrics: Mapping[str, Any]) -> list[str]:
     """Return what must be said beside the scores: cross-validated, a split that leaks, classes that were not tested."""
     said = [metrics[key]["note"] for key in ("folds", "leaks") if (metrics.get(key) or {}).get("note")]
     untested = [label for label, one in metrics["per_class"].items() if one.get("support") == 0]
@@ -59,7 +59,7 @@ def notes_of(metrics: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def _weakest(per_class: Mapping[str, Any], labels: Sequence[str]) -> list[str]:
+def _weakest_classes(per_class: Mapping[str, Any], labels: Sequence[str]) -> list[str]:
     """Return the classes with the lowest F1, lowest first; one that was not tested has none and comes last."""
     return sorted(labels, key=lambda label: (not per_class[label]["support"], per_class[label]["f1"]["value"] or 0.0))[
         :WORST_LINES
@@ -67,15 +67,20 @@ def _weakest(per_class: Mapping[str, Any], labels: Sequence[str]) -> list[str]:
 
 
 def _class_row(label: str, scores: Mapping[str, Any]) -> tuple[str, ...]:
-    rates = _rate(scores["precision"]), _rate(scores["recall"]), _range(scores["recall"]), _rate(scores["f1"])
+    rates = (
+        _format_rate(scores["precision"]),
+        _format_rate(scores["recall"]),
+        _format_interval(scores["recall"]),
+        _format_rate(scores["f1"]),
+    )
     return (_printable(label), *rates, str(scores["support"]))
 
 
-def _rate(entry: Mapping[str, float]) -> str:
+def _format_rate(entry: Mapping[str, float]) -> str:
     return f"{entry['value']:.3f}"
 
 
-def _range(entry: Mapping[str, float]) -> str:
+def _format_interval(entry: Mapping[str, float]) -> str:
     return f"{entry['low']:.3f} to {entry['high']:.3f}"
 
 
@@ -83,7 +88,7 @@ def _printable(label: str) -> str:
     return "".join("?" if unicodedata.category(character) == "Cc" else character for character in label)
 
 
-def _aligned(rows: list[tuple[str, ...] | None]) -> str:
+def _align_columns(rows: list[tuple[str, ...] | None]) -> str:
     """Return the rows as lines, the first column to the left and the others to the right; None is an empty line."""
     filled = [row for row in rows if row is not None]
     widths = [max(_width(row[column]) for row in filled) for column in range(len(_HEADER))]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 
-def train_again(recipe: Path, facts: Mapping[str, Any], corrections: Path | None, *more: str) -> str:
+def retrain_command(recipe: Path, facts: Mapping[str, Any], corrections: Path | None, *more: str) -> str:
     """Return the command that trains on the pictures of a run, under a recipe and with its labels, for a shell.
 
     facts: the `environment.json` of the run; recipe: its `asked.toml` or another, left out where nothing is in it;
@@ -24,7 +24,7 @@ def train_again(recipe: Path, facts: Mapping[str, Any], corrections: Path | None
     return shlex.join([*parts, *more])
 
 
-def compare_with_latest(run: Path, *more: str) -> str:
+def compare_command(run: Path, *more: str) -> str:
     """Return the command that holds the newest run against this one, for a shell."""
     return shlex.join(["bestiary", "compare", str(run), "runs/latest", *more])
 

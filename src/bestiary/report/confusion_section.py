@@ -12,10 +12,10 @@ import polars as pl
 from markupsafe import Markup
 
 from bestiary.report import plots
-from bestiary.report.gallery import Shown, shown_pictures
+from bestiary.report.gallery import GalleryPicture, gallery_pictures
 
 LARGEST_TABLE_MATRIX = 30  # classes; beyond, the confusion matrix is a picture
-LISTED = 8  # most frequent mistakes
+MAX_CONFUSIONS = 8  # most frequent mistakes
 PAIRS, MISTAKES, EXAMPLES = 3, 6, 2  # pairs with pictures, their mistakes, and right answers of either class
 PAIR_PIXELS, PAIR_BYTES = 280, 14 * 1024
 
@@ -23,18 +23,18 @@ Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Pair:
+class ConfusedPair:
     """Two classes that are confused: how often each way, right answers of either, and the mistakes between them."""
 
-    one: str
-    other: str
-    one_for_other: int
-    other_for_one: int
-    of_one: int
-    of_other: int
-    examples_of_one: Sequence[Shown]
-    mistakes: Sequence[Shown]
-    examples_of_other: Sequence[Shown]
+    label_a: str
+    label_b: str
+    a_as_b: int
+    b_as_a: int
+    n_a: int
+    n_b: int
+    examples_a: Sequence[GalleryPicture]
+    mistakes: Sequence[GalleryPicture]
+    examples_b: Sequence[GalleryPicture]
 
 
 def confusion_values(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def confusion_values(metrics: Mapping[str, Any]) -> dict[str, Any]:
     counts = _counts(metrics)
     rates = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     wrong = np.where(np.eye(len(labels), dtype=bool), 0, counts)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:LISTED]
+    order = np.argsort(-wrong, axis=None, kind="stable")[:MAX_CONFUSIONS]
     pairs = [
         (row, column) for row, column in zip(*np.unravel_index(order, wrong.shape), strict=True) if wrong[row, column]
     ]
@@ -51,14 +51,14 @@ def confusion_values(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "labels": labels,
         "matrix": list(zip(labels, counts.tolist(), rates.tolist(), strict=True)) if as_table else [],
-        "matrix_plot": Markup("") if as_table else plots.confusion_map(labels, counts),
+        "matrix_plot": Markup("") if as_table else plots.confusion_heatmap(labels, counts),
         "pairs": [(labels[r], labels[c], int(counts[r, c]), int(counts[r].sum())) for r, c in pairs],
     }
 
 
-def confused_pairs(
+def most_confused_pairs(
     metrics: Mapping[str, Any], test: pl.DataFrame, names: Mapping[str, str], suspects: set[int]
-) -> list[Pair]:
+) -> list[ConfusedPair]:
     """Return the pairs of classes that are confused most, both ways added up, with pictures.
 
     test: the prediction table of the tested pictures. Examples are the right answers that the model is surest of,
@@ -69,7 +69,9 @@ def confused_pairs(
     order = np.argsort(-both, axis=None, kind="stable")[:PAIRS]
     places = zip(*np.unravel_index(order, both.shape), strict=True)
     return [
-        _pair((labels[i], labels[j]), counts[np.ix_([i, j], [i, j])], counts[[i, j]].sum(axis=1), test, names, suspects)
+        _build_pair(
+            (labels[i], labels[j]), counts[np.ix_([i, j], [i, j])], counts[[i, j]].sum(axis=1), test, names, suspects
+        )
         for rank, (i, j) in enumerate(places)
         if both[i, j] > (rank > 0)  # a single mistake makes a pair only if there is nothing more frequent
     ]
@@ -80,14 +82,14 @@ def slice_values(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {"slices": metrics.get("slices") or {}}
 
 
-def _pair(
+def _build_pair(
     labels: tuple[str, str],
     counts: Counts,
     totals: Counts,
     test: pl.DataFrame,
     names: Mapping[str, str],
     suspects: set[int],
-) -> Pair:
+) -> ConfusedPair:
     one, other = labels
     crossed = ((pl.col("label") == one) & (pl.col("predicted") == other)) | (
         (pl.col("label") == other) & (pl.col("predicted") == one)
@@ -97,10 +99,10 @@ def _pair(
     sure = sure.sort("probability", descending=True, maintain_order=True)
     chosen = [sure.filter(pl.col("label") == label).head(EXAMPLES) for label in labels]
     shown = [
-        shown_pictures(rows, names, suspects, side=PAIR_PIXELS, largest_bytes=PAIR_BYTES)
+        gallery_pictures(rows, names, suspects, side=PAIR_PIXELS, largest_bytes=PAIR_BYTES)
         for rows in (chosen[0], mistakes, chosen[1])
     ]
-    return Pair(one, other, int(counts[0, 1]), int(counts[1, 0]), int(totals[0]), int(totals[1]), *shown)
+    return ConfusedPair(one, other, int(counts[0, 1]), int(counts[1, 0]), int(totals[0]), int(totals[1]), *shown)
 
 
 def _counts(metrics: Mapping[str, Any]) -> Counts:

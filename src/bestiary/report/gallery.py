@@ -26,7 +26,7 @@ PICTURE_PIXELS = 400  # opened larger than they stand on the page
 
 
 @dataclass(frozen=True)
-class Shown:
+class GalleryPicture:
     """A picture of the test split in a gallery. `image` is a data address, or None if the file has gone.
 
     `evidence`: the same with the model's heatmap drawn on, where there is one.
@@ -43,11 +43,11 @@ class Shown:
     evidence: str | None = None
 
 
-def galleries(
+def build_galleries(
     test: pl.DataFrame,
     suspects: set[int],
     names: Mapping[str, str],
-    evidence: Callable[[Sequence[str]], Sequence[str | None]],
+    heatmaps: Callable[[Sequence[str]], Sequence[str | None]],
 ) -> dict[str, Any]:
     """Return three galleries of test pictures: mistakes (surest first), unknown, right answers.
 
@@ -60,7 +60,7 @@ def galleries(
     wrong = answered.filter(~is_right).sort("probability", descending=True)
     right = answered.filter(is_right).sort("probability")
     unknown = test.filter(pl.col("unknown")).sort("familiarity", nulls_last=True)
-    shown, paths = shown_pictures(wrong.head(GALLERY), names, suspects), wrong["path"].head(GALLERY).to_list()
+    shown, paths = gallery_pictures(wrong.head(GALLERY), names, suspects), wrong["path"].head(GALLERY).to_list()
     return {
         "tally": {
             "wrong": wrong.height,
@@ -68,33 +68,33 @@ def galleries(
             "unknown": unknown.height,
             "unknown_right": unknown.filter(is_right).height,
         },
-        "wrong": [replace(one, evidence=drawn) for one, drawn in zip(shown, evidence(paths), strict=True)],
-        "unknown": shown_pictures(unknown.head(GALLERY // 4), names, suspects),
-        "right": shown_pictures(_unsure_and_sample(right), names, suspects),
+        "wrong": [replace(one, evidence=drawn) for one, drawn in zip(shown, heatmaps(paths), strict=True)],
+        "unknown": gallery_pictures(unknown.head(GALLERY // 4), names, suspects),
+        "right": gallery_pictures(_unsure_and_sample(right), names, suspects),
     }
 
 
-def _unsure_and_sample(right: pl.DataFrame) -> pl.DataFrame:
+def _unsure_and_sample(correct: pl.DataFrame) -> pl.DataFrame:
     """Return the least sure ones, and as many drawn from the others, the same at each writing."""
     half = GALLERY // 4
-    others = range(half, right.height)
+    others = range(half, correct.height)
     drawn = random.Random(0).sample(others, min(half, len(others)))
-    return right[[*range(min(half, right.height)), *sorted(drawn)]]
+    return correct[[*range(min(half, correct.height)), *sorted(drawn)]]
 
 
-def shown_pictures(
+def gallery_pictures(
     rows: pl.DataFrame,
     names: Mapping[str, str],
     suspects: set[int],
     *,
     side: int = PICTURE_PIXELS,
     largest_bytes: int = LARGEST_BYTES,
-) -> list[Shown]:
+) -> list[GalleryPicture]:
     """Return the pictures of these rows of a prediction table, small enough for a page."""
     columns = ("path", "label", "predicted", "probability", "unknown", "row_id")
     images = thumbnails(rows["path"].to_list(), side, largest_bytes=largest_bytes)
     return [
-        Shown(image, names.get(path, path), path, label, predicted, probability, unknown, row_id in suspects)
+        GalleryPicture(image, names.get(path, path), path, label, predicted, probability, unknown, row_id in suspects)
         for image, (path, label, predicted, probability, unknown, row_id) in zip(
             images, rows.select(columns).iter_rows(), strict=True
         )
@@ -111,22 +111,22 @@ def thumbnails(paths: Sequence[str | None], side: int, *, largest_bytes: int = L
         return list(pool.map(small, paths))
 
 
-def short_names(paths: Sequence[str]) -> dict[str, str]:
+def strip_common_folder(paths: Sequence[str]) -> dict[str, str]:
     """Return each path without the folders that all of them share.
 
-    >>> short_names(["/a/b/cat/1.jpg", "/a/b/dog/2.jpg"])["/a/b/dog/2.jpg"]
+    >>> strip_common_folder(["/a/b/cat/1.jpg", "/a/b/dog/2.jpg"])["/a/b/dog/2.jpg"]
     'dog/2.jpg'
     """
-    root = shared_folder(paths)
-    return {path: short_name(path, root) for path in paths}
+    root = common_folder(paths)
+    return {path: relative_name(path, root) for path in paths}
 
 
-def short_name(path: str, root: str) -> str:
+def relative_name(path: str, root: str) -> str:
     """Return a path as seen from a folder above it; as it is where there is no such folder."""
     return os.path.relpath(path, root) if root else path
 
 
-def shared_folder(paths: Iterable[str]) -> str:
+def common_folder(paths: Iterable[str]) -> str:
     """Return the folder that all paths share, empty if there is none (no paths, or other drives)."""
     folders = {os.path.dirname(path) for path in paths}  # noqa: PTH120 -- thousands of strings, no need of objects
     try:
@@ -138,7 +138,7 @@ def shared_folder(paths: Iterable[str]) -> str:
 SIDE_PIXELS, OVERLAY_BYTES = 280, 12 * 1024
 
 
-def overlays(run: Path, paths: Sequence[str], *, threads: int | None = None) -> list[str | None]:
+def heatmap_overlays(run: Path, paths: Sequence[str], *, threads: int | None = None) -> list[str | None]:
     """Return a data address for each picture: its heatmap for the model's answer, drawn on; None if it has gone.
 
     A run whose model is not there, or damaged, has none: its report can be written all the same.

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from bestiary.report import plots
 
 
-def lesson_values(lessons: Mapping[str, Any]) -> dict[str, Any]:
+def learning_curve_values(lessons: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values for the page from `learning_curve.json`; an empty mapping gives an empty section."""
     gaps, curve = lessons.get("gaps", {}), lessons.get("curve", {})
     rows = [{"label": label, **entry} for label, entry in gaps.get("classes", {}).items()]
@@ -19,12 +19,12 @@ def lesson_values(lessons: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "lessons": [sentence for sentence in sentences if sentence],
         "lesson_learner": curve.get("learner", ""),
-        "lesson_plot": curve_plot(curve),
+        "lesson_plot": learning_curve_plot(curve),
         "lesson_rows": rows,
     }
 
 
-def curve_plot(curve: Mapping[str, Any]) -> Markup:
+def learning_curve_plot(curve: Mapping[str, Any]) -> Markup:
     """Return macro-F1 on validation against the number of training pictures, with its interval and a doubling more."""
     if not curve:
         return Markup("")
@@ -41,7 +41,7 @@ def curve_plot(curve: Mapping[str, Any]) -> Markup:
             for end in ("low", "high")
         ),
     ]
-    return plots.curve(
+    return plots.line_plot(
         "Learning curve", x, series, x_label="Training pictures", y_label="Macro-F1 on validation", x_log=True,
         x_ticks=x, as_percent=True,
     )  # fmt: skip

@@ -7,42 +7,44 @@ from typing import Any
 
 from bestiary.report import verdict
 from bestiary.report.confusion_section import confusion_values
-from bestiary.report.markdown import figure, plain, rows
-from bestiary.report.next_steps import Step, evidence_of, next_steps
-from bestiary.report.run_files import RunFiles, notes
+from bestiary.report.markdown import escape, format_metric, markdown_table
+from bestiary.report.next_steps import NextStep, next_steps, summarise_run
+from bestiary.report.run_files import RunFiles, run_caveats
 
 STEPS, PAIRS, WEAKEST = 4, 3, 3
 FIGURES = (("accuracy", "Accuracy"), ("macro_f1", "Macro-F1"), ("ece", "Calibration error"))
 
 
-def summary(run: RunFiles) -> str:
+def markdown_summary(run: RunFiles) -> str:
     """Return the report as a few lines of Markdown."""
-    return "\n\n".join(part for part in _parts(run) if part) + "\n"
+    return "\n\n".join(part for part in _iter_parts(run) if part) + "\n"
 
 
-def _parts(run: RunFiles) -> Iterator[str]:
-    evidence, metrics = evidence_of(run), run.metrics
-    yield f"### {plain(verdict.verdict(metrics, evidence.mislabelled))}"
-    yield from (f"> {plain(note)}" for note in [*peeked(metrics), *notes(run)])
-    found = [(name, figure(metrics[key])) for key, name in FIGURES if metrics.get(key)]
-    yield rows(("", f"{metrics['n']:,} test pictures, 95 % interval"), found)
+def _iter_parts(run: RunFiles) -> Iterator[str]:
+    evidence, metrics = summarise_run(run), run.metrics
+    yield f"### {escape(verdict.verdict(metrics, evidence.n_label_issues))}"
+    yield from (f"> {escape(note)}" for note in [*test_reuse_warning(metrics), *run_caveats(run)])
+    found = [(name, format_metric(metrics[key])) for key, name in FIGURES if metrics.get(key)]
+    yield markdown_table(("", f"{metrics['n']:,} test pictures, 95 % interval"), found)
     yield "**What to do next** (in points of macro-F1, estimated)\n\n" + "\n".join(
-        f"{at}. {_step(one)}" for at, one in enumerate(_first(evidence), 1)
+        f"{at}. {_format_step(one)}" for at, one in enumerate(_first_steps(evidence), 1)
     )
-    weakest = verdict.by_f1(metrics)[:WEAKEST]
+    weakest = verdict.classes_by_f1(metrics)[:WEAKEST]
     yield (
         "Weakest classes (F1): "
-        + "; ".join(f"{plain(label)} {figure(metrics['per_class'][label]['f1'], digits=0)}" for label in weakest)
+        + "; ".join(
+            f"{escape(label)} {format_metric(metrics['per_class'][label]['f1'], digits=0)}" for label in weakest
+        )
         + "."
     )
     pairs = confusion_values(metrics)["pairs"][:PAIRS]
     if pairs:
-        taken = (f"{plain(one)} for {plain(other)} {count} of {of}" for one, other, count, of in pairs)
+        taken = (f"{escape(one)} for {escape(other)} {count} of {of}" for one, other, count, of in pairs)
         yield f"Taken for another most: {'; '.join(taken)}."
-    yield plain((metrics.get("slices") or {}).get("sentence", ""))
+    yield escape((metrics.get("slices") or {}).get("sentence", ""))
 
 
-def peeked(metrics: Mapping[str, Any]) -> list[str]:
+def test_reuse_warning(metrics: Mapping[str, Any]) -> list[str]:
     """Return the warning that belongs beside every score of a test split that was scored more than once."""
     times = metrics.get("test_scored", 1)
     if times < 2:
@@ -53,10 +55,10 @@ def peeked(metrics: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _first(evidence: Any) -> list[Step]:
-    return [step for step in next_steps(evidence) if not step.command.startswith("bestiary predict")][:STEPS]
+def _first_steps(run_summary: Any) -> list[NextStep]:
+    return [step for step in next_steps(run_summary) if not step.command.startswith("bestiary predict")][:STEPS]
 
 
-def _step(step: Step) -> str:
+def _format_step(step: NextStep) -> str:
     worth = f" ({step.worth})" if step.worth else ""
-    return f"**{plain(step.what)}**{worth} {plain(step.why)}"
+    return f"**{escape(step.what)}**{worth} {escape(step.why)}"

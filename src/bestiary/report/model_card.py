@@ -12,11 +12,11 @@ from typing import Any
 
 from bestiary.recipe import BACKBONE_SIZES
 from bestiary.report import format, verdict
-from bestiary.report.calibration_section import calibration_words, set_words
-from bestiary.report.markdown import figure, plain, rows
-from bestiary.report.markdown_summary import peeked
-from bestiary.report.next_steps import evidence_of
-from bestiary.report.run_files import RunFiles, notes
+from bestiary.report.calibration_section import describe_calibration, describe_prediction_sets
+from bestiary.report.markdown import escape, format_metric, markdown_table
+from bestiary.report.markdown_summary import test_reuse_warning
+from bestiary.report.next_steps import summarise_run
+from bestiary.report.run_files import RunFiles, run_caveats
 from bestiary.text import format_percent
 from bestiary.version import __version__
 
@@ -60,7 +60,7 @@ holds normalisation, network, calibration and softmax; it runs in ONNX Runtime a
 def model_card(run: RunFiles) -> str:
     """Return the card of a finished run as Markdown with metadata at its top."""
     metadata = json.dumps(card_data(run), indent=2, ensure_ascii=False, allow_nan=False)
-    return f"---\n{metadata}\n---\n\n" + "\n\n".join(part for part in _parts(run) if part) + "\n"
+    return f"---\n{metadata}\n---\n\n" + "\n\n".join(part for part in _iter_parts(run) if part) + "\n"
 
 
 def card_data(run: RunFiles) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def card_data(run: RunFiles) -> dict[str, Any]:
     results = [
         {"type": kind, "name": f"{name} (95 % interval {_interval(run.metrics[key])})", "value": _value(run, key)}
         for key, kind, name in METRICS
-        if run.metrics.get(key) and format.interval_text(run.metrics[key])
+        if run.metrics.get(key) and format.format_interval(run.metrics[key])
     ]
     data = {"type": "imagefolder", "name": _data_name(run.metrics), "split": str(run.metrics.get("split", "test"))}
     task = {"type": "image-classification", "name": "Image Classification"}
@@ -107,46 +107,46 @@ def _interval(metric: Any) -> str:
     return f"{metric['low']:.4f} to {metric['high']:.4f}"
 
 
-def _parts(run: RunFiles) -> Iterator[str]:
-    metrics, bundle, evidence = run.metrics, run.bundle, evidence_of(run)
+def _iter_parts(run: RunFiles) -> Iterator[str]:
+    metrics, bundle, evidence = run.metrics, run.bundle, summarise_run(run)
     labels = metrics["confusion"]["labels"]
-    yield f"# {plain(run.name)}"
-    yield plain(verdict.verdict(metrics, evidence.mislabelled))
-    yield from (f"> **Note.** {plain(note)}" for note in [*peeked(metrics), *notes(run)])
+    yield f"# {escape(run.name)}"
+    yield escape(verdict.verdict(metrics, evidence.n_label_issues))
+    yield from (f"> **Note.** {escape(note)}" for note in [*test_reuse_warning(metrics), *run_caveats(run)])
     about = ", ".join(str(part) for part in (bundle.get("method"), bundle.get("backbone")) if part)
     yield (
         f"A picture classifier for {len(labels)} classes"
-        + (f" ({plain(about)})" if about else "")
+        + (f" ({escape(about)})" if about else "")
         + f", made with bestiary {run.environment.get('bestiary', __version__)}. Its classes: "
-        + ", ".join(plain(label) for label in labels)
+        + ", ".join(escape(label) for label in labels)
         + "."
     )
     yield "## How to use it\n\n" + USE
     yield "## What it is good for, and what not"
-    yield "\n".join(f"- {line}" for line in _limits(run))
+    yield "\n".join(f"- {line}" for line in _iter_limits(run))
     yield "## How good it is"
-    found = [(name, figure(metrics.get(key), is_rate=key not in NOT_RATES)) for key, _, name in METRICS]
-    yield rows((f"On {metrics['n']:,} test pictures", "Value (95 % interval)"), found)
-    yield rows(
+    found = [(name, format_metric(metrics.get(key), is_rate=key not in NOT_RATES)) for key, _, name in METRICS]
+    yield markdown_table((f"On {metrics['n']:,} test pictures", "Value (95 % interval)"), found)
+    yield markdown_table(
         ("Class", "Precision", "Recall", "F1", "Test pictures", "Learnt from"),
         (
             (
-                plain(label),
-                *(figure(one.get(key), digits=0) for key in ("precision", "recall", "f1")),
+                escape(label),
+                *(format_metric(one.get(key), digits=0) for key in ("precision", "recall", "f1")),
                 f"{one.get('support', 0):,}",
                 f"{evidence.train_counts.get(label, 0):,}",
             )
             for label, one in metrics["per_class"].items()
         ),
     )
-    if metrics.get("test_scored", 1) < 2 and not notes(run):
+    if metrics.get("test_scored", 1) < 2 and not run_caveats(run):
         yield (
             "The test pictures were not used to learn or to choose anything, and duplicates of one picture lie on one"
             " side of the split. Intervals count a group of duplicates as one piece of evidence."
         )
-    yield plain(" ".join(part for part in (calibration_words(metrics), set_words(metrics)) if part))
+    yield escape(" ".join(part for part in (describe_calibration(metrics), describe_prediction_sets(metrics)) if part))
     yield "## How it was made"
-    yield rows(("", ""), _made(run))
+    yield markdown_table(("", ""), _iter_provenance(run))
     yield "## Which files of its folder may be published"
     yield (
         f"No path of a machine and no picture is in {', '.join(f'`{name}`' for name in MAY_BE_PUBLISHED)}; the names of"
@@ -156,15 +156,15 @@ def _parts(run: RunFiles) -> Iterator[str]:
     )
 
 
-def _limits(run: RunFiles) -> Iterator[str]:
+def _iter_limits(run: RunFiles) -> Iterator[str]:
     metrics = run.metrics
     yield (
         "It names one of its classes for each picture, with a probability that is calibrated. Pictures unlike those"
-        f" that it learnt from are answered “unknown”{_answered(metrics)}; that is no protection against all of them."
+        f" that it learnt from are answered “unknown”{_describe_coverage(metrics)}; that is no protection against all of them."
     )
-    yield plain(verdict.weakest_sentence(metrics))
+    yield escape(verdict.describe_weakest_class(metrics))
     if said := (metrics.get("slices") or {}).get("sentence"):
-        yield plain(said)
+        yield escape(said)
     yield (
         "The figures hold for pictures like those of its collection. On pictures from elsewhere a model does worse; by"
         " how much has to be measured: `bestiary evaluate`."
@@ -172,18 +172,18 @@ def _limits(run: RunFiles) -> Iterator[str]:
     yield "Do not use it where a wrong answer does harm and nobody looks at it."
 
 
-def _answered(metrics: Any) -> str:
+def _describe_coverage(metrics: Any) -> str:
     share = (metrics.get("unknown") or {}).get("coverage")
     return "" if share is None else f" ({format_percent(share)} of the test pictures get an answer)"
 
 
-def _made(run: RunFiles) -> Iterator[tuple[str, str]]:
+def _iter_provenance(run: RunFiles) -> Iterator[tuple[str, str]]:
     for key, name in (("method", "Method"), ("backbone", "Backbone"), ("size", "Input, pixels"), ("fit", "Fit")):
         if run.bundle.get(key) is not None:
-            yield name, plain(run.bundle[key])
+            yield name, escape(run.bundle[key])
     for key, name in (("temperature", "Temperature"), ("threshold", "Threshold of familiarity")):
         if run.bundle.get(key) is not None:
-            yield name, format.number_text(float(run.bundle[key]))
+            yield name, format.format_number(float(run.bundle[key]))
     yield "Training pictures", f"{int((run.pictures['split'] == 'train').sum()):,}"
     if seconds := (run.metrics.get("seconds") or {}).get("total"):
         yield "Time", f"{seconds:.0f} s"

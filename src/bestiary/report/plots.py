@@ -15,7 +15,18 @@ from numpy.typing import NDArray
 
 from bestiary.evaluation.calibration import bin_index, coverage_curve
 from bestiary.evaluation.intervals import Floats, wilson_interval
-from bestiary.report.svg import WIDTH, Frame, axes, dot, drawing, number_text, percent_text, segment, text, ticks
+from bestiary.report.svg import (
+    WIDTH,
+    PlotArea,
+    axes,
+    draw_circle,
+    draw_line,
+    format_axis_number,
+    format_short_percent,
+    nice_ticks,
+    svg_document,
+    text,
+)
 
 BINS = 10
 FEWEST_ANSWERS = 20  # a share of fewer answers than this says nothing
@@ -27,7 +38,7 @@ class Series:
     """A line: its name, the class that gives its colour, and one value (or None) for each x."""
 
     name: str
-    ink: str
+    color_class: str
     values: Sequence[float | None]
 
 
@@ -35,14 +46,14 @@ class Series:
 class ReliabilityPoint:
     """A range of confidence: its mean, how many were right of how many, and the 95 % interval of that share."""
 
-    sure: float
-    right: int
+    confidence: float
+    n_correct: int
     n: int
     low: float
     high: float
 
 
-def curve(
+def line_plot(
     title: str,
     x: Sequence[float],
     series: Sequence[Series],
@@ -59,24 +70,32 @@ def curve(
     x_ticks: the numbers along the bottom; round ones when not given. `mark` draws a vertical line at a value of x with
     a few words at its top. Missing values (None, NaN) are left out.
     """
-    known = [float(value) for line in series for value in _finite(line.values)]
+    known = [float(value) for line in series for value in _finite_values(line.values)]
     if not x or not known:
         return Markup("")
     frame = _curve_frame(x, known, x_log, as_percent)
-    y_text = percent_text if as_percent else number_text
+    y_text = format_short_percent if as_percent else format_axis_number
     parts = axes(
-        frame, x_ticks or _x_ticks(frame), ticks(frame.y_low, frame.y_high), number_text, y_text, x_label, y_label
+        frame,
+        x_ticks or _x_ticks(frame),
+        nice_ticks(frame.y_low, frame.y_high),
+        format_axis_number,
+        y_text,
+        x_label,
+        y_label,
     )
     if mark is not None:
         parts += _marker(frame, *mark)
-    ends = _spread([_end(frame, line, x) for line in series])
+    ends = _spread_labels([_label_height(frame, line, x) for line in series])
     for line, end in zip(series, ends, strict=True):
-        parts += _line(frame, x, line)
+        parts += _series_line(frame, x, line)
         if end is not None:
-            parts.append(text(WIDTH - frame.right + 8, end + 4, line.name, f"start {line.ink.replace('ink', 'fill')}"))
-    lasts = [(line.name, _last(line.values)) for line in series]
+            parts.append(
+                text(WIDTH - frame.right + 8, end + 4, line.name, f"start {line.color_class.replace('ink', 'fill')}")
+            )
+    lasts = [(line.name, _last_value(line.values)) for line in series]
     spoken = "; ".join(f"{name} ends at {y_text(last)}" for name, last in lasts if last is not None)
-    return drawing(title, spoken, parts, frame.height)
+    return svg_document(title, spoken, parts, frame.height)
 
 
 def reliability(bins: Sequence[ReliabilityPoint], before: Sequence[ReliabilityPoint] = ()) -> Markup:
@@ -84,30 +103,39 @@ def reliability(bins: Sequence[ReliabilityPoint], before: Sequence[ReliabilityPo
 
     Points grow with their number of pictures. `before`: the same before calibration, drawn as rings.
     """
-    frame = Frame(0, 1, 0, 1, height=340)
-    grid, n = ticks(0, 1), sum(point.n for point in bins)
+    frame = PlotArea(0, 1, 0, 1, height=340)
+    grid, n = nice_ticks(0, 1), sum(point.n for point in bins)
     labels = ("How sure the model was", "How often it was right")
-    parts = axes(frame, grid, grid, percent_text, percent_text, *labels)
-    parts.append(segment(frame.x(0), frame.y(0), frame.x(1), frame.y(1), "ink-muted dashed"))
+    parts = axes(frame, grid, grid, format_short_percent, format_short_percent, *labels)
+    parts.append(draw_line(frame.x(0), frame.y(0), frame.x(1), frame.y(1), "ink-muted dashed"))
     for point in bins:
         parts.append(
-            segment(frame.x(point.sure), frame.y(point.low), frame.x(point.sure), frame.y(point.high), "ink-right")
+            draw_line(
+                frame.x(point.confidence),
+                frame.y(point.low),
+                frame.x(point.confidence),
+                frame.y(point.high),
+                "ink-right",
+            )
         )
     parts += _reliability_dots(frame, before, n, 5.5, "ring-other", "before calibration")
     parts += _reliability_dots(frame, bins, n, 3, "fill-right", "as shipped")
     parts += _reliability_legend() if before else []
     parts.append(text(frame.x(0.98), frame.y(0.07), "less often right than it claims", "end small"))
-    spoken = "; ".join(f"sure {percent_text(p.sure)}, right {percent_text(p.right / p.n)} of {p.n}" for p in bins)
-    return drawing("Reliability diagram", spoken, parts, frame.height)
+    spoken = "; ".join(
+        f"sure {format_short_percent(p.confidence)}, right {format_short_percent(p.n_correct / p.n)} of {p.n}"
+        for p in bins
+    )
+    return svg_document("Reliability diagram", spoken, parts, frame.height)
 
 
 def _reliability_dots(
-    frame: Frame, points: Sequence[ReliabilityPoint], n: int, smallest: float, ink: str, when: str
+    frame: PlotArea, points: Sequence[ReliabilityPoint], n: int, smallest: float, ink: str, when: str
 ) -> list[str]:
     return [
-        dot(
-            frame.x(point.sure),
-            frame.y(point.right / point.n),
+        draw_circle(
+            frame.x(point.confidence),
+            frame.y(point.n_correct / point.n),
             round(smallest + 6 * math.sqrt(point.n / n), 1),
             ink,
             f"{point.n} pictures, {when}",
@@ -119,57 +147,63 @@ def _reliability_dots(
 def _reliability_legend() -> list[str]:
     """Return the legend, above the plot: inside it its dots could be taken for figures."""
     rows = ((190, "fill-right", "as shipped"), (296, "ring-other", "before calibration"))
-    return [part for x, ink, words in rows for part in (dot(x, 10, 5, ink), text(x + 10, 14, words, "start small"))]
+    return [
+        part for x, ink, words in rows for part in (draw_circle(x, 10, 5, ink), text(x + 10, 14, words, "start small"))
+    ]
 
 
-def reliability_points(confidence: Floats, right: Flags) -> list[ReliabilityPoint]:
+def reliability_points(confidence: Floats, correct: Flags) -> list[ReliabilityPoint]:
     """Return a point for each of ten equal ranges of confidence in which there are pictures; arrays of shape (n,)."""
     which, points = bin_index(confidence, BINS), []
     for rows in (which == b for b in range(BINS) if (which == b).any()):
-        hits, n = int(right[rows].sum()), int(rows.sum())
+        hits, n = int(correct[rows].sum()), int(rows.sum())
         low, high = wilson_interval(np.array(hits / n), np.array(n))
         points.append(ReliabilityPoint(float(confidence[rows].mean()), hits, n, float(low), float(high)))
     return points
 
 
-def confidence_histogram(confidence: Floats, right: Flags) -> Markup:
+def confidence_histogram(confidence: Floats, correct: Flags) -> Markup:
     """Return two histograms over the same axis, one of the right answers, one of the wrong ones.
 
     Each has its own height, since the wrong ones are few and would not be seen; the highest bar of each is labelled.
     """
     edges = np.linspace(0, 1, 21)
     parts: list[str] = []
-    for name, ink, rows, top in (("Right", "fill-right", right, 0), ("Wrong", "fill-wrong", ~right, 150)):
+    for name, ink, rows, top in (("Right", "fill-right", correct, 0), ("Wrong", "fill-wrong", ~correct, 150)):
         counts = np.histogram(confidence[rows], edges)[0]
-        frame = Frame(0, 1, 0, max(1, int(counts.max())), left=16, top=top + 40, bottom=190 - top, height=340)
+        frame = PlotArea(0, 1, 0, max(1, int(counts.max())), left=16, top=top + 40, bottom=190 - top, height=340)
         parts += _bars(frame, edges, counts, ink)
         n = int(rows.sum())
         parts.append(text(16, top + 22, f"{name}: {n:,} answer{'s' * (n != 1)}", f"start strong {ink}"))
-    parts += [text(frame.x(tick), frame.y(0) + 17, percent_text(tick), "middle small") for tick in ticks(0, 1)]
+    parts += [
+        text(frame.x(tick), frame.y(0) + 17, format_short_percent(tick), "middle small") for tick in nice_ticks(0, 1)
+    ]
     parts.append(text(WIDTH / 2, 334, "How sure the model was", "middle small"))
-    spoken = f"{int(right.sum())} right answers and {int((~right).sum())} wrong ones, in steps of 5 % of confidence"
-    return drawing("How sure the model was when it was right, and when it was wrong", spoken, parts, 340)
+    spoken = f"{int(correct.sum())} right answers and {int((~correct).sum())} wrong ones, in steps of 5 % of confidence"
+    return svg_document("How sure the model was when it was right, and when it was wrong", spoken, parts, 340)
 
 
-def coverage(confidence: Floats, right: Flags, unknown: Flags) -> Markup:
+def coverage_plot(confidence: Floats, correct: Flags, unknown: Flags) -> Markup:
     """Return the accuracy when only the surest share is answered, and where the model as shipped stands."""
-    points = [p for p in coverage_curve(confidence, right) if p["coverage"] * len(right) >= FEWEST_ANSWERS]
+    points = [p for p in coverage_curve(confidence, correct) if p["coverage"] * len(correct) >= FEWEST_ANSWERS]
     if not points:
         return Markup("")
     shares, accuracy = [point["coverage"] for point in points], [point["accuracy"] for point in points]
-    shipped = _shipped(right, unknown)
+    shipped = _operating_point(correct, unknown)
     floor = min(*accuracy, shipped[1] if shipped else 1.0)
     # Room below the line for the words of the pointer; never a scale finer than 2 points from top to bottom.
-    frame = Frame(0, 1, max(0.0, 1 - max(0.02, 1.6 * (1 - floor))), 1, height=340)
+    frame = PlotArea(0, 1, max(0.0, 1 - max(0.02, 1.6 * (1 - floor))), 1, height=340)
     labels = ("Share of the pictures that get an answer", "How often those answers are right")
-    parts = axes(frame, ticks(0, 1), ticks(frame.y_low, 1), percent_text, percent_text, *labels)
-    parts += _line(frame, shares, Series("", "ink-right", accuracy), dots=False)
+    parts = axes(
+        frame, nice_ticks(0, 1), nice_ticks(frame.y_low, 1), format_short_percent, format_short_percent, *labels
+    )
+    parts += _series_line(frame, shares, Series("", "ink-right", accuracy), dots=False)
     if shipped:
         parts += _pointer(frame, *shipped)
-    return drawing("Coverage and accuracy", _coverage_words(accuracy[-1], shipped), parts, frame.height)
+    return svg_document("Coverage and accuracy", _describe_coverage(accuracy[-1], shipped), parts, frame.height)
 
 
-def confusion_map(labels: Sequence[str], counts: NDArray[np.int64]) -> Markup:
+def confusion_heatmap(labels: Sequence[str], counts: NDArray[np.int64]) -> Markup:
     """Return the confusion matrix as a plain picture, for more classes than a table can show.
 
     `counts` (k, k): rows are what the pictures are, columns what was predicted. Empty cells are not drawn.
@@ -189,23 +223,23 @@ def confusion_map(labels: Sequence[str], counts: NDArray[np.int64]) -> Markup:
     parts.append(text(36, 16, f"Predicted: the {k} classes in the order of the list below", "start small"))
     parts.append(f'<text class="middle small" transform="translate(22 {24 + side / 2}) rotate(-90)">Is</text>')
     spoken = f"{int(np.trace(counts))} of {int(counts.sum())} pictures lie on the diagonal: predicted what they are"
-    return drawing(f"Confusion matrix of {k} classes", spoken, parts, side + 30)
+    return svg_document(f"Confusion matrix of {k} classes", spoken, parts, side + 30)
 
 
-def _curve_frame(x: Sequence[float], known: list[float], x_log: bool, as_percent: bool) -> Frame:
-    low, high = min(known), max(known)
+def _curve_frame(x: Sequence[float], values: list[float], x_log: bool, as_percent: bool) -> PlotArea:
+    low, high = min(values), max(values)
     pad = max((high - low) * 0.08, 0.005 if as_percent else abs(high) * 0.05, 1e-6)
     y_low = max(0.0, low - pad) if low >= 0 else low - pad
     y_high = min(1.0, high + pad) if as_percent and high <= 1 else high + pad
     x_low, x_high = min(x), max(x)
     if x_low == x_high:
         x_low, x_high = (x_low / 3, x_high * 3) if x_log else (x_low - 1, x_high + 1)
-    return Frame(x_low, x_high, y_low, y_high, x_log=x_log, right=84)
+    return PlotArea(x_low, x_high, y_low, y_high, x_log=x_log, right=84)
 
 
-def _x_ticks(frame: Frame) -> list[float]:
+def _x_ticks(frame: PlotArea) -> list[float]:
     if not frame.x_log:
-        return [tick for tick in ticks(frame.x_low, frame.x_high, 8) if tick == round(tick)]
+        return [tick for tick in nice_ticks(frame.x_low, frame.x_high, 8) if tick == round(tick)]
     powers = range(math.floor(math.log10(frame.x_low)), math.ceil(math.log10(frame.x_high)) + 1)
     candidates = [round(factor * 10.0**power, 12) for power in powers for factor in (1, 3)]
     inside = [tick for tick in candidates if frame.x_low * 0.999 <= tick <= frame.x_high * 1.001]
@@ -213,77 +247,77 @@ def _x_ticks(frame: Frame) -> list[float]:
     return tens if len(tens) >= 3 else inside
 
 
-def _line(frame: Frame, x: Sequence[float], line: Series, *, dots: bool = True) -> list[str]:
+def _series_line(frame: PlotArea, x: Sequence[float], line: Series, *, dots: bool = True) -> list[str]:
     points = [
         (frame.x(at), frame.y(float(value)))
         for at, value in zip(x, line.values, strict=True)
         if value is not None and math.isfinite(value)
     ]
     path = " ".join(f"{px},{py}" for px, py in points)
-    parts = [f'<polyline class="{line.ink}" points="{path}"/>']
+    parts = [f'<polyline class="{line.color_class}" points="{path}"/>']
     if dots and len(points) <= 30:
-        parts += [dot(px, py, 2.6, line.ink.replace("ink", "fill")) for px, py in points]
+        parts += [draw_circle(px, py, 2.6, line.color_class.replace("ink", "fill")) for px, py in points]
     return parts
 
 
-def _marker(frame: Frame, at: float, words: str) -> list[str]:
-    x = frame.x(at)
+def _marker(frame: PlotArea, value: float, words: str) -> list[str]:
+    x = frame.x(value)
     to_left = x > WIDTH / 2
     anchor, shift = ("end", -6) if to_left else ("start", 6)
     return [
-        segment(x, frame.top - 4, x, frame.y(frame.y_low), "ink-muted dashed"),
+        draw_line(x, frame.top - 4, x, frame.y(frame.y_low), "ink-muted dashed"),
         text(x + shift, frame.top + 4, words, f"{anchor} small"),
     ]
 
 
-def _pointer(frame: Frame, share: float, accuracy: float) -> list[str]:
-    x, y = frame.x(share), frame.y(accuracy)
-    words = f"as shipped: answers {percent_text(share)}, right {percent_text(accuracy)}"
+def _pointer(frame: PlotArea, fraction: float, accuracy: float) -> list[str]:
+    x, y = frame.x(fraction), frame.y(accuracy)
+    words = f"as shipped: answers {format_short_percent(fraction)}, right {format_short_percent(accuracy)}"
     below = y + 46
     return [
-        segment(x, y + 6, x, below - 13, "ink-muted"),
-        dot(x, y, 5, "fill-wrong"),
+        draw_line(x, y + 6, x, below - 13, "ink-muted"),
+        draw_circle(x, y, 5, "fill-wrong"),
         text(min(x + 8, WIDTH - frame.right), below, words, "end small"),
     ]
 
 
-def _bars(frame: Frame, edges: Floats, counts: NDArray[np.int64], ink: str) -> list[str]:
+def _bars(frame: PlotArea, edges: Floats, counts: NDArray[np.int64], ink: str) -> list[str]:
     base, parts = frame.y(0), []
     for low, high, count in zip(edges[:-1], edges[1:], counts.tolist(), strict=True):
         if count:
             x, width, y = frame.x(low) + 1, frame.x(high) - frame.x(low) - 2, min(frame.y(count), base - 1.5)
-            note = f"<title>{count} between {percent_text(low)} and {percent_text(high)}</title>"
+            note = f"<title>{count} between {format_short_percent(low)} and {format_short_percent(high)}</title>"
             shape = f'x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{base - y:.1f}"'
             parts.append(f'<rect class="{ink}" {shape}>{note}</rect>')
     highest = int(counts.argmax())
     if counts[highest]:
         middle = frame.x((edges[highest] + edges[highest + 1]) / 2)
         parts.append(text(middle, frame.top - 4, f"{counts[highest]:,}", "middle small"))
-    return [*parts, segment(frame.left, base, WIDTH - frame.right, base, "ink-muted")]
+    return [*parts, draw_line(frame.left, base, WIDTH - frame.right, base, "ink-muted")]
 
 
-def _shipped(right: Flags, unknown: Flags) -> tuple[float, float] | None:
+def _operating_point(correct: Flags, unknown: Flags) -> tuple[float, float] | None:
     """Return (share answered, accuracy of the answers) as shipped; None if all or none is answered."""
     answered = ~unknown
     if answered.all() or not answered.any():
         return None
-    return float(answered.mean()), float(right[answered].mean())
+    return float(answered.mean()), float(correct[answered].mean())
 
 
-def _coverage_words(overall: float, shipped: tuple[float, float] | None) -> str:
-    words = f"Answering every picture, {percent_text(overall)} are right"
+def _describe_coverage(overall: float, shipped: tuple[float, float] | None) -> str:
+    words = f"Answering every picture, {format_short_percent(overall)} are right"
     if shipped is None:
         return words
-    answered, right = map(percent_text, shipped)
+    answered, right = map(format_short_percent, shipped)
     return f"{words}; as shipped, {answered} are answered and {right} of those are right"
 
 
-def _end(frame: Frame, line: Series, x: Sequence[float]) -> float | None:
-    last = _last(line.values[: len(x)])
+def _label_height(frame: PlotArea, line: Series, x: Sequence[float]) -> float | None:
+    last = _last_value(line.values[: len(x)])
     return None if last is None else frame.y(last)
 
 
-def _spread(heights: list[float | None], gap: float = 16) -> list[float | None]:
+def _spread_labels(heights: list[float | None], gap: float = 16) -> list[float | None]:
     """Return the heights of the names, pushed apart so that they do not touch."""
     placed: dict[int, float] = {}
     for index in sorted((i for i, height in enumerate(heights) if height is not None), key=lambda i: heights[i] or 0.0):
@@ -292,9 +326,9 @@ def _spread(heights: list[float | None], gap: float = 16) -> list[float | None]:
     return [placed.get(index) for index in range(len(heights))]
 
 
-def _last(values: Sequence[float | None]) -> float | None:
-    return next(iter(_finite(values)[::-1]), None)
+def _last_value(values: Sequence[float | None]) -> float | None:
+    return next(iter(_finite_values(values)[::-1]), None)
 
 
-def _finite(values: Sequence[float | None]) -> list[float]:
+def _finite_values(values: Sequence[float | None]) -> list[float]:
     return [value for value in values if value is not None and math.isfinite(value)]

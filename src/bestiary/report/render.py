@@ -27,10 +27,10 @@ def render_page(template: str, values: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.globals.update(
-        estimate=format.estimate_text,
-        interval=format.interval_text,
+        estimate=format.format_rate,
+        interval=format.format_interval,
         percent=format_percent,
-        number=format.number_text,
+        number=format.format_number,
         style=Markup(STYLE.read_text(encoding="utf-8")),  # ours, not the user's: safe as it is
     )
     return environment.get_template(template).render(values).lstrip()

@@ -14,7 +14,7 @@ import polars as pl
 
 from bestiary import table
 from bestiary.errors import RunError
-from bestiary.report.classification_report import notes_of
+from bestiary.report.classification_report import score_caveats
 
 NEEDED_METRICS = ("n", "accuracy", "macro_f1", "per_class", "confusion")
 
@@ -30,7 +30,7 @@ class RunFiles:
     findings: pl.DataFrame
     predictions: pl.DataFrame
     resolved: str
-    asked: str
+    requested: str
     environment: Mapping[str, Any]
     bundle: Mapping[str, Any]
     leaks: Mapping[str, Any] = field(default_factory=dict)
@@ -49,37 +49,37 @@ def read_run(run: Path) -> RunFiles:
     none = pl.DataFrame(schema=table.FINDINGS)
     return RunFiles(
         folder=run.resolve(),  # `runs/latest` is another run tomorrow
-        metrics=_metrics(run),
-        history=_json_lines(run / "history.jsonl"),
+        metrics=_read_metrics(run),
+        history=_read_json_lines(run / "history.jsonl"),
         pictures=table.read(run / "pictures.parquet", table.PICTURES),
         findings=table.read(findings, table.FINDINGS) if findings.exists() else none,
         predictions=table.read(run / "predictions.parquet", table.PREDICTIONS),
-        resolved=_text(run / "resolved.toml"),
-        asked=_text(run / "asked.toml"),
-        environment=_json(run / "environment.json"),
-        bundle=_json(run / "bundle.json"),
-        leaks=_json(run / "leaks.json"),
-        lessons=_json(run / "learning_curve.json"),
+        resolved=_read_text(run / "resolved.toml"),
+        requested=_read_text(run / "asked.toml"),
+        environment=_read_json(run / "environment.json"),
+        bundle=_read_json(run / "bundle.json"),
+        leaks=_read_json(run / "leaks.json"),
+        lessons=_read_json(run / "learning_curve.json"),
     )
 
 
-def tested(run: RunFiles) -> pl.DataFrame:
+def test_predictions(run: RunFiles) -> pl.DataFrame:
     """Return the prediction table of the tested pictures."""
     test = run.predictions.filter(pl.col("split") == "test").sort("row_id")
     return test.with_columns(pl.col("unknown").fill_null(False))  # a run without a threshold answers everything
 
 
-def notes(run: RunFiles) -> list[str]:
+def run_caveats(run: RunFiles) -> list[str]:
     """Return what must be said beside the scores of a run."""
-    return [*notes_of(run.metrics), *([run.leaks["sentence"]] if run.leaks else [])]
+    return [*score_caveats(run.metrics), *([run.leaks["sentence"]] if run.leaks else [])]
 
 
-def _metrics(run: Path) -> dict[str, Any]:
+def _read_metrics(run: Path) -> dict[str, Any]:
     if not run.is_dir():
         raise RunError(f'"{run}" is not a folder. Give the run folder that `bestiary train` printed, or runs/latest.')
     if not (run / "metrics.json").exists():
         raise RunError(f"{run} holds no finished run: it has no metrics.json. Train again, or resume it.")
-    metrics = _json(run / "metrics.json")
+    metrics = _read_json(run / "metrics.json")
     if missing := [key for key in NEEDED_METRICS if key not in metrics]:
         raise RunError(
             f'{run / "metrics.json"} has no "{missing[0]}". Score the run: bestiary evaluate {shlex.quote(str(run))}'
@@ -87,21 +87,21 @@ def _metrics(run: Path) -> dict[str, Any]:
     return metrics
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8") if path.exists() else ""
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"{path} cannot be read: {error}. Train or evaluate the run again.") from None
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file, empty if there is no such file."""
-    lines = _json_lines(path, whole=True)
+    lines = _read_json_lines(path, whole=True)
     return lines[0] if lines else {}
 
 
-def _json_lines(path: Path, *, whole: bool = False) -> list[dict[str, Any]]:
-    text = _text(path)
+def _read_json_lines(path: Path, *, whole: bool = False) -> list[dict[str, Any]]:
+    text = _read_text(path)
     try:
         found = [json.loads(part) for part in ([text] if whole else text.splitlines()) if part.strip()]
     except json.JSONDecodeError as error:

@@ -17,22 +17,22 @@ from bestiary import table
 from bestiary.evaluation.loss_curves import overfitting_point
 from bestiary.files import write_text
 from bestiary.report import audit_checks, plots, verdict
-from bestiary.report.calibration_section import trust_values
-from bestiary.report.confusion_section import confused_pairs, confusion_values, slice_values
-from bestiary.report.gallery import galleries, overlays, shared_folder, short_names, thumbnails
-from bestiary.report.learning_curve_section import lesson_values
-from bestiary.report.markdown_summary import summary
+from bestiary.report.calibration_section import calibration_values
+from bestiary.report.confusion_section import confusion_values, most_confused_pairs, slice_values
+from bestiary.report.gallery import build_galleries, common_folder, heatmap_overlays, strip_common_folder, thumbnails
+from bestiary.report.learning_curve_section import learning_curve_values
+from bestiary.report.markdown_summary import markdown_summary
 from bestiary.report.model_card import model_card
-from bestiary.report.next_steps import evidence_of, next_steps
+from bestiary.report.next_steps import next_steps, summarise_run
 from bestiary.report.render import render_page
-from bestiary.report.run_files import RunFiles, notes, read_run, tested
+from bestiary.report.run_files import RunFiles, read_run, run_caveats, test_predictions
 from bestiary.version import __version__
 
 FINDING_PIXELS = 96
 KINDS = (*table.SPLITS, "out")
-FINDINGS_SHOWN = 5
-LEFT_OUT_SHOWN = 1000
-MOST_ROWS, FIRST_ROWS = 30, 20  # of a table of classes: of a longer one the first are shown, the others folded away
+MAX_EXAMPLES = 5
+MAX_LEFT_OUT = 1000
+MAX_ROWS, FIRST_ROWS = 30, 20  # of a table of classes: of a longer one the first are shown, the others folded away
 
 
 def write_report(run: Path, *, threads: int | None = None) -> Path:
@@ -42,44 +42,44 @@ def write_report(run: Path, *, threads: int | None = None) -> Path:
     Raises RunError, naming the file, if the run has no metrics, pictures or predictions yet, or one is damaged.
     """
     target, files = run / "report.html", read_run(run)
-    page = render(files, threads=threads)
-    write_text(run / "report.md", summary(files))
+    page = render_run_report(files, threads=threads)
+    write_text(run / "report.md", markdown_summary(files))
     write_text(run / "README.md", model_card(files))
     write_text(target, page)  # last: a run that has it is finished
     return target
 
 
-def render(run: RunFiles, *, threads: int | None = None) -> str:
+def render_run_report(run: RunFiles, *, threads: int | None = None) -> str:
     """Return the whole page as HTML that needs nothing from outside itself."""
-    test = tested(run)
-    names = short_names(run.pictures["path"].to_list())
+    test = test_predictions(run)
+    names = strip_common_folder(run.pictures["path"].to_list())
     marked = run.findings.filter(pl.col("is_issue") & (pl.col("check") == "suspect-label"))
     suspects = set(marked["row_id"].to_list())
     values = {
         "version": run.environment.get("bestiary", __version__),
-        "most_rows": MOST_ROWS,
+        "most_rows": MAX_ROWS,
         "first_rows": FIRST_ROWS,
-        **_story(run),
-        **_pictures(run, names),
-        **_findings(run, names),
-        **_learning(run),
-        **lesson_values(run.lessons),
+        **_overview_values(run),
+        **_picture_values(run, names),
+        **_finding_values(run, names),
+        **_loss_curve_values(run),
+        **learning_curve_values(run.lessons),
         **confusion_values(run.metrics),
-        "confused": confused_pairs(run.metrics, test, names, suspects),
+        "confused": most_confused_pairs(run.metrics, test, names, suspects),
         **slice_values(run.metrics),
-        **trust_values(run.metrics, test),
-        **galleries(test, suspects, names, partial(_evidence, run, threads)),
+        **calibration_values(run.metrics, test),
+        **build_galleries(test, suspects, names, partial(_heatmaps, run, threads)),
     }
     return render_page("report.html", values)
 
 
-def _evidence(run: RunFiles, threads: int | None, paths: Sequence[str]) -> Sequence[str | None]:
+def _heatmaps(run: RunFiles, threads: int | None, paths: Sequence[str]) -> Sequence[str | None]:
     """Return the heatmaps of mistakes; none in cross-validation, where another model erred than the one that ships."""
-    return [None] * len(paths) if run.metrics.get("folds") else overlays(run.folder, paths, threads=threads)
+    return [None] * len(paths) if run.metrics.get("folds") else heatmap_overlays(run.folder, paths, threads=threads)
 
 
-def _story(run: RunFiles) -> dict[str, Any]:
-    evidence, m = evidence_of(run), run.metrics
+def _overview_values(run: RunFiles) -> dict[str, Any]:
+    evidence, m = summarise_run(run), run.metrics
     return {
         "name": run.name,
         "folder": run.folder,
@@ -87,26 +87,26 @@ def _story(run: RunFiles) -> dict[str, Any]:
         "method": evidence.method,
         "bundle": run.bundle,
         "metrics": m,
-        "notes": notes(run),
-        "verdict": verdict.verdict(m, evidence.mislabelled),
+        "notes": run_caveats(run),
+        "verdict": verdict.verdict(m, evidence.n_label_issues),
         "steps": next_steps(evidence),
         "classes": [
             {"label": label, "train": evidence.train_counts.get(label, 0)} | m["per_class"][label]
-            for label in _order(m)
+            for label in _classes_weakest_first(m)
         ],
         "resolved": run.resolved,
-        "asked": run.asked,
+        "asked": run.requested,
         "environment": run.environment,
     }
 
 
-def _order(metrics: Mapping[str, Any]) -> list[str]:
+def _classes_weakest_first(metrics: Mapping[str, Any]) -> list[str]:
     """Return the classes, weakest first; those without test pictures come last."""
-    judged = verdict.by_f1(metrics)
+    judged = verdict.classes_by_f1(metrics)
     return judged + [label for label in metrics["per_class"] if label not in set(judged)]
 
 
-def _pictures(run: RunFiles, names: Mapping[str, str]) -> dict[str, Any]:
+def _picture_values(run: RunFiles, names: Mapping[str, str]) -> dict[str, Any]:
     counts: dict[str, Counter[str]] = {}
     for label, split in run.pictures.select("label", "split").iter_rows():
         counts.setdefault(label if label is not None else "(no label)", Counter())[split or "out"] += 1
@@ -117,12 +117,12 @@ def _pictures(run: RunFiles, names: Mapping[str, str]) -> dict[str, Any]:
         "classes_used": sorted(rows, key=lambda row: (-row["total"], row["label"])),
         "totals": {key: sum(row[key] for row in rows) for key in ("total", *KINDS)},
         "largest": max((row["total"] for row in rows), default=1),
-        "reasons": _first_lines(_reasons(run, names)),
-        "root": shared_folder(run.pictures["path"].to_list()),
+        "reasons": _first_lines(_left_out_by_reason(run, names)),
+        "root": common_folder(run.pictures["path"].to_list()),
     }
 
 
-def _reasons(run: RunFiles, names: Mapping[str, str]) -> dict[str, list[tuple[str, str]]]:
+def _left_out_by_reason(run: RunFiles, names: Mapping[str, str]) -> dict[str, list[tuple[str, str]]]:
     """Return the files left out, as (name, what is wrong), by the check that marked them, else by reason."""
     checks = dict(run.findings.filter(pl.col("is_issue")).select("row_id", "check").iter_rows())
     left_out = run.pictures.filter(pl.col("split").is_null()).sort("error", "path")
@@ -136,21 +136,21 @@ def _reasons(run: RunFiles, names: Mapping[str, str]) -> dict[str, list[tuple[st
 
 def _first_lines(reasons: Mapping[str, list[tuple[str, str]]]) -> list[dict[str, Any]]:
     """Return the reasons, the most frequent first, each with its count and the files that still fit on the page."""
-    room, kept = LEFT_OUT_SHOWN, []
+    room, kept = MAX_LEFT_OUT, []
     for reason, files in sorted(reasons.items(), key=lambda item: (-len(item[1]), item[0])):
         kept.append({"reason": reason, "n": len(files), "files": files[:room]})
         room = max(0, room - len(files))
     return kept
 
 
-def _findings(run: RunFiles, names: Mapping[str, str]) -> dict[str, Any]:
+def _finding_values(run: RunFiles, names: Mapping[str, str]) -> dict[str, Any]:
     issues = run.findings.filter(pl.col("is_issue"))
     checks = []
     counted = Counter(issues["check"].to_list()).most_common()
     for check, n in sorted(
         counted, key=lambda pair: pair[0] not in audit_checks.SERIOUS
     ):  # serious first, then by number
-        rows = issues.filter(pl.col("check") == check).head(FINDINGS_SHOWN).to_dicts()
+        rows = issues.filter(pl.col("check") == check).head(MAX_EXAMPLES).to_dicts()
         images = thumbnails([row["path"] for row in rows], FINDING_PIXELS)
         examples = [
             {"message": row["message"], "name": names.get(row["path"], row["path"] or ""), "image": image}
@@ -168,13 +168,13 @@ def _findings(run: RunFiles, names: Mapping[str, str]) -> dict[str, Any]:
     return {"checks": checks, "issues": issues.height, "remarks": run.findings.height - issues.height}
 
 
-def _learning(run: RunFiles) -> dict[str, Any]:
+def _loss_curve_values(run: RunFiles) -> dict[str, Any]:
     """Return both curves (empty without a history), the heading, and the line that was kept."""
     history = run.history
     path = any("regularisation" in line for line in history)
     key, words = ("regularisation", "C (weaker regularisation to the right)") if path else ("epoch", "Epoch")
     x = [line[key] for line in history]
-    kept = _kept(history)
+    kept = _chosen_line(history)
     mark = None if kept is None else (kept[key], f"kept: C = {kept[key]:.3g}" if path else f"kept: epoch {kept[key]}")
     loss = [plots.Series("training", "ink-other", _column(history, "train_loss"))]
     loss.append(plots.Series("validation", "ink-right", _column(history, "val_loss")))
@@ -187,8 +187,8 @@ def _learning(run: RunFiles) -> dict[str, Any]:
         "is_path": path,
         "history": history,
         "kept": kept,
-        "loss_plot": plots.curve("Loss", x, loss, y_label="Loss (lower is better)", mark=turn, **shape),
-        "score_plot": plots.curve(
+        "loss_plot": plots.line_plot("Loss", x, loss, y_label="Loss (lower is better)", mark=turn, **shape),
+        "score_plot": plots.line_plot(
             "Macro-F1", x, score, y_label="Macro-F1 on validation", as_percent=True, mark=mark, **shape
         ),
     }
@@ -198,7 +198,7 @@ def _column(history: Sequence[Mapping[str, Any]], key: str) -> list[float | None
     return [line.get(key) for line in history]
 
 
-def _kept(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+def _chosen_line(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """Return the line marked as chosen, else the first with the best validation macro-F1."""
     chosen = [line for line in history if line.get("chosen")]
     scored = [line for line in history if line.get("val_macro_f1") is not None]

@@ -16,7 +16,7 @@ WIDTH, HEIGHT = 460, 300
 
 
 @dataclass(frozen=True)
-class Frame:
+class PlotArea:
     """The plot area: the limits of the values, and the margins around it in SVG units."""
 
     x_low: float
@@ -43,13 +43,13 @@ class Frame:
         return round(self.top + (1 - share) * (self.height - self.top - self.bottom), 1)
 
 
-def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Return round values within the limits, at most about `most` of them.
+def nice_ticks(low: float, high: float, max_ticks: int = 5) -> list[float]:
+    """Return round values within the limits, at most about `max_ticks` of them.
 
-    >>> ticks(0.0, 1.0)
+    >>> nice_ticks(0.0, 1.0)
     [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     """
-    raw = (high - low) / most
+    raw = (high - low) / max_ticks
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
@@ -57,7 +57,7 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def axes(
-    frame: Frame,
+    frame: PlotArea,
     x_ticks: Sequence[float],
     y_ticks: Sequence[float],
     x_text: Callable[[float], str],
@@ -67,25 +67,25 @@ def axes(
 ) -> list[str]:
     """Return thin lines across, the numbers, and both labels, the one of y upright above its axis."""
     left, right, base = frame.left, WIDTH - frame.right, frame.y(frame.y_low)
-    parts = [segment(left, frame.y(tick), right, frame.y(tick), "ink-grid") for tick in y_ticks]
+    parts = [draw_line(left, frame.y(tick), right, frame.y(tick), "ink-grid") for tick in y_ticks]
     parts += [
         text(left - 6, frame.y(tick) + 4, words, "end small")
-        for tick, words in zip(y_ticks, _aligned([y_text(tick) for tick in y_ticks]), strict=True)
+        for tick, words in zip(y_ticks, _align_decimals([y_text(tick) for tick in y_ticks]), strict=True)
     ]
-    parts.append(segment(left, base, right, base, "ink-muted"))
+    parts.append(draw_line(left, base, right, base, "ink-muted"))
     parts += [text(frame.x(tick), base + 17, x_text(tick), "middle small") for tick in x_ticks]
     parts.append(text((left + right) / 2, base + 36, x_label, "middle small"))
     parts.append(text(4, 14, y_label, "start small"))
     return parts
 
 
-def percent_text(share: float) -> str:
+def format_short_percent(fraction: float) -> str:
     """Return a share as a whole percentage, or with one decimal where that is needed."""
-    points = round(100 * share, 1)
+    points = round(100 * fraction, 1)
     return f"{points:.0f}\u00a0%" if points == round(points) else f"{points:.1f}\u00a0%"
 
 
-def number_text(value: float) -> str:
+def format_axis_number(value: float) -> str:
     """Return a number for an axis, with no more digits than it needs."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:g}"
 
@@ -95,18 +95,18 @@ def text(x: float, y: float, words: str, classes: str) -> str:
     return f'<text class="{classes}" x="{x:.1f}" y="{y:.1f}">{escape(words)}</text>'
 
 
-def segment(x1: float, y1: float, x2: float, y2: float, classes: str) -> str:
+def draw_line(x1: float, y1: float, x2: float, y2: float, classes: str) -> str:
     """Return a straight line."""
     return f'<line class="{classes}" x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"/>'
 
 
-def dot(x: float, y: float, radius: float, classes: str, note: str = "") -> str:
+def draw_circle(x: float, y: float, radius: float, classes: str, note: str = "") -> str:
     """Return a filled circle, with a note for those who point at it."""
     inside = f"<title>{escape(note)}</title>" if note else ""
     return f'<circle class="{classes}" cx="{x}" cy="{y}" r="{radius}">{inside}</circle>'
 
 
-def drawing(title: str, spoken: str, parts: Sequence[str], height: float) -> Markup:
+def svg_document(title: str, spoken: str, parts: Sequence[str], height: float) -> Markup:
     """Return the whole picture, with what it shows in words for those who listen to it."""
     label = escape(f"{title}. {spoken}.")
     return (
@@ -121,10 +121,10 @@ def escape_label(words: str) -> Markup:
     return escape(words)
 
 
-def _aligned(numbers: list[str]) -> list[str]:
+def _align_decimals(numbers: list[str]) -> list[str]:
     """Return the numbers of one axis with as many decimals as the longest has; percentages as they are.
 
-    >>> _aligned(["0", "0.5", "1"])
+    >>> _align_decimals(["0", "0.5", "1"])
     ['0.0', '0.5', '1.0']
     """
     if not all(number.replace(".", "", 1).isdigit() for number in numbers):

@@ -9,7 +9,7 @@ from bestiary.report.classification_report import classification_report
 from bestiary.text import format_percent, format_points
 
 
-def elsewhere_text(metrics: Mapping[str, Any]) -> str:
+def format_external_evaluation(metrics: Mapping[str, Any]) -> str:
     """Return what an evaluation on other pictures says: how far they are first, then what was left out, then scores."""
     lines = [metrics["shift"]["sentence"]]
     copies = metrics["copies"]["train"] + metrics["copies"]["val"]
@@ -43,7 +43,7 @@ def elsewhere_text(metrics: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", scores, *over, metrics["slices"]["sentence"]])
 
 
-def corruption_table(rows: Sequence[Mapping[str, Any]]) -> str:
+def format_corruption_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return accuracies by corruption, a column for each strength, and what is still answered at the strongest."""
     clean = next(row for row in rows if row["corruption"] == "none")
     head = f"{'accuracy at strength':22}" + "".join(f"{strength:>8}" for strength in range(1, 6)) + "  answered at 5"

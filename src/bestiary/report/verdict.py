@@ -8,27 +8,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bestiary.report.format import interval_text
+from bestiary.report.format import format_interval
 
 
-def verdict(metrics: Mapping[str, Any], mislabelled: int = 0) -> str:
+def verdict(metrics: Mapping[str, Any], n_label_issues: int = 0) -> str:
     """Return the whole run in two or three short sentences: how often it is right, where it is weakest, wrong labels.
 
     mislabelled: how many training labels look wrong.
     """
-    said = f"Right {_in_hundred(metrics['accuracy'])}. {weakest_sentence(metrics)}"
-    if not mislabelled:
+    said = f"Right {_format_times_in_100(metrics['accuracy'])}. {describe_weakest_class(metrics)}"
+    if not n_label_issues:
         return said
-    return f"{said} {mislabelled:,} training label{' looks' if mislabelled == 1 else 's look'} wrong."
+    return f"{said} {n_label_issues:,} training label{' looks' if n_label_issues == 1 else 's look'} wrong."
 
 
-def weakest_sentence(metrics: Mapping[str, Any]) -> str:
+def describe_weakest_class(metrics: Mapping[str, Any]) -> str:
     """Return which class is weakest (lowest F1) and what it is taken for, from the confusion matrix (rows: true)."""
     labels, counts = metrics["confusion"]["labels"], metrics["confusion"]["counts"]
     wrong = sum(map(sum, counts)) - sum(counts[i][i] for i in range(len(labels)))
     if not wrong:
         return f"No mistake among the {metrics['n']:,} test pictures."
-    weakest = by_f1(metrics)[0]
+    weakest = classes_by_f1(metrics)[0]
     at = labels.index(weakest)
     row = [0 if i == at else count for i, count in enumerate(counts[at])]
     if sum(row):
@@ -40,17 +40,17 @@ def weakest_sentence(metrics: Mapping[str, Any]) -> str:
     return f"Weakest: {weakest}, always found, but also said of {others}{':' if sum(column) == 1 else ''} {given}."
 
 
-def by_f1(metrics: Mapping[str, Any]) -> list[str]:
+def classes_by_f1(metrics: Mapping[str, Any]) -> list[str]:
     """Return the classes that have test pictures, the lowest F1 first."""
     judged = {label: scores for label, scores in metrics["per_class"].items() if scores.get("support", 1)}
     return sorted(judged, key=lambda label: (judged[label]["f1"].get("value") or 0.0, label))
 
 
-def _in_hundred(metric: Mapping[str, Any]) -> str:
+def _format_times_in_100(metric: Mapping[str, Any]) -> str:
     """Return `97 times in 100 (95 % interval 96 to 98)`; never rounded up to a perfection that is not there."""
     value, digits = metric["value"], 0
     while digits < 3 and round(100 * value, digits) in (0, 100) and value not in (0, 1):
         digits += 1
-    interval = interval_text(metric, digits)
+    interval = format_interval(metric, digits)
     aside = f" (95\u00a0% interval {interval})" if interval else ""
     return f"{100 * value:.{digits}f} times in 100{aside}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from bestiary.report.gallery import short_names
+from bestiary.report.gallery import strip_common_folder
 
 # The order of the page: where a decision matters most comes first. The last two are not findings of an audit.
 CHECKS = (
@@ -75,7 +75,7 @@ def items_of(pictures: pl.DataFrame, findings: pl.DataFrame, predictions: pl.Dat
             first.setdefault(content, row_id)
             if reason not in reasons[content]:
                 reasons[content].append(reason)
-    names, near = short_names(usable["path"].to_list()), _relatives(usable)
+    names, near = strip_common_folder(usable["path"].to_list()), _relatives(usable)
     made = (_item(rows[row_id], tuple(reasons[content]), names) for content, row_id in first.items())
     return [_with_relatives(item, near, rows) for item in made]
 

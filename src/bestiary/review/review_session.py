@@ -21,9 +21,9 @@ from bestiary.inference.predictor import Predictor
 from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.picture import decode, read_bytes
 from bestiary.progress import Reporter
-from bestiary.report.audit_checks import Advice, advice
-from bestiary.report.commands import compare_with_latest, train_again
-from bestiary.report.gallery import short_names
+from bestiary.report.audit_checks import CheckText, check_text
+from bestiary.report.commands import compare_command, retrain_command
+from bestiary.report.gallery import strip_common_folder
 from bestiary.report.thumbnails import jpeg_copy
 from bestiary.review.decisions import Decisions, reviewer_of
 from bestiary.review.queue import CHECKS, Item, items_of
@@ -33,7 +33,7 @@ SIDES = {"large": (1280, 88), "small": (240, 80)}  # pixels of the longer side, 
 NEIGHBOURS, SHARES = 6, 6
 PLAIN_BACKBONE = "lite0"  # for runs whose own network is not one of the bundled ones
 OF_THE_MODEL = {
-    "confident-mistake": Advice(
+    "confident-mistake": CheckText(
         "confident mistake",
         "confident mistakes",
         "pictures held back from training that the model is sure are something else",
@@ -41,7 +41,7 @@ OF_THE_MODEL = {
         "Correct the label if it is wrong. Keep it if it is right: then the model has something to learn.",
         True,
     ),
-    "unknown": Advice(
+    "unknown": CheckText(
         "unknown picture",
         "unknown pictures",
         "pictures held back from training that the model takes for none of the classes",
@@ -64,7 +64,7 @@ class Desk:
         predictions = table.read(run / "predictions.parquet", table.PREDICTIONS)
         self.items = {item.row: item for item in items_of(self._pictures, findings, predictions)}
         self._rows = {row["row_id"]: row for row in self._pictures.iter_rows(named=True)}
-        self._names = short_names(self._pictures["path"].to_list())
+        self._names = strip_common_folder(self._pictures["path"].to_list())
         self._near: Mapping[int, list[int]] | None = None
         self._why_not: str | None = None
         decisions.all()  # a file that cannot be understood is told of before anything is decided
@@ -164,8 +164,8 @@ class Desk:
     def commands(self) -> list[str]:
         """Return the commands that train on what was decided and compare the result with this run."""
         run = self.run.resolve()  # `runs/latest` is another run once the first of them is done
-        train = train_again(run / "asked.toml", read_json(run / "environment.json"), self.decisions.path.resolve())
-        return [train, compare_with_latest(run, "--labels-of", "runs/latest")]
+        train = retrain_command(run / "asked.toml", read_json(run / "environment.json"), self.decisions.path.resolve())
+        return [train, compare_command(run, "--labels-of", "runs/latest")]
 
     def _shown(self, item: Item) -> dict[str, Any]:
         return {
@@ -181,8 +181,8 @@ class Desk:
 
 
 def _described(check: str, count: int) -> dict[str, Any]:
-    words = OF_THE_MODEL.get(check) or advice(check)
-    return {"check": check, "one": words.one, "many": words.many, "remedy": words.remedy, "count": count}
+    words = OF_THE_MODEL.get(check) or check_text(check)
+    return {"check": check, "one": words.singular, "many": words.plural, "remedy": words.remedy, "count": count}
 
 
 def _decision(one: Correction) -> dict[str, Any]:

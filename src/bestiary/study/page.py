@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from bestiary.evaluation.comparison import COMPARED, LOWER_IS_BETTER
 from bestiary.files import write_text
-from bestiary.report.comparison_page import NAMES, print_lines
+from bestiary.report.comparison_page import NAMES, print_text_table
 from bestiary.report.render import render_page
 from bestiary.study.plots import differences_plot, scores_plot, seconds_plot
 from bestiary.text import format_duration
@@ -28,7 +28,7 @@ def write_page(found: Mapping[str, Any], out: Path) -> None:
 
 def print_study(found: Mapping[str, Any]) -> None:
     """Print the results as a table, with how they are to be read below it."""
-    print_lines(COLUMNS, rows(found), f"{headline(found)}\n{method(found)}")
+    print_text_table(COLUMNS, rows(found), f"{headline(found)}\n{method(found)}")
 
 
 def rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:

@@ -8,7 +8,17 @@ from typing import Any
 
 from markupsafe import Markup
 
-from bestiary.report.svg import WIDTH, Frame, axes, dot, drawing, percent_text, segment, text, ticks
+from bestiary.report.svg import (
+    WIDTH,
+    PlotArea,
+    axes,
+    draw_circle,
+    draw_line,
+    format_short_percent,
+    nice_ticks,
+    svg_document,
+    text,
+)
 
 ROW, TOP, BOTTOM = 38, 34, 40
 INKS = {"better": "right", "worse": "wrong", "not told apart": "muted"}
@@ -28,12 +38,14 @@ def scores_plot(recipes: Sequence[Mapping[str, Any]], metric: str, title: str) -
     for at, one in enumerate(recipes):
         y, scores = TOP + ROW * at + 26, one[metric]
         parts.append(text(frame.left, y - 11, one["recipe"], "start small strong"))
-        parts.append(segment(frame.x(scores["low"]), y, frame.x(scores["high"]), y, "ink-right"))
+        parts.append(draw_line(frame.x(scores["low"]), y, frame.x(scores["high"]), y, "ink-right"))
         for seed, value in zip(one["seeds"], scores["values"], strict=True):
-            parts.append(dot(frame.x(value), y, 3, "fill-other", f"seed {seed}: {percent_text(value)}"))
-        parts.append(dot(frame.x(scores["mean"]), y, 5, "fill-right", f"mean: {percent_text(scores['mean'])}"))
-    spoken = "; ".join(f"{one['recipe']}: {percent_text(one[metric]['mean'])}" for one in recipes)
-    return drawing(title, spoken, parts, frame.height)
+            parts.append(draw_circle(frame.x(value), y, 3, "fill-other", f"seed {seed}: {format_short_percent(value)}"))
+        parts.append(
+            draw_circle(frame.x(scores["mean"]), y, 5, "fill-right", f"mean: {format_short_percent(scores['mean'])}")
+        )
+    spoken = "; ".join(f"{one['recipe']}: {format_short_percent(one[metric]['mean'])}" for one in recipes)
+    return svg_document(title, spoken, parts, frame.height)
 
 
 def differences_plot(differences: Sequence[Mapping[str, Any]], metric: str, title: str) -> Markup:
@@ -44,24 +56,26 @@ def differences_plot(differences: Sequence[Mapping[str, Any]], metric: str, titl
     pad = 0.05 * (high - low)
     frame = _rows(len(differences), low - pad, high + pad)
     parts = _scale(frame, title, signed=True)
-    parts.append(segment(frame.x(0), TOP, frame.x(0), frame.height - BOTTOM, "ink-muted dashed"))
+    parts.append(draw_line(frame.x(0), TOP, frame.x(0), frame.height - BOTTOM, "ink-muted dashed"))
     for at, one in enumerate(differences):
         y, ink = TOP + ROW * at + 26, INKS[one[metric]["verdict"]]
         words = f"{one['recipe']} against {one['against']}: {one[metric]['verdict']}"
         parts.append(text(frame.left, y - 11, words, "start small"))
-        parts.append(segment(frame.x(one[metric]["low"]), y, frame.x(one[metric]["high"]), y, f"ink-{ink}"))
+        parts.append(draw_line(frame.x(one[metric]["low"]), y, frame.x(one[metric]["high"]), y, f"ink-{ink}"))
         parts += [
-            dot(frame.x(told["value"]), y, 2.5, "fill-other", f"seed {told['seed']}: {100 * told['value']:+.1f} points")
+            draw_circle(
+                frame.x(told["value"]), y, 2.5, "fill-other", f"seed {told['seed']}: {100 * told['value']:+.1f} points"
+            )
             for told in one[metric]["by_seed"]
         ]
         parts.append(
-            dot(frame.x(one[metric]["value"]), y, 5, f"fill-{ink}", f"{100 * one[metric]['value']:+.1f} points")
+            draw_circle(frame.x(one[metric]["value"]), y, 5, f"fill-{ink}", f"{100 * one[metric]['value']:+.1f} points")
         )
     spoken = "; ".join(
         f"{one['recipe']} against {one['against']}: {100 * one[metric]['value']:+.1f} points, {one[metric]['verdict']}"
         for one in differences
     )
-    return drawing(title, spoken, parts, frame.height)
+    return svg_document(title, spoken, parts, frame.height)
 
 
 def seconds_plot(recipes: Sequence[Mapping[str, Any]], metric: str, y_label: str) -> Markup:
@@ -69,37 +83,39 @@ def seconds_plot(recipes: Sequence[Mapping[str, Any]], metric: str, y_label: str
     seconds = [max(0.1, one["train_seconds"]) for one in recipes]
     scores = [one[metric]["mean"] for one in recipes]
     pad = max(0.08 * (max(scores) - min(scores)), 0.01)
-    frame = Frame(min(seconds) / 1.6, max(seconds) * 1.6, max(0.0, min(scores) - pad), min(1.0, max(scores) + pad),
+    frame = PlotArea(min(seconds) / 1.6, max(seconds) * 1.6, max(0.0, min(scores) - pad), min(1.0, max(scores) + pad),
                   x_log=True, height=340)  # fmt: skip
     spans = {mark: words for mark, words in SPANS.items() if frame.x_low <= mark <= frame.x_high}
     marks = spans or {seconds[0]: f"{seconds[0]:.2g} s"}
     parts = axes(
-        frame, list(marks), ticks(frame.y_low, frame.y_high), lambda mark: marks[mark], percent_text,
+        frame, list(marks), nice_ticks(frame.y_low, frame.y_high), lambda mark: marks[mark], format_short_percent,
         "Seconds of training, mean over seeds", y_label,
     )  # fmt: skip
     points = [(frame.x(second), frame.y(score)) for second, score in zip(seconds, scores, strict=True)]
     taken: list[Box] = [(x - 6, y - 6, x + 6, y + 6) for x, y in points]
     for one, (x, y) in zip(recipes, points, strict=True):
-        parts.append(dot(x, y, 5, "fill-right", f"{one['recipe']}: {percent_text(one[metric]['mean'])}"))
+        parts.append(
+            draw_circle(x, y, 5, "fill-right", f"{one['recipe']}: {format_short_percent(one[metric]['mean'])}")
+        )
         parts.append(_label(one["recipe"], x, y, taken))
     spoken = "; ".join(
-        f"{one['recipe']}: {second:.0f} s, {percent_text(one[metric]['mean'])}"
+        f"{one['recipe']}: {second:.0f} s, {format_short_percent(one[metric]['mean'])}"
         for one, second in zip(recipes, seconds, strict=True)
     )
-    return drawing(y_label, spoken, parts, frame.height)
+    return svg_document(y_label, spoken, parts, frame.height)
 
 
-def _rows(count: int, low: float, high: float) -> Frame:
-    return Frame(low, high, 0, 1, left=12, right=24, top=TOP, bottom=BOTTOM, height=TOP + ROW * count + BOTTOM)
+def _rows(count: int, low: float, high: float) -> PlotArea:
+    return PlotArea(low, high, 0, 1, left=12, right=24, top=TOP, bottom=BOTTOM, height=TOP + ROW * count + BOTTOM)
 
 
-def _scale(frame: Frame, title: str, *, signed: bool) -> list[str]:
+def _scale(frame: PlotArea, title: str, *, signed: bool) -> list[str]:
     """Return the title, thin upright lines at round values, and the values below them."""
     base = frame.height - BOTTOM
     parts = [text(frame.left, 14, title, "start small")]
-    for mark in ticks(frame.x_low, frame.x_high):
-        words = f"{100 * mark:+g}" if signed and mark else "0" if signed else percent_text(mark)
-        parts.append(segment(frame.x(mark), TOP - 8, frame.x(mark), base, "ink-grid"))
+    for mark in nice_ticks(frame.x_low, frame.x_high):
+        words = f"{100 * mark:+g}" if signed and mark else "0" if signed else format_short_percent(mark)
+        parts.append(draw_line(frame.x(mark), TOP - 8, frame.x(mark), base, "ink-grid"))
         parts.append(text(frame.x(mark), base + 17, words, "middle small"))
     return parts
 

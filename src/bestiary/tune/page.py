@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 
 from bestiary.files import read_json, write_text
 from bestiary.report import svg
-from bestiary.report.commands import train_again
+from bestiary.report.commands import retrain_command
 from bestiary.report.render import render_page
 from bestiary.version import __version__
 
@@ -32,7 +32,7 @@ def write(found: Mapping[str, Any], out: Path) -> None:
         "version": __version__,
         "found": found,
         "headline": headline(found),
-        "history": svg.drawing("Macro-F1 of each trial", words, parts, svg.HEIGHT),
+        "history": svg.svg_document("Macro-F1 of each trial", words, parts, svg.HEIGHT),
         "importance": importance_plot(found["importance"]["settings"]),
         "luck": luck_plot(found["luck"]["trials"]),
         "recipe": (out / "winner.toml").read_text(encoding="utf-8"),
@@ -101,7 +101,7 @@ def command(found: Mapping[str, Any]) -> str:
     """Return the command that trains with the winning recipe, on the same pictures unless others are named."""
     run, recipe = Path(found["run"]), Path(found["recipe"]).resolve()
     applied = run / "corrections.csv"
-    return train_again(recipe, read_json(run / "environment.json"), applied if applied.exists() else None)
+    return retrain_command(recipe, read_json(run / "environment.json"), applied if applied.exists() else None)
 
 
 def _history(lines: Sequence[Mapping[str, Any]]) -> tuple[list[str], str]:
@@ -110,15 +110,15 @@ def _history(lines: Sequence[Mapping[str, Any]]) -> tuple[list[str], str]:
     scored = [(line, line["macro_f1"] if line["macro_f1"] is not None else line["last_macro_f1"]) for line in lines]
     known = [(line, score) for line, score in scored if score is not None]
     low, high = _limits([score for _, score in known])
-    frame = svg.Frame(0, len(known) + 1, low, high)
-    marks = svg.ticks(low, high)
-    numbers = [tick for tick in svg.ticks(0, frame.x_high) if tick == round(tick)]
+    frame = svg.PlotArea(0, len(known) + 1, low, high)
+    marks = svg.nice_ticks(low, high)
+    numbers = [tick for tick in svg.nice_ticks(0, frame.x_high) if tick == round(tick)]
     parts = svg.axes(
         frame,
         numbers,
         marks,
-        svg.number_text,
-        svg.number_text,
+        svg.format_axis_number,
+        svg.format_axis_number,
         "trials as they ended",
         "validation macro-F1",
     )
@@ -127,13 +127,13 @@ def _history(lines: Sequence[Mapping[str, Any]]) -> tuple[list[str], str]:
         at, height = frame.x(number), frame.y(max(score, low))
         if line["ended"] == "complete" and (best is None or score > best):
             if best is not None:
-                parts.append(svg.segment(place, frame.y(best), at, frame.y(best), "ink-right"))
-                parts.append(svg.segment(at, frame.y(best), at, height, "ink-right"))
+                parts.append(svg.draw_line(place, frame.y(best), at, frame.y(best), "ink-right"))
+                parts.append(svg.draw_line(at, frame.y(best), at, height, "ink-right"))
             best, place = score, at
         ink = "fill-other" if line["default"] else "fill-right" if line["ended"] == "complete" else "fill-wrong"
-        parts.append(svg.dot(at, height, 5 if line["default"] else 3.5, ink, _note(line, score)))
+        parts.append(svg.draw_circle(at, height, 5 if line["default"] else 3.5, ink, _note(line, score)))
     if best is not None:
-        parts.append(svg.segment(place, frame.y(best), frame.x(frame.x_high), frame.y(best), "ink-right"))
+        parts.append(svg.draw_line(place, frame.y(best), frame.x(frame.x_high), frame.y(best), "ink-right"))
     ended = sum(line["ended"] == "complete" for line, _ in known)
     words = f"{ended} trials went to their end, {len(known) - ended} were stopped; the best has {best or 0:.4f}"
     return parts, words
@@ -157,14 +157,14 @@ def importance_plot(settings: Sequence[Mapping[str, Any]]) -> Markup | None:
     if not settings:
         return None
     height = TOP + 2 * ROW * len(settings) + BOTTOM
-    frame = svg.Frame(0, 1, 0, 1, left=20, top=TOP, bottom=BOTTOM, height=height)
+    frame = svg.PlotArea(0, 1, 0, 1, left=20, top=TOP, bottom=BOTTOM, height=height)
     parts = _across(frame, [0, 0.25, 0.5, 0.75, 1], height)
     for number, one in enumerate(settings):
         y = TOP + 2 * ROW * number + ROW
         parts.append(svg.text(20, y - 9, one["setting"], "start small"))
-        parts.append(svg.segment(frame.x(one["low"]), y, frame.x(one["high"]), y, "ink-right"))
-        parts.append(svg.dot(frame.x(one["median"]), y, 4, "fill-right", _spread(one)))
-    return svg.drawing("What mattered", "; ".join(map(_spread, settings)), parts, height)
+        parts.append(svg.draw_line(frame.x(one["low"]), y, frame.x(one["high"]), y, "ink-right"))
+        parts.append(svg.draw_circle(frame.x(one["median"]), y, 4, "fill-right", _spread(one)))
+    return svg.svg_document("What mattered", "; ".join(map(_spread, settings)), parts, height)
 
 
 def luck_plot(rows: Sequence[Mapping[str, Any]]) -> Markup | None:
@@ -176,25 +176,27 @@ def luck_plot(rows: Sequence[Mapping[str, Any]]) -> Markup | None:
     low, high = min(ends), max(ends)
     spare = 0.06 * max(high - low, 0.005)
     height = TOP + 2 * ROW * len(known) + BOTTOM
-    frame = svg.Frame(low - spare, high + spare, 0, 1, left=20, top=TOP, bottom=BOTTOM, height=height)
-    parts = _across(frame, svg.ticks(low - spare, high + spare), height)
+    frame = svg.PlotArea(low - spare, high + spare, 0, 1, left=20, top=TOP, bottom=BOTTOM, height=height)
+    parts = _across(frame, svg.nice_ticks(low - spare, high + spare), height)
     for number, row in enumerate(known):
         y, fresh = TOP + 2 * ROW * number + ROW, row["fresh"]
         parts.append(svg.text(20, y - 9, f"trial {row['trial']}{' (the default)' * row['default']}", "start small"))
         if fresh["low"] is not None:
-            parts.append(svg.segment(frame.x(fresh["low"]), y, frame.x(fresh["high"]), y, "ink-right"))
-        parts.append(svg.dot(frame.x(fresh["value"]), y, 4, "fill-right", f"fresh splits: {fresh['value']:.4f}"))
-        parts.append(svg.dot(frame.x(row["first"]), y, 4, "fill-wrong", f"in the search: {row['first']:.4f}"))
+            parts.append(svg.draw_line(frame.x(fresh["low"]), y, frame.x(fresh["high"]), y, "ink-right"))
+        parts.append(
+            svg.draw_circle(frame.x(fresh["value"]), y, 4, "fill-right", f"fresh splits: {fresh['value']:.4f}")
+        )
+        parts.append(svg.draw_circle(frame.x(row["first"]), y, 4, "fill-wrong", f"in the search: {row['first']:.4f}"))
     words = "; ".join(
         f"trial {row['trial']}: {row['first']:.4f} in the search, {row['fresh']['value']:.4f} on fresh splits"
         for row in known
     )
-    return svg.drawing("Scores in the search and on fresh splits", words, parts, height)
+    return svg.svg_document("Scores in the search and on fresh splits", words, parts, height)
 
 
-def _across(frame: svg.Frame, marks: Sequence[float], height: float) -> list[str]:
+def _across(frame: svg.PlotArea, marks: Sequence[float], height: float) -> list[str]:
     base = height - BOTTOM
-    lines = [svg.segment(frame.x(mark), TOP - 16, frame.x(mark), base, "ink-grid") for mark in marks]
+    lines = [svg.draw_line(frame.x(mark), TOP - 16, frame.x(mark), base, "ink-grid") for mark in marks]
     return lines + [svg.text(frame.x(mark), base + 16, f"{mark:g}", "middle small") for mark in marks]
 
 
