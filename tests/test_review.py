@@ -28,9 +28,9 @@ from bestiary.files import cache_folder
 from bestiary.flow import audit
 from bestiary.progress import SilentReporter
 from bestiary.review.app import create_app
-from bestiary.review.decisions import Decisions, reviewer_of
-from bestiary.review.queue import CHECKS, CONFIDENT, items_of
-from bestiary.review.review_session import Desk
+from bestiary.review.decisions import DecisionLog, reviewer_name
+from bestiary.review.queue import CHECKS, MIN_MISTAKE_CONFIDENCE, build_queue
+from bestiary.review.review_session import ReviewSession
 from bestiary.web.settings import ServerSettings
 from reviewed_run import plant
 
@@ -46,12 +46,12 @@ def run(probed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def desk(run: Path, tmp_path: Path) -> Desk:
-    return Desk(run, Decisions(tmp_path / "corrections.csv", "anna"), threads=1)
+def desk(run: Path, tmp_path: Path) -> ReviewSession:
+    return ReviewSession(run, DecisionLog(tmp_path / "corrections.csv", "anna"), threads=1)
 
 
 @pytest.fixture
-def client(desk: Desk) -> Iterator[TestClient]:
+def client(desk: ReviewSession) -> Iterator[TestClient]:
     app = create_app(desk, ServerSettings(token=TOKEN))
     with TestClient(app, base_url=HOME, headers={"Authorization": f"Bearer {TOKEN}"}) as made:
         yield made
@@ -89,28 +89,30 @@ def test_each_content_comes_once_with_all_its_reasons_the_gravest_first() -> Non
     findings = findings_of(
         ("exact-duplicate", 1, 0.0), ("near-duplicate", 2, 0.1), ("suspect-label", 3, 0.05), ("label-conflict", 1, 0.0)
     )
-    items = items_of(pictures, findings, predictions_of((0, "cat", "dog", 0.9, False)))
+    items = build_queue(pictures, findings, predictions_of((0, "cat", "dog", 0.9, False)))
     assert [(item.row, [reason.check for reason in item.reasons]) for item in items] == [
         (1, ["label-conflict", "confident-mistake", "exact-duplicate"]),
         (3, ["suspect-label"]),
         (2, ["near-duplicate"]),
     ]
     first = items[0]
-    assert (first.copies, first.alike, first.name, first.suggested) == ((0,), (2,), "dog/1.png", "dog")
+    assert (first.copies, first.near_duplicates, first.name, first.suggested) == ((0,), (2,), "dog/1.png", "dog")
 
 
 def test_within_a_check_the_worst_comes_first() -> None:
     pictures = pictures_of((0, "cat", A, 0), (1, "cat", B, 1), (2, "cat", C, 2))
     findings = findings_of(("suspect-label", 0, 0.09), ("suspect-label", 1, 0.01), ("suspect-label", 2, 0.05))
-    assert [item.row for item in items_of(pictures, findings, predictions_of())] == [1, 2, 0]
+    assert [item.row for item in build_queue(pictures, findings, predictions_of())] == [1, 2, 0]
 
 
 def test_a_mistake_counts_where_the_model_was_sure_and_did_answer() -> None:
     pictures = pictures_of((0, "cat", A, 0), (1, "cat", B, 1), (2, "cat", C, 2))
     predictions = predictions_of(
-        (0, "cat", "dog", CONFIDENT - 0.01, False), (1, "cat", "dog", 0.95, True), (2, "cat", "dog", CONFIDENT, False)
+        (0, "cat", "dog", MIN_MISTAKE_CONFIDENCE - 0.01, False),
+        (1, "cat", "dog", 0.95, True),
+        (2, "cat", "dog", MIN_MISTAKE_CONFIDENCE, False),
     )
-    items = items_of(pictures, findings_of(), predictions)
+    items = build_queue(pictures, findings_of(), predictions)
     assert [(item.row, item.reasons[0].check, item.suggested) for item in items] == [
         (2, "confident-mistake", "dog"),
         (1, "unknown", None),
@@ -122,9 +124,9 @@ def test_what_is_settled_unreadable_or_not_for_a_person_is_passed_over() -> None
         error=pl.when(pl.col("row_id") == 1).then(pl.lit("gone")).otherwise(None)
     )
     findings = findings_of(("suspect-label", 0, 0.1), ("suspect-label", 1, 0.1), ("dark", 0, 0.1), ("imbalance", 0, 0))
-    assert [item.row for item in items_of(pictures, findings, predictions_of())] == [0]
+    assert [item.row for item in build_queue(pictures, findings, predictions_of())] == [0]
     settled = findings.with_columns(is_issue=pl.lit(False))
-    assert items_of(pictures, settled, predictions_of()) == []
+    assert build_queue(pictures, settled, predictions_of()) == []
 
 
 # ---- Decisions ---------------------------------------------------------------------------------------------------
@@ -132,10 +134,10 @@ def test_what_is_settled_unreadable_or_not_for_a_person_is_passed_over() -> None
 
 def test_a_decision_is_in_the_file_at_once_with_the_name_of_who_made_it(tmp_path: Path) -> None:
     file = tmp_path / "new" / "corrections.csv"
-    Decisions(file, "anna").decide(A, "relabel", "cat", "tail: striped")
-    Decisions(file, "ben").decide(B, "drop")
+    DecisionLog(file, "anna").add(A, "relabel", "cat", "tail: striped")
+    DecisionLog(file, "ben").add(B, "drop")
     rows = read_corrections(file).rows
-    assert [(row.sha256, row.action, row.label, row.note, reviewer_of(row)) for row in rows] == [
+    assert [(row.sha256, row.action, row.label, row.note, reviewer_name(row)) for row in rows] == [
         (A, "relabel", "cat", "anna: tail: striped", "anna"),
         (B, "drop", "", "ben", "ben"),
     ]
@@ -143,8 +145,8 @@ def test_a_decision_is_in_the_file_at_once_with_the_name_of_who_made_it(tmp_path
 
 
 def test_a_note_of_several_lines_becomes_one_and_can_be_taken_back(tmp_path: Path) -> None:
-    mine = Decisions(tmp_path / "corrections.csv", "anna")
-    [made] = mine.decide("a" * 64, "keep", note="blurred\r\n and  dark\r").rows
+    mine = DecisionLog(tmp_path / "corrections.csv", "anna")
+    [made] = mine.add("a" * 64, "keep", note="blurred\r\n and  dark\r").rows
     assert made.note == "anna: blurred and dark"
     mine.undo()
     assert mine.all().rows == ()
@@ -153,14 +155,14 @@ def test_a_note_of_several_lines_becomes_one_and_can_be_taken_back(tmp_path: Pat
 def test_undo_takes_back_ones_own_last_decision_and_leaves_those_of_others(tmp_path: Path) -> None:
     file = tmp_path / "corrections.csv"
     append(file, [make_correction(C, "keep", note="old", when="")])
-    anna, ben = Decisions(file, "anna"), Decisions(file, "ben")
-    anna.decide(A, "keep")
-    anna.decide(B, "drop")
-    ben.decide(B, "keep")
+    anna, ben = DecisionLog(file, "anna"), DecisionLog(file, "ben")
+    anna.add(A, "keep")
+    anna.add(B, "drop")
+    ben.add(B, "keep")
     taken = anna.undo()
     assert taken is not None
     assert (taken.sha256, taken.action) == (B, "drop")
-    assert [(row.sha256[0], reviewer_of(row)) for row in read_corrections(file).rows] == [
+    assert [(row.sha256[0], reviewer_name(row)) for row in read_corrections(file).rows] == [
         ("c", "old"),
         ("a", "anna"),
         ("b", "ben"),
@@ -168,7 +170,7 @@ def test_undo_takes_back_ones_own_last_decision_and_leaves_those_of_others(tmp_p
     anna.undo()
     assert anna.undo() is None
     assert [row.sha256[0] for row in read_corrections(file).rows] == ["c", "b"]
-    assert anna.made() == ()
+    assert anna.mine() == ()
 
 
 PROGRAM = """
@@ -188,23 +190,23 @@ def test_two_reviewers_in_two_processes_lose_no_line(tmp_path: Path) -> None:
     assert [writer.wait(timeout=120) for writer in writers] == [0, 0]
     rows = read_corrections(file).rows
     for name in names:
-        assert [int(row.sha256, 16) for row in rows if reviewer_of(row) == name] == list(range(25))
+        assert [int(row.sha256, 16) for row in rows if reviewer_name(row) == name] == list(range(25))
 
 
 def test_a_file_that_somebody_broke_is_left_as_it_is(run: Path, tmp_path: Path) -> None:
     file = tmp_path / "corrections.csv"
     file.write_text("not,a,corrections,file\n")
     with pytest.raises(SourceError, match='no column "sha256"'):
-        Desk(run, Decisions(file, "anna"))
+        ReviewSession(run, DecisionLog(file, "anna"))
     with pytest.raises(SourceError, match='no column "sha256"'):
-        Decisions(file, "anna").decide(A, "keep")
+        DecisionLog(file, "anna").add(A, "keep")
     assert file.read_text() == "not,a,corrections,file\n"
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(MachineError, match=r"Cannot write beside .*corrections\.csv"):
-        Decisions(tmp_path / "file" / "corrections.csv", "anna").decide(A, "keep")
+        DecisionLog(tmp_path / "file" / "corrections.csv", "anna").add(A, "keep")
 
 
 # ---- Nearest training pictures -----------------------------------------------------------------------------------
@@ -220,13 +222,13 @@ def test_the_nearest_are_those_of_the_same_direction_but_not_ones_own_duplicates
     assert nearest_neighbours(asked[:1], known[:2], groups[:1], groups[:2], 3).tolist() == [[-1, -1, -1]]
 
 
-def test_the_nearest_are_training_pictures_of_other_groups(desk: Desk) -> None:
+def test_the_nearest_are_training_pictures_of_other_groups(desk: ReviewSession) -> None:
     row = next(iter(desk.items))
-    assert desk.opinion(row)["neighbours"] is None
-    desk.seek_neighbours(cache_folder(), threads=1, reporter=SilentReporter())
+    assert desk.model_prediction(row)["neighbours"] is None
+    desk.start_neighbour_search(cache_folder(), threads=1, reporter=SilentReporter())
     pictures = {one["row_id"]: one for one in pl.read_parquet(desk.run / "pictures.parquet").iter_rows(named=True)}
     for row in desk.items:
-        near = desk.opinion(row)["neighbours"]
+        near = desk.model_prediction(row)["neighbours"]
         assert len(near) == 6
         assert {one["split"] for one in near} == {"train"}
         assert pictures[row]["group"] not in {pictures[one["row"]]["group"] for one in near}
@@ -235,7 +237,7 @@ def test_the_nearest_are_training_pictures_of_other_groups(desk: Desk) -> None:
 # ---- The server --------------------------------------------------------------------------------------------------
 
 
-def test_the_overview_has_all_that_the_page_needs(client: TestClient, desk: Desk) -> None:
+def test_the_overview_has_all_that_the_page_needs(client: TestClient, desk: ReviewSession) -> None:
     told = client.get("/overview").json()
     assert told["labels"] == ["bird", "fish", "rabbit", "spider"]
     assert [item["row"] for item in told["items"]] == list(desk.items)
@@ -248,28 +250,28 @@ def test_the_overview_has_all_that_the_page_needs(client: TestClient, desk: Desk
 
 
 def test_each_tab_takes_back_its_own(tmp_path: Path) -> None:
-    mine = Decisions(tmp_path / "corrections.csv", "anna")
+    mine = DecisionLog(tmp_path / "corrections.csv", "anna")
     for sha256, tab in ((A, "one"), (B, "two"), (C, "one")):
-        mine.decide(sha256, "keep", tab=tab)
+        mine.add(sha256, "keep", tab=tab)
     taken = [mine.undo("two"), mine.undo("two"), mine.undo("one")]
     assert [one and one.sha256 for one in taken] == [B, None, C]
     assert [row.sha256 for row in mine.all().rows] == [A]
 
 
-def test_what_to_do_next_names_the_run_itself_and_all_of_its_sources(desk: Desk, tmp_path: Path) -> None:
+def test_what_to_do_next_names_the_run_itself_and_all_of_its_sources(desk: ReviewSession, tmp_path: Path) -> None:
     facts = {"pictures": ["/some where/one", "/two.zip"], "labels": "/maps/mine.csv"}
     shutil.copytree(desk.run, own := tmp_path / "own")
     (own / "environment.json").write_text(json.dumps(facts), encoding="utf-8")
     (latest := tmp_path / "latest").symlink_to(own, target_is_directory=True)
-    train, compare = Desk(latest, desk.decisions, threads=1).commands()
+    train, compare = ReviewSession(latest, desk.decisions, threads=1).commands()
     assert train.startswith("bestiary train '/some where/one' /two.zip --recipe ")
     assert f"--labels /maps/mine.csv --corrections {desk.decisions.path}" in train
     assert compare.startswith(f"bestiary compare {own.resolve()} runs/latest")  # `latest` is another run by then
-    here = Desk(latest, Decisions(Path("mine.csv"), "anna"), threads=1).commands()[0]
+    here = ReviewSession(latest, DecisionLog(Path("mine.csv"), "anna"), threads=1).commands()[0]
     assert f"--corrections {Path('mine.csv').resolve()}" in here  # and may be typed in another folder
 
 
-def test_an_opinion_is_what_the_predictor_says(client: TestClient, desk: Desk) -> None:
+def test_an_opinion_is_what_the_predictor_says(client: TestClient, desk: ReviewSession) -> None:
     row = next(row for row, item in desk.items.items() if item.split == "train")
     told = client.get(f"/opinion/{row}").json()
     assert told["learned"] is True
@@ -279,7 +281,7 @@ def test_an_opinion_is_what_the_predictor_says(client: TestClient, desk: Desk) -
     assert client.get("/opinion/99999").status_code == 404
 
 
-def test_decisions_reach_the_file_and_training(client: TestClient, desk: Desk, faulty: Any) -> None:
+def test_decisions_reach_the_file_and_training(client: TestClient, desk: ReviewSession, faulty: Any) -> None:
     suspect = next(item for item in desk.items.values() if item.suggested)
     asked = {"row": suspect.row, "action": "relabel", "label": suspect.suggested}
     told = client.post("/decide", json=asked | {"tab": "one"})
@@ -293,9 +295,9 @@ def test_decisions_reach_the_file_and_training(client: TestClient, desk: Desk, f
     assert client.post("/undo").json() == {"row": None, "decisions": {}}
 
 
-def test_decisions_of_another_reviewer_are_shown(client: TestClient, desk: Desk) -> None:
+def test_decisions_of_another_reviewer_are_shown(client: TestClient, desk: ReviewSession) -> None:
     item = next(iter(desk.items.values()))
-    Decisions(desk.decisions.path, "ben").decide(item.sha256, "drop", note="blurred")
+    DecisionLog(desk.decisions.path, "ben").add(item.sha256, "drop", note="blurred")
     told = client.get("/decisions").json()["decisions"]
     assert set(told) == {str(row) for row in (item.row, *item.copies)}
     assert (told[str(item.row)]["by"], told[str(item.row)]["note"]) == ("ben", "ben: blurred")
@@ -310,7 +312,7 @@ def test_decisions_of_another_reviewer_are_shown(client: TestClient, desk: Desk)
     ],
 )
 def test_a_decision_that_makes_no_sense_is_refused_and_not_written(
-    asked: dict[str, Any], status: int, says: str, client: TestClient, desk: Desk
+    asked: dict[str, Any], status: int, says: str, client: TestClient, desk: ReviewSession
 ) -> None:
     asked = {**asked, "row": next(iter(desk.items)) if asked["row"] is None else asked["row"]}
     answer = client.post("/decide", json=asked)
@@ -319,7 +321,7 @@ def test_a_decision_that_makes_no_sense_is_refused_and_not_written(
     assert not desk.decisions.path.exists()
 
 
-def test_pictures_of_the_run_are_served_as_copies_by_their_number(client: TestClient, desk: Desk) -> None:
+def test_pictures_of_the_run_are_served_as_copies_by_their_number(client: TestClient, desk: ReviewSession) -> None:
     row = next(iter(desk.items))
     large, small = (client.get(f"/picture/{row}/{size}") for size in ("large", "small"))
     assert large.headers["content-type"] == small.headers["content-type"] == "image/jpeg"
@@ -347,14 +349,14 @@ def test_a_file_that_is_not_the_one_of_the_run_any_more_is_not_shown(run: Path, 
     for path in (changed, gone):
         moved = pictures.with_columns(path=pl.when(pl.col("row_id") == row).then(pl.lit(str(path))).otherwise("path"))
         table.write(moved, own / "pictures.parquet")
-        desk = Desk(own, Decisions(tmp_path / "corrections.csv", "anna"), threads=1)
+        desk = ReviewSession(own, DecisionLog(tmp_path / "corrections.csv", "anna"), threads=1)
         client = TestClient(create_app(desk, ServerSettings(token=TOKEN)), base_url=HOME)
         answer = client.get(f"/picture/{row}/large", headers={"Authorization": f"Bearer {TOKEN}"})
         assert answer.status_code == 410
         assert path.name in answer.text or "has changed since the run" in answer.text
 
 
-def test_only_who_has_the_token_sees_anything_but_the_empty_page(client: TestClient, desk: Desk) -> None:
+def test_only_who_has_the_token_sees_anything_but_the_empty_page(client: TestClient, desk: ReviewSession) -> None:
     row = next(iter(desk.items))
     del client.headers["Authorization"]
     for path in ("/overview", "/decisions", f"/opinion/{row}", f"/picture/{row}/large", "/docs", "/openapi.json"):
@@ -374,7 +376,9 @@ def test_only_who_has_the_token_sees_anything_but_the_empty_page(client: TestCli
         ({"Origin": HOME}, 200),
     ],
 )
-def test_pages_of_other_sites_are_refused(headers: dict[str, str], status: int, client: TestClient, desk: Desk) -> None:
+def test_pages_of_other_sites_are_refused(
+    headers: dict[str, str], status: int, client: TestClient, desk: ReviewSession
+) -> None:
     answer = client.post("/decide", json={"row": next(iter(desk.items)), "action": "keep"}, headers=headers)
     assert answer.status_code == status
     assert desk.decisions.path.exists() == (status == 200)

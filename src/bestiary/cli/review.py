@@ -18,7 +18,7 @@ from bestiary.errors import UserError, import_optional
 
 if TYPE_CHECKING:
     from bestiary.progress import Reporter
-    from bestiary.review.review_session import Desk
+    from bestiary.review.review_session import ReviewSession
 
 
 @app.command()
@@ -39,13 +39,15 @@ def review(
     import_optional("polars", extra="train")
     from bestiary.progress import make_reporter
     from bestiary.review.app import create_app
-    from bestiary.review.decisions import Decisions
-    from bestiary.review.review_session import Desk
+    from bestiary.review.decisions import DecisionLog
+    from bestiary.review.review_session import ReviewSession
     from bestiary.web import running
     from bestiary.web.settings import ServerSettings
 
     show = make_reporter(quiet=quiet)
-    desk = Desk(run, Decisions(corrections or run.resolve() / "corrections.csv", _named(reviewer)), threads=threads)
+    desk = ReviewSession(
+        run, DecisionLog(corrections or run.resolve() / "corrections.csv", _named(reviewer)), threads=threads
+    )
     settings = ServerSettings(port=port, token=secrets.token_urlsafe(24))
     with running.bind_socket(settings) as bound:
         address = running.browser_url(bound, settings)
@@ -56,7 +58,7 @@ def review(
     _tell_next(desk, as_json)
 
 
-def _seek(desk: Desk, threads: int | None, show: Reporter) -> None:
+def _seek(desk: ReviewSession, threads: int | None, show: Reporter) -> None:
     """Find the nearest training pictures while the page is open already; the end does not wait for it."""
     from bestiary.errors import BestiaryError
     from bestiary.files import cache_folder
@@ -64,9 +66,9 @@ def _seek(desk: Desk, threads: int | None, show: Reporter) -> None:
 
     def seek() -> None:
         try:
-            desk.seek_neighbours(cache_folder(), threads=threads or available_cores(), reporter=show)
+            desk.start_neighbour_search(cache_folder(), threads=threads or available_cores(), reporter=show)
         except BestiaryError as error:
-            desk.give_up_neighbours(str(error))
+            desk.cancel_neighbour_search(str(error))
             show.info(f"The nearest training pictures cannot be shown. {error}")
 
     threading.Thread(target=seek, daemon=True, name="bestiary-neighbours").start()
@@ -82,8 +84,8 @@ def _named(reviewer: str | None) -> str:
     return name.strip()
 
 
-def _tell_next(desk: Desk, as_json: bool) -> None:
-    made = desk.decisions.made()
+def _tell_next(desk: ReviewSession, as_json: bool) -> None:
+    made = desk.decisions.mine()
     counts = {action: sum(one.action == action for one in made) for action in ("keep", "relabel", "drop")}
     file, commands = desk.decisions.path, desk.commands()
     if as_json:

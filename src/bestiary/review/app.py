@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from bestiary.errors import PictureError, UserError
-from bestiary.review.review_session import Desk
+from bestiary.review.review_session import ReviewSession
 from bestiary.web.error_handlers import install_error_handlers
 from bestiary.web.guard import RequestGuard
 from bestiary.web.metrics import ServerMetrics
@@ -24,10 +24,10 @@ PAGE = {
     "/page/review.css": ("review.css", "text/css"),
     "/page/review.js": ("review.js", "text/javascript"),
 }
-KEPT_SECONDS = 3600
+CACHE_SECONDS = 3600
 
 
-class Decision(BaseModel):
+class DecisionRequest(BaseModel):
     """What a reviewer decides about one item."""
 
     row: int
@@ -37,69 +37,71 @@ class Decision(BaseModel):
     tab: str = Field("", max_length=100)
 
 
-class Undo(BaseModel):
+class UndoRequest(BaseModel):
     """Which tab of the browser takes back its last decision."""
 
     tab: str = Field("", max_length=100)
 
 
-def create_app(desk: Desk, settings: ServerSettings) -> FastAPI:
+def create_app(session: ReviewSession, settings: ServerSettings) -> FastAPI:
     """Return the application of the review page; every request but for the empty page needs the token of `settings`."""
     app = FastAPI(title="bestiary review", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(RequestGuard, settings=settings, metrics=ServerMetrics(lambda: 0))
     install_error_handlers(app)
-    app.add_exception_handler(UserError, _refused)
+    app.add_exception_handler(UserError, _handle_user_error)
     for path, (file, kind) in PAGE.items():
         folder = files("bestiary.web") if file == "style.css" else files("bestiary.review") / "templates"
         content = (folder / file).read_text(encoding="utf-8")
-        app.get(path)(_page(content, kind))
-    _add_routes(app, desk)
+        app.get(path)(_make_page_route(content, kind))
+    _add_routes(app, session)
     return app
 
 
-def _add_routes(app: FastAPI, desk: Desk) -> None:
+def _add_routes(app: FastAPI, session: ReviewSession) -> None:
     @app.get("/overview")
     def overview() -> dict[str, Any]:
-        return desk.overview()
+        return session.overview()
 
     @app.get("/decisions")
     def decisions() -> dict[str, Any]:
-        return {"decisions": desk.decided()}
+        return {"decisions": session.decisions_by_row()}
 
     @app.get("/opinion/{row}")
     def opinion(row: int) -> dict[str, Any]:
-        if row not in desk.items:
+        if row not in session.items:
             raise HTTPException(404, f"There is nothing to review under number {row}.")
-        return desk.opinion(row)
+        return session.model_prediction(row)
 
     @app.get("/picture/{row}/{size}")
     def picture(row: int, size: Literal["large", "small"]) -> Response:
         try:
-            content = desk.picture(row, size)
+            content = session.picture(row, size)
         except LookupError:
             raise HTTPException(404, f"This run has no picture {row}.") from None
         except PictureError as error:
             raise HTTPException(410, str(error)) from None
-        return Response(content, media_type="image/jpeg", headers={"Cache-Control": f"private, max-age={KEPT_SECONDS}"})
+        return Response(
+            content, media_type="image/jpeg", headers={"Cache-Control": f"private, max-age={CACHE_SECONDS}"}
+        )
 
     @app.post("/decide")
-    def decide(asked: Decision) -> dict[str, Any]:
-        if asked.row not in desk.items:
+    def decide(asked: DecisionRequest) -> dict[str, Any]:
+        if asked.row not in session.items:
             raise HTTPException(404, f"There is nothing to review under number {asked.row}.")
-        desk.decide(asked.row, asked.action, asked.label, asked.note, asked.tab)
-        return {"decisions": desk.decided()}
+        session.decide(asked.row, asked.action, asked.label, asked.note, asked.tab)
+        return {"decisions": session.decisions_by_row()}
 
     @app.post("/undo")
-    def undo(asked: Undo | None = None) -> dict[str, Any]:
-        return {"row": desk.undo(asked.tab if asked else ""), "decisions": desk.decided()}
+    def undo(asked: UndoRequest | None = None) -> dict[str, Any]:
+        return {"row": session.undo(asked.tab if asked else ""), "decisions": session.decisions_by_row()}
 
 
-def _page(content: str, kind: str) -> Callable[[], Response]:
+def _make_page_route(content: str, kind: str) -> Callable[[], Response]:
     def page() -> Response:
         return Response(content, media_type=f"{kind}; charset=utf-8", headers={"Cache-Control": "no-cache"})
 
     return page
 
 
-async def _refused(_: Request, error: Exception) -> Response:
+async def _handle_user_error(_: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, 422)

@@ -25,14 +25,14 @@ from bestiary.report.audit_checks import CheckText, check_text
 from bestiary.report.commands import compare_command, retrain_command
 from bestiary.report.gallery import strip_common_folder
 from bestiary.report.thumbnails import jpeg_copy
-from bestiary.review.decisions import Decisions, reviewer_of
-from bestiary.review.queue import CHECKS, Item, items_of
+from bestiary.review.decisions import DecisionLog, reviewer_name
+from bestiary.review.queue import CHECKS, ReviewItem, build_queue
 from bestiary.training.probe import bulk_features
 
 SIDES = {"large": (1280, 88), "small": (240, 80)}  # pixels of the longer side, and JPEG quality
-NEIGHBOURS, SHARES = 6, 6
+NEIGHBOURS, MAX_PROBABILITIES = 6, 6
 PLAIN_BACKBONE = "lite0"  # for runs whose own network is not one of the bundled ones
-OF_THE_MODEL = {
+MODEL_ADVICE = {
     "confident-mistake": CheckText(
         "confident mistake",
         "confident mistakes",
@@ -52,21 +52,21 @@ OF_THE_MODEL = {
 }
 
 
-class Desk:
+class ReviewSession:
     """A run under review. Any thread may ask."""
 
-    def __init__(self, run: Path, decisions: Decisions, *, threads: int | None = None) -> None:
+    def __init__(self, run: Path, decisions: DecisionLog, *, threads: int | None = None) -> None:
         """Read the tables and the model of a run; raises RunError if it is missing, unfinished or damaged."""
         self.run, self.decisions = run, decisions
-        self._predictor, self._turn = Predictor(run, threads=threads), threading.Lock()
+        self._predictor, self._lock = Predictor(run, threads=threads), threading.Lock()
         self._pictures = table.read(run / "pictures.parquet", table.PICTURES)
         findings = table.read(run / "findings.parquet", table.FINDINGS)
         predictions = table.read(run / "predictions.parquet", table.PREDICTIONS)
-        self.items = {item.row: item for item in items_of(self._pictures, findings, predictions)}
+        self.items = {item.row: item for item in build_queue(self._pictures, findings, predictions)}
         self._rows = {row["row_id"]: row for row in self._pictures.iter_rows(named=True)}
         self._names = strip_common_folder(self._pictures["path"].to_list())
-        self._near: Mapping[int, list[int]] | None = None
-        self._why_not: str | None = None
+        self._neighbours: Mapping[int, list[int]] | None = None
+        self._neighbours_error: str | None = None
         decisions.all()  # a file that cannot be understood is told of before anything is decided
 
     def overview(self) -> dict[str, Any]:
@@ -80,17 +80,17 @@ class Desk:
             "reviewer": self.decisions.reviewer,
             "file": str(self.decisions.path),
             "labels": sorted(self._pictures.filter(pl.col("error").is_null())["label"].unique()),
-            "checks": [_described(check, count) for check, count in counts.items() if count],
-            "items": [self._shown(item) for item in self.items.values()],
-            "decisions": self.decided(),
+            "checks": [_check_json(check, count) for check, count in counts.items() if count],
+            "items": [self._item_json(item) for item in self.items.values()],
+            "decisions": self.decisions_by_row(),
             "commands": self.commands(),
         }
 
-    def decided(self) -> dict[int, dict[str, Any]]:
+    def decisions_by_row(self) -> dict[int, dict[str, Any]]:
         """Return the decision that holds for each row of the run that somebody decided about."""
         made = self.decisions.all().by_content
         rows = ((row_id, made.get(row["sha256"])) for row_id, row in self._rows.items())
-        return {row_id: _decision(one) for row_id, one in rows if one is not None}
+        return {row_id: _decision_json(one) for row_id, one in rows if one is not None}
 
     def decide(self, row: int, action: str, label: str, note: str, tab: str = "") -> None:
         """Write a decision about an item. Raises SourceError for one that makes no sense; LookupError for no item."""
@@ -106,23 +106,23 @@ class Desk:
             return None
         return next((item.row for item in self.items.values() if item.sha256 == last.sha256), None)
 
-    def opinion(self, row: int) -> dict[str, Any]:
+    def model_prediction(self, row: int) -> dict[str, Any]:
         """Return what the model says of an item now, and its nearest training pictures: None while they are sought.
 
         learned: whether it was taught this picture with this label, so that it is no independent witness.
         """
         item, path = self.items[row], Path(self._rows[row]["path"])
-        with self._turn:
+        with self._lock:
             answer = self._predictor.predict(path)
-        shares = sorted(answer.probabilities.items(), key=lambda one: -one[1])[:SHARES]
-        near = None if self._near is None else [self._brief(other) for other in self._near[row]]
+        shares = sorted(answer.probabilities.items(), key=lambda one: -one[1])[:MAX_PROBABILITIES]
+        near = None if self._neighbours is None else [self._picture_json(other) for other in self._neighbours[row]]
         return {
             "shares": shares,
             "unknown": answer.unknown,
             "error": answer.error,
             "learned": item.split == "train",
             "neighbours": near,
-            "why_not": self._why_not,
+            "why_not": self._neighbours_error,
         }
 
     def picture(self, row: int, size: str) -> bytes:
@@ -136,7 +136,7 @@ class Desk:
             raise PictureError("This file has changed since the run.", check="unreadable")
         return jpeg_copy(Image.fromarray(decode(content, at_least=side)), side, quality)
 
-    def seek_neighbours(self, cache: Path, *, threads: int, reporter: Reporter) -> None:
+    def start_neighbour_search(self, cache: Path, *, threads: int, reporter: Reporter) -> None:
         """Find the nearest training pictures of every item; features that are not in the cache are computed."""
         bundle = self._predictor.bundle
         backbone = bundle.backbone if bundle.backbone in BACKBONES else PLAIN_BACKBONE
@@ -155,11 +155,13 @@ class Desk:
         split, groups = known.height, both["group"].to_numpy()
         found = nearest_neighbours(features[split:], features[:split], groups[split:], groups[:split], NEIGHBOURS)
         rows = known["row_id"].to_list()
-        self._near = {row: [rows[at] for at in near if at >= 0] for row, near in zip(self.items, found, strict=True)}
+        self._neighbours = {
+            row: [rows[at] for at in near if at >= 0] for row, near in zip(self.items, found, strict=True)
+        }
 
-    def give_up_neighbours(self, why: str) -> None:
+    def cancel_neighbour_search(self, reason: str) -> None:
         """Say on the page why there are no nearest training pictures."""
-        self._near, self._why_not = {row: [] for row in self.items}, why
+        self._neighbours, self._neighbours_error = {row: [] for row in self.items}, reason
 
     def commands(self) -> list[str]:
         """Return the commands that train on what was decided and compare the result with this run."""
@@ -167,23 +169,29 @@ class Desk:
         train = retrain_command(run / "asked.toml", read_json(run / "environment.json"), self.decisions.path.resolve())
         return [train, compare_command(run, "--labels-of", "runs/latest")]
 
-    def _shown(self, item: Item) -> dict[str, Any]:
+    def _item_json(self, item: ReviewItem) -> dict[str, Any]:
         return {
             **{name: getattr(item, name) for name in ("row", "name", "label", "split", "suggested")},
             "reasons": [asdict(reason) for reason in item.reasons],
-            "copies": [self._brief(row) for row in item.copies],
-            "alike": [self._brief(row) for row in item.alike],
+            "copies": [self._picture_json(row) for row in item.copies],
+            "alike": [self._picture_json(row) for row in item.near_duplicates],
         }
 
-    def _brief(self, row: int) -> dict[str, Any]:
+    def _picture_json(self, row: int) -> dict[str, Any]:
         one = self._rows[row]
         return {"row": row, "name": self._names[one["path"]], "label": one["label"], "split": one["split"]}
 
 
-def _described(check: str, count: int) -> dict[str, Any]:
-    words = OF_THE_MODEL.get(check) or check_text(check)
+def _check_json(check: str, count: int) -> dict[str, Any]:
+    words = MODEL_ADVICE.get(check) or check_text(check)
     return {"check": check, "one": words.singular, "many": words.plural, "remedy": words.remedy, "count": count}
 
 
-def _decision(one: Correction) -> dict[str, Any]:
-    return {"action": one.action, "label": one.label, "note": one.note, "by": reviewer_of(one), "when": one.when}
+def _decision_json(correction: Correction) -> dict[str, Any]:
+    return {
+        "action": correction.action,
+        "label": correction.label,
+        "note": correction.note,
+        "by": reviewer_name(correction),
+        "when": correction.when,
+    }
