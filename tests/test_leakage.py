@@ -19,12 +19,20 @@ from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import RecipeError
 from bestiary.evaluation.evaluate import split_leakage
 from bestiary.recipe import Recipe
-from bestiary.study.leakage import Problem, leak_report, naive_split, refuse_leak_report, straddling, summary, trial
+from bestiary.study.leakage import (
+    LeakageExperiment,
+    check_leak_report_supported,
+    count_cross_split_pairs,
+    leak_report,
+    naive_split,
+    run_leakage_trial,
+    summarise_leakage,
+)
 
 SHARES = {"test": 0.2, "val": 0.2}
 
 
-def clouds(copies: int, *, seed: int = 0) -> Problem:
+def clouds(copies: int, *, seed: int = 0) -> LeakageExperiment:
     """Two classes that features hardly tell apart; each picture is there `copies` times, with a little noise."""
     rng = np.random.default_rng(seed)
     own = rng.normal(0, 1, (120, 60)).astype(np.float32)
@@ -33,11 +41,11 @@ def clouds(copies: int, *, seed: int = 0) -> Problem:
     features = np.repeat(own, copies, axis=0) + rng.normal(0, 0.01, (120 * copies, 60)).astype(np.float32)
     groups, labels = np.repeat(np.arange(120), copies), np.repeat(labels, copies)
     items = [SplitItem(f"{place:064x}", "ab"[labels[place]], int(groups[place])) for place in range(len(labels))]
-    return Problem(items, features, labels.astype(np.int64), groups, 2, SHARES, 10.0, "none")
+    return LeakageExperiment(items, features, labels.astype(np.int64), groups, 2, SHARES, 10.0, "none")
 
 
 def test_many_duplicates_flatter_a_naive_split() -> None:
-    found = summary([trial(clouds(3), seed) for seed in range(3)])
+    found = summarise_leakage([run_leakage_trial(clouds(3), seed) for seed in range(3)])
     assert found["leaked share of test pictures"] > 0.8
     assert found["accuracy on them with twins in training"] > found["accuracy on them without"] + 0.2
     assert found["flattery"]["low"] > 0.1
@@ -48,7 +56,7 @@ def test_many_duplicates_flatter_a_naive_split() -> None:
 
 
 def test_without_duplicates_there_is_nothing_to_flatter() -> None:
-    found = summary([trial(clouds(1), seed) for seed in range(3)])
+    found = summarise_leakage([run_leakage_trial(clouds(1), seed) for seed in range(3)])
     assert found["leaked share of test pictures"] == 0
     assert found["flattery"]["value"] == 0
     assert "would have leaked nothing" in found["sentence"]
@@ -62,7 +70,7 @@ def test_a_few_leaks_that_change_no_answer_are_not_called_certain() -> None:
         "pairs across the naive split": {"exact": 1, "near": 1, "across labels": 0},
         "pairs across the grouped split": {"exact": 0, "near": 0, "across labels": 0},
     }
-    flattery = summary([one, one, one])["flattery"]
+    flattery = summarise_leakage([one, one, one])["flattery"]
     assert flattery["low"] < 0 < flattery["high"] < 0.02
     assert flattery["value"] == 0
 
@@ -70,7 +78,7 @@ def test_a_few_leaks_that_change_no_answer_are_not_called_certain() -> None:
 def test_a_label_keeps_a_picture_to_learn_from() -> None:
     whole = clouds(2)
     few = np.r_[0:4, 120:240]  # two pictures of the first class, each of them twice
-    problem = Problem(
+    problem = LeakageExperiment(
         [whole.items[at] for at in few],
         whole.features[few],
         whole.labels[few],
@@ -79,7 +87,7 @@ def test_a_label_keeps_a_picture_to_learn_from() -> None:
     )
     for seed in range(4):
         try:
-            found = trial(problem, seed)
+            found = run_leakage_trial(problem, seed)
         except Exception as error:  # the grouped split cannot give two pictures three parts, and says so
             assert "too few different ones" in str(error)  # noqa: PT017
         else:
@@ -89,8 +97,12 @@ def test_a_label_keeps_a_picture_to_learn_from() -> None:
 def test_pairs_are_counted_by_kind() -> None:
     one, two = "1" * 64, "2" * 64
     items = [SplitItem(one, "cat", 0), SplitItem(one, "dog", 0), SplitItem(two, "cat", 0), SplitItem(two, "cat", 3)]
-    assert straddling(items, ["train", "test", "val", "test"]) == {"exact": 1, "near": 2, "across labels": 2}
-    assert straddling(items, ["train"] * 4) == {"exact": 0, "near": 0, "across labels": 0}
+    assert count_cross_split_pairs(items, ["train", "test", "val", "test"]) == {
+        "exact": 1,
+        "near": 2,
+        "across labels": 2,
+    }
+    assert count_cross_split_pairs(items, ["train"] * 4) == {"exact": 0, "near": 0, "across labels": 0}
 
 
 def test_pairs_of_large_groups_are_counted_by_their_sizes() -> None:
@@ -104,8 +116,8 @@ def test_pairs_of_large_groups_are_counted_by_their_sizes() -> None:
     ]
     exact = sum(one.sha256 == other.sha256 for one, other in torn)
     labels = sum(one.label != other.label for one, other in torn)
-    assert straddling(items, parts) == {"exact": exact, "near": len(torn) - exact, "across labels": labels}
-    assert straddling([SplitItem("", "a", 0)] * 200_000, ["train", "test"] * 100_000)["exact"] == 10**10
+    assert count_cross_split_pairs(items, parts) == {"exact": exact, "near": len(torn) - exact, "across labels": labels}
+    assert count_cross_split_pairs([SplitItem("", "a", 0)] * 200_000, ["train", "test"] * 100_000)["exact"] == 10**10
 
 
 def test_a_naive_split_is_stratified_and_the_same_for_the_same_seed() -> None:
@@ -128,7 +140,7 @@ def test_a_finished_run_tells_what_a_naive_split_would_have_done(probed: Path, t
 
 def test_other_methods_are_refused_before_any_work() -> None:
     with pytest.raises(RecipeError, match="--leak-report trains 20 more models"):
-        refuse_leak_report(Recipe.of({"model": {"method": "scratch"}}))
+        check_leak_report_supported(Recipe.of({"model": {"method": "scratch"}}))
 
 
 # ---- A split that the source brings ----------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from bestiary.errors import UserError
 from bestiary.evaluation.comparison import RunPredictions
 from bestiary.evaluation.multi_seed import RecipePair, compare_over_seeds, corrected_resampled_ttest
 from bestiary.stats import holm
-from bestiary.study.page import headline
+from bestiary.study.page import describe_result
 
 COLOURS = ("blue", "green", "red")
 N = 200
@@ -178,11 +178,11 @@ def test_recipes_are_ranked_over_the_seeds_that_all_have() -> None:
     means = {one["recipe"]: one["macro_f1"]["mean"] for one in found["recipes"]}
     assert means["failed"] > means["whole"]
     assert found["common"] == [1]
-    assert headline(found).startswith("Highest mean: whole,")
-    assert "over the one seed that all recipes have. The difference is" in headline(found)
+    assert describe_result(found).startswith("Highest mean: whole,")
+    assert "over the one seed that all recipes have. The difference is" in describe_result(found)
     given["failed"] = {2: answers(easy, seed=2, chance=1)}
     apart = compare_over_seeds(given, [RecipePair("failed", "whole")], dict.fromkeys(range(3), 0.2), resamples=50)
-    assert headline(apart).startswith("No recipe is called the highest yet")
+    assert describe_result(apart).startswith("No recipe is called the highest yet")
 
 
 def test_other_test_pictures_under_the_same_seed_are_refused() -> None:

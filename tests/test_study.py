@@ -23,11 +23,11 @@ from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import InterruptedRun, RecipeError, RunError, SourceError, UserError
 from bestiary.recipe import Recipe
 from bestiary.study import study as studies
-from bestiary.study.page import COLUMNS, rows
-from bestiary.study.plan import Forecast
-from bestiary.study.recipes import read_entries
+from bestiary.study.page import COLUMNS, study_rows
+from bestiary.study.plan import RunEstimate
+from bestiary.study.recipes import read_study_recipes
 from bestiary.study.results import Results
-from bestiary.study.runs import refuse_other_splits, remembered
+from bestiary.study.runs import check_same_splits, read_manifest
 from bestiary.study.study import Study, study
 from bestiary.training.budget import TimeEstimate
 from bestiary.training.run_session import run_lock
@@ -108,7 +108,7 @@ def test_tables_and_page_hold_the_results(done: Study) -> None:
     page = (done.path / "study.html").read_text()
     assert page.count("<svg") == 3
     assert "http" not in page.replace("http-equiv", "")
-    for line in rows(done.results):
+    for line in study_rows(done.results):
         assert len(line) == len(COLUMNS)
         assert line[0] in page
 
@@ -123,7 +123,7 @@ def test_a_finished_study_is_not_trained_again(
         raise AssertionError("trained again")
 
     monkeypatch.setattr(flow, "resume", never)
-    monkeypatch.setattr(studies, "announced", never)
+    monkeypatch.setattr(studies, "describe_plan", never)
     assert again(done, faulty, written).results == done.results
 
 
@@ -142,7 +142,7 @@ def test_recipes_and_seeds_may_be_added_and_left_out(
     more = again(done, faulty, written, recipes=names, seeds=(0,), out=out)
     assert [(one["recipe"], one["seeds"]) for one in more.results["recipes"]] == [("good", [0]), ("other", [0])]
     assert (out / "cells" / "good" / "seed-0" / "metrics.json").stat().st_mtime_ns == before
-    memory = remembered(out)
+    memory = read_manifest(out)
     assert memory is not None
     assert sorted(memory.recipes) == ["good", "other", "poor"]
     assert sorted(memory.splits) == ["0", "1", "2"]
@@ -154,15 +154,15 @@ def test_ctrl_c_says_how_to_go_on(
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    soon = Forecast(TimeEstimate(1.0, 0.0, 0.0), None)
+    soon = RunEstimate(TimeEstimate(1.0, 0.0, 0.0), None)
     monkeypatch.setattr(studies, "create_run", stopped)
     monkeypatch.setattr(
-        studies, "forecast", lambda entries, *_, **__: dict.fromkeys([one.name for one in entries], soon)
+        studies, "estimate_runs", lambda entries, *_, **__: dict.fromkeys([one.name for one in entries], soon)
     )
     names = [str(written / "poor.toml"), str(written / "good.toml")]
     with pytest.raises(InterruptedRun, match="Go on with: the same command"):
         study(faulty.folder, names, settings=SETTINGS, seeds=(0,), out=tmp_path / "stopped")
-    assert remembered(tmp_path / "stopped") is not None
+    assert read_manifest(tmp_path / "stopped") is not None
 
 
 KILLED = """
@@ -261,7 +261,7 @@ def test_differences_are_computed_once_a_seed_and_cells_are_told_of_after_each(
     out = shutil.copytree(done.path, tmp_path / "told")
     for path in [*out.glob("cells/*/seed-[01]/metrics.json"), out / "cells.csv", out / "study.html"]:
         path.unlink()
-    told, whole = list[tuple[int, bool]](), Results.written
+    told, whole = list[tuple[int, bool]](), Results.write_results
 
     def trained(run: Path, **_: object) -> None:
         cells = out / "cells.csv"
@@ -274,7 +274,7 @@ def test_differences_are_computed_once_a_seed_and_cells_are_told_of_after_each(
 
     computed = list[int]()
     monkeypatch.setattr(flow, "resume", trained)
-    monkeypatch.setattr(Results, "written", counted)
+    monkeypatch.setattr(Results, "write_results", counted)
     assert again(done, faulty, written, out=out).results["differences"] == done.results["differences"]
     assert [lines for lines, _ in told] == [0, 4, 5, 6]
     assert [page for _, page in told] == [False, False, True, True]
@@ -319,10 +319,10 @@ def test_the_command_takes_seeds_in_both_ways_and_prints_the_table(
 
 def test_a_run_folder_is_a_recipe(done: Study) -> None:
     run = done.path / "cells" / "good" / "seed-2"
-    entries = read_entries([str(run), "probe"], None, list(SETTINGS))
+    entries = read_study_recipes([str(run), "probe"], None, list(SETTINGS))
     assert entries[0].name == "seed-2"
     assert entries[0].recipe().probe.regularisation == (0.01,)
-    assert "seed" not in entries[0].asked
+    assert "seed" not in entries[0].overrides
 
 
 # ---- A folder that is not this study's -----------------------------------------------------------------------------
@@ -345,8 +345,8 @@ def test_a_study_that_another_process_works_on_is_refused(done: Study, faulty: S
 def test_a_budget_too_short_leaves_no_folder(
     faulty: SyntheticDataset, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    long = Forecast(TimeEstimate(100.0, 0.0, 0.0), None)
-    monkeypatch.setattr(studies, "forecast", lambda entries, *_, **__: {one.name: long for one in entries})
+    long = RunEstimate(TimeEstimate(100.0, 0.0, 0.0), None)
+    monkeypatch.setattr(studies, "estimate_runs", lambda entries, *_, **__: {one.name: long for one in entries})
     names = [str(written / "poor.toml"), str(written / "good.toml")]
     with pytest.raises(RecipeError, match="--budget 60 s is too short"):
         study(faulty.folder, names, settings=SETTINGS, seeds=(0,), out=tmp_path / "short", budget_seconds=60)
@@ -362,8 +362,8 @@ def test_other_pictures_are_refused(done: Study, collection: SyntheticDataset, w
     for seeds in (SEEDS, (3, 4)):
         with pytest.raises(RunError, match="The pictures are not those that .* began with"):
             again(done, collection, written, seeds=seeds)
-    memory = remembered(done.path)
+    memory = read_manifest(done.path)
     assert memory is not None
-    refuse_other_splits(done.path, memory, memory.splits)
+    check_same_splits(done.path, memory, memory.splits)
     with pytest.raises(RunError, match="Seed 0 splits the pictures otherwise"):
-        refuse_other_splits(done.path, memory, {"0": "another"})
+        check_same_splits(done.path, memory, {"0": "another"})

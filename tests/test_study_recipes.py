@@ -12,20 +12,35 @@ pytest.importorskip("sklearn")
 
 from bestiary.errors import RecipeError, RunError, SourceError, UserError
 from bestiary.recipe import Recipe, builtin_recipes
-from bestiary.study.plan import Forecast, announced, epochs_of, scaled, share_within, total
+from bestiary.study.plan import (
+    RunEstimate,
+    describe_plan,
+    epoch_fraction_within_budget,
+    scale_epoch_count,
+    scale_epochs,
+    total_seconds,
+)
 from bestiary.study.plots import seconds_plot
-from bestiary.study.recipes import Entry, changes, named, original, pairs_of, read_entries, with_epochs
-from bestiary.study.runs import cells_of
-from bestiary.study.study import refuse_few_to_validate, study
+from bestiary.study.recipes import (
+    StudyRecipe,
+    comparison_pairs,
+    entry_with_epochs,
+    error_context,
+    original_project_preset,
+    read_study_recipes,
+    recipe_diff,
+)
+from bestiary.study.runs import list_runs
+from bestiary.study.study import check_enough_validation, study
 from bestiary.training.budget import TimeEstimate
 
 # ---- Recipes -------------------------------------------------------------------------------------------------------
 
 
 def test_the_preset_changes_one_thing_at_a_time() -> None:
-    entries = {entry.name: entry for entry in read_entries([], "original", [])}
+    entries = {entry.name: entry for entry in read_study_recipes([], "original", [])}
     told = {
-        name: changes(entry, entries[entry.against])
+        name: recipe_diff(entry, entries[entry.against])
         for name, entry in entries.items()
         if entry.against and name not in ("scratch", "probe", "finetune")
     }
@@ -43,7 +58,7 @@ def test_the_preset_changes_one_thing_at_a_time() -> None:
 
 
 def test_a_setting_is_laid_over_those_that_can_use_it() -> None:
-    entries = {entry.name: entry for entry in read_entries([], "original", ["train.epochs=2", "picture.size=64"])}
+    entries = {entry.name: entry for entry in read_study_recipes([], "original", ["train.epochs=2", "picture.size=64"])}
     epochs = {name: entry.recipe().train.epochs for name, entry in entries.items()}
     assert epochs == {
         **dict.fromkeys(("crop", "resize", "mirrored", "original-v2", "normalised", "scratch", "finetune"), 2),
@@ -75,19 +90,19 @@ def test_recipes_that_cannot_be_studied(
     Path("other-classes.toml").write_text('[data]\nclasses = ["cat"]\n')
     Path("other-split.toml").write_text("[data]\ntest_fraction = 0.3\n")
     with pytest.raises(UserError, match=f"(?s){message}"):
-        read_entries(names, None, settings)
+        read_study_recipes(names, None, settings)
 
 
 def test_a_folder_that_is_no_run_is_no_recipe(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="is a folder and no run"):
-        read_entries(["probe", str(tmp_path)], None, [])
+        read_study_recipes(["probe", str(tmp_path)], None, [])
 
 
 def test_unknown_presets_and_others_to_be_held_against() -> None:
     with pytest.raises(UserError, match='no preset "orignal".*original'):
-        read_entries([], "orignal", [])
+        read_study_recipes([], "orignal", [])
     with pytest.raises(UserError, match='--against "prob" is none of the recipes. Did you mean "probe"'):
-        pairs_of(read_entries(["probe", "finetune"], None, []), "prob")
+        comparison_pairs(read_study_recipes(["probe", "finetune"], None, []), "prob")
 
 
 @pytest.mark.parametrize(("seeds", "message"), [((), "a seed or more"), ((0, 1, 0), "0 twice"), ((-1,), "seed")])
@@ -109,37 +124,37 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 def test_fewer_validation_pictures_than_classes() -> None:
     shown = pl.DataFrame({"label": ["a", "b", "c", "a", "b"], "split": ["train"] * 3 + ["val"] * 2})
     with pytest.raises(SourceError, match="2 validation pictures of 3 classes"):
-        refuse_few_to_validate(shown, 0)
-    refuse_few_to_validate(shown.with_columns(label=pl.lit("a")), 0)
+        check_enough_validation(shown, 0)
+    check_enough_validation(shown.with_columns(label=pl.lit("a")), 0)
 
 
 # ---- Time ----------------------------------------------------------------------------------------------------------
 
 
-def forecast_of(seconds: float, epochs: int | None = None) -> Forecast:
-    return Forecast(TimeEstimate(10.0, seconds, 0.0), epochs)
+def forecast_of(seconds: float, epochs: int | None = None) -> RunEstimate:
+    return RunEstimate(TimeEstimate(10.0, seconds, 0.0), epochs)
 
 
 def test_a_budget_cuts_the_epochs_of_all_recipes_by_the_same_share() -> None:
     forecasts = [forecast_of(10, epochs=40), forecast_of(10, epochs=4), forecast_of(0)]
-    whole = total(forecasts, 2)
+    whole = total_seconds(forecasts, 2)
     assert whole == 2 * (3 * 10 + 440)
-    assert share_within(forecasts, 2, 1.06 * whole, 0) == 1
-    share = share_within(forecasts, 2, whole / 2, 10)
+    assert epoch_fraction_within_budget(forecasts, 2, 1.06 * whole, 0) == 1
+    share = epoch_fraction_within_budget(forecasts, 2, whole / 2, 10)
     assert 0.3 < share < 0.6
-    assert total(forecasts, 2, share) <= whole / 2
-    entry = Entry("long", {"train": {"epochs": 40, "warmup_epochs": 8}, "model": {"method": "scratch"}})
-    cut = scaled(entry, forecasts[0], 0.25).recipe().resolve().train
+    assert total_seconds(forecasts, 2, share) <= whole / 2
+    entry = StudyRecipe("long", {"train": {"epochs": 40, "warmup_epochs": 8}, "model": {"method": "scratch"}})
+    cut = scale_epochs(entry, forecasts[0], 0.25).recipe().resolve().train
     assert (cut.epochs, cut.warmup_epochs) == (10, 2)
-    assert [epochs_of(4, 0.01), epochs_of(4, 0.5)] == [1, 2]
+    assert [scale_epoch_count(4, 0.01), scale_epoch_count(4, 0.5)] == [1, 2]
     with pytest.raises(
         RecipeError, match="--budget 5 s is too short: .* 6 trainings take 1 min 40 s, and 3 s are over. Give"
     ):
-        share_within(forecasts, 2, 5, 3)
+        epoch_fraction_within_budget(forecasts, 2, 5, 3)
 
 
 def test_what_is_ahead_is_said() -> None:
-    words = announced({"long": 2, "probe": 1}, {"long": forecast_of(10, 40), "probe": forecast_of(0)}, 0.5)
+    words = describe_plan({"long": 2, "probe": 1}, {"long": forecast_of(10, 40), "probe": forecast_of(0)}, 0.5)
     assert words.startswith("3 trainings ahead; done at about ")
     assert "(in 7 min 10 s)" in words
     assert "long 3 min 30 s, probe 10 s" in words
@@ -147,19 +162,19 @@ def test_what_is_ahead_is_said() -> None:
 
 
 def test_epochs_that_are_set_leave_the_rest_alone() -> None:
-    entry = original()[-3]
-    assert with_epochs(entry, 6).asked == {"model": {"method": "scratch"}, "train": {"epochs": 6}}
+    entry = original_project_preset()[-3]
+    assert entry_with_epochs(entry, 6).overrides == {"model": {"method": "scratch"}, "train": {"epochs": 6}}
 
 
 def test_an_error_inside_says_which_recipe_it_is_about() -> None:
-    with pytest.raises(RecipeError, match=r'^Recipe "mine": too small$'), named("mine"):
+    with pytest.raises(RecipeError, match=r'^Recipe "mine": too small$'), error_context("mine"):
         raise RecipeError("too small")
-    with pytest.raises(SourceError, match="^no pictures$"), named("mine"):
+    with pytest.raises(SourceError, match="^no pictures$"), error_context("mine"):
         raise SourceError("no pictures")
 
 
 def test_cells_are_run_seed_by_seed(tmp_path: Path) -> None:
-    cells = cells_of(tmp_path, [Entry("a", {}), Entry("b", {})], (3, 4))
+    cells = list_runs(tmp_path, [StudyRecipe("a", {}), StudyRecipe("b", {})], (3, 4))
     assert [str(cell) for cell in cells] == ["a, seed 3", "b, seed 3", "a, seed 4", "b, seed 4"]
 
 

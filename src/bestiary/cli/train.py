@@ -83,7 +83,7 @@ def train(
         raise UserError("Which pictures? Give a folder with one folder of pictures for each class.")
     asked = recipe_of(recipe, settings, method=method, backbone=backbone, classes=classes, seed=seed, folds=folds)
     if leak_report:
-        leakage.refuse_leak_report(asked)
+        leakage.check_leak_report_supported(asked)
     run = flow.train(
         pictures,
         labels=labels,

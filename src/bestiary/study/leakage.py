@@ -34,25 +34,25 @@ from bestiary.training.probe import LabelledFeatures, feature_store, fill_featur
 
 SEEDS = 5
 SILENT = SilentReporter()
-Places = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 Names = npt.NDArray[np.str_]
 
 
 @dataclass(frozen=True)
-class Problem:
+class LeakageExperiment:
     """The pictures of a run as the experiment needs them, one row each, and how a head is fitted."""
 
     items: list[SplitItem]
     features: FeatureMatrix
-    labels: Places
-    groups: Places
+    labels: Indices
+    groups: Indices
     classes: int
-    shares: dict[str, float]
+    split_fractions: dict[str, float]
     strength: float
     balance: Balance
 
-    def right(self, train: Flags, val: Flags, test: Flags) -> Flags:
+    def correct(self, train: Flags, val: Flags, test: Flags) -> Flags:
         """Return for each test picture whether a head fitted on `train` names it right."""
         seen = LabelledFeatures(self.features[train], self.labels[train])
         known = LabelledFeatures(self.features[val], self.labels[val])
@@ -61,7 +61,7 @@ class Problem:
         return np.asarray(said == self.labels[test])
 
 
-def refuse_leak_report(recipe: Recipe) -> None:
+def check_leak_report_supported(recipe: Recipe) -> None:
     """Raise RecipeError for a method that is too slow to be trained many times over."""
     if recipe.model.method != "probe":
         raise RecipeError(
@@ -78,35 +78,35 @@ def leak_report(
     Rates are fractions; `sentence` says it all in words. Raises RecipeError unless the run is a probe's.
     """
     recipe = run_folder.load_recipe(run).resolve()
-    refuse_leak_report(recipe)
-    problem = _problem(run, recipe, threads or available_cores(), reporter)
+    check_leak_report_supported(recipe)
+    problem = _load_experiment(run, recipe, threads or available_cores(), reporter)
     try:
-        stratified_group_split(problem.items, problem.shares, seed=recipe.seed)
+        stratified_group_split(problem.items, problem.split_fractions, seed=recipe.seed)
     except SourceError as error:
         raise RunError(f"{run} is finished, but naive and other splits of it cannot be compared. {error}") from None
     trials = []
     with reporter.progress("Training with naive splits", seeds) as advance:
         for seed in range(recipe.seed, recipe.seed + seeds):
-            trials.append(trial(problem, seed))
+            trials.append(run_leakage_trial(problem, seed))
             advance(1)
-    found = summary(trials)
+    found = summarise_leakage(trials)
     files.write_json(run / "leaks.json", found)
     write_report(run, threads=threads)
     return found
 
 
-def naive_split(labels: Places, shares: dict[str, float], *, seed: int) -> Names:
+def naive_split(labels: Indices, split_fractions: dict[str, float], *, seed: int) -> Names:
     """Return the part of each picture in a random split that is stratified by label and knows of no duplicates."""
     rng, parts = np.random.default_rng(seed), np.full(len(labels), "train", dtype="<U5")
     for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
         own = rng.permutation(np.flatnonzero(labels == label))
-        for name, share in shares.items():
+        for name, share in split_fractions.items():
             size = min(max(1, round(share * count)), len(own) - 1)  # something is left to learn from
             parts[own[:size]], own = name, own[size:]
     return parts
 
 
-def straddling(items: Sequence[SplitItem], parts: Sequence[str]) -> dict[str, int]:
+def count_cross_split_pairs(items: Sequence[SplitItem], parts: Sequence[str]) -> dict[str, int]:
     """Return how many pairs of pictures that show the same lie in different parts: exact, near, across labels."""
     of = pl.DataFrame(
         {
@@ -119,33 +119,33 @@ def straddling(items: Sequence[SplitItem], parts: Sequence[str]) -> dict[str, in
 
     def apart(*same: str) -> int:
         """Count the pairs that have all of `same` in common, but not the part: by sizes, for groups may be large."""
-        return _pairs(of, *same) - _pairs(of, *same, "part")
+        return _count_pairs(of, *same) - _count_pairs(of, *same, "part")
 
     together, exact = apart("group"), apart("group", "sha256")
     return {"exact": exact, "near": together - exact, "across labels": together - apart("group", "label")}
 
 
-def trial(problem: Problem, seed: int) -> dict[str, Any]:
+def run_leakage_trial(experiment: LeakageExperiment, seed: int) -> dict[str, Any]:
     """Train on a naive split, a grouped one, and on the naive one with and without the twins of its test pictures."""
-    naive = naive_split(problem.labels, problem.shares, seed=seed)
-    grouped = np.array(stratified_group_split(problem.items, problem.shares, seed=seed))
-    scores = [problem.right(part == "train", part == "val", part == "test").mean() for part in (naive, grouped)]
+    naive = naive_split(experiment.labels, experiment.split_fractions, seed=seed)
+    grouped = np.array(stratified_group_split(experiment.items, experiment.split_fractions, seed=seed))
+    scores = [experiment.correct(part == "train", part == "val", part == "test").mean() for part in (naive, grouped)]
     train, val, test = (naive == name for name in ("train", "val", "test"))
-    leaked = test & np.isin(problem.groups, problem.groups[train])
-    twins = train & np.isin(problem.groups, problem.groups[leaked])
-    only_twins = np.setdiff1d(problem.labels[train], problem.labels[train & ~twins])
-    twins &= ~np.isin(problem.labels, only_twins)  # a label must keep a picture to learn from
-    leaked &= ~np.isin(problem.groups, problem.groups[train & ~twins])
+    leaked = test & np.isin(experiment.groups, experiment.groups[train])
+    twins = train & np.isin(experiment.groups, experiment.groups[leaked])
+    only_twins = np.setdiff1d(experiment.labels[train], experiment.labels[train & ~twins])
+    twins &= ~np.isin(experiment.labels, only_twins)  # a label must keep a picture to learn from
+    leaked &= ~np.isin(experiment.groups, experiment.groups[train & ~twins])
     had = had_not = np.zeros(0, np.bool_)
     if leaked.any():
-        others = _as_many_others(problem, train & ~twins, twins, seed)
-        had, had_not = (problem.right(train & ~out, val, leaked) for out in (others, twins))
+        others = _choose_replacements(experiment, train & ~twins, twins, seed)
+        had, had_not = (experiment.correct(train & ~out, val, leaked) for out in (others, twins))
     return {
         "seed": seed,
         "naive accuracy": float(scores[0]),
         "grouped accuracy": float(scores[1]),
-        "pairs across the naive split": straddling(problem.items, naive.tolist()),
-        "pairs across the grouped split": straddling(problem.items, grouped.tolist()),
+        "pairs across the naive split": count_cross_split_pairs(experiment.items, naive.tolist()),
+        "pairs across the grouped split": count_cross_split_pairs(experiment.items, grouped.tolist()),
         "test pictures": int(test.sum()),
         "leaked test pictures": int(leaked.sum()),
         "leaked right with twins in training": int(had.sum()),
@@ -155,7 +155,7 @@ def trial(problem: Problem, seed: int) -> dict[str, Any]:
     }
 
 
-def summary(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def summarise_leakage(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the means over the trials with 95 % intervals, and one sentence.
 
     Intervals are Student's t over the seeds; that of the flattery is at least as wide as the one for paired rates over
@@ -175,30 +175,32 @@ def summary(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "leaked share of test pictures": leaked / tested,
         "accuracy on them with twins in training": had,
         "accuracy on them without": had_not,
-        "flattery": _flattery(trials),
-        "naive minus grouped accuracy": _mean([one["naive accuracy"] - one["grouped accuracy"] for one in trials]),
+        "flattery": _accuracy_inflation(trials),
+        "naive minus grouped accuracy": _mean_with_interval(
+            [one["naive accuracy"] - one["grouped accuracy"] for one in trials]
+        ),
         "trials": list(trials),
     }
-    return {**found, "sentence": _sentence(found)}
+    return {**found, "sentence": _describe_leakage(found)}
 
 
-def _pairs(of: pl.DataFrame, *same: str) -> int:
+def _count_pairs(of: pl.DataFrame, *same: str) -> int:
     """Return how many pairs of rows have the same values in these columns."""
     count = pl.col("len").cast(pl.Int64)
     return int(of.group_by(same).len().select((count * (count - 1) // 2).sum()).item())
 
 
-def _as_many_others(problem: Problem, from_: Flags, twins: Flags, seed: int) -> Flags:
+def _choose_replacements(experiment: LeakageExperiment, from_: Flags, twins: Flags, seed: int) -> Flags:
     """Choose as many other training pictures of each label, so that both models learn from equally many."""
     rng, chosen = np.random.default_rng(seed), np.zeros(len(from_), np.bool_)
-    for label, count in zip(*np.unique(problem.labels[twins], return_counts=True), strict=True):
-        own = rng.permutation(np.flatnonzero(from_ & (problem.labels == label)))
+    for label, count in zip(*np.unique(experiment.labels[twins], return_counts=True), strict=True):
+        own = rng.permutation(np.flatnonzero(from_ & (experiment.labels == label)))
         chosen[own[: min(count, len(own) - 1)]] = True
     return chosen
 
 
-def _sentence(found: dict[str, Any]) -> str:
-    pairs, seeds = found["pairs across the naive split"], found["seeds"]
+def _describe_leakage(results: dict[str, Any]) -> str:
+    pairs, seeds = results["pairs across the naive split"], results["seeds"]
     if not pairs["exact"] + pairs["near"]:
         return f"A naive random split would have leaked nothing: none of {seeds} put duplicates on both sides."
     start = (
@@ -206,29 +208,29 @@ def _sentence(found: dict[str, Any]) -> str:
         f" ({pairs['exact']:.0f} exact, {pairs['near']:.0f} near, {pairs['across labels']:.0f} across labels; mean of"
         f" {seeds} splits)"
     )
-    if found["accuracy on them without"] is None:
+    if results["accuracy on them without"] is None:
         return f"{start}, none of them between training and test."
     return (
-        f"{start} and flattered the accuracy by {_points(found['flattery'])}:"
-        f" {100 * found['leaked share of test pictures']:.1f} % of its test pictures had a twin in training; these were"
-        f" right {100 * found['accuracy on them with twins in training']:.1f} times in 100, and"
-        f" {100 * found['accuracy on them without']:.1f} with other pictures in place of the twins."
-        f" (Naive minus grouped accuracy, a noisier measure: {_points(found['naive minus grouped accuracy'])}.)"
+        f"{start} and flattered the accuracy by {_format_points(results['flattery'])}:"
+        f" {100 * results['leaked share of test pictures']:.1f} % of its test pictures had a twin in training; these were"
+        f" right {100 * results['accuracy on them with twins in training']:.1f} times in 100, and"
+        f" {100 * results['accuracy on them without']:.1f} with other pictures in place of the twins."
+        f" (Naive minus grouped accuracy, a noisier measure: {_format_points(results['naive minus grouped accuracy'])}.)"
     )
 
 
-def _points(mean: dict[str, float]) -> str:
+def _format_points(mean: dict[str, float]) -> str:
     value, low, high = (100 * mean[key] for key in ("value", "low", "high"))
     return f"{value:.2f} points (95 % interval {low:.2f} to {high:.2f})"
 
 
-def _flattery(trials: Sequence[dict[str, Any]]) -> dict[str, float]:
+def _accuracy_inflation(trials: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Return by how much the accuracy over all test pictures was too good, from the leaked ones among them."""
     only_with, only_without, leaked, tested = (
         sum(one[key] for one in trials)
         for key in ("leaked right only with", "leaked right only without", "leaked test pictures", "test pictures")
     )
-    by_seed = _mean(
+    by_seed = _mean_with_interval(
         [(one["leaked right only with"] - one["leaked right only without"]) / one["test pictures"] for one in trials]
     )
     more, count, share = only_with - only_without, leaked + 2, leaked / tested
@@ -237,7 +239,7 @@ def _flattery(trials: Sequence[dict[str, Any]]) -> dict[str, float]:
     return {"value": more / tested, "low": min(by_seed["low"], paired[0]), "high": max(by_seed["high"], paired[1])}
 
 
-def _mean(values: Sequence[float]) -> dict[str, float]:
+def _mean_with_interval(values: Sequence[float]) -> dict[str, float]:
     from scipy.stats import t
 
     value, count = float(np.mean(values)), len(values)
@@ -245,7 +247,7 @@ def _mean(values: Sequence[float]) -> dict[str, float]:
     return {"value": value, "low": value - half, "high": value + half}
 
 
-def _problem(run: Path, recipe: Recipe, threads: int, reporter: Reporter) -> Problem:
+def _load_experiment(run: Path, recipe: Recipe, threads: int, reporter: Reporter) -> LeakageExperiment:
     disable_malloc_trim()
     used = table.read(run / "pictures.parquet", table.PICTURES).filter(pl.col("split").is_not_null())
     chosen = [line["regularisation"] for line in run_folder.read_history(run) if line.get("chosen")]
@@ -253,19 +255,19 @@ def _problem(run: Path, recipe: Recipe, threads: int, reporter: Reporter) -> Pro
         raise RunError(f"{run / 'history.jsonl'} names no strength that was chosen. Train the run again.")
     names, labels = np.unique(used["label"].to_numpy(), return_inverse=True)
     balance = recipe.train.balance
-    return Problem(
+    return LeakageExperiment(
         items=[SplitItem(*row) for row in used.select("sha256", "label", "group").iter_rows()],
-        features=_features(used, recipe, threads, reporter),
+        features=_load_features(used, recipe, threads, reporter),
         labels=labels.astype(np.int64),
         groups=used["group"].to_numpy(),
         classes=len(names),
-        shares={"test": recipe.data.test_fraction, "val": recipe.data.val_fraction},
+        split_fractions={"test": recipe.data.test_fraction, "val": recipe.data.val_fraction},
         strength=chosen[-1],
         balance="class-weights" if balance == "oversample" else balance,  # without mirrored features the same
     )
 
 
-def _features(used: pl.DataFrame, recipe: Recipe, threads: int, reporter: Reporter) -> FeatureMatrix:
+def _load_features(used: pl.DataFrame, recipe: Recipe, threads: int, reporter: Reporter) -> FeatureMatrix:
     assert recipe.picture.size is not None  # a resolved recipe has it
     view = Preprocessing(
         recipe.picture.size, recipe.picture.fit, DecodeLimits(recipe.picture.max_bytes, recipe.picture.max_pixels)

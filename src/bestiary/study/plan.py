@@ -13,54 +13,58 @@ from bestiary.errors import RecipeError
 from bestiary.profiling import StageTimer
 from bestiary.progress import SilentReporter
 from bestiary.recipe import Recipe
-from bestiary.study.recipes import Entry, named, with_epochs
+from bestiary.study.recipes import StudyRecipe, entry_with_epochs, error_context
 from bestiary.text import format_duration, format_percent
 from bestiary.training.budget import RESERVE_FRACTION, MachineProfile, TimeEstimate, estimate_seconds
 from bestiary.training.task import make_task
 
-SHARES = 100  # epochs are tried in so many steps, from all of them down
+FRACTION_STEPS = 100  # epochs are tried in so many steps, from all of them down
 
 
 @dataclass(frozen=True)
-class Forecast:
+class RunEstimate:
     """What one cell of a recipe takes: its parts, and its epochs as they are asked for; None for a probe."""
 
     estimate: TimeEstimate
     epochs: int | None
 
-    def seconds(self, share: float = 1.0) -> float:
+    def seconds(self, fraction: float = 1.0) -> float:
         """Return the seconds of one cell with a share of its epochs."""
-        return self.estimate.seconds(0 if self.epochs is None else epochs_of(self.epochs, share))
+        return self.estimate.seconds(0 if self.epochs is None else scale_epoch_count(self.epochs, fraction))
 
 
-def epochs_of(epochs: int, share: float) -> int:
+def scale_epoch_count(epochs: int, fraction: float) -> int:
     """Return a share of the epochs, at least one."""
-    return max(1, round(epochs * share))
+    return max(1, round(epochs * fraction))
 
 
-def forecast(entries: Sequence[Entry], shown: pl.DataFrame, *, seed: int, threads: int) -> dict[str, Forecast]:
+def estimate_runs(
+    entries: Sequence[StudyRecipe], pictures: pl.DataFrame, *, seed: int, threads: int
+) -> dict[str, RunEstimate]:
     """Return what a cell of each recipe takes on these pictures, split by a seed; measured here, in a few seconds."""
-    measure, found = MachineProfile(), dict[str, Forecast]()
+    measure, found = MachineProfile(), dict[str, RunEstimate]()
     for entry in entries:
-        with named(entry.name):
-            recipe = unlooked(entry.recipe(seed).resolve())
+        with error_context(entry.name):
+            recipe = without_label_check(entry.recipe(seed).resolve())
             estimate = estimate_seconds(
-                make_task(Path(), recipe, shown, threads, StageTimer(), SilentReporter()), measure
+                make_task(Path(), recipe, pictures, threads, StageTimer(), SilentReporter()), measure
             )
-        found[entry.name] = Forecast(estimate, None if recipe.model.method == "probe" else recipe.train.epochs)
+        found[entry.name] = RunEstimate(estimate, None if recipe.model.method == "probe" else recipe.train.epochs)
     return found
 
 
-def share_within(forecasts: Sequence[Forecast], seeds: int, budget_seconds: float, elapsed_seconds: float) -> float:
+def epoch_fraction_within_budget(
+    forecasts: Sequence[RunEstimate], seeds: int, budget_seconds: float, elapsed_seconds: float
+) -> float:
     """Return the largest share of the epochs, up to 1, with which a cell of each recipe and seed fits into the time.
 
     Raises RecipeError, with the least budget that would do, if one epoch of each is too much.
     """
     room = budget_seconds * (1 - RESERVE_FRACTION) - elapsed_seconds
-    for step in range(SHARES, 0, -1):
-        if total(forecasts, seeds, step / SHARES) <= room:
-            return step / SHARES
-    least = total(forecasts, seeds, 1 / SHARES)
+    for step in range(FRACTION_STEPS, 0, -1):
+        if total_seconds(forecasts, seeds, step / FRACTION_STEPS) <= room:
+            return step / FRACTION_STEPS
+    least = total_seconds(forecasts, seeds, 1 / FRACTION_STEPS)
     raise RecipeError(
         f"--budget {format_duration(budget_seconds)} is too short: with the fewest epochs the {len(forecasts) * seeds} trainings"
         f" take {format_duration(least)}, and {format_duration(elapsed_seconds)} are over. Give"
@@ -68,27 +72,27 @@ def share_within(forecasts: Sequence[Forecast], seeds: int, budget_seconds: floa
     )
 
 
-def total(forecasts: Sequence[Forecast], seeds: int, share: float = 1.0) -> float:
+def total_seconds(forecasts: Sequence[RunEstimate], seeds: int, fraction: float = 1.0) -> float:
     """Return the seconds of a cell of each recipe and seed."""
-    return seeds * sum(one.seconds(share) for one in forecasts)
+    return seeds * sum(one.seconds(fraction) for one in forecasts)
 
 
-def scaled(entry: Entry, one: Forecast, share: float) -> Entry:
+def scale_epochs(entry: StudyRecipe, run_estimate: RunEstimate, fraction: float) -> StudyRecipe:
     """Return the recipe with a share of its epochs."""
-    if share == 1 or one.epochs is None:
+    if fraction == 1 or run_estimate.epochs is None:
         return entry
-    return with_epochs(entry, epochs_of(one.epochs, share))
+    return entry_with_epochs(entry, scale_epoch_count(run_estimate.epochs, fraction))
 
 
-def announced(names: Mapping[str, int], forecasts: Mapping[str, Forecast], share: float) -> str:
+def describe_plan(names: Mapping[str, int], forecasts: Mapping[str, RunEstimate], fraction: float) -> str:
     """Return what is ahead in words, and when it will be done. names: recipes by their number of cells to come."""
-    seconds = sum(cells * forecasts[name].seconds(share) for name, cells in names.items())
+    seconds = sum(cells * forecasts[name].seconds(fraction) for name, cells in names.items())
     done = time.strftime("%H:%M", time.localtime(time.time() + seconds))
-    each = ", ".join(f"{name} {format_duration(forecasts[name].seconds(share))}" for name in names)
-    cut = f" Recipes have {format_percent(share)} of their epochs, for the budget." if share < 1 else ""
+    each = ", ".join(f"{name} {format_duration(forecasts[name].seconds(fraction))}" for name in names)
+    cut = f" Recipes have {format_percent(fraction)} of their epochs, for the budget." if fraction < 1 else ""
     return f"{sum(names.values())} trainings ahead; done at about {done} (in {format_duration(seconds)}). Each: {each}.{cut}"
 
 
-def unlooked(recipe: Recipe) -> Recipe:
+def without_label_check(recipe: Recipe) -> Recipe:
     """Return the recipe without the search for suspect labels, which a study makes once for all."""
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"suspects": False})})

@@ -33,7 +33,7 @@ def scores_plot(recipes: Sequence[Mapping[str, Any]], metric: str, title: str) -
     """Return a row for each recipe: a small dot for each seed, their mean as a large one, and its interval."""
     ends = [end for one in recipes for end in (one[metric]["low"], one[metric]["high"], *one[metric]["values"])]
     pad = 0.06 * max(max(ends) - min(ends), 0.02)
-    frame = _rows(len(recipes), max(0.0, min(ends) - pad), min(1.0, max(ends) + pad))
+    frame = _row_area(len(recipes), max(0.0, min(ends) - pad), min(1.0, max(ends) + pad))
     parts = _scale(frame, title, signed=False)
     for at, one in enumerate(recipes):
         y, scores = TOP + ROW * at + 26, one[metric]
@@ -54,7 +54,7 @@ def differences_plot(differences: Sequence[Mapping[str, Any]], metric: str, titl
     seeds = [told["value"] for one in differences for told in one[metric]["by_seed"]]
     low, high = min([*ends, *seeds, -0.005]), max([*ends, *seeds, 0.005])
     pad = 0.05 * (high - low)
-    frame = _rows(len(differences), low - pad, high + pad)
+    frame = _row_area(len(differences), low - pad, high + pad)
     parts = _scale(frame, title, signed=True)
     parts.append(draw_line(frame.x(0), TOP, frame.x(0), frame.height - BOTTOM, "ink-muted dashed"))
     for at, one in enumerate(differences):
@@ -105,7 +105,7 @@ def seconds_plot(recipes: Sequence[Mapping[str, Any]], metric: str, y_label: str
     return svg_document(y_label, spoken, parts, frame.height)
 
 
-def _rows(count: int, low: float, high: float) -> PlotArea:
+def _row_area(count: int, low: float, high: float) -> PlotArea:
     return PlotArea(low, high, 0, 1, left=12, right=24, top=TOP, bottom=BOTTOM, height=TOP + ROW * count + BOTTOM)
 
 
@@ -126,16 +126,16 @@ def _label(words: str, x: float, y: float, taken: list[Box]) -> str:
     places = [(x + 9, y + 4), (x - 9 - width, y + 4), (x - width / 2, y - 10), (x - width / 2, y + 20)]
     places += [(x + 9, y + 4 + LINE * step) for step in (1, -1, 2, -2, 3, -3)]
     inside = [place for place in places if place[0] >= 46 and place[0] + width <= WIDTH + 6] or places
-    left, base = min(inside, key=lambda place: (_covered(_box(place, width), taken), inside.index(place)))
+    left, base = min(inside, key=lambda place: (_overlap_area(_box(place, width), taken), inside.index(place)))
     taken.append(_box((left, base), width))
     return text(left, base, words, "start small")
 
 
-def _box(place: tuple[float, float], width: float) -> Box:
-    return place[0], place[1] - LINE + 3, place[0] + width, place[1] + 3
+def _box(position: tuple[float, float], width: float) -> Box:
+    return position[0], position[1] - LINE + 3, position[0] + width, position[1] + 3
 
 
-def _covered(box: Box, taken: Sequence[Box]) -> float:
+def _overlap_area(box: Box, taken: Sequence[Box]) -> float:
     """Return the area of a box that others cover."""
     return math.fsum(
         max(0.0, min(box[2], one[2]) - max(box[0], one[0])) * max(0.0, min(box[3], one[3]) - max(box[1], one[1]))

@@ -20,11 +20,11 @@ LONGER_TIMES = 3  # the epochs of the preset's recipe that trains for longer
 NOT_OF_THE_PICTURES = ("suspects",)  # the only setting of `data` that decides about no picture
 LIMITS = ("max_pixels", "max_bytes")  # of `picture`: larger files are left out
 
-Asked = dict[str, Any]
+RecipeValues = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Entry:
+class StudyRecipe:
     """A recipe of a study as it was asked for, without a seed. about: what it is, in a few words.
 
     against: the recipe it is held against, None for the first of the study; epochs_times: how many times as many
@@ -32,19 +32,19 @@ class Entry:
     """
 
     name: str
-    asked: Asked
+    overrides: RecipeValues
     about: str = ""
     against: str | None = None
     epochs_times: int = 1
 
     def recipe(self, seed: int = 0) -> Recipe:
         """Return the recipe with a seed; raises RecipeError, naming the entry."""
-        with named(self.name):
-            return Recipe.of({**self.asked, "seed": seed})
+        with error_context(self.name):
+            return Recipe.of({**self.overrides, "seed": seed})
 
 
 @contextmanager
-def named(name: str) -> Iterator[None]:
+def error_context(name: str) -> Iterator[None]:
     """Say which recipe an error inside is about."""
     try:
         yield
@@ -52,7 +52,7 @@ def named(name: str) -> Iterator[None]:
         raise type(error)(f'Recipe "{name}": {error}') from None
 
 
-def read_entries(names: Sequence[str], preset: str | None, settings: Sequence[str]) -> list[Entry]:
+def read_study_recipes(names: Sequence[str], preset: str | None, settings: Sequence[str]) -> list[StudyRecipe]:
     """Return the recipes of a study, the preset's first, with the settings laid over each that can use them.
 
     names: a method for its defaults, a recipe that comes with the package, a TOML file, or a run folder.
@@ -60,7 +60,7 @@ def read_entries(names: Sequence[str], preset: str | None, settings: Sequence[st
     """
     if preset is not None and preset not in PRESETS:
         raise UserError(f'There is no preset "{preset}". {did_you_mean(preset, PRESETS)}')
-    entries = [*(original() if preset else []), *(_read(name) for name in names)]
+    entries = [*(original_project_preset() if preset else []), *(_read_recipe(name) for name in names)]
     if len(entries) < 2:
         raise UserError(
             "A study compares two recipes or more. Name them: bestiary study PICTURES probe scratch my.toml, or take"
@@ -72,15 +72,15 @@ def read_entries(names: Sequence[str], preset: str | None, settings: Sequence[st
                 f'{times} recipes are called "{name}": a study tells them apart by the names of their files.'
                 " Rename one."
             )
-    entries = [_finished(entry) for entry in _with_settings(entries, settings)]
+    entries = [_multiply_epochs(entry) for entry in _apply_settings(entries, settings)]
     for entry in entries:
-        with named(entry.name):
+        with error_context(entry.name):
             check_recipe_supported(entry.recipe())
-    refuse_other_pictures(entries)
+    check_same_dataset_settings(entries)
     return entries
 
 
-def original() -> list[Entry]:
+def original_project_preset() -> list[StudyRecipe]:
     """Return the story of the project that bestiary grew from: each step changes one thing of the one it names."""
     first, second = load_recipe_values("original-v1"), load_recipe_values("original-v2")
     resized = apply_overrides(first, ["picture.fit=squash"])
@@ -88,19 +88,21 @@ def original() -> list[Entry]:
     normalised = apply_overrides(second, ["picture.normalise=collection"])
     longer = f"original-v2, {LONGER_TIMES} times as many epochs"
     return [
-        Entry("crop", first, "the first version: the middle of each picture"),
-        Entry("resize", resized, "the whole picture, squashed", "crop"),
-        Entry("mirrored", mirrored, "small classes filled up with mirrored copies", "resize"),
-        Entry("original-v2", second, "the second version: dropout as well", "mirrored"),
-        Entry("normalised", normalised, "original-v2, normalised by the collection's colours", "original-v2"),
-        Entry("longer", second, longer, "original-v2", LONGER_TIMES),
-        Entry("scratch", _method("scratch"), "bestiary's network from nothing", "original-v2"),
-        Entry("probe", _method("probe"), "bestiary's default: a head on pretrained features", "original-v2"),
-        Entry("finetune", _method("finetune"), "the last stage of the backbone learns as well", "probe"),
+        StudyRecipe("crop", first, "the first version: the middle of each picture"),
+        StudyRecipe("resize", resized, "the whole picture, squashed", "crop"),
+        StudyRecipe("mirrored", mirrored, "small classes filled up with mirrored copies", "resize"),
+        StudyRecipe("original-v2", second, "the second version: dropout as well", "mirrored"),
+        StudyRecipe("normalised", normalised, "original-v2, normalised by the collection's colours", "original-v2"),
+        StudyRecipe("longer", second, longer, "original-v2", LONGER_TIMES),
+        StudyRecipe("scratch", _method_defaults("scratch"), "bestiary's network from nothing", "original-v2"),
+        StudyRecipe(
+            "probe", _method_defaults("probe"), "bestiary's default: a head on pretrained features", "original-v2"
+        ),
+        StudyRecipe("finetune", _method_defaults("finetune"), "the last stage of the backbone learns as well", "probe"),
     ]
 
 
-def pairs_of(entries: Sequence[Entry], against: str | None) -> list[RecipePair]:
+def comparison_pairs(entries: Sequence[StudyRecipe], against: str | None) -> list[RecipePair]:
     """Return which recipe is held against which: all against one, or as the entries say."""
     names = [entry.name for entry in entries]
     if against is not None and against not in names:
@@ -109,16 +111,16 @@ def pairs_of(entries: Sequence[Entry], against: str | None) -> list[RecipePair]:
     return [pair for pair in pairs if pair.recipe != pair.against]
 
 
-def refuse_other_pictures(entries: Sequence[Entry]) -> None:
+def check_same_dataset_settings(entries: Sequence[StudyRecipe]) -> None:
     """Raise UserError unless all recipes take and split the same pictures."""
-    first, wanted = entries[0], dict(_of_the_pictures(entries[0].recipe()))
+    first, wanted = entries[0], dict(_iter_dataset_settings(entries[0].recipe()))
     for entry in entries[1:]:
-        for key, value in _of_the_pictures(entry.recipe()):
+        for key, value in _iter_dataset_settings(entry.recipe()):
             if value != wanted[key]:
                 raise UserError(
-                    f'The recipes need different pictures: {key} is {_told(wanted[key])} in "{first.name}" and'
-                    f' {_told(value)} in "{entry.name}". Recipes are compared on the same pictures: set it for all'
-                    f" (--set {key}={_told(wanted[key])}), or make two studies."
+                    f'The recipes need different pictures: {key} is {_format_value(wanted[key])} in "{first.name}" and'
+                    f' {_format_value(value)} in "{entry.name}". Recipes are compared on the same pictures: set it for all'
+                    f" (--set {key}={_format_value(wanted[key])}), or make two studies."
                 )
     if entries[0].recipe().data.folds:
         raise UserError(
@@ -127,11 +129,11 @@ def refuse_other_pictures(entries: Sequence[Entry]) -> None:
         )
 
 
-def changes(entry: Entry, other: Entry) -> list[str]:
+def recipe_diff(entry: StudyRecipe, reference: StudyRecipe) -> list[str]:
     """Return the settings in which a recipe differs from another, with every default spelled out."""
-    these, those = (one.recipe().resolved().model_dump(mode="json") for one in (entry, other))
+    these, those = (one.recipe().resolved().model_dump(mode="json") for one in (entry, reference))
     return [
-        f"{section}.{key}: {_told(those[section][key])} → {_told(value)}"
+        f"{section}.{key}: {_format_value(those[section][key])} → {_format_value(value)}"
         for section, part in these.items()
         if isinstance(part, Mapping)
         for key, value in part.items()
@@ -139,22 +141,22 @@ def changes(entry: Entry, other: Entry) -> list[str]:
     ]
 
 
-def with_epochs(entry: Entry, epochs: int) -> Entry:
+def entry_with_epochs(entry: StudyRecipe, epochs: int) -> StudyRecipe:
     """Return the recipe with so many epochs; see `recipe.override_epochs`."""
-    with named(entry.name):
-        return replace(entry, asked=override_epochs(entry.asked, epochs), epochs_times=1)
+    with error_context(entry.name):
+        return replace(entry, overrides=override_epochs(entry.overrides, epochs), epochs_times=1)
 
 
-def _finished(entry: Entry) -> Entry:
+def _multiply_epochs(entry: StudyRecipe) -> StudyRecipe:
     if entry.epochs_times == 1:
         return entry
-    return with_epochs(entry, entry.epochs_times * (entry.recipe().resolve().train.epochs or 1))
+    return entry_with_epochs(entry, entry.epochs_times * (entry.recipe().resolve().train.epochs or 1))
 
 
-def _read(name: str) -> Entry:
+def _read_recipe(name: str) -> StudyRecipe:
     path = Path(name)
     if name in METHODS:
-        return Entry(name, _method(name), "the method's defaults")
+        return StudyRecipe(name, _method_defaults(name), "the method's defaults")
     if (path / "asked.toml").is_file():
         asked = load_recipe_values(str(path / "asked.toml"))
     elif path.is_dir():
@@ -164,30 +166,30 @@ def _read(name: str) -> Entry:
     else:
         raise RecipeError(f'There is no recipe "{name}": no file. {did_you_mean(name, [*METHODS, *builtin_recipes()])}')
     asked = {key: value for key, value in asked.items() if key != "seed"}
-    return Entry(path.stem if path.suffix == ".toml" else path.resolve().name, asked)
+    return StudyRecipe(path.stem if path.suffix == ".toml" else path.resolve().name, asked)
 
 
-def _method(name: str) -> Asked:
+def _method_defaults(name: str) -> RecipeValues:
     return {"model": {"method": name}}
 
 
-def _with_settings(entries: Sequence[Entry], settings: Sequence[str]) -> list[Entry]:
+def _apply_settings(entries: Sequence[StudyRecipe], settings: Sequence[str]) -> list[StudyRecipe]:
     """Return the entries with each setting laid over those of them that it has an effect on."""
     found, users = list(entries), setting_consumers()
     for setting in settings:
-        section, key = _of_setting(setting)
+        section, key = _parse_setting(setting)
         using = users[section, key]
         changed = [learner_name(entry.recipe()) in using for entry in found]
         if not any(changed):
             raise RecipeError(f"--set {setting} has no effect on any of the recipes: it is for {', '.join(using)}.")
         found = [
-            replace(entry, asked=apply_overrides(entry.asked, [setting])) if one else entry
+            replace(entry, overrides=apply_overrides(entry.overrides, [setting])) if one else entry
             for entry, one in zip(found, changed, strict=True)
         ]
     return found
 
 
-def _of_setting(setting: str) -> tuple[str, str]:
+def _parse_setting(setting: str) -> tuple[str, str]:
     """Return section and key of a setting; raises RecipeError for one that does not exist, or that a study sets."""
     asked = apply_overrides({}, [setting])
     if "seed" in asked:
@@ -198,11 +200,11 @@ def _of_setting(setting: str) -> tuple[str, str]:
     return section, key
 
 
-def _of_the_pictures(recipe: Recipe) -> Iterator[tuple[str, Any]]:
+def _iter_dataset_settings(recipe: Recipe) -> Iterator[tuple[str, Any]]:
     whole = recipe.model_dump(mode="json")
     yield from ((f"data.{key}", value) for key, value in whole["data"].items() if key not in NOT_OF_THE_PICTURES)
     yield from ((f"picture.{key}", whole["picture"][key]) for key in LIMITS)
 
 
-def _told(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)

@@ -14,8 +14,8 @@ from bestiary.evaluation.comparison import COMPARED, RunPredictions, read_run_pr
 from bestiary.evaluation.multi_seed import RecipePair, compare_over_seeds
 from bestiary.files import atomic_path, read_json, write_json
 from bestiary.study.page import write_page
-from bestiary.study.recipes import Entry, changes
-from bestiary.study.runs import Cell
+from bestiary.study.recipes import StudyRecipe, recipe_diff
+from bestiary.study.runs import StudyRun
 
 RESULTS, PAGE, CELLS_CSV, DIFFERENCES_CSV = "results.json", "study.html", "cells.csv", "differences.csv"
 
@@ -28,25 +28,28 @@ class Results:
         self.out, self._pairs, self._facts = out, pairs, facts
         self._read = dict[Path, tuple[RunPredictions, dict[str, Any]]]()
 
-    def written(self, cells: Sequence[Cell], failed: Mapping[str, str]) -> dict[str, Any]:
+    def write_results(self, cells: Sequence[StudyRun], failed: Mapping[str, str]) -> dict[str, Any]:
         """Return the results of the finished cells as plain values, after writing them as JSON, tables and a page.
 
         At least one is finished. With many recipes and pictures this takes seconds, for the resamples.
         Raises UserError if the cells of a seed tested different pictures.
         """
-        done = self._done(cells)
-        found = self._found(done) | {"failed": dict(failed), "missing": [str(one) for one in cells if one not in done]}
+        done = self._finished_cells(cells)
+        found = self._summarise(done) | {
+            "failed": dict(failed),
+            "missing": [str(one) for one in cells if one not in done],
+        }
         write_json(self.out / RESULTS, found)
         _write_csv(self.out / CELLS_CSV, found["cells"])
-        _write_csv(self.out / DIFFERENCES_CSV, [_line(one) for one in found["differences"]])
+        _write_csv(self.out / DIFFERENCES_CSV, [_difference_row(one) for one in found["differences"]])
         write_page(found, self.out / PAGE)
         return found
 
-    def written_of_cells(self, cells: Sequence[Cell]) -> None:
+    def write_cells_table(self, cells: Sequence[StudyRun]) -> None:
         """Write the table of the finished cells alone."""
-        _write_csv(self.out / CELLS_CSV, [self._cell(cell) for cell in self._done(cells)])
+        _write_csv(self.out / CELLS_CSV, [self._cell_row(cell) for cell in self._finished_cells(cells)])
 
-    def _done(self, cells: Sequence[Cell]) -> list[Cell]:
+    def _finished_cells(self, cells: Sequence[StudyRun]) -> list[StudyRun]:
         """Return the finished cells, all of which are read."""
         done = [cell for cell in cells if cell.finished]
         for cell in done:
@@ -54,57 +57,63 @@ class Results:
                 self._read[cell.run] = read_run_predictions(cell.run), read_json(cell.run / "metrics.json")
         return done
 
-    def _found(self, done: Sequence[Cell]) -> dict[str, Any]:
-        names = list(dict.fromkeys(cell.entry.name for cell in done))
+    def _summarise(self, finished: Sequence[StudyRun]) -> dict[str, Any]:
+        names = list(dict.fromkeys(cell.entry.name for cell in finished))
         answers = {
-            name: {cell.seed: self._read[cell.run][0] for cell in done if cell.entry.name == name} for name in names
+            name: {cell.seed: self._read[cell.run][0] for cell in finished if cell.entry.name == name} for name in names
         }
         pairs = [pair for pair in self._pairs if pair.recipe in answers and pair.against in answers]
-        scored = compare_over_seeds(answers, pairs, {cell.seed: _share(cell.run) for cell in done})
-        told = self._told({cell.entry.name: cell.entry for cell in done}, done)
+        scored = compare_over_seeds(answers, pairs, {cell.seed: _test_train_ratio(cell.run) for cell in finished})
+        told = self._describe_recipes({cell.entry.name: cell.entry for cell in finished}, finished)
         return {
             **self._facts,
             **scored,
             "recipes": [one | told[one["recipe"]] for one in scored["recipes"]],
-            "cells": [self._cell(cell) for cell in done],
+            "cells": [self._cell_row(cell) for cell in finished],
         }
 
-    def _told(self, entries: Mapping[str, Entry], done: Sequence[Cell]) -> dict[str, dict[str, Any]]:
+    def _describe_recipes(
+        self, entries: Mapping[str, StudyRecipe], finished: Sequence[StudyRun]
+    ) -> dict[str, dict[str, Any]]:
         """Return what each recipe is: in words, against what it changes, and the seconds that it took."""
         against = {pair.recipe: pair.against for pair in self._pairs}
         return {
             name: {
                 "about": entry.about,
                 "against": against.get(name),
-                "changes": changes(entry, entries[other]) if (other := against.get(name)) and other in entries else [],
-                "train_seconds": mean(self._seconds(cell, "train") for cell in done if cell.entry.name == name),
+                "changes": recipe_diff(entry, entries[other])
+                if (other := against.get(name)) and other in entries
+                else [],
+                "train_seconds": mean(
+                    self._stage_seconds(cell, "train") for cell in finished if cell.entry.name == name
+                ),
             }
             for name, entry in entries.items()
         }
 
-    def _seconds(self, cell: Cell, stage: str) -> float:
+    def _stage_seconds(self, cell: StudyRun, stage: str) -> float:
         return float(self._read[cell.run][1]["seconds"].get(stage, 0.0))
 
-    def _cell(self, cell: Cell) -> dict[str, Any]:
+    def _cell_row(self, cell: StudyRun) -> dict[str, Any]:
         metrics = self._read[cell.run][1]
         return {
             "recipe": cell.entry.name,
             "seed": cell.seed,
             "n": metrics["n"],
             **{name: metrics[name]["value"] for name in COMPARED},
-            "train_seconds": self._seconds(cell, "train"),
-            "total_seconds": self._seconds(cell, "total"),
+            "train_seconds": self._stage_seconds(cell, "train"),
+            "total_seconds": self._stage_seconds(cell, "total"),
             "run": str(cell.run),
         }
 
 
-def _share(run: Path) -> float:
+def _test_train_ratio(run: Path) -> float:
     """Return the test pictures of a run per training picture."""
     splits = table.read(run / "pictures.parquet", table.PICTURES)["split"].to_list()
     return splits.count("test") / splits.count("train")
 
 
-def _line(difference: Mapping[str, Any]) -> dict[str, Any]:
+def _difference_row(difference: Mapping[str, Any]) -> dict[str, Any]:
     line: dict[str, Any] = {key: difference[key] for key in ("recipe", "against")}
     line["seeds"] = " ".join(map(str, difference["seeds"]))
     for metric in COMPARED:

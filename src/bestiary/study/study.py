@@ -27,26 +27,32 @@ from bestiary.machine import available_cores, is_out_of_memory_error, world_size
 from bestiary.profiling import StageTimer
 from bestiary.progress import Reporter, SilentReporter
 from bestiary.recipe import Recipe
-from bestiary.study.plan import announced, forecast, scaled, share_within, unlooked
-from bestiary.study.recipes import LIMITS, Asked, Entry, pairs_of, read_entries
+from bestiary.study.plan import (
+    describe_plan,
+    epoch_fraction_within_budget,
+    estimate_runs,
+    scale_epochs,
+    without_label_check,
+)
+from bestiary.study.recipes import LIMITS, RecipeValues, StudyRecipe, comparison_pairs, read_study_recipes
 from bestiary.study.results import Results
 from bestiary.study.runs import (
     CELLS,
-    Cell,
-    Memory,
-    cells_of,
+    StudyManifest,
+    StudyRun,
+    check_same_dataset,
+    check_same_splits,
+    check_same_study,
     collection_digest,
-    refuse_another,
-    refuse_other_collection,
-    refuse_other_splits,
-    remember,
-    remembered,
+    list_runs,
+    read_manifest,
+    write_manifest,
 )
 from bestiary.training.create_run import create_run, describe_sources
 from bestiary.training.run_session import LOCK, run_lock
 
 STUDIES, FINDINGS = Path("studies"), "findings.parquet"
-HOPELESS = 3  # so many trainings fail, and none has come to an end: the others are not tried
+MAX_INITIAL_FAILURES = 3  # so many trainings fail, and none has come to an end: the others are not tried
 SILENT = SilentReporter()
 Splits = Mapping[int, tuple[pl.DataFrame, str]]  # by seed: the pictures with their split, and the digest of it
 
@@ -61,13 +67,13 @@ class Study:
 
 
 @dataclass(frozen=True)
-class Asking:
+class StudyRequest:
     """What a study is asked for, read and found possible."""
 
     pictures: Path
     labels: str | None
     corrections: Path | None
-    entries: list[Entry]
+    entries: list[StudyRecipe]
     seeds: tuple[int, ...]
     threads: int
 
@@ -84,11 +90,11 @@ class Asking:
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedStudy:
     """The recipes as they are run, with this share of the epochs that were asked for."""
 
-    entries: list[Entry]
-    share: float
+    entries: list[StudyRecipe]
+    epoch_fraction: float
 
 
 def study(
@@ -106,7 +112,7 @@ def study(
     threads: int | None = None,
     reporter: Reporter = SILENT,
 ) -> Study:
-    """Return a finished study of recipes (see `read_entries`) under seeds, on the same pictures.
+    """Return a finished study of recipes (see `read_study_recipes`) under seeds, on the same pictures.
 
     settings: `section.key=value`, laid over every recipe that can use it; against: the recipe that all others are held
     against, the first when not given; budget_seconds: epochs are cut, by the same share for all, so that the whole
@@ -114,34 +120,36 @@ def study(
     Raises UserError for what the user can mend, InterruptedRun on Ctrl-C.
     """
     clock = StageTimer()
-    refuse_seeds(seeds)
-    entries = read_entries(recipes, preset, settings)
-    pairs = pairs_of(entries, against)
+    check_seeds(seeds)
+    entries = read_study_recipes(recipes, preset, settings)
+    pairs = comparison_pairs(entries, against)
     file = None if corrections is None else Path(corrections)
-    asking = Asking(Path(pictures), labels, file, entries, tuple(seeds), threads or available_cores())
-    place = _place(asking) if out is None else Path(out)
-    memory = remembered(place)
+    asking = StudyRequest(Path(pictures), labels, file, entries, tuple(seeds), threads or available_cores())
+    place = _default_folder(asking) if out is None else Path(out)
+    memory = read_manifest(place)
     if memory is not None:
-        refuse_another(place, memory, entries, budget_seconds)
+        check_same_study(place, memory, entries, budget_seconds)
     try:
         # ---- Pictures: measured and looked over once, split once for each seed -------------------------------------
-        collection, splits = _pictures(asking, place, memory, reporter)
-        with _kept(place):
+        collection, splits = _load_and_split(asking, place, memory, reporter)
+        with _study_lock(place):
             # ---- The plan: how long it will take, and how many epochs fit ------------------------------------------
-            planned = _planned(asking, place, splits, memory, budget_seconds, clock, reporter)
-            memory = _memory(asking, planned, collection_digest(collection.pictures), splits, memory, budget_seconds)
+            planned = _plan_study(asking, place, splits, memory, budget_seconds, clock, reporter)
+            memory = _build_manifest(
+                asking, planned, collection_digest(collection.pictures), splits, memory, budget_seconds
+            )
             facts = {**asking.source(), "seeds": list(seeds), "preset": preset}
-            remember(place, memory, facts)
+            write_manifest(place, memory, facts)
             table.write(collection.findings, place / FINDINGS)
             # ---- The cells: trained one after another, told of after each ------------------------------------------
             results = Results(place, pairs, facts | {"share of epochs": memory.share})
-            return _run(asking, cells_of(place, planned.entries, seeds), collection, splits, results, reporter)
+            return _run_cells(asking, list_runs(place, planned.entries, seeds), collection, splits, results, reporter)
     except (KeyboardInterrupt, InterruptedRun):
         words = "Interrupted. Nothing is lost. Go on with: the same command."
         raise InterruptedRun(place, message=words) from None
 
 
-def refuse_seeds(seeds: Sequence[int]) -> None:
+def check_seeds(seeds: Sequence[int]) -> None:
     """Raise UserError unless there are seeds, each once, that a recipe can have."""
     if not seeds:
         raise UserError("A study needs a seed or more: --seeds 0 1 2.")
@@ -153,10 +161,10 @@ def refuse_seeds(seeds: Sequence[int]) -> None:
         raise RecipeError("A study runs in one process: start it without torchrun.")
 
 
-def refuse_few_to_validate(shown: pl.DataFrame, seed: int) -> None:
+def check_enough_validation(pictures: pl.DataFrame, seed: int) -> None:
     """Raise SourceError where there are fewer validation pictures than classes: nothing could be chosen by them."""
-    classes = shown.filter(pl.col("split") == "train")["label"].n_unique()
-    if (few := int((shown["split"] == "val").sum())) < classes:
+    classes = pictures.filter(pl.col("split") == "train")["label"].n_unique()
+    if (few := int((pictures["split"] == "val").sum())) < classes:
         raise SourceError(
             f"With seed {seed} there are {few} validation pictures of {classes} classes; a study needs one of each or"
             " more. Add pictures to the validation part, raise --set data.val_fraction, or leave classes out with"
@@ -164,107 +172,111 @@ def refuse_few_to_validate(shown: pl.DataFrame, seed: int) -> None:
         )
 
 
-def _place(asking: Asking) -> Path:
+def _default_folder(request: StudyRequest) -> Path:
     """Return the folder of a study that was given none: the same for the same command, whatever its seeds."""
-    recipes = {entry.name: entry.asked for entry in asking.entries}
-    digest = hashlib.sha256(json.dumps([asking.source() | {"threads": None}, recipes]).encode()).hexdigest()[:6]
-    return STUDIES / f"{asking.pictures.stem}-{digest}"
+    recipes = {entry.name: entry.overrides for entry in request.entries}
+    digest = hashlib.sha256(json.dumps([request.source() | {"threads": None}, recipes]).encode()).hexdigest()[:6]
+    return STUDIES / f"{request.pictures.stem}-{digest}"
 
 
-def _pictures(asking: Asking, place: Path, memory: Memory | None, reporter: Reporter) -> tuple[AuditedDataset, Splits]:
+def _load_and_split(
+    request: StudyRequest, folder: Path, manifest: StudyManifest | None, reporter: Reporter
+) -> tuple[AuditedDataset, Splits]:
     """Return the collection with its findings, and its split under each seed; the findings are made only once."""
-    settings, again = asking.settings(), memory is not None and (place / FINDINGS).exists()
+    settings, again = request.settings(), manifest is not None and (folder / FINDINGS).exists()
     reporter.info(
         "Looking at the pictures once more, which are known already." if again else "Looking at the pictures."
     )
     collection = flow.audit(
-        asking.pictures,
-        labels=asking.labels,
-        corrections=asking.corrections,
-        recipe=unlooked(settings) if again else settings,
-        threads=asking.threads,
+        request.pictures,
+        labels=request.labels,
+        corrections=request.corrections,
+        recipe=without_label_check(settings) if again else settings,
+        threads=request.threads,
         reporter=SILENT if again else reporter,
     )
     if again:
-        collection = replace(collection, findings=table.read(place / FINDINGS, table.FINDINGS))
-    if memory is not None:
-        refuse_other_collection(place, memory, collection_digest(collection.pictures))
-    splits = {seed: assign_splits(collection, settings.data, seed=seed) for seed in asking.seeds}
+        collection = replace(collection, findings=table.read(folder / FINDINGS, table.FINDINGS))
+    if manifest is not None:
+        check_same_dataset(folder, manifest, collection_digest(collection.pictures))
+    splits = {seed: assign_splits(collection, settings.data, seed=seed) for seed in request.seeds}
     for seed, (shown, _) in splits.items():
-        refuse_few_to_validate(shown, seed)
-    if memory is not None:
-        refuse_other_splits(place, memory, {str(seed): digest for seed, (_, digest) in splits.items()})
+        check_enough_validation(shown, seed)
+    if manifest is not None:
+        check_same_splits(folder, manifest, {str(seed): digest for seed, (_, digest) in splits.items()})
     return collection, splits
 
 
 @contextmanager
-def _kept(place: Path) -> Iterator[None]:
+def _study_lock(folder: Path) -> Iterator[None]:
     """Keep the folder of the study for this process, and rid it of what a killed one left half-made."""
     try:
-        place.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise MachineError(f"Cannot make {place}: {error.strerror or error}. Choose another --out.") from None
-    with run_lock(place, resume_command="the same command"):
-        for left in place.glob(f"{CELLS}/*/.*"):
+        raise MachineError(f"Cannot make {folder}: {error.strerror or error}. Choose another --out.") from None
+    with run_lock(folder, resume_command="the same command"):
+        for left in folder.glob(f"{CELLS}/*/.*"):
             shutil.rmtree(left, ignore_errors=True)
         try:
             yield
         except BaseException:
-            if [one.name for one in place.iterdir()] == [LOCK]:  # it ended before anything was kept
-                shutil.rmtree(place, ignore_errors=True)
+            if [one.name for one in folder.iterdir()] == [LOCK]:  # it ended before anything was kept
+                shutil.rmtree(folder, ignore_errors=True)
             raise
 
 
-def _planned(
-    asking: Asking,
-    place: Path,
+def _plan_study(
+    request: StudyRequest,
+    folder: Path,
     splits: Splits,
-    memory: Memory | None,
+    manifest: StudyManifest | None,
     budget_seconds: float | None,
     clock: StageTimer,
     reporter: Reporter,
-) -> Planned:
+) -> PlannedStudy:
     """Return the recipes as they are run, after saying how long it will take."""
-    waiting = Counter(cell.entry.name for cell in cells_of(place, asking.entries, asking.seeds) if not cell.finished)
-    seed, known = asking.seeds[0], {} if memory is None else memory.recipes
-    to_run = [entry for entry in asking.entries if entry.name in waiting]
-    forecasts = forecast(to_run, splits[seed][0], seed=seed, threads=asking.threads)
-    share = 1.0 if memory is None else memory.share
-    if memory is None and budget_seconds is not None:
-        share = share_within(list(forecasts.values()), len(asking.seeds), budget_seconds, clock.total)
+    waiting = Counter(
+        cell.entry.name for cell in list_runs(folder, request.entries, request.seeds) if not cell.finished
+    )
+    seed, known = request.seeds[0], {} if manifest is None else manifest.recipes
+    to_run = [entry for entry in request.entries if entry.name in waiting]
+    forecasts = estimate_runs(to_run, splits[seed][0], seed=seed, threads=request.threads)
+    share = 1.0 if manifest is None else manifest.share
+    if manifest is None and budget_seconds is not None:
+        share = epoch_fraction_within_budget(list(forecasts.values()), len(request.seeds), budget_seconds, clock.total)
     if waiting:
-        reporter.info(announced(waiting, forecasts, share))
+        reporter.info(describe_plan(waiting, forecasts, share))
     entries = [
-        replace(entry, asked=known[entry.name]["run"], epochs_times=1)
+        replace(entry, overrides=known[entry.name]["run"], epochs_times=1)
         if entry.name in known
-        else scaled(entry, forecasts[entry.name], share)
-        for entry in asking.entries
+        else scale_epochs(entry, forecasts[entry.name], share)
+        for entry in request.entries
     ]
-    return Planned(entries, share)
+    return PlannedStudy(entries, share)
 
 
-def _memory(
-    asking: Asking,
-    planned: Planned,
+def _build_manifest(
+    request: StudyRequest,
+    planned: PlannedStudy,
     collection: str,
     splits: Splits,
-    before: Memory | None,
+    before: StudyManifest | None,
     budget_seconds: float | None,
-) -> Memory:
+) -> StudyManifest:
     """Return what the study keeps of itself, with what it kept before."""
-    recipes: dict[str, dict[str, Asked]] = {
-        asked.name: {"asked": asked.asked, "run": run.asked}
-        for asked, run in zip(asking.entries, planned.entries, strict=True)
+    recipes: dict[str, dict[str, RecipeValues]] = {
+        asked.name: {"asked": asked.overrides, "run": run.overrides}
+        for asked, run in zip(request.entries, planned.entries, strict=True)
     }
     digests = {str(seed): digest for seed, (_, digest) in splits.items()}
     if before is not None:
         recipes, digests = before.recipes | recipes, before.splits | digests
-    return Memory(budget_seconds, planned.share, recipes, collection, digests)
+    return StudyManifest(budget_seconds, planned.epoch_fraction, recipes, collection, digests)
 
 
-def _run(
-    asking: Asking,
-    cells: Sequence[Cell],
+def _run_cells(
+    request: StudyRequest,
+    cells: Sequence[StudyRun],
     collection: AuditedDataset,
     splits: Splits,
     results: Results,
@@ -279,20 +291,22 @@ def _run(
         if cell.finished:
             continue
         reporter.info(f"Training {number} of {len(cells)}: {cell}.")
-        if (cause := _failure(cell, asking, collection, splits, reporter)) is not None:
+        if (cause := _train_or_explain(cell, request, collection, splits, reporter)) is not None:
             failed[str(cell)] = cause
             reporter.info(f"{cell} failed. {cause}")
-            _refuse_hopeless(cells, failed)
-        results.written_of_cells(cells)
+            _check_any_finished(cells, failed)
+        results.write_cells_table(cells)
         if number < len(cells) and cells[number].seed != cell.seed and any(one.finished for one in cells):
-            results.written(cells, failed)
-    return Study(results.out, results.written(cells, failed), failed)
+            results.write_results(cells, failed)
+    return Study(results.out, results.write_results(cells, failed), failed)
 
 
-def _failure(cell: Cell, asking: Asking, collection: AuditedDataset, splits: Splits, reporter: Reporter) -> str | None:
+def _train_or_explain(
+    cell: StudyRun, request: StudyRequest, collection: AuditedDataset, splits: Splits, reporter: Reporter
+) -> str | None:
     """Train a cell, and return why that failed; None if it did not. What is no fault of the recipe is raised."""
     try:
-        _train(cell, asking, collection, splits, reporter)
+        _train_cell(cell, request, collection, splits, reporter)
     except MachineError:
         raise
     except (UserError, IntegrityError) as error:
@@ -305,17 +319,19 @@ def _failure(cell: Cell, asking: Asking, collection: AuditedDataset, splits: Spl
     return None
 
 
-def _train(cell: Cell, asking: Asking, collection: AuditedDataset, splits: Splits, reporter: Reporter) -> None:
+def _train_cell(
+    cell: StudyRun, request: StudyRequest, collection: AuditedDataset, splits: Splits, reporter: Reporter
+) -> None:
     """Make a finished run of a cell: from the start, or from where it was stopped."""
-    if not cell.begun:
+    if not cell.started:
         shown, digest = splits[cell.seed]
         recipe = cell.entry.recipe(cell.seed)
-        create_run(cell.run, recipe, recipe.resolve(), shown, collection, {**asking.source(), "split digest": digest})
-    flow.resume(cell.run, light=True, threads=asking.threads, reporter=reporter)
+        create_run(cell.run, recipe, recipe.resolve(), shown, collection, {**request.source(), "split digest": digest})
+    flow.resume(cell.run, light=True, threads=request.threads, reporter=reporter)
 
 
-def _refuse_hopeless(cells: Sequence[Cell], failed: Mapping[str, str]) -> None:
+def _check_any_finished(cells: Sequence[StudyRun], failed: Mapping[str, str]) -> None:
     """Raise UserError once several cells have failed and none came to an end, with the cause of the first."""
-    if len(failed) >= min(HOPELESS, len(cells)) and not any(cell.finished for cell in cells):
+    if len(failed) >= min(MAX_INITIAL_FAILURES, len(cells)) and not any(cell.finished for cell in cells):
         first, cause = next(iter(failed.items()))
         raise UserError(f"No training came to an end: {', '.join(failed)}. The first of them ({first}): {cause}")
