@@ -33,8 +33,8 @@ from bestiary.tune import page as tune_page
 from bestiary.tune import plan as planning
 from bestiary.tune import storage as ledger
 from bestiary.tune import trial as trying
-from bestiary.tune.objective import Score
-from bestiary.tune.storage import Ledger
+from bestiary.tune.objective import TrialScore
+from bestiary.tune.storage import TrialStorage
 from bestiary.tune.tune import tune
 from listening import Listening
 
@@ -78,10 +78,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """Stand-ins for what takes long: a score that comes from the recipe alone, and a winner that is not trained."""
     counts = {"scored": 0, "trained": 0}
 
-    def score(recipe: Recipe, *given: Any, **named: Any) -> Score:
+    def score(recipe: Recipe, *given: Any, **named: Any) -> TrialScore:
         counts["scored"] += 1
         strengths = recipe.probe.regularisation
-        return Score(0.9 - abs(strengths[0] - 0.5) / 100 if strengths else 0.8, 0.5)
+        return TrialScore(0.9 - abs(strengths[0] - 0.5) / 100 if strengths else 0.8, 0.5)
 
     def begin(out: Path, recipe: Recipe, *given: Any, **named: Any) -> None:
         out.mkdir()
@@ -131,7 +131,7 @@ def test_the_end_says_what_its_shares_are_of_and_how_to_train_again(searched: Pa
     assert "that each setting explains" in first
     assert len(shares) == len(found["importance"]["settings"])
     assert all(" % (" in line for line in shares)
-    words = shlex.split(tune_page.command(found))
+    words = shlex.split(tune_page.retrain_winner_command(found))
     assert words[:2] == ["bestiary", "train"]
     assert Path(words[words.index("--recipe") + 1]) == (searched / "winner.toml").resolve()
 
@@ -177,7 +177,7 @@ def test_second_scores_are_on_pictures_that_played_no_part(collection: Synthetic
     from bestiary.data.assign_splits import assign_splits
 
     shown, _ = assign_splits(found, recipe.data, seed=0)
-    division = objective.fresh_division(shown, 0, seed=1)
+    division = objective.resample_validation(shown, 0, seed=1)
     judged_before = set(shown.filter(pl.col("split") == "val")["row_id"])
     judged_now = set(division.filter(pl.col("split") == "val")["row_id"])
     test = set(shown.filter(pl.col("split") == "test")["row_id"])
@@ -194,8 +194,8 @@ def test_inner_folds_judge_every_picture_once_and_never_a_test_picture(collectio
 
     recipe = Recipe.of(PROBE)
     shown, _ = assign_splits(flow.audit(collection.folder, recipe=recipe, threads=1), recipe.data, seed=0)
-    assert objective.inner_folds(None, shown) == objective.AUTO_FOLDS  # few validation pictures
-    parts = objective.divisions(shown, 3, seed=0)
+    assert objective.count_inner_folds(None, shown) == objective.AUTO_FOLDS  # few validation pictures
+    parts = objective.inner_splits(shown, 3, seed=0)
     judged = pl.concat([part.filter(pl.col("split") == "val")["row_id"] for part in parts]).to_list()
     learned = shown.filter(pl.col("split").is_in(["train", "val"]))["row_id"].to_list()
     assert sorted(judged) == sorted(learned)
@@ -236,11 +236,11 @@ def test_going_on_keeps_count_of_the_looks_at_the_test_pictures(
 def test_ctrl_c_loses_nothing(
     collection: SyntheticDataset, tmp_path: Path, quick: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(*given: Any, **named: Any) -> Score:
+    def interrupt(*given: Any, **named: Any) -> TrialScore:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(trying, "scored", interrupt)
+        patch.setattr(trying, "evaluate_recipe", interrupt)
         with pytest.raises(InterruptedRun, match="the same command goes on with the search in"):
             try_search(collection, tmp_path / "search", trials=5)
     with monkeypatch.context() as patch:
@@ -254,8 +254,8 @@ def test_ctrl_c_loses_nothing(
         with pytest.raises(InterruptedRun):
             try_search(collection, tmp_path / "search", trials=5)
     rooms = iter([60.0])  # then the time is up, in the middle of the first second score
-    monkeypatch.setattr(planning.Deadlines, "luck_room", lambda self: next(rooms, -1.0))
-    monkeypatch.setattr(finish, "scored", lambda *_, watch, **__: watch(1, []))
+    monkeypatch.setattr(planning.Deadlines, "rescoring_room", lambda self: next(rooms, -1.0))
+    monkeypatch.setattr(finish, "evaluate_recipe", lambda *_, watch, **__: watch(1, []))
     found = try_search(collection, tmp_path / "search", trials=5)
     assert [row["fresh"] for row in found["luck"]["trials"]] == [None, None]
     assert [line["default"] for line in found["history"]] == [True, False]
@@ -265,14 +265,14 @@ def test_ctrl_c_loses_nothing(
 def test_a_recipe_that_fails_on_a_fresh_split_does_not_end_the_search(
     collection: SyntheticDataset, tmp_path: Path, quick: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = finish.scored
+    whole = finish.evaluate_recipe
 
-    def fail_on_the_first(recipe: Recipe, *given: Any, **named: Any) -> Score:
+    def fail_on_the_first(recipe: Recipe, *given: Any, **named: Any) -> TrialScore:
         if recipe.seed == 1000:
             raise RecipeError("The loss is no number.")
         return whole(recipe, *given, **named)
 
-    monkeypatch.setattr(finish, "scored", fail_on_the_first)
+    monkeypatch.setattr(finish, "evaluate_recipe", fail_on_the_first)
     told = Listening()
     found = try_search(collection, tmp_path / "search", trials=3, fresh_seeds=2, reporter=told)
     assert found["luck"]["seeds"] == 1
@@ -282,15 +282,15 @@ def test_a_recipe_that_fails_on_a_fresh_split_does_not_end_the_search(
 def test_a_trial_for_which_there_was_no_time_is_the_first_of_the_next_call(
     collection: SyntheticDataset, tmp_path: Path, quick: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = trying.scored
+    whole = trying.evaluate_recipe
 
-    def late(*given: Any, **named: Any) -> Score:
+    def late(*given: Any, **named: Any) -> TrialScore:
         if quick["scored"] == 1:
-            raise trying.OutOfTimeError
+            raise trying.SearchTimeoutError
         return whole(*given, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trying, "scored", late)
+        patch.setattr(trying, "evaluate_recipe", late)
         found = try_search(collection, tmp_path / "search", trials=3)
     assert [line["trial"] for line in found["history"]] == [1]
     waiting = [one for one in study_of(tmp_path / "search").trials if one.state == TrialState.WAITING]
@@ -306,7 +306,9 @@ def test_hopeless_trials_are_stopped_but_never_the_default(
 ) -> None:
     pytest.importorskip("torch")
 
-    def score(recipe: Recipe, parts: Any, place: Path, *, watch: objective.Watch = lambda *_: None, **_: Any) -> Score:
+    def score(
+        recipe: Recipe, parts: Any, place: Path, *, watch: objective.EpochCallback = lambda *_: None, **_: Any
+    ) -> TrialScore:
         """Learn the better the higher the rate; the default is the worst."""
         rate = recipe.train.learning_rate or 0.0
         quality = rate if recipe.train.label_smoothing != 0.1 else 0.0
@@ -317,7 +319,7 @@ def test_hopeless_trials_are_stopped_but_never_the_default(
             run_folder.write_history(place / "1", epochs)
             if epoch < 9:
                 watch(1, epochs)
-        return Score(quality, 1.0)
+        return TrialScore(quality, 1.0)
 
     for module in (trying, finish):
         monkeypatch.setattr(module, "scored", score)
@@ -339,8 +341,8 @@ def test_within_a_budget_a_recipe_that_is_too_slow_is_stopped(budget: float | No
     default.set_user_attr("took", took)
     study.tell(default, 0.5)
     deadlines = planning.Deadlines() if budget is None else planning.Deadlines(time.monotonic() + budget, budget)
-    ground = cast(trying.Ground, SimpleNamespace(ledger=SimpleNamespace(study=study), deadlines=deadlines))
-    watch = trying._watch(ground, study.ask(), is_default=False)
+    ground = cast(trying.SearchContext, SimpleNamespace(ledger=SimpleNamespace(study=study), deadlines=deadlines))
+    watch = trying._make_epoch_callback(ground, study.ask(), is_default=False)
     as_fast = [{"epoch": 1, "seconds": 2.4, "val_macro_f1": 0.5}]
     watch(1, as_fast)  # 2.4 times as long as the default's first
     with pytest.raises(optuna.TrialPruned, match="3.1 times as long") if stopped else contextlib.nullcontext():
@@ -363,7 +365,7 @@ def test_within_a_budget_a_recipe_that_is_too_slow_is_stopped(budget: float | No
 )
 def test_what_is_said_about_luck(fresh: dict[int, list[float]], words: str) -> None:
     scores = {trial: dict(enumerate(values)) for trial, values in fresh.items()}
-    found = selection_bias.told({7: 1.0, 1: 0.9}, scores, 7, 1, share=0.2, wanted=3)
+    found = selection_bias.selection_bias_report({7: 1.0, 1: 0.9}, scores, 7, 1, val_train_ratio=0.2, wanted=3)
     assert found["gain"] == pytest.approx(0.1)
     assert "10.00 points above the default's" in found["sentence"]
     assert words in found["sentence"]
@@ -371,7 +373,9 @@ def test_what_is_said_about_luck(fresh: dict[int, list[float]], words: str) -> N
 
 def test_what_is_said_about_luck_without_a_gain_or_a_second_score() -> None:
     def words(first: dict[int, float], winner: int, wanted: int = 3) -> str:
-        return str(selection_bias.told(first, {}, winner, 1, share=0.2, wanted=wanted)["sentence"])
+        return str(
+            selection_bias.selection_bias_report(first, {}, winner, 1, val_train_ratio=0.2, wanted=wanted)["sentence"]
+        )
 
     assert "no luck in it" in words({1: 0.9, 7: 0.8}, 1)
     assert "only its loss is lower: there is no gain" in words({7: 0.9, 1: 0.9}, 7)
@@ -384,8 +388,8 @@ def test_what_pruning_saved_is_counted_by_epochs() -> None:
         return optuna.trial.create_trial(state=state, user_attrs=took, value=0.5, intermediate_values={epochs: 0.5})
 
     trials = [ended(TrialState.COMPLETE, 90, 9), ended(TrialState.PRUNED, 10, 1), ended(TrialState.PRUNED, 30, 3)]
-    assert finish.saved_by_pruning(trials, 9) == {"seconds": 130.0, "seconds without": 270.0, "share saved": 0.5185}
-    assert finish.saved_by_pruning(trials, None) is None
+    assert finish.pruning_savings(trials, 9) == {"seconds": 130.0, "seconds without": 270.0, "share saved": 0.5185}
+    assert finish.pruning_savings(trials, None) is None
 
 
 # ---- What cannot be searched -----------------------------------------------------------------------------------------
@@ -428,16 +432,16 @@ def test_an_impossible_search_is_refused_before_pictures_are_looked_at(
 def test_small_pictures_get_no_more_stages_than_they_have_room_for(size: int, most: int) -> None:
     recipe = Recipe.of({"model": {"method": "scratch"}, "picture": {"size": size}})
     filters = search_space.default_space(recipe, 1000)["model.filters"]
-    assert isinstance(filters, search_space.Choice)
+    assert isinstance(filters, search_space.Categorical)
     assert max(len(json.loads(value)) for value in filters.values) == most
 
 
 def test_trials_of_few_epochs_warm_up_for_fewer() -> None:
     recipe = Recipe.of({**SCRATCH, "train": {"epochs": 48, "warmup_epochs": 12}})
     plan = planning.SearchPlan({}, 0, 4, 48)
-    train = trying.trial_recipe(recipe, plan, {"train.learning_rate": 0.1}).train
+    train = trying.recipe_for_trial(recipe, plan, {"train.learning_rate": 0.1}).train
     assert (train.epochs, train.warmup_epochs, train.learning_rate) == (4, 1, 0.1)
-    assert trying.with_epochs(recipe, 48) is recipe
+    assert trying.recipe_with_epochs(recipe, 48) is recipe
 
 
 def test_three_failures_and_no_success_end_the_search_with_the_cause(
@@ -447,10 +451,10 @@ def test_three_failures_and_no_success_end_the_search_with_the_cause(
         [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), RecipeError("No number.")]
     )
 
-    def fail(*given: Any, **named: Any) -> Score:
+    def fail(*given: Any, **named: Any) -> TrialScore:
         raise next(causes)
 
-    monkeypatch.setattr(trying, "scored", fail)
+    monkeypatch.setattr(trying, "evaluate_recipe", fail)
     with pytest.raises(RecipeError, match=r"3 trials failed, and none succeeded.*No number"):
         try_search(collection, tmp_path / "search", trials=20)
     assert len(study_of(tmp_path / "search").trials) == 3
@@ -476,9 +480,9 @@ def test_a_budget_too_short_for_one_trial(collection: SyntheticDataset, tmp_path
 def test_how_a_budget_is_shared_out() -> None:
     scratch = Recipe.of({"model": {"method": "scratch"}})
     pace = TimeEstimate(before=10.0, epoch=5.0, after=20.0)
-    roomy = planning.shared_out(scratch, pace, 4000.0, 0)
+    roomy = planning.allocate_budget(scratch, pace, 4000.0, 0)
     assert (roomy.epochs, roomy.final_epochs) == (48, 48)  # the winner's training is a trial's
-    tight = planning.shared_out(scratch, pace, 900.0, 0)
+    tight = planning.allocate_budget(scratch, pace, 900.0, 0)
     assert tight.epochs is not None
     assert tight.final_epochs is not None
     assert tight.epochs < tight.final_epochs == 48
@@ -486,20 +490,20 @@ def test_how_a_budget_is_shared_out() -> None:
     for sharing, room in ((roomy, 4000.0), (tight, 900.0)):
         anew = 0 if sharing is roomy else 48 * pace.epoch
         assert pace.before + pace.after + anew + sharing.search + sharing.luck <= room
-    folded = planning.shared_out(scratch, pace, 4000.0, 5)
+    folded = planning.allocate_budget(scratch, pace, 4000.0, 5)
     assert folded.epochs is not None
     assert folded.search >= planning.FEWEST_TRIALS * folded.epochs * 5 * pace.epoch
     with pytest.raises(RecipeError, match="too short"):
-        planning.shared_out(scratch, pace, 120.0, 0)
+        planning.allocate_budget(scratch, pace, 120.0, 0)
     begun = planning.SearchPlan({}, 0, 8, 32)  # with another budget
-    onward = planning.shared_out(scratch, pace, 400.0, 0, begun)
+    onward = planning.allocate_budget(scratch, pace, 400.0, 0, begun)
     assert (onward.epochs, onward.final_epochs) == (8, 32)
-    assert pace.before + pace.after + 32 * pace.epoch + onward.search + onward.luck <= 400
+    assert pace.before + pace.after + 32 * pace.epoch + onward.search + onward.rescoring <= 400
     with pytest.raises(RecipeError, match="too short"):
-        planning.shared_out(scratch, pace, 200.0, 0, begun)
+        planning.allocate_budget(scratch, pace, 200.0, 0, begun)
     fixed = Recipe.of({"model": {"method": "scratch"}, "train": {"epochs": 48}})
     with pytest.raises(RecipeError, match="too short"):
-        planning.shared_out(fixed, pace, 250.0, 0)
+        planning.allocate_budget(fixed, pace, 250.0, 0)
 
 
 def test_another_recipe_does_not_go_on_with_a_search(
@@ -515,7 +519,7 @@ def test_another_recipe_does_not_go_on_with_a_search(
 def test_a_folder_with_something_else(collection: SyntheticDataset, tmp_path: Path) -> None:
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "letter.txt").write_text("Dear", encoding="utf-8")
-    Ledger(tmp_path / "shared.db", "tune-probe")  # excuses no folder but its own
+    TrialStorage(tmp_path / "shared.db", "tune-probe")  # excuses no folder but its own
     for storage in (None, tmp_path / "shared.db"):
         with pytest.raises(RunError, match="holds something that is no search"):
             try_search(collection, tmp_path / "letters", storage=storage)
@@ -526,7 +530,7 @@ def no_database(path: Path) -> None:
 
 
 def other_version(path: Path) -> None:
-    Ledger(path, "tune-probe")
+    TrialStorage(path, "tune-probe")
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE version_info SET schema_version = 3, library_version = '1.0.0'")
         connection.execute("UPDATE alembic_version SET version_num = 'v0.9.0.a'")
@@ -549,10 +553,10 @@ def test_a_storage_that_cannot_be_used(
 
 def test_a_locked_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger, "BUSY_SECONDS", 0.1)
-    own = Ledger(tmp_path / "tune.db", "tune-probe")
+    own = TrialStorage(tmp_path / "tune.db", "tune-probe")
     other = sqlite3.connect(tmp_path / "tune.db", isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
-    with pytest.raises(RunError, match="locked by another program"), ledger.told(own.path):
+    with pytest.raises(RunError, match="locked by another program"), ledger.storage_errors(own.path):
         own.study.enqueue_trial({})
     other.execute("ROLLBACK")
     other.close()
@@ -564,48 +568,48 @@ def test_a_storage_that_cannot_be_written(
     collection: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, connect = tmp_path / "shared.db", sqlite3.connect
-    Ledger(path, "tune-probe")
+    TrialStorage(path, "tune-probe")
     monkeypatch.setattr(sqlite3, "connect", lambda file, **named: connect(f"file:{file}?mode=ro", uri=True, **named))
     with pytest.raises(MachineError, match=r"shared\.db cannot be written"):
         try_search(collection, tmp_path / "search", storage=path)
 
 
 def test_a_trial_whose_process_died_is_queued_again_with_what_it_had(tmp_path: Path) -> None:
-    own = Ledger(tmp_path / "tune.db", "tune-probe")
+    own = TrialStorage(tmp_path / "tune.db", "tune-probe")
     own.study.enqueue_trial({"x": 0.25}, user_attrs={"default": True})
     dead = own.study.ask()  # nobody holds its folder
     dead.suggest_float("x", 0, 1)
-    with own.claimed(5) as trial:
+    with own.trial_claim(5) as trial:
         assert trial is not None
         assert trial.user_attrs["default"]
         assert trial.suggest_float("x", 0, 1) == 0.25
-        assert own.place(trial) == own.folder / str(dead.number)
-        assert own.queue_killed() == []  # this one is held
-        assert own.taken() == 1
+        assert own.trial_folder(trial) == own.folder / str(dead.number)
+        assert own.requeue_killed() == []  # this one is held
+        assert own.n_started() == 1
     assert own.trials(TrialState.FAIL)[0].number == dead.number
-    own.queue_killed()
-    assert not ledger.given_up(own.study.ask())
-    own.queue_killed()
-    assert ledger.given_up(own.study.ask()), "it was tried often enough, which is entered as its cause"
-    assert own.taken() == 1
+    own.requeue_killed()
+    assert not ledger.is_abandoned(own.study.ask())
+    own.requeue_killed()
+    assert ledger.is_abandoned(own.study.ask()), "it was tried often enough, which is entered as its cause"
+    assert own.n_started() == 1
 
 
 def test_a_trial_that_was_interrupted_is_put_back_and_no_try_is_counted(tmp_path: Path) -> None:
-    own = Ledger(tmp_path / "tune.db", "tune-probe")
+    own = TrialStorage(tmp_path / "tune.db", "tune-probe")
     own.study.enqueue_trial({"x": 0.25}, user_attrs={"default": True})
     for error in [KeyboardInterrupt(), MachineError("The disk is full."), ValueError("a bug")] * 2:
-        with pytest.raises(type(error)), own.claimed(1) as trial:
+        with pytest.raises(type(error)), own.trial_claim(1) as trial:
             assert trial is not None
             assert trial.suggest_float("x", 0, 1) == 0.25
             raise error
     (waiting,) = own.trials(TrialState.WAITING)
     assert waiting.user_attrs["default"]
-    assert not ledger.given_up(waiting)
-    assert own.taken() == 0
+    assert not ledger.is_abandoned(waiting)
+    assert own.n_started() == 0
 
 
 def test_processes_that_begin_together_draw_other_values(tmp_path: Path) -> None:
-    both = [Ledger(tmp_path / "tune.db", "tune-probe") for _ in range(2)]
+    both = [TrialStorage(tmp_path / "tune.db", "tune-probe") for _ in range(2)]
     with both[0].session(), both[1].session():
         for own in both:
             own.use(None, seed=0)
@@ -614,8 +618,8 @@ def test_processes_that_begin_together_draw_other_values(tmp_path: Path) -> None
 
 
 def test_no_more_trials_than_wanted_are_dealt_out(tmp_path: Path) -> None:
-    own, other = (Ledger(tmp_path / "tune.db", "tune-probe") for _ in range(2))
-    with own.claimed(2) as first, other.claimed(2) as second, own.claimed(2) as third:
+    own, other = (TrialStorage(tmp_path / "tune.db", "tune-probe") for _ in range(2))
+    with own.trial_claim(2) as first, other.trial_claim(2) as second, own.trial_claim(2) as third:
         assert first is not None
         assert second is not None
         assert first.number != second.number
@@ -623,14 +627,14 @@ def test_no_more_trials_than_wanted_are_dealt_out(tmp_path: Path) -> None:
 
 
 def test_what_lies_about_is_removed_but_not_the_best(tmp_path: Path) -> None:
-    own = Ledger(tmp_path / "tune.db", "tune-probe")
+    own = TrialStorage(tmp_path / "tune.db", "tune-probe")
     for score in (0.5, 0.9, 0.7):
-        with own.claimed(None) as trial:
+        with own.trial_claim(None) as trial:
             assert trial is not None
             trial.set_user_attr("score", {"macro_f1": score, "loss": 1.0, "strength": None})
             own.study.tell(trial, score)
         if score == 0.5:
-            own.begin_end(None)  # of another process, which goes on from this one's checkpoint
+            own.claim_finish(None)  # of another process, which goes on from this one's checkpoint
     own.clear()
     assert sorted(path.name for path in own.folder.iterdir() if path.is_dir()) == ["0", "1"]
     own.study.set_user_attr(ledger.FINISHED, {"taken": 1})
@@ -641,8 +645,8 @@ def test_what_lies_about_is_removed_but_not_the_best(tmp_path: Path) -> None:
 
 def test_the_winner_is_trained_for_as_many_epochs_as_still_fit_at_its_own_pace() -> None:
     plan = planning.SearchPlan({}, 0, epochs=6, final_epochs=32)
-    deadlines = planning.Deadlines(search=0.0, luck=time.monotonic() + 130.0, besides=30.0)
-    ground = cast(trying.Ground, SimpleNamespace(plan=plan, deadlines=deadlines))
-    assert finish.fitting_epochs(ground, {"training": 12.0, "epochs": 6}) == 32
-    assert finish.fitting_epochs(ground, {"training": 60.0, "epochs": 6}) in (8, 9)
-    assert finish.fitting_epochs(ground, {"training": 6000.0, "epochs": 6}) == 1
+    deadlines = planning.Deadlines(search=0.0, rescoring=time.monotonic() + 130.0, besides=30.0)
+    ground = cast(trying.SearchContext, SimpleNamespace(plan=plan, deadlines=deadlines))
+    assert finish.affordable_epochs(ground, {"training": 12.0, "epochs": 6}) == 32
+    assert finish.affordable_epochs(ground, {"training": 60.0, "epochs": 6}) in (8, 9)
+    assert finish.affordable_epochs(ground, {"training": 6000.0, "epochs": 6}) == 1

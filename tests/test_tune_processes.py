@@ -83,7 +83,7 @@ def test_two_processes_share_a_search_and_go_on_with_what_a_killed_one_left(
     collection: SyntheticDataset, tmp_path: Path
 ) -> None:
     words = [str(collection.folder), *PROBE, *ONE_LOOK, "--json", "--storage", str(tmp_path / "shared.db")]
-    killed(*words, "--out", str(tmp_path / "one"), dies_in="bestiary.tune.trial.scored", count=4)
+    killed(*words, "--out", str(tmp_path / "one"), dies_in="bestiary.tune.trial.evaluate_recipe", count=4)
     before = [one.value for one in trials_of(tmp_path / "shared.db", "probe") if one.state == TrialState.COMPLETE]
     assert len(before) == 3
     both = [start(*words, "--out", str(tmp_path / name)) for name in ("one", "two")]

@@ -100,13 +100,13 @@ def _print(found: dict[str, Any]) -> None:
         so_far = "No trial has gone to its end yet" if best is None else f"The best macro-F1 so far is {best:.4f}"
         typer.echo(f"{so_far}. Other processes go on with the search.")
         return
-    typer.echo(tune_page.headline(found))
+    typer.echo(tune_page.describe_result(found))
     typer.echo(found["luck"]["sentence"])
     typer.echo(tune_page.importance_lines(found["importance"]))
-    for words in (tune_page.pruning_sentence(found["pruning"]), tune_page.test_sentence(found)):
+    for words in (tune_page.describe_pruning(found["pruning"]), tune_page.describe_test_scores(found)):
         if words:
             typer.echo(words)
-    typer.echo(tune_page.looks_sentence(found["test scored"]))
+    typer.echo(tune_page.describe_test_use(found["test scored"]))
     typer.echo(f"Recipe: {found['recipe']}\nPage:   {found['page']}")
-    typer.echo(f"To train with it again: {tune_page.command(found)}")
+    typer.echo(f"To train with it again: {tune_page.retrain_winner_command(found)}")
     typer.echo(found["run"])

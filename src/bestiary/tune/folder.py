@@ -19,33 +19,37 @@ MARK, STORAGE = "search.json", "tune.db"
 
 
 @dataclass(frozen=True)
-class SearchPlace:
+class SearchFolder:
     """The folder of a search, and its storage."""
 
     out: Path
     storage: Path
 
-    def mark(self, facts: dict[str, Any]) -> None:
+    def write_marker(self, facts: dict[str, Any]) -> None:
         """Say in the folder what it is."""
         write_json(self.out / MARK, facts)
 
 
-def place_of(
+def locate_search(
     out: Path | str | None,
     storage: Path | str | None,
     pictures: Path | str | Sequence[Path | str],
     labels: str | None,
-    asked: Recipe,
-) -> SearchPlace:
+    base_recipe: Recipe,
+) -> SearchFolder:
     """Return where a search is kept; without `out` in a folder that the same command finds again.
 
     Raises RunError if the folder holds something else, MachineError if it cannot be made.
     """
-    folder = Path(out) if out is not None else RUNS / f"tune-{asked.model.method}-{_digest(pictures, labels, asked)}"
-    place = SearchPlace(folder, Path(storage) if storage is not None else folder / STORAGE)
+    folder = (
+        Path(out)
+        if out is not None
+        else RUNS / f"tune-{base_recipe.model.method}-{_digest(pictures, labels, base_recipe)}"
+    )
+    place = SearchFolder(folder, Path(storage) if storage is not None else folder / STORAGE)
     try:
         taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-        if taken and not (folder / MARK).exists() and not _holds(folder, place.storage):
+        if taken and not (folder / MARK).exists() and not _has_storage(folder, place.storage):
             raise RunError(f"{folder} holds something that is no search. Choose another --out.")
         folder.mkdir(parents=True, exist_ok=True)
         place.storage.parent.mkdir(parents=True, exist_ok=True)
@@ -65,12 +69,12 @@ def write_recipe(path: Path, recipe: Recipe, about: str) -> None:
     write_text(path, f"# {about}\n{write_toml(recipe.overrides())}")
 
 
-def _holds(folder: Path, storage: Path) -> bool:
+def _has_storage(folder: Path, storage: Path) -> bool:
     """Return whether the storage is there, in this folder: its search was killed before it could mark the folder."""
     return storage.exists() and storage.parent.absolute() == folder.absolute()
 
 
-def _digest(pictures: Path | str | Sequence[Path | str], labels: str | None, asked: Recipe) -> str:
+def _digest(pictures: Path | str | Sequence[Path | str], labels: str | None, base_recipe: Recipe) -> str:
     sources = [pictures] if isinstance(pictures, Path | str) else list(pictures)
     named = [str(Path(one).absolute()) for one in sources]
-    return hashlib.sha256(json.dumps([named, labels, asked.overrides()], sort_keys=True).encode()).hexdigest()[:6]
+    return hashlib.sha256(json.dumps([named, labels, base_recipe.overrides()], sort_keys=True).encode()).hexdigest()[:6]

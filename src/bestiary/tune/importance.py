@@ -9,7 +9,7 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from bestiary.tune.storage import DONE, ranked
+from bestiary.tune.storage import DONE, rank_trials
 
 FEWEST, RESAMPLES, TREES = 10, 20, 32
 STRENGTH = "probe.regularisation"
@@ -29,14 +29,14 @@ def importances(trials: Sequence[FrozenTrial], *, seed: int) -> dict[str, Any]:
     for round_ in range(RESAMPLES):
         drawn = [points[at] for at in rng.integers(0, len(points), len(points))]
         if len({one.value for one in drawn}) > 1:
-            found.append(_shares(drawn, seed=round_))
+            found.append(_importance_fractions(drawn, seed=round_))
     if not found:
         return {"settings": [], "words": "All trials scored the same: nothing mattered."}
     settings = [_summary(name, [one.get(name, 0.0) for one in found]) for name in names]
     return {"settings": sorted(settings, key=lambda one: -one["median"]), "words": words}
 
 
-def _shares(drawn: list[FrozenTrial], *, seed: int) -> dict[str, float]:
+def _importance_fractions(drawn: list[FrozenTrial], *, seed: int) -> dict[str, float]:
     study = optuna.create_study(direction="maximize")
     study.add_trials(drawn)
     evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=TREES, seed=seed)
@@ -50,12 +50,12 @@ def _summary(name: str, values: Sequence[float]) -> dict[str, Any]:
 
 def _points(trials: Sequence[FrozenTrial]) -> tuple[list[FrozenTrial], str]:
     """Return trials with comparable values, and what these are."""
-    complete = [(one, score.value) for one, score in ranked(trials)]
+    complete = [(one, score.value) for one, score in rank_trials(trials)]
     rungs = [min(one.intermediate_values, default=None) for one, _ in complete]
     if len(complete) >= FEWEST or None in rungs or not rungs:
         return _comparable(complete), f"By the scores of {len(complete)} trials that went to their end."
     trials = [one for one in trials if one.state in DONE and one.intermediate_values]
-    step = _first_rung(trials)
+    step = _last_common_epoch(trials)
     early = [(one, one.intermediate_values[step]) for one in trials if step in one.intermediate_values]
     words = (
         f"By the scores of {len(early)} trials after {step} epoch{'s' * (step > 1)}: only {len(complete)} went to their"
@@ -64,7 +64,7 @@ def _points(trials: Sequence[FrozenTrial]) -> tuple[list[FrozenTrial], str]:
     return _comparable(early), words
 
 
-def _first_rung(trials: Sequence[FrozenTrial]) -> int:
+def _last_common_epoch(trials: Sequence[FrozenTrial]) -> int:
     """Return the last epoch that all trials with any epochs have."""
     return min(max(one.intermediate_values) for one in trials)
 
@@ -75,20 +75,20 @@ def _comparable(scored: Sequence[tuple[FrozenTrial, float]]) -> list[FrozenTrial
         create_trial(
             state=TrialState.COMPLETE,
             value=value,
-            params=_as_fitted(one),
+            params=_params_as_fitted(one),
             distributions=one.distributions,
         )
         for one, value in scored
     ]
 
 
-def _as_fitted(one: FrozenTrial) -> dict[str, Any]:
-    chosen = one.user_attrs.get("score", {}).get("strength")
-    span = one.distributions.get(STRENGTH)
+def _params_as_fitted(trial: FrozenTrial) -> dict[str, Any]:
+    chosen = trial.user_attrs.get("score", {}).get("strength")
+    span = trial.distributions.get(STRENGTH)
     if (
-        not one.user_attrs.get("default")
+        not trial.user_attrs.get("default")
         or chosen is None
         or not isinstance(span, optuna.distributions.FloatDistribution)
     ):
-        return one.params
-    return {**one.params, STRENGTH: min(max(chosen, span.low), span.high)}
+        return trial.params
+    return {**trial.params, STRENGTH: min(max(chosen, span.low), span.high)}

@@ -32,17 +32,21 @@ from bestiary.training.probe import (
 )
 from bestiary.training.task import Logits, TrainingTask, make_task
 
-KEPT = "kept"  # the column with the split of the search itself, which decides in what precision features are kept
+SEARCH_SPLIT = (
+    "kept"  # the column with the split of the search itself, which decides in what precision features are kept
+)
 SMALL_PICTURES, AUTO_FOLDS = 200, 5  # with fewer validation pictures the search chooses by so many inner folds
 
-LOSS_SHARE = 1e-3
+LOSS_WEIGHT = 1e-3
 
 History = list[dict[str, Any]]
-Watch = Callable[[int, History], None]  # told of the division, from 1, and its epochs so far, before each further epoch
+EpochCallback = Callable[
+    [int, History], None
+]  # told of the division, from 1, and its epochs so far, before each further epoch
 
 
 @dataclass(frozen=True)
-class Score:
+class TrialScore:
     """What a recipe is chosen by: macro-F1 first, then the loss at the best temperature; and what fitting told."""
 
     macro_f1: float
@@ -52,7 +56,7 @@ class Score:
     @property
     def value(self) -> float:
         """What the sampler learns from: macro-F1, in which the loss only tells equal ones apart."""
-        return self.macro_f1 - LOSS_SHARE * self.loss
+        return self.macro_f1 - LOSS_WEIGHT * self.loss
 
     @property
     def rank(self) -> tuple[float, float]:
@@ -61,25 +65,25 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Watched(TrainingTask):
+class PrunableTask(TrainingTask):
     """A task whose epochs are watched."""
 
-    watch: Callable[[History], None] = lambda history: None
+    report_epoch: Callable[[History], None] = lambda history: None
 
     def has_time_for_epoch(self, epoch_seconds: float) -> bool:
         """Return whether there is time for another epoch, after showing those before it."""
-        self.watch(run_folder.read_history(self.run))
+        self.report_epoch(run_folder.read_history(self.run))
         return super().may_go_on(epoch_seconds)
 
 
-def inner_folds(asked: int | None, shown: pl.DataFrame) -> int:
+def count_inner_folds(requested: int | None, pictures: pl.DataFrame) -> int:
     """Return how many inner folds a search chooses by, 0 for the validation split; None leaves it to us.
 
     Raises SourceError if the validation split has fewer pictures than there are classes, or a class too few for folds.
     """
-    used = shown.filter(pl.col("split").is_in(["train", "val"]))
-    validation = shown.filter(pl.col("split") == "val").height
-    folds = (AUTO_FOLDS if validation < SMALL_PICTURES else 0) if asked is None else asked
+    used = pictures.filter(pl.col("split").is_in(["train", "val"]))
+    validation = pictures.filter(pl.col("split") == "val").height
+    folds = (AUTO_FOLDS if validation < SMALL_PICTURES else 0) if requested is None else requested
     if folds:
         label, fewest = used.group_by("label").agg(pl.col("group").n_unique()).sort("group", "label").row(0)
         if fewest < 2:
@@ -97,9 +101,9 @@ def inner_folds(asked: int | None, shown: pl.DataFrame) -> int:
     return 0
 
 
-def divisions(shown: pl.DataFrame, folds: int, *, seed: int) -> list[pl.DataFrame]:
+def inner_splits(pictures: pl.DataFrame, folds: int, *, seed: int) -> list[pl.DataFrame]:
     """Return the pictures as trials see them: once, or once for each inner fold of training and validation."""
-    marked = shown.with_columns(pl.col("split").alias(KEPT))
+    marked = pictures.with_columns(pl.col("split").alias(SEARCH_SPLIT))
     if not folds:
         return [marked]
     learned = marked.filter(pl.col("split").is_in(["train", "val"]))
@@ -120,13 +124,13 @@ def divisions(shown: pl.DataFrame, folds: int, *, seed: int) -> list[pl.DataFram
     ]
 
 
-def fresh_division(shown: pl.DataFrame, folds: int, *, seed: int) -> pl.DataFrame:
+def resample_validation(pictures: pl.DataFrame, folds: int, *, seed: int) -> pl.DataFrame:
     """Return the pictures with another validation part, as large as the first, dealt from what trials learned from.
 
     The pictures that the search chose by go to training; where it chose by inner folds, no picture is left that played
     no part, and all are dealt anew.
     """
-    marked = shown.with_columns(pl.col("split").alias(KEPT))
+    marked = pictures.with_columns(pl.col("split").alias(SEARCH_SPLIT))
     validation = marked.filter(pl.col("split") == "val").height
     from_ = marked.filter(pl.col("split").is_in(["train", "val"] if folds else ["train"]))
     parts = stratified_group_split_unchecked(_items(from_), {"val": min(0.5, validation / from_.height)}, seed=seed)
@@ -136,25 +140,27 @@ def fresh_division(shown: pl.DataFrame, folds: int, *, seed: int) -> pl.DataFram
     return joined.with_columns(split=pl.coalesce("own", back)).drop("own")
 
 
-def scored(
+def evaluate_recipe(
     recipe: Recipe,
-    parts: Sequence[pl.DataFrame],
-    place: Path,
+    splits: Sequence[pl.DataFrame],
+    folder: Path,
     *,
     threads: int,
     reporter: Reporter,
-    watch: Watch = lambda division, history: None,
+    report_epoch: EpochCallback = lambda division, history: None,
     resume: bool = False,
-) -> Score:
+) -> TrialScore:
     """Return how good a resolved recipe is on the validation pictures of all divisions together.
 
     place: a folder for what training leaves behind. watch: may raise to end it. Raises RecipeError where training does.
     """
     logits, labels, strength = list[Logits](), list[npt.NDArray[np.int64]](), None
-    for number, pictures in enumerate(parts, start=1):
-        own = place / str(number)
+    for number, pictures in enumerate(splits, start=1):
+        own = folder / str(number)
         own.mkdir(parents=True, exist_ok=True)
-        task = _watched(make_task(own, recipe, pictures, threads, StageTimer(), reporter), number, watch, resume)
+        task = _make_prunable(
+            make_task(own, recipe, pictures, threads, StageTimer(), reporter), number, report_epoch, resume
+        )
         found, strength = _logits(task)
         logits.append(found)
         labels.append(task.split("val").labels)
@@ -162,25 +168,25 @@ def scored(
     if not np.isfinite(whole).all():
         raise RecipeError("What was learned gives answers that are no numbers. Lower train.learning_rate.")
     f1 = macro_f1(truth, whole.argmax(axis=1), whole.shape[1])
-    return Score(f1, calibrated_loss(whole, truth), strength)
+    return TrialScore(f1, calibrated_loss(whole, truth), strength)
 
 
 def _logits(task: TrainingTask) -> tuple[Logits, float | None]:
     """Return what a model of this task says of its validation pictures, and the strength that was chosen."""
     if task.recipe.model.method != "probe":
         return train_for_logits(task), None
-    if task.recipe.train.balance == "oversample" or (task.pictures["split"] == task.pictures[KEPT]).all():
+    if task.recipe.train.balance == "oversample" or (task.pictures["split"] == task.pictures[SEARCH_SPLIT]).all():
         probe = fit_probe(task)
         head, history, val = probe.head, probe.history, probe.val
     else:
-        train, val = _as_kept(task)
+        train, val = _features_as_cached(task)
         strengths, balance = candidate_c_values(task.recipe, len(train.labels)), task.recipe.train.balance
         head, history = fit_head(train, val, len(task.classes), c_values=strengths, balance=balance)
     chosen = next(line["regularisation"] for line in history if line.get("chosen"))
     return linear_logits(val.features, head.weight, head.bias), chosen
 
 
-def _as_kept(task: TrainingTask) -> tuple[LabelledFeatures, LabelledFeatures]:
+def _features_as_cached(task: TrainingTask) -> tuple[LabelledFeatures, LabelledFeatures]:
     """Return the features of both parts in the precision they are kept in: pictures that change sides cost nothing."""
     trunk = cached_backbone_graph(task.recipe.model.backbone, task.cache / "trunks", task.preprocess.size)
     channels = BACKBONES[task.recipe.model.backbone].channels
@@ -191,14 +197,14 @@ def _as_kept(task: TrainingTask) -> tuple[LabelledFeatures, LabelledFeatures]:
     found = []
     for side in ("train", "val"):
         rows = task.pictures.filter(pl.col("split") == side)
-        features = load_features([(stores[kept], key) for kept, key in rows.select(KEPT, "sha256").iter_rows()])
+        features = load_features([(stores[kept], key) for kept, key in rows.select(SEARCH_SPLIT, "sha256").iter_rows()])
         found.append(LabelledFeatures(features, task.split(side).labels))
     return found[0], found[1]
 
 
-def _watched(task: TrainingTask, number: int, watch: Watch, resume: bool) -> Watched:
+def _make_prunable(task: TrainingTask, number: int, report_epoch: EpochCallback, resume: bool) -> PrunableTask:
     values = {field.name: getattr(task, field.name) for field in fields(task)}
-    return Watched(**{**values, "resume": resume}, watch=lambda history: watch(number, history))
+    return PrunableTask(**{**values, "resume": resume}, report_epoch=lambda history: report_epoch(number, history))
 
 
 def _items(pictures: pl.DataFrame) -> list[SplitItem]:

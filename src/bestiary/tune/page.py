@@ -24,92 +24,92 @@ LOOK = (
 )
 
 
-def write(found: Mapping[str, Any], out: Path) -> None:
+def write_tune_page(result: Mapping[str, Any], out: Path) -> None:
     """Write `tune.html` and `history.svg` of a search (`tune.json`) into its folder."""
-    parts, words = _history(found["history"])
+    parts, words = _history_marks(result["history"])
     values = {
         "name": out.resolve().name,
         "version": __version__,
-        "found": found,
-        "headline": headline(found),
+        "found": result,
+        "headline": describe_result(result),
         "history": svg.svg_document("Macro-F1 of each trial", words, parts, svg.HEIGHT),
-        "importance": importance_plot(found["importance"]["settings"]),
-        "luck": luck_plot(found["luck"]["trials"]),
+        "importance": importance_plot(result["importance"]["settings"]),
+        "luck": selection_bias_plot(result["luck"]["trials"]),
         "recipe": (out / "winner.toml").read_text(encoding="utf-8"),
-        "run": Path(found["run"]).name,
-        "command": command(found),
-        "pruning": pruning_sentence(found["pruning"]),
-        "test": test_sentence(found),
-        "looks": looks_sentence(found["test scored"]),
+        "run": Path(result["run"]).name,
+        "command": retrain_winner_command(result),
+        "pruning": describe_pruning(result["pruning"]),
+        "test": describe_test_scores(result),
+        "looks": describe_test_use(result["test scored"]),
     }
     write_text(out / PAGE, render_page(PAGE, values))
-    write_text(out / HISTORY, _alone(parts, words))
+    write_text(out / HISTORY, _standalone_svg(parts, words))
 
 
-def headline(found: Mapping[str, Any]) -> str:
+def describe_result(result: Mapping[str, Any]) -> str:
     """Return what came out, in a sentence."""
-    winner, default = found["winner"], found["default"]
-    tried = found["trials"]
+    winner, default = result["winner"], result["default"]
+    tried = result["trials"]
     number = tried["complete"] + tried["pruned"] + tried["failed"]
     if winner["default"] and number == 1:
-        return f"Nothing but the default was tried; its macro-F1 is {_rate(winner['macro_f1'])}."
+        return f"Nothing but the default was tried; its macro-F1 is {_format_score(winner['macro_f1'])}."
     if winner["default"]:
-        return f"None of {number} recipes was better than the default, whose macro-F1 is {_rate(winner['macro_f1'])}."
-    before = "" if default is None else f", the default {_rate(default['macro_f1'])}"
+        return f"None of {number} recipes was better than the default, whose macro-F1 is {_format_score(winner['macro_f1'])}."
+    before = "" if default is None else f", the default {_format_score(default['macro_f1'])}"
     return (
-        f"The best of {number} recipes, trial {winner['trial']}, has macro-F1 {_rate(winner['macro_f1'])} by"
-        f" {found['chosen by']}{before}."
+        f"The best of {number} recipes, trial {winner['trial']}, has macro-F1 {_format_score(winner['macro_f1'])} by"
+        f" {result['chosen by']}{before}."
     )
 
 
-def test_sentence(found: Mapping[str, Any]) -> str:
+def describe_test_scores(result: Mapping[str, Any]) -> str:
     """Return how the winner does on test pictures."""
-    f1, accuracy = found["test"]["macro_f1"], found["test"]["accuracy"]
-    return f"On test pictures: macro-F1 {_interval(f1)}, accuracy {_interval(accuracy)}."
+    f1, accuracy = result["test"]["macro_f1"], result["test"]["accuracy"]
+    return f"On test pictures: macro-F1 {_format_interval(f1)}, accuracy {_format_interval(accuracy)}."
 
 
-def pruning_sentence(pruning: Mapping[str, float] | None) -> str:
+def describe_pruning(pruning: Mapping[str, float] | None) -> str:
     """Return how much training stopping the hopeless has saved."""
     if pruning is None:
         return ""
     return (
         f"Trials trained for {pruning['seconds']:,.0f} s; without stopping the hopeless ones it would have been about"
-        f" {pruning['seconds without']:,.0f} s: {_whole(pruning['share saved'])} saved."
+        f" {pruning['seconds without']:,.0f} s: {_format_percent(pruning['share saved'])} saved."
     )
 
 
-def looks_sentence(looks: int) -> str:
+def describe_test_use(test_evaluations: int) -> str:
     """Return how often the test pictures have been looked at."""
-    if looks == 1:
+    if test_evaluations == 1:
         return "The test pictures were looked at once, for this winner."
     return (
-        f"The test pictures were looked at {looks} times: the search was gone on with, and found another winner each"
+        f"The test pictures were looked at {test_evaluations} times: the search was gone on with, and found another winner each"
         " time. The last score is a little too good if the choice to go on depended on the ones before."
     )
 
 
-def importance_lines(importance: Mapping[str, Any], most: int = 5) -> str:
+def importance_lines(importance: Mapping[str, Any], max_lines: int = 5) -> str:
     """Return which settings mattered, a line for each, under one that says what the shares are of."""
-    lines = [f"  {_spread(one)}" for one in importance["settings"][:most]]
+    lines = [f"  {_format_importance(one)}" for one in importance["settings"][:max_lines]]
     if not lines:
         return str(importance["words"])
     head = "The share of the differences between trials that each setting explains."
     return "\n".join([f"{head} {importance['words']}", *lines])
 
 
-def command(found: Mapping[str, Any]) -> str:
+def retrain_winner_command(result: Mapping[str, Any]) -> str:
     """Return the command that trains with the winning recipe, on the same pictures unless others are named."""
-    run, recipe = Path(found["run"]), Path(found["recipe"]).resolve()
+    run, recipe = Path(result["run"]), Path(result["recipe"]).resolve()
     applied = run / "corrections.csv"
     return retrain_command(recipe, read_json(run / "environment.json"), applied if applied.exists() else None)
 
 
-def _history(lines: Sequence[Mapping[str, Any]]) -> tuple[list[str], str]:
+def _history_marks(lines: Sequence[Mapping[str, Any]]) -> tuple[list[str], str]:
     """Return the marks of all trials in the order of their ends, and a line of the best so far; and that in words."""
     lines = sorted(lines, key=lambda line: str(line["ended at"]))
     scored = [(line, line["macro_f1"] if line["macro_f1"] is not None else line["last_macro_f1"]) for line in lines]
     known = [(line, score) for line, score in scored if score is not None]
-    low, high = _limits([score for _, score in known])
+    low, high = _axis_limits([score for _, score in known])
     frame = svg.PlotArea(0, len(known) + 1, low, high)
     marks = svg.nice_ticks(low, high)
     numbers = [tick for tick in svg.nice_ticks(0, frame.x_high) if tick == round(tick)]
@@ -139,7 +139,7 @@ def _history(lines: Sequence[Mapping[str, Any]]) -> tuple[list[str], str]:
     return parts, words
 
 
-def _limits(scores: Sequence[float]) -> tuple[float, float]:
+def _axis_limits(scores: Sequence[float]) -> tuple[float, float]:
     """Return the ends of the axis: hopeless trials lie at its foot, where they do not flatten all others."""
     best, middle = max(scores), sorted(scores)[len(scores) // 2]
     low = max(0.0, min(scores), best - 4 * max(best - middle, 0.01))
@@ -158,16 +158,16 @@ def importance_plot(settings: Sequence[Mapping[str, Any]]) -> Markup | None:
         return None
     height = TOP + 2 * ROW * len(settings) + BOTTOM
     frame = svg.PlotArea(0, 1, 0, 1, left=20, top=TOP, bottom=BOTTOM, height=height)
-    parts = _across(frame, [0, 0.25, 0.5, 0.75, 1], height)
+    parts = _vertical_grid(frame, [0, 0.25, 0.5, 0.75, 1], height)
     for number, one in enumerate(settings):
         y = TOP + 2 * ROW * number + ROW
         parts.append(svg.text(20, y - 9, one["setting"], "start small"))
         parts.append(svg.draw_line(frame.x(one["low"]), y, frame.x(one["high"]), y, "ink-right"))
-        parts.append(svg.draw_circle(frame.x(one["median"]), y, 4, "fill-right", _spread(one)))
-    return svg.svg_document("What mattered", "; ".join(map(_spread, settings)), parts, height)
+        parts.append(svg.draw_circle(frame.x(one["median"]), y, 4, "fill-right", _format_importance(one)))
+    return svg.svg_document("What mattered", "; ".join(map(_format_importance, settings)), parts, height)
 
 
-def luck_plot(rows: Sequence[Mapping[str, Any]]) -> Markup | None:
+def selection_bias_plot(rows: Sequence[Mapping[str, Any]]) -> Markup | None:
     """Return a line for each trial: its score as the search saw it, and on fresh splits; None without second scores."""
     known = [row for row in rows if row["fresh"] is not None]
     if not known:
@@ -177,7 +177,7 @@ def luck_plot(rows: Sequence[Mapping[str, Any]]) -> Markup | None:
     spare = 0.06 * max(high - low, 0.005)
     height = TOP + 2 * ROW * len(known) + BOTTOM
     frame = svg.PlotArea(low - spare, high + spare, 0, 1, left=20, top=TOP, bottom=BOTTOM, height=height)
-    parts = _across(frame, svg.nice_ticks(low - spare, high + spare), height)
+    parts = _vertical_grid(frame, svg.nice_ticks(low - spare, high + spare), height)
     for number, row in enumerate(known):
         y, fresh = TOP + 2 * ROW * number + ROW, row["fresh"]
         parts.append(svg.text(20, y - 9, f"trial {row['trial']}{' (the default)' * row['default']}", "start small"))
@@ -194,30 +194,30 @@ def luck_plot(rows: Sequence[Mapping[str, Any]]) -> Markup | None:
     return svg.svg_document("Scores in the search and on fresh splits", words, parts, height)
 
 
-def _across(frame: svg.PlotArea, marks: Sequence[float], height: float) -> list[str]:
+def _vertical_grid(frame: svg.PlotArea, marks: Sequence[float], height: float) -> list[str]:
     base = height - BOTTOM
     lines = [svg.draw_line(frame.x(mark), TOP - 16, frame.x(mark), base, "ink-grid") for mark in marks]
     return lines + [svg.text(frame.x(mark), base + 16, f"{mark:g}", "middle small") for mark in marks]
 
 
-def _alone(parts: Sequence[str], words: str) -> str:
+def _standalone_svg(parts: Sequence[str], words: str) -> str:
     """Return the history as a file of its own, with its own colours."""
     label = escape(f"Macro-F1 of each trial. {words}.")
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {svg.WIDTH} {svg.HEIGHT}" role="img"'
     return f'{head} aria-label="{label}"><style>{LOOK}</style>{"".join(parts)}</svg>\n'
 
 
-def _spread(one: Mapping[str, Any]) -> str:
-    return f"{one['setting']} {_whole(one['median'])} ({_whole(one['low'])} to {_whole(one['high'])})"
+def _format_importance(setting: Mapping[str, Any]) -> str:
+    return f"{setting['setting']} {_format_percent(setting['median'])} ({_format_percent(setting['low'])} to {_format_percent(setting['high'])})"
 
 
-def _interval(measure: Mapping[str, float]) -> str:
+def _format_interval(measure: Mapping[str, float]) -> str:
     return f"{measure['value']:.3f} ({measure['low']:.3f} to {measure['high']:.3f})"
 
 
-def _rate(value: float) -> str:
+def _format_score(value: float) -> str:
     return f"{value:.4f}"
 
 
-def _whole(share: float) -> str:
-    return f"{100 * share:.0f} %"
+def _format_percent(fraction: float) -> str:
+    return f"{100 * fraction:.0f} %"
