@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("sklearn")
 
 from bestiary import files, flow, run_folder
-from bestiary.cli.options import seconds_of
+from bestiary.cli.options import parse_duration
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import RecipeError, UserError
 from bestiary.profiling import StageTimer
@@ -48,7 +48,7 @@ def plan(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrainingPlan]:
     [("90s", 90), ("10m", 600), ("10min", 600), ("2h", 7200), ("1h30m", 5400), ("1h 30m", 5400), ("0.5h", 1800)],
 )
 def test_spans_of_time_are_read(text: str, seconds: float) -> None:
-    assert seconds_of(text) == seconds
+    assert parse_duration(text) == seconds
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_spans_of_time_are_read(text: str, seconds: float) -> None:
 )
 def test_nonsense_is_refused_with_examples(text: str) -> None:
     with pytest.raises(UserError, match=re.escape(f'"{text}" is no span of time. Write 90s, 10m')):
-        seconds_of(text)
+        parse_duration(text)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ WRONG_USE: Any = typer.BadParameter.__mro__[1]
 NO_CHOICE = re.compile(r"Invalid value for '(.+?)': (?:Value error, )?'(.*)' is not one of ('.*')\.")
 
 
-class Commands(TyperGroup):
+class BestiaryGroup(TyperGroup):
     """The commands; Ctrl-C in one of them ends in our own message and exit code, not in those of the parser."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -48,7 +48,7 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             raise InterruptedRun(None) from None
         except WRONG_USE as error:
-            raise UserError(_usage_words(error.format_message(), ctx)) from None
+            raise UserError(_usage_message(error.format_message(), ctx)) from None
         except ImportError as error:  # Ctrl-C while a compiled library was loading
             if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
                 raise InterruptedRun(None) from None
@@ -67,7 +67,7 @@ class Commands(TyperGroup):
 
 app = typer.Typer(
     name="bestiary",
-    cls=Commands,
+    cls=BestiaryGroup,
     help="A folder of labelled pictures in, a classifier that you can trust out.",
     no_args_is_help=True,
     add_completion=False,
@@ -82,9 +82,9 @@ def main() -> None:
     try:
         app()
     except InterruptedRun as error:
-        _stop(error, INTERRUPTED)
+        _exit_with_error(error, INTERRUPTED)
     except BestiaryError as error:
-        _stop(error, USER_ERROR)
+        _exit_with_error(error, USER_ERROR)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -92,7 +92,7 @@ def main() -> None:
         os._exit(USER_ERROR)  # Python would try once more to write what is left
 
 
-def _usage_words(message: str, ctx: Any) -> str:
+def _usage_message(message: str, ctx: Any) -> str:
     """Return what is wrong with an option or argument, as every other error says it: with what was expected."""
     if no_choice := NO_CHOICE.fullmatch(message):
         option, given, known = no_choice.groups()
@@ -103,7 +103,7 @@ def _usage_words(message: str, ctx: Any) -> str:
     return f"{message}{end} All that can be said: {command} --help"
 
 
-def _stop(error: BestiaryError, code: int) -> NoReturn:
+def _exit_with_error(error: BestiaryError, code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.write(f"{error}\n")
     sys.exit(code)

@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from bestiary.cli.app import CHECK_FAILED, app
-from bestiary.cli.options import AsJson, Classes, Corrections, Labels, Pictures, Quiet, RecipeName, Threads, recipe_of
+from bestiary.cli.options import (
+    AsJson,
+    Classes,
+    Corrections,
+    Labels,
+    Pictures,
+    Quiet,
+    RecipeName,
+    Threads,
+    build_recipe,
+)
 from bestiary.cli.output import print_json
 from bestiary.errors import require_extra
 
@@ -38,7 +48,7 @@ def audit(
     from bestiary.progress import make_reporter
     from bestiary.report.audit_page import write_audit
 
-    asked = recipe_of(recipe, settings, method=None, backbone=None, classes=classes, seed=None)
+    asked = build_recipe(recipe, settings, method=None, backbone=None, classes=classes, seed=None)
     show = make_reporter(quiet=quiet)
     found = flow.audit(pictures, labels=labels, corrections=corrections, recipe=asked, threads=threads, reporter=show)
     page = None if out is None else write_audit(found, out, source=", ".join(map(str, pictures)))

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 STYLES = ("dim", "default", "bold yellow", "bold red")  # noted, found, needs somebody, serious
-NAME_SHOWN = 40  # characters of a picture's folder and name
+MAX_NAME = 40  # characters of a picture's folder and name
 
 
 @dataclass(frozen=True)
-class Line:
+class AuditRow:
     """What is said of one check: how many findings, what they mean, the worst one, and whether somebody must decide."""
 
     check: str
@@ -33,40 +33,40 @@ class Line:
     is_issue: bool
 
 
-def audit_json(found: AuditedDataset, page: Path | None) -> dict[str, Any]:
+def audit_json(dataset: AuditedDataset, page: Path | None) -> dict[str, Any]:
     """Return the audit as plain values; `findings` counts everything, `noted` the part of it that needs nothing."""
-    findings = found.findings
-    lines = audit_lines(found)
+    findings = dataset.findings
+    lines = audit_lines(dataset)
     return {
-        "pictures": found.pictures.height,
-        "findings": _counts(findings),
+        "pictures": dataset.pictures.height,
+        "findings": _count_by_check(findings),
         "serious": {line.check: line.n for line in lines if line.serious},
-        "noted": _counts(findings.filter(~findings["is_issue"])),
-        "passed_over": dict(found.passed_over),
-        "not_looked_for": dict(found.not_looked_for),
+        "noted": _count_by_check(findings.filter(~findings["is_issue"])),
+        "passed_over": dict(dataset.passed_over),
+        "not_looked_for": dict(dataset.not_looked_for),
         "page": None if page is None else str(page),
     }
 
 
-def print_audit(found: AuditedDataset, page: Path | None) -> None:
+def print_audit(dataset: AuditedDataset, page: Path | None) -> None:
     """Print what was found on stdout, and where the page with the pictures is or how to get it."""
     from bestiary.evaluation.model_audit import skipped_check_messages
 
-    lines = audit_lines(found)
+    lines = audit_lines(dataset)
     issues = sum(line.n for line in lines if line.is_issue)
     grave = sum(line.n for line in lines if line.serious)
     findings = f"{issues:,} finding{'s' * (issues != 1)}"
-    count = found.pictures.height
+    count = dataset.pictures.height
     typer.echo(f"{count:,} picture{'s' * (count != 1)}, {findings}, {grave:,} of them serious")
     if sys.stdout.isatty():
         _print_table(lines)
     else:
         for line in lines:
             typer.echo(f"{line.n:7,}  {line.check:16} {line.example}")
-    if found.passed_over:
-        listed = ", ".join(f"{n:,} {reason}" for reason, n in found.passed_over.items())
+    if dataset.passed_over:
+        listed = ", ".join(f"{n:,} {reason}" for reason, n in dataset.passed_over.items())
         typer.echo(f"Passed over: {listed}.")
-    for words in skipped_check_messages(found):
+    for words in skipped_check_messages(dataset):
         typer.echo(words)
     if page is not None:
         typer.echo(f"The pictures side by side: {page.absolute()}")
@@ -74,22 +74,22 @@ def print_audit(found: AuditedDataset, page: Path | None) -> None:
         typer.echo("To see the pictures: the same command with --out audit, then open audit/audit.html.")
 
 
-def audit_lines(found: AuditedDataset) -> list[Line]:
+def audit_lines(dataset: AuditedDataset) -> list[AuditRow]:
     """Return one line for each check that found something: serious, then the others, then what is only noted."""
     from bestiary.data.audit import SERIOUS
     from bestiary.report.audit_checks import check_text, severity_rank
 
     lines = []
-    for (check,), rows in found.findings.group_by(["check"], maintain_order=True):
+    for (check,), rows in dataset.findings.group_by(["check"], maintain_order=True):
         name, issues = str(check), rows.filter("is_issue")
         shown = issues if issues.height else rows
-        said, example, found_any = check_text(name), _example(shown.row(0, named=True)), issues.height > 0
+        said, example, found_any = check_text(name), _format_example(shown.row(0, named=True)), issues.height > 0
         grave, open_question = found_any and name in SERIOUS, found_any and said.needs_you
-        lines.append(Line(name, shown.height, said.meaning, example, grave, open_question, found_any))
+        lines.append(AuditRow(name, shown.height, said.meaning, example, grave, open_question, found_any))
     return sorted(lines, key=lambda line: (not line.serious, not line.is_issue, severity_rank(line.check)))
 
 
-def _example(row: Mapping[str, Any]) -> str:
+def _format_example(row: Mapping[str, Any]) -> str:
     """Return the message of a finding with the end of the picture's path, for it is the worst of its check."""
     from bestiary.report.audit_cards import middle_ellipsis
     from bestiary.text import escape_control_chars
@@ -97,11 +97,11 @@ def _example(row: Mapping[str, Any]) -> str:
     path, message = row["path"], str(row["message"])
     if not path:
         return escape_control_chars(message)
-    place = middle_ellipsis(str(Path(*Path(path).parts[-2:])), NAME_SHOWN)
+    place = middle_ellipsis(str(Path(*Path(path).parts[-2:])), MAX_NAME)
     return escape_control_chars(message.replace(path, place) if path in message else f"{place}: {message}")
 
 
-def _print_table(lines: list[Line]) -> None:
+def _print_table(lines: list[AuditRow]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -123,7 +123,7 @@ def _print_table(lines: list[Line]) -> None:
     Console().print(shown)
 
 
-def _counts(findings: pl.DataFrame) -> dict[str, int]:
+def _count_by_check(findings: pl.DataFrame) -> dict[str, int]:
     from bestiary import table
 
     named = findings["check"].to_list()

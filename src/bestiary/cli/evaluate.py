@@ -58,14 +58,14 @@ def evaluate(
         found = external.evaluate_external(
             run, pictures, labels=labels, corrections=corrections, name=name, threads=threads, reporter=show
         )
-        _print_elsewhere(found, as_json)
+        _print_external(found, as_json)
 
 
-def _print_elsewhere(found: ExternalEvaluation, as_json: bool) -> None:
+def _print_external(evaluation: ExternalEvaluation, as_json: bool) -> None:
     from bestiary.report import text_tables
 
     if as_json:
-        print_json({"evaluation": str(found.path), "metrics": found.metrics})
+        print_json({"evaluation": str(evaluation.path), "metrics": evaluation.metrics})
         return
-    typer.echo(text_tables.format_external_evaluation(found.metrics))
-    typer.echo(str(found.path))
+    typer.echo(text_tables.format_external_evaluation(evaluation.metrics))
+    typer.echo(str(evaluation.path))

@@ -62,7 +62,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="The result as one JSON obj
 Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; all cores when not given.")]
 
 
-def recipe_of(
+def build_recipe(
     name: str | None,
     settings: list[str] | None,
     *,
@@ -80,7 +80,7 @@ def recipe_of(
     named: dict[tuple[str, str], Any] = {
         ("model", "method"): method.value if method else None,
         ("model", "backbone"): backbone,
-        ("data", "classes"): None if classes is None else names_of(classes),
+        ("data", "classes"): None if classes is None else parse_names(classes),
         ("data", "folds"): folds,
     }
     for (section, key), value in named.items():
@@ -89,7 +89,7 @@ def recipe_of(
     return Recipe.of(asked if seed is None else asked | {"seed": seed})
 
 
-def names_of(text: str) -> list[str]:
+def parse_names(text: str) -> list[str]:
     """Return the labels that a text names, between commas."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
@@ -101,10 +101,10 @@ _UNITS = {"h": 3600, "m": 60, "min": 60, "s": 1}
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(h|min|m|s)", re.IGNORECASE)
 
 
-def seconds_of(text: str) -> float:
+def parse_duration(text: str) -> float:
     """Return the seconds in a span such as `90s`, `10m`, `2h`, `1h30m`; raises UserError for anything else.
 
-    >>> seconds_of("1h30m"), seconds_of("90s")
+    >>> parse_duration("1h30m"), parse_duration("90s")
     (5400.0, 90.0)
     """
     parts = _PART.findall(text)

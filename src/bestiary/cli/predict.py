@@ -68,7 +68,7 @@ def predict(
         link_folders.require_empty_folder(link_into)
     passed_over = Counter[str]()
     named = inputs.find_pictures(paths, sys.stdin.buffer, passed_over)
-    sources, many = _asked(named, FAST_ENGINE_MIN_PICTURES, all_at_once=inputs.LIST not in paths)
+    sources, many = _requested_pictures(named, FAST_ENGINE_MIN_PICTURES, all_at_once=inputs.LIST not in paths)
     predictor = Predictor(run, threads=threads, engine="fastest" if many else "onnxruntime")
     file = _answer_file(out, form, predictor.classes, resume=resume, sets=sets is not None)
     if file is not None:
@@ -83,7 +83,7 @@ def predict(
             found = heatmap.save_heatmaps(found, heatmaps, predictor.bundle.preprocess, resume=resume)
         if link_into is not None:
             found = link_folders.link_by_label(found, link_into)
-        passing, read = _counting(found)
+        passing, read = _count_results(found)
         if file is not None:
             file.write(passing)
         else:
@@ -95,19 +95,21 @@ def predict(
         if words:
             make_reporter(quiet=quiet).info(words)
     if read.total() and read.total() == read[UNREAD]:
-        raise SourceError(_none_read(read.total()))
+        raise SourceError(_no_readable_message(read.total()))
     if out is not None:
-        make_reporter(quiet=quiet).info(_counts(read))
+        make_reporter(quiet=quiet).info(_format_counts(read))
         print_json({"answers": str(out)}) if as_json else typer.echo(str(out))
 
 
-def _asked(found: Iterator[Path], many: int, *, all_at_once: bool) -> tuple[list[Path] | Iterator[Path], bool]:
+def _requested_pictures(
+    paths: Iterator[Path], many: int, *, all_at_once: bool
+) -> tuple[list[Path] | Iterator[Path], bool]:
     """Return the pictures and whether they are many; a list on standard input is read only as it is needed."""
     if all_at_once:
-        pictures = list(found)
+        pictures = list(paths)
         return pictures, len(pictures) >= many
-    first = list(itertools.islice(found, many))
-    return itertools.chain(first, found), len(first) >= many
+    first = list(itertools.islice(paths, many))
+    return itertools.chain(first, paths), len(first) >= many
 
 
 def _answer_file(
@@ -127,24 +129,24 @@ def _stdout() -> TextIO:
     return sys.stdout
 
 
-def _counting(found: Iterable[Prediction]) -> tuple[Iterator[Prediction], Counter[str]]:
+def _count_results(predictions: Iterable[Prediction]) -> tuple[Iterator[Prediction], Counter[str]]:
     """Return the answers as they are, and how many pictures were named, unknown or unread, once they have passed."""
     read = Counter[str]()
 
     def passing() -> Iterator[Prediction]:
-        for answer in found:
+        for answer in predictions:
             read[UNREAD if answer.error is not None else UNKNOWN if answer.unknown else NAMED] += 1
             yield answer
 
     return passing(), read
 
 
-def _counts(read: Counter[str]) -> str:
+def _format_counts(read: Counter[str]) -> str:
     """Return what became of the pictures, in a sentence."""
     parts = [f"{read[kind]:,} {kind}" for kind in (NAMED, UNKNOWN, UNREAD) if read[kind]]
     return f"{read.total():,} picture{'' if read.total() == 1 else 's'}: {', '.join(parts) or 'nothing left to do'}."
 
 
-def _none_read(count: int) -> str:
+def _no_readable_message(count: int) -> str:
     pictures = "The picture" if count == 1 else f"None of the {count:,} pictures"
     return f"{pictures} could {'not ' if count == 1 else ''}be read; the answers say why."

@@ -46,19 +46,19 @@ def review(
 
     show = make_reporter(quiet=quiet)
     desk = ReviewSession(
-        run, DecisionLog(corrections or run.resolve() / "corrections.csv", _named(reviewer)), threads=threads
+        run, DecisionLog(corrections or run.resolve() / "corrections.csv", _reviewer_name(reviewer)), threads=threads
     )
     settings = ServerSettings(port=port, token=secrets.token_urlsafe(24))
     with running.bind_socket(settings) as bound:
         address = running.browser_url(bound, settings)
         print_json({"address": address}) if as_json else typer.echo(address)
         sys.stdout.flush()
-        _seek(desk, threads, show)
+        _start_neighbour_search(desk, threads, show)
         running.run_server(create_app(desk, settings), bound, settings, show)
-    _tell_next(desk, as_json)
+    _print_next_commands(desk, as_json)
 
 
-def _seek(desk: ReviewSession, threads: int | None, show: Reporter) -> None:
+def _start_neighbour_search(session: ReviewSession, threads: int | None, show: Reporter) -> None:
     """Find the nearest training pictures while the page is open already; the end does not wait for it."""
     from bestiary.errors import BestiaryError
     from bestiary.files import cache_folder
@@ -66,15 +66,15 @@ def _seek(desk: ReviewSession, threads: int | None, show: Reporter) -> None:
 
     def seek() -> None:
         try:
-            desk.start_neighbour_search(cache_folder(), threads=threads or available_cores(), reporter=show)
+            session.start_neighbour_search(cache_folder(), threads=threads or available_cores(), reporter=show)
         except BestiaryError as error:
-            desk.cancel_neighbour_search(str(error))
+            session.cancel_neighbour_search(str(error))
             show.info(f"The nearest training pictures cannot be shown. {error}")
 
     threading.Thread(target=seek, daemon=True, name="bestiary-neighbours").start()
 
 
-def _named(reviewer: str | None) -> str:
+def _reviewer_name(reviewer: str | None) -> str:
     try:
         name = reviewer if reviewer is not None else getpass.getuser()
     except OSError:  # a container without a user
@@ -84,10 +84,10 @@ def _named(reviewer: str | None) -> str:
     return name.strip()
 
 
-def _tell_next(desk: ReviewSession, as_json: bool) -> None:
-    made = desk.decisions.mine()
+def _print_next_commands(session: ReviewSession, as_json: bool) -> None:
+    made = session.decisions.mine()
     counts = {action: sum(one.action == action for one in made) for action in ("keep", "relabel", "drop")}
-    file, commands = desk.decisions.path, desk.commands()
+    file, commands = session.decisions.path, session.commands()
     if as_json:
         print_json({"corrections": str(file), **counts, "next": commands})
     elif made:

@@ -9,12 +9,12 @@ import typer
 from typer.core import TyperCommand
 
 from bestiary.cli.app import app
-from bestiary.cli.options import AsJson, Classes, Corrections, Labels, Quiet, Threads, names_of
+from bestiary.cli.options import AsJson, Classes, Corrections, Labels, Quiet, Threads, parse_names
 from bestiary.cli.output import print_json
 from bestiary.errors import UserError, require_extra
 
 
-class SeveralSeeds(TyperCommand):
+class MultiValueCommand(TyperCommand):
     """A command whose --seeds takes several numbers: `--seeds 0 1 2` as well as `--seeds 0,1,2`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -29,7 +29,7 @@ class SeveralSeeds(TyperCommand):
         return super().parse_args(ctx, args)
 
 
-@app.command(cls=SeveralSeeds)
+@app.command(cls=MultiValueCommand)
 def study(
     pictures: Annotated[
         Path, typer.Argument(metavar="PICTURES", help="A folder per class, split folders, an archive or a table.")
@@ -71,24 +71,24 @@ def study(
 ) -> None:
     """Hold recipes against each other under several seeds: what helped, by how much, how sure; goes on after a kill."""
     require_extra("train")
-    from bestiary.cli.options import seconds_of
+    from bestiary.cli.options import parse_duration
     from bestiary.progress import make_reporter
     from bestiary.recipe import write_toml
     from bestiary.study.page import print_study
     from bestiary.study.study import study as studied
 
-    chosen = [] if classes is None else [f"data.{write_toml({'classes': names_of(classes)}).strip()}"]
+    chosen = [] if classes is None else [f"data.{write_toml({'classes': parse_names(classes)}).strip()}"]
     done = studied(
         pictures,
         recipes or [],
         preset=preset,
         settings=[*(settings or []), *chosen],
-        seeds=_seeds(seeds),
+        seeds=_parse_seeds(seeds),
         against=against,
         labels=labels,
         corrections=corrections,
         out=out,
-        budget_seconds=None if budget is None else seconds_of(budget),
+        budget_seconds=None if budget is None else parse_duration(budget),
         threads=threads,
         reporter=make_reporter(quiet=quiet),
     )
@@ -104,7 +104,7 @@ def study(
         raise UserError(f"{len(done.failed)} trainings failed. The first of them ({cell}): {reason}")
 
 
-def _seeds(text: str) -> list[int]:
+def _parse_seeds(text: str) -> list[int]:
     parts = [part for part in text.replace(" ", ",").split(",") if part]
     if not all(part.isdecimal() for part in parts):
         raise UserError(f'--seeds takes whole numbers from 0, for example --seeds 0 1 2; got "{text}".')

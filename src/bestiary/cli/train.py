@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bestiary.cli.app import app
-from bestiary.cli.options import AsJson, Classes, Corrections, Labels, Method, Quiet, RecipeName, Threads, recipe_of
+from bestiary.cli.options import AsJson, Classes, Corrections, Labels, Method, Quiet, RecipeName, Threads, build_recipe
 from bestiary.cli.output import print_run
 from bestiary.errors import UserError, require_extra
 
@@ -50,7 +50,7 @@ def train(
     """Audit, split, train, evaluate, report; prints the run."""
     require_extra("train")
     from bestiary import flow
-    from bestiary.cli.options import seconds_of
+    from bestiary.cli.options import parse_duration
     from bestiary.machine import is_main_process
     from bestiary.progress import make_reporter
     from bestiary.study import leakage
@@ -81,7 +81,7 @@ def train(
         return
     if not pictures:
         raise UserError("Which pictures? Give a folder with one folder of pictures for each class.")
-    asked = recipe_of(recipe, settings, method=method, backbone=backbone, classes=classes, seed=seed, folds=folds)
+    asked = build_recipe(recipe, settings, method=method, backbone=backbone, classes=classes, seed=seed, folds=folds)
     if leak_report:
         leakage.check_leak_report_supported(asked)
     run = flow.train(
@@ -91,7 +91,7 @@ def train(
         recipe=asked,
         out=out,
         threads=threads,
-        budget_seconds=None if budget is None else seconds_of(budget),
+        budget_seconds=None if budget is None else parse_duration(budget),
         reporter=show,
     )
     found = leakage.leak_report(run.path, threads=threads, reporter=show) if leak_report else None

@@ -18,7 +18,7 @@ from bestiary.cli.options import (
     Quiet,
     RecipeName,
     Threads,
-    recipe_of,
+    build_recipe,
 )
 from bestiary.cli.output import print_json
 from bestiary.errors import require_extra
@@ -70,7 +70,7 @@ def tune(
     """Search for a better recipe, choosing by validation alone; the same command goes on with it."""
     require_extra("train")
     require_extra("tune")
-    from bestiary.cli.options import seconds_of
+    from bestiary.cli.options import parse_duration
     from bestiary.progress import make_reporter
     from bestiary.tune import tune as tuning
 
@@ -78,10 +78,10 @@ def tune(
         pictures,
         labels=labels,
         corrections=corrections,
-        recipe=recipe_of(recipe, settings, method=method, backbone=backbone, classes=classes, seed=seed),
+        recipe=build_recipe(recipe, settings, method=method, backbone=backbone, classes=classes, seed=seed),
         search=search or [],
         trials=trials,
-        budget_seconds=None if budget is None else seconds_of(budget),
+        budget_seconds=None if budget is None else parse_duration(budget),
         storage=storage,
         out=out,
         inner=inner_folds,
@@ -89,24 +89,24 @@ def tune(
         threads=threads,
         reporter=make_reporter(quiet=quiet),
     )
-    print_json(found) if as_json else _print(found)
+    print_json(found) if as_json else _print_result(found)
 
 
-def _print(found: dict[str, Any]) -> None:
+def _print_result(result: dict[str, Any]) -> None:
     from bestiary.tune import page as tune_page
 
-    if found["winner"] is None:
-        best = found["best so far"]
+    if result["winner"] is None:
+        best = result["best so far"]
         so_far = "No trial has gone to its end yet" if best is None else f"The best macro-F1 so far is {best:.4f}"
         typer.echo(f"{so_far}. Other processes go on with the search.")
         return
-    typer.echo(tune_page.describe_result(found))
-    typer.echo(found["luck"]["sentence"])
-    typer.echo(tune_page.importance_lines(found["importance"]))
-    for words in (tune_page.describe_pruning(found["pruning"]), tune_page.describe_test_scores(found)):
+    typer.echo(tune_page.describe_result(result))
+    typer.echo(result["luck"]["sentence"])
+    typer.echo(tune_page.importance_lines(result["importance"]))
+    for words in (tune_page.describe_pruning(result["pruning"]), tune_page.describe_test_scores(result)):
         if words:
             typer.echo(words)
-    typer.echo(tune_page.describe_test_use(found["test scored"]))
-    typer.echo(f"Recipe: {found['recipe']}\nPage:   {found['page']}")
-    typer.echo(f"To train with it again: {tune_page.retrain_winner_command(found)}")
-    typer.echo(found["run"])
+    typer.echo(tune_page.describe_test_use(result["test scored"]))
+    typer.echo(f"Recipe: {result['recipe']}\nPage:   {result['page']}")
+    typer.echo(f"To train with it again: {tune_page.retrain_winner_command(result)}")
+    typer.echo(result["run"])
