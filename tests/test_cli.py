@@ -586,7 +586,7 @@ def test_ctrl_c_before_there_is_a_run_ends_with_130(bestiary: Call, monkeypatch:
     def stopped(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(flow, "measured", stopped)
+    monkeypatch.setattr(flow, "load_dataset", stopped)
     for name in ("audit", "train"):
         assert "Interrupted" in one_message(bestiary(name, "pictures"), code=130)
 

@@ -40,11 +40,11 @@ from bestiary.training.recipe_checks import check_recipe_supported
 from bestiary.training.task import load_task
 
 Array = npt.NDArray[Any]
-GIVEN = "given"  # the folder of pictures that came as arrays
+ARRAY_FOLDER = "given"  # the folder of pictures that came as arrays
 TABLES = ("pictures", "findings", "predictions")
-OF_THE_INPUT = ("n_features_in_", "feature_names_in_", "row_shape_")
+INPUT_ATTRIBUTES = ("n_features_in_", "feature_names_in_", "row_shape_")
 INSTEAD = {"classes": "give it only the pictures that it shall learn", "folds": "use scikit-learn's cross_validate"}
-OF_THE_PROCESS = ("_predictors", "_remove")  # never in a pickle
+UNPICKLED_ATTRIBUTES = ("_predictors", "_remove")  # never in a pickle
 
 
 class PictureClassifier(ClassifierMixin, BaseEstimator):
@@ -85,20 +85,20 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
 
         Raises InputError, a UserError and a ValueError, for what cannot be used; warns of files that are left out.
         """
-        recipe = self._recipe()
-        pictures, y = self._checked_to_learn(X, y)
+        recipe = self._build_recipe()
+        pictures, y = self._validate_training_data(X, y)
         self.classes_, codes = np.unique(y, return_inverse=True)
-        home = self._new_home()
+        home = self._make_run_folder()
         by_path = isinstance(pictures, list)
-        paths = pictures if isinstance(pictures, list) else write_png_files(self._pixels(pictures), home / GIVEN)
-        names = self._names()
+        paths = pictures if isinstance(pictures, list) else write_png_files(self._pixels(pictures), home / ARRAY_FOLDER)
+        names = self._label_names()
         listing = PictureList([PictureEntry(path, names[code]) for path, code in zip(paths, codes, strict=True)])
         try:
-            run = _run(listing, home / "run", recipe, remember=by_path, threads=self.threads or available_cores())
+            run = _train_run(listing, home / "run", recipe, remember=by_path, threads=self.threads or available_cores())
         except SourceError as error:
             raise InputError(str(error)) from error
         self.run_ = run
-        _tell_left_out(run)
+        _warn_skipped(run)
         return self
 
     def predict(self, X: Any) -> Array:  # noqa: N803
@@ -110,11 +110,11 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:  # noqa: N803
         """Return calibrated probabilities, float64 (n, classes), in the order of `classes_`."""
         check_is_fitted(self)
-        pictures = self._checked(X, reset=False)
+        pictures = self._validate_input(X, reset=False)
         predictor = self._predictor("fastest" if len(pictures) >= FAST_ENGINE_MIN_PICTURES else "onnxruntime")
         shares = np.empty((len(pictures), len(self.classes_)))
-        names = self._names()
-        for row, answer in enumerate(predictor.predict_many(self._sources(pictures, predictor))):
+        names = self._label_names()
+        for row, answer in enumerate(predictor.predict_many(self._predictor_inputs(pictures, predictor))):
             if answer.error is not None:
                 raise InputError(answer.error)
             shares[row] = [answer.probabilities[name] for name in names]
@@ -127,16 +127,16 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
         place = Path(path)
         run_folder.require_free_folder(place)
         shutil.copytree(self.run_, place, dirs_exist_ok=True)
-        given = self.run_.parent / GIVEN
+        given = self.run_.parent / ARRAY_FOLDER
         if given.exists():
-            shutil.copytree(given, place / GIVEN)
+            shutil.copytree(given, place / ARRAY_FOLDER)
             for name in TABLES:
                 file = place / f"{name}.parquet"
-                moved = pl.col("path").str.replace(str(given), str(place.absolute() / GIVEN), literal=True)
+                moved = pl.col("path").str.replace(str(given), str(place.absolute() / ARRAY_FOLDER), literal=True)
                 table.write(table.read(file, {}).with_columns(moved), file)
         return place
 
-    def _recipe(self) -> Recipe:
+    def _build_recipe(self) -> Recipe:
         asked = dict(self.settings or {})
         for setting, instead in INSTEAD.items():
             if setting in asked.get("data", {}):
@@ -144,14 +144,14 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
         model = {**asked.get("model", {}), "method": self.method, "backbone": self.backbone}
         return Recipe.of({**asked, "model": model, "seed": self.seed})
 
-    def _names(self) -> list[str]:
+    def _label_names(self) -> list[str]:
         """The classes as the run calls them."""
         return [str(value) for value in self.classes_]
 
-    def _checked_to_learn(self, X: Any, y: Any) -> tuple[list[Path] | Array, Array]:  # noqa: N803
-        for name in OF_THE_INPUT:
+    def _validate_training_data(self, X: Any, y: Any) -> tuple[list[Path] | Array, Array]:  # noqa: N803
+        for name in INPUT_ATTRIBUTES:
             self.__dict__.pop(name, None)
-        pictures = self._checked(X, reset=True)
+        pictures = self._validate_input(X, reset=True)
         y = validate_data(self, "no_validation", y, reset=False)
         check_classification_targets(y)
         check_consistent_length(pictures, y)
@@ -159,9 +159,9 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
             self.row_shape_ = FlatImageShape.of(pictures, self.picture_shape)
         return pictures, y
 
-    def _checked(self, X: Any, *, reset: bool) -> list[Path] | Array:  # noqa: N803
+    def _validate_input(self, X: Any, *, reset: bool) -> list[Path] | Array:  # noqa: N803
         """Return paths, pictures uint8 (n, height, width[, channels]), or rows of numbers (n, numbers)."""
-        paths = _paths(X)
+        paths = _as_paths(X)
         if paths is not None:
             if np.asarray(X).ndim == 2:
                 validate_data(self, X, reset=reset, skip_check_array=True)
@@ -171,7 +171,7 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
         rows: Array = validate_data(self, X, reset=reset)
         return rows
 
-    def _sources(self, pictures: list[Path] | Array, predictor: Predictor) -> Iterable[Source]:
+    def _predictor_inputs(self, pictures: list[Path] | Array, predictor: Predictor) -> Iterable[Source]:
         """Yield what the predictor takes: paths, or pixels as the model sees them."""
         if isinstance(pictures, list):
             return pictures
@@ -185,13 +185,13 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
             raise InputError("This classifier was not fitted on rows of numbers; give it paths, or pictures as uint8.")
         return map(self.row_shape_.picture, pictures)
 
-    def _new_home(self) -> Path:
+    def _make_run_folder(self) -> Path:
         """Make a folder for the next run; that of the last one goes, and this one goes with the classifier."""
         if "_remove" in self.__dict__:
             self.__dict__["_remove"]()
         home = Path(tempfile.mkdtemp(prefix="bestiary-"))
         self._predictors: dict[EngineName, Predictor] = {}
-        self._remove = weakref.finalize(self, _remove_home, home, os.getpid())
+        self._remove = weakref.finalize(self, _remove_run_folder, home, os.getpid())
         return home
 
     def _predictor(self, engine: EngineName) -> Predictor:
@@ -211,7 +211,7 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return settings and what was learnt, the run as the bytes of its files."""
-        state = {key: value for key, value in super().__getstate__().items() if key not in OF_THE_PROCESS}
+        state = {key: value for key, value in super().__getstate__().items() if key not in UNPICKLED_ATTRIBUTES}
         if "run_" in state:
             files = (file for file in sorted(self.run_.iterdir()) if file.is_file())
             state["run_"] = {file.name: file.read_bytes() for file in files}
@@ -222,14 +222,14 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
         files = state.get("run_", {})
         super().__setstate__({key: value for key, value in state.items() if key != "run_"})
         if files:
-            run = self._new_home() / "run"
+            run = self._make_run_folder() / "run"
             run.mkdir()
             for name, content in files.items():
                 (run / name).write_bytes(content)
             self.run_ = run
 
 
-def _run(listing: PictureList, out: Path, recipe: Recipe, *, remember: bool, threads: int) -> Path:
+def _train_run(listing: PictureList, out: Path, recipe: Recipe, *, remember: bool, threads: int) -> Path:
     """Return `out`, made a run with a calibrated, proven model and no test part.
 
     Audit, split and model are those of `train`. remember: whether measurements of the files are kept in the cache.
@@ -254,7 +254,7 @@ def _run(listing: PictureList, out: Path, recipe: Recipe, *, remember: bool, thr
     return run
 
 
-def _paths(X: Any) -> list[Path] | None:  # noqa: N803
+def _as_paths(X: Any) -> list[Path] | None:  # noqa: N803
     """Return X as paths if it is text or paths, (n,) or (n, 1)."""
     if isinstance(X, str | os.PathLike):
         raise InputError(f'X is "{X}"; expected several paths, for example sorted(Path("pictures").glob("*/*.jpg")).')
@@ -270,7 +270,7 @@ def _paths(X: Any) -> list[Path] | None:  # noqa: N803
     return [Path(cell) for cell in cells.flat]
 
 
-def _tell_left_out(run: Path) -> None:
+def _warn_skipped(run: Path) -> None:
     pictures = table.read(run / "pictures.parquet", table.PICTURES)
     errors = pictures["error"].drop_nulls()
     if len(errors):
@@ -280,6 +280,6 @@ def _tell_left_out(run: Path) -> None:
         )
 
 
-def _remove_home(home: Path, process: int) -> None:
+def _remove_run_folder(home: Path, process: int) -> None:
     if os.getpid() == process:  # a forked process has no say over the files of its parent
         shutil.rmtree(home, ignore_errors=True)

@@ -72,11 +72,11 @@ def audit(
     corrections: a file of decisions about pictures, which are applied.
     """
     settings, workers = Recipe.of(recipe or {}).resolve(), threads or available_cores()
-    found = measured(pictures, labels, corrections, settings, workers, reporter)
-    return examined(found, settings, workers, reporter)
+    found = load_dataset(pictures, labels, corrections, settings, workers, reporter)
+    return add_model_based_issues(found, settings, workers, reporter)
 
 
-def measured(
+def load_dataset(
     pictures: Sources,
     labels: str | None,
     corrections: Path | str | None,
@@ -97,12 +97,16 @@ def measured(
     )
 
 
-def examined(found: AuditedDataset, settings: Recipe, threads: int, reporter: Reporter) -> AuditedDataset:
+def add_model_based_issues(
+    dataset: AuditedDataset, settings: Recipe, threads: int, reporter: Reporter
+) -> AuditedDataset:
     """Return the audit with what takes a model to see, settled by the decisions that were applied."""
-    found = add_model_issues(found, settings, threads=threads, cache=cache_folder(), reporter=reporter)
-    if found.corrected is None:
-        return found
-    return replace(found, findings=mark_resolved_issues(found.findings, found.pictures, found.corrected.decisions))
+    dataset = add_model_issues(dataset, settings, threads=threads, cache=cache_folder(), reporter=reporter)
+    if dataset.corrected is None:
+        return dataset
+    return replace(
+        dataset, findings=mark_resolved_issues(dataset.findings, dataset.pictures, dataset.corrected.decisions)
+    )
 
 
 def train(
@@ -125,14 +129,14 @@ def train(
     budget_seconds: what the recipe leaves open is chosen so that all of it is done in this time.
     Raises UserError for what the user can mend, IntegrityError if a proof fails, InterruptedRun on Ctrl-C.
     """
-    asked, clock, workers = _with_folds(Recipe.of(recipe or {}), folds), StageTimer(), threads or available_cores()
+    asked, clock, workers = _override_folds(Recipe.of(recipe or {}), folds), StageTimer(), threads or available_cores()
     out = None if out is None else Path(out)
     check_recipe_supported(asked)
     run_folder.require_free_folder(out)
     with PeakMemory() as memory:
-        run, plan = _prepared(pictures, labels, corrections, asked, out, workers, budget_seconds, clock, reporter)
-        with _resumable(run), open_session(run, clock, memory) as account:
-            return _finish(
+        run, plan = _start_run(pictures, labels, corrections, asked, out, workers, budget_seconds, clock, reporter)
+        with _resume_hint(run), open_session(run, clock, memory) as account:
+            return _train_and_report(
                 run,
                 threads=workers,
                 clock=clock,
@@ -142,11 +146,11 @@ def train(
             )
 
 
-def _prepared(
+def _start_run(
     pictures: Sources,
     labels: str | None,
     corrections: Path | str | None,
-    asked: Recipe,
+    recipe: Recipe,
     out: Path | None,
     threads: int,
     budget_seconds: float | None,
@@ -156,18 +160,18 @@ def _prepared(
     """Return a new run folder, with its pictures audited and split, and the plan of what is to be done with them."""
     # ---- Pictures: measured, audited, split ------------------------------------------------------------------------
     with clock.stage("audit"):
-        collection = measured(pictures, labels, corrections, asked.resolve(), threads, reporter)
-        shown, digest = assign_splits(collection, asked.data, seed=asked.seed)
+        collection = load_dataset(pictures, labels, corrections, recipe.resolve(), threads, reporter)
+        shown, digest = assign_splits(collection, recipe.data, seed=recipe.seed)
 
     # ---- The plan: what fits into the time, and when it will be done -----------------------------------------------
     def make(recipe: Recipe) -> TrainingTask:
         return make_task(Path(), recipe, shown, threads, clock, reporter)
 
     with clock.stage("plan"):
-        plan = plan_training(make, asked, budget_seconds, lambda: clock.total)
+        plan = plan_training(make, recipe, budget_seconds, lambda: clock.total)
     reporter.info(plan.words)
     with clock.stage("audit"):
-        collection = examined(collection, plan.recipe, threads, reporter)
+        collection = add_model_based_issues(collection, plan.recipe, threads, reporter)
     for words in skipped_check_messages(collection):
         reporter.info(words)
     reporter.info(describe_splits(shown, collection))
@@ -175,7 +179,7 @@ def _prepared(
     # ---- The run folder: nothing is written before the pictures are known to be good -------------------------------
     facts = describe_sources(pictures, labels, corrections, threads) | {"split digest": digest, "plan": plan.words}
     facts |= {"planned seconds": round(plan.seconds, 1)}
-    return create_run(out, asked, plan.recipe, shown, collection, facts), plan
+    return create_run(out, recipe, plan.recipe, shown, collection, facts), plan
 
 
 def resume(run: Path | str, *, light: bool = False, threads: int | None = None, reporter: Reporter = SILENT) -> Run:
@@ -187,7 +191,7 @@ def resume(run: Path | str, *, light: bool = False, threads: int | None = None, 
     """
     run, clock = Path(run), StageTimer()
     run_folder.load_recipe(run)
-    with PeakMemory() as memory, _resumable(run), open_session(run, clock, memory) as account:
+    with PeakMemory() as memory, _resume_hint(run), open_session(run, clock, memory) as account:
         if (run / "report.html").exists():
             raise RunError(f"{run} is finished already. Its report: {run / 'report.html'}")
         run_folder.remove_partial_files(run)
@@ -200,10 +204,12 @@ def resume(run: Path | str, *, light: bool = False, threads: int | None = None, 
         if (run / "metrics.json").exists():  # the test split was scored: scoring it twice would have to be counted
             return _reported(run, files.read_json(run / "metrics.json"), threads, clock, account, light=light)
         workers = threads or available_cores()
-        return _finish(run, threads=workers, clock=clock, account=account, reporter=reporter, resume=True, light=light)
+        return _train_and_report(
+            run, threads=workers, clock=clock, account=account, reporter=reporter, resume=True, light=light
+        )
 
 
-def follow(*, threads: int | None = None) -> None:
+def run_worker(*, threads: int | None = None) -> None:
     """Train along with the first of several processes (see torchrun), which alone looks, writes and reports."""
     from bestiary.training.distributed import init_process_group
 
@@ -250,7 +256,7 @@ def evaluate(
     return Run(run, metrics)
 
 
-def _finish(
+def _train_and_report(
     run: Path,
     *,
     threads: int,
@@ -317,7 +323,7 @@ def _reported(
 
 
 @contextmanager
-def _resumable(run: Path) -> Iterator[None]:
+def _resume_hint(run: Path) -> Iterator[None]:
     """Turn Ctrl-C into an error that says how to go on; and say it of a picture that has gone or was changed."""
     try:
         yield
@@ -337,7 +343,7 @@ def _write(run: Path, metrics: dict[str, Any], threads: int | None, *, light: bo
         write_report(run, threads=threads)
 
 
-def _with_folds(recipe: Recipe, folds: int | None) -> Recipe:
+def _override_folds(recipe: Recipe, folds: int | None) -> Recipe:
     if folds is None:
         return recipe
     asked = recipe.overrides()

@@ -56,7 +56,7 @@ def train(
     from bestiary.study import leakage
 
     if not is_main_process():
-        flow.follow(threads=threads)
+        flow.run_worker(threads=threads)
         return
     show = make_reporter(quiet=quiet)
     if resume is not None:

@@ -120,7 +120,7 @@ def _train_winner(context: SearchContext, source: DataSource, best: FrozenTrial,
     """Make a finished run of the winner, on the very split that was searched: from the start, or from where it was."""
     if not (run / "asked.toml").exists():
         resolved = recipe.resolve()
-        collection = flow.examined(context.collection, resolved, context.threads, context.reporter)
+        collection = flow.add_model_based_issues(context.collection, resolved, context.threads, context.reporter)
         facts = describe_sources(source.pictures, source.labels, source.corrections, context.threads)
         facts |= {"split digest": context.digest}
         create_run(
