@@ -91,7 +91,7 @@ def test_what_was_finished_before_an_interruption_is_kept(tmp_path: Path, stop: 
         segment.append(KEYS[:3], ROWS[:3])
         raise stop
     for one in (store, opened(tmp_path)):
-        assert one.missing(KEYS) == [3, 4, 5, 6, 7]
+        assert one.missing_keys(KEYS) == [3, 4, 5, 6, 7]
         np.testing.assert_array_equal(one.read(KEYS[:3]), ROWS[:3])
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bestiary.batches import decoding
+from bestiary.batches import preprocess
 from bestiary.batches.decoding import DecodedImage, batched, decode_ahead
 from bestiary.batches.pixel_cache import fill_pixel_cache, iter_pixel_batches, pixel_cache
 from bestiary.batches.preprocess import Preprocessing, VerifiedFile
@@ -54,7 +54,7 @@ def test_a_slow_picture_does_not_lose_its_place(monkeypatch: pytest.MonkeyPatch)
         time.sleep(0.1 if source == picture(0) else 0)
         return load(source, 16)
 
-    monkeypatch.setattr(decoding, "load", slow_at_first)
+    monkeypatch.setattr(preprocess, "load", slow_at_first)
     found = list(decode_ahead([picture(number) for number in range(10)], VIEW, threads=4))
     assert [number_of(item.pixels) for item in found if item.pixels is not None] == list(range(10))
 
@@ -174,7 +174,7 @@ def test_the_pixel_cache_decodes_each_content_once(tmp_path: Path, monkeypatch: 
     fill_pixel_cache(store, paths, keys, VIEW, threads=2, reporter=SilentReporter())
     assert [number_of(pixels) for pixels in store.read(keys)] == [0, 1, 0, 3, 4]
 
-    monkeypatch.setattr(decoding, "load", lambda *_, **__: pytest.fail("decoded again"))
+    monkeypatch.setattr(preprocess, "load", lambda *_, **__: pytest.fail("decoded again"))
     again = pixel_cache(tmp_path / "cache", VIEW)
     fill_pixel_cache(again, paths, keys, VIEW, threads=2, reporter=SilentReporter())
     np.testing.assert_array_equal(again.read(keys), store.read(keys))

@@ -27,11 +27,11 @@ PROGRAM = """
     import numpy as np
     import torch
 
-    from bestiary.models.networks import plain, resnet
-    from bestiary.progress import Silent
-    from bestiary.recipe import Augment
-    from bestiary.training.loop import LoopSettings, Validation, fit, network_logits
-    from bestiary.training.distributed import part_company, team
+    from bestiary.models.networks import plain_cnn, small_resnet
+    from bestiary.progress import SilentReporter
+    from bestiary.recipe import AugmentConfig
+    from bestiary.training.loop import LoopSettings, ValidationMetrics, fit, predict_logits
+    from bestiary.training.distributed import destroy_process_group, init_process_group
 
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
@@ -40,15 +40,15 @@ PROGRAM = """
     images[np.arange(37), :, :, labels] += 100
 
     def evaluate(network):
-        logits = network_logits(network, lambda rows: images[rows], 37, batch_size=37, precision="float32")
+        logits = predict_logits(network, lambda rows: images[rows], 37, batch_size=37, precision="float32")
         loss = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels))
-        return Validation(float(loss), float((logits.argmax(axis=1) == labels).mean()))
+        return ValidationMetrics(float(loss), float((logits.argmax(axis=1) == labels).mean()))
 
-    here, told = team({"from": "the first"})
+    here, told = init_process_group({"from": "the first"})
     assert told == {"from": "the first"}
     build, out = sys.argv[1], Path(sys.argv[2])
     seed = here.rank  # the first one's weights count
-    network = resnet(3, filters=(8, 16), blocks=1, seed=seed) if build == "resnet" else plain(
+    network = small_resnet(3, filters=(8, 16), blocks=1, seed=seed) if build == "resnet" else plain_cnn(
         3, 16, filters=(8,), hidden=(8,), dropout=0.0, seed=seed
     )
     settings = LoopSettings(
@@ -56,11 +56,11 @@ PROGRAM = """
         schedule="one-cycle", warmup_epochs=1, patience_epochs=9, seed=0, threads=1, precision="float32",
         balance="class-weights",
     )
-    result = fit(network, lambda rows: images[rows], labels, evaluate, settings, Augment(), out,
-                 reporter=Silent(), team=here)
-    assert all(type(module).__name__ != "SharedBatchNorm" for module in network.modules())
+    result = fit(network, lambda rows: images[rows], labels, evaluate, settings, AugmentConfig(), out,
+                 reporter=SilentReporter(), team=here)
+    assert all(type(module).__name__ != "SyncBatchNormCPU" for module in network.modules())
     torch.save((network.state_dict(), list(result.history)), out / f"result-{here.rank}.pt")
-    part_company()
+    destroy_process_group()
 """
 
 

@@ -23,7 +23,7 @@ from bestiary import files, flow, run_folder, table
 from bestiary.batches.preprocess import Preprocessing
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import IntegrityError, InterruptedRun, RecipeError, RunError, SourceError
-from bestiary.evaluation import evaluate as judging
+from bestiary.export import finalize
 from bestiary.export.finalize import PARITY_LIMIT
 from bestiary.inference.predictor import Predictor
 from bestiary.picture import load
@@ -248,7 +248,7 @@ def test_a_probe_that_was_interrupted_is_resumed(
 ) -> None:
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(judging, "prove_parity", _interrupted)
+        patch.setattr(finalize, "verify_parity", _interrupted)
         with pytest.raises(InterruptedRun, match=f"--resume {run}"):
             flow.train(faulty.folder, recipe=run_folder.load_recipe(probed), out=run, threads=2)
     resumed = flow.resume(run, threads=2)

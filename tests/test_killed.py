@@ -137,7 +137,7 @@ def test_a_network_killed_at_every_stage_learns_the_same(collection: SyntheticDa
     judging = "bestiary.training.methods.loss_and_macro_f1"  # at the end of an epoch, before its checkpoint
     killed(cache, *train, dies_in=judging, count=1)
     killed(cache, *resume, dies_in=judging, count=2)
-    killed(cache, *resume, dies_in="bestiary.evaluation.evaluate.prove_parity")
+    killed(cache, *resume, dies_in="bestiary.export.finalize.verify_parity")
     metrics = finished(cache, *resume)
     alone = finished(tmp_path / "other", *train[:-1], str(tmp_path / "alone"))
     assert learnt(run) == learnt(tmp_path / "alone")

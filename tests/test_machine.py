@@ -133,14 +133,14 @@ def test_glibc_keeps_what_was_freed_until_it_is_told_to_give_it_back() -> None:
     """Without being told, glibc gives 100 MB back as soon as they are freed."""
     program = """if True:
         import sys, psutil, numpy as np
-        from bestiary.machine import give_back_memory, keep_memory
+        from bestiary.machine import disable_malloc_trim, trim_memory
         if "keep" in sys.argv[1]:
-            assert keep_memory()
+            assert disable_malloc_trim()
         before = psutil.Process().memory_info().rss
         held = np.ones(100 * 2**20, np.uint8)
         del held
         if "give back" in sys.argv[1]:
-            give_back_memory()
+            trim_memory()
         print(psutil.Process().memory_info().rss - before)
     """
     kept, *given_back = (

@@ -176,10 +176,10 @@ def test_undo_takes_back_ones_own_last_decision_and_leaves_those_of_others(tmp_p
 PROGRAM = """
 import sys
 from pathlib import Path
-from bestiary.review.decisions import Decisions
-decisions = Decisions(Path(sys.argv[1]), sys.argv[2])
+from bestiary.review.decisions import DecisionLog
+decisions = DecisionLog(Path(sys.argv[1]), sys.argv[2])
 for number in range(25):
-    decisions.decide(f"{number:064x}", "keep")
+    decisions.add(f"{number:064x}", "keep")
 """
 
 

@@ -20,8 +20,8 @@ from bestiary.training.run_session import LOCK, open_session, run_lock
 HOLD = """
 import sys, time
 from pathlib import Path
-from bestiary.training.run_session import held
-with held(Path(sys.argv[1])):
+from bestiary.training.run_session import run_lock
+with run_lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -95,10 +95,10 @@ def test_seconds_of_all_sessions_add_up(tmp_path: Path) -> None:
 DIE = """
 import os, signal, sys, time
 from pathlib import Path
-from bestiary.machine import Clock, PeakMemory
+from bestiary.profiling import PeakMemory, StageTimer
 from bestiary.training import run_session
-session.NOTE_EVERY_SECONDS = 0.02
-with session.session(Path(sys.argv[1]), clock := Clock(), PeakMemory()), clock.stage("train"):
+run_session.RECORD_EVERY_SECONDS = 0.02
+with run_session.open_session(Path(sys.argv[1]), clock := StageTimer(), PeakMemory()), clock.stage("train"):
     time.sleep(0.3)
     os.kill(os.getpid(), signal.SIGKILL)
 """

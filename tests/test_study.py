@@ -167,9 +167,8 @@ def test_ctrl_c_says_how_to_go_on(
 
 KILLED = """
 import os, signal, sys
-from bestiary.evaluation import evaluate as judging
 from bestiary import flow
-whole, left = flow.judged, [2]
+whole, left = flow.score_predictions, [2]
 
 def deadly(*given, **named):
     left[0] -= 1
@@ -177,7 +176,7 @@ def deadly(*given, **named):
         os.kill(os.getpid(), signal.SIGKILL)
     return whole(*given, **named)
 
-flow.judged = deadly
+flow.score_predictions = deadly
 from bestiary.cli import main
 sys.argv = ["bestiary", *sys.argv[1:]]
 main()

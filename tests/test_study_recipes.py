@@ -51,8 +51,8 @@ def test_the_preset_changes_one_thing_at_a_time() -> None:
         "normalised": ['picture.normalise: "none" → "collection"'],
         "longer": ["train.epochs: 4 → 12"],
     }  # fmt: skip
-    assert entries["crop"].recipe().resolved() == Recipe.read(builtin_recipes()["original-v1"]).resolve()
-    assert entries["original-v2"].recipe().resolved() == Recipe.read(builtin_recipes()["original-v2"]).resolve()
+    assert entries["crop"].recipe().resolve() == Recipe.read(builtin_recipes()["original-v1"]).resolve()
+    assert entries["original-v2"].recipe().resolve() == Recipe.read(builtin_recipes()["original-v2"]).resolve()
     methods = [entries[name].recipe().model.method for name in ("scratch", "probe", "finetune")]
     assert methods == ["scratch", "probe", "finetune"]
 

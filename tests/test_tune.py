@@ -96,7 +96,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
         (out / "report.html").write_text("a report", encoding="utf-8")
 
     for module in (trying, finish):
-        monkeypatch.setattr(module, "scored", score)
+        monkeypatch.setattr(module, "evaluate_recipe", score)
     monkeypatch.setattr(finish, "create_run", begin)
     monkeypatch.setattr(flow, "resume", resume)
     monkeypatch.setattr(finish, "write_report", lambda run, **_: None)
@@ -322,7 +322,7 @@ def test_hopeless_trials_are_stopped_but_never_the_default(
         return TrialScore(quality, 1.0)
 
     for module in (trying, finish):
-        monkeypatch.setattr(module, "scored", score)
+        monkeypatch.setattr(module, "evaluate_recipe", score)
     found = tune(collection.folder, recipe=Recipe.of(SCRATCH), trials=12, out=tmp_path / "search", threads=1)
     ended = [line["ended"] for line in found["history"]]
     assert ended[0] == "complete"
@@ -489,7 +489,7 @@ def test_how_a_budget_is_shared_out() -> None:
     assert tight.search >= planning.FEWEST_TRIALS * tight.epochs * pace.epoch
     for sharing, room in ((roomy, 4000.0), (tight, 900.0)):
         anew = 0 if sharing is roomy else 48 * pace.epoch
-        assert pace.before + pace.after + anew + sharing.search + sharing.luck <= room
+        assert pace.before + pace.after + anew + sharing.search + sharing.rescoring <= room
     folded = planning.allocate_budget(scratch, pace, 4000.0, 5)
     assert folded.epochs is not None
     assert folded.search >= planning.FEWEST_TRIALS * folded.epochs * 5 * pace.epoch

@@ -82,7 +82,7 @@ def list_sources(sources: Sequence[Path], labels: Mapping[str, str], *, reporter
         raise SourceError("There is no source of pictures. Give a folder, an archive or a table, or several of them.")
     listings = [_list_source(source, reporter, alone=len(sources) == 1) for source in sources]
     _check_map(labels, {picture.label for listing in listings for picture in listing.pictures}, reporter)
-    passed_over = sum((listing.passed_over for listing in listings), Counter[str]())
+    passed_over = sum((listing.skipped for listing in listings), Counter[str]())
     found = [PictureEntry(p.path, _label(p.label, labels), p.split) for listing in listings for p in listing.pictures]
     _warn_label_case({picture.label for picture in found}, reporter)
     pictures = {(os.path.abspath(p.path), p.label, p.split): p for p in reversed(found)}  # noqa: PTH100 - no links

@@ -136,7 +136,7 @@ class MetricSums:
 
 
 _METRICS: dict[str, Callable[[MetricSums], Floats]] = {
-    "accuracy": lambda sums: sums.right.sum(axis=1) / sums.n,
+    "accuracy": lambda sums: sums.correct.sum(axis=1) / sums.n,
     "balanced_accuracy": lambda sums: sums.recall().sum(axis=1) / (sums.pictures > 0).sum(axis=1),
     "macro_f1": lambda sums: sums.f1().mean(axis=1),
     "macro_precision": lambda sums: sums.precision().mean(axis=1),

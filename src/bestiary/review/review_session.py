@@ -97,7 +97,7 @@ class ReviewSession:
         item = self.items[row]
         if action == "relabel" and label not in set(self._pictures["label"]):
             raise SourceError(f'No picture has the label "{label}". New labels can be written into the file by hand.')
-        self.decisions.decide(item.sha256, action, label if action == "relabel" else "", note, tab)
+        self.decisions.add(item.sha256, action, label if action == "relabel" else "", note, tab)
 
     def undo(self, tab: str = "") -> int | None:
         """Take back the last decision made here in this tab; return the item it was about, or None if there is none."""

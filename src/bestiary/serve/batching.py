@@ -97,7 +97,7 @@ class Batcher:
         if not job.answer.set_running_or_notify_cancel():  # nobody waits any more
             return
         try:
-            self._decoded.put((job, self._preprocess.of(job.picture)))
+            self._decoded.put((job, self._preprocess.load_pixels(job.picture)))
         except PictureError as error:
             job.answer.set_result(error)
         except BaseException as error:

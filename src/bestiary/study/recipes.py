@@ -131,7 +131,7 @@ def check_same_dataset_settings(entries: Sequence[StudyRecipe]) -> None:
 
 def recipe_diff(entry: StudyRecipe, reference: StudyRecipe) -> list[str]:
     """Return the settings in which a recipe differs from another, with every default spelled out."""
-    these, those = (one.recipe().resolved().model_dump(mode="json") for one in (entry, reference))
+    these, those = (one.recipe().resolve().model_dump(mode="json") for one in (entry, reference))
     return [
         f"{section}.{key}: {_format_value(those[section][key])} → {_format_value(value)}"
         for section, part in these.items()

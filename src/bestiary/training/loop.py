@@ -84,7 +84,7 @@ def fit(
     evaluate: called after every epoch with the network in evaluation mode. The best epoch has the highest validation
     macro-F1, then the lowest loss. Writes `history.jsonl` and `checkpoints/last.pt` after every epoch, the checkpoint
     also every `checkpoint_seconds` within one; with `resume` it continues from there, and on KeyboardInterrupt that
-    state is safe. may_go_on: asked before each epoch but the first, with the seconds that the last one took; if not,
+    state is safe. should_continue: asked before each epoch but the first, with the seconds that the last one took; if not,
     training ends. Of a team every process calls this with the same arguments; the first one writes and evaluates.
     Raises RecipeError if the loss is not a number before any epoch was finished or a batch is too small for the team,
     RunError if a checkpoint is missing, damaged or from other settings.

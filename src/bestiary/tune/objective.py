@@ -73,7 +73,7 @@ class PrunableTask(TrainingTask):
     def has_time_for_epoch(self, epoch_seconds: float) -> bool:
         """Return whether there is time for another epoch, after showing those before it."""
         self.report_epoch(run_folder.read_history(self.run))
-        return super().may_go_on(epoch_seconds)
+        return super().has_time_for_epoch(epoch_seconds)
 
 
 def count_inner_folds(requested: int | None, pictures: pl.DataFrame) -> int:
