@@ -57,7 +57,7 @@ PROGRAM = """
         balance="class-weights",
     )
     result = fit(network, lambda rows: images[rows], labels, evaluate, settings, AugmentConfig(), out,
-                 reporter=SilentReporter(), team=here)
+                 reporter=SilentReporter(), process_group=here)
     assert all(type(module).__name__ != "SyncBatchNormCPU" for module in network.modules())
     torch.save((network.state_dict(), list(result.history)), out / f"result-{here.rank}.pt")
     destroy_process_group()

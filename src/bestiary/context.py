@@ -1,0 +1,34 @@
+"""The run context: what every stage of a job shares beside its data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bestiary.files import cache_folder
+from bestiary.machine import available_cores
+from bestiary.profiling import StageTimer
+from bestiary.progress import Reporter, SilentReporter
+
+
+@dataclass(frozen=True)
+class Context:
+    """Threads, progress, the cache folder, the timer of the stages, and the deadline of a time budget.
+
+    cache: None where nothing may be remembered. deadline_seconds: on the timer, when training has to end.
+    """
+
+    threads: int = field(default_factory=available_cores)
+    reporter: Reporter = field(default_factory=SilentReporter)
+    cache: Path | None = field(default_factory=cache_folder)
+    timer: StageTimer = field(default_factory=StageTimer)
+    deadline_seconds: float | None = None
+
+    @classmethod
+    def create(cls, threads: int | None = None, reporter: Reporter | None = None) -> Context:
+        """Return a context with so many threads (default: the available cores) that reports to `reporter`."""
+        return cls(threads or available_cores(), reporter or SilentReporter())
+
+    def has_time_for(self, seconds: float) -> bool:
+        """Return whether work of `seconds` still ends before the deadline."""
+        return self.deadline_seconds is None or self.timer.total + seconds <= self.deadline_seconds
