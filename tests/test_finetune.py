@@ -274,12 +274,12 @@ def test_its_end_is_planned_from_its_upper_part(collection: SyntheticDataset, tm
 class Measured:
     """A machine that trains 10 pictures a second and computes the features of 5."""
 
-    slowness = 1.0
+    slowdown = 1.0
 
-    def features(self, *_: object) -> Throughput:
+    def feature_throughput(self, *_: object) -> Throughput:
         """Return the pace of features."""
         return Throughput(0.0, 5.0)
 
-    def epochs(self, _: object) -> EpochThroughput:
+    def epoch_throughput(self, _: object) -> EpochThroughput:
         """Return the pace of training."""
         return EpochThroughput(10.0, 20.0, 0.0)

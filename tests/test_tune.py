@@ -255,7 +255,7 @@ def test_ctrl_c_loses_nothing(
             try_search(collection, tmp_path / "search", trials=5)
     rooms = iter([60.0])  # then the time is up, in the middle of the first second score
     monkeypatch.setattr(planning.Deadlines, "rescoring_room", lambda self: next(rooms, -1.0))
-    monkeypatch.setattr(finish, "evaluate_recipe", lambda *_, watch, **__: watch(1, []))
+    monkeypatch.setattr(finish, "evaluate_recipe", lambda *_, report_epoch, **__: report_epoch(1, []))
     found = try_search(collection, tmp_path / "search", trials=5)
     assert [row["fresh"] for row in found["luck"]["trials"]] == [None, None]
     assert [line["default"] for line in found["history"]] == [True, False]
@@ -307,7 +307,7 @@ def test_hopeless_trials_are_stopped_but_never_the_default(
     pytest.importorskip("torch")
 
     def score(
-        recipe: Recipe, parts: Any, place: Path, *, watch: objective.EpochCallback = lambda *_: None, **_: Any
+        recipe: Recipe, parts: Any, place: Path, *, report_epoch: objective.EpochCallback = lambda *_: None, **_: Any
     ) -> TrialScore:
         """Learn the better the higher the rate; the default is the worst."""
         rate = recipe.train.learning_rate or 0.0
@@ -318,7 +318,7 @@ def test_hopeless_trials_are_stopped_but_never_the_default(
             epochs.append({"epoch": epoch, "val_macro_f1": quality * epoch / 10, "val_loss": 1.0, "seconds": 1.0})
             run_folder.write_history(place / "1", epochs)
             if epoch < 9:
-                watch(1, epochs)
+                report_epoch(1, epochs)
         return TrialScore(quality, 1.0)
 
     for module in (trying, finish):
@@ -341,7 +341,7 @@ def test_within_a_budget_a_recipe_that_is_too_slow_is_stopped(budget: float | No
     default.set_user_attr("took", took)
     study.tell(default, 0.5)
     deadlines = planning.Deadlines() if budget is None else planning.Deadlines(time.monotonic() + budget, budget)
-    ground = cast(trying.SearchContext, SimpleNamespace(ledger=SimpleNamespace(study=study), deadlines=deadlines))
+    ground = cast(trying.SearchContext, SimpleNamespace(storage=SimpleNamespace(study=study), deadlines=deadlines))
     watch = trying._make_epoch_callback(ground, study.ask(), is_default=False)
     as_fast = [{"epoch": 1, "seconds": 2.4, "val_macro_f1": 0.5}]
     watch(1, as_fast)  # 2.4 times as long as the default's first

@@ -99,9 +99,9 @@ def parse_dimension(text: str) -> tuple[str, Categorical | Range]:
     """Return the setting that is to be searched, and the values.
 
     >>> parse_dimension("train.learning_rate=0.01..0.5")
-    ('train.learning_rate', Span(low=0.01, high=0.5, log=True, whole=False))
+    ('train.learning_rate', Range(low=0.01, high=0.5, log=True, whole=False))
     >>> parse_dimension("picture.size=[96, 128]")
-    ('picture.size', Choice(values=('96', '128')))
+    ('picture.size', Categorical(values=('96', '128')))
     """
     name, equals, values = (part.strip() for part in text.partition("="))
     if not equals or not name.partition(".")[2]:
