@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bestiary.batches.loader import Positions, Read
+from bestiary.array_types import Ints, Pixels
+from bestiary.batches.loader import Read
 from bestiary.batches.pixel_cache import fill_pixel_cache, pixel_cache
 from bestiary.batches.preprocess import Preprocessing
 from bestiary.data.label_map import label_map
@@ -24,7 +25,6 @@ from bestiary.data.sources import list_pictures
 from bestiary.files import cache_folder
 from bestiary.machine import available_cores
 from bestiary.models.networks import Network, small_resnet
-from bestiary.picture import Pixels
 from bestiary.progress import SilentReporter
 from bestiary.recipe import AugmentConfig
 from bestiary.training.loop import LoopSettings, ValidationMetrics, fit
@@ -49,10 +49,10 @@ def main() -> None:
     )
     one_batch = store.read(keys[:64])
 
-    def from_cache(positions: Positions) -> Pixels:
+    def from_cache(positions: Ints) -> Pixels:
         return store.read([keys[position] for position in positions])
 
-    def from_memory(positions: Positions) -> Pixels:
+    def from_memory(positions: Ints) -> Pixels:
         return one_batch[: len(positions)]
 
     rates: dict[str, list[float]] = {"cache": [], "memory": [], "memory, no augmentation": []}
@@ -71,7 +71,7 @@ def main() -> None:
 NO_AUGMENT = AugmentConfig(mirror=0.0, crop_min_area=1.0, colour_jitter=0.0, erasing=0.0)
 
 
-def train(read: Read, labels: Positions, classes: int, augment: AugmentConfig, epochs: int) -> list[float]:
+def train(read: Read, labels: Ints, classes: int, augment: AugmentConfig, epochs: int) -> list[float]:
     """Return the training rates of each epoch after the first, in pictures a second."""
     settings = LoopSettings(
         epochs=epochs,

@@ -22,7 +22,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from bestiary.batches.loader import Positions
+from bestiary.array_types import Ints, Pixels
 from bestiary.batches.pixel_cache import fill_pixel_cache, pixel_cache
 from bestiary.batches.preprocess import Preprocessing
 from bestiary.data.label_map import label_map
@@ -30,7 +30,6 @@ from bestiary.data.sources import list_pictures
 from bestiary.files import cache_folder
 from bestiary.machine import available_cores
 from bestiary.models.networks import small_resnet
-from bestiary.picture import Pixels
 from bestiary.progress import SilentReporter
 from bestiary.recipe import AugmentConfig
 from pipeline import train  # the same measurement of the loop as in benchmarks/pipeline.py
@@ -92,7 +91,7 @@ def main() -> None:
     store = pixel_cache(cache_folder(), Preprocessing(SIZE))
     fill_pixel_cache(store, paths, keys, Preprocessing(SIZE), threads=available_cores(), reporter=SilentReporter())
 
-    def read(positions: Positions) -> Pixels:
+    def read(positions: Ints) -> Pixels:
         return store.read([keys[position] for position in positions])
 
     fast = train(read, labels, len(names), AugmentConfig(), asked.epochs)

@@ -3,9 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bestiary.array_types import Ints, Pixels
 from bestiary.batches.channel_stats import channel_statistics
-from bestiary.batches.loader import Positions
-from bestiary.picture import Pixels
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (150, 9, 7, 3), dtype=np.uint8)
 
@@ -13,7 +12,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (150, 9, 7, 3), dtype=np.uint
 def test_statistics_are_those_of_all_pixels_at_once_and_a_few_are_read_at_a_time() -> None:
     read_at_once = []
 
-    def read(positions: Positions) -> Pixels:
+    def read(positions: Ints) -> Pixels:
         read_at_once.append(len(positions))
         return IMAGES[positions]
 

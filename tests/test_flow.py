@@ -17,6 +17,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from bestiary.array_types import Float32s, Pixels
+
 pytest.importorskip("sklearn")
 
 from bestiary import files, flow, run_folder, table
@@ -28,7 +30,7 @@ from bestiary.export.finalize import PARITY_LIMIT
 from bestiary.inference.predictor import Predictor
 from bestiary.picture import load
 from bestiary.recipe import Recipe, write_toml
-from bestiary.training.task import Images, Logits, TrainedModel, TrainingTask
+from bestiary.training.task import TrainedModel, TrainingTask
 
 FILES = {
     *("asked.toml", "resolved.toml", "environment.json", "pictures.parquet", "findings.parquet", "history.jsonl"),
@@ -228,7 +230,7 @@ def test_a_failed_proof_refuses_the_run(
     def another_network(task: TrainingTask) -> TrainedModel:
         learned = learn(task)
 
-        def turned(images: Images) -> Logits:
+        def turned(images: Pixels) -> Float32s:
             return np.roll(learned.reference_network(images), 1, axis=1)
 
         return replace(learned, reference_network=turned)

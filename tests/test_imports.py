@@ -12,6 +12,7 @@ import bestiary
 
 PACKAGE = Path(bestiary.__file__).parent
 BASE = {
+    "array_types",
     "defaults",
     "errors",
     "files",

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bestiary.batches.loader import Positions, iter_eval_batches, iter_train_batches, steps_per_epoch
+from bestiary.array_types import Ints
+from bestiary.batches.loader import iter_eval_batches, iter_train_batches, steps_per_epoch
 
 ROWS = 23
 LABELS = np.arange(ROWS, dtype=np.int64) % 3
 
 
-def read(positions: Positions) -> NDArray[np.uint8]:
+def read(positions: Ints) -> NDArray[np.uint8]:
     """Pictures whose every pixel is their own row number."""
     return np.broadcast_to(positions.astype(np.uint8)[:, None, None, None], (len(positions), 4, 4, 3)).copy()
 
@@ -73,7 +74,7 @@ def test_an_order_may_repeat_rows() -> None:
 def test_reading_runs_ahead_by_two_batches_at_most() -> None:
     asked: list[int] = []
 
-    def counting(positions: Positions) -> NDArray[np.uint8]:
+    def counting(positions: Ints) -> NDArray[np.uint8]:
         asked.append(len(asked))
         return read(positions)
 
@@ -88,7 +89,7 @@ def test_reading_runs_ahead_by_two_batches_at_most() -> None:
 
 
 def test_an_error_while_reading_is_raised_where_its_batch_would_have_been() -> None:
-    def failing(positions: Positions) -> NDArray[np.uint8]:
+    def failing(positions: Ints) -> NDArray[np.uint8]:
         if 12 in positions:
             raise OSError("the disk is gone")
         return read(positions)

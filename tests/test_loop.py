@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from bestiary.array_types import Ints
+
 pytest.importorskip("torch")
 
 import torch
 from torch import nn
 
-from bestiary.batches.loader import Positions, Read
+from bestiary.batches.loader import Read
 from bestiary.errors import RecipeError, RunError, SourceError
 from bestiary.models.networks import Network, plain_cnn, small_resnet, with_linear_head
 from bestiary.progress import SilentReporter
@@ -67,7 +69,7 @@ IMAGES, LABELS = drawn(36)
 
 
 def reader(images: NDArray[np.uint8]) -> Read:
-    def read(positions: Positions) -> NDArray[np.uint8]:
+    def read(positions: Ints) -> NDArray[np.uint8]:
         return images[positions]
 
     return read
@@ -161,7 +163,7 @@ def test_history_has_one_line_an_epoch_with_all_its_keys(tmp_path: Path) -> None
 def test_the_same_seed_gives_the_same_first_batch_and_the_same_weights(tmp_path: Path) -> None:
     first_batches = []
 
-    def noting(positions: Positions) -> NDArray[np.uint8]:
+    def noting(positions: Ints) -> NDArray[np.uint8]:
         first_batches.append(positions.tolist())
         return IMAGES[positions]
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from bestiary.array_types import Pixels
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import PictureError
 from bestiary.picture import (
@@ -19,7 +20,6 @@ from bestiary.picture import (
     MAX_PAGES,
     MAX_SCANS,
     DecodeLimits,
-    Pixels,
     decode,
     load,
     open_picture,

@@ -11,6 +11,8 @@ import polars as pl
 import pytest
 from numpy.typing import NDArray
 
+from bestiary.array_types import Pixels
+
 pytest.importorskip("sklearn")
 
 from sklearn.linear_model import LogisticRegression
@@ -21,7 +23,6 @@ from bestiary.errors import RecipeError, SourceError
 from bestiary.models.efficientnet_lite import cached_backbone_graph
 from bestiary.models.engine import OnnxRuntimeEngine, Precision, run_batch
 from bestiary.models.head import Head
-from bestiary.picture import Pixels
 from bestiary.progress import SilentReporter
 from bestiary.quick_metrics import loss_and_macro_f1, softmax
 from bestiary.recipe import Balance, Recipe

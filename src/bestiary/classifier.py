@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
@@ -20,8 +19,9 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, v
 
 from bestiary import files as files_module
 from bestiary import run_folder, table
+from bestiary.array_types import Array, Floats, Pixels
 from bestiary.batches.preprocess import Source
-from bestiary.data.arrays import FlatImageShape, Pixels, check_image_array, to_rgb, write_png_files
+from bestiary.data.arrays import FlatImageShape, check_image_array, to_rgb, write_png_files
 from bestiary.data.assign_splits import assign_splits
 from bestiary.data.dataset import audit_listing
 from bestiary.data.sources import PictureEntry, PictureList
@@ -39,7 +39,6 @@ from bestiary.recipe import Recipe
 from bestiary.training.recipe_checks import check_recipe_supported
 from bestiary.training.task import load_task
 
-Array = npt.NDArray[Any]
 ARRAY_FOLDER = "given"  # the folder of pictures that came as arrays
 TABLES = ("pictures", "findings", "predictions")
 INPUT_ATTRIBUTES = ("n_features_in_", "feature_names_in_", "row_shape_")
@@ -107,7 +106,7 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
         labels: Array = self.classes_[shares.argmax(axis=1)]
         return labels
 
-    def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:  # noqa: N803
+    def predict_proba(self, X: Any) -> Floats:  # noqa: N803
         """Return calibrated probabilities, float64 (n, classes), in the order of `classes_`."""
         check_is_fitted(self)
         pictures = self._validate_input(X, reset=False)

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from bestiary.array_types import Pixels
 from bestiary.errors import PictureError
 
-Pixels = npt.NDArray[np.uint8]
 Fit = Literal["squash", "letterbox", "crop"]
 
 # Raster formats only: Pillow would start Ghostscript for EPS. A phone's MPO is opened as the JPEG that it begins with.

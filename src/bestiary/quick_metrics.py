@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
+
+from bestiary.array_types import Array, Floats, Ints
 
 TEMPERATURES = 2.0 ** np.linspace(-2, 2, 33)
 
 
-def loss_and_macro_f1(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> tuple[float, float]:
+def loss_and_macro_f1(logits: Array, labels: Ints) -> tuple[float, float]:
     """Return mean cross-entropy in nats, and macro-F1 over the classes that occur, for logits (n, classes)."""
     loss = -log_softmax(logits)[np.arange(len(labels)), labels].mean()
     return float(loss), macro_f1(labels, logits.argmax(axis=1), logits.shape[1])
 
 
-def calibrated_loss(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> float:
+def calibrated_loss(logits: Array, labels: Ints) -> float:
     """Return the mean cross-entropy in nats at the best of some temperatures from 1/4 to 4: one is fitted before use.
 
     So that networks trained with smoothed labels, which are too modest, can be held against others.
@@ -24,7 +23,7 @@ def calibrated_loss(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> 
     return min(loss_and_macro_f1(logits / temperature, labels)[0] for temperature in TEMPERATURES)
 
 
-def macro_f1(y_true: npt.NDArray[np.int64], y_pred: npt.NDArray[np.int64], classes: int) -> float:
+def macro_f1(y_true: Ints, y_pred: Ints, classes: int) -> float:
     """Return the mean F1 of the classes that occur among `y_true` or `y_pred`."""
     hits = np.bincount(y_true[y_true == y_pred], minlength=classes)
     made = np.bincount(y_true, minlength=classes) + np.bincount(y_pred, minlength=classes)
@@ -32,13 +31,13 @@ def macro_f1(y_true: npt.NDArray[np.int64], y_pred: npt.NDArray[np.int64], class
     return float((2 * hits[occurs] / made[occurs]).mean())
 
 
-def softmax(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def softmax(logits: Array) -> Floats:
     """Return the probabilities, float64 (n, classes), of logits (n, classes)."""
     return np.exp(log_softmax(logits))
 
 
-def log_softmax(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def log_softmax(logits: Array) -> Floats:
     """Return the natural logarithms of the probabilities, float64 (n, classes), of logits (n, classes)."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    result: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    result: Floats = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return result

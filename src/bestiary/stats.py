@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
+from bestiary.array_types import Floats, Ints
 
 Z_95 = 1.959963984540054  # the 97.5 % point of the standard normal distribution
 
 
-def wilson_interval(rate: Floats, trials: Integers) -> tuple[Floats, Floats]:
+def wilson_interval(rate: Floats, trials: Ints) -> tuple[Floats, Floats]:
     """Return the low and high ends of Wilson's 95 % score interval for `rate` in [0, 1] out of `trials`.
 
     Arrays of any one shape. Zero trials tell nothing: [0, 1]. Wilson, JASA 22 (1927).

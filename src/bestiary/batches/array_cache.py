@@ -11,15 +11,14 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
+from bestiary.array_types import Array
 from bestiary.errors import IntegrityError, MachineError
 from bestiary.files import write_text
-
-Array = npt.NDArray[Any]
 
 SAVE_EVERY_SECONDS = 30.0  # a process that is killed loses no more than this
 STALE_SECONDS = 86_400.0  # rows without an index after so long were left by a killed process

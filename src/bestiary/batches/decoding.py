@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+from bestiary.array_types import Pixels
 from bestiary.batches.preprocess import Preprocessing, Source
 from bestiary.errors import PictureError, SourceError
-from bestiary.picture import Pixels
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,14 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from bestiary.array_types import Array, Bools, Float32s, Ints
 from bestiary.batches.array_cache import ArrayCache
 from bestiary.errors import MachineError
 
 MAX_MEMORY_BYTES = 32 * 2**20  # bytes of float32 that are held in memory: 6,500 pictures with lite0
 CHUNK_ROWS = 1_024  # rows
 
-Array = npt.NDArray[Any]
-IndexArray = npt.NDArray[np.int64] | npt.NDArray[np.bool_]
+IndexArray = Ints | Bools
 
 
 class FeatureMatrix(Protocol):
@@ -158,10 +158,9 @@ def _bytes(rows: Array) -> memoryview:
 
 ROWS_AT_ONCE = 2_048
 MIN_SCALE = 1e-6  # added to the spread: a channel that never varies is not divided by 0
-Features = npt.NDArray[np.float32]
 
 
-def fit_scaler(features: FeatureMatrix) -> tuple[Features, Features]:
+def fit_scaler(features: FeatureMatrix) -> tuple[Float32s, Float32s]:
     """Return each channel's mean and standard deviation, float32 (channels,), of features (n, channels).
 
     >>> fit_scaler(np.array([[1, 5], [3, 5]], np.float32))[0].tolist()

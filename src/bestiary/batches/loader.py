@@ -14,11 +14,10 @@ from contextlib import closing
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-Positions = NDArray[np.int64]
-Pixels = NDArray[np.uint8]
-Read = Callable[[Positions], Pixels]
+from bestiary.array_types import Ints, Pixels
+
+Read = Callable[[Ints], Pixels]
 
 BATCHES_AHEAD = 2
 
@@ -31,22 +30,22 @@ class Batch(NamedTuple):
     """
 
     images: Pixels
-    labels: NDArray[np.int64]
-    indices: Positions
-    global_indices: Positions
+    labels: Ints
+    indices: Ints
+    global_indices: Ints
 
 
 class EvaluationBatch(NamedTuple):
     """Pictures to score. images: uint8 (b, height, width, 3), RGB; positions: int64 (b,), ascending."""
 
     images: Pixels
-    indices: Positions
+    indices: Ints
 
 
 def iter_train_batches(
     read: Read,
-    labels: NDArray[np.int64],
-    order: Positions,
+    labels: Ints,
+    order: Ints,
     *,
     batch_size: int,
     seed: int,
@@ -84,20 +83,20 @@ def iter_eval_batches(read: Read, count: int, *, batch_size: int) -> Generator[E
             yield EvaluationBatch(images, positions)
 
 
-def _all_chunks(positions: Positions, size: int) -> list[Positions]:
+def _all_chunks(positions: Ints, size: int) -> list[Ints]:
     return [positions[start : start + size] for start in range(0, len(positions), size)]
 
 
-def _full_chunks(positions: Positions, size: int) -> list[Positions]:
+def _full_chunks(positions: Ints, size: int) -> list[Ints]:
     return _all_chunks(positions, size)[: steps_per_epoch(len(positions), size)]
 
 
-def _read_ahead(read: Read, parts: Sequence[Positions]) -> Generator[tuple[Positions, Pixels], None, None]:
+def _read_ahead(read: Read, parts: Sequence[Ints]) -> Generator[tuple[Ints, Pixels], None, None]:
     """Yield each part with its pixels, while one thread reads at most two parts further.
 
     When the consumer stops early, waiting reads are dropped and the thread ends before control goes back.
     """
-    pending: deque[tuple[Positions, Future[Pixels]]] = deque()
+    pending: deque[tuple[Ints, Future[Pixels]]] = deque()
     reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bestiary-read")
     try:
         for part in parts:

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
+from bestiary.array_types import Pixels
 from bestiary.errors import PictureError, SourceError
 from bestiary.picture import (
     LIMITS,
     DecodeLimits,
     Fit,
-    Pixels,
     load,
     message_with_filename,
     read_bytes,
@@ -42,7 +41,7 @@ class VerifiedFile:
         return content
 
 
-Source = Path | bytes | VerifiedFile | npt.NDArray[np.uint8] | Image.Image
+Source = Path | bytes | VerifiedFile | Pixels | Image.Image
 KINDS = (Path, bytes, VerifiedFile, np.ndarray, Image.Image)
 
 

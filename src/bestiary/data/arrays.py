@@ -6,15 +6,12 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
+from bestiary.array_types import Array, Pixels
 from bestiary.errors import InputError
-
-Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,7 @@ class FlatImageShape:
     white: float
 
     @classmethod
-    def of(cls, rows: npt.NDArray[Any], shape: Sequence[int] | None) -> FlatImageShape:
+    def of(cls, rows: Array, shape: Sequence[int] | None) -> FlatImageShape:
         """Return the shape of the pictures in rows, (n, numbers).
 
         shape: (height, width) or (height, width, channels). Without it a row is a square, grey or RGB, if its length
@@ -41,7 +38,7 @@ class FlatImageShape:
             return cls(height, width, channels, 0.0, 255.0)
         return cls(height, width, channels, float(rows.min()), float(rows.max()))
 
-    def picture(self, row: npt.NDArray[Any]) -> Pixels:
+    def picture(self, row: Array) -> Pixels:
         """Return a row of numbers as uint8 (height, width, 3); what is beyond black or white is cut off."""
         span = self.white - self.black or 1.0
         scaled = np.clip((row.astype(np.float64) - self.black) / span, 0.0, 1.0) * 255.0
@@ -54,7 +51,7 @@ def to_rgb(picture: Pixels) -> Pixels:
     return np.ascontiguousarray(np.broadcast_to(deep, (*deep.shape[:2], 3)))
 
 
-def check_image_array(pictures: npt.NDArray[Any]) -> Pixels:
+def check_image_array(pictures: Array) -> Pixels:
     """Return the array, or raise InputError unless it is uint8 (n, height, width) or (n, height, width, 3)."""
     whole = pictures.dtype == np.uint8 and 0 not in pictures.shape
     if not whole or not (pictures.ndim == 3 or (pictures.ndim == 4 and pictures.shape[3] in (1, 3))):

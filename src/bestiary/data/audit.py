@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from bestiary import table
+from bestiary.array_types import Ints
 from bestiary.data.duplicates import HOW
 from bestiary.picture import SUFFIXES
 from bestiary.stats import wilson_interval
@@ -111,7 +111,7 @@ RULES = (
 )
 
 
-def find_issues(pictures: pl.DataFrame, pairs: npt.NDArray[np.int64], *, test_fraction: float = 0.15) -> pl.DataFrame:
+def find_issues(pictures: pl.DataFrame, pairs: Ints, *, test_fraction: float = 0.15) -> pl.DataFrame:
     """Return the findings table (`table.FINDINGS`) for measured pictures.
 
     pictures: the measured table with `group` and, where there was one, `given_split`; pairs: int64 (n, 3) or
@@ -174,7 +174,7 @@ def _rule_findings(usable: pl.DataFrame) -> Iterator[Row]:
             yield _finding(rule.check, row["message"], row=row, score=row["score"], is_issue=rule.is_issue)
 
 
-def _duplicate_findings(pictures: pl.DataFrame, pairs: npt.NDArray[np.int64]) -> Iterator[Row]:
+def _duplicate_findings(pictures: pl.DataFrame, pairs: Ints) -> Iterator[Row]:
     """One finding for each picture of a pair beyond the first, and more where labels or given splits disagree."""
     for left, right, bits, *kind in pairs.tolist():
         one, other = pictures.row(left, named=True), pictures.row(right, named=True)

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from bestiary import table
+from bestiary.array_types import Ints
 from bestiary.data import audit, duplicates
 from bestiary.data.apply_corrections import CorrectionResult, apply_corrections
 from bestiary.data.corrections import Corrections
@@ -23,8 +24,6 @@ from bestiary.machine import trim_memory
 from bestiary.picture import DecodeLimits
 from bestiary.progress import Reporter
 from bestiary.recipe import DataConfig
-
-IndexArray = duplicates.IndexArray
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def audit_listing(
     return AuditedDataset(pictures, findings, passed_over, done)
 
 
-def _without_dropped(pictures: pl.DataFrame, pairs: IndexArray, near_bits: int | None) -> IndexArray:
+def _without_dropped(pictures: pl.DataFrame, pairs: Ints, near_bits: int | None) -> Ints:
     """Return the pairs of the pictures that are left; where one was dropped, those of its group are looked for anew.
 
     A group is held together by some of its pairs only: with a picture, all that joined two others may have gone.

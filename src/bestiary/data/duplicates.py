@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from bestiary.array_types import Ints, Pixels
 from bestiary.data.hamming_search import (
-    IndexArray,
     _iter_bit_samples,
     _pair_codes,
     _prune_pairs,
@@ -34,7 +34,7 @@ MISSED_VIEWS = 1e-3  # chance to miss a pair where a crop lies between two views
 HOW = ("", ", mirrored", ", cropped", ", mirrored and cropped")  # the fourth column of `find_duplicate_pairs`, in words
 
 
-def find_duplicate_pairs(pictures: pl.DataFrame, near_bits: int | None, *, threads: int = 1) -> IndexArray:
+def find_duplicate_pairs(pictures: pl.DataFrame, near_bits: int | None, *, threads: int = 1) -> Ints:
     """Return the pairs of rows that show one picture, int64 (pairs, 4): positions i < j, differing bits, place in HOW.
 
     found: the measured table, `sha256, phash, thumbnail, error`; rows with an error are passed over. near_bits: hashes
@@ -58,7 +58,7 @@ def find_duplicate_pairs(pictures: pl.DataFrame, near_bits: int | None, *, threa
     return _reindex_pairs(joined, usable)
 
 
-def connected_groups(count: int, pairs: IndexArray) -> IndexArray:
+def connected_groups(count: int, pairs: Ints) -> Ints:
     """Return a group number for each of `count` items, int64 (count,): items joined by a chain of pairs share one.
 
     A group is numbered by its first item, so that the numbers say nothing beyond who belongs together.
@@ -72,7 +72,7 @@ def connected_groups(count: int, pairs: IndexArray) -> IndexArray:
     return first[component].astype(np.int64)
 
 
-def equal_digest_pairs(digests: Sequence[str]) -> IndexArray:
+def equal_digest_pairs(digests: Sequence[str]) -> Ints:
     """Return pairs that chain together all items with equal digests, int64 (pairs, 3), the third column 0."""
     first: dict[str, int] = {}
     pairs = [(first.setdefault(digest, item), item, 0) for item, digest in enumerate(digests) if digest]
@@ -82,7 +82,7 @@ def equal_digest_pairs(digests: Sequence[str]) -> IndexArray:
 # ---- Pairs by views ------------------------------------------------------------------------------------------------
 
 
-def _confirm_pairs(thumbnails: npt.NDArray[np.uint8], near: IndexArray, threads: int) -> IndexArray:
+def _confirm_pairs(thumbnails: Pixels, near: Ints, threads: int) -> Ints:
     """Return `near` and the pairs that the views of each picture add, int64 (pairs, 4)."""
     count, size = len(thumbnails), _sample_size(len(thumbnails))
     samples = _iter_bit_samples(_LOW, size, _samples_needed((1 - _LOW_DIFFERING) ** size, MISSED_VIEWS))
@@ -105,12 +105,12 @@ def _how_index(view: CropView) -> int:
     return int(view.mirrored) + 2 * int(view.cropped)
 
 
-def _add_view_column(pairs: IndexArray) -> IndexArray:
+def _add_view_column(pairs: Ints) -> Ints:
     """Return pairs of three columns with a fourth: nothing is different but the bits."""
     return np.pad(pairs, ((0, 0), (0, 1)))
 
 
-def _reindex_pairs(pairs: IndexArray, indices: npt.NDArray[np.integer]) -> IndexArray:
+def _reindex_pairs(pairs: Ints, indices: npt.NDArray[np.integer]) -> Ints:
     """Return the pairs with positions among all rows instead of among `indices`."""
     return np.column_stack([indices[pairs[:, :2]].reshape(-1, 2), pairs[:, 2:]]).astype(np.int64)
 

@@ -10,10 +10,10 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
+from bestiary.array_types import Ints
 from bestiary.data.measure import HASH_SIDE
 
 Bits = npt.NDArray[np.uint64]
-IndexArray = npt.NDArray[np.int64]
 
 HASH_BITS = HASH_SIDE**2
 ROWS_AT_ONCE = 512
@@ -25,7 +25,7 @@ SAMPLES_AT_ONCE = 8
 MAX_MATCHES, PAIRS_PER_PICTURE = 64, 10
 
 
-def find_near_pairs(bits: Bits, max_bits: int, *, threads: int = 1) -> IndexArray:
+def find_near_pairs(bits: Bits, max_bits: int, *, threads: int = 1) -> Ints:
     """Return the pairs (i < j) whose hashes differ in `max_bits` bits, as int64 (pairs, 3): i, j, differing bits.
 
     Up to 8,192 hashes all are compared with all. Of more, those that agree in one of some hundred samples of bits are
@@ -46,13 +46,13 @@ def hash_bits(phashes: Sequence[str]) -> Bits:
     return np.frombuffer(bytes.fromhex("".join(phashes)), np.uint64).reshape(-1, HASH_BITS // 64)
 
 
-def _pair_codes(count: int, pairs: IndexArray) -> IndexArray:
+def _pair_codes(count: int, pairs: Ints) -> Ints:
     """Return a number for each pair of `count` items, the same for (i, j) and (j, i)."""
-    codes: IndexArray = pairs[:, :2].min(axis=1) * count + pairs[:, :2].max(axis=1)
+    codes: Ints = pairs[:, :2].min(axis=1) * count + pairs[:, :2].max(axis=1)
     return codes
 
 
-def _sort_unique_pairs(count: int, pairs: IndexArray) -> IndexArray:
+def _sort_unique_pairs(count: int, pairs: Ints) -> Ints:
     """Return each pair once, the one that differs least, the lower position first."""
     nearest = pairs[np.argsort(pairs[:, 2], kind="stable")]
     _, first = np.unique(_pair_codes(count, nearest), return_index=True)
@@ -60,7 +60,7 @@ def _sort_unique_pairs(count: int, pairs: IndexArray) -> IndexArray:
     return np.column_stack([np.sort(kept[:, :2], axis=1), kept[:, 2:]])
 
 
-def _prune_pairs(count: int, pairs: IndexArray) -> IndexArray:
+def _prune_pairs(count: int, pairs: Ints) -> Ints:
     """Return the pairs, or, of very many, the nearest ones that still hold the groups together."""
     if len(pairs) <= PAIRS_PER_PICTURE * count:
         return pairs
@@ -76,7 +76,7 @@ def _prune_pairs(count: int, pairs: IndexArray) -> IndexArray:
     return once[np.sort(rank)]
 
 
-def _compare_all(bits: Bits, max_bits: int) -> IndexArray:
+def _compare_all(bits: Bits, max_bits: int) -> Ints:
     """Return the near pairs by comparing all with all, a block of rows at a time."""
     found = np.zeros((0, 3), np.int64)
     for start in range(0, len(bits), ROWS_AT_ONCE):
@@ -101,14 +101,14 @@ def _samples_needed(agree: float, missed: float) -> int:
     return math.ceil(math.log(missed) / math.log1p(-agree)) if agree < 1 else 1
 
 
-def _iter_bit_samples(bit_indices: IndexArray, size: int, count: int) -> Iterator[IndexArray]:
+def _iter_bit_samples(bit_indices: Ints, size: int, count: int) -> Iterator[Ints]:
     random = np.random.default_rng(0)  # the same pictures give the same groups
     return (random.choice(bit_indices, size, replace=False) for _ in range(count))
 
 
 def _search(
-    lefts: Sequence[Bits], right: Bits, max_bits: int, samples: Iterator[IndexArray], group: IndexArray, threads: int
-) -> IndexArray:
+    lefts: Sequence[Bits], right: Bits, max_bits: int, samples: Iterator[Ints], group: Ints, threads: int
+) -> Ints:
     """Return (i, j in `right`, differing bits, which of `lefts` has i) where a sample agrees and few enough differ.
 
     int64 (pairs, 4), each once; every set in `lefts` is held against `right`, but for items of one group.
@@ -123,9 +123,7 @@ def _search(
     return found[np.lexsort((found[:, 1], found[:, 0], found[:, 3]))]
 
 
-def _matches_in_sample(
-    lefts: Sequence[Bits], right: Bits, max_bits: int, sample: IndexArray, group: IndexArray
-) -> IndexArray:
+def _matches_in_sample(lefts: Sequence[Bits], right: Bits, max_bits: int, sample: Ints, group: Ints) -> Ints:
     """Return what `_search` does, of the pairs whose hashes agree in one sample of bits."""
     found = []
     key = _key(right, sample)
@@ -141,7 +139,7 @@ def _matches_in_sample(
     return _prune_pairs(len(right), np.concatenate(found))
 
 
-def _key(bits: Bits, sample: IndexArray) -> npt.NDArray[np.uint32]:
+def _key(bits: Bits, sample: Ints) -> npt.NDArray[np.uint32]:
     """Return the sampled bits of each hash as one number, uint32 (n,)."""
     key = np.zeros(len(bits), np.uint32)
     for number, place in enumerate(sample.tolist()):
@@ -150,7 +148,7 @@ def _key(bits: Bits, sample: IndexArray) -> npt.NDArray[np.uint32]:
     return key
 
 
-def _same_key(key: npt.NDArray[np.uint32], order: IndexArray, ends: IndexArray) -> tuple[IndexArray, IndexArray]:
+def _same_key(key: npt.NDArray[np.uint32], order: Ints, ends: Ints) -> tuple[Ints, Ints]:
     """Return i and j of all with equal keys; `order` sorts the others by key, `ends` says where each key's run begins.
 
     ends: int64 (keys + 1,), a leading 0 and the running count.

@@ -9,12 +9,11 @@ import warnings
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, JpegImagePlugin
 
+from bestiary.array_types import Array, Bools, Floats, Pixels
 from bestiary.errors import PictureError
 from bestiary.picture import FORMATS, DecodeLimits, message_with_filename, open_picture, read_bytes
 
@@ -93,7 +92,7 @@ def _measure_path(path: Path, limits: DecodeLimits) -> ImageMeasurements:
         return ImageMeasurements(str(path), check="unreadable", error=f"{path} cannot be read: {why}.")
 
 
-def perceptual_hash(image: Image.Image) -> npt.NDArray[np.bool_]:
+def perceptual_hash(image: Image.Image) -> Bools:
     """Return 256 bits, shape (256,), that hardly change when a picture is scaled, re-encoded or brightened.
 
     The 16 x 16 lowest frequencies of the discrete cosine transform of 64 x 64 grey pixels, each against their median:
@@ -102,26 +101,26 @@ def perceptual_hash(image: Image.Image) -> npt.NDArray[np.bool_]:
     return _hash(_hash_pixels(image))
 
 
-def _hash_pixels(image: Image.Image) -> npt.NDArray[np.float64]:
+def _hash_pixels(image: Image.Image) -> Floats:
     return np.asarray(image.convert("L").resize((HASH_PIXELS, HASH_PIXELS), Image.Resampling.LANCZOS), np.float64)
 
 
-def _hash(grey: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+def _hash(grey: Floats) -> Bools:
     waves = _cosines()
     low = np.round(waves @ grey @ waves.T, 6)  # what is zero but for rounding must not decide a bit: machines differ
     return (low > np.median(low)).ravel()
 
 
-def _thumbnail(grey: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
+def _thumbnail(grey: Floats) -> Pixels:
     blocks = grey.reshape(THUMBNAIL_SIDE, HASH_PIXELS // THUMBNAIL_SIDE, THUMBNAIL_SIDE, -1)
-    means: npt.NDArray[np.float64] = blocks.mean(axis=(1, 3))
+    means: Floats = blocks.mean(axis=(1, 3))
     return np.rint(means).astype(np.uint8)
 
 
 @cache
-def _cosines() -> npt.NDArray[np.float64]:
+def _cosines() -> Floats:
     frequency, place = np.arange(HASH_SIDE)[:, None], np.arange(HASH_PIXELS)[None, :]
-    waves: npt.NDArray[np.float64] = np.cos(np.pi * frequency * (2 * place + 1) / (2 * HASH_PIXELS))
+    waves: Floats = np.cos(np.pi * frequency * (2 * place + 1) / (2 * HASH_PIXELS))
     return waves
 
 
@@ -164,12 +163,12 @@ def _measure_content(content: bytes, seen: ImageMeasurements, limits: DecodeLimi
     )
 
 
-def _mean_colour(pixels: npt.NDArray[Any]) -> list[float]:
+def _mean_colour(pixels: Array) -> list[float]:
     means: list[float] = (pixels.reshape(-1, 3).mean(axis=0) / 255).tolist()
     return means
 
 
-def _border(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _border(pixels: Array) -> Array:
     return np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
 
 
@@ -181,13 +180,13 @@ def _jpeg_settings(content: bytes) -> tuple[int, int]:
         return sum(image.quantization[min(image.quantization)]), JpegImagePlugin.get_sampling(image)
 
 
-def _entropy(grey: npt.NDArray[Any]) -> float:
+def _entropy(grey: Array) -> float:
     counts = np.bincount((grey * 255).astype(np.uint8).ravel(), minlength=256)
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log2(shares)).sum())
 
 
-def _sharpness(grey: npt.NDArray[Any]) -> float:
+def _sharpness(grey: Array) -> float:
     if min(grey.shape) < 3:
         return 0.0
     middle = grey[1:-1, 1:-1]

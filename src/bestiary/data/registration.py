@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from bestiary.array_types import Float32s, Floats, Pixels
 from bestiary.data.measure import HASH_SIDE, THUMBNAIL_SIDE
 
-Grey = npt.NDArray[np.uint8]
-Numbers = npt.NDArray[np.float32]
 Span = tuple[float, float]
 
 PICTURES_AT_ONCE = 4096
@@ -48,7 +47,7 @@ _CROPS = (
 VIEWS = (CropView(), CropView(mirrored=True), *(CropView(*crop, mirror) for mirror in (False, True) for crop in _CROPS))
 
 
-def hash_views(thumbnails: Grey, view: CropView) -> npt.NDArray[np.uint64]:
+def hash_views(thumbnails: Pixels, view: CropView) -> npt.NDArray[np.uint64]:
     """Return the perceptual hash of one view of each thumbnail, uint64 (n, 4).
 
     thumbnails: uint8 (n, 32, 32). As `inspection.perceptual_hash`, of the view's window and from fewer pixels: to be
@@ -65,7 +64,7 @@ def hash_views(thumbnails: Grey, view: CropView) -> npt.NDArray[np.uint64]:
     return found
 
 
-def registration_score(moving: Grey, fixed: Grey, view: CropView) -> Numbers:
+def registration_score(moving: Pixels, fixed: Pixels, view: CropView) -> Float32s:
     """Return how well a view of each of `moving` agrees with each of `fixed` once aligned, float32 (n,), -1..1.
 
     ones, others: uint8 (n, 32, 32). The view's window is shifted and stretched until it fits (Lucas and Kanade 1981),
@@ -77,52 +76,54 @@ def registration_score(moving: Grey, fixed: Grey, view: CropView) -> Numbers:
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
-def _cosine_basis(span: Span) -> Numbers:
+def _cosine_basis(span: Span) -> Float32s:
     """Return the cosine waves of a window as weights of the thumbnail's pixels, (16, 32)."""
     places = np.arange(THUMBNAIL_SIDE) + 0.5
     waves = np.cos(np.pi * np.arange(HASH_SIDE)[:, None] * places / THUMBNAIL_SIDE)
     low, high = span
-    found: Numbers = waves.astype(np.float32) @ _sampling(np.array([low], np.float32), np.array([high - low]))[0]
+    found: Float32s = waves.astype(np.float32) @ _sampling(np.array([low], np.float32), np.array([high - low]))[0]
     return found
 
 
-def _sampling(low: npt.NDArray[np.floating], width: npt.NDArray[np.floating]) -> Numbers:
+def _sampling(low: npt.NDArray[np.floating], width: npt.NDArray[np.floating]) -> Float32s:
     """Return matrices that read a line of pixels at new places, linearly: (n, 32, 32) for n windows."""
     pixels = np.arange(THUMBNAIL_SIDE, dtype=np.float32)
     places = (low[:, None] + width[:, None] * (pixels + 0.5) / THUMBNAIL_SIDE) * THUMBNAIL_SIDE - 0.5
     places = places.clip(0, THUMBNAIL_SIDE - 1).astype(np.float32)
-    weights: Numbers = np.maximum(1 - np.abs(places[:, :, None] - pixels), np.float32(0))
+    weights: Float32s = np.maximum(1 - np.abs(places[:, :, None] - pixels), np.float32(0))
     return weights
 
 
-def _iter_pair_chunks(moving: Grey, fixed: Grey) -> Iterator[tuple[Numbers, Numbers]]:
+def _iter_pair_chunks(moving: Pixels, fixed: Pixels) -> Iterator[tuple[Float32s, Float32s]]:
     for start in range(0, len(moving), PAIRS_AT_ONCE):
         some = slice(start, start + PAIRS_AT_ONCE)
         yield _to_unit_range(moving[some]), _to_unit_range(fixed[some])
 
 
-def _to_unit_range(pictures: Grey) -> Numbers:
+def _to_unit_range(pictures: Pixels) -> Float32s:
     return np.divide(pictures, 255, dtype=np.float32)
 
 
-def _align_and_score(moving: Numbers, fixed: Numbers, across: Span, down: Span) -> Numbers:
+def _align_and_score(moving: Float32s, fixed: Float32s, across: Span, down: Span) -> Float32s:
     windows = np.repeat([[across[0], across[1] - across[0], down[0], down[1] - down[0]]], len(moving), axis=0)
     for _ in range(STEPS):
         windows = _gauss_newton_step(windows, _resample_windows(moving, windows), fixed)
     one, other = _structure(_resample_windows(moving, windows)), _structure(fixed)
     together = (one * other).mean((1, 2))
     apart = np.sqrt((one * one).mean((1, 2)) * (other * other).mean((1, 2)))
-    found: Numbers = (together / (apart + _MIN_DETAIL)).astype(np.float32)
+    found: Float32s = (together / (apart + _MIN_DETAIL)).astype(np.float32)
     return found
 
 
-def _resample_windows(moving: Numbers, windows: npt.NDArray[np.float64]) -> Numbers:
+def _resample_windows(moving: Float32s, windows: Floats) -> Float32s:
     across, across_width, down, down_width = windows.T
-    found: Numbers = np.matmul(_sampling(down, down_width) @ moving, _sampling(across, across_width).transpose(0, 2, 1))
+    found: Float32s = np.matmul(
+        _sampling(down, down_width) @ moving, _sampling(across, across_width).transpose(0, 2, 1)
+    )
     return found
 
 
-def _gauss_newton_step(windows: npt.NDArray[np.float64], seen: Numbers, fixed: Numbers) -> npt.NDArray[np.float64]:
+def _gauss_newton_step(windows: Floats, seen: Float32s, fixed: Float32s) -> Floats:
     """Return windows, (n, 4): start and width across, start and width down, one step of Gauss-Newton nearer.
 
     The other picture is taken for `gain * seen + offset`, moved by a shift and a stretch along each axis: six
@@ -149,22 +150,22 @@ def _gauss_newton_step(windows: npt.NDArray[np.float64], seen: Numbers, fixed: N
     )
 
 
-def _structure(pictures: Numbers) -> Numbers:
+def _structure(pictures: Float32s) -> Float32s:
     """Return what is left between the means of 3 x 3 and of 5 x 5 pixels, without its mean."""
     fine, coarse = _box_filter(3), _box_filter(5)
     smooth = fine @ pictures @ fine.T
     left = smooth - coarse @ smooth @ coarse.T
-    found: Numbers = left - left.mean((1, 2), keepdims=True)
+    found: Float32s = left - left.mean((1, 2), keepdims=True)
     return found
 
 
-def _box_filter(pixels: int) -> Numbers:
+def _box_filter(pixels: int) -> Float32s:
     place = np.arange(THUMBNAIL_SIDE)
     near = (np.abs(place[:, None] - place) <= pixels // 2).astype(np.float32)
-    found: Numbers = near / near.sum(axis=1, keepdims=True)
+    found: Float32s = near / near.sum(axis=1, keepdims=True)
     return found
 
 
-def unpack_thumbnails(packed: Sequence[bytes]) -> Grey:
+def unpack_thumbnails(packed: Sequence[bytes]) -> Pixels:
     """Return the thumbnails that `Inspection.thumbnail` holds as uint8 (n, 32, 32)."""
     return np.frombuffer(b"".join(packed), np.uint8).reshape(-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from bestiary import table
+from bestiary.array_types import Float32s, Floats, Ints
 from bestiary.data.split import stratified_group_folds
 
 FOLDS = 5
@@ -21,9 +21,6 @@ MAX_PICTURES = 20_000  # more are drawn from: time and memory stay the same
 # ten animals all properties together reach 0.20, and 0.42 for butterflies, by their colours: docs/log.md.
 MIN_GAIN_ALL_CLASSES, MIN_GAIN_SINGLE_CLASS = 0.3, 0.4
 STANDARD_ERRORS = 3
-
-Integers = npt.NDArray[np.int64]
-Columns = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -47,9 +44,9 @@ class ShortcutScore:
     recall: the share of a class's pictures that are named so; mistaken: the share of all others that are.
     """
 
-    recall: npt.NDArray[np.float64]
-    false_positive_rate: npt.NDArray[np.float64]
-    counts: Integers
+    recall: Floats
+    false_positive_rate: Floats
+    counts: Ints
 
     @property
     def gain(self) -> float:
@@ -64,9 +61,9 @@ class ShortcutScore:
         return self.gain - STANDARD_ERRORS * float(error)
 
     @property
-    def class_gains(self) -> npt.NDArray[np.float64]:
+    def class_gains(self) -> Floats:
         """Return for each class how much more often it is named for its own pictures than for others."""
-        gains: npt.NDArray[np.float64] = self.recall - self.false_positive_rate
+        gains: Floats = self.recall - self.false_positive_rate
         return gains
 
     @property
@@ -134,13 +131,13 @@ def find_shortcuts(pictures: pl.DataFrame, *, seed: int = 0) -> pl.DataFrame:
     return _findings(rows)
 
 
-def _values(usable: pl.DataFrame, file_property: FileProperty) -> Columns:
+def _values(usable: pl.DataFrame, file_property: FileProperty) -> Float32s:
     named = [value.cast(pl.Float32).alias(str(at)) for at, value in enumerate(file_property.values)]
     return usable.select(named).to_numpy()
 
 
 def _strongest(
-    properties: list[FileProperty], values: list[Columns], labels: Integers, folds: Integers, classes: list[str]
+    properties: list[FileProperty], values: list[Float32s], labels: Ints, folds: Ints, classes: list[str]
 ) -> list[tuple[float, str]]:
     """Return score and message of the strongest property of each family that gives something away."""
     best: dict[str, tuple[float, str]] = {}
@@ -153,7 +150,7 @@ def _strongest(
     return sorted(best.values())
 
 
-def _score_columns(columns: Columns, labels: Integers, folds: Integers, make: Callable[[], Any]) -> ShortcutScore:
+def _score_columns(columns: Float32s, labels: Ints, folds: Ints, make: Callable[[], Any]) -> ShortcutScore:
     """Return how well a model of these columns, float32 (n, columns), tells pictures it was not fitted on."""
     guessed = np.full(len(labels), -1)
     for number in range(FOLDS):

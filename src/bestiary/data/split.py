@@ -8,11 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from bestiary.array_types import Ints
 from bestiary.errors import SourceError
-
-Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -129,7 +127,7 @@ def parse_split_name(name: str) -> str | None:
     return next((SPLIT_NAMES[stem] for stem in stems if stem in SPLIT_NAMES), None)
 
 
-def stratified_group_folds(labels: Integers, groups: Integers, *, folds: int, seed: int) -> Integers:
+def stratified_group_folds(labels: Ints, groups: Ints, *, folds: int, seed: int) -> Ints:
     """Return the fold of each picture, int64 (n,) in 0..folds-1.
 
     labels, groups: int64 (n,), labels from 0. Groups are never divided. In an order drawn from the seed, each goes

@@ -7,13 +7,15 @@ import colorsys
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw
+
+from bestiary.array_types import Floats
 
 SUPERSAMPLING = 3
 
 Colour = tuple[int, int, int]
-Points = NDArray[np.float64]
+Points = Floats
 
 
 def hsv_colour(hue: float, saturation: float, value: float) -> Colour:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bestiary.evaluation.intervals import Floats, Integers
+from bestiary.array_types import Array, Floats, Ints
 
 
 class ReliabilityBin(TypedDict):
@@ -28,13 +27,13 @@ class CoveragePoint(TypedDict):
     accuracy: float
 
 
-def bin_index(confidence: Floats, bins: int) -> Integers:
+def bin_index(confidence: Floats, bins: int) -> Ints:
     """Return the index in [0, bins) of each confidence's bin [low, high); the last bin also holds 1."""
     edges = np.linspace(0.0, 1.0, bins + 1)
     return np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, bins - 1)
 
 
-def ece_bin_index(confidence: Floats, bins: int) -> Integers:
+def ece_bin_index(confidence: Floats, bins: int) -> Ints:
     """Return the index in [0, bins] of each confidence's bin for the ECE: torchmetrics's bins, to the last bit.
 
     It compares in float32, with edges that are counted from both ends, and keeps the confidences of exactly 1 apart,
@@ -45,7 +44,7 @@ def ece_bin_index(confidence: Floats, bins: int) -> Integers:
     return np.searchsorted(edges, confidence.astype(np.float32), side="right") - 1
 
 
-def reliability(probabilities: NDArray[Any], y_true: NDArray[Any], bins: int = 15) -> list[ReliabilityBin]:
+def reliability(probabilities: Array, y_true: Array, bins: int = 15) -> list[ReliabilityBin]:
     """Return, for each of `bins` equal bins of the top probability, its mean and the share that is right.
 
     `probabilities`: float (n, k); `y_true`: int (n,) in [0, k). The bins are those of `ece` in metrics.json, but for
@@ -71,7 +70,7 @@ def reliability(probabilities: NDArray[Any], y_true: NDArray[Any], bins: int = 1
     ]
 
 
-def coverage_curve(confidence: NDArray[Any], correct: NDArray[Any], points: int = 100) -> list[CoveragePoint]:
+def coverage_curve(confidence: Array, correct: Array, points: int = 100) -> list[CoveragePoint]:
     """Return what answering only the surest pictures would bring, from the surest one to all; at most `points` points.
 
     `confidence`: float (n,); `correct`: bool (n,). Pictures of equal confidence are answered together.

@@ -14,9 +14,9 @@ import polars as pl
 from scipy.stats import binomtest
 
 from bestiary import table
+from bestiary.array_types import Floats, Ints
 from bestiary.errors import RunError, UserError
 from bestiary.evaluation import intervals
-from bestiary.evaluation.intervals import Floats, Integers
 from bestiary.evaluation.metrics import MetricSums, macro_f1_interval, rate_with_interval, sums_by_picture
 from bestiary.inference.bundle import read_bundle
 from bestiary.stats import holm
@@ -159,8 +159,8 @@ def _check_same_labels(first: RunPredictions, run: RunPredictions) -> None:
 
 def _resample_runs(
     runs: Sequence[RunPredictions],
-    y_true: Integers,
-    groups: Integers,
+    y_true: Ints,
+    groups: Ints,
     labels: list[str],
     resamples: int,
     seed: int,

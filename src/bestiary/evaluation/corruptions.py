@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from bestiary import run_folder, table
+from bestiary.array_types import Pixels
 from bestiary.errors import import_optional
 from bestiary.evaluation import intervals
 from bestiary.evaluation.external import FOLDER
@@ -49,8 +49,6 @@ TABLE = {
     "confidence": pl.Float64,
     "answered": pl.Float64,
 }
-
-Pixels = npt.NDArray[np.uint8]
 
 
 def evaluate_corrupted(run: Path, *, threads: int | None = None, reporter: Reporter) -> pl.DataFrame:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from bestiary.array_types import AnyFloats, Bools, Floats, Ints
 from bestiary.batches.feature_matrix import load_features
 from bestiary.batches.pixel_cache import iter_pixel_batches
 from bestiary.batches.preprocess import Preprocessing
@@ -29,9 +29,6 @@ from bestiary.training.task import SplitData, TrainedModel, TrainingTask
 SAMPLED_PICTURES = 512  # training pictures that a network is asked about once more, without augmentation
 NAMED = 3  # classes named in the sentence about overfitting
 DEFAULT_C = 0.003  # of the probe's head where the recipe has none that was chosen
-
-Logits = npt.NDArray[np.floating[Any]]
-Labels = npt.NDArray[np.int64]
 
 
 def diagnose_training(task: TrainingTask, learned: TrainedModel) -> dict[str, Any]:
@@ -92,7 +89,7 @@ def _describe_mixture(fraction: float | None) -> str:
     return f", and mixed by validation with those that training started from ({parts})"
 
 
-def _sampled_logits(task: TrainingTask, learned: TrainedModel, part: SplitData) -> tuple[Logits, npt.NDArray[np.int64]]:
+def _sampled_logits(task: TrainingTask, learned: TrainedModel, part: SplitData) -> tuple[AnyFloats, Ints]:
     """Return the logits of a sample of pictures as they are, with their labels."""
     chosen = np.sort(np.random.default_rng(task.recipe.seed).permutation(len(part.paths))[:SAMPLED_PICTURES])
     paths = [part.paths[place] for place in chosen]
@@ -141,7 +138,7 @@ def _cached_features(task: TrainingTask) -> list[LabelledFeatures] | None:
 
 
 def generalisation_gaps(
-    train_logits: Logits, train_labels: Labels, val_logits: Logits, val_labels: Labels, classes: Sequence[str]
+    train_logits: AnyFloats, train_labels: Ints, val_logits: AnyFloats, val_labels: Ints, classes: Sequence[str]
 ) -> dict[str, Any]:
     """Return recall and loss in training and validation, of all and of each class, and a sentence about them.
 
@@ -157,7 +154,7 @@ def generalisation_gaps(
 class _ClassRecall:
     """Which pictures are recognised, and the loss of each."""
 
-    def __init__(self, correct: npt.NDArray[np.bool_], losses: npt.NDArray[np.float64], labels: Labels) -> None:
+    def __init__(self, correct: Bools, losses: Floats, labels: Ints) -> None:
         self._correct, self._losses, self._labels = correct, losses, labels
 
     def of(self, label: int | None) -> tuple[int, float, float]:
@@ -167,7 +164,7 @@ class _ClassRecall:
         return count, float(self._correct[rows].sum()), float(self._losses[rows].mean()) if count else float("nan")
 
 
-def _class_recall(logits: Logits, labels: Labels) -> _ClassRecall:
+def _class_recall(logits: AnyFloats, labels: Ints) -> _ClassRecall:
     wide = logits.astype(np.float64)
     shifted = wide - wide.max(axis=1, keepdims=True)
     losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]

@@ -9,18 +9,15 @@ certainty. Wilson's score interval does not, which is why all rates, and average
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 
+from bestiary.array_types import Floats, Ints
 from bestiary.stats import wilson_interval
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
 
 _DRAWS_AT_ONCE = 500_000  # bounds the memory (about 12 MB) and keeps the weights near the processor
 
 
-def f1_interval(jaccard: Floats, trials: Integers) -> tuple[Floats, Floats]:
+def f1_interval(jaccard: Floats, trials: Ints) -> tuple[Floats, Floats]:
     """Return the low and high ends of the 95 % interval of F1, given the Jaccard index TP / (TP + FP + FN).
 
     F1 is no rate: its denominator counts right pictures twice. The Jaccard index is one, and F1 = 2 J / (1 + J) is a
@@ -53,7 +50,7 @@ def metric_value(value: float, low: float, high: float) -> dict[str, float]:
     return {"value": float(value), "low": float(low), "high": float(high)}
 
 
-def groups_per_class(classes: list[Integers], groups: Integers, k: int) -> Integers:
+def groups_per_class(classes: list[Ints], groups: Ints, k: int) -> Ints:
     """Return, shape (k,), in how many distinct groups each class occurs, in any of the columns `classes`.
 
     `classes`: int (n,) in [0, k) each; `groups`: int (n,) in [0, n). This is the number of independent trials.
@@ -63,14 +60,14 @@ def groups_per_class(classes: list[Integers], groups: Integers, k: int) -> Integ
     return np.bincount(pairs // width, minlength=k)
 
 
-def has_single_group(y_true: Integers, groups: Integers) -> bool:
+def has_single_group(y_true: Ints, groups: Ints) -> bool:
     """Return whether some stratum of `resampled_sums` is a single group, which is drawn the same every time."""
     _, first = np.unique(groups, return_index=True)
     _, sizes = np.unique(y_true[first], return_counts=True)
     return bool(sizes.min() < 2)
 
 
-def resampled_sums(rows: sparse.csr_array, y_true: Integers, groups: Integers, *, resamples: int, seed: int) -> Floats:
+def resampled_sums(rows: sparse.csr_array, y_true: Ints, groups: Ints, *, resamples: int, seed: int) -> Floats:
     """Return the column sums of `rows` under `resamples` draws of whole groups, shape (resamples, columns).
 
     `rows`: (n, columns), what each picture adds to each sum; `y_true`: int (n,), the stratum; `groups`: int (n,) in

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from bestiary import table
+from bestiary.array_types import Floats, Ints
 from bestiary.batches.feature_matrix import FeatureMatrix, fit_scaler
 from bestiary.data.split import stratified_group_folds
 from bestiary.evaluation.outliers import find_outliers
@@ -27,9 +27,6 @@ SUSPECT, CLEAR = 0.1, 0.5
 # A class the head hardly knows looks like a class of wrong labels: of right labels in classes of 3, 6, 10 and 20
 # pictures it doubted 5 of 9, 3 of 18, 2 of 30 and 1 of 60. Smaller classes are passed over.
 MIN_PICTURES = 10
-
-Integers = npt.NDArray[np.int64]
-Probabilities = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ def model_issue_findings(pictures: pl.DataFrame, features: FeatureMatrix, *, see
     return _findings_table(pictures, rows)
 
 
-def detect_label_issues(probabilities: Probabilities, labels: Integers, classes: Sequence[str]) -> list[LabelIssue]:
+def detect_label_issues(probabilities: Floats, labels: Ints, classes: Sequence[str]) -> list[LabelIssue]:
     """Return the labels that are probably wrong, worst first.
 
     probabilities: float64 (n, classes), out of fold; a row of NaN cannot be judged and is passed over, as are classes
@@ -107,8 +104,8 @@ def detect_label_issues(probabilities: Probabilities, labels: Integers, classes:
 
 
 def cross_val_probabilities(
-    features: FeatureMatrix, labels: Integers, groups: Integers, classes: int, *, folds: int = FOLDS, seed: int
-) -> Probabilities:
+    features: FeatureMatrix, labels: Ints, groups: Ints, classes: int, *, folds: int = FOLDS, seed: int
+) -> Floats:
     """Return for each picture the probabilities by a head that saw neither it nor its duplicates: float64 (n, classes).
 
     features: (n, channels), not changed; labels, groups: int64 (n,). The head is the probe's:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from bestiary.array_types import Float32s, Floats, Ints
 from bestiary.batches.feature_matrix import fit_scaler
-from bestiary.evaluation.intervals import Floats, Integers, metric_value, percentile_interval, resampled_sums
-from bestiary.models.logistic_regression import Features, linear_logits, make_solver
+from bestiary.evaluation.intervals import metric_value, percentile_interval, resampled_sums
+from bestiary.models.logistic_regression import linear_logits, make_solver
 from bestiary.text import format_points
 from bestiary.training.probe import LabelledFeatures
 
@@ -31,12 +32,12 @@ CLASS_WORTH, CONFIDENCE = (
 def learning_curve(
     train: LabelledFeatures,
     val: LabelledFeatures,
-    groups: tuple[Integers, Integers],
+    groups: tuple[Ints, Ints],
     classes: Sequence[str],
     *,
     strength: float,
     seed: int,
-    whole: Integers | None = None,
+    whole: Ints | None = None,
 ) -> dict[str, Any]:
     """Return the curve, what twice as many pictures would bring, and a sentence about it.
 
@@ -50,7 +51,7 @@ def learning_curve(
     count = len(train.labels)
     everything = _sample_groups(train.labels, groups[0], min(1.0, MAX_PICTURES / count), rng)
     labels, own_groups = train.labels[everything], groups[0][everything]
-    answers, sizes = list[Integers](), list[list[int]]()
+    answers, sizes = list[Ints](), list[list[int]]()
     for share, draws in zip(FRACTIONS, DRAWS, strict=True):
         sizes.append([])
         for _ in range(draws):
@@ -65,7 +66,7 @@ def learning_curve(
     return _describe_curve(f1, [round(float(np.mean(size))) for size in sizes], classes)
 
 
-def _sample_groups(labels: Integers, groups: Integers, fraction: float, rng: np.random.Generator) -> Integers:
+def _sample_groups(labels: Ints, groups: Ints, fraction: float, rng: np.random.Generator) -> Ints:
     """Return positions, ascending: of each class whole groups at random up to this share, one group at least."""
     if fraction >= 1:
         return np.arange(len(labels))
@@ -83,17 +84,17 @@ def _sample_groups(labels: Integers, groups: Integers, fraction: float, rng: np.
 
 
 def _predict_with_head(
-    learned: LabelledFeatures, val: LabelledFeatures, classes: int, strength: float, scaler: tuple[Features, Features]
-) -> Integers:
+    learned: LabelledFeatures, val: LabelledFeatures, classes: int, strength: float, scaler: tuple[Float32s, Float32s]
+) -> Ints:
     """Return the classes that a head fitted on some pictures gives to `val`, int64 (n,)."""
     solving = make_solver(learned.features, learned.labels, classes, scaler=scaler)
     weights, biases = solving.fit(strength)
     scaled = weights / solving.scale
-    found: Integers = linear_logits(val.features, scaled, biases - scaled @ solving.mean).argmax(axis=1)
+    found: Ints = linear_logits(val.features, scaled, biases - scaled @ solving.mean).argmax(axis=1)
     return found
 
 
-def _f1(answers: Integers, labels: Integers, groups: Integers, k: int, seed: int) -> Floats:
+def _f1(answers: Ints, labels: Ints, groups: Ints, k: int, seed: int) -> Floats:
     """Return F1 by share and class, (1 + RESAMPLES, shares, k): as measured, then in resamples of whole groups.
 
     answers: int64 (fits, n). NaN where a class neither occurs nor is said.

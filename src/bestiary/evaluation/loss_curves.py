@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bestiary.evaluation.intervals import Floats
+from bestiary.array_types import Floats
 
 Verdict = Literal["overfitting", "unstable", "improving", "settled", "flat", "broken", "too-short"]
 

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 
+from bestiary.array_types import Array, Bools, Floats, Ints
 from bestiary.errors import UserError
 from bestiary.evaluation import intervals
 from bestiary.evaluation.calibration import ece_bin_index
-from bestiary.evaluation.intervals import Floats, Integers
 
 ECE_BINS = 15
 LOSSES = ("log_loss", "brier", "ece")
@@ -26,14 +25,14 @@ CLASS_AVERAGES = ("balanced_accuracy", "macro_f1", "macro_precision", "macro_rec
 
 
 def compute_metrics(
-    y_true: NDArray[Any],
-    probabilities: NDArray[Any],
+    y_true: Array,
+    probabilities: Array,
     labels: list[str],
-    groups: NDArray[Any] | None = None,
+    groups: Array | None = None,
     *,
     resamples: int = 2000,
     seed: int = 0,
-    unknown: NDArray[np.bool_] | None = None,
+    unknown: Bools | None = None,
     threshold: float | None = None,
 ) -> dict[str, Any]:
     """Return the body of metrics.json that follows from predictions: plain numbers, ready for JSON.
@@ -147,7 +146,7 @@ _METRICS: dict[str, Callable[[MetricSums], Floats]] = {
 }
 
 
-def sums_by_picture(y_true: Integers, y_pred: Integers, probabilities: Floats) -> sparse.csr_array:
+def sums_by_picture(y_true: Ints, y_pred: Ints, probabilities: Floats) -> sparse.csr_array:
     """Return what each picture adds to each sum, shape (n, 3k + 3 + bins): see `MetricSums` for the order."""
     n, k = probabilities.shape
     right = (y_true == y_pred).astype(np.float64)
@@ -174,12 +173,12 @@ def sums_by_picture(y_true: Integers, y_pred: Integers, probabilities: Floats) -
 class _EffectiveCounts:
     """How many independent trials, groups of duplicates, each class's rates rest on; shape (k,) each."""
 
-    precision: Integers
-    recall: Integers
-    f1: Integers
+    precision: Ints
+    recall: Ints
+    f1: Ints
 
     @classmethod
-    def of(cls, y_true: Integers, y_pred: Integers, groups: Integers, k: int) -> _EffectiveCounts:
+    def of(cls, y_true: Ints, y_pred: Ints, groups: Ints, k: int) -> _EffectiveCounts:
         return cls(
             precision=intervals.groups_per_class([y_pred], groups, k),
             recall=intervals.groups_per_class([y_true], groups, k),
@@ -209,15 +208,13 @@ def _bootstrap_interval(name: str, sums: MetricSums, draws: MetricSums) -> dict[
     return intervals.metric_value(value, *intervals.percentile_interval(draws.metric(name), value))
 
 
-def rate_with_interval(value: float, groups: Integers) -> dict[str, float]:
+def rate_with_interval(value: float, groups: Ints) -> dict[str, float]:
     """Return a share of all pictures with Wilson's interval, out of the number of `groups`, int (n,) from 0 up."""
     low, high = intervals.wilson_interval(np.array(value), np.array(int(groups.max()) + 1))
     return intervals.metric_value(value, float(low), float(high))
 
 
-def macro_f1_interval(
-    used: NDArray[np.bool_], sums: MetricSums, y_true: Integers, y_pred: Integers, groups: Integers
-) -> Any:
+def macro_f1_interval(used: Bools, sums: MetricSums, y_true: Ints, y_pred: Ints, groups: Ints) -> Any:
     """Return the low and high ends of the mean F1 of the classes `used`, bool (k,), from Wilson's of each of them."""
     trials = intervals.groups_per_class([y_true, y_pred], groups, sums.k)
     low, high = intervals.f1_interval(sums.jaccard()[0], trials)
@@ -232,14 +229,14 @@ def _class_average(name: str, sums: MetricSums, draws: MetricSums, per_class: Ra
     return intervals.metric_value(entry["value"], min(entry["low"], low), max(entry["high"], high))
 
 
-def _ratio(numerator: NDArray[Any], denominator: NDArray[Any]) -> Floats:
+def _ratio(numerator: Array, denominator: Array) -> Floats:
     """Return the quotient, and 0 where there is nothing to divide by."""
     quotient: Floats = np.zeros(np.shape(numerator))
     np.divide(numerator, denominator, out=quotient, where=denominator != 0)
     return quotient
 
 
-def _coverage(unknown: NDArray[np.bool_] | None, n: int) -> float:
+def _coverage(unknown: Bools | None, n: int) -> float:
     if unknown is None:
         return 1.0
     if np.shape(unknown) != (n,):
@@ -252,8 +249,8 @@ def _plain(threshold: float | None) -> float | None:
 
 
 def _check_inputs(
-    y_true: NDArray[Any], probabilities: NDArray[Any], labels: list[str], groups: NDArray[Any] | None
-) -> tuple[Integers, Floats, Integers]:
+    y_true: Array, probabilities: Array, labels: list[str], groups: Array | None
+) -> tuple[Ints, Floats, Ints]:
     """Return the three arrays in the types used here, groups renumbered from 0; raises as `compute_metrics` says."""
     n, k = len(y_true), len(labels)
     if n == 0:
@@ -270,7 +267,7 @@ def _check_inputs(
     return np.asarray(y_true, dtype=np.int64), _distributions(probabilities), numbers.astype(np.int64)
 
 
-def _distributions(probabilities: NDArray[Any]) -> Floats:
+def _distributions(probabilities: Array) -> Floats:
     checked = np.asarray(probabilities, dtype=np.float64)
     if not (np.isfinite(checked).all() and checked.min() >= 0 and checked.max() <= 1 + 1e-6):
         raise ValueError("`probabilities` holds a value that is not in [0, 1]. Pass softmax outputs, not logits.")

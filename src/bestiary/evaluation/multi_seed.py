@@ -24,6 +24,7 @@ import numpy as np
 from scipy import sparse
 from scipy.stats import t
 
+from bestiary.array_types import Floats, Ints
 from bestiary.evaluation import intervals
 from bestiary.evaluation.comparison import (
     COMPARED,
@@ -34,7 +35,6 @@ from bestiary.evaluation.comparison import (
     metric_draws,
     probabilities_over,
 )
-from bestiary.evaluation.intervals import Floats, Integers
 from bestiary.evaluation.metrics import MetricSums, sums_by_picture
 from bestiary.stats import holm
 
@@ -142,7 +142,7 @@ def _score_over_seeds(runs: Sequence[RunPredictions], labels: list[str], resampl
     return SeedScores(_metrics_by_seed(whole, width, labels), _metrics_by_seed(drawn, width, labels))
 
 
-def _rows(run: RunPredictions, truth: Integers, labels: list[str]) -> sparse.csr_array:
+def _rows(run: RunPredictions, truth: Ints, labels: list[str]) -> sparse.csr_array:
     shares = probabilities_over(run, labels)
     return sums_by_picture(truth, shares.argmax(axis=1), shares)
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from bestiary.array_types import Float32s, Ints
 from bestiary.batches.feature_matrix import FeatureMatrix, fit_scaler
 
 ROWS_AT_ONCE = 1_024
 
-Array = npt.NDArray[np.float32]
-Integers = npt.NDArray[np.int64]
-
 
 def nearest_neighbours(
-    query: FeatureMatrix, reference: FeatureMatrix, query_groups: Integers, reference_groups: Integers, count: int
-) -> Integers:
+    query: FeatureMatrix, reference: FeatureMatrix, query_groups: Ints, reference_groups: Ints, count: int
+) -> Ints:
     """Return the positions in `reference` of the pictures most like each one in `query`, int64 (n, count), best first.
 
     asked: features (n, channels), few; known: (m, channels); groups: int64, (n,) and (m,). Alike is cosine similarity
@@ -37,7 +34,7 @@ def nearest_neighbours(
     return np.where(np.isfinite(closest), found, -1)
 
 
-def _unit(features: Array) -> Array:
+def _unit(features: Float32s) -> Float32s:
     length = np.linalg.norm(features, axis=1, keepdims=True) + np.float32(1e-6)
-    unit: Array = (features / length).astype(np.float32)
+    unit: Float32s = (features / length).astype(np.float32)
     return unit

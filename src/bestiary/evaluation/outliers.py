@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from bestiary.array_types import Float32s, Floats, Ints
 from bestiary.batches.feature_matrix import FeatureMatrix, fit_scaler
 
 NEIGHBOURS = 5
@@ -14,9 +14,6 @@ REFERENCES, ROWS_AT_ONCE = 2_000, 1_024  # compared with at most so many of the 
 # An outlier is less similar to its class than FAR times the median of the class, and its label has less than
 # RECOGNISED of the probability. Set by looking at the pictures on either side: docs/log.md.
 FAR, RECOGNISED = 0.45, 0.5
-
-Integers = npt.NDArray[np.int64]
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ class Outlier:
 
 
 def find_outliers(
-    features: FeatureMatrix, labels: Integers, groups: Integers, probabilities: Array, *, seed: int
+    features: FeatureMatrix, labels: Ints, groups: Ints, probabilities: Floats, *, seed: int
 ) -> list[Outlier]:
     """Return the pictures that fit no class, strangest first.
 
@@ -53,14 +50,14 @@ def find_outliers(
     return [Outlier(int(at), float(believed[at]), float(share[at])) for at in strangest_first]
 
 
-def own_class_similarity(features: FeatureMatrix, labels: Integers, groups: Integers, *, seed: int) -> Array:
+def own_class_similarity(features: FeatureMatrix, labels: Ints, groups: Ints, *, seed: int) -> Floats:
     """Return each picture's mean cosine similarity to the nearest NEIGHBOURS of its class, float64 (n,) in -1..1.
 
     Features are standardised first. Its own duplicates (`groups`) do not count. NaN where there are too few others.
     """
     mean, scale = fit_scaler(features)
 
-    def directions(chosen: Integers) -> npt.NDArray[np.float32]:
+    def directions(chosen: Ints) -> Float32s:
         rows = (features[chosen] - mean) / scale
         rows /= np.linalg.norm(rows, axis=1, keepdims=True) + np.float32(1e-6)
         return rows
@@ -80,8 +77,8 @@ def own_class_similarity(features: FeatureMatrix, labels: Integers, groups: Inte
     return found
 
 
-def _mean_of_highest(cosine: npt.NDArray[np.float32]) -> Array:
+def _mean_of_highest(cosine: Float32s) -> Floats:
     """Return the mean of the NEIGHBOURS highest values of each row; NaN for a row with fewer; NaN values are none."""
     highest = -np.sort(-cosine, axis=1)[:, :NEIGHBOURS]  # NaN is sorted to the end
-    mean: Array = highest.mean(axis=1, dtype=np.float64)
+    mean: Floats = highest.mean(axis=1, dtype=np.float64)
     return mean

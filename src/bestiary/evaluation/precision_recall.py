@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from bestiary.evaluation.intervals import Floats
+from bestiary.array_types import Floats
 
 
 @dataclass(frozen=True)

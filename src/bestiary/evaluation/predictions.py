@@ -11,6 +11,7 @@ import numpy.typing as npt
 import polars as pl
 
 from bestiary import table
+from bestiary.array_types import Ints
 from bestiary.batches.decoding import missing_picture_error
 from bestiary.batches.preprocess import VerifiedFile
 from bestiary.evaluation.metrics import compute_metrics
@@ -71,7 +72,7 @@ def score_table(
     )
 
 
-def label_indices(frame: pl.DataFrame, classes: Sequence[str]) -> npt.NDArray[np.int64]:
+def label_indices(frame: pl.DataFrame, classes: Sequence[str]) -> Ints:
     """Return the position of each row's label among `classes`, int64 (n,)."""
     place = {name: position for position, name in enumerate(classes)}
     return np.array([place[label] for label in frame["label"]], np.int64)

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from bestiary.array_types import Array, Floats, Ints
 from bestiary.evaluation import intervals
 from bestiary.evaluation.calibration import reliability
-from bestiary.evaluation.intervals import Floats
 from bestiary.evaluation.metrics import MetricSums, sums_by_picture
 from bestiary.evaluation.predictions import label_indices
 from bestiary.inference.bundle import Bundle
@@ -23,7 +22,7 @@ RESAMPLES = 1000
 
 
 def calibration_metrics(
-    predictions: pl.DataFrame, groups: npt.NDArray[Any], bundle: Bundle, *, folds: int, seed: int
+    predictions: pl.DataFrame, groups: Array, bundle: Bundle, *, folds: int, seed: int
 ) -> dict[str, Any]:
     """Return the keys of metrics.json about probabilities: `reliability` and `prediction_sets`.
 
@@ -56,7 +55,7 @@ def undo_temperature(probabilities: Floats, temperature: float) -> Floats:
 
 
 def conformal_coverage(
-    probabilities: Floats, y_true: npt.NDArray[np.int64], groups: npt.NDArray[Any], table: Mapping[str, Any]
+    probabilities: Floats, y_true: Ints, groups: Array, table: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """Return for each level how often the true label is in the set, with Wilson's interval over groups, and set sizes.
 
@@ -82,7 +81,7 @@ def conformal_coverage(
     return rows
 
 
-def _ece(probabilities: Floats, y_true: npt.NDArray[np.int64], groups: npt.NDArray[Any], seed: int) -> dict[str, float]:
+def _ece(probabilities: Floats, y_true: Ints, groups: Array, seed: int) -> dict[str, float]:
     """Return the calibration error with its 95 % interval, as `metrics.score` gives it."""
     k, member = probabilities.shape[1], np.unique(groups, return_inverse=True)[1].astype(np.int64)
     rows = sums_by_picture(y_true, probabilities.argmax(axis=1), probabilities)

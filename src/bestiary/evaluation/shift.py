@@ -11,14 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 from scipy.stats import chi2_contingency, norm, rankdata
 
+from bestiary.array_types import Array, Bools, Floats
 from bestiary.text import format_percent
-
-Floats = npt.NDArray[np.float64]
-Marked = npt.NDArray[np.bool_]
 
 FOLDS, LEAST = 5, 20  # fewer pictures than LEAST on either side are not given to a classifier
 SIGNIFICANT = 0.01
@@ -61,7 +58,7 @@ def distribution_shift(
     return {"verdict": word, "sentence": _sentence(found, word), **found}
 
 
-def within_class_auroc(score: Floats, is_current: Marked, labels: npt.NDArray[Any]) -> tuple[float, float]:
+def within_class_auroc(score: Floats, is_current: Bools, labels: Array) -> tuple[float, float]:
     """Return the chance that a picture from here scores above one of the same label from elsewhere, and a p value.
 
     Pairs of different labels do not count. The p value is that of the rank sums within the labels, added up, with the
@@ -80,7 +77,7 @@ def within_class_auroc(score: Floats, is_current: Marked, labels: npt.NDArray[An
 
 
 def _classifier(
-    both: pl.DataFrame, is_current: Marked, labels: npt.NDArray[Any], classes: Sequence[str]
+    both: pl.DataFrame, is_current: Bools, labels: Array, classes: Sequence[str]
 ) -> dict[str, float] | None:
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_predict

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 from scipy.stats import hypergeom
 
-from bestiary.evaluation.intervals import Floats, Integers, metric_value, wilson_interval
+from bestiary.array_types import Bools, Floats, Ints
+from bestiary.evaluation.intervals import metric_value, wilson_interval
 from bestiary.stats import holm
 from bestiary.text import format_percent, format_points
 
@@ -25,7 +25,6 @@ EXTREME_FRACTION = 0.1  # of the pictures make an extreme: the darkest tenth
 SIGNIFICANCE_LEVEL = 0.05  # a corrected p below this is called worse
 MAX_VALUES = 12  # of a format or a folder; a property with more values describes single pictures, not sources
 
-Flags = npt.NDArray[np.bool_]
 
 _long, _short = pl.max_horizontal("width", "height"), pl.min_horizontal("width", "height")
 
@@ -66,7 +65,7 @@ EXTREMES = (
 class _Slice:
     name: str
     description: str
-    inside: Flags
+    inside: Bools
 
 
 def find_weak_slices(predictions: pl.DataFrame, pictures: pl.DataFrame) -> dict[str, Any]:
@@ -175,9 +174,9 @@ def _source(path: str) -> str:
 class _SliceData:
     """The tested pictures as arrays of shape (n,): what they are, what was said, and who is a duplicate of whom."""
 
-    y_true: Integers
-    y_pred: Integers
-    groups: Integers
+    y_true: Ints
+    y_pred: Ints
+    groups: Ints
     k: int
 
     @classmethod
@@ -189,15 +188,15 @@ class _SliceData:
         return cls(truth, said, np.unique(groups, return_inverse=True)[1].astype(np.int64), len(names))
 
     @property
-    def wrong(self) -> Flags:
+    def wrong(self) -> Bools:
         return np.asarray(self.y_true != self.y_pred)
 
-    def first_of_groups(self, inside: Flags) -> Integers:
+    def first_of_groups(self, inside: Bools) -> Ints:
         """Return the positions of the first picture of each group inside, and of each outside."""
         first = np.unique(2 * self.groups + inside, return_index=True)[1]
         return np.asarray(first, np.int64)
 
-    def is_testable(self, inside: Flags) -> bool:
+    def is_testable(self, inside: Bools) -> bool:
         """Return whether there are enough pictures on both sides, of classes that occur on both."""
         rows = self.first_of_groups(inside)
         within, truth = inside[rows], self.y_true[rows]
@@ -238,11 +237,11 @@ class _SliceData:
             worse += [one] if row["worse"] else []
         return done
 
-    def _shared(self, within: Flags, y_true: Integers) -> Flags:
+    def _shared(self, within: Bools, y_true: Ints) -> Bools:
         """Return which pictures are of classes that occur inside and outside."""
         return np.isin(y_true, np.intersect1d(y_true[within], y_true[~within]))
 
-    def _worth(self, inside: Flags, fresh: Flags) -> float:
+    def _worth(self, inside: Bools, fresh: Bools) -> float:
         """Return the rise of macro-F1 if the `fresh` pictures of a slice were answered as those outside of it.
 
         Class by class: the row of the confusion matrix becomes that of the pictures outside, scaled to the same number;
@@ -254,7 +253,7 @@ class _SliceData:
         mended = as_is + np.where(others > 0, alike - moved, 0)
         return round(max(0.0, macro_f1_from_confusion(mended) - macro_f1_from_confusion(as_is)), 5)
 
-    def _confusion(self, which: Flags) -> Floats:
+    def _confusion(self, which: Bools) -> Floats:
         """Return the confusion matrix (k, k) of some of the pictures, duplicates and all; rows: what they are."""
         cells = np.bincount(self.y_true[which] * self.k + self.y_pred[which], minlength=self.k * self.k)
         return cells.reshape(self.k, self.k).astype(np.float64)
@@ -266,7 +265,7 @@ def macro_f1_from_confusion(counts: Floats) -> float:
     return float((2 * np.diag(counts) / np.where(named > 0, named, 1)).mean())
 
 
-def _chances(within: Flags, wrong: Flags, y_true: Integers, k: int) -> Floats:
+def _chances(within: Bools, wrong: Bools, y_true: Ints, k: int) -> Floats:
     """Return the chance of 0, 1, 2, … mistakes inside if each class's mistakes fall inside and outside alike."""
     pictures, mistakes, drawn = (
         np.bincount(y_true, rows, minlength=k).astype(np.int64) for rows in (None, wrong, within)
@@ -278,13 +277,13 @@ def _chances(within: Flags, wrong: Flags, y_true: Integers, k: int) -> Floats:
     return np.append(chances, np.zeros(max(0, int((wrong & within).sum()) + 1 - len(chances))))
 
 
-def _accuracy_inside(wrong: Flags) -> dict[str, float]:
+def _accuracy_inside(wrong: Bools) -> dict[str, float]:
     value = 1 - float(wrong.mean())
     low, high = wilson_interval(np.array(value), np.array(len(wrong)))
     return metric_value(value, float(low), float(high))
 
 
-def _accuracy_outside(within: Flags, wrong: Flags, y_true: Integers, k: int) -> dict[str, float]:
+def _accuracy_outside(within: Bools, wrong: Bools, y_true: Ints, k: int) -> dict[str, float]:
     """Return the accuracy outside if the classes had the shares that they have inside; all occur on both sides.
 
     The interval adds Wilson's distances of the classes in squares (MOVER: Zou and Donner, 2008).

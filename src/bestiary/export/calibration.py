@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
+from bestiary.array_types import Array, Floats, Ints
 from bestiary.errors import UserError
-from bestiary.evaluation.intervals import Floats, Integers
 
 TEMPERATURE_LOW, TEMPERATURE_HIGH = 0.05, 20.0
 # A probability that a float32 softmax rounded to 0 is taken as its smallest normal number: ln(1.2e-38).
 _LOG_FLOOR = float(np.log(np.finfo(np.float32).tiny))
 
 
-def fit_temperature(logits: NDArray[Any], y_true: NDArray[Any]) -> float:
+def fit_temperature(logits: Array, y_true: Array) -> float:
     """Return the temperature T in [0.05, 20] that makes softmax(logits / T) most likely on these pictures.
 
     `logits`: float (n, k), or log-probabilities, which serve as well; `y_true`: int (n,) in [0, k). T > 1 where the
@@ -40,7 +38,7 @@ def fit_temperature(logits: NDArray[Any], y_true: NDArray[Any]) -> float:
     return math.exp(float(found.x))
 
 
-def choose_threshold(familiarity: NDArray[Any], coverage: float = 0.95) -> float:
+def choose_threshold(familiarity: Array, coverage: float = 0.95) -> float:
     """Return the highest threshold at which at least the share `coverage` of these pictures is still answered.
 
     `familiarity`: float (n,), of validation pictures; a picture is answered if its familiarity is >= the threshold.
@@ -58,7 +56,7 @@ def choose_threshold(familiarity: NDArray[Any], coverage: float = 0.95) -> float
     return float(values[len(values) - answered])
 
 
-def _check_logits(logits: NDArray[Any], y_true: NDArray[Any]) -> tuple[Floats, Integers]:
+def _check_logits(logits: Array, y_true: Array) -> tuple[Floats, Ints]:
     """Return logits shifted so that each row's largest is 0, none below the floor, and the classes as int64."""
     scores = np.asarray(logits, dtype=np.float64)
     if len(y_true) == 0:

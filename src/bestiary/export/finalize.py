@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from bestiary.array_types import AnyFloats, Float32s, Pixels
 from bestiary.batches.feature_matrix import FeatureMatrix
 from bestiary.batches.preprocess import Preprocessing
 from bestiary.errors import IntegrityError
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 PARITY_PICTURES = 96
 PARITY_LIMIT = 1e-3
-
-Floats = npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -107,11 +105,11 @@ def staging_dir(run: Path) -> Iterator[Path]:
 def verify_parity(
     run: Path,
     paths: Sequence[Path],
-    reference: Callable[[npt.NDArray[np.uint8]], Floats],
-    val_logits: Floats,
+    reference: Callable[[Pixels], AnyFloats],
+    val_logits: AnyFloats,
     *,
     threads: int,
-    familiarity: Floats | None = None,
+    familiarity: AnyFloats | None = None,
 ) -> None:
     """Hold the written graph, from file bytes to probabilities, against the network in float32; record the figures.
 
@@ -146,7 +144,7 @@ def verify_parity(
 
 
 def predict_validation(
-    model: FinalModel, val_logits: Floats, val_features: FeatureMatrix | None = None
+    model: FinalModel, val_logits: AnyFloats, val_features: FeatureMatrix | None = None
 ) -> Iterator[Prediction]:
     """Yield what the sealed graph answers to the validation pictures, from their logits and features.
 
@@ -162,7 +160,7 @@ def predict_validation(
         )
 
 
-def outputs_match(actual: Floats, expected: Floats) -> bool:
+def outputs_match(actual: AnyFloats, expected: AnyFloats) -> bool:
     """Return whether no probability differs by more than the limit, and every label is the same.
 
     Where two classes are tied to within the limit, either label may win.
@@ -173,7 +171,7 @@ def outputs_match(actual: Floats, expected: Floats) -> bool:
     return bool((expected.max(axis=1) - expected[rows, winner] <= 2 * PARITY_LIMIT).all())
 
 
-def _check_familiarity(engine: str, actual: Floats, expected: Floats) -> float:
+def _check_familiarity(engine: str, actual: AnyFloats, expected: AnyFloats) -> float:
     difference = float(np.abs(actual - expected).max())
     if difference > PARITY_LIMIT:
         raise IntegrityError(
@@ -183,21 +181,21 @@ def _check_familiarity(engine: str, actual: Floats, expected: Floats) -> float:
     return difference
 
 
-def _predict_outputs(predictor: Predictor, sources: Sequence[Path]) -> tuple[Floats, Floats]:
+def _predict_outputs(predictor: Predictor, sources: Sequence[Path]) -> tuple[AnyFloats, AnyFloats]:
     """Return what users get: probabilities (n, classes) and familiarity (n,)."""
     answers = list(predictor.predict_many(sources))
     shares = np.array([[answer.probabilities[name] for name in predictor.classes] for answer in answers])
     return shares, np.array([answer.familiarity for answer in answers])
 
 
-def _head_tensors(head: Head) -> dict[str, npt.NDArray[np.float32]]:
+def _head_tensors(head: Head) -> dict[str, Float32s]:
     tensors = {"head.weight": head.weight, "head.bias": head.bias}
     for number, layer in enumerate(head.hidden):
         tensors |= {f"head.hidden.{number}.weight": layer.weight, f"head.hidden.{number}.bias": layer.bias}
     return tensors
 
 
-def _subspace_tensors(calibration: OutputCalibration) -> dict[str, npt.NDArray[np.float32]]:
+def _subspace_tensors(calibration: OutputCalibration) -> dict[str, Float32s]:
     space = calibration.subspace
     if space is None:
         return {}

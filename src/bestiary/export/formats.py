@@ -14,9 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-import numpy.typing as npt
-
+from bestiary.array_types import Pixels
 from bestiary.errors import IntegrityError, import_optional
 from bestiary.export.graph import OUTPUTS
 from bestiary.inference.bundle import BUNDLE_NAME, GRAPH_NAME, Bundle, Precision, graph_digest
@@ -60,7 +58,7 @@ canvas.paste(image.resize(inner, Image.Resampling.BICUBIC), place)
 image = canvas""",
 }
 
-Images = Iterable[npt.NDArray[np.uint8]]
+Images = Iterable[Pixels]
 
 
 def write_export(run: Path, bundle: Bundle, kind: Kind, folder: Path, calibration: Images) -> Bundle:
@@ -170,10 +168,10 @@ def _make_calibration_reader(images: Images) -> Any:
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self, rest: Iterator[npt.NDArray[np.uint8]]) -> None:
+        def __init__(self, rest: Iterator[Pixels]) -> None:
             self._rest = rest
 
-        def get_next(self) -> dict[str, npt.NDArray[np.uint8]] | None:
+        def get_next(self) -> dict[str, Pixels] | None:
             image = next(self._rest, None)
             return None if image is None else {"images": image[None]}
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from bestiary.array_types import AnyFloats
 from bestiary.batches.feature_matrix import FeatureMatrix
 from bestiary.errors import IntegrityError
 from bestiary.models.head import Head
@@ -17,7 +17,6 @@ from bestiary.models.ood import PrincipalSubspace
 if TYPE_CHECKING:
     import onnx
 
-Floats = npt.NDArray[np.floating[Any]]
 
 ENERGY_WEIGHT = 0.25  # beside the share of the features inside the subspace: measured, docs/log.md, 2026-11-25
 # Less is what float32 makes of a head that says nearly the same of every picture: it must not be magnified.
@@ -46,7 +45,7 @@ class OutputCalibration:
     @classmethod
     def fit(
         cls,
-        logits: Floats,
+        logits: AnyFloats,
         temperature: float,
         features: FeatureMatrix | None = None,
         subspace: PrincipalSubspace | None = None,
@@ -65,14 +64,14 @@ class OutputCalibration:
         """What familiarity is made of, as the bundle says it."""
         return "energy" if self.subspace is None else "energy and features"
 
-    def familiarity(self, logits: Floats, features: FeatureMatrix | None = None) -> Floats:
+    def familiarity(self, logits: AnyFloats, features: FeatureMatrix | None = None) -> AnyFloats:
         """Return what the sealed graph gives as familiarity, (n,), for logits (n, classes), features (n, channels)."""
         known = (_energy(logits) - self.energy_mean) / self.energy_scale
         if self.subspace is not None:
             if features is None:
                 raise ValueError("Familiarity is made of features as well; pass them.")
             known = ENERGY_WEIGHT * known + (self.subspace.inside_norm(features) - self.inside_mean) / self.inside_scale
-        shares: Floats = 1 / (1 + np.exp(-np.clip(known, -80, 80)))
+        shares: AnyFloats = 1 / (1 + np.exp(-np.clip(known, -80, 80)))
         return shares
 
 
@@ -107,13 +106,13 @@ def build_inference_graph(
     return sealed
 
 
-def _energy(logits: Floats) -> Floats:
+def _energy(logits: AnyFloats) -> AnyFloats:
     top = logits.max(axis=1).astype(np.float64)
-    energy: Floats = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
+    energy: AnyFloats = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
     return energy
 
 
-def _median_and_spread(values: Floats) -> tuple[float, float]:
+def _median_and_spread(values: AnyFloats) -> tuple[float, float]:
     return float(np.median(values)), max(float(values.std()), MIN_SPREAD)
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from bestiary import table
+from bestiary.array_types import Bools, Floats, Pixels
 from bestiary.batches.pixel_cache import iter_pixel_batches
 from bestiary.errors import IntegrityError, MachineError, SourceError, UserError
 from bestiary.export.finalize import PARITY_LIMIT, outputs_match
@@ -28,9 +28,6 @@ from bestiary.text import format_points
 VERIFICATION_PICTURES = 500
 CALIBRATION_PICTURES = 128
 MAX_ACCURACY_DROP = 0.01  # of accuracy: one point
-
-Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ def export(
     return target, proof
 
 
-def paired_accuracy_drop(before: Flags, after: Flags) -> dict[str, float]:
+def paired_accuracy_drop(before: Bools, after: Bools) -> dict[str, float]:
     """Return by how much the share of True falls from `before` to `after`, with the ends of its 95 % interval.
 
     Both (n,), of the same pictures in order. Agresti and Min, "Simple improved confidence intervals for comparing
@@ -123,7 +120,7 @@ def _evenly_spaced_rows(count: int, wanted: int) -> list[int]:
     return np.unique(np.linspace(0, count - 1, min(wanted, count)).astype(int)).tolist() if wanted and count else []
 
 
-def _iter_calibration_images(training: pl.DataFrame, bundle: Bundle, threads: int) -> Iterator[npt.NDArray[np.uint8]]:
+def _iter_calibration_images(training: pl.DataFrame, bundle: Bundle, threads: int) -> Iterator[Pixels]:
     """Yield training pictures of all classes, as the model sees them."""
     paths = [Path(path) for path in training[_evenly_spaced_rows(training.height, CALIBRATION_PICTURES)]["path"]]
     for batch in iter_pixel_batches(paths, bundle.preprocess, threads=threads):

@@ -13,17 +13,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from bestiary.array_types import AnyFloats, Bools, Ints
 from bestiary.errors import UserError
 
 # Levels that the table holds; one in between is served by the next higher one, which covers a little more.
 LEVELS = (*(round(0.5 + 0.005 * step, 3) for step in range(80)), *(round(0.9 + 0.001 * step, 3) for step in range(100)))
 
-Floats = npt.NDArray[np.floating[Any]]
 
-
-def fit_conformal(probabilities: Floats, y_true: npt.NDArray[np.int64]) -> dict[str, Any]:
+def fit_conformal(probabilities: AnyFloats, y_true: Ints) -> dict[str, Any]:
     """Return what the bundle keeps: `{"method", "pictures", "levels", "bounds"}`, one bound on 1 - p for each level.
 
     probabilities: float (n, classes), calibrated, of validation pictures; truth: int (n,). A level that needs more
@@ -88,7 +86,7 @@ def prediction_set(probabilities: Mapping[str, float], bound: float) -> list[str
     return sorted(within, key=lambda name: -probabilities[name])
 
 
-def covered(probabilities: Floats, y_true: npt.NDArray[np.int64], bound: float) -> tuple[npt.NDArray[np.bool_], Any]:
+def covered(probabilities: AnyFloats, y_true: Ints, bound: float) -> tuple[Bools, Any]:
     """Return for each picture whether its true label is in its set, bool (n,), and the sizes of the sets, int (n,)."""
     within = 1 - np.asarray(probabilities, np.float64) <= bound
     return within[np.arange(len(y_true)), y_true], within.sum(axis=1)

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
+from bestiary.array_types import Float32s, Pixels
 from bestiary.batches.preprocess import Preprocessing
 from bestiary.errors import MachineError
 from bestiary.files import atomic_path
@@ -39,7 +39,7 @@ def save_heatmaps(
         yield prediction
 
 
-def overlay_heatmap(pixels: npt.NDArray[np.uint8], heatmap: npt.NDArray[np.float32]) -> Image.Image:
+def overlay_heatmap(pixels: Pixels, heatmap: Float32s) -> Image.Image:
     """Return the picture with what speaks for its label in warm colours; pixels: uint8 (height, width, 3)."""
     evidence = np.clip(heatmap, 0, None)
     evidence = evidence / max(float(evidence.max()), 1e-12)
@@ -52,7 +52,7 @@ def overlay_heatmap(pixels: npt.NDArray[np.uint8], heatmap: npt.NDArray[np.float
     return Image.fromarray(np.clip(mixed, 0, 255).astype(np.uint8))
 
 
-def model_input_view(path: Path, preprocess: Preprocessing) -> npt.NDArray[np.uint8]:
+def model_input_view(path: Path, preprocess: Preprocessing) -> Pixels:
     """Return what the model saw of a picture; what was squashed into a square has its own shape and more detail."""
     if preprocess.fit != "squash":
         return preprocess.load_pixels(path)

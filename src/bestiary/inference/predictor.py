@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from bestiary.array_types import Float32s, Pixels
 from bestiary.batches.decoding import DecodedImage, batched, decode_ahead
 from bestiary.batches.preprocess import KINDS, Source
 from bestiary.errors import InputError, PictureError, RunError, import_optional
@@ -40,7 +40,7 @@ class Prediction:
     unknown: bool
     familiarity: float
     probabilities: dict[str, float]
-    heatmap: npt.NDArray[np.float32] | None = None
+    heatmap: Float32s | None = None
     error: str | None = None
     labels: list[str] | None = None
 
@@ -93,7 +93,7 @@ class Predictor:
         # Names, pictures, and whether the engine was not given them: none of them could be read.
         waiting: deque[tuple[list[str | None], list[DecodedImage], bool]] = deque()
 
-        def images() -> Iterator[npt.NDArray[np.uint8]]:
+        def images() -> Iterator[Pixels]:
             unread = 0
             for names, batch in self._decode(sources, batch_size or self._engine.batch_size):
                 unread = unread + 1 if all(item.error for item in batch) else 0
@@ -113,7 +113,7 @@ class Predictor:
             yield from self._predict_batches(names, batch, outputs)
         yield from passed_over()
 
-    def probabilities(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def probabilities(self, images: Pixels) -> Float32s:
         """Return calibrated probabilities float32 (n, classes) for images uint8 (n, size, size, 3)."""
         return run_batch(self._engine, images)["probabilities"]
 

@@ -15,15 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bestiary.array_types import Array
 from bestiary.errors import RecipeError, did_you_mean, import_optional
 from bestiary.files import atomic_path
-from bestiary.models.pretrained_weights import (
-    LITE_WEIGHTS,
-    Array,
-    PackagedWeights,
-    lite_weights_path,
-    read_legacy_checkpoint,
-)
+from bestiary.models.pretrained_weights import LITE_WEIGHTS, PackagedWeights, lite_weights_path, read_legacy_checkpoint
 
 if TYPE_CHECKING:
     import onnx

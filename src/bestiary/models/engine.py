@@ -8,13 +8,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
+from bestiary.array_types import Float32s, Pixels
 from bestiary.errors import RunError
 
-Images = npt.NDArray[np.uint8]
-Outputs = dict[str, npt.NDArray[np.float32]]
+Outputs = dict[str, Float32s]
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -25,7 +22,7 @@ class Engine(Protocol):
     batch_size: int
     """How many pictures at once it is fastest with."""
 
-    def stream(self, batches: Iterable[Images]) -> Iterator[Outputs]:
+    def stream(self, batches: Iterable[Pixels]) -> Iterator[Outputs]:
         """Yield for each batch, uint8 (n, size, size, 3), its outputs by name, float32 of n rows, in order."""
 
 
@@ -49,7 +46,7 @@ class OnnxRuntimeEngine:
             raise RunError(f"The graph {_title(model)} cannot be loaded: {error}") from None
         self._names = [output.name for output in self._session.get_outputs()]
 
-    def stream(self, batches: Iterable[Images]) -> Iterator[Outputs]:
+    def stream(self, batches: Iterable[Pixels]) -> Iterator[Outputs]:
         """Yield the outputs of each batch."""
         for images in batches:
             yield dict(zip(self._names, self._session.run(self._names, {"images": images}), strict=True))
@@ -81,7 +78,7 @@ class OpenVINOEngine:
         self._names = [output.get_any_name() for output in self._compiled.outputs]
         self._jobs = 2 * threads  # for each stream one that is computed and one that waits
 
-    def stream(self, batches: Iterable[Images]) -> Iterator[Outputs]:
+    def stream(self, batches: Iterable[Pixels]) -> Iterator[Outputs]:
         """Yield the outputs of each batch, in order."""
         free = [self._compiled.create_infer_request() for _ in range(self._jobs)]
         running: deque[Any] = deque()
@@ -112,7 +109,7 @@ def fastest_engine(model: Path | bytes, *, threads: int, precision: Precision = 
     return OnnxRuntimeEngine(model, threads=threads)
 
 
-def run_batch(engine: Engine, images: Images) -> Outputs:
+def run_batch(engine: Engine, images: Pixels) -> Outputs:
     """Return the outputs for one batch."""
     return next(iter(engine.stream([images])))
 

@@ -11,18 +11,16 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from bestiary.array_types import Float32s
 from bestiary.errors import IntegrityError
-
-Floats = NDArray[np.float32]
 
 
 class Dense(NamedTuple):
     """A dense layer with ReLU. weight: float32 (outputs, inputs); bias: float32 (outputs,)."""
 
-    weight: Floats
-    bias: Floats
+    weight: Float32s
+    bias: Float32s
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +32,8 @@ class Head:
     Raises IntegrityError when the shapes do not fit together.
     """
 
-    weight: Floats
-    bias: Floats
+    weight: Float32s
+    bias: Float32s
     pooling: Literal["average", "flatten"]
     hidden: tuple[Dense, ...] = ()
 
@@ -64,22 +62,22 @@ class Head:
         """Whether it is average pooling and one linear layer: then the class-activation map is exact."""
         return self.pooling == "average" and not self.hidden
 
-    def features(self, feature_maps: Floats) -> Floats:
+    def features(self, feature_maps: Float32s) -> Float32s:
         """Return what the last layer sees, float32 (n, features)."""
-        pooled: Floats = (
+        pooled: Float32s = (
             feature_maps.mean(axis=(2, 3)) if self.pooling == "average" else feature_maps.reshape(len(feature_maps), -1)
         )
         for layer in self.hidden:
             pooled = np.maximum(pooled @ layer.weight.T + layer.bias, 0)
         return pooled
 
-    def logits(self, feature_maps: Floats) -> Floats:
+    def logits(self, feature_maps: Float32s) -> Float32s:
         """Return float32 (n, classes) for maps float32 (n, channels, height, width)."""
-        result: Floats = self.features(feature_maps) @ self.weight.T + self.bias
+        result: Float32s = self.features(feature_maps) @ self.weight.T + self.bias
         return result
 
 
-def _check_layer(name: str, weight: Floats, bias: Floats) -> None:
+def _check_layer(name: str, weight: Float32s, bias: Float32s) -> None:
     if weight.ndim != 2 or bias.shape != weight.shape[:1]:
         raise IntegrityError(
             f"The head's {name}weight has shape {weight.shape}, its bias {bias.shape}; expected (out, in) and (out,)."

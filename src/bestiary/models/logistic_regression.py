@@ -12,11 +12,11 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from bestiary.array_types import Array, Bools, Float32s, Floats, Ints
 from bestiary.batches.feature_matrix import FeatureMatrix, fit_scaler
 from bestiary.machine import available_cores, single_blas_thread
 from bestiary.quick_metrics import log_softmax
@@ -26,13 +26,8 @@ MAX_ITERATIONS, TOLERANCE = 500, 1e-4  # of the largest gradient of the mean los
 MANY_CLASSES = "The number of unique classes is greater than 50%"  # "could be a regression problem": it is none
 EPSILON = float(np.finfo(float).eps)
 
-Array = npt.NDArray[Any]
-Features = npt.NDArray[np.float32]
-Integers = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 
-
-def linear_logits(features: FeatureMatrix, weights: Array, biases: Array, rows: Integers | None = None) -> Features:
+def linear_logits(features: FeatureMatrix, weights: Array, biases: Array, rows: Ints | None = None) -> Float32s:
     """Return the logits, float32 (n, classes), of features (n, channels) or some of their rows: float16 in pieces."""
     if isinstance(features, np.ndarray) and features.dtype != np.float16:
         return np.asarray((features if rows is None else features[rows]) @ weights.T + biases, np.float32)
@@ -48,24 +43,24 @@ class Solver(Protocol):
     mean, scale: float32 (channels,), by which the rows were standardised.
     """
 
-    mean: Features
-    scale: Features
+    mean: Float32s
+    scale: Float32s
 
     def fit(self, c_value: float) -> tuple[Array, Array]:
         """Return weights (classes, channels) and biases (classes,) for standardised features. strength: C."""
 
-    def logits(self, weights: Array, biases: Array) -> Features:
+    def logits(self, weights: Array, biases: Array) -> Float32s:
         """Return what they say of the rows that were learned from, float32 (n, classes)."""
 
 
 def make_solver(
     features: FeatureMatrix,
-    labels: Integers,
+    labels: Ints,
     classes: int,
     *,
     weights: Array | None = None,
-    train_mask: Flags | None = None,
-    scaler: tuple[Features, Features] | None = None,
+    train_mask: Bools | None = None,
+    scaler: tuple[Float32s, Float32s] | None = None,
 ) -> Solver:
     """Return a solver for features (n, channels): float32 ones at once, float16 ones in pieces.
 
@@ -91,7 +86,7 @@ class InMemorySolver:
     """scikit-learn's solver on rows that are standardised."""
 
     def __init__(
-        self, rows: Features, labels: Integers, classes: int, weights: Array | None, mean: Features, scale: Features
+        self, rows: Float32s, labels: Ints, classes: int, weights: Array | None, mean: Float32s, scale: Float32s
     ) -> None:
         """Nothing is fitted yet."""
         from sklearn.linear_model import LogisticRegression
@@ -112,7 +107,7 @@ class InMemorySolver:
             intercept = np.hstack([-intercept, intercept]) / 2
         return coefficients, intercept
 
-    def logits(self, weights: Array, biases: Array) -> Features:
+    def logits(self, weights: Array, biases: Array) -> Float32s:
         """Return the logits of the rows."""
         return linear_logits(self._rows, weights, biases)
 
@@ -121,14 +116,14 @@ class OutOfCoreSolver:
     """The same objective with L-BFGS, over rows that are turned into float32 a piece at a time."""
 
     def __init__(
-        self, features: FeatureMatrix, labels: Integers, classes: int, counts: Features, mean: Features, scale: Features
+        self, features: FeatureMatrix, labels: Ints, classes: int, counts: Float32s, mean: Float32s, scale: Float32s
     ) -> None:
         """Nothing is fitted yet. counts: how much each row counts, (n,); 0 leaves it out."""
         self.mean, self.scale = mean, scale
         self._features, self._labels, self._counts = features, labels, counts
-        self._solution: npt.NDArray[np.float64] = np.zeros((classes, features.shape[1] + 1))
+        self._solution: Floats = np.zeros((classes, features.shape[1] + 1))
         # For pieces in float32, one a thread: the C library keeps what threads allocate themselves for each of them.
-        self._buffers = SimpleQueue[Features]()
+        self._buffers = SimpleQueue[Float32s]()
         for _ in range(available_cores()):
             self._buffers.put(np.empty((min(ROWS_AT_ONCE, len(features)), features.shape[1]), np.float32))
 
@@ -151,11 +146,11 @@ class OutOfCoreSolver:
         self._solution = found.x.reshape(self._solution.shape)
         return self._solution[:, :-1].astype(np.float32), self._solution[:, -1].astype(np.float32)
 
-    def logits(self, weights: Array, biases: Array) -> Features:
+    def logits(self, weights: Array, biases: Array) -> Float32s:
         """Return the logits of the rows."""
         return linear_logits(self._features, weights / self.scale, biases - (weights / self.scale) @ self.mean)
 
-    def _warm_start(self, c_value: float) -> npt.NDArray[np.float64]:
+    def _warm_start(self, c_value: float) -> Floats:
         """Return the solution for some of the rows, where there are many more: most steps are then taken with few."""
         rows = np.flatnonzero(self._counts)
         if len(rows) < 2 * WARM_START_ROWS:
@@ -168,9 +163,7 @@ class OutOfCoreSolver:
         few.fit(c_value * float(self._counts.sum(dtype=np.float64) / counts.sum(dtype=np.float64)))
         return few._solution
 
-    def _loss(
-        self, flat: npt.NDArray[np.float64], penalty: float, workers: ThreadPoolExecutor
-    ) -> tuple[float, npt.NDArray[np.float64]]:
+    def _loss(self, flat: Floats, penalty: float, workers: ThreadPoolExecutor) -> tuple[float, Floats]:
         """Return the mean loss with its penalty, and the gradient."""
         known = flat.reshape(self._solution.shape)
         scaled = known[:, :-1] / self.scale  # the rows need not be standardised for it
@@ -187,7 +180,7 @@ class OutOfCoreSolver:
         gradient = np.hstack([by_weight, total[:, None] / whole])
         return loss / whole + penalty / 2 * float((known[:, :-1] ** 2).sum()), gradient.ravel()
 
-    def _chunk_loss(self, weights: Features, bias: Features, start: int) -> tuple[float, Array, Array]:
+    def _chunk_loss(self, weights: Float32s, bias: Float32s, start: int) -> tuple[float, Array, Array]:
         """Return the summed loss of a piece, its gradient by `weights` (channels, classes), and by `bias`."""
         rows = slice(start, start + ROWS_AT_ONCE)
         labels, counts = self._labels[rows], self._counts[rows]

@@ -16,12 +16,11 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bestiary.array_types import Float32s, Pixels
 from bestiary.errors import RecipeError
 from bestiary.models.head import Dense, Head
 from bestiary.models.layers import ResidualBlock, conv_bn_act
@@ -239,8 +238,8 @@ def with_linear_head(
     channels: int,
     mean: Colour = HALF,
     std: Colour = HALF,
-    weight: NDArray[np.float32] | None = None,
-    bias: NDArray[np.float32] | None = None,
+    weight: Float32s | None = None,
+    bias: Float32s | None = None,
     dropout: float = 0.0,
     seed: int = 0,
 ) -> Network:
@@ -267,8 +266,8 @@ def finetune_network(
     classes: int,
     backbone: str,
     *,
-    weight: NDArray[np.float32] | None = None,
-    bias: NDArray[np.float32] | None = None,
+    weight: Float32s | None = None,
+    bias: Float32s | None = None,
     dropout: float = 0.2,
     seed: int = 0,
 ) -> Network:
@@ -296,10 +295,10 @@ def from_timm(backbone: TimmBackbone, classes: int, *, dropout: float = 0.2, see
     )
 
 
-def reference_logits(network: Network, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+def reference_logits(network: Network, images: Pixels) -> Float32s:
     """Return float32 logits (n, classes) of images uint8 (n, height, width, 3): what a sealed graph is held against."""
     with torch.inference_mode():
-        logits: NDArray[np.float32] = network(torch.tensor(images).permute(0, 3, 1, 2).float()).numpy()
+        logits: Float32s = network(torch.tensor(images).permute(0, 3, 1, 2).float()).numpy()
     return logits
 
 
@@ -326,7 +325,7 @@ def _in_bytes(colour: Colour) -> Colour:
     return tuple(255 * part for part in colour)
 
 
-def _export_layer(layer: nn.Linear) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _export_layer(layer: nn.Linear) -> tuple[Float32s, Float32s]:
     weight, bias = (part.detach().float().cpu().numpy().copy() for part in (layer.weight, layer.bias))
     return weight, bias
 

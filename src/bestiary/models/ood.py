@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from bestiary.array_types import AnyFloats, Float32s, Ints
 from bestiary.batches.feature_matrix import FeatureMatrix, iter_chunks
-
-Floats = npt.NDArray[np.floating[Any]]
 
 DIRECTIONS = 256  # measured against held-out classes and strangers: docs/log.md, 2026-11-25
 MAX_FIT_PICTURES = 4_096  # pictures from which the directions are found
 
 
-def subsample_indices(count: int, *, seed: int = 0) -> npt.NDArray[np.int64]:
+def subsample_indices(count: int, *, seed: int = 0) -> Ints:
     """Return the positions of so many of `count` pictures as the directions are found from, all or MANY at random."""
     if count <= MAX_FIT_PICTURES:
         return np.arange(count)
@@ -32,9 +29,9 @@ class PrincipalSubspace:
     share of the whole, which pictures of little contrast need.
     """
 
-    mean: npt.NDArray[np.float32]
-    scale: npt.NDArray[np.float32]
-    directions: npt.NDArray[np.float32]
+    mean: Float32s
+    scale: Float32s
+    directions: Float32s
 
     @classmethod
     def fit(cls, features: FeatureMatrix, *, seed: int = 0) -> PrincipalSubspace:
@@ -46,11 +43,11 @@ class PrincipalSubspace:
         count = max(1, min(DIRECTIONS, len(some) // 2, some.shape[1] // 2))
         return cls(mean, scale, np.ascontiguousarray(vectors[:, ::-1][:, :count], np.float32))
 
-    def inside_norm(self, features: FeatureMatrix) -> Floats:
+    def inside_norm(self, features: FeatureMatrix) -> AnyFloats:
         """Return for features (n, channels) the share of their squared length along the directions, (n,), 0..1."""
         return np.concatenate([self._inside_norm(piece) for piece in iter_chunks(features)])
 
-    def _inside_norm(self, features: Floats) -> Floats:
+    def _inside_norm(self, features: AnyFloats) -> AnyFloats:
         seen = (features.astype(np.float64) - self.mean) / self.scale
-        share: Floats = ((seen @ self.directions) ** 2).sum(axis=1) / np.maximum((seen**2).sum(axis=1), 1e-12)
+        share: AnyFloats = ((seen @ self.directions) ** 2).sum(axis=1) / np.maximum((seen**2).sum(axis=1), 1e-12)
         return share

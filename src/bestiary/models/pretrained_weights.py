@@ -21,11 +21,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from bestiary.array_types import Array
 from bestiary.errors import IntegrityError, MissingExtraError, RecipeError, did_you_mean
-
-Array = NDArray[Any]
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 STORAGE_DTYPES = {

@@ -12,9 +12,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bestiary.array_types import Float32s
 from bestiary.errors import IntegrityError
 from bestiary.models.networks import Network
 
@@ -82,12 +82,12 @@ def _prove(graph: onnx.ModelProto, wrapper: _ExportWrapper, size: int) -> None:
     for count in (1, 5):
         images = rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
         with torch.inference_mode():
-            expected: NDArray[np.float32] = wrapper(torch.from_numpy(images)).numpy()
+            expected: Float32s = wrapper(torch.from_numpy(images)).numpy()
         (maps,) = session.run(["maps"], {"images": images})
         _compare(np.asarray(maps), expected, count)
 
 
-def _compare(maps: NDArray[np.float32], expected: NDArray[np.float32], count: int) -> None:
+def _compare(maps: Float32s, expected: Float32s, count: int) -> None:
     if maps.shape != expected.shape:
         raise IntegrityError(
             f"The exported trunk gives maps {maps.shape} for {count} pictures; torch {expected.shape}."

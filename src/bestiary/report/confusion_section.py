@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 from markupsafe import Markup
 
+from bestiary.array_types import Ints
 from bestiary.report import plots
 from bestiary.report.gallery import GalleryPicture, gallery_pictures
 
@@ -18,8 +18,6 @@ LARGEST_TABLE_MATRIX = 30  # classes; beyond, the confusion matrix is a picture
 MAX_CONFUSIONS = 8  # most frequent mistakes
 PAIRS, MISTAKES, EXAMPLES = 3, 6, 2  # pairs with pictures, their mistakes, and right answers of either class
 PAIR_PIXELS, PAIR_BYTES = 280, 14 * 1024
-
-Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -84,8 +82,8 @@ def slice_values(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 def _build_pair(
     labels: tuple[str, str],
-    counts: Counts,
-    totals: Counts,
+    counts: Ints,
+    totals: Ints,
     test: pl.DataFrame,
     names: Mapping[str, str],
     suspects: set[int],
@@ -105,6 +103,6 @@ def _build_pair(
     return ConfusedPair(one, other, int(counts[0, 1]), int(counts[1, 0]), int(totals[0]), int(totals[1]), *shown)
 
 
-def _counts(metrics: Mapping[str, Any]) -> Counts:
+def _counts(metrics: Mapping[str, Any]) -> Ints:
     labels = metrics["confusion"]["labels"]
     return np.asarray(metrics["confusion"]["counts"], dtype=np.int64).reshape(len(labels), len(labels))

@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from bestiary.array_types import Float32s
 from bestiary.batches.preprocess import Preprocessing
 from bestiary.errors import PictureError, RunError
 from bestiary.inference.heatmap import model_input_view, overlay_heatmap
@@ -155,7 +154,7 @@ def heatmap_overlays(run: Path, paths: Sequence[str], *, threads: int | None = N
     return drawn
 
 
-def _overlay(path: Path, heatmap: npt.NDArray[np.float32], view: Preprocessing) -> str | None:
+def _overlay(path: Path, heatmap: Float32s, view: Preprocessing) -> str | None:
     try:
         picture = overlay_heatmap(model_input_view(path, view), heatmap)
     except (OSError, PictureError):

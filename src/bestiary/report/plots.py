@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup, escape
-from numpy.typing import NDArray
 
+from bestiary.array_types import Bools, Floats, Ints
 from bestiary.evaluation.calibration import bin_index, coverage_curve
-from bestiary.evaluation.intervals import Floats, wilson_interval
+from bestiary.evaluation.intervals import wilson_interval
 from bestiary.report.svg import (
     WIDTH,
     PlotArea,
@@ -30,7 +30,6 @@ from bestiary.report.svg import (
 
 BINS = 10
 FEWEST_ANSWERS = 20  # a share of fewer answers than this says nothing
-Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ def _reliability_legend() -> list[str]:
     ]
 
 
-def reliability_points(confidence: Floats, correct: Flags) -> list[ReliabilityPoint]:
+def reliability_points(confidence: Floats, correct: Bools) -> list[ReliabilityPoint]:
     """Return a point for each of ten equal ranges of confidence in which there are pictures; arrays of shape (n,)."""
     which, points = bin_index(confidence, BINS), []
     for rows in (which == b for b in range(BINS) if (which == b).any()):
@@ -162,7 +161,7 @@ def reliability_points(confidence: Floats, correct: Flags) -> list[ReliabilityPo
     return points
 
 
-def confidence_histogram(confidence: Floats, correct: Flags) -> Markup:
+def confidence_histogram(confidence: Floats, correct: Bools) -> Markup:
     """Return two histograms over the same axis, one of the right answers, one of the wrong ones.
 
     Each has its own height, since the wrong ones are few and would not be seen; the highest bar of each is labelled.
@@ -183,7 +182,7 @@ def confidence_histogram(confidence: Floats, correct: Flags) -> Markup:
     return svg_document("How sure the model was when it was right, and when it was wrong", spoken, parts, 340)
 
 
-def coverage_plot(confidence: Floats, correct: Flags, unknown: Flags) -> Markup:
+def coverage_plot(confidence: Floats, correct: Bools, unknown: Bools) -> Markup:
     """Return the accuracy when only the surest share is answered, and where the model as shipped stands."""
     points = [p for p in coverage_curve(confidence, correct) if p["coverage"] * len(correct) >= FEWEST_ANSWERS]
     if not points:
@@ -203,7 +202,7 @@ def coverage_plot(confidence: Floats, correct: Flags, unknown: Flags) -> Markup:
     return svg_document("Coverage and accuracy", _describe_coverage(accuracy[-1], shipped), parts, frame.height)
 
 
-def confusion_heatmap(labels: Sequence[str], counts: NDArray[np.int64]) -> Markup:
+def confusion_heatmap(labels: Sequence[str], counts: Ints) -> Markup:
     """Return the confusion matrix as a plain picture, for more classes than a table can show.
 
     `counts` (k, k): rows are what the pictures are, columns what was predicted. Empty cells are not drawn.
@@ -281,7 +280,7 @@ def _pointer(frame: PlotArea, fraction: float, accuracy: float) -> list[str]:
     ]
 
 
-def _bars(frame: PlotArea, edges: Floats, counts: NDArray[np.int64], ink: str) -> list[str]:
+def _bars(frame: PlotArea, edges: Floats, counts: Ints, ink: str) -> list[str]:
     base, parts = frame.y(0), []
     for low, high, count in zip(edges[:-1], edges[1:], counts.tolist(), strict=True):
         if count:
@@ -296,7 +295,7 @@ def _bars(frame: PlotArea, edges: Floats, counts: NDArray[np.int64], ink: str) -
     return [*parts, draw_line(frame.left, base, WIDTH - frame.right, base, "ink-muted")]
 
 
-def _operating_point(correct: Flags, unknown: Flags) -> tuple[float, float] | None:
+def _operating_point(correct: Bools, unknown: Bools) -> tuple[float, float] | None:
     """Return (share answered, accuracy of the answers) as shipped; None if all or none is answered."""
     answered = ~unknown
     if answered.all() or not answered.any():

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from markupsafe import Markup
 
-from bestiary.evaluation.intervals import Floats
+from bestiary.array_types import Floats
 from bestiary.evaluation.precision_recall import PrecisionRecallCurve, lowest_average_precision
 from bestiary.report.svg import draw_line, escape_label, format_short_percent, text
 

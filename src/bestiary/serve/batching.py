@@ -14,16 +14,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
-
+from bestiary.array_types import Pixels
 from bestiary.batches.preprocess import Preprocessing
 from bestiary.errors import PictureError
 from bestiary.inference.predictor import Prediction, Predictor
 
 MAX_BATCH_PICTURES = 16
 
-Picture = bytes | npt.NDArray[np.uint8]
+Picture = bytes | Pixels
 Outcome = Prediction | PictureError
 
 
@@ -61,7 +59,7 @@ class Batcher:
             on_batch,
         )
         self._lock, self._waiting, self._seconds_each = threading.Lock(), 0, 0.05
-        self._decoded: queue.SimpleQueue[tuple[_QueuedPicture, npt.NDArray[np.uint8]] | None] = queue.SimpleQueue()
+        self._decoded: queue.SimpleQueue[tuple[_QueuedPicture, Pixels] | None] = queue.SimpleQueue()
         self._decoders = ThreadPoolExecutor(predictor.threads, thread_name_prefix="bestiary-decode")
         self._thread = threading.Thread(target=self._run, name="bestiary-answer", daemon=True)
         self._thread.start()
@@ -114,7 +112,7 @@ class Batcher:
                 batch.append(following)
             self._predict_batch([job for job, _ in batch], [pixels for _, pixels in batch])
 
-    def _predict_batch(self, jobs: Sequence[_QueuedPicture], images: Sequence[npt.NDArray[np.uint8]]) -> None:
+    def _predict_batch(self, jobs: Sequence[_QueuedPicture], images: Sequence[Pixels]) -> None:
         started = time.monotonic()
         self._on_batch(len(jobs))
         try:

@@ -16,8 +16,8 @@ from math import prod
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from bestiary.array_types import Array, Pixels
 from bestiary.inference.predictor import Prediction
 from bestiary.serve.request_body import from_base64
 from bestiary.web.guard import RequestRejectedError
@@ -25,7 +25,6 @@ from bestiary.web.guard import RequestRejectedError
 LENGTH_HEADER = "Inference-Header-Content-Length"
 EXTENSIONS = ["binary_tensor_data"]
 VERSION = "1"
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class InferenceRequest:
     """A request that was read: files or pixels, and the outputs wanted."""
 
     id: str | None
-    pictures: list[bytes] | list[npt.NDArray[np.uint8]]
+    pictures: list[bytes] | list[Pixels]
     outputs: list[RequestedOutput]
 
 
@@ -171,7 +170,7 @@ def _parse_files(content: bytes | list[Any] | None) -> list[bytes]:
     return files
 
 
-def _parse_pixels(content: bytes | list[Any] | None, shape: Sequence[int]) -> npt.NDArray[np.uint8]:
+def _parse_pixels(content: bytes | list[Any] | None, shape: Sequence[int]) -> Pixels:
     if isinstance(content, bytes):
         if len(content) != prod(shape):
             raise _bad_request_error(f"the shape {list(shape)} needs {prod(shape)} bytes; {len(content)} are there")

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import polars as pl
 
 from bestiary import files, run_folder, table
+from bestiary.array_types import Bools, Ints
 from bestiary.batches.feature_matrix import FeatureMatrix, load_features
 from bestiary.batches.preprocess import Preprocessing
 from bestiary.data.split import SplitItem, stratified_group_split
@@ -34,8 +35,6 @@ from bestiary.training.probe import LabelledFeatures, feature_store, fill_featur
 
 SEEDS = 5
 SILENT = SilentReporter()
-Indices = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 Names = npt.NDArray[np.str_]
 
 
@@ -45,14 +44,14 @@ class LeakageExperiment:
 
     items: list[SplitItem]
     features: FeatureMatrix
-    labels: Indices
-    groups: Indices
+    labels: Ints
+    groups: Ints
     classes: int
     split_fractions: dict[str, float]
     strength: float
     balance: Balance
 
-    def correct(self, train: Flags, val: Flags, test: Flags) -> Flags:
+    def correct(self, train: Bools, val: Bools, test: Bools) -> Bools:
         """Return for each test picture whether a head fitted on `train` names it right."""
         seen = LabelledFeatures(self.features[train], self.labels[train])
         known = LabelledFeatures(self.features[val], self.labels[val])
@@ -95,7 +94,7 @@ def leak_report(
     return found
 
 
-def naive_split(labels: Indices, split_fractions: dict[str, float], *, seed: int) -> Names:
+def naive_split(labels: Ints, split_fractions: dict[str, float], *, seed: int) -> Names:
     """Return the part of each picture in a random split that is stratified by label and knows of no duplicates."""
     rng, parts = np.random.default_rng(seed), np.full(len(labels), "train", dtype="<U5")
     for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
@@ -190,7 +189,7 @@ def _count_pairs(of: pl.DataFrame, *same: str) -> int:
     return int(of.group_by(same).len().select((count * (count - 1) // 2).sum()).item())
 
 
-def _choose_replacements(experiment: LeakageExperiment, from_: Flags, twins: Flags, seed: int) -> Flags:
+def _choose_replacements(experiment: LeakageExperiment, from_: Bools, twins: Bools, seed: int) -> Bools:
     """Choose as many other training pictures of each label, so that both models learn from equally many."""
     rng, chosen = np.random.default_rng(seed), np.zeros(len(from_), np.bool_)
     for label, count in zip(*np.unique(experiment.labels[twins], return_counts=True), strict=True):

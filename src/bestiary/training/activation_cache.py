@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bestiary.array_types import Ints, Pixels
 from bestiary.batches.array_cache import ArrayCache
 from bestiary.batches.augmentation import BatchRandom, augment
-from bestiary.batches.loader import Positions, Read
+from bestiary.batches.loader import Read
 from bestiary.batches.pixel_cache import PIXELS_VERSION, iter_pixel_batches
 from bestiary.batches.preprocess import Preprocessing, VerifiedFile
 from bestiary.models.engine import Precision, fastest_engine
 from bestiary.models.onnx_surgery import OUTPUT, FrozenStages
-from bestiary.picture import Pixels
 from bestiary.progress import Reporter
 from bestiary.recipe import AugmentConfig
 
@@ -97,7 +97,7 @@ def fill_activation_cache(
 def make_row_reader(store: ArrayCache, keys: Sequence[str]) -> Read:
     """Return the function that reads rows by position: all pictures in view 0, then all in view 1, and so on."""
 
-    def read(positions: Positions) -> Pixels:
+    def read(positions: Ints) -> Pixels:
         rows = [(int(position) % len(keys), int(position) // len(keys)) for position in positions]
         return store.read([augmentation_key(keys[at], number) for at, number in rows])
 

@@ -14,17 +14,15 @@ Labels are int64 (n,), 0 to classes - 1, each class at least once.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from bestiary.array_types import Float32s, Ints
 from bestiary.errors import RecipeError, SourceError, did_you_mean
 from bestiary.recipe import Balance
-
-Labels = NDArray[np.int64]
 
 BALANCES: tuple[Balance, ...] = ("none", "class-weights", "oversample", "balanced-sampler", "logit-adjusted")
 
 
-def sample_epoch_order(labels: Labels, classes: int, balance: Balance, *, seed: int, epoch: int) -> NDArray[np.int64]:
+def sample_epoch_order(labels: Ints, classes: int, balance: Balance, *, seed: int, epoch: int) -> Ints:
     """Return the positions int64 that this epoch shows, by class where classes are balanced, not yet shuffled.
 
     Its length is the same in every epoch. Raises RecipeError for an unknown balance, SourceError for an empty class.
@@ -45,7 +43,7 @@ def sample_epoch_order(labels: Labels, classes: int, balance: Balance, *, seed: 
     )
 
 
-def class_weights(labels: Labels, classes: int, balance: Balance) -> NDArray[np.float32]:
+def class_weights(labels: Ints, classes: int, balance: Balance) -> Float32s:
     """Return the weight of each class in the loss, float32 (classes,); its mean over the pictures is 1."""
     counts = class_counts(labels, classes, balance)
     if balance != "class-weights":
@@ -53,7 +51,7 @@ def class_weights(labels: Labels, classes: int, balance: Balance) -> NDArray[np.
     return (len(labels) / (classes * counts)).astype(np.float32)
 
 
-def logit_adjustment(labels: Labels, classes: int, balance: Balance) -> NDArray[np.float32]:
+def logit_adjustment(labels: Ints, classes: int, balance: Balance) -> Float32s:
     """Return what is added to the logits while training, float32 (classes,); nothing is added when predicting."""
     counts = class_counts(labels, classes, balance)
     if balance != "logit-adjusted":
@@ -61,7 +59,7 @@ def logit_adjustment(labels: Labels, classes: int, balance: Balance) -> NDArray[
     return np.log(counts / len(labels)).astype(np.float32)
 
 
-def class_counts(labels: Labels, classes: int, balance: Balance) -> NDArray[np.int64]:
+def class_counts(labels: Ints, classes: int, balance: Balance) -> Ints:
     """Return the pictures of each class, int64 (classes,), after checking that this balance can be had with them."""
     if balance not in BALANCES:
         raise RecipeError(f'Unknown setting train.balance = "{balance}". {did_you_mean(balance, BALANCES)}')
@@ -74,7 +72,7 @@ def class_counts(labels: Labels, classes: int, balance: Balance) -> NDArray[np.i
     return counts.astype(np.int64)
 
 
-def _repeat_and_sample(rows: NDArray[np.int64], target: int, rng: np.random.Generator) -> NDArray[np.int64]:
+def _repeat_and_sample(rows: Ints, target: int, rng: np.random.Generator) -> Ints:
     """Return `target` of these rows: each the same number of times, and a random draw without repeats for the rest."""
     whole = np.tile(rows, target // len(rows))
     return np.concatenate([whole, rng.permutation(rows)[: target % len(rows)]])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from bestiary.array_types import Array
 from bestiary.training.loop_settings import Precision
 
 
@@ -41,7 +41,7 @@ def seed_for_step(seed: int, epoch: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(augmentation_seed))
 
 
-def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
+def to_device(array: Array, device: torch.device) -> Tensor:
     """Return the array on the device; for cuda from pinned memory, so that the copy overlaps with computing."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -7,14 +7,11 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bestiary.batches.loader import Positions
+from bestiary.array_types import Array, Ints, Pixels
 from bestiary.models.networks import Network
-from bestiary.picture import Pixels
 from bestiary.progress import SilentReporter
 from bestiary.recipe import AugmentConfig
 from bestiary.training.loop import LoopSettings, ValidationMetrics, fit, predict_logits
@@ -53,13 +50,13 @@ def _run_short_epoch(
     network: Network, settings: LoopSettings, augmentation: AugmentConfig, shape: tuple[int, int, int], *, steps: int
 ) -> EpochThroughput:
     count, batch, classes = steps * settings.batch_size, settings.batch_size, network.head.linear.out_features
-    noise: NDArray[Any] = np.random.default_rng(0).integers(0, 256, (batch, *shape), np.uint8)
+    noise: Array = np.random.default_rng(0).integers(0, 256, (batch, *shape), np.uint8)
     if shape[-1] != 3:
         noise = (noise / 256).astype(np.float16)  # as activations are kept
     labels = np.arange(max(count, classes), dtype=np.int64) % classes
     judged = list[float]()
 
-    def read(positions: Positions) -> Pixels:
+    def read(positions: Ints) -> Pixels:
         return noise[: len(positions)].copy()
 
     def evaluate(trained: Network) -> ValidationMetrics:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from bestiary.array_types import Float32s
 from bestiary.batches.loader import Read
 from bestiary.batches.pixel_cache import iter_pixel_batches
 from bestiary.models.efficientnet_lite import cached_backbone_graph
@@ -32,7 +33,7 @@ from bestiary.training.device import choose_device
 from bestiary.training.distributed import destroy_process_group, init_process_group
 from bestiary.training.loop_settings import LoopSettings
 from bestiary.training.probe import training_precision
-from bestiary.training.task import Logits, SplitData, TrainedModel, TrainingTask
+from bestiary.training.task import SplitData, TrainedModel, TrainingTask
 
 UNCHANGED = AugmentConfig(mirror=0, crop_min_area=1, colour_jitter=0, erasing=0)  # the views were drawn before
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -67,7 +68,7 @@ class InterpolationResult:
 
     result: loop.FitResult
     alpha: float
-    val_logits: Logits
+    val_logits: Float32s
 
 
 def finetune(task: TrainingTask, network: Network, settings: LoopSettings) -> TrainedModel:
@@ -90,7 +91,7 @@ def train_upper_stages(task: TrainingTask, network: Network, settings: LoopSetti
     read = _read_activations(task, above.frozen_stages, train, training_precision(), views)
     read_val = _read_activations(task, above.frozen_stages, val, "float32", 1)
 
-    def val_logits(precision: loop.Precision) -> Logits:
+    def val_logits(precision: loop.Precision) -> Float32s:
         return loop.predict_logits(upper, read_val, len(val.keys), batch_size=settings.batch_size, precision=precision)
 
     start = copy_weights(upper)
@@ -174,7 +175,7 @@ def _export_trained_model(
     return TrainedModel(trunk, head, history, val_logits, partial(reference_logits, network), notes)
 
 
-def _predict_graph_logits(graph: bytes, head: Head, split_data: SplitData, task: TrainingTask) -> Logits:
+def _predict_graph_logits(graph: bytes, head: Head, split_data: SplitData, task: TrainingTask) -> Float32s:
     engine = fastest_engine(graph, threads=task.threads)
     batches = iter_pixel_batches(split_data.paths, task.preprocess, threads=task.threads, batch_size=engine.batch_size)
     return np.concatenate([head.logits(outputs["maps"]) for outputs in engine.stream(batches)])

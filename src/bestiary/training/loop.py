@@ -18,9 +18,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.nn import functional
 
+from bestiary.array_types import Float32s, Ints
 from bestiary.batches.augmentation import BatchRandom, augment
 from bestiary.batches.loader import Read, iter_eval_batches, iter_train_batches, steps_per_epoch
 from bestiary.errors import RecipeError
@@ -67,7 +67,7 @@ class FitResult:
 def fit(
     network: Network,
     read_rows: Read,
-    labels: NDArray[np.int64],
+    labels: Ints,
     validate: Callable[[Network], ValidationMetrics],
     settings: LoopSettings,
     augmentation: AugmentConfig,
@@ -257,7 +257,7 @@ def fit(
 
 def predict_logits(
     network: Network, read_rows: Read, count: int, *, batch_size: int, precision: Precision = "auto"
-) -> NDArray[np.float32]:
+) -> Float32s:
     """Return the logits of rows 0 to count - 1, float32 (count, classes), on the device the network is on.
 
     For validation while training: shipped scores come from the sealed graph.
@@ -265,7 +265,7 @@ def predict_logits(
     device = network.mean.device
     chosen = choose_precision(precision, device)
     network.eval()
-    parts: list[NDArray[np.float32]] = []
+    parts: list[Float32s] = []
     batches = iter_eval_batches(read_rows, count, batch_size=batch_size)
     with closing(batches), torch.inference_mode():
         for batch in batches:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bestiary.array_types import Float32s, Pixels
 from bestiary.batches.array_cache import ArrayCache
 from bestiary.batches.channel_stats import ChannelStats, channel_statistics
 from bestiary.batches.loader import Read
@@ -23,7 +24,7 @@ from bestiary.quick_metrics import loss_and_macro_f1
 from bestiary.recipe import AugmentConfig
 from bestiary.run_folder import write_history
 from bestiary.training.probe import fit_probe, load_split_features, training_precision
-from bestiary.training.task import Images, Logits, SplitData, TrainedModel, TrainingTask
+from bestiary.training.task import SplitData, TrainedModel, TrainingTask
 
 if TYPE_CHECKING:
     from bestiary.models.networks import Network
@@ -52,7 +53,7 @@ def train_probe(task: TrainingTask) -> TrainedModel:
     write_history(task.run, probe.history)
     engine = OnnxRuntimeEngine(probe.backbone_graph, threads=task.threads)
 
-    def reference(images: Images) -> Logits:
+    def reference(images: Pixels) -> Float32s:
         return head.logits(run_batch(engine, images)["maps"])
 
     trim_memory()
@@ -78,7 +79,7 @@ def train_scratch(task: TrainingTask) -> TrainedModel:
     return replace(learned, notes=learned.notes | {"normalised by": asdict(colours)})
 
 
-def train_for_logits(task: TrainingTask) -> Logits:
+def train_for_logits(task: TrainingTask) -> Float32s:
     """Return the validation logits of a network that is trained, but not to be kept: nothing is exported. Needs torch.
 
     They are those of the network itself, in float32, which the sealed graph is held against.
@@ -182,7 +183,7 @@ class FitOutcome:
 
     network: Network
     result: FitResult
-    val_logits: Logits
+    val_logits: Float32s
 
 
 def _train_and_export(task: TrainingTask, network: Network, settings: LoopSettings) -> TrainedModel:

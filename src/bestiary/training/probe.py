@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from bestiary.array_types import Array, Float32s, Ints, Pixels
 from bestiary.batches.array_cache import ArrayCache
 from bestiary.batches.feature_matrix import FeatureMatrix, load_features
 from bestiary.batches.pixel_cache import PIXELS_VERSION, iter_pixel_batches
@@ -24,7 +24,6 @@ from bestiary.models.engine import Precision, fastest_engine, has_openvino
 from bestiary.models.head import Head
 from bestiary.models.logistic_regression import linear_logits, make_solver
 from bestiary.models.onnx_surgery import add_global_pool
-from bestiary.picture import Pixels
 from bestiary.progress import Reporter
 from bestiary.quick_metrics import loss_and_macro_f1
 from bestiary.recipe import Balance, Recipe
@@ -32,8 +31,6 @@ from bestiary.training.balance import logit_adjustment, sample_epoch_order
 from bestiary.training.task import SplitData, TrainingTask
 
 C_TIMES_PICTURES = (4, 12, 40, 120, 400, 1200)  # scikit-learn's C weighs a sum over pictures, not a mean
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -44,8 +41,8 @@ class LabelledFeatures:
     """
 
     features: FeatureMatrix
-    labels: npt.NDArray[np.int64]
-    weights: npt.NDArray[np.float32] | None = None
+    labels: Ints
+    weights: Float32s | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ def training_precision() -> Precision:
     return "bfloat16" if has_openvino() else "float32"
 
 
-def sample_counts(task: TrainingTask) -> npt.NDArray[np.int64]:
+def sample_counts(task: TrainingTask) -> Ints:
     """Return how often each training picture counts, int64 (n,): small classes more often if they are oversampled."""
     labels, balance = task.split("train").labels, task.recipe.train.balance
     if balance != "oversample":
@@ -198,7 +195,7 @@ def _load_labelled_features(
     split_data: SplitData,
     backbone_graph: Path,
     precision: Precision,
-    sample_counts: npt.NDArray[np.int64] | None,
+    sample_counts: Ints | None,
 ) -> LabelledFeatures:
     """Return the features of a part; pictures shown more than once are shown mirrored every other time."""
     if sample_counts is None or sample_counts.max() == 1:
@@ -248,7 +245,7 @@ def _iter_mirrored(batches: Iterable[Pixels]) -> Iterator[Pixels]:
     return (np.ascontiguousarray(images[:, :, ::-1]) for images in batches)
 
 
-def _class_weights(labels: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.float32]:
+def _class_weights(labels: Ints, classes: int) -> Float32s:
     """Return weights by which every class counts as much, float32 (n,), of mean 1."""
     by_class = len(labels) / (classes * np.maximum(1, np.bincount(labels, minlength=classes)))
     return by_class.astype(np.float32)[labels]

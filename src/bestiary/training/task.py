@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from bestiary import run_folder
+from bestiary.array_types import Float32s, Ints, Pixels
 from bestiary.batches.feature_matrix import FeatureMatrix
 from bestiary.batches.preprocess import Preprocessing
 from bestiary.files import cache_folder
@@ -26,9 +26,6 @@ from bestiary.run_folder import read_pictures
 if TYPE_CHECKING:
     import onnx
 
-Images = npt.NDArray[np.uint8]
-Logits = npt.NDArray[np.float32]
-
 
 @dataclass(frozen=True)
 class SplitData:
@@ -36,9 +33,9 @@ class SplitData:
 
     paths: list[Path]
     keys: list[str]
-    labels: npt.NDArray[np.int64]
+    labels: Ints
 
-    def take(self, rows: npt.NDArray[np.int64]) -> SplitData:
+    def take(self, rows: Ints) -> SplitData:
         """Return the pictures at these positions."""
         return SplitData([self.paths[at] for at in rows], [self.keys[at] for at in rows], self.labels[rows])
 
@@ -83,8 +80,8 @@ class TrainedModel:
     backbone_graph: onnx.ModelProto
     head: Head
     history: list[dict[str, Any]]
-    val_logits: Logits
-    reference_network: Callable[[Images], Logits]
+    val_logits: Float32s
+    reference_network: Callable[[Pixels], Float32s]
     notes: dict[str, Any]
     val_features: FeatureMatrix | None = None
     subspace: PrincipalSubspace | None = None

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from bestiary.array_types import Pixels
 from bestiary.batches.pixel_cache import iter_pixel_batches
 from bestiary.batches.preprocess import Preprocessing
 from bestiary.models.engine import Precision, fastest_engine
 from bestiary.models.onnx_surgery import add_global_pool
-from bestiary.picture import Pixels
 
 MEASURE_SECONDS = 1.0
 WARM_UP_PICTURES = 8

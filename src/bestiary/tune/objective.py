@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from bestiary import run_folder
+from bestiary.array_types import Float32s, Ints
 from bestiary.batches.feature_matrix import load_features
 from bestiary.data.split import SplitItem, stratified_group_folds_by_content, stratified_group_split_unchecked
 from bestiary.errors import RecipeError, SourceError
@@ -30,7 +30,7 @@ from bestiary.training.probe import (
     fit_probe,
     training_precision,
 )
-from bestiary.training.task import Logits, TrainingTask, make_task
+from bestiary.training.task import TrainingTask, make_task
 
 SEARCH_SPLIT = (
     "kept"  # the column with the split of the search itself, which decides in what precision features are kept
@@ -154,7 +154,7 @@ def evaluate_recipe(
 
     place: a folder for what training leaves behind. watch: may raise to end it. Raises RecipeError where training does.
     """
-    logits, labels, strength = list[Logits](), list[npt.NDArray[np.int64]](), None
+    logits, labels, strength = list[Float32s](), list[Ints](), None
     for number, pictures in enumerate(splits, start=1):
         own = folder / str(number)
         own.mkdir(parents=True, exist_ok=True)
@@ -171,7 +171,7 @@ def evaluate_recipe(
     return TrialScore(f1, calibrated_loss(whole, truth), strength)
 
 
-def _logits(task: TrainingTask) -> tuple[Logits, float | None]:
+def _logits(task: TrainingTask) -> tuple[Float32s, float | None]:
     """Return what a model of this task says of its validation pictures, and the strength that was chosen."""
     if task.recipe.model.method != "probe":
         return train_for_logits(task), None
