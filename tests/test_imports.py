@@ -18,6 +18,7 @@ BASE = {
     "files",
     "machine",
     "picture",
+    "preprocess",
     "profiling",
     "progress",
     "quick_metrics",
