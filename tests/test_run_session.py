@@ -15,12 +15,13 @@ from bestiary import files, flow, run_folder
 from bestiary.errors import RunError
 from bestiary.profiling import PeakMemory, StageTimer
 from bestiary.recipe import Recipe
-from bestiary.training.run_session import LOCK, open_session, run_lock
+from bestiary.training.run_lock import LOCK, run_lock
+from bestiary.training.run_session import open_session
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from bestiary.training.run_session import run_lock
+from bestiary.training.run_lock import run_lock
 with run_lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

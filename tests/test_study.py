@@ -30,7 +30,7 @@ from bestiary.study.results import Results
 from bestiary.study.runs import check_same_splits, read_manifest
 from bestiary.study.study import Study, study
 from bestiary.training.budget import TimeEstimate
-from bestiary.training.run_session import run_lock
+from bestiary.training.run_lock import run_lock
 
 pytestmark = pytest.mark.slow
 

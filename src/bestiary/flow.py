@@ -44,7 +44,8 @@ from bestiary.training.budget import TrainingPlan, plan_training
 from bestiary.training.create_run import Sources, as_path_list, create_run, describe_sources
 from bestiary.training.methods import TRAINERS
 from bestiary.training.recipe_checks import check_recipe_supported
-from bestiary.training.run_session import RunSession, open_session, run_lock
+from bestiary.training.run_lock import run_lock
+from bestiary.training.run_session import RunSession, open_session
 from bestiary.training.task import TrainingTask, load_task, make_task
 
 SILENT = SilentReporter()

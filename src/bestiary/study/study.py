@@ -49,7 +49,7 @@ from bestiary.study.runs import (
     write_manifest,
 )
 from bestiary.training.create_run import create_run, describe_sources
-from bestiary.training.run_session import LOCK, run_lock
+from bestiary.training.run_lock import LOCK_FILES, run_lock
 
 STUDIES, FINDINGS = Path("studies"), "findings.parquet"
 MAX_INITIAL_FAILURES = 3  # so many trainings fail, and none has come to an end: the others are not tried
@@ -220,7 +220,7 @@ def _study_lock(folder: Path) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            if [one.name for one in folder.iterdir()] == [LOCK]:  # it ended before anything was kept
+            if {path.name for path in folder.iterdir()} <= LOCK_FILES:  # it ended before anything was kept
                 shutil.rmtree(folder, ignore_errors=True)
             raise
 

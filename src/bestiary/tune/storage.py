@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from bestiary.errors import MachineError, RunError
-from bestiary.training.run_session import run_lock
+from bestiary.training.run_lock import run_lock
 from bestiary.tune.objective import TrialScore
 from bestiary.tune.search_space import Settings
 
