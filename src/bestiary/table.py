@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import polars as pl
 
+from bestiary.array_types import Ints
 from bestiary.errors import RunError
 from bestiary.files import atomic_path
 
@@ -158,3 +161,9 @@ def _digest(file: BinaryIO, end: int, footer: int) -> bytes:
     file.seek(footer)
     found.update(file.read())
     return found.digest()
+
+
+def label_indices(labels: Iterable[str], classes: Sequence[str]) -> Ints:
+    """Return the index of each label among `classes`, int64 (n,)."""
+    index = {name: position for position, name in enumerate(classes)}
+    return np.array([index[label] for label in labels], np.int64)

@@ -7,17 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import polars as pl
 
-from bestiary import run_folder
+from bestiary import run_folder, table
 from bestiary.array_types import Float32s, Ints, Pixels
 from bestiary.batches.feature_matrix import FeatureMatrix
-from bestiary.batches.preprocess import Preprocessing
+from bestiary.context import Context
 from bestiary.files import cache_folder
+from bestiary.models.engine import Precision
+from bestiary.models.features import FeatureCache
 from bestiary.models.head import Head
 from bestiary.models.ood import PrincipalSubspace
 from bestiary.picture import DecodeLimits
+from bestiary.preprocess import Preprocessing
 from bestiary.profiling import StageTimer
 from bestiary.progress import Reporter
 from bestiary.recipe import Recipe
@@ -60,11 +62,26 @@ class TrainingTask:
         """Return whether an epoch that takes so long still fits before the deadline."""
         return self.deadline_seconds is None or self.clock.total + epoch_seconds <= self.deadline_seconds
 
+    @property
+    def context(self) -> Context:
+        """Threads, reporter, cache, timer and deadline."""
+        return Context(self.threads, self.reporter, self.cache, self.clock, self.deadline_seconds)
+
+    def feature_cache(self, precision: Precision, *, mirrored: bool = False) -> FeatureCache:
+        """Return the feature cache of the recipe's backbone."""
+        return FeatureCache(self.recipe.model.backbone, self.preprocess, precision, self.context, mirrored=mirrored)
+
+    def fill_features(self, pictures: SplitData, precision: Precision, *, mirrored: bool = False) -> FeatureCache:
+        """Return the feature cache with the features of these pictures, computed where they are missing."""
+        cache = self.feature_cache(precision, mirrored=mirrored)
+        with self.clock.stage("cache"):
+            cache.fill(pictures.paths, pictures.keys)
+        return cache
+
     def split(self, split: str) -> SplitData:
         """Return the pictures of one split."""
         rows = self.pictures.filter(pl.col("split") == split)
-        place = {name: position for position, name in enumerate(self.classes)}
-        labels = np.array([place[label] for label in rows["label"]], np.int64)
+        labels = table.label_indices(rows["label"], self.classes)
         return SplitData([Path(path) for path in rows["path"]], rows["sha256"].to_list(), labels)
 
 
