@@ -12,18 +12,16 @@ import numpy as np
 import polars as pl
 
 from bestiary.array_types import AnyFloats, Bools, Floats, Ints
-from bestiary.batches.feature_matrix import load_features
 from bestiary.batches.pixel_cache import iter_pixel_batches
-from bestiary.batches.preprocess import Preprocessing
 from bestiary.evaluation.learning_curve import learning_curve
 from bestiary.machine import trim_memory
-from bestiary.models.efficientnet_lite import BACKBONES, cached_backbone_graph
-from bestiary.models.engine import Precision, has_openvino
+from bestiary.models.efficientnet_lite import BACKBONES
+from bestiary.models.features import LabelledFeatures, has_features, split_precisions
 from bestiary.models.logistic_regression import linear_logits
+from bestiary.preprocess import Preprocessing
 from bestiary.recipe import BACKBONE_SIZES, Recipe
 from bestiary.stats import wilson_interval
 from bestiary.text import format_percent
-from bestiary.training.probe import LabelledFeatures, feature_store, fill_features
 from bestiary.training.task import SplitData, TrainedModel, TrainingTask
 
 SAMPLED_PICTURES = 512  # training pictures that a network is asked about once more, without augmentation
@@ -114,24 +112,18 @@ def _as_probe_task(task: TrainingTask) -> TrainingTask:
 
 def _cached_features(task: TrainingTask) -> list[LabelledFeatures] | None:
     """Return the kept features of both parts; None if some are missing and are not to be computed for this."""
-    backbone, wanted = task.recipe.model.backbone, task.recipe.evaluate.learning_curve == "on"
-    if not wanted and not (task.cache / "features").exists():
+    compute = task.recipe.evaluate.learning_curve == "on"
+    if not compute and not has_features(task.cache):
         return None
-    trunk = cached_backbone_graph(backbone, task.cache / "trunks", task.preprocess.size)
-    fast: Precision = "bfloat16" if has_openvino() else "float32"
-    found = []
-    for split in ("train", "val"):
-        part, precision = task.split(split), fast if split == "train" else "float32"
-        store = feature_store(task.cache, trunk, task.preprocess, precision, BACKBONES[backbone].channels)
-        if wanted:
-            fill_features(
-                store, part.paths, part.keys, trunk, task.preprocess,
-                precision=precision, threads=task.threads, reporter=task.reporter,
-            )  # fmt: skip
-        if store.missing_keys(part.keys):
+    result = []
+    for split, precision in split_precisions().items():
+        pictures, cache = task.split(split), task.feature_cache(precision)
+        if compute:
+            cache.fill(pictures.paths, pictures.keys)
+        if cache.missing(pictures.keys):
             return None
-        found.append(LabelledFeatures(load_features([(store, key) for key in part.keys]), part.labels))
-    return found
+        result.append(LabelledFeatures(cache.load(pictures.keys), pictures.labels))
+    return result
 
 
 # ---- The gap between training and validation, by class --------------------------------------------------------------

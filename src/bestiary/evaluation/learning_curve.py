@@ -14,9 +14,9 @@ from scipy import sparse
 from bestiary.array_types import Float32s, Floats, Ints
 from bestiary.batches.feature_matrix import fit_scaler
 from bestiary.evaluation.intervals import metric_value, percentile_interval, resampled_sums
+from bestiary.models.features import LabelledFeatures
 from bestiary.models.logistic_regression import linear_logits, make_solver
 from bestiary.text import format_points
-from bestiary.training.probe import LabelledFeatures
 
 FRACTIONS, DRAWS = (0.25, 0.5, 1.0), (2, 2, 1)  # of the training pictures, and how often each share is drawn
 MAX_PICTURES = 8_000  # of a larger collection so many are drawn first: seconds and memory stay bounded

@@ -10,17 +10,18 @@ from pathlib import Path
 
 import polars as pl
 
-from bestiary.batches.preprocess import Preprocessing
+from bestiary.context import Context
 from bestiary.data.audit import sort_findings
 from bestiary.data.dataset import AuditedDataset
 from bestiary.errors import MissingExtraError, import_optional
 from bestiary.evaluation.label_issues import model_issue_findings
 from bestiary.machine import trim_memory
 from bestiary.models.efficientnet_lite import BACKBONES
+from bestiary.models.features import FeatureCache, training_precision
 from bestiary.picture import DecodeLimits
+from bestiary.preprocess import Preprocessing
 from bestiary.progress import Reporter
 from bestiary.recipe import Recipe
-from bestiary.training.probe import bulk_features
 
 LEARNED_CHECKS = ("suspect-label", "outlier")
 ALL_CHECKS = ("shortcut", *LEARNED_CHECKS)
@@ -44,7 +45,8 @@ def add_model_issues(
     try:
         import_optional("cleanlab", extra="train")
         keys, paths = pictures["sha256"].to_list(), [Path(path) for path in pictures["path"]]
-        features = bulk_features(paths, keys, backbone, view, cache=cache, threads=threads, reporter=reporter)
+        context = Context(threads=threads, reporter=reporter, cache=cache)
+        features = FeatureCache(backbone, view, training_precision(), context).features(paths, keys)
     except MissingExtraError as error:
         return _mark_skipped(dataset, LEARNED_CHECKS, str(error))
     with reporter.progress("Doubting labels", pictures.height) as advance:

@@ -13,12 +13,14 @@ import polars as pl
 from PIL import Image
 
 from bestiary import table
+from bestiary.context import Context
 from bestiary.data.corrections import Correction
 from bestiary.errors import PictureError, SourceError
 from bestiary.evaluation.neighbours import nearest_neighbours
 from bestiary.files import read_json
 from bestiary.inference.predictor import Predictor
 from bestiary.models.efficientnet_lite import BACKBONES
+from bestiary.models.features import FeatureCache, training_precision
 from bestiary.picture import decode, read_bytes
 from bestiary.progress import Reporter
 from bestiary.report.audit_checks import CheckText, check_text
@@ -27,7 +29,6 @@ from bestiary.report.gallery import strip_common_folder
 from bestiary.report.thumbnails import jpeg_copy
 from bestiary.review.decisions import DecisionLog, reviewer_name
 from bestiary.review.queue import CHECKS, ReviewItem, build_queue
-from bestiary.training.probe import bulk_features
 
 SIDES = {"large": (1280, 88), "small": (240, 80)}  # pixels of the longer side, and JPEG quality
 NEIGHBOURS, MAX_PROBABILITIES = 6, 6
@@ -143,15 +144,9 @@ class ReviewSession:
         known = self._pictures.filter(pl.col("split") == "train")
         asked = pl.DataFrame([self._rows[row] for row in self.items], schema=self._pictures.schema)
         both = pl.concat([known, asked])
-        features = bulk_features(
-            [Path(path) for path in both["path"]],
-            both["sha256"].to_list(),
-            backbone,
-            bundle.preprocess,
-            cache=cache,
-            threads=threads,
-            reporter=reporter,
-        )
+        context = Context(threads=threads, reporter=reporter, cache=cache)
+        feature_cache = FeatureCache(backbone, bundle.preprocess, training_precision(), context)
+        features = feature_cache.features([Path(path) for path in both["path"]], both["sha256"].to_list())
         split, groups = known.height, both["group"].to_numpy()
         found = nearest_neighbours(features[split:], features[:split], groups[split:], groups[:split], NEIGHBOURS)
         rows = known["row_id"].to_list()

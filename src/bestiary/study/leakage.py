@@ -18,20 +18,19 @@ import polars as pl
 
 from bestiary import files, run_folder, table
 from bestiary.array_types import Bools, Ints
-from bestiary.batches.feature_matrix import FeatureMatrix, load_features
-from bestiary.batches.preprocess import Preprocessing
+from bestiary.batches.feature_matrix import FeatureMatrix
+from bestiary.context import Context
 from bestiary.data.split import SplitItem, stratified_group_split
 from bestiary.errors import RecipeError, RunError, SourceError
-from bestiary.files import cache_folder
 from bestiary.machine import available_cores, disable_malloc_trim
-from bestiary.models.efficientnet_lite import BACKBONES, cached_backbone_graph
-from bestiary.models.engine import Precision, has_openvino
+from bestiary.models.features import FeatureCache, LabelledFeatures, training_precision
 from bestiary.models.logistic_regression import linear_logits
 from bestiary.picture import DecodeLimits
+from bestiary.preprocess import Preprocessing
 from bestiary.progress import Reporter, SilentReporter
 from bestiary.recipe import Balance, Recipe
 from bestiary.report.run_report import write_report
-from bestiary.training.probe import LabelledFeatures, feature_store, fill_features, fit_head
+from bestiary.training.probe import fit_head
 
 SEEDS = 5
 SILENT = SilentReporter()
@@ -271,9 +270,6 @@ def _load_features(used: pl.DataFrame, recipe: Recipe, threads: int, reporter: R
     view = Preprocessing(
         recipe.picture.size, recipe.picture.fit, DecodeLimits(recipe.picture.max_bytes, recipe.picture.max_pixels)
     )
-    trunk = cached_backbone_graph(recipe.model.backbone, cache_folder() / "trunks", view.size)
-    precision: Precision = "bfloat16" if has_openvino() else "float32"  # as for training: most of these are cached
-    store = feature_store(cache_folder(), trunk, view, precision, BACKBONES[recipe.model.backbone].channels)
-    paths, keys = [Path(path) for path in used["path"]], used["sha256"].to_list()
-    fill_features(store, paths, keys, trunk, view, precision=precision, threads=threads, reporter=reporter)
-    return load_features([(store, key) for key in keys])
+    context, precision = Context(threads=threads, reporter=reporter), training_precision()  # most are cached
+    cache = FeatureCache(recipe.model.backbone, view, precision, context)
+    return cache.features([Path(path) for path in used["path"]], used["sha256"].to_list())

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 from bestiary.batches.pixel_cache import pixel_cache
 from bestiary.errors import RecipeError
 from bestiary.machine import world_size
-from bestiary.models.efficientnet_lite import BACKBONES, cached_backbone_graph
+from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.engine import Precision
+from bestiary.models.features import split_precisions, training_precision
 from bestiary.models.onnx_surgery import count_frozen_stages
 from bestiary.recipe import Recipe
 from bestiary.text import format_duration
 from bestiary.training.methods import build_training_setup
-from bestiary.training.probe import candidate_c_values, feature_store, sample_counts, training_precision
+from bestiary.training.probe import candidate_c_values, sample_counts
 from bestiary.training.task import TrainingTask
 from bestiary.training.throughput import (
     Throughput,
@@ -132,14 +133,10 @@ class MachineProfile:
 
     def feature_throughput(self, task: TrainingTask, precision: Precision) -> Throughput:
         """Return how fast the pictures of a task become features."""
-        backbone, size = task.recipe.model.backbone, task.preprocess.size
-        key = backbone, size, precision
+        key = task.recipe.model.backbone, task.preprocess.size, precision
         if key not in self._feature_throughput:
-            trunk = cached_backbone_graph(backbone, task.cache / "trunks", size)
             paths = evenly_spaced(task.split("train").paths)
-            self._feature_throughput[key] = measure_feature_throughput(
-                trunk, task.preprocess, precision, paths, threads=task.threads
-            )
+            self._feature_throughput[key] = measure_feature_throughput(task.feature_cache(precision), paths)
         return self._feature_throughput[key]
 
     def epoch_throughput(self, task: TrainingTask) -> EpochThroughput:
@@ -213,7 +210,8 @@ def _as_probe(task: TrainingTask) -> TrainingTask:
 def _estimate_label_search(task: TrainingTask, machine: MachineProfile) -> float:
     """Return the seconds for suspect labels: the features of every picture, and a head for each of five folds."""
     splits = ("train", "val", "test") if task.recipe.model.method != "probe" else ("val", "test")
-    missing = sum(len(_missing_features(task, split, training_precision())) for split in splits)
+    cache = task.feature_cache(training_precision())
+    missing = sum(len(cache.missing(task.split(split).keys)) for split in splits)
     pictures = sum(len(task.split(split).keys) for split in ("train", "val", "test"))
     fits = machine.slowdown * FixedCosts().head * 5 * pictures * len(task.classes)
     return fits + (machine.feature_throughput(task, training_precision()).seconds(missing) if missing else 0.0)
@@ -221,9 +219,10 @@ def _estimate_label_search(task: TrainingTask, machine: MachineProfile) -> float
 
 def _estimate_features(task: TrainingTask, machine: MachineProfile) -> float:
     """Return the seconds for the features of a probe that are not kept yet."""
-    wanted: tuple[tuple[str, Precision], ...] = (("train", training_precision()), ("val", "float32"))
-    counts = [(precision, len(_missing_features(task, split, precision))) for split, precision in wanted]
-    seconds = sum(machine.feature_throughput(task, precision).seconds(count) for precision, count in counts if count)
+    seconds = 0.0
+    for split, precision in split_precisions().items():
+        if missing := len(task.feature_cache(precision).missing(task.split(split).keys)):
+            seconds += machine.feature_throughput(task, precision).seconds(missing)
     again = int(
         (sample_counts(task) > 1).sum()
     )  # shown mirrored as well; kept ones are rare enough not to be looked for
@@ -234,13 +233,6 @@ def _estimate_test_answers(task: TrainingTask, machine: MachineProfile) -> float
     """Return the seconds for the answers to the test pictures: of folds, to every picture."""
     splits = ("train", "val", "test") if task.recipe.data.folds else ("test",)
     return machine.feature_throughput(task, "float32").seconds(sum(len(task.split(split).keys) for split in splits))
-
-
-def _missing_features(task: TrainingTask, split: str, precision: Precision) -> list[int]:
-    backbone = task.recipe.model.backbone
-    trunk = cached_backbone_graph(backbone, task.cache / "trunks", task.preprocess.size)
-    store = feature_store(task.cache, trunk, task.preprocess, precision, BACKBONES[backbone].channels)
-    return store.missing_keys(task.split(split).keys)
 
 
 def _estimate_head_fits(task: TrainingTask, slowdown: float) -> float:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from bestiary.array_types import Float32s
 from bestiary.batches.loader import Read
 from bestiary.batches.pixel_cache import iter_pixel_batches
-from bestiary.models.efficientnet_lite import cached_backbone_graph
 from bestiary.models.engine import Precision, fastest_engine
+from bestiary.models.features import training_precision
 from bestiary.models.head import Head
 from bestiary.models.networks import Network, export_head, reference_logits
 from bestiary.models.onnx_surgery import STAGES, FrozenStages, count_frozen_stages, extract_frozen_stages
@@ -32,7 +32,6 @@ from bestiary.training.checkpoint import copy_weights
 from bestiary.training.device import choose_device
 from bestiary.training.distributed import destroy_process_group, init_process_group
 from bestiary.training.loop_settings import LoopSettings
-from bestiary.training.probe import training_precision
 from bestiary.training.task import SplitData, TrainedModel, TrainingTask
 
 UNCHANGED = AugmentConfig(mirror=0, crop_min_area=1, colour_jitter=0, erasing=0)  # the views were drawn before
@@ -52,8 +51,8 @@ def split_at_frozen_stages(task: TrainingTask, network: Network, settings: LoopS
     """Return what learns of this network."""
     backbone, stages = task.recipe.model.backbone, count_frozen_stages(task.recipe)
     assert stages is not None
-    trunk = cached_backbone_graph(backbone, task.cache / "trunks", task.preprocess.size)
-    lower = extract_frozen_stages(trunk, backbone, task.preprocess.size, stages)
+    graph = task.feature_cache(training_precision()).graph
+    lower = extract_frozen_stages(graph, backbone, task.preprocess.size, stages)
     precision = settings.precision
     if precision == "auto" and STAGES - stages > 1 and choose_device().type == "cpu":
         precision = "float32"  # the gradient of the next stage's filters takes twice as long in bfloat16

@@ -16,6 +16,7 @@ from bestiary.batches.pixel_cache import fill_pixel_cache, pixel_cache
 from bestiary.machine import disable_malloc_trim, trim_memory, world_size
 from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.engine import OnnxRuntimeEngine, has_openvino, run_batch
+from bestiary.models.features import training_precision
 from bestiary.models.head import Head
 from bestiary.models.logistic_regression import linear_logits
 from bestiary.models.onnx_surgery import count_frozen_stages
@@ -23,7 +24,7 @@ from bestiary.models.ood import PrincipalSubspace, subsample_indices
 from bestiary.quick_metrics import loss_and_macro_f1
 from bestiary.recipe import AugmentConfig
 from bestiary.run_folder import write_history
-from bestiary.training.probe import fit_probe, load_split_features, training_precision
+from bestiary.training.probe import fit_probe
 from bestiary.training.task import SplitData, TrainedModel, TrainingTask
 
 if TYPE_CHECKING:
@@ -63,9 +64,8 @@ def train_probe(task: TrainingTask) -> TrainedModel:
     some = train.take(
         subsample_indices(len(train.keys), seed=task.recipe.seed)
     )  # only these are read: the rest may be large
-    space = PrincipalSubspace.fit(
-        load_split_features(task, some, probe.backbone_graph, training_precision()), seed=task.recipe.seed
-    )
+    features = task.fill_features(some, training_precision()).load(some.keys)
+    space = PrincipalSubspace.fit(features, seed=task.recipe.seed)
     notes = {"features by": engine_name}
     return TrainedModel(
         onnx.load(probe.backbone_graph), head, probe.history, val_logits, reference, notes, val.features, space

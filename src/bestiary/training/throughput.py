@@ -13,9 +13,8 @@ import numpy as np
 
 from bestiary.array_types import Pixels
 from bestiary.batches.pixel_cache import iter_pixel_batches
-from bestiary.batches.preprocess import Preprocessing
-from bestiary.models.engine import Precision, fastest_engine
-from bestiary.models.onnx_surgery import add_global_pool
+from bestiary.models.features import FeatureCache
+from bestiary.preprocess import Preprocessing
 
 MEASURE_SECONDS = 1.0
 WARM_UP_PICTURES = 8
@@ -34,12 +33,12 @@ class Throughput:
         return self.start_seconds + pictures / self.pictures_per_second if pictures else 0.0
 
 
-def measure_feature_throughput(
-    backbone_graph: Path, preprocess: Preprocessing, precision: Precision, paths: Sequence[Path], *, threads: int
-) -> Throughput:
-    """Return how fast files become features: decoded, and run through the trunk by the engine that will be used."""
+def measure_feature_throughput(cache: FeatureCache, paths: Sequence[Path]) -> Throughput:
+    """Return how fast files become features: decoded, and run through the backbone by the engine that will be used."""
+    preprocess, threads = cache.preprocess, cache.context.threads
+    cache.graph  # noqa: B018 - built before the time is measured
     began = time.perf_counter()
-    engine = fastest_engine(add_global_pool(backbone_graph), threads=threads, precision=precision)
+    engine = cache.load_engine()
     start_seconds = time.perf_counter() - began
     few = paths[:WARM_UP_PICTURES]
     for _ in engine.stream(iter_pixel_batches(few, preprocess, threads=threads, batch_size=engine.batch_size)):

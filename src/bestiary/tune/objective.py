@@ -12,24 +12,16 @@ import polars as pl
 
 from bestiary import run_folder
 from bestiary.array_types import Float32s, Ints
-from bestiary.batches.feature_matrix import load_features
 from bestiary.data.split import SplitItem, stratified_group_folds_by_content, stratified_group_split_unchecked
 from bestiary.errors import RecipeError, SourceError
-from bestiary.models.efficientnet_lite import BACKBONES, cached_backbone_graph
+from bestiary.models.features import LabelledFeatures, load_stacked, split_precisions
 from bestiary.models.logistic_regression import linear_logits
 from bestiary.profiling import StageTimer
 from bestiary.progress import Reporter
 from bestiary.quick_metrics import calibrated_loss, macro_f1
 from bestiary.recipe import Recipe
 from bestiary.training.methods import train_for_logits
-from bestiary.training.probe import (
-    LabelledFeatures,
-    candidate_c_values,
-    feature_store,
-    fit_head,
-    fit_probe,
-    training_precision,
-)
+from bestiary.training.probe import candidate_c_values, fit_head, fit_probe
 from bestiary.training.task import TrainingTask, make_task
 
 SEARCH_SPLIT = (
@@ -188,18 +180,13 @@ def _logits(task: TrainingTask) -> tuple[Float32s, float | None]:
 
 def _features_as_cached(task: TrainingTask) -> tuple[LabelledFeatures, LabelledFeatures]:
     """Return the features of both parts in the precision they are kept in: pictures that change sides cost nothing."""
-    trunk = cached_backbone_graph(task.recipe.model.backbone, task.cache / "trunks", task.preprocess.size)
-    channels = BACKBONES[task.recipe.model.backbone].channels
-    stores = {
-        kept: feature_store(task.cache, trunk, task.preprocess, precision, channels)
-        for kept, precision in (("train", training_precision()), ("val", "float32"))
-    }
-    found = []
-    for side in ("train", "val"):
-        rows = task.pictures.filter(pl.col("split") == side)
-        features = load_features([(stores[kept], key) for kept, key in rows.select(SEARCH_SPLIT, "sha256").iter_rows()])
-        found.append(LabelledFeatures(features, task.split(side).labels))
-    return found[0], found[1]
+    caches = {split: task.feature_cache(precision) for split, precision in split_precisions().items()}
+    result = []
+    for split in ("train", "val"):
+        rows = task.pictures.filter(pl.col("split") == split).select(SEARCH_SPLIT, "sha256")
+        features = load_stacked([(caches[search_split], key) for search_split, key in rows.iter_rows()])
+        result.append(LabelledFeatures(features, task.split(split).labels))
+    return result[0], result[1]
 
 
 def _make_prunable(task: TrainingTask, number: int, report_epoch: EpochCallback, resume: bool) -> PrunableTask:

@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from bestiary.errors import RecipeError
-from bestiary.models.efficientnet_lite import BACKBONES, cached_backbone_graph
+from bestiary.models.features import split_precisions
 from bestiary.recipe import Recipe
 from bestiary.text import format_duration
 from bestiary.training.budget import RESERVE_FRACTION, MachineProfile, TimeEstimate
-from bestiary.training.probe import feature_store, training_precision
 from bestiary.training.task import TrainingTask, make_task
 from bestiary.tune.search_space import (
     INPUT_CONFIG,
@@ -162,13 +161,10 @@ def limit_input_configs(
 
 def _features_seconds(recipe: Recipe, task: TrainingTask, measure: MachineProfile) -> float:
     """Return how long the features of a look will take that are not kept yet, judged by the task's own look."""
-    there = with_input_config(task, recipe)
-    backbone, seconds = recipe.model.backbone, 0.0
+    trial_task, seconds = with_input_config(task, recipe), 0.0
     times = feature_cost(recipe) / feature_cost(task.recipe)
-    for part, precision in (("train", training_precision()), ("val", "float32")):
-        trunk = cached_backbone_graph(backbone, task.cache / "trunks", there.preprocess.size)
-        store = feature_store(task.cache, trunk, there.preprocess, precision, BACKBONES[backbone].channels)
-        if missing := len(store.missing_keys(task.split(part).keys)):
+    for split, precision in split_precisions().items():
+        if missing := len(trial_task.feature_cache(precision).missing(task.split(split).keys)):
             seconds += times * missing / measure.feature_throughput(task, precision).pictures_per_second
     return seconds
 

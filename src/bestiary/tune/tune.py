@@ -19,14 +19,13 @@ from bestiary.data.assign_splits import assign_splits
 from bestiary.data.dataset import AuditedDataset
 from bestiary.errors import InterruptedRun, RecipeError, RunError
 from bestiary.machine import available_cores, disable_malloc_trim, world_size
-from bestiary.models.efficientnet_lite import cached_backbone_graph
+from bestiary.models.features import split_precisions
 from bestiary.profiling import StageTimer
 from bestiary.progress import Reporter, SilentReporter
 from bestiary.recipe import Recipe
 from bestiary.text import format_duration
 from bestiary.training.budget import MachineProfile, TimeEstimate, estimate_seconds, usable_seconds
 from bestiary.training.create_run import Sources
-from bestiary.training.probe import load_split_features, training_precision
 from bestiary.training.recipe_checks import check_recipe_supported
 from bestiary.training.task import TrainingTask, make_task
 from bestiary.tune import finish
@@ -199,11 +198,12 @@ def _fill_features(storage: TrialStorage, task: TrainingTask, *, wait: bool = Tr
 
     Without `wait` they may not be, because another process is computing them.
     """
-    trunk = cached_backbone_graph(task.recipe.model.backbone, task.cache / "trunks", task.preprocess.size)
+    graph = task.feature_cache("float32").graph
     try:
-        with FileLock(storage.folder / f"{trunk.stem}-{task.preprocess.fit}.lock", timeout=-1 if wait else 0):
-            load_split_features(task, task.split("train"), trunk, training_precision())
-            load_split_features(task, task.split("val"), trunk, "float32")
+        with FileLock(storage.folder / f"{graph.stem}-{task.preprocess.fit}.lock", timeout=-1 if wait else 0):
+            for split, precision in split_precisions().items():
+                pictures = task.split(split)
+                task.fill_features(pictures, precision).load(pictures.keys)
     except Timeout:
         return False
     return True

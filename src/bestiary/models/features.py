@@ -1,0 +1,134 @@
+"""Feature extraction: features of a frozen, pretrained backbone, computed once and cached on disk. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from bestiary.array_types import Float32s, Ints
+from bestiary.batches.array_cache import ArrayCache
+from bestiary.batches.feature_matrix import FeatureMatrix, load_features
+from bestiary.batches.pixel_cache import PIXELS_VERSION, iter_pixel_batches
+from bestiary.context import Context
+from bestiary.machine import disable_malloc_trim
+from bestiary.models.efficientnet_lite import cached_backbone_graph, lite_backbone
+from bestiary.models.engine import Engine, Precision, fastest_engine, has_openvino
+from bestiary.models.onnx_surgery import add_global_pool
+from bestiary.preprocess import Preprocessing, VerifiedFile
+
+
+@dataclass(frozen=True)
+class LabelledFeatures:
+    """Features (n, channels) with the position of each picture's class, int64 (n,).
+
+    weights: how much each row counts, float32 (n,); None for 1 each.
+    """
+
+    features: FeatureMatrix
+    labels: Ints
+    weights: Float32s | None = None
+
+
+def training_precision() -> Precision:
+    """Return the precision of training features: bfloat16 is twice as fast, and only OpenVINO has it."""
+    return "bfloat16" if has_openvino() else "float32"
+
+
+def split_precisions() -> dict[str, Precision]:
+    """Return the precision of a probe's features by split.
+
+    Validation features are float32, as in the exported graph: the head is chosen and calibrated on what users get.
+    """
+    return {"train": training_precision(), "val": "float32"}
+
+
+def has_features(cache: Path) -> bool:
+    """Return whether the cache folder contains features of any backbone."""
+    return (cache / "features").exists()
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """Feature cache: float16 (channels,) per picture, the mean of the backbone's feature maps, by the file's SHA-256.
+
+    backbone: a bundled one. mirrored: features of the mirror images. `context` needs a cache folder. Nothing is read,
+    written or built before it is needed.
+    """
+
+    backbone: str
+    preprocess: Preprocessing
+    precision: Precision
+    context: Context
+    mirrored: bool = field(default=False, kw_only=True)
+
+    @property
+    def channels(self) -> int:
+        """The length of a feature vector."""
+        return lite_backbone(self.backbone).channels
+
+    @cached_property
+    def graph(self) -> Path:
+        """The backbone graph, built if the cache lacks it; raises as `cached_backbone_graph` does."""
+        return cached_backbone_graph(self.backbone, self._folder / "trunks", self.preprocess.size)
+
+    @cached_property
+    def store(self) -> ArrayCache:
+        """The arrays on disk, as of the first use."""
+        mirrored = "-mirrored" if self.mirrored else ""
+        name = f"{self.graph.stem}-{self.preprocess.fit}-{self.precision}{mirrored}-v{PIXELS_VERSION}"
+        return ArrayCache(self._folder / "features" / name, (self.channels,), np.float16)
+
+    def missing(self, keys: Sequence[str]) -> list[int]:
+        """Return the positions of the keys without features; of equal keys only the first."""
+        return self.store.missing_keys(keys)
+
+    def fill(self, paths: Sequence[Path], keys: Sequence[str]) -> None:
+        """Compute the missing features of these files; `keys` are their SHA-256.
+
+        Raises SourceError if a file cannot be read any more, or has other content.
+        """
+        missing = self.missing(keys)
+        if not missing:
+            return
+        engine = self.load_engine()
+        missing_keys = [keys[row] for row in missing]
+        files = [VerifiedFile(paths[row], keys[row]) for row in missing]
+        batches = iter_pixel_batches(files, self.preprocess, threads=self.context.threads, batch_size=engine.batch_size)
+        if self.mirrored:
+            batches = (np.ascontiguousarray(images[:, :, ::-1]) for images in batches)
+        progress = self.context.reporter.progress("Computing features", len(missing))
+        with progress as advance, self.store.writer() as segment:
+            start = 0
+            for outputs in engine.stream(batches):
+                rows = outputs["features"]
+                segment.append(missing_keys[start : start + len(rows)], rows.astype(np.float16))
+                start += len(rows)
+                advance(len(rows))
+
+    def load(self, keys: Sequence[str]) -> FeatureMatrix:
+        """Return cached features (n, channels). Raises as `load_features` does."""
+        return load_features([(self.store, key) for key in keys])
+
+    def features(self, paths: Sequence[Path], keys: Sequence[str]) -> FeatureMatrix:
+        """Return the features (n, channels) of these files, computed where they are missing. Raises as `fill` does."""
+        disable_malloc_trim()
+        self.fill(paths, keys)
+        return self.load(keys)
+
+    def load_engine(self) -> Engine:
+        """Return the engine that computes the output `features` from pictures."""
+        return fastest_engine(add_global_pool(self.graph), threads=self.context.threads, precision=self.precision)
+
+    @property
+    def _folder(self) -> Path:
+        assert self.context.cache is not None
+        return self.context.cache
+
+
+def load_stacked(rows: Sequence[tuple[FeatureCache, str]]) -> FeatureMatrix:
+    """Return the features (n, channels) of one key in each cache, in this order, such as pictures and mirror images."""
+    return load_features([(cache.store, key) for cache, key in rows])
