@@ -29,7 +29,7 @@ from bestiary.picture import open_picture
 PROGRAM = """
 import sys
 from bestiary.cli.app import main
-from bestiary.machine import PeakMemory
+from bestiary.profiling import PeakMemory
 import bestiary.cli
 with PeakMemory() as memory:
     try:

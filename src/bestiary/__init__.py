@@ -1,4 +1,4 @@
-"""A folder of labelled pictures in, a classifier that its owner can trust out.
+"""Train an image classifier from a folder of labelled pictures, and show how far to trust it.
 
 >>> import bestiary
 >>> bestiary.__version__.count(".")
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bestiary.recipe import Recipe
     from bestiary.version import __version__
 
-_HOMES = {
+_MODULES = {
     "BestiaryError": "bestiary.errors",
     "UserError": "bestiary.errors",
     "Recipe": "bestiary.recipe",
@@ -45,17 +45,17 @@ _HOMES = {
     "__version__": "bestiary.version",
 }
 
-_LEARNING = {"bestiary.flow", "bestiary.classifier"}  # what the base install, which predicts and serves, has not
+_NEEDS_TRAIN = {"bestiary.flow", "bestiary.classifier"}  # need the extra "train"; prediction and serving do not
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used, so that `import bestiary` costs next to nothing."""
+    """Import a public name on first use, so that `import bestiary` is fast."""
     import importlib
 
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f'bestiary has no "{name}". It has: {", ".join(__all__)}.')
-    if _HOMES[name] in _LEARNING:
+    if _MODULES[name] in _NEEDS_TRAIN:
         from bestiary.errors import import_optional
 
         import_optional("polars", extra="train")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)

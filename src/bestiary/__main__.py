@@ -1,4 +1,4 @@
-"""`python -m bestiary` is `bestiary`."""
+"""`python -m bestiary` runs the command line."""
 
 from bestiary.cli import main
 

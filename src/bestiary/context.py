@@ -1,4 +1,4 @@
-"""The run context: what every stage of a job shares beside its data."""
+"""The run context: what all stages of a job share besides their data."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from bestiary.progress import Reporter, SilentReporter
 
 @dataclass(frozen=True)
 class Context:
-    """Threads, progress, the cache folder, the timer of the stages, and the deadline of a time budget.
+    """Threads, progress reporter, cache folder, stage timer, and the deadline of a time budget.
 
-    cache: None where nothing may be remembered. deadline_seconds: on the timer, when training has to end.
+    cache: None to cache nothing. deadline_seconds: timer seconds at which training must end.
     """
 
     threads: int = field(default_factory=available_cores)
@@ -26,9 +26,9 @@ class Context:
 
     @classmethod
     def create(cls, threads: int | None = None, reporter: Reporter | None = None) -> Context:
-        """Return a context with so many threads (default: the available cores) that reports to `reporter`."""
+        """Return a context with `threads` (default: the available cores) that reports to `reporter`."""
         return cls(threads or available_cores(), reporter or SilentReporter())
 
     def has_time_for(self, seconds: float) -> bool:
-        """Return whether work of `seconds` still ends before the deadline."""
+        """Return whether work of `seconds` would end before the deadline."""
         return self.deadline_seconds is None or self.timer.total + seconds <= self.deadline_seconds

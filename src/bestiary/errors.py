@@ -1,18 +1,18 @@
 """Every error that bestiary raises on purpose.
 
 BestiaryError
-├── UserError            the user's input or world is at fault: one message, no traceback, exit code 2
+├── UserError            the user's input or machine is at fault: one message, no traceback, exit code 2
 │   ├── SourceError      the folder, archive or table of pictures
 │   ├── PictureError     one file that cannot be used; `check` names the finding
 │   ├── RecipeError      a setting that is unknown, misspelt or impossible
 │   ├── RunError         a run folder that is missing, unfinished, damaged or in use
-│   ├── InputError       what a program gave, to PictureClassifier or a Predictor; a ValueError too
-│   ├── MissingExtraError  a part of bestiary that is not installed
+│   ├── InputError       an invalid argument of PictureClassifier or Predictor; a ValueError too
+│   ├── MissingExtraError  an optional dependency that is not installed
 │   └── MachineError     the disk is full, a folder cannot be written
-├── IntegrityError       a checksum or a proof failed: nothing that follows could be trusted
-└── InterruptedRun          Ctrl-C: the state is saved and `run` can be resumed; exit code 130
+├── IntegrityError       a checksum or an equality check failed: later results could not be trusted
+└── InterruptedRun       Ctrl-C: the state is saved and `run` can be resumed; exit code 130
 
-Anything else that escapes is a bug of ours and keeps its traceback.
+Any other exception is a bug in bestiary and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from types import ModuleType
 
 from bestiary.text import format_names
 
-# What an extra brings, by the names that are imported: the commands that need it need all of it.
+# The import names of each extra's packages; the commands that need an extra need all of it.
 EXTRAS = {
     "train": ("polars", "sklearn", "scipy", "joblib", "psutil", "onnx", "cleanlab", "safetensors", "jinja2"),
     "tune": ("optuna",),
 }
-MAX_NAMES = 60  # of those that are known
+MAX_NAMES = 60  # valid names listed in a message
 
 
 class BestiaryError(Exception):
@@ -40,11 +40,11 @@ class BestiaryError(Exception):
 
 
 class UserError(BestiaryError):
-    """The user's input or world is at fault."""
+    """The user's input or machine is at fault."""
 
 
 class SourceError(UserError):
-    """The pictures, as a collection, cannot be used."""
+    """The folder, archive or table of pictures cannot be used."""
 
 
 class PictureError(UserError):
@@ -56,7 +56,7 @@ class PictureError(UserError):
         self.check = check
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Rebuild across process borders: workers send this error home."""
+        """Support pickling: worker processes send this error to their parent."""
         return _picture_error, (str(self), self.check)
 
 
@@ -69,36 +69,36 @@ class RunError(UserError):
 
 
 class InputError(UserError, ValueError):
-    """What a program gave cannot be used."""
+    """An argument of the Python interface is invalid."""
 
 
 class MissingExtraError(UserError):
-    """A part of bestiary that was asked for is not installed."""
+    """An optional dependency is not installed."""
 
 
 class MachineError(UserError):
-    """The machine refused: disk full, folder not writable."""
+    """The disk is full, or a folder is not writable."""
 
 
 class IntegrityError(BestiaryError):
-    """A checksum or a proof failed."""
+    """A checksum or an equality check failed."""
 
 
 class InterruptedRun(BestiaryError):  # noqa: N818 - nothing went wrong
-    """The user stopped the work; `run` can be resumed, or is None where there was no run yet."""
+    """The user pressed Ctrl-C; `run` can be resumed, or is None if there was no run yet."""
 
     def __init__(self, run: Path | None, *, message: str | None = None) -> None:
-        """Say how to go on; `message` that fit what was interrupted, if it was no single run."""
+        """Add how to resume; pass `message` if something other than a single run was interrupted."""
         if message is None and run is None:
-            message = "Interrupted. Caches are kept: the same command will be quicker."
+            message = "Interrupted. Caches are kept: the same command will be faster."
         elif message is None:
-            message = f"Interrupted. Nothing is lost. Go on with: bestiary train --resume {shlex.quote(str(run))}"
+            message = f"Interrupted. Nothing is lost. Resume with: bestiary train --resume {shlex.quote(str(run))}"
         super().__init__(message)
         self.run = run
 
 
 def did_you_mean(name: str, valid_names: Iterable[str]) -> str:
-    """Return the end of a message about an unknown name: the likely one, and all known ones, or the first of many."""
+    """Return the end of a message about an unknown name: the closest valid name, and the valid names."""
     names = sorted(valid_names)
     close = difflib.get_close_matches(name, names, n=1)
     guess = f'Did you mean "{close[0]}"? ' if close else ""
@@ -106,7 +106,7 @@ def did_you_mean(name: str, valid_names: Iterable[str]) -> str:
 
 
 def import_optional(module: str, *, extra: str) -> ModuleType:
-    """Return the imported module, or raise MissingExtraError with the command that adds it."""
+    """Return the imported module, or raise MissingExtraError with the command that installs it."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -118,9 +118,8 @@ def import_optional(module: str, *, extra: str) -> ModuleType:
 
 
 def require_extra(extra: str) -> None:
-    """Raise MissingExtraError, naming what is missing and the command that adds it, unless an extra is all there."""
-    missing = [module for module in EXTRAS[extra] if importlib.util.find_spec(module) is None]
-    if missing:
+    """Raise MissingExtraError, with what is missing and the command that installs it, if an extra is incomplete."""
+    if missing := [module for module in EXTRAS[extra] if importlib.util.find_spec(module) is None]:
         names = ", ".join(f'"{module}"' for module in missing)
         are = "which is" if len(missing) == 1 else "which are"
         raise MissingExtraError(

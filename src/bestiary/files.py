@@ -1,13 +1,14 @@
-"""Atomic writes, JSON files and the cache folder: no file is ever left half-written."""
+"""Atomic writes, JSON files, free names and the cache folder."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from bestiary.errors import MachineError, RunError
 
 
 def cache_folder() -> Path:
-    """Return the folder for things that can be computed again: `$BESTIARY_CACHE`, or the system's place for such."""
+    """Return the cache folder: `$BESTIARY_CACHE`, or the default of the operating system."""
     if own := os.environ.get("BESTIARY_CACHE"):
         return Path(own).expanduser().absolute()
     if sys.platform == "darwin":
@@ -25,9 +26,30 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bestiary"
 
 
+def is_occupied(path: Path, *, ignore: Container[str] = ()) -> bool:
+    """Return whether a path is a file, or a folder that contains more than the names in `ignore`.
+
+    Raises MachineError if the folder cannot be read.
+    """
+    try:
+        return path.exists() and (not path.is_dir() or any(item.name not in ignore for item in path.iterdir()))
+    except OSError as error:
+        raise MachineError(f"Cannot read {path}: {error.strerror or error}. Choose another folder.") from None
+
+
+def next_free_name(name: str, is_taken: Callable[[str], bool]) -> str:
+    """Return the first free one of `name`, `name-2`, `name-3` …
+
+    >>> next_free_name("owl", {"owl", "owl-2"}.__contains__)
+    'owl-3'
+    """
+    numbered = (f"{name}-{number}" for number in itertools.count(2))
+    return next(free for free in itertools.chain([name], numbered) if not is_taken(free))
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; on success it takes the place of `path`, otherwise it is removed.
+    """Give a temporary path beside `path`; on success it replaces `path`, otherwise it is removed.
 
     Raises MachineError, naming the folder, when the disk is full or the folder cannot be written.
     """
@@ -38,41 +60,35 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        _fsync(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())  # or a power loss could leave an empty file under the final name
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
-        raise MachineError(
-            f"Cannot write {path}: {error.strerror or error}. Free some space or choose another place."
-        ) from error
+        message = f"Cannot write {path}: {error.strerror or error}. Free some space or choose another folder."
+        raise MachineError(message) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
 
 
-def _fsync(path: Path) -> None:
-    """Wait until the content is on the disk: after a power loss a name must never lead to an empty file."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text so that a reader finds either the old file or the whole new one."""
+    """Write UTF-8 text atomically; raises MachineError."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file of a run; raises RunError if it is missing or damaged."""
+    """Return the object in a JSON file of a run; raises RunError if the file is missing or damaged."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(f"{path} is missing or damaged: {error}.") from None
     if not isinstance(values, dict):
-        raise RunError(f"{path} is damaged: it holds no object.")
+        raise RunError(f"{path} is damaged: it does not contain a JSON object.")
     return values
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write an object so that a reader finds either the old file or the whole new one."""
+    """Write a JSON object atomically; raises MachineError."""
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

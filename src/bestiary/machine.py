@@ -1,4 +1,4 @@
-"""What the computer offers: cores, memory, the cache folder, and files that are never half-written."""
+"""Cores, memory and process rank."""
 
 from __future__ import annotations
 
@@ -20,28 +20,30 @@ def available_cores() -> int:
 
 
 def is_out_of_memory_error(error: BaseException) -> bool:
-    """Return whether an error says that memory was too small: Python's own, or torch's of a processor or a card."""
+    """Return whether an error is an out-of-memory error: Python's own, or torch's of a CPU or a GPU."""
     torch = sys.modules.get("torch")
     if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(
+        text in str(error) for text in ("DefaultCPUAllocator", "can't allocate memory")
+    )
 
 
 def world_size() -> int:
-    """Return how many processes `torchrun` started to do one job together; 1 without it."""
+    """Return the number of processes that `torchrun` started for one job; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_main_process() -> bool:
-    """Return whether this process is the one of them that looks, writes and reports."""
+    """Return whether this process has rank 0, which reads, writes and reports."""
     return world_size() == 1 or int(os.environ.get("RANK", "0")) == 0
 
 
 def disable_malloc_trim() -> bool:
-    """Tell glibc to keep freed memory instead of returning it to the system; return whether it was told.
+    """Make glibc keep freed memory instead of returning it to the system; return whether that succeeded.
 
-    By default every large activation is given back and faulted in again at each step, which costs half to two
-    thirds of the processor time of a network on a CPU. Called once, where heavy computing starts.
+    By default glibc returns every large activation and faults it in again at each step, which costs half to two
+    thirds of the processor time of a network on a CPU. Call it once, before heavy computing.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -50,16 +52,16 @@ def disable_malloc_trim() -> bool:
 
 
 def trim_memory() -> None:
-    """Return freed memory to the system after a stage that needed much, where glibc would keep it (`disable_malloc_trim`)."""
+    """Return freed memory to the system after a stage that needed much (see `disable_malloc_trim`)."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def single_blas_thread() -> contextlib.AbstractContextManager[object]:
-    """Return a context in which linear algebra keeps to one thread.
+    """Return a context in which BLAS uses one thread.
 
     Fits of linear models are thousands of small products: on two cores they take three times as long with two threads,
-    which wait for each other, and ten times as long where another program has one of the cores (docs/log.md).
+    which wait for each other, and ten times as long if another program uses one of the cores (docs/log.md).
     """
     from threadpoolctl import threadpool_limits
 

@@ -37,6 +37,7 @@ SUFFIXES = {
     "JPEG2000": {".jp2", ".j2k", ".jpx", ".jpf"},
     "AVIF": {".avif"},
 }
+PICTURE_SUFFIXES = frozenset().union(*SUFFIXES.values())
 LETTERBOX_GREY = 128
 TRANSPOSITIONS = {  # EXIF orientation -> what makes the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -1,4 +1,4 @@
-"""Progress and notices on stderr: a live bar on a terminal, plain lines elsewhere, nothing when quiet."""
+"""Progress and notices on stderr: live bars on a terminal, plain lines elsewhere, nothing when quiet."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Advance = Callable[[int], None]
 
 
 class Reporter(Protocol):
-    """Where the flow says what it does. Results never go through here: they are returned."""
+    """Receives notices and progress. Results are returned, never reported here."""
 
     def info(self, text: str) -> None:
         """Show one notice."""
 
     def progress(self, title: str, total: int | None) -> contextlib.AbstractContextManager[Advance]:
-        """Open a piece of work of `total` steps (None: unknown); the function given back is told the steps done."""
+        """Open a task of `total` steps (None: unknown); call the function it gives with the number of steps done."""
 
 
 class SilentReporter:
-    """A reporter that shows nothing: the default of the library."""
+    """Shows nothing: the default of the library."""
 
     def info(self, text: str) -> None:
         """Show nothing."""
@@ -45,7 +45,7 @@ class LogReporter:
 
     @contextlib.contextmanager
     def progress(self, title: str, total: int | None) -> Iterator[Advance]:
-        """Write a line at the end, and one every ten seconds before it."""
+        """Write a line every ten seconds, and one at the end."""
         done, started, last = 0, time.monotonic(), time.monotonic()
 
         def advance(steps: int) -> None:
@@ -57,12 +57,11 @@ class LogReporter:
                 self.info(f"{title}: {_format_progress(done, total, now - started)}")
 
         yield advance
-        seconds = time.monotonic() - started
-        self.info(f"{title}: {done:,} in {seconds:.1f} s")
+        self.info(f"{title}: {done:,} in {time.monotonic() - started:.1f} s")
 
 
 def _format_progress(done: int, total: int | None, seconds: float) -> str:
-    """Return how far it is, at what rate, and how long it will take yet.
+    """Return the steps done, the rate, and the time left.
 
     >>> _format_progress(600, 1800, 30.0), _format_progress(2, 5, 14.0)
     ('600 of 1,800, 20 a second, 60 s left', '2 of 5, 7 s each, 21 s left')
@@ -90,7 +89,7 @@ class RichReporter:
 
     @contextlib.contextmanager
     def progress(self, title: str, total: int | None) -> Iterator[Advance]:
-        """Draw a bar, then leave one line behind."""
+        """Draw a live bar, then write one line."""
         from rich import progress
 
         columns = (
@@ -109,7 +108,7 @@ class RichReporter:
 
 
 def make_reporter(*, quiet: bool) -> Reporter:
-    """Return the reporter that fits stderr."""
+    """Return the reporter for stderr: bars on a terminal, else lines."""
     if quiet:
         return SilentReporter()
     return RichReporter() if sys.stderr.isatty() else LogReporter()

@@ -1,8 +1,9 @@
-"""From logits to probabilities, and the two numbers that training watches; the judging metrics live in `evaluation`."""
+"""Softmax, cross-entropy and macro-F1: the metrics that training monitors; full metrics live in `evaluation`."""
 
 from __future__ import annotations
 
 import numpy as np
+from scipy import special
 
 from bestiary.array_types import Array, Floats, Ints
 
@@ -16,9 +17,10 @@ def loss_and_macro_f1(logits: Array, labels: Ints) -> tuple[float, float]:
 
 
 def calibrated_loss(logits: Array, labels: Ints) -> float:
-    """Return the mean cross-entropy in nats at the best of some temperatures from 1/4 to 4: one is fitted before use.
+    """Return the mean cross-entropy in nats at the best of several temperatures from 1/4 to 4.
 
-    So that networks trained with smoothed labels, which are too modest, can be held against others.
+    A temperature is fitted before a model is used, so networks trained with label smoothing, which are
+    underconfident, can be compared with others.
     """
     return min(loss_and_macro_f1(logits / temperature, labels)[0] for temperature in TEMPERATURES)
 
@@ -26,18 +28,16 @@ def calibrated_loss(logits: Array, labels: Ints) -> float:
 def macro_f1(y_true: Ints, y_pred: Ints, classes: int) -> float:
     """Return the mean F1 of the classes that occur among `y_true` or `y_pred`."""
     hits = np.bincount(y_true[y_true == y_pred], minlength=classes)
-    made = np.bincount(y_true, minlength=classes) + np.bincount(y_pred, minlength=classes)
-    occurs = made > 0
-    return float((2 * hits[occurs] / made[occurs]).mean())
+    counts = np.bincount(y_true, minlength=classes) + np.bincount(y_pred, minlength=classes)
+    occurs = counts > 0
+    return float((2 * hits[occurs] / counts[occurs]).mean())
 
 
 def softmax(logits: Array) -> Floats:
     """Return the probabilities, float64 (n, classes), of logits (n, classes)."""
-    return np.exp(log_softmax(logits))
+    return np.asarray(special.softmax(logits.astype(np.float64), axis=1))
 
 
 def log_softmax(logits: Array) -> Floats:
     """Return the natural logarithms of the probabilities, float64 (n, classes), of logits (n, classes)."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    result: Floats = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return result
+    return np.asarray(special.log_softmax(logits.astype(np.float64), axis=1))

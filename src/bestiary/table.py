@@ -1,7 +1,7 @@
-"""The tables between the stages: their columns, and how they are read and written (parquet, by polars).
+"""Parquet tables between the stages: their columns, reading and writing.
 
-A table that is written here has a checksum between its rows and parquet's footer, where no reader of parquet looks: of
-150 scrambled parquet files, 59 were read as if whole. A program that writes the table anew leaves it out.
+Each table has a checksum between its rows and parquet's footer, which other readers ignore: of 150 corrupted parquet
+files, 59 were read without an error. A program that rewrites the table drops the checksum.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 
 from bestiary.array_types import Ints
+from bestiary import checks
 from bestiary.errors import RunError
 from bestiary.files import atomic_path
 
@@ -29,11 +30,11 @@ PICTURES = {
     "format": pl.String,
     "sha256": pl.String,
     "phash": pl.String,  # 256 bits as 64 hexadecimal digits
-    "group": pl.Int64,  # pictures of one group are duplicates of each other; every picture has a group
-    "split": pl.String,  # train, val, test; null: left out, and `error` says why
+    "group": pl.Int64,  # pictures of one group are duplicates; every picture has a group
+    "split": pl.String,  # train, val, test; null: left out, with the reason in `error`
     "error": pl.String,
 }
-# Measured of every readable picture and kept beside PICTURES, to find where a model is worse; older runs lack them.
+# Measurements of every readable picture, for finding weak slices; older runs lack them.
 MEASURES: dict[str, type[pl.DataType]] = {
     "luma": pl.Float64,  # mean brightness, 0 to 1
     "contrast": pl.Float64,  # 5th to 95th percentile of brightness, 0 to 1
@@ -60,55 +61,29 @@ PREDICTIONS = {
     "unknown": pl.Boolean,
     "familiarity": pl.Float64,
 }  # and p_<label>, pl.Float64, for every class
-CHECKS = (
-    "unreadable",
-    "truncated",
-    "wrong-extension",
-    "animated",
-    "tiny",
-    "huge",
-    "extreme-aspect",
-    "dark",
-    "bright",
-    "blurry",
-    "low-information",
-    "grey",
-    "rotated",
-    "alpha",
-    "exact-duplicate",
-    "near-duplicate",
-    "label-conflict",
-    "split-leak",
-    "imbalance",
-    "shortcut",
-    "suspect-label",
-    "outlier",
-)
+CHECKS = checks.TABLE_ORDER
 SPLITS = ("train", "val", "test")
 MARK, DIGEST_BYTES = b"bestiary SHA-256", 32
-END_BYTES = 8  # of a parquet file: the length of the footer before them, and "PAR1"
+END_BYTES = 8  # the end of a parquet file: the length of the footer, and "PAR1"
 BLOCK_BYTES = 2**20
 
 
 def write(frame: pl.DataFrame, path: Path) -> None:
-    """Write the table so that a reader finds either the old file or the whole new one; raises MachineError."""
+    """Write the table atomically; raises MachineError."""
     with atomic_path(path) as temporary:
         try:
             frame.write_parquet(temporary)
         except pl.exceptions.ComputeError as error:
             if "os error" not in str(error):
                 raise
-            raise OSError(str(error)) from error  # a full disk, which polars does not report as an OSError
-        _seal(temporary)
+            raise OSError(str(error)) from error  # polars reports a full disk as a ComputeError
+        _add_checksum(temporary)
 
 
 def read(path: Path, columns: dict[str, type[pl.DataType]]) -> pl.DataFrame:
-    """Return a table that was written before.
-
-    Raises RunError if it is missing or damaged, and, naming the column, if one of `columns` is missing.
-    """
+    """Return a table; raises RunError if it is missing or damaged, or if one of `columns` is missing."""
     try:
-        _check(path)
+        _check_digest(path)
         frame = pl.read_parquet(path)
     except FileNotFoundError:
         raise RunError(f"{path} is missing. Is {path.parent} a finished run?") from None
@@ -121,8 +96,8 @@ def read(path: Path, columns: dict[str, type[pl.DataType]]) -> pl.DataFrame:
     return frame
 
 
-def _seal(path: Path) -> None:
-    """Put the mark and the checksum before the footer of a parquet file."""
+def _add_checksum(path: Path) -> None:
+    """Insert the mark and the checksum before the footer of a parquet file."""
     with path.open("r+b") as file:
         start = _footer(file)
         digest = _digest(file, start, start)
@@ -132,35 +107,33 @@ def _seal(path: Path) -> None:
         file.write(MARK + digest + footer)
 
 
-def _check(path: Path) -> None:
-    """Raise RunError if a table does not fit its checksum; one that another program wrote has none."""
+def _check_digest(path: Path) -> None:
+    """Raise RunError if the checksum does not match; a table that another program wrote has none."""
     with path.open("rb") as file:
         footer = _footer(file)
         start = max(footer - len(MARK) - DIGEST_BYTES, 0)
         file.seek(start)
         mark, digest = file.read(len(MARK)), file.read(DIGEST_BYTES)
         if mark == MARK and _digest(file, start, footer) != digest:
-            raise RunError(
-                f"{path} is damaged: its content does not fit its checksum. Copy the run again, or train again."
-            )
+            raise RunError(f"{path} is damaged: checksum mismatch. Copy the run again, or train again.")
 
 
 def _footer(file: BinaryIO) -> int:
-    """Return where the footer of a parquet file begins, or 0 if it says no place within the file."""
+    """Return the offset of the footer of a parquet file, or 0 if its length exceeds the file."""
     end = max(file.seek(0, io.SEEK_END) - END_BYTES, 0)
     file.seek(end)
     return max(end - int.from_bytes(file.read(4), "little"), 0)
 
 
 def _digest(file: BinaryIO, end: int, footer: int) -> bytes:
-    """Return the SHA-256 of a file's bytes up to `end` and from `footer` on."""
-    found = hashlib.sha256()
+    """Return the SHA-256 of a file's bytes before `end` and from `footer`."""
+    digest = hashlib.sha256()
     file.seek(0)
     while block := file.read(min(BLOCK_BYTES, end - file.tell())):
-        found.update(block)
+        digest.update(block)
     file.seek(footer)
-    found.update(file.read())
-    return found.digest()
+    digest.update(file.read())
+    return digest.digest()
 
 
 def label_indices(labels: Iterable[str], classes: Sequence[str]) -> Ints:

@@ -1,4 +1,4 @@
-"""Names of files, which may hold any byte but two: as they can be stored, and as they can be shown."""
+"""Text for people: printable file names, percentages, durations."""
 
 from __future__ import annotations
 
@@ -6,33 +6,33 @@ import os
 import re
 from collections.abc import Sequence
 
-# Controls, ends of lines, what turns the direction of writing, and bytes that are no text.
+# Control characters, line ends, bidirectional controls, and surrogates (bytes that are not UTF-8).
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    """Return a name with what is no text in it written out, as in `caf\\udce9`, so that it can be shown and stored."""
+    """Return a name with bytes that are not UTF-8 escaped, as in `caf\\udce9`, so that it can be shown and stored."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def escape_control_chars(text: str) -> str:
-    """Return a text for a line of a terminal: what would break the line, or hide or turn letters, is written out.
+    """Return a text as one line for a terminal: line ends, control and bidirectional characters are escaped.
 
     >>> escape_control_chars("new\\nline.jpg")
     'new\\\\nline.jpg'
     """
-    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def truncate_name(name: str, max_bytes: int) -> str:
-    """Return the beginning of a name that takes at most so many bytes: names of files have 255 at most."""
+    """Return the start of a name, at most `max_bytes` long: file names are limited to 255 bytes."""
     while len(os.fsencode(name)) > max_bytes:
         name = name[:-1]
     return name
 
 
 def format_names(names: Sequence[str], max_names: int = 10) -> str:
-    """Return names in a row, or of many the first and how many more there are.
+    """Return names separated by commas; of many, the first `max_names` and the number of the others.
 
     >>> format_names(["ant", "bee", "cat"], 2)
     'ant, bee and 1 more'
@@ -41,25 +41,24 @@ def format_names(names: Sequence[str], max_names: int = 10) -> str:
     return ", ".join(names[:max_names]) + more
 
 
-def format_percent(fraction: float) -> str:
-    """Return a share as a whole percentage.
+def format_percent(fraction: float, digits: int = 0) -> str:
+    """Return a fraction as a percentage; below 1 it is never rounded up to 100 %.
 
-    >>> format_percent(0.996)
-    '99\\xa0%'
+    >>> format_percent(0.996), format_percent(0.996, 1)
+    ('99\\xa0%', '99.6\\xa0%')
     """
-    return f"{format_points(fraction, 0)}\u00a0%"
+    return f"{format_points(fraction, digits)}\u00a0%"
 
 
 def format_points(fraction: float, digits: int) -> str:
-    """Return a share times 100 with so many digits, without a unit."""
+    """Return a fraction times 100 with `digits` decimals, without a unit; below 1 it is never rounded up to 100."""
     if fraction == 1:
         return "100"
-    most = 100 - 10**-digits
-    return f"{min(100 * fraction, most) if fraction < 1 else 100 * fraction:.{digits}f}"
+    return f"{min(100 * fraction, 100 - 10**-digits) if fraction < 1 else 100 * fraction:.{digits}f}"
 
 
 def format_duration(seconds: float) -> str:
-    """Return a span for people, in two units at most, rounded to what they would say.
+    """Return a duration in at most two units, rounded: seconds below ten minutes, else minutes.
 
     >>> format_duration(55.2), format_duration(600), format_duration(5430), format_duration(130)
     ('55 s', '10 min', '1 h 30 min', '2 min 10 s')

@@ -14,6 +14,7 @@ from pathlib import Path
 from bestiary.data.archives import atomic_folder, require_space
 from bestiary.data.label_map import ANIMALS10
 from bestiary.errors import MachineError, SourceError, UserError, did_you_mean, import_optional
+from bestiary.files import is_occupied
 from bestiary.progress import Reporter, SilentReporter
 
 
@@ -54,7 +55,7 @@ def fetch_dataset(name: str, folder: Path, *, reporter: Reporter) -> Path:
     if _is_whole(folder, wanted):
         reporter.info(f"{name} is in {folder} already; nothing was downloaded.")
         return folder
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if is_occupied(folder):
         raise SourceError(f"{folder} holds something else than {name}. Give a folder that is empty or not there yet.")
     _check_space(wanted, folder)
     brought = _download(name, wanted, reporter)

@@ -15,6 +15,7 @@ from bestiary.demo.backgrounds import OOD_IMAGES, add_occluders, camera_effects,
 from bestiary.demo.canvas import SUPERSAMPLING, Canvas, Pose, random_coat
 from bestiary.demo.creatures import CREATURES
 from bestiary.errors import SourceError
+from bestiary.files import is_occupied
 
 # The largest class has about this many times the pictures of the smallest.
 IMBALANCE = 6.0
@@ -169,7 +170,7 @@ def _png(image: Image.Image, *, transparent_index: int | None = None) -> bytes:
 
 
 def _check_request(folder: Path, pictures: int) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if is_occupied(folder):
         raise SourceError(
             f'"{folder}" is not an empty folder, and drawn pictures never mix with other files. '
             "Name a new folder or an empty one."

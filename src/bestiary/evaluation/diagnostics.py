@@ -19,7 +19,8 @@ from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.features import LabelledFeatures, has_features, split_precisions
 from bestiary.models.logistic_regression import linear_logits
 from bestiary.preprocess import Preprocessing
-from bestiary.recipe import BACKBONE_SIZES, Recipe
+from bestiary.quick_metrics import log_softmax
+from bestiary.recipe import BACKBONE_SIZES, ResolvedRecipe
 from bestiary.stats import wilson_interval
 from bestiary.text import format_percent
 from bestiary.training.task import SplitData, TrainedModel, TrainingTask
@@ -61,7 +62,7 @@ def diagnose_training(task: TrainingTask, learned: TrainedModel) -> dict[str, An
     return found
 
 
-def stop_reason_text(recipe: Recipe, learned: TrainedModel) -> str:
+def stop_reason_text(recipe: ResolvedRecipe, learned: TrainedModel) -> str:
     """Return how the training ended, in a sentence."""
     if recipe.model.method == "probe":
         return "The head was fitted at every strength of regularisation; nothing was stopped early."
@@ -157,9 +158,7 @@ class _ClassRecall:
 
 
 def _class_recall(logits: AnyFloats, labels: Ints) -> _ClassRecall:
-    wide = logits.astype(np.float64)
-    shifted = wide - wide.max(axis=1, keepdims=True)
-    losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]
+    losses = -log_softmax(logits)[np.arange(len(labels)), labels]
     return _ClassRecall(logits.argmax(axis=1) == labels, losses, labels)
 
 

@@ -22,11 +22,10 @@ from bestiary.evaluation.metrics import CLASS_AVERAGES
 from bestiary.evaluation.predictions import predict_table, score_table
 from bestiary.evaluation.shift import distribution_shift
 from bestiary.evaluation.slices import find_weak_slices
-from bestiary.files import cache_folder
+from bestiary.files import cache_folder, next_free_name
 from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.inference.predictor import Predictor
 from bestiary.machine import available_cores
-from bestiary.picture import DecodeLimits
 from bestiary.progress import Reporter
 
 FOLDER = "evaluations"
@@ -66,10 +65,9 @@ def evaluate_external(
     """
     recipe, workers = run_folder.load_resolved_recipe(run), threads or available_cores()
     bundle, known = read_bundle(run), table.read(run / "predictions.parquet", table.PREDICTIONS)
-    limits = DecodeLimits(recipe.picture.max_bytes, recipe.picture.max_pixels)
     alike = recipe.data.model_copy(update={"classes": ()})
     decided = None if corrections is None else read_corrections(corrections)
-    given = [pictures], labels, alike, limits
+    given = [pictures], labels, alike, recipe.limits
     collection = audit_sources(*given, threads=workers, cache=cache_folder(), reporter=reporter, corrections=decided)
     near_bits = alike.near_duplicate_bits if alike.near_duplicates else None
     learnt = table.read(run / "pictures.parquet", table.PICTURES)
@@ -157,11 +155,7 @@ def score_external(
 def next_evaluation_folder(run: Path, name: str) -> Path:
     """Return a folder for one more evaluation of a run: `evaluations/<name>`, with a number if that is taken."""
     plain = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "pictures"
-    folder, number = run / FOLDER / plain, 1
-    while folder.exists():
-        number += 1
-        folder = run / FOLDER / f"{plain}-{number}"
-    return folder
+    return run / FOLDER / next_free_name(plain, lambda free: (run / FOLDER / free).exists())
 
 
 def _copies(readable: pl.DataFrame, learnt: pl.DataFrame, near_bits: int | None) -> pl.Series:

@@ -16,7 +16,7 @@ from bestiary.batches.feature_matrix import fit_scaler
 from bestiary.evaluation.intervals import metric_value, percentile_interval, resampled_sums
 from bestiary.models.features import LabelledFeatures
 from bestiary.models.logistic_regression import linear_logits, make_solver
-from bestiary.text import format_points
+from bestiary.text import format_percent, format_points
 
 FRACTIONS, DRAWS = (0.25, 0.5, 1.0), (2, 2, 1)  # of the training pictures, and how often each share is drawn
 MAX_PICTURES = 8_000  # of a larger collection so many are drawn first: seconds and memory stay bounded
@@ -165,19 +165,16 @@ def summarise(now: float, twice: dict[str, Any], most_improved: str | None) -> s
     then, gain = twice["macro_f1"], twice["gain"]
     if gain["value"] < WORTH:
         return (
-            f"Twice as many pictures would hardly help: macro-F1 on the validation pictures, {_percent_text(now)}, would"
-            f" become about {_percent_text(then['value'])}."
+            f"Twice as many pictures would hardly help: macro-F1 on the validation pictures, {format_percent(now, 1)},"
+            f" would become about {format_percent(then['value'], 1)}."
         )
     likely = "would probably" if gain["low"] >= WORTH / 2 else "would perhaps"
     where = f"; most for {most_improved}" if most_improved else ""
     return (
-        f"Twice as many pictures {likely} raise macro-F1 on the validation pictures from {_percent_text(now)} to about"
-        f" {_percent_text(then['value'])} ({format_points(then['low'], 1)} to {format_points(then['high'], 1)}){where}."
+        f"Twice as many pictures {likely} raise macro-F1 on the validation pictures from {format_percent(now, 1)} to"
+        f" about {format_percent(then['value'], 1)} ({format_points(then['low'], 1)} to"
+        f" {format_points(then['high'], 1)}){where}."
     )
-
-
-def _percent_text(value: float) -> str:
-    return f"{format_points(value, 1)}\u00a0%"
 
 
 def _interval(values: Floats) -> dict[str, float]:

@@ -20,12 +20,12 @@ def nearest_neighbours(
     count; where too few others are left, the rest of the row is -1.
     """
     mean, scale = fit_scaler(reference)
-    wanted = _unit((query[:] - mean) / scale)
+    wanted = unit_rows((query[:] - mean) / scale)
     found = np.full((len(query), count), -1, np.int64)
     closest = np.full((len(query), count), -np.inf, np.float32)
     for start in range(0, len(reference), ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
-        alike = wanted @ _unit((reference[rows] - mean) / scale).T
+        alike = wanted @ unit_rows((reference[rows] - mean) / scale).T
         alike[query_groups[:, None] == reference_groups[rows]] = -np.inf
         places = np.broadcast_to(np.arange(start, start + alike.shape[1]), alike.shape)
         alike, places = np.hstack([closest, alike]), np.hstack([found, places])
@@ -34,7 +34,8 @@ def nearest_neighbours(
     return np.where(np.isfinite(closest), found, -1)
 
 
-def _unit(features: Float32s) -> Float32s:
+def unit_rows(features: Float32s) -> Float32s:
+    """Return the rows scaled to length 1, float32."""
     length = np.linalg.norm(features, axis=1, keepdims=True) + np.float32(1e-6)
     unit: Float32s = (features / length).astype(np.float32)
     return unit

@@ -8,6 +8,7 @@ import numpy as np
 
 from bestiary.array_types import Float32s, Floats, Ints
 from bestiary.batches.feature_matrix import FeatureMatrix, fit_scaler
+from bestiary.evaluation.neighbours import unit_rows
 
 NEIGHBOURS = 5
 REFERENCES, ROWS_AT_ONCE = 2_000, 1_024  # compared with at most so many of the class: memory and time stay linear
@@ -58,9 +59,7 @@ def own_class_similarity(features: FeatureMatrix, labels: Ints, groups: Ints, *,
     mean, scale = fit_scaler(features)
 
     def directions(chosen: Ints) -> Float32s:
-        rows = (features[chosen] - mean) / scale
-        rows /= np.linalg.norm(rows, axis=1, keepdims=True) + np.float32(1e-6)
-        return rows
+        return unit_rows((features[chosen] - mean) / scale)
 
     found = np.full(len(labels), np.nan)
     rng = np.random.default_rng(seed)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.special import logsumexp
 
-from bestiary.array_types import AnyFloats
+from bestiary.array_types import AnyFloats, Floats
 from bestiary.batches.feature_matrix import FeatureMatrix
 from bestiary.errors import IntegrityError
 from bestiary.models.head import Head
@@ -106,10 +107,8 @@ def build_inference_graph(
     return sealed
 
 
-def _energy(logits: AnyFloats) -> AnyFloats:
-    top = logits.max(axis=1).astype(np.float64)
-    energy: AnyFloats = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
-    return energy
+def _energy(logits: AnyFloats) -> Floats:
+    return np.asarray(logsumexp(logits.astype(np.float64), axis=1))
 
 
 def _median_and_spread(values: AnyFloats) -> tuple[float, float]:

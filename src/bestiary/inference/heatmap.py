@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image
 
 from bestiary.array_types import Float32s, Pixels
-from bestiary.batches.preprocess import Preprocessing
 from bestiary.errors import MachineError
-from bestiary.files import atomic_path
+from bestiary.files import atomic_path, next_free_name
 from bestiary.inference.predictor import Prediction
 from bestiary.picture import open_picture
+from bestiary.preprocess import Preprocessing
 from bestiary.text import truncate_name
 
 HEATMAP_STRENGTH, HEATMAP_PIXELS = 0.55, 640
@@ -31,7 +31,9 @@ def save_heatmaps(
     taken = {file.name.removesuffix(suffix) for file in folder.glob(f"*{suffix}")} if resume else set[str]()
     for prediction in predictions:
         if prediction.heatmap is not None and prediction.path is not None:
-            name = _free_name(truncate_name(Path(prediction.path).stem, HEATMAP_NAME_BYTES), taken)
+            stem = truncate_name(Path(prediction.path).stem, HEATMAP_NAME_BYTES)
+            name = next_free_name(stem, taken.__contains__)
+            taken.add(name)
             _save_new_image(
                 overlay_heatmap(model_input_view(Path(prediction.path), preprocess), prediction.heatmap),
                 folder / f"{name}{suffix}",
@@ -59,15 +61,6 @@ def model_input_view(path: Path, preprocess: Preprocessing) -> Pixels:
     image = open_picture(path, at_least=HEATMAP_PIXELS, limits=preprocess.limits).image
     image.thumbnail((HEATMAP_PIXELS, HEATMAP_PIXELS), Image.Resampling.LANCZOS)
     return np.asarray(image)
-
-
-def _free_name(stem: str, taken: set[str]) -> str:
-    name, number = stem, 1
-    while name in taken:
-        number += 1
-        name = f"{stem}-{number}"
-    taken.add(name)
-    return name
 
 
 def _save_new_image(image: Image.Image, path: Path) -> None:

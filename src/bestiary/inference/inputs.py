@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bestiary.errors import SourceError
+from bestiary.picture import PICTURE_SUFFIXES
 
-PICTURE_SUFFIXES = {
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".bmp", ".dib", ".webp"),
-    *(".tif", ".tiff", ".jp2", ".j2k", ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico"),
-    *(".heic", ".heif"),  # what phones make: they cannot be read, and their answers say so
-}
+# HEIC cannot be read, but phones write it: each such file is answered with an error instead of being skipped.
+SUFFIXES = (PICTURE_SUFFIXES - {".jpx", ".jpf"}) | {".heic", ".heif"}
 HIDDEN, LINKED, NO_PICTURE = "hidden", "linked folder", "not named like a picture"
 LIST = Path("-")  # stands for the list on standard input
 READ_BYTES = 65_536
@@ -86,7 +84,7 @@ def _iter_pictures_below(folder: Path, skipped: Counter[str]) -> Iterator[Path]:
             path = Path(where, name)
             if _is_hidden(name):
                 skipped[HIDDEN] += 1
-            elif path.suffix.lower() not in PICTURE_SUFFIXES:
+            elif path.suffix.lower() not in SUFFIXES:
                 skipped[NO_PICTURE] += 1
             else:
                 yield path
@@ -122,4 +120,4 @@ def _iter_matches(pattern: str) -> Iterator[Path]:
 
 
 def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()
+    return path.suffix.lower() in SUFFIXES and path.is_file()

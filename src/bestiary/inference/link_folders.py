@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from bestiary.errors import MachineError, UserError
+from bestiary.files import is_occupied
 from bestiary.inference.predictor import Prediction
 
 UNKNOWN, UNREADABLE = "unknown", "unreadable"
@@ -14,7 +15,7 @@ UNKNOWN, UNREADABLE = "unknown", "unreadable"
 
 def require_empty_folder(folder: Path) -> None:
     """Raise UserError if there is something in the folder already: old links would be mixed with new ones."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if is_occupied(folder):
         raise UserError(f"{folder} is not empty, and nothing is written over. Choose a new folder, or add --resume.")
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from bestiary.text import format_points
+from bestiary.text import format_percent
 
 ABSENT = "–"
 
@@ -14,7 +14,7 @@ ABSENT = "–"
 def format_rate(metric: Mapping[str, Any] | None, digits: int = 1) -> str:
     """Return a rate as a percentage, `–` where it is not known."""
     value = (metric or {}).get("value")
-    return ABSENT if value is None or not math.isfinite(value) else f"{format_points(value, digits)}\u00a0%"
+    return ABSENT if value is None or not math.isfinite(value) else format_percent(value, digits)
 
 
 def format_interval(metric: Mapping[str, Any] | None, digits: int = 1, factor: float = 100) -> str:

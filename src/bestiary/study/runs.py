@@ -10,8 +10,8 @@ from typing import Any
 
 import polars as pl
 
-from bestiary.errors import MachineError, RunError
-from bestiary.files import read_json, write_json
+from bestiary.errors import RunError
+from bestiary.files import is_occupied, read_json, write_json
 from bestiary.study.recipes import RecipeValues, StudyRecipe
 from bestiary.training.run_lock import LOCK_FILES
 
@@ -63,11 +63,7 @@ def list_runs(out: Path, entries: Sequence[StudyRecipe], seeds: Sequence[int]) -
 
 def read_manifest(out: Path) -> StudyManifest | None:
     """Return what a study folder keeps; None for a new one. Raises RunError for a folder of something else."""
-    try:
-        taken = out.exists() and (not out.is_dir() or any(path.name not in LOCK_FILES for path in out.iterdir()))
-    except OSError as error:
-        raise MachineError(f"Cannot look into {out}: {error.strerror or error}. Choose another --out.") from None
-    if not taken:
+    if not is_occupied(out, ignore=LOCK_FILES):
         return None
     if not (out / STUDY).exists():
         raise RunError(f"{out} exists already and is no study: it has no {STUDY}. Choose another --out.")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bestiary.errors import MachineError, RunError
-from bestiary.files import write_json, write_text
+from bestiary.files import is_occupied, write_json, write_text
 from bestiary.recipe import Recipe
 from bestiary.run_folder import RUNS
 
@@ -48,8 +48,7 @@ def locate_search(
     )
     place = SearchFolder(folder, Path(storage) if storage is not None else folder / STORAGE)
     try:
-        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-        if taken and not (folder / MARK).exists() and not _has_storage(folder, place.storage):
+        if is_occupied(folder) and not (folder / MARK).exists() and not _has_storage(folder, place.storage):
             raise RunError(f"{folder} holds something that is no search. Choose another --out.")
         folder.mkdir(parents=True, exist_ok=True)
         place.storage.parent.mkdir(parents=True, exist_ok=True)

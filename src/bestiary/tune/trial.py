@@ -15,8 +15,9 @@ from optuna.trial import TrialState
 
 from bestiary.data.dataset import AuditedDataset
 from bestiary.errors import RecipeError
+from bestiary.machine import is_out_of_memory_error
 from bestiary.progress import Reporter, SilentReporter
-from bestiary.recipe import Recipe, override_epochs
+from bestiary.recipe import Recipe
 from bestiary.run_folder import read_history
 from bestiary.training.recipe_checks import check_recipe_supported
 from bestiary.tune.objective import EpochCallback, History, TrialScore, evaluate_recipe
@@ -69,7 +70,7 @@ def run_trial(context: SearchContext, trial: optuna.Trial) -> tuple[float, Trial
     except optuna.TrialPruned as error:
         found, ended = str(error), "pruned"
     except (RecipeError, MemoryError, RuntimeError, FloatingPointError, np.linalg.LinAlgError) as error:
-        if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
+        if isinstance(error, RuntimeError) and not is_out_of_memory_error(error):
             raise
         found, ended = str(error) or type(error).__name__, "failed"
     seconds = time.monotonic() - began
@@ -82,11 +83,6 @@ def run_trial(context: SearchContext, trial: optuna.Trial) -> tuple[float, Trial
 def _check_not_abandoned(trial: optuna.Trial) -> None:
     if is_abandoned(trial):
         raise RecipeError(f"Its process was killed {MAX_ATTEMPTS} times: perhaps there is too little memory for it.")
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Return whether this is what torch says when memory does not suffice: on a GPU, on the CPU."""
-    return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
 
 
 def suggest_params(trial: optuna.Trial, space: Space) -> Settings:
@@ -104,16 +100,9 @@ def suggest_params(trial: optuna.Trial, space: Space) -> Settings:
 
 def recipe_for_trial(base_recipe: Recipe, plan: SearchPlan, chosen: Settings) -> Recipe:
     """Return the recipe of a trial; raises RecipeError if what it chose does not go together."""
-    recipe = recipe_with_epochs(apply_params(base_recipe, chosen), plan.epochs)
+    recipe = apply_params(base_recipe, chosen).with_epochs(plan.epochs)
     check_recipe_supported(recipe)
     return recipe
-
-
-def recipe_with_epochs(recipe: Recipe, epochs: int | None) -> Recipe:
-    """Return the recipe with so many epochs; as it is, where these are its own."""
-    if epochs is None or recipe.resolve().train.epochs == epochs:
-        return recipe
-    return Recipe.of(override_epochs(recipe.overrides(), epochs))
 
 
 def format_params(chosen: Settings) -> str:
