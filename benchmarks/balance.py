@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from bestiary.batches.preprocess import Preprocessing
 from bestiary.data.assign_splits import assign_splits
 from bestiary.data.dataset import AuditedDataset
 from bestiary.evaluation.metrics import compute_metrics
@@ -29,10 +28,11 @@ from bestiary.files import cache_folder
 from bestiary.flow import audit
 from bestiary.machine import available_cores
 from bestiary.models.logistic_regression import linear_logits
+from bestiary.preprocess import Preprocessing
 from bestiary.progress import SilentReporter
 from bestiary.recipe import Balance, Recipe
 from bestiary.training.balance import BALANCES
-from bestiary.training.probe import fit_probe, load_split_features
+from bestiary.training.probe import fit_probe
 from bestiary.training.task import TrainingTask
 
 FIGURES = ("macro_f1", "balanced_accuracy", "log_loss", "ece")
@@ -75,7 +75,7 @@ def scores(collection: AuditedDataset, asked: argparse.Namespace, seed: int, bal
             recipe, shown, classes, view, Path(run), cache_folder(), available_cores(), SilentReporter()
         )
         probe, test = fit_probe(task), task.split("test")
-        features = load_split_features(task, test, probe.backbone_graph, "float32")
+        features = task.fill_features(test, "float32").load(test.keys)
     head, val = probe.head, probe.val
     temperature = fit_temperature(linear_logits(val.features, head.weight, head.bias), val.labels)
     shares = softmax(linear_logits(features, head.weight, head.bias) / temperature)

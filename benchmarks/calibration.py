@@ -24,17 +24,18 @@ from scipy.optimize import minimize
 from scipy.stats import betabinom, binom
 
 from bestiary import flow
-from bestiary.batches.preprocess import Preprocessing
+from bestiary.context import Context
 from bestiary.data.split import SplitItem, stratified_group_split
 from bestiary.evaluation.metrics import compute_metrics
 from bestiary.export.calibration import fit_temperature
-from bestiary.files import cache_folder
-from bestiary.inference.conformal import conformal_threshold, covered, fit_conformal
+from bestiary.inference.conformal import conformal_threshold, fit_conformal, set_coverage
 from bestiary.machine import disable_malloc_trim
-from bestiary.models.efficientnet_lite import BACKBONES, cached_backbone_graph
+from bestiary.models.efficientnet_lite import BACKBONES
+from bestiary.models.features import FeatureCache, LabelledFeatures
 from bestiary.models.logistic_regression import linear_logits
+from bestiary.preprocess import Preprocessing
 from bestiary.quick_metrics import log_softmax, softmax
-from bestiary.training.probe import LabelledFeatures, default_c_values, fit_head
+from bestiary.training.probe import default_c_values, fit_head
 from familiarity import features_of
 
 LEVELS = (0.9, 0.95, 0.99)
@@ -50,8 +51,8 @@ def main() -> None:
     asked = options.parse_args()
     disable_malloc_trim()
     pictures = flow.audit(asked.pictures, labels=asked.labels).pictures.filter(pl.col("error").is_null())
-    trunk = cached_backbone_graph(asked.backbone, cache_folder() / "trunks")
-    features = features_of(pictures, trunk, Preprocessing(BACKBONES[asked.backbone].size))
+    view = Preprocessing(BACKBONES[asked.backbone].size)
+    features = features_of(pictures, FeatureCache(asked.backbone, view, "float32", Context()))
     names = sorted(pictures["label"].unique())
     labels = np.array([names.index(label) for label in pictures["label"]], np.int64)
     items = [SplitItem(*row) for row in pictures.select("sha256", "label", "group").iter_rows()]
@@ -91,7 +92,7 @@ def vector_scaling(logits: Array, truth: Array, strength: float = 1.0) -> tuple[
 def sets(known: Array, labels: Array, here: Array, truth: Array, found: dict[str, list[float]]) -> None:
     table = fit_conformal(known, labels)
     for level in LEVELS:
-        within, sizes = covered(here, truth, conformal_threshold(table, level))
+        within, sizes = set_coverage(here, truth, conformal_threshold(table, level))
         n, hits, rank = len(truth), int(within.sum()), int(np.ceil(level * (len(labels) + 1)))
         low, high = binom.interval(0.95, n, level)
         wide_low, wide_high = betabinom.interval(0.95, n, rank, len(labels) + 1 - rank)

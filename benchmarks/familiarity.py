@@ -26,20 +26,19 @@ from sklearn.metrics import roc_auc_score
 
 from bestiary import flow
 from bestiary.batches.feature_matrix import fit_scaler
-from bestiary.batches.preprocess import Preprocessing
+from bestiary.context import Context
 from bestiary.data.split import SplitItem, stratified_group_split
 from bestiary.demo.creatures import CREATURES
 from bestiary.demo.dataset import draw_creature, draw_ood_image
 from bestiary.export.graph import OutputCalibration
-from bestiary.files import cache_folder
-from bestiary.machine import available_cores, disable_malloc_trim
-from bestiary.models.efficientnet_lite import BACKBONES, cached_backbone_graph
-from bestiary.models.engine import fastest_engine
+from bestiary.machine import disable_malloc_trim
+from bestiary.models.efficientnet_lite import BACKBONES
+from bestiary.models.engine import Engine
+from bestiary.models.features import FeatureCache, LabelledFeatures
 from bestiary.models.logistic_regression import linear_logits
-from bestiary.models.onnx_surgery import add_global_pool
 from bestiary.models.ood import PrincipalSubspace
-from bestiary.progress import SilentReporter
-from bestiary.training.probe import LabelledFeatures, feature_store, fill_features, fit_head
+from bestiary.preprocess import Preprocessing
+from bestiary.training.probe import fit_head
 
 LARGE, STRENGTH, OF_EACH = 100, 0.01, 120
 Array = npt.NDArray[Any]
@@ -56,10 +55,11 @@ def main() -> None:
     asked = options.parse_args()
     disable_malloc_trim()
     pictures = flow.audit(asked.pictures, labels=asked.labels).pictures.filter(pl.col("error").is_null())
-    trunk = cached_backbone_graph(asked.backbone, cache_folder() / "trunks")
     view = Preprocessing(BACKBONES[asked.backbone].size)
-    features, labels = features_of(pictures, trunk, view), pictures["label"].to_numpy()
-    strange = {name: strangers_features(made, trunk) for name, made in strangers(view, asked.strangers)}
+    cache = FeatureCache(asked.backbone, view, "float32", Context())
+    features, labels = features_of(pictures, cache), pictures["label"].to_numpy()
+    engine = cache.load_engine()
+    strange = {name: strangers_features(made, engine) for name, made in strangers(view, asked.strangers)}
     items = [SplitItem(*row) for row in pictures.select("sha256", "label", "group").iter_rows()]
     found: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     for seed in range(asked.seeds):
@@ -120,17 +120,12 @@ def judged(ours: Array, others: Array) -> tuple[float, float]:
     return auroc, float(np.mean(others >= np.quantile(ours, 0.05)))
 
 
-def features_of(pictures: pl.DataFrame, trunk: Path, view: Preprocessing) -> Array:
-    store = feature_store(cache_folder(), trunk, view, "float32", 1280)
-    keys, paths = pictures["sha256"].to_list(), [Path(path) for path in pictures["path"]]
-    fill_features(
-        store, paths, keys, trunk, view, precision="float32", threads=available_cores(), reporter=SilentReporter()
-    )
-    return store.read(keys, np.float32)
+def features_of(pictures: pl.DataFrame, cache: FeatureCache) -> Array:
+    rows = cache.features([Path(path) for path in pictures["path"]], pictures["sha256"].to_list())[:]
+    return rows.astype(np.float32)
 
 
-def strangers_features(made: list[Array], trunk: Path) -> Array:
-    engine = fastest_engine(add_global_pool(trunk), threads=available_cores())
+def strangers_features(made: list[Array], engine: Engine) -> Array:
     return np.concatenate([outputs["features"] for outputs in engine.stream(one[None] for one in made)])
 
 

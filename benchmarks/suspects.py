@@ -21,14 +21,11 @@ import polars as pl
 from cleanlab.filter import find_label_issues
 
 from bestiary import flow
-from bestiary.batches.preprocess import Preprocessing
+from bestiary.context import Context
 from bestiary.evaluation.label_issues import CLEAR, SUSPECT, cross_val_probabilities, detect_label_issues
-from bestiary.files import cache_folder
-from bestiary.machine import available_cores, disable_malloc_trim
-from bestiary.models.efficientnet_lite import BACKBONES, cached_backbone_graph
-from bestiary.models.engine import Precision, has_openvino
-from bestiary.progress import SilentReporter
-from bestiary.training.probe import feature_store, fill_features
+from bestiary.models.efficientnet_lite import BACKBONES
+from bestiary.models.features import FeatureCache, training_precision
+from bestiary.preprocess import Preprocessing
 
 LARGE = 100
 FILTERS = ("prune_by_class", "prune_by_noise_rate", "both", "confident_learning", "low_self_confidence")
@@ -64,17 +61,9 @@ def main() -> None:
 
 
 def features_of(pictures: pl.DataFrame, backbone: str) -> npt.NDArray[np.float32]:
-    disable_malloc_trim()
-    view = Preprocessing(BACKBONES[backbone].size)
-    trunk = cached_backbone_graph(backbone, cache_folder() / "trunks", view.size)
-    precision: Precision = "bfloat16" if has_openvino() else "float32"
-    store = feature_store(cache_folder(), trunk, view, precision, BACKBONES[backbone].channels)
-    keys, paths = pictures["sha256"].to_list(), [Path(path) for path in pictures["path"]]
-    fill_features(
-        store, paths, keys, trunk, view, precision=precision, threads=available_cores(), reporter=SilentReporter()
-    )
-    features: npt.NDArray[np.float32] = store.read(keys).astype(np.float32)
-    return features
+    cache = FeatureCache(backbone, Preprocessing(BACKBONES[backbone].size), training_precision(), Context())
+    rows = cache.features([Path(path) for path in pictures["path"]], pictures["sha256"].to_list())[:]
+    return rows.astype(np.float32)
 
 
 def flipped(true: Labels, share: float, seed: int) -> tuple[Labels, Marked]:

@@ -16,9 +16,9 @@ pytest.importorskip("sklearn")
 from bestiary import files
 from bestiary.evaluation.diagnostics import generalisation_gaps, stop_reason_text
 from bestiary.evaluation.learning_curve import _sample_groups, learning_curve, summarise
+from bestiary.models.features import LabelledFeatures
 from bestiary.recipe import Recipe
 from bestiary.report.learning_curve_section import learning_curve_plot, learning_curve_values
-from bestiary.training.probe import LabelledFeatures
 from bestiary.training.task import TrainedModel
 
 CLASSES = ("cat", "dog", "owl")

@@ -23,8 +23,8 @@ from bestiary.evaluation.label_issues import cross_val_probabilities
 from bestiary.evaluation.learning_curve import learning_curve
 from bestiary.evaluation.neighbours import nearest_neighbours
 from bestiary.evaluation.outliers import own_class_similarity
+from bestiary.models.features import LabelledFeatures
 from bestiary.models.ood import PrincipalSubspace
-from bestiary.training.probe import LabelledFeatures
 
 COUNT, CHANNELS = 300, 12
 VALUES = np.random.default_rng(0).normal(0, 1, (COUNT, CHANNELS)).astype(np.float16)

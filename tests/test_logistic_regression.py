@@ -14,9 +14,10 @@ pytest.importorskip("sklearn")
 from bestiary.batches.feature_matrix import DiskMatrix
 from bestiary.evaluation.label_issues import cross_val_probabilities
 from bestiary.models import logistic_regression
+from bestiary.models.features import LabelledFeatures
 from bestiary.models.logistic_regression import InMemorySolver, OutOfCoreSolver, linear_logits, make_solver
 from bestiary.recipe import Balance
-from bestiary.training.probe import LabelledFeatures, fit_head
+from bestiary.training.probe import fit_head
 
 CHANNELS = 24
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,30 +10,20 @@ import polars as pl
 import pytest
 from numpy.typing import NDArray
 
-from bestiary.array_types import Pixels
-
 pytest.importorskip("sklearn")
 
 from sklearn.linear_model import LogisticRegression
 
-from bestiary.batches.preprocess import Preprocessing, VerifiedFile
 from bestiary.demo.dataset import SyntheticDataset
-from bestiary.errors import RecipeError, SourceError
-from bestiary.models.efficientnet_lite import cached_backbone_graph
-from bestiary.models.engine import OnnxRuntimeEngine, Precision, run_batch
+from bestiary.errors import RecipeError
+from bestiary.models.features import LabelledFeatures
 from bestiary.models.head import Head
+from bestiary.preprocess import Preprocessing
 from bestiary.progress import SilentReporter
 from bestiary.quick_metrics import loss_and_macro_f1, softmax
 from bestiary.recipe import Balance, Recipe
 from bestiary.training import probe
-from bestiary.training.probe import (
-    LabelledFeatures,
-    default_c_values,
-    feature_store,
-    fill_features,
-    fit_head,
-    fit_probe,
-)
+from bestiary.training.probe import default_c_values, fit_head, fit_probe
 from bestiary.training.recipe_checks import check_recipe_supported
 from bestiary.training.task import TrainingTask
 
@@ -154,130 +143,16 @@ def test_the_strengths_follow_the_number_of_pictures(pictures: int, weakest: flo
 # ---- Features ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return cached_backbone_graph("lite0", tmp_path_factory.mktemp("trunks"), SIZE)
-
-
-def pictures_of(collection: SyntheticDataset, count: int) -> list[Path]:
-    return sorted(collection.kinds)[:count]
-
-
-def keys_of(paths: list[Path]) -> list[str]:
-    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
-
-
-def features_of(
-    cache: Path, trunk: Path, paths: list[Path], keys: list[str], precision: Precision = "float32"
-) -> NDArray[np.float16]:
-    store = feature_store(cache, trunk, Preprocessing(SIZE), precision, 1280)
-    fill_features(
-        store, paths, keys, trunk, Preprocessing(SIZE), precision=precision, threads=1, reporter=SilentReporter()
-    )
-    return store.read(keys)
-
-
-def test_features_are_the_mean_of_the_maps(tmp_path: Path, trunk: Path, collection: SyntheticDataset) -> None:
-    paths = pictures_of(collection, 20)
-    found = features_of(tmp_path, trunk, paths, keys_of(paths))
-    images = np.stack([Preprocessing(SIZE).load_pixels(path) for path in paths])
-    expected = run_batch(OnnxRuntimeEngine(trunk, threads=1), images)["maps"].mean(axis=(2, 3))
-    assert found.dtype == np.float16
-    np.testing.assert_allclose(found, expected, atol=2e-3)
-
-
-def test_features_are_computed_once(
-    tmp_path: Path, trunk: Path, collection: SyntheticDataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    paths = pictures_of(collection, 12)
-    keys = keys_of(paths)
-    first = features_of(tmp_path, trunk, paths[:8], keys[:8])
-    seen: list[VerifiedFile] = []
-    batches = probe.iter_pixel_batches
-
-    def watched(some: list[VerifiedFile], view: Preprocessing, *, threads: int, batch_size: int) -> Iterator[Pixels]:
-        seen.extend(some)
-        return batches(some, view, threads=threads, batch_size=batch_size)
-
-    monkeypatch.setattr(probe, "iter_pixel_batches", watched)
-    whole = features_of(tmp_path, trunk, paths, keys)
-    assert [pinned.path for pinned in seen] == paths[8:]
-    np.testing.assert_array_equal(whole[:8], first)
-
-    monkeypatch.setattr(probe, "fastest_engine", lambda *_, **__: pytest.fail("computed again"))
-    np.testing.assert_array_equal(features_of(tmp_path, trunk, paths, keys), whole)
-
-
-def test_features_of_another_look_are_kept_apart(tmp_path: Path, trunk: Path) -> None:
-    other = cached_backbone_graph("lite0", trunk.parent, 2 * SIZE)
-    stores = [
-        feature_store(tmp_path, trunk, Preprocessing(SIZE), "float32", 1280),
-        feature_store(tmp_path, trunk, Preprocessing(SIZE), "bfloat16", 1280),
-        feature_store(tmp_path, trunk, Preprocessing(SIZE, "crop"), "float32", 1280),
-        feature_store(tmp_path, other, Preprocessing(2 * SIZE), "float32", 1280),
-    ]
-    assert len({store.folder for store in stores}) == len(stores)
-
-
-def test_an_interrupted_computation_goes_on_where_it_was(
-    tmp_path: Path, trunk: Path, collection: SyntheticDataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    paths = pictures_of(collection, 40)
-    keys = keys_of(paths)
-    whole = probe.iter_pixel_batches
-
-    def stopped(some: list[Path], view: Preprocessing, *, threads: int, batch_size: int) -> Iterator[Pixels]:
-        yield from whole(some[:32], view, threads=threads, batch_size=batch_size)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(probe, "iter_pixel_batches", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            features_of(tmp_path, trunk, paths, keys)
-    store = feature_store(tmp_path, trunk, Preprocessing(SIZE), "float32", 1280)
-    assert 0 < len(store.missing_keys(keys)) < 40
-    np.testing.assert_array_equal(
-        features_of(tmp_path, trunk, paths, keys), features_of(tmp_path / "other", trunk, paths, keys)
-    )
-
-
-def test_a_picture_that_vanished_is_named(tmp_path: Path, trunk: Path) -> None:
-    with pytest.raises(SourceError, match=r"gone\.jpg"):
-        features_of(tmp_path, trunk, [tmp_path / "gone.jpg"], ["key"])
-
-
-def test_mirrored_features_are_those_of_the_mirror_image(
-    tmp_path: Path, trunk: Path, collection: SyntheticDataset
-) -> None:
-    paths = pictures_of(collection, 4)
-    keys = keys_of(paths)
-    store = feature_store(tmp_path, trunk, Preprocessing(SIZE), "float32", 1280, mirrored=True)
-    fill_features(
-        store,
-        paths,
-        keys,
-        trunk,
-        Preprocessing(SIZE),
-        precision="float32",
-        threads=1,
-        reporter=SilentReporter(),
-        mirrored=True,
-    )
-    images = np.stack([Preprocessing(SIZE).load_pixels(path)[:, ::-1] for path in paths])
-    expected = run_batch(OnnxRuntimeEngine(trunk, threads=1), images)["maps"].mean(axis=(2, 3))
-    np.testing.assert_allclose(store.read(keys), expected, atol=2e-3)
-
-
 def test_oversampling_shows_small_classes_mirrored_every_other_time(
     tmp_path: Path, collection: SyntheticDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paths = pictures_of(collection, 12)
+    paths = sorted(collection.kinds)[:12]
     labels = [*["many"] * 6, *["few"] * 2, *["many"] * 2, *["few"] * 2]
     pictures = pl.DataFrame(
         {
             "path": [str(path) for path in paths],
             "label": labels,
-            "sha256": keys_of(paths),
+            "sha256": [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths],
             "split": [*["train"] * 8, *["val"] * 4],
         }
     )
