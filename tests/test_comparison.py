@@ -50,7 +50,7 @@ def test_a_clear_difference_is_told_with_the_figures_of_scikit_learn() -> None:
     one, other = a_run("one", 0.7, seed=0), a_run("other", 0.95, seed=1)
     found = compare_runs(align_runs([one, other], intersection=False), resamples=500)
     for run, told in zip((one, other), found["runs"], strict=True):
-        answers = run.answers
+        answers = run.predictions
         assert told["accuracy"]["value"] == pytest.approx((answers["label"] == answers["predicted"]).mean())
         assert told["macro_f1"]["value"] == pytest.approx(
             f1_score(answers["label"], answers["predicted"], average="macro"), abs=1e-12
@@ -68,8 +68,8 @@ def test_a_clear_difference_is_told_with_the_figures_of_scikit_learn() -> None:
 def test_mcnemar_is_the_exact_binomial_test_of_the_pictures_that_differ() -> None:
     one, other = a_run("one", 0.8, seed=2), a_run("other", 0.85, seed=3)
     test = compare_runs([one, other], resamples=100)["differences"][0]["mcnemar"]
-    first = (one.answers["label"] == one.answers["predicted"]).to_numpy()
-    this = (other.answers["label"] == other.answers["predicted"]).to_numpy()
+    first = (one.predictions["label"] == one.predictions["predicted"]).to_numpy()
+    this = (other.predictions["label"] == other.predictions["predicted"]).to_numpy()
     assert (test["only_first"], test["only_this"]) == ((first & ~this).sum(), (this & ~first).sum())
     expected = binomtest(test["only_first"], test["only_first"] + test["only_this"]).pvalue
     assert test["p"] == test["p_holm"] == pytest.approx(expected)
@@ -92,7 +92,7 @@ def test_all_right_claims_no_certainty() -> None:
 
 def test_pairing_narrows_the_interval() -> None:
     one = a_run("one", 0.8, seed=5)
-    flipped = one.answers.with_columns(
+    flipped = one.predictions.with_columns(
         predicted=pl.when(pl.int_range(pl.len()) < 8).then(pl.col("label")).otherwise(pl.col("predicted"))
     )
     found = compare_runs([one, RunPredictions("nearly", COLOURS, flipped)], resamples=500)
@@ -106,8 +106,8 @@ def test_other_test_pictures_are_refused_or_their_intersection_taken() -> None:
     with pytest.raises(UserError, match=r"one has 400, other has 350, and 300 are the same.*--intersection"):
         align_runs([one, other], intersection=False)
     both = align_runs([one, other], intersection=True)
-    assert [run.answers.height for run in both] == [300, 300]
-    assert both[0].answers["key"].to_list() == both[1].answers["key"].to_list()
+    assert [run.predictions.height for run in both] == [300, 300]
+    assert both[0].predictions["key"].to_list() == both[1].predictions["key"].to_list()
     with pytest.raises(UserError, match="no test picture in common"):
         align_runs([one, a_run("far", 0.8, seed=8, rows=range(1000, 1100))], intersection=True)
 
@@ -120,15 +120,17 @@ def test_other_labels_are_refused_with_an_example() -> None:
 def test_one_run_s_labels_judge_all_when_asked() -> None:
     one, other = a_run("one", 0.8, seed=0), a_run("other", 0.8, seed=0, relabel=2)
     found = align_runs([one, other], intersection=False, labels_of="other")
-    assert [run.answers["label"].to_list() for run in found] == [other.answers.sort("key")["label"].to_list()] * 2
-    assert found[0].answers["predicted"].to_list() == one.answers.sort("key")["predicted"].to_list()
-    with pytest.raises(UserError, match="--labels-of nobody is none of the runs that are compared: one, other"):
+    assert [run.predictions["label"].to_list() for run in found] == [
+        other.predictions.sort("key")["label"].to_list()
+    ] * 2
+    assert found[0].predictions["predicted"].to_list() == one.predictions.sort("key")["predicted"].to_list()
+    with pytest.raises(UserError, match="--labels-of nobody is not one of the compared runs: one, other"):
         align_runs([one, other], intersection=False, labels_of="nobody")
 
 
 def test_a_class_that_only_one_run_knows_has_no_probability_in_the_other() -> None:
     one = a_run("one", 0.8, seed=9)
-    narrow = one.answers.with_columns(
+    narrow = one.predictions.with_columns(
         predicted=pl.lit("red"), p_red=pl.lit(0.5), p_green=pl.lit(0.5), p_blue=pl.lit(0.0)
     ).drop("p_blue")
     found = compare_runs([one, RunPredictions("narrow", ("green", "red"), narrow)], resamples=100)
@@ -153,7 +155,7 @@ def two(tmp_path: Path) -> tuple[Path, Path]:
     runs = list[Path]()
     for name, accuracy in (("first", 0.7), ("second", 0.95)):
         run = write_run(tmp_path / name)
-        answers = a_run(name, accuracy, seed=len(runs)).answers.with_row_index("row_id")
+        answers = a_run(name, accuracy, seed=len(runs)).predictions.with_row_index("row_id")
         answers = answers.with_columns(pl.col("row_id").cast(pl.Int64), split=pl.lit("test"))
         pictures = answers.select("row_id", "path", "label", "sha256", "group", "split").with_columns(
             phash=pl.lit("0" * 64), bytes=pl.lit(1), width=pl.lit(9), height=pl.lit(9), format=pl.lit("PNG"), error=None
@@ -171,8 +173,8 @@ def two(tmp_path: Path) -> tuple[Path, Path]:
 def test_what_is_read_from_a_run(two: tuple[Path, Path]) -> None:
     scored = read_run_predictions(two[0])
     assert scored.classes == COLOURS
-    assert scored.answers.height == N
-    assert scored.answers["key"].n_unique() == N
+    assert scored.predictions.height == N
+    assert scored.predictions["key"].n_unique() == N
 
 
 @pytest.mark.parametrize("suffix", [".html", ".svg"])

@@ -15,10 +15,10 @@ from bestiary.inference.bundle import read_bundle
 from bestiary.inference.conformal import (
     LEVELS,
     conformal_threshold,
-    covered,
     explain_full_set,
     fit_conformal,
     prediction_set,
+    set_coverage,
 )
 
 
@@ -35,7 +35,7 @@ def drawn(n: int, seed: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
 def test_the_coverage_is_what_was_asked(level: float) -> None:
     table = fit_conformal(*drawn(1_000, seed=0))
     shares, truth = drawn(4_000, seed=1)
-    within, sizes = covered(shares, truth, conformal_threshold(table, level))
+    within, sizes = set_coverage(shares, truth, conformal_threshold(table, level))
     rank = int(np.ceil(level * 1_001))
     low, high = betabinom.interval(0.999, 4_000, rank, 1_001 - rank)
     assert low <= within.sum() <= high
@@ -53,7 +53,7 @@ def test_bounds_rise_with_the_level_and_in_between_the_next_higher_serves() -> N
 def test_a_level_beyond_the_number_of_pictures_names_all_labels() -> None:
     shares, truth = drawn(30, seed=3)
     bound = conformal_threshold(fit_conformal(shares, truth), 0.99)
-    assert covered(shares, truth, bound)[1].tolist() == [6] * 30
+    assert set_coverage(shares, truth, bound)[1].tolist() == [6] * 30
 
 
 @pytest.mark.parametrize(("level", "enough"), [(0.9, 9), (0.95, 19), (0.99, 99)])
@@ -61,8 +61,8 @@ def test_that_all_labels_are_named_for_want_of_pictures_is_said(level: float, en
     assert not explain_full_set(fit_conformal(*drawn(enough, seed=3)), level)
     table = fit_conformal(*drawn(enough - 1, seed=3))
     words = explain_full_set(table, level)
-    assert f"take {enough} validation pictures, and this run has {enough - 1}" in words
-    instead = float(words.split("Ask for ")[1].split(" ")[0])
+    assert f"at least {enough} validation pictures are needed, and this run has {enough - 1}" in words
+    instead = float(words.split("Use ")[1].split(" ")[0])
     assert conformal_threshold(table, instead) < 1
     assert not explain_full_set(table, instead)
 

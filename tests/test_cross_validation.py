@@ -195,7 +195,7 @@ def test_a_class_with_fewer_different_pictures_than_folds_is_named(tmp_path: Pat
 
     recipe = Recipe.of({"data": {"folds": 5}})
     tables = cross_validate(tmp_path / "run", recipe, shown, all_cats, reporter=listening)
-    assert "Fewer different pictures than folds: dog (4). Some of the 5 folds test none of them." in listening.said
+    assert "Classes with fewer distinct pictures than folds: dog (4). Some folds do not test these classes." in listening.said
     assert concat_folds(tables)["label"].to_list().count("dog") == 10
     scores = fold_scores(tables, shown, ["cat", "dog"])
     assert scores["classes not in every fold"] == ["dog"]
@@ -215,7 +215,7 @@ def test_folds_that_would_leave_too_few_to_learn_from_are_told_before_any_is_tra
     folder = drawn(tmp_path / "lopsided", cat=12, dog=3)
     for number in range(7):  # one picture eight times: the other two lie in one fold, and it alone is left
         shutil.copy(folder / "dog" / "00.png", folder / "dog" / f"copy{number}.png")
-    with pytest.raises(SourceError, match=r'With fold \d of 2 held back: Class "dog" has \d+ pictures?, too few'):
+    with pytest.raises(SourceError, match=r'With fold \d of 2 as the test split: Class "dog" has \d+ pictures?, too few'):
         dealt(folder, folds=2)
     assert set(dealt(folder, folds=3).values()) == {1, 2, 3}
 
@@ -230,7 +230,7 @@ def test_a_split_that_the_source_brings_does_not_go_with_folds(tmp_path: Path) -
     drawn(tmp_path / "split" / "train", cat=12, dog=12)
     for label in ("cat", "dog"):
         shutil.copytree(tmp_path / "split" / "train" / label, tmp_path / "split" / "test" / label)
-    with pytest.raises(SourceError, match="brings its own split"):
+    with pytest.raises(SourceError, match="has its own split"):
         dealt(tmp_path / "split", folds=3)
 
 

@@ -291,7 +291,7 @@ def test_the_body_is_the_contract() -> None:
     ("truth", "probabilities", "labels", "message"),
     [
         ([0, 1], [[1.0, 0.0]], ["a", "b"], r"shape \(1, 2\); expected \(2, 2\)"),
-        ([0, 2], [[1.0, 0.0]] * 2, ["a", "b"], r"`truth` is in \[0, 2\]; expected \[0, 1\]"),
+        ([0, 2], [[1.0, 0.0]] * 2, ["a", "b"], r"`y_true` is in \[0, 2\]; expected \[0, 1\]"),
         ([0], [[2.0, -1.0]], ["a", "b"], "not in"),
         ([0], [[np.nan, 1.0]], ["a", "b"], "not in"),
         ([0], [[0.3, 0.3]], ["a", "b"], "away from a sum of 1"),

@@ -54,7 +54,7 @@ def test_means_and_spreads_are_those_of_the_single_seeds() -> None:
     given = of_recipes({"one": 0.7, "other": 0.8}, (0, 1, 2))
     found = compare_over_seeds(given, [RecipePair("other", "one")], dict.fromkeys((0, 1, 2), 0.2), resamples=100)
     for told in found["recipes"]:
-        tables = [run.answers for run in given[told["recipe"]].values()]
+        tables = [run.predictions for run in given[told["recipe"]].values()]
         values = [f1_score(one["label"], one["predicted"], average="macro") for one in tables]
         assert told["macro_f1"]["values"] == pytest.approx(values)
         assert told["macro_f1"]["mean"] == pytest.approx(np.mean(values))
@@ -197,14 +197,14 @@ def test_the_draw_is_the_same_for_every_recipe() -> None:
     one = {seed: answers(0.6, seed=seed, chance=0, first=1000 * seed) for seed in range(3)}
     more = {}
     for seed, run in one.items():
-        wrong = np.flatnonzero((run.answers["label"] != run.answers["predicted"]).to_numpy())[:10].tolist()
+        wrong = np.flatnonzero((run.predictions["label"] != run.predictions["predicted"]).to_numpy())[:10].tolist()
         righted = pl.when(pl.int_range(pl.len()).is_in(wrong)).then("label").otherwise("predicted")
         shares = [
             pl.when(pl.int_range(pl.len()).is_in(wrong)).then(pl.col("label") == label).otherwise(f"p_{label}")
             for label in COLOURS
         ]
         named = [share.cast(pl.Float64).alias(f"p_{label}") for share, label in zip(shares, COLOURS, strict=True)]
-        more[seed] = RunPredictions("more", COLOURS, run.answers.with_columns(righted.alias("predicted"), *named))
+        more[seed] = RunPredictions("more", COLOURS, run.predictions.with_columns(righted.alias("predicted"), *named))
     found = compare_over_seeds(
         {"one": one, "more": more}, [RecipePair("more", "one")], dict.fromkeys(range(3), 0.2), resamples=300
     )

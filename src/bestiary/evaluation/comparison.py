@@ -1,4 +1,4 @@
-"""Runs held against each other on the same test pictures: paired intervals of the differences, McNemar's exact test."""
+"""Paired comparison of runs on the same test pictures: bootstrap intervals of the differences, McNemar's exact test."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ import polars as pl
 from scipy.stats import binomtest
 
 from bestiary import table
-from bestiary.array_types import Floats, Ints
+from bestiary.array_types import Bools, Floats, Ints
 from bestiary.errors import RunError, UserError
 from bestiary.evaluation import intervals
-from bestiary.evaluation.metrics import MetricSums, macro_f1_interval, rate_with_interval, sums_by_picture
+from bestiary.evaluation.metrics import MetricSums, macro_f1_interval, sums_by_picture
+from bestiary.evaluation.predictions import join_pictures
 from bestiary.inference.bundle import read_bundle
 from bestiary.stats import holm
 
@@ -28,27 +29,31 @@ MAX_EXAMPLES = 3  # pictures that a message names
 
 @dataclass(frozen=True)
 class RunPredictions:
-    """A run's answers to its test pictures: `key, sha256, path, label, group, predicted` and `p_<label>`.
+    """A run's test predictions: `key, sha256, path, label, group, predicted` and `p_<label>`.
 
-    key: content and number among equal files, so that a picture that lies in the split twice is matched twice.
+    key: SHA-256 and number among equal files, so that a picture that is in the split twice is matched twice.
     """
 
     name: str
     classes: tuple[str, ...]
-    answers: pl.DataFrame
+    predictions: pl.DataFrame
+
+    def is_correct(self) -> Bools:
+        """Return which predictions are correct, bool (n,)."""
+        return np.asarray(self.predictions["predicted"] == self.predictions["label"])
 
 
 def read_run_predictions(run: Path) -> RunPredictions:
-    """Return what a run answered to its test split. Raises RunError if it is not finished."""
+    """Return the test predictions of a run. Raises RunError if it is not finished."""
     classes = read_bundle(run).classes
-    pictures = table.read(run / "pictures.parquet", table.PICTURES).select("row_id", "sha256", "group")
+    pictures = table.read(run / "pictures.parquet", table.PICTURES)
     predictions = table.read(run / "predictions.parquet", table.PREDICTIONS).filter(pl.col("split") == "test")
-    answers = predictions.join(pictures, on="row_id", how="left", maintain_order="left").sort("sha256", "path")
-    if not answers.height:
+    if not predictions.height:
         name = shlex.quote(str(run))
         raise RunError(f"{run} has no test pictures in its predictions.parquet. Score it: bestiary evaluate {name}")
+    joined = join_pictures(predictions, pictures, "sha256", "group").sort("sha256", "path")
     number = pl.int_range(pl.len()).over("sha256")
-    return RunPredictions(str(run), classes, answers.with_columns(key=pl.format("{} {}", "sha256", number)))
+    return RunPredictions(str(run), classes, joined.with_columns(key=pl.format("{} {}", "sha256", number)))
 
 
 def align_runs(
@@ -56,172 +61,154 @@ def align_runs(
 ) -> list[RunPredictions]:
     """Return the runs with the same pictures in the same order.
 
-    labels_of: the name of the run whose labels judge all of them, after corrections for example.
+    labels_of: the name of the run whose labels are used for all of them, after corrections for example.
 
-    Raises UserError, with numbers and names, where the test pictures differ and `intersection` is not asked for, where
-    they have none in common, or where the same picture has different labels.
+    Raises UserError, with numbers and names, if the test pictures differ without `intersection`, if the runs have none
+    in common, or if a picture has different labels.
     """
-    shared = set(runs[0].answers["key"]).intersection(*(run.answers["key"] for run in runs[1:]))
+    shared = set(runs[0].predictions["key"]).intersection(*(run.predictions["key"] for run in runs[1:]))
     _check_same_pictures(runs, shared, intersection=intersection)
-    found = [
-        RunPredictions(run.name, run.classes, run.answers.filter(pl.col("key").is_in(list(shared))).sort("key"))
-        for run in runs
+    aligned = [
+        replace(run, predictions=run.predictions.filter(pl.col("key").is_in(list(shared))).sort("key")) for run in runs
     ]
     if labels_of is not None:
-        return _relabel_by(labels_of, found)
-    for run in found[1:]:
-        _check_same_labels(found[0], run)
-    return found
+        return _relabel_by(labels_of, aligned)
+    for run in aligned[1:]:
+        _check_same_labels(aligned[0], run)
+    return aligned
 
 
 def _relabel_by(name: str, runs: Sequence[RunPredictions]) -> list[RunPredictions]:
-    judge = next((run for run in runs if run.name == name), None)
-    if judge is None:
-        raise UserError(f"--labels-of {name} is none of the runs that are compared: {', '.join(r.name for r in runs)}.")
-    truth = judge.answers.select("label", "group")
-    return [replace(run, answers=run.answers.with_columns(truth)) for run in runs]
+    source = next((run for run in runs if run.name == name), None)
+    if source is None:
+        raise UserError(f"--labels-of {name} is not one of the compared runs: {', '.join(run.name for run in runs)}.")
+    labels = source.predictions.select("label", "group")
+    return [replace(run, predictions=run.predictions.with_columns(labels)) for run in runs]
+
+
+def _check_same_pictures(runs: Sequence[RunPredictions], shared: set[str], *, intersection: bool) -> None:
+    if not shared:
+        raise UserError("These runs have no test picture in common, so they cannot be compared.")
+    if any(run.predictions.height > len(shared) for run in runs) and not intersection:
+        counts = ", ".join(f"{run.name} has {run.predictions.height:,}" for run in runs)
+        raise UserError(
+            f"The test pictures differ: {counts}, and {len(shared):,} are the same. Compare those with --intersection"
+            " (but a test picture of one run may be a training picture of another: then the comparison is not fair),"
+            " or train with the same pictures and seed."
+        )
+
+
+def _check_same_labels(first: RunPredictions, run: RunPredictions) -> None:
+    differ = (first.predictions["label"] != run.predictions["label"]).arg_true()
+    if len(differ):
+        examples = "; ".join(
+            f"{first.predictions['path'][row]}: {first.predictions['label'][row]} and {run.predictions['label'][row]}"
+            for row in differ[:MAX_EXAMPLES]
+        )
+        raise UserError(
+            f"{len(differ):,} test pictures have another label in {run.name} than in {first.name}: {examples}."
+            " Scores against different labels cannot be compared. Name the run whose labels are correct, for example"
+            f" the one trained with corrections: --labels-of {run.name}."
+        )
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """The metrics of a run: values, values of each resample, (resamples,), and values with their own intervals."""
+
+    values: dict[str, float]
+    draws: dict[str, Floats]
+    metrics: dict[str, dict[str, float]]
 
 
 def compare_runs(runs: Sequence[RunPredictions], *, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
     """Return the comparison as plain values: every run's scores, and each later run's differences to the first.
 
-    runs: as `align_runs` gives them. `runs`: by run the metrics in COMPARED with the 95 % intervals of metrics.json, which
-    claim no certainty where all pictures are right. `differences`: this run
-    minus the first: `value, low, high` from resamples of whole groups of duplicates, the same for both runs, and `p`,
-    the share of resamples beyond zero, two-sided. `mcnemar`: pictures that only one of the two got right, the exact
-    two-sided p (McNemar 1947), and `p_holm`, corrected for the number of runs.
+    runs: from `align_runs`. Key `runs`: by run the metrics in COMPARED with the 95 % intervals of metrics.json, which
+    have a width even if all pictures are correct. `differences`: this run minus the first: `value, low, high` from
+    resamples of whole groups of duplicates, the same for both runs, and `p`, twice the fraction of resamples beyond
+    zero. `mcnemar`: the number of pictures that only one of the two predicts correctly, the exact two-sided p (McNemar
+    1947), and `p_holm`, corrected for the number of runs.
     """
-    first = runs[0].answers
+    first = runs[0].predictions
     labels = sorted(set(first["label"]).union(*(run.classes for run in runs)))
-    place = {label: at for at, label in enumerate(labels)}
-    truth = np.array([place[label] for label in first["label"]], np.int64)
-    groups = np.unique(first["group"].to_numpy(), return_inverse=True)[1].astype(np.int64)
-    used = np.flatnonzero(np.bincount(truth, minlength=len(labels)))
-    values, draws, alone = _resample_runs(runs, truth, groups, labels, resamples, seed)
-    rights = [np.asarray(run.answers["predicted"] == run.answers["label"]) for run in runs]
-    differences: list[dict[str, Any]] = [
+    y_true, groups = table.label_indices(first["label"], labels), intervals.group_indices(first["group"].to_numpy())
+    scores = [_score_run(run, y_true, groups, labels, resamples, seed) for run in runs]
+    differences = [
         {
             "run": run.name,
             **{
-                name: difference_with_interval(values[at][name] - values[0][name], draws[at][name] - draws[0][name])
+                name: difference_with_interval(
+                    this.values[name] - scores[0].values[name], this.draws[name] - scores[0].draws[name]
+                )
                 for name in COMPARED
             },
-            "mcnemar": _mcnemar(rights[0], rights[at]),
+            "mcnemar": _mcnemar(runs[0].is_correct(), run.is_correct()),
         }
-        for at, run in enumerate(runs[1:], start=1)
+        for run, this in zip(runs[1:], scores[1:], strict=True)
     ]
-    _add_holm_p([one["mcnemar"] for one in differences])
+    tests = [difference["mcnemar"] for difference in differences]
+    for test, p in zip(tests, holm([test["p"] for test in tests]), strict=True):
+        test["p_holm"] = p
     return {
-        "n": len(truth),
+        "n": len(y_true),
         "groups": int(groups.max()) + 1,
-        "labels": [labels[at] for at in used],
+        "labels": [labels[index] for index in np.unique(y_true)],
         "resamples": resamples,
         "against": runs[0].name,
-        "runs": [{"run": run.name, **scores} for run, scores in zip(runs, alone, strict=True)],
+        "runs": [{"run": run.name, **this.metrics} for run, this in zip(runs, scores, strict=True)],
         "differences": differences,
     }
 
 
 def verdict(difference: dict[str, Any], name: str) -> str:
-    """Return "better", "worse" or "not told apart" for one metric of a difference: does its interval hold zero?"""
+    """Return "better", "worse" or, if the interval contains zero, "not told apart" for a metric of a difference."""
     low, high = difference[name]["low"], difference[name]["high"]
     if low <= 0 <= high:
         return "not told apart"
     return "better" if (low > 0) != (name in LOWER_IS_BETTER) else "worse"
 
 
-def _check_same_pictures(runs: Sequence[RunPredictions], shared: set[str], *, intersection: bool) -> None:
-    alone = {run.name: run.answers.height - len(shared) for run in runs}
-    if not shared:
-        raise UserError("These runs have no test picture in common; they cannot be compared.")
-    if any(alone.values()) and not intersection:
-        counts = ", ".join(f"{run.name} has {run.answers.height:,}" for run in runs)
-        raise UserError(
-            f"The test pictures differ: {counts}, and {len(shared):,} are the same. Compare those with --intersection"
-            " (a picture that one run tests may be one that another was trained on: then the comparison is not fair),"
-            " or train with the same pictures and seed."
-        )
-
-
-def _check_same_labels(first: RunPredictions, run: RunPredictions) -> None:
-    differ = (first.answers["label"] != run.answers["label"]).arg_true()
-    if len(differ):
-        examples = "; ".join(
-            f"{first.answers['path'][at]}: {first.answers['label'][at]} and {run.answers['label'][at]}"
-            for at in differ[:MAX_EXAMPLES]
-        )
-        raise UserError(
-            f"{len(differ):,} test pictures have another label in {run.name} than in {first.name}: {examples}."
-            " Scores against different labels cannot be compared. Say whose labels are right:"
-            f" --labels-of {run.name}, for example, where it was trained with corrections."
-        )
-
-
-def _resample_runs(
-    runs: Sequence[RunPredictions],
-    y_true: Ints,
-    groups: Ints,
-    labels: list[str],
-    resamples: int,
-    seed: int,
-) -> tuple[list[dict[str, float]], list[dict[str, Floats]], list[dict[str, dict[str, float]]]]:
-    """Return every run's figures, their values under the same resamples, (resamples,) each, and their own intervals.
-
-    The same seed draws the same groups for every run: that is what makes the differences paired.
-    """
-    values, draws, alone = list[dict[str, float]](), list[dict[str, Floats]](), list[dict[str, dict[str, float]]]()
-    for run in runs:
-        shares = probabilities_over(run, labels)
-        predicted = shares.argmax(axis=1)
-        rows = sums_by_picture(y_true, predicted, shares)
-        whole = MetricSums(np.asarray(rows.sum(axis=0), np.float64).reshape(1, -1), len(labels))
-        drawn = MetricSums(
-            intervals.resampled_sums(rows, y_true, groups, resamples=resamples, seed=seed),
-            len(labels),
-        )
-        values.append({name: float(metric_draws(whole, name)[0]) for name in COMPARED})
-        draws.append({name: metric_draws(drawn, name) for name in COMPARED})
-        scores = {name: _interval(values[-1][name], draws[-1][name]) for name in COMPARED}
-        scores["accuracy"] = rate_with_interval(values[-1]["accuracy"], groups)
-        low, high = macro_f1_interval(whole.pictures[0] > 0, whole, y_true, predicted, groups)
-        f1 = scores["macro_f1"]
-        scores["macro_f1"] = intervals.metric_value(f1["value"], min(f1["low"], low), max(f1["high"], high))
-        alone.append(scores)
-    return values, draws, alone
+def _score_run(
+    run: RunPredictions, y_true: Ints, groups: Ints, labels: list[str], resamples: int, seed: int
+) -> _Scores:
+    """Return the metrics of a run. The same seed draws the same groups for every run: the differences are paired."""
+    probabilities = probabilities_over(run, labels)
+    y_pred = probabilities.argmax(axis=1)
+    rows = sums_by_picture(y_true, y_pred, probabilities)
+    total = MetricSums.total(rows, len(labels))
+    resampled = MetricSums.resample(rows, y_true, groups, len(labels), resamples=resamples, seed=seed)
+    values = {name: float(metric_draws(total, name)[0]) for name in COMPARED}
+    draws = {name: metric_draws(resampled, name) for name in COMPARED}
+    metrics = {name: intervals.bootstrap_metric(values[name], draws[name]) for name in COMPARED}
+    metrics["accuracy"] = intervals.rate_metric(values["accuracy"], int(groups.max()) + 1)
+    ends = macro_f1_interval(total.pictures[0] > 0, total, y_true, y_pred, groups)
+    metrics["macro_f1"] = intervals.widen_metric(metrics["macro_f1"], *ends)
+    return _Scores(values, draws, metrics)
 
 
 def metric_draws(sums: MetricSums, name: str) -> Floats:
-    """Return a metric per resample; macro-F1 over the classes that have pictures in it, for others have no F1."""
+    """Return a metric per resample; macro-F1 is over the classes that have pictures in the resample."""
     if name != "macro_f1":
         return sums.metric(name)
-    there = sums.pictures > 0
-    return np.asarray((sums.f1() * there).sum(axis=1) / there.sum(axis=1))
+    present = sums.pictures > 0
+    return np.asarray((sums.f1() * present).sum(axis=1) / present.sum(axis=1))
 
 
 def probabilities_over(run: RunPredictions, labels: Sequence[str]) -> Floats:
-    """Return the probabilities, float64 (n, labels); a class that the run does not know has none."""
-    known = set(run.classes)
-    columns = [pl.col(f"p_{name}") if name in known else pl.lit(0.0).alias(f"p_{name}") for name in labels]
-    return run.answers.select(columns).to_numpy()
-
-
-def _interval(value: float, draws: Floats) -> dict[str, float]:
-    return intervals.metric_value(value, *intervals.percentile_interval(draws, value))
+    """Return the probabilities, float64 (n, labels); 0 for a class that the run does not have."""
+    columns = [pl.col(f"p_{name}") if name in run.classes else pl.lit(0.0).alias(f"p_{name}") for name in labels]
+    return run.predictions.select(columns).to_numpy()
 
 
 def difference_with_interval(value: float, draws: Floats) -> dict[str, float]:
-    """Return a difference with the 95 % interval of its resamples, and `p`, the share beyond zero, two-sided."""
+    """Return a difference with the 95 % interval of its resamples, and `p`, twice the fraction beyond zero."""
     beyond = min(float(np.mean(draws <= 0)), float(np.mean(draws >= 0)))
-    return {**_interval(value, draws), "p": min(1.0, max(2 * beyond, 2 / (len(draws) + 1)))}
+    return {**intervals.bootstrap_metric(value, draws), "p": min(1.0, max(2 * beyond, 2 / (len(draws) + 1)))}
 
 
-def _mcnemar(first: Any, this: Any) -> dict[str, float]:
+def _mcnemar(first: Bools, this: Bools) -> dict[str, float]:
     only_first, only_this = int((first & ~this).sum()), int((this & ~first).sum())
     differ = only_first + only_this
     p = float(binomtest(only_this, differ).pvalue) if differ else 1.0
     return {"only_first": only_first, "only_this": only_this, "p": p if math.isfinite(p) else 1.0}
-
-
-def _add_holm_p(tests: Sequence[dict[str, float]]) -> None:
-    for test, p in zip(tests, holm([test["p"] for test in tests]), strict=True):
-        test["p_holm"] = p

@@ -1,4 +1,4 @@
-"""From a task to a sealed model, and from the model to its scores: the same for a run and for each fold of one."""
+"""Evaluation of a finished model on its validation and test splits, for a run and for each fold of cross-validation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from bestiary.evaluation.predictions import predict_table, prediction_table, score_table
+from bestiary.evaluation.predictions import join_pictures, predict_table, prediction_table, score_table
 from bestiary.evaluation.reliability import calibration_metrics
 from bestiary.evaluation.slices import find_weak_slices
 from bestiary.export.finalize import FinalModel, predict_validation
@@ -21,15 +21,14 @@ from bestiary.run_folder import read_pictures
 from bestiary.training.task import TrainedModel
 
 
-def predict_val_split(pictures: pl.DataFrame, learned: TrainedModel, model: FinalModel) -> pl.DataFrame:
+def predict_val_split(pictures: pl.DataFrame, trained: TrainedModel, model: FinalModel) -> pl.DataFrame:
     """Return the prediction table of the validation pictures."""
     val = pictures.filter(pl.col("split") == "val")
-    answers = predict_validation(model, learned.val_logits, learned.val_features)
-    return prediction_table(val, answers, model.classes)
+    return prediction_table(val, predict_validation(model, trained.val_logits, trained.val_features), model.classes)
 
 
 def predict_test_split(run: Path, *, threads: int, clock: StageTimer, reporter: Reporter) -> pl.DataFrame:
-    """Return the prediction table of the test pictures of a run folder, or of a fold in it."""
+    """Return the prediction table of the test pictures of a run folder or of a fold's folder."""
     with clock.stage("evaluate"):
         test = read_pictures(run).filter(pl.col("split") == "test")
         predictions = predict_table(Predictor(run, threads=threads, engine="fastest"), test, reporter)
@@ -38,49 +37,39 @@ def predict_test_split(run: Path, *, threads: int, clock: StageTimer, reporter: 
 
 
 def score_predictions(run: Path, predictions: pl.DataFrame, pictures: pl.DataFrame, recipe: Recipe) -> dict[str, Any]:
-    """Return the metrics of test predictions, with intervals from resampling groups of duplicates."""
-    bundle = read_bundle(run)
-    groups = predictions.join(pictures.select("row_id", "group"), on="row_id", how="left", maintain_order="left")[
-        "group"
-    ]
-    metrics = score_table(
-        predictions,
-        groups.to_numpy(),
-        bundle.classes,
-        threshold=bundle.threshold,
-        resamples=recipe.evaluate.resamples,
-        seed=recipe.seed,
-    )
-    found = {
+    """Return the metrics of test predictions, with intervals over groups of duplicates."""
+    bundle, seed, resamples = read_bundle(run), recipe.seed, recipe.evaluate.resamples
+    groups = join_pictures(predictions, pictures, "group")["group"].to_numpy()
+    metrics = {
         "split": "test",
-        **metrics,
+        **score_table(predictions, groups, bundle.classes, threshold=bundle.threshold, resamples=resamples, seed=seed),
         **split_leakage(predictions, pictures),
-        **calibration_metrics(predictions, groups.to_numpy(), bundle, folds=recipe.data.folds, seed=recipe.seed),
+        **calibration_metrics(predictions, groups, bundle, folds=recipe.data.folds, seed=seed),
         "slices": find_weak_slices(predictions, pictures),
     }
     trim_memory()
-    return found
+    return metrics
 
 
 def split_leakage(predictions: pl.DataFrame, pictures: pl.DataFrame) -> dict[str, Any]:
     """Return `{"leaks": …}` for metrics.json if test pictures have duplicates in training or validation, else nothing.
 
-    predictions: of the test pictures, `row_id, label, predict_table`; shown: the pictures with `group` and `split`.
+    predictions: of the test pictures, `row_id, label, predicted`; pictures: with `group` and `split`. In
+    cross-validation the result is empty, because the model of one fold trains on the test pictures of another.
     """
-    seen = pictures.filter(pl.col("split").is_in(["train", "val"]))["group"].unique()
-    tested = predictions.join(pictures.select("row_id", "group"), on="row_id", how="left", maintain_order="left")
-    leaked, right = tested["group"].is_in(seen.implode()), tested["label"] == tested["predicted"]
-    if (
-        not leaked.any() or "fold" in pictures.columns
-    ):  # with folds, training pictures of one model are tested by another
+    if "fold" in pictures.columns:
         return {}
-    count, clean = int(leaked.sum()), tested.height - int(leaked.sum())
-    accuracy = int((right & ~leaked).sum()) / clean if clean else None
+    seen = pictures.filter(pl.col("split").is_in(["train", "val"]))["group"].unique()
+    leaked = join_pictures(predictions, pictures, "group")["group"].is_in(seen.implode())
+    if not leaked.any():
+        return {}
+    n, count = predictions.height, int(leaked.sum())
+    correct = int(((predictions["label"] == predictions["predicted"]) & ~leaked).sum())
+    accuracy = correct / (n - count) if n > count else None
     note = (
-        f"The split that came with the pictures leaks: {count:,} of {tested.height:,} test pictures"
-        f" ({100 * count / tested.height:.1f} %) show the same as a picture in training or validation, so these scores"
-        " are too good."
+        f"The split that came with the pictures leaks: {count:,} of {n:,} test pictures ({100 * count / n:.1f} %) are"
+        " duplicates of training or validation pictures, so these metrics are too optimistic."
     )
     if accuracy is not None:
-        note += f" Accuracy over the other {clean:,}: {accuracy:.3f}."
+        note += f" Accuracy on the other {n - count:,}: {accuracy:.3f}."
     return {"leaks": {"test pictures": count, "accuracy without them": accuracy, "note": note}}

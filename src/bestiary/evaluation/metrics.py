@@ -1,8 +1,8 @@
-"""The contract's scores of a set of predictions, each with its 95 % interval.
+"""Classification metrics of metrics.json, each with its 95 % confidence interval.
 
-Every figure is a function of sums over pictures: of right answers, of pictures and of predictions by class, of
-losses, of gaps between confidence and correctness by bin. The same function serves the sums over all pictures (the
-value) and the sums over each resample (its interval), so the two can never disagree about a definition.
+Every metric is a function of sums over pictures: correct predictions, pictures and predictions by class, losses,
+calibration gaps by bin. The same function takes the sums over all pictures (the value) and the sums over each resample
+(the interval), so the two always agree on the definition.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from bestiary.array_types import Array, Bools, Floats, Ints
 from bestiary.errors import UserError
 from bestiary.evaluation import intervals
 from bestiary.evaluation.calibration import ece_bin_index
+from bestiary.stats import wilson_interval
 
 ECE_BINS = 15
 LOSSES = ("log_loss", "brier", "ece")
@@ -37,52 +38,49 @@ def compute_metrics(
 ) -> dict[str, Any]:
     """Return the body of metrics.json that follows from predictions: plain numbers, ready for JSON.
 
-    `y_true`: int (n,) in [0, k); `probabilities`: float (n, k), rows sum to 1, the largest is the prediction (the first
-    of equals); `labels`: the k names; `groups`: int (n,), equal for duplicates of each other, by default every picture
-    on its own; `unknown`: bool (n,), pictures answered "none of these" at familiarity `threshold`. They count towards
-    `unknown.coverage` only: every other figure is over all n pictures and their most probable class.
+    `y_true`: int (n,) in [0, k); `probabilities`: float (n, k), rows sum to 1, the prediction is the largest (the first
+    of equals); `labels`: the k names; `groups`: int (n,), equal for duplicates, by default every picture on its own;
+    `unknown`: bool (n,), pictures rejected as out-of-distribution: their familiarity, the in-distribution score
+    (1 - OOD score), is below `threshold`. They count towards `unknown.coverage` only: every other metric is over all n
+    pictures and their most probable class.
 
     Values are scikit-learn's, computed in float64:
-    - macro figures are plain means over all k labels, and a rate with nothing to divide by is 0. A label without
-      pictures therefore pulls them down; `balanced_accuracy` is over the labels that do have pictures.
+    - macro averages are plain means over all k labels, and a rate with denominator 0 is 0. A label without pictures
+      therefore lowers them; `balanced_accuracy` is over the labels that do have pictures.
     - `log_loss` clips probabilities to [eps, 1 - eps] of float64. `brier` is the mean over pictures of the sum of
       squares over classes, in [0, 2] (`brier_score_loss(..., scale_by_half=False)`).
     - `ece` is the mean gap between top probability and correctness over 15 equal bins [low, high), and one more for
       probabilities of exactly 1: torchmetrics's, with its edges.
 
-    Intervals are 95 %, always hold the value, and count a group of duplicates as one piece of evidence:
+    Intervals are 95 %, always contain the value, and count a group of duplicates as one piece of evidence:
     - losses and ece: stratified bootstrap over groups. Resampling adds noise, which ece counts as error: its interval
-      leans upwards. Where a class has a single group, they are drawn from all groups at once: within the class
-      nothing varies.
-    - accuracy, and precision, recall and F1 of a class: Wilson, out of the number of groups.
-    - averages over classes: the wider, on either side, of the bootstrap and the classes' Wilson intervals combined.
+      is biased upwards. If a class has a single group, groups are drawn without strata, because nothing varies within
+      that class.
+    - accuracy, and precision, recall and F1 of a class: Wilson, with the number of groups as trials.
+    - averages over classes: the wider, on either side, of the bootstrap and the classes' combined Wilson intervals.
 
     Raises UserError if there is no picture, ValueError if shapes, labels or values do not fit each other.
     """
     y_true, probabilities, groups = _check_inputs(y_true, probabilities, labels, groups)
-    k = len(labels)
-    predicted = probabilities.argmax(axis=1)
-    rows = sums_by_picture(y_true, predicted, probabilities)
-    sums = MetricSums(np.asarray(rows.sum(axis=0), dtype=np.float64).reshape(1, -1), k)
-    draws = MetricSums(intervals.resampled_sums(rows, y_true, groups, resamples=resamples, seed=seed), k)
-    free = draws
+    k, y_pred = len(labels), probabilities.argmax(axis=1)
+    rows = sums_by_picture(y_true, y_pred, probabilities)
+    sums = MetricSums.total(rows, k)
+    draws = unstratified = MetricSums.resample(rows, y_true, groups, k, resamples=resamples, seed=seed)
     if intervals.has_single_group(y_true, groups):
-        free = MetricSums(
-            intervals.resampled_sums(rows, np.zeros_like(y_true), groups, resamples=resamples, seed=seed), k
-        )
-    per_class = _per_class(sums, _EffectiveCounts.of(y_true, predicted, groups, k))
-    scores = {
-        "accuracy": rate_with_interval(float(sums.metric("accuracy")[0]), groups),
-        **{name: _class_average(name, sums, draws, per_class) for name in CLASS_AVERAGES},
-        **{name: _bootstrap_interval(name, sums, free) for name in LOSSES},
-    }
-    counts = np.bincount(y_true * k + predicted, minlength=k * k).reshape(k, k)
+        unstratified = MetricSums.resample(rows, np.zeros_like(y_true), groups, k, resamples=resamples, seed=seed)
+    per_class = _per_class(sums, y_true, y_pred, groups)
+    counts = np.bincount(y_true * k + y_pred, minlength=k * k).reshape(k, k)
     return {
         "n": len(y_true),
-        **scores,
+        "accuracy": intervals.rate_metric(float(sums.metric("accuracy")[0]), int(groups.max()) + 1),
+        **{name: _class_average(name, sums, draws, per_class) for name in CLASS_AVERAGES},
+        **{name: _bootstrap_metric(name, sums, unstratified) for name in LOSSES},
         "per_class": {label: _class_entry(per_class, sums, c) for c, label in enumerate(labels)},
         "confusion": {"labels": list(labels), "counts": counts.tolist()},
-        "unknown": {"threshold": _plain(threshold), "coverage": _coverage(unknown, len(y_true))},
+        "unknown": {
+            "threshold": None if threshold is None else float(threshold),
+            "coverage": _coverage(unknown, len(y_true)),
+        },
     }
 
 
@@ -93,9 +91,21 @@ class MetricSums:
     columns: Floats
     k: int
 
+    @classmethod
+    def total(cls, rows: sparse.csr_array, k: int) -> MetricSums:
+        """Return the sums over all pictures, a single row."""
+        return cls(np.asarray(rows.sum(axis=0), dtype=np.float64).reshape(1, -1), k)
+
+    @classmethod
+    def resample(
+        cls, rows: sparse.csr_array, strata: Ints, groups: Ints, k: int, *, resamples: int, seed: int
+    ) -> MetricSums:
+        """Return the sums of bootstrap resamples of whole groups, drawn within `strata`."""
+        return cls(intervals.resampled_sums(rows, strata, groups, resamples=resamples, seed=seed), k)
+
     @property
     def correct(self) -> Floats:
-        """Right answers by class."""
+        """Correct predictions by class."""
         return self.columns[:, : self.k]
 
     @property
@@ -130,7 +140,7 @@ class MetricSums:
         return _ratio(self.correct, self.pictures + self.predictions - self.correct)
 
     def metric(self, name: str) -> Floats:
-        """Return one figure per resample, shape (resamples,)."""
+        """Return one value per resample, shape (resamples,)."""
         return _METRICS[name](self)
 
 
@@ -149,19 +159,19 @@ _METRICS: dict[str, Callable[[MetricSums], Floats]] = {
 def sums_by_picture(y_true: Ints, y_pred: Ints, probabilities: Floats) -> sparse.csr_array:
     """Return what each picture adds to each sum, shape (n, 3k + 3 + bins): see `MetricSums` for the order."""
     n, k = probabilities.shape
-    right = (y_true == y_pred).astype(np.float64)
+    correct = (y_true == y_pred).astype(np.float64)
     own = probabilities[np.arange(n), y_true]
     confidence = probabilities[np.arange(n), y_pred]
     misses = probabilities.copy()
     misses[np.arange(n), y_true] -= 1
     eps = np.finfo(np.float64).eps
     entries = [
-        (y_true, right),
+        (y_true, correct),
         (k + y_true, np.ones(n)),
         (2 * k + y_pred, np.ones(n)),
         (np.full(n, 3 * k), -np.log(np.clip(own, eps, 1 - eps))),
         (np.full(n, 3 * k + 1), (misses**2).sum(axis=1)),
-        (3 * k + 2 + ece_bin_index(confidence, ECE_BINS), confidence - right),
+        (3 * k + 2 + ece_bin_index(confidence, ECE_BINS), confidence - correct),
     ]
     columns = np.stack([column for column, _ in entries], axis=1).ravel()
     values = np.stack([value for _, value in entries], axis=1).ravel()
@@ -169,32 +179,19 @@ def sums_by_picture(y_true: Ints, y_pred: Ints, probabilities: Floats) -> sparse
     return sparse.csr_array((values, columns, starts), shape=(n, 3 * k + 3 + ECE_BINS))
 
 
-@dataclass(frozen=True)
-class _EffectiveCounts:
-    """How many independent trials, groups of duplicates, each class's rates rest on; shape (k,) each."""
-
-    precision: Ints
-    recall: Ints
-    f1: Ints
-
-    @classmethod
-    def of(cls, y_true: Ints, y_pred: Ints, groups: Ints, k: int) -> _EffectiveCounts:
-        return cls(
-            precision=intervals.groups_per_class([y_pred], groups, k),
-            recall=intervals.groups_per_class([y_true], groups, k),
-            f1=intervals.groups_per_class([y_true, y_pred], groups, k),
-        )
-
-
 Rates = dict[str, tuple[Floats, Floats, Floats]]  # precision, recall, f1 -> value, low, high; shape (k,) each
 
 
-def _per_class(sums: MetricSums, trials: _EffectiveCounts) -> Rates:
+def _per_class(sums: MetricSums, y_true: Ints, y_pred: Ints, groups: Ints) -> Rates:
+    """Return the rates of each class; the trials of an interval are the groups of duplicates that it rests on."""
     precision, recall = sums.precision()[0], sums.recall()[0]
+    in_precision, in_recall, in_f1 = (
+        intervals.groups_per_class(columns, groups, sums.k) for columns in ([y_pred], [y_true], [y_true, y_pred])
+    )
     return {
-        "precision": (precision, *intervals.wilson_interval(precision, trials.precision)),
-        "recall": (recall, *intervals.wilson_interval(recall, trials.recall)),
-        "f1": (sums.f1()[0], *intervals.f1_interval(sums.jaccard()[0], trials.f1)),
+        "precision": (precision, *wilson_interval(precision, in_precision)),
+        "recall": (recall, *wilson_interval(recall, in_recall)),
+        "f1": (sums.f1()[0], *intervals.f1_interval(sums.jaccard()[0], in_f1)),
     }
 
 
@@ -203,18 +200,11 @@ def _class_entry(per_class: Rates, sums: MetricSums, c: int) -> dict[str, Any]:
     return {**rates, "support": int(sums.pictures[0, c])}
 
 
-def _bootstrap_interval(name: str, sums: MetricSums, draws: MetricSums) -> dict[str, float]:
-    value = float(sums.metric(name)[0])
-    return intervals.metric_value(value, *intervals.percentile_interval(draws.metric(name), value))
+def _bootstrap_metric(name: str, sums: MetricSums, draws: MetricSums) -> dict[str, float]:
+    return intervals.bootstrap_metric(float(sums.metric(name)[0]), draws.metric(name))
 
 
-def rate_with_interval(value: float, groups: Ints) -> dict[str, float]:
-    """Return a share of all pictures with Wilson's interval, out of the number of `groups`, int (n,) from 0 up."""
-    low, high = intervals.wilson_interval(np.array(value), np.array(int(groups.max()) + 1))
-    return intervals.metric_value(value, float(low), float(high))
-
-
-def macro_f1_interval(used: Bools, sums: MetricSums, y_true: Ints, y_pred: Ints, groups: Ints) -> Any:
+def macro_f1_interval(used: Bools, sums: MetricSums, y_true: Ints, y_pred: Ints, groups: Ints) -> tuple[float, float]:
     """Return the low and high ends of the mean F1 of the classes `used`, bool (k,), from Wilson's of each of them."""
     trials = intervals.groups_per_class([y_true, y_pred], groups, sums.k)
     low, high = intervals.f1_interval(sums.jaccard()[0], trials)
@@ -222,15 +212,14 @@ def macro_f1_interval(used: Bools, sums: MetricSums, y_true: Ints, y_pred: Ints,
 
 
 def _class_average(name: str, sums: MetricSums, draws: MetricSums, per_class: Rates) -> dict[str, float]:
-    entry = _bootstrap_interval(name, sums, draws)
     values, lows, highs = per_class[name.removeprefix("macro_") if name.startswith("macro_") else "recall"]
     used = sums.pictures[0] > 0 if name == "balanced_accuracy" else np.ones(sums.k, dtype=bool)
-    low, high = intervals.mover_interval(values[used], lows[used], highs[used])
-    return intervals.metric_value(entry["value"], min(entry["low"], low), max(entry["high"], high))
+    ends = intervals.mover_interval(values[used], lows[used], highs[used])
+    return intervals.widen_metric(_bootstrap_metric(name, sums, draws), *ends)
 
 
 def _ratio(numerator: Array, denominator: Array) -> Floats:
-    """Return the quotient, and 0 where there is nothing to divide by."""
+    """Return the quotient, and 0 where the denominator is 0."""
     quotient: Floats = np.zeros(np.shape(numerator))
     np.divide(numerator, denominator, out=quotient, where=denominator != 0)
     return quotient
@@ -244,33 +233,29 @@ def _coverage(unknown: Bools | None, n: int) -> float:
     return 1.0 - float(np.mean(unknown))
 
 
-def _plain(threshold: float | None) -> float | None:
-    return None if threshold is None else float(threshold)
-
-
 def _check_inputs(
     y_true: Array, probabilities: Array, labels: list[str], groups: Array | None
 ) -> tuple[Ints, Floats, Ints]:
-    """Return the three arrays in the types used here, groups renumbered from 0; raises as `compute_metrics` says."""
+    """Return the three arrays in the types used here, groups renumbered from 0; raises as `compute_metrics` does."""
     n, k = len(y_true), len(labels)
     if n == 0:
         raise UserError("There is no picture to score: the table has no readable, labelled row in this split.")
     if np.shape(probabilities) != (n, k):
         raise ValueError(f"`probabilities` has shape {np.shape(probabilities)}; expected ({n}, {k}): pictures, labels.")
     if len(set(labels)) != k:
-        raise ValueError(f"`labels` holds a name twice: {labels}.")
+        raise ValueError(f"`labels` contains a name twice: {labels}.")
     if np.min(y_true) < 0 or np.max(y_true) >= k:
-        raise ValueError(f"`truth` is in [{np.min(y_true)}, {np.max(y_true)}]; expected [0, {k - 1}], for {k} labels.")
-    numbers = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
-    if len(numbers) != n:
-        raise ValueError(f"`groups` has {len(numbers)} rows; expected {n}, one per picture.")
-    return np.asarray(y_true, dtype=np.int64), _distributions(probabilities), numbers.astype(np.int64)
+        raise ValueError(f"`y_true` is in [{np.min(y_true)}, {np.max(y_true)}]; expected [0, {k - 1}], for {k} labels.")
+    indices = np.arange(n) if groups is None else intervals.group_indices(groups)
+    if len(indices) != n:
+        raise ValueError(f"`groups` has {len(indices)} rows; expected {n}, one per picture.")
+    return np.asarray(y_true, dtype=np.int64), _check_probabilities(probabilities), indices
 
 
-def _distributions(probabilities: Array) -> Floats:
+def _check_probabilities(probabilities: Array) -> Floats:
     checked = np.asarray(probabilities, dtype=np.float64)
     if not (np.isfinite(checked).all() and checked.min() >= 0 and checked.max() <= 1 + 1e-6):
-        raise ValueError("`probabilities` holds a value that is not in [0, 1]. Pass softmax outputs, not logits.")
+        raise ValueError("`probabilities` contains a value that is not in [0, 1]. Pass softmax outputs, not logits.")
     furthest = float(np.abs(checked.sum(axis=1) - 1).max())
     if furthest > 1e-3:
         raise ValueError(f"A row of `probabilities` is {furthest:.3g} away from a sum of 1. Pass softmax outputs.")

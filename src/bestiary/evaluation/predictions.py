@@ -1,53 +1,60 @@
-"""The prediction table: what the model said of each picture, beside what the picture is."""
+"""The prediction table: a model's prediction for each picture, beside the picture's label."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from bestiary import table
-from bestiary.array_types import Ints
+from bestiary.array_types import Floats
 from bestiary.batches.decoding import missing_picture_error
-from bestiary.batches.preprocess import VerifiedFile
 from bestiary.evaluation.metrics import compute_metrics
-from bestiary.inference.predictor import Predictor
+from bestiary.inference.predictor import Prediction, Predictor
+from bestiary.preprocess import VerifiedFile
 from bestiary.progress import Reporter
 
 
-class PredictionLike(Protocol):
-    """One answer of the predictor."""
+def prediction_table(pictures: pl.DataFrame, predictions: Iterable[Prediction], classes: Sequence[str]) -> pl.DataFrame:
+    """Return `table.PREDICTIONS` and `p_<label>` for pictures (`row_id, path, split, label`) and their predictions.
 
-    @property
-    def label(self) -> str | None: ...  # noqa: D102
-    @property
-    def probability(self) -> float: ...  # noqa: D102
-    @property
-    def unknown(self) -> bool: ...  # noqa: D102
-    @property
-    def familiarity(self) -> float: ...  # noqa: D102
-    @property
-    def probabilities(self) -> dict[str, float]: ...  # noqa: D102
-
-
-def prediction_table(pictures: pl.DataFrame, answers: Iterable[PredictionLike], classes: Sequence[str]) -> pl.DataFrame:
-    """Return `table.PREDICTIONS` and `p_<label>` for pictures (`row_id, path, split, label`) and the answers to them.
-
-    A picture that could not be read any more has null for `predict_table` and probabilities.
+    An unreadable picture has null for `predicted` and the probabilities.
     """
     rows = [
-        [answer.label, answer.probability, answer.unknown, answer.familiarity]
-        + [answer.probabilities.get(name) for name in classes]
-        for answer in answers
+        [prediction.label, prediction.probability, prediction.unknown, prediction.familiarity]
+        + [prediction.probabilities.get(name) for name in classes]
+        for prediction in predictions
     ]
     schema = {name: table.PREDICTIONS[name] for name in ("predicted", "probability", "unknown", "familiarity")}
-    answered = pl.DataFrame(rows, schema=schema | {f"p_{name}": pl.Float64 for name in classes}, orient="row")
-    known = pictures.select("row_id", "path", "split", "label")
-    return pl.concat([known, answered], how="horizontal")
+    predicted = pl.DataFrame(rows, schema=schema | {f"p_{name}": pl.Float64 for name in classes}, orient="row")
+    return pl.concat([pictures.select("row_id", "path", "split", "label"), predicted], how="horizontal")
+
+
+def predict_table(predictor: Predictor, pictures: pl.DataFrame, reporter: Reporter) -> pl.DataFrame:
+    """Return the prediction table of pictures, from their files. Raises SourceError for one that cannot be read."""
+    files = (VerifiedFile(Path(path), sha256) for path, sha256 in pictures.select("path", "sha256").iter_rows())
+    predictions = []
+    with reporter.progress("Predicting", pictures.height) as advance:
+        for prediction in predictor.predict_many(files):
+            if prediction.error is not None:
+                raise missing_picture_error(prediction.error)
+            predictions.append(prediction)
+            advance(1)
+    return prediction_table(pictures, predictions, predictor.classes)
+
+
+def join_pictures(predictions: pl.DataFrame, pictures: pl.DataFrame, *columns: str) -> pl.DataFrame:
+    """Return the predictions, in their order, with columns of the picture table added by `row_id`."""
+    return predictions.join(pictures.select("row_id", *columns), on="row_id", how="left", maintain_order="left")
+
+
+def class_probabilities(predictions: pl.DataFrame, classes: Sequence[str]) -> Floats:
+    """Return the columns `p_<label>` as float64 (n, classes)."""
+    return predictions.select([f"p_{name}" for name in classes]).to_numpy()
 
 
 def score_table(
@@ -59,10 +66,10 @@ def score_table(
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Return the metrics of the contract for a prediction table; `groups` tells which pictures are duplicates."""
+    """Return the metrics of metrics.json for a prediction table; `groups`: equal for duplicates."""
     return compute_metrics(
-        label_indices(predictions, classes),
-        predictions.select([f"p_{name}" for name in classes]).to_numpy(),
+        table.label_indices(predictions["label"], classes),
+        class_probabilities(predictions, classes),
         list(classes),
         np.asarray(groups),
         resamples=resamples,
@@ -70,22 +77,3 @@ def score_table(
         unknown=predictions["unknown"].to_numpy(),
         threshold=threshold,
     )
-
-
-def label_indices(frame: pl.DataFrame, classes: Sequence[str]) -> Ints:
-    """Return the position of each row's label among `classes`, int64 (n,)."""
-    place = {name: position for position, name in enumerate(classes)}
-    return np.array([place[label] for label in frame["label"]], np.int64)
-
-
-def predict_table(predictor: Predictor, pictures: pl.DataFrame, reporter: Reporter) -> pl.DataFrame:
-    """Return the prediction table of pictures, from their files. Raises SourceError for one that cannot be read."""
-    with reporter.progress("Predicting", pictures.height) as advance:
-        answers = []
-        files = (VerifiedFile(Path(path), sha256) for path, sha256 in pictures.select("path", "sha256").iter_rows())
-        for answer in predictor.predict_many(files):
-            if answer.error is not None:
-                raise missing_picture_error(answer.error)
-            answers.append(answer)
-            advance(1)
-    return prediction_table(pictures, answers, predictor.classes)
