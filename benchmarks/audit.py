@@ -2,16 +2,15 @@
 
     python benchmarks/audit.py PICTURES [--labels animals10] [--times 1 2 4 8] [--backbone lite2] [--cached]
 
-The collection is made larger by copies that were encoded anew, with another brightness and 8 % cut off at two edges, so
-that each copy is a file and a picture of its own. Cold: an empty cache folder. Cached: the same again. Beside wall time
-stands processor time, which says more where other jobs hold the cores. Peak memory is that of all its processes.
+The collection is enlarged with copies that are encoded again, with another brightness and cropped by 8 %, so that each
+copy is a different file and a different picture. Cold: an empty cache folder. Cached: the same audit again. Processor
+time is printed next to wall time, because it depends less on other jobs. Peak memory includes all processes.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,13 +23,13 @@ from PIL import Image
 
 from bestiary.machine import available_cores
 from bestiary.picture import open_picture
+from measuring import build_picture_parser, list_class_files, run_command
 
-# Runs the command in a process that watches its own memory and that of its workers, and prints it.
+# Runs the command, measures the memory of its process and of its workers, and prints the peak.
 PROGRAM = """
 import sys
 from bestiary.cli.app import main
 from bestiary.profiling import PeakMemory
-import bestiary.cli
 with PeakMemory() as memory:
     try:
         main()
@@ -40,8 +39,8 @@ with PeakMemory() as memory:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Seconds by the clock, seconds of processors, and the peak of memory in MB."""
+class Usage:
+    """Wall time, processor time and peak memory of an audit."""
 
     seconds: float
     processor_seconds: float
@@ -49,58 +48,63 @@ class Measured:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("pictures", type=Path)
-    options.add_argument("--labels", default="animals10")
-    options.add_argument("--times", type=int, nargs="+", default=[1, 2, 4, 8])
-    options.add_argument("--backbone", default="lite2")
-    options.add_argument("--part", type=int, default=1, help="only every so many-th picture, to see the slope sooner")
-    asked = options.parse_args()
-    files = sorted(path for path in asked.pictures.glob("*/*") if path.is_file())[:: asked.part]
-    rows: list[tuple[int, Measured, Measured]] = []
-    for times in asked.times:
+    parser = build_picture_parser(__doc__, backbone="lite2")
+    parser.add_argument("--times", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--every", type=int, default=1, help="use every n-th picture only, to get the slope sooner")
+    arguments = parser.parse_args()
+    files = list_class_files(arguments.pictures)[:: arguments.every]
+    rows: list[tuple[int, Usage, Usage]] = []
+    for times in arguments.times:
         with tempfile.TemporaryDirectory() as name:
-            collection = enlarged(files, Path(name) / "pictures", times)
-            cold, cached = (one_audit(collection, Path(name) / "cache", asked) for _ in range(2))
+            collection = enlarge_collection(files, Path(name) / "pictures", times)
+            cold, cached = (run_audit(collection, Path(name) / "cache", arguments) for _ in range(2))
         rows.append((len(files) * times, cold, cached))
         print(f"{times} x: {rows[-1][0]:,} pictures; cold {cold}; cached {cached}", flush=True)
     if len(rows) > 1:
         sizes = np.log([size for size, _, _ in rows])
-        for place, kind in ((1, "cold"), (2, "cached")):
+        for column, kind in ((1, "cold"), (2, "cached")):
             for unit in ("seconds", "processor_seconds"):
-                slope = np.polyfit(sizes, np.log([getattr(row[place], unit) for row in rows]), 1)[0]
+                slope = np.polyfit(sizes, np.log([getattr(row[column], unit) for row in rows]), 1)[0]
                 print(f"{kind}: log-log slope of {unit} {slope:.2f}")
 
 
-def one_audit(collection: Path, cache: Path, asked: argparse.Namespace) -> Measured:
-    command = [sys.executable, "-c", PROGRAM, "audit", str(collection), "--labels", asked.labels, "--json", "--quiet"]
-    command += ["--set", f"model.backbone={asked.backbone}"]
-    started, before = time.perf_counter(), os.times()
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=True, env={**os.environ, "BESTIARY_CACHE": str(cache)}
-    )
-    seconds, after = time.perf_counter() - started, os.times()
+def run_audit(collection: Path, cache: Path, arguments: argparse.Namespace) -> Usage:
+    command = [
+        sys.executable,
+        "-c",
+        PROGRAM,
+        "audit",
+        str(collection),
+        "--labels",
+        arguments.labels,
+        "--json",
+        "--quiet",
+    ]
+    command += ["--set", f"model.backbone={arguments.backbone}"]
+    start, before = time.perf_counter(), os.times()
+    process = run_command(command, cache)
+    seconds, after = time.perf_counter() - start, os.times()
     used = after.children_user + after.children_system - before.children_user - before.children_system
-    return Measured(round(seconds, 1), round(used, 1), int(done.stderr.rpartition("PEAK ")[2]))
+    return Usage(round(seconds, 1), round(used, 1), int(process.stderr.rpartition("PEAK ")[2]))
 
 
-def enlarged(files: list[Path], folder: Path, times: int) -> Path:
-    """Return a folder with links to the pictures, and copies of each that show a little less, brighter or darker."""
+def enlarge_collection(files: list[Path], folder: Path, times: int) -> Path:
+    """Fill a folder with links to the pictures and with cropped, brighter copies of each; return the folder."""
 
-    def copies(path: Path) -> None:
-        place = folder / path.parent.name
-        place.mkdir(parents=True, exist_ok=True)
-        (place / path.name).symlink_to(path.absolute())
+    def write_copies(path: Path) -> None:
+        class_folder = folder / path.parent.name
+        class_folder.mkdir(parents=True, exist_ok=True)
+        (class_folder / path.name).symlink_to(path.absolute())
         image = open_picture(path).image if times > 1 else None
         for number in range(1, times):
             assert image is not None
             across, down = number % 3 * 0.04, number // 3 * 0.04
-            box = [round(side * share) for side, share in zip(image.size * 2, _corners(across, down), strict=True)]
-            changed = image.crop((box[0], box[1], box[2], box[3])).point(lambda value, n=number: value + 4 * n)
-            changed.save(place / f"{path.stem}-{number}.jpg", quality=85)
+            box = [round(side * part) for side, part in zip(image.size * 2, _corners(across, down), strict=True)]
+            copy = image.crop((box[0], box[1], box[2], box[3])).point(lambda value, n=number: value + 4 * n)
+            copy.save(class_folder / f"{path.stem}-{number}.jpg", quality=85)
 
     with ThreadPoolExecutor(available_cores()) as pool:
-        list(pool.map(copies, files))
+        list(pool.map(write_copies, files))
     return folder
 
 

@@ -1,10 +1,10 @@
-"""Answers to classes of unequal size, held against each other on the probe: five splits, differences paired by split.
+"""Compares the class balancing methods of the probe: five splits, differences paired by split.
 
     python benchmarks/balance.py PICTURES --labels animals10 [--backbone lite0] [--seeds 5] [--strengths 0.03 0.1]
 
-For each split and balance: the probe is fitted, its temperature found on validation, the test pictures scored.
-Printed: the mean over the splits, and the mean difference to "none" with its 95 % t-interval over the splits. The
-splits are of the same pictures: the interval says how sure the difference is on this collection.
+For each split and method: fits the probe and its temperature, and scores the test pictures. Prints the mean over the
+splits, and the mean difference to "none" with its 95 % t-interval over the splits. All splits are of the same pictures:
+the interval holds for this collection only.
 """
 
 from __future__ import annotations
@@ -34,62 +34,62 @@ from bestiary.recipe import Balance, Recipe
 from bestiary.training.balance import BALANCES
 from bestiary.training.probe import fit_probe
 from bestiary.training.task import TrainingTask
+from measuring import build_picture_parser
 
-FIGURES = ("macro_f1", "balanced_accuracy", "log_loss", "ece")
+METRICS = ("macro_f1", "balanced_accuracy", "log_loss", "ece")
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("pictures", type=Path)
-    options.add_argument("--labels", default="animals10")
-    options.add_argument("--backbone", default="lite0")
-    options.add_argument("--seeds", type=int, default=5)
-    options.add_argument("--strengths", type=float, nargs="*", default=())
-    asked = options.parse_args()
-    collection = audit(asked.pictures, labels=asked.labels)
-    found = defaultdict[str, list[tuple[float, ...]]](list)
-    for seed in range(asked.seeds):
+    parser = build_picture_parser(__doc__, backbone="lite0")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--strengths", type=float, nargs="*", default=())
+    arguments = parser.parse_args()
+    collection = audit(arguments.pictures, labels=arguments.labels)
+    scores = defaultdict[str, list[tuple[float, ...]]](list)
+    for seed in range(arguments.seeds):
         for balance in BALANCES:
-            if balance != "balanced-sampler":  # the probe's class-weights
-                found[balance].append(scores(collection, asked, seed, balance))
-                print(seed, balance, np.round(found[balance][-1], 4), flush=True)
-    for name, rows in found.items():
-        print(name, describe(np.array(rows), np.array(found["none"])))
+            if balance != "balanced-sampler":  # the same as class-weights for the probe
+                scores[balance].append(score_split(collection, arguments, seed, balance))
+                print(seed, balance, np.round(scores[balance][-1], 4), flush=True)
+    for name, rows in scores.items():
+        print(name, format_scores(np.array(rows), np.array(scores["none"])))
 
 
-def scores(collection: AuditedDataset, asked: argparse.Namespace, seed: int, balance: Balance) -> tuple[float, ...]:
-    """Return the figures on the test pictures of one split."""
+def score_split(
+    collection: AuditedDataset, arguments: argparse.Namespace, seed: int, balance: Balance
+) -> tuple[float, ...]:
+    """Return the metrics of `METRICS` on the test pictures of one split."""
     settings: dict[str, Any] = {
         "seed": seed,
-        "model": {"backbone": asked.backbone},
+        "model": {"backbone": arguments.backbone},
         "train": {"balance": balance},
-        "probe": {"regularisation": asked.strengths},
+        "probe": {"regularisation": arguments.strengths},
     }
     recipe = Recipe.of(settings).resolve()
-    shown, _ = assign_splits(collection, recipe.data, seed=seed)
-    classes = tuple(sorted(shown.filter(shown["split"] == "train")["label"].unique()))
+    pictures, _ = assign_splits(collection, recipe.data, seed=seed)
+    classes = tuple(sorted(pictures.filter(pictures["split"] == "train")["label"].unique()))
     assert recipe.picture.size is not None
-    view = Preprocessing(recipe.picture.size)
+    preprocess = Preprocessing(recipe.picture.size)
     with tempfile.TemporaryDirectory() as run:
         task = TrainingTask(
-            recipe, shown, classes, view, Path(run), cache_folder(), available_cores(), SilentReporter()
+            recipe, pictures, classes, preprocess, Path(run), cache_folder(), available_cores(), SilentReporter()
         )
         probe, test = fit_probe(task), task.split("test")
         features = task.fill_features(test, "float32").load(test.keys)
     head, val = probe.head, probe.val
     temperature = fit_temperature(linear_logits(val.features, head.weight, head.bias), val.labels)
-    shares = softmax(linear_logits(features, head.weight, head.bias) / temperature)
-    metrics = compute_metrics(test.labels, shares, list(classes), resamples=100)
-    return tuple(float(metrics[name]["value"]) for name in FIGURES)
+    probabilities = softmax(linear_logits(features, head.weight, head.bias) / temperature)
+    metrics = compute_metrics(test.labels, probabilities, list(classes), resamples=100)
+    return tuple(float(metrics[name]["value"]) for name in METRICS)
 
 
-def describe(rows: NDArray[np.float64], plain: NDArray[np.float64]) -> str:
-    difference = rows - plain
-    mean, spread = difference.mean(axis=0), difference.std(axis=0, ddof=1) / np.sqrt(len(rows))
-    half = stats.t.ppf(0.975, len(rows) - 1) * spread
+def format_scores(rows: NDArray[np.float64], baseline: NDArray[np.float64]) -> str:
+    difference = rows - baseline
+    mean, error = difference.mean(axis=0), difference.std(axis=0, ddof=1) / np.sqrt(len(rows))
+    half = stats.t.ppf(0.975, len(rows) - 1) * error
     return " | ".join(
         f"{name} {value:.4f} ({gain:+.4f}, {gain - width:+.4f} to {gain + width:+.4f})"
-        for name, value, gain, width in zip(FIGURES, rows.mean(axis=0), mean, half, strict=True)
+        for name, value, gain, width in zip(METRICS, rows.mean(axis=0), mean, half, strict=True)
     )
 
 

@@ -1,15 +1,14 @@
-"""Near-duplicates: how many planted copies are found, what is found beside them, and how long it takes.
+"""Recall, additional pairs and running time of the search for near-duplicates.
 
     python benchmarks/duplicates.py PICTURES [--labels animals10] [--contact-sheet FILE.png]
 
-Plants 300 copies of pictures of the collection, 60 of each kind, in a temporary folder; lists every pair found among
-the untouched pictures beyond those that the hash alone gives, for somebody to look at; searches 200,000 random hashes
-with planted near ones. Seeds are fixed. Times are of one run; the first of the collection reads every picture.
+Writes 300 changed copies of pictures of the collection, 60 of each kind, to a temporary folder and counts how many are
+detected. Lists every pair of original pictures that the hash alone does not detect, for review by eye. Searches 200,000
+random hashes with planted near pairs. Seeds are fixed. Times are of one run; the first includes decoding.
 """
 
 from __future__ import annotations
 
-import argparse
 import resource
 import tempfile
 import time
@@ -21,56 +20,57 @@ import numpy.typing as npt
 import polars as pl
 from PIL import Image
 
+from bestiary.context import Context
 from bestiary.data import duplicates, hamming_search
 from bestiary.data.label_map import label_map
 from bestiary.data.registration import VIEWS
 from bestiary.data.scan import scan_pictures
-from bestiary.data.sources import PictureList, list_pictures
+from bestiary.data.sources import PictureList, list_sources
 from bestiary.machine import available_cores
 from bestiary.picture import DecodeLimits, open_picture
-from bestiary.progress import SilentReporter
 from bestiary.recipe import DataConfig
+from measuring import build_parser
 
 Random = np.random.Generator
 EACH = 60
 MANY = 200_000
 
 
-def resized(image: Image.Image, _: Random) -> Image.Image:
+def resize(image: Image.Image, _: Random) -> Image.Image:
     return image.resize((round(0.7 * image.width), round(0.7 * image.height)), Image.Resampling.BICUBIC)
 
 
-def brightened(image: Image.Image, random: Random) -> Image.Image:
+def change_brightness(image: Image.Image, random: Random) -> Image.Image:
     """Shift every value by 20 to 50 of 255, up or down."""
     shift = int(random.integers(20, 51)) * int(random.choice([-1, 1]))
     return image.point(lambda value: value + shift)  # Pillow clips to 0..255
 
 
-def mirrored(image: Image.Image, _: Random) -> Image.Image:
+def mirror(image: Image.Image, _: Random) -> Image.Image:
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
 
-def cropped(image: Image.Image, random: Random) -> Image.Image:
-    """Cut 5 % off: of each edge, or of the width and the height wherever it falls, in turn at random."""
-    left, top, right, bottom = 0.05, 0.05, 0.95, 0.95
+def crop(image: Image.Image, random: Random) -> Image.Image:
+    """Crop 5 % from each edge, or 5 % of the width and the height at a random position."""
+    low, high = np.full(2, 0.05), np.full(2, 0.95)
     if random.random() < 0.5:
-        left, top = random.uniform(0, 0.05, 2)
-        right, bottom = left + 0.95, top + 0.95
-    width, height = image.size
-    return image.crop((round(left * width), round(top * height), round(right * width), round(bottom * height)))
+        low = random.uniform(0, 0.05, 2)
+        high = low + 0.95
+    (x1, y1), (x2, y2) = low * image.size, high * image.size
+    return image.crop((round(x1), round(y1), round(x2), round(y2)))
 
 
 KINDS: dict[str, tuple[Callable[[Image.Image, Random], Image.Image], int]] = {  # and the JPEG quality of the copy
     "re-encoded": (lambda image, _: image, 40),
-    "resized": (resized, 90),
-    "brightness": (brightened, 90),
-    "mirrored": (mirrored, 90),
-    "cropped": (cropped, 90),
+    "resized": (resize, 90),
+    "brightness": (change_brightness, 90),
+    "mirrored": (mirror, 90),
+    "cropped": (crop, 90),
 }
 
 
 def plant(pictures: pl.DataFrame, folder: Path, seed: int) -> dict[str, list[tuple[str, str]]]:
-    """Write 60 copies of each kind; return original and copy of each."""
+    """Write 60 copies of each kind; return the paths of originals and copies by kind."""
     random = np.random.default_rng(seed)
     chosen = iter(random.permutation(pictures["path"].to_list())[: EACH * len(KINDS)].tolist())
     planted: dict[str, list[tuple[str, str]]] = {kind: [] for kind in KINDS}
@@ -84,114 +84,120 @@ def plant(pictures: pl.DataFrame, folder: Path, seed: int) -> dict[str, list[tup
     return planted
 
 
-def found_of(planted: dict[str, list[tuple[str, str]]], paths: list[str], pairs: npt.NDArray[np.int64]) -> None:
-    """Print how many copies are in the group of their original: of equal hashes only the first has pairs of its own."""
+def print_recall(planted: dict[str, list[tuple[str, str]]], paths: list[str], pairs: npt.NDArray[np.int64]) -> None:
+    """Print how many copies are in the group of their original, directly or through a picture with the same hash."""
     group = dict(zip(paths, duplicates.connected_groups(len(paths), pairs).tolist(), strict=True))
     for kind, copies in planted.items():
         missed = [Path(copy).name for original, copy in copies if group[original] != group[copy]]
         print(f"  {kind:12s} {len(copies) - len(missed):3d} of {len(copies)}", f"(missed: {missed})" if missed else "")
 
 
-def search_of_many() -> None:
-    """Search random hashes among which pairs at 10, 20, 30 and 40 bits are planted."""
+def draw_hashes(count: int) -> tuple[npt.NDArray[np.uint64], dict[tuple[int, int], int]]:
+    """Return random hashes, uint64 (count, 4), and the pairs planted among them, 500 each at 10, 20, 30 and 40 bits."""
     random = np.random.default_rng(0)
-    bits = random.integers(0, 2**64, (MANY, 4), np.uint64)
-    wanted = {}
+    bits = random.integers(0, 2**64, (count, 4), np.uint64)
+    planted = {}
     for number, distance in enumerate(np.repeat([10, 20, 30, 40], 500)):
         flipped = np.zeros(256, np.uint8)
         flipped[random.choice(256, distance, replace=False)] = 1
-        bits[MANY - 1 - number] = bits[number] ^ np.packbits(flipped).view(np.uint64)
-        wanted[number, MANY - 1 - number] = int(distance)
-    begun = time.perf_counter()
+        bits[count - 1 - number] = bits[number] ^ np.packbits(flipped).view(np.uint64)
+        planted[number, count - 1 - number] = int(distance)
+    return bits, planted
+
+
+def time_hash_search() -> None:
+    """Print time and recall of the search among random hashes with pairs planted at 10, 20, 30 and 40 bits."""
+    bits, planted = draw_hashes(MANY)
+    start = time.perf_counter()
     pairs = hamming_search.find_near_pairs(bits, 40, threads=available_cores())
-    seconds = time.perf_counter() - begun
-    found = {(left, right): distance for left, right, distance in pairs.tolist()}
-    print(
-        f"{MANY:,} hashes: {seconds:.1f} s; {len(found)} pairs, {sum(found.get(p) == d for p, d in wanted.items())}",
-        end="",
-    )
-    print(f" of {len(wanted)} planted ones at 10, 20, 30 and 40 bits")
+    seconds = time.perf_counter() - start
+    distances = {(first, second): distance for first, second, distance in pairs.tolist()}
+    detected = sum(distances.get(pair) == distance for pair, distance in planted.items())
+    print(f"{MANY:,} hashes: {seconds:.1f} s; {len(distances)} pairs,", end="")
+    print(f" {detected} of {len(planted)} planted ones at 10, 20, 30 and 40 bits")
 
 
-def search_of_many_pictures() -> None:
-    """Search as many thumbnails and hashes, with every view: random ones that are as smooth as pictures are."""
+def time_view_search() -> None:
+    """Print time and peak memory of the search among as many random hashes and smooth thumbnails, with every view."""
     random = np.random.default_rng(0)
     coarse = random.integers(0, 256, (MANY, 8, 8), np.uint8)
     thumbnails = [
-        np.asarray(Image.fromarray(one).resize((32, 32), Image.Resampling.BICUBIC)).tobytes() for one in coarse
+        np.asarray(Image.fromarray(grid).resize((32, 32), Image.Resampling.BICUBIC)).tobytes() for grid in coarse
     ]
     frame = pl.DataFrame(
         {
             "sha256": [str(number) for number in range(MANY)],
-            "phash": [one.tobytes().hex() for one in random.integers(0, 2**64, (MANY, 4), np.uint64)],
+            "phash": [phash.tobytes().hex() for phash in random.integers(0, 2**64, (MANY, 4), np.uint64)],
             "thumbnail": thumbnails,
             "error": pl.Series([None] * MANY, dtype=pl.String),
         }
     )
-    begun = time.perf_counter()
+    start = time.perf_counter()
     pairs = duplicates.find_duplicate_pairs(frame, DataConfig().near_duplicate_bits, threads=available_cores())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(
-        f"{MANY:,} pictures, {len(VIEWS)} views of each: {time.perf_counter() - begun:.1f} s, {len(pairs)} pairs,",
+        f"{MANY:,} pictures, {len(VIEWS)} views of each: {time.perf_counter() - start:.1f} s, {len(pairs)} pairs,",
         end="",
     )
     print(f" peak memory {peak:,.0f} MB")
 
 
-def contact_sheet(pairs: list[tuple[str, str]], out: Path, *, side: int = 150, columns: int = 5) -> None:
+def write_contact_sheet(pairs: list[tuple[str, str]], out: Path, *, side: int = 150, columns: int = 5) -> None:
     sheet = Image.new("RGB", (columns * (2 * side + 8), -(-len(pairs) // columns) * (side + 4)), "white")
     for number, pair in enumerate(pairs):
-        for place, path in enumerate(pair):
-            corner = number % columns * (2 * side + 8) + place * side, number // columns * (side + 4)
+        for column, path in enumerate(pair):
+            corner = number % columns * (2 * side + 8) + column * side, number // columns * (side + 4)
             sheet.paste(open_picture(Path(path)).image.resize((side, side)), corner)
     sheet.save(out)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = build_parser(__doc__)
     parser.add_argument("pictures", type=Path)
     parser.add_argument("--labels")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--contact-sheet", type=Path)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
 
-    listing = list_pictures(asked.pictures, label_map(asked.labels), reporter=SilentReporter())
-    begun = time.perf_counter()
-    pictures = _measured(listing)
+    listing = list_sources([arguments.pictures], label_map(arguments.labels))
+    start = time.perf_counter()
+    pictures = _scan(listing)
     print(
-        f"{pictures.height:,} pictures measured in {time.perf_counter() - begun:.1f} s by {available_cores()} processes"
+        f"{pictures.height:,} pictures scanned in {time.perf_counter() - start:.1f} s by {available_cores()} processes"
     )
 
-    begun = time.perf_counter()
+    start = time.perf_counter()
     pairs = duplicates.find_duplicate_pairs(pictures, DataConfig().near_duplicate_bits, threads=available_cores())
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - start
     added = pairs[(pairs[:, 2] > DataConfig().near_duplicate_bits) | (pairs[:, 3] > 0)]
     paths = pictures["path"].to_list()
-    print(f"{len(pairs)} pairs in {seconds:.1f} s, {len(added)} of them beyond the hash:")
-    for left, right, bits, how in added.tolist():
-        print(f"  {bits:2d} bits{duplicates.HOW[how]}: {_short(paths[left])}  {_short(paths[right])}")
-    if asked.contact_sheet:
-        contact_sheet([(paths[left], paths[right]) for left, right, *_ in added.tolist()], asked.contact_sheet)
+    print(f"{len(pairs)} pairs in {seconds:.1f} s, {len(added)} of them not by the hash alone:")
+    for first, second, bits, how in added.tolist():
+        print(f"  {bits:2d} bits{duplicates.HOW[how]}: {_shorten(paths[first])}  {_shorten(paths[second])}")
+    if arguments.contact_sheet:
+        write_contact_sheet(
+            [(paths[first], paths[second]) for first, second, *_ in added.tolist()], arguments.contact_sheet
+        )
 
     with tempfile.TemporaryDirectory() as folder:
-        planted = plant(pictures, Path(folder), asked.seed)
-        copies = _measured(list_pictures(Path(folder), label_map(None), reporter=SilentReporter()))
-    together = pl.concat([pictures.select(copies.columns), copies])
-    print(f"{EACH} planted of each kind, found:")
-    found_of(
+        planted = plant(pictures, Path(folder), arguments.seed)
+        copies = _scan(list_sources([Path(folder)], label_map(None)))
+    all_pictures = pl.concat([pictures.select(copies.columns), copies])
+    print(f"Detected, of {EACH} copies of each kind:")
+    print_recall(
         planted,
-        together["path"].to_list(),
-        duplicates.find_duplicate_pairs(together, DataConfig().near_duplicate_bits, threads=available_cores()),
+        all_pictures["path"].to_list(),
+        duplicates.find_duplicate_pairs(all_pictures, DataConfig().near_duplicate_bits, threads=available_cores()),
     )
-    search_of_many()
-    search_of_many_pictures()
+    time_hash_search()
+    time_view_search()
 
 
-def _measured(listing: PictureList) -> pl.DataFrame:
-    return scan_pictures(listing, DecodeLimits(), threads=available_cores(), cache=None, reporter=SilentReporter())
+def _scan(listing: PictureList) -> pl.DataFrame:
+    return scan_pictures(listing, DecodeLimits(), Context(cache=None))
 
 
-def _short(path: str) -> str:
+def _shorten(path: str) -> str:
     return "/".join(Path(path).parts[-2:])
 
 

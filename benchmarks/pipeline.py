@@ -1,17 +1,17 @@
-"""How fast `scratch` trains, and what its input pipeline costs: the loop fed from the pixel cache, and from memory.
+"""Training rate of `scratch`, and the cost of its input pipeline: reading from the pixel cache and from memory.
 
     python benchmarks/pipeline.py PICTURES [--labels animals10] [--epochs 3] [--rounds 3]
 
-The same `fit` runs alternately on the real reader and on one that repeats a single batch held in memory; the figures
-are medians of training rates after a warm-up epoch, without validation.
+The same `fit` reads alternately from the cache and from a single batch in memory. The rates are medians over all epochs
+but the first, without validation.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import statistics
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,60 +19,80 @@ import numpy as np
 from bestiary.array_types import Ints, Pixels
 from bestiary.batches.loader import Read
 from bestiary.batches.pixel_cache import fill_pixel_cache, pixel_cache
-from bestiary.batches.preprocess import Preprocessing
 from bestiary.data.label_map import label_map
-from bestiary.data.sources import list_pictures
+from bestiary.data.sources import list_sources
 from bestiary.files import cache_folder
 from bestiary.machine import available_cores
 from bestiary.models.networks import Network, small_resnet
+from bestiary.preprocess import Preprocessing
 from bestiary.progress import SilentReporter
 from bestiary.recipe import AugmentConfig
 from bestiary.training.loop import LoopSettings, ValidationMetrics, fit
+from measuring import build_picture_parser
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("pictures", type=Path)
-    options.add_argument("--labels", default="animals10")
-    options.add_argument("--count", type=int, default=3850)
-    options.add_argument("--epochs", type=int, default=3)
-    options.add_argument("--rounds", type=int, default=3)
-    asked = options.parse_args()
-    listing = list_pictures(asked.pictures, label_map(asked.labels)).pictures
-    chosen = [listing[at] for at in np.random.default_rng(0).permutation(len(listing))[: asked.count]]
-    view, keys = Preprocessing(128), [hashlib.sha256(picture.path.read_bytes()).hexdigest() for picture in chosen]
-    names = sorted({picture.label for picture in chosen})
-    labels = np.array([names.index(picture.label) for picture in chosen], np.int64)
-    store = pixel_cache(cache_folder(), view)
-    fill_pixel_cache(
-        store, [picture.path for picture in chosen], keys, view, threads=available_cores(), reporter=SilentReporter()
-    )
-    one_batch = store.read(keys[:64])
+    parser = build_picture_parser(__doc__)
+    parser.add_argument("--count", type=int, default=3850)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    sample = draw_pictures(arguments.pictures, arguments.labels, arguments.count)
+    names, labels = sample.names, sample.labels
+    read_from_cache = build_reader(sample.paths, Preprocessing(128))
+    batch = read_from_cache(np.arange(min(64, len(labels))))
 
-    def from_cache(positions: Ints) -> Pixels:
-        return store.read([keys[position] for position in positions])
-
-    def from_memory(positions: Ints) -> Pixels:
-        return one_batch[: len(positions)]
+    def read_from_memory(positions: Ints) -> Pixels:
+        return batch[: len(positions)]
 
     rates: dict[str, list[float]] = {"cache": [], "memory": [], "memory, no augmentation": []}
-    for _ in range(asked.rounds):
-        rates["cache"] += train(from_cache, labels, len(names), AugmentConfig(), asked.epochs)
-        rates["memory"] += train(from_memory, labels, len(names), AugmentConfig(), asked.epochs)
-        rates["memory, no augmentation"] += train(from_memory, labels, len(names), NO_AUGMENT, asked.epochs)
-    middle = {name: statistics.median(found) for name, found in rates.items()}
-    for name, found in rates.items():
-        print(f"{name:24} median {middle[name]:.0f} pictures a second ({min(found):.0f} to {max(found):.0f})")
-    print(f"an epoch of {asked.count} pictures: {asked.count / middle['cache']:.1f} s")
-    print(f"reading costs {1 - middle['cache'] / middle['memory']:.1%} of the rate")
-    print(f"reading and augmentation cost {1 - middle['cache'] / middle['memory, no augmentation']:.1%}")
+    for _ in range(arguments.rounds):
+        rates["cache"] += train(read_from_cache, labels, len(names), AugmentConfig(), arguments.epochs)
+        rates["memory"] += train(read_from_memory, labels, len(names), AugmentConfig(), arguments.epochs)
+        rates["memory, no augmentation"] += train(read_from_memory, labels, len(names), NO_AUGMENT, arguments.epochs)
+    medians = {name: statistics.median(series) for name, series in rates.items()}
+    for name, series in rates.items():
+        print(f"{name:24} median {medians[name]:.0f} pictures per second ({min(series):.0f} to {max(series):.0f})")
+    print(f"an epoch of {arguments.count} pictures: {arguments.count / medians['cache']:.1f} s")
+    print(f"reading costs {1 - medians['cache'] / medians['memory']:.1%} of the rate")
+    print(f"reading and augmentation cost {1 - medians['cache'] / medians['memory, no augmentation']:.1%}")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some pictures of a collection; labels: int64 (n,), positions in `names`."""
+
+    paths: list[Path]
+    labels: Ints
+    names: list[str]
+
+
+def draw_pictures(pictures: Path, labels: str, count: int) -> Sample:
+    """Return up to `count` pictures in random order, the same in every run."""
+    listing = list_sources([pictures], label_map(labels)).pictures
+    sample = [listing[position] for position in np.random.default_rng(0).permutation(len(listing))[:count]]
+    names = sorted({picture.label for picture in sample})
+    numbers = np.array([names.index(picture.label) for picture in sample], np.int64)
+    return Sample([picture.path for picture in sample], numbers, names)
+
+
+def build_reader(paths: list[Path], preprocess: Preprocessing) -> Read:
+    """Fill the pixel cache; return the function that reads from it by position."""
+    keys = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    store = pixel_cache(cache_folder(), preprocess)
+    fill_pixel_cache(store, paths, keys, preprocess, threads=available_cores(), reporter=SilentReporter())
+
+    def read(positions: Ints) -> Pixels:
+        return store.read([keys[position] for position in positions])
+
+    return read
 
 
 NO_AUGMENT = AugmentConfig(mirror=0.0, crop_min_area=1.0, colour_jitter=0.0, erasing=0.0)
 
 
 def train(read: Read, labels: Ints, classes: int, augment: AugmentConfig, epochs: int) -> list[float]:
-    """Return the training rates of each epoch after the first, in pictures a second."""
+    """Return the training rate of each epoch after the first, in pictures per second."""
     settings = LoopSettings(
         epochs=epochs,
         batch_size=64,
@@ -87,12 +107,19 @@ def train(read: Read, labels: Ints, classes: int, augment: AugmentConfig, epochs
         threads=available_cores(),
     )
 
-    def unjudged(_: Network) -> ValidationMetrics:
+    def skip_validation(_: Network) -> ValidationMetrics:
         return ValidationMetrics(1.0, 0.5)
 
     with tempfile.TemporaryDirectory() as folder:
         result = fit(
-            small_resnet(classes), read, labels, unjudged, settings, augment, Path(folder), reporter=SilentReporter()
+            small_resnet(classes),
+            read,
+            labels,
+            skip_validation,
+            settings,
+            augment,
+            Path(folder),
+            reporter=SilentReporter(),
         )
     return [line["images_per_second"] for line in result.history[1:]]
 

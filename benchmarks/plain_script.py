@@ -1,9 +1,9 @@
-"""What one would write by hand: torch features from a DataLoader, scikit-learn's logistic regression.
+"""A plain script for comparison: torch features from a DataLoader, scikit-learn's logistic regression.
 
     python benchmarks/plain_script.py RUN/pictures.parquet
 
-The table (`path, label, split`) fixes the split, so that the score can be held against a run of bestiary's on the same
-pictures. Prints the scores on the test pictures as one JSON object.
+The table (`path, label, split`) fixes the split, so that the scores can be compared with those of the run.
+Prints the scores on the test pictures as a JSON object.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from bestiary.models.timm_backbone import create_timm_lite
+from measuring import RARE_CLASSES
 
-RARE = ("cow", "sheep", "squirrel")  # fewer than 50 pictures in the shared part of Animals-10
-STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+C_VALUES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 
 
 class Pictures(Dataset[torch.Tensor]):
@@ -39,11 +39,11 @@ class Pictures(Dataset[torch.Tensor]):
 
     def __getitem__(self, position: int) -> torch.Tensor:
         with Image.open(self.paths[position]) as picture:
-            shown: torch.Tensor = self.transform(picture.convert("RGB"))
-        return shown
+            image: torch.Tensor = self.transform(picture.convert("RGB"))
+        return image
 
 
-def features(network: torch.nn.Module, paths: list[str]) -> np.ndarray:
+def compute_features(network: torch.nn.Module, paths: list[str]) -> np.ndarray:
     loader = DataLoader(Pictures(paths), batch_size=32, num_workers=2)
     with torch.inference_mode():
         return np.concatenate([network(images).mean(dim=(2, 3)).numpy() for images in loader])
@@ -51,22 +51,22 @@ def features(network: torch.nn.Module, paths: list[str]) -> np.ndarray:
 
 def main() -> None:
     table = pl.read_parquet(sys.argv[1]).filter(pl.col("split").is_not_null())
-    # timm's tf_efficientnet_lite0; only its weights, which are packaged, are read with a function of bestiary's
+    # timm's tf_efficientnet_lite0; a function of bestiary only reads the packaged weights
     network = create_timm_lite("lite0").eval()
     parts = {name: table.filter(pl.col("split") == name) for name in ("train", "val", "test")}
-    seen = {name: features(network, part["path"].to_list()) for name, part in parts.items()}
+    features = {name: compute_features(network, part["path"].to_list()) for name, part in parts.items()}
     labels = {name: part["label"].to_numpy() for name, part in parts.items()}
     heads = [
-        make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=500)).fit(
-            seen["train"], labels["train"]
+        make_pipeline(StandardScaler(), LogisticRegression(C=c_value, max_iter=500)).fit(
+            features["train"], labels["train"]
         )
-        for strength in STRENGTHS
+        for c_value in C_VALUES
     ]
-    best = max(heads, key=lambda head: head.score(seen["val"], labels["val"]))
-    predicted = best.predict(seen["test"])
+    best = max(heads, key=lambda head: head.score(features["val"], labels["val"]))
+    predicted = best.predict(features["test"])
     classes = sorted(set(labels["test"]))
     f1 = dict(zip(classes, f1_score(labels["test"], predicted, labels=classes, average=None), strict=True))
-    without_rare = [value for name, value in f1.items() if name not in RARE]
+    without_rare = [value for name, value in f1.items() if name not in RARE_CLASSES]
     print(json.dumps({"macro_f1": float(np.mean(list(f1.values()))), "without_rare": float(np.mean(without_rare))}))
 
 

@@ -1,10 +1,10 @@
-"""The server under load, and under broken uploads.
+"""The server under load, and with broken uploads.
 
     python benchmarks/serving.py load RUN PICTURES [--clients 50] [--seconds 60] [--pause 0]
     python benchmarks/serving.py broken RUN [--uploads 1000]
 
-`load` measures one request at a time first, then many clients, each of which asks again as soon as it is answered (or
-after a pause), and `predict` on the same files in the same process count. The clients run on the same processors.
+`load` measures `predict` on the same files, then one request at a time, then many clients, each of which sends its next
+request as soon as it gets a response (or after a pause). The clients run on the same cores as the server.
 """
 
 from __future__ import annotations
@@ -16,53 +16,53 @@ import random
 import statistics
 import struct
 import subprocess
-import sys
 import time
 import zlib
 from pathlib import Path
 
 from bestiary.inference.predictor import Predictor
+from measuring import build_command, build_parser
 
 HOST = "127.0.0.1"
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("what", choices=["load", "broken"])
-    options.add_argument("run", type=Path)
-    options.add_argument("pictures", type=Path, nargs="?")
-    options.add_argument("--clients", type=int, default=50)
-    options.add_argument("--seconds", type=float, default=60)
-    options.add_argument("--pause", type=float, default=0)
-    options.add_argument("--uploads", type=int, default=1000)
-    asked = options.parse_args()
-    line = [sys.executable, "-m", "bestiary", "serve", str(asked.run), "--port", "0", "--quiet"]
-    if asked.what == "load":
-        files = sorted(asked.pictures.rglob("*.jp*g"))[::7][:500]
-        plain = rate_of_predict(asked.run, files)
-    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as server:
+    parser = build_parser(__doc__)
+    parser.add_argument("what", choices=["load", "broken"])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("pictures", type=Path, nargs="?")
+    parser.add_argument("--clients", type=int, default=50)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--pause", type=float, default=0)
+    parser.add_argument("--uploads", type=int, default=1000)
+    arguments = parser.parse_args()
+    command = build_command("serve", arguments.run, "--port", 0, "--quiet")
+    if arguments.what == "load":
+        files = sorted(arguments.pictures.rglob("*.jp*g"))[::7][:500]
+        predict_rate = measure_predict_rate(arguments.run, files)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         port = int(server.stdout.readline().rstrip("/\n").rpartition(":")[2])
         try:
-            if asked.what == "load":
-                asyncio.run(load(port, [path.read_bytes() for path in files], asked, plain))
+            if arguments.what == "load":
+                asyncio.run(measure_load(port, [path.read_bytes() for path in files], arguments, predict_rate))
             else:
-                asyncio.run(broken(port, server.pid, asked.uploads))
+                asyncio.run(send_broken_uploads(port, server.pid, arguments.uploads))
         finally:
             server.terminate()
     print(f"exit code {server.returncode}")
 
 
-def rate_of_predict(run: Path, files: list[Path]) -> float:
+def measure_predict_rate(run: Path, files: list[Path]) -> float:
     predictor = Predictor(run, engine="fastest")
     list(predictor.predict_many(files[:50]))
-    started = time.perf_counter()
+    start = time.perf_counter()
     count = sum(1 for _ in predictor.predict_many(files))
-    return count / (time.perf_counter() - started)
+    return count / (time.perf_counter() - start)
 
 
 class Client:
-    """One connection that is kept, as browsers and libraries do; as little work as possible, so as not to disturb."""
+    """A client with a persistent connection; it does little work, because it runs on the cores of the server."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -74,79 +74,89 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         self._writer.close()
 
-    async def post(self, body: bytes, kind: str = "image/jpeg", claimed: int | None = None) -> int:
-        length = len(body) if claimed is None else claimed
-        head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n"
+    async def post(self, body: bytes, content_type: str = "image/jpeg", content_length: int | None = None) -> int:
+        length = len(body) if content_length is None else content_length
+        lines = [
+            "POST /predict HTTP/1.1",
+            "Host: localhost",
+            f"Content-Type: {content_type}",
+            f"Content-Length: {length}",
+        ]
+        head = "\r\n".join([*lines, "", ""])
         self._writer.write(head.encode() + body)
         await self._writer.drain()
-        head_of_answer = await self._reader.readuntil(b"\r\n\r\n")
-        lines = head_of_answer.decode("latin-1").lower().split("\r\n")
+        response_head = await self._reader.readuntil(b"\r\n\r\n")
+        lines = response_head.decode("latin-1").lower().split("\r\n")
         lengths = [int(line.partition(":")[2]) for line in lines if line.startswith("content-length")]
         await self._reader.readexactly(lengths[0])
         return int(lines[0].split()[1])
 
 
-async def load(port: int, pictures: list[bytes], asked: argparse.Namespace, plain: float) -> None:
+async def measure_load(port: int, pictures: list[bytes], arguments: argparse.Namespace, predict_rate: float) -> None:
     async with Client(port) as client:
         for picture in pictures[:20]:
             await client.post(picture)
-        alone = []
+        single_times = []
         for picture in pictures[:200]:
-            started = time.perf_counter()
+            start = time.perf_counter()
             await client.post(picture)
-            alone.append(time.perf_counter() - started)
-    single = statistics.median(alone)
-    print(f"one request at a time: median {1000 * single:.1f} ms; predict: {plain:.0f} pictures a second", flush=True)
-    taken: list[float] = []
+            single_times.append(time.perf_counter() - start)
+    single = statistics.median(single_times)
+    print(
+        f"one request at a time: median {1000 * single:.1f} ms; predict: {predict_rate:.0f} pictures per second",
+        flush=True,
+    )
+    times: list[float] = []
     codes: dict[int, int] = {}
-    end = time.perf_counter() + asked.seconds
+    end = time.perf_counter() + arguments.seconds
 
-    async def ask(number: int) -> None:
-        await asyncio.sleep(random.Random(number).uniform(0, asked.pause))
+    async def send_requests(number: int) -> None:
+        await asyncio.sleep(random.Random(number).uniform(0, arguments.pause))
         async with Client(port) as client:
             for picture in itertools.cycle(pictures[number:] + pictures[:number]):
-                if (started := time.perf_counter()) >= end:
+                if (start := time.perf_counter()) >= end:
                     return
                 code = await client.post(picture)
-                taken.append(time.perf_counter() - started)
+                times.append(time.perf_counter() - start)
                 codes[code] = codes.get(code, 0) + 1
-                await asyncio.sleep(asked.pause)
+                await asyncio.sleep(arguments.pause)
 
-    await asyncio.gather(*(ask(number) for number in range(asked.clients)))
-    rate, p99 = len(taken) / asked.seconds, statistics.quantiles(taken, n=100)[98]
+    await asyncio.gather(*(send_requests(number) for number in range(arguments.clients)))
+    rate, p99 = len(times) / arguments.seconds, statistics.quantiles(times, n=100)[98]
+    print(f"{arguments.clients} clients, pause {arguments.pause:g} s, {arguments.seconds:g} s:", end=" ")
+    print(f"{len(times):,} responses, codes {codes}")
     print(
-        f"{asked.clients} clients, pause {asked.pause:g} s, {asked.seconds:g} s: {len(taken):,} answers, codes {codes}"
+        f"{rate:.0f} per second, {rate / predict_rate:.0%} of predict's; p50 {1000 * statistics.median(times):.0f} ms,"
     )
-    print(f"{rate:.0f} a second, {rate / plain:.0%} of predict's; p50 {1000 * statistics.median(taken):.0f} ms,")
     print(f"p99 {1000 * p99:.0f} ms = {p99 / single:.1f} times a single request")
 
 
-async def broken(port: int, pid: int, uploads: int) -> None:
-    before = memory_mb(pid)
+async def send_broken_uploads(port: int, pid: int, uploads: int) -> None:
+    before = read_memory_mb(pid)
     codes: dict[int, int] = {}
     rng = random.Random(0)
     for number in range(uploads):
-        body, kind, claimed = bad_upload(number, rng)
+        body, content_type, content_length = make_broken_upload(number, rng)
         async with Client(port) as client:
-            code = await client.post(body, kind, claimed)
+            code = await client.post(body, content_type, content_length)
         codes[code] = codes.get(code, 0) + 1
         if number == uploads // 5:
-            before = memory_mb(pid)  # after the first of every kind: what is loaded once is loaded
+            before = read_memory_mb(pid)  # after uploads of every kind, which import what they need once
     await asyncio.sleep(1)
     print(
         f"{uploads:,} broken uploads: codes {codes}; memory {before:.0f} MB after a fifth,"
-        f" {memory_mb(pid):.0f} MB at the end"
+        f" {read_memory_mb(pid):.0f} MB at the end"
     )
 
 
-def bad_upload(number: int, rng: random.Random) -> tuple[bytes, str, int | None]:
-    """Return body, content type and claimed length of one of six kinds of broken upload."""
-    png = huge_png(200)
+def make_broken_upload(number: int, rng: random.Random) -> tuple[bytes, str, int | None]:
+    """Return the body, the content type and the Content-Length header of one of six kinds of broken upload."""
+    png = make_png(200)
     match number % 6:
         case 0:
             return png[: rng.randrange(1, len(png) - 20)], "image/png", None
         case 1:
-            return huge_png(rng.randrange(20_000, 60_000)), "image/png", None
+            return make_png(rng.randrange(20_000, 60_000)), "image/png", None
         case 2:
             return rng.randbytes(rng.randrange(1, 100_000)), "image/jpeg", None
         case 3:
@@ -157,16 +167,16 @@ def bad_upload(number: int, rng: random.Random) -> tuple[bytes, str, int | None]
             return rng.randbytes(1000), "multipart/form-data; boundary=x", None
 
 
-def huge_png(side: int) -> bytes:
-    def chunk(kind: bytes, content: bytes) -> bytes:
+def make_png(side: int) -> bytes:
+    def make_chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     rows = zlib.compress(bytes(min(side, 200) * (3 * side + 1) // 2), 1)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + make_chunk(b"IHDR", head) + make_chunk(b"IDAT", rows) + make_chunk(b"IEND", b"")
 
 
-def memory_mb(pid: int) -> float:
+def read_memory_mb(pid: int) -> float:
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmRSS"))
 

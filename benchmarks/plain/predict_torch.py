@@ -1,8 +1,8 @@
-"""What bestiary's prediction is held against: the same network written plainly with torch and timm.
+"""Prediction in plain torch and timm with the same network, for comparison with bestiary.
 
-    python benchmarks/plain/predict_torch.py CHECKPOINT FILE...        one label a line
+    python benchmarks/plain/predict_torch.py CHECKPOINT FILE...        one label per line
 
-Made as a careful person would: a DataLoader with a worker for each core, batches of 32, inference mode, float32.
+Uses a DataLoader with a worker for each core, batches of 32, inference mode, and float32.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SIZE = 260
 class Files(Dataset[torch.Tensor]):
     def __init__(self, paths: list[str]) -> None:
         self._paths = paths
-        self._look = transforms.Compose(
+        self._transform = transforms.Compose(
             [
                 transforms.Resize((SIZE, SIZE), interpolation=transforms.InterpolationMode.BICUBIC),
                 transforms.ToTensor(),
@@ -35,8 +35,8 @@ class Files(Dataset[torch.Tensor]):
 
     def __getitem__(self, index: int) -> torch.Tensor:
         with Image.open(self._paths[index]) as image:
-            looked: torch.Tensor = self._look(image.convert("RGB"))
-        return looked
+            pixels: torch.Tensor = self._transform(image.convert("RGB"))
+        return pixels
 
 
 def main() -> None:
