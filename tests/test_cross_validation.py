@@ -193,9 +193,12 @@ def test_a_class_with_fewer_different_pictures_than_folds_is_named(tmp_path: Pat
         said = tested.select("row_id", "path", "split", "label", predicted=pl.lit("cat"), probability=pl.lit(1.0))
         return said.with_columns(unknown=pl.lit(False), familiarity=pl.lit(0.5))
 
-    recipe = Recipe.of({"data": {"folds": 5}})
+    recipe = Recipe.of({"data": {"folds": 5}}).resolve()
     tables = cross_validate(tmp_path / "run", recipe, shown, all_cats, reporter=listening)
-    assert "Classes with fewer distinct pictures than folds: dog (4). Some folds do not test these classes." in listening.said
+    assert (
+        "Classes with fewer distinct pictures than folds: dog (4). Some folds do not test these classes."
+        in listening.said
+    )
     assert concat_folds(tables)["label"].to_list().count("dog") == 10
     scores = fold_scores(tables, shown, ["cat", "dog"])
     assert scores["classes not in every fold"] == ["dog"]
@@ -215,7 +218,9 @@ def test_folds_that_would_leave_too_few_to_learn_from_are_told_before_any_is_tra
     folder = drawn(tmp_path / "lopsided", cat=12, dog=3)
     for number in range(7):  # one picture eight times: the other two lie in one fold, and it alone is left
         shutil.copy(folder / "dog" / "00.png", folder / "dog" / f"copy{number}.png")
-    with pytest.raises(SourceError, match=r'With fold \d of 2 as the test split: Class "dog" has \d+ pictures?, too few'):
+    with pytest.raises(
+        SourceError, match=r'With fold \d of 2 as the test split: Class "dog" has \d+ pictures?, too few'
+    ):
         dealt(folder, folds=2)
     assert set(dealt(folder, folds=3).values()) == {1, 2, 3}
 

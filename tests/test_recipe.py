@@ -7,7 +7,18 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bestiary.errors import RecipeError
-from bestiary.recipe import METHODS, Recipe, apply_overrides, builtin_recipes, load_recipe_values, read_toml, write_toml
+from bestiary.picture import DecodeLimits
+from bestiary.preprocess import Preprocessing
+from bestiary.recipe import (
+    METHODS,
+    Recipe,
+    ResolvedRecipe,
+    apply_overrides,
+    builtin_recipes,
+    load_recipe_values,
+    read_toml,
+    write_toml,
+)
 
 
 @pytest.mark.parametrize(
@@ -50,8 +61,49 @@ def test_a_resolved_recipe_has_no_gaps_and_comes_back_from_its_toml(method: str,
         assert not isinstance(section, dict) or None not in section.values()
     path = tmp_path / "resolved.toml"
     path.write_text(recipe.toml(), encoding="utf-8")
-    assert Recipe.read(path) == recipe
+    assert Recipe.read(path).model_dump() == recipe.model_dump()
     assert Recipe.read(path).resolve() == recipe
+
+
+NETWORKS = ("resnet", "plain")
+OPTIMISERS = (None, "sgd", "adamw", "muon")
+
+
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("method", METHODS)
+def test_no_field_of_a_resolved_recipe_is_none_and_resolving_is_idempotent(
+    method: str, network: str, optimiser: str | None
+) -> None:
+    model = {"method": method, "network": network}
+    recipe = Recipe.of({"model": model, "train": {"optimiser": optimiser}, "picture": {"fit": "crop"}})
+    resolved = recipe.resolve()
+    assert isinstance(resolved, ResolvedRecipe)
+    assert list(resolved.model_dump()) == list(recipe.model_dump())
+    for name, section in resolved.model_dump().items():
+        assert section is not None
+        if isinstance(section, dict):
+            assert None not in section.values()
+            assert list(section) == list(recipe.model_dump()[name])
+    assert resolved.resolve() == resolved
+    assert resolved.resolve().resolve().toml() == resolved.toml()
+    assert Recipe.of(resolved.overrides()).resolve() == resolved
+    assert (recipe.asked(), recipe.resolved()) == (recipe.overrides(), resolved)
+
+
+def test_a_resolved_recipe_says_how_pictures_are_read() -> None:
+    recipe = Recipe.of({"picture": {"size": 64, "fit": "crop", "max_bytes": 10, "max_pixels": 20}}).resolve()
+    assert recipe.limits == DecodeLimits(max_bytes=10, max_pixels=20)
+    assert recipe.preprocessing == Preprocessing(64, "crop", recipe.limits)
+
+
+def test_a_number_of_epochs_scales_the_warm_up_that_was_set() -> None:
+    recipe = Recipe.of({"model": {"method": "scratch"}, "train": {"warmup_epochs": 12.0}})
+    assert recipe.with_epochs(None) is recipe
+    assert recipe.with_epochs(48) is recipe
+    assert recipe.with_epochs(24).train.model_dump(exclude_unset=True) == {"warmup_epochs": 6.0, "epochs": 24}
+    free = Recipe.of({"model": {"method": "scratch"}})
+    assert free.with_epochs(24).overrides() == {"model": {"method": "scratch"}, "train": {"epochs": 24}}
 
 
 def test_one_strength_may_stand_for_a_list() -> None:

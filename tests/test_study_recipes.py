@@ -24,7 +24,6 @@ from bestiary.study.plots import seconds_plot
 from bestiary.study.recipes import (
     StudyRecipe,
     comparison_pairs,
-    entry_with_epochs,
     error_context,
     original_project_preset,
     read_study_recipes,
@@ -163,7 +162,7 @@ def test_what_is_ahead_is_said() -> None:
 
 def test_epochs_that_are_set_leave_the_rest_alone() -> None:
     entry = original_project_preset()[-3]
-    assert entry_with_epochs(entry, 6).overrides == {"model": {"method": "scratch"}, "train": {"epochs": 6}}
+    assert entry.with_epochs(6).overrides == {"model": {"method": "scratch"}, "train": {"epochs": 6}}
 
 
 def test_an_error_inside_says_which_recipe_it_is_about() -> None:

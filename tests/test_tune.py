@@ -26,7 +26,7 @@ from optuna.trial import TrialState
 from bestiary import files, flow, run_folder
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import InterruptedRun, MachineError, RecipeError, RunError, SourceError, UserError
-from bestiary.recipe import Recipe, write_toml
+from bestiary.recipe import Recipe, ResolvedRecipe, write_toml
 from bestiary.training.budget import TimeEstimate
 from bestiary.tune import finish, importance, objective, search_space, selection_bias
 from bestiary.tune import page as tune_page
@@ -267,7 +267,7 @@ def test_a_recipe_that_fails_on_a_fresh_split_does_not_end_the_search(
 ) -> None:
     whole = finish.evaluate_recipe
 
-    def fail_on_the_first(recipe: Recipe, *given: Any, **named: Any) -> TrialScore:
+    def fail_on_the_first(recipe: ResolvedRecipe, *given: Any, **named: Any) -> TrialScore:
         if recipe.seed == 1000:
             raise RecipeError("The loss is no number.")
         return whole(recipe, *given, **named)
@@ -441,7 +441,7 @@ def test_trials_of_few_epochs_warm_up_for_fewer() -> None:
     plan = planning.SearchPlan({}, 0, 4, 48)
     train = trying.recipe_for_trial(recipe, plan, {"train.learning_rate": 0.1}).train
     assert (train.epochs, train.warmup_epochs, train.learning_rate) == (4, 1, 0.1)
-    assert trying.recipe_with_epochs(recipe, 48) is recipe
+    assert recipe.with_epochs(48) is recipe
 
 
 def test_three_failures_and_no_success_end_the_search_with_the_cause(

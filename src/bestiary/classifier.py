@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, v
 from bestiary import files as files_module
 from bestiary import run_folder, table
 from bestiary.array_types import Array, Floats, Pixels
-from bestiary.batches.preprocess import Source
+from bestiary.context import Context
 from bestiary.data.arrays import FlatImageShape, check_image_array, to_rgb, write_png_files
 from bestiary.data.assign_splits import assign_splits
 from bestiary.data.dataset import audit_listing
@@ -31,8 +31,8 @@ from bestiary.export.finalize import train_and_finalize
 from bestiary.files import cache_folder
 from bestiary.inference.predictor import FAST_ENGINE_MIN_PICTURES, EngineName, Predictor
 from bestiary.machine import available_cores
-from bestiary.picture import DecodeLimits
 from bestiary.picture import resize_to_square as fitted
+from bestiary.preprocess import Source
 from bestiary.profiling import StageTimer
 from bestiary.progress import SilentReporter
 from bestiary.recipe import Recipe
@@ -234,10 +234,8 @@ def _train_run(listing: PictureList, out: Path, recipe: Recipe, *, remember: boo
     Audit, split and model are those of `train`. remember: whether measurements of the files are kept in the cache.
     """
     check_recipe_supported(recipe)
-    settings, memory = recipe.resolve(), cache_folder() if remember else None
-    limits = DecodeLimits(settings.picture.max_bytes, settings.picture.max_pixels)
-    reporter = SilentReporter()
-    collection = audit_listing(listing, settings.data, limits, threads=threads, cache=memory, reporter=reporter)
+    context, reporter = Context(threads=threads, cache=cache_folder() if remember else None), SilentReporter()
+    collection = audit_listing(listing, recipe.data, recipe.limits, context)
     shown, digest = assign_splits(collection, recipe.data, seed=recipe.seed, with_test=False)
     facts = {"threads": threads, "split digest": digest, "passed over": dict(collection.passed_over)}
 

@@ -17,6 +17,7 @@ import polars as pl
 
 from bestiary import files, run_folder, table
 from bestiary.batches.decoding import missing_picture_error
+from bestiary.context import Context
 from bestiary.data.apply_corrections import mark_resolved_issues
 from bestiary.data.assign_splits import assign_splits, describe_splits
 from bestiary.data.corrections import read_corrections
@@ -33,10 +34,9 @@ from bestiary.export.finalize import train_and_finalize
 from bestiary.files import cache_folder, write_text
 from bestiary.inference.predictor import Predictor
 from bestiary.machine import available_cores
-from bestiary.picture import DecodeLimits
 from bestiary.profiling import PeakMemory, StageTimer
 from bestiary.progress import Reporter, SilentReporter
-from bestiary.recipe import Recipe
+from bestiary.recipe import Recipe, ResolvedRecipe
 from bestiary.report.classification_report import classification_report
 from bestiary.report.run_report import write_report
 from bestiary.run_folder import read_pictures
@@ -81,7 +81,7 @@ def load_dataset(
     pictures: Sources,
     labels: str | None,
     corrections: Path | str | None,
-    settings: Recipe,
+    recipe: Recipe,
     threads: int,
     reporter: Reporter,
 ) -> AuditedDataset:
@@ -89,20 +89,18 @@ def load_dataset(
     return audit_sources(
         as_path_list(pictures),
         labels,
-        settings.data,
-        DecodeLimits(settings.picture.max_bytes, settings.picture.max_pixels),
-        threads=threads,
-        cache=cache_folder(),
-        reporter=reporter,
-        corrections=None if corrections is None else read_corrections(Path(corrections)),
+        recipe.data,
+        recipe.limits,
+        Context(threads=threads, reporter=reporter),
+        None if corrections is None else read_corrections(Path(corrections)),
     )
 
 
 def add_model_based_issues(
-    dataset: AuditedDataset, settings: Recipe, threads: int, reporter: Reporter
+    dataset: AuditedDataset, recipe: ResolvedRecipe, threads: int, reporter: Reporter
 ) -> AuditedDataset:
     """Return the audit with what takes a model to see, settled by the decisions that were applied."""
-    dataset = add_model_issues(dataset, settings, threads=threads, cache=cache_folder(), reporter=reporter)
+    dataset = add_model_issues(dataset, recipe, threads=threads, cache=cache_folder(), reporter=reporter)
     if dataset.corrected is None:
         return dataset
     return replace(
@@ -161,11 +159,11 @@ def _start_run(
     """Return a new run folder, with its pictures audited and split, and the plan of what is to be done with them."""
     # ---- Pictures: measured, audited, split ------------------------------------------------------------------------
     with clock.stage("audit"):
-        collection = load_dataset(pictures, labels, corrections, recipe.resolve(), threads, reporter)
+        collection = load_dataset(pictures, labels, corrections, recipe, threads, reporter)
         shown, digest = assign_splits(collection, recipe.data, seed=recipe.seed)
 
     # ---- The plan: what fits into the time, and when it will be done -----------------------------------------------
-    def make(recipe: Recipe) -> TrainingTask:
+    def make(recipe: ResolvedRecipe) -> TrainingTask:
         return make_task(Path(), recipe, shown, threads, clock, reporter)
 
     with clock.stage("plan"):

@@ -1,22 +1,26 @@
-"""The frozen description of an experiment: what was asked, and what that means with every default spelled out.
+"""The frozen configuration of an experiment: as requested (`Recipe`), and with every default (`ResolvedRecipe`).
 
->>> recipe = Recipe.of({"model": {"method": "scratch"}}).resolved()
+>>> recipe = Recipe.of({"model": {"method": "scratch"}}).resolve()
 >>> recipe.picture.size, recipe.train.epochs
 (128, 48)
 """
 
 from __future__ import annotations
 
-import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+import tomli_w
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from bestiary.defaults import SCRATCH_AUGMENT, train_defaults
 from bestiary.errors import RecipeError, did_you_mean
+
+if TYPE_CHECKING:
+    from bestiary.picture import DecodeLimits
+    from bestiary.preprocess import Preprocessing
 
 Method = Literal["probe", "finetune", "scratch"]
 Fit = Literal["squash", "letterbox", "crop"]
@@ -26,12 +30,31 @@ Schedule = Literal["one-cycle", "cosine", "constant"]
 Activation = Literal["relu", "leaky-relu", "elu", "silu", "gelu", "tanh"]
 Balance = Literal["none", "class-weights", "oversample", "balanced-sampler", "logit-adjusted"]
 
-BACKBONE_SIZES = {"lite0": 224, "lite2": 260}
-SCRATCH_SIZE = 128
+METHODS: tuple[str, ...] = get_args(Method)
+BACKBONE_SIZES, SCRATCH_SIZE = {"lite0": 224, "lite2": 260}, 128
 
 
-def _as_tuple(value: Any) -> Any:
-    return (value,) if isinstance(value, int | float) else value
+def _expect(condition: Callable[[Any], bool], text: str) -> AfterValidator:
+    """Return a validator that raises ValueError "expected `text`" unless the condition holds."""
+
+    def check(value: Any) -> Any:
+        if not condition(value):
+            raise ValueError(f"expected {text}")
+        return value
+
+    return AfterValidator(check)
+
+
+# A number or a list of numbers.
+_AsTuple = BeforeValidator(lambda value: (value,) if isinstance(value, int | float) else value)
+_Sorted = AfterValidator(lambda values: tuple(sorted(values)))
+_Positive = _expect(lambda values: all(value > 0 for value in values), "numbers above 0")
+_Odd = _expect(lambda sizes: sizes and all(size % 2 for size in sizes), "odd numbers, so that a kernel has a middle")
+Counts = tuple[Annotated[int, Field(ge=1)], ...]
+Widths = Annotated[Counts, _AsTuple, _expect(bool, "one or more widths")]
+KernelSizes = Annotated[tuple[Annotated[int, Field(ge=1, le=11)], ...], _AsTuple, _Odd]
+Strengths = Annotated[tuple[float, ...], _AsTuple, _Positive, _Sorted]
+Folds = Annotated[int, Field(ge=0, le=50), _expect(lambda folds: folds != 1, "2 folds or more, or 0 for one test part")]
 
 
 class _Section(BaseModel):
@@ -39,101 +62,59 @@ class _Section(BaseModel):
 
 
 class DataConfig(_Section):
-    """Which pictures, and how they are split."""
+    """The pictures and their split."""
 
-    classes: tuple[str, ...] = Field((), description="only these labels; empty means all")
-    min_per_class: int = Field(10, ge=3, description="a class with fewer pictures is refused")
+    classes: tuple[str, ...] = Field((), description="use only these labels; empty: all")
+    min_per_class: int = Field(10, ge=3, description="a class with fewer pictures is an error")
     val_fraction: float = Field(0.15, gt=0, lt=0.5)
     test_fraction: float = Field(0.15, gt=0, lt=0.5)
-    folds: int = Field(0, ge=0, le=50, description="cross-validation with so many folds in place of one test part")
-    near_duplicates: bool = Field(True, description="keep near-duplicates on one side of the split")
-    suspects: bool = Field(True, description="look for labels that are probably wrong, outliers and shortcuts")
-    near_duplicate_bits: int = Field(40, ge=0, le=64, description="of 256: pictures this close count as one")
-
-    @field_validator("folds")
-    @classmethod
-    def _check_folds(cls, value: int) -> int:
-        if value == 1:
-            raise ValueError("expected 2 folds or more, or 0 for one test part")
-        return value
+    folds: Folds = Field(0, description="of cross-validation; 0: one test split")
+    near_duplicates: bool = Field(True, description="keep near-duplicates in the same split")
+    suspects: bool = Field(True, description="look for label errors, outliers and shortcuts")
+    near_duplicate_bits: int = Field(40, ge=0, le=64, description="largest distance of near-duplicates, of 256 bits")
 
 
 class InputConfig(_Section):
-    """How a picture becomes the input of the model."""
+    """Decoding and preprocessing of a picture."""
 
-    size: int | None = Field(None, ge=32, le=1024, description="pixels; derived from the backbone when not given")
+    size: int | None = Field(None, ge=32, le=1024, description="pixels; default: that of the backbone")
     fit: Fit = "squash"
-    normalise: Normalise | None = Field(
-        None, description="by the collection's own colours (from scratch), the backbone's, or none: 0 to 1"
-    )
-    max_pixels: int = Field(
-        80_000_000, ge=1, le=170_000_000, description="larger pictures are refused before they are decoded"
-    )
-    max_bytes: int = Field(100_000_000, ge=1, description="larger files are refused before they are read")
+    normalise: Normalise | None = Field(None, description="by the colours of collection or backbone; none: 0 to 1")
+    max_pixels: int = Field(80_000_000, ge=1, le=170_000_000, description="larger pictures are not decoded")
+    max_bytes: int = Field(100_000_000, ge=1, description="larger files are not read")
 
 
 class ModelConfig(_Section):
-    """What learns."""
+    """Method, backbone and network."""
 
     method: Method = "probe"
-    backbone: str = Field("lite2", description="for probe and finetune: lite0, lite2; finetune: any timm name as well")
+    backbone: str = Field("lite2", description="for probe: lite0, lite2; for finetune: any timm name as well")
     weights: str = Field("bundled", description='"bundled", "hub" (downloads), or the path of a file')
     network: Literal["resnet", "plain"] = Field("resnet", description="for scratch")
-    filters: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (), description="filters of each stage; empty means the network's own"
-    )
-    mirror_mean: bool = Field(True, description="for resnet: answer for the mean of a picture and its mirror image")
-    kernel_size: Annotated[tuple[Annotated[int, Field(ge=1, le=11)], ...], BeforeValidator(_as_tuple)] = Field(
-        (3,), description="for plain: of each stage; the last one counts for the stages after it"
-    )
+    filters: Counts = Field((), description="of each stage; empty: the network's default")
+    mirror_mean: bool = Field(True, description="for resnet: average the picture and its mirror image")
+    kernel_size: KernelSizes = Field((3,), description="for plain: of each stage; the last also for later stages")
     batch_norm: bool = Field(False, description="for plain")
-    pooling: Literal["max", "average"] = Field("max", description="for plain: what halves the maps after each stage")
-    activation: Activation = Field("relu", description="for plain: after each convolution; dense layers have relu")
+    pooling: Literal["max", "average"] = Field("max", description="for plain: after each stage")
+    activation: Activation = Field("relu", description="for plain: after each convolution; dense layers use relu")
     stage_dropout: float = Field(0.0, ge=0, lt=1, description="for plain: after each stage")
-    hidden: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_as_tuple)] = Field(
-        (128,), description="widths of plain's dense layers"
-    )
+    hidden: Widths = Field((128,), description="for plain: widths of the dense layers")
     dropout: float = Field(0.5, ge=0, lt=1, description="for plain: after each dense layer")
-
-    @field_validator("kernel_size")
-    @classmethod
-    def _check_odd(cls, values: tuple[int, ...]) -> tuple[int, ...]:
-        if not values or any(value % 2 == 0 for value in values):
-            raise ValueError("expected odd numbers, so that a kernel has a middle")
-        return values
-
-    @field_validator("hidden")
-    @classmethod
-    def _check_not_empty(cls, values: tuple[int, ...]) -> tuple[int, ...]:
-        if not values:
-            raise ValueError("expected one or more widths")
-        return values
 
 
 class ProbeConfig(_Section):
     """The linear head on frozen features."""
 
-    regularisation: Annotated[tuple[float, ...], BeforeValidator(_as_tuple)] = Field(
-        (),
-        description="inverse strengths C to try, of which validation loss chooses; empty: 4 to 1,200 divided by the"
-        " number of training pictures",
-    )
-
-    @field_validator("regularisation")
-    @classmethod
-    def _check_positive(cls, values: tuple[float, ...]) -> tuple[float, ...]:
-        if values and min(values) <= 0:
-            raise ValueError("expected numbers above 0")
-        return tuple(sorted(values))
+    regularisation: Strengths = Field((), description="inverse strengths C; empty: 4 to 1,200 / training pictures")
 
 
 class AugmentConfig(_Section):
-    """What is done at random to a training picture; 0 turns a part off. From scratch more is done: see `defaults`."""
+    """Random augmentation of training pictures; 0 turns a part off. From scratch it is stronger: see `defaults`."""
 
-    mirror: float = Field(0.5, ge=0, le=1, description="share of pictures mirrored left to right")
-    crop_min_area: float = Field(0.5, gt=0, le=1, description="smallest part of the picture shown; 1 turns it off")
+    mirror: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
+    crop_min_area: float = Field(0.5, gt=0, le=1, description="smallest area fraction of a random crop; 1 turns it off")
     colour_jitter: float = Field(0.2, ge=0, le=1, description="strength of brightness, contrast and saturation changes")
-    erasing: float = Field(0.0, ge=0, le=1, description="share of pictures with a rectangle erased")
+    erasing: float = Field(0.0, ge=0, le=1, description="probability of an erased rectangle")
 
 
 class TrainConfig(_Section):
@@ -148,35 +129,48 @@ class TrainConfig(_Section):
     optimiser: Optimiser | None = None
     schedule: Schedule | None = None
     warmup_epochs: float | None = Field(None, ge=0)
-    patience_epochs: int | None = Field(
-        None, ge=1, description="stop after so many epochs without a better validation macro-F1"
-    )
+    patience_epochs: int | None = Field(None, ge=1, description="without a better validation macro-F1: stop")
     balance: Balance = "none"
-    unfreeze_stages: int = Field(1, ge=0, description="for finetune: how many of the backbone's last stages learn")
-    views: int = Field(
-        3,
-        ge=1,
-        description="for finetune with a bundled backbone: each picture as it is, mirrored, then changed at random;"
-        " one epoch shows all",
-    )
+    unfreeze_stages: int = Field(1, ge=0, description="for finetune: number of trained last stages")
+    # For finetune with a bundled backbone: each picture as it is, mirrored, then augmented; an epoch shows all.
+    views: int = Field(3, ge=1)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    size_from: int | None = Field(None, ge=16, description="side of the training pictures in the first epochs, pixels")
-    size_to: int | None = Field(None, ge=16, description="and in the last; for resnet")
-    checkpoint_seconds: float = Field(240.0, gt=0, description="a checkpoint is written so often within an epoch")
+    size_from: int | None = Field(None, ge=16, description="pixels: training size of the first epochs")
+    size_to: int | None = Field(None, ge=16, description="of the last epochs; for resnet")
+    checkpoint_seconds: float = Field(240.0, gt=0, description="interval of checkpoints within an epoch")
 
 
 class EvaluateConfig(_Section):
-    """How the model is judged."""
+    """Evaluation of the model."""
 
-    resamples: int = Field(2000, ge=100, le=100_000, description="of the bootstrap")
-    coverage: float = Field(0.95, gt=0, le=1, description="share of real pictures that get an answer")
-    learning_curve: Literal["auto", "on", "off"] = Field(
-        "auto", description="whether more pictures would help; auto: if the probe's features are there anyway"
-    )
+    resamples: int = Field(2000, ge=100, le=100_000, description="bootstrap resamples")
+    coverage: float = Field(0.95, gt=0, le=1, description="fraction of in-distribution pictures that are not rejected")
+    learning_curve: Literal["auto", "on", "off"] = Field("auto", description="auto: if the probe's features are cached")
+
+
+class ResolvedInput(InputConfig):
+    """Input settings of a resolved recipe; `InputConfig` has checked the values."""
+
+    size: int
+    normalise: Normalise
+
+
+class ResolvedTrain(TrainConfig):
+    """Training settings of a resolved recipe; `TrainConfig` has checked the values."""
+
+    epochs: int
+    learning_rate: float
+    weight_decay: float
+    optimiser: Optimiser
+    schedule: Schedule
+    warmup_epochs: float
+    patience_epochs: int
+    size_from: int
+    size_to: int
 
 
 class Recipe(_Section):
-    """An experiment. Make one with `Recipe.of`, `Recipe.read` or keyword sections; `resolved` fills every gap."""
+    """An experiment. Create one with `Recipe.of`, `Recipe.read` or keyword sections; `resolve` adds every default."""
 
     seed: int = Field(0, ge=0, lt=2**32)
     data: DataConfig = DataConfig()
@@ -189,19 +183,19 @@ class Recipe(_Section):
 
     @model_validator(mode="after")
     def _check_split_fractions(self) -> Self:
-        held_back = self.data.val_fraction + self.data.test_fraction
-        if held_back >= 0.9:
-            raise ValueError(f"data.val_fraction + data.test_fraction = {held_back:g} leaves too little to train on")
+        total = self.data.val_fraction + self.data.test_fraction
+        if total >= 0.9:
+            raise ValueError(f"data.val_fraction + data.test_fraction = {total:g} leaves too little to train on")
         return self
 
     @classmethod
     def of(cls, values: Mapping[str, Any] | Recipe) -> Recipe:
-        """Return the recipe with these settings, or raise RecipeError that names the setting and what was expected."""
+        """Return the recipe with these settings; raises RecipeError naming the setting and the expected value."""
         if isinstance(values, Recipe):
             return values
         if not isinstance(values, Mapping):
             raise RecipeError(f'A recipe is nested settings, such as {{"train": {{"epochs": 30}}}}; got {values!r}.')
-        _check_keys(values, cls, prefix="")
+        _check_keys(values, cls)
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -209,31 +203,68 @@ class Recipe(_Section):
 
     @classmethod
     def read(cls, path: Path | str) -> Recipe:
-        """Return the recipe of this name, or written in a TOML file; raises RecipeError naming file and line."""
+        """Return a built-in recipe by name, or the recipe in a TOML file; raises RecipeError naming file and line."""
         return cls.of(load_recipe_values(str(path)))
 
+    @property
+    def limits(self) -> DecodeLimits:
+        """Return the limits of the picture decoder."""
+        from bestiary.picture import DecodeLimits
+
+        return DecodeLimits(self.picture.max_bytes, self.picture.max_pixels)
+
     def overrides(self) -> dict[str, Any]:
-        """Return only what was set, as nested plain values."""
+        """Return only the explicit settings, as nested plain values."""
         return self.model_dump(mode="json", exclude_unset=True, exclude_none=True)
 
-    def resolve(self) -> Recipe:
-        """Return the recipe with every derived setting filled in; nothing is None afterwards."""
+    def resolve(self) -> ResolvedRecipe:
+        """Return the recipe with a value for every setting."""
         scratch = self.model.method == "scratch"
         size = self.picture.size or (SCRATCH_SIZE if scratch else BACKBONE_SIZES.get(self.model.backbone, 224))
         normalise = self.picture.normalise or ("collection" if scratch else "backbone")
-        given = _explicit_values(self.train)
-        train = TrainConfig.model_validate(train_defaults(self.model.method, self.model.network, size, given) | given)
-        full = {
+        explicit = self.train.model_dump(exclude_unset=True, exclude_none=True)
+        defaults = train_defaults(self.model.method, self.model.network, size, explicit)
+        values = {
             **self.model_dump(),
             "picture": {**self.picture.model_dump(), "size": size, "normalise": normalise},
-            "augment": (SCRATCH_AUGMENT if scratch else {}) | _explicit_values(self.augment),
-            "train": train.model_dump(),
+            "augment": (SCRATCH_AUGMENT if scratch else {}) | self.augment.model_dump(exclude_unset=True),
+            "train": self.train.model_dump() | defaults | explicit,
         }
-        return Recipe.model_validate(full)
+        return ResolvedRecipe.model_validate(values)
+
+    def with_epochs(self, epochs: int | None) -> Recipe:
+        """Return the recipe with this number of epochs (None: its own); an explicit warm-up is scaled with them."""
+        before, train = self.resolve().train.epochs, self.overrides().get("train", {})
+        if epochs is None or epochs == before:
+            return self
+        warmup = {"warmup_epochs": train["warmup_epochs"] * epochs / before} if train.get("warmup_epochs") else {}
+        return Recipe.of({**self.overrides(), "train": train | warmup | {"epochs": epochs}})
 
     def toml(self) -> str:
-        """Return every setting that has a value, as TOML that `Recipe.read` takes back."""
+        """Return every setting that has a value, as TOML for `Recipe.read`."""
         return write_toml(self.model_dump(mode="json", exclude_none=True))
+
+    def asked(self) -> dict[str, Any]:
+        """Old name of `overrides`."""
+        return self.overrides()
+
+    def resolved(self) -> ResolvedRecipe:
+        """Old name of `resolve`."""
+        return self.resolve()
+
+
+class ResolvedRecipe(Recipe):
+    """A recipe in which no setting is None; see `Recipe.resolve`."""
+
+    picture: ResolvedInput
+    train: ResolvedTrain
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Return the preprocessing of a picture for the model."""
+        from bestiary.preprocess import Preprocessing
+
+        return Preprocessing(self.picture.size, self.picture.fit, self.limits)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -249,104 +280,71 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def write_toml(values: Mapping[str, Any]) -> str:
-    """Return two levels of plain values (text, numbers, truth, lists of these) as TOML."""
-    top = [f"{key} = {_toml_value(value)}" for key, value in values.items() if not isinstance(value, Mapping)]
-    parts = ["\n".join(top)] if top else []
-    for key, section in values.items():
-        if isinstance(section, Mapping) and section:
-            lines = [f"{name} = {_toml_value(value)}" for name, value in section.items()]
-            parts.append("\n".join([f"[{key}]", *lines]))
-    return "\n\n".join(parts) + "\n"
+    """Return nested plain values as TOML, without empty sections."""
+    return tomli_w.dumps({key: value for key, value in values.items() if value != {}})
 
 
 def builtin_recipes() -> dict[str, Path]:
-    """Return the recipes that come with the package, by name."""
+    """Return the paths of the built-in recipes by name."""
     folder = Path(__file__).parent / "recipes"
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
 def load_recipe_values(name: str) -> dict[str, Any]:
-    """Return the nested values of a recipe that comes with the package, or of a TOML file."""
-    if name in builtin_recipes():
-        return read_toml(builtin_recipes()[name])
-    if Path(name).suffix or Path(name).exists():
-        return read_toml(Path(name))
-    raise RecipeError(f'There is no recipe "{name}": neither a file, nor one of {", ".join(builtin_recipes())}.')
+    """Return the nested values of a built-in recipe or of a TOML file."""
+    recipes = builtin_recipes()
+    if name in recipes or Path(name).suffix or Path(name).exists():
+        return read_toml(recipes.get(name, Path(name)))
+    raise RecipeError(f'There is no recipe "{name}": neither a file, nor one of {", ".join(recipes)}.')
 
 
 def apply_overrides(values: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
-    """Return `values` with `section.key=value` texts laid over it; values are read as TOML, else as text."""
+    """Return `values` overridden by `section.key=value` texts; see `read_setting`."""
     merged: dict[str, Any] = {key: dict(part) if isinstance(part, Mapping) else part for key, part in values.items()}
     for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals or not name.strip():
+        name, equals, text = (part.strip() for part in setting.partition("="))
+        if not equals or not name:
             raise RecipeError(f'--set takes section.key=value, for example train.epochs=30; got "{setting}".')
-        section, dot, key = name.strip().partition(".")
-        if dot:
-            inner = merged.setdefault(section, {})
-            if not isinstance(inner, dict):
-                raise RecipeError(f'"{section}" is not a section of the recipe; got "{setting}".')
-            inner[key] = read_setting(text.strip())
-        else:
-            merged[section] = read_setting(text.strip())
+        section, dot, key = name.partition(".")
+        target = merged.setdefault(section, {}) if dot else merged
+        if not isinstance(target, dict):
+            raise RecipeError(f'"{section}" is not a section of the recipe; got "{setting}".')
+        target[key if dot else section] = read_setting(text)
     return merged
 
 
-def override_epochs(values: Mapping[str, Any], epochs: int) -> dict[str, Any]:
-    """Return `values` with so many epochs; a warm-up that it asks for keeps its share of them."""
-    train, before = dict(values.get("train", {})), Recipe.of(values).resolve().train.epochs
-    if (warm_up := train.get("warmup_epochs")) and before:
-        train["warmup_epochs"] = warm_up * epochs / before
-    return {**values, "train": {**train, "epochs": epochs}}
-
-
-def _explicit_values(section: BaseModel) -> dict[str, Any]:
-    return {key: value for key, value in section.model_dump(exclude_unset=True).items() if value is not None}
-
-
-def _check_keys(values: Mapping[str, Any], model: type[BaseModel], *, prefix: str) -> None:
+def _check_keys(values: Mapping[str, Any], model: type[BaseModel], prefix: str = "") -> None:
     for key, value in values.items():
         if key not in model.model_fields:
-            raise RecipeError(
-                f'Unknown setting "{prefix}{key}". {_suggest_section(key)}{did_you_mean(key, model.model_fields)}'
-            )
-        kind = model.model_fields[key].annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            hint = f"{_suggest_section(key)}{did_you_mean(key, model.model_fields)}"
+            raise RecipeError(f'Unknown setting "{prefix}{key}". {hint}')
+        section = model.model_fields[key].annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
             if not isinstance(value, Mapping):
-                raise RecipeError(
-                    f'"{prefix}{key}" is a section; give its keys, for example {key}.{next(iter(kind.model_fields))}.'
-                )
-            _check_keys(value, kind, prefix=f"{prefix}{key}.")
+                example = f"{key}.{next(iter(section.model_fields))}"
+                raise RecipeError(f'"{prefix}{key}" is a section; give its keys, for example {example}.')
+            _check_keys(value, section, f"{prefix}{key}.")
 
 
 def _suggest_section(key: str) -> str:
-    """Return where a key that was looked for in the wrong place is, as the start of a sentence; empty if nowhere."""
+    """Return a sentence with the section that has this key, empty if none has."""
     sections = {name: field.annotation for name, field in Recipe.model_fields.items()}
-    places = [f"{name}.{key}" for name, kind in sections.items() if key in getattr(kind, "model_fields", ())]
-    return f'Did you mean "{places[0]}"? ' if places else ""
+    names = [f"{name}.{key}" for name, section in sections.items() if key in getattr(section, "model_fields", ())]
+    return f'Did you mean "{names[0]}"? ' if names else ""
 
 
 def _validation_message(error: ValidationError) -> str:
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"]) or "recipe"
     message = first["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list, such as [1, 2]")
-    given = "" if isinstance(first["input"], BaseModel | dict) else f" got {first['input']!r}."
-    return f'Setting "{name}": {message};{given}' if given else f"{name}: {message}."
+    if isinstance(first["input"], BaseModel | dict):
+        return f"{name}: {message}."
+    return f'Setting "{name}": {message}; got {first["input"]!r}.'
 
 
 def read_setting(text: str) -> Any:
-    """Return a value written on the command line: read as TOML, else as text."""
+    """Return the value of a command-line setting, parsed as TOML or else as text."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(_toml_value(item) for item in value)}]"
-    # TOML's strings, numbers and truth values are JSON's, but for the one control character that JSON does not escape.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-METHODS: tuple[str, ...] = get_args(Method)

@@ -13,6 +13,7 @@ import polars as pl
 
 from bestiary import files as files_module
 from bestiary import run_folder, table
+from bestiary.context import Context
 from bestiary.data.corrections import read_corrections
 from bestiary.data.dataset import AuditedDataset, audit_sources
 from bestiary.data.hamming_search import find_near_pairs, hash_bits
@@ -22,7 +23,7 @@ from bestiary.evaluation.metrics import CLASS_AVERAGES
 from bestiary.evaluation.predictions import predict_table, score_table
 from bestiary.evaluation.shift import distribution_shift
 from bestiary.evaluation.slices import find_weak_slices
-from bestiary.files import cache_folder, next_free_name
+from bestiary.files import next_free_name
 from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.inference.predictor import Predictor
 from bestiary.machine import available_cores
@@ -67,8 +68,8 @@ def evaluate_external(
     bundle, known = read_bundle(run), table.read(run / "predictions.parquet", table.PREDICTIONS)
     alike = recipe.data.model_copy(update={"classes": ()})
     decided = None if corrections is None else read_corrections(corrections)
-    given = [pictures], labels, alike, recipe.limits
-    collection = audit_sources(*given, threads=workers, cache=cache_folder(), reporter=reporter, corrections=decided)
+    context = Context(threads=workers, reporter=reporter)
+    collection = audit_sources([pictures], labels, alike, recipe.limits, context, decided)
     near_bits = alike.near_duplicate_bits if alike.near_duplicates else None
     learnt = table.read(run / "pictures.parquet", table.PICTURES)
     found = drop_seen_copies(collection, learnt, near_bits=near_bits)

@@ -18,10 +18,9 @@ from bestiary.evaluation.label_issues import model_issue_findings
 from bestiary.machine import trim_memory
 from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.features import FeatureCache, training_precision
-from bestiary.picture import DecodeLimits
 from bestiary.preprocess import Preprocessing
 from bestiary.progress import Reporter
-from bestiary.recipe import Recipe
+from bestiary.recipe import ResolvedRecipe
 
 LEARNED_CHECKS = ("suspect-label", "outlier")
 ALL_CHECKS = ("shortcut", *LEARNED_CHECKS)
@@ -30,7 +29,7 @@ SEED = 0  # of the folds: the same pictures have the same suspects, whatever see
 
 
 def add_model_issues(
-    dataset: AuditedDataset, recipe: Recipe, *, threads: int, cache: Path, reporter: Reporter
+    dataset: AuditedDataset, recipe: ResolvedRecipe, *, threads: int, cache: Path, reporter: Reporter
 ) -> AuditedDataset:
     """Return the audit with the findings "suspect-label" and "outlier" added, or with the reason why they are missing.
 
@@ -56,13 +55,11 @@ def add_model_issues(
     return replace(dataset, findings=sort_findings(pl.concat([dataset.findings, learned])))
 
 
-def _backbone_and_preprocessing(recipe: Recipe) -> tuple[str, Preprocessing]:
+def _backbone_and_preprocessing(recipe: ResolvedRecipe) -> tuple[str, Preprocessing]:
     """Return the backbone and the way of looking at pictures: the recipe's own if it is one of the bundled."""
-    limits, model = DecodeLimits(recipe.picture.max_bytes, recipe.picture.max_pixels), recipe.model
-    if model.method == "scratch" or model.backbone not in BACKBONES:
-        return BACKBONE, Preprocessing(BACKBONES[BACKBONE].size, recipe.picture.fit, limits)
-    assert recipe.picture.size is not None  # a resolved recipe has it
-    return model.backbone, Preprocessing(recipe.picture.size, recipe.picture.fit, limits)
+    if recipe.model.method == "scratch" or recipe.model.backbone not in BACKBONES:
+        return BACKBONE, replace(recipe.preprocessing, size=BACKBONES[BACKBONE].size)
+    return recipe.model.backbone, recipe.preprocessing
 
 
 def skipped_check_messages(dataset: AuditedDataset) -> list[str]:

@@ -25,10 +25,8 @@ from bestiary.errors import RecipeError, RunError, SourceError
 from bestiary.machine import available_cores, disable_malloc_trim
 from bestiary.models.features import FeatureCache, LabelledFeatures, training_precision
 from bestiary.models.logistic_regression import linear_logits
-from bestiary.picture import DecodeLimits
-from bestiary.preprocess import Preprocessing
 from bestiary.progress import Reporter, SilentReporter
-from bestiary.recipe import Balance, Recipe
+from bestiary.recipe import Balance, Recipe, ResolvedRecipe
 from bestiary.report.run_report import write_report
 from bestiary.training.probe import fit_head
 
@@ -245,7 +243,7 @@ def _mean_with_interval(values: Sequence[float]) -> dict[str, float]:
     return {"value": value, "low": value - half, "high": value + half}
 
 
-def _load_experiment(run: Path, recipe: Recipe, threads: int, reporter: Reporter) -> LeakageExperiment:
+def _load_experiment(run: Path, recipe: ResolvedRecipe, threads: int, reporter: Reporter) -> LeakageExperiment:
     disable_malloc_trim()
     used = table.read(run / "pictures.parquet", table.PICTURES).filter(pl.col("split").is_not_null())
     chosen = [line["regularisation"] for line in run_folder.read_history(run) if line.get("chosen")]
@@ -265,11 +263,7 @@ def _load_experiment(run: Path, recipe: Recipe, threads: int, reporter: Reporter
     )
 
 
-def _load_features(used: pl.DataFrame, recipe: Recipe, threads: int, reporter: Reporter) -> FeatureMatrix:
-    assert recipe.picture.size is not None  # a resolved recipe has it
-    view = Preprocessing(
-        recipe.picture.size, recipe.picture.fit, DecodeLimits(recipe.picture.max_bytes, recipe.picture.max_pixels)
-    )
+def _load_features(used: pl.DataFrame, recipe: ResolvedRecipe, threads: int, reporter: Reporter) -> FeatureMatrix:
     context, precision = Context(threads=threads, reporter=reporter), training_precision()  # most are cached
-    cache = FeatureCache(recipe.model.backbone, view, precision, context)
+    cache = FeatureCache(recipe.model.backbone, recipe.preprocessing, precision, context)
     return cache.features([Path(path) for path in used["path"]], used["sha256"].to_list())

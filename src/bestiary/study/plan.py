@@ -12,8 +12,8 @@ import polars as pl
 from bestiary.errors import RecipeError
 from bestiary.profiling import StageTimer
 from bestiary.progress import SilentReporter
-from bestiary.recipe import Recipe
-from bestiary.study.recipes import StudyRecipe, entry_with_epochs, error_context
+from bestiary.recipe import ResolvedRecipe
+from bestiary.study.recipes import StudyRecipe, error_context
 from bestiary.text import format_duration, format_percent
 from bestiary.training.budget import RESERVE_FRACTION, MachineProfile, TimeEstimate, estimate_seconds
 from bestiary.training.task import make_task
@@ -81,7 +81,7 @@ def scale_epochs(entry: StudyRecipe, run_estimate: RunEstimate, fraction: float)
     """Return the recipe with a share of its epochs."""
     if fraction == 1 or run_estimate.epochs is None:
         return entry
-    return entry_with_epochs(entry, scale_epoch_count(run_estimate.epochs, fraction))
+    return entry.with_epochs(scale_epoch_count(run_estimate.epochs, fraction))
 
 
 def describe_plan(names: Mapping[str, int], forecasts: Mapping[str, RunEstimate], fraction: float) -> str:
@@ -93,6 +93,6 @@ def describe_plan(names: Mapping[str, int], forecasts: Mapping[str, RunEstimate]
     return f"{sum(names.values())} trainings ahead; done at about {done} (in {format_duration(seconds)}). Each: {each}.{cut}"
 
 
-def without_label_check(recipe: Recipe) -> Recipe:
+def without_label_check(recipe: ResolvedRecipe) -> ResolvedRecipe:
     """Return the recipe without the search for suspect labels, which a study makes once for all."""
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"suspects": False})})

@@ -12,7 +12,7 @@ from typing import Any
 
 from bestiary.errors import MissingExtraError, RecipeError, UserError, did_you_mean
 from bestiary.evaluation.multi_seed import RecipePair
-from bestiary.recipe import METHODS, Recipe, apply_overrides, builtin_recipes, load_recipe_values, override_epochs
+from bestiary.recipe import METHODS, Recipe, apply_overrides, builtin_recipes, load_recipe_values
 from bestiary.training.recipe_checks import check_recipe_supported, learner_name, setting_consumers
 
 PRESETS = ("original",)
@@ -41,6 +41,11 @@ class StudyRecipe:
         """Return the recipe with a seed; raises RecipeError, naming the entry."""
         with error_context(self.name):
             return Recipe.of({**self.overrides, "seed": seed})
+
+    def with_epochs(self, epochs: int) -> StudyRecipe:
+        """Return the entry with this number of epochs; see `Recipe.with_epochs`."""
+        with error_context(self.name):
+            return replace(self, overrides=Recipe.of(self.overrides).with_epochs(epochs).overrides(), epochs_times=1)
 
 
 @contextmanager
@@ -141,16 +146,10 @@ def recipe_diff(entry: StudyRecipe, reference: StudyRecipe) -> list[str]:
     ]
 
 
-def entry_with_epochs(entry: StudyRecipe, epochs: int) -> StudyRecipe:
-    """Return the recipe with so many epochs; see `recipe.override_epochs`."""
-    with error_context(entry.name):
-        return replace(entry, overrides=override_epochs(entry.overrides, epochs), epochs_times=1)
-
-
 def _multiply_epochs(entry: StudyRecipe) -> StudyRecipe:
     if entry.epochs_times == 1:
         return entry
-    return entry_with_epochs(entry, entry.epochs_times * (entry.recipe().resolve().train.epochs or 1))
+    return entry.with_epochs(entry.epochs_times * entry.recipe().resolve().train.epochs)
 
 
 def _read_recipe(name: str) -> StudyRecipe:

@@ -26,7 +26,7 @@ from bestiary.errors import IntegrityError, InterruptedRun, MachineError, Recipe
 from bestiary.machine import available_cores, is_out_of_memory_error, world_size
 from bestiary.profiling import StageTimer
 from bestiary.progress import Reporter, SilentReporter
-from bestiary.recipe import Recipe
+from bestiary.recipe import Recipe, ResolvedRecipe
 from bestiary.study.plan import (
     describe_plan,
     epoch_fraction_within_budget,
@@ -77,12 +77,12 @@ class StudyRequest:
     seeds: tuple[int, ...]
     threads: int
 
-    def settings(self) -> Recipe:
+    def settings(self) -> ResolvedRecipe:
         """Return the settings of the pictures, which are the same in all recipes; suspects if any asks for them."""
         recipes = [entry.recipe() for entry in self.entries]
         limits = {key: getattr(recipes[0].picture, key) for key in LIMITS}
         look = {"suspects": any(recipe.data.suspects for recipe in recipes)}
-        return Recipe.of({"data": recipes[0].data.model_dump(mode="json") | look, "picture": limits})
+        return Recipe.of({"data": recipes[0].data.model_dump(mode="json") | look, "picture": limits}).resolve()
 
     def source(self) -> dict[str, Any]:
         """Return what every run folder keeps of where its pictures are."""

@@ -19,7 +19,7 @@ from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.engine import Precision
 from bestiary.models.features import split_precisions, training_precision
 from bestiary.models.onnx_surgery import count_frozen_stages
-from bestiary.recipe import Recipe
+from bestiary.recipe import Recipe, ResolvedRecipe
 from bestiary.text import format_duration
 from bestiary.training.methods import build_training_setup
 from bestiary.training.probe import candidate_c_values, sample_counts
@@ -44,7 +44,7 @@ SUFFICIENT_EPOCHS, MAX_TIMES_DEFAULT = 12, 3  # fewer are tried at a smaller siz
 if TYPE_CHECKING:
     from bestiary.training.epoch_throughput import EpochThroughput
 
-MakeTask = Callable[[Recipe], TrainingTask]
+MakeTask = Callable[[ResolvedRecipe], TrainingTask]
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class TrainingPlan:
     deadline_seconds: after the start of the whole run, when training must end so that the budget is kept.
     """
 
-    recipe: Recipe
+    recipe: ResolvedRecipe
     words: str
     seconds: float
     deadline_seconds: float | None = None
@@ -97,7 +97,7 @@ def plan_training(
     """
     if budget_seconds is not None and world_size() > 1:
         raise RecipeError("A budget of time is kept by a single process: start it without torchrun.")
-    tried: list[tuple[Recipe, TimeEstimate]] = []
+    tried: list[tuple[ResolvedRecipe, TimeEstimate]] = []
     measure = MachineProfile()
     for recipe in _iter_candidates(requested, budget_seconds is not None):
         estimate = estimate_seconds(make(recipe), measure)
@@ -256,7 +256,7 @@ def _estimate_decoding(task: TrainingTask) -> float:
 # ---- What may be chosen --------------------------------------------------------------------------------------------
 
 
-def _iter_candidates(requested: Recipe, has_budget: bool) -> Iterator[Recipe]:
+def _iter_candidates(requested: Recipe, has_budget: bool) -> Iterator[ResolvedRecipe]:
     """Yield what the recipe leaves open, resolved, the best first; with a budget more than its defaults.
 
     Before a smaller size or backbone is tried, the search for suspect labels is left out.
@@ -276,7 +276,7 @@ def _iter_alternatives(requested: Recipe) -> Iterator[dict[str, dict[str, Any]]]
         yield from ({"picture": {"size": pixels}} for pixels in ([size] if size else SCRATCH_SIZES))
         return
     backbone = requested.overrides().get("model", {}).get("backbone")
-    ways = [way for way in PROBES if backbone in (None, way[0])] or [(first.model.backbone, first.picture.size or 0)]
+    ways = [way for way in PROBES if backbone in (None, way[0])] or [(first.model.backbone, first.picture.size)]
     for name, pixels in dict.fromkeys((name, size or pixels) for name, pixels in ways):
         yield {"model": {"backbone": name}, "picture": {"size": pixels}}
 
@@ -289,18 +289,18 @@ def override_sections(requested: Recipe, chosen: Mapping[str, Mapping[str, Any]]
     return Recipe.of(whole)
 
 
-def _sufficient_epochs(requested: Recipe, recipe: Recipe) -> int:
+def _sufficient_epochs(requested: Recipe, recipe: ResolvedRecipe) -> int:
     """Return how many epochs are enough not to try another way."""
     trains = recipe.model.method != "probe" and requested.train.epochs is None
-    return min(SUFFICIENT_EPOCHS, recipe.train.epochs or 1) if trains else 1
+    return min(SUFFICIENT_EPOCHS, recipe.train.epochs) if trains else 1
 
 
-def _affordable_epochs(requested: Recipe, recipe: Recipe, estimate: TimeEstimate, available_seconds: float) -> int:
+def _affordable_epochs(requested: Recipe, recipe: ResolvedRecipe, estimate: TimeEstimate, seconds: float) -> int:
     """Return how many epochs fit; where there are none to choose, 1 if all of it fits."""
-    asked_for = recipe.train.epochs or 1
+    asked_for = recipe.train.epochs
     if recipe.model.method == "probe" or requested.train.epochs is not None:
-        return int(estimate.seconds(asked_for) <= available_seconds)
-    fit = math.floor((available_seconds - estimate.before - estimate.after) / estimate.epoch)
+        return int(estimate.seconds(asked_for) <= seconds)
+    fit = math.floor((seconds - estimate.before - estimate.after) / estimate.epoch)
     return max(0, min(fit, MAX_TIMES_DEFAULT * asked_for))
 
 
@@ -312,23 +312,19 @@ def usable_seconds(budget_seconds: float, elapsed: float) -> float:
 # ---- What is said --------------------------------------------------------------------------------------------------
 
 
-def _make_plan(recipe: Recipe, estimate: TimeEstimate, budget_seconds: float | None, elapsed: float) -> TrainingPlan:
-    seconds = estimate.seconds(recipe.train.epochs or 1)
+def _make_plan(recipe: ResolvedRecipe, estimate: TimeEstimate, budget: float | None, elapsed: float) -> TrainingPlan:
+    seconds = estimate.seconds(recipe.train.epochs)
     done = time.strftime("%H:%M", time.localtime(time.time() + seconds))
-    within = (
-        f" Budget {format_duration(budget_seconds)}, of which {format_duration(elapsed)} are over."
-        if budget_seconds
-        else ""
-    )
+    within = f" Budget {format_duration(budget)}, of which {format_duration(elapsed)} are over." if budget else ""
     words = f"{describe_recipe(recipe)}; done at about {done} (in {format_duration(seconds)}).{within}"
-    deadline = None if budget_seconds is None else budget_seconds - estimate.after
+    deadline = None if budget is None else budget - estimate.after
     return TrainingPlan(recipe, words, seconds, deadline)
 
 
-def describe_recipe(recipe: Recipe) -> str:
+def describe_recipe(recipe: ResolvedRecipe) -> str:
     """Return what a resolved recipe does, in a few words.
 
-    >>> describe_recipe(Recipe().resolved())
+    >>> describe_recipe(Recipe().resolve())
     'Probe with lite2 at 260 px'
     """
     model, size = recipe.model, recipe.picture.size
@@ -338,24 +334,18 @@ def describe_recipe(recipe: Recipe) -> str:
     return f"{learner} at {size} px for {recipe.train.epochs} epochs{_describe_skipped_search(recipe)}"
 
 
-def _describe_skipped_search(recipe: Recipe) -> str:
+def _describe_skipped_search(recipe: ResolvedRecipe) -> str:
     return "" if recipe.data.suspects else ", without a search for suspect labels"
 
 
 def _budget_too_short_message(
-    requested: Recipe, recipe: Recipe, estimate: TimeEstimate, budget_seconds: float, elapsed: float
+    requested: Recipe, recipe: ResolvedRecipe, estimate: TimeEstimate, budget_seconds: float, elapsed: float
 ) -> str:
     epochs = 1 if requested.train.epochs is None else requested.train.epochs
-    told = _with_epochs(recipe, epochs)
     takes = elapsed + estimate.seconds(epochs)
     least = math.ceil((takes + RESERVE_SECONDS) / (1 - RESERVE_FRACTION))
     return (
-        f"--budget {format_duration(budget_seconds)} is too short: {describe_recipe(told)} is the least that the recipe"
+        f"--budget {format_duration(budget_seconds)} is too short: {describe_recipe(recipe.with_epochs(epochs).resolve())} is the least that the recipe"
         f" allows, and takes {format_duration(takes)}, of which {format_duration(elapsed)} are over. Give {format_duration(least + 1)} or more,"
         " or leave more open (method, backbone, size, epochs)."
     )
-
-
-def _with_epochs(recipe: Recipe, epochs: int) -> Recipe:
-    """Return the resolved recipe with so many epochs, to be talked about."""
-    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"epochs": epochs})})

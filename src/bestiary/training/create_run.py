@@ -13,7 +13,7 @@ from bestiary import files, run_folder, table
 from bestiary.data.corrections import write
 from bestiary.data.dataset import AuditedDataset
 from bestiary.data.label_map import absolute_label_map
-from bestiary.recipe import Recipe
+from bestiary.recipe import Recipe, ResolvedRecipe
 
 Sources = Path | str | Sequence[Path | str]  # one source of pictures, or several that are merged
 
@@ -39,7 +39,7 @@ def describe_sources(
 def create_run(
     out: Path | None,
     recipe: Recipe,
-    resolved: Recipe,
+    resolved: ResolvedRecipe,
     pictures: pl.DataFrame,
     collection: AuditedDataset,
     facts: dict[str, Any],

@@ -1,4 +1,4 @@
-"""What the training loop needs to know."""
+"""Settings of the training loop."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bestiary.errors import RecipeError
-from bestiary.recipe import Balance, Optimiser, Schedule
+from bestiary.machine import world_size
+from bestiary.recipe import Balance, Optimiser, ResolvedRecipe, Schedule
 
 Precision = Literal["auto", "float32", "bfloat16"]
+FINETUNE_STAGE_DECAY = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoopSettings:
-    """What the loop needs to know. Times in epochs become steps once, in `fit`.
+    """Settings of the training loop. Times in epochs become steps once, in `fit`.
 
     optimiser: "sgd" with Nesterov `momentum`, "muon" (see `muon`), or "adamw" with `momentum` as its first beta.
-    learning_rate is the head's; stage k below it learns with stage_decay ** k of it. unfreeze_stages: how many of the
-    trunk's last stages learn, None for all. precision "auto": bfloat16 where the processor computes in it, else
-    float32. The longest time between two checkpoints is checkpoint_seconds, give or take one step. size_from and
-    size_to: the side in pixels of the training pictures in the first and the last epochs, None for as they are read.
+    learning_rate is that of the head; stage k below it has stage_decay ** k of it. unfreeze_stages: number of trained
+    last stages of the backbone, None for all. precision "auto": bfloat16 where the processor computes in it, else
+    float32. checkpoint_seconds: longest time between two checkpoints, give or take one step. size_from and size_to:
+    size in pixels of the training pictures in the first and the last epochs, None to keep the size of the input.
     """
 
     epochs: int
@@ -41,6 +43,14 @@ class LoopSettings:
     checkpoint_seconds: float = 240.0
     size_from: int | None = None
     size_to: int | None = None
+
+    @classmethod
+    def from_recipe(cls, recipe: ResolvedRecipe, threads: int) -> LoopSettings:
+        """Return the settings for scratch or finetune; threads: of all processes together."""
+        values = recipe.train.model_dump(exclude={"views", "unfreeze_stages"})
+        if recipe.model.method == "finetune":
+            values |= {"unfreeze_stages": recipe.train.unfreeze_stages, "stage_decay": FINETUNE_STAGE_DECAY}
+        return cls(**values, seed=recipe.seed, threads=max(1, threads // world_size()))
 
     def __post_init__(self) -> None:
         """Raise RecipeError for a warm-up that leaves no training."""

@@ -13,7 +13,7 @@ from bestiary.batches.array_cache import ArrayCache
 from bestiary.batches.channel_stats import ChannelStats, channel_statistics
 from bestiary.batches.loader import Read
 from bestiary.batches.pixel_cache import fill_pixel_cache, pixel_cache
-from bestiary.machine import disable_malloc_trim, trim_memory, world_size
+from bestiary.machine import disable_malloc_trim, trim_memory
 from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.engine import OnnxRuntimeEngine, has_openvino, run_batch
 from bestiary.models.features import training_precision
@@ -24,12 +24,13 @@ from bestiary.models.ood import PrincipalSubspace, subsample_indices
 from bestiary.quick_metrics import loss_and_macro_f1
 from bestiary.recipe import AugmentConfig
 from bestiary.run_folder import write_history
+from bestiary.training.loop_settings import LoopSettings
 from bestiary.training.probe import fit_probe
 from bestiary.training.task import SplitData, TrainedModel, TrainingTask
 
 if TYPE_CHECKING:
     from bestiary.models.networks import Network
-    from bestiary.training.loop import FitResult, LoopSettings
+    from bestiary.training.loop import FitResult
 
 RAW = ChannelStats((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))  # pixels as they are, in 0..1
 
@@ -75,7 +76,7 @@ def train_probe(task: TrainingTask) -> TrainedModel:
 def train_scratch(task: TrainingTask) -> TrainedModel:
     """Train a network from nothing. Needs torch."""
     colours = _pixel_normalisation(task)
-    learned = _train_and_export(task, _build_scratch_network(task, colours), _loop_settings(task))
+    learned = _train_and_export(task, *_build_scratch_network(task, colours))
     return replace(learned, notes=learned.notes | {"normalised by": asdict(colours)})
 
 
@@ -85,7 +86,7 @@ def train_for_logits(task: TrainingTask) -> Float32s:
     They are those of the network itself, in float32, which the sealed graph is held against.
     """
     if task.recipe.model.method == "scratch":
-        return _run_fit(task, _build_scratch_network(task, _pixel_normalisation(task)), _loop_settings(task)).val_logits
+        return _run_fit(task, *_build_scratch_network(task, _pixel_normalisation(task))).val_logits
     network, settings = _build_pretrained_network(task, _initial_head(task))
     if count_frozen_stages(task.recipe) is None:
         return _run_fit(task, network, settings).val_logits
@@ -116,7 +117,7 @@ def build_training_setup(task: TrainingTask) -> TrainingSetup:
     """Return what `scratch` or `finetune` would train, to measure how long it takes."""
     pixels = task.preprocess.size, task.preprocess.size, 3
     if task.recipe.model.method == "scratch":
-        return TrainingSetup(_build_scratch_network(task, RAW), _loop_settings(task), task.recipe.augment, pixels)
+        return TrainingSetup(*_build_scratch_network(task, RAW), task.recipe.augment, pixels)
     network, settings = _build_pretrained_network(task, None)
     if count_frozen_stages(task.recipe) is None:
         return TrainingSetup(network, settings, task.recipe.augment, pixels)
@@ -126,12 +127,12 @@ def build_training_setup(task: TrainingTask) -> TrainingSetup:
     return TrainingSetup(above.trainable_network, above.settings, UNCHANGED, above.frozen_stages.shape)
 
 
-def _build_scratch_network(task: TrainingTask, colours: ChannelStats) -> Network:
+def _build_scratch_network(task: TrainingTask, colours: ChannelStats) -> tuple[Network, LoopSettings]:
     from bestiary.models import networks
 
     model, seed, classes = task.recipe.model, task.recipe.seed, len(task.classes)
     if model.network == "plain":
-        return networks.plain_cnn(
+        network = networks.plain_cnn(
             classes,
             task.preprocess.size,
             filters=model.filters or networks.PLAIN_FILTERS,
@@ -146,14 +147,16 @@ def _build_scratch_network(task: TrainingTask, colours: ChannelStats) -> Network
             std=colours.std,
             seed=seed,
         )
-    return networks.small_resnet(
-        classes,
-        filters=model.filters or networks.RESNET_FILTERS,
-        mean=colours.mean,
-        std=colours.std,
-        mirror_mean=model.mirror_mean,
-        seed=seed,
-    )
+    else:
+        network = networks.small_resnet(
+            classes,
+            filters=model.filters or networks.RESNET_FILTERS,
+            mean=colours.mean,
+            std=colours.std,
+            mirror_mean=model.mirror_mean,
+            seed=seed,
+        )
+    return network, LoopSettings.from_recipe(task.recipe, task.threads)
 
 
 def _build_pretrained_network(task: TrainingTask, head: Head | None) -> tuple[Network, LoopSettings]:
@@ -167,7 +170,7 @@ def _build_pretrained_network(task: TrainingTask, head: Head | None) -> tuple[Ne
         file = None if model.weights == "hub" else Path(model.weights)
         found = timm_backbone.create_timm_model(model.backbone, file, from_hub=model.weights == "hub")
         network = networks.from_timm(found, classes, seed=seed)
-    return network, _loop_settings(task, unfreeze=task.recipe.train.unfreeze_stages, stage_decay=0.5)
+    return network, LoopSettings.from_recipe(task.recipe, task.threads)
 
 
 TRAINERS: dict[str, Callable[[TrainingTask], TrainedModel]] = {
@@ -254,35 +257,3 @@ def _pixel_normalisation(task: TrainingTask) -> ChannelStats:
 
 def _make_reader(store: ArrayCache, split_data: SplitData) -> Read:
     return lambda positions: store.read([split_data.keys[position] for position in positions])
-
-
-def _loop_settings(task: TrainingTask, *, unfreeze: int | None = None, stage_decay: float = 1.0) -> LoopSettings:
-    from bestiary.training.loop import LoopSettings
-
-    train = task.recipe.train
-    assert train.epochs is not None  # a resolved recipe has them all
-    assert train.learning_rate is not None
-    assert train.optimiser is not None
-    assert train.schedule is not None
-    assert train.patience_epochs is not None
-    return LoopSettings(
-        epochs=train.epochs,
-        batch_size=train.batch_size,
-        learning_rate=train.learning_rate,
-        weight_decay=train.weight_decay or 0.0,
-        momentum=train.momentum,
-        label_smoothing=train.label_smoothing,
-        schedule=train.schedule,
-        warmup_epochs=train.warmup_epochs or 0.0,
-        patience_epochs=train.patience_epochs,
-        seed=task.recipe.seed,
-        threads=max(1, task.threads // world_size()),
-        balance=train.balance,
-        precision=train.precision,
-        optimiser=train.optimiser,
-        size_from=train.size_from,
-        size_to=train.size_to,
-        checkpoint_seconds=train.checkpoint_seconds,
-        unfreeze_stages=unfreeze,
-        stage_decay=stage_decay,
-    )

@@ -9,7 +9,7 @@ from bestiary.errors import RecipeError, import_optional
 from bestiary.machine import world_size
 from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.onnx_surgery import STAGES, count_frozen_stages
-from bestiary.recipe import Recipe
+from bestiary.recipe import Recipe, ResolvedRecipe
 
 # What learns: the method, and of `scratch` the network. Each setting of a recipe has its users here.
 ALL = ("probe", "finetune", "resnet", "plain")
@@ -162,7 +162,7 @@ def check_recipe_supported(recipe: Recipe) -> None:
     check_no_unused_settings(recipe)
 
 
-def check_input_sizes(recipe: Recipe) -> None:
+def check_input_sizes(recipe: ResolvedRecipe) -> None:
     """Raise RecipeError for training pictures of a size that the network cannot see."""
     if recipe.model.method != "scratch":
         return
@@ -171,7 +171,7 @@ def check_input_sizes(recipe: Recipe) -> None:
         from bestiary.models.networks import RESNET_FILTERS
 
         stages = len(recipe.model.filters or RESNET_FILTERS)
-        smallest = min(size for size in (recipe.picture.size, *sizes) if size is not None)
+        smallest = min(recipe.picture.size, *sizes)
         if (need := 2 ** (stages + 1)) > smallest:
             raise RecipeError(
                 f"A resnet with {stages} stages halves {smallest} pixels to nothing; expected {need} pixels or more."

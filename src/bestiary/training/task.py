@@ -18,11 +18,10 @@ from bestiary.models.engine import Precision
 from bestiary.models.features import FeatureCache
 from bestiary.models.head import Head
 from bestiary.models.ood import PrincipalSubspace
-from bestiary.picture import DecodeLimits
 from bestiary.preprocess import Preprocessing
 from bestiary.profiling import StageTimer
 from bestiary.progress import Reporter
-from bestiary.recipe import Recipe
+from bestiary.recipe import ResolvedRecipe
 from bestiary.run_folder import read_pictures
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class SplitData:
 class TrainingTask:
     """A learning problem: pictures (`path, sha256, label, split`) with their split, and the recipe, resolved."""
 
-    recipe: Recipe
+    recipe: ResolvedRecipe
     pictures: pl.DataFrame
     classes: tuple[str, ...]
     preprocess: Preprocessing
@@ -113,7 +112,7 @@ def load_task(run: Path, threads: int, clock: StageTimer, reporter: Reporter, *,
 
 def make_task(
     run: Path,
-    recipe: Recipe,
+    recipe: ResolvedRecipe,
     pictures: pl.DataFrame,
     threads: int,
     clock: StageTimer,
@@ -126,11 +125,5 @@ def make_task(
     classes = tuple(sorted(pictures.filter(pl.col("split") == "train")["label"].unique()))
     place = cache_folder()
     return TrainingTask(
-        recipe, pictures, classes, _make_preprocessing(recipe), run, place, threads, reporter, clock, resume, deadline
+        recipe, pictures, classes, recipe.preprocessing, run, place, threads, reporter, clock, resume, deadline
     )
-
-
-def _make_preprocessing(recipe: Recipe) -> Preprocessing:
-    assert recipe.picture.size is not None  # a resolved recipe has it
-    limits = DecodeLimits(recipe.picture.max_bytes, recipe.picture.max_pixels)
-    return Preprocessing(recipe.picture.size, recipe.picture.fit, limits)

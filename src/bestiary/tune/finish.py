@@ -25,7 +25,7 @@ from bestiary.tune.importance import importances
 from bestiary.tune.objective import TrialScore, evaluate_recipe, resample_validation
 from bestiary.tune.search_space import apply_params, format_value
 from bestiary.tune.storage import FINISHED, TrialStorage, count_started, display_number, rank_trials
-from bestiary.tune.trial import SearchContext, SearchTimeoutError, recipe_with_epochs
+from bestiary.tune.trial import SearchContext, SearchTimeoutError
 
 RESULT = "tune.json"
 BEGUN = "the end was begun"
@@ -78,9 +78,7 @@ def report_progress_elsewhere(storage: TrialStorage, reporter: Reporter) -> dict
 def winning_recipe(context: SearchContext, trial: FrozenTrial) -> Recipe:
     """Return the recipe of a trial as the winner is trained."""
     chosen = {} if trial.user_attrs.get("default") else trial.params
-    return recipe_with_epochs(
-        apply_params(context.base_recipe, chosen), affordable_epochs(context, trial.user_attrs["took"])
-    )
+    return apply_params(context.base_recipe, chosen).with_epochs(affordable_epochs(context, trial.user_attrs["took"]))
 
 
 def affordable_epochs(context: SearchContext, took: dict[str, Any]) -> int | None:
@@ -191,7 +189,7 @@ def _rescore_trial(context: SearchContext, trial: FrozenTrial, seed: int) -> tup
     if (known := context.storage.study.user_attrs.get(name)) is not None:
         return float(known), 0.0
     chosen = {} if trial.user_attrs.get("default") else trial.params
-    recipe = recipe_with_epochs(apply_params(context.base_recipe, chosen), context.plan.epochs).resolve()
+    recipe = apply_params(context.base_recipe, chosen).with_epochs(context.plan.epochs).resolve()
     recipe = recipe.model_copy(update={"seed": context.base_recipe.seed + 1000 * seed})
     place = context.storage.folder / f"again-{display_number(trial)}-{seed}"
     division = resample_validation(context.pictures, context.plan.folds, seed=context.base_recipe.seed + seed)

@@ -19,7 +19,7 @@ from bestiary.models.logistic_regression import linear_logits
 from bestiary.profiling import StageTimer
 from bestiary.progress import Reporter
 from bestiary.quick_metrics import calibrated_loss, macro_f1
-from bestiary.recipe import Recipe
+from bestiary.recipe import ResolvedRecipe
 from bestiary.training.methods import train_for_logits
 from bestiary.training.probe import candidate_c_values, fit_head, fit_probe
 from bestiary.training.task import TrainingTask, make_task
@@ -133,7 +133,7 @@ def resample_validation(pictures: pl.DataFrame, folds: int, *, seed: int) -> pl.
 
 
 def evaluate_recipe(
-    recipe: Recipe,
+    recipe: ResolvedRecipe,
     splits: Sequence[pl.DataFrame],
     folder: Path,
     *,

@@ -9,7 +9,7 @@ from typing import Any
 
 from bestiary.errors import RecipeError
 from bestiary.models.features import split_precisions
-from bestiary.recipe import Recipe
+from bestiary.recipe import Recipe, ResolvedRecipe
 from bestiary.text import format_duration
 from bestiary.training.budget import RESERVE_FRACTION, MachineProfile, TimeEstimate
 from bestiary.training.task import TrainingTask, make_task
@@ -101,7 +101,7 @@ def allocate_budget(
         left = room - MARGIN * estimate.seconds(0)
         _check_budget(left - FIT_SECONDS * max(1, folds), room)
         return _split_budget(left)
-    left, whole = room - MARGIN * (estimate.before + estimate.after), base_recipe.resolve().train.epochs or 1
+    left, whole = room - MARGIN * (estimate.before + estimate.after), base_recipe.resolve().train.epochs
     epoch, trial_epoch = estimate.epoch, estimate.epoch * max(1, folds)
     if agreed is not None and agreed.epochs is not None and agreed.final_epochs is not None:
         anew = folds or agreed.epochs != agreed.final_epochs
@@ -159,7 +159,7 @@ def limit_input_configs(
     return rest if len(kept) < 2 and rest else {INPUT_CONFIG: Categorical(tuple(kept)), **rest}
 
 
-def _features_seconds(recipe: Recipe, task: TrainingTask, measure: MachineProfile) -> float:
+def _features_seconds(recipe: ResolvedRecipe, task: TrainingTask, measure: MachineProfile) -> float:
     """Return how long the features of a look will take that are not kept yet, judged by the task's own look."""
     trial_task, seconds = with_input_config(task, recipe), 0.0
     times = feature_cost(recipe) / feature_cost(task.recipe)
@@ -169,12 +169,11 @@ def _features_seconds(recipe: Recipe, task: TrainingTask, measure: MachineProfil
     return seconds
 
 
-def feature_cost(recipe: Recipe) -> float:
+def feature_cost(recipe: ResolvedRecipe) -> float:
     """Return what the features of a picture cost with a resolved recipe, to be compared with another's."""
-    assert recipe.picture.size is not None  # it is resolved
     return COST_OF_PIXEL[recipe.model.backbone] * recipe.picture.size**2
 
 
-def with_input_config(task: TrainingTask, recipe: Recipe) -> TrainingTask:
+def with_input_config(task: TrainingTask, recipe: ResolvedRecipe) -> TrainingTask:
     """Return the task with the recipe, and thus the look, of another trial."""
     return make_task(task.run, recipe, task.pictures, task.threads, task.clock, task.reporter)

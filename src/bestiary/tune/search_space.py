@@ -10,7 +10,7 @@ from typing import Any
 
 from bestiary.errors import RecipeError
 from bestiary.models.onnx_surgery import count_frozen_stages
-from bestiary.recipe import Recipe, read_setting
+from bestiary.recipe import Recipe, ResolvedRecipe, read_setting
 from bestiary.training.budget import override_sections
 from bestiary.training.recipe_checks import check_recipe_supported
 
@@ -144,7 +144,7 @@ def default_params(space: Space, base_recipe: Recipe) -> Settings:
     return values
 
 
-def input_config_recipes(space: Space, base_recipe: Recipe) -> list[Recipe]:
+def input_config_recipes(space: Space, base_recipe: Recipe) -> list[ResolvedRecipe]:
     """Return a recipe for each way of looking at pictures that the space has: whose features are to be there."""
     names = [name for name in (INPUT_CONFIG, *INPUT_CONFIG_KEYS) if name in space]
     ways: list[Settings] = [{}]
@@ -271,7 +271,7 @@ def _augmentation_space() -> Space:
 def _filters(base_recipe: Recipe, worth: tuple[list[int], ...]) -> Categorical:
     """Return filters to try, the network's own (none) first. Small pictures have room for few stages."""
     full = base_recipe.resolve()
-    side = min(size for size in (full.picture.size, full.train.size_from) if size is not None)
+    side = min(full.picture.size, full.train.size_from)
     fit = [filters for filters in worth if side >= 2 ** (len(filters) + 1)]
     return _categorical(([], *(filters for filters in fit if filters != _own_filters(base_recipe))))
 
@@ -282,7 +282,7 @@ def _own_filters(base_recipe: Recipe) -> list[int]:
 
 def _rates(base_recipe: Recipe) -> tuple[float, float]:
     train = base_recipe.resolve().train
-    return train.learning_rate or 1.0, train.weight_decay or 1e-4
+    return train.learning_rate, train.weight_decay or 1e-4
 
 
 # ---- Small pieces --------------------------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ def tune(
     disable_malloc_trim()
     try:
         with storage_errors(place.storage):
-            collection = flow.load_dataset(pictures, labels, corrections, asked.resolve(), workers, reporter)
+            collection = flow.load_dataset(pictures, labels, corrections, asked, workers, reporter)
             ground = _prepare_search(wishes, place, collection, workers, clock, reporter)
             if not _run_trials(ground):
                 return finish.report_progress_elsewhere(ground.storage, reporter)
