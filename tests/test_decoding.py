@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bestiary import preprocess
 from bestiary.array_types import Pixels
-from bestiary.batches import preprocess
 from bestiary.batches.decoding import DecodedImage, batched, decode_ahead
 from bestiary.batches.pixel_cache import fill_pixel_cache, iter_pixel_batches, pixel_cache
-from bestiary.batches.preprocess import Preprocessing, VerifiedFile
 from bestiary.errors import PictureError, SourceError
 from bestiary.picture import DecodeLimits, load, resize_to_square
+from bestiary.preprocess import Preprocessing, VerifiedFile
 from bestiary.progress import SilentReporter
 
 VIEW = Preprocessing(16)

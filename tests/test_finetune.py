@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 
 from bestiary import flow
-from bestiary.batches.preprocess import Preprocessing
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import InterruptedRun
 from bestiary.files import read_json
@@ -25,6 +24,7 @@ from bestiary.models.efficientnet_lite import cached_backbone_graph
 from bestiary.models.engine import OnnxRuntimeEngine, run_batch
 from bestiary.models.networks import Network, finetune_network
 from bestiary.models.onnx_surgery import STAGES, extract_frozen_stages
+from bestiary.preprocess import Preprocessing
 from bestiary.progress import SilentReporter
 from bestiary.recipe import AugmentConfig, Recipe
 from bestiary.training import finetune

@@ -22,13 +22,13 @@ from bestiary.array_types import Float32s, Pixels
 pytest.importorskip("sklearn")
 
 from bestiary import files, flow, run_folder, table
-from bestiary.batches.preprocess import Preprocessing
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import IntegrityError, InterruptedRun, RecipeError, RunError, SourceError
 from bestiary.export import finalize
 from bestiary.export.finalize import PARITY_LIMIT
 from bestiary.inference.predictor import Predictor
 from bestiary.picture import load
+from bestiary.preprocess import Preprocessing
 from bestiary.recipe import Recipe, write_toml
 from bestiary.training.task import TrainedModel, TrainingTask
 

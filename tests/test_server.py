@@ -21,9 +21,9 @@ pytest.importorskip("onnx")
 
 from starlette.testclient import TestClient
 
-from bestiary.batches.preprocess import Preprocessing
 from bestiary.errors import PictureError, UserError
 from bestiary.inference.predictor import Predictor
+from bestiary.preprocess import Preprocessing
 from bestiary.serve.app import create_app
 from bestiary.serve.batching import Batcher, QueueFullError
 from bestiary.web import running

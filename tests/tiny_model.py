@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from bestiary.batches.preprocess import Preprocessing
 from bestiary.export.finalize import FinalModel, save_model
 from bestiary.export.graph import OutputCalibration
 from bestiary.models.head import Head
+from bestiary.preprocess import Preprocessing
 
 SIZE, CHANNELS = 6, 3
 COLOURS = ("blue", "green", "red")  # in the order of the alphabet, as classes are

@@ -13,8 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from bestiary.array_types import Pixels
-from bestiary.batches.preprocess import Preprocessing, Source
 from bestiary.errors import PictureError, SourceError
+from bestiary.preprocess import Preprocessing, Source
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from bestiary.array_types import Pixels
 from bestiary.batches.array_cache import ArrayCache
 from bestiary.batches.decoding import batched, decode_ahead, missing_picture_error
-from bestiary.batches.preprocess import Preprocessing, VerifiedFile
+from bestiary.preprocess import Preprocessing, VerifiedFile
 from bestiary.progress import Reporter
 
 PIXELS_VERSION = 1  # raise it when `picture` gives other pixels for the same file

@@ -93,7 +93,7 @@ def _sampled_logits(task: TrainingTask, learned: TrainedModel, part: SplitData) 
     chosen = np.sort(np.random.default_rng(task.recipe.seed).permutation(len(part.paths))[:SAMPLED_PICTURES])
     paths = [part.paths[place] for place in chosen]
     logits = [
-        learned.reference_network(images) for images in iter_pixel_batches(paths, task.preprocess, threads=task.threads)
+        learned.reference_network(images) for images in iter_pixel_batches(paths, task.preprocess, threads=task.context.threads)
     ]
     return np.concatenate(logits), part.labels[chosen]
 
@@ -107,7 +107,7 @@ def _as_probe_task(task: TrainingTask) -> TrainingTask:
     view = Preprocessing(BACKBONE_SIZES[backbone], task.preprocess.fit, task.preprocess.limits)
     recipe = task.recipe.model_copy(update={"model": model})
     return TrainingTask(
-        recipe, task.pictures, task.classes, view, task.run, task.cache, task.threads, task.reporter, task.clock
+        recipe, task.pictures, task.classes, view, task.run, task.cache, task.context.threads, task.context.reporter, task.clock
     )
 
 

@@ -15,7 +15,6 @@ import numpy as np
 
 from bestiary.array_types import AnyFloats, Float32s, Pixels
 from bestiary.batches.feature_matrix import FeatureMatrix
-from bestiary.batches.preprocess import Preprocessing
 from bestiary.errors import IntegrityError
 from bestiary.export.calibration import choose_threshold, fit_temperature
 from bestiary.export.graph import OutputCalibration, build_inference_graph
@@ -25,6 +24,7 @@ from bestiary.inference.conformal import fit_conformal
 from bestiary.inference.predictor import EngineName, Prediction, Predictor
 from bestiary.models.engine import has_openvino
 from bestiary.models.head import Head
+from bestiary.preprocess import Preprocessing
 from bestiary.quick_metrics import softmax
 from bestiary.training.methods import TRAINERS
 from bestiary.training.task import TrainedModel, TrainingTask
@@ -204,7 +204,7 @@ def _subspace_tensors(calibration: OutputCalibration) -> dict[str, Float32s]:
 
 def train_and_finalize(task: TrainingTask) -> tuple[TrainedModel, FinalModel]:
     """Train the model of a run folder, or of a fold in it, and seal it."""
-    with task.clock.stage("train"):
+    with task.context.timer.stage("train"):
         learned = TRAINERS[task.recipe.model.method](task)
         return learned, _finalize(task, learned)
 
@@ -233,5 +233,5 @@ def _finalize(task: TrainingTask, learned: TrainedModel) -> FinalModel:
     with staging_dir(task.run) as place:  # nobody can use the run before the proof
         save_model(sealed, place)
         given = val.paths, learned.reference_network, learned.val_logits
-        verify_parity(place, *given, threads=task.threads, familiarity=familiarity)
+        verify_parity(place, *given, threads=task.context.threads, familiarity=familiarity)
     return sealed

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from bestiary.batches.preprocess import Preprocessing
 from bestiary.errors import RunError
 from bestiary.files import write_text
 from bestiary.picture import DecodeLimits, Fit
+from bestiary.preprocess import Preprocessing
 
 BUNDLE_FORMAT = 1
 GRAPH_NAME, BUNDLE_NAME = "model.onnx", "bundle.json"

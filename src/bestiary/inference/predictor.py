@@ -12,11 +12,11 @@ import numpy as np
 
 from bestiary.array_types import Float32s, Pixels
 from bestiary.batches.decoding import DecodedImage, batched, decode_ahead
-from bestiary.batches.preprocess import KINDS, Source
 from bestiary.errors import InputError, PictureError, RunError, import_optional
 from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.machine import available_cores
 from bestiary.models.engine import Engine, OnnxRuntimeEngine, OpenVINOEngine, Outputs, fastest_engine, run_batch
+from bestiary.preprocess import KINDS, Source
 
 FAST_ENGINE_MIN_PICTURES = 300  # pictures from which the faster engine makes up for its slower start
 UNREAD_AT_ONCE = 64  # batches without any picture that can be read: more of them are not held back

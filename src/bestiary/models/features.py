@@ -73,14 +73,14 @@ class FeatureCache:
     @cached_property
     def graph(self) -> Path:
         """The backbone graph, built if the cache lacks it; raises as `cached_backbone_graph` does."""
-        return cached_backbone_graph(self.backbone, self._folder / "trunks", self.preprocess.size)
+        return cached_backbone_graph(self.backbone, self.context.require_cache() / "trunks", self.preprocess.size)
 
     @cached_property
     def store(self) -> ArrayCache:
         """The arrays on disk, as of the first use."""
         mirrored = "-mirrored" if self.mirrored else ""
         name = f"{self.graph.stem}-{self.preprocess.fit}-{self.precision}{mirrored}-v{PIXELS_VERSION}"
-        return ArrayCache(self._folder / "features" / name, (self.channels,), np.float16)
+        return ArrayCache(self.context.require_cache() / "features" / name, (self.channels,), np.float16)
 
     def missing(self, keys: Sequence[str]) -> list[int]:
         """Return the positions of the keys without features; of equal keys only the first."""
@@ -122,11 +122,6 @@ class FeatureCache:
     def load_engine(self) -> Engine:
         """Return the engine that computes the output `features` from pictures."""
         return fastest_engine(add_global_pool(self.graph), threads=self.context.threads, precision=self.precision)
-
-    @property
-    def _folder(self) -> Path:
-        assert self.context.cache is not None
-        return self.context.cache
 
 
 def load_stacked(rows: Sequence[tuple[FeatureCache, str]]) -> FeatureMatrix:

@@ -13,11 +13,11 @@ from typing import Any
 import polars as pl
 
 from bestiary.array_types import Float32s
-from bestiary.batches.preprocess import Preprocessing
 from bestiary.errors import PictureError, RunError
 from bestiary.inference.heatmap import model_input_view, overlay_heatmap
 from bestiary.inference.predictor import Predictor
 from bestiary.machine import available_cores
+from bestiary.preprocess import Preprocessing
 from bestiary.report.thumbnails import LARGEST_BYTES, small_data_uri, thumbnail_data_uri
 
 GALLERY = 48  # mistakes; fewer of the others

@@ -19,9 +19,9 @@ from bestiary.batches.array_cache import ArrayCache
 from bestiary.batches.augmentation import BatchRandom, augment
 from bestiary.batches.loader import Read
 from bestiary.batches.pixel_cache import PIXELS_VERSION, iter_pixel_batches
-from bestiary.batches.preprocess import Preprocessing, VerifiedFile
 from bestiary.models.engine import Precision, fastest_engine
 from bestiary.models.onnx_surgery import OUTPUT, FrozenStages
+from bestiary.preprocess import Preprocessing, VerifiedFile
 from bestiary.progress import Reporter
 from bestiary.recipe import AugmentConfig
 
