@@ -67,7 +67,7 @@ def test_a_file_made_by_hand_is_understood(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", r'no column "sha256"; the first line has: nothing'),
+        ("", r'no column "sha256"; the header has: nothing'),
         ("sha256,action,note,when\n", r'no column "label"; .*has: sha256, action, note, when'),
         ("sha256;action;label;note;when\n", r'no column "sha256"; .*sha256;action;label.* Expected: sha256,action,'),
         (f"{HEADER}{ONE},remove,,,\n", r'line 2: unknown action "remove"\. .*Known: drop, keep, relabel'),
@@ -105,7 +105,7 @@ def test_of_rows_that_contradict_each_other_the_last_holds(tmp_path: Path) -> No
     text = f"{HEADER}{ONE},drop,,,{T2}\n{ONE},relabel,owl,,{T1}\n{TWO},keep,,,\n{TWO},keep,,again,\n"
     found = read_corrections(file_of(tmp_path / "c.csv", text))
     assert found.by_content[ONE].label == "owl"
-    assert [row.sha256 for row in found.superseded] == [ONE]
+    assert [row.sha256 for row in found.superseded_rows] == [ONE]
 
 
 def test_the_digest_is_that_of_the_decisions_that_hold() -> None:
@@ -204,7 +204,7 @@ def test_a_relabelled_picture_settles_the_conflict(folder: Path, tmp_path: Path)
     assert issues(found, "label-conflict") == []
     labels = dict(found.pictures.select("path", "label").iter_rows())
     assert labels[str(copy)] == labels[str(folder / "cat" / "00.png")] == "cat"
-    assert "2 with another label" in said  # both files have this content
+    assert "2 relabelled" in said  # both files have this content
     assert "new label" not in said
 
 
@@ -295,7 +295,7 @@ def test_dropped_pictures_move_nobody_where_validation_is_taken_from_training(fo
 def test_hashes_that_match_no_picture_are_counted_and_shown(folder: Path, tmp_path: Path) -> None:
     strange = [make_correction(digit * 64, "drop") for digit in "12345"]
     found, said = audited(folder, tmp_path, *strange, make_correction(sha(folder / "cat" / "01.png"), "keep"))
-    assert "5 of 6 corrections match no picture here: 111111111111…, 222222222222…, 333333333333… and 2 more." in said
+    assert "5 of 6 corrections match no picture: 111111111111…, 222222222222…, 333333333333… and 2 more." in said
     assert found.corrected is not None
     assert found.corrected.facts()["hashes without a picture"] == 5
 
@@ -303,7 +303,7 @@ def test_hashes_that_match_no_picture_are_counted_and_shown(folder: Path, tmp_pa
 def test_rows_that_contradict_each_other_are_said(folder: Path, tmp_path: Path) -> None:
     content = sha(folder / "cat" / "01.png")
     found, said = audited(folder, tmp_path, make_correction(content, "drop"), make_correction(content, "keep"))
-    assert "1 picture has rows that contradict each other: the last row holds." in said
+    assert "1 picture has contradicting rows: the last row applies." in said
     assert not found.pictures["dropped"].any()
 
 
@@ -337,7 +337,7 @@ def test_a_class_that_loses_a_part_is_dealt_again_and_nobody_else(folder: Path, 
 def test_a_class_that_is_dropped_below_what_is_needed_is_told(folder: Path, tmp_path: Path) -> None:
     rows = [make_correction(sha(path), "drop") for path in sorted((folder / "dog").iterdir())[:25]]
     found, _ = audited(folder, tmp_path, *rows)
-    with pytest.raises(SourceError, match=r'Class "dog" has \d pictures'):
+    with pytest.raises(SourceError, match=r'Class "dog" has \d readable pictures'):
         assign_splits(found, DataConfig(), seed=0)
 
 

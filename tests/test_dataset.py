@@ -11,16 +11,16 @@ import pytest
 from PIL import Image
 
 from bestiary import table
+from bestiary.checks import FAILS_STRICT
+from bestiary.context import Context
 from bestiary.data import scan as measuring
 from bestiary.data.assign_splits import assign_splits, why_not_trainable
-from bestiary.data.audit import SERIOUS
 from bestiary.data.dataset import AuditedDataset, audit_sources
 from bestiary.data.measure import ImageMeasurements, measure_file
-from bestiary.data.sources import list_pictures
+from bestiary.data.sources import list_sources
 from bestiary.demo.dataset import FAULT_CHECKS, SyntheticDataset, draw_creature
 from bestiary.errors import SourceError
 from bestiary.picture import LIMITS, DecodeLimits
-from bestiary.progress import SilentReporter
 from bestiary.recipe import DataConfig
 
 NEEDS_TRAINING = {"suspect-label"}  # checks that want a model, and are made after one was trained
@@ -29,9 +29,7 @@ NEEDS_TRAINING = {"suspect-label"}  # checks that want a model, and are made aft
 def audit(
     source: Path, cache: Path, *, labels: str | None = None, limits: DecodeLimits = LIMITS, **data: Any
 ) -> AuditedDataset:
-    return audit_sources(
-        [source], labels, DataConfig(**data), limits, threads=1, cache=cache, reporter=SilentReporter()
-    )
+    return audit_sources([source], labels, DataConfig(**data), limits, Context(threads=1, cache=cache))
 
 
 def draw(folder: Path, **sizes: int) -> Path:
@@ -90,7 +88,7 @@ def test_what_is_unusual_but_sound_is_used_and_not_called_broken(
     assert sound - hidden <= usable
     assert usable & (broken | hidden) == set()
     assert set(found.pictures["path"]) - usable == broken
-    assert found.findings.filter(pl.col("path").is_in(sound) & pl.col("check").is_in(SERIOUS)).height == 0
+    assert found.findings.filter(pl.col("path").is_in(sound) & pl.col("check").is_in(FAILS_STRICT)).height == 0
     assert dict(found.passed_over) == {"hidden": 1, "not meant as pictures": 1}
 
 
@@ -177,9 +175,7 @@ def test_a_file_listed_twice_under_two_labels_is_a_conflict(plain: Path, tmp_pat
 def test_workers_give_the_same_table_as_one_process(
     faulty: SyntheticDataset, found: AuditedDataset, tmp_path: Path
 ) -> None:
-    together = audit_sources(
-        [faulty.folder], None, DataConfig(), LIMITS, threads=2, cache=tmp_path, reporter=SilentReporter()
-    )
+    together = audit_sources([faulty.folder], None, DataConfig(), LIMITS, Context(threads=2, cache=tmp_path))
     assert together.pictures.equals(found.pictures)
     assert together.findings.equals(found.findings)
 
@@ -269,10 +265,15 @@ def test_a_damaged_memory_is_built_again(plain: Path, tmp_path: Path, read: list
     assert read == []
 
 
+def test_measurements_that_earlier_releases_cached_stay_valid() -> None:
+    """The key is the SHA-256 of "3 Limits(max_bytes=100000000, max_pixels=80000000) /pictures"."""
+    assert measuring._memory_key(pl.DataFrame({"path": ["/pictures/cat/1.jpg"]}), LIMITS) == "ca6c3f31cac0e522719d"
+
+
 def test_without_a_cache_nothing_is_remembered(plain: Path, read: list[str]) -> None:
-    listing = list_pictures(plain, {})
+    listing = list_sources([plain], {})
     for _ in range(2):
-        measured = measuring.scan_pictures(listing, LIMITS, threads=1, cache=None, reporter=SilentReporter())
+        measured = measuring.scan_pictures(listing, LIMITS, Context(threads=1, cache=None))
     assert len(read) == 48
     assert measured.columns[:4] == ["row_id", "path", "label", "given_split"]
 
@@ -317,9 +318,9 @@ def test_a_leak_in_a_given_split_is_found(plain: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ("train,train,test,,", r"2 of 24 pictures have no split\. Give all of them one, or none\."),
-        ("train,val", r"The split that the source brings has no test part\."),
-        ("test,val", r"The split that the source brings has no train part\."),
+        ("train,train,test,,", r"2 of 24 pictures have no split\. Set it for all of them, or none\."),
+        ("train,val", r"The split of the source has no test part\."),
+        ("test,val", r"The split of the source has no train part\."),
     ],
 )
 def test_half_a_split_is_refused(plain: Path, tmp_path: Path, parts: str, message: str) -> None:
@@ -348,18 +349,20 @@ def test_too_few_classes_or_pictures_are_told_with_what_to_do(plain: Path, tmp_p
             assign_splits(audit(folder, tmp_path / "cache", **data), DataConfig(**data), seed=0)
 
     refused(r'There is only one class, "dog"\. A classifier needs two or more', plain, classes=("dog",))
-    refused(r'Class "cat" has 12 pictures that can be read; at least 13 are needed\.', plain, min_per_class=13)
+    refused(r'Class "cat" has 12 readable pictures; at least 13 are needed\.', plain, min_per_class=13)
     small = shutil.copytree(plain, tmp_path / "small")
     draw(small, otter=4)
     (small / "otter" / "broken.png").write_bytes(b"")
-    refused(r'Class "otter" has 4 pictures .* at least 10 .* --classes, or lower --set data\.min_per_class', small)
-    refused(r"Too few have also (cat|dog), (cat|dog)\.", small, min_per_class=100)
+    refused(
+        r'Class "otter" has 4 readable pictures; at least 10 .* --classes, or lower --set data\.min_per_class', small
+    )
+    refused(r"Also too small: (cat|dog), (cat|dog)\.", small, min_per_class=100)
     shown, _ = assign_splits(audit(small, tmp_path / "cache"), DataConfig(min_per_class=4), seed=0)
     assert set(shown.filter(pl.col("label") == "otter")["split"]) == {"train", "val", "test", None}
     for path in (tmp_path / "none" / "cat" / "a.jpg", tmp_path / "none" / "dog" / "b.jpg"):
         path.parent.mkdir(parents=True)
         path.write_bytes(b"")
-    refused(r"There is no pictures that can be read\.", tmp_path / "none")
+    refused(r"There is no readable picture\.", tmp_path / "none")
 
 
 def test_classes_are_chosen_by_label_and_the_rest_is_counted(plain: Path, tmp_path: Path) -> None:
@@ -376,9 +379,7 @@ def test_classes_are_chosen_by_label_and_the_rest_is_counted(plain: Path, tmp_pa
 @pytest.mark.real
 @pytest.mark.slow
 def test_the_real_collection_is_read_whole_and_its_duplicates_kept_together(animals10: Path, tmp_path: Path) -> None:
-    found = audit_sources(
-        [animals10], "animals10", DataConfig(), LIMITS, threads=2, cache=tmp_path, reporter=SilentReporter()
-    )
+    found = audit_sources([animals10], "animals10", DataConfig(), LIMITS, Context(threads=2, cache=tmp_path))
     assert found.pictures["error"].null_count() == found.pictures.height
     shown, _ = assign_splits(found, DataConfig(), seed=0)
     assert shown["label"].n_unique() == 10

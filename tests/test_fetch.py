@@ -12,7 +12,7 @@ from bestiary.data import fetch as fetching
 from bestiary.data.archives import KEEP_FREE_BYTES
 from bestiary.data.fetch import fetch_dataset
 from bestiary.data.label_map import ANIMALS10
-from bestiary.data.sources import list_pictures
+from bestiary.data.sources import list_sources
 from bestiary.errors import MachineError, MissingExtraError, SourceError, UserError
 from bestiary.progress import LogReporter, SilentReporter
 
@@ -70,7 +70,7 @@ def test_the_collection_comes_as_a_folder_for_each_class(kagglehub: FakeKagglehu
     assert kagglehub.asked == ["alessiocorrado99/animals10"]
     assert sorted(path.name for path in folder.iterdir()) == sorted(ANIMALS10)
     assert [path.name for path in folder.parent.iterdir()] == ["animals10"]
-    assert list_pictures(folder, ANIMALS10).labels() == sorted(ANIMALS10.values())
+    assert list_sources([folder], ANIMALS10).labels() == sorted(ANIMALS10.values())
     linked = kagglehub.kept / "versions" / "2" / "raw-img" / "cane" / "1.jpeg"
     assert (folder / "cane" / "1.jpeg").samefile(linked)  # no space is used twice
     assert folder.stat().st_mode & 0o777 == 0o755

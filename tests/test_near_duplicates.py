@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from bestiary.context import Context
 from bestiary.data import audit, hamming_search
 from bestiary.data.duplicates import HOW, connected_groups, find_duplicate_pairs
 from bestiary.data.hamming_search import find_near_pairs, hash_bits
@@ -18,10 +19,9 @@ from bestiary.data.label_map import label_map
 from bestiary.data.measure import measure_file
 from bestiary.data.registration import VIEWS, CropView, hash_views, registration_score, unpack_thumbnails
 from bestiary.data.scan import scan_pictures
-from bestiary.data.sources import list_pictures
+from bestiary.data.sources import list_sources
 from bestiary.demo.dataset import draw_creature
 from bestiary.picture import LIMITS
-from bestiary.progress import SilentReporter
 
 Change = Callable[[Image.Image], Image.Image]
 KINDS = ("crab", "bird", "fish", "rabbit", "spider", "butterfly")
@@ -208,8 +208,8 @@ def test_a_finding_says_how_a_copy_differs(tmp_path: Path) -> None:
         (tmp_path / label).mkdir()
         for number, image in enumerate(images):
             image.save(tmp_path / label / f"{number}.png")
-    listing = list_pictures(tmp_path, label_map(None), reporter=SilentReporter())
-    found = scan_pictures(listing, LIMITS, threads=1, cache=None, reporter=SilentReporter())
+    listing = list_sources([tmp_path], label_map(None))
+    found = scan_pictures(listing, LIMITS, Context(threads=1, cache=None))
     pairs = find_duplicate_pairs(found, 40)
     found = found.with_columns(group=pl.Series(connected_groups(found.height, pairs)))
     messages = dict(audit.find_issues(found, pairs).select("check", "message").iter_rows())
@@ -223,11 +223,9 @@ def test_a_finding_says_how_a_copy_differs(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_every_pair_that_imagehash_sees_is_one_of_our_groups(animals10: Path) -> None:
     found = scan_pictures(
-        list_pictures(animals10, label_map("animals10"), reporter=SilentReporter()),
+        list_sources([animals10], label_map("animals10")),
         LIMITS,
-        threads=2,
-        cache=None,
-        reporter=SilentReporter(),
+        Context(threads=2, cache=None),
     )
     pairs = find_duplicate_pairs(found, 40, threads=2)
     group = connected_groups(found.height, pairs)

@@ -6,8 +6,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from bestiary.context import Context
 from bestiary.data.label_map import ANIMALS10, label_map
-from bestiary.data.sources import PictureList, list_pictures, list_sources
+from bestiary.data.sources import PictureList, list_sources
 from bestiary.errors import SourceError
 from bestiary.progress import LogReporter
 from listening import Listening
@@ -21,7 +22,7 @@ def planted(folder: Path, *names: str) -> Path:
 
 
 def listed(source: Path, labels: Mapping[str, str] | None = None) -> PictureList:
-    return list_pictures(source, labels or {})
+    return list_sources([source], labels or {})
 
 
 def rows(listing: PictureList, folder: Path) -> list[tuple[str, str, str | None]]:
@@ -127,9 +128,9 @@ def test_other_folders_are_classes_whatever_they_are_called(tmp_path: Path, fold
 def test_parts_of_a_split_with_another_folder_beside_them_are_not_taken_for_classes_in_silence(tmp_path: Path) -> None:
     listening = Listening()
     folder = planted(tmp_path, "train/cat/a.jpg", "test/cat/b.jpg", "unsorted/c.jpg")
-    assert list_pictures(folder, {}, reporter=listening).labels() == ["test", "train", "unsorted"]
+    assert list_sources([folder], {}, Context(reporter=listening)).labels() == ["test", "train", "unsorted"]
     (said,) = listening.said
-    assert said.startswith("test, train are taken as classes like unsorted beside them.")
+    assert said.startswith("test, train are used as classes, like unsorted beside them.")
 
 
 # --------------------------------------------------------------------------------------------------------- tables
@@ -162,7 +163,7 @@ def test_a_parquet_table_is_read_with_labels_of_any_kind(tmp_path: Path) -> None
     frame.with_columns(pl.col("label").cast(pl.String).cast(pl.Categorical), split=pl.lit(0)).write_parquet(
         tmp_path / "u.parquet"
     )
-    with pytest.raises(SourceError, match='split "0" is none of'):
+    with pytest.raises(SourceError, match='unknown split "0"'):
         listed(tmp_path / "u.parquet")
 
 
@@ -179,7 +180,7 @@ def test_a_parquet_table_is_read_with_labels_of_any_kind(tmp_path: Path) -> None
         ("path,label\n,cat\n", r"row 1: path and label must not be empty"),
         (
             "path,label,split\na.jpg,cat,train\nb.jpg,cat,holdout\n",
-            r'row 2: split "holdout" is none of dev, test, testing, train, .*val',
+            r'row 2: unknown split "holdout"\. Expected one of: dev, test, testing, train, .*val',
         ),
         ("path,label\n", r"There are no labelled pictures in .*t\.csv\."),
         ("", r"The table .*t\.csv cannot be read"),
@@ -202,12 +203,12 @@ def test_a_damaged_parquet_table_is_told(tmp_path: Path) -> None:
 
 
 def test_sources_without_pictures_are_told_with_what_was_expected(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"There is nothing at .*missing\. Give a folder with one folder of pictures"):
+    with pytest.raises(SourceError, match=r"There is nothing at .*missing\. Pass a folder with one folder of pictures"):
         listed(tmp_path / "missing")
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match=r"no labelled pictures in .*empty\. Expected one folder"):
         listed(tmp_path / "empty")
-    with pytest.raises(SourceError, match=r"in .*flat \(passed over: 2 beside the class folders\)\. Expected"):
+    with pytest.raises(SourceError, match=r"in .*flat \(skipped: 2 beside the class folders\)\. Expected"):
         listed(planted(tmp_path / "flat", "a.jpg", "b.jpg"))
     with pytest.raises(SourceError, match=r"p\.jpg is a file\. Expected a folder, or a table \(\.csv, \.parquet\)"):
         listed(planted(tmp_path, "p.jpg") / "p.jpg")
@@ -273,32 +274,32 @@ def folders(root: Path, *names: str) -> Path:
 def test_a_label_map_that_matches_no_folder_is_refused_with_the_nearest_names(tmp_path: Path) -> None:
     root = folders(tmp_path / "pictures", "Cane", "gato", "zebra")
     says = (
-        r"matches no folder\. It names cane, gatto; the folders here are Cane, gato, zebra\."
-        r' Nearest: "cane" is near "Cane", "gatto" is near "gato"'
+        r"matches no folder\. It names cane, gatto; the folders are Cane, gato, zebra\."
+        r' Similar names: "cane" is close to "Cane", "gatto" is close to "gato"'
     )
     with pytest.raises(SourceError, match=says):
         listed(root, {"cane": "dog", "gatto": "cat"})
-    with pytest.raises(SourceError, match="Leave --labels out if they are the labels already"):
+    with pytest.raises(SourceError, match="Omit --labels if the folder names are the labels"):
         listed(root, {"xx": "dog"})
 
 
 def test_labels_that_differ_only_in_capitals_are_told(tmp_path: Path) -> None:
     root, listening = folders(tmp_path / "pictures", "Dog", "cane", "zebra"), Listening()
-    assert list_pictures(root, {"cane": "dog"}, reporter=listening).labels() == ["Dog", "dog", "zebra"]
+    assert list_sources([root], {"cane": "dog"}, Context(reporter=listening)).labels() == ["Dog", "dog", "zebra"]
     (said,) = listening.said
-    assert said.startswith("Dog and dog differ only in capitals")
+    assert said.startswith("Dog and dog differ only in case")
 
 
 def test_a_label_map_that_matches_some_folders_says_which_are_not_here(tmp_path: Path) -> None:
     root, listening = folders(tmp_path / "pictures", "cane", "zebra"), Listening()
-    listing = list_pictures(root, {"cane": "dog", "gatto": "cat", "mucca": "cow"}, reporter=listening)
+    listing = list_sources([root], {"cane": "dog", "gatto": "cat", "mucca": "cow"}, Context(reporter=listening))
     assert listing.labels() == ["dog", "zebra"]
-    assert listening.said == ["2 of 3 folders of the label map are not here: gatto, mucca."]
+    assert listening.said == ["2 of 3 folders of the label map are missing: gatto, mucca."]
 
 
 def test_a_label_map_is_held_against_all_sources_together(tmp_path: Path) -> None:
     sources, listening = [folders(tmp_path / "a", "cane"), folders(tmp_path / "b", "gatto")], Listening()
-    listing = list_sources(sources, {"cane": "dog", "gatto": "cat"}, reporter=listening)
+    listing = list_sources(sources, {"cane": "dog", "gatto": "cat"}, Context(reporter=listening))
     assert listing.labels() == ["cat", "dog"]
     assert listening.said == []
 
@@ -311,7 +312,7 @@ def test_the_parts_of_a_split_go_by_many_names(tmp_path: Path, names: tuple[str,
         for label in ("cat", "dog"):
             (tmp_path / name / label).mkdir(parents=True)
             (tmp_path / name / label / "a.jpg").touch()
-    found = list_pictures(tmp_path, {})
+    found = list_sources([tmp_path], {})
     assert found.labels() == ["cat", "dog"]
     assert {picture.split for picture in found.pictures} <= {"train", "val", "test"}
     assert len({picture.split for picture in found.pictures}) == len(names)
@@ -322,7 +323,7 @@ def test_a_part_of_a_split_that_is_packed_twice_is_looked_through(tmp_path: Path
         for label in ("cat", "dog"):
             (tmp_path / part / part / label).mkdir(parents=True)
             (tmp_path / part / part / label / "a.jpg").touch()
-    found = list_pictures(tmp_path, {})
+    found = list_sources([tmp_path], {})
     assert sorted((picture.label, picture.split) for picture in found.pictures) == [
         ("cat", "test"),
         ("cat", "train"),
@@ -336,19 +337,19 @@ def test_folders_that_all_hold_the_same_folders_are_told(tmp_path: Path, capsys:
         for label in ("cat", "dog"):
             (tmp_path / part / label).mkdir(parents=True)
             (tmp_path / part / label / "a.jpg").touch()
-    assert list_pictures(tmp_path, {}, reporter=LogReporter()).labels() == ["seg_test", "seg_train"]
-    assert "though each holds the same folders: cat, dog" in capsys.readouterr().err
+    assert list_sources([tmp_path], {}, Context(reporter=LogReporter())).labels() == ["seg_test", "seg_train"]
+    assert "though each contains the same folders: cat, dog" in capsys.readouterr().err
 
 
 def test_a_csv_may_have_empty_lines_and_paths_of_windows(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "a.jpg").touch()
     (tmp_path / "t.csv").write_text("path,label\n\ncat\\a.jpg,cat\n\n")
-    [found] = list_pictures(tmp_path / "t.csv", {}).pictures
+    [found] = list_sources([tmp_path / "t.csv"], {}).pictures
     assert found.path == tmp_path / "cat" / "a.jpg"
 
 
 def test_a_number_that_is_none_is_no_label(tmp_path: Path) -> None:
     pl.DataFrame({"path": ["a.jpg", "b.jpg"], "label": [1.0, float("nan")]}).write_parquet(tmp_path / "t.parquet")
     with pytest.raises(SourceError, match="row 2: path and label must not be empty"):
-        list_pictures(tmp_path / "t.parquet", {})
+        list_sources([tmp_path / "t.parquet"], {})

@@ -154,10 +154,10 @@ def test_groups_larger_than_every_share_are_spread_all_the_same() -> None:
 def test_too_few_different_pictures_are_told_with_the_class_and_what_to_do() -> None:
     enough = [item(number) for number in range(30)]
     alike = [item(number, "otter", 100) for number in range(100, 112)]
-    message = r'Class "otter" has 12 pictures, too few different ones to give test and val a part\. Add pictures, or'
+    message = r'Class "otter" has 12 pictures, too few different ones for the test and val split\. Add pictures, or'
     with pytest.raises(SourceError, match=message):
         stratified_group_split(enough + alike, SHARES, seed=0)
-    with pytest.raises(SourceError, match=r'Class "otter" has 1 picture, .* give train and val a part'):
+    with pytest.raises(SourceError, match=r'Class "otter" has 1 picture, .* for the train and val split'):
         stratified_group_split([*enough, item(200, "otter")], SHARES, seed=0)
     assert sorted(stratified_group_split([item(number) for number in range(3)], SHARES, seed=0)) == [
         "test",

@@ -1,4 +1,4 @@
-"""What is in an archive: its members, one after the other, streamed and not believed."""
+"""Archive readers: stream the members of a zip or tar file, treating every header as untrusted input."""
 
 from __future__ import annotations
 
@@ -22,29 +22,20 @@ from bestiary.errors import SourceError
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_MEMBERS = 500_000
-MAX_DIRECTORY_BYTES = 2**26  # of a zip's table of contents, which has to be read into memory as a whole
+MAX_DIRECTORY_BYTES = 2**26  # of a zip's central directory, which is read into memory as a whole
 CHUNK_BYTES = 2**20
 COMPRESSIONS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
 ZIP_ENCRYPTED, ZIP_UTF8 = 0x1, 0x800  # bits of a member's flags
-DAMAGE = (
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    gzip.BadGzipFile,
-    lzma.LZMAError,
-    zlib.error,
-    struct.error,
-    EOFError,
-    NotImplementedError,  # a compression that is not known here
-    OverflowError,
-    RecursionError,  # headers upon headers
-    UnicodeDecodeError,
-)  # what the archive libraries raise where an archive is not what it should be
+# What the archive libraries raise for a damaged archive: NotImplementedError for an unknown compression, RecursionError
+# for deeply nested headers.
+DAMAGE = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, struct.error)
+DAMAGE += (EOFError, NotImplementedError, OverflowError, RecursionError, UnicodeDecodeError)
 
 
 @dataclass(frozen=True)
 class ArchiveMember:
-    """One entry of an archive as it describes itself. `kind` is file, folder, link or special file."""
+    """An entry of an archive, as its header describes it. `kind` is file, folder, link or special file."""
 
     name: str
     kind: str
@@ -54,24 +45,24 @@ class ArchiveMember:
 
 def damaged_archive_error(archive: Path, why: str) -> SourceError:
     """Return the error for an archive that cannot be read."""
-    why = why.strip().rstrip(".")[:120] or "its data end too early"
+    why = why.strip().rstrip(".")[:120] or "unexpected end of data"
     return SourceError(
-        f"{archive} cannot be read as an archive: {why}. It is damaged, not whole, or packed in an unknown way."
-        " Fetch or pack it again, or unpack it by hand and give the folder."
+        f"{archive} cannot be read as an archive: {why}. It is damaged, incomplete, or in an unsupported format."
+        " Download or pack it again, or unpack it by hand and pass the folder."
     )
 
 
 def quote_name(name: str) -> str:
-    """Return a member's name in quotes, on one line and not too long."""
+    """Return a member's name in quotes, on one line and at most 120 characters long."""
     text = json.dumps(name, ensure_ascii=not name.isprintable())
     return text if len(text) <= 120 else f'{text[:60]}…{text[-58:-1]}"'
 
 
 def iter_members(raw: IO[bytes], archive: Path) -> tuple[int, Iterator[ArchiveMember]]:
-    """Return how many bytes an open archive is thought to unpack to, and its members in their order.
+    """Return the estimated unpacked size of an open archive in bytes, and an iterator over its members in order.
 
-    What it is, its first bytes tell better than its name. A member must be read before the next one is asked for.
-    Raises SourceError if it is encrypted or has too many members, one of DAMAGE where it cannot be read.
+    The first bytes decide the format, not the file name. Read a member before advancing to the next one.
+    Raises SourceError if the archive is encrypted or has too many members, one of DAMAGE if it is damaged.
     """
     start = raw.read(6)
     raw.seek(0)
@@ -83,7 +74,7 @@ def iter_members(raw: IO[bytes], archive: Path) -> tuple[int, Iterator[ArchiveMe
 
 def _check_count(count: int, archive: Path) -> None:
     if count > MAX_MEMBERS:
-        raise SourceError(f"{archive} has more than {MAX_MEMBERS:,} members. Unpack it by hand and give the folder.")
+        raise SourceError(f"{archive} has more than {MAX_MEMBERS:,} members. Unpack it by hand and pass the folder.")
 
 
 # ---- zip --------------------------------------------------------------------------------------------------------
@@ -93,22 +84,22 @@ def _zip(raw: IO[bytes], archive: Path) -> tuple[int, Iterator[ArchiveMember]]:
     count, directory_bytes = _zip_directory(raw)
     _check_count(count, archive)
     if directory_bytes > MAX_DIRECTORY_BYTES:
-        raise damaged_archive_error(archive, f"its table of contents has {directory_bytes / 1e6:,.0f} MB")
-    opened = zipfile.ZipFile(raw)
-    entries = opened.infolist()
+        raise damaged_archive_error(archive, f"its central directory has {directory_bytes / 1e6:,.0f} MB")
+    zip_file = zipfile.ZipFile(raw)
+    entries = zip_file.infolist()
     _check_count(len(entries), archive)
     if any(entry.flag_bits & ZIP_ENCRYPTED for entry in entries):
-        raise SourceError(f"{archive} is encrypted. Unpack it with its password and give the folder.")
-    each = (ArchiveMember(_zip_name(one), _zip_kind(one), one.file_size, partial(opened.open, one)) for one in entries)
-    return sum(entry.file_size for entry in entries), each
+        raise SourceError(f"{archive} is encrypted. Unpack it with its password and pass the folder.")
+    members = (ArchiveMember(_zip_name(e), _zip_kind(e), e.file_size, partial(zip_file.open, e)) for e in entries)
+    return sum(entry.file_size for entry in entries), members
 
 
 def _zip_directory(raw: IO[bytes]) -> tuple[int, int]:
-    """Return how many members a zip says it has, and the size of its table of contents in bytes; 0 if it has none.
+    """Return the declared number of members and the size of the central directory in bytes, both 0 if it has none.
 
-    Read before the table is, since that takes memory for every member.
+    Checked first, because reading the central directory takes memory for every member.
     """
-    raw.seek(max(0, raw.seek(0, io.SEEK_END) - 2**16 - 98))  # the end record, its comment, and what zip64 adds
+    raw.seek(max(0, raw.seek(0, io.SEEK_END) - 2**16 - 98))  # end record, comment and zip64 records
     tail = raw.read()
     raw.seek(0)
     at = tail.rfind(b"PK\x05\x06")
@@ -130,7 +121,7 @@ def _zip_kind(entry: zipfile.ZipInfo) -> str:
 
 
 def _zip_name(entry: zipfile.ZipInfo) -> str:
-    """Return the name; macOS and others write UTF-8 without saying so, which would come out as code page 437."""
+    """Return the name, decoded as UTF-8 if possible: macOS and others write UTF-8 without setting the flag for it."""
     if entry.flag_bits & ZIP_UTF8:
         return entry.filename
     try:
@@ -144,13 +135,11 @@ def _zip_name(entry: zipfile.ZipInfo) -> str:
 
 def _tar(plain: IO[bytes], archive: Path) -> Iterator[ArchiveMember]:
     stream: Any = _ForwardStream(plain)
-    with tarfile.open(fileobj=stream, mode="r:", encoding="utf-8", errors="surrogateescape") as opened:
-        count = 0
-        while (entry := opened.next()) is not None:
-            count += 1
+    with tarfile.open(fileobj=stream, mode="r:", encoding="utf-8", errors="surrogateescape") as tar_file:
+        for count, entry in enumerate(iter(tar_file.next, None), start=1):
             _check_count(count, archive)
-            yield ArchiveMember(_tar_name(entry), _tar_kind(entry), entry.size, partial(opened.extractfile, entry))
-            vars(opened)["members"].clear()  # it remembers every member that it has seen
+            yield ArchiveMember(_tar_name(entry), _tar_kind(entry), entry.size, partial(tar_file.extractfile, entry))
+            vars(tar_file)["members"].clear()  # TarFile keeps every member it has read
     stream.finish()
 
 
@@ -161,9 +150,7 @@ def _tar_kind(entry: tarfile.TarInfo) -> str:
 
 
 def _tar_name(entry: tarfile.TarInfo) -> str:
-    """Return the name; one that is not UTF-8 is most likely Latin-1, and as that at least a name."""
-    if entry.name.isascii():
-        return entry.name
+    """Return the name, decoded as Latin-1 if it is not UTF-8."""
     name = entry.name.encode("utf-8", "surrogateescape")
     try:
         return name.decode("utf-8")
@@ -172,7 +159,7 @@ def _tar_name(entry: tarfile.TarInfo) -> str:
 
 
 class _ForwardStream:
-    """A stream of tar blocks for tarfile, which by itself reads headers of any size, and stops at damage in silence."""
+    """Guards the stream that tarfile reads: tarfile accepts headers of any size and ignores a truncated end."""
 
     def __init__(self, plain: IO[bytes]) -> None:
         self._plain = plain
@@ -180,16 +167,16 @@ class _ForwardStream:
         self.seek, self.tell = plain.seek, plain.tell
 
     def read(self, size: int) -> bytes:
-        """Return the next bytes; never more than a chunk, whatever a header says."""
+        """Return the next bytes; raise ReadError for a header that declares more than a chunk."""
         if not 0 <= size <= CHUNK_BYTES:
-            raise tarfile.ReadError(f"a header says that it has {size:,} bytes")
+            raise tarfile.ReadError(f"a header declares a size of {size:,} bytes")
         self._last = self._plain.read(size)
         return self._last
 
     def finish(self) -> None:
-        """Raise ReadError if what was read last is not the mark at the end; then let the checksum be verified."""
+        """Raise ReadError if the end-of-archive block is missing; then read on, so that the checksum is verified."""
         if self._last != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError("its end is missing, or a header is damaged")
+            raise tarfile.ReadError("the end-of-archive block is missing, or a header is damaged")
         for _ in range(64):
             if not self._plain.read(CHUNK_BYTES):
                 break

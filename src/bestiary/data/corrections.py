@@ -1,7 +1,7 @@
-"""A corrections file: what somebody decided about pictures, by their content. No picture is ever touched.
+"""Corrections files: decisions about pictures, identified by the SHA-256 of their content.
 
-`corrections.csv` has the columns `sha256, action, label, note, when`, one decision a row; who writes it by hand may
-leave out the last two. A later row about the same picture replaces an earlier one.
+`corrections.csv` has the columns `sha256, action, label, note, when`, one decision per row; the last two are optional.
+A later row about the same picture replaces an earlier one.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _writing = threading.Lock()
 
 @dataclass(frozen=True)
 class Correction:
-    """One decision about the picture with this content.
+    """A decision about the picture with this content.
 
-    keep: it is right as it is, and what the audit doubts about it is settled. drop: leave it out. relabel: it shows
-    `label`. when: ISO time in UTC, empty where it is not known.
+    keep: it is correct as it is, which resolves the doubts of the audit. drop: leave it out. relabel: it shows `label`.
+    when: ISO time in UTC, empty if unknown.
     """
 
     sha256: str
@@ -45,37 +45,38 @@ class Correction:
     note: str = ""
     when: str = ""
 
-    def same_decision(self, other: Correction) -> bool:
-        """Tell whether both ask for the same."""
-        return (self.action, self.label) == (other.action, other.label)
+    @property
+    def decision(self) -> tuple[str, str]:
+        """The action and the new label."""
+        return self.action, self.label
 
 
 @dataclass(frozen=True)
 class Corrections:
-    """Decisions in the order in which they were made; of several about one picture the last one holds."""
+    """Decisions in the order in which they were made; of several about one picture, the last one applies."""
 
     rows: tuple[Correction, ...] = ()
 
     @cached_property
     def by_content(self) -> Mapping[str, Correction]:
-        """The decision that holds for each SHA-256."""
+        """The decision that applies to each SHA-256."""
         return {row.sha256: row for row in self.rows}
 
     @cached_property
-    def superseded(self) -> tuple[Correction, ...]:
+    def superseded_rows(self) -> tuple[Correction, ...]:
         """Earlier decisions that a later one about the same picture contradicts."""
-        return tuple(row for row in self.rows if not row.same_decision(self.by_content[row.sha256]))
+        return tuple(row for row in self.rows if row.decision != self.by_content[row.sha256].decision)
 
     @cached_property
     def digest(self) -> str:
-        """A short digest of the decisions that hold; notes, times and the order of rows do not matter."""
+        """A short digest of the decisions that apply; notes, times and the order of rows do not matter."""
         lines = sorted(f"{row.sha256} {row.action} {row.label}" for row in self.by_content.values())
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Conflict:
-    """One picture about which files disagree: the decision that holds, the others, and the files they are in."""
+    """A picture about which files disagree: the decision that applies, the others, and the files they are in."""
 
     holds: Correction
     others: tuple[Correction, ...]
@@ -85,10 +86,10 @@ class Conflict:
 def make_correction(
     sha256: str, action: str, label: str = "", note: str = "", when: str | None = None, *, where: str = "A correction"
 ) -> Correction:
-    """Return a decision that was checked; `when` is now if it is None.
+    """Return a validated decision; `when` is now if it is None.
 
     Raises SourceError, beginning with `where`, for a malformed hash or time, an unknown action, a relabel without a
-    label, and a label where none belongs.
+    label, and a label with another action.
     """
     sha256, action, label = sha256.strip().lower(), action.strip().lower(), _text(label)
     if not SHA256.fullmatch(sha256):
@@ -99,12 +100,18 @@ def make_correction(
         raise SourceError(f"{where}: relabel needs a label. Name it, or use keep or drop.")
     if action != "relabel" and label:
         raise SourceError(f'{where}: {action} takes no label; got "{label}". Did you mean relabel?')
-    made = datetime.now(UTC).isoformat(timespec="seconds") if when is None else _time(when.strip(), where)
-    return Correction(sha256, action, label, _text(note), made)
+    when = datetime.now(UTC).isoformat(timespec="seconds") if when is None else when.strip()
+    try:
+        _instant(when)
+    except ValueError:
+        raise SourceError(
+            f'{where}: when is an ISO time in UTC, for example 2026-01-31T12:00:00+00:00, or empty; got "{when}".'
+        ) from None
+    return Correction(sha256, action, label, _text(note), when)
 
 
 def read_corrections(path: Path) -> Corrections:
-    """Return the decisions in a file; raises SourceError, naming file and line, for what cannot be understood."""
+    """Return the decisions in a file; raises SourceError, naming file and line, for invalid content."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -115,10 +122,10 @@ def read_corrections(path: Path) -> Corrections:
 
 
 def append(path: Path, new: Iterable[Correction]) -> Corrections:
-    """Add decisions to a file, made where there is none, and return all that it holds then.
+    """Append decisions to a file, which is created if it is missing, and return all its decisions.
 
-    A reader finds the old file or the whole new one. One process may write at a time, with any number of threads.
-    Raises SourceError if the file that is there cannot be understood: nothing is written then.
+    The file is replaced atomically. One process may write at a time, with any number of threads. Raises SourceError,
+    and writes nothing, if the existing file is invalid.
     """
     with _writing:
         before = read_corrections(path).rows if path.exists() else ()
@@ -126,7 +133,7 @@ def append(path: Path, new: Iterable[Correction]) -> Corrections:
 
 
 def write(path: Path, corrections: Corrections) -> Corrections:
-    """Write all decisions into a file, in place of what it held; return them."""
+    """Write all decisions into a file, replacing its content; return them."""
     lines = io.StringIO(newline="")
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -136,19 +143,18 @@ def write(path: Path, corrections: Corrections) -> Corrections:
 
 
 def merge(paths: Sequence[Path]) -> tuple[Corrections, list[Conflict]]:
-    """Return the decisions of several reviewers as one, ordered by time, and what they disagree about.
+    """Return the decisions of several reviewers merged by time, and their conflicts.
 
-    Each file counts with the decision that holds in it. Where files disagree about a picture the later `when` holds
-    (rows without a time come first, and equal times in the order of the files); every such picture is reported.
+    Each file counts with the decision that applies in it. If files disagree about a picture, the latest `when` applies
+    (rows without a time come first, equal times in the order of the files); every such picture is a conflict.
     """
-    made = [(path, row) for path in paths for row in read_corrections(path).by_content.values()]
-    made.sort(key=lambda one: _instant(one[1].when))  # stable: equal times stay in the order of the files
-    merged = Corrections(tuple(row for _, row in made))
+    rows = [(path, row) for path in paths for row in read_corrections(path).by_content.values()]
+    rows.sort(key=lambda pair: _instant(pair[1].when))  # stable: equal times stay in the order of the files
+    merged = Corrections(tuple(row for _, row in rows))
     conflicts = []
-    for sha256 in sorted({row.sha256 for row in merged.superseded}):
-        about = [(path, row) for path, row in made if row.sha256 == sha256]
-        *others, holds = (row for _, row in about)
-        conflicts.append(Conflict(holds, tuple(others), tuple(path for path, _ in about)))
+    for sha256 in sorted({row.sha256 for row in merged.superseded_rows}):
+        files, decisions = zip(*(pair for pair in rows if pair[1].sha256 == sha256), strict=True)
+        conflicts.append(Conflict(decisions[-1], decisions[:-1], files))
     return merged, conflicts
 
 
@@ -167,7 +173,7 @@ def _rows(text: str, path: Path) -> Iterable[Correction]:
             if column not in header:
                 has = ", ".join(header) if any(header) else "nothing"
                 raise SourceError(
-                    f'The corrections {path} have no column "{column}"; the first line has: {has}. Expected:'
+                    f'The corrections {path} have no column "{column}"; the header has: {has}. Expected:'
                     f" {','.join(COLUMNS)}."
                 )
         for cells in reader:
@@ -175,7 +181,7 @@ def _rows(text: str, path: Path) -> Iterable[Correction]:
             if not any(cell.strip() for cell in cells):
                 continue
             if len(cells) != len(header):
-                raise SourceError(f"{where}: {len(cells)} cells; expected {len(header)}, as in the first line.")
+                raise SourceError(f"{where}: {len(cells)} cells; expected {len(header)}, as in the header.")
             row = dict(zip(header, cells, strict=True))
             yield make_correction(*(row.get(column, "") for column in COLUMNS), where=where)
     except csv.Error as error:
@@ -183,22 +189,12 @@ def _rows(text: str, path: Path) -> Iterable[Correction]:
 
 
 def _text(text: str) -> str:
-    """Return text as labels are written everywhere: accents in one way, no space around."""
+    """Return text as labels are normalised everywhere: Unicode form NFC, stripped."""
     return unicodedata.normalize("NFC", text.strip())
 
 
-def _time(when: str, where: str) -> str:
-    try:
-        _instant(when)
-    except ValueError:
-        raise SourceError(
-            f'{where}: when is an ISO time in UTC, for example 2026-01-31T12:00:00+00:00, or empty; got "{when}".'
-        ) from None
-    return when
-
-
 def _instant(when: str) -> datetime:
-    """Return the moment; a time without a zone is UTC, none at all comes before every other."""
+    """Return the time, UTC if it has no time zone; an empty time comes before every other."""
     if not when:
         return datetime.min.replace(tzinfo=UTC)
     moment = datetime.fromisoformat(when)

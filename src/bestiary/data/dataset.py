@@ -1,4 +1,4 @@
-"""From a source to a picture table that is audited and split: everything before a model is thought of."""
+"""Loads and audits a dataset: from a source to a table of measured pictures with findings, before any model."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import polars as pl
 
 from bestiary import table
 from bestiary.array_types import Ints
+from bestiary.context import Context
 from bestiary.data import audit, duplicates
 from bestiary.data.apply_corrections import CorrectionResult, apply_corrections
 from bestiary.data.corrections import Corrections
@@ -22,16 +23,15 @@ from bestiary.data.sources import PictureList, list_sources
 from bestiary.errors import SourceError, did_you_mean
 from bestiary.machine import trim_memory
 from bestiary.picture import DecodeLimits
-from bestiary.progress import Reporter
 from bestiary.recipe import DataConfig
 
 
 @dataclass(frozen=True)
 class AuditedDataset:
-    """A collection that was looked at: pictures, grouped but not split; the findings; and what corrections did.
+    """An audited dataset: its pictures, grouped but not split; the findings; and the effect of corrections.
 
-    pictures: `table.PICTURES`, `given_split`, and `given_label` and `dropped`: what corrections changed.
-    not_looked_for: checks that were not made, each with the reason.
+    pictures: `table.PICTURES`, `given_split`, and `given_label` and `dropped` for the changes by corrections.
+    passed_over: files that were skipped, by reason. not_looked_for: checks that were skipped, each with the reason.
     """
 
     pictures: pl.DataFrame
@@ -46,95 +46,85 @@ def audit_sources(
     labels: str | None,
     data: DataConfig,
     limits: DecodeLimits,
-    *,
-    threads: int,
-    cache: Path,
-    reporter: Reporter,
+    context: Context,
     corrections: Corrections | None = None,
 ) -> AuditedDataset:
-    """Return the pictures of the sources, measured and grouped by duplicates, with what is wrong with them.
+    """Return the pictures of the sources, measured and grouped by duplicates, with the findings of the audit.
 
-    Raises SourceError when there is nothing to look at, or when `data.classes` names a label that does not occur.
+    Raises SourceError if there are no pictures, or if `data.classes` names a label that does not occur.
     """
-    listing = list_sources(sources, label_map(labels), reporter=reporter)
-    return audit_listing(
-        listing, data, limits, threads=threads, cache=cache, reporter=reporter, corrections=corrections
-    )
+    return audit_listing(list_sources(sources, label_map(labels), context), data, limits, context, corrections)
 
 
 def audit_listing(
     listing: PictureList,
     data: DataConfig,
     limits: DecodeLimits,
-    *,
-    threads: int,
-    cache: Path | None,
-    reporter: Reporter,
+    context: Context,
     corrections: Corrections | None = None,
 ) -> AuditedDataset:
-    """Return the pictures of a listing as `audit_sources` does; without a `cache`, measurements are not remembered."""
-    done = None
-    if corrections is None:  # a correction may bring a picture into the classes asked for: then all are measured
+    """Return the pictures of a list as `audit_sources` does; without `context.cache`, measurements are not cached."""
+    result, reporter = None, context.reporter
+    if corrections is None:  # a correction may move a picture into the requested classes, so all must be measured
         listing = _filter_listing(listing, data.classes)
-    found = scan_pictures(listing, limits, threads=threads, cache=cache, reporter=reporter)
-    passed_over = dict(listing.skipped)
+    skipped = dict(listing.skipped)
+    pictures = scan_pictures(listing, limits, context)
     if corrections is None:
-        found = found.with_columns(given_label="label", dropped=False)
+        pictures = pictures.with_columns(given_label="label", dropped=False)
     else:
-        found, done = apply_corrections(found, corrections, say=reporter.info)
-        found = _filter_classes(found, data.classes, passed_over)
+        pictures, result = apply_corrections(pictures, corrections, reporter)
+        pictures = _filter_classes(pictures, data.classes, skipped)
     near_bits = data.near_duplicate_bits if data.near_duplicates else None
-    # What was dropped still holds its group together, so that leaving it out moves nobody.
-    sound = found.with_columns(error=pl.when("dropped").then(None).otherwise("error"))
-    pairs = duplicates.find_duplicate_pairs(sound, near_bits, threads=threads)
-    found = found.with_columns(group=pl.Series(duplicates.connected_groups(found.height, pairs)))
-    for words in overlapping_class_warnings(found):
-        reporter.info(words)
-    pairs = _without_dropped(found, pairs, near_bits)
-    findings = audit.find_issues(found, pairs, test_fraction=1.0 if data.folds else data.test_fraction)
+    # Dropped pictures still connect their group, so that dropping one moves no other between splits.
+    readable = pictures.with_columns(error=pl.when("dropped").then(None).otherwise("error"))
+    pairs = duplicates.find_duplicate_pairs(readable, near_bits, threads=context.threads)
+    pictures = pictures.with_columns(group=pl.Series(duplicates.connected_groups(pictures.height, pairs)))
+    for warning in overlapping_class_warnings(pictures):
+        reporter.info(warning)
+    pairs = _without_dropped(pictures, pairs, near_bits)
+    findings = audit.find_issues(pictures, pairs, test_fraction=1.0 if data.folds else data.test_fraction)
     if data.suspects:
-        with reporter.progress("Looking for shortcuts", found.height) as advance:
-            findings = audit.sort_findings(pl.concat([findings, find_shortcuts(found, seed=0)]))
-            advance(found.height)
-    pictures = _picture_table(found)
+        with reporter.progress("Checking for shortcuts", pictures.height) as advance:
+            findings = audit.sort_findings(pl.concat([findings, find_shortcuts(pictures, seed=0)]))
+            advance(pictures.height)
+    pictures = _picture_table(pictures)
     trim_memory()
-    return AuditedDataset(pictures, findings, passed_over, done)
+    return AuditedDataset(pictures, findings, skipped, result)
 
 
 def _without_dropped(pictures: pl.DataFrame, pairs: Ints, near_bits: int | None) -> Ints:
-    """Return the pairs of the pictures that are left; where one was dropped, those of its group are looked for anew.
+    """Return the pairs of the pictures that are left, searching again in the groups of dropped pictures.
 
-    A group is held together by some of its pairs only: with a picture, all that joined two others may have gone.
+    Only some pairs of a group are listed: a dropped picture may have been the only link between two others.
     """
     if not pictures["dropped"].any():
         return pairs
-    torn = pictures["group"].is_in(pictures.filter("dropped")["group"].unique().implode())
-    left = (torn & ~pictures["dropped"]).to_numpy().nonzero()[0]
+    is_changed = pictures["group"].is_in(pictures.filter("dropped")["group"].unique().implode())
+    left = (is_changed & ~pictures["dropped"]).arg_true().to_numpy()
     again = duplicates.find_duplicate_pairs(pictures[left], near_bits)
     again = np.column_stack([left[again[:, :2]].reshape(-1, 2), again[:, 2:]])
-    return np.concatenate([pairs[~torn.to_numpy()[pairs[:, 0]]], again])
+    return np.concatenate([pairs[~is_changed.to_numpy()[pairs[:, 0]]], again])
 
 
 def _filter_listing(listing: PictureList, classes: tuple[str, ...]) -> PictureList:
     if not classes:
         return listing
     _check_class_names(classes, listing.labels())
-    kept = [picture for picture in listing.pictures if picture.label in classes]
-    passed_over = listing.skipped.copy()
-    passed_over["of other classes"] += len(listing.pictures) - len(kept)
-    unusable = [one for one in listing.unusable if one.label in classes]
-    return PictureList(kept, passed_over, unusable)
+    pictures = [picture for picture in listing.pictures if picture.label in classes]
+    skipped = listing.skipped.copy()
+    skipped["of other classes"] += len(listing.pictures) - len(pictures)
+    return PictureList(pictures, skipped, [file for file in listing.unusable if file.label in classes])
 
 
 def _filter_classes(pictures: pl.DataFrame, classes: tuple[str, ...], skipped: dict[str, int]) -> pl.DataFrame:
-    """Return the pictures of these classes by their corrected labels, and the dropped ones that were of them."""
+    """Return the pictures, dropped ones included, whose corrected label is one of these classes."""
     if not classes:
         return pictures
     _check_class_names(classes, pictures["label"].unique().to_list())
-    kept = pictures.filter(pl.col("label").is_in(classes)).drop("row_id").with_row_index("row_id")
-    if pictures.height > kept.height:
-        skipped["of other classes"] = pictures.height - kept.height
-    return kept
+    own = pictures.filter(pl.col("label").is_in(classes)).drop("row_id").with_row_index("row_id")
+    if pictures.height > own.height:
+        skipped["of other classes"] = pictures.height - own.height
+    return own
 
 
 def _check_class_names(classes: tuple[str, ...], labels: list[str]) -> None:
@@ -148,8 +138,6 @@ def _picture_table(pictures: pl.DataFrame) -> pl.DataFrame:
     return pictures.select(
         *(pl.col(name).cast(kind) for name, kind in columns.items()),
         pl.lit(None, pl.String).alias("split"),
-        "given_split",
-        "given_label",
-        "dropped",
+        *("given_split", "given_label", "dropped"),
         *(pl.col(name).cast(kind) for name, kind in table.MEASURES.items()),
     )

@@ -1,4 +1,4 @@
-"""From folder names to labels: the built-in map for Animals-10, or the user's own CSV."""
+"""Label maps from folder names to labels: the built-in map for Animals-10, or a CSV."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bestiary.errors import SourceError, did_you_mean
 
-# The names of the collection's folders are Italian.
+# The folder names of the dataset are Italian.
 ANIMALS10 = {
     "cane": "dog",
     "cavallo": "horse",
@@ -36,21 +36,8 @@ def label_map(name: str | None) -> Mapping[str, str]:
     path = Path(name)
     if not path.is_file():
         raise SourceError(
-            f'There is no label map "{name}". {did_you_mean(name, LABEL_MAPS)} Or give the path of a CSV.'
+            f'There is no label map "{name}". {did_you_mean(name, LABEL_MAPS)} Or pass the path of a CSV.'
         )
-    return _read(path)
-
-
-def absolute_label_map(name: str | None) -> str | None:
-    """Return the name of a label map as a run keeps it: the path of a CSV holds in every folder.
-
-    >>> absolute_label_map("animals10")
-    'animals10'
-    """
-    return name if name is None or name in LABEL_MAPS else str(Path(name).absolute())
-
-
-def _read(path: Path) -> dict[str, str]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as lines:
             rows = [[cell.strip() for cell in row] for row in csv.reader(lines) if any(cell.strip() for cell in row)]
@@ -62,3 +49,12 @@ def _read(path: Path) -> dict[str, str]:
         if len(row) != 2 or not all(row):
             raise SourceError(f"{path}, row {number}: expected folder,label; got {','.join(row)!r}.")
     return {row[0]: row[1] for row in rows}
+
+
+def absolute_label_map(name: str | None) -> str | None:
+    """Return the name of a label map as a run records it: a built-in name, or the absolute path of a CSV.
+
+    >>> absolute_label_map("animals10")
+    'animals10'
+    """
+    return name if name is None or name in LABEL_MAPS else str(Path(name).absolute())

@@ -1,4 +1,4 @@
-"""A table that names pictures and their labels: CSV or parquet, with columns path, label and perhaps split."""
+"""Manifest tables of pictures and labels: CSV or parquet, with columns path, label and optionally split."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Row = tuple[str | None, str | None, str | None]
 
 
 def read_manifest(source: Path) -> Iterator[tuple[Path, str, str | None]]:
-    """Yield the path, label and part of the split (or None) of each row; paths are relative to the table.
+    """Yield the path, label and split (or None) of each row; paths are relative to the table.
 
-    Raises SourceError, naming the row, for what cannot be a picture with a label.
+    Raises SourceError, naming the row, for an empty path or label, an invalid path, and an unknown split.
     """
     for number, (path, label, split) in enumerate(_cells(source), start=1):
         if path is label is split is None:  # an empty line
@@ -24,17 +24,19 @@ def read_manifest(source: Path) -> Iterator[tuple[Path, str, str | None]]:
         if not path or not label or not label.strip():
             raise SourceError(f"{source}, row {number}: path and label must not be empty.")
         if "\0" in path:
-            raise SourceError(f"{source}, row {number}: the path {path!r} cannot be the name of a file.")
-        yield _resolve_path(source, path), label.strip(), _split_name(split, source, number)
+            raise SourceError(f"{source}, row {number}: the path {path!r} is not a valid file name.")
+        split_name = parse_split_name(split or "")
+        if split and split.strip() and split_name is None:
+            expected = ", ".join(sorted(SPLIT_NAMES))
+            raise SourceError(f'{source}, row {number}: unknown split "{split}". Expected one of: {expected}.')
+        yield _resolve_path(source, path), label.strip(), split_name
 
 
 def _resolve_path(source: Path, path: str) -> Path:
-    """Return the path of a picture, relative to its table, which may have been written on Windows."""
-    found = source.parent / path
-    if os.sep == "/" and "\\" in path and not found.exists():
-        on_windows = source.parent / path.replace("\\", "/")
-        return on_windows if on_windows.exists() else found
-    return found
+    """Return the path of a picture relative to its table, which may have been written on Windows."""
+    resolved, posix = source.parent / path, source.parent / path.replace("\\", "/")
+    is_windows_path = os.sep == "/" and "\\" in path and not resolved.exists() and posix.exists()
+    return posix if is_windows_path else resolved
 
 
 def _cells(source: Path) -> list[Row]:
@@ -50,16 +52,8 @@ def _cells(source: Path) -> list[Row]:
                 names = escape_control_chars(", ".join(frame.columns))
                 raise SourceError(f'The table {source} has no column "{column}"; it has: {names}.{hint}')
         split = "split" if "split" in frame.columns else pl.lit(None).alias("split")
-        given = frame.select("path", "label", split).with_columns(pl.selectors.float().fill_nan(None))
-        return given.cast(pl.String).rows()
+        cells = frame.select("path", "label", split).with_columns(pl.selectors.float().fill_nan(None))
+        return cells.cast(pl.String).rows()
     except (pl.exceptions.PolarsError, OSError) as error:
-        why = str(error).partition("\n")[0].rstrip(".")  # what follows is advice to those who call polars
+        why = str(error).partition("\n")[0].rstrip(".")  # the following lines are advice to users of polars
         raise SourceError(f"The table {source} cannot be read: {why}. Expected UTF-8, with path,label.") from None
-
-
-def _split_name(split: str | None, source: Path, number: int) -> str | None:
-    if not split or not split.strip():
-        return None
-    if (name := parse_split_name(split)) is None:
-        raise SourceError(f'{source}, row {number}: split "{split}" is none of {", ".join(sorted(SPLIT_NAMES))}.')
-    return name

@@ -1,4 +1,4 @@
-"""Where pictures and their labels come from: a folder per class, folders already split, an archive, a table."""
+"""Lists pictures and their labels from a source: a folder per class, split folders, an archive, or a table."""
 
 from __future__ import annotations
 
@@ -7,30 +7,29 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from bestiary.context import Context
 from bestiary.data import archive_members, archives, manifest
 from bestiary.data.split import parse_split_name
 from bestiary.errors import SourceError
 from bestiary.files import cache_folder
-from bestiary.picture import SUFFIXES
+from bestiary.picture import PICTURE_SUFFIXES
 from bestiary.progress import Reporter, SilentReporter
 from bestiary.text import format_names, printable
 
 TABLE_SUFFIXES = {".csv", ".parquet"}
-# Files that live beside pictures and are not meant as pictures: passed over, but counted.
+# Files that lie beside pictures and are no pictures: skipped, but counted.
 SIDECAR_NAMES = {"thumbs.db", "desktop.ini", "readme", "license"}
 SIDECAR_SUFFIXES = {".txt", ".csv", ".json", ".xml", ".xmp", ".md", ".html", ".parquet", ".yaml", ".yml", ".ini", ".db"}
 SIDECAR_FOLDERS = {"__macosx"}
-PICTURE_SUFFIXES = frozenset().union(*SUFFIXES.values())
 NOT_TEXT, LISTED_TWICE = "name is not valid Unicode", "listed twice"
-SILENT = SilentReporter()
 
 
 @dataclass(frozen=True)
 class PictureEntry:
-    """One picture as its source names it. `split` is None where the source has no split of its own."""
+    """A picture as its source lists it. `split` is None if the source has no split."""
 
     path: Path
     label: str
@@ -39,7 +38,7 @@ class PictureEntry:
 
 @dataclass(frozen=True)
 class UnreadableFile:
-    """One file that cannot even be named in a table. `path` and `label` are written so that they can be printed."""
+    """A file whose name cannot be written into a table. `path` and `label` are printable forms of it."""
 
     path: str
     label: str
@@ -48,9 +47,9 @@ class UnreadableFile:
 
 @dataclass
 class PictureList:
-    """The pictures of a source, sorted by path, and how many other files were passed over, by reason.
+    """The pictures of a source, sorted by path, and the number of skipped files by reason.
 
-    Files that were meant as pictures and can never be read are not among the pictures: they are `unusable`.
+    Files that were meant as pictures but can never be read are `unusable`, and not among `pictures`.
     """
 
     pictures: list[PictureEntry] = field(default_factory=list)
@@ -62,153 +61,154 @@ class PictureList:
         return sorted({picture.label for picture in self.pictures})
 
 
-def list_pictures(source: Path, labels: Mapping[str, str], *, reporter: Reporter = SILENT) -> PictureList:
-    """Return the pictures of a folder, archive or table, their labels mapped by `labels`; files are not opened.
+def list_sources(sources: Sequence[Path], labels: Mapping[str, str], context: Context | None = None) -> PictureList:
+    """Return the pictures of one or several sources as one list, their labels mapped by `labels`; opens no picture.
 
-    An archive is unpacked into the cache folder, once. Raises SourceError, naming what was found, when the source is
-    missing or holds no labelled pictures.
+    An archive is unpacked into the cache folder, once. A file that is listed twice with one label is one picture,
+    and is counted in `skipped`; with two labels it is two, so that the audit reports the conflict. Reports folders of
+    `labels` that do not occur. Raises SourceError if a source is missing or has no labelled pictures, and if `labels`
+    matches no folder.
     """
-    return list_sources([source], labels, reporter=reporter)
-
-
-def list_sources(sources: Sequence[Path], labels: Mapping[str, str], *, reporter: Reporter = SILENT) -> PictureList:
-    """Return the pictures of several sources as one listing: equal labels join, `labels` maps those of all of them.
-
-    A file that is listed twice with one label is one picture, and counted in `passed_over`; with two labels it is
-    two, so that the audit can name the conflict. Raises SourceError as `list_pictures` does, for any of the sources,
-    and for `labels` that map none of the folders; those of them that were not found are told to the reporter.
-    """
+    context = context or Context()
     if not sources:
-        raise SourceError("There is no source of pictures. Give a folder, an archive or a table, or several of them.")
-    listings = [_list_source(source, reporter, alone=len(sources) == 1) for source in sources]
-    _check_map(labels, {picture.label for listing in listings for picture in listing.pictures}, reporter)
-    passed_over = sum((listing.skipped for listing in listings), Counter[str]())
-    found = [PictureEntry(p.path, _label(p.label, labels), p.split) for listing in listings for p in listing.pictures]
-    _warn_label_case({picture.label for picture in found}, reporter)
-    pictures = {(os.path.abspath(p.path), p.label, p.split): p for p in reversed(found)}  # noqa: PTH100 - no links
-    passed_over[LISTED_TWICE] = len(found) - len(pictures)
+        raise SourceError("There is no source of pictures. Pass a folder, an archive or a table, or several of them.")
+    lists = [_list_source(source, context, unwrap=len(sources) == 1) for source in sources]
+    _check_label_map(labels, {entry.label for pictures in lists for entry in pictures.pictures}, context.reporter)
+    entries = [replace(entry, label=_map_label(entry.label, labels)) for part in lists for entry in part.pictures]
+    _warn_label_case({entry.label for entry in entries}, context.reporter)
+    pictures = {(os.path.abspath(p.path), p.label, p.split): p for p in reversed(entries)}  # noqa: PTH100 - no links
+    skipped = sum((part.skipped for part in lists), Counter[str]())
+    skipped[LISTED_TWICE] = len(entries) - len(pictures)
     unusable = dict.fromkeys(
-        UnreadableFile(one.path, _label(one.label, labels), one.reason)
-        for listing in listings
-        for one in listing.unusable
+        replace(file, label=_map_label(file.label, labels)) for part in lists for file in part.unusable
     )
-    return PictureList(sorted(pictures.values(), key=lambda p: (str(p.path), p.label)), +passed_over, list(unusable))
+    return PictureList(sorted(pictures.values(), key=lambda p: (str(p.path), p.label)), +skipped, list(unusable))
 
 
-def _list_source(source: Path, reporter: Reporter, *, alone: bool) -> PictureList:
-    if not os.path.exists(source):  # noqa: PTH110 - unlike Path.exists, it stands names that are too long
-        raise SourceError(f"There is nothing at {source}. Give a folder with one folder of pictures for each class.")
+def _list_source(source: Path, context: Context, *, unwrap: bool) -> PictureList:
+    if not os.path.exists(source):  # noqa: PTH110 - Path.exists raises for names that are too long
+        raise SourceError(f"There is nothing at {source}. Pass a folder with one folder of pictures per class.")
     if not _is_text(source.absolute()):
         raise SourceError(f"The name {printable(str(source.absolute()))} is not valid Unicode. Rename it.")
     if source.is_dir():
-        listing = _list_folder(source, look_through=alone, reporter=reporter)
+        listing = _list_folder(source, unwrap=unwrap, reporter=context.reporter)
     elif archives.is_archive(source):
-        listing = _list_archive(source, reporter)
+        listing = _list_archive(source, context)
     elif source.suffix.lower() in TABLE_SUFFIXES:
-        listing = _list_table(source)
+        listing = PictureList([PictureEntry(*row) for row in manifest.read_manifest(source)])
     else:
         raise SourceError(
             f"{source} is a file. Expected a folder, or a table ({', '.join(sorted(TABLE_SUFFIXES))}), or an archive"
             f" ({', '.join(archive_members.SUFFIXES)})."
         )
     if not listing.pictures:
-        passed = ", ".join(f"{n:,} {reason}" for reason, n in listing.skipped.items())
+        skipped = ", ".join(f"{n:,} {reason}" for reason, n in listing.skipped.items())
         raise SourceError(
-            f"There are no labelled pictures in {source}{f' (passed over: {passed})' if passed else ''}."
-            " Expected one folder of pictures for each class."
+            f"There are no labelled pictures in {source}{f' (skipped: {skipped})' if skipped else ''}."
+            " Expected one folder of pictures per class."
         )
     return listing
 
 
-def _label(name: str, labels: Mapping[str, str]) -> str:
-    """Return the final label. Accents can be written in two ways; one label has only one."""
+# ---- Labels -----------------------------------------------------------------------------------------------------
+
+
+def _map_label(name: str, labels: Mapping[str, str]) -> str:
+    """Return the label of a folder in Unicode form NFC: accents have two spellings, a label has one."""
     composed = unicodedata.normalize("NFC", name)
     return unicodedata.normalize("NFC", labels.get(name, labels.get(composed, composed)))
 
 
 def _warn_label_case(labels: set[str], reporter: Reporter) -> None:
-    """Say which labels are the same but for capitals: probably one class that was written in two ways."""
-    alike: dict[str, list[str]] = {}
+    """Report labels that differ only in case: probably one class in two spellings."""
+    spellings: dict[str, list[str]] = {}
     for label in sorted(labels):
-        alike.setdefault(label.casefold(), []).append(label)
-    for names in (names for names in alike.values() if len(names) > 1):
-        said = f"{', '.join(names[:-1])} and {names[-1]} differ only in capitals, and stay classes of their own."
-        reporter.info(f"{said} If they are one class, give both one label in a map (--labels FILE.csv).")
+        spellings.setdefault(label.casefold(), []).append(label)
+    for names in (names for names in spellings.values() if len(names) > 1):
+        reporter.info(
+            f"{', '.join(names[:-1])} and {names[-1]} differ only in case and are treated as separate classes. If they"
+            " are one class, give both one label in a label map (--labels FILE.csv)."
+        )
 
 
-def _check_map(labels: Mapping[str, str], names: set[str], reporter: Reporter) -> None:
-    """Refuse a map of labels that is for other folders; say which of its folders are not here."""
+def _check_label_map(labels: Mapping[str, str], names: set[str], reporter: Reporter) -> None:
+    """Raise SourceError if a label map matches no folder; report which of its folders are missing."""
     composed = names | {unicodedata.normalize("NFC", name) for name in names}
     absent = sorted(name for name in labels if name not in composed)
-    if not labels or not absent:
+    if not absent:
         return
     if len(absent) < len(labels):
         reporter.info(
-            f"{len(absent):,} of {len(labels):,} folders of the label map are not here: {format_names(absent)}."
+            f"{len(absent):,} of {len(labels):,} folders of the label map are missing: {format_names(absent)}."
         )
         return
     by_folded = {name.casefold(): name for name in sorted(names)}
     close = {name: difflib.get_close_matches(name.casefold(), by_folded, n=1) for name in absent}
-    pairs = [f'"{name}" is near "{by_folded[near[0]]}"' for name, near in close.items() if near]
+    pairs = [f'"{name}" is close to "{by_folded[match[0]]}"' for name, match in close.items() if match]
     raise SourceError(
-        f"The label map matches no folder. It names {format_names(absent)}; the folders here are {format_names(sorted(names))}."
-        + (f" Nearest: {format_names(pairs)}." if pairs else " Leave --labels out if they are the labels already.")
+        f"The label map matches no folder. It names {format_names(absent)}; the folders are"
+        f" {format_names(sorted(names))}."
+        + (f" Similar names: {format_names(pairs)}." if pairs else " Omit --labels if the folder names are the labels.")
     )
 
 
-def _list_archive(source: Path, reporter: Reporter) -> PictureList:
-    whole = archives.unpack_archive(source, cache_folder() / "archives", _member_skip_reason, reporter=reporter)
-    listing = _list_folder(whole.folder, look_through=True, reporter=SILENT)
-    listing.skipped += whole.skipped
+# ---- Folders and archives ---------------------------------------------------------------------------------------
+
+
+def _list_archive(source: Path, context: Context) -> PictureList:
+    cache = (context.cache or cache_folder()) / "archives"
+    unpacked = archives.unpack_archive(source, cache, _member_skip_reason, reporter=context.reporter)
+    listing = _list_folder(unpacked.folder, unwrap=True, reporter=SilentReporter())
+    listing.skipped += unpacked.skipped
     return listing
 
 
 def _member_skip_reason(parts: tuple[str, ...]) -> str | None:
-    """Return why a member of an archive is not unpacked, from the parts of its name."""
+    """Return why a member of an archive is skipped, from the parts of its name, or None."""
     if any(_is_skipped_folder(folder) for folder in parts[:-1]):
         return "hidden folder"
     return _skip_reason(Path(parts[-1]))
 
 
-def _list_folder(source: Path, *, look_through: bool, reporter: Reporter) -> PictureList:
+def _list_folder(source: Path, *, unwrap: bool, reporter: Reporter) -> PictureList:
     listing = PictureList()
     folders = _folders(source, listing)
-    while look_through and len(folders) == 1 and _is_wrapper(folders[0]):
-        reporter.info(f"{folders[0]} is the only folder there: the folders in it are taken as the classes.")
+    while unwrap and len(folders) == 1 and _is_wrapper(folders[0]):
+        reporter.info(f"{folders[0]} is the only folder: the folders inside it are used as the classes.")
         folders = _folders(folders[0], listing)
-    parts = _split_of_folders(folders, reporter)
+    splits = _splits_of_folders(folders, reporter)
     for folder in folders:
-        if parts:
+        if splits:
             for inner in _class_folders(folder, listing):
-                _collect(inner, inner.name, parts[folder], listing)
+                _collect(inner, splits[folder], listing)
         else:
-            _collect(folder, folder.name, None, listing)
+            _collect(folder, None, listing)
     listing.skipped += Counter()  # drops zero counts
     return listing
 
 
-def _split_of_folders(folders: Sequence[Path], reporter: Reporter) -> dict[Path, str]:
-    """Return which part of a split each folder is, or nothing if they are classes; what looks like a split is told."""
-    parts = {folder: part for folder in folders if (part := parse_split_name(folder.name))}
-    if "train" in parts.values() and len(parts) > 1:
-        others = sorted(folder.name.lower() for folder in folders if folder not in parts)
+def _splits_of_folders(folders: Sequence[Path], reporter: Reporter) -> dict[Path, str]:
+    """Return the split of each folder, or nothing if the folders are classes; report a layout that is ambiguous."""
+    splits = {folder: split for folder in folders if (split := parse_split_name(folder.name))}
+    if "train" in splits.values() and len(splits) > 1:
+        others = sorted(folder.name.lower() for folder in folders if folder not in splits)
         if not others:
-            return parts
+            return splits
         reporter.info(
-            f"{format_names(sorted(folder.name.lower() for folder in parts))} are taken as classes like {format_names(others)} beside"
-            " them. If they are the parts of a split, move the other folders away."
+            f"{format_names(sorted(folder.name.lower() for folder in splits))} are used as classes, like"
+            f" {format_names(others)} beside them. If they are the splits of a dataset, move the other folders away."
         )
-    elif alike := _alike_inside(folders):
+    elif labels := _common_subfolders(folders):
         reporter.info(
-            f"{format_names([folder.name for folder in folders])} are taken as the classes, though each holds the same"
-            f" folders: {format_names(alike)}. If those are the classes, and these the parts of a split, call them train, val"
-            " and test."
+            f"{format_names([folder.name for folder in folders])} are used as the classes, though each contains the"
+            f" same folders: {format_names(labels)}. If those are the classes, and these the splits, rename these to"
+            " train, val and test."
         )
     return {}
 
 
-def _alike_inside(folders: Sequence[Path]) -> list[str]:
-    """Return the names of the folders in each of these, two or more, if they are the same in all: else nothing."""
+def _common_subfolders(folders: Sequence[Path]) -> list[str]:
+    """Return the names of the folders inside two to five folders if all contain the same two or more, else nothing."""
     if not 1 < len(folders) <= 5:
         return []
     inside = [{inner.name for inner in _folders(folder, PictureList())} for folder in folders]
@@ -216,36 +216,36 @@ def _alike_inside(folders: Sequence[Path]) -> list[str]:
     return sorted(inside[0]) if same else []
 
 
-def _class_folders(part: Path, listing: PictureList) -> list[Path]:
-    """Return the class folders of a part of a split; some collections pack it twice, as in train/train/cat."""
-    folders = _folders(part, listing)
-    if [folder.name for folder in folders] == [part.name] and len(inner := _folders(folders[0], listing)) > 1:
+def _class_folders(split: Path, listing: PictureList) -> list[Path]:
+    """Return the class folders of a split; some datasets nest it twice, as in train/train/cat."""
+    folders = _folders(split, listing)
+    if [folder.name for folder in folders] == [split.name] and len(inner := _folders(folders[0], listing)) > 1:
         return inner
     return folders
 
 
 def _is_wrapper(folder: Path) -> bool:
-    """Tell whether this only folder holds the class folders: two or more, and no pictures beside them or it.
+    """Return whether an only folder contains the class folders: two or more, and no pictures in it or beside it.
 
-    Several such folders may lie in one another. One folder of pictures is a class, however deep its pictures lie.
+    Wrappers may be nested. A single folder of pictures is a class, however deep its pictures lie.
     """
     beside = [*_entries(folder.parent), *_entries(folder)]
-    loose = any(path.suffix.lower() in PICTURE_SUFFIXES and path.is_file() for path in beside)
+    has_pictures = any(path.suffix.lower() in PICTURE_SUFFIXES and path.is_file() for path in beside)
     inner = _folders(folder, PictureList())
-    return not loose and (len(inner) > 1 or (len(inner) == 1 and _is_wrapper(inner[0])))
+    return not has_pictures and (len(inner) > 1 or (len(inner) == 1 and _is_wrapper(inner[0])))
 
 
-def _collect(folder: Path, label: str, split: str | None, listing: PictureList) -> None:
+def _collect(folder: Path, split: str | None, listing: PictureList) -> None:
+    """Add every file below a class folder to the listing, as a picture or as skipped."""
     for path in _files(folder, listing):
         reason = _skip_reason(path)
-        if reason:
-            listing.skipped[reason] += 1
-            if reason == NOT_TEXT:
-                listing.unusable.append(
-                    UnreadableFile(printable(str(path)), printable(label), f"The {reason}: rename it.")
-                )
-        else:
-            listing.pictures.append(PictureEntry(path, label, split))
+        if reason is None:
+            listing.pictures.append(PictureEntry(path, folder.name, split))
+            continue
+        listing.skipped[reason] += 1
+        if reason == NOT_TEXT:
+            file = UnreadableFile(printable(str(path)), printable(folder.name), f"The {reason}: rename it.")
+            listing.unusable.append(file)
 
 
 def _skip_reason(path: Path) -> str | None:
@@ -267,7 +267,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _is_text(path: Path) -> bool:
-    """Tell whether a path can be written into a table: Linux allows names that are no text."""
+    """Return whether a path is valid Unicode and can be written into a table: Linux allows other names."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -280,30 +280,27 @@ def _is_skipped_folder(folder_name: str) -> bool:
 
 
 def _folders(folder: Path, listing: PictureList) -> list[Path]:
-    """Return the folders of classes or splits; what lies beside them is counted."""
+    """Return the class or split folders inside a folder; count what is skipped."""
     entries = _entries(folder)
-    found = [path for path in entries if path.is_dir()]
-    shown = [path for path in found if not _is_skipped_folder(path.name)]
-    kept = [path for path in shown if not (path.is_symlink() and folder.resolve().is_relative_to(path.resolve()))]
-    listing.skipped["beside the class folders"] += len(entries) - len(found)
-    listing.skipped["hidden folder"] += len(found) - len(shown)
-    listing.skipped["linked folder"] += len(shown) - len(kept)  # back to where we are: it would never end
-    return kept
+    folders = [path for path in entries if path.is_dir()]
+    visible = [path for path in folders if not _is_skipped_folder(path.name)]
+    # A link back to a parent would recurse without end.
+    inner = [path for path in visible if not (path.is_symlink() and folder.resolve().is_relative_to(path.resolve()))]
+    listing.skipped["beside the class folders"] += len(entries) - len(folders)
+    listing.skipped["hidden folder"] += len(folders) - len(visible)
+    listing.skipped["linked folder"] += len(visible) - len(inner)
+    return inner
 
 
 def _files(folder: Path, listing: PictureList) -> Iterator[Path]:
-    """Every file below the folder, sorted; linked folders are counted, not followed, so loops cannot arise."""
+    """Yield every file below the folder, sorted; linked folders are counted, not followed, so loops cannot occur."""
 
     def stop(error: OSError) -> None:
         raise SourceError(f"The folder {error.filename} cannot be listed: {error.strerror}.")
 
-    for where, inner, names in os.walk(folder, onerror=stop):
-        kept = [name for name in inner if not _is_skipped_folder(name)]
-        listing.skipped["hidden folder"] += len(inner) - len(kept)
-        listing.skipped["linked folder"] += sum(Path(where, name).is_symlink() for name in kept)
-        inner[:] = sorted(kept)
-        yield from (Path(where, name) for name in sorted(names))
-
-
-def _list_table(source: Path) -> PictureList:
-    return PictureList([PictureEntry(*row) for row in manifest.read_manifest(source)])
+    for parent, inner, names in os.walk(folder, onerror=stop):
+        visible = [name for name in inner if not _is_skipped_folder(name)]
+        listing.skipped["hidden folder"] += len(inner) - len(visible)
+        listing.skipped["linked folder"] += sum(Path(parent, name).is_symlink() for name in visible)
+        inner[:] = sorted(visible)
+        yield from (Path(parent, name) for name in sorted(names))

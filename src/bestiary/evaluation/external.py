@@ -1,4 +1,4 @@
-"""A finished run on labelled pictures from elsewhere: how far they are, which ones it cannot know, how it does."""
+"""External validation: a finished run scored on other labelled pictures, with shift, seen copies and unknown classes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from bestiary import files as files_module
 from bestiary import run_folder, table
+from bestiary.array_types import Ints
 from bestiary.context import Context
 from bestiary.data.corrections import read_corrections
 from bestiary.data.dataset import AuditedDataset, audit_sources
@@ -23,10 +23,9 @@ from bestiary.evaluation.metrics import CLASS_AVERAGES
 from bestiary.evaluation.predictions import predict_table, score_table
 from bestiary.evaluation.shift import distribution_shift
 from bestiary.evaluation.slices import find_weak_slices
-from bestiary.files import next_free_name
+from bestiary.files import next_free_name, write_json
 from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.inference.predictor import Predictor
-from bestiary.machine import available_cores
 from bestiary.progress import Reporter
 
 FOLDER = "evaluations"
@@ -34,7 +33,7 @@ FOLDER = "evaluations"
 
 @dataclass(frozen=True)
 class ExternalPictures:
-    """Pictures from elsewhere (`table.PICTURES`), those of them that the run has learnt from left out and counted."""
+    """External pictures (`table.PICTURES`) without those that the run was trained on, and how many were left out."""
 
     pictures: pl.DataFrame
     unreadable: int
@@ -43,7 +42,7 @@ class ExternalPictures:
 
 @dataclass(frozen=True)
 class ExternalEvaluation:
-    """A finished evaluation: its folder in the run, and what its `metrics.json` says."""
+    """A finished evaluation: its folder in the run, and the content of its `metrics.json`."""
 
     path: Path
     metrics: dict[str, Any]
@@ -61,54 +60,52 @@ def evaluate_external(
 ) -> ExternalEvaluation:
     """Score a finished run on other labelled pictures and write `evaluations/<name>/` into it.
 
-    It holds `metrics.json`, `predictions.parquet` and `pictures.parquet`: every picture, and why it was left out if it
-    was. The rest of the run stays as it is.
+    The folder contains `metrics.json`, `predictions.parquet` and `pictures.parquet`: every picture, with the reason if
+    it was left out. The rest of the run does not change.
     """
-    recipe, workers = run_folder.load_resolved_recipe(run), threads or available_cores()
-    bundle, known = read_bundle(run), table.read(run / "predictions.parquet", table.PREDICTIONS)
-    alike = recipe.data.model_copy(update={"classes": ()})
-    decided = None if corrections is None else read_corrections(corrections)
-    context = Context(threads=workers, reporter=reporter)
-    collection = audit_sources([pictures], labels, alike, recipe.limits, context, decided)
-    near_bits = alike.near_duplicate_bits if alike.near_duplicates else None
-    learnt = table.read(run / "pictures.parquet", table.PICTURES)
-    found = drop_seen_copies(collection, learnt, near_bits=near_bits)
-    predictions = predict_table(Predictor(run, threads=workers, engine="fastest"), found.pictures, reporter)
-    validation = known.filter(pl.col("split") == "val")
+    recipe, bundle = run_folder.load_resolved_recipe(run), read_bundle(run)
+    validation = table.read(run / "predictions.parquet", table.PREDICTIONS).filter(pl.col("split") == "val")
+    decisions = None if corrections is None else read_corrections(corrections)
+    all_classes = recipe.data.model_copy(update={"classes": ()})
+    context = Context.create(threads, reporter)
+    dataset = audit_sources([pictures], labels, all_classes, recipe.limits, context, decisions)
+    near_bits = all_classes.near_duplicate_bits if all_classes.near_duplicates else None
+    run_pictures = table.read(run / "pictures.parquet", table.PICTURES)
+    external = drop_seen_copies(dataset, run_pictures, near_bits=near_bits)
+    predictor = Predictor(run, threads=context.threads, engine="fastest")
+    predictions = predict_table(predictor, external.pictures, reporter)
     resamples, seed = recipe.evaluate.resamples, recipe.seed
-    metrics = score_external(found, predictions, validation, bundle, resamples=resamples, seed=seed)
-    metrics["passed_over"] = dict(collection.passed_over)
+    metrics = score_external(external, predictions, validation, bundle, resamples=resamples, seed=seed)
+    metrics["passed_over"] = dict(dataset.passed_over)
     folder = next_evaluation_folder(run, name or pictures.stem)
-    table.write(annotate_all_pictures(collection.pictures, found), folder / "pictures.parquet")
+    table.write(annotate_all_pictures(dataset.pictures, external), folder / "pictures.parquet")
     table.write(predictions, folder / "predictions.parquet")
-    files_module.write_json(folder / "metrics.json", {"run": str(run), "source": str(pictures.absolute()), **metrics})
+    write_json(folder / "metrics.json", {"run": str(run), "source": str(pictures.absolute()), **metrics})
     return ExternalEvaluation(folder, metrics)
 
 
-def drop_seen_copies(collection: AuditedDataset, learnt: pl.DataFrame, *, near_bits: int | None) -> ExternalPictures:
-    """Return the readable pictures that are no copies of those in `learnt` (`sha256, phash, split`).
+def drop_seen_copies(dataset: AuditedDataset, run_pictures: pl.DataFrame, *, near_bits: int | None) -> ExternalPictures:
+    """Return the readable pictures without copies of the run's training and validation pictures.
 
-    A copy is an equal file, or a perceptual hash within `near_bits` bits; mirrored and cropped copies are not looked
-    for. `seen` counts the copies by the split of the run that holds the original; copies of test pictures stay.
-    Raises SourceError if nothing is left.
+    run_pictures: `sha256, phash, split`. A copy is an equal file, or a perceptual hash within `near_bits` bits; mirrored
+    and cropped copies are not searched for. `seen` counts the copies by the split of the original; copies of test
+    pictures stay. Raises SourceError if no picture is left.
     """
-    readable = collection.pictures.filter(pl.col("error").is_null())
-    copies = _copies(readable, learnt, near_bits)
+    readable = dataset.pictures.filter(pl.col("error").is_null())
+    copies = _copied_splits(readable, run_pictures, near_bits)
     seen = {split: int((copies == split).sum()) for split in table.SPLITS}
-    kept = readable.filter(~copies.is_in(["train", "val"]).fill_null(False))
-    if not kept.height:
+    unseen = readable.filter(~copies.is_in(["train", "val"]).fill_null(False))
+    unreadable = dataset.pictures.height - readable.height
+    if not unseen.height:
         raise SourceError(
-            f"None of the {collection.pictures.height:,} pictures can be scored:"
-            f" {collection.pictures.height - readable.height:,} cannot be read, {seen['train'] + seen['val']:,} are"
-            " copies of pictures that the run was trained or calibrated on."
+            f"None of the {dataset.pictures.height:,} pictures can be scored: {unreadable:,} cannot be read,"
+            f" {seen['train'] + seen['val']:,} are copies of pictures that the run was trained or calibrated on."
         )
-    return ExternalPictures(
-        kept.with_columns(split=pl.lit("elsewhere")), collection.pictures.height - readable.height, seen
-    )
+    return ExternalPictures(unseen.with_columns(split=pl.lit("elsewhere")), unreadable, seen)
 
 
 def annotate_all_pictures(pictures: pl.DataFrame, external: ExternalPictures) -> pl.DataFrame:
-    """Return all pictures (`table.PICTURES`), with `split` where they were scored and `error` where they were not."""
+    """Return all pictures (`table.PICTURES`): scored ones with `split`, the others with `error`."""
     scored = pl.col("row_id").is_in(external.pictures["row_id"].implode())
     copy = pl.lit("It is a copy of a picture that the run was trained or calibrated on.")
     return pictures.select(list(table.PICTURES)).with_columns(
@@ -126,13 +123,13 @@ def score_external(
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Return what `metrics.json` of an evaluation says: shift first, then the metrics of the contract.
+    """Return the content of an evaluation's `metrics.json`: distribution shift, then the metrics.
 
-    They are over the pictures of classes that the run knows, and so are `find_weak_slices`. `unknown_classes`: by label that it
-    does not know, how often it said "unknown". `classes_without_pictures`, and `present`: the averages over the other
-    classes only.
+    Metrics and `slices` are over the pictures of the run's classes. `unknown_classes`: by label that is not a class of
+    the run, the fraction predicted "unknown" (out-of-distribution). `classes_without_pictures`, and `present`: the
+    averages over the other classes only.
     """
-    known = predictions["label"].is_in(list(bundle.classes))
+    is_class = predictions["label"].is_in(list(bundle.classes))
     groups = external.pictures["group"].to_numpy()
     body: dict[str, Any] = {
         "split": "elsewhere",
@@ -140,57 +137,56 @@ def score_external(
         "unreadable": external.unreadable,
         "copies": external.seen,
         "shift": distribution_shift(validation, predictions, bundle.classes, threshold=bundle.threshold),
-        "unknown_classes": _unknown_rates(predictions.filter(~known), groups[~known.to_numpy()]),
+        "unknown_classes": _unknown_rates(predictions.filter(~is_class), groups[~is_class.to_numpy()]),
         "classes_without_pictures": [name for name in bundle.classes if name not in set(predictions["label"])],
     }
-    if known.any():
-        own = groups[known.to_numpy()]
+    if is_class.any():
+        own, own_groups = predictions.filter(is_class), groups[is_class.to_numpy()]
         scores = score_table(
-            predictions.filter(known), own, bundle.classes, threshold=bundle.threshold, resamples=resamples, seed=seed
+            own, own_groups, bundle.classes, threshold=bundle.threshold, resamples=resamples, seed=seed
         )
         body |= scores | {"present": _present_class_averages(scores)}
-        body["slices"] = find_weak_slices(predictions.filter(known), external.pictures)
+        body["slices"] = find_weak_slices(own, external.pictures)
     return body
 
 
 def next_evaluation_folder(run: Path, name: str) -> Path:
-    """Return a folder for one more evaluation of a run: `evaluations/<name>`, with a number if that is taken."""
-    plain = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "pictures"
-    return run / FOLDER / next_free_name(plain, lambda free: (run / FOLDER / free).exists())
+    """Return a new folder for an evaluation of a run: `evaluations/<name>`, with a number if that exists."""
+    name = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "pictures"
+    return run / FOLDER / next_free_name(name, lambda free: (run / FOLDER / free).exists())
 
 
-def _copies(readable: pl.DataFrame, learnt: pl.DataFrame, near_bits: int | None) -> pl.Series:
-    """Return for each picture the split of the run's picture that it repeats, null if none; training comes first."""
-    order = {split: place for place, split in enumerate(table.SPLITS)}
-    learnt = learnt.filter(pl.col("split").is_not_null()).sort(pl.col("split").replace_strict(order))
-    first = learnt.unique("sha256", keep="first", maintain_order=True).select("sha256", copy="split")
+def _copied_splits(readable: pl.DataFrame, run_pictures: pl.DataFrame, near_bits: int | None) -> pl.Series:
+    """Return for each picture the split of its copy in the run, null without one; training comes before the others."""
+    order = {split: rank for rank, split in enumerate(table.SPLITS)}
+    originals = run_pictures.filter(pl.col("split").is_not_null()).sort(pl.col("split").replace_strict(order))
+    first = originals.unique("sha256", keep="first", maintain_order=True).select("sha256", copy="split")
     copies: list[str | None] = readable.join(first, on="sha256", how="left", maintain_order="left")["copy"].to_list()
-    if near_bits is not None and learnt.height:
-        pairs = find_near_pairs(hash_bits([*learnt["phash"], *readable["phash"]]), near_bits)
-        across = pairs[(pairs[:, 0] < learnt.height) & (pairs[:, 1] >= learnt.height)]
-        for one, other in sorted(across[:, :2].tolist()):
-            place = other - learnt.height
-            copies[place] = min((copies[place] or "test", learnt["split"][one]), key=order.__getitem__)
+    if near_bits is not None and originals.height:
+        pairs = find_near_pairs(hash_bits([*originals["phash"], *readable["phash"]]), near_bits)
+        across = pairs[(pairs[:, 0] < originals.height) & (pairs[:, 1] >= originals.height)]
+        for original, copy in sorted(across[:, :2].tolist()):
+            row = copy - originals.height
+            copies[row] = min((copies[row] or "test", originals["split"][original]), key=order.__getitem__)
     return pl.Series(copies, dtype=pl.String)
 
 
-def _unknown_rates(strangers: pl.DataFrame, groups: Any) -> dict[str, dict[str, float]]:
-    """Return for each label how many pictures it has, and the share called unknown with Wilson's interval."""
-    found: dict[str, dict[str, float]] = {}
-    for label in strangers["label"].unique().sort():
-        own = (strangers["label"] == label).to_numpy()
-        share = float(strangers["unknown"].to_numpy()[own].mean())
-        low, high = intervals.wilson_interval(np.array(share), np.array(len(np.unique(groups[own]))))
-        found[label] = {"pictures": int(own.sum()), **intervals.metric_value(share, float(low), float(high))}
-    return found
+def _unknown_rates(predictions: pl.DataFrame, groups: Ints) -> dict[str, dict[str, float]]:
+    """Return for each label the number of pictures, and the fraction predicted "unknown" with Wilson's interval."""
+    rates: dict[str, dict[str, float]] = {}
+    for label in predictions["label"].unique().sort():
+        own = (predictions["label"] == label).to_numpy()
+        rate = intervals.rate_metric(float(predictions["unknown"].to_numpy()[own].mean()), len(np.unique(groups[own])))
+        rates[label] = {"pictures": int(own.sum()), **rate}
+    return rates
 
 
 def _present_class_averages(scores: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Return the averages over the classes that have pictures, with their rates' intervals combined.
+    """Return the macro averages over the classes that have pictures, with their combined intervals.
 
-    Where all have some, these are the averages over all classes, and so are their intervals.
+    If all classes have pictures, these are the averages over all classes, with the intervals of those.
     """
-    present = [one for one in scores["per_class"].values() if one["support"]]
+    present = [rates for rates in scores["per_class"].values() if rates["support"]]
     names = [name for name in CLASS_AVERAGES if name.startswith("macro_")]
     if len(present) == len(scores["per_class"]):
         return {name: scores[name] for name in names}
@@ -198,5 +194,5 @@ def _present_class_averages(scores: dict[str, Any]) -> dict[str, dict[str, float
 
 
 def _mean_rate(classes: Sequence[dict[str, Any]], rate: str) -> dict[str, float]:
-    values, lows, highs = (np.array([one[rate][end] for one in classes]) for end in ("value", "low", "high"))
+    values, lows, highs = (np.array([rates[rate][end] for rates in classes]) for end in ("value", "low", "high"))
     return intervals.metric_value(float(values.mean()), *intervals.mover_interval(values, lows, highs))
