@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 # Control characters, line ends, bidirectional controls, and surrogates (bytes that are not UTF-8).
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -39,6 +39,16 @@ def format_names(names: Sequence[str], max_names: int = 10) -> str:
     """
     more = f" and {len(names) - max_names:,} more" if len(names) > max_names else ""
     return ", ".join(names[:max_names]) + more
+
+
+def describe_skipped(skipped: Mapping[str, int]) -> str:
+    """Return the number of skipped files by reason as a sentence, empty if there are none.
+
+    >>> describe_skipped({"hidden": 2, "linked folder": 0})
+    'Passed over: 2 hidden.'
+    """
+    listed = ", ".join(f"{count:,} {reason}" for reason, count in skipped.items() if count)
+    return f"Passed over: {listed}." if listed else ""
 
 
 def format_percent(fraction: float, digits: int = 0) -> str:
