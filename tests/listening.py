@@ -1,4 +1,4 @@
-"""A reporter that keeps what it is told."""
+"""A reporter that records its messages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from bestiary.progress import SilentReporter
 
 
 class Listening(SilentReporter):
-    """Keeps what was said."""
+    """Records the messages in `said`."""
 
     def __init__(self) -> None:
         self.said: list[str] = []

@@ -1,4 +1,4 @@
-"""A server of its own process, as users start it, on any free port."""
+"""A server in a process of its own, started as users start it, on a free port."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def served(run: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Give the address and the process; it is told to stop at the end."""
+    """Yield the address and the process; terminate the process at the end."""
     line = [sys.executable, "-m", "bestiary", "serve", str(run), "--port", "0", *options]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:

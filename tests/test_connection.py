@@ -1,4 +1,4 @@
-"""Connections that never end, say nothing, or say too much: on sockets, against the server as it is started."""
+"""Connections that are slow, silent or send too much: with sockets, against a running server."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from bestiary.web.connection import MAX_HEAD_BYTES, make_protocol
 
 
 async def hello(scope: Any, receive: Any, send: Any) -> None:
-    """Answer at once, whatever is still to come, as a refusal does."""
+    """Respond before the body has arrived, as an error response does."""
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
     await send({"type": "http.response.body", "body": b"hello"})
 
 
 @contextlib.contextmanager
 def listening(seconds: float) -> Iterator[int]:
-    """Give the port of a server to which a request must have come within so many seconds."""
+    """Yield the port of a server whose requests must arrive within `seconds`."""
     protocol = make_protocol(seconds)
     protocol.body_seconds = seconds
     server = uvicorn.Server(uvicorn.Config(hello, http=protocol, ws="none", lifespan="off", log_level="error"))
@@ -56,24 +56,24 @@ def connected(port: int) -> socket.socket:
 
 
 def everything(connection: socket.socket) -> bytes:
-    """What comes until the server hangs up."""
-    found = b""
+    """Return all bytes until the server closes the connection."""
+    received = b""
     try:
         while part := connection.recv(4096):
-            found += part
+            received += part
     except ConnectionResetError:
         pass
-    return found
+    return received
 
 
 @pytest.mark.parametrize("sent", [b"", b"G", b"GET / HTTP/1.1\r\nHost: local"])
-def test_who_sends_no_whole_head_is_hung_up_on(port: int, sent: bytes) -> None:
+def test_an_incomplete_head_times_out(port: int, sent: bytes) -> None:
     with connected(port) as connection:
         connection.sendall(sent)
         assert everything(connection) == b""
 
 
-def test_who_sends_on_behind_a_refusal_is_hung_up_on(port: int) -> None:
+def test_a_connection_that_sends_on_after_an_error_is_closed(port: int) -> None:
     with connected(port) as connection:
         connection.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2147483648\r\n\r\n")
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
@@ -81,7 +81,7 @@ def test_who_sends_on_behind_a_refusal_is_hung_up_on(port: int) -> None:
                 connection.sendall(bytes(1000))
 
 
-def test_who_sends_a_head_without_end_is_hung_up_on(patient: int) -> None:
+def test_an_endless_head_is_closed(patient: int) -> None:
     with connected(patient) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
@@ -89,12 +89,12 @@ def test_who_sends_a_head_without_end_is_hung_up_on(patient: int) -> None:
                 connection.sendall(b"X-A: " + b"a" * MAX_HEAD_BYTES + b"\r\n")
 
 
-def test_requests_on_one_connection_are_each_answered(patient: int) -> None:
+def test_keep_alive_requests_are_each_answered(patient: int) -> None:
     request = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n" + bytes(100_000)
     with connected(patient) as connection:
         for _ in range(3):
             connection.sendall(request)
-            found = b""
-            while not found.endswith(b"hello"):
-                found += connection.recv(4096)
-            assert found.startswith(b"HTTP/1.1 200 ")
+            response = b""
+            while not response.endswith(b"hello"):
+                response += connection.recv(4096)
+            assert response.startswith(b"HTTP/1.1 200 ")

@@ -1,4 +1,4 @@
-"""The page in a real browser: pictures in, answers out, by mouse, keyboard and finger; nothing on the console."""
+"""The page in a browser: predictions by mouse, keyboard and touch; nothing on the console."""
 
 from __future__ import annotations
 
@@ -39,29 +39,29 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def said() -> list[str]:
-    """What the page said on the console; looked at when a test is over."""
+def console() -> list[str]:
+    """Messages on the console; the page fixture requires that there are none."""
     return []
 
 
 @pytest.fixture
-def new_page(browser: Any, address: str, said: list[str]) -> Iterator[Any]:
+def new_page(browser: Any, address: str, console: list[str]) -> Iterator[Any]:
     contexts = []
 
     def make(**options: Any) -> Any:
         context = browser.new_context(**(options or WIDE))
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("console", lambda message: console.append(message.text))
+        page.on("pageerror", lambda error: console.append(str(error)))
         page.goto(address)
-        playwright.expect(page.locator("#knows")).to_contain_text("blue, green, red")
+        playwright.expect(page.locator("#classes")).to_contain_text("blue, green, red")
         return page
 
     yield make
     for context in contexts:
         context.close()
-    assert said == []
+    assert console == []
 
 
 def sent(*names: str) -> list[dict[str, Any]]:
@@ -81,22 +81,22 @@ def labels(page: Any, count: int) -> list[str]:
 
 
 def axe(page: Any) -> list[str]:
-    found = pytest.importorskip("axe_playwright_python.sync_playwright").Axe().run(page).response["violations"]
-    return [f"{one['id']}: {one['help']}" for one in found if one["impact"] in ("serious", "critical")]
+    violations = pytest.importorskip("axe_playwright_python.sync_playwright").Axe().run(page).response["violations"]
+    return [f"{v['id']}: {v['help']}" for v in violations if v["impact"] in ("serious", "critical")]
 
 
-def test_dropped_pictures_are_answered_in_order(new_page: Any) -> None:
+def test_dropped_pictures_get_predictions_in_order(new_page: Any) -> None:
     page = new_page()
     page.evaluate(AS_DROP, encoded("red", "blue", "grey"))
     assert labels(page, 3) == ["red", "blue", "Not sure"]
-    assert page.locator(".card").nth(0).locator(".shares li").first.inner_text().split()[0] == "red"
-    assert "like none of the classes" in page.locator(".card").nth(2).inner_text()
+    assert page.locator(".card").nth(0).locator(".probabilities li").first.inner_text().split()[0] == "red"
+    assert "Unlike every class" in page.locator(".card").nth(2).inner_text()
     page.evaluate(AS_PASTE, encoded("green"))
     assert labels(page, 4) == ["green", "red", "blue", "Not sure"]
     assert page.locator("#count").inner_text() == "4 pictures"
 
 
-def test_the_heatmap_comes_when_asked_for_and_goes(new_page: Any) -> None:
+def test_the_heatmap_can_be_shown_and_hidden(new_page: Any) -> None:
     page = new_page()
     page.set_input_files("#files", sent("red"))
     assert labels(page, 1) == ["red"]
@@ -117,7 +117,7 @@ def test_everything_works_by_keyboard(new_page: Any) -> None:
     page.set_input_files("#files", sent("red", "blue"))
     assert labels(page, 2) == ["red", "blue"]
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.textContent") == "Skip to the answers"
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the predictions"
     seen = []
     for _ in range(12):
         page.keyboard.press("Tab")
@@ -131,7 +131,7 @@ def test_everything_works_by_keyboard(new_page: Any) -> None:
     assert page.evaluate("document.activeElement.textContent") == "Choose pictures"
 
 
-def test_a_screen_reader_hears_the_answer(new_page: Any) -> None:
+def test_a_screen_reader_announces_the_prediction(new_page: Any) -> None:
     page = new_page()
     page.set_input_files("#files", sent("red"))
     labels(page, 1)
@@ -142,66 +142,66 @@ def test_a_screen_reader_hears_the_answer(new_page: Any) -> None:
 
 
 @pytest.mark.parametrize("options", [WIDE, PHONE, {**WIDE, "color_scheme": "dark"}], ids=["wide", "phone", "dark"])
-def test_it_fits_and_anybody_can_use_it(new_page: Any, options: dict[str, Any]) -> None:
+def test_the_page_fits_and_is_accessible(new_page: Any, options: dict[str, Any]) -> None:
     page = new_page(**options)
     assert axe(page) == []
     page.set_input_files("#files", sent("red", "blue", "grey"))
     labels(page, 3)
     page.get_by_role("button", name="Show why").first.click()
     playwright.expect(page.locator("canvas").first).to_be_visible()
-    page.wait_for_timeout(400)  # colours are judged when the cards have arrived
+    page.wait_for_timeout(400)  # until the cards are opaque: axe measures contrast
     assert axe(page) == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.locator("#photograph").is_visible() is bool(options.get("has_touch"))
 
 
-def test_a_file_that_is_no_picture_is_told_in_its_place(new_page: Any) -> None:
+def test_a_file_that_is_not_a_picture_shows_an_error_on_its_card(new_page: Any) -> None:
     page = new_page()
     page.set_input_files("#files", [{"name": "bad.png", "mimeType": "image/png", "buffer": b"no picture"}])
-    assert labels(page, 1) == ["No answer"]
+    assert labels(page, 1) == ["No prediction"]
     assert "not a picture" in page.locator(".note").inner_text()
     page.set_input_files("#files", [{"name": "film.mp4", "mimeType": "video/mp4", "buffer": b"no picture"}])
-    assert labels(page, 2) == ["No answer", "No answer"]
-    assert page.locator(".note").first.inner_text() == "That is not a picture."
+    assert labels(page, 2) == ["No prediction", "No prediction"]
+    assert page.locator(".note").first.inner_text() == "This file is not a picture."
     assert page.get_by_role("button", name="Try again").count() == 1
 
 
 def test_what_is_too_large_is_not_sent(new_page: Any) -> None:
     page = new_page()
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
     page.set_input_files("#files", [{"name": "large.png", "mimeType": "image/png", "buffer": bytes(32_000_000)}])
-    assert labels(page, 1) == ["No answer"]
+    assert labels(page, 1) == ["No prediction"]
     assert "at most 31 MB" in page.locator(".note").inner_text()
-    assert [url for url in asked if "predict" in url] == []
+    assert [url for url in requests if "predict" in url] == []
 
 
-def test_the_description_of_the_api_loads_nothing_from_elsewhere(new_page: Any, address: str) -> None:
+def test_the_api_documentation_loads_nothing_from_other_sites(new_page: Any, address: str) -> None:
     page = new_page()
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
     page.goto(f"{address}docs")
-    playwright.expect(page.get_by_role("heading", name="Name what is in pictures")).to_be_visible()
-    assert all(url.startswith((address, "data:")) for url in asked)
+    playwright.expect(page.get_by_role("heading", name="Classify pictures")).to_be_visible()
+    assert all(url.startswith((address, "data:")) for url in requests)
     assert axe(page) == []
 
 
 def test_the_token_is_asked_for_and_kept(browser: Any, tmp_path: Path) -> None:
     with served(write_run(tmp_path / "colours"), "--quiet", "--token", "sesame") as (address, _):
         page = browser.new_context().new_page()
-        said: list[str] = []
-        page.on("console", lambda message: said.append(message.text))
+        console: list[str] = []
+        page.on("console", lambda message: console.append(message.text))
         page.goto(address.partition("#")[0])
-        playwright.expect(page.get_by_label("This server asks for its token")).to_be_visible()
-        assert said == []
-        for given, says in (("wrong", "That is not the token."), ("sesame", "")):
-            page.get_by_label("This server asks for its token").fill(given)
-            page.get_by_role("button", name="Go on").click()
-            playwright.expect(page.locator("#wrong")).to_have_text(says)
-        playwright.expect(page.locator("#knows")).to_contain_text("red")
+        playwright.expect(page.get_by_label("This server requires a token")).to_be_visible()
+        assert console == []
+        for word, error in (("wrong", "Wrong token."), ("sesame", "")):
+            page.get_by_label("This server requires a token").fill(word)
+            page.get_by_role("button", name="Continue").click()
+            playwright.expect(page.locator("#token-error")).to_have_text(error)
+        playwright.expect(page.locator("#classes")).to_contain_text("red")
         page.reload()
-        playwright.expect(page.locator("#knows")).to_contain_text("red")
-        other = browser.new_context().new_page()
-        other.goto(address)
-        playwright.expect(other.locator("#knows")).to_contain_text("red")
-        assert "sesame" not in other.url
+        playwright.expect(page.locator("#classes")).to_contain_text("red")
+        second = browser.new_context().new_page()
+        second.goto(address)
+        playwright.expect(second.locator("#classes")).to_contain_text("red")
+        assert "sesame" not in second.url

@@ -1,4 +1,4 @@
-"""The server: every way to send a picture, everything that is refused, and nothing that breaks it."""
+"""The prediction server: every way to send a picture, every rejection, the queue, the Open Inference Protocol."""
 
 from __future__ import annotations
 
@@ -69,10 +69,10 @@ def bomb(side: int = 30_000) -> bytes:
     )
 
 
-# ---- Ways to ask -----------------------------------------------------------------------------------------------------
+# ---- Requests --------------------------------------------------------------------------------------------------------
 
 
-def test_every_way_to_send_a_picture_gets_the_answer_of_predict(client: TestClient, predictor: Predictor) -> None:
+def test_every_way_to_send_a_picture_gives_the_prediction_of_predict(client: TestClient, predictor: Predictor) -> None:
     red = coloured("red")
     expected = {key: value for key, value in predictor.predict(red).line().items() if key != "path"}
     ways = [
@@ -84,36 +84,36 @@ def test_every_way_to_send_a_picture_gets_the_answer_of_predict(client: TestClie
     ]
     for answer in ways:
         assert answer.status_code == 200, answer.text
-        [found] = answer.json()["predictions"]
-        assert {key: found[key] for key in expected} == expected
-        assert found["heatmap"] is None
-    assert [one.json()["predictions"][0]["name"] for one in ways] == ["0.png", None, None, "0.png", None]
+        [prediction] = answer.json()["predictions"]
+        assert {key: prediction[key] for key in expected} == expected
+        assert prediction["heatmap"] is None
+    assert [answer.json()["predictions"][0]["name"] for answer in ways] == ["0.png", None, None, "0.png", None]
 
 
-def test_several_pictures_are_answered_in_order_and_a_bad_one_keeps_its_place(client: TestClient) -> None:
+def test_several_pictures_keep_their_order_with_an_error_for_an_unreadable_one(client: TestClient) -> None:
     answer = client.post("/predict", files=form(coloured("red"), b"no picture", coloured("blue"), coloured("grey")))
-    found = answer.json()["predictions"]
-    assert [one["label"] for one in found[:3]] == ["red", None, "blue"]
-    assert [one["unknown"] for one in found] == [False, True, False, True]
-    assert "not a picture" in found[1]["error"]
+    predictions = answer.json()["predictions"]
+    assert [prediction["label"] for prediction in predictions[:3]] == ["red", None, "blue"]
+    assert [prediction["unknown"] for prediction in predictions] == [False, True, False, True]
+    assert "not a picture" in predictions[1]["error"]
     alone = client.post("/predict?each=true", files=form(b"no picture"))
     assert (alone.status_code, alone.json()["predictions"][0]["label"]) == (200, None)
 
 
-def test_the_heatmap_comes_when_asked_for(client: TestClient, predictor: Predictor) -> None:
-    [found] = client.post("/predict?heatmap=true", files=form(coloured("red"))).json()["predictions"]
+def test_the_heatmap_is_returned_on_request(client: TestClient, predictor: Predictor) -> None:
+    [prediction] = client.post("/predict?heatmap=true", files=form(coloured("red"))).json()["predictions"]
     expected = predictor.predict(coloured("red")).heatmap
     assert expected is not None
-    np.testing.assert_allclose(found["heatmap"], expected, atol=1e-5)
+    np.testing.assert_allclose(prediction["heatmap"], expected, atol=1e-5)
 
 
-def test_many_at_once_are_each_answered(client: TestClient) -> None:
+def test_concurrent_requests_are_each_answered(client: TestClient) -> None:
     wrong: list[str] = []
 
     def ask(number: int) -> None:
         name = COLOURS[number % 3]
-        [found] = client.post("/predict", files=form(coloured(name))).json()["predictions"]
-        if found["label"] != name:
+        [prediction] = client.post("/predict", files=form(coloured(name))).json()["predictions"]
+        if prediction["label"] != name:
             wrong.append(name)
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(40)]
@@ -124,12 +124,12 @@ def test_many_at_once_are_each_answered(client: TestClient) -> None:
     assert wrong == []
 
 
-def test_the_model_tells_about_itself(client: TestClient) -> None:
+def test_the_model_route_describes_the_model(client: TestClient) -> None:
     about = client.get("/model").json()
     assert (about["name"], about["classes"], about["size"], about["fit"]) == ("colours", list(COLOURS), SIZE, "squash")
 
 
-def test_the_figures_count(client: TestClient) -> None:
+def test_the_metrics_count_pictures_and_requests(client: TestClient) -> None:
     client.post("/predict", files=form(coloured("red"), coloured("grey")))
     client.post("/predict", content=b"no picture", headers=JPEG)
     text = client.get("/metrics").text
@@ -143,7 +143,7 @@ def test_the_figures_count(client: TestClient) -> None:
 @pytest.mark.parametrize(
     "path", ["/", "/docs", "/page/serve.js", "/page/serve.css", "/page/style.css", "/page/docs.js"]
 )
-def test_the_pages_load_nothing_from_elsewhere(client: TestClient, path: str) -> None:
+def test_the_pages_load_nothing_from_other_sites(client: TestClient, path: str) -> None:
     answer = client.get(path)
     assert answer.status_code == 200
     assert "http://" not in answer.text.replace('href="data:,"', "")
@@ -151,16 +151,16 @@ def test_the_pages_load_nothing_from_elsewhere(client: TestClient, path: str) ->
     assert "default-src 'none'" in answer.headers["content-security-policy"]
 
 
-# ---- What is refused -------------------------------------------------------------------------------------------------
+# ---- Rejections ------------------------------------------------------------------------------------------------------
 
 RED = coloured("red")
-REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
+REJECTED: dict[str, tuple[dict[str, Any], int, str]] = {
     "nothing": ({"content": b"", "headers": JPEG}, 422, "empty"),
     "no picture": ({"content": b"hello", "headers": JPEG}, 422, "not a picture"),
     "half a picture": ({"content": RED[: len(RED) // 2], "headers": JPEG}, 422, "cannot be decoded"),
     "a bomb": ({"content": bomb(), "headers": JPEG}, 413, "pixels"),
-    "another type": ({"content": RED, "headers": {"Content-Type": "text/plain"}}, 415, "multipart"),
-    "no type": ({"content": RED}, 415, "multipart"),
+    "another content type": ({"content": RED, "headers": {"Content-Type": "text/plain"}}, 415, "multipart"),
+    "no content type": ({"content": RED}, 415, "multipart"),
     "an empty form": ({"data": {"picture": "red"}, "files": [("x", (None, "y"))]}, 422, "no file"),
     "half a form": (
         {"content": b"--x\r\nContent-Disp", "headers": {"Content-Type": "multipart/form-data; boundary=x"}},
@@ -174,41 +174,41 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
     "a path": ({"json": {"pictures": [{"name": "/etc/passwd", "path": "/etc/passwd"}]}}, 422, "pictures"),
     "too many": ({"files": form(*[RED] * 65)}, 422, "Too many files"),
     "too many in JSON": ({"json": in_json(*[RED] * 65)}, 413, "at most 64"),
-    "a charset that is none": (
+    "an unknown charset": (
         {
             "content": b'--x\r\nContent-Disposition: form-data; name="a"; filename="a"\r\n\r\na\r\n--x--\r\n',
             "headers": {"Content-Type": "multipart/form-data; boundary=x; charset=undefined"},
         },
         *(422, "form"),
     ),
-    "a heatmap that is neither wanted nor not": (
+    "an invalid heatmap flag": (
         {"files": form(RED), "params": {"heatmap": "perhaps"}},
         422,
         "heatmap",
     ),
-    "packed": ({"content": RED, "headers": JPEG | {"Content-Encoding": "gzip"}}, 415, "compressed"),
+    "compressed": ({"content": RED, "headers": JPEG | {"Content-Encoding": "gzip"}}, 415, "compressed"),
 }
 
 
-@pytest.mark.parametrize(("request_", "status", "says"), REFUSED.values(), ids=REFUSED)
-def test_what_is_not_right_is_refused_with_a_reason(
-    client: TestClient, request_: dict[str, Any], status: int, says: str
+@pytest.mark.parametrize(("request_", "status", "message"), REJECTED.values(), ids=REJECTED)
+def test_an_invalid_request_is_rejected_with_a_reason(
+    client: TestClient, request_: dict[str, Any], status: int, message: str
 ) -> None:
     answer = client.post("/predict", **request_)
-    assert (answer.status_code, says in answer.json()["error"]) == (status, True), answer.text
+    assert (answer.status_code, message in answer.json()["error"]) == (status, True), answer.text
     assert client.post("/predict", files=form(RED)).status_code == 200
 
 
-def test_a_name_that_is_no_text_is_written_out(client: TestClient) -> None:
+def test_a_name_that_is_not_valid_text_is_escaped(client: TestClient) -> None:
     head = b'--x\r\nContent-Disposition: form-data; name="a"; filename="\\ud800.png"\r\n\r\n'
     kind = {"Content-Type": "multipart/form-data; boundary=x; charset=unicode_escape"}
     answer = client.post("/predict", content=head + RED + b"\r\n--x--\r\n", headers=kind)
     assert (answer.status_code, answer.json()["predictions"][0]["name"]) == (200, "\\ud800.png")
-    asked = tensor("pictures", "BYTES", [1], data=["eA=="]) | {"outputs": [{"name": "\ud800"}]}
-    assert infer(client, asked).status_code == 400
+    body = tensor("pictures", "BYTES", [1], data=["eA=="]) | {"outputs": [{"name": "\ud800"}]}
+    assert infer(client, body).status_code == 400
 
 
-def test_a_body_is_refused_by_what_it_claims_and_by_what_it_is(predictor: Predictor) -> None:
+def test_a_body_is_rejected_by_its_content_length_and_by_its_size(predictor: Predictor) -> None:
     with limited(predictor, max_bytes=1000) as client:
         claimed = client.post("/predict", content=b"x", headers=JPEG | {"Content-Length": "2147483648"})
         assert (claimed.status_code, "2,147,483,648" in claimed.text) == (413, True)
@@ -222,7 +222,7 @@ def test_a_body_is_refused_by_what_it_claims_and_by_what_it_is(predictor: Predic
 @pytest.mark.parametrize(
     "path", ["/nope", "/page/../app.py", "/page/serve.html", "/page//etc/passwd", "/v2/models/other"]
 )
-def test_other_paths_are_not_there(client: TestClient, path: str) -> None:
+def test_other_paths_are_not_found(client: TestClient, path: str) -> None:
     answer = client.get(path)
     assert (answer.status_code, list(answer.json())) == (404, ["error"])
 
@@ -231,7 +231,7 @@ def test_other_paths_are_not_there(client: TestClient, path: str) -> None:
     ("host", "status"),
     [("localhost:8000", 200), ("127.0.0.1", 200), ("[::1]:80", 200), ("evil.example", 421), ("", 421), ("[", 421)],
 )
-def test_a_name_that_is_not_ours_is_refused(client: TestClient, host: str, status: int) -> None:
+def test_a_foreign_host_is_rejected(client: TestClient, host: str, status: int) -> None:
     assert client.get("/model", headers={"Host": host}).status_code == status
 
 
@@ -245,7 +245,7 @@ def test_a_name_that_is_not_ours_is_refused(client: TestClient, host: str, statu
         ({"Sec-Fetch-Site": "same-site"}, 403),
     ],
 )
-def test_a_page_of_another_site_may_not_ask(client: TestClient, headers: dict[str, str], status: int) -> None:
+def test_a_cross_site_request_is_rejected(client: TestClient, headers: dict[str, str], status: int) -> None:
     assert client.post("/predict", files=form(RED), headers=headers).status_code == status
 
 
@@ -254,7 +254,7 @@ class _Bound:
         return "127.0.0.1", 80
 
 
-def test_a_server_that_others_reach_needs_a_token() -> None:
+def test_a_public_server_needs_a_token() -> None:
     with pytest.raises(UserError, match="--token"):
         ServerSettings(host="0.0.0.0")
     assert not ServerSettings(host="0.0.0.0", token="x").is_local
@@ -265,25 +265,25 @@ def test_a_server_that_others_reach_needs_a_token() -> None:
     assert ServerSettings(host="::1").is_local
 
 
-def test_the_token_is_asked_for_everywhere_but_on_the_page(predictor: Predictor) -> None:
+def test_every_route_but_the_page_requires_the_token(predictor: Predictor) -> None:
     with limited(predictor, host="0.0.0.0", token="sesame") as client:
-        right = {"Authorization": "Bearer sesame"}
+        valid = {"Authorization": "Bearer sesame"}
         for path in ("/", "/page/serve.js", "/docs", "/v2/health/live", "/v2/health/ready"):
             assert client.get(path).status_code == 200
         for path in ("/model", "/metrics", "/v2", "/v2/models/colours"):
             assert client.get(path).status_code == 401
-            assert client.get(path, headers=right | {"Host": "any.example"}).status_code == 200
+            assert client.get(path, headers=valid | {"Host": "any.example"}).status_code == 200
         for wrong in ("Bearer", "Bearer sesam", "Basic sesame", "Bearer \xe9"):
             refused = client.post("/predict", files=form(RED), headers={b"Authorization": wrong.encode("latin-1")})
             assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
-        assert client.post("/predict", files=form(RED), headers=right).status_code == 200
+        assert client.post("/predict", files=form(RED), headers=valid).status_code == 200
 
 
 # ---- The queue -------------------------------------------------------------------------------------------------------
 
 
 class Slow:
-    """Stands in for a predictor that takes its time, or fails."""
+    """A stand-in for a predictor that is slow, or fails."""
 
     threads = 2
 
@@ -298,7 +298,7 @@ class Slow:
         yield from self._predictor.predict_many(images)
 
 
-def test_a_full_queue_refuses_and_says_when_to_come_back(predictor: Predictor) -> None:
+def test_a_full_queue_rejects_with_retry_after(predictor: Predictor) -> None:
     slow = Slow(predictor)
     app = create_app(slow, ServerSettings(max_waiting=3, seconds=10), "colours")  # type: ignore[arg-type]
     with TestClient(app, base_url=HERE) as client:
@@ -320,7 +320,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(predictor: Predictor) -
         assert client.post("/predict", files=form(RED)).status_code == 200
 
 
-def test_an_answer_that_takes_too_long_is_given_up(predictor: Predictor) -> None:
+def test_a_slow_prediction_times_out(predictor: Predictor) -> None:
     slow = Slow(predictor)
     app = create_app(slow, ServerSettings(seconds=0.2), "colours")  # type: ignore[arg-type]
     with TestClient(app, base_url=HERE) as client:
@@ -342,11 +342,11 @@ def test_an_engine_that_fails_fails_its_requests_only(predictor: Predictor) -> N
         assert client.post("/predict", files=form(RED)).status_code == 200
 
 
-def test_what_was_taken_is_finished_before_the_end(predictor: Predictor) -> None:
+def test_accepted_pictures_are_finished_before_shutdown(predictor: Predictor) -> None:
     import asyncio
 
     slow = Slow(predictor)
-    batcher = Batcher(slow, Preprocessing(SIZE), max_waiting=50)  # type: ignore[arg-type]
+    batcher = Batcher(slow, Preprocessing(SIZE), max_waiting=50, on_batch=lambda size: None)  # type: ignore[arg-type]
 
     async def ask() -> list[Any]:
         answers = asyncio.ensure_future(batcher.predict([RED, b"no picture"] * 20))
@@ -357,8 +357,8 @@ def test_what_was_taken_is_finished_before_the_end(predictor: Predictor) -> None
         await asyncio.to_thread(batcher.close)
         return await answers
 
-    found = asyncio.run(ask())
-    assert [isinstance(one, PictureError) for one in found] == [False, True] * 20
+    outcomes = asyncio.run(ask())
+    assert [isinstance(outcome, PictureError) for outcome in outcomes] == [False, True] * 20
     assert batcher.waiting == 0
 
 
@@ -367,7 +367,7 @@ def _until(true: Any) -> None:
         if true():
             return
         time.sleep(0.01)
-    raise AssertionError("it did not come to that")
+    raise AssertionError("timeout")
 
 
 # ---- The Open Inference Protocol -------------------------------------------------------------------------------------
@@ -377,8 +377,8 @@ def tensor(name: str, kind: str, shape: list[int], **rest: Any) -> dict[str, Any
     return {"inputs": [{"name": name, "datatype": kind, "shape": shape, **rest}]}
 
 
-def infer(client: TestClient, asked: dict[str, Any], tail: bytes | None = None, name: str = "colours") -> Any:
-    head = json.dumps(asked).encode()
+def infer(client: TestClient, body: dict[str, Any], tail: bytes | None = None, name: str = "colours") -> Any:
+    head = json.dumps(body).encode()
     headers = {} if tail is None else {"Inference-Header-Content-Length": str(len(head))}
     return client.post(f"/v2/models/{name}/infer", content=head + (tail or b""), headers=headers)
 
@@ -391,21 +391,21 @@ def test_health_and_metadata(client: TestClient) -> None:
     assert client.get("/v2/models/colours/versions/1/ready").status_code == 200
     assert client.get("/v2/models/colours/versions/2").status_code == 404
     about = client.get("/v2/models/colours").json()
-    assert [one["name"] for one in about["inputs"]] == ["pictures", "images"]
+    assert [tensor["name"] for tensor in about["inputs"]] == ["pictures", "images"]
     assert about["outputs"][0] == {"name": "probabilities", "datatype": "FP32", "shape": [-1, 3]}
 
 
 def test_files_and_pixels_in_json(client: TestClient) -> None:
     files = in_json(coloured("red"), coloured("blue"))["pictures"]
-    found = infer(client, tensor("pictures", "BYTES", [2], data=files) | {"id": "7"}).json()
-    assert (found["id"], found["model_name"]) == ("7", "colours")
-    by_name = {one["name"]: one for one in found["outputs"]}
+    response = infer(client, tensor("pictures", "BYTES", [2], data=files) | {"id": "7"}).json()
+    assert (response["id"], response["model_name"]) == ("7", "colours")
+    by_name = {output["name"]: output for output in response["outputs"]}
     assert by_name["label"]["data"] == ["red", "blue"]
     assert by_name["probabilities"]["shape"] == [2, 3]
     pixels = np.full((1, SIZE, SIZE, 3), RGB["green"], np.uint8)
     for data in (pixels.tolist(), pixels.ravel().tolist()):
-        asked = tensor("images", "UINT8", [1, SIZE, SIZE, 3], data=data) | {"outputs": [{"name": "label"}]}
-        [only] = infer(client, asked).json()["outputs"]
+        body = tensor("images", "UINT8", [1, SIZE, SIZE, 3], data=data) | {"outputs": [{"name": "label"}]}
+        [only] = infer(client, body).json()["outputs"]
         assert only["data"] == ["green"]
 
 
@@ -417,7 +417,7 @@ def test_files_and_pixels_as_bytes_behind_the_json(client: TestClient, predictor
     answer = infer(client, tensor("pictures", "BYTES", [1], **size) | binary, packed)
     head = json.loads(answer.content[: int(answer.headers["inference-header-content-length"])])
     tail = answer.content[int(answer.headers["inference-header-content-length"]) :]
-    assert [one["parameters"]["binary_data_size"] for one in head["outputs"]] == [12, 7, 1, 4]
+    assert [output["parameters"]["binary_data_size"] for output in head["outputs"]] == [12, 7, 1, 4]
     expected = list(predictor.predict(red).probabilities.values())
     np.testing.assert_allclose(np.frombuffer(tail[:12], np.float32), expected, atol=1e-6)
     assert tail[12:19] == b"\x03\0\0\0red"
@@ -429,7 +429,7 @@ WRONG: dict[str, tuple[Any, bytes | None]] = {
     "two inputs": ({"inputs": [{}, {}]}, None),
     "not an object": ([1], None),
     "another name": (tensor("x", "BYTES", [1], data=["eA=="]), None),
-    "another type": (tensor("images", "FP32", [1, SIZE, SIZE, 3], data=[0]), None),
+    "another content type": (tensor("images", "FP32", [1, SIZE, SIZE, 3], data=[0]), None),
     "another shape": (tensor("images", "UINT8", [1, 9, 9, 3], data=[0]), None),
     "too few": (tensor("images", "UINT8", [1, SIZE, SIZE, 3], data=[0]), None),
     "out of range": (tensor("images", "UINT8", [1, SIZE, SIZE, 3], data=[256] * len(PIXELS)), None),
@@ -446,27 +446,27 @@ WRONG: dict[str, tuple[Any, bytes | None]] = {
 }
 
 
-@pytest.mark.parametrize(("asked", "tail"), WRONG.values(), ids=WRONG)
-def test_what_is_not_the_protocol_is_refused(client: TestClient, asked: Any, tail: bytes | None) -> None:
-    answer = infer(client, asked, tail)
+@pytest.mark.parametrize(("body", "tail"), WRONG.values(), ids=WRONG)
+def test_a_malformed_inference_request_is_rejected(client: TestClient, body: Any, tail: bytes | None) -> None:
+    answer = infer(client, body, tail)
     assert (answer.status_code, list(answer.json())) == (400, ["error"]), answer.text
 
 
 def test_other_models_lengths_and_bad_pictures(client: TestClient) -> None:
-    asked = tensor("pictures", "BYTES", [1], data=["eA=="])
-    assert infer(client, asked, name="other").status_code == 404
-    assert infer(client, asked).status_code == 422
+    body = tensor("pictures", "BYTES", [1], data=["eA=="])
+    assert infer(client, body, name="other").status_code == 404
+    assert infer(client, body).status_code == 422
     for length in ("x", "-1", "99999", "²"):
         headers = {b"Inference-Header-Content-Length": length.encode()}
         assert client.post("/v2/models/colours/infer", content=b"{}", headers=headers).status_code == 400
 
 
-def test_a_picture_is_seen_the_same_through_every_door(client: TestClient) -> None:
+def test_both_protocols_give_the_same_probabilities(client: TestClient) -> None:
     stream = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (31, 17, 3), dtype=np.uint8)).save(stream, "PNG")
     [page] = client.post("/predict", files=form(stream.getvalue())).json()["predictions"]
-    found = infer(client, tensor("pictures", "BYTES", [1], data=in_json(stream.getvalue())["pictures"])).json()
-    np.testing.assert_allclose(found["outputs"][0]["data"], list(page["probabilities"].values()), atol=1e-6)
+    inference = infer(client, tensor("pictures", "BYTES", [1], data=in_json(stream.getvalue())["pictures"])).json()
+    np.testing.assert_allclose(inference["outputs"][0]["data"], list(page["probabilities"].values()), atol=1e-6)
 
 
 def test_no_request_opens_a_file(client: TestClient, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The server as a process: the command, its end, and the clients that others wrote."""
+"""The server as a process: the command, its shutdown, third-party clients."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ def post(address: str, body: bytes, **headers: str) -> tuple[int, dict[str, obje
     kind = {"Content-Type": "image/png"} | {name.replace("_", "-"): value for name, value in headers.items()}
     connection.request("POST", "/predict", body, kind)
     answer = connection.getresponse()
-    found = answer.status, json.loads(answer.read())
+    response = answer.status, json.loads(answer.read())
     connection.close()
-    return found
+    return response
 
 
 def test_the_command_prints_its_address_and_answers(address: str) -> None:
     assert address.startswith("http://127.0.0.1:")
-    status, found = post(address, coloured("red"))
-    assert (status, found["predictions"][0]["label"]) == (200, "red")  # type: ignore[index]
+    status, body = post(address, coloured("red"))
+    assert (status, body["predictions"][0]["label"]) == (200, "red")  # type: ignore[index]
 
 
-def test_a_claim_of_two_gigabytes_is_refused_before_they_come(address: str) -> None:
+def test_a_content_length_of_two_gigabytes_is_rejected_at_once(address: str) -> None:
     host, port = urlsplit(address).netloc.split(":")
     with socket.create_connection((host, int(port)), timeout=20) as connection:
         head = (
@@ -63,7 +63,7 @@ def test_a_claim_of_two_gigabytes_is_refused_before_they_come(address: str) -> N
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_it_ends_without_fault_and_finishes_what_it_took(run: Path, how: signal.Signals) -> None:
+def test_a_signal_shuts_the_server_down_gracefully(run: Path, how: signal.Signals) -> None:
     with served(run, "--quiet") as (address, process):
         codes: list[int] = []
         started = threading.Event()
@@ -89,16 +89,16 @@ def test_it_ends_without_fault_and_finishes_what_it_took(run: Path, how: signal.
         assert set(codes) == {200}
 
 
-def test_a_port_that_is_taken_and_a_server_without_token_are_told(run: Path, address: str) -> None:
+def test_a_port_in_use_and_a_missing_token_are_errors(run: Path, address: str) -> None:
     port = urlsplit(address).port
-    for options, says in ((["--port", str(port)], f"port {port}"), (["--host", "0.0.0.0"], "--token")):
+    for options, message in ((["--port", str(port)], f"port {port}"), (["--host", "0.0.0.0"], "--token")):
         line = [sys.executable, "-m", "bestiary", "serve", str(run), *options]
         done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
         assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
-        assert says in done.stderr
+        assert message in done.stderr
 
 
-def test_the_client_of_triton_works_as_it_is(run: Path, address: str) -> None:
+def test_the_triton_client_works(run: Path, address: str) -> None:
     triton = pytest.importorskip("tritonclient.http")
     pixels = np.stack([np.full((SIZE, SIZE, 3), RGB[name], np.uint8) for name in ("red", "blue")])
     files = np.array([coloured("green"), coloured("red")], dtype=object)
@@ -113,27 +113,27 @@ def test_the_client_of_triton_works_as_it_is(run: Path, address: str) -> None:
         for binary in (True, False):
             images = triton.InferInput("images", list(pixels.shape), "UINT8")
             images.set_data_from_numpy(pixels, binary_data=binary)
-            wanted = [triton.InferRequestedOutput(one["name"], binary_data=binary) for one in about["outputs"]]
-            found = client.infer("colours", [images], outputs=wanted, request_id="a")
-            np.testing.assert_allclose(found.as_numpy("probabilities"), expected, atol=1e-6)
-            assert [str(np.array(one).astype(str)) for one in found.as_numpy("label")] in (
+            wanted = [triton.InferRequestedOutput(o["name"], binary_data=binary) for o in about["outputs"]]
+            response = client.infer("colours", [images], outputs=wanted, request_id="a")
+            np.testing.assert_allclose(response.as_numpy("probabilities"), expected, atol=1e-6)
+            assert [str(np.array(label).astype(str)) for label in response.as_numpy("label")] in (
                 ["red", "blue"],
                 ["b'red'", "b'blue'"],
             )
-            assert found.as_numpy("unknown").tolist() == [False, False]
+            assert response.as_numpy("unknown").tolist() == [False, False]
         pictures = triton.InferInput("pictures", [2], "BYTES")
         pictures.set_data_from_numpy(files)
-        found = client.infer("colours", [pictures])
-        assert [bytes(one) for one in found.as_numpy("label")] == [b"green", b"red"]
-        assert found.as_numpy("familiarity").shape == (2,)
+        response = client.infer("colours", [pictures])
+        assert [bytes(label) for label in response.as_numpy("label")] == [b"green", b"red"]
+        assert response.as_numpy("familiarity").shape == (2,)
         with pytest.raises(triton.InferenceServerException, match="There is no model other"):
             client.infer("other", [pictures])
     finally:
         client.close()
 
 
-def test_no_request_that_the_description_allows_breaks_it(address: str) -> None:
-    """Schemathesis makes requests from the server's own OpenAPI description, right ones and wrong ones."""
+def test_no_request_of_the_openapi_description_causes_a_server_error(address: str) -> None:
+    """Schemathesis generates valid and invalid requests from the server's OpenAPI description."""
     pytest.importorskip("schemathesis")
     line = [sys.executable, "-m", "schemathesis.cli", "run", f"{address}openapi.json", "--checks", "not_a_server_error"]
     line += ["--max-examples", "20", "--seed", "1", "--workers", "1", "--no-color"]

@@ -1,7 +1,7 @@
-"""From many requests at once to batches: pictures are decoded in threads and answered together.
+"""Dynamic batching: pictures of concurrent requests are decoded in threads and predicted in batches.
 
-There is no waiting for a batch to fill: while one is computed the next one gathers. A single request is answered at
-once, and under load the batches grow by themselves.
+A batch does not wait to fill: while one is computed the next one gathers. A single request is predicted at once, and
+batches grow with the load.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from bestiary.array_types import Pixels
-from bestiary.batches.preprocess import Preprocessing
 from bestiary.errors import PictureError
 from bestiary.inference.predictor import Prediction, Predictor
+from bestiary.preprocess import Preprocessing
 
 MAX_BATCH_PICTURES = 16
 
@@ -26,63 +26,57 @@ Outcome = Prediction | PictureError
 
 
 class QueueFullError(Exception):
-    """The queue is full; `seconds` is when to try again."""
+    """The request queue is full; `seconds` is when to retry."""
 
     def __init__(self, seconds: int) -> None:
-        """Say when to come back."""
-        super().__init__(f"The server has as much to do as it may take. Try again in {seconds} s.")
+        """Keep the seconds."""
+        super().__init__(f"The request queue is full. Retry after {seconds} s.")
         self.seconds = seconds
 
 
 @dataclass
 class _QueuedPicture:
     picture: Picture
-    answer: Future[Outcome] = field(default_factory=Future)
+    outcome: Future[Outcome] = field(default_factory=Future)
 
 
 class Batcher:
-    """Answers pictures in batches, in one thread; a bounded number wait."""
+    """Predicts pictures in batches in one thread; its queue is bounded."""
 
     def __init__(
-        self,
-        predictor: Predictor,
-        preprocess: Preprocessing,
-        *,
-        max_waiting: int,
-        on_batch: Callable[[int], object] = lambda size: None,
+        self, predictor: Predictor, preprocess: Preprocessing, *, max_waiting: int, on_batch: Callable[[int], object]
     ) -> None:
-        """Start the threads. `on_batch` hears the size of each batch."""
-        self._predictor, self._preprocess, self._max_waiting, self._on_batch = (
-            predictor,
-            preprocess,
-            max_waiting,
-            on_batch,
-        )
+        """Start the threads. `on_batch` is called with the size of each batch."""
+        self._predictor, self._preprocess = predictor, preprocess
+        self._max_waiting, self._on_batch = max_waiting, on_batch
         self._lock, self._waiting, self._seconds_each = threading.Lock(), 0, 0.05
         self._decoded: queue.SimpleQueue[tuple[_QueuedPicture, Pixels] | None] = queue.SimpleQueue()
         self._decoders = ThreadPoolExecutor(predictor.threads, thread_name_prefix="bestiary-decode")
-        self._thread = threading.Thread(target=self._run, name="bestiary-answer", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="bestiary-predict", daemon=True)
         self._thread.start()
 
     @property
     def waiting(self) -> int:
-        """How many pictures are taken and not yet answered."""
+        """How many pictures are accepted and not yet answered."""
         return self._waiting
 
     async def predict(self, pictures: Sequence[Picture]) -> list[Outcome]:
-        """Return an answer for each picture, or why it cannot be read. Raises BusyError if they are too many now."""
+        """Return a prediction for each picture, or why it cannot be read.
+
+        Raises QueueFullError if there is no room for all of them.
+        """
         jobs = [_QueuedPicture(picture) for picture in pictures]
         with self._lock:
             if self._waiting + len(jobs) > self._max_waiting:
                 raise QueueFullError(max(1, round(self._waiting * self._seconds_each)))
             self._waiting += len(jobs)
         for job in jobs:
-            job.answer.add_done_callback(self._release_slot)
+            job.outcome.add_done_callback(self._release_slot)
             self._decoders.submit(self._decode, job)
-        return await asyncio.gather(*(asyncio.wrap_future(job.answer) for job in jobs))
+        return await asyncio.gather(*(asyncio.wrap_future(job.outcome) for job in jobs))
 
     def close(self) -> None:
-        """Finish what was taken, then stop the threads."""
+        """Finish all accepted pictures, then stop the threads."""
         self._decoders.shutdown(wait=True)
         self._decoded.put(None)
         self._thread.join()
@@ -92,14 +86,14 @@ class Batcher:
             self._waiting -= 1
 
     def _decode(self, job: _QueuedPicture) -> None:
-        if not job.answer.set_running_or_notify_cancel():  # nobody waits any more
+        if not job.outcome.set_running_or_notify_cancel():  # the request was cancelled
             return
         try:
             self._decoded.put((job, self._preprocess.load_pixels(job.picture)))
         except PictureError as error:
-            job.answer.set_result(error)
+            job.outcome.set_result(error)
         except BaseException as error:
-            job.answer.set_exception(error)
+            job.outcome.set_exception(error)
 
     def _run(self) -> None:
         while (first := self._decoded.get()) is not None:
@@ -116,10 +110,10 @@ class Batcher:
         started = time.monotonic()
         self._on_batch(len(jobs))
         try:
-            for job, answer in zip(jobs, self._predictor.predict_many(images), strict=True):
-                job.answer.set_result(answer)
-        except Exception as error:  # the engine failed: whoever waits is told, and the server goes on
+            for job, prediction in zip(jobs, self._predictor.predict_many(images), strict=True):
+                job.outcome.set_result(prediction)
+        except Exception as error:  # the engine failed: these requests get the error, the server keeps running
             for job in jobs:
-                if not job.answer.done():
-                    job.answer.set_exception(error)
+                if not job.outcome.done():
+                    job.outcome.set_exception(error)
         self._seconds_each = 0.9 * self._seconds_each + 0.1 * (time.monotonic() - started) / len(jobs)

@@ -1,17 +1,17 @@
-"""From the body of a request to pictures: multipart, JSON with base64, or the bytes of one file."""
+"""Reads pictures from a request body: multipart form, JSON with base64, or the bytes of one file."""
 
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
+from bestiary.serve.schemas import Base64Picture, PredictRequest
 from bestiary.text import printable
 from bestiary.web.guard import RequestRejectedError
 
@@ -22,60 +22,38 @@ UPLOAD_HINT = (
 
 @dataclass(frozen=True)
 class UploadedPicture:
-    """One picture as it came. `name` is only handed back: nothing is ever opened by it."""
+    """A picture of a request. `name` is only returned with the prediction: no file of that name is opened."""
 
     name: str | None
     content: bytes
 
 
-class Base64Picture(BaseModel):
-    """A picture in base64."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    data: str = Field(description="the bytes of the file in base64, with or without data:image/…;base64, before them")
-    name: str | None = Field(None, description="handed back with the answer")
-
-
-class PredictRequest(BaseModel):
-    """Pictures to be named, in JSON."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    pictures: list[Base64Picture | str] = Field(
-        min_length=1, description="each a base64 text, or an object with a name"
-    )
-
-
-class _InMemory(MultiPartParser):
-    spool_max_size = 2**31  # the body is in memory already, and limited: no file is needed
+class _InMemoryParser(MultiPartParser):
+    spool_max_size = 2**31  # the body is in memory already, and limited: no temporary file is needed
 
 
 async def read_pictures(request: Request, *, max_pictures: int) -> list[UploadedPicture]:
-    """Return the pictures of a request. Raises RefusedError if there are none, too many, or they are not sent right."""
+    """Return the pictures of a request. Raises RequestRejectedError for none, too many, or a malformed body."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        sent = await _read_form(request, max_pictures)
+        uploads = await _read_form(request, max_pictures)
     elif kind == "application/json":
-        sent = _parse_json(await request.body())
+        uploads = _parse_json(await request.body())
     elif kind.startswith("image/") or kind == "application/octet-stream":
-        sent = [UploadedPicture(None, await request.body())]
+        uploads = [UploadedPicture(None, await request.body())]
     else:
-        raise RequestRejectedError(415, f'The content type is "{kind}". {UPLOAD_HINT}')
-    if len(sent) > max_pictures:
-        raise RequestRejectedError(
-            413, f"The request has {len(sent):,} pictures; at most {max_pictures} are taken at once."
-        )
-    return sent
+        raise RequestRejectedError(415, f'Unsupported content type "{kind}". {UPLOAD_HINT}')
+    if len(uploads) > max_pictures:
+        raise RequestRejectedError(413, f"Too many pictures: {len(uploads):,}. Send at most {max_pictures} a request.")
+    return uploads
 
 
 async def _read_form(request: Request, max_pictures: int) -> list[UploadedPicture]:
+    chunks = _iter_body(await request.body())
     try:
-        form = await _InMemory(
-            request.headers, _iter_body(await request.body()), max_files=max_pictures, max_fields=8
-        ).parse()
+        form = await _InMemoryParser(request.headers, chunks, max_files=max_pictures, max_fields=8).parse()
     except (MultiPartException, UnicodeError) as error:  # a form may name a charset that its names are not in
-        raise RequestRejectedError(422, f"The form cannot be read: {error}") from None
+        raise RequestRejectedError(422, f"The form cannot be parsed: {error}") from None
     try:
         files = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
         if not files:
@@ -91,25 +69,19 @@ async def _iter_body(body: bytes) -> AsyncGenerator[bytes, None]:
 
 def _parse_json(body: bytes) -> list[UploadedPicture]:
     try:
-        asked = PredictRequest.model_validate_json(body)
+        pictures = PredictRequest.model_validate_json(body).pictures
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the body"
-        raise RequestRejectedError(422, f'{where}: {first["msg"]}. Expected {{"pictures": ["BASE64", …]}}.') from None
-    return [
-        _decode_base64_picture(Base64Picture(data=one, name=None) if isinstance(one, str) else one)
-        for one in asked.pictures
-    ]
-
-
-def _decode_base64_picture(encoded: Base64Picture) -> UploadedPicture:
-    return UploadedPicture(encoded.name, from_base64(encoded.data))
+        field = ".".join(map(str, first["loc"])) or "the body"
+        raise RequestRejectedError(422, f'{field}: {first["msg"]}. Expected {{"pictures": ["BASE64", …]}}.') from None
+    objects = [Base64Picture(data=picture, name=None) if isinstance(picture, str) else picture for picture in pictures]
+    return [UploadedPicture(picture.name, from_base64(picture.data)) for picture in objects]
 
 
 def from_base64(text: str) -> bytes:
-    """Return the bytes; raises RefusedError if the text is not base64."""
+    """Return the decoded bytes of base64 or of a data URL; raises RequestRejectedError if it is malformed."""
     head, comma, rest = text.partition(",")
     try:
         return base64.b64decode(rest if comma and head.startswith("data:") else text, validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:
         raise RequestRejectedError(422, "A picture is not valid base64.") from None

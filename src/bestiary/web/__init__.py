@@ -1,1 +1,1 @@
-"""What both web servers share: request guard, sockets, timeouts, errors, metrics."""
+"""Parts shared by both web servers: request guard, sockets, timeouts, error handlers, metrics, static pages."""

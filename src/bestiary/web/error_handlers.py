@@ -1,4 +1,4 @@
-"""FastAPI's own refusals in the form of all others: `{"error": "…"}`."""
+"""FastAPI exception handlers: every error response has the form `{"error": "…"}`."""
 
 from __future__ import annotations
 
@@ -7,25 +7,23 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-MAX_INPUT_CHARS = 80  # letters of what was sent
+MAX_INPUT_CHARS = 80  # of the invalid input that a message repeats
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Have an application tell in one form what it does not serve."""
+    """Install the handlers for HTTP errors (404, 405, …) and for invalid parameters (422)."""
     app.add_exception_handler(HTTPException, _handle_http_error)
     app.add_exception_handler(RequestValidationError, _handle_validation_error)
 
 
 async def _handle_http_error(_: Request, error: Exception) -> Response:
-    """No such path, no such method, and what routes say so of."""
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
 
 
 async def _handle_validation_error(_: Request, error: Exception) -> Response:
-    """A parameter or a field that is missing, or of another kind."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    sent = first.get("input")
-    got = f"; got {ascii(sent)[:MAX_INPUT_CHARS]}" if isinstance(sent, str | int | float) else ""
+    value = first.get("input")
+    got = f"; got {ascii(value)[:MAX_INPUT_CHARS]}" if isinstance(value, str | int | float) else ""
     return JSONResponse({"error": f"{'.'.join(map(str, first['loc']))}: {first['msg']}{got}."}, 422)

@@ -1,7 +1,7 @@
-"""What stands before every route: who may ask, how much may be sent, how long it may take.
+"""ASGI middleware in front of every route: authentication, size limits and timeouts.
 
-A request's body is read here, whole and within the limits, before any route sees it; what is too large is refused by
-its Content-Length, before a byte of it is read.
+It reads the whole request body within the limits before a route runs. A body that is too large by its Content-Length
+is rejected before any of it is read.
 """
 
 from __future__ import annotations
@@ -26,13 +26,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-OPEN_TO_ALL = {
-    "/",
-    "/docs",
-    "/openapi.json",
-    "/v2/health/live",
-    "/v2/health/ready",
-}  # these tell nothing about pictures
+PUBLIC_PATHS = {"/", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready"}  # no token: no user data
 PAGE_FILES = "/page/"
 SAFE_METHODS = {"GET", "HEAD"}
 HEADERS = {
@@ -47,29 +41,29 @@ HEADERS = {
 
 
 class RequestRejectedError(Exception):
-    """A request that is not served: `status`, what is told, and headers."""
+    """A request that is rejected: the HTTP status, the message and extra headers of the response."""
 
     def __init__(self, status: int, message: str, **headers: str) -> None:
-        """Keep all three; what is no text in a message (it may repeat what was sent) is written out."""
+        """Keep all three; characters of `message` that are not valid text (it may repeat input) are escaped."""
         super().__init__(printable(message))
         self.status, self.headers = status, {name.replace("_", "-"): value for name, value in headers.items()}
 
 
 class RequestGuard:
-    """The application within its limits."""
+    """The middleware: wraps an application, enforces `settings` and counts requests."""
 
     def __init__(self, app: App, settings: ServerSettings, metrics: ServerMetrics) -> None:
-        """Stand before `app`."""
+        """Wrap `app`."""
         self._app, self._settings, self._metrics, self._held_bytes = app, settings, metrics, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or refuse it."""
+        """Pass a request on to the application, or reject it; add security headers to the response."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         started, status, headers = time.perf_counter(), 500, Headers(scope=scope)
 
-        async def sending(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -78,63 +72,52 @@ class RequestGuard:
 
         try:
             self._authenticate(scope, headers)
-            await self._call_with_limits(scope, headers, receive, sending)
-        except RequestRejectedError as refused:
-            answer = JSONResponse({"error": str(refused)}, refused.status, refused.headers)
-            await answer(scope, receive, sending)
+            await self._call_with_limits(scope, headers, receive, send_with_headers)
+        except RequestRejectedError as error:
+            response = JSONResponse({"error": str(error)}, error.status, error.headers)
+            await response(scope, receive, send_with_headers)
         finally:
             path = getattr(scope.get("route"), "path", "other")
             self._metrics.requests.labels(path, str(status)).inc()
             self._metrics.seconds.labels(path).observe(time.perf_counter() - started)
 
     def _authenticate(self, scope: Scope, headers: Headers) -> None:
-        """Raise RefusedError for another site's page, a name that is not ours (DNS rebinding), or a wrong token."""
-        host = headers.get("host", "")
-        if self._settings.is_local and _host_name(host) not in LOCAL_NAMES.union(self._settings.allowed_names):
+        """Raise RequestRejectedError for an unknown Host (DNS rebinding), a cross-site request or a wrong token."""
+        settings, host, path = self._settings, headers.get("host", ""), scope["path"]
+        if settings.is_local and _host_name(host) not in LOCAL_NAMES.union(settings.allowed_names):
             raise RequestRejectedError(
-                421, f'This server is not called "{host}". Ask for localhost, or allow the name.'
+                421, f'Host "{host}" is not allowed. Use localhost, or start bestiary serve with --allow-name.'
             )
         if scope["method"] not in SAFE_METHODS and _is_cross_site(headers, host):
-            raise RequestRejectedError(403, "A page of another site may not ask this server.")
-        path = scope["path"]
-        if self._settings.token is None or path in OPEN_TO_ALL or path.startswith(PAGE_FILES):
+            raise RequestRejectedError(403, "Cross-site request: pages of other sites may not use this server.")
+        if settings.token is None or path in PUBLIC_PATHS or path.startswith(PAGE_FILES):
             return
-        kind, _, token = headers.get("authorization", "").partition(" ")
-        if kind.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), self._settings.token.encode()):
-            raise RequestRejectedError(
-                401, "This server needs its token: Authorization: Bearer TOKEN.", WWW_Authenticate="Bearer"
-            )
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), settings.token.encode()):
+            message = "The token is missing or wrong. Send the header Authorization: Bearer TOKEN."
+            raise RequestRejectedError(401, message, WWW_Authenticate="Bearer")
 
     async def _call_with_limits(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
-        """Read the body, hand it on, and wait for the answer no longer than is allowed."""
+        """Read the body, then call the application with it."""
         body = bytearray()
         try:
-            async with asyncio.timeout(self._settings.seconds):
-                await self._read_body(body, headers, receive)
-        except TimeoutError:
-            self._held_bytes -= len(body)
-            raise RequestRejectedError(
-                408, f"The request took more than {self._settings.seconds:g} s to arrive."
-            ) from None
-        except BaseException:
-            self._held_bytes -= len(body)
-            raise
-        given = False
+            try:
+                async with asyncio.timeout(self._settings.seconds):
+                    await self._read_body(body, headers, receive)
+            except TimeoutError:
+                message = f"Request timeout: it took more than {self._settings.seconds:g} s to arrive."
+                raise RequestRejectedError(408, message) from None
+            messages = iter([{"type": "http.request", "body": bytes(body), "more_body": False}])
 
-        async def replay() -> Message:
-            nonlocal given
-            if given:
-                return await receive()
-            given = True
-            return {"type": "http.request", "body": bytes(body), "more_body": False}
+            async def replay() -> Message:
+                return next(messages, None) or await receive()
 
-        try:
             await self._app(scope, replay, send)
         finally:
             self._held_bytes -= len(body)
 
     async def _read_body(self, body: bytearray, headers: Headers, receive: Receive) -> None:
-        """Fill `body`. Raises RefusedError for one that is too large or is not allowed to be packed."""
+        """Fill `body`. Raises RequestRejectedError for a body that is too large or compressed."""
         limit, claimed = self._settings.max_bytes, headers.get("content-length", "")
         if claimed.isascii() and claimed.isdecimal() and int(claimed[:18]) > limit:
             raise _too_large_error(int(claimed[:18]), limit)
@@ -144,19 +127,19 @@ class RequestGuard:
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise RequestRejectedError(400, "The request ended before its body was whole.")
-            part: bytes = message.get("body", b"")
-            if len(body) + len(part) > limit:
-                raise _too_large_error(len(body) + len(part), limit)
-            if self._held_bytes + len(part) > self._settings.max_held_bytes:
-                raise RequestRejectedError(503, "Too much is being sent at once. Try again.", Retry_After="1")
-            self._held_bytes += len(part)
-            body += part
+                raise RequestRejectedError(400, "The client disconnected before the body was complete.")
+            chunk: bytes = message.get("body", b"")
+            if len(body) + len(chunk) > limit:
+                raise _too_large_error(len(body) + len(chunk), limit)
+            if self._held_bytes + len(chunk) > self._settings.max_held_bytes:
+                raise RequestRejectedError(503, "The server is receiving too much data. Retry.", Retry_After="1")
+            self._held_bytes += len(chunk)
+            body += chunk
             more = message.get("more_body", False)
 
 
 def _too_large_error(size: int, limit: int) -> RequestRejectedError:
-    return RequestRejectedError(413, f"The request has {size:,} bytes or more; at most {limit:,} are taken.")
+    return RequestRejectedError(413, f"The request has {size:,} bytes or more; the limit is {limit:,}.")
 
 
 def _host_name(host: str) -> str:
@@ -168,7 +151,7 @@ def _host_name(host: str) -> str:
 
 
 def _is_cross_site(headers: Headers, host: str) -> bool:
-    """Browsers say where a request comes from; other programs say nothing, and have no user's rights to abuse."""
+    """Return whether another site's page sent this. Only browsers send these headers, and only they need the check."""
     if headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
         return True
     origin = headers.get("origin")

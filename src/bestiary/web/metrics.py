@@ -1,8 +1,6 @@
-"""What Prometheus reads: how many requests and pictures, how long, how full."""
+"""Prometheus metrics of a server: requests, latency, pictures, batch sizes, queue length."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -12,28 +10,19 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class ServerMetrics:
-    """The figures of one server."""
+    """The metrics of one server, in a registry of their own."""
 
-    def __init__(self, waiting: Callable[[], int]) -> None:
-        """Begin at nought; `waiting` tells how many pictures wait now."""
-        self._registry = CollectorRegistry()
-        self.requests = Counter("bestiary_requests", "Requests answered.", ["path", "status"], registry=self._registry)
-        self.seconds = Histogram(
-            "bestiary_request_seconds", "From the first byte of a request to its answer.", ["path"],
-            buckets=SECONDS, registry=self._registry,
-        )  # fmt: skip
-        self.pictures = Counter(
-            "bestiary_pictures",
-            "Pictures by outcome: named, unknown, unreadable.",
-            ["outcome"],
-            registry=self._registry,
-        )
-        self.batches = Histogram(
-            "bestiary_batch_pictures", "Pictures computed together.", buckets=SIZES, registry=self._registry
-        )
-        gauge = Gauge("bestiary_waiting_pictures", "Pictures taken and not yet answered.", registry=self._registry)
-        gauge.set_function(waiting)
+    def __init__(self) -> None:
+        """Start all counters at zero."""
+        self._registry = own = CollectorRegistry()
+        self.requests = Counter("bestiary_requests", "Requests answered.", ["path", "status"], registry=own)
+        seconds = "Seconds from the start of a request to the end of its response."
+        self.seconds = Histogram("bestiary_request_seconds", seconds, ["path"], buckets=SECONDS, registry=own)
+        outcomes = "Pictures by outcome: named, unknown, unreadable."
+        self.pictures = Counter("bestiary_pictures", outcomes, ["outcome"], registry=own)
+        self.batches = Histogram("bestiary_batch_pictures", "Pictures in a batch.", buckets=SIZES, registry=own)
+        self.waiting = Gauge("bestiary_waiting_pictures", "Pictures accepted and not yet answered.", registry=own)
 
     def text(self) -> bytes:
-        """Return all figures in the format that Prometheus reads."""
+        """Return all metrics in Prometheus's text format."""
         return generate_latest(self._registry)

@@ -1,4 +1,4 @@
-"""What a server allows, in one place."""
+"""Settings and limits of a server."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """Where a server listens and what it refuses.
+    """Where a server listens, and its limits.
 
-    max_bytes: of one request. max_pixels: of one picture. max_pictures: in one request. max_waiting: pictures that are
-    taken and not yet answered. max_held_bytes: of all requests together. seconds: for a request to arrive, and again
-    for its answer. allowed_names: for the Host header, beside the usual ones.
+    max_bytes: per request. max_pixels: per picture. max_pictures: per request. max_waiting: pictures accepted and not
+    yet answered. max_held_bytes: of all requests together. seconds: timeout for a request to arrive, and again for its
+    response. allowed_names: values of the Host header allowed besides localhost.
     """
 
     host: str = LOOPBACK
@@ -32,22 +32,20 @@ class ServerSettings:
     seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        """Raise UserError for a server that others reach and anybody may use, and a token that no header can carry."""
+        """Raise UserError for a public address without a token, and for a token that no HTTP header can carry."""
         if self.token is not None and not (self.token.isascii() and self.token.isprintable() and " " not in self.token):
-            raise UserError(
-                "A token is made of ASCII letters, digits and signs, without spaces. Choose another --token."
-            )
+            raise UserError("A token has only printable ASCII characters and no spaces. Choose another --token.")
         if self.token == "":
             raise UserError("The token is empty: give --token WORD, or unset BESTIARY_TOKEN.")
         if not self.is_local and not self.token:
             raise UserError(
-                f"On {self.host} others can reach this server, so it needs a token: add --token WORD, or set"
-                " BESTIARY_TOKEN. Without --host it is for this computer only, and needs none."
+                f"On {self.host} other computers can reach this server, so it needs a token: add --token WORD, or set"
+                " BESTIARY_TOKEN. Without --host only this computer can reach it, and it needs none."
             )
 
     @property
     def is_local(self) -> bool:
-        """Whether only this computer can reach the server."""
+        """Whether only this computer can reach the server (loopback address)."""
         if self.host in LOCAL_NAMES:
             return True
         try:
