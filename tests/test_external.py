@@ -97,7 +97,7 @@ def test_where_all_classes_have_pictures_their_mean_has_one_interval() -> None:
 def test_the_shift_is_said_first(found: external.ExternalEvaluation) -> None:
     text = format_external_evaluation(found.metrics)
     assert text.startswith("These pictures")
-    assert text.index("familiar enough") < text.index("accuracy")
+    assert text.index("in-distribution") < text.index("accuracy")
     assert '"nothing" (8 pictures)' in text
     assert "rabbit, spider" in text
     assert found.metrics["slices"]["sentence"] in text
@@ -147,7 +147,7 @@ def test_how_far_pictures_are(familiarity: float, mix: tuple[float, float], word
     known, here = answers(300, 0.0, seed=0), answers(200, familiarity, seed=1, mix=mix)
     found = distribution_shift(known, here, ["a", "b"], threshold=0.05)
     assert found["verdict"] == word
-    assert ("shares of the classes differ" in found["sentence"]) == (mix != (0.5, 0.5))
+    assert ("class proportions differ" in found["sentence"]) == (mix != (0.5, 0.5))
     assert 0 <= found["familiarity"]["answered"] <= 1
 
 

@@ -27,7 +27,7 @@ def test_overfitting_says_from_which_epoch() -> None:
     found = overfitting_point(history(FALLING, RISING_FROM_6))
     assert (found.verdict, found.best_epoch, found.last_epoch) == ("overfitting", 6, 20)
     assert found.sentence == (
-        "Validation loss is lowest at epoch 6 of 20; training loss went on falling: overfitting from there."
+        "Validation loss is lowest at epoch 6 of 20; training loss keeps falling: overfitting from there on."
     )
 
 
@@ -38,7 +38,7 @@ def test_overfitting_says_from_which_epoch() -> None:
         (FALLING, SETTLING, "settled", "has settled"),
         (FALLING, np.full(20, 2.3), "flat", "hardly moved in 20 epochs"),
         (FALLING, 2.3 + 0.001 * np.cos(EPOCHS), "flat", "hardly moved"),
-        (RISING_FROM_6 * 0.9, RISING_FROM_6, "unstable", "training loss rose again as well"),
+        (RISING_FROM_6 * 0.9, RISING_FROM_6, "unstable", "training loss rises again as well"),
     ],
 )
 def test_the_other_verdicts(train: ArrayLike, val: ArrayLike, verdict: str, words: str) -> None:

@@ -195,9 +195,7 @@ def test_with_too_few_mistakes_nothing_is_said_to_be_as_good() -> None:
     predictions, pictures = answers(300, wrong=0.0)
     none = find_weak_slices(predictions, pictures)
     assert none["judged"] == 0
-    assert none["sentence"].startswith(f"There are too few mistakes to judge any of the {none['tested']} slices")
+    assert none["sentence"].startswith(f"There are too few errors to test any of the {none['tested']} slices")
     rows = [{"noticed_at": at, "worse": False} for at in (0.996, 0.996, None)]
-    assert "In none of the 2 slices that could be judged (for 1 more there are too few mistakes)" in summarise_slices(
-        rows
-    )
-    assert "right about 99\u00a0% or less" in summarise_slices(rows)
+    assert "In none of the 2 testable slices (1 more have too few errors)" in summarise_slices(rows)
+    assert "at an accuracy of about 99\u00a0% or less" in summarise_slices(rows)

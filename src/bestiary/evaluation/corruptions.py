@@ -1,12 +1,12 @@
-"""How a model does on spoilt pictures: noise, blur, compression, light, at five strengths.
+"""Robustness to corruptions: accuracy under noise, blur, compression and changes of light, at five severities.
 
 The corruptions are those of ImageNet-C (Hendrycks and Dietterich 2019), by the library `imagecorruptions`, applied to
-the picture as the model sees it. Pictures of the validation split are used: the test split is not looked at for this.
+the model's input. Pictures of the validation split are used: the test split is not touched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +20,12 @@ from bestiary.evaluation import intervals
 from bestiary.evaluation.external import FOLDER
 from bestiary.inference.predictor import Predictor
 from bestiary.machine import available_cores
-from bestiary.progress import Reporter
+from bestiary.progress import Advance, Reporter
 
 # Of the library's nineteen: without glass blur, which takes seconds a picture, and near copies of others.
 CORRUPTIONS = (
-    "gaussian_noise",
-    "shot_noise",
-    "impulse_noise",
-    "defocus_blur",
-    "motion_blur",
-    "gaussian_blur",
-    "fog",
-    "brightness",
-    "contrast",
-    "saturate",
-    "pixelate",
-    "jpeg_compression",
+    *("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "motion_blur", "gaussian_blur"),
+    *("fog", "brightness", "contrast", "saturate", "pixelate", "jpeg_compression"),
 )
 STRENGTHS = (1, 2, 3, 4, 5)
 MAX_PICTURES = 200
@@ -52,7 +42,7 @@ TABLE = {
 
 
 def evaluate_corrupted(run: Path, *, threads: int | None = None, reporter: Reporter) -> pl.DataFrame:
-    """Return how a finished run does on spoilt validation pictures, written to `evaluations/corruptions.parquet`."""
+    """Return the scores of a finished run on corrupted validation pictures; write `evaluations/corruptions.parquet`."""
     seed = run_folder.load_recipe(run).seed
     predictor = Predictor(run, threads=threads or available_cores(), engine="fastest")
     validation = table.read(run / "pictures.parquet", table.PICTURES).filter(pl.col("split") == "val")
@@ -64,22 +54,21 @@ def evaluate_corrupted(run: Path, *, threads: int | None = None, reporter: Repor
 def corrupted_scores(
     predictor: Predictor, pictures: pl.DataFrame, *, seed: int, reporter: Reporter, max_pictures: int = MAX_PICTURES
 ) -> pl.DataFrame:
-    """Return a row (`TABLE`) for the pictures as they are ("none", 0) and for each corruption at each strength.
+    """Return a row (`TABLE`) for the clean pictures ("none", 0) and for each corruption at each strength.
 
-    pictures: `path, label`; of more than `max_pictures`, so many drawn by `seed`. accuracy: with Wilson's 95 % interval.
-    confidence: the mean top probability, to be held against accuracy. answered: the share that is not called unknown.
-    Raises MissingExtraError without the library.
+    pictures: `path, label`; at most `max_pictures` are sampled by `seed`. accuracy: with Wilson's 95 % interval.
+    confidence: the mean top probability, to compare with accuracy. answered: the fraction predicted in-distribution,
+    that is not "unknown". Raises MissingExtraError without the library.
     """
     library = import_optional("imagecorruptions", extra="corruptions")
-    chosen = pictures.sample(min(max_pictures, pictures.height), seed=seed, shuffle=True)
-    view = predictor.bundle.preprocess
-    clean = [view.load_pixels(Path(path)) for path in chosen["path"]]
+    sample = pictures.sample(min(max_pictures, pictures.height), seed=seed, shuffle=True)
+    clean = [predictor.bundle.preprocess.load_pixels(Path(path)) for path in sample["path"]]
     plan = [("none", 0), *((name, strength) for name in CORRUPTIONS for strength in STRENGTHS)]
     rows = []
-    with reporter.progress("Spoiling pictures", len(plan) * len(clean)) as advance:
+    with reporter.progress("Scoring corrupted pictures", len(plan) * len(clean)) as advance:
         for name, strength in plan:
-            spoilt = clean if name == "none" else _iter_corrupted(library, clean, name, strength, seed)
-            rows.append([name, strength, *_scores(predictor, spoilt, chosen["label"].to_list(), advance)])
+            images = clean if name == "none" else _iter_corrupted(library, clean, name, strength, seed)
+            rows.append([name, strength, *_scores(predictor, images, sample["label"].to_list(), advance)])
     return pl.DataFrame(rows, schema=TABLE, orient="row")
 
 
@@ -89,13 +78,10 @@ def _iter_corrupted(library: Any, clean: list[Pixels], name: str, strength: int,
         yield np.ascontiguousarray(library.corrupt(pixels, severity=strength, corruption_name=name), np.uint8)
 
 
-def _scores(predictor: Predictor, pictures: Any, labels: list[str], advance: Any) -> list[float]:
-    right, sure, answered = [], [], []
-    for answer, label in zip(predictor.predict_many(pictures), labels, strict=True):
-        right.append(answer.label == label)
-        sure.append(answer.probability)
-        answered.append(not answer.unknown)
+def _scores(predictor: Predictor, images: Iterable[Pixels], labels: list[str], advance: Advance) -> list[float]:
+    rows = []
+    for prediction, label in zip(predictor.predict_many(images), labels, strict=True):
+        rows.append((prediction.label == label, prediction.probability, not prediction.unknown))
         advance(1)
-    accuracy = float(np.mean(right))
-    low, high = intervals.wilson_interval(np.array(accuracy), np.array(len(right)))
-    return [len(right), accuracy, float(low), float(high), float(np.mean(sure)), float(np.mean(answered))]
+    accuracy, confidence, answered = np.array(rows, np.float64).mean(axis=0).tolist()
+    return [len(rows), *intervals.rate_metric(accuracy, len(rows)).values(), confidence, answered]

@@ -1,4 +1,4 @@
-"""External validation: a finished run scored on other labelled pictures, with shift, seen copies and unknown classes."""
+"""External validation: a finished run scored on other labelled pictures, with their distribution shift."""
 
 from __future__ import annotations
 
@@ -87,9 +87,9 @@ def evaluate_external(
 def drop_seen_copies(dataset: AuditedDataset, run_pictures: pl.DataFrame, *, near_bits: int | None) -> ExternalPictures:
     """Return the readable pictures without copies of the run's training and validation pictures.
 
-    run_pictures: `sha256, phash, split`. A copy is an equal file, or a perceptual hash within `near_bits` bits; mirrored
-    and cropped copies are not searched for. `seen` counts the copies by the split of the original; copies of test
-    pictures stay. Raises SourceError if no picture is left.
+    run_pictures: `sha256, phash, split`. A copy is an equal file, or a perceptual hash within `near_bits` bits, not
+    mirrored or cropped. `seen` counts the copies by the split of the original; copies of test pictures stay.
+    Raises SourceError if no picture is left.
     """
     readable = dataset.pictures.filter(pl.col("error").is_null())
     copies = _copied_splits(readable, run_pictures, near_bits)

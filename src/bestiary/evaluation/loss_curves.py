@@ -1,4 +1,4 @@
-"""What the loss curves of a training say, in one sentence."""
+"""Loss curves of a training run: overfitting, instability or underfitting, in one sentence."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _ZIGZAG_OF_NOISE = 0.565
 
 @dataclass(frozen=True)
 class Overfitting:
-    """What the curves say: a verdict for programs, a sentence for people.
+    """The verdict on the loss curves, for programs and as a sentence.
 
-    `best_epoch` is the epoch of the lowest validation loss, as numbered in the history; None where there is none.
+    `best_epoch`: the epoch of the lowest validation loss, as numbered in the history; None if there is none.
     """
 
     verdict: Verdict
@@ -35,14 +35,14 @@ class Overfitting:
 
 
 def overfitting_point(history: Sequence[Mapping[str, Any]]) -> Overfitting:
-    """Return where, if anywhere, the training began to overfit.
+    """Return whether, and from which epoch on, the training overfitted.
 
-    `history`: one mapping an epoch, in order, as in history.jsonl, of which `epoch`, `train_loss` and `val_loss` are
-    read; a missing or null loss counts as not a number. Both curves are smoothed over three epochs, and only changes
-    beyond their own noise count, so that one lucky or unlucky epoch decides nothing.
+    `history`: one mapping an epoch, in order, as in history.jsonl, with `epoch`, `train_loss` and `val_loss`; a
+    missing or null loss counts as NaN. Both curves are smoothed over three epochs, and only changes beyond their own
+    noise count, so that one atypical epoch decides nothing.
     """
     if not history:
-        return Overfitting("too-short", None, None, "No epoch was finished, so there are no curves to read.")
+        return Overfitting("too-short", None, None, "No epoch was finished, so there are no loss curves.")
     epochs = [int(record["epoch"]) for record in history]
     train, val = _losses(history, "train_loss"), _losses(history, "val_loss")
     broken = np.flatnonzero(~np.isfinite(train) | ~np.isfinite(val))
@@ -51,7 +51,7 @@ def overfitting_point(history: Sequence[Mapping[str, Any]]) -> Overfitting:
     best, last = epochs[int(val.argmin())], epochs[-1]
     if len(epochs) < _ENOUGH_EPOCHS:
         count = "One epoch is" if len(epochs) == 1 else "Two epochs are"
-        return Overfitting("too-short", best, last, f"{count} too few to tell overfitting; train for more epochs.")
+        return Overfitting("too-short", best, last, f"{count} too few to detect overfitting; train for more epochs.")
     verdict = _verdict(train, val)
     return Overfitting(verdict, best, last, _sentence(verdict, best, last))
 
@@ -61,10 +61,10 @@ def _losses(history: Sequence[Mapping[str, Any]], name: str) -> Floats:
     return np.array([math.nan if value is None else float(value) for value in values])
 
 
-def _non_finite_result(epochs: list[int], val: Floats, at: int) -> Overfitting:
+def _non_finite_result(epochs: list[int], val: Floats, index: int) -> Overfitting:
     finite = np.flatnonzero(np.isfinite(val))
     best = epochs[int(finite[val[finite].argmin()])] if len(finite) else None
-    sentence = f"A loss is not a number at epoch {epochs[at]} of {epochs[-1]}: lower the learning rate and train again."
+    sentence = f"The loss is NaN or infinite at epoch {epochs[index]} of {epochs[-1]}: lower the learning rate."
     return Overfitting("broken", best, epochs[-1], sentence)
 
 
@@ -75,7 +75,7 @@ def _verdict(train: Floats, val: Floats) -> Verdict:
     if movement <= max(_NOISE_FACTOR_FLAT * _noise(val), _FRACTION_OF_LOSS * float(np.abs(val).mean())):
         return "flat"
     threshold = max(_NOISE_FACTOR * _noise(val), _FRACTION_OF_MOVEMENT * movement)
-    # The end is the last quarter of the epochs, three at least where there are four: a single bad epoch, which the
+    # The end is the last quarter of the epochs, three at least if there are four: a single bad epoch, which the
     # smoothing spreads over two, must not look like a rise. A loss has risen if it is above the turning point in all.
     end = max(min(3, len(val) - 1), len(val) // 4)
     if smooth[-end:].min() - smooth[best] > threshold:
@@ -87,9 +87,9 @@ def _verdict(train: Floats, val: Floats) -> Verdict:
 def _sentence(verdict: Verdict, best: int, last: int) -> str:
     lowest = f"Validation loss is lowest at epoch {best} of {last}"
     return {
-        "overfitting": f"{lowest}; training loss went on falling: overfitting from there.",
-        "unstable": f"{lowest}; training loss rose again as well: lower the learning rate.",
-        "improving": f"Validation loss was still falling at epoch {last}, the last: more epochs would help.",
+        "overfitting": f"{lowest}; training loss keeps falling: overfitting from there on.",
+        "unstable": f"{lowest}; training loss rises again as well: lower the learning rate.",
+        "improving": f"Validation loss is still falling at epoch {last}, the last: more epochs would help.",
         "settled": f"{lowest} and has settled: no overfitting, and more epochs would hardly help.",
         "flat": f"Validation loss hardly moved in {last} epochs: try another learning rate, or fewer epochs.",
     }[verdict]
@@ -120,14 +120,20 @@ def overfitting_sentence(history: Sequence[Mapping[str, Any]]) -> str:
 
 
 def regularisation_path_sentence(history: Sequence[Mapping[str, Any]]) -> str:
-    """Return what a regularisation path says, for people: each line of `history` is one strength C, strong to weak."""
+    """Describe a regularisation path: each line of `history` is one C, from strong to weak regularisation."""
     best = min(range(len(history)), key=lambda step: history[step]["val_loss"])
-    strength, last = history[best]["regularisation"], len(history) - 1
-    start = f"Validation loss is lowest at C = {strength:.3g}"
+    c_value, last = history[best]["regularisation"], len(history) - 1
     if last == 0:
-        return f"{start}, the only strength tried."
-    if best == last:
-        return f"{start}, the weakest regularisation tried: the head does not overfit here."
-    if best == 0:
-        return f"{start}, the strongest regularisation tried; with weaker ones the head overfits."
-    return f"{start}; with weaker regularisation training loss goes on falling and validation loss rises: overfitting."
+        end = ", the only value tried."
+    elif best == last:
+        end = ", the weakest regularisation tried: the head does not overfit here."
+    elif best == 0:
+        end = ", the strongest regularisation tried; with weaker regularisation the head overfits."
+    else:
+        end = "; with weaker regularisation training loss keeps falling and validation loss rises: overfitting."
+    return f"Validation loss is lowest at C = {c_value:.3g}{end}"
+
+
+def describe_fit(recipe: ResolvedRecipe, history: Sequence[Mapping[str, Any]]) -> str:
+    """Describe over- and underfitting: by the regularisation path of a probe, by the loss curve of a network."""
+    return regularisation_path_sentence(history) if recipe.model.method == "probe" else overfitting_sentence(history)

@@ -1,7 +1,7 @@
-"""How far pictures are from those that a model was made with: said before anything is said of its accuracy.
+"""Distribution shift between a run's validation pictures and other pictures, reported before any accuracy.
 
-Both tests compare pictures of the same label with each other, so that more dogs are not taken for stranger dogs; how
-the classes' shares differ is told apart from that.
+Both tests compare pictures of the same label only, so that a larger fraction of dogs does not count as a shift; the
+change of the class proportions is reported apart.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import polars as pl
 from scipy.stats import chi2_contingency, norm, rankdata
 
 from bestiary.array_types import Array, Bools, Floats
+from bestiary.evaluation.predictions import class_probabilities
 from bestiary.text import format_percent
 
-FOLDS, LEAST = 5, 20  # fewer pictures than LEAST on either side are not given to a classifier
+FOLDS, LEAST = 5, 20  # with fewer than LEAST pictures on either side there is no classifier
 SIGNIFICANT = 0.01
-FAR, SHIFTED = 0.85, 0.65  # AUROC of the classifier from which pictures are called so; 0.5 is no difference
-FAR_ANSWERED = 0.75  # far as well: of what is answered in validation, less than this share is answered here
+FAR, SHIFTED = 0.85, 0.65  # AUROC of the classifier from which the verdict is so; 0.5 is no difference
+FAR_ANSWERED = 0.75  # far as well: the fraction answered is less than this times the fraction answered in validation
 
 
 def distribution_shift(
@@ -28,38 +29,37 @@ def distribution_shift(
 ) -> dict[str, Any]:
     """Return how the pictures `current` differ from the validation pictures `reference`, both prediction tables.
 
-    Only labels that the model knows are compared. familiarity: `answered` here and in validation, and `auroc`, the
-    chance that a validation picture is more familiar than one of the same label from here, with `p`. classifier: a
-    two-sample test (Lopez-Paz and Oquab 2017), a linear classifier on log-probabilities and familiarity that is to tell
-    the two apart, out of fold; None with too few pictures. classes: `total_variation` between the shares of the
-    labels, 0..1, and `p`. verdict: "near", "shifted", "far", or "unclear" of fewer than LEAST pictures;
-    `sentence` says it in words.
+    Only pictures of the model's classes are compared. familiarity: the in-distribution score (1 - OOD score):
+    `answered`, the fraction at or above `threshold`, also in validation, and `auroc`, the probability that a validation
+    picture has a higher score than a current one of the same label, with `p`. classifier: a two-sample test (Lopez-Paz
+    and Oquab 2017), a linear classifier on log-probabilities and familiarity that separates the two sets, out of fold;
+    None with too few pictures. classes: `total_variation` between the class proportions, 0..1, and `p`. verdict:
+    "near", "shifted", "far", or "unclear" with fewer than LEAST pictures; `sentence` describes it.
     """
     current = current.filter(pl.col("label").is_in(list(classes)) & pl.col("predicted").is_not_null())
     if not current.height:
-        return {"verdict": "far", "sentence": "No picture here shows a class that the model knows."}
+        return {"verdict": "far", "sentence": "None of these pictures has a class of the model."}
     both = pl.concat([reference.select(current.columns), current])
-    is_here = np.arange(both.height) >= reference.height
-    labels = both["label"].to_numpy()
-    familiarity = both["familiarity"].to_numpy()
-    auroc, p = within_class_auroc(-familiarity, is_here, labels)
-    found: dict[str, Any] = {
+    is_current = np.arange(both.height) >= reference.height
+    labels, familiarity = both["label"].to_numpy(), both["familiarity"].to_numpy()
+    auroc, p = within_class_auroc(-familiarity, is_current, labels)
+    shift: dict[str, Any] = {
         "pictures": current.height,
         "familiarity": {
-            "answered": float(np.mean(familiarity[is_here] >= threshold)),
-            "answered_in_validation": float(np.mean(familiarity[~is_here] >= threshold)),
+            "answered": float(np.mean(familiarity[is_current] >= threshold)),
+            "answered_in_validation": float(np.mean(familiarity[~is_current] >= threshold)),
             "auroc": auroc,
             "p": p,
         },
-        "classifier": _classifier(both, is_here, labels, classes),
+        "classifier": _classifier(both, is_current, labels, classes),
         "classes": _classes(reference["label"], current["label"], classes),
     }
-    word = _verdict(found)
-    return {"verdict": word, "sentence": _sentence(found, word), **found}
+    verdict = _verdict(shift)
+    return {"verdict": verdict, "sentence": _sentence(shift, verdict), **shift}
 
 
 def within_class_auroc(score: Floats, is_current: Bools, labels: Array) -> tuple[float, float]:
-    """Return the chance that a picture from here scores above one of the same label from elsewhere, and a p value.
+    """Return the probability that a current picture scores above another one of the same label, and a p value.
 
     Pairs of different labels do not count. The p value is that of the rank sums within the labels, added up, with the
     normal approximation (van Elteren 1960), two-sided. Without any pair: 0.5 and 1.
@@ -86,9 +86,9 @@ def _classifier(
 
     if min(is_current.sum(), (~is_current).sum()) < LEAST:
         return None
-    shares = both.select([f"p_{name}" for name in classes]).to_numpy()
-    known = np.clip(both["familiarity"].to_numpy(), 1e-9, 1 - 1e-9)
-    columns = np.column_stack([np.log(np.clip(shares, 1e-9, 1)), np.log(known / (1 - known))])
+    familiarity = np.clip(both["familiarity"].to_numpy(), 1e-9, 1 - 1e-9)
+    logs = np.log(np.clip(class_probabilities(both, classes), 1e-9, 1))
+    columns = np.column_stack([logs, np.log(familiarity / (1 - familiarity))])
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000, class_weight="balanced"))
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
     score = cross_val_predict(model, columns, is_current, cv=folds, method="decision_function")
@@ -97,21 +97,21 @@ def _classifier(
 
 
 def _classes(reference: pl.Series, current: pl.Series, classes: Sequence[str]) -> dict[str, Any]:
-    counts = np.array([[int((part == name).sum()) for name in classes] for part in (reference, current)])
-    shares = counts / counts.sum(axis=1, keepdims=True)
+    counts = np.array([[int((labels == name).sum()) for name in classes] for labels in (reference, current)])
+    fractions = counts / counts.sum(axis=1, keepdims=True)
     present = counts.sum(axis=0) > 0
     p = float(chi2_contingency(counts[:, present]).pvalue) if present.sum() > 1 else 1.0
     return {
-        "total_variation": float(np.abs(shares[0] - shares[1]).sum() / 2),
+        "total_variation": float(np.abs(fractions[0] - fractions[1]).sum() / 2),
         "p": p,
-        "shares": {name: [float(shares[0, at]), float(shares[1, at])] for at, name in enumerate(classes)},
+        "shares": dict(zip(classes, fractions.T.tolist(), strict=True)),
     }
 
 
-def _verdict(result: Mapping[str, Any]) -> str:
-    if result["pictures"] < LEAST:
+def _verdict(shift: Mapping[str, Any]) -> str:
+    if shift["pictures"] < LEAST:
         return "unclear"
-    familiarity, classifier = result["familiarity"], result["classifier"] or {"auroc": 0.5, "p": 1.0}
+    familiarity, classifier = shift["familiarity"], shift["classifier"] or {"auroc": 0.5, "p": 1.0}
     fewer = familiarity["answered"] < FAR_ANSWERED * familiarity["answered_in_validation"]
     if (fewer and familiarity["p"] < SIGNIFICANT) or (classifier["auroc"] >= FAR and classifier["p"] < SIGNIFICANT):
         return "far"
@@ -120,24 +120,24 @@ def _verdict(result: Mapping[str, Any]) -> str:
     return "shifted" if shifted else "near"
 
 
-def _sentence(result: Mapping[str, Any], word: str) -> str:
-    familiarity, classifier, classes = result["familiarity"], result["classifier"], result["classes"]
+def _sentence(shift: Mapping[str, Any], verdict: str) -> str:
+    familiarity, classifier, classes = shift["familiarity"], shift["classifier"], shift["classes"]
     opening = {
-        "unclear": "These pictures are too few to tell whether they are like the ones that the model was made with",
-        "near": "These pictures look like the ones that the model was made with",
-        "shifted": "These pictures differ from the ones that the model was made with",
-        "far": "These pictures are far from the ones that the model was made with",
-    }[word]
-    told = "too few for a classifier to tell them apart" if classifier is None else _describe_auroc(classifier["auroc"])
-    mix = ""
+        "unclear": "These pictures are too few to detect a distribution shift",
+        "near": "These pictures show no distribution shift",
+        "shifted": "These pictures show a distribution shift",
+        "far": "These pictures show a strong distribution shift",
+    }[verdict]
+    separation = "too few for a classifier to separate them from validation"
+    if classifier is not None:
+        separation = (
+            f"a classifier separates them from validation with AUROC {classifier['auroc']:.2f} (0.5: not at all)"
+        )
+    sentence = (
+        f"{opening}: {format_percent(familiarity['answered'])} are in-distribution (validation:"
+        f" {format_percent(familiarity['answered_in_validation'])}); {separation}."
+    )
     if classes["p"] < SIGNIFICANT and classes["total_variation"] > 0.1:
         moved = format_percent(classes["total_variation"])
-        mix = f" The shares of the classes differ: {moved} of the pictures would have to change."
-    return (
-        f"{opening}: {format_percent(familiarity['answered'])} of them are familiar enough for an answer, in validation"
-        f" {format_percent(familiarity['answered_in_validation'])}; {told}.{mix}"
-    )
-
-
-def _describe_auroc(auroc: float) -> str:
-    return f"a classifier tells the two apart with AUROC {auroc:.2f} (0.5: not at all, 1: always)"
+        sentence += f" The class proportions differ: {moved} of the pictures would need another class."
+    return sentence
