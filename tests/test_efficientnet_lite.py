@@ -422,7 +422,7 @@ def test_maps_with_channels_last_are_turned(timm: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "shape"),
-    [("deit_tiny_distilled_patch16_224", "it gives"), ("efficientvit_b0", "cannot take off its pooling")],
+    [("deit_tiny_distilled_patch16_224", "it gives"), ("efficientvit_b0", "cannot remove its pooling")],
 )
 def test_a_network_without_maps_is_refused(timm: Any, tmp_path: Path, name: str, shape: str) -> None:
     with pytest.raises(RecipeError, match=rf'"{name}" gives no feature maps.*{shape}'):

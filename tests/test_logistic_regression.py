@@ -36,7 +36,7 @@ def clouds(count: int, classes: int, *, seed: int) -> tuple[npt.NDArray[np.float
 def test_both_solvers_find_the_same(
     classes: int, weighted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logistic_regression, "ROWS_AT_ONCE", 128)
+    monkeypatch.setattr(logistic_regression, "CHUNK_ROWS", 128)
     monkeypatch.setattr(logistic_regression, "WARM_START_ROWS", 200)
     features, labels = clouds(700, classes, seed=1)
     kept = DiskMatrix(tmp_path, CHANNELS, np.float16)
@@ -99,7 +99,7 @@ def test_labels_are_doubted_alike_in_pieces() -> None:
 
 
 def test_rows_on_disk_take_hardly_any_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logistic_regression, "ROWS_AT_ONCE", 256)
+    monkeypatch.setattr(logistic_regression, "CHUNK_ROWS", 256)
     monkeypatch.setattr(logistic_regression, "WARM_START_ROWS", 512)
     peaks = []
     for count in (2_000, 20_000):

@@ -26,7 +26,7 @@ from bestiary.models.networks import (
     with_linear_head,
 )
 from bestiary.models.timm_backbone import TimmBackbone
-from bestiary.models.torch_export import _compare, export_backbone
+from bestiary.models.torch_export import _compare_maps, export_backbone
 from bestiary.recipe import Recipe
 from bestiary.training.recipe_checks import check_recipe_supported
 
@@ -92,20 +92,20 @@ def test_the_first_loss_is_near_ln_classes(name: str) -> None:
 def test_stages_hold_all_weights_of_the_trunk_once(name: str) -> None:
     network = small_networks()[name]
     staged = [id(weight) for stage in network.stages() for weight in stage]
-    assert sorted(staged) == sorted(id(weight) for weight in network.trunk.parameters())
+    assert sorted(staged) == sorted(id(weight) for weight in network.backbone.parameters())
 
 
 def test_a_backbone_has_a_stage_for_each_of_its_blocks() -> None:
     network = with_linear_head(FakeBackbone(), 5, channels=12)
     assert len(network.stages()) == 3
     last = {id(weight) for weight in network.stages()[-1]}
-    assert id(network.trunk.conv_head.weight) in last  # type: ignore[union-attr]
+    assert id(network.backbone.conv_head.weight) in last  # type: ignore[union-attr]
     assert len(small_resnet(5, filters=(8, 16, 32)).stages()) == 4
 
 
 def test_the_same_seed_builds_the_same_network_and_leaves_torch_s_generator_alone() -> None:
     state = torch.get_rng_state()
-    first, again, other = (small_resnet(3, filters=(8,), seed=seed).trunk.state_dict() for seed in (1, 1, 2))
+    first, again, other = (small_resnet(3, filters=(8,), seed=seed).backbone.state_dict() for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), state)
     key = next(iter(first))
     assert torch.equal(first[key], again[key])
@@ -113,7 +113,7 @@ def test_the_same_seed_builds_the_same_network_and_leaves_torch_s_generator_alon
 
 
 def test_a_residual_block_starts_as_its_shortcut() -> None:
-    block = small_resnet(3, filters=(8,), blocks=2).trunk[0][1][1].eval()  # type: ignore[index]
+    block = small_resnet(3, filters=(8,), blocks=2).backbone[0][1][1].eval()  # type: ignore[index]
     maps = torch.rand(2, 8, 4, 4)
     assert torch.equal(block(maps), maps)
 
@@ -155,15 +155,15 @@ def test_fine_tuning_starts_from_the_bundled_backbone_and_the_probe_s_head() -> 
 
 def test_a_pretrained_trunk_keeps_its_statistics_while_training() -> None:
     network = with_linear_head(FakeBackbone(), 5, channels=12).train()
-    before = copy.deepcopy(network.trunk.state_dict())
+    before = copy.deepcopy(network.backbone.state_dict())
     network(pixels()).sum().backward()
-    assert all(torch.equal(before[name], tensor) for name, tensor in network.trunk.state_dict().items())
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.backbone.state_dict().items())
     assert network.training
     assert network.head.training
     scratch = small_resnet(5, filters=(8,)).train()
-    mean = scratch.trunk[0][0][1].running_mean.clone()  # type: ignore[index]
+    mean = scratch.backbone[0][0][1].running_mean.clone()  # type: ignore[index]
     scratch(pixels())
-    assert not torch.equal(mean, scratch.trunk[0][0][1].running_mean)  # type: ignore[index]
+    assert not torch.equal(mean, scratch.backbone[0][0][1].running_mean)  # type: ignore[index]
 
 
 def test_a_head_starts_from_the_probe_s() -> None:
@@ -198,9 +198,9 @@ def test_plain_is_built_as_asked() -> None:
         3, 32, filters=(4, 6, 8), kernel_size=(7, 5), pooling="average", activation="tanh", stage_dropout=0.2,
         hidden=(20, 10), dropout=0.3,
     )  # fmt: skip
-    kinds = [type(layer).__name__ for layer in network.trunk[0][0]]  # type: ignore[index]
+    kinds = [type(layer).__name__ for layer in network.backbone[0][0]]  # type: ignore[index]
     assert kinds == ["Conv2d", "Tanh", "AvgPool2d", "Dropout"]
-    convolutions = [layer for layer in network.trunk.modules() if isinstance(layer, nn.Conv2d)]
+    convolutions = [layer for layer in network.backbone.modules() if isinstance(layer, nn.Conv2d)]
     assert [layer.kernel_size for layer in convolutions] == [(7, 7), (5, 5), (5, 5)]
     assert isinstance(network.head, FlatHead)
     assert [layer.out_features for layer in network.head.hidden] == [20, 10]
@@ -239,13 +239,13 @@ def test_the_exported_trunk_equals_the_network(name: str) -> None:
 
 def test_an_export_that_computes_something_else_is_refused() -> None:
     right = np.ones((2, 3, 4, 4), np.float32)
-    _compare(right + 5e-5, right, 2)
+    _compare_maps(right + 5e-5, right, 2)
     with pytest.raises(IntegrityError, match="differs from the network"):
-        _compare(right + 5e-4, right, 2)
+        _compare_maps(right + 5e-4, right, 2)
     with pytest.raises(IntegrityError, match="differs from the network"):
-        _compare(right * np.float32(np.nan), right, 2)
+        _compare_maps(right * np.float32(np.nan), right, 2)
     with pytest.raises(IntegrityError, match="gives maps"):
-        _compare(right[:1], right, 2)
+        _compare_maps(right[:1], right, 2)
 
 
 def test_a_head_that_cannot_be_computed_is_refused() -> None:

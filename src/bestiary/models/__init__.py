@@ -1,1 +1,1 @@
-"""Backbones and networks: pretrained weights as a feature graph without torch, and torch networks to train."""
+"""Pretrained backbones as ONNX graphs, and torch networks to train."""

@@ -1,4 +1,4 @@
-"""The pretrained EfficientNet-Lite trunks as ONNX graphs, from pictures to feature maps, without torch.
+"""Pretrained EfficientNet-Lite backbones as ONNX graphs from images to feature maps, without torch.
 
 EfficientNet-Lite is EfficientNet without squeeze-and-excitation and with ReLU6, made to run well on CPUs:
 https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite. Weights: ImageNet, Apache-2.0.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,18 +23,18 @@ from bestiary.models.pretrained_weights import LITE_WEIGHTS, PackagedWeights, li
 if TYPE_CHECKING:
     import onnx
 
-GRAPH_VERSION = 1  # raise it when the graph that is written changes: kept graphs of other versions are not used
-OPSET, IR_VERSION = 18, 8  # read by ONNX Runtime since 1.14 and by OpenVINO since 2022
+GRAPH_VERSION = 1  # raise it when the written graph changes: cached graphs of other versions are ignored
+OPSET, IR_VERSION = 18, 8  # supported by ONNX Runtime since 1.14 and by OpenVINO since 2022
 BATCH_NORM_EPSILON = 1e-3  # TensorFlow's default; torch's 1e-5 gives wrong features
 STAGE_STRIDES = (1, 2, 2, 2, 1, 2, 1)  # of the first block in each of the seven stages
-REDUCTION = 32  # pixels of the picture per cell of the maps, along each side
+REDUCTION = 32  # input pixels per cell of the feature maps, along each side
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A pretrained trunk: `size` in pixels is the input it was trained on, `blocks` counts them in each stage.
+    """A pretrained backbone: its input size in pixels, its number of blocks per stage, the channels of its maps.
 
-    Kernels and widths are not listed: the weights say them. The maps have `channels` channels.
+    Kernels and widths follow from the weights.
     """
 
     name: str
@@ -51,17 +51,17 @@ BACKBONES = {
 
 
 def lite_backbone(name: str) -> Backbone:
-    """Return the backbone of that name. Raises RecipeError, with the known names, if there is none."""
+    """Return the backbone of that name; raises RecipeError, with the valid names, if there is none."""
     if name not in BACKBONES:
         raise RecipeError(f'No pretrained backbone is called "{name}". {did_you_mean(name, BACKBONES)}')
     return BACKBONES[name]
 
 
 def build_backbone_graph(name: str, size: int | None = None) -> onnx.ModelProto:
-    """Return the graph from pictures to feature maps; `size` in pixels defaults to the backbone's own.
+    """Return the graph from images to feature maps; `size` in pixels defaults to the backbone's own.
 
     Input `images`: uint8 (n, size, size, 3), RGB, any n. Output `maps`: float32 (n, 1280, h, w) in [0, 6] with
-    h = w = size / 32 rounded up; their mean over h and w is what ImageNet's classifier saw.
+    h = w = size / 32 rounded up; their mean over h and w was the input of the ImageNet classifier.
     Raises RecipeError for an unknown name or a size below 32; IntegrityError if the weights are damaged;
     MissingExtraError if they or onnx are not installed.
     """
@@ -69,16 +69,16 @@ def build_backbone_graph(name: str, size: int | None = None) -> onnx.ModelProto:
     pixels = _check_size(backbone, size)
     onnx = import_optional("onnx", extra="train")
     checkpoint = read_legacy_checkpoint(lite_weights_path(name), backbone.weights.sha256)
-    trunk = _GraphBuilder(onnx.helper, onnx.numpy_helper, checkpoint)
-    _walk(trunk, backbone)
+    builder = _GraphBuilder(onnx.helper, onnx.numpy_helper, checkpoint)
+    _add_backbone(builder, backbone)
     cells = -(-pixels // REDUCTION)
     tensor, types = onnx.helper.make_tensor_value_info, onnx.TensorProto
     graph = onnx.helper.make_graph(
-        trunk.nodes,
+        builder.nodes,
         f"efficientnet-{name}",
         [tensor("images", types.UINT8, ["n", pixels, pixels, 3])],
         [tensor("maps", types.FLOAT, ["n", backbone.channels, cells, cells])],
-        trunk.initializers,
+        builder.initializers,
     )
     return onnx.helper.make_model(
         graph,
@@ -90,20 +90,20 @@ def build_backbone_graph(name: str, size: int | None = None) -> onnx.ModelProto:
 
 
 def cached_backbone_graph(name: str, cache_folder: Path, size: int | None = None) -> Path:
-    """Return the path of the graph of `build_backbone_graph` in the cache folder; it is written there if it is not yet.
+    """Return the path of the graph of `build_backbone_graph` in the cache folder; a missing one is written first.
 
-    The file's name holds the pixels, GRAPH_VERSION, the digest of the weights and that of the file itself, so that a
-    damaged file is recognised; it is removed and written again. Safe with several processes at once.
+    The file name contains the input size, GRAPH_VERSION, the digest of the weights and that of the file itself; a
+    damaged file is removed and written again. Safe with concurrent processes.
     Raises as `build_backbone_graph` does, and MachineError if the folder cannot be written.
     """
     backbone = lite_backbone(name)
     pixels = _check_size(backbone, size)
     stem = f"trunk-{name}-{pixels}px-v{GRAPH_VERSION}-{backbone.weights.sha256[:8]}"
-    for kept in sorted(cache_folder.glob(f"{stem}-*.onnx")):
-        if _is_whole(kept):
-            return kept
+    for path in sorted(cache_folder.glob(f"{stem}-*.onnx")):
+        if _is_intact(path):
+            return path
     content = build_backbone_graph(name, pixels).SerializeToString(deterministic=True)
-    path = cache_folder / f"{stem}-{_digits(content)}.onnx"
+    path = cache_folder / f"{stem}-{_short_digest(content)}.onnx"
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
     return path
@@ -112,29 +112,29 @@ def cached_backbone_graph(name: str, cache_folder: Path, size: int | None = None
 def _check_size(backbone: Backbone, size: int | None) -> int:
     if size is not None and size < REDUCTION:
         raise RecipeError(
-            f'"{backbone.name}" cannot see pictures of {size} pixels; its size is {backbone.size}, the smallest '
-            f"{REDUCTION}. Set a larger size, or leave it out."
+            f'"{backbone.name}" does not accept an input size of {size} pixels; the minimum is {REDUCTION}, its own'
+            f" {backbone.size}. Set a larger size, or leave it out."
         )
     return size or backbone.size
 
 
-def _digits(content: bytes) -> str:
+def _short_digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _is_whole(path: Path) -> bool:
-    """Return whether the file has the digest that its name ends with; remove it otherwise."""
-    with contextlib.suppress(OSError):  # another process may have removed it just now
-        if _digits(path.read_bytes()) == path.stem.rpartition("-")[2]:
+def _is_intact(path: Path) -> bool:
+    """Return whether the digest of the file matches the end of its name; remove it otherwise."""
+    with contextlib.suppress(OSError):  # another process may have just removed it
+        if _short_digest(path.read_bytes()) == path.stem.rpartition("-")[2]:
             return True
         path.unlink()
     return False
 
 
 class _GraphBuilder:
-    """The nodes and weights of the graph, collected on the walk from the pictures to the maps.
+    """Collects the nodes and weights of the graph, from images to maps.
 
-    Every method that adds a node returns the name of its output, which is the node's own name.
+    Each method that adds a node returns the name of its output, which is the name of the node.
     """
 
     def __init__(self, helper: Any, numpy_helper: Any, checkpoint: dict[str, Array]) -> None:
@@ -152,10 +152,10 @@ class _GraphBuilder:
         return name
 
     def convolution(self, x: str, name: str, convolution: str, norm: str, *, stride: int = 1) -> str:
-        """Add a convolution that holds its BatchNorm; `convolution` and `norm` are the checkpoint's keys."""
+        """Add a convolution with its BatchNorm folded in; `convolution` and `norm` are keys of the checkpoint."""
         kernel, bias = _fold_batch_norm(self.checkpoint, convolution, norm)
         attributes = {
-            "auto_pad": "SAME_UPPER",  # TensorFlow's padding: the odd pixel goes right and below
+            "auto_pad": "SAME_UPPER",  # TensorFlow's padding: the odd pixel is added right and below
             "group": len(kernel) if convolution.endswith("_depthwise_conv") else 1,
             "kernel_shape": kernel.shape[2:],
             "strides": [stride, stride],
@@ -177,21 +177,22 @@ def _fold_batch_norm(checkpoint: dict[str, Array], convolution: str, norm: str) 
     return kernel.astype(np.float32), (beta - mean * scale).astype(np.float32)
 
 
-def _walk(builder: _GraphBuilder, backbone: Backbone) -> None:
+def _add_backbone(builder: _GraphBuilder, backbone: Backbone) -> None:
     """Add every node from `images` to `maps`."""
     builder.constant("zero", np.array(0, np.float32))
     builder.constant("six", np.array(6, np.float32))
     x = _normalise_input(builder)
     x = builder.convolution(x, "stem", "_conv_stem", "_bn0", stride=2)
     x = builder.relu6(x, "stem.relu6")
-    for index, stride in enumerate(_block_strides(backbone)):
+    strides = zip(backbone.blocks, STAGE_STRIDES, strict=True)
+    for index, stride in enumerate(part for blocks, first in strides for part in (first, *[1] * (blocks - 1))):
         x = _block(builder, x, index, stride)
     x = builder.convolution(x, "head", "_conv_head", "_bn1")
     builder.relu6(x, "maps")
 
 
 def _normalise_input(builder: _GraphBuilder) -> str:
-    """Add the way from uint8 (n, size, size, 3) to float32 (n, 3, size, size) in [-1, 1]."""
+    """Add the normalisation from uint8 (n, size, size, 3) to float32 (n, 3, size, size) in [-1, 1]."""
     half = builder.constant("half", np.array(127.5, np.float32))
     x = builder.node("Transpose", "images.channels_first", ["images"], {"perm": [0, 3, 1, 2]})
     x = builder.node("Cast", "images.float", [x], {"to": 1})  # TensorProto.FLOAT
@@ -199,24 +200,18 @@ def _normalise_input(builder: _GraphBuilder) -> str:
     return builder.node("Div", "images.normalised", [x, half])
 
 
-def _block_strides(backbone: Backbone) -> Iterator[int]:
-    for blocks, stride in zip(backbone.blocks, STAGE_STRIDES, strict=True):
-        yield stride
-        yield from (1 for _ in range(blocks - 1))
-
-
 def _block(builder: _GraphBuilder, x: str, index: int, stride: int) -> str:
-    """Add one inverted residual: expand, filter each channel, project; the input is added where the shapes allow."""
+    """Add an inverted residual block: expand, depthwise, project; with a skip connection where the shapes allow it."""
     key, name = f"_blocks.{index}", f"blocks.{index}"
-    inside = x
-    channels_in = len(builder.checkpoint[f"{key}._depthwise_conv.weight"])
-    if f"{key}._expand_conv.weight" in builder.checkpoint:  # the first stage does not expand
-        channels_in = builder.checkpoint[f"{key}._expand_conv.weight"].shape[1]
+    inside, weights = x, builder.checkpoint
+    channels_in = len(weights[f"{key}._depthwise_conv.weight"])
+    if f"{key}._expand_conv.weight" in weights:  # the first stage does not expand
+        channels_in = weights[f"{key}._expand_conv.weight"].shape[1]
         inside = builder.convolution(inside, f"{name}.expand", f"{key}._expand_conv", f"{key}._bn0")
         inside = builder.relu6(inside, f"{name}.expand.relu6")
     inside = builder.convolution(inside, f"{name}.filter", f"{key}._depthwise_conv", f"{key}._bn1", stride=stride)
     inside = builder.relu6(inside, f"{name}.filter.relu6")
     inside = builder.convolution(inside, f"{name}.project", f"{key}._project_conv", f"{key}._bn2")
-    if stride == 1 and channels_in == len(builder.checkpoint[f"{key}._project_conv.weight"]):
+    if stride == 1 and channels_in == len(weights[f"{key}._project_conv.weight"]):
         return builder.node("Add", f"{name}.sum", [inside, x])
     return inside

@@ -1,4 +1,4 @@
-"""What runs a graph: ONNX Runtime everywhere, OpenVINO where it is installed and there is much to do."""
+"""Inference engines: ONNX Runtime, or OpenVINO (if installed) for bulk work."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ Precision = Literal["float32", "bfloat16"]
 
 
 class Engine(Protocol):
-    """A graph, ready to run."""
+    """A loaded graph."""
 
     name: str
     batch_size: int
-    """How many pictures at once it is fastest with."""
+    """The fastest batch size."""
 
     def stream(self, batches: Iterable[Pixels]) -> Iterator[Outputs]:
-        """Yield for each batch, uint8 (n, size, size, 3), its outputs by name, float32 of n rows, in order."""
+        """Yield the outputs of each batch, uint8 (n, size, size, 3), by name, float32 of n rows, in order."""
 
 
 class OnnxRuntimeEngine:
-    """A graph run in float32 by ONNX Runtime, one batch after another."""
+    """Runs a graph in float32 with ONNX Runtime, one batch after another."""
 
     name = "onnxruntime"
     batch_size = 8
 
     def __init__(self, model: Path | bytes, *, threads: int) -> None:
-        """Load the graph; raises RunError if it is none."""
+        """Load the graph; raises RunError if it cannot be loaded."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -53,30 +53,25 @@ class OnnxRuntimeEngine:
 
 
 class OpenVINOEngine:
-    """A graph compiled by OpenVINO; several batches are under way at once."""
+    """Runs a graph with OpenVINO, several batches at a time."""
 
     name = "openvino"
     batch_size = 1
 
     def __init__(self, model: Path | bytes, *, threads: int, precision: Precision = "float32") -> None:
-        """Compile the graph; bfloat16 is used only where the processor has it. Raises RunError if it is no graph."""
+        """Compile the graph, in bfloat16 only if the processor supports it; raises RunError if it cannot be loaded."""
         import openvino
 
         kind = openvino.Type.bf16 if precision == "bfloat16" else openvino.Type.f32
-        settings = {
-            "INFERENCE_PRECISION_HINT": kind,
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": str(threads),
-        }
+        hints = {"INFERENCE_PRECISION_HINT": kind, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": str(threads)}
         core = openvino.Core()
         try:
-            self._compiled = core.compile_model(
-                core.read_model(model if isinstance(model, bytes) else str(model)), "CPU", settings
-            )
+            graph = core.read_model(model if isinstance(model, bytes) else str(model))
+            self._compiled = core.compile_model(graph, "CPU", hints)
         except RuntimeError as error:
             raise RunError(f"The graph {_title(model)} cannot be loaded: {error}") from None
         self._names = [output.get_any_name() for output in self._compiled.outputs]
-        self._jobs = 2 * threads  # for each stream one that is computed and one that waits
+        self._jobs = 2 * threads  # per stream one running and one queued
 
     def stream(self, batches: Iterable[Pixels]) -> Iterator[Outputs]:
         """Yield the outputs of each batch, in order."""
@@ -94,7 +89,7 @@ class OpenVINOEngine:
 
     def _outputs(self, request: Any) -> Outputs:
         request.wait()
-        return {name: request.get_output_tensor(place).data.copy() for place, name in enumerate(self._names)}
+        return {name: request.get_output_tensor(index).data.copy() for index, name in enumerate(self._names)}
 
 
 def has_openvino() -> bool:
@@ -103,7 +98,7 @@ def has_openvino() -> bool:
 
 
 def fastest_engine(model: Path | bytes, *, threads: int, precision: Precision = "float32") -> Engine:
-    """Return the fastest engine installed for many pictures; only OpenVINO knows bfloat16."""
+    """Return the fastest installed engine for many pictures; only OpenVINO supports bfloat16."""
     if has_openvino():
         return OpenVINOEngine(model, threads=threads, precision=precision)
     return OnnxRuntimeEngine(model, threads=threads)

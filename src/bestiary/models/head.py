@@ -1,7 +1,7 @@
-"""The end of every network, in numpy: what turns the maps of the trunk into one logit per class.
+"""Classification heads in numpy: from the feature maps of a backbone to one logit per class.
 
-The torch networks hand their heads over in this form; the graph that ships is sealed from it, and `Head.logits` is the
-reference both are held against.
+Torch networks export their heads in this form; the exported graph is built from it, and both are tested against
+`Head.logits`.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class Dense(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """A linear layer on the maps float32 (n, channels, height, width), after pooling and any hidden layers.
+    """A linear layer on feature maps float32 (n, channels, height, width), after pooling and any hidden layers.
 
-    weight: float32 (classes, features) and bias: float32 (classes,). pooling: "average" over height and width, or
+    weight: float32 (classes, features); bias: float32 (classes,). pooling: "average" over height and width, or
     "flatten" in the order channel, row, column. hidden: the dense layers in between, from input to output.
-    Raises IntegrityError when the shapes do not fit together.
+    Raises IntegrityError if the shapes do not match.
     """
 
     weight: Float32s
@@ -38,35 +38,31 @@ class Head:
     hidden: tuple[Dense, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be computed."""
+        """Check pooling, shapes and types."""
         if self.pooling not in ("average", "flatten"):
             raise IntegrityError(f'The head pools by "{self.pooling}"; expected "average" or "flatten".')
         for layer in self.hidden:
             _check_layer("hidden ", layer.weight, layer.bias)
         _check_layer("", self.weight, self.bias)
-        layers = [*self.hidden, Dense(self.weight, self.bias)]
-        for before, after in pairwise(layers):
-            if after.weight.shape[1] != len(before.bias):
-                raise IntegrityError(
-                    f"A layer of the head takes {after.weight.shape[1]} features; the one before it gives"
-                    f" {len(before.bias)}."
-                )
+        for before, after in pairwise([*self.hidden, Dense(self.weight, self.bias)]):
+            inputs, outputs = after.weight.shape[1], len(before.bias)
+            if inputs != outputs:
+                raise IntegrityError(f"A layer of the head takes {inputs} features; the one before it gives {outputs}.")
 
     @property
     def classes(self) -> int:
-        """How many logits come out."""
+        """The number of logits."""
         return len(self.bias)
 
     @property
     def is_linear(self) -> bool:
-        """Whether it is average pooling and one linear layer: then the class-activation map is exact."""
+        """Whether the head is average pooling and one linear layer: then class activation maps are exact."""
         return self.pooling == "average" and not self.hidden
 
     def features(self, feature_maps: Float32s) -> Float32s:
-        """Return what the last layer sees, float32 (n, features)."""
-        pooled: Float32s = (
-            feature_maps.mean(axis=(2, 3)) if self.pooling == "average" else feature_maps.reshape(len(feature_maps), -1)
-        )
+        """Return the input of the last layer, float32 (n, features)."""
+        flat = feature_maps.reshape(len(feature_maps), -1)
+        pooled: Float32s = feature_maps.mean(axis=(2, 3)) if self.pooling == "average" else flat
         for layer in self.hidden:
             pooled = np.maximum(pooled @ layer.weight.T + layer.bias, 0)
         return pooled

@@ -1,4 +1,4 @@
-"""What the networks trained from scratch are made of."""
+"""Building blocks of the networks trained from scratch."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions around which the input is added: (n, inputs, h, w) -> (n, outputs, h/stride, w/stride)."""
+    """Two 3x3 convolutions with a shortcut: (n, inputs, h, w) -> (n, outputs, h/stride, w/stride)."""
 
     def __init__(self, inputs: int, outputs: int, *, stride: int) -> None:
-        """The second normalisation starts at zero, so that the block starts as its shortcut."""
+        """Initialise the second batch normalisation to zero, so that the block starts as its shortcut."""
         super().__init__()
         self.first = conv_bn_act(inputs, outputs, stride=stride)
         self.second = conv_bn_act(outputs, outputs, activation=None)
@@ -33,7 +33,7 @@ class ResidualBlock(nn.Module):
         self.shortcut = _shortcut(inputs, outputs, stride)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Return the maps of the next block."""
+        """Return the block's maps."""
         return functional.relu(self.second(self.first(maps)) + self.shortcut(maps))
 
 
@@ -46,15 +46,12 @@ def conv_bn_act(
     batch_norm: bool = True,
     activation: Activation | None = "relu",
 ) -> nn.Sequential:
-    """Return a convolution that keeps the size divided by the stride, then normalisation and activation if asked."""
-    layers: list[nn.Module] = [
-        nn.Conv2d(inputs, outputs, kernel_size, stride, padding=kernel_size // 2, bias=not batch_norm)
-    ]
-    if batch_norm:
-        layers.append(nn.BatchNorm2d(outputs))
-    if activation:
-        layers.append(ACTIVATIONS[activation]())
-    return nn.Sequential(*layers)
+    """Return a "same"-padded convolution, then optional batch normalisation and activation."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel_size, stride, padding=kernel_size // 2, bias=not batch_norm),
+        *([nn.BatchNorm2d(outputs)] if batch_norm else []),
+        *([ACTIVATIONS[activation]()] if activation else []),
+    )
 
 
 def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:

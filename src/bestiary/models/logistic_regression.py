@@ -1,9 +1,8 @@
-"""Logistic regression on features: at once, with scikit-learn, or in pieces where that would take too much memory.
+"""Logistic regression on features: in memory with scikit-learn, or out-of-core in chunks.
 
-scikit-learn wants all rows in float32 and a copy of those it learns from. That is the fastest, and what happens up to
-some size (`batches.rows.AT_ONCE`). The features of larger collections stay on disk in half precision, and each step of
-the solver takes them up a piece at a time: the same objective, the same optimiser (L-BFGS), the same point at which it
-stops.
+scikit-learn needs all rows in float32 and a copy of the training rows. That is the fastest, and used up to
+`feature_matrix.MAX_MEMORY_BYTES`. The features of larger collections stay on disk in half precision, and each step of
+the solver reads them in chunks: same objective, same optimiser (L-BFGS), same stopping criterion.
 """
 
 from __future__ import annotations
@@ -17,40 +16,40 @@ from typing import Protocol
 import numpy as np
 
 from bestiary.array_types import Array, Bools, Float32s, Floats, Ints
-from bestiary.batches.feature_matrix import FeatureMatrix, fit_scaler
+from bestiary.batches.feature_matrix import CHUNK_ROWS, FeatureMatrix, fit_scaler
 from bestiary.machine import available_cores, single_blas_thread
 from bestiary.quick_metrics import log_softmax
 
-ROWS_AT_ONCE, WARM_START_ROWS = 1_024, 8_192
-MAX_ITERATIONS, TOLERANCE = 500, 1e-4  # of the largest gradient of the mean loss, as in scikit-learn
-MANY_CLASSES = "The number of unique classes is greater than 50%"  # "could be a regression problem": it is none
+WARM_START_ROWS = 8_192
+MAX_ITERATIONS, TOLERANCE = 500, 1e-4  # on the largest gradient of the mean loss, as in scikit-learn
+MANY_CLASSES = "The number of unique classes is greater than 50%"  # a warning: "could be a regression problem"
 EPSILON = float(np.finfo(float).eps)
 
 
 def linear_logits(features: FeatureMatrix, weights: Array, biases: Array, rows: Ints | None = None) -> Float32s:
-    """Return the logits, float32 (n, classes), of features (n, channels) or some of their rows: float16 in pieces."""
+    """Return the logits, float32 (n, classes), of features (n, channels) or of `rows`; float16 features in chunks."""
     if isinstance(features, np.ndarray) and features.dtype != np.float16:
         return np.asarray((features if rows is None else features[rows]) @ weights.T + biases, np.float32)
-    starts = range(0, len(features if rows is None else rows), ROWS_AT_ONCE)
-    places = (slice(at, at + ROWS_AT_ONCE) for at in starts)
-    pieces = (features[place if rows is None else rows[place]].astype(np.float32) for place in places)
-    return np.concatenate([piece @ weights.T + biases for piece in pieces]).astype(np.float32)
+    starts = range(0, len(features if rows is None else rows), CHUNK_ROWS)
+    slices = (slice(start, start + CHUNK_ROWS) for start in starts)
+    chunks = (features[part if rows is None else rows[part]].astype(np.float32) for part in slices)
+    return np.concatenate([chunk @ weights.T + biases for chunk in chunks]).astype(np.float32)
 
 
 class Solver(Protocol):
-    """Fits heads to the same rows, one after another; each starts where the one before ended.
+    """Fits linear heads to the same rows; each fit starts from the previous solution.
 
-    mean, scale: float32 (channels,), by which the rows were standardised.
+    mean, scale: float32 (channels,), which standardise the rows.
     """
 
     mean: Float32s
     scale: Float32s
 
     def fit(self, c_value: float) -> tuple[Array, Array]:
-        """Return weights (classes, channels) and biases (classes,) for standardised features. strength: C."""
+        """Return weights (classes, channels) and biases (classes,) for standardised features."""
 
     def logits(self, weights: Array, biases: Array) -> Float32s:
-        """Return what they say of the rows that were learned from, float32 (n, classes)."""
+        """Return the logits of the training rows, float32 (n, classes)."""
 
 
 def make_solver(
@@ -62,33 +61,32 @@ def make_solver(
     train_mask: Bools | None = None,
     scaler: tuple[Float32s, Float32s] | None = None,
 ) -> Solver:
-    """Return a solver for features (n, channels): float32 ones at once, float16 ones in pieces.
+    """Return a solver for features (n, channels): in memory for float32, out-of-core for float16.
 
-    labels: int64 (n,) in 0..classes-1. weights: how much each row counts, (n,). learned: which rows to learn from,
-    bool (n,). standard: mean and scale, if not those of these rows. Features in float32 are standardised in place
-    unless `train_mask` is given; others are not changed.
+    labels: int64 (n,) in 0..classes-1. weights: sample weights (n,). train_mask: the training rows, bool (n,). scaler:
+    mean and scale, if not those of these rows. Features in float32 are standardised in place unless `train_mask` is
+    given; others are not changed.
     """
     mean, scale = fit_scaler(features) if scaler is None else scaler
     if isinstance(features, np.ndarray) and features.dtype != np.float16:
-        rows, own = (features, labels) if train_mask is None else (features[train_mask], labels[train_mask])
-        rows -= mean
-        rows /= scale
-        return InMemorySolver(
-            rows, own, classes, weights if train_mask is None or weights is None else weights[train_mask], mean, scale
-        )
+        if train_mask is not None:
+            features, labels = features[train_mask], labels[train_mask]
+            weights = None if weights is None else weights[train_mask]
+        features -= mean
+        features /= scale
+        return InMemorySolver(features, labels, classes, weights, mean, scale)
     counts = np.ones(len(labels), np.float32) if weights is None else weights.astype(np.float32)
-    return OutOfCoreSolver(
-        features, labels, classes, counts if train_mask is None else counts * train_mask, mean, scale
-    )
+    counts = counts if train_mask is None else counts * train_mask
+    return OutOfCoreSolver(features, labels, classes, counts, mean, scale)
 
 
 class InMemorySolver:
-    """scikit-learn's solver on rows that are standardised."""
+    """scikit-learn's solver on standardised rows."""
 
     def __init__(
         self, rows: Float32s, labels: Ints, classes: int, weights: Array | None, mean: Float32s, scale: Float32s
     ) -> None:
-        """Nothing is fitted yet."""
+        """Store the rows."""
         from sklearn.linear_model import LogisticRegression
 
         self.mean, self.scale = mean, scale
@@ -102,7 +100,7 @@ class InMemorySolver:
             self._model.set_params(C=c_value).fit(self._rows, self._labels, self._weights)
         coefficients: Array = self._model.coef_
         intercept: Array = self._model.intercept_
-        if self._classes == 2:  # of which scikit-learn keeps one row; the softmax of minus and plus half is the same
+        if self._classes == 2:  # scikit-learn keeps one row; the softmax of minus and plus half of it is equal
             coefficients = np.vstack([-coefficients, coefficients]) / 2
             intercept = np.hstack([-intercept, intercept]) / 2
         return coefficients, intercept
@@ -113,29 +111,29 @@ class InMemorySolver:
 
 
 class OutOfCoreSolver:
-    """The same objective with L-BFGS, over rows that are turned into float32 a piece at a time."""
+    """The same objective with L-BFGS, on rows that are converted to float32 in chunks."""
 
     def __init__(
         self, features: FeatureMatrix, labels: Ints, classes: int, counts: Float32s, mean: Float32s, scale: Float32s
     ) -> None:
-        """Nothing is fitted yet. counts: how much each row counts, (n,); 0 leaves it out."""
+        """Store the rows. counts: sample weights (n,); 0 excludes a row."""
         self.mean, self.scale = mean, scale
         self._features, self._labels, self._counts = features, labels, counts
         self._solution: Floats = np.zeros((classes, features.shape[1] + 1))
-        # For pieces in float32, one a thread: the C library keeps what threads allocate themselves for each of them.
+        # One float32 buffer per thread: the C library never returns what the threads would allocate themselves.
         self._buffers = SimpleQueue[Float32s]()
         for _ in range(available_cores()):
-            self._buffers.put(np.empty((min(ROWS_AT_ONCE, len(features)), features.shape[1]), np.float32))
+            self._buffers.put(np.empty((min(CHUNK_ROWS, len(features)), features.shape[1]), np.float32))
 
     def fit(self, c_value: float) -> tuple[Array, Array]:
         """Return weights and biases."""
         from scipy.optimize import minimize
 
-        # Of two classes scikit-learn weighs the difference w of both rows: w**2 / 2, where two of w / 2 have w**2 / 4.
+        # For two classes scikit-learn penalises the difference w of both rows, w**2 / 2; rows of w / 2 sum to w**2 / 4.
         penalty = (2 if len(self._solution) == 2 else 1) / (c_value * float(self._counts.sum(dtype=np.float64)))
         start = self._solution if self._solution.any() else self._warm_start(c_value)
         with single_blas_thread(), ThreadPoolExecutor(available_cores()) as workers:
-            found = minimize(
+            result = minimize(
                 self._loss,
                 start.ravel(),
                 args=(penalty, workers),
@@ -143,7 +141,7 @@ class OutOfCoreSolver:
                 jac=True,
                 options={"maxiter": MAX_ITERATIONS, "gtol": TOLERANCE, "ftol": 64 * EPSILON, "maxls": 50},
             )
-        self._solution = found.x.reshape(self._solution.shape)
+        self._solution = result.x.reshape(self._solution.shape)
         return self._solution[:, :-1].astype(np.float32), self._solution[:, -1].astype(np.float32)
 
     def logits(self, weights: Array, biases: Array) -> Float32s:
@@ -151,46 +149,45 @@ class OutOfCoreSolver:
         return linear_logits(self._features, weights / self.scale, biases - (weights / self.scale) @ self.mean)
 
     def _warm_start(self, c_value: float) -> Floats:
-        """Return the solution for some of the rows, where there are many more: most steps are then taken with few."""
+        """Return the solution for a subset of many rows, so that most steps run on few rows."""
         rows = np.flatnonzero(self._counts)
         if len(rows) < 2 * WARM_START_ROWS:
             return self._solution
-        some = rows[:: len(rows) // WARM_START_ROWS]
-        counts = self._counts[some]
-        few = OutOfCoreSolver(
-            self._features[some], self._labels[some], len(self._solution), counts, self.mean, self.scale
-        )
-        few.fit(c_value * float(self._counts.sum(dtype=np.float64) / counts.sum(dtype=np.float64)))
-        return few._solution
+        subset = rows[:: len(rows) // WARM_START_ROWS]
+        features, labels, counts = self._features[subset], self._labels[subset], self._counts[subset]
+        solver = OutOfCoreSolver(features, labels, len(self._solution), counts, self.mean, self.scale)
+        solver.fit(c_value * float(self._counts.sum(dtype=np.float64) / counts.sum(dtype=np.float64)))
+        return solver._solution
 
     def _loss(self, flat: Floats, penalty: float, workers: ThreadPoolExecutor) -> tuple[float, Floats]:
         """Return the mean loss with its penalty, and the gradient."""
-        known = flat.reshape(self._solution.shape)
-        scaled = known[:, :-1] / self.scale  # the rows need not be standardised for it
-        bias = (known[:, -1] - scaled @ self.mean).astype(np.float32)
-        piece = partial(self._chunk_loss, scaled.T.astype(np.float32), bias)
-        starts = range(0, len(self._features), ROWS_AT_ONCE)
-        loss, slope, total = 0.0, np.zeros((len(self.mean), len(known))), np.zeros(len(known))
-        for own_loss, own_slope, own_total in workers.map(piece, starts):  # in order: the same sum every time
-            loss += own_loss
-            slope += own_slope
-            total += own_total
-        whole = float(self._counts.sum(dtype=np.float64))
-        by_weight = (slope.T - total[:, None] * self.mean) / self.scale / whole + penalty * known[:, :-1]
-        gradient = np.hstack([by_weight, total[:, None] / whole])
-        return loss / whole + penalty / 2 * float((known[:, :-1] ** 2).sum()), gradient.ravel()
+        params = flat.reshape(self._solution.shape)
+        weights = params[:, :-1]
+        scaled = weights / self.scale  # so that the rows need not be standardised
+        bias = (params[:, -1] - scaled @ self.mean).astype(np.float32)
+        chunk_loss = partial(self._chunk_loss, scaled.T.astype(np.float32), bias)
+        starts = range(0, len(self._features), CHUNK_ROWS)
+        loss, slope, bias_slope = 0.0, np.zeros((len(self.mean), len(params))), np.zeros(len(params))
+        for part, part_slope, part_bias_slope in workers.map(chunk_loss, starts):  # in order: a deterministic sum
+            loss += part
+            slope += part_slope
+            bias_slope += part_bias_slope
+        total = float(self._counts.sum(dtype=np.float64))
+        weight_slope = (slope.T - bias_slope[:, None] * self.mean) / self.scale / total + penalty * weights
+        gradient = np.hstack([weight_slope, bias_slope[:, None] / total])
+        return loss / total + penalty / 2 * float((weights**2).sum()), gradient.ravel()
 
     def _chunk_loss(self, weights: Float32s, bias: Float32s, start: int) -> tuple[float, Array, Array]:
-        """Return the summed loss of a piece, its gradient by `weights` (channels, classes), and by `bias`."""
-        rows = slice(start, start + ROWS_AT_ONCE)
+        """Return the summed loss of a chunk and its gradients by `weights` (channels, classes) and `bias`."""
+        rows = slice(start, start + CHUNK_ROWS)
         labels, counts = self._labels[rows], self._counts[rows]
-        room = self._buffers.get()
-        seen = room[: len(labels)]
-        seen[:] = self._features[rows]
-        logs, at = log_softmax(seen @ weights + bias), np.arange(len(labels))
-        wrong = np.exp(logs)
-        wrong[at, labels] -= 1
-        wrong *= counts[:, None]
-        slope = seen.T @ wrong.astype(np.float32)
-        self._buffers.put(room)
-        return -float(counts @ logs[at, labels]), slope, wrong.sum(axis=0)
+        buffer = self._buffers.get()
+        features = buffer[: len(labels)]
+        features[:] = self._features[rows]
+        log_probabilities, index = log_softmax(features @ weights + bias), np.arange(len(labels))
+        residuals = np.exp(log_probabilities)
+        residuals[index, labels] -= 1
+        residuals *= counts[:, None]
+        slope = features.T @ residuals.astype(np.float32)
+        self._buffers.put(buffer)
+        return -float(counts @ log_probabilities[index, labels]), slope, residuals.sum(axis=0)

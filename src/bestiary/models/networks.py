@@ -1,11 +1,11 @@
-"""Torch networks: two to train from scratch, and one on top of a pretrained backbone.
+"""Torch networks: two to train from scratch, and one on a pretrained backbone.
 
-Every network is pixels -> normalisation -> trunk -> maps -> head -> logits. The trunk ships as a graph and the head as
-numpy arrays (`export_head`), so that the sealed graph can show where in the maps a label comes from.
+Each network is pixels -> normalisation -> backbone -> feature maps -> head -> logits. The backbone is exported as a
+graph and the head as numpy arrays (`export_head`), so that the exported graph can compute class activation maps.
 
 >>> network = small_resnet(10)
 >>> pixels = torch.zeros(2, 3, 128, 128)  # float, 0 to 255
->>> network(pixels).shape, network.maps(pixels).shape
+>>> network(pixels).shape, network.feature_maps(pixels).shape
 (torch.Size([2, 10]), torch.Size([2, 192, 8, 8]))
 """
 
@@ -22,21 +22,21 @@ from torch.nn import functional
 
 from bestiary.array_types import Float32s, Pixels
 from bestiary.errors import RecipeError
+from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.head import Dense, Head
 from bestiary.models.layers import ResidualBlock, conv_bn_act
 from bestiary.models.timm_backbone import TimmBackbone, create_timm_lite
 from bestiary.recipe import Activation
 
-Colour = tuple[float, ...]  # one number for each channel, or one for all of them
+Colour = tuple[float, ...]  # one number per channel, or one for all
 Module = TypeVar("Module", bound=nn.Module)
 
 IMAGENET_MEAN: Colour = (123.675, 116.28, 103.53)  # of 0..255, red, green, blue
 IMAGENET_STD: Colour = (58.395, 57.12, 57.375)
-HALF: Colour = (127.5, 127.5, 127.5)  # the Lite backbones see 0..255 as -1..1
+HALF: Colour = (127.5, 127.5, 127.5)  # the Lite backbones scale 0..255 to -1..1
 
 PLAIN_FILTERS = (32, 64, 128)
 RESNET_FILTERS = (48, 96, 192)
-BACKBONE_CHANNELS = 1280
 NEARLY_ALL = 0.8  # EfficientNet-Lite0's blocks hold 88 % of its weights, a ResNet's last stage at most 75 %
 HEAD_STD = 0.01  # small first logits: the first loss is ln(classes)
 
@@ -45,7 +45,7 @@ class PooledHead(nn.Module):
     """Global average pooling, dropout and one linear layer: maps (n, channels, h, w) -> logits (n, classes)."""
 
     def __init__(self, channels: int, classes: int, *, dropout: float = 0.0) -> None:
-        """Start with small random weights and zero biases."""
+        """Initialise with small random weights and zero biases."""
         super().__init__()
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(channels, classes)
@@ -61,7 +61,7 @@ class FlatHead(nn.Module):
     """Flatten, dense layers with ReLU and dropout, and one linear layer: maps (n, channels, h, w) -> logits."""
 
     def __init__(self, features: int, hidden: Sequence[int], classes: int, *, dropout: float) -> None:
-        """`features` is channels * h * w, which ties the network to one input size; `hidden` are widths."""
+        """`features`: channels * h * w, which fixes the input size; `hidden`: layer widths."""
         super().__init__()
         widths = [features, *hidden]
         self.hidden = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in pairwise(widths))
@@ -81,11 +81,11 @@ class FlatHead(nn.Module):
 class Network(nn.Module):
     """Pixels float (n, 3, h, w) in 0..255 -> logits (n, classes).
 
-    trunk: normalised pixels -> maps (n, channels, h', w'). head: maps -> logits. mean and std: float32 buffers (3,) in
-    units of 0..255, or (1,) for all channels alike. `frozen_statistics` keeps batch normalisation as it came, in
-    training too: a pretrained backbone has seen more pictures than a fine-tuning batch. `mirror_mean`: when not
-    training, maps are the mean of those of the picture and of its mirror image (mirrored back); as the head is linear,
-    so are the logits. It costs twice the time.
+    backbone: normalised pixels -> maps (n, channels, h', w'). head: maps -> logits. mean and std: float32 buffers (3,)
+    in units of 0..255, or (1,) for all channels. `frozen_statistics` keeps batch normalisation in evaluation mode while
+    training: the statistics of pretraining are better than those of a fine-tuning batch. `mirror_mean`: in evaluation,
+    average the maps of the picture and of its mirror image (flipped back), and so the logits, as the head is linear; it
+    takes twice the time.
     """
 
     mean: Tensor
@@ -101,12 +101,10 @@ class Network(nn.Module):
         frozen_statistics: bool = False,
         mirror_mean: bool = False,
     ) -> None:
-        """Put trunk and head together."""
+        """Combine backbone and head."""
         super().__init__()
-        self.mirror_mean = mirror_mean
-        self.trunk = backbone
-        self.head = head
-        self.frozen_statistics = frozen_statistics
+        self.backbone, self.head = backbone, head
+        self.frozen_statistics, self.mirror_mean = frozen_statistics, mirror_mean
         self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("std", torch.tensor(std))
 
@@ -116,32 +114,32 @@ class Network(nn.Module):
         return logits
 
     def feature_maps(self, pixels: Tensor) -> Tensor:
-        """Return the trunk's maps (n, channels, h', w')."""
+        """Return the backbone's maps (n, channels, h', w')."""
         normalised = (pixels - self.mean[:, None, None]) / self.std[:, None, None]
-        maps: Tensor = self.trunk(normalised)
+        maps: Tensor = self.backbone(normalised)
         if self.mirror_mean and not self.training:
-            maps = (maps + self.trunk(normalised.flip(-1)).flip(-1)) / 2
+            maps = (maps + self.backbone(normalised.flip(-1)).flip(-1)) / 2
         return maps
 
     def train(self, mode: bool = True) -> Network:
         """Return the network in training mode; frozen batch normalisation stays in evaluation mode."""
         super().train(mode)
         if self.frozen_statistics:
-            for module in self.trunk.modules():
+            for module in self.backbone.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
         return self
 
     def stages(self) -> list[list[nn.Parameter]]:
-        """Return the weights of the trunk's stages, from input to output; what lies between two joins the earlier.
+        """Return the weights of the backbone's stages, from input to output; layers in between join the earlier stage.
 
-        A stage is a `nn.Sequential` of the trunk, or one level down where a single one holds nearly all the weights,
-        as EfficientNet's and ConvNeXt's do. Weights of the trunk itself, such as position embeddings, are left out.
+        A stage is a `nn.Sequential` child of the backbone, or a child of one that holds nearly all the weights, as in
+        EfficientNet and ConvNeXt. Weights of the backbone itself, such as position embeddings, are left out.
         """
-        total = sum(weight.numel() for weight in self.trunk.parameters())
+        total = sum(weight.numel() for weight in self.backbone.parameters())
         stem: list[nn.Parameter] = []
         stages: list[list[nn.Parameter]] = []
-        for child in self.trunk.children():
+        for child in self.backbone.children():
             weights = list(child.parameters())
             if not isinstance(child, nn.Sequential):
                 (stages[-1] if stages else stem).extend(weights)
@@ -169,11 +167,11 @@ def plain_cnn(
     std: Colour = IMAGENET_STD,
     seed: int = 0,
 ) -> Network:
-    """Return the textbook CNN: per stage a convolution, ReLU and 2x2 max-pooling; then flatten and dense layers.
+    """Return a plain CNN: per stage a convolution, ReLU and 2x2 max-pooling; then flatten and dense layers.
 
-    size: height and width of the input in pixels. filters: the channels of each stage. kernel_size: of each stage; the
-    last one counts for those after it. The dense layers have ReLU, so that heatmaps are exact. mean, std: see Network.
-    Raises RecipeError when the stages leave no pixel, or for an even kernel, which has no centre.
+    size: height and width of the input in pixels. filters: the channels of each stage. kernel_size: per stage; the last
+    one applies to all later stages. The dense layers have ReLU, so that heatmaps are exact. mean, std: see Network.
+    Raises RecipeError if the stages leave no pixel, or for an even kernel size.
     """
     rest = size // 2 ** len(filters)
     if not filters or rest < 1:
@@ -211,9 +209,9 @@ def small_resnet(
     mirror_mean: bool = False,
     seed: int = 0,
 ) -> Network:
-    """Return a small residual network: a stem that halves, stages of `blocks` blocks that halve, average, linear.
+    """Return a small residual network: a stem of stride 2, stages of `blocks` blocks with stride 2, a pooled head.
 
-    filters: the channels of each stage; the stem has two thirds of the first. Any input size from 2**(stages + 1) on.
+    filters: the channels of each stage; the stem has two thirds of the first. Minimum input size: 2**(stages + 1).
     After He et al. 2015; the shortcuts average before their 1x1 convolution (He et al. 2018, "Bag of Tricks").
     """
     if not filters:
@@ -243,22 +241,20 @@ def with_linear_head(
     dropout: float = 0.0,
     seed: int = 0,
 ) -> Network:
-    """Return a network with a linear head on a pretrained trunk, whose batch statistics stay frozen.
+    """Return a network with a linear head on a pretrained backbone, whose batch statistics stay frozen.
 
-    The head starts from weight (classes, channels) and bias (classes,), on average-pooled maps, when they are given.
+    The head starts from weight (classes, channels) and bias (classes,), on average-pooled maps, if they are given.
     """
     head = _build_seeded(lambda: PooledHead(channels, classes, dropout=dropout), seed)
+    if (weight is None) != (bias is None):
+        raise ValueError("A head starts from weight and bias together; only one of them was given.")
     if weight is not None and bias is not None:
-        expected = (tuple(head.linear.weight.shape), tuple(head.linear.bias.shape))
-        if (weight.shape, bias.shape) != expected:
-            raise ValueError(
-                f"The head's weight and bias have shapes {weight.shape}, {bias.shape}; expected {expected}."
-            )
+        shapes, expected = (weight.shape, bias.shape), ((classes, channels), (classes,))
+        if shapes != expected:
+            raise ValueError(f"The head's weight and bias have shapes {shapes[0]}, {shapes[1]}; expected {expected}.")
         with torch.no_grad():
             head.linear.weight.copy_(torch.tensor(weight))
             head.linear.bias.copy_(torch.tensor(bias))
-    elif weight is not None or bias is not None:
-        raise ValueError("A head starts from weight and bias together; one of them was given.")
     return Network(backbone, head, mean=mean, std=std, frozen_statistics=True)
 
 
@@ -271,39 +267,31 @@ def finetune_network(
     dropout: float = 0.2,
     seed: int = 0,
 ) -> Network:
-    """Return the network to fine-tune: a bundled pretrained backbone and a linear head, from the probe's if given.
+    """Return the network to fine-tune: a packaged backbone and a linear head, which starts from the probe's if given.
 
-    weight: float32 (classes, 1280), bias: float32 (classes,), on the backbone's average-pooled maps as they are; a
-    probe that standardises its features folds that into them first.
+    weight: float32 (classes, 1280), bias: float32 (classes,), for the backbone's average-pooled maps without
+    standardisation; a probe folds its standardisation into them first.
     """
-    return with_linear_head(
-        create_timm_lite(backbone),
-        classes,
-        channels=BACKBONE_CHANNELS,
-        weight=weight,
-        bias=bias,
-        dropout=dropout,
-        seed=seed,
-    )
+    network, channels = create_timm_lite(backbone), BACKBONES[backbone].channels
+    return with_linear_head(network, classes, channels=channels, weight=weight, bias=bias, dropout=dropout, seed=seed)
 
 
 def from_timm(backbone: TimmBackbone, classes: int, *, dropout: float = 0.2, seed: int = 0) -> Network:
     """Return the network to fine-tune on any timm backbone; timm's mean and std of 0..1 become those of 0..255."""
-    mean, std = _in_bytes(backbone.mean), _in_bytes(backbone.std)
-    return with_linear_head(
-        backbone.network, classes, channels=backbone.channels, mean=mean, std=std, dropout=dropout, seed=seed
-    )
+    mean, std = (tuple(255 * part for part in colour) for colour in (backbone.mean, backbone.std))
+    network, channels = backbone.network, backbone.channels
+    return with_linear_head(network, classes, channels=channels, mean=mean, std=std, dropout=dropout, seed=seed)
 
 
 def reference_logits(network: Network, images: Pixels) -> Float32s:
-    """Return float32 logits (n, classes) of images uint8 (n, height, width, 3): what a sealed graph is held against."""
+    """Return float32 logits (n, classes) of images uint8 (n, height, width, 3), to check an exported graph against."""
     with torch.inference_mode():
         logits: Float32s = network(torch.tensor(images).permute(0, 3, 1, 2).float()).numpy()
     return logits
 
 
 def export_head(network: Network) -> Head:
-    """Return the network's head as numpy arrays, copied, ready to be sealed into a graph."""
+    """Return the network's head as copied numpy arrays."""
     weight, bias = _export_layer(network.head.linear)
     if isinstance(network.head, PooledHead):
         return Head(weight, bias, pooling="average")
@@ -312,7 +300,7 @@ def export_head(network: Network) -> Head:
 
 
 def _stack_stages(stages: Sequence[nn.Module]) -> nn.Module:
-    """The stages in a row, one level down: `Network.stages` finds the same parts here as in a backbone's blocks."""
+    """Return the stages nested one level down, where `Network.stages` finds them, as in a pretrained backbone."""
     return nn.Sequential(nn.Sequential(*stages))
 
 
@@ -321,17 +309,13 @@ def _init_small(layer: nn.Linear) -> None:
     nn.init.zeros_(layer.bias)
 
 
-def _in_bytes(colour: Colour) -> Colour:
-    return tuple(255 * part for part in colour)
-
-
 def _export_layer(layer: nn.Linear) -> tuple[Float32s, Float32s]:
     weight, bias = (part.detach().float().cpu().numpy().copy() for part in (layer.weight, layer.bias))
     return weight, bias
 
 
 def _build_seeded(build: Callable[[], Module], seed: int) -> Module:
-    """Build with random weights drawn from this seed, leaving torch's own generator as it was."""
+    """Build with random weights drawn from this seed, without changing torch's global generator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build()

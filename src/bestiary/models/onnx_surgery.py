@@ -1,7 +1,8 @@
-"""A pretrained trunk cut in two: the lower stages as a graph, whose output can be kept, and what it looks like."""
+"""ONNX surgery: extract the frozen stages of a backbone, whose activations can be cached; add global pooling."""
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,18 +16,18 @@ OUTPUT = "activations"
 
 
 def count_frozen_stages(recipe: Recipe) -> int | None:
-    """Return how many stages a resolved recipe leaves as they came and has computed once; None: it sees pixels."""
-    model, learning = recipe.model, recipe.train.unfreeze_stages
-    if model.method != "finetune" or model.backbone not in BACKBONES or learning >= STAGES:
+    """Return how many stages a resolved recipe freezes, whose activations are computed once; None if it caches none."""
+    model, trainable = recipe.model, recipe.train.unfreeze_stages
+    if model.method != "finetune" or model.backbone not in BACKBONES or trainable >= STAGES:
         return None
-    return STAGES - learning
+    return STAGES - trainable
 
 
 @dataclass(frozen=True)
 class FrozenStages:
-    """The first stages of a trunk. graph: serialised, from `images` to `activations` float32 (n, *shape).
+    """The first stages of a backbone. graph: serialised, from `images` to `activations` float32 (n, *shape).
 
-    shape: (height, width, channels), as pictures have it, so that whatever reads pictures reads these.
+    shape: (height, width, channels), the layout of pictures, so that the same loaders read both.
     """
 
     graph: bytes
@@ -34,57 +35,54 @@ class FrozenStages:
 
 
 def extract_frozen_stages(backbone_graph: Path, backbone: str, size: int, stages: int) -> FrozenStages:
-    """Return the first `stages` of the trunk's seven stages, stem included; with all seven it ends in the maps.
+    """Return the first `stages` of the backbone's seven stages, stem included; all seven end in the feature maps.
 
-    trunk: a graph of `built_trunk`. size: height and width of its pictures in pixels.
+    backbone_graph: written by `cached_backbone_graph`. size: height and width of its input in pixels.
     """
     import onnx
 
     model = onnx.load(backbone_graph)
     graph = model.graph
-    cut = _stage_output_name(backbone, stages, {node.name for node in graph.node})
-    place = next(number for number, node in enumerate(graph.node) if node.name == cut)
-    weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    last = [node for node in graph.node[: place + 1] if node.op_type == "Conv"][-1]
-    channels = weights[last.input[1]][0]
-    del graph.node[place + 1 :]
+    names = [node.name for node in graph.node]
+    last = _stage_output_name(backbone, stages, names)
+    del graph.node[names.index(last) + 1 :]
     used = {name for node in graph.node for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-    graph.node.append(onnx.helper.make_node("Transpose", [cut], [OUTPUT], name=OUTPUT, perm=[0, 2, 3, 1]))
+    weights = {tensor.name: tensor for tensor in graph.initializer if tensor.name in used}
+    convolution = [node for node in graph.node if node.op_type == "Conv"][-1]
     cells = _cells(size, stages)
-    shape = (cells, cells, channels)
+    shape = (cells, cells, weights[convolution.input[1]].dims[0])
+    del graph.initializer[:]
+    graph.initializer.extend(weights.values())
+    graph.node.append(onnx.helper.make_node("Transpose", [last], [OUTPUT], name=OUTPUT, perm=[0, 2, 3, 1]))
     del graph.output[:]
     graph.output.append(onnx.helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, ["n", *shape]))
     return FrozenStages(model.SerializeToString(), shape)
 
 
-def _stage_output_name(backbone: str, stages: int, names: set[str]) -> str:
-    """Return the name of the node whose output the stages give."""
+def _stage_output_name(backbone: str, stages: int, names: Container[str]) -> str:
+    """Return the name of the node that ends the stages."""
     if stages == STAGES:
         return "maps"
     if not 0 < stages < STAGES:
-        raise ValueError(f"A trunk has {STAGES} stages; it cannot be cut after {stages}.")
+        raise ValueError(f"A backbone has {STAGES} stages; it cannot be cut after {stages}.")
     block = sum(lite_backbone(backbone).blocks[:stages]) - 1
-    added = f"blocks.{block}.sum"
-    return added if added in names else f"blocks.{block}.project"
+    skip = f"blocks.{block}.sum"
+    return skip if skip in names else f"blocks.{block}.project"
 
 
 def _cells(size: int, stages: int) -> int:
-    for stride in (2, *STAGE_STRIDES[:stages]):  # the stem halves first
+    for stride in (2, *STAGE_STRIDES[:stages]):  # the stem has stride 2
         size = -(-size // stride)
     return size
 
 
 def add_global_pool(backbone: Path) -> bytes:
-    """Return a serialised graph from `images` to `features`, float32 (n, channels): the maps' mean over all places."""
+    """Return a serialised graph from `images` to `features`, float32 (n, channels): globally average-pooled maps."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     model = onnx.load(backbone)
-    maps = model.graph.output[0]
-    channels = maps.type.tensor_type.shape.dim[1].dim_value
+    channels = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     model.graph.initializer.append(numpy_helper.from_array(np.array([2, 3], np.int64), "pooling.axes"))
     model.graph.node.append(helper.make_node("ReduceMean", ["maps", "pooling.axes"], ["features"], keepdims=0))
     del model.graph.output[:]

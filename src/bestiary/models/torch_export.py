@@ -1,4 +1,4 @@
-"""A torch network's trunk as an ONNX graph that takes pictures as they are, proven equal to the network."""
+"""Export of a torch backbone to an ONNX graph with uint8 input, checked to equal the network."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from bestiary.errors import IntegrityError
 from bestiary.models.networks import Network
 
 OPSET = 18
-TOLERANCE = 1e-4  # of the largest value in the maps, or of 1 where they are smaller
+TOLERANCE = 1e-4  # relative to the largest value of the maps, or absolute if that is below 1
 CHATTY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 
 class _ExportWrapper(nn.Module):
-    """The trunk behind everything a caller could get wrong: layout, type and normalisation."""
+    """The backbone with layout, type conversion and normalisation in front."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -37,13 +37,13 @@ class _ExportWrapper(nn.Module):
 def export_backbone(network: Network, size: int) -> onnx.ModelProto:
     """Return the graph `images`: uint8 (n, size, size, 3), any n -> `maps`: float32 (n, channels, h, w).
 
-    It holds layout, type, normalisation and trunk, with all weights inside, in opset 18. The network itself is not
-    changed. Raises IntegrityError when ONNX Runtime's maps differ from torch's in fp32, for one picture or for five.
+    It contains layout, type conversion, normalisation and backbone with all weights, in opset 18. The network is not
+    changed. Raises IntegrityError if the maps of ONNX Runtime and torch differ in fp32, for one picture or for five.
     """
-    shipped = _ExportWrapper(_plain_copy(network)).eval()
+    wrapper = _ExportWrapper(_plain_copy(network)).eval()
     with _quiet_loggers():
         program = torch.onnx.export(
-            shipped,
+            wrapper,
             (torch.zeros(2, size, size, 3, dtype=torch.uint8),),
             dynamo=True,
             opset_version=OPSET,
@@ -54,27 +54,26 @@ def export_backbone(network: Network, size: int) -> onnx.ModelProto:
         )
     assert program is not None
     graph: onnx.ModelProto = program.model_proto
-    _forget_where(graph)
-    _prove(graph, shipped, size)
+    _strip_metadata(graph)
+    _check_equal(graph, wrapper, size)
     return graph
 
 
-def _forget_where(model: onnx.ModelProto) -> None:
-    """Take out what the exporter notes of the code that each node came from: it names folders of this machine."""
-    noted = [model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer]
-    noted += [*model.graph.input, *model.graph.output, *model.functions]
-    noted += [node for function in model.functions for node in function.node]
-    for one in noted:
-        one.ClearField("metadata_props")
-        one.ClearField("doc_string")
+def _strip_metadata(model: onnx.ModelProto) -> None:
+    """Remove the exporter's source locations, which contain folders of this machine."""
+    parts = [model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer]
+    parts += [*model.graph.input, *model.graph.output, *model.functions]
+    for part in [*parts, *(node for function in model.functions for node in function.node)]:
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
 
 
 def _plain_copy(network: Network) -> Network:
     return copy.deepcopy(network).to("cpu", torch.float32).to(memory_format=torch.contiguous_format)
 
 
-def _prove(graph: onnx.ModelProto, wrapper: _ExportWrapper, size: int) -> None:
-    """Compare on random pictures; one and five show that the number of pictures is free."""
+def _check_equal(graph: onnx.ModelProto, wrapper: _ExportWrapper, size: int) -> None:
+    """Compare the maps of random pictures; batches of one and five test that the batch size is free."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -84,25 +83,24 @@ def _prove(graph: onnx.ModelProto, wrapper: _ExportWrapper, size: int) -> None:
         with torch.inference_mode():
             expected: Float32s = wrapper(torch.from_numpy(images)).numpy()
         (maps,) = session.run(["maps"], {"images": images})
-        _compare(np.asarray(maps), expected, count)
+        _compare_maps(np.asarray(maps), expected, count)
 
 
-def _compare(maps: Float32s, expected: Float32s, count: int) -> None:
+def _compare_maps(maps: Float32s, expected: Float32s, count: int) -> None:
     if maps.shape != expected.shape:
-        raise IntegrityError(
-            f"The exported trunk gives maps {maps.shape} for {count} pictures; torch {expected.shape}."
-        )
+        message = f"The exported backbone gives maps {maps.shape} for {count} pictures; torch {expected.shape}."
+        raise IntegrityError(message)
     difference = float(np.abs(maps - expected).max()) / max(1.0, float(np.abs(expected).max()))
     if not difference <= TOLERANCE:
         raise IntegrityError(
-            f"The exported trunk differs from the network by {difference:.1e} of the largest value for {count} "
-            f"pictures; at most {TOLERANCE:.0e} is expected. Nothing was written; please report this."
+            f"The exported backbone differs from the network by {difference:.1e} of the largest value for {count} "
+            f"pictures; expected at most {TOLERANCE:.0e}. Nothing was written; please report this."
         )
 
 
 @contextmanager
 def _quiet_loggers() -> Iterator[None]:
-    """Hold back the exporter's own warnings and log lines below errors; exceptions pass."""
+    """Suppress the exporter's warnings and log lines below the level of errors."""
     loggers = [logging.getLogger(name) for name in CHATTY_LOGGERS]
     levels = [logger.level for logger in loggers]
     try:

@@ -104,7 +104,7 @@ def train_upper_stages(task: TrainingTask, network: Network, settings: LoopSetti
         above.settings,
         UNCHANGED,
         task.run,
-        reporter=task.reporter,
+        reporter=task.context.reporter,
         resume=resume,
         process_group=here,
         should_continue=task.has_time_for_epoch,
@@ -116,7 +116,7 @@ def train_upper_stages(task: TrainingTask, network: Network, settings: LoopSetti
         return calibrated_loss(logits, val.labels), loss_and_macro_f1(logits, val.labels)[1]
 
     share = interpolate_weights(upper, start, judge)
-    task.reporter.info(
+    task.context.reporter.info(
         f"Kept {format_percent(share)} of what the stages above the cut learned, by validation loss and macro-F1."
     )
     return InterpolationResult(result, share, val_logits("float32"))
@@ -149,7 +149,7 @@ def _read_activations(
 ) -> Read:
     """Return how to read the activations of a part's pictures, after computing those that are not kept yet."""
     store = activation_cache(task.cache, frozen_stages, task.preprocess, precision, task.recipe.augment)
-    with task.clock.stage("cache"):
+    with task.context.timer.stage("cache"):
         fill_activation_cache(
             store,
             split_data.paths,
@@ -158,8 +158,8 @@ def _read_activations(
             task.preprocess,
             AugmentedViews(views, task.recipe.augment),
             precision=precision,
-            threads=task.threads,
-            reporter=task.reporter,
+            threads=task.context.threads,
+            reporter=task.context.reporter,
         )
     return make_row_reader(store, split_data.keys)
 
@@ -175,8 +175,10 @@ def _export_trained_model(
 
 
 def _predict_graph_logits(graph: bytes, head: Head, split_data: SplitData, task: TrainingTask) -> Float32s:
-    engine = fastest_engine(graph, threads=task.threads)
-    batches = iter_pixel_batches(split_data.paths, task.preprocess, threads=task.threads, batch_size=engine.batch_size)
+    engine = fastest_engine(graph, threads=task.context.threads)
+    batches = iter_pixel_batches(
+        split_data.paths, task.preprocess, threads=task.context.threads, batch_size=engine.batch_size
+    )
     return np.concatenate([head.logits(outputs["maps"]) for outputs in engine.stream(batches)])
 
 
@@ -185,10 +187,10 @@ def trainable_stages(network: Network, stages: int) -> Network:
 
     Its modules are the whole network's own: training it trains the whole network, and nothing need be put together.
     """
-    trunk = network.trunk
-    blocks = trunk.get_submodule("blocks")
+    backbone = network.backbone
+    blocks = backbone.get_submodule("blocks")
     assert isinstance(blocks, nn.Sequential)
     above: list[nn.Module] = []
     if stages < STAGES:
-        above = [*blocks[stages:], trunk.get_submodule("conv_head"), trunk.get_submodule("bn2")]
+        above = [*blocks[stages:], backbone.get_submodule("conv_head"), backbone.get_submodule("bn2")]
     return Network(nn.Sequential(*above), network.head, mean=(0.0,), std=(1.0,), frozen_statistics=True)
