@@ -209,11 +209,11 @@ def build_search(method: str, queries: Bits, base: Bits, max_queries: int) -> Ca
 
 def search_views(queries: Bits, base: Bits) -> Pairs:
     """Return the candidate pairs that `find_duplicate_pairs` gets from views, before it compares thumbnails."""
-    size = hamming_search._sample_size(len(base))
-    count = hamming_search._samples_needed((1 - duplicates._LOW_DIFFERING) ** size, duplicates.MISSED_VIEWS)
-    samples = hamming_search._iter_bit_samples(duplicates._LOW, size, count)
+    size = hamming_search.sample_size(len(base))
+    agreement = (1 - duplicates._LOW_DIFFERING) ** size
+    samples = hamming_search.iter_bit_samples(duplicates._LOW, size, agreement, duplicates.MISSED_VIEWS)
     views, group = np.split(queries, len(VIEWS)), np.arange(len(base))
-    pairs = hamming_search._search(views, base, duplicates.PROPOSED_BITS, samples, group, available_cores())
+    pairs = hamming_search.search(views, base, duplicates.PROPOSED_BITS, samples, group, available_cores())
     return keep_nearest(len(base), pairs[:, 0], pairs[:, 1], pairs[:, 2])
 
 

@@ -177,7 +177,7 @@ def test_the_hash_of_a_view_is_that_of_the_picture_made_so(tmp_path: Path) -> No
     image = creature(7).resize((400, 300), Image.Resampling.LANCZOS)
     for view in VIEWS:
         left, top = view.across[0], view.down[0]
-        made = crop(left, top, 1 - view.across[1], 1 - view.down[1])(mirror(image) if view.mirrored else image)
+        made = crop(left, top, 1 - view.across[1], 1 - view.down[1])(mirror(image) if view.is_mirrored else image)
         found = measured_of(tmp_path, [image, made], quality=95)
         thumbnails = unpack_thumbnails(found["thumbnail"].to_list())
         seen, wanted = hash_views(thumbnails[:1], view), hash_views(thumbnails[1:], VIEWS[0])
@@ -187,7 +187,7 @@ def test_the_hash_of_a_view_is_that_of_the_picture_made_so(tmp_path: Path) -> No
 
 def test_the_first_view_is_the_whole_picture_and_all_are_different() -> None:
     assert VIEWS[0] == CropView()
-    assert not VIEWS[0].cropped
+    assert not VIEWS[0].is_cropped
     assert len(set(VIEWS)) == len(VIEWS)
 
 

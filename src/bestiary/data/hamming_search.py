@@ -17,28 +17,28 @@ Bits = npt.NDArray[np.uint64]
 
 HASH_BITS = HASH_SIDE**2
 ROWS_AT_ONCE = 512
-ALL_WITH_ALL = 8_192  # up to so many hashes every pair is compared; beyond, those that agree in a sample of bits
-MISSED = 1e-6  # chance that a pair at the very distance asked for agrees in no sample; nearer ones: far less
+ALL_WITH_ALL = 8_192  # with up to so many hashes, every pair is compared; with more, those that agree in a sample
+MISSED = 1e-6  # probability that a pair exactly at the maximum distance agrees in no sample; far lower for nearer ones
 SAMPLES_AT_ONCE = 8
-# Ten thousand frames of one film are fifty million pairs. Of so many hashes that agree in a sample, each is compared
-# with the first ones; of more pairs a picture, those are kept that hold the groups together.
+# Ten thousand frames of one film are fifty million pairs. A hash is compared with at most MAX_MATCHES others that agree
+# in a sample; beyond PAIRS_PER_PICTURE, only the pairs that connect the groups are kept.
 MAX_MATCHES, PAIRS_PER_PICTURE = 64, 10
 
 
 def find_near_pairs(bits: Bits, max_bits: int, *, threads: int = 1) -> Ints:
-    """Return the pairs (i < j) whose hashes differ in `max_bits` bits, as int64 (pairs, 3): i, j, differing bits.
+    """Return the pairs (i < j) whose hashes differ in at most `max_bits` bits, int64 (pairs, 3): i, j, differing bits.
 
-    Up to 8,192 hashes all are compared with all. Of more, those that agree in one of some hundred samples of bits are
-    compared (Indyk and Motwani 1998): a pair at `max_bits` bits is missed with a chance of 1e-6, at three quarters
-    of that with less than 1e-12. Of more than ten pairs a picture, those are kept that hold the groups together.
+    Up to 8,192 hashes are all compared with each other. Of more, those that agree in one of some hundred samples of
+    bits are compared (Indyk and Motwani 1998): a pair at `max_bits` bits is missed with probability 1e-6, at three
+    quarters of that with less than 1e-12. Of more than ten pairs a picture, those that connect the groups are kept.
     """
     if len(bits) <= ALL_WITH_ALL or max_bits < 0:
         return _compare_all(bits, max_bits)
-    size = _sample_size(len(bits))
-    agree = math.comb(HASH_BITS - max_bits, size) / math.comb(HASH_BITS, size)
-    samples = _iter_bit_samples(np.arange(HASH_BITS), size, _samples_needed(agree, MISSED))
-    pairs = _search([bits], bits, max_bits, samples, np.arange(len(bits)), threads)
-    return _sort_unique_pairs(len(bits), pairs)[:, :3]
+    size = sample_size(len(bits))
+    agreement = math.comb(HASH_BITS - max_bits, size) / math.comb(HASH_BITS, size)
+    samples = iter_bit_samples(np.arange(HASH_BITS), size, agreement, MISSED)
+    pairs = search([bits], bits, max_bits, samples, np.arange(len(bits)), threads)
+    return sort_unique_pairs(len(bits), pairs)[:, :3]
 
 
 def hash_bits(phashes: Sequence[str]) -> Bits:
@@ -46,112 +46,106 @@ def hash_bits(phashes: Sequence[str]) -> Bits:
     return np.frombuffer(bytes.fromhex("".join(phashes)), np.uint64).reshape(-1, HASH_BITS // 64)
 
 
-def _pair_codes(count: int, pairs: Ints) -> Ints:
-    """Return a number for each pair of `count` items, the same for (i, j) and (j, i)."""
-    codes: Ints = pairs[:, :2].min(axis=1) * count + pairs[:, :2].max(axis=1)
-    return codes
-
-
-def _sort_unique_pairs(count: int, pairs: Ints) -> Ints:
-    """Return each pair once, the one that differs least, the lower position first."""
+def sort_unique_pairs(count: int, pairs: Ints) -> Ints:
+    """Return each pair of `count` items once, with its smallest distance, sorted, the lower index first."""
     nearest = pairs[np.argsort(pairs[:, 2], kind="stable")]
-    _, first = np.unique(_pair_codes(count, nearest), return_index=True)
-    kept = nearest[first]
-    return np.column_stack([np.sort(kept[:, :2], axis=1), kept[:, 2:]])
+    ends = np.sort(nearest[:, :2], axis=1)
+    _, first = np.unique(ends @ np.array([count, 1]), return_index=True)
+    return np.column_stack([ends[first], nearest[first, 2:]])
 
 
-def _prune_pairs(count: int, pairs: Ints) -> Ints:
-    """Return the pairs, or, of very many, the nearest ones that still hold the groups together."""
+def prune_pairs(count: int, pairs: Ints) -> Ints:
+    """Return the pairs, or, of more than ten a picture, the minimum spanning forest that connects the same groups."""
     if len(pairs) <= PAIRS_PER_PICTURE * count:
         return pairs
-    once = _sort_unique_pairs(count, pairs)
-    if len(once) <= PAIRS_PER_PICTURE * count:
-        return once
+    unique = sort_unique_pairs(count, pairs)
+    if len(unique) <= PAIRS_PER_PICTURE * count:
+        return unique
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import minimum_spanning_tree
 
-    once = once[np.argsort(once[:, 2], kind="stable")]
-    links = coo_array((np.arange(1, len(once) + 1), (once[:, 0], once[:, 1])), shape=(count, count))
+    unique = unique[np.argsort(unique[:, 2], kind="stable")]
+    links = coo_array((np.arange(1, len(unique) + 1), (unique[:, 0], unique[:, 1])), shape=(count, count))
     rank = minimum_spanning_tree(links.tocsr()).data.astype(np.int64) - 1
-    return once[np.sort(rank)]
+    return unique[np.sort(rank)]
+
+
+def sample_size(count: int) -> int:
+    """Return the number of bits of a sample: so many that few of `count` hashes agree in all of them by chance."""
+    return min(max(math.ceil(math.log2(count)) + 2, 8), 22)
+
+
+def iter_bit_samples(bit_indices: Ints, size: int, agreement: float, missed: float) -> Iterator[Ints]:
+    """Yield random samples of bits, so many that a pair agrees in none of them with probability `missed`.
+
+    agreement: probability that the pair agrees in one sample.
+    """
+    count = math.ceil(math.log(missed) / math.log1p(-agreement)) if agreement < 1 else 1
+    random = np.random.default_rng(0)  # a fixed seed: the same pictures give the same groups
+    return (random.choice(bit_indices, size, replace=False) for _ in range(count))
+
+
+def search(
+    queries: Sequence[Bits], reference: Bits, max_bits: int, samples: Iterator[Ints], group: Ints, threads: int
+) -> Ints:
+    """Return the near pairs that agree in a sample, int64 (pairs, 4), each once.
+
+    Columns: i, j in `reference`, differing bits, and which of `queries` has i. Every set of `queries` is compared with
+    `reference`, except for items of the same group.
+    """
+    pairs, count = np.zeros((0, 4), np.int64), len(reference)
+    with ThreadPoolExecutor(threads) as pool:
+        while chunk := list(islice(samples, SAMPLES_AT_ONCE)):
+            more = pool.map(lambda sample: _match_in_sample(queries, reference, max_bits, sample, group), chunk)
+            pairs = np.concatenate([pairs, *more])
+            _, first = np.unique(pairs @ np.array([count, 1, 0, count * count]), return_index=True)
+            pairs = prune_pairs(count, pairs[first])
+    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0], pairs[:, 3]))]
 
 
 def _compare_all(bits: Bits, max_bits: int) -> Ints:
-    """Return the near pairs by comparing all with all, a block of rows at a time."""
-    found = np.zeros((0, 3), np.int64)
+    """Return the near pairs by comparing all hashes with each other, a block of rows at a time."""
+    near = np.zeros((0, 3), np.int64)
     for start in range(0, len(bits), ROWS_AT_ONCE):
         block, rest = bits[start : start + ROWS_AT_ONCE], bits[start:]
         distance = np.zeros((len(block), len(rest)), np.uint16)
         for word in range(bits.shape[1]):
             distance += np.bitwise_count(block[:, word, None] ^ rest[None, :, word])
-        left, right = np.nonzero(distance <= max_bits)
-        keep = left < right
-        left, right = left[keep], right[keep]
-        pairs = np.stack([left + start, right + start, distance[left, right]], axis=1).astype(np.int64)
-        found = _prune_pairs(len(bits), np.concatenate([found, pairs]))
-    return found
+        i, j = np.nonzero(np.triu(distance <= max_bits, k=1))
+        pairs = np.stack([i + start, j + start, distance[i, j]], axis=1).astype(np.int64)
+        near = prune_pairs(len(bits), np.concatenate([near, pairs]))
+    return near
 
 
-def _sample_size(count: int) -> int:
-    """Return of how many bits a sample is made: so many that few of `count` hashes agree in all of them by chance."""
-    return min(max(math.ceil(math.log2(count)) + 2, 8), 22)
-
-
-def _samples_needed(agree: float, missed: float) -> int:
-    return math.ceil(math.log(missed) / math.log1p(-agree)) if agree < 1 else 1
-
-
-def _iter_bit_samples(bit_indices: Ints, size: int, count: int) -> Iterator[Ints]:
-    random = np.random.default_rng(0)  # the same pictures give the same groups
-    return (random.choice(bit_indices, size, replace=False) for _ in range(count))
-
-
-def _search(
-    lefts: Sequence[Bits], right: Bits, max_bits: int, samples: Iterator[Ints], group: Ints, threads: int
-) -> Ints:
-    """Return (i, j in `right`, differing bits, which of `lefts` has i) where a sample agrees and few enough differ.
-
-    int64 (pairs, 4), each once; every set in `lefts` is held against `right`, but for items of one group.
-    """
-    found = np.zeros((0, 4), np.int64)
-    with ThreadPoolExecutor(threads) as pool:
-        while some := list(islice(samples, SAMPLES_AT_ONCE)):
-            more = pool.map(lambda sample: _matches_in_sample(lefts, right, max_bits, sample, group), some)
-            found = np.concatenate([found, *more])
-            _, first = np.unique((found[:, 3] * len(right) + found[:, 0]) * len(right) + found[:, 1], return_index=True)
-            found = _prune_pairs(len(right), found[first])
-    return found[np.lexsort((found[:, 1], found[:, 0], found[:, 3]))]
-
-
-def _matches_in_sample(lefts: Sequence[Bits], right: Bits, max_bits: int, sample: Ints, group: Ints) -> Ints:
-    """Return what `_search` does, of the pairs whose hashes agree in one sample of bits."""
-    found = []
-    key = _key(right, sample)
+def _match_in_sample(queries: Sequence[Bits], reference: Bits, max_bits: int, sample: Ints, group: Ints) -> Ints:
+    """Return the pairs of `search` whose hashes agree in one sample of bits."""
+    key = _key(reference, sample)
     order = np.argsort(key, kind="stable")
     ends = np.concatenate([[0], np.cumsum(np.bincount(key, minlength=1 << len(sample)))])
-    for number, left in enumerate(lefts):
-        i, j = _same_key(key if left is right else _key(left, sample), order, ends)
-        apart = group[i] != group[j]
-        i, j = i[apart], j[apart]
-        distance = np.bitwise_count(left[i] ^ right[j]).sum(axis=1, dtype=np.int64)
+    pairs = []
+    for number, query in enumerate(queries):
+        i, j = _same_key(key if query is reference else _key(query, sample), order, ends)
+        is_apart = group[i] != group[j]
+        i, j = i[is_apart], j[is_apart]
+        distance = np.bitwise_count(query[i] ^ reference[j]).sum(axis=1, dtype=np.int64)
         near = distance <= max_bits
-        found.append(np.column_stack([i[near], j[near], distance[near], np.full(int(near.sum()), number)]))
-    return _prune_pairs(len(right), np.concatenate(found))
+        pairs.append(np.column_stack([i[near], j[near], distance[near], np.full(int(near.sum()), number)]))
+    return prune_pairs(len(reference), np.concatenate(pairs))
 
 
 def _key(bits: Bits, sample: Ints) -> npt.NDArray[np.uint32]:
     """Return the sampled bits of each hash as one number, uint32 (n,)."""
     key = np.zeros(len(bits), np.uint32)
-    for number, place in enumerate(sample.tolist()):
-        word, byte, bit = place // 64, place // 8 % 8, 7 - place % 8  # as numpy.packbits lays them
+    for number, index in enumerate(sample.tolist()):
+        word, byte, bit = index // 64, index // 8 % 8, 7 - index % 8  # the bit order of numpy.packbits
         key |= ((bits[:, word] >> np.uint64(8 * byte + bit)).astype(np.uint32) & np.uint32(1)) << np.uint32(number)
     return key
 
 
 def _same_key(key: npt.NDArray[np.uint32], order: Ints, ends: Ints) -> tuple[Ints, Ints]:
-    """Return i and j of all with equal keys; `order` sorts the others by key, `ends` says where each key's run begins.
+    """Return i and j of all pairs with equal keys.
 
-    ends: int64 (keys + 1,), a leading 0 and the running count.
+    order: int64 (references,), sorts the references by key; ends: int64 (keys + 1,), where the run of each key begins.
     """
     start = ends[key]
     count = np.minimum(ends[key + np.uint32(1)] - start, MAX_MATCHES)
