@@ -13,12 +13,12 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from bestiary import flow, table
+from bestiary import checks, flow, table
+from bestiary.checks import REVIEW_ORDER, TABLE_ORDER, find_check, severity_rank
 from bestiary.data.dataset import AuditedDataset
 from bestiary.demo.dataset import SyntheticDataset, make_synthetic_dataset
 from bestiary.errors import MachineError
-from bestiary.report import audit_cards, audit_checks
-from bestiary.report.audit_checks import URGENT, check_text, severity_rank
+from bestiary.report import audit_cards
 from bestiary.report.audit_page import MAX_PICTURES, fair_shares, write_audit_page
 from bestiary.report.thumbnails import thumbnail_data_uri
 
@@ -85,7 +85,7 @@ def written(pictures: pl.DataFrame, findings: pl.DataFrame, folder: Path, **pass
 
 def section(page: str, check: str) -> str:
     """Return the HTML of one check's section, empty if the page has none."""
-    title = check_text(check).plural
+    title = find_check(check).plural
     sections = re.findall(r'<section class="section".*?</section>', page, re.DOTALL)
     return next((part for part in sections if f'">{title[0].upper()}{title[1:]}' in part.partition("</h3>")[0]), "")
 
@@ -116,7 +116,7 @@ def test_the_overview_counts_what_the_tables_hold(page: str, audited: AuditedDat
     broken = pictures["error"].drop_nulls().len()
     sizes = pictures["group"].value_counts().filter(pl.col("count") > 1)["count"]
     assert f"{pictures.height} pictures in 10 classes; " in text
-    assert " need you: 1 label conflict, " in text
+    assert " need a decision: 1 label conflict, " in text
     assert broken == 3
     for name, value in (
         ("Pictures", pictures.height),
@@ -141,7 +141,7 @@ def test_every_check_that_found_something_has_a_section_in_order_of_seriousness(
     assert f'id="title-{len(checks) + 1}"' not in page
     for check in checks:
         part = section(page, check)
-        for words in (check_text(check).effect, check_text(check).remedy):
+        for words in (find_check(check).effect, find_check(check).remedy):
             assert words in part
     assert page.index(section(page, "label-conflict")) < page.index(section(page, "exact-duplicate"))
 
@@ -231,16 +231,16 @@ def test_what_is_only_noted_is_shown_last_and_asks_for_nothing(tmp_path: Path) -
     rows = [finding("alpha", one, is_issue=False), finding("dark", other), finding("blurry", one, is_issue=False)]
     page = written(pictures, finding_rows(rows), tmp_path)
     assert 0 < page.index(section(page, "dark")) < page.index(section(page, "alpha"))
-    assert "nothing needs you" in page
+    assert "no finding needs a decision" in page
     assert not section(page, "blurry")  # measured and passed
 
 
 def test_nothing_found_is_said(tmp_path: Path) -> None:
     pictures = picture_rows([tmp_path / "a.png", tmp_path / "b.png"], ["cow", "dog"])
     text = Outline(written(pictures, finding_rows([]), tmp_path)).text
-    assert "2 pictures in 2 classes; nothing was found wrong." in text
-    assert "Nothing that deserves a look" in text
-    assert "one by one" not in text
+    assert "2 pictures in 2 classes; no problem was found." in text
+    assert "No problem was found" in text
+    assert "The findings by check" not in text
 
 
 def test_no_pictures_at_all_is_a_page_too(tmp_path: Path) -> None:
@@ -279,13 +279,23 @@ def test_checks_that_nobody_wrote_about_are_shown_after_those_that_need_a_person
 
 
 def test_every_check_of_the_contract_is_explained() -> None:
-    unknown = check_text("sideways-glance")
-    for check in (*table.CHECKS, *NEW_CHECKS[:-1], "left-out"):
-        said = check_text(check)
-        assert said.effect != unknown.effect
-        assert said.meaning
-        assert said.needs_you == (check in URGENT)
-    assert set(audit_checks.CHECKS) == set(table.CHECKS) | set(NEW_CHECKS[:-1])
+    unknown = find_check("sideways-glance")
+    for name in (*table.CHECKS, *NEW_CHECKS[:-1], "left-out"):
+        check = find_check(name)
+        assert check.effect != unknown.effect
+        assert check.meaning
+        assert check.needs_person == (severity_rank(name) < severity_rank("sideways-glance"))
+    assert {check.name for check in checks.CHECKS} == set(table.CHECKS) | {"left-out"}
+
+
+def test_checks_have_one_place_each_in_the_table_and_in_the_review() -> None:
+    orders = [check.table_order for check in checks.CHECKS if check.table_order]
+    assert sorted(orders) == list(range(1, len(TABLE_ORDER) + 1))
+    reviewed = [find_check(name).review_order for name in REVIEW_ORDER]
+    assert reviewed == list(range(1, len(REVIEW_ORDER) + 1))
+    ranks = {"decide": 0, "know": 1, "note": 2}
+    severities = [ranks[check.severity] for check in checks.CHECKS]
+    assert severities == sorted(severities)
 
 
 def test_a_finding_about_a_row_that_the_table_lacks_is_shown_by_its_path(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from bestiary.errors import SourceError
-from bestiary.inference.inputs import LIST, describe_skipped, find_pictures, read_path_list
+from bestiary.inference.inputs import LIST, find_pictures, read_path_list
+from bestiary.text import describe_skipped
 
 NOTHING = io.BytesIO()
 

@@ -118,16 +118,16 @@ def test_the_summary_fits_into_a_pull_request(run: Path) -> None:
     assert len(summary) < 3000
     assert lines[0].startswith("### Right ")
     assert "1. **Add pictures of" in summary
-    assert "Taken for another most:" in summary
+    assert "Most frequent mistakes:" in summary
     assert "Accuracy" in summary
 
 
 def test_both_say_when_the_test_pictures_were_looked_at_again(run: Path, tmp_path: Path) -> None:
     texts = [(run / name).read_text(encoding="utf-8") for name in ("README.md", "report.md")]
     assert not any("were scored" in text for text in texts)
-    assert "were not used to learn" in texts[0]
+    assert "were not used for training" in texts[0]
     again = make_run(tmp_path / "run", drawn_pictures(tmp_path / "pictures", LABELS, 12), changed={"test_scored": 2})
     write_report(again)
     texts = [(again / name).read_text(encoding="utf-8") for name in ("README.md", "report.md")]
     assert all("The test pictures were scored 2 times" in text for text in texts)
-    assert "were not used to learn" not in texts[0]
+    assert "were not used for training" not in texts[0]

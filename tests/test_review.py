@@ -1,4 +1,4 @@
-"""What there is to review, how decisions are kept, and who may ask the page's server."""
+"""The review queue, the decision log, and the server of the review page."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ pytest.importorskip("sklearn")
 from fastapi.testclient import TestClient
 
 from bestiary import table
+from bestiary.checks import REVIEW_ORDER
+from bestiary.context import Context
 from bestiary.data.corrections import append, make_correction, read_corrections
 from bestiary.errors import MachineError, SourceError
 from bestiary.evaluation.neighbours import nearest_neighbours
-from bestiary.files import cache_folder
 from bestiary.flow import audit
-from bestiary.progress import SilentReporter
 from bestiary.review.app import create_app
 from bestiary.review.decisions import DecisionLog, reviewer_name
-from bestiary.review.queue import CHECKS, MIN_MISTAKE_CONFIDENCE, build_queue
+from bestiary.review.queue import MIN_MISTAKE_CONFIDENCE, build_queue
 from bestiary.review.review_session import ReviewSession
 from bestiary.web.settings import ServerSettings
 from reviewed_run import plant
@@ -41,50 +41,50 @@ HOME = "http://127.0.0.1"
 
 @pytest.fixture(scope="module")
 def run(probed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with suspects, duplicates, a label conflict and an outlier. Shared: copy what you change."""
+    """A run with suspect labels, duplicates, a label conflict and an outlier. Shared: copy what you change."""
     return plant(probed, tmp_path_factory.mktemp("reviewed") / "run")
 
 
 @pytest.fixture
-def desk(run: Path, tmp_path: Path) -> ReviewSession:
+def session(run: Path, tmp_path: Path) -> ReviewSession:
     return ReviewSession(run, DecisionLog(tmp_path / "corrections.csv", "anna"), threads=1)
 
 
 @pytest.fixture
-def client(desk: ReviewSession) -> Iterator[TestClient]:
-    app = create_app(desk, ServerSettings(token=TOKEN))
-    with TestClient(app, base_url=HOME, headers={"Authorization": f"Bearer {TOKEN}"}) as made:
-        yield made
+def client(session: ReviewSession) -> Iterator[TestClient]:
+    app = create_app(session, ServerSettings(token=TOKEN))
+    with TestClient(app, base_url=HOME, headers={"Authorization": f"Bearer {TOKEN}"}) as client:
+        yield client
 
 
-# ---- What there is to review -------------------------------------------------------------------------------------
+# ---- The queue ---------------------------------------------------------------------------------------------------
 
 
 def pictures_of(*rows: tuple[int, str, str, int]) -> pl.DataFrame:
     """A picture table of `row_id, label, sha256, group`."""
     plain = {"bytes": 1, "width": 9, "height": 9, "format": "PNG", "phash": "", "split": "train", "error": None}
-    made = [
+    table_rows = [
         {"row_id": row, "path": f"/p/{label}/{row}.png", "label": label, "sha256": content, "group": group, **plain}
         for row, label, content, group in rows
     ]
-    return pl.DataFrame(made, schema=table.PICTURES)
+    return pl.DataFrame(table_rows, schema=table.PICTURES)
 
 
 def findings_of(*rows: tuple[str, int, float]) -> pl.DataFrame:
-    made = [
+    table_rows = [
         {"check": check, "row_id": row, "score": score, "is_issue": True, "message": f"{check}!"}
         for check, row, score in rows
     ]
-    return pl.DataFrame(made, schema=table.FINDINGS)
+    return pl.DataFrame(table_rows, schema=table.FINDINGS)
 
 
 def predictions_of(*rows: tuple[int, str, str, float, bool]) -> pl.DataFrame:
     names = ("row_id", "label", "predicted", "probability", "unknown")
-    made = [{**dict(zip(names, row, strict=True)), "familiarity": 0.1, "split": "test"} for row in rows]
-    return pl.DataFrame(made, schema=table.PREDICTIONS)
+    table_rows = [{**dict(zip(names, row, strict=True)), "familiarity": 0.1, "split": "test"} for row in rows]
+    return pl.DataFrame(table_rows, schema=table.PREDICTIONS)
 
 
-def test_each_content_comes_once_with_all_its_reasons_the_gravest_first() -> None:
+def test_each_content_is_queued_once_with_all_its_reasons_the_most_serious_first() -> None:
     pictures = pictures_of((0, "cat", A, 0), (1, "dog", A, 0), (2, "cat", B, 0), (3, "dog", C, 3))
     findings = findings_of(
         ("exact-duplicate", 1, 0.0), ("near-duplicate", 2, 0.1), ("suspect-label", 3, 0.05), ("label-conflict", 1, 0.0)
@@ -96,7 +96,7 @@ def test_each_content_comes_once_with_all_its_reasons_the_gravest_first() -> Non
         (2, ["near-duplicate"]),
     ]
     first = items[0]
-    assert (first.copies, first.near_duplicates, first.name, first.suggested) == ((0,), (2,), "dog/1.png", "dog")
+    assert (first.copies, first.near_duplicates, first.name, first.suggested_label) == ((0,), (2,), "dog/1.png", "dog")
 
 
 def test_within_a_check_the_worst_comes_first() -> None:
@@ -105,7 +105,7 @@ def test_within_a_check_the_worst_comes_first() -> None:
     assert [item.row for item in build_queue(pictures, findings, predictions_of())] == [1, 2, 0]
 
 
-def test_a_mistake_counts_where_the_model_was_sure_and_did_answer() -> None:
+def test_a_mistake_is_queued_if_the_model_was_confident_and_not_unknown() -> None:
     pictures = pictures_of((0, "cat", A, 0), (1, "cat", B, 1), (2, "cat", C, 2))
     predictions = predictions_of(
         (0, "cat", "dog", MIN_MISTAKE_CONFIDENCE - 0.01, False),
@@ -113,13 +113,13 @@ def test_a_mistake_counts_where_the_model_was_sure_and_did_answer() -> None:
         (2, "cat", "dog", MIN_MISTAKE_CONFIDENCE, False),
     )
     items = build_queue(pictures, findings_of(), predictions)
-    assert [(item.row, item.reasons[0].check, item.suggested) for item in items] == [
+    assert [(item.row, item.reasons[0].check, item.suggested_label) for item in items] == [
         (2, "confident-mistake", "dog"),
         (1, "unknown", None),
     ]
 
 
-def test_what_is_settled_unreadable_or_not_for_a_person_is_passed_over() -> None:
+def test_resolved_unreadable_and_unreviewable_findings_are_skipped() -> None:
     pictures = pictures_of((0, "cat", A, 0), (1, "cat", B, 1)).with_columns(
         error=pl.when(pl.col("row_id") == 1).then(pl.lit("gone")).otherwise(None)
     )
@@ -132,7 +132,7 @@ def test_what_is_settled_unreadable_or_not_for_a_person_is_passed_over() -> None
 # ---- Decisions ---------------------------------------------------------------------------------------------------
 
 
-def test_a_decision_is_in_the_file_at_once_with_the_name_of_who_made_it(tmp_path: Path) -> None:
+def test_a_decision_is_saved_at_once_with_the_name_of_the_reviewer(tmp_path: Path) -> None:
     file = tmp_path / "new" / "corrections.csv"
     DecisionLog(file, "anna").add(A, "relabel", "cat", "tail: striped")
     DecisionLog(file, "ben").add(B, "drop")
@@ -144,24 +144,24 @@ def test_a_decision_is_in_the_file_at_once_with_the_name_of_who_made_it(tmp_path
     assert all(row.when for row in rows)
 
 
-def test_a_note_of_several_lines_becomes_one_and_can_be_taken_back(tmp_path: Path) -> None:
+def test_a_note_of_several_lines_becomes_one_and_can_be_undone(tmp_path: Path) -> None:
     mine = DecisionLog(tmp_path / "corrections.csv", "anna")
-    [made] = mine.add("a" * 64, "keep", note="blurred\r\n and  dark\r").rows
-    assert made.note == "anna: blurred and dark"
+    [decision] = mine.add("a" * 64, "keep", note="blurred\r\n and  dark\r").rows
+    assert decision.note == "anna: blurred and dark"
     mine.undo()
     assert mine.all().rows == ()
 
 
-def test_undo_takes_back_ones_own_last_decision_and_leaves_those_of_others(tmp_path: Path) -> None:
+def test_undo_removes_ones_own_last_decision_and_leaves_those_of_others(tmp_path: Path) -> None:
     file = tmp_path / "corrections.csv"
     append(file, [make_correction(C, "keep", note="old", when="")])
     anna, ben = DecisionLog(file, "anna"), DecisionLog(file, "ben")
     anna.add(A, "keep")
     anna.add(B, "drop")
     ben.add(B, "keep")
-    taken = anna.undo()
-    assert taken is not None
-    assert (taken.sha256, taken.action) == (B, "drop")
+    undone = anna.undo()
+    assert undone is not None
+    assert (undone.sha256, undone.action) == (B, "drop")
     assert [(row.sha256[0], reviewer_name(row)) for row in read_corrections(file).rows] == [
         ("c", "old"),
         ("a", "anna"),
@@ -193,7 +193,7 @@ def test_two_reviewers_in_two_processes_lose_no_line(tmp_path: Path) -> None:
         assert [int(row.sha256, 16) for row in rows if reviewer_name(row) == name] == list(range(25))
 
 
-def test_a_file_that_somebody_broke_is_left_as_it_is(run: Path, tmp_path: Path) -> None:
+def test_a_malformed_file_is_not_changed(run: Path, tmp_path: Path) -> None:
     file = tmp_path / "corrections.csv"
     file.write_text("not,a,corrections,file\n")
     with pytest.raises(SourceError, match='no column "sha256"'):
@@ -213,116 +213,119 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 def test_the_nearest_are_those_of_the_same_direction_but_not_ones_own_duplicates() -> None:
-    known = np.array([[1, 0], [0.9, 0.1], [-1, 0.2], [0, 1], [0.1, -1]], np.float32)
-    asked = known[[0, 3]] + np.float32(0.01)
+    reference = np.array([[1, 0], [0.9, 0.1], [-1, 0.2], [0, 1], [0.1, -1]], np.float32)
+    query = reference[[0, 3]] + np.float32(0.01)
     groups = np.array([7, 7, 1, 2, 3])
-    found = nearest_neighbours(asked, known, groups[[0, 3]], groups, 3)
-    assert found[1].tolist() == [2, 1, 0]
-    assert set(found[0]) == {2, 3, 4}
-    assert nearest_neighbours(asked[:1], known[:2], groups[:1], groups[:2], 3).tolist() == [[-1, -1, -1]]
+    neighbours = nearest_neighbours(query, reference, groups[[0, 3]], groups, 3)
+    assert neighbours[1].tolist() == [2, 1, 0]
+    assert set(neighbours[0]) == {2, 3, 4}
+    assert nearest_neighbours(query[:1], reference[:2], groups[:1], groups[:2], 3).tolist() == [[-1, -1, -1]]
 
 
-def test_the_nearest_are_training_pictures_of_other_groups(desk: ReviewSession) -> None:
-    row = next(iter(desk.items))
-    assert desk.model_prediction(row)["neighbours"] is None
-    desk.start_neighbour_search(cache_folder(), threads=1, reporter=SilentReporter())
-    pictures = {one["row_id"]: one for one in pl.read_parquet(desk.run / "pictures.parquet").iter_rows(named=True)}
-    for row in desk.items:
-        near = desk.model_prediction(row)["neighbours"]
+def test_the_nearest_are_training_pictures_of_other_groups(session: ReviewSession) -> None:
+    row = next(iter(session.items))
+    assert session.model_prediction(row)["neighbours"] is None
+    session.start_neighbour_search(Context(threads=1))
+    pictures = {
+        picture["row_id"]: picture
+        for picture in pl.read_parquet(session.run / "pictures.parquet").iter_rows(named=True)
+    }
+    for row in session.items:
+        near = session.model_prediction(row)["neighbours"]
         assert len(near) == 6
-        assert {one["split"] for one in near} == {"train"}
-        assert pictures[row]["group"] not in {pictures[one["row"]]["group"] for one in near}
+        assert {neighbour["split"] for neighbour in near} == {"train"}
+        assert pictures[row]["group"] not in {pictures[neighbour["row"]]["group"] for neighbour in near}
 
 
 # ---- The server --------------------------------------------------------------------------------------------------
 
 
-def test_the_overview_has_all_that_the_page_needs(client: TestClient, desk: ReviewSession) -> None:
-    told = client.get("/overview").json()
-    assert told["labels"] == ["bird", "fish", "rabbit", "spider"]
-    assert [item["row"] for item in told["items"]] == list(desk.items)
-    counts = {check["check"]: check["count"] for check in told["checks"]}
+def test_the_overview_has_everything_the_page_needs(client: TestClient, session: ReviewSession) -> None:
+    overview = client.get("/overview").json()
+    assert overview["labels"] == ["bird", "fish", "rabbit", "spider"]
+    assert [item["row"] for item in overview["items"]] == list(session.items)
+    counts = {check["check"]: check["count"] for check in overview["checks"]}
     assert counts["suspect-label"] == 16
-    assert {"suspect-label", "near-duplicate", "outlier"} <= counts.keys() <= set(CHECKS)
-    assert told["commands"][0].startswith("bestiary train /")
-    assert told["commands"][0].endswith(f"--corrections {desk.decisions.path}")
-    assert told["commands"][1] == f"bestiary compare {desk.run} runs/latest --labels-of runs/latest"
+    assert {"suspect-label", "near-duplicate", "outlier"} <= counts.keys() <= set(REVIEW_ORDER)
+    assert overview["commands"][0].startswith("bestiary train /")
+    assert overview["commands"][0].endswith(f"--corrections {session.decisions.path}")
+    assert overview["commands"][1] == f"bestiary compare {session.run} runs/latest --labels-of runs/latest"
 
 
-def test_each_tab_takes_back_its_own(tmp_path: Path) -> None:
+def test_each_tab_undoes_its_own_decisions(tmp_path: Path) -> None:
     mine = DecisionLog(tmp_path / "corrections.csv", "anna")
     for sha256, tab in ((A, "one"), (B, "two"), (C, "one")):
         mine.add(sha256, "keep", tab=tab)
-    taken = [mine.undo("two"), mine.undo("two"), mine.undo("one")]
-    assert [one and one.sha256 for one in taken] == [B, None, C]
+    undone = [mine.undo("two"), mine.undo("two"), mine.undo("one")]
+    assert [decision and decision.sha256 for decision in undone] == [B, None, C]
     assert [row.sha256 for row in mine.all().rows] == [A]
 
 
-def test_what_to_do_next_names_the_run_itself_and_all_of_its_sources(desk: ReviewSession, tmp_path: Path) -> None:
+def test_the_next_commands_name_the_run_itself_and_all_of_its_sources(session: ReviewSession, tmp_path: Path) -> None:
     facts = {"pictures": ["/some where/one", "/two.zip"], "labels": "/maps/mine.csv"}
-    shutil.copytree(desk.run, own := tmp_path / "own")
+    shutil.copytree(session.run, own := tmp_path / "own")
     (own / "environment.json").write_text(json.dumps(facts), encoding="utf-8")
     (latest := tmp_path / "latest").symlink_to(own, target_is_directory=True)
-    train, compare = ReviewSession(latest, desk.decisions, threads=1).commands()
+    train, compare = ReviewSession(latest, session.decisions, threads=1).commands()
     assert train.startswith("bestiary train '/some where/one' /two.zip --recipe ")
-    assert f"--labels /maps/mine.csv --corrections {desk.decisions.path}" in train
+    assert f"--labels /maps/mine.csv --corrections {session.decisions.path}" in train
     assert compare.startswith(f"bestiary compare {own.resolve()} runs/latest")  # `latest` is another run by then
     here = ReviewSession(latest, DecisionLog(Path("mine.csv"), "anna"), threads=1).commands()[0]
     assert f"--corrections {Path('mine.csv').resolve()}" in here  # and may be typed in another folder
 
 
-def test_an_opinion_is_what_the_predictor_says(client: TestClient, desk: ReviewSession) -> None:
-    row = next(row for row, item in desk.items.items() if item.split == "train")
-    told = client.get(f"/opinion/{row}").json()
-    assert told["learned"] is True
-    assert sum(share for _, share in told["shares"]) == pytest.approx(1, abs=1e-5)
-    shares = [share for _, share in told["shares"]]
-    assert shares == sorted(shares, reverse=True)
+def test_the_prediction_route_gives_ranked_probabilities(client: TestClient, session: ReviewSession) -> None:
+    row = next(row for row, item in session.items.items() if item.split == "train")
+    prediction = client.get(f"/opinion/{row}").json()
+    assert prediction["learned"] is True
+    probabilities = [probability for _, probability in prediction["shares"]]
+    assert sum(probabilities) == pytest.approx(1, abs=1e-5)
+    assert probabilities == sorted(probabilities, reverse=True)
     assert client.get("/opinion/99999").status_code == 404
 
 
-def test_decisions_reach_the_file_and_training(client: TestClient, desk: ReviewSession, faulty: Any) -> None:
-    suspect = next(item for item in desk.items.values() if item.suggested)
-    asked = {"row": suspect.row, "action": "relabel", "label": suspect.suggested}
-    told = client.post("/decide", json=asked | {"tab": "one"})
-    assert told.status_code == 200
-    made = told.json()["decisions"][str(suspect.row)]
-    assert (made["action"], made["label"], made["by"]) == ("relabel", suspect.suggested, "anna")
-    found = audit(faulty.folder, corrections=desk.decisions.path, threads=1).pictures
-    assert set(found.filter(pl.col("sha256") == suspect.sha256)["label"]) == {suspect.suggested}
+def test_decisions_reach_the_file_and_training(client: TestClient, session: ReviewSession, faulty: Any) -> None:
+    suspect = next(item for item in session.items.values() if item.suggested_label)
+    body = {"row": suspect.row, "action": "relabel", "label": suspect.suggested_label}
+    response = client.post("/decide", json=body | {"tab": "one"})
+    assert response.status_code == 200
+    decision = response.json()["decisions"][str(suspect.row)]
+    assert (decision["action"], decision["label"], decision["by"]) == ("relabel", suspect.suggested_label, "anna")
+    corrected = audit(faulty.folder, corrections=session.decisions.path, threads=1).pictures
+    assert set(corrected.filter(pl.col("sha256") == suspect.sha256)["label"]) == {suspect.suggested_label}
     assert client.post("/undo", json={"tab": "two"}).json()["row"] is None
     assert client.post("/undo", json={"tab": "one"}).json() == {"row": suspect.row, "decisions": {}}
     assert client.post("/undo").json() == {"row": None, "decisions": {}}
 
 
-def test_decisions_of_another_reviewer_are_shown(client: TestClient, desk: ReviewSession) -> None:
-    item = next(iter(desk.items.values()))
-    DecisionLog(desk.decisions.path, "ben").add(item.sha256, "drop", note="blurred")
-    told = client.get("/decisions").json()["decisions"]
-    assert set(told) == {str(row) for row in (item.row, *item.copies)}
-    assert (told[str(item.row)]["by"], told[str(item.row)]["note"]) == ("ben", "ben: blurred")
+def test_decisions_of_another_reviewer_are_shown(client: TestClient, session: ReviewSession) -> None:
+    item = next(iter(session.items.values()))
+    DecisionLog(session.decisions.path, "ben").add(item.sha256, "drop", note="blurred")
+    decisions = client.get("/decisions").json()["decisions"]
+    assert set(decisions) == {str(row) for row in (item.row, *item.copies)}
+    assert (decisions[str(item.row)]["by"], decisions[str(item.row)]["note"]) == ("ben", "ben: blurred")
 
 
 @pytest.mark.parametrize(
-    ("asked", "status", "says"),
+    ("body", "status", "message"),
     [
         ({"row": 99999, "action": "keep"}, 404, "nothing to review under number 99999"),
         ({"row": None, "action": "relabel", "label": "otter"}, 422, "No picture has the label"),
         ({"row": None, "action": "burn"}, 422, "burn"),
     ],
 )
-def test_a_decision_that_makes_no_sense_is_refused_and_not_written(
-    asked: dict[str, Any], status: int, says: str, client: TestClient, desk: ReviewSession
+def test_an_invalid_decision_is_rejected_and_not_saved(
+    body: dict[str, Any], status: int, message: str, client: TestClient, session: ReviewSession
 ) -> None:
-    asked = {**asked, "row": next(iter(desk.items)) if asked["row"] is None else asked["row"]}
-    answer = client.post("/decide", json=asked)
+    body = {**body, "row": next(iter(session.items)) if body["row"] is None else body["row"]}
+    answer = client.post("/decide", json=body)
     assert answer.status_code == status
-    assert says in answer.text
-    assert not desk.decisions.path.exists()
+    assert message in answer.text
+    assert not session.decisions.path.exists()
 
 
-def test_pictures_of_the_run_are_served_as_copies_by_their_number(client: TestClient, desk: ReviewSession) -> None:
-    row = next(iter(desk.items))
+def test_pictures_of_the_run_are_served_as_copies_by_their_number(client: TestClient, session: ReviewSession) -> None:
+    row = next(iter(session.items))
     large, small = (client.get(f"/picture/{row}/{size}") for size in ("large", "small"))
     assert large.headers["content-type"] == small.headers["content-type"] == "image/jpeg"
     assert large.content.startswith(b"\xff\xd8")
@@ -337,7 +340,7 @@ def test_nothing_else_is_served(path: str, client: TestClient) -> None:
     assert client.get(path).status_code in (404, 422)
 
 
-def test_a_file_that_is_not_the_one_of_the_run_any_more_is_not_shown(run: Path, faulty: Any, tmp_path: Path) -> None:
+def test_a_file_that_has_changed_since_the_run_is_not_shown(run: Path, faulty: Any, tmp_path: Path) -> None:
     own = tmp_path / "run"
     shutil.copytree(run, own)
     pictures = pl.read_parquet(own / "pictures.parquet")
@@ -349,22 +352,22 @@ def test_a_file_that_is_not_the_one_of_the_run_any_more_is_not_shown(run: Path, 
     for path in (changed, gone):
         moved = pictures.with_columns(path=pl.when(pl.col("row_id") == row).then(pl.lit(str(path))).otherwise("path"))
         table.write(moved, own / "pictures.parquet")
-        desk = ReviewSession(own, DecisionLog(tmp_path / "corrections.csv", "anna"), threads=1)
-        client = TestClient(create_app(desk, ServerSettings(token=TOKEN)), base_url=HOME)
+        session = ReviewSession(own, DecisionLog(tmp_path / "corrections.csv", "anna"), threads=1)
+        client = TestClient(create_app(session, ServerSettings(token=TOKEN)), base_url=HOME)
         answer = client.get(f"/picture/{row}/large", headers={"Authorization": f"Bearer {TOKEN}"})
         assert answer.status_code == 410
         assert path.name in answer.text or "has changed since the run" in answer.text
 
 
-def test_only_who_has_the_token_sees_anything_but_the_empty_page(client: TestClient, desk: ReviewSession) -> None:
-    row = next(iter(desk.items))
+def test_without_the_token_only_the_empty_page_is_served(client: TestClient, session: ReviewSession) -> None:
+    row = next(iter(session.items))
     del client.headers["Authorization"]
     for path in ("/overview", "/decisions", f"/opinion/{row}", f"/picture/{row}/large", "/docs", "/openapi.json"):
         assert client.get(path).status_code in (401, 404), path
     assert client.post("/decide", json={"row": row, "action": "keep"}).status_code == 401
     for path in ("/", "/page/review.js", "/page/review.css", "/page/style.css"):
         assert client.get(path).status_code == 200
-    assert str(desk.items[row].label) not in client.get("/").text
+    assert str(session.items[row].label) not in client.get("/").text
 
 
 @pytest.mark.parametrize(
@@ -376,19 +379,19 @@ def test_only_who_has_the_token_sees_anything_but_the_empty_page(client: TestCli
         ({"Origin": HOME}, 200),
     ],
 )
-def test_pages_of_other_sites_are_refused(
-    headers: dict[str, str], status: int, client: TestClient, desk: ReviewSession
+def test_cross_site_requests_are_rejected(
+    headers: dict[str, str], status: int, client: TestClient, session: ReviewSession
 ) -> None:
-    answer = client.post("/decide", json={"row": next(iter(desk.items)), "action": "keep"}, headers=headers)
+    answer = client.post("/decide", json={"row": next(iter(session.items)), "action": "keep"}, headers=headers)
     assert answer.status_code == status
-    assert desk.decisions.path.exists() == (status == 200)
+    assert session.decisions.path.exists() == (status == 200)
 
 
 # ---- The command -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_the_command_prints_its_address_and_at_the_end_what_to_do_next(run: Path, tmp_path: Path) -> None:
+def test_the_command_prints_its_address_and_at_the_end_the_next_commands(run: Path, tmp_path: Path) -> None:
     import urllib.request
 
     file = tmp_path / "mine.csv"
@@ -399,12 +402,12 @@ def test_the_command_prints_its_address_and_at_the_end_what_to_do_next(run: Path
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
     with urllib.request.urlopen(urllib.request.Request(f"{address}overview", headers=headers), timeout=60) as answer:
         row = json.load(answer)["items"][0]["row"]
-    asked = json.dumps({"row": row, "action": "drop"}).encode()
-    with urllib.request.urlopen(urllib.request.Request(f"{address}decide", asked, headers), timeout=60) as answer:
+    body = json.dumps({"row": row, "action": "drop"}).encode()
+    with urllib.request.urlopen(urllib.request.Request(f"{address}decide", body, headers), timeout=60) as answer:
         assert answer.status == 200
     os.kill(server.pid, signal.SIGINT)
-    told = json.loads(server.communicate(timeout=60)[0])
+    summary = json.loads(server.communicate(timeout=60)[0])
     assert server.returncode == 0
-    assert (told["corrections"], told["keep"], told["relabel"], told["drop"]) == (str(file), 0, 0, 1)
-    assert [command.split()[1] for command in told["next"]] == ["train", "compare"]
+    assert (summary["corrections"], summary["keep"], summary["relabel"], summary["drop"]) == (str(file), 0, 0, 1)
+    assert [command.split()[1] for command in summary["next"]] == ["train", "compare"]
     assert len(read_corrections(file).rows) == 1

@@ -43,8 +43,8 @@ def audit(
     require_extra("train")
     from bestiary import flow
     from bestiary.cli.audit_table import audit_json, print_audit
+    from bestiary.checks import FAILS_STRICT
     from bestiary.data.assign_splits import why_not_trainable
-    from bestiary.data.audit import SERIOUS
     from bestiary.progress import make_reporter
     from bestiary.report.audit_page import write_audit
 
@@ -59,5 +59,5 @@ def audit(
         print_audit(found, page)
         if refused:
             typer.echo(f"Training on these pictures would be refused. {refused}")
-    if strict and SERIOUS & set(found.findings.filter("is_issue")["check"]):  # what somebody decided to keep is none
+    if strict and FAILS_STRICT & set(found.findings.filter("is_issue")["check"]):  # what somebody decided to keep is none
         raise typer.Exit(CHECK_FAILED)

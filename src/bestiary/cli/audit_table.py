@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from bestiary.text import describe_skipped
+
 if TYPE_CHECKING:
     import polars as pl
 
@@ -63,9 +65,8 @@ def print_audit(dataset: AuditedDataset, page: Path | None) -> None:
     else:
         for line in lines:
             typer.echo(f"{line.n:7,}  {line.check:16} {line.example}")
-    if dataset.passed_over:
-        listed = ", ".join(f"{n:,} {reason}" for reason, n in dataset.passed_over.items())
-        typer.echo(f"Passed over: {listed}.")
+    if skipped := describe_skipped(dataset.passed_over):
+        typer.echo(skipped)
     for words in skipped_check_messages(dataset):
         typer.echo(words)
     if page is not None:
@@ -76,15 +77,14 @@ def print_audit(dataset: AuditedDataset, page: Path | None) -> None:
 
 def audit_lines(dataset: AuditedDataset) -> list[AuditRow]:
     """Return one line for each check that found something: serious, then the others, then what is only noted."""
-    from bestiary.data.audit import SERIOUS
-    from bestiary.report.audit_checks import check_text, severity_rank
+    from bestiary.checks import FAILS_STRICT, find_check, severity_rank
 
     lines = []
     for (check,), rows in dataset.findings.group_by(["check"], maintain_order=True):
         name, issues = str(check), rows.filter("is_issue")
         shown = issues if issues.height else rows
-        said, example, found_any = check_text(name), _format_example(shown.row(0, named=True)), issues.height > 0
-        grave, open_question = found_any and name in SERIOUS, found_any and said.needs_you
+        said, example, found_any = find_check(name), _format_example(shown.row(0, named=True)), issues.height > 0
+        grave, open_question = found_any and name in FAILS_STRICT, found_any and said.needs_person
         lines.append(AuditRow(name, shown.height, said.meaning, example, grave, open_question, found_any))
     return sorted(lines, key=lambda line: (not line.serious, not line.is_issue, severity_rank(line.check)))
 

@@ -17,6 +17,7 @@ from bestiary.cli.options import AsJson, Format, Quiet, RunPath, Threads
 from bestiary.cli.output import print_json
 from bestiary.errors import SourceError, UserError
 from bestiary.inference import heatmap
+from bestiary.text import describe_skipped
 
 if TYPE_CHECKING:
     from bestiary.inference.output_file import PredictionFile
@@ -91,7 +92,7 @@ def predict(
             writers.write_predictions(
                 passing, written, _stdout(), classes=predictor.classes, top=top, sets=sets is not None
             )
-    for words in (inputs.describe_skipped(passed_over), explain_full_set(predictor.bundle.sets, sets) if sets else ""):
+    for words in (describe_skipped(passed_over), explain_full_set(predictor.bundle.sets, sets) if sets else ""):
         if words:
             make_reporter(quiet=quiet).info(words)
     if read.total() and read.total() == read[UNREAD]:

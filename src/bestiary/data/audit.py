@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from bestiary import table
+from bestiary import checks, table
 from bestiary.array_types import Ints
 from bestiary.data.duplicates import HOW
 from bestiary.picture import SUFFIXES
@@ -28,7 +28,6 @@ class Check:
     holds: pl.Expr
     score: pl.Expr
     message: pl.Expr
-    is_issue: bool = True
 
 
 _long, _short = pl.max_horizontal("width", "height"), pl.min_horizontal("width", "height")
@@ -45,9 +44,6 @@ GREY, COLOURED = (
 )  # saturation: of a grey picture at most, of the middle picture of a coloured class at least
 UNEVEN = 3  # times as many pictures in the largest class as in the smallest
 EXPECTED_RECALL = 0.9  # for which the width of an interval is foretold
-# Facts that change the score or leave a picture out: `audit --strict` fails on these. A suspect label is a doubt: of
-# 120 right labels of a small drawn collection 3 were doubted, and a sound collection must pass.
-SERIOUS = {"unreadable", "truncated", "huge", "label-conflict", "split-leak", "shortcut"}
 
 # What is decided about each measurement. Tuned by looking at the pictures on either side of each threshold.
 RULES = (
@@ -99,14 +95,12 @@ RULES = (
         pl.col("orientation") > 1,
         pl.lit(1.0),
         pl.lit("Stored on its side or mirrored, with a note how to turn it (EXIF); it is turned upright."),
-        is_issue=False,
     ),
     Check(
         "alpha",
         pl.col("has_alpha"),
         pl.lit(1.0),
         pl.lit("Has see-through parts, which are laid on white."),
-        is_issue=False,
     ),
 )
 
@@ -171,7 +165,9 @@ def _rule_findings(usable: pl.DataFrame) -> Iterator[Row]:
     for rule in RULES:
         found = usable.filter(rule.holds).select("row_id", "path", score=rule.score, message=rule.message)
         for row in found.iter_rows(named=True):
-            yield _finding(rule.check, row["message"], row=row, score=row["score"], is_issue=rule.is_issue)
+            yield _finding(
+                rule.check, row["message"], row=row, score=row["score"], is_issue=rule.check not in checks.NOTED
+            )
 
 
 def _duplicate_findings(pictures: pl.DataFrame, pairs: Ints) -> Iterator[Row]:

@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from bestiary.errors import SourceError
 from bestiary.picture import PICTURE_SUFFIXES
+from bestiary.text import describe_skipped
 
 # HEIC cannot be read, but phones write it: each such file is answered with an error instead of being skipped.
 SUFFIXES = (PICTURE_SUFFIXES - {".jpx", ".jpf"}) | {".heic", ".heif"}
@@ -98,16 +99,6 @@ def _is_hidden(name: str) -> bool:
 def _skipped_suffix(skipped: Counter[str]) -> str:
     words = describe_skipped(skipped)
     return f" {words}" if words else ""
-
-
-def describe_skipped(skipped: Counter[str]) -> str:
-    """Return what was passed over in folders as a sentence, or nothing if nothing was.
-
-    >>> describe_skipped(Counter({"hidden": 2, "linked folder": 0}))
-    'Passed over: 2 hidden.'
-    """
-    found = ", ".join(f"{count:,} {reason}" for reason, count in skipped.items() if count)
-    return f"Passed over: {found}." if found else ""
 
 
 def _iter_matches(pattern: str) -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""The scores of a run as a text table, for terminals and logs."""
+"""Classification report: the scores of a run as a text table, for terminals and logs."""
 
 from __future__ import annotations
 
@@ -7,81 +7,65 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bestiary.report.format import format_interval, format_number
 from bestiary.text import format_names
 
 _HEADER = ("", "precision", "recall", "95 % interval", "f1", "support")
-MAX_LINES, WORST_LINES = 30, 20  # on a screen: of more classes the worst are shown
+MAX_LINES, WORST_LINES = 30, 20  # on a terminal: of more classes the worst are listed
 
 
 def classification_report(metrics: Mapping[str, Any], *, short: bool = False) -> str:
-    """Return the table: a line per class, in the order of the confusion matrix, then the figures over all classes.
+    """Return the table: a line per class, in the order of the confusion matrix, then the averages.
 
-    short: of more than 30 classes only the 20 with the lowest F1, lowest first, and how many more there are.
-
-    `metrics`: the body of metrics.json. The interval is that of recall; on the accuracy line, which stands in the
-    recall column because it is the recall over all pictures, that of accuracy. Columns stay aligned for labels in any
-    script, by their width on a terminal; control characters in labels are shown as "?".
+    metrics: the body of metrics.json. short: of more than 30 classes only the 20 with the lowest F1, lowest first, and
+    how many more there are. The interval is that of recall, on the accuracy line that of accuracy. Columns are aligned
+    for labels in any script, by their width on a terminal; control characters in labels become "?".
     """
-    n = str(metrics["n"])
-    labels, left_out = metrics["confusion"]["labels"], 0
+    labels, notes = metrics["confusion"]["labels"], score_caveats(metrics)
     if short and len(labels) > MAX_LINES:
-        labels, left_out = _weakest_classes(metrics["per_class"], labels), len(labels) - WORST_LINES
-    rows = [_class_row(label, metrics["per_class"][label]) for label in labels]
-    accuracy, macro = metrics["accuracy"], metrics["macro_recall"]
-    over_all = [
-        ("accuracy", "", _format_rate(accuracy), _format_interval(accuracy), "", n),
-        (
-            "macro average",
-            _format_rate(metrics["macro_precision"]),
-            _format_rate(macro),
-            _format_interval(macro),
-            _format_rate(metrics["macro_f1"]),
-            n,
-        ),
-        ("macro-F1", "", "", _format_interval(metrics["macro_f1"]), _format_rate(metrics["macro_f1"]), n),
+        notes.insert(0, f"{len(labels) - WORST_LINES:,} more classes are not listed; these have the lowest F1.")
+        labels = _weakest_classes(metrics["per_class"], labels)
+    rows = [(_printable(label), *_class_cells(metrics["per_class"][label])) for label in labels]
+    n, macro = str(metrics["n"]), {key: metrics[f"macro_{key}"] for key in ("precision", "recall", "f1")}
+    averages = [
+        ("accuracy", "", _rate(metrics["accuracy"]), _interval(metrics["accuracy"]), "", n),
+        ("macro average", *_class_cells(macro | {"support": n})),
+        ("macro-F1", "", "", _interval(metrics["macro_f1"]), _rate(metrics["macro_f1"]), n),
     ]
-    said = score_caveats(metrics)
-    if left_out:
-        said.insert(0, f"{left_out:,} more classes are not shown: above are those with the lowest F1.")
-    notes = [textwrap.fill(note, 100) for note in said]
-    return "\n".join([_align_columns([_HEADER, None, *rows, None, *over_all]), *(f"{note}\n" for note in notes)])
+    table = _align_columns([_HEADER, None, *rows, None, *averages])
+    return "\n".join([table, *(f"{textwrap.fill(note, 100)}\n" for note in notes)])
 
 
 def score_caveats(metrics: Mapping[str, Any]) -> list[str]:
-    """Return what must be said beside the scores: cross-validated, a split that leaks, classes that were not tested."""
-    said = [metrics[key]["note"] for key in ("folds", "leaks") if (metrics.get(key) or {}).get("note")]
-    untested = [label for label, one in metrics["per_class"].items() if one.get("support") == 0]
-    if untested and metrics.get("split") != "elsewhere":  # there it is said beside what else the pictures lack
-        said.append(
-            f"No test picture shows {format_names(untested)}: nothing is known of how well they are recognised, and"
-            " averages over all classes count them as 0."
+    """Return the caveats of the scores: cross-validation, a leaking split, classes without test pictures."""
+    caveats = [metrics[key]["note"] for key in ("folds", "leaks") if (metrics.get(key) or {}).get("note")]
+    untested = [label for label, scores in metrics["per_class"].items() if scores.get("support") == 0]
+    if untested and metrics.get("split") != "elsewhere":  # the text on other pictures lists them itself
+        caveats.append(
+            f"No test picture shows {format_names(untested)}: how well they are recognised is unknown, and averages"
+            " over all classes count them as 0."
         )
-    return said
+    return caveats
 
 
 def _weakest_classes(per_class: Mapping[str, Any], labels: Sequence[str]) -> list[str]:
-    """Return the classes with the lowest F1, lowest first; one that was not tested has none and comes last."""
+    """Return the classes with the lowest F1, lowest first; untested classes come last."""
     return sorted(labels, key=lambda label: (not per_class[label]["support"], per_class[label]["f1"]["value"] or 0.0))[
         :WORST_LINES
     ]
 
 
-def _class_row(label: str, scores: Mapping[str, Any]) -> tuple[str, ...]:
-    rates = (
-        _format_rate(scores["precision"]),
-        _format_rate(scores["recall"]),
-        _format_interval(scores["recall"]),
-        _format_rate(scores["f1"]),
-    )
-    return (_printable(label), *rates, str(scores["support"]))
+def _class_cells(scores: Mapping[str, Any]) -> tuple[str, ...]:
+    recall = scores["recall"]
+    return (_rate(scores["precision"]), _rate(recall), _interval(recall), _rate(scores["f1"]), str(scores["support"]))
 
 
-def _format_rate(entry: Mapping[str, float]) -> str:
-    return f"{entry['value']:.3f}"
+def _rate(metric: Mapping[str, float]) -> str:
+    return format_number(metric["value"])
 
 
-def _format_interval(entry: Mapping[str, float]) -> str:
-    return f"{entry['low']:.3f} to {entry['high']:.3f}"
+def _interval(metric: Mapping[str, float]) -> str:
+    return format_interval(metric, 3, 1)
 
 
 def _printable(label: str) -> str:
@@ -90,8 +74,7 @@ def _printable(label: str) -> str:
 
 def _align_columns(rows: list[tuple[str, ...] | None]) -> str:
     """Return the rows as lines, the first column to the left and the others to the right; None is an empty line."""
-    filled = [row for row in rows if row is not None]
-    widths = [max(_width(row[column]) for row in filled) for column in range(len(_HEADER))]
+    widths = [max(_width(row[column]) for row in rows if row) for column in range(len(_HEADER))]
     return "\n".join(_line(row, widths) if row is not None else "" for row in rows) + "\n"
 
 
@@ -101,6 +84,6 @@ def _line(row: tuple[str, ...], widths: list[int]) -> str:
 
 
 def _width(text: str) -> int:
-    """Return how many columns of a terminal the text takes: two a wide East Asian letter, none a combining mark."""
+    """Return the columns that a text takes on a terminal: two for wide East Asian letters, none for combining marks."""
     visible = [c for c in text if unicodedata.category(c) not in ("Mn", "Me", "Cf")]
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in visible)

@@ -1,8 +1,8 @@
-"""The report's section on what goes wrong: what is taken for what, with the pictures side by side; weak slices."""
+"""Report section on mistakes: confusion matrix, most confused pairs of classes with pictures, weak slices."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,15 +14,15 @@ from bestiary.array_types import Ints
 from bestiary.report import plots
 from bestiary.report.gallery import GalleryPicture, gallery_pictures
 
-LARGEST_TABLE_MATRIX = 30  # classes; beyond, the confusion matrix is a picture
+LARGEST_TABLE_MATRIX = 30  # classes; of more the confusion matrix is a heatmap
 MAX_CONFUSIONS = 8  # most frequent mistakes
-PAIRS, MISTAKES, EXAMPLES = 3, 6, 2  # pairs with pictures, their mistakes, and right answers of either class
+PAIRS, MISTAKES, EXAMPLES = 3, 6, 2  # pairs with pictures, their mistakes, and correct predictions of either class
 PAIR_PIXELS, PAIR_BYTES = 280, 14 * 1024
 
 
 @dataclass(frozen=True)
 class ConfusedPair:
-    """Two classes that are confused: how often each way, right answers of either, and the mistakes between them."""
+    """Two classes that are confused: how often each way, correct predictions of either, and the mistakes."""
 
     label_a: str
     label_b: str
@@ -36,21 +36,19 @@ class ConfusedPair:
 
 
 def confusion_values(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the confusion matrix as rows of cells, or as a picture, and its most frequent mistakes."""
-    labels: list[str] = metrics["confusion"]["labels"]
-    counts = _counts(metrics)
+    """Return the confusion matrix as rows of cells, or as a heatmap, and its most frequent mistakes."""
+    labels, counts = _confusion(metrics)
     rates = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     wrong = np.where(np.eye(len(labels), dtype=bool), 0, counts)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:MAX_CONFUSIONS]
-    pairs = [
-        (row, column) for row, column in zip(*np.unravel_index(order, wrong.shape), strict=True) if wrong[row, column]
-    ]
     as_table = len(labels) <= LARGEST_TABLE_MATRIX
     return {
         "labels": labels,
         "matrix": list(zip(labels, counts.tolist(), rates.tolist(), strict=True)) if as_table else [],
         "matrix_plot": Markup("") if as_table else plots.confusion_heatmap(labels, counts),
-        "pairs": [(labels[r], labels[c], int(counts[r, c]), int(counts[r].sum())) for r, c in pairs],
+        "pairs": [
+            (labels[i], labels[j], int(counts[i, j]), int(counts[i].sum()))
+            for i, j in _iter_largest(wrong, MAX_CONFUSIONS)
+        ],
     }
 
 
@@ -59,50 +57,54 @@ def most_confused_pairs(
 ) -> list[ConfusedPair]:
     """Return the pairs of classes that are confused most, both ways added up, with pictures.
 
-    test: the prediction table of the tested pictures. Examples are the right answers that the model is surest of,
-    apart from those whose label is suspect; mistakes come surest first.
+    test: the prediction table of the test split. The examples are the most confident correct predictions, apart from
+    those with a suspect label; the mistakes are sorted by confidence.
     """
-    labels, counts = metrics["confusion"]["labels"], _counts(metrics)
+    labels, counts = _confusion(metrics)
     both = np.triu(counts + counts.T, k=1)
-    order = np.argsort(-both, axis=None, kind="stable")[:PAIRS]
-    places = zip(*np.unravel_index(order, both.shape), strict=True)
+    totals = counts.sum(axis=1)
     return [
-        _build_pair(
-            (labels[i], labels[j]), counts[np.ix_([i, j], [i, j])], counts[[i, j]].sum(axis=1), test, names, suspects
+        ConfusedPair(
+            labels[i],
+            labels[j],
+            int(counts[i, j]),
+            int(counts[j, i]),
+            int(totals[i]),
+            int(totals[j]),
+            *_pair_pictures(labels[i], labels[j], test, names, suspects),
         )
-        for rank, (i, j) in enumerate(places)
+        for rank, (i, j) in enumerate(_iter_largest(both, PAIRS))
         if both[i, j] > (rank > 0)  # a single mistake makes a pair only if there is nothing more frequent
     ]
 
 
 def slice_values(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values for the page from `metrics.json`; a run before slices were looked for has none."""
+    """Return the slices of `metrics.json`; older runs have none."""
     return {"slices": metrics.get("slices") or {}}
 
 
-def _build_pair(
-    labels: tuple[str, str],
-    counts: Ints,
-    totals: Ints,
-    test: pl.DataFrame,
-    names: Mapping[str, str],
-    suspects: set[int],
-) -> ConfusedPair:
-    one, other = labels
-    crossed = ((pl.col("label") == one) & (pl.col("predicted") == other)) | (
-        (pl.col("label") == other) & (pl.col("predicted") == one)
-    )
-    mistakes = test.filter(crossed).sort("probability", descending=True).head(MISTAKES)
-    sure = test.filter((pl.col("label") == pl.col("predicted")) & ~pl.col("row_id").is_in(list(suspects)))
-    sure = sure.sort("probability", descending=True, maintain_order=True)
-    chosen = [sure.filter(pl.col("label") == label).head(EXAMPLES) for label in labels]
-    shown = [
-        gallery_pictures(rows, names, suspects, side=PAIR_PIXELS, largest_bytes=PAIR_BYTES)
-        for rows in (chosen[0], mistakes, chosen[1])
-    ]
-    return ConfusedPair(one, other, int(counts[0, 1]), int(counts[1, 0]), int(totals[0]), int(totals[1]), *shown)
+def _pair_pictures(
+    label_a: str, label_b: str, test: pl.DataFrame, names: Mapping[str, str], suspects: set[int]
+) -> Iterator[list[GalleryPicture]]:
+    """Yield pictures of correct predictions of the first class, of mistakes, of correct predictions of the second."""
+    label, predicted = pl.col("label"), pl.col("predicted")
+    pair = [label_a, label_b]
+    test = test.sort("probability", descending=True, maintain_order=True)
+    mistakes = test.filter((label != predicted) & label.is_in(pair) & predicted.is_in(pair)).head(MISTAKES)
+    correct = test.filter((label == predicted) & ~pl.col("row_id").is_in(list(suspects)))
+    examples_a, examples_b = (correct.filter(label == own).head(EXAMPLES) for own in pair)
+    for rows in (examples_a, mistakes, examples_b):
+        yield gallery_pictures(rows, names, suspects, side=PAIR_PIXELS, largest_bytes=PAIR_BYTES)
 
 
-def _counts(metrics: Mapping[str, Any]) -> Ints:
-    labels = metrics["confusion"]["labels"]
-    return np.asarray(metrics["confusion"]["counts"], dtype=np.int64).reshape(len(labels), len(labels))
+def _iter_largest(values: Ints, n: int) -> Iterator[tuple[int, int]]:
+    """Yield the positions of the largest values above zero of a matrix, the largest first."""
+    order = np.argsort(-values, axis=None, kind="stable")[:n]
+    for row, column in zip(*np.unravel_index(order, values.shape), strict=True):
+        if values[row, column]:
+            yield int(row), int(column)
+
+
+def _confusion(metrics: Mapping[str, Any]) -> tuple[list[str], Ints]:
+    labels = list(metrics["confusion"]["labels"])
+    return labels, np.asarray(metrics["confusion"]["counts"], dtype=np.int64).reshape(len(labels), len(labels))

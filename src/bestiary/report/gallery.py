@@ -1,4 +1,4 @@
-"""The pictures of a report: which test pictures are shown, in which order, under which name."""
+"""Galleries of test pictures in the report: choice, order, names, thumbnails and heatmaps."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from bestiary.preprocess import Preprocessing
 from bestiary.report.thumbnails import LARGEST_BYTES, small_data_uri, thumbnail_data_uri
 
 GALLERY = 48  # mistakes; fewer of the others
-PICTURE_PIXELS = 400  # opened larger than they stand on the page
+PICTURE_PIXELS = 400  # of thumbnails, which open larger
+HEATMAP_PIXELS, HEATMAP_BYTES = 280, 12 * 1024
 
 
 @dataclass(frozen=True)
 class GalleryPicture:
-    """A picture of the test split in a gallery. `image` is a data address, or None if the file has gone.
+    """A picture of the test split. `image` is a data address, or None if the file is missing.
 
     `evidence`: the same with the model's heatmap drawn on, where there is one.
     """
@@ -48,37 +49,38 @@ def build_galleries(
     names: Mapping[str, str],
     heatmaps: Callable[[Sequence[str]], Sequence[str | None]],
 ) -> dict[str, Any]:
-    """Return three galleries of test pictures: mistakes (surest first), unknown, right answers.
+    """Return three galleries of test pictures: mistakes (most confident first), unknown, correct predictions.
 
-    evidence: gives for pictures copies with the heatmap drawn on; the mistakes are shown with theirs.
-    `test` is the prediction table of one split, `suspects` the row ids of findings about labels, `names` the short
-    name of each path. `tally` counts all pictures of each kind, also those that are not shown.
+    test: the prediction table of the test split; suspects: the row ids with suspect labels; names: the short name of
+    each path; heatmaps: returns copies of pictures with the heatmap drawn on, for the mistakes. `tally` counts all
+    pictures of each kind, also those that are not shown.
     """
-    is_right = pl.col("label") == pl.col("predicted")
+    is_correct = pl.col("label") == pl.col("predicted")
     answered = test.filter(~pl.col("unknown"))
-    wrong = answered.filter(~is_right).sort("probability", descending=True)
-    right = answered.filter(is_right).sort("probability")
+    wrong = answered.filter(~is_correct).sort("probability", descending=True)
+    correct = answered.filter(is_correct).sort("probability")
     unknown = test.filter(pl.col("unknown")).sort("familiarity", nulls_last=True)
-    shown, paths = gallery_pictures(wrong.head(GALLERY), names, suspects), wrong["path"].head(GALLERY).to_list()
+    mistakes = gallery_pictures(wrong.head(GALLERY), names, suspects)
+    overlays = heatmaps([picture.path for picture in mistakes])
     return {
         "tally": {
             "wrong": wrong.height,
-            "right": right.height,
+            "right": correct.height,
             "unknown": unknown.height,
-            "unknown_right": unknown.filter(is_right).height,
+            "unknown_right": unknown.filter(is_correct).height,
         },
-        "wrong": [replace(one, evidence=drawn) for one, drawn in zip(shown, heatmaps(paths), strict=True)],
+        "wrong": [replace(picture, evidence=image) for picture, image in zip(mistakes, overlays, strict=True)],
         "unknown": gallery_pictures(unknown.head(GALLERY // 4), names, suspects),
-        "right": gallery_pictures(_unsure_and_sample(right), names, suspects),
+        "right": gallery_pictures(_least_confident_and_sample(correct), names, suspects),
     }
 
 
-def _unsure_and_sample(correct: pl.DataFrame) -> pl.DataFrame:
-    """Return the least sure ones, and as many drawn from the others, the same at each writing."""
+def _least_confident_and_sample(correct: pl.DataFrame) -> pl.DataFrame:
+    """Return the least confident predictions, and a random sample of the others with a fixed seed."""
     half = GALLERY // 4
     others = range(half, correct.height)
-    drawn = random.Random(0).sample(others, min(half, len(others)))
-    return correct[[*range(min(half, correct.height)), *sorted(drawn)]]
+    sample = random.Random(0).sample(others, min(half, len(others)))
+    return correct[[*range(min(half, correct.height)), *sorted(sample)]]
 
 
 def gallery_pictures(
@@ -89,7 +91,7 @@ def gallery_pictures(
     side: int = PICTURE_PIXELS,
     largest_bytes: int = LARGEST_BYTES,
 ) -> list[GalleryPicture]:
-    """Return the pictures of these rows of a prediction table, small enough for a page."""
+    """Return the pictures of these rows of a prediction table, with thumbnails."""
     columns = ("path", "label", "predicted", "probability", "unknown", "row_id")
     images = thumbnails(rows["path"].to_list(), side, largest_bytes=largest_bytes)
     return [
@@ -101,7 +103,7 @@ def gallery_pictures(
 
 
 def thumbnails(paths: Sequence[str | None], side: int, *, largest_bytes: int = LARGEST_BYTES) -> list[str | None]:
-    """Return a data address for each path, made on all cores; None where there is no readable picture."""
+    """Return a data address for each path, computed on all cores; None where there is no readable picture."""
 
     def small(path: str | None) -> str | None:
         return thumbnail_data_uri(Path(path), side, largest_bytes=largest_bytes) if path else None
@@ -121,42 +123,37 @@ def strip_common_folder(paths: Sequence[str]) -> dict[str, str]:
 
 
 def relative_name(path: str, root: str) -> str:
-    """Return a path as seen from a folder above it; as it is where there is no such folder."""
+    """Return a path relative to a folder above it; unchanged without such a folder."""
     return os.path.relpath(path, root) if root else path
 
 
 def common_folder(paths: Iterable[str]) -> str:
     """Return the folder that all paths share, empty if there is none (no paths, or other drives)."""
-    folders = {os.path.dirname(path) for path in paths}  # noqa: PTH120 -- thousands of strings, no need of objects
+    folders = {os.path.dirname(path) for path in paths}  # noqa: PTH120 -- thousands of strings, no need for objects
     try:
         return os.path.commonpath(folders) if folders else ""
     except ValueError:
         return ""
 
 
-SIDE_PIXELS, OVERLAY_BYTES = 280, 12 * 1024
-
-
 def heatmap_overlays(run: Path, paths: Sequence[str], *, threads: int | None = None) -> list[str | None]:
-    """Return a data address for each picture: its heatmap for the model's answer, drawn on; None if it has gone.
+    """Return a data address for each picture with the heatmap of the prediction drawn on; None if it is missing.
 
-    A run whose model is not there, or damaged, has none: its report can be written all the same.
+    A run whose model is missing or damaged has none.
     """
     try:
         predictor = Predictor(run, threads=threads)
     except RunError:
         return [None] * len(paths)
-    drawn = list[str | None]()
-    for path, answer in zip(paths, predictor.predict_many(map(Path, paths)), strict=True):
-        drawn.append(
-            None if answer.heatmap is None else _overlay(Path(path), answer.heatmap, predictor.bundle.preprocess)
-        )
-    return drawn
+    predictions = zip(paths, predictor.predict_many(map(Path, paths)), strict=True)
+    return [_overlay(Path(path), prediction.heatmap, predictor.bundle.preprocess) for path, prediction in predictions]
 
 
-def _overlay(path: Path, heatmap: Float32s, view: Preprocessing) -> str | None:
+def _overlay(path: Path, heatmap: Float32s | None, preprocess: Preprocessing) -> str | None:
+    if heatmap is None:
+        return None
     try:
-        picture = overlay_heatmap(model_input_view(path, view), heatmap)
+        picture = overlay_heatmap(model_input_view(path, preprocess), heatmap)
     except (OSError, PictureError):
         return None
-    return small_data_uri(picture, SIDE_PIXELS, largest_bytes=OVERLAY_BYTES)
+    return small_data_uri(picture, HEATMAP_PIXELS, largest_bytes=HEATMAP_BYTES)

@@ -1,22 +1,21 @@
-"""The few pieces of Markdown that a summary and a model card are made of; what users named is escaped."""
+"""Markdown for the summary and the model card; names given by users are escaped."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-from bestiary.report.format import format_interval, format_number, format_rate
+from bestiary.report.format import Metric, format_estimate, format_interval, format_rate
 
-# What GitHub makes something of, up to where a space of no width breaks it.
+# What GitHub turns into a link, mention or emoji, up to where a zero-width space breaks it.
 SHORTHAND = re.compile(r"@(?=\w)|#(?=\d)|\bGH-(?=\d)|ww(?=w\.)|:(?=//)|:(?=[\w+-]+:)", re.IGNORECASE)
 
 
 def escape(words: object) -> str:
-    r"""Return text that Markdown shows as it is, on one line, and of which GitHub makes no link, mention or picture.
+    r"""Return text on one line that Markdown shows unchanged, without GitHub links, mentions or emoji.
 
-    GitHub looks for `@name`, `#1`, `www.`, `://` and `:skull:` in the text as it is shown, where an entity is no help:
-    a space of no width breaks each.
+    GitHub looks for `@name`, `#1`, `www.`, `://` and `:skull:` in the rendered text, where an entity does not help: a
+    zero-width space breaks each.
 
     >>> escape("a|b <i> *c*")
     'a\\|b &lt;i> \\*c\\*'
@@ -31,10 +30,9 @@ def markdown_table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *lines])
 
 
-def format_metric(metric: Mapping[str, Any] | None, *, is_rate: bool = True, digits: int = 1) -> str:
+def format_metric(metric: Metric, *, is_rate: bool = True, digits: int = 1) -> str:
     """Return a value with its interval: `97.2 % (96.1 to 98.2)`."""
-    if is_rate:
-        value, interval = format_rate(metric, digits), format_interval(metric, digits)
-    else:
-        value, interval = format_number((metric or {}).get("value")), format_interval(metric, 3, 1)
-    return f"{value} ({interval})" if interval else value
+    if not is_rate:
+        return format_estimate(metric)
+    interval = format_interval(metric, digits)
+    return f"{format_rate(metric, digits)} ({interval})" if interval else format_rate(metric, digits)

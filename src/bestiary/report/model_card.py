@@ -1,7 +1,7 @@
-"""The model card of a run (`README.md`): metadata that the Hugging Face hub reads, then what a user must know.
+"""Model card of a run (`README.md`): metadata for the Hugging Face hub, then usage, limits and scores.
 
-The metadata is YAML; it is written as JSON, of which YAML is a superset, so that no YAML library is needed. No path of
-the machine is in it, and it says which files of the folder hold some.
+The metadata is YAML, written as JSON, of which YAML is a superset, so that no YAML library is needed. The card has no
+path of the machine, and lists the files of the folder that have none.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from bestiary.recipe import BACKBONE_SIZES
-from bestiary.report import format, verdict
+from bestiary.report import verdict
 from bestiary.report.calibration_section import describe_calibration, describe_prediction_sets
+from bestiary.report.format import format_interval, format_number
 from bestiary.report.markdown import escape, format_metric, markdown_table
-from bestiary.report.markdown_summary import test_reuse_warning
 from bestiary.report.next_steps import summarise_run
 from bestiary.report.run_files import RunFiles, run_caveats
 from bestiary.text import format_percent
 from bestiary.version import __version__
 
-# Our key, the hub's name of the metric, its name for people.
+# Key in metrics.json, the hub's name of the metric, its display name.
 METRICS = (
     ("accuracy", "accuracy", "Accuracy"),
     ("macro_f1", "f1", "Macro-F1"),
@@ -30,7 +30,7 @@ METRICS = (
     ("brier", "brier_score", "Brier score"),
     ("ece", "ece", "Calibration error (ECE, 15 bins)"),
 )
-# Files of a run without a path of the machine and without a picture; those that are needed to use the model come first.
+# Files of a run without paths of the machine and without pictures; those that are needed to use the model come first.
 MAY_BE_PUBLISHED = (
     "README.md",
     "bundle.json",
@@ -49,16 +49,16 @@ USE = """```python
 import bestiary
 
 predictor = bestiary.load(".")
-for answer in predictor.predict_many(["picture.jpg"]):
-    print(answer.label, answer.probability, answer.unknown)
+for prediction in predictor.predict_many(["picture.jpg"]):
+    print(prediction.label, prediction.probability, prediction.unknown)
 ```
 
 or `bestiary predict . picture.jpg`. `model.onnx` takes uint8 RGB pictures (n, height, width, 3) of the size below and
-holds normalisation, network, calibration and softmax; it runs in ONNX Runtime alone."""
+contains normalisation, network, calibration and softmax; it needs only ONNX Runtime."""
 
 
 def model_card(run: RunFiles) -> str:
-    """Return the card of a finished run as Markdown with metadata at its top."""
+    """Return the card of a finished run as Markdown with a metadata header."""
     metadata = json.dumps(card_data(run), indent=2, ensure_ascii=False, allow_nan=False)
     return f"---\n{metadata}\n---\n\n" + "\n\n".join(part for part in _iter_parts(run) if part) + "\n"
 
@@ -66,9 +66,13 @@ def model_card(run: RunFiles) -> str:
 def card_data(run: RunFiles) -> dict[str, Any]:
     """Return the metadata, with the scores as the hub's `model-index` (one `EvalResult` for each)."""
     results = [
-        {"type": kind, "name": f"{name} (95 % interval {_interval(run.metrics[key])})", "value": _value(run, key)}
+        {
+            "type": kind,
+            "name": f"{name} (95 % interval {interval})",
+            "value": round(float(run.metrics[key]["value"]), 6),
+        }
         for key, kind, name in METRICS
-        if run.metrics.get(key) and format.format_interval(run.metrics[key])
+        if (interval := format_interval(run.metrics.get(key), 4, 1))
     ]
     data = {"type": "imagefolder", "name": _data_name(run.metrics), "split": str(run.metrics.get("split", "test"))}
     task = {"type": "image-classification", "name": "Image Classification"}
@@ -84,7 +88,7 @@ def card_data(run: RunFiles) -> dict[str, Any]:
 
 
 def _data_name(metrics: Any) -> str:
-    """Return what the scores were measured on, and what is to be kept in mind where nothing but the scores is shown."""
+    """Return the name of the data set, with the caveats of the scores, for places that show only the scores."""
     times = metrics.get("test_scored", 1)
     caveats = [
         *(["cross-validated, by other models than this one"] if metrics.get("folds") else []),
@@ -95,95 +99,83 @@ def _data_name(metrics: Any) -> str:
 
 
 def _printable(name: str) -> str:
-    """Return a name without the characters that YAML refuses."""
+    """Return a name without the characters that YAML forbids."""
     return "".join(letter if letter.isprintable() else "?" for letter in name) or "run"
 
 
-def _value(run: RunFiles, key: str) -> float:
-    return round(float(run.metrics[key]["value"]), 6)
-
-
-def _interval(metric: Any) -> str:
-    return f"{metric['low']:.4f} to {metric['high']:.4f}"
-
-
 def _iter_parts(run: RunFiles) -> Iterator[str]:
-    metrics, bundle, evidence = run.metrics, run.bundle, summarise_run(run)
+    metrics, bundle, summary = run.metrics, run.bundle, summarise_run(run)
     labels = metrics["confusion"]["labels"]
     yield f"# {escape(run.name)}"
-    yield escape(verdict.verdict(metrics, evidence.n_label_issues))
-    yield from (f"> **Note.** {escape(note)}" for note in [*test_reuse_warning(metrics), *run_caveats(run)])
+    yield escape(verdict.verdict(metrics, summary.n_label_issues))
+    yield from (f"> **Note.** {escape(note)}" for note in run_caveats(run))
     about = ", ".join(str(part) for part in (bundle.get("method"), bundle.get("backbone")) if part)
-    yield (
-        f"A picture classifier for {len(labels)} classes"
-        + (f" ({escape(about)})" if about else "")
-        + f", made with bestiary {run.environment.get('bestiary', __version__)}. Its classes: "
-        + ", ".join(escape(label) for label in labels)
-        + "."
-    )
+    about = f" ({escape(about)})" if about else ""
+    version, classes = run.environment.get("bestiary", __version__), ", ".join(map(escape, labels))
+    yield f"An image classifier for {len(labels)} classes{about}, made with bestiary {version}. Its classes: {classes}."
     yield "## How to use it\n\n" + USE
-    yield "## What it is good for, and what not"
+    yield "## Intended use and limits"
     yield "\n".join(f"- {line}" for line in _iter_limits(run))
-    yield "## How good it is"
-    found = [(name, format_metric(metrics.get(key), is_rate=key not in NOT_RATES)) for key, _, name in METRICS]
-    yield markdown_table((f"On {metrics['n']:,} test pictures", "Value (95 % interval)"), found)
+    yield "## Evaluation"
+    rows = [(name, format_metric(metrics.get(key), is_rate=key not in NOT_RATES)) for key, _, name in METRICS]
+    yield markdown_table((f"On {metrics['n']:,} test pictures", "Value (95 % interval)"), rows)
     yield markdown_table(
-        ("Class", "Precision", "Recall", "F1", "Test pictures", "Learnt from"),
+        ("Class", "Precision", "Recall", "F1", "Test pictures", "Training pictures"),
         (
             (
                 escape(label),
-                *(format_metric(one.get(key), digits=0) for key in ("precision", "recall", "f1")),
-                f"{one.get('support', 0):,}",
-                f"{evidence.train_counts.get(label, 0):,}",
+                *(format_metric(scores.get(key), digits=0) for key in ("precision", "recall", "f1")),
+                f"{scores.get('support', 0):,}",
+                f"{summary.train_counts.get(label, 0):,}",
             )
-            for label, one in metrics["per_class"].items()
+            for label, scores in metrics["per_class"].items()
         ),
     )
-    if metrics.get("test_scored", 1) < 2 and not run_caveats(run):
+    if not run_caveats(run):
         yield (
-            "The test pictures were not used to learn or to choose anything, and duplicates of one picture lie on one"
-            " side of the split. Intervals count a group of duplicates as one piece of evidence."
+            "The test pictures were not used for training or for any choice, and duplicates are in one split. Intervals"
+            " count a group of duplicates once."
         )
     yield escape(" ".join(part for part in (describe_calibration(metrics), describe_prediction_sets(metrics)) if part))
-    yield "## How it was made"
+    yield "## Training"
     yield markdown_table(("", ""), _iter_provenance(run))
-    yield "## Which files of its folder may be published"
+    yield "## Files that may be published"
     yield (
-        f"No path of a machine and no picture is in {', '.join(f'`{name}`' for name in MAY_BE_PUBLISHED)}; the names of"
-        " classes and of folders of pictures are. To use the model, `bundle.json` and `model.onnx` are enough. Do not"
-        " publish the other files unread: `environment.json` and the tables (`*.parquet`) hold paths of the machine"
-        " that trained it, `report.html` holds such paths and pictures."
+        f"{', '.join(f'`{name}`' for name in MAY_BE_PUBLISHED)} contain names of classes and of picture folders, but no"
+        " paths of the machine and no pictures. To use the model, `bundle.json` and `model.onnx` are enough. Check the"
+        " other files before publishing them: `environment.json` and the tables (`*.parquet`) contain paths of the"
+        " machine that trained it, `report.html` contains such paths and pictures."
     )
 
 
 def _iter_limits(run: RunFiles) -> Iterator[str]:
     metrics = run.metrics
     yield (
-        "It names one of its classes for each picture, with a probability that is calibrated. Pictures unlike those"
-        f" that it learnt from are answered “unknown”{_describe_coverage(metrics)}; that is no protection against all of them."
+        "It predicts one of its classes for each picture, with a calibrated probability. Pictures unlike its training"
+        f" pictures are answered “unknown”{_describe_coverage(metrics)}; some of them are still missed."
     )
     yield escape(verdict.describe_weakest_class(metrics))
-    if said := (metrics.get("slices") or {}).get("sentence"):
-        yield escape(said)
+    if sentence := (metrics.get("slices") or {}).get("sentence"):
+        yield escape(sentence)
     yield (
-        "The figures hold for pictures like those of its collection. On pictures from elsewhere a model does worse; by"
-        " how much has to be measured: `bestiary evaluate`."
+        "The scores hold for pictures like those of its data set. On pictures from elsewhere a model does worse;"
+        " `bestiary evaluate` measures by how much."
     )
-    yield "Do not use it where a wrong answer does harm and nobody looks at it."
+    yield "Do not use it where a wrong answer does harm and nobody checks it."
 
 
 def _describe_coverage(metrics: Any) -> str:
-    share = (metrics.get("unknown") or {}).get("coverage")
-    return "" if share is None else f" ({format_percent(share)} of the test pictures get an answer)"
+    coverage = (metrics.get("unknown") or {}).get("coverage")
+    return "" if coverage is None else f" ({format_percent(coverage)} of the test pictures get an answer)"
 
 
 def _iter_provenance(run: RunFiles) -> Iterator[tuple[str, str]]:
     for key, name in (("method", "Method"), ("backbone", "Backbone"), ("size", "Input, pixels"), ("fit", "Fit")):
         if run.bundle.get(key) is not None:
             yield name, escape(run.bundle[key])
-    for key, name in (("temperature", "Temperature"), ("threshold", "Threshold of familiarity")):
+    for key, name in (("temperature", "Temperature"), ("threshold", "Familiarity threshold")):
         if run.bundle.get(key) is not None:
-            yield name, format.format_number(float(run.bundle[key]))
+            yield name, format_number(float(run.bundle[key]))
     yield "Training pictures", f"{int((run.pictures['split'] == 'train').sum()):,}"
     if seconds := (run.metrics.get("seconds") or {}).get("total"):
         yield "Time", f"{seconds:.0f} s"

@@ -1,7 +1,4 @@
-"""What to do next with a run: about what each step would bring, in points of macro-F1, as far as the run can tell.
-
-Every sentence is derived from numbers of the run; none is said without one.
-"""
+"""Next steps for a run, with the estimated gain of each in points of macro-F1, each derived from numbers of the run."""
 
 from __future__ import annotations
 
@@ -15,22 +12,21 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from bestiary.checks import ALTERS_MODEL
 from bestiary.evaluation.learning_curve import WORTH
 from bestiary.evaluation.loss_curves import overfitting_point
 from bestiary.evaluation.slices import macro_f1_from_confusion
-from bestiary.report.audit_checks import SERIOUS
 from bestiary.report.commands import retrain_command
-from bestiary.report.format import format_interval, format_rate
+from bestiary.report.format import format_interval, format_rate, format_short_percent
 from bestiary.report.run_files import RunFiles
-from bestiary.report.svg import format_short_percent
 from bestiary.report.verdict import classes_by_f1
 
-WEAK_BY = 0.03  # a class is weak when its F1 lies this far below the mean of all classes
-FEW_FRACTION = 0.5  # a class has few pictures when it has less than this share of the median class
-FEW_PICTURES = 100  # or less than this, to learn from
-LEAST_GAIN = 0.0005  # of macro-F1; less is not worth a number
-CURVE_ADVICE = {  # by the verdict on the learning curves; a curve that has settled needs none
-    "overfitting": "Train with more variety, or shorter.",
+WEAK_BY = 0.03  # a class is weak when its F1 is this far below the mean of all classes
+FEW_FRACTION = 0.5  # a class has few training pictures when it has less than this fraction of the median class
+FEW_PICTURES = 100  # or less than this
+LEAST_GAIN = 0.0005  # of macro-F1; a smaller one is not shown
+CURVE_ADVICE = {  # by the verdict on the loss curves; converged ones need none
+    "overfitting": "Train with more augmentation, or shorter.",
     "improving": "Train longer.",
     "unstable": "Lower the learning rate.",
     "broken": "Lower the learning rate.",
@@ -40,10 +36,9 @@ CURVE_ADVICE = {  # by the verdict on the learning curves; a curve that has sett
 
 @dataclass(frozen=True)
 class NextStep:
-    """One thing to do next: what, why (with numbers), a command if one does it, and the section to look at.
+    """One step: what, why (with numbers), a command if one does it, and the section of the report that shows more.
 
-    gain: by about how much macro-F1 would rise, an estimate and no bound; None where the run cannot tell. points: what
-    the gain is in words, `{}` a number.
+    gain: estimated rise of macro-F1, not a bound; None if the run cannot estimate it. points: the text for the gain.
     """
 
     what: str
@@ -55,17 +50,17 @@ class NextStep:
 
     @property
     def worth(self) -> str:
-        """The gain in words, empty where it is not known."""
+        """The gain as text, empty where it is not known."""
         return "" if self.gain is None else self.points.format(f"{100 * self.gain:.1f}")
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What the steps follow from.
+    """The facts about a run that the steps follow from.
 
-    train_counts: training pictures by class; issues: findings by check; suspects: how many labels look wrong in each
-    split; relabelled: the rise of macro-F1 as shown if those of the tested pictures were what they look like; run: for
-    a shell; finetune: the command that trains on the same pictures in another way.
+    train_counts: training pictures by class; issues: findings by check; suspects: suspect labels by split;
+    relabelling_gain: rise of the test macro-F1 if the suspect labels in the test split were the suggested ones; run:
+    quoted for a shell; finetune: the command for fine-tuning on the same pictures.
     """
 
     metrics: Mapping[str, Any]
@@ -86,11 +81,12 @@ class RunSummary:
 
 
 def summarise_run(run: RunFiles) -> RunSummary:
-    """Return what the advice on a run follows from."""
+    """Return the facts about a run that its next steps follow from."""
     marked = run.findings.filter(pl.col("is_issue") & (pl.col("check") == "suspect-label"))
     of_suspects = run.pictures.filter(pl.col("row_id").is_in(marked["row_id"].implode()))
     train = run.pictures.filter(pl.col("split") == "train")["label"]
-    asked, applied = run.folder / "asked.toml", run.folder / "corrections.csv"
+    recipe, corrections = run.folder / "asked.toml", run.folder / "corrections.csv"
+    finetune = ("--method", "finetune")
     return RunSummary(
         run.metrics,
         {str(label): n for label, n in Counter(train.to_list()).items()},
@@ -101,16 +97,12 @@ def summarise_run(run: RunFiles) -> RunSummary:
         run.lessons,
         str(run.bundle.get("method", "")),
         shlex.quote(str(run.folder)),
-        retrain_command(asked, run.environment, applied if applied.exists() else None, "--method", "finetune"),
+        retrain_command(recipe, run.environment, corrections if corrections.exists() else None, *finetune),
     )
 
 
 def next_steps(summary: RunSummary) -> list[NextStep]:
-    """Return what deserves doing next, and last how to use the model.
-
-    First what the run can put a number on, the largest first; then what shows only after it is done; then what makes
-    the figures more certain.
-    """
+    """Return the next steps: those with an estimated gain first, the largest first; last how to use the model."""
     steps = [
         *_iter_class_steps(summary),
         *_iter_more_pictures_steps(summary.lessons),
@@ -127,17 +119,17 @@ def next_steps(summary: RunSummary) -> list[NextStep]:
 
 
 def _relabelling_gain(run: RunFiles, label_issues: pl.DataFrame) -> float | None:
-    """Return by how much macro-F1 would rise if the suspect labels of tested pictures were the suggested ones."""
+    """Return the rise of macro-F1 if the suspect labels of the test split were the suggested ones."""
     labels = run.metrics["confusion"]["labels"]
-    place = {label: at for at, label in enumerate(labels)}
+    index = {label: at for at, label in enumerate(labels)}
     counts = np.array(run.metrics["confusion"]["counts"], np.float64).reshape(len(labels), len(labels))
     test = run.predictions.filter(pl.col("split") == "test").select("row_id", "label", "predicted")
     before = macro_f1_from_confusion(counts)
-    known = pl.col("suggested_label").is_in(labels)
-    rows = test.join(label_issues.filter(known).select("row_id", "suggested_label"), on="row_id").drop_nulls()
-    for label, said, suggested in rows.select("label", "predicted", "suggested_label").iter_rows():
-        counts[place[label], place[said]] -= 1
-        counts[place[suggested], place[said]] += 1
+    issues = label_issues.filter(pl.col("suggested_label").is_in(labels)).select("row_id", "suggested_label")
+    rows = test.join(issues, on="row_id").drop_nulls()
+    for label, predicted, suggested in rows.select("label", "predicted", "suggested_label").iter_rows():
+        counts[index[label], index[predicted]] -= 1
+        counts[index[suggested], index[predicted]] += 1
     return macro_f1_from_confusion(counts) - before if rows.height else None
 
 
@@ -145,16 +137,16 @@ def _iter_test_steps(metrics: Mapping[str, Any]) -> Iterator[NextStep]:
     scored, accuracy = metrics.get("test_scored", 1), metrics["accuracy"]
     if scored >= 2:
         yield NextStep(
-            "Confirm on fresh pictures.",
-            f"The test pictures were scored {scored} times. Each look that led to a choice makes the figures a little "
-            "too good; choose by the validation pictures, and score new ones once.",
+            "Confirm on new pictures.",
+            f"The test pictures were scored {scored} times. Each time that led to a choice makes the scores a little"
+            " too high; choose by the validation split, and score new pictures once.",
         )
     low, high = accuracy.get("low"), accuracy.get("high")
     if low is not None and high is not None and high - low > 0.08:
         yield NextStep(
-            "Hold back more test pictures.",
-            f"With {metrics['n']:,} the accuracy is only known to lie between {format_short_percent(round(low, 2))} "
-            f"and {format_short_percent(round(high, 2))}.",
+            "Use more test pictures.",
+            f"With {metrics['n']:,} the 95 % interval of the accuracy is wide: {format_short_percent(round(low, 2))} to"
+            f" {format_short_percent(round(high, 2))}.",
         )
 
 
@@ -170,10 +162,10 @@ def _iter_class_steps(summary: RunSummary) -> Iterator[NextStep]:
         score = f"F1 {format_rate(f1, 0)}" + (f" ({interval})" if interval else "")
         if n < FEW_PICTURES or n < FEW_FRACTION * middle:
             others = f", where the median class has {middle:,.0f}" if n < FEW_FRACTION * middle else ""
-            why = f"It was learnt from {n:,}{others}; {score}."
+            why = f"It has {n:,} training pictures{others}; {score}."
             yield NextStep(f"Add pictures of {label}.", why, anchor="pictures", gain=gain)
         else:
-            why = f"{score}, and not for want of pictures ({n:,}). {_describe_confusion(metrics, label)}"
+            why = f"{score} with {n:,} training pictures. {_describe_confusion(metrics, label)}"
             yield NextStep(f"Look at the mistakes with {label}.", why, anchor="mistakes", gain=gain)
 
 
@@ -195,12 +187,12 @@ def _iter_more_pictures_steps(lessons: Mapping[str, Any]) -> Iterator[NextStep]:
 def _iter_slice_steps(metrics: Mapping[str, Any]) -> Iterator[NextStep]:
     for row in metrics.get("slices", {}).get("rows", ()):
         if row["worse"]:
-            right, others = (
+            inside, outside = (
                 f"{format_rate(row[key], 0)} ({format_interval(row[key], 0)})" for key in ("accuracy", "rest")
             )
             why = (
-                f"Of these ({row['words']}) it gets {right} right, of other pictures of the same classes {others}; that"
-                " is more than chance."
+                f"The accuracy on them ({row['words']}) is {inside}, on other pictures of the same classes {outside};"
+                " the difference is more than chance."
             )
             if shared := row.get("counted_in"):
                 why += f" Those that are {' or '.join(shared)} as well are counted there."
@@ -212,11 +204,11 @@ def _iter_label_issue_steps(summary: RunSummary) -> Iterator[NextStep]:
     if not n:
         return
     what = "1 label that looks wrong" if n == 1 else f"{n:,} labels that look wrong"
-    why = f"A model that never saw these pictures would label them otherwise: {_describe_use(summary)}."
+    why = f"A model trained without these pictures predicts other labels: {_describe_use(summary)}."
     if (summary.relabelling_gain or 0) >= LEAST_GAIN:
-        why += " If it is right about all that are tested, the macro-F1 shown is too low by so much."
+        why += " If it is right about those in the test split, the macro-F1 shown is too low by this much."
     if suspects.get("train"):
-        why += " What correct labels to learn from would bring, only training again tells."
+        why += " The gain from corrected training labels is known only after training again."
     yield NextStep(
         f"Check {what}.",
         why,
@@ -228,36 +220,36 @@ def _iter_label_issue_steps(summary: RunSummary) -> Iterator[NextStep]:
 
 
 def _describe_use(summary: RunSummary) -> str:
-    """Return what the pictures with suspect labels were used for; in a cross-validated run each for everything."""
+    """Return the splits of the pictures with suspect labels; in cross-validation each picture is in all."""
     if summary.metrics.get("folds"):
-        return "like all pictures of this run, they were learnt from in some folds and tested in another"
-    kinds = (("train", "to learn from"), ("val", "to choose by"), ("test", "to test by"))
-    return ", ".join(f"{summary.suspects[split]:,} {use}" for split, use in kinds if summary.suspects.get(split))
+        return "like all pictures of this run, they are training pictures in some folds and test pictures in another"
+    splits = (("train", "training"), ("val", "validation"), ("test", "test"))
+    return ", ".join(f"{summary.suspects[split]:,} {name}" for split, name in splits if summary.suspects.get(split))
 
 
 def _iter_finding_steps(issues: Mapping[str, int]) -> Iterator[NextStep]:
-    serious = [f"{issues[check]:,} {check}" for check in SERIOUS if check != "suspect-label" and issues.get(check)]
+    serious = [f"{issues[check]:,} {check}" for check in ALTERS_MODEL if check != "suspect-label" and issues.get(check)]
     if serious:
         yield NextStep(
-            "Look through the findings.",
-            f"The audit marked {', '.join(serious)}: a wrong label costs more than a missing picture.",
+            "Check the findings.",
+            f"The audit found {', '.join(serious)}: a wrong label costs more than a missing picture.",
             anchor="findings",
         )
 
 
 def _iter_training_steps(summary: RunSummary) -> Iterator[NextStep]:
     metrics, history, method = summary.metrics, summary.history, summary.method
-    read = overfitting_point(history)
-    if method != "probe" and read.verdict in CURVE_ADVICE:
-        yield NextStep(CURVE_ADVICE[read.verdict], read.sentence, anchor="learning")
-    strengths = {line.get("regularisation") for line in history}
-    if len(strengths) > 1 and history[-1].get("chosen") and (strength := history[-1].get("regularisation")):
-        why = f"The weakest of {len(strengths)}, C = {strength:.3g}, was the best; add larger to probe.regularisation."
+    curves = overfitting_point(history)
+    if method != "probe" and curves.verdict in CURVE_ADVICE:
+        yield NextStep(CURVE_ADVICE[curves.verdict], curves.sentence, anchor="learning")
+    c_values = {line.get("regularisation") for line in history}
+    if len(c_values) > 1 and history[-1].get("chosen") and (c := history[-1].get("regularisation")):
+        why = f"The weakest of {len(c_values)}, C = {c:.3g}, was the best; add larger values to probe.regularisation."
         yield NextStep("Try weaker regularisation.", why, anchor="learning")
     if method == "probe" and metrics["macro_f1"]["value"] < 0.95:
         why = (
-            "The backbone was left as it came. Adapting its layers may help where pictures differ much from photographs"
-            " of things; comparing both runs (bestiary compare) tells."
+            "The backbone is as it was pretrained. Fine-tuning its layers may help if the pictures differ much from"
+            " photographs of objects; `bestiary compare` shows whether it did."
         )
         yield NextStep("Try fine-tuning.", why, summary.finetune)
 
@@ -265,9 +257,11 @@ def _iter_training_steps(summary: RunSummary) -> Iterator[NextStep]:
 def _iter_calibration_steps(metrics: Mapping[str, Any]) -> Iterator[NextStep]:
     error = (metrics.get("ece") or {}).get("value")
     if error is not None and error > 0.05:
-        why = f"They miss the truth by {format_short_percent(round(error, 3))} on average, even after calibration."
-        yield NextStep("Read the probabilities with care.", why, anchor="trust")
-    share = (metrics.get("unknown") or {}).get("coverage")
-    if share is not None and share < 0.9:
-        why = f"Only {format_short_percent(round(share, 2))} of the pictures get an answer; the others are called unknown."
-        yield NextStep("Check what is called unknown.", why, anchor="unknown")
+        why = f"The calibration error is {format_short_percent(round(error, 3))}, even after calibration."
+        yield NextStep("Use the probabilities with care.", why, anchor="trust")
+    coverage = (metrics.get("unknown") or {}).get("coverage")
+    if coverage is not None and coverage < 0.9:
+        why = (
+            f"Only {format_short_percent(round(coverage, 2))} of the pictures get an answer; the others are “unknown”."
+        )
+        yield NextStep("Check the pictures that are answered “unknown”.", why, anchor="unknown")

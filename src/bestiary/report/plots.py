@@ -1,12 +1,12 @@
-"""The plots of a report, as SVG: curves, reliability, confidence, coverage, a large confusion matrix.
+"""The plots of the pages, as SVG: lines, points with intervals, histograms, reliability, coverage, confusion matrix.
 
-Every plot has its names at its lines, and says what it shows in words for those who listen to it.
+Every plot names its lines directly and has a description for screen readers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,22 +14,23 @@ from markupsafe import Markup, escape
 
 from bestiary.array_types import Bools, Floats, Ints
 from bestiary.evaluation.calibration import bin_index, coverage_curve
-from bestiary.evaluation.intervals import wilson_interval
+from bestiary.report.format import format_short_percent
 from bestiary.report.svg import (
-    WIDTH,
+    Drawing,
     PlotArea,
     axes,
     draw_circle,
     draw_line,
     format_axis_number,
-    format_short_percent,
     nice_ticks,
     svg_document,
     text,
 )
+from bestiary.stats import wilson_interval
 
 BINS = 10
-FEWEST_ANSWERS = 20  # a share of fewer answers than this says nothing
+MIN_ANSWERS = 20  # the accuracy of fewer answers says nothing
+ROW_HEIGHT, FOREST_TOP, FOREST_BOTTOM = 38, 34, 40
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,28 @@ class Series:
 
 
 @dataclass(frozen=True)
+class Dot:
+    """A point in a row of a forest plot; `note` is its tooltip."""
+
+    value: float
+    note: str
+    color: str = "right"
+    radius: float = 5
+
+
+@dataclass(frozen=True)
+class ForestRow:
+    """A row of a forest plot: its name, its 95 % interval (None for a row without) and its dots, the main one last."""
+
+    name: str
+    interval: tuple[float, float] | None
+    dots: Sequence[Dot]
+    color: str = "right"
+
+
+@dataclass(frozen=True)
 class ReliabilityPoint:
-    """A range of confidence: its mean, how many were right of how many, and the 95 % interval of that share."""
+    """A bin of confidence: its mean, how many predictions of how many were correct, and the 95 % interval of that."""
 
     confidence: float
     n_correct: int
@@ -53,7 +74,6 @@ class ReliabilityPoint:
 
 
 def line_plot(
-    title: str,
     x: Sequence[float],
     series: Sequence[Series],
     *,
@@ -64,168 +84,179 @@ def line_plot(
     as_percent: bool = False,
     mark: tuple[float, str] | None = None,
 ) -> Markup:
-    """Return lines over epochs or over a setting, each with its name at its end.
+    """Return lines over epochs or over a setting, each with its name at its end; empty without any value.
 
-    x_ticks: the numbers along the bottom; round ones when not given. `mark` draws a vertical line at a value of x with
-    a few words at its top. Missing values (None, NaN) are left out.
+    x_ticks: round numbers when not given. mark: a value of x for a vertical line, and the text at its top. Missing
+    values (None, NaN) are left out.
     """
-    known = [float(value) for line in series for value in _finite_values(line.values)]
-    if not x or not known:
+    values = [value for line in series for value in _finite(line.values)]
+    if not x or not values:
         return Markup("")
-    frame = _curve_frame(x, known, x_log, as_percent)
+    frame = _line_area(x, values, x_log, as_percent)
     y_text = format_short_percent if as_percent else format_axis_number
-    parts = axes(
-        frame,
-        x_ticks or _x_ticks(frame),
-        nice_ticks(frame.y_low, frame.y_high),
-        format_axis_number,
-        y_text,
-        x_label,
-        y_label,
-    )
-    if mark is not None:
-        parts += _marker(frame, *mark)
-    ends = _spread_labels([_label_height(frame, line, x) for line in series])
-    for line, end in zip(series, ends, strict=True):
-        parts += _series_line(frame, x, line)
-        if end is not None:
-            parts.append(
-                text(WIDTH - frame.right + 8, end + 4, line.name, f"start {line.color_class.replace('ink', 'fill')}")
-            )
-    lasts = [(line.name, _last_value(line.values)) for line in series]
-    spoken = "; ".join(f"{name} ends at {y_text(last)}" for name, last in lasts if last is not None)
-    return svg_document(title, spoken, parts, frame.height)
+    y_ticks = nice_ticks(frame.y_low, frame.y_high)
+    parts = axes(frame, x_ticks or _x_ticks(frame), y_ticks, format_axis_number, y_text, x_label, y_label)
+    parts += _vertical_mark(frame, *mark) if mark else []
+    lasts = [next(iter(_finite(line.values)[::-1]), None) for line in series]
+    heights = _spread_labels([None if last is None else frame.y(last) for last in lasts])
+    for line, height in zip(series, heights, strict=True):
+        parts += _draw_series(frame, x, line)
+        if height is not None:
+            color = line.color_class.replace("ink", "fill")
+            parts.append(text(frame.width - frame.right + 8, height + 4, line.name, f"start {color}"))
+    described = zip(series, lasts, strict=True)
+    ends = "; ".join(f"{line.name} ends at {y_text(last)}" for line, last in described if last is not None)
+    return svg_document(f"{y_label} by {x_label}", ends, parts, frame.height)
+
+
+def forest_plot(
+    title: str,
+    rows: Sequence[ForestRow],
+    format_tick: Callable[[float], str],
+    *,
+    signed: bool = False,
+    limits: tuple[float, float] | None = None,
+) -> Drawing:
+    """Return a row of dots with an interval for each item.
+
+    signed: differences, with a line at zero; else values from 0 to 1. limits: of the axis, from the values when not
+    given.
+    """
+    low, high = limits or _forest_limits(rows, signed)
+    height = FOREST_TOP + ROW_HEIGHT * len(rows) + FOREST_BOTTOM
+    frame = PlotArea(low, high, 0, 1, left=12, top=FOREST_TOP, bottom=FOREST_BOTTOM, height=height)
+    base = height - FOREST_BOTTOM
+    parts = [text(frame.left, 14, title, "start small")]
+    for tick in nice_ticks(low, high):
+        x = frame.x(tick)
+        parts.append(draw_line(x, FOREST_TOP - 8, x, base, "ink-muted dashed" if signed and not tick else "ink-grid"))
+        parts.append(text(x, base + 17, format_tick(tick), "middle small"))
+    for index, row in enumerate(rows):
+        y = FOREST_TOP + ROW_HEIGHT * index + 26
+        parts.append(text(frame.left, y - 11, row.name, "start small"))
+        if row.interval:
+            parts.append(draw_line(frame.x(row.interval[0]), y, frame.x(row.interval[1]), y, f"ink-{row.color}"))
+        parts += [draw_circle(frame.x(dot.value), y, dot.radius, f"fill-{dot.color}", dot.note) for dot in row.dots]
+    described = "; ".join(f"{row.name}: {', '.join(d.note for d in row.dots if d.radius > 3)}" for row in rows)
+    return Drawing(f"{title}. {described}.", parts, height)
+
+
+def _forest_limits(rows: Sequence[ForestRow], signed: bool) -> tuple[float, float]:
+    values = [value for row in rows for value in (*(row.interval or ()), *(dot.value for dot in row.dots))]
+    if signed:
+        values += [-0.005, 0.005]
+    low, high = min(values), max(values)
+    pad = 0.06 * max(high - low, 0.02)
+    return (low - pad, high + pad) if signed else (max(0.0, low - pad), min(1.0, high + pad))
 
 
 def reliability(bins: Sequence[ReliabilityPoint], before: Sequence[ReliabilityPoint] = ()) -> Markup:
-    """Return how often the answers were right (with its 95 % interval) against how sure the model was.
+    """Return the reliability diagram: accuracy with its 95 % interval against confidence.
 
-    Points grow with their number of pictures. `before`: the same before calibration, drawn as rings.
+    Points grow with their number of pictures. before: the same before calibration, drawn as rings.
     """
     frame = PlotArea(0, 1, 0, 1, height=340)
-    grid, n = nice_ticks(0, 1), sum(point.n for point in bins)
-    labels = ("How sure the model was", "How often it was right")
-    parts = axes(frame, grid, grid, format_short_percent, format_short_percent, *labels)
+    ticks, n = nice_ticks(0, 1), sum(point.n for point in bins)
+    parts = axes(frame, ticks, ticks, format_short_percent, format_short_percent, "Confidence", "Accuracy")
     parts.append(draw_line(frame.x(0), frame.y(0), frame.x(1), frame.y(1), "ink-muted dashed"))
     for point in bins:
-        parts.append(
-            draw_line(
-                frame.x(point.confidence),
-                frame.y(point.low),
-                frame.x(point.confidence),
-                frame.y(point.high),
-                "ink-right",
-            )
-        )
-    parts += _reliability_dots(frame, before, n, 5.5, "ring-other", "before calibration")
-    parts += _reliability_dots(frame, bins, n, 3, "fill-right", "as shipped")
-    parts += _reliability_legend() if before else []
-    parts.append(text(frame.x(0.98), frame.y(0.07), "less often right than it claims", "end small"))
-    spoken = "; ".join(
-        f"sure {format_short_percent(p.confidence)}, right {format_short_percent(p.n_correct / p.n)} of {p.n}"
+        x = frame.x(point.confidence)
+        parts.append(draw_line(x, frame.y(point.low), x, frame.y(point.high), "ink-right"))
+    for points, smallest, color, name in (
+        (before, 5.5, "ring-other", "before calibration"),
+        (bins, 3, "fill-right", "calibrated"),
+    ):
+        for point in points:
+            x, y = frame.x(point.confidence), frame.y(point.n_correct / point.n)
+            radius = round(smallest + 6 * math.sqrt(point.n / n), 1)
+            parts.append(draw_circle(x, y, radius, color, f"{point.n} pictures, {name}"))
+    if before:  # the legend is above the plot: inside it, its dots could be taken for values
+        for x, color, name in ((190, "fill-right", "calibrated"), (296, "ring-other", "before calibration")):
+            parts += [draw_circle(x, 10, 5, color), text(x + 10, 14, name, "start small")]
+    parts.append(text(frame.x(0.98), frame.y(0.07), "overconfident", "end small"))
+    described = "; ".join(
+        f"confidence {format_short_percent(p.confidence)}, accuracy {format_short_percent(p.n_correct / p.n)} of {p.n}"
         for p in bins
     )
-    return svg_document("Reliability diagram", spoken, parts, frame.height)
-
-
-def _reliability_dots(
-    frame: PlotArea, points: Sequence[ReliabilityPoint], n: int, smallest: float, ink: str, when: str
-) -> list[str]:
-    return [
-        draw_circle(
-            frame.x(point.confidence),
-            frame.y(point.n_correct / point.n),
-            round(smallest + 6 * math.sqrt(point.n / n), 1),
-            ink,
-            f"{point.n} pictures, {when}",
-        )
-        for point in points
-    ]
-
-
-def _reliability_legend() -> list[str]:
-    """Return the legend, above the plot: inside it its dots could be taken for figures."""
-    rows = ((190, "fill-right", "as shipped"), (296, "ring-other", "before calibration"))
-    return [
-        part for x, ink, words in rows for part in (draw_circle(x, 10, 5, ink), text(x + 10, 14, words, "start small"))
-    ]
+    return svg_document("Reliability diagram", described, parts, frame.height)
 
 
 def reliability_points(confidence: Floats, correct: Bools) -> list[ReliabilityPoint]:
-    """Return a point for each of ten equal ranges of confidence in which there are pictures; arrays of shape (n,)."""
-    which, points = bin_index(confidence, BINS), []
-    for rows in (which == b for b in range(BINS) if (which == b).any()):
-        hits, n = int(correct[rows].sum()), int(rows.sum())
-        low, high = wilson_interval(np.array(hits / n), np.array(n))
-        points.append(ReliabilityPoint(float(confidence[rows].mean()), hits, n, float(low), float(high)))
+    """Return a point for each of ten equal bins of confidence that hold pictures; arrays of shape (n,)."""
+    indices, points = bin_index(confidence, BINS), []
+    for rows in (indices == b for b in range(BINS) if (indices == b).any()):
+        n_correct, n = int(correct[rows].sum()), int(rows.sum())
+        low, high = wilson_interval(np.array(n_correct / n), np.array(n))
+        points.append(ReliabilityPoint(float(confidence[rows].mean()), n_correct, n, float(low), float(high)))
     return points
 
 
 def confidence_histogram(confidence: Floats, correct: Bools) -> Markup:
-    """Return two histograms over the same axis, one of the right answers, one of the wrong ones.
+    """Return two histograms of the confidence over the same axis, of correct and of wrong predictions.
 
-    Each has its own height, since the wrong ones are few and would not be seen; the highest bar of each is labelled.
+    Each has its own height, since the wrong ones are few; the highest bar of each is labelled.
     """
-    edges = np.linspace(0, 1, 21)
-    parts: list[str] = []
-    for name, ink, rows, top in (("Right", "fill-right", correct, 0), ("Wrong", "fill-wrong", ~correct, 150)):
+    edges, parts = np.linspace(0, 1, 21), list[str]()
+    for name, color, rows, top in (("Correct", "fill-right", correct, 0), ("Wrong", "fill-wrong", ~correct, 150)):
         counts = np.histogram(confidence[rows], edges)[0]
         frame = PlotArea(0, 1, 0, max(1, int(counts.max())), left=16, top=top + 40, bottom=190 - top, height=340)
-        parts += _bars(frame, edges, counts, ink)
+        parts += _bars(frame, edges, counts, color)
         n = int(rows.sum())
-        parts.append(text(16, top + 22, f"{name}: {n:,} answer{'s' * (n != 1)}", f"start strong {ink}"))
+        parts.append(text(16, top + 22, f"{name}: {n:,} prediction{'s' * (n != 1)}", f"start strong {color}"))
     parts += [
         text(frame.x(tick), frame.y(0) + 17, format_short_percent(tick), "middle small") for tick in nice_ticks(0, 1)
     ]
-    parts.append(text(WIDTH / 2, 334, "How sure the model was", "middle small"))
-    spoken = f"{int(correct.sum())} right answers and {int((~correct).sum())} wrong ones, in steps of 5 % of confidence"
-    return svg_document("How sure the model was when it was right, and when it was wrong", spoken, parts, 340)
+    parts.append(text(frame.width / 2, 334, "Confidence", "middle small"))
+    described = f"{int(correct.sum())} correct predictions and {int((~correct).sum())} wrong ones, in bins of 5 %"
+    return svg_document("Confidence of correct and of wrong predictions", described, parts, 340)
 
 
 def coverage_plot(confidence: Floats, correct: Bools, unknown: Bools) -> Markup:
-    """Return the accuracy when only the surest share is answered, and where the model as shipped stands."""
-    points = [p for p in coverage_curve(confidence, correct) if p["coverage"] * len(correct) >= FEWEST_ANSWERS]
+    """Return accuracy against coverage (the fraction of pictures that gets an answer), and the operating point."""
+    points = [p for p in coverage_curve(confidence, correct) if p["coverage"] * len(correct) >= MIN_ANSWERS]
     if not points:
         return Markup("")
-    shares, accuracy = [point["coverage"] for point in points], [point["accuracy"] for point in points]
+    coverage, accuracy = [point["coverage"] for point in points], [point["accuracy"] for point in points]
     shipped = _operating_point(correct, unknown)
-    floor = min(*accuracy, shipped[1] if shipped else 1.0)
-    # Room below the line for the words of the pointer; never a scale finer than 2 points from top to bottom.
-    frame = PlotArea(0, 1, max(0.0, 1 - max(0.02, 1.6 * (1 - floor))), 1, height=340)
-    labels = ("Share of the pictures that get an answer", "How often those answers are right")
-    parts = axes(
-        frame, nice_ticks(0, 1), nice_ticks(frame.y_low, 1), format_short_percent, format_short_percent, *labels
-    )
-    parts += _series_line(frame, shares, Series("", "ink-right", accuracy), dots=False)
+    lowest = min(*accuracy, shipped[1] if shipped else 1.0)
+    # Room below the line for the text of the pointer; never a scale finer than 2 points from top to bottom.
+    frame = PlotArea(0, 1, max(0.0, 1 - max(0.02, 1.6 * (1 - lowest))), 1, height=340)
+    labels = ("Coverage: fraction of the pictures that gets an answer", "Accuracy of the answers")
+    y_ticks = nice_ticks(frame.y_low, 1)
+    parts = axes(frame, nice_ticks(0, 1), y_ticks, format_short_percent, format_short_percent, *labels)
+    parts += _draw_series(frame, coverage, Series("", "ink-right", accuracy), dots=False)
+    described = f"At full coverage, the accuracy is {format_short_percent(accuracy[-1])}"
     if shipped:
         parts += _pointer(frame, *shipped)
-    return svg_document("Coverage and accuracy", _describe_coverage(accuracy[-1], shipped), parts, frame.height)
+        answered, right = map(format_short_percent, shipped)
+        described += f"; with the model's threshold, {answered} get an answer, with an accuracy of {right}"
+    return svg_document("Coverage and accuracy", described, parts, frame.height)
 
 
 def confusion_heatmap(labels: Sequence[str], counts: Ints) -> Markup:
-    """Return the confusion matrix as a plain picture, for more classes than a table can show.
+    """Return the confusion matrix as a heatmap, for more classes than a table can show.
 
-    `counts` (k, k): rows are what the pictures are, columns what was predicted. Empty cells are not drawn.
+    `counts` (k, k): rows are true classes, columns predicted ones. Empty cells are not drawn.
     """
     k, side = len(labels), 420.0
     cell = side / k
     rates = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     parts = [f'<rect class="frame" x="36" y="24" width="{side}" height="{side}"/>']
     for row, column in np.argwhere(counts > 0).tolist():
-        ink = "fill-right" if row == column else "fill-wrong"
-        note = f"{labels[row]} taken for {labels[column]}: {counts[row, column]}"
-        x, y, shade = 36 + column * cell, 24 + row * cell, 0.25 + 0.75 * math.sqrt(rates[row, column])
+        color = "fill-right" if row == column else "fill-wrong"
+        note = f"{labels[row]} predicted as {labels[column]}: {counts[row, column]}"
+        x, y, opacity = 36 + column * cell, 24 + row * cell, 0.25 + 0.75 * math.sqrt(rates[row, column])
         parts.append(
-            f'<rect class="{ink}" x="{x:.1f}" y="{y:.1f}" width="{cell:.1f}" height="{cell:.1f}" '
-            f'fill-opacity="{shade:.2f}"><title>{escape(note)}</title></rect>'
+            f'<rect class="{color}" x="{x:.1f}" y="{y:.1f}" width="{cell:.1f}" height="{cell:.1f}" '
+            f'fill-opacity="{opacity:.2f}"><title>{escape(note)}</title></rect>'
         )
     parts.append(text(36, 16, f"Predicted: the {k} classes in the order of the list below", "start small"))
-    parts.append(f'<text class="middle small" transform="translate(22 {24 + side / 2}) rotate(-90)">Is</text>')
-    spoken = f"{int(np.trace(counts))} of {int(counts.sum())} pictures lie on the diagonal: predicted what they are"
-    return svg_document(f"Confusion matrix of {k} classes", spoken, parts, side + 30)
+    parts.append(f'<text class="middle small" transform="translate(22 {24 + side / 2}) rotate(-90)">True</text>')
+    described = f"{int(np.trace(counts))} of {int(counts.sum())} pictures are on the diagonal: predicted correctly"
+    return svg_document(f"Confusion matrix of {k} classes", described, parts, side + 30)
 
 
-def _curve_frame(x: Sequence[float], values: list[float], x_log: bool, as_percent: bool) -> PlotArea:
+def _line_area(x: Sequence[float], values: list[float], x_log: bool, as_percent: bool) -> PlotArea:
     low, high = min(values), max(values)
     pad = max((high - low) * 0.08, 0.005 if as_percent else abs(high) * 0.05, 1e-6)
     y_low = max(0.0, low - pad) if low >= 0 else low - pad
@@ -246,7 +277,7 @@ def _x_ticks(frame: PlotArea) -> list[float]:
     return tens if len(tens) >= 3 else inside
 
 
-def _series_line(frame: PlotArea, x: Sequence[float], line: Series, *, dots: bool = True) -> list[str]:
+def _draw_series(frame: PlotArea, x: Sequence[float], line: Series, *, dots: bool = True) -> list[str]:
     points = [
         (frame.x(at), frame.y(float(value)))
         for at, value in zip(x, line.values, strict=True)
@@ -259,75 +290,55 @@ def _series_line(frame: PlotArea, x: Sequence[float], line: Series, *, dots: boo
     return parts
 
 
-def _marker(frame: PlotArea, value: float, words: str) -> list[str]:
+def _vertical_mark(frame: PlotArea, value: float, words: str) -> list[str]:
     x = frame.x(value)
-    to_left = x > WIDTH / 2
-    anchor, shift = ("end", -6) if to_left else ("start", 6)
+    anchor, shift = ("end", -6) if x > frame.width / 2 else ("start", 6)
     return [
         draw_line(x, frame.top - 4, x, frame.y(frame.y_low), "ink-muted dashed"),
         text(x + shift, frame.top + 4, words, f"{anchor} small"),
     ]
 
 
-def _pointer(frame: PlotArea, fraction: float, accuracy: float) -> list[str]:
-    x, y = frame.x(fraction), frame.y(accuracy)
-    words = f"as shipped: answers {format_short_percent(fraction)}, right {format_short_percent(accuracy)}"
-    below = y + 46
+def _pointer(frame: PlotArea, coverage: float, accuracy: float) -> list[str]:
+    x, y = frame.x(coverage), frame.y(accuracy)
+    words = f"this model: coverage {format_short_percent(coverage)}, accuracy {format_short_percent(accuracy)}"
     return [
-        draw_line(x, y + 6, x, below - 13, "ink-muted"),
+        draw_line(x, y + 6, x, y + 33, "ink-muted"),
         draw_circle(x, y, 5, "fill-wrong"),
-        text(min(x + 8, WIDTH - frame.right), below, words, "end small"),
+        text(min(x + 8, frame.width - frame.right), y + 46, words, "end small"),
     ]
 
 
-def _bars(frame: PlotArea, edges: Floats, counts: Ints, ink: str) -> list[str]:
+def _bars(frame: PlotArea, edges: Floats, counts: Ints, color: str) -> list[str]:
     base, parts = frame.y(0), []
     for low, high, count in zip(edges[:-1], edges[1:], counts.tolist(), strict=True):
         if count:
             x, width, y = frame.x(low) + 1, frame.x(high) - frame.x(low) - 2, min(frame.y(count), base - 1.5)
             note = f"<title>{count} between {format_short_percent(low)} and {format_short_percent(high)}</title>"
             shape = f'x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{base - y:.1f}"'
-            parts.append(f'<rect class="{ink}" {shape}>{note}</rect>')
+            parts.append(f'<rect class="{color}" {shape}>{note}</rect>')
     highest = int(counts.argmax())
     if counts[highest]:
         middle = frame.x((edges[highest] + edges[highest + 1]) / 2)
         parts.append(text(middle, frame.top - 4, f"{counts[highest]:,}", "middle small"))
-    return [*parts, draw_line(frame.left, base, WIDTH - frame.right, base, "ink-muted")]
+    return [*parts, draw_line(frame.left, base, frame.width - frame.right, base, "ink-muted")]
 
 
 def _operating_point(correct: Bools, unknown: Bools) -> tuple[float, float] | None:
-    """Return (share answered, accuracy of the answers) as shipped; None if all or none is answered."""
+    """Return (coverage, accuracy of the answers) at the model's threshold; None if all or none are answered."""
     answered = ~unknown
     if answered.all() or not answered.any():
         return None
     return float(answered.mean()), float(correct[answered].mean())
 
 
-def _describe_coverage(overall: float, shipped: tuple[float, float] | None) -> str:
-    words = f"Answering every picture, {format_short_percent(overall)} are right"
-    if shipped is None:
-        return words
-    answered, right = map(format_short_percent, shipped)
-    return f"{words}; as shipped, {answered} are answered and {right} of those are right"
-
-
-def _label_height(frame: PlotArea, line: Series, x: Sequence[float]) -> float | None:
-    last = _last_value(line.values[: len(x)])
-    return None if last is None else frame.y(last)
-
-
-def _spread_labels(heights: list[float | None], gap: float = 16) -> list[float | None]:
-    """Return the heights of the names, pushed apart so that they do not touch."""
+def _spread_labels(heights: Sequence[float | None], gap: float = 16) -> list[float | None]:
+    """Return the heights of the labels, pushed apart so that they do not touch."""
     placed: dict[int, float] = {}
-    for index in sorted((i for i, height in enumerate(heights) if height is not None), key=lambda i: heights[i] or 0.0):
-        floor = max(placed.values(), default=-math.inf) + gap
-        placed[index] = max(heights[index] or 0.0, floor)
+    for height, index in sorted((height, index) for index, height in enumerate(heights) if height is not None):
+        placed[index] = max(height, max(placed.values(), default=-math.inf) + gap)
     return [placed.get(index) for index in range(len(heights))]
 
 
-def _last_value(values: Sequence[float | None]) -> float | None:
-    return next(iter(_finite_values(values)[::-1]), None)
-
-
-def _finite_values(values: Sequence[float | None]) -> list[float]:
-    return [value for value in values if value is not None and math.isfinite(value)]
+def _finite(values: Sequence[float | None]) -> list[float]:
+    return [float(value) for value in values if value is not None and math.isfinite(value)]

@@ -1,4 +1,4 @@
-"""Precision against recall, a small plot for each class: what a threshold on its own probability would buy."""
+"""Precision-recall curves, one small plot for each class."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from markupsafe import Markup
 
 from bestiary.array_types import Floats
 from bestiary.evaluation.precision_recall import PrecisionRecallCurve, lowest_average_precision
-from bestiary.report.svg import draw_line, escape_label, format_short_percent, text
+from bestiary.report.format import format_short_percent
+from bestiary.report.svg import Drawing, PlotArea, draw_circle, draw_line, text
 
-MAX_CLASSES = 12  # classes, the weakest first
-SIDE, LEFT, TOP, BOTTOM, RIGHT = 150.0, 30.0, 6.0, 20.0, 6.0
+MAX_CLASSES = 12  # those with the lowest average precision
 MAX_POINTS = 120
+AREA = PlotArea(0, 1, 0, 1, left=30, right=6, top=6, bottom=20, height=176, width=186)
 
 
 @dataclass(frozen=True)
 class ClassCurve:
-    """A class, its average precision, how many pictures it has, and its drawing."""
+    """A class, its average precision, its number of test pictures, and its plot."""
 
     label: str
     average: float
@@ -29,35 +30,32 @@ class ClassCurve:
 
 
 def class_curves(test: pl.DataFrame, labels: Sequence[str]) -> list[ClassCurve]:
-    """Return the curves of the classes with the lowest average precision; of classes that have test pictures."""
-    return [
-        ClassCurve(one.label, one.average, one.pictures, _draw_curve(one))
-        for one in lowest_average_precision(test, labels, MAX_CLASSES)
-    ]
+    """Return the curves of the classes with the lowest average precision, among those with test pictures."""
+    curves = lowest_average_precision(test, labels, MAX_CLASSES)
+    return [ClassCurve(curve.label, curve.average, curve.pictures, _draw_curve(curve)) for curve in curves]
 
 
-def _draw_curve(ranked: PrecisionRecallCurve) -> Markup:
-    """Return the plot: precision (upwards) against recall, both from 0 to 100 %, and a dot where the labels stand."""
-    width, height = SIDE + LEFT + RIGHT, SIDE + TOP + BOTTOM
-    parts = [draw_line(LEFT, TOP + y * SIDE, LEFT + SIDE, TOP + y * SIDE, "ink-grid") for y in (0, 0.5)]
-    parts += [draw_line(LEFT + x * SIDE, TOP, LEFT + x * SIDE, TOP + SIDE, "ink-grid") for x in (0.5, 1)]
-    parts.append(draw_line(LEFT, TOP + SIDE, LEFT + SIDE, TOP + SIDE, "ink-muted"))
-    parts.append(draw_line(LEFT, TOP, LEFT, TOP + SIDE, "ink-muted"))
-    parts += [text(LEFT - 5, TOP + (1 - y) * SIDE + 4, f"{100 * y:.0f}", "end small") for y in (0, 0.5, 1)]
-    parts += [text(LEFT + x * SIDE, TOP + SIDE + 15, f"{100 * x:.0f}", "middle small") for x in (0, 0.5, 1)]
-    parts.append(f'<polyline class="ink-right" points="{_step_points(ranked.precision, ranked.recall)}"/>')
-    if ranked.operating_point is not None:
-        x, y = LEFT + ranked.operating_point[1] * SIDE, TOP + (1 - ranked.operating_point[0]) * SIDE
-        parts.append(f'<circle class="fill-wrong" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
-    spoken = f"{ranked.label}: precision against recall, average precision {format_short_percent(ranked.average)}"
-    head = f'<svg class="plot" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape_label(spoken)}">'
-    return Markup(head) + Markup("".join(parts)) + Markup("</svg>")
+def _draw_curve(curve: PrecisionRecallCurve) -> Markup:
+    """Return precision (upwards) against recall, both in per cent, with a dot at the operating point."""
+    x, y = AREA.x, AREA.y
+    parts = [draw_line(x(0), y(level), x(1), y(level), "ink-grid") for level in (0.5, 1)]
+    parts += [draw_line(x(level), y(1), x(level), y(0), "ink-grid") for level in (0.5, 1)]
+    parts += [draw_line(x(0), y(0), x(1), y(0), "ink-muted"), draw_line(x(0), y(1), x(0), y(0), "ink-muted")]
+    for level in (0, 0.5, 1):
+        parts.append(text(x(0) - 5, y(level) + 4, f"{100 * level:.0f}", "end small"))
+        parts.append(text(x(level), y(0) + 15, f"{100 * level:.0f}", "middle small"))
+    parts.append(f'<polyline class="ink-right" points="{_step_points(curve.precision, curve.recall)}"/>')
+    if curve.operating_point is not None:
+        precision, recall = curve.operating_point
+        parts.append(draw_circle(x(recall), y(precision), 4, "fill-wrong"))
+    label = f"{curve.label}: precision-recall curve, average precision {format_short_percent(curve.average)}"
+    return Drawing(label, parts, AREA.height, AREA.width).inline
 
 
 def _step_points(precision: Floats, recall: Floats) -> str:
-    """Return the points of the line from the surest answer on, as steps whose area is the average precision.
+    """Return the line, from the most confident prediction on, as steps whose area is the average precision.
 
-    Only where a picture of the class is found does a step end; of more than a plot can show, every few are kept.
+    A step ends only where a picture of the class is found; of more than MAX_POINTS steps, evenly spaced ones are kept.
     """
     across, up = recall[::-1], precision[::-1]
     ends = np.flatnonzero(np.diff(across)) + 1
@@ -67,4 +65,4 @@ def _step_points(precision: Floats, recall: Floats) -> str:
     for at, height in zip(across[ends].tolist(), up[ends].tolist(), strict=True):
         points += [(before, height), (at, height)]
         before = at
-    return " ".join(f"{LEFT + x * SIDE:.1f},{TOP + (1 - y) * SIDE:.1f}" for x, y in points)
+    return " ".join(f"{AREA.x(at):.1f},{AREA.y(height):.1f}" for at, height in points)

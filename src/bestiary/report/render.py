@@ -1,15 +1,17 @@
-"""How a page is made from a template and plain values: one HTML file that needs nothing from outside itself."""
+"""Rendering of pages: a jinja template and plain values become one HTML file without external resources."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from bestiary.report import format
+from bestiary.report.svg import WIDTH, Drawing
 from bestiary.text import format_percent
 
 ROOMS = ("report", "tune", "study")  # each has a folder of templates
@@ -18,7 +20,7 @@ STYLE = PACKAGE / "web" / "style.css"
 
 
 def render_page(template: str, values: Mapping[str, Any]) -> str:
-    """Return a template filled with values; text among them is escaped, a value that is missing is an error."""
+    """Return a template filled with values; text among them is escaped, a missing value is an error."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([PACKAGE / room / "templates" for room in ROOMS]),
         autoescape=True,
@@ -34,3 +36,24 @@ def render_page(template: str, values: Mapping[str, Any]) -> str:
         style=Markup(STYLE.read_text(encoding="utf-8")),  # ours, not the user's: safe as it is
     )
     return environment.get_template(template).render(values).lstrip()
+
+
+def standalone_svg(drawings: Sequence[Drawing]) -> str:
+    """Return drawings below each other as an SVG file with its own colours, without CSS variables."""
+    groups, top = [f"<style>{_plot_style()}</style>"], 0.0
+    for drawing in drawings:
+        groups.append(f'<g transform="translate(0 {top:g})">{"".join(drawing.parts)}</g>')
+        top += drawing.height
+    label = escape(" ".join(drawing.label for drawing in drawings))
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" class="plot" viewBox="0 0 {WIDTH} {top:g}" role="img"'
+    return f'{head} aria-label="{label}">{"".join(groups)}</svg>\n'
+
+
+def _plot_style() -> str:
+    """Return the rules for plots of `style.css` in its light colours."""
+    style = STYLE.read_text(encoding="utf-8")
+    colors = dict(re.findall(r"--([\w-]+): ([^;]+);", style.partition("@media")[0]))
+    rules = "\n".join(re.findall(r"^\.plot [^\n]+", style, re.MULTILINE))
+    return (
+        re.sub(r"var\(--([\w-]+)\)", lambda name: colors[name[1]], rules) + f".plot {{ background: {colors['paper']} }}"
+    )

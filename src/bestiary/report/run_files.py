@@ -1,4 +1,4 @@
-"""The files of a run folder that its report, its summary and its model card are written from."""
+"""The files of a run folder that report, summary and model card are written from."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NEEDED_METRICS = ("n", "accuracy", "macro_f1", "per_class", "confusion")
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What lies in a run folder, as read; what is optional and missing is empty."""
+    """The contents of a run folder; optional files that are missing are empty."""
 
     folder: Path
     metrics: Mapping[str, Any]
@@ -38,7 +38,7 @@ class RunFiles:
 
     @property
     def name(self) -> str:
-        """The folder's name; of a winner of `tune`, whose folder is always called that, the search's name before it."""
+        """The folder's name; for a winner of `tune`, whose folder is always called that, after the search's name."""
         own, above = self.folder.name, self.folder.parent.name
         return f"{above} {own}" if above and re.fullmatch(r"winner(-\d+)?", own) else own
 
@@ -46,13 +46,12 @@ class RunFiles:
 def read_run(run: Path) -> RunFiles:
     """Return the files of a run folder. Raises RunError for one that is needed and missing, or cannot be read."""
     findings = run / "findings.parquet"
-    none = pl.DataFrame(schema=table.FINDINGS)
     return RunFiles(
         folder=run.resolve(),  # `runs/latest` is another run tomorrow
         metrics=_read_metrics(run),
         history=_read_json_lines(run / "history.jsonl"),
         pictures=table.read(run / "pictures.parquet", table.PICTURES),
-        findings=table.read(findings, table.FINDINGS) if findings.exists() else none,
+        findings=table.read(findings, table.FINDINGS) if findings.exists() else pl.DataFrame(schema=table.FINDINGS),
         predictions=table.read(run / "predictions.parquet", table.PREDICTIONS),
         resolved=_read_text(run / "resolved.toml"),
         requested=_read_text(run / "asked.toml"),
@@ -64,26 +63,31 @@ def read_run(run: Path) -> RunFiles:
 
 
 def test_predictions(run: RunFiles) -> pl.DataFrame:
-    """Return the prediction table of the tested pictures."""
+    """Return the prediction table of the test split."""
     test = run.predictions.filter(pl.col("split") == "test").sort("row_id")
     return test.with_columns(pl.col("unknown").fill_null(False))  # a run without a threshold answers everything
 
 
 def run_caveats(run: RunFiles) -> list[str]:
-    """Return what must be said beside the scores of a run."""
-    return [*score_caveats(run.metrics), *([run.leaks["sentence"]] if run.leaks else [])]
+    """Return the caveats that belong beside the scores of a run: test set reuse, cross-validation, leaks."""
+    times = run.metrics.get("test_scored", 1)
+    reuse = (
+        f"The test pictures were scored {times} times. Only the first score is unbiased. If anything was chosen after"
+        " an earlier one, the figures below are too high."
+    )
+    leaks = [run.leaks["sentence"]] if run.leaks else []
+    return [*([reuse] if times >= 2 else []), *score_caveats(run.metrics), *leaks]
 
 
 def _read_metrics(run: Path) -> dict[str, Any]:
     if not run.is_dir():
         raise RunError(f'"{run}" is not a folder. Give the run folder that `bestiary train` printed, or runs/latest.')
-    if not (run / "metrics.json").exists():
+    path = run / "metrics.json"
+    if not path.exists():
         raise RunError(f"{run} holds no finished run: it has no metrics.json. Train again, or resume it.")
-    metrics = _read_json(run / "metrics.json")
+    metrics = _read_json(path)
     if missing := [key for key in NEEDED_METRICS if key not in metrics]:
-        raise RunError(
-            f'{run / "metrics.json"} has no "{missing[0]}". Score the run: bestiary evaluate {shlex.quote(str(run))}'
-        )
+        raise RunError(f'{path} has no "{missing[0]}". Score the run: bestiary evaluate {shlex.quote(str(run))}')
     return metrics
 
 
@@ -96,18 +100,21 @@ def _read_text(path: Path) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file, empty if there is no such file."""
-    lines = _read_json_lines(path, whole=True)
-    return lines[0] if lines else {}
+    objects = _parse_objects(path, [_read_text(path)])
+    return objects[0] if objects else {}
 
 
-def _read_json_lines(path: Path, *, whole: bool = False) -> list[dict[str, Any]]:
-    text = _read_text(path)
+def _read_json_lines(path: Path) -> list[dict[str, Any]]:
+    return _parse_objects(path, _read_text(path).splitlines())
+
+
+def _parse_objects(path: Path, parts: Sequence[str]) -> list[dict[str, Any]]:
     try:
-        found = [json.loads(part) for part in ([text] if whole else text.splitlines()) if part.strip()]
+        objects = [json.loads(part) for part in parts if part.strip()]
     except json.JSONDecodeError as error:
         raise RunError(
             f"{path} is damaged, line {error.lineno}: {error.msg}. Train or evaluate the run again."
         ) from None
-    if not all(isinstance(one, dict) for one in found):
-        raise RunError(f"{path} is damaged: it holds something else than objects. Train or evaluate the run again.")
-    return found
+    if not all(isinstance(entry, dict) for entry in objects):
+        raise RunError(f"{path} is damaged: it does not hold JSON objects. Train or evaluate the run again.")
+    return objects

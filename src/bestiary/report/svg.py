@@ -1,6 +1,6 @@
-"""The few pieces of SVG that the plots are made of: a frame with axes, text, lines, dots.
+"""SVG elements of the plots: plot area with axes, text, lines, circles.
 
-Written by hand instead of by a plotting library: sharp at any size, light or dark as the page is, drawn in a
+Written by hand instead of by a plotting library: sharp at any size, light or dark like the page, drawn in a
 millisecond. Colours come from classes that `web/style.css` defines (`ink-right`, `fill-wrong`, ...).
 """
 
@@ -17,7 +17,7 @@ WIDTH, HEIGHT = 460, 300
 
 @dataclass(frozen=True)
 class PlotArea:
-    """The plot area: the limits of the values, and the margins around it in SVG units."""
+    """The plot area: limits of the values, and size and margins in SVG units."""
 
     x_low: float
     x_high: float
@@ -29,18 +29,34 @@ class PlotArea:
     top: float = 30
     bottom: float = 44
     height: float = HEIGHT
+    width: float = WIDTH
 
     def x(self, value: float) -> float:
-        """Return where a value lies from the left edge."""
-        low, high, at = (self.x_low, self.x_high, value)
-        if self.x_log:
-            low, high, at = math.log10(low), math.log10(high), math.log10(at)
-        return round(self.left + (at - low) / (high - low) * (WIDTH - self.left - self.right), 1)
+        """Return the distance of a value from the left edge."""
+        scale: Callable[[float], float] = math.log10 if self.x_log else float
+        low, high, at = scale(self.x_low), scale(self.x_high), scale(value)
+        return round(self.left + (at - low) / (high - low) * (self.width - self.left - self.right), 1)
 
     def y(self, value: float) -> float:
-        """Return where a value lies from the upper edge."""
-        share = (value - self.y_low) / (self.y_high - self.y_low)
-        return round(self.top + (1 - share) * (self.height - self.top - self.bottom), 1)
+        """Return the distance of a value from the upper edge."""
+        fraction = (value - self.y_low) / (self.y_high - self.y_low)
+        return round(self.top + (1 - fraction) * (self.height - self.top - self.bottom), 1)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A finished plot: `label` describes it for screen readers."""
+
+    label: str
+    parts: Sequence[str]
+    height: float = HEIGHT
+    width: float = WIDTH
+
+    @property
+    def inline(self) -> Markup:
+        """The plot as an element of a page."""
+        head = f'<svg class="plot" viewBox="0 0 {self.width:g} {self.height:g}" role="img"'
+        return Markup(f'{head} aria-label="{escape(self.label)}">{"".join(self.parts)}</svg>')
 
 
 def nice_ticks(low: float, high: float, max_ticks: int = 5) -> list[float]:
@@ -65,24 +81,19 @@ def axes(
     x_label: str,
     y_label: str,
 ) -> list[str]:
-    """Return thin lines across, the numbers, and both labels, the one of y upright above its axis."""
-    left, right, base = frame.left, WIDTH - frame.right, frame.y(frame.y_low)
-    parts = [draw_line(left, frame.y(tick), right, frame.y(tick), "ink-grid") for tick in y_ticks]
-    parts += [
-        text(left - 6, frame.y(tick) + 4, words, "end small")
-        for tick, words in zip(y_ticks, _align_decimals([y_text(tick) for tick in y_ticks]), strict=True)
+    """Return horizontal grid lines, tick labels and axis labels; the y label is upright above its axis."""
+    left, right, base = frame.left, frame.width - frame.right, frame.y(frame.y_low)
+    return [
+        *(draw_line(left, frame.y(tick), right, frame.y(tick), "ink-grid") for tick in y_ticks),
+        *(
+            text(left - 6, frame.y(tick) + 4, label, "end small")
+            for tick, label in zip(y_ticks, _align_decimals([y_text(tick) for tick in y_ticks]), strict=True)
+        ),
+        draw_line(left, base, right, base, "ink-muted"),
+        *(text(frame.x(tick), base + 17, x_text(tick), "middle small") for tick in x_ticks),
+        text((left + right) / 2, base + 36, x_label, "middle small"),
+        text(4, 14, y_label, "start small"),
     ]
-    parts.append(draw_line(left, base, right, base, "ink-muted"))
-    parts += [text(frame.x(tick), base + 17, x_text(tick), "middle small") for tick in x_ticks]
-    parts.append(text((left + right) / 2, base + 36, x_label, "middle small"))
-    parts.append(text(4, 14, y_label, "start small"))
-    return parts
-
-
-def format_short_percent(fraction: float) -> str:
-    """Return a share as a whole percentage, or with one decimal where that is needed."""
-    points = round(100 * fraction, 1)
-    return f"{points:.0f}\u00a0%" if points == round(points) else f"{points:.1f}\u00a0%"
 
 
 def format_axis_number(value: float) -> str:
@@ -91,7 +102,7 @@ def format_axis_number(value: float) -> str:
 
 
 def text(x: float, y: float, words: str, classes: str) -> str:
-    """Return words at a place; `classes` holds the anchor (start, middle, end) and the look."""
+    """Return text at a position; `classes` gives its anchor (start, middle, end) and style."""
     return f'<text class="{classes}" x="{x:.1f}" y="{y:.1f}">{escape(words)}</text>'
 
 
@@ -101,28 +112,18 @@ def draw_line(x1: float, y1: float, x2: float, y2: float, classes: str) -> str:
 
 
 def draw_circle(x: float, y: float, radius: float, classes: str, note: str = "") -> str:
-    """Return a filled circle, with a note for those who point at it."""
-    inside = f"<title>{escape(note)}</title>" if note else ""
-    return f'<circle class="{classes}" cx="{x}" cy="{y}" r="{radius}">{inside}</circle>'
+    """Return a filled circle, with `note` as its tooltip."""
+    title = f"<title>{escape(note)}</title>" if note else ""
+    return f'<circle class="{classes}" cx="{x}" cy="{y}" r="{radius}">{title}</circle>'
 
 
-def svg_document(title: str, spoken: str, parts: Sequence[str], height: float) -> Markup:
-    """Return the whole picture, with what it shows in words for those who listen to it."""
-    label = escape(f"{title}. {spoken}.")
-    return (
-        Markup(f'<svg class="plot" viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{label}">')
-        + Markup("".join(parts))
-        + Markup("</svg>")
-    )
-
-
-def escape_label(words: str) -> Markup:
-    """Return words for an attribute of a drawing."""
-    return escape(words)
+def svg_document(title: str, description: str, parts: Sequence[str], height: float) -> Markup:
+    """Return the whole plot as an element of a page, with a description for screen readers."""
+    return Drawing(f"{title}. {description}.", parts, height).inline
 
 
 def _align_decimals(numbers: list[str]) -> list[str]:
-    """Return the numbers of one axis with as many decimals as the longest has; percentages as they are.
+    """Return the numbers of one axis with as many decimals as the longest has; percentages unchanged.
 
     >>> _align_decimals(["0", "0.5", "1"])
     ['0.0', '0.5', '1.0']

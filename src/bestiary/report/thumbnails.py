@@ -1,4 +1,4 @@
-"""Small copies of pictures, as text that a page can hold."""
+"""Thumbnails: small copies of pictures as `data:` addresses that a page can hold."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from bestiary.errors import PictureError
 from bestiary.picture import decode
 
 LARGEST_BYTES = 40 * 1024
-# Tried in order until a copy fits: (share of the side asked for, JPEG quality). Only noise gets past the first.
+# Tried in order until a copy fits: (factor of the requested side, JPEG quality). Only noise fails the first.
 ATTEMPTS = ((1.0, 80), (1.0, 60), (0.6, 60), (0.3, 50))
 
 
 def thumbnail_data_uri(path: Path, side: int = 160, *, largest_bytes: int = LARGEST_BYTES) -> str | None:
-    """Return the picture as a `data:` address of a JPEG, or None if it is gone or cannot be read any more.
+    """Return the picture as a `data:` address of a JPEG, or None if it is missing or cannot be read.
 
     The longer side has at most `side` pixels, small pictures keep their size. At most `largest_bytes` before
-    base64 (sides of 300 and less keep within 10 KiB), so that a page with many pictures has a known greatest size.
+    base64 (sides of 300 and less keep within 10 KiB), so that the size of a page with many pictures is bounded.
     """
     try:
         picture = Image.fromarray(decode(path, at_least=side))
@@ -31,15 +31,15 @@ def thumbnail_data_uri(path: Path, side: int = 160, *, largest_bytes: int = LARG
 
 def small_data_uri(picture: Image.Image, side: int, *, largest_bytes: int = LARGEST_BYTES) -> str:
     """Return an RGB picture as a `data:` address of a JPEG within these sizes."""
-    for share, quality in ATTEMPTS:
-        encoded = jpeg_copy(picture, round(side * share), quality)
+    for factor, quality in ATTEMPTS:
+        encoded = jpeg_copy(picture, round(side * factor), quality)
         if len(encoded) <= largest_bytes:
             break
     return "data:image/jpeg;base64," + base64.b64encode(encoded).decode("ascii")
 
 
 def jpeg_copy(picture: Image.Image, side: int, quality: int) -> bytes:
-    """Return an RGB picture as a JPEG whose longer side has at most `side` pixels; nothing else is in it."""
+    """Return an RGB picture as a JPEG without metadata whose longer side has at most `side` pixels."""
     small = picture.copy()
     small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
     stream = io.BytesIO()

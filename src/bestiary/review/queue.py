@@ -1,35 +1,25 @@
-"""What there is to review in a run: each doubtful picture once, with every reason to look at it."""
+"""The review queue of a run: each doubtful picture once, with every reason for its review."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
+from bestiary.checks import REVIEW_ORDER
 from bestiary.report.gallery import strip_common_folder
 
-# The order of the page: where a decision matters most comes first. The last two are not findings of an audit.
-CHECKS = (
-    "label-conflict",
-    "suspect-label",
-    "confident-mistake",
-    "outlier",
-    "unknown",
-    "split-leak",
-    "near-duplicate",
-    "exact-duplicate",
-)
-# A mistake is worth a look where the model was this sure of another label: the label may be the mistake.
-MIN_MISTAKE_CONFIDENCE = 0.7
+MIN_MISTAKE_CONFIDENCE = 0.7  # a mistake this confident may be a wrong label
 
-Row = dict[str, object]
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class ReviewReason:
-    """Why a picture is to be looked at, in words, and the label that was suggested instead of its own, if any."""
+    """Why a picture is to be reviewed: the check, a message, and the label that the check suggests, if any."""
 
     check: str
     message: str
@@ -38,10 +28,10 @@ class ReviewReason:
 
 @dataclass(frozen=True)
 class ReviewItem:
-    """One picture by its content: where it lies, what it is called, why it is doubtful, and who is like it.
+    """One picture by its content, and why it is doubtful.
 
-    copies: rows of the same file in other places, which every decision is about as well; alike: rows of its near
-    duplicates.
+    copies: rows of the same file in other folders, to which every decision applies as well; near_duplicates: rows of
+    its near-duplicates.
     """
 
     row: int
@@ -50,86 +40,71 @@ class ReviewItem:
     label: str
     split: str | None
     reasons: tuple[ReviewReason, ...]
-    copies: tuple[int, ...] = ()
-    near_duplicates: tuple[int, ...] = ()
+    copies: tuple[int, ...]
+    near_duplicates: tuple[int, ...]
 
     @property
-    def suggested(self) -> str | None:
+    def suggested_label(self) -> str | None:
         """The first label that a reason suggests."""
         return next((reason.suggested for reason in self.reasons if reason.suggested), None)
 
 
 def build_queue(pictures: pl.DataFrame, findings: pl.DataFrame, predictions: pl.DataFrame) -> list[ReviewItem]:
-    """Return what is to be reviewed, worst first within each check, and the checks in the order of `CHECKS`.
+    """Return the pictures to review: the checks in the order of `REVIEW_ORDER`, the worst first within each check.
 
-    pictures, findings, predictions: the tables of a run. What is no issue any more, or about a file that cannot be
-    read, is passed over.
+    pictures, findings, predictions: the tables of a run. Findings that are no issue any more, or about a file that
+    cannot be read, are skipped.
     """
     usable = pictures.filter(pl.col("error").is_null())
     rows = {row["row_id"]: row for row in usable.iter_rows(named=True)}
     reasons: dict[str, list[ReviewReason]] = defaultdict(list)
     first: dict[str, int] = {}
-    for row_id, reason in _sort_reasons(
-        [*_audit_reasons(findings), *_mistake_reasons(predictions), *_unknown_reasons(predictions)]
-    ):
+    scored = [*_audit_reasons(findings), *_mistake_reasons(predictions), *_unknown_reasons(predictions)]
+    scored.sort(key=lambda entry: (REVIEW_ORDER.index(entry[2].check), *entry[:2]))
+    for _, row_id, reason in scored:
         if row_id in rows:
-            content = str(rows[row_id]["sha256"])
+            content = rows[row_id]["sha256"]
             first.setdefault(content, row_id)
             if reason not in reasons[content]:
                 reasons[content].append(reason)
-    names, near = strip_common_folder(usable["path"].to_list()), _duplicate_groups(usable)
-    made = (_make_item(rows[row_id], tuple(reasons[content]), names) for content, row_id in first.items())
-    return [_with_duplicates(item, near, rows) for item in made]
-
-
-def _sort_reasons(reasons: Iterable[tuple[float, int, ReviewReason]]) -> list[tuple[int, ReviewReason]]:
-    ordered = sorted(reasons, key=lambda one: (CHECKS.index(one[2].check), one[0], one[1]))
-    return [(row_id, reason) for _, row_id, reason in ordered]
+    names, groups = strip_common_folder(usable["path"].to_list()), defaultdict(list)
+    for row in rows.values():
+        groups[row["group"]].append(row)
+    picked = ((rows[row_id], reasons[content]) for content, row_id in first.items())
+    return [_make_item(row, row_reasons, names[row["path"]], groups[row["group"]]) for row, row_reasons in picked]
 
 
 def _audit_reasons(findings: pl.DataFrame) -> Iterable[tuple[float, int, ReviewReason]]:
-    wanted = findings.filter(pl.col("is_issue") & pl.col("check").is_in(CHECKS) & pl.col("row_id").is_not_null())
-    for row in wanted.iter_rows(named=True):
+    issues = findings.filter(pl.col("is_issue") & pl.col("check").is_in(REVIEW_ORDER) & pl.col("row_id").is_not_null())
+    for row in issues.iter_rows(named=True):
         yield row["score"] or 0.0, row["row_id"], ReviewReason(row["check"], row["message"], row["suggested_label"])
 
 
 def _mistake_reasons(predictions: pl.DataFrame) -> Iterable[tuple[float, int, ReviewReason]]:
-    answered = predictions.filter(pl.col("predicted").is_not_null() & ~pl.col("unknown"))
-    wrong = answered.filter(
-        (pl.col("predicted") != pl.col("label")) & (pl.col("probability") >= MIN_MISTAKE_CONFIDENCE)
-    )
-    for row in wrong.iter_rows(named=True):
-        sure, other = row["probability"], row["predicted"]
-        message = f"Labelled {row['label']}; the model, which did not learn from it, says {other} ({100 * sure:.0f} %)."
-        yield 1 - sure, row["row_id"], ReviewReason("confident-mistake", message, other)
+    is_wrong = (pl.col("predicted") != pl.col("label")) & ~pl.col(
+        "unknown"
+    )  # null, so no mistake, without a prediction
+    for row in predictions.filter(is_wrong & (pl.col("probability") >= MIN_MISTAKE_CONFIDENCE)).iter_rows(named=True):
+        confidence, label = row["probability"], row["predicted"]
+        message = f"Labelled {row['label']}; the model, not trained on it, predicts {label} ({100 * confidence:.0f} %)."
+        yield 1 - confidence, row["row_id"], ReviewReason("confident-mistake", message, label)
 
 
 def _unknown_reasons(predictions: pl.DataFrame) -> Iterable[tuple[float, int, ReviewReason]]:
-    for row in predictions.filter(pl.col("unknown")).iter_rows(named=True):
-        if row["predicted"] is not None:
-            message = f"The model answers “none of these”; the nearest would be {row['predicted']}."
-            yield row["familiarity"] or 0.0, row["row_id"], ReviewReason("unknown", message)
+    for row in predictions.filter(pl.col("unknown") & pl.col("predicted").is_not_null()).iter_rows(named=True):
+        message = f"The model predicts “none of these”; the nearest class is {row['predicted']}."
+        yield row["familiarity"] or 0.0, row["row_id"], ReviewReason("unknown", message)
 
 
-def _duplicate_groups(usable: pl.DataFrame) -> Mapping[int, list[int]]:
-    """Return the rows of each group of duplicates that has more than one picture."""
-    several = usable.filter(pl.len().over("group") > 1)
-    return dict(several.group_by("group", maintain_order=True).agg("row_id").iter_rows())
-
-
-def _make_item(row: Row, reasons: tuple[ReviewReason, ...], names: Mapping[str, str]) -> ReviewItem:
-    split = row["split"]
+def _make_item(row: Row, reasons: Iterable[ReviewReason], name: str, group: Iterable[Row]) -> ReviewItem:
+    duplicates = [member for member in group if member["row_id"] != row["row_id"]]
     return ReviewItem(
-        row=int(str(row["row_id"])),
-        sha256=str(row["sha256"]),
-        name=names[str(row["path"])],
-        label=str(row["label"]),
-        split=None if split is None else str(split),
-        reasons=reasons,
+        row=row["row_id"],
+        sha256=row["sha256"],
+        name=name,
+        label=row["label"],
+        split=row["split"],
+        reasons=tuple(reasons),
+        copies=tuple(member["row_id"] for member in duplicates if member["sha256"] == row["sha256"]),
+        near_duplicates=tuple(member["row_id"] for member in duplicates if member["sha256"] != row["sha256"]),
     )
-
-
-def _with_duplicates(item: ReviewItem, groups: Mapping[int, list[int]], rows: Mapping[int, Row]) -> ReviewItem:
-    others = [row for row in groups.get(int(str(rows[item.row]["group"])), []) if row != item.row]
-    same = [row for row in others if rows[row]["sha256"] == item.sha256]
-    return replace(item, copies=tuple(same), near_duplicates=tuple(row for row in others if row not in same))

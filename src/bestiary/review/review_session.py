@@ -1,4 +1,4 @@
-"""What a reviewer has before him: the run's doubtful pictures, what its model thinks, and what was decided."""
+"""State of a review session: the doubtful pictures of a run, the model's predictions, the decisions so far."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import polars as pl
 from PIL import Image
 
 from bestiary import table
+from bestiary.checks import REVIEW_ORDER, find_check
 from bestiary.context import Context
 from bestiary.data.corrections import Correction
 from bestiary.errors import PictureError, SourceError
@@ -22,39 +23,19 @@ from bestiary.inference.predictor import Predictor
 from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.features import FeatureCache, training_precision
 from bestiary.picture import decode, read_bytes
-from bestiary.progress import Reporter
-from bestiary.report.audit_checks import CheckText, check_text
 from bestiary.report.commands import compare_command, retrain_command
 from bestiary.report.gallery import strip_common_folder
 from bestiary.report.thumbnails import jpeg_copy
 from bestiary.review.decisions import DecisionLog, reviewer_name
-from bestiary.review.queue import CHECKS, ReviewItem, build_queue
+from bestiary.review.queue import ReviewItem, build_queue
 
 SIDES = {"large": (1280, 88), "small": (240, 80)}  # pixels of the longer side, and JPEG quality
 NEIGHBOURS, MAX_PROBABILITIES = 6, 6
 PLAIN_BACKBONE = "lite0"  # for runs whose own network is not one of the bundled ones
-MODEL_ADVICE = {
-    "confident-mistake": CheckText(
-        "confident mistake",
-        "confident mistakes",
-        "pictures held back from training that the model is sure are something else",
-        "Where the label is wrong, the score is lower than the model deserves.",
-        "Correct the label if it is wrong. Keep it if it is right: then the model has something to learn.",
-        True,
-    ),
-    "unknown": CheckText(
-        "unknown picture",
-        "unknown pictures",
-        "pictures held back from training that the model takes for none of the classes",
-        "Some show what is no class at all; others are only unusual.",
-        "Drop what does not belong here; keep what is unusual but right.",
-        True,
-    ),
-}
 
 
 class ReviewSession:
-    """A run under review. Any thread may ask."""
+    """A run under review. Thread-safe."""
 
     def __init__(self, run: Path, decisions: DecisionLog, *, threads: int | None = None) -> None:
         """Read the tables and the model of a run; raises RunError if it is missing, unfinished or damaged."""
@@ -68,11 +49,11 @@ class ReviewSession:
         self._names = strip_common_folder(self._pictures["path"].to_list())
         self._neighbours: Mapping[int, list[int]] | None = None
         self._neighbours_error: str | None = None
-        decisions.all()  # a file that cannot be understood is told of before anything is decided
+        decisions.all()  # raises for a file that cannot be parsed, before anything is decided
 
     def overview(self) -> dict[str, Any]:
-        """Return everything but pictures and answers: the items, the checks, the decisions, what to do afterwards."""
-        counts = dict.fromkeys(CHECKS, 0)
+        """Return everything but pictures and predictions: items, checks, decisions, the commands to run afterwards."""
+        counts = dict.fromkeys(REVIEW_ORDER, 0)
         for item in self.items.values():
             for check in {reason.check for reason in item.reasons}:
                 counts[check] += 1
@@ -88,105 +69,99 @@ class ReviewSession:
         }
 
     def decisions_by_row(self) -> dict[int, dict[str, Any]]:
-        """Return the decision that holds for each row of the run that somebody decided about."""
-        made = self.decisions.all().by_content
-        rows = ((row_id, made.get(row["sha256"])) for row_id, row in self._rows.items())
-        return {row_id: _decision_json(one) for row_id, one in rows if one is not None}
+        """Return the current decision about each row of the run that has one."""
+        decisions = self.decisions.all().by_content
+        rows = ((row_id, decisions.get(row["sha256"])) for row_id, row in self._rows.items())
+        return {row_id: _decision_json(decision) for row_id, decision in rows if decision is not None}
 
     def decide(self, row: int, action: str, label: str, note: str, tab: str = "") -> None:
-        """Write a decision about an item. Raises SourceError for one that makes no sense; LookupError for no item."""
+        """Record a decision about an item. Raises SourceError for an unknown label; LookupError for an unknown item."""
         item = self.items[row]
         if action == "relabel" and label not in set(self._pictures["label"]):
-            raise SourceError(f'No picture has the label "{label}". New labels can be written into the file by hand.')
+            raise SourceError(f'No picture has the label "{label}". To add a new label, edit the corrections file.')
         self.decisions.add(item.sha256, action, label if action == "relabel" else "", note, tab)
 
     def undo(self, tab: str = "") -> int | None:
-        """Take back the last decision made here in this tab; return the item it was about, or None if there is none."""
+        """Undo the last decision of this tab; return the row of its item, or None if there is none."""
         last = self.decisions.undo(tab)
         if last is None:
             return None
         return next((item.row for item in self.items.values() if item.sha256 == last.sha256), None)
 
     def model_prediction(self, row: int) -> dict[str, Any]:
-        """Return what the model says of an item now, and its nearest training pictures: None while they are sought.
+        """Return the model's prediction for an item, and its nearest training pictures: None until they are computed.
 
-        learned: whether it was taught this picture with this label, so that it is no independent witness.
+        learned: whether the picture was in the training split with this label, so that the prediction is biased.
         """
-        item, path = self.items[row], Path(self._rows[row]["path"])
+        item = self.items[row]
         with self._lock:
-            answer = self._predictor.predict(path)
-        shares = sorted(answer.probabilities.items(), key=lambda one: -one[1])[:MAX_PROBABILITIES]
-        near = None if self._neighbours is None else [self._picture_json(other) for other in self._neighbours[row]]
+            prediction = self._predictor.predict(Path(self._rows[row]["path"]))
+        ranked = sorted(prediction.probabilities.items(), key=lambda pair: -pair[1])
         return {
-            "shares": shares,
-            "unknown": answer.unknown,
-            "error": answer.error,
+            "shares": ranked[:MAX_PROBABILITIES],
+            "unknown": prediction.unknown,
+            "error": prediction.error,
             "learned": item.split == "train",
-            "neighbours": near,
+            "neighbours": None if self._neighbours is None else [self._picture_json(n) for n in self._neighbours[row]],
             "why_not": self._neighbours_error,
         }
 
     def picture(self, row: int, size: str) -> bytes:
         """Return a picture of the run as a JPEG, `large` or `small`. Raises LookupError for another row or size.
 
-        Raises PictureError if the file is gone, cannot be read, or is not the one that the run saw.
+        Raises PictureError if the file is missing, cannot be read, or has changed since the run.
         """
-        (side, quality), one = SIDES[size], self._rows[row]
-        content = read_bytes(Path(one["path"]))
-        if hashlib.sha256(content).hexdigest() != one["sha256"]:
+        (side, quality), picture = SIDES[size], self._rows[row]
+        content = read_bytes(Path(picture["path"]))
+        if hashlib.sha256(content).hexdigest() != picture["sha256"]:
             raise PictureError("This file has changed since the run.", check="unreadable")
         return jpeg_copy(Image.fromarray(decode(content, at_least=side)), side, quality)
 
-    def start_neighbour_search(self, cache: Path, *, threads: int, reporter: Reporter) -> None:
-        """Find the nearest training pictures of every item; features that are not in the cache are computed."""
+    def start_neighbour_search(self, context: Context) -> None:
+        """Find the nearest training pictures of every item; features that are not cached are computed."""
         bundle = self._predictor.bundle
         backbone = bundle.backbone if bundle.backbone in BACKBONES else PLAIN_BACKBONE
-        known = self._pictures.filter(pl.col("split") == "train")
-        asked = pl.DataFrame([self._rows[row] for row in self.items], schema=self._pictures.schema)
-        both = pl.concat([known, asked])
-        context = Context(threads=threads, reporter=reporter, cache=cache)
+        train = self._pictures.filter(pl.col("split") == "train")
+        items = pl.DataFrame([self._rows[row] for row in self.items], schema=self._pictures.schema)
+        both, n = pl.concat([train, items]), train.height
         feature_cache = FeatureCache(backbone, bundle.preprocess, training_precision(), context)
         features = feature_cache.features([Path(path) for path in both["path"]], both["sha256"].to_list())
-        split, groups = known.height, both["group"].to_numpy()
-        found = nearest_neighbours(features[split:], features[:split], groups[split:], groups[:split], NEIGHBOURS)
-        rows = known["row_id"].to_list()
+        groups, row_ids = both["group"].to_numpy(), train["row_id"].to_list()
+        nearest = nearest_neighbours(features[n:], features[:n], groups[n:], groups[:n], NEIGHBOURS)
         self._neighbours = {
-            row: [rows[at] for at in near if at >= 0] for row, near in zip(self.items, found, strict=True)
+            row: [row_ids[index] for index in indices if index >= 0]
+            for row, indices in zip(self.items, nearest, strict=True)
         }
 
     def cancel_neighbour_search(self, reason: str) -> None:
-        """Say on the page why there are no nearest training pictures."""
+        """Show on the page why there are no nearest training pictures."""
         self._neighbours, self._neighbours_error = {row: [] for row in self.items}, reason
 
     def commands(self) -> list[str]:
-        """Return the commands that train on what was decided and compare the result with this run."""
-        run = self.run.resolve()  # `runs/latest` is another run once the first of them is done
+        """Return the commands that train with the decisions and compare the result with this run."""
+        run = self.run.resolve()  # after training, `runs/latest` is another run
         train = retrain_command(run / "asked.toml", read_json(run / "environment.json"), self.decisions.path.resolve())
         return [train, compare_command(run, "--labels-of", "runs/latest")]
 
     def _item_json(self, item: ReviewItem) -> dict[str, Any]:
         return {
-            **{name: getattr(item, name) for name in ("row", "name", "label", "split", "suggested")},
+            **{name: getattr(item, name) for name in ("row", "name", "label", "split")},
+            "suggested": item.suggested_label,
             "reasons": [asdict(reason) for reason in item.reasons],
             "copies": [self._picture_json(row) for row in item.copies],
             "alike": [self._picture_json(row) for row in item.near_duplicates],
         }
 
     def _picture_json(self, row: int) -> dict[str, Any]:
-        one = self._rows[row]
-        return {"row": row, "name": self._names[one["path"]], "label": one["label"], "split": one["split"]}
+        picture = self._rows[row]
+        return {"row": row, "name": self._names[picture["path"]], "label": picture["label"], "split": picture["split"]}
 
 
-def _check_json(check: str, count: int) -> dict[str, Any]:
-    words = MODEL_ADVICE.get(check) or check_text(check)
-    return {"check": check, "one": words.singular, "many": words.plural, "remedy": words.remedy, "count": count}
+def _check_json(name: str, count: int) -> dict[str, Any]:
+    check = find_check(name)
+    return {"check": name, "one": check.singular, "many": check.plural, "remedy": check.remedy, "count": count}
 
 
-def _decision_json(correction: Correction) -> dict[str, Any]:
-    return {
-        "action": correction.action,
-        "label": correction.label,
-        "note": correction.note,
-        "by": reviewer_name(correction),
-        "when": correction.when,
-    }
+def _decision_json(decision: Correction) -> dict[str, Any]:
+    fields = {name: getattr(decision, name) for name in ("action", "label", "note", "when")}
+    return {**fields, "by": reviewer_name(decision)}

@@ -1,4 +1,4 @@
-// Pictures open larger; everything can be read without this script.
+// Opens pictures larger; the page can be read without this script.
 const dialog = document.querySelector("dialog");
 const large = dialog.querySelector("img"), words = dialog.querySelector(".words"), place = dialog.querySelector(".place");
 const copy = dialog.querySelector("[data-copy]");
@@ -34,11 +34,11 @@ copy.addEventListener("click", async () => {
   try {
     await navigator.clipboard.writeText(place.textContent);
     copy.textContent = "Copied";
-  } catch {  // a browser that does not let a file use the clipboard: one key press is left to do
+  } catch {  // some browsers do not let a local file use the clipboard
     getSelection().selectAllChildren(place);
     copy.textContent = "Selected: now press Ctrl+C";
   }
 });
 
-// What is folded would be missing on paper.
+// Folded parts would be missing in print.
 addEventListener("beforeprint", () => { for (const folded of document.querySelectorAll("details")) folded.open = true; });
