@@ -15,7 +15,7 @@ from PIL import Image
 
 from bestiary import preprocess
 from bestiary.array_types import Pixels
-from bestiary.batches.decoding import DecodedImage, batched, decode_ahead
+from bestiary.batches.decoding import DecodedImage, decode_ahead, iter_batches
 from bestiary.batches.pixel_cache import fill_pixel_cache, iter_pixel_batches, pixel_cache
 from bestiary.errors import PictureError, SourceError
 from bestiary.picture import DecodeLimits, load, resize_to_square
@@ -149,7 +149,7 @@ def test_limits_are_those_of_the_view() -> None:
 @pytest.mark.parametrize(("count", "lengths"), [(0, []), (3, [3]), (4, [4]), (9, [4, 4, 1])])
 def test_batches_have_the_last_partial_one(count: int, lengths: list[int]) -> None:
     items = [DecodedImage(position, None, None) for position in range(count)]
-    batches = list(batched(items, 4))
+    batches = list(iter_batches(items, 4))
     assert [len(batch) for batch in batches] == lengths
     assert [item.position for batch in batches for item in batch] == list(range(count))
 

@@ -1,4 +1,4 @@
-"""Preprocessing of one picture for a model: decode, resize, check that the file is the one that was measured."""
+"""Preprocessing of a picture for a model: decode, resize, verify that the file is unchanged."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from bestiary.picture import (
 
 @dataclass(frozen=True)
 class VerifiedFile:
-    """A picture file that must still have the content that was measured: what is cached is kept by that content."""
+    """A picture file that must not change during a run: caches are keyed by the SHA-256 of its content."""
 
     path: Path
     sha256: str
 
     def content(self, limits: DecodeLimits) -> bytes:
-        """Return the bytes of the file; raises SourceError if they are others now, PictureError if there are none."""
+        """Return the bytes of the file; raises SourceError if it was changed, PictureError if it cannot be read."""
         content = read_bytes(self.path, limits)
         if hashlib.sha256(content).hexdigest() != self.sha256:
             raise SourceError(
-                f"{self.path} was changed after it was measured. Do not change the pictures during a run. Put it back"
-                " as it was, or train again with it as it is now."
+                f"{self.path} was changed after it was measured. Do not change the pictures during a run. Restore the"
+                " file, or train again with the changed one."
             )
         return content
 
@@ -47,16 +47,16 @@ KINDS = (Path, bytes, VerifiedFile, np.ndarray, Image.Image)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a model looks at a picture."""
+    """The input size of a model, and how pictures are decoded and resized to it."""
 
     size: int
     fit: Fit = "squash"
     limits: DecodeLimits = LIMITS
 
     def load_pixels(self, source: Source) -> Pixels:
-        """Return the picture as uint8 (size, size, 3); raises PictureError. An array is RGB of any size.
+        """Return the picture as uint8 (size, size, 3); an array is uint8 RGB of any size.
 
-        Raises SourceError for a pinned file that is not what it was.
+        Raises PictureError if it cannot be decoded, SourceError for a VerifiedFile that was changed.
         """
         if isinstance(source, Image.Image):
             source = to_upright_rgb(source, self.limits)
@@ -66,9 +66,9 @@ class Preprocessing:
                     f"An array is {source.dtype} of shape {source.shape}; expected uint8 (height, width, 3), RGB.",
                     check="unreadable",
                 )
-            return (
-                source if source.shape[:2] == (self.size, self.size) else resize_to_square(source, self.size, self.fit)
-            )
+            if source.shape[:2] == (self.size, self.size):
+                return source
+            return resize_to_square(source, self.size, self.fit)
         if not isinstance(source, VerifiedFile):
             return load(source, self.size, self.fit, limits=self.limits)
         try:

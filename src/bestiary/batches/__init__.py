@@ -1,1 +1,1 @@
-"""Batches: pixels read ahead of training, augmented many pictures at a time."""
+"""Batches: caches, prefetching, batch loading and augmentation."""

@@ -1,4 +1,4 @@
-"""Arrays kept on disk, one per picture, found by the picture's content: the pixel cache and the feature cache."""
+"""Disk cache of arrays, one per picture, keyed by the picture's content: for pixels, features and activations."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from bestiary.array_types import Array
 from bestiary.errors import IntegrityError, MachineError
 from bestiary.files import write_text
 
-SAVE_EVERY_SECONDS = 30.0  # a process that is killed loses no more than this
-STALE_SECONDS = 86_400.0  # rows without an index after so long were left by a killed process
+SAVE_EVERY_SECONDS = 30.0  # a killed process loses no more than this
+STALE_SECONDS = 86_400.0  # older rows without an index are left over from a killed process
 
 
 class ArrayCache:
-    """Arrays of one shape and type, keyed by text (a picture's SHA-256), in `folder`.
+    """Arrays of one shape and type in `folder`, keyed by a string (a picture's SHA-256).
 
-    Each writing adds a segment: `<name>.rows` with the arrays one after another (it can be memory-mapped), and
-    `<name>.json` with their keys and CRC-32 checksums. The index is written after its rows, now and then and at the
-    end, so a row that it does not name does not exist. Rows are read, not mapped: mapped pages would count as memory of
-    the process and grow with the collection.
+    Each writer adds a segment: `<name>.rows` with the concatenated arrays, and the index `<name>.json` with their keys
+    and CRC-32 checksums. The index is written after its rows, periodically and at the end; rows missing from it do not
+    count. Rows are read, not memory-mapped: mapped pages would count as memory of the process and grow with the
+    collection.
     """
 
     def __init__(self, folder: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
-        """Open the store; the folder need not exist yet."""
+        """Open the cache; the folder need not exist yet."""
         self.folder, self.shape, self.dtype = folder, shape, np.dtype(dtype)
         self._row_bytes = int(np.prod(shape)) * self.dtype.itemsize
         self._locations: dict[str, tuple[str, int, int]] = {}  # key -> segment, row, checksum
@@ -42,16 +42,16 @@ class ArrayCache:
             self._add_segment(index)
 
     def __contains__(self, key: object) -> bool:
-        """Return whether there is an array for this key."""
+        """Return whether the cache has an array for this key."""
         return key in self._locations
 
     def missing_keys(self, keys: Sequence[str]) -> list[int]:
-        """Return the positions in `keys` of those not in the store; of equal keys only the first."""
+        """Return the positions of the keys that are not in the cache; of equal keys only the first."""
         first = {key: position for position, key in reversed(list(enumerate(keys))) if key not in self._locations}
         return sorted(first.values())
 
     def read(self, keys: Sequence[str], dtype: npt.DTypeLike | None = None) -> Array:
-        """Return the arrays as one, shape (len(keys), *shape), of the store's type or the one asked for.
+        """Return the arrays stacked, shape (len(keys), *shape), in the cache's dtype or in `dtype`.
 
         Raises IntegrityError for a damaged or removed row.
         """
@@ -60,16 +60,16 @@ class ArrayCache:
         for position, key in enumerate(keys):
             by_segment[self._locations[key][0]].append(position)
         for segment, positions in by_segment.items():
-            with self._open_segment(segment) as file:  # open only while it is read: a cache may be deleted at any time
+            with self._open_segment(segment) as file:  # closed after reading: the cache may be deleted at any time
                 for position in positions:
                     rows[position] = self._row(file, keys[position])
         return rows
 
     @contextlib.contextmanager
     def writer(self) -> Iterator[CacheSegment]:
-        """Give a segment to append to. What was appended is kept also when the work is interrupted."""
+        """Give a segment to append to; an interruption keeps what was appended."""
         segment = CacheSegment(self.folder, self._row_bytes)
-        self._sweep()
+        self._remove_stale_rows()
         try:
             yield segment
         except OSError:
@@ -79,8 +79,8 @@ class ArrayCache:
             if segment.commit():
                 self._add_segment(segment.index_path)
 
-    def _sweep(self) -> None:
-        """Remove rows that a killed process left without an index, long ago: a younger one may still be written."""
+    def _remove_stale_rows(self) -> None:
+        """Remove old rows without an index, left by a killed process; recent ones may still be being written."""
         for rows in self.folder.glob("*.rows"):
             with contextlib.suppress(OSError):
                 old = time.time() - rows.stat().st_mtime > STALE_SECONDS
@@ -88,14 +88,10 @@ class ArrayCache:
                     rows.unlink()
 
     def _add_segment(self, index: Path) -> None:
-        try:
+        with contextlib.suppress(OSError, ValueError, TypeError):  # removed or damaged: its arrays are computed again
             entries = json.loads(index.read_text(encoding="utf-8"))
-            whole = index.with_suffix(".rows").stat().st_size >= len(entries) * self._row_bytes
-            found = {key: (index.stem, row, checksum) for row, (key, checksum) in enumerate(entries)}
-        except (OSError, ValueError, TypeError):  # removed or damaged meanwhile: its arrays are computed again
-            return
-        if whole:
-            self._locations |= found
+            if index.with_suffix(".rows").stat().st_size >= len(entries) * self._row_bytes:
+                self._locations |= {key: (index.stem, row, crc) for row, (key, crc) in enumerate(entries)}
 
     @contextlib.contextmanager
     def _open_segment(self, segment: str) -> Iterator[BinaryIO]:
@@ -115,20 +111,20 @@ class ArrayCache:
         return np.frombuffer(content, self.dtype).reshape(self.shape)
 
     def _remove_damaged(self, rows: Path) -> str:
-        """Remove a damaged segment, so that nobody reads it again; return what is left to do, as a sentence."""
+        """Remove a damaged segment; return a sentence that tells the user what to do next."""
         try:
             rows.with_suffix(".json").unlink(missing_ok=True)
             rows.unlink(missing_ok=True)
         except OSError:
             return f"Delete {self.folder}, run again."
-        return "It was removed: run again, and what it held is computed anew (a run that began: train --resume RUN)."
+        return "It was removed: run again to recompute its content (to resume a run: train --resume RUN)."
 
 
 class CacheSegment:
-    """A part of a store that is being written."""
+    """A part of a cache that is being written."""
 
     def __init__(self, folder: Path, row_bytes: int) -> None:
-        """Nothing is created before the first row."""
+        """Set the file names; the files are created with the first row."""
         self.index_path = folder / f"{secrets.token_hex(8)}.json"
         self._rows_path = self.index_path.with_suffix(".rows")
         self._row_bytes, self._entries = row_bytes, list[tuple[str, int]]()
@@ -136,7 +132,7 @@ class CacheSegment:
         self._saved_at = time.monotonic()
 
     def append(self, keys: Sequence[str], rows: Array) -> None:
-        """Write the arrays `rows` (len(keys), *shape) under `keys`; raises MachineError when the disk is full."""
+        """Append the arrays `rows` (len(keys), *shape) under `keys`; raises MachineError if the disk is full."""
         with self._disk_full_errors():
             if self._file is None:
                 self._rows_path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,24 +146,24 @@ class CacheSegment:
                 self._saved_at = time.monotonic()
 
     def commit(self) -> bool:
-        """Make the segment valid; return whether there was anything to keep. Raises as `append` does."""
+        """Complete the segment; return whether it has rows. Raises as `append` does."""
         if self._file is None:
             return False
         with self._disk_full_errors():
-            self._file.truncate(len(self._entries) * self._row_bytes)  # drops a row that was interrupted halfway
+            self._file.truncate(len(self._entries) * self._row_bytes)  # drops an interrupted row
             self._write_index(self._file)
             self._file.close()
         self._file = None
         return True
 
     def _write_index(self, file: BinaryIO) -> None:
-        """Name the rows written so far; they are on the disk before their names are, whatever happens to the power."""
+        """Write the index of the rows so far; fsync first, so that a power loss never leaves an index without rows."""
         file.flush()
         os.fsync(file.fileno())
         write_text(self.index_path, json.dumps(self._entries))
 
     def discard(self) -> None:
-        """Remove what was written, but for rows that an index names already."""
+        """Remove the rows, unless an index lists some of them already."""
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.close()

@@ -1,4 +1,4 @@
-"""The mean and spread of each colour over a collection: exact, in one pass, in the memory of one batch."""
+"""Mean and standard deviation of each channel over a collection: exact, one pass, one batch in memory."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class ChannelStats:
-    """Of red, green and blue over all pixels, in units of 0..255."""
+    """Mean and standard deviation of red, green and blue over all pixels, in units of 0..255."""
 
     mean: Colour
     std: Colour
 
 
 def channel_statistics(read: Read, count: int) -> ChannelStats:
-    """Return the statistics of rows 0 to count - 1; the spread of a colour that never changes is given as 1.
+    """Return the statistics of rows 0 to count - 1; a constant channel has a standard deviation of 1.
 
-    Sums of bytes and of their squares are whole numbers, kept as such: nothing is rounded before the last division.
+    Counts and sums are integers: nothing is rounded before the last division.
     """
-    pixels, total, squares = 0, [0, 0, 0], [0, 0, 0]
-    batches = iter_eval_batches(read, count, batch_size=STATISTICS_BATCH)
-    with closing(batches):
+    counts = np.zeros((3, 256), np.int64)  # a histogram of each channel
+    with closing(iter_eval_batches(read, count, batch_size=STATISTICS_BATCH)) as batches:
         for batch in batches:
-            pixels += batch.images.size // 3
-            for colour in range(3):
-                often = np.bincount(batch.images[..., colour].ravel(), minlength=256).tolist()
-                total[colour] += sum(times * value for value, times in enumerate(often))
-                squares[colour] += sum(times * value**2 for value, times in enumerate(often))
-    variance = [(pixels * square - one**2) / pixels**2 for one, square in zip(total, squares, strict=True)]
-    red, green, blue = (one / pixels for one in total)
-    std_red, std_green, std_blue = (math.sqrt(value) or 1.0 for value in variance)
+            counts += [np.bincount(batch.images[..., channel].ravel(), minlength=256) for channel in range(3)]
+    (red, std_red), (green, std_green), (blue, std_blue) = (_mean_and_std(channel) for channel in counts.tolist())
     return ChannelStats((red, green, blue), (std_red, std_green, std_blue))
+
+
+def _mean_and_std(counts: list[int]) -> tuple[float, float]:
+    pixels = sum(counts)
+    total = sum(count * value for value, count in enumerate(counts))
+    squares = sum(count * value**2 for value, count in enumerate(counts))
+    return total / pixels, math.sqrt((pixels * squares - total**2) / pixels**2) or 1.0

@@ -1,7 +1,6 @@
-"""Pictures decoded ahead of whoever uses them: in order, a bounded number at a time, in threads.
+"""Ordered, bounded prefetching: threads decode pictures ahead of the consumer.
 
-Pillow gives up Python's lock while it decodes and scales, so threads use all cores without copying pixels between
-processes, and need nothing but numpy and Pillow.
+Pillow releases the GIL while it decodes and resizes, so threads use all cores without copying pixels between processes.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from bestiary.preprocess import Preprocessing, Source
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """One picture of the stream: its position, and its pixels or the reason why there are none."""
+    """One picture of the stream: its position, and its pixels or its error."""
 
     position: int
     pixels: Pixels | None
@@ -29,23 +28,25 @@ class DecodedImage:
 def decode_ahead(
     sources: Iterable[Source], preprocess: Preprocessing, *, threads: int, ahead: int = 64
 ) -> Iterator[DecodedImage]:
-    """Yield every source in order, decoded by `threads` threads at most `ahead` pictures early: memory stays flat."""
+    """Yield every source in order, decoded by `threads` threads at most `ahead` pictures early."""
     numbered = enumerate(sources)
     with ThreadPoolExecutor(threads, thread_name_prefix="bestiary-decode") as pool:
-        waiting: deque[Future[DecodedImage]] = deque()
+        pending: deque[Future[DecodedImage]] = deque()
+
+        def submit(count: int) -> None:
+            pending.extend(pool.submit(_decode, *item, preprocess) for item in itertools.islice(numbered, count))
+
         try:
-            for position, source in itertools.islice(numbered, ahead):
-                waiting.append(pool.submit(_decode, position, source, preprocess))
-            while waiting:
-                yield waiting.popleft().result()
-                for position, source in itertools.islice(numbered, 1):
-                    waiting.append(pool.submit(_decode, position, source, preprocess))
+            submit(ahead)
+            while pending:
+                yield pending.popleft().result()
+                submit(1)
         finally:
-            for future in waiting:
+            for future in pending:
                 future.cancel()
 
 
-def batched(stream: Iterable[DecodedImage], batch_size: int) -> Iterator[list[DecodedImage]]:
+def iter_batches(stream: Iterable[DecodedImage], batch_size: int) -> Iterator[list[DecodedImage]]:
     """Yield lists of up to `batch_size` items, in order, the last partial one included."""
     items = iter(stream)
     while batch := list(itertools.islice(items, batch_size)):
@@ -53,7 +54,7 @@ def batched(stream: Iterable[DecodedImage], batch_size: int) -> Iterator[list[De
 
 
 def missing_picture_error(error: PictureError | str) -> SourceError:
-    """Return what to raise for a picture of a run that cannot be read any more."""
+    """Return the error for a picture of a run that can no longer be read."""
     return SourceError(
         f"{error} It could be read before: do not change the pictures during a run. Put it back as it was, or train"
         " again without it."

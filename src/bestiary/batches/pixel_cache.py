@@ -1,4 +1,4 @@
-"""The pixel cache: every picture of a collection as the model sees it, decoded once, shared by all runs."""
+"""Pixel cache: preprocessed pictures, decoded once and shared by all runs."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 
 from bestiary.array_types import Pixels
 from bestiary.batches.array_cache import ArrayCache
-from bestiary.batches.decoding import batched, decode_ahead, missing_picture_error
+from bestiary.batches.decoding import decode_ahead, iter_batches, missing_picture_error
 from bestiary.preprocess import Preprocessing, VerifiedFile
 from bestiary.progress import Reporter
 
-PIXELS_VERSION = 1  # raise it when `picture` gives other pixels for the same file
+PIXELS_VERSION = 1  # raise it when `picture` decodes a file to other pixels
 PICTURES_AT_ONCE = 32
 
 
 def pixel_cache(cache: Path, preprocess: Preprocessing) -> ArrayCache:
-    """Return the store of uint8 (size, size, 3) pictures for this way of looking at them."""
+    """Return the cache of uint8 (size, size, 3) pictures for this preprocessing."""
     shape = (preprocess.size, preprocess.size, 3)
     return ArrayCache(cache / "pixels" / f"{preprocess.size}-{preprocess.fit}-v{PIXELS_VERSION}", shape, np.uint8)
 
@@ -32,19 +32,18 @@ def fill_pixel_cache(
     threads: int,
     reporter: Reporter,
 ) -> None:
-    """Decode the pictures that the store lacks; `keys` are the SHA-256 of their files.
+    """Decode the pictures that are not cached; `keys`: the SHA-256 of their files.
 
-    Raises SourceError if a file cannot be read any more, or has other content.
+    Raises SourceError if a file can no longer be read, or was changed.
     """
     missing = store.missing_keys(keys)
     if not missing:
         return
+    files = [VerifiedFile(paths[index], keys[index]) for index in missing]
     with reporter.progress("Decoding pictures", len(missing)) as advance, store.writer() as segment:
         start = 0
-        for images in iter_pixel_batches(
-            [VerifiedFile(paths[at], keys[at]) for at in missing], preprocess, threads=threads
-        ):
-            segment.append([keys[position] for position in missing[start : start + len(images)]], images)
+        for images in iter_pixel_batches(files, preprocess, threads=threads):
+            segment.append([file.sha256 for file in files[start : start + len(images)]], images)
             start += len(images)
             advance(len(images))
 
@@ -52,8 +51,8 @@ def fill_pixel_cache(
 def iter_pixel_batches(
     paths: Iterable[Path | VerifiedFile], preprocess: Preprocessing, *, threads: int, batch_size: int = PICTURES_AT_ONCE
 ) -> Iterator[Pixels]:
-    """Yield uint8 (n, size, size, 3) for all paths in order. Raises SourceError if a file cannot be read any more."""
-    for batch in batched(decode_ahead(paths, preprocess, threads=threads), batch_size):
+    """Yield uint8 (n, size, size, 3) for all paths in order; raises SourceError if a file can no longer be read."""
+    for batch in iter_batches(decode_ahead(paths, preprocess, threads=threads), batch_size):
         for item in batch:
             if item.error is not None:
                 raise missing_picture_error(item.error)

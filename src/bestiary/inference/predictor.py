@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bestiary.array_types import Float32s, Pixels
-from bestiary.batches.decoding import DecodedImage, batched, decode_ahead
+from bestiary.batches.decoding import DecodedImage, decode_ahead, iter_batches
 from bestiary.errors import InputError, PictureError, RunError, import_optional
 from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.machine import available_cores
@@ -140,7 +140,7 @@ class Predictor:
                 names.append(str(source) if isinstance(source, str | Path) else None)
                 yield _as_source(source)
 
-        for batch in batched(decode_ahead(named(), self.bundle.preprocess, threads=self.threads), batch_size):
+        for batch in iter_batches(decode_ahead(named(), self.bundle.preprocess, threads=self.threads), batch_size):
             yield [names.popleft() for _ in batch], batch
 
     def _predict_batches(
