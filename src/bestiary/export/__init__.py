@@ -1,1 +1,1 @@
-"""From a trained network to the model file that ships: calibrated, written, verified."""
+"""Export: the final model file, calibrated, written and verified; other formats for other programs."""

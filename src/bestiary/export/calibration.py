@@ -1,4 +1,4 @@
-"""Temperature scaling and the abstention threshold, fitted on the validation split."""
+"""Temperature scaling and the out-of-distribution threshold, fitted on the validation split."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from bestiary.array_types import Array, Floats, Ints
 from bestiary.errors import UserError
 
 TEMPERATURE_LOW, TEMPERATURE_HIGH = 0.05, 20.0
-# A probability that a float32 softmax rounded to 0 is taken as its smallest normal number: ln(1.2e-38).
+# A probability that a float32 softmax rounded to 0 counts as its smallest normal number: ln(1.2e-38).
 _LOG_FLOOR = float(np.log(np.finfo(np.float32).tiny))
 
 
 def fit_temperature(logits: Array, y_true: Array) -> float:
-    """Return the temperature T in [0.05, 20] that makes softmax(logits / T) most likely on these pictures.
+    """Return the temperature T in [0.05, 20] for which softmax(logits / T) has the lowest loss on these pictures.
 
-    `logits`: float (n, k), or log-probabilities, which serve as well; `y_true`: int (n,) in [0, k). T > 1 where the
-    model was too sure. Guo et al., "On Calibration of Modern Neural Networks" (2017), plus one thing: ln(T)^2 / 2 is
-    added to the total loss, a standard normal prior on ln(T). Over hundreds of pictures it is not felt; over a dozen
-    that are all right, the likelihood alone would run to T = 0.05 and claim certainty.
+    `logits`: float (n, k), or log-probabilities; `y_true`: int (n,) in [0, k). T > 1 if the model is overconfident.
+    Guo et al., "On Calibration of Modern Neural Networks" (2017), with one addition: ln(T)^2 / 2 is added to the total
+    loss, a standard normal prior on ln(T). It has no effect with hundreds of pictures; with a dozen that are all
+    correct, the likelihood alone would give T = 0.05 and claim certainty.
     Raises UserError if there is no picture, ValueError if shapes do not fit or a logit is not a number.
     """
     scores, classes = _check_logits(logits, y_true)
@@ -34,21 +34,21 @@ def fit_temperature(logits: Array, y_true: Array) -> float:
         return (total + log_temperature**2 / 2) / len(classes)
 
     bounds = (math.log(TEMPERATURE_LOW), math.log(TEMPERATURE_HIGH))
-    found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
-    return math.exp(float(found.x))
+    return math.exp(float(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x))
 
 
 def choose_threshold(familiarity: Array, coverage: float = 0.95) -> float:
-    """Return the highest threshold at which at least the share `coverage` of these pictures is still answered.
+    """Return the highest threshold at which at least the fraction `coverage` of these pictures is in-distribution.
 
-    `familiarity`: float (n,), of validation pictures; a picture is answered if its familiarity is >= the threshold.
-    `coverage` in (0, 1]. Raises UserError if there is no picture, ValueError for other values.
+    `familiarity`: float (n,), the in-distribution score (1 - OOD score) of validation pictures; a picture is answered
+    if it is >= the threshold, else "unknown". `coverage` in (0, 1]. Raises UserError if there is no picture, ValueError
+    for other values.
     """
     values = np.sort(np.asarray(familiarity, dtype=np.float64))
     if len(values) == 0:
         raise UserError("There is no validation picture to choose the threshold for unknown pictures on.")
     if not 0 < coverage <= 1:
-        raise ValueError(f"`coverage` is {coverage}; expected a share above 0 and at most 1.")
+        raise ValueError(f"`coverage` is {coverage}; expected a fraction above 0 and at most 1.")
     if np.isnan(values).any():
         raise ValueError(f"{int(np.isnan(values).sum())} of {len(values)} familiarities are not a number.")
     # Rounded before it is raised to a whole picture: 0.55 * 100 is 55 pictures, not 55.00000000000001.
@@ -64,5 +64,5 @@ def _check_logits(logits: Array, y_true: Array) -> tuple[Floats, Ints]:
     if scores.ndim != 2 or len(scores) != len(y_true):
         raise ValueError(f"`logits` has shape {scores.shape}; expected ({len(y_true)}, classes).")
     if np.isnan(scores).any() or not np.isfinite(scores.max(axis=1)).all():
-        raise ValueError("A row of `logits` holds a value that is not a number, or nothing finite.")
+        raise ValueError("A row of `logits` contains a value that is not a number, or nothing finite.")
     return np.maximum(scores - scores.max(axis=1, keepdims=True), _LOG_FLOOR), np.asarray(y_true, dtype=np.int64)

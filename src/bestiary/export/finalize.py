@@ -1,4 +1,4 @@
-"""From what was learned to the model that ships: calibrated on validation, sealed, written, and held against itself."""
+"""From a training task to the final model: train, calibrate on validation, write the ONNX file, verify its parity."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from bestiary.array_types import AnyFloats, Float32s, Pixels
 from bestiary.batches.feature_matrix import FeatureMatrix
+from bestiary.batches.pixel_cache import iter_pixel_batches
 from bestiary.errors import IntegrityError
 from bestiary.export.calibration import choose_threshold, fit_temperature
 from bestiary.export.graph import OutputCalibration, build_inference_graph
@@ -22,9 +23,9 @@ from bestiary.files import atomic_path
 from bestiary.inference.bundle import GRAPH_NAME, Bundle, read_bundle
 from bestiary.inference.conformal import fit_conformal
 from bestiary.inference.predictor import EngineName, Prediction, Predictor
-from bestiary.models.engine import has_openvino
+from bestiary.models.engine import OnnxRuntimeEngine, has_openvino
 from bestiary.models.head import Head
-from bestiary.preprocess import Preprocessing
+from bestiary.preprocess import Preprocessing, VerifiedFile
 from bestiary.quick_metrics import softmax
 from bestiary.training.methods import TRAINERS
 from bestiary.training.task import TrainedModel, TrainingTask
@@ -39,7 +40,7 @@ PARITY_LIMIT = 1e-3
 
 @dataclass(frozen=True)
 class FinalModel:
-    """All that becomes the sealed graph and its bundle."""
+    """The content of the exported graph and its bundle."""
 
     backbone_graph: onnx.ModelProto
     head: Head
@@ -53,6 +54,53 @@ class FinalModel:
     sets: dict[str, Any] = field(default_factory=dict)
 
 
+def train_and_finalize(task: TrainingTask) -> tuple[TrainedModel, FinalModel]:
+    """Train the model of a run folder, or of a fold in it; calibrate, export and verify it."""
+    with task.context.timer.stage("train"):
+        trained = TRAINERS[task.recipe.model.method](task)
+        if trained.val_features is None:
+            trained = replace(trained, val_logits=_exported_logits(task, trained))
+        return trained, _finalize(task, trained)
+
+
+def _exported_logits(task: TrainingTask, trained: TrainedModel) -> Float32s:
+    """Return the validation logits (n, classes) of the exported graph.
+
+    Calibration is fitted on them, not on those of the training process: they depend on the graph alone, so that a
+    resumed run equals an uninterrupted one to the last digit.
+    """
+    graph = build_inference_graph(trained.backbone_graph, trained.head, OutputCalibration(), {})
+    engine, val = OnnxRuntimeEngine(graph.SerializeToString(), threads=task.context.threads), task.split("val")
+    files = [VerifiedFile(path, key) for path, key in zip(val.paths, val.keys, strict=True)]
+    batches = iter_pixel_batches(files, task.preprocess, threads=task.context.threads, batch_size=engine.batch_size)
+    return np.concatenate([outputs["logits"] for outputs in engine.stream(batches)])
+
+
+def _finalize(task: TrainingTask, trained: TrainedModel) -> FinalModel:
+    """Fit temperature, threshold and prediction sets on validation, write the graph, verify it; return the model."""
+    val, coverage, model = task.split("val"), task.recipe.evaluate.coverage, task.recipe.model
+    temperature = fit_temperature(trained.val_logits, val.labels)
+    calibration = OutputCalibration.fit(trained.val_logits, temperature, trained.val_features, trained.subspace)
+    familiarity = calibration.familiarity(trained.val_logits, trained.val_features)
+    final = FinalModel(
+        trained.backbone_graph,
+        trained.head,
+        calibration,
+        choose_threshold(familiarity, coverage),
+        coverage,
+        task.classes,
+        task.preprocess,
+        model.method,
+        model.network if model.method == "scratch" else model.backbone,
+        fit_conformal(softmax(trained.val_logits / temperature), val.labels),
+    )
+    with staging_dir(task.run) as folder:  # nobody can use the run before it is verified
+        save_model(final, folder)
+        reference = trained.reference_network, trained.val_logits
+        verify_parity(folder, val.paths, *reference, threads=task.context.threads, familiarity=familiarity)
+    return final
+
+
 def save_model(model: FinalModel, run: Path) -> None:
     """Write `model.onnx`, `model.safetensors` (head and subspace) and `bundle.json` into the run folder."""
     from safetensors.numpy import save_file
@@ -64,9 +112,8 @@ def save_model(model: FinalModel, run: Path) -> None:
         "threshold": repr(model.threshold),
         "bestiary": __version__,
     }
-    content = build_inference_graph(model.backbone_graph, model.head, model.calibration, metadata).SerializeToString(
-        deterministic=True
-    )
+    graph = build_inference_graph(model.backbone_graph, model.head, model.calibration, metadata)
+    content = graph.SerializeToString(deterministic=True)
     with atomic_path(run / GRAPH_NAME) as temporary:
         temporary.write_bytes(content)
     with atomic_path(run / "model.safetensors") as temporary:
@@ -91,15 +138,15 @@ def save_model(model: FinalModel, run: Path) -> None:
 
 @contextlib.contextmanager
 def staging_dir(run: Path) -> Iterator[Path]:
-    """Give a folder inside the run for a model that is yet to be proven; its files move into the run on success."""
-    place = run / "unproven"
-    shutil.rmtree(place, ignore_errors=True)
+    """Yield a folder inside the run for an unverified model; its files move into the run on success."""
+    folder = run / "unproven"
+    shutil.rmtree(folder, ignore_errors=True)
     try:
-        yield place
-        for file in sorted(place.iterdir(), reverse=True):  # the graph before the bundle that makes it a model
+        yield folder
+        for file in sorted(folder.iterdir(), reverse=True):  # the graph before the bundle that makes it a model
             file.replace(run / file.name)
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def verify_parity(
@@ -111,34 +158,35 @@ def verify_parity(
     threads: int,
     familiarity: AnyFloats | None = None,
 ) -> None:
-    """Hold the written graph, from file bytes to probabilities, against the network in float32; record the figures.
+    """Compare the exported graph, from file bytes to probabilities, with the float32 network; record the differences.
 
-    paths and val_logits: validation pictures, and their logits as the calibration saw them. Every engine that may
-    serve is tried. familiarity: that of the same pictures, where it is to be held against the graph's as well. Raises
-    IntegrityError if a probability or a familiarity differs by more than 0.001, or a label changes.
+    paths, val_logits, familiarity: of the validation pictures, as calibration used them. Every engine that may run the
+    graph is tested. Raises IntegrityError if a probability or an in-distribution score differs by more than 0.001, or a
+    label changes.
     """
     bundle = read_bundle(run)
-    chosen = np.linspace(0, len(paths) - 1, min(PARITY_PICTURES, len(paths))).astype(int)
-    sources = [paths[position] for position in chosen]
+    rows = np.linspace(0, len(paths) - 1, min(PARITY_PICTURES, len(paths))).astype(int)
+    sources = [paths[row] for row in rows]
     network = np.concatenate([reference(bundle.preprocess.load_pixels(source)[None]) for source in sources])
     expected = {
         "the network": softmax(network / bundle.temperature),
-        "calibration": softmax(val_logits[chosen] / bundle.temperature),
+        "calibration": softmax(val_logits[rows] / bundle.temperature),
     }
     engines: tuple[EngineName, ...] = ("onnxruntime", "fastest") if has_openvino() else ("onnxruntime",)
     differences: dict[str, float] = {}
     for engine in engines:
-        shipped, known = _predict_outputs(Predictor(run, threads=threads, engine=engine), sources)
+        actual, scores = _predict_outputs(Predictor(run, threads=threads, engine=engine), sources)
         for name, probabilities in expected.items():
-            differences[f"{engine} against {name}"] = float(np.abs(shipped - probabilities).max())
-            if not outputs_match(shipped, probabilities):
+            difference = float(np.abs(actual - probabilities).max())
+            differences[f"{engine} against {name}"] = difference
+            if not outputs_match(actual, probabilities):
                 raise IntegrityError(
-                    f"The exported graph, run by {engine}, differs from {name} by"
-                    f" {differences[f'{engine} against {name}']:.2g} in probability on validation pictures; at most"
-                    f" {PARITY_LIMIT:g} is accepted. The model is refused. Please report this."
+                    f"The exported graph, run by {engine}, differs from {name} by {difference:.2g} in probability on"
+                    f" validation pictures; at most {PARITY_LIMIT:g} is accepted. The model is rejected. Please report"
+                    " this."
                 )
         if familiarity is not None:
-            differences[f"{engine}, familiarity"] = _check_familiarity(engine, known, familiarity[chosen])
+            differences[f"{engine}, familiarity"] = _check_familiarity(engine, scores, familiarity[rows])
     parity = {"pictures": len(sources), "limit": PARITY_LIMIT, "largest_difference": differences}
     replace(bundle, parity=parity).write(run)
 
@@ -146,18 +194,17 @@ def verify_parity(
 def predict_validation(
     model: FinalModel, val_logits: AnyFloats, val_features: FeatureMatrix | None = None
 ) -> Iterator[Prediction]:
-    """Yield what the sealed graph answers to the validation pictures, from their logits and features.
+    """Yield the predictions of the exported graph for the validation pictures, from their logits and features.
 
-    `verify_parity` checks that it does.
+    `verify_parity` checks that the graph gives them.
     """
-    shares = softmax(val_logits / model.calibration.temperature)
+    rows = softmax(val_logits / model.calibration.temperature)
     familiarity = model.calibration.familiarity(val_logits, val_features)
-    for row, known in zip(shares, familiarity, strict=True):
-        best = int(row.argmax())
-        probabilities = dict(zip(model.classes, row.tolist(), strict=True))
-        yield Prediction(
-            None, model.classes[best], float(row[best]), bool(known < model.threshold), float(known), probabilities
-        )
+    for probabilities, score in zip(rows, familiarity, strict=True):
+        best = int(probabilities.argmax())
+        by_class = dict(zip(model.classes, probabilities.tolist(), strict=True))
+        unknown = bool(score < model.threshold)
+        yield Prediction(None, model.classes[best], float(probabilities[best]), unknown, float(score), by_class)
 
 
 def outputs_match(actual: AnyFloats, expected: AnyFloats) -> bool:
@@ -176,16 +223,16 @@ def _check_familiarity(engine: str, actual: AnyFloats, expected: AnyFloats) -> f
     if difference > PARITY_LIMIT:
         raise IntegrityError(
             f"The familiarity of the exported graph, run by {engine}, differs from calibration by {difference:.2g}; at"
-            f" most {PARITY_LIMIT:g} is accepted. The model is refused. Please report this."
+            f" most {PARITY_LIMIT:g} is accepted. The model is rejected. Please report this."
         )
     return difference
 
 
 def _predict_outputs(predictor: Predictor, sources: Sequence[Path]) -> tuple[AnyFloats, AnyFloats]:
-    """Return what users get: probabilities (n, classes) and familiarity (n,)."""
-    answers = list(predictor.predict_many(sources))
-    shares = np.array([[answer.probabilities[name] for name in predictor.classes] for answer in answers])
-    return shares, np.array([answer.familiarity for answer in answers])
+    """Return probabilities (n, classes) and familiarity (n,) as users get them."""
+    predictions = list(predictor.predict_many(sources))
+    probabilities = [[prediction.probabilities[name] for name in predictor.classes] for prediction in predictions]
+    return np.array(probabilities), np.array([prediction.familiarity for prediction in predictions])
 
 
 def _head_tensors(head: Head) -> dict[str, Float32s]:
@@ -200,38 +247,3 @@ def _subspace_tensors(calibration: OutputCalibration) -> dict[str, Float32s]:
     if space is None:
         return {}
     return {f"familiarity.{name}": getattr(space, name) for name in ("mean", "scale", "directions")}
-
-
-def train_and_finalize(task: TrainingTask) -> tuple[TrainedModel, FinalModel]:
-    """Train the model of a run folder, or of a fold in it, and seal it."""
-    with task.context.timer.stage("train"):
-        learned = TRAINERS[task.recipe.model.method](task)
-        return learned, _finalize(task, learned)
-
-
-def _finalize(task: TrainingTask, learned: TrainedModel) -> FinalModel:
-    """Fit temperature and threshold on validation, write the graph that holds them, prove that it agrees; return it."""
-    val, coverage, model = task.split("val"), task.recipe.evaluate.coverage, task.recipe.model
-    temperature = fit_temperature(learned.val_logits, val.labels)
-    calibration = OutputCalibration.fit(learned.val_logits, temperature, learned.val_features, learned.subspace)
-    familiarity = calibration.familiarity(learned.val_logits, learned.val_features)
-    threshold = choose_threshold(familiarity, coverage)
-    sets = fit_conformal(softmax(learned.val_logits / temperature), val.labels)
-    backbone = model.network if model.method == "scratch" else model.backbone
-    sealed = FinalModel(
-        learned.backbone_graph,
-        learned.head,
-        calibration,
-        threshold,
-        coverage,
-        task.classes,
-        task.preprocess,
-        model.method,
-        backbone,
-        sets,
-    )
-    with staging_dir(task.run) as place:  # nobody can use the run before the proof
-        save_model(sealed, place)
-        given = val.paths, learned.reference_network, learned.val_logits
-        verify_parity(place, *given, threads=task.context.threads, familiarity=familiarity)
-    return sealed

@@ -1,7 +1,7 @@
-"""Models that leave bestiary: the run's graph as it is, in 8-bit integers, or these in OpenVINO's format.
+"""Export formats: the run's ONNX graph in float32, quantised to 8-bit integers, or the latter in OpenVINO's format.
 
-Each carries what a reader needs beside the numbers: classes, preprocessing, temperature, thresholds, and the digest of
-the bundle it came from. Nothing here says whether a model is good enough to leave: `deliver.export` proves that.
+Each carries its metadata: classes, preprocessing, temperature, thresholds, and the digest of the bundle it came from.
+`export.verify` checks that the result is accurate enough.
 """
 
 from __future__ import annotations
@@ -27,10 +27,17 @@ if TYPE_CHECKING:
 Kind = Literal["onnx", "onnx-int8", "openvino"]
 PRECISIONS: dict[Kind, Precision] = {"onnx": "float32", "onnx-int8": "int8", "openvino": "int8"}
 OPENVINO_NAME = "model.xml"
-QUANTISED = ["Conv", "Gemm", "Add", "Clip", "Relu", "MaxPool"]  # the trunk; the head and what follows stay in float32
-PREPARED = ("onnx.quant.pre_process", "onnxruntime.quant")  # tells the quantiser that shapes are inferred already
-# How any program gets the answers of `bestiary predict`; a model carries it as `recipe`. A large JPEG must be decoded
-# at a smaller scale, as bestiary does: without `draft`, probabilities of photographs differ by up to two points.
+QUANTISED = [
+    "Conv",
+    "Gemm",
+    "Add",
+    "Clip",
+    "Relu",
+    "MaxPool",
+]  # the backbone; the head and what follows stay in float32
+PREPARED = ("onnx.quant.pre_process", "onnxruntime.quant")  # metadata for the quantiser: shapes are inferred already
+# Code that reproduces `bestiary predict` in any program; metadata `recipe` of a model. A large JPEG must be decoded at
+# a smaller scale, as bestiary does: without `draft`, probabilities of photographs differ by up to two points.
 RECIPE = """\
 import json, numpy, onnxruntime
 from PIL import Image, ImageOps
@@ -53,8 +60,8 @@ FITTED: dict[Fit, str] = {
     "letterbox": f"""\
 inner = [max(1, round(side * SIZE / max(image.size))) for side in image.size]
 canvas = Image.new("RGB", (SIZE, SIZE), ({LETTERBOX_GREY},) * 3)
-place = [(SIZE - side) // 2 for side in inner]
-canvas.paste(image.resize(inner, Image.Resampling.BICUBIC), place)
+corner = [(SIZE - side) // 2 for side in inner]
+canvas.paste(image.resize(inner, Image.Resampling.BICUBIC), corner)
 image = canvas""",
 }
 
@@ -62,28 +69,27 @@ Images = Iterable[Pixels]
 
 
 def write_export(run: Path, bundle: Bundle, kind: Kind, folder: Path, calibration: Images) -> Bundle:
-    """Write the model of a run into `folder` in another form, with a bundle of its own; return that bundle.
+    """Write the model of a run into `folder` in another format, with its own bundle; return that bundle.
 
-    calibration: pictures uint8 (size, size, 3) that set the ranges of 8-bit integers.
+    calibration: images uint8 (size, size, 3) that set the ranges of 8-bit integers.
     Raises IntegrityError if the graph fails ONNX's full check.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    about = model_metadata(run, bundle, PRECISIONS[kind])
-    graph = folder / GRAPH_NAME
-    if PRECISIONS[kind] == "int8":
+    precision, graph = PRECISIONS[kind], folder / GRAPH_NAME
+    metadata = model_metadata(run, bundle, precision)
+    if precision == "int8":
         _quantise(run / bundle.graph, graph, calibration)
-    _write_onnx(graph if graph.exists() else run / bundle.graph, graph, about)
+    _write_onnx(graph if graph.exists() else run / bundle.graph, graph, metadata)
     if kind == "openvino":
-        graph = _convert_to_openvino(graph, about)
-    exported = replace(
-        bundle, graph=graph.name, graph_sha256=graph_digest(graph), precision=PRECISIONS[kind], parity={}, exported={}
-    )
+        graph = _convert_to_openvino(graph, metadata)
+    digest = graph_digest(graph)
+    exported = replace(bundle, graph=graph.name, graph_sha256=digest, precision=precision, parity={}, exported={})
     exported.write(folder)
     return exported
 
 
 def model_metadata(run: Path, bundle: Bundle, precision: Precision) -> dict[str, str]:
-    """Return what an exported model says about itself, as text."""
+    """Return the metadata of an exported model, as text."""
     preprocessing = {
         "input": f"uint8 (n, {bundle.size}, {bundle.size}, 3), RGB, upright by EXIF, transparency on white",
         "fit": bundle.fit,
@@ -110,8 +116,8 @@ def model_metadata(run: Path, bundle: Bundle, precision: Precision) -> dict[str,
 def _write_onnx(source: Path, graph: Path, metadata: dict[str, str]) -> None:
     onnx = import_optional("onnx", extra="train")
     model = onnx.load(source)
-    known = {entry.key: entry.value for entry in model.metadata_props if entry.key != PREPARED[0]}
-    onnx.helper.set_model_props(model, known | metadata)
+    old = {entry.key: entry.value for entry in model.metadata_props if entry.key != PREPARED[0]}
+    onnx.helper.set_model_props(model, old | metadata)
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -120,7 +126,7 @@ def _write_onnx(source: Path, graph: Path, metadata: dict[str, str]) -> None:
 
 
 def _convert_to_openvino(source: Path, metadata: dict[str, str]) -> Path:
-    """Put OpenVINO's two files, .xml and .bin, in the place of an ONNX file; return the first."""
+    """Replace an ONNX file by OpenVINO's two files, .xml and .bin; return the first."""
     openvino = import_optional("openvino", extra="train")
     model, graph = openvino.convert_model(source), source.with_name(OPENVINO_NAME)
     for key, value in metadata.items():
@@ -131,7 +137,7 @@ def _convert_to_openvino(source: Path, metadata: dict[str, str]) -> Path:
 
 
 def _quantise(source: Path, graph: Path, images: Images) -> None:
-    """Write the graph with its trunk in 8-bit integers: weights by channel, activations by the ranges seen.
+    """Write the graph with its backbone in 8-bit integers: weights by channel, activations by their observed ranges.
 
     Static quantisation with QuantizeLinear/DequantizeLinear pairs (Jacob et al. 2018), by ONNX Runtime's quantiser.
     """
@@ -159,20 +165,20 @@ def _quantise(source: Path, graph: Path, images: Images) -> None:
 
 
 def _added_node_names(model: onnx.ModelProto) -> list[str]:
-    """Return the names of the nodes that sealing added: head, temperature, softmax, familiarity."""
+    """Return the names of the nodes that `build_inference_graph` added: head, temperature, softmax, familiarity."""
     return [node.name for node in model.graph.node if node.name.startswith("seal.") or node.name in OUTPUTS]
 
 
 def _make_calibration_reader(images: Images) -> Any:
-    """Return the pictures in the form that the quantiser takes them."""
+    """Return the images as the quantiser's data reader."""
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self, rest: Iterator[Pixels]) -> None:
-            self._rest = rest
+        def __init__(self, images: Iterator[Pixels]) -> None:
+            self._images = images
 
         def get_next(self) -> dict[str, Pixels] | None:
-            image = next(self._rest, None)
+            image = next(self._images, None)
             return None if image is None else {"images": image[None]}
 
     return Reader(iter(images))
