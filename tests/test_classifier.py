@@ -202,7 +202,7 @@ def test_a_file_that_cannot_be_read_is_left_out_of_training_with_a_warning_and_i
         ([["a.jpg", "b.jpg"]], ["cat"], r"text of shape \(1, 2\); expected one path for each picture"),
         (np.zeros((2, 4, 4, 3)), [0, 1], r"float64 of shape \(2, 4, 4, 3\); expected pictures as uint8"),
         (np.zeros((2, 4, 4, 2), np.uint8), [0, 1], r"uint8 of shape \(2, 4, 4, 2\); expected"),
-        (np.zeros((2, 7)), [0, 1], r"picture_shape = \(2, 3\) does not go with rows of 7 numbers"),
+        (np.zeros((2, 7)), [0, 1], r"picture_shape = \(2, 3\) does not match rows of 7 numbers"),
         (["a.jpg", "b.jpg"], ["cat"], r"inconsistent numbers of samples"),
         (["a.jpg", "b.jpg"], None, r"requires y to be passed"),
         (["a.jpg"], ["cat"], r"no pictures that can be read"),

@@ -91,7 +91,7 @@ def test_an_empty_folder_is_filled_and_any_other_is_left_alone(kagglehub: FakeKa
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     (tmp_path / "file").write_text("x")
     for name in ("mine", "file"):
-        with pytest.raises(SourceError, match=rf"{name} holds something else than animals10\. Give a folder that is"):
+        with pytest.raises(SourceError, match=rf"{name} has other content than animals10\. Pass a folder that is"):
             fetched(tmp_path / name)
     assert len(kagglehub.asked) == 1
 
@@ -115,7 +115,7 @@ def test_without_a_network_it_says_what_failed_and_what_to_do(kagglehub: FakeKag
     message = str(caught.value)
     assert message.startswith(
         "animals10 could not be downloaded: ConnectionError: HTTPSConnectionPool(host='www.kaggle.com', port=443): Max"
-        " retries exceeded. What has come is kept: the same command goes on from there once the network is back."
+        " retries exceeded. The downloaded part is kept: run the same command again to resume once the network is back."
     )
     assert "https://www.kaggle.com/datasets/alessiocorrado99/animals10" in message
     assert message.endswith("bestiary train archive.zip --labels animals10")
@@ -208,7 +208,7 @@ def test_another_disk_needs_room_for_the_copy(
 
 def test_a_download_without_the_class_folders_is_not_passed_on(kagglehub: FakeKagglehub, tmp_path: Path) -> None:
     kagglehub.classes = ["cane", "gatto"]
-    with pytest.raises(UserError, match=r"raw-img has not the 10 expected class folders"):
+    with pytest.raises(UserError, match=r"raw-img does not contain the 10 expected class folders"):
         fetched(tmp_path / "animals10")
     assert not (tmp_path / "animals10").exists()
 
@@ -221,7 +221,7 @@ def test_without_kagglehub_the_extra_is_named(tmp_path: Path, monkeypatch: pytes
 
 
 def test_an_unknown_collection_names_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r'no collection "animal10" to fetch\. Did you mean "animals10"\? Known: '):
+    with pytest.raises(UserError, match=r'no dataset "animal10" to fetch\. Did you mean "animals10"\? Known: '):
         fetch_dataset("animal10", tmp_path, reporter=SilentReporter())
 
 

@@ -26,5 +26,5 @@ def test_one_class_spelt_twice_is_told() -> None:
 def test_two_folders_with_the_same_pictures_are_told() -> None:
     same = [("cat", 0), ("tiger", 0), ("cat", 1), ("tiger", 1), ("tiger", 2), ("tiger", 3), ("tiger", 4), ("dog", 5)]
     [words] = overlapping_class_warnings(pictures(*same))
-    assert words.startswith('2 of 2 pictures of class "cat" lie in "tiger" as well')
+    assert words.startswith('2 of 2 pictures of class "cat" are in "tiger" too')
     assert overlapping_class_warnings(pictures(*same[4:])) == []

@@ -67,8 +67,8 @@ def test_a_width_that_tells_every_class_is_found_and_named() -> None:
     assert dict(found.schema) == table.FINDINGS
     assert found["check"].to_list() == ["shortcut"]  # bytes and shape follow from the width: one cause, one finding
     one = found.row(0, named=True)
-    assert one["message"].startswith("The files' width alone tells the class in ")
-    assert "of 100 cases (chance: 25)" in one["message"]
+    assert one["message"].startswith("The files' width alone predicts the label with ")
+    assert "% mean recall (chance: 25 %)" in one["message"]
     assert one["score"] < 0.05
     assert one["is_issue"]
     assert one["row_id"] is None
@@ -78,7 +78,7 @@ def test_a_width_that_tells_every_class_is_found_and_named() -> None:
 def test_half_a_shortcut_says_which_classes() -> None:
     pictures = changed(changed(measured(), "dog", width=640), "spider", width=320)
     message = find_shortcuts(pictures)["message"][0]
-    assert "above all dog and spider." in message or "above all spider and dog." in message
+    assert "most of all dog and spider." in message or "most of all spider and dog." in message
 
 
 @pytest.mark.parametrize(
@@ -95,12 +95,12 @@ def test_one_class_that_is_given_away_is_named(values: dict[str, object], subjec
     found = find_shortcuts(changed(measured(), "horse", **values))
     assert found.height == 1
     message = found["message"][0]
-    assert message.startswith(f"The files' {subject} alone tells horse from the rest: 100 of 100 are found, and ")
+    assert message.startswith(f"The files' {subject} alone predicts horse: recall 100 %, false positive rate ")
 
 
 def test_a_colour_may_be_the_thing_itself() -> None:
     found = find_shortcuts(changed(measured(), "horse", saturation=0.01))
-    assert "If colour is not what tells the classes apart" in found["message"][0]
+    assert "If colour does not distinguish the classes" in found["message"][0]
 
 
 def test_properties_that_give_away_only_together_are_found() -> None:
@@ -109,7 +109,7 @@ def test_properties_that_give_away_only_together_are_found() -> None:
     label = pl.when(bright == wide).then(pl.lit("cat")).otherwise(pl.lit("dog"))
     found = find_shortcuts(pictures.with_columns(label=label))
     assert found.height == 1
-    assert found["message"][0].startswith("Size, format and colours of the files together tell the class in ")
+    assert found["message"][0].startswith("Size, format and colours of the files together predict the label with ")
 
 
 def test_duplicates_do_not_make_a_shortcut() -> None:

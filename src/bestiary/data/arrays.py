@@ -1,4 +1,4 @@
-"""Pictures that come as arrays: as they are, or flattened to rows of numbers, the way scikit-learn holds pictures."""
+"""Pictures as arrays: image arrays, or rows of numbers (flattened images, as in scikit-learn)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bestiary.errors import InputError
 
 @dataclass(frozen=True)
 class FlatImageShape:
-    """How a row of numbers is a picture: its height, width and channels, and the numbers that are black and white."""
+    """The image shape of a row of numbers: height, width and channels, and the numbers for black and white."""
 
     height: int
     width: int
@@ -28,9 +28,9 @@ class FlatImageShape:
     def of(cls, rows: Array, shape: Sequence[int] | None) -> FlatImageShape:
         """Return the shape of the pictures in rows, (n, numbers).
 
-        shape: (height, width) or (height, width, channels). Without it a row is a square, grey or RGB, if its length
-        allows one, else a single line of pixels. Bytes go from 0 to 255, other numbers from the least to the greatest
-        of these rows. Raises InputError if a shape does not go with the length.
+        shape: (height, width) or (height, width, channels). Without it, a row is a square grey or RGB picture if its
+        length allows, else a single line of pixels. Bytes range from 0 to 255, other numbers from the minimum to the
+        maximum of these rows. Raises InputError if the shape does not match the length.
         """
         numbers = rows.shape[1]
         height, width, channels = _guess_shape(numbers) if shape is None else _check_shape(shape, numbers)
@@ -39,7 +39,7 @@ class FlatImageShape:
         return cls(height, width, channels, float(rows.min()), float(rows.max()))
 
     def picture(self, row: Array) -> Pixels:
-        """Return a row of numbers as uint8 (height, width, 3); what is beyond black or white is cut off."""
+        """Return a row of numbers as uint8 (height, width, 3), clipped to the range from black to white."""
         span = self.white - self.black or 1.0
         scaled = np.clip((row.astype(np.float64) - self.black) / span, 0.0, 1.0) * 255.0
         return to_rgb(np.rint(scaled).astype(np.uint8).reshape(self.height, self.width, self.channels))
@@ -47,14 +47,14 @@ class FlatImageShape:
 
 def to_rgb(picture: Pixels) -> Pixels:
     """Return uint8 (height, width, 3) of a picture (height, width), (height, width, 1) or (height, width, 3)."""
-    deep = picture[:, :, None] if picture.ndim == 2 else picture
-    return np.ascontiguousarray(np.broadcast_to(deep, (*deep.shape[:2], 3)))
+    channels = picture[:, :, None] if picture.ndim == 2 else picture
+    return np.ascontiguousarray(np.broadcast_to(channels, (*picture.shape[:2], 3)))
 
 
 def check_image_array(pictures: Array) -> Pixels:
     """Return the array, or raise InputError unless it is uint8 (n, height, width) or (n, height, width, 3)."""
-    whole = pictures.dtype == np.uint8 and 0 not in pictures.shape
-    if not whole or not (pictures.ndim == 3 or (pictures.ndim == 4 and pictures.shape[3] in (1, 3))):
+    has_image_shape = pictures.ndim == 3 or (pictures.ndim == 4 and pictures.shape[3] in (1, 3))
+    if pictures.dtype != np.uint8 or 0 in pictures.shape or not has_image_shape:
         raise InputError(
             f"The array is {pictures.dtype} of shape {pictures.shape}; expected pictures as uint8 (n, height, width, 3)"
             " or (n, height, width), rows of numbers (n, height * width), or paths."
@@ -63,13 +63,12 @@ def check_image_array(pictures: Array) -> Pixels:
 
 
 def write_png_files(pictures: Iterable[Pixels], folder: Path) -> list[Path]:
-    """Write pictures uint8 (height, width, 3) as PNG files, which lose nothing, and return their paths, in order."""
+    """Write pictures, uint8 (height, width, 3), as PNG files, which are lossless; return their paths, in order."""
     folder.mkdir(parents=True)
     paths = []
-    for number, picture in enumerate(pictures):
-        path = folder / f"{number:07}.png"
-        Image.fromarray(picture).save(path, "PNG", compress_level=1)
-        paths.append(path)
+    for picture in pictures:
+        paths.append(folder / f"{len(paths):07}.png")
+        Image.fromarray(picture).save(paths[-1], "PNG", compress_level=1)
     return paths
 
 
@@ -85,7 +84,7 @@ def _check_shape(shape: Sequence[int], numbers: int) -> tuple[int, int, int]:
     sizes = tuple(shape)
     if len(sizes) not in (2, 3) or math.prod(sizes) != numbers or sizes[2:] not in ((), (1,), (3,)):
         raise InputError(
-            f"picture_shape = {sizes} does not go with rows of {numbers} numbers; expected (height, width) or"
+            f"picture_shape = {sizes} does not match rows of {numbers} numbers; expected (height, width) or"
             " (height, width, 3), whose product is the length of a row."
         )
     return sizes[0], sizes[1], sizes[2] if len(sizes) == 3 else 1

@@ -1,4 +1,4 @@
-"""Collections that are downloaded for the user who asks for them by name; nothing else here uses the network."""
+"""Downloads a dataset that the user names; nothing else in bestiary uses the network."""
 
 from __future__ import annotations
 
@@ -19,124 +19,116 @@ from bestiary.progress import Reporter, SilentReporter
 
 
 @dataclass(frozen=True)
-class KnownDataset:
-    """A collection on Kaggle: where it is, how large it is, and the class folders by which it is known to be whole."""
+class KaggleDataset:
+    """A dataset on Kaggle: its address, its sizes, and the class folders of a complete copy."""
 
+    name: str
     handle: str
-    page: str
     packed_bytes: int
     unpacked_bytes: int
-    inside: str  # the folder of the download that holds the class folders
+    inside: str  # the folder of the download that contains the class folders
     classes: frozenset[str]
 
+    @property
+    def page(self) -> str:
+        """The web page of the dataset."""
+        return f"https://www.kaggle.com/datasets/{self.handle}"
 
-KNOWN_DATASETS = {
-    "animals10": KnownDataset(
-        handle="alessiocorrado99/animals10",
-        page="https://www.kaggle.com/datasets/alessiocorrado99/animals10",
-        packed_bytes=600_000_000,
-        unpacked_bytes=620_000_000,
-        inside="raw-img",
-        classes=frozenset(ANIMALS10),
-    ),
+    def is_complete(self, folder: Path) -> bool:
+        """Return whether a folder has all class folders."""
+        return all((folder / label).is_dir() for label in self.classes)
+
+
+DATASETS = {
+    "animals10": KaggleDataset(
+        "animals10", "alessiocorrado99/animals10", 600_000_000, 620_000_000, "raw-img", frozenset(ANIMALS10)
+    )
 }
 
 
 def fetch_dataset(name: str, folder: Path, *, reporter: Reporter) -> Path:
-    """Return `folder` with a folder of pictures for each class of a known collection, downloaded if it is not there.
+    """Return `folder` with one folder of pictures per class of a dataset, downloaded unless it is there already.
 
-    Downloaded by kagglehub into its own cache, then linked into `folder` (copied where the disk is another one).
-    kagglehub keeps what an interrupted download has brought, and goes on from there. Raises MissingExtraError without
-    kagglehub, MachineError without space, UserError without a network, SourceError if something else is in `folder`.
+    kagglehub downloads into its own cache and resumes interrupted downloads; the files are then linked into `folder`,
+    or copied if it is on another disk. Raises MissingExtraError without kagglehub, MachineError without space,
+    UserError without a network, SourceError if `folder` has other content.
     """
-    if name not in KNOWN_DATASETS:
-        raise UserError(f'There is no collection "{name}" to fetch. {did_you_mean(name, KNOWN_DATASETS)}')
-    wanted = KNOWN_DATASETS[name]
-    if _is_whole(folder, wanted):
+    if name not in DATASETS:
+        raise UserError(f'There is no dataset "{name}" to fetch. {did_you_mean(name, DATASETS)}')
+    dataset = DATASETS[name]
+    if dataset.is_complete(folder):
         reporter.info(f"{name} is in {folder} already; nothing was downloaded.")
         return folder
     if is_occupied(folder):
-        raise SourceError(f"{folder} holds something else than {name}. Give a folder that is empty or not there yet.")
-    _check_space(wanted, folder)
-    brought = _download(name, wanted, reporter)
+        raise SourceError(f"{folder} has other content than {name}. Pass a folder that is empty or does not exist yet.")
+    _check_space(dataset, folder)
+    download = _download(dataset, reporter)
     if folder.exists():
-        folder.rmdir()  # it is empty, and its name is needed
+        folder.rmdir()  # it is empty, and atomic_folder needs its name
     with atomic_folder(folder) as temporary:
-        _link_files(brought, temporary, reporter)
-    if not _is_whole(folder, wanted):
-        raise SourceError(f"Something else was put into {folder} meanwhile. Give another folder.")
-    reporter.info(f"kagglehub keeps its own copy in {brought}; it can be deleted.")
+        _link_files(download, temporary, reporter)
+    if not dataset.is_complete(folder):
+        raise SourceError(f"Another process wrote into {folder} meanwhile. Pass another folder.")
+    reporter.info(f"kagglehub keeps its own copy in {download}; it can be deleted.")
     return folder
 
 
-def _is_whole(folder: Path, wanted: KnownDataset) -> bool:
-    """Tell whether all classes are there. The folder gets its name when it is whole, so they are whole as well."""
-    return all((folder / label).is_dir() for label in wanted.classes)
-
-
-def _cache() -> Path:
-    """Return where kagglehub keeps its downloads."""
-    return Path(os.environ.get("KAGGLEHUB_CACHE") or Path.home() / ".cache" / "kagglehub")
-
-
-def _check_space(wanted: KnownDataset, folder: Path) -> None:
-    """Raise MachineError unless there is room to download, to unpack, and to copy where links are not possible."""
-    kept = _cache() / "datasets" / wanted.handle
-    there = sum(path.stat().st_size for path in kept.glob("*.archive"))
-    missing = 0 if any(kept.glob("*.complete")) else wanted.packed_bytes + wanted.unpacked_bytes - there
-    cache, target = _existing_parent(kept), _existing_parent(folder.absolute())
-    if cache.stat().st_dev == target.stat().st_dev:
-        require_space(target, missing, f"Downloading {wanted.handle}")
+def _check_space(dataset: KaggleDataset, folder: Path) -> None:
+    """Raise MachineError unless there is room to download and unpack, and to copy if links are not possible."""
+    cache = Path(os.environ.get("KAGGLEHUB_CACHE") or Path.home() / ".cache" / "kagglehub")
+    cached = cache / "datasets" / dataset.handle
+    downloaded = sum(path.stat().st_size for path in cached.glob("*.archive"))
+    is_complete = any(cached.glob("*.complete"))
+    missing = 0 if is_complete else dataset.packed_bytes + dataset.unpacked_bytes - downloaded
+    source, target = _existing_parent(cached), _existing_parent(folder.absolute())
+    if source.stat().st_dev == target.stat().st_dev:
+        require_space(target, missing, f"Downloading {dataset.handle}")
     else:
-        require_space(cache, missing, f"Downloading {wanted.handle}")
-        require_space(target, wanted.unpacked_bytes, f"Copying {wanted.handle}")
+        require_space(source, missing, f"Downloading {dataset.handle}")
+        require_space(target, dataset.unpacked_bytes, f"Copying {dataset.handle}")
 
 
 def _existing_parent(path: Path) -> Path:
     return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
-def _download(name: str, wanted: KnownDataset, reporter: Reporter) -> Path:
-    """Return the folder of class folders that kagglehub has brought, now or at an earlier time."""
-    reporter.info(f"Downloading {name} from {wanted.page}, {wanted.packed_bytes / 1e6:,.0f} MB.")
+def _download(dataset: KaggleDataset, reporter: Reporter) -> Path:
+    """Return the folder of class folders that kagglehub has downloaded, now or earlier."""
+    reporter.info(f"Downloading {dataset.name} from {dataset.page}, {dataset.packed_bytes / 1e6:,.0f} MB.")
     with _redirect_stdout(reporter):
         kagglehub = import_optional("kagglehub", extra="fetch")
         try:
-            brought = Path(kagglehub.dataset_download(wanted.handle)) / wanted.inside
-        except Exception as error:  # whatever it may be, it is another library's, about a network we do not know
-            raise UserError(_manual_download_message(name, wanted, f"{type(error).__name__}: {error}")) from error
-    if not _is_whole(brought, wanted):
-        raise UserError(
-            _manual_download_message(
-                name, wanted, f"{brought} has not the {len(wanted.classes)} expected class folders"
-            )
-        )
-    return brought
+            folder = Path(kagglehub.dataset_download(dataset.handle)) / dataset.inside
+        except Exception as error:  # kagglehub and the network may raise anything
+            raise _download_error(dataset, f"{type(error).__name__}: {error}") from error
+    if not dataset.is_complete(folder):
+        raise _download_error(dataset, f"{folder} does not contain the {len(dataset.classes)} expected class folders")
+    return folder
 
 
 @contextlib.contextmanager
 def _redirect_stdout(reporter: Reporter) -> Iterator[None]:
-    """Send to stderr, or nowhere when quiet, what kagglehub writes: it logs to stdout, where our results go."""
-    where = io.StringIO() if isinstance(reporter, SilentReporter) else sys.stderr
-    with contextlib.redirect_stdout(where), contextlib.redirect_stderr(where):
+    """Redirect the logs of kagglehub, which go to stdout, to stderr, or to nowhere when quiet."""
+    stream = io.StringIO() if isinstance(reporter, SilentReporter) else sys.stderr
+    with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
         yield
 
 
-def _manual_download_message(name: str, wanted: KnownDataset, why: str) -> str:
-    return (
-        f"{name} could not be downloaded: {' '.join(why.split()).rstrip('.')}. What has come is kept: the same command"
-        f" goes on from there once the network is back. Or download the zip in a browser from {wanted.page} and give it"
-        f" as it is: bestiary train archive.zip --labels {name}"
+def _download_error(dataset: KaggleDataset, why: str) -> UserError:
+    return UserError(
+        f"{dataset.name} could not be downloaded: {' '.join(why.split()).rstrip('.')}. The downloaded part is kept: run"
+        " the same command again to resume once the network is back. Or download the zip in a browser from"
+        f" {dataset.page} and pass it as it is: bestiary train archive.zip --labels {dataset.name}"
     )
 
 
-def _link_files(brought: Path, folder: Path, reporter: Reporter) -> None:
-    """Link every file into `folder`, or copy it where it cannot be linked."""
-    files = sorted(path for path in brought.rglob("*") if path.is_file())
+def _link_files(source: Path, folder: Path, reporter: Reporter) -> None:
+    """Link every file into `folder`, or copy it if it cannot be linked."""
+    files = sorted(path for path in source.rglob("*") if path.is_file())
     try:
         with reporter.progress("Linking pictures", len(files)) as advance:
             for path in files:
-                target = folder / path.relative_to(brought)
+                target = folder / path.relative_to(source)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _link(path, target)
                 advance(1)
@@ -147,5 +139,5 @@ def _link_files(brought: Path, folder: Path, reporter: Reporter) -> None:
 def _link(path: Path, target: Path) -> None:
     try:
         target.hardlink_to(path)
-    except OSError:  # another disk, or one without links
+    except OSError:  # another disk, or a file system without links
         shutil.copy2(path, target)

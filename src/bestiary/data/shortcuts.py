@@ -1,4 +1,7 @@
-"""What gives a class away without a look at what is in the picture: the size of the files, their format, a border."""
+"""Shortcut detection (shortcut learning, Geirhos et al. 2020; spurious correlations).
+
+Finds properties of files that predict the label without the content: size, format, compression, border and colours.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +14,26 @@ import polars as pl
 
 from bestiary import table
 from bestiary.array_types import Float32s, Floats, Ints
+from bestiary.data.measure import COLOURS
 from bestiary.data.split import stratified_group_folds
 
 FOLDS = 5
-MAX_PICTURES = 20_000  # more are drawn from: time and memory stay the same
-# A property gives the classes away when it takes a guess at least EVERY_CLASS of the way from chance to certainty, or
-# one class when its pictures are named that class ONE_CLASS more often than others are. Three standard errors are taken
-# off first, so that a few pictures prove nothing. Content alone goes some of the way: on 5,511 ordinary photographs of
-# ten animals all properties together reach 0.20, and 0.42 for butterflies, by their colours: docs/log.md.
+MAX_PICTURES = 20_000  # larger datasets are sampled: bounds time and memory
+# A property is a shortcut if it takes a guess at least MIN_GAIN_ALL_CLASSES of the way from chance to certainty, or if
+# pictures of one class are predicted as that class MIN_GAIN_SINGLE_CLASS more often than others are. Three standard
+# errors are subtracted first, so that a few pictures prove nothing. Content alone goes some of the way: on 5,511
+# ordinary photographs of ten animals all properties together reach 0.20, and 0.42 for butterflies, by their colours:
+# docs/log.md.
 MIN_GAIN_ALL_CLASSES, MIN_GAIN_SINGLE_CLASS = 0.3, 0.4
 STANDARD_ERRORS = 3
 
 
 @dataclass(frozen=True)
 class FileProperty:
-    """Something that can be told of a picture without knowing what it shows.
+    """A property of a picture that does not depend on what it shows.
 
-    Properties of one family have one cause, and one finding: wide files are also heavy. `columns` are what it is
-    computed from; it is left out where they were not measured.
+    Properties of one family have one cause, and one finding: wide files are also heavy. `columns` are the measurements
+    that it is computed from; it is skipped if they are missing.
     """
 
     name: str
@@ -39,10 +44,7 @@ class FileProperty:
 
 @dataclass(frozen=True)
 class ShortcutScore:
-    """How well the class can be told from a property: `recall` and `mistaken` for each class, in 0..1.
-
-    recall: the share of a class's pictures that are named so; mistaken: the share of all others that are.
-    """
+    """How well a property predicts the label: recall and false positive rate per class, in 0..1, and class sizes."""
 
     recall: Floats
     false_positive_rate: Floats
@@ -50,67 +52,61 @@ class ShortcutScore:
 
     @property
     def gain(self) -> float:
-        """Return how far the mean recall is from chance to certainty."""
+        """Return the mean recall, rescaled to 0 for chance and 1 for certainty."""
         chance = 1 / len(self.counts)
         return float((self.recall.mean() - chance) / (1 - chance))
 
     @property
     def gain_lower_bound(self) -> float:
-        """Return the gain less its standard errors."""
+        """Return the gain minus three standard errors."""
         error = 0.5 * np.sqrt((1 / self.counts).sum()) / len(self.counts)
         return self.gain - STANDARD_ERRORS * float(error)
 
     @property
     def class_gains(self) -> Floats:
-        """Return for each class how much more often it is named for its own pictures than for others."""
+        """Return recall minus false positive rate per class."""
         gains: Floats = self.recall - self.false_positive_rate
         return gains
 
     @property
     def affected_classes(self) -> list[int]:
-        """Return the classes that are surely given away, the most obvious first."""
-        sure = self.class_gains - STANDARD_ERRORS * 0.5 / np.sqrt(self.counts)
-        return [int(at) for at in np.argsort(-self.class_gains, kind="stable") if sure[at] >= MIN_GAIN_SINGLE_CLASS]
+        """Return the classes that are predicted beyond chance, the most obvious first."""
+        lower_bounds = self.class_gains - STANDARD_ERRORS * 0.5 / np.sqrt(self.counts)
+        order = np.argsort(-self.class_gains, kind="stable")
+        return [int(index) for index in order if lower_bounds[index] >= MIN_GAIN_SINGLE_CLASS]
 
 
-def _of(*columns: str) -> tuple[pl.Expr, ...]:
-    return tuple(pl.col(name) for name in columns)
-
-
-def _code(text: pl.Expr) -> pl.Expr:
-    return text.rank("dense")
+def _of(name: str, family: str, *columns: str) -> FileProperty:
+    return FileProperty(name, family, columns, tuple(pl.col(column) for column in columns))
 
 
 _pixels = pl.col("width").cast(pl.Float64) * pl.col("height")
 _suffix = pl.col("path").str.to_lowercase().str.extract(r"\.([^./\\]+)$").fill_null("")
-_colour, _border = ("red", "green", "blue"), ("border_red", "border_green", "border_blue")
 PROPERTIES = (
-    FileProperty("width", "size", ("width",), _of("width")),
-    FileProperty("height", "size", ("height",), _of("height")),
+    _of("width", "size", "width"),
+    _of("height", "size", "height"),
     FileProperty("shape", "size", ("width", "height"), (pl.col("width") / pl.col("height"),)),
-    FileProperty("number of bytes", "size", ("bytes",), _of("bytes")),
+    _of("number of bytes", "size", "bytes"),
     FileProperty("bytes per pixel", "writing", ("bytes", "width", "height"), (pl.col("bytes") / _pixels,)),
-    FileProperty("format", "writing", ("format",), (_code(pl.col("format")),)),
-    FileProperty("extension", "writing", ("path",), (_code(_suffix),)),
-    FileProperty("JPEG quality", "writing", ("quantisation",), _of("quantisation")),
-    FileProperty("JPEG colour subsampling", "writing", ("subsampling",), _of("subsampling")),
-    FileProperty("border colour", "border", _border, _of(*_border)),
-    FileProperty("mean colour", "colour", _colour, _of(*_colour)),
-    FileProperty("brightness", "colour", ("luma",), _of("luma")),
-    FileProperty("saturation", "colour", ("saturation",), _of("saturation")),
+    FileProperty("format", "writing", ("format",), (pl.col("format").rank("dense"),)),
+    FileProperty("extension", "writing", ("path",), (_suffix.rank("dense"),)),
+    _of("JPEG quality", "writing", "quantisation"),
+    _of("JPEG colour subsampling", "writing", "subsampling"),
+    _of("border colour", "border", *COLOURS[3:]),
+    _of("mean colour", "colour", *COLOURS[:3]),
+    _of("brightness", "colour", "luma"),
+    _of("saturation", "colour", "saturation"),
 )
-WARNINGS = {
-    "colour": "If colour is not what tells the classes apart, a model may learn it instead of what is to be seen.",
-}
-WARNING = "A model may learn that instead of what is to be seen."
+WARNING = "A model may learn it instead of the content."
+COLOUR_WARNING = "If colour does not distinguish the classes, a model may learn it instead of the content."
 
 
 def find_shortcuts(pictures: pl.DataFrame, *, seed: int = 0) -> pl.DataFrame:
-    """Return findings (`table.FINDINGS`, check "shortcut", no row) where a property of the files tells the class.
+    """Return findings (`table.FINDINGS`, check "shortcut", no row) for file properties that predict the label.
 
-    measured: `label, group, error` and columns of `Inspection`; what is missing is not considered. Each property is
-    tried alone, and all of them together, in cross-validation with duplicates on one side; of each family the
-    strongest is reported. score: 1 is chance, 0 is certainty.
+    pictures: `label, group, error` and columns of `ImageMeasurements`; properties of missing columns are skipped. Each
+    property is tested alone, and if none is a shortcut, all of them together, by cross-validation with grouped
+    duplicates; the strongest of each family is reported. score: 1 is chance, 0 is certainty.
     """
     usable = pictures.filter(pl.col("error").is_null())
     if usable.height > MAX_PICTURES:
@@ -118,49 +114,48 @@ def find_shortcuts(pictures: pl.DataFrame, *, seed: int = 0) -> pl.DataFrame:
     classes = sorted(usable["label"].unique())
     if len(classes) < 2:
         return pl.DataFrame(schema=table.FINDINGS)
-    place = {name: position for position, name in enumerate(classes)}
-    labels = np.array([place[label] for label in usable["label"]], np.int64)
+    labels = table.label_indices(usable["label"], classes)
     folds = stratified_group_folds(labels, usable["group"].to_numpy(), folds=FOLDS, seed=seed)
-    known = [one for one in PROPERTIES if set(one.columns) <= set(usable.columns)]
-    values = [_values(usable, one) for one in known]
-    rows = _strongest(known, values, labels, folds, classes)
-    if not rows and known:
-        found = _score_columns(np.hstack(values), labels, folds, _forest)
-        if message := _message("Size, format and colours of the files together", found, classes, WARNING):
-            rows = [(1 - max(found.gain, found.class_gains.max()), message)]
-    return _findings(rows)
+    properties = [p for p in PROPERTIES if set(p.columns) <= set(usable.columns)]
+    values = [_values(usable, file_property) for file_property in properties]
+    strongest: dict[str, tuple[float, str]] = {}
+    for file_property, columns in zip(properties, values, strict=True):
+        result = _score_columns(columns, labels, folds, _tree)
+        warning = COLOUR_WARNING if file_property.family == "colour" else WARNING
+        message = _message(f"The files' {file_property.name} alone predicts", result, classes, warning)
+        if message and _score(result) < strongest.get(file_property.family, (2.0, ""))[0]:
+            strongest[file_property.family] = _score(result), message
+    if not strongest and properties:
+        result = _score_columns(np.hstack(values), labels, folds, _forest)
+        subject = "Size, format and colours of the files together predict"
+        if message := _message(subject, result, classes, WARNING):
+            strongest["all"] = _score(result), message
+    empty = dict.fromkeys(table.FINDINGS) | {"check": "shortcut", "is_issue": True}
+    rows = [empty | {"score": max(0.0, score), "message": message} for score, message in sorted(strongest.values())]
+    return pl.DataFrame(rows, schema=table.FINDINGS)
+
+
+def _score(result: ShortcutScore) -> float:
+    return 1 - max(result.gain, float(result.class_gains.max()))
 
 
 def _values(usable: pl.DataFrame, file_property: FileProperty) -> Float32s:
-    named = [value.cast(pl.Float32).alias(str(at)) for at, value in enumerate(file_property.values)]
+    named = [value.cast(pl.Float32).alias(str(index)) for index, value in enumerate(file_property.values)]
     return usable.select(named).to_numpy()
 
 
-def _strongest(
-    properties: list[FileProperty], values: list[Float32s], labels: Ints, folds: Ints, classes: list[str]
-) -> list[tuple[float, str]]:
-    """Return score and message of the strongest property of each family that gives something away."""
-    best: dict[str, tuple[float, str]] = {}
-    for one, columns in zip(properties, values, strict=True):
-        found = _score_columns(columns, labels, folds, _tree)
-        message = _message(f"The files' {one.name} alone", found, classes, WARNINGS.get(one.family, WARNING))
-        score = 1 - max(found.gain, float(found.class_gains.max()))
-        if message and score < best.get(one.family, (2.0, ""))[0]:
-            best[one.family] = score, message
-    return sorted(best.values())
-
-
 def _score_columns(columns: Float32s, labels: Ints, folds: Ints, make: Callable[[], Any]) -> ShortcutScore:
-    """Return how well a model of these columns, float32 (n, columns), tells pictures it was not fitted on."""
-    guessed = np.full(len(labels), -1)
+    """Return the cross-validated score of a model of these columns, float32 (n, columns)."""
+    predicted = np.full(len(labels), -1)
     for number in range(FOLDS):
-        held = folds == number
-        if held.any() and not held.all():
-            guessed[held] = make().fit(columns[~held], labels[~held]).predict(columns[held])
+        test = folds == number
+        if test.any() and not test.all():
+            predicted[test] = make().fit(columns[~test], labels[~test]).predict(columns[test])
     counts = np.bincount(labels)
-    hits = np.bincount(labels[guessed == labels], minlength=len(counts))
-    named = np.bincount(guessed[guessed >= 0], minlength=len(counts))
-    return ShortcutScore(hits / counts, (named - hits) / np.maximum(len(labels) - counts, 1), counts)
+    true_positives = np.bincount(labels[predicted == labels], minlength=len(counts))
+    positives = np.bincount(predicted[predicted >= 0], minlength=len(counts))
+    negatives = np.maximum(len(labels) - counts, 1)
+    return ShortcutScore(true_positives / counts, (positives - true_positives) / negatives, counts)
 
 
 def _tree() -> Any:
@@ -175,27 +170,15 @@ def _forest() -> Any:
     return ExtraTreesClassifier(40, min_samples_leaf=5, class_weight="balanced", random_state=0)
 
 
-def _message(subject: str, shortcut: ShortcutScore, classes: list[str], warning: str) -> str | None:
-    """Return the sentence for a person, or None where nothing is given away."""
-    verb = "tells" if subject.endswith("alone") else "tell"
-    given_away = shortcut.affected_classes
-    if shortcut.gain_lower_bound >= MIN_GAIN_ALL_CLASSES:
-        rate, chance = 100 * shortcut.recall.mean(), 100 / len(classes)
-        above = f", above all {' and '.join(classes[at] for at in given_away[:3])}" if given_away else ""
-        return f"{subject} {verb} the class in {rate:.0f} of 100 cases (chance: {chance:.0f}){above}. {warning}"
-    if given_away:
-        at = given_away[0]
-        return (
-            f"{subject} {verb} {classes[at]} from the rest: {100 * shortcut.recall[at]:.0f} of 100 are found, and"
-            f" {100 * shortcut.false_positive_rate[at]:.0f} of 100 others taken for it. {warning}"
-        )
-    return None
-
-
-def _findings(rows: list[tuple[float, str]]) -> pl.DataFrame:
-    empty = dict.fromkeys(table.FINDINGS)
-    found = [
-        empty | {"check": "shortcut", "score": max(0.0, score), "is_issue": True, "message": message}
-        for score, message in rows
-    ]
-    return pl.DataFrame(found, schema=table.FINDINGS)
+def _message(subject: str, result: ShortcutScore, classes: list[str], warning: str) -> str | None:
+    """Return the message of a finding, or None if the property is no shortcut."""
+    affected = result.affected_classes
+    if result.gain_lower_bound >= MIN_GAIN_ALL_CLASSES:
+        recall, chance = 100 * result.recall.mean(), 100 / len(classes)
+        most = f", most of all {' and '.join(classes[index] for index in affected[:3])}" if affected else ""
+        return f"{subject} the label with {recall:.0f} % mean recall (chance: {chance:.0f} %){most}. {warning}"
+    if not affected:
+        return None
+    first = affected[0]
+    recall, rate = 100 * result.recall[first], 100 * result.false_positive_rate[first]
+    return f"{subject} {classes[first]}: recall {recall:.0f} %, false positive rate {rate:.0f} %. {warning}"
