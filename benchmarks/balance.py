@@ -19,21 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from bestiary.context import Context
 from bestiary.data.assign_splits import assign_splits
 from bestiary.data.dataset import AuditedDataset
 from bestiary.evaluation.metrics import compute_metrics
 from bestiary.export.calibration import fit_temperature
 from bestiary.export.finalize import softmax
-from bestiary.files import cache_folder
 from bestiary.flow import audit
-from bestiary.machine import available_cores
 from bestiary.models.logistic_regression import linear_logits
-from bestiary.preprocess import Preprocessing
-from bestiary.progress import SilentReporter
 from bestiary.recipe import Balance, Recipe
 from bestiary.training.balance import BALANCES
 from bestiary.training.probe import fit_probe
-from bestiary.training.task import TrainingTask
+from bestiary.training.task import make_task
 from measuring import build_picture_parser
 
 METRICS = ("macro_f1", "balanced_accuracy", "log_loss", "ece")
@@ -68,12 +65,8 @@ def score_split(
     recipe = Recipe.of(settings).resolve()
     pictures, _ = assign_splits(collection, recipe.data, seed=seed)
     classes = tuple(sorted(pictures.filter(pictures["split"] == "train")["label"].unique()))
-    assert recipe.picture.size is not None
-    preprocess = Preprocessing(recipe.picture.size)
     with tempfile.TemporaryDirectory() as run:
-        task = TrainingTask(
-            recipe, pictures, classes, preprocess, Path(run), cache_folder(), available_cores(), SilentReporter()
-        )
+        task = make_task(Path(run), recipe, pictures, Context())
         probe, test = fit_probe(task), task.split("test")
         features = task.fill_features(test, "float32").load(test.keys)
     head, val = probe.head, probe.val

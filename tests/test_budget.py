@@ -6,16 +6,18 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import polars as pl
 import pytest
 
 pytest.importorskip("sklearn")
 
 from bestiary import files, flow, run_folder
 from bestiary.cli.options import parse_duration
+from bestiary.context import Context
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import RecipeError, UserError
-from bestiary.profiling import StageTimer
 from bestiary.recipe import Recipe
 from bestiary.training import budget, throughput
 from bestiary.training.budget import TimeEstimate, TrainingPlan, describe_recipe, plan_training
@@ -36,9 +38,11 @@ def plan(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrainingPlan]:
         return TimeEstimate(20.0, size / 16, 10.0)
 
     monkeypatch.setattr(budget, "estimate_seconds", estimate)
+    monkeypatch.setattr(budget, "make_task", lambda run, recipe, pictures, context: recipe)
 
     def plan(asked: dict[str, object], seconds: float | None, elapsed: float = 5.0) -> TrainingPlan:
-        return plan_training(lambda recipe: recipe, Recipe.of(asked), seconds, lambda: elapsed)  # type: ignore[arg-type, return-value]
+        timer = SimpleNamespace(total=elapsed)
+        return plan_training(Recipe.of(asked), pl.DataFrame(), seconds, Context(1, timer=timer))  # type: ignore[arg-type]
 
     return plan
 
@@ -122,7 +126,7 @@ def test_without_a_budget_nothing_is_changed_but_the_end_is_said(plan: Callable[
 
 
 def test_training_goes_on_while_an_epoch_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    task = TrainingTask(Recipe(), None, (), None, Path(), Path(), 1, None, StageTimer(), False, 100.0)  # type: ignore[arg-type]
+    task = TrainingTask(Recipe(), None, (), None, Path(), Context(deadline_seconds=100.0))  # type: ignore[arg-type]
     assert task.has_time_for_epoch(90)
     assert not task.has_time_for_epoch(101)
     now = time.perf_counter()

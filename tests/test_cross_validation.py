@@ -14,14 +14,17 @@ import pytest
 pytest.importorskip("sklearn")
 
 from bestiary import files, flow, run_folder, table
+from bestiary.context import Context
 from bestiary.data.assign_splits import select_fold
 from bestiary.data.dataset import AuditedDataset
 from bestiary.demo.dataset import SyntheticDataset, draw_creature
 from bestiary.errors import InterruptedRun, RecipeError, RunError, SourceError
+from bestiary.evaluation import cross_validation
 from bestiary.evaluation.cross_validation import classes_with_few_groups, concat_folds, cross_validate, fold_scores
+from bestiary.export import finalize
 from bestiary.inference.predictor import Predictor
 from bestiary.recipe import DataConfig, Recipe
-from bestiary.training.task import TrainedModel, TrainingTask
+from bestiary.training.task import TrainedModel, TrainingTask, make_task
 from listening import Listening
 
 FOLDS = 2
@@ -108,7 +111,7 @@ def test_it_cannot_be_scored_on_test_pictures_that_it_does_not_have(run: flow.Ru
 def test_finished_folds_are_kept_when_a_run_is_resumed(
     run: flow.Run, faulty: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learn, learnt = flow.TRAINERS["probe"], list[str]()
+    learn, learnt = finalize.TRAINERS["probe"], list[str]()
 
     def until_the_second(task: TrainingTask) -> TrainedModel:
         if task.run.name == "2" and "2" not in learnt:
@@ -117,7 +120,7 @@ def test_finished_folds_are_kept_when_a_run_is_resumed(
         learnt.append(task.run.name)
         return learn(task)
 
-    monkeypatch.setitem(flow.TRAINERS, "probe", until_the_second)
+    monkeypatch.setitem(finalize.TRAINERS, "probe", until_the_second)
     with pytest.raises(InterruptedRun):
         flow.train(faulty.folder, recipe=Recipe.of(ASKED), folds=FOLDS, out=tmp_path / "run", threads=2)
     resumed = flow.resume(tmp_path / "run", threads=2)
@@ -180,7 +183,9 @@ def test_folds_are_stratified_and_do_not_depend_on_names(tmp_path: Path) -> None
     assert flow.assign_splits(found, DataConfig(folds=5), seed=0)[1] == digest
 
 
-def test_a_class_with_fewer_different_pictures_than_folds_is_named(tmp_path: Path) -> None:
+def test_a_class_with_fewer_different_pictures_than_folds_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = drawn(tmp_path / "few", cat=12, dog=4)
     for number in range(6):  # copies are not different pictures
         shutil.copy(folder / "dog" / "00.png", folder / "dog" / f"copy{number}.png")
@@ -193,8 +198,10 @@ def test_a_class_with_fewer_different_pictures_than_folds_is_named(tmp_path: Pat
         said = tested.select("row_id", "path", "split", "label", predicted=pl.lit("cat"), probability=pl.lit(1.0))
         return said.with_columns(unknown=pl.lit(False), familiarity=pl.lit(0.5))
 
+    monkeypatch.setattr(cross_validation, "train_and_finalize", lambda task: None)
+    monkeypatch.setattr(cross_validation, "predict_test_split", lambda folder, context: all_cats(folder))
     recipe = Recipe.of({"data": {"folds": 5}}).resolve()
-    tables = cross_validate(tmp_path / "run", recipe, shown, all_cats, reporter=listening)
+    tables = cross_validate(make_task(tmp_path / "run", recipe, shown, Context(1, listening)))
     assert (
         "Classes with fewer distinct pictures than folds: dog (4). Some folds do not test these classes."
         in listening.said

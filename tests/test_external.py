@@ -13,6 +13,8 @@ import pytest
 pytest.importorskip("sklearn")
 
 from bestiary import files, table
+from bestiary.context import Context
+from bestiary.data.dataset import DataSource
 from bestiary.demo.dataset import SyntheticDataset, draw_ood_image
 from bestiary.errors import SourceError
 from bestiary.evaluation import external
@@ -46,7 +48,7 @@ def others(run: Path, collection: SyntheticDataset, tmp_path_factory: pytest.Tem
 
 @pytest.fixture(scope="module")
 def found(run: Path, others: Path) -> external.ExternalEvaluation:
-    return external.evaluate_external(run, others, threads=2, reporter=SilentReporter())
+    return external.evaluate_external(run, DataSource(others), Context(2))
 
 
 def test_the_result_lies_in_the_run_alone(run: Path, probed: Path, found: external.ExternalEvaluation) -> None:
@@ -116,7 +118,7 @@ def test_only_copies_are_nothing_to_score(run: Path, tmp_path: Path) -> None:
         for path in learnt.filter(pl.col("label") == label)["path"].head(2):
             shutil.copy(path, tmp_path / "only" / label)
     with pytest.raises(SourceError, match="4 are copies"):
-        external.evaluate_external(run, tmp_path / "only", threads=1, reporter=SilentReporter())
+        external.evaluate_external(run, DataSource(tmp_path / "only"), Context(1))
 
 
 def test_the_rank_test_compares_only_within_a_label() -> None:

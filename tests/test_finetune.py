@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from bestiary import flow
+from bestiary.context import Context
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import InterruptedRun
 from bestiary.files import read_json
@@ -260,7 +261,7 @@ def test_its_end_is_planned_from_its_upper_part(collection: SyntheticDataset, tm
     costs = []
     for views in (2, 8):
         recipe = Recipe.of({**FINETUNE, "train": {**FINETUNE["train"], "views": views}}).resolve()
-        task = TrainingTask(recipe, table, ("a", "b"), Preprocessing(SIZE), tmp_path, tmp_path, 1, SilentReporter())
+        task = TrainingTask(recipe, table, ("a", "b"), Preprocessing(SIZE), tmp_path, Context(1, cache=tmp_path))
         one = build_training_setup(task)
         assert one.shape == (2, 2, 192)
         assert one.augmentation == finetune.UNCHANGED

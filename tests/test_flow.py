@@ -225,7 +225,7 @@ def test_resuming_a_finished_run_is_refused(probed: Path) -> None:
 def test_a_failed_proof_refuses_the_run(
     probed: Path, faulty: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learn = flow.TRAINERS["probe"]
+    learn = finalize.TRAINERS["probe"]
 
     def another_network(task: TrainingTask) -> TrainedModel:
         learned = learn(task)
@@ -235,7 +235,7 @@ def test_a_failed_proof_refuses_the_run(
 
         return replace(learned, reference_network=turned)
 
-    monkeypatch.setitem(flow.TRAINERS, "probe", another_network)
+    monkeypatch.setitem(finalize.TRAINERS, "probe", another_network)
     run = tmp_path / "run"
     with pytest.raises(IntegrityError, match="differs from the network"):
         flow.train(faulty.folder, recipe=run_folder.load_recipe(probed), out=run, threads=2)

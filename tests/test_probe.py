@@ -14,12 +14,12 @@ pytest.importorskip("sklearn")
 
 from sklearn.linear_model import LogisticRegression
 
+from bestiary.context import Context
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import RecipeError
 from bestiary.models.features import LabelledFeatures
 from bestiary.models.head import Head
 from bestiary.preprocess import Preprocessing
-from bestiary.progress import SilentReporter
 from bestiary.quick_metrics import loss_and_macro_f1, softmax
 from bestiary.recipe import Balance, Recipe
 from bestiary.training import probe
@@ -157,7 +157,7 @@ def test_oversampling_shows_small_classes_mirrored_every_other_time(
         }
     )
     recipe = Recipe.of({"model": {"backbone": "lite0"}, "train": {"balance": "oversample"}}).resolve()
-    task = TrainingTask(recipe, pictures, ("few", "many"), Preprocessing(SIZE), tmp_path, tmp_path, 1, SilentReporter())
+    task = TrainingTask(recipe, pictures, ("few", "many"), Preprocessing(SIZE), tmp_path, Context(1, cache=tmp_path))
     given = list[LabelledFeatures]()
 
     def watched(train: LabelledFeatures, *_: object, **__: object) -> tuple[None, list[object]]:

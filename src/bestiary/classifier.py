@@ -8,6 +8,7 @@ import tempfile
 import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,13 +29,10 @@ from bestiary.data.sources import PictureEntry, PictureList
 from bestiary.errors import InputError, SourceError
 from bestiary.evaluation.evaluate import predict_val_split
 from bestiary.export.finalize import train_and_finalize
-from bestiary.files import cache_folder
 from bestiary.inference.predictor import FAST_ENGINE_MIN_PICTURES, EngineName, Predictor
 from bestiary.machine import available_cores
 from bestiary.picture import resize_to_square as fitted
 from bestiary.preprocess import Source
-from bestiary.profiling import StageTimer
-from bestiary.progress import SilentReporter
 from bestiary.recipe import Recipe
 from bestiary.training.recipe_checks import check_recipe_supported
 from bestiary.training.task import load_task
@@ -229,25 +227,26 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
 
 
 def _train_run(listing: PictureList, out: Path, recipe: Recipe, *, remember: bool, threads: int) -> Path:
-    """Return `out`, made a run with a calibrated, proven model and no test part.
+    """Return `out`, as a run with a calibrated, verified model and no test split.
 
     Audit, split and model are those of `train`. remember: whether measurements of the files are kept in the cache.
     """
     check_recipe_supported(recipe)
-    context, reporter = Context(threads=threads, cache=cache_folder() if remember else None), SilentReporter()
-    collection = audit_listing(listing, recipe.data, recipe.limits, context)
-    shown, digest = assign_splits(collection, recipe.data, seed=recipe.seed, with_test=False)
-    facts = {"threads": threads, "split digest": digest, "passed over": dict(collection.passed_over)}
+    context = Context(threads=threads)
+    remembering = context if remember else replace(context, cache=None)
+    dataset = audit_listing(listing, recipe.data, recipe.limits, remembering)
+    pictures, digest = assign_splits(dataset, recipe.data, seed=recipe.seed, with_test=False)
+    facts = {"threads": threads, "split digest": digest, "passed over": dict(dataset.passed_over)}
 
     def contents(folder: Path) -> None:
         files_module.write_json(folder / "environment.json", run_folder.collect_environment(facts))
-        table.write(shown, folder / "pictures.parquet")
-        table.write(collection.findings, folder / "findings.parquet")
+        table.write(pictures, folder / "pictures.parquet")
+        table.write(dataset.findings, folder / "findings.parquet")
 
     run = run_folder.create_run_folder(out, recipe, contents=contents)
-    learned, sealed = train_and_finalize(load_task(run, threads, StageTimer(), reporter, resume=False))
-    run_folder.update_environment(run, learned.notes)
-    table.write(predict_val_split(shown, learned, sealed), run / "predictions.parquet")
+    trained, model = train_and_finalize(load_task(run, context))
+    run_folder.update_environment(run, trained.notes)
+    table.write(predict_val_split(pictures, trained, model), run / "predictions.parquet")
     return run
 
 

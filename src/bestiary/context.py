@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bestiary.files import cache_folder
@@ -29,6 +29,15 @@ class Context:
         """Return a context with `threads` (default: the available cores) that reports to `reporter`."""
         return cls(threads or available_cores(), reporter or SilentReporter())
 
+    def with_deadline(self, seconds: float | None) -> Context:
+        """Return the same context with another deadline, in seconds on the timer, or None."""
+        return replace(self, deadline_seconds=seconds)
+
     def has_time_for(self, seconds: float) -> bool:
         """Return whether work of `seconds` would end before the deadline."""
         return self.deadline_seconds is None or self.timer.total + seconds <= self.deadline_seconds
+
+    def require_cache(self) -> Path:
+        """Return the cache folder of a context that has one."""
+        assert self.cache is not None, "this context has no cache folder"
+        return self.cache

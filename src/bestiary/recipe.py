@@ -232,6 +232,13 @@ class Recipe(_Section):
         }
         return ResolvedRecipe.model_validate(values)
 
+    def with_folds(self, folds: int | None) -> Recipe:
+        """Return the recipe with another number of cross-validation folds; None keeps it."""
+        if folds is None:
+            return self
+        overrides = self.overrides()
+        return Recipe.of(overrides | {"data": {**overrides.get("data", {}), "folds": folds}})
+
     def with_epochs(self, epochs: int | None) -> Recipe:
         """Return the recipe with this number of epochs (None: its own); an explicit warm-up is scaled with them."""
         before, train = self.resolve().train.epochs, self.overrides().get("train", {})

@@ -71,6 +71,13 @@ def require_free_folder(out: Path | None) -> None:
         raise RunError(f"{out} exists already. Choose another --out, or go on with it: bestiary train --resume {name}")
 
 
+def require_resumable(run: Path) -> None:
+    """Raise RunError unless the folder is a run that is not finished yet."""
+    load_recipe(run)
+    if (run / "report.html").exists():
+        raise RunError(f"{run} is finished already. Its report: {run / 'report.html'}")
+
+
 def load_recipe(run: Path) -> Recipe:
     """Return the requested recipe of a run. Raises RunError if the folder is not a run."""
     if not (run / "asked.toml").is_file():

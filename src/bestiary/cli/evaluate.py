@@ -39,6 +39,8 @@ def evaluate(
     """Score a run on its own test split once more, or on other labelled pictures."""
     require_extra("train")
     from bestiary import flow
+    from bestiary.context import Context
+    from bestiary.data.dataset import DataSource
     from bestiary.evaluation import corruptions as spoiling
     from bestiary.evaluation import external
     from bestiary.progress import make_reporter
@@ -55,10 +57,8 @@ def evaluate(
             raise UserError("--labels, --corrections and --name belong to PICTURES; say which pictures to score.")
         print_run(flow.evaluate(run, threads=threads, reporter=show), as_json)
     else:
-        found = external.evaluate_external(
-            run, pictures, labels=labels, corrections=corrections, name=name, threads=threads, reporter=show
-        )
-        _print_external(found, as_json)
+        source, context = DataSource(pictures, labels, corrections), Context.create(threads, show)
+        _print_external(external.evaluate_external(run, source, context, name=name), as_json)
 
 
 def _print_external(evaluation: ExternalEvaluation, as_json: bool) -> None:

@@ -54,9 +54,10 @@ def train(
     from bestiary.machine import is_main_process
     from bestiary.progress import make_reporter
     from bestiary.study import leakage
+    from bestiary.training.methods import run_worker
 
     if not is_main_process():
-        flow.run_worker(threads=threads)
+        run_worker(threads=threads)
         return
     show = make_reporter(quiet=quiet)
     if resume is not None:

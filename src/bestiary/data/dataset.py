@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,8 +15,8 @@ from bestiary.array_types import Ints
 from bestiary.context import Context
 from bestiary.data import audit, duplicates
 from bestiary.data.apply_corrections import CorrectionResult, apply_corrections
-from bestiary.data.corrections import Corrections
-from bestiary.data.label_map import label_map
+from bestiary.data.corrections import Corrections, read_corrections
+from bestiary.data.label_map import absolute_label_map, label_map
 from bestiary.data.overlapping_classes import overlapping_class_warnings
 from bestiary.data.scan import scan_pictures
 from bestiary.data.shortcuts import find_shortcuts
@@ -23,7 +24,31 @@ from bestiary.data.sources import PictureList, list_sources
 from bestiary.errors import SourceError, did_you_mean
 from bestiary.machine import trim_memory
 from bestiary.picture import DecodeLimits
-from bestiary.recipe import DataConfig
+from bestiary.recipe import DataConfig, ResolvedRecipe
+
+Sources = Path | str | Sequence[Path | str]  # one source of pictures, or several that are merged
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """The source of a dataset: pictures, a label map (name or CSV file), a file of label decisions."""
+
+    pictures: Sources
+    labels: str | None = None
+    corrections: Path | str | None = None
+
+    @property
+    def paths(self) -> list[Path]:
+        """The paths of the pictures' sources."""
+        return (
+            [Path(self.pictures)] if isinstance(self.pictures, str | Path) else [Path(path) for path in self.pictures]
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a run records of its source."""
+        paths = [str(path.absolute()) for path in self.paths]
+        facts = {"pictures": paths[0] if len(paths) == 1 else paths, "labels": absolute_label_map(self.labels)}
+        return facts if self.corrections is None else {**facts, "corrections": {"file": str(self.corrections)}}
 
 
 @dataclass(frozen=True)
@@ -39,6 +64,12 @@ class AuditedDataset:
     passed_over: Mapping[str, int]
     corrected: CorrectionResult | None = None
     not_looked_for: Mapping[str, str] = field(default_factory=dict)
+
+
+def load_dataset(source: DataSource, recipe: ResolvedRecipe, context: Context) -> AuditedDataset:
+    """Return the pictures with all that is known without a model: what splitting and planning need."""
+    corrections = None if source.corrections is None else read_corrections(Path(source.corrections))
+    return audit_sources(source.paths, source.labels, recipe.data, recipe.limits, context, corrections)
 
 
 def audit_sources(

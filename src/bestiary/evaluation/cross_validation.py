@@ -6,7 +6,7 @@ Each fold has its own folder inside the run, laid out like a run folder. A finis
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -15,31 +15,25 @@ import polars as pl
 
 from bestiary import run_folder, table
 from bestiary.data.assign_splits import count_groups_per_class, select_fold
+from bestiary.evaluation.evaluate import predict_test_split
+from bestiary.export.finalize import train_and_finalize
 from bestiary.files import write_text
-from bestiary.progress import Reporter
 from bestiary.quick_metrics import macro_f1
 from bestiary.recipe import ResolvedRecipe, write_toml
-
-ScoreFold = Callable[[Path], pl.DataFrame]
+from bestiary.training.task import TrainingTask, load_task
 
 FOLDS, DONE = "folds", "predictions.parquet"
 # Removed after a fold is scored: the models of the folds do not ship.
 MODEL_FILES = ("bundle.json", "model.onnx", "model.safetensors")
 
 
-def cross_validate(
-    run: Path,
-    recipe: ResolvedRecipe,
-    pictures: pl.DataFrame,
-    score: Callable[[Path], pl.DataFrame],
-    *,
-    reporter: Reporter,
-) -> list[pl.DataFrame]:
-    """Return the prediction table of each fold's test pictures.
+def cross_validate(task: TrainingTask) -> list[pl.DataFrame]:
+    """Train and test a model for each fold; return the prediction table of each fold's test pictures.
 
-    pictures: with their `fold`; score: trains on the fold in a folder and returns its predictions for
-    the fold's test pictures.
+    task: of the run, its pictures with their `fold`. The folds have no deadline.
     """
+    run, recipe, pictures, reporter = task.run, task.recipe, task.pictures, task.context.reporter
+    context = task.context.with_deadline(None)
     folds = recipe.data.folds
     if rare := classes_with_few_groups(pictures, folds):
         names = ", ".join(f"{label} ({groups})" for label, groups in rare.items())
@@ -51,7 +45,8 @@ def cross_validate(
         folder = run / FOLDS / str(fold)
         if not (folder / DONE).exists():
             _prepare_fold(folder, recipe, select_fold(pictures, fold, recipe.data, seed=recipe.seed))
-            table.write(score(folder), folder / DONE)
+            train_and_finalize(load_task(folder, context, resume=task.resume))
+            table.write(predict_test_split(folder, context), folder / DONE)
             for name in MODEL_FILES:
                 (folder / name).unlink(missing_ok=True)
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)

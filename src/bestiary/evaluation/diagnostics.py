@@ -6,6 +6,7 @@ Written to `learning_curve.json` of a run. The test split is not looked at.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,8 @@ def _sampled_logits(task: TrainingTask, learned: TrainedModel, part: SplitData) 
     chosen = np.sort(np.random.default_rng(task.recipe.seed).permutation(len(part.paths))[:SAMPLED_PICTURES])
     paths = [part.paths[place] for place in chosen]
     logits = [
-        learned.reference_network(images) for images in iter_pixel_batches(paths, task.preprocess, threads=task.context.threads)
+        learned.reference_network(images)
+        for images in iter_pixel_batches(paths, task.preprocess, threads=task.context.threads)
     ]
     return np.concatenate(logits), part.labels[chosen]
 
@@ -106,9 +108,7 @@ def _as_probe_task(task: TrainingTask) -> TrainingTask:
     model = task.recipe.model.model_copy(update={"method": "probe", "backbone": backbone})
     view = Preprocessing(BACKBONE_SIZES[backbone], task.preprocess.fit, task.preprocess.limits)
     recipe = task.recipe.model_copy(update={"model": model})
-    return TrainingTask(
-        recipe, task.pictures, task.classes, view, task.run, task.cache, task.context.threads, task.context.reporter, task.clock
-    )
+    return replace(task, recipe=recipe, preprocess=view)
 
 
 def _cached_features(task: TrainingTask) -> list[LabelledFeatures] | None:

@@ -7,17 +7,19 @@ from typing import Any
 
 import polars as pl
 
+from bestiary import table
+from bestiary.context import Context
+from bestiary.errors import RunError
 from bestiary.evaluation.predictions import join_pictures, predict_table, prediction_table, score_table
 from bestiary.evaluation.reliability import calibration_metrics
 from bestiary.evaluation.slices import find_weak_slices
 from bestiary.export.finalize import FinalModel, predict_validation
+from bestiary.files import read_json
 from bestiary.inference.bundle import read_bundle
 from bestiary.inference.predictor import Predictor
 from bestiary.machine import trim_memory
-from bestiary.profiling import StageTimer
-from bestiary.progress import Reporter
 from bestiary.recipe import Recipe
-from bestiary.run_folder import read_pictures
+from bestiary.run_folder import load_resolved_recipe, read_pictures
 from bestiary.training.task import TrainedModel
 
 
@@ -27,13 +29,31 @@ def predict_val_split(pictures: pl.DataFrame, trained: TrainedModel, model: Fina
     return prediction_table(val, predict_validation(model, trained.val_logits, trained.val_features), model.classes)
 
 
-def predict_test_split(run: Path, *, threads: int, clock: StageTimer, reporter: Reporter) -> pl.DataFrame:
+def predict_test_split(run: Path, context: Context) -> pl.DataFrame:
     """Return the prediction table of the test pictures of a run folder or of a fold's folder."""
-    with clock.stage("evaluate"):
-        test = read_pictures(run).filter(pl.col("split") == "test")
-        predictions = predict_table(Predictor(run, threads=threads, engine="fastest"), test, reporter)
+    with context.timer.stage("evaluate"):
+        test = read_pictures(run).filter(pl.col("split") == "test").sort("row_id")
+        predictions = predict_table(Predictor(run, threads=context.threads, engine="fastest"), test, context.reporter)
     trim_memory()
     return predictions
+
+
+def rescore_test_split(run: Path, context: Context) -> dict[str, Any]:
+    """Predict and score the test split of a finished run again; return its metrics, with the evaluation counted.
+
+    Rewrites the test rows of `predictions.parquet`. Raises RunError for a cross-validated run.
+    """
+    recipe, metrics = load_resolved_recipe(run), read_json(run / "metrics.json")
+    if recipe.data.folds:
+        raise RunError(
+            f"{run} was cross-validated: it has no test split of its own, and each picture was scored by a model that"
+            " was not trained on it. Score it on other labelled pictures."
+        )
+    old = table.read(run / "predictions.parquet", table.PREDICTIONS)
+    predictions = predict_test_split(run, context)
+    metrics |= score_predictions(run, predictions, read_pictures(run), recipe)
+    table.write(pl.concat([predictions, old.filter(pl.col("split") != "test")]), run / "predictions.parquet")
+    return metrics | {"test_scored": metrics.get("test_scored", 1) + 1}
 
 
 def score_predictions(run: Path, predictions: pl.DataFrame, pictures: pl.DataFrame, recipe: Recipe) -> dict[str, Any]:

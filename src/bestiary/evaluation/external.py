@@ -14,8 +14,7 @@ import polars as pl
 from bestiary import run_folder, table
 from bestiary.array_types import Ints
 from bestiary.context import Context
-from bestiary.data.corrections import read_corrections
-from bestiary.data.dataset import AuditedDataset, audit_sources
+from bestiary.data.dataset import AuditedDataset, DataSource, load_dataset
 from bestiary.data.hamming_search import find_near_pairs, hash_bits
 from bestiary.errors import SourceError
 from bestiary.evaluation import intervals
@@ -26,7 +25,6 @@ from bestiary.evaluation.slices import find_weak_slices
 from bestiary.files import next_free_name, write_json
 from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.inference.predictor import Predictor
-from bestiary.progress import Reporter
 
 FOLDER = "evaluations"
 
@@ -49,14 +47,7 @@ class ExternalEvaluation:
 
 
 def evaluate_external(
-    run: Path,
-    pictures: Path,
-    *,
-    labels: str | None = None,
-    corrections: Path | None = None,
-    name: str | None = None,
-    threads: int | None = None,
-    reporter: Reporter,
+    run: Path, source: DataSource, context: Context, *, name: str | None = None
 ) -> ExternalEvaluation:
     """Score a finished run on other labelled pictures and write `evaluations/<name>/` into it.
 
@@ -65,22 +56,20 @@ def evaluate_external(
     """
     recipe, bundle = run_folder.load_resolved_recipe(run), read_bundle(run)
     validation = table.read(run / "predictions.parquet", table.PREDICTIONS).filter(pl.col("split") == "val")
-    decisions = None if corrections is None else read_corrections(corrections)
     all_classes = recipe.data.model_copy(update={"classes": ()})
-    context = Context.create(threads, reporter)
-    dataset = audit_sources([pictures], labels, all_classes, recipe.limits, context, decisions)
+    dataset = load_dataset(source, recipe.model_copy(update={"data": all_classes}), context)
     near_bits = all_classes.near_duplicate_bits if all_classes.near_duplicates else None
     run_pictures = table.read(run / "pictures.parquet", table.PICTURES)
     external = drop_seen_copies(dataset, run_pictures, near_bits=near_bits)
     predictor = Predictor(run, threads=context.threads, engine="fastest")
-    predictions = predict_table(predictor, external.pictures, reporter)
+    predictions = predict_table(predictor, external.pictures, context.reporter)
     resamples, seed = recipe.evaluate.resamples, recipe.seed
     metrics = score_external(external, predictions, validation, bundle, resamples=resamples, seed=seed)
     metrics["passed_over"] = dict(dataset.passed_over)
-    folder = next_evaluation_folder(run, name or pictures.stem)
+    folder = next_evaluation_folder(run, name or source.paths[0].stem)
     table.write(annotate_all_pictures(dataset.pictures, external), folder / "pictures.parquet")
     table.write(predictions, folder / "predictions.parquet")
-    write_json(folder / "metrics.json", {"run": str(run), "source": str(pictures.absolute()), **metrics})
+    write_json(folder / "metrics.json", {"run": str(run), "source": source.facts()["pictures"], **metrics})
     return ExternalEvaluation(folder, metrics)
 
 

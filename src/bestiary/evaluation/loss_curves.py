@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bestiary.array_types import Floats
+from bestiary.recipe import ResolvedRecipe
 
 Verdict = Literal["overfitting", "unstable", "improving", "settled", "flat", "broken", "too-short"]
 

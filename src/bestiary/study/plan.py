@@ -9,9 +9,8 @@ from pathlib import Path
 
 import polars as pl
 
+from bestiary.context import Context
 from bestiary.errors import RecipeError
-from bestiary.profiling import StageTimer
-from bestiary.progress import SilentReporter
 from bestiary.recipe import ResolvedRecipe
 from bestiary.study.recipes import StudyRecipe, error_context
 from bestiary.text import format_duration, format_percent
@@ -46,9 +45,7 @@ def estimate_runs(
     for entry in entries:
         with error_context(entry.name):
             recipe = without_label_check(entry.recipe(seed).resolve())
-            estimate = estimate_seconds(
-                make_task(Path(), recipe, pictures, threads, StageTimer(), SilentReporter()), measure
-            )
+            estimate = estimate_seconds(make_task(Path(), recipe, pictures, Context(threads)), measure)
         found[entry.name] = RunEstimate(estimate, None if recipe.model.method == "probe" else recipe.train.epochs)
     return found
 

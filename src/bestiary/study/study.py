@@ -21,7 +21,7 @@ import polars as pl
 
 from bestiary import flow, table
 from bestiary.data.assign_splits import assign_splits
-from bestiary.data.dataset import AuditedDataset
+from bestiary.data.dataset import AuditedDataset, DataSource
 from bestiary.errors import IntegrityError, InterruptedRun, MachineError, RecipeError, SourceError, UserError
 from bestiary.machine import available_cores, is_out_of_memory_error, world_size
 from bestiary.profiling import StageTimer
@@ -48,7 +48,7 @@ from bestiary.study.runs import (
     read_manifest,
     write_manifest,
 )
-from bestiary.training.create_run import create_run, describe_sources
+from bestiary.training.create_run import create_run
 from bestiary.training.run_lock import LOCK_FILES, run_lock
 
 STUDIES, FINDINGS = Path("studies"), "findings.parquet"
@@ -86,7 +86,7 @@ class StudyRequest:
 
     def source(self) -> dict[str, Any]:
         """Return what every run folder keeps of where its pictures are."""
-        return describe_sources(self.pictures, self.labels, self.corrections, self.threads)
+        return DataSource(self.pictures, self.labels, self.corrections).facts() | {"threads": self.threads}
 
 
 @dataclass(frozen=True)

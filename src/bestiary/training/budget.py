@@ -10,9 +10,13 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
 from bestiary.batches.pixel_cache import pixel_cache
+from bestiary.context import Context
 from bestiary.errors import RecipeError
 from bestiary.machine import world_size
 from bestiary.models.efficientnet_lite import BACKBONES
@@ -23,7 +27,7 @@ from bestiary.recipe import Recipe, ResolvedRecipe
 from bestiary.text import format_duration
 from bestiary.training.methods import build_training_setup
 from bestiary.training.probe import candidate_c_values, sample_counts
-from bestiary.training.task import TrainingTask
+from bestiary.training.task import TrainingTask, make_task
 from bestiary.training.throughput import (
     Throughput,
     evenly_spaced,
@@ -86,40 +90,43 @@ class TrainingPlan:
     seconds: float
     deadline_seconds: float | None = None
 
+    def facts(self) -> dict[str, Any]:
+        """Return what a run records of its plan."""
+        return {"plan": self.words, "planned seconds": round(self.seconds, 1)}
+
 
 def plan_training(
-    make: MakeTask, requested: Recipe, budget_seconds: float | None, elapsed: Callable[[], float]
+    requested: Recipe, pictures: pl.DataFrame, budget_seconds: float | None, context: Context
 ) -> TrainingPlan:
-    """Return the best way to learn that is done in time; without a budget the way that was asked for.
+    """Return the best resolved recipe that ends within the budget; without a budget the requested one.
 
-    make: the task that a resolved recipe is. elapsed: seconds since the run began, what was measured here included.
-    Raises RecipeError, with the least budget that would do, if none fits.
+    pictures: with their `split`. Raises RecipeError, with the shortest possible budget, if no recipe fits.
     """
     if budget_seconds is not None and world_size() > 1:
-        raise RecipeError("A budget of time is kept by a single process: start it without torchrun.")
+        raise RecipeError("A time budget works in a single process: start it without torchrun.")
+    timer, machine = context.timer, MachineProfile()
     tried: list[tuple[ResolvedRecipe, TimeEstimate]] = []
-    measure = MachineProfile()
     for recipe in _iter_candidates(requested, budget_seconds is not None):
-        estimate = estimate_seconds(make(recipe), measure)
+        estimate = estimate_seconds(make_task(Path(), recipe, pictures, context), machine)
         tried.append((recipe, estimate))
         if budget_seconds is None:
-            return _make_plan(recipe, estimate, None, elapsed())
-        if _affordable_epochs(
-            requested, recipe, estimate, usable_seconds(budget_seconds, elapsed())
-        ) >= _sufficient_epochs(requested, recipe):
+            return _make_plan(recipe, estimate, None, timer.total)
+        epochs = _affordable_epochs(requested, recipe, estimate, usable_seconds(budget_seconds, timer.total))
+        if epochs >= _sufficient_epochs(requested, recipe):
             break
     assert budget_seconds is not None
-    recipe, estimate = tried[-1]
-    epochs = _affordable_epochs(requested, recipe, estimate, usable_seconds(budget_seconds, elapsed()))
     if epochs < 1:
-        recipe, estimate = min(tried, key=lambda one: one[1].seconds(1))
-        raise RecipeError(_budget_too_short_message(requested, recipe, estimate, budget_seconds, elapsed()))
+        recipe, estimate = min(tried, key=lambda candidate: candidate[1].seconds(1))
+        raise RecipeError(_budget_too_short_message(requested, recipe, estimate, budget_seconds, timer.total))
     if recipe.model.method != "probe" and requested.train.epochs is None:
-        size, look = {"size": recipe.picture.size}, {"suspects": recipe.data.suspects}
-        model = {"backbone": recipe.model.backbone}
-        chosen: dict[str, dict[str, Any]] = {"picture": size, "model": model, "data": look, "train": {"epochs": epochs}}
-        recipe = override_sections(requested, chosen).resolve()
-    return _make_plan(recipe, estimate, budget_seconds, elapsed())
+        settings: dict[str, dict[str, Any]] = {
+            "picture": {"size": recipe.picture.size},
+            "model": {"backbone": recipe.model.backbone},
+            "data": {"suspects": recipe.data.suspects},
+            "train": {"epochs": epochs},
+        }
+        recipe = override_sections(requested, settings).resolve()
+    return _make_plan(recipe, estimate, budget_seconds, timer.total)
 
 
 class MachineProfile:
@@ -246,7 +253,7 @@ def _estimate_decoding(task: TrainingTask) -> float:
     parts = [task.split("train"), task.split("val")]
     missing = len(pixel_cache(task.cache, task.preprocess).missing_keys([key for part in parts for key in part.keys]))
     pace = (
-        measure_decode_throughput(task.preprocess, evenly_spaced(parts[0].paths), threads=task.threads)
+        measure_decode_throughput(task.preprocess, evenly_spaced(parts[0].paths), threads=task.context.threads)
         if missing
         else Throughput(0.0, 1.0)
     )

@@ -13,6 +13,7 @@ from bestiary.batches.array_cache import ArrayCache
 from bestiary.batches.channel_stats import ChannelStats, channel_statistics
 from bestiary.batches.loader import Read
 from bestiary.batches.pixel_cache import fill_pixel_cache, pixel_cache
+from bestiary.context import Context
 from bestiary.machine import disable_malloc_trim, trim_memory
 from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.engine import OnnxRuntimeEngine, has_openvino, run_batch
@@ -26,7 +27,7 @@ from bestiary.recipe import AugmentConfig
 from bestiary.run_folder import write_history
 from bestiary.training.loop_settings import LoopSettings
 from bestiary.training.probe import fit_probe
-from bestiary.training.task import SplitData, TrainedModel, TrainingTask
+from bestiary.training.task import SplitData, TrainedModel, TrainingTask, load_task
 
 if TYPE_CHECKING:
     from bestiary.models.networks import Network
@@ -53,7 +54,7 @@ def train_probe(task: TrainingTask) -> TrainedModel:
     probe = fit_probe(task)
     head, val = probe.head, probe.val
     write_history(task.run, probe.history)
-    engine = OnnxRuntimeEngine(probe.backbone_graph, threads=task.threads)
+    engine = OnnxRuntimeEngine(probe.backbone_graph, threads=task.context.threads)
 
     def reference(images: Pixels) -> Float32s:
         return head.logits(run_batch(engine, images)["maps"])
@@ -156,7 +157,7 @@ def _build_scratch_network(task: TrainingTask, colours: ChannelStats) -> tuple[N
             mirror_mean=model.mirror_mean,
             seed=seed,
         )
-    return network, LoopSettings.from_recipe(task.recipe, task.threads)
+    return network, LoopSettings.from_recipe(task.recipe, task.context.threads)
 
 
 def _build_pretrained_network(task: TrainingTask, head: Head | None) -> tuple[Network, LoopSettings]:
@@ -170,7 +171,7 @@ def _build_pretrained_network(task: TrainingTask, head: Head | None) -> tuple[Ne
         file = None if model.weights == "hub" else Path(model.weights)
         found = timm_backbone.create_timm_model(model.backbone, file, from_hub=model.weights == "hub")
         network = networks.from_timm(found, classes, seed=seed)
-    return network, LoopSettings.from_recipe(task.recipe, task.threads)
+    return network, LoopSettings.from_recipe(task.recipe, task.context.threads)
 
 
 TRAINERS: dict[str, Callable[[TrainingTask], TrainedModel]] = {
@@ -227,7 +228,7 @@ def _run_fit(task: TrainingTask, network: Network, settings: LoopSettings) -> Fi
         settings,
         task.recipe.augment,
         task.run,
-        reporter=task.reporter,
+        reporter=task.context.reporter,
         resume=resume,
         process_group=here,
         should_continue=task.has_time_for_epoch,
@@ -241,8 +242,10 @@ def _fill_pixels(task: TrainingTask) -> ArrayCache:
     """Return the pixel cache, filled with the training and validation pictures."""
     store, train, val = pixel_cache(task.cache, task.preprocess), task.split("train"), task.split("val")
     paths, keys = train.paths + val.paths, train.keys + val.keys
-    with task.clock.stage("cache"):
-        fill_pixel_cache(store, paths, keys, task.preprocess, threads=task.threads, reporter=task.reporter)
+    with task.context.timer.stage("cache"):
+        fill_pixel_cache(
+            store, paths, keys, task.preprocess, threads=task.context.threads, reporter=task.context.reporter
+        )
     return store
 
 
@@ -251,9 +254,17 @@ def _pixel_normalisation(task: TrainingTask) -> ChannelStats:
     if task.recipe.picture.normalise == "none":
         return RAW
     store, train = _fill_pixels(task), task.split("train")
-    with task.clock.stage("cache"):
+    with task.context.timer.stage("cache"):
         return channel_statistics(_make_reader(store, train), len(train.keys))
 
 
 def _make_reader(store: ArrayCache, split_data: SplitData) -> Read:
     return lambda positions: store.read([split_data.keys[position] for position in positions])
+
+
+def run_worker(*, threads: int | None = None) -> None:
+    """Run as a torchrun worker (rank > 0): take part in training only; rank 0 reads, writes and reports."""
+    from bestiary.training.distributed import init_process_group
+
+    _, message = init_process_group()
+    TRAINERS[message["method"]](load_task(Path(message["run"]), Context.create(threads), resume=message["resume"]))

@@ -1,28 +1,25 @@
-"""What every method is given, and what it gives back."""
+"""Training tasks: what every method receives, and the trained model that it returns."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from bestiary import run_folder, table
+from bestiary import table
 from bestiary.array_types import Float32s, Ints, Pixels
 from bestiary.batches.feature_matrix import FeatureMatrix
 from bestiary.context import Context
-from bestiary.files import cache_folder
 from bestiary.models.engine import Precision
 from bestiary.models.features import FeatureCache
 from bestiary.models.head import Head
 from bestiary.models.ood import PrincipalSubspace
 from bestiary.preprocess import Preprocessing
-from bestiary.profiling import StageTimer
-from bestiary.progress import Reporter
 from bestiary.recipe import ResolvedRecipe
-from bestiary.run_folder import read_pictures
+from bestiary.run_folder import load_resolved_recipe, read_pictures
 
 if TYPE_CHECKING:
     import onnx
@@ -30,41 +27,37 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SplitData:
-    """The pictures of one split: where they are, what they contain, and the position of their class."""
+    """The pictures of one split: files, their SHA-256, and class indices, int64 (n,)."""
 
     paths: list[Path]
     keys: list[str]
     labels: Ints
 
     def take(self, rows: Ints) -> SplitData:
-        """Return the pictures at these positions."""
-        return SplitData([self.paths[at] for at in rows], [self.keys[at] for at in rows], self.labels[rows])
+        """Return the pictures at these indices."""
+        return SplitData([self.paths[row] for row in rows], [self.keys[row] for row in rows], self.labels[rows])
 
 
 @dataclass(frozen=True)
 class TrainingTask:
-    """A learning problem: pictures (`path, sha256, label, split`) with their split, and the recipe, resolved."""
+    """A training task: pictures (`path, sha256, label, split`), the resolved recipe, and the run folder to write to."""
 
     recipe: ResolvedRecipe
     pictures: pl.DataFrame
     classes: tuple[str, ...]
     preprocess: Preprocessing
     run: Path
-    cache: Path
-    threads: int
-    reporter: Reporter
-    clock: StageTimer = field(default_factory=StageTimer)
+    context: Context
     resume: bool = False
-    deadline_seconds: float | None = None  # on the clock: when training must end so that the budget is kept
-
-    def has_time_for_epoch(self, epoch_seconds: float) -> bool:
-        """Return whether an epoch that takes so long still fits before the deadline."""
-        return self.deadline_seconds is None or self.clock.total + epoch_seconds <= self.deadline_seconds
 
     @property
-    def context(self) -> Context:
-        """Threads, reporter, cache, timer and deadline."""
-        return Context(self.threads, self.reporter, self.cache, self.clock, self.deadline_seconds)
+    def cache(self) -> Path:
+        """The cache folder."""
+        return self.context.require_cache()
+
+    def has_time_for_epoch(self, epoch_seconds: float) -> bool:
+        """Return whether an epoch of so many seconds ends before the deadline."""
+        return self.context.has_time_for(epoch_seconds)
 
     def feature_cache(self, precision: Precision, *, mirrored: bool = False) -> FeatureCache:
         """Return the feature cache of the recipe's backbone."""
@@ -73,7 +66,7 @@ class TrainingTask:
     def fill_features(self, pictures: SplitData, precision: Precision, *, mirrored: bool = False) -> FeatureCache:
         """Return the feature cache with the features of these pictures, computed where they are missing."""
         cache = self.feature_cache(precision, mirrored=mirrored)
-        with self.clock.stage("cache"):
+        with self.context.timer.stage("cache"):
             cache.fill(pictures.paths, pictures.keys)
         return cache
 
@@ -86,11 +79,11 @@ class TrainingTask:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What came out: trunk and head to be sealed, the logits of the validation pictures, in float32.
+    """A trained model: backbone graph and head, and the float32 logits of the validation pictures.
 
-    reference: the network as it was trained, in float32: images uint8 (n, size, size, 3) to logits (n, classes). The
-    sealed graph is held against it. `notes` are facts for the environment file. val_features (n, channels) and
-    the subspace of the training features make up familiarity, where there are any; else it is made of logits alone.
+    reference_network: the network as it was trained, in float32: images uint8 (n, size, size, 3) to logits (n, classes);
+    the exported graph is compared with it. notes: facts for the environment file. val_features (n, channels) and the
+    subspace of the training features give the in-distribution score; without them it comes from the logits alone.
     """
 
     backbone_graph: onnx.ModelProto
@@ -103,27 +96,14 @@ class TrainedModel:
     subspace: PrincipalSubspace | None = None
 
 
-def load_task(run: Path, threads: int, clock: StageTimer, reporter: Reporter, *, resume: bool) -> TrainingTask:
-    """Return what is to be learned, from a run folder."""
-    return make_task(
-        run, run_folder.load_resolved_recipe(run), read_pictures(run), threads, clock, reporter, resume=resume
-    )
+def load_task(run: Path, context: Context, *, resume: bool = False) -> TrainingTask:
+    """Return the task that a run folder describes. Raises as `load_resolved_recipe` and `read_pictures` do."""
+    return make_task(run, load_resolved_recipe(run), read_pictures(run), context, resume=resume)
 
 
 def make_task(
-    run: Path,
-    recipe: ResolvedRecipe,
-    pictures: pl.DataFrame,
-    threads: int,
-    clock: StageTimer,
-    reporter: Reporter,
-    *,
-    resume: bool = False,
-    deadline: float | None = None,
+    run: Path, recipe: ResolvedRecipe, pictures: pl.DataFrame, context: Context, *, resume: bool = False
 ) -> TrainingTask:
-    """Return what is to be learned from pictures that are split, under a resolved recipe."""
+    """Return the task of training on pictures that have a `split`."""
     classes = tuple(sorted(pictures.filter(pl.col("split") == "train")["label"].unique()))
-    place = cache_folder()
-    return TrainingTask(
-        recipe, pictures, classes, recipe.preprocessing, run, place, threads, reporter, clock, resume, deadline
-    )
+    return TrainingTask(recipe, pictures, classes, recipe.preprocessing, run, context, resume)
