@@ -24,8 +24,10 @@ import optuna
 from optuna.trial import TrialState
 
 from bestiary import files, flow, run_folder
+from bestiary.data.dataset import DataSource
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import InterruptedRun, MachineError, RecipeError, RunError, SourceError, UserError
+from bestiary.progress import Reporter
 from bestiary.recipe import Recipe, ResolvedRecipe, write_toml
 from bestiary.training.budget import TimeEstimate
 from bestiary.tune import finish, importance, objective, search_space, selection_bias
@@ -35,7 +37,7 @@ from bestiary.tune import storage as ledger
 from bestiary.tune import trial as trying
 from bestiary.tune.objective import TrialScore
 from bestiary.tune.storage import TrialStorage
-from bestiary.tune.tune import tune
+from bestiary.tune.tune import SearchRequest, tune
 from listening import Listening
 
 CLASSES = ["bird", "fish", "spider"]
@@ -54,21 +56,27 @@ SCRATCH: dict[str, Any] = {
 }
 
 
+def run_tune(
+    pictures: Path, *, out: Path, storage: Path | None = None, reporter: Reporter | None = None, **options: Any
+) -> dict[str, Any]:
+    request = SearchRequest(**options)
+    return tune(DataSource(pictures), request, out=out, storage=storage, threads=1, reporter=reporter)
+
+
 @pytest.fixture(scope="module")
 def searched(collection: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished search with a probe, by the validation split. Shared: copy what you change."""
     out = tmp_path_factory.mktemp("search") / "search"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(importance, "RESAMPLES", 4)
-        tune(
+        run_tune(
             collection.folder,
             recipe=Recipe.of(PROBE),
-            search=['picture.fit=["squash", "crop"]'],
+            search=('picture.fit=["squash", "crop"]',),
             trials=11,
-            inner=0,
+            inner_folds=0,
             fresh_seeds=2,
             out=out,
-            threads=1,
         )
     return out
 
@@ -205,14 +213,13 @@ def test_the_same_call_again_does_nothing_anew(
     searched: Path, collection: SyntheticDataset, quick: dict[str, int]
 ) -> None:
     before = result(searched)
-    again = tune(
+    again = run_tune(
         collection.folder,
         recipe=Recipe.of(PROBE),
-        search=['picture.fit=["squash", "crop"]'],
+        search=('picture.fit=["squash", "crop"]',),
         trials=11,
-        inner=0,
+        inner_folds=0,
         out=searched,
-        threads=1,
     )
     assert again == before
     assert quick == {"scored": 0, "trained": 0}
@@ -222,7 +229,7 @@ def test_going_on_keeps_count_of_the_looks_at_the_test_pictures(
     collection: SyntheticDataset, tmp_path: Path, quick: dict[str, int]
 ) -> None:
     def go(trials: int) -> dict[str, Any]:
-        return tune(collection.folder, recipe=Recipe.of(PROBE), trials=trials, out=tmp_path / "search", threads=1)
+        return run_tune(collection.folder, recipe=Recipe.of(PROBE), trials=trials, out=tmp_path / "search")
 
     assert go(1)["winner"]["default"]
     found = go(6)
@@ -323,7 +330,7 @@ def test_hopeless_trials_are_stopped_but_never_the_default(
 
     for module in (trying, finish):
         monkeypatch.setattr(module, "evaluate_recipe", score)
-    found = tune(collection.folder, recipe=Recipe.of(SCRATCH), trials=12, out=tmp_path / "search", threads=1)
+    found = run_tune(collection.folder, recipe=Recipe.of(SCRATCH), trials=12, out=tmp_path / "search")
     ended = [line["ended"] for line in found["history"]]
     assert ended[0] == "complete"
     assert ended.count("pruned") >= 3
@@ -396,8 +403,8 @@ def test_what_pruning_saved_is_counted_by_epochs() -> None:
 
 
 def try_search(collection: SyntheticDataset, out: Path, **named: Any) -> dict[str, Any]:
-    given: dict[str, Any] = {"recipe": Recipe.of(PROBE), "trials": 4, "threads": 1}
-    return tune(collection.folder, out=out, **{**given, **named})
+    given: dict[str, Any] = {"recipe": Recipe.of(PROBE), "trials": 4}
+    return run_tune(collection.folder, out=out, **{**given, **named})
 
 
 @pytest.mark.parametrize(
@@ -424,7 +431,7 @@ def test_an_impossible_search_is_refused_before_pictures_are_looked_at(
     collection: SyntheticDataset, tmp_path: Path, wish: str, words: str
 ) -> None:
     with pytest.raises(RecipeError) as refused:
-        tune(tmp_path / "there are no pictures", recipe=Recipe.of(PROBE), search=[wish], out=tmp_path / "search")
+        run_tune(tmp_path / "there are no pictures", recipe=Recipe.of(PROBE), search=(wish,), out=tmp_path / "search")
     assert words in str(refused.value)
 
 
@@ -469,7 +476,7 @@ def test_fewer_validation_pictures_than_classes(collection: SyntheticDataset, tm
     ]
     pl.DataFrame(rows).write_csv(tmp_path / "pictures.csv")
     with pytest.raises(SourceError, match="1 validation pictures for 3 classes.*--inner-folds 5"):
-        tune(tmp_path / "pictures.csv", recipe=Recipe.of(PROBE), inner=0, out=tmp_path / "search")
+        run_tune(tmp_path / "pictures.csv", recipe=Recipe.of(PROBE), inner_folds=0, out=tmp_path / "search")
 
 
 def test_a_budget_too_short_for_one_trial(collection: SyntheticDataset, tmp_path: Path) -> None:

@@ -71,25 +71,21 @@ def tune(
     require_extra("train")
     require_extra("tune")
     from bestiary.cli.options import parse_duration
+    from bestiary.data.dataset import DataSource
     from bestiary.progress import make_reporter
     from bestiary.tune import tune as tuning
 
-    found = tuning.tune(
-        pictures,
-        labels=labels,
-        corrections=corrections,
+    request = tuning.SearchRequest(
         recipe=build_recipe(recipe, settings, method=method, backbone=backbone, classes=classes, seed=seed),
-        search=search or [],
+        search=tuple(search or ()),
         trials=trials,
         budget_seconds=None if budget is None else parse_duration(budget),
-        storage=storage,
-        out=out,
-        inner=inner_folds,
+        inner_folds=inner_folds,
         fresh_seeds=fresh_seeds,
-        threads=threads,
-        reporter=make_reporter(quiet=quiet),
     )
-    print_json(found) if as_json else _print_result(found)
+    source, reporter = DataSource(pictures, labels, corrections), make_reporter(quiet=quiet)
+    result = tuning.tune(source, request, out=out, storage=storage, threads=threads, reporter=reporter)
+    print_json(result) if as_json else _print_result(result)
 
 
 def _print_result(result: dict[str, Any]) -> None:

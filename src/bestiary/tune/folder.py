@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bestiary.data.dataset import DataSource
 from bestiary.errors import MachineError, RunError
 from bestiary.files import is_occupied, write_json, write_text
 from bestiary.recipe import Recipe
@@ -33,19 +33,14 @@ class SearchFolder:
 def locate_search(
     out: Path | str | None,
     storage: Path | str | None,
-    pictures: Path | str | Sequence[Path | str],
-    labels: str | None,
+    source: DataSource,
     base_recipe: Recipe,
 ) -> SearchFolder:
     """Return where a search is kept; without `out` in a folder that the same command finds again.
 
     Raises RunError if the folder holds something else, MachineError if it cannot be made.
     """
-    folder = (
-        Path(out)
-        if out is not None
-        else RUNS / f"tune-{base_recipe.model.method}-{_digest(pictures, labels, base_recipe)}"
-    )
+    folder = Path(out) if out is not None else RUNS / f"tune-{base_recipe.model.method}-{_digest(source, base_recipe)}"
     place = SearchFolder(folder, Path(storage) if storage is not None else folder / STORAGE)
     try:
         if is_occupied(folder) and not (folder / MARK).exists() and not _has_storage(folder, place.storage):
@@ -73,7 +68,8 @@ def _has_storage(folder: Path, storage: Path) -> bool:
     return storage.exists() and storage.parent.absolute() == folder.absolute()
 
 
-def _digest(pictures: Path | str | Sequence[Path | str], labels: str | None, base_recipe: Recipe) -> str:
-    sources = [pictures] if isinstance(pictures, Path | str) else list(pictures)
-    named = [str(Path(one).absolute()) for one in sources]
-    return hashlib.sha256(json.dumps([named, labels, base_recipe.overrides()], sort_keys=True).encode()).hexdigest()[:6]
+def _digest(source: DataSource, base_recipe: Recipe) -> str:
+    paths = [str(path.absolute()) for path in source.paths]
+    return hashlib.sha256(
+        json.dumps([paths, source.labels, base_recipe.overrides()], sort_keys=True).encode()
+    ).hexdigest()[:6]

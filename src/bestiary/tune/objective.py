@@ -12,12 +12,11 @@ import polars as pl
 
 from bestiary import run_folder
 from bestiary.array_types import Float32s, Ints
+from bestiary.context import Context
 from bestiary.data.split import SplitItem, stratified_group_folds_by_content, stratified_group_split_unchecked
 from bestiary.errors import RecipeError, SourceError
 from bestiary.models.features import LabelledFeatures, load_stacked, split_precisions
 from bestiary.models.logistic_regression import linear_logits
-from bestiary.profiling import StageTimer
-from bestiary.progress import Reporter
 from bestiary.quick_metrics import calibrated_loss, macro_f1
 from bestiary.recipe import ResolvedRecipe
 from bestiary.training.methods import train_for_logits
@@ -136,9 +135,8 @@ def evaluate_recipe(
     recipe: ResolvedRecipe,
     splits: Sequence[pl.DataFrame],
     folder: Path,
+    context: Context,
     *,
-    threads: int,
-    reporter: Reporter,
     report_epoch: EpochCallback = lambda division, history: None,
     resume: bool = False,
 ) -> TrialScore:
@@ -150,9 +148,7 @@ def evaluate_recipe(
     for number, pictures in enumerate(splits, start=1):
         own = folder / str(number)
         own.mkdir(parents=True, exist_ok=True)
-        task = _make_prunable(
-            make_task(own, recipe, pictures, threads, StageTimer(), reporter), number, report_epoch, resume
-        )
+        task = _make_prunable(make_task(own, recipe, pictures, context, resume=resume), number, report_epoch)
         found, strength = _logits(task)
         logits.append(found)
         labels.append(task.split("val").labels)
@@ -189,9 +185,9 @@ def _features_as_cached(task: TrainingTask) -> tuple[LabelledFeatures, LabelledF
     return result[0], result[1]
 
 
-def _make_prunable(task: TrainingTask, number: int, report_epoch: EpochCallback, resume: bool) -> PrunableTask:
+def _make_prunable(task: TrainingTask, number: int, report_epoch: EpochCallback) -> PrunableTask:
     values = {field.name: getattr(task, field.name) for field in fields(task)}
-    return PrunableTask(**{**values, "resume": resume}, report_epoch=lambda history: report_epoch(number, history))
+    return PrunableTask(**values, report_epoch=lambda history: report_epoch(number, history))
 
 
 def _items(pictures: pl.DataFrame) -> list[SplitItem]:

@@ -176,4 +176,4 @@ def feature_cost(recipe: ResolvedRecipe) -> float:
 
 def with_input_config(task: TrainingTask, recipe: ResolvedRecipe) -> TrainingTask:
     """Return the task with the recipe, and thus the look, of another trial."""
-    return make_task(task.run, recipe, task.pictures, task.threads, task.clock, task.reporter)
+    return make_task(task.run, recipe, task.pictures, task.context)

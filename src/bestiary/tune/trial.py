@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,10 +13,11 @@ import optuna
 import polars as pl
 from optuna.trial import TrialState
 
+from bestiary.context import Context
 from bestiary.data.dataset import AuditedDataset
 from bestiary.errors import RecipeError
 from bestiary.machine import is_out_of_memory_error
-from bestiary.progress import Reporter, SilentReporter
+from bestiary.progress import SilentReporter
 from bestiary.recipe import Recipe
 from bestiary.run_folder import read_history
 from bestiary.training.recipe_checks import check_recipe_supported
@@ -50,22 +51,21 @@ class SearchContext:
     splits: Sequence[pl.DataFrame]
     storage: TrialStorage
     deadlines: Deadlines
-    threads: int
-    reporter: Reporter
+    context: Context
     trials: int | None
 
 
-def run_trial(context: SearchContext, trial: optuna.Trial) -> tuple[float, TrialOutcome]:
+def run_trial(search: SearchContext, trial: optuna.Trial) -> tuple[float, TrialOutcome]:
     """Run one trial and enter how it ended; return its seconds, and that in a word.
 
     Raises whatever is not the fault of the recipe, and OutOfTimeError; then nothing is entered.
     """
-    began, chosen = time.monotonic(), suggest_params(trial, context.plan.space)
+    began, chosen = time.monotonic(), suggest_params(trial, search.plan.space)
     is_default = bool(trial.user_attrs.get("default"))
     try:
         _check_not_abandoned(trial)
-        recipe = recipe_for_trial(context.base_recipe, context.plan, {} if is_default else chosen)
-        found: TrialScore | str = _evaluate_trial(context, trial, recipe, is_default)
+        recipe = recipe_for_trial(search.base_recipe, search.plan, {} if is_default else chosen)
+        found: TrialScore | str = _evaluate_trial(search, trial, recipe, is_default)
         ended: TrialOutcome = "complete"
     except optuna.TrialPruned as error:
         found, ended = str(error), "pruned"
@@ -74,9 +74,9 @@ def run_trial(context: SearchContext, trial: optuna.Trial) -> tuple[float, Trial
             raise
         found, ended = str(error) or type(error).__name__, "failed"
     seconds = time.monotonic() - began
-    words = _record_outcome(context, trial, found, ended, seconds)
+    words = _record_outcome(search, trial, found, ended, seconds)
     what = "the default" if is_default else format_params(chosen)
-    context.reporter.info(f"Trial {_format_trial_number(context, trial)}: {words}, {seconds:.1f} s: {what}")
+    search.context.reporter.info(f"Trial {_format_trial_number(search, trial)}: {words}, {seconds:.1f} s: {what}")
     return seconds, ended
 
 
@@ -114,29 +114,28 @@ def format_params(chosen: Settings) -> str:
     return ", ".join(f"{name.partition('.')[2] or name} {format_value(name, value)}" for name, value in chosen.items())
 
 
-def _evaluate_trial(context: SearchContext, trial: optuna.Trial, recipe: Recipe, is_default: bool) -> TrialScore:
+def _evaluate_trial(search: SearchContext, trial: optuna.Trial, recipe: Recipe, is_default: bool) -> TrialScore:
     return evaluate_recipe(
         recipe.resolve(),
-        context.splits,
-        context.storage.trial_folder(trial),
-        threads=context.threads,
-        reporter=SilentReporter(),
-        report_epoch=_make_epoch_callback(context, trial, is_default),
+        search.splits,
+        search.storage.trial_folder(trial),
+        replace(search.context, reporter=SilentReporter()),
+        report_epoch=_make_epoch_callback(search, trial, is_default),
         resume=True,
     )
 
 
-def _make_epoch_callback(context: SearchContext, trial: optuna.Trial, is_default: bool) -> EpochCallback:
+def _make_epoch_callback(search: SearchContext, trial: optuna.Trial, is_default: bool) -> EpochCallback:
     """Return what ends a trial between two epochs: the time, or that it is slow or others were better by then.
 
     The default is never stopped: the winner must not be worse.
     """
     reported = 0
-    usual = [] if is_default or context.deadlines.rescoring is None else _default_epoch_seconds(context)
+    usual = [] if is_default or search.deadlines.rescoring is None else _default_epoch_seconds(search)
 
     def watch(division: int, history: History) -> None:
         nonlocal reported
-        if context.deadlines.room() < 0:
+        if search.deadlines.room() < 0:
             raise SearchTimeoutError
         if division > 1:
             return
@@ -151,9 +150,9 @@ def _make_epoch_callback(context: SearchContext, trial: optuna.Trial, is_default
     return watch
 
 
-def _default_epoch_seconds(context: SearchContext) -> list[float]:
+def _default_epoch_seconds(search: SearchContext) -> list[float]:
     """Return how long each of the default's epochs took, nothing if it was not tried."""
-    trials = context.storage.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    trials = search.storage.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     default = next((one for one in trials if one.user_attrs.get("default")), None)
     return [] if default is None else default.user_attrs["took"].get("each epoch", [])
 
@@ -165,24 +164,24 @@ def _slowdown(history: History, usual: Sequence[float]) -> float:
 
 
 def _record_outcome(
-    context: SearchContext, trial: optuna.Trial, result: TrialScore | str, outcome: TrialOutcome, seconds: float
+    search: SearchContext, trial: optuna.Trial, result: TrialScore | str, outcome: TrialOutcome, seconds: float
 ) -> str:
     """Enter how a trial ended, and return it in words."""
-    lines = _read_trial_history(context.storage.trial_folder(trial) / "1")
+    lines = _read_trial_history(search.storage.trial_folder(trial) / "1")
     training, epochs = sum(line["seconds"] for line in lines), len(lines) or None
     took = {"seconds": round(seconds, 3), "epochs": epochs, "training": round(training, 3)}
     trial.set_user_attr("took", took | {"each epoch": [round(line["seconds"], 3) for line in lines]})
     if isinstance(result, TrialScore):
-        before = context.storage.best()
+        before = search.storage.best()
         best = ", the best so far" if before is None or result.rank > before[1].rank else ""
         trial.set_user_attr("score", asdict(result))
-        context.storage.study.tell(trial, result.value)
+        search.storage.study.tell(trial, result.value)
         return f"macro-F1 {result.macro_f1:.4f}, loss {result.loss:.4f}{best}"
     if outcome == "failed":
         trial.set_user_attr("cause", result)
-    context.storage.study.tell(trial, state=STATES[outcome])
+    search.storage.study.tell(trial, state=STATES[outcome])
     return (
-        f"stopped after epoch {epochs} of {context.plan.epochs}{result}" if outcome == "pruned" else f"failed: {result}"
+        f"stopped after epoch {epochs} of {search.plan.epochs}{result}" if outcome == "pruned" else f"failed: {result}"
     )
 
 
@@ -191,5 +190,5 @@ def _read_trial_history(folder: Path) -> History:
     return read_history(folder) if (folder / "history.jsonl").exists() else []
 
 
-def _format_trial_number(context: SearchContext, trial: optuna.Trial) -> str:
-    return f"{display_number(trial)}" if context.trials is None else f"{display_number(trial)} of {context.trials}"
+def _format_trial_number(search: SearchContext, trial: optuna.Trial) -> str:
+    return f"{display_number(trial)}" if search.trials is None else f"{display_number(trial)} of {search.trials}"
