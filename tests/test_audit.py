@@ -71,26 +71,26 @@ def test_sound_pictures_have_no_findings() -> None:
         ("dark", {"luma": 0.119}, {"luma": 0.121}, "Very dark."),
         ("bright", {"luma": 0.951}, {"luma": 0.949}, "Almost white."),
         ("blurry", {"sharpness": 0.005}, {"sharpness": 0.007}, "Blurry."),
-        ("low-information", {"entropy": 2.4}, {"entropy": 2.6}, "Hardly anything to see"),
-        ("low-information", {"contrast": 0.04}, {"contrast": 0.06}, "Hardly anything to see"),
+        ("low-information", {"entropy": 2.4}, {"entropy": 2.6}, "Almost uniform"),
+        ("low-information", {"contrast": 0.04}, {"contrast": 0.06}, "Almost uniform"),
         ("grey", {"saturation": 0.007}, {"saturation": 0.009}, "Grey, where most pictures of cat have colour."),
-        ("rotated", {"orientation": 6}, {"orientation": 1}, "Stored on its side or mirrored"),
-        ("alpha", {"has_alpha": True}, {"has_alpha": False}, "Has see-through parts"),
+        ("rotated", {"orientation": 6}, {"orientation": 1}, "Stored rotated or mirrored"),
+        ("alpha", {"has_alpha": True}, {"has_alpha": False}, "Has transparent parts"),
         ("animated", {"frames": 2}, {"frames": 1}, "An animation of 2 frames; its first frame is used."),
         (
             "animated",
             {"frames": 3, "format": "TIFF", "path": "/p/x.tif"},
             {"format": "TIFF", "path": "/p/x.tif"},
-            "It has 3",
+            "A TIFF of 3 pages",
         ),
         (
             "wrong-extension",
             {"format": "PNG"},
             {"format": "MPO"},
-            "The file is PNG inside, which its name does not say.",
+            "The content is PNG, which does not match the file extension.",
         ),
-        ("wrong-extension", {"path": "/p.jpg/x"}, {"path": "/p/x.JPEG"}, "The file is JPEG inside"),
-        ("wrong-extension", {"path": "/p/x.jpg.png"}, {"path": "/p/x.png.jpg"}, "The file is JPEG inside"),
+        ("wrong-extension", {"path": "/p.jpg/x"}, {"path": "/p/x.JPEG"}, "The content is JPEG"),
+        ("wrong-extension", {"path": "/p/x.jpg.png"}, {"path": "/p/x.png.jpg"}, "The content is JPEG"),
     ],
 )
 def test_a_rule_holds_on_one_side_of_its_threshold(
@@ -178,7 +178,9 @@ def test_imbalance_is_told_from_three_times_on() -> None:
     uneven: list[dict[str, Any]] = [{}] * 6 + [{"label": "dog"}] * 2
     (row,) = audit.find_issues(pictures(*uneven), NO_PAIRS).iter_rows(named=True)
     assert (row["check"], row["row_id"], row["path"]) == ("imbalance", None, None)
-    assert row["message"].startswith("cat has 6 pictures, dog only 2: 3 times fewer. With 1 test picture, even if 90 %")
+    assert row["message"].startswith(
+        "cat has 6 pictures, dog only 2: 3 times fewer. With 1 test picture, a recall of 90 %"
+    )
     assert row["score"] == pytest.approx(1 / 3)
     assert checks(*uneven[1:]) == []
     assert checks({}, {}, {}) == []
@@ -187,8 +189,8 @@ def test_imbalance_is_told_from_three_times_on() -> None:
 @pytest.mark.parametrize(
     ("few", "fraction", "said"),
     [
-        (40, 0.15, "With 6 test pictures, even if 90 % of them are found, the true share may lie anywhere between 50"),
-        (40, 0.3, "With 12 test pictures, even if 90 % of them are found, the true share may lie anywhere between 63"),
+        (40, 0.15, "With 6 test pictures, a recall of 90 % has a 95 % interval from 50 to"),
+        (40, 0.3, "With 12 test pictures, a recall of 90 % has a 95 % interval from 63 to"),
     ],
 )
 def test_imbalance_tells_how_well_the_smallest_class_will_be_known(few: int, fraction: float, said: str) -> None:

@@ -1,9 +1,10 @@
-"""What is wrong with the pictures: measurements in, findings out. Thresholds stand in one place."""
+"""Finds issues in measured pictures: checks of single pictures, duplicates, label conflicts, split leaks, imbalance."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,108 +15,96 @@ from bestiary.data.duplicates import HOW
 from bestiary.picture import SUFFIXES
 from bestiary.stats import wilson_interval
 
-Row = dict[str, object]
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Check:
-    """A check of single pictures: where it holds the picture becomes a finding; `score` 0 is worst, 1 is best.
+    """A check of single pictures: a picture that meets the condition gets a finding, with score 0 (worst) to 1."""
 
-    What bestiary deals with by itself is noted and is no issue: a thousand such notes must not drown one wrong label.
-    """
-
-    check: str
-    holds: pl.Expr
+    name: str
+    condition: pl.Expr
     score: pl.Expr
     message: pl.Expr
-
-
-_long, _short = pl.max_horizontal("width", "height"), pl.min_horizontal("width", "height")
-_size = pl.format("{} x {} pixels", "width", "height")
 
 
 def _to_score(expression: pl.Expr) -> pl.Expr:
     return expression.cast(pl.Float64).clip(0, 1)
 
 
-GREY, COLOURED = (
-    0.008,
-    0.05,
-)  # saturation: of a grey picture at most, of the middle picture of a coloured class at least
-UNEVEN = 3  # times as many pictures in the largest class as in the smallest
-EXPECTED_RECALL = 0.9  # for which the width of an interval is foretold
+def _has_matching_suffix(row: Row) -> bool:
+    return bool(row["path"].lower().endswith(tuple(SUFFIXES.get(row["format"], ()))))
 
-# What is decided about each measurement. Tuned by looking at the pictures on either side of each threshold.
-RULES = (
+
+# Saturation: the maximum of a grey picture, and the minimum of the median picture of a coloured class.
+GREY, COLOURED = 0.008, 0.05
+IMBALANCE_RATIO = 3  # between the largest and the smallest class
+EXPECTED_RECALL = 0.9  # its confidence interval is predicted
+_long, _short = pl.max_horizontal("width", "height"), pl.min_horizontal("width", "height")
+_size = pl.format("{} x {} pixels", "width", "height")
+_crop_percent = (100 * _short / _long).round(0).cast(pl.Int64)
+_has_suffix = pl.struct("path", "format").map_elements(_has_matching_suffix, return_dtype=pl.Boolean)
+_luma, _sharpness, _entropy, _saturation = (pl.col(n) for n in ("luma", "sharpness", "entropy", "saturation"))
+
+# The thresholds were tuned by inspecting the pictures on either side of each.
+PICTURE_CHECKS = (
     Check("tiny", _short < 32, _to_score(_short / 32), pl.format("Very small: {}.", _size)),
     Check(
         "extreme-aspect",
         _long > 2.5 * _short,
         _to_score(2.5 * _short / _long),
-        pl.format(
-            "Long and narrow: {}; a centre crop would keep {} % of it.",
-            _size,
-            (100 * _short / _long).round(0).cast(pl.Int64),
-        ),
+        pl.format("Long and narrow: {}; a centre crop would keep {} % of it.", _size, _crop_percent),
     ),
-    Check("dark", pl.col("luma") < 0.12, _to_score(pl.col("luma") / 0.12), pl.lit("Very dark.")),
-    Check("bright", pl.col("luma") > 0.95, _to_score((1 - pl.col("luma")) / 0.05), pl.lit("Almost white.")),
-    Check("blurry", pl.col("sharpness") < 0.006, _to_score(pl.col("sharpness") / 0.006), pl.lit("Blurry.")),
+    Check("dark", _luma < 0.12, _to_score(_luma / 0.12), pl.lit("Very dark.")),
+    Check("bright", _luma > 0.95, _to_score((1 - _luma) / 0.05), pl.lit("Almost white.")),
+    Check("blurry", _sharpness < 0.006, _to_score(_sharpness / 0.006), pl.lit("Blurry.")),
     Check(
         "low-information",
-        (pl.col("entropy") < 2.5) | (pl.col("contrast") < 0.05),
-        _to_score(pl.col("entropy") / 2.5),
-        pl.lit("Hardly anything to see: nearly one colour."),
+        (_entropy < 2.5) | (pl.col("contrast") < 0.05),
+        _to_score(_entropy / 2.5),
+        pl.lit("Almost uniform: nearly one colour."),
     ),
     Check(
         "animated",
         pl.col("frames") > 1,
         pl.lit(0.5),
         pl.when(pl.col("format") == "TIFF")
-        .then(pl.format("It has {} pages; the first is used.", "frames"))
+        .then(pl.format("A TIFF of {} pages; the first is used.", "frames"))
         .otherwise(pl.format("An animation of {} frames; its first frame is used.", "frames")),
     ),
     Check(
         "wrong-extension",
-        ~pl.struct("path", "format").map_elements(
-            lambda row: _suffix(row["path"]) in SUFFIXES.get(row["format"], set()), return_dtype=pl.Boolean
-        ),
+        ~_has_suffix,
         pl.lit(0.5),
-        pl.format("The file is {} inside, which its name does not say.", "format"),
+        pl.format("The content is {}, which does not match the file extension.", "format"),
     ),
-    # Grey is told only where colour is usual: of X-ray pictures, not one is grey among colour ones.
+    # Reported only where colour is usual: no X-ray picture is grey among colour ones.
     Check(
         "grey",
-        (pl.col("saturation") < GREY) & (pl.col("saturation").median().over("label") > COLOURED),
-        _to_score(pl.col("saturation") / GREY),
+        (_saturation < GREY) & (_saturation.median().over("label") > COLOURED),
+        _to_score(_saturation / GREY),
         pl.format("Grey, where most pictures of {} have colour.", "label"),
     ),
     Check(
         "rotated",
         pl.col("orientation") > 1,
         pl.lit(1.0),
-        pl.lit("Stored on its side or mirrored, with a note how to turn it (EXIF); it is turned upright."),
+        pl.lit("Stored rotated or mirrored (EXIF orientation); it is turned upright."),
     ),
-    Check(
-        "alpha",
-        pl.col("has_alpha"),
-        pl.lit(1.0),
-        pl.lit("Has see-through parts, which are laid on white."),
-    ),
+    Check("alpha", pl.col("has_alpha"), pl.lit(1.0), pl.lit("Has transparent parts, which are composited on white.")),
 )
 
 
 def find_issues(pictures: pl.DataFrame, pairs: Ints, *, test_fraction: float = 0.15) -> pl.DataFrame:
-    """Return the findings table (`table.FINDINGS`) for measured pictures.
+    """Return the findings table (`table.FINDINGS`) of measured pictures.
 
-    pictures: the measured table with `group` and, where there was one, `given_split`; pairs: int64 (n, 3) or
-    (n, 4), positions of two rows, the number of bits by which their hashes differ, and how else they differ (`HOW`);
-    test_fraction: of each class, where no split is given.
+    pictures: as scanned, with `group` and `given_split` (null without one). pairs: int64 (n, 3) or (n, 4), as
+    `find_duplicate_pairs` returns them. test_fraction: of each class, if no split is given.
     """
     usable = pictures.filter(pl.col("error").is_null())
     rows = [
         *_unreadable_findings(pictures),
-        *_rule_findings(usable),
+        *_picture_findings(usable),
         *_duplicate_findings(pictures, pairs),
         *_imbalance_findings(usable, test_fraction),
     ]
@@ -123,78 +112,60 @@ def find_issues(pictures: pl.DataFrame, pairs: Ints, *, test_fraction: float = 0
 
 
 def sort_findings(findings: pl.DataFrame) -> pl.DataFrame:
-    """Return the findings check by check, in the order of `table.CHECKS`, the worst of each first."""
-    order = {check: place for place, check in enumerate(table.CHECKS)}
-    place = pl.col("check").replace_strict(order, return_dtype=pl.Int32)
-    return findings.sort(place, "score", "row_id", nulls_last=True, maintain_order=True)
+    """Return the findings in the order of `table.CHECKS`, the worst of each check first."""
+    order = {check: rank for rank, check in enumerate(table.CHECKS)}
+    rank = pl.col("check").replace_strict(order, return_dtype=pl.Int32)
+    return findings.sort(rank, "score", "row_id", nulls_last=True, maintain_order=True)
 
 
-def _suffix(path: str) -> str:
-    name = path.rsplit("/", 1)[-1]
-    return f".{name.rsplit('.', 1)[-1].lower()}" if "." in name else ""
-
-
-def _finding(
-    check: str,
-    message: str,
-    *,
-    row: Row | None = None,
-    score: float = 0.0,
-    group: int | None = None,
-    is_issue: bool = True,
-) -> Row:
-    of = row or {}
-    return {
+def _finding(check: str, message: str, score: float, row: Row, group: int | None = None) -> Row:
+    return dict.fromkeys(table.FINDINGS) | {
         "check": check,
-        "row_id": of.get("row_id"),
-        "path": of.get("path"),
+        "row_id": row.get("row_id"),
+        "path": row.get("path"),
         "score": score,
-        "is_issue": is_issue,
+        "is_issue": check not in checks.NOTED,
         "message": message,
         "group": group,
-        "suggested_label": None,
     }
 
 
 def _unreadable_findings(pictures: pl.DataFrame) -> Iterator[Row]:
     for row in pictures.filter(pl.col("error").is_not_null() & pl.col("check").is_not_null()).iter_rows(named=True):
-        yield _finding(row["check"], row["error"], row=row, score=0.0 if row["missing"] is None else 1 - row["missing"])
+        yield _finding(row["check"], row["error"], 0.0 if row["missing"] is None else 1 - row["missing"], row)
 
 
-def _rule_findings(usable: pl.DataFrame) -> Iterator[Row]:
-    for rule in RULES:
-        found = usable.filter(rule.holds).select("row_id", "path", score=rule.score, message=rule.message)
-        for row in found.iter_rows(named=True):
-            yield _finding(
-                rule.check, row["message"], row=row, score=row["score"], is_issue=rule.check not in checks.NOTED
-            )
+def _picture_findings(usable: pl.DataFrame) -> Iterator[Row]:
+    for check in PICTURE_CHECKS:
+        rows = usable.filter(check.condition).select("row_id", "path", score=check.score, message=check.message)
+        for row in rows.iter_rows(named=True):
+            yield _finding(check.name, row["message"], row["score"], row)
 
 
 def _duplicate_findings(pictures: pl.DataFrame, pairs: Ints) -> Iterator[Row]:
-    """One finding for each picture of a pair beyond the first, and more where labels or given splits disagree."""
-    for left, right, bits, *kind in pairs.tolist():
-        one, other = pictures.row(left, named=True), pictures.row(right, named=True)
-        group = other["group"]
-        same = one["sha256"] == other["sha256"]
-        name = _distinguishing_path(str(one["path"]), str(other["path"]))
-        check, how = ("exact-duplicate", "The same file as") if same else ("near-duplicate", "Nearly the same as")
-        how = f"{how} {name}{HOW[kind[0]] if kind else ''}"
-        yield _finding(check, f"{how}.", row=other, score=bits / 256, group=group)
-        if one["label"] != other["label"]:
-            message = f"Labelled {other['label']}, but {how[0].lower()}{how[1:]}, which is labelled {one['label']}."
-            yield _finding("label-conflict", message, row=other, score=bits / 256, group=group)
-        if one["given_split"] and other["given_split"] and one["given_split"] != other["given_split"]:
-            message = f"In {other['given_split']}, but {how[0].lower()}{how[1:]}, which is in {one['given_split']}."
-            yield _finding("split-leak", message, row=other, score=bits / 256, group=group)
+    """Yield a finding for each picture of a pair beyond the first, and more if labels or given splits disagree."""
+    for i, j, bits, *view in pairs.tolist():
+        first, row = pictures.row(i, named=True), pictures.row(j, named=True)
+        score, group = bits / 256, row["group"]
+        is_same = first["sha256"] == row["sha256"]
+        check, how = ("exact-duplicate", "the same file as") if is_same else ("near-duplicate", "nearly the same as")
+        how += f" {_distinguishing_path(first['path'], row['path'])}{HOW[view[0]] if view else ''}"
+        yield _finding(check, f"{how[0].upper()}{how[1:]}.", score, row, group)
+        if first["label"] != row["label"]:
+            message = f"Labelled {row['label']}, but {how}, which is labelled {first['label']}."
+            yield _finding("label-conflict", message, score, row, group)
+        splits = first["given_split"], row["given_split"]
+        if all(splits) and splits[0] != splits[1]:
+            yield _finding("split-leak", f"In {splits[1]}, but {how}, which is in {splits[0]}.", score, row, group)
 
 
-def _distinguishing_path(path: str, other: str) -> str:
-    """Return the name of the file `path`, with as many of its folders as tell it from `other`.
+def _distinguishing_path(path: str, second: str) -> str:
+    """Return the file name of `path`, with as many of its folders as distinguish it from `second`.
 
-    >>> _distinguishing_path("/all/cat/1.jpg", "/all/dog/2.jpg"), _distinguishing_path("/all/cat/1.jpg", "/all/dog/1.jpg")
+    >>> _distinguishing_path("/cats/cat/1.jpg", "/cats/dog/2.jpg"), _distinguishing_path("/cat/1.jpg", "/dog/1.jpg")
     ('1.jpg', 'cat/1.jpg')
     """
-    parts, others = (one.replace("\\", "/").split("/") for one in (path, other))
+    parts, others = (text.replace("\\", "/").split("/") for text in (path, second))
     if parts == others:
         return parts[-1]
     return next(("/".join(parts[-n:]) for n in range(1, len(parts)) if parts[-n:] != others[-n:]), path)
@@ -205,20 +176,21 @@ def _imbalance_findings(usable: pl.DataFrame, test_fraction: float) -> Iterator[
     counts = counts.sort("len", "label")
     if counts.height < 2:
         return
-    (small, few, given), (large, many, _) = counts.row(0), counts.row(-1)
-    if many >= UNEVEN * few:
-        test = given if usable["given_split"].null_count() < usable.height else max(1, round(few * test_fraction))
-        message = f"{large} has {many:,} pictures, {small} only {few:,}: {many / few:.0f} times fewer. {_describe_recall_precision(test)}"
-        yield _finding("imbalance", message, score=few / many)
+    (small, n_small, n_test), (large, n_large, _) = counts.row(0), counts.row(-1)
+    if n_large >= IMBALANCE_RATIO * n_small:
+        has_split = usable["given_split"].null_count() < usable.height
+        recall = _describe_recall_precision(n_test if has_split else max(1, round(n_small * test_fraction)))
+        times = f"{n_large / n_small:.0f} times fewer"
+        message = f"{large} has {n_large:,} pictures, {small} only {n_small:,}: {times}. {recall}"
+        yield _finding("imbalance", message, n_small / n_large, {})
 
 
-def _describe_recall_precision(test: int) -> str:
-    """Return how well the recall of a class will be known from so many test pictures."""
-    if not test:
-        return "It has no test picture: nothing can be said of how often it is found."
-    low, high = wilson_interval(np.array([EXPECTED_RECALL]), np.array([test]))
-    many, share = "" if test == 1 else "s", f"{100 * EXPECTED_RECALL:.0f} %"
+def _describe_recall_precision(n_test: int) -> str:
+    """Return the expected precision of a class's recall with so many test pictures."""
+    if not n_test:
+        return "It has no test picture, so its recall cannot be measured."
+    (low,), (high,) = wilson_interval(np.array([EXPECTED_RECALL]), np.array([n_test]))
     return (
-        f"With {test:,} test picture{many}, even if {share} of them are found, the true share may lie anywhere between"
-        f" {100 * low[0]:.0f} and {100 * high[0]:.0f} % (95 % interval)."
+        f"With {n_test:,} test picture{'s' * (n_test != 1)}, a recall of {100 * EXPECTED_RECALL:.0f} % has a 95 %"
+        f" interval from {100 * low:.0f} to {100 * high:.0f} %."
     )

@@ -108,8 +108,8 @@ def _to_unit_range(pictures: Pixels) -> Float32s:
 
 
 def _align_and_score(moving: Float32s, fixed: Float32s, view: CropView) -> Float32s:
-    (left, right), (top, bottom) = view.across, view.down
-    windows = np.repeat([[left, right - left, top, bottom - top]], len(moving), axis=0)
+    spans = [(low, high - low) for low, high in (view.across, view.down)]
+    windows = np.repeat([[*spans[0], *spans[1]]], len(moving), axis=0)
     for _ in range(STEPS):
         windows = _gauss_newton_step(windows, _resample_windows(moving, windows), fixed)
     aligned, target = _fine_structure(_resample_windows(moving, windows)), _fine_structure(fixed)

@@ -54,12 +54,12 @@ def scan_pictures(listing: PictureList, limits: DecodeLimits, context: Context) 
     unreadable = pl.DataFrame(unlisted, schema=MEASUREMENT_COLUMNS).unique("path")
     measured = pl.concat([_drop_stale(cached.filter(pl.col("path").is_in(paths.implode()))), unreadable])
     missing = paths.filter(~paths.is_in(measured["path"].implode())).to_list()
-    of_other_files = cached.filter(~pl.col("path").is_in(paths.implode()))
+    unrelated = cached.filter(~pl.col("path").is_in(paths.implode()))
     new, saved = pl.DataFrame(schema=MEASUREMENT_COLUMNS), time.monotonic()
     for rows in _iter_tables(_measure_all(missing, limits, context)):
         new = pl.concat([new, rows])
         if memory is not None and (new.height == len(missing) or time.monotonic() - saved > SAVE_EVERY_SECONDS):
-            _save_cached(pl.concat([of_other_files, measured, new]), memory)
+            _save_cached(pl.concat([unrelated, measured, new]), memory)
             saved = time.monotonic()
     return listed.join(pl.concat([measured, new]), on="path", how="left", maintain_order="left")
 
