@@ -284,7 +284,7 @@ def test_predict_writes_a_line_for_every_picture_in_the_order_given(
     asked = [colours / "red.png", tmp_path / "gone.png", colours / "broken.jpg", colours / "blue.png", tmp_path]
     done = bestiary("predict", model, *asked, "--format", "jsonl")
     lines = [json.loads(line) for line in done.out.splitlines()]
-    assert (done.code, done.err) == (0, "Passed over: 1 not named like a picture.\n")
+    assert (done.code, done.err) == (0, "Skipped: 1 not named like a picture.\n")
     inside = ["blue.png", "broken.jpg", "green.png", "inner/red.png", "red.png"]
     assert [line["path"] for line in lines] == [*map(str, asked[:4]), *(str(colours / name) for name in inside)]
     assert [line["label"] for line in lines[:4]] == ["red", None, None, "blue"]
@@ -320,7 +320,7 @@ def test_predict_writes_a_table_to_read(bestiary: Call, model: Path, colours: Pa
 def test_predict_writes_parquet(model: Path, colours: Path) -> None:
     done = command("predict", model, colours, "--format", "parquet")
     frame = pl.read_parquet(io.BytesIO(done.stdout))
-    assert (done.returncode, done.stderr) == (0, b"Passed over: 1 not named like a picture.\n")
+    assert (done.returncode, done.stderr) == (0, b"Skipped: 1 not named like a picture.\n")
     assert frame.columns == [*KEYS[:5], "p_blue", "p_green", "p_red", "error"]
     assert frame["label"].to_list()[:3] == ["blue", None, "green"]
     assert frame["error"].is_not_null().to_list() == [False, True, False, False, False]

@@ -105,4 +105,4 @@ def test_what_is_passed_over_in_a_folder_is_counted_and_what_phones_make_is_not(
     passed_over = Counter[str]()
     found = names(find_pictures([folder], NOTHING, passed_over), folder)
     assert found == ["a.png", "b.jpg", "gone.jpg", "inner/c.JPEG", "inner/deep/d.webp", "phone.HEIC"]
-    assert describe_skipped(passed_over) == "Passed over: 4 hidden, 1 linked folder, 1 not named like a picture."
+    assert describe_skipped(passed_over) == "Skipped: 4 hidden, 1 linked folder, 1 not named like a picture."

@@ -45,10 +45,10 @@ def describe_skipped(skipped: Mapping[str, int]) -> str:
     """Return the number of skipped files by reason as a sentence, empty if there are none.
 
     >>> describe_skipped({"hidden": 2, "linked folder": 0})
-    'Passed over: 2 hidden.'
+    'Skipped: 2 hidden.'
     """
     listed = ", ".join(f"{count:,} {reason}" for reason, count in skipped.items() if count)
-    return f"Passed over: {listed}." if listed else ""
+    return f"Skipped: {listed}." if listed else ""
 
 
 def format_percent(fraction: float, digits: int = 0) -> str:

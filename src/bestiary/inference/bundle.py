@@ -1,4 +1,4 @@
-"""`bundle.json`: what a model needs beside its graph, and a check that the two belong together."""
+"""`bundle.json`: the metadata of a model beside its graph, and a check that the two belong together."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ Precision = Literal["float32", "int8"]
 
 @dataclass(frozen=True)
 class Bundle:
-    """Classes in the order of the graph's output, how pictures are looked at, and what was fitted on validation.
+    """Classes in the order of the graph's output, input preprocessing, and the calibration fitted on validation.
 
-    `threshold`: a picture with less familiarity is answered "unknown"; `familiarity` says what that is made of.
-    `sets`: bounds of conformal prediction sets (`inference.sets`). `graph_sha256` ties the bundle to its graph, the
-    file `graph` beside it. An exported model has a `precision` of its own, and what was measured in `exported`.
+    `threshold`: a picture with less familiarity, the in-distribution score (1 - OOD score), is predicted "unknown";
+    `familiarity`: the terms of that score. `sets`: bounds of conformal prediction sets (`inference.conformal`).
+    `graph_sha256`: digest of the file `graph` beside the bundle. An exported model has its own `precision`, and the
+    report of its verification in `exported`.
     """
 
     classes: tuple[str, ...]
@@ -51,7 +52,7 @@ class Bundle:
     format: int = BUNDLE_FORMAT
 
     def __post_init__(self) -> None:
-        """Raise ValueError, naming the field, for what cannot be: the file may have been edited by hand."""
+        """Raise ValueError, naming the field, for an invalid value: the file may have been edited by hand."""
         if not self.classes or not all(isinstance(name, str) for name in self.classes):
             raise ValueError(f"classes is {self.classes}; expected one or more names")
         if self.fit not in get_args(Fit):
@@ -66,7 +67,7 @@ class Bundle:
 
     @property
     def preprocess(self) -> Preprocessing:
-        """How this model looks at pictures."""
+        """The preprocessing of this model's input."""
         return Preprocessing(self.size, self.fit, DecodeLimits(self.max_bytes, self.max_pixels))
 
     def write(self, run: Path) -> None:
@@ -77,21 +78,21 @@ class Bundle:
 def _json(values: dict[str, Any]) -> str:
     """Return an object with one line for each list of numbers, however long."""
     text = json.dumps(values, indent=2, ensure_ascii=False)
-    return re.sub(r"\[[-+\d.eE,\s]+\]", lambda found: " ".join(found.group().split()), text)
+    return re.sub(r"\[[-+\d.eE,\s]+\]", lambda match: " ".join(match.group().split()), text)
 
 
 def read_bundle(run: Path) -> Bundle:
-    """Return the bundle of a finished run, after checking that it is whole and that the graph is the one it names.
+    """Return the bundle of a finished run, after checking that it is complete and that its graph has its digest.
 
-    Raises RunError that says what is missing or damaged, and what to do.
+    Raises RunError that names what is missing or damaged, and what to do.
     """
-    if not os.path.isdir(run):  # noqa: PTH112 - unlike Path.is_dir, it stands names that are too long
+    if not os.path.isdir(run):  # noqa: PTH112 - unlike Path.is_dir, it does not raise for names that are too long
         raise RunError(f"There is no run at {run}. Give the folder that `bestiary train` printed, or runs/latest.")
     try:
         values = json.loads((run / BUNDLE_NAME).read_text(encoding="utf-8"))
         bundle = Bundle(**{**values, "classes": tuple(values["classes"])})
     except FileNotFoundError:
-        raise RunError(f"{run} holds no finished model: it has no {BUNDLE_NAME}. Train again, or resume it.") from None
+        raise RunError(f"{run} has no finished model: {BUNDLE_NAME} is missing. Train again, or resume it.") from None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunError(f"{run / BUNDLE_NAME} is damaged or of another version of bestiary: {error}.") from None
     if bundle.format != BUNDLE_FORMAT:
@@ -99,13 +100,13 @@ def read_bundle(run: Path) -> Bundle:
             f"{run} has bundle format {bundle.format}; this bestiary reads {BUNDLE_FORMAT}. Update bestiary."
         )
     graph = run / bundle.graph
-    if (found := graph_digest(graph)) != bundle.graph_sha256:
-        raise RunError(f"{graph} is not the graph that {BUNDLE_NAME} names ({found[:12]}…). Train again.")
+    if (digest := graph_digest(graph)) != bundle.graph_sha256:
+        raise RunError(f"{graph} is not the graph that {BUNDLE_NAME} names ({digest[:12]}…). Train again.")
     return bundle
 
 
 def graph_digest(graph: Path) -> str:
-    """Return the SHA-256 of a graph, with its weights where they lie beside it; raises RunError if there is none."""
+    """Return the SHA-256 of a graph, with its separate weights if it has any; raises RunError if a file is missing."""
     digest = hashlib.sha256()
     for file in (graph, graph.with_suffix(".bin")) if graph.suffix == ".xml" else (graph,):
         try:

@@ -17,32 +17,30 @@ from bestiary.preprocess import Preprocessing
 from bestiary.text import truncate_name
 
 HEATMAP_STRENGTH, HEATMAP_PIXELS = 0.55, 640
-HEATMAP_NAME_BYTES = 200  # of a picture's name that its heatmap keeps: names of files have 255 bytes at most
+HEATMAP_NAME_BYTES = 200  # of the picture's name in the heatmap's name: a file name has 255 bytes at most
 
 
 def save_heatmaps(
     predictions: Iterable[Prediction], folder: Path, preprocess: Preprocessing, *, resume: bool = False
 ) -> Iterator[Prediction]:
-    """Yield the predictions, after writing for each picture one of the same name with the evidence drawn on it.
+    """Yield the predictions, after saving for each picture a copy with the evidence drawn on it, under the same name.
 
-    resume: names that an earlier run has used are passed over; otherwise it is a MachineError that they are there.
+    resume: names used by an earlier run are skipped; without it, an existing file raises MachineError.
     """
     suffix = ".heatmap.png"
     taken = {file.name.removesuffix(suffix) for file in folder.glob(f"*{suffix}")} if resume else set[str]()
     for prediction in predictions:
         if prediction.heatmap is not None and prediction.path is not None:
-            stem = truncate_name(Path(prediction.path).stem, HEATMAP_NAME_BYTES)
-            name = next_free_name(stem, taken.__contains__)
+            picture = Path(prediction.path)
+            name = next_free_name(truncate_name(picture.stem, HEATMAP_NAME_BYTES), taken.__contains__)
             taken.add(name)
-            _save_new_image(
-                overlay_heatmap(model_input_view(Path(prediction.path), preprocess), prediction.heatmap),
-                folder / f"{name}{suffix}",
-            )
+            image = overlay_heatmap(model_input_view(picture, preprocess), prediction.heatmap)
+            _save_new_image(image, folder / f"{name}{suffix}")
         yield prediction
 
 
 def overlay_heatmap(pixels: Pixels, heatmap: Float32s) -> Image.Image:
-    """Return the picture with what speaks for its label in warm colours; pixels: uint8 (height, width, 3)."""
+    """Return the picture with the evidence for its label in warm colours; pixels: uint8 (height, width, 3)."""
     evidence = np.clip(heatmap, 0, None)
     evidence = evidence / max(float(evidence.max()), 1e-12)
     size = (pixels.shape[1], pixels.shape[0])
@@ -55,7 +53,7 @@ def overlay_heatmap(pixels: Pixels, heatmap: Float32s) -> Image.Image:
 
 
 def model_input_view(path: Path, preprocess: Preprocessing) -> Pixels:
-    """Return what the model saw of a picture; what was squashed into a square has its own shape and more detail."""
+    """Return the part of a picture that the model sees; with `fit` "squash" in its own shape and with more detail."""
     if preprocess.fit != "squash":
         return preprocess.load_pixels(path)
     image = open_picture(path, at_least=HEATMAP_PIXELS, limits=preprocess.limits).image
@@ -65,6 +63,6 @@ def model_input_view(path: Path, preprocess: Preprocessing) -> Pixels:
 
 def _save_new_image(image: Image.Image, path: Path) -> None:
     if path.exists():
-        raise MachineError(f"{path} exists already, and is not written over. Choose another folder for the heatmaps.")
+        raise MachineError(f"{path} exists already, and is not overwritten. Choose another folder for the heatmaps.")
     with atomic_path(path) as temporary:
         image.save(temporary)

@@ -1,4 +1,4 @@
-"""Which pictures a person means: files, folders, patterns, and a list on standard input."""
+"""Picture inputs of a command: files, folders, glob patterns, and a list of paths on standard input."""
 
 from __future__ import annotations
 
@@ -16,24 +16,27 @@ from bestiary.text import describe_skipped
 # HEIC cannot be read, but phones write it: each such file is answered with an error instead of being skipped.
 SUFFIXES = (PICTURE_SUFFIXES - {".jpx", ".jpf"}) | {".heic", ".heif"}
 HIDDEN, LINKED, NO_PICTURE = "hidden", "linked folder", "not named like a picture"
-LIST = Path("-")  # stands for the list on standard input
+LIST = Path("-")  # the list on standard input
 READ_BYTES = 65_536
 
 
 def find_pictures(paths: Iterable[Path], path_list: BinaryIO, skipped: Counter[str] | None = None) -> Iterator[Path]:
-    """Yield the files named, the pictures in folders named, and the files that patterns match, in the order given.
+    """Yield the files of `paths`, the pictures in its folders and the matches of its patterns, in the given order.
 
-    `-` stands for the names in `path_list`, one a line, or ended by NUL bytes (`find -print0`): they are read as they
-    are needed, so a list of any length takes no memory. Raises SourceError for a folder without pictures and for a
-    pattern that matches nothing. A file that is not there is yielded: it has an answer of its own. What is in a folder
-    and is not yielded is counted in `skipped`, by reason.
+    `-` means the paths in `path_list`, one a line, or terminated by NUL bytes (`find -print0`); they are read as
+    needed, in constant memory. A missing file is yielded: its prediction has an error. Files and folders skipped in a
+    folder are counted in `skipped`, by reason. Raises SourceError for a folder without pictures and a pattern without
+    matches.
     """
     skipped = Counter() if skipped is None else skipped
     for path in paths:
         if path == LIST:
             yield from read_path_list(path_list)
-        elif os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir, it stands names that are too long
-            yield from _iter_folder(path, skipped)
+        elif os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir, it does not raise for names that are too long
+            pictures = sorted(_iter_pictures_below(path, skipped))
+            if not pictures:
+                raise SourceError(f"There are no pictures in {path}. {describe_skipped(skipped)}".rstrip())
+            yield from pictures
         elif glob.has_magic(str(path)) and not os.path.exists(path):  # noqa: PTH110 - as above
             yield from _iter_matches(str(path))
         else:
@@ -41,48 +44,34 @@ def find_pictures(paths: Iterable[Path], path_list: BinaryIO, skipped: Counter[s
 
 
 def read_path_list(path_list: BinaryIO) -> Iterator[Path]:
-    """Yield the paths in a list, ended by NUL bytes if its beginning has one, else one a line."""
-    left, end = b"", b""
+    """Yield the paths in a list, terminated by NUL bytes if it starts with such a name, else one a line."""
+    rest, separator = b"", b""
     while block := path_list.read1(READ_BYTES) if hasattr(path_list, "read1") else path_list.read(READ_BYTES):
-        left += block
-        end = end or _separator(left)
-        *whole, left = left.split(end) if end else [left]
-        yield from (_decode_path(name) for name in whole if name.strip(b"\r\n"))
-    if left.strip(b"\r\n"):
-        yield _decode_path(left)
-
-
-def _separator(beginning: bytes) -> bytes:
-    """Return what ends a name, or nothing while that cannot be told."""
-    if b"\0" in beginning:
-        return b"\0"
-    return b"\n" if b"\n" in beginning else b""
+        rest += block
+        separator = separator or next((end for end in (b"\0", b"\n") if end in rest), b"")
+        *names, rest = rest.split(separator) if separator else [rest]
+        yield from (_decode_path(name) for name in names if name.strip(b"\r\n"))
+    if rest.strip(b"\r\n"):
+        yield _decode_path(rest)
 
 
 def _decode_path(name: bytes) -> Path:
     return Path(os.fsdecode(name.rstrip(b"\r\n")))
 
 
-def _iter_folder(folder: Path, skipped: Counter[str]) -> Iterator[Path]:
-    inside = sorted(_iter_pictures_below(folder, skipped))
-    if not inside:
-        raise SourceError(f"There are no pictures in {folder}.{_skipped_suffix(skipped)}")
-    yield from inside
-
-
 def _iter_pictures_below(folder: Path, skipped: Counter[str]) -> Iterator[Path]:
-    """Yield the pictures at any depth; linked folders are not followed, so loops cannot arise."""
+    """Yield the pictures at any depth; symbolic links to folders are not followed, so there are no loops."""
 
-    def stop(error: OSError) -> None:
+    def raise_error(error: OSError) -> None:
         raise SourceError(f"The folder {error.filename} cannot be listed: {error.strerror}.")
 
-    for where, inner, names in os.walk(folder, onerror=stop):
-        shown = [name for name in inner if not _is_hidden(name)]
-        skipped[HIDDEN] += len(inner) - len(shown)
-        skipped[LINKED] += sum(Path(where, name).is_symlink() for name in shown)
-        inner[:] = shown
+    for parent, folders, names in os.walk(folder, onerror=raise_error):
+        visible = [name for name in folders if not _is_hidden(name)]
+        skipped[HIDDEN] += len(folders) - len(visible)
+        skipped[LINKED] += sum(Path(parent, name).is_symlink() for name in visible)
+        folders[:] = visible
         for name in names:
-            path = Path(where, name)
+            path = Path(parent, name)
             if _is_hidden(name):
                 skipped[HIDDEN] += 1
             elif path.suffix.lower() not in SUFFIXES:
@@ -92,23 +81,14 @@ def _iter_pictures_below(folder: Path, skipped: Counter[str]) -> Iterator[Path]:
 
 
 def _is_hidden(name: str) -> bool:
-    """Tell whether a file or folder is none that a person sees: macOS packs its own beside pictures."""
+    """Return whether a file or folder is hidden from users: macOS puts its own beside pictures."""
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _skipped_suffix(skipped: Counter[str]) -> str:
-    words = describe_skipped(skipped)
-    return f" {words}" if words else ""
-
-
 def _iter_matches(pattern: str) -> Iterator[Path]:
-    """Yield what a pattern matches that the shell has not expanded: on Windows, or in quotes; ** goes into folders."""
-    found = sorted(Path(name) for name in glob.glob(pattern, recursive=True))  # noqa: PTH207 - absolute patterns too
-    pictures = [path for path in found if _is_picture(path)]
+    """Yield the matches of a pattern that the shell has not expanded: on Windows, or in quotes; ** is recursive."""
+    matches = sorted(Path(name) for name in glob.glob(pattern, recursive=True))  # noqa: PTH207 - absolute patterns too
+    pictures = [path for path in matches if path.suffix.lower() in SUFFIXES and path.is_file()]
     if not pictures:
         raise SourceError(f"No picture matches {pattern}.")
     yield from pictures
-
-
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and path.is_file()

@@ -1,4 +1,4 @@
-"""Links to pictures, sorted into folders by label: a person looks through them; the pictures stay where they are."""
+"""Links to pictures, sorted into folders by predicted label, for inspection; the pictures stay where they are."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ UNKNOWN, UNREADABLE = "unknown", "unreadable"
 
 
 def require_empty_folder(folder: Path) -> None:
-    """Raise UserError if there is something in the folder already: old links would be mixed with new ones."""
+    """Raise UserError if the folder is not empty: old links would be mixed with new ones."""
     if is_occupied(folder):
-        raise UserError(f"{folder} is not empty, and nothing is written over. Choose a new folder, or add --resume.")
+        raise UserError(f"{folder} is not empty, and nothing is overwritten. Choose a new folder, or add --resume.")
 
 
 def link_by_label(predictions: Iterable[Prediction], folder: Path) -> Iterator[Prediction]:
-    """Yield the predictions, after making for each a link LABEL/NAME in the folder that points to its picture.
+    """Yield the predictions, after creating for each a link LABEL/NAME in the folder that points to its picture.
 
-    What is unknown goes to `unknown`, what cannot be read to `unreadable`. Pictures of the same name get a number. A
-    link to the same picture that is there already is kept; nothing is ever written over. Raises MachineError where
-    links cannot be made.
+    Out-of-distribution pictures go to `unknown`, unreadable ones to `unreadable`. Equal names get a number.
+    An existing link to the same picture is kept; nothing is overwritten. Raises MachineError if a link cannot be made.
     """
     taken: dict[Path, int] = {}
     for prediction in predictions:
@@ -34,7 +33,7 @@ def link_by_label(predictions: Iterable[Prediction], folder: Path) -> Iterator[P
 
 
 def _label_folder_name(prediction: Prediction) -> str:
-    """Return the name of the folder for this answer; a label may hold what a folder's name may not."""
+    """Return the folder name for this prediction: the label, with characters replaced that a name cannot contain."""
     if prediction.label is None:
         return UNREADABLE
     if prediction.unknown:
@@ -44,7 +43,7 @@ def _label_folder_name(prediction: Prediction) -> str:
 
 
 def _link(target: Path, folder: Path, taken: dict[Path, int]) -> None:
-    """Make the link; `taken`: how far the numbers of this name are known to be used."""
+    """Create the link; `taken`: the numbers below these are known to be taken."""
     first = folder / target.name
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +58,7 @@ def _numbered_name(target: Path, number: int) -> str:
 
 
 def _create_link(link: Path, target: Path) -> bool:
-    """Return whether the link is there now and leads to the target; False if its name is taken."""
+    """Return whether the link now exists and points to the target; False if its name is taken."""
     try:
         link.symlink_to(target)
     except FileExistsError:

@@ -1,4 +1,4 @@
-"""The predictor: from files, bytes or arrays to labels, without torch. Scores and users' answers come from here."""
+"""The predictor: from files, bytes or arrays to labels, without torch; evaluation and users' predictions use it."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ import numpy as np
 
 from bestiary.array_types import Float32s, Pixels
 from bestiary.batches.decoding import DecodedImage, decode_ahead, iter_batches
-from bestiary.errors import InputError, PictureError, RunError, import_optional
+from bestiary.errors import InputError, RunError, import_optional
 from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.machine import available_cores
 from bestiary.models.engine import Engine, OnnxRuntimeEngine, OpenVINOEngine, Outputs, fastest_engine, run_batch
 from bestiary.preprocess import KINDS, Source
 
-FAST_ENGINE_MIN_PICTURES = 300  # pictures from which the faster engine makes up for its slower start
-UNREAD_AT_ONCE = 64  # batches without any picture that can be read: more of them are not held back
+FAST_ENGINE_MIN_PICTURES = 300  # from this many pictures on, the faster engine makes up for its slower start
+UNREAD_AT_ONCE = 64  # batches without a readable picture are held back, at most so many in a row
 
 EngineName = Literal["onnxruntime", "fastest"]
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """The answer for one picture.
+    """The prediction for one picture.
 
-    `label` is the likeliest class and `probability` its calibrated probability; `unknown` says that the picture is
-    like none of the classes. When the picture could not be read, `error` says why and `label` is None.
-    heatmap: float32 (h, w), what each place adds to the evidence for `label`. labels: where a prediction set was asked
-    for, its labels, the likeliest first.
+    `label` is the most probable class, `probability` its calibrated probability. `familiarity` is the in-distribution
+    score (1 - OOD score) in (0, 1); `unknown`: it is below the threshold, so the picture is out-of-distribution (like
+    none of the classes). If the picture cannot be read, `error` is the reason and `label` is None.
+    heatmap: float32 (h, w), what each position adds to the logit of `label`. labels: the prediction set, if requested,
+    the most probable label first.
     """
 
     path: str | None
@@ -59,108 +60,111 @@ class Prediction:
 
 
 class Predictor:
-    """A trained model, ready to name pictures. Safe to use from several threads at once."""
+    """A trained model, ready to predict labels. Thread-safe."""
 
     def __init__(self, run: Path | str, *, threads: int | None = None, engine: EngineName = "onnxruntime") -> None:
-        """Load the model of a run folder or an exported one. Raises RunError if it is missing, unfinished or damaged.
+        """Load the model of a run folder or of an export. Raises RunError if it is missing, unfinished or damaged.
 
-        engine: "onnxruntime" starts fastest; "fastest" takes OpenVINO where it is installed, for thousands of
-        pictures. Both compute a run in float32 and agree to about 1e-5; an exported model in the precision it names.
+        engine: "onnxruntime" starts fastest; "fastest" takes OpenVINO if it is installed, for thousands of pictures.
+        Both run a float32 model in float32 and agree to about 1e-5; an export runs in its own precision.
         """
         self.run = Path(run)
         self.bundle: Bundle = read_bundle(self.run)
         self.threads = threads or available_cores()
         self._engine: Engine = _make_engine(self.run / self.bundle.graph, engine, self.threads)
-        self._blank = np.zeros((self.bundle.size, self.bundle.size, 3), np.uint8)  # stands in for what is unreadable
+        self._blank = np.zeros((self.bundle.size, self.bundle.size, 3), np.uint8)  # in place of an unreadable picture
         self._check_bundle()
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The labels this model can give, in the order of its probabilities."""
+        """The labels of this model, in the order of its probabilities."""
         return self.bundle.classes
 
     def predict(self, source: Source | str) -> Prediction:
-        """Return the answer for one picture: a path, the bytes of a file, an image of Pillow's, or pixels.
+        """Return the prediction for one picture: a path, the bytes of a file, a Pillow image, or pixels.
 
-        Pixels are uint8 (height, width, 3), RGB. Raises InputError for anything else; what cannot be read is an answer.
+        Pixels are uint8 (height, width, 3), RGB. Raises InputError for anything else; an unreadable picture gives a
+        prediction with `error`.
         """
         return next(self.predict_many([source]))
 
     def predict_many(self, sources: Iterable[Source | str], *, batch_size: int | None = None) -> Iterator[Prediction]:
-        """Yield an answer for each picture, in order, while the next ones are decoded; memory does not grow."""
+        """Yield a prediction for each picture, in order, while the next ones are decoded, in constant memory."""
         if isinstance(sources, str | bytes | Path):
-            raise InputError("predict_many takes several pictures, for example a list; for one there is predict.")
-        # Names, pictures, and whether the engine was not given them: none of them could be read.
+            raise InputError("predict_many takes several pictures, for example a list; predict takes a single one.")
+        # Names, pictures, and whether the engine skips the batch, because none of its pictures is readable.
         waiting: deque[tuple[list[str | None], list[DecodedImage], bool]] = deque()
 
         def images() -> Iterator[Pixels]:
             unread = 0
             for names, batch in self._decode(sources, batch_size or self._engine.batch_size):
                 unread = unread + 1 if all(item.error for item in batch) else 0
-                unseen = unread % UNREAD_AT_ONCE > 0
-                waiting.append((names, batch, unseen))
-                if not unseen:
+                is_skipped = unread % UNREAD_AT_ONCE > 0
+                waiting.append((names, batch, is_skipped))
+                if not is_skipped:
                     yield np.stack([self._blank if item.pixels is None else item.pixels for item in batch])
 
-        def passed_over() -> Iterator[Prediction]:
+        def skipped_batches() -> Iterator[Prediction]:
             while waiting and waiting[0][2]:
                 names, batch, _ = waiting.popleft()
-                yield from self._predict_batches(names, batch, {})
+                yield from self._predict_batch(names, batch, {})
 
         for outputs in self._engine.stream(images()):
-            yield from passed_over()
+            yield from skipped_batches()
             names, batch, _ = waiting.popleft()
-            yield from self._predict_batches(names, batch, outputs)
-        yield from passed_over()
+            yield from self._predict_batch(names, batch, outputs)
+        yield from skipped_batches()
 
     def probabilities(self, images: Pixels) -> Float32s:
         """Return calibrated probabilities float32 (n, classes) for images uint8 (n, size, size, 3)."""
         return run_batch(self._engine, images)["probabilities"]
 
     def _check_bundle(self) -> None:
-        """Raise RunError if the graph does not take pictures of this size, or does not give these classes."""
+        """Raise RunError if the graph has another input size or another number of classes than the bundle."""
+        graph = self.run / self.bundle.graph
         try:
-            found = self.probabilities(self._blank[None]).shape[1]
-        except Exception as error:  # the engines' errors share no class
-            raise RunError(f"{self.run / self.bundle.graph} does not do what its bundle says: {error}") from None
-        if found != len(self.classes):
+            classes = self.probabilities(self._blank[None]).shape[1]
+        except Exception as error:  # the engines' errors have no common class
+            raise RunError(f"{graph} does not fit its bundle: {error}") from None
+        if classes != len(self.classes):
             raise RunError(
-                f"{self.run / self.bundle.graph} gives {found} classes; its bundle names {len(self.classes)}:"
-                f" {', '.join(self.classes)}. Train again."
+                f"{graph} has {classes} classes; its bundle names {len(self.classes)}: {', '.join(self.classes)}. Train"
+                " again."
             )
 
     def _decode(
         self, sources: Iterable[Source | str], batch_size: int
     ) -> Iterator[tuple[list[str | None], list[DecodedImage]]]:
-        """Yield batches of decoded pictures with the paths they came from; sources are taken as they are needed."""
+        """Yield batches of decoded pictures with their paths; sources are consumed as needed."""
         names: deque[str | None] = deque()
 
-        def named() -> Iterator[Source]:
+        def checked_sources() -> Iterator[Source]:
             for source in sources:
                 names.append(str(source) if isinstance(source, str | Path) else None)
                 yield _as_source(source)
 
-        for batch in iter_batches(decode_ahead(named(), self.bundle.preprocess, threads=self.threads), batch_size):
+        decoded = decode_ahead(checked_sources(), self.bundle.preprocess, threads=self.threads)
+        for batch in iter_batches(decoded, batch_size):
             yield [names.popleft() for _ in batch], batch
 
-    def _predict_batches(
+    def _predict_batch(
         self, names: list[str | None], batch: list[DecodedImage], outputs: Outputs
     ) -> Iterator[Prediction]:
         for row, (name, item) in enumerate(zip(names, batch, strict=True)):
-            yield _unreadable_prediction(name, item.error) if item.error else self._make_prediction(name, outputs, row)
-
-    def _make_prediction(self, name: str | None, outputs: Outputs, row: int) -> Prediction:
-        probabilities, familiarity = outputs["probabilities"][row], float(outputs["familiarity"][row])
-        best = int(probabilities.argmax())
-        return Prediction(
-            path=name,
-            label=self.classes[best],
-            probability=float(probabilities[best]),
-            unknown=familiarity < self.bundle.threshold,
-            familiarity=familiarity,
-            probabilities=dict(zip(self.classes, probabilities.tolist(), strict=True)),
-            heatmap=outputs["heatmap"][row, best].copy(),
-        )
+            if item.error:
+                yield Prediction(name, None, 0.0, True, 0.0, {}, error=str(item.error))
+                continue
+            probabilities, familiarity = outputs["probabilities"][row], float(outputs["familiarity"][row])
+            best = int(probabilities.argmax())
+            yield Prediction(
+                path=name,
+                label=self.classes[best],
+                probability=float(probabilities[best]),
+                unknown=familiarity < self.bundle.threshold,
+                familiarity=familiarity,
+                probabilities=dict(zip(self.classes, probabilities.tolist(), strict=True)),
+                heatmap=outputs["heatmap"][row, best].copy(),
+            )
 
 
 def _as_source(source: Source | str) -> Source:
@@ -168,22 +172,18 @@ def _as_source(source: Source | str) -> Source:
         return Path(source)
     if not isinstance(source, KINDS):
         raise InputError(
-            "A picture is a path, the bytes of a file, an image of Pillow's, or uint8 (height, width, 3); got"
-            f" {type(source).__name__}. For several pictures there is predict_many."
+            "A picture is a path, the bytes of a file, a Pillow image, or uint8 (height, width, 3); got"
+            f" {type(source).__name__}. For several pictures use predict_many."
         )
     return source
 
 
 def _make_engine(graph: Path, name: EngineName, threads: int) -> Engine:
-    """Return the engine for a graph: OpenVINO's own format is for OpenVINO alone."""
+    """Return the engine for a graph; OpenVINO's own format runs in OpenVINO only."""
     if graph.suffix == ".xml":
         import_optional("openvino", extra="train")
         return OpenVINOEngine(graph, threads=threads)
     return (fastest_engine if name == "fastest" else OnnxRuntimeEngine)(graph, threads=threads)
-
-
-def _unreadable_prediction(name: str | None, error: PictureError) -> Prediction:
-    return Prediction(name, None, 0.0, True, 0.0, {}, error=str(error))
 
 
 def load(run: Path | str, *, threads: int | None = None) -> Predictor:

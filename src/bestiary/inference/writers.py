@@ -1,4 +1,4 @@
-"""Predictions as a person or a program wants them: table, jsonl, csv, parquet, pictures with heatmaps."""
+"""Writers of predictions: table, jsonl, json, csv and parquet; progress and prediction sets of a stream."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def write_predictions(
 ) -> None:
     """Write predictions to `out`: "table", "jsonl", "csv", "parquet" (bytes on out.buffer) or "json" (one object).
 
-    sets: whether prediction sets were asked for; then csv and parquet have a column `labels`.
+    sets: whether the predictions have prediction sets; then csv and parquet have a column `labels`.
     """
     if output_format == "jsonl":
         write_jsonl(predictions, out)
@@ -45,31 +45,26 @@ def write_predictions(
 
 
 def write_jsonl(predictions: Iterable[Prediction], out: TextIO) -> None:
-    """Write one JSON object a line, each as soon as it is known."""
+    """Write one JSON object a line, each as soon as it is predicted."""
     for prediction in predictions:
         out.write(json.dumps(prediction.line(), ensure_ascii=False) + "\n")
         out.flush()
 
 
 def write_csv(
-    predictions: Iterable[Prediction],
-    out: TextIO,
-    classes: Sequence[str],
-    *,
-    header: bool = True,
-    sets: bool = False,
+    predictions: Iterable[Prediction], out: TextIO, classes: Sequence[str], *, header: bool = True, sets: bool = False
 ) -> None:
-    """Write one row of comma-separated values a picture, each as soon as it is known.
+    """Write one row of comma-separated values a picture, each as soon as it is predicted.
 
-    No cell is one that a spreadsheet would run: a path that looks like a formula has `./` before it, and is the same
-    path; other texts an apostrophe. The other formats hold every text as it is.
+    No cell can run as a formula in a spreadsheet: a path that looks like a formula gets the prefix `./`, which does not
+    change it, other texts an apostrophe. The other formats write every text unchanged.
     """
     rows = csv.writer(out, lineterminator="\n")
     if header:
         rows.writerow(prediction_columns(classes, sets=sets))
     for prediction in predictions:
-        path, *others = prediction_row(prediction, classes, sets=sets)
-        rows.writerow([_escape_formula(path, "./"), *(_escape_formula(cell, "'") for cell in others)])
+        path, *cells = prediction_row(prediction, classes, sets=sets)
+        rows.writerow([_escape_formula(path, "./"), *(_escape_formula(cell, "'") for cell in cells)])
         out.flush()
 
 
@@ -79,35 +74,33 @@ def parse_csv_path(cell: str) -> str:
 
 
 def _escape_formula(cell: Any, prefix: str) -> Any:
-    """Return what stands in a cell, after `prefix` if a spreadsheet would run it; numbers such as -1 it would not."""
+    """Return the cell, with `prefix` if a spreadsheet would run it as a formula; numbers such as -1 stay."""
     if not isinstance(cell, str) or not cell.startswith(FORMULAS) or NUMBER.fullmatch(cell):
         return cell
     return prefix + cell
 
 
 def prediction_columns(classes: Sequence[str], *, sets: bool = False) -> list[str]:
-    """Return the names of the columns of a flat table of answers, with those of prediction sets where asked for."""
-    shares = [f"p_{name}" for name in classes]
-    return ["path", "label", "probability", "unknown", "familiarity", *shares, "error", *(["labels"] if sets else [])]
+    """Return the columns of a flat table of predictions, with `labels` for prediction sets."""
+    columns = ["path", "label", "probability", "unknown", "familiarity", *(f"p_{name}" for name in classes), "error"]
+    return [*columns, "labels"] if sets else columns
 
 
 def prediction_row(prediction: Prediction, classes: Sequence[str], *, sets: bool = False) -> list[Any]:
-    """Return the values of one answer, in the order of `prediction_columns`; None where there is none.
+    """Return the values of one prediction, in the order of `prediction_columns`; None for a missing value.
 
     The labels of a prediction set are one text, as in `cat|dog`.
     """
-    shares = map(prediction.probabilities.get, classes)
-    told = [None if prediction.labels is None else "|".join(prediction.labels)] if sets else []
-    return [
+    row = [
         prediction.path,
         prediction.label,
         prediction.probability,
         prediction.unknown,
         prediction.familiarity,
-        *shares,
+        *map(prediction.probabilities.get, classes),
         prediction.error,
-        *told,
     ]
+    return [*row, None if prediction.labels is None else "|".join(prediction.labels)] if sets else row
 
 
 def polars_schema(classes: Sequence[str], *, sets: bool = False) -> dict[str, Any]:
@@ -118,34 +111,37 @@ def polars_schema(classes: Sequence[str], *, sets: bool = False) -> dict[str, An
 
 
 def count_progress(predictions: Iterable[Prediction], advance: Advance) -> Iterator[Prediction]:
-    """Yield the predictions and tell the progress of each."""
+    """Yield the predictions and advance the progress by one for each."""
     for prediction in predictions:
         advance(1)
         yield prediction
 
 
 def add_prediction_sets(predictions: Iterable[Prediction], bound: float) -> Iterator[Prediction]:
-    """Yield the predictions with their prediction sets; `bound` comes from `inference.sets.bound_of`."""
-    for one in predictions:
-        yield one if one.error is not None else replace(one, labels=prediction_set(one.probabilities, bound))
+    """Yield the predictions with their prediction sets; `bound` comes from `conformal.conformal_threshold`."""
+    for prediction in predictions:
+        if prediction.error is None:
+            prediction = replace(prediction, labels=prediction_set(prediction.probabilities, bound))
+        yield prediction
 
 
 def _write_parquet(predictions: Iterable[Prediction], out: TextIO, classes: Sequence[str], sets: bool) -> None:
     if out.isatty():
-        raise UserError("Parquet is not for a terminal. Send it to a file: bestiary predict … --out out.parquet")
+        raise UserError("Parquet cannot be printed to a terminal. Write a file: bestiary predict … --out out.parquet")
     pl = import_optional("polars", extra="train")
-    rows = [prediction_row(one, classes, sets=sets) for one in predictions]
+    rows = [prediction_row(prediction, classes, sets=sets) for prediction in predictions]
     pl.DataFrame(rows, schema=polars_schema(classes, sets=sets), orient="row").write_parquet(out.buffer)
 
 
 def _write_table(predictions: Iterable[Prediction], out: TextIO, top: int) -> None:
-    for one in predictions:
-        if one.error is not None:
-            out.write(f"{escape_control_chars(str(one.path))}\n    cannot be read: {escape_control_chars(one.error)}\n")
+    for prediction in predictions:
+        path = escape_control_chars(str(prediction.path))
+        if prediction.error is not None:
+            out.write(f"{path}\n    cannot be read: {escape_control_chars(prediction.error)}\n")
             continue
-        best = sorted(one.probabilities.items(), key=lambda item: -item[1])[:top]
-        shown = ", ".join(f"{name} {format_points(probability, 1)} %" for name, probability in best)
-        shown += "" if one.labels is None else f"  {{{', '.join(one.labels)}}}"
-        doubt = "  (unknown: like none of the classes)" if one.unknown else ""
-        out.write(f"{escape_control_chars(str(one.path))}  {escape_control_chars(shown)}{doubt}\n")
+        best = sorted(prediction.probabilities.items(), key=lambda item: -item[1])[:top]
+        labels = ", ".join(f"{name} {format_points(probability, 1)} %" for name, probability in best)
+        labels += "" if prediction.labels is None else f"  {{{', '.join(prediction.labels)}}}"
+        note = "  (unknown: like none of the classes)" if prediction.unknown else ""
+        out.write(f"{path}  {escape_control_chars(labels)}{note}\n")
         out.flush()
