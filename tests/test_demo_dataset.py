@@ -148,8 +148,8 @@ def test_rotated_picture_stands_upright_once_its_exif_is_applied() -> None:
     _, rotate = ODD_FILES["exif-rotated"]
     with Image.open(io.BytesIO(rotate(upright))) as stored:
         assert stored.size == upright.size[::-1]
-        turned = np.asarray(ImageOps.exif_transpose(stored), dtype=np.float64)
-    assert np.abs(turned - np.asarray(upright)).mean() < 12
+        upright_pixels = np.asarray(ImageOps.exif_transpose(stored), dtype=np.float64)
+    assert np.abs(upright_pixels - np.asarray(upright)).mean() < 12
 
 
 def test_sixteen_bit_picture_uses_its_range(faulty: SyntheticDataset) -> None:

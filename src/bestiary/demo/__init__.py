@@ -1,1 +1,1 @@
-"""The demo dataset: drawn creatures with planted faults."""
+"""Synthetic demo dataset: drawn creatures with planted faults."""

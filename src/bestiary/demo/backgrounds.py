@@ -1,16 +1,25 @@
-"""What lies around a creature: backgrounds, clutter in front of it, the camera's faults; and pictures of no creature.
+"""Backgrounds, occluders, camera effects and out-of-distribution pictures of the demo dataset.
 
-Sceneries are drawn without knowing the kind of animal, so that a background never gives a class away.
+Backgrounds are drawn independently of the kind of creature, so that they never reveal the class.
 """
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from bestiary.demo.canvas import SUPERSAMPLING, Colour, Points, catmull_rom, ellipse_outline, hsv_colour, mix_colours
+from bestiary.demo.canvas import (
+    SUPERSAMPLING,
+    Colour,
+    Points,
+    catmull_rom,
+    circle_box,
+    ellipse_outline,
+    hsv_colour,
+    mix_colours,
+)
 
 
 def random_size(rng: np.random.Generator) -> tuple[int, int]:
-    """Return a (width, height) in pixels, each within 120..360, in the usual and in some unusual shapes."""
+    """Return a (width, height) in pixels, each within 120..360, with common and some unusual aspect ratios."""
     long_side = rng.integers(170, 361)
     ratio = rng.choice([1.0, 0.8, 0.75, 0.667, 0.5625, rng.uniform(0.5, 1.0)])
     sides = int(long_side), max(120, round(long_side * ratio))
@@ -18,26 +27,31 @@ def random_size(rng: np.random.Generator) -> tuple[int, int]:
 
 
 def random_background(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """Return an RGB background of the given (width, height), before any creature is painted on it."""
+    """Return an RGB background of (width, height)."""
     scene = list(SCENES.values())[rng.integers(len(SCENES))]
     return scene(size, rng)
 
 
+def _scatter(low: int, high: int, size: tuple[int, int], rng: np.random.Generator) -> Points:
+    """Return `low` to `high` - 1 random points, (n, 2), within (width, height)."""
+    return np.asarray(rng.uniform(0, 1, (int(rng.integers(low, high)), 2)) * size)
+
+
 def vertical_gradient(size: tuple[int, int], colours: list[Colour]) -> Image.Image:
-    """Return an RGB picture that passes smoothly through the colours from top to bottom."""
+    """Return an RGB picture with a vertical gradient through the colours."""
     column = Image.fromarray(np.array(colours, dtype=np.uint8)[:, None])
     return column.resize((1, size[1]), Image.Resampling.BICUBIC).resize(size, Image.Resampling.NEAREST)
 
 
 def cloudy(size: tuple[int, int], first: Colour, second: Colour, cells: int, rng: np.random.Generator) -> Image.Image:
-    """Return soft clouds of two colours, about `cells` of them across."""
+    """Return smooth noise of two colours, about `cells` clouds across."""
     grain = rng.uniform(0, 1, (cells, cells, 1))
     colours = np.array(first) * (1 - grain) + np.array(second) * grain
     return Image.fromarray(colours.astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
 
 
 def draw_meadow(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """Return a strip of sky, hills and blades of grass."""
+    """Return sky, hills and grass."""
     width, height = size
     sky = hsv_colour(rng.normal(0.55, 0.08), rng.uniform(0.1, 0.5), rng.uniform(0.7, 1.0))
     green = hsv_colour(rng.normal(0.28, 0.09), rng.uniform(0.25, 0.6), rng.uniform(0.4, 0.85))
@@ -47,16 +61,15 @@ def draw_meadow(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
     for depth in (0.0, 0.5, 1.0):
         ridge = horizon + (height - horizon) * depth * 0.4 + rng.normal(0, 0.05 * height, 6)
         hills = np.stack([np.linspace(-0.1, 1.1, 6) * width, ridge], axis=1)
-        outline = np.concatenate(
-            [catmull_rom(hills, closed=False), [(1.1 * width, 2 * height), (-0.1 * width, 2 * height)]]
-        )
+        below = [(1.1 * width, 2 * height), (-0.1 * width, 2 * height)]
+        outline = np.concatenate([catmull_rom(hills, closed=False), below])
         draw.polygon(outline.ravel().tolist(), fill=mix_colours(mix_colours(green, sky, 0.5), green, depth))
     grass(image, green, int(rng.integers(30, 90)), (horizon, height), rng)
     return image
 
 
 def grass(image: Image.Image, green: Colour, blades: int, rows: tuple[float, float], rng: np.random.Generator) -> None:
-    """Paint blades of grass whose feet stand between two rows of pixels."""
+    """Draw blades of grass that start between two rows of pixels."""
     draw, height = ImageDraw.Draw(image), image.height
     feet = np.sort(rng.uniform(*rows, blades))
     for y, x, lean, tall in zip(feet, *rng.uniform(0, 1, (3, blades)), strict=True):
@@ -67,17 +80,15 @@ def grass(image: Image.Image, green: Colour, blades: int, rows: tuple[float, flo
 
 
 def draw_water(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """Return water with rays of light, ripples and bubbles."""
+    """Return water with light rays, ripples and bubbles."""
     width, height = size
     hue, value = rng.normal(0.53, 0.07), rng.uniform(0.45, 1.0)
     image = vertical_gradient(size, [hsv_colour(hue, 0.3, value), hsv_colour(hue + 0.05, 0.65, value * 0.75)])
     draw = ImageDraw.Draw(image, "RGBA")
     for x in rng.uniform(-0.2, 1.2, int(rng.integers(0, 5))) * width:
-        draw.polygon(
-            [(x, 0), (x + 0.1 * width, 0), (x - 0.1 * width, height), (x - 0.4 * width, height)],
-            fill=(255, 255, 255, 28),
-        )
-    for x, y in rng.uniform(0, 1, (int(rng.integers(3, 14)), 2)) * size:
+        ray = [(x, 0), (x + 0.1 * width, 0), (x - 0.1 * width, height), (x - 0.4 * width, height)]
+        draw.polygon(ray, fill=(255, 255, 255, 28))
+    for x, y in _scatter(3, 14, size, rng):
         ripple = [(x + step * 0.03 * width, y + (step % 2) * 0.012 * height) for step in range(6)]
         draw.line(ripple, fill=(255, 255, 255, 90), width=SUPERSAMPLING * 2, joint="curve")
     bubbles(image, rng)
@@ -85,67 +96,56 @@ def draw_water(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
 
 
 def bubbles(image: Image.Image, rng: np.random.Generator) -> None:
-    """Paint a few rings of light."""
+    """Draw a few translucent bubbles."""
     draw = ImageDraw.Draw(image, "RGBA")
-    for x, y in rng.uniform(0, 1, (int(rng.integers(2, 10)), 2)) * image.size:
+    light, rim = (255, 255, 255, 40), (255, 255, 255, 150)
+    for point in _scatter(2, 10, image.size, rng):
         radius = rng.uniform(0.01, 0.05) * image.height
-        draw.ellipse(
-            (x - radius, y - radius, x + radius, y + radius),
-            fill=(255, 255, 255, 40),
-            outline=(255, 255, 255, 150),
-            width=SUPERSAMPLING,
-        )
+        draw.ellipse(circle_box(point, radius), fill=light, outline=rim, width=SUPERSAMPLING)
 
 
 def draw_sand(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """Return uneven ground with pebbles."""
-    ground = hsv_colour(rng.normal(0.09, 0.05), rng.uniform(0.15, 0.5), rng.uniform(0.6, 1.0))
-    image = cloudy(size, ground, mix_colours(ground, (90, 70, 60), 0.35), int(rng.integers(4, 14)), rng)
-    draw = ImageDraw.Draw(image)
-    for x, y in rng.uniform(0, 1, (int(rng.integers(6, 26)), 2)) * size:
-        stone = ellipse_outline(
-            x, y, rng.uniform(0.01, 0.05) * size[1], rng.uniform(0.01, 0.035) * size[1], rng.uniform(0, 3)
-        )
-        draw.polygon(
-            stone.ravel().tolist(), fill=mix_colours(ground, hsv_colour(rng.uniform(), 0.2, rng.uniform(0.3, 0.9)), 0.6)
-        )
+    """Return uneven sand with pebbles."""
+    sand = hsv_colour(rng.normal(0.09, 0.05), rng.uniform(0.15, 0.5), rng.uniform(0.6, 1.0))
+    image = cloudy(size, sand, mix_colours(sand, (90, 70, 60), 0.35), int(rng.integers(4, 14)), rng)
+    draw, height = ImageDraw.Draw(image), size[1]
+    for x, y in _scatter(6, 26, size, rng):
+        axes = rng.uniform(0.01, 0.05) * height, rng.uniform(0.01, 0.035) * height
+        stone = ellipse_outline(x, y, *axes, rng.uniform(0, 3))
+        colour = hsv_colour(rng.uniform(), 0.2, rng.uniform(0.3, 0.9))
+        draw.polygon(stone.ravel().tolist(), fill=mix_colours(sand, colour, 0.6))
     return image
 
 
 def draw_night(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """Return a dusky sky with stars and perhaps a moon."""
+    """Return a night sky with stars and sometimes a moon."""
     hue = rng.normal(0.66, 0.08)
     image = vertical_gradient(size, [hsv_colour(hue, 0.6, 0.28), hsv_colour(hue + 0.1, 0.5, rng.uniform(0.4, 0.7))])
     draw = ImageDraw.Draw(image)
-    for x, y in rng.uniform(0, 1, (int(rng.integers(10, 50)), 2)) * size:
-        radius = rng.uniform(0.5, 1.8) * SUPERSAMPLING
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(255, 250, 215))
+    for point in _scatter(10, 50, size, rng):
+        draw.ellipse(circle_box(point, rng.uniform(0.5, 1.8) * SUPERSAMPLING), fill=(255, 250, 215))
     if rng.uniform() < 0.5:
-        x, y, radius = rng.uniform(0, size[0]), rng.uniform(0, size[1] * 0.4), rng.uniform(0.06, 0.13) * size[1]
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(250, 240, 200))
+        moon, radius = (rng.uniform(0, size[0]), rng.uniform(0, size[1] * 0.4)), rng.uniform(0.06, 0.13) * size[1]
+        draw.ellipse(circle_box(moon, radius), fill=(250, 240, 200))
     return image
 
 
 def draw_leaves(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """Return a thicket: overlapping leaves of related colours."""
+    """Return overlapping leaves of related colours."""
     hue, saturation, value = rng.uniform(), rng.uniform(0.2, 0.6), rng.uniform(0.35, 0.8)
     image = Image.new("RGB", size, hsv_colour(hue, saturation, value * 0.7))
     draw = ImageDraw.Draw(image)
-    for x, y in rng.uniform(0, 1, (int(rng.integers(25, 60)), 2)) * size:
-        leaf(
-            draw,
-            (x, y),
-            rng.uniform(0.06, 0.16) * size[1],
-            hsv_colour(hue + rng.normal(0, 0.04), saturation, value * rng.uniform(0.7, 1.2)),
-            rng,
-        )
+    for x, y in _scatter(25, 60, size, rng):
+        length = rng.uniform(0.06, 0.16) * size[1]
+        green = hsv_colour(hue + rng.normal(0, 0.04), saturation, value * rng.uniform(0.7, 1.2))
+        leaf(draw, (x, y), length, green, rng)
     return image
 
 
 def leaf(
     draw: ImageDraw.ImageDraw, centre: tuple[float, float], length: float, fill: Colour, rng: np.random.Generator
 ) -> None:
-    """Paint one leaf with its middle vein, turned at random."""
+    """Draw a leaf with its vein, rotated at random."""
     turn = rng.uniform(0, 2 * np.pi)
     along, aside = np.array([np.cos(turn), np.sin(turn)]), np.array([-np.sin(turn), np.cos(turn)])
     stem, tip = centre - length * along, centre + length * along
@@ -155,12 +155,10 @@ def leaf(
 
 
 def draw_wallpaper(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """Return an indoor pattern: stripes, tiles or dots of two quiet colours."""
+    """Return wallpaper: stripes, tiles or dots of two muted colours."""
     hue, value = rng.uniform(), rng.uniform(0.55, 0.98)
-    first, second = (
-        hsv_colour(hue, 0.25, value),
-        hsv_colour(hue + rng.normal(0, 0.1), 0.35, value * rng.uniform(0.75, 0.95)),
-    )
+    first = hsv_colour(hue, 0.25, value)
+    second = hsv_colour(hue + rng.normal(0, 0.1), 0.35, value * rng.uniform(0.75, 0.95))
     image, gap, motif = Image.new("RGB", size, first), rng.uniform(0.08, 0.2) * size[1], rng.integers(3)
     draw = ImageDraw.Draw(image)
     for row, y in enumerate(np.arange(0, size[1], gap)):
@@ -177,22 +175,18 @@ def draw_wallpaper(size: tuple[int, int], rng: np.random.Generator) -> Image.Ima
 def draw_blobs(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
     """Return a smooth gradient with a few large soft shapes of any colour."""
     hue, value = rng.uniform(), rng.uniform(0.6, 1.0)
-    first, second = (
-        hsv_colour(hue, rng.uniform(0.1, 0.5), value),
-        hsv_colour(hue + 0.12, rng.uniform(0.1, 0.5), value * 0.8),
-    )
+    first = hsv_colour(hue, rng.uniform(0.1, 0.5), value)
+    second = hsv_colour(hue + 0.12, rng.uniform(0.1, 0.5), value * 0.8)
     image = cloudy(size, first, second, int(rng.integers(2, 6)), rng)
     draw = ImageDraw.Draw(image, "RGBA")
-    for x, y in rng.uniform(0, 1, (int(rng.integers(2, 9)), 2)) * size:
-        draw.polygon(
-            pebble(x, y, rng.uniform(0.08, 0.3) * size[1], rng).ravel().tolist(),
-            fill=(*hsv_colour(hue + rng.normal(0, 0.2), 0.4, value), 150),
-        )
+    for x, y in _scatter(2, 9, size, rng):
+        outline = pebble(x, y, rng.uniform(0.08, 0.3) * size[1], rng)
+        draw.polygon(outline.ravel().tolist(), fill=(*hsv_colour(hue + rng.normal(0, 0.2), 0.4, value), 150))
     return image
 
 
 def pebble(x: float, y: float, radius: float, rng: np.random.Generator) -> Points:
-    """Return the outline of a rounded, uneven shape around a point."""
+    """Return the outline of a rounded, irregular shape around a point."""
     angles = np.arange(7) * 2 * np.pi / 7
     radii = radius * rng.uniform(0.6, 1.2, 7)
     return catmull_rom(np.stack([x + radii * np.cos(angles), y + radii * np.sin(angles)], axis=1))
@@ -210,7 +204,7 @@ SCENES = {
 
 
 def add_occluders(image: Image.Image, rng: np.random.Generator) -> None:
-    """Paint what stands between the camera and the creature: often nothing, else grass, bubbles or leaves."""
+    """Draw occluders in front of the creature: mostly none, else grass, bubbles or leaves."""
     choice, hue = rng.uniform(), rng.uniform()
     if choice < 0.16:
         green = hsv_colour(rng.normal(0.28, 0.1), 0.5, rng.uniform(0.3, 0.8))
@@ -219,12 +213,12 @@ def add_occluders(image: Image.Image, rng: np.random.Generator) -> None:
         bubbles(image, rng)
     elif choice < 0.38:
         draw = ImageDraw.Draw(image)
-        for x, y in rng.uniform(0, 1, (int(rng.integers(2, 6)), 2)) * image.size:
+        for x, y in _scatter(2, 6, image.size, rng):
             leaf(draw, (x, y), rng.uniform(0.05, 0.14) * image.height, hsv_colour(hue, 0.5, rng.uniform(0.4, 0.8)), rng)
 
 
 def camera_effects(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Return the enlarged drawing reduced to its size, with uneven light, haze, blur and grain."""
+    """Return the supersampled drawing at its final size, with uneven light, haze, blur and grain."""
     small = image.reduce(SUPERSAMPLING)
     if rng.uniform() < 0.2:
         small = small.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 1.3)))
@@ -236,17 +230,17 @@ def camera_effects(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
-# Strangers: pictures of no creature at all, drawn at the enlarged size like everything else.
+# Out-of-distribution pictures, which show no creature; supersampled like all drawings.
 
 
 def ood_noise(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """Return coloured noise, from fine grain to coarse mosaic."""
+    """Return coloured noise, from fine to coarse."""
     cells = (int(rng.integers(8, 120)), int(rng.integers(8, 120)), 3)
     return Image.fromarray(rng.integers(0, 256, cells, dtype=np.uint8)).resize(size, Image.Resampling.NEAREST)
 
 
 def ood_stripes(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """Return slanting or curved stripes of two colours."""
+    """Return oblique or curved stripes of two colours."""
     y, x = np.mgrid[0 : size[1], 0 : size[0]] / max(size)
     bend, angle = rng.uniform(0, 0.4), rng.uniform(0, np.pi)
     wave = np.sin(rng.uniform(15, 90) * (x * np.cos(angle) + y * np.sin(angle) + bend * np.sin(5 * x)))
@@ -255,18 +249,16 @@ def ood_stripes(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
 
 
 def ood_rings(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """Return rings around a point."""
+    """Return concentric rings."""
     image = Image.new("RGB", size, hsv_colour(rng.uniform(), 0.4, 0.9))
-    draw, (x, y), hue = ImageDraw.Draw(image), rng.uniform(0.2, 0.8, 2) * size, rng.uniform()
+    draw, centre, hue = ImageDraw.Draw(image), rng.uniform(0.2, 0.8, 2) * size, rng.uniform()
     for index, radius in enumerate(np.arange(1.2, 0.03, -rng.uniform(0.04, 0.12)) * max(size)):
-        draw.ellipse(
-            (x - radius, y - radius, x + radius, y + radius), fill=hsv_colour(hue + 0.37 * (index % 2), 0.5, 0.8)
-        )
+        draw.ellipse(circle_box(centre, radius), fill=hsv_colour(hue + 0.37 * (index % 2), 0.5, 0.8))
     return image
 
 
 def ood_shapes(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """Return a heap of triangles, boxes and lines."""
+    """Return random triangles and quadrilaterals."""
     image = Image.new("RGB", size, hsv_colour(rng.uniform(), 0.2, rng.uniform(0.3, 1.0)))
     draw = ImageDraw.Draw(image)
     for _ in range(int(rng.integers(8, 30))):
@@ -277,7 +269,7 @@ def ood_shapes(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
 
 
 def ood_marks(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """Return a page of marks that look like writing."""
+    """Return a page of marks that resemble handwriting."""
     image, ink = Image.new("RGB", size, hsv_colour(rng.uniform(), 0.08, 0.97)), hsv_colour(rng.uniform(), 0.6, 0.25)
     draw, height = ImageDraw.Draw(image), rng.uniform(0.02, 0.05) * size[1]
     for y in np.arange(0.08 * size[1], 0.92 * size[1], 2.2 * height):
@@ -289,7 +281,7 @@ def ood_marks(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
 
 
 def ood_clouds(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """Return soft clouds of any two colours."""
+    """Return soft clouds of two random colours."""
     first, second = (hsv_colour(rng.uniform(), rng.uniform(0.1, 0.9), rng.uniform(0.2, 1.0)) for _ in range(2))
     return cloudy(size, first, second, int(rng.integers(3, 24)), rng)
 

@@ -1,6 +1,6 @@
-"""A collection of drawn creatures, with the faults that real collections have: for the demo and for tests.
+"""Synthetic dataset of drawn creatures, with the faults of real collections: for the demo and for tests.
 
-Nothing here is a photograph. The same seed gives the same bytes with the same version of Pillow.
+The same seed gives the same bytes with the same version of Pillow.
 """
 
 import io
@@ -17,12 +17,10 @@ from bestiary.demo.creatures import CREATURES
 from bestiary.errors import SourceError
 from bestiary.files import is_occupied
 
-# The largest class has about this many times the pictures of the smallest.
-IMBALANCE = 6.0
-# So many pictures for each kind leave at least one for the smallest class.
-PICTURES_PER_KIND = 4
+IMBALANCE = 6.0  # the size of the largest class over that of the smallest
+PICTURES_PER_KIND = 4  # on average; leaves at least one for the smallest class
 
-# The fault, and the check of the audit that should name it; None where a picture is unusual but nothing is wrong.
+# Each fault and the audit check that should report it; None if the picture is unusual but valid.
 FAULT_CHECKS: dict[str, str | None] = {
     "wrong-label": "suspect-label",
     "exact-duplicate": "exact-duplicate",
@@ -44,11 +42,11 @@ FAULT_CHECKS: dict[str, str | None] = {
 
 @dataclass(frozen=True)
 class SyntheticDataset:
-    """A collection that was drawn by a program, and what is wrong with it on purpose.
+    """A drawn dataset and its planted faults.
 
-    `kinds` says for each picture of a creature which one it really shows; its folder says how it is
-    labelled. `faults` gives the paths by fault, under the names of FAULT_CHECKS. `originals` leads from each copy
-    (exact, near, or in another class) to the picture it repeats. All paths begin with `folder`.
+    kinds: the true kind of each picture of a creature; its folder is its label. faults: the paths by fault, the keys of
+    FAULT_CHECKS. originals: for each copy (exact, near, or in another class) the picture it repeats. All paths are
+    below `folder`.
     """
 
     folder: Path
@@ -60,7 +58,7 @@ class SyntheticDataset:
 
 @dataclass
 class _DatasetWriter:
-    """The collection while it is being drawn: it numbers files and remembers what was planted."""
+    """Writes numbered files, and records the planted faults."""
 
     folder: Path
     kinds: dict[Path, str] = field(default_factory=dict)
@@ -69,7 +67,7 @@ class _DatasetWriter:
     sizes: dict[str, int] = field(default_factory=dict)
 
     def add(self, label: str, content: bytes, suffix: str, *, kind: str | None, fault: str | None = None) -> Path:
-        """Return the path of a new numbered file in the folder of a class."""
+        """Write a numbered file to the folder of a class; return its path."""
         number = self.sizes.get(label, 0)
         self.sizes[label] = number + 1
         path = self.folder / label / f"{number:03d}{suffix}"
@@ -85,42 +83,40 @@ class _DatasetWriter:
 def make_synthetic_dataset(
     folder: Path, *, pictures: int = 720, seed: int = 0, faults: bool = True
 ) -> SyntheticDataset:
-    """Return a collection of drawn creatures, written to `folder/<kind>/NNN.jpg` (some `.png`).
+    """Return a dataset of drawn creatures, written to `folder/<kind>/NNN.jpg` (some `.png`).
 
-    `pictures` are drawn, imbalanced by about six to one; with `faults`, about 2 % of them lie in the wrong folder, and
-    copies, broken and unusual files come on top, about 5 % more. The same seed, 0 or more, gives the same
-    bytes. Raises SourceError if the folder holds anything, or if the pictures are too few for the kinds.
+    Class sizes are imbalanced by about six to one. With `faults`, about 2 % of the `pictures` are mislabelled, and
+    about 5 % copies, broken and unusual files are added. The same seed, 0 or more, gives the same bytes.
+    Raises SourceError if the folder is not empty, or if the pictures are too few for the kinds.
     """
     _check_request(folder, pictures)
     rng = np.random.default_rng([seed, 0])
-    album = _DatasetWriter(folder)
+    writer = _DatasetWriter(folder)
     plan = [kind for kind, size in long_tailed_class_sizes(pictures).items() for _ in range(size)]
-    # Shuffled, so that neither a number nor a place in the folder tells which pictures are mislabelled.
-    plan = [plan[index] for index in rng.permutation(len(plan))]
+    plan = [plan[index] for index in rng.permutation(len(plan))]  # so that file numbers do not reveal mislabelling
     wrong = set(rng.permutation(pictures)[: max(1, round(0.02 * pictures))].tolist()) if faults else set()
     for index, kind in enumerate(plan):
         picture_rng = np.random.default_rng([seed, 1, index])
         content, suffix = encode_picture(draw_creature(kind, picture_rng), picture_rng)
         label = _random_different_kind(kind, picture_rng) if index in wrong else kind
-        album.add(label, content, suffix, kind=kind, fault="wrong-label" if index in wrong else None)
+        writer.add(label, content, suffix, kind=kind, fault="wrong-label" if index in wrong else None)
     if faults:
-        _plant_copies(album, rng)
-        _plant_odd_files(album, rng)
-        _plant_hidden_files(album)
-    return SyntheticDataset(
-        folder, album.kinds, {fault: tuple(paths) for fault, paths in album.faults.items()}, album.originals
-    )
+        _plant_copies(writer, rng)
+        _plant_odd_files(writer, rng)
+        _plant_hidden_files(writer)
+    paths_by_fault = {fault: tuple(paths) for fault, paths in writer.faults.items()}
+    return SyntheticDataset(folder, writer.kinds, paths_by_fault, writer.originals)
 
 
 def long_tailed_class_sizes(pictures: int) -> dict[str, int]:
-    """Return how many pictures each kind gets: in a geometric row from the commonest to the rarest."""
-    shares = IMBALANCE ** np.linspace(1, 0, len(CREATURES))
-    edges = np.rint(np.cumsum(shares) / shares.sum() * pictures).astype(int)
+    """Return the number of pictures of each kind: a geometric series from the most to the least frequent."""
+    weights = IMBALANCE ** np.linspace(1, 0, len(CREATURES))
+    edges = np.rint(np.cumsum(weights) / weights.sum() * pictures).astype(int)
     return dict(zip(CREATURES, np.diff(edges, prepend=0).tolist(), strict=True))
 
 
 def draw_creature(kind: str, rng: np.random.Generator) -> Image.Image:
-    """Return an RGB picture of one creature, 120 to 360 pixels wide and high, in a random pose and scene."""
+    """Return an RGB picture of a creature, 120 to 360 pixels wide and high, with a random pose and background."""
     width, height = random_size(rng)
     image = random_background((width * SUPERSAMPLING, height * SUPERSAMPLING), rng)
     CREATURES[kind](Canvas(image, random_pose(image.size, rng), random_coat(rng), rng), rng)
@@ -129,7 +125,7 @@ def draw_creature(kind: str, rng: np.random.Generator) -> Image.Image:
 
 
 def draw_ood_image(seed: int) -> Image.Image:
-    """Return an RGB picture that shows no creature: noise, stripes, rings, shapes, marks like writing, or clouds."""
+    """Return an out-of-distribution RGB picture: noise, stripes, rings, shapes, marks or clouds."""
     rng = np.random.default_rng([seed, 2])
     width, height = random_size(rng)
     paint = list(OOD_IMAGES.values())[seed % len(OOD_IMAGES)]
@@ -137,7 +133,7 @@ def draw_ood_image(seed: int) -> Image.Image:
 
 
 def random_pose(size: tuple[int, int], rng: np.random.Generator) -> Pose:
-    """Return a pose within a picture of (width, height): mostly upright, sometimes upside down or partly outside."""
+    """Return a pose in a picture of (width, height): mostly upright, sometimes upside down or partly outside."""
     radius = rng.uniform(0.36, 0.6) * min(size)
     turn = rng.uniform(-np.pi, np.pi) if rng.uniform() < 0.1 else rng.normal(0, 0.3)
     cos, sin = np.cos(turn), np.sin(turn)
@@ -148,7 +144,7 @@ def random_pose(size: tuple[int, int], rng: np.random.Generator) -> Pose:
 
 
 def encode_picture(image: Image.Image, rng: np.random.Generator) -> tuple[bytes, str]:
-    """Return a picture's bytes and the file suffix that belongs to them: mostly JPEG of varying quality, some PNG."""
+    """Return the bytes of a picture and their file suffix: mostly JPEG of varying quality, some PNG."""
     if rng.uniform() < 0.07:
         return _png(image), ".png"
     return _jpeg(image, quality=int(rng.integers(55, 96))), ".jpg"
@@ -161,53 +157,50 @@ def _jpeg(image: Image.Image, *, quality: int = 85, exif: bytes = b"") -> bytes:
 
 
 def _png(image: Image.Image, *, transparent_index: int | None = None) -> bytes:
-    stream = io.BytesIO()
-    if transparent_index is None:
-        image.save(stream, "PNG", compress_level=4)
-    else:
-        image.save(stream, "PNG", compress_level=4, transparency=transparent_index)
+    stream, options = io.BytesIO(), {} if transparent_index is None else {"transparency": transparent_index}
+    image.save(stream, "PNG", compress_level=4, **options)
     return stream.getvalue()
 
 
 def _check_request(folder: Path, pictures: int) -> None:
     if is_occupied(folder):
         raise SourceError(
-            f'"{folder}" is not an empty folder, and drawn pictures never mix with other files. '
+            f'"{folder}" is not an empty folder, and drawn pictures are not mixed with other files. '
             "Name a new folder or an empty one."
         )
-    fewest = PICTURES_PER_KIND * len(CREATURES)
-    if pictures < fewest:
+    kinds, minimum = len(CREATURES), PICTURES_PER_KIND * len(CREATURES)
+    if pictures < minimum:
         raise SourceError(
-            f"{pictures} drawn pictures are too few for {len(CREATURES)} kinds of creatures. Ask for at least {fewest}."
+            f"{pictures} pictures are too few for {kinds} kinds of creatures. Request at least {minimum}."
         )
 
 
 def _random_different_kind(kind: str, rng: np.random.Generator) -> str:
-    others = [other for other in CREATURES if other != kind]
-    return others[int(rng.integers(len(others)))]
+    kinds = [name for name in CREATURES if name != kind]
+    return kinds[int(rng.integers(len(kinds)))]
 
 
-def _plant_copies(album: _DatasetWriter, rng: np.random.Generator) -> None:
-    """Add exact copies, near copies and one copy under another label, each of a different well-labelled picture."""
-    well_labelled = [path for path, kind in album.kinds.items() if path.parent.name == kind]
-    exact, near = max(1, round(0.01 * len(well_labelled))), max(len(NEAR_COPIES), round(0.016 * len(well_labelled)))
-    chosen = [well_labelled[index] for index in rng.permutation(len(well_labelled))[: exact + near + 1]]
+def _plant_copies(writer: _DatasetWriter, rng: np.random.Generator) -> None:
+    """Add exact copies, near copies and one copy with another label, each of a different correctly labelled picture."""
+    correct = [path for path, kind in writer.kinds.items() if path.parent.name == kind]
+    exact, near = max(1, round(0.01 * len(correct))), max(len(NEAR_COPIES), round(0.016 * len(correct)))
+    chosen = [correct[index] for index in rng.permutation(len(correct))[: exact + near + 1]]
     for original in chosen[:exact]:
-        _add_copy(album, original, "exact-duplicate", original.read_bytes(), original.suffix)
+        _add_copy(writer, original, "exact-duplicate", original.read_bytes(), original.suffix)
     for index, original in enumerate(chosen[exact : exact + near]):
         alter = list(NEAR_COPIES.values())[index % len(NEAR_COPIES)]
         with Image.open(original) as image:
-            _add_copy(album, original, "near-duplicate", _jpeg(alter(image.convert("RGB")), quality=80), ".jpg")
+            _add_copy(writer, original, "near-duplicate", _jpeg(alter(image.convert("RGB")), quality=80), ".jpg")
     label = _random_different_kind(chosen[-1].parent.name, rng)
-    _add_copy(album, chosen[-1], "label-conflict", chosen[-1].read_bytes(), chosen[-1].suffix, label=label)
+    _add_copy(writer, chosen[-1], "label-conflict", chosen[-1].read_bytes(), chosen[-1].suffix, label=label)
 
 
 def _add_copy(
-    album: _DatasetWriter, original: Path, fault: str, content: bytes, suffix: str, label: str | None = None
+    writer: _DatasetWriter, original: Path, fault: str, content: bytes, suffix: str, label: str | None = None
 ) -> None:
-    kind = album.kinds[original]
-    copy = album.add(label or kind, content, suffix, kind=kind, fault=fault)
-    album.originals[copy] = original
+    kind = writer.kinds[original]
+    copy = writer.add(label or kind, content, suffix, kind=kind, fault=fault)
+    writer.originals[copy] = original
 
 
 NEAR_COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
@@ -218,12 +211,12 @@ NEAR_COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
 }
 
 
-def _plant_odd_files(album: _DatasetWriter, rng: np.random.Generator) -> None:
-    """Add one file of each odd kind, spread over the classes."""
+def _plant_odd_files(writer: _DatasetWriter, rng: np.random.Generator) -> None:
+    """Add one file of each unusual kind, spread over the classes."""
     for index, (fault, (suffix, make)) in enumerate(ODD_FILES.items()):
         kind = list(CREATURES)[index % len(CREATURES)]
-        shows_it = fault not in ("truncated", "empty", "text", "tiny")
-        album.add(kind, make(draw_creature(kind, rng)), suffix, kind=kind if shows_it else None, fault=fault)
+        is_visible = fault not in ("truncated", "empty", "text", "tiny")
+        writer.add(kind, make(draw_creature(kind, rng)), suffix, kind=kind if is_visible else None, fault=fault)
 
 
 def _truncate(image: Image.Image) -> bytes:
@@ -233,7 +226,7 @@ def _truncate(image: Image.Image) -> bytes:
 
 def _exif_rotate(image: Image.Image) -> bytes:
     exif = Image.Exif()
-    exif[0x0112] = 6  # Orientation: the camera was held upright; turn clockwise to view.
+    exif[0x0112] = 6  # orientation: rotate clockwise for display
     return _jpeg(image.transpose(Image.Transpose.ROTATE_90), exif=exif.tobytes())
 
 
@@ -270,13 +263,12 @@ ODD_FILES: dict[str, tuple[str, Callable[[Image.Image], bytes]]] = {
 }
 
 
-def _plant_hidden_files(album: _DatasetWriter) -> None:
-    """Add the files that desktops leave behind in folders of pictures."""
-    kinds = list(CREATURES)
-    hidden = {
-        album.folder / kinds[0] / ".DS_Store": b"\0\0\0\1Bud1",
-        album.folder / kinds[1] / "Thumbs.db": b"\xd0\xcf\x11\xe0",
-    }
-    for path, content in hidden.items():
+HIDDEN_FILES = {".DS_Store": b"\0\0\0\1Bud1", "Thumbs.db": b"\xd0\xcf\x11\xe0"}
+
+
+def _plant_hidden_files(writer: _DatasetWriter) -> None:
+    """Add hidden files of desktop systems."""
+    for kind, (name, content) in zip(CREATURES, HIDDEN_FILES.items(), strict=False):
+        path = writer.folder / kind / name
         path.write_bytes(content)
-    album.faults["hidden"] = list(hidden)
+        writer.faults.setdefault("hidden", []).append(path)
