@@ -20,8 +20,9 @@ from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import RecipeError, UserError
 from bestiary.recipe import Recipe
 from bestiary.training import budget, throughput
-from bestiary.training.budget import TimeEstimate, TrainingPlan, describe_recipe, plan_training
+from bestiary.training.budget import TrainingPlan, describe_recipe, plan_training
 from bestiary.training.task import TrainingTask
+from bestiary.training.time_estimate import TimeEstimate
 
 SECONDS = {("lite2", 260): 60.0, ("lite0", 224): 30.0, ("lite0", 160): 18.0, ("lite0", 128): 12.0, ("lite0", 96): 8.0}
 FEW = ["bird", "fish", "spider"]

@@ -36,12 +36,12 @@ from bestiary.training.activation_cache import (
     fill_activation_cache,
     make_row_reader,
 )
-from bestiary.training.budget import estimate_seconds
 from bestiary.training.epoch_throughput import EpochThroughput
 from bestiary.training.finetune import trainable_stages
 from bestiary.training.methods import build_training_setup
 from bestiary.training.task import TrainingTask
 from bestiary.training.throughput import Throughput
+from bestiary.training.time_estimate import estimate_seconds
 
 SIZE = 64
 

@@ -29,8 +29,8 @@ from bestiary.study.recipes import read_study_recipes
 from bestiary.study.results import Results
 from bestiary.study.runs import check_same_splits, read_manifest
 from bestiary.study.study import Study, study
-from bestiary.training.budget import TimeEstimate
 from bestiary.training.run_lock import run_lock
+from bestiary.training.time_estimate import TimeEstimate
 
 pytestmark = pytest.mark.slow
 

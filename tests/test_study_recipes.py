@@ -31,7 +31,7 @@ from bestiary.study.recipes import (
 )
 from bestiary.study.runs import list_runs
 from bestiary.study.study import check_enough_validation, study
-from bestiary.training.budget import TimeEstimate
+from bestiary.training.time_estimate import TimeEstimate
 
 # ---- Recipes -------------------------------------------------------------------------------------------------------
 

@@ -14,8 +14,9 @@ from bestiary.errors import RecipeError
 from bestiary.recipe import ResolvedRecipe
 from bestiary.study.recipes import StudyRecipe, error_context
 from bestiary.text import format_duration, format_percent
-from bestiary.training.budget import RESERVE_FRACTION, MachineProfile, TimeEstimate, estimate_seconds
+from bestiary.training.budget import RESERVE_FRACTION
 from bestiary.training.task import make_task
+from bestiary.training.time_estimate import MachineProfile, TimeEstimate, estimate_seconds
 
 FRACTION_STEPS = 100  # epochs are tried in so many steps, from all of them down
 

@@ -1,0 +1,174 @@
+"""Time estimates: how long a training task takes on this machine, from measured throughput.
+
+Feature extraction, decoding and training epochs are measured for a second each, on the task's own pictures. Work that
+is the same for every task counts with fixed costs, scaled by the speed of this machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from bestiary.batches.pixel_cache import pixel_cache
+from bestiary.models.efficientnet_lite import BACKBONES
+from bestiary.models.engine import Precision
+from bestiary.models.features import split_precisions, training_precision
+from bestiary.models.onnx_surgery import count_frozen_stages
+from bestiary.table import SPLITS
+from bestiary.training.methods import build_training_setup
+from bestiary.training.probe import candidate_c_values, sample_counts
+from bestiary.training.task import TrainingTask
+from bestiary.training.throughput import (
+    Throughput,
+    evenly_spaced,
+    machine_slowdown,
+    measure_decode_throughput,
+    measure_feature_throughput,
+)
+
+AUDIT_BACKBONE = "lite2"  # of the label check, where the recipe names no bundled backbone
+INTERPOLATIONS_TRIED = 5  # weight interpolations that fine-tuning validates at its end
+FLOAT32_SLOWDOWN = 2.0  # the exported graph and its verification run in float32, validation in the loop may not
+LABEL_CHECK_FOLDS, LEARNING_CURVE_FITS = 5, 2
+
+if TYPE_CHECKING:
+    from bestiary.training.epoch_throughput import EpochThroughput
+
+
+@dataclass(frozen=True)
+class FixedCosts:
+    """Seconds of work that does not depend on the network, on two cores of an AMD EPYC (`benchmarks/budget.py`)."""
+
+    probe: float = 4.0  # libraries, export and verification
+    torch: float = 9.0  # the same with torch
+    head: float = 0.000_018  # of a head, a picture, a class and a value of C
+    report: float = 1.5  # metrics, intervals, report
+    report_picture: float = 0.000_05
+
+
+COSTS = FixedCosts()
+
+
+@dataclass(frozen=True)
+class TimeEstimate:
+    """Seconds before the first epoch, of an epoch, and after the last one; a probe has no epochs."""
+
+    before: float
+    epoch: float = 0.0
+    after: float = 0.0
+
+    def seconds(self, epochs: int) -> float:
+        """Return the total time with so many epochs."""
+        return self.before + epochs * self.epoch + self.after
+
+
+class MachineProfile:
+    """Throughput of this machine, each kind measured once, when it is first needed."""
+
+    def __init__(self) -> None:
+        """Measure the speed of plain numpy and Python."""
+        self._feature_throughput: dict[tuple[str, int, Precision], Throughput] = {}
+        self._epoch_throughput: dict[tuple[object, ...], EpochThroughput] = {}
+        self.slowdown = machine_slowdown()
+
+    def feature_throughput(self, task: TrainingTask, precision: Precision) -> Throughput:
+        """Return how fast the features of a task's pictures are computed."""
+        key = task.recipe.model.backbone, task.preprocess.size, precision
+        if key not in self._feature_throughput:
+            paths = evenly_spaced(task.split("train").paths)
+            self._feature_throughput[key] = measure_feature_throughput(task.feature_cache(precision), paths)
+        return self._feature_throughput[key]
+
+    def epoch_throughput(self, task: TrainingTask) -> EpochThroughput:
+        """Return how fast the network of a task trains."""
+        from bestiary.training.epoch_throughput import measure_epoch_throughput
+
+        train = task.recipe.train
+        key = task.recipe.model, task.preprocess.size, train.batch_size, train.size_from, train.size_to, train.precision
+        if key not in self._epoch_throughput:
+            setup = build_training_setup(task)
+            throughput = measure_epoch_throughput(setup.network, setup.settings, setup.augmentation, setup.shape)
+            self._epoch_throughput[key] = throughput
+        return self._epoch_throughput[key]
+
+
+def estimate_seconds(task: TrainingTask, machine: MachineProfile) -> TimeEstimate:
+    """Return the time of a task, from the features to the report."""
+    slowdown, models = machine.slowdown, 1 + task.recipe.data.folds
+    before = _label_check_seconds(_as_probe(task), machine) if task.recipe.data.suspects else 0.0
+    finish = slowdown * (COSTS.report + COSTS.report_picture * task.pictures.height)
+    if task.recipe.model.method == "probe":
+        fit = slowdown * COSTS.probe + _head_seconds(task, slowdown)
+        tested = SPLITS if task.recipe.data.folds else ("test",)
+        test = machine.feature_throughput(task, "float32").seconds(_count(task, *tested))
+        return TimeEstimate(_feature_seconds(task, machine) + before + models * fit + test + finish)
+    training = _estimate_training(task, machine)
+    return TimeEstimate(training.before + before, models * training.epoch, models * training.after + finish)
+
+
+def _estimate_training(task: TrainingTask, machine: MachineProfile) -> TimeEstimate:
+    throughput, slowdown = machine.epoch_throughput(task), machine.slowdown
+    train, val, test = int(sample_counts(task).sum()), _count(task, "val"), _count(task, "test")
+    before, after = 0.0, slowdown * COSTS.torch
+    if task.recipe.model.method == "finetune" and task.recipe.model.backbone in BACKBONES:
+        before = _feature_seconds(task, machine) + _head_seconds(task, slowdown)
+    if count_frozen_stages(task.recipe) is None:
+        before += _decode_seconds(task)
+        after += (val + test) / throughput.validation * FLOAT32_SLOWDOWN
+        return TimeEstimate(before, throughput.epoch_seconds(train, val), after)
+    views = task.recipe.train.views  # cached activations cost at most as much as features
+    fast, exact = machine.feature_throughput(task, training_precision()), machine.feature_throughput(task, "float32")
+    before += fast.seconds(views * _count(task, "train")) + exact.seconds(val)
+    after += exact.seconds(val + test) + INTERPOLATIONS_TRIED * val / throughput.validation * FLOAT32_SLOWDOWN
+    return TimeEstimate(before, throughput.epoch_seconds(views * train, val), after)
+
+
+def _as_probe(task: TrainingTask) -> TrainingTask:
+    """Return the task of the label check: with the recipe's backbone if that is bundled, else the default one."""
+    if task.recipe.model.method != "scratch" and task.recipe.model.backbone in BACKBONES:
+        return task
+    model = task.recipe.model.model_copy(update={"backbone": AUDIT_BACKBONE})
+    preprocess = replace(task.preprocess, size=BACKBONES[AUDIT_BACKBONE].size)
+    return replace(task, recipe=task.recipe.model_copy(update={"model": model}), preprocess=preprocess)
+
+
+def _label_check_seconds(task: TrainingTask, machine: MachineProfile) -> float:
+    """Return the time of the label check: features of every picture, and a head for each of five folds."""
+    splits = ("val", "test") if task.recipe.model.method == "probe" else SPLITS  # a probe's own features count apart
+    precision = training_precision()
+    cache = task.feature_cache(precision)
+    missing = sum(len(cache.missing(task.split(split).keys)) for split in splits)
+    fits = machine.slowdown * COSTS.head * LABEL_CHECK_FOLDS * _count(task, *SPLITS) * len(task.classes)
+    return fits + (machine.feature_throughput(task, precision).seconds(missing) if missing else 0.0)
+
+
+def _feature_seconds(task: TrainingTask, machine: MachineProfile) -> float:
+    """Return the time of a probe's features that are not cached."""
+    seconds = 0.0
+    for split, precision in split_precisions().items():
+        if missing := len(task.feature_cache(precision).missing(task.split(split).keys)):
+            seconds += machine.feature_throughput(task, precision).seconds(missing)
+    mirrored = int((sample_counts(task) > 1).sum())  # of oversampled pictures; too few to look into their cache
+    return seconds + (machine.feature_throughput(task, training_precision()).seconds(mirrored) if mirrored else 0.0)
+
+
+def _head_seconds(task: TrainingTask, slowdown: float) -> float:
+    pictures = _count(task, "train")
+    fits = len(candidate_c_values(task.recipe, pictures))
+    fits += LEARNING_CURVE_FITS * (task.recipe.evaluate.learning_curve != "off")
+    return slowdown * COSTS.head * pictures * len(task.classes) * fits
+
+
+def _decode_seconds(task: TrainingTask) -> float:
+    """Return the time of decoding the pixels that are not cached."""
+    keys = [key for split in ("train", "val") for key in task.split(split).keys]
+    missing = len(pixel_cache(task.cache, task.preprocess).missing_keys(keys))
+    if not missing:
+        return 0.0
+    paths = evenly_spaced(task.split("train").paths)
+    return measure_decode_throughput(task.preprocess, paths, threads=task.context.threads).seconds(missing)
+
+
+def _count(task: TrainingTask, *splits: str) -> int:
+    """Return the number of pictures in these splits."""
+    return sum(len(task.split(split).keys) for split in splits)
