@@ -138,7 +138,7 @@ def test_a_run_tells_and_its_report_shows(probed: Path) -> None:
     assert set(found["gaps"]["classes"]) == {"bird", "fish", "rabbit", "spider"}
     assert found["curve"]["learner"] == "probe with lite0"
     report = (probed / "report.html").read_text(encoding="utf-8")
-    assert "How it learnt" in report
+    assert '<h2 id="learning">Training</h2>' in report
     for part in ("gaps", "curve"):
         assert found[part]["sentence"] in report
 

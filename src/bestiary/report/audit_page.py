@@ -13,9 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from bestiary import table
 from bestiary.checks import NOTED, AuditCheck, find_check, severity_rank
-from bestiary.data.dataset import AuditedDataset
 from bestiary.files import write_text
 from bestiary.report.audit_cards import CardGroup, choose_cards, findings_of_check, load_images, middle_ellipsis
 from bestiary.report.format import plural
@@ -75,20 +73,6 @@ class CheckSection:
         return len(self.groups)
 
 
-def write_audit(dataset: AuditedDataset, folder: Path, *, source: str) -> Path:
-    """Write `pictures.parquet`, `findings.parquet` and `audit.html` into `folder`; return the path of the page."""
-    table.write(dataset.pictures, folder / "pictures.parquet")
-    table.write(dataset.findings, folder / "findings.parquet")
-    return write_audit_page(
-        dataset.pictures,
-        dataset.findings,
-        dataset.passed_over,
-        folder,
-        source=source,
-        not_looked_for=dataset.not_looked_for,
-    )
-
-
 def write_audit_page(
     pictures: pl.DataFrame,
     findings: pl.DataFrame,
@@ -105,31 +89,17 @@ def write_audit_page(
     not_looked_for: skipped checks, with the reason.
     Raises MachineError when the folder cannot be written.
     """
-    path = folder / "audit.html"
-    write_text(path, render_audit_page(pictures, findings, passed_over, source=source, not_looked_for=not_looked_for))
-    return path
-
-
-def render_audit_page(
-    pictures: pl.DataFrame,
-    findings: pl.DataFrame,
-    passed_over: Mapping[str, int],
-    *,
-    source: str,
-    not_looked_for: Mapping[str, str] = NOTHING,
-) -> str:
-    """Return the whole page as HTML without external resources."""
     pictures = pictures.with_columns(pl.col("label").fill_null(NO_LABEL))
     issues = pl.concat([findings.filter("is_issue"), _left_out_findings(pictures, findings)])
-    root = common_folder(pictures["path"].drop_nulls().to_list())
     noted = findings.filter(~pl.col("is_issue") & pl.col("check").is_in(NOTED))
+    root = common_folder(pictures["path"].drop_nulls().to_list())
     sections = _sections(pictures, pl.concat([issues, noted]), root)
     classes = _classes(pictures, issues)
+    labels = sorted({label for section in sections for group in section.groups for label in group.labels if label})
     values = {
         "version": __version__,
         "source": middle_ellipsis(source, 300),
         "name": middle_ellipsis(PurePath(source).name or source),
-        "root": root,
         "verdict": audit_verdict(pictures.height, len(classes), sections, not_looked_for),
         "figures": _figures(pictures, findings, sections, passed_over, not_looked_for),
         "makeup": _makeup(pictures),
@@ -138,9 +108,11 @@ def render_audit_page(
         "classes": classes[:MAX_CLASSES],
         "classes_more": len(classes) - len(classes[:MAX_CLASSES]),
         "sections": sections,
-        "filters": {label: number for number, label in enumerate(_labels_on_page(sections))},
+        "filters": {label: number for number, label in enumerate(labels)},
     }
-    return render_page("audit.html", values)
+    path = folder / "audit.html"
+    write_text(path, render_page("audit.html", values))
+    return path
 
 
 def audit_verdict(
@@ -256,8 +228,3 @@ def _makeup(pictures: pl.DataFrame) -> str:
     middle = usable.select(pl.col("width", "height").median().round().cast(pl.Int64)).row(0)
     megabytes = sum(usable["bytes"].drop_nulls()) / 1e6
     return f"{words}; {megabytes:,.0f} MB in all; typically {middle[0]:,} × {middle[1]:,} pixels."
-
-
-def _labels_on_page(sections: Sequence[CheckSection]) -> list[str]:
-    """Return the labels of the pictures that are shown, sorted, for the filter of the page."""
-    return sorted({label for section in sections for group in section.groups for label in group.labels if label})

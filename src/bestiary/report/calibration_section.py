@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from bestiary.report import plots
-from bestiary.report.format import format_interval, format_rate
+from bestiary.report.format import format_interval, format_metric
 from bestiary.report.plots import ReliabilityPoint
 from bestiary.report.precision_recall_plot import class_curves
 from bestiary.stats import wilson_interval
@@ -52,10 +52,10 @@ def describe_calibration(metrics: Mapping[str, Any]) -> str:
     state = "well calibrated"
     if abs(temperature - 1) > EVEN:
         state = "overconfident" if temperature > 1 else "underconfident"
-    errors = [f"{format_rate(error)} ({format_interval(error)})" for error in (before, after)]
     return (
         f"Before calibration the model was {state} (temperature {temperature:.2f}, fitted on the validation split). Its"
-        f" calibration error on the test pictures was {errors[0]} before calibration and is {errors[1]} now."
+        f" calibration error on the test pictures was {format_metric(before)} before calibration and is"
+        f" {format_metric(after)} now."
     )
 
 

@@ -23,7 +23,7 @@ def classification_report(metrics: Mapping[str, Any], *, short: bool = False) ->
     """
     labels, notes = metrics["confusion"]["labels"], score_caveats(metrics)
     if short and len(labels) > MAX_LINES:
-        notes.insert(0, f"{len(labels) - WORST_LINES:,} more classes are not listed; these have the lowest F1.")
+        notes.insert(0, f"{len(labels) - WORST_LINES:,} more classes are not shown; these have the lowest F1.")
         labels = _weakest_classes(metrics["per_class"], labels)
     rows = [(_printable(label), *_class_cells(metrics["per_class"][label])) for label in labels]
     n, macro = str(metrics["n"]), {key: metrics[f"macro_{key}"] for key in ("precision", "recall", "f1")}

@@ -39,6 +39,14 @@ def format_estimate(metric: Metric, digits: int = 3, factor: float = 1, sign: st
     return f"{number} ({interval})" if interval else number
 
 
+def format_metric(metric: Metric, digits: int = 1, *, is_rate: bool = True) -> str:
+    """Return a value with its interval, a rate as a percentage: `97.2 % (96.1 to 98.2)`."""
+    if not is_rate:
+        return format_estimate(metric)
+    interval = format_interval(metric, digits)
+    return f"{format_rate(metric, digits)} ({interval})" if interval else format_rate(metric, digits)
+
+
 def format_short_percent(fraction: float) -> str:
     """Return a percentage without decimals, or with one where it needs one."""
     points = round(100 * fraction, 1)

@@ -37,5 +37,7 @@ def learning_curve_plot(curve: Mapping[str, Any]) -> Markup:
     for end in ("low", "high"):
         ends = [score[end] for score in (*scores, twice["macro_f1"])]
         series.append(plots.Series(f"95 % {end}", "ink-muted", ends))
-    labels = {"x_label": "Training pictures", "y_label": "Learning curve: macro-F1 on validation"}
-    return plots.line_plot(x, series, **labels, x_log=True, x_ticks=x, as_percent=True)
+    y_label = "Learning curve: macro-F1 on validation"
+    return plots.line_plot(
+        x, series, x_label="Training pictures", y_label=y_label, x_log=True, x_ticks=x, as_percent=True
+    )

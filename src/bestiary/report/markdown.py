@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from bestiary.report.format import Metric, format_estimate, format_interval, format_rate
-
 # What GitHub turns into a link, mention or emoji, up to where a zero-width space breaks it.
 SHORTHAND = re.compile(r"@(?=\w)|#(?=\d)|\bGH-(?=\d)|ww(?=w\.)|:(?=//)|:(?=[\w+-]+:)", re.IGNORECASE)
 
@@ -28,11 +26,3 @@ def markdown_table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """Return a table: the first column to the left, the others to the right."""
     rule = ["---", *("---:" for _ in head[1:])]
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *lines])
-
-
-def format_metric(metric: Metric, *, is_rate: bool = True, digits: int = 1) -> str:
-    """Return a value with its interval: `97.2 % (96.1 to 98.2)`."""
-    if not is_rate:
-        return format_estimate(metric)
-    interval = format_interval(metric, digits)
-    return f"{format_rate(metric, digits)} ({interval})" if interval else format_rate(metric, digits)

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from bestiary.report import verdict
 from bestiary.report.confusion_section import confusion_values
-from bestiary.report.markdown import escape, format_metric, markdown_table
+from bestiary.report.format import format_metric
+from bestiary.report.markdown import escape, markdown_table
 from bestiary.report.next_steps import NextStep, next_steps, summarise_run
 from bestiary.report.run_files import RunFiles, run_caveats
 
@@ -30,7 +31,7 @@ def _iter_parts(run: RunFiles) -> Iterator[str]:
         f"{rank}. {_format_step(step)}" for rank, step in enumerate(steps, 1)
     )
     weakest = ((label, metrics["per_class"][label]["f1"]) for label in verdict.classes_by_f1(metrics)[:WEAKEST])
-    listed = "; ".join(f"{escape(label)} {format_metric(f1, digits=0)}" for label, f1 in weakest)
+    listed = "; ".join(f"{escape(label)} {format_metric(f1, 0)}" for label, f1 in weakest)
     yield f"Weakest classes (F1): {listed}."
     if pairs := confusion_values(metrics)["pairs"][:PAIRS]:
         confused = (f"{escape(label)} as {escape(predicted)} {count} of {n}" for label, predicted, count, n in pairs)

@@ -13,8 +13,8 @@ from typing import Any
 from bestiary.recipe import BACKBONE_SIZES
 from bestiary.report import verdict
 from bestiary.report.calibration_section import describe_calibration, describe_prediction_sets
-from bestiary.report.format import format_interval, format_number
-from bestiary.report.markdown import escape, format_metric, markdown_table
+from bestiary.report.format import format_interval, format_metric, format_number
+from bestiary.report.markdown import escape, markdown_table
 from bestiary.report.next_steps import summarise_run
 from bestiary.report.run_files import RunFiles, run_caveats
 from bestiary.text import format_percent
@@ -32,17 +32,8 @@ METRICS = (
 )
 # Files of a run without paths of the machine and without pictures; those that are needed to use the model come first.
 MAY_BE_PUBLISHED = (
-    "README.md",
-    "bundle.json",
-    "model.onnx",
-    "model.safetensors",
-    "metrics.json",
-    "classification_report.txt",
-    "history.jsonl",
-    "learning_curve.json",
-    "asked.toml",
-    "resolved.toml",
-    "report.md",
+    *("README.md", "bundle.json", "model.onnx", "model.safetensors", "metrics.json", "classification_report.txt"),
+    *("history.jsonl", "learning_curve.json", "asked.toml", "resolved.toml", "report.md"),
 )
 NOT_RATES = ("log_loss", "brier")
 USE = """```python
@@ -65,14 +56,11 @@ def model_card(run: RunFiles) -> str:
 
 def card_data(run: RunFiles) -> dict[str, Any]:
     """Return the metadata, with the scores as the hub's `model-index` (one `EvalResult` for each)."""
+    m = run.metrics
     results = [
-        {
-            "type": kind,
-            "name": f"{name} (95 % interval {interval})",
-            "value": round(float(run.metrics[key]["value"]), 6),
-        }
+        {"type": kind, "name": f"{name} (95 % interval {interval})", "value": round(float(m[key]["value"]), 6)}
         for key, kind, name in METRICS
-        if (interval := format_interval(run.metrics.get(key), 4, 1))
+        if (interval := format_interval(m.get(key), 4, 1))
     ]
     data = {"type": "imagefolder", "name": _data_name(run.metrics), "split": str(run.metrics.get("split", "test"))}
     task = {"type": "image-classification", "name": "Image Classification"}
@@ -124,7 +112,7 @@ def _iter_parts(run: RunFiles) -> Iterator[str]:
         (
             (
                 escape(label),
-                *(format_metric(scores.get(key), digits=0) for key in ("precision", "recall", "f1")),
+                *(format_metric(scores.get(key), 0) for key in ("precision", "recall", "f1")),
                 f"{scores.get('support', 0):,}",
                 f"{summary.train_counts.get(label, 0):,}",
             )
@@ -149,10 +137,11 @@ def _iter_parts(run: RunFiles) -> Iterator[str]:
 
 
 def _iter_limits(run: RunFiles) -> Iterator[str]:
-    metrics = run.metrics
+    metrics, coverage = run.metrics, (run.metrics.get("unknown") or {}).get("coverage")
+    answered = "" if coverage is None else f" ({format_percent(coverage)} of the test pictures get an answer)"
     yield (
         "It predicts one of its classes for each picture, with a calibrated probability. Pictures unlike its training"
-        f" pictures are answered “unknown”{_describe_coverage(metrics)}; some of them are still missed."
+        f" pictures are answered “unknown”{answered}; some of them are still missed."
     )
     yield escape(verdict.describe_weakest_class(metrics))
     if sentence := (metrics.get("slices") or {}).get("sentence"):
@@ -162,11 +151,6 @@ def _iter_limits(run: RunFiles) -> Iterator[str]:
         " `bestiary evaluate` measures by how much."
     )
     yield "Do not use it where a wrong answer does harm and nobody checks it."
-
-
-def _describe_coverage(metrics: Any) -> str:
-    coverage = (metrics.get("unknown") or {}).get("coverage")
-    return "" if coverage is None else f" ({format_percent(coverage)} of the test pictures get an answer)"
 
 
 def _iter_provenance(run: RunFiles) -> Iterator[tuple[str, str]]:

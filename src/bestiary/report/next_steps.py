@@ -17,7 +17,7 @@ from bestiary.evaluation.learning_curve import WORTH
 from bestiary.evaluation.loss_curves import overfitting_point
 from bestiary.evaluation.slices import macro_f1_from_confusion
 from bestiary.report.commands import retrain_command
-from bestiary.report.format import format_interval, format_rate, format_short_percent
+from bestiary.report.format import format_metric, format_short_percent
 from bestiary.report.run_files import RunFiles
 from bestiary.report.verdict import classes_by_f1
 
@@ -156,10 +156,8 @@ def _iter_class_steps(summary: RunSummary) -> Iterator[NextStep]:
     weak = [label for label, value in values.items() if value < metrics["macro_f1"]["value"] - WEAK_BY]
     middle = median(train_counts.values()) if train_counts else 0
     for label in weak[:3]:
-        f1, n = metrics["per_class"][label]["f1"], train_counts.get(label, 0)
+        score, n = f"F1 {format_metric(metrics['per_class'][label]['f1'], 0)}", train_counts.get(label, 0)
         gain = (median(values.values()) - values[label]) / len(metrics["per_class"])  # as good as the median class
-        interval = format_interval(f1, 0)
-        score = f"F1 {format_rate(f1, 0)}" + (f" ({interval})" if interval else "")
         if n < FEW_PICTURES or n < FEW_FRACTION * middle:
             others = f", where the median class has {middle:,.0f}" if n < FEW_FRACTION * middle else ""
             why = f"It has {n:,} training pictures{others}; {score}."
@@ -187,12 +185,9 @@ def _iter_more_pictures_steps(lessons: Mapping[str, Any]) -> Iterator[NextStep]:
 def _iter_slice_steps(metrics: Mapping[str, Any]) -> Iterator[NextStep]:
     for row in metrics.get("slices", {}).get("rows", ()):
         if row["worse"]:
-            inside, outside = (
-                f"{format_rate(row[key], 0)} ({format_interval(row[key], 0)})" for key in ("accuracy", "rest")
-            )
             why = (
-                f"The accuracy on them ({row['words']}) is {inside}, on other pictures of the same classes {outside};"
-                " the difference is more than chance."
+                f"The accuracy on them ({row['words']}) is {format_metric(row['accuracy'], 0)}, on other pictures of"
+                f" the same classes {format_metric(row['rest'], 0)}; the difference is more than chance."
             )
             if shared := row.get("counted_in"):
                 why += f" Those that are {' or '.join(shared)} as well are counted there."
@@ -249,7 +244,7 @@ def _iter_training_steps(summary: RunSummary) -> Iterator[NextStep]:
     if method == "probe" and metrics["macro_f1"]["value"] < 0.95:
         why = (
             "The backbone is as it was pretrained. Fine-tuning its layers may help if the pictures differ much from"
-            " photographs of objects; `bestiary compare` shows whether it did."
+            " photographs of objects; bestiary compare shows whether it did."
         )
         yield NextStep("Try fine-tuning.", why, summary.finetune)
 
@@ -261,7 +256,5 @@ def _iter_calibration_steps(metrics: Mapping[str, Any]) -> Iterator[NextStep]:
         yield NextStep("Use the probabilities with care.", why, anchor="trust")
     coverage = (metrics.get("unknown") or {}).get("coverage")
     if coverage is not None and coverage < 0.9:
-        why = (
-            f"Only {format_short_percent(round(coverage, 2))} of the pictures get an answer; the others are “unknown”."
-        )
+        why = f"Only {format_short_percent(round(coverage, 2))} of the pictures get an answer; the others are unknown."
         yield NextStep("Check the pictures that are answered “unknown”.", why, anchor="unknown")

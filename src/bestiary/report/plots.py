@@ -103,7 +103,7 @@ def line_plot(
         parts += _draw_series(frame, x, line)
         if height is not None:
             color = line.color_class.replace("ink", "fill")
-            parts.append(text(frame.width - frame.right + 8, height + 4, line.name, f"start {color}"))
+            parts.append(text(frame.end + 8, height + 4, line.name, f"start {color}"))
     described = zip(series, lasts, strict=True)
     ends = "; ".join(f"{line.name} ends at {y_text(last)}" for line, last in described if last is not None)
     return svg_document(f"{y_label} by {x_label}", ends, parts, frame.height)
@@ -124,16 +124,16 @@ def forest_plot(
     """
     low, high = limits or _forest_limits(rows, signed)
     height = FOREST_TOP + ROW_HEIGHT * len(rows) + FOREST_BOTTOM
-    frame = PlotArea(low, high, 0, 1, left=12, top=FOREST_TOP, bottom=FOREST_BOTTOM, height=height)
+    frame = PlotArea(low, high, 0, 1, left_margin=12, top_margin=FOREST_TOP, bottom_margin=FOREST_BOTTOM, height=height)
     base = height - FOREST_BOTTOM
-    parts = [text(frame.left, 14, title, "start small")]
-    for tick in nice_ticks(low, high):
+    parts = [text(frame.left_margin, 14, title, "start small")]
+    for tick in nice_ticks(low, high, 6):
         x = frame.x(tick)
         parts.append(draw_line(x, FOREST_TOP - 8, x, base, "ink-muted dashed" if signed and not tick else "ink-grid"))
         parts.append(text(x, base + 17, format_tick(tick), "middle small"))
     for index, row in enumerate(rows):
         y = FOREST_TOP + ROW_HEIGHT * index + 26
-        parts.append(text(frame.left, y - 11, row.name, "start small"))
+        parts.append(text(frame.left_margin, y - 11, row.name, "start small strong"))
         if row.interval:
             parts.append(draw_line(frame.x(row.interval[0]), y, frame.x(row.interval[1]), y, f"ink-{row.color}"))
         parts += [draw_circle(frame.x(dot.value), y, dot.radius, f"fill-{dot.color}", dot.note) for dot in row.dots]
@@ -199,7 +199,8 @@ def confidence_histogram(confidence: Floats, correct: Bools) -> Markup:
     edges, parts = np.linspace(0, 1, 21), list[str]()
     for name, color, rows, top in (("Correct", "fill-right", correct, 0), ("Wrong", "fill-wrong", ~correct, 150)):
         counts = np.histogram(confidence[rows], edges)[0]
-        frame = PlotArea(0, 1, 0, max(1, int(counts.max())), left=16, top=top + 40, bottom=190 - top, height=340)
+        high = max(1, int(counts.max()))
+        frame = PlotArea(0, 1, 0, high, left_margin=16, top_margin=top + 40, bottom_margin=190 - top, height=340)
         parts += _bars(frame, edges, counts, color)
         n = int(rows.sum())
         parts.append(text(16, top + 22, f"{name}: {n:,} prediction{'s' * (n != 1)}", f"start strong {color}"))
@@ -217,7 +218,10 @@ def coverage_plot(confidence: Floats, correct: Bools, unknown: Bools) -> Markup:
     if not points:
         return Markup("")
     coverage, accuracy = [point["coverage"] for point in points], [point["accuracy"] for point in points]
-    shipped = _operating_point(correct, unknown)
+    answered = ~unknown
+    shipped = None  # the operating point, unless all or none are answered
+    if answered.any() and not answered.all():
+        shipped = (float(answered.mean()), float(correct[answered].mean()))
     lowest = min(*accuracy, shipped[1] if shipped else 1.0)
     # Room below the line for the text of the pointer; never a scale finer than 2 points from top to bottom.
     frame = PlotArea(0, 1, max(0.0, 1 - max(0.02, 1.6 * (1 - lowest))), 1, height=340)
@@ -228,8 +232,8 @@ def coverage_plot(confidence: Floats, correct: Bools, unknown: Bools) -> Markup:
     described = f"At full coverage, the accuracy is {format_short_percent(accuracy[-1])}"
     if shipped:
         parts += _pointer(frame, *shipped)
-        answered, right = map(format_short_percent, shipped)
-        described += f"; with the model's threshold, {answered} get an answer, with an accuracy of {right}"
+        percent = map(format_short_percent, shipped)
+        described += "; with the model's threshold, {} get an answer, with an accuracy of {}".format(*percent)
     return svg_document("Coverage and accuracy", described, parts, frame.height)
 
 
@@ -264,7 +268,7 @@ def _line_area(x: Sequence[float], values: list[float], x_log: bool, as_percent:
     x_low, x_high = min(x), max(x)
     if x_low == x_high:
         x_low, x_high = (x_low / 3, x_high * 3) if x_log else (x_low - 1, x_high + 1)
-    return PlotArea(x_low, x_high, y_low, y_high, x_log=x_log, right=84)
+    return PlotArea(x_low, x_high, y_low, y_high, x_log=x_log, right_margin=84)
 
 
 def _x_ticks(frame: PlotArea) -> list[float]:
@@ -294,8 +298,8 @@ def _vertical_mark(frame: PlotArea, value: float, words: str) -> list[str]:
     x = frame.x(value)
     anchor, shift = ("end", -6) if x > frame.width / 2 else ("start", 6)
     return [
-        draw_line(x, frame.top - 4, x, frame.y(frame.y_low), "ink-muted dashed"),
-        text(x + shift, frame.top + 4, words, f"{anchor} small"),
+        draw_line(x, frame.top_margin - 4, x, frame.y(frame.y_low), "ink-muted dashed"),
+        text(x + shift, frame.top_margin + 4, words, f"{anchor} small"),
     ]
 
 
@@ -305,7 +309,7 @@ def _pointer(frame: PlotArea, coverage: float, accuracy: float) -> list[str]:
     return [
         draw_line(x, y + 6, x, y + 33, "ink-muted"),
         draw_circle(x, y, 5, "fill-wrong"),
-        text(min(x + 8, frame.width - frame.right), y + 46, words, "end small"),
+        text(min(x + 8, frame.end), y + 46, words, "end small"),
     ]
 
 
@@ -320,16 +324,8 @@ def _bars(frame: PlotArea, edges: Floats, counts: Ints, color: str) -> list[str]
     highest = int(counts.argmax())
     if counts[highest]:
         middle = frame.x((edges[highest] + edges[highest + 1]) / 2)
-        parts.append(text(middle, frame.top - 4, f"{counts[highest]:,}", "middle small"))
-    return [*parts, draw_line(frame.left, base, frame.width - frame.right, base, "ink-muted")]
-
-
-def _operating_point(correct: Bools, unknown: Bools) -> tuple[float, float] | None:
-    """Return (coverage, accuracy of the answers) at the model's threshold; None if all or none are answered."""
-    answered = ~unknown
-    if answered.all() or not answered.any():
-        return None
-    return float(answered.mean()), float(correct[answered].mean())
+        parts.append(text(middle, frame.top_margin - 4, f"{counts[highest]:,}", "middle small"))
+    return [*parts, draw_line(frame.left_margin, base, frame.end, base, "ink-muted")]
 
 
 def _spread_labels(heights: Sequence[float | None], gap: float = 16) -> list[float | None]:

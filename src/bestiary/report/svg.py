@@ -24,23 +24,28 @@ class PlotArea:
     y_low: float
     y_high: float
     x_log: bool = False
-    left: float = 46
-    right: float = 24
-    top: float = 30
-    bottom: float = 44
+    left_margin: float = 46
+    right_margin: float = 24
+    top_margin: float = 30
+    bottom_margin: float = 44
     height: float = HEIGHT
     width: float = WIDTH
+
+    @property
+    def end(self) -> float:
+        """The right end of the axis."""
+        return self.width - self.right_margin
 
     def x(self, value: float) -> float:
         """Return the distance of a value from the left edge."""
         scale: Callable[[float], float] = math.log10 if self.x_log else float
         low, high, at = scale(self.x_low), scale(self.x_high), scale(value)
-        return round(self.left + (at - low) / (high - low) * (self.width - self.left - self.right), 1)
+        return round(self.left_margin + (at - low) / (high - low) * (self.end - self.left_margin), 1)
 
     def y(self, value: float) -> float:
         """Return the distance of a value from the upper edge."""
         fraction = (value - self.y_low) / (self.y_high - self.y_low)
-        return round(self.top + (1 - fraction) * (self.height - self.top - self.bottom), 1)
+        return round(self.top_margin + (1 - fraction) * (self.height - self.top_margin - self.bottom_margin), 1)
 
 
 @dataclass(frozen=True)
@@ -82,16 +87,16 @@ def axes(
     y_label: str,
 ) -> list[str]:
     """Return horizontal grid lines, tick labels and axis labels; the y label is upright above its axis."""
-    left, right, base = frame.left, frame.width - frame.right, frame.y(frame.y_low)
+    start, end, base = frame.left_margin, frame.end, frame.y(frame.y_low)
     return [
-        *(draw_line(left, frame.y(tick), right, frame.y(tick), "ink-grid") for tick in y_ticks),
+        *(draw_line(start, frame.y(tick), end, frame.y(tick), "ink-grid") for tick in y_ticks),
         *(
-            text(left - 6, frame.y(tick) + 4, label, "end small")
+            text(start - 6, frame.y(tick) + 4, label, "end small")
             for tick, label in zip(y_ticks, _align_decimals([y_text(tick) for tick in y_ticks]), strict=True)
         ),
-        draw_line(left, base, right, base, "ink-muted"),
+        draw_line(start, base, end, base, "ink-muted"),
         *(text(frame.x(tick), base + 17, x_text(tick), "middle small") for tick in x_ticks),
-        text((left + right) / 2, base + 36, x_label, "middle small"),
+        text((start + end) / 2, base + 36, x_label, "middle small"),
         text(4, 14, y_label, "start small"),
     ]
 
