@@ -1,4 +1,4 @@
-"""A run with something of everything that can be reviewed."""
+"""A run with every kind of finding that can be reviewed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bestiary import table
 
 
 def plant(probed: Path, run: Path, suspects: int = 16) -> Path:
-    """Copy a finished run, with so many suspect labels and an outlier among its findings; return the copy."""
+    """Copy a finished run, add `suspects` suspect labels and an outlier to its findings; return the copy."""
     shutil.copytree(probed, run)
     pictures = pl.read_parquet(run / "pictures.parquet")
     sound = pictures.filter(pl.col("split").is_not_null() & (pl.len().over("group") == 1)).sort("row_id")

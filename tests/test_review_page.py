@@ -1,4 +1,4 @@
-"""The review page in a browser: by keys alone, on a phone, and for people who cannot see it."""
+"""The review page in a browser: by keyboard, on a phone, with a screen reader."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touc
 
 @dataclass
 class Review:
-    """A page that is open on a run, and the file that decisions go to."""
+    """An open review page, and its corrections file."""
 
     page: Any
     file: Path
-    complaints: list[str] = field(default_factory=list)
+    console: list[str] = field(default_factory=list)
 
     def rows(self) -> tuple[Correction, ...]:
-        """Return the decisions in the file once all that was pressed is written."""
-        self.page.evaluate("posting")
+        """Return the decisions in the file once all of them are saved."""
+        self.page.evaluate("writes")
         return read_corrections(self.file).rows if self.file.exists() else ()
 
-    def shown(self) -> int:
-        """Return the row of the picture on the page, once it is there."""
+    def picture(self) -> int:
+        """Return the row of the picture on the page, once it is loaded."""
         return int(self.page.locator("#large[data-row]").get_attribute("data-row"))
 
     def press(self, *keys: str) -> None:
@@ -61,23 +61,23 @@ def review(request: pytest.FixtureRequest, browser: Any, run: Path, tmp_path: Pa
     address = json.loads(server.stdout.readline())["address"]
     context = browser.new_context(**request.param)
     opened = Review(context.new_page(), file)
-    opened.page.on("console", lambda said: opened.complaints.append(f"{said.type}: {said.text}"))
-    opened.page.on("pageerror", lambda error: opened.complaints.append(str(error)))
+    opened.page.on("console", lambda message: opened.console.append(f"{message.type}: {message.text}"))
+    opened.page.on("pageerror", lambda error: opened.console.append(str(error)))
     opened.page.goto(address)
-    opened.shown()
+    opened.picture()
     yield opened
     context.close()
     os.kill(server.pid, signal.SIGINT)
     server.communicate(timeout=60)
     assert server.returncode == 0
-    assert opened.complaints == []
+    assert opened.console == []
 
 
 def choose(review: Review, check: str) -> None:
-    review.page.select_option("#which", check)
+    review.page.select_option("#check", check)
 
 
-def test_twenty_pictures_are_reviewed_by_keys_alone(review: Review) -> None:
+def test_twenty_pictures_are_reviewed_by_keyboard(review: Review) -> None:
     choose(review, "suspect-label")
     seen: list[int] = []
     for number in range(20):
@@ -87,28 +87,28 @@ def test_twenty_pictures_are_reviewed_by_keys_alone(review: Review) -> None:
     rows = review.rows()
     assert len(set(seen)) == 20
     assert [row.action for row in rows] == ["keep", "drop", "relabel"] * 5
-    suggested = dict(review.page.evaluate("all.items.map((item) => [item.row, item.suggested])"))
+    suggested = dict(review.page.evaluate("overview.items.map((item) => [item.row, item.suggested])"))
     assert [row.label for row in rows[2::3]] == [suggested[row] for row in seen[2::4]]
     assert {row.note for row in rows} == {"anna"}
     assert review.page.inner_text("#count") == "15 of 24 decided"
-    assert "anna" not in review.page.inner_text("#said")
+    assert "anna" not in review.page.inner_text("#status")
 
 
 @pytest.mark.parametrize("review", [{"viewport": {"width": 1280, "height": 720}}], indirect=True, ids=["low"])
-def test_all_neighbours_are_in_sight_on_a_low_screen(review: Review) -> None:
+def test_all_neighbours_are_visible_on_a_low_screen(review: Review) -> None:
     choose(review, "suspect-label")
-    near = review.page.locator("#near > li")
+    near = review.page.locator("#neighbours > li")
     near.nth(5).wait_for()
     side, last = review.page.locator(".side").bounding_box(), near.nth(5).bounding_box()
     assert last["y"] + last["height"] <= side["y"] + side["height"]
 
 
-def test_undo_goes_back_over_decisions_and_what_was_skipped(review: Review) -> None:
+def test_undo_reverts_decisions_and_skips(review: Review) -> None:
     choose(review, "suspect-label")
     first = review.page.evaluate("current().row")
     review.press("k", "s", "d")
     assert [row.action for row in review.rows()] == ["keep", "drop"]
-    third = review.page.evaluate("shown[2].row")
+    third = review.page.evaluate("queue[2].row")
     review.press("u")
     assert [row.action for row in review.rows()] == ["keep"]
     assert review.page.evaluate("current().row") == third
@@ -117,7 +117,7 @@ def test_undo_goes_back_over_decisions_and_what_was_skipped(review: Review) -> N
     assert review.page.evaluate("current().row") == first
     review.press("u")
     review.rows()
-    assert review.page.inner_text("#said") == "There is nothing to take back."
+    assert review.page.inner_text("#status") == "Nothing to undo."
 
 
 def test_another_label_is_found_by_its_first_letters(review: Review) -> None:
@@ -126,53 +126,53 @@ def test_another_label_is_found_by_its_first_letters(review: Review) -> None:
     other = next(label for label in ("bird", "fish", "rabbit", "spider") if label not in (own, suggested))
     review.press("r")
     assert review.page.locator("#options li").first.inner_text().startswith(suggested)
-    assert own not in review.page.locator("#options .of").all_inner_texts()
+    assert own not in review.page.locator("#options .class-name").all_inner_texts()
     review.page.keyboard.type(other[:3])
     review.press("Enter")
     review.press("r", "ArrowDown", "Escape")
     assert [(row.action, row.label) for row in review.rows()] == [("relabel", other)]
 
 
-def test_a_note_goes_with_the_decision_and_its_letters_are_no_keys(review: Review) -> None:
+def test_a_note_is_saved_with_the_decision_and_typing_it_triggers_no_shortcut(review: Review) -> None:
     review.press("n")
     review.page.keyboard.type("dark, skip?")
     review.press("Enter", "k")
     assert [row.note for row in review.rows()] == ["anna: dark, skip?"]
     review.press("ArrowLeft")
-    assert review.page.inner_text("#done") == "Kept: “dark, skip?”."
+    assert review.page.inner_text("#decision") == "Kept: “dark, skip?”."
     assert review.page.input_value("#note") == ""
 
 
-def test_a_decision_survives_a_reload_and_the_key_is_not_in_the_address(review: Review) -> None:
-    first = review.shown()
+def test_a_decision_survives_a_reload_and_the_token_is_not_in_the_address(review: Review) -> None:
+    first = review.picture()
     review.press("d")
     review.rows()
     assert "#" not in review.page.url
     review.page.reload()
-    assert review.shown() != first
+    assert review.picture() != first
     assert review.page.inner_text("#count").startswith("1 of ")
 
 
-def test_at_the_end_it_tells_what_was_decided_and_what_to_do_next(review: Review, run: Path) -> None:
+def test_the_end_shows_the_tally_and_the_next_commands(review: Review, run: Path) -> None:
     choose(review, "outlier")
     review.press("d")
-    assert review.page.inner_text("#title-end") == "All of it is decided."
+    assert review.page.inner_text("#title-end") == "All pictures are decided."
     assert review.page.inner_text("#tally") == "0 kept, 0 relabelled, 1 dropped."
     train, compare = review.page.inner_text("#train"), review.page.inner_text("#compare")
     assert train.startswith("bestiary train ")
     assert train.endswith(f"--corrections {review.file}")
     assert compare == f"bestiary compare {run} runs/latest --labels-of runs/latest"
     review.page.click("#again")
-    assert review.page.input_value("#which") == ""
+    assert review.page.input_value("#check") == ""
     assert review.page.is_visible("#item")
 
 
-def test_its_pictures_and_neighbours_are_there(review: Review) -> None:
-    review.page.wait_for_function("() => document.querySelectorAll('#near img').length === 6", timeout=60_000)
-    widths = "() => [...document.querySelectorAll('#near img, #large')].every((image) => image.naturalWidth > 0)"
+def test_pictures_and_neighbours_are_loaded(review: Review) -> None:
+    review.page.wait_for_function("() => document.querySelectorAll('#neighbours img').length === 6", timeout=60_000)
+    widths = "() => [...document.querySelectorAll('#neighbours img, #large')].every((image) => image.naturalWidth > 0)"
     review.page.wait_for_function(widths)
-    ready = "pictures.has(`${shown[next(at)].row}/large`)"
-    assert review.page.evaluate(ready), "the next picture is not loaded ahead"
+    ready = "pictures.has(`${queue[next(position)].row}/large`)"
+    assert review.page.evaluate(ready), "the next picture is not preloaded"
 
 
 @pytest.mark.parametrize(
@@ -181,30 +181,30 @@ def test_its_pictures_and_neighbours_are_there(review: Review) -> None:
     ids=["light", "dark", "phone"],
     indirect=True,
 )
-def test_axe_finds_nothing_serious_on_any_of_its_views(review: Review) -> None:
+def test_axe_finds_no_serious_violation_in_any_view(review: Review) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    review.page.wait_for_function("() => document.querySelectorAll('#near img').length === 6", timeout=60_000)
+    review.page.wait_for_function("() => document.querySelectorAll('#neighbours img').length === 6", timeout=60_000)
 
-    def grave() -> list[str]:
-        found = axe.run(review.page).response["violations"]
-        return [f"{one['id']}: {one['nodes']}" for one in found if one["impact"] in ("serious", "critical")]
+    def serious() -> list[str]:
+        violations = axe.run(review.page).response["violations"]
+        return [f"{v['id']}: {v['nodes']}" for v in violations if v["impact"] in ("serious", "critical")]
 
-    assert grave() == []
+    assert serious() == []
     review.press("r")
-    assert grave() == []
+    assert serious() == []
     review.press("Escape", "?")
-    assert grave() == []
+    assert serious() == []
     review.press("Escape")
     choose(review, "outlier")
     review.press("k")
-    assert grave() == []
+    assert serious() == []
 
 
 @pytest.mark.parametrize("review", [PHONE], ids=["phone"], indirect=True)
 def test_it_works_by_touch_on_a_narrow_screen(review: Review) -> None:
     assert review.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     choose(review, "suspect-label")
-    buttons = [review.page.locator(f"[data-act={name}]") for name in ("keep", "relabel", "drop", "skip", "undo")]
+    buttons = [review.page.locator(f"[data-action={name}]") for name in ("keep", "relabel", "drop", "skip", "undo")]
     for button in buttons:
         box = button.bounding_box()
         assert box["height"] >= 44

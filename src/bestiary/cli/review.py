@@ -60,13 +60,12 @@ def review(
 
 def _start_neighbour_search(session: ReviewSession, threads: int | None, show: Reporter) -> None:
     """Find the nearest training pictures while the page is open already; the end does not wait for it."""
+    from bestiary.context import Context
     from bestiary.errors import BestiaryError
-    from bestiary.files import cache_folder
-    from bestiary.machine import available_cores
 
     def seek() -> None:
         try:
-            session.start_neighbour_search(cache_folder(), threads=threads or available_cores(), reporter=show)
+            session.start_neighbour_search(Context.create(threads, show))
         except BestiaryError as error:
             session.cancel_neighbour_search(str(error))
             show.info(f"The nearest training pictures cannot be shown. {error}")

@@ -1,1 +1,1 @@
-"""The review page: a person confirms or corrects doubtful pictures."""
+"""The review page: a person confirms or corrects doubtful labels."""

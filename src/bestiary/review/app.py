@@ -1,9 +1,7 @@
-"""The routes of the review page: thin functions over the desk. No request names a file."""
+"""The application of the review page: thin routes over the session. No request names a file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib.resources import files
 from typing import Any, Literal
 
 from fastapi import FastAPI, Request, Response
@@ -16,19 +14,14 @@ from bestiary.review.review_session import ReviewSession
 from bestiary.web.error_handlers import install_error_handlers
 from bestiary.web.guard import RequestGuard
 from bestiary.web.metrics import ServerMetrics
+from bestiary.web.pages import add_pages
 from bestiary.web.settings import ServerSettings
 
-PAGE = {
-    "/": ("review.html", "text/html"),
-    "/page/style.css": ("style.css", "text/css"),
-    "/page/review.css": ("review.css", "text/css"),
-    "/page/review.js": ("review.js", "text/javascript"),
-}
 CACHE_SECONDS = 3600
 
 
 class DecisionRequest(BaseModel):
-    """What a reviewer decides about one item."""
+    """A reviewer's decision about one item."""
 
     row: int
     action: Literal["keep", "drop", "relabel"]
@@ -38,26 +31,27 @@ class DecisionRequest(BaseModel):
 
 
 class UndoRequest(BaseModel):
-    """Which tab of the browser takes back its last decision."""
+    """The browser tab whose last decision is undone."""
 
     tab: str = Field("", max_length=100)
 
 
 def create_app(session: ReviewSession, settings: ServerSettings) -> FastAPI:
-    """Return the application of the review page; every request but for the empty page needs the token of `settings`."""
+    """Return the application of the review page; every request except for the empty page needs the token."""
     app = FastAPI(title="bestiary review", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(RequestGuard, settings=settings, metrics=ServerMetrics(lambda: 0))
+    app.add_middleware(RequestGuard, settings=settings, metrics=ServerMetrics())
     install_error_handlers(app)
     app.add_exception_handler(UserError, _handle_user_error)
-    for path, (file, kind) in PAGE.items():
-        folder = files("bestiary.web") if file == "style.css" else files("bestiary.review") / "templates"
-        content = (folder / file).read_text(encoding="utf-8")
-        app.get(path)(_make_page_route(content, kind))
+    add_pages(app, "bestiary.review", {"/": "review.html"}, ("review.css", "review.js"))
     _add_routes(app, session)
     return app
 
 
 def _add_routes(app: FastAPI, session: ReviewSession) -> None:
+    def check_row(row: int) -> None:
+        if row not in session.items:
+            raise HTTPException(404, f"There is nothing to review under number {row}.")
+
     @app.get("/overview")
     def overview() -> dict[str, Any]:
         return session.overview()
@@ -67,9 +61,8 @@ def _add_routes(app: FastAPI, session: ReviewSession) -> None:
         return {"decisions": session.decisions_by_row()}
 
     @app.get("/opinion/{row}")
-    def opinion(row: int) -> dict[str, Any]:
-        if row not in session.items:
-            raise HTTPException(404, f"There is nothing to review under number {row}.")
+    def prediction(row: int) -> dict[str, Any]:
+        check_row(row)
         return session.model_prediction(row)
 
     @app.get("/picture/{row}/{size}")
@@ -80,27 +73,18 @@ def _add_routes(app: FastAPI, session: ReviewSession) -> None:
             raise HTTPException(404, f"This run has no picture {row}.") from None
         except PictureError as error:
             raise HTTPException(410, str(error)) from None
-        return Response(
-            content, media_type="image/jpeg", headers={"Cache-Control": f"private, max-age={CACHE_SECONDS}"}
-        )
+        headers = {"Cache-Control": f"private, max-age={CACHE_SECONDS}"}
+        return Response(content, media_type="image/jpeg", headers=headers)
 
     @app.post("/decide")
-    def decide(asked: DecisionRequest) -> dict[str, Any]:
-        if asked.row not in session.items:
-            raise HTTPException(404, f"There is nothing to review under number {asked.row}.")
-        session.decide(asked.row, asked.action, asked.label, asked.note, asked.tab)
+    def decide(request: DecisionRequest) -> dict[str, Any]:
+        check_row(request.row)
+        session.decide(request.row, request.action, request.label, request.note, request.tab)
         return {"decisions": session.decisions_by_row()}
 
     @app.post("/undo")
-    def undo(asked: UndoRequest | None = None) -> dict[str, Any]:
-        return {"row": session.undo(asked.tab if asked else ""), "decisions": session.decisions_by_row()}
-
-
-def _make_page_route(content: str, kind: str) -> Callable[[], Response]:
-    def page() -> Response:
-        return Response(content, media_type=f"{kind}; charset=utf-8", headers={"Cache-Control": "no-cache"})
-
-    return page
+    def undo(request: UndoRequest | None = None) -> dict[str, Any]:
+        return {"row": session.undo(request.tab if request else ""), "decisions": session.decisions_by_row()}
 
 
 async def _handle_user_error(_: Request, error: Exception) -> Response:

@@ -1,4 +1,4 @@
-"""What reviewers decide, in a corrections file that several of them may write to at once."""
+"""The decision log: one reviewer's decisions, in a corrections file that several reviewers may write to at once."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from filelock import FileLock, Timeout
 from bestiary.data.corrections import Correction, Corrections, append, make_correction, read_corrections, write
 from bestiary.errors import MachineError
 
-WAIT_SECONDS = 10.0
+LOCK_TIMEOUT_SECONDS = 10.0
 
 
 @dataclass
 class DecisionLog:
     """A corrections file and one reviewer who adds to it. Any thread and any number of processes may write.
 
-    The reviewer's name goes before the note: `anna: blurred`, or only `anna`. It knows which rows it wrote, and for
-    which tab of the browser, so that each tab can take back its own, the last one first.
+    The reviewer's name precedes the note: `anna: blurred`, or only `anna`. The log keeps its own decisions with the
+    browser tab of each, so that every tab can undo its own, the last one first.
     """
 
     path: Path
@@ -30,49 +30,48 @@ class DecisionLog:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def all(self) -> Corrections:
-        """Return every decision in the file; raises SourceError if it cannot be understood."""
+        """Return every decision in the file; raises SourceError if it cannot be parsed."""
         return read_corrections(self.path) if self.path.exists() else Corrections()
 
     def add(self, sha256: str, action: str, label: str = "", note: str = "", tab: str = "") -> Corrections:
-        """Add a decision and return all there are; raises SourceError for one that cannot be."""
-        words = " ".join(note.split())  # one line: what is read back must be what was written
-        made = make_correction(sha256, action, label, f"{self.reviewer}: {words}" if words else self.reviewer)
-        with self._lock, self._locked():
-            every = append(self.path, [made])
-            self._mine.append((tab, made))
-        return every
+        """Add a decision and return all decisions of the file; raises SourceError for an invalid one."""
+        words = " ".join(note.split())  # on one line, so that it is read back as it was written
+        decision = make_correction(sha256, action, label, f"{self.reviewer}: {words}" if words else self.reviewer)
+        with self._lock, self._file_lock():
+            decisions = append(self.path, [decision])
+            self._mine.append((tab, decision))
+        return decisions
 
     def undo(self, tab: str = "") -> Correction | None:
-        """Take back the last decision made in this tab, and return it; None if there is none. Those of others stay."""
+        """Remove the last decision of this tab and return it; None if there is none. Other reviewers' rows stay."""
         with self._lock:
-            own = [at for at, (made_in, _) in enumerate(self._mine) if made_in == tab]
-            if not own:
+            indices = [index for index, (decision_tab, _) in enumerate(self._mine) if decision_tab == tab]
+            if not indices:
                 return None
-            with self._locked():
-                _, last = self._mine[own[-1]]
+            _, last = self._mine[indices[-1]]
+            with self._file_lock():
                 rows = list(self.all().rows)
-                if last in rows:  # somebody may have edited the file meanwhile
+                if last in rows:  # somebody may have edited the file since
                     del rows[len(rows) - 1 - rows[::-1].index(last)]
                     write(self.path, Corrections(tuple(rows)))
-                del self._mine[own[-1]]
+                del self._mine[indices[-1]]
                 return last
 
     def mine(self) -> tuple[Correction, ...]:
-        """Return what was decided here and not taken back."""
+        """Return this log's own decisions that were not undone."""
         with self._lock:
-            return tuple(made for _, made in self._mine)
+            return tuple(decision for _, decision in self._mine)
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Keep other processes from the file; raises MachineError if one holds it for too long."""
-        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=WAIT_SECONDS)
+    def _file_lock(self) -> Iterator[None]:
+        """Lock the file against other processes; raises MachineError if one holds the lock for too long."""
+        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=LOCK_TIMEOUT_SECONDS)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except Timeout:
-            raise MachineError(
-                f"Another process has held {self.path} for more than {WAIT_SECONDS:g} s. Try again."
-            ) from None
+            message = f"Another process has locked {self.path} for more than {LOCK_TIMEOUT_SECONDS:g} s. Try again."
+            raise MachineError(message) from None
         except OSError as error:
             raise MachineError(f"Cannot write beside {self.path}: {error.strerror or error}.") from None
         try:
@@ -82,5 +81,5 @@ class DecisionLog:
 
 
 def reviewer_name(row: Correction) -> str:
-    """Return who made a decision: what stands before the first colon of its note."""
+    """Return who made a decision: the text before the first colon of its note."""
     return row.note.partition(":")[0].strip()

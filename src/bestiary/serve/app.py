@@ -77,7 +77,7 @@ def create_app(predictor: Predictor, settings: ServerSettings, name: str) -> Fas
     app = FastAPI(
         title="bestiary",
         version=__version__,
-        description="Classifies pictures, and detects those that show none of its classes.",
+        description="Classifies pictures, and marks those unlike every class as unknown.",
         docs_url=None,  # FastAPI's page loads its scripts from a CDN; ours is /docs
         redoc_url=None,
         lifespan=lifespan,

@@ -1,346 +1,345 @@
-// One doubtful picture after another; a key for each decision. Everything is written by the server, at once.
-const one = (name) => document.getElementById(name);
-const AHEAD = 3, KEPT = 60, POLL_SECONDS = 10, SEEK_SECONDS = 1;
+// The review page: one doubtful picture after another, one key for each decision. The server saves every decision at once.
+const byId = (id) => document.getElementById(id);
+const PRELOADED = 3, CACHED = 60, POLL_SECONDS = 10, SEARCH_SECONDS = 1;
 const DONE = { keep: "Kept", drop: "Dropped", relabel: "Relabelled" };
-let token = "", all = null, shown = [], at = -1, decisions = {}, posting = Promise.resolve();
-const pending = new Map();  // decided here and not yet known to be written
-const skipped = new Set(), acts = [], pictures = new Map(), opinions = new Map(), told = new Map();
+let token = "", overview = null, queue = [], position = -1, decisions = {}, writes = Promise.resolve();
+const pending = new Map();  // decisions of this page that the server has not confirmed yet
+const skipped = new Set(), actions = [], pictures = new Map(), requests = new Map(), predictions = new Map();
 
-const make = (name, options = {}, ...inside) => {
-  const made = Object.assign(document.createElement(name), options);
-  made.append(...inside);
-  return made;
+const make = (tag, options = {}, ...children) => {
+  const element = Object.assign(document.createElement(tag), options);
+  element.append(...children);
+  return element;
 };
-const say = (text) => { one("said").textContent = text; };
-const percent = (share) => share > 0.995 ? "> 99 %" : share < 0.005 ? "< 1 %" : `${Math.round(share * 100)} %`;
-const counted = (n, single, many) => `${n.toLocaleString("en")} ${n === 1 ? single : many}`;
+const announce = (text) => { byId("status").textContent = text; };
+const percent = (fraction) => fraction > 0.995 ? "> 99 %" : fraction < 0.005 ? "< 1 %" : `${Math.round(fraction * 100)} %`;
+const plural = (n, singular, many) => `${n.toLocaleString("en")} ${n === 1 ? singular : many}`;
 
-// Each tab takes back its own decisions, also after it was loaded again; a copy of a tab is another one.
-const loadedAgain = performance.getEntriesByType("navigation")[0]?.type === "reload";
-const tab = (loadedAgain && sessionStorage.getItem("review-tab")) || String(Math.random());
+// Each tab undoes its own decisions, also after a reload; a duplicated tab gets an identifier of its own.
+const isReload = performance.getEntriesByType("navigation")[0]?.type === "reload";
+const tab = (isReload && sessionStorage.getItem("review-tab")) || String(Math.random());
 sessionStorage.setItem("review-tab", tab);
 
 // ---- The server ------------------------------------------------------------------------------------------------
-const ask = async (path, body) => {
+const request = async (path, body) => {
   const headers = { Authorization: `Bearer ${token}`, ...(body ? { "Content-Type": "application/json" } : {}) };
-  let answer;
+  let response;
   try {
-    answer = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body) });
+    response = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body) });
   } catch {
-    throw new Error("The server does not answer. Is `bestiary review` still running?");
+    throw new Error("The server does not respond. Is `bestiary review` still running?");
   }
-  if (!answer.ok) {
-    const words = await answer.json().catch(() => ({}));
-    if (answer.status === 401) throw new Error("Open this page by the address that `bestiary review` printed: it holds the key.");
-    throw new Error(words.error || `The server answered ${answer.status}.`);
-  }
-  return answer;
+  if (response.ok) return response;
+  if (response.status === 401) throw new Error("Open this page with the address that `bestiary review` printed: it contains the token.");
+  const { error } = await response.json().catch(() => ({}));
+  throw new Error(error || `The server responded with status ${response.status}.`);
 };
-const get = async (path) => (await ask(path)).json();
-const trouble = (text) => {
-  one("trouble").hidden = !text;
-  one("trouble").textContent = text;
+const get = async (path) => (await request(path)).json();
+const showError = (text) => {
+  byId("error").hidden = !text;
+  byId("error").textContent = text;
 };
 
-// The picture as a local address, or null and the reason; kept for a while, the oldest go first.
-const picture = (row, size) => {
+// Returns a picture as an object URL, or null and the reason. The cache is bounded: the oldest are removed first.
+const loadPicture = (row, size) => {
   const key = `${row}/${size}`;
   if (!pictures.has(key)) {
-    const loading = ask(`/picture/${key}`)
-      .then(async (answer) => ({ url: URL.createObjectURL(await answer.blob()) }))
-      .catch((error) => ({ url: null, why: error.message }));
+    const loading = request(`/picture/${key}`)
+      .then(async (response) => ({ url: URL.createObjectURL(await response.blob()) }))
+      .catch((error) => ({ url: null, reason: error.message }));
     pictures.set(key, loading);
-    if (pictures.size > KEPT * (size === "small" ? 8 : 1)) drop(pictures.keys().next().value);
+    if (pictures.size > CACHED * (size === "small" ? 8 : 1)) evict(pictures.keys().next().value);
   }
   return pictures.get(key);
 };
-const drop = (key) => {
+const evict = (key) => {
   pictures.get(key).then(({ url }) => url && URL.revokeObjectURL(url));
   pictures.delete(key);
 };
-const opinion = (row) => {
-  if (!opinions.has(row)) {
-    const asked = get(`/opinion/${row}`);
-    opinions.set(row, asked);
-    asked.then((answer) => {
-      told.set(row, answer);
-      if (!answer.neighbours) opinions.delete(row);
-    }, () => opinions.delete(row));
+const loadPrediction = (row) => {
+  if (!requests.has(row)) {
+    const loading = get(`/opinion/${row}`);
+    requests.set(row, loading);
+    loading.then((prediction) => {
+      predictions.set(row, prediction);
+      if (!prediction.neighbours) requests.delete(row);
+    }, () => requests.delete(row));
   }
-  return opinions.get(row);
+  return requests.get(row);
 };
 
-// ---- Which items, and how far ----------------------------------------------------------------------------------
+// ---- The queue and the progress --------------------------------------------------------------------------------
 const isOpen = (item) => !(item.row in decisions);
-const has = (item, check) => check === "" || item.reasons.some((reason) => reason.check === check);
-const current = () => shown[at];
+const hasCheck = (item, check) => check === "" || item.reasons.some((reason) => reason.check === check);
+const current = () => queue[position];
 
-const choose = () => {
-  const check = one("which").value;
-  shown = all.items.filter((item) => has(item, check));
-  go(shown.findIndex((item) => isOpen(item) && !skipped.has(item.row)));
+const filterQueue = () => {
+  const check = byId("check").value;
+  queue = overview.items.filter((item) => hasCheck(item, check));
+  goTo(queue.findIndex((item) => isOpen(item) && !skipped.has(item.row)));
 };
 const next = (from) => {
-  for (let step = 1; step <= shown.length; step += 1) {
-    const place = (from + step) % shown.length;
-    if (isOpen(shown[place]) && !skipped.has(shown[place].row)) return place;
+  for (let step = 1; step <= queue.length; step += 1) {
+    const index = (from + step) % queue.length;
+    if (isOpen(queue[index]) && !skipped.has(queue[index].row)) return index;
   }
   return -1;
 };
-const count = () => {
-  const done = shown.filter((item) => !isOpen(item)).length;
-  one("count").textContent = `${done.toLocaleString("en")} of ${shown.length.toLocaleString("en")} decided`;
-  one("bar").style.width = `${100 * done / Math.max(shown.length, 1)}%`;
-  for (const option of one("which").options) {
-    const left = all.items.filter((item) => has(item, option.value) && isOpen(item)).length;
+const showProgress = () => {
+  const done = queue.filter((item) => !isOpen(item)).length;
+  byId("count").textContent = `${done.toLocaleString("en")} of ${queue.length.toLocaleString("en")} decided`;
+  byId("bar").style.width = `${100 * done / Math.max(queue.length, 1)}%`;
+  for (const option of byId("check").options) {
+    const left = overview.items.filter((item) => hasCheck(item, option.value) && isOpen(item)).length;
     option.textContent = `${option.dataset.title} (${left ? `${left} left` : "done"})`;
   }
 };
 
-// ---- Showing one -----------------------------------------------------------------------------------------------
-const go = (place) => {
-  at = place;
-  document.body.classList.remove("waiting");
-  const ended = at < 0;
-  one("item").hidden = ended;
-  one("end").hidden = !ended;
-  one("acts").hidden = ended && !acts.length;
-  for (const button of one("acts").children) button.hidden = ended && button.dataset.act !== "undo";
-  count();
-  if (ended) end();
-  else show(current());
+// ---- One item --------------------------------------------------------------------------------------------------
+const goTo = (index) => {
+  position = index;
+  const atEnd = position < 0;
+  byId("item").hidden = atEnd;
+  byId("end").hidden = !atEnd;
+  byId("actions").hidden = atEnd && !actions.length;
+  for (const button of byId("actions").children) button.hidden = atEnd && button.dataset.action !== "undo";
+  showProgress();
+  if (atEnd) showEnd();
+  else showItem(current());
 };
 
-const show = async (item) => {
-  one("label").textContent = [item.label, ...conflicting(item)].join(" and ");
-  one("perhaps").hidden = !item.suggested || item.suggested === item.label;
-  one("suggested").textContent = `${item.suggested}?`;
-  one("name").textContent = item.name;
-  one("part").textContent = item.split ? { train: "training picture", val: "validation picture", test: "test picture" }[item.split] : "";
-  one("note").value = "";
-  one("reasons").replaceChildren(...item.reasons.map((reason) => make("li", {},
-    make("span", { className: "badge", textContent: titles().get(reason.check).one }), reason.message)));
-  one("remedy").textContent = titles().get(item.reasons[0].check).remedy;
-  one("relatives").hidden = !(item.alike.length || item.copies.length);
-  one("alike").replaceChildren(...item.alike.map((row) => small(row, item)));
-  one("copies").hidden = !item.copies.length;
-  one("copies").textContent = `The same file lies in ${counted(item.copies.length, "other place", "other places")} as well (` +
-    `${item.copies.map((row) => `${row.name}, labelled ${row.label}`).join("; ")}). A decision holds for all of them.`;
+const showItem = async (item) => {
+  byId("label").textContent = [item.label, ...conflictingLabels(item)].join(" and ");
+  byId("suggestion").hidden = !item.suggested || item.suggested === item.label;
+  byId("suggested").textContent = `${item.suggested}?`;
+  byId("name").textContent = item.name;
+  byId("split").textContent = item.split ? { train: "training picture", val: "validation picture", test: "test picture" }[item.split] : "";
+  byId("note").value = "";
+  byId("reasons").replaceChildren(...item.reasons.map((reason) => make("li", {},
+    make("span", { className: "badge", textContent: checks().get(reason.check).one }), reason.message)));
+  byId("remedy").textContent = checks().get(item.reasons[0].check).remedy;
+  byId("duplicates").hidden = !(item.alike.length || item.copies.length);
+  byId("near-duplicates").replaceChildren(...item.alike.map((row) => makeThumbnail(row, item)));
+  byId("copies").hidden = !item.copies.length;
+  byId("copies").textContent = `The same file is in ${plural(item.copies.length, "other place", "other places")} (` +
+    `${item.copies.map((row) => `${row.name}, labelled ${row.label}`).join("; ")}). A decision applies to all of them.`;
   document.querySelector(".side").scrollTop = 0;
   scrollTo(0, 0);
-  decided(item);
-  think(item);
-  const large = await picture(item.row, "large");
+  showDecision(item);
+  showPrediction(item);
+  const { url, reason } = await loadPicture(item.row, "large");
   if (current() !== item) return;
-  one("gone").hidden = large.url !== null;
-  one("gone").textContent = large.why || "";
-  const image = make("img", { id: "large", alt: `Labelled ${item.label}`, hidden: !large.url });
-  if (large.url) {
-    image.src = large.url;
+  byId("missing").hidden = url !== null;
+  byId("missing").textContent = reason || "";
+  const image = make("img", { id: "large", alt: `Labelled ${item.label}`, hidden: !url });
+  if (url) {
+    image.src = url;
     await image.decode().catch(() => {});
     if (current() !== item) return;
     if (image.naturalWidth < 500 && image.naturalHeight < 500) image.dataset.small = "";
   }
-  one("large").replaceWith(image);
+  byId("large").replaceWith(image);
   image.dataset.row = item.row;
-  for (let place = at, left = AHEAD; left > 0; left -= 1) {
-    place = next(place);
-    if (place < 0) break;
-    picture(shown[place].row, "large");
-    opinion(shown[place].row).then((answer) => (answer.neighbours || []).forEach((row) => picture(row.row, "small")), () => {});
+  preload();
+};
+
+const preload = () => {
+  for (let index = next(position), left = PRELOADED; index >= 0 && left > 0; index = next(index), left -= 1) {
+    loadPicture(queue[index].row, "large");
+    loadPrediction(queue[index].row).then(({ neighbours }) => (neighbours || []).forEach((row) => loadPicture(row.row, "small")), () => {});
   }
 };
 
-// The same file under several labels: then its own label may be the one to give to all of its copies.
-const conflicting = (item) => [...new Set(item.copies.map((row) => row.label))].filter((label) => label !== item.label);
-const titles = () => new Map(all.checks.map((check) => [check.check, check]));
-const small = (row, item) => {
+// Other labels of the same file: one of them may be the correct label of all copies.
+const conflictingLabels = (item) => [...new Set(item.copies.map((row) => row.label))].filter((label) => label !== item.label);
+const checks = () => new Map(overview.checks.map((check) => [check.check, check]));
+const makeThumbnail = (row, item) => {
   const image = make("img", { alt: "", title: row.name });
-  picture(row.row, "small").then(({ url }) => {
+  loadPicture(row.row, "small").then(({ url }) => {
     if (url) image.src = url;
     else image.replaceWith(make("span", { className: "gone", textContent: "cannot be shown" }));
   });
   return make("li", {}, image, make("span", { className: row.label === item.label ? "" : "other", textContent: row.label }));
 };
 
-const decided = (item) => {
-  const made = decisions[item.row];
-  one("done").hidden = !made;
-  if (made) {
-    const who = made.by && made.by !== all.reviewer ? ` by ${made.by}` : "";
-    const words = made.note.includes(":") ? `: “${made.note.slice(made.note.indexOf(":") + 1).trim()}”` : "";
-    one("done").textContent = `${DONE[made.action]}${made.label ? ` as ${made.label}` : ""}${who}${words}.`;
+const showDecision = (item) => {
+  const decision = decisions[item.row];
+  byId("decision").hidden = !decision;
+  if (decision) {
+    const reviewer = decision.by && decision.by !== overview.reviewer ? ` by ${decision.by}` : "";
+    const note = decision.note.includes(":") ? `: “${decision.note.slice(decision.note.indexOf(":") + 1).trim()}”` : "";
+    byId("decision").textContent = `${DONE[decision.action]}${decision.label ? ` as ${decision.label}` : ""}${reviewer}${note}.`;
   }
-  for (const button of one("acts").children) button.classList.toggle("chosen", made?.action === button.dataset.act);
+  for (const button of byId("actions").children) button.classList.toggle("chosen", decision?.action === button.dataset.action);
 };
 
-const think = async (item) => {
-  one("shares").replaceChildren();
-  one("near").replaceChildren();
-  one("seeking").hidden = true;
-  one("learned").hidden = true;
-  let answer;
+const showPrediction = async (item) => {
+  byId("probabilities").replaceChildren();
+  byId("neighbours").replaceChildren();
+  byId("searching").hidden = true;
+  byId("trained").hidden = true;
+  let prediction;
   try {
-    answer = await opinion(item.row);
+    prediction = await loadPrediction(item.row);
   } catch (error) {
-    if (current() === item) trouble(error.message);
+    if (current() === item) showError(error.message);
     return;
   }
   if (current() !== item) return;
-  one("learned").hidden = !answer.learned;
-  const bars = answer.shares.map(([label, share]) => {
+  byId("trained").hidden = !prediction.learned;
+  const rows = prediction.shares.map(([label, probability]) => {
     const bar = make("i");
-    bar.style.width = `${Math.max(100 * share, 0.5)}%`;
-    return make("li", { className: label === item.label ? "own" : "" }, make("span", { className: "of", textContent: label }),
-      make("span", { className: "track" }, bar), make("span", { className: "share", textContent: percent(share) }));
+    bar.style.width = `${Math.max(100 * probability, 0.5)}%`;
+    return make("li", { className: label === item.label ? "own" : "" }, make("span", { className: "class-name", textContent: label }),
+      make("span", { className: "track" }, bar), make("span", { className: "value", textContent: percent(probability) }));
   });
-  if (answer.unknown && !answer.error) bars.unshift(make("li", { className: "whole", textContent: "None of these; else:" }));
-  one("shares").replaceChildren(...bars);
-  neighbours(item, answer);
+  if (prediction.unknown && !prediction.error) rows.unshift(make("li", { textContent: "None of these; otherwise:" }));
+  byId("probabilities").replaceChildren(...rows);
+  showNeighbours(item, prediction);
 };
 
-const neighbours = (item, { neighbours: near, why_not: why }) => {
-  one("seeking").hidden = near !== null && !why;
-  one("seeking").textContent = why ?? "Looking for them…";
-  if (near) one("near").replaceChildren(...near.map((row) => small(row, item)));
+const showNeighbours = (item, { neighbours, why_not: reason }) => {
+  byId("searching").hidden = neighbours !== null && !reason;
+  byId("searching").textContent = reason ?? "Searching…";
+  if (neighbours) byId("neighbours").replaceChildren(...neighbours.map((row) => makeThumbnail(row, item)));
   else setTimeout(async () => {
-    const answer = current() === item ? await opinion(item.row).catch(() => null) : null;
-    if (answer && current() === item) neighbours(item, answer);
-  }, SEEK_SECONDS * 1000);
+    const prediction = current() === item ? await loadPrediction(item.row).catch(() => null) : null;
+    if (prediction && current() === item) showNeighbours(item, prediction);
+  }, SEARCH_SECONDS * 1000);
 };
 
-// ---- Deciding --------------------------------------------------------------------------------------------------
-// The page goes on at once; what is sent keeps its order. What could not be written comes back to be decided again.
+// ---- Decisions -------------------------------------------------------------------------------------------------
+// The page shows the next item at once; writes keep their order. If a write fails, the page returns to its item.
 const decide = (action, label = "") => {
-  const item = current(), body = { row: item.row, action, label, note: one("note").value, tab };
-  acts.push({ item, kind: action });
+  const item = current(), body = { row: item.row, action, label, note: byId("note").value, tab };
+  actions.push({ item, kind: action });
   skipped.delete(item.row);
-  pending.set(item.row, { action, label, note: "", by: all.reviewer, ticket: body });
-  hear(decisions);
+  pending.set(item.row, { action, label, note: "", by: overview.reviewer, body });
+  setDecisions(decisions);
   flash(action);
-  const place = next(at);
-  say(`${DONE[action]}${label ? ` as ${label}` : ""}. ${place < 0 ? "That was the last." : `Next: labelled ${shown[place].label}.`}`);
-  go(place);
-  posting = posting.then(async () => {
-    const answer = await (await ask("/decide", body)).json();
-    settle(item.row, body);
-    hear(answer.decisions);
-    trouble("");
+  const index = next(position);
+  announce(`${DONE[action]}${label ? ` as ${label}` : ""}. ${index < 0 ? "That was the last." : `Next: labelled ${queue[index].label}.`}`);
+  goTo(index);
+  writes = writes.then(async () => {
+    const response = await (await request("/decide", body)).json();
+    confirmWrite(item.row, body);
+    setDecisions(response.decisions);
+    showError("");
   }).catch((error) => {
-    settle(item.row, body);
+    confirmWrite(item.row, body);
     delete decisions[item.row];
-    acts.splice(acts.findLastIndex((act) => act.item === item), 1);
-    trouble(`This decision was not written. ${error.message}`);
-    go(Math.max(shown.indexOf(item), 0));
+    actions.splice(actions.findLastIndex((action) => action.item === item), 1);
+    showError(`This decision was not saved. ${error.message}`);
+    goTo(Math.max(queue.indexOf(item), 0));
   });
 };
-const settle = (row, ticket) => { if (pending.get(row)?.ticket === ticket) pending.delete(row); };
-const hear = (written) => {
-  decisions = { ...written, ...Object.fromEntries(pending) };
-  count();
-  if (current()) decided(current());
+const confirmWrite = (row, body) => { if (pending.get(row)?.body === body) pending.delete(row); };
+const setDecisions = (saved) => {
+  decisions = { ...saved, ...Object.fromEntries(pending) };
+  showProgress();
+  if (current()) showDecision(current());
 };
 const skip = () => {
-  acts.push({ item: current(), kind: "skip" });
+  actions.push({ item: current(), kind: "skip" });
   skipped.add(current().row);
   flash("skip");
-  go(next(at));
+  goTo(next(position));
 };
 const undo = () => {
-  const last = acts.pop();
+  const last = actions.pop();
   flash("undo");
   if (last?.kind === "skip") {
     skipped.delete(last.item.row);
-    back(last.item);
+    returnTo(last.item);
     return;
   }
-  posting = posting.then(async () => {
-    const answer = await (await ask("/undo", { tab })).json();
-    hear(answer.decisions);
-    const item = all.items.find((known) => known.row === answer.row);
-    if (item) back(item);
-    say(item ? "Taken back." : "There is nothing to take back.");
-  }).catch((error) => trouble(`Nothing was taken back. ${error.message}`));
+  writes = writes.then(async () => {
+    const response = await (await request("/undo", { tab })).json();
+    setDecisions(response.decisions);
+    const item = overview.items.find(({ row }) => row === response.row);
+    if (item) returnTo(item);
+    announce(item ? "Undone." : "Nothing to undo.");
+  }).catch((error) => showError(`Undo failed. ${error.message}`));
 };
-const back = (item) => {
-  if (!shown.includes(item)) {
-    one("which").value = "";
-    shown = all.items;
+const returnTo = (item) => {
+  if (!queue.includes(item)) {
+    byId("check").value = "";
+    queue = overview.items;
   }
-  go(shown.indexOf(item));
+  goTo(queue.indexOf(item));
 };
-const before = () => { if (shown.length) go(at < 0 ? shown.length - 1 : (at + shown.length - 1) % shown.length); };
-const flash = (act) => {
-  const button = document.querySelector(`[data-act="${act}"]`);
+const previous = () => { if (queue.length) goTo(position < 0 ? queue.length - 1 : (position + queue.length - 1) % queue.length); };
+const flash = (action) => {
+  const button = document.querySelector(`[data-action="${action}"]`);
   button.classList.add("pressed");
   setTimeout(() => button.classList.remove("pressed"), 140);
 };
 
 // ---- Relabelling -----------------------------------------------------------------------------------------------
-// What was suggested, what its duplicates are called, what the model takes it for, then the others by name.
+// Order of the labels: suggested, those of the duplicates, those the model predicts, then the others by name.
 let likely = [];
-const offered = () => {
-  const words = one("wanted").value.trim().toLowerCase(), item = current();
-  const fits = all.labels.filter((label) => label.toLowerCase().includes(words) && (label !== item.label || conflicting(item).length));
-  const rank = (label) => (likely.includes(label) ? likely.indexOf(label) : Infinity) + (label.toLowerCase().startsWith(words) ? 0 : 1e6);
-  return fits.sort((left, right) => (rank(left) < rank(right) ? -1 : rank(left) > rank(right) ? 1 : 0));
+const matchingLabels = () => {
+  const text = byId("search").value.trim().toLowerCase(), item = current();
+  const matches = overview.labels.filter((label) => label.toLowerCase().includes(text) && (label !== item.label || conflictingLabels(item).length));
+  const rank = (label) => (likely.includes(label) ? likely.indexOf(label) : Infinity) + (label.toLowerCase().startsWith(text) ? 0 : 1e6);
+  return matches.sort((left, right) => (rank(left) < rank(right) ? -1 : rank(left) > rank(right) ? 1 : 0));
 };
-const offer = () => {
+const showOptions = () => {
   const item = current();
-  one("options").replaceChildren(...offered().map((label, place) => make("li", { id: `option-${place}`, role: "option", ariaSelected: "false" },
-    make("span", { className: "of", textContent: label }), ...(label === item.suggested ? [make("span", { className: "badge", textContent: "suggested" })] : []))));
-  pick(0);
+  byId("options").replaceChildren(...matchingLabels().map((label, index) => make("li", { id: `option-${index}`, role: "option", ariaSelected: "false" },
+    make("span", { className: "class-name", textContent: label }), ...(label === item.suggested ? [make("span", { className: "badge", textContent: "suggested" })] : []))));
+  selectOption(0);
 };
-const pick = (place) => {
-  const options = [...one("options").children];
-  options.forEach((option, at) => { option.ariaSelected = String(at === place); });
-  if (options[place]) options[place].scrollIntoView({ block: "nearest" });
-  one("wanted").setAttribute("aria-activedescendant", options[place]?.id ?? "");
+const selectOption = (index) => {
+  const options = [...byId("options").children];
+  options.forEach((option, i) => { option.ariaSelected = String(i === index); });
+  if (options[index]) options[index].scrollIntoView({ block: "nearest" });
+  byId("search").setAttribute("aria-activedescendant", options[index]?.id ?? "");
 };
-const picked = () => [...one("options").children].findIndex((option) => option.ariaSelected === "true");
-const take = (place) => {
-  const option = one("options").children[place];
+const selectedIndex = () => [...byId("options").children].findIndex((option) => option.ariaSelected === "true");
+const applyOption = (index) => {
+  const option = byId("options").children[index];
   if (!option) return;
-  const label = option.querySelector(".of").textContent;
-  one("labels").close();
+  const label = option.querySelector(".class-name").textContent;
+  byId("labels").close();
   decide("relabel", label);
 };
 const relabel = () => {
-  const item = current(), shares = told.get(item.row)?.shares ?? [];
-  likely = [item.suggested, ...[...item.copies, ...item.alike].map((row) => row.label), ...shares.map(([label]) => label)];
-  one("wanted").value = "";
-  offer();
-  one("labels").showModal();
-  one("wanted").focus();
+  const item = current(), predicted = predictions.get(item.row)?.shares ?? [];
+  likely = [item.suggested, ...[...item.copies, ...item.alike].map((row) => row.label), ...predicted.map(([label]) => label)];
+  byId("search").value = "";
+  showOptions();
+  byId("labels").showModal();
+  byId("search").focus();
 };
-one("wanted").addEventListener("input", offer);
-one("wanted").addEventListener("keydown", (event) => {
-  const places = one("options").children.length, step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-  if (step && places) pick((picked() + step + places) % places);
-  if (event.key === "Enter") take(picked());
+byId("search").addEventListener("input", showOptions);
+byId("search").addEventListener("keydown", (event) => {
+  const count = byId("options").children.length, step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+  if (step && count) selectOption((selectedIndex() + step + count) % count);
+  if (event.key === "Enter") applyOption(selectedIndex());
   if (step || event.key === "Enter") event.preventDefault();
 });
-one("options").addEventListener("click", (event) => take([...one("options").children].indexOf(event.target.closest("li"))));
+byId("options").addEventListener("click", (event) => applyOption([...byId("options").children].indexOf(event.target.closest("li"))));
 
-// ---- The end ---------------------------------------------------------------------------------------------------
-const end = () => {
-  const left = shown.filter(isOpen).length, made = (action) => shown.filter((item) => decisions[item.row]?.action === action).length;
-  one("title-end").textContent = !all.items.length ? "There is nothing to review." : left ? "That is all for now." : "All of it is decided.";
-  one("tally").textContent = !all.items.length ? "The audit found no doubtful label, no duplicates and no outliers, and the model makes no sure mistakes."
-    : `${made("keep")} kept, ${made("relabel")} relabelled, ${made("drop")} dropped${left ? `, ${left} left for later` : ""}.`;
-  const elsewhere = all.items.filter(isOpen).length;
-  one("again").hidden = !elsewhere;
-  one("again").textContent = left ? `Go through the ${left} that are left` : `Go on with the ${elsewhere} for other reasons`;
-  one("next").hidden = !Object.keys(decisions).length;
-  one("end").focus({ preventScroll: true });
+// ---- The end of the queue --------------------------------------------------------------------------------------
+const showEnd = () => {
+  const left = queue.filter(isOpen).length, decided = (action) => queue.filter((item) => decisions[item.row]?.action === action).length;
+  byId("title-end").textContent = !overview.items.length ? "There is nothing to review." : left ? "End of the list." : "All pictures are decided.";
+  byId("tally").textContent = !overview.items.length ? "The audit found no doubtful labels, no duplicates and no outliers, and the model makes no confident mistakes."
+    : `${decided("keep")} kept, ${decided("relabel")} relabelled, ${decided("drop")} dropped${left ? `, ${left} undecided` : ""}.`;
+  const open = overview.items.filter(isOpen).length;
+  byId("again").hidden = !open;
+  byId("again").textContent = left ? `Review the ${left} undecided` : `Continue with the other ${open}`;
+  byId("next").hidden = !Object.keys(decisions).length;
+  byId("end").focus({ preventScroll: true });
 };
-one("again").addEventListener("click", () => {
+byId("again").addEventListener("click", () => {
   skipped.clear();
-  if (!shown.some(isOpen)) one("which").value = "";
-  choose();
+  if (!queue.some(isOpen)) byId("check").value = "";
+  filterQueue();
 });
 for (const button of document.querySelectorAll(".copy")) button.addEventListener("click", async () => {
-  const text = one(button.dataset.of);
+  const text = byId(button.dataset.of);
   try {
     await navigator.clipboard.writeText(text.textContent);
     button.textContent = "Copied";
@@ -351,10 +350,10 @@ for (const button of document.querySelectorAll(".copy")) button.addEventListener
 });
 
 // ---- Keys and buttons ------------------------------------------------------------------------------------------
-const ACT = { keep: () => decide("keep"), drop: () => decide("drop"), relabel, skip, undo };
+const ACTIONS = { keep: () => decide("keep"), drop: () => decide("drop"), relabel, skip, undo };
 const KEYS = { k: "keep", d: "drop", r: "relabel", s: "skip", ArrowRight: "skip", u: "undo" };
-const act = (name) => { if (all && (name === "undo" || current())) ACT[name](); };
-for (const button of one("acts").children) button.addEventListener("click", () => act(button.dataset.act));
+const act = (action) => { if (overview && (action === "undo" || current())) ACTIONS[action](); };
+for (const button of byId("actions").children) button.addEventListener("click", () => act(button.dataset.action));
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || document.querySelector("dialog[open]")) return;
   // A dialog that has just closed keeps the focus until the next frame: a key pressed that soon is for the page.
@@ -364,52 +363,51 @@ addEventListener("keydown", (event) => {
   }
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   if (key in KEYS) act(KEYS[key]);
-  else if (key === "ArrowLeft") before();
-  else if (key === "n" && current()) one("note").focus();
-  else if (key === "?") one("keys").showModal();
+  else if (key === "ArrowLeft") previous();
+  else if (key === "n" && current()) byId("note").focus();
+  else if (key === "?") byId("keys").showModal();
   else return;
   event.preventDefault();
 });
-one("which").addEventListener("change", () => { choose(); one("which").blur(); });
-one("help").addEventListener("click", () => one("keys").showModal());
-one("close").addEventListener("click", () => one("keys").close());
+byId("check").addEventListener("change", () => { filterQueue(); byId("check").blur(); });
+byId("help").addEventListener("click", () => byId("keys").showModal());
+byId("close").addEventListener("click", () => byId("keys").close());
 for (const dialog of document.querySelectorAll("dialog")) dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
 
-// Another reviewer may decide meanwhile.
+// Polls for decisions of other reviewers.
 const refresh = () => {
-  if (!all || document.hidden) return;
-  posting = posting.then(async () => {
-    hear((await get("/decisions")).decisions);
+  if (!overview || document.hidden) return;
+  writes = writes.then(async () => {
+    setDecisions((await get("/decisions")).decisions);
   }).catch(() => {});
 };
 setInterval(refresh, POLL_SECONDS * 1000);
 addEventListener("visibilitychange", refresh);
 
 const start = async () => {
-  const given = new URLSearchParams(location.hash.slice(1)).get("token");
-  token = given ?? sessionStorage.getItem("review-token") ?? "";
+  token = new URLSearchParams(location.hash.slice(1)).get("token") ?? sessionStorage.getItem("review-token") ?? "";
   try {
-    all = await get("/overview");
+    overview = await get("/overview");
   } catch (error) {
-    trouble(error.message);
+    showError(error.message);
     return;
   }
   sessionStorage.setItem("review-token", token);
-  history.replaceState(null, "", location.pathname);  // the key does not stay where a screen is shared
-  decisions = all.decisions;
-  one("run").textContent = all.run;
-  one("file").textContent = all.file;
-  document.title = `Review of ${all.run} · bestiary`;
-  for (const [place, name] of ["train", "compare"].entries()) {
-    const parts = all.commands[place].split(/ (?=--)/);  // a line ends before an option, never within its name
-    one(name).replaceChildren(...parts.flatMap((part) => [make("span", { textContent: part }), " "]).slice(0, -1));
+  history.replaceState(null, "", location.pathname);  // removes the token: the screen may be shared
+  decisions = overview.decisions;
+  byId("run").textContent = overview.run;
+  byId("file").textContent = overview.file;
+  document.title = `Review of ${overview.run} · bestiary`;
+  for (const [index, id] of ["train", "compare"].entries()) {
+    const parts = overview.commands[index].split(/ (?=--)/);  // lines break only before an option
+    byId(id).replaceChildren(...parts.flatMap((part) => [make("span", { textContent: part }), " "]).slice(0, -1));
   }
-  const option = (value, title) => {
-    const made = make("option", { value });
-    made.dataset.title = title[0].toUpperCase() + title.slice(1);
-    return made;
+  const makeOption = (value, title) => {
+    const option = make("option", { value });
+    option.dataset.title = title[0].toUpperCase() + title.slice(1);
+    return option;
   };
-  one("which").replaceChildren(option("", "everything"), ...all.checks.map((check) => option(check.check, check.many)));
-  choose();
+  byId("check").replaceChildren(makeOption("", "everything"), ...overview.checks.map((check) => makeOption(check.check, check.many)));
+  filterQueue();
 };
 start();
