@@ -54,9 +54,9 @@ def main() -> None:
     items = [SplitItem(*row) for row in pictures.select("sha256", "label", "group").iter_rows()]
     values: dict[str, list[float]] = defaultdict(list)
     for seed in range(arguments.seeds):
-        parts = np.array(stratified_group_split(items, {"test": 0.15, "val": 0.15}, seed=seed))
+        splits = np.array(stratified_group_split(items, {"test": 0.15, "val": 0.15}, seed=seed))
         train, val, test = (
-            LabelledFeatures(features[parts == p], labels[parts == p]) for p in ("train", "val", "test")
+            LabelledFeatures(features[splits == p], labels[splits == p]) for p in ("train", "val", "test")
         )
         head, _ = fit_head(train, val, len(names), c_values=default_c_values(len(train.labels)), balance="none")
         val_logits, test_logits = (linear_logits(part.features, head.weight, head.bias) for part in (val, test))

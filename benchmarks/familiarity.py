@@ -62,11 +62,11 @@ def main() -> None:
     items = [SplitItem(*row) for row in pictures.select("sha256", "label", "group").iter_rows()]
     results: Results = defaultdict(list)
     for seed in range(arguments.seeds):
-        parts = np.array(stratified_group_split(items, {"test": 0.15, "val": 0.15}, seed=seed))
+        splits = np.array(stratified_group_split(items, {"test": 0.15, "val": 0.15}, seed=seed))
         for left_out in [None, *list_large_classes(labels)]:
             in_distribution = labels != left_out if left_out else np.ones(len(labels), bool)
-            compute_scores = fit_scores(features, labels, parts, in_distribution)
-            test_scores = compute_scores(features[in_distribution & (parts == "test")])
+            compute_scores = fit_scores(features, labels, splits, in_distribution)
+            test_scores = compute_scores(features[in_distribution & (splits == "test")])
             ood = {f"without {left_out}": features[~in_distribution]} if left_out else ood_features
             for name, rows in ood.items():
                 for score, values in compute_scores(rows).items():
@@ -80,16 +80,16 @@ def list_large_classes(labels: Array) -> list[str]:
     return [str(name) for name, count in zip(names, counts, strict=True) if count >= MIN_PICTURES]
 
 
-def fit_scores(features: Array, labels: Array, parts: Array, in_distribution: Array) -> Callable[[Array], Scores]:
+def fit_scores(features: Array, labels: Array, splits: Array, in_distribution: Array) -> Callable[[Array], Scores]:
     """Return a function from features to scores, which are higher for in-distribution pictures."""
-    positions = {name: position for position, name in enumerate(sorted(set(labels[in_distribution])))}
+    class_indices = {name: index for index, name in enumerate(sorted(set(labels[in_distribution])))}
     train, val = (
-        LabelledFeatures(features[rows].copy(), np.array([positions[name] for name in labels[rows]], np.int64))
-        for rows in (in_distribution & (parts == "train"), in_distribution & (parts == "val"))
+        LabelledFeatures(features[rows].copy(), np.array([class_indices[name] for name in labels[rows]], np.int64))
+        for rows in (in_distribution & (splits == "train"), in_distribution & (splits == "val"))
     )
     subspace, (mean, scale) = PrincipalSubspace.fit(train.features), fit_scaler(train.features)
     # fit_head also standardises train.features
-    head, _ = fit_head(train, val, len(positions), c_values=[C_VALUE], balance="none")
+    head, _ = fit_head(train, val, len(class_indices), c_values=[C_VALUE], balance="none")
     neighbours = normalise(train.features[:])
     logits = linear_logits(val.features, head.weight, head.bias)
     energy = OutputCalibration.fit(logits, 1.0)
@@ -116,8 +116,8 @@ def normalise(rows: Array) -> Array:
 
 
 def compute_auroc_and_fpr(test_scores: Array, ood_scores: Array) -> tuple[float, float]:
-    truth = np.concatenate([np.ones(len(test_scores)), np.zeros(len(ood_scores))])
-    auroc = float(roc_auc_score(truth, np.concatenate([test_scores, ood_scores])))
+    y_true = np.concatenate([np.ones(len(test_scores)), np.zeros(len(ood_scores))])
+    auroc = float(roc_auc_score(y_true, np.concatenate([test_scores, ood_scores])))
     return auroc, float(np.mean(ood_scores >= np.quantile(test_scores, 0.05)))
 
 

@@ -2,7 +2,7 @@
 
     pip install faiss-cpu                                      # not a dependency; without it only bestiary is measured
     python benchmarks/hamming_search.py [PICTURES] [--random 200000 1000000] [--hashes FILE.npz] [--queries 20000]
-        [--runs 3] [--methods ours flat hash-2] [--json FILE]
+        [--runs 3] [--methods bestiary flat hash-2] [--json FILE]
 
 PICTURES: searches the distinct 256-bit hashes of a collection, and the hashes of all views of each picture among those
 of whole pictures, as `find_duplicate_pairs` does; --hashes stores them in a file for later calls. --random: searches
@@ -44,7 +44,7 @@ NEAR_BITS = 40
 TABLES, TABLE_BITS = 14, 18  # of IndexBinaryMultiHash
 PROBES, NEIGHBOURS = 32, 10  # of IndexBinaryIVF, of IndexBinaryHNSW
 SMALL = 10_000  # up to so many hashes: median of five searches, after one that warms up
-METHODS = ("ours", "flat", "hash-0", "hash-1", "hash-2", "ivf", "hnsw")
+METHODS = ("bestiary", "flat", "hash-0", "hash-1", "hash-2", "ivf", "hnsw")
 Bits = npt.NDArray[np.uint64]
 Pairs = npt.NDArray[np.int64]
 
@@ -67,14 +67,14 @@ def main() -> None:
     methods = list(arguments.methods)
     if find_spec("faiss") is None:
         print("faiss is not installed (pip install faiss-cpu): only bestiary is measured.")
-        methods = [method for method in methods if method == "ours"]
+        methods = [method for method in methods if method == "bestiary"]
     versions = read_versions(["numpy", "faiss-cpu"])
     print(f"{read_processor_name()}, {available_cores()} cores; {versions}; faiss-cpu: {read_size('faiss-cpu'):.0f} MB")
     results = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for title, source in write_cases(arguments, folder):
-            selected = [method for method in methods if method in ("ours", "flat") or "views" not in title]
+            selected = [method for method in methods if method in ("bestiary", "flat") or "views" not in title]
             results.append(compare(title, source, selected, arguments, folder))
     if arguments.json:
         report = {
@@ -140,14 +140,14 @@ def compare(
     with np.load(source) as arrays:
         planted = {tuple(pair) for pair in arrays["planted"].tolist()} if "planted" in arrays else set()
     print(f"\n{title}, n = {arguments.runs}")
-    print(f"{'':8}{'seconds (from, to)':>28}{'of processors':>28}{'of bestiary':>12}", end="")
+    print(f"{'':10}{'seconds (from, to)':>32}{'of processors':>32}{'of bestiary':>12}", end="")
     print(f"{'peak MB':>9}{'pairs':>9}{'planted':>15}")
-    summary, ours = [], None
+    summary, baseline = [], None
     for method in methods:
         pairs = {tuple(pair) for pair in np.load(folder / f"{source.stem}-{method}.npy").tolist()}
         seconds, processors = ([row[name] for row in rows[method]] for name in ("seconds", "processor_seconds"))
         scaled = rows[method][0]["scaled"]
-        ours = statistics.median(processors) if method == "ours" else ours
+        baseline = statistics.median(processors) if method == "bestiary" else baseline
         row = {
             "method": method,
             "seconds": seconds,
@@ -159,8 +159,8 @@ def compare(
         }
         summary.append(row)
         mark = "~" if scaled else ""
-        ratio = f"{statistics.median(processors) / ours:.2f} x" if ours else ""
-        print(f"{method:8}{mark + format_range(seconds):>28}{mark + format_range(processors):>28}{ratio:>12}", end="")
+        ratio = f"{statistics.median(processors) / baseline:.2f} x" if baseline else ""
+        print(f"{method:10}{mark + format_range(seconds):>32}{mark + format_range(processors):>32}{ratio:>12}", end="")
         print(f"{row['peak_mb']:>9,.0f}{len(pairs):>9,}{row['planted']:>15}", flush=True)
     return {"case": title, "methods": summary}
 
@@ -197,7 +197,7 @@ def measure(method: str, source: Path, target: Path, max_queries: int) -> dict[s
 
 def build_search(method: str, queries: Bits, base: Bits, max_queries: int) -> Callable[[], tuple[Pairs, float]]:
     """Return a function that returns the pairs, and the estimated seconds for the queries beyond `max_queries`."""
-    if method != "ours":
+    if method != "bestiary":
         faiss = import_module("faiss")
         faiss.omp_set_num_threads(available_cores())
         max_bits = NEAR_BITS if queries is base else duplicates.PROPOSED_BITS

@@ -53,9 +53,9 @@ def main() -> None:
     table = pl.read_parquet(sys.argv[1]).filter(pl.col("split").is_not_null())
     # timm's tf_efficientnet_lite0; a function of bestiary only reads the packaged weights
     network = create_timm_lite("lite0").eval()
-    parts = {name: table.filter(pl.col("split") == name) for name in ("train", "val", "test")}
-    features = {name: compute_features(network, part["path"].to_list()) for name, part in parts.items()}
-    labels = {name: part["label"].to_numpy() for name, part in parts.items()}
+    splits = {name: table.filter(pl.col("split") == name) for name in ("train", "val", "test")}
+    features = {name: compute_features(network, split["path"].to_list()) for name, split in splits.items()}
+    labels = {name: split["label"].to_numpy() for name, split in splits.items()}
     heads = [
         make_pipeline(StandardScaler(), LogisticRegression(C=c_value, max_iter=500)).fit(
             features["train"], labels["train"]
@@ -63,9 +63,9 @@ def main() -> None:
         for c_value in C_VALUES
     ]
     best = max(heads, key=lambda head: head.score(features["val"], labels["val"]))
-    predicted = best.predict(features["test"])
+    y_pred = best.predict(features["test"])
     classes = sorted(set(labels["test"]))
-    f1 = dict(zip(classes, f1_score(labels["test"], predicted, labels=classes, average=None), strict=True))
+    f1 = dict(zip(classes, f1_score(labels["test"], y_pred, labels=classes, average=None), strict=True))
     without_rare = [value for name, value in f1.items() if name not in RARE_CLASSES]
     print(json.dumps({"macro_f1": float(np.mean(list(f1.values()))), "without_rare": float(np.mean(without_rare))}))
 

@@ -40,10 +40,10 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         run = Path(name) / "run"
-        truth, probabilities, labels = write_run(run, arguments.predictions, arguments.classes)
+        y_true, probabilities, labels = write_run(run, arguments.predictions, arguments.classes)
         pictures = pl.read_parquet(run / "pictures.parquet")
         test = pl.read_parquet(run / "predictions.parquet")
-        intervals = format_spread(time_calls(lambda: compute_metrics(truth, probabilities, labels), arguments.runs))
+        intervals = format_spread(time_calls(lambda: compute_metrics(y_true, probabilities, labels), arguments.runs))
         slices = format_spread(time_calls(lambda: find_weak_slices(test, pictures), arguments.runs))
         print(f"{arguments.predictions:,} predictions, {arguments.classes} classes, {arguments.runs} runs each")
         print(f"intervals of every metric, 2,000 resamples: {intervals}")
@@ -55,56 +55,56 @@ def main() -> None:
 def write_run(run: Path, n: int, k: int) -> tuple[np.ndarray[Any, Any], Floats, list[str]]:
     """Write the files of a run with `n` test pictures; return classes, probabilities and class names."""
     rng = np.random.default_rng(0)
-    labels = [f"class {at:03}" for at in range(k)]
-    truth = rng.integers(0, k, n)
+    labels = [f"class {index:03}" for index in range(k)]
+    y_true = rng.integers(0, k, n)
     logits = rng.normal(0, 1, (n, k))
-    logits[np.arange(n), truth] += 4
+    logits[np.arange(n), y_true] += 4
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     run.mkdir(parents=True)
-    pictures = _write_pictures(run.parent / "pictures", np.concatenate([truth, rng.integers(0, k, n)]), labels, rng)
+    pictures = _write_pictures(run.parent / "pictures", np.concatenate([y_true, rng.integers(0, k, n)]), labels, rng)
     table.write(pictures, run / "pictures.parquet")
-    predicted = probabilities.argmax(axis=1)
+    y_pred = probabilities.argmax(axis=1)
     predictions = (
         pictures.head(n)
         .select("row_id", "path", "split", "label")
         .with_columns(
-            predicted=pl.Series([labels[at] for at in predicted]),
+            predicted=pl.Series([labels[index] for index in y_pred]),
             probability=pl.Series(probabilities.max(axis=1)),
             unknown=pl.Series(rng.random(n) < 0.05),
             familiarity=pl.Series(rng.random(n)),
-            **{f"p_{label}": pl.Series(probabilities[:, at]) for at, label in enumerate(labels)},
+            **{f"p_{label}": pl.Series(probabilities[:, index]) for index, label in enumerate(labels)},
         )
     )
     table.write(predictions, run / "predictions.parquet")
     metrics = {
         "split": "test",
         "test_scored": 1,
-        **compute_metrics(truth, probabilities, labels),
+        **compute_metrics(y_true, probabilities, labels),
         "slices": find_weak_slices(predictions, pictures),
     }
     (run / "metrics.json").write_text(json.dumps(metrics))
-    return truth, probabilities, labels
+    return y_true, probabilities, labels
 
 
 def _write_pictures(
-    folder: Path, truth: np.ndarray[Any, Any], labels: list[str], rng: np.random.Generator
+    folder: Path, y_true: np.ndarray[Any, Any], labels: list[str], rng: np.random.Generator
 ) -> pl.DataFrame:
     folder.mkdir()
     files = []
     for number in range(FILES):
         files.append(folder / f"file {number}.jpg")
         Image.fromarray(rng.integers(0, 256, (300, 400, 3), dtype=np.uint8)).save(files[-1], quality=90)
-    n = len(truth)
+    n = len(y_true)
     paths = []
-    for number, at in enumerate(truth):
-        path = folder / labels[at] / f"{number}.jpg"
+    for number, index in enumerate(y_true):
+        path = folder / labels[index] / f"{number}.jpg"
         path.parent.mkdir(exist_ok=True)
         os.link(files[number % FILES], path)
         paths.append(str(path))
     columns: dict[str, Any] = {
         "row_id": np.arange(n),
         "path": paths,
-        "label": [labels[at] for at in truth],
+        "label": [labels[index] for index in y_true],
         "bytes": rng.integers(10_000, 90_000, n),
         "width": rng.integers(100, 900, n),
         "height": rng.integers(100, 900, n),
