@@ -27,7 +27,7 @@ from bestiary.models.networks import Network, small_resnet
 from bestiary.preprocess import Preprocessing
 from bestiary.progress import SilentReporter
 from bestiary.recipe import AugmentConfig
-from bestiary.training.loop import LoopSettings, ValidationMetrics, fit
+from bestiary.training.loop import LoopControl, LoopSettings, ValidationMetrics, fit
 from measuring import build_picture_parser
 
 
@@ -119,7 +119,7 @@ def train(read: Read, labels: Ints, classes: int, augment: AugmentConfig, epochs
             settings,
             augment,
             Path(folder),
-            reporter=SilentReporter(),
+            LoopControl(),
         )
     return [line["images_per_second"] for line in result.history[1:]]
 

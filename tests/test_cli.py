@@ -627,7 +627,7 @@ def test_ctrl_c_while_training_keeps_the_state_and_resume_ends_the_run(
     resumed = command("train", "--resume", run, "--threads", 1, "--json")
     assert resumed.returncode == 0
     assert json.loads(resumed.stdout)["metrics"]["test_scored"] == 1
-    assert b"Going on after epoch" in resumed.stderr
+    assert b"Resuming after epoch" in resumed.stderr
 
 
 # ---- Corrections, folds, several sources -----------------------------------------------------------------------------

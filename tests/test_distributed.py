@@ -30,7 +30,7 @@ PROGRAM = """
     from bestiary.models.networks import plain_cnn, small_resnet
     from bestiary.progress import SilentReporter
     from bestiary.recipe import AugmentConfig
-    from bestiary.training.loop import LoopSettings, ValidationMetrics, fit, predict_logits
+    from bestiary.training.loop import LoopControl, LoopSettings, ValidationMetrics, fit, predict_logits
     from bestiary.training.distributed import destroy_process_group, init_process_group
 
     torch.manual_seed(0)
@@ -57,7 +57,7 @@ PROGRAM = """
         balance="class-weights",
     )
     result = fit(network, lambda rows: images[rows], labels, evaluate, settings, AugmentConfig(), out,
-                 reporter=SilentReporter(), process_group=here)
+                 LoopControl(SilentReporter(), process_group=here))
     assert all(type(module).__name__ != "SyncBatchNormCPU" for module in network.modules())
     torch.save((network.state_dict(), list(result.history)), out / f"result-{here.rank}.pt")
     destroy_process_group()
@@ -114,5 +114,5 @@ def test_a_picture_is_changed_alike_whoever_has_it() -> None:
 
 
 def test_a_batch_that_is_too_small_for_the_team_is_refused() -> None:
-    with pytest.raises(RecipeError, match="batch of 2 pictures cannot be shared by 3 processes"):
+    with pytest.raises(RecipeError, match="batch of 2 pictures cannot be distributed over 3 processes"):
         ProcessGroup(0, 3).check_batch_size(2)

@@ -26,7 +26,6 @@ from bestiary.models.engine import OnnxRuntimeEngine, run_batch
 from bestiary.models.networks import Network, finetune_network
 from bestiary.models.onnx_surgery import STAGES, extract_frozen_stages
 from bestiary.preprocess import Preprocessing
-from bestiary.progress import SilentReporter
 from bestiary.recipe import AugmentConfig, Recipe
 from bestiary.training import finetune
 from bestiary.training.activation_cache import (
@@ -39,7 +38,7 @@ from bestiary.training.activation_cache import (
 from bestiary.training.epoch_throughput import EpochThroughput
 from bestiary.training.finetune import trainable_stages
 from bestiary.training.methods import build_training_setup
-from bestiary.training.task import TrainingTask
+from bestiary.training.task import SplitData, TrainingTask
 from bestiary.training.throughput import Throughput
 from bestiary.training.time_estimate import estimate_seconds
 
@@ -131,22 +130,10 @@ def test_kept_activations_equal_the_direct_computation(
         sorted(collection.kinds)[:3],
     )
     keys = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
-    store = activation_cache(tmp_path, lower, Preprocessing(SIZE), "float32", views.augment)
-
-    def fill() -> None:
-        fill_activation_cache(
-            store,
-            paths,
-            keys,
-            lower,
-            Preprocessing(SIZE),
-            views,
-            precision="float32",
-            threads=1,
-            reporter=SilentReporter(),
-        )
-
-    fill()
+    recipe = Recipe.of(FINETUNE).resolve()
+    task = TrainingTask(recipe, pl.DataFrame(), (), Preprocessing(SIZE), tmp_path, Context(1, cache=tmp_path))
+    pictures = SplitData(paths, keys, np.zeros(3, np.int64))
+    store = fill_activation_cache(task, pictures, lower, views, "float32")
     engine = OnnxRuntimeEngine(lower.graph, threads=1)
     rows = make_row_reader(store, keys)(np.arange(9))
     assert rows.dtype == np.float16
@@ -159,7 +146,7 @@ def test_kept_activations_equal_the_direct_computation(
     monkeypatch.setattr(
         "bestiary.training.activation_cache.fastest_engine", lambda *_, **__: pytest.fail("computed again")
     )
-    fill()
+    fill_activation_cache(task, pictures, lower, views, "float32")
 
 
 def test_other_augmentation_or_cut_has_a_store_of_its_own(trunk: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bestiary.array_types import Ints
+from bestiary.training.loop import LoopControl
 
 pytest.importorskip("torch")
 
@@ -115,8 +116,7 @@ def train(
         settings,
         AugmentConfig() if augmentation is None else augmentation,
         folder,
-        reporter=reporter or SilentReporter(),
-        resume=resume,
+        LoopControl(reporter or SilentReporter(), resume),
     )
 
 
@@ -434,12 +434,11 @@ def test_training_ends_when_no_further_epoch_fits_into_the_time(tmp_path: Path) 
         SETTINGS,
         PLAIN_VIEW,
         tmp_path,
-        reporter=told,
-        should_continue=may_go_on,
+        LoopControl(told, should_continue=may_go_on),
     )
     assert (result.stop_reason, len(result.history), result.best_epoch) == ("budget", 2, 1)
     assert asked == [record["seconds"] for record in result.history]
-    assert any("The time is up after epoch 2 of 5; the best was 1." in line for line in told.said)
+    assert any("Time budget used up after epoch 2 of 5; the best was epoch 1." in line for line in told.said)
 
 
 def test_the_typical_size_costs_what_growing_pictures_cost_on_average() -> None:

@@ -15,7 +15,6 @@ import numpy as np
 
 from bestiary.array_types import AnyFloats, Float32s, Pixels
 from bestiary.batches.feature_matrix import FeatureMatrix
-from bestiary.batches.pixel_cache import iter_pixel_batches
 from bestiary.errors import IntegrityError
 from bestiary.export.calibration import choose_threshold, fit_temperature
 from bestiary.export.graph import OutputCalibration, build_inference_graph
@@ -23,9 +22,9 @@ from bestiary.files import atomic_path
 from bestiary.inference.bundle import GRAPH_NAME, Bundle, read_bundle
 from bestiary.inference.conformal import fit_conformal
 from bestiary.inference.predictor import EngineName, Prediction, Predictor
-from bestiary.models.engine import OnnxRuntimeEngine, has_openvino
+from bestiary.models.engine import has_openvino
 from bestiary.models.head import Head
-from bestiary.preprocess import Preprocessing, VerifiedFile
+from bestiary.preprocess import Preprocessing
 from bestiary.quick_metrics import softmax
 from bestiary.training.methods import TRAINERS
 from bestiary.training.task import TrainedModel, TrainingTask
@@ -58,22 +57,7 @@ def train_and_finalize(task: TrainingTask) -> tuple[TrainedModel, FinalModel]:
     """Train the model of a run folder, or of a fold in it; calibrate, export and verify it."""
     with task.context.timer.stage("train"):
         trained = TRAINERS[task.recipe.model.method](task)
-        if trained.val_features is None:
-            trained = replace(trained, val_logits=_exported_logits(task, trained))
         return trained, _finalize(task, trained)
-
-
-def _exported_logits(task: TrainingTask, trained: TrainedModel) -> Float32s:
-    """Return the validation logits (n, classes) of the exported graph.
-
-    Calibration is fitted on them, not on those of the training process: they depend on the graph alone, so that a
-    resumed run equals an uninterrupted one to the last digit.
-    """
-    graph = build_inference_graph(trained.backbone_graph, trained.head, OutputCalibration(), {})
-    engine, val = OnnxRuntimeEngine(graph.SerializeToString(), threads=task.context.threads), task.split("val")
-    files = [VerifiedFile(path, key) for path, key in zip(val.paths, val.keys, strict=True)]
-    batches = iter_pixel_batches(files, task.preprocess, threads=task.context.threads, batch_size=engine.batch_size)
-    return np.concatenate([outputs["logits"] for outputs in engine.stream(batches)])
 
 
 def _finalize(task: TrainingTask, trained: TrainedModel) -> FinalModel:

@@ -1,7 +1,7 @@
-"""What the frozen stages of a backbone give, computed once for a few views of each picture and kept on disk.
+"""Activation cache: activations of a backbone's frozen stages, for a few augmented views of each picture, on disk.
 
-Fine-tuning the stages above then costs only what those cost. Views are drawn from the picture's content, the number of
-the view and the augmentation, so that they are the same in every run and can be shared.
+Fine-tuning the stages above them costs no more than those stages. Views depend on the picture's content, their number
+and the augmentation alone, so that all runs share them.
 """
 
 from __future__ import annotations
@@ -22,18 +22,15 @@ from bestiary.batches.pixel_cache import PIXELS_VERSION, iter_pixel_batches
 from bestiary.models.engine import Precision, fastest_engine
 from bestiary.models.onnx_surgery import OUTPUT, FrozenStages
 from bestiary.preprocess import Preprocessing, VerifiedFile
-from bestiary.progress import Reporter
 from bestiary.recipe import AugmentConfig
+from bestiary.training.task import SplitData, TrainingTask
 
 ACTIVATIONS_VERSION = 1  # raise it when the views change
 
 
 @dataclass(frozen=True)
 class AugmentedViews:
-    """How many views of each picture are kept, and how the random ones are drawn.
-
-    View 0 is the picture as it is, view 1 its mirror image, every other one is changed at random.
-    """
+    """The cached views of each picture: 0 is the picture itself, 1 its mirror image, the others are augmented."""
 
     count: int
     augment: AugmentConfig
@@ -53,57 +50,54 @@ class AugmentedViews:
 def activation_cache(
     cache: Path, frozen_stages: FrozenStages, preprocess: Preprocessing, precision: Precision, augment: AugmentConfig
 ) -> ArrayCache:
-    """Return the store of float16 (height, width, channels) activations for this lower part and these views."""
-    asked = f"{augment.model_dump_json()} v{PIXELS_VERSION} v{ACTIVATIONS_VERSION}".encode()
-    name = f"{hashlib.sha256(frozen_stages.graph + asked).hexdigest()[:16]}-{preprocess.fit}-{precision}"
+    """Return the cache of float16 (height, width, channels) activations of these stages and views."""
+    settings = f"{augment.model_dump_json()} v{PIXELS_VERSION} v{ACTIVATIONS_VERSION}".encode()
+    name = f"{hashlib.sha256(frozen_stages.graph + settings).hexdigest()[:16]}-{preprocess.fit}-{precision}"
     return ArrayCache(cache / "activations" / name, frozen_stages.shape, np.float16)
 
 
 def fill_activation_cache(
-    store: ArrayCache,
-    paths: Sequence[Path],
-    keys: Sequence[str],
-    frozen_stages: FrozenStages,
-    preprocess: Preprocessing,
-    views: AugmentedViews,
-    *,
-    precision: Precision,
-    threads: int,
-    reporter: Reporter,
-) -> None:
-    """Compute what the store lacks of all views of these pictures.
+    task: TrainingTask, pictures: SplitData, frozen_stages: FrozenStages, views: AugmentedViews, precision: Precision
+) -> ArrayCache:
+    """Return the cache with the activations of all views of these pictures, computed where they are missing.
 
-    keys: the SHA-256 of the files. Raises SourceError if a file cannot be read any more, or has other content.
+    Raises SourceError if a file cannot be read any more, or has other content.
     """
-    first = {key: at for at, key in reversed(list(enumerate(keys)))}
-    missing = [
-        at for key, at in first.items() if store.missing_keys([augmentation_key(key, v) for v in range(views.count)])
-    ]
+    store = activation_cache(task.cache, frozen_stages, task.preprocess, precision, views.augment)
+    first = {key: row for row, key in reversed(list(enumerate(pictures.keys)))}
+    missing = [row for key, row in first.items() if store.missing_keys(_view_keys(key, views.count))]
     if not missing:
-        return
+        return store
+    threads, reporter = task.context.threads, task.context.reporter
     engine = fastest_engine(frozen_stages.graph, threads=threads, precision=precision)
-    files = [VerifiedFile(paths[at], keys[at]) for at in missing]
-    pictures = iter_pixel_batches(files, preprocess, threads=threads, batch_size=1)
-    shown = (
-        one for at, picture in zip(missing, pictures, strict=True) for one in views.iter_views(picture, keys[at])
-    )  # drawn while the engine works on those before
-    wanted = (augmentation_key(keys[at], number) for at in missing for number in range(views.count))
-    with reporter.progress("Computing activations", len(missing) * views.count) as advance, store.writer() as segment:
-        for key, outputs in zip(wanted, engine.stream(shown), strict=True):
-            segment.append([key], outputs[OUTPUT].astype(np.float16))
+    keys = [pictures.keys[row] for row in missing]
+    files = [VerifiedFile(pictures.paths[row], pictures.keys[row]) for row in missing]
+    images = iter_pixel_batches(files, task.preprocess, threads=threads, batch_size=1)
+    # Drawn while the engine computes the views before.
+    inputs = (view for key, image in zip(keys, images, strict=True) for view in views.iter_views(image, key))
+    view_keys = (view_key for key in keys for view_key in _view_keys(key, views.count))
+    progress = reporter.progress("Computing activations", len(missing) * views.count)
+    with task.context.timer.stage("cache"), progress as advance, store.writer() as segment:
+        for view_key, outputs in zip(view_keys, engine.stream(inputs), strict=True):
+            segment.append([view_key], outputs[OUTPUT].astype(np.float16))
             advance(1)
+    return store
 
 
 def make_row_reader(store: ArrayCache, keys: Sequence[str]) -> Read:
-    """Return the function that reads rows by position: all pictures in view 0, then all in view 1, and so on."""
+    """Return the function that reads rows by index: all pictures in view 0, then all in view 1, and so on."""
 
-    def read(positions: Ints) -> Pixels:
-        rows = [(int(position) % len(keys), int(position) // len(keys)) for position in positions]
-        return store.read([augmentation_key(keys[at], number) for at, number in rows])
+    def read_rows(indices: Ints) -> Pixels:
+        rows = [(int(index) % len(keys), int(index) // len(keys)) for index in indices]
+        return store.read([augmentation_key(keys[row], view) for row, view in rows])
 
-    return read
+    return read_rows
 
 
 def augmentation_key(key: str, number: int) -> str:
     """Return the key of one view of a picture."""
     return f"{key}-{number}"
+
+
+def _view_keys(key: str, views: int) -> list[str]:
+    return [augmentation_key(key, number) for number in range(views)]

@@ -1,8 +1,8 @@
-"""Several processes that train one network together, as `torchrun` starts them; alone, everything here does nothing.
+"""Distributed training: several processes started by `torchrun` train one network; with one process nothing happens.
 
-Every process computes its share of each batch. The sums that a batch needs (gradients, losses, the statistics of batch
-normalisation) are added over the processes, so that the weights are those of a single process but for rounding. Random
-numbers are drawn for the whole batch; dropout alone draws for each process. The first process alone writes and reports.
+Every process computes a slice of each batch. Gradients, losses and the statistics of batch normalisation are summed over
+the processes, so that the weights equal those of a single process but for rounding. Random numbers are drawn for the
+whole batch; only dropout draws in each process. Rank 0 alone writes and reports.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torch import Tensor, distributed, nn
 from bestiary.errors import RecipeError
 from bestiary.machine import world_size
 
-PROCESS_GROUP_TIMEOUT = timedelta(days=1)  # the others wait while the first process looks at the pictures
+PROCESS_GROUP_TIMEOUT = timedelta(days=1)  # the workers wait while rank 0 audits the pictures
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process's place among `size` processes that train together; `rank` 0 is the first."""
+    """The rank of this process among `world_size` processes; rank 0 is the main one."""
 
     rank: int = 0
     world_size: int = 1
@@ -35,28 +35,28 @@ class ProcessGroup:
         return self.rank == 0
 
     def local_slice(self, count: int) -> slice:
-        """Return which of the `count` pictures of a batch this process computes; shares differ by at most one."""
+        """Return the slice of a batch of `count` pictures that this process computes; sizes differ by at most one."""
         return slice(count * self.rank // self.world_size, count * (self.rank + 1) // self.world_size)
 
     def batch_offsets(self, count: int) -> tuple[int, int]:
-        """Return how many pictures of a batch of `count` come before and after this process's share."""
-        mine = self.local_slice(count)
-        return mine.start, count - mine.stop
+        """Return how many pictures of a batch of `count` come before and after the local slice."""
+        own = self.local_slice(count)
+        return own.start, count - own.stop
 
     def __str__(self) -> str:
-        """Return how the team is told of, which is nothing for a single process."""
-        return f", shared by {self.world_size} processes" if self.world_size > 1 else ""
+        """Return the description of a group for messages, empty for a single process."""
+        return f", distributed over {self.world_size} processes" if self.world_size > 1 else ""
 
     def check_batch_size(self, batch_pictures: int) -> None:
-        """Raise RecipeError if a batch cannot be shared."""
+        """Raise RecipeError if a batch has fewer pictures than there are processes."""
         if batch_pictures < self.world_size:
             raise RecipeError(
-                f"A batch of {batch_pictures} pictures cannot be shared by {self.world_size} processes. Start fewer, or raise"
-                " train.batch_size."
+                f"A batch of {batch_pictures} pictures cannot be distributed over {self.world_size} processes. Start"
+                " fewer, or raise train.batch_size."
             )
 
     def wrap_network(self, network: nn.Module) -> None:
-        """Give every process the first one's weights, and batch normalisation the statistics of whole batches."""
+        """Broadcast the weights of rank 0, and synchronise the statistics of batch normalisation."""
         if self.world_size == 1:
             return
         for tensor in network.state_dict().values():
@@ -64,11 +64,11 @@ class ProcessGroup:
         _change_class(network, nn.BatchNorm2d, SyncBatchNormCPU)
 
     def unwrap_network(self, network: nn.Module) -> None:
-        """Turn the layers that `prepare` changed back into ordinary ones."""
+        """Undo `wrap_network`."""
         _change_class(network, SyncBatchNormCPU, nn.BatchNorm2d)
 
     def all_reduce_gradients(self, weights: Sequence[nn.Parameter], tally: Tensor) -> Tensor:
-        """Add the gradients of all processes up, in place, and return the sum of their tallies."""
+        """Sum the gradients over all processes, in place, and return the sum of their tallies."""
         if self.world_size == 1:
             return tally
         gradients = [weight.grad for weight in weights if weight.grad is not None]
@@ -83,7 +83,7 @@ class ProcessGroup:
     def broadcast_from_main(
         self, numbers: Callable[[], tuple[float, ...]], count: int, device: torch.device
     ) -> list[float]:
-        """Return `count` numbers that the first process computes while the others wait."""
+        """Return `count` numbers that rank 0 computes while the workers wait."""
         if self.world_size == 1:
             return list(numbers())
         values = torch.tensor(numbers() if self.is_main_process else [0.0] * count, dtype=torch.float32, device=device)
@@ -95,9 +95,9 @@ SINGLE_PROCESS = ProcessGroup()
 
 
 def init_process_group(message: dict[str, Any] | None = None) -> tuple[ProcessGroup, dict[str, Any]]:
-    """Return the team that the environment describes (RANK, WORLD_SIZE: see torchrun), and the first one's message.
+    """Return the process group of the environment (RANK, WORLD_SIZE: see torchrun), and the message of rank 0.
 
-    The first call meets the others; `message` is what the first process tells them.
+    The first call joins the group; `message` is broadcast by rank 0.
     """
     if world_size() == 1:
         return SINGLE_PROCESS, message or {}
@@ -105,28 +105,28 @@ def init_process_group(message: dict[str, Any] | None = None) -> tuple[ProcessGr
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PROCESS_GROUP_TIMEOUT)
-        told = [message]
-        distributed.broadcast_object_list(told, src=0)
-        message = told[0]
+        messages = [message]
+        distributed.broadcast_object_list(messages, src=0)
+        message = messages[0]
     return ProcessGroup(distributed.get_rank(), distributed.get_world_size()), message or {}
 
 
 def destroy_process_group() -> None:
-    """Leave the team, where there is one."""
+    """Destroy the process group, if any."""
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
 
 
 class SyncBatchNormCPU(nn.BatchNorm2d):
-    """Batch normalisation by the statistics of the whole batch: torch has that for graphics processors only."""
+    """Batch normalisation with the statistics of the whole batch; torch has it for GPUs only."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the normalised maps (n, channels, h, w)."""
         if not self.training:
             return super().forward(input)
         maps = input.float()
-        here = torch.tensor([maps.numel() / maps.shape[1]], device=maps.device)
-        count = _all_reduce_sum(here)
+        local = torch.tensor([maps.numel() / maps.shape[1]], device=maps.device)
+        count = _all_reduce_sum(local)
         mean = _all_reduce_with_gradient(maps.sum(dim=(0, 2, 3))) / count
         centred = maps - mean[:, None, None]
         variance = _all_reduce_with_gradient(centred.square().sum(dim=(0, 2, 3))) / count

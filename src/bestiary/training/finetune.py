@@ -8,29 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
 from bestiary.array_types import Float32s
 from bestiary.batches.loader import Read
-from bestiary.batches.pixel_cache import iter_pixel_batches
-from bestiary.models.engine import Precision, fastest_engine
+from bestiary.models.engine import Precision
 from bestiary.models.features import training_precision
-from bestiary.models.head import Head
-from bestiary.models.networks import Network, export_head, reference_logits
+from bestiary.models.networks import Network
 from bestiary.models.onnx_surgery import STAGES, FrozenStages, count_frozen_stages, extract_frozen_stages
-from bestiary.models.torch_export import export_backbone
 from bestiary.quick_metrics import calibrated_loss, loss_and_macro_f1
 from bestiary.recipe import AugmentConfig
-from bestiary.text import format_percent
 from bestiary.training import loop
-from bestiary.training.activation_cache import AugmentedViews, activation_cache, fill_activation_cache, make_row_reader
+from bestiary.training.activation_cache import AugmentedViews, fill_activation_cache, make_row_reader
 from bestiary.training.checkpoint import copy_weights
 from bestiary.training.device import choose_device
 from bestiary.training.distributed import destroy_process_group, init_process_group
+from bestiary.training.export_network import export_network
 from bestiary.training.loop_settings import LoopSettings
 from bestiary.training.task import SplitData, TrainedModel, TrainingTask
 
@@ -71,15 +66,9 @@ class InterpolationResult:
 
 
 def finetune(task: TrainingTask, network: Network, settings: LoopSettings) -> TrainedModel:
-    """Return the network, its upper stages trained in place, in the form that is sealed. Resumable."""
-    found = train_upper_stages(task, network, settings)
-    notes = {
-        "trained on": found.result.device,
-        "precision of training": found.result.precision,
-        "training ended by": found.result.stop_reason,
-        "share of the trained weights": found.alpha,
-    }
-    return _export_trained_model(task, network, list(found.result.history), notes)
+    """Train the network's upper stages in place and export it. Resumable."""
+    outcome = train_upper_stages(task, network, settings)
+    return export_network(task, network, outcome.result, {"share of the trained weights": outcome.alpha})
 
 
 def train_upper_stages(task: TrainingTask, network: Network, settings: LoopSettings) -> InterpolationResult:
@@ -95,7 +84,7 @@ def train_upper_stages(task: TrainingTask, network: Network, settings: LoopSetti
 
     start = copy_weights(upper)
     resume = task.resume and (task.run / "checkpoints" / "last.pt").exists()
-    here, _ = init_process_group({"run": str(task.run), "method": task.recipe.model.method, "resume": resume})
+    group, _ = init_process_group({"run": str(task.run), "method": task.recipe.model.method, "resume": resume})
     result = loop.fit(
         upper,
         read,
@@ -104,82 +93,52 @@ def train_upper_stages(task: TrainingTask, network: Network, settings: LoopSetti
         above.settings,
         UNCHANGED,
         task.run,
-        reporter=task.context.reporter,
-        resume=resume,
-        process_group=here,
-        should_continue=task.has_time_for_epoch,
+        loop.LoopControl(task.context.reporter, resume, group, task.has_time_for_epoch),
     )
     destroy_process_group()
 
-    def judge() -> tuple[float, float]:
+    def score() -> tuple[float, float]:
         logits = val_logits("float32")
         return calibrated_loss(logits, val.labels), loss_and_macro_f1(logits, val.labels)[1]
 
-    share = interpolate_weights(upper, start, judge)
+    alpha = interpolate_weights(upper, start, score)
     task.context.reporter.info(
-        f"Kept {format_percent(share)} of what the stages above the cut learned, by validation loss and macro-F1."
+        f"Interpolated fine-tuned and pretrained weights with alpha = {alpha:g} (chosen on validation)."
     )
-    return InterpolationResult(result, share, val_logits("float32"))
+    return InterpolationResult(result, alpha, val_logits("float32"))
 
 
 def interpolate_weights(network: Network, start: dict[str, Tensor], score: Callable[[], tuple[float, float]]) -> float:
-    """Set the weights to the best mixture of start and end, and return the end's share.
+    """Set the weights to the best interpolation of start (0) and end (1) of training; return its alpha.
 
-    judge: the loss and the macro-F1 of the network as it is. The best is the mixture with the lowest loss among those
-    whose macro-F1 is not below the start's.
+    WiSE-FT: Wortsman et al. 2022, "Robust fine-tuning of zero-shot models". score: loss and macro-F1 of the network as
+    it is. The best alpha has the lowest loss among those whose macro-F1 is not below that of the start.
     """
     end = copy_weights(network)
 
-    def mix(share: float) -> None:
-        mixed = {name: start[name].lerp(new, share) if new.is_floating_point() else new for name, new in end.items()}
-        network.load_state_dict(mixed)
+    def interpolate(alpha: float) -> None:
+        weights = {
+            name: start[name].lerp(weight, alpha) if weight.is_floating_point() else weight
+            for name, weight in end.items()
+        }
+        network.load_state_dict(weights)
 
-    found: dict[float, tuple[float, float]] = {}
-    for share in ALPHAS:
-        mix(share)
-        found[share] = score()
-    sound = [share for share in ALPHAS if found[share][1] >= found[0.0][1]]
-    best = min(sound, key=lambda share: found[share][0])
-    mix(best)
+    scores = dict[float, tuple[float, float]]()
+    for alpha in ALPHAS:
+        interpolate(alpha)
+        scores[alpha] = score()
+    best = min((alpha for alpha in ALPHAS if scores[alpha][1] >= scores[0.0][1]), key=lambda alpha: scores[alpha][0])
+    interpolate(best)
     return best
 
 
 def _read_activations(
-    task: TrainingTask, frozen_stages: FrozenStages, split_data: SplitData, precision: Precision, views: int
+    task: TrainingTask, frozen_stages: FrozenStages, pictures: SplitData, precision: Precision, views: int
 ) -> Read:
-    """Return how to read the activations of a part's pictures, after computing those that are not kept yet."""
-    store = activation_cache(task.cache, frozen_stages, task.preprocess, precision, task.recipe.augment)
-    with task.context.timer.stage("cache"):
-        fill_activation_cache(
-            store,
-            split_data.paths,
-            split_data.keys,
-            frozen_stages,
-            task.preprocess,
-            AugmentedViews(views, task.recipe.augment),
-            precision=precision,
-            threads=task.context.threads,
-            reporter=task.context.reporter,
-        )
-    return make_row_reader(store, split_data.keys)
-
-
-def _export_trained_model(
-    task: TrainingTask, network: Network, history: list[dict[str, float]], notes: dict[str, Any]
-) -> TrainedModel:
-    """Export the whole network; its validation logits are those of the exported graph, from the pictures' files."""
-    trunk, head, val = export_backbone(network.eval(), task.preprocess.size), export_head(network), task.split("val")
-    val_logits = _predict_graph_logits(trunk.SerializeToString(), head, val, task)
-
-    return TrainedModel(trunk, head, history, val_logits, partial(reference_logits, network), notes)
-
-
-def _predict_graph_logits(graph: bytes, head: Head, split_data: SplitData, task: TrainingTask) -> Float32s:
-    engine = fastest_engine(graph, threads=task.context.threads)
-    batches = iter_pixel_batches(
-        split_data.paths, task.preprocess, threads=task.context.threads, batch_size=engine.batch_size
-    )
-    return np.concatenate([head.logits(outputs["maps"]) for outputs in engine.stream(batches)])
+    """Return the function that reads the activations of these pictures, computed where they are missing."""
+    augmented = AugmentedViews(views, task.recipe.augment)
+    store = fill_activation_cache(task, pictures, frozen_stages, augmented, precision)
+    return make_row_reader(store, pictures.keys)
 
 
 def trainable_stages(network: Network, stages: int) -> Network:

@@ -2,7 +2,7 @@
 
 The order of an epoch is drawn from (seed, epoch), augmentation and dropout from (seed, epoch, step). A run that is
 resumed, between epochs or within one, therefore needs no stored generator to equal the uninterrupted one; on one thread
-it is equal to the last bit. Several processes may share the batches: see `team`.
+it is equal to the last bit. Several processes may share the batches: see `distributed`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +27,7 @@ from bestiary.errors import RecipeError
 from bestiary.files import write_text
 from bestiary.machine import disable_malloc_trim
 from bestiary.models.networks import Network
-from bestiary.progress import Reporter
+from bestiary.progress import Reporter, SilentReporter
 from bestiary.recipe import AugmentConfig
 from bestiary.training.balance import class_weights, logit_adjustment, sample_epoch_order
 from bestiary.training.checkpoint import copy_weights, load_checkpoint, save_checkpoint
@@ -37,14 +37,14 @@ from bestiary.training.loop_settings import LoopSettings, Precision
 from bestiary.training.optimiser import build_optimiser
 from bestiary.training.schedule import lr_factor, progressive_size
 
-LOSS_CHECK_STEPS = 50  # so often the loss is looked at within an epoch: reading makes an accelerator wait
+LOSS_CHECK_STEPS = 50  # steps between checks of the loss for NaN; each check synchronises with the device
 
 StopReason = Literal["finished", "patience", "diverged", "budget"]
 
 
 @dataclass(frozen=True)
 class ValidationMetrics:
-    """What the loop must know about the validation split after an epoch."""
+    """Validation loss and macro-F1 after an epoch."""
 
     val_loss: float
     val_macro_f1: float
@@ -52,16 +52,26 @@ class ValidationMetrics:
 
 @dataclass(frozen=True)
 class FitResult:
-    """How training went; the network itself holds the best weights.
-
-    history: one record for each epoch, as in history.jsonl. stopped: "finished", "patience", "diverged" or "budget".
-    """
+    """The history of training, one record per epoch as in history.jsonl; the network itself has the best weights."""
 
     history: tuple[dict[str, float], ...]
     best_epoch: int
     stop_reason: StopReason
     device: str
     precision: str
+
+
+@dataclass(frozen=True)
+class LoopControl:
+    """How a fit is reported, resumed, distributed and ended.
+
+    should_continue: called before each epoch but the first with the seconds of the last one; False ends training.
+    """
+
+    reporter: Reporter = field(default_factory=SilentReporter)
+    resume: bool = False
+    process_group: ProcessGroup = SINGLE_PROCESS
+    should_continue: Callable[[float], bool] = lambda epoch_seconds: True
 
 
 def fit(
@@ -72,24 +82,21 @@ def fit(
     settings: LoopSettings,
     augmentation: AugmentConfig,
     run_folder: Path,
-    *,
-    reporter: Reporter,
-    resume: bool = False,
-    process_group: ProcessGroup = SINGLE_PROCESS,
-    should_continue: Callable[[float], bool] = lambda epoch_seconds: True,
+    control: LoopControl,
 ) -> FitResult:
-    """Train the network in place and return how it went; the network ends with its best weights, on the CPU.
+    """Train the network in place and return its history; the network ends with its best weights, on the CPU.
 
-    read: training rows by position 0 to n - 1, in a new array each time. labels: int64 (n,), 0 to classes - 1.
-    evaluate: called after every epoch with the network in evaluation mode. The best epoch has the highest validation
+    read_rows: returns training rows by index 0 to n - 1, a new array each time. labels: int64 (n,), 0 to classes - 1.
+    validate: called after every epoch with the network in evaluation mode. The best epoch has the highest validation
     macro-F1, then the lowest loss. Writes `history.jsonl` and `checkpoints/last.pt` after every epoch, the checkpoint
-    also every `checkpoint_seconds` within one; with `resume` it continues from there, and on KeyboardInterrupt that
-    state is safe. should_continue: asked before each epoch but the first, with the seconds that the last one took; if not,
-    training ends. Of a team every process calls this with the same arguments; the first one writes and evaluates.
-    Raises RecipeError if the loss is not a number before any epoch was finished or a batch is too small for the team,
+    also every `checkpoint_seconds` within one; resuming continues from there, also after KeyboardInterrupt. In a
+    process group every process calls this with the same arguments; the main process validates and writes.
+    Raises RecipeError if the loss is NaN before any epoch is finished or a batch is too small for the process group,
     RunError if a checkpoint is missing, damaged or from other settings.
     """
-    # ---- The machine -------------------------------------------------------------------------------------------------
+    reporter, process_group = control.reporter, control.process_group
+
+    # ---- The device --------------------------------------------------------------------------------------------------
     disable_malloc_trim()
     torch.set_num_threads(settings.threads)
     device = choose_device()
@@ -112,14 +119,14 @@ def fit(
     total_steps = settings.epochs * epoch_steps
     warmup_steps = round(settings.warmup_epochs * epoch_steps)
 
-    # ---- Where it starts ---------------------------------------------------------------------------------------------
+    # ---- Start or resume ---------------------------------------------------------------------------------------------
     checkpoint, log = run_folder / "checkpoints" / "last.pt", run_folder / "history.jsonl"
-    asked = {**asdict(settings), "augment": augmentation.model_dump(), "pictures": len(labels)}
+    configuration = {**asdict(settings), "augment": augmentation.model_dump(), "pictures": len(labels)}
     history: list[dict[str, float]] = []
     best_weights, best_epoch, best_score = copy_weights(network), 0, (-math.inf, -math.inf)
     done, tally = 0, torch.zeros(2, device=device)  # of the epoch: steps; the sum of their losses, and of their hits
-    if resume:
-        state = load_checkpoint(checkpoint, asked)
+    if control.resume:
+        state = load_checkpoint(checkpoint, configuration)
         network.load_state_dict(state["network"])
         optimiser.load_state_dict(state["optimiser"])
         history, best_epoch, done, tally = state["history"], state["best_epoch"], state["done"], state["tally"]
@@ -127,7 +134,7 @@ def fit(
         best_weights = {name: tensor.to(device) for name, tensor in state["best_weights"].items()}
         best_score = checkpoint_rank(history[best_epoch - 1]) if best_epoch else best_score
         reporter.info(
-            f"Going on after epoch {len(history)} of {settings.epochs}{f' and {done} steps' if done else ''}; "
+            f"Resuming after epoch {len(history)} of {settings.epochs}{f' and {done} steps' if done else ''}; "
             f"the best so far is {best_epoch or 'none'}."
         )
     if process_group.is_main_process:
@@ -140,7 +147,7 @@ def fit(
             "optimiser": optimiser.state_dict(),
             "best_weights": best_weights,
         }
-        state |= {"asked": asked, "history": history, "best_epoch": best_epoch, "done": done, "tally": tally}
+        state |= {"asked": configuration, "history": history, "best_epoch": best_epoch, "done": done, "tally": tally}
         if process_group.is_main_process:
             save_checkpoint(checkpoint, state)
 
@@ -151,9 +158,11 @@ def fit(
         if epoch - 1 - best_epoch >= settings.patience_epochs:
             stopped = "patience"
             break
-        if history and not should_continue(history[-1]["seconds"]):
+        if history and not control.should_continue(history[-1]["seconds"]):
             stopped = "budget"
-            reporter.info(f"The time is up after epoch {epoch - 1} of {settings.epochs}; the best was {best_epoch}.")
+            reporter.info(
+                f"Time budget used up after epoch {epoch - 1} of {settings.epochs}; the best was epoch {best_epoch}."
+            )
             break
         started, done_before = time.perf_counter(), done
         order = sample_epoch_order(labels, classes, settings.balance, seed=settings.seed, epoch=epoch)
@@ -260,7 +269,7 @@ def predict_logits(
 ) -> Float32s:
     """Return the logits of rows 0 to count - 1, float32 (count, classes), on the device the network is on.
 
-    For validation while training: shipped scores come from the sealed graph.
+    For validation during training; reported scores come from the exported graph.
     """
     device = network.mean.device
     chosen = choose_precision(precision, device)
@@ -277,16 +286,16 @@ def predict_logits(
 
 
 def checkpoint_rank(record: dict[str, float]) -> tuple[float, float]:
-    """Return what epochs are compared by: higher macro-F1 first, then lower loss."""
+    """Return the sort key of an epoch: higher macro-F1 first, then lower loss."""
     return record["val_macro_f1"], -record["val_loss"]
 
 
 def divergence_message(epoch: int, best_epoch: int, learning_rate: float) -> str:
-    """Return what to say when the loss stops being a number; raises it as RecipeError if nothing good was kept."""
+    """Return the message about a NaN loss; raises it as RecipeError if no epoch was finished before."""
     message = (
-        f"The loss stopped being a number in epoch {epoch}. train.learning_rate is {learning_rate:g}; "
+        f"The loss became NaN in epoch {epoch}. train.learning_rate is {learning_rate:g}; "
         "try a third of it, or train.precision = float32."
     )
     if best_epoch == 0:
         raise RecipeError(message)
-    return f"{message} Training ends here, with the weights of epoch {best_epoch}, the best so far."
+    return f"{message} Training ends here, with the best weights so far, of epoch {best_epoch}."

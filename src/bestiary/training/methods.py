@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +24,7 @@ from bestiary.models.ood import PrincipalSubspace, subsample_indices
 from bestiary.quick_metrics import loss_and_macro_f1
 from bestiary.recipe import AugmentConfig
 from bestiary.run_folder import write_history
-from bestiary.training.loop_settings import LoopSettings
+from bestiary.training.loop_settings import LoopSettings, Precision
 from bestiary.training.probe import fit_probe
 from bestiary.training.task import SplitData, TrainedModel, TrainingTask, load_task
 
@@ -82,24 +81,21 @@ def train_scratch(task: TrainingTask) -> TrainedModel:
 
 
 def train_for_logits(task: TrainingTask) -> Float32s:
-    """Return the validation logits of a network that is trained, but not to be kept: nothing is exported. Needs torch.
-
-    They are those of the network itself, in float32, which the sealed graph is held against.
-    """
+    """Train a network and return its validation logits, in float32; nothing is exported. Needs torch."""
     if task.recipe.model.method == "scratch":
-        return _run_fit(task, *_build_scratch_network(task, _pixel_normalisation(task))).val_logits
+        return _fit_for_logits(task, *_build_scratch_network(task, _pixel_normalisation(task)))
     network, settings = _build_pretrained_network(task, _initial_head(task))
     if count_frozen_stages(task.recipe) is None:
-        return _run_fit(task, network, settings).val_logits
+        return _fit_for_logits(task, network, settings)
     from bestiary.training.finetune import train_upper_stages
 
     return train_upper_stages(task, network, settings).val_logits
 
 
 def train_finetune(task: TrainingTask) -> TrainedModel:
-    """Train the last stages of a pretrained backbone, starting from the probe's head. Needs torch.
+    """Fine-tune the last stages of a pretrained backbone, starting from the probe's head. Needs torch.
 
-    What is below them is computed once, where the backbone is bundled and does not learn as a whole.
+    The activations of the frozen stages are cached where the backbone is bundled and not trained as a whole.
     """
     network, settings = _build_pretrained_network(task, _initial_head(task))
     if count_frozen_stages(task.recipe) is None:
@@ -181,45 +177,24 @@ TRAINERS: dict[str, Callable[[TrainingTask], TrainedModel]] = {
 }
 
 
-@dataclass(frozen=True)
-class FitOutcome:
-    """A network after the training loop, how that went, and what it says of the validation pictures, in float32."""
-
-    network: Network
-    result: FitResult
-    val_logits: Float32s
-
-
 def _train_and_export(task: TrainingTask, network: Network, settings: LoopSettings) -> TrainedModel:
-    """Fill the pixel cache, train the network, and give it in the form that is sealed."""
-    from bestiary.models.networks import export_head, reference_logits
-    from bestiary.models.torch_export import export_backbone
+    from bestiary.training.export_network import export_network
 
-    looped = _run_fit(task, network, settings)
-
-    notes = {
-        "trained on": looped.result.device,
-        "precision of training": looped.result.precision,
-        "training ended by": looped.result.stop_reason,
-    }
-    trunk, reference = export_backbone(network, task.preprocess.size), partial(reference_logits, network)
-    return TrainedModel(trunk, export_head(network), list(looped.result.history), looped.val_logits, reference, notes)
+    return export_network(task, network, _run_fit(task, network, settings), {})
 
 
-def _run_fit(task: TrainingTask, network: Network, settings: LoopSettings) -> FitOutcome:
+def _run_fit(task: TrainingTask, network: Network, settings: LoopSettings) -> FitResult:
     """Fill the pixel cache and train the network, in place."""
     from bestiary.training import loop
     from bestiary.training.distributed import destroy_process_group, init_process_group
 
     store, train, val = _fill_pixels(task), task.split("train"), task.split("val")
-    read_val = _make_reader(store, val)
 
     def validate(network: Network) -> loop.ValidationMetrics:
-        logits = loop.predict_logits(network, read_val, len(val.keys), batch_size=settings.batch_size)
-        return loop.ValidationMetrics(*loss_and_macro_f1(logits, val.labels))
+        return loop.ValidationMetrics(*loss_and_macro_f1(_predict_val(task, network, store, settings), val.labels))
 
     resume = task.resume and (task.run / "checkpoints" / "last.pt").exists()
-    here, _ = init_process_group({"run": str(task.run), "method": task.recipe.model.method, "resume": resume})
+    group, _ = init_process_group({"run": str(task.run), "method": task.recipe.model.method, "resume": resume})
     result = loop.fit(
         network,
         _make_reader(store, train),
@@ -228,14 +203,25 @@ def _run_fit(task: TrainingTask, network: Network, settings: LoopSettings) -> Fi
         settings,
         task.recipe.augment,
         task.run,
-        reporter=task.context.reporter,
-        resume=resume,
-        process_group=here,
-        should_continue=task.has_time_for_epoch,
+        loop.LoopControl(task.context.reporter, resume, group, task.has_time_for_epoch),
     )
     destroy_process_group()
-    logits = loop.predict_logits(network, read_val, len(val.keys), batch_size=settings.batch_size, precision="float32")
-    return FitOutcome(network, result, logits)
+    return result
+
+
+def _fit_for_logits(task: TrainingTask, network: Network, settings: LoopSettings) -> Float32s:
+    _run_fit(task, network, settings)
+    return _predict_val(task, network, pixel_cache(task.cache, task.preprocess), settings, precision="float32")
+
+
+def _predict_val(
+    task: TrainingTask, network: Network, store: ArrayCache, settings: LoopSettings, precision: Precision = "auto"
+) -> Float32s:
+    from bestiary.training import loop
+
+    val = task.split("val")
+    read = _make_reader(store, val)
+    return loop.predict_logits(network, read, len(val.keys), batch_size=settings.batch_size, precision=precision)
 
 
 def _fill_pixels(task: TrainingTask) -> ArrayCache:

@@ -86,9 +86,7 @@ class MachineProfile:
         train = task.recipe.train
         key = task.recipe.model, task.preprocess.size, train.batch_size, train.size_from, train.size_to, train.precision
         if key not in self._epoch_throughput:
-            setup = build_training_setup(task)
-            throughput = measure_epoch_throughput(setup.network, setup.settings, setup.augmentation, setup.shape)
-            self._epoch_throughput[key] = throughput
+            self._epoch_throughput[key] = measure_epoch_throughput(build_training_setup(task))
         return self._epoch_throughput[key]
 
 
