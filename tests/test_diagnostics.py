@@ -1,4 +1,4 @@
-"""What a training tells: the learning curve, what was learnt by heart, how it ended."""
+"""Training diagnostics: the learning curve, overfitting by class, the stop reason."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def pictures(count: int, spread: float, seed: int) -> tuple[LabelledFeatures, La
 def curve(spread: float, count: int = 240, **given: Any) -> dict[str, Any]:
     train, groups = pictures(count, spread, 0)
     val, val_groups = pictures(150, spread, 1)
-    return learning_curve(train, val, (groups, val_groups), CLASSES, strength=0.1, seed=0, **given)
+    return learning_curve(train, val, (groups, val_groups), CLASSES, c_value=0.1, seed=0, **given)
 
 
 def test_hard_pictures_profit_from_more() -> None:
@@ -48,7 +48,7 @@ def test_hard_pictures_profit_from_more() -> None:
     assert scores[-1] < found["twice"]["macro_f1"]["value"] < 1
     for point in [*found["points"], found["twice"]]:
         assert point["macro_f1"]["low"] <= point["macro_f1"]["value"] <= point["macro_f1"]["high"]
-    assert "raise macro-F1 on the validation pictures from" in found["sentence"]
+    assert "raise validation macro-F1 from" in found["sentence"]
     assert found == curve(0.7)  # the same seed gives the same curve
     json.dumps(found, allow_nan=False)
 
@@ -62,7 +62,7 @@ def test_easy_pictures_do_not() -> None:
 
 def test_the_answers_of_the_head_on_all_pictures_are_used_where_they_are_known() -> None:
     val, _ = pictures(150, 0.7, 1)
-    assert curve(0.7, whole=val.labels)["points"][-1]["macro_f1"]["value"] == 1.0
+    assert curve(0.7, val_predictions=val.labels)["points"][-1]["macro_f1"]["value"] == 1.0
 
 
 def test_groups_are_drawn_whole_and_every_class_has_a_part() -> None:
@@ -80,7 +80,7 @@ def test_groups_are_drawn_whole_and_every_class_has_a_part() -> None:
 @pytest.mark.parametrize(
     ("gain", "low", "words"), [(0.01, 0.005, "probably"), (0.01, 0.0, "perhaps"), (0.001, 0.0, "hardly")]
 )
-def test_how_sure_the_sentence_is(gain: float, low: float, words: str) -> None:
+def test_the_sentence_states_how_likely_the_gain_is(gain: float, low: float, words: str) -> None:
     twice = {
         "macro_f1": {"value": 0.9 + gain, "low": 0.88, "high": 0.93},
         "gain": {"value": gain, "low": low, "high": 0.02},
@@ -89,7 +89,7 @@ def test_how_sure_the_sentence_is(gain: float, low: float, words: str) -> None:
     assert summarise(0.9, twice, "cow").endswith("most for cow.") == (words != "hardly")
 
 
-def test_a_class_learnt_by_heart_is_named() -> None:
+def test_an_overfitted_class_is_named() -> None:
     rng = np.random.default_rng(0)
     train_labels, val_labels = np.repeat([0, 1, 2], 100), np.repeat([0, 1, 2], 40)
     train = np.eye(3)[train_labels] * 5
@@ -102,7 +102,7 @@ def test_a_class_learnt_by_heart_is_named() -> None:
     assert found["classes"]["owl"]["val_loss"] > found["classes"]["owl"]["train_loss"]
     assert found["all"]["train_recall"] == 1.0
     same = generalisation_gaps(train, train_labels, train, train_labels, CLASSES)
-    assert same["sentence"].endswith("no class is clearly learnt by heart.")
+    assert same["sentence"].endswith("no class clearly overfits.")
 
 
 def learned(ended: str, epochs: int) -> TrainedModel:
@@ -115,25 +115,25 @@ def learned(ended: str, epochs: int) -> TrainedModel:
     ("ended", "words"),
     [
         ("patience", "stopped early, after epoch 4 of 9: no better macro-F1 in 20 epochs. The weights of epoch 1"),
-        ("budget", "stopped early, after epoch 4 of 9: the time was up"),
-        ("finished", "went on to its end, epoch 4"),
+        ("budget", "stopped early, after epoch 4 of 9: the time budget was used up"),
+        ("finished", "Training finished, epoch 4"),
     ],
 )
-def test_how_a_training_ended_is_said(ended: str, words: str) -> None:
+def test_the_stop_reason(ended: str, words: str) -> None:
     recipe = Recipe.of({"model": {"method": "scratch"}, "train": {"epochs": 9, "warmup_epochs": 1}}).resolve()
     assert words in stop_reason_text(recipe, learned(ended, 4))
 
 
 @pytest.mark.parametrize(
-    ("share", "words"), [(0.0, "but are not in use"), (0.25, "(25\u00a0% to 75\u00a0%)"), (1.0, "were kept.")]
+    ("share", "words"), [(0.0, "but are not used"), (0.25, "(25\u00a0% to 75\u00a0%, chosen"), (1.0, "were kept.")]
 )
-def test_it_says_what_became_of_the_weights(share: float, words: str) -> None:
+def test_the_sentence_names_the_weights_in_use(share: float, words: str) -> None:
     one = learned("finished", 4)
     mixed = replace(one, notes=one.notes | {"share of the trained weights": share})
     assert words in stop_reason_text(Recipe.of({"model": {"method": "finetune"}}).resolve(), mixed)
 
 
-def test_a_run_tells_and_its_report_shows(probed: Path) -> None:
+def test_a_run_writes_diagnostics_and_its_report_shows_them(probed: Path) -> None:
     found = files.read_json(probed / "learning_curve.json")
     assert set(found["gaps"]["classes"]) == {"bird", "fish", "rabbit", "spider"}
     assert found["curve"]["learner"] == "probe with lite0"

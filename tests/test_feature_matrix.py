@@ -85,7 +85,7 @@ def test_what_is_computed_of_them_is_what_an_array_gives(kept: DiskMatrix, monke
     )
     whole = LabelledFeatures(VALUES.astype(np.float32), LABELS)
     curves = [
-        learning_curve(known, whole, (GROUPS, GROUPS), ("cat", "dog", "owl"), strength=0.1, seed=0)
+        learning_curve(known, whole, (GROUPS, GROUPS), ("cat", "dog", "owl"), c_value=0.1, seed=0)
         for known in (LabelledFeatures(kept, LABELS), LabelledFeatures(VALUES, LABELS))
     ]
     assert curves[0] == curves[1]

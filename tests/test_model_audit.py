@@ -1,4 +1,4 @@
-"""The second look of an audit: what it adds, what it shares with the probe, and that it never keeps silent."""
+"""The model-based audit: its findings, its features shared with the probe, and the reasons for skipped checks."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_it_can_be_turned_off_and_says_so(collection: SyntheticDataset, monkeypa
     monkeypatch.setattr(FeatureCache, "features", lambda *_, **__: 1 / 0)
     found = flow.audit(collection.folder, recipe=Recipe.of({"data": {"suspects": False}}), threads=1)
     assert found.not_looked_for.keys() == {"suspect-label", "outlier", "shortcut"}
-    words = "Not looked for: outlier, shortcut, suspect-label. Reason: data.suspects is false."
+    words = "Skipped checks: outlier, shortcut, suspect-label. Reason: data.suspects is false."
     assert skipped_check_messages(found) == [words]
 
 

@@ -1,12 +1,12 @@
-"""What a training tells: how it ended, what was learnt by heart, and whether more pictures would help.
+"""Training diagnostics: stop reason, overfitting by class, and the learning curve.
 
-Written to `learning_curve.json` of a run. The test split is not looked at.
+Written to `learning_curve.json` of a run. The test split is not touched.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,181 +14,170 @@ import polars as pl
 
 from bestiary.array_types import AnyFloats, Bools, Floats, Ints
 from bestiary.batches.pixel_cache import iter_pixel_batches
+from bestiary.evaluation.intervals import rate_metric
 from bestiary.evaluation.learning_curve import learning_curve
 from bestiary.machine import trim_memory
 from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.features import LabelledFeatures, has_features, split_precisions
 from bestiary.models.logistic_regression import linear_logits
-from bestiary.preprocess import Preprocessing
 from bestiary.quick_metrics import log_softmax
 from bestiary.recipe import BACKBONE_SIZES, ResolvedRecipe
-from bestiary.stats import wilson_interval
-from bestiary.text import format_percent
+from bestiary.text import format_names, format_percent
 from bestiary.training.task import SplitData, TrainedModel, TrainingTask
 
-SAMPLED_PICTURES = 512  # training pictures that a network is asked about once more, without augmentation
+SAMPLED_PICTURES = 512  # training pictures that a network predicts again, without augmentation
 NAMED = 3  # classes named in the sentence about overfitting
-DEFAULT_C = 0.003  # of the probe's head where the recipe has none that was chosen
+DEFAULT_C = 0.003  # of the probe's head if the run has not chosen one
 
 
-def diagnose_training(task: TrainingTask, learned: TrainedModel) -> dict[str, Any]:
-    """Return what the training of this task tells, as plain values.
+def diagnose_training(task: TrainingTask, trained: TrainedModel) -> dict[str, Any]:
+    """Return the diagnostics of this training, as plain values.
 
-    `ended` and `gaps` always; `curve` for the probe, for other methods if the probe's features are kept already or
+    `ended` and `gaps` always; `curve` for the probe, for other methods if the probe's features are cached or
     `evaluate.learning_curve` is "on".
     """
-    train, val = task.split("train"), task.split("val")
-    probe, with_curve = _as_probe_task(task), task.recipe.evaluate.learning_curve != "off"
-    features = _cached_features(probe) if with_curve or probe is task else None
-    if probe is task and features is not None:
-        shown, labels = linear_logits(features[0].features, learned.head.weight, learned.head.bias), train.labels
+    train, val, probe = task.split("train"), task.split("val"), _as_probe_task(task)
+    with_curve, is_probe = task.recipe.evaluate.learning_curve != "off", probe is task
+    features = _cached_features(probe) if with_curve or is_probe else None
+    if is_probe and features is not None:
+        logits, labels = linear_logits(features[0].features, trained.head.weight, trained.head.bias), train.labels
     else:
-        shown, labels = _sampled_logits(task, learned, train)
-    found: dict[str, Any] = {"ended": stop_reason_text(task.recipe, learned)}
-    found["gaps"] = generalisation_gaps(shown, labels, learned.val_logits, val.labels, task.classes)
+        logits, labels = _sampled_logits(task, trained, train)
+    gaps = generalisation_gaps(logits, labels, trained.val_logits, val.labels, task.classes)
+    diagnostics: dict[str, Any] = {"ended": stop_reason_text(task.recipe, trained), "gaps": gaps}
     if with_curve and features is not None:
         groups = [probe.pictures.filter(pl.col("split") == split)["group"].to_numpy() for split in ("train", "val")]
-        strength = next((line["regularisation"] for line in learned.history if line.get("chosen")), DEFAULT_C)
         curve = learning_curve(
-            features[0],
-            features[1],
+            *features,
             (groups[0], groups[1]),
             task.classes,
-            strength=strength,
+            c_value=next((line["regularisation"] for line in trained.history if line.get("chosen")), DEFAULT_C),
             seed=task.recipe.seed,
-            whole=learned.val_logits.argmax(axis=1) if probe is task else None,
+            val_predictions=trained.val_logits.argmax(axis=1) if is_probe else None,
         )
-        found["curve"] = {"learner": f"probe with {probe.recipe.model.backbone}", **curve}
+        diagnostics["curve"] = {"learner": f"probe with {probe.recipe.model.backbone}", **curve}
         trim_memory()
-    return found
+    return diagnostics
 
 
-def stop_reason_text(recipe: ResolvedRecipe, learned: TrainedModel) -> str:
-    """Return how the training ended, in a sentence."""
+def stop_reason_text(recipe: ResolvedRecipe, trained: TrainedModel) -> str:
+    """Return the reason why the training stopped, in a sentence."""
     if recipe.model.method == "probe":
-        return "The head was fitted at every strength of regularisation; nothing was stopped early."
-    last, planned = len(learned.history), recipe.train.epochs
-    best = max(learned.history, key=lambda line: (line["val_macro_f1"], -line["val_loss"]))["epoch"]
-    kept = f"The weights of epoch {best:.0f} were kept{_describe_mixture(learned.notes.get('share of the trained weights'))}."
+        return "The head was fitted for every regularisation strength; there was no early stopping."
+    last, planned = len(trained.history), recipe.train.epochs
+    best = max(trained.history, key=lambda line: (line["val_macro_f1"], -line["val_loss"]))["epoch"]
+    mixture = _describe_mixture(trained.notes.get("share of the trained weights"))
+    weights = f"The weights of epoch {best:.0f} were kept{mixture}."
     reason = {
         "patience": f"no better macro-F1 in {recipe.train.patience_epochs} epochs",
-        "budget": "the time was up",
-        "diverged": "the loss was no number any more",
-    }.get(str(learned.notes.get("training ended by")))
+        "budget": "the time budget was used up",
+        "diverged": "the loss became NaN or infinite",
+    }.get(str(trained.notes.get("training ended by")))
     if reason is None:
-        return f"Training went on to its end, epoch {last}. {kept}"
-    return f"Training was stopped early, after epoch {last} of {planned}: {reason}. {kept}"
+        return f"Training finished, epoch {last}. {weights}"
+    return f"Training was stopped early, after epoch {last} of {planned}: {reason}. {weights}"
 
 
 def _describe_mixture(fraction: float | None) -> str:
     if fraction is None or fraction == 1:
         return ""
     if fraction == 0:
-        return ", but are not in use: on validation pictures the probe that training started from was better"
+        return ", but are not used: the initial probe was better on validation pictures"
     parts = f"{format_percent(fraction)} to {format_percent(1 - fraction)}"
-    return f", and mixed by validation with those that training started from ({parts})"
+    return f", and interpolated with the initial weights ({parts}, chosen on validation pictures)"
 
 
-def _sampled_logits(task: TrainingTask, learned: TrainedModel, part: SplitData) -> tuple[AnyFloats, Ints]:
-    """Return the logits of a sample of pictures as they are, with their labels."""
-    chosen = np.sort(np.random.default_rng(task.recipe.seed).permutation(len(part.paths))[:SAMPLED_PICTURES])
-    paths = [part.paths[place] for place in chosen]
-    logits = [
-        learned.reference_network(images)
-        for images in iter_pixel_batches(paths, task.preprocess, threads=task.context.threads)
-    ]
-    return np.concatenate(logits), part.labels[chosen]
+def _sampled_logits(task: TrainingTask, trained: TrainedModel, pictures: SplitData) -> tuple[AnyFloats, Ints]:
+    """Return the logits of a sample of pictures, without augmentation, with their labels."""
+    rng = np.random.default_rng(task.recipe.seed)
+    sample = pictures.take(np.sort(rng.permutation(len(pictures.paths))[:SAMPLED_PICTURES]))
+    batches = iter_pixel_batches(sample.paths, task.preprocess, threads=task.context.threads)
+    return np.concatenate([trained.reference_network(images) for images in batches]), sample.labels
 
 
 def _as_probe_task(task: TrainingTask) -> TrainingTask:
-    """Return the task as a probe would do it: itself, or with the backbone of the recipe at the backbone's own size."""
+    """Return the task for a probe: itself, or with the recipe's backbone at the backbone's own size."""
     if task.recipe.model.method == "probe":
         return task
     backbone = task.recipe.model.backbone if task.recipe.model.backbone in BACKBONES else "lite2"
     model = task.recipe.model.model_copy(update={"method": "probe", "backbone": backbone})
-    view = Preprocessing(BACKBONE_SIZES[backbone], task.preprocess.fit, task.preprocess.limits)
-    recipe = task.recipe.model_copy(update={"model": model})
-    return replace(task, recipe=recipe, preprocess=view)
+    preprocess = replace(task.preprocess, size=BACKBONE_SIZES[backbone])
+    return replace(task, recipe=task.recipe.model_copy(update={"model": model}), preprocess=preprocess)
 
 
-def _cached_features(task: TrainingTask) -> list[LabelledFeatures] | None:
-    """Return the kept features of both parts; None if some are missing and are not to be computed for this."""
+def _cached_features(task: TrainingTask) -> tuple[LabelledFeatures, LabelledFeatures] | None:
+    """Return the cached features of both splits; None if some are missing and must not be computed for this."""
     compute = task.recipe.evaluate.learning_curve == "on"
     if not compute and not has_features(task.cache):
         return None
-    result = []
+    features = []
     for split, precision in split_precisions().items():
         pictures, cache = task.split(split), task.feature_cache(precision)
         if compute:
             cache.fill(pictures.paths, pictures.keys)
         if cache.missing(pictures.keys):
             return None
-        result.append(LabelledFeatures(cache.load(pictures.keys), pictures.labels))
-    return result
+        features.append(LabelledFeatures(cache.load(pictures.keys), pictures.labels))
+    return features[0], features[1]
 
 
-# ---- The gap between training and validation, by class --------------------------------------------------------------
+# ---- Generalisation gap: training against validation, by class -------------------------------------------------------
 
 
 def generalisation_gaps(
     train_logits: AnyFloats, train_labels: Ints, val_logits: AnyFloats, val_labels: Ints, classes: Sequence[str]
 ) -> dict[str, Any]:
-    """Return recall and loss in training and validation, of all and of each class, and a sentence about them.
+    """Return recall and loss in training and validation, of all pictures and of each class, and a sentence about them.
 
-    Logits (n, classes), of training pictures as they are, without augmentation. A class `overfits` when the 95 %
-    interval of its recall in validation lies below that in training.
+    Logits (n, classes), of training pictures without augmentation. A class `overfits` if the 95 % interval of its
+    recall in validation is below that in training.
     """
-    train, val = _class_recall(train_logits, train_labels), _class_recall(val_logits, val_labels)
-    entries = {name: _entry(*(part.of(label) for part in (train, val))) for label, name in enumerate(classes)}
-    overall = _entry(train.of(None), val.of(None))
+    train, val = _PictureScores.of(train_logits, train_labels), _PictureScores.of(val_logits, val_labels)
+    entries = {name: _entry(train.of_class(label), val.of_class(label)) for label, name in enumerate(classes)}
+    overall = _entry(train, val)
     return {"all": overall, "classes": entries, "sentence": _describe_gaps(entries, overall)}
 
 
-class _ClassRecall:
-    """Which pictures are recognised, and the loss of each."""
+@dataclass(frozen=True)
+class _PictureScores:
+    """For each picture whether the prediction is correct, its loss and its label, (n,) each."""
 
-    def __init__(self, correct: Bools, losses: Floats, labels: Ints) -> None:
-        self._correct, self._losses, self._labels = correct, losses, labels
+    correct: Bools
+    losses: Floats
+    labels: Ints
 
-    def of(self, label: int | None) -> tuple[int, float, float]:
-        """Return of one class, or of all, how many pictures there are, how many are right, and the mean loss."""
-        rows = np.ones(len(self._labels), bool) if label is None else self._labels == label
-        count = int(rows.sum())
-        return count, float(self._correct[rows].sum()), float(self._losses[rows].mean()) if count else float("nan")
+    @classmethod
+    def of(cls, logits: AnyFloats, labels: Ints) -> _PictureScores:
+        losses = -log_softmax(logits)[np.arange(len(labels)), labels]
+        return cls(logits.argmax(axis=1) == labels, losses, labels)
+
+    def of_class(self, label: int) -> _PictureScores:
+        rows = self.labels == label
+        return _PictureScores(self.correct[rows], self.losses[rows], self.labels[rows])
 
 
-def _class_recall(logits: AnyFloats, labels: Ints) -> _ClassRecall:
-    losses = -log_softmax(logits)[np.arange(len(labels)), labels]
-    return _ClassRecall(logits.argmax(axis=1) == labels, losses, labels)
-
-
-def _entry(train: tuple[int, float, float], val: tuple[int, float, float]) -> dict[str, Any]:
+def _entry(train: _PictureScores, val: _PictureScores) -> dict[str, Any]:
     entry: dict[str, Any] = {}
-    ends = []
-    for name, (count, right, loss) in (("train", train), ("val", val)):
-        rate = right / count if count else 0.0
-        low, high = wilson_interval(np.array(rate), np.array(count))
-        ends.append((float(low), float(high)))
-        entry[f"{name}_pictures"] = count
-        entry[f"{name}_recall"] = round(rate, 4) if count else None
-        entry[f"{name}_loss"] = round(loss, 4) if count else None
-    return {**entry, "overfits": bool(train[0] and val[0] and ends[1][1] < ends[0][0])}
+    recalls = []
+    for name, scores in (("train", train), ("val", val)):
+        n = len(scores.labels)
+        recalls.append(rate_metric(float(scores.correct.mean()) if n else 0.0, n))
+        entry[f"{name}_pictures"] = n
+        entry[f"{name}_recall"] = round(recalls[-1]["value"], 4) if n else None
+        entry[f"{name}_loss"] = round(float(scores.losses.mean()), 4) if n else None
+    has_both = len(train.labels) > 0 and len(val.labels) > 0
+    return {**entry, "overfits": has_both and recalls[1]["high"] < recalls[0]["low"]}
 
 
 def _describe_gaps(entries: dict[str, dict[str, Any]], overall: dict[str, Any]) -> str:
-    worst = sorted(
-        (name for name, entry in entries.items() if entry["overfits"]),
-        key=lambda name: entries[name]["val_recall"] - entries[name]["train_recall"],
-    )
-    start = (
-        f"Of the training pictures {100 * overall['train_recall']:.1f} % are recognised, of the validation pictures"
-        f" {100 * overall['val_recall']:.1f} %"
-    )
-    if not worst:
-        return f"{start}; no class is clearly learnt by heart."
-    named = ", ".join(
+    train, val = (f"{100 * overall[f'{split}_recall']:.1f} %" for split in ("train", "val"))
+    start = f"Accuracy is {train} on training pictures and {val} on validation pictures"
+    overfitted = {name: entry for name, entry in entries.items() if entry["overfits"]}
+    if not overfitted:
+        return f"{start}; no class clearly overfits."
+    worst = sorted(overfitted, key=lambda name: overfitted[name]["val_recall"] - overfitted[name]["train_recall"])
+    names = [
         f"{name} ({100 * entries[name]['train_recall']:.0f} % and {100 * entries[name]['val_recall']:.0f} %)"
-        for name in worst[:NAMED]
-    )
-    more = f" and {len(worst) - NAMED} more" if len(worst) > NAMED else ""
-    return f"{start}; learnt by heart most: {named}{more}."
+        for name in worst
+    ]
+    return f"{start}; most overfitted classes: {format_names(names, NAMED)}."

@@ -115,11 +115,6 @@ def _noise(losses: Floats) -> float:
     return float(zigzag.mean()) / _ZIGZAG_OF_NOISE
 
 
-def overfitting_sentence(history: Sequence[Mapping[str, Any]]) -> str:
-    """Return `overfitting_point` as a sentence."""
-    return overfitting_point(history).sentence
-
-
 def regularisation_path_sentence(history: Sequence[Mapping[str, Any]]) -> str:
     """Describe a regularisation path: each line of `history` is one C, from strong to weak regularisation."""
     best = min(range(len(history)), key=lambda step: history[step]["val_loss"])
@@ -137,4 +132,6 @@ def regularisation_path_sentence(history: Sequence[Mapping[str, Any]]) -> str:
 
 def describe_fit(recipe: ResolvedRecipe, history: Sequence[Mapping[str, Any]]) -> str:
     """Describe over- and underfitting: by the regularisation path of a probe, by the loss curve of a network."""
-    return regularisation_path_sentence(history) if recipe.model.method == "probe" else overfitting_sentence(history)
+    if recipe.model.method == "probe":
+        return regularisation_path_sentence(history)
+    return overfitting_point(history).sentence
