@@ -1,4 +1,4 @@
-"""Answers to classes of unequal size, computed from the labels of the training split alone.
+"""Class balancing: oversampling, class weights and logit adjustment, from the labels of the training split alone.
 
 | balance | order of an epoch | weight in the loss | offset on the logits |
 |---|---|---|---|
@@ -23,7 +23,7 @@ BALANCES: tuple[Balance, ...] = ("none", "class-weights", "oversample", "balance
 
 
 def sample_epoch_order(labels: Ints, classes: int, balance: Balance, *, seed: int, epoch: int) -> Ints:
-    """Return the positions int64 that this epoch shows, by class where classes are balanced, not yet shuffled.
+    """Return the indices int64 of the pictures of an epoch, by class where classes are balanced, not shuffled yet.
 
     Its length is the same in every epoch. Raises RecipeError for an unknown balance, SourceError for an empty class.
     """
@@ -52,7 +52,7 @@ def class_weights(labels: Ints, classes: int, balance: Balance) -> Float32s:
 
 
 def logit_adjustment(labels: Ints, classes: int, balance: Balance) -> Float32s:
-    """Return what is added to the logits while training, float32 (classes,); nothing is added when predicting."""
+    """Return the offsets of the logits in training, float32 (classes,); prediction has none."""
     counts = class_counts(labels, classes, balance)
     if balance != "logit-adjusted":
         return np.zeros(classes, dtype=np.float32)
@@ -60,7 +60,7 @@ def logit_adjustment(labels: Ints, classes: int, balance: Balance) -> Float32s:
 
 
 def class_counts(labels: Ints, classes: int, balance: Balance) -> Ints:
-    """Return the pictures of each class, int64 (classes,), after checking that this balance can be had with them."""
+    """Return the number of pictures per class, int64 (classes,). Raises as `sample_epoch_order` does."""
     if balance not in BALANCES:
         raise RecipeError(f'Unknown setting train.balance = "{balance}". {did_you_mean(balance, BALANCES)}')
     counts = np.bincount(labels, minlength=classes)

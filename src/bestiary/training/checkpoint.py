@@ -1,4 +1,4 @@
-"""The state of a training run, between two steps: written whole, read without running code."""
+"""Checkpoints: the state of training between two steps, written atomically, loaded without running code."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from bestiary.errors import RunError
 from bestiary.files import atomic_path
 
-# These may change: an epoch still computes the same.
+# These may change: they do not change what an epoch computes.
 FREE_ON_RESUME = frozenset({"threads", "patience_epochs", "checkpoint_seconds"})
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write the state so that the file is always whole."""
+    """Write the state atomically."""
     content = io.BytesIO()  # torch reports a full disk as a RuntimeError of its own; writing bytes as an OSError
     torch.save(state, content)
     with atomic_path(path) as temporary:
@@ -26,10 +26,10 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path, requested: dict[str, Any]) -> dict[str, Any]:
-    """Return the last state that was saved, on the CPU, or raise RunError with the reason it cannot be used."""
+    """Return the saved state, on the CPU. Raises RunError if it is missing, damaged or from other settings."""
     if not path.is_file():
         raise RunError(
-            f"There is no checkpoint at {path}: nothing was learned yet. Start the run again without --resume."
+            f"There is no checkpoint at {path}: training has not saved one yet. Start the run again without --resume."
         )
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)

@@ -1,7 +1,7 @@
-"""Fine-tuning what lies above a cut, from kept activations of what lies below it. Needs torch.
+"""Fine-tuning of a backbone's upper stages, on cached activations of its frozen stages. Needs torch.
 
-It starts from the probe's head. At the end the weights are drawn back towards where they started as far as validation
-likes it (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models"): it does not fall behind the probe there.
+Training starts from the probe's head. At its end the weights are interpolated with those at its start, with the alpha
+that is best on validation (WiSE-FT), so that the result is not worse than the probe there.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from bestiary.training.export_network import export_network
 from bestiary.training.loop_settings import LoopSettings
 from bestiary.training.task import SplitData, TrainedModel, TrainingTask
 
-UNCHANGED = AugmentConfig(mirror=0, crop_min_area=1, colour_jitter=0, erasing=0)  # the views were drawn before
+UNCHANGED = AugmentConfig(mirror=0, crop_min_area=1, colour_jitter=0, erasing=0)  # cached views are augmented already
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
 class TrainablePart:
-    """What learns: the network above the cut, which shares the whole network's weights; what it is fed by; and how."""
+    """The trainable network, which shares its weights with the whole one; the frozen stages below it; the settings."""
 
     frozen_stages: FrozenStages
     trainable_network: Network
@@ -43,22 +43,22 @@ class TrainablePart:
 
 
 def split_at_frozen_stages(task: TrainingTask, network: Network, settings: LoopSettings) -> TrainablePart:
-    """Return what learns of this network."""
+    """Split the network at its frozen stages."""
     backbone, stages = task.recipe.model.backbone, count_frozen_stages(task.recipe)
     assert stages is not None
     graph = task.feature_cache(training_precision()).graph
-    lower = extract_frozen_stages(graph, backbone, task.preprocess.size, stages)
+    frozen = extract_frozen_stages(graph, backbone, task.preprocess.size, stages)
     precision = settings.precision
     if precision == "auto" and STAGES - stages > 1 and choose_device().type == "cpu":
         precision = "float32"  # the gradient of the next stage's filters takes twice as long in bfloat16
-    # Activations have no other size, and all that gets them learns.
+    # Activations have one size, and every stage above them is trained.
     settings = replace(settings, unfreeze_stages=None, size_from=None, size_to=None, precision=precision)
-    return TrainablePart(lower, trainable_stages(network, stages), settings)
+    return TrainablePart(frozen, trainable_stages(network, stages), settings)
 
 
 @dataclass(frozen=True)
 class InterpolationResult:
-    """How training of the upper stages went, the share of its weights that was kept, and the validation logits."""
+    """The result of training, the alpha of the interpolation, and the validation logits."""
 
     result: loop.FitResult
     alpha: float
@@ -72,10 +72,10 @@ def finetune(task: TrainingTask, network: Network, settings: LoopSettings) -> Tr
 
 
 def train_upper_stages(task: TrainingTask, network: Network, settings: LoopSettings) -> InterpolationResult:
-    """Train the network's upper stages in place, and mix them with what they started from. Resumable."""
+    """Train the network's upper stages in place and interpolate them with the initial weights. Resumable."""
     above, train, val = split_at_frozen_stages(task, network, settings), task.split("train"), task.split("val")
     upper, views = above.trainable_network, task.recipe.train.views
-    # As for the probe: what is learned from may be bfloat16, what is judged by is what ships.
+    # As for the probe: training input may be bfloat16, validation is float32, as in the exported graph.
     read = _read_activations(task, above.frozen_stages, train, training_precision(), views)
     read_val = _read_activations(task, above.frozen_stages, val, "float32", 1)
 

@@ -298,4 +298,4 @@ def divergence_message(epoch: int, best_epoch: int, learning_rate: float) -> str
     )
     if best_epoch == 0:
         raise RecipeError(message)
-    return f"{message} Training ends here, with the best weights so far, of epoch {best_epoch}."
+    return f"{message} Training ends with the weights of epoch {best_epoch}, the best so far."

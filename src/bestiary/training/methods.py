@@ -1,4 +1,4 @@
-"""Three ways to learn, one task: `TRAINERS[method](task)`."""
+"""Training methods: `TRAINERS[method](task)` returns a trained model."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RAW = ChannelStats((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))  # pixels as they are
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """What the loop would be given; shape (height, width, channels) is that of a picture, or what stands for it."""
+    """Input of the training loop; shape: (height, width, channels) of a picture or of cached activations."""
 
     network: Network
     settings: LoopSettings
@@ -62,19 +62,15 @@ def train_probe(task: TrainingTask) -> TrainedModel:
     val_logits = linear_logits(val.features, head.weight, head.bias)
     engine_name = "openvino" if has_openvino() else "onnxruntime"
     train = task.split("train")
-    some = train.take(
-        subsample_indices(len(train.keys), seed=task.recipe.seed)
-    )  # only these are read: the rest may be large
-    features = task.fill_features(some, training_precision()).load(some.keys)
-    space = PrincipalSubspace.fit(features, seed=task.recipe.seed)
-    notes = {"features by": engine_name}
-    return TrainedModel(
-        onnx.load(probe.backbone_graph), head, probe.history, val_logits, reference, notes, val.features, space
-    )
+    sample = train.take(subsample_indices(len(train.keys), seed=task.recipe.seed))
+    features = task.fill_features(sample, training_precision()).load(sample.keys)
+    subspace = PrincipalSubspace.fit(features, seed=task.recipe.seed)
+    graph, notes = onnx.load(probe.backbone_graph), {"features by": engine_name}
+    return TrainedModel(graph, head, probe.history, val_logits, reference, notes, val.features, subspace)
 
 
 def train_scratch(task: TrainingTask) -> TrainedModel:
-    """Train a network from nothing. Needs torch."""
+    """Train a network from scratch. Needs torch."""
     colours = _pixel_normalisation(task)
     learned = _train_and_export(task, *_build_scratch_network(task, colours))
     return replace(learned, notes=learned.notes | {"normalised by": asdict(colours)})
@@ -106,12 +102,12 @@ def train_finetune(task: TrainingTask) -> TrainedModel:
 
 
 def _initial_head(task: TrainingTask) -> Head | None:
-    """Return the probe's head, if there can be one."""
+    """Return the probe's head, None without a bundled backbone."""
     return fit_probe(task).head if task.recipe.model.backbone in BACKBONES else None
 
 
 def build_training_setup(task: TrainingTask) -> TrainingSetup:
-    """Return what `scratch` or `finetune` would train, to measure how long it takes."""
+    """Return what `scratch` or `finetune` would train, to measure its throughput."""
     pixels = task.preprocess.size, task.preprocess.size, 3
     if task.recipe.model.method == "scratch":
         return TrainingSetup(*_build_scratch_network(task, RAW), task.recipe.augment, pixels)
@@ -165,8 +161,8 @@ def _build_pretrained_network(task: TrainingTask, head: Head | None) -> tuple[Ne
         network = networks.finetune_network(classes, model.backbone, weight=weight, bias=bias, seed=seed)
     else:
         file = None if model.weights == "hub" else Path(model.weights)
-        found = timm_backbone.create_timm_model(model.backbone, file, from_hub=model.weights == "hub")
-        network = networks.from_timm(found, classes, seed=seed)
+        backbone = timm_backbone.create_timm_model(model.backbone, file, from_hub=model.weights == "hub")
+        network = networks.from_timm(backbone, classes, seed=seed)
     return network, LoopSettings.from_recipe(task.recipe, task.context.threads)
 
 
@@ -236,7 +232,7 @@ def _fill_pixels(task: TrainingTask) -> ArrayCache:
 
 
 def _pixel_normalisation(task: TrainingTask) -> ChannelStats:
-    """Return what a network from scratch normalises pixels by: the training pictures' colours, or 0 and 255."""
+    """Return the channel statistics that a network from scratch normalises with: of the training pictures, or none."""
     if task.recipe.picture.normalise == "none":
         return RAW
     store, train = _fill_pixels(task), task.split("train")

@@ -1,4 +1,4 @@
-"""Muon: momentum whose direction is made orthogonal, for the filters of convolutions.
+"""Muon optimiser: orthogonalised momentum, for the filters of convolutions.
 
 A step of a filter bank, seen as a matrix (outputs, inputs * height * width), is replaced by the nearest matrix whose
 singular values are all about 1, so that rare directions move as far as frequent ones. After Jordan et al. 2024, "Muon",
@@ -18,7 +18,7 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
 class Muon(torch.optim.Optimizer):
-    """Groups with "orthogonal" true learn by Muon with decoupled weight decay, the others by Nesterov SGD.
+    """Muon with decoupled weight decay for groups with "orthogonal" true, Nesterov SGD for the others.
 
     Each group has "lr", "momentum", "weight_decay" and "orthogonal".
     """
@@ -30,13 +30,13 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Move every weight that has a gradient."""
+        """Update every weight that has a gradient."""
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self._move(weight, group)
+                    self._update(weight, group)
 
-    def _move(self, weight: Tensor, group: dict[str, Any]) -> None:
+    def _update(self, weight: Tensor, group: dict[str, Any]) -> None:
         gradient, momentum, decay = weight.grad, group["momentum"], group["weight_decay"]
         assert gradient is not None
         if not group["orthogonal"]:

@@ -1,4 +1,4 @@
-"""What moves the weights."""
+"""Builds the optimiser and its parameter groups."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ MUON_REST_DECAY = 5e-4  # for what learns beside the filters
 
 
 def build_optimiser(network: Network, settings: LoopSettings) -> torch.optim.Optimizer:
-    """Return the optimiser of the weights that learn; all others are frozen. Each group's "peak" is its highest rate.
+    """Return the optimiser of the trained weights; all others are frozen. A group's "peak" is its maximum learning rate.
 
-    The first group is of the head. Biases and normalisation are not decayed.
+    The first group is the head's. Biases and normalisation have no weight decay.
     """
     below = list(reversed(network.stages()))
     parts = [list(network.head.parameters()), *below[: settings.unfreeze_stages]]

@@ -27,7 +27,7 @@ C_TIMES_PICTURES = (4, 12, 40, 120, 400, 1200)  # scikit-learn's C weighs a sum 
 
 @dataclass(frozen=True)
 class FittedProbe:
-    """A probe: the graph of its trunk, its head, one history line for each strength, and the validation pictures."""
+    """A linear probe: backbone graph, head, one history line per value of C, and the validation features."""
 
     backbone_graph: Path
     head: Head
@@ -36,7 +36,7 @@ class FittedProbe:
 
 
 def fit_probe(task: TrainingTask) -> FittedProbe:
-    """Return the probe of this task, its features taken from the cache or computed.
+    """Fit the linear probe of a task on cached features, computed where they are missing.
 
     Training features may be bfloat16, validation features are float32: see `features.split_precisions`.
     """
@@ -49,7 +49,7 @@ def fit_probe(task: TrainingTask) -> FittedProbe:
 
 
 def sample_counts(task: TrainingTask) -> Ints:
-    """Return how often each training picture counts, int64 (n,): small classes more often if they are oversampled."""
+    """Return how often each training picture counts, int64 (n,): more than once in oversampled classes."""
     labels, balance = task.split("train").labels, task.recipe.train.balance
     if balance != "oversample":
         return np.ones(len(labels), np.int64)
@@ -58,23 +58,23 @@ def sample_counts(task: TrainingTask) -> Ints:
 
 
 def candidate_c_values(recipe: Recipe, pictures: int) -> tuple[float, ...]:
-    """Return the inverse strengths C to try: the recipe's, or those for so many training pictures."""
+    """Return the values of C (inverse regularisation strength) to try: the recipe's, or the defaults."""
     return recipe.probe.regularisation or default_c_values(pictures)
 
 
 def default_c_values(pictures: int) -> tuple[float, ...]:
-    """Return the inverse strengths C to try with so many training pictures: the penalty weighs less the more there are.
+    """Return the default values of C: the more training pictures, the less the penalty weighs.
 
     >>> default_c_values(4000)
     (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
     """
-    return tuple(round(strength / pictures, 12) for strength in C_TIMES_PICTURES)
+    return tuple(round(c_value / pictures, 12) for c_value in C_TIMES_PICTURES)
 
 
 def fit_head(
     train: LabelledFeatures, val: LabelledFeatures, classes: int, *, c_values: Sequence[float], balance: Balance
 ) -> tuple[Head, list[dict[str, Any]]]:
-    """Return the linear head with the lowest validation loss, and one history line for each strength C tried.
+    """Return the linear head with the lowest validation loss, and one history line per value of C.
 
     Features are standardised by the training split; the standardisation is folded into the head's weights. The path
     goes from strong regularisation (small C) to weak, each step starting from the one before. `train.features` in

@@ -1,4 +1,4 @@
-"""Settings that were asked for and would do nothing: refused, so that nobody believes that they did something."""
+"""Recipe checks: rejects recipes that a method does not support, and settings that would have no effect."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.onnx_surgery import STAGES, count_frozen_stages
 from bestiary.recipe import Recipe, ResolvedRecipe
 
-# What learns: the method, and of `scratch` the network. Each setting of a recipe has its users here.
+# The learners: methods, and the networks of `scratch`. Each setting of a recipe is listed with its consumers.
 ALL = ("probe", "finetune", "resnet", "plain")
 PRETRAINED = ("probe", "finetune")
 LOOP = ("finetune", "resnet", "plain")
@@ -38,7 +38,7 @@ SETTING_CONSUMERS: dict[tuple[str, ...], dict[str, str]] = {
 
 
 def setting_consumers() -> dict[tuple[str, str], tuple[str, ...]]:
-    """Return who uses each setting, by section and key."""
+    """Return the learners that use each setting, by section and key."""
     return {
         (section, key): users
         for users, sections in SETTING_CONSUMERS.items()
@@ -48,24 +48,24 @@ def setting_consumers() -> dict[tuple[str, str], tuple[str, ...]]:
 
 
 def check_no_unused_settings(recipe: Recipe) -> None:
-    """Raise RecipeError for the first setting that was asked for and has no effect on what is to learn.
+    """Raise RecipeError for the first setting of the recipe that has no effect on its method.
 
-    A value that equals the default passes: a recipe with every default spelled out can be used again.
+    A value that equals the default passes, so that a recipe with every default spelled out can be used again.
     """
-    asked = recipe.overrides()
-    unused = list(_unused_settings(recipe, asked))
+    overrides = recipe.overrides()
+    unused = _unused_settings(recipe, overrides)
     rest = {
-        section: {key: value for key, value in part.items() if (section, key) not in unused}
-        if isinstance(part, dict)
-        else part
-        for section, part in asked.items()
+        section: {key: value for key, value in values.items() if (section, key) not in unused}
+        if isinstance(values, dict)
+        else values
+        for section, values in overrides.items()
     }
     defaults = Recipe.of(rest).resolve().model_dump(mode="json")
     for section, key in unused:
-        value = asked[section][key]
+        value, reason = overrides[section][key], _explain_unused(recipe, section, key)
         if value != defaults[section][key]:
             raise RecipeError(
-                f"{section}.{key} = {value} has no effect with {_describe_learner(recipe)}; {_explain_unused(recipe, section, key)}"
+                f"{section}.{key} = {value} has no effect with {_describe_learner(recipe)}; {reason}"
                 " Leave it out, or choose another --method or network."
             )
 
@@ -78,9 +78,9 @@ def _unused_settings(recipe: Recipe, overrides: dict[str, Any]) -> list[tuple[st
 
 
 def _idle_finetune_settings(recipe: Recipe) -> set[tuple[str, str]]:
-    """Return the settings of fine-tuning without use for this backbone, or for so many stages that learn.
+    """Return the fine-tuning settings without effect for this backbone and number of trained stages.
 
-    Without a bundled backbone there is no probe to start from. Activations that are kept have views, but no other size.
+    Only a bundled backbone has a probe to start from. Cached activations have views, but one size.
     """
     if recipe.model.method != "finetune":
         return set()
@@ -90,7 +90,7 @@ def _idle_finetune_settings(recipe: Recipe) -> set[tuple[str, str]]:
 
 
 def learner_name(recipe: Recipe) -> str:
-    """Return what learns, by the names in ALL."""
+    """Return the learner of a recipe, one of ALL."""
     return recipe.model.network if recipe.model.method == "scratch" else recipe.model.method
 
 
@@ -112,7 +112,7 @@ def _explain_unused(recipe: Recipe, section: str, key: str) -> str:
 
 
 def _describe_consumers(users: tuple[str, ...]) -> str:
-    """Return the users in words.
+    """Describe the consumers of a setting.
 
     >>> _describe_consumers(("finetune", "resnet", "plain")), _describe_consumers(("plain",))
     ('finetune and scratch', 'the network plain')
@@ -125,7 +125,7 @@ def _describe_consumers(users: tuple[str, ...]) -> str:
 
 
 def check_recipe_supported(recipe: Recipe) -> None:
-    """Raise RecipeError or MissingExtraError for what a method cannot do or lacks, before any work is done."""
+    """Raise RecipeError or MissingExtraError for what a method does not support, before any work is done."""
     model = recipe.model
     if model.method != "probe":
         import_optional("torch", extra="torch")
@@ -144,9 +144,9 @@ def check_recipe_supported(recipe: Recipe) -> None:
             'train.balance = "balanced-sampler" is not for the probe, which sees all pictures at once: it would be'
             ' the same as "class-weights". Choose that.'
         )
-    if (asked := recipe.picture.normalise) is not None and (asked == "backbone") == (model.method == "scratch"):
+    if (normalise := recipe.picture.normalise) is not None and (normalise == "backbone") == (model.method == "scratch"):
         possible = '"collection" or "none"' if model.method == "scratch" else '"backbone"'
-        raise RecipeError(f'picture.normalise = "{asked}" does not go with {model.method}; choose {possible}.')
+        raise RecipeError(f'picture.normalise = "{normalise}" does not go with {model.method}; choose {possible}.')
     if model.backbone in BACKBONES and model.method != "scratch" and model.weights != "bundled":
         raise RecipeError(
             f'model.weights = "{model.weights}" does not go with "{model.backbone}", whose weights are bundled.'
@@ -163,7 +163,7 @@ def check_recipe_supported(recipe: Recipe) -> None:
 
 
 def check_input_sizes(recipe: ResolvedRecipe) -> None:
-    """Raise RecipeError for training pictures of a size that the network cannot see."""
+    """Raise RecipeError for training sizes that the network does not support."""
     if recipe.model.method != "scratch":
         return
     sizes = {recipe.train.size_from, recipe.train.size_to}

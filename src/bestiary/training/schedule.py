@@ -1,4 +1,4 @@
-"""What changes while a network learns: the learning rate at each step, the size of the pictures at each epoch."""
+"""Schedules: learning rate by step, picture size by epoch (progressive resizing)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ GROWTH_FRACTION = 0.9  # of the epochs; the last ones have the final size
 
 
 def lr_factor(step: int, *, total_steps: int, warmup_steps: int, schedule: Schedule) -> float:
-    """Return the learning rate of a step as a share of its peak: up in a line, then down to nearly 0.
+    """Return the learning rate of a step as a fraction of its maximum: linear warm-up, then decay to nearly 0.
 
-    Down along a line for "one-cycle" (Smith 2018, without the cycle in momentum), along half a cosine for "cosine", not
-    at all for "constant".
+    Linear decay for "one-cycle" (Smith 2018, without the cycle in momentum), half a cosine for "cosine", none for
+    "constant".
     """
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)
@@ -25,9 +25,9 @@ def lr_factor(step: int, *, total_steps: int, warmup_steps: int, schedule: Sched
 
 
 def progressive_size(epoch: int, settings: LoopSettings) -> int | None:
-    """Return the side in pixels of the training pictures of an epoch (1 is the first), None for as they come.
+    """Return the size in pixels of the training pictures of an epoch (1 is the first), None for the input size.
 
-    It grows along a line from `size_from` to `size_to`: small pictures cost less, and teach the same at first.
+    It grows linearly from `size_from` to `size_to`: small pictures cost less, and are as good at first.
     """
     if settings.size_from is None or settings.size_to is None:
         return None
@@ -38,7 +38,7 @@ def progressive_size(epoch: int, settings: LoopSettings) -> int | None:
 
 
 def mean_progressive_size(settings: LoopSettings) -> int | None:
-    """Return the side at which every epoch would cost what they cost on average: the cost goes with the pixels."""
+    """Return the constant size with the same mean cost per epoch; cost is proportional to pixels."""
     sizes = [progressive_size(epoch, settings) for epoch in range(1, settings.epochs + 1)]
-    known = [size * size for size in sizes if size is not None]
-    return round(math.sqrt(sum(known) / len(known))) if known else None
+    pixels = [size * size for size in sizes if size is not None]
+    return round(math.sqrt(sum(pixels) / len(pixels))) if pixels else None

@@ -1,4 +1,4 @@
-"""How fast this machine is today: a second of the very work that is to be done, on the very pictures. No torch."""
+"""Throughput of this machine: a second of feature extraction or decoding, on the task's own pictures. No torch."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from bestiary.preprocess import Preprocessing
 
 MEASURE_SECONDS = 1.0
 WARM_UP_PICTURES = 8
-REFERENCE_WORKLOAD_SECONDS = 0.0175  # what `chores` takes on the machine that the costs in `budget` were measured on
+REFERENCE_WORKLOAD_SECONDS = 0.0175  # on the reference machine of `FixedCosts`
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """How long a piece of work takes: to begin, and pictures a second from then on."""
+    """Start-up seconds, and pictures per second from then on."""
 
     start_seconds: float
     pictures_per_second: float
 
     def seconds(self, pictures: int) -> float:
-        """Return the time for so many pictures; none take none."""
+        """Return the time for so many pictures; 0 for none."""
         return self.start_seconds + pictures / self.pictures_per_second if pictures else 0.0
 
 
 def measure_feature_throughput(cache: FeatureCache, paths: Sequence[Path]) -> Throughput:
-    """Return how fast files become features: decoded, and run through the backbone by the engine that will be used."""
+    """Return the throughput of feature extraction from files, by the engine that will be used."""
     preprocess, threads = cache.preprocess, cache.context.threads
     cache.graph  # noqa: B018 - built before the time is measured
     began = time.perf_counter()
@@ -51,27 +51,27 @@ def measure_feature_throughput(cache: FeatureCache, paths: Sequence[Path]) -> Th
 
 
 def measure_decode_throughput(preprocess: Preprocessing, paths: Sequence[Path], *, threads: int) -> Throughput:
-    """Return how fast files become pixels."""
+    """Return the throughput of decoding and resizing files."""
     began = time.perf_counter()
     pictures = sum(len(images) for images in _iter_timed_batches(paths, preprocess, threads, WARM_UP_PICTURES))
     return Throughput(0.0, pictures / (time.perf_counter() - began))
 
 
 def machine_slowdown() -> float:
-    """Return how many times as long as the machine of reference this one takes for plain numpy and Python."""
+    """Return the time of plain numpy and Python relative to the reference machine."""
     return statistics.median(_time_reference_workload() for _ in range(10)) / REFERENCE_WORKLOAD_SECONDS
 
 
 def evenly_spaced(paths: Sequence[Path], count: int = 512) -> list[Path]:
-    """Return at most so many of the paths, evenly spread: every class and every folder has a part."""
-    places = np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int))
-    return [paths[place] for place in np.random.default_rng(0).permutation(places)]
+    """Return at most `count` of the paths, evenly spaced over classes and folders, in random order."""
+    indices = np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int))
+    return [paths[index] for index in np.random.default_rng(0).permutation(indices)]
 
 
 def _iter_timed_batches(
     paths: Sequence[Path], preprocess: Preprocessing, threads: int, batch_size: int
 ) -> Iterator[Pixels]:
-    """Yield decoded pictures, from the first again after the last, for about a second."""
+    """Yield decoded pictures, in cycles, for about a second."""
     end = time.perf_counter() + MEASURE_SECONDS
     going = itertools.takewhile(lambda _: time.perf_counter() < end, itertools.cycle(paths))
     return iter_pixel_batches(going, preprocess, threads=threads, batch_size=batch_size)
