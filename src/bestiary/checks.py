@@ -16,15 +16,14 @@ Severity = Literal["decide", "know", "note"]  # a person has to decide; worth kn
 class AuditCheck:
     """One check.
 
-    singular, plural: what was found (`singular` is empty where nothing can be counted); meaning: a phrase for a table;
-    effect: on a model; remedy: what to do. table_order: place in the findings table, 0 for a check that is not written
-    there; review_order: place in the review queue, 0 for a check without pictures to decide about. fails_strict:
-    `audit --strict` fails; alters_model: the findings change the model or its score.
+    singular: what was found, empty where nothing can be counted; many: its plural, if not with an s; meaning: a phrase
+    for a table; effect: on a model; remedy: what to do. table_order: place in the findings table, 0 for a check that is
+    not written there; review_order: place in the review queue, 0 for a check without pictures to decide about.
+    fails_strict: `audit --strict` fails; alters_model: the findings change the model or its score.
     """
 
     name: str
     singular: str
-    plural: str
     meaning: str
     effect: str
     remedy: str
@@ -33,6 +32,12 @@ class AuditCheck:
     review_order: int = 0
     fails_strict: bool = False
     alters_model: bool = False
+    many: str = ""
+
+    @property
+    def plural(self) -> str:
+        """The findings in the plural."""
+        return self.many or f"{self.singular}s"
 
     @property
     def needs_person(self) -> bool:
@@ -50,7 +55,6 @@ CHECKS = (
     AuditCheck(
         "split-leak",
         "picture in two splits",
-        "pictures in two splits",
         "the same picture in two splits",
         "The model is tested on pictures that it was trained on, so its score is too high.",
         "Leave one of each group out, or let bestiary split the pictures: it keeps duplicates in one split.",
@@ -58,11 +62,11 @@ CHECKS = (
         review_order=6,
         fails_strict=True,
         alters_model=True,
+        many="pictures in two splits",
     ),
     AuditCheck(
         "label-conflict",
         "label conflict",
-        "label conflicts",
         "the same picture under different labels",
         "At least one of the labels is wrong. The model is trained on both, and every prediction counts as a mistake"
         " for one of them.",
@@ -77,7 +81,6 @@ CHECKS = (
     AuditCheck(
         "suspect-label",
         "suspect label",
-        "suspect labels",
         "labels that the model, trained without them, disagrees with",
         "Wrong labels in training blur the classes. Wrong labels in the test split make the model look worse than it"
         " is, and hide which model is best.",
@@ -90,7 +93,6 @@ CHECKS = (
     AuditCheck(
         "shortcut",
         "shortcut",
-        "shortcuts",
         "file properties that predict the label without looking at the picture",
         "A model may learn this property instead of the content. It scores well here and fails on pictures from"
         " elsewhere.",
@@ -102,17 +104,16 @@ CHECKS = (
     AuditCheck(
         "unreadable",
         "file that cannot be read",
-        "files that cannot be read",
         "files that no decoder could open",
         "They are left out of training and testing.",
         "Fetch them again from their source, or remove them.",
         table_order=1,
         fails_strict=True,
+        many="files that cannot be read",
     ),
     AuditCheck(
         "truncated",
         "incomplete file",
-        "incomplete files",
         "files that end too early",
         "They are left out. Part of the picture is missing, which most programs silently fill with grey.",
         "Fetch them again from their source, or remove them.",
@@ -123,33 +124,32 @@ CHECKS = (
         "huge",
         "picture beyond the size limit",
         "pictures beyond the size limit",
-        "pictures beyond the size limit",
         "They are left out: a picture this large could fill the memory.",
         "Save smaller copies, or raise the limit (picture.max_pixels and picture.max_bytes in the recipe).",
         table_order=6,
         fails_strict=True,
+        many="pictures beyond the size limit",
     ),
     AuditCheck(
         "left-out",
         "file left out",
-        "files left out",
         "files left out for a reason of their own",
         "They are left out of training and testing.",
         "Read the reason of each; if it is what you wanted, there is nothing to do.",
+        many="files left out",
     ),
     AuditCheck(
         "imbalance",
         "",
-        "classes of very unequal size",
         "classes with far fewer pictures than others",
         "Rare classes are learnt worst, and with few test pictures their scores are very uncertain.",
         "Add pictures of the small classes, as different from each other as you can; or leave those classes out.",
         table_order=19,
+        many="classes of very unequal size",
     ),
     AuditCheck(
         "outlier",
         "outlier",
-        "outliers",
         "pictures unlike all others of their class",
         "A picture that fits no class adds noise to the class it is in.",
         "Look at each: remove what does not belong here; keep what is unusual but right.",
@@ -159,7 +159,6 @@ CHECKS = (
     AuditCheck(
         "low-information",
         "nearly empty picture",
-        "nearly empty pictures",
         "pictures that show next to nothing",
         "There is next to nothing to learn from them, except that emptiness belongs to this class.",
         "Remove what shows nothing; keep plain drawings and silhouettes if the model should know those too.",
@@ -168,7 +167,6 @@ CHECKS = (
     AuditCheck(
         "exact-duplicate",
         "exact duplicate",
-        "exact duplicates",
         "the same file more than once",
         "One picture counts several times. In a careless split, the model is tested on pictures from its training.",
         "Nothing has to be done: duplicates are kept in one split. Removing all but one saves time.",
@@ -179,7 +177,6 @@ CHECKS = (
     AuditCheck(
         "near-duplicate",
         "near-duplicate",
-        "near-duplicates",
         "nearly the same picture more than once",
         "One picture counts several times, resized, cropped or recoloured. In a careless split, the model is tested on"
         " pictures from its training.",
@@ -191,7 +188,6 @@ CHECKS = (
     AuditCheck(
         "grey",
         "grey picture",
-        "grey pictures",
         "grey pictures among colour ones",
         "Colour is missing as a clue. If one class has many of them, greyness itself becomes the clue.",
         "Nothing, if every class has some; otherwise prefer colour, or add grey pictures of the other classes.",
@@ -201,7 +197,6 @@ CHECKS = (
     AuditCheck(
         "blurry",
         "blurry picture",
-        "blurry pictures",
         "pictures without sharp detail",
         "Fine detail such as fur or feathers cannot be learnt from them.",
         REMOVE_UNCLEAR,
@@ -211,7 +206,6 @@ CHECKS = (
     AuditCheck(
         "dark",
         "dark picture",
-        "dark pictures",
         "very dark pictures",
         "Little of the subject can be seen. The model may take darkness for a sign of the class.",
         REMOVE_UNCLEAR,
@@ -221,7 +215,6 @@ CHECKS = (
     AuditCheck(
         "bright",
         "bright picture",
-        "bright pictures",
         "very bright pictures",
         "Mostly cut-outs on white. The model may take the white for a sign of the class.",
         REMOVE_UNCLEAR,
@@ -231,7 +224,6 @@ CHECKS = (
     AuditCheck(
         "tiny",
         "tiny picture",
-        "tiny pictures",
         "very small pictures",
         "They are enlarged for the model, which adds no detail.",
         "Replace them by larger copies where you have them.",
@@ -241,7 +233,6 @@ CHECKS = (
     AuditCheck(
         "extreme-aspect",
         "long and narrow picture",
-        "long and narrow pictures",
         "pictures far wider than high, or the other way round",
         "Resized to a square, the subject is squeezed; cropped to a square, part of it is lost.",
         "Crop them by hand around the subject, or keep the default, which squeezes and loses nothing.",
@@ -251,7 +242,6 @@ CHECKS = (
     AuditCheck(
         "animated",
         "animation",
-        "animations",
         "moving pictures; only the first frame is used",
         "Only the first frame is used.",
         "Nothing, if the first frame shows the subject; otherwise save the frame that does.",
@@ -261,7 +251,6 @@ CHECKS = (
     AuditCheck(
         "wrong-extension",
         "misnamed file",
-        "misnamed files",
         "files whose name promises another format than they hold",
         "None here: bestiary reads the content, not the name. Other programs may fail on them.",
         "Nothing; rename them if you like.",
@@ -271,22 +260,22 @@ CHECKS = (
     AuditCheck(
         "rotated",
         "picture stored on its side",
-        "pictures stored on their side",
         "pictures stored on their side, with a note how to turn them",
         "None here: bestiary turns them upright. Programs that ignore the EXIF orientation show them on their side.",
         "Nothing.",
         "note",
         table_order=13,
+        many="pictures stored on their side",
     ),
     AuditCheck(
         "alpha",
         "picture with transparent parts",
         "pictures with transparent parts",
-        "pictures with transparent parts",
         "Transparent parts are laid on white.",
         "Nothing, if the subject can be seen well on white.",
         "note",
         table_order=14,
+        many="pictures with transparent parts",
     ),
 )
 # Reasons for a review that come from the predictions of a run, not from the audit.
@@ -294,7 +283,6 @@ PREDICTION_CHECKS = (
     AuditCheck(
         "confident-mistake",
         "confident mistake",
-        "confident mistakes",
         "pictures held back from training that the model confidently takes for another class",
         "Where the label is wrong, the score is lower than the model deserves.",
         "Correct the label if it is wrong. Keep it if it is right: then the model has something to learn.",
@@ -303,7 +291,6 @@ PREDICTION_CHECKS = (
     AuditCheck(
         "unknown",
         "unknown picture",
-        "unknown pictures",
         "pictures held back from training that the model takes for none of the classes",
         "Some show what is no class at all; others are only unusual.",
         "Drop what does not belong here; keep what is unusual but right.",
@@ -329,11 +316,11 @@ def find_check(name: str) -> AuditCheck:
     return _BY_NAME.get(name) or AuditCheck(
         name,
         f"finding of “{words}”",
-        f"findings of “{words}”",
         "",
         "It depends on what was found: read the message at each picture.",
         "Look at some of them, and decide whether they belong here.",
         "know",
+        many=f"findings of “{words}”",
     )
 
 

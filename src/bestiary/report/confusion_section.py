@@ -78,11 +78,6 @@ def most_confused_pairs(
     ]
 
 
-def slice_values(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the slices of `metrics.json`; older runs have none."""
-    return {"slices": metrics.get("slices") or {}}
-
-
 def _pair_pictures(
     label_a: str, label_b: str, test: pl.DataFrame, names: Mapping[str, str], suspects: set[int]
 ) -> Iterator[list[GalleryPicture]]:

@@ -124,16 +124,18 @@ def forest_plot(
     """
     low, high = limits or _forest_limits(rows, signed)
     height = FOREST_TOP + ROW_HEIGHT * len(rows) + FOREST_BOTTOM
-    frame = PlotArea(low, high, 0, 1, left_margin=12, top_margin=FOREST_TOP, bottom_margin=FOREST_BOTTOM, height=height)
+    frame = PlotArea(
+        low, high, 0, 1, start_margin=12, top_margin=FOREST_TOP, bottom_margin=FOREST_BOTTOM, height=height
+    )
     base = height - FOREST_BOTTOM
-    parts = [text(frame.left_margin, 14, title, "start small")]
+    parts = [text(frame.start_margin, 14, title, "start small")]
     for tick in nice_ticks(low, high, 6):
         x = frame.x(tick)
         parts.append(draw_line(x, FOREST_TOP - 8, x, base, "ink-muted dashed" if signed and not tick else "ink-grid"))
         parts.append(text(x, base + 17, format_tick(tick), "middle small"))
     for index, row in enumerate(rows):
         y = FOREST_TOP + ROW_HEIGHT * index + 26
-        parts.append(text(frame.left_margin, y - 11, row.name, "start small strong"))
+        parts.append(text(frame.start_margin, y - 11, row.name, "start small strong"))
         if row.interval:
             parts.append(draw_line(frame.x(row.interval[0]), y, frame.x(row.interval[1]), y, f"ink-{row.color}"))
         parts += [draw_circle(frame.x(dot.value), y, dot.radius, f"fill-{dot.color}", dot.note) for dot in row.dots]
@@ -200,7 +202,7 @@ def confidence_histogram(confidence: Floats, correct: Bools) -> Markup:
     for name, color, rows, top in (("Correct", "fill-right", correct, 0), ("Wrong", "fill-wrong", ~correct, 150)):
         counts = np.histogram(confidence[rows], edges)[0]
         high = max(1, int(counts.max()))
-        frame = PlotArea(0, 1, 0, high, left_margin=16, top_margin=top + 40, bottom_margin=190 - top, height=340)
+        frame = PlotArea(0, 1, 0, high, start_margin=16, top_margin=top + 40, bottom_margin=190 - top, height=340)
         parts += _bars(frame, edges, counts, color)
         n = int(rows.sum())
         parts.append(text(16, top + 22, f"{name}: {n:,} prediction{'s' * (n != 1)}", f"start strong {color}"))
@@ -268,7 +270,7 @@ def _line_area(x: Sequence[float], values: list[float], x_log: bool, as_percent:
     x_low, x_high = min(x), max(x)
     if x_low == x_high:
         x_low, x_high = (x_low / 3, x_high * 3) if x_log else (x_low - 1, x_high + 1)
-    return PlotArea(x_low, x_high, y_low, y_high, x_log=x_log, right_margin=84)
+    return PlotArea(x_low, x_high, y_low, y_high, x_log=x_log, end_margin=84)
 
 
 def _x_ticks(frame: PlotArea) -> list[float]:
@@ -325,7 +327,7 @@ def _bars(frame: PlotArea, edges: Floats, counts: Ints, color: str) -> list[str]
     if counts[highest]:
         middle = frame.x((edges[highest] + edges[highest + 1]) / 2)
         parts.append(text(middle, frame.top_margin - 4, f"{counts[highest]:,}", "middle small"))
-    return [*parts, draw_line(frame.left_margin, base, frame.end, base, "ink-muted")]
+    return [*parts, draw_line(frame.start_margin, base, frame.end, base, "ink-muted")]
 
 
 def _spread_labels(heights: Sequence[float | None], gap: float = 16) -> list[float | None]:

@@ -16,7 +16,7 @@ from bestiary.report.svg import Drawing, PlotArea, draw_circle, draw_line, text
 
 MAX_CLASSES = 12  # those with the lowest average precision
 MAX_POINTS = 120
-AREA = PlotArea(0, 1, 0, 1, left_margin=30, right_margin=6, top_margin=6, bottom_margin=20, height=176, width=186)
+AREA = PlotArea(0, 1, 0, 1, start_margin=30, end_margin=6, top_margin=6, bottom_margin=20, height=176, width=186)
 
 
 @dataclass(frozen=True)

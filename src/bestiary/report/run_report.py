@@ -19,7 +19,7 @@ from bestiary.evaluation.loss_curves import overfitting_point
 from bestiary.files import write_text
 from bestiary.report import plots, verdict
 from bestiary.report.calibration_section import calibration_values
-from bestiary.report.confusion_section import confusion_values, most_confused_pairs, slice_values
+from bestiary.report.confusion_section import confusion_values, most_confused_pairs
 from bestiary.report.gallery import build_galleries, common_folder, heatmap_overlays, strip_common_folder, thumbnails
 from bestiary.report.learning_curve_section import learning_curve_values
 from bestiary.report.markdown_summary import markdown_summary
@@ -67,7 +67,7 @@ def render_run_report(run: RunFiles, *, threads: int | None = None) -> str:
         **learning_curve_values(run.lessons),
         **confusion_values(run.metrics),
         "confused": most_confused_pairs(run.metrics, test, names, suspects),
-        **slice_values(run.metrics),
+        "slices": run.metrics.get("slices") or {},  # older runs have none
         **calibration_values(run.metrics, test),
         **build_galleries(test, suspects, names, partial(_heatmaps, run, threads)),
     }

@@ -24,8 +24,8 @@ class PlotArea:
     y_low: float
     y_high: float
     x_log: bool = False
-    left_margin: float = 46
-    right_margin: float = 24
+    start_margin: float = 46
+    end_margin: float = 24
     top_margin: float = 30
     bottom_margin: float = 44
     height: float = HEIGHT
@@ -34,13 +34,13 @@ class PlotArea:
     @property
     def end(self) -> float:
         """The right end of the axis."""
-        return self.width - self.right_margin
+        return self.width - self.end_margin
 
     def x(self, value: float) -> float:
         """Return the distance of a value from the left edge."""
         scale: Callable[[float], float] = math.log10 if self.x_log else float
         low, high, at = scale(self.x_low), scale(self.x_high), scale(value)
-        return round(self.left_margin + (at - low) / (high - low) * (self.end - self.left_margin), 1)
+        return round(self.start_margin + (at - low) / (high - low) * (self.end - self.start_margin), 1)
 
     def y(self, value: float) -> float:
         """Return the distance of a value from the upper edge."""
@@ -87,7 +87,7 @@ def axes(
     y_label: str,
 ) -> list[str]:
     """Return horizontal grid lines, tick labels and axis labels; the y label is upright above its axis."""
-    start, end, base = frame.left_margin, frame.end, frame.y(frame.y_low)
+    start, end, base = frame.start_margin, frame.end, frame.y(frame.y_low)
     return [
         *(draw_line(start, frame.y(tick), end, frame.y(tick), "ink-grid") for tick in y_ticks),
         *(

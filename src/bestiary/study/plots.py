@@ -88,6 +88,7 @@ def _box(position: tuple[float, float], width: float) -> Box:
 def _overlap_area(box: Box, taken: Sequence[Box]) -> float:
     """Return the area of a box that others cover."""
     return math.fsum(
-        max(0.0, min(box[2], one[2]) - max(box[0], one[0])) * max(0.0, min(box[3], one[3]) - max(box[1], one[1]))
-        for one in taken
+        max(0.0, min(box[2], cover[2]) - max(box[0], cover[0]))
+        * max(0.0, min(box[3], cover[3]) - max(box[1], cover[1]))
+        for cover in taken
     )
