@@ -1,6 +1,6 @@
 """Distributed training: several processes started by `torchrun` train one network; with one process nothing happens.
 
-Every process computes a slice of each batch. Gradients, losses and the statistics of batch normalisation are summed over
+Every process computes a slice of each batch. Gradients, losses and batch normalisation statistics are summed over
 the processes, so that the weights equal those of a single process but for rounding. Random numbers are drawn for the
 whole batch; only dropout draws in each process. Rank 0 alone writes and reports.
 """

@@ -16,7 +16,7 @@ MUON_REST_DECAY = 5e-4  # for what learns beside the filters
 
 
 def build_optimiser(network: Network, settings: LoopSettings) -> torch.optim.Optimizer:
-    """Return the optimiser of the trained weights; all others are frozen. A group's "peak" is its maximum learning rate.
+    """Return the optimiser of the trained weights; others are frozen. A group's "peak" is its maximum learning rate.
 
     The first group is the head's. Biases and normalisation have no weight decay.
     """

@@ -81,8 +81,8 @@ class TrainingTask:
 class TrainedModel:
     """A trained model: backbone graph and head, and the float32 logits of the validation pictures.
 
-    reference_network: the network as it was trained, in float32: images uint8 (n, size, size, 3) to logits (n, classes).
-    The exported graph is compared with it. notes: facts for the environment file. val_features (n, channels) and the
+    reference_network: the trained network in float32: images uint8 (n, size, size, 3) to logits (n, classes); the
+    exported graph is compared with it. notes: facts for the environment file. val_features (n, channels) and the
     subspace of the training features give the in-distribution score; without them it comes from the logits alone.
     """
 
