@@ -21,9 +21,9 @@ from bestiary.batches.feature_matrix import DiskMatrix, fit_scaler, iter_chunks,
 from bestiary.errors import IntegrityError, MachineError
 from bestiary.evaluation.label_issues import cross_val_probabilities
 from bestiary.evaluation.learning_curve import learning_curve
-from bestiary.evaluation.neighbours import nearest_neighbours
 from bestiary.evaluation.outliers import own_class_similarity
 from bestiary.models.features import LabelledFeatures
+from bestiary.models.neighbours import nearest_neighbours
 from bestiary.models.ood import PrincipalSubspace
 
 COUNT, CHANNELS = 300, 12
@@ -95,7 +95,7 @@ def test_the_most_alike_are_found_piece_by_piece(monkeypatch: pytest.MonkeyPatch
     asked, groups = VALUES[:20], np.arange(1000, 1020)
     groups[3] = GROUPS[33]
     whole = nearest_neighbours(asked, VALUES[20:], groups, GROUPS[20:], 4)
-    monkeypatch.setattr("bestiary.evaluation.neighbours.ROWS_AT_ONCE", 37)
+    monkeypatch.setattr("bestiary.models.neighbours.ROWS_AT_ONCE", 37)
     np.testing.assert_array_equal(nearest_neighbours(asked, VALUES[20:], groups, GROUPS[20:], 4), whole)
     mean, scale = fit_scaler(VALUES[20:])
     seen = (VALUES - mean) / scale

@@ -25,8 +25,8 @@ from bestiary.checks import REVIEW_ORDER
 from bestiary.context import Context
 from bestiary.data.corrections import append, make_correction, read_corrections
 from bestiary.errors import MachineError, SourceError
-from bestiary.evaluation.neighbours import nearest_neighbours
 from bestiary.flow import audit
+from bestiary.models.neighbours import nearest_neighbours
 from bestiary.review.app import create_app
 from bestiary.review.decisions import DecisionLog, reviewer_name
 from bestiary.review.queue import MIN_MISTAKE_CONFIDENCE, build_queue

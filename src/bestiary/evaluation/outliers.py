@@ -8,7 +8,7 @@ import numpy as np
 
 from bestiary.array_types import Float32s, Floats, Ints
 from bestiary.batches.feature_matrix import FeatureMatrix, fit_scaler
-from bestiary.evaluation.neighbours import unit_rows
+from bestiary.models.neighbours import unit_rows
 
 NEIGHBOURS = 5
 REFERENCES, ROWS_AT_ONCE = 2_000, 1_024  # compare with at most so many of the class: memory and time stay linear

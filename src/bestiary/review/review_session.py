@@ -17,11 +17,11 @@ from bestiary.checks import REVIEW_ORDER, find_check
 from bestiary.context import Context
 from bestiary.data.corrections import Correction
 from bestiary.errors import PictureError, SourceError
-from bestiary.evaluation.neighbours import nearest_neighbours
 from bestiary.files import read_json
 from bestiary.inference.predictor import Predictor
 from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.features import FeatureCache, training_precision
+from bestiary.models.neighbours import nearest_neighbours
 from bestiary.picture import decode, read_bytes
 from bestiary.report.commands import compare_command, retrain_command
 from bestiary.report.gallery import strip_common_folder
