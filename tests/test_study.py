@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ pytest.importorskip("sklearn")
 
 from bestiary import flow, table
 from bestiary.cli import app
+from bestiary.context import Context
+from bestiary.data.dataset import DataSource
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import InterruptedRun, RecipeError, RunError, SourceError, UserError
+from bestiary.progress import Reporter
 from bestiary.recipe import Recipe
 from bestiary.study import study as studies
 from bestiary.study.page import COLUMNS, study_rows
@@ -28,7 +32,7 @@ from bestiary.study.plan import RunEstimate
 from bestiary.study.recipes import read_study_recipes
 from bestiary.study.results import Results
 from bestiary.study.runs import check_same_splits, read_manifest
-from bestiary.study.study import Study, study
+from bestiary.study.study import Study, StudyOptions
 from bestiary.training.run_lock import run_lock
 from bestiary.training.time_estimate import TimeEstimate
 
@@ -40,6 +44,22 @@ SETTINGS = (
 )  # fmt: skip
 GOOD, POOR = "[probe]\nregularisation = [0.01]\n", "[probe]\nregularisation = [1e-5]\n"
 SEEDS = (0, 1, 2)
+
+
+def study(
+    pictures: Path,
+    recipes: Sequence[str] = (),
+    *,
+    labels: str | None = None,
+    corrections: Path | None = None,
+    out: Path | None = None,
+    threads: int = 2,
+    reporter: Reporter | None = None,
+    **options: Any,
+) -> Study:
+    context = Context.create(threads, reporter)
+    source = DataSource(pictures, labels, corrections)
+    return studies.study(source, StudyOptions(recipes, **options), out=out, context=context)
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +180,7 @@ def test_ctrl_c_says_how_to_go_on(
         studies, "estimate_runs", lambda entries, *_, **__: dict.fromkeys([one.name for one in entries], soon)
     )
     names = [str(written / "poor.toml"), str(written / "good.toml")]
-    with pytest.raises(InterruptedRun, match="Go on with: the same command"):
+    with pytest.raises(InterruptedRun, match="repeat the same command"):
         study(faulty.folder, names, settings=SETTINGS, seeds=(0,), out=tmp_path / "stopped")
     assert read_manifest(tmp_path / "stopped") is not None
 

@@ -1,4 +1,4 @@
-"""The command that compares recipes: `study`."""
+"""The command `study`: compare recipes."""
 
 from __future__ import annotations
 
@@ -46,52 +46,53 @@ def study(
         typer.Option(help="original: crop, resize, mirrored copies, normalised, longer, then bestiary's methods."),
     ] = None,
     seeds: Annotated[
-        str, typer.Option(metavar="N…", help="0 1 2: each decides a split and all chance in training.")
+        str, typer.Option(metavar="N…", help="Random seeds, such as 0 1 2: each gives a split and a training.")
     ] = "0,1,2",
     against: Annotated[
-        str | None, typer.Option(metavar="RECIPE", help="What all others are held against; the first when not given.")
+        str | None,
+        typer.Option(metavar="RECIPE", help="The recipe to compare all others with; the first when not given."),
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="section.key=value, for all recipes that it has an effect on."),
+        typer.Option("--set", help="section.key=value, applied to all recipes that use it."),
     ] = None,
     labels: Labels = None,
     classes: Classes = None,
     corrections: Corrections = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="The folder; it goes on if it is there. studies/<pictures>-<digest> when not given."),
+        typer.Option(help="The folder, resumed if it exists; studies/<pictures>-<digest> when not given."),
     ] = None,
     budget: Annotated[
-        str | None, typer.Option(help="Cut the epochs of all recipes by the same share, to fit: 30m, 2h.")
+        str | None,
+        typer.Option(help="Time limit: reduce the epochs of all recipes by the same fraction to fit: 30m, 2h."),
     ] = None,
     threads: Threads = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Hold recipes against each other under several seeds: what helped, by how much, how sure; goes on after a kill."""
+    """Compare recipes over several seeds: differences, intervals, p values. Resumes if interrupted."""
     require_extra("train")
     from bestiary.cli.options import parse_duration
+    from bestiary.context import Context
+    from bestiary.data.dataset import DataSource
     from bestiary.progress import make_reporter
     from bestiary.recipe import write_toml
     from bestiary.study.page import print_study
-    from bestiary.study.study import study as studied
+    from bestiary.study.study import StudyOptions
+    from bestiary.study.study import study as run_study
 
     chosen = [] if classes is None else [f"data.{write_toml({'classes': parse_names(classes)}).strip()}"]
-    done = studied(
-        pictures,
+    options = StudyOptions(
         recipes or [],
-        preset=preset,
-        settings=[*(settings or []), *chosen],
-        seeds=_parse_seeds(seeds),
-        against=against,
-        labels=labels,
-        corrections=corrections,
-        out=out,
-        budget_seconds=None if budget is None else parse_duration(budget),
-        threads=threads,
-        reporter=make_reporter(quiet=quiet),
+        preset,
+        [*(settings or []), *chosen],
+        _parse_seeds(seeds),
+        against,
+        None if budget is None else parse_duration(budget),
     )
+    context = Context.create(threads, make_reporter(quiet=quiet))
+    done = run_study(DataSource(pictures, labels, corrections), options, out=out, context=context)
     page = str(done.path / "study.html")
     if as_json:
         print_json({"study": str(done.path), "page": page, "results": done.results})

@@ -50,6 +50,7 @@ def train(
     """Audit, split, train, evaluate, report; prints the run."""
     require_extra("train")
     from bestiary import flow
+    from bestiary.context import Context
     from bestiary.cli.options import parse_duration
     from bestiary.machine import is_main_process
     from bestiary.progress import make_reporter
@@ -95,5 +96,5 @@ def train(
         budget_seconds=None if budget is None else parse_duration(budget),
         reporter=show,
     )
-    found = leakage.leak_report(run.path, threads=threads, reporter=show) if leak_report else None
+    found = leakage.leak_report(run.path, Context.create(threads, show)) if leak_report else None
     print_run(run, as_json, leaks=found)

@@ -1,4 +1,4 @@
-"""The recipes of a study: read by their names, given the same settings, and held to the same pictures."""
+"""The recipes of a study: loaded by name, with common settings, required to use the same pictures."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from bestiary.recipe import METHODS, Recipe, apply_overrides, builtin_recipes, l
 from bestiary.training.recipe_checks import check_recipe_supported, learner_name, setting_consumers
 
 PRESETS = ("original",)
-LONGER_TIMES = 3  # the epochs of the preset's recipe that trains for longer
-NOT_OF_THE_PICTURES = ("suspects",)  # the only setting of `data` that decides about no picture
+LONGER_TIMES = 3  # factor of the epochs of the preset's longer recipe
+NOT_OF_THE_PICTURES = ("suspects",)  # the only setting of `data` that selects no pictures
 LIMITS = ("max_pixels", "max_bytes")  # of `picture`: larger files are left out
 
 RecipeValues = dict[str, Any]
@@ -25,10 +25,9 @@ RecipeValues = dict[str, Any]
 
 @dataclass(frozen=True)
 class StudyRecipe:
-    """A recipe of a study as it was asked for, without a seed. about: what it is, in a few words.
+    """A recipe of a study as requested, without a seed. about: a short description.
 
-    against: the recipe it is held against, None for the first of the study; epochs_times: how many times as many
-    epochs as its settings say.
+    against: the recipe it is compared with, None for the first of the study; epochs_times: factor of its epochs.
     """
 
     name: str
@@ -50,7 +49,7 @@ class StudyRecipe:
 
 @contextmanager
 def error_context(name: str) -> Iterator[None]:
-    """Say which recipe an error inside is about."""
+    """Prefix errors with the name of the recipe."""
     try:
         yield
     except (RecipeError, MissingExtraError) as error:
@@ -58,10 +57,10 @@ def error_context(name: str) -> Iterator[None]:
 
 
 def read_study_recipes(names: Sequence[str], preset: str | None, settings: Sequence[str]) -> list[StudyRecipe]:
-    """Return the recipes of a study, the preset's first, with the settings laid over each that can use them.
+    """Return the recipes of a study, the preset's first, with the settings applied to each that uses them.
 
-    names: a method for its defaults, a recipe that comes with the package, a TOML file, or a run folder.
-    Raises RecipeError or UserError, naming the recipe, for whatever cannot be studied.
+    names: methods (their defaults), built-in recipes, TOML files or run folders. Raises RecipeError or UserError,
+    naming the recipe, if one is not supported.
     """
     if preset is not None and preset not in PRESETS:
         raise UserError(f'There is no preset "{preset}". {did_you_mean(preset, PRESETS)}')
@@ -86,46 +85,52 @@ def read_study_recipes(names: Sequence[str], preset: str | None, settings: Seque
 
 
 def original_project_preset() -> list[StudyRecipe]:
-    """Return the story of the project that bestiary grew from: each step changes one thing of the one it names."""
+    """Return the recipes of the original project; each changes one thing of the recipe that it names."""
     first, second = load_recipe_values("original-v1"), load_recipe_values("original-v2")
     resized = apply_overrides(first, ["picture.fit=squash"])
     mirrored = apply_overrides(resized, ["train.balance=oversample", "augment.mirror=0.5"])
     normalised = apply_overrides(second, ["picture.normalise=collection"])
     longer = f"original-v2, {LONGER_TIMES} times as many epochs"
     return [
-        StudyRecipe("crop", first, "the first version: the middle of each picture"),
-        StudyRecipe("resize", resized, "the whole picture, squashed", "crop"),
-        StudyRecipe("mirrored", mirrored, "small classes filled up with mirrored copies", "resize"),
-        StudyRecipe("original-v2", second, "the second version: dropout as well", "mirrored"),
-        StudyRecipe("normalised", normalised, "original-v2, normalised by the collection's colours", "original-v2"),
-        StudyRecipe("longer", second, longer, "original-v2", LONGER_TIMES),
-        StudyRecipe("scratch", _method_defaults("scratch"), "bestiary's network from nothing", "original-v2"),
+        StudyRecipe("crop", first, "the first version: the centre crop of each picture"),
+        StudyRecipe("resize", resized, "the whole picture, resized", "crop"),
+        StudyRecipe("mirrored", mirrored, "small classes oversampled with mirrored copies", "resize"),
+        StudyRecipe("original-v2", second, "the second version: with dropout", "mirrored"),
         StudyRecipe(
-            "probe", _method_defaults("probe"), "bestiary's default: a head on pretrained features", "original-v2"
+            "normalised", normalised, "original-v2, normalised by the dataset's channel statistics", "original-v2"
         ),
-        StudyRecipe("finetune", _method_defaults("finetune"), "the last stage of the backbone learns as well", "probe"),
+        StudyRecipe("longer", second, longer, "original-v2", LONGER_TIMES),
+        StudyRecipe("scratch", _method_defaults("scratch"), "bestiary's network, trained from scratch", "original-v2"),
+        StudyRecipe(
+            "probe",
+            _method_defaults("probe"),
+            "bestiary's default: a linear head on pretrained features",
+            "original-v2",
+        ),
+        StudyRecipe("finetune", _method_defaults("finetune"), "the last stage of the backbone fine-tuned", "probe"),
     ]
 
 
 def comparison_pairs(entries: Sequence[StudyRecipe], against: str | None) -> list[RecipePair]:
-    """Return which recipe is held against which: all against one, or as the entries say."""
+    """Return the pairs to compare: all with one recipe, or as the recipes say."""
     names = [entry.name for entry in entries]
     if against is not None and against not in names:
-        raise UserError(f'--against "{against}" is none of the recipes. {did_you_mean(against, names)}')
+        raise UserError(f'--against "{against}" is not one of the recipes. {did_you_mean(against, names)}')
     pairs = [RecipePair(entry.name, against or entry.against or names[0]) for entry in entries]
     return [pair for pair in pairs if pair.recipe != pair.against]
 
 
 def check_same_dataset_settings(entries: Sequence[StudyRecipe]) -> None:
-    """Raise UserError unless all recipes take and split the same pictures."""
-    first, wanted = entries[0], dict(_iter_dataset_settings(entries[0].recipe()))
+    """Raise UserError unless all recipes use and split the same pictures."""
+    first, expected = entries[0], dict(_iter_dataset_settings(entries[0].recipe()))
     for entry in entries[1:]:
         for key, value in _iter_dataset_settings(entry.recipe()):
-            if value != wanted[key]:
+            if value != expected[key]:
+                setting = _format_value(expected[key])
                 raise UserError(
-                    f'The recipes need different pictures: {key} is {_format_value(wanted[key])} in "{first.name}" and'
-                    f' {_format_value(value)} in "{entry.name}". Recipes are compared on the same pictures: set it for all'
-                    f" (--set {key}={_format_value(wanted[key])}), or make two studies."
+                    f'The recipes need different pictures: {key} is {setting} in "{first.name}" and'
+                    f' {_format_value(value)} in "{entry.name}". Recipes are compared on the same pictures: set it for'
+                    f" all (--set {key}={setting}), or make two studies."
                 )
     if entries[0].recipe().data.folds:
         raise UserError(
@@ -136,13 +141,13 @@ def check_same_dataset_settings(entries: Sequence[StudyRecipe]) -> None:
 
 def recipe_diff(entry: StudyRecipe, reference: StudyRecipe) -> list[str]:
     """Return the settings in which a recipe differs from another, with every default spelled out."""
-    these, those = (one.recipe().resolve().model_dump(mode="json") for one in (entry, reference))
+    new, old = (recipe.recipe().resolve().model_dump(mode="json") for recipe in (entry, reference))
     return [
-        f"{section}.{key}: {_format_value(those[section][key])} → {_format_value(value)}"
-        for section, part in these.items()
-        if isinstance(part, Mapping)
-        for key, value in part.items()
-        if value != those[section][key]
+        f"{section}.{key}: {_format_value(old[section][key])} → {_format_value(value)}"
+        for section, values in new.items()
+        if isinstance(values, Mapping)
+        for key, value in values.items()
+        if value != old[section][key]
     ]
 
 
@@ -157,15 +162,17 @@ def _read_recipe(name: str) -> StudyRecipe:
     if name in METHODS:
         return StudyRecipe(name, _method_defaults(name), "the method's defaults")
     if (path / "asked.toml").is_file():
-        asked = load_recipe_values(str(path / "asked.toml"))
+        overrides = load_recipe_values(str(path / "asked.toml"))
     elif path.is_dir():
-        raise RecipeError(f"{name} is a folder and no run. A recipe is a method, a name, a TOML file or a run folder.")
+        raise RecipeError(
+            f"{name} is a folder, but not a run. A recipe is a method, a name, a TOML file or a run folder."
+        )
     elif name in builtin_recipes() or path.suffix or path.exists():
-        asked = load_recipe_values(name)
+        overrides = load_recipe_values(name)
     else:
-        raise RecipeError(f'There is no recipe "{name}": no file. {did_you_mean(name, [*METHODS, *builtin_recipes()])}')
-    asked = {key: value for key, value in asked.items() if key != "seed"}
-    return StudyRecipe(path.stem if path.suffix == ".toml" else path.resolve().name, asked)
+        raise RecipeError(f'There is no recipe "{name}". {did_you_mean(name, [*METHODS, *builtin_recipes()])}')
+    overrides = {key: value for key, value in overrides.items() if key != "seed"}
+    return StudyRecipe(path.stem if path.suffix == ".toml" else path.resolve().name, overrides)
 
 
 def _method_defaults(name: str) -> RecipeValues:
@@ -173,28 +180,28 @@ def _method_defaults(name: str) -> RecipeValues:
 
 
 def _apply_settings(entries: Sequence[StudyRecipe], settings: Sequence[str]) -> list[StudyRecipe]:
-    """Return the entries with each setting laid over those of them that it has an effect on."""
-    found, users = list(entries), setting_consumers()
+    """Return the recipes with each setting applied where it has an effect."""
+    results, consumers = list(entries), setting_consumers()
     for setting in settings:
         section, key = _parse_setting(setting)
-        using = users[section, key]
-        changed = [learner_name(entry.recipe()) in using for entry in found]
-        if not any(changed):
-            raise RecipeError(f"--set {setting} has no effect on any of the recipes: it is for {', '.join(using)}.")
-        found = [
-            replace(entry, overrides=apply_overrides(entry.overrides, [setting])) if one else entry
-            for entry, one in zip(found, changed, strict=True)
+        learners = consumers[section, key]
+        has_effect = [learner_name(entry.recipe()) in learners for entry in results]
+        if not any(has_effect):
+            raise RecipeError(f"--set {setting} has no effect on any of the recipes: it is for {', '.join(learners)}.")
+        results = [
+            replace(entry, overrides=apply_overrides(entry.overrides, [setting])) if applies else entry
+            for entry, applies in zip(results, has_effect, strict=True)
         ]
-    return found
+    return results
 
 
 def _parse_setting(setting: str) -> tuple[str, str]:
-    """Return section and key of a setting; raises RecipeError for one that does not exist, or that a study sets."""
-    asked = apply_overrides({}, [setting])
-    if "seed" in asked:
+    """Return section and key of a setting. Raises RecipeError if it does not exist, or is the seed."""
+    overrides = apply_overrides({}, [setting])
+    if "seed" in overrides:
         raise RecipeError(f"--set {setting}: the seeds of a study are given by --seeds.")
-    Recipe.of(asked)
-    ((section, values),) = asked.items()
+    Recipe.of(overrides)
+    ((section, values),) = overrides.items()
     (key,) = values
     return section, key
 

@@ -1,4 +1,4 @@
-"""What came out of a study so far: its results as plain values, as tables, and as a page."""
+"""Results of a study so far: plain values, CSV tables and a page."""
 
 from __future__ import annotations
 
@@ -21,37 +21,35 @@ RESULTS, PAGE, CELLS_CSV, DIFFERENCES_CSV = "results.json", "study.html", "cells
 
 
 class Results:
-    """Reads the cells of a study as they are finished, and writes what they say into its folder."""
+    """Reads the finished runs of a study and writes their results into its folder."""
 
     def __init__(self, out: Path, pairs: Sequence[RecipePair], facts: Mapping[str, Any]) -> None:
-        """Read nothing yet. facts: what the page says of the study as a whole."""
+        """facts: what the page states of the study as a whole."""
         self.out, self._pairs, self._facts = out, pairs, facts
         self._read = dict[Path, tuple[RunPredictions, dict[str, Any]]]()
 
     def write_results(self, cells: Sequence[StudyRun], failed: Mapping[str, str]) -> dict[str, Any]:
-        """Return the results of the finished cells as plain values, after writing them as JSON, tables and a page.
+        """Write the results of the finished runs as JSON, tables and a page; return them as plain values.
 
-        At least one is finished. With many recipes and pictures this takes seconds, for the resamples.
-        Raises UserError if the cells of a seed tested different pictures.
+        At least one run is finished. The bootstrap takes seconds with many recipes and pictures. Raises UserError if
+        the runs of a seed tested different pictures.
         """
         done = self._finished_cells(cells)
-        found = self._summarise(done) | {
-            "failed": dict(failed),
-            "missing": [str(one) for one in cells if one not in done],
-        }
-        write_json(self.out / RESULTS, found)
-        _write_csv(self.out / CELLS_CSV, found["cells"])
-        _write_csv(self.out / DIFFERENCES_CSV, [_difference_row(one) for one in found["differences"]])
-        write_page(found, self.out / PAGE)
-        return found
+        missing = [str(cell) for cell in cells if cell not in done]
+        results = self._summarise(done) | {"failed": dict(failed), "missing": missing}
+        write_json(self.out / RESULTS, results)
+        _write_csv(self.out / CELLS_CSV, results["cells"])
+        _write_csv(self.out / DIFFERENCES_CSV, [_difference_row(row) for row in results["differences"]])
+        write_page(results, self.out / PAGE)
+        return results
 
     def write_cells_table(self, cells: Sequence[StudyRun]) -> None:
-        """Write the table of the finished cells alone."""
+        """Write the table of the finished runs only."""
         _write_csv(self.out / CELLS_CSV, [self._cell_row(cell) for cell in self._finished_cells(cells)])
 
     def _finished_cells(self, cells: Sequence[StudyRun]) -> list[StudyRun]:
-        """Return the finished cells, all of which are read."""
-        done = [cell for cell in cells if cell.finished]
+        """Return the finished runs, after reading them."""
+        done = [cell for cell in cells if cell.is_finished]
         for cell in done:
             if cell.run not in self._read:
                 self._read[cell.run] = read_run_predictions(cell.run), read_json(cell.run / "metrics.json")
@@ -64,26 +62,24 @@ class Results:
         }
         pairs = [pair for pair in self._pairs if pair.recipe in answers and pair.against in answers]
         scored = compare_over_seeds(answers, pairs, {cell.seed: _test_train_ratio(cell.run) for cell in finished})
-        told = self._describe_recipes({cell.entry.name: cell.entry for cell in finished}, finished)
+        descriptions = self._describe_recipes({cell.entry.name: cell.entry for cell in finished}, finished)
         return {
             **self._facts,
             **scored,
-            "recipes": [one | told[one["recipe"]] for one in scored["recipes"]],
+            "recipes": [row | descriptions[row["recipe"]] for row in scored["recipes"]],
             "cells": [self._cell_row(cell) for cell in finished],
         }
 
     def _describe_recipes(
         self, entries: Mapping[str, StudyRecipe], finished: Sequence[StudyRun]
     ) -> dict[str, dict[str, Any]]:
-        """Return what each recipe is: in words, against what it changes, and the seconds that it took."""
+        """Return the description of each recipe, its differences from the one it is compared with, and its seconds."""
         against = {pair.recipe: pair.against for pair in self._pairs}
         return {
             name: {
                 "about": entry.about,
                 "against": against.get(name),
-                "changes": recipe_diff(entry, entries[other])
-                if (other := against.get(name)) and other in entries
-                else [],
+                "changes": recipe_diff(entry, entries[against[name]]) if against.get(name) in entries else [],
                 "train_seconds": mean(
                     self._stage_seconds(cell, "train") for cell in finished if cell.entry.name == name
                 ),
@@ -108,7 +104,7 @@ class Results:
 
 
 def _test_train_ratio(run: Path) -> float:
-    """Return the test pictures of a run per training picture."""
+    """Return the ratio of test to training pictures of a run."""
     splits = table.read(run / "pictures.parquet", table.PICTURES)["split"].to_list()
     return splits.count("test") / splits.count("train")
 
@@ -117,8 +113,8 @@ def _difference_row(difference: Mapping[str, Any]) -> dict[str, Any]:
     line: dict[str, Any] = {key: difference[key] for key in ("recipe", "against")}
     line["seeds"] = " ".join(map(str, difference["seeds"]))
     for metric in COMPARED:
-        one = difference[metric]
-        line |= {f"{metric}_{key}": one[key] for key in ("value", "low", "high", "p", "p_holm", "verdict")}
+        estimate = difference[metric]
+        line |= {f"{metric}_{key}": estimate[key] for key in ("value", "low", "high", "p", "p_holm", "verdict")}
     return line
 
 
