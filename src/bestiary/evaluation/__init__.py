@@ -1,1 +1,1 @@
-"""How good a model is, how sure that is, and where it fails: numbers and tables, no pictures and no pages."""
+"""Evaluation: metrics with confidence intervals, and analyses of errors, as plain values; pages are in `report`."""

@@ -57,13 +57,9 @@ def reliability(probabilities: Array, y_true: Array, bins: int = 15) -> list[Rel
     totals, hits = (np.bincount(index, weights=values, minlength=bins).tolist() for values in (confidence, correct))
     return [
         ReliabilityBin(
-            low=edges[b],
-            high=edges[b + 1],
-            confidence=totals[b] / count if count else None,
-            accuracy=hits[b] / count if count else None,
-            count=count,
+            low=low, high=high, confidence=total / n if n else None, accuracy=hit / n if n else None, count=n
         )
-        for b, count in enumerate(counts)
+        for low, high, total, hit, n in zip(edges[:-1], edges[1:], totals, hits, counts, strict=True)
     ]
 
 
@@ -78,11 +74,6 @@ def coverage_curve(confidence: Array, correct: Array, points: int = 100) -> list
     ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True)) if len(ordered) else np.empty(0, np.int64)
     if len(ends) > points:
         ends = ends[np.unique(np.linspace(0, len(ends) - 1, points).round().astype(np.int64))]
-    return [
-        CoveragePoint(
-            threshold=float(ordered[end]),
-            coverage=float((end + 1) / len(ordered)),
-            accuracy=float(hits[end] / (end + 1)),
-        )
-        for end in ends
-    ]
+    columns = ordered[ends], (ends + 1) / max(len(ordered), 1), hits[ends] / (ends + 1)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    return [CoveragePoint(threshold=edge, coverage=coverage, accuracy=accuracy) for edge, coverage, accuracy in rows]

@@ -38,10 +38,6 @@ class RunPredictions:
     classes: tuple[str, ...]
     predictions: pl.DataFrame
 
-    def is_correct(self) -> Bools:
-        """Return which predictions are correct, bool (n,)."""
-        return np.asarray(self.predictions["predicted"] == self.predictions["label"])
-
 
 def read_run_predictions(run: Path) -> RunPredictions:
     """Return the test predictions of a run. Raises RunError if it is not finished."""
@@ -134,19 +130,14 @@ def compare_runs(runs: Sequence[RunPredictions], *, resamples: int = 2000, seed:
     labels = sorted(set(first["label"]).union(*(run.classes for run in runs)))
     y_true, groups = table.label_indices(first["label"], labels), intervals.group_indices(first["group"].to_numpy())
     scores = [_score_run(run, y_true, groups, labels, resamples, seed) for run in runs]
-    differences = [
-        {
-            "run": run.name,
-            **{
-                name: difference_with_interval(
-                    this.values[name] - scores[0].values[name], this.draws[name] - scores[0].draws[name]
-                )
-                for name in COMPARED
-            },
-            "mcnemar": _mcnemar(runs[0].is_correct(), run.is_correct()),
-        }
-        for run, this in zip(runs[1:], scores[1:], strict=True)
-    ]
+    correct = [np.asarray(run.predictions["predicted"] == run.predictions["label"]) for run in runs]
+    differences = []
+    for run, this, own_correct in zip(runs[1:], scores[1:], correct[1:], strict=True):
+        difference: dict[str, Any] = {"run": run.name}
+        for name in COMPARED:
+            value, draws = this.values[name] - scores[0].values[name], this.draws[name] - scores[0].draws[name]
+            difference[name] = difference_with_interval(value, draws)
+        differences.append(difference | {"mcnemar": _mcnemar(correct[0], own_correct)})
     tests = [difference["mcnemar"] for difference in differences]
     for test, p in zip(tests, holm([test["p"] for test in tests]), strict=True):
         test["p_holm"] = p

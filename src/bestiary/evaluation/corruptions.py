@@ -29,16 +29,8 @@ CORRUPTIONS = (
 )
 STRENGTHS = (1, 2, 3, 4, 5)
 MAX_PICTURES = 200
-TABLE = {
-    "corruption": pl.String,
-    "strength": pl.Int64,
-    "n": pl.Int64,
-    "accuracy": pl.Float64,
-    "low": pl.Float64,
-    "high": pl.Float64,
-    "confidence": pl.Float64,
-    "answered": pl.Float64,
-}
+TABLE = {"corruption": pl.String, "strength": pl.Int64, "n": pl.Int64}
+TABLE |= dict.fromkeys(("accuracy", "low", "high", "confidence", "answered"), pl.Float64)
 
 
 def evaluate_corrupted(run: Path, *, threads: int | None = None, reporter: Reporter) -> pl.DataFrame:

@@ -18,7 +18,7 @@ from bestiary.files import read_json
 from bestiary.inference.bundle import read_bundle
 from bestiary.inference.predictor import Predictor
 from bestiary.machine import trim_memory
-from bestiary.recipe import Recipe
+from bestiary.recipe import ResolvedRecipe
 from bestiary.run_folder import load_resolved_recipe, read_pictures
 from bestiary.training.task import TrainedModel
 
@@ -56,13 +56,15 @@ def rescore_test_split(run: Path, context: Context) -> dict[str, Any]:
     return metrics | {"test_scored": metrics.get("test_scored", 1) + 1}
 
 
-def score_predictions(run: Path, predictions: pl.DataFrame, pictures: pl.DataFrame, recipe: Recipe) -> dict[str, Any]:
+def score_predictions(
+    run: Path, predictions: pl.DataFrame, pictures: pl.DataFrame, recipe: ResolvedRecipe
+) -> dict[str, Any]:
     """Return the metrics of test predictions, with intervals over groups of duplicates."""
     bundle, seed, resamples = read_bundle(run), recipe.seed, recipe.evaluate.resamples
     groups = join_pictures(predictions, pictures, "group")["group"].to_numpy()
     metrics = {
         "split": "test",
-        **score_table(predictions, groups, bundle.classes, threshold=bundle.threshold, resamples=resamples, seed=seed),
+        **score_table(predictions, groups, bundle, resamples=resamples, seed=seed),
         **split_leakage(predictions, pictures),
         **calibration_metrics(predictions, groups, bundle, folds=recipe.data.folds, seed=seed),
         "slices": find_weak_slices(predictions, pictures),

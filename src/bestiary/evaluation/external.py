@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,8 +97,7 @@ def annotate_all_pictures(pictures: pl.DataFrame, external: ExternalPictures) ->
     scored = pl.col("row_id").is_in(external.pictures["row_id"].implode())
     copy = pl.lit("It is a copy of a picture that the run was trained or calibrated on.")
     return pictures.select(list(table.PICTURES)).with_columns(
-        split=pl.when(scored).then(pl.lit("elsewhere")),
-        error=pl.when(~scored).then(pl.coalesce("error", copy)),
+        split=pl.when(scored).then(pl.lit("elsewhere")), error=pl.when(~scored).then(pl.coalesce("error", copy))
     )
 
 
@@ -131,9 +129,7 @@ def score_external(
     }
     if is_class.any():
         own, own_groups = predictions.filter(is_class), groups[is_class.to_numpy()]
-        scores = score_table(
-            own, own_groups, bundle.classes, threshold=bundle.threshold, resamples=resamples, seed=seed
-        )
+        scores = score_table(own, own_groups, bundle, resamples=resamples, seed=seed)
         body |= scores | {"present": _present_class_averages(scores)}
         body["slices"] = find_weak_slices(own, external.pictures)
     return body
@@ -176,12 +172,11 @@ def _present_class_averages(scores: dict[str, Any]) -> dict[str, dict[str, float
     If all classes have pictures, these are the averages over all classes, with the intervals of those.
     """
     present = [rates for rates in scores["per_class"].values() if rates["support"]]
-    names = [name for name in CLASS_AVERAGES if name.startswith("macro_")]
-    if len(present) == len(scores["per_class"]):
-        return {name: scores[name] for name in names}
-    return {name: _mean_rate(present, name.removeprefix("macro_")) for name in names}
-
-
-def _mean_rate(classes: Sequence[dict[str, Any]], rate: str) -> dict[str, float]:
-    values, lows, highs = (np.array([rates[rate][end] for rates in classes]) for end in ("value", "low", "high"))
-    return intervals.metric_value(float(values.mean()), *intervals.mover_interval(values, lows, highs))
+    averages = {name: scores[name] for name in CLASS_AVERAGES if name.startswith("macro_")}
+    if len(present) < len(scores["per_class"]):
+        for name in averages:
+            rates = [class_rates[name.removeprefix("macro_")] for class_rates in present]
+            values, lows, highs = (np.array([rate[end] for rate in rates]) for end in ("value", "low", "high"))
+            ends = intervals.mover_interval(values, lows, highs)
+            averages[name] = intervals.metric_value(float(values.mean()), *ends)
+    return averages

@@ -29,19 +29,14 @@ def rate_metric(rate: float, trials: int) -> dict[str, float]:
 
 
 def bootstrap_metric(value: float, draws: Floats) -> dict[str, float]:
-    """Return a metric with the percentile interval of its resamples."""
-    return metric_value(value, *percentile_interval(draws, value))
+    """Return a metric with the 2.5 % and 97.5 % points of its resamples, widened where needed to contain the value."""
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return metric_value(value, min(float(low), value), max(float(high), value))
 
 
 def widen_metric(metric: dict[str, float], low: float, high: float) -> dict[str, float]:
     """Return the metric with an interval that contains its own and [low, high]."""
     return metric_value(metric["value"], min(metric["low"], low), max(metric["high"], high))
-
-
-def percentile_interval(draws: Floats, value: float) -> tuple[float, float]:
-    """Return the 2.5 % and 97.5 % points of the resampled values, widened where needed to contain `value`."""
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return min(float(low), value), max(float(high), value)
 
 
 def f1_interval(jaccard: Floats, trials: Ints) -> tuple[Floats, Floats]:

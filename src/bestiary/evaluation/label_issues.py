@@ -55,16 +55,17 @@ def model_issue_findings(pictures: pl.DataFrame, features: FeatureMatrix, *, see
     probabilities = cross_val_probabilities(features, labels, groups, len(classes), seed=seed)
     issues = detect_label_issues(probabilities, labels, classes)
     suspect = {issue.position for issue in issues}
-    rows: list[tuple[str, int, float, str, str | None]] = []
+    about = pictures.select("row_id", "path").rows()
+    rows: list[tuple[Any, ...]] = []
     for issue in issues:
         message = f"Labelled {issue.current_label}; looks like {issue.suggested} ({100 * issue.probability:.0f} %)."
-        rows.append(("suspect-label", issue.position, issue.score, message, issue.suggested))
+        rows.append(("suspect-label", *about[issue.position], issue.score, True, message, None, issue.suggested))
     for outlier in find_outliers(features, labels, groups, probabilities, seed=seed):
         if outlier.position not in suspect:
             label, percent = classes[labels[outlier.position]], f"{100 * outlier.probability:.0f} %"
             message = f"Unlike the other pictures of {label}: the probability of {label} is only {percent}."
-            rows.append(("outlier", outlier.position, outlier.score, message, None))
-    return _findings_table(pictures, rows)
+            rows.append(("outlier", *about[outlier.position], outlier.score, True, message, None, None))
+    return pl.DataFrame(rows, schema=table.FINDINGS, orient="row")
 
 
 def detect_label_issues(probabilities: Floats, labels: Ints, classes: Sequence[str]) -> list[LabelIssue]:
@@ -116,18 +117,3 @@ def cross_val_probabilities(
         probabilities[rows] = 0.0
         probabilities[np.ix_(rows, present)] = softmax(logits)
     return probabilities
-
-
-def _findings_table(pictures: pl.DataFrame, rows: Sequence[tuple[str, int, float, str, str | None]]) -> pl.DataFrame:
-    pictures = pictures.select("row_id", "path")[[position for _, position, *_ in rows]]
-    columns: dict[str, Any] = {
-        "check": [row[0] for row in rows],
-        "row_id": pictures["row_id"],
-        "path": pictures["path"],
-        "score": [row[2] for row in rows],
-        "is_issue": [True] * len(rows),
-        "message": [row[3] for row in rows],
-        "group": [None] * len(rows),
-        "suggested_label": [row[4] for row in rows],
-    }
-    return pl.DataFrame(columns, schema=table.FINDINGS)

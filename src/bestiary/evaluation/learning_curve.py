@@ -13,11 +13,7 @@ from scipy import sparse
 
 from bestiary.array_types import Float32s, Floats, Ints
 from bestiary.batches.feature_matrix import fit_scaler
-from bestiary.evaluation.intervals import (
-    bootstrap_metric,
-    group_indices,
-    resampled_sums,
-)
+from bestiary.evaluation.intervals import bootstrap_metric, group_indices, resampled_sums
 from bestiary.models.features import LabelledFeatures
 from bestiary.models.logistic_regression import linear_logits, make_solver
 from bestiary.text import format_percent, format_points

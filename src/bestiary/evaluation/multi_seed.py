@@ -155,9 +155,9 @@ def _recipe_scores(name: str, seeds: tuple[int, ...], seed_scores: SeedScores) -
     scores: dict[str, Any] = {"recipe": name, "seeds": list(seeds)}
     for metric in COMPARED:
         values, draws = seed_scores.values[metric][0], np.nanmean(seed_scores.draws[metric], axis=1)
-        low, high = intervals.percentile_interval(draws, float(values.mean()))
+        value, low, high = intervals.bootstrap_metric(float(values.mean()), draws).values()
         sd = float(values.std(ddof=1)) if len(seeds) > 1 else None
-        scores[metric] = {"mean": float(values.mean()), "sd": sd, "low": low, "high": high, "values": values.tolist()}
+        scores[metric] = {"mean": value, "sd": sd, "low": low, "high": high, "values": values.tolist()}
     return scores
 
 

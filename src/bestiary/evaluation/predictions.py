@@ -6,14 +6,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from bestiary import table
-from bestiary.array_types import Floats
+from bestiary.array_types import Array, Floats
 from bestiary.batches.decoding import missing_picture_error
 from bestiary.evaluation.metrics import compute_metrics
+from bestiary.inference.bundle import Bundle
 from bestiary.inference.predictor import Prediction, Predictor
 from bestiary.preprocess import VerifiedFile
 from bestiary.progress import Reporter
@@ -58,22 +57,16 @@ def class_probabilities(predictions: pl.DataFrame, classes: Sequence[str]) -> Fl
 
 
 def score_table(
-    predictions: pl.DataFrame,
-    groups: npt.ArrayLike,
-    classes: Sequence[str],
-    *,
-    threshold: float,
-    resamples: int,
-    seed: int,
+    predictions: pl.DataFrame, groups: Array, bundle: Bundle, *, resamples: int, seed: int
 ) -> dict[str, Any]:
     """Return the metrics of metrics.json for a prediction table; `groups`: equal for duplicates."""
     return compute_metrics(
-        table.label_indices(predictions["label"], classes),
-        class_probabilities(predictions, classes),
-        list(classes),
-        np.asarray(groups),
+        table.label_indices(predictions["label"], bundle.classes),
+        class_probabilities(predictions, bundle.classes),
+        list(bundle.classes),
+        groups,
         resamples=resamples,
         seed=seed,
         unknown=predictions["unknown"].to_numpy(),
-        threshold=threshold,
+        threshold=bundle.threshold,
     )

@@ -24,6 +24,7 @@ from bestiary.inference.conformal import fit_conformal
 from bestiary.inference.predictor import EngineName, Prediction, Predictor
 from bestiary.models.engine import has_openvino
 from bestiary.models.head import Head
+from bestiary.models.ood import PrincipalSubspace
 from bestiary.preprocess import Preprocessing
 from bestiary.quick_metrics import softmax
 from bestiary.training.methods import TRAINERS
@@ -101,7 +102,7 @@ def save_model(model: FinalModel, run: Path) -> None:
     with atomic_path(run / GRAPH_NAME) as temporary:
         temporary.write_bytes(content)
     with atomic_path(run / "model.safetensors") as temporary:
-        save_file(_head_tensors(model.head) | _subspace_tensors(model.calibration), temporary)
+        save_file(_tensors(model.head, model.calibration.subspace), temporary)
     Bundle(
         classes=model.classes,
         size=model.preprocess.size,
@@ -139,8 +140,8 @@ def verify_parity(
     reference: Callable[[Pixels], AnyFloats],
     val_logits: AnyFloats,
     *,
+    familiarity: AnyFloats,
     threads: int,
-    familiarity: AnyFloats | None = None,
 ) -> None:
     """Compare the exported graph, from file bytes to probabilities, with the float32 network; record the differences.
 
@@ -161,16 +162,12 @@ def verify_parity(
     for engine in engines:
         actual, scores = _predict_outputs(Predictor(run, threads=threads, engine=engine), sources)
         for name, probabilities in expected.items():
-            difference = float(np.abs(actual - probabilities).max())
-            differences[f"{engine} against {name}"] = difference
+            difference = differences[f"{engine} against {name}"] = float(np.abs(actual - probabilities).max())
             if not outputs_match(actual, probabilities):
-                raise IntegrityError(
-                    f"The exported graph, run by {engine}, differs from {name} by {difference:.2g} in probability on"
-                    f" validation pictures; at most {PARITY_LIMIT:g} is accepted. The model is rejected. Please report"
-                    " this."
-                )
-        if familiarity is not None:
-            differences[f"{engine}, familiarity"] = _check_familiarity(engine, scores, familiarity[rows])
+                raise _parity_error("probability", engine, name, difference)
+        difference = differences[f"{engine}, familiarity"] = float(np.abs(scores - familiarity[rows]).max())
+        if difference > PARITY_LIMIT:
+            raise _parity_error("in-distribution score", engine, "calibration", difference)
     parity = {"pictures": len(sources), "limit": PARITY_LIMIT, "largest_difference": differences}
     replace(bundle, parity=parity).write(run)
 
@@ -202,14 +199,11 @@ def outputs_match(actual: AnyFloats, expected: AnyFloats) -> bool:
     return bool((expected.max(axis=1) - expected[rows, winner] <= 2 * PARITY_LIMIT).all())
 
 
-def _check_familiarity(engine: str, actual: AnyFloats, expected: AnyFloats) -> float:
-    difference = float(np.abs(actual - expected).max())
-    if difference > PARITY_LIMIT:
-        raise IntegrityError(
-            f"The familiarity of the exported graph, run by {engine}, differs from calibration by {difference:.2g}; at"
-            f" most {PARITY_LIMIT:g} is accepted. The model is rejected. Please report this."
-        )
-    return difference
+def _parity_error(output: str, engine: str, reference: str, difference: float) -> IntegrityError:
+    return IntegrityError(
+        f"The exported graph, run by {engine}, differs from {reference} by {difference:.2g} in {output} on validation"
+        f" pictures; at most {PARITY_LIMIT:g} is accepted. The model is rejected. Please report this."
+    )
 
 
 def _predict_outputs(predictor: Predictor, sources: Sequence[Path]) -> tuple[AnyFloats, AnyFloats]:
@@ -219,15 +213,10 @@ def _predict_outputs(predictor: Predictor, sources: Sequence[Path]) -> tuple[Any
     return np.array(probabilities), np.array([prediction.familiarity for prediction in predictions])
 
 
-def _head_tensors(head: Head) -> dict[str, Float32s]:
+def _tensors(head: Head, subspace: PrincipalSubspace | None) -> dict[str, Float32s]:
     tensors = {"head.weight": head.weight, "head.bias": head.bias}
     for number, layer in enumerate(head.hidden):
         tensors |= {f"head.hidden.{number}.weight": layer.weight, f"head.hidden.{number}.bias": layer.bias}
+    if subspace is not None:
+        tensors |= {f"familiarity.{name}": getattr(subspace, name) for name in ("mean", "scale", "directions")}
     return tensors
-
-
-def _subspace_tensors(calibration: OutputCalibration) -> dict[str, Float32s]:
-    space = calibration.subspace
-    if space is None:
-        return {}
-    return {f"familiarity.{name}": getattr(space, name) for name in ("mean", "scale", "directions")}

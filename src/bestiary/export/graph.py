@@ -206,13 +206,12 @@ def _add_dense_head(nodes: _GraphBuilder, head: Head, shape: Sequence[int]) -> t
 def _declare_outputs(model: onnx.ModelProto, classes: int, grid: Sequence[int]) -> None:
     import onnx
 
-    shapes: dict[str, list[Any]] = {
+    shapes = {
         "probabilities": ["n", classes],
         "heatmap": ["n", classes, *grid],
         "familiarity": ["n"],
         "logits": ["n", classes],
     }
     del model.graph.output[:]
-    for name in OUTPUTS:
-        info = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shapes[name])
-        model.graph.output.append(info)
+    make_info, kind = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
+    model.graph.output.extend(make_info(name, kind, shapes[name]) for name in OUTPUTS)

@@ -73,7 +73,9 @@ def export(
     is_file = _check_target(target, kind, must_be_new=out is not None)
     pictures = table.read(run / "pictures.parquet", table.PICTURES)
     training = pictures.filter(pl.col("split") == "train").sort("label", "row_id")
-    sample = _select_pictures(pictures.filter(pl.col("split") == "val").sort("row_id"), training)
+    validation = pictures.filter(pl.col("split") == "val").sort("row_id")
+    n_more = max(0, VERIFICATION_PICTURES - validation.height)  # filled up with training pictures of all classes
+    sample = pl.concat([validation, training[_evenly_spaced_rows(training.height, n_more)]])
     _require_files(sample)
     if sample.height < VERIFICATION_PICTURES:
         reporter.info(f"The run has {sample.height:,} pictures for verification; {VERIFICATION_PICTURES} are better.")
@@ -81,10 +83,10 @@ def export(
         reporter.info(f"Writing {kind}.")
         exported = write_export(run, bundle, kind, folder, _iter_calibration_images(training, bundle, threads))
         # The run by the fastest engine, the export by ONNX Runtime: two engines are compared if there are two.
-        before, after = Predictor(run, threads=threads, engine="fastest"), Predictor(folder, threads=threads)
+        predictors = Predictor(run, threads=threads, engine="fastest"), Predictor(folder, threads=threads)
         with reporter.progress("Verifying", 2 * sample.height) as advance:
-            outputs = [_probabilities(predictor, sample, advance) for predictor in (before, after)]
-        report = compare_outputs(*outputs, sample, bundle.classes)
+            expected, actual = (_probabilities(predictor, sample, advance) for predictor in predictors)
+        report = compare_outputs(expected, actual, sample, bundle.classes)
         require_no_regression(report, kind, force=force)
         replace(exported, exported=asdict(report)).write(folder)
         if target.is_dir():  # an earlier export at the default path
@@ -136,12 +138,6 @@ def compare_outputs(expected: Floats, actual: Floats, pictures: pl.DataFrame, cl
         accuracy=float(after.mean()),
         loss=paired_accuracy_drop(before, after),
     )
-
-
-def _select_pictures(validation: pl.DataFrame, training: pl.DataFrame) -> pl.DataFrame:
-    """Return the validation pictures, filled up with training pictures of all classes."""
-    more = max(0, VERIFICATION_PICTURES - validation.height)
-    return pl.concat([validation, training[_evenly_spaced_rows(training.height, more)]])
 
 
 def _evenly_spaced_rows(count: int, n_rows: int) -> list[int]:

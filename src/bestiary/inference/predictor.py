@@ -47,16 +47,8 @@ class Prediction:
 
     def line(self) -> dict[str, Any]:
         """Return the fields of one line of `--format jsonl`."""
-        return {
-            "path": self.path,
-            "label": self.label,
-            "probability": self.probability,
-            "unknown": self.unknown,
-            "familiarity": self.familiarity,
-            "probabilities": self.probabilities,
-            "error": self.error,
-            **({} if self.labels is None else {"labels": self.labels}),
-        }
+        names = ["path", "label", "probability", "unknown", "familiarity", "probabilities", "error"]
+        return {name: getattr(self, name) for name in ([*names, "labels"] if self.labels is not None else names)}
 
 
 class Predictor:
