@@ -249,7 +249,7 @@ def test_a_cell_that_fails_is_named_and_stops_no_other(
     page = (out / "study.html").read_text()
     assert "a picture has changed" in page
     assert "Not all recipes have the same seeds" in page
-    assert "still to come" not in page
+    assert "not finished" not in page
 
 
 def test_a_cell_without_enough_memory_stops_no_other(

@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("sklearn")
 
+from bestiary.data.dataset import DataSource
 from bestiary.errors import RecipeError, RunError, SourceError, UserError
 from bestiary.recipe import Recipe, builtin_recipes
 from bestiary.study.plan import (
@@ -30,7 +31,7 @@ from bestiary.study.recipes import (
     recipe_diff,
 )
 from bestiary.study.runs import list_runs
-from bestiary.study.study import check_enough_validation, study
+from bestiary.study.study import StudyOptions, check_enough_validation, study
 from bestiary.training.time_estimate import TimeEstimate
 
 # ---- Recipes -------------------------------------------------------------------------------------------------------
@@ -100,24 +101,24 @@ def test_a_folder_that_is_no_run_is_no_recipe(tmp_path: Path) -> None:
 def test_unknown_presets_and_others_to_be_held_against() -> None:
     with pytest.raises(UserError, match='no preset "orignal".*original'):
         read_study_recipes([], "orignal", [])
-    with pytest.raises(UserError, match='--against "prob" is none of the recipes. Did you mean "probe"'):
+    with pytest.raises(UserError, match='--against "prob" is not one of the recipes. Did you mean "probe"'):
         comparison_pairs(read_study_recipes(["probe", "finetune"], None, []), "prob")
 
 
-@pytest.mark.parametrize(("seeds", "message"), [((), "a seed or more"), ((0, 1, 0), "0 twice"), ((-1,), "seed")])
+@pytest.mark.parametrize(("seeds", "message"), [((), "one seed or more"), ((0, 1, 0), "0 twice"), ((-1,), "seed")])
 def test_seeds_that_cannot_be(seeds: tuple[int, ...], message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
-        study(tmp_path, ["probe", "finetune"], seeds=seeds, out=tmp_path / "out")
+        study(DataSource(tmp_path), StudyOptions(["probe", "finetune"], seeds=seeds), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(RunError, match="is no study"):
-        study(tmp_path / "none", ["probe", "finetune"], out=tmp_path)
+        study(DataSource(tmp_path / "none"), StudyOptions(["probe", "finetune"]), out=tmp_path)
     (tmp_path / "study.json").write_text("{}")
     with pytest.raises(RunError, match="made by another version"):
-        study(tmp_path / "none", ["probe", "finetune"], out=tmp_path)
+        study(DataSource(tmp_path / "none"), StudyOptions(["probe", "finetune"]), out=tmp_path)
 
 
 def test_fewer_validation_pictures_than_classes() -> None:
