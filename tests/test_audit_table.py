@@ -54,7 +54,7 @@ def test_elsewhere_than_on_a_terminal_lines_are_plain(capsys: pytest.CaptureFixt
     assert capsys.readouterr().out.splitlines() == [
         "9 pictures, 1 finding, 0 of them serious",
         "      1  dark             cat/0.jpg: Message 0.",
-        "Not looked for: outlier, suspect-label. Reason: one class.",
+        "Skipped checks: outlier, suspect-label. Reason: one class.",
         "To see the pictures: the same command with --out audit, then open audit/audit.html.",
     ]
 

@@ -1,4 +1,4 @@
-"""Temperatures, reliability bins and thresholds do what their names say."""
+"""Temperature scaling, reliability bins and the out-of-distribution threshold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs side by side: paired, honest about chance, and only on the same pictures with the same labels."""
+"""Comparison of runs: paired, with intervals, only on the same pictures with the same labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prediction sets hold the true label as often as was asked."""
+"""Prediction sets contain the true label with the requested probability."""
 
 from __future__ import annotations
 

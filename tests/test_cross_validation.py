@@ -1,4 +1,4 @@
-"""Cross-validation: every picture tested once, by a model that had not learnt from it or from its duplicates."""
+"""Cross-validation: each picture is tested once, by a model trained on neither it nor its duplicates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Export: what leaves carries all a reader needs, answers as the run does, and is refused when it does not."""
+"""Export: metadata is complete, predictions equal the run's, and a worse model is rejected."""
 
 from __future__ import annotations
 

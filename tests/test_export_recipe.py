@@ -1,4 +1,4 @@
-"""The recipe that an exported model carries gives, without bestiary, what bestiary answers."""
+"""The recipe in an exported model's metadata reproduces bestiary's predictions without bestiary."""
 
 from __future__ import annotations
 

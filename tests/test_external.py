@@ -1,4 +1,4 @@
-"""A run on pictures from elsewhere: shift first, copies left out, unknown classes apart, the test split untouched."""
+"""External validation: shift first, copies left out, unknown classes apart, the run unchanged."""
 
 from __future__ import annotations
 

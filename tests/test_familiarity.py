@@ -1,4 +1,4 @@
-"""Familiarity of features: by hand, in the sealed graph, and on what is strange to a drawn collection."""
+"""The in-distribution score with features: by hand, in the exported graph, and on out-of-distribution pictures."""
 
 from __future__ import annotations
 

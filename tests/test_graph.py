@@ -1,4 +1,4 @@
-"""The sealed graph against the same things computed by hand."""
+"""The exported inference graph against the same outputs computed by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The heatmap of the sealed graph is the field's class-activation map, and tells of the model, not of edges."""
+"""The heatmap of the exported graph is a class-activation map, and depends on the model, not on edges."""
 
 from __future__ import annotations
 

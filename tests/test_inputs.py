@@ -1,4 +1,4 @@
-"""What a person means by the pictures on the command line."""
+"""Picture inputs of a command: files, folders, patterns and lists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Suspect labels and outliers: what was planted is found, what is right is left alone, duplicates stay together."""
+"""Label issues and outliers: planted ones are found, correct labels are not reported, duplicates stay together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What duplicates across a split do to a score: counted, measured, and said."""
+"""Data leakage: duplicates across a split are counted, and their effect on the score is measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Links sorted by label: the pictures stay where they are, and nothing is written over."""
+"""Links sorted by label: the pictures stay where they are, and nothing is overwritten."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loss curves are read as a patient person would read them."""
+"""Verdicts on loss curves: overfitting, instability, underfitting, robust to noise."""
 
 from __future__ import annotations
 

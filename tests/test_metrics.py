@@ -1,4 +1,4 @@
-"""Scores equal scikit-learn's, their intervals are honest, and the text table is aligned."""
+"""Metrics equal scikit-learn's, their intervals have the stated coverage, and the text table is aligned."""
 
 from __future__ import annotations
 

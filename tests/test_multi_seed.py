@@ -1,4 +1,4 @@
-"""Recipes over several seeds: scikit-learn's figures, chance that is counted once, and corrected p."""
+"""Recipes over several seeds: scikit-learn's metrics, each picture one piece of evidence, corrected p values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers in a file: whole lines only, and a killed run goes on where it stopped."""
+"""Predictions in a file: complete lines only, and an interrupted command can be resumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a class's probability ranks pictures: counted by hand on six of them."""
+"""Average precision and precision-recall curves, counted by hand on six pictures."""
 
 from __future__ import annotations
 

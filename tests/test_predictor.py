@@ -1,4 +1,4 @@
-"""The predictor: whatever comes in, one honest answer each, in order; and a model that checks itself."""
+"""The predictor: one prediction for each input, in order, whatever the input; damaged models are rejected."""
 
 from __future__ import annotations
 

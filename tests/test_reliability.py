@@ -1,4 +1,4 @@
-"""What metrics.json says of probabilities: before and after calibration, and what sets cover."""
+"""Calibration metrics: reliability before and after temperature scaling, coverage of prediction sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slices in which a model is worse: a planted one is found, chance and weak classes are not taken for one."""
+"""Weak slices: a planted one is found; chance and weak classes are not reported as slices."""
 
 from __future__ import annotations
 
