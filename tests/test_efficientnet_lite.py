@@ -200,7 +200,7 @@ def test_an_unknown_name_lists_the_known_ones(ask: Any) -> None:
         ask("lite7")
 
 
-# --------------------------------------------------------------------------------------------------- the trunk graph
+# --------------------------------------------------------------------------------------------------- the backbone graph
 
 
 def drawn_pictures(count: int, size: int) -> Pixels:
@@ -244,14 +244,14 @@ def _dimensions(value: Any) -> list[str | int]:
 
 
 def test_one_picture_and_three_give_the_same_maps(cache_folder: Path) -> None:
-    trunk = session(efficientnet_lite.cached_backbone_graph("lite0", cache_folder))
+    backbone = session(efficientnet_lite.cached_backbone_graph("lite0", cache_folder))
     pictures = drawn_pictures(3, 224)
-    together = trunk.run(["maps"], {"images": pictures})[0]
+    together = backbone.run(["maps"], {"images": pictures})[0]
     assert together.shape == (3, 1280, 7, 7)
     assert together.min() == 0
     assert 1 < together.max() <= 6
     for index in range(3):
-        alone = trunk.run(["maps"], {"images": pictures[index : index + 1]})[0]
+        alone = backbone.run(["maps"], {"images": pictures[index : index + 1]})[0]
         np.testing.assert_allclose(alone[0], together[index], atol=1e-4)
 
 
@@ -292,12 +292,12 @@ def test_the_original_classifier_knows_animals_from_these_maps(name: str, cache_
     stored = pretrained_weights.read_legacy_checkpoint(
         pretrained_weights.lite_weights_path(name), backbone.weights.sha256
     )
-    trunk = session(efficientnet_lite.cached_backbone_graph(name, cache_folder))
+    graph = session(efficientnet_lite.cached_backbone_graph(name, cache_folder))
     right = []
     for label, classes in IMAGENET_CLASSES.items():
         files = sorted((animals10 / label).iterdir())[:8]
         pictures = np.stack([picture.load(path, backbone.size) for path in files])
-        features = trunk.run(["maps"], {"images": pictures})[0].mean(axis=(2, 3))
+        features = graph.run(["maps"], {"images": pictures})[0].mean(axis=(2, 3))
         predicted = (features @ stored["_fc.weight"].T + stored["_fc.bias"]).argmax(axis=1)
         right += [int(index) in classes for index in predicted]
     assert np.mean(right) > 0.8

@@ -51,7 +51,7 @@ def small_networks() -> dict[str, Network]:
             activation="silu",
             stage_dropout=0.1,
         ),
-        "over a trunk": with_linear_head(FakeBackbone(), 5, channels=12),
+        "over a backbone": with_linear_head(FakeBackbone(), 5, channels=12),
     }
 
 
@@ -89,7 +89,7 @@ def test_the_first_loss_is_near_ln_classes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", small_networks())
-def test_stages_hold_all_weights_of_the_trunk_once(name: str) -> None:
+def test_stages_hold_all_weights_of_the_backbone_once(name: str) -> None:
     network = small_networks()[name]
     staged = [id(weight) for stage in network.stages() for weight in stage]
     assert sorted(staged) == sorted(id(weight) for weight in network.backbone.parameters())
@@ -153,7 +153,7 @@ def test_fine_tuning_starts_from_the_bundled_backbone_and_the_probe_s_head() -> 
     assert len(network.stages()) == 7
 
 
-def test_a_pretrained_trunk_keeps_its_statistics_while_training() -> None:
+def test_a_pretrained_backbone_keeps_its_statistics_while_training() -> None:
     network = with_linear_head(FakeBackbone(), 5, channels=12).train()
     before = copy.deepcopy(network.backbone.state_dict())
     network(pixels()).sum().backward()
@@ -214,7 +214,7 @@ def test_the_default_resnet_is_small_and_takes_other_sizes() -> None:
 
 
 @pytest.mark.parametrize("name", small_networks())
-def test_the_exported_trunk_equals_the_network(name: str) -> None:
+def test_the_exported_backbone_equals_the_network(name: str) -> None:
     network = small_networks()[name]
     with torch.no_grad():
         network(pixels())  # moves the batch statistics away from their start

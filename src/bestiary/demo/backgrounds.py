@@ -28,8 +28,7 @@ def random_size(rng: np.random.Generator) -> tuple[int, int]:
 
 def random_background(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
     """Return an RGB background of (width, height)."""
-    scene = list(SCENES.values())[rng.integers(len(SCENES))]
-    return scene(size, rng)
+    return SCENES[rng.integers(len(SCENES))](size, rng)
 
 
 def _scatter(low: int, high: int, size: tuple[int, int], rng: np.random.Generator) -> Points:
@@ -192,15 +191,7 @@ def pebble(x: float, y: float, radius: float, rng: np.random.Generator) -> Point
     return catmull_rom(np.stack([x + radii * np.cos(angles), y + radii * np.sin(angles)], axis=1))
 
 
-SCENES = {
-    "meadow": draw_meadow,
-    "water": draw_water,
-    "sand": draw_sand,
-    "night": draw_night,
-    "leaves": draw_leaves,
-    "wallpaper": draw_wallpaper,
-    "blobs": draw_blobs,
-}
+SCENES = (draw_meadow, draw_water, draw_sand, draw_night, draw_leaves, draw_wallpaper, draw_blobs)
 
 
 def add_occluders(image: Image.Image, rng: np.random.Generator) -> None:
@@ -286,11 +277,4 @@ def ood_clouds(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
     return cloudy(size, first, second, int(rng.integers(3, 24)), rng)
 
 
-OOD_IMAGES = {
-    "noise": ood_noise,
-    "stripes": ood_stripes,
-    "rings": ood_rings,
-    "shapes": ood_shapes,
-    "marks": ood_marks,
-    "clouds": ood_clouds,
-}
+OOD_IMAGES = (ood_noise, ood_stripes, ood_rings, ood_shapes, ood_marks, ood_clouds)

@@ -128,8 +128,8 @@ def draw_ood_image(seed: int) -> Image.Image:
     """Return an out-of-distribution RGB picture: noise, stripes, rings, shapes, marks or clouds."""
     rng = np.random.default_rng([seed, 2])
     width, height = random_size(rng)
-    paint = list(OOD_IMAGES.values())[seed % len(OOD_IMAGES)]
-    return camera_effects(paint((width * SUPERSAMPLING, height * SUPERSAMPLING), rng), rng)
+    draw = OOD_IMAGES[seed % len(OOD_IMAGES)]
+    return camera_effects(draw((width * SUPERSAMPLING, height * SUPERSAMPLING), rng), rng)
 
 
 def random_pose(size: tuple[int, int], rng: np.random.Generator) -> Pose:
@@ -188,7 +188,7 @@ def _plant_copies(writer: _DatasetWriter, rng: np.random.Generator) -> None:
     for original in chosen[:exact]:
         _add_copy(writer, original, "exact-duplicate", original.read_bytes(), original.suffix)
     for index, original in enumerate(chosen[exact : exact + near]):
-        alter = list(NEAR_COPIES.values())[index % len(NEAR_COPIES)]
+        alter = NEAR_COPIES[index % len(NEAR_COPIES)]
         with Image.open(original) as image:
             _add_copy(writer, original, "near-duplicate", _jpeg(alter(image.convert("RGB")), quality=80), ".jpg")
     label = _random_different_kind(chosen[-1].parent.name, rng)
@@ -203,12 +203,12 @@ def _add_copy(
     writer.originals[copy] = original
 
 
-NEAR_COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "re-encoded": lambda image: image,
-    "resized": lambda image: ImageOps.scale(image, 0.8),
-    "brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.08),
-    "cropped": lambda image: image.crop((3, 2, image.width - 2, image.height - 3)),
-}
+NEAR_COPIES: tuple[Callable[[Image.Image], Image.Image], ...] = (
+    lambda image: image,  # only re-encoded
+    lambda image: ImageOps.scale(image, 0.8),
+    lambda image: ImageEnhance.Brightness(image).enhance(1.08),
+    lambda image: image.crop((3, 2, image.width - 2, image.height - 3)),
+)
 
 
 def _plant_odd_files(writer: _DatasetWriter, rng: np.random.Generator) -> None:

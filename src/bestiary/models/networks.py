@@ -83,7 +83,7 @@ class Network(nn.Module):
 
     backbone: normalised pixels -> maps (n, channels, h', w'). head: maps -> logits. mean and std: float32 buffers (3,)
     in units of 0..255, or (1,) for all channels. `frozen_statistics` keeps batch normalisation in evaluation mode while
-    training: the statistics of pretraining are better than those of a fine-tuning batch. `mirror_mean`: in evaluation,
+    training: pretraining saw more pictures than a fine-tuning batch contains. `mirror_mean`: in evaluation,
     average the maps of the picture and of its mirror image (flipped back), and so the logits, as the head is linear; it
     takes twice the time.
     """

@@ -38,17 +38,7 @@ STORAGE_DTYPES = {
     "BoolStorage": "?",
 }
 # Exceptions of a damaged pickle (MemoryError: an absurd length) and of the checks below.
-DAMAGE_ERRORS = (
-    pickle.UnpicklingError,
-    AttributeError,
-    EOFError,
-    IndexError,
-    KeyError,
-    MemoryError,
-    OverflowError,
-    TypeError,
-    ValueError,
-)
+DAMAGE = (pickle.PickleError, AttributeError, EOFError, LookupError, MemoryError, OverflowError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -126,7 +116,7 @@ def read_legacy_checkpoint(path: Path, sha256: str | None = None) -> dict[str, A
     stream = io.BytesIO(verified_bytes(path, sha256))
     try:
         return _tensors(_TensorUnpickler(stream, path), stream)
-    except DAMAGE_ERRORS as error:
+    except DAMAGE as error:
         raise IntegrityError(
             f"{path} is not a checkpoint in torch's legacy container: {error or type(error).__name__}. "
             f"{_reinstall(path)}"
