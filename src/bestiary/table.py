@@ -15,8 +15,8 @@ from typing import BinaryIO
 import numpy as np
 import polars as pl
 
-from bestiary.array_types import Ints
 from bestiary import checks
+from bestiary.array_types import Ints
 from bestiary.errors import RunError
 from bestiary.files import atomic_path
 
