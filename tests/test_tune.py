@@ -1,4 +1,4 @@
-"""A search over recipes: what is tried, chosen, shared, stopped and gone on with; and what cannot be searched."""
+"""Hyperparameter search: trials, choice, sharing, pruning and resuming; and requests that are rejected."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import InterruptedRun, MachineError, RecipeError, RunError, SourceError, UserError
 from bestiary.progress import Reporter
 from bestiary.recipe import Recipe, ResolvedRecipe, write_toml
-from bestiary.training.budget import TimeEstimate
+from bestiary.training.time_estimate import TimeEstimate
 from bestiary.tune import finish, importance, objective, search_space, selection_bias
 from bestiary.tune import page as tune_page
 from bestiary.tune import plan as planning
-from bestiary.tune import storage as ledger
-from bestiary.tune import trial as trying
+from bestiary.tune import storage as search_storage
+from bestiary.tune import trial as search_trial
 from bestiary.tune.objective import TrialScore
 from bestiary.tune.storage import TrialStorage
 from bestiary.tune.tune import SearchRequest, tune
@@ -83,27 +83,27 @@ def searched(collection: SyntheticDataset, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """Stand-ins for what takes long: a score that comes from the recipe alone, and a winner that is not trained."""
+    """Fast fakes: a score computed from the recipe alone, and a winner without training."""
     counts = {"scored": 0, "trained": 0}
 
-    def score(recipe: Recipe, *given: Any, **named: Any) -> TrialScore:
+    def score(recipe: Recipe, *args: Any, **kwargs: Any) -> TrialScore:
         counts["scored"] += 1
         strengths = recipe.probe.regularisation
         return TrialScore(0.9 - abs(strengths[0] - 0.5) / 100 if strengths else 0.8, 0.5)
 
-    def begin(out: Path, recipe: Recipe, *given: Any, **named: Any) -> None:
+    def begin(out: Path, recipe: Recipe, *args: Any, **kwargs: Any) -> None:
         out.mkdir()
         (out / "asked.toml").write_text(write_toml(recipe.overrides()), encoding="utf-8")
         files.write_json(out / "environment.json", {})
 
-    def resume(out: Path, **named: Any) -> None:
+    def resume(out: Path, **kwargs: Any) -> None:
         counts["trained"] += 1
         measure = {"value": 0.9, "low": 0.8, "high": 1.0}
         metrics = {"test_scored": 1, "accuracy": measure, "macro_f1": measure, "log_loss": measure}
         files.write_json(out / "metrics.json", metrics)
         (out / "report.html").write_text("a report", encoding="utf-8")
 
-    for module in (trying, finish):
+    for module in (search_trial, finish):
         monkeypatch.setattr(module, "evaluate_recipe", score)
     monkeypatch.setattr(finish, "create_run", begin)
     monkeypatch.setattr(flow, "resume", resume)
@@ -133,7 +133,7 @@ def test_the_default_comes_first_and_the_winner_is_never_worse(searched: Path) -
     assert winner["macro_f1"] == max(line["macro_f1"] for line in found["history"])
 
 
-def test_the_end_says_what_its_shares_are_of_and_how_to_train_again(searched: Path) -> None:
+def test_importance_lines_are_explained_and_the_retrain_command_uses_the_winning_recipe(searched: Path) -> None:
     found = result(searched)
     first, *shares = tune_page.importance_lines(found["importance"]).splitlines()
     assert "that each setting explains" in first
@@ -144,7 +144,7 @@ def test_the_end_says_what_its_shares_are_of_and_how_to_train_again(searched: Pa
     assert Path(words[words.index("--recipe") + 1]) == (searched / "winner.toml").resolve()
 
 
-def test_the_default_scores_what_train_says_of_it(searched: Path, collection: SyntheticDataset, tmp_path: Path) -> None:
+def test_the_default_trial_scores_like_train(searched: Path, collection: SyntheticDataset, tmp_path: Path) -> None:
     """The score of a trial is that of a run by the same recipe: the same split, features and head."""
     run = flow.train(collection.folder, recipe=Recipe.of(PROBE), out=tmp_path / "run", threads=1).path
     chosen = next(line for line in run_folder.read_history(run) if line.get("chosen"))
@@ -152,7 +152,7 @@ def test_the_default_scores_what_train_says_of_it(searched: Path, collection: Sy
     assert result(searched)["default"]["strength"] == chosen["regularisation"]
 
 
-def test_the_winner_is_an_ordinary_run_by_the_recipe_that_was_written(searched: Path) -> None:
+def test_the_winner_is_an_ordinary_run_of_the_written_recipe(searched: Path) -> None:
     found = result(searched)
     run = Path(found["run"])
     assert (run / "report.html").exists()
@@ -165,7 +165,7 @@ def test_the_winner_is_an_ordinary_run_by_the_recipe_that_was_written(searched: 
     assert chosen == pytest.approx(found["winner"]["macro_f1"], abs=1e-9)
 
 
-def test_the_page_and_the_picture_say_it(searched: Path) -> None:
+def test_page_and_history_plot(searched: Path) -> None:
     found, page = result(searched), (searched / "tune.html").read_text(encoding="utf-8")
     assert found["luck"]["sentence"].split(".")[0] in page.replace("&#39;", "'")
     assert "http" not in page.replace("http-equiv", "")
@@ -179,37 +179,37 @@ def test_the_page_and_the_picture_say_it(searched: Path) -> None:
     assert all(0 <= one["low"] <= one["median"] <= one["high"] <= 1 for one in settings.values())
 
 
-def test_second_scores_are_on_pictures_that_played_no_part(collection: SyntheticDataset) -> None:
+def test_second_scores_are_on_pictures_that_took_no_part_in_the_choice(collection: SyntheticDataset) -> None:
     recipe = Recipe.of(PROBE)
     found = flow.audit(collection.folder, recipe=recipe, threads=1)
     from bestiary.data.assign_splits import assign_splits
 
-    shown, _ = assign_splits(found, recipe.data, seed=0)
-    division = objective.resample_validation(shown, 0, seed=1)
-    judged_before = set(shown.filter(pl.col("split") == "val")["row_id"])
-    judged_now = set(division.filter(pl.col("split") == "val")["row_id"])
-    test = set(shown.filter(pl.col("split") == "test")["row_id"])
-    assert judged_now
-    assert not judged_now & (judged_before | test)
+    pictures, _ = assign_splits(found, recipe.data, seed=0)
+    division = objective.resample_validation(pictures, 0, seed=1)
+    val_before = set(pictures.filter(pl.col("split") == "val")["row_id"])
+    val_now = set(division.filter(pl.col("split") == "val")["row_id"])
+    test = set(pictures.filter(pl.col("split") == "test")["row_id"])
+    assert val_now
+    assert not val_now & (val_before | test)
     assert set(division.filter(pl.col("split") == "test")["row_id"]) == test
-    assert judged_before <= set(division.filter(pl.col("split") == "train")["row_id"])
+    assert val_before <= set(division.filter(pl.col("split") == "train")["row_id"])
     groups = division.filter(pl.col("split") != "test").group_by("group").agg(pl.col("split").n_unique())
     assert groups["split"].max() == 1
 
 
-def test_inner_folds_judge_every_picture_once_and_never_a_test_picture(collection: SyntheticDataset) -> None:
+def test_inner_folds_validate_every_picture_once_and_never_a_test_picture(collection: SyntheticDataset) -> None:
     from bestiary.data.assign_splits import assign_splits
 
     recipe = Recipe.of(PROBE)
-    shown, _ = assign_splits(flow.audit(collection.folder, recipe=recipe, threads=1), recipe.data, seed=0)
-    assert objective.count_inner_folds(None, shown) == objective.AUTO_FOLDS  # few validation pictures
-    parts = objective.inner_splits(shown, 3, seed=0)
-    judged = pl.concat([part.filter(pl.col("split") == "val")["row_id"] for part in parts]).to_list()
-    learned = shown.filter(pl.col("split").is_in(["train", "val"]))["row_id"].to_list()
-    assert sorted(judged) == sorted(learned)
+    pictures, _ = assign_splits(flow.audit(collection.folder, recipe=recipe, threads=1), recipe.data, seed=0)
+    assert objective.count_inner_folds(None, pictures) == objective.AUTO_FOLDS  # few validation pictures
+    parts = objective.inner_splits(pictures, 3, seed=0)
+    validated = pl.concat([part.filter(pl.col("split") == "val")["row_id"] for part in parts]).to_list()
+    learned = pictures.filter(pl.col("split").is_in(["train", "val"]))["row_id"].to_list()
+    assert sorted(validated) == sorted(learned)
 
 
-def test_the_same_call_again_does_nothing_anew(
+def test_the_same_call_again_reuses_all_results(
     searched: Path, collection: SyntheticDataset, quick: dict[str, int]
 ) -> None:
     before = result(searched)
@@ -225,7 +225,7 @@ def test_the_same_call_again_does_nothing_anew(
     assert quick == {"scored": 0, "trained": 0}
 
 
-def test_going_on_keeps_count_of_the_looks_at_the_test_pictures(
+def test_a_resumed_search_counts_the_test_evaluations(
     collection: SyntheticDataset, tmp_path: Path, quick: dict[str, int]
 ) -> None:
     def go(trials: int) -> dict[str, Any]:
@@ -240,15 +240,15 @@ def test_going_on_keeps_count_of_the_looks_at_the_test_pictures(
     assert len(found["history"]) == 6
 
 
-def test_ctrl_c_loses_nothing(
+def test_ctrl_c_loses_no_trial(
     collection: SyntheticDataset, tmp_path: Path, quick: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(*given: Any, **named: Any) -> TrialScore:
+    def interrupt(*args: Any, **kwargs: Any) -> TrialScore:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(trying, "evaluate_recipe", interrupt)
-        with pytest.raises(InterruptedRun, match="the same command goes on with the search in"):
+        patch.setattr(search_trial, "evaluate_recipe", interrupt)
+        with pytest.raises(InterruptedRun, match="the same command resumes the search in"):
             try_search(collection, tmp_path / "search", trials=5)
     with monkeypatch.context() as patch:
         seconds = iter([60.0, 60.0])  # for two trials; then the winner is being made, which is not chosen again
@@ -274,30 +274,30 @@ def test_a_recipe_that_fails_on_a_fresh_split_does_not_end_the_search(
 ) -> None:
     whole = finish.evaluate_recipe
 
-    def fail_on_the_first(recipe: ResolvedRecipe, *given: Any, **named: Any) -> TrialScore:
+    def fail_on_the_first(recipe: ResolvedRecipe, *args: Any, **kwargs: Any) -> TrialScore:
         if recipe.seed == 1000:
             raise RecipeError("The loss is no number.")
-        return whole(recipe, *given, **named)
+        return whole(recipe, *args, **kwargs)
 
     monkeypatch.setattr(finish, "evaluate_recipe", fail_on_the_first)
-    told = Listening()
-    found = try_search(collection, tmp_path / "search", trials=3, fresh_seeds=2, reporter=told)
+    reporter = Listening()
+    found = try_search(collection, tmp_path / "search", trials=3, fresh_seeds=2, reporter=reporter)
     assert found["luck"]["seeds"] == 1
-    assert any("has no score on fresh split 1: The loss is no number." in line for line in told.said)
+    assert any("has no score on fresh split 1: The loss is no number." in line for line in reporter.said)
 
 
-def test_a_trial_for_which_there_was_no_time_is_the_first_of_the_next_call(
+def test_a_trial_that_timed_out_is_the_first_of_the_next_call(
     collection: SyntheticDataset, tmp_path: Path, quick: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = trying.evaluate_recipe
+    whole = search_trial.evaluate_recipe
 
-    def late(*given: Any, **named: Any) -> TrialScore:
+    def late(*args: Any, **kwargs: Any) -> TrialScore:
         if quick["scored"] == 1:
-            raise trying.SearchTimeoutError
-        return whole(*given, **named)
+            raise search_trial.SearchTimeoutError
+        return whole(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trying, "evaluate_recipe", late)
+        patch.setattr(search_trial, "evaluate_recipe", late)
         found = try_search(collection, tmp_path / "search", trials=3)
     assert [line["trial"] for line in found["history"]] == [1]
     waiting = [one for one in study_of(tmp_path / "search").trials if one.state == TrialState.WAITING]
@@ -308,27 +308,33 @@ def test_a_trial_for_which_there_was_no_time_is_the_first_of_the_next_call(
     assert done.params == waiting[0].system_attrs["fixed_params"]
 
 
-def test_hopeless_trials_are_stopped_but_never_the_default(
+def test_unpromising_trials_are_pruned_but_never_the_default(
     collection: SyntheticDataset, tmp_path: Path, quick: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("torch")
 
     def score(
-        recipe: Recipe, parts: Any, place: Path, *, report_epoch: objective.EpochCallback = lambda *_: None, **_: Any
+        recipe: Recipe,
+        splits: Any,
+        folder: Path,
+        context: Any,
+        *,
+        report_epoch: objective.EpochCallback = lambda *_: None,
+        **_: Any,
     ) -> TrialScore:
         """Learn the better the higher the rate; the default is the worst."""
         rate = recipe.train.learning_rate or 0.0
         quality = rate if recipe.train.label_smoothing != 0.1 else 0.0
         epochs: list[dict[str, Any]] = []
-        (place / "1").mkdir(parents=True, exist_ok=True)
+        (folder / "1").mkdir(parents=True, exist_ok=True)
         for epoch in range(1, 10):
             epochs.append({"epoch": epoch, "val_macro_f1": quality * epoch / 10, "val_loss": 1.0, "seconds": 1.0})
-            run_folder.write_history(place / "1", epochs)
+            run_folder.write_history(folder / "1", epochs)
             if epoch < 9:
                 report_epoch(1, epochs)
         return TrialScore(quality, 1.0)
 
-    for module in (trying, finish):
+    for module in (search_trial, finish):
         monkeypatch.setattr(module, "evaluate_recipe", score)
     found = run_tune(collection.folder, recipe=Recipe.of(SCRATCH), trials=12, out=tmp_path / "search")
     ended = [line["ended"] for line in found["history"]]
@@ -340,7 +346,7 @@ def test_hopeless_trials_are_stopped_but_never_the_default(
 
 
 @pytest.mark.parametrize(("budget", "stopped"), [(None, False), (600.0, True)])
-def test_within_a_budget_a_recipe_that_is_too_slow_is_stopped(budget: float | None, stopped: bool) -> None:
+def test_within_a_budget_a_slow_trial_is_pruned(budget: float | None, stopped: bool) -> None:
     took = {"seconds": 9.0, "epochs": 3, "training": 6.0, "each epoch": [1.0, 2.0, 3.0]}
     study = optuna.create_study()
     study.enqueue_trial({}, user_attrs={"default": True})
@@ -348,8 +354,10 @@ def test_within_a_budget_a_recipe_that_is_too_slow_is_stopped(budget: float | No
     default.set_user_attr("took", took)
     study.tell(default, 0.5)
     deadlines = planning.Deadlines() if budget is None else planning.Deadlines(time.monotonic() + budget, budget)
-    ground = cast(trying.SearchContext, SimpleNamespace(storage=SimpleNamespace(study=study), deadlines=deadlines))
-    watch = trying._make_epoch_callback(ground, study.ask(), is_default=False)
+    search = cast(
+        search_trial.SearchContext, SimpleNamespace(storage=SimpleNamespace(study=study), deadlines=deadlines)
+    )
+    watch = search_trial._make_epoch_callback(search, study.ask())
     as_fast = [{"epoch": 1, "seconds": 2.4, "val_macro_f1": 0.5}]
     watch(1, as_fast)  # 2.4 times as long as the default's first
     with pytest.raises(optuna.TrialPruned, match="3.1 times as long") if stopped else contextlib.nullcontext():
@@ -360,17 +368,17 @@ def test_within_a_budget_a_recipe_that_is_too_slow_is_stopped(budget: float | No
     ("fresh", "words"),
     [
         ({7: [0.95, 0.95, 0.95], 1: [0.90, 0.91, 0.90]}, "The gain is real, but 5.3"),
-        ({7: [0.95, 0.90, 0.85], 1: [0.90, 0.91, 0.90]}, "A gain is not shown: all of it may be luck"),
+        ({7: [0.95, 0.90, 0.85], 1: [0.90, 0.91, 0.90]}, "A gain is not shown: all of it may be selection bias"),
         (
             {7: [0.80, 0.81, 0.80], 1: [0.90, 0.91, 0.90]},
-            "The gain was luck of the choice, and the default is the better",
+            "The gain was selection bias, and the default is the better",
         ),
         ({7: [1.00, 1.00, 1.00], 1: [0.85, 0.86, 0.85]}, "The gain holds"),
-        ({7: [0.95], 1: [0.90]}, "once is too few"),
+        ({7: [0.95], 1: [0.90]}, "one fresh split is too few"),
         ({}, "It was not scored again"),
     ],
 )
-def test_what_is_said_about_luck(fresh: dict[int, list[float]], words: str) -> None:
+def test_selection_bias_sentence(fresh: dict[int, list[float]], words: str) -> None:
     scores = {trial: dict(enumerate(values)) for trial, values in fresh.items()}
     found = selection_bias.selection_bias_report({7: 1.0, 1: 0.9}, scores, 7, 1, val_train_ratio=0.2, wanted=3)
     assert found["gain"] == pytest.approx(0.1)
@@ -378,18 +386,18 @@ def test_what_is_said_about_luck(fresh: dict[int, list[float]], words: str) -> N
     assert words in found["sentence"]
 
 
-def test_what_is_said_about_luck_without_a_gain_or_a_second_score() -> None:
+def test_selection_bias_sentence_without_a_gain_or_a_second_score() -> None:
     def words(first: dict[int, float], winner: int, wanted: int = 3) -> str:
         return str(
             selection_bias.selection_bias_report(first, {}, winner, 1, val_train_ratio=0.2, wanted=wanted)["sentence"]
         )
 
-    assert "no luck in it" in words({1: 0.9, 7: 0.8}, 1)
-    assert "only its loss is lower: there is no gain" in words({7: 0.9, 1: 0.9}, 7)
-    assert "It was not scored again, as was asked" in words({7: 1.0, 1: 0.9}, 7, wanted=0)
+    assert "no selection bias" in words({1: 0.9, 7: 0.8}, 1)
+    assert "only a lower loss: there is no gain" in words({7: 0.9, 1: 0.9}, 7)
+    assert "It was not scored again (--fresh-seeds 0)" in words({7: 1.0, 1: 0.9}, 7, wanted=0)
 
 
-def test_what_pruning_saved_is_counted_by_epochs() -> None:
+def test_pruning_savings_are_counted_by_epochs() -> None:
     def ended(state: TrialState, seconds: float, epochs: int) -> Any:
         took = {"took": {"seconds": seconds + 5, "epochs": epochs, "training": seconds}}
         return optuna.trial.create_trial(state=state, user_attrs=took, value=0.5, intermediate_values={epochs: 0.5})
@@ -399,12 +407,12 @@ def test_what_pruning_saved_is_counted_by_epochs() -> None:
     assert finish.pruning_savings(trials, None) is None
 
 
-# ---- What cannot be searched -----------------------------------------------------------------------------------------
+# ---- Rejected requests -----------------------------------------------------------------------------------------------
 
 
-def try_search(collection: SyntheticDataset, out: Path, **named: Any) -> dict[str, Any]:
-    given: dict[str, Any] = {"recipe": Recipe.of(PROBE), "trials": 4}
-    return run_tune(collection.folder, out=out, **{**given, **named})
+def try_search(collection: SyntheticDataset, out: Path, **kwargs: Any) -> dict[str, Any]:
+    options: dict[str, Any] = {"recipe": Recipe.of(PROBE), "trials": 4}
+    return run_tune(collection.folder, out=out, **{**options, **kwargs})
 
 
 @pytest.mark.parametrize(
@@ -421,13 +429,13 @@ def try_search(collection: SyntheticDataset, out: Path, **named: Any) -> dict[st
         ("picture.size=96..128", "Give values: picture.size=[96, 128]"),
         ("train.balence=[1]", 'Did you mean "balance"'),
         ("picture.size=[64]", "both set and searched"),
-        ("train.momentum=0.9..0.1", "a low end below the high one"),
+        ("train.momentum=0.9..0.1", "a low end below the high end"),
         ("train.momentum=a..b", "expected two numbers"),
         ("train.momentum=0.9", "expected low..high, or a list"),
         ("momentum", "--search takes section.key=low..high"),
     ],
 )
-def test_an_impossible_search_is_refused_before_pictures_are_looked_at(
+def test_an_impossible_search_is_rejected_before_pictures_are_read(
     collection: SyntheticDataset, tmp_path: Path, wish: str, words: str
 ) -> None:
     with pytest.raises(RecipeError) as refused:
@@ -436,7 +444,7 @@ def test_an_impossible_search_is_refused_before_pictures_are_looked_at(
 
 
 @pytest.mark.parametrize(("size", "most"), [(32, 3), (128, 4)])
-def test_small_pictures_get_no_more_stages_than_they_have_room_for(size: int, most: int) -> None:
+def test_small_pictures_limit_the_number_of_stages(size: int, most: int) -> None:
     recipe = Recipe.of({"model": {"method": "scratch"}, "picture": {"size": size}})
     filters = search_space.default_space(recipe, 1000)["model.filters"]
     assert isinstance(filters, search_space.Categorical)
@@ -446,22 +454,22 @@ def test_small_pictures_get_no_more_stages_than_they_have_room_for(size: int, mo
 def test_trials_of_few_epochs_warm_up_for_fewer() -> None:
     recipe = Recipe.of({**SCRATCH, "train": {"epochs": 48, "warmup_epochs": 12}})
     plan = planning.SearchPlan({}, 0, 4, 48)
-    train = trying.recipe_for_trial(recipe, plan, {"train.learning_rate": 0.1}).train
+    train = search_trial.recipe_for_trial(recipe, plan, {"train.learning_rate": 0.1}).train
     assert (train.epochs, train.warmup_epochs, train.learning_rate) == (4, 1, 0.1)
     assert recipe.with_epochs(48) is recipe
 
 
-def test_three_failures_and_no_success_end_the_search_with_the_cause(
+def test_three_failed_trials_without_a_success_end_the_search(
     collection: SyntheticDataset, tmp_path: Path, quick: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     causes = iter(
         [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), RecipeError("No number.")]
     )
 
-    def fail(*given: Any, **named: Any) -> TrialScore:
+    def fail(*args: Any, **kwargs: Any) -> TrialScore:
         raise next(causes)
 
-    monkeypatch.setattr(trying, "evaluate_recipe", fail)
+    monkeypatch.setattr(search_trial, "evaluate_recipe", fail)
     with pytest.raises(RecipeError, match=r"3 trials failed, and none succeeded.*No number"):
         try_search(collection, tmp_path / "search", trials=20)
     assert len(study_of(tmp_path / "search").trials) == 3
@@ -484,7 +492,7 @@ def test_a_budget_too_short_for_one_trial(collection: SyntheticDataset, tmp_path
         try_search(collection, tmp_path / "search", trials=None, budget_seconds=2.0)
 
 
-def test_how_a_budget_is_shared_out() -> None:
+def test_budget_allocation() -> None:
     scratch = Recipe.of({"model": {"method": "scratch"}})
     pace = TimeEstimate(before=10.0, epoch=5.0, after=20.0)
     roomy = planning.allocate_budget(scratch, pace, 4000.0, 0)
@@ -493,13 +501,13 @@ def test_how_a_budget_is_shared_out() -> None:
     assert tight.epochs is not None
     assert tight.final_epochs is not None
     assert tight.epochs < tight.final_epochs == 48
-    assert tight.search >= planning.FEWEST_TRIALS * tight.epochs * pace.epoch
+    assert tight.search >= planning.MIN_TRIALS * tight.epochs * pace.epoch
     for sharing, room in ((roomy, 4000.0), (tight, 900.0)):
         anew = 0 if sharing is roomy else 48 * pace.epoch
         assert pace.before + pace.after + anew + sharing.search + sharing.rescoring <= room
     folded = planning.allocate_budget(scratch, pace, 4000.0, 5)
     assert folded.epochs is not None
-    assert folded.search >= planning.FEWEST_TRIALS * folded.epochs * 5 * pace.epoch
+    assert folded.search >= planning.MIN_TRIALS * folded.epochs * 5 * pace.epoch
     with pytest.raises(RecipeError, match="too short"):
         planning.allocate_budget(scratch, pace, 120.0, 0)
     begun = planning.SearchPlan({}, 0, 8, 32)  # with another budget
@@ -513,22 +521,22 @@ def test_how_a_budget_is_shared_out() -> None:
         planning.allocate_budget(fixed, pace, 250.0, 0)
 
 
-def test_another_recipe_does_not_go_on_with_a_search(
+def test_another_recipe_does_not_resume_a_search(
     collection: SyntheticDataset, tmp_path: Path, quick: dict[str, int]
 ) -> None:
     try_search(collection, tmp_path / "search", trials=1)
     other = Recipe.of({**PROBE, "seed": 7})
-    with pytest.raises(RunError, match="holds a search with another (split|recipe)"):
+    with pytest.raises(RunError, match="contains a search with another (split|recipe)"):
         try_search(collection, tmp_path / "search", recipe=other, trials=1)
     assert len(study_of(tmp_path / "search").trials) == 1
 
 
-def test_a_folder_with_something_else(collection: SyntheticDataset, tmp_path: Path) -> None:
+def test_a_folder_with_other_files(collection: SyntheticDataset, tmp_path: Path) -> None:
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "letter.txt").write_text("Dear", encoding="utf-8")
     TrialStorage(tmp_path / "shared.db", "tune-probe")  # excuses no folder but its own
     for storage in (None, tmp_path / "shared.db"):
-        with pytest.raises(RunError, match="holds something that is no search"):
+        with pytest.raises(RunError, match="contains files that do not belong to a search"):
             try_search(collection, tmp_path / "letters", storage=storage)
 
 
@@ -559,11 +567,11 @@ def test_a_storage_that_cannot_be_used(
 
 
 def test_a_locked_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger, "BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(search_storage, "BUSY_SECONDS", 0.1)
     own = TrialStorage(tmp_path / "tune.db", "tune-probe")
     other = sqlite3.connect(tmp_path / "tune.db", isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
-    with pytest.raises(RunError, match="locked by another program"), ledger.storage_errors(own.path):
+    with pytest.raises(RunError, match="locked by another program"), search_storage.storage_errors(own.path):
         own.study.enqueue_trial({})
     other.execute("ROLLBACK")
     other.close()
@@ -576,12 +584,12 @@ def test_a_storage_that_cannot_be_written(
 ) -> None:
     path, connect = tmp_path / "shared.db", sqlite3.connect
     TrialStorage(path, "tune-probe")
-    monkeypatch.setattr(sqlite3, "connect", lambda file, **named: connect(f"file:{file}?mode=ro", uri=True, **named))
+    monkeypatch.setattr(sqlite3, "connect", lambda file, **kwargs: connect(f"file:{file}?mode=ro", uri=True, **kwargs))
     with pytest.raises(MachineError, match=r"shared\.db cannot be written"):
         try_search(collection, tmp_path / "search", storage=path)
 
 
-def test_a_trial_whose_process_died_is_queued_again_with_what_it_had(tmp_path: Path) -> None:
+def test_a_killed_trial_is_queued_again_with_its_values(tmp_path: Path) -> None:
     own = TrialStorage(tmp_path / "tune.db", "tune-probe")
     own.study.enqueue_trial({"x": 0.25}, user_attrs={"default": True})
     dead = own.study.ask()  # nobody holds its folder
@@ -595,13 +603,13 @@ def test_a_trial_whose_process_died_is_queued_again_with_what_it_had(tmp_path: P
         assert own.n_started() == 1
     assert own.trials(TrialState.FAIL)[0].number == dead.number
     own.requeue_killed()
-    assert not ledger.is_abandoned(own.study.ask())
+    assert not search_storage.is_abandoned(own.study.ask())
     own.requeue_killed()
-    assert ledger.is_abandoned(own.study.ask()), "it was tried often enough, which is entered as its cause"
+    assert search_storage.is_abandoned(own.study.ask()), "it was tried often enough, which is entered as its cause"
     assert own.n_started() == 1
 
 
-def test_a_trial_that_was_interrupted_is_put_back_and_no_try_is_counted(tmp_path: Path) -> None:
+def test_an_interrupted_trial_is_queued_again_without_counting_an_attempt(tmp_path: Path) -> None:
     own = TrialStorage(tmp_path / "tune.db", "tune-probe")
     own.study.enqueue_trial({"x": 0.25}, user_attrs={"default": True})
     for error in [KeyboardInterrupt(), MachineError("The disk is full."), ValueError("a bug")] * 2:
@@ -611,11 +619,11 @@ def test_a_trial_that_was_interrupted_is_put_back_and_no_try_is_counted(tmp_path
             raise error
     (waiting,) = own.trials(TrialState.WAITING)
     assert waiting.user_attrs["default"]
-    assert not ledger.is_abandoned(waiting)
+    assert not search_storage.is_abandoned(waiting)
     assert own.n_started() == 0
 
 
-def test_processes_that_begin_together_draw_other_values(tmp_path: Path) -> None:
+def test_processes_that_start_together_sample_different_values(tmp_path: Path) -> None:
     both = [TrialStorage(tmp_path / "tune.db", "tune-probe") for _ in range(2)]
     with both[0].session(), both[1].session():
         for own in both:
@@ -624,7 +632,7 @@ def test_processes_that_begin_together_draw_other_values(tmp_path: Path) -> None
     assert len(drawn) == 2
 
 
-def test_no_more_trials_than_wanted_are_dealt_out(tmp_path: Path) -> None:
+def test_no_more_trials_than_requested_are_started(tmp_path: Path) -> None:
     own, other = (TrialStorage(tmp_path / "tune.db", "tune-probe") for _ in range(2))
     with own.trial_claim(2) as first, other.trial_claim(2) as second, own.trial_claim(2) as third:
         assert first is not None
@@ -633,7 +641,7 @@ def test_no_more_trials_than_wanted_are_dealt_out(tmp_path: Path) -> None:
         assert third is None
 
 
-def test_what_lies_about_is_removed_but_not_the_best(tmp_path: Path) -> None:
+def test_clear_keeps_the_folder_of_the_best_trial(tmp_path: Path) -> None:
     own = TrialStorage(tmp_path / "tune.db", "tune-probe")
     for score in (0.5, 0.9, 0.7):
         with own.trial_claim(None) as trial:
@@ -644,16 +652,16 @@ def test_what_lies_about_is_removed_but_not_the_best(tmp_path: Path) -> None:
             own.claim_finish(None)  # of another process, which goes on from this one's checkpoint
     own.clear()
     assert sorted(path.name for path in own.folder.iterdir() if path.is_dir()) == ["0", "1"]
-    own.study.set_user_attr(ledger.FINISHED, {"taken": 1})
+    own.study.set_user_attr(search_storage.FINISHED, {"taken": 1})
     own.clear()
     assert [path.name for path in own.folder.iterdir() if path.is_dir()] == ["1"]
     shutil.rmtree(own.folder)
 
 
-def test_the_winner_is_trained_for_as_many_epochs_as_still_fit_at_its_own_pace() -> None:
+def test_affordable_epochs_of_the_winner() -> None:
     plan = planning.SearchPlan({}, 0, epochs=6, final_epochs=32)
     deadlines = planning.Deadlines(search=0.0, rescoring=time.monotonic() + 130.0, besides=30.0)
-    ground = cast(trying.SearchContext, SimpleNamespace(plan=plan, deadlines=deadlines))
-    assert finish.affordable_epochs(ground, {"training": 12.0, "epochs": 6}) == 32
-    assert finish.affordable_epochs(ground, {"training": 60.0, "epochs": 6}) in (8, 9)
-    assert finish.affordable_epochs(ground, {"training": 6000.0, "epochs": 6}) == 1
+    search = cast(search_trial.SearchContext, SimpleNamespace(plan=plan, deadlines=deadlines))
+    assert finish.affordable_epochs(search, {"training": 12.0, "epochs": 6}) == 32
+    assert finish.affordable_epochs(search, {"training": 60.0, "epochs": 6}) in (8, 9)
+    assert finish.affordable_epochs(search, {"training": 6000.0, "epochs": 6}) == 1

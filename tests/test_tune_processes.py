@@ -1,4 +1,4 @@
-"""Searches in processes of their own: really killed, and two at once on one storage."""
+"""Hyperparameter searches in subprocesses: killed with SIGKILL, and two at once on one storage."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = [
 
 FEW = ["--set", 'data.classes=["bird","fish","spider"]', "--set", "data.suspects=false", "--threads", "1"]
 PROBE = [*FEW, "--set", "evaluate.resamples=100", "--set", "picture.size=64", "--backbone", "lite0"]
-ONE_LOOK = ["--search", 'picture.fit=["squash"]', "--fresh-seeds", "1", "--trials", "8"]
+ONE_CONFIG = ["--search", 'picture.fit=["squash"]', "--fresh-seeds", "1", "--trials", "8"]
 SCRATCH = [
     *(*FEW, "--method", "scratch", "--set", "evaluate.resamples=100", "--set", "picture.size=32"),
     *("--set", "model.filters=[8,16]", "--set", "train.epochs=3", "--set", "train.batch_size=16"),
@@ -35,7 +35,7 @@ SCRATCH = [
     *("--search", "train.learning_rate=0.01..0.2"),
 ]
 
-# The command line, but the `count`-th call of one function is the end.
+# The command line, killed at the `count`-th call of one function.
 COMMAND = """
 import importlib, os, signal, sys
 module, _, name = sys.argv[1].rpartition(".")
@@ -43,11 +43,11 @@ if module:
     owner, left = importlib.import_module(module), [int(sys.argv[2])]
     whole = getattr(owner, name)
 
-    def deadly(*given, **named):
+    def deadly(*args, **kwargs):
         left[0] -= 1
         if left[0] <= 0:
             os.kill(os.getpid(), signal.SIGKILL)
-        return whole(*given, **named)
+        return whole(*args, **kwargs)
 
     setattr(owner, name, deadly)
 from bestiary.cli import main
@@ -63,14 +63,14 @@ def start(*words: str, dies_in: str = "", count: int = 1) -> subprocess.Popen[st
 
 def killed(*words: str, dies_in: str, count: int = 1) -> None:
     process = start(*words, dies_in=dies_in, count=count)
-    _, said = process.communicate()
-    assert process.returncode == -signal.SIGKILL, said
+    _, stderr = process.communicate()
+    assert process.returncode == -signal.SIGKILL, stderr
 
 
 def finished(process: subprocess.Popen[str]) -> dict[str, Any]:
-    written, said = process.communicate()
-    assert process.returncode == 0, said
-    found: dict[str, Any] = json.loads(written)
+    stdout, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    found: dict[str, Any] = json.loads(stdout)
     return found
 
 
@@ -79,10 +79,10 @@ def trials_of(storage: Path, method: str) -> list[Any]:
     return list(study.trials)
 
 
-def test_two_processes_share_a_search_and_go_on_with_what_a_killed_one_left(
+def test_two_processes_share_a_search_and_resume_what_a_killed_one_left(
     collection: SyntheticDataset, tmp_path: Path
 ) -> None:
-    words = [str(collection.folder), *PROBE, *ONE_LOOK, "--json", "--storage", str(tmp_path / "shared.db")]
+    words = [str(collection.folder), *PROBE, *ONE_CONFIG, "--json", "--storage", str(tmp_path / "shared.db")]
     killed(*words, "--out", str(tmp_path / "one"), dies_in="bestiary.tune.trial.evaluate_recipe", count=4)
     before = [one.value for one in trials_of(tmp_path / "shared.db", "probe") if one.state == TrialState.COMPLETE]
     assert len(before) == 3
@@ -97,13 +97,13 @@ def test_two_processes_share_a_search_and_go_on_with_what_a_killed_one_left(
     assert again.params == trials[3].params
     assert [one.number for one in trials if one.user_attrs.get("default")] == [0]
     drawn = {one.params["probe.regularisation"] for one in trials if one.state == TrialState.COMPLETE}
-    assert len(drawn) == 8, "they drew other values"
+    assert len(drawn) == 8, "each process samples other values"
     assert len({line["trial"] for line in first["history"]}) == 8
     assert first["test scored"] == 1
     assert len(list(tmp_path.glob("*/winner"))) == 1
 
 
-def test_a_network_goes_on_from_its_checkpoint_and_the_winner_is_not_trained_twice(
+def test_a_network_resumes_from_its_checkpoint_and_the_winner_is_not_trained_twice(
     collection: SyntheticDataset, tmp_path: Path
 ) -> None:
     pytest.importorskip("torch")

@@ -1,4 +1,4 @@
-"""The command that searches recipes: `tune`."""
+"""The command `tune`: hyperparameter search."""
 
 from __future__ import annotations
 
@@ -27,47 +27,44 @@ from bestiary.errors import require_extra
 @app.command()
 def tune(
     pictures: Pictures,
-    method: Annotated[Method | None, typer.Option(help="How to learn; probe is fast and needs no torch.")] = None,
+    method: Annotated[Method | None, typer.Option(help="Training method; probe is fast and needs no torch.")] = None,
     budget: Annotated[
-        str | None, typer.Option(help="Let this call be done, the winner's report included, in this time: 30m, 2h.")
+        str | None, typer.Option(help="Time limit for this call, including the winner's report: 30m, 2h.")
     ] = None,
     trials: Annotated[
-        int | None, typer.Option(min=1, help="How many in all; without it or --budget 60, 30 (scratch), 20 (finetune).")
+        int | None,
+        typer.Option(min=1, help="Total number of trials; without --budget 60 (probe), 30 (scratch), 20 (finetune)."),
     ] = None,
     search: Annotated[
-        list[str] | None,
-        typer.Option("--search", help="What to try: section.key=low..high, or section.key=[value, value]."),
+        list[str] | None, typer.Option(help="Setting to search: section.key=low..high or section.key=[value, value].")
     ] = None,
-    backbone: Annotated[str | None, typer.Option(help="lite0 or lite2, not searched then.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="lite0 or lite2; not searched then.")] = None,
     recipe: RecipeName = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="section.key=value, over the recipe; not searched then.")
+        list[str] | None, typer.Option("--set", help="section.key=value, overrides the recipe; not searched then.")
     ] = None,
     labels: Labels = None,
     classes: Classes = None,
     corrections: Corrections = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="For the split and all chance.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Random seed for the split and for training.")] = None,
     storage: Annotated[
-        Path | None, typer.Option(help="An SQLite file that several processes may share; OUT/tune.db when not given.")
+        Path | None, typer.Option(help="SQLite file that several processes may share; default: OUT/tune.db.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The folder of the search; runs/tune-<method>-<digest> when not given.")
+        Path | None, typer.Option(help="Folder of the search; default: runs/tune-<method>-<digest>.")
     ] = None,
     inner_folds: Annotated[
         int | None,
-        typer.Option(
-            min=0,
-            help="Choose by so many folds of training and validation; 0: by the validation split; else by its size.",
-        ),
+        typer.Option(min=0, help="Validate by inner folds; 0: by the validation split. Default: by its size."),
     ] = None,
     fresh_seeds: Annotated[
-        int | None, typer.Option(min=0, help="How often the best five are scored again, to tell luck from gain.")
+        int | None, typer.Option(min=0, help="How often to rescore the best five trials, to measure selection bias.")
     ] = None,
     threads: Threads = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Search for a better recipe, choosing by validation alone; the same command goes on with it."""
+    """Search for a better recipe, chosen by validation only. The same command resumes an interrupted search."""
     require_extra("train")
     require_extra("tune")
     from bestiary.cli.options import parse_duration
@@ -93,16 +90,18 @@ def _print_result(result: dict[str, Any]) -> None:
 
     if result["winner"] is None:
         best = result["best so far"]
-        so_far = "No trial has gone to its end yet" if best is None else f"The best macro-F1 so far is {best:.4f}"
-        typer.echo(f"{so_far}. Other processes go on with the search.")
+        state = "No trial is complete yet" if best is None else f"The best macro-F1 so far is {best:.4f}"
+        typer.echo(f"{state}. Other processes continue the search.")
         return
-    typer.echo(tune_page.describe_result(result))
-    typer.echo(result["luck"]["sentence"])
-    typer.echo(tune_page.importance_lines(result["importance"]))
-    for words in (tune_page.describe_pruning(result["pruning"]), tune_page.describe_test_scores(result)):
-        if words:
-            typer.echo(words)
-    typer.echo(tune_page.describe_test_use(result["test scored"]))
-    typer.echo(f"Recipe: {result['recipe']}\nPage:   {result['page']}")
-    typer.echo(f"To train with it again: {tune_page.retrain_winner_command(result)}")
-    typer.echo(result["run"])
+    lines = [
+        tune_page.describe_result(result),
+        result["luck"]["sentence"],
+        tune_page.importance_lines(result["importance"]),
+        tune_page.describe_pruning(result["pruning"]),
+        tune_page.describe_test_scores(result),
+        tune_page.describe_test_use(result["test scored"]),
+        f"Recipe: {result['recipe']}\nPage:   {result['page']}",
+        f"To train with it again: {tune_page.retrain_winner_command(result)}",
+        result["run"],
+    ]
+    typer.echo("\n".join(filter(None, lines)))

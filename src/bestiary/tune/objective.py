@@ -1,9 +1,10 @@
-"""How good a recipe is on pictures that it did not learn from, test pictures apart: what trials are compared by."""
+"""Objective of a search: the validation score of a recipe, on the validation split or on inner folds, never on test."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +24,17 @@ from bestiary.training.methods import train_for_logits
 from bestiary.training.probe import candidate_c_values, fit_head, fit_probe
 from bestiary.training.task import TrainingTask, make_task
 
-SEARCH_SPLIT = (
-    "kept"  # the column with the split of the search itself, which decides in what precision features are kept
-)
-SMALL_PICTURES, AUTO_FOLDS = 200, 5  # with fewer validation pictures the search chooses by so many inner folds
-
+SEARCH_SPLIT = "search_split"  # column with the split of the search itself, which decides the precision of features
+SMALL_PICTURES, AUTO_FOLDS = 200, 5  # with fewer validation pictures the search validates by so many inner folds
 LOSS_WEIGHT = 1e-3
 
 History = list[dict[str, Any]]
-EpochCallback = Callable[
-    [int, History], None
-]  # told of the division, from 1, and its epochs so far, before each further epoch
+EpochCallback = Callable[[int, History], None]  # called before each epoch with the split, from 1, and its epochs so far
 
 
 @dataclass(frozen=True)
 class TrialScore:
-    """What a recipe is chosen by: macro-F1 first, then the loss at the best temperature; and what fitting told."""
+    """The score that recipes are chosen by: macro-F1 first, then the loss at the best temperature."""
 
     macro_f1: float
     loss: float
@@ -46,7 +42,7 @@ class TrialScore:
 
     @property
     def value(self) -> float:
-        """What the sampler learns from: macro-F1, in which the loss only tells equal ones apart."""
+        """The value that the sampler maximises: macro-F1, with the loss as a tie-breaker."""
         return self.macro_f1 - LOSS_WEIGHT * self.loss
 
     @property
@@ -57,18 +53,18 @@ class TrialScore:
 
 @dataclass(frozen=True)
 class PrunableTask(TrainingTask):
-    """A task whose epochs are watched."""
+    """A training task that reports its epochs; the callback may raise to stop it."""
 
     report_epoch: Callable[[History], None] = lambda history: None
 
     def has_time_for_epoch(self, epoch_seconds: float) -> bool:
-        """Return whether there is time for another epoch, after showing those before it."""
+        """Report the epochs so far; return whether there is time for another one."""
         self.report_epoch(run_folder.read_history(self.run))
         return super().has_time_for_epoch(epoch_seconds)
 
 
 def count_inner_folds(requested: int | None, pictures: pl.DataFrame) -> int:
-    """Return how many inner folds a search chooses by, 0 for the validation split; None leaves it to us.
+    """Return the number of inner folds, 0 for the validation split; None decides by the size of that split.
 
     Raises SourceError if the validation split has fewer pictures than there are classes, or a class too few for folds.
     """
@@ -79,56 +75,48 @@ def count_inner_folds(requested: int | None, pictures: pl.DataFrame) -> int:
         label, fewest = used.group_by("label").agg(pl.col("group").n_unique()).sort("group", "label").row(0)
         if fewest < 2:
             raise SourceError(
-                f'Class "{label}" has {fewest} picture to train and validate; inner folds need 2 different ones. Add'
-                " pictures, or leave the class out with --classes."
+                f'Class "{label}" has {fewest} picture for training and validation; inner folds need 2 different ones.'
+                " Add pictures, or leave the class out with --classes."
             )
         return min(folds, int(fewest))
     classes = used["label"].n_unique()
     if validation < classes:
         raise SourceError(
-            f"There are {validation} validation pictures for {classes} classes: a choice among recipes would be luck."
-            " Validate with more pictures, or choose by inner folds of training and validation: --inner-folds 5."
+            f"There are {validation} validation pictures for {classes} classes: too few to compare recipes. Enlarge the"
+            " validation split, or validate by inner folds of training and validation: --inner-folds 5."
         )
     return 0
 
 
 def inner_splits(pictures: pl.DataFrame, folds: int, *, seed: int) -> list[pl.DataFrame]:
-    """Return the pictures as trials see them: once, or once for each inner fold of training and validation."""
+    """Return the pictures with the splits of a trial: one, or one for each inner fold of training and validation."""
     marked = pictures.with_columns(pl.col("split").alias(SEARCH_SPLIT))
     if not folds:
         return [marked]
-    learned = marked.filter(pl.col("split").is_in(["train", "val"]))
-    place = pl.DataFrame(
-        {
-            "row_id": learned["row_id"],
-            "fold": stratified_group_folds_by_content(_items(learned), folds=folds, seed=seed),
-        },
-        schema_overrides={"row_id": marked.schema["row_id"]},
+    used = marked.filter(pl.col("split").is_in(["train", "val"]))
+    fold_numbers = stratified_group_folds_by_content(_items(used), folds=folds, seed=seed)
+    numbered = marked.join(
+        used.select("row_id", pl.Series("fold", fold_numbers)), on="row_id", how="left", maintain_order="left"
     )
-    dealt = marked.join(place, on="row_id", how="left", maintain_order="left")
-    own = pl.when(pl.col("fold").is_null()).then("split")
-    return [
-        dealt.with_columns(split=own.when(pl.col("fold") == fold).then(pl.lit("val")).otherwise(pl.lit("train"))).drop(
-            "fold"
-        )
-        for fold in range(folds)
-    ]
+    test = pl.when(pl.col("fold").is_null()).then("split")
+    splits = [test.when(pl.col("fold") == fold).then(pl.lit("val")).otherwise(pl.lit("train")) for fold in range(folds)]
+    return [numbered.with_columns(split=split).drop("fold") for split in splits]
 
 
 def resample_validation(pictures: pl.DataFrame, folds: int, *, seed: int) -> pl.DataFrame:
-    """Return the pictures with another validation part, as large as the first, dealt from what trials learned from.
+    """Return the pictures with another validation split of the same size, drawn from the training pictures of trials.
 
-    The pictures that the search chose by go to training; where it chose by inner folds, no picture is left that played
-    no part, and all are dealt anew.
+    The validation pictures of the search go to training. With inner folds every picture took part in the choice, and
+    the new split is drawn from all.
     """
     marked = pictures.with_columns(pl.col("split").alias(SEARCH_SPLIT))
     validation = marked.filter(pl.col("split") == "val").height
-    from_ = marked.filter(pl.col("split").is_in(["train", "val"] if folds else ["train"]))
-    parts = stratified_group_split_unchecked(_items(from_), {"val": min(0.5, validation / from_.height)}, seed=seed)
-    dealt = pl.DataFrame({"row_id": from_["row_id"], "own": parts}, schema_overrides={"own": pl.String})
-    joined = marked.join(dealt, on="row_id", how="left", maintain_order="left")
-    back = pl.when(pl.col("split") == "val").then(pl.lit("train")).otherwise("split")
-    return joined.with_columns(split=pl.coalesce("own", back)).drop("own")
+    pool = marked.filter(pl.col("split").is_in(["train", "val"] if folds else ["train"]))
+    drawn = stratified_group_split_unchecked(_items(pool), {"val": min(0.5, validation / pool.height)}, seed=seed)
+    new_splits = pool.select("row_id", pl.Series("drawn", drawn, pl.String))
+    joined = marked.join(new_splits, on="row_id", how="left", maintain_order="left")
+    rest = pl.when(pl.col("split") == "val").then(pl.lit("train")).otherwise("split")
+    return joined.with_columns(split=pl.coalesce("drawn", rest)).drop("drawn")
 
 
 def evaluate_recipe(
@@ -137,57 +125,49 @@ def evaluate_recipe(
     folder: Path,
     context: Context,
     *,
-    report_epoch: EpochCallback = lambda division, history: None,
+    report_epoch: EpochCallback = lambda split, history: None,
     resume: bool = False,
 ) -> TrialScore:
-    """Return how good a resolved recipe is on the validation pictures of all divisions together.
+    """Return the score of a recipe on the validation pictures of all splits together.
 
-    place: a folder for what training leaves behind. watch: may raise to end it. Raises RecipeError where training does.
+    folder: for checkpoints. report_epoch: may raise to stop training. Raises RecipeError where training does.
     """
     logits, labels, strength = list[Float32s](), list[Ints](), None
     for number, pictures in enumerate(splits, start=1):
-        own = folder / str(number)
-        own.mkdir(parents=True, exist_ok=True)
-        task = _make_prunable(make_task(own, recipe, pictures, context, resume=resume), number, report_epoch)
-        found, strength = _logits(task)
-        logits.append(found)
+        run = folder / str(number)
+        run.mkdir(parents=True, exist_ok=True)
+        task = make_task(run, recipe, pictures, context, resume=resume)
+        val_logits, strength = _val_logits(PrunableTask(**vars(task), report_epoch=partial(report_epoch, number)))
+        logits.append(val_logits)
         labels.append(task.split("val").labels)
-    whole, truth = np.concatenate(logits), np.concatenate(labels)
-    if not np.isfinite(whole).all():
-        raise RecipeError("What was learned gives answers that are no numbers. Lower train.learning_rate.")
-    f1 = macro_f1(truth, whole.argmax(axis=1), whole.shape[1])
-    return TrialScore(f1, calibrated_loss(whole, truth), strength)
+    all_logits, y_true = np.concatenate(logits), np.concatenate(labels)
+    if not np.isfinite(all_logits).all():
+        raise RecipeError("Predictions contain NaN or infinity: training diverged. Lower train.learning_rate.")
+    f1 = macro_f1(y_true, all_logits.argmax(axis=1), all_logits.shape[1])
+    return TrialScore(f1, calibrated_loss(all_logits, y_true), strength)
 
 
-def _logits(task: TrainingTask) -> tuple[Float32s, float | None]:
-    """Return what a model of this task says of its validation pictures, and the strength that was chosen."""
+def _val_logits(task: TrainingTask) -> tuple[Float32s, float | None]:
+    """Train; return the logits of the validation pictures, and the chosen C of a probe."""
     if task.recipe.model.method != "probe":
         return train_for_logits(task), None
     if task.recipe.train.balance == "oversample" or (task.pictures["split"] == task.pictures[SEARCH_SPLIT]).all():
         probe = fit_probe(task)
         head, history, val = probe.head, probe.history, probe.val
     else:
-        train, val = _features_as_cached(task)
-        strengths, balance = candidate_c_values(task.recipe, len(train.labels)), task.recipe.train.balance
-        head, history = fit_head(train, val, len(task.classes), c_values=strengths, balance=balance)
+        train, val = _cached_features(task, "train"), _cached_features(task, "val")
+        c_values, balance = candidate_c_values(task.recipe, len(train.labels)), task.recipe.train.balance
+        head, history = fit_head(train, val, len(task.classes), c_values=c_values, balance=balance)
     chosen = next(line["regularisation"] for line in history if line.get("chosen"))
     return linear_logits(val.features, head.weight, head.bias), chosen
 
 
-def _features_as_cached(task: TrainingTask) -> tuple[LabelledFeatures, LabelledFeatures]:
-    """Return the features of both parts in the precision they are kept in: pictures that change sides cost nothing."""
-    caches = {split: task.feature_cache(precision) for split, precision in split_precisions().items()}
-    result = []
-    for split in ("train", "val"):
-        rows = task.pictures.filter(pl.col("split") == split).select(SEARCH_SPLIT, "sha256")
-        features = load_stacked([(caches[search_split], key) for search_split, key in rows.iter_rows()])
-        result.append(LabelledFeatures(features, task.split(split).labels))
-    return result[0], result[1]
-
-
-def _make_prunable(task: TrainingTask, number: int, report_epoch: EpochCallback) -> PrunableTask:
-    values = {field.name: getattr(task, field.name) for field in fields(task)}
-    return PrunableTask(**values, report_epoch=lambda history: report_epoch(number, history))
+def _cached_features(task: TrainingTask, split: str) -> LabelledFeatures:
+    """Return features in the precision of the search's own split: a picture that changes splits needs no new ones."""
+    caches = {name: task.feature_cache(precision) for name, precision in split_precisions().items()}
+    rows = task.pictures.filter(pl.col("split") == split).select(SEARCH_SPLIT, "sha256")
+    features = load_stacked([(caches[search_split], key) for search_split, key in rows.iter_rows()])
+    return LabelledFeatures(features, task.split(split).labels)
 
 
 def _items(pictures: pl.DataFrame) -> list[SplitItem]:

@@ -1,7 +1,7 @@
-"""How much of a gain is luck of the choice: the best trials and the default, scored again where no choice was made.
+"""Selection bias of a search: the best trials and the default are scored again on fresh splits.
 
-Whoever takes the best of many noisy scores takes the luckiest noise as well. A second score, on pictures that played no
-part in the choice and with other random numbers, is free of it.
+The best of many noisy scores is too high on average (Cawley and Talbot 2010). A second score, with another random seed
+and on pictures that played no part in the choice, is free of that bias.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 BEST = 5
-SEEDS = {"probe": 10, "finetune": 2, "scratch": 2}  # fresh seeds where the user says nothing
+SEEDS = {"probe": 10, "finetune": 2, "scratch": 2}  # fresh seeds where none are requested
 
 Scores = Mapping[int, Mapping[int, float]]  # macro-F1 by trial and fresh seed
 
 
 def rescoring_order(best: Sequence[int], default: int | None, seeds: int) -> list[tuple[int, int]]:
-    """Return which trials to score with which fresh seeds, the most telling first: winner and default lead each round.
+    """Return pairs of trial and fresh seed in the order of scoring: in each round first the winner and the default.
 
     >>> rescoring_order([7, 3], 0, 2)
     [(7, 1), (0, 1), (3, 1), (7, 2), (0, 2), (3, 2)]
@@ -28,11 +28,11 @@ def rescoring_order(best: Sequence[int], default: int | None, seeds: int) -> lis
 def selection_bias_report(
     first: Mapping[int, float], fresh: Scores, winner: int, default: int | None, *, val_train_ratio: float, wanted: int
 ) -> dict[str, Any]:
-    """Return what second scores say, as plain values and in words.
+    """Return the second scores and the gain without selection bias, as plain values and as a sentence.
 
-    first: macro-F1 of the trials as the search saw it, the best first. share: validation pictures of a fresh split per
-    training picture, by which the interval is widened, since the splits overlap (Nadeau and Bengio 2003). wanted: how
-    many fresh splits were asked for.
+    first: macro-F1 of the trials in the search, the best first. val_train_ratio: validation pictures of a fresh split
+    per training picture; it widens the interval, since the splits overlap (Nadeau and Bengio 2003). wanted: the number
+    of fresh splits that were requested.
     """
     rows = [
         {
@@ -44,78 +44,71 @@ def selection_bias_report(
         for trial, score in first.items()
     ]
     if default is None:
-        return {"trials": rows, "sentence": "The default went not to its end: there is no gain to speak of."}
+        return {"trials": rows, "sentence": "The default trial did not finish, so no gain can be computed."}
     shared = sorted(fresh.get(winner, {}).keys() & fresh.get(default, {}).keys())
     gains = [fresh[winner][seed] - fresh[default][seed] for seed in shared]
-    gain, again = first[winner] - first[default], mean_with_interval(gains, val_train_ratio)
+    gain, fresh_gain = first[winner] - first[default], mean_with_interval(gains, val_train_ratio)
     seeds = len(shared) if wanted else None
-    words = describe_gain(gain, again, seeds, is_default=winner == default) + _better_trial_remark(rows, winner)
-    return {"gain": gain, "fresh gain": again, "seeds": len(shared), "trials": rows, "sentence": words}
+    sentence = describe_gain(gain, fresh_gain, seeds, is_default=winner == default) + _better_trial_remark(rows, winner)
+    return {"gain": gain, "fresh gain": fresh_gain, "seeds": len(shared), "trials": rows, "sentence": sentence}
 
 
 def mean_with_interval(values: Sequence[float], val_train_ratio: float) -> dict[str, float | None] | None:
-    """Return the mean with its 95 % interval (ends None if there is one value only), or None without values."""
+    """Return the mean with its 95 % interval (ends None for a single value), or None without values."""
     if not values:
         return None
     if len(values) < 2:
         return {"value": values[0], "low": None, "high": None}
     from bestiary.evaluation.multi_seed import corrected_resampled_ttest
 
-    found = corrected_resampled_ttest(values, val_train_ratio)
-    return {end: found[end] for end in ("value", "low", "high")}
+    test = corrected_resampled_ttest(values, val_train_ratio)
+    return {end: test[end] for end in ("value", "low", "high")}
 
 
 def describe_gain(gain: float, fresh: Mapping[str, float | None] | None, seeds: int | None, *, is_default: bool) -> str:
-    """Return what the second scores say, in words that claim no more than they show.
+    """Return the gain of the winner and its selection bias as text, claiming no more than the scores show.
 
-    seeds: fresh splits that both winner and default were scored on, None if nobody asked for any.
+    seeds: fresh splits that both winner and default were scored on, None if none were requested.
 
     >>> describe_gain(0.012, {"value": 0.004, "low": 0.001, "high": 0.007}, 10, is_default=False).partition("). ")[2]
-    'The gain is real, but 0.80 points of the 1.20 points were luck of the choice.'
+    'The gain is real, but 0.80 points of the 1.20 points were selection bias.'
     """
     if is_default:
-        return "No trial was better than the default on validation: there is no gain, and no luck in it."
+        return "No trial was better than the default on validation: no gain, and no selection bias."
     if gain == 0:
-        return "The winner's macro-F1 is the default's, and only its loss is lower: there is no gain to speak of."
-    chosen = f"On the pictures it was chosen by, the winner's macro-F1 is {_format_points(gain)} above the default's."
+        return "The winner has the macro-F1 of the default and only a lower loss: there is no gain to estimate."
+    first = f"On the pictures it was chosen by, the winner's macro-F1 is {_format_points(gain)} above the default's."
     if seeds is None:
-        return f"{chosen} It was not scored again, as was asked: how much of that is luck of the choice is not known."
+        return f"{first} It was not scored again (--fresh-seeds 0): the selection bias in it is unknown."
     if fresh is None or fresh["value"] is None:
-        return f"{chosen} It was not scored again: how much of that is luck of the choice is not known."
-    again = f"On {seeds} fresh split{'s' * (seeds > 1)} it is {_format_above_below(fresh['value'])}"
-    if fresh["low"] is None or fresh["high"] is None:
-        return f"{chosen} {again}: once is too few to tell how much of the gain is luck of the choice."
-    interval = f"({_format_signed(fresh['low'])} to {_format_signed(fresh['high'])})"
-    return f"{chosen} {again} {interval}. {_describe_verdict(gain, fresh['value'], fresh['low'], fresh['high'])}"
+        return f"{first} It was not scored again: the selection bias in it is unknown."
+    value, low, high = fresh["value"], fresh["low"], fresh["high"]
+    side = "above" if value >= 0 else "below"
+    second = f"{first} On {seeds} fresh split{'s' * (seeds > 1)} it is {_format_points(abs(value))} {side}"
+    if low is None or high is None:
+        return f"{second}: one fresh split is too few to estimate the selection bias."
+    return f"{second} ({100 * low:+.2f} to {100 * high:+.2f}). {_describe_verdict(gain, value, low, high)}"
 
 
 def _describe_verdict(gain: float, value: float, low: float, high: float) -> str:
-    lost = gain - value
     if high < 0:
-        return "The gain was luck of the choice, and the default is the better recipe."
+        return "The gain was selection bias, and the default is the better recipe."
     if low <= 0:
-        return "A gain is not shown: all of it may be luck of the choice."
-    if lost <= 0:
-        return "The gain holds: no luck of the choice is seen in it."
-    return f"The gain is real, but {_format_points(lost)} of the {_format_points(gain)} were luck of the choice."
+        return "A gain is not shown: all of it may be selection bias."
+    if value >= gain:
+        return "The gain holds: no selection bias is visible in it."
+    return f"The gain is real, but {_format_points(gain - value)} of the {_format_points(gain)} were selection bias."
 
 
 def _better_trial_remark(rows: Sequence[Mapping[str, Any]], winner: int) -> str:
-    """Return a remark if another of the best does better on the fresh splits."""
-    known = {row["trial"]: row["fresh"]["value"] for row in rows if row["fresh"]}
-    best = max(known, key=lambda trial: known[trial], default=winner)
-    if best == winner or known[best] <= known.get(winner, 1.0):
+    """Return a remark if another trial has a higher mean on the fresh splits."""
+    fresh = {row["trial"]: row["fresh"]["value"] for row in rows if row["fresh"]}
+    best = max(fresh, key=lambda trial: fresh[trial], default=winner)
+    if best == winner or fresh[best] <= fresh.get(winner, 1.0):
         return ""
-    return f" Trial {best} does better there, by {_format_points(known[best] - known[winner])}: the best are hardly told apart."
+    points = _format_points(fresh[best] - fresh[winner])
+    return f" Trial {best} scores {points} higher there: the best trials hardly differ."
 
 
 def _format_points(gain: float) -> str:
     return f"{100 * gain:.2f} points"
-
-
-def _format_above_below(gain: float) -> str:
-    return f"{_format_points(abs(gain))} {'above' if gain >= 0 else 'below'}"
-
-
-def _format_signed(gain: float) -> str:
-    return f"{100 * gain:+.2f}"

@@ -1,13 +1,14 @@
-"""`tune`: recipes are tried one after another, chosen among by validation; the best one becomes an ordinary run.
+"""Hyperparameter search (`bestiary tune`): trials are compared on validation; the best recipe becomes an ordinary run.
 
-Pictures are measured and split once. Features and pixels are kept in the cache, where all trials find them. The test
-split is scored once, for the winner, by the same path as that of `train`.
+Pictures are measured and split once; all trials share the cached features and pixels. The test split is scored once,
+for the winner, by the same code as in `train`.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +18,27 @@ from bestiary.context import Context
 from bestiary.data.assign_splits import assign_splits
 from bestiary.data.dataset import AuditedDataset, DataSource, load_dataset
 from bestiary.errors import InterruptedRun, RecipeError, RunError
+from bestiary.files import write_json
 from bestiary.machine import disable_malloc_trim, world_size
 from bestiary.models.features import split_precisions
 from bestiary.progress import Reporter
 from bestiary.recipe import Recipe
+from bestiary.table import SPLITS
 from bestiary.text import format_duration
-from bestiary.training.budget import MachineProfile, TimeEstimate, estimate_seconds, usable_seconds
+from bestiary.training.budget import usable_seconds
 from bestiary.training.recipe_checks import check_recipe_supported
 from bestiary.training.task import TrainingTask, make_task
-from bestiary.tune import finish
+from bestiary.training.time_estimate import MachineProfile, TimeEstimate, estimate_seconds
 from bestiary.tune import plan as planning
-from bestiary.tune.folder import SearchFolder, locate_search
+from bestiary.tune.finish import finish_search, report_progress_elsewhere
+from bestiary.tune.folder import MARKER, SearchFolder, locate_search
 from bestiary.tune.objective import count_inner_folds, inner_splits
 from bestiary.tune.plan import Deadlines, SearchPlan
 from bestiary.tune.search_space import Settings, build_search_space, default_params, format_space, input_config_recipes
 from bestiary.tune.storage import TrialStorage, failure_reasons, storage_errors
 from bestiary.tune.trial import SearchContext, SearchTimeoutError, run_trial
 
-MAX_INITIAL_FAILURES = 3  # failed trials before any succeeds: then the cause is told and the search ends
+MAX_INITIAL_FAILURES = 3  # the search ends if so many trials fail before any succeeds
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class SearchRequest:
     recipe: where the search starts; what it sets is not searched. search: dimensions to search, see
     `search_space.build_search_space`. trials: how many in all, by all processes. budget_seconds: for all that this
     process does. inner_folds: folds of training and validation that trials are scored by, 0 for the validation split,
-    None to decide by its size. fresh_seeds: for the second scores of the best.
+    None to decide by its size. fresh_seeds: how often the best trials are scored again.
     """
 
     recipe: Recipe = field(default_factory=Recipe)
@@ -70,124 +74,101 @@ def tune(
     """
     context = Context.create(threads, reporter)
     _check_request(request)
-    search_folder = locate_search(out, storage, source, request.recipe)
+    folder = locate_search(out, storage, source, request.recipe)
     disable_malloc_trim()
     try:
-        with storage_errors(search_folder.storage):
+        with storage_errors(folder.storage):
             dataset = load_dataset(source, request.recipe.resolve(), context)
-            search = _prepare_search(request, search_folder, dataset, context)
+            search = _prepare_search(request, folder, dataset, context)
             if not _run_trials(search):
-                return finish.report_progress_elsewhere(search.storage, context.reporter)
-            return finish.finish_search(search, search_folder.out, source, request.fresh_seeds)
+                return report_progress_elsewhere(search)
+            return finish_search(search, folder.out, source, request.fresh_seeds)
     except (KeyboardInterrupt, InterruptedRun):
-        words = f"Interrupted. Nothing is lost: the same command goes on with the search in {search_folder.out}."
-        raise InterruptedRun(None, message=words) from None
+        message = f"Interrupted. Nothing is lost: the same command resumes the search in {folder.out}."
+        raise InterruptedRun(None, message=message) from None
 
 
 def _check_request(request: SearchRequest) -> None:
-    """Raise RecipeError for what no search can do, before any work is done."""
-    asked = request.recipe
-    check_recipe_supported(asked)
+    """Raise RecipeError for an impossible search, before any work is done."""
+    check_recipe_supported(request.recipe)
     if world_size() > 1:
         raise RecipeError("A search runs in one process; start the same command several times to share the work.")
-    if asked.data.folds:
+    if request.recipe.data.folds:
         raise RecipeError(
-            "data.folds is for judging a recipe, by testing every picture; a search keeps its test pictures apart."
-            " Leave it out; for few pictures choose by inner folds: --inner-folds 5."
+            "data.folds tests every picture, but a search keeps its test pictures apart. Leave it out; with few"
+            " pictures, validate by inner folds: --inner-folds 5."
         )
     if request.trials is not None and request.trials < 1:
         raise RecipeError(f"--trials takes 1 or more; got {request.trials}.")
     if request.inner_folds is not None and (request.inner_folds < 0 or request.inner_folds == 1):
         raise RecipeError(f"--inner-folds takes 2 or more, or 0 for the validation split; got {request.inner_folds}.")
-    build_search_space(asked, 1000, request.search)  # a wrong wish is told before pictures are looked at
+    build_search_space(request.recipe, 1000, request.search)
 
 
 # ---- Before the first trial ----------------------------------------------------------------------------------------
 
 
 def _prepare_search(
-    request: SearchRequest,
-    search_folder: SearchFolder,
-    collection: AuditedDataset,
-    context: Context,
+    request: SearchRequest, folder: SearchFolder, dataset: AuditedDataset, context: Context
 ) -> SearchContext:
-    """Return what all trials share: the plan agreed on with other processes, the deadlines, features of all looks."""
-    asked = request.recipe
-    shown, digest = assign_splits(collection, asked.data, seed=asked.seed)
-    folds = count_inner_folds(request.inner_folds, shown)
-    ledger = TrialStorage(search_folder.storage, f"tune-{asked.model.method}")
-    task, measure = make_task(ledger.folder, asked.resolve(), shown, context), MachineProfile()
-    estimate, budget = _estimate_run(request, folds, ledger, task, measure), request.budget_seconds
-
-    def shared(agreed: SearchPlan | None = None) -> planning.BudgetSplit | None:
-        if estimate is None or budget is None:
-            return None
-        return planning.allocate_budget(
-            asked, estimate, usable_seconds(budget, task.context.timer.total), folds, agreed
-        )
+    """Return what all trials share: the plan, the deadlines, and the features of all input configurations."""
+    recipe, method, trials = request.recipe, request.recipe.model.method, request.trials
+    pictures, digest = assign_splits(dataset, recipe.data, seed=recipe.seed)
+    folds = count_inner_folds(request.inner_folds, pictures)
+    storage, machine = TrialStorage(folder.storage, f"tune-{method}"), MachineProfile()
+    task = make_task(storage.folder, recipe.resolve(), pictures, context)
+    estimate = None if request.budget_seconds is None else _estimate_run(request, folds, task, machine)
 
     def plan() -> tuple[dict[str, Any], Settings]:
-        pictures, sharing = len(task.split("train").keys), shared()
-        space = build_search_space(asked, pictures, request.search)
-        if sharing is not None and asked.model.method == "probe":
-            space = planning.limit_input_configs(
-                space, asked, task, measure, planning.FEATURES_FRACTION * sharing.search
-            )
-        full = None if asked.model.method == "probe" else asked.resolve().train.epochs
-        epochs, final = (full, full) if sharing is None else (sharing.epochs, sharing.final_epochs)
-        return SearchPlan(space, folds, epochs, final).plain(), default_params(space, asked)
+        space = build_search_space(recipe, len(task.split("train").keys), request.search)
+        budget = planning.allocate_budget(recipe, estimate, _room(request, context), folds)
+        if estimate is not None and method == "probe":
+            seconds = planning.FEATURES_FRACTION * budget.search
+            space = planning.limit_input_configs(space, recipe, task, machine, seconds)
+        return asdict(SearchPlan(space, folds, budget.epochs, budget.final_epochs)), default_params(space, recipe)
 
-    facts = {"split": digest, "recipe": asked.overrides(), "search": list(request.search), "inner folds": folds}
-    agreed, deadlines = SearchPlan.of(ledger.shared_plan(facts, plan)), Deadlines()
-    sharing = shared(agreed)
-    if sharing is not None and budget is not None:
-        now = time.monotonic()
-        deadlines = Deadlines(
-            now + sharing.search, now + usable_seconds(budget, task.context.timer.total), sharing.besides
-        )
-    search_folder.write_marker(
-        {"method": asked.model.method, "storage": str(search_folder.storage.absolute()), **facts}
-    )
-    trials = request.trials
-    if trials is None and sharing is None:
-        trials = planning.DEFAULT_TRIALS[asked.model.method]
-    parts = inner_splits(shown, agreed.folds, seed=asked.seed)
-    search = SearchContext(asked, agreed, collection, shown, digest, parts, ledger, deadlines, context, trials)
+    facts = {"split": digest, "recipe": recipe.overrides(), "search": list(request.search), "inner folds": folds}
+    agreed = SearchPlan.of(storage.shared_plan(facts, plan))
+    budget, now = planning.allocate_budget(recipe, estimate, _room(request, context), folds, agreed), time.monotonic()
+    deadlines = Deadlines(now + budget.search, now + _room(request, context), budget.besides)
+    if trials is None and estimate is None:
+        trials = planning.DEFAULT_TRIALS[method]
+    write_json(folder.out / MARKER, {"method": method, "storage": str(folder.storage.absolute()), **facts})
+    splits = inner_splits(pictures, agreed.folds, seed=recipe.seed)
+    search = SearchContext(recipe, agreed, dataset, pictures, digest, splits, storage, deadlines, context, trials)
     context.reporter.info(_describe_search(search))
-    if asked.model.method == "probe":
-        looks = [planning.with_input_config(task, look) for look in input_config_recipes(agreed.space, asked)]
-        for look in [look for look in looks if not _fill_features(ledger, look, wait=False)]:
-            _fill_features(ledger, look)
+    if method == "probe":
+        configs = input_config_recipes(agreed.space, recipe)
+        tasks = [make_task(storage.folder, config, pictures, context) for config in configs]
+        for locked in [task for task in tasks if not _fill_features(task, wait=False)]:
+            _fill_features(locked)
     return search
 
 
-def _estimate_run(
-    request: SearchRequest,
-    folds: int,
-    storage: TrialStorage,
-    task: TrainingTask,
-    measure: MachineProfile,
-) -> TimeEstimate | None:
-    """Return what a run by the recipe itself takes, if there is a budget; a probe's features are computed first."""
-    if request.budget_seconds is None:
-        return None
-    whole = estimate_seconds(task, measure)
+def _room(request: SearchRequest, context: Context) -> float:
+    """Return the seconds of the budget that are left, minus a reserve; infinite without a budget."""
+    budget = request.budget_seconds
+    return math.inf if budget is None else usable_seconds(budget, context.timer.total)
+
+
+def _estimate_run(request: SearchRequest, folds: int, task: TrainingTask, machine: MachineProfile) -> TimeEstimate:
+    """Return the estimated time of a run of the recipe itself; the features of a probe are computed first."""
+    estimate = estimate_seconds(task, machine)
     if request.recipe.model.method == "probe":
-        room = usable_seconds(request.budget_seconds, task.context.timer.total)
-        planning.allocate_budget(request.recipe, whole, room, folds)  # is it too short? Then features need no computing
-        _fill_features(storage, task)
-        whole = estimate_seconds(task, measure)
-    return whole
+        planning.allocate_budget(request.recipe, estimate, _room(request, task.context), folds)  # raises if too short
+        _fill_features(task)
+        estimate = estimate_seconds(task, machine)
+    return estimate
 
 
-def _fill_features(storage: TrialStorage, task: TrainingTask, *, wait: bool = True) -> bool:
-    """Compute the features of a look that are not kept yet; return whether they are there.
+def _fill_features(task: TrainingTask, *, wait: bool = True) -> bool:
+    """Compute the missing features of an input configuration; return whether they are complete.
 
-    Without `wait` they may not be, because another process is computing them.
+    They are not if another process is computing them and `wait` is false.
     """
     graph = task.feature_cache("float32").graph
     try:
-        with FileLock(storage.folder / f"{graph.stem}-{task.preprocess.fit}.lock", timeout=-1 if wait else 0):
+        with FileLock(task.run / f"{graph.stem}-{task.preprocess.fit}.lock", timeout=-1 if wait else 0):
             for split, precision in split_precisions().items():
                 pictures = task.split(split)
                 task.fill_features(pictures, precision).load(pictures.keys)
@@ -197,18 +178,19 @@ def _fill_features(storage: TrialStorage, task: TrainingTask, *, wait: bool = Tr
 
 
 def _describe_search(search: SearchContext) -> str:
-    """Return one sentence on what the search will do."""
-    plan, count = search.plan, {side: (search.pictures["split"] == side).sum() for side in ("train", "val", "test")}
-    by = f"{plan.folds} inner folds" if plan.folds else f"{count['val']:,} validation pictures"
-    trials = f"{search.trials} trials" if search.trials is not None else "Trials"
+    """Return a sentence on what the search will do."""
+    plan, splits = search.plan, search.pictures["split"].to_list()
+    train, val, test = (splits.count(split) for split in SPLITS)
+    validation = f"{plan.folds} inner folds" if plan.folds else f"{val:,} validation pictures"
+    trials = f"{search.max_trials} trials" if search.max_trials is not None else "Trials"
     if plan.epochs is not None:
         trials += f" of up to {plan.epochs} epochs"
-    if search.deadlines.search is not None:
+    if search.deadlines.search < math.inf:
         longer = f", trained for {plan.final_epochs}" if plan.final_epochs != plan.epochs else ""
         trials += f" within {format_duration(search.deadlines.room())}, then the winner{longer}"
     return (
-        f"{count['train']:,} pictures to train, {by} to choose by, {count['test']:,} test pictures for the winner"
-        f" alone. {trials}, over {format_space(plan.space)}."
+        f"{train:,} training pictures, {validation}, {test:,} test pictures for the winner only. {trials}, over"
+        f" {format_space(plan.space)}."
     )
 
 
@@ -216,34 +198,35 @@ def _describe_search(search: SearchContext) -> str:
 
 
 def _run_trials(search: SearchContext) -> bool:
-    """Run trials until there are enough or the time is up; return whether the end is ours to make."""
-    ledger, failed, typical = search.storage, 0, 0.0
-    with ledger.session():
-        ledger.use(search.plan.epochs, seed=search.base_recipe.seed)
-        begun = ledger.pending_finish()
-        if straight := begun is not None and begun["wanted"] == search.trials:
-            search.context.reporter.info("The winner was chosen before: no more trials are run.")
-        while not straight and search.deadlines.room() > typical:
+    """Run trials until there are enough or the time is up; return whether this process should finish the search."""
+    storage, report, failures, typical_seconds = search.storage, search.context.reporter.info, 0, 0.0
+    with storage.session():
+        storage.use(search.plan.epochs, seed=search.base_recipe.seed)
+        ending = storage.pending_finish()
+        is_chosen = ending is not None and ending["wanted"] == search.max_trials
+        if is_chosen:
+            report("The winner was chosen before: no more trials are run.")
+        while not is_chosen and search.deadlines.room() > typical_seconds:
             try:
-                with ledger.trial_claim(search.trials) as trial:
+                with storage.trial_claim(search.max_trials) as trial:
                     if trial is None:
                         break
-                    seconds, ended = run_trial(search, trial)
+                    seconds, outcome = run_trial(search, trial)
             except SearchTimeoutError:
-                search.context.reporter.info("The time for trials is up; the one that was under way is queued again.")
+                report("The time for trials is up; the running trial is queued again.")
                 break
-            ledger.clear()
-            typical = seconds if not typical else 0.8 * typical + 0.2 * seconds
-            failed = failed + 1 if ended == "failed" else 0
-            if failed >= MAX_INITIAL_FAILURES and not ledger.best():
+            storage.clear()
+            typical_seconds = 0.8 * typical_seconds + 0.2 * seconds if typical_seconds else seconds
+            failures = failures + 1 if outcome == "failed" else 0
+            if failures >= MAX_INITIAL_FAILURES and not storage.best():
                 raise RecipeError(
-                    f"{MAX_INITIAL_FAILURES} trials failed, and none succeeded. The last one: {failure_reasons(ledger.trials())[-1]}"
-                    " Mend the recipe, or narrow the search."
+                    f"{failures} trials failed, and none succeeded. The last one:"
+                    f" {failure_reasons(storage.trials())[-1]} Change the recipe, or narrow the search."
                 )
-    together = ledger.wait(lambda: search.deadlines.room() < 0, search.context.reporter.info)
-    if together and not ledger.best():
+    is_last = storage.wait(lambda: search.deadlines.room() < 0, report)
+    if is_last and not storage.best():
         raise RunError(
-            f"No trial went to its end: {len(failure_reasons(ledger.trials()))} failed, or the time was up. Give a longer"
-            " --budget: the same command goes on where this one ended."
+            f"No trial is complete: {len(failure_reasons(storage.trials()))} failed, or the time was up. Increase"
+            " --budget: the same command resumes the search."
         )
-    return together
+    return is_last
