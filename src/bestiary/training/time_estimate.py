@@ -99,7 +99,7 @@ def estimate_seconds(task: TrainingTask, machine: MachineProfile) -> TimeEstimat
         fit = slowdown * COSTS.probe + _head_seconds(task, slowdown)
         tested = SPLITS if task.recipe.data.folds else ("test",)
         test = machine.feature_throughput(task, "float32").seconds(_count(task, *tested))
-        return TimeEstimate(_feature_seconds(task, machine) + before + models * fit + test + finish)
+        return TimeEstimate(feature_seconds(task, machine) + before + models * fit + test + finish)
     training = _estimate_training(task, machine)
     return TimeEstimate(training.before + before, models * training.epoch, models * training.after + finish)
 
@@ -109,7 +109,7 @@ def _estimate_training(task: TrainingTask, machine: MachineProfile) -> TimeEstim
     train, val, test = int(sample_counts(task).sum()), _count(task, "val"), _count(task, "test")
     before, after = 0.0, slowdown * COSTS.torch
     if task.recipe.model.method == "finetune" and task.recipe.model.backbone in BACKBONES:
-        before = _feature_seconds(task, machine) + _head_seconds(task, slowdown)
+        before = feature_seconds(task, machine) + _head_seconds(task, slowdown)
     if count_frozen_stages(task.recipe) is None:
         before += _decode_seconds(task)
         after += (val + test) / throughput.validation * FLOAT32_SLOWDOWN
@@ -140,7 +140,7 @@ def _label_check_seconds(task: TrainingTask, machine: MachineProfile) -> float:
     return fits + (machine.feature_throughput(task, precision).seconds(missing) if missing else 0.0)
 
 
-def _feature_seconds(task: TrainingTask, machine: MachineProfile) -> float:
+def feature_seconds(task: TrainingTask, machine: MachineProfile) -> float:
     """Return the time of a probe's features that are not cached."""
     seconds = 0.0
     for split, precision in split_precisions().items():

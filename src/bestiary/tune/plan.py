@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from bestiary.errors import RecipeError
-from bestiary.models.features import split_precisions
 from bestiary.recipe import Recipe
 from bestiary.text import format_duration
 from bestiary.training.budget import RESERVE_FRACTION
 from bestiary.training.task import TrainingTask, make_task
-from bestiary.training.time_estimate import MachineProfile, TimeEstimate
+from bestiary.training.time_estimate import MachineProfile, TimeEstimate, feature_seconds
 from bestiary.tune.search_space import INPUT_CONFIG, Categorical, Range, Space, input_config_recipes
 
 DEFAULT_TRIALS = {"probe": 60, "finetune": 20, "scratch": 30}
@@ -133,18 +132,9 @@ def limit_input_configs(
         return space
     total, affordable = 0.0, list[str]()
     for text, recipe in zip(configs.values, input_config_recipes({INPUT_CONFIG: configs}, base_recipe), strict=True):
-        total += _features_seconds(make_task(task.run, recipe, task.pictures, task.context), machine)
+        total += feature_seconds(make_task(task.run, recipe, task.pictures, task.context), machine)
         if affordable and total > seconds:
             break
         affordable.append(text)
     rest = {name: dimension for name, dimension in space.items() if name != INPUT_CONFIG}
     return rest if len(affordable) < 2 and rest else {INPUT_CONFIG: Categorical(tuple(affordable)), **rest}
-
-
-def _features_seconds(task: TrainingTask, machine: MachineProfile) -> float:
-    """Return the seconds for the features that are not cached yet, by the measured throughput of the backbone."""
-    seconds = 0.0
-    for split, precision in split_precisions().items():
-        if missing := len(task.feature_cache(precision).missing(task.split(split).keys)):
-            seconds += machine.feature_throughput(task, precision).seconds(missing)
-    return seconds
