@@ -74,7 +74,7 @@ def test_sound_pictures_have_no_findings() -> None:
         ("low-information", {"entropy": 2.4}, {"entropy": 2.6}, "Almost uniform"),
         ("low-information", {"contrast": 0.04}, {"contrast": 0.06}, "Almost uniform"),
         ("grey", {"saturation": 0.007}, {"saturation": 0.009}, "Grey, where most pictures of cat have colour."),
-        ("rotated", {"orientation": 6}, {"orientation": 1}, "Stored rotated or mirrored"),
+        ("rotated", {"orientation": 6}, {"orientation": 1}, "Rotated or mirrored by EXIF"),
         ("alpha", {"has_alpha": True}, {"has_alpha": False}, "Has transparent parts"),
         ("animated", {"frames": 2}, {"frames": 1}, "An animation of 2 frames; its first frame is used."),
         (

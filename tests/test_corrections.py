@@ -127,7 +127,7 @@ def test_two_reviewers_are_merged_and_what_they_disagree_about_is_reported(tmp_p
         THREE: "drop",
     }
     assert len(conflicts) == 1
-    assert conflicts[0].holds.action == "drop"
+    assert conflicts[0].decision.action == "drop"
     assert [other.action for other in conflicts[0].others] == ["keep"]
     assert set(conflicts[0].files) == {mine, theirs}
     assert merge([theirs, mine])[0].digest == merged.digest

@@ -7,9 +7,10 @@ from typing import Any
 
 import polars as pl
 
-from bestiary.data.corrections import ACTIONS, Corrections, format_hashes
+from bestiary.data.corrections import ACTIONS, Corrections
 from bestiary.errors import did_you_mean
 from bestiary.progress import Reporter
+from bestiary.text import format_names
 
 # Checks that a decision about a picture resolves; others (unreadable, dark, split leak) stay as they are.
 LABEL_CHECKS = ("suspect-label", "outlier")
@@ -96,10 +97,9 @@ def _report_corrections(result: CorrectionResult, labels: set[str], reporter: Re
         f" (digest {corrections.digest})."
     )
     if result.unmatched:
-        reporter.info(
-            f"{len(result.unmatched):,} of {len(corrections.by_content):,} corrections match no picture:"
-            f" {format_hashes(result.unmatched)}."
-        )
+        hashes = format_names([f"{sha256[:12]}…" for sha256 in result.unmatched], max_names=3)
+        total = f"{len(result.unmatched):,} of {len(corrections.by_content):,} corrections"
+        reporter.info(f"{total} match no picture: {hashes}.")
     if overruled := {row.sha256 for row in corrections.superseded_rows}:
         have = "picture has" if len(overruled) == 1 else "pictures have"
         reporter.info(f"{len(overruled):,} {have} contradicting rows: the last row applies.")

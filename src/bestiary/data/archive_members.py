@@ -29,8 +29,8 @@ ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
 ZIP_ENCRYPTED, ZIP_UTF8 = 0x1, 0x800  # bits of a member's flags
 # What the archive libraries raise for a damaged archive: NotImplementedError for an unknown compression, RecursionError
 # for deeply nested headers.
-DAMAGE = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, struct.error)
-DAMAGE += (EOFError, NotImplementedError, OverflowError, RecursionError, UnicodeDecodeError)
+BAD_DATA = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, struct.error)
+DAMAGE = (*BAD_DATA, EOFError, NotImplementedError, OverflowError, RecursionError, UnicodeDecodeError)
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,12 @@ class ArchiveMember:
     open: Callable[[], IO[bytes] | None]
 
 
-def damaged_archive_error(archive: Path, why: str) -> SourceError:
+def is_archive(path: Path) -> bool:
+    """Return whether the file name has the suffix of a supported archive format."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def damage_error(archive: Path, why: str) -> SourceError:
     """Return the error for an archive that cannot be read."""
     why = why.strip().rstrip(".")[:120] or "unexpected end of data"
     return SourceError(
@@ -84,7 +89,7 @@ def _zip(raw: IO[bytes], archive: Path) -> tuple[int, Iterator[ArchiveMember]]:
     count, directory_bytes = _zip_directory(raw)
     _check_count(count, archive)
     if directory_bytes > MAX_DIRECTORY_BYTES:
-        raise damaged_archive_error(archive, f"its central directory has {directory_bytes / 1e6:,.0f} MB")
+        raise damage_error(archive, f"its central directory has {directory_bytes / 1e6:,.0f} MB")
     zip_file = zipfile.ZipFile(raw)
     entries = zip_file.infolist()
     _check_count(len(entries), archive)

@@ -16,15 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from bestiary.data.archive_members import (
-    CHUNK_BYTES,
-    DAMAGE,
-    SUFFIXES,
-    ArchiveMember,
-    damaged_archive_error,
-    iter_members,
-    quote_name,
-)
+from bestiary.data.archive_members import CHUNK_BYTES, DAMAGE, ArchiveMember, damage_error, iter_members, quote_name
 from bestiary.errors import MachineError, SourceError
 from bestiary.progress import Reporter
 
@@ -44,11 +36,6 @@ class UnpackedArchive:
 
     folder: Path
     skipped: Counter[str]
-
-
-def is_archive(path: Path) -> bool:
-    """Return whether the file name has the suffix of a supported archive format."""
-    return path.name.lower().endswith(SUFFIXES)
 
 
 def unpack_archive(archive: Path, cache: Path, skip_reason: SkipReason, *, reporter: Reporter) -> UnpackedArchive:
@@ -152,12 +139,11 @@ def _archive_errors(archive: Path) -> Iterator[None]:
     """Convert the exceptions of the archive libraries into one error that names the archive."""
     try:
         yield
-    except DAMAGE as error:
-        raise damaged_archive_error(archive, str(error)) from None
-    except OSError as error:
-        if error.errno is None:  # bz2 raises this for invalid data
-            raise damaged_archive_error(archive, str(error)) from None
-        raise MachineError(f"{archive} cannot be unpacked: {error.strerror}. Is the disk full, or locked?") from None
+    except (*DAMAGE, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # None: invalid data, for gzip and bz2
+            reason = f"{archive} cannot be unpacked: {error.strerror}. Is the disk full, or locked?"
+            raise MachineError(reason) from None
+        raise damage_error(archive, str(error)) from None
 
 
 # ---- Unpacking --------------------------------------------------------------------------------------------------
@@ -188,7 +174,7 @@ def _iter_checked_members(
         for member in members:
             parts, name = _path_parts(member, archive), quote_name(member.name)
             if member.size_bytes < 0:
-                raise damaged_archive_error(archive, f"{name} declares a size of {member.size_bytes} bytes")
+                raise damage_error(archive, f"{name} declares a size of {member.size_bytes} bytes")
             unpacked_bytes += member.size_bytes
             _check_size(unpacked_bytes, archive)
             require_space(folder, member.size_bytes, f"Unpacking {name} of {archive}")
@@ -229,7 +215,7 @@ def _write(member: ArchiveMember, target: Path, archive: Path) -> None:
             " BESTIARY_CACHE to another folder, or unpack it by hand and pass the folder."
         ) from None
     if written != member.size_bytes:
-        raise damaged_archive_error(archive, f"size mismatch for {name}: its header says {member.size_bytes:,} bytes")
+        raise damage_error(archive, f"size mismatch for {name}: its header says {member.size_bytes:,} bytes")
 
 
 def _path_parts(member: ArchiveMember, archive: Path) -> tuple[str, ...]:

@@ -65,7 +65,7 @@ def check_image_array(pictures: Array) -> Pixels:
 def write_png_files(pictures: Iterable[Pixels], folder: Path) -> list[Path]:
     """Write pictures, uint8 (height, width, 3), as PNG files, which are lossless; return their paths, in order."""
     folder.mkdir(parents=True)
-    paths = []
+    paths: list[Path] = []
     for picture in pictures:
         paths.append(folder / f"{len(paths):07}.png")
         Image.fromarray(picture).save(paths[-1], "PNG", compress_level=1)

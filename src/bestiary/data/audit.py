@@ -86,10 +86,7 @@ PICTURE_CHECKS = (
         pl.format("Grey, where most pictures of {} have colour.", "label"),
     ),
     Check(
-        "rotated",
-        pl.col("orientation") > 1,
-        pl.lit(1.0),
-        pl.lit("Stored rotated or mirrored (EXIF orientation); it is turned upright."),
+        "rotated", pl.col("orientation") > 1, pl.lit(1.0), pl.lit("Rotated or mirrored by EXIF; it is turned upright.")
     ),
     Check("alpha", pl.col("has_alpha"), pl.lit(1.0), pl.lit("Has transparent parts, which are composited on white.")),
 )

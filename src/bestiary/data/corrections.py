@@ -27,7 +27,6 @@ ACTIONS: tuple[str, ...] = get_args(Action)
 NEEDED = ("sha256", "action", "label")
 COLUMNS = (*NEEDED, "note", "when")
 SHA256 = re.compile("[0-9a-f]{64}")
-MAX_HASHES = 3
 _writing = threading.Lock()
 
 
@@ -45,11 +44,6 @@ class Correction:
     note: str = ""
     when: str = ""
 
-    @property
-    def decision(self) -> tuple[str, str]:
-        """The action and the new label."""
-        return self.action, self.label
-
 
 @dataclass(frozen=True)
 class Corrections:
@@ -65,7 +59,8 @@ class Corrections:
     @cached_property
     def superseded_rows(self) -> tuple[Correction, ...]:
         """Earlier decisions that a later one about the same picture contradicts."""
-        return tuple(row for row in self.rows if row.decision != self.by_content[row.sha256].decision)
+        decisions = {sha256: (row.action, row.label) for sha256, row in self.by_content.items()}
+        return tuple(row for row in self.rows if (row.action, row.label) != decisions[row.sha256])
 
     @cached_property
     def digest(self) -> str:
@@ -78,7 +73,7 @@ class Corrections:
 class Conflict:
     """A picture about which files disagree: the decision that applies, the others, and the files they are in."""
 
-    holds: Correction
+    decision: Correction
     others: tuple[Correction, ...]
     files: tuple[Path, ...]
 
@@ -156,13 +151,6 @@ def merge(paths: Sequence[Path]) -> tuple[Corrections, list[Conflict]]:
         files, decisions = zip(*(pair for pair in rows if pair[1].sha256 == sha256), strict=True)
         conflicts.append(Conflict(decisions[-1], decisions[:-1], files))
     return merged, conflicts
-
-
-def format_hashes(hashes: Iterable[str]) -> str:
-    """Return the first few hashes, each by its first twelve digits, for a message."""
-    listed = list(hashes)
-    more = f" and {len(listed) - MAX_HASHES:,} more" if len(listed) > MAX_HASHES else ""
-    return ", ".join(f"{sha256[:12]}…" for sha256 in listed[:MAX_HASHES]) + more
 
 
 def _rows(text: str, path: Path) -> Iterable[Correction]:

@@ -40,9 +40,8 @@ class DataSource:
     @property
     def paths(self) -> list[Path]:
         """The paths of the pictures' sources."""
-        return (
-            [Path(self.pictures)] if isinstance(self.pictures, str | Path) else [Path(path) for path in self.pictures]
-        )
+        sources = [self.pictures] if isinstance(self.pictures, str | Path) else self.pictures
+        return [Path(source) for source in sources]
 
     def facts(self) -> dict[str, Any]:
         """Return what a run records of its source."""

@@ -9,15 +9,7 @@ import numpy.typing as npt
 import polars as pl
 
 from bestiary.array_types import Ints, Pixels
-from bestiary.data.hamming_search import (
-    find_near_pairs,
-    hash_bits,
-    iter_bit_samples,
-    prune_pairs,
-    sample_size,
-    search,
-    sort_unique_pairs,
-)
+from bestiary.data import hamming_search
 from bestiary.data.measure import HASH_SIDE
 from bestiary.data.registration import VIEWS, hash_views, registration_score, unpack_thumbnails
 
@@ -49,11 +41,13 @@ def find_duplicate_pairs(pictures: pl.DataFrame, near_bits: int | None, *, threa
     phashes = readable["phash"].gather(files).to_list()
     same_hash = equal_digest_pairs(phashes)
     distinct = np.setdiff1d(np.arange(len(files)), same_hash[:, 1])  # the first of equal hashes
-    near = find_near_pairs(hash_bits([phashes[index] for index in distinct]), near_bits, threads=threads)
+    near = hamming_search.find_near_pairs(
+        hamming_search.hash_bits([phashes[index] for index in distinct]), near_bits, threads=threads
+    )
     thumbnails = unpack_thumbnails(readable["thumbnail"].gather(files[distinct]).to_list())
     confirmed = _reindex_pairs(_add_pairs_by_view(thumbnails, near, threads), files[distinct])
     chains = [_add_view_column(equal), confirmed, _reindex_pairs(_add_view_column(same_hash), files)]
-    return _reindex_pairs(prune_pairs(len(usable), np.concatenate(chains)), usable)
+    return _reindex_pairs(hamming_search.prune_pairs(len(usable), np.concatenate(chains)), usable)
 
 
 def connected_groups(count: int, pairs: Ints) -> Ints:
@@ -79,10 +73,12 @@ def equal_digest_pairs(digests: Sequence[str]) -> Ints:
 
 def _add_pairs_by_view(thumbnails: Pixels, near: Ints, threads: int) -> Ints:
     """Return `near` and the pairs found by the views of each picture, int64 (pairs, 4)."""
-    count, size = len(thumbnails), sample_size(len(thumbnails))
-    samples = iter_bit_samples(_LOW, size, (1 - _LOW_DIFFERING) ** size, MISSED_VIEWS)
+    count, size = len(thumbnails), hamming_search.sample_size(len(thumbnails))
+    samples = hamming_search.iter_bit_samples(_LOW, size, (1 - _LOW_DIFFERING) ** size, MISSED_VIEWS)
     whole, *views = (hash_views(thumbnails, view) for view in VIEWS)
-    proposed = search([whole, *views], whole, PROPOSED_BITS, samples, connected_groups(count, near), threads)
+    proposed = hamming_search.search(
+        [whole, *views], whole, PROPOSED_BITS, samples, connected_groups(count, near), threads
+    )
     score = np.zeros(len(proposed))
     for number, view in enumerate(VIEWS):
         pairs = proposed[:, 3] == number
@@ -92,7 +88,7 @@ def _add_pairs_by_view(thumbnails: Pixels, near: Ints, threads: int) -> Ints:
     _, first = np.unique(np.sort(added[:, :2], axis=1) @ np.array([count, 1]), return_index=True)
     added = added[first]
     added[:, 3] = np.array([view.is_mirrored + 2 * view.is_cropped for view in VIEWS])[added[:, 3]]
-    return sort_unique_pairs(count, np.concatenate([_add_view_column(near), added]))
+    return hamming_search.sort_unique_pairs(count, np.concatenate([_add_view_column(near), added]))
 
 
 def _add_view_column(pairs: Ints) -> Ints:

@@ -1,4 +1,4 @@
-"""Downloads a dataset that the user names; nothing else in bestiary uses the network."""
+"""Downloads a dataset that the user names; no other module of `data` uses the network."""
 
 from __future__ import annotations
 
@@ -81,10 +81,8 @@ def _check_space(dataset: KaggleDataset, folder: Path) -> None:
     is_complete = any(cached.glob("*.complete"))
     missing = 0 if is_complete else dataset.packed_bytes + dataset.unpacked_bytes - downloaded
     source, target = _existing_parent(cached), _existing_parent(folder.absolute())
-    if source.stat().st_dev == target.stat().st_dev:
-        require_space(target, missing, f"Downloading {dataset.handle}")
-    else:
-        require_space(source, missing, f"Downloading {dataset.handle}")
+    require_space(source, missing, f"Downloading {dataset.handle}")
+    if source.stat().st_dev != target.stat().st_dev:
         require_space(target, dataset.unpacked_bytes, f"Copying {dataset.handle}")
 
 

@@ -10,8 +10,6 @@ from bestiary.data.split import SPLIT_NAMES, parse_split_name
 from bestiary.errors import SourceError
 from bestiary.text import escape_control_chars
 
-Row = tuple[str | None, str | None, str | None]
-
 
 def read_manifest(source: Path) -> Iterator[tuple[Path, str, str | None]]:
     """Yield the path, label and split (or None) of each row; paths are relative to the table.
@@ -39,7 +37,7 @@ def _resolve_path(source: Path, path: str) -> Path:
     return posix if is_windows_path else resolved
 
 
-def _cells(source: Path) -> list[Row]:
+def _cells(source: Path) -> list[tuple[str | None, str | None, str | None]]:
     """Return path, label and split of each row, as text."""
     import polars as pl
 

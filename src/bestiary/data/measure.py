@@ -9,6 +9,7 @@ import warnings
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, JpegImagePlugin
@@ -126,18 +127,19 @@ def _cosines() -> Floats:
 
 def _measure_content(content: bytes, measurements: ImageMeasurements, limits: DecodeLimits) -> ImageMeasurements:
     picture = open_picture(content, at_least=MEASURE_SIDE, limits=limits)
-    facts = ("width", "height", "format", "frames", "orientation", "has_alpha")
+    names = ("width", "height", "format", "frames", "orientation", "has_alpha")
+    facts: dict[str, Any] = {name: getattr(picture, name) for name in names}
     small = picture.image.copy()
     small.thumbnail((MEASURE_SIDE, MEASURE_SIDE), Image.Resampling.BILINEAR)
     pixels, grey = np.asarray(small), np.asarray(small.convert("L"), np.float32) / 255
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     hashed = _hash_pixels(picture.image)
     low, high = np.percentile(grey, (5, 95))
+    facts |= zip(COLOURS, _mean_colour(pixels) + _mean_colour(border), strict=True)
     quantisation, subsampling = _jpeg_settings(content)
     return replace(
         measurements,
-        **{name: getattr(picture, name) for name in facts},
-        **dict(zip(COLOURS, _mean_colour(pixels) + _mean_colour(border), strict=True)),
+        **facts,
         phash=np.packbits(_hash(hashed)).tobytes().hex(),
         thumbnail=_thumbnail(hashed).tobytes(),
         luma=float(grey.mean()),

@@ -81,7 +81,7 @@ def registration_score(moving: Pixels, fixed: Pixels, view: CropView) -> Float32
     scores = np.zeros(len(moving), np.float32)
     for start in range(0, len(moving), PAIRS_AT_ONCE):
         chunk = slice(start, start + PAIRS_AT_ONCE)
-        scores[chunk] = _align_and_score(_to_unit_range(moving[chunk]), _to_unit_range(fixed[chunk]), view)
+        scores[chunk] = _align_and_score(moving[chunk], fixed[chunk], view)
     return scores
 
 
@@ -103,16 +103,13 @@ def _sampling(low: npt.NDArray[np.floating], width: npt.NDArray[np.floating]) ->
     return weights
 
 
-def _to_unit_range(pictures: Pixels) -> Float32s:
-    return np.divide(pictures, 255, dtype=np.float32)
-
-
-def _align_and_score(moving: Float32s, fixed: Float32s, view: CropView) -> Float32s:
+def _align_and_score(moving: Pixels, fixed: Pixels, view: CropView) -> Float32s:
+    source, target = (np.divide(pictures, 255, dtype=np.float32) for pictures in (moving, fixed))
     spans = [(low, high - low) for low, high in (view.across, view.down)]
     windows = np.repeat([[*spans[0], *spans[1]]], len(moving), axis=0)
     for _ in range(STEPS):
-        windows = _gauss_newton_step(windows, _resample_windows(moving, windows), fixed)
-    aligned, target = _fine_structure(_resample_windows(moving, windows)), _fine_structure(fixed)
+        windows = _gauss_newton_step(windows, _resample_windows(source, windows), target)
+    aligned, target = _fine_structure(_resample_windows(source, windows)), _fine_structure(target)
     covariance = (aligned * target).mean((1, 2))
     deviations = np.sqrt((aligned * aligned).mean((1, 2)) * (target * target).mean((1, 2)))
     scores: Float32s = (covariance / (deviations + _MIN_DETAIL)).astype(np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import itertools
@@ -73,17 +74,12 @@ def _memory_key(listed: pl.DataFrame, limits: DecodeLimits) -> str:
 
 def _load_cached(memory: Path | None) -> pl.DataFrame:
     """Return the cached measurements; none if the cache is missing or damaged, so that all files are measured again."""
-    nothing = pl.DataFrame(schema=MEASUREMENT_COLUMNS)
-    if memory is None:
-        return nothing
-    try:
-        with memory.open("rb") as file:
+    if memory is not None:
+        with contextlib.suppress(OSError, pl.exceptions.PolarsError), memory.open("rb") as file:
             digest, content = file.read(DIGEST_BYTES), file.read()
-        if hashlib.sha256(content).digest() != digest:
-            return nothing
-        return pl.read_parquet(content).select(list(MEASUREMENT_COLUMNS))
-    except (OSError, pl.exceptions.PolarsError):
-        return nothing
+            if hashlib.sha256(content).digest() == digest:
+                return pl.read_parquet(content).select(list(MEASUREMENT_COLUMNS))
+    return pl.DataFrame(schema=MEASUREMENT_COLUMNS)
 
 
 def _save_cached(measurements: pl.DataFrame, memory: Path) -> None:

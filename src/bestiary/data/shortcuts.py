@@ -5,7 +5,6 @@ Finds properties of files that predict the label without the content: size, form
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,19 +113,24 @@ def find_shortcuts(pictures: pl.DataFrame, *, seed: int = 0) -> pl.DataFrame:
     classes = sorted(usable["label"].unique())
     if len(classes) < 2:
         return pl.DataFrame(schema=table.FINDINGS)
+    from sklearn.ensemble import ExtraTreesClassifier
+    from sklearn.tree import DecisionTreeClassifier
+
+    settings = {"min_samples_leaf": 5, "class_weight": "balanced", "random_state": 0}
+    tree, forest = DecisionTreeClassifier(max_depth=8, **settings), ExtraTreesClassifier(40, **settings)
     labels = table.label_indices(usable["label"], classes)
     folds = stratified_group_folds(labels, usable["group"].to_numpy(), folds=FOLDS, seed=seed)
     properties = [p for p in PROPERTIES if set(p.columns) <= set(usable.columns)]
     values = [_values(usable, file_property) for file_property in properties]
     strongest: dict[str, tuple[float, str]] = {}
     for file_property, columns in zip(properties, values, strict=True):
-        result = _score_columns(columns, labels, folds, _tree)
+        result = _score_columns(columns, labels, folds, tree)
         warning = COLOUR_WARNING if file_property.family == "colour" else WARNING
         message = _message(f"The files' {file_property.name} alone predicts", result, classes, warning)
         if message and _score(result) < strongest.get(file_property.family, (2.0, ""))[0]:
             strongest[file_property.family] = _score(result), message
     if not strongest and properties:
-        result = _score_columns(np.hstack(values), labels, folds, _forest)
+        result = _score_columns(np.hstack(values), labels, folds, forest)
         subject = "Size, format and colours of the files together predict"
         if message := _message(subject, result, classes, WARNING):
             strongest["all"] = _score(result), message
@@ -144,30 +148,18 @@ def _values(usable: pl.DataFrame, file_property: FileProperty) -> Float32s:
     return usable.select(named).to_numpy()
 
 
-def _score_columns(columns: Float32s, labels: Ints, folds: Ints, make: Callable[[], Any]) -> ShortcutScore:
+def _score_columns(columns: Float32s, labels: Ints, folds: Ints, model: Any) -> ShortcutScore:
     """Return the cross-validated score of a model of these columns, float32 (n, columns)."""
     predicted = np.full(len(labels), -1)
     for number in range(FOLDS):
         test = folds == number
         if test.any() and not test.all():
-            predicted[test] = make().fit(columns[~test], labels[~test]).predict(columns[test])
+            predicted[test] = model.fit(columns[~test], labels[~test]).predict(columns[test])
     counts = np.bincount(labels)
     true_positives = np.bincount(labels[predicted == labels], minlength=len(counts))
     positives = np.bincount(predicted[predicted >= 0], minlength=len(counts))
     negatives = np.maximum(len(labels) - counts, 1)
     return ShortcutScore(true_positives / counts, (positives - true_positives) / negatives, counts)
-
-
-def _tree() -> Any:
-    from sklearn.tree import DecisionTreeClassifier
-
-    return DecisionTreeClassifier(max_depth=8, min_samples_leaf=5, class_weight="balanced", random_state=0)
-
-
-def _forest() -> Any:
-    from sklearn.ensemble import ExtraTreesClassifier
-
-    return ExtraTreesClassifier(40, min_samples_leaf=5, class_weight="balanced", random_state=0)
 
 
 def _message(subject: str, result: ShortcutScore, classes: list[str], warning: str) -> str | None:

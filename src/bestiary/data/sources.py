@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bestiary.context import Context
-from bestiary.data import archive_members, archives, manifest
+from bestiary.data import archives, manifest
+from bestiary.data.archive_members import SUFFIXES, is_archive
 from bestiary.data.split import parse_split_name
 from bestiary.errors import SourceError
 from bestiary.files import cache_folder
@@ -92,14 +93,14 @@ def _list_source(source: Path, context: Context, *, unwrap: bool) -> PictureList
         raise SourceError(f"The name {printable(str(source.absolute()))} is not valid Unicode. Rename it.")
     if source.is_dir():
         listing = _list_folder(source, unwrap=unwrap, reporter=context.reporter)
-    elif archives.is_archive(source):
+    elif is_archive(source):
         listing = _list_archive(source, context)
     elif source.suffix.lower() in TABLE_SUFFIXES:
         listing = PictureList([PictureEntry(*row) for row in manifest.read_manifest(source)])
     else:
         raise SourceError(
             f"{source} is a file. Expected a folder, or a table ({', '.join(sorted(TABLE_SUFFIXES))}), or an archive"
-            f" ({', '.join(archive_members.SUFFIXES)})."
+            f" ({', '.join(SUFFIXES)})."
         )
     if not listing.pictures:
         skipped = ", ".join(f"{n:,} {reason}" for reason, n in listing.skipped.items())
@@ -108,9 +109,6 @@ def _list_source(source: Path, context: Context, *, unwrap: bool) -> PictureList
             " Expected one folder of pictures per class."
         )
     return listing
-
-
-# ---- Labels -----------------------------------------------------------------------------------------------------
 
 
 def _map_label(name: str, labels: Mapping[str, str]) -> str:
@@ -150,9 +148,6 @@ def _check_label_map(labels: Mapping[str, str], names: set[str], reporter: Repor
         f" {format_names(sorted(names))}."
         + (f" Similar names: {format_names(pairs)}." if pairs else " Omit --labels if the folder names are the labels.")
     )
-
-
-# ---- Folders and archives ---------------------------------------------------------------------------------------
 
 
 def _list_archive(source: Path, context: Context) -> PictureList:
@@ -268,11 +263,8 @@ def _entries(folder: Path) -> list[Path]:
 
 def _is_text(path: Path) -> bool:
     """Return whether a path is valid Unicode and can be written into a table: Linux allows other names."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    text = str(path)
+    return text.encode(errors="replace").decode() == text
 
 
 def _is_skipped_folder(folder_name: str) -> bool:
