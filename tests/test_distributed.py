@@ -27,7 +27,7 @@ PROGRAM = """
     import numpy as np
     import torch
 
-    from bestiary.models.networks import plain_cnn, small_resnet
+    from bestiary.models.networks import PlainArchitecture, plain_cnn, small_resnet
     from bestiary.progress import SilentReporter
     from bestiary.recipe import AugmentConfig
     from bestiary.training.loop import LoopControl, LoopSettings, ValidationMetrics, fit, predict_logits
@@ -49,7 +49,7 @@ PROGRAM = """
     build, out = sys.argv[1], Path(sys.argv[2])
     seed = here.rank  # the first one's weights count
     network = small_resnet(3, filters=(8, 16), blocks=1, seed=seed) if build == "resnet" else plain_cnn(
-        3, 16, filters=(8,), hidden=(8,), dropout=0.0, seed=seed
+        3, 16, PlainArchitecture(filters=(8,), hidden=(8,), dropout=0.0), seed=seed
     )
     settings = LoopSettings(
         epochs=2, batch_size=9, learning_rate=0.05, weight_decay=5e-4, momentum=0.9, label_smoothing=0.1,

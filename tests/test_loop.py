@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bestiary.array_types import Ints
+from bestiary.training.checkpoint import load_checkpoint
 from bestiary.training.loop import LoopControl
 
 pytest.importorskip("torch")
@@ -21,7 +22,7 @@ from torch import nn
 
 from bestiary.batches.loader import Read
 from bestiary.errors import RecipeError, RunError, SourceError
-from bestiary.models.networks import Network, plain_cnn, small_resnet, with_linear_head
+from bestiary.models.networks import Network, PlainArchitecture, plain_cnn, small_resnet, with_linear_head
 from bestiary.progress import SilentReporter
 from bestiary.recipe import AugmentConfig, Balance
 from bestiary.training.balance import BALANCES, class_weights, logit_adjustment, sample_epoch_order
@@ -94,7 +95,7 @@ def small(seed: int = 0) -> Network:
 
 
 def small_plain() -> Network:
-    return plain_cnn(CLASSES, SIZE, filters=(8, 16), hidden=(16,), dropout=0.0)
+    return plain_cnn(CLASSES, SIZE, PlainArchitecture(filters=(8, 16), hidden=(16,), dropout=0.0))
 
 
 def train(
@@ -257,6 +258,18 @@ def test_a_rate_that_is_far_too_high_is_named_when_nothing_good_was_kept(tmp_pat
     settings = replace(SETTINGS, learning_rate=1e9, warmup_epochs=0)
     with pytest.raises(RecipeError, match=r"epoch 1\. train\.learning_rate is 1e\+09"):
         train(tmp_path, network, settings, augmentation=PLAIN_VIEW)
+
+
+def test_a_checkpoint_from_before_the_renaming_can_be_resumed(tmp_path: Path) -> None:
+    train(tmp_path, small(), replace(SETTINGS, epochs=2, warmup_epochs=1))
+    path = tmp_path / "checkpoints" / "last.pt"
+    state = torch.load(path, weights_only=True)
+    names = list(state["network"])
+    assert any(name.startswith("backbone.") for name in names)
+    for weights in ("network", "best_weights"):
+        state[weights] = {name.replace("backbone.", "trunk.", 1): tensor for name, tensor in state[weights].items()}
+    torch.save(state, path)
+    assert list(load_checkpoint(path, state["asked"])["network"]) == names
 
 
 def test_resuming_says_what_is_wrong_with_the_checkpoint(tmp_path: Path) -> None:

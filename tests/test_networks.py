@@ -18,6 +18,7 @@ from bestiary.models.head import Dense, Head
 from bestiary.models.networks import (
     FlatHead,
     Network,
+    PlainArchitecture,
     export_head,
     finetune_network,
     from_timm,
@@ -39,17 +40,19 @@ def small_networks() -> dict[str, Network]:
     return {
         "resnet": small_resnet(5, filters=(8, 16), blocks=2),
         "resnet with its mirror mean": small_resnet(5, filters=(8, 16), blocks=1, mirror_mean=True),
-        "plain": plain_cnn(5, 32, filters=(4, 8), hidden=(16,)),
+        "plain": plain_cnn(5, 32, PlainArchitecture(filters=(4, 8), hidden=(16,))),
         "plain with everything": plain_cnn(
             5,
             32,
-            filters=(4, 8, 8),
-            hidden=(16, 12),
-            batch_norm=True,
-            kernel_size=(5, 3),
-            pooling="average",
-            activation="silu",
-            stage_dropout=0.1,
+            PlainArchitecture(
+                filters=(4, 8, 8),
+                hidden=(16, 12),
+                batch_norm=True,
+                kernel_size=(5, 3),
+                pooling="average",
+                activation="silu",
+                stage_dropout=0.1,
+            ),
         ),
         "over a backbone": with_linear_head(FakeBackbone(), 5, channels=12),
     }
@@ -179,9 +182,9 @@ def test_a_head_starts_from_the_probe_s() -> None:
 
 def test_a_plain_network_refuses_sizes_and_kernels_that_cannot_be() -> None:
     with pytest.raises(RecipeError, match=r"6 stages halves 32 pixels to 0; expected 1 to 5"):
-        plain_cnn(3, 32, filters=(4,) * 6)
+        plain_cnn(3, 32, PlainArchitecture(filters=(4,) * 6))
     with pytest.raises(RecipeError, match="kernel_size is 4"):
-        plain_cnn(3, 32, kernel_size=(3, 4))
+        plain_cnn(3, 32, PlainArchitecture(kernel_size=(3, 4)))
     with pytest.raises(RecipeError, match="at least one stage"):
         small_resnet(3, filters=())
 
@@ -195,8 +198,8 @@ def test_the_original_s_shape_of_plain_network() -> None:
 
 def test_plain_is_built_as_asked() -> None:
     network = plain_cnn(
-        3, 32, filters=(4, 6, 8), kernel_size=(7, 5), pooling="average", activation="tanh", stage_dropout=0.2,
-        hidden=(20, 10), dropout=0.3,
+        3, 32, PlainArchitecture(filters=(4, 6, 8), kernel_size=(7, 5), pooling="average", activation="tanh",
+        stage_dropout=0.2, hidden=(20, 10), dropout=0.3),
     )  # fmt: skip
     kinds = [type(layer).__name__ for layer in network.backbone[0][0]]  # type: ignore[index]
     assert kinds == ["Conv2d", "Tanh", "AvgPool2d", "Dropout"]

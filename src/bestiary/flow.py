@@ -69,7 +69,9 @@ def train(
     recipe's `data.folds`; budget_seconds: settings that the recipe leaves open are chosen so that the job ends in time.
     Raises UserError, IntegrityError if the exported model differs from the trained one, InterruptedRun on Ctrl-C.
     """
-    requested, context = Recipe.of(recipe or {}).with_folds(folds), Context.create(threads, reporter)
+    requested, context = Recipe.of(recipe or {}), Context.create(threads, reporter)
+    if folds is not None:
+        requested = requested.override({"data": {"folds": folds}})
     source, out, timer = DataSource(pictures, labels, corrections), None if out is None else Path(out), context.timer
     check_recipe_supported(requested)
     run_folder.require_free_folder(out)
@@ -121,10 +123,7 @@ def evaluate(
     threads: int | None = None,
     reporter: Reporter | None = None,
 ) -> Run:
-    """Score a finished run on its own test split again (which the run counts and its report states) and return it.
-
-    pictures: other labelled pictures to score it on instead; the path returned is then that of the evaluation.
-    """
+    """Score a finished run on its own test split again, which it counts, or on other labelled pictures; return it."""
     run, context = Path(run), Context.create(threads, reporter)
     if pictures is not None:
         external = evaluate_external(run, DataSource(pictures, labels), context)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Literal, TypeVar
 
@@ -26,7 +27,7 @@ from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.head import Dense, Head
 from bestiary.models.layers import ResidualBlock, conv_bn_act
 from bestiary.models.timm_backbone import TimmBackbone, create_timm_lite
-from bestiary.recipe import Activation
+from bestiary.recipe import Activation, ModelConfig
 
 Colour = tuple[float, ...]  # one number per channel, or one for all
 Module = TypeVar("Module", bound=nn.Module)
@@ -151,28 +152,41 @@ class Network(nn.Module):
         return [stem + stages[0], *stages[1:]] if stages else [stem]
 
 
+@dataclass(frozen=True)
+class PlainArchitecture:
+    """Layers of a plain CNN. filters: the channels of each stage; kernel_size: of each stage, the last for all later."""
+
+    filters: Sequence[int] = PLAIN_FILTERS
+    kernel_size: Sequence[int] = (3,)
+    batch_norm: bool = False
+    pooling: Literal["max", "average"] = "max"
+    activation: Activation = "relu"
+    stage_dropout: float = 0.0
+    hidden: Sequence[int] = (128,)
+    dropout: float = 0.5
+
+    @classmethod
+    def from_config(cls, config: ModelConfig) -> PlainArchitecture:
+        """Return the architecture that a recipe describes."""
+        names = [field.name for field in fields(cls)]
+        return cls(**{name: value for name in names if (value := getattr(config, name)) != () or name != "filters"})
+
+
 def plain_cnn(
     classes: int,
     size: int,
+    architecture: PlainArchitecture = PlainArchitecture(),
     *,
-    filters: Sequence[int] = PLAIN_FILTERS,
-    kernel_size: Sequence[int] = (3,),
-    batch_norm: bool = False,
-    pooling: Literal["max", "average"] = "max",
-    activation: Activation = "relu",
-    stage_dropout: float = 0.0,
-    hidden: Sequence[int] = (128,),
-    dropout: float = 0.5,
     mean: Colour = IMAGENET_MEAN,
     std: Colour = IMAGENET_STD,
     seed: int = 0,
 ) -> Network:
     """Return a plain CNN: per stage a convolution, ReLU and 2x2 max-pooling; then flatten and dense layers.
 
-    size: height and width of the input in pixels. filters: the channels of each stage. kernel_size: per stage; the last
-    one applies to all later stages. The dense layers have ReLU, so that heatmaps are exact. mean, std: see Network.
-    Raises RecipeError if the stages leave no pixel, or for an even kernel size.
+    size: height and width of the input in pixels. The dense layers have ReLU, so that heatmaps are exact. mean, std:
+    see Network. Raises RecipeError if the stages leave no pixel, or for an even kernel size.
     """
+    filters, kernel_size = architecture.filters, architecture.kernel_size
     rest = size // 2 ** len(filters)
     if not filters or rest < 1:
         raise RecipeError(
@@ -186,13 +200,19 @@ def plain_cnn(
     def build() -> Network:
         stages = [
             nn.Sequential(
-                *conv_bn_act(inputs, outputs, kernel_size=kernel, batch_norm=batch_norm, activation=activation),
-                nn.MaxPool2d(2) if pooling == "max" else nn.AvgPool2d(2),
-                *([nn.Dropout(stage_dropout)] if stage_dropout else []),
+                *conv_bn_act(
+                    inputs,
+                    outputs,
+                    kernel_size=kernel,
+                    batch_norm=architecture.batch_norm,
+                    activation=architecture.activation,
+                ),
+                nn.MaxPool2d(2) if architecture.pooling == "max" else nn.AvgPool2d(2),
+                *([nn.Dropout(architecture.stage_dropout)] if architecture.stage_dropout else []),
             )
             for inputs, outputs, kernel in zip((3, *filters), filters, kernels, strict=False)
         ]
-        head = FlatHead(filters[-1] * rest**2, hidden, classes, dropout=dropout)
+        head = FlatHead(filters[-1] * rest**2, architecture.hidden, classes, dropout=architecture.dropout)
         return Network(_stack_stages(stages), head, mean=mean, std=std)
 
     return _build_seeded(build, seed)
@@ -234,8 +254,7 @@ def with_linear_head(
     classes: int,
     *,
     channels: int,
-    mean: Colour = HALF,
-    std: Colour = HALF,
+    colours: tuple[Colour, Colour] = (HALF, HALF),
     weight: Float32s | None = None,
     bias: Float32s | None = None,
     dropout: float = 0.0,
@@ -244,6 +263,7 @@ def with_linear_head(
     """Return a network with a linear head on a pretrained backbone, whose batch statistics stay frozen.
 
     The head starts from weight (classes, channels) and bias (classes,), on average-pooled maps, if they are given.
+    colours: mean and standard deviation, see Network.
     """
     head = _build_seeded(lambda: PooledHead(channels, classes, dropout=dropout), seed)
     if (weight is None) != (bias is None):
@@ -255,6 +275,7 @@ def with_linear_head(
         with torch.no_grad():
             head.linear.weight.copy_(torch.tensor(weight))
             head.linear.bias.copy_(torch.tensor(bias))
+    mean, std = colours
     return Network(backbone, head, mean=mean, std=std, frozen_statistics=True)
 
 
@@ -280,7 +301,7 @@ def from_timm(backbone: TimmBackbone, classes: int, *, dropout: float = 0.2, see
     """Return the network to fine-tune on any timm backbone; timm's mean and std of 0..1 become those of 0..255."""
     mean, std = (tuple(255 * part for part in colour) for colour in (backbone.mean, backbone.std))
     network, channels = backbone.network, backbone.channels
-    return with_linear_head(network, classes, channels=channels, mean=mean, std=std, dropout=dropout, seed=seed)
+    return with_linear_head(network, classes, channels=channels, colours=(mean, std), dropout=dropout, seed=seed)
 
 
 def reference_logits(network: Network, images: Pixels) -> Float32s:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ def plan_training(
             "data": {"suspects": recipe.data.suspects},
             "train": {"epochs": epochs},
         }
-        recipe = override_sections(requested, settings).resolve()
+        recipe = requested.override(settings).resolve()
     return _make_plan(recipe, estimate, budget_seconds, timer.total)
 
 
@@ -95,7 +95,7 @@ def _iter_candidates(requested: Recipe, has_budget: bool) -> Iterator[ResolvedRe
     suspects = [requested.data.suspects] if "suspects" in requested.overrides().get("data", {}) else [True, False]
     for alternative in _iter_alternatives(requested):
         for check in suspects:
-            yield override_sections(requested, {**alternative, "data": {"suspects": check}}).resolve()
+            yield requested.override({**alternative, "data": {"suspects": check}}).resolve()
 
 
 def _iter_alternatives(requested: Recipe) -> Iterator[dict[str, dict[str, Any]]]:
@@ -108,12 +108,6 @@ def _iter_alternatives(requested: Recipe) -> Iterator[dict[str, dict[str, Any]]]
     probes = [probe for probe in PROBES if backbone in (None, probe[0])] or [(first.model.backbone, first.picture.size)]
     for name, pixels in dict.fromkeys((name, size or pixels) for name, pixels in probes):
         yield {"model": {"backbone": name}, "picture": {"size": pixels}}
-
-
-def override_sections(requested: Recipe, settings: Mapping[str, Mapping[str, Any]]) -> Recipe:
-    """Return the recipe with other settings, by section. Raises RecipeError for invalid ones."""
-    values = requested.overrides()
-    return Recipe.of(values | {section: {**values.get(section, {}), **new} for section, new in settings.items()})
 
 
 def _sufficient_epochs(requested: Recipe, recipe: ResolvedRecipe) -> int:

@@ -34,6 +34,8 @@ def load_checkpoint(path: Path, requested: dict[str, Any]) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         before = state["asked"]
+        for weights in ("network", "best_weights"):
+            state[weights] = {_current_name(name): tensor for name, tensor in state[weights].items()}
     except (RuntimeError, OSError, EOFError, LookupError, pickle.UnpicklingError) as error:
         raise RunError(f"The checkpoint {path} is damaged ({type(error).__name__}). Start the run again.") from error
     for name in sorted((requested.keys() | before.keys()) - FREE_ON_RESUME):
@@ -48,3 +50,8 @@ def load_checkpoint(path: Path, requested: dict[str, Any]) -> dict[str, Any]:
 def copy_weights(network: nn.Module) -> dict[str, Tensor]:
     """Return a copy of all weights and buffers."""
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+
+def _current_name(name: str) -> str:
+    """Return the name of a weight; until November 2026 the backbone was called trunk."""
+    return f"backbone.{name.removeprefix('trunk.')}" if name.startswith("trunk.") else name

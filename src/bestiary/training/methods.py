@@ -125,21 +125,8 @@ def _build_scratch_network(task: TrainingTask, colours: ChannelStats) -> tuple[N
 
     model, seed, classes = task.recipe.model, task.recipe.seed, len(task.classes)
     if model.network == "plain":
-        network = networks.plain_cnn(
-            classes,
-            task.preprocess.size,
-            filters=model.filters or networks.PLAIN_FILTERS,
-            kernel_size=model.kernel_size,
-            batch_norm=model.batch_norm,
-            pooling=model.pooling,
-            activation=model.activation,
-            stage_dropout=model.stage_dropout,
-            hidden=model.hidden,
-            dropout=model.dropout,
-            mean=colours.mean,
-            std=colours.std,
-            seed=seed,
-        )
+        architecture, size = networks.PlainArchitecture.from_config(model), task.preprocess.size
+        network = networks.plain_cnn(classes, size, architecture, mean=colours.mean, std=colours.std, seed=seed)
     else:
         network = networks.small_resnet(
             classes,
