@@ -1,7 +1,4 @@
-"""The main job: pictures -> table -> audit -> splits -> model -> exported graph -> predictions -> metrics -> report.
-
-Start reading here: every command is a thin function over this module.
-"""
+"""Start here: pictures -> table -> audit -> splits -> model -> exported graph -> predictions -> metrics -> report."""
 
 from __future__ import annotations
 
