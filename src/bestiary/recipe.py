@@ -183,8 +183,7 @@ class Recipe(_Section):
 
     @model_validator(mode="after")
     def _check_split_fractions(self) -> Self:
-        total = self.data.val_fraction + self.data.test_fraction
-        if total >= 0.9:
+        if (total := self.data.val_fraction + self.data.test_fraction) >= 0.9:
             raise ValueError(f"data.val_fraction + data.test_fraction = {total:g} leaves too little to train on")
         return self
 
@@ -223,29 +222,24 @@ class Recipe(_Section):
         size = self.picture.size or (SCRATCH_SIZE if scratch else BACKBONE_SIZES.get(self.model.backbone, 224))
         normalise = self.picture.normalise or ("collection" if scratch else "backbone")
         explicit = self.train.model_dump(exclude_unset=True, exclude_none=True)
-        defaults = train_defaults(self.model.method, self.model.network, size, explicit)
-        values = {
-            **self.model_dump(),
-            "picture": {**self.picture.model_dump(), "size": size, "normalise": normalise},
-            "augment": (SCRATCH_AUGMENT if scratch else {}) | self.augment.model_dump(exclude_unset=True),
-            "train": self.train.model_dump() | defaults | explicit,
-        }
+        values = self.model_dump()
+        values["picture"] |= {"size": size, "normalise": normalise}
+        values["augment"] = (SCRATCH_AUGMENT if scratch else {}) | self.augment.model_dump(exclude_unset=True)
+        values["train"] |= train_defaults(self.model.method, self.model.network, size, explicit) | explicit
         return ResolvedRecipe.model_validate(values)
 
-    def with_folds(self, folds: int | None) -> Recipe:
-        """Return the recipe with another number of cross-validation folds; None keeps it."""
-        if folds is None:
-            return self
-        overrides = self.overrides()
-        return Recipe.of(overrides | {"data": {**overrides.get("data", {}), "folds": folds}})
+    def override(self, settings: Mapping[str, Mapping[str, Any]]) -> Recipe:
+        """Return the recipe with other settings, by section. Raises RecipeError for invalid ones."""
+        values = self.overrides()
+        return Recipe.of(values | {section: {**values.get(section, {}), **new} for section, new in settings.items()})
 
     def with_epochs(self, epochs: int | None) -> Recipe:
         """Return the recipe with this number of epochs (None: its own); an explicit warm-up is scaled with them."""
-        before, train = self.resolve().train.epochs, self.overrides().get("train", {})
+        before, warmup = self.resolve().train.epochs, self.train.warmup_epochs
         if epochs is None or epochs == before:
             return self
-        warmup = {"warmup_epochs": train["warmup_epochs"] * epochs / before} if train.get("warmup_epochs") else {}
-        return Recipe.of({**self.overrides(), "train": train | warmup | {"epochs": epochs}})
+        scaled = {"warmup_epochs": warmup * epochs / before} if warmup else {}
+        return self.override({"train": scaled | {"epochs": epochs}})
 
     def toml(self) -> str:
         """Return every setting that has a value, as TOML for `Recipe.read`."""
@@ -293,8 +287,7 @@ def write_toml(values: Mapping[str, Any]) -> str:
 
 def builtin_recipes() -> dict[str, Path]:
     """Return the paths of the built-in recipes by name."""
-    folder = Path(__file__).parent / "recipes"
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    return {path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.toml"))}
 
 
 def load_recipe_values(name: str) -> dict[str, Any]:
