@@ -345,6 +345,11 @@ def test_unpromising_trials_are_pruned_but_never_the_default(
     assert found["winner"]["macro_f1"] == max(line["macro_f1"] or 0 for line in found["history"])
 
 
+def test_pruning_starts_after_an_eighth_of_the_epochs() -> None:
+    pruners: list[Any] = [search_storage.make_pruner(epochs) for epochs in (2, 5, 12, 48)]
+    assert [pruner._min_resource for pruner in pruners] == [1, 1, 2, 6]
+
+
 @pytest.mark.parametrize(("budget", "stopped"), [(None, False), (600.0, True)])
 def test_within_a_budget_a_slow_trial_is_pruned(budget: float | None, stopped: bool) -> None:
     took = {"seconds": 9.0, "epochs": 3, "training": 6.0, "each epoch": [1.0, 2.0, 3.0]}

@@ -8,18 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from bestiary.cli.app import app
-from bestiary.cli.options import (
-    AsJson,
-    Classes,
-    Corrections,
-    Labels,
-    Method,
-    Pictures,
-    Quiet,
-    RecipeName,
-    Threads,
-    build_recipe,
-)
+from bestiary.cli.options import AsJson, Classes, Corrections, Labels, Method, Pictures, Quiet, RecipeName, Threads
 from bestiary.cli.output import print_json
 from bestiary.errors import require_extra
 
@@ -67,7 +56,7 @@ def tune(
     """Search for a better recipe, chosen by validation only. The same command resumes an interrupted search."""
     require_extra("train")
     require_extra("tune")
-    from bestiary.cli.options import parse_duration
+    from bestiary.cli.options import build_recipe, parse_duration
     from bestiary.data.dataset import DataSource
     from bestiary.progress import make_reporter
     from bestiary.tune import tune as tuning

@@ -138,7 +138,9 @@ def _rescore_best(search: SearchContext, trials: list[FrozenTrial], fresh_seeds:
     with reporter.progress("Rescoring the best trials", len(order)) as advance, contextlib.suppress(SearchTimeoutError):
         for number, seed in order:
             trial = compared[number][0]
-            if search.deadlines.rescoring_room() < 1.5 * max(longest, _seconds_per_split(trial, search.plan.folds)):
+            took, folds = trial.user_attrs["took"], max(1, search.plan.folds)
+            # A trial's seconds are those of its last session: if it was resumed, its epochs took longer.
+            if search.deadlines.rescoring_room() < 1.5 * max(longest, took["seconds"] / folds, took["training"]):
                 break
             try:
                 fresh[number][seed], seconds = _rescore_trial(search, trial, seed)
@@ -152,12 +154,6 @@ def _rescore_best(search: SearchContext, trials: list[FrozenTrial], fresh_seeds:
     if search.plan.folds and report["trials"][0]["fresh"] is not None:
         report["sentence"] += " With inner folds all pictures took part in the choice: some bias remains invisible."
     return report
-
-
-def _seconds_per_split(trial: FrozenTrial, folds: int) -> float:
-    """Return the seconds of a trial on one split: of its last session, or of all its epochs if it was resumed."""
-    took = trial.user_attrs["took"]
-    return max(float(took["seconds"]) / max(1, folds), float(took["training"]))
 
 
 def _rescore_trial(search: SearchContext, trial: FrozenTrial, seed: int) -> tuple[float, float]:

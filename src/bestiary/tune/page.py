@@ -115,7 +115,9 @@ def _history_plot(lines: Sequence[Mapping[str, Any]]) -> svg.Drawing:
             steps += [(x, steps[-1][1]), (x, y)] if steps else [(x, y)]
             best = score
         color = "fill-other" if line["default"] else "fill-right" if complete else "fill-wrong"
-        dots.append(svg.draw_circle(x, y, 5 if line["default"] else 3.5, color, _dot_note(line, score)))
+        settings = "the default" if line["default"] else ", ".join(f"{k} {v}" for k, v in line["settings"].items())
+        note = f"Trial {line['trial']}: {score:.4f}; {settings}"
+        dots.append(svg.draw_circle(x, y, 5 if line["default"] else 3.5, color, note))
     if steps:
         points = " ".join(f"{x},{y}" for x, y in [*steps, (frame.x(frame.x_high), steps[-1][1])])
         parts.append(f'<polyline class="ink-right" points="{points}"/>')
@@ -130,11 +132,6 @@ def _axis_limits(scores: Sequence[float]) -> tuple[float, float]:
     low = max(0.0, min(scores), best - 4 * max(best - median, 0.01))
     pad = 0.08 * max(best - low, 0.01)
     return max(0.0, low - pad), min(1.0, best + pad) if best < 1 else 1.0 + pad
-
-
-def _dot_note(line: Mapping[str, Any], score: float) -> str:
-    settings = "the default" if line["default"] else ", ".join(f"{k} {v}" for k, v in line["settings"].items())
-    return f"Trial {line['trial']}: {score:.4f}; {settings}"
 
 
 def importance_plot(settings: Sequence[Mapping[str, Any]]) -> Markup | None:

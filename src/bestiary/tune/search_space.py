@@ -58,6 +58,7 @@ class Range:
 
 Dimension = Categorical | Range
 Space = dict[str, Dimension]
+AUGMENTATION: Space = {"augment.crop_min_area": Range(0.1, 1.0), "augment.colour_jitter": Range(0.0, 0.6)}
 
 
 def default_space(base_recipe: Recipe, pictures: int) -> Space:
@@ -214,7 +215,7 @@ def _finetune_space(recipe: ResolvedRecipe) -> Space:
         "train.balance": _categorical(BALANCES),
     }
     # Above frozen stages, each augmentation would need activations of its own.
-    return space if count_frozen_stages(recipe) is not None else space | _augmentation_space()
+    return space if count_frozen_stages(recipe) is not None else space | AUGMENTATION
 
 
 def _scratch_space(recipe: ResolvedRecipe) -> Space:
@@ -230,16 +231,12 @@ def _scratch_space(recipe: ResolvedRecipe) -> Space:
     return space | {
         "train.learning_rate": Range(rate / 5, rate * 4, log=True),
         "train.weight_decay": Range(decay / 10, decay * 10, log=True),
-        **_augmentation_space(),
+        **AUGMENTATION,
         "augment.erasing": Range(0.0, 0.5),
         "train.label_smoothing": Range(0.0, 0.2),
         "train.balance": _categorical((*BALANCES, "oversample")),
         "picture.size": _categorical(sorted({recipe.picture.size, *SCRATCH_SIZES})),
     }
-
-
-def _augmentation_space() -> Space:
-    return {"augment.crop_min_area": Range(0.1, 1.0), "augment.colour_jitter": Range(0.0, 0.6)}
 
 
 def _filters(recipe: ResolvedRecipe) -> Categorical:

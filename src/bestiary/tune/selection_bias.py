@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bestiary.evaluation.multi_seed import corrected_resampled_ttest
+
 BEST = 5
 SEEDS = {"probe": 10, "finetune": 2, "scratch": 2}  # fresh seeds where none are requested
 
@@ -59,8 +61,6 @@ def mean_with_interval(values: Sequence[float], val_train_ratio: float) -> dict[
         return None
     if len(values) < 2:
         return {"value": values[0], "low": None, "high": None}
-    from bestiary.evaluation.multi_seed import corrected_resampled_ttest
-
     test = corrected_resampled_ttest(values, val_train_ratio)
     return {end: test[end] for end in ("value", "low", "high")}
 

@@ -102,7 +102,7 @@ class TrialStorage:
 
     def best(self) -> ScoredTrial | None:
         """Return the best complete trial; of equal ones the first."""
-        return best_trial(self.trials())
+        return next(iter(rank_trials(self.trials())), None)
 
     def n_started(self) -> int:
         """Return how many trials are done or running; those that were queued again count once."""
@@ -159,8 +159,7 @@ class TrialStorage:
             trials = self.trials()
             ended = {self.trial_folder(trial) for trial in trials if trial.state in (*DONE, TrialState.FAIL)}
             needed = {self.trial_folder(trial) for trial in trials if not trial.state.is_finished()}
-            if best := best_trial(trials):
-                needed.add(self.trial_folder(best[0]))
+            needed |= {self.trial_folder(trial) for trial, _ in rank_trials(trials)[:1]}
             if ending := self.pending_finish():
                 needed.add(self.folder / ending["folder"])
             for folder in ended - needed:
@@ -172,9 +171,8 @@ class TrialStorage:
         """Record that the search is being finished, with so many requested trials; return its trials."""
         with self.lock():
             trials = self.trials()
-            best = best_trial(trials)
-            assert best is not None  # checked by the caller
-            facts = {"taken": count_started(trials), "folder": self.trial_folder(best[0]).name, "wanted": max_trials}
+            best, _ = rank_trials(trials)[0]
+            facts = {"taken": count_started(trials), "folder": self.trial_folder(best).name, "wanted": max_trials}
             self.study.set_user_attr(ENDING, facts)
             return trials
 
@@ -249,11 +247,6 @@ def rank_trials(trials: Sequence[FrozenTrial]) -> list[ScoredTrial]:
     return sorted(scored, key=lambda pair: pair[1].rank, reverse=True)
 
 
-def best_trial(trials: Sequence[FrozenTrial]) -> ScoredTrial | None:
-    """Return the best complete trial."""
-    return next(iter(rank_trials(trials)), None)
-
-
 def failure_reasons(trials: Sequence[FrozenTrial]) -> list[str]:
     """Return the causes of the trials that failed."""
     return [trial.user_attrs["cause"] for trial in trials if "cause" in trial.user_attrs]
@@ -266,24 +259,14 @@ def make_pruner(epochs: int | None) -> optuna.pruners.BasePruner:
     """
     if epochs is None or epochs < 2:
         return optuna.pruners.NopPruner()
-    return optuna.pruners.SuccessiveHalvingPruner(min_resource=min_resource(epochs), reduction_factor=3)
-
-
-def min_resource(epochs: int) -> int:
-    """Return after how many epochs a trial is first compared with the others.
-
-    >>> [min_resource(epochs) for epochs in (2, 5, 12, 48)]
-    [1, 1, 2, 6]
-    """
-    return max(1, round(epochs / FIRST_RUNG_DIVISOR))
+    first_epoch = max(1, round(epochs / FIRST_RUNG_DIVISOR))
+    return optuna.pruners.SuccessiveHalvingPruner(min_resource=first_epoch, reduction_factor=3)
 
 
 def is_locked(folder: Path) -> bool:
     """Return whether a running process holds the lock of this folder."""
-    if not folder.is_dir():
-        return False
     try:
-        with run_lock(folder):
+        with run_lock(folder) if folder.is_dir() else contextlib.nullcontext():
             return False
     except RunError:
         return True
