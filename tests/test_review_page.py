@@ -156,7 +156,7 @@ def test_a_decision_survives_a_reload_and_the_token_is_not_in_the_address(review
 def test_the_end_shows_the_tally_and_the_next_commands(review: Review, run: Path) -> None:
     choose(review, "outlier")
     review.press("d")
-    assert review.page.inner_text("#title-end") == "All pictures are decided."
+    assert review.page.inner_text("#title-end") == "This check is complete."
     assert review.page.inner_text("#tally") == "0 kept, 0 relabelled, 1 dropped."
     train, compare = review.page.inner_text("#train"), review.page.inner_text("#compare")
     assert train.startswith("bestiary train ")

@@ -324,10 +324,10 @@ byId("options").addEventListener("click", (event) => applyOption([...byId("optio
 // ---- The end of the queue --------------------------------------------------------------------------------------
 const showEnd = () => {
   const left = queue.filter(isOpen).length, decided = (action) => queue.filter((item) => decisions[item.row]?.action === action).length;
-  byId("title-end").textContent = !overview.items.length ? "There is nothing to review." : left ? "End of the list." : "All pictures are decided.";
+  const open = overview.items.filter(isOpen).length;
+  byId("title-end").textContent = !overview.items.length ? "There is nothing to review." : left ? "End of the list." : open ? "This check is complete." : "All pictures are decided.";
   byId("tally").textContent = !overview.items.length ? "The audit found no doubtful labels, no duplicates and no outliers, and the model makes no confident mistakes."
     : `${decided("keep")} kept, ${decided("relabel")} relabelled, ${decided("drop")} dropped${left ? `, ${left} undecided` : ""}.`;
-  const open = overview.items.filter(isOpen).length;
   byId("again").hidden = !open;
   byId("again").textContent = left ? `Review the ${left} undecided` : `Continue with the other ${open}`;
   byId("next").hidden = !Object.keys(decisions).length;
