@@ -1,4 +1,4 @@
-"""What `bestiary audit` prints: a table on a terminal, plain lines elsewhere, the most serious first."""
+"""The summary of `bestiary audit`: a table on a terminal, plain lines elsewhere, the most serious first."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import polars as pl
 import pytest
 
 from bestiary import table
-from bestiary.cli.audit_table import audit_json, audit_lines, print_audit
+from bestiary.cli.audit_table import audit_json, audit_rows, print_audit
 from bestiary.data.dataset import AuditedDataset
 
-PLACE = Path("/pictures/cat")
+FOLDER = Path("/pictures/cat")
 
 
-def found(*rows: tuple[str, float, bool], **changed: Any) -> AuditedDataset:
+def make_audit(*rows: tuple[str, float, bool], **changed: Any) -> AuditedDataset:
     """An audit with these findings: check, score, whether it is an issue."""
     findings = [
-        {"check": check, "row_id": at, "path": str(PLACE / f"{at}.jpg"), "score": score, "is_issue": is_issue}
+        {"check": check, "row_id": at, "path": str(FOLDER / f"{at}.jpg"), "score": score, "is_issue": is_issue}
         | {"message": f"Message {at}."}
         for at, (check, score, is_issue) in enumerate(rows)
     ]
@@ -30,8 +30,8 @@ def found(*rows: tuple[str, float, bool], **changed: Any) -> AuditedDataset:
 
 
 def test_serious_checks_come_first_and_notes_last() -> None:
-    audited = found(("alpha", 1, False), ("dark", 0.1, True), ("suspect-label", 0, True), ("truncated", 0, True))
-    assert [(line.check, line.serious, line.is_issue) for line in audit_lines(audited)] == [
+    audited = make_audit(("alpha", 1, False), ("dark", 0.1, True), ("suspect-label", 0, True), ("truncated", 0, True))
+    assert [(row.check, row.serious, row.is_issue) for row in audit_rows(audited)] == [
         ("truncated", True, True),
         ("suspect-label", False, True),
         ("dark", False, True),
@@ -40,16 +40,16 @@ def test_serious_checks_come_first_and_notes_last() -> None:
 
 
 def test_what_was_settled_does_not_count() -> None:
-    audited = found(("suspect-label", 0, False), ("suspect-label", 0.05, True))
-    (line,) = audit_lines(audited)
-    assert (line.n, line.needs_you) == (1, True)
-    assert line.example == "cat/1.jpg: Message 1."
-    (line,) = audit_lines(found(("suspect-label", 0, False)))
-    assert not line.needs_you
+    audited = make_audit(("suspect-label", 0, False), ("suspect-label", 0.05, True))
+    (row,) = audit_rows(audited)
+    assert (row.n, row.needs_person) == (1, True)
+    assert row.example == "cat/1.jpg: Message 1."
+    (row,) = audit_rows(make_audit(("suspect-label", 0, False)))
+    assert not row.needs_person
 
 
-def test_elsewhere_than_on_a_terminal_lines_are_plain(capsys: pytest.CaptureFixture[str]) -> None:
-    audited = found(("dark", 0.1, True), not_looked_for={"outlier": "one class.", "suspect-label": "one class."})
+def test_lines_are_plain_unless_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    audited = make_audit(("dark", 0.1, True), not_looked_for={"outlier": "one class.", "suspect-label": "one class."})
     print_audit(audited, None)
     assert capsys.readouterr().out.splitlines() == [
         "9 pictures, 1 finding, 0 of them serious",
@@ -66,11 +66,11 @@ def test_on_a_terminal_it_is_a_table_with_colours(
     for name, value in {"COLUMNS": "100", "TERM": "xterm-256color", "FORCE_COLOR": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("NO_COLOR", raising=False)
-    print_audit(found(("truncated", 0, True), ("outlier", 0.1, True)), Path("/a/audit.html"))
+    print_audit(make_audit(("truncated", 0, True), ("outlier", 0.1, True)), Path("/a/audit.html"))
     out = capsys.readouterr().out
     assert "\x1b[1;31mtruncated" in out
     assert "\x1b[1;33moutlier" in out
-    for words in ("What it is", "files that end too early", "The pictures side by side: /a/audit.html"):
+    for words in ("Meaning", "files that end too early", "The pictures side by side: /a/audit.html"):
         assert words in out
 
 
@@ -78,14 +78,16 @@ def test_a_message_or_a_name_is_never_markup(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    audited = found(("dark", 0.1, True))
+    audited = make_audit(("dark", 0.1, True))
     hostile = audited.findings.with_columns(message=pl.lit("[bold]x[/nothing]"))
     print_audit(AuditedDataset(audited.pictures, hostile, {}), None)
     assert "[bold]x[/nothing]" in capsys.readouterr().out
 
 
-def test_json_tells_what_is_serious_noted_and_not_looked_for() -> None:
-    audited = found(("truncated", 0, True), ("alpha", 1, False), passed_over={"hidden": 2}, not_looked_for={"x": "y"})
+def test_json_lists_serious_findings_notes_and_skipped_checks() -> None:
+    audited = make_audit(
+        ("truncated", 0, True), ("alpha", 1, False), passed_over={"hidden": 2}, not_looked_for={"x": "y"}
+    )
     assert audit_json(audited, None) == {
         "pictures": 9,
         "findings": {"truncated": 1, "alpha": 1},

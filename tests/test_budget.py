@@ -60,7 +60,7 @@ def test_spans_of_time_are_read(text: str, seconds: float) -> None:
     "text", ["", "10", "ten minutes", "m10", "-5m", "0s", "5m5m", "30m1h", "5d", "1h30", "nan", "1e3s"]
 )
 def test_nonsense_is_refused_with_examples(text: str) -> None:
-    with pytest.raises(UserError, match=re.escape(f'"{text}" is no span of time. Write 90s, 10m')):
+    with pytest.raises(UserError, match=re.escape(f'"{text}" is not a duration. Write 90s, 10m')):
         parse_duration(text)
 
 

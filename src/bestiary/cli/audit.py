@@ -1,4 +1,4 @@
-"""The command that checks pictures before training: `audit`."""
+"""The command `audit`: check pictures before training."""
 
 from __future__ import annotations
 
@@ -7,18 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bestiary.cli import options
 from bestiary.cli.app import CHECK_FAILED, app
-from bestiary.cli.options import (
-    AsJson,
-    Classes,
-    Corrections,
-    Labels,
-    Pictures,
-    Quiet,
-    RecipeName,
-    Threads,
-    build_recipe,
-)
 from bestiary.cli.output import print_json
 from bestiary.errors import require_extra
 
@@ -28,21 +18,19 @@ if TYPE_CHECKING:
 
 @app.command()
 def audit(
-    pictures: Pictures,
-    labels: Labels = None,
-    classes: Classes = None,
-    corrections: Corrections = None,
+    pictures: options.Pictures,
+    labels: options.Labels = None,
+    classes: options.Classes = None,
+    corrections: options.Corrections = None,
     out: Annotated[Path | None, typer.Option(help="Write audit.html and findings.parquet into this folder.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if anything serious was found.")] = False,
-    recipe: RecipeName = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="section.key=value, for example data.suspects=false.")
-    ] = None,
-    threads: Threads = None,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if there are serious findings.")] = False,
+    recipe: options.RecipeName = None,
+    settings: options.Settings = None,
+    threads: options.Threads = None,
+    quiet: options.Quiet = False,
+    as_json: options.AsJson = False,
 ) -> None:
-    """Say what is wrong with the pictures: faults, duplicates, suspect labels, shortcuts."""
+    """Check pictures for broken files, duplicates, label errors and shortcuts."""
     require_extra("train")
     from bestiary import flow
     from bestiary.checks import FAILS_STRICT
@@ -50,20 +38,20 @@ def audit(
     from bestiary.data.assign_splits import why_not_trainable
     from bestiary.progress import make_reporter
 
-    asked = build_recipe(recipe, settings, method=None, backbone=None, classes=classes, seed=None)
-    show = make_reporter(quiet=quiet)
-    found = flow.audit(pictures, labels=labels, corrections=corrections, recipe=asked, threads=threads, reporter=show)
-    page = None if out is None else _write_audit(found, out, source=", ".join(map(str, pictures)))
-    refused = why_not_trainable(found, asked.data, seed=asked.seed)
+    values, reporter = options.build_recipe(recipe, settings, classes=classes), make_reporter(quiet=quiet)
+    dataset = flow.audit(
+        pictures, labels=labels, corrections=corrections, recipe=values, threads=threads, reporter=reporter
+    )
+    page = None if out is None else _write_audit(dataset, out, source=", ".join(map(str, pictures)))
+    reason = why_not_trainable(dataset, values.data, seed=values.seed)
     if as_json:
-        print_json(audit_json(found, page) | {"training_refused": refused})
+        print_json(audit_json(dataset, page) | {"training_refused": reason})
     else:
-        print_audit(found, page)
-        if refused:
-            typer.echo(f"Training on these pictures would be refused. {refused}")
-    if strict and FAILS_STRICT & set(
-        found.findings.filter("is_issue")["check"]
-    ):  # what somebody decided to keep is none
+        print_audit(dataset, page)
+        if reason:
+            typer.echo(f"Training on these pictures would be refused. {reason}")
+    issues = dataset.findings.filter("is_issue")  # without findings that a correction keeps
+    if strict and FAILS_STRICT & set(issues["check"]):
         raise typer.Exit(CHECK_FAILED)
 
 
@@ -72,8 +60,7 @@ def _write_audit(dataset: AuditedDataset, folder: Path, *, source: str) -> Path:
     from bestiary import table
     from bestiary.report.audit_page import write_audit_page
 
-    pictures, findings, skipped_checks = dataset.pictures, dataset.findings, dataset.not_looked_for
+    pictures, findings, skipped = dataset.pictures, dataset.findings, dataset.passed_over
     table.write(pictures, folder / "pictures.parquet")
     table.write(findings, folder / "findings.parquet")
-    passed_over = dataset.passed_over
-    return write_audit_page(pictures, findings, passed_over, folder, source=source, not_looked_for=skipped_checks)
+    return write_audit_page(pictures, findings, skipped, folder, source=source, not_looked_for=dataset.not_looked_for)

@@ -1,4 +1,4 @@
-"""The command `compare`."""
+"""The command `compare`: paired comparison of runs."""
 
 from __future__ import annotations
 
@@ -15,22 +15,16 @@ from bestiary.errors import UserError, require_extra
 
 @app.command()
 def compare(
-    runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN RUN…", help="Run folders; all are held against the first.")
-    ],
-    intersection: Annotated[
-        bool, typer.Option("--intersection", help="Where the test pictures differ, compare those that all runs have.")
-    ] = False,
-    labels_of: Annotated[
-        Path | None, typer.Option(help="Judge all runs by the labels of this one: after train --corrections.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Also draw it: a .svg, or a .html page.")] = None,
-    resamples: Annotated[int, typer.Option(min=100, max=100_000, help="Of the paired bootstrap.")] = 2000,
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN…", help="Run folders; the first is the baseline.")],
+    intersection: Annotated[bool, typer.Option("--intersection", help="Compare only shared test pictures.")] = False,
+    labels_of: Annotated[Path | None, typer.Option(help="Score all runs with the labels of this one.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write a chart (.svg) or a page (.html).")] = None,
+    resamples: Annotated[int, typer.Option(min=100, max=100_000, help="Number of bootstrap resamples.")] = 2000,
     threads: Threads = None,  # noqa: ARG001 - every command takes it
     quiet: Quiet = False,  # noqa: ARG001
     as_json: AsJson = False,
 ) -> None:
-    """Hold runs against each other on the same test pictures: what differs, by how much, how sure."""
+    """Compare runs on the same test pictures: paired differences with 95 % intervals and p values."""
     require_extra("train")
     from bestiary.evaluation.comparison import align_runs, compare_runs, read_run_predictions
     from bestiary.report import comparison_page
@@ -39,9 +33,9 @@ def compare(
         raise UserError("A comparison needs two runs or more: bestiary compare RUN RUN")
     if out is not None:
         comparison_page.require_page_suffix(out)
-    judge = None if labels_of is None else str(labels_of)
-    scored = align_runs([read_run_predictions(run) for run in runs], intersection=intersection, labels_of=judge)
-    found = compare_runs(scored, resamples=resamples)
+    label_run = None if labels_of is None else str(labels_of)
+    aligned = align_runs([read_run_predictions(run) for run in runs], intersection=intersection, labels_of=label_run)
+    comparison = compare_runs(aligned, resamples=resamples)
     if out is not None:
-        comparison_page.write_comparison(found, out)
-    print_json(found) if as_json else comparison_page.print_comparison(found)
+        comparison_page.write_comparison(comparison, out)
+    print_json(comparison) if as_json else comparison_page.print_comparison(comparison)

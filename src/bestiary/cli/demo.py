@@ -1,4 +1,4 @@
-"""The command `demo`."""
+"""The command `demo`: train on a synthetic dataset."""
 
 from __future__ import annotations
 
@@ -15,23 +15,21 @@ from bestiary.errors import require_extra
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="A folder for the drawn pictures and the run; it must not exist.")] = Path(
-        "demo"
-    ),
+    out: Annotated[Path, typer.Option(help="A new folder for the drawn pictures and the run.")] = Path("demo"),
     threads: Threads = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Draw a small collection with faults, and train on it."""
+    """Draw a small dataset with faults, and train on it."""
     require_extra("train")
     from bestiary import flow
     from bestiary.demo.dataset import make_synthetic_dataset
     from bestiary.progress import make_reporter
 
-    show = make_reporter(quiet=quiet)
-    drawn = make_synthetic_dataset(out / "pictures")
-    show.info(f"{drawn.about} They are in {drawn.folder}.")
-    run = flow.train(drawn.folder, out=out / "run", threads=threads, reporter=show)
+    reporter = make_reporter(quiet=quiet)
+    dataset = make_synthetic_dataset(out / "pictures")
+    reporter.info(f"{dataset.about} They are in {dataset.folder}.")
+    run = flow.train(dataset.folder, out=out / "run", threads=threads, reporter=reporter)
     if as_json:
         print_run(run, as_json)
     else:

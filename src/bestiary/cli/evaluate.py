@@ -1,4 +1,4 @@
-"""Commands that judge finished runs: `evaluate`, `compare`."""
+"""The command `evaluate`: score a finished run."""
 
 from __future__ import annotations
 
@@ -19,53 +19,46 @@ if TYPE_CHECKING:
 @app.command()
 def evaluate(
     run: RunPath,
-    pictures: Annotated[
-        Path | None,
-        typer.Argument(metavar="[PICTURES]", help="Other labelled pictures; its test split when not given."),
-    ] = None,
+    pictures: Annotated[Path | None, typer.Argument(metavar="[PICTURES]", help="Other labelled pictures.")] = None,
     labels: Labels = None,
     corrections: Corrections = None,
-    name: Annotated[
-        str | None, typer.Option(help="Of the folder for the result, in RUN/evaluations; from PICTURES when not given.")
-    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the result folder, in RUN/evaluations.")] = None,
     corruptions: Annotated[
-        bool,
-        typer.Option("--corruptions", help="How it does on validation pictures with noise, blur, …, in 5 strengths."),
+        bool, typer.Option("--corruptions", help="Score validation pictures with noise, blur, … at 5 severities.")
     ] = False,
     threads: Threads = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Score a run on its own test split once more, or on other labelled pictures."""
+    """Score a run on its test split again, or on other labelled pictures."""
     require_extra("train")
     from bestiary import flow
     from bestiary.context import Context
     from bestiary.data.dataset import DataSource
-    from bestiary.evaluation import corruptions as spoiling
-    from bestiary.evaluation import external
+    from bestiary.evaluation.corruptions import evaluate_corrupted
+    from bestiary.evaluation.external import evaluate_external
     from bestiary.progress import make_reporter
-    from bestiary.report import text_tables
+    from bestiary.report.text_tables import format_corruption_table
 
-    show = make_reporter(quiet=quiet)
+    reporter = make_reporter(quiet=quiet)
     if corruptions:
         if pictures is not None or labels is not None:
-            raise UserError("--corruptions spoils the run's own validation pictures; give it no others.")
-        rows = spoiling.evaluate_corrupted(run, threads=threads, reporter=show).to_dicts()
-        print_json({"corruptions": rows}) if as_json else typer.echo(text_tables.format_corruption_table(rows))
+            raise UserError("--corruptions uses the run's own validation pictures. Remove PICTURES and --labels.")
+        rows = evaluate_corrupted(run, threads=threads, reporter=reporter).to_dicts()
+        print_json({"corruptions": rows}) if as_json else typer.echo(format_corruption_table(rows))
     elif pictures is None:
         if labels is not None or name is not None or corrections is not None:
-            raise UserError("--labels, --corrections and --name belong to PICTURES; say which pictures to score.")
-        print_run(flow.evaluate(run, threads=threads, reporter=show), as_json)
+            raise UserError("--labels, --corrections and --name need PICTURES: the labelled pictures to score.")
+        print_run(flow.evaluate(run, threads=threads, reporter=reporter), as_json)
     else:
-        source, context = DataSource(pictures, labels, corrections), Context.create(threads, show)
-        _print_external(external.evaluate_external(run, source, context, name=name), as_json)
+        source, context = DataSource(pictures, labels, corrections), Context.create(threads, reporter)
+        _print_external(evaluate_external(run, source, context, name=name), as_json)
 
 
 def _print_external(evaluation: ExternalEvaluation, as_json: bool) -> None:
-    from bestiary.report import text_tables
+    from bestiary.report.text_tables import format_external_evaluation
 
     if as_json:
         print_json({"evaluation": str(evaluation.path), "metrics": evaluation.metrics})
-        return
-    typer.echo(text_tables.format_external_evaluation(evaluation.metrics))
-    typer.echo(str(evaluation.path))
+    else:
+        typer.echo(f"{format_external_evaluation(evaluation.metrics)}\n{evaluation.path}")

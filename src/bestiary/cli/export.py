@@ -1,4 +1,4 @@
-"""The command `export`."""
+"""The command `export`: convert a model and verify it."""
 
 from __future__ import annotations
 
@@ -16,29 +16,26 @@ from bestiary.errors import require_extra
 @app.command()
 def export(
     run: RunPath,
-    to: Annotated[ExportKind, typer.Option("--to", help="The form to write.")] = ExportKind.onnx,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="A new folder, for predict and serve; or a new .onnx file. RUN/export/… if not given."),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Even if it loses more than one point of accuracy.")] = False,
+    to: Annotated[ExportKind, typer.Option("--to", help="Format of the exported model.")] = ExportKind.onnx,
+    out: Annotated[Path | None, typer.Option(help="A new folder, or a new .onnx file; default: in RUN/export.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Export even if accuracy drops by more than one point.")
+    ] = False,
     threads: Threads = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the model in another form, proven on real pictures; prints its path."""
+    """Export the model in another format, verified on real pictures; prints its path."""
     require_extra("train")
     from dataclasses import asdict
 
-    from bestiary.export.verify import export as write_proven
+    from bestiary.export import verify
     from bestiary.machine import available_cores
     from bestiary.progress import make_reporter
 
-    path, proof = write_proven(
-        run, to.value, out=out, force=force, threads=threads or available_cores(), reporter=make_reporter(quiet=quiet)
-    )
+    threads, reporter = threads or available_cores(), make_reporter(quiet=quiet)
+    path, parity = verify.export(run, to.value, out=out, force=force, threads=threads, reporter=reporter)
     if as_json:
-        print_json({"model": str(path), "proof": asdict(proof)})
+        print_json({"model": str(path), "proof": asdict(parity)})
     else:
-        typer.echo(proof.summary())
-        typer.echo(str(path))
+        typer.echo(f"{parity.summary()}\n{path}")

@@ -1,4 +1,4 @@
-"""The command `fetch`."""
+"""The command `fetch`: download a dataset."""
 
 from __future__ import annotations
 
@@ -14,18 +14,15 @@ from bestiary.cli.output import print_json
 
 @app.command()
 def fetch(
-    name: Annotated[str, typer.Argument(metavar="NAME", help='The collection to download: "animals10".')],
-    out: Annotated[Path | None, typer.Option(help="An empty or new folder; ./NAME when not given.")] = None,
+    name: Annotated[str, typer.Argument(metavar="NAME", help='The dataset to download: "animals10".')],
+    out: Annotated[Path | None, typer.Option(help="An empty or new folder; default: ./NAME.")] = None,
     threads: Threads = None,  # noqa: ARG001 - every command takes it
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Download a known collection; prints its folder."""
-    from bestiary.data.fetch import fetch_dataset as download
+    """Download a known dataset; prints its folder."""
+    from bestiary.data.fetch import fetch_dataset
     from bestiary.progress import make_reporter
 
-    folder = download(name, out or Path(name), reporter=make_reporter(quiet=quiet))
-    if as_json:
-        print_json({"pictures": str(folder), "labels": name})
-    else:
-        typer.echo(str(folder))
+    folder = fetch_dataset(name, out or Path(name), reporter=make_reporter(quiet=quiet))
+    print_json({"pictures": str(folder), "labels": name}) if as_json else typer.echo(str(folder))

@@ -1,4 +1,4 @@
-"""What several commands take, and how options become a recipe."""
+"""Options and arguments shared by several commands, and the recipe that they make."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Method(StrEnum):
-    """Three ways to learn."""
+    """Training methods."""
 
     probe = "probe"
     finetune = "finetune"
@@ -24,7 +24,7 @@ class Method(StrEnum):
 
 
 class Format(StrEnum):
-    """How predictions are written."""
+    """Output formats of predictions."""
 
     table = "table"
     jsonl = "jsonl"
@@ -33,50 +33,49 @@ class Format(StrEnum):
 
 
 class ExportKind(StrEnum):
-    """In which form a model leaves."""
+    """Formats of exported models."""
 
     onnx = "onnx"
     onnx_int8 = "onnx-int8"
     openvino = "openvino"
 
 
-Pictures = Annotated[
-    list[Path],
-    typer.Argument(
-        metavar="PICTURES…", help="A folder per class, split folders, an archive or a table; several are merged."
-    ),
-]
-Corrections = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE.csv",
-        help="Decisions about pictures: sha256,action,label[,note,when]; action is keep, drop or relabel.",
-    ),
-]
+PICTURES: Any = typer.Argument(
+    metavar="PICTURES…", help="A folder per class, split folders, an archive or a table; several are merged."
+)
+Pictures = Annotated[list[Path], PICTURES]
+OptionalPictures = Annotated[list[Path] | None, PICTURES]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, for example runs/latest.")]
-Labels = Annotated[str | None, typer.Option(help='Folder names to labels: "animals10", or a CSV of folder,label.')]
-Classes = Annotated[str | None, typer.Option(help="Only these labels: a,b,c.")]
+CORRECTIONS_HELP = "Label decisions: sha256,action,label[,note,when]; action is keep, drop or relabel."
+Corrections = Annotated[Path | None, typer.Option(metavar="FILE.csv", help=CORRECTIONS_HELP)]
+Labels = Annotated[str | None, typer.Option(help='Map folder names to labels: "animals10", or a CSV of folder,label.')]
+Classes = Annotated[str | None, typer.Option(help="Use only these labels: a,b,c.")]
+MethodOption = Annotated[Method | None, typer.Option(help="Training method; probe is fast and needs no torch.")]
+Backbone = Annotated[str | None, typer.Option(help="lite0 or lite2; finetune also takes any timm model name.")]
 RecipeName = Annotated[str | None, typer.Option(help="A TOML file of settings, or a name: original-v1, original-v2.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notices.")]
-AsJson = Annotated[bool, typer.Option("--json", help="The result as one JSON object on stdout.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; all cores when not given.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="Override a recipe setting: section.key=value.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Random seed for the split and for training.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Number of CPU threads; default: all cores.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Hide progress and notices.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
 
 
 def build_recipe(
     name: str | None,
     settings: list[str] | None,
     *,
-    method: Method | None,
-    backbone: str | None,
-    classes: str | None,
-    seed: int | None,
+    method: Method | None = None,
+    backbone: str | None = None,
+    classes: str | None = None,
+    seed: int | None = None,
     folds: int | None = None,
 ) -> Recipe:
-    """Return the recipe of a name or file, with `--set` over it, and the named options over both."""
+    """Return the recipe of a name or file, overridden by `--set`, then by the named options."""
     from bestiary.recipe import Recipe, apply_overrides, load_recipe_values
 
-    asked = apply_overrides(load_recipe_values(name) if name else {}, settings or [])
-    Recipe.of(asked)  # what is wrong in here is told before the options are laid over it
+    values = apply_overrides(load_recipe_values(name) if name else {}, settings or [])
+    Recipe.of(values)  # reports errors in the file and `--set` before the options override them
     named: dict[tuple[str, str], Any] = {
         ("model", "method"): method.value if method else None,
         ("model", "backbone"): backbone,
@@ -85,12 +84,12 @@ def build_recipe(
     }
     for (section, key), value in named.items():
         if value is not None:
-            asked.setdefault(section, {})[key] = value
-    return Recipe.of(asked if seed is None else asked | {"seed": seed})
+            values.setdefault(section, {})[key] = value
+    return Recipe.of(values if seed is None else values | {"seed": seed})
 
 
 def parse_names(text: str) -> list[str]:
-    """Return the labels that a text names, between commas."""
+    """Return the labels of a text, separated by commas."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         raise UserError(f'--classes takes labels, for example --classes cat,dog; got "{text}".')
@@ -102,16 +101,16 @@ _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(h|min|m|s)", re.IGNORECASE)
 
 
 def parse_duration(text: str) -> float:
-    """Return the seconds in a span such as `90s`, `10m`, `2h`, `1h30m`; raises UserError for anything else.
+    """Return the seconds of a duration such as `90s`, `10m`, `2h`, `1h30m`; raises UserError for anything else.
 
     >>> parse_duration("1h30m"), parse_duration("90s")
     (5400.0, 90.0)
     """
     parts = _PART.findall(text)
-    written = "".join(f"{number}{unit}" for number, unit in parts)
+    normalised = "".join(f"{number}{unit}" for number, unit in parts)
     units = [_UNITS[unit.lower()] for _, unit in parts]
     seconds = sum(float(number) * size for (number, _), size in zip(parts, units, strict=True))
-    falling = units == sorted(set(units), reverse=True)
-    if not parts or not falling or seconds <= 0 or written != re.sub(r"\s", "", text):
-        raise UserError(f'"{text}" is no span of time. Write 90s, 10m, 2h or 1h30m.')
+    is_falling = units == sorted(set(units), reverse=True)
+    if not parts or not is_falling or seconds <= 0 or normalised != re.sub(r"\s", "", text):
+        raise UserError(f'"{text}" is not a duration. Write 90s, 10m, 2h or 1h30m.')
     return seconds

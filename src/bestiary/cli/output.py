@@ -1,4 +1,4 @@
-"""What commands print on stdout."""
+"""Output of commands on stdout."""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ if TYPE_CHECKING:
 
 
 def print_run(run: Run, as_json: bool, *, leaks: Mapping[str, Any] | None = None) -> None:
-    """Print the scores and the verdict of a run and where its report is, or all as JSON; with what would leak."""
+    """Print the scores and verdict of a run, its leak report if any, and its paths; or all as JSON."""
     from bestiary.report.classification_report import classification_report
     from bestiary.report.verdict import verdict
 
+    page = run.path / "report.html"
     if as_json:
-        files = {"run": str(run.path), "report": str(run.path / "report.html")}
-        print_json({**files, "metrics": run.metrics, **({"leaks": leaks} if leaks else {})})
+        values = {"run": str(run.path), "report": str(page), "metrics": run.metrics}
+        print_json({**values, "leaks": leaks} if leaks else values)
         return
     typer.echo(classification_report(run.metrics, short=True))
     if leaks:
         typer.echo(f"{leaks['sentence']}\n")
-    typer.echo(f"{verdict(run.metrics)}\n")
-    typer.echo(f"Report: {run.path / 'report.html'}")
-    typer.echo(str(run.path))
+    typer.echo(f"{verdict(run.metrics)}\n\nReport: {page}\n{run.path}")
 
 
-def print_json(values: dict[str, Any]) -> None:
+def print_json(values: Mapping[str, Any]) -> None:
     """Print one JSON object on one line."""
     typer.echo(json.dumps(values, ensure_ascii=False))

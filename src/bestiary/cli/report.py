@@ -1,4 +1,4 @@
-"""The command `report`."""
+"""The command `report`: write the report of a run again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def report(
     quiet: Quiet = False,  # noqa: ARG001 - every command takes it
     as_json: AsJson = False,
 ) -> None:
-    """Write report.html again, with report.md and the model card (README.md); prints its path."""
+    """Write report.html, report.md and the model card (README.md) again; prints the path of the report."""
     require_extra("train")
     from bestiary.report.run_report import write_report
 

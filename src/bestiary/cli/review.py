@@ -1,4 +1,4 @@
-"""The command with which a person decides about doubtful pictures: `review`."""
+"""The command `review`: confirm or correct labels on a local page."""
 
 from __future__ import annotations
 
@@ -6,37 +6,35 @@ import getpass
 import secrets
 import sys
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bestiary.cli.app import app
-from bestiary.cli.options import AsJson, Quiet, RunPath, Threads
+from bestiary.cli.options import AsJson, Port, Quiet, RunPath, Threads
 from bestiary.cli.output import print_json
 from bestiary.errors import UserError, import_optional
 
 if TYPE_CHECKING:
-    from bestiary.progress import Reporter
+    from bestiary.context import Context
     from bestiary.review.review_session import ReviewSession
 
 
 @app.command()
 def review(
     run: RunPath,
-    corrections: Annotated[
-        Path | None, typer.Option(help="Where decisions are written; corrections.csv in the run when not given.")
-    ] = None,
-    reviewer: Annotated[
-        str | None, typer.Option(help="Your name in the notes; the user's name when not given.")
-    ] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8001,
+    corrections: Annotated[Path | None, typer.Option(help="Decisions file; default: RUN/corrections.csv.")] = None,
+    reviewer: Annotated[str | None, typer.Option(help="Your name in the notes; default: the user name.")] = None,
+    port: Port = 8001,
     threads: Threads = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Confirm or correct doubtful pictures on a local page, one by one; prints its address, and what to do next."""
+    """Review doubtful pictures on a local page, one by one; prints its address, then the next commands."""
     import_optional("polars", extra="train")
+    from bestiary.context import Context
     from bestiary.progress import make_reporter
     from bestiary.review.app import create_app
     from bestiary.review.decisions import DecisionLog
@@ -44,33 +42,31 @@ def review(
     from bestiary.web import running
     from bestiary.web.settings import ServerSettings
 
-    show = make_reporter(quiet=quiet)
-    desk = ReviewSession(
-        run, DecisionLog(corrections or run.resolve() / "corrections.csv", _reviewer_name(reviewer)), threads=threads
-    )
+    reporter = make_reporter(quiet=quiet)
+    log = DecisionLog(corrections or run.resolve() / "corrections.csv", _reviewer_name(reviewer))
+    session = ReviewSession(run, log, threads=threads)
     settings = ServerSettings(port=port, token=secrets.token_urlsafe(24))
     with running.bind_socket(settings) as bound:
         address = running.browser_url(bound, settings)
         print_json({"address": address}) if as_json else typer.echo(address)
         sys.stdout.flush()
-        _start_neighbour_search(desk, threads, show)
-        running.run_server(create_app(desk, settings), bound, settings, show)
-    _print_next_commands(desk, as_json)
+        _start_neighbour_search(session, Context.create(threads, reporter))
+        running.run_server(create_app(session, settings), bound, settings, reporter)
+    _print_next_commands(session, as_json)
 
 
-def _start_neighbour_search(session: ReviewSession, threads: int | None, show: Reporter) -> None:
-    """Find the nearest training pictures while the page is open already; the end does not wait for it."""
-    from bestiary.context import Context
+def _start_neighbour_search(session: ReviewSession, context: Context) -> None:
+    """Find the nearest training pictures in a daemon thread, while the page is open."""
     from bestiary.errors import BestiaryError
 
-    def seek() -> None:
+    def search() -> None:
         try:
-            session.start_neighbour_search(Context.create(threads, show))
+            session.start_neighbour_search(context)
         except BestiaryError as error:
             session.cancel_neighbour_search(str(error))
-            show.info(f"The nearest training pictures cannot be shown. {error}")
+            context.reporter.info(f"The nearest training pictures cannot be shown. {error}")
 
-    threading.Thread(target=seek, daemon=True, name="bestiary-neighbours").start()
+    threading.Thread(target=search, daemon=True, name="bestiary-neighbours").start()
 
 
 def _reviewer_name(reviewer: str | None) -> str:
@@ -84,11 +80,11 @@ def _reviewer_name(reviewer: str | None) -> str:
 
 
 def _print_next_commands(session: ReviewSession, as_json: bool) -> None:
-    made = session.decisions.mine()
-    counts = {action: sum(one.action == action for one in made) for action in ("keep", "relabel", "drop")}
+    counts = Counter(decision.action for decision in session.decisions.mine())
     file, commands = session.decisions.path, session.commands()
     if as_json:
-        print_json({"corrections": str(file), **counts, "next": commands})
-    elif made:
+        actions = {action: counts[action] for action in ("keep", "relabel", "drop")}
+        print_json({"corrections": str(file), **actions, "next": commands})
+    elif counts:
         typer.echo(f"{counts['keep']} kept, {counts['relabel']} relabelled, {counts['drop']} dropped: {file}")
         typer.echo("\n".join(["Next:", *(f"  {command}" for command in commands)]))

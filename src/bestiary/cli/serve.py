@@ -1,4 +1,4 @@
-"""The command `serve`."""
+"""The command `serve`: HTTP server for a run."""
 
 from __future__ import annotations
 
@@ -8,28 +8,25 @@ from typing import Annotated
 import typer
 
 from bestiary.cli.app import app
-from bestiary.cli.options import AsJson, Quiet, RunPath, Threads
+from bestiary.cli.options import AsJson, Port, Quiet, RunPath, Threads
 from bestiary.cli.output import print_json
 
 
 @app.command()
 def serve(
     run: RunPath,
-    host: Annotated[
-        str, typer.Option(help="The address to listen on; others can reach what is not loopback.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8000,
+    host: Annotated[str, typer.Option(help="IP address to listen on; loopback is local only.")] = "127.0.0.1",
+    port: Port = 8000,
     token: Annotated[
-        str | None, typer.Option(envvar="BESTIARY_TOKEN", help="What every request must carry; needed with --host.")
+        str | None,
+        typer.Option(envvar="BESTIARY_TOKEN", help="Token that every request must carry; needed with --host."),
     ] = None,
-    allow_name: Annotated[
-        list[str] | None, typer.Option(help="A name that a proxy on this computer may call the server by.")
-    ] = None,
+    allow_name: Annotated[list[str] | None, typer.Option(help="Accept this host name too, from a local proxy.")] = None,
     threads: Threads = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Open a page to drop pictures on, and an HTTP API; prints its address."""
+    """Serve a page to drop pictures on, and an HTTP API; prints its address."""
     from bestiary.inference.predictor import Predictor
     from bestiary.progress import make_reporter
     from bestiary.serve.app import create_app
@@ -42,6 +39,5 @@ def serve(
         address = running.browser_url(bound, settings)
         print_json({"address": address}) if as_json else typer.echo(address)
         sys.stdout.flush()
-        running.run_server(
-            create_app(predictor, settings, run.resolve().name), bound, settings, make_reporter(quiet=quiet)
-        )
+        application = create_app(predictor, settings, run.resolve().name)
+        running.run_server(application, bound, settings, make_reporter(quiet=quiet))
