@@ -1,4 +1,4 @@
-"""The classifier for scikit-learn: its own promises, and scikit-learn's checks of what it promises to scikit-learn."""
+"""PictureClassifier: its own behaviour, and scikit-learn's estimator checks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from bestiary.errors import InputError, RecipeError, RunError
 from bestiary.picture import decode
 
 KINDS = ("bird", "fish", "spider")
-NUMBERS = {"bird": 10, "fish": 9, "spider": -1}  # as texts, they would be sorted otherwise
+NUMBERS = {"bird": 10, "fish": 9, "spider": -1}  # as text, they would sort differently
 QUICK: dict[str, Any] = {"picture": {"size": 64}, "probe": {"regularisation": [0.01]}, "data": {"min_per_class": 3}}
 
 
@@ -59,7 +59,7 @@ def blobs(n: int = 36) -> tuple[NDArray[np.uint8], NDArray[np.str_]]:
     return pictures, labels
 
 
-def test_it_learns_from_paths_and_gives_labels_as_they_were(
+def test_fit_on_paths_and_labels_of_the_original_type(
     fitted: PictureClassifier, files: tuple[list[Path], list[str]]
 ) -> None:
     paths, labels = files
@@ -68,7 +68,9 @@ def test_it_learns_from_paths_and_gives_labels_as_they_were(
     assert fitted.score(paths, [NUMBERS[label] for label in labels]) >= 0.8
 
 
-def test_its_answers_are_those_of_the_predictor(fitted: PictureClassifier, files: tuple[list[Path], list[str]]) -> None:
+def test_predictions_equal_those_of_the_predictor(
+    fitted: PictureClassifier, files: tuple[list[Path], list[str]]
+) -> None:
     paths = files[0][::5]
     answers = list(Predictor(fitted.run_, threads=1).predict_many(paths))
     expected = [[answer.probabilities[str(name)] for name in fitted.classes_] for answer in answers]
@@ -86,15 +88,15 @@ def test_paths_may_be_texts_and_a_column(
     np.testing.assert_array_equal(fitted.predict_proba(shaped(some)), fitted.predict_proba(some))
 
 
-def test_validation_is_taken_from_what_it_is_given_and_nothing_is_kept_for_a_test(fitted: PictureClassifier) -> None:
+def test_there_is_a_validation_split_and_no_test_split(fitted: PictureClassifier) -> None:
     pictures = pl.read_parquet(fitted.run_ / "pictures.parquet")
     assert set(pictures["split"]) == {"train", "val"}
-    known = pl.read_parquet(fitted.run_ / "predictions.parquet")
-    assert known["row_id"].to_list() == pictures.filter(pl.col("split") == "val")["row_id"].to_list()
+    predictions = pl.read_parquet(fitted.run_ / "predictions.parquet")
+    assert predictions["row_id"].to_list() == pictures.filter(pl.col("split") == "val")["row_id"].to_list()
     assert not (fitted.run_ / "metrics.json").exists()
 
 
-def test_duplicates_stay_on_one_side(files: tuple[list[Path], list[str]]) -> None:
+def test_duplicates_stay_in_one_split(files: tuple[list[Path], list[str]]) -> None:
     paths, labels = files
     model = quick().fit([*paths, *paths], [*labels, *labels])
     sides = (
@@ -128,7 +130,7 @@ def test_numbers_become_grey_from_the_least_to_the_greatest() -> None:
     assert FlatImageShape.of(np.zeros((2, 5)), None).picture(np.zeros(5)).shape == (1, 5, 3)
 
 
-def test_a_pickle_holds_the_model_and_no_python_object_of_it(
+def test_a_pickle_contains_the_files_of_the_model_only(
     fitted: PictureClassifier, files: tuple[list[Path], list[str]]
 ) -> None:
     content = pickle.dumps(fitted)
@@ -139,7 +141,7 @@ def test_a_pickle_holds_the_model_and_no_python_object_of_it(
     assert {file.name for file in again.run_.iterdir()} == {file.name for file in fitted.run_.iterdir()}
 
 
-def test_the_run_goes_with_the_classifier_unless_it_is_saved(tmp_path: Path) -> None:
+def test_the_run_is_deleted_with_the_classifier_unless_saved(tmp_path: Path) -> None:
     pictures, labels = blobs()
     model = quick().fit(pictures, labels)
     first, expected = model.run_, model.predict_proba(pictures[:4])
@@ -158,7 +160,7 @@ def test_the_run_goes_with_the_classifier_unless_it_is_saved(tmp_path: Path) -> 
     )
 
 
-def test_a_taken_folder_is_not_saved_into(fitted: PictureClassifier, tmp_path: Path) -> None:
+def test_save_refuses_a_folder_that_is_not_empty(fitted: PictureClassifier, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("")
     with pytest.raises(RunError, match="exists already"):
         fitted.save(tmp_path)
@@ -181,15 +183,13 @@ def test_settings_are_parameters() -> None:
         quick(settings={"data": {"classes": ["red"]}}).fit(*blobs())
 
 
-def test_a_file_that_cannot_be_read_is_left_out_of_training_with_a_warning_and_is_an_error_afterwards(
+def test_an_unreadable_file_is_skipped_in_fit_with_a_warning_and_an_error_in_predict(
     files: tuple[list[Path], list[str]], tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no picture")
     paths, labels = files
-    with pytest.warns(
-        UserWarning, match=r"^1 of 63 pictures cannot be used and were left out\. The first: .*broken\.jpg"
-    ):
+    with pytest.warns(UserWarning, match=r"^Skipped 1 of 63 pictures, which cannot be used\. The first: .*broken\.jpg"):
         model = quick().fit([*paths, broken], [*labels, "fish"])
     with pytest.raises(InputError, match=r"broken\.jpg"):
         model.predict([*paths[:2], broken])
@@ -205,16 +205,16 @@ def test_a_file_that_cannot_be_read_is_left_out_of_training_with_a_warning_and_i
         (np.zeros((2, 7)), [0, 1], r"picture_shape = \(2, 3\) does not match rows of 7 numbers"),
         (["a.jpg", "b.jpg"], ["cat"], r"inconsistent numbers of samples"),
         (["a.jpg", "b.jpg"], None, r"requires y to be passed"),
-        (["a.jpg"], ["cat"], r"no pictures that can be read"),
+        (["a.jpg"], ["cat"], r"no readable picture"),
         (blobs(8)[0], ["one"] * 8, r'only one class, "one"'),
     ],
 )
-def test_what_cannot_be_used_is_named(X: Any, y: Any, says: str) -> None:  # noqa: N803
+def test_invalid_input_is_explained(X: Any, y: Any, says: str) -> None:  # noqa: N803
     with pytest.raises(ValueError, match=says):
         quick(picture_shape=(2, 3)).fit(X, y)
 
 
-def test_it_wants_to_be_fitted_first_and_on_what_it_is_then_asked_about(fitted: PictureClassifier) -> None:
+def test_predict_before_fit_and_on_another_kind_of_input(fitted: PictureClassifier) -> None:
     with pytest.raises(NotFittedError):
         quick().predict(["cat.jpg"])
     with pytest.raises(InputError, match="not fitted on rows of numbers") as caught:
@@ -222,9 +222,9 @@ def test_it_wants_to_be_fitted_first_and_on_what_it_is_then_asked_about(fitted: 
     assert isinstance(caught.value, UserError)
 
 
-# ---- What scikit-learn asks of every estimator --------------------------------------------------------------------
-# Its checks feed rows of a few numbers, which become pictures of a few pixels. Near-duplicates are not looked for:
-# two pixels are always nearly the same picture.
+# ---- scikit-learn's estimator checks --------------------------------------------------------------------------------
+# The checks use rows of a few numbers, which become pictures of a few pixels. near_duplicates is off: two pictures of
+# two pixels are always near-duplicates.
 OF_CHECKS = quick(
     settings={
         "picture": {"size": 64},
@@ -238,5 +238,5 @@ checks: Callable[[Test], Test] = parametrize_with_checks([OF_CHECKS])  # none of
 
 @pytest.mark.slow
 @checks
-def test_scikit_learn_finds_it_to_be_an_estimator(estimator: Any, check: Any) -> None:
+def test_estimator_checks(estimator: Any, check: Any) -> None:
     check(estimator)
