@@ -30,7 +30,7 @@ FEW = ["bird", "fish", "spider"]
 
 @pytest.fixture
 def plan(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrainingPlan]:
-    """`plan_training` on a machine whose times are known: of a probe as above; scratch 20 + an epoch of size / 16 + 10 s."""
+    """`plan_training` where times are known: of a probe as above; scratch 20 + an epoch of size / 16 + 10 s."""
 
     def estimate(recipe: Recipe, measure: object) -> TimeEstimate:
         size = recipe.picture.size or 0

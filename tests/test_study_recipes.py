@@ -94,7 +94,7 @@ def test_recipes_that_cannot_be_studied(
 
 
 def test_a_folder_that_is_no_run_is_no_recipe(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="is a folder and no run"):
+    with pytest.raises(RecipeError, match="is a folder, but not a run"):
         read_study_recipes(["probe", str(tmp_path)], None, [])
 
 

@@ -207,7 +207,7 @@ def _describe_leakage(results: dict[str, Any]) -> str:
         f" {100 * results['leaked share of test pictures']:.1f} % of its test pictures had a duplicate in training. The"
         f" accuracy on these was {100 * results['accuracy on them with twins in training']:.1f} %, and"
         f" {100 * results['accuracy on them without']:.1f} % with other pictures in place of the duplicates."
-        f" (Naive minus grouped accuracy, a noisier measure: {_format_points(results['naive minus grouped accuracy'])}.)"
+        f" (Naive minus grouped accuracy, noisier: {_format_points(results['naive minus grouped accuracy'])}.)"
     )
 
 

@@ -116,8 +116,8 @@ def describe_method(results: Mapping[str, Any]) -> str:
     """Describe how intervals and p values are computed."""
     seeds = max(len(recipe["seeds"]) for recipe in results["recipes"])
     pictures = (
-        "Under each seed all recipes are tested on the same pictures. 95 % intervals of differences: over pictures, from"
-        f" {results['resamples']:,} bootstrap resamples of groups of duplicates, the same for both recipes and all seeds"
+        "Under each seed all recipes are tested on the same pictures. 95 % intervals of differences: over pictures,"
+        f" from {results['resamples']:,} bootstrap resamples of duplicate groups, the same for both recipes and all seeds"
     )
     over = (
         "; and over the common seeds, from the corrected resampled t-test (Nadeau and Bengio 2003); the wider interval"
