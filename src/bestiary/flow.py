@@ -108,7 +108,7 @@ def resume(
         run_folder.remove_partial_files(run)
         session.report_earlier(context.reporter)
         if (run / "metrics.json").exists():  # the test split was scored: scoring it twice would have to be counted
-            return finish_run(run, read_json(run / "metrics.json"), context, session, light=light)
+            return finish_run(run, read_json(run / "metrics.json"), context, session.usage, light=light)
         return _train_run(run, context, session, resume=True, light=light)
 
 
@@ -156,4 +156,4 @@ def _train_run(run: Path, context: Context, session: RunSession, *, resume: bool
     # ---- Report ----------------------------------------------------------------------------------------------------
     metrics |= {"test_scored": 1, "overfitting": describe_fit(task.recipe, trained.history)}
     metrics |= {"temperature": model.calibration.temperature}
-    return finish_run(run, metrics, context, session, light=light)
+    return finish_run(run, metrics, context, session.usage, light=light)

@@ -154,7 +154,7 @@ class Network(nn.Module):
 
 @dataclass(frozen=True)
 class PlainArchitecture:
-    """Layers of a plain CNN. filters: the channels of each stage; kernel_size: of each stage, the last for all later."""
+    """Layers of a plain CNN. filters: the channels of each stage; kernel_size: by stage, the last for all later."""
 
     filters: Sequence[int] = PLAIN_FILTERS
     kernel_size: Sequence[int] = (3,)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from bestiary import run_folder
 from bestiary.context import Context
 from bestiary.files import write_json, write_text
 from bestiary.report.classification_report import classification_report
 from bestiary.report.run_report import write_report
+
+Usage = Callable[[], dict[str, Any]]  # the seconds and the peak memory of a run so far, as in metrics.json
 
 
 @dataclass(frozen=True)
@@ -22,18 +24,6 @@ class Run:
     metrics: dict[str, Any]
 
 
-class Session(Protocol):
-    """The time and memory of a run over all its sessions."""
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """Seconds by stage and in total."""
-
-    @property
-    def peak_megabytes(self) -> int:
-        """The highest memory use, in MB."""
-
-
 def write_results(run: Path, metrics: Mapping[str, Any], context: Context, *, light: bool = False) -> None:
     """Write `classification_report.txt`, `metrics.json` and, unless `light`, the report."""
     write_text(run / "classification_report.txt", classification_report(metrics))
@@ -42,12 +32,8 @@ def write_results(run: Path, metrics: Mapping[str, Any], context: Context, *, li
         write_report(run, threads=context.threads)
 
 
-def finish_run(run: Path, metrics: dict[str, Any], context: Context, session: Session, *, light: bool = False) -> Run:
-    """Write the results of a run with its seconds and memory, link `runs/latest` to it, and return it."""
-
-    def usage() -> dict[str, Any]:
-        return {"seconds": session.seconds, "peak_rss_mb": session.peak_megabytes}
-
+def finish_run(run: Path, metrics: dict[str, Any], context: Context, usage: Usage, *, light: bool = False) -> Run:
+    """Write the results of a run with its time and memory, link `runs/latest` to it, and return it."""
     with context.timer.stage("report"):
         write_results(run, metrics | usage(), context, light=light)
     metrics |= usage()  # the report included

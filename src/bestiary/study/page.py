@@ -117,7 +117,7 @@ def describe_method(results: Mapping[str, Any]) -> str:
     seeds = max(len(recipe["seeds"]) for recipe in results["recipes"])
     pictures = (
         "Under each seed all recipes are tested on the same pictures. 95 % intervals of differences: over pictures,"
-        f" from {results['resamples']:,} bootstrap resamples of duplicate groups, the same for both recipes and all seeds"
+        f" from {results['resamples']:,} bootstrap resamples of duplicate groups, the same for all recipes and seeds"
     )
     over = (
         "; and over the common seeds, from the corrected resampled t-test (Nadeau and Bengio 2003); the wider interval"

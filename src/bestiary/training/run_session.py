@@ -40,6 +40,10 @@ class RunSession:
         """The highest memory use of any session, in MB."""
         return max(round(self._memory.megabytes), *(int(session["peak_rss_mb"]) for session in self.earlier), 0)
 
+    def usage(self) -> dict[str, Any]:
+        """Return seconds and peak memory as `metrics.json` has them."""
+        return {"seconds": self.seconds, "peak_rss_mb": self.peak_megabytes}
+
     def report_earlier(self, reporter: Reporter) -> None:
         """Report the earlier sessions of a resumed run, and note them in its `environment.json`."""
         if sessions := len(self.earlier):
