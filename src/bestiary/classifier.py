@@ -1,4 +1,4 @@
-"""`PictureClassifier`: the flow of `train` behind the interface of scikit-learn."""
+"""`PictureClassifier`: scikit-learn estimator that trains as `bestiary train` does."""
 
 from __future__ import annotations
 
@@ -31,32 +31,32 @@ from bestiary.evaluation.evaluate import predict_val_split
 from bestiary.export.finalize import train_and_finalize
 from bestiary.inference.predictor import FAST_ENGINE_MIN_PICTURES, EngineName, Predictor
 from bestiary.machine import available_cores
-from bestiary.picture import resize_to_square as fitted
+from bestiary.picture import resize_to_square
 from bestiary.preprocess import Source
 from bestiary.recipe import Recipe
 from bestiary.training.recipe_checks import check_recipe_supported
 from bestiary.training.task import load_task
 
-ARRAY_FOLDER = "given"  # the folder of pictures that came as arrays
+ARRAY_FOLDER = "given"  # the folder of pictures that were passed as arrays
 TABLES = ("pictures", "findings", "predictions")
 INPUT_ATTRIBUTES = ("n_features_in_", "feature_names_in_", "row_shape_")
-INSTEAD = {"classes": "give it only the pictures that it shall learn", "folds": "use scikit-learn's cross_validate"}
-UNPICKLED_ATTRIBUTES = ("_predictors", "_remove")  # never in a pickle
+ALTERNATIVES = {"classes": "pass only pictures of these classes", "folds": "use scikit-learn's cross_validate"}
+UNPICKLED_ATTRIBUTES = ("_predictors", "_remove")
 
 
 class PictureClassifier(ClassifierMixin, BaseEstimator):
-    """A classifier of pictures for scikit-learn: `PictureClassifier().fit(paths, labels).predict(more_paths)`.
+    """A picture classifier for scikit-learn: `PictureClassifier().fit(paths, labels).predict(more_paths)`.
 
     X: paths, (n,) or (n, 1); pictures uint8 (n, height, width, 3) or (n, height, width); or rows of numbers
-    (n, height * width), as in scikit-learn's own collections of pictures. y: labels of any kind, (n,).
+    (n, height * width), as in scikit-learn's own picture datasets. y: labels of any type, (n,).
 
-    method, backbone, seed: as in `bestiary train`; settings: the rest of a recipe, as in `Recipe.of`; threads: all
-    cores when not given; picture_shape: (height, width) or (height, width, 3) of a row, guessed when not given.
+    method, backbone, seed: as in `bestiary train`; settings: the rest of a recipe, as in `Recipe.of`; threads: default
+    all cores; picture_shape: (height, width) or (height, width, 3) of a row, guessed by default.
 
-    `fit` audits the pictures, keeps some of them for validation (duplicates stay on one side), trains, calibrates and
-    proves the model as `train` does. It keeps no test part, because whoever calls `score` has kept his own. `run_` is
-    the run folder; it goes when the classifier goes, unless `save` is asked to keep it for `bestiary predict`, `serve`
-    or `review`. A pickle holds the files of the run, none of the pictures.
+    `fit` audits the pictures, splits off a validation set (duplicates stay in one split), trains, calibrates and
+    verifies the model as `train` does. There is no test split: the caller of `score` holds out test pictures. `run_` is
+    the run folder. It is deleted with the classifier; `save` copies it for `bestiary predict`, `serve` or `review`. A
+    pickle contains the files of the run, but no pictures.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
         picture_shape: Sequence[int] | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        """Keep the settings as they are given; `fit` looks at them."""
+        """Store the parameters unchanged; `fit` validates them."""
         self.method = method
         self.backbone = backbone
         self.seed = seed
@@ -78,9 +78,9 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
         self.settings = settings
 
     def fit(self, X: Any, y: Any) -> Self:  # noqa: N803 - scikit-learn's names
-        """Train on pictures and their labels; return the classifier itself.
+        """Train on pictures and their labels; return the classifier.
 
-        Raises InputError, a UserError and a ValueError, for what cannot be used; warns of files that are left out.
+        Raises InputError (a UserError and a ValueError) for invalid input; warns about unreadable files that it skips.
         """
         recipe = self._build_recipe()
         pictures, y = self._validate_training_data(X, y)
@@ -91,17 +91,17 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
         names = self._label_names()
         listing = PictureList([PictureEntry(path, names[code]) for path, code in zip(paths, codes, strict=True)])
         try:
-            run = _train_run(listing, home / "run", recipe, remember=by_path, threads=self.threads or available_cores())
+            context = Context(threads=self.threads or available_cores())
+            self.run_ = _train_run(listing, home / "run", recipe, context, cache_scan=by_path)
         except SourceError as error:
             raise InputError(str(error)) from error
-        self.run_ = run
-        _warn_skipped(run)
+        _warn_skipped(self.run_)
         return self
 
     def predict(self, X: Any) -> Array:  # noqa: N803
-        """Return the likeliest label of each picture, (n,). Raises InputError, naming it, if one cannot be read."""
-        shares = self.predict_proba(X)
-        labels: Array = self.classes_[shares.argmax(axis=1)]
+        """Return the most probable label of each picture, (n,). Raises InputError, naming it, if one is unreadable."""
+        probabilities = self.predict_proba(X)
+        labels: Array = self.classes_[probabilities.argmax(axis=1)]
         return labels
 
     def predict_proba(self, X: Any) -> Floats:  # noqa: N803
@@ -109,40 +109,39 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         pictures = self._validate_input(X, reset=False)
         predictor = self._predictor("fastest" if len(pictures) >= FAST_ENGINE_MIN_PICTURES else "onnxruntime")
-        shares = np.empty((len(pictures), len(self.classes_)))
+        probabilities = np.empty((len(pictures), len(self.classes_)))
         names = self._label_names()
-        for row, answer in enumerate(predictor.predict_many(self._predictor_inputs(pictures, predictor))):
-            if answer.error is not None:
-                raise InputError(answer.error)
-            shares[row] = [answer.probabilities[name] for name in names]
-        shares /= shares.sum(axis=1, keepdims=True)
-        return shares
+        for row, prediction in enumerate(predictor.predict_many(self._predictor_inputs(pictures, predictor))):
+            if prediction.error is not None:
+                raise InputError(prediction.error)
+            probabilities[row] = [prediction.probabilities[name] for name in names]
+        probabilities /= probabilities.sum(axis=1, keepdims=True)
+        return probabilities
 
     def save(self, path: Path | str) -> Path:
-        """Copy the run to a folder of your own, which must not exist or be empty; return it."""
+        """Copy the run to a folder, which must be new or empty, and return it."""
         check_is_fitted(self)
-        place = Path(path)
-        run_folder.require_free_folder(place)
-        shutil.copytree(self.run_, place, dirs_exist_ok=True)
-        given = self.run_.parent / ARRAY_FOLDER
-        if given.exists():
-            shutil.copytree(given, place / ARRAY_FOLDER)
-            for name in TABLES:
-                file = place / f"{name}.parquet"
-                moved = pl.col("path").str.replace(str(given), str(place.absolute() / ARRAY_FOLDER), literal=True)
-                table.write(table.read(file, {}).with_columns(moved), file)
-        return place
+        folder = Path(path)
+        run_folder.require_free_folder(folder)
+        shutil.copytree(self.run_, folder, dirs_exist_ok=True)
+        arrays = self.run_.parent / ARRAY_FOLDER
+        if arrays.exists():
+            shutil.copytree(arrays, folder / ARRAY_FOLDER)
+            new_path = pl.col("path").str.replace(str(arrays), str(folder.absolute() / ARRAY_FOLDER), literal=True)
+            for file in (folder / f"{name}.parquet" for name in TABLES):
+                table.write(table.read(file, {}).with_columns(new_path), file)
+        return folder
 
     def _build_recipe(self) -> Recipe:
-        asked = dict(self.settings or {})
-        for setting, instead in INSTEAD.items():
-            if setting in asked.get("data", {}):
-                raise InputError(f"data.{setting} is not for PictureClassifier: {instead}.")
-        model = {**asked.get("model", {}), "method": self.method, "backbone": self.backbone}
-        return Recipe.of({**asked, "model": model, "seed": self.seed})
+        settings = self.settings or {}
+        for setting, alternative in ALTERNATIVES.items():
+            if setting in settings.get("data", {}):
+                raise InputError(f"data.{setting} is not for PictureClassifier: {alternative}.")
+        model = {**settings.get("model", {}), "method": self.method, "backbone": self.backbone}
+        return Recipe.of({**settings, "model": model, "seed": self.seed})
 
     def _label_names(self) -> list[str]:
-        """The classes as the run calls them."""
+        """Return the class names in the run."""
         return [str(value) for value in self.classes_]
 
     def _validate_training_data(self, X: Any, y: Any) -> tuple[list[Path] | Array, Array]:  # noqa: N803
@@ -169,21 +168,21 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
         return rows
 
     def _predictor_inputs(self, pictures: list[Path] | Array, predictor: Predictor) -> Iterable[Source]:
-        """Yield what the predictor takes: paths, or pixels as the model sees them."""
+        """Return the predictor's input: paths, or pixels in the size of the model's input."""
         if isinstance(pictures, list):
             return pictures
-        view = predictor.bundle.preprocess
-        return (fitted(picture, view.size, view.fit) for picture in self._pixels(pictures))
+        preprocess = predictor.bundle.preprocess
+        return (resize_to_square(picture, preprocess.size, preprocess.fit) for picture in self._pixels(pictures))
 
     def _pixels(self, pictures: Array) -> Iterable[Pixels]:
         if pictures.ndim > 2:
             return map(to_rgb, pictures)
         if not hasattr(self, "row_shape_"):
-            raise InputError("This classifier was not fitted on rows of numbers; give it paths, or pictures as uint8.")
+            raise InputError("This classifier was not fitted on rows of numbers; pass paths, or pictures as uint8.")
         return map(self.row_shape_.picture, pictures)
 
     def _make_run_folder(self) -> Path:
-        """Make a folder for the next run; that of the last one goes, and this one goes with the classifier."""
+        """Create the folder of the next run, deleted with the classifier; delete that of the last run."""
         if "_remove" in self.__dict__:
             self.__dict__["_remove"]()
         home = Path(tempfile.mkdtemp(prefix="bestiary-"))
@@ -197,17 +196,17 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
         return self._predictors[engine]
 
     def __sklearn_is_fitted__(self) -> bool:
-        """Tell whether there is a run."""
+        """Whether there is a run."""
         return hasattr(self, "run_")
 
     def __sklearn_tags__(self) -> Any:
-        """Say what X may be."""
+        """Return the tags, which declare the types of X."""
         tags = super().__sklearn_tags__()
         tags.input_tags.string = tags.input_tags.three_d_array = True  # one_d_array would mean numbers
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return settings and what was learnt, the run as the bytes of its files."""
+        """Return parameters and fitted attributes, the run as the bytes of its files."""
         state = {key: value for key, value in super().__getstate__().items() if key not in UNPICKLED_ATTRIBUTES}
         if "run_" in state:
             files = (file for file in sorted(self.run_.iterdir()) if file.is_file())
@@ -215,7 +214,7 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Lay the run into a folder of its own."""
+        """Restore the state, with the run in a new folder."""
         files = state.get("run_", {})
         super().__setstate__({key: value for key, value in state.items() if key != "run_"})
         if files:
@@ -226,17 +225,16 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
             self.run_ = run
 
 
-def _train_run(listing: PictureList, out: Path, recipe: Recipe, *, remember: bool, threads: int) -> Path:
-    """Return `out`, as a run with a calibrated, verified model and no test split.
+def _train_run(listing: PictureList, out: Path, recipe: Recipe, context: Context, *, cache_scan: bool) -> Path:
+    """Return `out`, a run with a calibrated, verified model and no test split; audit, split and model as in `train`.
 
-    Audit, split and model are those of `train`. remember: whether measurements of the files are kept in the cache.
+    cache_scan: whether measurements of the files are cached.
     """
     check_recipe_supported(recipe)
-    context = Context(threads=threads)
-    remembering = context if remember else replace(context, cache=None)
-    dataset = audit_listing(listing, recipe.data, recipe.limits, remembering)
+    scan_context = context if cache_scan else replace(context, cache=None)
+    dataset = audit_listing(listing, recipe.data, recipe.limits, scan_context)
     pictures, digest = assign_splits(dataset, recipe.data, seed=recipe.seed, with_test=False)
-    facts = {"threads": threads, "split digest": digest, "passed over": dict(dataset.passed_over)}
+    facts = {"threads": context.threads, "split digest": digest, "passed over": dict(dataset.passed_over)}
 
     def contents(folder: Path) -> None:
         files_module.write_json(folder / "environment.json", run_folder.collect_environment(facts))
@@ -251,10 +249,10 @@ def _train_run(listing: PictureList, out: Path, recipe: Recipe, *, remember: boo
 
 
 def _as_paths(X: Any) -> list[Path] | None:  # noqa: N803
-    """Return X as paths if it is text or paths, (n,) or (n, 1)."""
+    """Return X as paths if it contains text or paths, (n,) or (n, 1), else None."""
     if isinstance(X, str | os.PathLike):
         raise InputError(f'X is "{X}"; expected several paths, for example sorted(Path("pictures").glob("*/*.jpg")).')
-    if hasattr(X, "tocsr"):  # sparse: scikit-learn has a message for it
+    if hasattr(X, "tocsr"):  # sparse: left to scikit-learn's own error
         return None
     cells = np.asarray(X)
     if cells.dtype.kind not in "UTO" or not cells.size:
@@ -262,7 +260,7 @@ def _as_paths(X: Any) -> list[Path] | None:  # noqa: N803
     if not all(isinstance(cell, str | os.PathLike) for cell in cells.flat):
         return None
     if cells.ndim > 2 or cells.shape[1:] not in ((), (1,)):
-        raise InputError(f"X holds text of shape {cells.shape}; expected one path for each picture: (n,) or (n, 1).")
+        raise InputError(f"X contains text of shape {cells.shape}; expected one path for each picture: (n,) or (n, 1).")
     return [Path(cell) for cell in cells.flat]
 
 
@@ -271,11 +269,11 @@ def _warn_skipped(run: Path) -> None:
     errors = pictures["error"].drop_nulls()
     if len(errors):
         warnings.warn(
-            f"{len(errors):,} of {pictures.height:,} pictures cannot be used and were left out. The first: {errors[0]}",
+            f"Skipped {len(errors):,} of {pictures.height:,} pictures, which cannot be used. The first: {errors[0]}",
             stacklevel=3,
         )
 
 
 def _remove_run_folder(home: Path, process: int) -> None:
-    if os.getpid() == process:  # a forked process has no say over the files of its parent
+    if os.getpid() == process:  # not in a forked process: the files belong to its parent
         shutil.rmtree(home, ignore_errors=True)
