@@ -39,5 +39,6 @@ class Context:
 
     def require_cache(self) -> Path:
         """Return the cache folder of a context that has one."""
-        assert self.cache is not None, "this context has no cache folder"
+        if self.cache is None:
+            raise ValueError("This context has no cache folder.")
         return self.cache

@@ -29,7 +29,19 @@ from bestiary.text import format_names
 
 # The import names of each extra's packages; the commands that need an extra need all of it.
 EXTRAS = {
-    "train": ("polars", "sklearn", "scipy", "joblib", "psutil", "onnx", "cleanlab", "safetensors", "jinja2"),
+    "train": (
+        "polars",
+        "sklearn",
+        "scipy",
+        "joblib",
+        "psutil",
+        "onnx",
+        "cleanlab",
+        "safetensors",
+        "jinja2",
+        "filelock",
+        "threadpoolctl",
+    ),
     "tune": ("optuna",),
 }
 MAX_NAMES = 60  # valid names listed in a message

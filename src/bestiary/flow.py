@@ -88,7 +88,7 @@ def train(
             context.reporter.info(message)
 
         # ---- Run folder: created when the pictures are known to be usable ------------------------------------------
-        facts = source.facts() | {"threads": context.threads, "split digest": digest} | plan.facts()
+        facts = source.facts(context.threads) | {"split digest": digest} | plan.facts()
         run = create_run(out, requested, plan.recipe, split_table, dataset, facts)
         with open_session(run, timer, memory) as session:
             return _train_run(run, context.with_deadline(plan.deadline_seconds), session)
@@ -102,9 +102,10 @@ def resume(
     However it ended (Ctrl-C, a full disk, SIGKILL), the scores equal those of an uninterrupted run. light: scores only,
     without training diagnostics and report. Raises RunError if the run is finished, or in use by another process.
     """
-    run, context = Path(run), Context.create(threads, reporter)
-    run_folder.require_resumable(run)
+    run = Path(run)
+    context = Context.create(threads or run_folder.recorded_threads(run), reporter)
     with PeakMemory() as memory, open_session(run, context.timer, memory) as session:
+        run_folder.require_resumable(run)
         run_folder.remove_partial_files(run)
         session.report_earlier(context.reporter)
         if (run / "metrics.json").exists():  # the test split was scored: scoring it twice would have to be counted

@@ -78,6 +78,16 @@ def require_resumable(run: Path) -> None:
         raise RunError(f"{run} is finished already. Its report: {run / 'report.html'}")
 
 
+def recorded_threads(run: Path) -> int | None:
+    """Return the number of threads a run was started with, None if unknown or more than there are cores now.
+
+    The rounding of sums depends on it: with the same number a resumed run equals an uninterrupted one.
+    """
+    load_recipe(run)
+    threads = read_json(run / "environment.json").get("threads")
+    return threads if isinstance(threads, int) and threads <= available_cores() else None
+
+
 def load_recipe(run: Path) -> Recipe:
     """Return the requested recipe of a run. Raises RunError if the folder is not a run."""
     if not (run / "asked.toml").is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -77,12 +78,11 @@ def study(
     from bestiary.context import Context
     from bestiary.data.dataset import DataSource
     from bestiary.progress import make_reporter
-    from bestiary.recipe import write_toml
     from bestiary.study.page import print_study
     from bestiary.study.study import StudyOptions
     from bestiary.study.study import study as run_study
 
-    chosen = [] if classes is None else [f"data.{write_toml({'classes': parse_names(classes)}).strip()}"]
+    chosen = [] if classes is None else [f"data.classes={json.dumps(parse_names(classes), ensure_ascii=False)}"]
     options = StudyOptions(
         recipes or [],
         preset,

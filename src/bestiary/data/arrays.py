@@ -45,6 +45,9 @@ class FlatImageShape:
         return to_rgb(np.rint(scaled).astype(np.uint8).reshape(self.height, self.width, self.channels))
 
 
+RowShape = FlatImageShape  # its name in pickles from before November 2026
+
+
 def to_rgb(picture: Pixels) -> Pixels:
     """Return uint8 (height, width, 3) of a picture (height, width), (height, width, 1) or (height, width, 3)."""
     channels = picture[:, :, None] if picture.ndim == 2 else picture

@@ -43,10 +43,14 @@ class DataSource:
         sources = [self.pictures] if isinstance(self.pictures, str | Path) else self.pictures
         return [Path(source) for source in sources]
 
-    def facts(self) -> dict[str, Any]:
-        """Return what a run records of its source."""
+    def facts(self, threads: int) -> dict[str, Any]:
+        """Return what a run records of its source, and the number of its threads."""
         paths = [str(path.absolute()) for path in self.paths]
-        facts = {"pictures": paths[0] if len(paths) == 1 else paths, "labels": absolute_label_map(self.labels)}
+        facts = {
+            "pictures": paths[0] if len(paths) == 1 else paths,
+            "labels": absolute_label_map(self.labels),
+            "threads": threads,
+        }
         return facts if self.corrections is None else {**facts, "corrections": {"file": str(self.corrections)}}
 
 

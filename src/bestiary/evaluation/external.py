@@ -68,7 +68,7 @@ def evaluate_external(
     folder = next_evaluation_folder(run, name or source.paths[0].stem)
     table.write(annotate_all_pictures(dataset.pictures, external), folder / "pictures.parquet")
     table.write(predictions, folder / "predictions.parquet")
-    write_json(folder / "metrics.json", {"run": str(run), "source": source.facts()["pictures"], **metrics})
+    write_json(folder / "metrics.json", {"run": str(run), "source": str(source.paths[0].absolute()), **metrics})
     return ExternalEvaluation(folder, metrics)
 
 

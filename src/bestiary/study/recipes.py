@@ -44,7 +44,12 @@ class StudyRecipe:
     def with_epochs(self, epochs: int) -> StudyRecipe:
         """Return the entry with this number of epochs; see `Recipe.with_epochs`."""
         with error_context(self.name):
-            return replace(self, overrides=Recipe.of(self.overrides).with_epochs(epochs).overrides(), epochs_times=1)
+            new = Recipe.of(self.overrides).with_epochs(epochs).overrides().get("train", {})
+            # In the order given, on which the name of a study's default folder depends.
+            train = self.overrides.get("train", {}) | {
+                key: new[key] for key in ("warmup_epochs", "epochs") if key in new
+            }
+            return replace(self, overrides={**self.overrides, "train": train}, epochs_times=1)
 
 
 @contextmanager

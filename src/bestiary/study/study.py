@@ -101,7 +101,7 @@ class StudyRequest:
 
     def facts(self) -> dict[str, Any]:
         """Return what every run folder records of its source."""
-        return self.source.facts() | {"threads": self.context.threads}
+        return self.source.facts(self.context.threads)
 
 
 @dataclass(frozen=True)

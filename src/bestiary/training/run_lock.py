@@ -28,6 +28,8 @@ def run_lock(run: Path, *, resume_command: str | None = None) -> Iterator[None]:
     The lock belongs to the operating system and ends with its process, however that ends: the lock file of a killed
     process, or of a machine that lost its power, blocks nobody.
     """
+    if not run.is_dir():  # the lock would create it
+        raise RunError(f"{run} is not a run folder: it does not exist.")
     lock, holder = FileLock(run / LOCK, timeout=0), run / HOLDER
     try:
         lock.acquire()

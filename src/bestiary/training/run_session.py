@@ -66,15 +66,15 @@ def open_session(run: Path, timer: StageTimer, memory: PeakMemory) -> Iterator[R
     Ctrl-C becomes InterruptedRun; a picture that is missing or was changed becomes SourceError. Both messages include
     the command that resumes the run.
     """
-    with run_lock(run), _record_time(RunSession(run, timer, memory)) as session:
-        try:
+    try:
+        with run_lock(run), _record_time(RunSession(run, timer, memory)) as session:
             yield session
-        except KeyboardInterrupt:
-            raise InterruptedRun(run) from None
-        except (SourceError, PictureError) as error:
-            message = missing_picture_error(error) if isinstance(error, PictureError) else error
-            command = f"bestiary train --resume {shlex.quote(str(run))}"
-            raise SourceError(f"{message} With the original pictures back, resume with: {command}") from None
+    except KeyboardInterrupt:
+        raise InterruptedRun(run) from None
+    except (SourceError, PictureError) as error:
+        message = missing_picture_error(error) if isinstance(error, PictureError) else error
+        command = f"bestiary train --resume {shlex.quote(str(run))}"
+        raise SourceError(f"{message} With the original pictures back, resume with: {command}") from None
 
 
 @contextlib.contextmanager

@@ -112,7 +112,7 @@ def _estimate_training(task: TrainingTask, machine: MachineProfile) -> TimeEstim
         before = feature_seconds(task, machine) + _head_seconds(task, slowdown)
     if count_frozen_stages(task.recipe) is None:
         before += _decode_seconds(task)
-        after += (val + test) / throughput.validation * FLOAT32_SLOWDOWN
+        after += (2 * val + test) / throughput.validation * FLOAT32_SLOWDOWN  # the exported graph validates again
         return TimeEstimate(before, throughput.epoch_seconds(train, val), after)
     views = task.recipe.train.views  # cached activations cost at most as much as features
     fast, exact = machine.feature_throughput(task, training_precision()), machine.feature_throughput(task, "float32")

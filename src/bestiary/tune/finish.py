@@ -108,7 +108,7 @@ def _create_winner_run(search: SearchContext, source: DataSource, winner: Frozen
     recipe = _trial_recipe(search, winner, affordable_epochs(search, winner.user_attrs["took"]))
     resolved = recipe.resolve()
     dataset = add_model_issues(search.dataset, resolved, search.context)
-    facts = source.facts() | {"threads": search.context.threads, "split digest": search.digest}
+    facts = source.facts(search.context.threads) | {"split digest": search.digest}
     trained = search.storage.trial_folder(winner) / "1"
     is_whole = not search.plan.folds and search.plan.epochs == search.plan.final_epochs
     resumed_from = trained if is_whole and (trained / "checkpoints" / "last.pt").exists() else None

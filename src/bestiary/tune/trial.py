@@ -136,7 +136,7 @@ def _make_epoch_callback(search: SearchContext, trial: optuna.Trial) -> EpochCal
             n_reported += 1
         if (slowdown := _slowdown(history, default_seconds)) > MAX_SLOWDOWN:
             raise optuna.TrialPruned(f": an epoch takes {slowdown:.1f} times as long as the default's")
-        if not is_default(trial) and trial.should_prune():
+        if trial.should_prune() and not is_default(trial):  # asked of the default too: it sets the others' rungs
             raise optuna.TrialPruned
 
     return report_epoch
