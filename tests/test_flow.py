@@ -18,6 +18,7 @@ import polars as pl
 import pytest
 
 from bestiary.array_types import Float32s, Pixels
+from bestiary.report import results
 
 pytest.importorskip("sklearn")
 
@@ -263,7 +264,7 @@ def test_a_run_interrupted_while_it_reports_is_resumed(
 ) -> None:
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(flow, "write_report", _interrupted)
+        patch.setattr(results, "write_report", _interrupted)
         with pytest.raises((InterruptedRun, KeyboardInterrupt)):
             flow.train(faulty.folder, recipe=run_folder.load_recipe(probed), out=run, threads=2)
     flow.resume(run, threads=2)

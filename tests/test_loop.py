@@ -291,7 +291,7 @@ def test_only_the_asked_stages_learn(tmp_path: Path) -> None:
     settings = replace(SETTINGS, optimiser="adamw", learning_rate=0.01, unfreeze_stages=1, stage_decay=0.5)
     train(tmp_path, network, settings, evaluate=scores(*np.linspace(0.1, 0.5, 5)))
     changed = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
-    assert changed == {"trunk.2.0.weight", "trunk.2.0.bias", "head.linear.weight", "head.linear.bias"}
+    assert changed == {"backbone.2.0.weight", "backbone.2.0.bias", "head.linear.weight", "head.linear.bias"}
 
 
 def test_the_head_alone_learns_with_no_stage_unfrozen() -> None:

@@ -182,7 +182,7 @@ def test_recipes_are_ranked_over_the_seeds_that_all_have() -> None:
     assert "over the one seed that all recipes have. The difference is" in describe_result(found)
     given["failed"] = {2: answers(easy, seed=2, chance=1)}
     apart = compare_over_seeds(given, [RecipePair("failed", "whole")], dict.fromkeys(range(3), 0.2), resamples=50)
-    assert describe_result(apart).startswith("No recipe is called the highest yet")
+    assert describe_result(apart).startswith("The recipes cannot be ranked yet")
 
 
 def test_other_test_pictures_under_the_same_seed_are_refused() -> None:

@@ -44,7 +44,13 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_has_the_pages_the_recipes_and_the_types(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    wanted = ("report/templates/report.html", "serve/templates/serve.js", "recipes/original-v2.toml", "checks.toml", "py.typed")
+    wanted = (
+        "report/templates/report.html",
+        "serve/templates/serve.js",
+        "recipes/original-v2.toml",
+        "checks.toml",
+        "py.typed",
+    )
     assert {f"bestiary/{name}" for name in wanted} <= names
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/"))]
 

@@ -264,7 +264,7 @@ def test_a_cell_without_enough_memory_stops_no_other(
     monkeypatch.setattr(flow, "resume", fails)
     failed = again(done, faulty, written, out=out).failed
     assert list(failed) == ["good, seed 0"]
-    assert "not enough memory (DefaultCPUAllocator: can't allocate memory: 4 GB)" in failed["good, seed 0"]
+    assert "Out of memory (DefaultCPUAllocator: can't allocate memory: 4 GB)" in failed["good, seed 0"]
 
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
@@ -311,7 +311,9 @@ def test_a_study_in_which_everything_fails_stops_after_three(
         raise SourceError("a picture has changed")
 
     monkeypatch.setattr(flow, "resume", fails)
-    with pytest.raises(UserError, match=r"No training came to an end: poor, seed 0, good.*a picture has changed"):
+    with pytest.raises(
+        UserError, match=r"No training finished; these failed: poor, seed 0, good.*a picture has changed"
+    ):
         again(done, faulty, written, out=out)
     assert len(tried) == 3
 
@@ -357,7 +359,7 @@ def test_another_recipe_of_the_same_name_is_refused(
 
 
 def test_a_study_that_another_process_works_on_is_refused(done: Study, faulty: SyntheticDataset, written: Path) -> None:
-    with run_lock(done.path), pytest.raises(RunError, match="is in use by process .* go on with: the same command"):
+    with run_lock(done.path), pytest.raises(RunError, match="is in use by process .* continue with: the same command"):
         again(done, faulty, written)
 
 
@@ -373,16 +375,16 @@ def test_a_budget_too_short_leaves_no_folder(
 
 
 def test_another_budget_is_refused(done: Study, faulty: SyntheticDataset, written: Path) -> None:
-    with pytest.raises(RunError, match="begun with no --budget and is to go on with --budget 60s"):
+    with pytest.raises(RunError, match="started with no --budget and cannot continue with --budget 60s"):
         again(done, faulty, written, budget_seconds=60)
 
 
 def test_other_pictures_are_refused(done: Study, collection: SyntheticDataset, written: Path) -> None:
     for seeds in (SEEDS, (3, 4)):
-        with pytest.raises(RunError, match="The pictures are not those that .* began with"):
+        with pytest.raises(RunError, match="The pictures of .* have changed"):
             again(done, collection, written, seeds=seeds)
     memory = read_manifest(done.path)
     assert memory is not None
     check_same_splits(done.path, memory, memory.splits)
-    with pytest.raises(RunError, match="Seed 0 splits the pictures otherwise"):
+    with pytest.raises(RunError, match="Seed 0 gives another split"):
         check_same_splits(done.path, memory, {"0": "another"})

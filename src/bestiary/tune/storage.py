@@ -140,7 +140,9 @@ class TrialStorage:
 
         After too many attempts a trial is queued a last time, to be recorded as failed: see `is_abandoned`.
         """
-        killed = [trial for trial in self.trials(TrialState.RUNNING) if not is_locked(self.trial_folder(trial))]
+        unlocked = [trial for trial in self.trials(TrialState.RUNNING) if not is_locked(self.trial_folder(trial))]
+        running = {trial.number for trial in self.trials(TrialState.RUNNING)}  # read again: some have just ended
+        killed = [trial for trial in unlocked if trial.number in running]
         for trial in killed:
             self._requeue(trial, attempts=trial.user_attrs.get("tries", 1) + 1)
         return [trial.number for trial in killed]
