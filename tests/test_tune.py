@@ -340,6 +340,8 @@ def test_unpromising_trials_are_pruned_but_never_the_default(
     ended = [line["ended"] for line in found["history"]]
     assert ended[0] == "complete"
     assert ended.count("pruned") >= 3
+    default = study_of(tmp_path / "search", "scratch").trials[0]
+    assert any(name.startswith("completed_rung") for name in default.system_attrs), "others are pruned by its scores"
     stopped = [line for line in found["history"] if line["ended"] == "pruned"]
     assert all(line["epochs"] < 9 for line in stopped)
     assert found["winner"]["macro_f1"] == max(line["macro_f1"] or 0 for line in found["history"])
