@@ -97,8 +97,9 @@ def _assign_folds(
     for label, groups in count_groups_per_class(usable).items():
         if groups < MIN_GROUPS:
             raise SourceError(
-                f'Class "{label}" has {groups} different pictures; cross-validation needs {MIN_GROUPS}: one each for'
-                " training, validation and test. Add pictures, or leave the class out with --classes."
+                f'Class "{label}" has {groups} different pictures, duplicates counted once; cross-validation needs'
+                f" {MIN_GROUPS}: one each for training, validation and test. Add pictures, leave the class out with"
+                " --classes, or count near-duplicates as different: --set data.near_duplicates=false."
             )
     # Folds are assigned by the labels before corrections, and to dropped pictures too, so that no other picture moves.
     items = _split_items(candidates.with_columns(label="given_label"))
@@ -170,7 +171,8 @@ def _split_stratified(candidates: pl.DataFrame, split_fractions: Mapping[str, fl
             again = stratified_group_split_unchecked(own, split_fractions, seed=seed)
             usable = usable.with_columns(usable["split"].scatter(inside.arg_true(), again))
     for label in labels:
-        require_all_splits(label, _splits_of_label(usable, label), split_fractions)
+        groups = usable.filter(pl.col("label") == label)["group"].n_unique()
+        require_all_splits(label, _splits_of_label(usable, label), groups, split_fractions)
     return usable
 
 

@@ -11,7 +11,9 @@ import polars as pl
 
 from bestiary import checks, table
 from bestiary.array_types import Ints
-from bestiary.data.duplicates import HOW
+from bestiary.data.copy_changes import describe_changes
+from bestiary.data.duplicate_groups import DuplicateGroups, group_duplicates
+from bestiary.data.duplicates import connected_groups
 from bestiary.picture import SUFFIXES
 from bestiary.stats import wilson_interval
 
@@ -92,17 +94,22 @@ PICTURE_CHECKS = (
 )
 
 
-def find_issues(pictures: pl.DataFrame, pairs: Ints, *, test_fraction: float = 0.15) -> pl.DataFrame:
+def find_issues(
+    pictures: pl.DataFrame, pairs: Ints, groups: DuplicateGroups | None = None, *, test_fraction: float = 0.15
+) -> pl.DataFrame:
     """Return the findings table (`table.FINDINGS`) of measured pictures.
 
-    pictures: as scanned, with `group` and `given_split` (null without one). pairs: int64 (n, 3) or (n, 4), as
-    `find_duplicate_pairs` returns them. test_fraction: of each class, if no split is given.
+    pictures: as scanned, with `group` and `given_split` (null without one). pairs: int64 (n, 4), as
+    `find_duplicate_pairs` returns them. groups: of these pairs, None to form them here. test_fraction: of each class,
+    if no split is given.
     """
     usable = pictures.filter(pl.col("error").is_null())
+    groups = groups or group_duplicates(pictures, pairs)
     rows = [
         *_unreadable_findings(pictures),
         *_picture_findings(usable),
-        *_duplicate_findings(pictures, pairs),
+        *(_finding(check, message, 0.5, {}) for check, message in groups.notices),
+        *_duplicate_findings(pictures, pairs, groups),
         *_imbalance_findings(usable, test_fraction),
     ]
     return sort_findings(pl.DataFrame(rows, schema=table.FINDINGS))
@@ -139,21 +146,49 @@ def _picture_findings(usable: pl.DataFrame) -> Iterator[Row]:
             yield _finding(check.name, row["message"], row["score"], row)
 
 
-def _duplicate_findings(pictures: pl.DataFrame, pairs: Ints) -> Iterator[Row]:
-    """Yield a finding for each picture of a pair beyond the first, and more if labels or given splits disagree."""
-    for i, j, bits, *view in pairs.tolist():
+def _duplicate_findings(pictures: pl.DataFrame, pairs: Ints, groups: DuplicateGroups) -> Iterator[Row]:
+    """Yield a finding for each pair, at the picture that is not the original, and more if labels or splits disagree."""
+    ordered = _order_by_original(pictures, pairs)
+    for (i, j), (bits, changes), is_conflict in zip(
+        ordered.tolist(), pairs[:, 2:4].tolist(), groups.is_conflict.tolist(), strict=True
+    ):
         first, row = pictures.row(i, named=True), pictures.row(j, named=True)
         score, group = bits / 256, row["group"]
         is_same = first["sha256"] == row["sha256"]
         check, how = ("exact-duplicate", "the same file as") if is_same else ("near-duplicate", "nearly the same as")
-        how += f" {_distinguishing_path(first['path'], row['path'])}{HOW[view[0]] if view else ''}"
-        yield _finding(check, f"{how[0].upper()}{how[1:]}.", score, row, group)
-        if first["label"] != row["label"]:
-            message = f"Labelled {row['label']}, but {how}, which is labelled {first['label']}."
-            yield _finding("label-conflict", message, score, row, group)
+        how += f" {_distinguishing_path(first['path'], row['path'])}{describe_changes(changes)}"
+        conflict = f", which is labelled {first['label']}" if first["label"] != row["label"] else ""
+        yield _finding(check, f"{how[0].upper()}{how[1:]}{conflict}.", score, row, group)
+        if is_conflict:
+            yield _finding("label-conflict", f"Labelled {row['label']}, but {how}{conflict}.", score, row, group)
         splits = first["given_split"], row["given_split"]
-        if all(splits) and splits[0] != splits[1]:
+        is_leak = all(splits) and splits[0] != splits[1] and (is_same or first["group"] == row["group"])
+        if is_leak:
             yield _finding("split-leak", f"In {splits[1]}, but {how}, which is in {splits[0]}.", score, row, group)
+
+
+def _order_by_original(pictures: pl.DataFrame, pairs: Ints) -> Ints:
+    """Return the pairs with the picture first that is nearer to the original of its group, int64 (n, 2).
+
+    The original is the largest picture, in pixels, of those that pairs connect; of equal ones, the first. So every
+    other picture has a finding, and the original has none.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import dijkstra
+
+    count = pictures.height
+    component = connected_groups(count, pairs)
+    pixels = (pictures["width"].fill_null(0).cast(pl.Int64) * pictures["height"].fill_null(0)).to_numpy()
+    order = np.lexsort((np.arange(count), -pixels, component))
+    _, first = np.unique(component[order], return_index=True)
+    originals = np.intersect1d(order[first], pairs[:, :2])
+    if not len(originals):
+        return pairs[:, :2]
+    links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count, count)).tocsr()
+    steps = dijkstra(links, directed=False, indices=originals, unweighted=True, min_only=True)
+    rank = np.lexsort((np.arange(count), -pixels, steps)).argsort()
+    is_reversed = rank[pairs[:, 0]] > rank[pairs[:, 1]]
+    return np.where(is_reversed[:, None], pairs[:, 1::-1], pairs[:, :2])
 
 
 def _distinguishing_path(path: str, second: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from bestiary.context import Context
 from bestiary.data import audit, duplicates
 from bestiary.data.apply_corrections import CorrectionResult, apply_corrections
 from bestiary.data.corrections import Corrections, read_corrections
+from bestiary.data.detail_check import check_content
+from bestiary.data.duplicate_groups import group_duplicates
 from bestiary.data.label_map import absolute_label_map, label_map
 from bestiary.data.overlapping_classes import overlapping_class_warnings
 from bestiary.data.scan import scan_pictures
@@ -112,11 +114,18 @@ def audit_listing(
     # Dropped pictures still connect their group, so that dropping one moves no other between splits.
     readable = pictures.with_columns(error=pl.when("dropped").then(None).otherwise("error"))
     pairs = duplicates.find_duplicate_pairs(readable, near_bits, threads=context.threads)
-    pictures = pictures.with_columns(group=pl.Series(duplicates.connected_groups(pictures.height, pairs)))
-    for warning in overlapping_class_warnings(pictures):
+    pairs = check_content(pictures, pairs, limits, threads=context.threads)
+    groups = group_duplicates(pictures, pairs)
+    pictures = pictures.with_columns(group=pl.Series(groups.group))
+    if pictures["dropped"].any():
+        pairs = check_content(pictures, _without_dropped(pictures, pairs, near_bits), limits, threads=context.threads)
+        groups = replace(group_duplicates(pictures, pairs), group=groups.group)
+    in_two_classes = duplicates.connected_groups(pictures.height, pairs[groups.is_conflict])
+    for warning in overlapping_class_warnings(pictures.with_columns(group=pl.Series(in_two_classes))):
         reporter.info(warning)
-    pairs = _without_dropped(pictures, pairs, near_bits)
-    findings = audit.find_issues(pictures, pairs, test_fraction=1.0 if data.folds else data.test_fraction)
+    for _, notice in groups.notices:
+        reporter.info(notice)
+    findings = audit.find_issues(pictures, pairs, groups, test_fraction=1.0 if data.folds else data.test_fraction)
     if data.suspects:
         with reporter.progress("Checking for shortcuts", pictures.height) as advance:
             findings = audit.sort_findings(pl.concat([findings, find_shortcuts(pictures, seed=0)]))
@@ -131,8 +140,6 @@ def _without_dropped(pictures: pl.DataFrame, pairs: Ints, near_bits: int | None)
 
     Only some pairs of a group are listed: a dropped picture may have been the only link between two others.
     """
-    if not pictures["dropped"].any():
-        return pairs
     is_changed = pictures["group"].is_in(pictures.filter("dropped")["group"].unique().implode())
     left = (is_changed & ~pictures["dropped"]).arg_true().to_numpy()
     again = duplicates.find_duplicate_pairs(pictures[left], near_bits)

@@ -1,4 +1,4 @@
-"""Duplicate detection: equal files, near-duplicates by perceptual hash, mirrored and cropped copies."""
+"""Duplicate detection: equal files, near-duplicates by perceptual hash, mirrored, turned and cropped copies."""
 
 from __future__ import annotations
 
@@ -8,35 +8,34 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from bestiary.array_types import Ints, Pixels
+from bestiary.array_types import Bools, Floats, Ints, Pixels
 from bestiary.data import hamming_search
-from bestiary.data.measure import HASH_SIDE
-from bestiary.data.registration import VIEWS, hash_views, registration_score, unpack_thumbnails
+from bestiary.data.copy_changes import CopyChange
+from bestiary.data.measure import COLOUR_SIDE, THUMBNAIL_SIDE
+from bestiary.data.registration import colour_difference, content_difference
+from bestiary.data.view_search import find_view_pairs
 
-# Views of one picture are compared with whole pictures: hashes this close propose a pair, this score confirms it.
-PROPOSED_BITS, CONFIRMED_SCORE = 72, 0.85
-# A crop changes the lowest frequencies least: 12 % of these bits differ where a crop lies farthest from its nearest
-# view. Bit 0 is the mean, which is above the median in every picture.
-_LOW = np.array([row * HASH_SIDE + column for row in range(10) for column in range(10)][1:])
-_LOW_DIFFERING = 0.12
-
-MISSED_VIEWS = 1e-3  # probability to miss a pair where a crop lies between two views
-HOW = ("", ", mirrored", ", cropped", ", mirrored and cropped")  # the fourth column of `find_duplicate_pairs`, in words
+# Aligned thumbnails that differ so much, in grey levels, at one pixel or in the mean of 3 x 3, differ in content; and
+# so do colours, in levels of Cb and Cr. Copies stored anew, resized, tinted or brightened stay below: docs/log.md.
+MAX_DETAIL, MAX_DETAIL_AREA, MAX_COLOUR = 40.0, 26.0, 18.0
+PAIRS_AT_ONCE = 4096
+_UNMOVED = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 
 
 def find_duplicate_pairs(pictures: pl.DataFrame, near_bits: int | None, *, threads: int = 1) -> Ints:
-    """Return the pairs of rows that show one picture, int64 (pairs, 4): i < j, differing bits, index into `HOW`.
+    """Return the pairs of rows that show one picture, int64 (pairs, 4): i < j, differing bits, flags of `CopyChange`.
 
-    pictures: `sha256, phash, thumbnail, error`; rows with an error are skipped. near_bits: hashes that differ in at
-    most so many bits are a pair without further checks; None: only equal files are. Copies that are mirrored, cropped
-    by up to 5 % at each edge, or changed more, are proposed by hashes of views of each picture and confirmed by
-    registration of thumbnails. Equal files and equal hashes form chains: not all of their pairs are listed.
+    pictures: `sha256, phash, thumbnail, error`, and `colours`, without which colours are not compared; rows with an
+    error are skipped. near_bits: hashes that differ in at most so many bits are a pair without further checks; None:
+    only equal files are. Copies that are mirrored, turned, cropped, shifted or inverted are proposed by hashes of views
+    of each picture and confirmed by registration of thumbnails. Equal files and equal hashes form chains: not all of
+    their pairs are listed.
     """
     usable = pictures["error"].is_null().arg_true().to_numpy()
     readable = pictures.select("sha256", "phash", "thumbnail")[usable]
     equal = equal_digest_pairs(readable["sha256"].to_list())
     if near_bits is None or len(usable) < 2:
-        return _reindex_pairs(_add_view_column(equal), usable)
+        return _reindex_pairs(_add_changes_column(equal), usable)
     files = np.setdiff1d(np.arange(len(usable)), equal[:, 1])  # the first of equal files
     phashes = readable["phash"].gather(files).to_list()
     same_hash = equal_digest_pairs(phashes)
@@ -45,9 +44,23 @@ def find_duplicate_pairs(pictures: pl.DataFrame, near_bits: int | None, *, threa
         hamming_search.hash_bits([phashes[index] for index in distinct]), near_bits, threads=threads
     )
     thumbnails = unpack_thumbnails(readable["thumbnail"].gather(files[distinct]).to_list())
-    confirmed = _reindex_pairs(_add_pairs_by_view(thumbnails, near, threads), files[distinct])
-    chains = [_add_view_column(equal), confirmed, _reindex_pairs(_add_view_column(same_hash), files)]
-    return _reindex_pairs(hamming_search.prune_pairs(len(usable), np.concatenate(chains)), usable)
+    by_view = find_view_pairs(thumbnails, connected_groups(len(distinct), near), threads=threads)
+    by_hash = np.concatenate([_reindex_pairs(near, distinct), same_hash])
+    by_hash = np.column_stack([by_hash, _content_changes(readable[files], by_hash)])
+    chains = [_reindex_pairs(pairs, files) for pairs in (by_hash, _reindex_pairs(by_view, distinct))]
+    return _reindex_pairs(
+        hamming_search.prune_pairs(len(usable), np.concatenate([_add_changes_column(equal), *chains])), usable
+    )
+
+
+def unpack_thumbnails(packed: Sequence[bytes]) -> Pixels:
+    """Return thumbnails as `ImageMeasurements` stores them as uint8 (n, 32, 32)."""
+    return np.frombuffer(b"".join(packed), np.uint8).reshape(-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+
+
+def unpack_colours(packed: Sequence[bytes]) -> Pixels:
+    """Return the colours of pictures as `ImageMeasurements` stores them, Cb and Cr, as uint8 (n, 8, 8, 2)."""
+    return np.frombuffer(b"".join(packed), np.uint8).reshape(-1, COLOUR_SIDE, COLOUR_SIDE, 2)
 
 
 def connected_groups(count: int, pairs: Ints) -> Ints:
@@ -71,28 +84,28 @@ def equal_digest_pairs(digests: Sequence[str]) -> Ints:
     return np.array([pair for pair in pairs if pair[0] != pair[1]], np.int64).reshape(-1, 3)
 
 
-def _add_pairs_by_view(thumbnails: Pixels, near: Ints, threads: int) -> Ints:
-    """Return `near` and the pairs found by the views of each picture, int64 (pairs, 4)."""
-    count, size = len(thumbnails), hamming_search.sample_size(len(thumbnails))
-    samples = hamming_search.iter_bit_samples(_LOW, size, (1 - _LOW_DIFFERING) ** size, MISSED_VIEWS)
-    whole, *views = (hash_views(thumbnails, view) for view in VIEWS)
-    proposed = hamming_search.search(
-        [whole, *views], whole, PROPOSED_BITS, samples, connected_groups(count, near), threads
-    )
-    score = np.zeros(len(proposed))
-    for number, view in enumerate(VIEWS):
-        pairs = proposed[:, 3] == number
-        score[pairs] = registration_score(thumbnails[proposed[pairs, 0]], thumbnails[proposed[pairs, 1]], view)
-    order = np.argsort(-np.round(score * 20), kind="stable")  # of views with equal scores, the plainest comes first
-    added = proposed[order[score[order] >= CONFIRMED_SCORE]]
-    _, first = np.unique(np.sort(added[:, :2], axis=1) @ np.array([count, 1]), return_index=True)
-    added = added[first]
-    added[:, 3] = np.array([view.is_mirrored + 2 * view.is_cropped for view in VIEWS])[added[:, 3]]
-    return hamming_search.sort_unique_pairs(count, np.concatenate([_add_view_column(near), added]))
+def _content_changes(pictures: pl.DataFrame, pairs: Ints) -> Ints:
+    """Return for pairs that lie upon each other whether they differ in colour or in a detail, flags of `CopyChange`."""
+    changes = np.zeros(len(pairs), np.int64)
+    for start in range(0, len(pairs), PAIRS_AT_ONCE):
+        chunk = pairs[start : start + PAIRS_AT_ONCE]
+        warps = np.repeat(_UNMOVED[None], len(chunk), axis=0)
+        fixed, moving = (unpack_thumbnails(pictures["thumbnail"].gather(chunk[:, end]).to_list()) for end in (0, 1))
+        flags = CopyChange.DETAIL * _has_detail(content_difference(fixed, moving, warps))
+        if "colours" in pictures.columns:
+            fixed, moving = (unpack_colours(pictures["colours"].gather(chunk[:, end]).to_list()) for end in (0, 1))
+            flags += CopyChange.RECOLOURED * (colour_difference(fixed, moving, warps) > MAX_COLOUR)
+        changes[start : start + PAIRS_AT_ONCE] = flags
+    return changes
 
 
-def _add_view_column(pairs: Ints) -> Ints:
-    """Return pairs of three columns with a fourth, 0: neither mirrored nor cropped."""
+def _has_detail(differences: Floats) -> Bools:
+    large: Bools = np.any(differences > np.array([MAX_DETAIL, MAX_DETAIL_AREA]), axis=1)
+    return large
+
+
+def _add_changes_column(pairs: Ints) -> Ints:
+    """Return pairs of three columns with a fourth, 0: no changes."""
     return np.pad(pairs, ((0, 0), (0, 1)))
 
 

@@ -21,6 +21,7 @@ from bestiary.picture import FORMATS, DecodeLimits, message_with_filename, open_
 HASH_SIDE, HASH_PIXELS = 16, 64  # 16 x 16 = 256 bits from the lowest frequencies of 64 x 64 pixels
 THUMBNAIL_SIDE = 32
 MEASURE_SIDE = 128
+COLOUR_SIDE = 8
 COLOURS = ("red", "green", "blue", "border_red", "border_green", "border_blue")
 Packed = bytes  # the dataclass below has a field named bytes
 
@@ -31,7 +32,8 @@ class ImageMeasurements:
 
     luma: mean brightness in 0..1 · contrast: 5th to 95th percentile of brightness in 0..1 · entropy: of brightness,
     in bits, 0..8 · sharpness: variance of the Laplacian over variance of brightness, at 128 pixels · saturation: 0..1
-    · thumbnail: 32 x 32 grey pixels, row by row · red, green, blue: means in 0..1, and those of the outermost pixels
+    · thumbnail: 32 x 32 grey pixels, row by row · colours: Cb and Cr of 8 x 8 pixels, row by row
+    · red, green, blue: means in 0..1, and those of the outermost pixels
     · quantisation: sum of the first JPEG table, small for high quality, 0 for other formats · subsampling: of colour
     in a JPEG, 0 for 4:4:4, 1 for 4:2:2, 2 for 4:2:0, else -1 · missing: fraction of rows that a truncated file lacks.
     If the file is unusable, `error` gives the reason, `check` names the finding, and the rest may be empty.
@@ -49,6 +51,7 @@ class ImageMeasurements:
     has_alpha: bool = False
     phash: str = ""
     thumbnail: Packed = b""
+    colours: Packed = b""
     luma: float = 0.0
     contrast: float = 0.0
     entropy: float = 0.0
@@ -118,6 +121,12 @@ def _thumbnail(grey: Floats) -> Pixels:
     return np.rint(means).astype(np.uint8)
 
 
+def _colours(small: Image.Image) -> Pixels:
+    """Return the mean Cb and Cr of 8 x 8 parts of the picture, uint8 (8, 8, 2)."""
+    planes: Pixels = np.asarray(small.convert("YCbCr").resize((COLOUR_SIDE, COLOUR_SIDE), Image.Resampling.BOX))
+    return planes[:, :, 1:]
+
+
 @cache
 def _cosines() -> Floats:
     frequency, position = np.arange(HASH_SIDE)[:, None], np.arange(HASH_PIXELS)[None, :]
@@ -142,6 +151,7 @@ def _measure_content(content: bytes, measurements: ImageMeasurements, limits: De
         **facts,
         phash=np.packbits(_hash(hashed)).tobytes().hex(),
         thumbnail=_thumbnail(hashed).tobytes(),
+        colours=_colours(small).tobytes(),
         luma=float(grey.mean()),
         contrast=float(high - low),
         entropy=_entropy(grey),

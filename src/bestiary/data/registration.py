@@ -1,159 +1,298 @@
-"""Image registration of 32 x 32 grey thumbnails: similarity of two pictures of which one may be mirrored or cropped.
+"""Image registration of grey thumbnails: aligns two pictures, scores their agreement, and measures what differs.
 
-A hash of each view of a picture proposes pairs, by differing bits; the correlation of two aligned thumbnails, in -1..1,
-confirms them.
+Positions are fractions of a picture's width and height, from -0.5 to 0.5. A warp, float64 (2, 3), maps positions in the
+fixed picture to positions in the moving one; what lies outside the moving picture does not count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from bestiary.array_types import Float32s, Floats, Pixels
-from bestiary.data.measure import HASH_SIDE, THUMBNAIL_SIDE
+from bestiary.array_types import Bools, Float32s, Floats, Pixels
+from bestiary.data.copy_changes import CopyChange
+from bestiary.data.views import View
 
-Span = tuple[float, float]
-
-PICTURES_AT_ONCE = 4096
-PAIRS_AT_ONCE = 64  # fits into the processor's cache: twice as fast as 4,096 pairs
-STEPS = 4
-_PULL = 0.02, 0.02, 0.02, 0.02, 0.001, 0.001  # damping: keeps a flat picture, which every move fits, in place
-_MIN_DETAIL = 0.5 / 255**2  # variance that counts as none: two flat pictures are not similar, they only lack detail
+PAIRS_AT_ONCE = 64  # fits into the processor's cache
+STEPS, FIRST_STEPS = 6, 2
+MIN_FIRST_SCORE = (
+    0.5  # after the first steps; 1 % of copies scores less than 0.53, 71 % of the other pairs less than 0.5
+)
+MAX_MOVE = 0.03  # of a picture's side, in one step
+MIN_OVERLAP = 0.12  # of the pixels
+_PULL = np.diag([0.02] * 6 + [0.001] * 2)  # damping: keeps a flat picture, which every move fits, in place
+_MIN_DETAIL = 1e-3  # variance that counts as none: two flat pictures are not similar, they only lack detail
+_MIN_TILT_DEGREES, _MIN_CROP = 1.5, 0.03
+_MAX_TINT = 16.0  # levels of Cb and Cr: white balance
+_UNSATURATED = 6 / 255, 249 / 255
 
 
 @dataclass(frozen=True)
-class CropView:
-    """A view of a picture: a window in fractions of its width and height, possibly mirrored."""
+class Registration:
+    """Registered pairs of pictures: warps, float64 (n, 2, 3), and agreement after alignment, float32 (n,), -1 to 1."""
 
-    across: Span = (0.0, 1.0)
-    down: Span = (0.0, 1.0)
-    is_mirrored: bool = False
+    warps: Floats
+    scores: Float32s
 
-    @property
-    def is_cropped(self) -> bool:
-        """Whether the window leaves something out."""
-        return (self.across, self.down) != ((0.0, 1.0), (0.0, 1.0))
-
-
-# Every crop of up to 5 % at each edge is close to one of these: most hashes differ in less than 60 bits, all in less
-# than 80 (300 photographs). The four corners of 95 %, the centre of 95 % and the centre of 90 %; each also mirrored.
-_CROPS = (
-    *(((x, x + 0.95), (y, y + 0.95)) for x in (0.0, 0.05) for y in (0.0, 0.05)),
-    ((0.025, 0.975), (0.025, 0.975)),
-    ((0.05, 0.95), (0.05, 0.95)),
-)
-VIEWS = (CropView(), CropView(is_mirrored=True), *(CropView(*crop, flip) for flip in (False, True) for crop in _CROPS))
+    def changes(self, view: View) -> npt.NDArray[np.int64]:
+        """Return the changes of each pair, flags of `CopyChange`, int64 (n,): those of the view, and of its warp."""
+        stretch = self.warps[:, :, :2] @ np.array(view.orientation)
+        sine, cosine = stretch[:, 1, 0] - stretch[:, 0, 1], stretch[:, 0, 0] + stretch[:, 1, 1]
+        is_tilted = np.abs(np.degrees(np.arctan2(sine, cosine))) > _MIN_TILT_DEGREES
+        of_fixed = _is_inside(self.warps, _grid(32)).mean(axis=1)
+        of_moving = of_fixed * np.abs(np.linalg.det(self.warps[:, :, :2]))
+        lacks_fixed, lacks_moving = of_fixed < 1 - _MIN_CROP, of_moving < 1 - _MIN_CROP
+        is_shifted = lacks_fixed & lacks_moving & ~is_tilted
+        is_cropped = (lacks_fixed | lacks_moving) & ~is_shifted & ~is_tilted
+        flags = int(view.changes) + CopyChange.TILTED * is_tilted + CopyChange.SHIFTED * is_shifted
+        changes: npt.NDArray[np.int64] = (flags + CopyChange.CROPPED * is_cropped).astype(np.int64)
+        return changes
 
 
-def unpack_thumbnails(packed: Sequence[bytes]) -> Pixels:
-    """Return thumbnails as `ImageMeasurements` stores them as uint8 (n, 32, 32)."""
-    return np.frombuffer(b"".join(packed), np.uint8).reshape(-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+def register(fixed: Pixels, moving: Pixels, view: View) -> Registration:
+    """Return the registration of pairs, of which `moving` looks like a view of `fixed`.
 
-
-def hash_views(thumbnails: Pixels, view: CropView) -> npt.NDArray[np.uint64]:
-    """Return the perceptual hash of one view of each thumbnail, uint64 (n, 4).
-
-    thumbnails: uint8 (n, 32, 32). Like `measure.perceptual_hash`, of the view's window and from fewer pixels, so
-    comparable only with hashes of this function.
+    fixed, moving: uint8 (n, side, side). From the view's position, the picture is shifted and stretched, and turned
+    where the view allows it, until it fits (Lucas and Kanade 1981), independent of brightness and contrast. Only the
+    finer structure is scored, which two pictures of the same kind of scene do not share. Pairs that agree too little
+    after the first steps are given up, with their score so far.
     """
-    down, across = _cosine_basis(view.down), _cosine_basis(view.across)
-    across = across[:, ::-1] if view.is_mirrored else across
-    hashes = np.empty((len(thumbnails), HASH_SIDE**2 // 64), np.uint64)
-    for start in range(0, len(thumbnails), PICTURES_AT_ONCE):
-        chunk = slice(start, start + PICTURES_AT_ONCE)
-        low = np.round(down @ thumbnails[chunk].astype(np.float32) @ across.T, 1).reshape(-1, HASH_SIDE**2)
-        is_above = low > np.median(low, axis=1, keepdims=True)
-        hashes[chunk] = np.packbits(is_above, axis=1).view(np.uint64)
-    return hashes
+    warps, scores = np.repeat(_start_warp(view)[None], len(fixed), axis=0), np.zeros(len(fixed), np.float32)
+    unfinished = np.arange(len(fixed))
+    for steps in (FIRST_STEPS, STEPS - FIRST_STEPS):
+        for first in range(0, len(unfinished), PAIRS_AT_ONCE):
+            chunk = unfinished[first : first + PAIRS_AT_ONCE]
+            target, source = _as_floats(fixed[chunk]), _as_floats(moving[chunk])
+            source = 1 - source if view.is_inverted else source
+            for _ in range(steps):
+                warps[chunk] = _gauss_newton_step(target, source, warps[chunk], can_rotate=view.can_rotate)
+            scores[chunk] = _score(target, source, warps[chunk])
+        unfinished = np.flatnonzero(scores >= MIN_FIRST_SCORE)
+    return Registration(warps, scores)
 
 
-def registration_score(moving: Pixels, fixed: Pixels, view: CropView) -> Float32s:
-    """Return the correlation of a view of each of `moving` with each of `fixed` after alignment, float32 (n,), -1..1.
+def refine(fixed: Pixels, moving: Pixels, warps: Floats, view: View, steps: int) -> Floats:
+    """Return the warps after more steps, for example of larger images of the same pictures."""
+    target, source = _as_floats(fixed), _as_floats(moving)
+    source = 1 - source if view.is_inverted else source
+    for _ in range(steps):
+        warps = _gauss_newton_step(target, source, warps, can_rotate=view.can_rotate)
+    return warps
 
-    moving, fixed: uint8 (n, 32, 32). The view's window is shifted and stretched until it fits (Lucas and Kanade 1981),
-    independent of brightness and contrast. Only the finer structure is correlated, which two pictures of the same kind
-    of scene do not share.
+
+def content_difference(fixed: Pixels, moving: Pixels, warps: Floats, *, is_inverted: bool = False) -> Floats:
+    """Return what differs locally between aligned pairs, in grey levels, float64 (n, 2): greatest, and of 3 x 3 pixels.
+
+    fixed, moving: uint8 (n, side, side). Gain and offset of the whole picture are fitted, also where they saturate;
+    differences within the range of the neighbouring pixels do not count, so neither blur nor a shift of a pixel does.
     """
-    moving = moving[:, :, ::-1] if view.is_mirrored else moving
-    scores = np.zeros(len(moving), np.float32)
-    for start in range(0, len(moving), PAIRS_AT_ONCE):
-        chunk = slice(start, start + PAIRS_AT_ONCE)
-        scores[chunk] = _align_and_score(moving[chunk], fixed[chunk], view)
-    return scores
+    differences = np.zeros((len(fixed), 2))
+    for first in range(0, len(fixed), PAIRS_AT_ONCE):
+        chunk = slice(first, first + PAIRS_AT_ONCE)
+        target, source = _as_floats(fixed[chunk]), _as_floats(moving[chunk])
+        aligned, inside = _resample(1 - source if is_inverted else source, warps[chunk])
+        valid = _erode(inside)
+        towards = [_local_difference(target, _fit_grey(aligned, target, valid), valid)]
+        towards.append(_local_difference(aligned, _fit_grey(target, aligned, valid), valid))
+        differences[chunk] = 255 * np.min(towards, axis=0)
+    return differences
 
 
-def _cosine_basis(span: Span) -> Float32s:
-    """Return the cosine waves of a window as weights of the thumbnail's pixels, (16, 32)."""
-    centres = np.arange(THUMBNAIL_SIDE) + 0.5
-    waves = np.cos(np.pi * np.arange(HASH_SIDE)[:, None] * centres / THUMBNAIL_SIDE).astype(np.float32)
-    low, high = span
-    basis: Float32s = waves @ _sampling(np.array([low], np.float32), np.array([high - low]))[0]
-    return basis
+def colour_difference(fixed: Pixels, moving: Pixels, warps: Floats) -> Floats:
+    """Return how far the colours of aligned pairs differ at most, in levels of Cb and Cr, float64 (n,).
 
-
-def _sampling(low: npt.NDArray[np.floating], width: npt.NDArray[np.floating]) -> Float32s:
-    """Return matrices that resample a line of pixels linearly: (n, 32, 32) for n windows."""
-    pixels = np.arange(THUMBNAIL_SIDE, dtype=np.float32)
-    positions = (low[:, None] + width[:, None] * (pixels + 0.5) / THUMBNAIL_SIDE) * THUMBNAIL_SIDE - 0.5
-    positions = positions.clip(0, THUMBNAIL_SIDE - 1).astype(np.float32)
-    weights: Float32s = np.maximum(1 - np.abs(positions[:, :, None] - pixels), np.float32(0))
-    return weights
-
-
-def _align_and_score(moving: Pixels, fixed: Pixels, view: CropView) -> Float32s:
-    source, target = (np.divide(pictures, 255, dtype=np.float32) for pictures in (moving, fixed))
-    spans = [(low, high - low) for low, high in (view.across, view.down)]
-    windows = np.repeat([[*spans[0], *spans[1]]], len(moving), axis=0)
-    for _ in range(STEPS):
-        windows = _gauss_newton_step(windows, _resample_windows(source, windows), target)
-    aligned, target = _fine_structure(_resample_windows(source, windows)), _fine_structure(target)
-    covariance = (aligned * target).mean((1, 2))
-    deviations = np.sqrt((aligned * aligned).mean((1, 2)) * (target * target).mean((1, 2)))
-    scores: Float32s = (covariance / (deviations + _MIN_DETAIL)).astype(np.float32)
-    return scores
-
-
-def _resample_windows(moving: Float32s, windows: Floats) -> Float32s:
-    left, width, top, height = windows.T
-    resampled: Float32s = np.matmul(_sampling(top, height) @ moving, _sampling(left, width).transpose(0, 2, 1))
-    return resampled
-
-
-def _gauss_newton_step(windows: Floats, seen: Float32s, fixed: Float32s) -> Floats:
-    """Return windows, (n, 4): left, width, top and height, after one Gauss-Newton step.
-
-    The model is `fixed = gain * seen + offset`, moved by a shift and a stretch along each axis: six unknowns, in which
-    the difference is linear for small moves.
+    fixed, moving: uint8 (n, 8, 8, 2), Cb and Cr. A tint of the whole picture and its saturation are fitted: a copy
+    without colour does not differ, one with another hue does.
     """
-    slope_down, slope_across = (slope * THUMBNAIL_SIDE for slope in np.gradient(seen, axis=(1, 2)))
-    position = ((np.arange(THUMBNAIL_SIDE) + 0.5) / THUMBNAIL_SIDE).astype(np.float32)
-    ones = np.ones_like(seen)
-    moves = (slope_across, slope_across * position, slope_down, slope_down * position[:, None], seen, ones)
-    columns = np.stack(moves, axis=-1).reshape(len(seen), -1, len(moves))
-    transposed = columns.transpose(0, 2, 1)
-    normal = (transposed @ columns).astype(np.float64) + np.diag(_PULL)
-    solved = np.linalg.solve(normal, (transposed @ fixed.reshape(len(seen), -1, 1)).astype(np.float64))[..., 0]
-    gain = np.maximum(solved[:, 4:5], 0.2)
-    shift_across, stretch_across, shift_down, stretch_down = (solved[:, :4] / gain).clip(-0.03, 0.03).T
-    left, width, top, height = windows.T
-    stretched = width * (1 + stretch_across), height * (1 + stretch_down)
-    return np.stack([left + shift_across * width, stretched[0], top + shift_down * height, stretched[1]], axis=1)
+    side = 4 * fixed.shape[1]
+    differences = np.zeros(len(fixed))
+    for first in range(0, len(fixed), PAIRS_AT_ONCE):
+        chunk = slice(first, first + PAIRS_AT_ONCE)
+        fields = []
+        for colours, warp in ((fixed, None), (moving, warps[chunk])):
+            enlarged = (colours[chunk].astype(np.float32) - 128).repeat(4, axis=1).repeat(4, axis=2)
+            planes = [enlarged[..., channel] for channel in range(2)]
+            fields.append(planes if warp is None else [_resample(plane, warp)[0] for plane in planes])
+        valid = _erode(_is_inside(warps[chunk], _grid(side)).reshape(-1, side, side))
+        differences[chunk] = _residual_colour(np.stack(fields[0], -1), np.stack(fields[1], -1), valid)
+    return differences
 
 
-def _fine_structure(pictures: Float32s) -> Float32s:
-    """Return the difference of the means over 3 x 3 and over 5 x 5 pixels, minus its own mean."""
-    fine, coarse = _box_filter(3), _box_filter(5)
-    smooth = fine @ pictures @ fine.T
-    detail = smooth - coarse @ smooth @ coarse.T
-    centred: Float32s = detail - detail.mean((1, 2), keepdims=True)
+def _start_warp(view: View) -> Floats:
+    linear = np.linalg.inv(np.array(view.matrix))
+    return np.column_stack([linear, -linear @ np.array(view.shift)])
+
+
+def _as_floats(pictures: Pixels) -> Float32s:
+    return np.divide(pictures, 255, dtype=np.float32)
+
+
+@lru_cache(maxsize=4)
+def _grid(side: int) -> Float32s:
+    """Return the positions of the pixels, float32 (2, side * side): across, down."""
+    centres = ((np.arange(side) + 0.5) / side - 0.5).astype(np.float32)
+    return np.stack([axis.ravel() for axis in np.meshgrid(centres, centres)])
+
+
+def _positions(warps: Floats, grid: Float32s) -> Float32s:
+    moved: Float32s = (warps[:, :, :2] @ grid + warps[:, :, 2:]).astype(np.float32)
+    return moved
+
+
+def _is_inside(warps: Floats, grid: Float32s) -> Bools:
+    """Return which pixels of the fixed picture lie within the moving one, bool (n, pixels)."""
+    inside: Bools = np.all(np.abs(_positions(warps, grid)) <= 0.5, axis=1)
+    return inside
+
+
+def _resample(moving: Float32s, warps: Floats) -> tuple[Float32s, Bools]:
+    """Return the moving pictures at the pixels of the fixed ones, by bilinear interpolation, and which lie inside."""
+    count, side = moving.shape[:2]
+    positions = _positions(warps, _grid(side))
+    inside: Bools = np.all(np.abs(positions) <= 0.5, axis=1)
+    pixels = ((positions + 0.5) * side - 0.5).clip(0, side - 1.001)
+    first = pixels.astype(np.int32)
+    across, down = np.moveaxis(pixels - first, 1, 0)
+    corner = np.arange(count, dtype=np.int32)[:, None] * side * side + first[:, 1] * side + first[:, 0]
+    flat = moving.ravel()
+    top_left, top_end, below_left, below_end = (flat[corner + step] for step in (0, 1, side, side + 1))
+    top, bottom = top_left + (top_end - top_left) * across, below_left + (below_end - below_left) * across
+    resampled: Float32s = (top + (bottom - top) * down).reshape(moving.shape)
+    return resampled, inside.reshape(moving.shape)
+
+
+def _gauss_newton_step(fixed: Float32s, moving: Float32s, warps: Floats, *, can_rotate: bool) -> Floats:
+    """Return the warps after one Gauss-Newton step.
+
+    The model is `fixed = gain * moving(warp) + offset`, moved by a shift, a stretch and a shear along each axis: eight
+    unknowns, in which the difference is linear for small moves.
+    """
+    count, side = fixed.shape[:2]
+    aligned, inside = _resample(moving, warps)
+    down, across = (side * slope.reshape(count, -1) for slope in np.gradient(aligned, axis=(1, 2)))
+    x, y = _grid(side)
+    flat, ones = aligned.reshape(count, -1), np.ones((count, side * side), np.float32)
+    columns = np.stack([across, down, across * x, down * y, across * y, down * x, flat, ones], axis=1)
+    columns *= inside.reshape(count, 1, -1)
+    if not can_rotate:
+        columns[:, 4:6] = 0
+    normal = (columns @ columns.transpose(0, 2, 1)).astype(np.float64) + _PULL
+    wanted = (columns @ fixed.reshape(count, -1, 1)).astype(np.float64)
+    solved = np.linalg.solve(normal, wanted)[..., 0]
+    moves = (solved[:, :6] / np.maximum(solved[:, 6:7], 0.2)).clip(-MAX_MOVE, MAX_MOVE)
+    step = np.zeros((count, 3, 3))
+    step[:, 0] = np.stack([1 + moves[:, 2], moves[:, 4], moves[:, 0]], axis=1)
+    step[:, 1] = np.stack([moves[:, 5], 1 + moves[:, 3], moves[:, 1]], axis=1)
+    step[:, 2, 2] = 1
+    moved: Floats = warps @ step
+    return moved
+
+
+def _score(fixed: Float32s, moving: Float32s, warps: Floats) -> Float32s:
+    """Return the correlation of the fine structure where the pictures overlap, 0 where they hardly do.
+
+    Strong edges are compressed: else the frames of two framed pictures would be all that counts.
+    """
+    aligned, inside = _resample(moving, warps)
+    valid = _erode(inside)
+    pixels = valid.sum(axis=(1, 2))
+    target, source = (_centre(_compress(_fine_structure(p), valid), valid) for p in (fixed, aligned))
+    covariance, of_target, of_source = (
+        (product).sum(axis=(1, 2)) / np.maximum(pixels, 1)
+        for product in (target * source, target * target, source * source)
+    )
+    scores = covariance / (np.sqrt(of_target * of_source) + _MIN_DETAIL)
+    return np.where(pixels >= MIN_OVERLAP * fixed[0].size, scores, 0).astype(np.float32)
+
+
+def _compress(detail: Float32s, valid: Bools) -> Float32s:
+    """Return the fine structure as a fraction of itself and its median size, in -1..1."""
+    sizes = np.sort(np.where(valid, np.abs(detail), np.inf).reshape(len(detail), -1), axis=1)
+    median = sizes[np.arange(len(sizes)), valid.sum(axis=(1, 2)) // 2 * (valid.sum(axis=(1, 2)) > 0)]
+    typical = np.where(np.isfinite(median), median, 0)[:, None, None] + 1 / 255
+    compressed: Float32s = (detail / np.sqrt(detail * detail + typical * typical)).astype(np.float32)
+    return compressed
+
+
+def _centre(pictures: Float32s, valid: Bools) -> Float32s:
+    mean = (pictures * valid).sum(axis=(1, 2)) / np.maximum(valid.sum(axis=(1, 2)), 1)
+    centred: Float32s = (pictures - mean[:, None, None].astype(np.float32)) * valid
     return centred
 
 
-def _box_filter(pixels: int) -> Float32s:
-    index = np.arange(THUMBNAIL_SIDE)
+def _erode(inside: Bools) -> Bools:
+    """Return the pixels whose 5 x 5 neighbourhood is inside."""
+    coarse = _box_filter(inside.shape[1], 5)
+    eroded: Bools = coarse @ inside.astype(np.float32) @ coarse.T > 0.999
+    return eroded
+
+
+def _fine_structure(pictures: Float32s) -> Float32s:
+    """Return the difference of the means over 3 x 3 and over 5 x 5 pixels."""
+    fine, coarse = _box_filter(pictures.shape[1], 3), _box_filter(pictures.shape[1], 5)
+    smooth: Float32s = (fine @ pictures @ fine.T).astype(np.float32)
+    detail: Float32s = (smooth - coarse @ smooth @ coarse.T).astype(np.float32)
+    return detail
+
+
+@lru_cache(maxsize=8)
+def _box_filter(side: int, pixels: int) -> Float32s:
+    index = np.arange(side)
     is_near = (np.abs(index[:, None] - index) <= pixels // 2).astype(np.float32)
     weights: Float32s = is_near / is_near.sum(axis=1, keepdims=True)
     return weights
+
+
+def _fit_grey(source: Float32s, target: Float32s, valid: Bools) -> Float32s:
+    """Return `source` with the gain and offset that fit it to `target`, clipped to 0..1."""
+    low, high = _UNSATURATED
+    usable = valid & (source > low) & (source < high) & (target > low) & (target < high)
+    usable = np.where(usable.mean(axis=(1, 2), keepdims=True) > 0.2, usable, valid)
+    pixels = np.maximum(usable.sum(axis=(1, 2), keepdims=True), 1)
+    mean_source, mean_target = ((p * usable).sum(axis=(1, 2), keepdims=True) / pixels for p in (source, target))
+    centred = (source - mean_source) * usable
+    variance = (centred * centred).sum(axis=(1, 2), keepdims=True)
+    gain = ((centred * (target - mean_target)).sum(axis=(1, 2), keepdims=True) + 1e-3) / (variance + 1e-3)
+    fitted: Float32s = (mean_target + gain * (source - mean_source)).clip(0, 1).astype(np.float32)
+    return fitted
+
+
+def _local_difference(target: Float32s, fitted: Float32s, valid: Bools) -> Floats:
+    from scipy.ndimage import maximum_filter, minimum_filter, uniform_filter
+
+    def beyond(picture: Float32s, reference: Float32s) -> Float32s:
+        highest, lowest = maximum_filter(reference, (1, 3, 3)), minimum_filter(reference, (1, 3, 3))
+        outside: Float32s = np.maximum(np.maximum(picture - highest, lowest - picture), 0)
+        return outside
+
+    difference = np.maximum(beyond(target, fitted), beyond(fitted, target)) * valid
+    smooth = uniform_filter(difference, (1, 3, 3))
+    return np.stack([difference.max(axis=(1, 2)), smooth.max(axis=(1, 2))], axis=1).astype(np.float64)
+
+
+def _residual_colour(fixed: Float32s, moving: Float32s, valid: Bools) -> Floats:
+    """Return the greatest residual of one colour field predicted from the other by a saturation and a tint."""
+
+    def residual(target: Float32s, source: Float32s) -> Floats:
+        weights = valid[..., None].astype(np.float32)
+        pixels = np.maximum(valid.sum(axis=(1, 2)), 1)[:, None, None, None]
+        mean_target, mean_source = ((p * weights).sum(axis=(1, 2), keepdims=True) / pixels for p in (target, source))
+        centred = (source - mean_source) * weights
+        power = (centred * centred).sum(axis=(1, 2, 3), keepdims=True) + 1.0
+        saturation = ((centred * (target - mean_target)).sum(axis=(1, 2, 3), keepdims=True) / power).clip(0, 3)
+        tint = (mean_target - saturation * mean_source).clip(-_MAX_TINT, _MAX_TINT)
+        left = np.linalg.norm(target - saturation * source - tint, axis=-1) * valid
+        greatest: Floats = _pool(left.astype(np.float32)).max(axis=(1, 2))
+        return greatest
+
+    least: Floats = np.minimum(residual(fixed, moving), residual(moving, fixed))
+    return least
+
+
+def _pool(pictures: Float32s) -> Floats:
+    count, side = pictures.shape[:2]
+    means: Floats = pictures.reshape(count, side // 4, 4, side // 4, 4).mean(axis=(2, 4)).astype(np.float64)
+    return means

@@ -34,11 +34,12 @@ def stratified_group_split(items: Sequence[SplitItem], split_fractions: Mapping[
     each split, or SourceError names the label that has too few. See `stratified_group_split_unchecked`.
     """
     splits = stratified_group_split_unchecked(items, split_fractions, seed=seed)
-    by_label = defaultdict(list)
+    by_label, groups = defaultdict(list), defaultdict(set)
     for item, split in zip(items, splits, strict=True):
         by_label[item.label].append(split)
+        groups[item.label].add(item.group)
     for label in sorted(by_label):  # all pictures of a label may be in groups of another label
-        require_all_splits(label, by_label[label], split_fractions)
+        require_all_splits(label, by_label[label], len(groups[label]), split_fractions)
     return splits
 
 
@@ -72,12 +73,24 @@ def missing_splits(splits: Sequence[str], split_fractions: Mapping[str, float]) 
     return [name for name in ("train", *split_fractions) if name not in splits]
 
 
-def require_all_splits(label: str, splits: Sequence[str], split_fractions: Mapping[str, float]) -> None:
-    """Raise SourceError, naming the label, unless it has a picture in every split."""
+def require_all_splits(label: str, splits: Sequence[str], groups: int, split_fractions: Mapping[str, float]) -> None:
+    """Raise SourceError, naming the label and the cause, unless it has a picture in every split.
+
+    groups: of duplicates, among these pictures.
+    """
     if missing := missing_splits(splits, split_fractions):
+        pictures = f"{len(splits):,} picture{'s' * (len(splits) != 1)}"
+        lacks = f"for the {' and '.join(missing)} split"
+        if groups == len(splits):
+            raise SourceError(
+                f'Class "{label}" has {pictures}, too few {lacks}. Add pictures, or leave the class out with --classes.'
+            )
         raise SourceError(
-            f'Class "{label}" has {len(splits)} picture{"s" * (len(splits) != 1)}, too few different ones for the'
-            f" {' and '.join(missing)} split. Add pictures, or leave the class out with --classes."
+            f'Class "{label}" has {pictures}, but many are duplicates of each other: {groups:,}'
+            f" group{'s' * (groups != 1)} of duplicates, too few {lacks}, since duplicates stay in one split. Add other"
+            " pictures, or leave the class out with --classes. If they only resemble each other, --set"
+            " data.near_duplicates=false splits all but equal files, and data.near_duplicate_bits decides what counts"
+            " as near."
         )
 
 

@@ -1,0 +1,108 @@
+"""Compares pairs of near-duplicates at a higher resolution: is it one picture, or do they differ in a detail or colour?
+
+Thumbnails decide which pictures are near-duplicates. A class may be about what thumbnails do not show: a scratch, the
+colour of a shirt. Before two labels of one picture are called a conflict, the files are read again.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from PIL import Image
+
+from bestiary.array_types import Floats, Ints, Pixels
+from bestiary.data.copy_changes import CONTENT, TRANSFORMED, CopyChange
+from bestiary.data.duplicates import MAX_COLOUR, unpack_thumbnails
+from bestiary.data.measure import COLOUR_SIDE
+from bestiary.data.registration import colour_difference, content_difference, refine, register
+from bestiary.data.views import VIEWS, View
+from bestiary.errors import PictureError
+from bestiary.picture import DecodeLimits, load
+
+SIDE = 128
+MAX_PAIRS, MAX_PAIRS_OF_CLASSES = 300, 40  # a pair takes some 20 milliseconds
+REFINING_STEPS = 2
+GOOD_SCORE = 0.9  # of a registration that needs no comparison with other views
+# Of 128 x 128 pixels, in grey levels: at one pixel, in the mean of 3 x 3. Photographs stored anew at quality 30 to 95,
+# at half the size, brightened or with more contrast stay below: docs/log.md.
+MAX_DETAIL, MAX_DETAIL_AREA = 48.0, 20.0
+
+
+def check_content(pictures: pl.DataFrame, pairs: Ints, limits: DecodeLimits, *, threads: int = 1) -> Ints:
+    """Return the pairs, with RECOLOURED or DETAIL added to the changes of those whose files differ so.
+
+    pictures: `path, label, sha256, thumbnail`; pairs: int64 (n, 4), as `find_duplicate_pairs` returns them. Pairs of
+    different files with different labels are checked, at most 300, and 40 of two classes. Files that cannot be read are
+    skipped.
+    """
+    labels, sha256 = pictures["label"].to_numpy(), pictures["sha256"].to_numpy()
+    first, second = pairs[:, 0], pairs[:, 1]
+    is_open = (labels[first] != labels[second]) & (sha256[first] != sha256[second]) & (pairs[:, 3] & CONTENT == 0)
+    rows = _choose_pairs(labels, pairs, np.flatnonzero(is_open))
+    checked = pairs.copy()
+    with ThreadPoolExecutor(threads) as pool:
+        check = partial(_check_pair, pictures, limits)
+        checked[rows, 3] |= np.array(list(pool.map(check, pairs[rows].tolist())), np.int64).reshape(-1)
+    return checked
+
+
+def _choose_pairs(labels: npt.NDArray[np.object_], pairs: Ints, rows: Ints) -> Ints:
+    """Return at most MAX_PAIRS of the rows of pairs, evenly drawn, and of each two classes the first of them."""
+    counts: dict[frozenset[str], int] = defaultdict(int)
+    chosen: list[int] = []
+    for row in rows[np.random.default_rng(0).permutation(len(rows))]:
+        key = frozenset(labels[pairs[row, :2]])
+        counts[key] += 1
+        if counts[key] <= MAX_PAIRS_OF_CLASSES and len(chosen) < MAX_PAIRS:
+            chosen.append(int(row))
+    return np.array(sorted(chosen), np.int64)
+
+
+def _check_pair(pictures: pl.DataFrame, limits: DecodeLimits, pair: list[int]) -> int:
+    """Return the changes of content of one pair, 0 if a file cannot be read any more."""
+    i, j, _, changes = pair
+    try:
+        images = np.stack([load(Path(pictures["path"][index]), SIDE, limits=limits) for index in (i, j)])
+    except PictureError:
+        return 0
+    return _content_changes(images, unpack_thumbnails([pictures["thumbnail"][index] for index in (i, j)]), changes)
+
+
+def _content_changes(images: Pixels, thumbnails: Pixels, changes: int) -> int:
+    """Return the changes of content of one pair; images: uint8 (2, side, side, 3); thumbnails: uint8 (2, 32, 32)."""
+    view, (first, second), warps = _best_alignment(thumbnails, changes)
+    fixed, moving = (Image.fromarray(images[index]).convert("YCbCr") for index in (first, second))
+    target, source = (np.asarray(image)[None, :, :, 0] for image in (fixed, moving))
+    warps = refine(target, source, warps, view, REFINING_STEPS)
+    difference = content_difference(target, source, warps, is_inverted=view.is_inverted)[0]
+    result = CopyChange.DETAIL * bool((difference > np.array([MAX_DETAIL, MAX_DETAIL_AREA])).any())
+    if not view.is_inverted:
+        is_recoloured = bool(colour_difference(_colours(fixed), _colours(moving), warps)[0] > MAX_COLOUR)
+        result += CopyChange.RECOLOURED * is_recoloured
+    return int(result)
+
+
+def _colours(image: Image.Image) -> Pixels:
+    """Return Cb and Cr of 8 x 8 parts of a YCbCr image, uint8 (1, 8, 8, 2)."""
+    return np.asarray(image.resize((COLOUR_SIDE, COLOUR_SIDE), Image.Resampling.BOX))[None, :, :, 1:]
+
+
+def _best_alignment(thumbnails: Pixels, changes: int) -> tuple[View, tuple[int, int], Floats]:
+    """Return the view of such changes that aligns the thumbnails best, which one is fixed, which moving, the warp."""
+    best: tuple[float, View, tuple[int, int], Floats] | None = None
+    for view in (view for view in VIEWS if view.changes & TRANSFORMED == changes & TRANSFORMED):
+        for first, second in ((0, 1), (1, 0)):
+            registration = register(thumbnails[[first]], thumbnails[[second]], view)
+            score = round(float(registration.scores[0]), 2)
+            if best is None or score > best[0]:
+                best = score, view, (first, second), registration.warps
+        if best is not None and best[0] >= GOOD_SCORE:
+            break
+    assert best is not None, "there is a view of every orientation"
+    return best[1:]
