@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from PIL import Image
 
 from bestiary.array_types import Pixels
 from bestiary.errors import PictureError, SourceError
+from bestiary.files import cache_folder
 from bestiary.picture import (
     LIMITS,
     DecodeLimits,
@@ -21,6 +25,8 @@ from bestiary.picture import (
     resize_to_square,
     to_upright_rgb,
 )
+
+FORGOTTEN = Path("inspections", "forgotten")  # in the cache: an empty file for each wrong measurement
 
 
 @dataclass(frozen=True)
@@ -34,11 +40,39 @@ class VerifiedFile:
         """Return the bytes of the file; raises SourceError if it was changed, PictureError if it cannot be read."""
         content = read_bytes(self.path, limits)
         if hashlib.sha256(content).hexdigest() != self.sha256:
+            forget_measurement(self.path)
             raise SourceError(
                 f"{self.path} was changed after it was measured. Do not change the pictures during a run. Restore the"
-                " file, or train again with the changed one."
+                " file, or train again: it will be measured anew."
             )
         return content
+
+
+def forget_measurement(path: Path) -> None:
+    """Mark the cached measurement of a file as wrong: its content is another, whatever the file system says."""
+    marker = _forgotten_marker(path)
+    with contextlib.suppress(OSError):  # without a cache there is no measurement to forget
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+
+
+def take_forgotten(paths: Sequence[str]) -> list[str]:
+    """Return those of the paths that `forget_measurement` has marked, and remove their marks."""
+    folder = cache_folder() / FORGOTTEN
+    try:
+        names = {marker.name for marker in folder.iterdir()}
+    except OSError:
+        return []
+    forgotten = [path for path in paths if names and _forgotten_marker(Path(path)).name in names]
+    for path in forgotten:
+        with contextlib.suppress(OSError):
+            _forgotten_marker(Path(path)).unlink()
+    return forgotten
+
+
+def _forgotten_marker(path: Path) -> Path:
+    digest = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()
+    return cache_folder() / FORGOTTEN / digest[:32]
 
 
 Source = Path | bytes | VerifiedFile | Pixels | Image.Image

@@ -41,6 +41,12 @@ MEASURES: dict[str, type[pl.DataType]] = {
     "sharpness": pl.Float64,  # variance of the Laplacian over variance of brightness
     "saturation": pl.Float64,  # 0 to 1
 }
+# Small versions of the pictures, in which copies of them are found; older runs lack them.
+THUMBNAILS = {
+    "sha256": pl.String,
+    "thumbnail": pl.Binary,  # 32 x 32 grey pixels, row by row
+    "colours": pl.Binary,  # Cb and Cr of 8 x 8 pixels
+}
 FINDINGS = {
     "check": pl.String,
     "row_id": pl.Int64,

@@ -62,6 +62,7 @@ class AuditedDataset:
 
     pictures: `table.PICTURES`, `given_split`, and `given_label` and `dropped` for the changes by corrections.
     passed_over: files that were skipped, by reason. not_looked_for: checks that were skipped, each with the reason.
+    thumbnails: `table.THUMBNAILS`, to find copies of these pictures later.
     """
 
     pictures: pl.DataFrame
@@ -69,6 +70,7 @@ class AuditedDataset:
     passed_over: Mapping[str, int]
     corrected: CorrectionResult | None = None
     not_looked_for: Mapping[str, str] = field(default_factory=dict)
+    thumbnails: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=table.THUMBNAILS))
 
 
 def load_dataset(source: DataSource, recipe: ResolvedRecipe, context: Context) -> AuditedDataset:
@@ -130,9 +132,11 @@ def audit_listing(
         with reporter.progress("Checking for shortcuts", pictures.height) as advance:
             findings = audit.sort_findings(pl.concat([findings, find_shortcuts(pictures, seed=0)]))
             advance(pictures.height)
+    readable = pictures.filter(pl.col("error").is_null())
+    thumbnails = readable.select(list(table.THUMBNAILS)).unique("sha256", maintain_order=True)
     pictures = _picture_table(pictures)
     trim_memory()
-    return AuditedDataset(pictures, findings, skipped, result)
+    return AuditedDataset(pictures, findings, skipped, result, thumbnails=thumbnails)
 
 
 def _without_dropped(pictures: pl.DataFrame, pairs: Ints, near_bits: int | None) -> Ints:

@@ -12,13 +12,14 @@ from bestiary.array_types import Bools, Floats, Ints, Pixels
 from bestiary.data import hamming_search
 from bestiary.data.copy_changes import CopyChange
 from bestiary.data.measure import COLOUR_SIDE, THUMBNAIL_SIDE
-from bestiary.data.registration import colour_difference, content_difference
+from bestiary.data.registration import colour_difference, content_difference, register
 from bestiary.data.view_search import find_view_pairs
+from bestiary.data.views import TURNED
 
 # Aligned thumbnails that differ so much, in grey levels, at one pixel or in the mean of 3 x 3, differ in content; and
 # so do colours, in levels of Cb and Cr. Copies stored anew, resized, tinted or brightened stay below: docs/log.md.
 MAX_DETAIL, MAX_DETAIL_AREA, MAX_COLOUR = 40.0, 26.0, 18.0
-PAIRS_AT_ONCE = 4096
+PAIRS_AT_ONCE, MAX_ALIGNED = 4096, 2000
 _UNMOVED = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 
 
@@ -32,7 +33,8 @@ def find_duplicate_pairs(pictures: pl.DataFrame, near_bits: int | None, *, threa
     their pairs are listed.
     """
     usable = pictures["error"].is_null().arg_true().to_numpy()
-    readable = pictures.select("sha256", "phash", "thumbnail")[usable]
+    columns = [name for name in ("sha256", "phash", "thumbnail", "colours") if name in pictures.columns]
+    readable = pictures.select(columns)[usable]
     equal = equal_digest_pairs(readable["sha256"].to_list())
     if near_bits is None or len(usable) < 2:
         return _reindex_pairs(_add_changes_column(equal), usable)
@@ -85,13 +87,19 @@ def equal_digest_pairs(digests: Sequence[str]) -> Ints:
 
 
 def _content_changes(pictures: pl.DataFrame, pairs: Ints) -> Ints:
-    """Return for pairs that lie upon each other whether they differ in colour or in a detail, flags of `CopyChange`."""
+    """Return how pairs with near hashes differ, flags of `CopyChange`: in colour, in a detail, by a small turn."""
     changes = np.zeros(len(pairs), np.int64)
     for start in range(0, len(pairs), PAIRS_AT_ONCE):
         chunk = pairs[start : start + PAIRS_AT_ONCE]
         warps = np.repeat(_UNMOVED[None], len(chunk), axis=0)
         fixed, moving = (unpack_thumbnails(pictures["thumbnail"].gather(chunk[:, end]).to_list()) for end in (0, 1))
         flags = CopyChange.DETAIL * _has_detail(content_difference(fixed, moving, warps))
+        differing = np.flatnonzero(flags)[:MAX_ALIGNED]  # perhaps only because one is cropped or turned a little
+        registration = register(fixed[differing], moving[differing], TURNED)
+        aligned = content_difference(fixed[differing], moving[differing], registration.warps)
+        is_copy = (registration.scores >= TURNED.min_score) & ~_has_detail(aligned)
+        flags[differing[is_copy]] = registration.changes(TURNED)[is_copy]
+        warps[differing[is_copy]] = registration.warps[is_copy]
         if "colours" in pictures.columns:
             fixed, moving = (unpack_colours(pictures["colours"].gather(chunk[:, end]).to_list()) for end in (0, 1))
             flags += CopyChange.RECOLOURED * (colour_difference(fixed, moving, warps) > MAX_COLOUR)

@@ -23,6 +23,7 @@ THUMBNAIL_SIDE = 32
 MEASURE_SIDE = 128
 COLOUR_SIDE = 8
 COLOURS = ("red", "green", "blue", "border_red", "border_green", "border_blue")
+INODE_MASK = 2**63 - 1  # of file identifiers that do not fit into 64 bits with a sign
 Packed = bytes  # the dataclass below has a field named bytes
 
 
@@ -30,6 +31,7 @@ Packed = bytes  # the dataclass below has a field named bytes
 class ImageMeasurements:
     """Measurements of one file; `audit` decides what they mean.
 
+    bytes, mtime_ns, ctime_ns, inode: as the file system gives them, to notice a file that was replaced
     luma: mean brightness in 0..1 · contrast: 5th to 95th percentile of brightness in 0..1 · entropy: of brightness,
     in bits, 0..8 · sharpness: variance of the Laplacian over variance of brightness, at 128 pixels · saturation: 0..1
     · thumbnail: 32 x 32 grey pixels, row by row · colours: Cb and Cr of 8 x 8 pixels, row by row
@@ -42,6 +44,8 @@ class ImageMeasurements:
     path: str
     bytes: int = 0
     mtime_ns: int = 0
+    ctime_ns: int = 0
+    inode: int = 0
     sha256: str = ""
     width: int = 0
     height: int = 0
@@ -81,7 +85,13 @@ def _measure_path(path: Path, limits: DecodeLimits) -> ImageMeasurements:
     measurements, content = ImageMeasurements(str(path)), b""
     try:
         stat = path.stat()
-        measurements = replace(measurements, bytes=stat.st_size, mtime_ns=stat.st_mtime_ns)
+        measurements = replace(
+            measurements,
+            bytes=stat.st_size,
+            mtime_ns=stat.st_mtime_ns,
+            ctime_ns=stat.st_ctime_ns,
+            inode=stat.st_ino & INODE_MASK,
+        )
         content = read_bytes(path, limits)
         measurements = replace(measurements, sha256=hashlib.sha256(content).hexdigest())
         return _measure_content(content, measurements, limits)

@@ -15,11 +15,12 @@ from typing import Any
 import polars as pl
 
 from bestiary.context import Context
-from bestiary.data.measure import ImageMeasurements, measure_file
+from bestiary.data.measure import INODE_MASK, ImageMeasurements, measure_file
 from bestiary.data.sources import PictureList
 from bestiary.errors import MachineError
 from bestiary.files import atomic_path
 from bestiary.picture import DecodeLimits
+from bestiary.preprocess import take_forgotten
 
 MEASUREMENT_VERSION = 4
 DIGEST_BYTES = 32
@@ -35,8 +36,9 @@ def scan_pictures(listing: PictureList, limits: DecodeLimits, context: Context) 
     """Return one row per listed file, sorted by path: `row_id, label, given_split`, columns of `ImageMeasurements`.
 
     Files are measured by worker processes. Measurements are kept in `context.cache` and reused for files whose path,
-    size and modification time are unchanged. An unusable file is a row with `error`; files that could not be listed
-    come last.
+    size, inode and times of modification and of change of status are as before: of two files that were swapped, or a
+    copy with the old time put in place of a file, nothing is reused; nor of a file that failed `VerifiedFile`. An
+    unusable file is a row with `error`; files that could not be listed come last.
     """
     listed = pl.DataFrame(
         [
@@ -53,6 +55,8 @@ def scan_pictures(listing: PictureList, limits: DecodeLimits, context: Context) 
         for file in listing.unusable
     ]
     unreadable = pl.DataFrame(unlisted, schema=MEASUREMENT_COLUMNS).unique("path")
+    forgotten = take_forgotten(paths.to_list())
+    cached = cached.filter(~pl.col("path").is_in(forgotten))
     measured = pl.concat([_drop_stale(cached.filter(pl.col("path").is_in(paths.implode()))), unreadable])
     missing = paths.filter(~paths.is_in(measured["path"].implode())).to_list()
     unrelated = cached.filter(~pl.col("path").is_in(paths.implode()))
@@ -107,7 +111,8 @@ def _is_current(row: dict[str, Any]) -> bool:
         stat = Path(row["path"]).stat()
     except OSError:
         return False
-    return bool(stat.st_size == row["bytes"] and stat.st_mtime_ns == row["mtime_ns"])
+    identity = stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino & INODE_MASK
+    return identity == (row["bytes"], row["mtime_ns"], row["ctime_ns"], row["inode"])
 
 
 def _iter_tables(measurements: Iterable[ImageMeasurements]) -> Iterator[pl.DataFrame]:

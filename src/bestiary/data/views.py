@@ -98,7 +98,7 @@ _SHIFTS = tuple(
 )
 _TILTS = (*(_tilt(degrees) for degrees in (-12, -8, -4, 4, 8, 12)), *(_tilt(degrees, 0.85) for degrees in (-6, 6)))
 VIEWS = (*_orientation_views(), *_crop_views(), *_SHIFTS, *_TILTS)
-WHOLE = VIEWS[0]
+WHOLE, TURNED = VIEWS[0], View()  # both are the whole picture; registration may turn the second
 
 
 def low_frequencies(thumbnails: Pixels, view: View) -> Float32s:

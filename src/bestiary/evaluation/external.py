@@ -14,6 +14,9 @@ from bestiary import run_folder, table
 from bestiary.array_types import Ints
 from bestiary.context import Context
 from bestiary.data.dataset import AuditedDataset, DataSource, load_dataset
+from bestiary.data.detail_check import check_content
+from bestiary.data.duplicate_groups import group_duplicates
+from bestiary.data.duplicates import find_duplicate_pairs
 from bestiary.data.hamming_search import find_near_pairs, hash_bits
 from bestiary.errors import SourceError
 from bestiary.evaluation import intervals
@@ -24,6 +27,7 @@ from bestiary.evaluation.slices import find_weak_slices
 from bestiary.files import next_free_name, write_json
 from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.inference.predictor import Predictor
+from bestiary.picture import LIMITS
 
 FOLDER = "evaluations"
 
@@ -58,8 +62,7 @@ def evaluate_external(
     all_classes = recipe.data.model_copy(update={"classes": ()})
     dataset = load_dataset(source, recipe.model_copy(update={"data": all_classes}), context)
     near_bits = all_classes.near_duplicate_bits if all_classes.near_duplicates else None
-    run_pictures = table.read(run / "pictures.parquet", table.PICTURES)
-    external = drop_seen_copies(dataset, run_pictures, near_bits=near_bits)
+    external = drop_seen_copies(dataset, read_run_pictures(run), near_bits=near_bits, context=context)
     predictor = Predictor(run, threads=context.threads, engine="fastest")
     predictions = predict_table(predictor, external.pictures, context.reporter)
     resamples, seed = recipe.evaluate.resamples, recipe.seed
@@ -72,15 +75,30 @@ def evaluate_external(
     return ExternalEvaluation(folder, metrics)
 
 
-def drop_seen_copies(dataset: AuditedDataset, run_pictures: pl.DataFrame, *, near_bits: int | None) -> ExternalPictures:
+def read_run_pictures(run: Path) -> pl.DataFrame:
+    """Return the pictures that a run used (`table.PICTURES`), with their thumbnails where the run has them."""
+    pictures = table.read(run / "pictures.parquet", table.PICTURES).filter(pl.col("split").is_not_null())
+    if not (run / "thumbnails.parquet").exists():  # a run of before December 2026
+        return pictures
+    thumbnails = table.read(run / "thumbnails.parquet", table.THUMBNAILS)
+    return pictures.join(thumbnails, on="sha256", how="inner", maintain_order="left")
+
+
+def drop_seen_copies(
+    dataset: AuditedDataset, run_pictures: pl.DataFrame, *, near_bits: int | None, context: Context
+) -> ExternalPictures:
     """Return the readable pictures without copies of the run's training and validation pictures.
 
-    run_pictures: `sha256, phash, split`. A copy is an equal file, or a perceptual hash within `near_bits` bits, not
-    mirrored or cropped. `seen` counts the copies by the split of the original; copies of test pictures stay.
-    Raises SourceError if no picture is left.
+    run_pictures: as `read_run_pictures` returns them. Copies are those that would be kept in one split, see
+    `group_duplicates`: equal files, and near-duplicates if `near_bits` is not None. Runs without thumbnails find none
+    that are mirrored, turned, cropped or shifted. `seen` counts the copies by the split of the original; copies of test
+    pictures stay. Raises SourceError if no picture is left.
     """
     readable = dataset.pictures.filter(pl.col("error").is_null())
-    copies = _copied_splits(readable, run_pictures, near_bits)
+    if near_bits is None or "thumbnail" not in run_pictures.columns:
+        copies = _splits_of_equal_hashes(readable, run_pictures, near_bits)
+    else:
+        copies = _splits_of_copies(readable, run_pictures, dataset.thumbnails, near_bits, context)
     seen = {split: int((copies == split).sum()) for split in table.SPLITS}
     unseen = readable.filter(~copies.is_in(["train", "val"]).fill_null(False))
     unreadable = dataset.pictures.height - readable.height
@@ -141,7 +159,23 @@ def next_evaluation_folder(run: Path, name: str) -> Path:
     return run / FOLDER / next_free_name(name, lambda free: (run / FOLDER / free).exists())
 
 
-def _copied_splits(readable: pl.DataFrame, run_pictures: pl.DataFrame, near_bits: int | None) -> pl.Series:
+def _splits_of_copies(
+    readable: pl.DataFrame, run_pictures: pl.DataFrame, thumbnails: pl.DataFrame, near_bits: int, context: Context
+) -> pl.Series:
+    """Return for each picture the split of its copy in the run, null without one; training comes before the others."""
+    columns = ["path", "label", "sha256", "phash", "thumbnail", "colours", "error"]
+    own = readable.join(thumbnails, on="sha256", how="left", maintain_order="left")
+    both = pl.concat([run_pictures.select(columns), own.select(columns)])
+    pairs = find_duplicate_pairs(both, near_bits, threads=context.threads)
+    groups = group_duplicates(both, check_content(both, pairs, LIMITS, threads=context.threads)).group
+    order = {split: rank for rank, split in enumerate(table.SPLITS)}
+    originals = pl.DataFrame({"group": groups[: run_pictures.height], "copy": run_pictures["split"]})
+    originals = originals.sort(pl.col("copy").replace_strict(order)).unique("group", keep="first", maintain_order=True)
+    queries = pl.DataFrame({"group": groups[run_pictures.height :]})
+    return queries.join(originals, on="group", how="left", maintain_order="left")["copy"]
+
+
+def _splits_of_equal_hashes(readable: pl.DataFrame, run_pictures: pl.DataFrame, near_bits: int | None) -> pl.Series:
     """Return for each picture the split of its copy in the run, null without one; training comes before the others."""
     order = {split: rank for rank, split in enumerate(table.SPLITS)}
     originals = run_pictures.filter(pl.col("split").is_not_null()).sort(pl.col("split").replace_strict(order))

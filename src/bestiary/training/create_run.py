@@ -43,5 +43,6 @@ def create_run(
         files.write_json(folder / "environment.json", run_folder.collect_environment(facts))
         table.write(pictures, folder / "pictures.parquet")
         table.write(dataset.findings, folder / "findings.parquet")
+        table.write(dataset.thumbnails, folder / "thumbnails.parquet")
 
     return run_folder.create_run_folder(out, recipe, resolved=resolved, contents=contents)
