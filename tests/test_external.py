@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +111,20 @@ def test_a_second_evaluation_does_not_write_over_the_first(run: Path) -> None:
     (run / "evaluations" / "two").mkdir(parents=True)
     assert external.next_evaluation_folder(run, "two") == run / "evaluations" / "two-2"
     assert external.next_evaluation_folder(run, "../../x y").parent == run / "evaluations"
+
+
+def test_evaluations_that_end_at_once_get_a_folder_each(run: Path) -> None:
+    start = threading.Barrier(4)
+
+    def contents(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "metrics.json").write_text("{}")
+        start.wait()
+
+    with ThreadPoolExecutor(4) as pool:
+        folders = list(pool.map(lambda _: external.create_evaluation_folder(run, "many", contents), range(4)))
+    assert sorted(path.name for path in folders) == ["many", "many-2", "many-3", "many-4"]
+    assert not list((run / "evaluations").glob(".*"))
 
 
 def test_only_copies_are_nothing_to_score(run: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -45,6 +46,24 @@ def next_free_name(name: str, is_taken: Callable[[str], bool]) -> str:
     """
     numbered = (f"{name}-{number}" for number in itertools.count(2))
     return next(free for free in itertools.chain([name], numbered) if not is_taken(free))
+
+
+def move_to_free_name(folder: Path, next_path: Callable[[], Path]) -> Path:
+    """Rename a finished folder in one step to the path that `next_path` finds free, and return that.
+
+    Two processes that want the same name get two folders. Raises OSError if it cannot be renamed.
+    """
+    while True:
+        try:
+            return folder.rename(next_path())
+        except OSError as error:
+            if not is_taken_error(error):
+                raise
+
+
+def is_taken_error(error: OSError) -> bool:
+    """Return whether a folder could not be renamed because another process has just created the new name."""
+    return error.errno in (errno.EEXIST, errno.ENOTEMPTY)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,15 @@ import polars as pl
 
 from bestiary import table
 from bestiary.errors import MachineError, RunError
-from bestiary.files import is_occupied, next_free_name, read_json, write_json, write_text
+from bestiary.files import (
+    is_occupied,
+    is_taken_error,
+    move_to_free_name,
+    next_free_name,
+    read_json,
+    write_json,
+    write_text,
+)
 from bestiary.machine import available_cores
 from bestiary.recipe import Recipe, ResolvedRecipe, read_toml, write_toml
 from bestiary.version import __version__
@@ -40,12 +48,12 @@ def create_run_folder(
     """Create a run folder with the recipe, as requested and resolved; return its path.
 
     Without `out` it is `runs/<date>-<method>-<digest>`. `contents` writes the other initial files: the folder is filled
-    under a temporary name and then renamed, so that every run that exists can be resumed. Raises RunError if `out` is
-    not empty, MachineError if it cannot be created.
+    under a temporary name and then renamed, so that every run that exists can be resumed; two processes without `out`
+    get two folders. Raises RunError if `out` is not empty, MachineError if it cannot be created.
     """
     require_free_folder(out)
     resolved = resolved or recipe.resolve()
-    run = out or RUNS / next_free_name(_default_run_name(resolved), lambda name: (RUNS / name).exists())
+    run = out or _next_default_path(resolved)
     try:
         run.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{run.name[:20]}.", dir=run.parent) as name:
@@ -54,10 +62,14 @@ def create_run_folder(
             write_text(folder / "asked.toml", write_toml(recipe.overrides()))
             write_text(folder / "resolved.toml", resolved.toml())
             contents(folder)
+            if out is None:
+                return move_to_free_name(folder, lambda: _next_default_path(resolved))
             with contextlib.suppress(FileNotFoundError):  # an empty folder may exist
                 run.rmdir()
             folder.rename(run)
     except OSError as error:
+        if is_taken_error(error):
+            require_free_folder(out)  # raises: another process has created it since
         raise MachineError(
             f"Cannot make the run folder {run}: {error.strerror or error}. Choose another --out."
         ) from None
@@ -140,9 +152,11 @@ def read_history(run: Path) -> list[dict[str, Any]]:
         raise RunError(f"{run / 'history.jsonl'} is missing or damaged: {error}.") from None
 
 
-def _default_run_name(recipe: ResolvedRecipe) -> str:
+def _next_default_path(recipe: ResolvedRecipe) -> Path:
+    """Return a free path of a run without `--out`: date and time, method, and a digest of the recipe."""
     digest = hashlib.sha256(recipe.toml().encode()).hexdigest()[:6]
-    return f"{time.strftime('%Y-%m-%d-%H%M%S')}-{recipe.model.method}-{digest}"
+    name = f"{time.strftime('%Y-%m-%d-%H%M%S')}-{recipe.model.method}-{digest}"
+    return RUNS / next_free_name(name, lambda free: (RUNS / free).exists())
 
 
 def update_latest_link(run: Path) -> None:

@@ -23,7 +23,7 @@ from bestiary import flow, table
 from bestiary.context import Context
 from bestiary.data.assign_splits import assign_splits
 from bestiary.data.dataset import AuditedDataset, DataSource, load_dataset
-from bestiary.errors import IntegrityError, InterruptedRun, MachineError, RecipeError, SourceError, UserError
+from bestiary.errors import IntegrityError, InterruptedRun, MachineError, RecipeError, RunError, SourceError, UserError
 from bestiary.evaluation.model_audit import add_model_issues
 from bestiary.machine import is_out_of_memory_error, world_size
 from bestiary.progress import SilentReporter
@@ -132,6 +132,8 @@ def study(
         # ---- Pictures: measured and audited once, split once for each seed -----------------------------------------
         dataset, splits = _load_and_split(request, folder, manifest)
         with _study_lock(folder):
+            if read_manifest(folder) != manifest:
+                raise RunError(f"Another process has just worked on the study in {folder}. Repeat the same command.")
             # ---- Plan: how long the runs take, and how many epochs fit ---------------------------------------------
             planned = _plan_study(request, folder, splits, manifest)
             manifest = _build_manifest(request, planned, collection_digest(dataset.pictures), splits, manifest)
