@@ -20,7 +20,7 @@ from bestiary.data.hamming_search import find_near_pairs, hash_bits
 from bestiary.errors import MachineError, SourceError
 from bestiary.evaluation import intervals
 from bestiary.evaluation.metrics import CLASS_AVERAGES
-from bestiary.evaluation.predictions import predict_table, score_table
+from bestiary.evaluation.predictions import join_pictures, predict_table, score_table
 from bestiary.evaluation.shift import distribution_shift
 from bestiary.evaluation.slices import find_weak_slices
 from bestiary.files import move_to_free_name, next_free_name, write_json
@@ -65,6 +65,7 @@ def evaluate_external(
     predictor = Predictor(run, threads=context.threads, engine="fastest")
     predictions = predict_table(predictor, external.pictures, context.reporter)
     resamples, seed = recipe.evaluate.resamples, recipe.seed
+    validation = join_pictures(validation, run_pictures, "group")
     metrics = score_external(external, predictions, validation, bundle, resamples=resamples, seed=seed)
     metrics["passed_over"] = dict(dataset.passed_over)
 
@@ -127,7 +128,9 @@ def score_external(
         "pictures": predictions.height,
         "unreadable": external.unreadable,
         "copies": external.seen,
-        "shift": distribution_shift(validation, predictions, bundle.classes, threshold=bundle.threshold),
+        "shift": distribution_shift(
+            validation, predictions.with_columns(group=groups), bundle.classes, threshold=bundle.threshold
+        ),
         "unknown_classes": _unknown_rates(predictions.filter(~is_class), groups[~is_class.to_numpy()]),
         "classes_without_pictures": [name for name in bundle.classes if name not in set(predictions["label"])],
     }
