@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from bestiary import files, run_folder
-from bestiary.errors import MachineError, RecipeError, RunError
+from bestiary.errors import MachineError, RecipeError, RunError, UserError
+from bestiary.locks import output_lock
 from bestiary.recipe import Recipe
 from bestiary.report.run_files import read_run
 
@@ -193,3 +194,15 @@ def test_a_scrambled_file_of_a_run_is_told_with_its_name(tmp_path: Path, content
     for reading in (lambda: read_run(tmp_path), lambda: files.read_json(tmp_path / "metrics.json")):
         with pytest.raises(RunError, match=r"metrics\.json"):
             reading()
+
+
+@pytest.mark.parametrize("out", ["s3://bucket/run", "sqlite:///tune.db", "file:///tmp/x"])
+def test_an_output_that_is_a_url_is_refused(here: Path, out: str) -> None:
+    words = "looks like a URL; expected a file or folder on this computer"
+    with pytest.raises(UserError, match=words):
+        run_folder.require_free_folder(Path(out))
+    with pytest.raises(UserError, match=words), output_lock(None, Path(out)):
+        pass
+    assert list(here.iterdir()) == []
+    files.require_local_path(Path("C:/Users/me"))
+    files.require_local_path(Path("runs/a:b"))

@@ -7,13 +7,16 @@ import errno
 import itertools
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bestiary.errors import MachineError, RunError
+from bestiary.errors import MachineError, RunError, UserError
+
+URL_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:[/\\]")  # two letters or more: C:/ is a drive
 
 
 def cache_folder() -> Path:
@@ -25,6 +28,12 @@ def cache_folder() -> Path:
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "bestiary" / "cache"
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bestiary"
+
+
+def require_local_path(path: Path) -> None:
+    """Raise UserError if an output looks like a URL: as a path it would be a folder named `s3:`."""
+    if URL_SCHEME.match(str(path)):
+        raise UserError(f"{path} looks like a URL; expected a file or folder on this computer.")
 
 
 def is_occupied(path: Path, *, ignore: Container[str] = ()) -> bool:

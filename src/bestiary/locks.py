@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from bestiary.errors import MachineError, UserError
+from bestiary.files import require_local_path
 from bestiary.text import truncate_name
 
 LOCK_NAME_BYTES = 200  # of the output's name in the lock's name: a file name has 255 bytes at most
@@ -47,9 +48,12 @@ def process_lock(lock: Path, holder: Path, in_use_error: Callable[[str], UserErr
 def output_lock(*outputs: Path | None) -> Iterator[None]:
     """Lock the files and folders that a command writes; None is passed over.
 
-    The lock file `.NAME.lock` lies beside each. Raises UserError, naming the other process, if one is locked already.
+    The lock file `.NAME.lock` lies beside each. Raises UserError if one is a URL or locked already, naming the process.
     """
     with contextlib.ExitStack() as locks:
+        for output in outputs:
+            if output is not None:
+                require_local_path(output)
         for path in dict.fromkeys(Path(os.path.realpath(output)) for output in outputs if output is not None):
             locks.enter_context(_lock_output(path))
         yield

@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import sys
@@ -27,6 +28,7 @@ from bestiary.files import (
     move_to_free_name,
     next_free_name,
     read_json,
+    require_local_path,
     write_json,
     write_text,
 )
@@ -77,7 +79,9 @@ def create_run_folder(
 
 
 def require_free_folder(out: Path | None) -> None:
-    """Raise RunError if the requested run folder exists and is not empty."""
+    """Raise RunError if the requested run folder exists and is not empty, UserError if it is a URL."""
+    if out is not None:
+        require_local_path(out)
     if out is not None and is_occupied(out):
         name = shlex.quote(str(out))
         raise RunError(f"{out} exists already. Choose another --out, or go on with it: bestiary train --resume {name}")
@@ -124,7 +128,7 @@ def collect_environment(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is needed to reproduce a run: versions, machine, command, and `facts`."""
     return {
         "bestiary": __version__,
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": hide_passwords(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -132,6 +136,15 @@ def collect_environment(facts: Mapping[str, Any]) -> dict[str, Any]:
         **facts,
         **{f"version of {name}": version for name in PACKAGES if (version := _installed_version(name))},
     }
+
+
+def hide_passwords(text: str) -> str:
+    """Return a text with the passwords of its URLs hidden: run folders are passed on.
+
+    >>> hide_passwords("tune a --storage postgresql://me:secret@host/db")
+    'tune a --storage postgresql://me:***@host/db'
+    """
+    return re.sub(r"(://[^/\s:@]*):[^/\s]+@", r"\1:***@", text)
 
 
 def update_environment(run: Path, facts: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bestiary.data.dataset import DataSource
 from bestiary.errors import MachineError, RunError
-from bestiary.files import is_occupied
+from bestiary.files import is_occupied, require_local_path
 from bestiary.recipe import Recipe
 from bestiary.run_folder import RUNS
 from bestiary.tune.storage_location import FILE_NAME, STUDY_ID, StorageLocation, load_study_id, locate_storage
@@ -36,6 +36,7 @@ def locate_search(
     else, MachineError if it cannot be created.
     """
     folder = RUNS / f"tune-{recipe.model.method}-{_digest(source, recipe)}" if out is None else Path(out)
+    require_local_path(folder)
     location, study = locate_storage(storage, folder), f"tune-{recipe.model.method}"
     path = location.path
     try:

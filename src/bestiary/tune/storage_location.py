@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,9 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from bestiary.errors import MissingExtraError, RunError
-from bestiary.files import write_text
+from bestiary.files import URL_SCHEME, write_text
 
 FILE_NAME, STUDY_ID = "tune.db", "tune.study"
-SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # two letters or more: C:/ is a drive
 DRIVERS = {  # the package of each driver that Optuna's URLs name, where its name differs from that of the module
     "psycopg2": "psycopg2-binary",
     "psycopg": "psycopg[binary]",
@@ -54,7 +52,7 @@ def locate_storage(storage: Path | str | None, folder: Path) -> StorageLocation:
     if storage is None:
         return StorageLocation(folder / FILE_NAME)
     text = str(storage)
-    if not SCHEME.match(text):
+    if not URL_SCHEME.match(text):
         return StorageLocation(Path(storage))
     try:
         url = make_url(text)
