@@ -14,6 +14,7 @@ from bestiary.array_types import Ints
 from bestiary.data.duplicates import HOW
 from bestiary.picture import SUFFIXES
 from bestiary.stats import wilson_interval
+from bestiary.text import common_folder, relative_name
 
 Row = dict[str, Any]
 
@@ -140,13 +141,17 @@ def _picture_findings(usable: pl.DataFrame) -> Iterator[Row]:
 
 
 def _duplicate_findings(pictures: pl.DataFrame, pairs: Ints) -> Iterator[Row]:
-    """Yield a finding for each picture of a pair beyond the first, and more if labels or given splits disagree."""
+    """Yield a finding for each picture of a pair beyond the first, and more if labels or given splits disagree.
+
+    The message names the first with its folders in the collection: one file name may occur in many of them.
+    """
+    root = common_folder(pictures["path"].to_list())
     for i, j, bits, *view in pairs.tolist():
         first, row = pictures.row(i, named=True), pictures.row(j, named=True)
         score, group = bits / 256, row["group"]
         is_same = first["sha256"] == row["sha256"]
         check, how = ("exact-duplicate", "the same file as") if is_same else ("near-duplicate", "nearly the same as")
-        how += f" {_distinguishing_path(first['path'], row['path'])}{HOW[view[0]] if view else ''}"
+        how += f" {relative_name(first['path'], root)}{HOW[view[0]] if view else ''}"
         yield _finding(check, f"{how[0].upper()}{how[1:]}.", score, row, group)
         if first["label"] != row["label"]:
             message = f"Labelled {row['label']}, but {how}, which is labelled {first['label']}."
@@ -154,18 +159,6 @@ def _duplicate_findings(pictures: pl.DataFrame, pairs: Ints) -> Iterator[Row]:
         splits = first["given_split"], row["given_split"]
         if all(splits) and splits[0] != splits[1]:
             yield _finding("split-leak", f"In {splits[1]}, but {how}, which is in {splits[0]}.", score, row, group)
-
-
-def _distinguishing_path(path: str, second: str) -> str:
-    """Return the file name of `path`, with as many of its folders as distinguish it from `second`.
-
-    >>> _distinguishing_path("/cats/cat/1.jpg", "/cats/dog/2.jpg"), _distinguishing_path("/cat/1.jpg", "/dog/1.jpg")
-    ('1.jpg', 'cat/1.jpg')
-    """
-    parts, others = (text.replace("\\", "/").split("/") for text in (path, second))
-    if parts == others:
-        return parts[-1]
-    return next(("/".join(parts[-n:]) for n in range(1, len(parts)) if parts[-n:] != others[-n:]), path)
 
 
 def _imbalance_findings(usable: pl.DataFrame, test_fraction: float) -> Iterator[Row]:
