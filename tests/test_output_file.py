@@ -355,3 +355,14 @@ def test_an_output_is_written_by_one_process_at_a_time(tmp_path: Path) -> None:
     with output_lock(out, folder), pytest.raises(UserError, match="is being written"), output_lock(link):
         pass
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_folder_in_one_that_cannot_be_written_is_locked_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BESTIARY_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "mounted" / "heatmaps"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != folder.parent)
+    with output_lock(folder), pytest.raises(UserError, match="is being written"), output_lock(folder):
+        pass
+    assert list(folder.parent.iterdir()) == [folder]
+    assert list(folder.iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import socket
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from bestiary.errors import MachineError, UserError
-from bestiary.files import require_local_path
+from bestiary.files import cache_folder, require_local_path
 from bestiary.text import truncate_name
 
 LOCK_NAME_BYTES = 200  # of the output's name in the lock's name: a file name has 255 bytes at most
@@ -48,7 +49,8 @@ def process_lock(lock: Path, holder: Path, in_use_error: Callable[[str], UserErr
 def output_lock(*outputs: Path | None) -> Iterator[None]:
     """Lock the files and folders that a command writes; None is passed over.
 
-    The lock file `.NAME.lock` lies beside each. Raises UserError if one is a URL or locked already, naming the process.
+    The lock file `.NAME.lock` lies beside each, or in the cache folder if nothing can be written there. Raises
+    UserError if one is a URL, or if it is locked already, naming the process.
     """
     with contextlib.ExitStack() as locks:
         for output in outputs:
@@ -65,6 +67,9 @@ def _lock_output(path: Path) -> contextlib.AbstractContextManager[None]:
     except OSError as error:
         raise MachineError(f"Cannot write {path}: {error.strerror or error}. Choose another folder.") from None
     lock = path.with_name(f".{truncate_name(path.name, LOCK_NAME_BYTES)}.lock")
+    if path.is_dir() and not os.access(path.parent, os.W_OK):  # a mounted folder, for example
+        lock = cache_folder() / "locks" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
 
     def in_use_error(process: str) -> UserError:
         return UserError(
