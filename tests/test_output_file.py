@@ -354,7 +354,7 @@ def test_an_output_is_written_by_one_process_at_a_time(tmp_path: Path) -> None:
         holder.wait()
     with output_lock(out, folder), pytest.raises(UserError, match="is being written"), output_lock(link):
         pass
-    assert list((tmp_path / "new").iterdir()) == []
+    assert list((tmp_path / "new").iterdir()) == []  # made by the killed process
 
 
 def test_a_folder_in_one_that_cannot_be_written_is_locked_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,3 +366,15 @@ def test_a_folder_in_one_that_cannot_be_written_is_locked_too(tmp_path: Path, mo
         pass
     assert list(folder.parent.iterdir()) == [folder]
     assert list(folder.iterdir()) == []
+
+
+def test_a_lock_leaves_no_folder_behind(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "er" / "a.csv"
+    with output_lock(out):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    with output_lock(out):
+        out.write_text("mine")
+    assert list(out.parent.iterdir()) == [out]
+    with output_lock(out / "below.csv"):  # whoever writes it explains the error
+        pass

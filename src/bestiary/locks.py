@@ -61,11 +61,15 @@ def output_lock(*outputs: Path | None) -> Iterator[None]:
         yield
 
 
-def _lock_output(path: Path) -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def _lock_output(path: Path) -> Iterator[None]:
+    """Lock one output; folders created for the lock are removed at the end if they are empty."""
+    missing = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MachineError(f"Cannot write {path}: {error.strerror or error}. Choose another folder.") from None
+    except OSError:  # nobody can write there: whoever tries explains it
+        yield
+        return
     lock = path.with_name(f".{truncate_name(path.name, LOCK_NAME_BYTES)}.lock")
     if path.is_dir() and not os.access(path.parent, os.W_OK):  # a mounted folder, for example
         lock = cache_folder() / "locks" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.lock"
@@ -76,7 +80,13 @@ def _lock_output(path: Path) -> contextlib.AbstractContextManager[None]:
             f"{path} is being written by {process}. Wait until it has ended, or stop it; or choose another name."
         )
 
-    return process_lock(lock, lock.with_name(f"{lock.name}.holder"), in_use_error)
+    try:
+        with process_lock(lock, lock.with_name(f"{lock.name}.holder"), in_use_error):
+            yield
+    finally:
+        with contextlib.suppress(OSError):
+            for folder in missing:
+                folder.rmdir()
 
 
 def _read_holder(holder: Path) -> str:
