@@ -387,6 +387,17 @@ def test_predict_into_one_file_twice_at_once(bestiary: Call, model: Path, colour
     assert list(tmp_path.iterdir()) == [colours]
 
 
+@pytest.mark.parametrize("command", ["train", "audit", "demo"])
+def test_an_out_that_another_process_writes(
+    bestiary: Call, collection: SyntheticDataset, tmp_path: Path, command: str
+) -> None:
+    pictures = [] if command == "demo" else [collection.folder]
+    with output_lock(tmp_path / "out"):
+        refused = one_message(bestiary(command, *pictures, "--out", tmp_path / "out"))
+    assert "out is being written by process" in refused
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_predict_makes_links_sorted_by_label(bestiary: Call, model: Path, colours: Path, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in colours.rglob("*") if path.is_file()}
     done = bestiary("predict", model, colours, "--link-into", tmp_path / "by", "--format", "jsonl")
