@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,21 @@ def test_a_server_that_does_not_answer(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match=r"absent/server\.db cannot be written"):
         TrialStorage(location, "x")
     assert StorageLocation(Path("x"), "postgresql://u:secret@h/d").name == "postgresql://u:***@h/d"
+
+
+@pytest.mark.slow
+def test_a_search_on_a_server_keeps_its_files_in_its_folder(
+    collection: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = f"sqlite:///{tmp_path / 'server.db'}"  # stands in for one
+    monkeypatch.setattr(folder_module, "locate_storage", lambda _, folder: StorageLocation(folder / "tune.db", server))
+    for trials in (1, 2):
+        result = try_search(collection, tmp_path / "search", storage=server, trials=trials)
+    assert result["trials"]["complete"] == 2
+    [name] = optuna.get_all_study_names(server)
+    assert len(optuna.load_study(study_name=name, storage=server).trials) == 2
+    assert not (tmp_path / "search" / "tune.db").exists()
+    assert json.loads((tmp_path / "search" / "search.json").read_text())["storage"] == server
 
 
 @pytest.mark.slow

@@ -286,10 +286,12 @@ def _as_paths(X: Any) -> list[Path] | None:  # noqa: N803
 
 def _warn_skipped(run: Path) -> None:
     pictures = table.read(run / "pictures.parquet", table.PICTURES)
-    errors = pictures["error"].drop_nulls()
-    if len(errors):
+    errors = pictures.filter(pl.col("error").is_not_null())
+    if errors.height:
+        path, error = errors["path"][0], errors["error"][0]
+        first = error if path in error else f"{path}: {error}"
         warnings.warn(
-            f"Skipped {len(errors):,} of {pictures.height:,} pictures, which cannot be used. The first: {errors[0]}",
+            f"Skipped {errors.height:,} of {pictures.height:,} pictures, which cannot be used. The first: {first}",
             stacklevel=3,
         )
 
