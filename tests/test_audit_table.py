@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +98,13 @@ def test_json_lists_serious_findings_notes_and_skipped_checks() -> None:
         "not_looked_for": {"x": "y"},
         "page": None,
     }
+
+
+def test_a_picture_is_named_by_its_path_in_the_collection() -> None:
+    audited = make_audit(("dark", 0.1, True))
+    paths = ["/pictures/train/cat/0.jpg", f"/pictures/test/{'long' * 20}/0.jpg"]
+    audited = replace(audited, pictures=pl.DataFrame({"row_id": [0, 1], "path": paths}))
+    for path in paths:
+        findings = audited.findings.with_columns(path=pl.lit(path))
+        (row,) = audit_rows(replace(audited, findings=findings))
+        assert row.example == f"{path.removeprefix('/pictures/')}: Message 0."

@@ -22,7 +22,8 @@ from sklearn.model_selection import cross_val_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from bestiary import PictureClassifier, Predictor, UserError
-from bestiary.data.arrays import FlatImageShape
+from bestiary.classifier import NumberRangeWarning
+from bestiary.data.arrays import FlatImageShape, NumberRange
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import InputError, RecipeError, RunError
 from bestiary.picture import decode
@@ -128,6 +129,48 @@ def test_numbers_become_grey_from_the_least_to_the_greatest() -> None:
     assert shape.picture(np.array([-9.0, 9.0, 0.0, 1.0]))[..., 2].tolist() == [[0, 255], [0, 255]]
     assert FlatImageShape.of(np.zeros((1, 12), np.uint8), None) == FlatImageShape(2, 2, 3, 0.0, 255.0)
     assert FlatImageShape.of(np.zeros((2, 5)), None).picture(np.zeros(5)).shape == (1, 5, 3)
+
+
+BYTES = np.arange(256, dtype=np.float64).reshape(4, 64)
+
+
+@pytest.mark.parametrize(
+    ("trained", "asked", "is_told"),
+    [
+        (BYTES, BYTES / 255, True),
+        (BYTES / 255, BYTES, True),
+        (BYTES.astype(np.uint8), BYTES / 255, True),
+        (BYTES.astype(np.uint8), (BYTES / 255).astype(np.uint8).reshape(1, 256), True),
+        ((BYTES > 200).astype(np.uint8).reshape(1, 256), BYTES.astype(np.uint8), True),
+        (BYTES / 16, BYTES, True),
+        (BYTES / 255, BYTES / 127.5 - 1, True),
+        (BYTES, BYTES.astype(np.uint8), False),
+        (BYTES.astype(np.uint8), BYTES, False),
+        (BYTES, BYTES[:1] / 2, False),
+        (BYTES, np.zeros((1, 64)), False),  # a black picture
+        (BYTES, BYTES + 20, False),
+        (np.zeros((2, 64)), np.zeros((2, 64)), False),
+    ],
+)
+def test_numbers_on_another_scale_are_noticed(trained: Any, asked: Any, is_told: bool) -> None:
+    assert bool(NumberRange.of(trained).describe_mismatch(asked)) == is_told
+
+
+@pytest.mark.parametrize("shape", [(36, -1), (36, 12, 16, 3)])
+def test_predictions_on_another_scale_warn(shape: tuple[int, ...]) -> None:
+    pictures, labels = blobs()
+    X = pictures.reshape(shape)  # noqa: N806
+    model = quick(picture_shape=(12, 16, 3)).fit(X, labels)
+    model.predict(X)
+    model.predict(X[:1])
+    dim = np.rint(X / 255).astype(np.uint8) if X.ndim > 2 else X / 255
+    with pytest.warns(NumberRangeWarning, match="The numbers range from 0 to .*; those of training from 0 to 255"):
+        model.predict(dim)
+    again = pickle.loads(pickle.dumps(model))
+    with pytest.warns(NumberRangeWarning, match="same scale"):
+        again.predict_proba(dim)
+    del again.number_range_  # as in a pickle of an older version
+    again.predict_proba(dim)
 
 
 def test_a_pickle_contains_the_files_of_the_model_only(

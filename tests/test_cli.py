@@ -27,6 +27,7 @@ from bestiary import __version__, cli, table
 from bestiary.cli.app import COMMANDS
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.inference.heatmap import overlay_heatmap
+from bestiary.locks import output_lock
 from tiny_model import COLOURS, coloured, write_run
 
 QUICK = ("--backbone", "lite0", "--set", "picture.size=64", "--set", "probe.regularisation=[0.01]", "--threads", "2")
@@ -355,6 +356,46 @@ def test_predict_into_a_file_resumes_and_never_overwrites(
     paths = [Path(path).name for path in readers[form](out)["path"]]
     assert paths == ["red.png", "broken.jpg", "blue.png", "green.png", "red.png"]
     assert "Add --out FILE" in one_message(bestiary("predict", model, colours, "--resume"))
+
+
+def test_predict_resumes_with_the_same_model_only(
+    bestiary: Call, model: Path, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, other, pictures = tmp_path / "answers.csv", tmp_path / "other", tmp_path / "pictures"
+    shutil.copytree(model, other)
+    shutil.copytree(colours, pictures)
+    bundle = json.loads((other / "bundle.json").read_text())
+    (other / "bundle.json").write_text(json.dumps(bundle | {"threshold": bundle["threshold"] / 2}))
+    assert bestiary("predict", model, pictures / "red.png", "--out", out).code == 0
+    before = out.read_bytes()
+    refused = one_message(bestiary("predict", other, pictures, "--out", out, "--resume"))
+    assert f"threshold of unknown {bundle['threshold']} there, {bundle['threshold'] / 2} now" in refused
+    Image.new("RGB", (40, 24), "blue").save(pictures / "red.png")
+    refused = one_message(bestiary("predict", model, pictures, "--out", out, "--resume"))
+    assert f"({pictures / 'red.png'})" in refused
+    assert out.read_bytes() == before
+    (pictures / "red.png").unlink()
+    done = bestiary("predict", model, pictures, "--out", out, "--resume", "--link-into", tmp_path / "links")
+    assert (done.code, len(out.read_text().splitlines())) == (0, 6)
+
+
+def test_predict_into_one_file_twice_at_once(bestiary: Call, model: Path, colours: Path, tmp_path: Path) -> None:
+    for option, name in (("--out", "a.csv"), ("--heatmaps", "evidence"), ("--link-into", "links")):
+        with output_lock(tmp_path / name):
+            refused = one_message(bestiary("predict", model, colours, option, tmp_path / name))
+        assert f"{tmp_path / name} is being written by process {os.getpid()}" in refused
+    assert list(tmp_path.iterdir()) == [colours]
+
+
+@pytest.mark.parametrize("command", ["train", "audit", "demo"])
+def test_an_out_that_another_process_writes(
+    bestiary: Call, collection: SyntheticDataset, tmp_path: Path, command: str
+) -> None:
+    pictures = [] if command == "demo" else [collection.folder]
+    with output_lock(tmp_path / "out"):
+        refused = one_message(bestiary(command, *pictures, "--out", tmp_path / "out"))
+    assert "out is being written by process" in refused
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_predict_makes_links_sorted_by_label(bestiary: Call, model: Path, colours: Path, tmp_path: Path) -> None:

@@ -312,7 +312,7 @@ def test_a_leak_in_a_given_split_is_found(plain: Path, tmp_path: Path) -> None:
     shutil.copy(leaked, folder / "test" / "cat" / "leaked.png")
     found = audit(folder, tmp_path / "cache").findings.filter(pl.col("check") == "split-leak")
     assert found.height == 1
-    assert "the same file as leaked.png, which is in test" in found["message"].item()
+    assert "the same file as test/cat/leaked.png, which is in test" in found["message"].item()
 
 
 @pytest.mark.parametrize(

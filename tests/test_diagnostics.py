@@ -89,6 +89,11 @@ def test_the_sentence_states_how_likely_the_gain_is(gain: float, low: float, wor
     assert summarise(0.9, twice, "cow").endswith("most for cow.") == (words != "hardly")
 
 
+def test_a_small_gain_that_few_pictures_measured_is_no_result() -> None:
+    twice = {"macro_f1": {"value": 0.9, "low": 0.7, "high": 1.0}, "gain": {"value": 0.0, "low": -0.1, "high": 0.06}}
+    assert "too few validation pictures to tell" in summarise(0.9, twice, "cow")
+
+
 def test_an_overfitted_class_is_named() -> None:
     rng = np.random.default_rng(0)
     train_labels, val_labels = np.repeat([0, 1, 2], 100), np.repeat([0, 1, 2], 40)

@@ -23,6 +23,7 @@ from bestiary.export.formats import Kind, model_metadata
 from bestiary.export.verify import ParityReport, compare_outputs, export, paired_accuracy_drop, require_no_regression
 from bestiary.inference.bundle import read_bundle
 from bestiary.inference.predictor import Predictor
+from bestiary.locks import output_lock
 from bestiary.models.engine import has_openvino
 from bestiary.progress import SilentReporter
 
@@ -92,6 +93,12 @@ def test_what_is_there_is_not_written_over(probed: Path, tmp_path: Path) -> None
         exported(probed, "openvino", tmp_path / "x.onnx")
     with pytest.raises(RunError):
         exported(tmp_path / "gone", "onnx", tmp_path / "out")
+
+
+def test_two_exports_to_one_place_do_not_meet(probed: Path, tmp_path: Path) -> None:
+    with output_lock(tmp_path / "out"), pytest.raises(UserError, match="out is being written by process"):
+        exported(probed, "onnx", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_pictures_that_are_gone_are_told(probed: Path, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import polars as pl
 import pytest
 
 pytest.importorskip("sklearn")
+from scipy.stats import fisher_exact, norm
 
 from bestiary import files, table
 from bestiary.context import Context
@@ -20,7 +23,7 @@ from bestiary.errors import SourceError
 from bestiary.evaluation import external
 from bestiary.evaluation.corruptions import evaluate_corrupted
 from bestiary.evaluation.metrics import compute_metrics
-from bestiary.evaluation.shift import distribution_shift, within_class_auroc
+from bestiary.evaluation.shift import _power, distribution_shift, within_class_auroc, within_class_rates
 from bestiary.progress import SilentReporter
 from bestiary.report.text_tables import format_corruption_table, format_external_evaluation
 
@@ -111,6 +114,20 @@ def test_a_second_evaluation_does_not_write_over_the_first(run: Path) -> None:
     assert external.next_evaluation_folder(run, "../../x y").parent == run / "evaluations"
 
 
+def test_evaluations_that_end_at_once_get_a_folder_each(run: Path) -> None:
+    start = threading.Barrier(4)
+
+    def contents(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "metrics.json").write_text("{}")
+        start.wait()
+
+    with ThreadPoolExecutor(4) as pool:
+        folders = list(pool.map(lambda _: external.create_evaluation_folder(run, "many", contents), range(4)))
+    assert sorted(path.name for path in folders) == ["many", "many-2", "many-3", "many-4"]
+    assert not list((run / "evaluations").glob(".*"))
+
+
 def test_only_copies_are_nothing_to_score(run: Path, tmp_path: Path) -> None:
     learnt = table.read(run / "pictures.parquet", table.PICTURES).filter(pl.col("split") == "train")
     for label in ("bird", "fish"):
@@ -171,3 +188,91 @@ def test_spoilt_pictures_are_harder(run: Path) -> None:
     assert np.mean(strongest) < clean["accuracy"]
     text = format_corruption_table(rows)
     assert "jpeg compression" in text
+
+
+def rows_of(answered: list[bool], labels: list[str] | None = None, groups: list[int] | None = None) -> pl.DataFrame:
+    """Predictions of classes a and b, each as sure as the others, answered or not."""
+    rng = np.random.default_rng(len(answered))
+    names = labels or ["ab"[row % 2] for row in range(len(answered))]
+    familiarity = [float(rng.uniform(0.4, 0.9) if is_in else rng.uniform(0.1, 0.2)) for is_in in answered]
+    p = rng.uniform(0.45, 0.55, len(answered))
+    columns: dict[str, Any] = {"label": names, "predicted": names, "familiarity": familiarity, "p_a": p, "p_b": 1 - p}
+    return pl.DataFrame(columns | ({} if groups is None else {"group": groups}))
+
+
+def test_a_fall_of_the_answered_fraction_is_tested_by_itself() -> None:
+    """16 validation pictures, all answered, and 52 others, half of them answered: Fisher's exact test sees it."""
+    found = distribution_shift(
+        rows_of([True] * 16), rows_of([True, True, False, False] * 13), ["a", "b"], threshold=0.3
+    )
+    assert found["verdict"] == "far"
+    assert found["familiarity"]["p_answered"] < 0.001
+    assert found["classifier"] is None
+
+
+def test_the_exact_test_equals_fishers_within_one_label_and_ignores_proportions() -> None:
+    is_current = np.array([False] * 16 + [True] * 52)
+    answered = np.array([True] * 16 + [True] * 27 + [False] * 25)
+    expected, p = within_class_rates(answered, is_current, np.array(["a"] * 68))
+    assert expected == 1.0
+    assert p == pytest.approx(fisher_exact(np.array([[16, 0], [27, 25]])).pvalue)
+    # Class b is answered half as often, before and now; only its proportion grows.
+    labels = np.array(["a"] * 40 + ["b"] * 10 + ["a"] * 10 + ["b"] * 40)
+    answered = np.array([True] * 40 + [True, False] * 5 + [True] * 10 + [True, False] * 20)
+    expected, p = within_class_rates(answered, np.arange(100) >= 50, labels)
+    assert expected == pytest.approx(0.6)
+    assert p == pytest.approx(1.0)
+    assert within_class_rates(np.ones(2, bool), np.array([True, False]), np.array(["a", "b"])) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("validation", "current", "verdict"),
+    [(16, 52, "unclear"), (300, 30, "unclear"), (30, 300, "unclear"), (300, 100, "near"), (120, 120, "near")],
+)
+def test_pictures_are_near_only_if_a_shift_would_have_been_detected(
+    validation: int, current: int, verdict: str
+) -> None:
+    found = distribution_shift(rows_of([True] * validation), rows_of([True] * current), ["a", "b"], threshold=0.3)
+    assert found["verdict"] == verdict
+    assert found["power"]["enough"] == (verdict == "near")
+    assert ("too few to tell" in found["sentence"]) == (verdict == "unclear")
+    assert found["sentence"].startswith("These pictures")
+
+
+def test_the_power_is_as_stated() -> None:
+    """A shift of the AUROC that is called detectable is detected about four times out of five."""
+    rng = np.random.default_rng(0)
+    labels, is_current = np.array(["a"] * 90 + ["b"] * 90), np.tile([True, False, False], 60)
+    detectable = _power(is_current, labels, 1.0)["detectable_auroc"]
+    offset = np.sqrt(2) * norm.ppf(detectable)
+    detected = [
+        within_class_auroc(rng.normal(size=180) + offset * is_current, is_current, labels)[1] < 0.01 for _ in range(300)
+    ]
+    assert 0.7 < np.mean(detected) < 0.9
+
+
+def test_a_smaller_fall_that_is_certain_is_a_shift() -> None:
+    fewer = [True] * 340 + [False] * 60
+    found = distribution_shift(rows_of([True] * 400), rows_of(fewer), ["a", "b"], threshold=0.3)
+    assert found["verdict"] == "shifted"
+
+
+def test_duplicates_decide_once() -> None:
+    """Fifty frames of one moment are one picture, however far they are from validation."""
+    reference, frames = rows_of([True] * 200), [False] * 50 + [True] * 30
+    as_single = distribution_shift(reference, rows_of(frames, groups=list(range(80))), ["a", "b"], threshold=0.3)
+    labels = ["a"] * 50 + ["a", "b"] * 15
+    burst = rows_of(frames, labels, groups=[0] * 50 + list(range(1, 31)))
+    found = distribution_shift(reference, burst, ["a", "b"], threshold=0.3)
+    assert as_single["verdict"] == "far"
+    assert found["verdict"] == "unclear"
+    assert found["power"]["pictures"] == 31
+    assert found["pictures"] == 80
+
+
+def test_a_run_without_validation_pictures_compares_nothing() -> None:
+    found = distribution_shift(rows_of([]), rows_of([True] * 40), ["a", "b"], threshold=0.3)
+    assert found == {
+        "verdict": "unclear",
+        "sentence": "These pictures cannot be compared: the run has no validation split.",
+    }

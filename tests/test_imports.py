@@ -24,6 +24,7 @@ BASE = (
     "progress",
     "defaults",
     "files",
+    "locks",
     "picture",
     "preprocess",
     "recipe",

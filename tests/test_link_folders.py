@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
 
 from bestiary.errors import MachineError, UserError
-from bestiary.inference.link_folders import link_by_label, require_empty_folder
+from bestiary.inference.link_folders import label_folder_names, link_by_label, require_empty_folder
 from bestiary.inference.predictor import Prediction
 
 
@@ -74,3 +75,37 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "by").write_text("in the way")
     with pytest.raises(MachineError, match="cannot be made"):
         list(link_by_label([answer(tmp_path / "a.jpg", "cat")], tmp_path / "by"))
+
+
+SHARED = [
+    ["a:b", "a_b", "a/b", "a|b", "a_b-2"],
+    ["Cat", "cat", "CAT", "cat-2"],
+    ["café", "cafe\u0301", "CAFÉ", "straße", "strasse"],
+    ["con", "CON", "con_", "nul.txt", "Lpt1", "com"],
+    ["dot", "dot.", "dot ", "dot_", "dot..", ".", "..", "", "_", " "],
+    ["unknown", "Unknown", "unknown_", "unreadable", "UNREADABLE"],
+    ["x" * 300, "x" * 301, "x" * 240, "é" * 200],
+    ["caf\udce9", "caf_", "new\nline", "new_line", "new\tline"],
+]
+
+
+@pytest.mark.parametrize("labels", SHARED, ids=lambda labels: ascii(labels[0])[:12])
+def test_no_two_labels_share_a_folder_on_any_file_system(tmp_path: Path, labels: list[str]) -> None:
+    names = label_folder_names(labels)
+    assert sorted(names) == sorted(labels)
+    folders = {unicodedata.normalize("NFC", name).casefold().rstrip(". ") for name in names.values()}
+    assert len(folders) == len(labels)
+    assert not folders & {"unknown", "unreadable", "con", "nul", "lpt1", "nul.txt", ""}
+    assert not [name for name in names.values() if len(name.encode()) > 255 or name[-1] in ". "]
+    assert not [name for name in names.values() if set(name) & set('/\\:*?"<>|\n\t')]
+    predictions = [answer(tmp_path / f"{number}.jpg", label) for number, label in enumerate(labels)]
+    list(link_by_label(predictions, tmp_path / "by", labels))
+    assert sorted(tree(tmp_path / "by")) == sorted(f"{names[label]}/{n}.jpg" for n, label in enumerate(labels))
+    list(link_by_label(predictions[::-1], tmp_path / "again", labels))  # the order of the pictures does not matter
+    assert tree(tmp_path / "again") == tree(tmp_path / "by")
+
+
+def test_pictures_with_long_names_are_numbered_too(tmp_path: Path) -> None:
+    name = "n" * 251 + ".jpg"
+    list(link_by_label([answer(tmp_path / folder / name, "cat") for folder in "xy"], tmp_path / "by"))
+    assert sorted(tree(tmp_path / "by").values()) == [tmp_path / "x" / name, tmp_path / "y" / name]

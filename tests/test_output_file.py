@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -13,6 +17,8 @@ import pytest
 from bestiary.errors import UserError
 from bestiary.inference.output_file import PredictionFile, format_from_suffix
 from bestiary.inference.predictor import Prediction
+from bestiary.inference.writers import split_labels
+from bestiary.locks import output_lock
 
 CLASSES = ("cat", "dog")
 PATHS = [Path(name) for name in ("a.jpg", 'odd ",\n name.jpg', "caf\udce9.jpg", "b.jpg", "a.jpg")]
@@ -170,3 +176,205 @@ def test_no_cell_of_a_csv_file_is_run_as_a_formula(tmp_path: Path) -> None:
     assert {row[4] for row in rows} == {"-0.5"}
     again = PredictionFile(path, "csv", classes, resume=True, sets=True)
     assert list(again.pending([*RUN_AS_FORMULAS, Path("new.jpg")])) == [Path("new.jpg")]
+
+
+@pytest.mark.parametrize(
+    ("classes", "sets"),
+    [
+        (("cat|dog", "bird", "100%7C"), [["cat|dog", "bird"], ["100%7C"], [], ["bird", "100%7C", "cat|dog"]]),
+        (("cat", "dog", "100%7C"), [["cat", "dog"], ["100%7C"], []]),
+        (("|", "||", "%"), [["|"], ["||"], ["|", "|"], ["%", "||"]]),
+    ],
+)
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_a_prediction_set_can_be_taken_apart(
+    tmp_path: Path, form: str, classes: tuple[str, ...], sets: list[list[str]]
+) -> None:
+    path = tmp_path / f"answers.{form}"
+    rows = [Prediction(f"{n}.jpg", classes[0], 0.5, False, 0.5, {}, labels=labels) for n, labels in enumerate(sets)]
+    PredictionFile(path, form, classes, resume=False, sets=True).write(rows)
+    if form == "csv":
+        with path.open(encoding="utf-8", newline="") as file:
+            cells = [row["labels"] for row in csv.DictReader(file)]
+    else:
+        cells = pl.read_parquet(path)["labels"].to_list()
+    assert [split_labels(cell, classes) for cell in cells] == sets
+    if not any("|" in name for name in classes):
+        assert [cell.split("|") for cell in cells if cell] == [labels for labels in sets if labels]
+
+
+def test_a_label_and_its_escaped_form_stay_apart(tmp_path: Path) -> None:
+    path, labels = tmp_path / "answers.csv", ["=x", "'=x", "''=x", "'x", "-1", "'-1"]
+    rows = [Prediction(f"{n}.jpg", label, 0.5, False, 0.5, {}) for n, label in enumerate(labels)]
+    PredictionFile(path, "csv", labels, resume=False).write(rows)
+    with path.open(encoding="utf-8", newline="") as file:
+        cells = [row["label"] for row in csv.DictReader(file)]
+    assert cells == ["'=x", "''=x", "'''=x", "'x", "-1", "''-1"]
+
+
+# ---- Resuming: the same model, options and pictures -----------------------------------------------------------------
+
+CONDITIONS = {"model": "a" * 64, "threshold of unknown": 0.3, "level of prediction sets": None}
+
+
+def recorded(path: Path, *, resume: bool = False, **changes: Any) -> PredictionFile:
+    conditions = CONDITIONS | {name.replace("_", " "): value for name, value in changes.items()}
+    return PredictionFile(path, format_from_suffix(path), CLASSES, resume=resume, conditions=conditions)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / name for name in ("1.jpg", "caf\udce9.jpg", "2,\n.jpg", "3.jpg")]
+    for path in paths:
+        path.write_bytes(b"12345")
+    return paths
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_predictions_of_the_same_model_are_continued(tmp_path: Path, form: str, pictures: list[Path]) -> None:
+    path, missing = tmp_path / f"answers.{form}", tmp_path / "missing.jpg"
+    asked = [*pictures[:2], missing, pictures[0]]
+    file = recorded(path)
+    with pytest.raises(KilledError):
+        file.write(predicted(file.pending(asked), until=2))
+    for _ in range(2):
+        again = recorded(path, resume=True)
+        again.write(predicted(again.pending([*asked, *pictures[2:]])))
+    answered = [name.encode("utf-8", "backslashreplace").decode() for name in paths_in(path)]
+    assert answered == written([*asked, *pictures[2:]])
+    pictures[0].unlink()  # a picture that is gone does not make its prediction wrong
+    assert list(recorded(path, resume=True).pending(pictures)) == []
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "b" * 64}, "model aaaaaaaaaaaa there, bbbbbbbbbbbb now"),
+        ({"threshold_of_unknown": 0.31}, "threshold of unknown 0.3 there, 0.31 now"),
+        ({"level_of_prediction_sets": 0.9}, "level of prediction sets none there, 0.9 now"),
+    ],
+)
+@pytest.mark.parametrize("until", [2, 1000])
+def test_predictions_of_another_model_are_not_continued(
+    tmp_path: Path, form: str, changes: dict[str, Any], message: str, until: int, pictures: list[Path]
+) -> None:
+    path = tmp_path / f"answers.{form}"
+    file = recorded(path)
+    try:
+        file.write(predicted(file.pending(pictures), until=until))
+    except KilledError:
+        assert until == 2
+    before = {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()}
+    with pytest.raises(UserError, match=message) as refused:
+        recorded(path, resume=True, **changes)
+    assert "predict into a new file" in str(refused.value)
+    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == before
+
+
+def test_another_format_is_not_continued(tmp_path: Path, pictures: list[Path]) -> None:
+    path = tmp_path / "answers.txt"
+    PredictionFile(path, "csv", CLASSES, resume=False, conditions=CONDITIONS).write(predicted(pictures))
+    with pytest.raises(UserError, match="format csv there, jsonl now"):
+        PredictionFile(path, "jsonl", CLASSES, resume=True, conditions=CONDITIONS)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("change", ["content", "time"])
+def test_a_changed_picture_is_not_continued(tmp_path: Path, form: str, change: str, pictures: list[Path]) -> None:
+    path = tmp_path / f"answers.{form}"
+    file = recorded(path)
+    file.write(predicted(file.pending(pictures[:2])))
+    if change == "content":
+        status = pictures[1].stat()
+        pictures[1].write_bytes(b"123456")
+        os.utime(pictures[1], ns=(status.st_atime_ns, status.st_mtime_ns))
+    else:
+        os.utime(pictures[1], ns=(0, 0))
+    with pytest.raises(UserError, match=r"1 picture has another size or time .*caf\\udce9\.jpg"):
+        recorded(path, resume=True)
+    pictures[2].write_bytes(b"another one")  # not predicted yet
+    pictures[1].unlink()
+    assert list(recorded(path, resume=True).pending(pictures)) == pictures[2:]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_predictions_without_their_record_are_not_continued(tmp_path: Path, form: str, pictures: list[Path]) -> None:
+    path = tmp_path / f"answers.{form}"
+    opened(path).write(predicted(pictures))  # as an older version wrote it
+    with pytest.raises(UserError, match=rf"answers\.{form}\.resume beside it.*older version.*new file"):
+        recorded(path, resume=True)
+    (tmp_path / f"answers.{form}.resume").write_text("damaged\n")
+    with pytest.raises(UserError, match="missing or damaged"):
+        recorded(path, resume=True)
+    path.unlink()  # a record by itself is in nobody's way
+    file = recorded(path, resume=True)
+    file.write(predicted(file.pending(pictures)))
+    assert list(recorded(path, resume=True).pending(pictures)) == []
+
+
+def test_a_torn_line_of_the_record_is_passed_over(tmp_path: Path, pictures: list[Path]) -> None:
+    path = tmp_path / "answers.csv"
+    file = recorded(path)
+    file.write(predicted(file.pending(pictures[:1])))
+    with (tmp_path / "answers.csv.resume").open("a") as record:
+        record.write('{"path": "torn')
+    again = recorded(path, resume=True)
+    again.write(predicted(again.pending(pictures[:2])))
+    os.utime(pictures[1], ns=(0, 0))
+    with pytest.raises(UserError, match="changed since: 1 picture"):
+        recorded(path, resume=True)
+
+
+# ---- Two processes ---------------------------------------------------------------------------------------------------
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from bestiary.locks import output_lock
+with output_lock(*map(Path, sys.argv[1:])):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_an_output_is_written_by_one_process_at_a_time(tmp_path: Path) -> None:
+    out, folder, link = tmp_path / "new" / "a.csv", tmp_path / ("x" * 250), tmp_path / "link.csv"
+    command = [sys.executable, "-c", HOLD, str(out), str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "locked\n"
+        link.symlink_to(out)
+        for path in (out, tmp_path / "new" / ".." / "new" / "a.csv", folder, link):
+            with pytest.raises(UserError, match=rf"is being written by process {holder.pid} on"), output_lock(path):
+                pass
+        with output_lock(None, tmp_path / "new" / "b.csv"):
+            pass
+        holder.kill()
+        holder.wait()
+    with output_lock(out, folder), pytest.raises(UserError, match="is being written"), output_lock(link):
+        pass
+    assert list((tmp_path / "new").iterdir()) == []  # made by the killed process
+
+
+def test_a_folder_in_one_that_cannot_be_written_is_locked_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BESTIARY_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "mounted" / "heatmaps"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != folder.parent)
+    with output_lock(folder), pytest.raises(UserError, match="is being written"), output_lock(folder):
+        pass
+    assert list(folder.parent.iterdir()) == [folder]
+    assert list(folder.iterdir()) == []
+
+
+def test_a_lock_leaves_no_folder_behind(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "er" / "a.csv"
+    with output_lock(out):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    with output_lock(out):
+        out.write_text("mine")
+    assert list(out.parent.iterdir()) == [out]
+    with output_lock(out / "below.csv"):  # whoever writes it explains the error
+        pass

@@ -6,13 +6,16 @@ import json
 import os
 import re
 import sys
+import threading
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from bestiary import files, run_folder
-from bestiary.errors import MachineError, RecipeError, RunError
+from bestiary.errors import MachineError, RecipeError, RunError, UserError
+from bestiary.locks import output_lock
 from bestiary.recipe import Recipe
 from bestiary.report.run_files import read_run
 
@@ -82,6 +85,34 @@ def test_two_runs_in_one_second_do_not_meet(here: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(run_folder.time, "strftime", lambda *_: "2000-01-01-000000")
     names = [run_folder.create_run_folder(None, RECIPE).name for _ in range(3)]
     assert len(set(names)) == 3
+
+
+def test_runs_that_start_at_once_get_a_folder_each(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_folder.time, "strftime", lambda *_: "2000-01-01-000000")
+    start = threading.Barrier(8)
+
+    def create(number: int) -> Path:
+        return run_folder.create_run_folder(None, RECIPE, contents=lambda folder: contents(folder, number))
+
+    def contents(folder: Path, number: int) -> None:
+        (folder / "number.txt").write_text(str(number))
+        start.wait()  # all are about to be renamed
+
+    with ThreadPoolExecutor(8) as pool:
+        runs = list(pool.map(create, range(8)))
+    assert len(set(runs)) == 8
+    assert [(run / "number.txt").read_text() for run in runs] == [str(number) for number in range(8)]
+    assert sorted(path.name for path in (here / "runs").iterdir()) == sorted(run.name for run in runs)
+
+
+def test_a_run_folder_that_another_process_creates_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    def contents(folder: Path) -> None:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "theirs.txt").write_text("theirs")
+
+    with pytest.raises(RunError, match="run exists already. Choose another --out"):
+        run_folder.create_run_folder(tmp_path / "run", RECIPE, contents=contents)
+    assert [path.name for path in tmp_path.rglob("*")] == ["run", "theirs.txt"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege on Windows")
@@ -163,3 +194,15 @@ def test_a_scrambled_file_of_a_run_is_told_with_its_name(tmp_path: Path, content
     for reading in (lambda: read_run(tmp_path), lambda: files.read_json(tmp_path / "metrics.json")):
         with pytest.raises(RunError, match=r"metrics\.json"):
             reading()
+
+
+@pytest.mark.parametrize("out", ["s3://bucket/run", "sqlite:///tune.db", "file:///tmp/x"])
+def test_an_output_that_is_a_url_is_refused(here: Path, out: str) -> None:
+    words = "looks like a URL; expected a file or folder on this computer"
+    with pytest.raises(UserError, match=words):
+        run_folder.require_free_folder(Path(out))
+    with pytest.raises(UserError, match=words), output_lock(None, Path(out)):
+        pass
+    assert list(here.iterdir()) == []
+    files.require_local_path(Path("C:/Users/me"))
+    files.require_local_path(Path("runs/a:b"))

@@ -22,7 +22,7 @@ from bestiary import files as files_module
 from bestiary import run_folder, table
 from bestiary.array_types import Array, Floats, Pixels
 from bestiary.context import Context
-from bestiary.data.arrays import FlatImageShape, check_image_array, to_rgb, write_png_files
+from bestiary.data.arrays import FlatImageShape, NumberRange, check_image_array, to_rgb, write_png_files
 from bestiary.data.assign_splits import assign_splits
 from bestiary.data.dataset import audit_listing
 from bestiary.data.sources import PictureEntry, PictureList
@@ -39,16 +39,21 @@ from bestiary.training.task import load_task
 
 ARRAY_FOLDER = "given"  # the folder of pictures that were passed as arrays
 TABLES = ("pictures", "findings", "predictions")
-INPUT_ATTRIBUTES = ("n_features_in_", "feature_names_in_", "row_shape_")
+INPUT_ATTRIBUTES = ("n_features_in_", "feature_names_in_", "row_shape_", "number_range_")
 ALTERNATIVES = {"classes": "pass only pictures of these classes", "folds": "use scikit-learn's cross_validate"}
 UNPICKLED_ATTRIBUTES = ("_predictors", "_remove")
+
+
+class NumberRangeWarning(UserWarning):
+    """The numbers of arrays are on another scale than those of training, such as 0 to 1 in place of 0 to 255."""
 
 
 class PictureClassifier(ClassifierMixin, BaseEstimator):
     """A picture classifier for scikit-learn: `PictureClassifier().fit(paths, labels).predict(more_paths)`.
 
     X: paths, (n,) or (n, 1); pictures uint8 (n, height, width, 3) or (n, height, width); or rows of numbers
-    (n, height * width), as in scikit-learn's own picture datasets. y: labels of any type, (n,).
+    (n, height * width), as in scikit-learn's own picture datasets; on the scale of training, else predictions warn with
+    NumberRangeWarning. y: labels of any type, (n,).
 
     method, backbone, seed: as in `bestiary train`; settings: the rest of a recipe, as in `Recipe.of`; threads: default
     all cores; picture_shape: (height, width) or (height, width, 3) of a row, guessed by default.
@@ -105,9 +110,13 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
         return labels
 
     def predict_proba(self, X: Any) -> Floats:  # noqa: N803
-        """Return calibrated probabilities, float64 (n, classes), in the order of `classes_`."""
+        """Return calibrated probabilities, float64 (n, classes), in the order of `classes_`.
+
+        Warns with NumberRangeWarning if numbers are on another scale than in `fit`.
+        """
         check_is_fitted(self)
         pictures = self._validate_input(X, reset=False)
+        self._warn_range(pictures)
         predictor = self._predictor("fastest" if len(pictures) >= FAST_ENGINE_MIN_PICTURES else "onnxruntime")
         probabilities = np.empty((len(pictures), len(self.classes_)))
         names = self._label_names()
@@ -151,9 +160,20 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
         y = validate_data(self, "no_validation", y, reset=False)
         check_classification_targets(y)
         check_consistent_length(pictures, y)
-        if not isinstance(pictures, list) and pictures.ndim == 2:
+        if isinstance(pictures, list):
+            return pictures, y
+        self.number_range_ = NumberRange.of(pictures)
+        if pictures.ndim == 2:
             self.row_shape_ = FlatImageShape.of(pictures, self.picture_shape)
         return pictures, y
+
+    def _warn_range(self, pictures: list[Path] | Array) -> None:
+        """Warn if the numbers of arrays are on another scale than those of training."""
+        if isinstance(pictures, list) or not hasattr(self, "number_range_"):  # or fitted by an older version
+            return
+        if mismatch := self.number_range_.describe_mismatch(pictures):
+            message = f"{mismatch} Predictions will be wrong unless both are on the same scale: scale X as in fit."
+            warnings.warn(message, NumberRangeWarning, stacklevel=3)
 
     def _validate_input(self, X: Any, *, reset: bool) -> list[Path] | Array:  # noqa: N803
         """Return paths, pictures uint8 (n, height, width[, channels]), or rows of numbers (n, numbers)."""
@@ -266,10 +286,12 @@ def _as_paths(X: Any) -> list[Path] | None:  # noqa: N803
 
 def _warn_skipped(run: Path) -> None:
     pictures = table.read(run / "pictures.parquet", table.PICTURES)
-    errors = pictures["error"].drop_nulls()
-    if len(errors):
+    errors = pictures.filter(pl.col("error").is_not_null())
+    if errors.height:
+        path, error = errors["path"][0], errors["error"][0]
+        first = error if path in error else f"{path}: {error}"
         warnings.warn(
-            f"Skipped {len(errors):,} of {pictures.height:,} pictures, which cannot be used. The first: {errors[0]}",
+            f"Skipped {errors.height:,} of {pictures.height:,} pictures, which cannot be used. The first: {first}",
             stacklevel=3,
         )
 

@@ -39,7 +39,6 @@ EXTRAS = {
         "cleanlab",
         "safetensors",
         "jinja2",
-        "filelock",
         "threadpoolctl",
     ),
     "tune": ("optuna",),

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bestiary.errors import MachineError, RunError
+from bestiary.errors import MachineError, RunError, UserError
+
+URL_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:[/\\]")  # two letters or more: C:/ is a drive
 
 
 def cache_folder() -> Path:
@@ -24,6 +28,12 @@ def cache_folder() -> Path:
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "bestiary" / "cache"
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bestiary"
+
+
+def require_local_path(path: Path) -> None:
+    """Raise UserError if an output looks like a URL: as a path it would be a folder named `s3:`."""
+    if URL_SCHEME.match(str(path)):
+        raise UserError(f"{path} looks like a URL; expected a file or folder on this computer.")
 
 
 def is_occupied(path: Path, *, ignore: Container[str] = ()) -> bool:
@@ -45,6 +55,24 @@ def next_free_name(name: str, is_taken: Callable[[str], bool]) -> str:
     """
     numbered = (f"{name}-{number}" for number in itertools.count(2))
     return next(free for free in itertools.chain([name], numbered) if not is_taken(free))
+
+
+def move_to_free_name(folder: Path, next_path: Callable[[], Path]) -> Path:
+    """Rename a finished folder in one step to the path that `next_path` finds free, and return that.
+
+    Two processes that want the same name get two folders. Raises OSError if it cannot be renamed.
+    """
+    while True:
+        try:
+            return folder.rename(next_path())
+        except OSError as error:
+            if not is_taken_error(error):
+                raise
+
+
+def is_taken_error(error: OSError) -> bool:
+    """Return whether a folder could not be renamed because another process has just created the new name."""
+    return error.errno in (errno.EEXIST, errno.ENOTEMPTY)
 
 
 @contextlib.contextmanager

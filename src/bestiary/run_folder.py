@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import sys
@@ -21,7 +22,16 @@ import polars as pl
 
 from bestiary import table
 from bestiary.errors import MachineError, RunError
-from bestiary.files import is_occupied, next_free_name, read_json, write_json, write_text
+from bestiary.files import (
+    is_occupied,
+    is_taken_error,
+    move_to_free_name,
+    next_free_name,
+    read_json,
+    require_local_path,
+    write_json,
+    write_text,
+)
 from bestiary.machine import available_cores
 from bestiary.recipe import Recipe, ResolvedRecipe, read_toml, write_toml
 from bestiary.version import __version__
@@ -40,12 +50,12 @@ def create_run_folder(
     """Create a run folder with the recipe, as requested and resolved; return its path.
 
     Without `out` it is `runs/<date>-<method>-<digest>`. `contents` writes the other initial files: the folder is filled
-    under a temporary name and then renamed, so that every run that exists can be resumed. Raises RunError if `out` is
-    not empty, MachineError if it cannot be created.
+    under a temporary name and then renamed, so that every run that exists can be resumed; two processes without `out`
+    get two folders. Raises RunError if `out` is not empty, MachineError if it cannot be created.
     """
     require_free_folder(out)
     resolved = resolved or recipe.resolve()
-    run = out or RUNS / next_free_name(_default_run_name(resolved), lambda name: (RUNS / name).exists())
+    run = out or _next_default_path(resolved)
     try:
         run.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{run.name[:20]}.", dir=run.parent) as name:
@@ -54,10 +64,14 @@ def create_run_folder(
             write_text(folder / "asked.toml", write_toml(recipe.overrides()))
             write_text(folder / "resolved.toml", resolved.toml())
             contents(folder)
+            if out is None:
+                return move_to_free_name(folder, lambda: _next_default_path(resolved))
             with contextlib.suppress(FileNotFoundError):  # an empty folder may exist
                 run.rmdir()
             folder.rename(run)
     except OSError as error:
+        if is_taken_error(error):
+            require_free_folder(out)  # raises: another process has created it since
         raise MachineError(
             f"Cannot make the run folder {run}: {error.strerror or error}. Choose another --out."
         ) from None
@@ -65,7 +79,9 @@ def create_run_folder(
 
 
 def require_free_folder(out: Path | None) -> None:
-    """Raise RunError if the requested run folder exists and is not empty."""
+    """Raise RunError if the requested run folder exists and is not empty, UserError if it is a URL."""
+    if out is not None:
+        require_local_path(out)
     if out is not None and is_occupied(out):
         name = shlex.quote(str(out))
         raise RunError(f"{out} exists already. Choose another --out, or go on with it: bestiary train --resume {name}")
@@ -112,7 +128,7 @@ def collect_environment(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is needed to reproduce a run: versions, machine, command, and `facts`."""
     return {
         "bestiary": __version__,
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": hide_passwords(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -120,6 +136,15 @@ def collect_environment(facts: Mapping[str, Any]) -> dict[str, Any]:
         **facts,
         **{f"version of {name}": version for name in PACKAGES if (version := _installed_version(name))},
     }
+
+
+def hide_passwords(text: str) -> str:
+    """Return a text with the passwords of its URLs hidden: run folders are passed on.
+
+    >>> hide_passwords("tune a --storage postgresql://me:secret@host/db")
+    'tune a --storage postgresql://me:***@host/db'
+    """
+    return re.sub(r"(://[^/\s:@]*):[^/\s]+@", r"\1:***@", text)
 
 
 def update_environment(run: Path, facts: Mapping[str, Any]) -> None:
@@ -140,9 +165,11 @@ def read_history(run: Path) -> list[dict[str, Any]]:
         raise RunError(f"{run / 'history.jsonl'} is missing or damaged: {error}.") from None
 
 
-def _default_run_name(recipe: ResolvedRecipe) -> str:
+def _next_default_path(recipe: ResolvedRecipe) -> Path:
+    """Return a free path of a run without `--out`: date and time, method, and a digest of the recipe."""
     digest = hashlib.sha256(recipe.toml().encode()).hexdigest()[:6]
-    return f"{time.strftime('%Y-%m-%d-%H%M%S')}-{recipe.model.method}-{digest}"
+    name = f"{time.strftime('%Y-%m-%d-%H%M%S')}-{recipe.model.method}-{digest}"
+    return RUNS / next_free_name(name, lambda free: (RUNS / free).exists())
 
 
 def update_latest_link(run: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 # Control characters, line ends, bidirectional controls, and surrogates (bytes that are not UTF-8).
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -29,6 +29,30 @@ def truncate_name(name: str, max_bytes: int) -> str:
     while len(os.fsencode(name)) > max_bytes:
         name = name[:-1]
     return name
+
+
+def relative_name(path: str, root: str) -> str:
+    """Return a path relative to a folder above it; unchanged without such a folder."""
+    return os.path.relpath(path, root) if root else path
+
+
+def common_folder(paths: Iterable[str]) -> str:
+    """Return the folder that all paths share, empty if there is none (no paths, or other drives)."""
+    folders = {os.path.dirname(path) for path in paths}  # noqa: PTH120 -- thousands of strings, no need for objects
+    try:
+        return os.path.commonpath(folders) if folders else ""
+    except ValueError:
+        return ""
+
+
+def locating_name(path: str, root: str) -> str:
+    """Return a path relative to the folder of a collection; one that lies in it directly, with the folder's name.
+
+    >>> locating_name("/a/pets/cat/1.jpg", "/a/pets"), locating_name("/a/pets/1.jpg", "/a/pets")
+    ('cat/1.jpg', 'pets/1.jpg')
+    """
+    name = relative_name(path, root)
+    return os.path.join(os.path.basename(root), name) if root and os.sep not in name else name  # noqa: PTH118, PTH119
 
 
 def format_names(names: Sequence[str], max_names: int = 10) -> str:

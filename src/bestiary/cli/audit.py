@@ -36,13 +36,15 @@ def audit(
     from bestiary.checks import FAILS_STRICT
     from bestiary.cli.audit_table import audit_json, print_audit
     from bestiary.data.assign_splits import why_not_trainable
+    from bestiary.locks import output_lock
     from bestiary.progress import make_reporter
 
     values, reporter = options.build_recipe(recipe, settings, classes=classes), make_reporter(quiet=quiet)
-    dataset = flow.audit(
-        pictures, labels=labels, corrections=corrections, recipe=values, threads=threads, reporter=reporter
-    )
-    page = None if out is None else _write_audit(dataset, out, source=", ".join(map(str, pictures)))
+    with output_lock(out):
+        dataset = flow.audit(
+            pictures, labels=labels, corrections=corrections, recipe=values, threads=threads, reporter=reporter
+        )
+        page = None if out is None else _write_audit(dataset, out, source=", ".join(map(str, pictures)))
     reason = why_not_trainable(dataset, values.data, seed=values.seed)
     if as_json:
         print_json(audit_json(dataset, page) | {"training_refused": reason})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from bestiary.text import describe_skipped
+from bestiary.text import common_folder, describe_skipped, escape_control_chars, locating_name
 
 if TYPE_CHECKING:
     import polars as pl
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 
 STYLES = ("dim", "default", "bold yellow", "bold red")  # note, issue, needs a person, serious
-MAX_NAME = 40  # characters of a picture's folder and name
 
 
 @dataclass(frozen=True)
@@ -78,31 +77,30 @@ def audit_rows(dataset: AuditedDataset) -> list[AuditRow]:
     """Return one row for each check with findings: serious ones, then other issues, then notes."""
     from bestiary.checks import severity_rank
 
+    paths = dataset.pictures.get_column("path", default=dataset.findings["path"])
+    root = common_folder(paths.drop_nulls().to_list())
     by_check = dataset.findings.group_by(["check"], maintain_order=True)
-    rows = [_audit_row(str(check), findings) for (check,), findings in by_check]
+    rows = [_audit_row(str(check), findings, root) for (check,), findings in by_check]
     return sorted(rows, key=lambda row: (not row.serious, not row.is_issue, severity_rank(row.check)))
 
 
-def _audit_row(name: str, findings: pl.DataFrame) -> AuditRow:
+def _audit_row(name: str, findings: pl.DataFrame, root: str) -> AuditRow:
     from bestiary.checks import FAILS_STRICT, find_check
 
     check, issues = find_check(name), findings.filter("is_issue")
     is_issue = issues.height > 0
     counted = issues if is_issue else findings
-    example = _format_example(counted.row(0, named=True))
+    example = _format_example(counted.row(0, named=True), root)
     serious, needs_person = is_issue and name in FAILS_STRICT, is_issue and check.needs_person
     return AuditRow(name, counted.height, check.meaning, example, serious, needs_person, is_issue)
 
 
-def _format_example(finding: Mapping[str, Any]) -> str:
-    """Return the message of a finding with the end of the picture's path."""
-    from bestiary.report.audit_cards import middle_ellipsis
-    from bestiary.text import escape_control_chars
-
+def _format_example(finding: Mapping[str, Any], root: str) -> str:
+    """Return the message of a finding with the path of its picture in the collection, whose folder is `root`."""
     path, message = finding["path"], str(finding["message"])
     if not path:
         return escape_control_chars(message)
-    name = middle_ellipsis(str(Path(*Path(path).parts[-2:])), MAX_NAME)
+    name = locating_name(path, root)
     return escape_control_chars(message.replace(path, name) if path in message else f"{name}: {message}")
 
 

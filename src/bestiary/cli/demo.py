@@ -24,12 +24,14 @@ def demo(
     require_extra("train")
     from bestiary import flow
     from bestiary.demo.dataset import make_synthetic_dataset
+    from bestiary.locks import output_lock
     from bestiary.progress import make_reporter
 
     reporter = make_reporter(quiet=quiet)
-    dataset = make_synthetic_dataset(out / "pictures")
-    reporter.info(f"{dataset.about} They are in {dataset.folder}.")
-    run = flow.train(dataset.folder, out=out / "run", threads=threads, reporter=reporter)
+    with output_lock(out):
+        dataset = make_synthetic_dataset(out / "pictures")
+        reporter.info(f"{dataset.about} They are in {dataset.folder}.")
+        run = flow.train(dataset.folder, out=out / "run", threads=threads, reporter=reporter)
     if as_json:
         print_run(run, as_json)
     else:

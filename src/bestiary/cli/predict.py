@@ -19,6 +19,7 @@ from bestiary.errors import SourceError, UserError
 from bestiary.text import describe_skipped
 
 if TYPE_CHECKING:
+    from bestiary.inference.bundle import Bundle
     from bestiary.inference.output_file import PredictionFile
     from bestiary.inference.predictor import Prediction
 
@@ -39,7 +40,9 @@ def predict(
     form: Annotated[Format | None, typer.Option("--format", help=FORMAT_HELP)] = None,
     top: Annotated[int, typer.Option(min=1, help="Number of labels to show in a table.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Write into this file: .jsonl, .csv or .parquet.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Append to --out, skipping pictures in it.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Append to --out, skipping pictures in it; same model and options.")
+    ] = False,
     heatmaps: Annotated[Path | None, typer.Option(help="Save pictures with heatmaps into this folder.")] = None,
     link_into: Annotated[Path | None, typer.Option(help="Make links in this folder, in a subfolder per label.")] = None,
     sets: Annotated[float | None, typer.Option(help="Add prediction sets with this coverage, such as 0.95.")] = None,
@@ -51,6 +54,7 @@ def predict(
     from bestiary.inference import heatmap, inputs, link_folders, writers
     from bestiary.inference.conformal import conformal_threshold, explain_full_set
     from bestiary.inference.predictor import FAST_ENGINE_MIN_PICTURES, Predictor
+    from bestiary.locks import output_lock
     from bestiary.progress import make_reporter
 
     if resume and out is None:
@@ -61,25 +65,28 @@ def predict(
     pictures = inputs.find_pictures(paths, sys.stdin.buffer, skipped)
     sources, is_bulk = _requested_pictures(pictures, FAST_ENGINE_MIN_PICTURES, all_at_once=inputs.LIST not in paths)
     predictor = Predictor(run, threads=threads, engine="fastest" if is_bulk else "onnxruntime")
-    file = _output_file(out, form, predictor.classes, resume=resume, sets=sets is not None)
-    if file is not None:
-        sources = list(file.pending(sources)) if isinstance(sources, list) else file.pending(sources)
-    threshold = None if sets is None else conformal_threshold(predictor.bundle.sets, sets)
-    total = len(sources) if isinstance(sources, list) else None
-    with make_reporter(quiet=quiet or not is_bulk).progress("Predicting", total) as advance:
-        predictions = writers.count_progress(predictor.predict_many(sources), advance)
-        if threshold is not None:
-            predictions = writers.add_prediction_sets(predictions, threshold)
-        if heatmaps is not None:
-            predictions = heatmap.save_heatmaps(predictions, heatmaps, predictor.bundle.preprocess, resume=resume)
-        if link_into is not None:
-            predictions = link_folders.link_by_label(predictions, link_into)
-        predictions = _count_results(predictions, counts)
+    bound = None if sets is None else conformal_threshold(predictor.bundle.sets, sets)
+    with output_lock(out, heatmaps, link_into):
+        if link_into is not None and not resume:
+            link_folders.require_empty_folder(link_into)  # again: another process may have filled it
+        file = None if out is None else _output_file(out, form, predictor.bundle, resume=resume, level=sets)
         if file is not None:
-            file.write(predictions)
-        else:
-            name, classes = "json" if as_json else (form or Format.table).value, predictor.classes
-            writers.write_predictions(predictions, name, _stdout(), classes=classes, top=top, sets=sets is not None)
+            sources = list(file.pending(sources)) if isinstance(sources, list) else file.pending(sources)
+        total = len(sources) if isinstance(sources, list) else None
+        with make_reporter(quiet=quiet or not is_bulk).progress("Predicting", total) as advance:
+            predictions = writers.count_progress(predictor.predict_many(sources), advance)
+            if bound is not None:
+                predictions = writers.add_prediction_sets(predictions, bound)
+            if heatmaps is not None:
+                predictions = heatmap.save_heatmaps(predictions, heatmaps, predictor.bundle.preprocess, resume=resume)
+            if link_into is not None:
+                predictions = link_folders.link_by_label(predictions, link_into, predictor.classes)
+            predictions = _count_results(predictions, counts)
+            if file is not None:
+                file.write(predictions)
+            else:
+                name, classes = "json" if as_json else (form or Format.table).value, predictor.classes
+                writers.write_predictions(predictions, name, _stdout(), classes=classes, top=top, sets=sets is not None)
     reporter = make_reporter(quiet=quiet)
     full_set = explain_full_set(predictor.bundle.sets, sets) if sets else ""
     for message in filter(None, (describe_skipped(skipped), full_set)):
@@ -103,13 +110,16 @@ def _requested_pictures(
 
 
 def _output_file(
-    out: Path | None, form: Format | None, classes: tuple[str, ...], *, resume: bool, sets: bool
-) -> PredictionFile | None:
+    out: Path, form: Format | None, bundle: Bundle, *, resume: bool, level: float | None
+) -> PredictionFile:
+    """Return the file to write; `level`: of the prediction sets, None without them."""
     from bestiary.inference.output_file import PredictionFile, format_from_suffix
+    from bestiary.inference.resume_record import prediction_conditions
 
-    if out is None:
-        return None
-    return PredictionFile(out, form.value if form else format_from_suffix(out), classes, resume=resume, sets=sets)
+    output_format, conditions = form.value if form else format_from_suffix(out), prediction_conditions(bundle, level)
+    return PredictionFile(
+        out, output_format, bundle.classes, resume=resume, sets=level is not None, conditions=conditions
+    )
 
 
 def _stdout() -> TextIO:

@@ -37,8 +37,9 @@ def train(
 ) -> None:
     """Audit and split pictures, train a model, evaluate it and write a report; prints the run."""
     require_extra("train")
-    from bestiary import flow
+    from bestiary import flow, run_folder
     from bestiary.context import Context
+    from bestiary.locks import output_lock
     from bestiary.machine import is_main_process
     from bestiary.progress import make_reporter
     from bestiary.study import leakage
@@ -61,15 +62,18 @@ def train(
     )
     if leak_report:
         leakage.check_leak_report_supported(values)
-    run = flow.train(
-        pictures,
-        labels=labels,
-        corrections=corrections,
-        recipe=values,
-        out=out,
-        threads=threads,
-        budget_seconds=None if budget is None else options.parse_duration(budget),
-        reporter=reporter,
-    )
+    budget_seconds = None if budget is None else options.parse_duration(budget)
+    run_folder.require_free_folder(out)
+    with output_lock(out):  # another process with the same --out is refused before it works on the pictures
+        run = flow.train(
+            pictures,
+            labels=labels,
+            corrections=corrections,
+            recipe=values,
+            out=out,
+            threads=threads,
+            budget_seconds=budget_seconds,
+            reporter=reporter,
+        )
     leaks = leakage.leak_report(run.path, Context.create(threads, reporter)) if leak_report else None
     print_run(run, as_json, leaks=leaks)

@@ -37,7 +37,10 @@ def tune(
     corrections: Corrections = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Random seed for the split and for training.")] = None,
     storage: Annotated[
-        Path | None, typer.Option(help="SQLite file that several processes may share; default: OUT/tune.db.")
+        str | None,
+        typer.Option(
+            help="SQLite file or Optuna URL (postgresql://…) that several processes may share; default: OUT/tune.db."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the search; default: runs/tune-<method>-<digest>.")

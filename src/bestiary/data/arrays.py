@@ -10,8 +10,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bestiary.array_types import Array, Pixels
+from bestiary.array_types import Array, Floats, Pixels
 from bestiary.errors import InputError
+
+BEYOND = 0.5  # numbers beyond the range of training by this fraction of it are on another scale
+FLAT = 0.1  # of the typical contrast of training: pictures that all have less are on another scale
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,50 @@ class FlatImageShape:
         span = self.white - self.black or 1.0
         scaled = np.clip((row.astype(np.float64) - self.black) / span, 0.0, 1.0) * 255.0
         return to_rgb(np.rint(scaled).astype(np.uint8).reshape(self.height, self.width, self.channels))
+
+
+@dataclass(frozen=True)
+class NumberRange:
+    """The range of the numbers in arrays of pictures, and the contrast of a typical picture: maximum minus minimum."""
+
+    low: float
+    high: float
+    contrast: float
+
+    @classmethod
+    def of(cls, pictures: Array) -> NumberRange:
+        """Return the range of pictures, (n, ...): that of bytes, unless they are all small, else as observed."""
+        contrasts = _contrasts(pictures)
+        typical = float(np.median(contrasts[contrasts > 0])) if (contrasts > 0).any() else 0.0
+        if pictures.dtype == np.uint8 and pictures.max() > FLAT * 255:
+            return cls(0.0, 255.0, typical)
+        return cls(float(pictures.min()), float(pictures.max()), typical)
+
+    def describe_mismatch(self, pictures: Array) -> str:
+        """Return how the numbers of other pictures, (n, ...), are on another scale; empty if they are not.
+
+        They are if one lies beyond the range by more than half of it, or if the contrast of every picture is less than
+        a tenth of the typical one. A picture of one colour has no contrast and does not count.
+
+        >>> trained = NumberRange(0, 255, 200)
+        >>> trained.describe_mismatch(np.array([[0, 10], [3, 250]])), trained.describe_mismatch(np.array([[0, 0.9]]))
+        ('', 'The numbers range from 0 to 0.9; those of training from 0 to 255.')
+        """
+        low, high, span = float(pictures.min()), float(pictures.max()), self.high - self.low
+        contrasts = _contrasts(pictures)
+        contrasts = contrasts[contrasts > 0]
+        is_beyond = low < self.low - BEYOND * span or high > self.high + BEYOND * span
+        is_flat = bool(contrasts.size) and float(contrasts.max()) < FLAT * self.contrast
+        if not is_beyond and not is_flat:
+            return ""
+        return f"The numbers range from {low:g} to {high:g}; those of training from {self.low:g} to {self.high:g}."
+
+
+def _contrasts(pictures: Array) -> Floats:
+    """Return the maximum minus the minimum of each picture, float64 (n,)."""
+    flat = pictures.reshape(len(pictures), -1)
+    contrasts: Floats = flat.max(axis=1).astype(np.float64) - flat.min(axis=1).astype(np.float64)
+    return contrasts
 
 
 RowShape = FlatImageShape  # its name in pickles from before November 2026

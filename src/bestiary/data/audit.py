@@ -16,6 +16,7 @@ from bestiary.data.duplicate_groups import DuplicateGroups, group_duplicates
 from bestiary.data.duplicates import connected_groups
 from bestiary.picture import SUFFIXES
 from bestiary.stats import wilson_interval
+from bestiary.text import common_folder, relative_name
 
 Row = dict[str, Any]
 
@@ -147,7 +148,11 @@ def _picture_findings(usable: pl.DataFrame) -> Iterator[Row]:
 
 
 def _duplicate_findings(pictures: pl.DataFrame, pairs: Ints, groups: DuplicateGroups) -> Iterator[Row]:
-    """Yield a finding for each pair, at the picture that is not the original, and more if labels or splits disagree."""
+    """Yield a finding for each pair, at the picture that is not the original, and more if labels or splits disagree.
+
+    The message names the first with its folders in the collection: one file name may occur in many of them.
+    """
+    root = common_folder(pictures["path"].to_list())
     ordered = _order_by_original(pictures, pairs)
     for (i, j), (bits, changes), is_conflict in zip(
         ordered.tolist(), pairs[:, 2:4].tolist(), groups.is_conflict.tolist(), strict=True
@@ -156,7 +161,7 @@ def _duplicate_findings(pictures: pl.DataFrame, pairs: Ints, groups: DuplicateGr
         score, group = bits / 256, row["group"]
         is_same = first["sha256"] == row["sha256"]
         check, how = ("exact-duplicate", "the same file as") if is_same else ("near-duplicate", "nearly the same as")
-        how += f" {_distinguishing_path(first['path'], row['path'])}{describe_changes(changes)}"
+        how += f" {relative_name(first['path'], root)}{describe_changes(changes)}"
         conflict = f", which is labelled {first['label']}" if first["label"] != row["label"] else ""
         yield _finding(check, f"{how[0].upper()}{how[1:]}{conflict}.", score, row, group)
         if is_conflict:
@@ -189,18 +194,6 @@ def _order_by_original(pictures: pl.DataFrame, pairs: Ints) -> Ints:
     rank = np.lexsort((np.arange(count), -pixels, steps)).argsort()
     is_reversed = rank[pairs[:, 0]] > rank[pairs[:, 1]]
     return np.where(is_reversed[:, None], pairs[:, 1::-1], pairs[:, :2])
-
-
-def _distinguishing_path(path: str, second: str) -> str:
-    """Return the file name of `path`, with as many of its folders as distinguish it from `second`.
-
-    >>> _distinguishing_path("/cats/cat/1.jpg", "/cats/dog/2.jpg"), _distinguishing_path("/cat/1.jpg", "/dog/1.jpg")
-    ('1.jpg', 'cat/1.jpg')
-    """
-    parts, others = (text.replace("\\", "/").split("/") for text in (path, second))
-    if parts == others:
-        return parts[-1]
-    return next(("/".join(parts[-n:]) for n in range(1, len(parts)) if parts[-n:] != others[-n:]), path)
 
 
 def _imbalance_findings(usable: pl.DataFrame, test_fraction: float) -> Iterator[Row]:

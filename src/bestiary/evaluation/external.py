@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,13 @@ from bestiary.data.detail_check import check_content
 from bestiary.data.duplicate_groups import group_duplicates
 from bestiary.data.duplicates import find_duplicate_pairs
 from bestiary.data.hamming_search import find_near_pairs, hash_bits
-from bestiary.errors import SourceError
+from bestiary.errors import MachineError, SourceError
 from bestiary.evaluation import intervals
 from bestiary.evaluation.metrics import CLASS_AVERAGES
-from bestiary.evaluation.predictions import predict_table, score_table
+from bestiary.evaluation.predictions import join_pictures, predict_table, score_table
 from bestiary.evaluation.shift import distribution_shift
 from bestiary.evaluation.slices import find_weak_slices
-from bestiary.files import next_free_name, write_json
+from bestiary.files import move_to_free_name, next_free_name, write_json
 from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.inference.predictor import Predictor
 from bestiary.picture import LIMITS
@@ -66,13 +68,16 @@ def evaluate_external(
     predictor = Predictor(run, threads=context.threads, engine="fastest")
     predictions = predict_table(predictor, external.pictures, context.reporter)
     resamples, seed = recipe.evaluate.resamples, recipe.seed
+    validation = join_pictures(validation, run_pictures, "group")
     metrics = score_external(external, predictions, validation, bundle, resamples=resamples, seed=seed)
     metrics["passed_over"] = dict(dataset.passed_over)
-    folder = next_evaluation_folder(run, name or source.paths[0].stem)
-    table.write(annotate_all_pictures(dataset.pictures, external), folder / "pictures.parquet")
-    table.write(predictions, folder / "predictions.parquet")
-    write_json(folder / "metrics.json", {"run": str(run), "source": str(source.paths[0].absolute()), **metrics})
-    return ExternalEvaluation(folder, metrics)
+
+    def contents(folder: Path) -> None:
+        table.write(annotate_all_pictures(dataset.pictures, external), folder / "pictures.parquet")
+        table.write(predictions, folder / "predictions.parquet")
+        write_json(folder / "metrics.json", {"run": str(run), "source": str(source.paths[0].absolute()), **metrics})
+
+    return ExternalEvaluation(create_evaluation_folder(run, name or source.paths[0].stem, contents), metrics)
 
 
 def read_run_pictures(run: Path) -> pl.DataFrame:
@@ -141,7 +146,9 @@ def score_external(
         "pictures": predictions.height,
         "unreadable": external.unreadable,
         "copies": external.seen,
-        "shift": distribution_shift(validation, predictions, bundle.classes, threshold=bundle.threshold),
+        "shift": distribution_shift(
+            validation, predictions.with_columns(group=groups), bundle.classes, threshold=bundle.threshold
+        ),
         "unknown_classes": _unknown_rates(predictions.filter(~is_class), groups[~is_class.to_numpy()]),
         "classes_without_pictures": [name for name in bundle.classes if name not in set(predictions["label"])],
     }
@@ -151,6 +158,22 @@ def score_external(
         body |= scores | {"present": _present_class_averages(scores)}
         body["slices"] = find_weak_slices(own, external.pictures)
     return body
+
+
+def create_evaluation_folder(run: Path, name: str, contents: Callable[[Path], None]) -> Path:
+    """Return a new folder for an evaluation of a run, filled by `contents`.
+
+    It is filled under a temporary name: two processes get two folders, each of them whole. Raises MachineError.
+    """
+    parent = run / FOLDER
+    try:
+        parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=parent) as temporary:
+            folder = Path(temporary) / "evaluation"
+            contents(folder)
+            return move_to_free_name(folder, lambda: next_evaluation_folder(run, name))
+    except OSError as error:
+        raise MachineError(f"Cannot write into {parent}: {error.strerror or error}.") from None
 
 
 def next_evaluation_folder(run: Path, name: str) -> Path:

@@ -23,6 +23,7 @@ MAX_PICTURES = 8_000  # a larger dataset is sampled first: time and memory are b
 RESAMPLES = 400
 FASTEST_FALL = 0.5  # twice the pictures remove at most half of the errors: few curves fall faster for long
 WORTH = 0.003  # a smaller gain of macro-F1 does not count
+UNCERTAIN = 0.05  # a gain that small is no result if its interval reaches so far
 CLASS_WORTH, CONFIDENCE = 0.02, 0.9  # of a class: gain of F1 from a quarter to all, and fraction of resamples with one
 
 
@@ -155,12 +156,17 @@ def summarise(now: float, twice: dict[str, Any], most_improved: str | None) -> s
     """Return the expected gain from twice as many pictures, in a sentence."""
     then, gain = twice["macro_f1"], twice["gain"]
     before, after = format_percent(now, 1), format_percent(then["value"], 1)
+    interval = f"{format_points(then['low'], 1)} to {format_points(then['high'], 1)}"
+    if gain["value"] < WORTH and gain["high"] >= UNCERTAIN:
+        return (
+            "There are too few validation pictures to tell whether twice as many pictures would help: validation"
+            f" macro-F1 would change from {before} to about {after} ({interval})."
+        )
     if gain["value"] < WORTH:
         return (
             f"Twice as many pictures would hardly help: validation macro-F1 would rise from {before} to about {after}."
         )
     likely = "would probably" if gain["low"] >= WORTH / 2 else "would perhaps"
-    interval = f"{format_points(then['low'], 1)} to {format_points(then['high'], 1)}"
     most = f"; most for {most_improved}" if most_improved else ""
     return (
         f"Twice as many pictures {likely} raise validation macro-F1 from {before} to about {after} ({interval}){most}."

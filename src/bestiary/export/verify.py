@@ -20,6 +20,7 @@ from bestiary.export.finalize import PARITY_LIMIT, outputs_match
 from bestiary.export.formats import PRECISIONS, Kind, write_export
 from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.inference.predictor import Predictor
+from bestiary.locks import output_lock
 from bestiary.progress import Advance, Reporter
 from bestiary.stats import Z_95
 from bestiary.text import format_points
@@ -79,7 +80,8 @@ def export(
     _require_files(sample)
     if sample.height < VERIFICATION_PICTURES:
         reporter.info(f"The run has {sample.height:,} pictures for verification; {VERIFICATION_PICTURES} are better.")
-    with _staging_folder(target) as folder:
+    with output_lock(target), _staging_folder(target) as folder:
+        _check_target(target, kind, must_be_new=out is not None)  # again: another process may have written it
         reporter.info(f"Writing {kind}.")
         exported = write_export(run, bundle, kind, folder, _iter_calibration_images(training, bundle, threads))
         # The run by the fastest engine, the export by ONNX Runtime: two engines are compared if there are two.

@@ -28,12 +28,14 @@ def save_heatmaps(
     resume: names used by an earlier run are skipped; without it, an existing file raises MachineError.
     """
     suffix = ".heatmap.png"
-    taken = {file.name.removesuffix(suffix) for file in folder.glob(f"*{suffix}")} if resume else set[str]()
+    existing = folder.glob(f"*{suffix}") if resume else ()
+    taken = {file.name.removesuffix(suffix).casefold() for file in existing}  # file systems may ignore case
     for prediction in predictions:
         if prediction.heatmap is not None and prediction.path is not None:
             picture = Path(prediction.path)
-            name = next_free_name(truncate_name(picture.stem, HEATMAP_NAME_BYTES), taken.__contains__)
-            taken.add(name)
+            stem = truncate_name(picture.stem, HEATMAP_NAME_BYTES)
+            name = next_free_name(stem, lambda free: free.casefold() in taken)
+            taken.add(name.casefold())
             image = overlay_heatmap(model_input_view(picture, preprocess), prediction.heatmap)
             _save_new_image(image, folder / f"{name}{suffix}")
         yield prediction

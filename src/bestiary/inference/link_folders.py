@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePath
 
 from bestiary.errors import MachineError, UserError
-from bestiary.files import is_occupied
+from bestiary.files import is_occupied, next_free_name
 from bestiary.inference.predictor import Prediction
+from bestiary.text import truncate_name
 
 UNKNOWN, UNREADABLE = "unknown", "unreadable"
+NAME_BYTES = 240  # of a folder or link, so that a number fits: a file name has 255 bytes at most
+FORBIDDEN = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f\ud800-\udfff]')  # on one of the usual file systems
+RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)  # devices on Windows
 
 
 def require_empty_folder(folder: Path) -> None:
@@ -19,27 +25,60 @@ def require_empty_folder(folder: Path) -> None:
         raise UserError(f"{folder} is not empty, and nothing is overwritten. Choose a new folder, or add --resume.")
 
 
-def link_by_label(predictions: Iterable[Prediction], folder: Path) -> Iterator[Prediction]:
+def link_by_label(predictions: Iterable[Prediction], folder: Path, classes: Sequence[str] = ()) -> Iterator[Prediction]:
     """Yield the predictions, after creating for each a link LABEL/NAME in the folder that points to its picture.
 
-    Out-of-distribution pictures go to `unknown`, unreadable ones to `unreadable`. Equal names get a number.
-    An existing link to the same picture is kept; nothing is overwritten. Raises MachineError if a link cannot be made.
+    classes: all labels of the model, by which the names of folders are assigned (`label_folder_names`). Out-of-
+    distribution pictures go to `unknown`, unreadable ones to `unreadable`. Equal names get a number. An existing link
+    to the same picture is kept; nothing is overwritten. Raises MachineError if a link cannot be made.
     """
-    taken: dict[Path, int] = {}
+    labels, names, taken = list(classes), label_folder_names(classes), dict[Path, int]()
     for prediction in predictions:
         if prediction.path is not None:
-            _link(Path(prediction.path).absolute(), folder / _label_folder_name(prediction), taken)
+            if prediction.label is not None and prediction.label not in names:
+                labels.append(prediction.label)
+                names = label_folder_names(labels)
+            name = UNREADABLE if prediction.label is None else names[prediction.label]
+            name = UNKNOWN if prediction.label is not None and prediction.unknown else name
+            _link(Path(prediction.path).absolute(), folder / name, taken)
         yield prediction
 
 
-def _label_folder_name(prediction: Prediction) -> str:
-    """Return the folder name for this prediction: the label, with characters replaced that a name cannot contain."""
-    if prediction.label is None:
-        return UNREADABLE
-    if prediction.unknown:
-        return UNKNOWN
-    name = "".join("_" if letter in '/\\:*?"<>|' or ord(letter) < 32 else letter for letter in prediction.label)
-    return f"{name}_" if name.strip(". ") == "" or name in (UNKNOWN, UNREADABLE) else name
+def label_folder_names(labels: Sequence[str]) -> dict[str, str]:
+    """Return a folder name for each label; no two are the same folder, on any of the usual file systems.
+
+    A label that is a valid name is its own; the first of those that differ in case only. Others have characters
+    replaced, or a number.
+
+    >>> label_folder_names(["a:b", "a_b", "Cat", "cat", "unknown", "con"])
+    {'a_b': 'a_b', 'Cat': 'Cat', 'a:b': 'a_b-2', 'cat': 'cat-2', 'unknown': 'unknown_', 'con': 'con_'}
+    """
+    names, taken = dict[str, str](), {UNKNOWN, UNREADABLE}
+
+    def assign(label: str, name: str) -> None:
+        names[label] = name
+        taken.add(_comparable(name))
+
+    for label in labels:
+        if _valid_name(label) == label and _comparable(label) not in taken:
+            assign(label, label)
+    for label in labels:
+        if label not in names:
+            valid = _valid_name(label)
+            valid = f"{valid}_" if _comparable(valid) in (UNKNOWN, UNREADABLE) else valid
+            assign(label, next_free_name(valid, lambda name: _comparable(name) in taken))
+    return names
+
+
+def _valid_name(label: str) -> str:
+    """Return the label, with what a folder name cannot contain replaced; it does not end in a dot or a space."""
+    name = truncate_name(FORBIDDEN.sub("_", label), NAME_BYTES)
+    return f"{name}_" if not name or name[-1] in ". " or RESERVED.fullmatch(name) else name
+
+
+def _comparable(name: str) -> str:
+    """Return a text that is equal for names that are the same file on a file system that ignores case."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 
 def _link(target: Path, folder: Path, taken: dict[Path, int]) -> None:
@@ -53,8 +92,11 @@ def _link(target: Path, folder: Path, taken: dict[Path, int]) -> None:
         raise MachineError(f"A link to {target} cannot be made in {folder}: {error.strerror or error}.") from error
 
 
-def _numbered_name(target: Path, number: int) -> str:
-    return target.name if number == 1 else f"{target.stem}-{number}{target.suffix}"
+def _numbered_name(target: PurePath, number: int) -> str:
+    """Return the name of the picture, with a number from 2 on; a long name is shortened for it."""
+    if number == 1:
+        return target.name
+    return f"{truncate_name(target.stem, NAME_BYTES - len(os.fsencode(target.suffix)))}-{number}{target.suffix}"
 
 
 def _create_link(link: Path, target: Path) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -13,6 +14,7 @@ from bestiary.errors import MachineError, UserError, import_optional
 from bestiary.files import atomic_path
 from bestiary.inference import writers
 from bestiary.inference.predictor import Prediction
+from bestiary.inference.resume_record import PictureState, ResumeRecord, read_state, write_state
 from bestiary.text import printable
 
 FORMATS_BY_SUFFIX = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet", ".txt": "table"}
@@ -31,13 +33,24 @@ class PredictionFile:
     """A file of predictions, new or resumed.
 
     JSON lines and CSV are appended to. Parquet has no append: its rows are collected beside it in `NAME.part.jsonl`,
-    and converted at the end.
+    and converted at the end. `NAME.resume` beside it records what the predictions depend on.
     """
 
     def __init__(
-        self, path: Path, output_format: str, classes: Sequence[str], *, resume: bool, sets: bool = False
+        self,
+        path: Path,
+        output_format: str,
+        classes: Sequence[str],
+        *,
+        resume: bool,
+        sets: bool = False,
+        conditions: Mapping[str, Any] | None = None,
     ) -> None:
-        """Read which pictures are done. Raises UserError if the file exists, unless `resume`."""
+        """Read which pictures are done. Raises UserError if the file exists, unless `resume`.
+
+        conditions: of `resume_record.prediction_conditions`; then it also raises if the predictions in the file are of
+        another model, were made with other options, or of a picture that was changed since. None: nothing is recorded.
+        """
         if output_format == "table":
             raise UserError("The format table is for the terminal; with --out use --format jsonl, csv or parquet.")
         self._path, self._output_format, self._classes, self._sets = path, output_format, tuple(classes), sets
@@ -47,7 +60,16 @@ class PredictionFile:
         for file in () if resume else (self._path, self._live):
             if file.exists():
                 raise UserError(f"{file} exists already. Add --resume to append to it, or choose another name.")
+        facts = None if conditions is None else {**conditions, "format": output_format}
+        self._record = None if facts is None else ResumeRecord(path, facts)
+        self._states: dict[str, PictureState] = {}  # of the pictures that are being predicted
+        has_rows = any(file.exists() and file.stat().st_size for file in (self._path, self._live))
+        if self._record is not None and self._record.path.exists() and has_rows:
+            self._record.check_conditions()
         self._written = Counter(self._iter_written_paths())
+        if self._record is not None and self._written:
+            self._record.check_conditions()  # raises if it is missing, after the content was checked
+            self._record.check_pictures(self._written)
 
     def pending(self, sources: Iterable[Path]) -> Iterator[Path]:
         """Yield the sources without a prediction in the file; a source that is listed twice has two."""
@@ -55,6 +77,7 @@ class PredictionFile:
             if self._written[key := printable(str(source))]:
                 self._written[key] -= 1
             else:
+                self._states[str(source)] = read_state(source) if self._record is not None else None
                 yield source
 
     def write(self, predictions: Iterable[Prediction]) -> None:
@@ -62,12 +85,25 @@ class PredictionFile:
         try:
             self._live.parent.mkdir(parents=True, exist_ok=True)
             is_new = not (self._live.exists() and self._live.stat().st_size > 0)
-            with self._live.open("a", encoding="utf-8", errors="backslashreplace", newline="") as out:
+            with ExitStack() as files:
+                if self._record is not None:
+                    if not self._written:
+                        self._record.start()
+                    predictions = self._record_states(predictions, files.enter_context(self._record.open()))
+                out = files.enter_context(self._live.open("a", encoding="utf-8", errors="backslashreplace", newline=""))
                 self._append(predictions, out, header=is_new)
         except OSError as error:
             raise MachineError(f"Cannot write {self._live}: {error.strerror or error}.") from error
         if self._output_format == "parquet":
             self._finish()
+
+    def _record_states(self, predictions: Iterable[Prediction], record: TextIO) -> Iterator[Prediction]:
+        """Yield the predictions, after recording how each picture was when it was read."""
+        for prediction in predictions:
+            if prediction.path is not None:
+                path = prediction.path
+                write_state(record, path, self._states.pop(path) if path in self._states else read_state(path))
+            yield prediction
 
     def _append(self, predictions: Iterable[Prediction], out: TextIO, *, header: bool) -> None:
         if self._output_format == "jsonl":

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TextIO
+from urllib.parse import unquote
 
 from bestiary.errors import UserError, import_optional
 from bestiary.inference.conformal import prediction_set
@@ -15,7 +16,7 @@ from bestiary.inference.predictor import Prediction
 from bestiary.progress import Advance
 from bestiary.text import escape_control_chars, format_points
 
-FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")  # OWASP, "CSV Injection": spreadsheets run a cell that begins so
+FORMULA = re.compile(r"[=+\-@\t\r\n]")  # OWASP, "CSV Injection": spreadsheets run a cell that begins so
 NUMBER = re.compile(r"[+-]\d+([.,]\d+)?")
 
 
@@ -74,10 +75,36 @@ def parse_csv_path(cell: str) -> str:
 
 
 def _escape_formula(cell: Any, prefix: str) -> Any:
-    """Return the cell, with `prefix` if a spreadsheet would run it as a formula; numbers such as -1 stay."""
-    if not isinstance(cell, str) or not cell.startswith(FORMULAS) or NUMBER.fullmatch(cell):
+    """Return the cell, with `prefix` if a spreadsheet would run it as a formula; numbers such as -1 stay.
+
+    A text that begins with an apostrophe and a formula gets another apostrophe, so that each cell has one meaning.
+    """
+    if not isinstance(cell, str) or NUMBER.fullmatch(cell):
         return cell
-    return prefix + cell
+    return prefix + cell if FORMULA.match(cell.lstrip("'") if prefix == "'" else cell) else cell
+
+
+def join_labels(labels: Iterable[str], classes: Iterable[str]) -> str:
+    """Return the labels of a set as one text, separated by `|`.
+
+    If any of the classes contains `|`, then `%` and `|` in labels are written as `%25` and `%7C`, as in a URL.
+
+    >>> join_labels(["cat", "100%"], ["cat", "100%"]), join_labels(["cat|dog", "100%"], ["100%", "cat|dog"])
+    ('cat|100%', 'cat%7Cdog|100%25')
+    """
+    if any("|" in name for name in classes):
+        labels = (label.replace("%", "%25").replace("|", "%7C") for label in labels)
+    return "|".join(labels)
+
+
+def split_labels(text: str, classes: Iterable[str]) -> list[str]:
+    """Return the labels of a set that `join_labels` joined; `classes`: all classes, as in the columns `p_…`.
+
+    >>> split_labels("cat|100%", ["cat", "100%"]), split_labels("cat%7Cdog|100%25", ["100%", "cat|dog"])
+    (['cat', '100%'], ['cat|dog', '100%'])
+    """
+    labels = text.split("|") if text else []
+    return [unquote(label) for label in labels] if any("|" in name for name in classes) else labels
 
 
 def prediction_columns(classes: Sequence[str], *, sets: bool = False) -> list[str]:
@@ -89,7 +116,7 @@ def prediction_columns(classes: Sequence[str], *, sets: bool = False) -> list[st
 def prediction_row(prediction: Prediction, classes: Sequence[str], *, sets: bool = False) -> list[Any]:
     """Return the values of one prediction, in the order of `prediction_columns`; None for a missing value.
 
-    The labels of a prediction set are one text, as in `cat|dog`.
+    The labels of a prediction set are one text, as in `cat|dog`: see `join_labels`.
     """
     row = [
         prediction.path,
@@ -100,7 +127,7 @@ def prediction_row(prediction: Prediction, classes: Sequence[str], *, sets: bool
         *map(prediction.probabilities.get, classes),
         prediction.error,
     ]
-    return [*row, None if prediction.labels is None else "|".join(prediction.labels)] if sets else row
+    return [*row, None if prediction.labels is None else join_labels(prediction.labels, classes)] if sets else row
 
 
 def polars_schema(classes: Sequence[str], *, sets: bool = False) -> dict[str, Any]:

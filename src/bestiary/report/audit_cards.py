@@ -8,7 +8,8 @@ from typing import Any
 
 import polars as pl
 
-from bestiary.report.gallery import relative_name, thumbnails
+from bestiary.report.gallery import thumbnails
+from bestiary.text import relative_name
 
 PICTURE_PIXELS = 256
 PICTURE_BYTES = 16 * 1024

@@ -17,9 +17,8 @@ from bestiary.checks import NOTED, AuditCheck, find_check, severity_rank
 from bestiary.files import write_text
 from bestiary.report.audit_cards import CardGroup, choose_cards, findings_of_check, load_images, middle_ellipsis
 from bestiary.report.format import plural
-from bestiary.report.gallery import common_folder
 from bestiary.report.render import render_page
-from bestiary.text import describe_skipped
+from bestiary.text import common_folder, describe_skipped
 from bestiary.version import __version__
 
 MAX_PICTURES = 640  # at most 22 kB each: the page stays below 20 MB

@@ -16,6 +16,7 @@ from bestiary.stats import wilson_interval
 from bestiary.text import format_percent
 
 LEVEL = 0.95  # of the prediction sets that the text describes
+NARROW = 0.05  # an interval of the coverage that reaches lower does not show that the level is kept
 EVEN = 0.05  # a temperature this close to 1 changes next to nothing
 ALL_LABELS = " Every set contains all labels, as is always the case with fewer than 19 validation pictures."
 
@@ -67,6 +68,8 @@ def describe_prediction_sets(metrics: Mapping[str, Any]) -> str:
     covered = row["covered"]
     held = "more than promised" if covered["low"] > LEVEL else "as promised"
     held = "less than promised" if covered["high"] < LEVEL else held
+    if covered["low"] < LEVEL - NARROW and covered["high"] >= LEVEL:
+        held = "too few test pictures to tell whether that is less than promised"
     empty = f", and {format_percent(row['empty'])} are empty: no label is probable enough" if row["empty"] else ""
     return (
         f"At the 95 % level, the prediction sets contain the true label of {100 * covered['value']:.1f} % of the test"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from bestiary.inference.predictor import Predictor
 from bestiary.machine import available_cores
 from bestiary.preprocess import Preprocessing
 from bestiary.report.thumbnails import LARGEST_BYTES, small_data_uri, thumbnail_data_uri
+from bestiary.text import common_folder, relative_name
 
 GALLERY = 48  # mistakes; fewer of the others
 PICTURE_PIXELS = 400  # of thumbnails, which open larger
@@ -120,20 +120,6 @@ def strip_common_folder(paths: Sequence[str]) -> dict[str, str]:
     """
     root = common_folder(paths)
     return {path: relative_name(path, root) for path in paths}
-
-
-def relative_name(path: str, root: str) -> str:
-    """Return a path relative to a folder above it; unchanged without such a folder."""
-    return os.path.relpath(path, root) if root else path
-
-
-def common_folder(paths: Iterable[str]) -> str:
-    """Return the folder that all paths share, empty if there is none (no paths, or other drives)."""
-    folders = {os.path.dirname(path) for path in paths}  # noqa: PTH120 -- thousands of strings, no need for objects
-    try:
-        return os.path.commonpath(folders) if folders else ""
-    except ValueError:
-        return ""
 
 
 def heatmap_overlays(run: Path, paths: Sequence[str], *, threads: int | None = None) -> list[str | None]:

@@ -20,13 +20,14 @@ from bestiary.files import write_text
 from bestiary.report import plots, verdict
 from bestiary.report.calibration_section import calibration_values
 from bestiary.report.confusion_section import confusion_values, most_confused_pairs
-from bestiary.report.gallery import build_galleries, common_folder, heatmap_overlays, strip_common_folder, thumbnails
+from bestiary.report.gallery import build_galleries, heatmap_overlays, strip_common_folder, thumbnails
 from bestiary.report.learning_curve_section import learning_curve_values
 from bestiary.report.markdown_summary import markdown_summary
 from bestiary.report.model_card import model_card
 from bestiary.report.next_steps import next_steps, summarise_run
 from bestiary.report.render import render_page
 from bestiary.report.run_files import RunFiles, read_run, run_caveats, test_predictions
+from bestiary.text import common_folder
 from bestiary.version import __version__
 
 FINDING_PIXELS = 96

@@ -23,8 +23,9 @@ from bestiary import flow, table
 from bestiary.context import Context
 from bestiary.data.assign_splits import assign_splits
 from bestiary.data.dataset import AuditedDataset, DataSource, load_dataset
-from bestiary.errors import IntegrityError, InterruptedRun, MachineError, RecipeError, SourceError, UserError
+from bestiary.errors import IntegrityError, InterruptedRun, MachineError, RecipeError, RunError, SourceError, UserError
 from bestiary.evaluation.model_audit import add_model_issues
+from bestiary.files import require_local_path
 from bestiary.machine import is_out_of_memory_error, world_size
 from bestiary.progress import SilentReporter
 from bestiary.recipe import Recipe, ResolvedRecipe
@@ -125,6 +126,7 @@ def study(
     pairs = comparison_pairs(entries, options.against)
     request = StudyRequest(source, entries, seeds, options.budget_seconds, context or Context())
     folder = _default_folder(request) if out is None else Path(out)
+    require_local_path(folder)
     manifest = read_manifest(folder)
     if manifest is not None:
         check_same_study(folder, manifest, entries, options.budget_seconds)
@@ -132,6 +134,8 @@ def study(
         # ---- Pictures: measured and audited once, split once for each seed -----------------------------------------
         dataset, splits = _load_and_split(request, folder, manifest)
         with _study_lock(folder):
+            if read_manifest(folder) != manifest:
+                raise RunError(f"Another process has just worked on the study in {folder}. Repeat the same command.")
             # ---- Plan: how long the runs take, and how many epochs fit ---------------------------------------------
             planned = _plan_study(request, folder, splits, manifest)
             manifest = _build_manifest(request, planned, collection_digest(dataset.pictures), splits, manifest)

@@ -10,19 +10,21 @@ from pathlib import Path
 
 from bestiary.data.dataset import DataSource
 from bestiary.errors import MachineError, RunError
-from bestiary.files import is_occupied
+from bestiary.files import is_occupied, require_local_path
 from bestiary.recipe import Recipe
 from bestiary.run_folder import RUNS
+from bestiary.tune.storage_location import FILE_NAME, STUDY_ID, StorageLocation, load_study_id, locate_storage
 
-MARKER, STORAGE = "search.json", "tune.db"
+MARKER = "search.json"
 
 
 @dataclass(frozen=True)
 class SearchFolder:
-    """The folder of a search, and the SQLite file of its storage."""
+    """The folder of a search, its storage, and the name of its study there."""
 
     out: Path
-    storage: Path
+    storage: StorageLocation
+    study: str
 
 
 def locate_search(
@@ -30,23 +32,29 @@ def locate_search(
 ) -> SearchFolder:
     """Create the folder of a search; without `out`, its name derives from source and recipe.
 
-    Raises RunError if the folder contains something else, MachineError if it cannot be created.
+    storage: a file, or an Optuna URL; by default a file in the folder. Raises RunError if the folder contains something
+    else, MachineError if it cannot be created.
     """
     folder = RUNS / f"tune-{recipe.model.method}-{_digest(source, recipe)}" if out is None else Path(out)
-    storage = folder / STORAGE if storage is None else Path(storage)
+    require_local_path(folder)
+    location, study = locate_storage(storage, folder), f"tune-{recipe.model.method}"
+    path = location.path
     try:
         # A search that was killed early has its storage, but no marker yet.
-        own_storage = storage.exists() and storage.parent.absolute() == folder.absolute()
-        if is_occupied(folder) and not (folder / MARKER).exists() and not own_storage:
+        own_storage = path.exists() and path.parent.absolute() == folder.absolute()
+        is_own = (folder / MARKER).exists() or (folder / STUDY_ID).exists() or own_storage
+        if is_occupied(folder) and not is_own:
             raise RunError(f"{folder} contains files that do not belong to a search. Choose another --out.")
         folder.mkdir(parents=True, exist_ok=True)
-        storage.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if location.url is not None:
+            study = f"bestiary-{study}-{load_study_id(folder)}"
     except OSError as error:
         reason = error.strerror or error
         raise MachineError(f"Cannot create the folder {folder}: {reason}. Choose another --out.") from None
-    if storage.is_dir():
-        raise RunError(f"{storage} is a folder; --storage takes a file, for example {shlex.quote(STORAGE)}.")
-    return SearchFolder(folder, storage)
+    if path.is_dir():
+        raise RunError(f"{path} is a folder; --storage takes a file, for example {shlex.quote(FILE_NAME)}.")
+    return SearchFolder(folder, location, study)
 
 
 def _digest(source: DataSource, recipe: Recipe) -> str:

@@ -107,7 +107,7 @@ def _better_trial_remark(rows: Sequence[Mapping[str, Any]], winner: int) -> str:
     if best == winner or fresh[best] <= fresh.get(winner, 1.0):
         return ""
     points = _format_points(fresh[best] - fresh[winner])
-    return f" Trial {best} scores {points} higher there: the best trials hardly differ."
+    return f" Trial {best} scores {points} higher there: which of them is better is not shown."
 
 
 def _format_points(gain: float) -> str:

@@ -1,4 +1,4 @@
-"""Search storage: an Optuna study in SQLite that several processes share and that survives them.
+"""Search storage: an Optuna study in SQLite, or on a server, that several processes share and that survives them.
 
 A process holds the lock of its trial's folder, which ends with the process. A trial that is running without that lock
 was killed; it is queued again and resumes from its checkpoint. Optuna's own heartbeat would notice only after a grace
@@ -25,6 +25,7 @@ from bestiary.errors import MachineError, RunError
 from bestiary.training.run_lock import run_lock
 from bestiary.tune.objective import TrialScore
 from bestiary.tune.search_space import Settings
+from bestiary.tune.storage_location import StorageLocation
 
 VERSION = 1  # raise it when older searches cannot be resumed any more
 BUSY_SECONDS = 60.0  # how long to wait for a database that others have locked
@@ -38,18 +39,21 @@ ScoredTrial = tuple[FrozenTrial, TrialScore]
 class TrialStorage:
     """A study, the folders of its trials, and the processes that work on it."""
 
-    def __init__(self, path: Path, name: str) -> None:
-        """Open or create the study in a file.
+    def __init__(self, storage: StorageLocation | Path, name: str) -> None:
+        """Open or create the study in a file or on a server.
 
-        Raises RunError or MachineError if the file is no storage, of another version, locked or not writable.
+        Raises RunError or MachineError if the file is no storage, of another version, locked or not writable, or the
+        server cannot be used.
         """
-        self.path, self.folder = path, path.with_name(f"{path.stem}.trials")
+        location = storage if isinstance(storage, StorageLocation) else StorageLocation(storage)
+        path = location.path
+        self.path, self.folder, self.name = path, path.with_name(f"{path.stem}.trials"), location.name
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with storage_errors(path), self.lock():
+            with storage_errors(self.name), self.lock():
                 self.study = optuna.create_study(
-                    storage=_open_storage(path), study_name=name, direction="maximize", load_if_exists=True
+                    storage=_open_storage(location), study_name=name, direction="maximize", load_if_exists=True
                 )
         except OSError as error:
             reason = error.strerror or error
@@ -81,7 +85,7 @@ class TrialStorage:
         for name, value in facts.items():
             if (stored := attributes[FACTS].get(name)) != value:
                 raise RunError(
-                    f"{self.path} contains a search with another {name}: {stored} there, {value} now. Resume it with"
+                    f"{self.name} contains a search with another {name}: {stored} there, {value} now. Resume it with"
                     " the command that started it, or choose another --out or --storage."
                 )
         return dict(attributes[PLAN])
@@ -275,15 +279,29 @@ def is_locked(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Translate errors of the database into one message about this file."""
+def storage_errors(name: str | Path) -> Iterator[None]:
+    """Translate errors of the database into one message about this file or server."""
     try:
         yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        raise _storage_error(path, str(error.__cause__ or error).splitlines()[0]) from None
+        raise _storage_error(name, str(error.__cause__ or error).splitlines()[0]) from None
 
 
-def _open_storage(path: Path) -> optuna.storages.RDBStorage:
+def _open_storage(location: StorageLocation) -> optuna.storages.RDBStorage:
+    """Return the storage; raises RunError if it is of another version of Optuna."""
+    try:
+        return _open_sqlite(location.path) if location.url is None else optuna.storages.RDBStorage(location.url)
+    except RuntimeError as error:
+        if "version" not in str(error):
+            raise
+        url = location.name if location.url else f"sqlite:///{location.path}"
+        raise RunError(
+            f"{location.name} was made by another version of Optuna than the installed {optuna.__version__}. Choose"
+            f" another --storage, or upgrade a copy of it: optuna storage upgrade --storage {url}"
+        ) from None
+
+
+def _open_sqlite(path: Path) -> optuna.storages.RDBStorage:
     """Return the storage in a file, with a write-ahead log: waiting for the disk took half of its time.
 
     The entries of a killed process persist; after a power loss the last ones may be missing, but none is corrupt.
@@ -294,28 +312,20 @@ def _open_storage(path: Path) -> optuna.storages.RDBStorage:
         connection.execute("PRAGMA synchronous = NORMAL")
         return connection
 
-    try:
-        storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"creator": connect})
-        with storage.engine.connect() as connection:  # only now is it known to be a storage
-            connection.exec_driver_sql("PRAGMA journal_mode = WAL")
-        return storage
-    except RuntimeError as error:
-        if "version" not in str(error):
-            raise
-        raise RunError(
-            f"{path} was made by another version of Optuna than the installed {optuna.__version__}. Choose another"
-            f" --storage, or upgrade a copy of it: optuna storage upgrade --storage sqlite:///{path}"
-        ) from None
+    storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"creator": connect})
+    with storage.engine.connect() as connection:  # only now is it known to be a storage
+        connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+    return storage
 
 
-def _storage_error(path: Path, message: str) -> RunError | MachineError:
+def _storage_error(name: str | Path, message: str) -> RunError | MachineError:
     if "locked" in message:
         return RunError(
-            f"{path} has been locked by another program for {BUSY_SECONDS:.0f} s. Close it, and run the same command"
+            f"{name} has been locked by another program for {BUSY_SECONDS:.0f} s. Close it, and run the same command"
             " again: it resumes the search."
         )
     if "readonly" in message or "unable to open" in message:
-        return MachineError(f"{path} cannot be written. Make it writable, or choose another --out or --storage.")
+        return MachineError(f"{name} cannot be written. Make it writable, or choose another --out or --storage.")
     if "not a database" in message or "malformed" in message or "no such" in message:
-        return RunError(f"{path} is no storage of a search: {message}. Choose another --storage.")
-    return RunError(f"{path} cannot be used as the storage of a search: {message}.")
+        return RunError(f"{name} is no storage of a search: {message}. Choose another --storage.")
+    return RunError(f"{name} cannot be used as the storage of a search: {message}.")

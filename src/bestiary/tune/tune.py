@@ -77,7 +77,7 @@ def tune(
     folder = locate_search(out, storage, source, request.recipe)
     disable_malloc_trim()
     try:
-        with storage_errors(folder.storage):
+        with storage_errors(folder.storage.name):
             dataset = load_dataset(source, request.recipe.resolve(), context)
             search = _prepare_search(request, folder, dataset, context)
             if not _run_trials(search):
@@ -115,7 +115,7 @@ def _prepare_search(
     recipe, method, trials = request.recipe, request.recipe.model.method, request.trials
     pictures, digest = assign_splits(dataset, recipe.data, seed=recipe.seed)
     folds = count_inner_folds(request.inner_folds, pictures)
-    storage, machine = TrialStorage(folder.storage, f"tune-{method}"), MachineProfile()
+    storage, machine = TrialStorage(folder.storage, folder.study), MachineProfile()
     task = make_task(storage.folder, recipe.resolve(), pictures, context)
     estimate = None if request.budget_seconds is None else _estimate_run(request, folds, task, machine)
 
@@ -133,7 +133,7 @@ def _prepare_search(
     deadlines = Deadlines(now + budget.search, now + _room(request, context), budget.besides)
     if trials is None and estimate is None:
         trials = planning.DEFAULT_TRIALS[method]
-    write_json(folder.out / MARKER, {"method": method, "storage": str(folder.storage.absolute()), **facts})
+    write_json(folder.out / MARKER, {"method": method, "storage": folder.storage.record(), **facts})
     splits = inner_splits(pictures, agreed.folds, seed=recipe.seed)
     search = SearchContext(recipe, agreed, dataset, pictures, digest, splits, storage, deadlines, context, trials)
     context.reporter.info(_describe_search(search))
