@@ -10,7 +10,7 @@ from bestiary.checks import FAILS_STRICT
 from bestiary.data import audit
 from bestiary.data.scan import MEASUREMENT_COLUMNS
 
-NO_PAIRS = np.zeros((0, 3), np.int64)
+NO_PAIRS = np.zeros((0, 4), np.int64)
 SOUND: dict[str, Any] = {
     "label": "cat",
     "given_split": None,
@@ -44,7 +44,7 @@ def pictures(*changes: dict[str, Any]) -> pl.DataFrame:
 
 
 def pairs(*found: tuple[int, int, int]) -> NDArray[np.int64]:
-    return np.array(found, np.int64)
+    return np.array([(*pair, 0) for pair in found], np.int64)  # 0: no changes
 
 
 def checks(*changes: dict[str, Any], pairs: NDArray[np.int64] = NO_PAIRS) -> list[str]:

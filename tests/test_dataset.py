@@ -265,9 +265,9 @@ def test_a_damaged_memory_is_built_again(plain: Path, tmp_path: Path, read: list
     assert read == []
 
 
-def test_measurements_that_earlier_releases_cached_stay_valid() -> None:
-    """The key is the SHA-256 of "3 Limits(max_bytes=100000000, max_pixels=80000000) /pictures"."""
-    assert measuring._memory_key(pl.DataFrame({"path": ["/pictures/cat/1.jpg"]}), LIMITS) == "ca6c3f31cac0e522719d"
+def test_measurements_stay_valid_until_their_version_changes() -> None:
+    """The key is the SHA-256 of "4 Limits(max_bytes=100000000, max_pixels=80000000) /pictures"."""
+    assert measuring._memory_key(pl.DataFrame({"path": ["/pictures/cat/1.jpg"]}), LIMITS) == "c2a3ce64d810b1878be9"
 
 
 def test_without_a_cache_nothing_is_remembered(plain: Path, read: list[str]) -> None:

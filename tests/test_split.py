@@ -154,7 +154,10 @@ def test_groups_larger_than_every_share_are_spread_all_the_same() -> None:
 def test_too_few_different_pictures_are_told_with_the_class_and_what_to_do() -> None:
     enough = [item(number) for number in range(30)]
     alike = [item(number, "otter", 100) for number in range(100, 112)]
-    message = r'Class "otter" has 12 pictures, too few different ones for the test and val split\. Add pictures, or'
+    message = (
+        r'Class "otter" has 12 pictures, but many are duplicates of each other: 1 group of duplicates, too few for the'
+        r" test and val split, .* --set data\.near_duplicates=false"
+    )
     with pytest.raises(SourceError, match=message):
         stratified_group_split(enough + alike, SHARES, seed=0)
     with pytest.raises(SourceError, match=r'Class "otter" has 1 picture, .* for the train and val split'):

@@ -44,9 +44,9 @@ class Registration:
         is_tilted = np.abs(np.degrees(np.arctan2(sine, cosine))) > _MIN_TILT_DEGREES
         of_fixed = _is_inside(self.warps, _grid(32)).mean(axis=1)
         of_moving = of_fixed * np.abs(np.linalg.det(self.warps[:, :, :2]))
-        lacks_fixed, lacks_moving = of_fixed < 1 - _MIN_CROP, of_moving < 1 - _MIN_CROP
-        is_shifted = lacks_fixed & lacks_moving & ~is_tilted
-        is_cropped = (lacks_fixed | lacks_moving) & ~is_shifted & ~is_tilted
+        lack = 1 - np.stack([of_fixed, of_moving])
+        is_shifted = (lack.min(axis=0) > np.maximum(_MIN_CROP, 0.4 * lack.max(axis=0))) & ~is_tilted
+        is_cropped = (lack.max(axis=0) > _MIN_CROP) & ~is_shifted & ~is_tilted
         flags = int(view.changes) + CopyChange.TILTED * is_tilted + CopyChange.SHIFTED * is_shifted
         changes: npt.NDArray[np.int64] = (flags + CopyChange.CROPPED * is_cropped).astype(np.int64)
         return changes
@@ -194,10 +194,20 @@ def _gauss_newton_step(fixed: Float32s, moving: Float32s, warps: Floats, *, can_
 def _score(fixed: Float32s, moving: Float32s, warps: Floats) -> Float32s:
     """Return the correlation of the fine structure where the pictures overlap, 0 where they hardly do.
 
-    Strong edges are compressed: else the frames of two framed pictures would be all that counts.
+    Two framed pictures have their frames in common, and those edges are strong. So edges are compressed, and without
+    its margin the picture must agree as well: the lower of both correlations counts.
     """
     aligned, inside = _resample(moving, warps)
     valid = _erode(inside)
+    middle = valid.copy()
+    margin = valid.shape[1] // 8
+    for edge in (np.s_[:, :margin], np.s_[:, -margin:], np.s_[:, :, :margin], np.s_[:, :, -margin:]):
+        middle[edge] = False
+    return np.minimum(_correlate(fixed, aligned, valid), _correlate(fixed, aligned, middle))
+
+
+def _correlate(fixed: Float32s, aligned: Float32s, valid: Bools) -> Float32s:
+    """Return the correlation of the compressed fine structure of the valid pixels, 0 if they are few."""
     pixels = valid.sum(axis=(1, 2))
     target, source = (_centre(_compress(_fine_structure(p), valid), valid) for p in (fixed, aligned))
     covariance, of_target, of_source = (

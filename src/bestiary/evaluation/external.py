@@ -64,7 +64,8 @@ def evaluate_external(
     all_classes = recipe.data.model_copy(update={"classes": ()})
     dataset = load_dataset(source, recipe.model_copy(update={"data": all_classes}), context)
     near_bits = all_classes.near_duplicate_bits if all_classes.near_duplicates else None
-    external = drop_seen_copies(dataset, read_run_pictures(run), near_bits=near_bits, context=context)
+    run_pictures = read_run_pictures(run)
+    external = drop_seen_copies(dataset, run_pictures, near_bits=near_bits, context=context)
     predictor = Predictor(run, threads=context.threads, engine="fastest")
     predictions = predict_table(predictor, external.pictures, context.reporter)
     resamples, seed = recipe.evaluate.resamples, recipe.seed
