@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from bestiary.array_types import Ints
 from bestiary.context import Context
 from bestiary.data.dataset import AuditedDataset, DataSource, load_dataset
 from bestiary.data.hamming_search import find_near_pairs, hash_bits
+from bestiary.data.notices import read_notices
 from bestiary.errors import SourceError
 from bestiary.evaluation import intervals
 from bestiary.evaluation.metrics import CLASS_AVERAGES
@@ -56,7 +58,9 @@ def evaluate_external(
     recipe, bundle = run_folder.load_resolved_recipe(run), read_bundle(run)
     validation = table.read(run / "predictions.parquet", table.PREDICTIONS).filter(pl.col("split") == "val")
     all_classes = recipe.data.model_copy(update={"classes": ()})
+    source = replace(source, class_names=tuple(bundle.classes))
     dataset = load_dataset(source, recipe.model_copy(update={"data": all_classes}), context)
+    dataset = replace(dataset, pictures=restore_number_labels(dataset.pictures, bundle.classes))
     near_bits = all_classes.near_duplicate_bits if all_classes.near_duplicates else None
     run_pictures = table.read(run / "pictures.parquet", table.PICTURES)
     external = drop_seen_copies(dataset, run_pictures, near_bits=near_bits)
@@ -64,12 +68,22 @@ def evaluate_external(
     predictions = predict_table(predictor, external.pictures, context.reporter)
     resamples, seed = recipe.evaluate.resamples, recipe.seed
     metrics = score_external(external, predictions, validation, bundle, resamples=resamples, seed=seed)
-    metrics["passed_over"] = dict(dataset.passed_over)
+    metrics |= {"passed_over": dict(dataset.passed_over), "notices": read_notices(dataset.findings)}
     folder = next_evaluation_folder(run, name or source.paths[0].stem)
     table.write(annotate_all_pictures(dataset.pictures, external), folder / "pictures.parquet")
     table.write(predictions, folder / "predictions.parquet")
     write_json(folder / "metrics.json", {"run": str(run), "source": str(source.paths[0].absolute()), **metrics})
     return ExternalEvaluation(folder, metrics)
+
+
+def restore_number_labels(pictures: pl.DataFrame, classes: Sequence[str]) -> pl.DataFrame:
+    """Return the pictures with the labels of whole numbers as the run has them.
+
+    Runs from before December 2026 have 1.0 for the 1 of a floating-point column.
+    """
+    labels = pictures["label"].unique().drop_nulls()
+    older = {label: f"{label}.0" for label in labels if label not in classes and f"{label}.0" in classes}
+    return pictures.with_columns(pl.col("label").replace(older))
 
 
 def drop_seen_copies(dataset: AuditedDataset, run_pictures: pl.DataFrame, *, near_bits: int | None) -> ExternalPictures:
