@@ -10,7 +10,6 @@ from bestiary.context import Context
 from bestiary.data.label_map import ANIMALS10, label_map
 from bestiary.data.sources import PictureList, list_sources
 from bestiary.errors import SourceError
-from bestiary.progress import LogReporter
 from listening import Listening
 
 
@@ -23,6 +22,10 @@ def planted(folder: Path, *names: str) -> Path:
 
 def listed(source: Path, labels: Mapping[str, str] | None = None) -> PictureList:
     return list_sources([source], labels or {})
+
+
+def messages(listing: PictureList) -> list[str]:
+    return [notice.message for notice in listing.notices]
 
 
 def rows(listing: PictureList, folder: Path) -> list[tuple[str, str, str | None]]:
@@ -99,11 +102,17 @@ def test_links_to_files_are_pictures_and_links_to_folders_are_counted_not_follow
         "dog/m.jpg",
     ]
     assert dict(listing.skipped) == {"linked folder": 1, "beside the class folders": 1}
+    assert messages(listing) == ["The folder lost is not used: it is a broken symbolic link."]
 
 
-def test_a_class_folder_without_pictures_is_no_class(tmp_path: Path) -> None:
+def test_a_class_folder_without_pictures_is_no_class_and_is_named(tmp_path: Path) -> None:
     planted(tmp_path, "cat/a.jpg", "dog/notes.txt").joinpath("empty").mkdir()
-    assert listed(tmp_path).labels() == ["cat"]
+    listing = listed(tmp_path)
+    assert listing.labels() == ["cat"]
+    assert messages(listing) == [
+        "The folder dog is not used: it holds no pictures (skipped: 1 not meant as pictures).",
+        "The folder empty is not used: it is empty.",
+    ]
 
 
 # ------------------------------------------------------------------------------------------- folders already split
@@ -119,18 +128,15 @@ def test_folders_already_split_are_recognised_in_any_spelling(tmp_path: Path, tr
     assert dict(listing.skipped) == {"beside the class folders": 1, "hidden folder": 1}
 
 
-@pytest.mark.parametrize("folders", [["train", "test", "zebra"], ["test", "val"], ["train"]])
-def test_other_folders_are_classes_whatever_they_are_called(tmp_path: Path, folders: list[str]) -> None:
-    listing = listed(planted(tmp_path, *(f"{folder}/inner/a.jpg" for folder in folders)))
-    assert [(label, split) for _, label, split in rows(listing, tmp_path)] == [(name, None) for name in sorted(folders)]
-
-
-def test_parts_of_a_split_with_another_folder_beside_them_are_not_taken_for_classes_in_silence(tmp_path: Path) -> None:
-    listening = Listening()
-    folder = planted(tmp_path, "train/cat/a.jpg", "test/cat/b.jpg", "unsorted/c.jpg")
-    assert list_sources([folder], {}, Context(reporter=listening)).labels() == ["test", "train", "unsorted"]
-    (said,) = listening.said
-    assert said.startswith("test, train are used as classes, like unsorted beside them.")
+def test_parts_of_a_split_are_parts_whatever_lies_beside_them(tmp_path: Path) -> None:
+    listing = listed(planted(tmp_path, "train/cat/a.jpg", "test/cat/b.jpg", "unsorted/c.jpg"))
+    assert rows(listing, tmp_path) == [("test/cat/b.jpg", "cat", "test"), ("train/cat/a.jpg", "cat", "train")]
+    (notice,) = listing.notices
+    assert (notice.check, notice.is_issue) == ("split-folders", True)
+    assert notice.message.startswith(
+        "The folders train, test are used as the parts of a split; the folder unsorted (1 picture without class"
+        " folders) is skipped."
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- tables
@@ -246,7 +252,9 @@ def test_the_built_in_map_fits_the_real_folders(animals10: Path) -> None:
 def test_an_own_map_is_a_csv_with_or_without_header(tmp_path: Path, header: str) -> None:
     path = tmp_path / "map.csv"
     path.write_bytes(f'{header} n02 , cat \n\n"n,03",dög\n'.encode("utf-8-sig"))
-    assert label_map(str(path)) == {"n02": "cat", "n,03": "dög"}
+    assert label_map(str(path)) == {" n02 ": "cat", "n,03": "dög"}
+    root = folders(tmp_path / "pictures", "n02", "n,03")
+    assert listed(root, label_map(str(path))).labels() == ["cat", "dög"]
 
 
 def test_a_map_that_is_unknown_or_bad_is_told(tmp_path: Path) -> None:
@@ -332,13 +340,10 @@ def test_a_part_of_a_split_that_is_packed_twice_is_looked_through(tmp_path: Path
     ]
 
 
-def test_folders_that_all_hold_the_same_folders_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for part in ("seg_train", "seg_test"):
-        for label in ("cat", "dog"):
-            (tmp_path / part / label).mkdir(parents=True)
-            (tmp_path / part / label / "a.jpg").touch()
-    assert list_sources([tmp_path], {}, Context(reporter=LogReporter())).labels() == ["seg_test", "seg_train"]
-    assert "though each contains the same folders: cat, dog" in capsys.readouterr().err
+def test_folders_that_all_hold_the_same_folders_are_named(tmp_path: Path) -> None:
+    listing = listed(planted(tmp_path, "A/cat/1.jpg", "A/dog/1.jpg", "B/cat/1.jpg", "B/dog/1.jpg"))
+    assert listing.labels() == ["A", "B"]
+    assert "though each contains the same folders: cat, dog" in messages(listing)[0]
 
 
 def test_a_csv_may_have_empty_lines_and_paths_of_windows(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bestiary.data.archive_members import is_archive, strip_archive_suffix
-from bestiary.data.folder_layout import IsNamed, choose_layout
+from bestiary.data.folder_layout import choose_layout
 from bestiary.data.folder_walk import (
     BESIDE,
     SIDECAR_FOLDERS,
@@ -21,10 +21,12 @@ from bestiary.data.folder_walk import (
     list_entries,
     list_folders,
 )
+from bestiary.data.label_map import ClassNaming
 from bestiary.data.notices import EMPTY_CLASS, SourceNotice
+from bestiary.data.part_names import parse_part
 from bestiary.errors import SourceError
 from bestiary.picture import PICTURE_SUFFIXES
-from bestiary.text import format_names, printable
+from bestiary.text import format_names, printable, quote_names
 
 CONTAINERS = {"images", "image", "imgs", "img", "pictures", "photos", "data", "dataset", "raw-img", "jpegimages"}
 Unpack = Callable[[Path], tuple[Path, Counter[str]]]  # an archive -> its folder in the cache, members skipped by reason
@@ -49,13 +51,11 @@ class ClassFolder:
 class FolderReading:
     """How to read the folders of a source.
 
-    is_named: whether a folder is named as a class by the user; is_mapped: whether the label map has it; label_depth:
-    the level of folders that are the classes; unwrap: look into an only folder; unpack: for archives, None to leave
-    them packed.
+    naming: what names folders as classes; label_depth: the level of folders that are the classes; unwrap: look into an
+    only folder; unpack: for archives, None to leave them packed.
     """
 
-    is_named: IsNamed
-    is_mapped: IsNamed
+    naming: ClassNaming
     label_depth: int
     unwrap: bool
     unpack: Unpack | None
@@ -82,7 +82,7 @@ def list_class_folders(source: Path, reading: FolderReading) -> ClassFolders:
         result.notices += [_unused_notice(name, "it holds no pictures") for name in beside]
         parent, folders = wrapper.path, list_folders(wrapper.path, result.skipped)
     folders += _unpack_archives(parent, folders, reading, result)
-    layout = choose_layout(folders, reading.is_named, source)
+    layout = choose_layout(folders, reading.naming, source)
     result.notices += layout.notices
     result.notices += _iter_unused_notices(parent)
     for part, split in layout.parts.items():
@@ -91,7 +91,21 @@ def list_class_folders(source: Path, reading: FolderReading) -> ClassFolders:
             result.folders += _descend(ClassFolder(folder, folder.name, split, part.name), source, reading, result)
     for folder in layout.classes:
         result.folders += _descend(ClassFolder(folder, folder.name), source, reading, result)
+    if reading.label_depth > 1:
+        _check_deep_labels(result.folders, reading)
     return result
+
+
+def _check_deep_labels(folders: Sequence[ClassFolder], reading: FolderReading) -> None:
+    """Raise SourceError if the names at a deeper level are those of parts of a split, as in cat/train/1.jpg."""
+    names = sorted({folder.name for folder in folders})
+    parts = [name for name in names if parse_part(name) and not reading.naming.is_named(name)]
+    if len(parts) > 1:
+        raise SourceError(
+            f"With --label-depth {reading.label_depth} the labels would be {format_names(names)}, of which"
+            f" {format_names(parts)} name parts of a split. Choose another level, or name them: --classes"
+            f" {quote_names(names)}."
+        )
 
 
 def empty_notice(folder: ClassFolder, reason: str) -> SourceNotice:

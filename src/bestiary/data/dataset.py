@@ -34,15 +34,15 @@ Sources = Path | str | Sequence[Path | str]  # one source of pictures, or severa
 class DataSource:
     """The source of a dataset: pictures, a label map (name or CSV file), a file of label decisions.
 
-    label_depth: the level of folders whose names are the labels; None: that of the recipe. class_names: labels that are
-    classes although a folder of that name could be a part of a split, beside those of `data.classes`.
+    label_depth: the level of folders whose names are the labels; None: that of the recipe. model_classes: the classes
+    of the model that the pictures are for; a folder of that name is no part of a split.
     """
 
     pictures: Sources
     labels: str | None = None
     corrections: Path | str | None = None
     label_depth: int | None = None
-    class_names: tuple[str, ...] = ()
+    model_classes: tuple[str, ...] = ()
 
     @property
     def paths(self) -> list[Path]:
@@ -82,8 +82,9 @@ def load_dataset(source: DataSource, recipe: ResolvedRecipe, context: Context) -
     data = recipe.data
     if source.label_depth is not None:
         data = data.model_copy(update={"label_depth": source.label_depth})
-    names = source.class_names
-    return audit_sources(source.paths, source.labels, data, recipe.limits, context, corrections, class_names=names)
+    sources, limits = source.paths, recipe.limits
+    names = source.model_classes
+    return audit_sources(sources, source.labels, data, limits, context, corrections, model_classes=names)
 
 
 def audit_sources(
@@ -94,15 +95,21 @@ def audit_sources(
     context: Context,
     corrections: Corrections | None = None,
     *,
-    class_names: tuple[str, ...] = (),
+    model_classes: tuple[str, ...] = (),
 ) -> AuditedDataset:
     """Return the pictures of the sources, measured and grouped by duplicates, with the findings of the audit.
 
-    class_names: see `DataSource`. Raises SourceError if there are no pictures, or if `data.classes` names a label that
-    does not occur.
+    model_classes: see `DataSource`. Raises SourceError if there are no pictures, or if `data.classes` names a label
+    that does not occur.
     """
-    names = {*data.classes, *class_names}
-    listing = list_sources(sources, label_map(labels), context, classes=names, label_depth=data.label_depth)
+    listing = list_sources(
+        sources,
+        label_map(labels),
+        context,
+        classes=data.classes,
+        model_classes=model_classes,
+        label_depth=data.label_depth,
+    )
     return audit_listing(listing, data, limits, context, corrections)
 
 

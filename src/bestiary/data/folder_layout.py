@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bestiary.data.folder_walk import NamedFolder, count_pictures, has_loose_pictures, has_pictures, list_folders
+from bestiary.data.label_map import ClassNaming, find_label
 from bestiary.data.notices import SPLIT_FOLDERS, SourceNotice
 from bestiary.data.part_names import PartName, parse_part
 from bestiary.errors import SourceError
-from bestiary.text import format_names
+from bestiary.text import format_names, quote_names
 
-IsNamed = Callable[[str], bool]  # whether --classes or the label map names a folder as a class
 SPLIT_OF_KIND = {"train": "train", "val": "val", "test": "test"}
+KIND_ORDER = ("train", "val", "test", "eval", "holdout", "predict", "unlabelled")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class _Folder:
     """A folder of a source. inner: its folders with pictures; is_loose: pictures lie in it directly."""
 
     folder: NamedFolder
+    label: str
     part: PartName | None
     inner: tuple[NamedFolder, ...]
     is_loose: bool
@@ -48,17 +50,16 @@ class _Folder:
         return self.part.kind if self.part else ""
 
 
-def choose_layout(folders: Sequence[NamedFolder], is_named: IsNamed, top: Path) -> FolderLayout:
+def choose_layout(folders: Sequence[NamedFolder], naming: ClassNaming, top: Path) -> FolderLayout:
     """Return what the folders of a source are, decided by their names and by where the pictures lie.
 
-    Folders that `is_named` names are classes. Raises SourceError if the names are those of parts of a split, but the
+    Folders that `naming` names are classes. Raises SourceError if the names are those of parts of a split, but the
     pictures do not lie in class folders inside them, or if it cannot be decided.
     """
     if not any(parse_part(folder.name) for folder in folders):
         return FolderLayout(folders)
-    described = [_describe(folder, top) for folder in folders]
-    inner = [path.name for folder in described if folder.part for path in folder.inner]
-    if any(is_named(folder.name) for folder in described if folder.part) and not any(map(is_named, inner)):
+    described = [_describe(folder, naming, top) for folder in folders]
+    if _is_all_classes(described, naming):
         return FolderLayout(folders)
     parts = [folder for folder in described if folder.part and folder.has_pictures and folder.kind != "unlabelled"]
     rest = [folder for folder in described if folder not in parts]
@@ -71,15 +72,24 @@ def choose_layout(folders: Sequence[NamedFolder], is_named: IsNamed, top: Path) 
     return _single_part_layout(parts[0], rest, top)
 
 
-def _describe(folder: NamedFolder, top: Path) -> _Folder:
+def _is_all_classes(described: Sequence[_Folder], naming: ClassNaming) -> bool:
+    """Return whether the user names these folders as classes, and not folders inside them."""
+    if any(naming.is_named(folder.name) for part in described if part.part for folder in part.inner):
+        return False
+    return any(naming.is_named(f.name) if f.part else naming.is_chosen(f.name) for f in described)
+
+
+def _describe(folder: NamedFolder, naming: ClassNaming, top: Path) -> _Folder:
     inner = tuple(inside for inside in list_folders(folder.path, Counter()) if has_pictures(inside.path, top))
     is_loose = has_loose_pictures(folder.path)
     is_filled = is_loose or bool(inner) or has_pictures(folder.path, top)
-    return _Folder(folder, parse_part(folder.name), inner, is_loose, is_filled)
+    label = find_label(folder.name, naming.labels)
+    return _Folder(folder, label, parse_part(folder.name), inner, is_loose, is_filled)
 
 
 def _split_layout(parts: list[_Folder], rest: list[_Folder], top: Path) -> FolderLayout:
     """Return the layout of two or more folders that name parts of a split."""
+    parts = sorted(parts, key=lambda part: (KIND_ORDER.index(part.kind), part.name))
     structured = [part for part in parts if part.inner]
     if not structured:
         raise _loose_parts_error(parts)
@@ -121,7 +131,9 @@ def _single_part_layout(part: _Folder, rest: list[_Folder], top: Path) -> Folder
         is_nested = all(folder.inner and not folder.is_loose for folder in others)
         if shared or not is_nested:
             raise _ambiguous_part_error(part, others)
-    elif part.part and not part.part.is_plain and others and part.kind != "train":
+    elif part.kind not in ("train", "val") and others:
+        if part.part and part.part.is_plain:
+            raise _plain_part_error(part, others)
         return FolderLayout(classes, notices=[*notices, *_skipped_notices([], [part], top)])
     if others:
         notices.append(_class_notice(part))
@@ -140,8 +152,8 @@ def _skipped_notices(used: Sequence[str], unused: Sequence[_Folder], top: Path) 
         first = f"The folder {used[0]} is used as the part of a split that holds the class folders; the {skipped}"
     else:
         first = f"The {skipped}: a part of a split is named so"
-    names = ",".join(sorted([*used, *(folder.name for folder in unused)]))
-    advice = f"If these folders are classes, name them: --classes {names}{'' if used else ',…'}."
+    names = quote_names([*used, *(folder.name for folder in unused)], "" if used else ",…")
+    advice = f"If these folders are classes, name them: --classes {names}."
     return [SourceNotice(SPLIT_FOLDERS, f"{first}. {advice}")]
 
 
@@ -154,11 +166,11 @@ def _describe_pictures(folder: _Folder, top: Path) -> str:
 
 def _unlabelled_notice(folders: Sequence[_Folder], top: Path) -> SourceNotice:
     listed = format_names([f"{folder.name} ({_describe_pictures(folder, top)})" for folder in folders])
-    names = ",".join(folder.name for folder in folders)
+    names = quote_names([folder.name for folder in folders], ",…")
     return SourceNotice(
         SPLIT_FOLDERS,
         f"Skipped, since the name says that the pictures have no label: {listed}. If it is a class, name it with the"
-        f" other classes: --classes {names},…",
+        f" other classes: --classes {names}.",
     )
 
 
@@ -178,14 +190,23 @@ def _loose_parts_error(parts: Sequence[_Folder]) -> SourceError:
         f"The folders {names} in {parts[0].folder.path.parent} are named like the parts of a split, but their pictures"
         f" do not lie in class folders, so they have no labels. Expected {parts[0].name}/CLASS/picture. If the file"
         " names tell the class, write a table of path,label. If these folders are the classes, name them:"
-        f" --classes {','.join(part.name for part in parts)}."
+        f" --classes {quote_names([part.label for part in parts])}."
+    )
+
+
+def _plain_part_error(part: _Folder, others: Sequence[_Folder]) -> SourceError:
+    names = sorted({folder.label for folder in others})
+    return SourceError(
+        f"The folder {part.name} in {part.folder.path.parent} is named like a part of a split, and holds pictures"
+        f" without class folders. If they are to try the model on, move the folder away, or leave it out: --classes"
+        f" {quote_names(names)}. If it is a class: --classes {quote_names([*names, part.label])}."
     )
 
 
 def _ambiguous_part_error(part: _Folder, others: Sequence[_Folder]) -> SourceError:
     names = format_names([folder.name for folder in others])
     inner = format_names([folder.name for folder in part.inner])
-    classes = ",".join(sorted([part.name, *(folder.name for folder in others)]))
+    classes = quote_names(sorted({part.label, *(folder.label for folder in others)}))
     return SourceError(
         f"The folder {part.name} in {part.folder.path.parent} is named like a part of a split and contains the folders"
         f" {inner}; beside it are pictures in {names}. If {part.name} holds the classes, pass it alone:"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import difflib
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from bestiary.errors import SourceError, did_you_mean
@@ -84,6 +85,30 @@ def find_label(folder: str, labels: Mapping[str, str]) -> str:
 def has_folder(labels: Mapping[str, str], folder: str) -> bool:
     """Return whether a label map names a folder."""
     return folder in labels or _compose(folder) in labels or any(name.strip() == folder for name in labels)
+
+
+@dataclass(frozen=True)
+class ClassNaming:
+    """What names a folder as a class, so that it is no part of a split: the label map, --classes, the model's classes.
+
+    chosen: the labels of --classes; model_classes: those of the model that the pictures are for.
+    """
+
+    labels: Mapping[str, str]
+    chosen: Collection[str] = ()
+    model_classes: Collection[str] = ()
+
+    def is_mapped(self, folder: str) -> bool:
+        """Return whether the label map names the folder."""
+        return has_folder(self.labels, folder)
+
+    def is_chosen(self, folder: str) -> bool:
+        """Return whether --classes names the label of the folder."""
+        return find_label(folder, self.labels) in self.chosen
+
+    def is_named(self, folder: str) -> bool:
+        """Return whether anything names the folder as a class."""
+        return self.is_chosen(folder) or self.is_mapped(folder) or find_label(folder, self.labels) in self.model_classes
 
 
 def match_folders(labels: Mapping[str, str], names: set[str], reporter: Reporter) -> Mapping[str, str]:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bestiary.data.class_folders import ClassFolder
-from bestiary.data.notices import NESTED, SourceNotice
+from bestiary.data.notices import NESTED, SPLIT_FOLDERS, SourceNotice
+from bestiary.data.part_names import parse_part
 from bestiary.text import format_names, printable
 
+MAX_MERGED = 10  # labels listed in a message
 MAX_SAME = 5  # folders that may be the parts of a split
 
 
@@ -43,8 +45,11 @@ def nested_notices(contents: Sequence[FolderContents], label_depth: int) -> list
 
 def _deeper_notices(contents: Sequence[FolderContents], label_depth: int) -> list[SourceNotice]:
     filled = [folder for folder in contents if folder.n_direct or folder.inner]
+    names = format_names(_unique(folder.folder.name for folder in filled))
+    split = [folder for folder in filled if sum(parse_part(name) is not None for name in folder.inner) > 1]
+    if split and 2 * len(split) >= len(filled):
+        return [_inner_split_notice(names, sorted(split[0].inner), split[0].folder.name)]
     if 1 < len(filled) <= MAX_SAME and len(filled[0].inner) > 1 and len({folder.inner for folder in filled}) == 1:
-        names = format_names(_unique(folder.folder.name for folder in filled))
         return [
             SourceNotice(
                 NESTED,
@@ -56,7 +61,6 @@ def _deeper_notices(contents: Sequence[FolderContents], label_depth: int) -> lis
     nested = [folder for folder in filled if folder.is_nested]
     if not nested:
         return []
-    names = format_names(_unique(folder.folder.name for folder in filled))
     inside = format_names(sorted({name for folder in nested for name in folder.inner}))
     deep = format_names(_unique(folder.folder.name for folder in nested))
     message = (
@@ -66,20 +70,33 @@ def _deeper_notices(contents: Sequence[FolderContents], label_depth: int) -> lis
     return [SourceNotice(NESTED, message, is_issue=False)]
 
 
+def _inner_split_notice(names: str, parts: Sequence[str], example: str) -> SourceNotice:
+    return SourceNotice(
+        SPLIT_FOLDERS,
+        f"Each of the class folders {names} contains {format_names(parts)}. If these are the parts of a split, it is"
+        " not used: bestiary splits the pictures itself. To use it, put the class folders into the parts:"
+        f" {parts[0]}/{example}.",
+    )
+
+
 def _merged_notices(contents: Sequence[FolderContents]) -> list[SourceNotice]:
     """Return a notice for each label whose folders lie in different folders above them."""
     paths: dict[str, set[str]] = defaultdict(set)
     for folder in contents:
         if folder.label == folder.folder.name:  # not told apart by the label map
             paths[folder.label].add(folder.folder.below)
+    merged = {label: sorted(below) for label, below in sorted(paths.items()) if len(below) > 1}
+    if not merged:
+        return []
+    listed = "; ".join(f"{label} ({format_names(below, 4)})" for label, below in list(merged.items())[:MAX_MERGED])
+    more = f" and {len(merged) - MAX_MERGED:,} more" if len(merged) > MAX_MERGED else ""
+    example = next(iter(merged.values()))[0]
     return [
         SourceNotice(
             NESTED,
-            f"{format_names(sorted(below))} are one class, {label}. To keep them apart, give them two labels in a label"
-            f" map (--labels FILE.csv with folder,label): {min(below)},LABEL.",
+            f"Folders of one name in different folders are one class: {listed}{more}. To keep them apart, give them"
+            f" different labels in a label map (--labels FILE.csv): {example},LABEL.",
         )
-        for label, below in sorted(paths.items())
-        if len(below) > 1
     ]
 
 

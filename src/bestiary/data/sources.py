@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from bestiary.data import archives, manifest
 from bestiary.data.archive_members import SUFFIXES, is_archive
 from bestiary.data.class_folders import ClassFolder, FolderReading, empty_notice, list_class_folders
 from bestiary.data.folder_walk import NOT_TEXT, PACKED, is_skipped_folder, is_text, iter_files, skip_reason
-from bestiary.data.label_map import find_label, has_folder, match_folders, warn_label_case
+from bestiary.data.label_map import ClassNaming, find_label, match_folders, warn_label_case
 from bestiary.data.nested_folders import FolderContents, describe_contents, nested_notices
 from bestiary.data.notices import UNUSED_COLUMN, SourceNotice
 from bestiary.errors import SourceError
@@ -62,38 +62,20 @@ class PictureList:
         return sorted({picture.label for picture in self.pictures})
 
 
-@dataclass(frozen=True)
-class _ListOptions:
-    """How the sources are listed: what the label map and --classes name as a class, the level of the class folders."""
-
-    labels: Mapping[str, str]
-    classes: Collection[str]
-    label_depth: int
-    unwrap: bool
-
-    def reading(self, unpack: Callable[[Path], tuple[Path, Counter[str]]] | None) -> FolderReading:
-        unwrap = self.unwrap or unpack is None
-        return FolderReading(self.is_named, self.is_mapped, self.label_depth, unwrap, unpack)
-
-    def is_mapped(self, folder: str) -> bool:
-        return has_folder(self.labels, folder)
-
-    def is_named(self, folder: str) -> bool:
-        return self.is_mapped(folder) or find_label(folder, self.labels) in self.classes
-
-
 def list_sources(
     sources: Sequence[Path],
     labels: Mapping[str, str],
     context: Context | None = None,
     *,
     classes: Collection[str] = (),
+    model_classes: Collection[str] = (),
     label_depth: int = 1,
 ) -> PictureList:
     """Return the pictures of one or several sources as one list, their labels mapped by `labels`; opens no picture.
 
-    classes: labels that are classes although a folder of that name could be a part of a split. label_depth: the level
-    of folders whose names are the labels, below the source or its parts of a split.
+    classes, model_classes: labels that are classes although a folder of that name could be a part of a split, chosen
+    and those of a model. label_depth: the level of folders whose names are the labels, below the source or its parts of
+    a split.
     An archive is unpacked into the cache folder, once. A file that is listed twice with one label is one picture,
     and is counted in `skipped`; with two labels it is two, so that the audit reports the conflict. Reports folders of
     `labels` that do not occur, and the notices. Raises SourceError if a source is missing, has no labelled pictures or
@@ -102,8 +84,9 @@ def list_sources(
     context = context or Context()
     if not sources:
         raise SourceError("There is no source of pictures. Pass a folder, an archive or a table, or several of them.")
-    options = _ListOptions(labels, classes, label_depth, unwrap=len(sources) == 1)
-    lists = [_list_source(source, options, context) for source in sources]
+    naming = ClassNaming(labels, classes, model_classes)
+    reading = FolderReading(naming, label_depth, len(sources) == 1, lambda archive: _unpack(archive, context))
+    lists = [_list_source(source, reading, context) for source in sources]
     notices = list(dict.fromkeys(notice for part in lists for notice in part.notices))
     names = {entry.label for part in lists for entry in part.pictures} | {notice.folder for notice in notices} - {""}
     labels = match_folders(labels, names, context.reporter)
@@ -128,16 +111,16 @@ def report_notices(notices: Sequence[SourceNotice], reporter: Reporter) -> None:
         reporter.info(f"{len(notices) - MAX_NOTICES:,} more notices are among the findings.")
 
 
-def _list_source(source: Path, options: _ListOptions, context: Context) -> PictureList:
+def _list_source(source: Path, reading: FolderReading, context: Context) -> PictureList:
     if not os.path.exists(source):  # noqa: PTH110 - Path.exists raises for names that are too long
         raise SourceError(f"There is nothing at {source}. Pass a folder with one folder of pictures per class.")
     if not is_text(source.absolute()):
         raise SourceError(f"The name {printable(str(source.absolute()))} is not valid Unicode. Rename it.")
     if source.is_dir():
-        listing = _list_folder(source, options.reading(lambda archive: _unpack(archive, context)), context.reporter)
+        listing = _list_folder(source, reading, context.reporter)
     elif is_archive(source):
         folder, skipped = _unpack(source, context)
-        listing = _list_folder(folder, options.reading(None), SilentReporter())
+        listing = _list_folder(folder, replace(reading, unwrap=True, unpack=None), SilentReporter())
         listing.skipped += skipped
     elif source.suffix.lower() in TABLE_SUFFIXES:
         listing = _list_table(source)
@@ -147,13 +130,13 @@ def _list_source(source: Path, options: _ListOptions, context: Context) -> Pictu
             f" ({', '.join(SUFFIXES)})."
         )
     if not listing.pictures:
-        raise _no_pictures_error(source, listing, options.label_depth)
+        raise _no_pictures_error(source, listing, reading.label_depth)
     return listing
 
 
 def _no_pictures_error(source: Path, listing: PictureList, label_depth: int) -> SourceError:
     skipped = ", ".join(f"{n:,} {reason}" for reason, n in listing.skipped.items())
-    reasons = "".join(f" {notice.message}" for notice in listing.notices[:3])
+    reasons = "".join(f" {notice.message}" for notice in listing.notices[:1])
     expected = "one folder of pictures per class" if label_depth == 1 else f"class folders {label_depth} levels deep"
     return SourceError(
         f"There are no labelled pictures in {source}{f' (skipped: {skipped})' if skipped else ''}."
@@ -207,7 +190,7 @@ def _list_folder(source: Path, reading: FolderReading, reporter: Reporter) -> Pi
 
 def _collect(folder: ClassFolder, source: Path, reading: FolderReading, listing: PictureList) -> FolderContents:
     """Add every file below a class folder to the listing, as a picture or as skipped; return where they lie."""
-    label = folder.below if folder.below != folder.name and reading.is_mapped(folder.below) else folder.name
+    label = folder.below if folder.below != folder.name and reading.naming.is_mapped(folder.below) else folder.name
     skipped, paths, before = Counter[str](), [], len(listing.unusable)
     for path in iter_files(folder.folder.path, source, skipped):
         reason = skip_reason(path)

@@ -58,7 +58,7 @@ def evaluate_external(
     recipe, bundle = run_folder.load_resolved_recipe(run), read_bundle(run)
     validation = table.read(run / "predictions.parquet", table.PREDICTIONS).filter(pl.col("split") == "val")
     all_classes = recipe.data.model_copy(update={"classes": ()})
-    source = replace(source, class_names=tuple(bundle.classes))
+    source = replace(source, model_classes=tuple(bundle.classes))
     dataset = load_dataset(source, recipe.model_copy(update={"data": all_classes}), context)
     dataset = replace(dataset, pictures=restore_number_labels(dataset.pictures, bundle.classes))
     near_bits = all_classes.near_duplicate_bits if all_classes.near_duplicates else None
