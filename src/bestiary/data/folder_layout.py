@@ -73,8 +73,10 @@ def choose_layout(folders: Sequence[NamedFolder], naming: ClassNaming, top: Path
 
 
 def _is_all_classes(described: Sequence[_Folder], naming: ClassNaming) -> bool:
-    """Return whether the user names these folders as classes, and not folders inside them."""
-    if any(naming.is_named(folder.name) for part in described if part.part for folder in part.inner):
+    """Return whether the user names these folders as classes, and no others that lie inside them."""
+    names = {folder.name for folder in described}
+    inner = {folder.name for part in described if part.part for folder in part.inner}
+    if any(map(naming.is_named, inner - names)):
         return False
     return any(naming.is_named(f.name) if f.part else naming.is_chosen(f.name) for f in described)
 
