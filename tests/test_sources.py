@@ -1,6 +1,7 @@
 import os
 import sys
 from collections.abc import Mapping
+from datetime import date, datetime
 from pathlib import Path
 
 import polars as pl
@@ -358,3 +359,92 @@ def test_a_number_that_is_none_is_no_label(tmp_path: Path) -> None:
     pl.DataFrame({"path": ["a.jpg", "b.jpg"], "label": [1.0, float("nan")]}).write_parquet(tmp_path / "t.parquet")
     with pytest.raises(SourceError, match="row 2: path and label must not be empty"):
         list_sources([tmp_path / "t.parquet"], {})
+
+
+# ---- Labels of any type -------------------------------------------------------------------------------------------
+
+
+NUMBERS = ["1", "2", "10"]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pl.Series([1, 2, 10], dtype=pl.Int8),
+        pl.Series([1, 2, 10], dtype=pl.UInt64),
+        pl.Series([1.0, 2.0, 10.0]),
+        pl.Series([1.0, 2.0, 10.0], dtype=pl.Float32),
+        pl.Series(["1.00", "2.00", "10.00"]).cast(pl.Decimal(10, 2)),
+        pl.Series(NUMBERS),
+        pl.Series(NUMBERS, dtype=pl.Categorical),
+        pl.Series(NUMBERS, dtype=pl.Enum(NUMBERS)),
+        pl.Series(["1.0", "2.0", "10.0"]),
+    ],
+)
+def test_a_number_is_one_label_whatever_its_column_is(tmp_path: Path, labels: pl.Series) -> None:
+    frame = pl.DataFrame({"path": ["a.jpg", "b.jpg", "c.jpg"], "label": labels})
+    frame.write_parquet(tmp_path / "t.parquet")
+    frame.write_csv(tmp_path / "t.csv")
+    for name in ("t.parquet", "t.csv"):
+        assert [p.label for p in listed(tmp_path / name).pictures] == NUMBERS
+    merged = list_sources([tmp_path / "t.parquet", tmp_path / "t.csv"], {})
+    assert merged.labels() == sorted(NUMBERS)
+
+
+@pytest.mark.parametrize(
+    ("labels", "texts"),
+    [
+        (pl.Series([0.5, 1.0]), ["0.5", "1"]),
+        (pl.Series([0.1, -0.0], dtype=pl.Float32), ["0.1", "0"]),
+        (pl.Series([1e300, 2.0**60]), ["1e+300", "1.152921504606847e+18"]),
+        (pl.Series([True, False]), ["true", "false"]),
+        (pl.Series(["1.0", "cat"]), ["1.0", "cat"]),
+        (pl.Series(["1.0", "2.10"]), ["1", "2.10"]),
+        (pl.Series(["007", "7"]), ["007", "7"]),
+        (pl.Series([date(2024, 1, 31), date(2024, 2, 1)]), ["2024-01-31", "2024-02-01"]),
+        (pl.Series([datetime(2024, 1, 31), datetime(2024, 2, 1)]), ["2024-01-31", "2024-02-01"]),
+    ],
+)
+def test_labels_of_other_types_are_written_as_they_are(tmp_path: Path, labels: pl.Series, texts: list[str]) -> None:
+    pl.DataFrame({"path": ["a.jpg", "b.jpg"], "label": labels}).write_parquet(tmp_path / "t.parquet")
+    assert [p.label for p in listed(tmp_path / "t.parquet").pictures] == texts
+
+
+@pytest.mark.parametrize("label", [pl.Series([1.0, None]), pl.Series([1, None]), pl.Series(["1", None])])
+def test_a_gap_among_the_labels_is_named(tmp_path: Path, label: pl.Series) -> None:
+    pl.DataFrame({"path": ["a.jpg", "b.jpg"], "label": label}).write_parquet(tmp_path / "t.parquet")
+    with pytest.raises(SourceError, match="row 2: path and label must not be empty"):
+        listed(tmp_path / "t.parquet")
+
+
+# ---- Label maps: folders named twice, spaces at the ends ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "rows_of_map",
+    ["ant,insect\nbee,insect\nant,spider\n", "café,a\ncafe\u0301,b\n", "folder,label\n ant,x\n ant,y\n"],
+)
+def test_a_folder_with_two_labels_is_refused(tmp_path: Path, rows_of_map: str) -> None:
+    (tmp_path / "map.csv").write_text(rows_of_map, encoding="utf-8")
+    with pytest.raises(SourceError, match=r'row \d: the folder ".*" has a second label, ".*"; an earlier row gives it'):
+        label_map(str(tmp_path / "map.csv"))
+
+
+def test_a_folder_that_is_named_twice_with_one_label_has_it(tmp_path: Path) -> None:
+    (tmp_path / "map.csv").write_text("ant,insect\nant, insect\n")
+    assert label_map(str(tmp_path / "map.csv")) == {"ant": "insect"}
+
+
+def test_folders_whose_names_end_in_spaces_are_mapped(tmp_path: Path) -> None:
+    root, listening = folders(tmp_path / "p", "cat", "cat ", " dog"), Listening()
+    (tmp_path / "map.csv").write_text('folder,label\n"cat ",lynx\ncat,cat\ndog ,dog\n')
+    mapped = list_sources([root], label_map(str(tmp_path / "map.csv")), Context(reporter=listening))
+    assert sorted((p.path.parent.name, p.label) for p in mapped.pictures) == [
+        (" dog", " dog"),
+        ("cat", "cat"),
+        ("cat ", "lynx"),
+    ]
+    assert listening.said == ["1 of 3 folders of the label map are missing: dog ."]
+    (tmp_path / "map.csv").write_text("ant ,x\nant  ,y\n")
+    with pytest.raises(SourceError, match=r'The label map: the folder "ant" has a second label, "y"'):
+        listed(folders(tmp_path / "q", "ant"), label_map(str(tmp_path / "map.csv")))
