@@ -154,6 +154,7 @@ def test_empty_parts_beside_classes_are_named(tmp_path: Path) -> None:
         (["train/cat.0.jpg", "train/dog.0.jpg", "test1/1.jpg"], "train,test1"),
         (["train/1.jpg", "valid/1.jpg", "test/1.jpg", "labels/x.txt"], "train,valid,test"),
         (["images/train/1.jpg", "images/val/1.jpg", "labels/train/1.txt"], "train,val"),
+        (["train/train/cat.0.jpg", "train/train/dog.0.jpg", "test1/test1/1.jpg"], "train,test1"),
         (["cat/1.jpg", "dog/1.jpg", "test/1.jpg"], "cat,dog"),
         (["train/ice/1.jpg", "train/tgv/1.jpg", "bus/1.jpg", "car/1.jpg"], "bus,car,train"),
         ([*class_folders("train", "unnamed")], "train,unnamed"),
@@ -344,6 +345,12 @@ def test_an_archive_for_each_part_of_a_split(tmp_path: Path) -> None:
     for part in ("train", "test"):
         packed(tmp_path / "s" / f"{part}.zip", *class_folders(part))
     assert labels_and_splits(listed(tmp_path / "s")) == SPLIT
+    for part in ("train", "test"):
+        packed(tmp_path / "wrapped" / f"{part}.zip", *class_folders("pets"))
+        packed(tmp_path / "loose" / f"{part}.zip", f"{part}/1.jpg")
+    assert labels_and_splits(listed(tmp_path / "wrapped")) == SPLIT
+    with pytest.raises(SourceError, match=r"do not lie in class folders"):
+        listed(tmp_path / "loose")
 
 
 def test_archives_that_are_not_unpacked_are_named(tmp_path: Path) -> None:

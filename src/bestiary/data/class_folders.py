@@ -87,7 +87,7 @@ def list_class_folders(source: Path, reading: FolderReading) -> ClassFolders:
     result.notices += _iter_unused_notices(parent)
     for part, split in layout.parts.items():
         result.notices += _iter_unused_notices(part.path)
-        for folder in _folders_of_part(part, result.skipped):
+        for folder in list_folders(part.path, result.skipped):
             result.folders += _descend(ClassFolder(folder, folder.name, split, part.name), source, reading, result)
     for folder in layout.classes:
         result.folders += _descend(ClassFolder(folder, folder.name), source, reading, result)
@@ -134,16 +134,6 @@ def _descend(folder: ClassFolder, source: Path, reading: FolderReading, result: 
             elif not inner:
                 result.notices.append(empty_notice(parent, "it is empty"))
     return level
-
-
-def _folders_of_part(part: NamedFolder, skipped: Counter[str]) -> list[NamedFolder]:
-    """Return the class folders of a part of a split; some datasets nest it twice, as in train/train/cat."""
-    folders = list_folders(part.path, skipped)
-    is_same = [folder.name for folder in folders] == [part.name]
-    is_archive_wrapper = len(folders) == 1 and part.name != part.path.name
-    if (is_same or is_archive_wrapper) and len(inner := list_folders(folders[0].path, skipped)) > 1:
-        return inner
-    return folders
 
 
 def _iter_unused_notices(parent: Path) -> Iterator[SourceNotice]:

@@ -82,6 +82,7 @@ def _is_all_classes(described: Sequence[_Folder], naming: ClassNaming) -> bool:
 
 
 def _describe(folder: NamedFolder, naming: ClassNaming, top: Path) -> _Folder:
+    folder = _look_through(folder, top) if parse_part(folder.name) else folder
     inner = tuple(inside for inside in list_folders(folder.path, Counter()) if has_pictures(inside.path, top))
     is_loose = has_loose_pictures(folder.path)
     is_filled = is_loose or bool(inner) or has_pictures(folder.path, top)
@@ -89,16 +90,30 @@ def _describe(folder: NamedFolder, naming: ClassNaming, top: Path) -> _Folder:
     return _Folder(folder, label, parse_part(folder.name), inner, is_loose, is_filled)
 
 
+def _look_through(folder: NamedFolder, top: Path) -> NamedFolder:
+    """Return the folder that holds the content of a part of a split: some datasets nest it twice, as in train/train.
+
+    An archive may have a folder of any name around the class folders.
+    """
+    inner = [inside for inside in list_folders(folder.path, Counter()) if has_pictures(inside.path, top)]
+    if len(inner) != 1 or has_loose_pictures(folder.path):
+        return folder
+    is_archive = folder.name != folder.path.name and len(list_folders(inner[0].path, Counter())) > 1
+    if inner[0].name == folder.name or parse_part(inner[0].name) == parse_part(folder.name) or is_archive:
+        return _look_through(NamedFolder(inner[0].path, folder.name), top)
+    return folder
+
+
 def _split_layout(parts: list[_Folder], rest: list[_Folder], top: Path) -> FolderLayout:
     """Return the layout of two or more folders that name parts of a split."""
     parts = sorted(parts, key=lambda part: (KIND_ORDER.index(part.kind), part.name))
     structured = [part for part in parts if part.inner]
     if not structured:
-        raise _loose_parts_error(parts)
+        raise _loose_parts_error(parts, top)
     kinds = {part.kind for part in structured}
     splits = {part.folder: split for part in structured if (split := _split_of(part.kind, kinds))}
     if not splits:
-        raise _loose_parts_error(parts)
+        raise _loose_parts_error(parts, top)
     unused = [folder for folder in [*parts, *rest] if folder.folder not in splits]
     if len(splits) == 1 and "train" in splits.values():  # the others have no labels: bestiary splits the pictures
         (part,) = splits
@@ -132,10 +147,10 @@ def _single_part_layout(part: _Folder, rest: list[_Folder], top: Path) -> Folder
         shared = [f for f in others if len(names & {path.name for path in f.inner}) * 2 >= len(names)]
         is_nested = all(folder.inner and not folder.is_loose for folder in others)
         if shared or not is_nested:
-            raise _ambiguous_part_error(part, others)
+            raise _ambiguous_part_error(part, others, top)
     elif part.kind not in ("train", "val") and others:
         if part.part and part.part.is_plain:
-            raise _plain_part_error(part, others)
+            raise _plain_part_error(part, others, top)
         return FolderLayout(classes, notices=[*notices, *_skipped_notices([], [part], top)])
     if others:
         notices.append(_class_notice(part))
@@ -186,31 +201,31 @@ def _class_notice(part: _Folder) -> SourceNotice:
     )
 
 
-def _loose_parts_error(parts: Sequence[_Folder]) -> SourceError:
+def _loose_parts_error(parts: Sequence[_Folder], top: Path) -> SourceError:
     names = format_names([part.name for part in parts])
     return SourceError(
-        f"The folders {names} in {parts[0].folder.path.parent} are named like the parts of a split, but their pictures"
+        f"The folders {names} in {top} are named like the parts of a split, but their pictures"
         f" do not lie in class folders, so they have no labels. Expected {parts[0].name}/CLASS/picture. If the file"
         " names tell the class, write a table of path,label. If these folders are the classes, name them:"
         f" --classes {quote_names([part.label for part in parts])}."
     )
 
 
-def _plain_part_error(part: _Folder, others: Sequence[_Folder]) -> SourceError:
+def _plain_part_error(part: _Folder, others: Sequence[_Folder], top: Path) -> SourceError:
     names = sorted({folder.label for folder in others})
     return SourceError(
-        f"The folder {part.name} in {part.folder.path.parent} is named like a part of a split, and holds pictures"
+        f"The folder {part.name} in {top} is named like a part of a split, and holds pictures"
         f" without class folders. If they are to try the model on, move the folder away, or leave it out: --classes"
         f" {quote_names(names)}. If it is a class: --classes {quote_names([*names, part.label])}."
     )
 
 
-def _ambiguous_part_error(part: _Folder, others: Sequence[_Folder]) -> SourceError:
+def _ambiguous_part_error(part: _Folder, others: Sequence[_Folder], top: Path) -> SourceError:
     names = format_names([folder.name for folder in others])
     inner = format_names([folder.name for folder in part.inner])
     classes = quote_names(sorted({part.label, *(folder.label for folder in others)}))
     return SourceError(
-        f"The folder {part.name} in {part.folder.path.parent} is named like a part of a split and contains the folders"
+        f"The folder {part.name} in {top} is named like a part of a split and contains the folders"
         f" {inner}; beside it are pictures in {names}. If {part.name} holds the classes, pass it alone:"
         f" {part.folder.path}. If the folders beside it are parts of the split, rename them to train, val or test. If"
         f" all are classes, name them: --classes {classes}."

@@ -149,13 +149,14 @@ def _list_table(source: Path) -> PictureList:
     listing = PictureList([PictureEntry(*row) for row in rows])
     if unused:
         has_split = any(entry.split for entry in listing.pictures)
+        used = "path, label and split" if has_split else "path and label"
         column = f"column{'s' * (len(unused) > 1)} {format_names(unused)}"
         keep = "" if has_split else ", or add a column split (train, val, test) that keeps them together"
         listing.notices.append(
             SourceNotice(
                 UNUSED_COLUMN,
-                f"The table {source} has the {column}, which {'are' if len(unused) > 1 else 'is'} not used; path, label"
-                " and split are. Pictures with the same value there (a site, a camera, an individual, a day) are not"
+                f"The table {source} has the {column}, which {'are' if len(unused) > 1 else 'is'} not used;"
+                f" {used} are. Pictures with the same value there (a site, a camera, an individual, a day) are not"
                 f" kept in one split. If they belong together, check the split{keep}.",
             )
         )
