@@ -155,6 +155,8 @@ def test_empty_parts_beside_classes_are_named(tmp_path: Path) -> None:
         (["train/1.jpg", "valid/1.jpg", "test/1.jpg", "labels/x.txt"], "train,valid,test"),
         (["images/train/1.jpg", "images/val/1.jpg", "labels/train/1.txt"], "train,val"),
         (["train/train/cat.0.jpg", "train/train/dog.0.jpg", "test1/test1/1.jpg"], "train,test1"),
+        (["train/cat/1.jpg", "train/dog/1.jpg", "train/stray.jpg", "misc/1.jpg"], "misc,train"),
+        (["train/1.jpg", "train/2.jpg", "train/more/3.jpg", "test/1.jpg"], "train,test"),
         (["cat/1.jpg", "dog/1.jpg", "test/1.jpg"], "cat,dog"),
         (["train/ice/1.jpg", "train/tgv/1.jpg", "bus/1.jpg", "car/1.jpg"], "bus,car,train"),
         ([*class_folders("train", "unnamed")], "train,unnamed"),
@@ -177,6 +179,8 @@ def test_a_train_is_a_vehicle_where_nothing_else_is_a_part(tmp_path: Path) -> No
     assert checks(listing) == [("split-folders", False)]
     assert not listed(vehicles, "train", "bus", "car").notices
     assert not listed(vehicles, labels={"train": "railway"}).notices
+    more = listed(planted(tmp_path / "m", "train/1.jpg", "train/2.jpg", "train/old/3.jpg", "bus/1.jpg"))
+    assert more.labels() == ["bus", "train"]
     deeper = listed(planted(tmp_path / "d", "train/ice/1.jpg", "train/tgv/1.jpg", "bus/a/1.jpg", "bus/b/1.jpg"))
     assert deeper.labels() == ["bus", "train"]
 

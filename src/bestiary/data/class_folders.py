@@ -15,6 +15,7 @@ from bestiary.data.folder_walk import (
     NamedFolder,
     has_loose_pictures,
     has_pictures,
+    is_picture_name,
     is_skipped_folder,
     is_text,
     leads_back,
@@ -174,7 +175,7 @@ def _is_wrapper(folder: Path) -> bool:
     Wrappers may be nested. A single folder of pictures is a class, however deep its pictures lie.
     """
     beside = [*list_entries(folder.parent), *list_entries(folder)]
-    if any(path.suffix.lower() in PICTURE_SUFFIXES and path.is_file() for path in beside):
+    if any(map(is_picture_name, beside)):
         return False
     inner = list_folders(folder, Counter())
     return len(inner) > 1 or (len(inner) == 1 and _is_wrapper(inner[0].path))

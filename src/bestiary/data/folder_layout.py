@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bestiary.data.folder_walk import NamedFolder, count_pictures, has_loose_pictures, has_pictures, list_folders
+from bestiary.data.folder_walk import (
+    NamedFolder,
+    count_pictures,
+    has_loose_pictures,
+    has_pictures,
+    is_picture_name,
+    list_entries,
+    list_folders,
+)
 from bestiary.data.label_map import ClassNaming, find_label
 from bestiary.data.notices import SPLIT_FOLDERS, SourceNotice
 from bestiary.data.part_names import PartName, parse_part
@@ -32,7 +40,7 @@ class FolderLayout:
 
 @dataclass(frozen=True)
 class _Folder:
-    """A folder of a source. inner: its folders with pictures; is_loose: pictures lie in it directly."""
+    """A folder of a source. inner: its folders with pictures; is_loose: most pictures lie in it directly."""
 
     folder: NamedFolder
     label: str
@@ -84,7 +92,8 @@ def _is_all_classes(described: Sequence[_Folder], naming: ClassNaming) -> bool:
 def _describe(folder: NamedFolder, naming: ClassNaming, top: Path) -> _Folder:
     folder = _look_through(folder, top) if parse_part(folder.name) else folder
     inner = tuple(inside for inside in list_folders(folder.path, Counter()) if has_pictures(inside.path, top))
-    is_loose = has_loose_pictures(folder.path)
+    n_loose = sum(is_picture_name(path) for path in list_entries(folder.path))
+    is_loose = n_loose > 0 and (not inner or 2 * n_loose > count_pictures(folder.path, top))
     is_filled = is_loose or bool(inner) or has_pictures(folder.path, top)
     label = find_label(folder.name, naming.labels)
     return _Folder(folder, label, parse_part(folder.name), inner, is_loose, is_filled)
@@ -107,7 +116,7 @@ def _look_through(folder: NamedFolder, top: Path) -> NamedFolder:
 def _split_layout(parts: list[_Folder], rest: list[_Folder], top: Path) -> FolderLayout:
     """Return the layout of two or more folders that name parts of a split."""
     parts = sorted(parts, key=lambda part: (KIND_ORDER.index(part.kind), part.name))
-    structured = [part for part in parts if part.inner]
+    structured = [part for part in parts if part.inner and not part.is_loose]
     if not structured:
         raise _loose_parts_error(parts, top)
     kinds = {part.kind for part in structured}

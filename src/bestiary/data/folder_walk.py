@@ -115,7 +115,12 @@ def has_pictures(folder: Path, top: Path) -> bool:
 
 def has_loose_pictures(folder: Path) -> bool:
     """Return whether pictures lie directly in a folder, by their suffix."""
-    return any(path.suffix.lower() in PICTURE_SUFFIXES and path.is_file() for path in list_entries(folder))
+    return any(map(is_picture_name, list_entries(folder)))
+
+
+def is_picture_name(path: Path) -> bool:
+    """Return whether a path is a file with the suffix of a picture."""
+    return path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()
 
 
 def count_pictures(folder: Path, top: Path) -> int:

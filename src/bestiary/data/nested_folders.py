@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -33,9 +34,10 @@ class FolderContents:
 
 def describe_contents(folder: ClassFolder, label: str, paths: Sequence[Path]) -> FolderContents:
     """Return where the listed pictures of a class folder lie."""
-    below = [path.relative_to(folder.folder.path).parts for path in paths]
-    inner = frozenset(printable(parts[0]) for parts in below if len(parts) > 1)
-    return FolderContents(folder, label, sum(len(parts) == 1 for parts in below), inner)
+    start = len(str(folder.folder.path)) + 1  # relative_to takes as long as listing the folder
+    below = [str(path)[start:].partition(os.sep) for path in paths]
+    inner = frozenset(printable(first) for first, separator, _ in below if separator)
+    return FolderContents(folder, label, sum(not separator for _, separator, _ in below), inner)
 
 
 def nested_notices(contents: Sequence[FolderContents], label_depth: int) -> list[SourceNotice]:
