@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from bestiary.context import Context
+from bestiary.data.notices import notice_findings
 from bestiary.data.part_names import parse_part
 from bestiary.data.sources import PictureList, list_sources
 from bestiary.errors import SourceError
@@ -22,7 +24,7 @@ def planted(root: Path, *names: str) -> Path:
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.mkdir(parents=True) if name.endswith("/") else path.write_bytes(name.encode())
+        path.mkdir(parents=True) if name.endswith("/") else path.write_bytes(os.fsencode(name))
     return root
 
 
@@ -258,7 +260,23 @@ def test_linked_folders_are_followed_once_and_loops_end(tmp_path: Path) -> None:
     fox = sorted(p.path.relative_to(root / "fox").as_posix() for p in listing.pictures if p.label == "fox")
     assert fox == ["2023/1.jpg", "2023/more/2.jpg", "2023/up/2024/3.jpg", "stored/9.jpg"]
     assert listing.skipped["linked folder"] == 3  # again, self, and 2023 below up
+    links = "3 linked folders in fox are not followed: the source has those pictures anyway, or the link leads back."
+    assert links in [notice.message for notice in listing.notices]
     assert len({os.path.realpath(picture.path) for picture in listing.pictures}) == len(listing.pictures)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every file name is text")
+def test_folders_whose_names_are_no_text_are_named_in_escaped_form(tmp_path: Path) -> None:
+    odd = os.fsdecode(b"b\xe9te")
+    root = planted(
+        tmp_path / "s", *class_folders("train", "test"), f"{odd}/x.txt", "line\nbreak/x.txt", f"train/{odd}/"
+    )
+    listing = listed(root)
+    texts = [notice.message for notice in listing.notices]
+    assert "b\\udce9te (no pictures)" in texts[0]
+    assert "line\\nbreak (no pictures)" in texts[0]
+    assert texts[1] == "The folder train/b\\udce9te is not used: it is empty."
+    notice_findings(listing.notices).write_parquet(tmp_path / "t.parquet")
 
 
 # ---- Levels of folders ----------------------------------------------------------------------------------------------

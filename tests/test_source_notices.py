@@ -160,3 +160,6 @@ def test_an_evaluation_finds_the_levels_and_the_numbers_of_its_run(bestiary: Cal
 def test_number_labels_of_older_runs_are_recognised() -> None:
     pictures = pl.DataFrame({"label": ["1", "2", "cat", None]})
     assert restore_number_labels(pictures, ["1.0", "2", "3.0"])["label"].to_list() == ["1.0", "2", "cat", None]
+    truths = pl.DataFrame({"label": ["true", "false"]})
+    assert restore_number_labels(truths, ["False", "True"])["label"].to_list() == ["True", "False"]
+    assert restore_number_labels(truths, ["false", "true"])["label"].to_list() == ["true", "false"]

@@ -103,7 +103,10 @@ def test_links_to_files_are_pictures_and_links_to_folders_are_counted_not_follow
         "dog/m.jpg",
     ]
     assert dict(listing.skipped) == {"linked folder": 1, "beside the class folders": 1}
-    assert messages(listing) == ["The folder lost is not used: it is a broken symbolic link."]
+    assert messages(listing) == [
+        "The folder lost is not used: it is a broken symbolic link.",
+        "1 linked folder in cat is not followed: the source has those pictures anyway, or the link leads back.",
+    ]
 
 
 def test_a_class_folder_without_pictures_is_no_class_and_is_named(tmp_path: Path) -> None:
@@ -391,9 +394,17 @@ def test_a_number_is_one_label_whatever_its_column_is(tmp_path: Path, labels: pl
     assert merged.labels() == sorted(NUMBERS)
 
 
+@pytest.mark.parametrize("texts", [["True", "False"], ["TRUE", "FALSE"], ["true", "false"], [" True", "FALSE"]])
+def test_truth_values_are_one_label_however_they_are_written(tmp_path: Path, texts: list[str]) -> None:
+    pl.DataFrame({"path": ["a.jpg", "b.jpg"], "label": texts}).write_csv(tmp_path / "t.csv")
+    pl.DataFrame({"path": ["c.jpg", "d.jpg"], "label": [True, False]}).write_parquet(tmp_path / "t.parquet")
+    assert list_sources([tmp_path / "t.csv", tmp_path / "t.parquet"], {}).labels() == ["false", "true"]
+
+
 @pytest.mark.parametrize(
     ("labels", "texts"),
     [
+        (pl.Series(["True", "False", "Maybe"][1:]), ["False", "Maybe"]),
         (pl.Series([0.5, 1.0]), ["0.5", "1"]),
         (pl.Series([0.1, -0.0], dtype=pl.Float32), ["0.1", "0"]),
         (pl.Series([1e300, 2.0**60]), ["1e+300", "1.152921504606847e+18"]),

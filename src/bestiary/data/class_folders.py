@@ -27,7 +27,7 @@ from bestiary.data.notices import EMPTY_CLASS, SourceNotice
 from bestiary.data.part_names import parse_part
 from bestiary.errors import SourceError
 from bestiary.picture import PICTURE_SUFFIXES
-from bestiary.text import format_names, printable, quote_names
+from bestiary.text import format_names, quote_names
 
 CONTAINERS = {"images", "image", "imgs", "img", "pictures", "photos", "data", "dataset", "raw-img", "jpegimages"}
 Unpack = Callable[[Path], tuple[Path, Counter[str]]]  # an archive -> its folder in the cache, members skipped by reason
@@ -112,12 +112,19 @@ def _check_deep_labels(folders: Sequence[ClassFolder], reading: FolderReading) -
 def empty_notice(folder: ClassFolder, reason: str) -> SourceNotice:
     """Return the notice that a class folder contributes no pictures, with the reason."""
     part = f"{folder.part}/" if folder.part else ""
-    message = f"The folder {printable(part + folder.below)} is not used: {reason}."
-    return SourceNotice(EMPTY_CLASS, message, folder=printable(folder.name))
+    return SourceNotice(EMPTY_CLASS, f"The folder {part}{folder.below} is not used: {reason}.", folder=folder.name)
+
+
+def link_notice(folder: ClassFolder, links: int) -> SourceNotice:
+    """Return the notice that linked folders inside a class folder with pictures are not followed."""
+    part = f"{folder.part}/" if folder.part else ""
+    subject = f"{links:,} linked folder{'s' * (links > 1)} in {part}{folder.below} {'are' if links > 1 else 'is'}"
+    reason = "the source has those pictures anyway, or the link leads back"
+    return SourceNotice(EMPTY_CLASS, f"{subject} not followed: {reason}.", folder=folder.name, is_issue=False)
 
 
 def _unused_notice(name: str, reason: str) -> SourceNotice:
-    return SourceNotice(EMPTY_CLASS, f"The folder {printable(name)} is not used: {reason}.", folder=printable(name))
+    return SourceNotice(EMPTY_CLASS, f"The folder {name} is not used: {reason}.", folder=name)
 
 
 def _descend(folder: ClassFolder, source: Path, reading: FolderReading, result: ClassFolders) -> list[ClassFolder]:
@@ -131,7 +138,7 @@ def _descend(folder: ClassFolder, source: Path, reading: FolderReading, result: 
             if has_loose_pictures(parent.folder.path) or (not inner and has_pictures(parent.folder.path, source)):
                 reason = f"lie at level {depth}, and labels are taken from the folders at level {reading.label_depth}"
                 message = f"Pictures directly in the folder {parent.below} are not used: they {reason}."
-                result.notices.append(SourceNotice(EMPTY_CLASS, message, folder=printable(parent.name)))
+                result.notices.append(SourceNotice(EMPTY_CLASS, message, folder=parent.name))
             elif not inner:
                 result.notices.append(empty_notice(parent, "it is empty"))
     return level

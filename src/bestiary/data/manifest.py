@@ -80,7 +80,8 @@ def _format_labels(labels: pl.Series) -> pl.Series:
     """Return labels as text: a number has the same label in whatever type of column it is stored.
 
     Whole numbers have no decimals: a column of whole numbers with a gap becomes floating-point, and a CSV of it has
-    1.0 in every row. A date with the time 00:00:00 is that date. NaN becomes null.
+    1.0 in every row. Truth values are true and false: a CSV has True or TRUE, depending on what wrote it. A date with
+    the time 00:00:00 is that date. NaN becomes null.
     """
     import polars as pl
 
@@ -95,6 +96,8 @@ def _format_labels(labels: pl.Series) -> pl.Series:
     if isinstance(kind, pl.Datetime) and labels.dt.time().drop_nulls().cast(pl.Int64).sum() == 0:
         return labels.dt.date().cast(pl.String)
     texts = labels.cast(pl.String)
+    if kind == pl.String and set(texts.str.strip_chars().str.to_lowercase().drop_nulls()) <= {"true", "false", ""}:
+        return texts.str.to_lowercase()
     if kind == pl.String and all(_DECIMALS.fullmatch(text) for text in texts.drop_nulls() if text):
         return texts.str.strip_chars().str.replace(r"\.0+$", "")
     return texts

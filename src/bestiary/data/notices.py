@@ -12,6 +12,7 @@ import polars as pl
 
 from bestiary import table
 from bestiary.checks import ABOUT_SOURCE
+from bestiary.text import escape_control_chars, printable
 
 SPLIT_FOLDERS, EMPTY_CLASS, NESTED, UNUSED_COLUMN = "split-folders", "empty-class", "nested-classes", "unused-column"
 
@@ -27,6 +28,11 @@ class SourceNotice:
     message: str
     folder: str = ""
     is_issue: bool = True
+
+    def __post_init__(self) -> None:
+        """Escape what cannot be printed or stored: folders may have any name."""
+        object.__setattr__(self, "message", escape_control_chars(self.message))
+        object.__setattr__(self, "folder", printable(self.folder))
 
 
 def notice_findings(notices: Iterable[SourceNotice]) -> pl.DataFrame:

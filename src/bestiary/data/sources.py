@@ -11,8 +11,16 @@ from pathlib import Path
 from bestiary.context import Context
 from bestiary.data import archives, manifest
 from bestiary.data.archive_members import SUFFIXES, is_archive
-from bestiary.data.class_folders import ClassFolder, FolderReading, empty_notice, list_class_folders
-from bestiary.data.folder_walk import NOT_TEXT, PACKED, is_skipped_folder, is_text, iter_files, skip_reason
+from bestiary.data.class_folders import ClassFolder, FolderReading, empty_notice, link_notice, list_class_folders
+from bestiary.data.folder_walk import (
+    LINKED_FOLDER,
+    NOT_TEXT,
+    PACKED,
+    is_skipped_folder,
+    is_text,
+    iter_files,
+    skip_reason,
+)
 from bestiary.data.label_map import ClassNaming, find_label, match_folders, warn_label_case
 from bestiary.data.nested_folders import FolderContents, describe_contents, nested_notices
 from bestiary.data.notices import UNUSED_COLUMN, SourceNotice
@@ -206,6 +214,8 @@ def _collect(folder: ClassFolder, source: Path, reading: FolderReading, listing:
     listing.skipped += skipped
     if not paths and len(listing.unusable) == before:
         listing.notices.append(empty_notice(folder, _describe_empty(skipped)))
+    elif links := skipped[LINKED_FOLDER]:
+        listing.notices.append(link_notice(folder, links))
     return describe_contents(folder, label, paths)
 
 

@@ -77,12 +77,14 @@ def evaluate_external(
 
 
 def restore_number_labels(pictures: pl.DataFrame, classes: Sequence[str]) -> pl.DataFrame:
-    """Return the pictures with the labels of whole numbers as the run has them.
+    """Return the pictures with the labels of whole numbers and truth values as the run has them.
 
-    Runs from before December 2026 have 1.0 for the 1 of a floating-point column.
+    Runs from before December 2026 have 1.0 for the 1 of a floating-point column, and True as a CSV had it.
     """
-    labels = pictures["label"].unique().drop_nulls()
-    older = {label: f"{label}.0" for label in labels if label not in classes and f"{label}.0" in classes}
+    older: dict[str, str] = {}
+    for label in set(pictures["label"].drop_nulls()) - set(classes):
+        spellings = (f"{label}.0", *((label.capitalize(), label.upper()) if label in ("true", "false") else ()))
+        older.update((label, spelling) for spelling in spellings if spelling in classes)
     return pictures.with_columns(pl.col("label").replace(older))
 
 
