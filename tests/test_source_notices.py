@@ -154,6 +154,10 @@ def test_an_evaluation_finds_the_levels_and_the_numbers_of_its_run(bestiary: Cal
     for pictures, more in (("more", ()), ("flat", ("--label-depth", "1"))):
         code, out, _ = bestiary("evaluate", "run", pictures, *more, "--threads", "1", "--json", "-q")
         assert (code, json.loads(out)["metrics"]["n"]) == (0, 12)
+    draw(tmp_path / "flat" / "test", 0, 2)
+    assert "leave it out: --classes ant,bee,cow" in bestiary("evaluate", "run", "flat", "--label-depth", "1")[2]
+    out = bestiary("evaluate", "run", "flat", "--label-depth", "1", "--classes", "ant,bee,cow", "--json", "-q")[1]
+    assert json.loads(out)["metrics"]["passed_over"] == {"of other classes": 2}
     assert "need PICTURES" in bestiary("evaluate", "run", "--label-depth", "2")[2]
 
 

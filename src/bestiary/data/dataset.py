@@ -34,7 +34,8 @@ Sources = Path | str | Sequence[Path | str]  # one source of pictures, or severa
 class DataSource:
     """The source of a dataset: pictures, a label map (name or CSV file), a file of label decisions.
 
-    label_depth: the level of folders whose names are the labels; None: that of the recipe. model_classes: the classes
+    label_depth: the level of folders whose names are the labels; None: that of the recipe. classes: use only these
+    labels, in an evaluation; elsewhere the recipe has them. model_classes: the classes
     of the model that the pictures are for; a folder of that name is no part of a split.
     """
 
@@ -42,6 +43,7 @@ class DataSource:
     labels: str | None = None
     corrections: Path | str | None = None
     label_depth: int | None = None
+    classes: tuple[str, ...] = ()
     model_classes: tuple[str, ...] = ()
 
     @property

@@ -57,11 +57,11 @@ def evaluate_external(
     """
     recipe, bundle = run_folder.load_resolved_recipe(run), read_bundle(run)
     validation = table.read(run / "predictions.parquet", table.PREDICTIONS).filter(pl.col("split") == "val")
-    all_classes = recipe.data.model_copy(update={"classes": ()})
+    data = recipe.data.model_copy(update={"classes": source.classes})
     source = replace(source, model_classes=tuple(bundle.classes))
-    dataset = load_dataset(source, recipe.model_copy(update={"data": all_classes}), context)
+    dataset = load_dataset(source, recipe.model_copy(update={"data": data}), context)
     dataset = replace(dataset, pictures=restore_number_labels(dataset.pictures, bundle.classes))
-    near_bits = all_classes.near_duplicate_bits if all_classes.near_duplicates else None
+    near_bits = data.near_duplicate_bits if data.near_duplicates else None
     run_pictures = table.read(run / "pictures.parquet", table.PICTURES)
     external = drop_seen_copies(dataset, run_pictures, near_bits=near_bits)
     predictor = Predictor(run, threads=context.threads, engine="fastest")
