@@ -393,6 +393,16 @@ def test_archives_that_are_not_unpacked_are_named(tmp_path: Path) -> None:
         listed(tmp_path / "outer.zip")
 
 
+def test_messages_about_an_archive_name_the_archive(tmp_path: Path) -> None:
+    archive = tmp_path / "dogs-vs-cats.zip"
+    packed(archive, "train/cat.0.jpg", "train/dog.0.jpg", "test1/1.jpg")
+    with pytest.raises(SourceError, match=r"The folders train, test1 in .*dogs-vs-cats\.zip are named like the parts"):
+        listed(archive)
+    packed(tmp_path / "mixed.zip", "cat/1.jpg", "dog/1.jpg", "cow.zip")
+    (notice,) = listed(tmp_path / "mixed.zip").notices
+    assert notice.message.startswith(f"The archives cow.zip in {tmp_path / 'mixed.zip'} are not used")
+
+
 def test_archives_of_one_name_are_refused(tmp_path: Path) -> None:
     packed(tmp_path / "s" / "ant.zip", "1.jpg")
     packed(tmp_path / "s" / "ant.ZIP", "1.jpg")

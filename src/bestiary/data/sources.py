@@ -127,9 +127,7 @@ def _list_source(source: Path, reading: FolderReading, context: Context) -> Pict
     if source.is_dir():
         listing = _list_folder(source, reading, context.reporter)
     elif is_archive(source):
-        folder, skipped = _unpack(source, context)
-        listing = _list_folder(folder, replace(reading, unwrap=True, unpack=None), SilentReporter())
-        listing.skipped += skipped
+        listing = _list_archive(source, reading, context)
     elif source.suffix.lower() in TABLE_SUFFIXES:
         listing = _list_table(source)
     else:
@@ -168,6 +166,18 @@ def _list_table(source: Path) -> PictureList:
                 f" kept in one split. If they belong together, check the split{keep}.",
             )
         )
+    return listing
+
+
+def _list_archive(source: Path, reading: FolderReading, context: Context) -> PictureList:
+    """Return the pictures of an archive; messages name it, not its folder in the cache."""
+    folder, skipped = _unpack(source, context)
+    try:
+        listing = _list_folder(folder, replace(reading, unwrap=True, unpack=None), SilentReporter())
+    except SourceError as error:
+        raise SourceError(str(error).replace(str(folder), str(source))) from None
+    listing.skipped += skipped
+    listing.notices = [replace(n, message=n.message.replace(str(folder), str(source))) for n in listing.notices]
     return listing
 
 
