@@ -159,6 +159,7 @@ def test_empty_parts_beside_classes_are_named(tmp_path: Path) -> None:
         (["train/train/cat.0.jpg", "train/train/dog.0.jpg", "test1/test1/1.jpg"], "train,test1"),
         (["train/cat/1.jpg", "train/dog/1.jpg", "train/stray.jpg", "misc/1.jpg"], "misc,train"),
         (["train/1.jpg", "train/2.jpg", "train/more/3.jpg", "test/1.jpg"], "train,test"),
+        (["train/1.jpg", "bus/1.jpg", "test/1.jpg"], "train,test,bus"),
         (["cat/1.jpg", "dog/1.jpg", "test/1.jpg"], "cat,dog"),
         (["train/ice/1.jpg", "train/tgv/1.jpg", "bus/1.jpg", "car/1.jpg"], "bus,car,train"),
         ([*class_folders("train", "unnamed")], "train,unnamed"),
@@ -380,7 +381,7 @@ def test_archives_that_are_not_unpacked_are_named(tmp_path: Path) -> None:
     packed(root / "cow.zip", "1.jpg")
     listing = listed(root)
     assert (listing.labels(), checks(listing)) == (["cat", "dog"], [("empty-class", True)])
-    assert "The archives cow.zip in" in listing.notices[0].message
+    assert "are not used: cow.zip; they lie beside folders of pictures" in listing.notices[0].message
     packed(tmp_path / "single" / "all.zip", *class_folders("x"))
     with pytest.raises(SourceError, match=r"holds one archive, all\.zip\. Pass the archive itself"):
         listed(tmp_path / "single")
@@ -400,7 +401,7 @@ def test_messages_about_an_archive_name_the_archive(tmp_path: Path) -> None:
         listed(archive)
     packed(tmp_path / "mixed.zip", "cat/1.jpg", "dog/1.jpg", "cow.zip")
     (notice,) = listed(tmp_path / "mixed.zip").notices
-    assert notice.message.startswith(f"The archives cow.zip in {tmp_path / 'mixed.zip'} are not used")
+    assert notice.message.startswith(f"Archives in {tmp_path / 'mixed.zip'} are not used: cow.zip;")
 
 
 def test_archives_of_one_name_are_refused(tmp_path: Path) -> None:

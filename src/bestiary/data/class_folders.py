@@ -210,7 +210,7 @@ def _unpack_archives(
     names = format_names([path.name for path in archives])
     if any(has_pictures(folder.path, parent) for folder in folders):
         reason = "they lie beside folders of pictures. Unpack them, or pass them as further sources"
-        result.notices.append(SourceNotice(EMPTY_CLASS, f"The archives {names} in {parent} are not used: {reason}."))
+        result.notices.append(SourceNotice(EMPTY_CLASS, f"Archives in {parent} are not used: {names}; {reason}."))
         return []
     if reading.unpack is None:
         raise SourceError(

@@ -118,11 +118,11 @@ def _split_layout(parts: list[_Folder], rest: list[_Folder], top: Path) -> Folde
     parts = sorted(parts, key=lambda part: (KIND_ORDER.index(part.kind), part.name))
     structured = [part for part in parts if part.inner and not part.is_loose]
     if not structured:
-        raise _loose_parts_error(parts, top)
+        raise _loose_parts_error(parts, rest, top)
     kinds = {part.kind for part in structured}
     splits = {part.folder: split for part in structured if (split := _split_of(part.kind, kinds))}
     if not splits:
-        raise _loose_parts_error(parts, top)
+        raise _loose_parts_error(parts, rest, top)
     unused = [folder for folder in [*parts, *rest] if folder.folder not in splits]
     if len(splits) == 1 and "train" in splits.values():  # the others have no labels: bestiary splits the pictures
         (part,) = splits
@@ -210,13 +210,14 @@ def _class_notice(part: _Folder) -> SourceNotice:
     )
 
 
-def _loose_parts_error(parts: Sequence[_Folder], top: Path) -> SourceError:
+def _loose_parts_error(parts: Sequence[_Folder], rest: Sequence[_Folder], top: Path) -> SourceError:
+    others = [folder for folder in rest if folder.has_pictures and folder.kind != "unlabelled"]
     names = format_names([part.name for part in parts])
     return SourceError(
         f"The folders {names} in {top} are named like the parts of a split, but their pictures"
         f" do not lie in class folders, so they have no labels. Expected {parts[0].name}/CLASS/picture. If the file"
-        " names tell the class, write a table of path,label. If these folders are the classes, name them:"
-        f" --classes {quote_names([part.label for part in parts])}."
+        " names tell the class, write a table of path,label. If these folders are classes, name all"
+        f" classes: --classes {quote_names([folder.label for folder in [*parts, *others]])}."
     )
 
 
