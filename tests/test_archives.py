@@ -647,9 +647,11 @@ def test_a_class_folder_that_leads_back_is_not_followed(tmp_path: Path) -> None:
 def test_a_folder_that_vanishes_while_it_is_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, walk = planted(tmp_path / "pets", "cat/a.jpg", "dog/b.jpg"), os.walk
 
-    def vanishing(folder: Path, onerror: Callable[[OSError], None]) -> Iterator[tuple[str, list[str], list[str]]]:
+    def vanishing(
+        folder: Path, onerror: Callable[[OSError], None], followlinks: bool
+    ) -> Iterator[tuple[str, list[str], list[str]]]:
         shutil.rmtree(root / "dog", ignore_errors=True)
-        return walk(folder, onerror=onerror)
+        return walk(folder, onerror=onerror, followlinks=followlinks)
 
     monkeypatch.setattr(sources.os, "walk", vanishing)
     with pytest.raises(SourceError, match=r"The folder .*dog cannot be listed: No such file"):

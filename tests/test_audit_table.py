@@ -96,6 +96,7 @@ def test_json_lists_serious_findings_notes_and_skipped_checks() -> None:
         "noted": {"alpha": 1},
         "passed_over": {"hidden": 2},
         "not_looked_for": {"x": "y"},
+        "notices": [],
         "page": None,
     }
 

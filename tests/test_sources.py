@@ -1,6 +1,7 @@
 import os
 import sys
 from collections.abc import Mapping
+from datetime import date, datetime
 from pathlib import Path
 
 import polars as pl
@@ -10,7 +11,6 @@ from bestiary.context import Context
 from bestiary.data.label_map import ANIMALS10, label_map
 from bestiary.data.sources import PictureList, list_sources
 from bestiary.errors import SourceError
-from bestiary.progress import LogReporter
 from listening import Listening
 
 
@@ -23,6 +23,10 @@ def planted(folder: Path, *names: str) -> Path:
 
 def listed(source: Path, labels: Mapping[str, str] | None = None) -> PictureList:
     return list_sources([source], labels or {})
+
+
+def messages(listing: PictureList) -> list[str]:
+    return [notice.message for notice in listing.notices]
 
 
 def rows(listing: PictureList, folder: Path) -> list[tuple[str, str, str | None]]:
@@ -99,11 +103,20 @@ def test_links_to_files_are_pictures_and_links_to_folders_are_counted_not_follow
         "dog/m.jpg",
     ]
     assert dict(listing.skipped) == {"linked folder": 1, "beside the class folders": 1}
+    assert messages(listing) == [
+        "The folder lost is not used: it is a broken symbolic link.",
+        "1 linked folder in cat is not followed: the source has those pictures anyway, or the link leads back.",
+    ]
 
 
-def test_a_class_folder_without_pictures_is_no_class(tmp_path: Path) -> None:
+def test_a_class_folder_without_pictures_is_no_class_and_is_named(tmp_path: Path) -> None:
     planted(tmp_path, "cat/a.jpg", "dog/notes.txt").joinpath("empty").mkdir()
-    assert listed(tmp_path).labels() == ["cat"]
+    listing = listed(tmp_path)
+    assert listing.labels() == ["cat"]
+    assert messages(listing) == [
+        "The folder dog is not used: it holds no pictures (skipped: 1 not meant as pictures).",
+        "The folder empty is not used: it is empty.",
+    ]
 
 
 # ------------------------------------------------------------------------------------------- folders already split
@@ -119,18 +132,15 @@ def test_folders_already_split_are_recognised_in_any_spelling(tmp_path: Path, tr
     assert dict(listing.skipped) == {"beside the class folders": 1, "hidden folder": 1}
 
 
-@pytest.mark.parametrize("folders", [["train", "test", "zebra"], ["test", "val"], ["train"]])
-def test_other_folders_are_classes_whatever_they_are_called(tmp_path: Path, folders: list[str]) -> None:
-    listing = listed(planted(tmp_path, *(f"{folder}/inner/a.jpg" for folder in folders)))
-    assert [(label, split) for _, label, split in rows(listing, tmp_path)] == [(name, None) for name in sorted(folders)]
-
-
-def test_parts_of_a_split_with_another_folder_beside_them_are_not_taken_for_classes_in_silence(tmp_path: Path) -> None:
-    listening = Listening()
-    folder = planted(tmp_path, "train/cat/a.jpg", "test/cat/b.jpg", "unsorted/c.jpg")
-    assert list_sources([folder], {}, Context(reporter=listening)).labels() == ["test", "train", "unsorted"]
-    (said,) = listening.said
-    assert said.startswith("test, train are used as classes, like unsorted beside them.")
+def test_parts_of_a_split_are_parts_whatever_lies_beside_them(tmp_path: Path) -> None:
+    listing = listed(planted(tmp_path, "train/cat/a.jpg", "test/cat/b.jpg", "unsorted/c.jpg"))
+    assert rows(listing, tmp_path) == [("test/cat/b.jpg", "cat", "test"), ("train/cat/a.jpg", "cat", "train")]
+    (notice,) = listing.notices
+    assert (notice.check, notice.is_issue) == ("split-folders", True)
+    assert notice.message.startswith(
+        "The folders train, test are used as the parts of a split; the folder unsorted (1 picture without class"
+        " folders) is skipped."
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- tables
@@ -246,7 +256,9 @@ def test_the_built_in_map_fits_the_real_folders(animals10: Path) -> None:
 def test_an_own_map_is_a_csv_with_or_without_header(tmp_path: Path, header: str) -> None:
     path = tmp_path / "map.csv"
     path.write_bytes(f'{header} n02 , cat \n\n"n,03",dög\n'.encode("utf-8-sig"))
-    assert label_map(str(path)) == {"n02": "cat", "n,03": "dög"}
+    assert label_map(str(path)) == {" n02 ": "cat", "n,03": "dög"}
+    root = folders(tmp_path / "pictures", "n02", "n,03")
+    assert listed(root, label_map(str(path))).labels() == ["cat", "dög"]
 
 
 def test_a_map_that_is_unknown_or_bad_is_told(tmp_path: Path) -> None:
@@ -332,13 +344,10 @@ def test_a_part_of_a_split_that_is_packed_twice_is_looked_through(tmp_path: Path
     ]
 
 
-def test_folders_that_all_hold_the_same_folders_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for part in ("seg_train", "seg_test"):
-        for label in ("cat", "dog"):
-            (tmp_path / part / label).mkdir(parents=True)
-            (tmp_path / part / label / "a.jpg").touch()
-    assert list_sources([tmp_path], {}, Context(reporter=LogReporter())).labels() == ["seg_test", "seg_train"]
-    assert "though each contains the same folders: cat, dog" in capsys.readouterr().err
+def test_folders_that_all_hold_the_same_folders_are_named(tmp_path: Path) -> None:
+    listing = listed(planted(tmp_path, "A/cat/1.jpg", "A/dog/1.jpg", "B/cat/1.jpg", "B/dog/1.jpg"))
+    assert listing.labels() == ["A", "B"]
+    assert "though each contains the same folders: cat, dog" in messages(listing)[0]
 
 
 def test_a_csv_may_have_empty_lines_and_paths_of_windows(tmp_path: Path) -> None:
@@ -353,3 +362,100 @@ def test_a_number_that_is_none_is_no_label(tmp_path: Path) -> None:
     pl.DataFrame({"path": ["a.jpg", "b.jpg"], "label": [1.0, float("nan")]}).write_parquet(tmp_path / "t.parquet")
     with pytest.raises(SourceError, match="row 2: path and label must not be empty"):
         list_sources([tmp_path / "t.parquet"], {})
+
+
+# ---- Labels of any type -------------------------------------------------------------------------------------------
+
+
+NUMBERS = ["1", "2", "10"]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pl.Series([1, 2, 10], dtype=pl.Int8),
+        pl.Series([1, 2, 10], dtype=pl.UInt64),
+        pl.Series([1.0, 2.0, 10.0]),
+        pl.Series([1.0, 2.0, 10.0], dtype=pl.Float32),
+        pl.Series(["1.00", "2.00", "10.00"]).cast(pl.Decimal(10, 2)),
+        pl.Series(NUMBERS),
+        pl.Series(NUMBERS, dtype=pl.Categorical),
+        pl.Series(NUMBERS, dtype=pl.Enum(NUMBERS)),
+        pl.Series(["1.0", "2.0", "10.0"]),
+    ],
+)
+def test_a_number_is_one_label_whatever_its_column_is(tmp_path: Path, labels: pl.Series) -> None:
+    frame = pl.DataFrame({"path": ["a.jpg", "b.jpg", "c.jpg"], "label": labels})
+    frame.write_parquet(tmp_path / "t.parquet")
+    frame.write_csv(tmp_path / "t.csv")
+    for name in ("t.parquet", "t.csv"):
+        assert [p.label for p in listed(tmp_path / name).pictures] == NUMBERS
+    merged = list_sources([tmp_path / "t.parquet", tmp_path / "t.csv"], {})
+    assert merged.labels() == sorted(NUMBERS)
+
+
+@pytest.mark.parametrize("texts", [["True", "False"], ["TRUE", "FALSE"], ["true", "false"], [" True", "FALSE"]])
+def test_truth_values_are_one_label_however_they_are_written(tmp_path: Path, texts: list[str]) -> None:
+    pl.DataFrame({"path": ["a.jpg", "b.jpg"], "label": texts}).write_csv(tmp_path / "t.csv")
+    pl.DataFrame({"path": ["c.jpg", "d.jpg"], "label": [True, False]}).write_parquet(tmp_path / "t.parquet")
+    assert list_sources([tmp_path / "t.csv", tmp_path / "t.parquet"], {}).labels() == ["false", "true"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "texts"),
+    [
+        (pl.Series(["True", "False", "Maybe"][1:]), ["False", "Maybe"]),
+        (pl.Series([0.5, 1.0]), ["0.5", "1"]),
+        (pl.Series([0.1, -0.0], dtype=pl.Float32), ["0.1", "0"]),
+        (pl.Series([1e300, 2.0**60]), ["1e+300", "1.152921504606847e+18"]),
+        (pl.Series([True, False]), ["true", "false"]),
+        (pl.Series(["1.0", "cat"]), ["1.0", "cat"]),
+        (pl.Series(["1.0", "2.10"]), ["1", "2.10"]),
+        (pl.Series(["007", "7"]), ["007", "7"]),
+        (pl.Series([date(2024, 1, 31), date(2024, 2, 1)]), ["2024-01-31", "2024-02-01"]),
+        (pl.Series([datetime(2024, 1, 31), datetime(2024, 2, 1)]), ["2024-01-31", "2024-02-01"]),
+    ],
+)
+def test_labels_of_other_types_are_written_as_they_are(tmp_path: Path, labels: pl.Series, texts: list[str]) -> None:
+    pl.DataFrame({"path": ["a.jpg", "b.jpg"], "label": labels}).write_parquet(tmp_path / "t.parquet")
+    assert [p.label for p in listed(tmp_path / "t.parquet").pictures] == texts
+
+
+@pytest.mark.parametrize("label", [pl.Series([1.0, None]), pl.Series([1, None]), pl.Series(["1", None])])
+def test_a_gap_among_the_labels_is_named(tmp_path: Path, label: pl.Series) -> None:
+    pl.DataFrame({"path": ["a.jpg", "b.jpg"], "label": label}).write_parquet(tmp_path / "t.parquet")
+    with pytest.raises(SourceError, match="row 2: path and label must not be empty"):
+        listed(tmp_path / "t.parquet")
+
+
+# ---- Label maps: folders named twice, spaces at the ends ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "rows_of_map",
+    ["ant,insect\nbee,insect\nant,spider\n", "café,a\ncafe\u0301,b\n", "folder,label\n ant,x\n ant,y\n"],
+)
+def test_a_folder_with_two_labels_is_refused(tmp_path: Path, rows_of_map: str) -> None:
+    (tmp_path / "map.csv").write_text(rows_of_map, encoding="utf-8")
+    with pytest.raises(SourceError, match=r'row \d: the folder ".*" has a second label, ".*"; an earlier row gives it'):
+        label_map(str(tmp_path / "map.csv"))
+
+
+def test_a_folder_that_is_named_twice_with_one_label_has_it(tmp_path: Path) -> None:
+    (tmp_path / "map.csv").write_text("ant,insect\nant, insect\n")
+    assert label_map(str(tmp_path / "map.csv")) == {"ant": "insect"}
+
+
+def test_folders_whose_names_end_in_spaces_are_mapped(tmp_path: Path) -> None:
+    root, listening = folders(tmp_path / "p", "cat", "cat ", " dog"), Listening()
+    (tmp_path / "map.csv").write_text('folder,label\n"cat ",lynx\ncat,cat\ndog ,dog\n')
+    mapped = list_sources([root], label_map(str(tmp_path / "map.csv")), Context(reporter=listening))
+    assert sorted((p.path.parent.name, p.label) for p in mapped.pictures) == [
+        (" dog", " dog"),
+        ("cat", "cat"),
+        ("cat ", "lynx"),
+    ]
+    assert listening.said == ["1 of 3 folders of the label map are missing: dog ."]
+    (tmp_path / "map.csv").write_text("ant ,x\nant  ,y\n")
+    with pytest.raises(SourceError, match=r'The label map: the folder "ant" has a second label, "y"'):
+        listed(folders(tmp_path / "q", "ant"), label_map(str(tmp_path / "map.csv")))

@@ -21,7 +21,8 @@ class AuditCheck:
     singular: what was found, empty where nothing can be counted; many: its plural, if not with an s; meaning: a phrase
     for a table; effect: on a model; remedy: what to do. table_order: place in the findings table, 0 for a check that is
     not written there; review_order: place in the review queue, 0 for a check without pictures to decide about.
-    fails_strict: `audit --strict` fails; alters_model: the findings change the model or its score.
+    fails_strict: `audit --strict` fails; alters_model: the findings change the model or its score; about_source: they
+    are about folders or tables, not about a picture.
     """
 
     name: str
@@ -34,6 +35,7 @@ class AuditCheck:
     review_order: int = 0
     fails_strict: bool = False
     alters_model: bool = False
+    about_source: bool = False
     many: str = ""
 
     @property
@@ -68,6 +70,7 @@ REVIEW_ORDER = tuple(
 )
 NOTED = frozenset(check.name for check in CHECKS if check.severity == "note")
 FAILS_STRICT = frozenset(check.name for check in CHECKS if check.fails_strict)
+ABOUT_SOURCE = tuple(check.name for check in CHECKS if check.about_source)
 ALTERS_MODEL = tuple(check.name for check in CHECKS if check.alters_model)
 
 

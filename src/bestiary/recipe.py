@@ -65,6 +65,7 @@ class DataConfig(_Section):
     """The pictures and their split."""
 
     classes: tuple[str, ...] = Field((), description="use only these labels; empty: all")
+    label_depth: int = Field(1, ge=1, le=10, description="labels are the names of the folders at this level")
     min_per_class: int = Field(10, ge=3, description="a class with fewer pictures is an error")
     val_fraction: float = Field(0.15, gt=0, lt=0.5)
     test_fraction: float = Field(0.15, gt=0, lt=0.5)
@@ -132,8 +133,7 @@ class TrainConfig(_Section):
     patience_epochs: int | None = Field(None, ge=1, description="without a better validation macro-F1: stop")
     balance: Balance = "none"
     unfreeze_stages: int = Field(1, ge=0, description="for finetune: number of trained last stages")
-    # For finetune with a bundled backbone: each picture as it is, mirrored, then augmented; an epoch shows all.
-    views: int = Field(3, ge=1)
+    views: int = Field(3, ge=1, description="for finetune, bundled backbone: in an epoch, plain, mirrored, augmented")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     size_from: int | None = Field(None, ge=16, description="pixels: training size of the first epochs")
     size_to: int | None = Field(None, ge=16, description="of the last epochs; for resnet")

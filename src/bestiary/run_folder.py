@@ -147,6 +147,12 @@ def hide_passwords(text: str) -> str:
     return re.sub(r"(://[^/\s:@]*):[^/\s]+@", r"\1:***@", text)
 
 
+def read_environment(run: Path) -> dict[str, Any]:
+    """Return the facts in `environment.json` of a run, empty if it has none."""
+    path = run / "environment.json"
+    return read_json(path) if path.exists() else {}
+
+
 def update_environment(run: Path, facts: Mapping[str, Any]) -> None:
     """Add facts to `environment.json` of a run."""
     write_json(run / "environment.json", {**read_json(run / "environment.json"), **facts})

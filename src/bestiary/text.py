@@ -65,6 +65,16 @@ def format_names(names: Sequence[str], max_names: int = 10) -> str:
     return ", ".join(names[:max_names]) + more
 
 
+def quote_names(names: Sequence[str], end: str = "") -> str:
+    """Return names as the value of an option, in quotes if it has spaces.
+
+    >>> quote_names(["ant", "bee"]), quote_names(["guinea pig"], ",…")
+    ('ant,bee', '"guinea pig,…"')
+    """
+    text = ",".join(names) + end
+    return f'"{text}"' if " " in text else text
+
+
 def describe_skipped(skipped: Mapping[str, int]) -> str:
     """Return the number of skipped files by reason as a sentence, empty if there are none.
 

@@ -21,6 +21,7 @@ def audit(
     pictures: options.Pictures,
     labels: options.Labels = None,
     classes: options.Classes = None,
+    label_depth: options.LabelDepth = None,
     corrections: options.Corrections = None,
     out: Annotated[Path | None, typer.Option(help="Write audit.html and findings.parquet into this folder.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if there are serious findings.")] = False,
@@ -39,7 +40,8 @@ def audit(
     from bestiary.locks import output_lock
     from bestiary.progress import make_reporter
 
-    values, reporter = options.build_recipe(recipe, settings, classes=classes), make_reporter(quiet=quiet)
+    values = options.build_recipe(recipe, settings, classes=classes, label_depth=label_depth)
+    reporter = make_reporter(quiet=quiet)
     with output_lock(out):
         dataset = flow.audit(
             pictures, labels=labels, corrections=corrections, recipe=values, threads=threads, reporter=reporter

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 STYLES = ("dim", "default", "bold yellow", "bold red")  # note, issue, needs a person, serious
+MAX_FURTHER = 30  # messages about folders and tables beyond the first of each check
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class AuditRow:
 
 def audit_json(dataset: AuditedDataset, page: Path | None) -> dict[str, Any]:
     """Return the audit as plain values; `findings` counts everything, `noted` those that need no action."""
+    from bestiary.data.notices import read_notices
+
     findings = dataset.findings
     return {
         "pictures": dataset.pictures.height,
@@ -45,6 +48,7 @@ def audit_json(dataset: AuditedDataset, page: Path | None) -> dict[str, Any]:
         "noted": _count_by_check(findings.filter(~findings["is_issue"])),
         "passed_over": dict(dataset.passed_over),
         "not_looked_for": dict(dataset.not_looked_for),
+        "notices": read_notices(findings),
         "page": None if page is None else str(page),
     }
 
@@ -65,12 +69,25 @@ def print_audit(dataset: AuditedDataset, page: Path | None) -> None:
     else:
         for row in rows:
             typer.echo(f"{row.n:7,}  {row.check:16} {row.example}")
+    for message in _further_notices(dataset.findings):
+        typer.echo(message)
     for message in filter(None, (describe_skipped(dataset.passed_over), *skipped_check_messages(dataset))):
         typer.echo(message)
     if page is not None:
         typer.echo(f"The pictures side by side: {page.absolute()}")
     elif rows:
         typer.echo("To see the pictures: the same command with --out audit, then open audit/audit.html.")
+
+
+def _further_notices(findings: pl.DataFrame) -> list[str]:
+    """Return the messages about folders and tables that are not the example of their check: each is to be read."""
+    from bestiary.checks import ABOUT_SOURCE
+    from bestiary.text import escape_control_chars
+
+    by_check = (findings.filter(findings["check"] == check)["message"].to_list() for check in ABOUT_SOURCE)
+    further = [escape_control_chars(message) for messages in by_check for message in messages[1:]]
+    more = len(further) - MAX_FURTHER
+    return further[:MAX_FURTHER] + ([f"{more:,} more of these are in findings.parquet."] if more > 0 else [])
 
 
 def audit_rows(dataset: AuditedDataset) -> list[AuditRow]:

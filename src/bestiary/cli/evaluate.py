@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bestiary.cli.app import app
-from bestiary.cli.options import AsJson, Corrections, Labels, Quiet, RunPath, Threads
+from bestiary.cli.options import AsJson, Classes, Corrections, LabelDepth, Labels, Quiet, RunPath, Threads, parse_names
 from bestiary.cli.output import print_json, print_run
 from bestiary.errors import UserError, require_extra
 
@@ -22,6 +22,8 @@ def evaluate(
     pictures: Annotated[Path | None, typer.Argument(metavar="[PICTURES]", help="Other labelled pictures.")] = None,
     labels: Labels = None,
     corrections: Corrections = None,
+    classes: Classes = None,
+    label_depth: LabelDepth = None,
     name: Annotated[str | None, typer.Option(help="Name of the result folder, in RUN/evaluations.")] = None,
     corruptions: Annotated[
         bool, typer.Option("--corruptions", help="Score validation pictures with noise, blur, … at 5 severities.")
@@ -47,11 +49,16 @@ def evaluate(
         rows = evaluate_corrupted(run, threads=threads, reporter=reporter).to_dicts()
         print_json({"corruptions": rows}) if as_json else typer.echo(format_corruption_table(rows))
     elif pictures is None:
-        if labels is not None or name is not None or corrections is not None:
-            raise UserError("--labels, --corrections and --name need PICTURES: the labelled pictures to score.")
+        if (labels, name, corrections, classes, label_depth) != (None,) * 5:
+            raise UserError(
+                "--labels, --classes, --corrections, --label-depth and --name need PICTURES: the labelled pictures to"
+                " score."
+            )
         print_run(flow.evaluate(run, threads=threads, reporter=reporter), as_json)
     else:
-        source, context = DataSource(pictures, labels, corrections), Context.create(threads, reporter)
+        names = () if classes is None else tuple(parse_names(classes))
+        source = DataSource(pictures, labels, corrections, label_depth, names)
+        context = Context.create(threads, reporter)
         _print_external(evaluate_external(run, source, context, name=name), as_json)
 
 

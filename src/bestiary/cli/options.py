@@ -50,6 +50,10 @@ CORRECTIONS_HELP = "Label decisions: sha256,action,label[,note,when]; action is 
 Corrections = Annotated[Path | None, typer.Option(metavar="FILE.csv", help=CORRECTIONS_HELP)]
 Labels = Annotated[str | None, typer.Option(help='Map folder names to labels: "animals10", or a CSV of folder,label.')]
 Classes = Annotated[str | None, typer.Option(help="Use only these labels: a,b,c.")]
+LabelDepth = Annotated[
+    int | None,
+    typer.Option(min=1, max=10, help="Level of the folders that name the labels; 2: animals/cat/1.jpg is a cat."),
+]
 MethodOption = Annotated[Method | None, typer.Option(help="Training method; probe is fast and needs no torch.")]
 Backbone = Annotated[str | None, typer.Option(help="lite0 or lite2; finetune also takes any timm model name.")]
 RecipeName = Annotated[str | None, typer.Option(help="A TOML file of settings, or a name: original-v1, original-v2.")]
@@ -70,6 +74,7 @@ def build_recipe(
     classes: str | None = None,
     seed: int | None = None,
     folds: int | None = None,
+    label_depth: int | None = None,
 ) -> Recipe:
     """Return the recipe of a name or file, overridden by `--set`, then by the named options."""
     from bestiary.recipe import Recipe, apply_overrides, load_recipe_values
@@ -81,6 +86,7 @@ def build_recipe(
         ("model", "backbone"): backbone,
         ("data", "classes"): None if classes is None else parse_names(classes),
         ("data", "folds"): folds,
+        ("data", "label_depth"): label_depth,
     }
     for (section, key), value in named.items():
         if value is not None:

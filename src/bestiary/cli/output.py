@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 
 def print_run(run: Run, as_json: bool, *, leaks: Mapping[str, Any] | None = None) -> None:
     """Print the scores and verdict of a run, its leak report if any, and its paths; or all as JSON."""
+    from bestiary import run_folder
     from bestiary.report.classification_report import classification_report
     from bestiary.report.verdict import verdict
 
     page = run.path / "report.html"
     if as_json:
-        values = {"run": str(run.path), "report": str(page), "metrics": run.metrics}
+        notices = run_folder.read_environment(run.path).get("notices", [])
+        values = {"run": str(run.path), "report": str(page), "metrics": run.metrics, "notices": notices}
         print_json({**values, "leaks": leaks} if leaks else values)
         return
     typer.echo(classification_report(run.metrics, short=True))

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from bestiary.cli.app import app
-from bestiary.cli.options import AsJson, Classes, Corrections, Labels, Quiet, Threads, parse_names
+from bestiary.cli.options import AsJson, Classes, Corrections, LabelDepth, Labels, Quiet, Threads, parse_names
 from bestiary.cli.output import print_json
 from bestiary.errors import UserError, require_extra
 
@@ -59,6 +59,7 @@ def study(
     ] = None,
     labels: Labels = None,
     classes: Classes = None,
+    label_depth: LabelDepth = None,
     corrections: Corrections = None,
     out: Annotated[
         Path | None,
@@ -83,6 +84,7 @@ def study(
     from bestiary.study.study import study as run_study
 
     chosen = [] if classes is None else [f"data.classes={json.dumps(parse_names(classes), ensure_ascii=False)}"]
+    chosen += [] if label_depth is None else [f"data.label_depth={label_depth}"]
     options = StudyOptions(
         recipes or [],
         preset,

@@ -22,6 +22,7 @@ def train(
     settings: options.Settings = None,
     labels: options.Labels = None,
     classes: options.Classes = None,
+    label_depth: options.LabelDepth = None,
     corrections: options.Corrections = None,
     seed: options.Seed = None,
     folds: Annotated[int | None, typer.Option(min=2, max=50, help="Cross-validate with this many folds.")] = None,
@@ -50,7 +51,8 @@ def train(
         return
     reporter = make_reporter(quiet=quiet)
     if resume is not None:
-        others = (pictures, method, backbone, recipe, settings, labels, classes, corrections, seed, folds, out, budget)
+        recipes = (method, backbone, recipe, settings, classes, label_depth, seed, folds)
+        others = (*recipes, pictures, labels, corrections, out, budget)
         if leak_report or any(value not in (None, []) for value in others):
             raise UserError("--resume uses the recipe of the interrupted run. Remove all other options but --threads.")
         print_run(flow.resume(resume, threads=threads, reporter=reporter), as_json)
@@ -58,7 +60,14 @@ def train(
     if not pictures:
         raise UserError("PICTURES is missing. Give a folder with one folder of pictures for each class.")
     values = options.build_recipe(
-        recipe, settings, method=method, backbone=backbone, classes=classes, seed=seed, folds=folds
+        recipe,
+        settings,
+        method=method,
+        backbone=backbone,
+        classes=classes,
+        seed=seed,
+        folds=folds,
+        label_depth=label_depth,
     )
     if leak_report:
         leakage.check_leak_report_supported(values)

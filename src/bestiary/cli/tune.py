@@ -8,7 +8,18 @@ from typing import Annotated, Any
 import typer
 
 from bestiary.cli.app import app
-from bestiary.cli.options import AsJson, Classes, Corrections, Labels, Method, Pictures, Quiet, RecipeName, Threads
+from bestiary.cli.options import (
+    AsJson,
+    Classes,
+    Corrections,
+    LabelDepth,
+    Labels,
+    Method,
+    Pictures,
+    Quiet,
+    RecipeName,
+    Threads,
+)
 from bestiary.cli.output import print_json
 from bestiary.errors import require_extra
 
@@ -34,6 +45,7 @@ def tune(
     ] = None,
     labels: Labels = None,
     classes: Classes = None,
+    label_depth: LabelDepth = None,
     corrections: Corrections = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Random seed for the split and for training.")] = None,
     storage: Annotated[
@@ -65,7 +77,9 @@ def tune(
     from bestiary.tune import tune as tuning
 
     request = tuning.SearchRequest(
-        recipe=build_recipe(recipe, settings, method=method, backbone=backbone, classes=classes, seed=seed),
+        recipe=build_recipe(
+            recipe, settings, method=method, backbone=backbone, classes=classes, seed=seed, label_depth=label_depth
+        ),
         search=tuple(search or ()),
         trials=trials,
         budget_seconds=None if budget is None else parse_duration(budget),

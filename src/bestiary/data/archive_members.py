@@ -48,6 +48,16 @@ def is_archive(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES)
 
 
+def strip_archive_suffix(path: Path) -> str:
+    """Return the file name of an archive without its suffix.
+
+    >>> strip_archive_suffix(Path("guinea pig.tar.gz"))
+    'guinea pig'
+    """
+    suffix = next(suffix for suffix in sorted(SUFFIXES, key=len, reverse=True) if path.name.lower().endswith(suffix))
+    return path.name[: -len(suffix)]
+
+
 def damage_error(archive: Path, why: str) -> SourceError:
     """Return the error for an archive that cannot be read."""
     why = why.strip().rstrip(".")[:120] or "unexpected end of data"

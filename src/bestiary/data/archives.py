@@ -24,7 +24,7 @@ MAX_UNPACKED_BYTES = 200 * 2**30
 # Pictures are compressed already, so an archive of them unpacks to little more. Small archives may hold drawings.
 MAX_RATIO, RATIO_FROM_BYTES = 100, 2**28
 KEEP_FREE_BYTES = 2**28
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2  # 2: folders without pictures too
 PICTURES, NOTE = "pictures", "unpacked.json"
 LEFTOVER_SECONDS = 24 * 3600
 SkipReason = Callable[[tuple[str, ...]], str | None]
@@ -152,20 +152,41 @@ def _archive_errors(archive: Path) -> Iterator[None]:
 def _unpack(archive: Path, folder: Path, skip_reason: SkipReason, reporter: Reporter) -> None:
     """Write the pictures of the archive below `folder`, and a note that makes the folder complete."""
     pictures, skipped, names = folder / PICTURES, Counter[str](), _UniqueNames(archive)
+    bare: set[tuple[str, ...]] = set()  # folders of which no picture is written
     pictures.mkdir()
     for member, parts in _iter_checked_members(archive, folder, reporter):
-        if reason := skip_reason(parts):
-            skipped[reason] += 1
-        else:
+        is_folder = member.kind == "folder"
+        reason = skip_reason((*parts, "picture") if is_folder else parts)
+        if reason is None and not is_folder:
             _write(member, pictures / names.unique_path(parts), archive)
+        elif reason is None or skip_reason((*parts[:-1], "picture")) is None:
+            bare.add(parts if is_folder else parts[:-1])
+        if reason is not None and not is_folder:
+            skipped[reason] += 1
+    _make_bare_folders(pictures, bare)
     note = {"state": _state(pictures), "passed_over": skipped}
     (folder / NOTE).write_text(json.dumps(note), encoding="utf-8")
+
+
+def _make_bare_folders(pictures: Path, bare: set[tuple[str, ...]]) -> None:
+    """Make the folders without pictures that lie beside two folders of pictures: they are named as classes without any.
+
+    Others, such as one with the licence beside the folder that contains all classes, would hide what the archive is.
+    """
+    beside: dict[Path, int] = {}
+    for parts in sorted(parts for parts in bare if parts):
+        parent = pictures.joinpath(*parts[:-1])
+        if parent not in beside:
+            beside[parent] = sum(path.is_dir() for path in parent.iterdir()) if parent.is_dir() else 0
+        if beside[parent] > 1:
+            with contextlib.suppress(FileExistsError):
+                pictures.joinpath(*parts).mkdir()
 
 
 def _iter_checked_members(
     archive: Path, folder: Path, reporter: Reporter
 ) -> Iterator[tuple[ArchiveMember, tuple[str, ...]]]:
-    """Yield every file of an archive with the parts of its name, after checking its name, kind and size."""
+    """Yield every file and folder of an archive with the parts of its name, after checking name, kind and size."""
     unpacked_bytes, done, total = 0, 0, archive.stat().st_size // CHUNK_BYTES
     with archive.open("rb") as raw, reporter.progress(f"Unpacking {archive.name}, MB", total) as advance:
         expected_bytes, members = iter_members(raw, archive)
@@ -178,7 +199,7 @@ def _iter_checked_members(
             unpacked_bytes += member.size_bytes
             _check_size(unpacked_bytes, archive)
             require_space(folder, member.size_bytes, f"Unpacking {name} of {archive}")
-            if member.kind == "file" and parts:
+            if parts:
                 yield member, parts
             before, done = done, max(done, raw.tell() // CHUNK_BYTES)
             advance(done - before)

@@ -19,10 +19,11 @@ from bestiary.data.corrections import Corrections, read_corrections
 from bestiary.data.detail_check import check_content
 from bestiary.data.duplicate_groups import group_duplicates
 from bestiary.data.label_map import absolute_label_map, label_map
+from bestiary.data.notices import EMPTY_CLASS, SourceNotice, notice_findings
 from bestiary.data.overlapping_classes import overlapping_class_warnings
 from bestiary.data.scan import scan_pictures
 from bestiary.data.shortcuts import find_shortcuts
-from bestiary.data.sources import PictureList, list_sources
+from bestiary.data.sources import PictureList, list_sources, report_notices
 from bestiary.errors import SourceError, did_you_mean
 from bestiary.machine import trim_memory
 from bestiary.picture import DecodeLimits
@@ -33,11 +34,19 @@ Sources = Path | str | Sequence[Path | str]  # one source of pictures, or severa
 
 @dataclass(frozen=True)
 class DataSource:
-    """The source of a dataset: pictures, a label map (name or CSV file), a file of label decisions."""
+    """The source of a dataset: pictures, a label map (name or CSV file), a file of label decisions.
+
+    label_depth: the level of folders whose names are the labels; None: that of the recipe. classes: use only these
+    labels, in an evaluation; elsewhere the recipe has them. model_classes: the classes
+    of the model that the pictures are for; a folder of that name is no part of a split.
+    """
 
     pictures: Sources
     labels: str | None = None
     corrections: Path | str | None = None
+    label_depth: int | None = None
+    classes: tuple[str, ...] = ()
+    model_classes: tuple[str, ...] = ()
 
     @property
     def paths(self) -> list[Path]:
@@ -76,7 +85,12 @@ class AuditedDataset:
 def load_dataset(source: DataSource, recipe: ResolvedRecipe, context: Context) -> AuditedDataset:
     """Return the pictures with all that is known without a model: what splitting and planning need."""
     corrections = None if source.corrections is None else read_corrections(Path(source.corrections))
-    return audit_sources(source.paths, source.labels, recipe.data, recipe.limits, context, corrections)
+    data = recipe.data
+    if source.label_depth is not None:
+        data = data.model_copy(update={"label_depth": source.label_depth})
+    sources, limits = source.paths, recipe.limits
+    names = source.model_classes
+    return audit_sources(sources, source.labels, data, limits, context, corrections, model_classes=names)
 
 
 def audit_sources(
@@ -86,12 +100,23 @@ def audit_sources(
     limits: DecodeLimits,
     context: Context,
     corrections: Corrections | None = None,
+    *,
+    model_classes: tuple[str, ...] = (),
 ) -> AuditedDataset:
     """Return the pictures of the sources, measured and grouped by duplicates, with the findings of the audit.
 
-    Raises SourceError if there are no pictures, or if `data.classes` names a label that does not occur.
+    model_classes: see `DataSource`. Raises SourceError if there are no pictures, or if `data.classes` names a label
+    that does not occur.
     """
-    return audit_listing(list_sources(sources, label_map(labels), context), data, limits, context, corrections)
+    listing = list_sources(
+        sources,
+        label_map(labels),
+        context,
+        classes=data.classes,
+        model_classes=model_classes,
+        label_depth=data.label_depth,
+    )
+    return audit_listing(listing, data, limits, context, corrections)
 
 
 def audit_listing(
@@ -107,6 +132,8 @@ def audit_listing(
         listing = _filter_listing(listing, data.classes)
     skipped = dict(listing.skipped)
     pictures = scan_pictures(listing, limits, context)
+    notices = [*listing.notices, *_unreadable_class_notices(pictures)]
+    report_notices(notices, reporter)
     if corrections is None:
         pictures = pictures.with_columns(given_label="label", dropped=False)
     else:
@@ -128,6 +155,7 @@ def audit_listing(
     for _, notice in groups.notices:
         reporter.info(notice)
     findings = audit.find_issues(pictures, pairs, groups, test_fraction=1.0 if data.folds else data.test_fraction)
+    findings = audit.sort_findings(pl.concat([findings, notice_findings(notices)]))
     if data.suspects:
         with reporter.progress("Checking for shortcuts", pictures.height) as advance:
             findings = audit.sort_findings(pl.concat([findings, find_shortcuts(pictures, seed=0)]))
@@ -158,7 +186,22 @@ def _filter_listing(listing: PictureList, classes: tuple[str, ...]) -> PictureLi
     pictures = [picture for picture in listing.pictures if picture.label in classes]
     skipped = listing.skipped.copy()
     skipped["of other classes"] += len(listing.pictures) - len(pictures)
-    return PictureList(pictures, skipped, [file for file in listing.unusable if file.label in classes])
+    unusable = [file for file in listing.unusable if file.label in classes]
+    notices = [notice for notice in listing.notices if not notice.folder or notice.folder in classes]
+    return PictureList(pictures, skipped, unusable, notices)
+
+
+def _unreadable_class_notices(pictures: pl.DataFrame) -> list[SourceNotice]:
+    """Return a notice for each label of which no file can be read: it is no class of the model."""
+    counts = pictures.group_by("label").agg(n=pl.len(), usable=pl.col("error").is_null().sum(), error=pl.first("error"))
+    return [
+        SourceNotice(
+            EMPTY_CLASS,
+            f'The class "{label}" is not used: none of its {n:,} files can be read. The first: {error}',
+            folder=label,
+        )
+        for label, n, _, error in counts.filter(pl.col("usable") == 0).sort("label").iter_rows()
+    ]
 
 
 def _filter_classes(pictures: pl.DataFrame, classes: tuple[str, ...], skipped: dict[str, int]) -> pl.DataFrame:

@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bestiary.data.split import SPLIT_NAMES, parse_split_name
 from bestiary.errors import SourceError
 from bestiary.text import escape_control_chars
 
+if TYPE_CHECKING:
+    import polars as pl
 
-def read_manifest(source: Path) -> Iterator[tuple[Path, str, str | None]]:
-    """Yield the path, label and split (or None) of each row; paths are relative to the table.
+COLUMNS = ("path", "label", "split")
+MAX_EXACT = 2**53  # whole floating-point numbers below are exact
+_DECIMALS = re.compile(r"\s*[+-]?\d+\.\d+\s*")
+
+Row = tuple[Path, str, str | None]
+Cells = list[tuple[str | None, str | None, str | None]]
+
+
+def read_manifest(source: Path) -> tuple[list[Row], list[str]]:
+    """Return the path, label and split (or None) of each row, paths relative to the table, and the unused columns.
 
     Raises SourceError, naming the row, for an empty path or label, an invalid path, and an unknown split.
     """
-    for number, (path, label, split) in enumerate(_cells(source), start=1):
+    cells, unused = _read_cells(source)
+    return list(_iter_rows(source, cells)), unused
+
+
+def _iter_rows(source: Path, cells: Cells) -> Iterator[Row]:
+    for number, (path, label, split) in enumerate(cells, start=1):
         if path is label is split is None:  # an empty line
             continue
         if not path or not label or not label.strip():
@@ -37,8 +55,8 @@ def _resolve_path(source: Path, path: str) -> Path:
     return posix if is_windows_path else resolved
 
 
-def _cells(source: Path) -> list[tuple[str | None, str | None, str | None]]:
-    """Return path, label and split of each row, as text."""
+def _read_cells(source: Path) -> tuple[Cells, list[str]]:
+    """Return path, label and split of each row as text, and the names of the other columns."""
     import polars as pl
 
     try:
@@ -49,9 +67,41 @@ def _cells(source: Path) -> list[tuple[str | None, str | None, str | None]]:
                 hint = " Its columns must be separated by commas." if set(";\t") & set(frame.columns[0]) else ""
                 names = escape_control_chars(", ".join(frame.columns))
                 raise SourceError(f'The table {source} has no column "{column}"; it has: {names}.{hint}')
-        split = "split" if "split" in frame.columns else pl.lit(None).alias("split")
-        cells = frame.select("path", "label", split).with_columns(pl.selectors.float().fill_nan(None))
-        return cells.cast(pl.String).rows()
+        split = frame["split"] if "split" in frame.columns else pl.Series("split", [None] * frame.height)
+        columns = [frame["path"].cast(pl.String), _format_labels(frame["label"]), split.cast(pl.String)]
+        unused = [escape_control_chars(name) or '""' for name in frame.columns if name not in COLUMNS]
+        return list(zip(*(column.to_list() for column in columns), strict=True)), unused
     except (pl.exceptions.PolarsError, OSError) as error:
         why = str(error).partition("\n")[0].rstrip(".")  # the following lines are advice to users of polars
         raise SourceError(f"The table {source} cannot be read: {why}. Expected UTF-8, with path,label.") from None
+
+
+def _format_labels(labels: pl.Series) -> pl.Series:
+    """Return labels as text: a number has the same label in whatever type of column it is stored.
+
+    Whole numbers have no decimals: a column of whole numbers with a gap becomes floating-point, and a CSV of it has
+    1.0 in every row. Truth values are true and false: a CSV has True or TRUE, depending on what wrote it. A date with
+    the time 00:00:00 is that date. NaN becomes null.
+    """
+    import polars as pl
+
+    kind = labels.dtype
+    if kind.is_float():
+        numbers = labels.fill_nan(None)
+        is_whole = (numbers.abs() < MAX_EXACT) & (numbers == numbers.round())
+        whole = numbers.set(~is_whole.fill_null(False), 0.0).cast(pl.Int64).cast(pl.String)
+        return whole.zip_with(is_whole.fill_null(False), numbers.cast(pl.String))
+    if kind.is_decimal():
+        return pl.Series(labels.name, [_format_decimal(value) for value in labels], pl.String)
+    if isinstance(kind, pl.Datetime) and labels.dt.time().drop_nulls().cast(pl.Int64).sum() == 0:
+        return labels.dt.date().cast(pl.String)
+    texts = labels.cast(pl.String)
+    if kind == pl.String and set(texts.str.strip_chars().str.to_lowercase().drop_nulls()) <= {"true", "false", ""}:
+        return texts.str.to_lowercase()
+    if kind == pl.String and all(_DECIMALS.fullmatch(text) for text in texts.drop_nulls() if text):
+        return texts.str.strip_chars().str.replace(r"\.0+$", "")
+    return texts
+
+
+def _format_decimal(value: Decimal | None) -> str | None:
+    return None if value is None else f"{value.normalize() + 0:f}"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from bestiary.data.detail_check import check_content
 from bestiary.data.duplicate_groups import group_duplicates
 from bestiary.data.duplicates import find_duplicate_pairs
 from bestiary.data.hamming_search import find_near_pairs, hash_bits
+from bestiary.data.notices import read_notices
 from bestiary.errors import MachineError, SourceError
 from bestiary.evaluation import intervals
 from bestiary.evaluation.metrics import CLASS_AVERAGES
@@ -61,9 +62,11 @@ def evaluate_external(
     """
     recipe, bundle = run_folder.load_resolved_recipe(run), read_bundle(run)
     validation = table.read(run / "predictions.parquet", table.PREDICTIONS).filter(pl.col("split") == "val")
-    all_classes = recipe.data.model_copy(update={"classes": ()})
-    dataset = load_dataset(source, recipe.model_copy(update={"data": all_classes}), context)
-    near_bits = all_classes.near_duplicate_bits if all_classes.near_duplicates else None
+    data = recipe.data.model_copy(update={"classes": source.classes})
+    source = replace(source, model_classes=tuple(bundle.classes))
+    dataset = load_dataset(source, recipe.model_copy(update={"data": data}), context)
+    dataset = replace(dataset, pictures=restore_number_labels(dataset.pictures, bundle.classes))
+    near_bits = data.near_duplicate_bits if data.near_duplicates else None
     run_pictures = read_run_pictures(run)
     external = drop_seen_copies(dataset, run_pictures, near_bits=near_bits, context=context)
     predictor = Predictor(run, threads=context.threads, engine="fastest")
@@ -71,7 +74,7 @@ def evaluate_external(
     resamples, seed = recipe.evaluate.resamples, recipe.seed
     validation = join_pictures(validation, run_pictures, "group")
     metrics = score_external(external, predictions, validation, bundle, resamples=resamples, seed=seed)
-    metrics["passed_over"] = dict(dataset.passed_over)
+    metrics |= {"passed_over": dict(dataset.passed_over), "notices": read_notices(dataset.findings)}
 
     def contents(folder: Path) -> None:
         table.write(annotate_all_pictures(dataset.pictures, external), folder / "pictures.parquet")
@@ -88,6 +91,18 @@ def read_run_pictures(run: Path) -> pl.DataFrame:
         return pictures
     thumbnails = table.read(run / "thumbnails.parquet", table.THUMBNAILS)
     return pictures.join(thumbnails, on="sha256", how="inner", maintain_order="left")
+
+
+def restore_number_labels(pictures: pl.DataFrame, classes: Sequence[str]) -> pl.DataFrame:
+    """Return the pictures with the labels of whole numbers and truth values as the run has them.
+
+    Runs from before December 2026 have 1.0 for the 1 of a floating-point column, and True as a CSV had it.
+    """
+    older: dict[str, str] = {}
+    for label in set(pictures["label"].drop_nulls()) - set(classes):
+        spellings = (f"{label}.0", *((label.capitalize(), label.upper()) if label in ("true", "false") else ()))
+        older.update((label, spelling) for spelling in spellings if spelling in classes)
+    return pictures.with_columns(pl.col("label").replace(older))
 
 
 def drop_seen_copies(

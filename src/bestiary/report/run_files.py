@@ -13,9 +13,11 @@ from typing import Any
 import polars as pl
 
 from bestiary import table
+from bestiary.checks import ABOUT_SOURCE
 from bestiary.errors import RunError
 from bestiary.report.classification_report import score_caveats
 
+MAX_NOTICES = 5  # of one check, beside the scores
 NEEDED_METRICS = ("n", "accuracy", "macro_f1", "per_class", "confusion")
 
 
@@ -69,14 +71,26 @@ def test_predictions(run: RunFiles) -> pl.DataFrame:
 
 
 def run_caveats(run: RunFiles) -> list[str]:
-    """Return the caveats that belong beside the scores of a run: test set reuse, cross-validation, leaks."""
+    """Return the caveats that belong beside the scores of a run: test set reuse, cross-validation, leaks, notices."""
     times = run.metrics.get("test_scored", 1)
     reuse = (
         f"The test pictures were scored {times} times. Only the first score is unbiased. If anything was chosen after"
         " an earlier one, the figures below are too high."
     )
     leaks = [run.leaks["sentence"]] if run.leaks else []
-    return [*([reuse] if times >= 2 else []), *score_caveats(run.metrics), *leaks]
+    return [*([reuse] if times >= 2 else []), *score_caveats(run.metrics), *leaks, *_source_notices(run)]
+
+
+def _source_notices(run: RunFiles) -> list[str]:
+    """Return the messages about folders and tables that need attention; of many of one check, the first."""
+    issues = run.findings.filter("is_issue")
+    notices: list[str] = []
+    for check in ABOUT_SOURCE:
+        messages = issues.filter(pl.col("check") == check)["message"].to_list()
+        notices += messages[:MAX_NOTICES]
+        if (more := len(messages) - MAX_NOTICES) > 0:
+            notices.append(f"{more:,} more findings of {check} are in findings.parquet.")
+    return notices
 
 
 def _read_metrics(run: Path) -> dict[str, Any]:

@@ -34,6 +34,7 @@ FINDING_PIXELS = 96
 KINDS = (*table.SPLITS, "out")
 MAX_EXAMPLES = 5
 MAX_LEFT_OUT = 1000
+EMPTY_CLASS = "empty-class"  # the check of class folders that are not used
 MAX_ROWS, FIRST_ROWS = 30, 20  # of a table of classes: of a longer one the first are shown, the others folded away
 
 
@@ -129,14 +130,16 @@ def _left_out_by_reason(run: RunFiles, names: Mapping[str, str]) -> dict[str, li
         message = (error or "no reason was recorded").replace(path, "").lstrip(" :")
         reason = checks.get(row_id, message.partition(":")[0])
         reasons.setdefault(reason, []).append((names[path], message))
-    return reasons
+    folders = run.findings.filter(pl.col("is_issue") & (pl.col("check") == EMPTY_CLASS))["message"].to_list()
+    return reasons | ({find_check(EMPTY_CLASS).plural: [(message, "") for message in folders]} if folders else {})
 
 
 def _limit_files(reasons: Mapping[str, list[tuple[str, str]]]) -> list[dict[str, Any]]:
     """Return the reasons, the most frequent first, each with its count and the files that still fit on the page."""
     room, limited = MAX_LEFT_OUT, []
     for reason, files in sorted(reasons.items(), key=lambda item: (-len(item[1]), item[0])):
-        limited.append({"reason": reason, "n": len(files), "files": files[:room]})
+        noun = "folder" if reason == find_check(EMPTY_CLASS).plural else "file"
+        limited.append({"reason": reason, "n": len(files), "files": files[:room], "noun": noun})
         room = max(0, room - len(files))
     return limited
 

@@ -24,6 +24,7 @@ def format_external_evaluation(metrics: Mapping[str, Any]) -> str:
         lines.append("pictures.parquet lists those that were left out, with the reason.")
     if skipped := describe_skipped(metrics.get("passed_over", {})):
         lines.append(skipped)
+    lines += [notice["message"] for notice in metrics.get("notices", ())]
     for label, unknown in metrics["unknown_classes"].items():
         lines.append(
             f'The model does not know "{label}" ({unknown["pictures"]:,} pictures): it answered "unknown" for'

@@ -11,6 +11,7 @@ import polars as pl
 from bestiary import files, run_folder, table
 from bestiary.data.corrections import write
 from bestiary.data.dataset import AuditedDataset
+from bestiary.data.notices import read_notices
 from bestiary.recipe import Recipe, ResolvedRecipe
 
 
@@ -29,7 +30,7 @@ def create_run(
     facts: for `environment.json`. resumed_from: a folder whose checkpoints training continues from.
     """
     applied = dataset.corrected
-    facts = facts | {"passed over": dict(dataset.passed_over)}
+    facts = facts | {"passed over": dict(dataset.passed_over), "notices": read_notices(dataset.findings)}
     if resumed_from is not None:
         facts |= {"training begun in": str(resumed_from.absolute())}
     if applied is not None:
