@@ -25,11 +25,12 @@ from bestiary.data.views import VIEWS, View
 from bestiary.errors import PictureError
 from bestiary.picture import DecodeLimits, load
 
-SIDE = 128
+MIN_SIDE, MAX_SIDE = 32, 128
+OF_SMALLER = 0.75  # of the smaller picture's short side: at its full resolution, a reduced copy is blurred
 MAX_PAIRS, MAX_PAIRS_OF_CLASSES = 300, 40  # a pair takes some 20 milliseconds
 REFINING_STEPS = 2
 GOOD_SCORE = 0.9  # of a registration that needs no comparison with other views
-# Of 128 x 128 pixels, in grey levels: at one pixel, in the mean of 3 x 3. Photographs stored anew at quality 30 to 95,
+# Of pictures of at most 128 x 128 pixels, in grey levels: at one pixel, in the mean of 3 x 3. Photographs stored anew at quality 30 to 95,
 # at half the size, brightened or with more contrast stay below: docs/log.md.
 MAX_DETAIL, MAX_DETAIL_AREA = 48.0, 20.0
 
@@ -37,7 +38,7 @@ MAX_DETAIL, MAX_DETAIL_AREA = 48.0, 20.0
 def check_content(pictures: pl.DataFrame, pairs: Ints, limits: DecodeLimits, *, threads: int = 1) -> Ints:
     """Return the pairs, with RECOLOURED or DETAIL added to the changes of those whose files differ so.
 
-    pictures: `path, label, sha256, thumbnail`; pairs: int64 (n, 4), as `find_duplicate_pairs` returns them. Pairs of
+    pictures: `path, label, sha256, width, height, thumbnail`; pairs: int64 (n, 4), as `find_duplicate_pairs` returns them. Pairs of
     different files with different labels are checked, at most 300, and 40 of two classes. Files that cannot be read are
     skipped.
     """
@@ -68,7 +69,9 @@ def _check_pair(pictures: pl.DataFrame, limits: DecodeLimits, pair: list[int]) -
     """Return the changes of content of one pair, 0 if a file cannot be read any more."""
     i, j, _, changes = pair
     try:
-        images = np.stack([load(Path(pictures["path"][index]), SIDE, limits=limits) for index in (i, j)])
+        short = min(pictures[name][index] or 0 for name in ("width", "height") for index in (i, j))
+        side = int(np.clip(OF_SMALLER * short, MIN_SIDE, MAX_SIDE))
+        images = np.stack([load(Path(pictures["path"][index]), side, limits=limits) for index in (i, j)])
     except PictureError:
         return 0
     return _content_changes(images, unpack_thumbnails([pictures["thumbnail"][index] for index in (i, j)]), changes)

@@ -202,7 +202,7 @@ def _splits_of_copies(
     readable: pl.DataFrame, run_pictures: pl.DataFrame, thumbnails: pl.DataFrame, near_bits: int, context: Context
 ) -> pl.Series:
     """Return for each picture the split of its copy in the run, null without one; training comes before the others."""
-    columns = ["path", "label", "sha256", "phash", "thumbnail", "colours", "error"]
+    columns = ["path", "label", "sha256", "width", "height", "phash", "thumbnail", "colours", "error"]
     own = readable.join(thumbnails, on="sha256", how="left", maintain_order="left")
     both = pl.concat([run_pictures.select(columns), own.select(columns)])
     pairs = find_duplicate_pairs(both, near_bits, threads=context.threads)
