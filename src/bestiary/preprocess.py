@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from bestiary.array_types import Pixels
+from bestiary.decode_rules import FIRST_VERSION, RULES, DecodeRules
 from bestiary.errors import PictureError, SourceError
 from bestiary.picture import (
+    FORMATS,
     LIMITS,
     DecodeLimits,
     Fit,
@@ -52,26 +54,49 @@ class Preprocessing:
     size: int
     fit: Fit = "squash"
     limits: DecodeLimits = LIMITS
+    rules: DecodeRules = RULES
 
     def load_pixels(self, source: Source) -> Pixels:
-        """Return the picture as uint8 (size, size, 3); an array is uint8 RGB of any size.
+        """Return the picture as uint8 (size, size, 3); an array is uint8 RGB of any size, in sRGB.
 
-        Raises PictureError if it cannot be decoded, SourceError for a VerifiedFile that was changed.
+        A Pillow image that is not loaded yet is read as its file is. Raises PictureError if the picture cannot be
+        decoded, SourceError for a VerifiedFile that was changed.
         """
+        if isinstance(source, Image.Image) and self.rules.version != FIRST_VERSION:
+            source = unloaded_content(source) or source
         if isinstance(source, Image.Image):
-            source = to_upright_rgb(source, self.limits)
+            source = to_upright_rgb(source, self.limits, self.rules)
         if isinstance(source, np.ndarray):
-            if source.ndim != 3 or source.shape[2] != 3 or not source.size or source.dtype != np.uint8:
-                raise PictureError(
-                    f"An array is {source.dtype} of shape {source.shape}; expected uint8 (height, width, 3), RGB.",
-                    check="unreadable",
-                )
-            if source.shape[:2] == (self.size, self.size):
-                return source
-            return resize_to_square(source, self.size, self.fit)
+            return self._resize_array(source)
         if not isinstance(source, VerifiedFile):
-            return load(source, self.size, self.fit, limits=self.limits)
+            return self._load(source)
         try:
-            return load(source.content(self.limits), self.size, self.fit, limits=self.limits)
+            return self._load(source.content(self.limits))
         except PictureError as error:
             raise PictureError(message_with_filename(error, str(source.path)), check=error.check) from None
+
+    def _load(self, source: Path | bytes) -> Pixels:
+        return load(source, self.size, self.fit, limits=self.limits, rules=self.rules)
+
+    def _resize_array(self, pixels: Pixels) -> Pixels:
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size or pixels.dtype != np.uint8:
+            raise PictureError(
+                f"An array is {pixels.dtype} of shape {pixels.shape}; expected uint8 (height, width, 3), RGB.",
+                check="unreadable",
+            )
+        is_resized = pixels.shape[:2] == (self.size, self.size)
+        return pixels if is_resized else resize_to_square(pixels, self.size, self.fit)
+
+
+def unloaded_content(image: Image.Image) -> bytes | None:
+    """Return the bytes of the file of a Pillow image that is opened and not yet loaded, else None."""
+    file = getattr(image, "fp", None)
+    if not isinstance(image, ImageFile.ImageFile) or not image.tile or image.format not in (*FORMATS, "MPO"):
+        return None
+    if file is None or getattr(file, "closed", False) or image.tell() or getattr(image, "decoderconfig", ()):
+        return None
+    position = file.tell()
+    file.seek(0)
+    content: bytes = file.read()
+    file.seek(position)
+    return content

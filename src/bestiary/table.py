@@ -41,6 +41,12 @@ MEASURES: dict[str, type[pl.DataType]] = {
     "sharpness": pl.Float64,  # variance of the Laplacian over variance of brightness
     "saturation": pl.Float64,  # 0 to 1
 }
+# Samples of more than 8 bits, for the range that they are scaled from; older runs lack these columns.
+DEPTH: dict[str, type[pl.DataType]] = {
+    "sample_type": pl.String,  # empty: 8 bits
+    "deep_low": pl.Float64,  # smallest and largest sample without outliers; null: 8 bits, or the file names its range
+    "deep_high": pl.Float64,
+}
 FINDINGS = {
     "check": pl.String,
     "row_id": pl.Int64,

@@ -173,5 +173,5 @@ def _picture_table(pictures: pl.DataFrame) -> pl.DataFrame:
         *(pl.col(name).cast(kind) for name, kind in columns.items()),
         pl.lit(None, pl.String).alias("split"),
         *("given_split", "given_label", "dropped"),
-        *(pl.col(name).cast(kind) for name, kind in table.MEASURES.items()),
+        *(pl.col(name).cast(kind) for name, kind in (table.MEASURES | table.DEPTH).items()),
     )

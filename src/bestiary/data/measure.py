@@ -22,6 +22,8 @@ HASH_SIDE, HASH_PIXELS = 16, 64  # 16 x 16 = 256 bits from the lowest frequencie
 THUMBNAIL_SIDE = 32
 MEASURE_SIDE = 128
 COLOURS = ("red", "green", "blue", "border_red", "border_green", "border_blue")
+FACTS = ("width", "height", "format", "frames", "orientation", "has_alpha")
+FACTS += ("whitened", "unmeant_alpha", "profile", "profile_problem")
 Packed = bytes  # the dataclass below has a field named bytes
 
 
@@ -33,7 +35,10 @@ class ImageMeasurements:
     in bits, 0..8 · sharpness: variance of the Laplacian over variance of brightness, at 128 pixels · saturation: 0..1
     · thumbnail: 32 x 32 grey pixels, row by row · red, green, blue: means in 0..1, and those of the outermost pixels
     · quantisation: sum of the first JPEG table, small for high quality, 0 for other formats · subsampling: of colour
-    in a JPEG, 0 for 4:4:4, 1 for 4:2:2, 2 for 4:2:0, else -1 · missing: fraction of rows that a truncated file lacks.
+    in a JPEG, 0 for 4:4:4, 1 for 4:2:2, 2 for 4:2:0, else -1 · sample_type: of a picture of more than 8 bits a sample;
+    deep_low, deep_high: its extremes without outliers, unless the file names its range · whitened: fraction of the
+    picture that laying on white has replaced · unmeant_alpha, profile_problem: why an alpha channel or a colour profile
+    is ignored · profile: that the colours were converted from · missing: fraction of rows that a truncated file lacks.
     If the file is unusable, `error` gives the reason, `check` names the finding, and the rest may be empty.
     """
 
@@ -62,6 +67,13 @@ class ImageMeasurements:
     border_blue: float = 0.0
     quantisation: int = 0
     subsampling: int = -1
+    sample_type: str = ""
+    deep_low: float | None = None
+    deep_high: float | None = None
+    whitened: float = 0.0
+    unmeant_alpha: str = ""
+    profile: str = ""
+    profile_problem: str = ""
     missing: float | None = None
     check: str | None = None
     error: str | None = None
@@ -127,8 +139,11 @@ def _cosines() -> Floats:
 
 def _measure_content(content: bytes, measurements: ImageMeasurements, limits: DecodeLimits) -> ImageMeasurements:
     picture = open_picture(content, at_least=MEASURE_SIDE, limits=limits)
-    names = ("width", "height", "format", "frames", "orientation", "has_alpha")
-    facts: dict[str, Any] = {name: getattr(picture, name) for name in names}
+    facts: dict[str, Any] = {name: getattr(picture, name) for name in FACTS}
+    if picture.depth is not None:
+        facts["sample_type"] = picture.depth.sample_type
+        if not picture.depth.has_own_range:
+            facts |= {"deep_low": picture.depth.low, "deep_high": picture.depth.high}
     small = picture.image.copy()
     small.thumbnail((MEASURE_SIDE, MEASURE_SIDE), Image.Resampling.BILINEAR)
     pixels, grey = np.asarray(small), np.asarray(small.convert("L"), np.float32) / 255

@@ -263,5 +263,6 @@ def _load_experiment(run: Path, recipe: ResolvedRecipe, context: Context) -> Lea
 
 
 def _load_features(used: pl.DataFrame, recipe: ResolvedRecipe, context: Context) -> FeatureMatrix:
-    cache = FeatureCache(recipe.model.backbone, recipe.preprocessing, training_precision(), context)  # most are cached
+    preprocess = replace(recipe.preprocessing, rules=collection_rules(used))
+    cache = FeatureCache(recipe.model.backbone, preprocess, training_precision(), context)  # most are cached
     return cache.features([Path(path) for path in used["path"]], used["sha256"].to_list())
