@@ -27,7 +27,7 @@ BITS_PER_SAMPLE, WHITE_IS_ZERO, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 338, 33
 LOWEST_TAGS, HIGHEST_TAGS = (340, 280), (341, 281)  # SMinSampleValue, MinSampleValue, and the largest ones
 UNSIGNED, SIGNED, PREMULTIPLIED = 1, 2, 1
 FULL_16_BITS: SampleRange = (0.0, 65_535.0)
-OTHER_BYTE = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}  # Pillow keeps the high byte only
+SWAPPED_ORDER = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}  # Pillow keeps the high byte only
 
 
 @dataclass(frozen=True)
@@ -172,8 +172,8 @@ def _read_colour(image: Image.Image, content: bytes, rawmode: str) -> DeepSample
     """Return 16-bit colour: Pillow decodes the high bytes, and the low ones if the byte order is exchanged."""
     tags, form = getattr(image, "tag_v2", {}), image.format or ""
     with Image.open(io.BytesIO(content), formats=(form,)) as second:
-        other = "RGBA" if rawmode == "LA;16B" else rawmode[:-1] + OTHER_BYTE[rawmode[-1]]
-        second.tile = [tile._replace(args=_with_rawmode(tile.args, rawmode, other)) for tile in second.tile]
+        swapped = "RGBA" if rawmode == "LA;16B" else rawmode[:-1] + SWAPPED_ORDER[rawmode[-1]]
+        second.tile = [tile._replace(args=_with_rawmode(tile.args, rawmode, swapped)) for tile in second.tile]
         second.load()
         low = np.asarray(second)
     image.load()
@@ -204,10 +204,10 @@ def _rawmode(image: Image.Image) -> str:
     return str(args if isinstance(args, str) else args[0] if args else "")
 
 
-def _with_rawmode(args: Any, rawmode: str, other: str) -> Any:
+def _with_rawmode(args: Any, rawmode: str, swapped: str) -> Any:
     """Return the arguments of a decoder with another layout; the bands of a planar TIFF have each their own."""
     name = args if isinstance(args, str) else args[0]
-    changed = other if name == rawmode else name[:-1] + OTHER_BYTE[name[-1]]
+    changed = swapped if name == rawmode else name[:-1] + SWAPPED_ORDER[name[-1]]
     return changed if isinstance(args, str) else (changed, *args[1:])
 
 

@@ -22,8 +22,10 @@ HASH_SIDE, HASH_PIXELS = 16, 64  # 16 x 16 = 256 bits from the lowest frequencie
 THUMBNAIL_SIDE = 32
 MEASURE_SIDE = 128
 COLOURS = ("red", "green", "blue", "border_red", "border_green", "border_blue")
-FACTS = ("width", "height", "format", "frames", "orientation", "has_alpha")
-FACTS += ("whitened", "unmeant_alpha", "profile", "profile_problem")
+FACTS = (
+    *("width", "height", "format", "frames", "orientation", "has_alpha"),
+    *("whitened", "unmeant_alpha", "profile", "profile_problem"),
+)
 Packed = bytes  # the dataclass below has a field named bytes
 
 

@@ -7,7 +7,7 @@ compares two models on the same test pictures: one had duplicates of them in tra
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from bestiary import files, run_folder, table
 from bestiary.array_types import Bools, Ints
 from bestiary.batches.feature_matrix import FeatureMatrix
 from bestiary.context import Context
+from bestiary.data.deep_ranges import collection_rules
 from bestiary.data.split import SplitItem, stratified_group_split
 from bestiary.errors import RecipeError, RunError, SourceError
 from bestiary.machine import disable_malloc_trim
