@@ -103,7 +103,7 @@ def test_findings_keep_to_the_contract(found: AuditedDataset) -> None:
 
 def test_the_table_of_pictures_keeps_to_the_contract(faulty: SyntheticDataset, found: AuditedDataset) -> None:
     added = {"given_split": pl.String, "given_label": pl.String, "dropped": pl.Boolean}
-    assert dict(found.pictures.schema) == table.PICTURES | added | table.MEASURES
+    assert dict(found.pictures.schema) == table.PICTURES | added | table.MEASURES | table.DEPTH
     assert found.pictures["row_id"].to_list() == list(range(found.pictures.height))
     assert found.pictures["path"].is_sorted()
     labels = dict(found.pictures.select("path", "label").iter_rows())

@@ -30,6 +30,7 @@ BASE = (
     "transparency",
     "first_decoding",
     "jpeg",
+    "orientation",
     "content_type",
     "picture",
     "preprocess",

@@ -24,6 +24,7 @@ from bestiary.decode_rules import FIRST_VERSION, RULES, DecodeRules
 from bestiary.depth import Depth, read_deep_samples, scale_to_8_bits
 from bestiary.errors import PictureError
 from bestiary.jpeg import JPEG_START, MAX_SCANS, has_more_scans, open_jpeg, reduced_side
+from bestiary.orientation import TRANSPOSITIONS, read_orientation
 from bestiary.transparency import changed_fraction, has_alpha, lay_on_white, split_alpha
 
 Fit = Literal["squash", "letterbox", "crop"]
@@ -46,16 +47,6 @@ SUFFIXES = {
 }
 PICTURE_SUFFIXES = frozenset().union(*SUFFIXES.values())
 LETTERBOX_GREY = 128
-TRANSPOSITIONS = {  # EXIF orientation -> the transposition that undoes it
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-EXIF_ORIENTATION = 0x0112
 NAMELESS = "the file"  # name of a picture decoded from memory, in messages
 MAX_PAGES = 1000  # of a TIFF; Pillow's time for finding them grows with their number squared
 
@@ -177,7 +168,7 @@ def to_upright_rgb(image: Image.Image, limits: DecodeLimits = LIMITS, rules: Dec
     Raises PictureError if its file is closed or damaged, or if it is too large.
     """
     try:
-        return np.asarray(_decode_image(image, _Request("the image", None, limits, rules)).image)
+        return np.asarray(_decode_image(image, _Request("the image", _unloaded_content(image), limits, rules)).image)
     except (OSError, SyntaxError, ValueError, AttributeError) as error:  # a closed file is an AttributeError
         raise PictureError(f"the image cannot be decoded: {error}.", check="unreadable") from None
 
@@ -236,6 +227,18 @@ def _file_too_large_error(name: str, size_bytes: int, limits: DecodeLimits) -> P
     return PictureError(message, check="huge")
 
 
+def _unloaded_content(image: Image.Image) -> bytes | None:
+    """Return the bytes of the file of a Pillow image, if it is not loaded yet and they say more than the pixels."""
+    file, formats = getattr(image, "fp", None), {"PNG", "TIFF", "TGA"}
+    if file is None or image.format not in formats or not getattr(image, "tile", None) or image.tell():
+        return None
+    position = file.tell()
+    file.seek(0)
+    content: bytes = file.read()
+    file.seek(position)
+    return content
+
+
 def _open_image(content: bytes) -> ImageFile.ImageFile:
     return open_jpeg(content) if content.startswith(JPEG_START) else Image.open(io.BytesIO(content), formats=FORMATS)
 
@@ -247,11 +250,11 @@ def _decode_image(image: Image.Image, request: _Request) -> DecodedPicture:
     if side is not None:
         image.draft(None, (side, side))
     _check_size(image, (width, height), request)
-    orientation, stored = _read_orientation(image), image.size
+    orientation, stored = read_orientation(image), image.size
     rgb = _to_rgb(image, request)
     if image.size != stored:
         width, height = image.size
-    upright, remaining = rgb.image, _read_orientation(image)  # Pillow has already rotated a TIFF in load()
+    upright, remaining = rgb.image, read_orientation(image)  # Pillow has already rotated a TIFF in load()
     if remaining in TRANSPOSITIONS:
         upright = upright.transpose(TRANSPOSITIONS[remaining])
     if remaining >= 5:
@@ -299,14 +302,6 @@ def _count_frames(image: Image.Image) -> int:
             pages += 1
     image.seek(0)
     return pages
-
-
-def _read_orientation(image: Image.Image) -> int:
-    try:
-        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
-    except Exception:  # a damaged EXIF block does not make the pixels unreadable
-        return 1
-    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 
 def _to_rgb(image: Image.Image, request: _Request) -> DecodedPicture:

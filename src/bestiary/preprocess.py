@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image
 
 from bestiary.array_types import Pixels
-from bestiary.decode_rules import FIRST_VERSION, RULES, DecodeRules
+from bestiary.decode_rules import RULES, DecodeRules
 from bestiary.errors import PictureError, SourceError
 from bestiary.picture import (
-    FORMATS,
     LIMITS,
     DecodeLimits,
     Fit,
@@ -59,11 +58,8 @@ class Preprocessing:
     def load_pixels(self, source: Source) -> Pixels:
         """Return the picture as uint8 (size, size, 3); an array is uint8 RGB of any size, in sRGB.
 
-        A Pillow image that is not loaded yet is read as its file is. Raises PictureError if the picture cannot be
-        decoded, SourceError for a VerifiedFile that was changed.
+        Raises PictureError if it cannot be decoded, SourceError for a VerifiedFile that was changed.
         """
-        if isinstance(source, Image.Image) and self.rules.version != FIRST_VERSION:
-            source = unloaded_content(source) or source
         if isinstance(source, Image.Image):
             source = to_upright_rgb(source, self.limits, self.rules)
         if isinstance(source, np.ndarray):
@@ -86,17 +82,3 @@ class Preprocessing:
             )
         is_resized = pixels.shape[:2] == (self.size, self.size)
         return pixels if is_resized else resize_to_square(pixels, self.size, self.fit)
-
-
-def unloaded_content(image: Image.Image) -> bytes | None:
-    """Return the bytes of the file of a Pillow image that is opened and not yet loaded, else None."""
-    file = getattr(image, "fp", None)
-    if not isinstance(image, ImageFile.ImageFile) or not image.tile or image.format not in (*FORMATS, "MPO"):
-        return None
-    if file is None or getattr(file, "closed", False) or image.tell() or getattr(image, "decoderconfig", ()):
-        return None
-    position = file.tell()
-    file.seek(0)
-    content: bytes = file.read()
-    file.seek(position)
-    return content

@@ -21,7 +21,7 @@ from bestiary.errors import MachineError
 from bestiary.files import atomic_path
 from bestiary.picture import DecodeLimits
 
-MEASUREMENT_VERSION = 4
+MEASUREMENT_VERSION = 3
 DIGEST_BYTES = 32
 FILES_AT_ONCE = 32
 ROWS_AT_ONCE, GROUP_ROWS = 512, 8_192  # rows per table in memory; rows compressed together on disk
