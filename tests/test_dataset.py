@@ -124,7 +124,7 @@ def test_duplicates_never_straddle_and_what_is_left_out_says_why(
     faulty: SyntheticDataset, found: AuditedDataset
 ) -> None:
     shown, digest = assign_splits(found, DataConfig(min_per_class=3), seed=0)
-    assert shown.schema == pl.Schema(table.PICTURES | table.MEASURES)
+    assert shown.schema == pl.Schema(table.PICTURES | table.MEASURES | table.DEPTH)
     assert shown["row_id"].to_list() == found.pictures["row_id"].to_list()
     assert (shown["split"].is_null() == shown["error"].is_not_null()).all()
     used = shown.drop_nulls("split")

@@ -18,6 +18,7 @@ from PIL import Image
 
 from bestiary.array_types import Array, Bools, Pixels
 from bestiary.decode_rules import DecodeRules, SampleRange
+from bestiary.transparency import UNDECLARED_ALPHA
 
 TAILS = 0.001  # fraction of the samples at either end that do not count: hot pixels, values that mean "no data"
 SAMPLED = 1_000_000  # samples that are looked at to measure a picture
@@ -34,7 +35,8 @@ SWAPPED_ORDER = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else 
 class DeepSamples:
     """The samples of a deep picture: (height, width), or (height, width, 3) in RGB.
 
-    own_range: that the file names. alpha: uint8 (height, width), or None without transparency.
+    own_range: that the file names. alpha: uint8 (height, width), or None without transparency; unmeant_alpha: why a
+    fourth channel is not one.
     """
 
     values: Array
@@ -43,6 +45,7 @@ class DeepSamples:
     alpha: Pixels | None = None
     is_white_zero: bool = False
     is_premultiplied: bool = False
+    unmeant_alpha: str = ""
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,10 @@ def _read_colour(image: Image.Image, content: bytes, rawmode: str) -> DeepSample
             _tiff_range(tags, values[..., :3]),
             has_alpha and _first(extra, 0) == PREMULTIPLIED,
         )
-        return DeepSamples(values[..., :3], "uint16", own_range, alpha, is_premultiplied=is_premultiplied)
+        unmeant = "" if has_alpha or values.shape[2] == 3 else UNDECLARED_ALPHA
+        return DeepSamples(
+            *(values[..., :3], "uint16", own_range, alpha), is_premultiplied=is_premultiplied, unmeant_alpha=unmeant
+        )
     if values.shape[2] == 4:
         alpha = _alpha_to_8_bits(values[..., 3], values[..., :3])
     else:

@@ -250,11 +250,13 @@ def _decode_image(image: Image.Image, request: _Request) -> DecodedPicture:
     if side is not None:
         image.draft(None, (side, side))
     _check_size(image, (width, height), request)
-    orientation, stored = read_orientation(image), image.size
+    stored = image.size
+    before = read_orientation(image) if kind == "TIFF" else None  # of a PNG, it would load the picture
     rgb = _to_rgb(image, request)
     if image.size != stored:
         width, height = image.size
     upright, remaining = rgb.image, read_orientation(image)  # Pillow has already rotated a TIFF in load()
+    orientation = before or remaining
     if remaining in TRANSPOSITIONS:
         upright = upright.transpose(TRANSPOSITIONS[remaining])
     if remaining >= 5:
@@ -323,7 +325,7 @@ def _to_rgb(image: Image.Image, request: _Request) -> DecodedPicture:
     return replace(
         _blank_facts(_own_copy(rgb), has_alpha=flat.alpha is not None),
         whitened=whitened,
-        unmeant_alpha=flat.unmeant,
+        unmeant_alpha=flat.unmeant or (samples.unmeant_alpha if samples is not None else ""),
         profile=profiled.profile,
         profile_problem=profiled.problem,
         depth=depth,

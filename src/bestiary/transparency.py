@@ -12,6 +12,7 @@ ALPHA_MODES = {"RGBA", "LA", "PA", "RGBa", "La"}
 EXTRA_SAMPLES = 338  # the tag of a TIFF that says what a fourth channel means
 TGA_FOOTER, TGA_MEANT = b"TRUEVISION-XFILE.\0", 3  # and the first type of an extension area that means alpha
 TGA_TYPE_OFFSET, TGA_FOOTER_BYTES, TGA_FLAGS = 494, 26, 17
+UNDECLARED_ALPHA = "the TIFF does not declare it as alpha"
 SAMPLED_SIDE = 64
 CHANGED = 32  # levels of 255: a colour that differs by more is another one
 
@@ -63,7 +64,7 @@ def changed_fraction(colours: Image.Image, on_white: Image.Image) -> float:
 
 def _explain_unmeant(image: Image.Image, content: bytes | None) -> str:
     if image.format == "TIFF" and image.mode in ALPHA_MODES and _extra_samples(image) in (None, 0):
-        return "the TIFF does not declare it as alpha"
+        return UNDECLARED_ALPHA
     if image.format == "TGA" and content is not None and not _is_tga_alpha_meant(content):
         return "the header of the TGA says so"
     return ""
