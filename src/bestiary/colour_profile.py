@@ -70,7 +70,9 @@ def read_profile(profile: bytes) -> ColourProfile:
         mode = SPACES.get(source.profile.xcolor_space)
         if mode is None:
             return ColourProfile(name, problem=f'the profile "{name}" is of colour space {source.profile.xcolor_space}')
-        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+        # Grey curves are computed for each pixel: the table that would replace them has 33 entries.
+        flags = ImageCms.Flags.NOOPTIMIZE if mode == "L" else ImageCms.Flags.NONE
+        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB", flags=flags)
         return ColourProfile(name, mode, None if _is_identity(transform, mode) else transform)
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
         return ColourProfile("", problem=f"the profile is damaged: {error}")
