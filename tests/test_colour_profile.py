@@ -82,7 +82,13 @@ def gap(pixels: Pixels, image: Image.Image) -> float:
     return float(np.abs(pixels.astype(int) - np.asarray(image.convert("RGB")).astype(int)).mean())
 
 
-FORMS = {"PNG": {}, "TIFF": {}, "WEBP": {"lossless": True}, "AVIF": {"quality": 100}, "JPEG": {"quality": 98}}
+FORMS: dict[str, dict[str, Any]] = {
+    "PNG": {},
+    "TIFF": {},
+    "WEBP": {"lossless": True},
+    "AVIF": {"quality": 100},
+    "JPEG": {"quality": 98},
+}
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -20,7 +20,7 @@ from bestiary.batches.pixel_cache import fill_pixel_cache, iter_pixel_batches, p
 from bestiary.decode_rules import FIRST_VERSION, DecodeRules
 from bestiary.errors import PictureError, SourceError
 from bestiary.picture import DecodeLimits, load, resize_to_square
-from bestiary.preprocess import Preprocessing, VerifiedFile
+from bestiary.preprocess import Preprocessing, Source, VerifiedFile
 from bestiary.progress import SilentReporter
 
 VIEW = Preprocessing(16)
@@ -151,7 +151,14 @@ def test_path_bytes_image_and_array_are_the_same_pixels(size: int, form: str, tm
     expected = preprocess.load_pixels(path)
     opened, loaded, converted = (Image.open(path) for _ in range(3))
     loaded.load()
-    sources = [path.read_bytes(), opened, loaded, converted.convert("RGB"), loaded.copy(), np.asarray(loaded)]
+    sources: list[Source] = [
+        path.read_bytes(),
+        opened,
+        loaded,
+        converted.convert("RGB"),
+        loaded.copy(),
+        np.asarray(loaded),
+    ]
     assert all(np.array_equal(preprocess.load_pixels(source), expected) for source in sources)
     first = Preprocessing(size, rules=DecodeRules(FIRST_VERSION)).load_pixels(path)
     assert np.array_equal(first, expected) == (form != "JPEG")
