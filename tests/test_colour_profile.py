@@ -1,6 +1,7 @@
 """Embedded colour profiles: other spaces are converted to sRGB, sRGB itself is left alone, damage is named."""
 
 import io
+import itertools
 import struct
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def fixed(values: Any) -> bytes:
     return b"".join(struct.pack(">i", round(float(value) * 65_536)) for value in values)
 
 
-def icc(space: bytes, tags: dict[bytes, bytes]) -> bytes:
+def icc(space: bytes, tags: dict[bytes, bytes], *, kind: bytes = b"mntr", target: bytes = b"XYZ ") -> bytes:
     """A profile of version 2 with these tags beside its name."""
     words = b"desc\0\0\0\0" + struct.pack(">I", 5) + b"mine\0" + bytes(78)
     tags = {b"desc": words + bytes(-len(words) % 4), b"cprt": b"text\0\0\0\0no\0\0", **tags}
@@ -33,7 +34,7 @@ def icc(space: bytes, tags: dict[bytes, bytes]) -> bytes:
     for name, content in tags.items():
         index += name + struct.pack(">II", start + len(body), len(content))
         body += content
-    head = struct.pack(">I", start + len(body)) + b"none" + bytes([2, 64, 0, 0]) + b"mntr" + space + b"XYZ " + bytes(12)
+    head = struct.pack(">I", start + len(body)) + b"none" + bytes([2, 64, 0, 0]) + kind + space + target + bytes(12)
     return head + b"acsp" + bytes(28) + fixed((0.9642, 1, 0.8249)) + bytes(48) + index + body
 
 
@@ -54,6 +55,16 @@ def rgb_profile(corners: Any, gamma: float) -> bytes:
     tags = {name: b"XYZ \0\0\0\0" + fixed(matrix[:, i]) for i, name in enumerate((b"rXYZ", b"gXYZ", b"bXYZ"))}
     tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve(gamma)) | {b"wtpt": b"XYZ \0\0\0\0" + fixed(target)}
     return icc(b"RGB ", tags)
+
+
+def ink_profile() -> bytes:
+    """A profile of a printer whose inks are all grey: each of cyan, magenta and yellow takes a quarter of the light."""
+    corners = itertools.product((0, 1), repeat=4)
+    lightness = [255 * max(0.0, 1 - 0.25 * (c + m + y)) * (1 - k) for c, m, y, k in corners]
+    table = b"".join(bytes([round(value), 128, 128]) for value in lightness)
+    lut = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + fixed(np.eye(3).ravel()) + bytes(range(256)) * 4 + table
+    tags = {b"A2B0": lut + bytes(range(256)) * 3, b"wtpt": b"XYZ \0\0\0\0" + fixed((0.9642, 1, 0.8249))}
+    return icc(b"CMYK", tags, kind=b"prtr", target=b"Lab ")
 
 
 def grey_profile(gamma: float) -> bytes:
@@ -120,6 +131,19 @@ def test_grey_profiles_are_applied_to_grey_pictures(gamma: float) -> None:
     preprocess = Preprocessing(4)
     as_rgb = Image.open(io.BytesIO(content)).convert("RGB")  # keeps the profile
     assert np.array_equal(preprocess.load_pixels(as_rgb), preprocess.load_pixels(content))
+
+
+@pytest.mark.parametrize("form", ["JPEG", "TIFF"])
+def test_inks_are_converted_by_their_profile(form: str) -> None:
+    inks = [(0, 0, 0, 0), (255, 0, 0, 0), (255, 255, 0, 0), (0, 0, 0, 255)]
+    image = Image.new("CMYK", (64, 16))
+    for column, ink in enumerate(inks):
+        image.paste(ink, (16 * column, 0, 16 * column + 16, 16))
+    options: dict[str, Any] = {"quality": 100} if form == "JPEG" else {}
+    opened = open_picture(saved(image, form, icc_profile=ink_profile(), **options))
+    assert opened.profile == "mine"
+    pixels = np.asarray(opened.image)[8, 8::16].astype(int)
+    assert np.abs(pixels - np.array([255, 185, 119, 0])[:, None]).max() <= 4  # lightness 100, 75, 50 and 0
 
 
 def test_transparency_is_laid_on_white_after_the_conversion() -> None:

@@ -211,16 +211,18 @@ def test_a_jpeg_is_reduced_for_a_model_only_where_that_changes_little() -> None:
 
 def test_a_jpeg_beyond_the_limit_is_decoded_small_unless_it_is_in_passes() -> None:
     """Its decoder keeps all pixels of a JPEG in passes, and those of other formats."""
-    limits, picture = DecodeLimits(max_pixels=100_000), scene(1600, 1200)
+    limits, picture = DecodeLimits(max_pixels=200_000), scene(1600, 1200)
     whole = saved(picture, "JPEG")
     opened = open_picture(whole, at_least=64, limits=limits)
     assert (opened.width, opened.height, opened.image.size) == (1600, 1200, (200, 150))
     for content in (saved(picture, "JPEG", progressive=True), saved(picture, "PNG")):
-        with pytest.raises(PictureError, match="1,600 x 1,200 pixels; at most 100,000") as refused:
+        with pytest.raises(PictureError, match="1,600 x 1,200 pixels; at most 200,000") as refused:
             open_picture(content, at_least=64, limits=limits)
         assert ("several passes" in str(refused.value)) == content.startswith(b"\xff\xd8")
     with pytest.raises(PictureError, match="max_pixels"):
         decode(whole, limits=limits)
+    with pytest.raises(PictureError, match="max_pixels"):
+        open_picture(whole, at_least=64, limits=DecodeLimits(max_pixels=100_000))
 
 
 def test_a_jpeg_beyond_the_limit_of_pillow_is_decoded_small(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,7 @@ SUFFIXES = {
 PICTURE_SUFFIXES = frozenset().union(*SUFFIXES.values())
 LETTERBOX_GREY = 128
 NAMELESS = "the file"  # name of a picture decoded from memory, in messages
+MOST_REDUCED = 10  # times the limit on pixels: a larger JPEG takes too long, even at a reduced scale
 MAX_PAGES = 1000  # of a TIFF; Pillow's time for finding them grows with their number squared
 
 
@@ -280,7 +281,7 @@ def _check_size(image: Image.Image, full_size: tuple[int, int], request: _Reques
     (width, height), limit, why = full_size, request.limits.max_pixels, ""
     if width * height <= limit:
         return
-    if image.width * image.height <= limit:
+    if image.width * image.height <= limit and width * height <= MOST_REDUCED * limit:
         if request.content is not None and not has_more_scans(request.content, 1):
             return
         why = " Its pixels are stored in several passes, so that it cannot be decoded at a reduced scale."
