@@ -13,7 +13,7 @@ from PIL import Image
 
 from bestiary import table
 from bestiary.data.audit import find_issues
-from bestiary.data.deep_ranges import collection_rules, iter_collection_ranges
+from bestiary.data.deep_ranges import collection_rules, iter_collection_ranges, measure_in_collection_range
 from bestiary.data.measure import measure_file
 from bestiary.data.scan import MEASUREMENT_COLUMNS
 from bestiary.decode_rules import FIRST_VERSION, DecodeRules
@@ -174,6 +174,16 @@ def test_a_collection_has_one_range_and_brightness_is_kept(tmp_path: Path) -> No
     assert np.array_equal(
         preprocess.load_pixels(Image.fromarray(half.astype(np.uint16))), decode(png(half), rules=rules)
     )
+
+
+def test_a_dark_picture_among_bright_ones_is_measured_as_dark(tmp_path: Path) -> None:
+    pictures = measured(tmp_path, {"a.png": png(GREY * 16), "b.png": png(GREY), "c.png": png(COLOUR * 16)})
+    again = measure_in_collection_range(pictures, LIMITS)
+    assert again.drop("luma").columns == pictures.drop("luma").columns
+    assert again["luma"].round(1).to_list() == [0.5, 0.0, 0.5]
+    assert pictures["luma"].round(1).to_list() == [0.5, 0.5, 0.5]
+    assert again[[0, 2]].equals(pictures[[0, 2]])
+    assert again["deep_high"].equals(pictures["deep_high"])
 
 
 def test_8_bit_pictures_and_own_ranges_do_not_count_for_the_range(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from bestiary.context import Context
 from bestiary.data import audit, duplicates
 from bestiary.data.apply_corrections import CorrectionResult, apply_corrections
 from bestiary.data.corrections import Corrections, read_corrections
+from bestiary.data.deep_ranges import measure_in_collection_range
 from bestiary.data.label_map import absolute_label_map, label_map
 from bestiary.data.overlapping_classes import overlapping_class_warnings
 from bestiary.data.scan import scan_pictures
@@ -102,7 +103,7 @@ def audit_listing(
     if corrections is None:  # a correction may move a picture into the requested classes, so all must be measured
         listing = _filter_listing(listing, data.classes)
     skipped = dict(listing.skipped)
-    pictures = scan_pictures(listing, limits, context)
+    pictures = measure_in_collection_range(scan_pictures(listing, limits, context), limits)
     if corrections is None:
         pictures = pictures.with_columns(given_label="label", dropped=False)
     else:

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, JpegImagePlugin
 
 from bestiary.array_types import Array, Bools, Floats, Pixels
+from bestiary.decode_rules import RULES, DecodeRules
 from bestiary.errors import PictureError
 from bestiary.picture import FORMATS, DecodeLimits, message_with_filename, open_picture, read_bytes
 
@@ -81,21 +82,21 @@ class ImageMeasurements:
     error: str | None = None
 
 
-def measure_file(path: Path, limits: DecodeLimits) -> ImageMeasurements:
+def measure_file(path: Path, limits: DecodeLimits, rules: DecodeRules = RULES) -> ImageMeasurements:
     """Return the measurements of a file; an unusable file gets an `error`, and raises no exception."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's warnings name no file; the checks below report what matters
-        return _measure_path(path, limits)
+        return _measure_path(path, limits, rules)
 
 
-def _measure_path(path: Path, limits: DecodeLimits) -> ImageMeasurements:
+def _measure_path(path: Path, limits: DecodeLimits, rules: DecodeRules) -> ImageMeasurements:
     measurements, content = ImageMeasurements(str(path)), b""
     try:
         stat = path.stat()
         measurements = replace(measurements, bytes=stat.st_size, mtime_ns=stat.st_mtime_ns)
         content = read_bytes(path, limits)
         measurements = replace(measurements, sha256=hashlib.sha256(content).hexdigest())
-        return _measure_content(content, measurements, limits)
+        return _measure_content(content, measurements, limits, rules)
     except PictureError as error:
         message = message_with_filename(error, str(path))
         missing = missing_fraction(content) if error.check == "truncated" else None
@@ -139,8 +140,10 @@ def _cosines() -> Floats:
     return waves
 
 
-def _measure_content(content: bytes, measurements: ImageMeasurements, limits: DecodeLimits) -> ImageMeasurements:
-    picture = open_picture(content, at_least=MEASURE_SIDE, limits=limits)
+def _measure_content(
+    content: bytes, measurements: ImageMeasurements, limits: DecodeLimits, rules: DecodeRules
+) -> ImageMeasurements:
+    picture = open_picture(content, at_least=MEASURE_SIDE, limits=limits, rules=rules)
     facts: dict[str, Any] = {name: getattr(picture, name) for name in FACTS}
     if picture.depth is not None:
         facts["sample_type"] = picture.depth.sample_type
