@@ -414,6 +414,12 @@ def test_predict_makes_links_sorted_by_label(bestiary: Call, model: Path, colour
     assert "not empty" in one_message(bestiary("predict", model, colours, "--link-into", tmp_path / "by"))
 
 
+def test_predict_takes_a_limit_on_pixels(bestiary: Call, model: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (60, 40), (250, 5, 5)).save(tmp_path / "x.png")
+    assert "at most 2,399 in all" in bestiary("predict", model, tmp_path / "x.png", "--max-pixels", 2399).out
+    assert bestiary("predict", model, tmp_path / "x.png", "--max-pixels", 2400).out.split()[1] == "red"
+
+
 def test_predict_gives_one_json_object(bestiary: Call, model: Path, colours: Path) -> None:
     done = bestiary("predict", model, colours, "--json")
     assert len(done.out.splitlines()) == 1

@@ -103,7 +103,7 @@ def test_findings_keep_to_the_contract(found: AuditedDataset) -> None:
 
 def test_the_table_of_pictures_keeps_to_the_contract(faulty: SyntheticDataset, found: AuditedDataset) -> None:
     added = {"given_split": pl.String, "given_label": pl.String, "dropped": pl.Boolean}
-    assert dict(found.pictures.schema) == table.PICTURES | added | table.MEASURES
+    assert dict(found.pictures.schema) == table.PICTURES | added | table.MEASURES | table.DEPTH
     assert found.pictures["row_id"].to_list() == list(range(found.pictures.height))
     assert found.pictures["path"].is_sorted()
     labels = dict(found.pictures.select("path", "label").iter_rows())
@@ -124,7 +124,7 @@ def test_duplicates_never_straddle_and_what_is_left_out_says_why(
     faulty: SyntheticDataset, found: AuditedDataset
 ) -> None:
     shown, digest = assign_splits(found, DataConfig(min_per_class=3), seed=0)
-    assert shown.schema == pl.Schema(table.PICTURES | table.MEASURES)
+    assert shown.schema == pl.Schema(table.PICTURES | table.MEASURES | table.DEPTH)
     assert shown["row_id"].to_list() == found.pictures["row_id"].to_list()
     assert (shown["split"].is_null() == shown["error"].is_not_null()).all()
     used = shown.drop_nulls("split")

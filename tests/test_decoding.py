@@ -17,9 +17,10 @@ from bestiary import preprocess
 from bestiary.array_types import Pixels
 from bestiary.batches.decoding import DecodedImage, decode_ahead, iter_batches
 from bestiary.batches.pixel_cache import fill_pixel_cache, iter_pixel_batches, pixel_cache
+from bestiary.decode_rules import FIRST_VERSION, DecodeRules
 from bestiary.errors import PictureError, SourceError
 from bestiary.picture import DecodeLimits, load, resize_to_square
-from bestiary.preprocess import Preprocessing, VerifiedFile
+from bestiary.preprocess import Preprocessing, Source, VerifiedFile
 from bestiary.progress import SilentReporter
 
 VIEW = Preprocessing(16)
@@ -137,6 +138,41 @@ def test_an_array_that_is_no_picture_is_refused(array: np.ndarray[tuple[int, ...
         VIEW.load_pixels(array)
     assert str(array.shape) in str(told.value)
     assert str(array.dtype) in str(told.value)
+
+
+@pytest.mark.parametrize("size", [64, 96, 160])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_path_bytes_image_and_array_are_the_same_pixels(size: int, form: str, tmp_path: Path) -> None:
+    """With fine texture, which reduced scales of a JPEG change."""
+    noise = np.random.default_rng(0).normal(0, 45, (430, 610, 1)) + np.random.default_rng(1).uniform(60, 200, 3)
+    path = tmp_path / "texture"
+    Image.fromarray(np.clip(noise, 0, 255).astype(np.uint8)).save(path, form, quality=92)
+    preprocess = Preprocessing(size)
+    expected = preprocess.load_pixels(path)
+    opened, loaded, converted = (Image.open(path) for _ in range(3))
+    loaded.load()
+    sources: list[Source] = [
+        path.read_bytes(),
+        opened,
+        loaded,
+        converted.convert("RGB"),
+        loaded.copy(),
+        np.asarray(loaded),
+    ]
+    assert all(np.array_equal(preprocess.load_pixels(source), expected) for source in sources)
+    first = Preprocessing(size, rules=DecodeRules(FIRST_VERSION)).load_pixels(path)
+    assert np.array_equal(first, expected) == (form != "JPEG")
+
+
+def test_an_image_is_not_changed_by_decoding_it(tmp_path: Path) -> None:
+    Image.new("RGB", (700, 500), (9, 9, 9)).save(tmp_path / "x.jpg")
+    Image.new("RGBA", (700, 500), (9, 9, 9, 0)).save(tmp_path / "x.png")
+    for path in (tmp_path / "x.jpg", tmp_path / "x.png"):
+        image = Image.open(path)
+        mode, before = image.mode, np.asarray(Image.open(path))
+        Preprocessing(32).load_pixels(image)
+        assert (image.size, image.mode) == ((700, 500), mode)
+        assert np.array_equal(np.asarray(image), before)
 
 
 def test_limits_are_those_of_the_view() -> None:

@@ -106,9 +106,9 @@ def test_features_that_differ_are_kept_apart(folder: Path) -> None:
 def test_the_folders_of_existing_caches_stay_valid(folder: Path) -> None:
     cache = feature_cache(folder)
     assert not has_features(folder)
-    assert cache.store.folder == folder / "features" / f"{cache.graph.stem}-squash-float32-v1"
+    assert cache.store.folder == folder / "features" / f"{cache.graph.stem}-squash-float32-v2"
     mirrored = replace(cache, precision="bfloat16", mirrored=True)
-    assert mirrored.store.folder.name == f"{cache.graph.stem}-squash-bfloat16-mirrored-v1"
+    assert mirrored.store.folder.name == f"{cache.graph.stem}-squash-bfloat16-mirrored-v2"
 
 
 def test_an_interrupted_computation_goes_on_where_it_was(

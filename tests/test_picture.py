@@ -15,10 +15,10 @@ from PIL import Image
 from bestiary.array_types import Pixels
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import PictureError
+from bestiary.jpeg import MAX_SCANS, reduced_side
 from bestiary.picture import (
     LIMITS,
     MAX_PAGES,
-    MAX_SCANS,
     DecodeLimits,
     decode,
     load,
@@ -199,6 +199,38 @@ def test_a_draft_is_never_smaller_than_asked(width: int, height: int, at_least: 
 
 def test_a_large_photograph_is_decoded_small() -> None:
     assert max(open_picture(saved(scene(1600, 1200), "JPEG"), at_least=100).image.size) == 200
+
+
+def test_a_jpeg_is_reduced_for_a_model_only_where_that_changes_little() -> None:
+    for size in ((4000, 3000), (3000, 4000)):
+        assert [reduced_side(*size, side) for side in (64, 128, 224, 260)] == [3000, 3000, 1120, 1300]
+    assert reduced_side(1600, 1200, 260) > 600  # in full: a scale of 1/2 is too small
+    assert reduced_side(12_000, 9_000, 64) == 2250  # a quarter: at most 25 million pixels
+    assert reduced_side(60_000, 500, 260) == 260
+
+
+def test_a_jpeg_beyond_the_limit_is_decoded_small_unless_it_is_in_passes() -> None:
+    """Its decoder keeps all pixels of a JPEG in passes, and those of other formats."""
+    limits, picture = DecodeLimits(max_pixels=200_000), scene(1600, 1200)
+    whole = saved(picture, "JPEG")
+    opened = open_picture(whole, at_least=64, limits=limits)
+    assert (opened.width, opened.height, opened.image.size) == (1600, 1200, (200, 150))
+    for content in (saved(picture, "JPEG", progressive=True), saved(picture, "PNG")):
+        with pytest.raises(PictureError, match="1,600 x 1,200 pixels; at most 200,000") as refused:
+            open_picture(content, at_least=64, limits=limits)
+        assert ("several passes" in str(refused.value)) == content.startswith(b"\xff\xd8")
+    with pytest.raises(PictureError, match="max_pixels"):
+        decode(whole, limits=limits)
+    with pytest.raises(PictureError, match="max_pixels"):
+        open_picture(whole, at_least=64, limits=DecodeLimits(max_pixels=100_000))
+
+
+def test_a_jpeg_beyond_the_limit_of_pillow_is_decoded_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    content = saved(scene(800, 600), "JPEG")
+    assert open_picture(content, at_least=64).image.size == (100, 75)
+    with pytest.raises(PictureError, match="is too large"):
+        open_picture(saved(scene(800, 600), "PNG"), at_least=64)
 
 
 @pytest.mark.parametrize("how", ["squash", "letterbox", "crop"])

@@ -17,6 +17,7 @@ from PIL import Image
 
 pytest.importorskip("onnx")
 
+from bestiary.decode_rules import DecodeRules
 from bestiary.errors import InputError, RunError
 from bestiary.inference.bundle import read_bundle
 from bestiary.inference.predictor import EngineName, Prediction, Predictor, load
@@ -357,3 +358,35 @@ def _edit(run: Path, **changes: Any) -> None:
 
 def _cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
+
+
+def test_a_bundle_without_a_version_of_decoding_is_read_with_the_first(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    bundle = json.loads((run / "bundle.json").read_text())
+    assert (bundle["decoding"], bundle["deep_ranges"]) == (2, {})
+    for name in ("decoding", "deep_ranges"):
+        del bundle[name]
+    (run / "bundle.json").write_text(json.dumps(bundle))
+    assert Predictor(run).bundle.preprocess.rules == DecodeRules(1)
+
+
+def test_a_bundle_keeps_the_range_of_deep_pictures(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    bundle = json.loads((run / "bundle.json").read_text())
+    deep = np.zeros((SIZE, SIZE), np.uint16) + 1000
+    image = Image.fromarray(deep)
+    assert Predictor(run).predict(image).probabilities.keys() == set(COLOURS)
+    (run / "bundle.json").write_text(json.dumps(bundle | {"deep_ranges": {"uint16": [0, 4000]}}))
+    preprocess = Predictor(run).bundle.preprocess
+    assert preprocess.load_pixels(image)[0, 0].tolist() == [64, 64, 64]
+    (run / "bundle.json").write_text(json.dumps(bundle | {"deep_ranges": {"uint16": [4, 1]}}))
+    with pytest.raises(RunError, match="deep_ranges"):
+        Predictor(run)
+
+
+def test_max_pixels_is_that_of_the_run_unless_another_is_passed(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    assert Predictor(run).bundle.preprocess.limits.max_pixels == 80_000_000
+    error = Predictor(run, max_pixels=10).predict(Image.new("RGB", (4, 3))).error
+    assert error is not None
+    assert "--max-pixels" in error

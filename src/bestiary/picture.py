@@ -7,18 +7,25 @@ from __future__ import annotations
 
 import contextlib
 import io
-import re
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
+from bestiary import first_decoding
 from bestiary.array_types import Pixels
+from bestiary.colour_profile import convert_to_srgb
+from bestiary.content_type import describe_content
+from bestiary.decode_rules import FIRST_VERSION, RULES, DecodeRules
+from bestiary.depth import Depth, read_deep_samples, scale_to_8_bits
 from bestiary.errors import PictureError
+from bestiary.jpeg import JPEG_START, MAX_SCANS, has_more_scans, open_jpeg, reduced_side
+from bestiary.orientation import TRANSPOSITIONS, read_orientation
+from bestiary.transparency import changed_fraction, has_alpha, lay_on_white, split_alpha
 
 Fit = Literal["squash", "letterbox", "crop"]
 
@@ -40,28 +47,14 @@ SUFFIXES = {
 }
 PICTURE_SUFFIXES = frozenset().union(*SUFFIXES.values())
 LETTERBOX_GREY = 128
-TRANSPOSITIONS = {  # EXIF orientation -> the transposition that undoes it
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-EXIF_ORIENTATION = 0x0112
-ALPHA_MODES = {"RGBA", "LA", "PA", "RGBa", "La"}
 NAMELESS = "the file"  # name of a picture decoded from memory, in messages
-# Decompression-bomb limits: a JPEG of a few hundred KB can repeat its scans for minutes of decoding (programs write up
-# to about twenty); Pillow's time for finding the pages of a TIFF grows with their number squared.
-MAX_SCANS, MAX_PAGES = 100, 1000
-SCAN, JPEG_END = 0xDA, 0xD9
-JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")  # markers with a length field, and the end
+MOST_REDUCED = 10  # times the limit on pixels: a larger JPEG takes too long, even at a reduced scale
+MAX_PAGES = 1000  # of a TIFF; Pillow's time for finding them grows with their number squared
 
 
 @dataclass(frozen=True)
 class DecodeLimits:
-    """Limits that are checked before any pixel is decoded."""
+    """Limits that are checked before any pixel is decoded; max_pixels: in memory, of a JPEG at its reduced scale."""
 
     max_bytes: int = 100_000_000
     max_pixels: int = 80_000_000
@@ -74,7 +67,9 @@ LIMITS = DecodeLimits()
 class DecodedPicture:
     """An upright RGB image, perhaps decoded at a reduced scale, and facts about its file.
 
-    `width` and `height`: of the upright picture at full scale, in pixels.
+    `width` and `height`: of the upright picture at full scale, in pixels. whitened: fraction of the picture that laying
+    on white has replaced. unmeant_alpha: why an alpha channel is ignored. profile: the colour profile that it was
+    converted from; profile_problem: why one is ignored. depth: of a picture of more than 8 bits a sample.
     """
 
     image: Image.Image
@@ -85,6 +80,23 @@ class DecodedPicture:
     frames: int
     orientation: int
     has_alpha: bool
+    whitened: float = 0.0
+    unmeant_alpha: str = ""
+    profile: str = ""
+    profile_problem: str = ""
+    depth: Depth | None = None
+
+
+@dataclass(frozen=True)
+class _Request:
+    """How a picture is to be decoded; content: the bytes of its file, None for an image in memory."""
+
+    name: str
+    content: bytes | None
+    limits: DecodeLimits
+    rules: DecodeRules
+    at_least: int | None = None
+    input_size: int | None = None
 
 
 def read_bytes(source: Path | bytes, limits: DecodeLimits = LIMITS) -> bytes:
@@ -105,24 +117,36 @@ def message_with_filename(error: PictureError, name: str) -> str:
     return str(error) if name in str(error) else str(error).replace(NAMELESS, name, 1)
 
 
-def open_picture(source: Path | bytes, *, at_least: int | None = None, limits: DecodeLimits = LIMITS) -> DecodedPicture:
+def open_picture(
+    source: Path | bytes,
+    *,
+    at_least: int | None = None,
+    input_size: int | None = None,
+    limits: DecodeLimits = LIMITS,
+    rules: DecodeRules = RULES,
+) -> DecodedPicture:
     """Return the picture upright in RGB, with facts about its file.
 
-    `at_least`: a JPEG may be decoded at a reduced scale, with no side below this many pixels.
-    Applies the EXIF orientation, composites transparency on white, scales 16-bit to 8-bit and takes the first frame of
-    an animation. Raises PictureError, with the file, the problem and the limit, if the picture cannot be read.
+    `at_least`: a JPEG may be decoded at a reduced scale, with no side below this many pixels. `input_size`: it is
+    decoded for a model's input of this size (`reduced_side`). Applies the EXIF orientation, converts colours to sRGB,
+    composites transparency on white, scales deep samples to 8 bits (`bestiary.depth`) and takes the first frame of an
+    animation. Raises PictureError, with the file, the problem and the limit, if the picture cannot be read.
     """
     name = NAMELESS if isinstance(source, bytes) else str(source)
     content = read_bytes(source, limits)
+    request = _Request(name, content, limits, rules, at_least, input_size)
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            if image.format in {"JPEG", "MPO"}:
-                _check_scan_count(content, name)
-            return _decode_image(image, name, at_least, limits)
+        with _open_image(content) as image:
+            if image.format in {"JPEG", "MPO"} and has_more_scans(content, MAX_SCANS):
+                raise PictureError(
+                    f"{name} has more than {MAX_SCANS} scans, which take too long to decode.", check="huge"
+                )
+            frames = _count_frames(image)
+            return replace(_decode_image(image, request), frames=frames)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureError(f"{name} is too large: {error}", check="huge") from None
     except UnidentifiedImageError:
-        raise PictureError(f"{name} is not a picture: {_guess_content_type(content)}.", check="unreadable") from None
+        raise PictureError(f"{name} is not a picture: {describe_content(content)}.", check="unreadable") from None
     except PictureError:
         raise
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, MemoryError) as error:
@@ -132,18 +156,20 @@ def open_picture(source: Path | bytes, *, at_least: int | None = None, limits: D
         raise PictureError(f"{name} cannot be decoded: {type(error).__name__}: {error}.", check="unreadable") from error
 
 
-def decode(source: Path | bytes, *, at_least: int | None = None, limits: DecodeLimits = LIMITS) -> Pixels:
+def decode(
+    source: Path | bytes, *, at_least: int | None = None, limits: DecodeLimits = LIMITS, rules: DecodeRules = RULES
+) -> Pixels:
     """Return the picture as upright uint8 RGB of shape (height, width, 3); see `open_picture`."""
-    return np.asarray(open_picture(source, at_least=at_least, limits=limits).image)
+    return np.asarray(open_picture(source, at_least=at_least, limits=limits, rules=rules).image)
 
 
-def to_upright_rgb(image: Image.Image, limits: DecodeLimits = LIMITS) -> Pixels:
+def to_upright_rgb(image: Image.Image, limits: DecodeLimits = LIMITS, rules: DecodeRules = RULES) -> Pixels:
     """Return a Pillow image as upright uint8 RGB of shape (height, width, 3); `image` is not changed.
 
     Raises PictureError if its file is closed or damaged, or if it is too large.
     """
     try:
-        return np.asarray(_decode_image(image.copy(), "the image", None, limits).image)
+        return np.asarray(_decode_image(image, _Request("the image", _unloaded_content(image), limits, rules)).image)
     except (OSError, SyntaxError, ValueError, AttributeError) as error:  # a closed file is an AttributeError
         raise PictureError(f"the image cannot be decoded: {error}.", check="unreadable") from None
 
@@ -157,9 +183,13 @@ def resize_to_square(pixels: Pixels, size: int, how: Fit = "squash") -> Pixels:
     return np.asarray(resize_image_to_square(Image.fromarray(pixels), size, how))
 
 
-def load(source: Path | bytes, size: int, how: Fit = "squash", *, limits: DecodeLimits = LIMITS) -> Pixels:
+def load(
+    source: Path | bytes, size: int, how: Fit = "squash", *, limits: DecodeLimits = LIMITS, rules: DecodeRules = RULES
+) -> Pixels:
     """Return the model input of a picture: upright uint8 RGB of shape (size, size, 3)."""
-    return np.asarray(resize_image_to_square(open_picture(source, at_least=size, limits=limits).image, size, how))
+    return np.asarray(
+        resize_image_to_square(open_picture(source, input_size=size, limits=limits, rules=rules).image, size, how)
+    )
 
 
 def resize_image_to_square(image: Image.Image, size: int, how: Fit) -> Image.Image:
@@ -198,41 +228,68 @@ def _file_too_large_error(name: str, size_bytes: int, limits: DecodeLimits) -> P
     return PictureError(message, check="huge")
 
 
-def _decode_image(image: Image.Image, name: str, at_least: int | None, limits: DecodeLimits) -> DecodedPicture:
+def _unloaded_content(image: Image.Image) -> bytes | None:
+    """Return the bytes of the file of a Pillow image, if it is not loaded yet and they say more than the pixels."""
+    file, formats = getattr(image, "fp", None), {"PNG", "TIFF", "TGA"}
+    if file is None or image.format not in formats or not getattr(image, "tile", None) or image.tell():
+        return None
+    position = file.tell()
+    file.seek(0)
+    content: bytes = file.read()
+    file.seek(position)
+    return content
+
+
+def _open_image(content: bytes) -> ImageFile.ImageFile:
+    return open_jpeg(content) if content.startswith(JPEG_START) else Image.open(io.BytesIO(content), formats=FORMATS)
+
+
+def _decode_image(image: Image.Image, request: _Request) -> DecodedPicture:
     width, height = image.size
-    if width * height > limits.max_pixels:
-        raise PictureError(
-            f"{name} has {width:,} x {height:,} pixels; at most {limits.max_pixels:,} in all are decoded"
-            " (picture.max_pixels).",
-            check="huge",
-        )
     mode, kind = image.mode, image.format or "unknown"
-    frames = _count_frames(image)
-    has_alpha = _has_alpha(image)
-    if at_least is not None:
-        image.draft(None, (at_least, at_least))
-    orientation, stored = _read_orientation(image), image.size
-    image.load()
+    side = _draft_side(image, request)
+    if side is not None:
+        image.draft(None, (side, side))
+    _check_size(image, (width, height), request)
+    stored = image.size
+    before = read_orientation(image) if kind == "TIFF" else None  # of a PNG, it would load the picture
+    rgb = _to_rgb(image, request)
     if image.size != stored:
         width, height = image.size
-    upright, remaining = _to_rgb(image), _read_orientation(image)  # Pillow has already rotated a TIFF in load()
+    upright, remaining = rgb.image, read_orientation(image)  # Pillow has already rotated a TIFF in load()
+    orientation = before or remaining
     if remaining in TRANSPOSITIONS:
         upright = upright.transpose(TRANSPOSITIONS[remaining])
     if remaining >= 5:
         width, height = height, width
-    return DecodedPicture(upright, width, height, kind, mode, frames, orientation, has_alpha)
+    return replace(
+        rgb, image=upright, width=width, height=height, format=kind, mode=mode, frames=1, orientation=orientation
+    )
 
 
-def _check_scan_count(content: bytes, name: str) -> None:
-    """Raise PictureError for a JPEG with too many scans; walks the markers, as image data may contain 0xFFDA."""
-    if content.count(bytes([0xFF, SCAN])) <= MAX_SCANS:
+def _draft_side(image: Image.Image, request: _Request) -> int | None:
+    """Return the side, in pixels, below which a JPEG is not reduced; None: it is decoded in full."""
+    if request.content is None or request.input_size is None:
+        return request.at_least
+    if request.rules.version == FIRST_VERSION:
+        return request.input_size
+    return reduced_side(*image.size, request.input_size)
+
+
+def _check_size(image: Image.Image, full_size: tuple[int, int], request: _Request) -> None:
+    """Raise PictureError if too many pixels would be in memory: of a JPEG in passes, the decoder keeps all of them."""
+    (width, height), limit, why = full_size, request.limits.max_pixels, ""
+    if width * height <= limit:
         return
-    offset, scans = 2, 0
-    while (marker := JPEG_MARKER.search(content, offset)) and marker[1][0] != JPEG_END:
-        scans += marker[1][0] == SCAN
-        if scans > MAX_SCANS:
-            raise PictureError(f"{name} has more than {MAX_SCANS} scans, which take too long to decode.", check="huge")
-        offset = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2])
+    if image.width * image.height <= limit and width * height <= MOST_REDUCED * limit:
+        if request.content is not None and not has_more_scans(request.content, 1):
+            return
+        why = " Its pixels are stored in several passes, so that it cannot be decoded at a reduced scale."
+    raise PictureError(
+        f"{request.name} has {width:,} x {height:,} pixels; at most {limit:,} in all are decoded (picture.max_pixels;"
+        f" for predict: --max-pixels).{why}",
+        check="huge",
+    )
 
 
 def _count_frames(image: Image.Image) -> int:
@@ -250,51 +307,35 @@ def _count_frames(image: Image.Image) -> int:
     return pages
 
 
-def _read_orientation(image: Image.Image) -> int:
-    try:
-        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
-    except Exception:  # a damaged EXIF block does not make the pixels unreadable
-        return 1
-    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+def _to_rgb(image: Image.Image, request: _Request) -> DecodedPicture:
+    """Return the picture in RGB, not turned upright, with facts about its colours; loads the image."""
+    if request.rules.version == FIRST_VERSION:
+        image.load()
+        return _blank_facts(_own_copy(first_decoding.convert_to_rgb(image)), has_alpha=has_alpha(image))
+    samples, depth = read_deep_samples(image, request.content), None
+    pixels = image
+    if samples is not None:
+        pixels, depth = scale_to_8_bits(samples, request.rules, from_file=request.content is not None)
+    pixels.load()
+    flat = split_alpha(pixels, request.content)
+    profiled = convert_to_srgb(flat.colours, image.info.get("icc_profile"))
+    rgb, whitened = profiled.image, 0.0
+    if flat.alpha is not None:
+        rgb = lay_on_white(profiled.image, flat.alpha)
+        whitened = changed_fraction(profiled.image, rgb)
+    return replace(
+        _blank_facts(_own_copy(rgb), has_alpha=flat.alpha is not None),
+        whitened=whitened,
+        unmeant_alpha=flat.unmeant or (samples.unmeant_alpha if samples is not None else ""),
+        profile=profiled.profile,
+        profile_problem=profiled.problem,
+        depth=depth,
+    )
 
 
-def _has_alpha(image: Image.Image) -> bool:
-    return image.mode in ALPHA_MODES or "transparency" in image.info
+def _blank_facts(image: Image.Image, *, has_alpha: bool) -> DecodedPicture:
+    return DecodedPicture(image, 0, 0, "", "", 1, 1, has_alpha)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        return _deep_to_rgb(image)
-    if _has_alpha(image):
-        straight = image.convert("RGBA")
-        white = Image.new("RGBA", straight.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, straight).convert("RGB")
-    if image.mode == "RGB":
-        return image.copy() if image.readonly else image
-    return image.convert("RGB")
-
-
-def _deep_to_rgb(image: Image.Image) -> Image.Image:
-    """Scale 16-bit integers, or floating-point values in 0..1, to 8 bits a channel."""
-    values = np.asarray(image)
-    if image.mode == "F":
-        values = np.nan_to_num(values, nan=0.0)
-        grey = values / (1.0 if float(values.max()) <= 1.0 else 255.0) * 255.0
-    else:
-        grey = values.astype(np.float64) / 257.0
-    return Image.fromarray(np.clip(np.rint(grey), 0, 255).astype(np.uint8)).convert("RGB")
-
-
-def _guess_content_type(content: bytes) -> str:
-    head = content[:512].lstrip().lower()
-    if head.startswith((b"<!doctype html", b"<html")):
-        return "it is a web page"
-    if any(brand in content[:32] for brand in (b"ftypheic", b"ftypheix", b"ftypmif1")):
-        return "it is HEIC, which Pillow cannot read; convert it to JPEG"
-    if head.startswith((b"<svg", b"<?xml")):
-        return "it is a drawing (SVG or XML), not pixels"
-    if head.startswith(b"%pdf"):
-        return "it is a PDF"
-    if b"\x00" not in content[:512]:
-        return "it looks like text"
-    return "no known format begins like this"
+def _own_copy(image: Image.Image) -> Image.Image:
+    return image.copy() if image.readonly else image

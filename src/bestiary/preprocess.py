@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from bestiary.array_types import Pixels
+from bestiary.decode_rules import RULES, DecodeRules
 from bestiary.errors import PictureError, SourceError
 from bestiary.files import cache_folder
 from bestiary.picture import (
@@ -86,26 +87,32 @@ class Preprocessing:
     size: int
     fit: Fit = "squash"
     limits: DecodeLimits = LIMITS
+    rules: DecodeRules = RULES
 
     def load_pixels(self, source: Source) -> Pixels:
-        """Return the picture as uint8 (size, size, 3); an array is uint8 RGB of any size.
+        """Return the picture as uint8 (size, size, 3); an array is uint8 RGB of any size, in sRGB.
 
         Raises PictureError if it cannot be decoded, SourceError for a VerifiedFile that was changed.
         """
         if isinstance(source, Image.Image):
-            source = to_upright_rgb(source, self.limits)
+            source = to_upright_rgb(source, self.limits, self.rules)
         if isinstance(source, np.ndarray):
-            if source.ndim != 3 or source.shape[2] != 3 or not source.size or source.dtype != np.uint8:
-                raise PictureError(
-                    f"An array is {source.dtype} of shape {source.shape}; expected uint8 (height, width, 3), RGB.",
-                    check="unreadable",
-                )
-            if source.shape[:2] == (self.size, self.size):
-                return source
-            return resize_to_square(source, self.size, self.fit)
+            return self._resize_array(source)
         if not isinstance(source, VerifiedFile):
-            return load(source, self.size, self.fit, limits=self.limits)
+            return self._load(source)
         try:
-            return load(source.content(self.limits), self.size, self.fit, limits=self.limits)
+            return self._load(source.content(self.limits))
         except PictureError as error:
             raise PictureError(message_with_filename(error, str(source.path)), check=error.check) from None
+
+    def _load(self, source: Path | bytes) -> Pixels:
+        return load(source, self.size, self.fit, limits=self.limits, rules=self.rules)
+
+    def _resize_array(self, pixels: Pixels) -> Pixels:
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size or pixels.dtype != np.uint8:
+            raise PictureError(
+                f"An array is {pixels.dtype} of shape {pixels.shape}; expected uint8 (height, width, 3), RGB.",
+                check="unreadable",
+            )
+        is_resized = pixels.shape[:2] == (self.size, self.size)
+        return pixels if is_resized else resize_to_square(pixels, self.size, self.fit)

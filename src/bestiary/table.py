@@ -47,6 +47,12 @@ THUMBNAILS = {
     "thumbnail": pl.Binary,  # 32 x 32 grey pixels, row by row
     "colours": pl.Binary,  # Cb and Cr of 8 x 8 pixels
 }
+# Samples of more than 8 bits, for the range that they are scaled from; older runs lack these columns.
+DEPTH: dict[str, type[pl.DataType]] = {
+    "sample_type": pl.String,  # empty: 8 bits
+    "deep_low": pl.Float64,  # smallest and largest sample without outliers; null: 8 bits, or the file names its range
+    "deep_high": pl.Float64,
+}
 FINDINGS = {
     "check": pl.String,
     "row_id": pl.Int64,

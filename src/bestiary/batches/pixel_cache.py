@@ -13,14 +13,14 @@ from bestiary.batches.decoding import decode_ahead, iter_batches, missing_pictur
 from bestiary.preprocess import Preprocessing, VerifiedFile
 from bestiary.progress import Reporter
 
-PIXELS_VERSION = 1  # raise it when `picture` decodes a file to other pixels
 PICTURES_AT_ONCE = 32
 
 
 def pixel_cache(cache: Path, preprocess: Preprocessing) -> ArrayCache:
     """Return the cache of uint8 (size, size, 3) pictures for this preprocessing."""
     shape = (preprocess.size, preprocess.size, 3)
-    return ArrayCache(cache / "pixels" / f"{preprocess.size}-{preprocess.fit}-v{PIXELS_VERSION}", shape, np.uint8)
+    name = f"{preprocess.size}-{preprocess.fit}-{preprocess.rules.cache_name}"
+    return ArrayCache(cache / "pixels" / name, shape, np.uint8)
 
 
 def fill_pixel_cache(

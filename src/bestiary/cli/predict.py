@@ -28,6 +28,8 @@ FORMAT_HELP = (
     "Output format; default: table. In csv, a cell that a spreadsheet would run as a formula starts with ./ (a path) or"
     " ' (any other text)."
 )
+MOST_PIXELS = 170_000_000  # as of a recipe; Pillow refuses larger ones
+MAX_PIXELS_HELP = "Most pixels of a picture in memory; default: as in training. Large JPEGs are decoded small."
 
 
 @app.command()
@@ -46,6 +48,7 @@ def predict(
     heatmaps: Annotated[Path | None, typer.Option(help="Save pictures with heatmaps into this folder.")] = None,
     link_into: Annotated[Path | None, typer.Option(help="Make links in this folder, in a subfolder per label.")] = None,
     sets: Annotated[float | None, typer.Option(help="Add prediction sets with this coverage, such as 0.95.")] = None,
+    max_pixels: Annotated[int | None, typer.Option(min=1, max=MOST_PIXELS, help=MAX_PIXELS_HELP)] = None,
     threads: Threads = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -64,7 +67,7 @@ def predict(
     skipped, counts = Counter[str](), Counter[str]()
     pictures = inputs.find_pictures(paths, sys.stdin.buffer, skipped)
     sources, is_bulk = _requested_pictures(pictures, FAST_ENGINE_MIN_PICTURES, all_at_once=inputs.LIST not in paths)
-    predictor = Predictor(run, threads=threads, engine="fastest" if is_bulk else "onnxruntime")
+    predictor = Predictor(run, threads=threads, engine="fastest" if is_bulk else "onnxruntime", max_pixels=max_pixels)
     bound = None if sets is None else conformal_threshold(predictor.bundle.sets, sets)
     with output_lock(out, heatmaps, link_into):
         if link_into is not None and not resume:

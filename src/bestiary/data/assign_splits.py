@@ -119,8 +119,8 @@ def _assign_folds(
 
 
 def _measures(pictures: pl.DataFrame) -> list[str]:
-    """Return the columns of `table.MEASURES` that the table has."""
-    return [name for name in table.MEASURES if name in pictures.columns]
+    """Return the columns of `table.MEASURES` and `table.DEPTH` that the table has."""
+    return [name for name in table.MEASURES | table.DEPTH if name in pictures.columns]
 
 
 def _check_classes(usable: pl.DataFrame, data: DataConfig) -> None:

@@ -12,8 +12,10 @@ import polars as pl
 from bestiary import checks, table
 from bestiary.array_types import Ints
 from bestiary.data.copy_changes import describe_changes
+from bestiary.data.deep_ranges import iter_collection_ranges
 from bestiary.data.duplicate_groups import DuplicateGroups, group_duplicates
 from bestiary.data.duplicates import connected_groups
+from bestiary.depth import count_bits
 from bestiary.picture import SUFFIXES
 from bestiary.stats import wilson_interval
 from bestiary.text import common_folder, relative_name
@@ -41,6 +43,7 @@ def _has_matching_suffix(row: Row) -> bool:
 
 # Saturation: the maximum of a grey picture, and the minimum of the median picture of a coloured class.
 GREY, COLOURED = 0.008, 0.05
+MOSTLY = 0.5  # fraction of a picture that laying on white replaces
 IMBALANCE_RATIO = 3  # between the largest and the smallest class
 EXPECTED_RECALL = 0.9  # its confidence interval is predicted
 _long, _short = pl.max_horizontal("width", "height"), pl.min_horizontal("width", "height")
@@ -48,6 +51,7 @@ _size = pl.format("{} x {} pixels", "width", "height")
 _crop_percent = (100 * _short / _long).round(0).cast(pl.Int64)
 _has_suffix = pl.struct("path", "format").map_elements(_has_matching_suffix, return_dtype=pl.Boolean)
 _luma, _sharpness, _entropy, _saturation = (pl.col(n) for n in ("luma", "sharpness", "entropy", "saturation"))
+_whitened = pl.col("whitened")
 
 # The thresholds were tuned by inspecting the pictures on either side of each.
 PICTURE_CHECKS = (
@@ -92,6 +96,30 @@ PICTURE_CHECKS = (
         "rotated", pl.col("orientation") > 1, pl.lit(1.0), pl.lit("Rotated or mirrored by EXIF; it is turned upright.")
     ),
     Check("alpha", pl.col("has_alpha"), pl.lit(1.0), pl.lit("Has transparent parts, which are composited on white.")),
+    Check(
+        "mostly-transparent",
+        _whitened > MOSTLY,
+        _to_score(1 - _whitened),
+        pl.format("White replaces {} % of its colours, where it is transparent.", (100 * _whitened).round().cast(int)),
+    ),
+    Check(
+        "unmeant-alpha",
+        pl.col("unmeant_alpha") != "",
+        pl.lit(1.0),
+        pl.format("Its alpha channel is ignored: {}.", "unmeant_alpha"),
+    ),
+    Check(
+        "broken-profile",
+        pl.col("profile_problem") != "",
+        pl.lit(0.5),
+        pl.format("Its colour profile is ignored: {}.", "profile_problem"),
+    ),
+    Check(
+        "colour-profile",
+        pl.col("profile") != "",
+        pl.lit(1.0),
+        pl.format("Converted to sRGB from its colour profile, “{}”.", "profile"),
+    ),
 )
 
 
@@ -112,6 +140,7 @@ def find_issues(
         *(_finding(check, message, 0.5, {}) for check, message in groups.notices),
         *_duplicate_findings(pictures, pairs, groups),
         *_imbalance_findings(usable, test_fraction),
+        *_depth_findings(usable),
     ]
     return sort_findings(pl.DataFrame(rows, schema=table.FINDINGS))
 
@@ -208,6 +237,24 @@ def _imbalance_findings(usable: pl.DataFrame, test_fraction: float) -> Iterator[
         times = f"{n_large / n_small:.0f} times fewer"
         message = f"{large} has {n_large:,} pictures, {small} only {n_small:,}: {times}. {recall}"
         yield _finding("imbalance", message, n_small / n_large, {})
+
+
+def _depth_findings(usable: pl.DataFrame) -> Iterator[Row]:
+    """Yield a finding for each type of samples of more than 8 bits, with their range."""
+    for line in iter_collection_ranges(usable):
+        pictures = "picture" if line.pictures == 1 else "pictures"
+        is_float = line.sample_type == "float"
+        size = "floating point" if is_float else f"{count_bits(line.low, line.high)} bits"
+        message = (
+            f"{line.pictures:,} of {usable.height:,} {pictures} have samples of type {line.sample_type} whose range the"
+            f" files do not name. They lie between {line.low:,.7g} and {line.high:,.7g} ({size}), and are scaled to 8"
+            f" bits from {line.ends[0]:,.7g} to {line.ends[1]:,.7g}, all of them alike."
+        )
+        yield _finding("deep", message, 0.5, {})
+    own = usable.filter((pl.col("sample_type") != "") & pl.col("deep_low").is_null()).height
+    if own:
+        message = f"{own:,} of {usable.height:,} pictures have more than 8 bits and name the range of their values"
+        yield _finding("deep", f"{message}: they are scaled to 8 bits from that.", 1.0, {})
 
 
 def _describe_recall_precision(n_test: int) -> str:

@@ -16,6 +16,7 @@ from bestiary.context import Context
 from bestiary.data import audit, duplicates
 from bestiary.data.apply_corrections import CorrectionResult, apply_corrections
 from bestiary.data.corrections import Corrections, read_corrections
+from bestiary.data.deep_ranges import measure_in_collection_range
 from bestiary.data.detail_check import check_content
 from bestiary.data.duplicate_groups import group_duplicates
 from bestiary.data.label_map import absolute_label_map, label_map
@@ -131,7 +132,7 @@ def audit_listing(
     if corrections is None:  # a correction may move a picture into the requested classes, so all must be measured
         listing = _filter_listing(listing, data.classes)
     skipped = dict(listing.skipped)
-    pictures = scan_pictures(listing, limits, context)
+    pictures = measure_in_collection_range(scan_pictures(listing, limits, context), limits)
     notices = [*listing.notices, *_unreadable_class_notices(pictures)]
     report_notices(notices, reporter)
     if corrections is None:
@@ -227,5 +228,5 @@ def _picture_table(pictures: pl.DataFrame) -> pl.DataFrame:
         *(pl.col(name).cast(kind) for name, kind in columns.items()),
         pl.lit(None, pl.String).alias("split"),
         *("given_split", "given_label", "dropped"),
-        *(pl.col(name).cast(kind) for name, kind in table.MEASURES.items()),
+        *(pl.col(name).cast(kind) for name, kind in (table.MEASURES | table.DEPTH).items()),
     )

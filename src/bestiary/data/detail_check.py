@@ -19,13 +19,12 @@ from PIL import Image
 from bestiary.array_types import Floats, Ints, Pixels
 from bestiary.data.copy_changes import CONTENT, TRANSFORMED, CopyChange
 from bestiary.data.duplicates import MAX_COLOUR, unpack_thumbnails
-from bestiary.data.measure import COLOUR_SIDE
 from bestiary.data.registration import colour_difference, content_difference, refine, register
 from bestiary.data.views import VIEWS, View
 from bestiary.errors import PictureError
 from bestiary.picture import DecodeLimits, load
 
-MIN_SIDE, MAX_SIDE = 32, 128
+MIN_SIDE, MAX_SIDE, COLOURS_SIDE = 32, 128, 32
 OF_SMALLER = 0.75  # of the smaller picture's short side: at its full resolution, a reduced copy is blurred
 MAX_PAIRS, MAX_PAIRS_OF_CLASSES = 300, 40  # a pair takes some 20 milliseconds
 REFINING_STEPS = 2
@@ -38,9 +37,9 @@ MAX_DETAIL, MAX_DETAIL_AREA = 48.0, 20.0
 def check_content(pictures: pl.DataFrame, pairs: Ints, limits: DecodeLimits, *, threads: int = 1) -> Ints:
     """Return the pairs, with RECOLOURED or DETAIL added to the changes of those whose files differ so.
 
-    pictures: `path, label, sha256, width, height, thumbnail`; pairs: int64 (n, 4), as `find_duplicate_pairs` returns them. Pairs of
-    different files with different labels are checked, at most 300, and 40 of two classes. Files that cannot be read are
-    skipped.
+    pictures: `path, label, sha256, width, height, thumbnail`; pairs: int64 (n, 4), as `find_duplicate_pairs` returns
+    them. Pairs of different files with different labels are checked, at most 300, and 40 of two classes. Files that
+    cannot be read are skipped.
     """
     labels, sha256 = pictures["label"].to_numpy(), pictures["sha256"].to_numpy()
     first, second = pairs[:, 0], pairs[:, 1]
@@ -92,8 +91,8 @@ def _content_changes(images: Pixels, thumbnails: Pixels, changes: int) -> int:
 
 
 def _colours(image: Image.Image) -> Pixels:
-    """Return Cb and Cr of 8 x 8 parts of a YCbCr image, uint8 (1, 8, 8, 2)."""
-    return np.asarray(image.resize((COLOUR_SIDE, COLOUR_SIDE), Image.Resampling.BOX))[None, :, :, 1:]
+    """Return Cb and Cr of 32 x 32 parts of a YCbCr image, uint8 (1, 32, 32, 2)."""
+    return np.asarray(image.resize((COLOURS_SIDE, COLOURS_SIDE), Image.Resampling.BOX))[None, :, :, 1:]
 
 
 def _best_alignment(thumbnails: Pixels, changes: int) -> tuple[View, tuple[int, int], Floats]:

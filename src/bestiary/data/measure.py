@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, JpegImagePlugin
 
 from bestiary.array_types import Array, Bools, Floats, Pixels
+from bestiary.decode_rules import RULES, DecodeRules
 from bestiary.errors import PictureError
 from bestiary.picture import FORMATS, DecodeLimits, message_with_filename, open_picture, read_bytes
 
@@ -24,6 +25,10 @@ MEASURE_SIDE = 128
 COLOUR_SIDE = 8
 COLOURS = ("red", "green", "blue", "border_red", "border_green", "border_blue")
 INODE_MASK = 2**63 - 1  # of file identifiers that do not fit into 64 bits with a sign
+FACTS = (
+    *("width", "height", "format", "frames", "orientation", "has_alpha"),
+    *("whitened", "unmeant_alpha", "profile", "profile_problem"),
+)
 Packed = bytes  # the dataclass below has a field named bytes
 
 
@@ -37,7 +42,10 @@ class ImageMeasurements:
     · thumbnail: 32 x 32 grey pixels, row by row · colours: Cb and Cr of 8 x 8 pixels, row by row
     · red, green, blue: means in 0..1, and those of the outermost pixels
     · quantisation: sum of the first JPEG table, small for high quality, 0 for other formats · subsampling: of colour
-    in a JPEG, 0 for 4:4:4, 1 for 4:2:2, 2 for 4:2:0, else -1 · missing: fraction of rows that a truncated file lacks.
+    in a JPEG, 0 for 4:4:4, 1 for 4:2:2, 2 for 4:2:0, else -1 · sample_type: of a picture of more than 8 bits a sample;
+    deep_low, deep_high: its extremes without outliers, unless the file names its range · whitened: fraction of the
+    picture that laying on white has replaced · unmeant_alpha, profile_problem: why an alpha channel or a colour profile
+    is ignored · profile: that the colours were converted from · missing: fraction of rows that a truncated file lacks.
     If the file is unusable, `error` gives the reason, `check` names the finding, and the rest may be empty.
     """
 
@@ -69,19 +77,26 @@ class ImageMeasurements:
     border_blue: float = 0.0
     quantisation: int = 0
     subsampling: int = -1
+    sample_type: str = ""
+    deep_low: float | None = None
+    deep_high: float | None = None
+    whitened: float = 0.0
+    unmeant_alpha: str = ""
+    profile: str = ""
+    profile_problem: str = ""
     missing: float | None = None
     check: str | None = None
     error: str | None = None
 
 
-def measure_file(path: Path, limits: DecodeLimits) -> ImageMeasurements:
+def measure_file(path: Path, limits: DecodeLimits, rules: DecodeRules = RULES) -> ImageMeasurements:
     """Return the measurements of a file; an unusable file gets an `error`, and raises no exception."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's warnings name no file; the checks below report what matters
-        return _measure_path(path, limits)
+        return _measure_path(path, limits, rules)
 
 
-def _measure_path(path: Path, limits: DecodeLimits) -> ImageMeasurements:
+def _measure_path(path: Path, limits: DecodeLimits, rules: DecodeRules) -> ImageMeasurements:
     measurements, content = ImageMeasurements(str(path)), b""
     try:
         stat = path.stat()
@@ -94,7 +109,7 @@ def _measure_path(path: Path, limits: DecodeLimits) -> ImageMeasurements:
         )
         content = read_bytes(path, limits)
         measurements = replace(measurements, sha256=hashlib.sha256(content).hexdigest())
-        return _measure_content(content, measurements, limits)
+        return _measure_content(content, measurements, limits, rules)
     except PictureError as error:
         message = message_with_filename(error, str(path))
         missing = missing_fraction(content) if error.check == "truncated" else None
@@ -144,10 +159,15 @@ def _cosines() -> Floats:
     return waves
 
 
-def _measure_content(content: bytes, measurements: ImageMeasurements, limits: DecodeLimits) -> ImageMeasurements:
-    picture = open_picture(content, at_least=MEASURE_SIDE, limits=limits)
-    names = ("width", "height", "format", "frames", "orientation", "has_alpha")
-    facts: dict[str, Any] = {name: getattr(picture, name) for name in names}
+def _measure_content(
+    content: bytes, measurements: ImageMeasurements, limits: DecodeLimits, rules: DecodeRules
+) -> ImageMeasurements:
+    picture = open_picture(content, at_least=MEASURE_SIDE, limits=limits, rules=rules)
+    facts: dict[str, Any] = {name: getattr(picture, name) for name in FACTS}
+    if picture.depth is not None:
+        facts["sample_type"] = picture.depth.sample_type
+        if not picture.depth.has_own_range:
+            facts |= {"deep_low": picture.depth.low, "deep_high": picture.depth.high}
     small = picture.image.copy()
     small.thumbnail((MEASURE_SIDE, MEASURE_SIDE), Image.Resampling.BILINEAR)
     pixels, grey = np.asarray(small), np.asarray(small.convert("L"), np.float32) / 255

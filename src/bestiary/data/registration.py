@@ -104,16 +104,18 @@ def content_difference(fixed: Pixels, moving: Pixels, warps: Floats, *, is_inver
 def colour_difference(fixed: Pixels, moving: Pixels, warps: Floats) -> Floats:
     """Return how far the colours of aligned pairs differ at most, in levels of Cb and Cr, float64 (n,).
 
-    fixed, moving: uint8 (n, 8, 8, 2), Cb and Cr. A tint of the whole picture and its saturation are fitted: a copy
+    fixed, moving: uint8 (n, side, side, 2), Cb and Cr, of 8 or 32 pixels; means over an eighth of the side are
+    compared. A tint of the whole picture and its saturation are fitted: a copy
     without colour does not differ, one with another hue does.
     """
-    side = 4 * fixed.shape[1]
+    times = 32 // fixed.shape[1]
+    side = times * fixed.shape[1]
     differences = np.zeros(len(fixed))
     for first in range(0, len(fixed), PAIRS_AT_ONCE):
         chunk = slice(first, first + PAIRS_AT_ONCE)
         fields = []
         for colours, warp in ((fixed, None), (moving, warps[chunk])):
-            enlarged = (colours[chunk].astype(np.float32) - 128).repeat(4, axis=1).repeat(4, axis=2)
+            enlarged = (colours[chunk].astype(np.float32) - 128).repeat(times, axis=1).repeat(times, axis=2)
             planes = [enlarged[..., channel] for channel in range(2)]
             fields.append(planes if warp is None else [_resample(plane, warp)[0] for plane in planes])
         valid = _erode(_is_inside(warps[chunk], _grid(side)).reshape(-1, side, side))

@@ -14,6 +14,7 @@ from bestiary.context import Context
 from bestiary.data.apply_corrections import mark_resolved_issues
 from bestiary.data.audit import sort_findings
 from bestiary.data.dataset import AuditedDataset
+from bestiary.data.deep_ranges import collection_rules
 from bestiary.errors import MissingExtraError, import_optional
 from bestiary.evaluation.label_issues import model_issue_findings
 from bestiary.machine import trim_memory
@@ -56,6 +57,7 @@ def _find_model_issues(dataset: AuditedDataset, recipe: ResolvedRecipe, context:
     if pictures["label"].n_unique() < 2:
         return _mark_skipped(dataset, MODEL_CHECKS, "it takes two classes or more")
     backbone, preprocess = _backbone_and_preprocessing(recipe)
+    preprocess = replace(preprocess, rules=collection_rules(pictures))
     try:
         import_optional("cleanlab", extra="train")
         cache = FeatureCache(backbone, preprocess, training_precision(), context)

@@ -118,6 +118,8 @@ def save_model(model: FinalModel, run: Path) -> None:
         bestiary=__version__,
         sets=model.sets,
         familiarity=model.calibration.familiarity_kind,
+        decoding=model.preprocess.rules.version,
+        deep_ranges=model.preprocess.rules.ranges(),
     ).write(run)
 
 

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bestiary.array_types import Pixels
+from bestiary.decode_rules import FIRST_VERSION
 from bestiary.errors import IntegrityError, import_optional
 from bestiary.export.graph import OUTPUTS
 from bestiary.inference.bundle import BUNDLE_NAME, GRAPH_NAME, Bundle, Precision, graph_digest
+from bestiary.jpeg import FULL_PIXELS, REDUCED_SIDES, STEADY_INPUT
 from bestiary.picture import LETTERBOX_GREY, Fit
 from bestiary.version import __version__
 
@@ -37,7 +39,7 @@ QUANTISED = [
 ]  # the backbone; the head and what follows stay in float32
 PREPARED = ("onnx.quant.pre_process", "onnxruntime.quant")  # metadata for the quantiser: shapes are inferred already
 # Code that reproduces `bestiary predict` in any program; metadata `recipe` of a model. A large JPEG must be decoded at
-# a smaller scale, as bestiary does: without `draft`, probabilities of photographs differ by up to two points.
+# the same scale: see `_draft_side`.
 RECIPE = """\
 import json, numpy, onnxruntime
 from PIL import Image, ImageOps
@@ -45,8 +47,7 @@ from PIL import Image, ImageOps
 session = onnxruntime.InferenceSession(model)
 classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
 with Image.open(picture) as file:
-    file.draft(None, (SIZE, SIZE))
-    image = ImageOps.exif_transpose(file)
+DRAFT    image = ImageOps.exif_transpose(file)
 if image.has_transparency_data:
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
 image = image.convert("RGB")
@@ -90,17 +91,21 @@ def write_export(run: Path, bundle: Bundle, kind: Kind, folder: Path, calibratio
 
 def model_metadata(run: Path, bundle: Bundle, precision: Precision) -> dict[str, str]:
     """Return the metadata of an exported model, as text."""
+    side = _draft_side(bundle)
+    draft = f"    file.draft(None, ({side}, {side}))\n" if side else ""
+    recipe = RECIPE.replace("DRAFT", draft).replace("FITTED", FITTED[bundle.fit])
     preprocessing = {
         "input": f"uint8 (n, {bundle.size}, {bundle.size}, 3), RGB, upright by EXIF, transparency on white",
         "fit": bundle.fit,
-        "decoding": f"JPEG at the smallest of its scales that has {bundle.size} pixels a side (Pillow: draft)",
+        "decoding": _describe_decoding(bundle, side),
+        "deep_ranges": bundle.deep_ranges,
         "resize": f"to {bundle.size} x {bundle.size} pixels, bicubic with antialiasing, as Pillow does it",
         "normalisation": "in the graph",
     }
     return {
         "classes": json.dumps(bundle.classes, ensure_ascii=False),
         "preprocessing": json.dumps(preprocessing),
-        "recipe": RECIPE.replace("FITTED", FITTED[bundle.fit]).replace("SIZE", str(bundle.size)),
+        "recipe": recipe.replace("SIZE", str(bundle.size)),
         "size": str(bundle.size),
         "fit": bundle.fit,
         "temperature": repr(bundle.temperature),
@@ -111,6 +116,22 @@ def model_metadata(run: Path, bundle: Bundle, precision: Precision) -> dict[str,
         "graph_sha256": bundle.graph_sha256,
         "bestiary": __version__,
     }
+
+
+def _draft_side(bundle: Bundle) -> int | None:
+    """Return the side, in pixels, below which a JPEG is not reduced; None: it is decoded in full."""
+    if bundle.decoding == FIRST_VERSION:
+        return bundle.size
+    return REDUCED_SIDES * bundle.size if bundle.size >= STEADY_INPUT else None
+
+
+def _describe_decoding(bundle: Bundle, side: int | None) -> str:
+    jpeg = f"JPEG at the smallest of its scales that has {side} pixels a side (Pillow: draft)" if side else "in full"
+    if bundle.decoding == FIRST_VERSION:
+        return jpeg
+    large = f"JPEG of more than {FULL_PIXELS // 1_000_000} million pixels at a reduced scale"
+    deep = "more than 8 bits a sample scaled linearly from deep_ranges"
+    return f"{jpeg}; {large}; colours converted to sRGB from an embedded profile; {deep}"
 
 
 def _write_onnx(source: Path, graph: Path, metadata: dict[str, str]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from bestiary.decode_rules import FIRST_VERSION, DecodeRules
 from bestiary.errors import RunError
 from bestiary.files import write_text
 from bestiary.picture import DecodeLimits, Fit
@@ -27,6 +28,8 @@ class Bundle:
 
     `threshold`: a picture with less familiarity, the in-distribution score (1 - OOD score), is predicted "unknown";
     `familiarity`: the terms of that score. `sets`: bounds of conformal prediction sets (`inference.conformal`).
+    `decoding`: version of the rules that its pictures were decoded by; `deep_ranges`: by sample type, the values that
+    become black and white in pictures of more than 8 bits (`bestiary.decode_rules`).
     `graph_sha256`: digest of the file `graph` beside the bundle. An exported model has its own `precision`, and the
     report of its verification in `exported`.
     """
@@ -49,6 +52,8 @@ class Bundle:
     exported: dict[str, Any] = field(default_factory=dict)
     sets: dict[str, Any] = field(default_factory=dict)
     familiarity: str = "energy"
+    decoding: int = FIRST_VERSION
+    deep_ranges: dict[str, list[float]] = field(default_factory=dict)
     format: int = BUNDLE_FORMAT
 
     def __post_init__(self) -> None:
@@ -64,11 +69,13 @@ class Bundle:
         for name in ("size", "max_pixels", "max_bytes", "temperature", "threshold"):
             if not isinstance(value := getattr(self, name), int | float):
                 raise ValueError(f"{name} is {value!r}; expected a number")
+        DecodeRules.of(self.decoding, self.deep_ranges)
 
     @property
     def preprocess(self) -> Preprocessing:
         """The preprocessing of this model's input."""
-        return Preprocessing(self.size, self.fit, DecodeLimits(self.max_bytes, self.max_pixels))
+        rules = DecodeRules.of(self.decoding, self.deep_ranges)
+        return Preprocessing(self.size, self.fit, DecodeLimits(self.max_bytes, self.max_pixels), rules)
 
     def write(self, run: Path) -> None:
         """Write `bundle.json` into the run folder."""

@@ -58,7 +58,7 @@ def model_input_view(path: Path, preprocess: Preprocessing) -> Pixels:
     """Return the part of a picture that the model sees; with `fit` "squash" in its own shape and with more detail."""
     if preprocess.fit != "squash":
         return preprocess.load_pixels(path)
-    image = open_picture(path, at_least=HEATMAP_PIXELS, limits=preprocess.limits).image
+    image = open_picture(path, at_least=HEATMAP_PIXELS, limits=preprocess.limits, rules=preprocess.rules).image
     image.thumbnail((HEATMAP_PIXELS, HEATMAP_PIXELS), Image.Resampling.LANCZOS)
     return np.asarray(image)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,14 +54,24 @@ class Prediction:
 class Predictor:
     """A trained model, ready to predict labels. Thread-safe."""
 
-    def __init__(self, run: Path | str, *, threads: int | None = None, engine: EngineName = "onnxruntime") -> None:
+    def __init__(
+        self,
+        run: Path | str,
+        *,
+        threads: int | None = None,
+        engine: EngineName = "onnxruntime",
+        max_pixels: int | None = None,
+    ) -> None:
         """Load the model of a run folder or of an export. Raises RunError if it is missing, unfinished or damaged.
 
         engine: "onnxruntime" starts fastest; "fastest" takes OpenVINO if it is installed, for thousands of pictures.
         Both run a float32 model in float32 and agree to about 1e-5; an export runs in its own precision.
+        max_pixels: of a picture in memory; default: as in training.
         """
         self.run = Path(run)
         self.bundle: Bundle = read_bundle(self.run)
+        if max_pixels is not None:
+            self.bundle = replace(self.bundle, max_pixels=max_pixels)
         self.threads = threads or available_cores()
         self._engine: Engine = _make_engine(self.run / self.bundle.graph, engine, self.threads)
         self._blank = np.zeros((self.bundle.size, self.bundle.size, 3), np.uint8)  # in place of an unreadable picture

@@ -12,7 +12,7 @@ import numpy as np
 from bestiary.array_types import Float32s, Ints
 from bestiary.batches.array_cache import ArrayCache
 from bestiary.batches.feature_matrix import FeatureMatrix, load_features
-from bestiary.batches.pixel_cache import PIXELS_VERSION, iter_pixel_batches
+from bestiary.batches.pixel_cache import iter_pixel_batches
 from bestiary.context import Context
 from bestiary.machine import disable_malloc_trim
 from bestiary.models.efficientnet_lite import cached_backbone_graph, lite_backbone
@@ -79,7 +79,7 @@ class FeatureCache:
     def store(self) -> ArrayCache:
         """The arrays on disk, as of the first use."""
         mirrored = "-mirrored" if self.mirrored else ""
-        name = f"{self.graph.stem}-{self.preprocess.fit}-{self.precision}{mirrored}-v{PIXELS_VERSION}"
+        name = f"{self.graph.stem}-{self.preprocess.fit}-{self.precision}{mirrored}-{self.preprocess.rules.cache_name}"
         return ArrayCache(self.context.require_cache() / "features" / name, (self.channels,), np.float16)
 
     def missing(self, keys: Sequence[str]) -> list[int]:

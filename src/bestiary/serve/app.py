@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
@@ -15,7 +15,6 @@ from starlette.exceptions import HTTPException
 from bestiary.errors import PictureError
 from bestiary.inference.predictor import Prediction, Predictor
 from bestiary.picture import DecodeLimits
-from bestiary.preprocess import Preprocessing
 from bestiary.serve import open_inference
 from bestiary.serve.batching import Batcher, Outcome, Picture, QueueFullError
 from bestiary.serve.request_body import read_pictures
@@ -62,7 +61,7 @@ class ServerState:
 def create_app(predictor: Predictor, settings: ServerSettings, name: str) -> FastAPI:
     """Return the application that serves this model; `name` is the model's name in the protocol and on the page."""
     limits = DecodeLimits(settings.max_bytes, min(settings.max_pixels, predictor.bundle.max_pixels))
-    preprocess = Preprocessing(predictor.bundle.size, predictor.bundle.fit, limits)
+    preprocess = replace(predictor.bundle.preprocess, limits=limits)
     metrics = ServerMetrics()
     batcher = Batcher(predictor, preprocess, max_waiting=settings.max_waiting, on_batch=metrics.batches.observe)
     metrics.waiting.set_function(lambda: batcher.waiting)

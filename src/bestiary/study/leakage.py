@@ -7,7 +7,7 @@ compares two models on the same test pictures: one had duplicates of them in tra
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from bestiary import files, run_folder, table
 from bestiary.array_types import Bools, Ints
 from bestiary.batches.feature_matrix import FeatureMatrix
 from bestiary.context import Context
+from bestiary.data.deep_ranges import collection_rules
 from bestiary.data.split import SplitItem, stratified_group_split
 from bestiary.errors import RecipeError, RunError, SourceError
 from bestiary.machine import disable_malloc_trim
@@ -263,5 +264,6 @@ def _load_experiment(run: Path, recipe: ResolvedRecipe, context: Context) -> Lea
 
 
 def _load_features(used: pl.DataFrame, recipe: ResolvedRecipe, context: Context) -> FeatureMatrix:
-    cache = FeatureCache(recipe.model.backbone, recipe.preprocessing, training_precision(), context)  # most are cached
+    preprocess = replace(recipe.preprocessing, rules=collection_rules(used))
+    cache = FeatureCache(recipe.model.backbone, preprocess, training_precision(), context)  # most are cached
     return cache.features([Path(path) for path in used["path"]], used["sha256"].to_list())

@@ -18,7 +18,7 @@ from bestiary.array_types import Ints, Pixels
 from bestiary.batches.array_cache import ArrayCache
 from bestiary.batches.augmentation import BatchRandom, augment
 from bestiary.batches.loader import Read
-from bestiary.batches.pixel_cache import PIXELS_VERSION, iter_pixel_batches
+from bestiary.batches.pixel_cache import iter_pixel_batches
 from bestiary.models.engine import Precision, fastest_engine
 from bestiary.models.onnx_surgery import OUTPUT, FrozenStages
 from bestiary.preprocess import Preprocessing, VerifiedFile
@@ -51,7 +51,7 @@ def activation_cache(
     cache: Path, frozen_stages: FrozenStages, preprocess: Preprocessing, precision: Precision, augment: AugmentConfig
 ) -> ArrayCache:
     """Return the cache of float16 (height, width, channels) activations of these stages and views."""
-    settings = f"{augment.model_dump_json()} v{PIXELS_VERSION} v{ACTIVATIONS_VERSION}".encode()
+    settings = f"{augment.model_dump_json()} {preprocess.rules.cache_name} v{ACTIVATIONS_VERSION}".encode()
     name = f"{hashlib.sha256(frozen_stages.graph + settings).hexdigest()[:16]}-{preprocess.fit}-{precision}"
     return ArrayCache(cache / "activations" / name, frozen_stages.shape, np.float16)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from bestiary import table
 from bestiary.array_types import Float32s, Ints, Pixels
 from bestiary.batches.feature_matrix import FeatureMatrix
 from bestiary.context import Context
+from bestiary.data.deep_ranges import collection_rules
 from bestiary.models.engine import Precision
 from bestiary.models.features import FeatureCache
 from bestiary.models.head import Head
@@ -106,4 +107,6 @@ def make_task(
 ) -> TrainingTask:
     """Return the task of training on pictures that have a `split`."""
     classes = tuple(sorted(pictures.filter(pl.col("split") == "train")["label"].unique()))
-    return TrainingTask(recipe, pictures, classes, recipe.preprocessing, run, context, resume)
+    train = pictures.filter(pl.col("split") == "train")
+    preprocess = replace(recipe.preprocessing, rules=collection_rules(train))
+    return TrainingTask(recipe, pictures, classes, preprocess, run, context, resume)

@@ -1,0 +1,21 @@
+"""What a file contains that is not a picture, in words."""
+
+from __future__ import annotations
+
+
+def describe_content(content: bytes) -> str:
+    """Return a clause that says what the bytes of a file are."""
+    head = content[:512].lstrip().lower()
+    if head.startswith((b"<!doctype html", b"<html")):
+        return "it is a web page"
+    if any(brand in content[:32] for brand in (b"ftypheic", b"ftypheix", b"ftypmif1")):
+        return "it is HEIC, which Pillow cannot read; convert it to JPEG"
+    if head.startswith((b"<svg", b"<?xml")):
+        return "it is a drawing (SVG or XML), not pixels"
+    if head.startswith(b"%pdf"):
+        return "it is a PDF"
+    if content.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return "it is a TIFF of a kind that Pillow cannot read; save it with 8 or 16 bits a channel"
+    if b"\x00" not in content[:512]:
+        return "it looks like text"
+    return "no known format begins like this"

@@ -1,0 +1,25 @@
+"""Orientation of a picture by EXIF, and the transposition that turns it upright."""
+
+from __future__ import annotations
+
+from PIL import Image
+
+TRANSPOSITIONS = {  # EXIF orientation -> the transposition that undoes it
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+EXIF_ORIENTATION = 0x0112
+
+
+def read_orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of an image, 1 to 8; 1 is upright, and stands for an invalid one."""
+    try:
+        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+    except Exception:  # a damaged EXIF block does not make the pixels unreadable
+        return 1
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
