@@ -105,8 +105,8 @@ def colour_difference(fixed: Pixels, moving: Pixels, warps: Floats) -> Floats:
     """Return how far the colours of aligned pairs differ at most, in levels of Cb and Cr, float64 (n,).
 
     fixed, moving: uint8 (n, side, side, 2), Cb and Cr, of 8 or 32 pixels; means over an eighth of the side are
-    compared. A tint of the whole picture and its saturation are fitted: a copy
-    without colour does not differ, one with another hue does.
+    compared. A tint of the whole picture and its saturation are fitted: a copy without colour does not differ, one with
+    another hue does.
     """
     times = 32 // fixed.shape[1]
     side = times * fixed.shape[1]
