@@ -29,8 +29,8 @@ OF_SMALLER = 0.75  # of the smaller picture's short side: at its full resolution
 MAX_PAIRS, MAX_PAIRS_OF_CLASSES = 300, 40  # a pair takes some 20 milliseconds
 REFINING_STEPS = 2
 GOOD_SCORE = 0.9  # of a registration that needs no comparison with other views
-# Of pictures of at most 128 x 128 pixels, in grey levels: at one pixel, in the mean of 3 x 3. Photographs stored anew at
-# quality 60 to 95, at half the size, brightened or with more contrast stay below: docs/log.md.
+# Of pictures of at most 128 x 128 pixels, in grey levels: at one pixel, in the mean of 3 x 3. Photographs stored anew
+# at quality 60 to 95, at half the size, brightened or with more contrast stay below: docs/log.md.
 MAX_DETAIL, MAX_DETAIL_AREA = 48.0, 20.0
 
 
