@@ -156,6 +156,24 @@ def test_the_schedule_has_the_time_that_the_budget_leaves(
         assert make_time_limit(context) is None
 
 
+def test_folds_and_the_final_model_share_the_time(plan: Callable[..., TrainingPlan]) -> None:
+    chosen = plan({"model": {"method": "scratch"}, "data": {"folds": 3}, "train": {"epochs": 4}}, 400)
+    assert chosen.planned is not None
+    assert (chosen.planned.epoch, chosen.planned.after) == (8.0 / 4, 10.0 / 4)
+    timer = SimpleNamespace(total=40.0)
+    context = chosen.run_context(Context(2, timer=timer))  # type: ignore[arg-type]
+    ends = []
+    for models in (4, 3, 2):  # each is trained, exported and tested until its time is up
+        limit = make_time_limit(context.split_deadline(models))
+        assert limit is not None
+        ends.append(timer.total + limit.seconds_left())
+        timer.total = ends[-1]
+    assert ends == pytest.approx([40 + 90, 40 + 180, 40 + 270])
+    last = context.split_deadline(1)
+    assert last.deadline_seconds == chosen.deadline_seconds == 400 - 2.5
+    assert Context(2).split_deadline(4).deadline_seconds is None
+
+
 def test_a_busy_machine_is_noticed_and_recorded(
     plan: Callable[..., TrainingPlan], monkeypatch: pytest.MonkeyPatch
 ) -> None:

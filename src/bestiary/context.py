@@ -52,6 +52,17 @@ class Context:
         """Return the same context with another deadline, in seconds on the timer, or None."""
         return replace(self, deadline_seconds=seconds, planned=planned)
 
+    def split_deadline(self, models: int) -> Context:
+        """Return the context of the first of so many models that are trained one after another before the deadline.
+
+        Each gets the same part of the time that is left, with what follows its training; the reserve is the last one's.
+        """
+        if self.deadline_seconds is None or self.planned is None or models == 1:
+            return self
+        now, after = self.timer.total, self.planned.after
+        part = (self.deadline_seconds + after - now) / models
+        return self.with_deadline(now + part - after, replace(self.planned, reserve=0.0))
+
     def has_time_for(self, seconds: float) -> bool:
         """Return whether work of `seconds` would end before the deadline."""
         return self.deadline_seconds is None or self.timer.total + seconds <= self.deadline_seconds

@@ -162,11 +162,10 @@ def _make_plan(recipe: ResolvedRecipe, estimate: TimeEstimate, budget: float | N
     plan = TrainingPlan(recipe, words, seconds, network_threads=context.network_threads)
     if budget is None:
         return plan
-    reserve = RESERVE_FRACTION * budget + RESERVE_SECONDS
-    planned = PlannedSeconds(estimate.epoch / (1 + recipe.data.folds), estimate.after, reserve)
-    return replace(
-        plan, deadline_seconds=budget - estimate.after, planned=planned if recipe.model.method != "probe" else None
-    )
+    models, reserve = 1 + recipe.data.folds, RESERVE_FRACTION * budget + RESERVE_SECONDS
+    planned = PlannedSeconds(estimate.epoch / models, estimate.after / models, reserve)
+    has_epochs = recipe.model.method != "probe"
+    return replace(plan, deadline_seconds=budget - planned.after, planned=planned if has_epochs else None)
 
 
 def describe_recipe(recipe: ResolvedRecipe) -> str:

@@ -53,13 +53,17 @@ class ValidationMetrics:
 
 @dataclass(frozen=True)
 class FitResult:
-    """The history of training, one record per epoch as in history.jsonl; the network itself has the best weights."""
+    """The history of training, one record per epoch as in history.jsonl; the network itself has the best weights.
+
+    epochs: trained in all; the last may be a part of one where the schedule followed the clock.
+    """
 
     history: tuple[dict[str, Any], ...]
     best_epoch: int
     stop_reason: StopReason
     device: str
     precision: str
+    epochs: float
 
 
 @dataclass(frozen=True)
@@ -296,7 +300,7 @@ def fit(
     network.load_state_dict(best_weights)
     process_group.unwrap_network(network)
     network.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
-    return FitResult(tuple(history), best_epoch, stopped, device.type, precision)
+    return FitResult(tuple(history), best_epoch, stopped, device.type, precision, round(pace.step / epoch_steps, 2))
 
 
 def predict_logits(
