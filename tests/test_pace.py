@@ -14,7 +14,13 @@ from bestiary import files, run_folder
 from bestiary.context import Context, PlannedSeconds
 from bestiary.recipe import Recipe
 from bestiary.training import free_cores
-from bestiary.training.free_cores import Counters, LoadMeter, choose_training_threads, make_thread_chooser
+from bestiary.training.free_cores import (
+    Counters,
+    LoadMeter,
+    choose_training_threads,
+    make_thread_chooser,
+    measure_training_threads,
+)
 from bestiary.training.loop_settings import LoopSettings
 from bestiary.training.pace import COOLDOWN_STEPS, Pace, TimeLimit
 from bestiary.training.schedule import epoch_costs, lr_factor, progressive_size
@@ -221,6 +227,34 @@ def test_the_counters_of_this_machine_are_read() -> None:
     assert seconds > 0
     assert busy >= 0
     assert own > 0
+
+
+def test_a_system_without_counters_seems_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(percpu: bool) -> None:
+        raise PermissionError("/proc/stat")
+
+    monkeypatch.setattr("psutil.cpu_times", refuse)
+    meter = LoadMeter()
+    assert meter.measure() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("readings", "expected", "slept"),
+    [
+        ([(0, 0, 0), (0.5, 0.6, 0.5)], 2, [0.5]),  # quiet
+        ([(0, 0, 0), (0.5, 1, 0), (2.5, 5, 0)], 1, [0.5, 2.0]),  # busy, and it stays so
+        ([(0, 0, 0), (0.5, 1, 0), (2.5, 1.2, 0)], 2, [0.5, 2.0]),  # a short peak
+    ],
+)
+def test_a_short_peak_does_not_decide(
+    monkeypatch: pytest.MonkeyPatch, readings: list[Counters], expected: int, slept: list[float]
+) -> None:
+    monkeypatch.setattr(free_cores, "_read_counters", counters(*readings))
+    waits = list[float]()
+    threads, _ = measure_training_threads(Context(2, has_automatic_threads=True), waits.append)
+    assert (threads, waits) == (expected, slept)
+    assert measure_training_threads(Context(2), waits.append) == (2, 0.0)  # requested: nothing is measured
+    assert waits == slept
 
 
 def adaptive(threads: int = 2, *, automatic: bool = True, budget: bool = True) -> tuple[Context, Listening]:

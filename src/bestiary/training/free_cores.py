@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 
 from bestiary.context import Context
-from bestiary.machine import available_cores, world_size
+from bestiary.machine import world_size
 
-MEASURE_SECONDS = 0.5
+MEASURE_SECONDS, CONFIRM_SECONDS = 0.5, 2.0
 RECHECK_SECONDS = 10.0  # while training goes on
 # Of a core. The threads of a network wait for each other at every layer: where another program takes more than this of
 # a core, one thread fewer is faster. Two threads on two cores, one of them taken: half the speed of one thread.
@@ -45,16 +45,20 @@ def choose_training_threads(cores: int, load: float) -> int:
     return max(1, math.floor(cores - load + TOLERATED_LOAD))
 
 
-def measure_training_threads(context: Context) -> tuple[int, float]:
+def measure_training_threads(context: Context, sleep: Callable[[float], None] = time.sleep) -> tuple[int, float]:
     """Return the number of training threads for the present load, and that load; `context.threads` at most.
 
-    It takes half a second. Where the number of threads was requested, or processes share the cores, it is that number.
+    It takes half a second; where the load is high, two more, so that a short peak does not decide about a whole run.
+    Where the number of threads was requested, or processes share the cores, it is that number.
     """
     if not context.has_automatic_threads or world_size() > 1:
         return context.training_threads, 0.0
     meter = LoadMeter()
-    time.sleep(MEASURE_SECONDS)
+    sleep(MEASURE_SECONDS)
     load = meter.measure()
+    if choose_training_threads(context.threads, load) < context.threads:
+        sleep(CONFIRM_SECONDS)
+        load = min(load, meter.measure())
     return choose_training_threads(context.threads, load), load
 
 
@@ -92,13 +96,17 @@ def describe_load(load: float, cores: int, threads: int) -> str:
 
 
 def _read_counters() -> Counters:
+    """Return the counters; where the system does not report those of its cores, other programs seem to do nothing."""
     import psutil
 
-    times, own = psutil.cpu_times(percpu=True), psutil.Process().cpu_times()
+    own = psutil.Process().cpu_times()
+    own_seconds = own.user + own.system
+    try:
+        times = psutil.cpu_times(percpu=True)
+    except (OSError, NotImplementedError, psutil.Error):
+        return time.perf_counter(), own_seconds, own_seconds
     if hasattr(os, "sched_getaffinity"):  # only the cores that this process may use
         usable = os.sched_getaffinity(0)
         times = [core for number, core in enumerate(times) if number in usable] or times
-    else:
-        times = times[: available_cores()]
     busy = sum(value for core in times for name, value in core._asdict().items() if name not in _NOT_BUSY)
-    return time.perf_counter(), busy, own.user + own.system
+    return time.perf_counter(), busy, own_seconds
