@@ -147,6 +147,22 @@ def test_a_machine_that_becomes_free_again_trains_no_longer_than_planned() -> No
     assert job.now < WHOLE
 
 
+def test_epochs_shorter_than_a_measurement_are_measured_too() -> None:
+    now = [0.0]
+    pace = Pace([1.0] * 200, 4, TimeLimit(lambda: 60.0 - now[0], epoch_seconds=0.3, after_seconds=0.5))
+    while not pace.is_over:
+        pace.start_epoch()
+        for _ in range(4):
+            now[0] += 0.2  # an epoch of 0.8 s, planned for 0.3
+            pace.advance()
+            if pace.is_over:
+                break
+        pace.end_epoch()
+    assert pace.is_shortened
+    assert 55 < now[0] <= 60
+    assert pace.position == pytest.approx(800)
+
+
 def test_growing_pictures_are_part_of_the_plan_and_reach_their_size() -> None:
     settings = loop_settings(size_from=64, size_to=128)
     costs = epoch_costs(settings)
@@ -184,6 +200,7 @@ def test_a_resumed_schedule_ends_where_the_interrupted_one_would_have() -> None:
     assert interrupted.is_shortened
     resumed = Pace([1.0] * 10, 10)
     resumed.restore(interrupted.state(), 10)
+    assert resumed.replans == interrupted.replans != []  # of the epoch that it was interrupted in
     while not resumed.is_over:
         resumed.advance()
     assert resumed.step == interrupted.end_step

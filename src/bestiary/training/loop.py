@@ -71,7 +71,7 @@ class LoopControl:
     """How a fit is reported, resumed, distributed and ended.
 
     should_continue: called before each epoch but the first with the seconds of the last one; False ends training.
-    limit: the time limit that the schedule follows. choose_threads: returns the number of threads for an epoch.
+    limit: the time limit that the schedule follows. choose_threads: returns the number of threads for the next step.
     """
 
     reporter: Reporter = field(default_factory=SilentReporter)
@@ -289,7 +289,7 @@ def fit(
             f"macro-F1 {validation.val_macro_f1:.3f}{' (best)' if best_epoch == epoch else ''}"
         )
 
-    if pace.is_over and pace.is_shortened:
+    if stopped == "finished" and pace.is_shortened:
         stopped = "budget"
         reporter.info(
             f"The schedule was shortened to {pace.end_step / epoch_steps:.1f} of {settings.epochs} epochs, to end in"

@@ -114,26 +114,26 @@ class Pace:
         now = self.limit.seconds_left()
         self._window_cost += cost
         if self._window_start - now >= max(MIN_REPLAN_SECONDS, REPLAN_FRACTION * now):
-            seconds = self._window_start - now
-            self._step_seconds += SMOOTHING * (seconds / self._window_cost - self._step_seconds)
-            self._total_seconds, self._total_cost = self._total_seconds + seconds, self._total_cost + self._window_cost
-            self._planned_weight *= 1 - SMOOTHING
-            self._window_start, self._window_cost = now, 0.0
+            self._measure_window(now)
             self._replan(now)
 
     def end_epoch(self) -> None:
         """Note the end of an epoch's steps."""
         if self.limit is not None:
             self._epoch_end = self.limit.seconds_left()
+            if self._window_cost:
+                self._measure_window(self._epoch_end)
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint needs to continue the schedule."""
-        return {"step": self.step, "position": self.position, "end_step": self.end_step}
+        replans = [list(replan) for replan in self.replans]
+        return {"step": self.step, "position": self.position, "end_step": self.end_step, "replans": replans}
 
     def restore(self, state: dict[str, Any] | None, steps_done: int) -> None:
         """Continue the schedule of a checkpoint; None for an old one, whose schedule is as planned."""
         state = state or {"step": steps_done, "position": float(steps_done), "end_step": self.planned_steps}
         self.step, self.position, self.end_step = state["step"], state["position"], state["end_step"]
+        self.replans = [(step, end_step) for step, end_step in state.get("replans", ())]
 
     def describe_epoch(self) -> dict[str, Any]:
         """Return what the history records of a schedule that follows the clock, empty for one that does not.
@@ -145,6 +145,15 @@ class Pace:
             return {}
         fraction = self.position / self.planned_steps
         return {"steps": self.step, "schedule": fraction, "replans": [list(replan) for replan in replans]}
+
+    def _measure_window(self, seconds_left: float) -> None:
+        """Average the speed of the steps since the last measurement with the speed before."""
+        seconds = self._window_start - seconds_left
+        weight = SMOOTHING * min(1.0, seconds / MIN_REPLAN_SECONDS)
+        self._step_seconds += weight * (seconds / self._window_cost - self._step_seconds)
+        self._planned_weight *= 1 - weight
+        self._total_seconds, self._total_cost = self._total_seconds + seconds, self._total_cost + self._window_cost
+        self._window_start, self._window_cost = seconds_left, 0.0
 
     def _replan(self, seconds_left: float) -> None:
         """Set the last step to the one that ends in time, at the measured speed."""
