@@ -84,6 +84,19 @@ def test_features_of_two_precisions_are_read_in_the_better(tmp_path: Path, monke
         np.testing.assert_array_equal(matrix[:], np.repeat(np.stack(expected)[:, None], 4, axis=1))
 
 
+def test_float32_features_on_disk_give_the_head_of_those_in_memory(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(120, dtype=np.int64) % 3
+    values = (rng.normal(0, 1, (120, 8)) + np.eye(3, 8)[labels] * 2).astype(np.float32)
+    matrix = DiskMatrix(tmp_path, 8, np.float32)
+    matrix.append(values)
+    heads = [
+        fit_head(LabelledFeatures(rows, labels), LabelledFeatures(values, labels), 3, c_values=[0.1], balance="none")[0]
+        for rows in (matrix, values.copy())
+    ]
+    np.testing.assert_allclose(heads[0].weight, heads[1].weight, atol=2e-3)
+
+
 def test_a_channel_that_varies_less_than_rounding_is_not_magnified() -> None:
     rng = np.random.default_rng(0)
     exact = np.stack([6 + rng.normal(0, 1e-5, 200), 6 + rng.normal(0, 0.5, 200), np.full(200, 0.0)], axis=1)
