@@ -182,6 +182,7 @@ def test_a_busy_machine_is_noticed_and_recorded(
     busy = plan_training(Recipe.of({"model": {"method": "scratch"}}), pl.DataFrame(), 300, Context(2, told))
     assert told.said == ["Other programs use 1.0 of 2 cores: training with 1 thread. Set --threads for a fixed number."]
     assert busy.facts()["training threads"] == 1
+    assert busy.facts()["cores in use by others"] == 1.0
     assert busy.run_context(Context(2)).training_threads == 1
     assert "training threads" not in plan({}, 300).facts()  # a probe trains no network
 

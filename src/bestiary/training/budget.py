@@ -36,7 +36,8 @@ class TrainingPlan:
     """The plan of a run: the resolved recipe, a description, and the seconds from now to the end.
 
     deadline_seconds: since the start of the run, when training has to end so that the budget is kept; planned: the
-    seconds that it is compared with. network_threads: the number that a network is trained with, None for a probe.
+    seconds that it is compared with. network_threads: the number that a network is trained with, None for a probe;
+    load: the cores that other programs used then.
     """
 
     recipe: ResolvedRecipe
@@ -45,11 +46,14 @@ class TrainingPlan:
     deadline_seconds: float | None = None
     planned: PlannedSeconds | None = None
     network_threads: int | None = None
+    load: float = 0.0
 
     def facts(self) -> dict[str, Any]:
         """Return what a run records of its plan."""
-        facts = {"plan": self.words, "planned seconds": round(self.seconds, 1)}
-        return facts if self.network_threads is None else facts | {"training threads": self.network_threads}
+        facts: dict[str, Any] = {"plan": self.words, "planned seconds": round(self.seconds, 1)}
+        if self.network_threads is not None:
+            facts |= {"training threads": self.network_threads, "cores in use by others": round(self.load, 1)}
+        return facts
 
     def run_context(self, context: Context) -> Context:
         """Return the context with the deadline and the threads of the plan."""
@@ -66,14 +70,14 @@ def plan_training(
     """
     if budget_seconds is not None and world_size() > 1:
         raise RecipeError("A time budget works in a single process: start it without torchrun.")
-    context = _adapt_to_load(requested, context)
+    context, load = _adapt_to_load(requested, context)
     timer, machine = context.timer, MachineProfile()
     tried: list[tuple[ResolvedRecipe, TimeEstimate]] = []
     for recipe in _iter_candidates(requested, budget_seconds is not None):
         estimate = estimate_seconds(make_task(Path(), recipe, pictures, context), machine)
         tried.append((recipe, estimate))
         if budget_seconds is None:
-            return _make_plan(recipe, estimate, None, context)
+            return replace(_make_plan(recipe, estimate, None, context), load=load)
         epochs = _affordable_epochs(requested, recipe, estimate, usable_seconds(budget_seconds, timer.total))
         if epochs >= _sufficient_epochs(requested, recipe):
             break
@@ -89,17 +93,17 @@ def plan_training(
             "train": {"epochs": epochs},
         }
         recipe = requested.override(settings).resolve()
-    return _make_plan(recipe, estimate, budget_seconds, context)
+    return replace(_make_plan(recipe, estimate, budget_seconds, context), load=load)
 
 
-def _adapt_to_load(requested: Recipe, context: Context) -> Context:
-    """Return the context with the number of threads that a network is trained with; report a busy machine."""
+def _adapt_to_load(requested: Recipe, context: Context) -> tuple[Context, float]:
+    """Return the context with the number of threads for a network, and the load; report a busy machine."""
     if requested.model.method == "probe":
-        return context
+        return context, 0.0
     threads, load = measure_training_threads(context)
     if threads < context.threads:
         context.reporter.info(describe_load(load, context.threads, threads))
-    return replace(context, network_threads=threads)
+    return replace(context, network_threads=threads), load
 
 
 # ---- The ladder of alternatives -------------------------------------------------------------------------------------
