@@ -472,7 +472,7 @@ class SlowClock:
 def within_time(
     folder: Path, network: Network, *, resume: bool = False, evaluate: Callable[..., ValidationMetrics] = macro_f1_of
 ) -> tuple[FitResult, list[str]]:
-    told, clock, settings = Listening(), SlowClock(), replace(SETTINGS, epochs=10)
+    told, clock, settings = Listening(), SlowClock(), replace(SETTINGS, epochs=10, checkpoint_seconds=1e-9)
     limit = None if resume else TimeLimit(lambda: clock.left, epoch_seconds=2.0, after_seconds=2.0)
     handle = network.register_forward_hook(lambda module, *_: clock.step() if module.training else None)
     control = LoopControl(told, resume, limit=limit)
@@ -518,6 +518,37 @@ def test_a_shortened_schedule_is_resumed_to_its_end_without_a_clock(tmp_path: Pa
         assert within_time(tmp_path, other, resume=True)[0].history == result.history
     assert same_weights(network, again)
     assert same_weights(network, same)
+
+
+@pytest.mark.parametrize("shortened", [True, False])
+def test_a_run_killed_before_its_last_validation_is_validated(tmp_path: Path, shortened: bool) -> None:
+    """A checkpoint within an epoch may come after the last step of all."""
+    settings = replace(SETTINGS, epochs=2, checkpoint_seconds=1e-9)
+
+    def run(folder: Path, network: Network, *, resume: bool, dies_in: int = 0) -> FitResult:
+        validated = [0]
+
+        def validate(network: Network) -> ValidationMetrics:
+            validated[0] += 1
+            if validated[0] == dies_in:
+                raise KeyboardInterrupt
+            return macro_f1_of(network)
+
+        if shortened:
+            return within_time(folder, network, resume=resume, evaluate=validate)[0]
+        return train(folder, network, settings, evaluate=validate, resume=resume)
+
+    whole, resumed = small(), small(seed=9)
+    expected = run(tmp_path / "whole", whole, resume=False)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", small(), resume=False, dies_in=len(expected.history))
+    result = run(tmp_path / "killed", resumed, resume=True)
+    assert same_weights(whole, resumed)
+    timings = {"seconds", "images_per_second"}
+    for line, wanted in zip(result.history, expected.history, strict=True):
+        assert {key: line[key] for key in line.keys() - timings} == {
+            key: wanted[key] for key in wanted.keys() - timings
+        }
 
 
 def test_threads_are_chosen_as_training_goes_on_and_recorded(tmp_path: Path) -> None:

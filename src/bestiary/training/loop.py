@@ -168,7 +168,7 @@ def fit(
         if epoch - 1 - best_epoch >= settings.patience_epochs:
             stopped = "patience"
             break
-        if pace.is_over:
+        if pace.is_over and not done:  # with steps done, the epoch is still to be validated
             break
         if history and not control.should_continue(history[-1]["seconds"]):
             stopped = "budget"
@@ -194,6 +194,8 @@ def fit(
         )
         with closing(batches), reporter.progress(f"Epoch {epoch} of {settings.epochs}", epoch_pictures) as advance:
             for batch in batches:
+                if pace.is_over:  # within an epoch, where the schedule follows the clock
+                    break
                 if (
                     control.choose_threads is not None
                     and (threads := control.choose_threads()) != torch.get_num_threads()
@@ -238,8 +240,6 @@ def fit(
                 if time.perf_counter() - saved >= settings.checkpoint_seconds and math.isfinite(float(tally[0])):
                     save()
                     saved = time.perf_counter()
-                if pace.is_over:  # perhaps within an epoch, where the schedule follows the clock
-                    break
         pace.end_epoch()
         train_loss, train_accuracy = (
             float(tally[0]) / done,
