@@ -21,8 +21,10 @@ from bestiary.errors import RecipeError, UserError
 from bestiary.recipe import Recipe
 from bestiary.training import budget, throughput
 from bestiary.training.budget import TrainingPlan, describe_recipe, plan_training
+from bestiary.training.pace import make_time_limit
 from bestiary.training.task import TrainingTask
 from bestiary.training.time_estimate import TimeEstimate
+from listening import Listening
 
 SECONDS = {("lite2", 260): 60.0, ("lite0", 224): 30.0, ("lite0", 160): 18.0, ("lite0", 128): 12.0, ("lite0", 96): 8.0}
 FEW = ["bird", "fish", "spider"]
@@ -134,6 +136,60 @@ def test_training_goes_on_while_an_epoch_fits(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(time, "perf_counter", lambda: now + 50)
     assert task.has_time_for_epoch(45)
     assert not task.has_time_for_epoch(55)
+
+
+def test_the_schedule_has_the_time_that_the_budget_leaves(
+    plan: Callable[..., TrainingPlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = plan({"model": {"method": "scratch"}}, 300)
+    assert chosen.planned is not None
+    assert (chosen.planned.epoch, chosen.planned.after, chosen.planned.reserve) == (8.0, 10.0, 16.0)
+    timer = SimpleNamespace(total=100.0)
+    context = chosen.run_context(Context(2, timer=timer))  # type: ignore[arg-type]
+    limit = make_time_limit(context)
+    assert limit is not None
+    assert limit.seconds_left() == 300 - 16 - 100  # to the end of the job, less the reserve
+    timer.total = 250.0
+    assert limit.seconds_left() == 34
+    for other in (plan({}, 300), plan({"model": {"method": "scratch"}}, None)):
+        context = other.run_context(Context(2))
+        assert make_time_limit(context) is None
+
+
+def test_folds_and_the_final_model_share_the_time(plan: Callable[..., TrainingPlan]) -> None:
+    chosen = plan({"model": {"method": "scratch"}, "data": {"folds": 3}, "train": {"epochs": 4}}, 400)
+    assert chosen.planned is not None
+    assert (chosen.planned.epoch, chosen.planned.after) == (8.0 / 4, 10.0 / 4)
+    timer = SimpleNamespace(total=40.0)
+    context = chosen.run_context(Context(2, timer=timer))  # type: ignore[arg-type]
+    ends = []
+    for models in (4, 3, 2):  # each is trained, exported and tested until its time is up
+        limit = make_time_limit(context.split_deadline(models))
+        assert limit is not None
+        ends.append(timer.total + limit.seconds_left())
+        timer.total = ends[-1]
+    assert ends == pytest.approx([40 + 90, 40 + 180, 40 + 270])
+    last = context.split_deadline(1)
+    assert last.deadline_seconds == chosen.deadline_seconds == 400 - 2.5
+    assert Context(2).split_deadline(4).deadline_seconds is None
+
+
+def test_a_busy_machine_is_noticed_and_recorded(
+    plan: Callable[..., TrainingPlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Listening()
+    monkeypatch.setattr(budget, "measure_training_threads", lambda context: (1, 1.0))
+    busy = plan_training(Recipe.of({"model": {"method": "scratch"}}), pl.DataFrame(), 300, Context(2, told))
+    assert told.said == ["Other programs use 1.0 of 2 cores: training with 1 thread. Set --threads for a fixed number."]
+    assert busy.facts()["training threads"] == 1
+    assert busy.facts()["cores in use by others"] == 1.0
+    assert busy.run_context(Context(2)).training_threads == 1
+    assert "training threads" not in plan({}, 300).facts()  # a probe trains no network
+
+
+def test_requested_threads_stay(plan: Callable[..., TrainingPlan]) -> None:
+    chosen = plan({"model": {"method": "scratch"}}, 300)  # with Context(1)
+    assert chosen.network_threads == 1
 
 
 def test_a_run_within_a_budget_says_what_was_chosen(

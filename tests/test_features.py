@@ -63,7 +63,8 @@ def test_features_are_the_mean_of_the_maps(folder: Path, collection: SyntheticDa
     cache.fill(paths, keys)
     images = np.stack([Preprocessing(SIZE).load_pixels(path) for path in paths])
     assert cache.missing(keys) == []
-    assert cache.store.dtype == np.float16
+    assert cache.store.dtype == np.float32
+    assert replace(cache, precision="bfloat16").store.dtype == np.float16
     assert cache.load(keys).shape == (20, cache.channels)
     np.testing.assert_allclose(cache.load(keys)[:], pooled_maps(cache.graph, images), atol=2e-3)
 
@@ -106,7 +107,7 @@ def test_features_that_differ_are_kept_apart(folder: Path) -> None:
 def test_the_folders_of_existing_caches_stay_valid(folder: Path) -> None:
     cache = feature_cache(folder)
     assert not has_features(folder)
-    assert cache.store.folder == folder / "features" / f"{cache.graph.stem}-squash-float32-v2"
+    assert cache.store.folder == folder / "features" / f"{cache.graph.stem}-squash-float32-v2-unrounded"
     mirrored = replace(cache, precision="bfloat16", mirrored=True)
     assert mirrored.store.folder.name == f"{cache.graph.stem}-squash-bfloat16-mirrored-v2"
 

@@ -429,6 +429,37 @@ def _check_trained_run(run: flow.Run, *, method: str, epochs: int) -> None:
     assert isinstance(Predictor(run.path).bundle.preprocess, Preprocessing)
 
 
+@pytest.mark.slow
+def test_a_run_whose_time_runs_short_is_shortened_recorded_and_resumed(
+    tmp_path: Path, collection: SyntheticDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock is a stand-in: each look at it costs a second of the twenty that are left."""
+    pytest.importorskip("torch")
+    from bestiary.training import control
+    from bestiary.training.pace import TimeLimit
+
+    run, clock = tmp_path / "run", iter(range(10_000))
+    recipe = Recipe.of({**TINY_SCRATCH, "train": {**TINY_SCRATCH["train"], "epochs": 12}})
+    limit = TimeLimit(lambda: 20.0 - next(clock), epoch_seconds=2.0, after_seconds=1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(control, "make_time_limit", lambda context: limit)
+        patch.setattr(finalize, "verify_parity", _interrupted)
+        with pytest.raises(InterruptedRun):
+            flow.train(collection.folder, recipe=recipe, out=run, threads=1)
+    history = run_folder.read_history(run)
+    assert len(history) < 12
+    assert history[-1]["schedule"] == pytest.approx(1)
+    assert history[-1]["learning_rate"] < 0.3 * max(line["learning_rate"] for line in history)
+
+    done = flow.resume(run)
+    environment = files.read_json(run / "environment.json")
+    assert run_folder.read_history(run) == history  # there was nothing left to train
+    assert environment["training threads"] == 1
+    assert environment["training ended by"] == "budget"
+    assert 0 < environment["epochs trained"] < 12
+    assert 0 <= done.metrics["macro_f1"]["value"] <= 1
+
+
 def _interrupted_in(epoch: int, batches: Callable[..., Any]) -> Callable[..., Any]:
     """Training batches that stop with Ctrl-C after the first batch of an epoch."""
 

@@ -37,6 +37,7 @@ from bestiary.training.loop import (
     predict_logits,
 )
 from bestiary.training.optimiser import MUON_RATE
+from bestiary.training.pace import TimeLimit
 from bestiary.training.schedule import mean_progressive_size, progressive_size
 from listening import Listening
 
@@ -452,6 +453,144 @@ def test_training_ends_when_no_further_epoch_fits_into_the_time(tmp_path: Path) 
     assert (result.stop_reason, len(result.history), result.best_epoch) == ("budget", 2, 1)
     assert asked == [record["seconds"] for record in result.history]
     assert any("Time budget used up after epoch 2 of 5; the best was epoch 1." in line for line in told.said)
+
+
+class SlowClock:
+    """Seconds left of 30, on a clock that a step moves by half a second, three from the third epoch on."""
+
+    def __init__(self) -> None:
+        self.left, self.batches = 30.0, 0
+
+    def read(self, positions: Ints) -> NDArray[np.uint8]:
+        return IMAGES[positions]
+
+    def step(self, *_: object) -> None:
+        self.batches += 1
+        self.left -= 0.5 if self.batches <= 8 else 3.0
+
+
+def within_time(
+    folder: Path, network: Network, *, resume: bool = False, evaluate: Callable[..., ValidationMetrics] = macro_f1_of
+) -> tuple[FitResult, list[str]]:
+    told, clock, settings = Listening(), SlowClock(), replace(SETTINGS, epochs=10, checkpoint_seconds=1e-9)
+    limit = None if resume else TimeLimit(lambda: clock.left, epoch_seconds=2.0, after_seconds=2.0)
+    handle = network.register_forward_hook(lambda module, *_: clock.step() if module.training else None)
+    control = LoopControl(told, resume, limit=limit)
+    result = fit(network, clock.read, LABELS, evaluate, settings, PLAIN_VIEW, folder, control)
+    handle.remove()
+    return result, told.said
+
+
+def test_a_schedule_within_a_time_limit_is_shortened_and_ends_cooled_down(tmp_path: Path) -> None:
+    result, said = within_time(tmp_path, small())
+    last = result.history[-1]
+    assert result.stop_reason == "budget"
+    assert len(result.history) < 10
+    assert last["steps"] < 40
+    assert last["schedule"] == pytest.approx(1)
+    assert last["learning_rate"] < 0.2 * max(line["learning_rate"] for line in result.history)
+    assert any("The schedule was shortened to" in line and "of 10 epochs" in line for line in said)
+    replans = [replan for line in result.history for replan in line["replans"]]
+    assert replans[-1][1] == last["steps"]
+    assert 0 < last["train_accuracy"] <= 1  # of an epoch that is not whole
+    assert (tmp_path / "history.jsonl").read_text().splitlines() == [json.dumps(line) for line in result.history]
+
+
+def test_a_shortened_schedule_is_resumed_to_its_end_without_a_clock(tmp_path: Path) -> None:
+    left = [0, 0, 0]
+
+    def interrupted(network: Network) -> ValidationMetrics:
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        return macro_f1_of(network)
+
+    with pytest.raises(KeyboardInterrupt):
+        within_time(tmp_path, small(), evaluate=interrupted)
+    pace = torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)["pace"]
+    assert pace["step"] < pace["end_step"] < 40
+    network = small(seed=9)
+    result, _ = within_time(tmp_path, network, resume=True)
+    assert result.stop_reason == "budget"
+    assert (result.history[-1]["steps"], result.history[-1]["schedule"]) == (pace["end_step"], pytest.approx(1))
+    again, same = small(seed=9), small(seed=8)
+    for other in (again, same):  # a finished one changes no more
+        assert within_time(tmp_path, other, resume=True)[0].history == result.history
+    assert same_weights(network, again)
+    assert same_weights(network, same)
+
+
+@pytest.mark.parametrize("shortened", [True, False])
+def test_a_run_killed_before_its_last_validation_is_validated(tmp_path: Path, shortened: bool) -> None:
+    """A checkpoint within an epoch may come after the last step of all."""
+    settings = replace(SETTINGS, epochs=2, checkpoint_seconds=1e-9)
+
+    def run(folder: Path, network: Network, *, resume: bool, dies_in: int = 0) -> FitResult:
+        validated = [0]
+
+        def validate(network: Network) -> ValidationMetrics:
+            validated[0] += 1
+            if validated[0] == dies_in:
+                raise KeyboardInterrupt
+            return macro_f1_of(network)
+
+        if shortened:
+            return within_time(folder, network, resume=resume, evaluate=validate)[0]
+        return train(folder, network, settings, evaluate=validate, resume=resume)
+
+    whole, resumed = small(), small(seed=9)
+    expected = run(tmp_path / "whole", whole, resume=False)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", small(), resume=False, dies_in=len(expected.history))
+    result = run(tmp_path / "killed", resumed, resume=True)
+    assert same_weights(whole, resumed)
+    timings = {"seconds", "images_per_second"}
+    for line, wanted in zip(result.history, expected.history, strict=True):
+        assert {key: line[key] for key in line.keys() - timings} == {
+            key: wanted[key] for key in wanted.keys() - timings
+        }
+
+
+def test_threads_are_chosen_as_training_goes_on_and_recorded(tmp_path: Path) -> None:
+    before, steps = torch.get_num_threads(), [0]
+
+    def choose() -> int:
+        steps[0] += 1
+        return 1 if steps[0] <= 4 else 2
+
+    try:
+        control = LoopControl(choose_threads=choose)
+        settings = replace(SETTINGS, epochs=2)
+        result = fit(small(), reader(IMAGES), LABELS, scores(0.5, 0.6), settings, PLAIN_VIEW, tmp_path, control)
+        assert [line["threads"] for line in result.history] == [1, 2]
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_checkpoint_from_before_schedules_were_stored_is_resumed(tmp_path: Path) -> None:
+    whole, resumed = small(), small(seed=9)
+    train(tmp_path / "whole", whole)
+    left = [0, 0]
+
+    def interrupted(network: Network) -> ValidationMetrics:
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        return macro_f1_of(network)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, small(), evaluate=interrupted)
+    path = tmp_path / "checkpoints" / "last.pt"
+    state = torch.load(path, weights_only=True)
+    del state["pace"]
+    torch.save(state, path)
+    train(tmp_path, resumed, resume=True)
+    assert same_weights(whole, resumed)
+
+
+def test_without_a_time_limit_the_history_has_its_old_keys(tmp_path: Path) -> None:
+    keys = {"epoch", "train_loss", "val_loss", "train_accuracy", "val_macro_f1", "learning_rate", "seconds"}
+    assert train(tmp_path, small()).history[0].keys() == keys | {"images_per_second"}
 
 
 def test_the_typical_size_costs_what_growing_pictures_cost_on_average() -> None:

@@ -12,10 +12,21 @@ from bestiary.progress import Reporter, SilentReporter
 
 
 @dataclass(frozen=True)
+class PlannedSeconds:
+    """Seconds that a time budget plans: of an epoch, of what follows training, and the reserve for the unforeseen."""
+
+    epoch: float
+    after: float
+    reserve: float
+
+
+@dataclass(frozen=True)
 class Context:
     """Threads, progress reporter, cache folder, stage timer, and the deadline of a time budget.
 
-    cache: None to cache nothing. deadline_seconds: timer seconds at which training must end.
+    cache: None to cache nothing. deadline_seconds: timer seconds at which training must end at the speed of the plan,
+    whose times are `planned`. has_automatic_threads: whether the user left the number of threads open; network_threads:
+    the number that a network is trained with, None for `threads`.
     """
 
     threads: int = field(default_factory=available_cores)
@@ -23,15 +34,34 @@ class Context:
     cache: Path | None = field(default_factory=cache_folder)
     timer: StageTimer = field(default_factory=StageTimer)
     deadline_seconds: float | None = None
+    planned: PlannedSeconds | None = None
+    has_automatic_threads: bool = False
+    network_threads: int | None = None
 
     @classmethod
     def create(cls, threads: int | None = None, reporter: Reporter | None = None) -> Context:
         """Return a context with `threads` (default: the available cores) that reports to `reporter`."""
-        return cls(threads or available_cores(), reporter or SilentReporter())
+        return cls(threads or available_cores(), reporter or SilentReporter(), has_automatic_threads=threads is None)
 
-    def with_deadline(self, seconds: float | None) -> Context:
+    @property
+    def training_threads(self) -> int:
+        """The number of threads that a network is trained with."""
+        return self.network_threads or self.threads
+
+    def with_deadline(self, seconds: float | None, planned: PlannedSeconds | None = None) -> Context:
         """Return the same context with another deadline, in seconds on the timer, or None."""
-        return replace(self, deadline_seconds=seconds)
+        return replace(self, deadline_seconds=seconds, planned=planned)
+
+    def split_deadline(self, models: int) -> Context:
+        """Return the context of the first of so many models that are trained one after another before the deadline.
+
+        Each gets the same part of the time that is left, with what follows its training; the reserve is the last one's.
+        """
+        if self.deadline_seconds is None or self.planned is None or models == 1:
+            return self
+        now, after = self.timer.total, self.planned.after
+        part = (self.deadline_seconds + after - now) / models
+        return self.with_deadline(now + part - after, replace(self.planned, reserve=0.0))
 
     def has_time_for(self, seconds: float) -> bool:
         """Return whether work of `seconds` would end before the deadline."""

@@ -91,7 +91,7 @@ def train(
         facts = source.facts(context.threads) | {"split digest": digest} | plan.facts()
         run = create_run(out, requested, plan.recipe, split_table, dataset, facts)
         with open_session(run, timer, memory) as session:
-            return _train_run(run, context.with_deadline(plan.deadline_seconds), session)
+            return _train_run(run, plan.run_context(context), session)
 
 
 def resume(
@@ -103,7 +103,7 @@ def resume(
     without training diagnostics and report. Raises RunError if the run is finished, or in use by another process.
     """
     run = Path(run)
-    context = Context.create(threads or run_folder.recorded_threads(run), reporter)
+    context = run_folder.resume_context(run, threads, reporter)
     with PeakMemory() as memory, open_session(run, context.timer, memory) as session:
         run_folder.require_resumable(run)
         run_folder.remove_partial_files(run)

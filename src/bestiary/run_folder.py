@@ -15,12 +15,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from bestiary import table
+from bestiary.context import Context
 from bestiary.errors import MachineError, RunError
 from bestiary.files import (
     is_occupied,
@@ -33,6 +35,7 @@ from bestiary.files import (
     write_text,
 )
 from bestiary.machine import available_cores
+from bestiary.progress import Reporter
 from bestiary.recipe import Recipe, ResolvedRecipe, read_toml, write_toml
 from bestiary.version import __version__
 
@@ -94,14 +97,23 @@ def require_resumable(run: Path) -> None:
         raise RunError(f"{run} is finished already. Its report: {run / 'report.html'}")
 
 
-def recorded_threads(run: Path) -> int | None:
+def recorded_threads(run: Path, key: str = "threads") -> int | None:
     """Return the number of threads a run was started with, None if unknown or more than there are cores now.
 
-    The rounding of sums depends on it: with the same number a resumed run equals an uninterrupted one.
+    The rounding of sums depends on it: with the same number a resumed run equals an uninterrupted one. key: "threads",
+    or "training threads" for those that its network is trained with.
     """
     load_recipe(run)
-    threads = read_json(run / "environment.json").get("threads")
+    threads = read_json(run / "environment.json").get(key)
     return threads if isinstance(threads, int) and threads <= available_cores() else None
+
+
+def resume_context(run: Path, threads: int | None, reporter: Reporter | None) -> Context:
+    """Return the context of a resumed run: with the requested number of threads, else with those that it recorded."""
+    if threads is not None:
+        return Context.create(threads, reporter)
+    context = Context.create(recorded_threads(run) or available_cores(), reporter)
+    return replace(context, network_threads=recorded_threads(run, "training threads"))
 
 
 def load_recipe(run: Path) -> Recipe:

@@ -51,28 +51,29 @@ def iter_chunks(rows: FeatureMatrix) -> Iterator[Array]:
 def load_features(wanted: Sequence[tuple[ArrayCache, str]]) -> FeatureMatrix:
     """Return the vectors of (cache, key) pairs in this order: float32 in memory, or in the caches' dtype on disk.
 
-    All caches have vectors of one length and dtype. Raises IntegrityError for a damaged or removed row, MachineError if
-    the disk is full.
+    All caches have vectors of one length; of several dtypes the most precise counts. Raises IntegrityError for a
+    damaged or removed row, MachineError if the disk is full.
     """
     cache = wanted[0][0]
     (channels,) = cache.shape
-    chunks = (_read_chunk(wanted[start : start + CHUNK_ROWS]) for start in range(0, len(wanted), CHUNK_ROWS))
+    dtype = np.result_type(*{cache.dtype for cache, _ in wanted})
+    chunks = (_read_chunk(wanted[start : start + CHUNK_ROWS], dtype) for start in range(0, len(wanted), CHUNK_ROWS))
     if 4 * len(wanted) * channels <= MAX_MEMORY_BYTES:
         rows = np.empty((len(wanted), channels), np.float32)
         for start, chunk in zip(range(0, len(wanted), CHUNK_ROWS), chunks, strict=True):
             rows[start : start + CHUNK_ROWS] = chunk
         return rows
-    matrix = DiskMatrix(cache.folder, channels, cache.dtype)
+    matrix = DiskMatrix(cache.folder, channels, dtype)
     for chunk in chunks:
         matrix.append(chunk)
     return matrix
 
 
-def _read_chunk(wanted: Sequence[tuple[ArrayCache, str]]) -> Array:
+def _read_chunk(wanted: Sequence[tuple[ArrayCache, str]], dtype: np.dtype[Any]) -> Array:
     by_cache = defaultdict[int, list[int]](list)
     for index, (cache, _) in enumerate(wanted):
         by_cache[id(cache)].append(index)
-    rows = np.empty((len(wanted), *wanted[0][0].shape), wanted[0][0].dtype)
+    rows = np.empty((len(wanted), *wanted[0][0].shape), dtype)
     for indices in by_cache.values():
         rows[indices] = wanted[indices[0]][0].read([wanted[index][1] for index in indices])
     return rows
@@ -149,14 +150,22 @@ def _bytes(rows: Array) -> memoryview:
 
 
 MIN_SCALE = 1e-6  # added to the standard deviation, against division by 0 for a constant channel
+# The standard deviation of rounding to float16, relative to the value: half a step either way, uniformly.
+FLOAT16_ROUNDING = float(np.finfo(np.float16).eps) / 12**0.5
 
 
 def fit_scaler(features: FeatureMatrix) -> tuple[Float32s, Float32s]:
-    """Return each channel's mean and standard deviation, float32 (channels,), of features (n, channels).
+    """Return each channel's mean and scale, float32 (channels,), of features (n, channels).
 
-    >>> fit_scaler(np.array([[1, 5], [3, 5]], np.float32))[0].tolist()
-    [2.0, 5.0]
+    The scale is the standard deviation, but not less than the rounding error of the mean in float16, in which features
+    are cached. A channel that varies less contains no information: standardised by its standard deviation, the rounding
+    of the features, and of the exported graph, would become as large as real differences.
+
+    >>> mean, scale = fit_scaler(np.array([[1, 5], [3, 5]], np.float32))
+    >>> mean.tolist(), scale.round(4).tolist()
+    ([2.0, 5.0], [1.0, 0.0014])
     """
     mean = sum(rows.sum(axis=0, dtype=np.float64) for rows in iter_chunks(features)) / len(features)
     variance = sum(np.square(rows - mean).sum(axis=0) for rows in iter_chunks(features)) / len(features)
-    return np.asarray(mean, np.float32), np.asarray(np.sqrt(variance) + MIN_SCALE, np.float32)
+    scale = np.maximum(np.sqrt(variance), FLOAT16_ROUNDING * np.abs(mean)) + MIN_SCALE
+    return np.asarray(mean, np.float32), np.asarray(scale, np.float32)

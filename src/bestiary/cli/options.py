@@ -60,7 +60,9 @@ RecipeName = Annotated[str | None, typer.Option(help="A TOML file of settings, o
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Override a recipe setting: section.key=value.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Random seed for the split and for training.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Number of CPU threads; default: all cores.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Number of CPU threads; default: all cores, for networks the free ones.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Hide progress and notices.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
 

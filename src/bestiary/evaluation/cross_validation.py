@@ -30,10 +30,9 @@ MODEL_FILES = ("bundle.json", "model.onnx", "model.safetensors")
 def cross_validate(task: TrainingTask) -> list[pl.DataFrame]:
     """Train and test a model for each fold; return the prediction table of each fold's test pictures.
 
-    task: of the run, its pictures with their `fold`. The folds have no deadline.
+    task: of the run, its pictures with their `fold`. The folds and the final model share the time of a budget equally.
     """
     run, recipe, pictures, reporter = task.run, task.recipe, task.pictures, task.context.reporter
-    context = task.context.with_deadline(None)
     folds = recipe.data.folds
     if rare := classes_with_few_groups(pictures, folds):
         names = ", ".join(f"{label} ({groups})" for label, groups in rare.items())
@@ -44,6 +43,7 @@ def cross_validate(task: TrainingTask) -> list[pl.DataFrame]:
     for fold in range(1, folds + 1):
         folder = run / FOLDS / str(fold)
         if not (folder / DONE).exists():
+            context = task.context.split_deadline(folds + 2 - fold)
             _prepare_fold(folder, recipe, select_fold(pictures, fold, recipe.data, seed=recipe.seed))
             train_and_finalize(load_task(folder, context, resume=task.resume))
             table.write(predict_test_split(folder, context), folder / DONE)

@@ -75,6 +75,9 @@ def distribution_shift(
     return {"verdict": verdict, "sentence": _sentence(shift, verdict), **shift}
 
 
+shift = distribution_shift  # its name until November 2026
+
+
 def within_class_auroc(score: Floats, is_current: Bools, labels: Array) -> tuple[float, float]:
     """Return the probability that a current picture scores above another one of the same label, and a p value.
 

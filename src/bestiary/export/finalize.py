@@ -82,7 +82,7 @@ def _finalize(task: TrainingTask, trained: TrainedModel) -> FinalModel:
     with staging_dir(task.run) as folder:  # nobody can use the run before it is verified
         save_model(final, folder)
         reference = trained.reference_network, trained.val_logits
-        verify_parity(folder, val.paths, *reference, threads=task.context.threads, familiarity=familiarity)
+        verify_parity(folder, val.paths, *reference, threads=task.context.training_threads, familiarity=familiarity)
     return final
 
 

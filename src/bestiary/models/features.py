@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +42,8 @@ def training_precision() -> Precision:
 def split_precisions() -> dict[str, Precision]:
     """Return the precision of a probe's features by split.
 
-    Validation features are float32, as in the exported graph: the head is chosen and calibrated on what users get.
+    Validation features are float32, computed and stored, as in the exported graph: the head is chosen and calibrated on
+    what users get.
     """
     return {"train": training_precision(), "val": "float32"}
 
@@ -53,10 +55,11 @@ def has_features(cache: Path) -> bool:
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """Feature cache: float16 (channels,) per picture, the mean of the backbone's feature maps, by the file's SHA-256.
+    """Feature cache: (channels,) per picture, the mean of the backbone's feature maps, by the file's SHA-256.
 
-    backbone: a bundled one. mirrored: features of the mirror images. `context` needs a cache folder. Nothing is read,
-    written or built before it is needed.
+    float32 features are stored as they are: a head may magnify the rounding to float16 where pictures differ little.
+    bfloat16 features are stored as float16, which is more precise. backbone: a bundled one. mirrored: features of the
+    mirror images. `context` needs a cache folder. Nothing is read, written or built before it is needed.
     """
 
     backbone: str
@@ -70,6 +73,11 @@ class FeatureCache:
         """The length of a feature vector."""
         return lite_backbone(self.backbone).channels
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of the stored values, which rounds no further than the computation does."""
+        return np.dtype(np.float32 if self.precision == "float32" else np.float16)
+
     @cached_property
     def graph(self) -> Path:
         """The backbone graph, built if the cache lacks it; raises as `cached_backbone_graph` does."""
@@ -79,8 +87,10 @@ class FeatureCache:
     def store(self) -> ArrayCache:
         """The arrays on disk, as of the first use."""
         mirrored = "-mirrored" if self.mirrored else ""
-        name = f"{self.graph.stem}-{self.preprocess.fit}-{self.precision}{mirrored}-{self.preprocess.rules.cache_name}"
-        return ArrayCache(self.context.require_cache() / "features" / name, (self.channels,), np.float16)
+        # Until November 2026 float32 features were stored as float16, in folders without "-unrounded".
+        version = self.preprocess.rules.cache_name + "-unrounded" * (self.dtype == np.float32)
+        name = f"{self.graph.stem}-{self.preprocess.fit}-{self.precision}{mirrored}-{version}"
+        return ArrayCache(self.context.require_cache() / "features" / name, (self.channels,), self.dtype)
 
     def missing(self, keys: Sequence[str]) -> list[int]:
         """Return the positions of the keys without features; of equal keys only the first."""
@@ -105,7 +115,7 @@ class FeatureCache:
             start = 0
             for outputs in engine.stream(batches):
                 rows = outputs["features"]
-                segment.append(missing_keys[start : start + len(rows)], rows.astype(np.float16))
+                segment.append(missing_keys[start : start + len(rows)], rows.astype(self.dtype, copy=False))
                 start += len(rows)
                 advance(len(rows))
 

@@ -1,7 +1,7 @@
 """Logistic regression on features: in memory with scikit-learn, or out-of-core in chunks.
 
 scikit-learn needs all rows in float32 and a copy of the training rows. That is the fastest, and used up to
-`feature_matrix.MAX_MEMORY_BYTES`. The features of larger collections stay on disk in half precision, and each step of
+`feature_matrix.MAX_MEMORY_BYTES`. The features of larger collections stay on disk, as they are cached, and each step of
 the solver reads them in chunks: same objective, same optimiser (L-BFGS), same stopping criterion.
 """
 
@@ -27,7 +27,7 @@ EPSILON = float(np.finfo(float).eps)
 
 
 def linear_logits(features: FeatureMatrix, weights: Array, biases: Array, rows: Ints | None = None) -> Float32s:
-    """Return the logits, float32 (n, classes), of features (n, channels) or of `rows`; float16 features in chunks."""
+    """Return the logits, float32 (n, classes), of features (n, channels) or of `rows`; on disk or float16 in chunks."""
     if isinstance(features, np.ndarray) and features.dtype != np.float16:
         return np.asarray((features if rows is None else features[rows]) @ weights.T + biases, np.float32)
     starts = range(0, len(features if rows is None else rows), CHUNK_ROWS)
@@ -61,7 +61,7 @@ def make_solver(
     train_mask: Bools | None = None,
     scaler: tuple[Float32s, Float32s] | None = None,
 ) -> Solver:
-    """Return a solver for features (n, channels): in memory for float32, out-of-core for float16.
+    """Return a solver for features (n, channels): in memory for float32 arrays, else out-of-core.
 
     labels: int64 (n,) in 0..classes-1. weights: sample weights (n,). train_mask: the training rows, bool (n,). scaler:
     mean and scale, if not those of these rows. Features in float32 are standardised in place unless `train_mask` is

@@ -9,17 +9,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from bestiary.context import Context
+from bestiary.context import Context, PlannedSeconds
 from bestiary.errors import RecipeError
 from bestiary.machine import world_size
 from bestiary.recipe import Recipe, ResolvedRecipe
 from bestiary.text import format_duration
+from bestiary.training.free_cores import describe_load, measure_training_threads
 from bestiary.training.task import make_task
 from bestiary.training.time_estimate import MachineProfile, TimeEstimate, estimate_seconds
 
@@ -34,17 +35,30 @@ SUFFICIENT_EPOCHS, MAX_TIMES_DEFAULT = 12, 3  # with fewer a smaller size is tri
 class TrainingPlan:
     """The plan of a run: the resolved recipe, a description, and the seconds from now to the end.
 
-    deadline_seconds: since the start of the run, when training has to end so that the budget is kept.
+    deadline_seconds: since the start of the run, when training has to end so that the budget is kept; planned: the
+    seconds that it is compared with. network_threads: the number that a network is trained with, None for a probe;
+    load: the cores that other programs used then.
     """
 
     recipe: ResolvedRecipe
     words: str
     seconds: float
     deadline_seconds: float | None = None
+    planned: PlannedSeconds | None = None
+    network_threads: int | None = None
+    load: float = 0.0
 
     def facts(self) -> dict[str, Any]:
         """Return what a run records of its plan."""
-        return {"plan": self.words, "planned seconds": round(self.seconds, 1)}
+        facts: dict[str, Any] = {"plan": self.words, "planned seconds": round(self.seconds, 1)}
+        if self.network_threads is not None:
+            facts |= {"training threads": self.network_threads, "cores in use by others": round(self.load, 1)}
+        return facts
+
+    def run_context(self, context: Context) -> Context:
+        """Return the context with the deadline and the threads of the plan."""
+        context = context.with_deadline(self.deadline_seconds, self.planned)
+        return replace(context, network_threads=self.network_threads)
 
 
 def plan_training(
@@ -56,13 +70,14 @@ def plan_training(
     """
     if budget_seconds is not None and world_size() > 1:
         raise RecipeError("A time budget works in a single process: start it without torchrun.")
+    context, load = _adapt_to_load(requested, context)
     timer, machine = context.timer, MachineProfile()
     tried: list[tuple[ResolvedRecipe, TimeEstimate]] = []
     for recipe in _iter_candidates(requested, budget_seconds is not None):
         estimate = estimate_seconds(make_task(Path(), recipe, pictures, context), machine)
         tried.append((recipe, estimate))
         if budget_seconds is None:
-            return _make_plan(recipe, estimate, None, timer.total)
+            return replace(_make_plan(recipe, estimate, None, context), load=load)
         epochs = _affordable_epochs(requested, recipe, estimate, usable_seconds(budget_seconds, timer.total))
         if epochs >= _sufficient_epochs(requested, recipe):
             break
@@ -78,7 +93,17 @@ def plan_training(
             "train": {"epochs": epochs},
         }
         recipe = requested.override(settings).resolve()
-    return _make_plan(recipe, estimate, budget_seconds, timer.total)
+    return replace(_make_plan(recipe, estimate, budget_seconds, context), load=load)
+
+
+def _adapt_to_load(requested: Recipe, context: Context) -> tuple[Context, float]:
+    """Return the context with the number of threads for a network, and the load; report a busy machine."""
+    if requested.model.method == "probe":
+        return context, 0.0
+    threads, load = measure_training_threads(context)
+    if threads < context.threads:
+        context.reporter.info(describe_load(load, context.threads, threads))
+    return replace(context, network_threads=threads), load
 
 
 # ---- The ladder of alternatives -------------------------------------------------------------------------------------
@@ -133,13 +158,18 @@ def usable_seconds(budget_seconds: float, elapsed: float) -> float:
 # ---- Messages -------------------------------------------------------------------------------------------------------
 
 
-def _make_plan(recipe: ResolvedRecipe, estimate: TimeEstimate, budget: float | None, elapsed: float) -> TrainingPlan:
-    seconds = estimate.seconds(recipe.train.epochs)
+def _make_plan(recipe: ResolvedRecipe, estimate: TimeEstimate, budget: float | None, context: Context) -> TrainingPlan:
+    seconds, elapsed = estimate.seconds(recipe.train.epochs), context.timer.total
     done = time.strftime("%H:%M", time.localtime(time.time() + seconds))
     within = f" Budget {format_duration(budget)}, of which {format_duration(elapsed)} are over." if budget else ""
     words = f"{describe_recipe(recipe)}; done at about {done} (in {format_duration(seconds)}).{within}"
-    deadline = None if budget is None else budget - estimate.after
-    return TrainingPlan(recipe, words, seconds, deadline)
+    plan = TrainingPlan(recipe, words, seconds, network_threads=context.network_threads)
+    if budget is None:
+        return plan
+    models, reserve = 1 + recipe.data.folds, RESERVE_FRACTION * budget + RESERVE_SECONDS
+    planned = PlannedSeconds(estimate.epoch / models, estimate.after / models, reserve)
+    has_epochs = recipe.model.method != "probe"
+    return replace(plan, deadline_seconds=budget - planned.after, planned=planned if has_epochs else None)
 
 
 def describe_recipe(recipe: ResolvedRecipe) -> str:

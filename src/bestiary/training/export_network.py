@@ -30,6 +30,7 @@ def export_network(task: TrainingTask, network: Network, result: FitResult, note
         "trained on": result.device,
         "precision of training": result.precision,
         "training ended by": result.stop_reason,
+        "epochs trained": result.epochs,
         **notes,
     }
     val_logits = _predict_graph_logits(task, graph.SerializeToString(), head)
@@ -38,7 +39,7 @@ def export_network(task: TrainingTask, network: Network, result: FitResult, note
 
 def _predict_graph_logits(task: TrainingTask, graph: bytes, head: Head) -> Float32s:
     """Return the validation logits (n, classes) of an exported backbone and its head, in float32."""
-    val, threads = task.split("val"), task.context.threads
+    val, threads = task.split("val"), task.context.training_threads
     engine = OnnxRuntimeEngine(graph, threads=threads)
     files = [VerifiedFile(path, key) for path, key in zip(val.paths, val.keys, strict=True)]
     batches = iter_pixel_batches(files, task.preprocess, threads=threads, batch_size=engine.batch_size)

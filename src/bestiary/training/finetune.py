@@ -23,6 +23,7 @@ from bestiary.recipe import AugmentConfig
 from bestiary.training import loop
 from bestiary.training.activation_cache import AugmentedViews, fill_activation_cache, make_row_reader
 from bestiary.training.checkpoint import copy_weights
+from bestiary.training.control import make_loop_control
 from bestiary.training.device import choose_device
 from bestiary.training.distributed import destroy_process_group, init_process_group
 from bestiary.training.export_network import export_network
@@ -93,7 +94,7 @@ def train_upper_stages(task: TrainingTask, network: Network, settings: LoopSetti
         above.settings,
         UNCHANGED,
         task.run,
-        loop.LoopControl(task.context.reporter, resume, group, task.has_time_for_epoch),
+        make_loop_control(task, group, resume=resume),
     )
     destroy_process_group()
 

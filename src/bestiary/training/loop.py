@@ -35,7 +35,8 @@ from bestiary.training.device import autocast, choose_device, choose_precision, 
 from bestiary.training.distributed import SINGLE_PROCESS, ProcessGroup
 from bestiary.training.loop_settings import LoopSettings, Precision
 from bestiary.training.optimiser import build_optimiser
-from bestiary.training.schedule import lr_factor, progressive_size
+from bestiary.training.pace import Pace, TimeLimit
+from bestiary.training.schedule import epoch_costs, lr_factor, progressive_size
 
 LOSS_CHECK_STEPS = 50  # steps between checks of the loss for NaN; each check synchronises with the device
 
@@ -52,13 +53,17 @@ class ValidationMetrics:
 
 @dataclass(frozen=True)
 class FitResult:
-    """The history of training, one record per epoch as in history.jsonl; the network itself has the best weights."""
+    """The history of training, one record per epoch as in history.jsonl; the network itself has the best weights.
 
-    history: tuple[dict[str, float], ...]
+    epochs: trained in all; the last may be a part of one where the schedule followed the clock.
+    """
+
+    history: tuple[dict[str, Any], ...]
     best_epoch: int
     stop_reason: StopReason
     device: str
     precision: str
+    epochs: float
 
 
 @dataclass(frozen=True)
@@ -66,12 +71,15 @@ class LoopControl:
     """How a fit is reported, resumed, distributed and ended.
 
     should_continue: called before each epoch but the first with the seconds of the last one; False ends training.
+    limit: the time limit that the schedule follows. choose_threads: returns the number of threads for the next step.
     """
 
     reporter: Reporter = field(default_factory=SilentReporter)
     resume: bool = False
     process_group: ProcessGroup = SINGLE_PROCESS
     should_continue: Callable[[float], bool] = lambda epoch_seconds: True
+    limit: TimeLimit | None = None
+    choose_threads: Callable[[], int] | None = None
 
 
 def fit(
@@ -116,13 +124,13 @@ def fit(
     epoch_steps = steps_per_epoch(order_length, settings.batch_size)
     epoch_pictures = min(order_length, epoch_steps * settings.batch_size)
     process_group.check_batch_size(min(order_length, settings.batch_size))
-    total_steps = settings.epochs * epoch_steps
+    pace = Pace(epoch_costs(settings), epoch_steps, control.limit)
     warmup_steps = round(settings.warmup_epochs * epoch_steps)
 
     # ---- Start or resume ---------------------------------------------------------------------------------------------
     checkpoint, log = run_folder / "checkpoints" / "last.pt", run_folder / "history.jsonl"
     configuration = {**asdict(settings), "augment": augmentation.model_dump(), "pictures": len(labels)}
-    history: list[dict[str, float]] = []
+    history: list[dict[str, Any]] = []
     best_weights, best_epoch, best_score = copy_weights(network), 0, (-math.inf, -math.inf)
     done, tally = 0, torch.zeros(2, device=device)  # of the epoch: steps; the sum of their losses, and of their hits
     if control.resume:
@@ -130,6 +138,7 @@ def fit(
         network.load_state_dict(state["network"])
         optimiser.load_state_dict(state["optimiser"])
         history, best_epoch, done, tally = state["history"], state["best_epoch"], state["done"], state["tally"]
+        pace.restore(state.get("pace"), len(history) * epoch_steps + done)
         tally = tally.to(device)
         best_weights = {name: tensor.to(device) for name, tensor in state["best_weights"].items()}
         best_score = checkpoint_rank(history[best_epoch - 1]) if best_epoch else best_score
@@ -148,6 +157,7 @@ def fit(
             "best_weights": best_weights,
         }
         state |= {"asked": configuration, "history": history, "best_epoch": best_epoch, "done": done, "tally": tally}
+        state["pace"] = pace.state()
         if process_group.is_main_process:
             save_checkpoint(checkpoint, state)
 
@@ -157,6 +167,8 @@ def fit(
     for epoch in range(len(history) + 1, settings.epochs + 1):
         if epoch - 1 - best_epoch >= settings.patience_epochs:
             stopped = "patience"
+            break
+        if pace.is_over and not done:  # with steps done, the epoch is still to be validated
             break
         if history and not control.should_continue(history[-1]["seconds"]):
             stopped = "budget"
@@ -169,6 +181,7 @@ def fit(
 
         # -- train
         network.train()
+        pace.start_epoch()
         batches = iter_train_batches(
             read_rows,
             labels,
@@ -181,8 +194,19 @@ def fit(
         )
         with closing(batches), reporter.progress(f"Epoch {epoch} of {settings.epochs}", epoch_pictures) as advance:
             for batch in batches:
-                step = (epoch - 1) * epoch_steps + done
-                factor = lr_factor(step, total_steps=total_steps, warmup_steps=warmup_steps, schedule=settings.schedule)
+                if pace.is_over:  # within an epoch, where the schedule follows the clock
+                    break
+                if (
+                    control.choose_threads is not None
+                    and (threads := control.choose_threads()) != torch.get_num_threads()
+                ):
+                    torch.set_num_threads(threads)
+                factor = lr_factor(
+                    pace.position,
+                    total_steps=pace.planned_steps,
+                    warmup_steps=warmup_steps,
+                    schedule=settings.schedule,
+                )
                 for group in optimiser.param_groups:
                     group["lr"] = group["peak"] * factor
                 images = to_device(batch.images, device).permute(0, 3, 1, 2)
@@ -190,7 +214,7 @@ def fit(
                 chance = BatchRandom(
                     seed_for_step(settings.seed, epoch, done), *process_group.batch_offsets(len(batch.global_indices))
                 )
-                pixels = augment(images, augmentation, chance, size=progressive_size(epoch, settings))
+                pixels = augment(images, augmentation, chance, size=progressive_size(pace.planned_epoch, settings))
                 pixels = pixels.contiguous(memory_format=torch.channels_last)
                 with autocast(device, precision):
                     logits = network(pixels)
@@ -209,13 +233,18 @@ def fit(
                 tally = tally + process_group.all_reduce_gradients(learning, torch.stack([loss.detach(), hits]))
                 optimiser.step()
                 done += 1
+                pace.advance()
                 advance(len(batch.global_indices))
                 if done % LOSS_CHECK_STEPS == 0 and not math.isfinite(float(tally[0])):
                     break
                 if time.perf_counter() - saved >= settings.checkpoint_seconds and math.isfinite(float(tally[0])):
                     save()
                     saved = time.perf_counter()
-        train_loss, train_accuracy = float(tally[0]) / epoch_steps, float(tally[1]) / epoch_pictures
+        pace.end_epoch()
+        train_loss, train_accuracy = (
+            float(tally[0]) / done,
+            float(tally[1]) / min(done * settings.batch_size, epoch_pictures),
+        )
         train_seconds = time.perf_counter() - started
 
         # -- validate
@@ -241,8 +270,11 @@ def fit(
                 "learning_rate": optimiser.param_groups[0]["lr"],
                 "seconds": time.perf_counter() - started,
                 "images_per_second": (done - done_before) * settings.batch_size / train_seconds,
+                **pace.describe_epoch(),
             }
         )
+        if control.choose_threads is not None:
+            history[-1]["threads"] = torch.get_num_threads()
         if checkpoint_rank(history[-1]) > best_score:
             best_weights, best_epoch, best_score = copy_weights(network), epoch, checkpoint_rank(history[-1])
 
@@ -257,11 +289,18 @@ def fit(
             f"macro-F1 {validation.val_macro_f1:.3f}{' (best)' if best_epoch == epoch else ''}"
         )
 
+    if stopped == "finished" and pace.is_shortened:
+        stopped = "budget"
+        reporter.info(
+            f"The schedule was shortened to {pace.end_step / epoch_steps:.1f} of {settings.epochs} epochs, to end in"
+            f" time and with the lowest learning rate; the best was epoch {best_epoch}."
+        )
+
     # ---- The best weights --------------------------------------------------------------------------------------------
     network.load_state_dict(best_weights)
     process_group.unwrap_network(network)
     network.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
-    return FitResult(tuple(history), best_epoch, stopped, device.type, precision)
+    return FitResult(tuple(history), best_epoch, stopped, device.type, precision, round(pace.step / epoch_steps, 2))
 
 
 def predict_logits(

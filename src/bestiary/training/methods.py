@@ -136,7 +136,7 @@ def _build_scratch_network(task: TrainingTask, colours: ChannelStats) -> tuple[N
             mirror_mean=model.mirror_mean,
             seed=seed,
         )
-    return network, LoopSettings.from_recipe(task.recipe, task.context.threads)
+    return network, LoopSettings.from_recipe(task.recipe, task.context.training_threads)
 
 
 def _build_pretrained_network(task: TrainingTask, head: Head | None) -> tuple[Network, LoopSettings]:
@@ -150,7 +150,7 @@ def _build_pretrained_network(task: TrainingTask, head: Head | None) -> tuple[Ne
         file = None if model.weights == "hub" else Path(model.weights)
         backbone = timm_backbone.create_timm_model(model.backbone, file, from_hub=model.weights == "hub")
         network = networks.from_timm(backbone, classes, seed=seed)
-    return network, LoopSettings.from_recipe(task.recipe, task.context.threads)
+    return network, LoopSettings.from_recipe(task.recipe, task.context.training_threads)
 
 
 TRAINERS: dict[str, Callable[[TrainingTask], TrainedModel]] = {
@@ -169,6 +169,7 @@ def _train_and_export(task: TrainingTask, network: Network, settings: LoopSettin
 def _run_fit(task: TrainingTask, network: Network, settings: LoopSettings) -> FitResult:
     """Fill the pixel cache and train the network, in place."""
     from bestiary.training import loop
+    from bestiary.training.control import make_loop_control
     from bestiary.training.distributed import destroy_process_group, init_process_group
 
     store, train, val = _fill_pixels(task), task.split("train"), task.split("val")
@@ -186,7 +187,7 @@ def _run_fit(task: TrainingTask, network: Network, settings: LoopSettings) -> Fi
         settings,
         task.recipe.augment,
         task.run,
-        loop.LoopControl(task.context.reporter, resume, group, task.has_time_for_epoch),
+        make_loop_control(task, group, resume=resume),
     )
     destroy_process_group()
     return result

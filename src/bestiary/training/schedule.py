@@ -10,7 +10,7 @@ SIZE_STEP = 16  # pixels
 GROWTH_FRACTION = 0.9  # of the epochs; the last ones have the final size
 
 
-def lr_factor(step: int, *, total_steps: int, warmup_steps: int, schedule: Schedule) -> float:
+def lr_factor(step: float, *, total_steps: int, warmup_steps: int, schedule: Schedule) -> float:
     """Return the learning rate of a step as a fraction of its maximum: linear warm-up, then decay to nearly 0.
 
     Linear decay for "one-cycle" (Smith 2018, without the cycle in momentum), half a cosine for "cosine", none for
@@ -35,6 +35,12 @@ def progressive_size(epoch: int, settings: LoopSettings) -> int | None:
     size = settings.size_from + (settings.size_to - settings.size_from) * progress
     ends = sorted((settings.size_from, settings.size_to))
     return min(max(round(size / SIZE_STEP) * SIZE_STEP, ends[0]), ends[1])
+
+
+def epoch_costs(settings: LoopSettings) -> list[float]:
+    """Return the relative cost of a step in each epoch; it is proportional to the pixels of a training picture."""
+    sizes = [progressive_size(epoch, settings) or 1 for epoch in range(1, settings.epochs + 1)]
+    return [size**2 / sizes[-1] ** 2 for size in sizes]
 
 
 def mean_progressive_size(settings: LoopSettings) -> int | None:

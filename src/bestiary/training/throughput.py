@@ -13,6 +13,7 @@ import numpy as np
 
 from bestiary.array_types import Pixels
 from bestiary.batches.pixel_cache import iter_pixel_batches
+from bestiary.machine import single_blas_thread
 from bestiary.models.features import FeatureCache
 from bestiary.preprocess import Preprocessing
 
@@ -58,8 +59,13 @@ def measure_decode_throughput(preprocess: Preprocessing, paths: Sequence[Path], 
 
 
 def machine_slowdown() -> float:
-    """Return the time of plain numpy and Python relative to the reference machine."""
-    return statistics.median(_time_reference_workload() for _ in range(10)) / REFERENCE_WORKLOAD_SECONDS
+    """Return the time of plain numpy and Python relative to the reference machine.
+
+    On one thread: where another program uses a core, two wait for each other, and the machine would seem to be slower
+    by three times than the stages that follow find it.
+    """
+    with single_blas_thread():
+        return statistics.median(_time_reference_workload() for _ in range(10)) / REFERENCE_WORKLOAD_SECONDS
 
 
 def evenly_spaced(paths: Sequence[Path], count: int = 512) -> list[Path]:
