@@ -215,7 +215,7 @@ def test_a_table_of_an_older_run_is_decoded_by_the_first_rules(tmp_path: Path) -
 
 def test_the_audit_names_bits_and_range(tmp_path: Path) -> None:
     pictures = measured(tmp_path, {"a.png": png(GREY * 4), "b.png": png(GREY * 4)})
-    findings = find_issues(pictures, np.empty((0, 3), np.int64)).filter(pl.col("check") == "deep")
+    findings = find_issues(pictures, np.empty((0, 4), np.int64)).filter(pl.col("check") == "deep")
     assert findings["message"].to_list() == [
         "2 of 2 pictures have samples of type uint16 whose range the files do not name. They lie between 0 and 1,020"
         " (10 bits), and are scaled to 8 bits from 0 to 1,023, all of them alike."

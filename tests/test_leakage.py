@@ -90,7 +90,7 @@ def test_a_label_keeps_a_picture_to_learn_from() -> None:
         try:
             found = run_leakage_trial(problem, seed)
         except Exception as error:  # the grouped split cannot give two pictures three parts, and says so
-            assert "too few different ones" in str(error)  # noqa: PT017
+            assert "too few" in str(error)  # noqa: PT017
         else:
             assert found["leaked test pictures"] >= 0
 
