@@ -217,7 +217,9 @@ def test_too_few_different_pictures_for_any_folds_are_told(tmp_path: Path) -> No
     folder = drawn(tmp_path / "two", cat=12, dog=2)
     for number in range(9):
         shutil.copy(folder / "dog" / "00.png", folder / "dog" / f"copy{number}.png")
-    with pytest.raises(SourceError, match='Class "dog" has 2 different pictures, duplicates counted once; cross-validation needs 3'):
+    with pytest.raises(
+        SourceError, match='Class "dog" has 2 different pictures, duplicates counted once; cross-validation needs 3'
+    ):
         dealt(folder, folds=3)
 
 
