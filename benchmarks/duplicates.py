@@ -2,9 +2,10 @@
 
     python benchmarks/duplicates.py PICTURES [--labels animals10] [--contact-sheet FILE.png]
 
-Writes 300 changed copies of pictures of the collection, 60 of each kind, to a temporary folder and counts how many are
-detected. Lists every pair of original pictures that the hash alone does not detect, for review by eye. Searches 200,000
-random hashes with planted near pairs. Seeds are fixed. Times are of one run; the first includes decoding.
+Writes changed copies of pictures of the collection, 60 of each kind, to a temporary folder and counts how many are
+detected. Lists every pair of original pictures that the hash alone does not detect, for review by eye. Frames 400
+pictures alike and counts pairs, of which none is a copy. Searches 200,000 random hashes with planted near pairs. Seeds
+are fixed. Times are of one run; the first includes decoding.
 """
 
 from __future__ import annotations
@@ -13,19 +14,21 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from PIL import Image
+from PIL import Image, ImageOps
 
 from bestiary.context import Context
 from bestiary.data import duplicates, hamming_search
+from bestiary.data.copy_changes import describe_changes
 from bestiary.data.label_map import label_map
-from bestiary.data.registration import VIEWS
 from bestiary.data.scan import scan_pictures
 from bestiary.data.sources import PictureList, list_sources
+from bestiary.data.views import VIEWS
 from bestiary.machine import available_cores
 from bestiary.picture import DecodeLimits, open_picture
 from bestiary.recipe import DataConfig
@@ -60,12 +63,49 @@ def crop(image: Image.Image, random: Random) -> Image.Image:
     return image.crop((round(x1), round(y1), round(x2), round(y2)))
 
 
+def crop_fifth(image: Image.Image, random: Random) -> Image.Image:
+    """Keep 80 % of the width and of the height, at a random position."""
+    low = random.uniform(0, 0.2, 2)
+    (x1, y1), (x2, y2) = low * image.size, (low + 0.8) * image.size
+    return image.crop((round(x1), round(y1), round(x2), round(y2)))
+
+
+def crop_every_edge(image: Image.Image, _: Random) -> Image.Image:
+    return image.crop((image.width // 5, image.height // 5, image.width - image.width // 5, image.height * 4 // 5))
+
+
+def shift(image: Image.Image, random: Random, *, fill: str = "edge", fraction: float = 0.1) -> Image.Image:
+    """Shift by a tenth along both axes, in a random direction; what is empty becomes black, or continues the edge."""
+    pixels = np.asarray(image)
+    down, across = (round(fraction * side) * int(random.choice([-1, 1])) for side in pixels.shape[:2])
+    margin = ((abs(down),) * 2, (abs(across),) * 2, (0, 0))
+    padded = np.pad(pixels, margin, mode="edge") if fill == "edge" else np.pad(pixels, margin)
+    rows, columns = (np.arange(side) for side in pixels.shape[:2])
+    return Image.fromarray(padded[rows + abs(down) - down][:, columns + abs(across) - across])
+
+
+def tilt(image: Image.Image, random: Random, *, degrees: float = 4) -> Image.Image:
+    return image.rotate(degrees * float(random.choice([-1, 1])), Image.Resampling.BICUBIC)
+
+
+Transpose = Image.Transpose
 KINDS: dict[str, tuple[Callable[[Image.Image, Random], Image.Image], int]] = {  # and the JPEG quality of the copy
     "re-encoded": (lambda image, _: image, 40),
     "resized": (resize, 90),
     "brightness": (change_brightness, 90),
+    "without colour": (lambda image, _: image.convert("L").convert("RGB"), 90),
     "mirrored": (mirror, 90),
-    "cropped": (crop, 90),
+    "turned by 90": (lambda image, _: image.transpose(Transpose.ROTATE_90), 90),
+    "turned by 180": (lambda image, _: image.transpose(Transpose.ROTATE_180), 90),
+    "upside down": (lambda image, _: image.transpose(Transpose.FLIP_TOP_BOTTOM), 90),
+    "inverted": (lambda image, _: ImageOps.invert(image), 90),
+    "cropped 5 %": (crop, 90),
+    "cropped 20 %": (crop_fifth, 90),
+    "cropped 20 % at each edge": (crop_every_edge, 90),
+    "shifted 10 %": (shift, 90),
+    "shifted 10 %, black": (partial(shift, fill="black"), 90),
+    "turned by 4": (tilt, 90),
+    "turned by 10": (partial(tilt, degrees=10), 90),
 }
 
 
@@ -77,7 +117,7 @@ def plant(pictures: pl.DataFrame, folder: Path, seed: int) -> dict[str, list[tup
     for kind, (change, quality) in KINDS.items():
         for number in range(EACH):
             original = next(chosen)
-            copy = folder / "copies" / f"{kind}-{number}.jpg"
+            copy = folder / "copies" / f"{kind}-{number}.jpg".replace(" ", "-")
             copy.parent.mkdir(exist_ok=True)
             change(open_picture(Path(original)).image, random).save(copy, quality=quality)
             planted[kind].append((original, str(copy)))
@@ -89,7 +129,7 @@ def print_recall(planted: dict[str, list[tuple[str, str]]], paths: list[str], pa
     group = dict(zip(paths, duplicates.connected_groups(len(paths), pairs).tolist(), strict=True))
     for kind, copies in planted.items():
         missed = [Path(copy).name for original, copy in copies if group[original] != group[copy]]
-        print(f"  {kind:12s} {len(copies) - len(missed):3d} of {len(copies)}", f"(missed: {missed})" if missed else "")
+        print(f"  {kind:26s} {len(copies) - len(missed):3d} of {len(copies)}", f"(missed: {missed})" if missed else "")
 
 
 def draw_hashes(count: int) -> tuple[npt.NDArray[np.uint64], dict[tuple[int, int], int]]:
@@ -142,6 +182,21 @@ def time_view_search() -> None:
     print(f" peak memory {peak:,.0f} MB")
 
 
+def count_pairs_in_frames(pictures: pl.DataFrame, folder: Path, seed: int) -> None:
+    """Print how many pairs are detected among 400 pictures with one kind of frame, and without."""
+    chosen = pictures.filter(pl.col("error").is_null()).sample(400, seed=seed)["path"].to_list()
+    frames = {"none": 0, "black, 5 %": 20, "white, 5 %": 20}
+    for kind, divisor in frames.items():
+        target = folder / kind.replace(" ", "-") / "framed"
+        target.mkdir(parents=True)
+        for number, path in enumerate(chosen):
+            image = open_picture(Path(path)).image
+            width = image.width // divisor if divisor else 0
+            ImageOps.expand(image, width, kind.split(",")[0] if divisor else 0).save(target / f"{number}.jpg")
+        framed = _scan(list_sources([target.parent], label_map(None)))
+        print(f"  frame {kind:12s} {len(duplicates.find_duplicate_pairs(framed, 40))} pairs")
+
+
 def write_contact_sheet(pairs: list[tuple[str, str]], out: Path, *, side: int = 150, columns: int = 5) -> None:
     sheet = Image.new("RGB", (columns * (2 * side + 8), -(-len(pairs) // columns) * (side + 4)), "white")
     for number, pair in enumerate(pairs):
@@ -173,7 +228,7 @@ def main() -> None:
     paths = pictures["path"].to_list()
     print(f"{len(pairs)} pairs in {seconds:.1f} s, {len(added)} of them not by the hash alone:")
     for first, second, bits, how in added.tolist():
-        print(f"  {bits:2d} bits{duplicates.HOW[how]}: {_shorten(paths[first])}  {_shorten(paths[second])}")
+        print(f"  {bits:2d} bits{describe_changes(how)}: {_shorten(paths[first])}  {_shorten(paths[second])}")
     if arguments.contact_sheet:
         write_contact_sheet(
             [(paths[first], paths[second]) for first, second, *_ in added.tolist()], arguments.contact_sheet
@@ -183,6 +238,9 @@ def main() -> None:
         planted = plant(pictures, Path(folder), arguments.seed)
         copies = _scan(list_sources([Path(folder)], label_map(None)))
     all_pictures = pl.concat([pictures.select(copies.columns), copies])
+    with tempfile.TemporaryDirectory() as folder:
+        print("Pairs among 400 pictures:")
+        count_pairs_in_frames(pictures, Path(folder), arguments.seed)
     print(f"Detected, of {EACH} copies of each kind:")
     print_recall(
         planted,

@@ -4,9 +4,8 @@
     python benchmarks/hamming_search.py [PICTURES] [--random 200000 1000000] [--hashes FILE.npz] [--queries 20000]
         [--runs 3] [--methods bestiary flat hash-2] [--json FILE]
 
-PICTURES: searches the distinct 256-bit hashes of a collection, and the hashes of all views of each picture among those
-of whole pictures, as `find_duplicate_pairs` does; --hashes stores them in a file for later calls. --random: searches
-random hashes with 2,000 planted pairs at 10, 20, 30 and 40 bits. The search radius is 40 bits, for views 72.
+PICTURES: searches the distinct 256-bit hashes of a collection; --hashes stores them in a file for later calls.
+--random: searches random hashes with 2,000 planted pairs at 10, 20, 30 and 40 bits. The search radius is 40 bits.
 
 Every measurement is a process of its own, methods alternating: seconds from hashes to pairs, building an index
 included; processor seconds, which depend less on other jobs; peak memory beyond that before the search. faiss returns
@@ -34,8 +33,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bestiary.data import duplicates, hamming_search
-from bestiary.data.registration import VIEWS, hash_views, unpack_thumbnails
+from bestiary.data import hamming_search
 from bestiary.machine import available_cores
 from duplicates import draw_hashes
 from measuring import build_parser, read_processor_name, read_versions, run_command, time_call
@@ -90,19 +88,16 @@ def main() -> None:
 
 
 def write_cases(arguments: argparse.Namespace, folder: Path) -> list[tuple[str, Path]]:
-    """Write the hashes of each case, uint64 (n, 4): `base`, and `queries` where these differ (every view of each)."""
+    """Write the hashes of each case, uint64 (n, 4)."""
     cases = []
     hash_file = arguments.hashes or folder / "pictures.npz"
     if arguments.pictures and not hash_file.exists():
         hash_pictures(arguments.pictures, hash_file)
     if hash_file.exists():
         with np.load(hash_file) as arrays:
-            whole, views = arrays["whole"], arrays["views"]
+            whole = arrays["whole"]
         np.savez(folder / "whole.npz", base=whole)
-        np.savez(folder / "views.npz", base=views[: len(whole)], queries=views)
         cases.append((f"{len(whole):,} pictures, up to {NEAR_BITS} bits", folder / "whole.npz"))
-        title = f"{len(VIEWS)} views of each, up to {duplicates.PROPOSED_BITS} bits"
-        cases.append((title, folder / "views.npz"))
     for count in arguments.random:
         bits, distances = draw_hashes(count)
         file = folder / f"random-{count}.npz"
@@ -112,7 +107,7 @@ def write_cases(arguments: argparse.Namespace, folder: Path) -> list[tuple[str, 
 
 
 def hash_pictures(pictures: Path, hash_file: Path) -> None:
-    """Write the distinct hashes of the readable pictures, and the hashes of every view of them."""
+    """Write the distinct hashes of the readable pictures."""
     from bestiary.context import Context
     from bestiary.data.label_map import label_map
     from bestiary.data.scan import scan_pictures
@@ -122,9 +117,7 @@ def hash_pictures(pictures: Path, hash_file: Path) -> None:
     listing = list_sources([pictures], label_map(None))
     table = scan_pictures(listing, DecodeLimits(), Context(cache=None))
     table = table.filter(table["error"].is_null()).unique("phash", keep="first", maintain_order=True)
-    thumbnails = unpack_thumbnails(table["thumbnail"].to_list())
-    views = np.concatenate([hash_views(thumbnails, view) for view in VIEWS])
-    np.savez(hash_file, whole=hamming_search.hash_bits(table["phash"].to_list()), views=views)
+    np.savez(hash_file, whole=hamming_search.hash_bits(table["phash"].to_list()))
 
 
 def compare(
@@ -176,8 +169,7 @@ def measure(method: str, source: Path, target: Path, max_queries: int) -> dict[s
     """Search once, or several times if there are few hashes; write the pairs, int64 (pairs, 3), in order."""
     with np.load(source) as arrays:
         base = arrays["base"]
-        queries = arrays.get("queries", base)
-    search = build_search(method, queries, base, max_queries)
+    search = build_search(method, base, max_queries)
     pairs: list[tuple[Pairs, float]] = []
     rounds = 5 if len(base) <= SMALL else 1
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak
@@ -195,40 +187,25 @@ def measure(method: str, source: Path, target: Path, max_queries: int) -> dict[s
     return {**times, "scaled": extra > 0, "peak_mb": peak}
 
 
-def build_search(method: str, queries: Bits, base: Bits, max_queries: int) -> Callable[[], tuple[Pairs, float]]:
+def build_search(method: str, base: Bits, max_queries: int) -> Callable[[], tuple[Pairs, float]]:
     """Return a function that returns the pairs, and the estimated seconds for the queries beyond `max_queries`."""
     if method != "bestiary":
         faiss = import_module("faiss")
         faiss.omp_set_num_threads(available_cores())
-        max_bits = NEAR_BITS if queries is base else duplicates.PROPOSED_BITS
-        return lambda: search_with_faiss(faiss, method, queries, base, max_bits, max_queries)
-    if queries is base:
-        return lambda: (hamming_search.find_near_pairs(base, NEAR_BITS, threads=available_cores()), 0.0)
-    return lambda: (search_views(queries, base), 0.0)
+        return lambda: search_with_faiss(faiss, method, base, NEAR_BITS, max_queries)
+    return lambda: (hamming_search.find_near_pairs(base, NEAR_BITS, threads=available_cores()), 0.0)
 
 
-def search_views(queries: Bits, base: Bits) -> Pairs:
-    """Return the candidate pairs that `find_duplicate_pairs` gets from views, before it compares thumbnails."""
-    size = hamming_search.sample_size(len(base))
-    agreement = (1 - duplicates._LOW_DIFFERING) ** size
-    samples = hamming_search.iter_bit_samples(duplicates._LOW, size, agreement, duplicates.MISSED_VIEWS)
-    views, group = np.split(queries, len(VIEWS)), np.arange(len(base))
-    pairs = hamming_search.search(views, base, duplicates.PROPOSED_BITS, samples, group, available_cores())
-    return keep_nearest(len(base), pairs[:, 0], pairs[:, 1], pairs[:, 2])
-
-
-def search_with_faiss(
-    faiss: Any, method: str, queries: Bits, base: Bits, max_bits: int, max_queries: int
-) -> tuple[Pairs, float]:
+def search_with_faiss(faiss: Any, method: str, base: Bits, max_bits: int, max_queries: int) -> tuple[Pairs, float]:
     """Return the pairs from an index of `base`, and the estimated seconds for the queries beyond `max_queries`."""
     rows = base.view(np.uint8).reshape(len(base), -1)
     index = build_index(faiss, method, len(rows))
     if not index.is_trained:
         index.train(rows)
     index.add(rows)
-    count = len(queries) if len(base) <= SMALL else min(max_queries, len(queries))
+    count = len(base) if len(base) <= SMALL else min(max_queries, len(base))
     start = time.perf_counter()
-    query_rows = queries[:count].view(np.uint8).reshape(count, -1)
+    query_rows = base[:count].view(np.uint8).reshape(count, -1)
     if method == "hnsw":
         distances, columns = (result.ravel() for result in index.search(query_rows, NEIGHBOURS))
         numbers = np.repeat(np.arange(count), NEIGHBOURS)
@@ -238,7 +215,7 @@ def search_with_faiss(
         ends, distances, columns = index.range_search(query_rows, max_bits + 1)  # faiss excludes the radius itself
         numbers = np.repeat(np.arange(count), np.diff(ends.astype(np.int64)))
     pairs = keep_nearest(len(base), numbers % len(base), columns, distances.astype(np.int64))
-    return pairs, (time.perf_counter() - start) * (len(queries) / count - 1)
+    return pairs, (time.perf_counter() - start) * (len(base) / count - 1)
 
 
 def build_index(faiss: Any, method: str, count: int) -> Any:

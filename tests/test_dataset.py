@@ -21,6 +21,7 @@ from bestiary.data.sources import list_sources
 from bestiary.demo.dataset import FAULT_CHECKS, SyntheticDataset, draw_creature
 from bestiary.errors import SourceError
 from bestiary.picture import LIMITS, DecodeLimits
+from bestiary.preprocess import VerifiedFile
 from bestiary.recipe import DataConfig
 
 NEEDS_TRAINING = {"suspect-label"}  # checks that want a model, and are made after one was trained
@@ -260,6 +261,47 @@ def test_a_damaged_memory_is_built_again(plain: Path, tmp_path: Path, read: list
     read.clear()
     assert audit(plain, tmp_path).pictures.equals(first.pictures)
     assert len(read) == 24
+    read.clear()
+    audit(plain, tmp_path)
+    assert read == []
+
+
+@pytest.mark.parametrize("how", ["swapped", "copied over", "hard link"])
+def test_a_file_in_place_of_another_is_measured_even_if_size_and_time_are_equal(tmp_path: Path, how: str) -> None:
+    folder, cache = tmp_path / "pictures", tmp_path / "cache"
+    for label, value in (("cat", 40), ("dog", 200)):
+        (folder / label).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (40, 40), (value, 10 * number, 0)).save(folder / label / f"{number}.bmp")
+            os.utime(folder / label / f"{number}.bmp", (1_600_000_000, 1_600_000_000))
+    audit(folder, cache)
+    first, second = folder / "cat" / "0.bmp", folder / "dog" / "2.bmp"
+    if how == "swapped":
+        first.rename(tmp_path / "aside")
+        second.rename(first)
+        (tmp_path / "aside").rename(second)
+    elif how == "copied over":
+        shutil.copy2(second, first)
+    else:
+        first.unlink()
+        os.link(second, first)
+    remembered, fresh = audit(folder, cache), audit(folder, tmp_path / "other")
+    assert remembered.pictures.equals(fresh.pictures)
+    assert remembered.findings.equals(fresh.findings)
+
+
+def test_a_measurement_that_proved_wrong_is_forgotten(
+    plain: Path, tmp_path: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the file system says: a file whose content is not the one measured is measured anew."""
+    monkeypatch.setenv("BESTIARY_CACHE", str(tmp_path))
+    dataset = audit(plain, tmp_path)
+    path = Path(dataset.pictures["path"][0])
+    with pytest.raises(SourceError, match="measured anew"):
+        VerifiedFile(path, "0" * 64).content(LIMITS)
+    read.clear()
+    audit(plain, tmp_path)
+    assert read == [path.name]
     read.clear()
     audit(plain, tmp_path)
     assert read == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from PIL import Image, ImageOps
 
 pytest.importorskip("sklearn")
 from scipy.stats import fisher_exact, norm
@@ -126,6 +128,37 @@ def test_evaluations_that_end_at_once_get_a_folder_each(run: Path) -> None:
         folders = list(pool.map(lambda _: external.create_evaluation_folder(run, "many", contents), range(4)))
     assert sorted(path.name for path in folders) == ["many", "many-2", "many-3", "many-4"]
     assert not list((run / "evaluations").glob(".*"))
+
+
+CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "mirrored": ImageOps.mirror,
+    "turned": lambda image: image.transpose(Image.Transpose.ROTATE_90),
+    "cropped": lambda image: image.crop((image.width // 12, 0, image.width, image.height * 11 // 12)),
+    "inverted": ImageOps.invert,
+}
+
+
+def test_changed_copies_of_learnt_pictures_are_left_out(run: Path, others: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(others, tmp_path / "changed"))
+    learnt = table.read(run / "pictures.parquet", table.PICTURES).filter(pl.col("label") == "fish")
+    paths = learnt.filter(pl.col("split") == "train")["path"].head(len(CHANGES)).to_list()
+    for path, (name, change) in zip(paths, CHANGES.items(), strict=True):
+        with Image.open(path) as image:
+            change(image.convert("RGB")).save(folder / "fish" / f"{name}.png")
+    result = external.evaluate_external(run, DataSource(folder), Context(1))
+    scored = table.read(result.path / "predictions.parquet", table.PREDICTIONS)["path"].to_list()
+    assert not {Path(path).stem for path in scored} & set(CHANGES)
+
+
+def test_a_run_without_thumbnails_says_which_copies_it_does_not_find(run: Path, others: Path, tmp_path: Path) -> None:
+    older = Path(shutil.copytree(run, tmp_path / "older"))
+    (older / "thumbnails.parquet").unlink()
+    messages: list[str] = []
+    reporter = SilentReporter()
+    reporter.info = messages.append  # type: ignore[method-assign,assignment]
+    result = external.evaluate_external(older, DataSource(others), Context(1, reporter))
+    assert result.metrics["copies"]["train"] >= 3  # equal files
+    assert [message for message in messages if "mirrored" in message and "older version" in message]
 
 
 def test_only_copies_are_nothing_to_score(run: Path, tmp_path: Path) -> None:

@@ -68,6 +68,11 @@ def evaluate_external(
     dataset = replace(dataset, pictures=restore_number_labels(dataset.pictures, bundle.classes))
     near_bits = data.near_duplicate_bits if data.near_duplicates else None
     run_pictures = read_run_pictures(run)
+    if near_bits is not None and "thumbnail" not in run_pictures.columns:
+        context.reporter.info(
+            "This run was made by an older version and has no thumbnails of its pictures: copies of its training pictures"
+            " are not found if they are mirrored, turned, cropped or shifted."
+        )
     external = drop_seen_copies(dataset, run_pictures, near_bits=near_bits, context=context)
     predictor = Predictor(run, threads=context.threads, engine="fastest")
     predictions = predict_table(predictor, external.pictures, context.reporter)
