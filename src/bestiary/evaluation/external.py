@@ -70,7 +70,7 @@ def evaluate_external(
     run_pictures = read_run_pictures(run)
     if near_bits is not None and "thumbnail" not in run_pictures.columns:
         context.reporter.info(
-            "This run was made by an older version and has no thumbnails of its pictures: copies of its training pictures"
+            "This run was made by an older version and has no thumbnails: copies of its training pictures"
             " are not found if they are mirrored, turned, cropped or shifted."
         )
     external = drop_seen_copies(dataset, run_pictures, near_bits=near_bits, context=context)
