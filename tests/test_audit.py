@@ -159,7 +159,7 @@ def test_duplicates_are_named_with_the_first_of_them() -> None:
 
 
 def test_duplicates_are_named_with_their_folders_in_the_collection() -> None:
-    paths = [{"path": f"/p/{folder}/1.jpg"} for folder in ("train/cat", "train/dog", "test/cat")]
+    paths = [{"path": f"/p/{folder}/1.jpg", "group": 0} for folder in ("train/cat", "train/dog", "test/cat")]
     found = audit.find_issues(pictures(*paths), pairs((0, 1, 0), (1, 2, 16)))
     messages = found.filter(pl.col("check").is_in(["exact-duplicate", "near-duplicate"]))["message"].to_list()
     assert messages == ["Nearly the same as train/cat/1.jpg.", "Nearly the same as train/dog/1.jpg."]

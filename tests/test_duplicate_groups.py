@@ -199,3 +199,9 @@ def test_the_largest_of_near_duplicates_is_the_original(tmp_path: Path) -> None:
     findings = audit(tmp_path).findings.filter(pl.col("check") == "near-duplicate")
     assert {Path(path).stem for path in findings["path"]} == {"a", "c", "d"}
     assert findings["message"].str.contains("fish/b.jpg").any()
+
+
+def test_near_duplicates_of_a_scene_are_said_once(tmp_path: Path) -> None:
+    dataset = audit(save(tmp_path, KINDS["fixed cameras"].classes, range(20)))
+    assert count(dataset, "near-duplicate") <= 3
+    assert 1 <= count(dataset, "shared-scene") <= 2

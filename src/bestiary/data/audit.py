@@ -179,7 +179,7 @@ def _picture_findings(usable: pl.DataFrame) -> Iterator[Row]:
 def _duplicate_findings(pictures: pl.DataFrame, pairs: Ints, groups: DuplicateGroups) -> Iterator[Row]:
     """Yield a finding for each pair, at the picture that is not the original, and more if labels or splits disagree.
 
-    The message names the first with its folders in the collection: one file name may occur in many of them.
+    Near-duplicates that were not kept in one group have none: a notice says so once for all of them. The message names the first with its folders in the collection: one file name may occur in many of them.
     """
     root = common_folder(pictures["path"].to_list())
     ordered = _order_by_original(pictures, pairs)
@@ -188,7 +188,9 @@ def _duplicate_findings(pictures: pl.DataFrame, pairs: Ints, groups: DuplicateGr
     ):
         first, row = pictures.row(i, named=True), pictures.row(j, named=True)
         score, group = bits / 256, row["group"]
-        is_same = first["sha256"] == row["sha256"]
+        is_same, is_together = first["sha256"] == row["sha256"], first["group"] == row["group"]
+        if not (is_same or is_together or is_conflict):
+            continue
         check, how = ("exact-duplicate", "the same file as") if is_same else ("near-duplicate", "nearly the same as")
         how += f" {relative_name(first['path'], root)}{describe_changes(changes)}"
         conflict = f", which is labelled {first['label']}" if first["label"] != row["label"] else ""
@@ -196,8 +198,7 @@ def _duplicate_findings(pictures: pl.DataFrame, pairs: Ints, groups: DuplicateGr
         if is_conflict:
             yield _finding("label-conflict", f"Labelled {row['label']}, but {how}{conflict}.", score, row, group)
         splits = first["given_split"], row["given_split"]
-        is_leak = all(splits) and splits[0] != splits[1] and (is_same or first["group"] == row["group"])
-        if is_leak:
+        if all(splits) and splits[0] != splits[1] and (is_same or is_together):
             yield _finding("split-leak", f"In {splits[1]}, but {how}, which is in {splits[0]}.", score, row, group)
 
 
