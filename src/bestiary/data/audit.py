@@ -179,7 +179,8 @@ def _picture_findings(usable: pl.DataFrame) -> Iterator[Row]:
 def _duplicate_findings(pictures: pl.DataFrame, pairs: Ints, groups: DuplicateGroups) -> Iterator[Row]:
     """Yield a finding for each pair, at the picture that is not the original, and more if labels or splits disagree.
 
-    Near-duplicates that were not kept in one group have none: a notice says so once for all of them. The message names the first with its folders in the collection: one file name may occur in many of them.
+    Near-duplicates that were not kept in one group have none: a notice says so once for all of them. The message names
+    the first with its folders in the collection: one file name may occur in many of them.
     """
     root = common_folder(pictures["path"].to_list())
     ordered = _order_by_original(pictures, pairs)
