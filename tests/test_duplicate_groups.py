@@ -10,7 +10,9 @@ import pytest
 from PIL import Image, ImageDraw, ImageOps
 
 from bestiary.context import Context
+from bestiary.data import detail_check
 from bestiary.data.assign_splits import why_not_trainable
+from bestiary.data.corrections import read_corrections
 from bestiary.data.dataset import AuditedDataset, audit_sources
 from bestiary.demo.dataset import draw_creature
 from bestiary.picture import LIMITS
@@ -205,3 +207,24 @@ def test_near_duplicates_of_a_scene_are_said_once(tmp_path: Path) -> None:
     dataset = audit(save(tmp_path, KINDS["fixed cameras"].classes, range(20)))
     assert count(dataset, "near-duplicate") <= 3
     assert 1 <= count(dataset, "shared-scene") <= 2
+
+
+def test_pairs_that_were_not_compared_are_judged_by_those_that_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detail_check, "MAX_PAIRS_OF_CLASSES", 6)
+    faint = {"good": before_after(False), "bad": lambda n: with_mark(scene(n, 240), n, (250, 250, 250), radius=2)}
+    assert count(audit(save(tmp_path / "faint", faint, range(24))), "label-conflict") == 0
+    same = {"cat": lambda n: scene(n, 240), "kitten": lambda n: scene(n, 240).resize((200, 200))}
+    assert count(audit(save(tmp_path / "same", same, range(24))), "label-conflict") == 24
+
+
+def test_a_correction_forms_no_other_groups(tmp_path: Path) -> None:
+    save(tmp_path / "p", {"a": lambda n: noisy(scene(5), n), "c": lambda n: noisy(scene(5), 100 + n)}, range(12))
+    before = audit(tmp_path / "p")
+    rows = before.pictures.filter(pl.col("label") == "c")["sha256"].head(6).to_list()
+    file = tmp_path / "corrections.csv"
+    file.write_text("sha256,action,label,note\n" + "".join(f"{sha256},relabel,d,\n" for sha256 in rows))
+    context = Context(threads=1, cache=None)
+    after = audit_sources([tmp_path / "p"], None, DATA, LIMITS, context, read_corrections(file))
+    assert after.pictures["group"].to_list() == before.pictures["group"].to_list()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from bestiary.context import Context
-from bestiary.data import audit, hamming_search
+from bestiary.data import audit, hamming_search, view_search
 from bestiary.data.copy_changes import CopyChange
 from bestiary.data.duplicates import connected_groups, find_duplicate_pairs, unpack_thumbnails
 from bestiary.data.hamming_search import find_near_pairs, hash_bits
@@ -243,6 +243,31 @@ def test_two_hundred_thousand_hashes_are_searched_in_a_minute() -> None:
     assert (
         len(np.unique(pairs[:, 1])) >= 19_900
     )  # a copy of a copy may be further than 40 bits from nothing but its own
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_views_of_many_pictures_are_found_in_both_directions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_first: bool
+) -> None:
+    """More than 8,192 pictures are compared by samples of bits: a crop is a view of its original, not the reverse."""
+    originals = [creature(seed) for seed in range(16)]
+    crops = [crop(0.1, 0.1, 0.1, 0.1)(image) for image in originals]
+    measured = measured_of(tmp_path, [*crops, *originals] if is_first else [*originals, *crops])
+    monkeypatch.setattr(hamming_search, "ALL_WITH_ALL", 0)
+    pairs = find_duplicate_pairs(measured, 40)
+    wanted, seen = {(seed, seed + 16) for seed in range(16)}, {(left, right) for left, right, *_ in pairs.tolist()}
+    assert seen <= wanted
+    assert len(seen) >= 14
+
+
+def test_pictures_that_all_look_alike_take_little_memory() -> None:
+    """Each picture of a view has a few proposals, however many resemble it."""
+    random = np.random.default_rng(0)
+    layout = np.linspace(0, 200, 32)[:, None] + np.linspace(0, 50, 32)
+    thumbnails = (layout + random.normal(0, 12, (600, 32, 32))).clip(0, 255).astype(np.uint8)
+    whole = low_frequencies(thumbnails, WHOLE)
+    pairs, correlation = view_search._propose_pairs(thumbnails, whole, np.arange(600), VIEWS[9])
+    assert len(pairs) == len(correlation) <= view_search.PROPOSALS_OF_A_VIEW * 600
 
 
 # ------------------------------------------------------------------------------------------------------- the views

@@ -57,18 +57,21 @@ def forget_measurement(path: Path) -> None:
         marker.touch()
 
 
-def take_forgotten(paths: Sequence[str]) -> list[str]:
-    """Return those of the paths that `forget_measurement` has marked, and remove their marks."""
+def find_forgotten(paths: Sequence[str]) -> list[str]:
+    """Return those of the paths that `forget_measurement` has marked."""
     folder = cache_folder() / FORGOTTEN
     try:
         names = {marker.name for marker in folder.iterdir()}
     except OSError:
         return []
-    forgotten = [path for path in paths if names and _forgotten_marker(Path(path)).name in names]
-    for path in forgotten:
+    return [path for path in paths if names and _forgotten_marker(Path(path)).name in names]
+
+
+def remove_forgotten_marks(paths: Sequence[str]) -> None:
+    """Remove the marks of `forget_measurement`: the files have been measured again."""
+    for path in paths:
         with contextlib.suppress(OSError):
             _forgotten_marker(Path(path)).unlink()
-    return forgotten
 
 
 def _forgotten_marker(path: Path) -> Path:

@@ -8,7 +8,9 @@ from enum import IntFlag
 class CopyChange(IntFlag):
     """How the second picture of a pair differs from the first; 0 for a copy that was resized, re-encoded or brightened.
 
-    RECOLOURED and DETAIL differ in content: such a pair may have two correct labels.
+    RECOLOURED and DETAIL differ in content: such a pair may have two correct labels. UNCHECKED: the files may differ in
+    content, but only the thumbnails were compared. ROUGH: the aligned thumbnails of a mirrored, turned, cropped or
+    shifted copy differ, which the files do not always confirm.
     """
 
     NONE = 0
@@ -21,6 +23,8 @@ class CopyChange(IntFlag):
     INVERTED = 64
     RECOLOURED = 128
     DETAIL = 256
+    UNCHECKED = 512
+    ROUGH = 1024
 
 
 ORIENTATION = CopyChange.MIRRORED | CopyChange.QUARTER_TURN | CopyChange.HALF_TURN

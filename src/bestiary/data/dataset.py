@@ -13,12 +13,11 @@ import polars as pl
 from bestiary import table
 from bestiary.array_types import Ints
 from bestiary.context import Context
-from bestiary.data import audit, duplicates
+from bestiary.data import audit, duplicate_groups, duplicates
 from bestiary.data.apply_corrections import CorrectionResult, apply_corrections
 from bestiary.data.corrections import Corrections, read_corrections
 from bestiary.data.deep_ranges import measure_in_collection_range
 from bestiary.data.detail_check import check_content
-from bestiary.data.duplicate_groups import group_duplicates
 from bestiary.data.label_map import absolute_label_map, label_map
 from bestiary.data.notices import EMPTY_CLASS, SourceNotice, notice_findings
 from bestiary.data.overlapping_classes import overlapping_class_warnings
@@ -144,12 +143,13 @@ def audit_listing(
     # Dropped pictures still connect their group, so that dropping one moves no other between splits.
     readable = pictures.with_columns(error=pl.when("dropped").then(None).otherwise("error"))
     pairs = duplicates.find_duplicate_pairs(readable, near_bits, threads=context.threads)
-    pairs = check_content(pictures, pairs, limits, threads=context.threads)
-    groups = group_duplicates(pictures, pairs)
+    groups, checked = _group(pictures.with_columns(label="given_label"), pairs, limits, context)
     pictures = pictures.with_columns(group=pl.Series(groups.group))
-    if pictures["dropped"].any():
-        pairs = check_content(pictures, _without_dropped(pictures, pairs, near_bits), limits, threads=context.threads)
-        groups = replace(group_duplicates(pictures, pairs), group=groups.group)
+    if corrections is not None:  # groups are those of the labels before, so that a correction moves no other picture
+        pairs = _without_dropped(pictures, pairs, near_bits) if pictures["dropped"].any() else pairs
+        corrected, checked = _group(pictures, pairs, limits, context)
+        groups = replace(corrected, group=groups.group)
+    pairs = checked
     in_two_classes = duplicates.connected_groups(pictures.height, pairs[groups.is_conflict])
     for warning in overlapping_class_warnings(pictures.with_columns(group=pl.Series(in_two_classes))):
         reporter.info(warning)
@@ -166,6 +166,14 @@ def audit_listing(
     pictures = _picture_table(pictures)
     trim_memory()
     return AuditedDataset(pictures, findings, skipped, result, thumbnails=thumbnails)
+
+
+def _group(
+    pictures: pl.DataFrame, pairs: Ints, limits: DecodeLimits, context: Context
+) -> tuple[duplicate_groups.DuplicateGroups, Ints]:
+    """Return the groups of duplicates by the column `label`, and the pairs, compared at a higher resolution."""
+    checked = check_content(pictures, pairs, limits, threads=context.threads)
+    return duplicate_groups.group_duplicates(pictures, checked), checked
 
 
 def _without_dropped(pictures: pl.DataFrame, pairs: Ints, near_bits: int | None) -> Ints:

@@ -18,8 +18,8 @@ from PIL import Image
 
 from bestiary.array_types import Floats, Ints, Pixels
 from bestiary.data.copy_changes import CONTENT, TRANSFORMED, CopyChange
-from bestiary.data.duplicates import MAX_COLOUR, unpack_thumbnails
-from bestiary.data.registration import colour_difference, content_difference, refine, register
+from bestiary.data.duplicates import unpack_thumbnails
+from bestiary.data.registration import MAX_COLOUR, colour_difference, content_difference, refine, register
 from bestiary.data.views import VIEWS, View
 from bestiary.errors import PictureError
 from bestiary.picture import DecodeLimits, load
@@ -31,21 +31,23 @@ REFINING_STEPS = 2
 GOOD_SCORE = 0.9  # of a registration that needs no comparison with other views
 # Of pictures of at most 128 x 128 pixels, in grey levels: at one pixel, in the mean of 3 x 3. Photographs stored anew
 # at quality 60 to 95, at half the size, brightened or with more contrast stay below: docs/log.md.
-MAX_DETAIL, MAX_DETAIL_AREA = 48.0, 20.0
+FILE_DETAIL, FILE_DETAIL_AREA = 48.0, 20.0
 
 
 def check_content(pictures: pl.DataFrame, pairs: Ints, limits: DecodeLimits, *, threads: int = 1) -> Ints:
     """Return the pairs, with RECOLOURED or DETAIL added to the changes of those whose files differ so.
 
     pictures: `path, label, sha256, width, height, thumbnail`; pairs: int64 (n, 4), as `find_duplicate_pairs` returns
-    them. Pairs of different files with different labels are checked, at most 300, and 40 of two classes. Files that
-    cannot be read are skipped.
+    them. Pairs of different files with different labels are checked, at most 300, and 40 of two classes; the others are
+    UNCHECKED, and so are files that cannot be read any more.
     """
     labels, sha256 = pictures["label"].to_numpy(), pictures["sha256"].to_numpy()
     first, second = pairs[:, 0], pairs[:, 1]
     is_open = (labels[first] != labels[second]) & (sha256[first] != sha256[second]) & (pairs[:, 3] & CONTENT == 0)
     rows = _choose_pairs(labels, pairs, np.flatnonzero(is_open))
     checked = pairs.copy()
+    checked[is_open, 3] |= CopyChange.UNCHECKED
+    checked[rows, 3] &= ~CopyChange.UNCHECKED
     with ThreadPoolExecutor(threads) as pool:
         check = partial(_check_pair, pictures, limits)
         checked[rows, 3] |= np.array(list(pool.map(check, pairs[rows].tolist())), np.int64).reshape(-1)
@@ -65,14 +67,14 @@ def _choose_pairs(labels: npt.NDArray[np.object_], pairs: Ints, rows: Ints) -> I
 
 
 def _check_pair(pictures: pl.DataFrame, limits: DecodeLimits, pair: list[int]) -> int:
-    """Return the changes of content of one pair, 0 if a file cannot be read any more."""
+    """Return the changes of content of one pair, UNCHECKED if a file cannot be read any more."""
     i, j, _, changes = pair
     try:
         short = min(pictures[name][index] or 0 for name in ("width", "height") for index in (i, j))
         side = int(np.clip(OF_SMALLER * short, MIN_SIDE, MAX_SIDE))
         images = np.stack([load(Path(pictures["path"][index]), side, limits=limits) for index in (i, j)])
     except PictureError:
-        return 0
+        return int(CopyChange.UNCHECKED)
     return _content_changes(images, unpack_thumbnails([pictures["thumbnail"][index] for index in (i, j)]), changes)
 
 
@@ -83,7 +85,7 @@ def _content_changes(images: Pixels, thumbnails: Pixels, changes: int) -> int:
     target, source = (np.asarray(image)[None, :, :, 0] for image in (fixed, moving))
     warps = refine(target, source, warps, view, REFINING_STEPS)
     difference = content_difference(target, source, warps, is_inverted=view.is_inverted)[0]
-    result = CopyChange.DETAIL * bool((difference > np.array([MAX_DETAIL, MAX_DETAIL_AREA])).any())
+    result = CopyChange.DETAIL * bool((difference > np.array([FILE_DETAIL, FILE_DETAIL_AREA])).any())
     if not view.is_inverted:
         is_recoloured = bool(colour_difference(_colours(fixed), _colours(moving), warps)[0] > MAX_COLOUR)
         result += CopyChange.RECOLOURED * is_recoloured

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from bestiary.array_types import Bools, Ints
-from bestiary.data.copy_changes import CONTENT, TRANSFORMED
+from bestiary.data.copy_changes import CONTENT, TRANSFORMED, CopyChange
 from bestiary.data.duplicates import connected_groups
 from bestiary.text import format_names
 
@@ -42,9 +42,9 @@ class DuplicateGroups:
 class _ClassPair:
     """Two classes with near-duplicates of each other.
 
-    different: pairs that differ in content; turned: pairs of which one is mirrored, turned or inverted; equal: the
-    others. near, files: different files of each class that have a near-duplicate in the other, and in all. has_scene:
-    several of both are one group.
+    Of the pairs that were checked, different: those that differ in content; turned: those of which one is mirrored,
+    turned or inverted; equal: the others. near, files: different files of each class that have a near-duplicate in the
+    other, and in all. has_scene: several of both are one group.
     """
 
     labels: tuple[str, str]
@@ -86,6 +86,8 @@ def group_duplicates(pictures: pl.DataFrame, pairs: Ints) -> DuplicateGroups:
     group, swallowed = _form_groups(collection, pairs, {label for pair in scenes for label in pair.labels})
     is_expected = collection.has_labels(pairs, scenes) | (pairs[:, 3] & CONTENT != 0)
     is_expected |= collection.has_labels(pairs, turned) & (pairs[:, 3] & TRANSFORMED != 0)
+    mostly_different = [pair for pair in class_pairs if pair.different > pair.equal + pair.turned]
+    is_expected |= collection.has_labels(pairs, mostly_different) & (pairs[:, 3] & CopyChange.UNCHECKED != 0)
     first, second = collection.labels[pairs[:, 0]], collection.labels[pairs[:, 1]]
     is_conflict = (first != second) & (collection.are_equal(pairs) | ~is_expected)
     notices = (*_scene_notices(scenes), *_orientation_notices(turned), *_swallowed_notices(swallowed))
@@ -137,6 +139,7 @@ def _compare_classes(collection: _Collection, pairs: Ints) -> list[_ClassPair]:
     if not is_near.any():
         return []
     content, turned = pl.col("changes") & int(CONTENT) != 0, pl.col("changes") & int(TRANSFORMED) != 0
+    is_near &= pairs[:, 3] & CopyChange.UNCHECKED == 0  # what is known of the others decides about these
     near = pl.DataFrame({"a": ends[is_near, 0], "b": ends[is_near, 1], "changes": pairs[is_near, 3]})
     counts = near.group_by("a", "b").agg(different=content.sum(), turned=(turned & ~content).sum(), pairs=pl.len())
     group = connected_groups(len(collection.labels), pairs)
@@ -169,7 +172,7 @@ def _compare_classes(collection: _Collection, pairs: Ints) -> list[_ClassPair]:
 
 
 def _form_groups(collection: _Collection, pairs: Ints, in_scenes: set[str]) -> tuple[Ints, list[tuple[str, int, int]]]:
-    """Return the groups, and (label, files of its largest group, files) of the classes whose groups were dissolved."""
+    """Return the groups, and (label, files of its largest group, files) of classes that one group would swallow."""
     count = len(collection.labels)
     group = connected_groups(count, pairs)
     before = collection.count_groups(group)
@@ -178,16 +181,16 @@ def _form_groups(collection: _Collection, pairs: Ints, in_scenes: set[str]) -> t
     if not swallowed.height:
         return group, []
     is_equal = collection.are_equal(pairs)
-    used = is_equal | (pairs[:, 3] & CONTENT == 0) | ~_is_with(group, collection, swallowed["label"])[pairs[:, 0]]
+    differs = pairs[:, 3] & (CONTENT | CopyChange.ROUGH) != 0
+    used = is_equal | ~differs | ~_is_with(group, collection, swallowed["label"])[pairs[:, 0]]
     group = connected_groups(count, pairs[used])
     scenes = [collection.names.index(label) for label in in_scenes]
     still = collection.count_groups(group).filter((pl.col("groups") < MIN_GROUPS) | pl.col("label").is_in(scenes))
     still = still.join(swallowed, on="label", how="semi")
     used &= is_equal | ~_is_with(group, collection, still["label"])[pairs[:, 0]]
     group = connected_groups(count, pairs[used])
-    after = swallowed.join(collection.count_groups(group), on="label", suffix="_after")
-    dissolved = after.filter(pl.col("largest_after") < pl.col("largest")).select("label", "largest", "files").rows()
-    return group, [(collection.names[label], largest, files) for label, largest, files in dissolved]
+    rows = swallowed.select("label", "largest", "files").rows()
+    return group, [(collection.names[label], largest, files) for label, largest, files in rows]
 
 
 def _is_with(group: Ints, collection: _Collection, labels: pl.Series) -> Bools:
@@ -214,8 +217,9 @@ def _scene_notices(scenes: Sequence[_ClassPair]) -> Iterable[tuple[str, str]]:
         yield (
             "shared-scene",
             f"Pictures of {format_names(sorted(counts))} are nearly the same as pictures of another of these classes:"
-            f" {_format_counts(counts)}. They differ in a detail or in colour, so that is what the classes are about,"
-            " and no label is called wrong for it. If one camera took them all, the scores hold for its view only.",
+            f" {_format_counts(counts)}. They differ in a detail or in colour. If that is what the classes are about,"
+            " no label is wrong, and if one camera took them all, the scores hold for its view only. If not, one label"
+            " of each pair is wrong.",
         )
 
 
@@ -238,8 +242,9 @@ def _swallowed_notices(swallowed: Sequence[tuple[str, int, int]]) -> Iterable[tu
         yield (
             "shared-scene",
             f"Many pictures are near-duplicates of others of their class: {_format_counts(counts)}. Kept in one split,"
-            " they would leave too few for the others, so only closer copies stay together. Test pictures resemble"
-            f" training pictures, so the score holds for such pictures only. {DECIDING_SETTINGS}",
+            " they would leave too few for the others, so only copies that hardly differ stay together, or equal files."
+            " Test pictures may resemble training pictures, so the score holds for such pictures only."
+            f" {DECIDING_SETTINGS}",
         )
 
 

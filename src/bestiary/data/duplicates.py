@@ -8,18 +8,16 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from bestiary.array_types import Bools, Floats, Ints, Pixels
+from bestiary.array_types import Ints, Pixels
 from bestiary.data import hamming_search
 from bestiary.data.copy_changes import CopyChange
 from bestiary.data.measure import COLOUR_SIDE, THUMBNAIL_SIDE
-from bestiary.data.registration import colour_difference, content_difference, register
+from bestiary.data.registration import MAX_COLOUR, colour_difference, content_difference, has_detail, register
 from bestiary.data.view_search import find_view_pairs
 from bestiary.data.views import TURNED
 
-# Aligned thumbnails that differ so much, in grey levels, at one pixel or in the mean of 3 x 3, differ in content; and
-# so do colours, in levels of Cb and Cr. Copies stored anew, resized, tinted or brightened stay below: docs/log.md.
-MAX_DETAIL, MAX_DETAIL_AREA, MAX_COLOUR = 40.0, 26.0, 18.0
-PAIRS_AT_ONCE, MAX_ALIGNED = 4096, 2000
+PAIRS_AT_ONCE = 4096
+MAX_ALIGNED = 2000  # of 4,096 pairs; where more differ, it is not because of a small turn
 _UNMOVED = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 
 
@@ -46,7 +44,10 @@ def find_duplicate_pairs(pictures: pl.DataFrame, near_bits: int | None, *, threa
         hamming_search.hash_bits([phashes[index] for index in distinct]), near_bits, threads=threads
     )
     thumbnails = unpack_thumbnails(readable["thumbnail"].gather(files[distinct]).to_list())
-    by_view = find_view_pairs(thumbnails, connected_groups(len(distinct), near), threads=threads)
+    colours = None
+    if "colours" in readable.columns:
+        colours = unpack_colours(readable["colours"].gather(files[distinct]).to_list())
+    by_view = find_view_pairs(thumbnails, connected_groups(len(distinct), near), colours, threads=threads)
     by_hash = np.concatenate([_reindex_pairs(near, distinct), same_hash])
     by_hash = np.column_stack([by_hash, _content_changes(readable[files], by_hash)])
     chains = [_reindex_pairs(pairs, files) for pairs in (by_hash, _reindex_pairs(by_view, distinct))]
@@ -93,11 +94,11 @@ def _content_changes(pictures: pl.DataFrame, pairs: Ints) -> Ints:
         chunk = pairs[start : start + PAIRS_AT_ONCE]
         warps = np.repeat(_UNMOVED[None], len(chunk), axis=0)
         fixed, moving = (unpack_thumbnails(pictures["thumbnail"].gather(chunk[:, end]).to_list()) for end in (0, 1))
-        flags = CopyChange.DETAIL * _has_detail(content_difference(fixed, moving, warps))
+        flags = CopyChange.DETAIL * has_detail(content_difference(fixed, moving, warps))
         differing = np.flatnonzero(flags)[:MAX_ALIGNED]  # perhaps only because one is cropped or turned a little
         registration = register(fixed[differing], moving[differing], TURNED)
         aligned = content_difference(fixed[differing], moving[differing], registration.warps)
-        is_copy = (registration.scores >= TURNED.min_score) & ~_has_detail(aligned)
+        is_copy = (registration.scores >= TURNED.min_score) & ~has_detail(aligned)
         flags[differing[is_copy]] = registration.changes(TURNED)[is_copy]
         warps[differing[is_copy]] = registration.warps[is_copy]
         if "colours" in pictures.columns:
@@ -105,11 +106,6 @@ def _content_changes(pictures: pl.DataFrame, pairs: Ints) -> Ints:
             flags += CopyChange.RECOLOURED * (colour_difference(fixed, moving, warps) > MAX_COLOUR)
         changes[start : start + PAIRS_AT_ONCE] = flags
     return changes
-
-
-def _has_detail(differences: Floats) -> Bools:
-    large: Bools = np.any(differences > np.array([MAX_DETAIL, MAX_DETAIL_AREA]), axis=1)
-    return large
 
 
 def _add_changes_column(pairs: Ints) -> Ints:

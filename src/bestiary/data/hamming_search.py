@@ -37,8 +37,7 @@ def find_near_pairs(bits: Bits, max_bits: int, *, threads: int = 1) -> Ints:
     size = sample_size(len(bits))
     agreement = math.comb(HASH_BITS - max_bits, size) / math.comb(HASH_BITS, size)
     samples = iter_bit_samples(np.arange(HASH_BITS), size, agreement, MISSED)
-    pairs = search([bits], bits, max_bits, samples, np.arange(len(bits)), threads)
-    return sort_unique_pairs(len(bits), pairs)[:, :3]
+    return _search(bits, max_bits, samples, threads)
 
 
 def hash_bits(phashes: Sequence[str]) -> Bits:
@@ -85,22 +84,33 @@ def iter_bit_samples(bit_indices: Ints, size: int, agreement: float, missed: flo
     return (random.choice(bit_indices, size, replace=False) for _ in range(count))
 
 
-def search(
-    queries: Sequence[Bits], reference: Bits, max_bits: int, samples: Iterator[Ints], group: Ints, threads: int
-) -> Ints:
-    """Return the near pairs that agree in a sample, int64 (pairs, 4), each once.
+def match_in_sample(queries: Bits, reference: Bits, max_bits: int, sample: Ints) -> Ints:
+    """Return the near pairs whose hashes agree in one sample of bits, int64 (pairs, 3): query, reference, bits.
 
-    Columns: i, j in `reference`, differing bits, and which of `queries` has i. Every set of `queries` is compared with
-    `reference`, except for items of the same group.
+    A query is compared with at most MAX_MATCHES references.
     """
-    pairs, count = np.zeros((0, 4), np.int64), len(reference)
+    key = _key(reference, sample)
+    order = np.argsort(key, kind="stable")
+    ends = np.concatenate([[0], np.cumsum(np.bincount(key, minlength=1 << len(sample)))])
+    i, j = _same_key(key if queries is reference else _key(queries, sample), order, ends)
+    distance = np.bitwise_count(queries[i] ^ reference[j]).sum(axis=1, dtype=np.int64)
+    near = distance <= max_bits
+    return np.column_stack([i[near], j[near], distance[near]]).astype(np.int64)
+
+
+def _search(bits: Bits, max_bits: int, samples: Iterator[Ints], threads: int) -> Ints:
+    """Return the near pairs that agree in a sample, int64 (pairs, 3), sorted, each once."""
+
+    def match(sample: Ints) -> Ints:
+        pairs = match_in_sample(bits, bits, max_bits, sample)
+        return prune_pairs(len(bits), pairs[pairs[:, 0] != pairs[:, 1]])
+
+    pairs = np.zeros((0, 3), np.int64)
     with ThreadPoolExecutor(threads) as pool:
         while chunk := list(islice(samples, SAMPLES_AT_ONCE)):
-            more = pool.map(lambda sample: _match_in_sample(queries, reference, max_bits, sample, group), chunk)
-            pairs = np.concatenate([pairs, *more])
-            _, first = np.unique(pairs @ np.array([count, 1, 0, count * count]), return_index=True)
-            pairs = prune_pairs(count, pairs[first])
-    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0], pairs[:, 3]))]
+            pairs = np.concatenate([pairs, *pool.map(match, chunk)])
+            pairs = prune_pairs(len(bits), sort_unique_pairs(len(bits), pairs))
+    return sort_unique_pairs(len(bits), pairs)
 
 
 def _compare_all(bits: Bits, max_bits: int) -> Ints:
@@ -115,22 +125,6 @@ def _compare_all(bits: Bits, max_bits: int) -> Ints:
         pairs = np.stack([i + start, j + start, distance[i, j]], axis=1).astype(np.int64)
         near = prune_pairs(len(bits), np.concatenate([near, pairs]))
     return near
-
-
-def _match_in_sample(queries: Sequence[Bits], reference: Bits, max_bits: int, sample: Ints, group: Ints) -> Ints:
-    """Return the pairs of `search` whose hashes agree in one sample of bits."""
-    key = _key(reference, sample)
-    order = np.argsort(key, kind="stable")
-    ends = np.concatenate([[0], np.cumsum(np.bincount(key, minlength=1 << len(sample)))])
-    pairs = []
-    for number, query in enumerate(queries):
-        i, j = _same_key(key if query is reference else _key(query, sample), order, ends)
-        is_apart = group[i] != group[j]
-        i, j = i[is_apart], j[is_apart]
-        distance = np.bitwise_count(query[i] ^ reference[j]).sum(axis=1, dtype=np.int64)
-        near = distance <= max_bits
-        pairs.append(np.column_stack([i[near], j[near], distance[near], np.full(int(near.sum()), number)]))
-    return prune_pairs(len(reference), np.concatenate(pairs))
 
 
 def _key(bits: Bits, sample: Ints) -> npt.NDArray[np.uint32]:

@@ -23,9 +23,13 @@ MIN_FIRST_SCORE = (
 )
 MAX_MOVE = 0.03  # of a picture's side, in one step
 MIN_OVERLAP = 0.12  # of the pixels
+# Aligned thumbnails that differ so much, in grey levels, at one pixel or in the mean of 3 x 3, differ in content; and
+# so do colours, in levels of Cb and Cr. Copies stored anew, resized, tinted or brightened stay below: docs/log.md.
+THUMBNAIL_DETAIL, THUMBNAIL_DETAIL_AREA, MAX_COLOUR = 40.0, 26.0, 18.0
 _PULL = np.diag([0.02] * 6 + [0.001] * 2)  # damping: keeps a flat picture, which every move fits, in place
 _MIN_DETAIL = 1e-3  # variance that counts as none: two flat pictures are not similar, they only lack detail
 _MIN_TILT_DEGREES, _MIN_CROP = 1.5, 0.03
+_COLOURED = 10.0  # mean length of (Cb, Cr) of a picture with a hue of its own
 _MAX_TINT = 16.0  # levels of Cb and Cr: white balance
 _UNSATURATED = 6 / 255, 249 / 255
 
@@ -101,12 +105,18 @@ def content_difference(fixed: Pixels, moving: Pixels, warps: Floats, *, is_inver
     return differences
 
 
+def has_detail(differences: Floats) -> Bools:
+    """Return which differences of thumbnails, as `content_difference` returns them, are of content, bool (n,)."""
+    large: Bools = np.any(differences > np.array([THUMBNAIL_DETAIL, THUMBNAIL_DETAIL_AREA]), axis=1)
+    return large
+
+
 def colour_difference(fixed: Pixels, moving: Pixels, warps: Floats) -> Floats:
     """Return how far the colours of aligned pairs differ at most, in levels of Cb and Cr, float64 (n,).
 
     fixed, moving: uint8 (n, side, side, 2), Cb and Cr, of 8 or 32 pixels; means over an eighth of the side are
-    compared. A tint of the whole picture and its saturation are fitted: a copy without colour does not differ, one with
-    another hue does.
+    compared. A slight tint of the whole picture and its saturation are fitted: a copy without colour does not differ,
+    one with another hue does, also where it is one hue throughout.
     """
     times = 32 // fixed.shape[1]
     side = times * fixed.shape[1]
@@ -119,7 +129,8 @@ def colour_difference(fixed: Pixels, moving: Pixels, warps: Floats) -> Floats:
             planes = [enlarged[..., channel] for channel in range(2)]
             fields.append(planes if warp is None else [_resample(plane, warp)[0] for plane in planes])
         valid = _erode(_is_inside(warps[chunk], _grid(side)).reshape(-1, side, side))
-        differences[chunk] = _residual_colour(np.stack(fields[0], -1), np.stack(fields[1], -1), valid)
+        target, source = np.stack(fields[0], -1), np.stack(fields[1], -1)
+        differences[chunk] = np.maximum(_residual_colour(target, source, valid), _mean_hue_shift(target, source, valid))
     return differences
 
 
@@ -302,6 +313,18 @@ def _residual_colour(fixed: Float32s, moving: Float32s, valid: Bools) -> Floats:
 
     least: Floats = np.minimum(residual(fixed, moving), residual(moving, fixed))
     return least
+
+
+def _mean_hue_shift(fixed: Float32s, moving: Float32s, valid: Bools) -> Floats:
+    """Return how far the mean colours lie apart beyond their saturation, 0 where one picture has hardly any colour."""
+    pixels = np.maximum(valid.sum(axis=(1, 2)), 1)[:, None]
+    weights = valid[..., None]
+    means = [(colours * weights).sum(axis=(1, 2)) / pixels for colours in (fixed, moving)]
+    lengths = [np.linalg.norm(mean, axis=1) for mean in means]
+    unit = means[0] / np.maximum(lengths[0], 1e-6)[:, None]
+    beside = np.linalg.norm(means[1] - np.maximum((means[1] * unit).sum(axis=1), 0)[:, None] * unit, axis=1)
+    shift: Floats = np.where(np.minimum(*lengths) >= _COLOURED, beside, 0).astype(np.float64)
+    return shift
 
 
 def _pool(pictures: Float32s) -> Floats:

@@ -20,7 +20,7 @@ from bestiary.data.sources import PictureList
 from bestiary.errors import MachineError
 from bestiary.files import atomic_path
 from bestiary.picture import DecodeLimits
-from bestiary.preprocess import take_forgotten
+from bestiary.preprocess import find_forgotten, remove_forgotten_marks
 
 MEASUREMENT_VERSION = 4
 DIGEST_BYTES = 32
@@ -55,7 +55,7 @@ def scan_pictures(listing: PictureList, limits: DecodeLimits, context: Context) 
         for file in listing.unusable
     ]
     unreadable = pl.DataFrame(unlisted, schema=MEASUREMENT_COLUMNS).unique("path")
-    forgotten = take_forgotten(paths.to_list())
+    forgotten = find_forgotten(paths.to_list())
     cached = cached.filter(~pl.col("path").is_in(forgotten))
     measured = pl.concat([_drop_stale(cached.filter(pl.col("path").is_in(paths.implode()))), unreadable])
     missing = paths.filter(~paths.is_in(measured["path"].implode())).to_list()
@@ -66,6 +66,8 @@ def scan_pictures(listing: PictureList, limits: DecodeLimits, context: Context) 
         if memory is not None and (new.height == len(missing) or time.monotonic() - saved > SAVE_EVERY_SECONDS):
             _save_cached(pl.concat([unrelated, measured, new]), memory)
             saved = time.monotonic()
+    if memory is not None:
+        remove_forgotten_marks(forgotten)
     return listed.join(pl.concat([measured, new]), on="path", how="left", maintain_order="left")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -9,7 +10,9 @@ import numpy as np
 
 from bestiary.array_types import Bools, Float32s, Ints, Pixels
 from bestiary.data import hamming_search
-from bestiary.data.registration import register
+from bestiary.data.copy_changes import CopyChange
+from bestiary.data.hamming_search import Bits
+from bestiary.data.registration import MAX_COLOUR, colour_difference, content_difference, has_detail, register
 from bestiary.data.views import LOW_SIDE, VIEWS, WHOLE, View, hash_low_frequencies, low_frequencies
 
 # A view and a whole picture this close, of 63 bits, and whose frequencies correlate so, are registered. Of 28 kinds of
@@ -18,22 +21,25 @@ PROPOSED_BITS, MIN_CORRELATION = 14, 0.8
 PROPOSED_BITS_OF_MANY, MIN_CORRELATION_OF_MANY = 10, 0.9
 _DIFFERING = 0.12  # of the bits differ where a crop lies far from its nearest view
 MISSED_VIEWS = 1e-3  # probability to miss such a pair in a search by samples
-PROPOSALS_PER_PICTURE = 6  # the best; bounds the time where all pictures look alike. Photographs have 1.5
-ROWS_AT_ONCE = 32
+# The best proposals of a picture in one view, and in all on average: bounds memory and time where all pictures look
+# alike. Photographs have 1.5 in all.
+PROPOSALS_OF_A_VIEW, PROPOSALS_PER_PICTURE = 6, 6
+ROWS_AT_ONCE, PAIRS_AT_ONCE = 32, 100_000
 
 
-def find_view_pairs(thumbnails: Pixels, group: Ints, *, threads: int = 1) -> Ints:
+def find_view_pairs(thumbnails: Pixels, group: Ints, colours: Pixels | None = None, *, threads: int = 1) -> Ints:
     """Return pairs of copies, int64 (pairs, 4): i < j, differing bits, changes (`CopyChange`); each pair once.
 
-    thumbnails: uint8 (n, 32, 32). group: int64 (n,); pictures of one group are not compared. The bits are those of the
-    view's hash, scaled to 256. Of several views that confirm a pair equally well, the plainest is taken.
+    thumbnails: uint8 (n, 32, 32). group: int64 (n,); pictures of one group are not compared. colours: uint8
+    (n, 8, 8, 2), Cb and Cr, or None. Pairs whose aligned thumbnails differ have ROUGH among their changes. The bits are
+    those of the view's hash, scaled to 256. Of several views that confirm a pair equally well, the plainest is taken.
     """
     whole = low_frequencies(thumbnails, WHOLE)
     with ThreadPoolExecutor(threads) as pool:
         proposed = list(pool.map(lambda view: _propose_pairs(thumbnails, whole, group, view), VIEWS))
         chosen = _choose_proposals([correlation for _, correlation in proposed], PROPOSALS_PER_PICTURE * len(whole))
         pairs = [pairs[rows] for (pairs, _), rows in zip(proposed, chosen, strict=True)]
-        confirmed = list(pool.map(partial(_confirm_pairs, thumbnails), VIEWS, pairs))
+        confirmed = list(pool.map(partial(_confirm_pairs, thumbnails, colours), VIEWS, pairs))
     copies, scores = (np.concatenate([result[column] for result in confirmed]) for column in (0, 1))
     order = np.argsort(-np.round(scores * 20), kind="stable")
     copies = np.column_stack([np.sort(copies[order, :2], axis=1), copies[order, 2:]])
@@ -50,13 +56,20 @@ def _choose_proposals(correlations: list[Float32s], count: int) -> list[Bools]:
     return [correlation > least for correlation in correlations]
 
 
-def _confirm_pairs(thumbnails: Pixels, view: View, proposed: Ints) -> tuple[Ints, Float32s]:
+def _confirm_pairs(thumbnails: Pixels, colours: Pixels | None, view: View, proposed: Ints) -> tuple[Ints, Float32s]:
     """Return the proposed pairs of a view that registration confirms, int64 (n, 4), and their scores, float32 (n,)."""
     if view.is_symmetric and not view.can_rotate:  # which of both is moved makes a difference near the minimum score
         proposed = np.concatenate([proposed, proposed[:, [1, 0, 2]]])
     registration = register(thumbnails[proposed[:, 0]], thumbnails[proposed[:, 1]], view)
     is_copy = registration.scores >= view.min_score
-    pairs = np.column_stack([proposed, registration.changes(view)])[is_copy]
+    pairs, warps = np.column_stack([proposed, registration.changes(view)])[is_copy], registration.warps[is_copy]
+    fixed, moving = pairs[:, 0], pairs[:, 1]
+    is_rough = has_detail(
+        content_difference(thumbnails[fixed], thumbnails[moving], warps, is_inverted=view.is_inverted)
+    )
+    if colours is not None and not view.is_inverted:
+        is_rough |= colour_difference(colours[fixed], colours[moving], warps) > MAX_COLOUR
+    pairs[:, 3] |= CopyChange.ROUGH * is_rough
     pairs[:, 2] = pairs[:, 2] * hamming_search.HASH_BITS // LOW_SIDE**2
     return pairs, registration.scores[is_copy]
 
@@ -64,27 +77,39 @@ def _confirm_pairs(thumbnails: Pixels, view: View, proposed: Ints) -> tuple[Ints
 def _propose_pairs(thumbnails: Pixels, whole: Float32s, group: Ints, view: View) -> tuple[Ints, Float32s]:
     """Return pairs whose view and whole are close, and the correlation of their frequencies.
 
-    Pairs: int64 (n, 3): picture of the view, whole picture, differing bits of 63; correlation: float32 (n,).
+    Pairs: int64 (n, 3): picture of the view, whole picture, differing bits of 63; correlation: float32 (n,). Each view
+    has at most PROPOSALS_OF_A_VIEW, the best.
     """
     low = low_frequencies(thumbnails, view)
     queries, reference = hash_low_frequencies(low), hash_low_frequencies(whole)
-    if len(low) <= hamming_search.ALL_WITH_ALL:
-        pairs, min_correlation = _compare_all(queries, reference, group, view), MIN_CORRELATION
-    else:
-        size = hamming_search.sample_size(len(low))
-        samples = hamming_search.iter_bit_samples(
-            np.arange(LOW_SIDE**2 - 1), size, (1 - _DIFFERING) ** size, MISSED_VIEWS
-        )
-        pairs = hamming_search.search([queries], reference, PROPOSED_BITS_OF_MANY, samples, group, 1)[:, :3]
-        min_correlation = MIN_CORRELATION_OF_MANY
-    correlation = _correlate(low[pairs[:, 0]], whole[pairs[:, 1]])
-    is_close = correlation >= (min_correlation if view.can_rotate else 0)
-    return pairs[is_close], correlation[is_close]
+    is_small = len(low) <= hamming_search.ALL_WITH_ALL
+    minimum = (MIN_CORRELATION if is_small else MIN_CORRELATION_OF_MANY) if view.can_rotate else 0.0
+    chunks = _compare_all(queries, reference, view) if is_small else _compare_in_samples(queries, reference, view)
+    pairs, correlation = np.zeros((0, 3), np.int64), np.zeros(0, np.float32)
+    for chunk in chunks:
+        new = chunk[group[chunk[:, 0]] != group[chunk[:, 1]]]
+        new_correlation = _correlate(low, whole, new)
+        is_close = new_correlation >= minimum
+        pairs = np.concatenate([pairs, new[is_close]])
+        correlation = np.concatenate([correlation, new_correlation[is_close]])
+        if len(pairs) > 2 * PROPOSALS_OF_A_VIEW * len(low):
+            pairs, correlation = _keep_best(pairs, correlation, len(low))
+    return _keep_best(pairs, correlation, len(low))
 
 
-def _compare_all(queries: hamming_search.Bits, reference: hamming_search.Bits, group: Ints, view: View) -> Ints:
-    """Return the pairs within `PROPOSED_BITS` by comparing all. Memory is reused: three times as fast."""
-    chunks, count = [np.zeros((0, 3), np.int64)], len(reference)
+def _keep_best(pairs: Ints, correlation: Float32s, count: int) -> tuple[Ints, Float32s]:
+    """Return each pair once, of each picture's view at most PROPOSALS_OF_A_VIEW pairs, those that correlate best."""
+    order = np.lexsort((pairs[:, 1], -correlation, pairs[:, 0]))
+    _, first = np.unique(pairs[order, :2] @ np.array([count, 1]), return_index=True)
+    order = order[np.sort(first)]
+    _, start, size = np.unique(pairs[order, 0], return_index=True, return_counts=True)
+    order = order[np.arange(len(order)) - np.repeat(start, size) < PROPOSALS_OF_A_VIEW]
+    return pairs[order], correlation[order]
+
+
+def _compare_all(queries: Bits, reference: Bits, view: View) -> Iterator[Ints]:
+    """Yield the pairs within `PROPOSED_BITS` by comparing all. Memory is reused: three times as fast."""
+    count = len(reference)
     words, bytes_ = np.empty(ROWS_AT_ONCE * count, np.uint64), np.empty(ROWS_AT_ONCE * count, np.uint8)
     for start in range(0, count, ROWS_AT_ONCE):
         rows, first = queries[start : start + ROWS_AT_ONCE], start if view.is_symmetric else 0
@@ -93,13 +118,25 @@ def _compare_all(queries: hamming_search.Bits, reference: hamming_search.Bits, g
         np.bitwise_count(np.bitwise_xor(rows, reference[first:, 0], out=differing), out=bits)
         near = np.flatnonzero(bits.ravel() <= PROPOSED_BITS)  # much faster than nonzero of two dimensions
         pairs = np.column_stack([near // width + start, near % width + first, bits.ravel()[near]]).astype(np.int64)
-        is_apart = group[pairs[:, 0]] != group[pairs[:, 1]]
-        chunks.append(pairs[is_apart & (pairs[:, 0] < pairs[:, 1])] if view.is_symmetric else pairs[is_apart])
-    return np.concatenate(chunks)
+        yield pairs[pairs[:, 0] < pairs[:, 1]] if view.is_symmetric else pairs
 
 
-def _correlate(low: Float32s, whole: Float32s) -> Float32s:
-    product = np.einsum("ij,ij->i", low, whole)
-    power = np.einsum("ij,ij->i", low, low) * np.einsum("ij,ij->i", whole, whole)
-    correlation: Float32s = (product / np.sqrt(power + 1e-9)).astype(np.float32)
+def _compare_in_samples(queries: Bits, reference: Bits, view: View) -> Iterator[Ints]:
+    """Yield the pairs within `PROPOSED_BITS_OF_MANY` that agree in a sample of bits, for each of many samples."""
+    size = hamming_search.sample_size(len(queries))
+    bits = np.arange(LOW_SIDE**2 - 1)
+    for sample in hamming_search.iter_bit_samples(bits, size, (1 - _DIFFERING) ** size, MISSED_VIEWS):
+        pairs = hamming_search.match_in_sample(queries, reference, PROPOSED_BITS_OF_MANY, sample)
+        pairs = pairs[pairs[:, 0] != pairs[:, 1]]
+        yield np.column_stack([np.sort(pairs[:, :2], axis=1), pairs[:, 2]]) if view.is_symmetric else pairs
+
+
+def _correlate(low: Float32s, whole: Float32s, pairs: Ints) -> Float32s:
+    """Return the correlation of the frequencies of pairs, float32 (n,), some at a time."""
+    correlation = np.empty(len(pairs), np.float32)
+    for start in range(0, len(pairs), PAIRS_AT_ONCE):
+        chunk = slice(start, start + PAIRS_AT_ONCE)
+        a, b = low[pairs[chunk, 0]], whole[pairs[chunk, 1]]
+        power = np.einsum("ij,ij->i", a, a) * np.einsum("ij,ij->i", b, b)
+        correlation[chunk] = np.einsum("ij,ij->i", a, b) / np.sqrt(power + 1e-9)
     return correlation

@@ -91,14 +91,24 @@ def _tilt(degrees: float, scale: float = 1.0) -> View:
     return View(((cosine, -sine), (sine, cosine)))
 
 
+def _mirror(view: View) -> View:
+    """Return the view of the mirror image."""
+    (a, b), (c, d) = view.matrix
+    x, y = view.shift
+    return View(((-a, -b), (c, d)), (-x, y), _MIRROR, CopyChange.MIRRORED)
+
+
 _SHIFTS = tuple(
     View(shift=(x * step, y * step))
     for step in (0.05, 0.1)
     for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1), (1, -1), (-1, 1))
 )
 _TILTS = (*(_tilt(degrees) for degrees in (-12, -8, -4, 4, 8, 12)), *(_tilt(degrees, 0.85) for degrees in (-6, 6)))
-VIEWS = (*_orientation_views(), *_crop_views(), *_SHIFTS, *_TILTS)
-WHOLE, TURNED = VIEWS[0], View()  # both are the whole picture; registration may turn the second
+TURNED = View()  # the whole picture, which registration may turn
+# A copy that is mirrored and moved as well: the same moves, at the wider of their steps.
+_MIRRORED = tuple(_mirror(view) for view in (TURNED, *_SHIFTS[8:], _tilt(-8), _tilt(8)))
+VIEWS = (*_orientation_views(), *_crop_views(), *_SHIFTS, *_TILTS, *_MIRRORED)
+WHOLE = VIEWS[0]
 
 
 def low_frequencies(thumbnails: Pixels, view: View) -> Float32s:

@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from bestiary.evaluation.slices import find_weak_slices
 from bestiary.files import move_to_free_name, next_free_name, write_json
 from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.inference.predictor import Predictor
-from bestiary.picture import LIMITS
+from bestiary.picture import DecodeLimits
 
 FOLDER = "evaluations"
 
@@ -73,7 +74,7 @@ def evaluate_external(
             "This run was made by an older version and has no thumbnails: copies of its training pictures"
             " are not found if they are mirrored, turned, cropped or shifted."
         )
-    external = drop_seen_copies(dataset, run_pictures, near_bits=near_bits, context=context)
+    external = drop_seen_copies(dataset, run_pictures, near_bits=near_bits, limits=recipe.limits, context=context)
     predictor = Predictor(run, threads=context.threads, engine="fastest")
     predictions = predict_table(predictor, external.pictures, context.reporter)
     resamples, seed = recipe.evaluate.resamples, recipe.seed
@@ -111,7 +112,12 @@ def restore_number_labels(pictures: pl.DataFrame, classes: Sequence[str]) -> pl.
 
 
 def drop_seen_copies(
-    dataset: AuditedDataset, run_pictures: pl.DataFrame, *, near_bits: int | None, context: Context
+    dataset: AuditedDataset,
+    run_pictures: pl.DataFrame,
+    *,
+    near_bits: int | None,
+    limits: DecodeLimits,
+    context: Context,
 ) -> ExternalPictures:
     """Return the readable pictures without copies of the run's training and validation pictures.
 
@@ -124,7 +130,8 @@ def drop_seen_copies(
     if near_bits is None or "thumbnail" not in run_pictures.columns:
         copies = _splits_of_equal_hashes(readable, run_pictures, near_bits)
     else:
-        copies = _splits_of_copies(readable, run_pictures, dataset.thumbnails, near_bits, context)
+        near = partial(_group_near_copies, near_bits=near_bits, limits=limits, context=context)
+        copies = _splits_of_copies(readable, run_pictures, dataset.thumbnails, near)
     seen = {split: int((copies == split).sum()) for split in table.SPLITS}
     unseen = readable.filter(~copies.is_in(["train", "val"]).fill_null(False))
     unreadable = dataset.pictures.height - readable.height
@@ -204,19 +211,27 @@ def next_evaluation_folder(run: Path, name: str) -> Path:
 
 
 def _splits_of_copies(
-    readable: pl.DataFrame, run_pictures: pl.DataFrame, thumbnails: pl.DataFrame, near_bits: int, context: Context
+    readable: pl.DataFrame,
+    run_pictures: pl.DataFrame,
+    thumbnails: pl.DataFrame,
+    group: Callable[[pl.DataFrame], Ints],
 ) -> pl.Series:
     """Return for each picture the split of its copy in the run, null without one; training comes before the others."""
     columns = ["path", "label", "sha256", "width", "height", "phash", "thumbnail", "colours", "error"]
     own = readable.join(thumbnails, on="sha256", how="left", maintain_order="left")
     both = pl.concat([run_pictures.select(columns), own.select(columns)])
-    pairs = find_duplicate_pairs(both, near_bits, threads=context.threads)
-    groups = group_duplicates(both, check_content(both, pairs, LIMITS, threads=context.threads)).group
+    groups = group(both)
     order = {split: rank for rank, split in enumerate(table.SPLITS)}
     originals = pl.DataFrame({"group": groups[: run_pictures.height], "copy": run_pictures["split"]})
     originals = originals.sort(pl.col("copy").replace_strict(order)).unique("group", keep="first", maintain_order=True)
     queries = pl.DataFrame({"group": groups[run_pictures.height :]})
     return queries.join(originals, on="group", how="left", maintain_order="left")["copy"]
+
+
+def _group_near_copies(pictures: pl.DataFrame, near_bits: int, limits: DecodeLimits, context: Context) -> Ints:
+    """Return the groups of duplicates as the audit forms them, int64 (n,)."""
+    pairs = find_duplicate_pairs(pictures, near_bits, threads=context.threads)
+    return group_duplicates(pictures, check_content(pictures, pairs, limits, threads=context.threads)).group
 
 
 def _splits_of_equal_hashes(readable: pl.DataFrame, run_pictures: pl.DataFrame, near_bits: int | None) -> pl.Series:
