@@ -17,7 +17,7 @@ from bestiary.data.deep_ranges import collection_rules, iter_collection_ranges, 
 from bestiary.data.measure import measure_file
 from bestiary.data.scan import MEASUREMENT_COLUMNS
 from bestiary.decode_rules import FIRST_VERSION, DecodeRules
-from bestiary.depth import choose_range
+from bestiary.depth import choose_range, find_usual_range
 from bestiary.picture import LIMITS, decode, open_picture
 from bestiary.preprocess import Preprocessing
 
@@ -146,6 +146,75 @@ def test_a_range_is_the_smallest_usual_one_unless_little_of_it_is_used() -> None
     assert choose_range(0.01, 0.9, "float") == (0, 1)
     assert choose_range(7, 7, "uint16") == (0, 255)
     assert choose_range(-3, -3, "float") == (-3, -2)
+
+
+@pytest.mark.parametrize(
+    ("masks", "shifts", "bits"),
+    [
+        ((0xF800, 0x7E0, 0x1F), (11, 5, 0), (5, 6, 5)),
+        ((0x7C00, 0x3E0, 0x1F), (10, 5, 0), (5, 5, 5)),
+        (None, (10, 5, 0), (5, 5, 5)),
+    ],
+    ids=["5-6-5", "5-5-5", "5-5-5 without masks"],
+)
+def test_a_bmp_of_16_bits_a_pixel_is_not_deep(masks: tuple[int, ...] | None, shifts: Any, bits: Any) -> None:
+    levels = [COLOUR[..., band] >> (8 - bits[band]) for band in range(3)]
+    packed = sum(level << shift for level, shift in zip(levels, shifts, strict=True)).astype("<u2")[::-1].tobytes()
+    extra = struct.pack("<III", *masks) if masks else b""
+    header = struct.pack("<IiiHHIIiiII", 40, 16, 16, 1, 16, 3 if masks else 0, len(packed), 0, 0, 0, 0) + extra
+    content = b"BM" + struct.pack("<IHHI", 14 + len(header) + len(packed), 0, 0, 14 + len(header)) + header + packed
+    opened = open_picture(content)
+    assert (opened.format, opened.depth) == ("BMP", None)
+    assert largest_gap(content, COLOUR) <= 8
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_premultiplied_colours_of_a_deep_tiff_are_divided_by_alpha_once(order: str) -> None:
+    alpha = np.full_like(GREY, 200 * 257)
+    multiplied = np.rint(COLOUR * 257 * 200 / 255)
+    content = tiff(np.dstack([multiplied, alpha]).astype(f"{order}u2"), photometric=2, tags={338: 1})
+    assert largest_gap(content, np.rint(COLOUR * 200 / 255 + 55)) <= 1
+    image = Image.open(io.BytesIO(content))
+    assert np.array_equal(Preprocessing(16).load_pixels(image), decode(content))
+
+
+@pytest.mark.parametrize("dtype", ["u1", "<u2"])
+@pytest.mark.parametrize(("extra", "is_alpha"), [(None, False), (0, False), (1, True), (2, True)])
+def test_a_fourth_channel_is_alpha_if_declared_whatever_its_bits(dtype: str, extra: int | None, is_alpha: bool) -> None:
+    unit = 1 if dtype == "u1" else 257
+    samples = (np.dstack([COLOUR * 128 // 255, np.full_like(GREY, 128)]) * unit).astype(dtype)
+    opened = open_picture(tiff(samples, photometric=2, tags={} if extra is None else {338: extra}))
+    assert opened.has_alpha is is_alpha
+    assert bool(opened.unmeant_alpha) is (extra is None)  # 0 says that the channel has no meaning: nothing to report
+
+
+@pytest.mark.parametrize(
+    ("samples", "sample_type"),
+    [
+        (GREY * 257, "uint16"),
+        (np.rint(GREY * 4095 / 255), "uint16"),
+        (np.rint(GREY * 4095 / 255) - 2048, "int16"),
+        (GREY / 255, "float"),
+        (GREY, "float"),
+    ],
+)
+def test_a_usual_range_that_is_used_in_full_is_not_rounded(
+    tmp_path: Path, samples: np.ndarray, sample_type: str
+) -> None:
+    dtype = {"uint16": "<u2", "int16": "<i2", "float": "<f4"}[sample_type]
+    content = tiff(samples.astype(dtype))
+    pictures = measured(tmp_path, {"a.tif": content, "b.tif": content})
+    [line] = iter_collection_ranges(pictures)
+    assert line.ends == (line.low, line.high) == (samples.min(), samples.max())
+    assert largest_gap(content, GREY, collection_rules(pictures)) <= 1
+
+
+def test_a_range_has_two_ends_whatever_the_values() -> None:
+    for value in (1e20, -1e20, 300.5, -7.0):
+        low, high = choose_range(value, value, "float")
+        assert low == value < high
+    assert find_usual_range(0, 4095, "uint16") == (0, 4095)
+    assert find_usual_range(28_000, 30_040, "uint16") is None
 
 
 def measured(folder: Path, pictures: dict[str, bytes]) -> pl.DataFrame:

@@ -14,7 +14,7 @@ from bestiary import table
 from bestiary.array_types import Floats
 from bestiary.data.measure import ImageMeasurements, measure_file
 from bestiary.decode_rules import FIRST_VERSION, DecodeRules, SampleRange
-from bestiary.depth import choose_range
+from bestiary.depth import choose_range, find_usual_range
 from bestiary.picture import DecodeLimits
 
 OUTLIERS = 0.01  # fraction of the pictures at either end whose extremes do not count, rounded down
@@ -49,8 +49,7 @@ def iter_collection_ranges(pictures: pl.DataFrame) -> Iterator[CollectionRange]:
     for (sample_type,), rows in deep.sort("sample_type").group_by("sample_type", maintain_order=True):
         low = float(np.quantile(_values(rows["deep_low"]), OUTLIERS, method="lower"))
         high = float(np.quantile(_values(rows["deep_high"]), 1 - OUTLIERS, method="higher"))
-        ends = _round_outwards(choose_range(low, high, str(sample_type)), low, high)
-        yield CollectionRange(str(sample_type), rows.height, low, high, ends)
+        yield CollectionRange(str(sample_type), rows.height, low, high, _choose_rounded(low, high, str(sample_type)))
 
 
 def measure_in_collection_range(pictures: pl.DataFrame, limits: DecodeLimits) -> pl.DataFrame:
@@ -86,9 +85,10 @@ def _values(column: pl.Series) -> Floats:
     return values
 
 
-def _round_outwards(ends: SampleRange, low: float, high: float) -> SampleRange:
-    """Return the range with rounded ends if it is that of the values themselves, not a usual one."""
-    if ends != (low, high):
+def _choose_rounded(low: float, high: float, sample_type: str) -> SampleRange:
+    """Return the range to scale from: a usual one as it is, that of the values themselves rounded outwards."""
+    ends = choose_range(low, high, sample_type)
+    if find_usual_range(low, high, sample_type) is not None or high <= low:
         return ends
     step = 2.0 ** math.floor(math.log2((high - low) / STEPS))
     return math.floor(low / step) * step, math.ceil(high / step) * step
