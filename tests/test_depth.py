@@ -1,8 +1,10 @@
 """Pictures of more than 8 bits: read in full, and scaled from one range of values."""
 
+import contextlib
 import io
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import pytest
 from PIL import Image
 
 from bestiary import table
+from bestiary.context import Context
+from bestiary.data import scan
 from bestiary.data.audit import find_issues
 from bestiary.data.deep_ranges import collection_rules, iter_collection_ranges, measure_in_collection_range
 from bestiary.data.measure import measure_file
@@ -20,6 +24,7 @@ from bestiary.decode_rules import FIRST_VERSION, DecodeRules
 from bestiary.depth import choose_range, find_usual_range
 from bestiary.picture import LIMITS, decode, open_picture
 from bestiary.preprocess import Preprocessing
+from bestiary.progress import Advance, SilentReporter
 
 GREY = np.arange(256).reshape(16, 16)
 COLOUR = np.dstack([GREY, GREY[::-1], GREY.T])
@@ -247,12 +252,55 @@ def test_a_collection_has_one_range_and_brightness_is_kept(tmp_path: Path) -> No
 
 def test_a_dark_picture_among_bright_ones_is_measured_as_dark(tmp_path: Path) -> None:
     pictures = measured(tmp_path, {"a.png": png(GREY * 16), "b.png": png(GREY), "c.png": png(COLOUR * 16)})
-    again = measure_in_collection_range(pictures, LIMITS)
+    again = measure_in_collection_range(pictures, LIMITS, Context(threads=1, cache=None))
     assert again.drop("luma").columns == pictures.drop("luma").columns
     assert again["luma"].round(1).to_list() == [0.5, 0.0, 0.5]
     assert pictures["luma"].round(1).to_list() == [0.5, 0.5, 0.5]
     assert again[[0, 2]].equals(pictures[[0, 2]])
     assert again["deep_high"].equals(pictures["deep_high"])
+
+
+class RecordingReporter(SilentReporter):
+    """Keeps the title and the total of each task."""
+
+    def __init__(self) -> None:
+        self.tasks: list[tuple[str, int | None]] = []
+
+    @contextlib.contextmanager
+    def progress(self, title: str, total: int | None) -> Iterator[Advance]:
+        self.tasks.append((title, total))
+        yield lambda steps: None
+
+
+def test_the_second_measurement_shows_progress_and_is_cached(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    dark = tmp_path / "pictures" / "b.png"
+    pictures = measured(
+        tmp_path / "pictures", {"a.png": png(GREY * 16), dark.name: png(GREY), "c.png": png(COLOUR * 16)}
+    )
+    reporter = RecordingReporter()
+    context = Context(threads=1, cache=tmp_path / "cache", reporter=reporter)
+    first = measure_in_collection_range(pictures, LIMITS, context)
+    assert reporter.tasks == [("Reading pictures of more than 8 bits in one range", 1)]
+    assert measure_in_collection_range(pictures, LIMITS, context).equals(first)
+    assert len(reporter.tasks) == 1
+    changed = pictures.with_columns(sha256=pl.when(pl.col("path") == str(dark)).then(pl.lit("0")).otherwise("sha256"))
+    measure_in_collection_range(changed, LIMITS, context)  # the cache is of another content
+    assert len(reporter.tasks) == 2
+    dark.write_bytes(png(GREY * 2))
+    again = measure_in_collection_range(pictures, LIMITS, context)
+    assert len(reporter.tasks) == 3
+    assert again["luma"][1] > first["luma"][1]
+
+
+def test_the_second_measurement_runs_in_worker_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "FILES_AT_ONCE", 2)
+    contents = {f"{number}.png": png(GREY + number) for number in range(4)}
+    pictures = measured(tmp_path, contents | {f"z{number}.png": png(GREY * 16) for number in range(4)})
+    first = measure_in_collection_range(pictures, LIMITS, Context(threads=1, cache=None))
+    parallel = measure_in_collection_range(pictures, LIMITS, Context(threads=2, cache=None))
+    assert parallel.equals(first)
+    assert (parallel["luma"][:4] < 0.1).all()
 
 
 def test_8_bit_pictures_and_own_ranges_do_not_count_for_the_range(tmp_path: Path) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
 from bestiary import table
 from bestiary.array_types import Floats
-from bestiary.data.measure import ImageMeasurements, measure_file
+from bestiary.context import Context
+from bestiary.data.scan import MEASUREMENT_COLUMNS, cache_path, measure_files
 from bestiary.decode_rules import FIRST_VERSION, DecodeRules, SampleRange
 from bestiary.depth import choose_range, find_usual_range
 from bestiary.picture import DecodeLimits
@@ -52,10 +52,11 @@ def iter_collection_ranges(pictures: pl.DataFrame) -> Iterator[CollectionRange]:
         yield CollectionRange(str(sample_type), rows.height, low, high, _choose_rounded(low, high, str(sample_type)))
 
 
-def measure_in_collection_range(pictures: pl.DataFrame, limits: DecodeLimits) -> pl.DataFrame:
+def measure_in_collection_range(pictures: pl.DataFrame, limits: DecodeLimits, context: Context) -> pl.DataFrame:
     """Return the scanned pictures, deep ones measured as a model sees them: scaled from the range of the collection.
 
-    They were scanned one by one, each scaled from its own range; a dark one among bright ones did not look dark.
+    They were scanned one by one, each scaled from its own range; a dark one among bright ones did not look dark. The
+    second measurements are cached as those of the scan are, apart for each set of ranges.
     """
     rules = collection_rules(pictures)
     paths = [
@@ -65,9 +66,11 @@ def measure_in_collection_range(pictures: pl.DataFrame, limits: DecodeLimits) ->
     ]
     if not paths:
         return pictures
-    columns = {name: kind for name, kind in pictures.schema.items() if name in ImageMeasurements.__dataclass_fields__}
-    rows = [asdict(measure_file(Path(path), limits, rules)) for path in dict.fromkeys(paths)]
-    measured = pl.DataFrame(rows, schema_overrides=columns).select(*columns)
+    columns = [name for name in pictures.columns if name in MEASUREMENT_COLUMNS]
+    files = pictures.filter(pl.col("path").is_in(paths)).select("path", "sha256").unique("path", maintain_order=True)
+    memory = cache_path(pictures, limits, context, rules)
+    title = "Reading pictures of more than 8 bits in one range"
+    measured = measure_files(files, memory, limits, context, rules=rules, title=title).select(columns)
     is_measured = pl.col("path").is_in(measured["path"].implode())
     listed = pictures.filter(is_measured).select("path", *(name for name in pictures.columns if name not in columns))
     again = listed.join(measured, on="path", how="left").select(pictures.columns)
