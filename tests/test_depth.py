@@ -334,10 +334,31 @@ def test_the_audit_names_bits_and_range(tmp_path: Path) -> None:
     pictures = measured(tmp_path, {"a.png": png(GREY * 4), "b.png": png(GREY * 4)})
     findings = find_issues(pictures, np.empty((0, 4), np.int64)).filter(pl.col("check") == "deep")
     assert findings["message"].to_list() == [
-        "2 of 2 pictures have samples of type uint16 whose range the files do not name. They lie between 0 and 1,020"
-        " (10 bits), and are scaled to 8 bits from 0 to 1,023, all of them alike."
+        "2 of 2 pictures have samples of type uint16 whose range their files do not name. They lie between 0 and"
+        " 1,020 (10 bits), and are scaled to 8 bits from 0 to 1,023, all of them alike."
     ]
     assert not measured(tmp_path, {"a.png": png(GREY * 4)})["luma"].item() < 0.12
+
+
+def deep_messages(pictures: pl.DataFrame) -> list[str]:
+    findings = find_issues(pictures, np.empty((0, 4), np.int64)).filter(pl.col("check") == "deep")
+    return [message.split(". They lie")[0] for message in findings.sort("score")["message"]]
+
+
+def test_the_noun_belongs_to_the_total_and_the_verb_to_the_count(tmp_path: Path) -> None:
+    own = tiff((GREY * 16).astype("<u2"), tags={281: 16_383})
+    flat = io.BytesIO()
+    Image.fromarray(COLOUR.astype(np.uint8)).save(flat, "PNG")
+    assert deep_messages(measured(tmp_path, {"a.png": png(GREY * 4), "b.tif": own, "c.png": flat.getvalue()})) == [
+        "1 of 3 pictures has samples of type uint16 whose range its file does not name",
+        "1 of 3 pictures has more than 8 bits and names the range of its values: it is scaled to 8 bits from that.",
+    ]
+    assert deep_messages(measured(tmp_path, {"a.png": png(GREY * 4)})) == [
+        "1 of 1 picture has samples of type uint16 whose range its file does not name"
+    ]
+    assert deep_messages(measured(tmp_path, {"b.tif": own, "d.tif": own, "c.png": flat.getvalue()})) == [
+        "2 of 3 pictures have more than 8 bits and name the range of their values: they are scaled to 8 bits from that."
+    ]
 
 
 @pytest.mark.parametrize(
