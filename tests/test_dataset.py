@@ -18,6 +18,7 @@ from bestiary.data.assign_splits import assign_splits, why_not_trainable
 from bestiary.data.dataset import AuditedDataset, audit_sources
 from bestiary.data.measure import ImageMeasurements, measure_file
 from bestiary.data.sources import list_sources
+from bestiary.decode_rules import DecodeRules
 from bestiary.demo.dataset import FAULT_CHECKS, SyntheticDataset, draw_creature
 from bestiary.errors import SourceError
 from bestiary.picture import LIMITS, DecodeLimits
@@ -59,9 +60,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are measured from now on."""
     names: list[str] = []
 
-    def noting(path: Path, limits: DecodeLimits) -> ImageMeasurements:
+    def noting(path: Path, limits: DecodeLimits, rules: DecodeRules) -> ImageMeasurements:
         names.append(path.name)
-        return measure_file(path, limits)
+        return measure_file(path, limits, rules)
 
     monkeypatch.setattr(measuring, "measure_file", noting)
     return names
@@ -216,9 +217,9 @@ def test_files_that_could_not_be_used_are_tried_again(plain: Path, tmp_path: Pat
 
 
 def test_a_passing_trouble_is_not_remembered(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(path: Path, limits: DecodeLimits) -> ImageMeasurements:
+    def failing(path: Path, limits: DecodeLimits, rules: DecodeRules) -> ImageMeasurements:
         return replace(
-            measure_file(path, limits), check="unreadable", error=f"{path} cannot be read: Input/output error."
+            measure_file(path, limits, rules), check="unreadable", error=f"{path} cannot be read: Input/output error."
         )
 
     with monkeypatch.context() as patch:

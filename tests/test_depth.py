@@ -1,8 +1,10 @@
 """Pictures of more than 8 bits: read in full, and scaled from one range of values."""
 
+import contextlib
 import io
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,17 @@ import pytest
 from PIL import Image
 
 from bestiary import table
+from bestiary.context import Context
+from bestiary.data import scan
 from bestiary.data.audit import find_issues
 from bestiary.data.deep_ranges import collection_rules, iter_collection_ranges, measure_in_collection_range
 from bestiary.data.measure import measure_file
 from bestiary.data.scan import MEASUREMENT_COLUMNS
 from bestiary.decode_rules import FIRST_VERSION, DecodeRules
-from bestiary.depth import choose_range
+from bestiary.depth import choose_range, find_usual_range
 from bestiary.picture import LIMITS, decode, open_picture
 from bestiary.preprocess import Preprocessing
+from bestiary.progress import Advance, SilentReporter
 
 GREY = np.arange(256).reshape(16, 16)
 COLOUR = np.dstack([GREY, GREY[::-1], GREY.T])
@@ -148,6 +153,75 @@ def test_a_range_is_the_smallest_usual_one_unless_little_of_it_is_used() -> None
     assert choose_range(-3, -3, "float") == (-3, -2)
 
 
+@pytest.mark.parametrize(
+    ("masks", "shifts", "bits"),
+    [
+        ((0xF800, 0x7E0, 0x1F), (11, 5, 0), (5, 6, 5)),
+        ((0x7C00, 0x3E0, 0x1F), (10, 5, 0), (5, 5, 5)),
+        (None, (10, 5, 0), (5, 5, 5)),
+    ],
+    ids=["5-6-5", "5-5-5", "5-5-5 without masks"],
+)
+def test_a_bmp_of_16_bits_a_pixel_is_not_deep(masks: tuple[int, ...] | None, shifts: Any, bits: Any) -> None:
+    levels = [COLOUR[..., band] >> (8 - bits[band]) for band in range(3)]
+    packed = sum(level << shift for level, shift in zip(levels, shifts, strict=True)).astype("<u2")[::-1].tobytes()
+    extra = struct.pack("<III", *masks) if masks else b""
+    header = struct.pack("<IiiHHIIiiII", 40, 16, 16, 1, 16, 3 if masks else 0, len(packed), 0, 0, 0, 0) + extra
+    content = b"BM" + struct.pack("<IHHI", 14 + len(header) + len(packed), 0, 0, 14 + len(header)) + header + packed
+    opened = open_picture(content)
+    assert (opened.format, opened.depth) == ("BMP", None)
+    assert largest_gap(content, COLOUR) <= 8
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_premultiplied_colours_of_a_deep_tiff_are_divided_by_alpha_once(order: str) -> None:
+    alpha = np.full_like(GREY, 200 * 257)
+    multiplied = np.rint(COLOUR * 257 * 200 / 255)
+    content = tiff(np.dstack([multiplied, alpha]).astype(f"{order}u2"), photometric=2, tags={338: 1})
+    assert largest_gap(content, np.rint(COLOUR * 200 / 255 + 55)) <= 1
+    image = Image.open(io.BytesIO(content))
+    assert np.array_equal(Preprocessing(16).load_pixels(image), decode(content))
+
+
+@pytest.mark.parametrize("dtype", ["u1", "<u2"])
+@pytest.mark.parametrize(("extra", "is_alpha"), [(None, False), (0, False), (1, True), (2, True)])
+def test_a_fourth_channel_is_alpha_if_declared_whatever_its_bits(dtype: str, extra: int | None, is_alpha: bool) -> None:
+    unit = 1 if dtype == "u1" else 257
+    samples = (np.dstack([COLOUR * 128 // 255, np.full_like(GREY, 128)]) * unit).astype(dtype)
+    opened = open_picture(tiff(samples, photometric=2, tags={} if extra is None else {338: extra}))
+    assert opened.has_alpha is is_alpha
+    assert bool(opened.unmeant_alpha) is (extra is None)  # 0 says that the channel has no meaning: nothing to report
+
+
+@pytest.mark.parametrize(
+    ("samples", "sample_type"),
+    [
+        (GREY * 257, "uint16"),
+        (np.rint(GREY * 4095 / 255), "uint16"),
+        (np.rint(GREY * 4095 / 255) - 2048, "int16"),
+        (GREY / 255, "float"),
+        (GREY, "float"),
+    ],
+)
+def test_a_usual_range_that_is_used_in_full_is_not_rounded(
+    tmp_path: Path, samples: np.ndarray, sample_type: str
+) -> None:
+    dtype = {"uint16": "<u2", "int16": "<i2", "float": "<f4"}[sample_type]
+    content = tiff(samples.astype(dtype))
+    pictures = measured(tmp_path, {"a.tif": content, "b.tif": content})
+    [line] = iter_collection_ranges(pictures)
+    assert line.ends == (line.low, line.high) == (samples.min(), samples.max())
+    assert largest_gap(content, GREY, collection_rules(pictures)) <= 1
+
+
+def test_a_range_has_two_ends_whatever_the_values() -> None:
+    for value in (1e20, -1e20, 300.5, -7.0):
+        low, high = choose_range(value, value, "float")
+        assert low == value < high
+    assert find_usual_range(0, 4095, "uint16") == (0, 4095)
+    assert find_usual_range(28_000, 30_040, "uint16") is None
+
+
 def measured(folder: Path, pictures: dict[str, bytes]) -> pl.DataFrame:
     for name, content in pictures.items():
         (folder / name).write_bytes(content)
@@ -178,12 +252,55 @@ def test_a_collection_has_one_range_and_brightness_is_kept(tmp_path: Path) -> No
 
 def test_a_dark_picture_among_bright_ones_is_measured_as_dark(tmp_path: Path) -> None:
     pictures = measured(tmp_path, {"a.png": png(GREY * 16), "b.png": png(GREY), "c.png": png(COLOUR * 16)})
-    again = measure_in_collection_range(pictures, LIMITS)
+    again = measure_in_collection_range(pictures, LIMITS, Context(threads=1, cache=None))
     assert again.drop("luma").columns == pictures.drop("luma").columns
     assert again["luma"].round(1).to_list() == [0.5, 0.0, 0.5]
     assert pictures["luma"].round(1).to_list() == [0.5, 0.5, 0.5]
     assert again[[0, 2]].equals(pictures[[0, 2]])
     assert again["deep_high"].equals(pictures["deep_high"])
+
+
+class RecordingReporter(SilentReporter):
+    """Keeps the title and the total of each task."""
+
+    def __init__(self) -> None:
+        self.tasks: list[tuple[str, int | None]] = []
+
+    @contextlib.contextmanager
+    def progress(self, title: str, total: int | None) -> Iterator[Advance]:
+        self.tasks.append((title, total))
+        yield lambda steps: None
+
+
+def test_the_second_measurement_shows_progress_and_is_cached(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    dark = tmp_path / "pictures" / "b.png"
+    pictures = measured(
+        tmp_path / "pictures", {"a.png": png(GREY * 16), dark.name: png(GREY), "c.png": png(COLOUR * 16)}
+    )
+    reporter = RecordingReporter()
+    context = Context(threads=1, cache=tmp_path / "cache", reporter=reporter)
+    first = measure_in_collection_range(pictures, LIMITS, context)
+    assert reporter.tasks == [("Reading pictures of more than 8 bits in one range", 1)]
+    assert measure_in_collection_range(pictures, LIMITS, context).equals(first)
+    assert len(reporter.tasks) == 1
+    changed = pictures.with_columns(sha256=pl.when(pl.col("path") == str(dark)).then(pl.lit("0")).otherwise("sha256"))
+    measure_in_collection_range(changed, LIMITS, context)  # the cache is of another content
+    assert len(reporter.tasks) == 2
+    dark.write_bytes(png(GREY * 2))
+    again = measure_in_collection_range(pictures, LIMITS, context)
+    assert len(reporter.tasks) == 3
+    assert again["luma"][1] > first["luma"][1]
+
+
+def test_the_second_measurement_runs_in_worker_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "FILES_AT_ONCE", 2)
+    contents = {f"{number}.png": png(GREY + number) for number in range(4)}
+    pictures = measured(tmp_path, contents | {f"z{number}.png": png(GREY * 16) for number in range(4)})
+    first = measure_in_collection_range(pictures, LIMITS, Context(threads=1, cache=None))
+    parallel = measure_in_collection_range(pictures, LIMITS, Context(threads=2, cache=None))
+    assert parallel.equals(first)
+    assert (parallel["luma"][:4] < 0.1).all()
 
 
 def test_8_bit_pictures_and_own_ranges_do_not_count_for_the_range(tmp_path: Path) -> None:
@@ -217,10 +334,31 @@ def test_the_audit_names_bits_and_range(tmp_path: Path) -> None:
     pictures = measured(tmp_path, {"a.png": png(GREY * 4), "b.png": png(GREY * 4)})
     findings = find_issues(pictures, np.empty((0, 4), np.int64)).filter(pl.col("check") == "deep")
     assert findings["message"].to_list() == [
-        "2 of 2 pictures have samples of type uint16 whose range the files do not name. They lie between 0 and 1,020"
-        " (10 bits), and are scaled to 8 bits from 0 to 1,023, all of them alike."
+        "2 of 2 pictures have samples of type uint16 whose range their files do not name. They lie between 0 and"
+        " 1,020 (10 bits), and are scaled to 8 bits from 0 to 1,023, all of them alike."
     ]
     assert not measured(tmp_path, {"a.png": png(GREY * 4)})["luma"].item() < 0.12
+
+
+def deep_messages(pictures: pl.DataFrame) -> list[str]:
+    findings = find_issues(pictures, np.empty((0, 4), np.int64)).filter(pl.col("check") == "deep")
+    return [message.split(". They lie")[0] for message in findings.sort("score")["message"]]
+
+
+def test_the_noun_belongs_to_the_total_and_the_verb_to_the_count(tmp_path: Path) -> None:
+    own = tiff((GREY * 16).astype("<u2"), tags={281: 16_383})
+    flat = io.BytesIO()
+    Image.fromarray(COLOUR.astype(np.uint8)).save(flat, "PNG")
+    assert deep_messages(measured(tmp_path, {"a.png": png(GREY * 4), "b.tif": own, "c.png": flat.getvalue()})) == [
+        "1 of 3 pictures has samples of type uint16 whose range its file does not name",
+        "1 of 3 pictures has more than 8 bits and names the range of its values: it is scaled to 8 bits from that.",
+    ]
+    assert deep_messages(measured(tmp_path, {"a.png": png(GREY * 4)})) == [
+        "1 of 1 picture has samples of type uint16 whose range its file does not name"
+    ]
+    assert deep_messages(measured(tmp_path, {"b.tif": own, "d.tif": own, "c.png": flat.getvalue()})) == [
+        "2 of 3 pictures have more than 8 bits and name the range of their values: they are scaled to 8 bits from that."
+    ]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ pytest.importorskip("onnx")
 
 from PIL import Image
 
+from bestiary.decode_rules import FIRST_VERSION
 from bestiary.export.formats import FITTED, model_metadata
 from bestiary.inference.bundle import read_bundle
 from bestiary.inference.predictor import Predictor
+from bestiary.jpeg import STEADY_INPUT
 from bestiary.picture import Fit
 from tiny_model import write_run
 
@@ -48,3 +51,23 @@ def test_the_recipe_gives_what_bestiary_answers(fit: Fit, tmp_path: Path) -> Non
         known: dict[str, Any] = {"model": run / "model.onnx", "picture": picture}
         exec(recipe, known)
         assert known["answer"] == pytest.approx(predictor.predict(picture).probabilities, abs=1e-6), picture.name
+
+
+def test_the_recipe_names_the_pictures_that_it_does_not_reproduce(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "model")
+    bundle = read_bundle(run)
+    metadata = model_metadata(run, bundle, "float32")
+    assert metadata["recipe"].startswith("# The answer of `bestiary predict`, except for pictures with")
+    for exception in ("ICC", "more than 8 bits", "zero everywhere", "TIFF or TGA", "more\n# than 25 million pixels"):
+        assert exception in metadata["recipe"]
+    decoding = json.loads(metadata["preprocessing"])["decoding"]
+    assert decoding.startswith("JPEG in full; JPEG of more than 25 million pixels at a reduced scale; ")
+    for rule in ("sRGB", "deep_ranges", "alpha ignored if it is zero everywhere"):
+        assert rule in decoding
+    first = model_metadata(run, replace(bundle, decoding=FIRST_VERSION), "float32")
+    assert "divided by\n# 257" in first["recipe"]
+    assert "ICC" not in first["recipe"]
+    assert json.loads(first["preprocessing"])["decoding"].startswith("JPEG at the smallest of its scales")
+    large = model_metadata(run, replace(bundle, size=STEADY_INPUT), "float32")
+    assert json.loads(large["preprocessing"])["decoding"].startswith("JPEG at the smallest of its scales that has 800")
+    assert "file.draft(None, (800, 800))" in large["recipe"]

@@ -27,6 +27,7 @@ BASE = (
     "locks",
     "decode_rules",
     "colour_profile",
+    "tiff_tags",
     "transparency",
     "depth",
     "first_decoding",

@@ -168,6 +168,19 @@ def test_limits_are_kept_and_named(tmp_path: Path) -> None:
         assert setting in found.error
 
 
+def test_a_jpeg_beyond_the_limit_of_pillow_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = creature(1).resize((600, 400))
+    path = written(tmp_path, picture, "large.jpg", quality=90, subsampling=2)
+    content = path.read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
+    expected, cut = measure_file(path, LIMITS), measure_file(tmp_path / "cut.jpg", LIMITS)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    assert measure_file(path, LIMITS) == expected
+    assert (expected.error, expected.subsampling, expected.quantisation > 0) == (None, 2, True)
+    assert measure_file(tmp_path / "cut.jpg", LIMITS) == cut
+    assert cut.missing is not None
+
+
 @given(form=st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "TIFF"]), place=st.floats(0, 0.999), kept=st.floats(0, 1))
 def test_no_damage_is_ever_an_exception(
     tmp_path_factory: pytest.TempPathFactory, form: str, place: float, kept: float

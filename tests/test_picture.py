@@ -25,6 +25,7 @@ from bestiary.picture import (
     open_picture,
     read_bytes,
     resize_to_square,
+    to_upright_rgb,
 )
 
 WIDTH, HEIGHT = 120, 80
@@ -231,6 +232,15 @@ def test_a_jpeg_beyond_the_limit_of_pillow_is_decoded_small(monkeypatch: pytest.
     assert open_picture(content, at_least=64).image.size == (100, 75)
     with pytest.raises(PictureError, match="is too large"):
         open_picture(saved(scene(800, 600), "PNG"), at_least=64)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "I;16", "F"])
+@pytest.mark.parametrize("size", [(0, 0), (0, 5), (5, 0)])
+def test_an_image_without_pixels_is_refused(mode: str, size: tuple[int, int]) -> None:
+    with pytest.raises(
+        PictureError, match=rf"the image has {size[0]} x {size[1]} pixels; a picture has at least 1 x 1"
+    ):
+        to_upright_rgb(Image.new(mode, size))
 
 
 @pytest.mark.parametrize("how", ["squash", "letterbox", "crop"])

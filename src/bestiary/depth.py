@@ -7,6 +7,7 @@ from the values of the picture itself by `choose_range`.
 from __future__ import annotations
 
 import io
+import math
 import struct
 import sys
 from collections.abc import Iterator
@@ -18,16 +19,18 @@ from PIL import Image
 
 from bestiary.array_types import Array, Bools, Pixels
 from bestiary.decode_rules import DecodeRules, SampleRange
+from bestiary.tiff_tags import is_alpha_declared, is_alpha_premultiplied, read_tag
 from bestiary.transparency import UNDECLARED_ALPHA
 
 TAILS = 0.001  # fraction of the samples at either end that do not count: hot pixels, values that mean "no data"
 SAMPLED = 1_000_000  # samples that are looked at to measure a picture
 ROWS_AT_ONCE = 256
 BITS = range(8, 33, 2)
-BITS_PER_SAMPLE, WHITE_IS_ZERO, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 338, 339
+BITS_PER_SAMPLE, WHITE_IS_ZERO, SAMPLE_FORMAT = 258, 262, 339
 LOWEST_TAGS, HIGHEST_TAGS = (340, 280), (341, 281)  # SMinSampleValue, MinSampleValue, and the largest ones
-UNSIGNED, SIGNED, PREMULTIPLIED = 1, 2, 1
+UNSIGNED, SIGNED = 1, 2
 FULL_16_BITS: SampleRange = (0.0, 65_535.0)
+WORDS = (";16L", ";16B", ";16N")  # samples of 16 bits by their byte order; `BGR;16` are 5-6-5 bits of a pixel
 SWAPPED_ORDER = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}  # Pillow keeps the high byte only
 
 
@@ -66,7 +69,7 @@ def read_deep_samples(image: Image.Image, content: bytes | None) -> DeepSamples 
     if image.mode.startswith("I") or image.mode == "F":
         return _read_grey(image, content)
     rawmode = _rawmode(image)
-    if content is None or not rawmode.startswith(("R", "G", "B", "LA")) or ";16" not in rawmode:
+    if content is None or not rawmode.startswith(("R", "G", "B", "LA")) or not rawmode.endswith(WORDS):
         return None
     return _read_colour(image, content, rawmode)
 
@@ -109,13 +112,24 @@ def choose_range(low: float, high: float, sample_type: str) -> SampleRange:
     >>> choose_range(0, 4000, "uint16"), choose_range(28_000, 30_040, "uint16"), choose_range(-12.5, 31, "float")
     ((0.0, 4095.0), (28000.0, 30040.0), (-12.5, 31.0))
     """
-    is_constant = high <= low
+    usual = find_usual_range(low, high, sample_type)
+    if usual is not None:
+        return usual
+    return float(low), float(high) if high > low else float(low) + max(1.0, math.ulp(low))
+
+
+def find_usual_range(low: float, high: float, sample_type: str) -> SampleRange | None:
+    """Return the smallest usual range that contains both values, or None if they span less than half of it.
+
+    Equal values span nothing, and have the range that contains them.
+
+    >>> find_usual_range(0, 4095, "uint16"), find_usual_range(28_000, 30_040, "uint16")
+    ((0.0, 4095.0), None)
+    """
     for bottom, top in _usual_ranges(low, sample_type):
         if bottom <= low and high <= top:
-            if high - low >= (top - bottom) / 2 or is_constant:
-                return bottom, top
-            break
-    return (float(low), float(high)) if not is_constant else (float(low), float(low) + 1)
+            return (bottom, top) if high - low >= (top - bottom) / 2 or high <= low else None
+    return None
 
 
 def count_bits(low: float, high: float) -> int:
@@ -152,11 +166,11 @@ def _scale_rows(rows: Array, ends: SampleRange, samples: DeepSamples) -> Pixels:
 
 def _read_grey(image: Image.Image, content: bytes | None) -> DeepSamples:
     image.load()
-    values, tags = np.asarray(image), getattr(image, "tag_v2", {})
+    values = np.asarray(image)
     sample_type = "float" if image.mode == "F" else "int32" if image.mode == "I" else "uint16"
     if image.format == "TIFF" and image.mode == "I":
-        is_signed = _first(tags.get(SAMPLE_FORMAT), UNSIGNED) == SIGNED
-        bits = _first(tags.get(BITS_PER_SAMPLE), 32)
+        is_signed = read_tag(image, SAMPLE_FORMAT, UNSIGNED) == SIGNED
+        bits = read_tag(image, BITS_PER_SAMPLE, 32)
         values = values if is_signed else values.view(np.uint32)
         sample_type = f"{'int' if is_signed else 'uint'}{16 if bits <= 16 else 32}"
     alpha, own_range = None, None
@@ -166,41 +180,52 @@ def _read_grey(image: Image.Image, content: bytes | None) -> DeepSamples:
         own_range = _png_range(content, values)
         alpha = _transparent_value_alpha(values, image.info.get("transparency"))
     elif image.format == "TIFF":
-        own_range = _tiff_range(tags, values)
-    is_white_zero = image.format == "TIFF" and _first(tags.get(WHITE_IS_ZERO), 1) == 0
+        own_range = _tiff_range(image, values)
+    is_white_zero = image.format == "TIFF" and read_tag(image, WHITE_IS_ZERO, 1) == 0
     return DeepSamples(values, sample_type, own_range, alpha, is_white_zero)
 
 
 def _read_colour(image: Image.Image, content: bytes, rawmode: str) -> DeepSamples:
     """Return 16-bit colour: Pillow decodes the high bytes, and the low ones if the byte order is exchanged."""
-    tags, form = getattr(image, "tag_v2", {}), image.format or ""
-    with Image.open(io.BytesIO(content), formats=(form,)) as second:
-        swapped = "RGBA" if rawmode == "LA;16B" else rawmode[:-1] + SWAPPED_ORDER[rawmode[-1]]
-        second.tile = [tile._replace(args=_with_rawmode(tile.args, rawmode, swapped)) for tile in second.tile]
-        second.load()
-        low = np.asarray(second)
     image.load()
     if rawmode == "LA;16B":  # the four bytes of a pixel: grey, alpha
+        low = _decode_layout(image, content, rawmode, "RGBA")
         grey, opacity = (low[..., start].astype(np.uint16) * 256 + low[..., start + 1] for start in (0, 2))
         return DeepSamples(grey, "uint16", _png_range(content, grey), _alpha_to_8_bits(opacity, grey))
-    values = np.asarray(image).astype(np.uint16) * 256 + low
-    if form == "TIFF":
-        extra = tags.get(EXTRA_SAMPLES)
-        has_alpha = values.shape[2] == 4 and extra is not None
-        alpha = _alpha_to_8_bits(values[..., 3], values[..., :3]) if has_alpha else None
-        own_range, is_premultiplied = (
-            _tiff_range(tags, values[..., :3]),
-            has_alpha and _first(extra, 0) == PREMULTIPLIED,
-        )
-        unmeant = "" if has_alpha or values.shape[2] == 3 else UNDECLARED_ALPHA
-        return DeepSamples(
-            *(values[..., :3], "uint16", own_range, alpha), is_premultiplied=is_premultiplied, unmeant_alpha=unmeant
-        )
+    straight = rawmode.replace("RGBa", "RGBA")  # Pillow divides premultiplied colours by the one byte of alpha it reads
+    high = np.asarray(image) if straight == rawmode else _decode_layout(image, content, rawmode, straight)
+    low = _decode_layout(image, content, rawmode, straight[:-1] + SWAPPED_ORDER[straight[-1]])
+    values = high.astype(np.uint16) * 256 + low
+    if image.format == "TIFF":
+        return _describe_tiff_colour(image, values)
+    alpha: Pixels | None
     if values.shape[2] == 4:
         alpha = _alpha_to_8_bits(values[..., 3], values[..., :3])
     else:
         alpha = _transparent_value_alpha(values, image.info.get("transparency"))
     return DeepSamples(values[..., :3], "uint16", _png_range(content, values[..., :3]), alpha)
+
+
+def _describe_tiff_colour(image: Image.Image, values: Array) -> DeepSamples:
+    """Return samples in RGB with the alpha channel that the TIFF declares; values: (height, width, 3 or 4)."""
+    colours, alpha, unmeant = values[..., :3], None, ""
+    if values.shape[2] == 4 and is_alpha_declared(image):
+        alpha = _alpha_to_8_bits(values[..., 3], colours)
+    elif values.shape[2] == 4:
+        unmeant = UNDECLARED_ALPHA
+    return DeepSamples(
+        *(colours, "uint16", _tiff_range(image, colours), alpha),
+        is_premultiplied=alpha is not None and is_alpha_premultiplied(image),
+        unmeant_alpha=unmeant,
+    )
+
+
+def _decode_layout(image: Image.Image, content: bytes, rawmode: str, layout: str) -> Pixels:
+    """Return the pixels of an opened picture as its file decodes with another layout in place of `rawmode`."""
+    with Image.open(io.BytesIO(content), formats=(image.format or "",)) as second:
+        second.tile = [tile._replace(args=_with_layout(tile.args, rawmode, layout)) for tile in second.tile]
+        second.load()
+        return np.asarray(second)
 
 
 def _rawmode(image: Image.Image) -> str:
@@ -210,10 +235,10 @@ def _rawmode(image: Image.Image) -> str:
     return str(args if isinstance(args, str) else args[0] if args else "")
 
 
-def _with_rawmode(args: Any, rawmode: str, swapped: str) -> Any:
+def _with_layout(args: Any, rawmode: str, layout: str) -> Any:
     """Return the arguments of a decoder with another layout; the bands of a planar TIFF have each their own."""
     name = args if isinstance(args, str) else args[0]
-    changed = swapped if name == rawmode else name[:-1] + SWAPPED_ORDER[name[-1]]
+    changed = layout if name == rawmode else name[:-1] + layout[-1]
     return changed if isinstance(args, str) else (changed, *args[1:])
 
 
@@ -234,19 +259,15 @@ def _transparent_value_alpha(values: Array, transparent: Any) -> Pixels | None:
     return alpha
 
 
-def _first(value: Any, default: int) -> Any:
-    return default if value is None else value[0] if isinstance(value, tuple) and value else value
-
-
-def _tiff_range(tags: Any, values: Array) -> SampleRange | None:
+def _tiff_range(image: Image.Image, values: Array) -> SampleRange | None:
     """Return the range that the tags of a TIFF name, or None.
 
     A largest value that only repeats the picture's own is a statistic; one that the samples exceed is wrong.
     """
-    bits = int(_first(tags.get(BITS_PER_SAMPLE), 16))
+    bits = int(read_tag(image, BITS_PER_SAMPLE, 16))
     low, high = float(values.min()), float(values.max())
-    top = next((_first(tags.get(tag), 0) for tag in HIGHEST_TAGS if tags.get(tag) is not None), None)
-    bottom = next((_first(tags.get(tag), 0) for tag in LOWEST_TAGS if tags.get(tag) is not None), 0)
+    top = next((read_tag(image, tag, 0) for tag in HIGHEST_TAGS if read_tag(image, tag) is not None), None)
+    bottom = next((read_tag(image, tag, 0) for tag in LOWEST_TAGS if read_tag(image, tag) is not None), 0)
     if top is None:
         return (0.0, 2.0**bits - 1) if bits % 8 else None
     bottom, top = float(bottom), float(top)

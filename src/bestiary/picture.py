@@ -136,7 +136,7 @@ def open_picture(
     content = read_bytes(source, limits)
     request = _Request(name, content, limits, rules, at_least, input_size)
     try:
-        with _open_image(content) as image:
+        with open_image(content) as image:
             if image.format in {"JPEG", "MPO"} and has_more_scans(content, MAX_SCANS):
                 raise PictureError(
                     f"{name} has more than {MAX_SCANS} scans, which take too long to decode.", check="huge"
@@ -240,12 +240,17 @@ def _unloaded_content(image: Image.Image) -> bytes | None:
     return content
 
 
-def _open_image(content: bytes) -> ImageFile.ImageFile:
+def open_image(content: bytes) -> ImageFile.ImageFile:
+    """Return the opened picture, its pixels not yet decoded; a JPEG of any size, others within Pillow's limit."""
     return open_jpeg(content) if content.startswith(JPEG_START) else Image.open(io.BytesIO(content), formats=FORMATS)
 
 
 def _decode_image(image: Image.Image, request: _Request) -> DecodedPicture:
     width, height = image.size
+    if 0 in image.size:
+        raise PictureError(
+            f"{request.name} has {width} x {height} pixels; a picture has at least 1 x 1.", check="unreadable"
+        )
     mode, kind = image.mode, image.format or "unknown"
     side = _draft_side(image, request)
     if side is not None:

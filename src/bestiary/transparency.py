@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageChops
 
+from bestiary.tiff_tags import is_alpha_declared
+
 ALPHA_MODES = {"RGBA", "LA", "PA", "RGBa", "La"}
-EXTRA_SAMPLES = 338  # the tag of a TIFF that says what a fourth channel means
 TGA_FOOTER, TGA_MEANT = b"TRUEVISION-XFILE.\0", 3  # and the first type of an extension area that means alpha
 TGA_TYPE_OFFSET, TGA_FOOTER_BYTES, TGA_FLAGS = 494, 26, 17
 UNDECLARED_ALPHA = "the TIFF does not declare it as alpha"
@@ -63,16 +63,11 @@ def changed_fraction(colours: Image.Image, on_white: Image.Image) -> float:
 
 
 def _explain_unmeant(image: Image.Image, content: bytes | None) -> str:
-    if image.format == "TIFF" and image.mode in ALPHA_MODES and _extra_samples(image) in (None, 0):
+    if image.format == "TIFF" and image.mode in ALPHA_MODES and not is_alpha_declared(image):
         return UNDECLARED_ALPHA
     if image.format == "TGA" and content is not None and not _is_tga_alpha_meant(content):
         return "the header of the TGA says so"
     return ""
-
-
-def _extra_samples(image: Image.Image) -> Any:
-    value = getattr(image, "tag_v2", {}).get(EXTRA_SAMPLES)
-    return value[0] if isinstance(value, tuple) and value else value
 
 
 def _is_tga_alpha_meant(content: bytes) -> bool:

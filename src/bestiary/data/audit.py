@@ -244,19 +244,27 @@ def _imbalance_findings(usable: pl.DataFrame, test_fraction: float) -> Iterator[
 def _depth_findings(usable: pl.DataFrame) -> Iterator[Row]:
     """Yield a finding for each type of samples of more than 8 bits, with their range."""
     for line in iter_collection_ranges(usable):
-        pictures = "picture" if line.pictures == 1 else "pictures"
+        have, do = ("has", "its file does") if line.pictures == 1 else ("have", "their files do")
         is_float = line.sample_type == "float"
         size = "floating point" if is_float else f"{count_bits(line.low, line.high)} bits"
         message = (
-            f"{line.pictures:,} of {usable.height:,} {pictures} have samples of type {line.sample_type} whose range the"
-            f" files do not name. They lie between {line.low:,.7g} and {line.high:,.7g} ({size}), and are scaled to 8"
+            f"{_format_part(line.pictures, usable.height)} {have} samples of type {line.sample_type} whose range {do}"
+            f" not name. They lie between {line.low:,.7g} and {line.high:,.7g} ({size}), and are scaled to 8"
             f" bits from {line.ends[0]:,.7g} to {line.ends[1]:,.7g}, all of them alike."
         )
         yield _finding("deep", message, 0.5, {})
     own = usable.filter((pl.col("sample_type") != "") & pl.col("deep_low").is_null()).height
     if own:
-        message = f"{own:,} of {usable.height:,} pictures have more than 8 bits and name the range of their values"
-        yield _finding("deep", f"{message}: they are scaled to 8 bits from that.", 1.0, {})
+        facts = (
+            "has more than 8 bits and names the range of its values: it is scaled to 8 bits from that."
+            if own == 1
+            else "have more than 8 bits and name the range of their values: they are scaled to 8 bits from that."
+        )
+        yield _finding("deep", f"{_format_part(own, usable.height)} {facts}", 1.0, {})
+
+
+def _format_part(count: int, total: int) -> str:
+    return f"{count:,} of {total:,} picture{'s' * (total != 1)}"
 
 
 def _describe_recall_precision(n_test: int) -> str:

@@ -131,7 +131,7 @@ def audit_listing(
     if corrections is None:  # a correction may move a picture into the requested classes, so all must be measured
         listing = _filter_listing(listing, data.classes)
     skipped = dict(listing.skipped)
-    pictures = measure_in_collection_range(scan_pictures(listing, limits, context), limits)
+    pictures = measure_in_collection_range(scan_pictures(listing, limits, context), limits, context)
     notices = [*listing.notices, *_unreadable_class_notices(pictures)]
     report_notices(notices, reporter)
     if corrections is None:

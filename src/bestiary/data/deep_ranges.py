@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
 from bestiary import table
 from bestiary.array_types import Floats
-from bestiary.data.measure import ImageMeasurements, measure_file
+from bestiary.context import Context
+from bestiary.data.scan import MEASUREMENT_COLUMNS, cache_path, measure_files
 from bestiary.decode_rules import FIRST_VERSION, DecodeRules, SampleRange
-from bestiary.depth import choose_range
+from bestiary.depth import choose_range, find_usual_range
 from bestiary.picture import DecodeLimits
 
 OUTLIERS = 0.01  # fraction of the pictures at either end whose extremes do not count, rounded down
@@ -49,14 +49,14 @@ def iter_collection_ranges(pictures: pl.DataFrame) -> Iterator[CollectionRange]:
     for (sample_type,), rows in deep.sort("sample_type").group_by("sample_type", maintain_order=True):
         low = float(np.quantile(_values(rows["deep_low"]), OUTLIERS, method="lower"))
         high = float(np.quantile(_values(rows["deep_high"]), 1 - OUTLIERS, method="higher"))
-        ends = _round_outwards(choose_range(low, high, str(sample_type)), low, high)
-        yield CollectionRange(str(sample_type), rows.height, low, high, ends)
+        yield CollectionRange(str(sample_type), rows.height, low, high, _choose_rounded(low, high, str(sample_type)))
 
 
-def measure_in_collection_range(pictures: pl.DataFrame, limits: DecodeLimits) -> pl.DataFrame:
+def measure_in_collection_range(pictures: pl.DataFrame, limits: DecodeLimits, context: Context) -> pl.DataFrame:
     """Return the scanned pictures, deep ones measured as a model sees them: scaled from the range of the collection.
 
-    They were scanned one by one, each scaled from its own range; a dark one among bright ones did not look dark.
+    They were scanned one by one, each scaled from its own range; a dark one among bright ones did not look dark. The
+    second measurements are cached as those of the scan are, apart for each set of ranges.
     """
     rules = collection_rules(pictures)
     paths = [
@@ -66,9 +66,11 @@ def measure_in_collection_range(pictures: pl.DataFrame, limits: DecodeLimits) ->
     ]
     if not paths:
         return pictures
-    columns = {name: kind for name, kind in pictures.schema.items() if name in ImageMeasurements.__dataclass_fields__}
-    rows = [asdict(measure_file(Path(path), limits, rules)) for path in dict.fromkeys(paths)]
-    measured = pl.DataFrame(rows, schema_overrides=columns).select(*columns)
+    columns = [name for name in pictures.columns if name in MEASUREMENT_COLUMNS]
+    files = pictures.filter(pl.col("path").is_in(paths)).select("path", "sha256").unique("path", maintain_order=True)
+    memory = cache_path(pictures, limits, context, rules)
+    title = "Reading pictures of more than 8 bits in one range"
+    measured = measure_files(files, memory, limits, context, rules=rules, title=title).select(columns)
     is_measured = pl.col("path").is_in(measured["path"].implode())
     listed = pictures.filter(is_measured).select("path", *(name for name in pictures.columns if name not in columns))
     again = listed.join(measured, on="path", how="left").select(pictures.columns)
@@ -86,9 +88,10 @@ def _values(column: pl.Series) -> Floats:
     return values
 
 
-def _round_outwards(ends: SampleRange, low: float, high: float) -> SampleRange:
-    """Return the range with rounded ends if it is that of the values themselves, not a usual one."""
-    if ends != (low, high):
+def _choose_rounded(low: float, high: float, sample_type: str) -> SampleRange:
+    """Return the range to scale from: a usual one as it is, that of the values themselves rounded outwards."""
+    ends = choose_range(low, high, sample_type)
+    if find_usual_range(low, high, sample_type) is not None or high <= low:
         return ends
     step = 2.0 ** math.floor(math.log2((high - low) / STEPS))
     return math.floor(low / step) * step, math.ceil(high / step) * step

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import warnings
 from dataclasses import dataclass, replace
 from functools import cache
@@ -17,7 +16,8 @@ from PIL import Image, JpegImagePlugin
 from bestiary.array_types import Array, Bools, Floats, Pixels
 from bestiary.decode_rules import RULES, DecodeRules
 from bestiary.errors import PictureError
-from bestiary.picture import FORMATS, DecodeLimits, message_with_filename, open_picture, read_bytes
+from bestiary.jpeg import JPEG_START, open_jpeg
+from bestiary.picture import DecodeLimits, message_with_filename, open_image, open_picture, read_bytes
 
 HASH_SIDE, HASH_PIXELS = 16, 64  # 16 x 16 = 256 bits from the lowest frequencies of 64 x 64 pixels
 THUMBNAIL_SIDE = 32
@@ -199,7 +199,9 @@ def _mean_colour(pixels: Array) -> list[float]:
 
 def _jpeg_settings(content: bytes) -> tuple[int, int]:
     """Return `quantisation` and `subsampling` from the header of a picture file; decodes no pixels."""
-    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+    if not content.startswith(JPEG_START):
+        return 0, -1
+    with open_jpeg(content) as image:
         if not isinstance(image, JpegImagePlugin.JpegImageFile) or not image.quantization:
             return 0, -1
         return sum(image.quantization[min(image.quantization)]), JpegImagePlugin.get_sampling(image)
@@ -221,6 +223,7 @@ def _sharpness(grey: Array) -> float:
 
 TOP_DOWN = {"JPEG", "MPO", "PNG", "PPM", "TIFF"}  # stored row by row, the top row first
 EITHER_WAY = {"BMP", "TGA"}  # row by row, usually the bottom row first
+DRAFT_SIDE = 1000  # pixels a side that a truncated JPEG keeps: the missing rows are counted to a thousandth
 
 
 def missing_fraction(content: bytes) -> float | None:
@@ -230,7 +233,8 @@ def missing_fraction(content: bytes) -> float | None:
     reach are zero in all channels: such rows at the edge where the file ends count as missing.
     """
     with contextlib.suppress(Exception):  # decoders of damaged files raise anything
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        image = open_image(content)
+        image.draft(None, (DRAFT_SIDE, DRAFT_SIDE))  # a large JPEG at full scale takes gigabytes
         with contextlib.suppress(OSError):
             image.load()
         image.tile = []  # stops decoding: the decoded part can be read

@@ -29,7 +29,7 @@ THUMBNAIL_DETAIL, THUMBNAIL_DETAIL_AREA, MAX_COLOUR = 40.0, 26.0, 18.0
 _PULL = np.diag([0.02] * 6 + [0.001] * 2)  # damping: keeps a flat picture, which every move fits, in place
 _MIN_DETAIL = 1e-3  # variance that counts as none: two flat pictures are not similar, they only lack detail
 _MIN_TILT_DEGREES, _MIN_CROP = 1.5, 0.03
-_COLOURED = 10.0  # mean length of (Cb, Cr) of a picture with a hue of its own
+MIN_HUE_SHIFT, MIN_HUE_DEGREES = 9.0, 25.0  # of the mean (Cb, Cr): less is white balance
 _MAX_TINT = 16.0  # levels of Cb and Cr: white balance
 _UNSATURATED = 6 / 255, 249 / 255
 
@@ -316,15 +316,20 @@ def _residual_colour(fixed: Float32s, moving: Float32s, valid: Bools) -> Floats:
 
 
 def _mean_hue_shift(fixed: Float32s, moving: Float32s, valid: Bools) -> Floats:
-    """Return how far the mean colours lie apart beyond their saturation, 0 where one picture has hardly any colour."""
+    """Return how far the mean colour turns, in levels of Cb and Cr, float64 (n,).
+
+    It is scaled so that MIN_HUE_SHIFT levels beside the hue of the other picture count as MAX_COLOUR. 0 where one of
+    them has hardly any colour, or where the hue turns by less than MIN_HUE_DEGREES.
+    """
     pixels = np.maximum(valid.sum(axis=(1, 2)), 1)[:, None]
-    weights = valid[..., None]
-    means = [(colours * weights).sum(axis=(1, 2)) / pixels for colours in (fixed, moving)]
-    lengths = [np.linalg.norm(mean, axis=1) for mean in means]
-    unit = means[0] / np.maximum(lengths[0], 1e-6)[:, None]
-    beside = np.linalg.norm(means[1] - np.maximum((means[1] * unit).sum(axis=1), 0)[:, None] * unit, axis=1)
-    shift: Floats = np.where(np.minimum(*lengths) >= _COLOURED, beside, 0).astype(np.float64)
-    return shift
+    means = [(colours * valid[..., None]).sum(axis=(1, 2)) / pixels for colours in (fixed, moving)]
+    least = np.minimum(*(np.linalg.norm(mean, axis=1) for mean in means))
+    hues = [np.arctan2(mean[:, 1], mean[:, 0]) for mean in means]
+    turn = np.abs((hues[1] - hues[0] + np.pi) % (2 * np.pi) - np.pi)
+    is_turned = (least >= MIN_HUE_SHIFT) & (np.degrees(turn) > MIN_HUE_DEGREES)
+    shift = least * np.sin(np.minimum(turn, np.pi / 2)) * MAX_COLOUR / (MIN_HUE_SHIFT * np.sin(np.pi / 4))
+    hue_shift: Floats = np.where(is_turned, shift, 0).astype(np.float64)
+    return hue_shift
 
 
 def _pool(pictures: Float32s) -> Floats:

@@ -17,6 +17,7 @@ import polars as pl
 from bestiary.context import Context
 from bestiary.data.measure import INODE_MASK, ImageMeasurements, measure_file
 from bestiary.data.sources import PictureList
+from bestiary.decode_rules import RULES, DecodeRules
 from bestiary.errors import MachineError
 from bestiary.files import atomic_path
 from bestiary.picture import DecodeLimits
@@ -48,27 +49,51 @@ def scan_pictures(listing: PictureList, limits: DecodeLimits, context: Context) 
         schema={"path": pl.String, "label": pl.String, "given_split": pl.String},
         orient="row",
     ).with_row_index("row_id")
-    memory = context.cache and context.cache / "inspections" / f"{_memory_key(listed, limits)}.measured"
-    cached, paths = _load_cached(memory), listed["path"].unique(maintain_order=True)
     unlisted = [
         asdict(ImageMeasurements(file.path, check="unreadable", error=f"{file.path} cannot be used. {file.reason}"))
         for file in listing.unusable
     ]
     unreadable = pl.DataFrame(unlisted, schema=MEASUREMENT_COLUMNS).unique("path")
-    forgotten = find_forgotten(paths.to_list())
+    files = listed.select("path").unique(maintain_order=True).join(unreadable, on="path", how="anti")
+    measured = measure_files(files, cache_path(listed, limits, context), limits, context)
+    return listed.join(pl.concat([measured, unreadable]), on="path", how="left", maintain_order="left")
+
+
+def measure_files(
+    files: pl.DataFrame,
+    memory: Path | None,
+    limits: DecodeLimits,
+    context: Context,
+    *,
+    rules: DecodeRules = RULES,
+    title: str = "Reading pictures",
+) -> pl.DataFrame:
+    """Return the measurements of files, columns of `ImageMeasurements`, in any order; `title` names the progress.
+
+    files: a column `path`, each once; if there is a `sha256` too, only a file with that content is taken from the
+    cache. memory: file of the cache, which keeps the measurements of further files; None: nothing is cached.
+    """
+    forgotten = find_forgotten(files["path"].to_list())
+    cached = _load_cached(memory)
     cached = cached.filter(~pl.col("path").is_in(forgotten))
-    measured = pl.concat([_drop_stale(cached.filter(pl.col("path").is_in(paths.implode()))), unreadable])
-    missing = paths.filter(~paths.is_in(measured["path"].implode())).to_list()
-    unrelated = cached.filter(~pl.col("path").is_in(paths.implode()))
+    measured = _drop_stale(cached.join(files, on=files.columns, how="semi"))
+    missing = files.join(measured, on="path", how="anti", maintain_order="left")["path"].to_list()
+    unrelated = cached.join(files, on="path", how="anti")
     new, saved = pl.DataFrame(schema=MEASUREMENT_COLUMNS), time.monotonic()
-    for rows in _iter_tables(_measure_all(missing, limits, context)):
+    for rows in _iter_tables(_measure_all(missing, limits, context, rules, title)):
         new = pl.concat([new, rows])
         if memory is not None and (new.height == len(missing) or time.monotonic() - saved > SAVE_EVERY_SECONDS):
             _save_cached(pl.concat([unrelated, measured, new]), memory)
             saved = time.monotonic()
     if memory is not None:
         remove_forgotten_marks(forgotten)
-    return listed.join(pl.concat([measured, new]), on="path", how="left", maintain_order="left")
+    return pl.concat([measured, new])
+
+
+def cache_path(listed: pl.DataFrame, limits: DecodeLimits, context: Context, rules: DecodeRules = RULES) -> Path | None:
+    """Return the file that caches the measurements of a dataset by these rules, or None without a cache."""
+    suffix = "" if rules == RULES else f"-{rules.cache_name}"
+    return context.cache and context.cache / "inspections" / f"{_memory_key(listed, limits)}{suffix}.measured"
 
 
 def _memory_key(listed: pl.DataFrame, limits: DecodeLimits) -> str:
@@ -124,14 +149,16 @@ def _iter_tables(measurements: Iterable[ImageMeasurements]) -> Iterator[pl.DataF
         yield pl.DataFrame(rows, schema=MEASUREMENT_COLUMNS)
 
 
-def _measure_all(paths: Sequence[str], limits: DecodeLimits, context: Context) -> Iterator[ImageMeasurements]:
+def _measure_all(
+    paths: Sequence[str], limits: DecodeLimits, context: Context, rules: DecodeRules, title: str
+) -> Iterator[ImageMeasurements]:
     if not paths:
         return
     from joblib import Parallel, delayed
 
     workers = 1 if len(paths) < 2 * FILES_AT_ONCE else context.threads
     parallel = Parallel(n_jobs=workers, return_as="generator", batch_size=FILES_AT_ONCE, pre_dispatch="4*n_jobs")
-    with context.reporter.progress("Reading pictures", len(paths)) as advance:
-        for measurements in parallel(delayed(measure_file)(Path(path), limits) for path in paths):
+    with context.reporter.progress(title, len(paths)) as advance:
+        for measurements in parallel(delayed(measure_file)(Path(path), limits, rules) for path in paths):
             advance(1)
             yield measurements

@@ -38,9 +38,11 @@ QUANTISED = [
     "MaxPool",
 ]  # the backbone; the head and what follows stay in float32
 PREPARED = ("onnx.quant.pre_process", "onnxruntime.quant")  # metadata for the quantiser: shapes are inferred already
-# Code that reproduces `bestiary predict` in any program; metadata `recipe` of a model. A large JPEG must be decoded at
-# the same scale: see `_draft_side`.
+# Code that reproduces `bestiary predict` with Pillow and ONNX Runtime alone; metadata `recipe` of a model. A JPEG must
+# be decoded at the same scale: see `_draft_side`. It leaves out what takes more than a line; LIMITS names that, and
+# `_describe_decoding` says how such pictures are decoded.
 RECIPE = """\
+LIMITS
 import json, numpy, onnxruntime
 from PIL import Image, ImageOps
 
@@ -55,6 +57,13 @@ FITTED
 [probabilities] = session.run(["probabilities"], {"images": numpy.asarray(image)[None]})
 answer = dict(zip(classes, probabilities[0].tolist()))
 """
+LIMITS = """\
+# The answer of `bestiary predict`, except for pictures with an embedded colour profile (ICC), with more than 8 bits a
+# sample, with an alpha channel that is zero everywhere or that a TIFF or TGA does not declare, and for JPEGs of more
+# than FULL_MILLIONS million pixels. Metadata `preprocessing` says how to decode those."""
+FIRST_LIMITS = """\
+# The answer of `bestiary predict`, except for grey pictures with more than 8 bits a sample: integers are divided by
+# 257, floating-point samples multiplied by 255 unless the largest exceeds 1."""
 FITTED: dict[Fit, str] = {
     "squash": "image = image.resize((SIZE, SIZE), Image.Resampling.BICUBIC)",
     "crop": "image = ImageOps.fit(image, (SIZE, SIZE), Image.Resampling.BICUBIC)",
@@ -93,7 +102,9 @@ def model_metadata(run: Path, bundle: Bundle, precision: Precision) -> dict[str,
     """Return the metadata of an exported model, as text."""
     side = _draft_side(bundle)
     draft = f"    file.draft(None, ({side}, {side}))\n" if side else ""
-    recipe = RECIPE.replace("DRAFT", draft).replace("FITTED", FITTED[bundle.fit])
+    limits = FIRST_LIMITS if bundle.decoding == FIRST_VERSION else LIMITS
+    recipe = RECIPE.replace("LIMITS", limits.replace("FULL_MILLIONS", str(FULL_PIXELS // 1_000_000)))
+    recipe = recipe.replace("DRAFT", draft).replace("FITTED", FITTED[bundle.fit])
     preprocessing = {
         "input": f"uint8 (n, {bundle.size}, {bundle.size}, 3), RGB, upright by EXIF, transparency on white",
         "fit": bundle.fit,
@@ -126,12 +137,15 @@ def _draft_side(bundle: Bundle) -> int | None:
 
 
 def _describe_decoding(bundle: Bundle, side: int | None) -> str:
-    jpeg = f"JPEG at the smallest of its scales that has {side} pixels a side (Pillow: draft)" if side else "in full"
+    jpeg = (
+        f"JPEG at the smallest of its scales that has {side} pixels a side (Pillow: draft)" if side else "JPEG in full"
+    )
     if bundle.decoding == FIRST_VERSION:
         return jpeg
     large = f"JPEG of more than {FULL_PIXELS // 1_000_000} million pixels at a reduced scale"
-    deep = "more than 8 bits a sample scaled linearly from deep_ranges"
-    return f"{jpeg}; {large}; colours converted to sRGB from an embedded profile; {deep}"
+    deep = "more than 8 bits a sample scaled linearly from the file's range, else from deep_ranges"
+    alpha = "alpha ignored if it is zero everywhere or not declared in a TIFF or TGA"
+    return f"{jpeg}; {large}; colours converted to sRGB from an embedded profile; {deep}; {alpha}"
 
 
 def _write_onnx(source: Path, graph: Path, metadata: dict[str, str]) -> None:
