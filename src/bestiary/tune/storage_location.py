@@ -100,6 +100,6 @@ def _sqlite_file(url: URL) -> Path:
 
 def _url_error(text: str, problem: str) -> RunError:
     return RunError(
-        f"--storage {hide_passwords(text)} {problem}. Expected a file ({FILE_NAME}), sqlite:///{FILE_NAME}, or the URL of a server such"
-        " as postgresql://USER@HOST/DATABASE."
+        f"--storage {hide_passwords(text)} {problem}. Expected a file ({FILE_NAME}), sqlite:///{FILE_NAME}, or the URL"
+        " of a server such as postgresql://USER@HOST/DATABASE."
     )
