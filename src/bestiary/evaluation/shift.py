@@ -111,14 +111,26 @@ def within_class_rates(answered: Bools, is_current: Bools, labels: Array) -> tup
         if 0 < n < total:
             expected += n * float(answered[own & ~is_current].mean())
             n_current, n_answered = n_current + n, n_answered + int(answered[current].sum())
-            own_first, own_chances = _trim(hypergeom(total, int(answered[own].sum()), n).pmf(np.arange(n + 1)))
+            start, own_chances = _chances_of_answered(total, int(answered[own].sum()), n)
             trimmed, chances = _trim(np.convolve(chances, own_chances))
-            first += own_first + trimmed
+            first += start + trimmed
     if not n_current:
         return 1.0, 1.0
     chance = chances[np.clip(n_answered - first, 0, len(chances) - 1)]
     p = float(chances[chances <= chance * (1 + 1e-7)].sum())
     return expected / n_current, min(1.0, p)
+
+
+def _chances_of_answered(total: int, n_answered: int, n: int) -> tuple[int, Array]:
+    """Return the least number that is not negligible, and the chances of it and the following numbers.
+
+    They are those of answered pictures among `n` of `total`, of which `n_answered` are. By Hoeffding's inequality the
+    others are negligible.
+    """
+    mean, width = n * n_answered / total, math.sqrt(n * math.log(1 / NEGLIGIBLE) / 2)
+    numbers = np.arange(max(0, math.floor(mean - width)), min(n, math.ceil(mean + width)) + 1)
+    trimmed, chances = _trim(hypergeom(total, n_answered, n).pmf(numbers))
+    return int(numbers[trimmed]), chances
 
 
 def _trim(chances: Array) -> tuple[int, Array]:
