@@ -62,6 +62,7 @@ def test_a_url_of_sqlite_is_that_file(tmp_path: Path, monkeypatch: pytest.Monkey
         ("sqlite:///file:x.db?uri=true", "has parameters"),
         (Path("sqlite:///x.db"), "is no URL of a database"),
         ("postgresql://u:secret@host:abc/db", "is no URL of a database"),
+        (Path("postgresql://u:secret@host/db"), "is no URL of a database"),
         ("redis://h/db?user=u&password=secret", "names no supported kind of database"),
         ("sqlite:///x.db?password=secret", "has parameters"),
         ("redis://u:secret@localhost", "names no supported kind of database"),

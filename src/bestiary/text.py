@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 # Control characters, line ends, bidirectional controls, and surrogates (bytes that are not UTF-8).
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
-_PASSWORD = re.compile(r"(://[^/:?]*):[^@]*@(?:[^/?@]*@)*")  # as SQLAlchemy reads it: it may contain slashes
+_PASSWORD = re.compile(r"(:/+[^/:?]*):[^@]*@(?:[^/?@]*@)*")  # as SQLAlchemy reads it: it may contain slashes
 _QUERY_PASSWORD = re.compile(r"([?&;][\w.-]*(?:password|passwd|passphrase|pwd)=)[^&]*", re.IGNORECASE)
 _ODBC_PASSWORD = re.compile(r"((?:password|pwd)%3D).*?(?=%3B|&|$)", re.IGNORECASE)  # in a connection string
 
