@@ -149,6 +149,9 @@ BYTES = np.arange(256, dtype=np.float64).reshape(4, 64)
         (BYTES, BYTES[:1] / 2, False),
         (BYTES, np.zeros((1, 64)), False),  # a black picture
         (BYTES, BYTES + 20, False),
+        (BYTES.astype(np.uint8), (120 + BYTES[:1] / 17).astype(np.uint8), False),  # in fog
+        (BYTES.astype(np.uint8), (BYTES[:1] / 20).astype(np.uint8), False),  # at night
+        (BYTES * 257, BYTES.astype(np.uint8), True),  # of 16 bits
         (np.zeros((2, 64)), np.zeros((2, 64)), False),
     ],
 )

@@ -129,6 +129,17 @@ def test_the_stop_reason(ended: str, words: str) -> None:
     assert words in stop_reason_text(recipe, learned(ended, 4))
 
 
+def test_a_shortened_schedule_is_not_called_stopped_early() -> None:
+    recipe = Recipe.of({"model": {"method": "scratch"}, "train": {"epochs": 9, "warmup_epochs": 1}}).resolve()
+    trained = learned("budget", 4)
+    trained.history[-1]["schedule"] = 0.999
+    text = stop_reason_text(recipe, trained)
+    assert "The schedule was shortened to fit the time budget" in text
+    assert "after epoch 4 of 9, with the lowest learning rate. The weights of epoch 1" in text
+    trained.history[-1]["schedule"] = 0.6
+    assert "stopped early, after epoch 4 of 9: the time budget was used up" in stop_reason_text(recipe, trained)
+
+
 @pytest.mark.parametrize(
     ("share", "words"), [(0.0, "but are not used"), (0.25, "(25\u00a0% to 75\u00a0%, chosen"), (1.0, "were kept.")]
 )

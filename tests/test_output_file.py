@@ -298,6 +298,21 @@ def test_a_changed_picture_is_not_continued(tmp_path: Path, form: str, change: s
     assert list(recorded(path, resume=True).pending(pictures)) == pictures[2:]
 
 
+def test_a_picture_changed_before_it_is_predicted_is_continued(tmp_path: Path, pictures: list[Path]) -> None:
+    """Its prediction is of the new content: the state is read when the picture is about to be."""
+    file = recorded(tmp_path / "answers.csv")
+    pending = file.pending(pictures)
+
+    def predict_and_change() -> Iterator[Prediction]:
+        for number, prediction in enumerate(predicted(pending)):
+            if number == 0:
+                pictures[-1].write_bytes(b"changed during the run")
+            yield prediction
+
+    file.write(predict_and_change())
+    assert recorded(tmp_path / "answers.csv", resume=True).count_pending(pictures) == 0
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_predictions_without_their_record_are_not_continued(tmp_path: Path, form: str, pictures: list[Path]) -> None:
     path = tmp_path / f"answers.{form}"
@@ -311,6 +326,18 @@ def test_predictions_without_their_record_are_not_continued(tmp_path: Path, form
     file = recorded(path, resume=True)
     file.write(predicted(file.pending(pictures)))
     assert list(recorded(path, resume=True).pending(pictures)) == []
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("folder", ["x-[1]", "[", "a*?"])
+def test_a_name_with_brackets_is_no_pattern(tmp_path: Path, form: str, folder: str, pictures: list[Path]) -> None:
+    path = tmp_path / folder / f"answers[0].{form}"
+    file = recorded(path)
+    file.write(predicted(file.pending(pictures[:2])))
+    again = recorded(path, resume=True)
+    assert again.count_pending([*pictures, *pictures]) == 6
+    again.write(predicted(again.pending(pictures)))
+    assert recorded(path, resume=True).count_pending(pictures) == 0
 
 
 def test_a_torn_line_of_the_record_is_passed_over(tmp_path: Path, pictures: list[Path]) -> None:

@@ -18,6 +18,7 @@ pytest.importorskip("sklearn")
 from bestiary import cli, table
 from bestiary.context import Context
 from bestiary.data.dataset import audit_sources
+from bestiary.data.manifest import read_manifest
 from bestiary.data.sources import list_sources
 from bestiary.evaluation.external import restore_number_labels
 from bestiary.files import read_json
@@ -161,7 +162,25 @@ def test_an_evaluation_finds_the_levels_and_the_numbers_of_its_run(bestiary: Cal
     assert "need PICTURES" in bestiary("evaluate", "run", "--label-depth", "2")[2]
 
 
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (["1.0", "2.0"], ["1", "2"]),
+        (["1.00", "2.00"], ["1", "2"]),
+        (["1.0", " 1.00", "2.0"], ["1.0", "1.00", "2.0"]),  # two classes, as the next two
+        (["1.1", "1.10", "2.0"], ["1.1", "1.10", "2"]),
+    ],
+)
+def test_spellings_of_a_number_are_not_merged(tmp_path: Path, labels: list[str], expected: list[str]) -> None:
+    table = tmp_path / "t[1].csv"
+    table.write_text("path,label\n" + "".join(f"{n}.png,{label}\n" for n, label in enumerate(labels)))
+    assert [label for _, label, _ in read_manifest(table)[0]] == expected
+
+
 def test_number_labels_of_older_runs_are_recognised() -> None:
+    spellings = pl.DataFrame({"label": ["1.0", "1.00", "1.1", "v1"]})
+    assert restore_number_labels(spellings, ["1", "v1.0"])["label"].to_list() == ["1", "1", "1.1", "v1"]
+    assert restore_number_labels(spellings[:1], ["1.00", "2.00"])["label"].to_list() == ["1.00"]
     pictures = pl.DataFrame({"label": ["1", "2", "cat", None]})
     assert restore_number_labels(pictures, ["1.0", "2", "3.0"])["label"].to_list() == ["1.0", "2", "cat", None]
     truths = pl.DataFrame({"label": ["true", "false"]})

@@ -11,6 +11,7 @@ from bestiary.context import Context
 from bestiary.data.label_map import ANIMALS10, label_map
 from bestiary.data.sources import PictureList, list_sources
 from bestiary.errors import SourceError
+from bestiary.locks import output_lock
 from listening import Listening
 
 
@@ -60,6 +61,15 @@ def test_what_is_not_meant_as_a_picture_is_counted(tmp_path: Path) -> None:
         "beside the class folders": 2,
         "hidden folder": 3,
     }
+
+
+def test_the_locks_of_outputs_are_no_files_of_the_source(tmp_path: Path) -> None:
+    planted(tmp_path, "cat/a.jpg", "dog/b.jpg", "cat/.own.lock", ".own.lock")
+    before = listed(tmp_path)
+    assert dict(before.skipped) == {"hidden": 1, "beside the class folders": 1}
+    with output_lock(tmp_path / "audit", tmp_path / "cat" / "audit", tmp_path / "new" / "deep" / "audit"):
+        assert list((tmp_path / "new" / "deep").iterdir())
+        assert listed(tmp_path) == before
 
 
 def test_labels_are_mapped_and_unmapped_folders_keep_their_name(tmp_path: Path) -> None:

@@ -23,6 +23,13 @@ def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert pl.scan_parquet(path).select("probability").collect().equals(ROWS.select("probability"))
 
 
+@pytest.mark.parametrize("folder", ["x-[1]", "[", "a*?"])
+def test_a_folder_with_brackets_is_no_pattern(tmp_path: Path, folder: str) -> None:
+    path = tmp_path / folder / "rows.parquet"
+    table.write(ROWS, path)
+    assert table.read(path, COLUMNS).equals(ROWS)
+
+
 def test_no_byte_can_change_unnoticed(tmp_path: Path) -> None:
     path, plain = tmp_path / "rows.parquet", tmp_path / "plain.parquet"
     table.write(ROWS, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from bestiary.data.dataset import DataSource
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import MachineError, MissingExtraError, RunError
 from bestiary.recipe import Recipe
+from bestiary.run_folder import collect_environment
 from bestiary.tune import folder as folder_module
 from bestiary.tune.folder import locate_search
 from bestiary.tune.storage import TrialStorage
@@ -59,6 +61,10 @@ def test_a_url_of_sqlite_is_that_file(tmp_path: Path, monkeypatch: pytest.Monkey
         ("sqlite:///:memory:", "is a database in memory"),
         ("sqlite:///file:x.db?uri=true", "has parameters"),
         (Path("sqlite:///x.db"), "is no URL of a database"),
+        ("postgresql://u:secret@host:abc/db", "is no URL of a database"),
+        (Path("postgresql://u:secret@host/db"), "is no URL of a database"),
+        ("redis://h/db?user=u&password=secret", "names no supported kind of database"),
+        ("sqlite:///x.db?password=secret", "has parameters"),
         ("redis://u:secret@localhost", "names no supported kind of database"),
         ("https://u:secret@localhost/x", "names no supported kind of database"),
     ],
@@ -79,6 +85,7 @@ def test_a_url_that_names_no_storage(
     [
         ("postgresql+psycopg2://u:secret@h/d", "psycopg2", "psycopg2-binary"),
         ("mysql://u:secret@h", "MySQLdb", "mysqlc"),
+        ("mysql://h/d?user=u&passwd=secret", "MySQLdb", "mysqlc"),
     ],
 )
 def test_a_server_without_its_driver(
@@ -112,6 +119,32 @@ def test_a_server_that_does_not_answer(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match=r"absent/server\.db cannot be written"):
         TrialStorage(location, "x")
     assert StorageLocation(Path("x"), "postgresql://u:secret@h/d").name == "postgresql://u:***@h/d"
+
+
+@pytest.mark.parametrize(
+    ("url", "hidden"),
+    [
+        ("postgresql://u:secret@h/d", "postgresql://u:***@h/d"),
+        ("postgresql://u:se/c?r@h/d", "postgresql://u:***@h/d"),
+        ("postgresql://u@tenant:se@cret@h:5432/d", "postgresql://u@tenant:***@h:5432/d"),
+        ("postgresql://h/d?user=u&password=secret&port=1", "postgresql://h/d?user=u&password=***&port=1"),
+        ("postgresql://h/d?SSLPassword=se;cret", "postgresql://h/d?SSLPassword=***"),
+        ("mysql://h/d?passwd=a&charset=x", "mysql://h/d?passwd=***&charset=x"),
+        (
+            "mssql+pyodbc:///?odbc_connect=UID%3Du%3BPWD%3Dsecret%3B",
+            "mssql+pyodbc:///?odbc_connect=UID%3Du%3BPWD%3D***%3B",
+        ),
+        ("postgresql://u@h:5432/d?connect_timeout=3", "postgresql://u@h:5432/d?connect_timeout=3"),
+    ],
+)
+def test_passwords_are_in_no_message_and_no_file(
+    tmp_path: Path, url: str, hidden: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    location = StorageLocation(tmp_path / "tune.db", url)
+    assert (location.name, location.record(), location.url) == (hidden, hidden, url)
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/bestiary", "tune", "a b", "--storage", url])
+    arguments = shlex.split(collect_environment({})["command"])
+    assert arguments == ["bestiary", "tune", "a b", "--storage", hidden]
 
 
 @pytest.mark.slow

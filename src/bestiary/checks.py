@@ -70,6 +70,7 @@ REVIEW_ORDER = tuple(
 )
 NOTED = frozenset(check.name for check in CHECKS if check.severity == "note")
 FAILS_STRICT = frozenset(check.name for check in CHECKS if check.fails_strict)
+EMPTY_CLASS = "empty-class"  # the check of class folders that are not used
 ABOUT_SOURCE = tuple(check.name for check in CHECKS if check.about_source)
 ALTERS_MODEL = tuple(check.name for check in CHECKS if check.alters_model)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bestiary.errors import MachineError, RunError, UserError
+from bestiary.text import hide_passwords
 
 URL_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:[/\\]")  # two letters or more: C:/ is a drive
 
@@ -33,7 +34,7 @@ def cache_folder() -> Path:
 def require_local_path(path: Path) -> None:
     """Raise UserError if an output looks like a URL: as a path it would be a folder named `s3:`."""
     if URL_SCHEME.match(str(path)):
-        raise UserError(f"{path} looks like a URL; expected a file or folder on this computer.")
+        raise UserError(f"{hide_passwords(str(path))} looks like a URL; expected a file or folder on this computer.")
 
 
 def is_occupied(path: Path, *, ignore: Container[str] = ()) -> bool:

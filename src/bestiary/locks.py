@@ -16,6 +16,7 @@ from bestiary.errors import MachineError, UserError
 from bestiary.files import cache_folder, require_local_path
 from bestiary.text import truncate_name
 
+HOLDER_SUFFIX = ".holder"
 LOCK_NAME_BYTES = 200  # of the output's name in the lock's name: a file name has 255 bytes at most
 
 
@@ -61,6 +62,16 @@ def output_lock(*outputs: Path | None) -> Iterator[None]:
         yield
 
 
+def is_output_lock(path: Path) -> bool:
+    """Return whether a file belongs to the lock of an output: it was put there by `output_lock`, not by the user."""
+    name = path.name
+    if not name.startswith("."):
+        return False
+    if name.endswith(f".lock{HOLDER_SUFFIX}"):
+        return path.with_name(name.removesuffix(HOLDER_SUFFIX)).exists()
+    return name.endswith(".lock") and path.with_name(name + HOLDER_SUFFIX).exists()
+
+
 @contextlib.contextmanager
 def _lock_output(path: Path) -> Iterator[None]:
     """Lock one output; folders created for the lock are removed at the end if they are empty."""
@@ -81,7 +92,7 @@ def _lock_output(path: Path) -> Iterator[None]:
         )
 
     try:
-        with process_lock(lock, lock.with_name(f"{lock.name}.holder"), in_use_error):
+        with process_lock(lock, lock.with_name(lock.name + HOLDER_SUFFIX), in_use_error):
             yield
     finally:
         with contextlib.suppress(OSError):

@@ -8,7 +8,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import re
 import shlex
 import shutil
 import sys
@@ -37,6 +36,7 @@ from bestiary.files import (
 from bestiary.machine import available_cores
 from bestiary.progress import Reporter
 from bestiary.recipe import Recipe, ResolvedRecipe, read_toml, write_toml
+from bestiary.text import hide_passwords
 from bestiary.version import __version__
 
 RUNS = Path("runs")
@@ -140,7 +140,7 @@ def collect_environment(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is needed to reproduce a run: versions, machine, command, and `facts`."""
     return {
         "bestiary": __version__,
-        "command": hide_passwords(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
+        "command": shlex.join(map(hide_passwords, [Path(sys.argv[0]).name, *sys.argv[1:]])),
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -148,15 +148,6 @@ def collect_environment(facts: Mapping[str, Any]) -> dict[str, Any]:
         **facts,
         **{f"version of {name}": version for name in PACKAGES if (version := _installed_version(name))},
     }
-
-
-def hide_passwords(text: str) -> str:
-    """Return a text with the passwords of its URLs hidden: run folders are passed on.
-
-    >>> hide_passwords("tune a --storage postgresql://me:secret@host/db")
-    'tune a --storage postgresql://me:***@host/db'
-    """
-    return re.sub(r"(://[^/\s:@]*):[^/\s]+@", r"\1:***@", text)
 
 
 def read_environment(run: Path) -> dict[str, Any]:

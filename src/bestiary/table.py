@@ -96,7 +96,7 @@ def read(path: Path, columns: dict[str, type[pl.DataType]]) -> pl.DataFrame:
     """Return a table; raises RunError if it is missing or damaged, or if one of `columns` is missing."""
     try:
         _check_digest(path)
-        frame = pl.read_parquet(path)
+        frame = pl.read_parquet(path, glob=False)  # a name may have brackets
     except FileNotFoundError:
         raise RunError(f"{path} is missing. Is {path.parent} a finished run?") from None
     except OSError as error:

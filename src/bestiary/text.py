@@ -9,6 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 # Control characters, line ends, bidirectional controls, and surrogates (bytes that are not UTF-8).
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
+_PASSWORD = re.compile(r"(:/+[^/:?]*):[^@]*@(?:[^/?@]*@)*")  # as SQLAlchemy reads it: it may contain slashes
+_QUERY_PASSWORD = re.compile(r"([?&;][\w.-]*(?:password|passwd|passphrase|pwd)=)[^&]*", re.IGNORECASE)
+_ODBC_PASSWORD = re.compile(r"((?:password|pwd)%3D).*?(?=%3B|&|$)", re.IGNORECASE)  # in a connection string
+
 
 def printable(text: str) -> str:
     """Return a name with bytes that are not UTF-8 escaped, as in `caf\\udce9`, so that it can be shown and stored."""
@@ -22,6 +26,17 @@ def escape_control_chars(text: str) -> str:
     'new\\\\nline.jpg'
     """
     return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def hide_passwords(text: str) -> str:
+    """Return a URL, or an argument with one, with its passwords hidden: messages and run folders are passed on.
+
+    >>> hide_passwords("postgresql://me:sec/ret@host/db"), hide_passwords("--storage=mysql://h/db?user=me&passwd=secret")
+    ('postgresql://me:***@host/db', '--storage=mysql://h/db?user=me&passwd=***')
+    """
+    for pattern, hidden in ((_PASSWORD, r"\1:***@"), (_QUERY_PASSWORD, r"\1***"), (_ODBC_PASSWORD, r"\1***")):
+        text = pattern.sub(hidden, text)
+    return text
 
 
 def truncate_name(name: str, max_bytes: int) -> str:

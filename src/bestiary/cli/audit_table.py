@@ -82,7 +82,6 @@ def print_audit(dataset: AuditedDataset, page: Path | None) -> None:
 def _further_notices(findings: pl.DataFrame) -> list[str]:
     """Return the messages about folders and tables that are not the example of their check: each is to be read."""
     from bestiary.checks import ABOUT_SOURCE
-    from bestiary.text import escape_control_chars
 
     by_check = (findings.filter(findings["check"] == check)["message"].to_list() for check in ABOUT_SOURCE)
     further = [escape_control_chars(message) for messages in by_check for message in messages[1:]]

@@ -73,9 +73,10 @@ def predict(
         if link_into is not None and not resume:
             link_folders.require_empty_folder(link_into)  # again: another process may have filled it
         file = None if out is None else _output_file(out, form, predictor.bundle, resume=resume, level=sets)
-        if file is not None:
-            sources = list(file.pending(sources)) if isinstance(sources, list) else file.pending(sources)
         total = len(sources) if isinstance(sources, list) else None
+        if file is not None:
+            total = file.count_pending(sources) if isinstance(sources, list) else None
+            sources = file.pending(sources)
         with make_reporter(quiet=quiet or not is_bulk).progress("Predicting", total) as advance:
             predictions = writers.count_progress(predictor.predict_many(sources), advance)
             if bound is not None:

@@ -50,11 +50,15 @@ class FlatImageShape:
 
 @dataclass(frozen=True)
 class NumberRange:
-    """The range of the numbers in arrays of pictures, and the contrast of a typical picture: maximum minus minimum."""
+    """The range of the numbers in arrays of pictures, and the contrast of a typical picture: maximum minus minimum.
+
+    is_bytes: whether they are bytes from 0 to 255, so that other bytes are on the same scale; unless all are 0 or 1.
+    """
 
     low: float
     high: float
     contrast: float
+    is_bytes: bool = False
 
     @classmethod
     def of(cls, pictures: Array) -> NumberRange:
@@ -62,14 +66,15 @@ class NumberRange:
         contrasts = _contrasts(pictures)
         typical = float(np.median(contrasts[contrasts > 0])) if (contrasts > 0).any() else 0.0
         if pictures.dtype == np.uint8 and pictures.max() > FLAT * 255:
-            return cls(0.0, 255.0, typical)
+            return cls(0.0, 255.0, typical, is_bytes=True)
         return cls(float(pictures.min()), float(pictures.max()), typical)
 
     def describe_mismatch(self, pictures: Array) -> str:
         """Return how the numbers of other pictures, (n, ...), are on another scale; empty if they are not.
 
         They are if one lies beyond the range by more than half of it, or if the contrast of every picture is less than
-        a tenth of the typical one. A picture of one colour has no contrast and does not count.
+        a tenth of the typical one; not if both are bytes, as those of pictures in fog. A picture of one colour has no
+        contrast and does not count.
 
         >>> trained = NumberRange(0, 255, 200)
         >>> trained.describe_mismatch(np.array([[0, 10], [3, 250]])), trained.describe_mismatch(np.array([[0, 0.9]]))
@@ -79,7 +84,8 @@ class NumberRange:
         contrasts = _contrasts(pictures)
         contrasts = contrasts[contrasts > 0]
         is_beyond = low < self.low - BEYOND * span or high > self.high + BEYOND * span
-        is_flat = bool(contrasts.size) and float(contrasts.max()) < FLAT * self.contrast
+        is_same_scale = self.is_bytes and pictures.dtype == np.uint8 and high > 1
+        is_flat = not is_same_scale and bool(contrasts.size) and float(contrasts.max()) < FLAT * self.contrast
         if not is_beyond and not is_flat:
             return ""
         return f"The numbers range from {low:g} to {high:g}; those of training from {self.low:g} to {self.high:g}."

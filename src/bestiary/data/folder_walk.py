@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bestiary.data.archive_members import is_archive
 from bestiary.errors import SourceError
+from bestiary.locks import is_output_lock
 from bestiary.picture import PICTURE_SUFFIXES
 
 # Files that lie beside pictures and are no pictures: skipped, but counted.
@@ -52,9 +53,12 @@ def is_skipped_folder(folder_name: str) -> bool:
 
 
 def list_entries(folder: Path) -> list[Path]:
-    """Return what is in a folder, sorted; raise SourceError, naming it, if it cannot be listed."""
+    """Return what is in a folder, sorted, without the locks of this and other commands' outputs.
+
+    Raises SourceError, naming the folder, if it cannot be listed.
+    """
     try:
-        return sorted(folder.iterdir())
+        return [path for path in sorted(folder.iterdir()) if not is_output_lock(path)]
     except OSError as error:
         raise SourceError(f"The folder {folder} cannot be listed: {error.strerror or error}.") from None
 
@@ -68,10 +72,10 @@ def list_folders(folder: Path, skipped: Counter[str]) -> list[NamedFolder]:
     """Return the folders inside a folder, linked ones too; count in `skipped` what else is in it."""
     entries = list_entries(folder)
     folders = [path for path in entries if path.is_dir()]
-    visible = [path for path in folders if not is_skipped_folder(path.name)]
+    visible = [path for path in folders if not is_skipped_folder(path.name) and not _holds_only_locks(path)]
     inner = [path for path in visible if not leads_back(path)]
     skipped[BESIDE] += len(entries) - len(folders)
-    skipped[HIDDEN_FOLDER] += len(folders) - len(visible)
+    skipped[HIDDEN_FOLDER] += sum(is_skipped_folder(path.name) for path in folders)
     skipped[LINKED_FOLDER] += len(visible) - len(inner)
     return [NamedFolder(path, path.name) for path in inner]
 
@@ -98,7 +102,21 @@ def iter_files(folder: Path, top: Path, skipped: Counter[str]) -> Iterator[Path]
         skipped[HIDDEN_FOLDER] += len(inner) - len(visible)
         inner[:] = [name for name in visible if is_followed(Path(parent, name))]
         skipped[LINKED_FOLDER] += len(visible) - len(inner)
-        yield from (Path(parent, name) for name in sorted(names))
+        yield from (path for name in sorted(names) if not is_output_lock(path := Path(parent, name)))
+
+
+def _holds_only_locks(folder: Path) -> bool:
+    """Return whether a folder was created for the lock of an output: it holds nothing but that, however deep."""
+    is_empty = True
+    try:
+        for path in folder.iterdir():
+            is_inner = path.is_dir() and not path.is_symlink() and _holds_only_locks(path)
+            if not is_inner and not is_output_lock(path):
+                return False
+            is_empty = False
+    except OSError:  # whoever lists it explains it
+        return False
+    return not is_empty
 
 
 def _is_walked_anyway(real: Path, top: Path) -> bool:

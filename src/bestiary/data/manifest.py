@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 COLUMNS = ("path", "label", "split")
 MAX_EXACT = 2**53  # whole floating-point numbers below are exact
+ZERO_FRACTION = r"\.0+$"
+_WHOLE = re.compile(r"[+-]?\d+(\.0+)?")
 _DECIMALS = re.compile(r"\s*[+-]?\d+\.\d+\s*")
 
 Row = tuple[Path, str, str | None]
@@ -61,7 +63,7 @@ def _read_cells(source: Path) -> tuple[Cells, list[str]]:
 
     try:
         is_csv = source.suffix.lower() == ".csv"
-        frame = pl.read_csv(source, infer_schema=False) if is_csv else pl.read_parquet(source)
+        frame = pl.read_csv(source, infer_schema=False, glob=False) if is_csv else pl.read_parquet(source, glob=False)
         for column in ("path", "label"):
             if column not in frame.columns:
                 hint = " Its columns must be separated by commas." if set(";\t") & set(frame.columns[0]) else ""
@@ -80,8 +82,9 @@ def _format_labels(labels: pl.Series) -> pl.Series:
     """Return labels as text: a number has the same label in whatever type of column it is stored.
 
     Whole numbers have no decimals: a column of whole numbers with a gap becomes floating-point, and a CSV of it has
-    1.0 in every row. Truth values are true and false: a CSV has True or TRUE, depending on what wrote it. A date with
-    the time 00:00:00 is that date. NaN becomes null.
+    1.0 in every row. A CSV that has 1.0 and 1.00 keeps all its labels as they are: they are two, as 1.1 and 1.10 are.
+    Truth values are true and false: a CSV has True or TRUE, depending on what wrote it. A date with the time 00:00:00
+    is that date. NaN becomes null.
     """
     import polars as pl
 
@@ -99,8 +102,24 @@ def _format_labels(labels: pl.Series) -> pl.Series:
     if kind == pl.String and set(texts.str.strip_chars().str.to_lowercase().drop_nulls()) <= {"true", "false", ""}:
         return texts.str.to_lowercase()
     if kind == pl.String and all(_DECIMALS.fullmatch(text) for text in texts.drop_nulls() if text):
-        return texts.str.strip_chars().str.replace(r"\.0+$", "")
+        stripped = texts.str.strip_chars()
+        whole = stripped.str.replace(ZERO_FRACTION, "")
+        return whole if whole.n_unique() == stripped.n_unique() else stripped
     return texts
+
+
+def match_number_label(label: str, classes: Collection[str]) -> str | None:
+    """Return the class that is the same whole number as a label in another spelling (1, 1.0, 1.00), None without one.
+
+    >>> match_number_label("1", ["1.00", "2.0"]), match_number_label("1", ["1.0", "1.00"])
+    ('1.00', '1.0')
+    """
+    if not _WHOLE.fullmatch(label):
+        return None
+    number = re.sub(ZERO_FRACTION, "", label)
+    same = [name for name in classes if _WHOLE.fullmatch(name) and re.sub(ZERO_FRACTION, "", name) == number]
+    by_preference = [name for name in (number, f"{number}.0") if name in same]
+    return same[0] if len(same) == 1 else next(iter(by_preference), None)
 
 
 def _format_decimal(value: Decimal | None) -> str | None:

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 import polars as pl
 
 from bestiary import table
-from bestiary.checks import ABOUT_SOURCE
+from bestiary.checks import ABOUT_SOURCE, EMPTY_CLASS
 from bestiary.text import escape_control_chars, printable
 
-SPLIT_FOLDERS, EMPTY_CLASS, NESTED, UNUSED_COLUMN = "split-folders", "empty-class", "nested-classes", "unused-column"
+__all__ = ["EMPTY_CLASS", "NESTED", "SPLIT_FOLDERS", "UNUSED_COLUMN", "SourceNotice", "notice_findings", "read_notices"]
+
+SPLIT_FOLDERS, NESTED, UNUSED_COLUMN = "split-folders", "nested-classes", "unused-column"
 
 
 @dataclass(frozen=True)

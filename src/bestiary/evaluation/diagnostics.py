@@ -26,6 +26,7 @@ from bestiary.text import format_names, format_percent
 from bestiary.training.task import SplitData, TrainedModel, TrainingTask
 
 SAMPLED_PICTURES = 512  # training pictures that a network predicts again, without augmentation
+COOLED_DOWN = 0.99  # of a schedule: a last epoch that got so far ended with the lowest learning rate
 NAMED = 3  # classes named in the sentence about overfitting
 DEFAULT_C = 0.003  # of the probe's head if the run has not chosen one
 
@@ -68,11 +69,17 @@ def stop_reason_text(recipe: ResolvedRecipe, trained: TrainedModel) -> str:
     best = max(trained.history, key=lambda line: (line["val_macro_f1"], -line["val_loss"]))["epoch"]
     mixture = _describe_mixture(trained.notes.get("share of the trained weights"))
     weights = f"The weights of epoch {best:.0f} were kept{mixture}."
+    ended_by = str(trained.notes.get("training ended by"))
+    if ended_by == "budget" and trained.history[-1].get("schedule", 0.0) >= COOLED_DOWN:
+        return (
+            "The schedule was shortened to fit the time budget, and done to its end: training finished after epoch"
+            f" {last} of {planned}, with the lowest learning rate. {weights}"
+        )
     reason = {
         "patience": f"no better macro-F1 in {recipe.train.patience_epochs} epochs",
         "budget": "the time budget was used up",
         "diverged": "the loss became NaN or infinite",
-    }.get(str(trained.notes.get("training ended by")))
+    }.get(ended_by)
     if reason is None:
         return f"Training finished, epoch {last}. {weights}"
     return f"Training was stopped early, after epoch {last} of {planned}: {reason}. {weights}"

@@ -21,6 +21,7 @@ from bestiary.data.detail_check import check_content
 from bestiary.data.duplicate_groups import group_duplicates
 from bestiary.data.duplicates import find_duplicate_pairs
 from bestiary.data.hamming_search import find_near_pairs, hash_bits
+from bestiary.data.manifest import match_number_label
 from bestiary.data.notices import read_notices
 from bestiary.errors import MachineError, SourceError
 from bestiary.evaluation import intervals
@@ -102,12 +103,14 @@ def read_run_pictures(run: Path) -> pl.DataFrame:
 def restore_number_labels(pictures: pl.DataFrame, classes: Sequence[str]) -> pl.DataFrame:
     """Return the pictures with the labels of whole numbers and truth values as the run has them.
 
-    Runs from before December 2026 have 1.0 for the 1 of a floating-point column, and True as a CSV had it.
+    Runs from before December 2026 have 1.0 for the 1 of a floating-point column, and True as a CSV had it. A CSV with
+    1.0 and 1.00 has both as labels, and the run may have 1.
     """
     older: dict[str, str] = {}
     for label in set(pictures["label"].drop_nulls()) - set(classes):
-        spellings = (f"{label}.0", *((label.capitalize(), label.upper()) if label in ("true", "false") else ()))
-        older.update((label, spelling) for spelling in spellings if spelling in classes)
+        truths = (label.capitalize(), label.upper()) if label in ("true", "false") else ()
+        spellings = (match_number_label(label, classes), *truths)
+        older.update((label, spelling) for spelling in spellings if spelling is not None and spelling in classes)
     return pictures.with_columns(pl.col("label").replace(older))
 
 

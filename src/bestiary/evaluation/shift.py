@@ -24,6 +24,7 @@ SIGNIFICANT = 0.01
 FAR, SHIFTED = 0.85, 0.65  # AUROC of the classifier from which the verdict is so; 0.5 is no difference
 # As much: the fraction answered is less than this times the fraction answered in validation, of the same labels.
 FAR_ANSWERED, SHIFTED_ANSWERED = 0.75, 0.9
+NEGLIGIBLE = 1e-30  # a chance below this changes no p value that is reported
 POWER = 0.8  # "near" only where a shift that matters would have been detected with this probability
 
 
@@ -103,18 +104,42 @@ def within_class_rates(answered: Bools, is_current: Bools, labels: Array) -> tup
     of current pictures that are answered is a sum of hypergeometric numbers. Labels without validation pictures do not
     count; without any label: 1 and 1.
     """
-    expected, n_current, n_answered, chances = 0.0, 0, 0, np.ones(1)
+    expected, n_current, n_answered, first, chances = 0.0, 0, 0, 0, np.ones(1)
     for label in np.unique(labels):
         own, current = labels == label, is_current & (labels == label)
         total, n = int(own.sum()), int(current.sum())
         if 0 < n < total:
             expected += n * float(answered[own & ~is_current].mean())
             n_current, n_answered = n_current + n, n_answered + int(answered[current].sum())
-            chances = np.convolve(chances, hypergeom(total, int(answered[own].sum()), n).pmf(np.arange(n + 1)))
+            start, own_chances = _chances_of_answered(total, int(answered[own].sum()), n)
+            trimmed, chances = _trim(np.convolve(chances, own_chances))
+            first += start + trimmed
     if not n_current:
         return 1.0, 1.0
-    p = float(chances[chances <= chances[n_answered] * (1 + 1e-7)].sum())
+    chance = chances[np.clip(n_answered - first, 0, len(chances) - 1)]
+    p = float(chances[chances <= chance * (1 + 1e-7)].sum())
     return expected / n_current, min(1.0, p)
+
+
+def _chances_of_answered(total: int, n_answered: int, n: int) -> tuple[int, Array]:
+    """Return the least number that is not negligible, and the chances of it and the following numbers.
+
+    They are those of answered pictures among `n` of `total`, of which `n_answered` are. By Hoeffding's inequality the
+    others are negligible.
+    """
+    mean, width = n * n_answered / total, math.sqrt(n * math.log(1 / NEGLIGIBLE) / 2)
+    numbers = np.arange(max(0, math.floor(mean - width)), min(n, math.ceil(mean + width)) + 1)
+    trimmed, chances = _trim(hypergeom(total, n_answered, n).pmf(numbers))
+    return int(numbers[trimmed]), chances
+
+
+def _trim(chances: Array) -> tuple[int, Array]:
+    """Return the position of the first chance that is not negligible, and the chances from it to the last such one.
+
+    Of thousands of pictures nearly all chances are negligible, and the time of a convolution is quadratic.
+    """
+    positions = np.flatnonzero(chances > NEGLIGIBLE)
+    return int(positions[0]), chances[positions[0] : positions[-1] + 1]
 
 
 def _drop_duplicates(predictions: pl.DataFrame) -> pl.DataFrame:

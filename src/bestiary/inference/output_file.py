@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import glob
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -72,13 +73,20 @@ class PredictionFile:
             self._record.check_pictures(self._written)
 
     def pending(self, sources: Iterable[Path]) -> Iterator[Path]:
-        """Yield the sources without a prediction in the file; a source that is listed twice has two."""
+        """Yield the sources without a prediction in the file; a source that is listed twice has two.
+
+        The state of each is recorded as it is when it is yielded: pass them on one by one, and predict at once.
+        """
         for source in sources:
             if self._written[key := printable(str(source))]:
                 self._written[key] -= 1
             else:
                 self._states[str(source)] = read_state(source) if self._record is not None else None
                 yield source
+
+    def count_pending(self, sources: Iterable[Path]) -> int:
+        """Return how many of the sources have no prediction in the file; before `pending` is called."""
+        return (Counter(printable(str(source)) for source in sources) - self._written).total()
 
     def write(self, predictions: Iterable[Prediction]) -> None:
         """Write each prediction; those written stay in the file if the process is killed."""
@@ -121,16 +129,17 @@ class PredictionFile:
         """Convert the collected rows to parquet, in constant memory, and remove them."""
         pl, schema = self._polars, writers.polars_schema(self._classes, sets=self._sets)
         has_rows = self._live.stat().st_size > 0
-        new = pl.scan_ndjson(self._live, schema=schema) if has_rows else pl.LazyFrame(schema=schema)
+        live = glob.escape(str(self._live))  # or polars takes brackets in a name for a pattern
+        new = pl.scan_ndjson(live, schema=schema) if has_rows else pl.LazyFrame(schema=schema)
         with atomic_path(self._path) as temporary:
-            old = [pl.scan_parquet(self._path)] if self._path.exists() else []
+            old = [pl.scan_parquet(self._path, glob=False)] if self._path.exists() else []
             pl.concat([*old, new]).sink_parquet(temporary)
         self._live.unlink()
 
     def _iter_written_paths(self) -> Iterator[str]:
         """Yield the paths that have a prediction; an incomplete last row of a killed process is removed."""
         if self._output_format == "parquet" and self._path.exists():
-            table = self._polars.read_parquet(self._path)
+            table = self._polars.read_parquet(self._path, glob=False)
             self._check_columns(table.columns)
             finished = table["path"].to_list()
             yield from finished

@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from bestiary import table
-from bestiary.checks import ALTERS_MODEL, find_check
+from bestiary.checks import ALTERS_MODEL, EMPTY_CLASS, find_check
 from bestiary.evaluation.loss_curves import overfitting_point
 from bestiary.files import write_text
 from bestiary.report import plots, verdict
@@ -34,7 +34,6 @@ FINDING_PIXELS = 96
 KINDS = (*table.SPLITS, "out")
 MAX_EXAMPLES = 5
 MAX_LEFT_OUT = 1000
-EMPTY_CLASS = "empty-class"  # the check of class folders that are not used
 MAX_ROWS, FIRST_ROWS = 30, 20  # of a table of classes: of a longer one the first are shown, the others folded away
 
 

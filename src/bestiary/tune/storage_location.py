@@ -13,6 +13,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from bestiary.errors import MissingExtraError, RunError
 from bestiary.files import URL_SCHEME, write_text
+from bestiary.text import hide_passwords
 
 FILE_NAME, STUDY_ID = "tune.db", "tune.study"
 DRIVERS = {  # the package of each driver that Optuna's URLs name, where its name differs from that of the module
@@ -35,11 +36,11 @@ class StorageLocation:
 
     @property
     def name(self) -> str:
-        """The file, or the URL without its password, for messages."""
-        return str(self.path) if self.url is None else make_url(self.url).render_as_string(hide_password=True)
+        """The file, or the URL with its passwords hidden, for messages."""
+        return str(self.path) if self.url is None else hide_passwords(self.url)
 
     def record(self) -> str:
-        """Return the absolute path, or the URL without its password, for the folder of the search."""
+        """Return the absolute path, or the URL with its passwords hidden, for the folder of the search."""
         return str(self.path.absolute()) if self.url is None else self.name
 
 
@@ -56,7 +57,7 @@ def locate_storage(storage: Path | str | None, folder: Path) -> StorageLocation:
         return StorageLocation(Path(storage))
     try:
         url = make_url(text)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # ValueError: the port is no number
         raise _url_error(text, "is no URL of a database") from None
     location = StorageLocation(folder / FILE_NAME, text)
     try:
@@ -99,6 +100,6 @@ def _sqlite_file(url: URL) -> Path:
 
 def _url_error(text: str, problem: str) -> RunError:
     return RunError(
-        f"--storage {text} {problem}. Expected a file ({FILE_NAME}), sqlite:///{FILE_NAME}, or the URL of a server such"
-        " as postgresql://USER@HOST/DATABASE."
+        f"--storage {hide_passwords(text)} {problem}. Expected a file ({FILE_NAME}), sqlite:///{FILE_NAME}, or the URL"
+        " of a server such as postgresql://USER@HOST/DATABASE."
     )
