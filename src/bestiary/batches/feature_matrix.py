@@ -162,8 +162,8 @@ def fit_scaler(features: FeatureMatrix) -> tuple[Float32s, Float32s]:
     of the features, and of the exported graph, would become as large as real differences.
 
     >>> mean, scale = fit_scaler(np.array([[1, 5], [3, 5]], np.float32))
-    >>> mean.tolist(), scale.round(4).tolist()
-    ([2.0, 5.0], [1.0, 0.0014])
+    >>> mean.tolist(), [f"{value:.4f}" for value in scale.tolist()]
+    ([2.0, 5.0], ['1.0000', '0.0014'])
     """
     mean = sum(rows.sum(axis=0, dtype=np.float64) for rows in iter_chunks(features)) / len(features)
     variance = sum(np.square(rows - mean).sum(axis=0) for rows in iter_chunks(features)) / len(features)

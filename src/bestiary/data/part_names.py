@@ -50,10 +50,12 @@ def parse_part(name: str) -> PartName | None:
 
     >>> parse_part("Train"), parse_part("images to test"), parse_part("trainspotting"), parse_part("test tube")
     (PartName(kind='train', is_plain=True), PartName(kind='test', is_plain=False), None, None)
+    >>> parse_part("trainA")
+    PartName(kind='train', is_plain=False)
     """
     text = _CAMEL.sub(" ", unicodedata.normalize("NFKC", name).strip())
     words = _join_words([word for word in _WORD.findall(text.casefold()) if not word.isdigit()])
-    kinds = [_part_kind(word) for word in words if word not in FILLERS]
+    kinds = [_part_kind(word) for word in words if word not in FILLERS and len(word) > 1]  # trainA is a part of train
     if len(kinds) != 1 or kinds[0] is None:
         return None
     return PartName(kinds[0], is_plain=name.strip().casefold() in PART_WORDS)
