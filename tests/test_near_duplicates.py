@@ -117,7 +117,7 @@ def test_changed_copies_are_found_and_nothing_else(tmp_path: Path, change: str) 
     wanted, seen = {(seed, seed + 12) for seed in range(12)}, {(left, right) for left, right, *_ in pairs.tolist()}
     assert seen <= wanted  # none is false
     assert len(seen) == 12 if change in PLAIN else len(seen) >= 11
-    assert set(pairs[:, 3].tolist()) <= changes
+    assert set((pairs[:, 3] & ~CopyChange.ROUGH).tolist()) <= changes
     if change == "mirrored":
         assert pairs[:, 2].max() <= 40
 
@@ -136,7 +136,7 @@ def test_another_hue_is_told_and_a_tint_is_not(tmp_path: Path) -> None:
             "RGB",
             [
                 band.point(lambda value, k=k: min(255, round(value * k)))
-                for band, k in zip(image.split(), (1.1, 1, 0.9), strict=True)
+                for band, k in zip(image.split(), (1.06, 1, 0.94), strict=True)
             ],
         )
         for image in images
