@@ -266,7 +266,8 @@ def test_pictures_that_all_look_alike_take_little_memory() -> None:
     layout = np.linspace(0, 200, 32)[:, None] + np.linspace(0, 50, 32)
     thumbnails = (layout + random.normal(0, 12, (600, 32, 32))).clip(0, 255).astype(np.uint8)
     whole = low_frequencies(thumbnails, WHOLE)
-    pairs, correlation = view_search._propose_pairs(thumbnails, whole, np.arange(600), VIEWS[9])
+    hashes = hash_low_frequencies(whole)
+    pairs, correlation = view_search._propose_pairs(thumbnails, whole, hashes, np.arange(600), VIEWS[9])
     assert len(pairs) == len(correlation) <= view_search.PROPOSALS_OF_A_VIEW * 600
 
 

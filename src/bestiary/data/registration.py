@@ -73,7 +73,7 @@ def register(fixed: Pixels, moving: Pixels, view: View) -> Registration:
             source = 1 - source if view.is_inverted else source
             for _ in range(steps):
                 warps[chunk] = _gauss_newton_step(target, source, warps[chunk], can_rotate=view.can_rotate)
-            scores[chunk] = _score(target, source, warps[chunk])
+            scores[chunk] = _score(target, source, warps[chunk], is_final=steps != FIRST_STEPS)
         unfinished = np.flatnonzero(scores >= MIN_FIRST_SCORE)
     return Registration(warps, scores)
 
@@ -204,14 +204,16 @@ def _gauss_newton_step(fixed: Float32s, moving: Float32s, warps: Floats, *, can_
     return moved
 
 
-def _score(fixed: Float32s, moving: Float32s, warps: Floats) -> Float32s:
+def _score(fixed: Float32s, moving: Float32s, warps: Floats, *, is_final: bool) -> Float32s:
     """Return the correlation of the fine structure where the pictures overlap, 0 where they hardly do.
 
     Two framed pictures have their frames in common, and those edges are strong. So edges are compressed, and without
-    its margin the picture must agree as well: the lower of both correlations counts.
+    its margin the picture must agree as well: in the end, the lower of both correlations counts.
     """
     aligned, inside = _resample(moving, warps)
     valid = _erode(inside)
+    if not is_final:
+        return _correlate(fixed, aligned, valid)
     middle = valid.copy()
     margin = valid.shape[1] // 8
     for edge in (np.s_[:, :margin], np.s_[:, -margin:], np.s_[:, :, :margin], np.s_[:, :, -margin:]):
@@ -232,10 +234,12 @@ def _correlate(fixed: Float32s, aligned: Float32s, valid: Bools) -> Float32s:
 
 
 def _compress(detail: Float32s, valid: Bools) -> Float32s:
-    """Return the fine structure as a fraction of itself and its median size, in -1..1."""
-    sizes = np.sort(np.where(valid, np.abs(detail), np.inf).reshape(len(detail), -1), axis=1)
-    median = sizes[np.arange(len(sizes)), valid.sum(axis=(1, 2)) // 2 * (valid.sum(axis=(1, 2)) > 0)]
-    typical = np.where(np.isfinite(median), median, 0)[:, None, None] + 1 / 255
+    """Return the fine structure as a fraction of itself and its usual size, in -1..1."""
+    mean = (np.abs(detail) * valid).sum(axis=(1, 2)) / np.maximum(valid.sum(axis=(1, 2)), 1)
+    # Without what is far larger than the mean, this is close to the median, and ten times as fast.
+    usual = valid & (np.abs(detail) <= 2 * mean[:, None, None])
+    typical = (np.abs(detail) * usual).sum(axis=(1, 2)) / np.maximum(usual.sum(axis=(1, 2)), 1)
+    typical = typical[:, None, None] + 1 / 255
     compressed: Float32s = (detail / np.sqrt(detail * detail + typical * typical)).astype(np.float32)
     return compressed
 

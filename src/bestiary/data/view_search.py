@@ -14,6 +14,7 @@ from bestiary.data.copy_changes import CopyChange
 from bestiary.data.hamming_search import Bits
 from bestiary.data.registration import MAX_COLOUR, colour_difference, content_difference, has_detail, register
 from bestiary.data.views import LOW_SIDE, VIEWS, WHOLE, View, hash_low_frequencies, low_frequencies
+from bestiary.machine import single_blas_thread
 
 # A view and a whole picture this close, of 63 bits, and whose frequencies correlate so, are registered. Of 28 kinds of
 # change of 240 photographs, 97 to 100 % are proposed at 14 bits. With many pictures, chance pairs would be too many.
@@ -35,8 +36,9 @@ def find_view_pairs(thumbnails: Pixels, group: Ints, colours: Pixels | None = No
     those of the view's hash, scaled to 256. Of several views that confirm a pair equally well, the plainest is taken.
     """
     whole = low_frequencies(thumbnails, WHOLE)
-    with ThreadPoolExecutor(threads) as pool:
-        proposed = list(pool.map(lambda view: _propose_pairs(thumbnails, whole, group, view), VIEWS))
+    reference = hash_low_frequencies(whole)
+    with ThreadPoolExecutor(threads) as pool, single_blas_thread():
+        proposed = list(pool.map(lambda view: _propose_pairs(thumbnails, whole, reference, group, view), VIEWS))
         chosen = _choose_proposals([correlation for _, correlation in proposed], PROPOSALS_PER_PICTURE * len(whole))
         pairs = [pairs[rows] for (pairs, _), rows in zip(proposed, chosen, strict=True)]
         confirmed = list(pool.map(partial(_confirm_pairs, thumbnails, colours), VIEWS, pairs))
@@ -74,14 +76,16 @@ def _confirm_pairs(thumbnails: Pixels, colours: Pixels | None, view: View, propo
     return pairs, registration.scores[is_copy]
 
 
-def _propose_pairs(thumbnails: Pixels, whole: Float32s, group: Ints, view: View) -> tuple[Ints, Float32s]:
+def _propose_pairs(
+    thumbnails: Pixels, whole: Float32s, reference: Bits, group: Ints, view: View
+) -> tuple[Ints, Float32s]:
     """Return pairs whose view and whole are close, and the correlation of their frequencies.
 
     Pairs: int64 (n, 3): picture of the view, whole picture, differing bits of 63; correlation: float32 (n,). Each view
     has at most PROPOSALS_OF_A_VIEW, the best.
     """
     low = low_frequencies(thumbnails, view)
-    queries, reference = hash_low_frequencies(low), hash_low_frequencies(whole)
+    queries = hash_low_frequencies(low)
     is_small = len(low) <= hamming_search.ALL_WITH_ALL
     minimum = (MIN_CORRELATION if is_small else MIN_CORRELATION_OF_MANY) if view.can_rotate else 0.0
     chunks = _compare_all(queries, reference, view) if is_small else _compare_in_samples(queries, reference, view)
