@@ -217,9 +217,9 @@ def _scene_notices(scenes: Sequence[_ClassPair]) -> Iterable[tuple[str, str]]:
         yield (
             "shared-scene",
             f"Pictures of {format_names(sorted(counts))} are nearly the same as pictures of another of these classes:"
-            f" {_format_counts(counts)}. They differ in a detail or in colour. If that is what the classes are about,"
-            " no label is wrong, and if one camera took them all, the scores hold for its view only. If not, one label"
-            " of each pair is wrong.",
+            f" {_format_counts(counts)}. If the classes are about a detail or a colour in which they differ, no label"
+            " is wrong, and if one camera took them all, the scores hold for its view only. If not, one label of each"
+            " pair is wrong.",
         )
 
 

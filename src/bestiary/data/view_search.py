@@ -16,8 +16,8 @@ from bestiary.data.registration import MAX_COLOUR, colour_difference, content_di
 from bestiary.data.views import LOW_SIDE, VIEWS, WHOLE, View, hash_low_frequencies, low_frequencies
 from bestiary.machine import single_blas_thread
 
-# A view and a whole picture this close, of 63 bits, and whose frequencies correlate so, are registered. Of 28 kinds of
-# change of 240 photographs, 97 to 100 % are proposed at 14 bits. With many pictures, chance pairs would be too many.
+# A view and a whole picture this close, of 63 bits, and whose frequencies correlate so, are registered. With many
+# pictures, chance pairs would be too many. docs/measured.md: how many copies of each kind are detected.
 PROPOSED_BITS, MIN_CORRELATION = 14, 0.8
 PROPOSED_BITS_OF_MANY, MIN_CORRELATION_OF_MANY = 10, 0.9
 _DIFFERING = 0.12  # of the bits differ where a crop lies far from its nearest view
@@ -50,12 +50,12 @@ def find_view_pairs(thumbnails: Pixels, group: Ints, colours: Pixels | None = No
 
 
 def _choose_proposals(correlations: list[Float32s], count: int) -> list[Bools]:
-    """Return for each view which of its proposals are among the best `count` of all views."""
+    """Return for each view which of its proposals are among the best `count` of all views, ties included."""
     everything = np.concatenate(correlations)
     if len(everything) <= count:
         return [np.ones(len(correlation), bool) for correlation in correlations]
-    least = -np.partition(-everything, count)[count]
-    return [correlation > least for correlation in correlations]
+    least = -np.partition(-everything, count - 1)[count - 1]
+    return [correlation >= least for correlation in correlations]
 
 
 def _confirm_pairs(thumbnails: Pixels, colours: Pixels | None, view: View, proposed: Ints) -> tuple[Ints, Float32s]:
