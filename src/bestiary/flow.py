@@ -90,6 +90,7 @@ def train(
         # ---- Run folder: created when the pictures are known to be usable ------------------------------------------
         facts = source.facts(context.threads) | {"split digest": digest} | plan.facts()
         run = create_run(out, requested, plan.recipe, split_table, dataset, facts)
+        del dataset  # its thumbnails are in the run folder
         with open_session(run, timer, memory) as session:
             return _train_run(run, plan.run_context(context), session)
 
@@ -102,8 +103,7 @@ def resume(
     However it ended (Ctrl-C, a full disk, SIGKILL), the scores equal those of an uninterrupted run. light: scores only,
     without training diagnostics and report. Raises RunError if the run is finished, or in use by another process.
     """
-    run = Path(run)
-    context = run_folder.resume_context(run, threads, reporter)
+    run, context = Path(run), run_folder.resume_context(Path(run), threads, reporter)
     with PeakMemory() as memory, open_session(run, context.timer, memory) as session:
         run_folder.require_resumable(run)
         run_folder.remove_partial_files(run)
