@@ -20,6 +20,7 @@ BASE = (
     "stats",
     "quick_metrics",
     "machine",
+    "processor",
     "profiling",
     "progress",
     "defaults",
