@@ -18,7 +18,7 @@ from bestiary.batches.pixel_cache import iter_pixel_batches
 from bestiary.inference.bundle import GRAPH_NAME, read_bundle
 from bestiary.inference.predictor import Predictor
 from bestiary.machine import available_cores
-from bestiary.models.engine import fastest_engine
+from bestiary.models.engine_choice import fastest_float32_engine
 from measuring import build_command, build_parser, format_median, list_picture_files, run_command, time_calls
 
 
@@ -43,7 +43,7 @@ def main() -> None:
 
 def prepare_graph_run(run: Path, files: list[Path]) -> Callable[[], object]:
     images = np.concatenate(list(iter_pixel_batches(files, read_bundle(run).preprocess, threads=available_cores())))
-    engine = fastest_engine(run / GRAPH_NAME, threads=available_cores())
+    engine = fastest_float32_engine(run / GRAPH_NAME, threads=available_cores())
     size = engine.batch_size
     return lambda: [None for _ in engine.stream(images[start : start + size] for start in range(0, len(images), size))]
 

@@ -23,7 +23,7 @@ from bestiary import flow
 from bestiary.context import Context
 from bestiary.evaluation.label_issues import CLEAR, SUSPECT, cross_val_probabilities, detect_label_issues
 from bestiary.models.efficientnet_lite import BACKBONES
-from bestiary.models.features import FeatureCache, training_precision
+from bestiary.models.features import training_feature_cache
 from bestiary.preprocess import Preprocessing
 from familiarity import load_features
 from measuring import build_picture_parser, format_mean
@@ -41,7 +41,7 @@ def main() -> None:
     arguments = parser.parse_args()
     pictures = flow.audit(arguments.pictures, labels=arguments.labels).pictures.filter(pl.col("error").is_null())
     preprocess = Preprocessing(BACKBONES[arguments.backbone].size)
-    features = load_features(pictures, FeatureCache(arguments.backbone, preprocess, training_precision(), Context()))
+    features = load_features(pictures, training_feature_cache(arguments.backbone, preprocess, Context()))
     classes = sorted(pictures["label"].unique())
     true = np.array([classes.index(label) for label in pictures["label"]], np.int64)
     groups = pictures["group"].to_numpy()

@@ -28,6 +28,8 @@ from bestiary.cli.app import COMMANDS
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.inference.heatmap import overlay_heatmap
 from bestiary.locks import output_lock
+from bestiary.models.engine_choice import engine_versions
+from bestiary.processor import read_processor
 from tiny_model import COLOURS, coloured, write_run
 
 QUICK = ("--backbone", "lite0", "--set", "picture.size=64", "--set", "probe.regularisation=[0.01]", "--threads", "2")
@@ -124,6 +126,35 @@ def test_version_lists_the_packages(bestiary: Call) -> None:
     assert (done.code, done.err, first) == (0, "", f"bestiary {__version__}")
     assert any(line.startswith("CPython 3.") for line in facts)
     assert any(line.startswith("onnxruntime ") for line in facts)
+    assert str(read_processor()) in done.out
+
+
+def test_version_has_a_json_form_with_processor_and_measured_engines(
+    bestiary: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("BESTIARY_CACHE", str(tmp_path))
+    assert json.loads(bestiary("--version", "--json").out)["features"] == []
+    assert "no engine measured yet" in bestiary("--version").out
+    measurement = {"choice": {"engine": "onnxruntime", "precision": "float32"}, "pictures_per_second": 52.5}
+    entries = [measurement | {"difference": 0.0}]
+    record = {"graph": "trunk-lite2-260px-v1-12345678-90abcdef", "measurements": entries}
+    record |= {"processor": str(read_processor()), "versions": engine_versions()}
+    (tmp_path / "engines").mkdir()
+    (tmp_path / "engines" / "one.json").write_text(json.dumps(record))
+    done = bestiary("--version", "--json")
+    facts = json.loads(done.out)
+    assert (done.code, done.err, facts["bestiary"]) == (0, "", __version__)
+    assert facts["processor"]["features"] == list(read_processor().features)
+    assert facts["packages"]["numpy"] == np.__version__
+    [engine] = facts["features"]
+    assert (engine["graph"], engine["engine"], engine["precision"]) == ("lite2-260px", "onnxruntime", "float32")
+    assert "features of lite2-260px: onnxruntime in float32 (measured" in bestiary("--version").out
+
+
+def test_json_without_a_command_is_explained(bestiary: Call) -> None:
+    done = bestiary("--json")
+    assert done.code == 2
+    assert "--json comes after a command" in done.err
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,8 @@ pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper
 
 from bestiary.errors import RunError
-from bestiary.models import engine as engine_module
 from bestiary.models.efficientnet_lite import cached_backbone_graph
-from bestiary.models.engine import Engine, OnnxRuntimeEngine, OpenVINOEngine, fastest_engine, has_openvino, run_batch
+from bestiary.models.engine import Engine, OnnxRuntimeEngine, OpenVINOEngine, has_openvino, run_batch
 from bestiary.models.onnx_surgery import add_global_pool
 
 SIZE = 8
@@ -163,13 +162,3 @@ def test_pooled_features_are_the_mean_of_the_maps(tmp_path: Path) -> None:
     maps = run_batch(OnnxRuntimeEngine(trunk, threads=1), images)["maps"]
     features = run_batch(OnnxRuntimeEngine(add_global_pool(trunk), threads=1), images)["features"]
     np.testing.assert_allclose(features, maps.mean(axis=(2, 3)), atol=1e-5)
-
-
-def test_without_openvino_the_bulk_engine_is_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "has_openvino", lambda: False)
-    assert fastest_engine(graph(), threads=1).name == "onnxruntime"
-
-
-@needs_openvino
-def test_with_openvino_the_bulk_engine_is_openvino() -> None:
-    assert fastest_engine(graph(), threads=1).name == "openvino"

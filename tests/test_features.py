@@ -19,7 +19,7 @@ from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import RecipeError, SourceError
 from bestiary.models import features
 from bestiary.models.engine import OnnxRuntimeEngine, run_batch
-from bestiary.models.features import FeatureCache, has_features, load_stacked, split_precisions, training_precision
+from bestiary.models.features import FeatureCache, has_features, load_stacked
 from bestiary.preprocess import Preprocessing, VerifiedFile
 
 SIZE = 64
@@ -88,7 +88,7 @@ def test_features_are_computed_once(
     assert [pinned.path for pinned in seen] == paths[8:]
     np.testing.assert_array_equal(whole[:8], first)
 
-    monkeypatch.setattr(features, "fastest_engine", lambda *_, **__: pytest.fail("computed again"))
+    monkeypatch.setattr(features, "make_engine", lambda *_, **__: pytest.fail("computed again"))
     np.testing.assert_array_equal(features_of(folder, paths, keys), whole)
 
 
@@ -154,10 +154,3 @@ def test_mirrored_features_are_those_of_the_mirror_image(folder: Path, collectio
     stacked = load_stacked([(plain, keys[0]), (mirrored, keys[1]), (plain, keys[1])])[:]
     np.testing.assert_array_equal(stacked[[0, 2]], plain.load(keys[:2])[:])
     np.testing.assert_array_equal(stacked[[1]], mirrored.load(keys[1:2])[:])
-
-
-def test_only_training_features_may_be_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    for installed, expected in ((True, "bfloat16"), (False, "float32")):
-        monkeypatch.setattr(features, "has_openvino", lambda installed=installed: installed)
-        assert training_precision() == expected
-        assert split_precisions() == {"train": expected, "val": "float32"}

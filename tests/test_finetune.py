@@ -144,7 +144,7 @@ def test_kept_activations_equal_the_direct_computation(
         np.testing.assert_allclose(row, expected, atol=0.02, rtol=2e-3)
         np.testing.assert_array_equal(row, store.read([augmentation_key(key, number)])[0])
     monkeypatch.setattr(
-        "bestiary.training.activation_cache.fastest_engine", lambda *_, **__: pytest.fail("computed again")
+        "bestiary.training.activation_cache.make_engine", lambda *_, **__: pytest.fail("computed again")
     )
     fill_activation_cache(task, pictures, lower, views, "float32")
 

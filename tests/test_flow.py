@@ -65,7 +65,7 @@ def test_a_run_has_the_files_of_the_contract(probed: Path) -> None:
     assert run_folder.load_recipe(probed).resolve().toml() == (probed / "resolved.toml").read_text(encoding="utf-8")
     assert "<html" in (probed / "report.html").read_text(encoding="utf-8")
     environment = files.read_json(probed / "environment.json")
-    assert {"split digest", "passed over", "pictures", "threads", "features by"} <= environment.keys()
+    assert {"split digest", "passed over", "pictures", "threads", "features"} <= environment.keys()
 
 
 def test_metrics_have_the_keys_of_the_contract(probed: Path) -> None:

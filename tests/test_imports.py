@@ -21,6 +21,7 @@ BASE = (
     "quick_metrics",
     "machine",
     "processor",
+    "installation",
     "profiling",
     "progress",
     "defaults",

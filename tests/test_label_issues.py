@@ -260,3 +260,64 @@ def test_nothing_found_is_an_empty_table() -> None:
     found = model_issue_findings(collection_of(labels), features, seed=0)
     assert found.height == 0
     assert dict(found.schema) == table.FINDINGS
+
+
+# ---- Borderline findings -------------------------------------------------------------------------------------------
+
+
+def near_limits(own: list[float]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Probabilities of two classes: of twelve sound labels, then of labels with these probabilities."""
+    labels = np.zeros(12 + len(own), np.int64)
+    first = np.array([0.9] * 12 + own)
+    return np.column_stack([first, 1 - first]), labels
+
+
+def test_labels_close_to_the_limit_are_told_apart_by_their_margin() -> None:
+    believed, labels = near_limits([0.02, 0.09, 0.11, 0.2])
+    [clear, close] = detect_label_issues(believed, labels, NAMES[:2])
+    assert (clear.position, close.position) == (12, 13)
+    assert clear.margin >= 1 > close.margin >= 0
+    *both, outside = detect_label_issues(believed, labels, NAMES[:2], reach=1.0)
+    assert both == [clear, close]
+    assert outside.position == 14
+    assert -1 < outside.margin < 0
+
+
+def test_a_probability_exactly_at_the_limit_is_no_issue() -> None:
+    believed, labels = near_limits([0.1])
+    assert detect_label_issues(believed, labels, NAMES[:2]) == []
+    [noted] = detect_label_issues(believed, labels, NAMES[:2], reach=1.0)
+    assert -1e-6 < noted.margin < 0
+
+
+def test_the_current_label_is_never_suggested() -> None:
+    believed, labels = near_limits([0.45, 0.52])
+    assert detect_label_issues(believed, labels, NAMES[:2], reach=20.0) != []
+    assert all(
+        issue.suggested != issue.current_label for issue in detect_label_issues(believed, labels, NAMES[:2], reach=20.0)
+    )
+
+
+def test_outliers_have_margins_too() -> None:
+    features, labels, _ = with_strangers(8)
+    believed = cross_val_probabilities(features, labels, alone(labels), 4, seed=0)
+    named = find_outliers(features, labels, alone(labels), believed, seed=0)
+    more = find_outliers(features, labels, alone(labels), believed, seed=0, reach=1000.0)
+    assert [one for one in more if one.margin >= 0] == named
+    assert len(more) > len(named)
+    assert all(one.margin > -1000 for one in more)
+
+
+def test_findings_in_bfloat16_say_which_are_borderline() -> None:
+    features, right, _ = with_strangers(8)
+    labels, _ = flipped(right, 0.1, 4)
+    exact = model_issue_findings(collection_of(labels), features, seed=0)
+    found = model_issue_findings(collection_of(labels), features, seed=0, precision="bfloat16")
+    assert not exact["message"].str.contains("Borderline").any()
+    issues = found.filter("is_issue")
+    assert issues.drop("message").equals(exact.drop("message"))
+    marked = found.filter(pl.col("message").str.contains("Borderline: computed in float32 it may "))
+    assert marked.filter("is_issue")["message"].str.contains("may not be ").all()
+    noted = found.filter(~pl.col("is_issue"))
+    assert noted.height > 0
+    assert noted["message"].str.contains(r"Borderline: computed in float32 it may be (suspect|an outlier)\.$").all()

@@ -16,7 +16,7 @@ import pytest
 from bestiary import files, run_folder
 from bestiary.errors import MachineError, RecipeError, RunError, UserError
 from bestiary.locks import output_lock
-from bestiary.recipe import Recipe
+from bestiary.recipe import FeaturesConfig, Recipe
 from bestiary.report.run_files import read_run
 
 RECIPE = Recipe.of({"model": {"backbone": "lite0"}, "seed": 3})
@@ -206,3 +206,18 @@ def test_an_output_that_is_a_url_is_refused(here: Path, out: str) -> None:
     assert list(here.iterdir()) == []
     files.require_local_path(Path("C:/Users/me"))
     files.require_local_path(Path("runs/a:b"))
+
+
+def test_the_engine_of_features_is_the_recorded_one(tmp_path: Path) -> None:
+    def contents(folder: Path) -> None:
+        files.write_json(folder / "environment.json", {})
+
+    recipe = Recipe.of({"features": {"precision": "float32"}})
+    run = run_folder.create_run_folder(tmp_path / "run", recipe, contents=contents)
+    assert run_folder.recorded_features(run) == recipe.features
+    chosen = FeaturesConfig(engine="openvino", precision="float32")
+    run_folder.record_features(run, chosen)
+    assert run_folder.recorded_features(run) == chosen
+    run_folder.update_environment(run, {"features": {"engine": "abacus"}})
+    with pytest.raises(RecipeError, match=r"features\.engine"):
+        run_folder.recorded_features(run)

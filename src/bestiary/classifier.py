@@ -35,7 +35,7 @@ from bestiary.picture import resize_to_square
 from bestiary.preprocess import Source
 from bestiary.recipe import Recipe
 from bestiary.training.recipe_checks import check_recipe_supported
-from bestiary.training.task import load_task
+from bestiary.training.task import load_task, record_engine
 
 ARRAY_FOLDER = "given"  # the folder of pictures that were passed as arrays
 TABLES = ("pictures", "findings", "predictions")
@@ -96,7 +96,7 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
         names = self._label_names()
         listing = PictureList([PictureEntry(path, names[code]) for path, code in zip(paths, codes, strict=True)])
         try:
-            context = Context(threads=self.threads or available_cores())
+            context = Context(threads=self.threads or available_cores(), features=recipe.features)
             self.run_ = _train_run(listing, home / "run", recipe, context, cache_scan=by_path)
         except SourceError as error:
             raise InputError(str(error)) from error
@@ -262,7 +262,7 @@ def _train_run(listing: PictureList, out: Path, recipe: Recipe, context: Context
         table.write(dataset.findings, folder / "findings.parquet")
 
     run = run_folder.create_run_folder(out, recipe, contents=contents)
-    trained, model = train_and_finalize(load_task(run, context))
+    trained, model = train_and_finalize(record_engine(load_task(run, context)))
     run_folder.update_environment(run, trained.notes)
     table.write(predict_val_split(pictures, trained, model), run / "predictions.parquet")
     return run

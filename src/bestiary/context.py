@@ -9,6 +9,7 @@ from bestiary.files import cache_folder
 from bestiary.machine import available_cores
 from bestiary.profiling import StageTimer
 from bestiary.progress import Reporter, SilentReporter
+from bestiary.recipe import FeaturesConfig
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Context:
 
     cache: None to cache nothing. deadline_seconds: timer seconds at which training must end at the speed of the plan,
     whose times are `planned`. has_automatic_threads: whether the user left the number of threads open; network_threads:
-    the number that a network is trained with, None for `threads`.
+    the number that a network is trained with, None for `threads`. features: settings of feature extraction, those of
+    the recipe, or what a run has recorded.
     """
 
     threads: int = field(default_factory=available_cores)
@@ -37,11 +39,19 @@ class Context:
     planned: PlannedSeconds | None = None
     has_automatic_threads: bool = False
     network_threads: int | None = None
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
 
     @classmethod
-    def create(cls, threads: int | None = None, reporter: Reporter | None = None) -> Context:
+    def create(
+        cls, threads: int | None = None, reporter: Reporter | None = None, features: FeaturesConfig | None = None
+    ) -> Context:
         """Return a context with `threads` (default: the available cores) that reports to `reporter`."""
-        return cls(threads or available_cores(), reporter or SilentReporter(), has_automatic_threads=threads is None)
+        return cls(
+            threads or available_cores(),
+            reporter or SilentReporter(),
+            has_automatic_threads=threads is None,
+            features=features or FeaturesConfig(),
+        )
 
     @property
     def training_threads(self) -> int:

@@ -29,7 +29,7 @@ from bestiary.training.create_run import create_run
 from bestiary.training.recipe_checks import check_recipe_supported
 from bestiary.training.run_lock import run_lock
 from bestiary.training.run_session import RunSession, open_session
-from bestiary.training.task import load_task
+from bestiary.training.task import load_task, record_engine
 
 
 def audit(
@@ -42,7 +42,8 @@ def audit(
     reporter: Reporter | None = None,
 ) -> AuditedDataset:
     """Return the pictures of one source or several, grouped by duplicates, with all findings; see `train`."""
-    resolved, context = Recipe.of(recipe or {}).resolve(), Context.create(threads, reporter)
+    resolved = Recipe.of(recipe or {}).resolve()
+    context = Context.create(threads, reporter, resolved.features)
     dataset = load_dataset(DataSource(pictures, labels, corrections), resolved, context)
     return add_model_issues(dataset, resolved, context)
 
@@ -66,7 +67,8 @@ def train(
     recipe's `data.folds`; budget_seconds: settings that the recipe leaves open are chosen so that the job ends in time.
     Raises UserError, IntegrityError if the exported model differs from the trained one, InterruptedRun on Ctrl-C.
     """
-    requested, context = Recipe.of(recipe or {}), Context.create(threads, reporter)
+    requested = Recipe.of(recipe or {})
+    context = Context.create(threads, reporter, requested.features)
     if folds is not None:
         requested = requested.override({"data": {"folds": folds}})
     source, out, timer = DataSource(pictures, labels, corrections), None if out is None else Path(out), context.timer
@@ -134,7 +136,7 @@ def evaluate(
 
 def _train_run(run: Path, context: Context, session: RunSession, *, resume: bool = False, light: bool = False) -> Run:
     """Train, export, test and report what a run folder describes."""
-    task = load_task(run, context, resume=resume)
+    task = record_engine(load_task(run, context, resume=resume))
 
     # ---- Model: trained, calibrated on validation, exported, verified ----------------------------------------------
     folds = cross_validate(task) if task.recipe.data.folds else []

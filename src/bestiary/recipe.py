@@ -28,6 +28,8 @@ Normalise = Literal["collection", "backbone", "none"]
 Optimiser = Literal["sgd", "adamw", "muon"]
 Schedule = Literal["one-cycle", "cosine", "constant"]
 Activation = Literal["relu", "leaky-relu", "elu", "silu", "gelu", "tanh"]
+FeatureEngine = Literal["auto", "openvino", "onnxruntime"]
+FeaturePrecision = Literal["auto", "float32", "bfloat16"]
 Balance = Literal["none", "class-weights", "oversample", "balanced-sampler", "logit-adjusted"]
 
 METHODS: tuple[str, ...] = get_args(Method)
@@ -103,6 +105,19 @@ class ModelConfig(_Section):
     dropout: float = Field(0.5, ge=0, lt=1, description="for plain: after each dense layer")
 
 
+class FeaturesConfig(_Section):
+    """Feature extraction by a bundled backbone; "auto": what is fastest on this computer, measured once."""
+
+    engine: FeatureEngine = "auto"
+    precision: FeaturePrecision = Field("auto", description="of training and audit features; elsewhere float32")
+
+    @model_validator(mode="after")
+    def _check_engine(self) -> Self:
+        if self.engine == "onnxruntime" and self.precision == "bfloat16":
+            raise ValueError('only the engine "openvino" computes in bfloat16')
+        return self
+
+
 class ProbeConfig(_Section):
     """The linear head on frozen features."""
 
@@ -176,6 +191,7 @@ class Recipe(_Section):
     data: DataConfig = DataConfig()
     picture: InputConfig = InputConfig()
     model: ModelConfig = ModelConfig()
+    features: FeaturesConfig = FeaturesConfig()
     probe: ProbeConfig = ProbeConfig()
     augment: AugmentConfig = AugmentConfig()
     train: TrainConfig = TrainConfig()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -33,14 +32,15 @@ from bestiary.files import (
     write_json,
     write_text,
 )
+from bestiary.installation import package_versions
 from bestiary.machine import available_cores
+from bestiary.processor import read_processor
 from bestiary.progress import Reporter
-from bestiary.recipe import Recipe, ResolvedRecipe, read_toml, write_toml
+from bestiary.recipe import FeaturesConfig, Recipe, ResolvedRecipe, read_toml, write_toml
 from bestiary.text import hide_passwords
 from bestiary.version import __version__
 
 RUNS = Path("runs")
-PACKAGES = ("numpy", "Pillow", "onnx", "onnxruntime", "openvino", "polars", "scikit-learn", "torch", "timm")
 
 
 def create_run_folder(
@@ -130,6 +130,17 @@ def load_resolved_recipe(run: Path) -> ResolvedRecipe:
     return Recipe.of(read_toml(run / "resolved.toml")).resolve()
 
 
+def recorded_features(run: Path) -> FeaturesConfig:
+    """Return the settings of a run's features: engine and precision as recorded, before that those of its recipe."""
+    recorded = read_environment(run).get("features")
+    return Recipe.of({"features": recorded}).features if recorded else load_resolved_recipe(run).features
+
+
+def record_features(run: Path, features: FeaturesConfig) -> None:
+    """Record the engine and precision of a run's features in `environment.json`."""
+    update_environment(run, {"features": features.model_dump()})
+
+
 def remove_partial_files(run: Path) -> None:
     """Remove the partial files of a killed process from a run folder; only under the lock of the run."""
     for path in [*run.glob(".*"), *run.glob("checkpoints/.*")]:
@@ -144,9 +155,10 @@ def collect_environment(facts: Mapping[str, Any]) -> dict[str, Any]:
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "processor": str(read_processor()),
         "cores": available_cores(),
         **facts,
-        **{f"version of {name}": version for name in PACKAGES if (version := _installed_version(name))},
+        **{f"version of {name}": version for name, version in package_versions().items()},
     }
 
 
@@ -193,13 +205,6 @@ def update_latest_link(run: Path) -> None:
         temporary.replace(link)
     except OSError:  # a file system without links
         temporary.unlink(missing_ok=True)
-
-
-def _installed_version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def read_pictures(run: Path) -> pl.DataFrame:

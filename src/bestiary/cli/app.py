@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import sys
@@ -13,7 +14,6 @@ import typer
 from typer.core import TyperGroup
 
 from bestiary.errors import BestiaryError, InterruptedRun, UserError, did_you_mean
-from bestiary.version import __version__
 
 DONE, CHECK_FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 # In the order of `bestiary --help`; each is registered by the module of its name.
@@ -21,7 +21,6 @@ COMMANDS = (
     *("audit", "train", "evaluate", "compare", "predict", "report", "export"),
     *("serve", "review", "tune", "study", "fetch", "demo"),
 )
-PACKAGES = ("numpy", "Pillow", "onnxruntime", "openvino", "polars", "scikit-learn", "torch", "timm")
 UsageError: Any = typer.BadParameter.__mro__[1]  # click's or typer's own, depending on the version of typer
 CHOICE_SEPARATOR = "', '"
 INVALID_CHOICE = re.compile(r"Invalid value for '(.+?)': (?:Value error, )?'(.*)' is not one of ('.*')\.")
@@ -96,27 +95,17 @@ def _exit_with_error(error: BestiaryError, code: int) -> NoReturn:
 @app.callback(invoke_without_command=True)
 def _version(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the versions of bestiary, Python and the main packages.")
+        bool, typer.Option("--version", help="Print what a bug report needs: versions, processor, inference engines.")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --version: print a JSON object.")] = False,
 ) -> None:
     if version:
-        typer.echo(f"bestiary {__version__}\n{_build_facts()}")
+        from bestiary.cli.versions import collect_versions, format_versions
+
+        facts = collect_versions()
+        typer.echo(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else format_versions(facts))
         raise typer.Exit
-
-
-def _build_facts() -> str:
-    """Return the facts for a bug report: install folder, Python, operating system and package versions."""
-    import importlib.metadata
-    import platform
-    from pathlib import Path
-
-    facts = [
-        f"installed in {Path(__file__).parents[1]}",
-        f"{platform.python_implementation()} {platform.python_version()} on {platform.platform()}",
-    ]
-    for package in PACKAGES:
-        try:
-            facts.append(f"{package} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            facts.append(f"{package} not installed")
-    return "\n".join(facts)
+    if as_json:
+        raise UserError(
+            "--json comes after a command, for example `bestiary audit PICTURES --json`, or with --version."
+        )

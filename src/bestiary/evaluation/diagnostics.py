@@ -18,7 +18,7 @@ from bestiary.evaluation.intervals import rate_metric
 from bestiary.evaluation.learning_curve import learning_curve
 from bestiary.machine import trim_memory
 from bestiary.models.efficientnet_lite import BACKBONES
-from bestiary.models.features import LabelledFeatures, has_features, split_precisions
+from bestiary.models.features import LabelledFeatures, has_features
 from bestiary.models.logistic_regression import linear_logits
 from bestiary.quick_metrics import log_softmax
 from bestiary.recipe import BACKBONE_SIZES, ResolvedRecipe
@@ -118,7 +118,7 @@ def _cached_features(task: TrainingTask) -> tuple[LabelledFeatures, LabelledFeat
     if not compute and not has_features(task.cache):
         return None
     features = []
-    for split, precision in split_precisions().items():
+    for split, precision in task.split_precisions.items():
         pictures, cache = task.split(split), task.feature_cache(precision)
         if compute:
             cache.fill(pictures.paths, pictures.keys)

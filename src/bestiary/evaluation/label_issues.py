@@ -13,7 +13,9 @@ from bestiary import table
 from bestiary.array_types import Floats, Ints
 from bestiary.batches.feature_matrix import FeatureMatrix, fit_scaler
 from bestiary.data.split import stratified_group_folds
+from bestiary.evaluation.borderline import LOG_ODDS_ERROR, describe_margin, is_within, log_odds, rule_margins
 from bestiary.evaluation.outliers import find_outliers
+from bestiary.models.engine import Precision
 from bestiary.models.logistic_regression import linear_logits, make_solver
 from bestiary.quick_metrics import softmax
 
@@ -34,7 +36,8 @@ MIN_PICTURES = 10
 class LabelIssue:
     """A suspect label: the picture's position, both labels, and the probability of the suggested one.
 
-    score: cleanlab's self-confidence, the probability of the current label, in 0..1; 0 is worst.
+    score: cleanlab's self-confidence, the probability of the current label, in 0..1; 0 is worst. margin: how far inside
+    the rule, in errors of bfloat16 features; below 0 the rule does not name it.
     """
 
     position: int
@@ -42,37 +45,48 @@ class LabelIssue:
     suggested: str
     probability: float
     score: float
+    margin: float
 
 
-def model_issue_findings(pictures: pl.DataFrame, features: FeatureMatrix, *, seed: int) -> pl.DataFrame:
+def model_issue_findings(
+    pictures: pl.DataFrame, features: FeatureMatrix, *, seed: int, precision: Precision = "float32"
+) -> pl.DataFrame:
     """Return the findings (`table.FINDINGS`) "suspect-label" and "outlier", worst first.
 
-    pictures: `row_id, path, label, group`, only readable ones; features: (n, channels), in the same order. The same
-    pictures, features and seed give the same findings.
+    pictures: `row_id, path, label, group`, only readable ones; features: (n, channels), in the same order, computed in
+    `precision`. The same pictures, features and seed give the same findings. In bfloat16, findings that float32 may not
+    have are marked as borderline, and those that only float32 may have are listed, but are no issue.
     """
     classes = sorted(pictures["label"].unique())
     labels, groups = table.label_indices(pictures["label"], classes), pictures["group"].to_numpy()
     probabilities = cross_val_probabilities(features, labels, groups, len(classes), seed=seed)
-    issues = detect_label_issues(probabilities, labels, classes)
-    suspect = {issue.position for issue in issues}
+    reach = 1.0 if precision == "bfloat16" else 0.0
+    issues = detect_label_issues(probabilities, labels, classes, reach=reach)
+    suspect = {issue.position for issue in issues if issue.margin >= 0}
     about = pictures.select("row_id", "path").rows()
     rows: list[tuple[Any, ...]] = []
     for issue in issues:
         message = f"Labelled {issue.current_label}; looks like {issue.suggested} ({100 * issue.probability:.0f} %)."
-        rows.append(("suspect-label", *about[issue.position], issue.score, True, message, None, issue.suggested))
-    for outlier in find_outliers(features, labels, groups, probabilities, seed=seed):
+        message += describe_margin(issue.margin, "suspect") if reach else ""
+        is_issue, suggested = issue.margin >= 0, issue.suggested
+        rows.append(("suspect-label", *about[issue.position], issue.score, is_issue, message, None, suggested))
+    for outlier in find_outliers(features, labels, groups, probabilities, seed=seed, reach=reach):
         if outlier.position not in suspect:
             label, percent = classes[labels[outlier.position]], f"{100 * outlier.probability:.0f} %"
             message = f"Unlike the other pictures of {label}: the probability of {label} is only {percent}."
-            rows.append(("outlier", *about[outlier.position], outlier.score, True, message, None, None))
+            message += describe_margin(outlier.margin, "an outlier") if reach else ""
+            rows.append(("outlier", *about[outlier.position], outlier.score, outlier.margin >= 0, message, None, None))
     return pl.DataFrame(rows, schema=table.FINDINGS, orient="row")
 
 
-def detect_label_issues(probabilities: Floats, labels: Ints, classes: Sequence[str]) -> list[LabelIssue]:
+def detect_label_issues(
+    probabilities: Floats, labels: Ints, classes: Sequence[str], *, reach: float = 0.0
+) -> list[LabelIssue]:
     """Return the labels that are probably wrong, worst first.
 
     probabilities: float64 (n, classes), out of fold; rows of NaN and classes of fewer than MIN_PICTURES are skipped.
-    labels: int64 (n,). The score is cleanlab's (Northcutt et al. 2021).
+    labels: int64 (n,). The score is cleanlab's (Northcutt et al. 2021). reach: labels that are less than so many errors
+    of bfloat16 features outside the rule are returned as well.
     """
     from cleanlab.rank import get_label_quality_scores
 
@@ -82,11 +96,21 @@ def detect_label_issues(probabilities: Floats, labels: Ints, classes: Sequence[s
     probabilities, labels = probabilities[scored], labels[scored]
     scores = get_label_quality_scores(labels, probabilities, method="self_confidence")
     suggested, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    suspect = (np.bincount(labels)[labels] >= MIN_PICTURES) & (scores < SUSPECT) & (confidence >= CLEAR)
+    margins = rule_margins(
+        (scores < SUSPECT) & (confidence >= CLEAR),
+        (log_odds(SUSPECT) - log_odds(scores)) / LOG_ODDS_ERROR,
+        (log_odds(confidence) - log_odds(CLEAR)) / LOG_ODDS_ERROR,
+    )
+    suspect = (np.bincount(labels)[labels] >= MIN_PICTURES) & (suggested != labels) & is_within(margins, reach)
     worst_first = np.flatnonzero(suspect)[np.argsort(scores[suspect], kind="stable")]
     return [
         LabelIssue(
-            int(scored[row]), classes[labels[row]], classes[suggested[row]], float(confidence[row]), float(scores[row])
+            int(scored[row]),
+            classes[labels[row]],
+            classes[suggested[row]],
+            float(confidence[row]),
+            float(scores[row]),
+            float(margins[row]),
         )
         for row in worst_first
     ]

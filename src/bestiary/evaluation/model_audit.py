@@ -19,7 +19,7 @@ from bestiary.errors import MissingExtraError, import_optional
 from bestiary.evaluation.label_issues import model_issue_findings
 from bestiary.machine import trim_memory
 from bestiary.models.efficientnet_lite import BACKBONES
-from bestiary.models.features import FeatureCache, training_precision
+from bestiary.models.features import training_feature_cache
 from bestiary.preprocess import Preprocessing
 from bestiary.recipe import ResolvedRecipe
 
@@ -60,12 +60,12 @@ def _find_model_issues(dataset: AuditedDataset, recipe: ResolvedRecipe, context:
     preprocess = replace(preprocess, rules=collection_rules(pictures))
     try:
         import_optional("cleanlab", extra="train")
-        cache = FeatureCache(backbone, preprocess, training_precision(), context)
+        cache = training_feature_cache(backbone, preprocess, context)
         features = cache.features([Path(path) for path in pictures["path"]], pictures["sha256"].to_list())
     except MissingExtraError as error:
         return _mark_skipped(dataset, MODEL_CHECKS, str(error))
     with context.reporter.progress("Checking labels", pictures.height) as advance:
-        findings = model_issue_findings(pictures, features, seed=SEED)
+        findings = model_issue_findings(pictures, features, seed=SEED, precision=cache.precision)
         advance(pictures.height)
     trim_memory()
     return replace(dataset, findings=sort_findings(pl.concat([dataset.findings, findings])))

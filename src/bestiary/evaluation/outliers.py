@@ -8,6 +8,7 @@ import numpy as np
 
 from bestiary.array_types import Float32s, Floats, Ints
 from bestiary.batches.feature_matrix import FeatureMatrix, fit_scaler
+from bestiary.evaluation.borderline import LOG_ODDS_ERROR, SIMILARITY_ERROR, is_within, log_odds, rule_margins
 from bestiary.models.neighbours import unit_rows
 
 NEIGHBOURS = 5
@@ -21,21 +22,24 @@ FAR, RECOGNISED = 0.45, 0.5
 class Outlier:
     """A picture that fits no class: its position, the probability of its label, and a score in 0..1, 0 is worst.
 
-    score: similarity to its nearest neighbours, as a fraction of the median of its class.
+    score: similarity to its nearest neighbours, as a fraction of the median of its class. margin: how far inside the
+    rule, in errors of bfloat16 features; below 0 the rule does not name it.
     """
 
     position: int
     probability: float
     score: float
+    margin: float
 
 
 def find_outliers(
-    features: FeatureMatrix, labels: Ints, groups: Ints, probabilities: Floats, *, seed: int
+    features: FeatureMatrix, labels: Ints, groups: Ints, probabilities: Floats, *, seed: int, reach: float = 0.0
 ) -> list[Outlier]:
     """Return the pictures that fit no class, worst first.
 
     features: (n, channels); labels, groups: int64 (n,); probabilities: float64 (n, classes), out of fold, NaN
-    where not known. A picture of a class with fewer than NEIGHBOURS others cannot be an outlier.
+    where not known. A picture of a class with fewer than NEIGHBOURS others cannot be an outlier. reach: pictures that
+    are less than so many errors of bfloat16 features outside the rule are returned as well.
     """
     similarity = own_class_similarity(features, labels, groups, seed=seed)
     usual = np.full(len(labels), np.nan)
@@ -46,9 +50,14 @@ def find_outliers(
     with np.errstate(invalid="ignore"):
         score = np.clip(similarity, 0, None) / np.maximum(usual, 1e-6)
         probability = probabilities[np.arange(len(labels)), labels]
-        rows = np.flatnonzero((score < FAR) & (probability < RECOGNISED))
+        margins = rule_margins(
+            (score < FAR) & (probability < RECOGNISED),
+            (FAR - score) / SIMILARITY_ERROR,
+            (log_odds(RECOGNISED) - log_odds(probability)) / LOG_ODDS_ERROR,
+        )
+        rows = np.flatnonzero(is_within(margins, reach))
     worst_first = rows[np.argsort(score[rows], kind="stable")]
-    return [Outlier(int(row), float(probability[row]), float(score[row])) for row in worst_first]
+    return [Outlier(int(row), float(probability[row]), float(score[row]), float(margins[row])) for row in worst_first]
 
 
 def own_class_similarity(features: FeatureMatrix, labels: Ints, groups: Ints, *, seed: int) -> Floats:

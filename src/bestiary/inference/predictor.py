@@ -15,7 +15,8 @@ from bestiary.batches.decoding import DecodedImage, decode_ahead, iter_batches
 from bestiary.errors import InputError, RunError, import_optional
 from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.machine import available_cores
-from bestiary.models.engine import Engine, OnnxRuntimeEngine, OpenVINOEngine, Outputs, fastest_engine, run_batch
+from bestiary.models.engine import Engine, OnnxRuntimeEngine, OpenVINOEngine, Outputs, run_batch
+from bestiary.models.engine_choice import fastest_float32_engine
 from bestiary.preprocess import KINDS, Source
 
 FAST_ENGINE_MIN_PICTURES = 300  # from this many pictures on, the faster engine makes up for its slower start
@@ -185,7 +186,7 @@ def _make_engine(graph: Path, name: EngineName, threads: int) -> Engine:
     if graph.suffix == ".xml":
         import_optional("openvino", extra="train")
         return OpenVINOEngine(graph, threads=threads)
-    return (fastest_engine if name == "fastest" else OnnxRuntimeEngine)(graph, threads=threads)
+    return (fastest_float32_engine if name == "fastest" else OnnxRuntimeEngine)(graph, threads=threads)
 
 
 def load(run: Path | str, *, threads: int | None = None) -> Predictor:

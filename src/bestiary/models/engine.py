@@ -5,14 +5,36 @@ from __future__ import annotations
 import importlib.util
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from bestiary.array_types import Float32s, Pixels
 from bestiary.errors import RunError
 
 Outputs = dict[str, Float32s]
+EngineName = Literal["openvino", "onnxruntime"]
 Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """An inference engine, and the precision that it computes in."""
+
+    engine: EngineName
+    precision: Precision
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for other names: they may come from a file."""
+        if self.engine not in get_args(EngineName) or self.precision not in get_args(Precision):
+            raise ValueError(f"{self.engine} in {self.precision} is not an engine in one of its precisions.")
+
+    def __str__(self) -> str:
+        """Return engine and precision in words."""
+        return f"{ENGINE_TITLES[self.engine]} in {self.precision}"
+
+
+ENGINE_TITLES: dict[EngineName, str] = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
 
 
 class Engine(Protocol):
@@ -97,10 +119,19 @@ def has_openvino() -> bool:
     return importlib.util.find_spec("openvino") is not None
 
 
-def fastest_engine(model: Path | bytes, *, threads: int, precision: Precision = "float32") -> Engine:
-    """Return the fastest installed engine for many pictures; only OpenVINO supports bfloat16."""
-    if has_openvino():
-        return OpenVINOEngine(model, threads=threads, precision=precision)
+def has_bfloat16() -> bool:
+    """Return whether OpenVINO is installed, and computes in bfloat16 on this processor."""
+    if not has_openvino():
+        return False
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def make_engine(choice: EngineChoice, model: Path | bytes, *, threads: int) -> Engine:
+    """Return a loaded graph. Raises RunError if it cannot be loaded, ImportError without the engine's package."""
+    if choice.engine == "openvino":
+        return OpenVINOEngine(model, threads=threads, precision=choice.precision)
     return OnnxRuntimeEngine(model, threads=threads)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from bestiary.batches.pixel_cache import iter_pixel_batches
 from bestiary.context import Context
 from bestiary.machine import disable_malloc_trim
 from bestiary.models.efficientnet_lite import cached_backbone_graph, lite_backbone
-from bestiary.models.engine import Engine, Precision, fastest_engine, has_openvino
+from bestiary.models.engine import Engine, EngineChoice, Precision, make_engine
+from bestiary.models.engine_choice import choose_engine
 from bestiary.models.onnx_surgery import add_global_pool
 from bestiary.preprocess import Preprocessing, VerifiedFile
 
@@ -34,18 +35,13 @@ class LabelledFeatures:
     weights: Float32s | None = None
 
 
-def training_precision() -> Precision:
-    """Return the precision of training features: bfloat16 is twice as fast, and only OpenVINO has it."""
-    return "bfloat16" if has_openvino() else "float32"
-
-
-def split_precisions() -> dict[str, Precision]:
+def split_precisions(training: Precision) -> dict[str, Precision]:
     """Return the precision of a probe's features by split.
 
     Validation features are float32, computed and stored, as in the exported graph: the head is chosen and calibrated on
     what users get.
     """
-    return {"train": training_precision(), "val": "float32"}
+    return {"train": training, "val": "float32"}
 
 
 def has_features(cache: Path) -> bool:
@@ -82,6 +78,11 @@ class FeatureCache:
     def graph(self) -> Path:
         """The backbone graph, built if the cache lacks it; raises as `cached_backbone_graph` does."""
         return cached_backbone_graph(self.backbone, self.context.require_cache() / "trunks", self.preprocess.size)
+
+    @cached_property
+    def engine_choice(self) -> EngineChoice:
+        """The engine, with the precision of training features. Raises as `choose_engine` does."""
+        return choose_engine(self.graph, self.preprocess.size, self.context)
 
     @cached_property
     def store(self) -> ArrayCache:
@@ -131,7 +132,14 @@ class FeatureCache:
 
     def load_engine(self) -> Engine:
         """Return the engine that computes the output `features` from pictures."""
-        return fastest_engine(add_global_pool(self.graph), threads=self.context.threads, precision=self.precision)
+        choice = replace(self.engine_choice, precision=self.precision)
+        return make_engine(choice, add_global_pool(self.graph), threads=self.context.threads)
+
+
+def training_feature_cache(backbone: str, preprocess: Preprocessing, context: Context) -> FeatureCache:
+    """Return the feature cache of training pictures, in the precision that is fastest on this computer."""
+    cache = FeatureCache(backbone, preprocess, "float32", context)
+    return replace(cache, precision=cache.engine_choice.precision)
 
 
 def load_stacked(rows: Sequence[tuple[FeatureCache, str]]) -> FeatureMatrix:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from bestiary.errors import PictureError, SourceError
 from bestiary.files import read_json
 from bestiary.inference.predictor import Predictor
 from bestiary.models.efficientnet_lite import BACKBONES
-from bestiary.models.features import FeatureCache, training_precision
+from bestiary.models.features import training_feature_cache
 from bestiary.models.neighbours import nearest_neighbours
 from bestiary.picture import decode, read_bytes
 from bestiary.report.commands import compare_command, retrain_command
@@ -28,6 +28,7 @@ from bestiary.report.gallery import strip_common_folder
 from bestiary.report.thumbnails import jpeg_copy
 from bestiary.review.decisions import DecisionLog, reviewer_name
 from bestiary.review.queue import ReviewItem, build_queue
+from bestiary.run_folder import recorded_features
 
 SIDES = {"large": (1280, 88), "small": (240, 80)}  # pixels of the longer side, and JPEG quality
 NEIGHBOURS, MAX_PROBABILITIES = 6, 6
@@ -124,7 +125,8 @@ class ReviewSession:
         train = self._pictures.filter(pl.col("split") == "train")
         items = pl.DataFrame([self._rows[row] for row in self.items], schema=self._pictures.schema)
         both, n = pl.concat([train, items]), train.height
-        feature_cache = FeatureCache(backbone, bundle.preprocess, training_precision(), context)
+        context = replace(context, features=recorded_features(self.run))
+        feature_cache = training_feature_cache(backbone, bundle.preprocess, context)
         features = feature_cache.features([Path(path) for path in both["path"]], both["sha256"].to_list())
         groups, row_ids = both["group"].to_numpy(), train["row_id"].to_list()
         nearest = nearest_neighbours(features[n:], features[:n], groups[n:], groups[:n], NEIGHBOURS)

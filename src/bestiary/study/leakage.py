@@ -23,7 +23,7 @@ from bestiary.data.deep_ranges import collection_rules
 from bestiary.data.split import SplitItem, stratified_group_split
 from bestiary.errors import RecipeError, RunError, SourceError
 from bestiary.machine import disable_malloc_trim
-from bestiary.models.features import FeatureCache, LabelledFeatures, training_precision
+from bestiary.models.features import LabelledFeatures, training_feature_cache
 from bestiary.models.logistic_regression import linear_logits
 from bestiary.recipe import Balance, Recipe, ResolvedRecipe
 from bestiary.report.run_report import write_report
@@ -245,6 +245,7 @@ def _mean_with_interval(values: Sequence[float]) -> dict[str, float]:
 
 def _load_experiment(run: Path, recipe: ResolvedRecipe, context: Context) -> LeakageExperiment:
     disable_malloc_trim()
+    context = replace(context, features=run_folder.recorded_features(run))
     used = table.read(run / "pictures.parquet", table.PICTURES).filter(pl.col("split").is_not_null())
     chosen = [line["regularisation"] for line in run_folder.read_history(run) if line.get("chosen")]
     if not chosen:
@@ -265,5 +266,5 @@ def _load_experiment(run: Path, recipe: ResolvedRecipe, context: Context) -> Lea
 
 def _load_features(used: pl.DataFrame, recipe: ResolvedRecipe, context: Context) -> FeatureMatrix:
     preprocess = replace(recipe.preprocessing, rules=collection_rules(used))
-    cache = FeatureCache(recipe.model.backbone, preprocess, training_precision(), context)  # most are cached
+    cache = training_feature_cache(recipe.model.backbone, preprocess, context)  # most are cached
     return cache.features([Path(path) for path in used["path"]], used["sha256"].to_list())

@@ -46,7 +46,8 @@ def estimate_runs(
     for entry in entries:
         with error_context(entry.name):
             recipe = without_label_check(entry.recipe(seed).resolve())
-            estimate = estimate_seconds(make_task(Path(), recipe, pictures, Context(threads)), machine)
+            context = Context(threads, features=recipe.features)
+            estimate = estimate_seconds(make_task(Path(), recipe, pictures, context), machine)
         estimates[entry.name] = RunEstimate(estimate, None if recipe.model.method == "probe" else recipe.train.epochs)
     return estimates
 

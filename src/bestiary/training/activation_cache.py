@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from bestiary.batches.array_cache import ArrayCache
 from bestiary.batches.augmentation import BatchRandom, augment
 from bestiary.batches.loader import Read
 from bestiary.batches.pixel_cache import iter_pixel_batches
-from bestiary.models.engine import Precision, fastest_engine
+from bestiary.models.engine import Precision, make_engine
 from bestiary.models.onnx_surgery import OUTPUT, FrozenStages
 from bestiary.preprocess import Preprocessing, VerifiedFile
 from bestiary.recipe import AugmentConfig
@@ -69,7 +69,7 @@ def fill_activation_cache(
     if not missing:
         return store
     threads, reporter = task.context.threads, task.context.reporter
-    engine = fastest_engine(frozen_stages.graph, threads=threads, precision=precision)
+    engine = make_engine(replace(task.engine_choice, precision=precision), frozen_stages.graph, threads=threads)
     keys = [pictures.keys[row] for row in missing]
     files = [VerifiedFile(pictures.paths[row], pictures.keys[row]) for row in missing]
     images = iter_pixel_batches(files, task.preprocess, threads=threads, batch_size=1)

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from bestiary.array_types import Float32s
 from bestiary.batches.loader import Read
 from bestiary.models.engine import Precision
-from bestiary.models.features import training_precision
 from bestiary.models.networks import Network
 from bestiary.models.onnx_surgery import STAGES, FrozenStages, count_frozen_stages, extract_frozen_stages
 from bestiary.quick_metrics import calibrated_loss, loss_and_macro_f1
@@ -47,7 +46,7 @@ def split_at_frozen_stages(task: TrainingTask, network: Network, settings: LoopS
     """Split the network at its frozen stages."""
     backbone, stages = task.recipe.model.backbone, count_frozen_stages(task.recipe)
     assert stages is not None
-    graph = task.feature_cache(training_precision()).graph
+    graph = task.feature_cache("float32").graph
     frozen = extract_frozen_stages(graph, backbone, task.preprocess.size, stages)
     precision = settings.precision
     if precision == "auto" and STAGES - stages > 1 and choose_device().type == "cpu":
@@ -77,7 +76,7 @@ def train_upper_stages(task: TrainingTask, network: Network, settings: LoopSetti
     above, train, val = split_at_frozen_stages(task, network, settings), task.split("train"), task.split("val")
     upper, views = above.trainable_network, task.recipe.train.views
     # As for the probe: training input may be bfloat16, validation is float32, as in the exported graph.
-    read = _read_activations(task, above.frozen_stages, train, training_precision(), views)
+    read = _read_activations(task, above.frozen_stages, train, task.engine_choice.precision, views)
     read_val = _read_activations(task, above.frozen_stages, val, "float32", 1)
 
     def val_logits(precision: loop.Precision) -> Float32s:

@@ -15,8 +15,7 @@ from bestiary.batches.pixel_cache import fill_pixel_cache, pixel_cache
 from bestiary.context import Context
 from bestiary.machine import disable_malloc_trim, trim_memory
 from bestiary.models.efficientnet_lite import BACKBONES
-from bestiary.models.engine import OnnxRuntimeEngine, has_openvino, run_batch
-from bestiary.models.features import training_precision
+from bestiary.models.engine import OnnxRuntimeEngine, run_batch
 from bestiary.models.head import Head
 from bestiary.models.logistic_regression import linear_logits
 from bestiary.models.onnx_surgery import count_frozen_stages
@@ -60,13 +59,12 @@ def train_probe(task: TrainingTask) -> TrainedModel:
 
     trim_memory()
     val_logits = linear_logits(val.features, head.weight, head.bias)
-    engine_name = "openvino" if has_openvino() else "onnxruntime"
     train = task.split("train")
     sample = train.take(subsample_indices(len(train.keys), seed=task.recipe.seed))
-    features = task.fill_features(sample, training_precision()).load(sample.keys)
+    features = task.fill_features(sample, task.engine_choice.precision).load(sample.keys)
     subspace = PrincipalSubspace.fit(features, seed=task.recipe.seed)
-    graph, notes = onnx.load(probe.backbone_graph), {"features by": engine_name}
-    return TrainedModel(graph, head, probe.history, val_logits, reference, notes, val.features, subspace)
+    graph = onnx.load(probe.backbone_graph)
+    return TrainedModel(graph, head, probe.history, val_logits, reference, {}, val.features, subspace)
 
 
 def train_scratch(task: TrainingTask) -> TrainedModel:

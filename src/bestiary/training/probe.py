@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bestiary.array_types import Array, Float32s, Ints
-from bestiary.models.features import LabelledFeatures, load_stacked, training_precision
+from bestiary.models.features import LabelledFeatures, load_stacked
 from bestiary.models.head import Head
 from bestiary.models.logistic_regression import linear_logits, make_solver
 from bestiary.quick_metrics import loss_and_macro_f1
@@ -102,7 +102,7 @@ def fit_head(
 
 def _load_train_features(task: TrainingTask) -> LabelledFeatures:
     """Return the training features; pictures that count more than once are mirrored every other time."""
-    train, counts, precision = task.split("train"), sample_counts(task), training_precision()
+    train, counts, precision = task.split("train"), sample_counts(task), task.engine_choice.precision
     cache = task.fill_features(train, precision)
     if counts.max() == 1:
         return LabelledFeatures(cache.load(train.keys), train.labels)

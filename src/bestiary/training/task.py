@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,14 @@ from bestiary.array_types import Float32s, Ints, Pixels
 from bestiary.batches.feature_matrix import FeatureMatrix
 from bestiary.context import Context
 from bestiary.data.deep_ranges import collection_rules
-from bestiary.models.engine import Precision
-from bestiary.models.features import FeatureCache
+from bestiary.models.efficientnet_lite import BACKBONES
+from bestiary.models.engine import EngineChoice, Precision
+from bestiary.models.features import FeatureCache, split_precisions
 from bestiary.models.head import Head
 from bestiary.models.ood import PrincipalSubspace
 from bestiary.preprocess import Preprocessing
-from bestiary.recipe import ResolvedRecipe
-from bestiary.run_folder import load_resolved_recipe, read_pictures
+from bestiary.recipe import FeaturesConfig, ResolvedRecipe
+from bestiary.run_folder import load_resolved_recipe, read_pictures, record_features, recorded_features
 
 if TYPE_CHECKING:
     import onnx
@@ -59,6 +61,16 @@ class TrainingTask:
     def has_time_for_epoch(self, epoch_seconds: float) -> bool:
         """Return whether an epoch of so many seconds ends before the deadline."""
         return self.context.has_time_for(epoch_seconds)
+
+    @cached_property
+    def engine_choice(self) -> EngineChoice:
+        """The engine of the backbone's features, with their precision for training. Raises as `choose_engine` does."""
+        return self.feature_cache("float32").engine_choice
+
+    @property
+    def split_precisions(self) -> dict[str, Precision]:
+        """The precision of features by split: see `features.split_precisions`."""
+        return split_precisions(self.engine_choice.precision)
 
     def feature_cache(self, precision: Precision, *, mirrored: bool = False) -> FeatureCache:
         """Return the feature cache of the recipe's backbone."""
@@ -99,7 +111,21 @@ class TrainedModel:
 
 def load_task(run: Path, context: Context, *, resume: bool = False) -> TrainingTask:
     """Return the task that a run folder describes. Raises as `load_resolved_recipe` and `read_pictures` do."""
+    context = replace(context, features=recorded_features(run))
     return make_task(run, load_resolved_recipe(run), read_pictures(run), context, resume=resume)
+
+
+def record_engine(task: TrainingTask) -> TrainingTask:
+    """Return the task with the engine and precision of its features chosen, and record them in `environment.json`.
+
+    A resumed run then computes the same features, even if another engine has become the fastest since.
+    """
+    model = task.recipe.model
+    if model.method == "scratch" or model.backbone not in BACKBONES:
+        return task
+    features = FeaturesConfig(**asdict(task.engine_choice))
+    record_features(task.run, features)
+    return replace(task, context=replace(task.context, features=features))
 
 
 def make_task(

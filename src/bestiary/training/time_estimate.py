@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from bestiary.batches.pixel_cache import pixel_cache
 from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.engine import Precision
-from bestiary.models.features import split_precisions, training_precision
 from bestiary.models.onnx_surgery import count_frozen_stages
 from bestiary.table import SPLITS
 from bestiary.training.methods import build_training_setup
@@ -115,7 +114,8 @@ def _estimate_training(task: TrainingTask, machine: MachineProfile) -> TimeEstim
         after += (2 * val + test) / throughput.validation * FLOAT32_SLOWDOWN  # the exported graph validates again
         return TimeEstimate(before, throughput.epoch_seconds(train, val), after)
     views = task.recipe.train.views  # cached activations cost at most as much as features
-    fast, exact = machine.feature_throughput(task, training_precision()), machine.feature_throughput(task, "float32")
+    fast = machine.feature_throughput(task, task.engine_choice.precision)
+    exact = machine.feature_throughput(task, "float32")
     before += fast.seconds(views * _count(task, "train")) + exact.seconds(val)
     after += exact.seconds(val + test) + INTERPOLATIONS_TRIED * val / throughput.validation * FLOAT32_SLOWDOWN
     return TimeEstimate(before, throughput.epoch_seconds(views * train, val), after)
@@ -133,7 +133,7 @@ def _as_probe(task: TrainingTask) -> TrainingTask:
 def _label_check_seconds(task: TrainingTask, machine: MachineProfile) -> float:
     """Return the time of the label check: features of every picture, and a head for each of five folds."""
     splits = ("val", "test") if task.recipe.model.method == "probe" else SPLITS  # a probe's own features count apart
-    precision = training_precision()
+    precision = task.engine_choice.precision
     cache = task.feature_cache(precision)
     missing = sum(len(cache.missing(task.split(split).keys)) for split in splits)
     fits = machine.slowdown * COSTS.head * LABEL_CHECK_FOLDS * _count(task, *SPLITS) * len(task.classes)
@@ -143,11 +143,12 @@ def _label_check_seconds(task: TrainingTask, machine: MachineProfile) -> float:
 def feature_seconds(task: TrainingTask, machine: MachineProfile) -> float:
     """Return the time of a probe's features that are not cached."""
     seconds = 0.0
-    for split, precision in split_precisions().items():
+    for split, precision in task.split_precisions.items():
         if missing := len(task.feature_cache(precision).missing(task.split(split).keys)):
             seconds += machine.feature_throughput(task, precision).seconds(missing)
     mirrored = int((sample_counts(task) > 1).sum())  # of oversampled pictures; too few to look into their cache
-    return seconds + (machine.feature_throughput(task, training_precision()).seconds(mirrored) if mirrored else 0.0)
+    fast = machine.feature_throughput(task, task.engine_choice.precision)
+    return seconds + (fast.seconds(mirrored) if mirrored else 0.0)
 
 
 def _head_seconds(task: TrainingTask, slowdown: float) -> float:

@@ -16,7 +16,7 @@ from bestiary.array_types import Float32s, Ints
 from bestiary.context import Context
 from bestiary.data.split import SplitItem, stratified_group_folds_by_content, stratified_group_split_unchecked
 from bestiary.errors import RecipeError, SourceError
-from bestiary.models.features import LabelledFeatures, load_stacked, split_precisions
+from bestiary.models.features import LabelledFeatures, load_stacked
 from bestiary.models.logistic_regression import linear_logits
 from bestiary.quick_metrics import calibrated_loss, macro_f1
 from bestiary.recipe import ResolvedRecipe
@@ -164,7 +164,7 @@ def _val_logits(task: TrainingTask) -> tuple[Float32s, float | None]:
 
 def _cached_features(task: TrainingTask, split: str) -> LabelledFeatures:
     """Return features in the precision of the search's own split: a picture that changes splits needs no new ones."""
-    caches = {name: task.feature_cache(precision) for name, precision in split_precisions().items()}
+    caches = {name: task.feature_cache(precision) for name, precision in task.split_precisions.items()}
     rows = task.pictures.filter(pl.col("split") == split).select(SEARCH_SPLIT, "sha256")
     features = load_stacked([(caches[search_split], key) for search_split, key in rows.iter_rows()])
     return LabelledFeatures(features, task.split(split).labels)

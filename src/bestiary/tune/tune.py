@@ -20,7 +20,6 @@ from bestiary.data.dataset import AuditedDataset, DataSource, load_dataset
 from bestiary.errors import InterruptedRun, RecipeError, RunError
 from bestiary.files import write_json
 from bestiary.machine import disable_malloc_trim, world_size
-from bestiary.models.features import split_precisions
 from bestiary.progress import Reporter
 from bestiary.recipe import Recipe
 from bestiary.table import SPLITS
@@ -72,7 +71,7 @@ def tune(
 
     Raises UserError where input or machine are at fault, InterruptedRun on Ctrl-C.
     """
-    context = Context.create(threads, reporter)
+    context = Context.create(threads, reporter, request.recipe.features)
     _check_request(request)
     folder = locate_search(out, storage, source, request.recipe)
     disable_malloc_trim()
@@ -169,7 +168,7 @@ def _fill_features(task: TrainingTask, *, wait: bool = True) -> bool:
     graph = task.feature_cache("float32").graph
     try:
         with FileLock(task.run / f"{graph.stem}-{task.preprocess.fit}.lock", timeout=-1 if wait else 0):
-            for split, precision in split_precisions().items():
+            for split, precision in task.split_precisions.items():
                 pictures = task.split(split)
                 task.fill_features(pictures, precision).load(pictures.keys)
     except Timeout:

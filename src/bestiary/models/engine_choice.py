@@ -1,0 +1,214 @@
+"""Choice of the engine and precision of feature extraction: the fastest that agrees with float32, measured once.
+
+Which is faster depends on the processor: bfloat16 takes half the time of float32 on one with fast instructions for it,
+and 1.6 times as long on another (docs/processors.md). Results are remembered in the cache folder by processor, versions
+and graph.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bestiary.array_types import Float32s, Pixels
+from bestiary.context import Context
+from bestiary.errors import RecipeError, RunError, import_optional
+from bestiary.files import cache_folder, read_json, write_json
+from bestiary.models.engine import (
+    ENGINE_TITLES,
+    Engine,
+    EngineChoice,
+    OnnxRuntimeEngine,
+    Precision,
+    has_bfloat16,
+    has_openvino,
+    make_engine,
+    run_batch,
+)
+from bestiary.models.onnx_surgery import add_global_pool
+from bestiary.processor import read_processor
+from bestiary.recipe import FeaturesConfig
+
+FOLDER = "engines"  # in the cache folder
+OPENVINO, BFLOAT16 = EngineChoice("openvino", "float32"), EngineChoice("openvino", "bfloat16")
+REFERENCE = EngineChoice("onnxruntime", "float32")  # it is always installed; the others are compared with its features
+ROUNDS = 5
+# What a measured speed counts for. bfloat16 has to be faster by a tenth, so that noise does not choose it. ONNX Runtime
+# by a fifth: one thread is measured, and OpenVINO, which runs several batches at once, gains more from further ones.
+SPEED_WEIGHTS = {OPENVINO: 1.0, BFLOAT16: 1 / 1.1, REFERENCE: 1 / 1.2}
+# Largest relative difference of a feature vector, in the L2 norm: about 2e-6 is seen in float32, 0.02 to 0.1 in
+# bfloat16 (docs/log.md). More is a fault of engine or processor.
+LARGEST_DIFFERENCES: dict[Precision, float] = {"float32": 1e-3, "bfloat16": 0.15}
+
+
+@dataclass(frozen=True)
+class EngineMeasurement:
+    """The measurement of an engine in one precision, on one thread.
+
+    difference: of its features from those of ONNX Runtime in float32, relative, in the L2 norm. error: why it cannot
+    be used; empty if it can.
+    """
+
+    choice: EngineChoice
+    pictures_per_second: float
+    difference: float
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class EngineRecord:
+    """The measurements of a backbone graph on one computer: its processor and the versions of its engines."""
+
+    processor: str
+    versions: dict[str, str]
+    graph: str
+    measurements: tuple[EngineMeasurement, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> EngineRecord | None:
+        """Return the record in a file; None if there is none, or if it is damaged."""
+        try:
+            values = read_json(path)
+            entries = [entry | {"choice": EngineChoice(**entry["choice"])} for entry in values["measurements"]]
+            measurements = tuple(EngineMeasurement(**entry) for entry in entries)
+            return cls(values["processor"], values["versions"], values["graph"], measurements)
+        except (RunError, KeyError, TypeError, ValueError):
+            return None
+
+    @property
+    def title(self) -> str:
+        """The backbone and its input size, such as "lite2-260px"."""
+        return "-".join(self.graph.split("-")[1:3])
+
+    def describe(self, choice: EngineChoice) -> str:
+        """Return a sentence about the choice and the speeds that it rests on."""
+        speeds = [f"{entry.choice} {entry.error or f'{entry.pictures_per_second:.0f}'}" for entry in self.measurements]
+        return f"Features by {choice}. Pictures a second and core, measured on this computer: {', '.join(speeds)}."
+
+
+def choose_engine(graph: Path, size: int, context: Context) -> EngineChoice:
+    """Return the engine and the training precision for a backbone graph: as set, else the fastest on this computer.
+
+    graph: from `cached_backbone_graph`; size: of its input in pixels. Raises RecipeError if the settings cannot be met
+    on this computer, MissingExtraError if their engine is not installed.
+    """
+    settings = context.features
+    if settings.engine == "openvino" or settings.precision == "bfloat16":
+        import_optional("openvino", extra="train")
+    if settings.precision == "bfloat16":
+        if not has_bfloat16():
+            raise RecipeError(
+                f'features.precision = "bfloat16" is not possible on this processor, {read_processor()}: it has no'
+                ' instructions for it. Set features.precision to "auto" or "float32".'
+            )
+        return BFLOAT16
+    if settings.engine == "onnxruntime":
+        return REFERENCE
+    if settings.engine == "openvino" and settings.precision == "float32":
+        return OPENVINO
+    return select_engine(_load_or_measure(graph, size, context).measurements, settings)
+
+
+def select_engine(measurements: Sequence[EngineMeasurement], settings: FeaturesConfig) -> EngineChoice:
+    """Return the fastest of the measured engines that the settings allow and whose features agree with float32.
+
+    Raises RecipeError, with the reasons, if there is none.
+    """
+    allowed = [
+        entry
+        for entry in measurements
+        if settings.engine in ("auto", entry.choice.engine) and settings.precision in ("auto", entry.choice.precision)
+    ]
+    usable = {entry.choice: entry.pictures_per_second for entry in allowed if not entry.error}
+    if not usable:
+        reasons = "; ".join(f"{entry.choice}: {entry.error}" for entry in allowed)
+        raise RecipeError(f'features.engine = "{settings.engine}" fails here: {reasons}. Set it to "auto".')
+    return max(usable, key=lambda choice: usable[choice] * SPEED_WEIGHTS[choice])
+
+
+def fastest_float32_engine(model: Path | bytes, *, threads: int) -> Engine:
+    """Return the engine for many pictures in float32: OpenVINO, if installed and not measured to be the slower one."""
+    if not has_openvino():
+        return OnnxRuntimeEngine(model, threads=threads)
+    settings = FeaturesConfig(precision="float32")
+    measured = {select_engine(record.measurements, settings) for record in iter_records(cache_folder())}
+    return make_engine(REFERENCE if measured == {REFERENCE} else OPENVINO, model, threads=threads)
+
+
+def iter_records(cache: Path) -> Iterator[EngineRecord]:
+    """Yield the records of this processor with the installed versions, in the cache folder."""
+    processor, versions = str(read_processor()), engine_versions()
+    for path in sorted((cache / FOLDER).glob("*.json")):
+        record = EngineRecord.read(path)
+        if record is not None and (record.processor, record.versions) == (processor, versions):
+            yield record
+
+
+def engine_versions() -> dict[str, str]:
+    """Return the versions of the installed engines, by package."""
+    names = [name for name in ENGINE_TITLES if name != "openvino" or has_openvino()]
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+def measure_engines(graph: bytes, images: Pixels) -> tuple[EngineMeasurement, ...]:
+    """Return the measurements of every installed engine in every precision of this processor, in under a second.
+
+    graph: with an output `features`; images: uint8 (1, size, size, 3). Each engine runs on one thread, in turns, and
+    its best time counts: another program on a core does not decide.
+    """
+    engines, errors = dict[EngineChoice, Engine](), list[EngineMeasurement]()
+    for choice in _candidates():
+        try:
+            engines[choice] = make_engine(choice, graph, threads=1)
+        except RunError as error:
+            errors.append(EngineMeasurement(choice, 0.0, 0.0, str(error)))
+    features = {choice: run_batch(engine, images)["features"] for choice, engine in engines.items()}  # warms up as well
+    seconds = dict.fromkeys(engines, float("inf"))
+    for _ in range(ROUNDS):
+        for choice, engine in engines.items():
+            began = time.perf_counter()
+            run_batch(engine, images)
+            seconds[choice] = min(seconds[choice], time.perf_counter() - began)
+    reference = features[REFERENCE]
+    return (*(_measurement(choice, seconds[choice], features[choice], reference) for choice in engines), *errors)
+
+
+def _candidates() -> list[EngineChoice]:
+    if not has_openvino():
+        return [REFERENCE]
+    return [OPENVINO, BFLOAT16, REFERENCE] if has_bfloat16() else [OPENVINO, REFERENCE]
+
+
+def _measurement(choice: EngineChoice, seconds: float, features: Float32s, reference: Float32s) -> EngineMeasurement:
+    difference = float(np.linalg.norm(features - reference) / np.linalg.norm(reference))
+    limit = LARGEST_DIFFERENCES[choice.precision]
+    error = "" if difference <= limit else f"features differ from float32 by {difference:.2g}, more than {limit:g}"
+    return EngineMeasurement(choice, round(1 / seconds, 1), difference, error)
+
+
+def _load_or_measure(graph: Path, size: int, context: Context) -> EngineRecord:
+    """Return the record of a graph on this computer, measured and written if there is none."""
+    processor, versions = str(read_processor()), engine_versions()
+    key = hashlib.sha256(json.dumps([processor, versions, graph.stem]).encode()).hexdigest()[:16]
+    path = context.require_cache() / FOLDER / f"{key}.json"
+    record = EngineRecord.read(path)
+    if record is None:
+        measurements = measure_engines(add_global_pool(graph), _draw_test_image(size))
+        record = EngineRecord(processor, versions, graph.stem, measurements)
+        write_json(path, asdict(record))
+        context.reporter.info(record.describe(select_engine(measurements, context.features)))
+    return record
+
+
+def _draw_test_image(size: int) -> Pixels:
+    """Return smooth waves of colour, uint8 (1, size, size, 3), always the same."""
+    y, x = np.mgrid[:size, :size] / size
+    waves = [np.sin(2 * np.pi * (3.1 * y - 1.7 * x)), np.sin(9 * y * x), np.cos(11 * x - 4 * y)]
+    return (127.5 + 127 * np.stack(waves, axis=-1)).astype(np.uint8)[None]
