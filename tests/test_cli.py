@@ -136,9 +136,12 @@ def test_version_has_a_json_form_with_processor_and_measured_engines(
     assert json.loads(bestiary("--version", "--json").out)["features"] == []
     assert "no engine measured yet" in bestiary("--version").out
     measurement = {"choice": {"engine": "onnxruntime", "precision": "float32"}, "pictures_per_second": 52.5}
-    entries = [measurement | {"difference": 0.0}]
-    record = {"graph": "trunk-lite2-260px-v1-12345678-90abcdef", "measurements": entries}
-    record |= {"processor": str(read_processor()), "versions": engine_versions()}
+    record = {
+        "graph": "trunk-lite2-260px-v1-12345678-90abcdef",
+        "measurements": [measurement | {"difference": 0.0}],
+        "processor": str(read_processor()),
+        "versions": engine_versions(),
+    }
     (tmp_path / "engines").mkdir()
     (tmp_path / "engines" / "one.json").write_text(json.dumps(record))
     done = bestiary("--version", "--json")

@@ -24,7 +24,8 @@ def rule_margins(is_named: Bools, *distances: Floats) -> Floats:
     is_named: bool (n,), what the rule says; distances: float64 (n,) each, of its values inside the limits, in errors.
     """
     nearest = np.min(distances, axis=0)
-    return np.where(is_named, np.maximum(nearest, 0.0), np.minimum(nearest, -SMALLEST))
+    margins: Floats = np.where(is_named, np.maximum(nearest, 0.0), np.minimum(nearest, -SMALLEST))
+    return margins
 
 
 def is_within(margins: Floats, reach: float) -> Bools:
