@@ -22,6 +22,7 @@ SETTING_CONSUMERS: dict[tuple[str, ...], dict[str, str]] = {
         " near_duplicate_bits",
         "picture": "size fit normalise max_pixels max_bytes",
         "model": "method",
+        "features": "engine precision",
         "train": "balance",
         "evaluate": "resamples coverage learning_curve",
     },
