@@ -16,6 +16,7 @@ BASE = (
     "version",
     "array_types",
     "text",
+    "install_command",
     "errors",
     "stats",
     "quick_metrics",

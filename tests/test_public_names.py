@@ -4,6 +4,7 @@ import sys
 import pytest
 
 import bestiary
+from bestiary.install_command import install_command
 
 
 def test_the_public_names_are_these() -> None:
@@ -35,4 +36,4 @@ def test_what_needs_the_training_extra_says_so_where_it_is_missing(name: str) ->
     program = f"import sys; sys.modules['polars'] = None; from bestiary import {name}"
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert answer.returncode == 1
-    assert 'This needs "polars", which is not installed. Add it with: pip install "bestiary[train]"' in answer.stderr
+    assert 'This needs "polars", which is not installed. Add it with: ' + install_command("train") in answer.stderr

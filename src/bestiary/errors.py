@@ -25,6 +25,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
+from bestiary.install_command import install_command
 from bestiary.text import format_names
 
 # The import names of each extra's packages; the commands that need an extra need all of it.
@@ -124,7 +125,7 @@ def import_optional(module: str, *, extra: str) -> ModuleType:
         if error.name is None or error.name.partition(".")[0] != module.partition(".")[0]:
             raise
         raise MissingExtraError(
-            f'This needs "{module}", which is not installed. Add it with: pip install "bestiary[{extra}]"'
+            f'This needs "{module}", which is not installed. Add it with: {install_command(extra)}'
         ) from None
 
 
@@ -133,9 +134,7 @@ def require_extra(extra: str) -> None:
     if missing := [module for module in EXTRAS[extra] if importlib.util.find_spec(module) is None]:
         names = ", ".join(f'"{module}"' for module in missing)
         are = "which is" if len(missing) == 1 else "which are"
-        raise MissingExtraError(
-            f'This needs {names}, {are} not installed. Add it with: pip install "bestiary[{extra}]"'
-        )
+        raise MissingExtraError(f"This needs {names}, {are} not installed. Add it with: {install_command(extra)}")
 
 
 def _picture_error(message: str, check: str) -> PictureError:

