@@ -77,7 +77,7 @@ def train(
     with PeakMemory() as memory:
         # ---- Data: measure, audit, split ---------------------------------------------------------------------------
         with timer.stage("audit"):
-            dataset = load_dataset(source, requested.resolve(), context)
+            dataset = load_dataset(source, requested.resolve(), context, for_training=True)
             split_table, digest = assign_splits(dataset, requested.data, seed=requested.seed)
 
         # ---- Plan: the settings that fit the time budget, and when the job will end --------------------------------

@@ -28,6 +28,7 @@ Normalise = Literal["collection", "backbone", "none"]
 Optimiser = Literal["sgd", "adamw", "muon"]
 Schedule = Literal["one-cycle", "cosine", "constant"]
 Activation = Literal["relu", "leaky-relu", "elu", "silu", "gelu", "tanh"]
+SplitParts = Literal["auto", "keep", "draw-test", "resplit"]
 FeatureEngine = Literal["auto", "openvino", "onnxruntime"]
 FeaturePrecision = Literal["auto", "float32", "bfloat16"]
 Balance = Literal["none", "class-weights", "oversample", "balanced-sampler", "logit-adjusted"]
@@ -69,6 +70,7 @@ class DataConfig(_Section):
     classes: tuple[str, ...] = Field((), description="use only these labels; empty: all")
     label_depth: int = Field(1, ge=1, le=10, description="labels are the names of the folders at this level")
     min_per_class: int = Field(10, ge=3, description="a class with fewer pictures is an error")
+    split: SplitParts = Field("auto", description="of a source with parts; auto: without a test part, val is tested")
     val_fraction: float = Field(0.15, gt=0, lt=0.5)
     test_fraction: float = Field(0.15, gt=0, lt=0.5)
     folds: Folds = Field(0, description="of cross-validation; 0: one test split")

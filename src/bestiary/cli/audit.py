@@ -22,6 +22,7 @@ def audit(
     labels: options.Labels = None,
     classes: options.Classes = None,
     label_depth: options.LabelDepth = None,
+    split: options.SplitOption = None,
     corrections: options.Corrections = None,
     out: Annotated[Path | None, typer.Option(help="Write audit.html and findings.parquet into this folder.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if there are serious findings.")] = False,
@@ -40,7 +41,7 @@ def audit(
     from bestiary.locks import output_lock
     from bestiary.progress import make_reporter
 
-    values = options.build_recipe(recipe, settings, classes=classes, label_depth=label_depth)
+    values = options.build_recipe(recipe, settings, classes=classes, label_depth=label_depth, split=split)
     reporter = make_reporter(quiet=quiet)
     with output_lock(out):
         dataset = flow.audit(

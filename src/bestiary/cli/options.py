@@ -23,6 +23,15 @@ class Method(StrEnum):
     scratch = "scratch"
 
 
+class Split(StrEnum):
+    """What a source's own split is used for."""
+
+    auto = "auto"
+    keep = "keep"
+    draw_test = "draw-test"
+    resplit = "resplit"
+
+
 class Format(StrEnum):
     """Output formats of predictions."""
 
@@ -54,6 +63,13 @@ LabelDepth = Annotated[
     int | None,
     typer.Option(min=1, max=10, help="Level of the folders that name the labels; 2: animals/cat/1.jpg is a cat."),
 ]
+SplitOption = Annotated[
+    Split | None,
+    typer.Option(
+        help="Of a source with parts such as train and val: auto tests on val if there is no test part; keep takes the"
+        " parts by their names; draw-test draws the test part from train; resplit ignores the parts."
+    ),
+]
 MethodOption = Annotated[Method | None, typer.Option(help="Training method; probe is fast and needs no torch.")]
 Backbone = Annotated[str | None, typer.Option(help="lite0 or lite2; finetune also takes any timm model name.")]
 RecipeName = Annotated[str | None, typer.Option(help="A TOML file of settings, or a name: original-v1, original-v2.")]
@@ -77,6 +93,7 @@ def build_recipe(
     seed: int | None = None,
     folds: int | None = None,
     label_depth: int | None = None,
+    split: Split | None = None,
 ) -> Recipe:
     """Return the recipe of a name or file, overridden by `--set`, then by the named options."""
     from bestiary.recipe import Recipe, apply_overrides, load_recipe_values
@@ -89,6 +106,7 @@ def build_recipe(
         ("data", "classes"): None if classes is None else parse_names(classes),
         ("data", "folds"): folds,
         ("data", "label_depth"): label_depth,
+        ("data", "split"): split.value if split else None,
     }
     for (section, key), value in named.items():
         if value is not None:

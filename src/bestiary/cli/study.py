@@ -10,7 +10,17 @@ import typer
 from typer.core import TyperCommand
 
 from bestiary.cli.app import app
-from bestiary.cli.options import AsJson, Classes, Corrections, LabelDepth, Labels, Quiet, Threads, parse_names
+from bestiary.cli.options import (
+    AsJson,
+    Classes,
+    Corrections,
+    LabelDepth,
+    Labels,
+    Quiet,
+    SplitOption,
+    Threads,
+    parse_names,
+)
 from bestiary.cli.output import print_json
 from bestiary.errors import UserError, require_extra
 
@@ -60,6 +70,7 @@ def study(
     labels: Labels = None,
     classes: Classes = None,
     label_depth: LabelDepth = None,
+    split: SplitOption = None,
     corrections: Corrections = None,
     out: Annotated[
         Path | None,
@@ -85,6 +96,7 @@ def study(
 
     chosen = [] if classes is None else [f"data.classes={json.dumps(parse_names(classes), ensure_ascii=False)}"]
     chosen += [] if label_depth is None else [f"data.label_depth={label_depth}"]
+    chosen += [] if split is None else [f"data.split={split.value}"]
     options = StudyOptions(
         recipes or [],
         preset,

@@ -23,6 +23,7 @@ def train(
     labels: options.Labels = None,
     classes: options.Classes = None,
     label_depth: options.LabelDepth = None,
+    split: options.SplitOption = None,
     corrections: options.Corrections = None,
     seed: options.Seed = None,
     folds: Annotated[int | None, typer.Option(min=2, max=50, help="Cross-validate with this many folds.")] = None,
@@ -51,7 +52,7 @@ def train(
         return
     reporter = make_reporter(quiet=quiet)
     if resume is not None:
-        recipes = (method, backbone, recipe, settings, classes, label_depth, seed, folds)
+        recipes = (method, backbone, recipe, settings, classes, label_depth, split, seed, folds)
         others = (*recipes, pictures, labels, corrections, out, budget)
         if leak_report or any(value not in (None, []) for value in others):
             raise UserError("--resume uses the recipe of the interrupted run. Remove all other options but --threads.")
@@ -68,6 +69,7 @@ def train(
         seed=seed,
         folds=folds,
         label_depth=label_depth,
+        split=split,
     )
     if leak_report:
         leakage.check_leak_report_supported(values)

@@ -18,6 +18,7 @@ from bestiary.cli.options import (
     Pictures,
     Quiet,
     RecipeName,
+    SplitOption,
     Threads,
 )
 from bestiary.cli.output import print_json
@@ -46,6 +47,7 @@ def tune(
     labels: Labels = None,
     classes: Classes = None,
     label_depth: LabelDepth = None,
+    split: SplitOption = None,
     corrections: Corrections = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Random seed for the split and for training.")] = None,
     storage: Annotated[
@@ -78,7 +80,14 @@ def tune(
 
     request = tuning.SearchRequest(
         recipe=build_recipe(
-            recipe, settings, method=method, backbone=backbone, classes=classes, seed=seed, label_depth=label_depth
+            recipe,
+            settings,
+            method=method,
+            backbone=backbone,
+            classes=classes,
+            seed=seed,
+            label_depth=label_depth,
+            split=split,
         ),
         search=tuple(search or ()),
         trials=trials,

@@ -16,6 +16,7 @@ from bestiary.data.split import (
     stratified_group_folds_by_content,
     stratified_group_split_unchecked,
 )
+from bestiary.data.split_parts import require_trainable_parts
 from bestiary.errors import SourceError
 from bestiary.recipe import DataConfig
 from bestiary.text import format_names
@@ -29,7 +30,8 @@ def assign_splits(
 ) -> tuple[pl.DataFrame, str]:
     """Return `table.PICTURES` with `split` filled in, and the digest of the split.
 
-    A split of the source is kept; if it has no validation part, one is taken from training. With `data.folds` there is
+    A split of the source is kept; a missing validation part, with `data.split` "draw-test" a missing test part, is
+    drawn from training. With `data.folds` there is
     no test split, and a column `fold` names the fold that tests a picture, from 1. Without `with_test` there is none
     either: the caller holds test pictures back. Raises SourceError, naming the class, if there are too few classes or
     pictures.
@@ -183,26 +185,17 @@ def _splits_of_label(usable: pl.DataFrame, label: str) -> list[str]:
 def _existing_split(usable: pl.DataFrame, candidates: pl.DataFrame, data: DataConfig, seed: int) -> pl.Series:
     """Return the split of the source, with a validation part; raise SourceError if it cannot be used."""
     split = usable["given_split"]
-    if data.folds:
-        raise SourceError(
-            "The source has its own split, which cross-validation would ignore. Leave --folds out to keep the split, or"
-            " pass the pictures without it."
-        )
-    if missing := split.null_count():
-        raise SourceError(f"{missing:,} of {usable.height:,} pictures have no split. Set it for all of them, or none.")
-    if absent := {"train", "test"} - set(split):
-        raise SourceError(
-            f"The split of the source has no {' and no '.join(sorted(absent))} part. Add one, or let all pictures be"
-            " split again: pass the parts as separate sources (bestiary train PICTURES/train PICTURES/val), or a table"
-            " without split."
-        )
+    require_trainable_parts(split, data)
     if unseen := set(usable["label"]) - set(usable.filter(split == "train")["label"]):
         raise SourceError(
             f'Class "{min(unseen)}" has no training picture in the split of the source. Add some, or leave the class'
             " out with --classes."
         )
-    if "val" in set(split):
+    fractions = {"test": data.test_fraction, "val": data.val_fraction}
+    drawn = {part: fraction for part, fraction in fractions.items() if part not in set(split)}
+    if not drawn:
         return split
     training = candidates.filter(pl.col("given_split") == "train")
-    resplit = _split_stratified(training, {"val": data.val_fraction}, seed).select("row_id", "split")
-    return usable.drop("split").join(resplit, on="row_id", how="left", maintain_order="left")["split"].fill_null("test")
+    resplit = _split_stratified(training, drawn, seed).select("row_id", "split")
+    joined = usable.drop("split").join(resplit, on="row_id", how="left", maintain_order="left")
+    return joined["split"].fill_null(split)

@@ -24,6 +24,7 @@ from bestiary.data.overlapping_classes import overlapping_class_warnings
 from bestiary.data.scan import scan_pictures
 from bestiary.data.shortcuts import find_shortcuts
 from bestiary.data.sources import PictureList, list_sources, report_notices
+from bestiary.data.split_parts import choose_split_parts, require_trainable_parts
 from bestiary.errors import SourceError, did_you_mean
 from bestiary.machine import trim_memory
 from bestiary.picture import DecodeLimits
@@ -82,15 +83,28 @@ class AuditedDataset:
     thumbnails: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=table.THUMBNAILS))
 
 
-def load_dataset(source: DataSource, recipe: ResolvedRecipe, context: Context) -> AuditedDataset:
-    """Return the pictures with all that is known without a model: what splitting and planning need."""
+def load_dataset(
+    source: DataSource, recipe: ResolvedRecipe, context: Context, *, for_training: bool = False
+) -> AuditedDataset:
+    """Return the pictures with all that is known without a model: what splitting and planning need.
+
+    for_training: raises SourceError if the source's own split cannot be trained on, before a picture is read.
+    """
     corrections = None if source.corrections is None else read_corrections(Path(source.corrections))
     data = recipe.data
     if source.label_depth is not None:
         data = data.model_copy(update={"label_depth": source.label_depth})
-    sources, limits = source.paths, recipe.limits
     names = source.model_classes
-    return audit_sources(sources, source.labels, data, limits, context, corrections, model_classes=names)
+    return audit_sources(
+        source.paths,
+        source.labels,
+        data,
+        recipe.limits,
+        context,
+        corrections,
+        model_classes=names,
+        for_training=for_training,
+    )
 
 
 def audit_sources(
@@ -102,11 +116,12 @@ def audit_sources(
     corrections: Corrections | None = None,
     *,
     model_classes: tuple[str, ...] = (),
+    for_training: bool = False,
 ) -> AuditedDataset:
     """Return the pictures of the sources, measured and grouped by duplicates, with the findings of the audit.
 
-    model_classes: see `DataSource`. Raises SourceError if there are no pictures, or if `data.classes` names a label
-    that does not occur.
+    model_classes: see `DataSource`; for_training: see `load_dataset`. Raises SourceError if there are no pictures, or
+    if `data.classes` names a label that does not occur.
     """
     listing = list_sources(
         sources,
@@ -116,6 +131,9 @@ def audit_sources(
         model_classes=model_classes,
         label_depth=data.label_depth,
     )
+    listing = choose_split_parts(listing, data)
+    if for_training:
+        require_trainable_parts([picture.split for picture in listing.pictures], data)
     return audit_listing(listing, data, limits, context, corrections)
 
 

@@ -64,7 +64,7 @@ def evaluate_external(
     """
     recipe, bundle = run_folder.load_resolved_recipe(run), read_bundle(run)
     validation = table.read(run / "predictions.parquet", table.PREDICTIONS).filter(pl.col("split") == "val")
-    data = recipe.data.model_copy(update={"classes": source.classes})
+    data = recipe.data.model_copy(update={"classes": source.classes, "split": "keep"})
     source = replace(source, model_classes=tuple(bundle.classes))
     dataset = load_dataset(source, recipe.model_copy(update={"data": data}), context)
     dataset = replace(dataset, pictures=restore_number_labels(dataset.pictures, bundle.classes))

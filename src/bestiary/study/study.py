@@ -188,7 +188,7 @@ def _load_and_split(
     context.reporter.info("Re-scanning the pictures (measurements are cached)." if again else "Scanning the pictures.")
     if again:
         recipe, context = without_label_check(recipe), replace(context, reporter=SilentReporter())
-    dataset = add_model_issues(load_dataset(request.source, recipe, context), recipe, context)
+    dataset = add_model_issues(load_dataset(request.source, recipe, context, for_training=True), recipe, context)
     if again:
         dataset = replace(dataset, findings=table.read(folder / FINDINGS, table.FINDINGS))
     if manifest is not None:

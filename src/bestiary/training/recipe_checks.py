@@ -18,7 +18,7 @@ LOOP = ("finetune", "resnet", "plain")
 SCRATCH = ("resnet", "plain")
 SETTING_CONSUMERS: dict[tuple[str, ...], dict[str, str]] = {
     ALL: {
-        "data": "classes label_depth min_per_class val_fraction test_fraction folds near_duplicates suspects"
+        "data": "classes label_depth min_per_class split val_fraction test_fraction folds near_duplicates suspects"
         " near_duplicate_bits",
         "picture": "size fit normalise max_pixels max_bytes",
         "model": "method",

@@ -77,7 +77,7 @@ def tune(
     disable_malloc_trim()
     try:
         with storage_errors(folder.storage.name):
-            dataset = load_dataset(source, request.recipe.resolve(), context)
+            dataset = load_dataset(source, request.recipe.resolve(), context, for_training=True)
             search = _prepare_search(request, folder, dataset, context)
             if not _run_trials(search):
                 return report_progress_elsewhere(search)
