@@ -93,7 +93,7 @@ def test_the_card_can_be_published_and_what_users_named_is_escaped(run: Path) ->
         (":skull: :+1:", ":\u200bskull: :\u200b+1:"),
         ("a#12", "a\\#\u200b12"),
         ("gh-7", "gh-\u200b7"),
-        ("Weakest: sheep, 12:30 (@ home), wwf", "Weakest: sheep, 12:30 (@ home), wwf"),
+        ("Lowest recall: sheep, 12:30 (@ home), wwf", "Lowest recall: sheep, 12:30 (@ home), wwf"),
     ],
 )
 def test_github_makes_nothing_of_a_name(given: str, shown: str) -> None:

@@ -143,7 +143,7 @@ def _iter_limits(run: RunFiles) -> Iterator[str]:
         "It predicts one of its classes for each picture, with a calibrated probability. Pictures unlike its training"
         f" pictures are answered “unknown”{answered}; some of them are still missed."
     )
-    yield escape(verdict.describe_weakest_class(metrics))
+    yield escape(verdict.describe_mistakes(metrics))
     if sentence := (metrics.get("slices") or {}).get("sentence"):
         yield escape(sentence)
     yield (

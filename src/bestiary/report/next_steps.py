@@ -19,7 +19,7 @@ from bestiary.evaluation.slices import macro_f1_from_confusion
 from bestiary.report.commands import retrain_command
 from bestiary.report.format import format_metric, format_short_percent
 from bestiary.report.run_files import RunFiles
-from bestiary.report.verdict import classes_by_f1
+from bestiary.report.verdict import MIN_CONFUSIONS, classes_by_f1
 
 WEAK_BY = 0.03  # a class is weak when its F1 is this far below the mean of all classes
 FEW_FRACTION = 0.5  # a class has few training pictures when it has less than this fraction of the median class
@@ -162,7 +162,7 @@ def _iter_class_steps(summary: RunSummary) -> Iterator[NextStep]:
             others = f", where the median class has {middle:,.0f}" if n < FEW_FRACTION * middle else ""
             why = f"It has {n:,} training pictures{others}; {score}."
             yield NextStep(f"Add pictures of {label}.", why, anchor="pictures", gain=gain)
-        else:
+        elif metrics["per_class"][label]["f1"].get("high", 0.0) < metrics["macro_f1"]["value"]:
             why = f"{score} with {n:,} training pictures. {_describe_confusion(metrics, label)}"
             yield NextStep(f"Look at the mistakes with {label}.", why, anchor="mistakes", gain=gain)
 
@@ -171,8 +171,9 @@ def _describe_confusion(metrics: Mapping[str, Any], label: str) -> str:
     labels, counts = metrics["confusion"]["labels"], metrics["confusion"]["counts"]
     at = labels.index(label)
     both = [0 if i == at else counts[at][i] + counts[i][at] for i in range(len(labels))]
-    times = "once" if max(both) == 1 else f"{max(both)} times, both ways"
-    return f"Confused most with {labels[both.index(max(both))]}: {times}." if max(both) else ""
+    if max(both) < MIN_CONFUSIONS:
+        return ""
+    return f"Confused most with {labels[both.index(max(both))]}: {max(both)} times, both ways."
 
 
 def _iter_more_pictures_steps(lessons: Mapping[str, Any]) -> Iterator[NextStep]:
