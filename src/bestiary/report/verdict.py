@@ -80,7 +80,7 @@ def _significantly_low(correct: Ints, totals: Ints) -> Ints:
         return tested[:0]
     wrong = totals - correct
     tables = ([[correct[at], wrong[at]], [correct.sum() - correct[at], wrong.sum() - wrong[at]]] for at in tested)
-    p_values = holm([float(fisher_exact(table, alternative="less").pvalue) for table in tables])
+    p_values = holm([float(fisher_exact(np.array(table), alternative="less").pvalue) for table in tables])
     return tested[np.array(p_values) < SIGNIFICANT]
 
 
