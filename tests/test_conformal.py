@@ -38,7 +38,9 @@ def test_the_coverage_is_what_was_asked(level: float) -> None:
     within, sizes = set_coverage(shares, truth, conformal_threshold(table, level))
     rank = int(np.ceil(level * 1_001))
     low, high = betabinom.interval(0.999, 4_000, rank, 1_001 - rank)
-    assert low <= within.sum() <= high
+    by_bound = (1 - shares <= conformal_threshold(table, level))[np.arange(4_000), truth]
+    assert low <= by_bound.sum() <= high
+    assert not (by_bound & ~within).any()  # the most probable label is added
     assert 1 < sizes.mean() < 6
 
 
@@ -75,9 +77,12 @@ def test_the_rank_by_hand() -> None:
     assert conformal_threshold(table, 0.901) == 1.0
 
 
-def test_a_set_lists_the_likeliest_first_and_may_be_empty() -> None:
+def test_a_set_lists_the_most_probable_first_and_is_never_empty() -> None:
     assert prediction_set({"a": 0.2, "b": 0.5, "c": 0.3}, 0.75) == ["b", "c"]
-    assert prediction_set({"a": 0.4, "b": 0.6}, 0.2) == []
+    assert prediction_set({"a": 0.4, "b": 0.6}, 0.2) == ["b"]
+    covered, sizes = set_coverage(np.array([[0.4, 0.6], [0.4, 0.6], [0.9, 0.1]]), np.array([1, 0, 0]), 0.2)
+    assert covered.tolist() == [True, False, True]
+    assert sizes.tolist() == [1, 1, 1]
 
 
 def test_what_cannot_be_asked_is_refused() -> None:

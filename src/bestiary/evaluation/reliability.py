@@ -61,8 +61,8 @@ def conformal_coverage(
 ) -> list[dict[str, Any]]:
     """Return the coverage of prediction sets at each level, with Wilson's interval over groups, and the set sizes.
 
-    bounds: of `fit_conformal`; without it the list is empty. Keys: `level, covered, labels` (mean number), `single` and
-    `empty`: the fractions of sets with one label and with none.
+    bounds: of `fit_conformal`; without it the list is empty. Keys: `level, covered, labels` (mean number) and `single`,
+    the fraction of sets with one label.
     """
     if not bounds:
         return []
@@ -75,7 +75,6 @@ def conformal_coverage(
                 "covered": intervals.rate_metric(float(covered.mean()), trials),
                 "labels": float(sizes.mean()),
                 "single": float((sizes == 1).mean()),
-                "empty": float((sizes == 0).mean()),
             }
         )
     return rows

@@ -70,11 +70,10 @@ def describe_prediction_sets(metrics: Mapping[str, Any]) -> str:
     held = "less than promised" if covered["high"] < LEVEL else held
     if covered["low"] < LEVEL - NARROW and covered["high"] >= LEVEL:
         held = "too few test pictures to tell whether that is less than promised"
-    empty = f", and {format_percent(row['empty'])} are empty: no label is probable enough" if row["empty"] else ""
     return (
         f"At the 95 % level, the prediction sets contain the true label of {100 * covered['value']:.1f} % of the test"
         f" pictures ({format_interval(covered)}): {held}. A set has {row['labels']:.2f} labels on average,"
-        f" {format_percent(row['single'])} have exactly one{empty}."
+        f" {format_percent(row['single'])} have exactly one."
         + (ALL_LABELS if row["labels"] == len(metrics["per_class"]) else "")
     )
 
