@@ -26,6 +26,7 @@ from bestiary.inference.predictor import Predictor
 from bestiary.preprocess import Preprocessing
 from bestiary.serve.app import create_app
 from bestiary.serve.batching import Batcher, QueueFullError
+from bestiary.serve.calibration_text import NOT_MEASURED
 from bestiary.web import running
 from bestiary.web.settings import ServerSettings
 from tiny_model import COLOURS, RGB, SIZE, coloured, write_run
@@ -127,6 +128,7 @@ def test_concurrent_requests_are_each_answered(client: TestClient) -> None:
 def test_the_model_route_describes_the_model(client: TestClient) -> None:
     about = client.get("/model").json()
     assert (about["name"], about["classes"], about["size"], about["fit"]) == ("colours", list(COLOURS), SIZE, "squash")
+    assert about["calibration"] == NOT_MEASURED  # no test scores beside this model
 
 
 def test_the_metrics_count_pictures_and_requests(client: TestClient) -> None:
@@ -289,7 +291,7 @@ class Slow:
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor, self.gate, self.fails = predictor, threading.Event(), False
-        self.bundle, self.classes = predictor.bundle, predictor.classes
+        self.bundle, self.classes, self.run = predictor.bundle, predictor.classes, predictor.run
 
     def predict_many(self, images: Any) -> Iterator[Any]:
         self.gate.wait(10)

@@ -17,6 +17,7 @@ from bestiary.inference.predictor import Prediction, Predictor
 from bestiary.picture import DecodeLimits
 from bestiary.serve import open_inference
 from bestiary.serve.batching import Batcher, Outcome, Picture, QueueFullError
+from bestiary.serve.calibration_text import describe_probabilities
 from bestiary.serve.request_body import read_pictures
 from bestiary.serve.schemas import INFER_BODY, PREDICT_BODY, ModelInfo, PredictResponse, error_responses
 from bestiary.version import __version__
@@ -96,6 +97,7 @@ async def _handle_unexpected_error(_: Request, error: Exception) -> Response:
 
 def _add_predict_routes(app: FastAPI, state: ServerState) -> None:
     bundle, settings = state.predictor.bundle, state.settings
+    calibration = describe_probabilities(state.predictor.run)
 
     @app.get("/model", responses=error_responses(401, 421), summary="Model and limits")
     async def model() -> ModelInfo:
@@ -106,6 +108,7 @@ def _add_predict_routes(app: FastAPI, state: ServerState) -> None:
             fit=bundle.fit,
             method=bundle.method,
             backbone=bundle.backbone,
+            calibration=calibration,
             bestiary=__version__,
             max_bytes=settings.max_bytes,
             max_pictures=settings.max_pictures,

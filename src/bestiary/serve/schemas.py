@@ -58,6 +58,7 @@ class ModelInfo(BaseModel):
     fit: str = Field(description="how a picture is resized to it: squash, letterbox or crop")
     method: str
     backbone: str
+    calibration: str = Field(description="how far the probabilities held on the test pictures of the run, in words")
     bestiary: str
     max_bytes: int
     max_pictures: int

@@ -67,6 +67,7 @@ const loadModel = async () => {
   find("#token-error").textContent = "";
   if (token) sessionStorage.setItem("token", token);
   find("#model").textContent = model.name;
+  find("#calibration").textContent = model.calibration;
   const first = model.classes.slice(0, 30), more = model.classes.length - first.length;
   find("#classes").textContent = `Classes: ${first.join(", ")}${more > 0 ? ` and ${more} more` : ""}. For anything else the prediction is “not sure”.`;
 };
