@@ -23,13 +23,13 @@ def describe_probabilities(run: Path) -> str:
         metrics = read_json(run / "metrics.json")
         bins = [row for row in metrics["reliability"]["after"] if row["count"]]
         tested = sum(row["count"] for row in bins)
-        mean, right = (sum(row[key] * row["count"] for row in bins) / tested for key in ("confidence", "accuracy"))
+        mean, accuracy = (sum(row[key] * row["count"] for row in bins) / tested for key in ("confidence", "accuracy"))
         error = float(metrics["ece"]["value"])
     except (RunError, KeyError, TypeError, ValueError, ZeroDivisionError):
         return NOT_MEASURED
     few = " These are few pictures: treat probabilities as estimates." if tested < FEW_PICTURES else ""
     return (
         f"On the {tested:,} test pictures of this model, answers had a mean probability of {100 * mean:.1f} %, and"
-        f" {100 * right:.1f} % of them were right; the calibration error is {100 * error:.1f} %. On other kinds of"
+        f" {100 * accuracy:.1f} % of them were right; the calibration error is {100 * error:.1f} %. On other kinds of"
         f" pictures probabilities may be too high.{few}"
     )
