@@ -17,7 +17,7 @@ def write_metrics(run: Path, bins: list[dict[str, Any]], error: float = 0.042) -
 
 
 def test_the_sentence_has_the_measured_figures(tmp_path: Path) -> None:
-    empty = {"low": 0.0, "high": 0.1, "confidence": None, "accuracy": None, "count": 0}
+    empty: dict[str, Any] = {"low": 0.0, "high": 0.1, "confidence": None, "accuracy": None, "count": 0}
     bins = [
         empty,
         {"confidence": 0.6, "accuracy": 0.5, "count": 100},
