@@ -78,7 +78,7 @@ def apply_rules(probabilities: npt.NDArray[np.float64], labels: Labels, classes:
     others[rows, labels] = -1
     best = others.max(axis=1)
     flagged = np.zeros(len(labels), bool)
-    flagged[[issue.position for issue in detect_label_issues(probabilities, labels, classes)]] = True
+    flagged[[issue.position for issue in detect_label_issues(probabilities, labels, classes)[0]]] = True
     return {
         f"bestiary: label < {SUSPECT}, another >= {CLEAR}": flagged,
         "another class is likelier": best > own,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 import pytest
@@ -14,9 +16,10 @@ from bestiary import table
 from bestiary.data.split import stratified_group_folds
 from bestiary.evaluation.label_issues import (
     MIN_PICTURES,
+    LabelIssue,
     cross_val_probabilities,
     detect_label_issues,
-    model_issue_findings,
+    find_model_issues,
 )
 from bestiary.evaluation.outliers import REFERENCES, find_outliers, own_class_similarity
 
@@ -39,6 +42,14 @@ def flipped(labels: NDArray[np.int64], share: float, classes: int) -> tuple[NDAr
     wrong = labels.copy()
     wrong[chosen] = (labels[chosen] + rng.integers(1, classes, len(chosen))) % classes
     return wrong, set(chosen.tolist())
+
+
+def label_issues(*arguments: Any, **settings: Any) -> list[LabelIssue]:
+    return detect_label_issues(*arguments, **settings)[0]
+
+
+def issue_findings(*arguments: Any, **settings: Any) -> pl.DataFrame:
+    return find_model_issues(*arguments, **settings).findings
 
 
 def alone(labels: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -101,14 +112,14 @@ def test_a_class_that_only_one_group_shows_cannot_be_judged() -> None:
     groups[labels == 2] = 80
     found = cross_val_probabilities(features, labels, groups, 3, seed=0)
     np.testing.assert_array_equal(np.isnan(found).all(axis=1), labels == 2)
-    assert not detect_label_issues(found, labels, NAMES[:3])
+    assert not label_issues(found, labels, NAMES[:3])
 
 
 def test_one_class_alone_cannot_be_judged() -> None:
     features, labels = clouds([30])
     found = cross_val_probabilities(features, labels, alone(labels), 1, seed=0)
     assert np.isnan(found).all()
-    assert detect_label_issues(found, labels, NAMES[:1]) == []
+    assert label_issues(found, labels, NAMES[:1]) == []
 
 
 # ---- Suspects ------------------------------------------------------------------------------------------------------
@@ -118,7 +129,7 @@ def test_one_class_alone_cannot_be_judged() -> None:
 def test_planted_labels_are_found(classes: int) -> None:
     features, right = clouds([120, 100, 90, 80][:classes])
     labels, planted = flipped(right, 0.05, classes)
-    found = detect_label_issues(
+    found = label_issues(
         cross_val_probabilities(features, labels, alone(labels), classes, seed=0), labels, NAMES[:classes]
     )
     named = {one.position for one in found}
@@ -134,7 +145,7 @@ def test_planted_labels_are_found(classes: int) -> None:
 
 def test_right_labels_are_left_alone() -> None:
     features, labels = clouds([150, 100, 60, 12])
-    assert detect_label_issues(cross_val_probabilities(features, labels, alone(labels), 4, seed=0), labels, NAMES) == []
+    assert label_issues(cross_val_probabilities(features, labels, alone(labels), 4, seed=0), labels, NAMES) == []
 
 
 def test_a_class_of_three_is_not_doubted() -> None:
@@ -142,17 +153,17 @@ def test_a_class_of_three_is_not_doubted() -> None:
     features, labels = clouds([100, 100, 3])
     believed = cross_val_probabilities(features, labels, alone(labels), 3, seed=0)
     assert np.isfinite(believed).all()
-    assert detect_label_issues(believed, labels, NAMES[:3]) == []
+    assert label_issues(believed, labels, NAMES[:3]) == []
     few = np.tile([0.95, 0.05], (MIN_PICTURES - 1, 1))
-    assert detect_label_issues(few, np.ones(len(few), np.int64), NAMES[:2]) == []
+    assert label_issues(few, np.ones(len(few), np.int64), NAMES[:2]) == []
     enough = np.tile([0.95, 0.05], (MIN_PICTURES, 1))
-    assert len(detect_label_issues(enough, np.ones(len(enough), np.int64), NAMES[:2])) == MIN_PICTURES
+    assert len(label_issues(enough, np.ones(len(enough), np.int64), NAMES[:2])) == MIN_PICTURES
 
 
 def test_a_picture_that_is_taken_for_nothing_else_is_no_suspect() -> None:
     labels = np.zeros(MIN_PICTURES, np.int64)
     unsure = np.tile([0.05, 0.40, 0.30, 0.25], (MIN_PICTURES, 1))
-    assert detect_label_issues(unsure, labels, NAMES) == []
+    assert label_issues(unsure, labels, NAMES) == []
 
 
 # ---- Outliers ------------------------------------------------------------------------------------------------------
@@ -172,7 +183,7 @@ def test_pictures_that_fit_no_class_are_found() -> None:
     believed = cross_val_probabilities(features, labels, alone(labels), 4, seed=0)
     found = find_outliers(features, labels, alone(labels), believed, seed=0)
     named = {one.position for one in found}
-    doubted = {one.position for one in detect_label_issues(believed, labels, NAMES)}
+    doubted = {one.position for one in label_issues(believed, labels, NAMES)}
     assert named <= strangers
     assert len(strangers & (named | doubted)) >= 6
     assert [one.score for one in found] == sorted(one.score for one in found)
@@ -230,7 +241,7 @@ def test_findings_name_the_pictures_and_the_better_label() -> None:
     labels = right.copy()
     planted = next(at for at in range(len(labels)) if at not in strangers)
     labels[planted] = (right[planted] + 1) % 4
-    found = model_issue_findings(collection_of(labels), features, seed=0)
+    found = issue_findings(collection_of(labels), features, seed=0)
     assert dict(found.schema) == table.FINDINGS
     one = found.filter((pl.col("check") == "suspect-label") & (pl.col("row_id") == planted + 1000)).row(0, named=True)
     given, better = NAMES[labels[planted]], NAMES[right[planted]]
@@ -250,14 +261,14 @@ def test_findings_name_the_pictures_and_the_better_label() -> None:
 def test_findings_are_the_same_for_the_same_seed() -> None:
     features, labels, _ = with_strangers(6)
     wrong, _ = flipped(labels, 0.05, 4)
-    first, again = (model_issue_findings(collection_of(wrong), features, seed=2) for _ in range(2))
+    first, again = (issue_findings(collection_of(wrong), features, seed=2) for _ in range(2))
     assert first.height > 0
     assert first.equals(again)
 
 
 def test_nothing_found_is_an_empty_table() -> None:
     features, labels = clouds([30, 30])
-    found = model_issue_findings(collection_of(labels), features, seed=0)
+    found = issue_findings(collection_of(labels), features, seed=0)
     assert found.height == 0
     assert dict(found.schema) == table.FINDINGS
 
@@ -274,10 +285,10 @@ def near_limits(own: list[float]) -> tuple[NDArray[np.float64], NDArray[np.int64
 
 def test_labels_close_to_the_limit_are_told_apart_by_their_margin() -> None:
     believed, labels = near_limits([0.02, 0.09, 0.11, 0.2])
-    [clear, close] = detect_label_issues(believed, labels, NAMES[:2])
+    [clear, close] = label_issues(believed, labels, NAMES[:2])
     assert (clear.position, close.position) == (12, 13)
     assert clear.margin >= 1 > close.margin >= 0
-    *both, outside = detect_label_issues(believed, labels, NAMES[:2], reach=1.0)
+    *both, outside = label_issues(believed, labels, NAMES[:2], reach=1.0)
     assert both == [clear, close]
     assert outside.position == 14
     assert -1 < outside.margin < 0
@@ -285,16 +296,16 @@ def test_labels_close_to_the_limit_are_told_apart_by_their_margin() -> None:
 
 def test_a_probability_exactly_at_the_limit_is_no_issue() -> None:
     believed, labels = near_limits([0.1])
-    assert detect_label_issues(believed, labels, NAMES[:2]) == []
-    [noted] = detect_label_issues(believed, labels, NAMES[:2], reach=1.0)
+    assert label_issues(believed, labels, NAMES[:2]) == []
+    [noted] = label_issues(believed, labels, NAMES[:2], reach=1.0)
     assert -1e-6 < noted.margin < 0
 
 
 def test_the_current_label_is_never_suggested() -> None:
     believed, labels = near_limits([0.45, 0.52])
-    assert detect_label_issues(believed, labels, NAMES[:2], reach=20.0) != []
+    assert label_issues(believed, labels, NAMES[:2], reach=20.0) != []
     assert all(
-        issue.suggested != issue.current_label for issue in detect_label_issues(believed, labels, NAMES[:2], reach=20.0)
+        issue.suggested != issue.current_label for issue in label_issues(believed, labels, NAMES[:2], reach=20.0)
     )
 
 
@@ -311,8 +322,8 @@ def test_outliers_have_margins_too() -> None:
 def test_findings_in_bfloat16_say_which_are_borderline() -> None:
     features, right, _ = with_strangers(8)
     labels, _ = flipped(right, 0.1, 4)
-    exact = model_issue_findings(collection_of(labels), features, seed=0)
-    found = model_issue_findings(collection_of(labels), features, seed=0, precision="bfloat16")
+    exact = issue_findings(collection_of(labels), features, seed=0)
+    found = issue_findings(collection_of(labels), features, seed=0, precision="bfloat16")
     assert not exact["message"].str.contains("Borderline").any()
     issues = found.filter("is_issue")
     assert issues.drop("message").equals(exact.drop("message"))

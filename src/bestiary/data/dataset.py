@@ -18,6 +18,7 @@ from bestiary.data.apply_corrections import CorrectionResult, apply_corrections
 from bestiary.data.corrections import Corrections, read_corrections
 from bestiary.data.deep_ranges import measure_in_collection_range
 from bestiary.data.detail_check import check_content
+from bestiary.data.label_issue_summary import LabelIssueSummary
 from bestiary.data.label_map import absolute_label_map, label_map
 from bestiary.data.notices import EMPTY_CLASS, SourceNotice, notice_findings
 from bestiary.data.overlapping_classes import overlapping_class_warnings
@@ -72,7 +73,8 @@ class AuditedDataset:
 
     pictures: `table.PICTURES`, `given_split`, and `given_label` and `dropped` for the changes by corrections.
     passed_over: files that were skipped, by reason. not_looked_for: checks that were skipped, each with the reason.
-    thumbnails: `table.THUMBNAILS`, to find copies of these pictures later.
+    thumbnails: `table.THUMBNAILS`, to find copies of these pictures later. label_issues: how many of the suspect labels
+    are expected to be wrong.
     """
 
     pictures: pl.DataFrame
@@ -81,6 +83,7 @@ class AuditedDataset:
     corrected: CorrectionResult | None = None
     not_looked_for: Mapping[str, str] = field(default_factory=dict)
     thumbnails: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=table.THUMBNAILS))
+    label_issues: LabelIssueSummary | None = None
 
 
 def load_dataset(

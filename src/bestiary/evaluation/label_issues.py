@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ import polars as pl
 from bestiary import table
 from bestiary.array_types import Floats, Ints
 from bestiary.batches.feature_matrix import FeatureMatrix, fit_scaler
+from bestiary.data.label_issue_summary import MIN_PRECISION, LabelIssueSummary
 from bestiary.data.split import stratified_group_folds
 from bestiary.evaluation.borderline import LOG_ODDS_ERROR, describe_margin, is_within, log_odds, rule_margins
+from bestiary.evaluation.label_noise import WrongLabels, estimate_wrong_labels, fit_label_noise
 from bestiary.evaluation.outliers import find_outliers
 from bestiary.models.engine import Precision
 from bestiary.models.logistic_regression import linear_logits, make_solver
@@ -27,6 +30,9 @@ DEFAULT_C = 5.0
 # A label is suspect if the given class has a probability below SUSPECT and another class one of at least CLEAR.
 # On planted flips this rule found more at the same precision than each filter of cleanlab: docs/log.md.
 SUSPECT, CLEAR = 0.1, 0.5
+# Of a weak model, the rule names mostly correct labels. The most doubtful ones are kept while at least MIN_PRECISION of
+# them are expected to be wrong; a few, this fraction of the pictures, are listed in any case, as doubtful.
+DOUBTFUL_FRACTION = 0.005
 # A class of which the head knows little looks like a class of wrong labels: of correct labels in classes of 3, 6, 10
 # and 20 pictures it doubted 5 of 9, 3 of 18, 2 of 30 and 1 of 60. Smaller classes are skipped.
 MIN_PICTURES = 10
@@ -48,10 +54,18 @@ class LabelIssue:
     margin: float
 
 
-def model_issue_findings(
+@dataclass(frozen=True)
+class ModelIssues:
+    """Findings (`table.FINDINGS`) "suspect-label" and "outlier", worst first; labels: None without a suspect label."""
+
+    findings: pl.DataFrame
+    labels: LabelIssueSummary | None
+
+
+def find_model_issues(
     pictures: pl.DataFrame, features: FeatureMatrix, *, seed: int, precision: Precision = "float32"
-) -> pl.DataFrame:
-    """Return the findings (`table.FINDINGS`) "suspect-label" and "outlier", worst first.
+) -> ModelIssues:
+    """Return the findings that need a model: suspect labels and outliers.
 
     pictures: `row_id, path, label, group`, only readable ones; features: (n, channels), in the same order, computed in
     `precision`. The same pictures, features and seed give the same findings. In bfloat16, findings that float32 may not
@@ -61,12 +75,13 @@ def model_issue_findings(
     labels, groups = table.label_indices(pictures["label"], classes), pictures["group"].to_numpy()
     probabilities = cross_val_probabilities(features, labels, groups, len(classes), seed=seed)
     reach = 1.0 if precision == "bfloat16" else 0.0
-    issues = detect_label_issues(probabilities, labels, classes, reach=reach)
+    issues, summary = detect_label_issues(probabilities, labels, classes, reach=reach)
     suspect = {issue.position for issue in issues if issue.margin >= 0}
+    verb = "may be" if summary is not None and summary.is_doubtful else "looks like"
     about = pictures.select("row_id", "path").rows()
     rows: list[tuple[Any, ...]] = []
     for issue in issues:
-        message = f"Labelled {issue.current_label}; looks like {issue.suggested} ({100 * issue.probability:.0f} %)."
+        message = f"Labelled {issue.current_label}; {verb} {issue.suggested} ({100 * issue.probability:.0f} %)."
         message += describe_margin(issue.margin, "suspect") if reach else ""
         is_issue, suggested = issue.margin >= 0, issue.suggested
         rows.append(("suspect-label", *about[issue.position], issue.score, is_issue, message, None, suggested))
@@ -76,44 +91,80 @@ def model_issue_findings(
             message = f"Unlike the other pictures of {label}: the probability of {label} is only {percent}."
             message += describe_margin(outlier.margin, "an outlier") if reach else ""
             rows.append(("outlier", *about[outlier.position], outlier.score, outlier.margin >= 0, message, None, None))
-    return pl.DataFrame(rows, schema=table.FINDINGS, orient="row")
+    return ModelIssues(pl.DataFrame(rows, schema=table.FINDINGS, orient="row"), summary)
 
 
 def detect_label_issues(
     probabilities: Floats, labels: Ints, classes: Sequence[str], *, reach: float = 0.0
-) -> list[LabelIssue]:
-    """Return the labels that are probably wrong, worst first.
+) -> tuple[list[LabelIssue], LabelIssueSummary | None]:
+    """Return the labels that are probably wrong, worst first, and how many of them are expected to be.
 
     probabilities: float64 (n, classes), out of fold; rows of NaN and classes of fewer than MIN_PICTURES are skipped.
-    labels: int64 (n,). The score is cleanlab's (Northcutt et al. 2021). reach: labels that are less than so many errors
-    of bfloat16 features outside the rule are returned as well.
+    labels: int64 (n,). The score is cleanlab's (Northcutt et al. 2021). Of a model that errs often, only the most
+    doubtful are returned, so that half of them are expected to be wrong (MIN_PRECISION), but at least
+    DOUBTFUL_FRACTION of all. reach: labels less than so many errors of bfloat16 features outside the rule are returned
+    as well.
     """
     from cleanlab.rank import get_label_quality_scores
 
     scored = np.flatnonzero(np.isfinite(probabilities).all(axis=1))
     if not len(scored):
-        return []
+        return [], None
     probabilities, labels = probabilities[scored], labels[scored]
     scores = get_label_quality_scores(labels, probabilities, method="self_confidence")
     suggested, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    margins = rule_margins(
-        (scores < SUSPECT) & (confidence >= CLEAR),
+    is_judged = (np.bincount(labels)[labels] >= MIN_PICTURES) & (suggested != labels)
+    distances = [
         (log_odds(SUSPECT) - log_odds(scores)) / LOG_ODDS_ERROR,
         (log_odds(confidence) - log_odds(CLEAR)) / LOG_ODDS_ERROR,
+    ]
+    named = (scores < SUSPECT) & (confidence >= CLEAR)
+    near = np.flatnonzero(is_judged & is_within(rule_margins(named, *distances), reach))
+    if not len(near):
+        return [], None
+    named = named[near]
+    wrong = estimate_wrong_labels(fit_label_noise(probabilities, labels), probabilities[near], labels[near])
+    limit = _lowest_probability(wrong.probability[named], len(labels))
+    margins = rule_margins(
+        named & (wrong.probability >= limit),
+        *(distance[near] for distance in distances),
+        (log_odds(wrong.probability) - log_odds(limit)) / LOG_ODDS_ERROR,
     )
-    suspect = (np.bincount(labels)[labels] >= MIN_PICTURES) & (suggested != labels) & is_within(margins, reach)
-    worst_first = np.flatnonzero(suspect)[np.argsort(scores[suspect], kind="stable")]
-    return [
+    rows = np.flatnonzero(is_within(margins, reach))
+    rows = rows[np.argsort(scores[near[rows]], kind="stable")]
+    issues = [
         LabelIssue(
-            int(scored[row]),
-            classes[labels[row]],
-            classes[suggested[row]],
-            float(confidence[row]),
-            float(scores[row]),
+            int(scored[near[row]]),
+            classes[labels[near[row]]],
+            classes[suggested[near[row]]],
+            float(confidence[near[row]]),
+            float(scores[near[row]]),
             float(margins[row]),
         )
-        for row in worst_first
+        for row in rows
     ]
+    accuracy = float((suggested == labels).mean())
+    return issues, _summarise(replace(wrong, by_noise=wrong.by_noise[:, margins >= 0]), accuracy)
+
+
+def _lowest_probability(wrong: Floats, n_pictures: int) -> float:
+    """Return the probability of being wrong from which on labels are named.
+
+    wrong: (n,), of the labels that the rule names. The most doubtful ones are taken while half of them are expected to
+    be wrong, at least DOUBTFUL_FRACTION of the pictures. 0 if that is all of them.
+    """
+    descending = np.sort(wrong)[::-1]
+    means = np.cumsum(descending) / np.arange(1, len(descending) + 1)
+    count = max(int((means >= MIN_PRECISION).sum()), math.ceil(DOUBTFUL_FRACTION * n_pictures))
+    return float(descending[count - 1]) if count < len(descending) else 0.0
+
+
+def _summarise(wrong: WrongLabels, accuracy: float) -> LabelIssueSummary | None:
+    count = wrong.by_noise.shape[1]
+    if not count:
+        return None
+    low, high = wrong.precision_interval()
+    return LabelIssueSummary(count, accuracy, float(wrong.probability.mean()), low, high)
 
 
 def cross_val_probabilities(

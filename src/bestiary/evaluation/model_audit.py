@@ -16,7 +16,7 @@ from bestiary.data.audit import sort_findings
 from bestiary.data.dataset import AuditedDataset
 from bestiary.data.deep_ranges import collection_rules
 from bestiary.errors import MissingExtraError, import_optional
-from bestiary.evaluation.label_issues import model_issue_findings
+from bestiary.evaluation.label_issues import find_model_issues
 from bestiary.machine import trim_memory
 from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.features import training_feature_cache
@@ -65,10 +65,13 @@ def _find_model_issues(dataset: AuditedDataset, recipe: ResolvedRecipe, context:
     except MissingExtraError as error:
         return _mark_skipped(dataset, MODEL_CHECKS, str(error))
     with context.reporter.progress("Checking labels", pictures.height) as advance:
-        findings = model_issue_findings(pictures, features, seed=SEED, precision=cache.precision)
+        issues = find_model_issues(pictures, features, seed=SEED, precision=cache.precision)
         advance(pictures.height)
     trim_memory()
-    return replace(dataset, findings=sort_findings(pl.concat([dataset.findings, findings])))
+    if issues.labels is not None:
+        context.reporter.info(issues.labels.describe())
+    findings = sort_findings(pl.concat([dataset.findings, issues.findings]))
+    return replace(dataset, findings=findings, label_issues=issues.labels)
 
 
 def _backbone_and_preprocessing(recipe: ResolvedRecipe) -> tuple[str, Preprocessing]:

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from bestiary.checks import ALTERS_MODEL
+from bestiary.data.label_issue_summary import LabelIssueSummary
 from bestiary.evaluation.learning_curve import WORTH
 from bestiary.evaluation.loss_curves import overfitting_point
 from bestiary.evaluation.slices import macro_f1_from_confusion
@@ -59,8 +60,9 @@ class RunSummary:
     """The facts about a run that the steps follow from.
 
     train_counts: training pictures by class; issues: findings by check; suspects: suspect labels by split;
-    relabelling_gain: rise of the test macro-F1 if the suspect labels in the test split were the suggested ones; run:
-    quoted for a shell; finetune: the command for fine-tuning on the same pictures.
+    label_issues: how many of them are expected to be wrong, None in older runs; relabelling_gain: rise of the test
+    macro-F1 if the suspect labels in the test split were the suggested ones; run: quoted for a shell; finetune: the
+    command for fine-tuning on the same pictures.
     """
 
     metrics: Mapping[str, Any]
@@ -69,6 +71,7 @@ class RunSummary:
     issues: Mapping[str, int] = field(default_factory=dict)
     suspects: Mapping[str, int] = field(default_factory=dict)
     relabelling_gain: float | None = None
+    label_issues: LabelIssueSummary | None = None
     lessons: Mapping[str, Any] = field(default_factory=dict)
     method: str = ""
     run: str = "RUN"
@@ -76,8 +79,13 @@ class RunSummary:
 
     @property
     def n_label_issues(self) -> int:
-        """How many training labels look wrong."""
-        return self.suspects.get("train", 0)
+        """How many training labels look wrong; none where most suspect labels are expected to be correct."""
+        return 0 if self.is_doubtful else self.suspects.get("train", 0)
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether most of the suspect labels are expected to be correct."""
+        return self.label_issues is not None and self.label_issues.is_doubtful
 
 
 def summarise_run(run: RunFiles) -> RunSummary:
@@ -94,11 +102,17 @@ def summarise_run(run: RunFiles) -> RunSummary:
         Counter(run.findings.filter(pl.col("is_issue"))["check"].to_list()),
         Counter(of_suspects["split"].drop_nulls().to_list()),
         _relabelling_gain(run, marked),
+        _read_label_issues(run),
         run.lessons,
         str(run.bundle.get("method", "")),
         shlex.quote(str(run.folder)),
         retrain_command(recipe, run.environment, corrections if corrections.exists() else None, *finetune),
     )
+
+
+def _read_label_issues(run: RunFiles) -> LabelIssueSummary | None:
+    recorded = run.environment.get("label issues")
+    return LabelIssueSummary(**recorded) if recorded else None
 
 
 def next_steps(summary: RunSummary) -> list[NextStep]:
@@ -199,8 +213,15 @@ def _iter_label_issue_steps(summary: RunSummary) -> Iterator[NextStep]:
     suspects, n = summary.suspects, sum(summary.suspects.values())
     if not n:
         return
+    if summary.is_doubtful and summary.label_issues is not None:
+        why = summary.label_issues.describe()
+        what = f"Look at the first of {n:,} doubtful labels." if n > 1 else "Look at the doubtful label."
+        yield NextStep(what, why, command=f"bestiary review {summary.run}", anchor="findings")
+        return
     what = "1 label that looks wrong" if n == 1 else f"{n:,} labels that look wrong"
     why = f"A model trained without these pictures predicts other labels: {_describe_use(summary)}."
+    if summary.label_issues is not None:
+        why += f" {summary.label_issues.describe()}"
     if (summary.relabelling_gain or 0) >= LEAST_GAIN:
         why += " If it is right about those in the test split, the macro-F1 shown is too low by this much."
     if suspects.get("train"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ def create_run(
     """
     applied = dataset.corrected
     facts = facts | {"passed over": dict(dataset.passed_over), "notices": read_notices(dataset.findings)}
+    if dataset.label_issues is not None:
+        facts |= {"label issues": asdict(dataset.label_issues)}
     if resumed_from is not None:
         facts |= {"training begun in": str(resumed_from.absolute())}
     if applied is not None:

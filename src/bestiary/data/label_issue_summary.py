@@ -1,0 +1,42 @@
+"""What is known about the suspect labels of a collection as a whole: how many of them are expected to be wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MIN_PRECISION = 0.5  # with a lower expected precision, suspect labels are called doubtful
+
+
+@dataclass(frozen=True)
+class LabelIssueSummary:
+    """What is known about the suspect labels as a whole.
+
+    count: suspect labels; accuracy: of the out-of-fold model; precision: expected fraction of the suspect labels that
+    is wrong, with its 95 % interval `low` to `high` (`evaluation.label_noise`).
+    """
+
+    count: int
+    accuracy: float
+    precision: float
+    low: float
+    high: float
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether fewer than half of them are expected to be wrong."""
+        return self.precision < MIN_PRECISION
+
+    def describe(self) -> str:
+        """Return a sentence about the expected precision.
+
+        >>> LabelIssueSummary(40, 0.97, 0.85, 0.7, 0.95).describe()
+        'Of 40 suspect labels, about 85 % (70 to 95 %) are expected to be wrong.'
+        >>> LabelIssueSummary(27, 0.76, 0.02, 0.0, 0.11).describe()
+        '27 doubtful labels, the most doubtful first: about 2 % (0 to 11 %) are expected to be wrong.'
+        """
+        about = f"about {100 * self.precision:.0f} % ({100 * self.low:.0f} to {100 * self.high:.0f} %)"
+        expected = f"{about} {'is' if self.count == 1 else 'are'} expected to be wrong."
+        labels = f"label{'s' * (self.count > 1)}"
+        if self.is_doubtful:
+            return f"{self.count:,} doubtful {labels}, the most doubtful first: {expected}"
+        return f"Of {self.count:,} suspect {labels}, {expected}"
