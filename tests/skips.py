@@ -11,6 +11,9 @@ from collections.abc import Iterator
 
 import pytest
 
+# scikit-learn's own check of arrays that PictureClassifier does not take: those of other libraries than NumPy.
+NOT_ASKED = "Skipped: SCIPY_ARRAY_API is not set"
+
 
 def is_ci() -> bool:
     return os.environ.get("CI") == "true"
@@ -29,8 +32,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if report.skipped and is_ci():
         marks = [*item.iter_markers("skip"), *item.iter_markers("skipif")]
         reasons = {f"Skipped: {mark.kwargs.get('reason')}" for mark in marks}
-        announced = isinstance(report.longrepr, tuple) and report.longrepr[2] in reasons
-        if not announced and "real" not in item.keywords:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
+        if reason not in reasons and not reason.startswith(NOT_ASKED) and "real" not in item.keywords:
             _fail(report)
     return report  # type: ignore[return-value]
 
