@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Errors only: no progress, no notice of a newer pip, no warning about root.
+INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -e
 
 .PHONY: demo test check clean
 
@@ -17,13 +19,15 @@ check: $(VENV)/.all
 	scripts/check
 
 $(VENV)/.train: pyproject.toml
+	@echo "Installing bestiary with what the main job needs into $(VENV) (about 1 GB)."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train]'
+	$(INSTALL) '.[train]'
 	touch $@
 
 $(VENV)/.all: pyproject.toml
+	@echo "Installing bestiary with everything, torch and the tools of the tests among it, into $(VENV) (several GB)."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all,dev]'
+	$(INSTALL) '.[all,dev]'
 	touch $@
 
 clean:

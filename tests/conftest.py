@@ -2,7 +2,6 @@
 
 import os
 import random
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,10 @@ import pytest
 from hypothesis import settings
 
 from bestiary.demo.dataset import SyntheticDataset, make_synthetic_dataset
+from browsers import EXECUTABLES, opened_browser
+from skips import pytest_make_collect_report, pytest_runtest_makereport
+
+__all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]  # hooks: pytest finds them here
 
 settings.register_profile("bestiary", derandomize=True, deadline=None)
 settings.load_profile("bestiary")
@@ -38,20 +41,11 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Chromium without a window. Of a module only: while it runs, no other event loop can."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        message = "There is no Chromium here (apt-get install chromium): pages are tested where there is one."
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+@pytest.fixture(scope="module", params=list(EXECUTABLES))
+def browser(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Chromium, then Firefox. Of a module only: while one runs, no other event loop can."""
+    with opened_browser(request.param) as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture(autouse=True)

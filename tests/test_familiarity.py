@@ -75,7 +75,8 @@ def test_familiarity_is_made_of_both() -> None:
 
 
 @pytest.mark.parametrize(
-    "openvino", [False, pytest.param(True, marks=pytest.mark.skipif(not has_openvino(), reason=""))]
+    "openvino",
+    [False, pytest.param(True, marks=pytest.mark.skipif(not has_openvino(), reason="OpenVINO is not installed"))],
 )
 def test_the_sealed_graph_gives_that_familiarity(openvino: bool) -> None:
     calibration, logits, features = with_subspace()

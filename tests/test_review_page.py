@@ -19,6 +19,7 @@ pytest.importorskip("playwright")
 
 
 from bestiary.data.corrections import Correction, read_corrections
+from browsers import tap
 from reviewed_run import plant
 
 pytestmark = pytest.mark.slow
@@ -209,7 +210,7 @@ def test_it_works_by_touch_on_a_narrow_screen(review: Review) -> None:
         box = button.bounding_box()
         assert box["height"] >= 44
         assert box["y"] + box["height"] <= 844
-    buttons[0].tap()
-    buttons[1].tap()
-    review.page.locator("#options li").first.tap()
+    tap(buttons[0])
+    tap(buttons[1])
+    tap(review.page.locator("#options li").first)
     assert [row.action for row in review.rows()] == ["keep", "relabel"]
