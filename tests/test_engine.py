@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bestiary.errors import RunError
 from bestiary.models.efficientnet_lite import cached_backbone_graph
-from bestiary.models.engine import Engine, OnnxRuntimeEngine, OpenVINOEngine, has_openvino, run_batch
+from bestiary.models.engine import Engine, OnnxRuntimeEngine, OpenVINOEngine, has_bfloat16, has_openvino, run_batch
 from bestiary.models.onnx_surgery import add_global_pool
 
 SIZE = 8
@@ -162,3 +162,8 @@ def test_pooled_features_are_the_mean_of_the_maps(tmp_path: Path) -> None:
     maps = run_batch(OnnxRuntimeEngine(trunk, threads=1), images)["maps"]
     features = run_batch(OnnxRuntimeEngine(add_global_pool(trunk), threads=1), images)["features"]
     np.testing.assert_allclose(features, maps.mean(axis=(2, 3)), atol=1e-5)
+
+
+def test_bfloat16_is_not_used_where_instruction_sets_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "avx2")
+    assert not has_bfloat16()

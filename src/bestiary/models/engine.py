@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from bestiary.array_types import Float32s, Pixels
 from bestiary.errors import RunError
 
 Outputs = dict[str, Float32s]
+ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+ISA_WITHOUT_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI")
 EngineName = Literal["openvino", "onnxruntime"]
 Precision = Literal["float32", "bfloat16"]
 
@@ -120,8 +123,12 @@ def has_openvino() -> bool:
 
 
 def has_bfloat16() -> bool:
-    """Return whether OpenVINO is installed, and computes in bfloat16 on this processor."""
-    if not has_openvino():
+    """Return whether OpenVINO is installed, and computes in bfloat16 on this processor.
+
+    Where oneDNN's instruction sets are limited to AVX2 by its environment variable, OpenVINO 2026.4 still announces
+    bfloat16, and the process ends with a segmentation fault.
+    """
+    if not has_openvino() or any(os.environ.get(name, "").upper() in ISA_WITHOUT_BFLOAT16 for name in ISA_LIMITS):
         return False
     import openvino
 
