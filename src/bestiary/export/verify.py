@@ -19,10 +19,11 @@ from bestiary.errors import IntegrityError, MachineError, SourceError, UserError
 from bestiary.export.finalize import PARITY_LIMIT, outputs_match
 from bestiary.export.formats import PRECISIONS, Kind, write_export
 from bestiary.inference.bundle import Bundle, read_bundle
-from bestiary.inference.predictor import EngineName, Predictor
+from bestiary.inference.predictor import Predictor
 from bestiary.inference.proof import PROOF_PICTURES, describe_proof, write_proof
 from bestiary.locks import output_lock
-from bestiary.models.engine import has_openvino
+from bestiary.models.engine import has_openvino, make_engine, run_batch
+from bestiary.models.engine_choice import OPENVINO, REFERENCE
 from bestiary.progress import Advance, Reporter
 from bestiary.stats import Z_95
 from bestiary.text import format_points
@@ -114,9 +115,11 @@ def _write_proof(folder: Path, bundle: Bundle, sample: pl.DataFrame, threads: in
     """Write evenly spaced verification pictures with their probabilities by every engine; return the digest."""
     paths = [Path(path) for path in sample[_evenly_spaced_rows(sample.height, PROOF_PICTURES)]["path"]]
     images = np.stack([bundle.preprocess.load_pixels(path) for path in paths])
-    engines: tuple[EngineName, ...] = ("onnxruntime", "fastest") if has_openvino() else ("onnxruntime",)
-    predictors = [Predictor(folder, threads=threads, engine=engine) for engine in engines]
-    return write_proof(folder, images, {item.engine_name: item.probabilities(images) for item in predictors})
+    graph = folder / bundle.graph
+    choices = [] if graph.suffix == ".xml" else [REFERENCE]  # OpenVINO's own format runs in OpenVINO only
+    choices += [OPENVINO] if has_openvino() else []
+    engines = [make_engine(choice, graph, threads=threads) for choice in choices]
+    return write_proof(folder, images, {engine.name: run_batch(engine, images)["probabilities"] for engine in engines})
 
 
 def paired_accuracy_drop(before: Bools, after: Bools) -> dict[str, float]:

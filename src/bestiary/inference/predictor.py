@@ -89,11 +89,6 @@ class Predictor:
         """The labels of this model, in the order of its probabilities."""
         return self.bundle.classes
 
-    @property
-    def engine_name(self) -> str:
-        """The engine that runs the graph: "onnxruntime" or "openvino"."""
-        return self._engine.name
-
     def predict(self, source: Source | str) -> Prediction:
         """Return the prediction for one picture: a path, the bytes of a file, a Pillow image, or pixels.
 
