@@ -22,12 +22,26 @@ from bestiary.errors import IntegrityError, RunError, SourceError, UserError
 from bestiary.export.formats import Kind, model_metadata
 from bestiary.export.verify import ParityReport, compare_outputs, export, paired_accuracy_drop, require_no_regression
 from bestiary.inference.bundle import read_bundle
-from bestiary.inference.predictor import Predictor
+from bestiary.inference.predictor import EngineName, Predictor
+from bestiary.inference.proof import PROOF_NAME
 from bestiary.locks import output_lock
 from bestiary.models.engine import has_openvino
+from bestiary.processor import Processor, read_processor
 from bestiary.progress import SilentReporter
 
 OPENVINO = pytest.param("openvino", marks=pytest.mark.skipif(not has_openvino(), reason="OpenVINO is not installed"))
+
+INT8 = onnx.TensorProto.INT8
+
+
+class Notices(SilentReporter):
+    """Collects what is told."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def info(self, text: str) -> None:
+        self.texts.append(text)
 
 
 def exported(run: Path, kind: Kind, out: Path, *, force: bool = True) -> tuple[Path, ParityReport]:
@@ -44,6 +58,8 @@ def test_an_exported_model_is_used_as_a_run_is(
     assert logging.getLogger().handlers == logging.root.handlers
     bundle = read_bundle(place)
     assert bundle.exported["pictures"] == proof.pictures
+    assert bundle.exported["processor"] == read_processor().kind
+    assert (place / PROOF_NAME).exists() == (kind != "onnx")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]  # nothing half-written is left
     shown = table.read(probed / "pictures.parquet", table.PICTURES)
     assert proof.pictures == shown.filter(pl.col("split").is_in(["train", "val"])).height  # it has fewer than 500
@@ -59,6 +75,48 @@ def test_an_exported_model_is_used_as_a_run_is(
         assert same >= 0.8
         assert 0 < proof.largest_difference < 1
     assert proof.loss["low"] < proof.loss["high"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["onnx-int8", OPENVINO])
+def test_an_8_bit_model_travels_with_ten_pictures(
+    probed: Path, tmp_path: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, _ = exported(probed, kind, tmp_path / "model")
+    bundle = read_bundle(place)
+    with np.load(place / PROOF_NAME) as proof:
+        assert proof["images"].shape == (10, bundle.size, bundle.size, 3)
+        assert proof["images"].dtype == np.uint8
+        engines = {"images", "onnxruntime", "openvino"} if kind == "onnx-int8" else {"images", "openvino"}
+        assert set(proof) == (engines if has_openvino() else {"images", "onnxruntime"})
+        assert all(proof[name].shape == (10, len(bundle.classes)) for name in set(proof) - {"images"})
+    other = Processor("Other Chip", "aarch64", ("asimd",))
+    monkeypatch.setattr("bestiary.inference.proof.read_processor", lambda: other)
+    names: tuple[EngineName, ...] = ("onnxruntime", "fastest")
+    verified = set[str]()
+    for name in names:  # the real graph, on this processor, gives the answers in its proof
+        predictor = Predictor(place, engine=name, reporter=(notices := Notices()))
+        assert len(notices.texts) == (predictor._engine.name not in verified)
+        assert all("have the same labels" in text for text in notices.texts)
+        verified.add(predictor._engine.name)
+
+
+@pytest.mark.slow
+def test_the_pictures_can_be_left_out(probed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    export(probed, "onnx-int8", out=out, force=True, with_pictures=False, threads=2, reporter=SilentReporter())
+    assert sorted(path.name for path in out.iterdir()) == ["bundle.json", "model.onnx"]
+    assert "proof_sha256" not in read_bundle(out).exported
+
+
+@pytest.mark.slow
+def test_weights_leave_room_for_the_sum_of_two_products(probed: Path, tmp_path: Path) -> None:
+    model = onnx.load(exported(probed, "onnx-int8", tmp_path / "model.onnx")[0])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx"]
+    weights = [onnx.numpy_helper.to_array(item) for item in model.graph.initializer if item.data_type == INT8]
+    largest = max(int(np.abs(values.astype(int)).max()) for values in weights if values.ndim == 4)
+    assert largest == 64
+    assert 2 * 255 * largest < 2**15  # or x86-64 without VNNI would saturate
 
 
 @pytest.mark.slow

@@ -12,6 +12,11 @@ from bestiary.cli.options import AsJson, ExportKind, Quiet, RunPath, Threads
 from bestiary.cli.output import print_json
 from bestiary.errors import require_extra
 
+NO_PICTURES_HELP = (
+    "Leave out the ten of the run's pictures, at input size, that the folder of an 8-bit model carries: `predict` and"
+    " `serve` verify it with them on other processors."
+)
+
 
 @app.command()
 def export(
@@ -21,6 +26,7 @@ def export(
     force: Annotated[
         bool, typer.Option("--force", help="Export even if accuracy drops by more than one point.")
     ] = False,
+    no_pictures: Annotated[bool, typer.Option("--no-pictures", help=NO_PICTURES_HELP)] = False,
     threads: Threads = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -34,7 +40,9 @@ def export(
     from bestiary.progress import make_reporter
 
     threads, reporter = threads or available_cores(), make_reporter(quiet=quiet)
-    path, parity = verify.export(run, to.value, out=out, force=force, threads=threads, reporter=reporter)
+    path, parity = verify.export(
+        run, to.value, out=out, force=force, with_pictures=not no_pictures, threads=threads, reporter=reporter
+    )
     if as_json:
         print_json({"model": str(path), "proof": asdict(parity)})
     else:

@@ -56,7 +56,7 @@ def predict(
     """Predict the labels of pictures, or "unknown"."""
     from bestiary.inference import heatmap, inputs, link_folders, writers
     from bestiary.inference.conformal import conformal_threshold, explain_full_set
-    from bestiary.inference.predictor import FAST_ENGINE_MIN_PICTURES, Predictor
+    from bestiary.inference.predictor import FAST_ENGINE_MIN_PICTURES, EngineName, Predictor
     from bestiary.locks import output_lock
     from bestiary.progress import make_reporter
 
@@ -67,7 +67,9 @@ def predict(
     skipped, counts = Counter[str](), Counter[str]()
     pictures = inputs.find_pictures(paths, sys.stdin.buffer, skipped)
     sources, is_bulk = _requested_pictures(pictures, FAST_ENGINE_MIN_PICTURES, all_at_once=inputs.LIST not in paths)
-    predictor = Predictor(run, threads=threads, engine="fastest" if is_bulk else "onnxruntime", max_pixels=max_pixels)
+    engine: EngineName = "fastest" if is_bulk else "onnxruntime"
+    notices = make_reporter(quiet=quiet)
+    predictor = Predictor(run, threads=threads, engine=engine, max_pixels=max_pixels, reporter=notices)
     bound = None if sets is None else conformal_threshold(predictor.bundle.sets, sets)
     with output_lock(out, heatmaps, link_into):
         if link_into is not None and not resume:

@@ -34,10 +34,11 @@ def serve(
     from bestiary.web.settings import ServerSettings
 
     settings = ServerSettings(host=host, port=port, token=token, allowed_names=tuple(allow_name or ()))
-    predictor = Predictor(run, threads=threads, engine="fastest")
+    reporter = make_reporter(quiet=quiet)
+    predictor = Predictor(run, threads=threads, engine="fastest", reporter=reporter)
     with running.bind_socket(settings) as bound:
         address = running.browser_url(bound, settings)
         print_json({"address": address}) if as_json else typer.echo(address)
         sys.stdout.flush()
         application = create_app(predictor, settings, run.resolve().name)
-        running.run_server(application, bound, settings, make_reporter(quiet=quiet))
+        running.run_server(application, bound, settings, reporter)

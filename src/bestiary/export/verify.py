@@ -20,7 +20,10 @@ from bestiary.export.finalize import PARITY_LIMIT, outputs_match
 from bestiary.export.formats import PRECISIONS, Kind, write_export
 from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.inference.predictor import Predictor
+from bestiary.inference.proof import PROOF_PICTURES, describe_proof, write_proof
 from bestiary.locks import output_lock
+from bestiary.models.engine import has_openvino, make_engine, run_batch
+from bestiary.models.engine_choice import OPENVINO, REFERENCE
 from bestiary.progress import Advance, Reporter
 from bestiary.stats import Z_95
 from bestiary.text import format_points
@@ -59,12 +62,20 @@ class ParityReport:
 
 
 def export(
-    run: Path, kind: Kind, *, out: Path | None, force: bool, threads: int, reporter: Reporter
+    run: Path,
+    kind: Kind,
+    *,
+    out: Path | None,
+    force: bool,
+    with_pictures: bool = True,
+    threads: int,
+    reporter: Reporter,
 ) -> tuple[Path, ParityReport]:
     """Write the exported model; return its path and the report of its verification.
 
     out: a new folder for `predict` and `serve`, or a new file ending in .onnx, for other programs; by default
-    RUN/export/KIND. Raises IntegrityError if a model in float32 differs from its run, or another loses more than one
+    RUN/export/KIND. with_pictures: an 8-bit model's folder carries ten verification pictures, which verify it on other
+    processors. Raises IntegrityError if a model in float32 differs from its run, or another loses more than one
     point of accuracy without `force`; UserError if `out` exists.
     """
     bundle = read_bundle(run)
@@ -90,11 +101,25 @@ def export(
             expected, actual = (_probabilities(predictor, sample, advance) for predictor in predictors)
         report = compare_outputs(expected, actual, sample, bundle.classes)
         require_no_regression(report, kind, force=force)
-        replace(exported, exported=asdict(report)).write(folder)
+        digest = None
+        if exported.precision == "int8" and with_pictures and not is_file:
+            digest = _write_proof(folder, exported, sample, threads)
+        replace(exported, exported=asdict(report) | describe_proof(digest)).write(folder)
         if target.is_dir():  # an earlier export at the default path
             shutil.rmtree(target)
         (folder / exported.graph if is_file else folder).replace(target)
     return target, report
+
+
+def _write_proof(folder: Path, bundle: Bundle, sample: pl.DataFrame, threads: int) -> str:
+    """Write evenly spaced verification pictures with their probabilities by every engine; return the digest."""
+    paths = [Path(path) for path in sample[_evenly_spaced_rows(sample.height, PROOF_PICTURES)]["path"]]
+    images = np.stack([bundle.preprocess.load_pixels(path) for path in paths])
+    graph = folder / bundle.graph
+    choices = [] if graph.suffix == ".xml" else [REFERENCE]  # OpenVINO's own format runs in OpenVINO only
+    choices += [OPENVINO] if has_openvino() else []
+    engines = [make_engine(choice, graph, threads=threads) for choice in choices]
+    return write_proof(folder, images, {engine.name: run_batch(engine, images)["probabilities"] for engine in engines})
 
 
 def paired_accuracy_drop(before: Bools, after: Bools) -> dict[str, float]:

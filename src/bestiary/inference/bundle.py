@@ -31,7 +31,7 @@ class Bundle:
     `decoding`: version of the rules that its pictures were decoded by; `deep_ranges`: by sample type, the values that
     become black and white in pictures of more than 8 bits (`bestiary.decode_rules`).
     `graph_sha256`: digest of the file `graph` beside the bundle. An exported model has its own `precision`, and the
-    report of its verification in `exported`.
+    report of its verification in `exported`, with the processor (`inference.proof`).
     """
 
     classes: tuple[str, ...]

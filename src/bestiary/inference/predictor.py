@@ -14,10 +14,12 @@ from bestiary.array_types import Float32s, Pixels
 from bestiary.batches.decoding import DecodedImage, decode_ahead, iter_batches
 from bestiary.errors import InputError, RunError, import_optional
 from bestiary.inference.bundle import Bundle, read_bundle
+from bestiary.inference.proof import check_processor
 from bestiary.machine import available_cores
 from bestiary.models.engine import Engine, OnnxRuntimeEngine, OpenVINOEngine, Outputs, run_batch
 from bestiary.models.engine_choice import fastest_float32_engine
 from bestiary.preprocess import KINDS, Source
+from bestiary.progress import Reporter
 
 FAST_ENGINE_MIN_PICTURES = 300  # from this many pictures on, the faster engine makes up for its slower start
 UNREAD_AT_ONCE = 64  # batches without a readable picture are held back, at most so many in a row
@@ -62,12 +64,15 @@ class Predictor:
         threads: int | None = None,
         engine: EngineName = "onnxruntime",
         max_pixels: int | None = None,
+        reporter: Reporter | None = None,
     ) -> None:
         """Load the model of a run folder or of an export. Raises RunError if it is missing, unfinished or damaged.
 
         engine: "onnxruntime" starts fastest; "fastest" takes OpenVINO if it is installed, for thousands of pictures.
         Both run a float32 model in float32 and agree to about 1e-5; an export runs in its own precision.
         max_pixels: of a picture in memory; default: as in training.
+        An 8-bit export is verified again on a processor of another kind than the one that it was verified on, and the
+        reporter is told; RunError if it fails.
         """
         self.run = Path(run)
         self.bundle: Bundle = read_bundle(self.run)
@@ -77,6 +82,7 @@ class Predictor:
         self._engine: Engine = _make_engine(self.run / self.bundle.graph, engine, self.threads)
         self._blank = np.zeros((self.bundle.size, self.bundle.size, 3), np.uint8)  # in place of an unreadable picture
         self._check_bundle()
+        check_processor(self.run, self.bundle, self._engine, reporter)
 
     @property
     def classes(self) -> tuple[str, ...]:
