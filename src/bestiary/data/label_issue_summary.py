@@ -38,7 +38,5 @@ class LabelIssueSummary:
         labels = f"label{'s' * (self.count > 1)}"
         if not self.is_doubtful:
             return f"Of {self.count:,} suspect {labels}, {expected}."
-        return (
-            f"{self.count:,} doubtful {labels}, the most doubtful first: {expected}; the others may be correct labels of"
-            " pictures that are hard for the model."
-        )
+        others = "the others may be correct labels of pictures that are hard for the model"
+        return f"{self.count:,} doubtful {labels}, the most doubtful first: {expected}; {others}."
