@@ -24,14 +24,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from bestiary.errors import MachineError, RunError
 from bestiary.training.run_lock import run_lock
 from bestiary.tune.objective import TrialScore
+from bestiary.tune.sampler import describe_version_change, make_pruner, make_sampler
 from bestiary.tune.search_space import Settings
 from bestiary.tune.storage_location import StorageLocation
 
 VERSION = 1  # raise it when older searches cannot be resumed any more
 BUSY_SECONDS = 60.0  # how long to wait for a database that others have locked
 MAX_ATTEMPTS = 3  # a trial that kills its process this often is abandoned
-FIRST_RUNG_DIVISOR = 8  # of the epochs: before that the learning rate still rises, and scores mean little
 FACTS, PLAN, SAMPLERS, ENDING, FINISHED = "facts", "plan", "samplers", "ending", "finished"
+OPTUNA_VERSIONS = "optuna versions"
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 ScoredTrial = tuple[FrozenTrial, TrialScore]
 
@@ -90,13 +91,20 @@ class TrialStorage:
                 )
         return dict(attributes[PLAN])
 
-    def use(self, epochs: int | None, *, seed: int) -> None:
-        """Set sampler and pruner; each process samples other values."""
+    def use(self, epochs: int | None, *, seed: int) -> str | None:
+        """Set sampler and pruner; each process samples other values.
+
+        Return a sentence if the process before this one used another major version of Optuna.
+        """
         with self.lock():
-            number = self.study.user_attrs.get(SAMPLERS, 0) + 1
+            attributes = self.study.user_attrs
+            number, versions = attributes.get(SAMPLERS, 0) + 1, attributes.get(OPTUNA_VERSIONS, [])
             self.study.set_user_attr(SAMPLERS, number)
-        self.study.sampler = optuna.samplers.TPESampler(seed=seed + 1000 * number + len(self.trials()))
+            if versions[-1:] != [optuna.__version__]:
+                self.study.set_user_attr(OPTUNA_VERSIONS, [*versions, optuna.__version__])
+        self.study.sampler = make_sampler(seed + 1000 * number + len(self.trials()))
         self.study.pruner = make_pruner(epochs)
+        return describe_version_change(versions[-1], optuna.__version__) if versions else None
 
     # ---- Trials ----------------------------------------------------------------------------------------------------
 
@@ -256,17 +264,6 @@ def rank_trials(trials: Sequence[FrozenTrial]) -> list[ScoredTrial]:
 def failure_reasons(trials: Sequence[FrozenTrial]) -> list[str]:
     """Return the causes of the trials that failed."""
     return [trial.user_attrs["cause"] for trial in trials if "cause" in trial.user_attrs]
-
-
-def make_pruner(epochs: int | None) -> optuna.pruners.BasePruner:
-    """Return the pruner: asynchronous successive halving (Li et al. 2018, "Massively Parallel").
-
-    Of the trials that reach an eighth of the epochs a third continues, and again of those that reach three eighths.
-    """
-    if epochs is None or epochs < 2:
-        return optuna.pruners.NopPruner()
-    first_epoch = max(1, round(epochs / FIRST_RUNG_DIVISOR))
-    return optuna.pruners.SuccessiveHalvingPruner(min_resource=first_epoch, reduction_factor=3)
 
 
 def is_locked(folder: Path) -> bool:
