@@ -118,7 +118,7 @@ def result(out: Path) -> dict[str, Any]:
 
 
 def study_of(out: Path, method: str = "probe") -> Any:
-    return optuna.load_study(study_name=f"tune-{method}", storage=f"sqlite:///{out / 'tune.db'}")
+    return TrialStorage(out / "tune.db", f"tune-{method}").study
 
 
 def test_the_default_comes_first_and_the_winner_is_never_worse(searched: Path) -> None:
@@ -459,6 +459,7 @@ def test_small_pictures_limit_the_number_of_stages(size: int, most: int) -> None
 
 
 def test_trials_of_few_epochs_warm_up_for_fewer() -> None:
+    pytest.importorskip("torch")
     recipe = Recipe.of({**SCRATCH, "train": {"epochs": 48, "warmup_epochs": 12}})
     plan = planning.SearchPlan({}, 0, 4, 48)
     train = search_trial.recipe_for_trial(recipe, plan, {"train.learning_rate": 0.1}).train

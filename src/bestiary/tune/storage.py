@@ -11,6 +11,7 @@ import contextlib
 import shutil
 import sqlite3
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -287,7 +288,9 @@ def storage_errors(name: str | Path) -> Iterator[None]:
 def _open_storage(location: StorageLocation) -> optuna.storages.RDBStorage:
     """Return the storage; raises RunError if it is of another version of Optuna."""
     try:
-        return _open_sqlite(location.path) if location.url is None else optuna.storages.RDBStorage(location.url)
+        storage = _open_sqlite(location.path) if location.url is None else optuna.storages.RDBStorage(location.url)
+        weakref.finalize(storage, storage.engine.dispose)  # Optuna closes no connection
+        return storage
     except RuntimeError as error:
         if "version" not in str(error):
             raise
@@ -306,12 +309,19 @@ def _open_sqlite(path: Path) -> optuna.storages.RDBStorage:
 
     def connect() -> sqlite3.Connection:
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)
+        connections.append(connection)
         connection.execute("PRAGMA synchronous = NORMAL")
         return connection
 
-    storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"creator": connect})
-    with storage.engine.connect() as connection:  # only now is it known to be a storage
-        connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+    connections: list[sqlite3.Connection] = []
+    try:
+        storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"creator": connect})
+        with storage.engine.connect() as connection:  # only now is it known to be a storage
+            connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+    except BaseException:
+        for opened in connections:
+            opened.close()
+        raise
     return storage
 
 
