@@ -15,7 +15,7 @@ from bestiary.context import Context
 from bestiary.errors import RecipeError, RunError
 from bestiary.models import engine_choice
 from bestiary.models.efficientnet_lite import cached_backbone_graph
-from bestiary.models.engine import EngineChoice, has_bfloat16, has_openvino
+from bestiary.models.engine import ISA_LIMITS, EngineChoice, has_bfloat16, has_openvino
 from bestiary.models.engine_choice import (
     BFLOAT16,
     FOLDER,
@@ -156,6 +156,23 @@ def test_a_measurement_is_remembered_by_processor_and_versions(
     monkeypatch.setattr(engine_choice, "measure_engines", lambda *_: (EngineMeasurement(REFERENCE, 3.0, 0.0),))
     assert choose_engine(graph, SIZE, context) == REFERENCE
     assert len(list((tmp_path / FOLDER).iterdir())) == 2
+
+
+@pytest.mark.parametrize("limit", ISA_LIMITS)
+def test_under_a_limit_of_instruction_sets_another_measurement_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, graph: Path, limit: str
+) -> None:
+    """The remembered bfloat16 would end the process under a limit to AVX2."""
+    monkeypatch.delenv(limit, raising=False)
+    monkeypatch.setattr(engine_choice, "measure_engines", lambda *_: (EngineMeasurement(BFLOAT16, 3.0, 0.0),))
+    context = Context(threads=1, cache=tmp_path)
+    assert choose_engine(graph, SIZE, context) == BFLOAT16
+    monkeypatch.setenv(limit, "AVX2")
+    assert not list(iter_records(tmp_path))
+    monkeypatch.setattr(engine_choice, "measure_engines", lambda *_: (EngineMeasurement(REFERENCE, 3.0, 0.0),))
+    assert choose_engine(graph, SIZE, context) == REFERENCE
+    monkeypatch.delenv(limit)
+    assert choose_engine(graph, SIZE, context) == BFLOAT16
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"processor": 1}', '{"measurements": [{"choice": {"engine": "x"}}]}'])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +24,7 @@ from bestiary.errors import RecipeError, RunError, import_optional
 from bestiary.files import cache_folder, read_json, write_json
 from bestiary.models.engine import (
     ENGINE_TITLES,
+    ISA_LIMITS,
     Engine,
     EngineChoice,
     OnnxRuntimeEngine,
@@ -105,7 +107,7 @@ def choose_engine(graph: Path, size: int, context: Context) -> EngineChoice:
     if settings.precision == "bfloat16":
         if not has_bfloat16():
             raise RecipeError(
-                f'features.precision = "bfloat16" is not possible on this processor, {read_processor()}: it has no'
+                f'features.precision = "bfloat16" is not possible on this processor, {describe_processor()}: it has no'
                 ' instructions for it. Set features.precision to "auto" or "float32".'
             )
         return BFLOAT16
@@ -144,11 +146,17 @@ def fastest_float32_engine(model: Path | bytes, *, threads: int) -> Engine:
 
 def iter_records(cache: Path) -> Iterator[EngineRecord]:
     """Yield the records of this processor with the installed versions, in the cache folder."""
-    processor, versions = str(read_processor()), engine_versions()
+    processor, versions = describe_processor(), engine_versions()
     for path in sorted((cache / FOLDER).glob("*.json")):
         record = EngineRecord.read(path)
         if record is not None and (record.processor, record.versions) == (processor, versions):
             yield record
+
+
+def describe_processor() -> str:
+    """Return the processor, and the limit of oneDNN's instruction sets if the environment sets one."""
+    limits = [f"{name}={os.environ[name]}" for name in ISA_LIMITS if os.environ.get(name)]
+    return ", ".join([str(read_processor()), *limits])
 
 
 def engine_versions() -> dict[str, str]:
@@ -195,7 +203,7 @@ def _measurement(choice: EngineChoice, seconds: float, features: Float32s, refer
 
 def _load_or_measure(graph: Path, size: int, context: Context) -> EngineRecord:
     """Return the record of a graph on this computer, measured and written if there is none."""
-    processor, versions = str(read_processor()), engine_versions()
+    processor, versions = describe_processor(), engine_versions()
     key = hashlib.sha256(json.dumps([processor, versions, graph.stem]).encode()).hexdigest()[:16]
     path = context.require_cache() / FOLDER / f"{key}.json"
     record = EngineRecord.read(path)
