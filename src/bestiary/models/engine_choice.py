@@ -22,6 +22,7 @@ from bestiary.array_types import Float32s, Pixels
 from bestiary.context import Context
 from bestiary.errors import RecipeError, RunError, import_optional
 from bestiary.files import cache_folder, read_json, write_json
+from bestiary.install_command import install_command
 from bestiary.models.engine import (
     ENGINE_TITLES,
     ISA_LIMITS,
@@ -116,6 +117,15 @@ def choose_engine(graph: Path, size: int, context: Context) -> EngineChoice:
     if settings.engine == "openvino" and settings.precision == "float32":
         return OPENVINO
     return select_engine(_load_or_measure(graph, size, context).measurements, settings)
+
+
+def explain_impossible(settings: FeaturesConfig) -> str | None:
+    """Return why this computer cannot compute features with these settings, and None if it can."""
+    if (settings.engine == "openvino" or settings.precision == "bfloat16") and not has_openvino():
+        return f"OpenVINO is not installed; add it with: {install_command('train')}"
+    if settings.precision == "bfloat16" and not has_bfloat16():
+        return f"its processor, {describe_processor()}, has no instructions for bfloat16"
+    return None
 
 
 def select_engine(measurements: Sequence[EngineMeasurement], settings: FeaturesConfig) -> EngineChoice:
