@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -156,6 +158,29 @@ def test_a_measurement_is_remembered_by_processor_and_versions(
     monkeypatch.setattr(engine_choice, "measure_engines", lambda *_: (EngineMeasurement(REFERENCE, 3.0, 0.0),))
     assert choose_engine(graph, SIZE, context) == REFERENCE
     assert len(list((tmp_path / FOLDER).iterdir())) == 2
+
+
+def test_processes_that_measure_at_once_agree(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, graph: Path) -> None:
+    """Each would measure something else; the first result is everybody's."""
+    context, both_started, choices = Context(threads=1, cache=tmp_path), threading.Barrier(2), list[EngineChoice]()
+    results = [(EngineMeasurement(REFERENCE, 3.0, 0.0),), (EngineMeasurement(BFLOAT16, 3.0, 0.0),)]
+
+    def measure(*_: object) -> tuple[EngineMeasurement, ...]:
+        time.sleep(0.3)  # long enough for the other to ask as well
+        return results.pop()
+
+    def choose() -> None:
+        both_started.wait()
+        choices.append(choose_engine(graph, SIZE, context))
+
+    monkeypatch.setattr(engine_choice, "measure_engines", measure)
+    threads = [threading.Thread(target=choose) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert choices == [BFLOAT16, BFLOAT16]
+    assert choose_engine(graph, SIZE, context) == BFLOAT16
 
 
 @pytest.mark.parametrize("limit", ISA_LIMITS)

@@ -7,6 +7,7 @@ and graph.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -17,10 +18,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 from bestiary.array_types import Float32s, Pixels
 from bestiary.context import Context
-from bestiary.errors import RecipeError, RunError, import_optional
+from bestiary.errors import MachineError, RecipeError, RunError, import_optional
 from bestiary.files import cache_folder, read_json, write_json
 from bestiary.install_command import install_command
 from bestiary.models.engine import (
@@ -212,17 +214,41 @@ def _measurement(choice: EngineChoice, seconds: float, features: Float32s, refer
 
 
 def _load_or_measure(graph: Path, size: int, context: Context) -> EngineRecord:
-    """Return the record of a graph on this computer, measured and written if there is none."""
+    """Return the record of a graph on this computer, measured and written if there is none.
+
+    One process measures at a time, and the others take its result: a search in several processes computes one kind of
+    features.
+    """
     processor, versions = describe_processor(), engine_versions()
     key = hashlib.sha256(json.dumps([processor, versions, graph.stem]).encode()).hexdigest()[:16]
     path = context.require_cache() / FOLDER / f"{key}.json"
     record = EngineRecord.read(path)
-    if record is None:
+    if record is not None:
+        return record
+    with _measurement_lock(context.require_cache()):
+        if (record := EngineRecord.read(path)) is not None:
+            return record
         measurements = measure_engines(add_global_pool(graph), _draw_test_image(size))
         record = EngineRecord(processor, versions, graph.stem, measurements)
         write_json(path, asdict(record))
-        context.reporter.info(record.describe(select_engine(measurements, context.features)))
+    context.reporter.info(record.describe(select_engine(measurements, context.features)))
     return record
+
+
+@contextlib.contextmanager
+def _measurement_lock(cache: Path) -> Iterator[None]:
+    """Lock measuring for all processes that use this cache folder. Raises MachineError if it cannot be written."""
+    path = cache / "locks" / "engines.lock"
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise MachineError(f"Cannot write {path}: {error.strerror or error}.") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _draw_test_image(size: int) -> Pixels:
