@@ -41,6 +41,7 @@ BASE = (
     "preprocess",
     "recipe",
     "checks",
+    "label_issue_summary",
     "table",
     "context",
     "run_folder",
