@@ -39,6 +39,7 @@ BASE = (
     "content_type",
     "picture",
     "preprocess",
+    "recipe_errors",
     "recipe",
     "checks",
     "label_issue_summary",
