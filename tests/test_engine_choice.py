@@ -24,6 +24,7 @@ from bestiary.models.engine_choice import (
     OPENVINO,
     REFERENCE,
     EngineMeasurement,
+    EngineRecord,
     choose_engine,
     fastest_float32_engine,
     iter_records,
@@ -200,7 +201,12 @@ def test_under_a_limit_of_instruction_sets_another_measurement_counts(
     assert choose_engine(graph, SIZE, context) == BFLOAT16
 
 
-@pytest.mark.parametrize("damage", ["{", "[]", '{"processor": 1}', '{"measurements": [{"choice": {"engine": "x"}}]}'])
+EMPTY = '{"processor": "", "versions": {}, "graph": "", "measurements": []}'
+
+
+@pytest.mark.parametrize(
+    "damage", ["{", "[]", EMPTY, '{"processor": 1}', '{"measurements": [{"choice": {"engine": "x"}}]}']
+)
 def test_a_damaged_record_is_measured_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, graph: Path, damage: str
 ) -> None:
@@ -209,6 +215,7 @@ def test_a_damaged_record_is_measured_again(
     choose_engine(graph, SIZE, context)
     [path] = (tmp_path / FOLDER).iterdir()
     path.write_text(damage)
+    assert EngineRecord.read(path) is None
     assert not list(iter_records(tmp_path))
     assert choose_engine(graph, SIZE, context) == REFERENCE
     assert json.loads(path.read_text())["graph"] == graph.stem

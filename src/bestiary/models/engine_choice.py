@@ -78,11 +78,13 @@ class EngineRecord:
 
     @classmethod
     def read(cls, path: Path) -> EngineRecord | None:
-        """Return the record in a file; None if there is none, or if it is damaged."""
+        """Return the record in a file; None if there is none, if it is damaged, or if it has no usable engine."""
         try:
             values = read_json(path)
             entries = [entry | {"choice": EngineChoice(**entry["choice"])} for entry in values["measurements"]]
             measurements = tuple(EngineMeasurement(**entry) for entry in entries)
+            if all(entry.error for entry in measurements):
+                return None
             return cls(values["processor"], values["versions"], values["graph"], measurements)
         except (RunError, KeyError, TypeError, ValueError):
             return None
