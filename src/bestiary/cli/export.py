@@ -10,6 +10,7 @@ import typer
 from bestiary.cli.app import app
 from bestiary.cli.options import AsJson, ExportKind, Quiet, RunPath, Threads
 from bestiary.cli.output import print_json
+from bestiary.cli.usage import CommandWithExamples
 from bestiary.errors import require_extra
 
 NO_PICTURES_HELP = (
@@ -18,7 +19,10 @@ NO_PICTURES_HELP = (
 )
 
 
-@app.command()
+EXAMPLES = "bestiary export runs/latest\nbestiary export runs/latest --to onnx-int8 --out model"
+
+
+@app.command(cls=CommandWithExamples, epilog=EXAMPLES)
 def export(
     run: RunPath,
     to: Annotated[ExportKind, typer.Option("--to", help="Format of the exported model.")] = ExportKind.onnx,

@@ -10,9 +10,12 @@ import typer
 from bestiary.cli.app import app
 from bestiary.cli.options import AsJson, Port, Quiet, RunPath, Threads
 from bestiary.cli.output import print_json
+from bestiary.cli.usage import CommandWithExamples
+
+EXAMPLES = "bestiary serve runs/latest\nbestiary serve runs/latest --host 0.0.0.0 --token SECRET"
 
 
-@app.command()
+@app.command(cls=CommandWithExamples, epilog=EXAMPLES)
 def serve(
     run: RunPath,
     host: Annotated[str, typer.Option(help="IP address to listen on; loopback is local only.")] = "127.0.0.1",

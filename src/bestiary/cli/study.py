@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from bestiary.cli.app import app
 from bestiary.cli.options import (
@@ -22,10 +21,11 @@ from bestiary.cli.options import (
     parse_names,
 )
 from bestiary.cli.output import print_json
+from bestiary.cli.usage import CommandWithExamples
 from bestiary.errors import UserError, require_extra
 
 
-class MultiValueCommand(TyperCommand):
+class MultiValueCommand(CommandWithExamples):
     """A command whose --seeds takes several numbers: `--seeds 0 1 2` as well as `--seeds 0,1,2`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -40,7 +40,10 @@ class MultiValueCommand(TyperCommand):
         return super().parse_args(ctx, args)
 
 
-@app.command(cls=MultiValueCommand)
+EXAMPLES = "bestiary study pictures probe finetune --seeds 0 1 2\nbestiary study pictures --preset original --budget 2h"
+
+
+@app.command(cls=MultiValueCommand, epilog=EXAMPLES)
 def study(
     pictures: Annotated[
         Path, typer.Argument(metavar="PICTURES", help="A folder per class, split folders, an archive or a table.")

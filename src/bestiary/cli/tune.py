@@ -22,10 +22,15 @@ from bestiary.cli.options import (
     Threads,
 )
 from bestiary.cli.output import print_json
+from bestiary.cli.usage import CommandWithExamples
 from bestiary.errors import require_extra
 
+EXAMPLES = (
+    "bestiary tune pictures --budget 30m\nbestiary tune pictures --trials 20 --search probe.regularisation=0.001..1"
+)
 
-@app.command()
+
+@app.command(cls=CommandWithExamples, epilog=EXAMPLES)
 def tune(
     pictures: Pictures,
     method: Annotated[Method | None, typer.Option(help="Training method; probe is fast and needs no torch.")] = None,
