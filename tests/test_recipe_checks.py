@@ -28,10 +28,10 @@ from bestiary.training.recipe_checks import SETTING_CONSUMERS, check_no_unused_s
         ),
         (
             {"train": {"views": 2}, "model": {"method": "finetune", "backbone": "resnet18"}},
-            "train.views .* where the lower of the 7 stages of lite0 or lite2 do not learn",
+            "train.views .* where lower stages of lite0 or lite2 are frozen",
         ),
-        ({"train": {"views": 2, "unfreeze_stages": 7}, "model": {"method": "finetune"}}, "train.views .* do not learn"),
-        ({"train": {"size_from": 96}, "model": {"method": "finetune"}}, "size_from .* only where all 7 stages learn"),
+        ({"train": {"views": 2, "unfreeze_stages": 7}, "model": {"method": "finetune"}}, "train.views .* are frozen"),
+        ({"train": {"size_from": 96}, "model": {"method": "finetune"}}, "size_from .* needs all 7 stages trained"),
         ({"model": {"method": "scratch", "backbone": "lite0"}}, "model.backbone = lite0 has no effect"),
         ({"model": {"method": "finetune", "filters": [8, 16]}}, "model.filters .* finetune; it is for scratch"),
         (

@@ -98,11 +98,11 @@ def axe(page: Any) -> list[str]:
 def test_dropped_pictures_get_predictions_in_order(new_page: Any) -> None:
     page = new_page()
     page.evaluate(AS_DROP, encoded("red", "blue", "grey"))
-    assert labels(page, 3) == ["red", "blue", "Not sure"]
+    assert labels(page, 3) == ["red", "blue", "Unknown"]
     assert page.locator(".card").nth(0).locator(".probabilities li").first.inner_text().split()[0] == "red"
     assert "Unlike every class" in page.locator(".card").nth(2).inner_text()
     page.evaluate(AS_PASTE, encoded("green"))
-    assert labels(page, 4) == ["green", "red", "blue", "Not sure"]
+    assert labels(page, 4) == ["green", "red", "blue", "Unknown"]
     assert page.locator("#count").inner_text() == "4 pictures"
 
 
@@ -148,7 +148,7 @@ def test_a_screen_reader_announces_the_prediction(new_page: Any) -> None:
     assert page.get_by_role("status").inner_text().startswith("red.png: red, ")
     page.set_input_files("#files", sent("grey"))
     labels(page, 2)
-    assert "not sure" in page.get_by_role("status").inner_text()
+    assert "unknown" in page.get_by_role("status").inner_text()
 
 
 @pytest.mark.parametrize("options", [WIDE, PHONE, {**WIDE, "color_scheme": "dark"}], ids=["wide", "phone", "dark"])

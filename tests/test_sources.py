@@ -148,8 +148,7 @@ def test_parts_of_a_split_are_parts_whatever_lies_beside_them(tmp_path: Path) ->
     (notice,) = listing.notices
     assert (notice.check, notice.is_issue) == ("split-folders", True)
     assert notice.message.startswith(
-        "The folders train, test are used as splits; the folder unsorted (1 picture without class"
-        " folders) is skipped."
+        "The folders train, test are used as splits; the folder unsorted (1 picture without class folders) is skipped."
     )
 
 

@@ -195,7 +195,7 @@ def _choose_replacements(experiment: LeakageExperiment, candidates: Bools, twins
 def _describe_leakage(results: dict[str, Any]) -> str:
     pairs, seeds = results["pairs across the naive split"], results["seeds"]
     if not pairs["exact"] + pairs["near"]:
-        return f"A naive random split would not have leaked: none of {seeds} separated duplicates."
+        return f"A naive random split would not have leaked: none of {seeds} put duplicates into different splits."
     start = (
         f"A naive random split would have separated {pairs['exact'] + pairs['near']:.0f} pairs of duplicates"
         f" ({pairs['exact']:.0f} exact, {pairs['near']:.0f} near, {pairs['across labels']:.0f} across labels; mean of"
