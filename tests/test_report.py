@@ -471,7 +471,7 @@ def test_steps_name_the_class_that_lacks_pictures_and_the_pair_that_is_confused(
         "Check the findings.",
         "Try fine-tuning.",
         "Confirm on new pictures.",
-        "Use it.",
+        "Use the model.",
     ]
     assert [step.worth for step in steps[:2]] == ["about +3.3 points", ""]
     assert "has 20 training pictures, where the median class has 200" in steps[0].why
@@ -568,8 +568,8 @@ def test_learning_curves_lead_to_advice_only_where_there_are_some() -> None:
     metrics = _scores(("cow", "dog"), [[9, 1], [0, 9]], 0.97)
     metrics["per_class"] = {label: {"f1": {"value": 0.95}, "support": 9} for label in ("cow", "dog")}
     for method, expected in (
-        ("scratch", ["Train with more augmentation, or shorter.", "Use it."]),
-        ("probe", ["Try fine-tuning.", "Use it."]),
+        ("scratch", ["Train with more augmentation, or shorter.", "Use the model."]),
+        ("probe", ["Try fine-tuning.", "Use the model."]),
     ):
         steps = next_steps(RunSummary(metrics, {"cow": 200, "dog": 200}, _epoch_lines(), method=method))
         assert [step.what for step in steps] == expected
