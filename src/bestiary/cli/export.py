@@ -14,8 +14,7 @@ from bestiary.cli.usage import CommandWithExamples
 from bestiary.errors import require_extra
 
 NO_PICTURES_HELP = (
-    "Leave out the ten of the run's pictures, at input size, that the folder of an 8-bit model carries: `predict` and"
-    " `serve` verify it with them on other processors."
+    "Do not include the ten pictures with which `predict` and `serve` verify an 8-bit model on other processors."
 )
 
 

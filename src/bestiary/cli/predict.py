@@ -30,7 +30,9 @@ FORMAT_HELP = (
     " ' (any other text)."
 )
 MOST_PIXELS = 170_000_000  # as of a recipe; Pillow refuses larger ones
-MAX_PIXELS_HELP = "Most pixels of a picture in memory; default: as in training. Large JPEGs are decoded small."
+MAX_PIXELS_HELP = (
+    "Maximum number of pixels of a decoded picture; default: as in training. Large JPEGs are decoded at a lower scale."
+)
 
 
 EXAMPLES = "bestiary predict runs/latest new/*.jpg\nbestiary predict runs/latest new --out predictions.csv"

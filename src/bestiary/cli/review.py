@@ -36,7 +36,7 @@ def review(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Review doubtful pictures on a local page, one by one; prints its address, then the next commands."""
+    """Review flagged pictures on a local page, one by one; prints its address, then the next commands."""
     import_optional("polars", extra="train")
     from bestiary.context import Context
     from bestiary.progress import make_reporter

@@ -22,9 +22,11 @@ def serve(
     port: Port = 8000,
     token: Annotated[
         str | None,
-        typer.Option(envvar="BESTIARY_TOKEN", help="Token that every request must carry; needed with --host."),
+        typer.Option(envvar="BESTIARY_TOKEN", help="Token required in every request; needed with --host."),
     ] = None,
-    allow_name: Annotated[list[str] | None, typer.Option(help="Accept this host name too, from a local proxy.")] = None,
+    allow_name: Annotated[
+        list[str] | None, typer.Option(help="Additional host name to accept, for example of a local proxy.")
+    ] = None,
     threads: Threads = None,
     quiet: Quiet = False,
     as_json: AsJson = False,

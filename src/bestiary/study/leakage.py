@@ -55,7 +55,7 @@ class LeakageExperiment:
 
 
 def check_leak_report_supported(recipe: Recipe) -> None:
-    """Raise RecipeError for methods that are too slow for many trainings."""
+    """Raise RecipeError for methods that are too slow for many training runs."""
     if recipe.model.method != "probe":
         raise RecipeError(
             f"--leak-report trains {4 * SEEDS} more models, which takes seconds with --method probe only; got"

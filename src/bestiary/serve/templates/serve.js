@@ -206,7 +206,7 @@ const toggleHeatmap = async (card, file, prediction) => {
     }
   }
   why.ariaPressed = String(turnOn);
-  why.textContent = turnOn ? "Hide why" : "Show why";
+  why.textContent = turnOn ? "Hide heatmap" : "Show heatmap";
   canvas.hidden = !turnOn;
   find(".picture", card).classList.toggle("dimmed", turnOn);
   legend.hidden = !turnOn;
