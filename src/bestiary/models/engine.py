@@ -32,7 +32,7 @@ class EngineChoice:
     def __post_init__(self) -> None:
         """Raise ValueError for other names: they may come from a file."""
         if self.engine not in get_args(EngineName) or self.precision not in get_args(Precision):
-            raise ValueError(f"{self.engine} in {self.precision} is not an engine in one of its precisions.")
+            raise ValueError(f"The engine {self.engine} does not support {self.precision}.")
 
     def __str__(self) -> str:
         """Return engine and precision in words."""
