@@ -65,7 +65,7 @@ def test_the_parts_are_used_as_the_setting_says(
         (
             ("train", "val", "test"),
             {"split": "draw-test"},
-            r"have a test split already, .*Leave --split out .*--split resplit",
+            r"have a test split already, .*--split resplit",
         ),
         (("train", "test"), {"folds": 5}, "--split resplit"),
     ],
