@@ -19,7 +19,7 @@ from bestiary.evaluation.borderline import LOG_ODDS_ERROR, describe_margin, is_w
 from bestiary.evaluation.label_noise import WrongLabels, estimate_wrong_labels, fit_label_noise
 from bestiary.evaluation.outliers import find_outliers
 from bestiary.models.engine import Precision
-from bestiary.models.logistic_regression import linear_logits, make_solver
+from bestiary.models.logistic_regression import linear_logits, make_solver, shared_axes
 from bestiary.quick_metrics import softmax
 
 FOLDS = 5
@@ -177,6 +177,7 @@ def cross_val_probabilities(
     """
     fold = stratified_group_folds(labels, groups, folds=folds, seed=seed)
     scaler = fit_scaler(features)
+    axes = shared_axes(features, scaler)
     probabilities = np.full((len(labels), classes), np.nan)
     for held_out in (fold == number for number in range(folds)):
         present = np.unique(labels[~held_out])
@@ -185,7 +186,7 @@ def cross_val_probabilities(
             continue
         # A held-out label that is not present gets some index: the row is not trained on.
         indices = np.minimum(np.searchsorted(present, labels), len(present) - 1)
-        solver = make_solver(features, indices, len(present), train_mask=~held_out, scaler=scaler)
+        solver = make_solver(features, indices, len(present), train_mask=~held_out, scaler=scaler, axes=axes)
         weights, biases = solver.fit(DEFAULT_C / np.count_nonzero(~held_out))
         weights = weights / solver.scale
         logits = linear_logits(features, weights, biases - weights @ solver.mean, rows)
