@@ -97,6 +97,7 @@ def test_json_lists_serious_findings_notes_and_skipped_checks() -> None:
         "passed_over": {"hidden": 2},
         "not_looked_for": {"x": "y"},
         "notices": [],
+        "label_issues": None,
         "page": None,
     }
 

@@ -90,7 +90,7 @@ def test_in_a_palette_that_is_all_transparent_the_colours_are_seen() -> None:
 
 
 def checks_of(path: Path) -> dict[str, str]:
-    row = pl.DataFrame([vars(measure_file(path, LIMITS)) | {"label": "x", "row_id": 0}])
+    row = pl.DataFrame([vars(measure_file(path, LIMITS)) | {"label": "x", "row_id": 0, "content": 1.0}])
     return {
         check.name: row.filter(check.condition).select(check.message).item()
         for check in PICTURE_CHECKS
@@ -106,4 +106,4 @@ def test_the_audit_names_alpha_that_hides_most_and_alpha_that_is_ignored(tmp_pat
     found = checks_of(tmp_path / "mostly.png")
     assert 70 <= int(found["mostly-transparent"].split("replaces ")[1].split(" %")[0]) <= 76
     assert checks_of(tmp_path / "empty.png")["unmeant-alpha"] == "Its alpha channel is ignored: it is zero everywhere."
-    assert not {"mostly-transparent", "unmeant-alpha"} & set(checks_of(tmp_path / "opaque.png"))
+    assert not {"mostly-transparent", "unmeant-alpha", "alpha"} & set(checks_of(tmp_path / "opaque.png"))

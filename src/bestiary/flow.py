@@ -86,7 +86,8 @@ def train(
         context.reporter.info(plan.words)
         with timer.stage("audit"):
             dataset = add_model_issues(dataset, plan.recipe, context)
-        for message in [*skipped_check_messages(dataset), describe_splits(split_table, dataset)]:
+        label_issues = [] if dataset.label_issues is None else [dataset.label_issues.describe()]
+        for message in [*skipped_check_messages(dataset), *label_issues, describe_splits(split_table, dataset)]:
             context.reporter.info(message)
 
         # ---- Run folder: created when the pictures are known to be usable ------------------------------------------

@@ -12,6 +12,7 @@ from bestiary.tiff_tags import is_alpha_declared
 ALPHA_MODES = {"RGBA", "LA", "PA", "RGBa", "La"}
 TGA_FOOTER, TGA_MEANT = b"TRUEVISION-XFILE.\0", 3  # and the first type of an extension area that means alpha
 TGA_TYPE_OFFSET, TGA_FOOTER_BYTES, TGA_FLAGS = 494, 26, 17
+OPAQUE = 255
 UNDECLARED_ALPHA = "the TIFF does not declare it as alpha"
 SAMPLED_SIDE = 64
 CHANGED = 32  # levels of 255: a colour that differs by more is another one
@@ -38,13 +39,17 @@ def split_alpha(image: Image.Image, content: bytes | None) -> FlatImage:
     """Return the colours and the alpha channel of a loaded image of 8 bits a channel.
 
     content: the bytes of its file, None for an image in memory. An alpha channel is not meant if it is zero everywhere,
-    if the header of a TGA says so, or in a TIFF whose fourth channel is not declared to be alpha.
+    if the header of a TGA says so, or in a TIFF whose fourth channel is not declared to be alpha. A channel that is
+    opaque everywhere is left out.
     """
     if not has_alpha(image):
         return FlatImage(image)
     straight = image.convert("RGBA")
     alpha = straight.getchannel("A")
-    unmeant = "it is zero everywhere" if alpha.getextrema()[1] == 0 else _explain_unmeant(image, content)
+    lowest, highest = alpha.getextrema()
+    if lowest == OPAQUE:
+        return FlatImage(straight.convert("RGB"))
+    unmeant = "it is zero everywhere" if highest == 0 else _explain_unmeant(image, content)
     return FlatImage(straight.convert("RGB"), None if unmeant else alpha, unmeant)
 
 

@@ -68,4 +68,12 @@ def _write_audit(dataset: AuditedDataset, folder: Path, *, source: str) -> Path:
     pictures, findings, skipped = dataset.pictures, dataset.findings, dataset.passed_over
     table.write(pictures, folder / "pictures.parquet")
     table.write(findings, folder / "findings.parquet")
-    return write_audit_page(pictures, findings, skipped, folder, source=source, not_looked_for=dataset.not_looked_for)
+    return write_audit_page(
+        pictures,
+        findings,
+        skipped,
+        folder,
+        source=source,
+        not_looked_for=dataset.not_looked_for,
+        label_issues=dataset.label_issues,
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,7 @@ def audit_json(dataset: AuditedDataset, page: Path | None) -> dict[str, Any]:
         "passed_over": dict(dataset.passed_over),
         "not_looked_for": dict(dataset.not_looked_for),
         "notices": read_notices(findings),
+        "label_issues": None if dataset.label_issues is None else asdict(dataset.label_issues),
         "page": None if page is None else str(page),
     }
 
@@ -69,6 +70,8 @@ def print_audit(dataset: AuditedDataset, page: Path | None) -> None:
     else:
         for row in rows:
             typer.echo(f"{row.n:7,}  {row.check:16} {row.example}")
+    if dataset.label_issues is not None:
+        typer.echo(dataset.label_issues.describe())
     for message in _further_notices(dataset.findings):
         typer.echo(message)
     for message in filter(None, (describe_skipped(dataset.passed_over), *skipped_check_messages(dataset))):

@@ -68,8 +68,6 @@ def _find_model_issues(dataset: AuditedDataset, recipe: ResolvedRecipe, context:
         issues = find_model_issues(pictures, features, seed=SEED, precision=cache.precision)
         advance(pictures.height)
     trim_memory()
-    if issues.labels is not None:
-        context.reporter.info(issues.labels.describe())
     findings = sort_findings(pl.concat([dataset.findings, issues.findings]))
     return replace(dataset, findings=findings, label_issues=issues.labels)
 

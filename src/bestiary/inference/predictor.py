@@ -16,7 +16,7 @@ from bestiary.errors import InputError, RunError, import_optional
 from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.inference.proof import check_processor
 from bestiary.machine import available_cores
-from bestiary.models.engine import Engine, OnnxRuntimeEngine, OpenVINOEngine, Outputs, run_batch
+from bestiary.models.engine import Engine, OnnxRuntimeEngine, OpenVINOEngine, Outputs, has_openvino, run_batch
 from bestiary.models.engine_choice import fastest_float32_engine
 from bestiary.preprocess import KINDS, Source
 from bestiary.progress import Reporter
@@ -79,7 +79,7 @@ class Predictor:
         if max_pixels is not None:
             self.bundle = replace(self.bundle, max_pixels=max_pixels)
         self.threads = threads or available_cores()
-        self._engine: Engine = _make_engine(self.run / self.bundle.graph, engine, self.threads)
+        self._engine: Engine = _make_engine(self.run, self.bundle, engine, self.threads)
         self._blank = np.zeros((self.bundle.size, self.bundle.size, 3), np.uint8)  # in place of an unreadable picture
         self._check_bundle()
         check_processor(self.run, self.bundle, self._engine, reporter)
@@ -187,10 +187,16 @@ def _as_source(source: Source | str) -> Source:
     return source
 
 
-def _make_engine(graph: Path, name: EngineName, threads: int) -> Engine:
-    """Return the engine for a graph; OpenVINO's own format runs in OpenVINO only."""
+def _make_engine(run: Path, bundle: Bundle, name: EngineName, threads: int) -> Engine:
+    """Return the engine for a model; OpenVINO's own format runs in OpenVINO only.
+
+    The fastest for 8 bits is OpenVINO where it is installed; which it is in float32 is measured.
+    """
+    graph = run / bundle.graph
     if graph.suffix == ".xml":
         import_optional("openvino", extra="train")
+        return OpenVINOEngine(graph, threads=threads)
+    if name == "fastest" and bundle.precision == "int8" and has_openvino():
         return OpenVINOEngine(graph, threads=threads)
     return (fastest_float32_engine if name == "fastest" else OnnxRuntimeEngine)(graph, threads=threads)
 

@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from bestiary.checks import NOTED, AuditCheck, find_check, severity_rank
+from bestiary.data.label_issue_summary import LabelIssueSummary
 from bestiary.files import write_text
 from bestiary.report.audit_cards import CardGroup, choose_cards, findings_of_check, load_images, middle_ellipsis
 from bestiary.report.format import plural
@@ -80,12 +81,13 @@ def write_audit_page(
     *,
     source: str,
     not_looked_for: Mapping[str, str] = NOTHING,
+    label_issues: LabelIssueSummary | None = None,
 ) -> Path:
     """Return the path of `audit.html`, written into `folder`: one file of less than 20 MB that loads nothing.
 
     pictures: `table.PICTURES`, its `split` may be null, a `given_split` is shown; findings: `table.FINDINGS`, with any
     check names; passed_over: number of skipped files by reason; source: the folder of the pictures, as text;
-    not_looked_for: skipped checks, with the reason.
+    not_looked_for: skipped checks, with the reason; label_issues: how many suspect labels are expected to be wrong.
     Raises MachineError when the folder cannot be written.
     """
     pictures = pictures.with_columns(pl.col("label").fill_null(NO_LABEL))
@@ -99,8 +101,8 @@ def write_audit_page(
         "version": __version__,
         "source": middle_ellipsis(source, 300),
         "name": middle_ellipsis(PurePath(source).name or source),
-        "verdict": audit_verdict(pictures.height, len(classes), sections, not_looked_for),
-        "figures": _figures(pictures, findings, sections, passed_over, not_looked_for),
+        "verdict": audit_verdict(pictures.height, len(classes), sections, not_looked_for, label_issues),
+        "figures": _figures(pictures, findings, sections, passed_over, not_looked_for, label_issues),
         "makeup": _makeup(pictures),
         "not_looked_for": sorted(not_looked_for.items()),
         "skipped": describe_skipped(dict(sorted(passed_over.items(), key=lambda item: (-item[1], item[0])))),
@@ -115,9 +117,18 @@ def write_audit_page(
 
 
 def audit_verdict(
-    n: int, n_classes: int, sections: Sequence[CheckSection], not_looked_for: Collection[str] = ()
+    n: int,
+    n_classes: int,
+    sections: Sequence[CheckSection],
+    not_looked_for: Collection[str] = (),
+    label_issues: LabelIssueSummary | None = None,
 ) -> str:
-    """Return the audit in one sentence: the number of pictures, and the findings that a person has to decide about."""
+    """Return the audit in one sentence: the number of pictures, and the findings that a person has to decide about.
+
+    Suspect labels of which most are expected to be correct are left out.
+    """
+    doubtful = {"suspect-label"} if label_issues is not None and label_issues.is_doubtful else set()
+    sections = [section for section in sections if section.check.name not in doubtful]
     size = f"{plural(n, 'picture')} in {plural(n_classes, 'class', 'classes')}"
     needs = [section.check.format_count(section.n) for section in sections if section.check.needs_person]
     if not needs:
@@ -132,7 +143,7 @@ def audit_verdict(
 def _left_out_findings(pictures: pl.DataFrame, findings: pl.DataFrame) -> pl.DataFrame:
     """Return findings for files that are left out and have no finding yet: each with its reason."""
     left_out = pictures.filter(pl.col("error").is_not_null())
-    new = left_out.join(findings.filter("is_issue"), on="row_id", how="anti")
+    new = left_out.join(findings.filter("is_issue"), on="row_id", how="anti", maintain_order="left")
     columns = {"check": pl.lit(LEFT_OUT), "score": pl.lit(0.0), "is_issue": pl.lit(True), "message": pl.col("error")}
     columns |= {"group": pl.lit(None, pl.Int64), "suggested_label": pl.lit(None, pl.String)}
     return new.select("row_id", "path", **columns).select(findings.columns).cast(findings.schema)
@@ -186,6 +197,7 @@ def _figures(
     sections: Sequence[CheckSection],
     passed_over: Mapping[str, int],
     not_looked_for: Mapping[str, str],
+    label_issues: LabelIssueSummary | None,
 ) -> list[tuple[str, str, str]]:
     """Return the overview as (name, value, explanation)."""
     n_of = {section.check.name: section.n for section in sections}
@@ -196,6 +208,8 @@ def _figures(
     left_out = pictures.height - usable.height
     counted = f"In {plural(groups, 'group')}; one picture of each is not counted." if groups else "No picture twice."
     suspects = (f"{n_of.get('suspect-label', 0):,}", "A model trained without them disagrees.")
+    if label_issues is not None:
+        suspects = (suspects[0], label_issues.describe())
     if "suspect-label" in not_looked_for:  # 0 would claim too much
         suspects = ("–", "Not checked; the reason is below.")
     return [
@@ -205,7 +219,7 @@ def _figures(
         ("Cannot be used", f"{left_out:,}", "The reasons are below." if left_out else "Every file could be read."),
         ("Duplicates", f"{surplus:,}", counted),
         ("Label conflicts", f"{n_of.get('label-conflict', 0):,}", "The same picture, different labels."),
-        ("Suspect labels", *suspects),
+        ("Doubtful labels" if label_issues is not None and label_issues.is_doubtful else "Suspect labels", *suspects),
         ("Passed over", f"{sum(passed_over.values()):,}", "Files that were skipped."),
     ]
 

@@ -94,6 +94,7 @@ def _overview_values(run: RunFiles) -> dict[str, Any]:
         "notes": run_caveats(run),
         "verdict": verdict.verdict(metrics, summary.n_label_issues),
         "steps": next_steps(summary),
+        "label_issues": "" if summary.label_issues is None else summary.label_issues.describe(),
         "classes": [
             {"label": label, "train": summary.train_counts.get(label, 0)} | metrics["per_class"][label]
             for label in weakest_first
