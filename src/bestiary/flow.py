@@ -43,7 +43,7 @@ def audit(
 ) -> AuditedDataset:
     """Return the pictures of one source or several, grouped by duplicates, with all findings; see `train`."""
     resolved = Recipe.of(recipe or {}).resolve()
-    context = Context.create(threads, reporter, resolved.features)
+    context = Context.create(threads, reporter, resolved.features, "audit")
     dataset = load_dataset(DataSource(pictures, labels, corrections), resolved, context)
     return add_model_issues(dataset, resolved, context)
 
@@ -68,7 +68,7 @@ def train(
     Raises UserError, IntegrityError if the exported model differs from the trained one, InterruptedRun on Ctrl-C.
     """
     requested = Recipe.of(recipe or {})
-    context = Context.create(threads, reporter, requested.features)
+    context = Context.create(threads, reporter, requested.features, "train")
     if folds is not None:
         requested = requested.override({"data": {"folds": folds}})
     source, out, timer = DataSource(pictures, labels, corrections), None if out is None else Path(out), context.timer
@@ -125,7 +125,7 @@ def evaluate(
     reporter: Reporter | None = None,
 ) -> Run:
     """Score a finished run on its own test split again, which it counts, or on other labelled pictures; return it."""
-    run, context = Path(run), Context.create(threads, reporter)
+    run, context = Path(run), Context.create(threads, reporter, job="evaluate")
     if pictures is not None:
         external = evaluate_external(run, DataSource(pictures, labels), context)
         return Run(external.path, external.metrics)
@@ -150,7 +150,7 @@ def _train_run(run: Path, context: Context, session: RunSession, *, resume: bool
     # ---- Test: from the files, through the predictor that users get ------------------------------------------------
     predictions = concat_folds(folds) if folds else predict_test_split(run, context)
     with context.timer.stage("evaluate"):
-        metrics = score_predictions(run, predictions, task.pictures, task.recipe)
+        metrics = score_predictions(run, predictions, task.pictures, task.recipe, context)
         if folds:  # every picture was tested; the final model's predictions for some of them are no second test
             metrics |= {"split": "folds", "folds": fold_scores(folds, task.pictures, model.classes)}
         else:

@@ -13,7 +13,7 @@ import polars as pl
 from bestiary import table
 from bestiary.array_types import Ints
 from bestiary.context import Context
-from bestiary.data import audit, duplicate_groups, duplicates
+from bestiary.data import audit, duplicate_groups, duplicates, view_search
 from bestiary.data.apply_corrections import CorrectionResult, apply_corrections
 from bestiary.data.corrections import Corrections, read_corrections
 from bestiary.data.deep_ranges import measure_in_collection_range
@@ -23,7 +23,7 @@ from bestiary.data.label_map import absolute_label_map, label_map
 from bestiary.data.notices import EMPTY_CLASS, SourceNotice, notice_findings
 from bestiary.data.overlapping_classes import overlapping_class_warnings
 from bestiary.data.scan import scan_pictures
-from bestiary.data.shortcuts import find_shortcuts
+from bestiary.data.shortcuts import PROPERTIES, find_shortcuts
 from bestiary.data.sources import PictureList, list_sources, report_notices
 from bestiary.data.split_parts import choose_split_parts, require_trainable_parts
 from bestiary.errors import SourceError, did_you_mean
@@ -163,7 +163,8 @@ def audit_listing(
     near_bits = data.near_duplicate_bits if data.near_duplicates else None
     # Dropped pictures still connect their group, so that dropping one moves no other between splits.
     readable = pictures.with_columns(error=pl.when("dropped").then(None).otherwise("error"))
-    pairs = duplicates.find_duplicate_pairs(readable, near_bits, threads=context.threads)
+    with reporter.progress("Searching for duplicates", view_search.STEPS) as advance:
+        pairs = duplicates.find_duplicate_pairs(readable, near_bits, threads=context.threads, advance=advance)
     groups, checked = _group(pictures.with_columns(label="given_label"), pairs, limits, context)
     pictures = pictures.with_columns(group=pl.Series(groups.group))
     if corrections is not None:  # groups are those of the labels before, so that a correction moves no other picture
@@ -179,9 +180,9 @@ def audit_listing(
     findings = audit.find_issues(pictures, pairs, groups, test_fraction=1.0 if data.folds else data.test_fraction)
     findings = audit.sort_findings(pl.concat([findings, notice_findings(notices)]))
     if data.suspects:
-        with reporter.progress("Checking for shortcuts", pictures.height) as advance:
-            findings = audit.sort_findings(pl.concat([findings, find_shortcuts(pictures, seed=0)]))
-            advance(pictures.height)
+        with reporter.progress("Checking for shortcuts", len(PROPERTIES) + 1) as advance:
+            shortcuts = find_shortcuts(pictures, seed=0, advance=advance)
+        findings = audit.sort_findings(pl.concat([findings, shortcuts]))
     readable = pictures.filter(pl.col("error").is_null())
     thumbnails = readable.select(list(table.THUMBNAILS)).unique("sha256", maintain_order=True)
     pictures = _picture_table(pictures)
@@ -193,7 +194,7 @@ def _group(
     pictures: pl.DataFrame, pairs: Ints, limits: DecodeLimits, context: Context
 ) -> tuple[duplicate_groups.DuplicateGroups, Ints]:
     """Return the groups of duplicates by the column `label`, and the pairs, compared at a higher resolution."""
-    checked = check_content(pictures, pairs, limits, threads=context.threads)
+    checked = check_content(pictures, pairs, limits, context)
     return duplicate_groups.group_duplicates(pictures, checked), checked
 
 
