@@ -26,6 +26,7 @@ from bestiary.recipe import Recipe
 from bestiary.report.results import Run, finish_run, write_results
 from bestiary.training.budget import plan_training
 from bestiary.training.create_run import create_run
+from bestiary.training.quick_estimate import budget_check
 from bestiary.training.recipe_checks import check_recipe_supported
 from bestiary.training.run_lock import run_lock
 from bestiary.training.run_session import RunSession, open_session
@@ -77,7 +78,8 @@ def train(
     with PeakMemory() as memory:
         # ---- Data: measure, audit, split ---------------------------------------------------------------------------
         with timer.stage("audit"):
-            dataset = load_dataset(source, requested.resolve(), context, for_training=True)
+            check = budget_check(requested, budget_seconds, context)
+            dataset = load_dataset(source, requested.resolve(), context, for_training=True, check=check)
             split_table, digest = assign_splits(dataset, requested.data, seed=requested.seed)
 
         # ---- Plan: the settings that fit the time budget, and when the job will end --------------------------------

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
-LINE_EVERY_SECONDS = 10.0
+LINE_EVERY_SECONDS, FREQUENT_LINES = 10.0, 3  # of a task; then every third of these lines is written
 
 Advance = Callable[[int], None]
 
@@ -60,7 +61,10 @@ class LogReporter:
 
     @contextlib.contextmanager
     def progress(self, title: str, total: int | None) -> Iterator[Advance]:
-        """Write a line every ten seconds, even while a step takes longer, and one at the end."""
+        """Write a line after ten, twenty and thirty seconds, then every thirty, and one at the end.
+
+        A thread writes them, so that a step that takes longer is no silence.
+        """
         done, started, lock, ended = 0, time.monotonic(), threading.Lock(), threading.Event()
 
         def advance(steps: int) -> None:
@@ -69,8 +73,11 @@ class LogReporter:
                 done += steps
 
         def write_lines() -> None:
-            while not ended.wait(LINE_EVERY_SECONDS):
-                self.info(f"{title}: {_format_progress(done, total, time.monotonic() - started)}")
+            for number in itertools.count(1):
+                if ended.wait(LINE_EVERY_SECONDS):
+                    return
+                if number <= FREQUENT_LINES or number % FREQUENT_LINES == 0:
+                    self.info(f"{title}: {_format_progress(done, total, time.monotonic() - started)}")
 
         writer = threading.Thread(target=write_lines, daemon=True, name="bestiary-progress")
         writer.start()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -86,18 +86,34 @@ class AuditedDataset:
     label_issues: LabelIssueSummary | None = None
 
 
+ListingCheck = Callable[[PictureList], None]
+
+
 def load_dataset(
-    source: DataSource, recipe: ResolvedRecipe, context: Context, *, for_training: bool = False
+    source: DataSource,
+    recipe: ResolvedRecipe,
+    context: Context,
+    *,
+    for_training: bool = False,
+    check: ListingCheck | None = None,
 ) -> AuditedDataset:
     """Return the pictures with all that is known without a model: what splitting and planning need.
 
-    for_training: raises SourceError if the source's own split cannot be trained on, before a picture is read.
+    for_training: raises SourceError if the source's own split cannot be trained on, before a picture is read; check: is
+    called with the listed files then, and may raise UserError.
     """
     corrections = None if source.corrections is None else read_corrections(Path(source.corrections))
     data = recipe.data
     if source.label_depth is not None:
         data = data.model_copy(update={"label_depth": source.label_depth})
     names = source.model_classes
+
+    def check_listing(listing: PictureList) -> None:
+        if for_training:
+            require_trainable_parts([picture.split for picture in listing.pictures], data)
+        if check is not None:
+            check(listing)
+
     return audit_sources(
         source.paths,
         source.labels,
@@ -106,7 +122,7 @@ def load_dataset(
         context,
         corrections,
         model_classes=names,
-        for_training=for_training,
+        check=check_listing,
     )
 
 
@@ -119,11 +135,11 @@ def audit_sources(
     corrections: Corrections | None = None,
     *,
     model_classes: tuple[str, ...] = (),
-    for_training: bool = False,
+    check: ListingCheck | None = None,
 ) -> AuditedDataset:
     """Return the pictures of the sources, measured and grouped by duplicates, with the findings of the audit.
 
-    model_classes: see `DataSource`; for_training: see `load_dataset`. Raises SourceError if there are no pictures, or
+    model_classes: see `DataSource`; check: see `load_dataset`. Raises SourceError if there are no pictures, or
     if `data.classes` names a label that does not occur.
     """
     listing = list_sources(
@@ -135,8 +151,8 @@ def audit_sources(
         label_depth=data.label_depth,
     )
     listing = choose_split_parts(listing, data)
-    if for_training:
-        require_trainable_parts([picture.split for picture in listing.pictures], data)
+    if check is not None:
+        check(listing)
     return audit_listing(listing, data, limits, context, corrections)
 
 
