@@ -17,16 +17,15 @@ from bestiary.evaluation.diagnostics import diagnose_training
 from bestiary.evaluation.evaluate import predict_test_split, predict_val_split, rescore_test_split, score_predictions
 from bestiary.evaluation.external import evaluate_external
 from bestiary.evaluation.loss_curves import describe_fit
-from bestiary.evaluation.model_audit import add_model_issues, skipped_check_messages
+from bestiary.evaluation.model_audit import add_model_issues, describe_model_issues
 from bestiary.export.finalize import train_and_finalize
 from bestiary.files import read_json, write_json
 from bestiary.profiling import PeakMemory
 from bestiary.progress import Reporter
 from bestiary.recipe import Recipe
 from bestiary.report.results import Run, finish_run, write_results
-from bestiary.training.budget import plan_training
+from bestiary.training import budget, quick_estimate
 from bestiary.training.create_run import create_run
-from bestiary.training.quick_estimate import budget_check
 from bestiary.training.recipe_checks import check_recipe_supported
 from bestiary.training.run_lock import run_lock
 from bestiary.training.run_session import RunSession, open_session
@@ -43,10 +42,9 @@ def audit(
     reporter: Reporter | None = None,
 ) -> AuditedDataset:
     """Return the pictures of one source or several, grouped by duplicates, with all findings; see `train`."""
-    resolved = Recipe.of(recipe or {}).resolve()
+    resolved, source = Recipe.of(recipe or {}).resolve(), DataSource(pictures, labels, corrections)
     context = Context.create(threads, reporter, resolved.features, "audit")
-    dataset = load_dataset(DataSource(pictures, labels, corrections), resolved, context)
-    return add_model_issues(dataset, resolved, context)
+    return add_model_issues(load_dataset(source, resolved, context), resolved, context)
 
 
 def train(
@@ -68,28 +66,25 @@ def train(
     recipe's `data.folds`; budget_seconds: settings that the recipe leaves open are chosen so that the job ends in time.
     Raises UserError, IntegrityError if the exported model differs from the trained one, InterruptedRun on Ctrl-C.
     """
-    requested = Recipe.of(recipe or {})
+    requested = Recipe.of(recipe or {}).override({} if folds is None else {"data": {"folds": folds}})
     context = Context.create(threads, reporter, requested.features, "train")
-    if folds is not None:
-        requested = requested.override({"data": {"folds": folds}})
-    source, out, timer = DataSource(pictures, labels, corrections), None if out is None else Path(out), context.timer
+    source, out = DataSource(pictures, labels, corrections), None if out is None else Path(out)
+    timer, check = context.timer, quick_estimate.budget_check(requested, budget_seconds, context)
     check_recipe_supported(requested)
     run_folder.require_free_folder(out)
     with PeakMemory() as memory:
         # ---- Data: measure, audit, split ---------------------------------------------------------------------------
         with timer.stage("audit"):
-            check = budget_check(requested, budget_seconds, context)
             dataset = load_dataset(source, requested.resolve(), context, for_training=True, check=check)
             split_table, digest = assign_splits(dataset, requested.data, seed=requested.seed)
 
         # ---- Plan: the settings that fit the time budget, and when the job will end --------------------------------
         with timer.stage("plan"):
-            plan = plan_training(requested, split_table, budget_seconds, context)
+            plan = budget.plan_training(requested, split_table, budget_seconds, context)
         context.reporter.info(plan.words)
         with timer.stage("audit"):
             dataset = add_model_issues(dataset, plan.recipe, context)
-        label_issues = [] if dataset.label_issues is None else [dataset.label_issues.describe()]
-        for message in [*skipped_check_messages(dataset), *label_issues, describe_splits(split_table, dataset)]:
+        for message in [*describe_model_issues(dataset), describe_splits(split_table, dataset)]:
             context.reporter.info(message)
 
         # ---- Run folder: created when the pictures are known to be usable ------------------------------------------
