@@ -25,6 +25,7 @@ BASE = (
     "installation",
     "profiling",
     "progress",
+    "stages",
     "defaults",
     "files",
     "locks",
