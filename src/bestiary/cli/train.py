@@ -12,6 +12,8 @@ from bestiary.cli.app import app
 from bestiary.cli.output import print_run
 from bestiary.errors import UserError, require_extra
 
+LOG_HELP = "Also log epochs and test scores of finetune or scratch: into RUN/tensorboard, or to MLflow's own server."
+
 
 @app.command()
 def train(
@@ -33,6 +35,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="The run folder; default: runs/<date>-<method>-<digest>.")] = None,
     budget: Annotated[str | None, typer.Option(help="Time limit, report included: 90s, 10m, 2h, 1h30m.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Resume an interrupted run.")] = None,
+    log: Annotated[options.ExperimentLog | None, typer.Option(help=LOG_HELP)] = None,
     threads: options.Threads = None,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
@@ -53,7 +56,7 @@ def train(
     reporter = make_reporter(quiet=quiet)
     if resume is not None:
         recipes = (method, backbone, recipe, settings, classes, label_depth, split, seed, folds)
-        others = (*recipes, pictures, labels, corrections, out, budget)
+        others = (*recipes, pictures, labels, corrections, out, budget, log)
         if leak_report or any(value not in (None, []) for value in others):
             raise UserError("--resume uses the recipe of the interrupted run. Remove all other options but --threads.")
         print_run(flow.resume(resume, threads=threads, reporter=reporter), as_json)
@@ -84,6 +87,7 @@ def train(
             out=out,
             threads=threads,
             budget_seconds=budget_seconds,
+            log=None if log is None else log.value,
             reporter=reporter,
         )
     leaks = leakage.leak_report(run.path, Context.create(threads, reporter)) if leak_report else None
