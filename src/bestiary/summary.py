@@ -30,6 +30,8 @@ class Summary:
 
     def html(self) -> str:
         """Return the summary as a small table for a notebook, with all text escaped."""
+        from html import escape  # not for a prediction on the command line, which starts in half a second
+
         rows = "".join(
             f'<tr><th style="text-align:left">{escape(name)}</th><td style="text-align:left">{escape(value)}</td></tr>'
             for name, value in self.rows
