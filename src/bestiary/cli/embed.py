@@ -12,13 +12,15 @@ import typer
 from bestiary.cli.app import app
 from bestiary.cli.options import AsJson, Quiet, RunPath, Threads
 from bestiary.cli.output import print_json
+from bestiary.cli.usage import CommandWithExamples
 from bestiary.errors import UserError, require_extra
 
+EXAMPLES = "bestiary embed runs/latest new --out features.parquet --nearest 5 --map"
 NEAREST_HELP = "Add so many training pictures, the most similar first: path, label, cosine similarity."
 MAP_HELP = "Add a two-dimensional map: x and y, the first two principal components (scikit-learn's PCA)."
 
 
-@app.command()
+@app.command(cls=CommandWithExamples, epilog=EXAMPLES)
 def embed(
     run: RunPath,
     paths: Annotated[

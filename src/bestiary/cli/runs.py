@@ -11,6 +11,9 @@ import typer
 from bestiary.cli.app import app
 from bestiary.cli.options import AsJson, Quiet, Threads
 from bestiary.cli.output import print_json
+from bestiary.cli.usage import CommandWithExamples
+
+EXAMPLES = "bestiary runs\nbestiary runs studies --sort seconds"
 
 
 class Sort(StrEnum):
@@ -24,7 +27,7 @@ class Sort(StrEnum):
     name = "name"
 
 
-@app.command()
+@app.command(cls=CommandWithExamples, epilog=EXAMPLES)
 def runs(
     folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="A folder with runs, at any depth.")] = Path(
         "runs"
