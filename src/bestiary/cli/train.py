@@ -14,6 +14,7 @@ from bestiary.cli.usage import CommandWithExamples
 from bestiary.errors import UserError, require_extra
 
 EXAMPLES = "bestiary train pictures\nbestiary train pictures --method finetune --set train.epochs=10 --budget 10m"
+LOG_HELP = "Also log epochs and test scores of finetune or scratch: into RUN/tensorboard, or to MLflow's own server."
 
 
 @app.command(cls=CommandWithExamples, epilog=EXAMPLES)
@@ -36,6 +37,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="The run folder; default: runs/<date>-<method>-<digest>.")] = None,
     budget: Annotated[str | None, typer.Option(help="Time limit, report included: 90s, 10m, 2h, 1h30m.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Resume an interrupted run.")] = None,
+    log: Annotated[options.ExperimentLog | None, typer.Option(help=LOG_HELP)] = None,
     threads: options.Threads = None,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
@@ -56,7 +58,7 @@ def train(
     reporter = make_reporter(quiet=quiet)
     if resume is not None:
         recipes = (method, backbone, recipe, settings, classes, label_depth, split, seed, folds)
-        others = (*recipes, pictures, labels, corrections, out, budget)
+        others = (*recipes, pictures, labels, corrections, out, budget, log)
         if leak_report or any(value not in (None, []) for value in others):
             raise UserError("--resume uses the recipe of the interrupted run. Remove all other options but --threads.")
         print_run(flow.resume(resume, threads=threads, reporter=reporter), as_json)
@@ -87,6 +89,7 @@ def train(
             out=out,
             threads=threads,
             budget_seconds=budget_seconds,
+            log=None if log is None else log.value,
             reporter=reporter,
         )
     leaks = leakage.leak_report(run.path, Context.create(threads, reporter)) if leak_report else None
