@@ -44,6 +44,7 @@ def confusion_values(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "labels": labels,
         "matrix": list(zip(labels, counts.tolist(), rates.tolist(), strict=True)) if as_table else [],
+        "cells": [(i, j, int(counts[i, j])) for i, j in np.argwhere(counts).tolist()],
         "matrix_plot": Markup("") if as_table else plots.confusion_heatmap(labels, counts),
         "pairs": [
             (labels[i], labels[j], int(counts[i, j]), int(counts[i].sum()))
