@@ -6,9 +6,11 @@
 # The address to open is then http://localhost:8000/#token=WORD.
 FROM python:3.13-slim AS build
 WORKDIR /build
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml requirements.lock README.md LICENSE ./
 COPY src src
-RUN python -m venv /opt/bestiary && /opt/bestiary/bin/pip install --no-cache-dir .
+RUN python -m venv /opt/bestiary \
+    && /opt/bestiary/bin/pip install --no-cache-dir -r requirements.lock \
+    && /opt/bestiary/bin/pip install --no-cache-dir --no-deps .
 
 FROM python:3.13-slim
 COPY --from=build /opt/bestiary /opt/bestiary

@@ -386,7 +386,8 @@ def test_a_tar_header_of_any_size_is_not_read_into_memory(tmp_path: Path) -> Non
     entry = tarfile.TarInfo("x")
     entry.type, entry.size = tarfile.GNUTYPE_LONGNAME, 10**9
     (tmp_path / "long.tar").write_bytes(entry.tobuf(tarfile.GNU_FORMAT) + bytes(2048))
-    refused(tmp_path / "long.tar", r"a header declares a size of 1,000,000,\d+ bytes")
+    # Since Python 3.14 tarfile reads such a header in pieces itself, and so meets the end of the file.
+    refused(tmp_path / "long.tar", r"a header declares a size of 1,000,000,\d+ bytes|archive: empty header")
 
 
 def test_a_negative_size_does_not_turn_the_reader_around(tmp_path: Path) -> None:

@@ -25,9 +25,10 @@ pytest.importorskip("sklearn")
 from bestiary import files, flow, run_folder, table
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import IntegrityError, InterruptedRun, RecipeError, RunError, SourceError
+from bestiary.evaluation.predictions import prediction_table
 from bestiary.export import finalize
 from bestiary.export.finalize import PARITY_LIMIT
-from bestiary.inference.predictor import Predictor
+from bestiary.inference.predictor import Prediction, Predictor
 from bestiary.picture import load
 from bestiary.preprocess import Preprocessing
 from bestiary.recipe import Recipe, write_toml
@@ -115,6 +116,15 @@ def test_the_prediction_table_has_every_held_back_picture_once(probed: Path) -> 
         assert same[column].to_list() == same[f"{column}_of_picture"].to_list()
     np.testing.assert_allclose(found.select(shares).sum_horizontal(), 1, atol=1e-5)
     assert found["probability"].to_list() == pytest.approx(found.select(shares).max_horizontal().to_list())
+
+
+def test_a_picture_without_its_prediction_is_an_error() -> None:
+    """Concatenation would fill the row with nulls under polars 1."""
+    pictures = pl.DataFrame({"row_id": [0, 1], "path": ["a", "b"], "split": ["test"] * 2, "label": ["cat", "dog"]})
+    answers = [Prediction(path, "cat", 0.75, False, 0.5, {"cat": 0.75, "dog": 0.25}) for path in ("a", "b")]
+    assert prediction_table(pictures, answers, ["cat", "dog"])["path"].to_list() == ["a", "b"]
+    with pytest.raises(pl.exceptions.ShapeError):
+        prediction_table(pictures, answers[:1], ["cat", "dog"])
 
 
 def test_every_picture_is_used_or_left_out_for_a_reason(probed: Path, faulty: SyntheticDataset) -> None:

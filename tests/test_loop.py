@@ -11,23 +11,22 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bestiary.array_types import Ints
-from bestiary.training.checkpoint import load_checkpoint
-from bestiary.training.loop import LoopControl
-
 pytest.importorskip("torch")
 
 import torch
 from torch import nn
 
+from bestiary.array_types import Ints
 from bestiary.batches.loader import Read
 from bestiary.errors import RecipeError, RunError, SourceError
 from bestiary.models.networks import Network, PlainArchitecture, plain_cnn, small_resnet, with_linear_head
 from bestiary.progress import SilentReporter
 from bestiary.recipe import AugmentConfig, Balance
 from bestiary.training.balance import BALANCES, class_weights, logit_adjustment, sample_epoch_order
+from bestiary.training.checkpoint import load_checkpoint
 from bestiary.training.loop import (
     FitResult,
+    LoopControl,
     LoopSettings,
     ValidationMetrics,
     build_optimiser,

@@ -106,6 +106,14 @@ def test_a_finished_file_can_be_added_to(tmp_path: Path, form: str) -> None:
     assert len(paths_in(path)) == len(PATHS)
 
 
+def test_a_long_table_keeps_the_order_of_its_rows(tmp_path: Path) -> None:
+    """It is written by polars' streaming engine, in pieces."""
+    path, names = tmp_path / "a.parquet", [Path(f"{number:06}.jpg") for number in range(60_000)]
+    for part in (names[:40_000], names[40_000:]):
+        opened(path, resume=True).write(predicted(part, until=len(part)))
+    assert paths_in(path) == written(names)
+
+
 def test_rows_that_are_in_the_table_already_do_not_come_twice(tmp_path: Path) -> None:
     path, live = tmp_path / "answers.parquet", tmp_path / "answers.parquet.part.jsonl"
     with pytest.raises(KilledError):

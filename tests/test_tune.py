@@ -30,7 +30,7 @@ from bestiary.errors import InterruptedRun, MachineError, RecipeError, RunError,
 from bestiary.progress import Reporter
 from bestiary.recipe import Recipe, ResolvedRecipe, write_toml
 from bestiary.training.time_estimate import TimeEstimate
-from bestiary.tune import finish, importance, objective, search_space, selection_bias
+from bestiary.tune import finish, importance, objective, sampler, search_space, selection_bias
 from bestiary.tune import page as tune_page
 from bestiary.tune import plan as planning
 from bestiary.tune import storage as search_storage
@@ -118,7 +118,7 @@ def result(out: Path) -> dict[str, Any]:
 
 
 def study_of(out: Path, method: str = "probe") -> Any:
-    return optuna.load_study(study_name=f"tune-{method}", storage=f"sqlite:///{out / 'tune.db'}")
+    return TrialStorage(out / "tune.db", f"tune-{method}").study
 
 
 def test_the_default_comes_first_and_the_winner_is_never_worse(searched: Path) -> None:
@@ -348,7 +348,7 @@ def test_unpromising_trials_are_pruned_but_never_the_default(
 
 
 def test_pruning_starts_after_an_eighth_of_the_epochs() -> None:
-    pruners: list[Any] = [search_storage.make_pruner(epochs) for epochs in (2, 5, 12, 48)]
+    pruners: list[Any] = [sampler.make_pruner(epochs) for epochs in (2, 5, 12, 48)]
     assert [pruner._min_resource for pruner in pruners] == [1, 1, 2, 6]
 
 
@@ -459,6 +459,7 @@ def test_small_pictures_limit_the_number_of_stages(size: int, most: int) -> None
 
 
 def test_trials_of_few_epochs_warm_up_for_fewer() -> None:
+    pytest.importorskip("torch")
     recipe = Recipe.of({**SCRATCH, "train": {"epochs": 48, "warmup_epochs": 12}})
     plan = planning.SearchPlan({}, 0, 4, 48)
     train = search_trial.recipe_for_trial(recipe, plan, {"train.learning_rate": 0.1}).train
@@ -614,6 +615,79 @@ def test_a_killed_trial_is_queued_again_with_its_values(tmp_path: Path) -> None:
     own.requeue_killed()
     assert search_storage.is_abandoned(own.study.ask()), "it was tried often enough, which is entered as its cause"
     assert own.n_started() == 1
+
+
+def test_a_killed_trial_is_marked_as_failed_before_the_next_values_are_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it is running, the constant liar keeps the sampler away from its values."""
+    own = TrialStorage(tmp_path / "tune.db", "tune-probe")
+    own.use(None, seed=0)
+    own.study.ask().suggest_float("x", 0, 1)  # nobody holds its folder
+    states, ask = list[list[TrialState]](), own.study.ask
+
+    def ask_and_note() -> optuna.Trial:
+        states.append([trial.state for trial in own.trials()])
+        return ask()
+
+    monkeypatch.setattr(own.study, "ask", ask_and_note)
+    with own.trial_claim(5), own.trial_claim(5):
+        pass
+    assert states[0] == [TrialState.FAIL, TrialState.WAITING]
+    assert states[1] == [TrialState.FAIL, TrialState.RUNNING]  # this one is held by a process
+
+
+def test_the_sampler_is_that_of_optuna_5_under_each_version(tmp_path: Path) -> None:
+    """Warnings are errors here: under Optuna 4 both options are experimental, which nobody needs to read."""
+    own = TrialStorage(tmp_path / "tune.db", "tune-probe")
+    assert own.use(None, seed=0) is None
+    chosen: Any = own.study.sampler
+    assert (chosen._multivariate, chosen._constant_liar, chosen._group) == (True, True, False)
+
+    distributions: Any = {"x": optuna.distributions.FloatDistribution(0, 20)}
+
+    def next_values(*, is_running: bool) -> list[float]:
+        study = optuna.create_study(direction="maximize", sampler=sampler.make_sampler(seed=3))
+        for _ in range(20):
+            trial = study.ask(distributions)
+            study.tell(trial, -abs(trial.params["x"] - 10))
+        values = []
+        for seed in range(10):
+            study.sampler = sampler.make_sampler(seed)
+            trial = study.ask(distributions)
+            values.append(trial.params["x"])
+            if not is_running:
+                study.tell(trial, state=TrialState.FAIL)
+        return values
+
+    assert next_values(is_running=False) == next_values(is_running=False)
+    assert next_values(is_running=True) != next_values(is_running=False)
+
+
+def test_a_search_resumed_under_another_major_version_of_optuna_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = TrialStorage(tmp_path / "tune.db", "tune-probe")
+    monkeypatch.setattr(optuna, "__version__", "4.8.0")
+    assert own.use(None, seed=0) is None
+    monkeypatch.setattr(optuna, "__version__", "4.9.0")
+    assert own.use(None, seed=0) is None
+    monkeypatch.setattr(optuna, "__version__", "5.0.0")
+    notice = own.use(None, seed=0)
+    assert notice is not None
+    assert "Optuna 4.9.0 and goes on with 5.0.0" in notice
+    assert own.use(None, seed=0) is None
+    assert own.study.user_attrs["optuna versions"] == ["4.8.0", "4.9.0", "5.0.0"]
+
+
+def test_the_notice_of_another_version_reaches_the_user(
+    collection: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: dict[str, int]
+) -> None:
+    listening = Listening()
+    for version in ("4.8.0", "5.0.0"):
+        monkeypatch.setattr(optuna, "__version__", version)
+        run_tune(collection.folder, recipe=Recipe.of(PROBE), trials=1, out=tmp_path / "search", reporter=listening)
+    assert [line for line in listening.said if "goes on with 5.0.0" in line]
 
 
 def test_an_interrupted_trial_is_queued_again_without_counting_an_attempt(tmp_path: Path) -> None:

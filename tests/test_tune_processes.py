@@ -15,10 +15,10 @@ import pytest
 pytest.importorskip("sklearn")
 pytest.importorskip("optuna")
 
-import optuna
 from optuna.trial import TrialState
 
 from bestiary.demo.dataset import SyntheticDataset
+from bestiary.tune.storage import TrialStorage
 
 pytestmark = [
     pytest.mark.slow,
@@ -75,8 +75,7 @@ def finished(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def trials_of(storage: Path, method: str) -> list[Any]:
-    study = optuna.load_study(study_name=f"tune-{method}", storage=f"sqlite:///{storage}")
-    return list(study.trials)
+    return TrialStorage(storage, f"tune-{method}").trials()
 
 
 def test_two_processes_share_a_search_and_resume_what_a_killed_one_left(

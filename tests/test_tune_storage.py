@@ -22,7 +22,7 @@ from bestiary.recipe import Recipe
 from bestiary.run_folder import collect_environment
 from bestiary.tune import folder as folder_module
 from bestiary.tune.folder import locate_search
-from bestiary.tune.storage import TrialStorage
+from bestiary.tune.storage import TrialStorage, _open_storage
 from bestiary.tune.storage_location import StorageLocation, locate_storage
 from bestiary.tune.tune import SearchRequest, tune
 
@@ -109,7 +109,7 @@ def test_searches_of_two_folders_do_not_meet_on_a_server(tmp_path: Path, monkeyp
     assert [len(storage.trials()) for storage in storages] == [1, 0, 1]
     assert [storage.folder for storage in storages] == [tmp_path / name / "tune.trials" for name in "aba"]
     assert folders[0].study.startswith("bestiary-tune-probe-")
-    names = optuna.get_all_study_names(server)
+    names = optuna.get_all_study_names(_open_storage(StorageLocation(tmp_path / "x.db", server)))
     assert sorted(names) == sorted({folder.study for folder in folders})
     assert not (tmp_path / "a" / "tune.db").exists()
 
@@ -156,8 +156,9 @@ def test_a_search_on_a_server_keeps_its_files_in_its_folder(
     for trials in (1, 2):
         result = try_search(collection, tmp_path / "search", storage=server, trials=trials)
     assert result["trials"]["complete"] == 2
-    [name] = optuna.get_all_study_names(server)
-    assert len(optuna.load_study(study_name=name, storage=server).trials) == 2
+    location = StorageLocation(tmp_path / "x.db", server)
+    [name] = optuna.get_all_study_names(_open_storage(location))
+    assert len(TrialStorage(location, name).trials()) == 2
     assert not (tmp_path / "search" / "tune.db").exists()
     assert json.loads((tmp_path / "search" / "search.json").read_text())["storage"] == server
 
@@ -167,5 +168,6 @@ def test_a_search_resumes_from_a_url(collection: SyntheticDataset, tmp_path: Pat
     url = f"sqlite:///{tmp_path / 'new' / 'shared.db'}"
     for trials in (1, 2):
         try_search(collection, tmp_path / "search", storage=url, trials=trials)
-    assert len(optuna.load_study(study_name="tune-probe", storage=url).trials) == 2
+    assert len(TrialStorage(tmp_path / "new" / "shared.db", "tune-probe").trials()) == 2
+    assert url.endswith("new/shared.db")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "search"]

@@ -101,7 +101,7 @@ def read(path: Path, columns: dict[str, type[pl.DataType]]) -> pl.DataFrame:
         raise RunError(f"{path} is missing. Is {path.parent} a finished run?") from None
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror or error}.") from None
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:  # some damage makes polars panic
         raise RunError(f"{path} is damaged: {error}") from None
     if missing := [name for name in columns if name not in frame.columns]:
         raise RunError(f'{path} has no column "{missing[0]}"; it has: {", ".join(frame.columns)}.')

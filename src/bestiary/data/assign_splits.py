@@ -48,7 +48,9 @@ def assign_splits(
     if data.folds:
         return _assign_folds(pictures, candidates, usable, data, seed)
     digest = split_digest(_split_items(usable), usable["split"].to_list())
-    pictures = pictures.drop("split").join(usable.select("row_id", "split"), on="row_id", how="left")
+    pictures = pictures.drop("split").join(
+        usable.select("row_id", "split"), on="row_id", how="left", maintain_order="left"
+    )
     return pictures.select([*table.PICTURES, *_measures(pictures)]).sort("row_id"), digest
 
 
@@ -109,8 +111,12 @@ def _assign_folds(
     candidates = candidates.with_columns(folds)
     usable = usable.join(candidates.select("row_id", "fold"), on="row_id", how="left", maintain_order="left")
     digest = split_digest(_split_items(usable), [f"fold {fold}" for fold in usable["fold"]])
-    pictures = pictures.drop("split").join(usable.select("row_id", "split", "fold"), on="row_id", how="left")
-    pictures = pictures.join(candidates.select("row_id", "dealt_as", dealt_in="fold"), on="row_id", how="left")
+    pictures = pictures.drop("split").join(
+        usable.select("row_id", "split", "fold"), on="row_id", how="left", maintain_order="left"
+    )
+    pictures = pictures.join(
+        candidates.select("row_id", "dealt_as", dealt_in="fold"), on="row_id", how="left", maintain_order="left"
+    )
     pictures = pictures.select([*table.PICTURES, *_measures(pictures), *FOLD_COLUMNS]).sort("row_id")
     for fold in range(1, data.folds + 1):  # fail before the first fold is trained
         try:

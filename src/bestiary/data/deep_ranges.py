@@ -73,7 +73,7 @@ def measure_in_collection_range(pictures: pl.DataFrame, limits: DecodeLimits, co
     measured = measure_files(files, memory, limits, context, rules=rules, title=title).select(columns)
     is_measured = pl.col("path").is_in(measured["path"].implode())
     listed = pictures.filter(is_measured).select("path", *(name for name in pictures.columns if name not in columns))
-    again = listed.join(measured, on="path", how="left").select(pictures.columns)
+    again = listed.join(measured, on="path", how="left", maintain_order="left").select(pictures.columns)
     return pl.concat([pictures.filter(~is_measured), again]).sort("row_id")
 
 

@@ -146,7 +146,7 @@ def _compare_classes(collection: _Collection, pairs: Ints) -> list[_ClassPair]:
     files = pl.DataFrame({"group": group, "label": collection.labels, "content": collection.content})
     sizes = files.unique(["label", "content"]).group_by("group", "label").agg(size=pl.len())
     shared = (
-        sizes.join(sizes, on="group")
+        sizes.join(sizes, on="group", maintain_order="left")
         .group_by(a="label", b="label_right")
         .agg(
             in_a=pl.sum("size"),
@@ -155,8 +155,9 @@ def _compare_classes(collection: _Collection, pairs: Ints) -> list[_ClassPair]:
         )
     )
     totals = files.group_by("label").agg(total=pl.col("content").n_unique())
-    table = counts.join(shared, on=["a", "b"]).join(totals, left_on="a", right_on="label")
-    table = table.join(totals, left_on="b", right_on="label", suffix="_b").sort("a", "b")
+    table = counts.join(shared, on=["a", "b"], maintain_order="left")
+    table = table.join(totals, left_on="a", right_on="label", maintain_order="left")
+    table = table.join(totals, left_on="b", right_on="label", suffix="_b", maintain_order="left").sort("a", "b")
     return [
         _ClassPair(
             labels=(collection.names[row["a"]], collection.names[row["b"]]),
@@ -186,7 +187,7 @@ def _form_groups(collection: _Collection, pairs: Ints, in_scenes: set[str]) -> t
     group = connected_groups(count, pairs[used])
     scenes = [collection.names.index(label) for label in in_scenes]
     still = collection.count_groups(group).filter((pl.col("groups") < MIN_GROUPS) | pl.col("label").is_in(scenes))
-    still = still.join(swallowed, on="label", how="semi")
+    still = still.join(swallowed, on="label", how="semi", maintain_order="left")
     used &= is_equal | ~_is_with(group, collection, still["label"])[pairs[:, 0]]
     group = connected_groups(count, pairs[used])
     rows = swallowed.select("label", "largest", "files").rows()

@@ -12,7 +12,8 @@ class LabelIssueSummary:
     """What is known about the suspect labels as a whole.
 
     count: suspect labels; accuracy: of the out-of-fold model; precision: expected fraction of the suspect labels that
-    is wrong, with its 95 % interval `low` to `high` (`evaluation.label_noise`).
+    is wrong, with its 95 % interval `low` to `high` (`evaluation.label_noise`): wrong labels that look like hard
+    pictures to the model are not counted, so that it is rather too low than too high.
     """
 
     count: int
@@ -27,16 +28,15 @@ class LabelIssueSummary:
         return self.precision < MIN_PRECISION
 
     def describe(self) -> str:
-        """Return a sentence about the expected precision.
+        """Return a sentence about the expected precision, which is a cautious estimate.
 
         >>> LabelIssueSummary(40, 0.97, 0.85, 0.7, 0.95).describe()
-        'Of 40 suspect labels, about 85 % (70 to 95 %) are expected to be wrong.'
-        >>> LabelIssueSummary(27, 0.76, 0.02, 0.0, 0.11).describe()
-        '27 doubtful labels, the most doubtful first: about 2 % (0 to 11 %) are expected to be wrong.'
+        'Of 40 suspect labels, at least about 85 % (70 to 95 %) are expected to be wrong.'
         """
-        about = f"about {100 * self.precision:.0f} % ({100 * self.low:.0f} to {100 * self.high:.0f} %)"
-        expected = f"{about} {'is' if self.count == 1 else 'are'} expected to be wrong."
+        about = f"at least about {100 * self.precision:.0f} % ({100 * self.low:.0f} to {100 * self.high:.0f} %)"
+        expected = f"{about} {'is' if self.count == 1 else 'are'} expected to be wrong"
         labels = f"label{'s' * (self.count > 1)}"
-        if self.is_doubtful:
-            return f"{self.count:,} doubtful {labels}, the most doubtful first: {expected}"
-        return f"Of {self.count:,} suspect {labels}, {expected}"
+        if not self.is_doubtful:
+            return f"Of {self.count:,} suspect {labels}, {expected}."
+        others = "the others may be correct labels of pictures that are hard for the model"
+        return f"{self.count:,} doubtful {labels}, the most doubtful first: {expected}; {others}."

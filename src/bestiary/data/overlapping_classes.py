@@ -44,8 +44,8 @@ def similar_names(labels: Iterable[str]) -> list[list[str]]:
 def _shared_pictures(usable: pl.DataFrame) -> list[tuple[str, str, int, int]]:
     """Return class, second class, number of its pictures with a duplicate there, and class size; the worst first."""
     mixed = usable.filter(pl.col("label").n_unique().over("group") > 1).select("label", "group")
-    pairs = mixed.join(mixed.unique().rename({"label": "second"}), on="group")
+    pairs = mixed.join(mixed.unique().rename({"label": "second"}), on="group", maintain_order="left")
     counts = pairs.filter(pl.col("label") != pl.col("second")).group_by("label", "second").agg(count=pl.len())
-    overlaps = counts.join(usable.group_by("label").agg(total=pl.len()), on="label")
+    overlaps = counts.join(usable.group_by("label").agg(total=pl.len()), on="label", maintain_order="left")
     overlaps = overlaps.filter(pl.col("count") >= SHARED_FRACTION * pl.col("total"))
     return overlaps.sort("count", "label", "second", descending=[True, False, False]).rows()

@@ -54,7 +54,9 @@ def scan_pictures(listing: PictureList, limits: DecodeLimits, context: Context) 
         for file in listing.unusable
     ]
     unreadable = pl.DataFrame(unlisted, schema=MEASUREMENT_COLUMNS).unique("path")
-    files = listed.select("path").unique(maintain_order=True).join(unreadable, on="path", how="anti")
+    files = (
+        listed.select("path").unique(maintain_order=True).join(unreadable, on="path", how="anti", maintain_order="left")
+    )
     measured = measure_files(files, cache_path(listed, limits, context), limits, context)
     return listed.join(pl.concat([measured, unreadable]), on="path", how="left", maintain_order="left")
 
@@ -76,9 +78,9 @@ def measure_files(
     forgotten = find_forgotten(files["path"].to_list())
     cached = _load_cached(memory)
     cached = cached.filter(~pl.col("path").is_in(forgotten))
-    measured = _drop_stale(cached.join(files, on=files.columns, how="semi"))
+    measured = _drop_stale(cached.join(files, on=files.columns, how="semi", maintain_order="left"))
     missing = files.join(measured, on="path", how="anti", maintain_order="left")["path"].to_list()
-    unrelated = cached.join(files, on="path", how="anti")
+    unrelated = cached.join(files, on="path", how="anti", maintain_order="left")
     new, saved = pl.DataFrame(schema=MEASUREMENT_COLUMNS), time.monotonic()
     for rows in _iter_tables(_measure_all(missing, limits, context, rules, title)):
         new = pl.concat([new, rows])

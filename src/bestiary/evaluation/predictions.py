@@ -30,7 +30,7 @@ def prediction_table(pictures: pl.DataFrame, predictions: Iterable[Prediction], 
     ]
     schema = {name: table.PREDICTIONS[name] for name in ("predicted", "probability", "unknown", "familiarity")}
     predicted = pl.DataFrame(rows, schema=schema | {f"p_{name}": pl.Float64 for name in classes}, orient="row")
-    return pl.concat([pictures.select("row_id", "path", "split", "label"), predicted], how="horizontal")
+    return pictures.select("row_id", "path", "split", "label").hstack(predicted)  # raises if one has fewer rows
 
 
 def predict_table(predictor: Predictor, pictures: pl.DataFrame, reporter: Reporter) -> pl.DataFrame:

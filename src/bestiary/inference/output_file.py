@@ -133,7 +133,7 @@ class PredictionFile:
         new = pl.scan_ndjson(live, schema=schema) if has_rows else pl.LazyFrame(schema=schema)
         with atomic_path(self._path) as temporary:
             old = [pl.scan_parquet(self._path, glob=False)] if self._path.exists() else []
-            pl.concat([*old, new]).sink_parquet(temporary)
+            pl.concat([*old, new]).sink_parquet(temporary, maintain_order=True)
         self._live.unlink()
 
     def _iter_written_paths(self) -> Iterator[str]:

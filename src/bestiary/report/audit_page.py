@@ -143,7 +143,7 @@ def audit_verdict(
 def _left_out_findings(pictures: pl.DataFrame, findings: pl.DataFrame) -> pl.DataFrame:
     """Return findings for files that are left out and have no finding yet: each with its reason."""
     left_out = pictures.filter(pl.col("error").is_not_null())
-    new = left_out.join(findings.filter("is_issue"), on="row_id", how="anti")
+    new = left_out.join(findings.filter("is_issue"), on="row_id", how="anti", maintain_order="left")
     columns = {"check": pl.lit(LEFT_OUT), "score": pl.lit(0.0), "is_issue": pl.lit(True), "message": pl.col("error")}
     columns |= {"group": pl.lit(None, pl.Int64), "suggested_label": pl.lit(None, pl.String)}
     return new.select("row_id", "path", **columns).select(findings.columns).cast(findings.schema)

@@ -140,7 +140,7 @@ def _relabelling_gain(run: RunFiles, label_issues: pl.DataFrame) -> float | None
     test = run.predictions.filter(pl.col("split") == "test").select("row_id", "label", "predicted")
     before = macro_f1_from_confusion(counts)
     issues = label_issues.filter(pl.col("suggested_label").is_in(labels)).select("row_id", "suggested_label")
-    rows = test.join(issues, on="row_id").drop_nulls()
+    rows = test.join(issues, on="row_id", maintain_order="left").drop_nulls()
     for label, predicted, suggested in rows.select("label", "predicted", "suggested_label").iter_rows():
         counts[index[label], index[predicted]] -= 1
         counts[index[suggested], index[predicted]] += 1

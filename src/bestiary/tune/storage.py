@@ -11,6 +11,7 @@ import contextlib
 import shutil
 import sqlite3
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from bestiary.errors import MachineError, RunError
 from bestiary.training.run_lock import run_lock
 from bestiary.tune.objective import TrialScore
+from bestiary.tune.sampler import describe_version_change, make_pruner, make_sampler
 from bestiary.tune.search_space import Settings
 from bestiary.tune.storage_location import StorageLocation
 
 VERSION = 1  # raise it when older searches cannot be resumed any more
 BUSY_SECONDS = 60.0  # how long to wait for a database that others have locked
 MAX_ATTEMPTS = 3  # a trial that kills its process this often is abandoned
-FIRST_RUNG_DIVISOR = 8  # of the epochs: before that the learning rate still rises, and scores mean little
 FACTS, PLAN, SAMPLERS, ENDING, FINISHED = "facts", "plan", "samplers", "ending", "finished"
+OPTUNA_VERSIONS = "optuna versions"
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 ScoredTrial = tuple[FrozenTrial, TrialScore]
 
@@ -90,13 +92,20 @@ class TrialStorage:
                 )
         return dict(attributes[PLAN])
 
-    def use(self, epochs: int | None, *, seed: int) -> None:
-        """Set sampler and pruner; each process samples other values."""
+    def use(self, epochs: int | None, *, seed: int) -> str | None:
+        """Set sampler and pruner; each process samples other values.
+
+        Return a sentence if the process before this one used another major version of Optuna.
+        """
         with self.lock():
-            number = self.study.user_attrs.get(SAMPLERS, 0) + 1
+            attributes = self.study.user_attrs
+            number, versions = attributes.get(SAMPLERS, 0) + 1, attributes.get(OPTUNA_VERSIONS, [])
             self.study.set_user_attr(SAMPLERS, number)
-        self.study.sampler = optuna.samplers.TPESampler(seed=seed + 1000 * number + len(self.trials()))
+            if versions[-1:] != [optuna.__version__]:
+                self.study.set_user_attr(OPTUNA_VERSIONS, [*versions, optuna.__version__])
+        self.study.sampler = make_sampler(seed + 1000 * number + len(self.trials()))
         self.study.pruner = make_pruner(epochs)
+        return describe_version_change(versions[-1], optuna.__version__) if versions else None
 
     # ---- Trials ----------------------------------------------------------------------------------------------------
 
@@ -258,17 +267,6 @@ def failure_reasons(trials: Sequence[FrozenTrial]) -> list[str]:
     return [trial.user_attrs["cause"] for trial in trials if "cause" in trial.user_attrs]
 
 
-def make_pruner(epochs: int | None) -> optuna.pruners.BasePruner:
-    """Return the pruner: asynchronous successive halving (Li et al. 2018, "Massively Parallel").
-
-    Of the trials that reach an eighth of the epochs a third continues, and again of those that reach three eighths.
-    """
-    if epochs is None or epochs < 2:
-        return optuna.pruners.NopPruner()
-    first_epoch = max(1, round(epochs / FIRST_RUNG_DIVISOR))
-    return optuna.pruners.SuccessiveHalvingPruner(min_resource=first_epoch, reduction_factor=3)
-
-
 def is_locked(folder: Path) -> bool:
     """Return whether a running process holds the lock of this folder."""
     try:
@@ -290,7 +288,9 @@ def storage_errors(name: str | Path) -> Iterator[None]:
 def _open_storage(location: StorageLocation) -> optuna.storages.RDBStorage:
     """Return the storage; raises RunError if it is of another version of Optuna."""
     try:
-        return _open_sqlite(location.path) if location.url is None else optuna.storages.RDBStorage(location.url)
+        storage = _open_sqlite(location.path) if location.url is None else optuna.storages.RDBStorage(location.url)
+        weakref.finalize(storage, storage.engine.dispose)  # Optuna closes no connection
+        return storage
     except RuntimeError as error:
         if "version" not in str(error):
             raise
@@ -309,12 +309,19 @@ def _open_sqlite(path: Path) -> optuna.storages.RDBStorage:
 
     def connect() -> sqlite3.Connection:
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)
+        connections.append(connection)
         connection.execute("PRAGMA synchronous = NORMAL")
         return connection
 
-    storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"creator": connect})
-    with storage.engine.connect() as connection:  # only now is it known to be a storage
-        connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+    connections: list[sqlite3.Connection] = []
+    try:
+        storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"creator": connect})
+        with storage.engine.connect() as connection:  # only now is it known to be a storage
+            connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+    except BaseException:
+        for opened in connections:
+            opened.close()
+        raise
     return storage
 
 

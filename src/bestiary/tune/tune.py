@@ -200,7 +200,8 @@ def _run_trials(search: SearchContext) -> bool:
     """Run trials until there are enough or the time is up; return whether this process should finish the search."""
     storage, report, failures, typical_seconds = search.storage, search.context.reporter.info, 0, 0.0
     with storage.session():
-        storage.use(search.plan.epochs, seed=search.base_recipe.seed)
+        if notice := storage.use(search.plan.epochs, seed=search.base_recipe.seed):
+            report(notice)
         ending = storage.pending_finish()
         is_chosen = ending is not None and ending["wanted"] == search.max_trials
         if is_chosen:
