@@ -80,6 +80,7 @@ if (cell) {
       const size = item.querySelector("img")?.naturalWidth ?? 0, before = found.get(item.dataset.row);
       if (isOwn && (!before || before[0] < size)) found.set(item.dataset.row, [size, item]);
     }
+    if (frame) markSquare(row, column);
     const items = [...found.values()].map(([, item]) => item.cloneNode(true));
     for (const item of items) item.hidden = false;
     gallery.append(...items);
@@ -87,13 +88,23 @@ if (cell) {
     const more = rest > 0 ? ` ${items.length || "None"} of ${n.toLocaleString("en")} pictures ${items.length === 1 ? "is" : "are"} in this page; predictions.parquet names all of them.` : "";
     status.textContent = `${describe(row, column, n)} (${inPercent(n / totals[row])}).${more}`;
   };
+  const frame = document.querySelector("#heatmap .frame");
+  // Marks the chosen square of the heatmap.
+  const mark = frame && frame.cloneNode();
+  const markSquare = (row, column) => {
+    const [x, y, side] = ["x", "y", "width"].map((name) => Number(frame.getAttribute(name))), width = side / labels.length;
+    for (const [name, value] of [["x", x + column * width - 2], ["y", y + row * width - 2], ["width", width + 4], ["height", width + 4]]) mark.setAttribute(name, value);
+    mark.setAttribute("class", "chosen");
+    frame.parentElement.append(mark);
+  };
   const choose = (key) => { showCell(key); cell.scrollIntoView({ block: "nearest" }); };
   choice.addEventListener("change", () => showCell(choice.value));
   cell.hidden = false;
 
   const matrix = document.querySelector(".matrix");
   if (matrix) {
-    [...matrix.tBodies[0].rows].forEach((line, row) => [...line.cells].slice(1).forEach((place, column) => {
+    for (const line of matrix.tBodies[0].rows) [...line.cells].slice(1).forEach((place, column) => {
+      const row = line.dataset.row;
       if (!counts.has(`${row} ${column}`)) return;
       const button = document.createElement("button");
       button.type = "button";
@@ -103,7 +114,7 @@ if (cell) {
       place.append(button);
       button.addEventListener("click", () => choose(`${row} ${column}`));
       cells.set(`${row} ${column}`, button);
-    }));
+    });
     const enter = (key) => {
       for (const [other, button] of cells) button.tabIndex = other === key ? 0 : -1;
       return cells.get(key);
@@ -123,7 +134,7 @@ if (cell) {
 
   const heatmap = document.querySelector("#heatmap");
   if (heatmap) {
-    const frame = heatmap.querySelector(".frame"), readout = heatmap.querySelector(".readout");
+    const readout = heatmap.querySelector(".readout");
     const locate = (event) => {
       const box = frame.getBoundingClientRect();
       const [column, row] = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height].map((at) => Math.floor(at * labels.length));
