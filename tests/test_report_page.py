@@ -120,7 +120,7 @@ def test_pictures_open_larger_by_keys_and_the_focus_comes_back(page: Any) -> Non
 
 def test_the_probabilities_of_a_picture_are_beside_it(page: Any) -> None:
     page.locator("#mistakes ~ .gallery button").first.click()
-    labels, values = (page.locator(f"dialog .top {tag}").all_inner_texts() for tag in ("dt", "dd"))
+    labels, values = (page.locator(f"dialog .top-five {tag}").all_inner_texts() for tag in ("dt", "dd"))
     assert len(labels) == len(values) == 5
     shares = [float(value.split()[-2]) for value in values if "below" not in value]
     assert shares == sorted(shares, reverse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -136,12 +137,12 @@ def gallery_pictures(
 
 
 def _top_probabilities(rows: pl.DataFrame) -> list[list[tuple[str, float]]]:
-    """Return for each row the most probable classes with their probabilities, rounded: they are for reading."""
+    """Return for each row the most probable classes with their probabilities, rounded down: they are for reading."""
     columns = [name for name in rows.columns if name.startswith("p_")]
     probabilities = rows.select(columns).to_numpy()
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :TOP]
     return [
-        [(columns[at].removeprefix("p_"), round(float(own[at]), 4)) for at in best.tolist()]
+        [(columns[at].removeprefix("p_"), math.floor(1e4 * float(own[at])) / 1e4) for at in best.tolist()]
         for own, best in zip(probabilities, order, strict=True)
     ]
 

@@ -78,7 +78,7 @@ if (cell) {
       const isOwn = item.dataset.label === labels[row] && item.dataset.predicted === labels[column];
       // Of a picture that is in several galleries, the largest.
       const size = item.querySelector("img")?.naturalWidth ?? 0, before = found.get(item.dataset.row);
-      if (isOwn && (!before || before[0] < size)) found.set(item.dataset.row, [size, item]);
+      if (isOwn && (!before || before[0] <= size)) found.set(item.dataset.row, [size, item]);
     }
     if (frame) markSquare(row, column);
     const items = [...found.values()].map(([, item]) => item.cloneNode(true));

@@ -1,8 +1,9 @@
 // Opens pictures larger; the page can be read without this script.
 const dialog = document.querySelector("dialog");
 const large = dialog.querySelector("img"), words = dialog.querySelector(".words"), place = dialog.querySelector(".place");
-const copy = dialog.querySelector("[data-copy]"), top5 = dialog.querySelector(".top");
-const inPercent = (fraction) => `${fraction > 0 && fraction < .001 ? "below 0.1" : (100 * fraction).toFixed(1)}\u00a0%`;
+const copy = dialog.querySelector("[data-copy]"), top5 = dialog.querySelector(".top-five");
+// Nothing is rounded to 0 or to 100 %.
+const inPercent = (fraction) => `${fraction < .001 ? "below 0.1" : fraction > .999 && fraction < 1 ? "above 99.9" : (100 * fraction).toFixed(1)}\u00a0%`;
 let current = null;
 // The most probable classes of a picture, each with a bar.
 const showTop = (item) => {
@@ -12,7 +13,7 @@ const showTop = (item) => {
     const term = document.createElement("dt"), value = document.createElement("dd"), bar = document.createElement("span");
     term.textContent = label;
     term.classList.toggle("true", label === item.dataset.label);
-    bar.className = label === item.dataset.label ? "bar true" : "bar";
+    bar.classList.toggle("true", label === item.dataset.label);
     bar.style.setProperty("--width", `${100 * probability}%`);
     value.append(bar, inPercent(probability));
     return [term, value];
