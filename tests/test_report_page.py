@@ -182,7 +182,11 @@ def test_a_cell_of_the_matrix_shows_its_pictures(page: Any) -> None:
     page.keyboard.press("Enter")
     assert chosen.startswith(page.inner_text("#cell [role=status]").split(":")[0])
     assert chosen != cells.first.get_attribute("aria-label")
+    page.locator(".show-cell").first.click()
+    most = page.inner_text("#cell [role=status]")
+    assert page.locator("[data-cell]").first.inner_text().startswith(most.partition(" (")[0])
     page.select_option("#cell select", index=1)
+    assert page.inner_text("#cell [role=status]") == most
     assert page.locator(".matrix button[aria-current]").count() == 1
 
 

@@ -99,6 +99,15 @@ if (cell) {
   };
   const choose = (key) => { showCell(key); cell.scrollIntoView({ block: "nearest" }); };
   choice.addEventListener("change", () => showCell(choice.value));
+  for (const item of document.querySelectorAll("[data-cell]")) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "show-cell";
+    button.textContent = "show";
+    button.setAttribute("aria-label", `show the pictures: ${item.textContent}`);
+    button.addEventListener("click", () => choose(item.dataset.cell));
+    item.append(" ", button);
+  }
   cell.hidden = false;
 
   const matrix = document.querySelector(".matrix");
