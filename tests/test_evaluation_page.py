@@ -76,7 +76,7 @@ def test_absent_classes_are_folded_and_in_no_average(evaluated: Path, evaluation
     assert sum(map(sum, own["confusion"]["counts"])) == metrics["n"]
     text = Outline(page).text
     assert f"{100 * own['macro_f1']['value']:.1f}\u00a0%" in text
-    assert "averaged over the 2 classes that have pictures here" in text
+    assert "averaged over the 2 classes with pictures here" in text
     table_of_classes = page.partition('<h3 id="classes">')[2].partition("<details>")[0]
     assert "bird</th>" in table_of_classes
     assert "rabbit</th>" not in table_of_classes
@@ -108,7 +108,7 @@ def test_pictures_of_no_class_of_the_model_have_a_page(evaluated: Path, tmp_path
     evaluation = evaluate_external(evaluated.parents[1], DataSource(tmp_path), Context(1), name="nothing")
     outline = Outline(write_evaluation_page(evaluation.path).read_text(encoding="utf-8"))
     assert outline.open == []
-    assert "No picture is of a class that the model knows" in outline.text
+    assert "No picture has a class of the model" in outline.text
     assert "Classes that the model does not know" in outline.text
     assert outline.count("table") == 1  # of the unknown classes
 
@@ -121,7 +121,7 @@ def test_the_command_prints_the_average_of_present_classes_first(
     source = read_json(evaluated / "metrics.json")["source"]
     app(["evaluate", str(evaluated.parents[1]), source, "--name", "again", "--quiet"], standalone_mode=False)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].startswith("Macro-F1 over 2 of 4 classes, those that have pictures: ")
+    assert lines[1].startswith("Macro-F1 over 2 of 4 classes, those with pictures: ")
     assert [line.split()[0] for line in lines if line.startswith(("bird", "fish", "rabbit", "spider"))] == [
         "bird",
         "fish",

@@ -16,7 +16,8 @@ import tomli_w
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from bestiary.defaults import SCRATCH_AUGMENT, train_defaults
-from bestiary.errors import RecipeError, did_you_mean
+from bestiary.errors import RecipeError
+from bestiary.recipe_errors import check_keys, format_validation_error
 
 if TYPE_CHECKING:
     from bestiary.picture import DecodeLimits
@@ -52,12 +53,12 @@ def _expect(condition: Callable[[Any], bool], text: str) -> AfterValidator:
 _AsTuple = BeforeValidator(lambda value: (value,) if isinstance(value, int | float) else value)
 _Sorted = AfterValidator(lambda values: tuple(sorted(values)))
 _Positive = _expect(lambda values: all(value > 0 for value in values), "numbers above 0")
-_Odd = _expect(lambda sizes: sizes and all(size % 2 for size in sizes), "odd numbers, so that a kernel has a middle")
+_Odd = _expect(lambda sizes: sizes and all(size % 2 for size in sizes), "odd numbers, so that a kernel has a centre")
 Counts = tuple[Annotated[int, Field(ge=1)], ...]
 Widths = Annotated[Counts, _AsTuple, _expect(bool, "one or more widths")]
 KernelSizes = Annotated[tuple[Annotated[int, Field(ge=1, le=11)], ...], _AsTuple, _Odd]
 Strengths = Annotated[tuple[float, ...], _AsTuple, _Positive, _Sorted]
-Folds = Annotated[int, Field(ge=0, le=50), _expect(lambda folds: folds != 1, "2 folds or more, or 0 for one test part")]
+Folds = Annotated[int, Field(ge=0, le=50), _expect(lambda folds: folds != 1, "2 or more, or 0 for one test split")]
 
 
 class _Section(BaseModel):
@@ -70,7 +71,7 @@ class DataConfig(_Section):
     classes: tuple[str, ...] = Field((), description="use only these labels; empty: all")
     label_depth: int = Field(1, ge=1, le=10, description="labels are the names of the folders at this level")
     min_per_class: int = Field(10, ge=3, description="a class with fewer pictures is an error")
-    split: SplitParts = Field("auto", description="of a source with parts; auto: without a test part, val is tested")
+    split: SplitParts = Field("auto", description="given splits; auto: without a test split, val is the test split")
     val_fraction: float = Field(0.15, gt=0, lt=0.5)
     test_fraction: float = Field(0.15, gt=0, lt=0.5)
     folds: Folds = Field(0, description="of cross-validation; 0: one test split")
@@ -84,7 +85,7 @@ class InputConfig(_Section):
 
     size: int | None = Field(None, ge=32, le=1024, description="pixels; default: that of the backbone")
     fit: Fit = "squash"
-    normalise: Normalise | None = Field(None, description="by the colours of collection or backbone; none: 0 to 1")
+    normalise: Normalise | None = Field(None, description="mean and deviation of: collection, backbone; none: 0 to 1")
     max_pixels: int = Field(80_000_000, ge=1, le=170_000_000, description="larger pictures are not decoded")
     max_bytes: int = Field(100_000_000, ge=1, description="larger files are not read")
 
@@ -147,10 +148,10 @@ class TrainConfig(_Section):
     optimiser: Optimiser | None = None
     schedule: Schedule | None = None
     warmup_epochs: float | None = Field(None, ge=0)
-    patience_epochs: int | None = Field(None, ge=1, description="without a better validation macro-F1: stop")
+    patience_epochs: int | None = Field(None, ge=1, description="stop if validation macro-F1 does not improve")
     balance: Balance = "none"
     unfreeze_stages: int = Field(1, ge=0, description="for finetune: number of trained last stages")
-    views: int = Field(3, ge=1, description="for finetune, bundled backbone: in an epoch, plain, mirrored, augmented")
+    views: int = Field(3, ge=1, description="for finetune, bundled backbone: plain, mirrored, augmented copies")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     size_from: int | None = Field(None, ge=16, description="pixels: training size of the first epochs")
     size_to: int | None = Field(None, ge=16, description="of the last epochs; for resnet")
@@ -212,11 +213,11 @@ class Recipe(_Section):
             return values
         if not isinstance(values, Mapping):
             raise RecipeError(f'A recipe is nested settings, such as {{"train": {{"epochs": 30}}}}; got {values!r}.')
-        _check_keys(values, cls)
+        check_keys(values, cls)
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise RecipeError(_validation_message(error)) from None
+            raise RecipeError(format_validation_error(error)) from None
 
     @classmethod
     def read(cls, path: Path | str) -> Recipe:
@@ -329,35 +330,6 @@ def apply_overrides(values: Mapping[str, Any], settings: Iterable[str]) -> dict[
             raise RecipeError(f'"{section}" is not a section of the recipe; got "{setting}".')
         target[key if dot else section] = read_setting(text)
     return merged
-
-
-def _check_keys(values: Mapping[str, Any], model: type[BaseModel], prefix: str = "") -> None:
-    for key, value in values.items():
-        if key not in model.model_fields:
-            hint = f"{_suggest_section(key)}{did_you_mean(key, model.model_fields)}"
-            raise RecipeError(f'Unknown setting "{prefix}{key}". {hint}')
-        section = model.model_fields[key].annotation
-        if isinstance(section, type) and issubclass(section, BaseModel):
-            if not isinstance(value, Mapping):
-                example = f"{key}.{next(iter(section.model_fields))}"
-                raise RecipeError(f'"{prefix}{key}" is a section; give its keys, for example {example}.')
-            _check_keys(value, section, f"{prefix}{key}.")
-
-
-def _suggest_section(key: str) -> str:
-    """Return a sentence with the section that has this key, empty if none has."""
-    sections = {name: field.annotation for name, field in Recipe.model_fields.items()}
-    names = [f"{name}.{key}" for name, section in sections.items() if key in getattr(section, "model_fields", ())]
-    return f'Did you mean "{names[0]}"? ' if names else ""
-
-
-def _validation_message(error: ValidationError) -> str:
-    first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"]) or "recipe"
-    message = first["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list, such as [1, 2]")
-    if isinstance(first["input"], BaseModel | dict):
-        return f"{name}: {message}."
-    return f'Setting "{name}": {message}; got {first["input"]!r}.'
 
 
 def read_setting(text: str) -> Any:

@@ -10,10 +10,13 @@ import typer
 from bestiary.cli import options
 from bestiary.cli.app import app
 from bestiary.cli.output import print_run
+from bestiary.cli.usage import CommandWithExamples
 from bestiary.errors import UserError, require_extra
 
+EXAMPLES = "bestiary train pictures\nbestiary train pictures --method finetune --set train.epochs=10 --budget 10m"
 
-@app.command()
+
+@app.command(cls=CommandWithExamples, epilog=EXAMPLES)
 def train(
     pictures: options.OptionalPictures = None,
     method: options.MethodOption = None,

@@ -44,7 +44,8 @@ def cross_validate(task: TrainingTask) -> list[pl.DataFrame]:
         folder = run / FOLDS / str(fold)
         if not (folder / DONE).exists():
             context = task.context.split_deadline(folds + 2 - fold)
-            _prepare_fold(folder, recipe, select_fold(pictures, fold, recipe.data, seed=recipe.seed))
+            fold_recipe = recipe.model_copy(update={"features": context.features})  # as the run has recorded
+            _prepare_fold(folder, fold_recipe, select_fold(pictures, fold, recipe.data, seed=recipe.seed))
             train_and_finalize(load_task(folder, context, resume=task.resume))
             table.write(predict_test_split(folder, context), folder / DONE)
             for name in MODEL_FILES:
@@ -84,7 +85,7 @@ def fold_scores(tables: Sequence[pl.DataFrame], pictures: pl.DataFrame, classes:
         "classes not in every fold": list(classes_with_few_groups(pictures, folds)),
         "note": (
             f"These scores are cross-validated estimates: each of {folds} models was trained on {folds - 1}/{folds} of"
-            " the pictures, less a validation part, and tested on the remaining fold. The final model was trained in"
+            " the pictures, minus a validation split, and tested on the remaining fold. The final model was trained in"
             " the same way on all folds, and has no test pictures of its own. Accuracy by fold:"
             f" {low:.3f} to {high:.3f}."
         ),

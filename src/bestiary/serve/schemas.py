@@ -40,7 +40,7 @@ class PredictionResponse(BaseModel):
     familiarity: float = Field(description="similarity to the training pictures, 0 to 1")
     probabilities: dict[str, float]
     error: str | None
-    heatmap: list[list[float]] | None = Field(None, description="evidence for the label at each place of the picture")
+    heatmap: list[list[float]] | None = Field(None, description="evidence for the label at each position")
 
 
 class PredictResponse(BaseModel):
@@ -58,7 +58,7 @@ class ModelInfo(BaseModel):
     fit: str = Field(description="how a picture is resized to it: squash, letterbox or crop")
     method: str
     backbone: str
-    calibration: str = Field(description="how far the probabilities held on the test pictures of the run, in words")
+    calibration: str = Field(description="calibration of the probabilities on the run's test pictures, as a sentence")
     bestiary: str
     max_bytes: int
     max_pictures: int
