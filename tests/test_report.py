@@ -446,6 +446,11 @@ def test_the_verdict_names_confusions_and_classes_that_the_counts_carry(counts: 
     assert verdict.verdict(metrics) == RIGHT + expected
 
 
+def test_a_class_without_test_pictures_has_no_low_precision() -> None:
+    metrics = _scores(("cow", "dog", "hen"), [[80, 0, 5], [0, 80, 6], [0, 0, 0]], 0.97) | {"n": 171}
+    assert "precision" not in verdict.verdict(metrics)
+
+
 def test_of_few_test_pictures_the_number_is_said() -> None:
     metrics = _scores(("cow", "dog"), [[5, 0], [0, 4]], 1.0) | {"n": 9}
     metrics["accuracy"] = {"value": 1.0, "low": 0.701, "high": 1.0}

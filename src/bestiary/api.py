@@ -28,6 +28,7 @@ from bestiary.machine import available_cores
 from bestiary.progress import Reporter
 from bestiary.recipe_arguments import RecipeLike, combine_recipe
 from bestiary.report import comparison_page
+from bestiary.report.evaluation_page import write_evaluation_page
 from bestiary.report.results import Run
 from bestiary.run_location import RunLocation, locate_run
 from bestiary.study.recipes import read_study_recipes
@@ -135,9 +136,9 @@ def evaluate(
 ) -> Run | ExternalEvaluation:
     """Score a finished run on its own test split again, which it counts, or on other labelled pictures; return both.
 
-    What comes back has `path` and `metrics`. The other arguments belong to `pictures`: labels, corrections,
-    label_depth: see `train`; classes: use only these labels; name: of the folder in RUN/evaluations. Raises UserError
-    if they are passed without pictures.
+    What comes back has `path`, with `report.html`, and `metrics`. The other arguments belong to `pictures`: labels,
+    corrections, label_depth: see `train`; classes: use only these labels; name: of the folder in RUN/evaluations.
+    Raises UserError if they are passed without pictures.
     """
     reporter, path = choose_reporter(quiet=quiet, on_event=on_event, reporter=reporter), locate_run(run)
     options: dict[str, object] = {"labels": labels, "corrections": corrections, "classes": classes}
@@ -147,7 +148,9 @@ def evaluate(
             raise UserError(f"{', '.join(unused)} need pictures: the labelled pictures to score.")
         return flow.evaluate(path, threads=threads, reporter=reporter)
     source = DataSource(pictures, labels, corrections, label_depth, tuple(classes or ()))
-    return evaluate_external(path, source, Context.create(threads, reporter), name=name)
+    evaluation = evaluate_external(path, source, Context.create(threads, reporter), name=name)
+    write_evaluation_page(evaluation.path, threads=threads)
+    return evaluation
 
 
 def compare(

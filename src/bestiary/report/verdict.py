@@ -59,7 +59,7 @@ def _iter_weak_classes(labels: list[str], counts: Ints) -> Iterator[str]:
     """Yield the class with the lowest recall, and that with the lowest precision, if they are significantly low."""
     correct = counts.diagonal()
     for measure, axis, noun in (("recall", 1, "pictures"), ("precision", 0, "predictions")):
-        totals = counts.sum(axis=axis)
+        totals = np.where(counts.sum(axis=1) > 0, counts.sum(axis=axis), 0)  # classes without pictures have no score
         weak = _significantly_low(correct, totals)
         if len(weak):
             at = int(weak[np.argmin(correct[weak] / totals[weak])])
