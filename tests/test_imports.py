@@ -18,6 +18,7 @@ BASE = (
     "text",
     "install_command",
     "errors",
+    "costs",
     "stats",
     "quick_metrics",
     "machine",

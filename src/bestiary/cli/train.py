@@ -25,6 +25,7 @@ def train(
     label_depth: options.LabelDepth = None,
     split: options.SplitOption = None,
     corrections: options.Corrections = None,
+    costs: options.CostsOption = None,
     seed: options.Seed = None,
     folds: Annotated[int | None, typer.Option(min=2, max=50, help="Cross-validate with this many folds.")] = None,
     leak_report: Annotated[
@@ -52,7 +53,7 @@ def train(
         return
     reporter = make_reporter(quiet=quiet)
     if resume is not None:
-        recipes = (method, backbone, recipe, settings, classes, label_depth, split, seed, folds)
+        recipes = (method, backbone, recipe, settings, classes, label_depth, split, seed, folds, costs)
         others = (*recipes, pictures, labels, corrections, out, budget)
         if leak_report or any(value not in (None, []) for value in others):
             raise UserError("--resume uses the recipe of the interrupted run. Remove all other options but --threads.")
@@ -70,6 +71,7 @@ def train(
         folds=folds,
         label_depth=label_depth,
         split=split,
+        costs=costs,
     )
     if leak_report:
         leakage.check_leak_report_supported(values)

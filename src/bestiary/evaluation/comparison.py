@@ -165,7 +165,7 @@ def _score_run(
 ) -> _Scores:
     """Return the metrics of a run. The same seed draws the same groups for every run: the differences are paired."""
     probabilities = probabilities_over(run, labels)
-    y_pred = probabilities.argmax(axis=1)
+    y_pred = table.label_indices(run.predictions["predicted"], labels)
     rows = sums_by_picture(y_true, y_pred, probabilities)
     total = MetricSums.total(rows, len(labels))
     resampled = MetricSums.resample(rows, y_true, groups, len(labels), resamples=resamples, seed=seed)

@@ -41,7 +41,8 @@ def format_external_evaluation(metrics: Mapping[str, Any]) -> str:
     f1 = format_estimate(metrics["present"]["macro_f1"])
     mean = [f"Macro-F1 over the classes that have pictures: {f1}."] if metrics["classes_without_pictures"] else []
     scores = classification_report(metrics, short=True)
-    return "\n".join([*lines, "", scores, *mean, metrics["slices"]["sentence"]])
+    decision = [metrics["decision"]["sentence"]] if metrics.get("decision") else []
+    return "\n".join([*lines, "", scores, *mean, *decision, metrics["slices"]["sentence"]])
 
 
 def format_corruption_table(rows: Sequence[Mapping[str, Any]]) -> str:
