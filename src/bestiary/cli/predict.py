@@ -44,7 +44,9 @@ def predict(
     resume: Annotated[
         bool, typer.Option("--resume", help="Append to --out, skipping pictures in it; same model and options.")
     ] = False,
-    heatmaps: Annotated[Path | None, typer.Option(help="Save pictures with heatmaps into this folder.")] = None,
+    heatmaps: Annotated[
+        Path | None, typer.Option(help="Save pictures with heatmaps, named by their label, in this folder.")
+    ] = None,
     link_into: Annotated[Path | None, typer.Option(help="Make links in this folder, in a subfolder per label.")] = None,
     sets: Annotated[float | None, typer.Option(help="Add prediction sets with this coverage, such as 0.95.")] = None,
     unknown_label: Annotated[
@@ -92,7 +94,9 @@ def predict(
             if unknown_label is not None:
                 predictions = writers.relabel_unknown(predictions, unknown_label)
             if heatmaps is not None:
-                predictions = heatmap.save_heatmaps(predictions, heatmaps, predictor.bundle.preprocess, resume=resume)
+                predictions = heatmap.save_heatmaps(
+                    predictions, heatmaps, predictor.bundle.preprocess, sources=paths, resume=resume
+                )
             if link_into is not None:
                 predictions = link_folders.link_by_label(
                     predictions, link_into, predictor.classes, unknown_label=unknown_label

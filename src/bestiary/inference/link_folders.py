@@ -64,18 +64,18 @@ def label_folder_names(labels: Sequence[str]) -> dict[str, str]:
         taken.add(_comparable(name))
 
     for label in labels:
-        if _valid_name(label) == label and _comparable(label) not in taken:
+        if valid_file_name(label) == label and _comparable(label) not in taken:
             assign(label, label)
     for label in labels:
         if label not in names:
-            valid = _valid_name(label)
+            valid = valid_file_name(label)
             valid = f"{valid}_" if _comparable(valid) in (UNKNOWN, UNREADABLE) else valid
             assign(label, next_free_name(valid, lambda name: _comparable(name) in taken))
     return names
 
 
-def _valid_name(label: str) -> str:
-    """Return the label, with what a folder name cannot contain replaced; it does not end in a dot or a space."""
+def valid_file_name(label: str) -> str:
+    """Return the label, with what a file name cannot contain replaced; it does not end in a dot or a space."""
     name = truncate_name(FORBIDDEN.sub("_", label), NAME_BYTES)
     return f"{name}_" if not name or name[-1] in ". " or RESERVED.fullmatch(name) else name
 
