@@ -55,7 +55,9 @@ PICTURES: Any = typer.Argument(
 Pictures = Annotated[list[Path], PICTURES]
 OptionalPictures = Annotated[list[Path] | None, PICTURES]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, for example runs/latest.")]
-CORRECTIONS_HELP = "Label decisions: sha256,action,label[,note,when]; action is keep, drop or relabel."
+CORRECTIONS_HELP = (
+    "Label decisions: sha256,action,label[,note,when,path]; action is keep, drop, relabel, or both (shows two classes)."
+)
 Corrections = Annotated[Path | None, typer.Option(metavar="FILE.csv", help=CORRECTIONS_HELP)]
 Labels = Annotated[str | None, typer.Option(help='Map folder names to labels: "animals10", or a CSV of folder,label.')]
 Classes = Annotated[str | None, typer.Option(help="Use only these labels: a,b,c.")]
