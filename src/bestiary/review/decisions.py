@@ -95,13 +95,13 @@ class DecisionLog:
 
 def _without_last(rows: Sequence[Correction], batch: Sequence[Correction]) -> tuple[Correction, ...]:
     """Return the rows without the last occurrence of each decision of the batch."""
-    left, kept = Counter(batch), []
+    left, rest = Counter(batch), []
     for row in reversed(rows):
         if left[row]:
             left[row] -= 1
         else:
-            kept.append(row)
-    return tuple(reversed(kept))
+            rest.append(row)
+    return tuple(reversed(rest))
 
 
 def reviewer_name(row: Correction) -> str:
