@@ -134,6 +134,7 @@ def test_pictures_that_corrections_leave_out_are_not_compared_and_said() -> None
     corrected = replace(other, dropped=frozenset({"0000", "0001"}))
     compared = compare_runs(align_runs([one, corrected], intersection=False, labels_of="other"), resamples=100)
     assert compared["n"] == N - 2
+    [note] = compared["notes"]
     assert compared["notes"] == [
         "2 test pictures are not compared: the corrections of a run leave out what was dropped."
     ]
