@@ -449,6 +449,34 @@ def test_predict_makes_links_sorted_by_label(bestiary: Call, model: Path, colour
     assert "not empty" in one_message(bestiary("predict", model, colours, "--link-into", tmp_path / "by"))
 
 
+def test_unknown_pictures_get_the_label_that_is_asked_for(
+    bestiary: Call, model: Path, colours: Path, tmp_path: Path
+) -> None:
+    options = ["--unknown-label", "stranger", "--link-into", tmp_path / "by"]
+    assert "stranger, nearest: " in bestiary("predict", model, colours, *options).out
+    folders = {path.parent.name for path in (tmp_path / "by").glob("*/*")}
+    assert folders == {"blue", "green", "red", "stranger", "unreadable"}
+    out = ["--out", tmp_path / "answers.csv"]
+    assert bestiary("predict", model, colours, *out, *options[:2]).code == 0
+    labels = [line.split(",")[1] for line in (tmp_path / "answers.csv").read_text(encoding="utf-8").splitlines()]
+    assert sorted(labels) == ["", "blue", "green", "label", "red", "stranger"]
+    refused = one_message(bestiary("predict", model, colours, *out, "--resume"))
+    assert "label of unknown pictures stranger there, none now" in refused
+    assert "is a class of the model" in one_message(bestiary("predict", model, colours, "--unknown-label", "red"))
+
+
+def test_costs_that_cannot_be_used_end_with_2(bestiary: Call, tmp_path: Path) -> None:
+    pictures = folders_of(tmp_path / "pictures", cat=12, dog=12)
+    (tmp_path / "costs.csv").write_text("true,predicted,cost\ncat,dog,-3\n", encoding="utf-8")
+    assert "expected a number from 0" in one_message(bestiary("train", pictures, "--costs", tmp_path / "costs.csv"))
+    (tmp_path / "costs.csv").write_text("true,predicted,cost\ncat,dgo,3\n", encoding="utf-8")
+    done = bestiary("train", pictures, "--costs", tmp_path / "costs.csv", "--quiet")
+    assert 'The costs name "dgo"' in one_message(done)
+    assert 'Did you mean "dog"' in done.err
+    setting = "evaluate.costs=[['cat', 'cat', 3]]"
+    assert "is correct and costs nothing" in one_message(bestiary("train", pictures, "--set", setting))
+
+
 def test_predict_takes_a_limit_on_pixels(bestiary: Call, model: Path, tmp_path: Path) -> None:
     Image.new("RGB", (60, 40), (250, 5, 5)).save(tmp_path / "x.png")
     assert "at most 2,399 in all" in bestiary("predict", model, tmp_path / "x.png", "--max-pixels", 2399).out
