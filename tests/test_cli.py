@@ -496,7 +496,7 @@ def test_predict_saves_heatmaps(bestiary: Call, model: Path, colours: Path, tmp_
     answers = {Path(line["path"]).relative_to(colours): line for line in map(json.loads, done.out.splitlines())}
     names = sorted(path.relative_to(tmp_path / "evidence").as_posix() for path in (tmp_path / "evidence").rglob("*.*"))
     assert names == sorted(
-        (path.parent / f"{path.stem}-{line['label']}-{100 * line['probability']:.0f}").as_posix()
+        (path.parent / f"{path.stem}-{line['label']}-{min(99, round(100 * line['probability']))}").as_posix()
         + f"{'-unknown' * line['unknown']}.heatmap.png"
         for path, line in answers.items()
         if line["error"] is None

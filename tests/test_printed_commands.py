@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,7 +48,9 @@ def run_command(command: str, desk: Path) -> None:
     if words[0] in ("review", "serve"):
         with subprocess.Popen([*line, "--port", "0"], cwd=desk, stdout=subprocess.PIPE, text=True) as server:
             assert server.stdout is not None
-            assert server.stdout.readline().startswith("http://"), command
+            address = server.stdout.readline().partition("#")[0].strip()
+            with urllib.request.urlopen(address, timeout=60) as answer:
+                assert answer.status == 200, command
             os.kill(server.pid, signal.SIGINT)
             assert server.wait(timeout=60) == 0
         return

@@ -63,7 +63,8 @@ def _name_with_answer(picture: Path, prediction: Prediction) -> str:
     label = truncate_name(valid_file_name(str(prediction.label)), LABEL_NAME_BYTES)
     stem = truncate_name(picture.stem, HEATMAP_NAME_BYTES)
     unknown = "-unknown" if prediction.unknown and label != UNKNOWN else ""
-    return f"{stem}-{label}-{100 * prediction.probability:.0f}{unknown}"
+    percent = min(round(100 * prediction.probability), 99)  # nothing is certain
+    return f"{stem}-{label}-{percent}{unknown}"
 
 
 def overlay_heatmap(pixels: Pixels, heatmap: Float32s) -> Image.Image:
