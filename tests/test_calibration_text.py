@@ -11,8 +11,9 @@ import pytest
 from bestiary.serve.calibration_text import NOT_MEASURED, describe_probabilities
 
 
-def write_metrics(run: Path, bins: list[dict[str, Any]], error: float = 0.042) -> Path:
-    (run / "metrics.json").write_text(json.dumps({"reliability": {"after": bins}, "ece": {"value": error}}))
+def write_metrics(run: Path, bins: list[dict[str, Any]], error: float = 0.042, split: str = "test") -> Path:
+    metrics = {"split": split, "reliability": {"after": bins}, "ece": {"value": error}}
+    (run / "metrics.json").write_text(json.dumps(metrics))
     return run
 
 
@@ -35,6 +36,13 @@ def test_few_test_pictures_are_said(tmp_path: Path) -> None:
     text = describe_probabilities(write_metrics(tmp_path, [{"confidence": 0.9, "accuracy": 1.0, "count": 9}]))
     assert "On the 9 test pictures" in text
     assert text.endswith("These are few pictures: treat probabilities as estimates.")
+
+
+def test_pictures_of_a_cross_validation_were_not_tested_by_the_model_itself(tmp_path: Path) -> None:
+    bins = [{"confidence": 0.9, "accuracy": 0.8, "count": 300}]
+    text = describe_probabilities(write_metrics(tmp_path, bins, split="folds"))
+    assert text.startswith("On 300 pictures, each tested by a model that was not trained on it, answers had a mean")
+    assert "of this model" not in text
 
 
 @pytest.mark.parametrize("content", [None, "{", "{}", '{"reliability": {"after": []}, "ece": {"value": 0.1}}'])

@@ -23,7 +23,7 @@ from bestiary.evaluation import cross_validation
 from bestiary.evaluation.cross_validation import classes_with_few_groups, concat_folds, cross_validate, fold_scores
 from bestiary.export import finalize
 from bestiary.inference.predictor import Predictor
-from bestiary.recipe import DataConfig, Recipe
+from bestiary.recipe import DataConfig, FeaturesConfig, Recipe
 from bestiary.training.task import TrainedModel, TrainingTask, make_task
 from listening import Listening
 
@@ -183,6 +183,13 @@ def test_folds_are_stratified_and_do_not_depend_on_names(tmp_path: Path) -> None
     assert flow.assign_splits(found, DataConfig(folds=5), seed=0)[1] == digest
 
 
+def predict_cats(folder: Path, context: Context) -> pl.DataFrame:
+    """Return predictions for the test pictures of a fold, all of them cats."""
+    tested = table.read(folder / "pictures.parquet", table.PICTURES).filter(pl.col("split") == "test")
+    predictions = tested.select("row_id", "path", "split", "label", predicted=pl.lit("cat"), probability=pl.lit(1.0))
+    return predictions.with_columns(unknown=pl.lit(False), familiarity=pl.lit(0.5))
+
+
 def test_a_class_with_fewer_different_pictures_than_folds_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,14 +199,8 @@ def test_a_class_with_fewer_different_pictures_than_folds_is_named(
     shown, _ = flow.assign_splits(flow.audit(folder, threads=1), DataConfig(folds=5), seed=0)
     assert classes_with_few_groups(shown, 5) == {"dog": 4}
     listening = Listening()
-
-    def all_cats(place: Path) -> pl.DataFrame:
-        tested = table.read(place / "pictures.parquet", table.PICTURES).filter(pl.col("split") == "test")
-        said = tested.select("row_id", "path", "split", "label", predicted=pl.lit("cat"), probability=pl.lit(1.0))
-        return said.with_columns(unknown=pl.lit(False), familiarity=pl.lit(0.5))
-
     monkeypatch.setattr(cross_validation, "train_and_finalize", lambda task: None)
-    monkeypatch.setattr(cross_validation, "predict_test_split", lambda folder, context: all_cats(folder))
+    monkeypatch.setattr(cross_validation, "predict_test_split", predict_cats)
     recipe = Recipe.of({"data": {"folds": 5}}).resolve()
     tables = cross_validate(make_task(tmp_path / "run", recipe, shown, Context(1, listening)))
     assert (
@@ -211,6 +212,19 @@ def test_a_class_with_fewer_different_pictures_than_folds_is_named(
     assert scores["classes not in every fold"] == ["dog"]
     assert scores["accuracy"]["values"] == [float((one["label"] == "cat").sum()) / one.height for one in tables]
     assert max(scores["macro_f1"]["values"]) == 1.0  # a fold without dogs is judged by cats alone
+
+
+def test_folds_compute_features_as_their_run_has_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the folds of a run that is resumed on another processor are compared with those of the first."""
+    tasks = list[TrainingTask]()
+    monkeypatch.setattr(cross_validation, "train_and_finalize", tasks.append)
+    monkeypatch.setattr(cross_validation, "predict_test_split", predict_cats)
+    recorded = FeaturesConfig(engine="openvino", precision="bfloat16")
+    recipe = Recipe.of({"data": {"folds": FOLDS}}).resolve()
+    dataset = flow.audit(drawn(tmp_path / "pictures", cat=12, dog=12), recipe={"data": {"suspects": False}}, threads=1)
+    split_table, _ = flow.assign_splits(dataset, recipe.data, seed=0)
+    cross_validate(make_task(tmp_path / "run", recipe, split_table, Context(threads=1, features=recorded)))
+    assert [fold.context.features for fold in tasks] == [recorded] * FOLDS
 
 
 def test_too_few_different_pictures_for_any_folds_are_told(tmp_path: Path) -> None:

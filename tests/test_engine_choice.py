@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +17,14 @@ from bestiary.context import Context
 from bestiary.errors import RecipeError, RunError
 from bestiary.models import engine_choice
 from bestiary.models.efficientnet_lite import cached_backbone_graph
-from bestiary.models.engine import EngineChoice, has_bfloat16, has_openvino
+from bestiary.models.engine import ISA_LIMITS, EngineChoice, has_bfloat16, has_openvino
 from bestiary.models.engine_choice import (
     BFLOAT16,
     FOLDER,
     OPENVINO,
     REFERENCE,
     EngineMeasurement,
+    EngineRecord,
     choose_engine,
     fastest_float32_engine,
     iter_records,
@@ -158,7 +161,52 @@ def test_a_measurement_is_remembered_by_processor_and_versions(
     assert len(list((tmp_path / FOLDER).iterdir())) == 2
 
 
-@pytest.mark.parametrize("damage", ["{", "[]", '{"processor": 1}', '{"measurements": [{"choice": {"engine": "x"}}]}'])
+def test_processes_that_measure_at_once_agree(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, graph: Path) -> None:
+    """Each would measure something else; the first result is everybody's."""
+    context, both_started, choices = Context(threads=1, cache=tmp_path), threading.Barrier(2), list[EngineChoice]()
+    results = [(EngineMeasurement(REFERENCE, 3.0, 0.0),), (EngineMeasurement(BFLOAT16, 3.0, 0.0),)]
+
+    def measure(*_: object) -> tuple[EngineMeasurement, ...]:
+        time.sleep(0.3)  # long enough for the other to ask as well
+        return results.pop()
+
+    def choose() -> None:
+        both_started.wait()
+        choices.append(choose_engine(graph, SIZE, context))
+
+    monkeypatch.setattr(engine_choice, "measure_engines", measure)
+    threads = [threading.Thread(target=choose) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert choices == [BFLOAT16, BFLOAT16]
+    assert choose_engine(graph, SIZE, context) == BFLOAT16
+
+
+@pytest.mark.parametrize("limit", ISA_LIMITS)
+def test_under_a_limit_of_instruction_sets_another_measurement_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, graph: Path, limit: str
+) -> None:
+    """The remembered bfloat16 would end the process under a limit to AVX2."""
+    monkeypatch.delenv(limit, raising=False)
+    monkeypatch.setattr(engine_choice, "measure_engines", lambda *_: (EngineMeasurement(BFLOAT16, 3.0, 0.0),))
+    context = Context(threads=1, cache=tmp_path)
+    assert choose_engine(graph, SIZE, context) == BFLOAT16
+    monkeypatch.setenv(limit, "AVX2")
+    assert not list(iter_records(tmp_path))
+    monkeypatch.setattr(engine_choice, "measure_engines", lambda *_: (EngineMeasurement(REFERENCE, 3.0, 0.0),))
+    assert choose_engine(graph, SIZE, context) == REFERENCE
+    monkeypatch.delenv(limit)
+    assert choose_engine(graph, SIZE, context) == BFLOAT16
+
+
+EMPTY = '{"processor": "", "versions": {}, "graph": "", "measurements": []}'
+
+
+@pytest.mark.parametrize(
+    "damage", ["{", "[]", EMPTY, '{"processor": 1}', '{"measurements": [{"choice": {"engine": "x"}}]}']
+)
 def test_a_damaged_record_is_measured_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, graph: Path, damage: str
 ) -> None:
@@ -167,6 +215,7 @@ def test_a_damaged_record_is_measured_again(
     choose_engine(graph, SIZE, context)
     [path] = (tmp_path / FOLDER).iterdir()
     path.write_text(damage)
+    assert EngineRecord.read(path) is None
     assert not list(iter_records(tmp_path))
     assert choose_engine(graph, SIZE, context) == REFERENCE
     assert json.loads(path.read_text())["graph"] == graph.stem

@@ -23,16 +23,18 @@ from bestiary.report import results
 pytest.importorskip("sklearn")
 
 from bestiary import files, flow, run_folder, table
+from bestiary.context import Context
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import IntegrityError, InterruptedRun, RecipeError, RunError, SourceError
 from bestiary.evaluation.predictions import prediction_table
 from bestiary.export import finalize
 from bestiary.export.finalize import PARITY_LIMIT
 from bestiary.inference.predictor import Prediction, Predictor
+from bestiary.models import engine_choice
 from bestiary.picture import load
 from bestiary.preprocess import Preprocessing
-from bestiary.recipe import Recipe, write_toml
-from bestiary.training.task import TrainedModel, TrainingTask
+from bestiary.recipe import FeaturesConfig, Recipe, write_toml
+from bestiary.training.task import TrainedModel, TrainingTask, load_task, record_engine
 
 FILES = {
     *("asked.toml", "resolved.toml", "environment.json", "pictures.parquet", "findings.parquet", "history.jsonl"),
@@ -281,6 +283,38 @@ def test_a_run_interrupted_while_it_reports_is_resumed(
     assert {path.name for path in run.iterdir()} >= FILES
 
 
+def copy_unfinished(probed: Path, run: Path) -> Path:
+    """Copy a finished run without its results, as if it was killed before they were written; return the copy."""
+    shutil.copytree(probed, run)
+    for name in ("metrics.json", "report.html"):
+        (run / name).unlink()
+    return run
+
+
+def test_a_resumed_run_computes_features_by_the_recorded_engine(
+    probed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = copy_unfinished(probed, tmp_path / "run")
+    recorded = FeaturesConfig(engine="onnxruntime", precision="float32")
+    run_folder.record_features(run, recorded)
+    monkeypatch.setattr(engine_choice, "measure_engines", lambda *_: pytest.fail("chosen anew"))
+    task = record_engine(load_task(run, Context(threads=1), resume=True))
+    assert task.context.features == run_folder.recorded_features(run) == recorded
+    assert task.engine_choice == engine_choice.REFERENCE
+
+
+@pytest.mark.parametrize(("openvino", "reason"), [(True, "no instructions for bfloat16"), (False, "not installed")])
+def test_a_run_of_another_processor_says_how_to_go_on(
+    probed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, openvino: bool, reason: str
+) -> None:
+    run = copy_unfinished(probed, tmp_path / "run")
+    run_folder.record_features(run, FeaturesConfig(engine="openvino", precision="bfloat16"))
+    monkeypatch.setattr(engine_choice, "has_openvino", lambda: openvino)
+    monkeypatch.setattr(engine_choice, "has_bfloat16", lambda: False)
+    with pytest.raises(RunError, match=rf"begun with openvino in bfloat16.*{reason}.*train anew.*asked\.toml"):
+        flow.resume(run, threads=1)
+
+
 def test_nothing_is_written_before_the_pictures_are_known_to_be_good(tmp_path: Path) -> None:
     (tmp_path / "pictures" / "cat").mkdir(parents=True)
     with pytest.raises(SourceError):
@@ -355,6 +389,7 @@ def test_a_training_that_was_interrupted_ends_like_one_that_was_not(
 KILLED = """
 import os, signal, sys
 from bestiary import flow
+from bestiary.models import engine_choice
 from bestiary.picture import load
 from bestiary.recipe import Recipe
 from bestiary.training import loop

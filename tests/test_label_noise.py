@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 pytest.importorskip("cleanlab")
 
-from bestiary.data.label_issue_summary import LabelIssueSummary
 from bestiary.evaluation.label_issues import DOUBTFUL_FRACTION, detect_label_issues
 from bestiary.evaluation.label_noise import MAX_FITTED, WrongLabels, estimate_wrong_labels, fit_label_noise
+from bestiary.label_issue_summary import LabelIssueSummary
 from bestiary.quick_metrics import softmax
 from bestiary.report.next_steps import RunSummary, next_steps
 

@@ -26,7 +26,10 @@ from bestiary.context import Context
 from bestiary.data.corrections import append, make_correction, read_corrections
 from bestiary.errors import MachineError, SourceError
 from bestiary.flow import audit
+from bestiary.models import engine_choice
 from bestiary.models.neighbours import nearest_neighbours
+from bestiary.recipe import FeaturesConfig
+from bestiary.review import review_session
 from bestiary.review.app import create_app
 from bestiary.review.decisions import DecisionLog, reviewer_name
 from bestiary.review.queue import MIN_MISTAKE_CONFIDENCE, build_queue
@@ -235,6 +238,16 @@ def test_the_nearest_are_training_pictures_of_other_groups(session: ReviewSessio
         assert len(near) == 6
         assert {neighbour["split"] for neighbour in near} == {"train"}
         assert pictures[row]["group"] not in {pictures[neighbour["row"]]["group"] for neighbour in near}
+
+
+def test_the_nearest_of_a_run_of_another_processor_are_found(
+    session: ReviewSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = FeaturesConfig(engine="openvino", precision="bfloat16")
+    monkeypatch.setattr(review_session, "recorded_features", lambda run: recorded)
+    monkeypatch.setattr(engine_choice, "has_bfloat16", lambda: False)
+    session.start_neighbour_search(Context(threads=1))
+    assert session.model_prediction(next(iter(session.items)))["neighbours"]
 
 
 # ---- The server --------------------------------------------------------------------------------------------------

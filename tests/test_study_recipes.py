@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("sklearn")
 
+from bestiary.context import Context
 from bestiary.data.dataset import DataSource
 from bestiary.errors import RecipeError, RunError, SourceError, UserError
 from bestiary.recipe import Recipe, builtin_recipes
@@ -31,7 +32,7 @@ from bestiary.study.recipes import (
     recipe_diff,
 )
 from bestiary.study.runs import list_runs
-from bestiary.study.study import StudyOptions, check_enough_validation, study
+from bestiary.study.study import StudyOptions, StudyRequest, check_enough_validation, study
 from bestiary.training.time_estimate import TimeEstimate
 
 # ---- Recipes -------------------------------------------------------------------------------------------------------
@@ -185,3 +186,17 @@ def test_names_in_the_plot_of_seconds_do_not_cover_each_other() -> None:
     drawn = seconds_plot([*recipes, recipes[0] | {"train_seconds": 600.0}], "macro_f1", "Macro-F1")
     places = re.findall(r'<text class="start small" x="([^"]*)" y="([^"]*)">recipe ', drawn)
     assert len(set(places)) == len(places) == len(recipes) + 1
+
+
+@pytest.mark.parametrize(
+    ("engines", "expected"),
+    [
+        (("onnxruntime", "onnxruntime"), "onnxruntime"),
+        (("onnxruntime", "openvino"), "auto"),
+        (("auto", "auto"), "auto"),
+    ],
+)
+def test_the_label_check_computes_features_as_the_recipes_ask(engines: tuple[str, ...], expected: str) -> None:
+    entries = [StudyRecipe(str(at), {"features": {"engine": engine}}) for at, engine in enumerate(engines)]
+    request = StudyRequest(DataSource("pictures"), entries, (0,), None, Context(threads=1))
+    assert request.data_recipe().features.engine == expected

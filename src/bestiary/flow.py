@@ -17,7 +17,7 @@ from bestiary.evaluation.diagnostics import diagnose_training
 from bestiary.evaluation.evaluate import predict_test_split, predict_val_split, rescore_test_split, score_predictions
 from bestiary.evaluation.external import evaluate_external
 from bestiary.evaluation.loss_curves import describe_fit
-from bestiary.evaluation.model_audit import add_model_issues, skipped_check_messages
+from bestiary.evaluation.model_audit import add_model_issues, describe_model_issues
 from bestiary.export.finalize import train_and_finalize
 from bestiary.files import read_json, write_json
 from bestiary.profiling import PeakMemory
@@ -42,10 +42,9 @@ def audit(
     reporter: Reporter | None = None,
 ) -> AuditedDataset:
     """Return the pictures of one source or several, grouped by duplicates, with all findings; see `train`."""
-    resolved = Recipe.of(recipe or {}).resolve()
+    resolved, source = Recipe.of(recipe or {}).resolve(), DataSource(pictures, labels, corrections)
     context = Context.create(threads, reporter, resolved.features)
-    dataset = load_dataset(DataSource(pictures, labels, corrections), resolved, context)
-    return add_model_issues(dataset, resolved, context)
+    return add_model_issues(load_dataset(source, resolved, context), resolved, context)
 
 
 def train(
@@ -67,10 +66,8 @@ def train(
     recipe's `data.folds`; budget_seconds: settings that the recipe leaves open are chosen so that the job ends in time.
     Raises UserError, IntegrityError if the exported model differs from the trained one, InterruptedRun on Ctrl-C.
     """
-    requested = Recipe.of(recipe or {})
+    requested = Recipe.of(recipe or {}).override({} if folds is None else {"data": {"folds": folds}})
     context = Context.create(threads, reporter, requested.features)
-    if folds is not None:
-        requested = requested.override({"data": {"folds": folds}})
     source, out, timer = DataSource(pictures, labels, corrections), None if out is None else Path(out), context.timer
     check_recipe_supported(requested)
     run_folder.require_free_folder(out)
@@ -86,8 +83,7 @@ def train(
         context.reporter.info(plan.words)
         with timer.stage("audit"):
             dataset = add_model_issues(dataset, plan.recipe, context)
-        label_issues = [] if dataset.label_issues is None else [dataset.label_issues.describe()]
-        for message in [*skipped_check_messages(dataset), *label_issues, describe_splits(split_table, dataset)]:
+        for message in [*describe_model_issues(dataset), describe_splits(split_table, dataset)]:
             context.reporter.info(message)
 
         # ---- Run folder: created when the pictures are known to be usable ------------------------------------------

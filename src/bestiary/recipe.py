@@ -17,7 +17,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from bestiary.costs import CostEntry, check_entries
 from bestiary.defaults import SCRATCH_AUGMENT, train_defaults
-from bestiary.errors import RecipeError, did_you_mean
+from bestiary.errors import RecipeError
+from bestiary.recipe_errors import check_keys, format_validation_error
 
 if TYPE_CHECKING:
     from bestiary.picture import DecodeLimits
@@ -217,11 +218,11 @@ class Recipe(_Section):
             return values
         if not isinstance(values, Mapping):
             raise RecipeError(f'A recipe is nested settings, such as {{"train": {{"epochs": 30}}}}; got {values!r}.')
-        _check_keys(values, cls)
+        check_keys(values, cls)
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise RecipeError(_validation_message(error)) from None
+            raise RecipeError(format_validation_error(error)) from None
 
     @classmethod
     def read(cls, path: Path | str) -> Recipe:
@@ -334,35 +335,6 @@ def apply_overrides(values: Mapping[str, Any], settings: Iterable[str]) -> dict[
             raise RecipeError(f'"{section}" is not a section of the recipe; got "{setting}".')
         target[key if dot else section] = read_setting(text)
     return merged
-
-
-def _check_keys(values: Mapping[str, Any], model: type[BaseModel], prefix: str = "") -> None:
-    for key, value in values.items():
-        if key not in model.model_fields:
-            hint = f"{_suggest_section(key)}{did_you_mean(key, model.model_fields)}"
-            raise RecipeError(f'Unknown setting "{prefix}{key}". {hint}')
-        section = model.model_fields[key].annotation
-        if isinstance(section, type) and issubclass(section, BaseModel):
-            if not isinstance(value, Mapping):
-                example = f"{key}.{next(iter(section.model_fields))}"
-                raise RecipeError(f'"{prefix}{key}" is a section; give its keys, for example {example}.')
-            _check_keys(value, section, f"{prefix}{key}.")
-
-
-def _suggest_section(key: str) -> str:
-    """Return a sentence with the section that has this key, empty if none has."""
-    sections = {name: field.annotation for name, field in Recipe.model_fields.items()}
-    names = [f"{name}.{key}" for name, section in sections.items() if key in getattr(section, "model_fields", ())]
-    return f'Did you mean "{names[0]}"? ' if names else ""
-
-
-def _validation_message(error: ValidationError) -> str:
-    first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"]) or "recipe"
-    message = first["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list, such as [1, 2]")
-    if isinstance(first["input"], BaseModel | dict):
-        return f"{name}: {message}."
-    return f'Setting "{name}": {message}; got {first["input"]!r}.'
 
 
 def read_setting(text: str) -> Any:

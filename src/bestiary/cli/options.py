@@ -69,7 +69,7 @@ SplitOption = Annotated[
     Split | None,
     typer.Option(
         help="Of a source with parts such as train and val: auto tests on val if there is no test part; keep takes the"
-        " parts by their names; draw-test draws the test part from train; resplit ignores the parts."
+        " parts by their names; draw-test draws a missing test part from train; resplit ignores the parts."
     ),
 ]
 MethodOption = Annotated[Method | None, typer.Option(help="Training method; probe is fast and needs no torch.")]

@@ -18,7 +18,6 @@ from bestiary.data.apply_corrections import CorrectionResult, apply_corrections
 from bestiary.data.corrections import Corrections, read_corrections
 from bestiary.data.deep_ranges import measure_in_collection_range
 from bestiary.data.detail_check import check_content
-from bestiary.data.label_issue_summary import LabelIssueSummary
 from bestiary.data.label_map import absolute_label_map, label_map
 from bestiary.data.notices import EMPTY_CLASS, SourceNotice, notice_findings
 from bestiary.data.overlapping_classes import overlapping_class_warnings
@@ -27,6 +26,7 @@ from bestiary.data.shortcuts import find_shortcuts
 from bestiary.data.sources import PictureList, list_sources, report_notices
 from bestiary.data.split_parts import choose_split_parts, require_trainable_parts
 from bestiary.errors import SourceError, did_you_mean
+from bestiary.label_issue_summary import LabelIssueSummary
 from bestiary.machine import trim_memory
 from bestiary.picture import DecodeLimits
 from bestiary.recipe import DataConfig, ResolvedRecipe

@@ -52,6 +52,11 @@ def require_trainable_parts(splits: Collection[str | None], data: DataConfig) ->
         )
     if missing := sum(split is None for split in splits):
         raise SourceError(f"{missing:,} of {len(splits):,} pictures have no split. Set it for all of them, or none.")
+    if data.split == "draw-test" and "test" in parts:
+        raise SourceError(
+            "The source has a test part, so --split draw-test would draw none. Leave --split out to test on that part;"
+            f" {RESPLIT}."
+        )
     needed = {"train"} if data.split == "draw-test" else {"train", "test"}
     if absent := sorted(needed - parts):
         missing_parts, present = " and no ".join(absent), " and ".join(sorted(map(str, parts)))

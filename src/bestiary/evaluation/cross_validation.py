@@ -44,7 +44,8 @@ def cross_validate(task: TrainingTask) -> list[pl.DataFrame]:
         folder = run / FOLDS / str(fold)
         if not (folder / DONE).exists():
             context = task.context.split_deadline(folds + 2 - fold)
-            _prepare_fold(folder, recipe, select_fold(pictures, fold, recipe.data, seed=recipe.seed))
+            fold_recipe = recipe.model_copy(update={"features": context.features})  # as the run has recorded
+            _prepare_fold(folder, fold_recipe, select_fold(pictures, fold, recipe.data, seed=recipe.seed))
             train_and_finalize(load_task(folder, context, resume=task.resume))
             table.write(predict_test_split(folder, context), folder / DONE)
             for name in MODEL_FILES:

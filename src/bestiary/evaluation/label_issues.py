@@ -13,11 +13,11 @@ import polars as pl
 from bestiary import table
 from bestiary.array_types import Floats, Ints
 from bestiary.batches.feature_matrix import FeatureMatrix, fit_scaler
-from bestiary.data.label_issue_summary import MIN_PRECISION, LabelIssueSummary
 from bestiary.data.split import stratified_group_folds
 from bestiary.evaluation.borderline import LOG_ODDS_ERROR, describe_margin, is_within, log_odds, rule_margins
 from bestiary.evaluation.label_noise import WrongLabels, estimate_wrong_labels, fit_label_noise
 from bestiary.evaluation.outliers import find_outliers
+from bestiary.label_issue_summary import MIN_PRECISION, LabelIssueSummary
 from bestiary.models.engine import Precision
 from bestiary.models.logistic_regression import linear_logits, make_solver
 from bestiary.quick_metrics import softmax

@@ -50,6 +50,12 @@ def skipped_check_messages(dataset: AuditedDataset) -> list[str]:
     return [f"Skipped checks: {', '.join(sorted(checks))}. Reason: {reason}." for reason, checks in by_reason.items()]
 
 
+def describe_model_issues(dataset: AuditedDataset) -> list[str]:
+    """Return sentences about skipped checks, and about how many suspect labels are expected to be wrong."""
+    expected = [] if dataset.label_issues is None else [dataset.label_issues.describe()]
+    return [*skipped_check_messages(dataset), *expected]
+
+
 def _find_model_issues(dataset: AuditedDataset, recipe: ResolvedRecipe, context: Context) -> AuditedDataset:
     pictures = dataset.pictures.filter(pl.col("error").is_null()).sort("row_id")
     if not recipe.data.suspects:

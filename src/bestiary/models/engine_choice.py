@@ -7,22 +7,27 @@ and graph.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 from bestiary.array_types import Float32s, Pixels
 from bestiary.context import Context
-from bestiary.errors import RecipeError, RunError, import_optional
+from bestiary.errors import MachineError, RecipeError, RunError, import_optional
 from bestiary.files import cache_folder, read_json, write_json
+from bestiary.install_command import install_command
 from bestiary.models.engine import (
     ENGINE_TITLES,
+    ISA_LIMITS,
     Engine,
     EngineChoice,
     OnnxRuntimeEngine,
@@ -73,11 +78,13 @@ class EngineRecord:
 
     @classmethod
     def read(cls, path: Path) -> EngineRecord | None:
-        """Return the record in a file; None if there is none, or if it is damaged."""
+        """Return the record in a file; None if there is none, if it is damaged, or if it has no usable engine."""
         try:
             values = read_json(path)
             entries = [entry | {"choice": EngineChoice(**entry["choice"])} for entry in values["measurements"]]
             measurements = tuple(EngineMeasurement(**entry) for entry in entries)
+            if all(entry.error for entry in measurements):
+                return None
             return cls(values["processor"], values["versions"], values["graph"], measurements)
         except (RunError, KeyError, TypeError, ValueError):
             return None
@@ -105,7 +112,7 @@ def choose_engine(graph: Path, size: int, context: Context) -> EngineChoice:
     if settings.precision == "bfloat16":
         if not has_bfloat16():
             raise RecipeError(
-                f'features.precision = "bfloat16" is not possible on this processor, {read_processor()}: it has no'
+                f'features.precision = "bfloat16" is not possible on this processor, {describe_processor()}: it has no'
                 ' instructions for it. Set features.precision to "auto" or "float32".'
             )
         return BFLOAT16
@@ -114,6 +121,15 @@ def choose_engine(graph: Path, size: int, context: Context) -> EngineChoice:
     if settings.engine == "openvino" and settings.precision == "float32":
         return OPENVINO
     return select_engine(_load_or_measure(graph, size, context).measurements, settings)
+
+
+def explain_impossible(settings: FeaturesConfig) -> str | None:
+    """Return why this computer cannot compute features with these settings, and None if it can."""
+    if (settings.engine == "openvino" or settings.precision == "bfloat16") and not has_openvino():
+        return f"OpenVINO is not installed; add it with: {install_command('train')}"
+    if settings.precision == "bfloat16" and not has_bfloat16():
+        return f"its processor, {describe_processor()}, has no instructions for bfloat16"
+    return None
 
 
 def select_engine(measurements: Sequence[EngineMeasurement], settings: FeaturesConfig) -> EngineChoice:
@@ -144,11 +160,17 @@ def fastest_float32_engine(model: Path | bytes, *, threads: int) -> Engine:
 
 def iter_records(cache: Path) -> Iterator[EngineRecord]:
     """Yield the records of this processor with the installed versions, in the cache folder."""
-    processor, versions = str(read_processor()), engine_versions()
+    processor, versions = describe_processor(), engine_versions()
     for path in sorted((cache / FOLDER).glob("*.json")):
         record = EngineRecord.read(path)
         if record is not None and (record.processor, record.versions) == (processor, versions):
             yield record
+
+
+def describe_processor() -> str:
+    """Return the processor, and the limit of oneDNN's instruction sets if the environment sets one."""
+    limits = [f"{name}={os.environ[name]}" for name in ISA_LIMITS if os.environ.get(name)]
+    return ", ".join([str(read_processor()), *limits])
 
 
 def engine_versions() -> dict[str, str]:
@@ -194,17 +216,41 @@ def _measurement(choice: EngineChoice, seconds: float, features: Float32s, refer
 
 
 def _load_or_measure(graph: Path, size: int, context: Context) -> EngineRecord:
-    """Return the record of a graph on this computer, measured and written if there is none."""
-    processor, versions = str(read_processor()), engine_versions()
+    """Return the record of a graph on this computer, measured and written if there is none.
+
+    One process measures at a time, and the others take its result: a search in several processes computes one kind of
+    features.
+    """
+    processor, versions = describe_processor(), engine_versions()
     key = hashlib.sha256(json.dumps([processor, versions, graph.stem]).encode()).hexdigest()[:16]
     path = context.require_cache() / FOLDER / f"{key}.json"
     record = EngineRecord.read(path)
-    if record is None:
+    if record is not None:
+        return record
+    with _measurement_lock(context.require_cache()):
+        if (record := EngineRecord.read(path)) is not None:
+            return record
         measurements = measure_engines(add_global_pool(graph), _draw_test_image(size))
         record = EngineRecord(processor, versions, graph.stem, measurements)
         write_json(path, asdict(record))
-        context.reporter.info(record.describe(select_engine(measurements, context.features)))
+    context.reporter.info(record.describe(select_engine(measurements, context.features)))
     return record
+
+
+@contextlib.contextmanager
+def _measurement_lock(cache: Path) -> Iterator[None]:
+    """Lock measuring for all processes that use this cache folder. Raises MachineError if it cannot be written."""
+    path = cache / "locks" / "engines.lock"
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise MachineError(f"Cannot write {path}: {error.strerror or error}.") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _draw_test_image(size: int) -> Pixels:

@@ -14,8 +14,8 @@ from typing import Any
 import polars as pl
 
 from bestiary.checks import NOTED, AuditCheck, find_check, severity_rank
-from bestiary.data.label_issue_summary import LabelIssueSummary
 from bestiary.files import write_text
+from bestiary.label_issue_summary import LabelIssueSummary
 from bestiary.report.audit_cards import CardGroup, choose_cards, findings_of_check, load_images, middle_ellipsis
 from bestiary.report.format import plural
 from bestiary.report.render import render_page

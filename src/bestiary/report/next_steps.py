@@ -16,11 +16,11 @@ import numpy as np
 import polars as pl
 
 from bestiary.checks import ALTERS_MODEL
-from bestiary.data.label_issue_summary import LabelIssueSummary
 from bestiary.evaluation.learning_curve import WORTH
 from bestiary.evaluation.loss_curves import overfitting_point
 from bestiary.evaluation.slices import macro_f1_from_confusion
 from bestiary.install_command import install_command
+from bestiary.label_issue_summary import LabelIssueSummary
 from bestiary.recipe import BACKBONE_SIZES
 from bestiary.report.commands import compare_command, retrain_command
 from bestiary.report.format import format_metric, format_short_percent

@@ -20,6 +20,7 @@ from bestiary.errors import PictureError, SourceError
 from bestiary.files import read_json
 from bestiary.inference.predictor import Predictor
 from bestiary.models.efficientnet_lite import BACKBONES
+from bestiary.models.engine_choice import explain_impossible
 from bestiary.models.features import training_feature_cache
 from bestiary.models.neighbours import nearest_neighbours
 from bestiary.picture import decode, read_bytes
@@ -154,7 +155,9 @@ class ReviewSession:
         train = self._pictures.filter(pl.col("split") == "train")
         items = pl.DataFrame([self._rows[row] for row in self.items], schema=self._pictures.schema)
         both, n = pl.concat([train, items]), train.height
-        context = replace(context, features=recorded_features(self.run))
+        recorded = recorded_features(self.run)
+        if explain_impossible(recorded) is None:  # else any other: neighbours need no exact precision
+            context = replace(context, features=recorded)
         feature_cache = training_feature_cache(backbone, bundle.preprocess, context)
         features = feature_cache.features([Path(path) for path in both["path"]], both["sha256"].to_list())
         groups, row_ids = both["group"].to_numpy(), train["row_id"].to_list()

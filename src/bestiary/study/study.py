@@ -28,7 +28,7 @@ from bestiary.evaluation.model_audit import add_model_issues
 from bestiary.files import require_local_path
 from bestiary.machine import is_out_of_memory_error, world_size
 from bestiary.progress import SilentReporter
-from bestiary.recipe import Recipe, ResolvedRecipe
+from bestiary.recipe import FeaturesConfig, Recipe, ResolvedRecipe
 from bestiary.study.plan import (
     describe_plan,
     epoch_fraction_within_budget,
@@ -94,11 +94,17 @@ class StudyRequest:
     context: Context
 
     def data_recipe(self) -> ResolvedRecipe:
-        """Return the settings of the pictures, equal in all recipes; label check if any recipe has it."""
+        """Return the settings of the pictures, equal in all recipes; label check if any recipe has it.
+
+        Its features are those of the recipes if they agree on them, else the fastest.
+        """
         recipes = [entry.recipe() for entry in self.entries]
         limits = {key: getattr(recipes[0].picture, key) for key in LIMITS}
         suspects = {"suspects": any(recipe.data.suspects for recipe in recipes)}
-        return Recipe.of({"data": recipes[0].data.model_dump(mode="json") | suspects, "picture": limits}).resolve()
+        data, features = recipes[0].data.model_dump(mode="json") | suspects, recipes[0].features
+        if any(recipe.features != features for recipe in recipes):
+            features = FeaturesConfig()
+        return Recipe.of({"data": data, "picture": limits, "features": features.model_dump()}).resolve()
 
     def facts(self) -> dict[str, Any]:
         """Return what every run folder records of its source."""
@@ -183,7 +189,8 @@ def _load_and_split(
     request: StudyRequest, folder: Path, manifest: StudyManifest | None
 ) -> tuple[AuditedDataset, Splits]:
     """Return the dataset with its findings, and its split under each seed; the label check runs only once."""
-    recipe, context = request.data_recipe(), request.context
+    recipe = request.data_recipe()
+    context = replace(request.context, features=recipe.features)
     again = manifest is not None and (folder / FINDINGS).exists()
     context.reporter.info("Re-scanning the pictures (measurements are cached)." if again else "Scanning the pictures.")
     if again:

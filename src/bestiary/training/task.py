@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -16,14 +17,22 @@ from bestiary.batches.feature_matrix import FeatureMatrix
 from bestiary.context import Context
 from bestiary.costs import check_cost_labels
 from bestiary.data.deep_ranges import collection_rules
+from bestiary.errors import RunError
 from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.engine import EngineChoice, Precision
+from bestiary.models.engine_choice import explain_impossible
 from bestiary.models.features import FeatureCache, split_precisions
 from bestiary.models.head import Head
 from bestiary.models.ood import PrincipalSubspace
 from bestiary.preprocess import Preprocessing
 from bestiary.recipe import FeaturesConfig, ResolvedRecipe
-from bestiary.run_folder import load_resolved_recipe, read_pictures, record_features, recorded_features
+from bestiary.run_folder import (
+    load_resolved_recipe,
+    read_environment,
+    read_pictures,
+    record_features,
+    recorded_features,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -119,11 +128,20 @@ def load_task(run: Path, context: Context, *, resume: bool = False) -> TrainingT
 def record_engine(task: TrainingTask) -> TrainingTask:
     """Return the task with the engine and precision of its features chosen, and record them in `environment.json`.
 
-    A resumed run then computes the same features, even if another engine has become the fastest since.
+    A resumed run then computes the same features, even if another engine has become the fastest since. Raises RunError
+    if this computer cannot compute what the run has recorded.
     """
     model = task.recipe.model
     if model.method == "scratch" or model.backbone not in BACKBONES:
         return task
+    recorded = task.context.features
+    if "features" in read_environment(task.run) and (reason := explain_impossible(recorded)):
+        recipe = shlex.quote(str(task.run / "asked.toml"))
+        raise RunError(
+            f"The features of {task.run} were begun with {recorded.engine} in {recorded.precision}, which this computer"
+            f" cannot compute: {reason}. Resume it on a computer like the first, or train anew with its recipe:"
+            f" bestiary train PICTURES --recipe {recipe}"
+        )
     features = FeaturesConfig(**asdict(task.engine_choice))
     record_features(task.run, features)
     return replace(task, context=replace(task.context, features=features))

@@ -1,0 +1,47 @@
+"""Messages about wrong settings of a recipe: unknown keys, with the nearest one, and values of another type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from bestiary.errors import RecipeError, did_you_mean
+
+
+def check_keys(values: Mapping[str, Any], recipe: type[BaseModel]) -> None:
+    """Raise RecipeError for a key that the recipe, or the section that it is in, does not have."""
+    _check_section_keys(values, recipe, recipe, "")
+
+
+def format_validation_error(error: ValidationError) -> str:
+    """Return the first fault as a sentence with the setting and its value."""
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"]) or "recipe"
+    message = first["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list, such as [1, 2]")
+    if isinstance(first["input"], BaseModel | dict):
+        return f"{name}: {message}."
+    return f'Setting "{name}": {message}; got {first["input"]!r}.'
+
+
+def _check_section_keys(
+    values: Mapping[str, Any], model: type[BaseModel], recipe: type[BaseModel], prefix: str
+) -> None:
+    for key, value in values.items():
+        if key not in model.model_fields:
+            hint = f"{_suggest_section(key, recipe)}{did_you_mean(key, model.model_fields)}"
+            raise RecipeError(f'Unknown setting "{prefix}{key}". {hint}')
+        section = model.model_fields[key].annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            if not isinstance(value, Mapping):
+                example = f"{key}.{next(iter(section.model_fields))}"
+                raise RecipeError(f'"{prefix}{key}" is a section; give its keys, for example {example}.')
+            _check_section_keys(value, section, recipe, f"{prefix}{key}.")
+
+
+def _suggest_section(key: str, recipe: type[BaseModel]) -> str:
+    """Return a sentence with the section that has this key, empty if none has."""
+    sections = {name: field.annotation for name, field in recipe.model_fields.items()}
+    names = [f"{name}.{key}" for name, section in sections.items() if key in getattr(section, "model_fields", ())]
+    return f'Did you mean "{names[0]}"? ' if names else ""
