@@ -56,7 +56,7 @@ def run_case(arguments: argparse.Namespace, case: Case, run: Path, cache: Path) 
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
     assert process.stderr is not None
     for line in process.stderr:
-        if "done at about" in line:
+        if "finished at about" in line:
             plan_time, plan = time.perf_counter(), line.strip()
     if process.wait():
         raise SystemExit(f"{case.name} failed")
@@ -69,7 +69,7 @@ def format_line(case: Case, plan: str, planned: float, actual: float, total: flo
     budget = ""
     if case.budget_seconds:
         budget = f"; {total:.0f} s in total, {total / case.budget_seconds:.2f} of the budget"
-    plan = re.sub(r"; done at about.*", "", plan)
+    plan = re.sub(r"; finished at about.*", "", plan)
     return f"{case.name:20} {plan}: planned {planned:.0f} s, took {actual:.0f} s ({actual / planned - 1:+.0%}){budget}"
 
 

@@ -580,7 +580,7 @@ def test_a_single_folder_among_several_sources_is_a_class_and_not_looked_through
 
 
 def test_merging_needs_a_source_and_names_the_one_that_fails(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"There is no source of pictures\. Pass"):
+    with pytest.raises(SourceError, match=r"No pictures were given\. Pass"):
         list_sources([], {})
     with pytest.raises(SourceError, match=r"nothing at .*missing"):
         list_sources([planted(tmp_path / "a", "cat/1.jpg"), tmp_path / "missing"], {})

@@ -116,7 +116,7 @@ def test_the_overview_counts_what_the_tables_hold(page: str, audited: AuditedDat
     broken = pictures["error"].drop_nulls().len()
     sizes = pictures["group"].value_counts().filter(pl.col("count") > 1)["count"]
     assert f"{pictures.height} pictures in 10 classes; " in text
-    assert " need a decision: 1 label conflict, " in text
+    assert " need attention: 1 label conflict, " in text
     assert broken == 3
     for name, value in (
         ("Pictures", pictures.height),
@@ -124,7 +124,7 @@ def test_the_overview_counts_what_the_tables_hold(page: str, audited: AuditedDat
         ("Cannot be used", broken),
         ("Duplicates", sizes.sum() - sizes.len()),
         ("Label conflicts", 1),
-        ("Passed over", sum(audited.passed_over.values())),
+        ("Skipped", sum(audited.passed_over.values())),
     ):
         assert f'<dt>{name}</dt><dd><span class="value">{value}</span>' in page
     assert f"In {sizes.len()} groups" in text
@@ -231,7 +231,7 @@ def test_what_is_only_noted_is_shown_last_and_asks_for_nothing(tmp_path: Path) -
     rows = [finding("alpha", one, is_issue=False), finding("dark", other), finding("blurry", one, is_issue=False)]
     page = written(pictures, finding_rows(rows), tmp_path)
     assert 0 < page.index(section(page, "dark")) < page.index(section(page, "alpha"))
-    assert "no finding needs a decision" in page
+    assert "no finding needs attention" in page
     assert not section(page, "blurry")  # measured and passed
 
 

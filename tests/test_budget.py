@@ -125,7 +125,7 @@ def test_without_a_budget_nothing_is_changed_but_the_end_is_said(plan: Callable[
         chosen = plan(asked, None)
         assert chosen.recipe == Recipe.of(asked).resolve()
         assert chosen.deadline_seconds is None
-        assert re.search(r"done at about \d\d:\d\d \(in .+\)", chosen.words)
+        assert re.search(r"finished at about \d\d:\d\d \(in .+\)", chosen.words)
 
 
 def test_training_goes_on_while_an_epoch_fits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +200,7 @@ def test_a_run_within_a_budget_says_what_was_chosen(
     recipe = Recipe.of({"data": {"classes": FEW}, "picture": {"size": 64}, "evaluate": {"resamples": 100}})
     run = flow.train(collection.folder, recipe=recipe, out=tmp_path / "run", threads=1, budget_seconds=3600).path
     words = files.read_json(run / "environment.json")["plan"]
-    assert words.startswith("Probe with lite2 at 64 px; done at about")
+    assert words.startswith("Probe with lite2 at 64 px; finished at about")
     assert run_folder.load_recipe(run) == recipe
     assert run_folder.load_resolved_recipe(run).picture.size == 64
     assert "plan" in files.read_json(run / "metrics.json")["seconds"]

@@ -103,7 +103,7 @@ def one_message(done: Done, *, code: int = 2) -> str:
 
 def test_help_lists_the_commands_quickly() -> None:
     done = command("--help")
-    listed = done.stdout.decode().partition("Commands:\n")[2].splitlines()
+    listed = done.stdout.decode().partition("Commands:\n")[2].partition("\nExamples:")[0].splitlines()
     assert done.returncode == 0
     assert [line.split()[0] for line in listed if line.startswith("  ") and line[2] != " "] == list(COMMANDS)
     heavy = (
@@ -404,7 +404,7 @@ def test_predict_resumes_with_the_same_model_only(
     assert bestiary("predict", model, pictures / "red.png", "--out", out).code == 0
     before = out.read_bytes()
     refused = one_message(bestiary("predict", other, pictures, "--out", out, "--resume"))
-    assert f"threshold of unknown {bundle['threshold']} there, {bundle['threshold'] / 2} now" in refused
+    assert f"threshold of unknown {bundle['threshold']} before, {bundle['threshold'] / 2} now" in refused
     Image.new("RGB", (40, 24), "blue").save(pictures / "red.png")
     refused = one_message(bestiary("predict", model, pictures, "--out", out, "--resume"))
     assert f"({pictures / 'red.png'})" in refused

@@ -79,7 +79,9 @@ def test_mcnemar_is_the_exact_binomial_test_of_the_pictures_that_differ() -> Non
 def test_a_run_does_not_differ_from_itself() -> None:
     found = compare_runs([a_run("one", 0.8, seed=4)] * 2, resamples=100)
     difference = found["differences"][0]
-    assert [verdict(difference, name) for name in ("accuracy", "macro_f1", "log_loss")] == ["not told apart"] * 3
+    assert [verdict(difference, name) for name in ("accuracy", "macro_f1", "log_loss")] == [
+        "no significant difference"
+    ] * 3
     assert difference["mcnemar"]["p"] == 1
 
 
@@ -114,7 +116,7 @@ def test_other_test_pictures_are_refused_or_their_intersection_taken() -> None:
 
 
 def test_other_labels_are_refused_with_an_example() -> None:
-    with pytest.raises(UserError, match=r"2 test pictures have another label in other than in one: /p/0.png"):
+    with pytest.raises(UserError, match=r"2 test pictures have a different label in other than in one: /p/0.png"):
         align_runs([a_run("one", 0.8, seed=0), a_run("other", 0.8, seed=0, relabel=2)], intersection=False)
 
 

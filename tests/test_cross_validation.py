@@ -258,7 +258,7 @@ def test_a_split_that_the_source_brings_does_not_go_with_folds(tmp_path: Path) -
     drawn(tmp_path / "split" / "train", cat=12, dog=12)
     for label in ("cat", "dog"):
         shutil.copytree(tmp_path / "split" / "train" / label, tmp_path / "split" / "test" / label)
-    with pytest.raises(SourceError, match="has its own split"):
+    with pytest.raises(SourceError, match="are split already"):
         dealt(tmp_path / "split", folds=3)
 
 

@@ -294,11 +294,11 @@ def test_a_file_in_place_of_another_is_measured_even_if_size_and_time_are_equal(
 def test_a_measurement_that_proved_wrong_is_forgotten(
     plain: Path, tmp_path: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the file system says: a file whose content is not the one measured is measured anew."""
+    """Whatever the file system says: a file whose content is not the one measured is measured again."""
     monkeypatch.setenv("BESTIARY_CACHE", str(tmp_path))
     dataset = audit(plain, tmp_path)
     path = Path(dataset.pictures["path"][0])
-    with pytest.raises(SourceError, match="measured anew"):
+    with pytest.raises(SourceError, match="measured again"):
         VerifiedFile(path, "0" * 64).content(LIMITS)
     read.clear()
     audit(plain, tmp_path)
@@ -361,8 +361,8 @@ def test_a_leak_in_a_given_split_is_found(plain: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ("train,train,test,,", r"2 of 24 pictures have no split\. Set it for all of them, or none\."),
-        ("test,val", r"The split of the source has no train part, only test and val\."),
+        ("train,train,test,,", r"2 of 24 pictures have no split\. Give all pictures a split, or none\."),
+        ("test,val", r"The given split has no train split, only test and val\."),
     ],
 )
 def test_half_a_split_is_refused(plain: Path, tmp_path: Path, parts: str, message: str) -> None:

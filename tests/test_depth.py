@@ -334,8 +334,8 @@ def test_the_audit_names_bits_and_range(tmp_path: Path) -> None:
     pictures = measured(tmp_path, {"a.png": png(GREY * 4), "b.png": png(GREY * 4)})
     findings = find_issues(pictures, np.empty((0, 4), np.int64)).filter(pl.col("check") == "deep")
     assert findings["message"].to_list() == [
-        "2 of 2 pictures have samples of type uint16 whose range their files do not name. They lie between 0 and"
-        " 1,020 (10 bits), and are scaled to 8 bits from 0 to 1,023, all of them alike."
+        "2 of 2 pictures have samples of type uint16 whose range their files do not declare. They lie between 0 and"
+        " 1,020 (10 bits), and are scaled to 8 bits from 0 to 1,023."
     ]
     assert not measured(tmp_path, {"a.png": png(GREY * 4)})["luma"].item() < 0.12
 
@@ -350,14 +350,14 @@ def test_the_noun_belongs_to_the_total_and_the_verb_to_the_count(tmp_path: Path)
     flat = io.BytesIO()
     Image.fromarray(COLOUR.astype(np.uint8)).save(flat, "PNG")
     assert deep_messages(measured(tmp_path, {"a.png": png(GREY * 4), "b.tif": own, "c.png": flat.getvalue()})) == [
-        "1 of 3 pictures has samples of type uint16 whose range its file does not name",
-        "1 of 3 pictures has more than 8 bits and names the range of its values: it is scaled to 8 bits from that.",
+        "1 of 3 pictures has samples of type uint16 whose range its file does not declare",
+        "1 of 3 pictures has more than 8 bits and declares its range of values, from which it is scaled to 8 bits.",
     ]
     assert deep_messages(measured(tmp_path, {"a.png": png(GREY * 4)})) == [
-        "1 of 1 picture has samples of type uint16 whose range its file does not name"
+        "1 of 1 picture has samples of type uint16 whose range its file does not declare"
     ]
     assert deep_messages(measured(tmp_path, {"b.tif": own, "d.tif": own, "c.png": flat.getvalue()})) == [
-        "2 of 3 pictures have more than 8 bits and name the range of their values: they are scaled to 8 bits from that."
+        "2 of 3 pictures have more than 8 bits and declare their range of values, from which they are scaled to 8 bits."
     ]
 
 

@@ -226,7 +226,7 @@ def test_a_run_whose_pictures_have_gone_says_how_to_go_on(probed: Path, tmp_path
         (run / name).unlink()
     pictures = table.read(run / "pictures.parquet", table.PICTURES)
     table.write(pictures.with_columns(path=pl.col("path") + ".gone"), run / "pictures.parquet")
-    with pytest.raises(SourceError, match=r"\.gone.*Put it back.*train --resume .*run"):
+    with pytest.raises(SourceError, match=r"\.gone.*Restore it.*train --resume .*run"):
         flow.resume(run, threads=1)
 
 

@@ -212,7 +212,7 @@ def test_pictures_that_are_called_unlabelled_are_no_class(tmp_path: Path) -> Non
 def test_a_folder_of_images_beside_one_without_pictures_is_looked_into(tmp_path: Path) -> None:
     listing = listed(planted(tmp_path / "s", *class_folders("images/train", "images/test"), "annotations/a.xml"))
     assert labels_and_splits(listing) == SPLIT
-    assert listing.notices[0].message == "The folder annotations is not used: it holds no pictures."
+    assert listing.notices[0].message == "The folder annotations is not used: it contains no pictures."
     nested = listed(planted(tmp_path / "n", "cat/2021/1.jpg", "cat/2022/1.jpg", "dog/"))
     assert nested.labels() == ["cat"]
 
@@ -232,13 +232,13 @@ def test_class_folders_without_pictures_are_named_with_the_reason(tmp_path: Path
     assert listing.labels() == ["cat"]
     assert {notice.folder: notice.message.partition(": ")[2] for notice in listing.notices} == {
         "dog": "it is empty.",
-        "fox": "it holds no pictures (skipped: 1 not meant as pictures).",
-        "pig": "it holds no pictures (skipped: 1 archive inside a class folder).",
-        "hen": "it holds no pictures (skipped: 1 hidden folder).",
-        "yak": "it holds no pictures (skipped: 1 linked folder).",
+        "fox": "it contains no pictures (skipped: 1 not meant as pictures).",
+        "pig": "it contains no pictures (skipped: 1 archive inside a class folder).",
+        "hen": "it contains no pictures (skipped: 1 hidden folder).",
+        "yak": "it contains no pictures (skipped: 1 linked folder).",
         "owl": "it is a broken symbolic link.",
-        "all": "it is a link to a folder above it.",
-        ".elk": "its name begins with a dot, so it is hidden. It holds pictures.",
+        "all": "it is a link to a parent folder.",
+        ".elk": "its name begins with a dot, so it is hidden. It contains pictures.",
     }
     assert {notice.check for notice in listing.notices} == {"empty-class"}
 
@@ -261,7 +261,7 @@ def test_linked_folders_are_followed_once_and_loops_end(tmp_path: Path) -> None:
     fox = sorted(p.path.relative_to(root / "fox").as_posix() for p in listing.pictures if p.label == "fox")
     assert fox == ["2023/1.jpg", "2023/more/2.jpg", "2023/up/2024/3.jpg", "stored/9.jpg"]
     assert listing.skipped["linked folder"] == 3  # again, self, and 2023 below up
-    links = "3 linked folders in fox are not followed: the source has those pictures anyway, or the link leads back."
+    links = "3 linked folders in fox are not followed: their pictures are included already, or the link is circular."
     assert links in [notice.message for notice in listing.notices]
     assert len({os.path.realpath(picture.path) for picture in listing.pictures}) == len(listing.pictures)
 
@@ -372,7 +372,7 @@ def test_an_archive_for_each_part_of_a_split(tmp_path: Path) -> None:
         packed(tmp_path / "wrapped" / f"{part}.zip", *class_folders("pets"))
         packed(tmp_path / "loose" / f"{part}.zip", f"{part}/1.jpg")
     assert labels_and_splits(listed(tmp_path / "wrapped")) == SPLIT
-    with pytest.raises(SourceError, match=r"do not lie in class folders"):
+    with pytest.raises(SourceError, match=r"are not in class folders"):
         listed(tmp_path / "loose")
 
 
@@ -381,9 +381,9 @@ def test_archives_that_are_not_unpacked_are_named(tmp_path: Path) -> None:
     packed(root / "cow.zip", "1.jpg")
     listing = listed(root)
     assert (listing.labels(), checks(listing)) == (["cat", "dog"], [("empty-class", True)])
-    assert "are not used: cow.zip; they lie beside folders of pictures" in listing.notices[0].message
+    assert "are not used: cow.zip; they are next to folders of pictures" in listing.notices[0].message
     packed(tmp_path / "single" / "all.zip", *class_folders("x"))
-    with pytest.raises(SourceError, match=r"holds one archive, all\.zip\. Pass the archive itself"):
+    with pytest.raises(SourceError, match=r"contains one archive, all\.zip\. Pass the archive itself"):
         listed(tmp_path / "single")
     inner = tmp_path / "inner.zip"
     packed(inner, "1.jpg")
@@ -397,7 +397,7 @@ def test_archives_that_are_not_unpacked_are_named(tmp_path: Path) -> None:
 def test_messages_about_an_archive_name_the_archive(tmp_path: Path) -> None:
     archive = tmp_path / "dogs-vs-cats.zip"
     packed(archive, "train/cat.0.jpg", "train/dog.0.jpg", "test1/1.jpg")
-    with pytest.raises(SourceError, match=r"The folders train, test1 in .*dogs-vs-cats\.zip are named like the parts"):
+    with pytest.raises(SourceError, match=r"The folders train, test1 in .*dogs-vs-cats\.zip are named like splits"):
         listed(archive)
     packed(tmp_path / "mixed.zip", "cat/1.jpg", "dog/1.jpg", "cow.zip")
     (notice,) = listed(tmp_path / "mixed.zip").notices

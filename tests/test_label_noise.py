@@ -118,7 +118,7 @@ def test_doubtful_labels_are_no_headline_and_say_what_is_expected() -> None:
     assert summary.n_label_issues == 0
     [step] = [step for step in next_steps(summary) if "doubtful" in step.what]
     assert step.gain is None
-    assert "at least about 4 % (0 to 10 %) are expected to be wrong" in step.why
+    assert "about 4 % (0 to 10 %) are expected to be wrong" in step.why
     sound = RunSummary(
         metrics,
         {"cat": 500, "dog": 500},
@@ -126,4 +126,4 @@ def test_doubtful_labels_are_no_headline_and_say_what_is_expected() -> None:
         label_issues=LabelIssueSummary(40, 0.97, 0.9, 0.8, 1.0),
     )
     assert sound.n_label_issues == 40
-    assert any("at least about 90 % (80 to 100 %) are expected to be wrong" in step.why for step in next_steps(sound))
+    assert any("about 90 % (80 to 100 %) are expected to be wrong" in step.why for step in next_steps(sound))

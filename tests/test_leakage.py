@@ -168,7 +168,7 @@ def test_leaks_of_a_given_split_are_said_beside_the_score(faulty: SyntheticDatas
     assert 0 <= leaks["accuracy without them"] <= 1
     for file in ("classification_report.txt", "report.html"):
         text = " ".join((run.path / file).read_text(encoding="utf-8").split())
-        assert "The split that came with the pictures leaks" in text
+        assert "The given split leaks" in text
 
 
 def test_where_every_test_picture_leaks_there_is_no_other_accuracy() -> None:

@@ -97,7 +97,7 @@ def test_what_is_not_installed_is_told_with_what_adds_it(
 def test_one_class_alone_is_not_doubted_and_that_is_told(collection: SyntheticDataset) -> None:
     recipe = Recipe.of({"data": {"classes": ["bird"]}})
     found = flow.audit(collection.folder, recipe=recipe, threads=1)
-    assert set(found.not_looked_for.values()) == {"it takes two classes or more"}
+    assert set(found.not_looked_for.values()) == {"at least two classes are needed"}
 
 
 def test_the_features_are_those_that_the_probe_will_want(

@@ -72,7 +72,7 @@ def test_a_better_recipe_is_found_better_and_equal_ones_are_not_told_apart() -> 
     pairs = [RecipePair(name, "plain") for name in ("twin", "better", "copy")]
     found = compare_over_seeds(given, pairs, dict.fromkeys((0, 1, 2), 0.2), resamples=500)
     verdicts = {one["recipe"]: one["macro_f1"]["verdict"] for one in found["differences"]}
-    assert verdicts == {"twin": "not told apart", "better": "better", "copy": "not told apart"}
+    assert verdicts == {"twin": "no significant difference", "better": "better", "copy": "no significant difference"}
     losses = {one["recipe"]: one["log_loss"]["verdict"] for one in found["differences"]}
     assert losses["better"] == "better"
     turned = compare_over_seeds(given, [RecipePair("plain", "better")], dict.fromkeys((0, 1, 2), 0.2), resamples=500)
@@ -96,7 +96,7 @@ def test_few_equal_recipes_are_called_different() -> None:
             for at, name in enumerate(("one", "other"))
         }
         found = compare_over_seeds(given, [RecipePair("other", "one")], dict.fromkeys(range(3), 0.2), resamples=100)
-        told += found["differences"][0]["accuracy"]["verdict"] != "not told apart"
+        told += found["differences"][0]["accuracy"]["verdict"] != "no significant difference"
     assert told <= 6
 
 

@@ -266,8 +266,8 @@ def test_a_head_that_cannot_be_computed_is_refused() -> None:
 @pytest.mark.parametrize(
     ("filters", "size", "size_from", "words"),
     [
-        ([8, 8, 8, 8], 64, 16, r"4 stages halves 16 pixels to nothing; expected 32 pixels or more"),
-        ([8, 8, 8, 8, 8], 32, None, r"5 stages halves \d+ pixels to nothing; expected 64"),
+        ([8, 8, 8, 8], 64, 16, r"4 stages reduces 16 pixels to none; expected 32 pixels or more"),
+        ([8, 8, 8, 8, 8], 32, None, r"5 stages reduces \d+ pixels to none; expected 64"),
     ],
 )
 def test_a_residual_network_refuses_pictures_that_are_too_small(

@@ -258,9 +258,9 @@ def test_predictions_of_the_same_model_are_continued(tmp_path: Path, form: str, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "b" * 64}, "model aaaaaaaaaaaa there, bbbbbbbbbbbb now"),
-        ({"threshold_of_unknown": 0.31}, "threshold of unknown 0.3 there, 0.31 now"),
-        ({"level_of_prediction_sets": 0.9}, "level of prediction sets none there, 0.9 now"),
+        ({"model": "b" * 64}, "model aaaaaaaaaaaa before, bbbbbbbbbbbb now"),
+        ({"threshold_of_unknown": 0.31}, "threshold of unknown 0.3 before, 0.31 now"),
+        ({"level_of_prediction_sets": 0.9}, "level of prediction sets none before, 0.9 now"),
     ],
 )
 @pytest.mark.parametrize("until", [2, 1000])
@@ -283,7 +283,7 @@ def test_predictions_of_another_model_are_not_continued(
 def test_another_format_is_not_continued(tmp_path: Path, pictures: list[Path]) -> None:
     path = tmp_path / "answers.txt"
     PredictionFile(path, "csv", CLASSES, resume=False, conditions=CONDITIONS).write(predicted(pictures))
-    with pytest.raises(UserError, match="format csv there, jsonl now"):
+    with pytest.raises(UserError, match="format csv before, jsonl now"):
         PredictionFile(path, "jsonl", CLASSES, resume=True, conditions=CONDITIONS)
 
 

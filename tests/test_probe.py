@@ -129,7 +129,9 @@ def test_a_row_of_weight_two_counts_as_two_rows() -> None:
 
 
 def test_the_sampler_is_refused_by_the_probe() -> None:
-    with pytest.raises(RecipeError, match='"balanced-sampler" is not for the probe.*the same as "class-weights"'):
+    with pytest.raises(
+        RecipeError, match='"balanced-sampler" is not supported by the probe.*the same as "class-weights"'
+    ):
         check_recipe_supported(Recipe.of({"train": {"balance": "balanced-sampler"}}))
 
 

@@ -15,11 +15,11 @@ from bestiary.training.recipe_checks import SETTING_CONSUMERS, check_no_unused_s
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"train": {"epochs": 7}}, "train.epochs = 7 has no effect with probe; it is for finetune and scratch"),
+        ({"train": {"epochs": 7}}, "train.epochs = 7 has no effect with probe; it applies to finetune and scratch"),
         ({"augment": {"erasing": 0.3}}, "augment.erasing = 0.3 has no effect with probe"),
         (
             {"train": {"unfreeze_stages": 3}, "model": {"method": "scratch"}},
-            "train.unfreeze_stages = 3 .* scratch and its network resnet; it is for finetune",
+            "train.unfreeze_stages = 3 .* scratch and its network resnet; it applies to finetune",
         ),
         ({"probe": {"regularisation": [0.1]}, "model": {"method": "scratch"}}, "probe.regularisation .* scratch"),
         (
@@ -28,19 +28,19 @@ from bestiary.training.recipe_checks import SETTING_CONSUMERS, check_no_unused_s
         ),
         (
             {"train": {"views": 2}, "model": {"method": "finetune", "backbone": "resnet18"}},
-            "train.views .* where the lower of the 7 stages of lite0 or lite2 do not learn",
+            "train.views .* where lower stages of lite0 or lite2 are frozen",
         ),
-        ({"train": {"views": 2, "unfreeze_stages": 7}, "model": {"method": "finetune"}}, "train.views .* do not learn"),
-        ({"train": {"size_from": 96}, "model": {"method": "finetune"}}, "size_from .* only where all 7 stages learn"),
+        ({"train": {"views": 2, "unfreeze_stages": 7}, "model": {"method": "finetune"}}, "train.views .* are frozen"),
+        ({"train": {"size_from": 96}, "model": {"method": "finetune"}}, "size_from .* needs all 7 stages trained"),
         ({"model": {"method": "scratch", "backbone": "lite0"}}, "model.backbone = lite0 has no effect"),
-        ({"model": {"method": "finetune", "filters": [8, 16]}}, "model.filters .* finetune; it is for scratch"),
+        ({"model": {"method": "finetune", "filters": [8, 16]}}, "model.filters .* finetune; it applies to scratch"),
         (
             {"model": {"method": "scratch", "batch_norm": True}},
-            "batch_norm = True .* network resnet; it is for the network plain",
+            "batch_norm = True .* network resnet; it applies to the network plain",
         ),
         (
             {"model": {"method": "scratch", "network": "plain", "mirror_mean": False}},
-            "mirror_mean = False .* network plain; it is for the network resnet",
+            "mirror_mean = False .* network plain; it applies to the network resnet",
         ),
     ],
 )

@@ -465,15 +465,15 @@ def test_steps_name_the_class_that_lacks_pictures_and_the_pair_that_is_confused(
         "Add pictures of cow.",  # F1 0.5; the median of the classes is 0.6, so a third of 0.1 is to be won
         "Look at the mistakes with dog.",
         "Look at the mistakes with hen.",
-        "Check 4 labels that look wrong.",
+        "Check 4 suspect labels.",
         "Check the findings.",
         "Try fine-tuning.",
         "Confirm on new pictures.",
-        "Use it.",
+        "Use the model.",
     ]
     assert [step.worth for step in steps[:2]] == ["about +3.3 points", ""]
     assert "has 20 training pictures, where the median class has 200" in steps[0].why
-    assert "Confused most with cow: 10 times, both ways" in steps[1].why
+    assert "Most often confused with cow: 10 times, in both directions" in steps[1].why
     assert "predicts other labels: 3 training, 1 test." in steps[3].why
     assert steps[3].worth == ""
     assert "found 1 shortcut:" in steps[4].why
@@ -488,7 +488,7 @@ def test_steps_are_ordered_by_what_they_could_bring() -> None:
     evidence = RunSummary(metrics, {"cow": 200, "dog": 200, "hen": 210}, suspects={"test": 2}, relabelling_gain=0.05)
     steps = next_steps(replace(evidence, lessons={"curve": curve}))
     assert [step.what for step in steps[:4]] == [
-        "Check 2 labels that look wrong.",
+        "Check 2 suspect labels.",
         "Look at the mistakes with cow.",
         "Add dark pictures, or better ones.",
         "Collect more pictures of every class.",
@@ -496,7 +496,7 @@ def test_steps_are_ordered_by_what_they_could_bring() -> None:
     assert [step.gain for step in steps[:4]] == [0.05, pytest.approx(0.1 / 3), 0.02, 0.01]
     assert not any("small" in step.what for step in steps)
     assert steps[0].worth == "score may be 5.0 points too low"
-    assert "training again" not in steps[0].why, "no label to learn from looks wrong"
+    assert "retraining" not in steps[0].why, "no training label is suspect"
     worse = next_steps(replace(evidence, relabelling_gain=-0.01))
     assert next(step for step in worse if "Check" in step.what).worth == ""
 
@@ -507,9 +507,9 @@ def test_what_a_slice_shares_with_another_is_said_to_be_counted_there() -> None:
     dark = {"name": "dark", "words": "luma", "worse": True, "worth": 0.02, "accuracy": rate, "rest": rate}
     metrics["slices"] = {"rows": [dark | {"counted_in": []}, dark | {"name": "blurry", "counted_in": ["dark"]}]}
     first, second = (step for step in next_steps(RunSummary(metrics, {})) if step.anchor == "slices")
-    assert "other pictures of the same classes 50\u00a0% (40 to 60); the difference is more than chance." in first.why
+    assert "other pictures of the same classes 50\u00a0% (40 to 60); the difference is significant." in first.why
     assert "counted there" not in first.why
-    assert second.why.endswith("Those that are dark as well are counted there.")
+    assert second.why.endswith("Pictures that are also dark are counted there.")
 
 
 def test_the_heatmaps_are_drawn_with_as_many_threads_as_were_asked_for(
@@ -566,8 +566,8 @@ def test_learning_curves_lead_to_advice_only_where_there_are_some() -> None:
     metrics = _scores(("cow", "dog"), [[9, 1], [0, 9]], 0.97)
     metrics["per_class"] = {label: {"f1": {"value": 0.95}, "support": 9} for label in ("cow", "dog")}
     for method, expected in (
-        ("scratch", ["Train with more augmentation, or shorter.", "Use it."]),
-        ("probe", ["Try fine-tuning.", "Use it."]),
+        ("scratch", ["Train with more augmentation, or shorter.", "Use the model."]),
+        ("probe", ["Try fine-tuning.", "Use the model."]),
     ):
         steps = next_steps(RunSummary(metrics, {"cow": 200, "dog": 200}, _epoch_lines(), method=method))
         assert [step.what for step in steps] == expected

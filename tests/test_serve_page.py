@@ -98,11 +98,11 @@ def axe(page: Any) -> list[str]:
 def test_dropped_pictures_get_predictions_in_order(new_page: Any) -> None:
     page = new_page()
     page.evaluate(AS_DROP, encoded("red", "blue", "grey"))
-    assert labels(page, 3) == ["red", "blue", "Not sure"]
+    assert labels(page, 3) == ["red", "blue", "Unknown"]
     assert page.locator(".card").nth(0).locator(".probabilities li").first.inner_text().split()[0] == "red"
     assert "Unlike every class" in page.locator(".card").nth(2).inner_text()
     page.evaluate(AS_PASTE, encoded("green"))
-    assert labels(page, 4) == ["green", "red", "blue", "Not sure"]
+    assert labels(page, 4) == ["green", "red", "blue", "Unknown"]
     assert page.locator("#count").inner_text() == "4 pictures"
 
 
@@ -110,7 +110,7 @@ def test_the_heatmap_can_be_shown_and_hidden(new_page: Any) -> None:
     page = new_page()
     page.set_input_files("#files", sent("red"))
     assert labels(page, 1) == ["red"]
-    canvas, button = page.locator("canvas"), page.get_by_role("button", name="Show why")
+    canvas, button = page.locator("canvas"), page.get_by_role("button", name="Show heatmap")
     playwright.expect(canvas).to_be_hidden()
     button.click()
     playwright.expect(canvas).to_be_visible()
@@ -118,7 +118,7 @@ def test_the_heatmap_can_be_shown_and_hidden(new_page: Any) -> None:
     assert canvas.bounding_box() == pytest.approx(picture, abs=1)
     drawn = "canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some((x) => x > 0)"
     assert canvas.evaluate(drawn)
-    page.get_by_role("button", name="Hide why").click()
+    page.get_by_role("button", name="Hide heatmap").click()
     playwright.expect(canvas).to_be_hidden()
 
 
@@ -132,7 +132,7 @@ def test_everything_works_by_keyboard(new_page: Any) -> None:
     for _ in range(7):  # to the last control; from there Firefox goes on to its own address bar
         page.keyboard.press("Tab")
         seen.append(page.evaluate("document.activeElement.ariaLabel || document.activeElement.textContent"))
-    for name in ("Choose pictures", "Remove all", "Show why", "Remove red.png", "Remove blue.png"):
+    for name in ("Choose pictures", "Remove all", "Show heatmap", "Remove red.png", "Remove blue.png"):
         assert name in seen
     page.get_by_role("button", name="Remove red.png").press("Enter")
     assert labels(page, 1) == ["blue"]
@@ -148,7 +148,7 @@ def test_a_screen_reader_announces_the_prediction(new_page: Any) -> None:
     assert page.get_by_role("status").inner_text().startswith("red.png: red, ")
     page.set_input_files("#files", sent("grey"))
     labels(page, 2)
-    assert "not sure" in page.get_by_role("status").inner_text()
+    assert "unknown" in page.get_by_role("status").inner_text()
 
 
 @pytest.mark.parametrize("options", [WIDE, PHONE, {**WIDE, "color_scheme": "dark"}], ids=["wide", "phone", "dark"])
@@ -158,7 +158,7 @@ def test_the_page_fits_and_is_accessible(new_page: Any, options: dict[str, Any])
     assert axe(page) == []
     page.set_input_files("#files", sent("red", "blue", "grey"))
     labels(page, 3)
-    page.get_by_role("button", name="Show why").first.click()
+    page.get_by_role("button", name="Show heatmap").first.click()
     playwright.expect(page.locator("canvas").first).to_be_visible()
     page.wait_for_timeout(400)  # until the cards are opaque: axe measures contrast
     assert axe(page) == []

@@ -78,7 +78,7 @@ def test_a_width_that_tells_every_class_is_found_and_named() -> None:
 def test_half_a_shortcut_says_which_classes() -> None:
     pictures = changed(changed(measured(), "dog", width=640), "spider", width=320)
     message = find_shortcuts(pictures)["message"][0]
-    assert "most of all dog and spider." in message or "most of all spider and dog." in message
+    assert "strongest for dog and spider." in message or "strongest for spider and dog." in message
 
 
 @pytest.mark.parametrize(

@@ -198,4 +198,4 @@ def test_with_too_few_mistakes_nothing_is_said_to_be_as_good() -> None:
     assert none["sentence"].startswith(f"There are too few errors to test any of the {none['tested']} slices")
     rows = [{"noticed_at": at, "worse": False} for at in (0.996, 0.996, None)]
     assert "In none of the 2 testable slices (1 more have too few errors)" in summarise_slices(rows)
-    assert "at an accuracy of about 99\u00a0% or less" in summarise_slices(rows)
+    assert "an accuracy of about 99\u00a0% or less" in summarise_slices(rows)

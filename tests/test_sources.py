@@ -115,7 +115,7 @@ def test_links_to_files_are_pictures_and_links_to_folders_are_counted_not_follow
     assert dict(listing.skipped) == {"linked folder": 1, "beside the class folders": 1}
     assert messages(listing) == [
         "The folder lost is not used: it is a broken symbolic link.",
-        "1 linked folder in cat is not followed: the source has those pictures anyway, or the link leads back.",
+        "1 linked folder in cat is not followed: their pictures are included already, or the link is circular.",
     ]
 
 
@@ -124,7 +124,7 @@ def test_a_class_folder_without_pictures_is_no_class_and_is_named(tmp_path: Path
     listing = listed(tmp_path)
     assert listing.labels() == ["cat"]
     assert messages(listing) == [
-        "The folder dog is not used: it holds no pictures (skipped: 1 not meant as pictures).",
+        "The folder dog is not used: it contains no pictures (skipped: 1 not meant as pictures).",
         "The folder empty is not used: it is empty.",
     ]
 
@@ -148,8 +148,7 @@ def test_parts_of_a_split_are_parts_whatever_lies_beside_them(tmp_path: Path) ->
     (notice,) = listing.notices
     assert (notice.check, notice.is_issue) == ("split-folders", True)
     assert notice.message.startswith(
-        "The folders train, test are used as the parts of a split; the folder unsorted (1 picture without class"
-        " folders) is skipped."
+        "The folders train, test are used as splits; the folder unsorted (1 picture without class folders) is skipped."
     )
 
 
@@ -357,7 +356,7 @@ def test_a_part_of_a_split_that_is_packed_twice_is_looked_through(tmp_path: Path
 def test_folders_that_all_hold_the_same_folders_are_named(tmp_path: Path) -> None:
     listing = listed(planted(tmp_path, "A/cat/1.jpg", "A/dog/1.jpg", "B/cat/1.jpg", "B/dog/1.jpg"))
     assert listing.labels() == ["A", "B"]
-    assert "though each contains the same folders: cat, dog" in messages(listing)[0]
+    assert "although each contains the same folders: cat, dog" in messages(listing)[0]
 
 
 def test_a_csv_may_have_empty_lines_and_paths_of_windows(tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ def splits(listing: PictureList) -> list[str | None]:
 @pytest.mark.parametrize(
     ("parts", "setting", "expected", "says"),
     [
-        (("train", "val"), "auto", ["train", "test"], "val is the test split"),
-        (("train", "train"), "auto", [None, None], "train part only"),
+        (("train", "val"), "auto", ["train", "test"], "val is used as the test split"),
+        (("train", "train"), "auto", [None, None], "train split only"),
         (("train", "val", "test"), "auto", ["train", "val", "test"], None),
         (("train", "test"), "auto", ["train", "test"], None),
         ((None, None), "auto", [None, None], None),
@@ -58,9 +58,9 @@ def test_the_parts_are_used_as_the_setting_says(
 @pytest.mark.parametrize(
     ("parts", "settings", "message"),
     [
-        (("test", "val"), {}, r"no train part, only test and val\. .*--split resplit"),
-        (("val",), {}, "no test and no train part"),
-        (("train", "val"), {"split": "keep"}, "no test part, only train and val"),
+        (("test", "val"), {}, r"no train split, only test and val\. .*--split resplit"),
+        (("val",), {}, "no test and no train split"),
+        (("train", "val"), {"split": "keep"}, "no test split, only train and val"),
         (("train", None), {}, "1 of 2 pictures have no split"),
         (("train", "val", "test"), {"split": "draw-test"}, r"has a test part, .*Leave --split out .*--split resplit"),
         (("train", "test"), {"folds": 5}, "--split resplit"),
@@ -113,7 +113,7 @@ def test_train_and_val_become_training_validation_and_test(tmp_path: Path) -> No
 def test_a_layout_is_refused_before_a_picture_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = draw_parts(tmp_path / "pictures", val=12, test=12)
     monkeypatch.setattr("bestiary.data.dataset.scan_pictures", lambda *_: pytest.fail("read a picture"))
-    with pytest.raises(SourceError, match="no train part"):
+    with pytest.raises(SourceError, match="no train split"):
         flow.train(folder, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -123,5 +123,5 @@ def test_the_audit_says_what_val_is_used_for(tmp_path: Path, monkeypatch: pytest
     folder = draw_parts(tmp_path / "pictures", train=12, val=6)
     findings = flow.audit(folder, recipe={"data": {"suspects": False}}, threads=1).findings
     [message] = findings.filter(findings["check"] == "split-folders")["message"]
-    assert "val is the test split" in message
+    assert "val is used as the test split" in message
     assert "--split draw-test" in message

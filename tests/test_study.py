@@ -312,7 +312,7 @@ def test_a_study_in_which_everything_fails_stops_after_three(
 
     monkeypatch.setattr(flow, "resume", fails)
     with pytest.raises(
-        UserError, match=r"No training finished; these failed: poor, seed 0, good.*a picture has changed"
+        UserError, match=r"No training run finished; these failed: poor, seed 0, good.*a picture has changed"
     ):
         again(done, faulty, written, out=out)
     assert len(tried) == 3
@@ -386,5 +386,5 @@ def test_other_pictures_are_refused(done: Study, collection: SyntheticDataset, w
     memory = read_manifest(done.path)
     assert memory is not None
     check_same_splits(done.path, memory, memory.splits)
-    with pytest.raises(RunError, match="Seed 0 gives another split"):
+    with pytest.raises(RunError, match="Seed 0 gives a different split"):
         check_same_splits(done.path, memory, {"0": "another"})

@@ -77,7 +77,7 @@ BAD_RECIPES: list[tuple[list[str], list[str], str]] = [
     (["probe", "finetune"], ["model.kernel_size=5"], "no effect on any of the recipes"),
     (["probe", "finetune"], ["train.epoch=5"], 'Unknown setting "train.epoch"'),
     (["probe", "finetune"], ["data.folds=3"], "data.folds"),
-    (["probe", "finetune"], ["model.backbone=lite9"], 'Recipe "probe": The probe knows the backbones'),
+    (["probe", "finetune"], ["model.backbone=lite9"], 'Recipe "probe": The probe supports the backbones'),
     (["probe", "other-classes.toml"], [], r'data.classes is \[\] in "probe" and \["cat"\] in "other-classes"'),
     (["probe", "other-split.toml"], [], r'data.test_fraction is 0.15 in "probe" and 0.3.*make two studies'),
 ]
@@ -149,14 +149,15 @@ def test_a_budget_cuts_the_epochs_of_all_recipes_by_the_same_share() -> None:
     assert (cut.epochs, cut.warmup_epochs) == (10, 2)
     assert [scale_epoch_count(4, 0.01), scale_epoch_count(4, 0.5)] == [1, 2]
     with pytest.raises(
-        RecipeError, match="--budget 5 s is too short: .* 6 trainings take 1 min 40 s, and 3 s are over. Give"
+        RecipeError,
+        match="--budget 5 s is too short: .* 6 training runs take 1 min 40 s, and 3 s are used already. Give",
     ):
         epoch_fraction_within_budget(forecasts, 2, 5, 3)
 
 
 def test_what_is_ahead_is_said() -> None:
     words = describe_plan({"long": 2, "probe": 1}, {"long": forecast_of(10, 40), "probe": forecast_of(0)}, 0.5)
-    assert words.startswith("3 trainings ahead; done at about ")
+    assert words.startswith("3 training runs to do; finished at about ")
     assert "(in 7 min 10 s)" in words
     assert "long 3 min 30 s, probe 10 s" in words
     assert "50\u00a0% of their epochs" in words

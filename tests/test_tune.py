@@ -136,7 +136,7 @@ def test_the_default_comes_first_and_the_winner_is_never_worse(searched: Path) -
 def test_importance_lines_are_explained_and_the_retrain_command_uses_the_winning_recipe(searched: Path) -> None:
     found = result(searched)
     first, *shares = tune_page.importance_lines(found["importance"]).splitlines()
-    assert "that each setting explains" in first
+    assert "that each explains" in first
     assert len(shares) == len(found["importance"]["settings"])
     assert all(" % (" in line for line in shares)
     words = shlex.split(tune_page.retrain_winner_command(found))
@@ -374,13 +374,16 @@ def test_within_a_budget_a_slow_trial_is_pruned(budget: float | None, stopped: b
 @pytest.mark.parametrize(
     ("fresh", "words"),
     [
-        ({7: [0.95, 0.95, 0.95], 1: [0.90, 0.91, 0.90]}, "The gain is real, but 5.3"),
-        ({7: [0.95, 0.90, 0.85], 1: [0.90, 0.91, 0.90]}, "A gain is not shown: all of it may be selection bias"),
+        ({7: [0.95, 0.95, 0.95], 1: [0.90, 0.91, 0.90]}, "The gain is significant, but 5.3"),
+        (
+            {7: [0.95, 0.90, 0.85], 1: [0.90, 0.91, 0.90]},
+            "The gain is not significant: all of it may be selection bias",
+        ),
         (
             {7: [0.80, 0.81, 0.80], 1: [0.90, 0.91, 0.90]},
             "The gain was selection bias, and the default is the better",
         ),
-        ({7: [1.00, 1.00, 1.00], 1: [0.85, 0.86, 0.85]}, "The gain holds"),
+        ({7: [1.00, 1.00, 1.00], 1: [0.85, 0.86, 0.85]}, "The gain is confirmed"),
         ({7: [0.95], 1: [0.90]}, "one fresh split is too few"),
         ({}, "It was not scored again"),
     ],

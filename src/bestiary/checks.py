@@ -82,8 +82,8 @@ def find_check(name: str) -> AuditCheck:
         name,
         f"finding of “{words}”",
         "",
-        "It depends on what was found: read the message at each picture.",
-        "Look at some of them, and decide whether they belong here.",
+        "It depends on the finding: see the message of each picture.",
+        "Look at some of them, and decide whether to keep them.",
         "know",
         many=f"findings of “{words}”",
     )

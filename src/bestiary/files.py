@@ -21,7 +21,19 @@ URL_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:[/\\]")  # two letters or more
 
 
 def cache_folder() -> Path:
-    """Return the cache folder: `$BESTIARY_CACHE`, or the default of the operating system."""
+    """Return the cache folder: `$BESTIARY_CACHE`, or the default of the operating system.
+
+    Raises MachineError if that is in a home folder which this user does not have.
+    """
+    try:
+        return _default_cache_folder()
+    except RuntimeError as error:  # Path.home() of a user id without an entry and without $HOME, as in containers
+        raise MachineError(
+            f"There is no home folder for the cache ({error}). Set BESTIARY_CACHE to a folder."
+        ) from None
+
+
+def _default_cache_folder() -> Path:
     if own := os.environ.get("BESTIARY_CACHE"):
         return Path(own).expanduser().absolute()
     if sys.platform == "darwin":

@@ -31,10 +31,10 @@ class LabelIssueSummary:
         """Return a sentence about the expected precision, which is a cautious estimate.
 
         >>> LabelIssueSummary(40, 0.97, 0.85, 0.7, 0.95).describe()
-        'Of 40 suspect labels, at least about 85 % (70 to 95 %) are expected to be wrong.'
+        'Of 40 suspect labels, about 85 % (70 to 95 %) are expected to be wrong, by a cautious estimate.'
         """
-        about = f"at least about {100 * self.precision:.0f} % ({100 * self.low:.0f} to {100 * self.high:.0f} %)"
-        expected = f"{about} {'is' if self.count == 1 else 'are'} expected to be wrong"
+        about = f"about {100 * self.precision:.0f} % ({100 * self.low:.0f} to {100 * self.high:.0f} %)"
+        expected = f"{about} {'is' if self.count == 1 else 'are'} expected to be wrong, by a cautious estimate"
         labels = f"label{'s' * (self.count > 1)}"
         if not self.is_doubtful:
             return f"Of {self.count:,} suspect {labels}, {expected}."

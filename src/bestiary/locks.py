@@ -88,7 +88,7 @@ def _lock_output(path: Path) -> Iterator[None]:
 
     def in_use_error(process: str) -> UserError:
         return UserError(
-            f"{path} is being written by {process}. Wait until it has ended, or stop it; or choose another name."
+            f"{path} is being written by {process}. Wait until it has finished, or stop it; or choose another name."
         )
 
     try:

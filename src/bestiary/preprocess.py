@@ -44,7 +44,7 @@ class VerifiedFile:
             forget_measurement(self.path)
             raise SourceError(
                 f"{self.path} was changed after it was measured. Do not change the pictures during a run. Restore the"
-                " file, or train again: it will be measured anew."
+                " file, or train again: it will be measured again."
             )
         return content
 

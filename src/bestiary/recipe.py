@@ -54,12 +54,12 @@ def _expect(condition: Callable[[Any], bool], text: str) -> AfterValidator:
 _AsTuple = BeforeValidator(lambda value: (value,) if isinstance(value, int | float) else value)
 _Sorted = AfterValidator(lambda values: tuple(sorted(values)))
 _Positive = _expect(lambda values: all(value > 0 for value in values), "numbers above 0")
-_Odd = _expect(lambda sizes: sizes and all(size % 2 for size in sizes), "odd numbers, so that a kernel has a middle")
+_Odd = _expect(lambda sizes: sizes and all(size % 2 for size in sizes), "odd numbers, so that a kernel has a centre")
 Counts = tuple[Annotated[int, Field(ge=1)], ...]
 Widths = Annotated[Counts, _AsTuple, _expect(bool, "one or more widths")]
 KernelSizes = Annotated[tuple[Annotated[int, Field(ge=1, le=11)], ...], _AsTuple, _Odd]
 Strengths = Annotated[tuple[float, ...], _AsTuple, _Positive, _Sorted]
-Folds = Annotated[int, Field(ge=0, le=50), _expect(lambda folds: folds != 1, "2 folds or more, or 0 for one test part")]
+Folds = Annotated[int, Field(ge=0, le=50), _expect(lambda folds: folds != 1, "2 or more, or 0 for one test split")]
 Costs = Annotated[tuple[CostEntry, ...], AfterValidator(check_entries)]
 
 
@@ -73,7 +73,7 @@ class DataConfig(_Section):
     classes: tuple[str, ...] = Field((), description="use only these labels; empty: all")
     label_depth: int = Field(1, ge=1, le=10, description="labels are the names of the folders at this level")
     min_per_class: int = Field(10, ge=3, description="a class with fewer pictures is an error")
-    split: SplitParts = Field("auto", description="of a source with parts; auto: without a test part, val is tested")
+    split: SplitParts = Field("auto", description="given splits; auto: without a test split, val is the test split")
     val_fraction: float = Field(0.15, gt=0, lt=0.5)
     test_fraction: float = Field(0.15, gt=0, lt=0.5)
     folds: Folds = Field(0, description="of cross-validation; 0: one test split")
@@ -87,7 +87,7 @@ class InputConfig(_Section):
 
     size: int | None = Field(None, ge=32, le=1024, description="pixels; default: that of the backbone")
     fit: Fit = "squash"
-    normalise: Normalise | None = Field(None, description="by the colours of collection or backbone; none: 0 to 1")
+    normalise: Normalise | None = Field(None, description="mean and deviation of: collection, backbone; none: 0 to 1")
     max_pixels: int = Field(80_000_000, ge=1, le=170_000_000, description="larger pictures are not decoded")
     max_bytes: int = Field(100_000_000, ge=1, description="larger files are not read")
 
@@ -150,10 +150,10 @@ class TrainConfig(_Section):
     optimiser: Optimiser | None = None
     schedule: Schedule | None = None
     warmup_epochs: float | None = Field(None, ge=0)
-    patience_epochs: int | None = Field(None, ge=1, description="without a better validation macro-F1: stop")
+    patience_epochs: int | None = Field(None, ge=1, description="stop if validation macro-F1 does not improve")
     balance: Balance = "none"
     unfreeze_stages: int = Field(1, ge=0, description="for finetune: number of trained last stages")
-    views: int = Field(3, ge=1, description="for finetune, bundled backbone: in an epoch, plain, mirrored, augmented")
+    views: int = Field(3, ge=1, description="for finetune, bundled backbone: plain, mirrored, augmented copies")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     size_from: int | None = Field(None, ge=16, description="pixels: training size of the first epochs")
     size_to: int | None = Field(None, ge=16, description="of the last epochs; for resnet")

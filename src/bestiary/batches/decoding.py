@@ -56,8 +56,8 @@ def iter_batches(stream: Iterable[DecodedImage], batch_size: int) -> Iterator[li
 def missing_picture_error(error: PictureError | str) -> SourceError:
     """Return the error for a picture of a run that can no longer be read."""
     return SourceError(
-        f"{error} It could be read before: do not change the pictures during a run. Put it back as it was, or train"
-        " again without it."
+        f"{error} It could be read before: do not change the pictures during a run. Restore it, or train again"
+        " without it."
     )
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from bestiary.cli.usage import describe_equivalent, write_examples
 from bestiary.errors import BestiaryError, InterruptedRun, UserError, did_you_mean
 
 DONE, CHECK_FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
@@ -36,7 +37,8 @@ class BestiaryGroup(TyperGroup):
         except KeyboardInterrupt:
             raise InterruptedRun(None) from None
         except UsageError as error:
-            raise UserError(_usage_message(error.format_message(), ctx)) from None
+            hint = describe_equivalent(getattr(error, "option_name", ""), ctx.invoked_subcommand)
+            raise UserError(_usage_message(hint or error.format_message(), ctx)) from None
         except ImportError as error:  # Ctrl-C while a compiled library was loading
             if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
                 raise InterruptedRun(None) from None
@@ -48,11 +50,17 @@ class BestiaryGroup(TyperGroup):
         with formatter.section("Commands"):
             formatter.write_dl([(name, command.help or "") for name, command in commands if command is not None])
 
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the examples."""
+        write_examples(formatter, self.epilog)
+
 
 app = typer.Typer(
     name="bestiary",
     cls=BestiaryGroup,
     help="Turn a folder of labelled pictures into a classifier that you can trust.",
+    epilog="bestiary train pictures\nbestiary COMMAND --help",
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

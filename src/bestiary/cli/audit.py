@@ -10,13 +10,17 @@ import typer
 from bestiary.cli import options
 from bestiary.cli.app import CHECK_FAILED, app
 from bestiary.cli.output import print_json
+from bestiary.cli.usage import CommandWithExamples
 from bestiary.errors import require_extra
 
 if TYPE_CHECKING:
     from bestiary.data.dataset import AuditedDataset
 
 
-@app.command()
+EXAMPLES = "bestiary audit pictures\nbestiary audit pictures --out audit --strict"
+
+
+@app.command(cls=CommandWithExamples, epilog=EXAMPLES)
 def audit(
     pictures: options.Pictures,
     labels: options.Labels = None,

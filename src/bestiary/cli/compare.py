@@ -10,10 +10,13 @@ import typer
 from bestiary.cli.app import app
 from bestiary.cli.options import AsJson, Quiet, Threads
 from bestiary.cli.output import print_json
+from bestiary.cli.usage import CommandWithExamples
 from bestiary.errors import UserError, require_extra
 
+EXAMPLES = "bestiary compare runs/a runs/b\nbestiary compare runs/a runs/b --out comparison.html"
 
-@app.command()
+
+@app.command(cls=CommandWithExamples, epilog=EXAMPLES)
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN…", help="Run folders; the first is the baseline.")],
     intersection: Annotated[bool, typer.Option("--intersection", help="Compare only shared test pictures.")] = False,

@@ -10,10 +10,13 @@ import typer
 from bestiary.cli.app import app
 from bestiary.cli.options import AsJson, Quiet, Threads
 from bestiary.cli.output import print_run
+from bestiary.cli.usage import CommandWithExamples
 from bestiary.errors import require_extra
 
+EXAMPLES = "bestiary demo\nbestiary demo --out demo"
 
-@app.command()
+
+@app.command(cls=CommandWithExamples, epilog=EXAMPLES)
 def demo(
     out: Annotated[Path, typer.Option(help="A new folder for the drawn pictures and the run.")] = Path("demo"),
     threads: Threads = None,

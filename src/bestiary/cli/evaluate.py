@@ -10,13 +10,17 @@ import typer
 from bestiary.cli.app import app
 from bestiary.cli.options import AsJson, Classes, Corrections, LabelDepth, Labels, Quiet, RunPath, Threads, parse_names
 from bestiary.cli.output import print_json, print_run
+from bestiary.cli.usage import CommandWithExamples
 from bestiary.errors import UserError, require_extra
 
 if TYPE_CHECKING:
     from bestiary.evaluation.external import ExternalEvaluation
 
 
-@app.command()
+EXAMPLES = "bestiary evaluate runs/latest\nbestiary evaluate runs/latest other-pictures"
+
+
+@app.command(cls=CommandWithExamples, epilog=EXAMPLES)
 def evaluate(
     run: RunPath,
     pictures: Annotated[Path | None, typer.Argument(metavar="[PICTURES]", help="Other labelled pictures.")] = None,

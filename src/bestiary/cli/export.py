@@ -10,15 +10,18 @@ import typer
 from bestiary.cli.app import app
 from bestiary.cli.options import AsJson, ExportKind, Quiet, RunPath, Threads
 from bestiary.cli.output import print_json
+from bestiary.cli.usage import CommandWithExamples
 from bestiary.errors import require_extra
 
 NO_PICTURES_HELP = (
-    "Leave out the ten of the run's pictures, at input size, that the folder of an 8-bit model carries: `predict` and"
-    " `serve` verify it with them on other processors."
+    "Do not include the ten pictures with which `predict` and `serve` verify an 8-bit model on other processors."
 )
 
 
-@app.command()
+EXAMPLES = "bestiary export runs/latest\nbestiary export runs/latest --to onnx-int8 --out model"
+
+
+@app.command(cls=CommandWithExamples, epilog=EXAMPLES)
 def export(
     run: RunPath,
     to: Annotated[ExportKind, typer.Option("--to", help="Format of the exported model.")] = ExportKind.onnx,

@@ -10,9 +10,12 @@ import typer
 from bestiary.cli.app import app
 from bestiary.cli.options import AsJson, Quiet, Threads
 from bestiary.cli.output import print_json
+from bestiary.cli.usage import CommandWithExamples
+
+EXAMPLES = "bestiary fetch animals10"
 
 
-@app.command()
+@app.command(cls=CommandWithExamples, epilog=EXAMPLES)
 def fetch(
     name: Annotated[str, typer.Argument(metavar="NAME", help='The dataset to download: "animals10".')],
     out: Annotated[Path | None, typer.Option(help="An empty or new folder; default: ./NAME.")] = None,

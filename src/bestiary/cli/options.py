@@ -24,7 +24,7 @@ class Method(StrEnum):
 
 
 class Split(StrEnum):
-    """What a source's own split is used for."""
+    """How given splits are used."""
 
     auto = "auto"
     keep = "keep"
@@ -50,7 +50,7 @@ class ExportKind(StrEnum):
 
 
 PICTURES: Any = typer.Argument(
-    metavar="PICTURES…", help="A folder per class, split folders, an archive or a table; several are merged."
+    metavar="PICTURES…", help="One folder per class, split folders, an archive or a table; several are merged."
 )
 Pictures = Annotated[list[Path], PICTURES]
 OptionalPictures = Annotated[list[Path] | None, PICTURES]
@@ -63,13 +63,13 @@ Labels = Annotated[str | None, typer.Option(help='Map folder names to labels: "a
 Classes = Annotated[str | None, typer.Option(help="Use only these labels: a,b,c.")]
 LabelDepth = Annotated[
     int | None,
-    typer.Option(min=1, max=10, help="Level of the folders that name the labels; 2: animals/cat/1.jpg is a cat."),
+    typer.Option(min=1, max=10, help="Folder level of the labels; 2: in animals/cat/1.jpg the label is cat."),
 ]
 SplitOption = Annotated[
     Split | None,
     typer.Option(
-        help="Of a source with parts such as train and val: auto tests on val if there is no test part; keep takes the"
-        " parts by their names; draw-test draws a missing test part from train; resplit ignores the parts."
+        help="Use of given splits (train, val, test): auto makes val the test split if there is none; keep uses them by"
+        " name; draw-test draws a missing test split from train; resplit ignores them."
     ),
 ]
 MethodOption = Annotated[Method | None, typer.Option(help="Training method; probe is fast and needs no torch.")]
@@ -87,7 +87,8 @@ Settings = Annotated[list[str] | None, typer.Option("--set", help="Override a re
 Seed = Annotated[int | None, typer.Option(min=0, help="Random seed for the split and for training.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")]
 Threads = Annotated[
-    int | None, typer.Option(min=1, help="Number of CPU threads; default: all cores, for networks the free ones.")
+    int | None,
+    typer.Option(min=1, help="Number of CPU threads; default: all cores; to train networks, the idle cores."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Hide progress and notices.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]

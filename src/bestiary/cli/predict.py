@@ -15,6 +15,7 @@ import typer
 from bestiary.cli.app import app
 from bestiary.cli.options import AsJson, Format, Quiet, RunPath, Threads
 from bestiary.cli.output import print_json
+from bestiary.cli.usage import CommandWithExamples
 from bestiary.errors import SourceError, UserError
 from bestiary.text import describe_skipped
 
@@ -28,10 +29,15 @@ FORMAT_HELP = (
     " ' (any other text)."
 )
 MOST_PIXELS = 170_000_000  # as of a recipe; Pillow refuses larger ones
-MAX_PIXELS_HELP = "Most pixels of a picture in memory; default: as in training. Large JPEGs are decoded small."
+MAX_PIXELS_HELP = (
+    "Maximum number of pixels of a decoded picture; default: as in training. Large JPEGs are decoded at a lower scale."
+)
 
 
-@app.command()
+EXAMPLES = "bestiary predict runs/latest new/*.jpg\nbestiary predict runs/latest new --out predictions.csv"
+
+
+@app.command(cls=CommandWithExamples, epilog=EXAMPLES)
 def predict(
     run: RunPath,
     paths: Annotated[

@@ -7,10 +7,13 @@ import typer
 from bestiary.cli.app import app
 from bestiary.cli.options import AsJson, Quiet, RunPath, Threads
 from bestiary.cli.output import print_json
+from bestiary.cli.usage import CommandWithExamples
 from bestiary.errors import require_extra
 
+EXAMPLES = "bestiary report runs/latest"
 
-@app.command()
+
+@app.command(cls=CommandWithExamples, epilog=EXAMPLES)
 def report(
     run: RunPath,
     threads: Threads = None,

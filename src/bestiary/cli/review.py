@@ -15,6 +15,7 @@ import typer
 from bestiary.cli.app import app
 from bestiary.cli.options import AsJson, Port, Quiet, RunPath, Threads
 from bestiary.cli.output import print_json
+from bestiary.cli.usage import CommandWithExamples
 from bestiary.errors import UserError, import_optional
 
 if TYPE_CHECKING:
@@ -22,13 +23,14 @@ if TYPE_CHECKING:
     from bestiary.review.review_session import ReviewSession
 
 
+EXAMPLES = "bestiary review runs/latest"
 NOTHING_TO_REVIEW = (
     "There is nothing to review: the audit found no doubtful labels, no duplicates and no outliers, and the model makes"
     " no confident mistakes."
 )
 
 
-@app.command()
+@app.command(cls=CommandWithExamples, epilog=EXAMPLES)
 def review(
     run: RunPath,
     corrections: Annotated[Path | None, typer.Option(help="Decisions file; default: RUN/corrections.csv.")] = None,
@@ -38,7 +40,7 @@ def review(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Review doubtful pictures on a local page, one by one; prints its address, then the next commands."""
+    """Review flagged pictures on a local page, one by one; prints its address, then the next commands."""
     import_optional("polars", extra="train")
     from bestiary.context import Context
     from bestiary.progress import make_reporter

@@ -10,18 +10,23 @@ import typer
 from bestiary.cli.app import app
 from bestiary.cli.options import AsJson, Port, Quiet, RunPath, Threads
 from bestiary.cli.output import print_json
+from bestiary.cli.usage import CommandWithExamples
+
+EXAMPLES = "bestiary serve runs/latest\nbestiary serve runs/latest --host 0.0.0.0 --token SECRET"
 
 
-@app.command()
+@app.command(cls=CommandWithExamples, epilog=EXAMPLES)
 def serve(
     run: RunPath,
     host: Annotated[str, typer.Option(help="IP address to listen on; loopback is local only.")] = "127.0.0.1",
     port: Port = 8000,
     token: Annotated[
         str | None,
-        typer.Option(envvar="BESTIARY_TOKEN", help="Token that every request must carry; needed with --host."),
+        typer.Option(envvar="BESTIARY_TOKEN", help="Token required in every request; needed with --host."),
     ] = None,
-    allow_name: Annotated[list[str] | None, typer.Option(help="Accept this host name too, from a local proxy.")] = None,
+    allow_name: Annotated[
+        list[str] | None, typer.Option(help="Additional host name to accept, for example of a local proxy.")
+    ] = None,
     threads: Threads = None,
     quiet: Quiet = False,
     as_json: AsJson = False,

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from bestiary.cli.app import app
 from bestiary.cli.options import (
@@ -22,10 +21,11 @@ from bestiary.cli.options import (
     parse_names,
 )
 from bestiary.cli.output import print_json
+from bestiary.cli.usage import CommandWithExamples
 from bestiary.errors import UserError, require_extra
 
 
-class MultiValueCommand(TyperCommand):
+class MultiValueCommand(CommandWithExamples):
     """A command whose --seeds takes several numbers: `--seeds 0 1 2` as well as `--seeds 0,1,2`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -40,10 +40,13 @@ class MultiValueCommand(TyperCommand):
         return super().parse_args(ctx, args)
 
 
-@app.command(cls=MultiValueCommand)
+EXAMPLES = "bestiary study pictures probe finetune --seeds 0 1 2\nbestiary study pictures --preset original --budget 2h"
+
+
+@app.command(cls=MultiValueCommand, epilog=EXAMPLES)
 def study(
     pictures: Annotated[
-        Path, typer.Argument(metavar="PICTURES", help="A folder per class, split folders, an archive or a table.")
+        Path, typer.Argument(metavar="PICTURES", help="One folder per class, split folders, an archive or a table.")
     ],
     recipes: Annotated[
         list[str] | None,
@@ -57,15 +60,15 @@ def study(
         typer.Option(help="original: crop, resize, mirrored copies, normalised, longer, then bestiary's methods."),
     ] = None,
     seeds: Annotated[
-        str, typer.Option(metavar="N…", help="Random seeds, such as 0 1 2: each gives a split and a training.")
+        str, typer.Option(metavar="N…", help="Random seeds, such as 0 1 2: one split and one training run per seed.")
     ] = "0,1,2",
     against: Annotated[
         str | None,
-        typer.Option(metavar="RECIPE", help="The recipe to compare all others with; the first when not given."),
+        typer.Option(metavar="RECIPE", help="The recipe that all others are compared with; default: the first."),
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="section.key=value, applied to all recipes that use it."),
+        typer.Option("--set", help="Override a recipe setting of all recipes that use it: section.key=value."),
     ] = None,
     labels: Labels = None,
     classes: Classes = None,
@@ -74,11 +77,11 @@ def study(
     corrections: Corrections = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="The folder, resumed if it exists; studies/<pictures>-<digest> when not given."),
+        typer.Option(help="Study folder, resumed if it exists; default: studies/<pictures>-<digest>."),
     ] = None,
     budget: Annotated[
         str | None,
-        typer.Option(help="Time limit: reduce the epochs of all recipes by the same fraction to fit: 30m, 2h."),
+        typer.Option(help="Time limit, such as 30m or 2h: reduces the epochs of all recipes by the same factor."),
     ] = None,
     threads: Threads = None,
     quiet: Quiet = False,
@@ -116,7 +119,7 @@ def study(
         typer.echo(str(done.path))
     if done.failed:
         cell, reason = next(iter(done.failed.items()))
-        raise UserError(f"{len(done.failed)} trainings failed. The first of them ({cell}): {reason}")
+        raise UserError(f"{len(done.failed)} training runs failed. The first ({cell}): {reason}")
 
 
 def _parse_seeds(text: str) -> list[int]:

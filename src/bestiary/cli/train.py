@@ -10,17 +10,20 @@ import typer
 from bestiary.cli import options
 from bestiary.cli.app import app
 from bestiary.cli.output import print_run
+from bestiary.cli.usage import CommandWithExamples
 from bestiary.errors import InterruptedRun, UserError, require_extra
 from bestiary.text import format_names
 
 WITH_RESUME = {"resume", "threads", "quiet", "as_json"}  # options that --resume may be given with
 NOT_BEGUN = (
     "Interrupted before there was a run: no run folder was made, and there is nothing to resume. What was measured and"
-    " computed so far is cached: the same command goes on from there."
+    " computed so far is cached: the same command will be faster."
 )
 
+EXAMPLES = "bestiary train pictures\nbestiary train pictures --method finetune --set train.epochs=10 --budget 10m"
 
-@app.command()
+
+@app.command(cls=CommandWithExamples, epilog=EXAMPLES)
 def train(
     ctx: typer.Context,
     pictures: options.OptionalPictures = None,

@@ -22,10 +22,15 @@ from bestiary.cli.options import (
     Threads,
 )
 from bestiary.cli.output import print_json
+from bestiary.cli.usage import CommandWithExamples
 from bestiary.errors import require_extra
 
+EXAMPLES = (
+    "bestiary tune pictures --budget 30m\nbestiary tune pictures --trials 20 --search probe.regularisation=0.001..1"
+)
 
-@app.command()
+
+@app.command(cls=CommandWithExamples, epilog=EXAMPLES)
 def tune(
     pictures: Pictures,
     method: Annotated[Method | None, typer.Option(help="Training method; probe is fast and needs no torch.")] = None,
@@ -39,10 +44,11 @@ def tune(
     search: Annotated[
         list[str] | None, typer.Option(help="Setting to search: section.key=low..high or section.key=[value, value].")
     ] = None,
-    backbone: Annotated[str | None, typer.Option(help="lite0 or lite2; not searched then.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="lite0 or lite2; then it is not searched.")] = None,
     recipe: RecipeName = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="section.key=value, overrides the recipe; not searched then.")
+        list[str] | None,
+        typer.Option("--set", help="section.key=value, overrides the recipe; then it is not searched."),
     ] = None,
     labels: Labels = None,
     classes: Classes = None,
@@ -61,16 +67,19 @@ def tune(
     ] = None,
     inner_folds: Annotated[
         int | None,
-        typer.Option(min=0, help="Validate by inner folds; 0: by the validation split. Default: by its size."),
+        typer.Option(
+            min=0, help="Number of inner folds for validation; 0: the validation split. Default: by its size."
+        ),
     ] = None,
     fresh_seeds: Annotated[
-        int | None, typer.Option(min=0, help="How often to rescore the best five trials, to measure selection bias.")
+        int | None,
+        typer.Option(min=0, help="Number of new splits to rescore the best five trials on, to measure selection bias."),
     ] = None,
     threads: Threads = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Search for a better recipe, chosen by validation only. The same command resumes an interrupted search."""
+    """Search hyperparameters, selected on validation only. The same command resumes an interrupted search."""
     require_extra("train")
     require_extra("tune")
     from bestiary.cli.options import build_recipe, parse_duration

@@ -29,7 +29,7 @@ def format_versions(facts: dict[str, Any]) -> str:
             f"{facts['python']} on {facts['platform']}",
             f"{processor}, {cores}",
             *packages,
-            *(features or ["features: no engine measured yet; the first training or audit does it"]),
+            *(features or ["features: no engine measured yet; the first training or audit measures them"]),
         ]
     )
 

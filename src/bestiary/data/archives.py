@@ -141,7 +141,9 @@ def _archive_errors(archive: Path) -> Iterator[None]:
         yield
     except (*DAMAGE, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # None: invalid data, for gzip and bz2
-            reason = f"{archive} cannot be unpacked: {error.strerror}. Is the disk full, or locked?"
+            reason = (
+                f"{archive} cannot be unpacked: {error.strerror}. Check whether the disk is full or write-protected."
+            )
             raise MachineError(reason) from None
         raise damage_error(archive, str(error)) from None
 
@@ -212,7 +214,7 @@ def _check_size(unpacked_bytes: int, archive: Path) -> None:
     if unpacked_bytes > limit_bytes:
         raise SourceError(
             f"{archive} has {packed_bytes / 1e6:,.1f} MB and unpacks to {unpacked_bytes / 1e6:,.0f} MB or more;"
-            f" {limit_bytes / 1e6:,.0f} MB are allowed, since pictures hardly shrink when they are packed. If you trust"
+            f" {limit_bytes / 1e6:,.0f} MB are allowed, because pictures hardly compress. If you trust"
             " it, unpack it by hand and pass the folder."
         )
 

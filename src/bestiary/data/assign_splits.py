@@ -81,15 +81,15 @@ def count_groups_per_class(pictures: pl.DataFrame) -> dict[str, int]:
 
 
 def describe_splits(pictures: pl.DataFrame, dataset: AuditedDataset) -> str:
-    """Return a summary of the split in words."""
+    """Return a summary of the split as text."""
     used = pictures.filter(pl.col("split").is_not_null())
     counts = {name: used.filter(pl.col("split") == name).height for name in table.SPLITS}
-    tested = f"{counts['test']:,} to test" if "fold" not in used.columns else f"{used['fold'].n_unique()} folds to test"
+    tested = f"{counts['test']:,} test" if "fold" not in used.columns else f"{used['fold'].n_unique()} test folds"
     missing = sorted(set(used["label"]) - set(used.filter(pl.col("split") == "val")["label"])) if counts["val"] else []
     duplicates, issues = used.height - used["group"].n_unique(), dataset.findings["is_issue"].sum()
     return (
-        f"{used.height:,} pictures of {used['label'].n_unique()} classes: {counts['train']:,} to train,"
-        f" {counts['val']:,} to validate, {tested}. {duplicates:,} duplicates kept within one split,"
+        f"{used.height:,} pictures of {used['label'].n_unique()} classes: {counts['train']:,} training,"
+        f" {counts['val']:,} validation, {tested}. {duplicates:,} duplicates kept in one split,"
         f" {pictures.height - used.height:,} files left out, {issues:,} findings."
         + (f" The split has no validation pictures for: {format_names(missing)}." if missing else "")
     )

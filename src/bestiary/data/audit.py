@@ -43,9 +43,9 @@ def _has_matching_suffix(row: Row) -> bool:
 
 # Saturation: the maximum of a grey picture, and the minimum of the median picture of a coloured class.
 GREY, COLOURED = 0.008, 0.05
-MOSTLY = 0.5  # fraction of a picture that laying on white replaces
+MOSTLY = 0.5  # fraction of a picture that compositing on white replaces
 # Of 32 x 32 parts of a picture, the fraction that differs by more than BACKGROUND_LEVELS of 255 from the commonest
-# brightness. A small butterfly on white has 0.026; the entropy of brightness, asked before, takes it for empty.
+# brightness. A small butterfly on white has 0.026; the entropy of brightness, which was used before, finds it empty.
 MIN_CONTENT, BACKGROUND_LEVELS = 0.02, 8
 IMBALANCE_RATIO = 3  # between the largest and the smallest class
 EXPECTED_RECALL = 0.9  # its confidence interval is predicted
@@ -63,7 +63,7 @@ PICTURE_CHECKS = (
         "extreme-aspect",
         _long > 2.5 * _short,
         _to_score(2.5 * _short / _long),
-        pl.format("Long and narrow: {}; a centre crop would keep {} % of it.", _size, _crop_percent),
+        pl.format("Extreme aspect ratio: {}; a centre crop would keep {} % of it.", _size, _crop_percent),
     ),
     Check("dark", _luma < 0.12, _to_score(_luma / 0.12), pl.lit("Very dark.")),
     Check("bright", _luma > 0.95, _to_score((1 - _luma) / 0.05), pl.lit("Almost white.")),
@@ -93,17 +93,17 @@ PICTURE_CHECKS = (
         "grey",
         (_saturation < GREY) & (_saturation.median().over("label") > COLOURED),
         _to_score(_saturation / GREY),
-        pl.format("Grey, where most pictures of {} have colour.", "label"),
+        pl.format("Grey; most pictures of {} have colour.", "label"),
     ),
     Check(
-        "rotated", pl.col("orientation") > 1, pl.lit(1.0), pl.lit("Rotated or mirrored by EXIF; it is turned upright.")
+        "rotated", pl.col("orientation") > 1, pl.lit(1.0), pl.lit("Rotated or mirrored by EXIF; it is rotated upright.")
     ),
     Check("alpha", pl.col("has_alpha"), pl.lit(1.0), pl.lit("Has transparent parts, which are composited on white.")),
     Check(
         "mostly-transparent",
         _whitened > MOSTLY,
         _to_score(1 - _whitened),
-        pl.format("White replaces {} % of its colours, where it is transparent.", (100 * _whitened).round().cast(int)),
+        pl.format("Transparent: white replaces {} % of its colours.", (100 * _whitened).round().cast(int)),
     ),
     Check(
         "unmeant-alpha",
@@ -263,16 +263,16 @@ def _depth_findings(usable: pl.DataFrame) -> Iterator[Row]:
         size = "floating point" if is_float else f"{count_bits(line.low, line.high)} bits"
         message = (
             f"{_format_part(line.pictures, usable.height)} {have} samples of type {line.sample_type} whose range {do}"
-            f" not name. They lie between {line.low:,.7g} and {line.high:,.7g} ({size}), and are scaled to 8"
-            f" bits from {line.ends[0]:,.7g} to {line.ends[1]:,.7g}, all of them alike."
+            f" not declare. They lie between {line.low:,.7g} and {line.high:,.7g} ({size}), and are scaled to 8"
+            f" bits from {line.ends[0]:,.7g} to {line.ends[1]:,.7g}."
         )
         yield _finding("deep", message, 0.5, {})
     own = usable.filter((pl.col("sample_type") != "") & pl.col("deep_low").is_null()).height
     if own:
         facts = (
-            "has more than 8 bits and names the range of its values: it is scaled to 8 bits from that."
+            "has more than 8 bits and declares its range of values, from which it is scaled to 8 bits."
             if own == 1
-            else "have more than 8 bits and name the range of their values: they are scaled to 8 bits from that."
+            else "have more than 8 bits and declare their range of values, from which they are scaled to 8 bits."
         )
         yield _finding("deep", f"{_format_part(own, usable.height)} {facts}", 1.0, {})
 

@@ -79,8 +79,8 @@ def list_class_folders(source: Path, reading: FolderReading) -> ClassFolders:
     while reading.unwrap and (wrapper := _find_wrapper(folders, source, reading.label_depth)):
         beside = [folder.name for folder in folders if folder != wrapper]
         only = "the only folder with pictures" if beside else "the only folder"
-        result.messages.append(f"{wrapper.path} is {only}: the folders inside it are used as the classes.")
-        result.notices += [_unused_notice(name, "it holds no pictures") for name in beside]
+        result.messages.append(f"{wrapper.path} is {only}: its subfolders are used as the classes.")
+        result.notices += [_unused_notice(name, "it contains no pictures") for name in beside]
         parent, folders = wrapper.path, list_folders(wrapper.path, result.skipped)
     folders += _unpack_archives(parent, folders, reading, result)
     layout = choose_layout(folders, reading.naming, source)
@@ -104,7 +104,7 @@ def _check_deep_labels(folders: Sequence[ClassFolder], reading: FolderReading) -
     if len(parts) > 1:
         raise SourceError(
             f"With --label-depth {reading.label_depth} the labels would be {format_names(names)}, of which"
-            f" {format_names(parts)} name parts of a split. Choose another level, or name them: --classes"
+            f" {format_names(parts)} are names of splits. Choose another level, or list the classes: --classes"
             f" {quote_names(names)}."
         )
 
@@ -119,7 +119,7 @@ def link_notice(folder: ClassFolder, links: int) -> SourceNotice:
     """Return the notice that linked folders inside a class folder with pictures are not followed."""
     part = f"{folder.part}/" if folder.part else ""
     subject = f"{links:,} linked folder{'s' * (links > 1)} in {part}{folder.below} {'are' if links > 1 else 'is'}"
-    reason = "the source has those pictures anyway, or the link leads back"
+    reason = "their pictures are included already, or the link is circular"
     return SourceNotice(EMPTY_CLASS, f"{subject} not followed: {reason}.", folder=folder.name, is_issue=False)
 
 
@@ -150,10 +150,10 @@ def _iter_unused_notices(parent: Path) -> Iterator[SourceNotice]:
         if path.is_dir():
             if is_skipped_folder(path.name):
                 if path.name.lower() not in SIDECAR_FOLDERS and has_loose_pictures(path):
-                    reason = "its name begins with a dot, so it is hidden. It holds pictures"
+                    reason = "its name begins with a dot, so it is hidden. It contains pictures"
                     yield replace(_unused_notice(path.name, reason), is_issue=False)
             elif leads_back(path):
-                yield _unused_notice(path.name, "it is a link to a folder above it")
+                yield _unused_notice(path.name, "it is a link to a parent folder")
         elif path.is_symlink() and not path.exists() and path.suffix.lower() not in PICTURE_SUFFIXES:
             yield _unused_notice(path.name, "it is a broken symbolic link")
 
@@ -209,7 +209,7 @@ def _unpack_archives(
         return []
     names = format_names([path.name for path in archives])
     if any(has_pictures(folder.path, parent) for folder in folders):
-        reason = "they lie beside folders of pictures. Unpack them, or pass them as further sources"
+        reason = "they are next to folders of pictures. Unpack them, or pass them as further sources"
         result.notices.append(SourceNotice(EMPTY_CLASS, f"Archives in {parent} are not used: {names}; {reason}."))
         return []
     if reading.unpack is None:
@@ -218,7 +218,7 @@ def _unpack_archives(
             " archive is one class."
         )
     if len(archives) == 1:
-        raise SourceError(f"{parent} holds one archive, {names}. Pass the archive itself: {archives[0]}.")
+        raise SourceError(f"{parent} contains one archive, {names}. Pass the archive itself: {archives[0]}.")
     unpacked: list[NamedFolder] = []
     for archive in archives:
         folder, skipped = reading.unpack(archive)

@@ -1,4 +1,4 @@
-"""The ways in which two copies of one picture differ, as flags: mirrored, cropped, turned, in other colours, ..."""
+"""The ways in which two copies of one picture differ, as flags: mirrored, cropped, turned, with other colours, ..."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ TRANSFORMED = ORIENTATION | CopyChange.INVERTED
 CONTENT = CopyChange.RECOLOURED | CopyChange.DETAIL
 _TEXTS = {
     CopyChange.MIRRORED: "mirrored",
-    CopyChange.QUARTER_TURN: "turned by 90 degrees",
-    CopyChange.HALF_TURN: "turned by 180 degrees",
+    CopyChange.QUARTER_TURN: "rotated by 90 degrees",
+    CopyChange.HALF_TURN: "rotated by 180 degrees",
     CopyChange.SHIFTED: "shifted",
     CopyChange.CROPPED: "cropped",
-    CopyChange.TILTED: "turned by a few degrees",
+    CopyChange.TILTED: "rotated by a few degrees",
     CopyChange.INVERTED: "inverted",
-    CopyChange.RECOLOURED: "in other colours",
+    CopyChange.RECOLOURED: "with other colours",
     CopyChange.DETAIL: "different in a detail",
 }
 _UPSIDE_DOWN = CopyChange.MIRRORED | CopyChange.HALF_TURN
@@ -50,11 +50,11 @@ def describe_changes(changes: int) -> str:
     >>> describe_changes(0), describe_changes(CopyChange.MIRRORED | CopyChange.CROPPED)
     ('', ', mirrored and cropped')
     >>> describe_changes(CopyChange.MIRRORED | CopyChange.HALF_TURN), describe_changes(CopyChange.QUARTER_TURN)
-    (', flipped upside down', ', turned by 90 degrees')
+    (', flipped upside down', ', rotated by 90 degrees')
     """
     words = [text for flag, text in _TEXTS.items() if changes & flag]
     if changes & _UPSIDE_DOWN == _UPSIDE_DOWN:
-        words = ["flipped upside down", *(word for word in words if word not in ("mirrored", "turned by 180 degrees"))]
+        words = ["flipped upside down", *(word for word in words if word not in ("mirrored", "rotated by 180 degrees"))]
     if not words:
         return ""
     return f", {', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else f", {words[0]}"

@@ -218,22 +218,22 @@ def _scene_notices(scenes: Sequence[_ClassPair]) -> Iterable[tuple[str, str]]:
         yield (
             "shared-scene",
             f"Pictures of {format_names(sorted(counts))} are nearly the same as pictures of another of these classes:"
-            f" {_format_counts(counts)}. If the classes are about a detail or a colour in which they differ, no label"
-            " is wrong, and if one camera took them all, the scores hold for its view only. If not, one label of each"
-            " pair is wrong.",
+            f" {_format_counts(counts)}. If the classes differ in a detail or a colour, the labels may be correct;"
+            " if all pictures are from one fixed camera, the scores are valid for its scene only. Otherwise one label"
+            " of each pair is wrong.",
         )
 
 
 def _orientation_notices(turned: Sequence[_ClassPair]) -> Iterable[tuple[str, str]]:
-    """Yield one notice for each set of classes with mirrored, turned or inverted copies of each other."""
+    """Yield one notice for each set of classes with mirrored, rotated or inverted copies of each other."""
     for pairs in _join_classes(turned):
         labels = sorted({label for pair in pairs for label in pair.labels})
         yield (
             "orientation",
-            f"{sum(pair.turned for pair in pairs):,} pictures of {format_names(labels)} are mirrored, turned or"
-            " inverted copies of pictures of another of these classes. If the classes differ in that, it is no mistake,"
-            " but do not mirror pictures in training: --set augment.mirror=0 (scratch and finetune), and no"
-            " train.balance=oversample. If they do not, one label of each pair is wrong.",
+            f"{sum(pair.turned for pair in pairs):,} pictures of {format_names(labels)} are mirrored, rotated or"
+            " inverted copies of pictures of another of these classes. If the classes differ in orientation, the labels"
+            " are correct, but train without mirroring: --set augment.mirror=0 (scratch and finetune), and no"
+            " train.balance=oversample. Otherwise one label of each pair is wrong.",
         )
 
 
@@ -243,8 +243,8 @@ def _swallowed_notices(swallowed: Sequence[tuple[str, int, int]]) -> Iterable[tu
         yield (
             "shared-scene",
             f"Many pictures are near-duplicates of others of their class: {_format_counts(counts)}. Kept in one split,"
-            " they would leave too few for the others, so only copies that hardly differ stay together, or equal files."
-            " Test pictures may resemble training pictures, so the score holds for such pictures only."
+            " they would leave too few for the other splits, so only nearly identical copies, or identical files, stay"
+            " in one split. Test pictures may resemble training pictures, so the score is valid for such pictures only."
             f" {DECIDING_SETTINGS}",
         )
 

@@ -173,13 +173,13 @@ def _skipped_notices(used: Sequence[str], unused: Sequence[_Folder], top: Path) 
     listed = format_names([f"{folder.name} ({_describe_pictures(folder, top)})" for folder in unused])
     skipped = f"folder{'s' * (len(unused) > 1)} {listed} {'are' if len(unused) > 1 else 'is'} skipped"
     if len(used) > 1:
-        first = f"The folders {format_names(list(used))} are used as the parts of a split; the {skipped}"
+        first = f"The folders {format_names(list(used))} are used as splits; the {skipped}"
     elif used:
-        first = f"The folder {used[0]} is used as the part of a split that holds the class folders; the {skipped}"
+        first = f"The folder {used[0]} is used as the split that contains the class folders; the {skipped}"
     else:
-        first = f"The {skipped}: a part of a split is named so"
+        first = f"The {skipped}: the name is that of a split"
     names = quote_names([*used, *(folder.name for folder in unused)], "" if used else ",…")
-    advice = f"If these folders are classes, name them: --classes {names}."
+    advice = f"If these folders are classes, list them: --classes {names}."
     return [SourceNotice(SPLIT_FOLDERS, f"{first}. {advice}")]
 
 
@@ -195,7 +195,7 @@ def _unlabelled_notice(folders: Sequence[_Folder], top: Path) -> SourceNotice:
     names = quote_names([folder.name for folder in folders], ",…")
     return SourceNotice(
         SPLIT_FOLDERS,
-        f"Skipped, since the name says that the pictures have no label: {listed}. If it is a class, name it with the"
+        f"Skipped, because the name means unlabelled pictures: {listed}. If it is a class, list it with the"
         f" other classes: --classes {names}.",
     )
 
@@ -204,8 +204,8 @@ def _class_notice(part: _Folder) -> SourceNotice:
     """Return the notice that a folder is a class. A train is a thing; a class "test" is more likely a mistake."""
     return SourceNotice(
         SPLIT_FOLDERS,
-        f"The folder {part.name} is used as a class, though its name is that of a part of a split. If it is no class,"
-        " move it away, or name the classes without it; if it is one, name all of them: --classes a,b,c.",
+        f"The folder {part.name} is used as a class, although it is named like a split. If it is no class, move it"
+        " elsewhere, or list the classes without it; if it is a class, list all classes: --classes a,b,c.",
         is_issue=part.kind != "train",
     )
 
@@ -214,18 +214,18 @@ def _loose_parts_error(parts: Sequence[_Folder], rest: Sequence[_Folder], top: P
     others = [folder for folder in rest if folder.has_pictures and folder.kind != "unlabelled"]
     names = format_names([part.name for part in parts])
     return SourceError(
-        f"The folders {names} in {top} are named like the parts of a split, but their pictures"
-        f" do not lie in class folders, so they have no labels. Expected {parts[0].name}/CLASS/picture. If the file"
-        " names tell the class, write a table of path,label. If these folders are classes, name all"
-        f" classes: --classes {quote_names([folder.label for folder in [*parts, *others]])}."
+        f"The folders {names} in {top} are named like splits, but their pictures are not in class folders, so they"
+        f" have no labels. Expected {parts[0].name}/CLASS/picture. If the file names contain the class, write a table"
+        " of path,label. If these folders are classes, list all classes: --classes"
+        f" {quote_names([folder.label for folder in [*parts, *others]])}."
     )
 
 
 def _plain_part_error(part: _Folder, others: Sequence[_Folder], top: Path) -> SourceError:
     names = sorted({folder.label for folder in others})
     return SourceError(
-        f"The folder {part.name} in {top} is named like a part of a split, and holds pictures"
-        f" without class folders. If they are to try the model on, move the folder away, or leave it out: --classes"
+        f"The folder {part.name} in {top} is named like a split, and contains pictures without class"
+        f" folders. If they are unlabelled, move the folder elsewhere, or leave it out: --classes"
         f" {quote_names(names)}. If it is a class: --classes {quote_names([*names, part.label])}."
     )
 
@@ -235,8 +235,8 @@ def _ambiguous_part_error(part: _Folder, others: Sequence[_Folder], top: Path) -
     inner = format_names([folder.name for folder in part.inner])
     classes = quote_names(sorted({part.label, *(folder.label for folder in others)}))
     return SourceError(
-        f"The folder {part.name} in {top} is named like a part of a split and contains the folders"
-        f" {inner}; beside it are pictures in {names}. If {part.name} holds the classes, pass it alone:"
-        f" {part.folder.path}. If the folders beside it are parts of the split, rename them to train, val or test. If"
-        f" all are classes, name them: --classes {classes}."
+        f"The folder {part.name} in {top} is named like a split and contains the folders {inner};"
+        f" next to it are pictures in {names}. If {part.name} contains the classes, pass it alone: {part.folder.path}."
+        " If the folders next to it are splits, rename them to train, val or test. If all are classes, list them:"
+        f" --classes {classes}."
     )

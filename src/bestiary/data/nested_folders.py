@@ -55,9 +55,9 @@ def _deeper_notices(contents: Sequence[FolderContents], label_depth: int) -> lis
         return [
             SourceNotice(
                 NESTED,
-                f"{names} are used as the classes, though each contains the same folders:"
+                f"{names} are used as the classes, although each contains the same folders:"
                 f" {format_names(sorted(filled[0].inner))}. If those are the classes, pass --label-depth"
-                f" {label_depth + 1}; if these are the parts of a split, rename them to train, val and test.",
+                f" {label_depth + 1}; if {names} are splits, rename them to train, val and test.",
             )
         ]
     nested = [folder for folder in filled if folder.is_nested]
@@ -66,7 +66,7 @@ def _deeper_notices(contents: Sequence[FolderContents], label_depth: int) -> lis
     inside = format_names(sorted({name for folder in nested for name in folder.inner}))
     deep = format_names(_unique(folder.folder.name for folder in nested))
     message = (
-        f"The labels are the names of the folders at level {label_depth}: {names}. All pictures of {deep} lie in deeper"
+        f"The labels are the names of the folders at level {label_depth}: {names}. All pictures of {deep} are in deeper"
         f" folders: {inside}. If those are the classes, pass --label-depth {label_depth + 1}."
     )
     return [SourceNotice(NESTED, message, is_issue=False)]
@@ -75,8 +75,8 @@ def _deeper_notices(contents: Sequence[FolderContents], label_depth: int) -> lis
 def _inner_split_notice(names: str, parts: Sequence[str], example: str) -> SourceNotice:
     return SourceNotice(
         SPLIT_FOLDERS,
-        f"Each of the class folders {names} contains {format_names(parts)}. If these are the parts of a split, it is"
-        " not used: bestiary splits the pictures itself. To use it, put the class folders into the parts:"
+        f"Each of the class folders {names} contains {format_names(parts)}. If these are splits, they"
+        " are not used: bestiary splits the pictures itself. To use them, put the class folders into the splits:"
         f" {parts[0]}/{example}.",
     )
 
@@ -85,7 +85,7 @@ def _merged_notices(contents: Sequence[FolderContents]) -> list[SourceNotice]:
     """Return a notice for each label whose folders lie in different folders above them."""
     paths: dict[str, set[str]] = defaultdict(set)
     for folder in contents:
-        if folder.label == folder.folder.name:  # not told apart by the label map
+        if folder.label == folder.folder.name:  # not separated by the label map
             paths[folder.label].add(folder.folder.below)
     merged = {label: sorted(below) for label, below in sorted(paths.items()) if len(below) > 1}
     if not merged:
@@ -96,8 +96,8 @@ def _merged_notices(contents: Sequence[FolderContents]) -> list[SourceNotice]:
     return [
         SourceNotice(
             NESTED,
-            f"Folders of one name in different folders are one class: {listed}{more}. To keep them apart, give them"
-            f" different labels in a label map (--labels FILE.csv): {example},LABEL.",
+            f"Folders of the same name in different folders are one class: {listed}{more}. For separate classes, give"
+            f" them different labels in a label map (--labels FILE.csv): {example},LABEL.",
         )
     ]
 

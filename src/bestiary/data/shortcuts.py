@@ -167,7 +167,7 @@ def _message(subject: str, result: ShortcutScore, classes: list[str], warning: s
     affected = result.affected_classes
     if result.gain_lower_bound >= MIN_GAIN_ALL_CLASSES:
         recall, chance = 100 * result.recall.mean(), 100 / len(classes)
-        most = f", most of all {' and '.join(classes[index] for index in affected[:3])}" if affected else ""
+        most = f"; strongest for {' and '.join(classes[index] for index in affected[:3])}" if affected else ""
         return f"{subject} the label with {recall:.0f} % mean recall (chance: {chance:.0f} %){most}. {warning}"
     if not affected:
         return None

@@ -91,7 +91,7 @@ def list_sources(
     """
     context = context or Context()
     if not sources:
-        raise SourceError("There is no source of pictures. Pass a folder, an archive or a table, or several of them.")
+        raise SourceError("No pictures were given. Pass a folder, an archive or a table, or several of them.")
     naming = ClassNaming(labels, classes, model_classes)
     reading = FolderReading(naming, label_depth, len(sources) == 1, lambda archive: _unpack(archive, context))
     lists = [_list_source(source, reading, context) for source in sources]
@@ -157,7 +157,7 @@ def _list_table(source: Path) -> PictureList:
         has_split = any(entry.split for entry in listing.pictures)
         used = "path, label and split" if has_split else "path and label"
         column = f"column{'s' * (len(unused) > 1)} {format_names(unused)}"
-        keep = "" if has_split else ", or add a column split (train, val, test) that keeps them together"
+        keep = "" if has_split else ", or add a column split (train, val, test) that keeps each group in one split"
         listing.notices.append(
             SourceNotice(
                 UNUSED_COLUMN,
@@ -231,4 +231,4 @@ def _collect(folder: ClassFolder, source: Path, reading: FolderReading, listing:
 
 def _describe_empty(skipped: Counter[str]) -> str:
     listed = ", ".join(f"{count:,} {reason}" for reason, count in skipped.items() if count)
-    return f"it holds no pictures (skipped: {listed})" if listed else "it is empty"
+    return f"it contains no pictures (skipped: {listed})" if listed else "it is empty"

@@ -89,8 +89,8 @@ def require_all_splits(label: str, splits: Sequence[str], groups: int, split_fra
             f'Class "{label}" has {pictures}, but many are duplicates of each other: {groups:,}'
             f" group{'s' * (groups != 1)} of duplicates, too few {lacks}, since duplicates stay in one split. Add other"
             " pictures, or leave the class out with --classes. If they only resemble each other, --set"
-            " data.near_duplicates=false splits all but equal files, and data.near_duplicate_bits decides what counts"
-            " as near."
+            " data.near_duplicates=false keeps only identical files together, and data.near_duplicate_bits sets the"
+            " distance of near-duplicates."
         )
 
 

@@ -10,7 +10,7 @@ from bestiary.data.sources import PictureList
 from bestiary.errors import SourceError
 from bestiary.recipe import DataConfig
 
-RESPLIT = "--split resplit splits all pictures again"
+RESPLIT = "--split resplit re-splits all pictures"
 
 
 def choose_split_parts(listing: PictureList, data: DataConfig) -> PictureList:
@@ -23,15 +23,16 @@ def choose_split_parts(listing: PictureList, data: DataConfig) -> PictureList:
     if data.split == "keep" or not parts - {None}:
         return listing
     if data.split == "resplit":
-        message = "The split of the source is not used: all pictures are split again."
+        message = "The given split is not used: all pictures are re-split."
         return _change_parts(listing, lambda _: None, message)
     if data.split == "auto" and parts == {"train"}:
-        message = "The source has a train part only: test and validation pictures are drawn from it."
+        message = "The pictures have a train split only: the validation and test splits are drawn from it."
         return _change_parts(listing, lambda _: None, message)
     if data.split == "auto" and parts == {"train", "val"}:
         message = (
-            "The source has the parts train and val, and no test part: val is the test split, and validation pictures"
-            f" are drawn from train. To change this: --split draw-test draws the test split from train, {RESPLIT}."
+            "The pictures have the splits train and val, and no test split: val is used as the test split, and a"
+            f" validation split is drawn from train. Alternatives: --split draw-test draws the test split from train,"
+            f" {RESPLIT}."
         )
         return _change_parts(listing, lambda part: "test" if part == "val" else part, message)
     return listing
@@ -47,22 +48,21 @@ def require_trainable_parts(splits: Collection[str | None], data: DataConfig) ->
         return
     if data.folds:
         raise SourceError(
-            "The source has its own split, which cross-validation does not use. Leave --folds out to keep the split, or"
-            " add --split resplit."
+            "The pictures are split already, and cross-validation would ignore that. Remove --folds to use the given"
+            " split, or add --split resplit."
         )
     if missing := sum(split is None for split in splits):
-        raise SourceError(f"{missing:,} of {len(splits):,} pictures have no split. Set it for all of them, or none.")
+        raise SourceError(f"{missing:,} of {len(splits):,} pictures have no split. Give all pictures a split, or none.")
     if data.split == "draw-test" and "test" in parts:
         raise SourceError(
-            "The source has a test part, so --split draw-test would draw none. Leave --split out to test on that part;"
-            f" {RESPLIT}."
+            "The pictures have a test split already, so --split draw-test would draw none. Leave --split out to use"
+            f" that test split; {RESPLIT}."
         )
     needed = {"train"} if data.split == "draw-test" else {"train", "test"}
     if absent := sorted(needed - parts):
         missing_parts, present = " and no ".join(absent), " and ".join(sorted(map(str, parts)))
         raise SourceError(
-            f"The split of the source has no {missing_parts} part, only {present}. Add one, or change the split:"
-            f" {RESPLIT}."
+            f"The given split has no {missing_parts} split, only {present}. Add one, or re-split: {RESPLIT}."
         )
 
 

@@ -26,6 +26,7 @@ from bestiary.stats import holm
 
 COMPARED = ("accuracy", "macro_f1", "log_loss")
 LOWER_IS_BETTER = ("log_loss",)
+NO_DIFFERENCE = "no significant difference"
 MAX_EXAMPLES = 3  # pictures that a message names
 
 
@@ -124,8 +125,8 @@ def _check_same_pictures(runs: Sequence[RunPredictions], shared: set[str], *, in
         counts = ", ".join(f"{run.name} has {run.predictions.height:,}" for run in runs)
         raise UserError(
             f"The test pictures differ: {counts}, and {len(shared):,} are the same. Compare those with --intersection"
-            " (but a test picture of one run may be a training picture of another: then the comparison is not fair),"
-            " or train with the same pictures and seed."
+            " (not fair if a test picture of one run is a training picture of another), or train with the same pictures"
+            " and seed."
         )
 
 
@@ -137,7 +138,7 @@ def _check_same_labels(first: RunPredictions, run: RunPredictions) -> None:
             for row in differ[:MAX_EXAMPLES]
         )
         raise UserError(
-            f"{len(differ):,} test pictures have another label in {run.name} than in {first.name}: {examples}."
+            f"{len(differ):,} test pictures have a different label in {run.name} than in {first.name}: {examples}."
             " Scores against different labels cannot be compared. Name the run whose labels are correct, for example"
             f" the one trained with corrections: --labels-of {run.name}."
         )
@@ -196,10 +197,10 @@ def _describe_left_out(count: int) -> list[str]:
 
 
 def verdict(difference: dict[str, Any], name: str) -> str:
-    """Return "better", "worse" or, if the interval contains zero, "not told apart" for a metric of a difference."""
+    """Return "better", "worse" or, if the interval contains zero, NO_DIFFERENCE for a metric of a difference."""
     low, high = difference[name]["low"], difference[name]["high"]
     if low <= 0 <= high:
-        return "not told apart"
+        return NO_DIFFERENCE
     return "better" if (low > 0) != (name in LOWER_IS_BETTER) else "worse"
 
 

@@ -85,7 +85,7 @@ def fold_scores(tables: Sequence[pl.DataFrame], pictures: pl.DataFrame, classes:
         "classes not in every fold": list(classes_with_few_groups(pictures, folds)),
         "note": (
             f"These scores are cross-validated estimates: each of {folds} models was trained on {folds - 1}/{folds} of"
-            " the pictures, less a validation part, and tested on the remaining fold. The final model was trained in"
+            " the pictures, minus a validation split, and tested on the remaining fold. The final model was trained in"
             " the same way on all folds, and has no test pictures of its own. Accuracy by fold:"
             f" {low:.3f} to {high:.3f}."
         ),

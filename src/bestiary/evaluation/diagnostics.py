@@ -72,7 +72,7 @@ def stop_reason_text(recipe: ResolvedRecipe, trained: TrainedModel) -> str:
     ended_by = str(trained.notes.get("training ended by"))
     if ended_by == "budget" and trained.history[-1].get("schedule", 0.0) >= COOLED_DOWN:
         return (
-            "The schedule was shortened to fit the time budget, and done to its end: training finished after epoch"
+            "The schedule was shortened to fit the time budget and completed: training finished after epoch"
             f" {last} of {planned}, with the lowest learning rate. {weights}"
         )
     reason = {

@@ -91,7 +91,7 @@ def split_leakage(predictions: pl.DataFrame, pictures: pl.DataFrame) -> dict[str
     correct = int(((predictions["label"] == predictions["predicted"]) & ~leaked).sum())
     accuracy = correct / (n - count) if n > count else None
     note = (
-        f"The split that came with the pictures leaks: {count:,} of {n:,} test pictures ({100 * count / n:.1f} %) are"
+        f"The given split leaks: {count:,} of {n:,} test pictures ({100 * count / n:.1f} %) are"
         " duplicates of training or validation pictures, so these metrics are too optimistic."
     )
     if accuracy is not None:

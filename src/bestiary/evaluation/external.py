@@ -74,7 +74,7 @@ def evaluate_external(
     if near_bits is not None and "thumbnail" not in run_pictures.columns:
         context.reporter.info(
             "This run was made by an older version and has no thumbnails: copies of its training pictures"
-            " are not found if they are mirrored, turned, cropped or shifted."
+            " are not detected if they are mirrored, rotated, cropped or shifted."
         )
     external = drop_seen_copies(dataset, run_pictures, near_bits=near_bits, limits=recipe.limits, context=context)
     predictor = Predictor(run, threads=context.threads, engine="fastest")

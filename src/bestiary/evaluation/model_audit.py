@@ -61,7 +61,7 @@ def _find_model_issues(dataset: AuditedDataset, recipe: ResolvedRecipe, context:
     if not recipe.data.suspects:
         return _mark_skipped(dataset, ALL_CHECKS, "data.suspects is false")
     if pictures["label"].n_unique() < 2:
-        return _mark_skipped(dataset, MODEL_CHECKS, "it takes two classes or more")
+        return _mark_skipped(dataset, MODEL_CHECKS, "at least two classes are needed")
     backbone, preprocess = _backbone_and_preprocessing(recipe)
     preprocess = replace(preprocess, rules=collection_rules(pictures))
     try:

@@ -9,7 +9,8 @@ interval is the wider of both on either side, its p the larger:
 - seeds, from two on: the corrected resampled t test (Nadeau and Bengio 2003). The variance of the seeds' differences is
   multiplied by 1 / seeds + test pictures / training pictures instead of 1 / seeds, because the seeds share pictures.
 With a single seed only the first is known: another training might have another result. The p values of a metric are
-corrected for the number of differences (Holm 1979), and decide between "better", "worse" and "not told apart".
+corrected for the number of differences (Holm 1979), and decide between "better", "worse" and "no significant
+difference".
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from bestiary.evaluation import intervals
 from bestiary.evaluation.comparison import (
     COMPARED,
     LOWER_IS_BETTER,
+    NO_DIFFERENCE,
     RunPredictions,
     align_runs,
     difference_with_interval,
@@ -204,4 +206,4 @@ def _add_corrected_p(differences: Sequence[dict[str, Any]]) -> None:
         entries = [difference[metric] for difference in differences]
         for entry, p in zip(entries, holm([entry["p"] for entry in entries]), strict=True):
             better = "better" if (entry["value"] > 0) != (metric in LOWER_IS_BETTER) else "worse"
-            entry |= {"p_holm": p, "verdict": better if p < ALPHA else "not told apart"}
+            entry |= {"p_holm": p, "verdict": better if p < ALPHA else NO_DIFFERENCE}

@@ -258,5 +258,5 @@ def _sentence(shift: Mapping[str, Any], verdict: str) -> str:
         )
     if classes["p"] < SIGNIFICANT and classes["total_variation"] > 0.1:
         moved = format_percent(classes["total_variation"])
-        sentence += f" The class proportions differ: {moved} of the pictures would need another class."
+        sentence += f" The class proportions differ: {moved} of the labels would have to change."
     return sentence

@@ -101,8 +101,8 @@ def summarise_slices(rows: Sequence[dict[str, Any]]) -> str:
     n_testable = sum(map(_has_power, rows))
     if not n_testable:
         return (
-            f"There are too few errors to test any of the {len(rows)} slices: even if all possible errors were in one"
-            " of them, that might be chance."
+            f"There are too few errors to test any of the {len(rows)} slices: even all errors in one slice could be"
+            " due to chance."
         )
     testable = f"{n_testable} testable slice{'s' * (n_testable != 1)}"
     if n_testable < len(rows):
@@ -116,8 +116,8 @@ def summarise_slices(rows: Sequence[dict[str, Any]]) -> str:
         return f"Accuracy is significantly lower in {len(worse)} of the {testable}: {names}."
     median = format_percent(float(np.median([row["noticed_at"] for row in rows if row["noticed_at"] is not None])))
     return (
-        f"In none of the {testable} is accuracy significantly lower. Half of them would have been detected at an"
-        f" accuracy of about {median} or less."
+        f"In none of the {testable} is accuracy significantly lower. In half of them, an accuracy of about {median} or"
+        " less would have been detected."
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib
 import io
 import warnings
 import zipfile
@@ -23,7 +22,7 @@ from bestiary.array_types import Float32s, Pixels
 from bestiary.errors import MachineError, RunError
 from bestiary.files import atomic_path, cache_folder, read_json, write_json
 from bestiary.inference.bundle import Bundle
-from bestiary.models.engine import Engine, run_batch
+from bestiary.models.engine import Engine, engine_version, run_batch
 from bestiary.processor import read_processor
 from bestiary.progress import Reporter
 
@@ -67,11 +66,10 @@ def check_processor(folder: Path, bundle: Bundle, engine: Engine, reporter: Repo
         reason = "it carries no pictures" if is_new else "an earlier version of bestiary exported it, without pictures"
         _notify_unverified(reason, reporter)
         return
-    version = str(importlib.import_module(engine.name).__version__)
     record = {
         "graph_sha256": bundle.graph_sha256,
         "processor": read_processor().kind,
-        "engine": f"{engine.name} {version}",
+        "engine": f"{engine.name} {engine_version(engine.name)}",
     }
     memory = _record_path(record)
     if _is_remembered(memory, record):

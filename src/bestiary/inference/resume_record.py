@@ -138,7 +138,7 @@ def _is_changed(path: str, state: PictureState) -> bool:
 def _iter_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     for name in [*now, *(name for name in before if name not in now)]:
         if before.get(name) != now.get(name):
-            yield f"{name} {_format_value(before.get(name))} there, {_format_value(now.get(name))} now"
+            yield f"{name} {_format_value(before.get(name))} before, {_format_value(now.get(name))} now"
 
 
 def _format_value(value: Any) -> str:

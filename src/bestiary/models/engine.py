@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
 import importlib.util
 import os
 from collections import deque
@@ -30,7 +32,7 @@ class EngineChoice:
     def __post_init__(self) -> None:
         """Raise ValueError for other names: they may come from a file."""
         if self.engine not in get_args(EngineName) or self.precision not in get_args(Precision):
-            raise ValueError(f"{self.engine} in {self.precision} is not an engine in one of its precisions.")
+            raise ValueError(f"The engine {self.engine} does not support {self.precision}.")
 
     def __str__(self) -> str:
         """Return engine and precision in words."""
@@ -122,6 +124,14 @@ def has_openvino() -> bool:
     return importlib.util.find_spec("openvino") is not None
 
 
+def engine_version(engine: str) -> str:
+    """Return the version of an installed engine, also of a build with another package name (onnxruntime-gpu)."""
+    try:
+        return importlib.metadata.version(engine)
+    except importlib.metadata.PackageNotFoundError:
+        return str(importlib.import_module(engine).__version__)
+
+
 def has_bfloat16() -> bool:
     """Return whether OpenVINO is installed, and computes in bfloat16 on this processor.
 
@@ -136,9 +146,15 @@ def has_bfloat16() -> bool:
 
 
 def make_engine(choice: EngineChoice, model: Path | bytes, *, threads: int) -> Engine:
-    """Return a loaded graph. Raises RunError if it cannot be loaded, ImportError without the engine's package."""
+    """Return a loaded graph.
+
+    Raises RunError if it cannot be loaded, ImportError without the engine's package, ValueError for a precision that
+    the engine does not compute in.
+    """
     if choice.engine == "openvino":
         return OpenVINOEngine(model, threads=threads, precision=choice.precision)
+    if choice.precision != "float32":
+        raise ValueError(f"{choice} is not possible: ONNX Runtime computes in float32.")
     return OnnxRuntimeEngine(model, threads=threads)
 
 

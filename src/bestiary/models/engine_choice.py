@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import os
 import time
@@ -32,6 +31,7 @@ from bestiary.models.engine import (
     EngineChoice,
     OnnxRuntimeEngine,
     Precision,
+    engine_version,
     has_bfloat16,
     has_openvino,
     make_engine,
@@ -176,7 +176,7 @@ def describe_processor() -> str:
 def engine_versions() -> dict[str, str]:
     """Return the versions of the installed engines, by package."""
     names = [name for name in ENGINE_TITLES if name != "openvino" or has_openvino()]
-    return {name: importlib.metadata.version(name) for name in names}
+    return {name: engine_version(name) for name in names}
 
 
 def measure_engines(graph: bytes, images: Pixels) -> tuple[EngineMeasurement, ...]:

@@ -132,12 +132,12 @@ def audit_verdict(
     size = f"{plural(n, 'picture')} in {plural(n_classes, 'class', 'classes')}"
     needs = [section.check.format_count(section.n) for section in sections if section.check.needs_person]
     if not needs:
-        rest = "no finding needs a decision" if sections else "no problem was found"
+        rest = "no finding needs attention" if sections else "no problem was found"
         rest += f", but {plural(len(not_looked_for), 'check')} skipped." if not_looked_for else "."
         return f"{size}; {rest}"
     listed = needs[:3] + ([f"{len(needs) - 3} more"] if len(needs) > 3 else [])
     words = ", ".join(listed[:-1]) + (" and " if listed[1:] else "") + listed[-1]
-    return f"{size}; {plural(len(needs), 'check needs', 'checks need')} a decision: {words}."
+    return f"{size}; {plural(len(needs), 'check needs', 'checks need')} attention: {words}."
 
 
 def _left_out_findings(pictures: pl.DataFrame, findings: pl.DataFrame) -> pl.DataFrame:
@@ -204,23 +204,25 @@ def _figures(
     usable = pictures.filter(pl.col("error").is_null())
     surplus, groups = _surplus(pictures, findings)
     sizes = sorted(usable["label"].value_counts()["count"].to_list())
-    ratio = f"The largest is {sizes[-1] / sizes[0]:.1f} times the smallest." if sizes else "None has a usable picture."
+    ratio = (
+        f"The largest is {sizes[-1] / sizes[0]:.1f} times the smallest." if sizes else "No class has a usable picture."
+    )
     left_out = pictures.height - usable.height
-    counted = f"In {plural(groups, 'group')}; one picture of each is not counted." if groups else "No picture twice."
-    suspects = (f"{n_of.get('suspect-label', 0):,}", "A model trained without them disagrees.")
+    counted = f"In {plural(groups, 'group')}; one picture of each is not counted." if groups else "No duplicates."
+    suspects = (f"{n_of.get('suspect-label', 0):,}", "A cross-validated model predicts another class.")
     if label_issues is not None:
         suspects = (suspects[0], label_issues.describe())
     if "suspect-label" in not_looked_for:  # 0 would claim too much
         suspects = ("–", "Not checked; the reason is below.")
     return [
-        ("Pictures", f"{pictures.height:,}", "Files with the suffix of a picture."),
+        ("Pictures", f"{pictures.height:,}", "Files with a picture extension."),
         ("Classes", f"{pictures['label'].n_unique():,}", ratio),
         ("Can be used", f"{usable.height:,}", "Decoded completely."),
         ("Cannot be used", f"{left_out:,}", "The reasons are below." if left_out else "Every file could be read."),
         ("Duplicates", f"{surplus:,}", counted),
         ("Label conflicts", f"{n_of.get('label-conflict', 0):,}", "The same picture, different labels."),
         ("Doubtful labels" if label_issues is not None and label_issues.is_doubtful else "Suspect labels", *suspects),
-        ("Passed over", f"{sum(passed_over.values()):,}", "Files that were skipped."),
+        ("Skipped", f"{sum(passed_over.values()):,}", "Files that are not used as pictures."),
     ]
 
 

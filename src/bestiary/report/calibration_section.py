@@ -16,8 +16,8 @@ from bestiary.stats import wilson_interval
 from bestiary.text import format_percent
 
 LEVEL = 0.95  # of the prediction sets that the text describes
-NARROW = 0.05  # an interval of the coverage that reaches lower does not show that the level is kept
-EVEN = 0.05  # a temperature this close to 1 changes next to nothing
+NARROW = 0.05  # an interval of the coverage that reaches lower does not show that the level is met
+EVEN = 0.05  # a temperature this close to 1 changes almost nothing
 ALL_LABELS = " Every set contains all labels, as is always the case with fewer than 19 validation pictures."
 
 
@@ -66,10 +66,10 @@ def describe_prediction_sets(metrics: Mapping[str, Any]) -> str:
     if row is None:
         return ""
     covered = row["covered"]
-    held = "more than promised" if covered["low"] > LEVEL else "as promised"
-    held = "less than promised" if covered["high"] < LEVEL else held
+    held = "above the nominal level" if covered["low"] > LEVEL else "as specified"
+    held = "below the nominal level" if covered["high"] < LEVEL else held
     if covered["low"] < LEVEL - NARROW and covered["high"] >= LEVEL:
-        held = "too few test pictures to tell whether that is less than promised"
+        held = "there are too few test pictures to tell whether it is below the nominal level"
     return (
         f"At the 95 % level, the prediction sets contain the true label of {100 * covered['value']:.1f} % of the test"
         f" pictures ({format_interval(covered)}): {held}. A set has {row['labels']:.2f} labels on average,"

@@ -42,8 +42,8 @@ def score_caveats(metrics: Mapping[str, Any]) -> list[str]:
     untested = [label for label, scores in metrics["per_class"].items() if scores.get("support") == 0]
     if untested and metrics.get("split") != "elsewhere":  # the text on other pictures lists them itself
         caveats.append(
-            f"No test picture shows {format_names(untested)}: how well they are recognised is unknown, and averages"
-            " over all classes count them as 0."
+            f"There are no test pictures of {format_names(untested)}: their recall is unknown, and averages over all"
+            " classes count them as 0."
         )
     return caveats
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bestiary.errors import UserError
-from bestiary.evaluation.comparison import COMPARED, verdict
+from bestiary.evaluation.comparison import COMPARED, NO_DIFFERENCE, verdict
 from bestiary.files import write_text
 from bestiary.report.format import format_estimate
 from bestiary.report.plots import Dot, ForestRow, forest_plot
@@ -17,8 +17,8 @@ from bestiary.report.svg import Drawing
 from bestiary.version import __version__
 
 NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "log_loss": "log-loss"}
-COLUMNS = ("run", *NAMES.values(), "only the first right", "only this right", "McNemar p")
-COLORS = {"better": "right", "worse": "wrong", "not told apart": "muted"}
+COLUMNS = ("run", *NAMES.values(), "only the first correct", "only this correct", "McNemar p")
+COLORS = {"better": "right", "worse": "wrong", NO_DIFFERENCE: "muted"}
 
 
 def require_page_suffix(out: Path) -> None:

@@ -141,7 +141,7 @@ def _iter_limits(run: RunFiles) -> Iterator[str]:
     answered = "" if coverage is None else f" ({format_percent(coverage)} of the test pictures get an answer)"
     yield (
         "It predicts one of its classes for each picture, with a calibrated probability. Pictures unlike its training"
-        f" pictures are answered “unknown”{answered}; some of them are still missed."
+        f" pictures are answered “unknown”{answered}; some of them are still classified."
     )
     yield escape(verdict.describe_mistakes(metrics))
     if decision := metrics.get("decision"):
@@ -149,10 +149,10 @@ def _iter_limits(run: RunFiles) -> Iterator[str]:
     if sentence := (metrics.get("slices") or {}).get("sentence"):
         yield escape(sentence)
     yield (
-        "The scores hold for pictures like those of its data set. On pictures from elsewhere a model does worse;"
-        " `bestiary evaluate` measures by how much."
+        "The scores are valid for pictures like those of its dataset. On pictures from other sources accuracy is"
+        " usually lower; `bestiary evaluate RUN PICTURES` measures by how much."
     )
-    yield "Do not use it where a wrong answer does harm and nobody checks it."
+    yield "Do not use it where a wrong prediction does harm and nobody checks it."
 
 
 def _iter_provenance(run: RunFiles) -> Iterator[tuple[str, str]]:

@@ -161,7 +161,7 @@ def next_steps(summary: RunSummary) -> list[NextStep]:
     ]
     steps = [step if (step.gain or 0) >= LEAST_GAIN else replace(step, gain=None) for step in steps]
     steps.sort(key=lambda step: -(step.gain or 0))
-    return [*steps, NextStep("Use it.", "On pictures of your own:", f"bestiary predict {summary.run} new/*.jpg")]
+    return [*steps, NextStep("Use the model.", "On your own pictures:", f"bestiary predict {summary.run} new/*.jpg")]
 
 
 def _relabelling_gain(run: RunFiles, label_issues: pl.DataFrame) -> float | None:
@@ -185,8 +185,8 @@ def _iter_test_steps(summary: RunSummary) -> Iterator[NextStep]:
     if scored >= 2:
         yield NextStep(
             "Confirm on new pictures.",
-            f"The test pictures were scored {scored} times. Each time that led to a choice makes the scores a little"
-            " too high; choose by the validation split, and score new pictures once.",
+            f"The test pictures were scored {scored} times. Every choice based on them makes the scores a little too"
+            " high; choose by the validation split, and score new pictures once.",
         )
     low, high = accuracy.get("low"), accuracy.get("high")
     tested = median(scores.get("support", 0) for scores in metrics["per_class"].values())
@@ -228,7 +228,7 @@ def _describe_confusion(metrics: Mapping[str, Any], label: str) -> str:
     both = [0 if i == at else counts[at][i] + counts[i][at] for i in range(len(labels))]
     if max(both) < MIN_CONFUSIONS:
         return ""
-    return f"Confused most with {labels[both.index(max(both))]}: {max(both)} times, both ways."
+    return f"Most often confused with {labels[both.index(max(both))]}: {max(both)} times, in both directions."
 
 
 def _iter_more_pictures_steps(lessons: Mapping[str, Any]) -> Iterator[NextStep]:
@@ -243,10 +243,10 @@ def _iter_slice_steps(metrics: Mapping[str, Any]) -> Iterator[NextStep]:
         if row["worse"]:
             why = (
                 f"The accuracy on them ({row['words']}) is {format_metric(row['accuracy'], 0)}, on other pictures of"
-                f" the same classes {format_metric(row['rest'], 0)}; the difference is more than chance."
+                f" the same classes {format_metric(row['rest'], 0)}; the difference is significant."
             )
             if shared := row.get("counted_in"):
-                why += f" Those that are {' or '.join(shared)} as well are counted there."
+                why += f" Pictures that are also {' or '.join(shared)} are counted there."
             yield NextStep(f"Add {row['name']} pictures, or better ones.", why, anchor="slices", gain=row["worth"])
 
 
@@ -259,14 +259,14 @@ def _iter_label_issue_steps(summary: RunSummary) -> Iterator[NextStep]:
         what = f"Look at the first of {n:,} doubtful labels." if n > 1 else "Look at the doubtful label."
         yield NextStep(what, why, command=f"bestiary review {summary.run}", anchor="findings")
         return
-    what = "1 label that looks wrong" if n == 1 else f"{n:,} labels that look wrong"
-    why = f"A model trained without these pictures predicts other labels: {_describe_use(summary)}."
+    what = "1 suspect label" if n == 1 else f"{n:,} suspect labels"
+    why = f"A cross-validated model predicts other labels: {_describe_use(summary)}."
     if summary.label_issues is not None:
         why += f" {summary.label_issues.describe()}"
     if (summary.relabelling_gain or 0) >= LEAST_GAIN:
-        why += " If it is right about those in the test split, the macro-F1 shown is too low by this much."
+        why += " If it is right about those in the test split, the reported macro-F1 is too low by this much."
     if suspects.get("train"):
-        why += " The gain from corrected training labels is known only after training again."
+        why += " The gain from corrected training labels is known only after retraining."
     yield NextStep(
         f"Check {what}.",
         why,
@@ -290,7 +290,7 @@ def _iter_finding_steps(issues: Mapping[str, int]) -> Iterator[NextStep]:
     if serious:
         yield NextStep(
             "Check the findings.",
-            f"The audit found {', '.join(serious)}: a wrong label costs more than a missing picture.",
+            f"The audit found {', '.join(serious)}: they affect training or the test score.",
             anchor="findings",
         )
 
@@ -319,7 +319,7 @@ def _iter_training_steps(summary: RunSummary) -> Iterator[NextStep]:
         yield NextStep("Try weaker regularisation.", why, anchor="learning")
     if method == "probe" and metrics["macro_f1"]["value"] < HIGH_F1:
         why = (
-            "The backbone is as it was pretrained. Fine-tuning its layers may help if the pictures differ much from"
+            "The backbone is frozen. Fine-tuning its layers may help if the pictures differ much from"
             f" photographs of objects; {summary.compare or 'bestiary compare'} shows whether it did."
         )
         if summary.torch:

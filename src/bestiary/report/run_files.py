@@ -75,7 +75,7 @@ def run_caveats(run: RunFiles) -> list[str]:
     times = run.metrics.get("test_scored", 1)
     reuse = (
         f"The test pictures were scored {times} times. Only the first score is unbiased. If anything was chosen after"
-        " an earlier one, the figures below are too high."
+        " an earlier one, the scores are too high."
     )
     leaks = [run.leaks["sentence"]] if run.leaks else []
     return [*([reuse] if times >= 2 else []), *score_caveats(run.metrics), *leaks, *_source_notices(run)]

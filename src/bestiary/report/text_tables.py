@@ -15,9 +15,9 @@ def format_external_evaluation(metrics: Mapping[str, Any]) -> str:
     lines = [metrics["shift"]["sentence"]]
     copies = metrics["copies"]["train"] + metrics["copies"]["val"]
     if copies:
-        lines.append(f"{copies:,} are copies of pictures that the model was trained or tuned on: left out.")
+        lines.append(f"{copies:,} are copies of training or validation pictures of the model: left out.")
     if metrics["copies"]["test"]:
-        lines.append(f"{metrics['copies']['test']:,} are copies of its test pictures: scored with the others.")
+        lines.append(f"{metrics['copies']['test']:,} are copies of its test pictures: scored like the others.")
     if metrics["unreadable"]:
         lines.append(f"{metrics['unreadable']:,} cannot be read: left out.")
     if copies or metrics["unreadable"]:
@@ -27,7 +27,7 @@ def format_external_evaluation(metrics: Mapping[str, Any]) -> str:
     lines += [notice["message"] for notice in metrics.get("notices", ())]
     for label, unknown in metrics["unknown_classes"].items():
         lines.append(
-            f'The model does not know "{label}" ({unknown["pictures"]:,} pictures): it answered "unknown" for'
+            f'The model has no class "{label}" ({unknown["pictures"]:,} pictures): it predicted "unknown" for'
             f" {format_percent(unknown['value'])} ({format_percent(unknown['low'])} to"
             f" {format_percent(unknown['high'])})."
         )
@@ -37,20 +37,20 @@ def format_external_evaluation(metrics: Mapping[str, Any]) -> str:
             " averages over all classes count them as 0."
         )
     if "per_class" not in metrics:
-        return "\n".join([*lines, "No picture is of a class that the model knows: there is no accuracy to report."])
+        return "\n".join([*lines, "No picture has a class of the model, so there is no accuracy."])
     f1 = format_estimate(metrics["present"]["macro_f1"])
-    mean = [f"Macro-F1 over the classes that have pictures: {f1}."] if metrics["classes_without_pictures"] else []
+    mean = [f"Macro-F1 over the classes with pictures: {f1}."] if metrics["classes_without_pictures"] else []
     scores = classification_report(metrics, short=True)
     decision = [metrics["decision"]["sentence"]] if metrics.get("decision") else []
     return "\n".join([*lines, "", scores, *mean, *decision, metrics["slices"]["sentence"]])
 
 
 def format_corruption_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return accuracies by corruption, a column for each strength, and the coverage at the strongest."""
+    """Return accuracies by corruption, a column for each severity, and the coverage at the highest."""
     clean = next(row for row in rows if row["corruption"] == "none")
     lines = [
-        f"Unchanged: {format_points(clean['accuracy'], 1)} % of {clean['n']:,} validation pictures right.",
-        f"{'accuracy at strength':22}" + "".join(f"{strength:>8}" for strength in range(1, 6)) + "  answered at 5",
+        f"Without corruption: accuracy {format_points(clean['accuracy'], 1)} % on {clean['n']:,} validation pictures.",
+        f"{'accuracy at severity':22}" + "".join(f"{strength:>8}" for strength in range(1, 6)) + "  coverage at 5",
     ]
     for name in dict.fromkeys(row["corruption"] for row in rows if row["corruption"] != "none"):
         own = sorted((row for row in rows if row["corruption"] == name), key=lambda row: row["strength"])

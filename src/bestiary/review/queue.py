@@ -92,7 +92,7 @@ def _mistake_reasons(predictions: pl.DataFrame) -> Iterable[tuple[float, int, Re
 
 def _unknown_reasons(predictions: pl.DataFrame) -> Iterable[tuple[float, int, ReviewReason]]:
     for row in predictions.filter(pl.col("unknown") & pl.col("predicted").is_not_null()).iter_rows(named=True):
-        message = f"The model predicts “none of these”; the nearest class is {row['predicted']}."
+        message = f"The model predicts “unknown”; the nearest class is {row['predicted']}."
         yield row["familiarity"] or 0.0, row["row_id"], ReviewReason("unknown", message)
 
 

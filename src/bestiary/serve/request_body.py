@@ -57,7 +57,7 @@ async def _read_form(request: Request, max_pictures: int) -> list[UploadedPictur
     try:
         files = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
         if not files:
-            raise RequestRejectedError(422, "The form has no file. In curl: -F picture=@cat.jpg")
+            raise RequestRejectedError(422, "The form has no file. In curl: -F picture=@picture.jpg")
         return [UploadedPicture(printable(file.filename or "") or None, await file.read()) for file in files]
     finally:
         await form.close()

@@ -42,7 +42,7 @@ class PredictionResponse(BaseModel):
     familiarity: float = Field(description="similarity to the training pictures, 0 to 1")
     probabilities: dict[str, float]
     error: str | None
-    heatmap: list[list[float]] | None = Field(None, description="evidence for the label at each place of the picture")
+    heatmap: list[list[float]] | None = Field(None, description="evidence for the label at each position")
 
 
 class PredictResponse(BaseModel):
@@ -60,7 +60,7 @@ class ModelInfo(BaseModel):
     fit: str = Field(description="how a picture is resized to it: squash, letterbox or crop")
     method: str
     backbone: str
-    calibration: str = Field(description="how far the probabilities held on the test pictures of the run, in words")
+    calibration: str = Field(description="calibration of the probabilities on the run's test pictures, as a sentence")
     decision: str = Field(description="most probable class, or least expected cost")
     costs: list[list[float]] = Field(description="by true and predicted class; empty: the most probable class")
     bestiary: str

@@ -1,1 +1,2 @@
-"""Experiments over several trainings: recipes under several seeds, and what a leaking split would have added."""
+"""Experiments over several training runs: recipes with several seeds, and the inflation of scores by a leaking"
+" split."""

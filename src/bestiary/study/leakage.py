@@ -55,7 +55,7 @@ class LeakageExperiment:
 
 
 def check_leak_report_supported(recipe: Recipe) -> None:
-    """Raise RecipeError for methods that are too slow for many trainings."""
+    """Raise RecipeError for methods that are too slow for many training runs."""
     if recipe.model.method != "probe":
         raise RecipeError(
             f"--leak-report trains {4 * SEEDS} more models, which takes seconds with --method probe only; got"
@@ -195,7 +195,7 @@ def _choose_replacements(experiment: LeakageExperiment, candidates: Bools, twins
 def _describe_leakage(results: dict[str, Any]) -> str:
     pairs, seeds = results["pairs across the naive split"], results["seeds"]
     if not pairs["exact"] + pairs["near"]:
-        return f"A naive random split would not have leaked: none of {seeds} separated duplicates."
+        return f"A naive random split would not have leaked: none of {seeds} put duplicates into different splits."
     start = (
         f"A naive random split would have separated {pairs['exact'] + pairs['near']:.0f} pairs of duplicates"
         f" ({pairs['exact']:.0f} exact, {pairs['near']:.0f} near, {pairs['across labels']:.0f} across labels; mean of"

@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from bestiary.evaluation.comparison import COMPARED, LOWER_IS_BETTER
+from bestiary.evaluation.comparison import COMPARED, LOWER_IS_BETTER, NO_DIFFERENCE
 from bestiary.files import write_text
 from bestiary.report.comparison_page import NAMES, print_text_table
 from bestiary.report.render import render_page
@@ -70,7 +70,7 @@ def describe_result(results: Mapping[str, Any]) -> str:
 
 def _describe_verdicts(verdicts: Sequence[str]) -> str:
     """Describe how many differences are significant."""
-    significant = sum(verdict != "not told apart" for verdict in verdicts)
+    significant = sum(verdict != NO_DIFFERENCE for verdict in verdicts)
     if len(verdicts) < 2:
         return f"The difference is {'' if significant else 'not '}significant." if verdicts else ""
     return f"{significant or 'None'} of {len(verdicts)} differences {'is' if significant < 2 else 'are'} significant."
@@ -80,7 +80,7 @@ def _describe_highest(results: Mapping[str, Any]) -> str:
     """Describe the recipe with the highest mean over the seeds that all recipes share."""
     common = results["common"]
     if not common:
-        return "The recipes cannot be ranked yet: there is no seed under which all of them are finished."
+        return "The recipes cannot be ranked yet: no seed is finished for all of them."
     means = {recipe["recipe"]: mean_over_seeds(recipe, METRIC, common) for recipe in results["recipes"]}
     top = max(means.values())
     best = " and ".join(name for name, value in means.items() if value == top)
@@ -99,7 +99,7 @@ def mean_over_seeds(recipe_scores: Mapping[str, Any], metric: str, seeds: Sequen
 
 
 def has_missing_seeds(results: Mapping[str, Any]) -> bool:
-    """Return whether some recipes are finished under seeds under which others are not."""
+    """Return whether some recipes are finished with seeds with which others are not."""
     return any(len(recipe["seeds"]) > len(results["common"]) for recipe in results["recipes"])
 
 
@@ -116,14 +116,14 @@ def describe_method(results: Mapping[str, Any]) -> str:
     """Describe how intervals and p values are computed."""
     seeds = max(len(recipe["seeds"]) for recipe in results["recipes"])
     pictures = (
-        "Under each seed all recipes are tested on the same pictures. 95 % intervals of differences: over pictures,"
+        "With each seed all recipes are tested on the same pictures. 95 % intervals of differences: over pictures,"
         f" from {results['resamples']:,} bootstrap resamples of duplicate groups, the same for all recipes and seeds"
     )
     over = (
         "; and over the common seeds, from the corrected resampled t-test (Nadeau and Bengio 2003); the wider interval"
         " and the larger p are given."
         if seeds > 1
-        else ". There is one seed: the variance between splits and trainings is not included."
+        else ". There is one seed: the variance between splits and training runs is not included."
     )
     return (
         f"{pictures}{over} p values are corrected for {len(results['differences'])} differences (Holm). ±: standard"

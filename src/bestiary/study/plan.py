@@ -67,8 +67,8 @@ def epoch_fraction_within_budget(
     required = (least + elapsed_seconds) / (1 - RESERVE_FRACTION) + 1
     raise RecipeError(
         f"--budget {format_duration(budget_seconds)} is too short: with the fewest epochs the"
-        f" {len(forecasts) * seeds} trainings take {format_duration(least)}, and {format_duration(elapsed_seconds)} are"
-        f" over. Give {format_duration(required)} or more, or fewer seeds, recipes or classes."
+        f" {len(forecasts) * seeds} training runs take {format_duration(least)}, and {format_duration(elapsed_seconds)}"
+        f" are used already. Give {format_duration(required)} or more, or fewer seeds, recipes or classes."
     )
 
 
@@ -89,9 +89,13 @@ def describe_plan(names: Mapping[str, int], forecasts: Mapping[str, RunEstimate]
     seconds = sum(runs * forecasts[name].seconds(fraction) for name, runs in names.items())
     done = time.strftime("%H:%M", time.localtime(time.time() + seconds))
     each = ", ".join(f"{name} {format_duration(forecasts[name].seconds(fraction))}" for name in names)
-    cut = f" Recipes have {format_percent(fraction)} of their epochs, for the budget." if fraction < 1 else ""
+    cut = (
+        f" To fit the budget, recipes are trained for {format_percent(fraction)} of their epochs."
+        if fraction < 1
+        else ""
+    )
     count = sum(names.values())
-    return f"{count} trainings ahead; done at about {done} (in {format_duration(seconds)}). Each: {each}.{cut}"
+    return f"{count} training runs to do; finished at about {done} (in {format_duration(seconds)}). Each: {each}.{cut}"
 
 
 def without_label_check(recipe: ResolvedRecipe) -> ResolvedRecipe:

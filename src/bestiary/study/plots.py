@@ -8,11 +8,12 @@ from typing import Any
 
 from markupsafe import Markup
 
+from bestiary.evaluation.comparison import NO_DIFFERENCE
 from bestiary.report.format import format_short_percent, format_signed_points
 from bestiary.report.plots import Dot, ForestRow, forest_plot
 from bestiary.report.svg import WIDTH, PlotArea, axes, draw_circle, nice_ticks, svg_document, text
 
-COLORS = {"better": "right", "worse": "wrong", "not told apart": "muted"}
+COLORS = {"better": "right", "worse": "wrong", NO_DIFFERENCE: "muted"}
 SPANS = {1.0: "1 s", 3.0: "3 s", 10.0: "10 s", 30.0: "30 s", 60.0: "1 min", 180.0: "3 min", 600.0: "10 min",
          1800.0: "30 min", 3600.0: "1 h", 10800.0: "3 h", 36000.0: "10 h"}  # fmt: skip
 LETTER, LINE = 6.7, 14  # of a label, in SVG units

@@ -72,7 +72,7 @@ def read_study_recipes(names: Sequence[str], preset: str | None, settings: Seque
     entries = [*(original_project_preset() if preset else []), *(_read_recipe(name) for name in names)]
     if len(entries) < 2:
         raise UserError(
-            "A study compares two recipes or more. Name them: bestiary study PICTURES probe scratch my.toml, or take"
+            "A study compares two recipes or more, for example: bestiary study PICTURES probe scratch my.toml, or"
             " --preset original."
         )
     for name, times in Counter(entry.name for entry in entries).items():
@@ -139,8 +139,8 @@ def check_same_dataset_settings(entries: Sequence[StudyRecipe]) -> None:
                 )
     if entries[0].recipe().data.folds:
         raise UserError(
-            "A study repeats its splits by --seeds; data.folds (cross-validation) does not go with it. Leave it out:"
-            " --set data.folds=0."
+            "A study repeats its splits by --seeds; data.folds (cross-validation) cannot be combined with it. Leave it"
+            " out: --set data.folds=0."
         )
 
 
@@ -192,7 +192,9 @@ def _apply_settings(entries: Sequence[StudyRecipe], settings: Sequence[str]) -> 
         learners = consumers[section, key]
         has_effect = [learner_name(entry.recipe()) in learners for entry in results]
         if not any(has_effect):
-            raise RecipeError(f"--set {setting} has no effect on any of the recipes: it is for {', '.join(learners)}.")
+            raise RecipeError(
+                f"--set {setting} has no effect on any of the recipes: it applies to {', '.join(learners)}."
+            )
         results = [
             replace(entry, overrides=apply_overrides(entry.overrides, [setting])) if applies else entry
             for entry, applies in zip(results, has_effect, strict=True)

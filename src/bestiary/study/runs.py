@@ -87,8 +87,8 @@ def check_same_study(
     if manifest.budget_seconds != budget_seconds:
         raise RunError(
             f"{out} was started with {_format_budget(manifest.budget_seconds)} and cannot continue with"
-            f" {_format_budget(budget_seconds)}: its recipes would have other epochs. Give the same budget, or choose"
-            " another --out."
+            f" {_format_budget(budget_seconds)}: its recipes would be trained for other numbers of epochs. Give the"
+            " same budget, or choose another --out."
         )
     for entry in entries:
         recorded = manifest.recipes.get(entry.name, {}).get("asked", entry.overrides)
@@ -110,19 +110,19 @@ def check_same_dataset(out: Path, manifest: StudyManifest, collection: str) -> N
     """Raise RunError if pictures or labels were added, removed or changed since the study started."""
     if manifest.collection != collection:
         raise RunError(
-            f"The pictures of {out} have changed: some were added, removed, or have another content or label now."
+            f"The pictures of {out} have changed: some were added, removed, or have a different content or label now."
             " Recipes are compared on the same pictures: restore pictures, labels, classes and corrections, or choose"
             " another --out."
         )
 
 
 def check_same_splits(out: Path, manifest: StudyManifest, splits: Mapping[str, str]) -> None:
-    """Raise RunError if a seed gives another split than when the study started."""
+    """Raise RunError if a seed gives a different split than when the study started."""
     for seed, digest in splits.items():
         if manifest.splits.get(seed, digest) != digest:
             raise RunError(
-                f"Seed {seed} gives another split than when {out} was started. Restore the settings of `data` (splits,"
-                " duplicates), or choose another --out."
+                f"Seed {seed} gives a different split than when {out} was started. Restore the settings of `data`"
+                " (splits, duplicates), or choose another --out."
             )
 
 

@@ -275,7 +275,7 @@ def _run_cells(
     for number, cell in enumerate(cells, start=1):
         if cell.is_finished:
             continue
-        reporter.info(f"Training {number} of {len(cells)}: {cell}.")
+        reporter.info(f"Training run {number} of {len(cells)}: {cell}.")
         if (cause := _train_or_explain(cell, request, dataset, splits)) is not None:
             failed[str(cell)] = cause
             reporter.info(f"{cell} failed. {cause}")
@@ -315,6 +315,4 @@ def _check_any_finished(cells: Sequence[StudyRun], failed: Mapping[str, str]) ->
     """Raise UserError, with the first cause, once several runs have failed and none finished."""
     if len(failed) >= min(MAX_INITIAL_FAILURES, len(cells)) and not any(cell.is_finished for cell in cells):
         first, cause = next(iter(failed.items()))
-        raise UserError(
-            f"No training finished; these failed: {', '.join(failed)}. The first of them ({first}): {cause}"
-        )
+        raise UserError(f"No training run finished; these failed: {', '.join(failed)}. The first ({first}): {cause}")

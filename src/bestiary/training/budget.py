@@ -161,8 +161,8 @@ def usable_seconds(budget_seconds: float, elapsed: float) -> float:
 def _make_plan(recipe: ResolvedRecipe, estimate: TimeEstimate, budget: float | None, context: Context) -> TrainingPlan:
     seconds, elapsed = estimate.seconds(recipe.train.epochs), context.timer.total
     done = time.strftime("%H:%M", time.localtime(time.time() + seconds))
-    within = f" Budget {format_duration(budget)}, of which {format_duration(elapsed)} are over." if budget else ""
-    words = f"{describe_recipe(recipe)}; done at about {done} (in {format_duration(seconds)}).{within}"
+    within = f" Budget {format_duration(budget)}, of which {format_duration(elapsed)} are used." if budget else ""
+    words = f"{describe_recipe(recipe)}; finished at about {done} (in {format_duration(seconds)}).{within}"
     plan = TrainingPlan(recipe, words, seconds, network_threads=context.network_threads)
     if budget is None:
         return plan
@@ -186,7 +186,7 @@ def describe_recipe(recipe: ResolvedRecipe) -> str:
 
 
 def _describe_skipped_search(recipe: ResolvedRecipe) -> str:
-    return "" if recipe.data.suspects else ", without a search for suspect labels"
+    return "" if recipe.data.suspects else ", without the label check"
 
 
 def _budget_too_short_message(
@@ -196,7 +196,7 @@ def _budget_too_short_message(
     shortest, seconds = describe_recipe(recipe.with_epochs(epochs).resolve()), elapsed + estimate.seconds(epochs)
     required = math.ceil((seconds + RESERVE_SECONDS) / (1 - RESERVE_FRACTION)) + 1
     return (
-        f"--budget {format_duration(budget_seconds)} is too short: {shortest} is the least that the recipe allows, and"
-        f" takes {format_duration(seconds)}, of which {format_duration(elapsed)} are over. Give"
-        f" {format_duration(required)} or more, or leave more open (method, backbone, size, epochs)."
+        f"--budget {format_duration(budget_seconds)} is too short: {shortest} is the fastest training that the recipe"
+        f" allows, and takes {format_duration(seconds)}, of which {format_duration(elapsed)} are used. Give"
+        f" {format_duration(required)} or more, or set fewer options (method, backbone, size, epochs)."
     )

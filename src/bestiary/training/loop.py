@@ -292,7 +292,7 @@ def fit(
     if stopped == "finished" and pace.is_shortened:
         stopped = "budget"
         reporter.info(
-            f"The schedule was shortened to {pace.end_step / epoch_steps:.1f} of {settings.epochs} epochs, to end in"
+            f"The schedule was shortened to {pace.end_step / epoch_steps:.1f} of {settings.epochs} epochs, to finish in"
             f" time and with the lowest learning rate; the best was epoch {best_epoch}."
         )
 

@@ -105,12 +105,12 @@ def _describe_learner(recipe: Recipe) -> str:
 
 def _explain_unused(recipe: Recipe, section: str, key: str) -> str:
     if (section, key) not in _idle_finetune_settings(recipe):
-        return f"it is for {_describe_consumers(setting_consumers()[section, key])}."
+        return f"it applies to {_describe_consumers(setting_consumers()[section, key])}."
     if section == "probe":
-        return f"there is a probe to start from with {' and '.join(BACKBONES)} only."
+        return f"fine-tuning starts from a probe with {' and '.join(BACKBONES)} only."
     if key == "views":
-        return f"views are kept where the lower of the {STAGES} stages of {' or '.join(BACKBONES)} do not learn."
-    return f"pictures have other sizes only where all {STAGES} stages learn (train.unfreeze_stages)."
+        return f"augmented views are cached only where lower stages of {' or '.join(BACKBONES)} are frozen."
+    return f"progressive resizing needs all {STAGES} stages trained (train.unfreeze_stages)."
 
 
 def _describe_consumers(users: tuple[str, ...]) -> str:
@@ -133,25 +133,27 @@ def check_recipe_supported(recipe: Recipe) -> None:
         import_optional("torch", extra="torch")
         check_input_sizes(recipe.resolve())
     elif world_size() > 1:
-        raise RecipeError("The probe learns in one process, in seconds: start it without torchrun.")
+        raise RecipeError("The probe is trained in one process, in seconds: start it without torchrun.")
     if world_size() > 1 and recipe.data.folds:
         raise RecipeError("Cross-validation (data.folds) runs in one process: start it without torchrun.")
     if model.method == "probe" and model.backbone not in BACKBONES:
         raise RecipeError(
-            f'The probe knows the backbones {", ".join(BACKBONES)}; got "{model.backbone}".'
+            f'The probe supports the backbones {", ".join(BACKBONES)}; got "{model.backbone}".'
             " Others can be fine-tuned: --method finetune."
         )
     if model.method == "probe" and recipe.train.balance == "balanced-sampler":
         raise RecipeError(
-            'train.balance = "balanced-sampler" is not for the probe, which sees all pictures at once: it would be'
-            ' the same as "class-weights". Choose that.'
+            'train.balance = "balanced-sampler" is not supported by the probe, which is fitted on all pictures at once:'
+            ' it would be the same as "class-weights". Use that.'
         )
     if (normalise := recipe.picture.normalise) is not None and (normalise == "backbone") == (model.method == "scratch"):
         possible = '"collection" or "none"' if model.method == "scratch" else '"backbone"'
-        raise RecipeError(f'picture.normalise = "{normalise}" does not go with {model.method}; choose {possible}.')
+        raise RecipeError(
+            f'picture.normalise = "{normalise}" cannot be combined with {model.method}; choose {possible}.'
+        )
     if model.backbone in BACKBONES and model.method != "scratch" and model.weights != "bundled":
         raise RecipeError(
-            f'model.weights = "{model.weights}" does not go with "{model.backbone}", whose weights are bundled.'
+            f'model.weights = "{model.weights}" cannot be combined with "{model.backbone}", whose weights are bundled.'
             " Leave it out, or fine-tune another backbone."
         )
     if model.method == "finetune" and model.weights not in ("bundled", "hub") and not Path(model.weights).is_file():
@@ -176,11 +178,11 @@ def check_input_sizes(recipe: ResolvedRecipe) -> None:
         smallest = min(recipe.picture.size, *sizes)
         if (need := 2 ** (stages + 1)) > smallest:
             raise RecipeError(
-                f"A resnet with {stages} stages halves {smallest} pixels to nothing; expected {need} pixels or more."
-                " Raise picture.size and train.size_from, or take fewer model.filters."
+                f"A resnet with {stages} stages reduces {smallest} pixels to none; expected {need} pixels or more."
+                " Raise picture.size and train.size_from, or use fewer model.filters."
             )
     elif sizes != {recipe.picture.size}:
         raise RecipeError(
-            f"A plain network sees one size, picture.size = {recipe.picture.size}; train.size_from and train.size_to"
-            f" are {recipe.train.size_from} and {recipe.train.size_to}. Leave them out."
+            f"A plain network has one input size, picture.size = {recipe.picture.size}; train.size_from and"
+            f" train.size_to are {recipe.train.size_from} and {recipe.train.size_to}. Leave them out."
         )

@@ -27,7 +27,7 @@ def run_lock(run: Path, *, resume_command: str | None = None) -> Iterator[None]:
 
     def in_use_error(process: str) -> RunError:
         return RunError(
-            f"{run} is in use by {process}. Wait until it has ended, or stop it, and continue with: {command}"
+            f"{run} is in use by {process}. Wait until it has finished, or stop it, and continue with: {command}"
         )
 
     with process_lock(run / LOCK, run / HOLDER, in_use_error):

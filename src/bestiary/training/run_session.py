@@ -74,7 +74,7 @@ def open_session(run: Path, timer: StageTimer, memory: PeakMemory) -> Iterator[R
     except (SourceError, PictureError) as error:
         message = missing_picture_error(error) if isinstance(error, PictureError) else error
         command = f"bestiary train --resume {shlex.quote(str(run))}"
-        raise SourceError(f"{message} With the original pictures back, resume with: {command}") from None
+        raise SourceError(f"{message} After restoring the pictures, resume with: {command}") from None
 
 
 @contextlib.contextmanager

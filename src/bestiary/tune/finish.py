@@ -57,7 +57,9 @@ def finish_search(search: SearchContext, out: Path, source: DataSource, fresh_se
 
 def report_progress_elsewhere(search: SearchContext) -> dict[str, Any]:
     """Return the state of a search that other processes continue when the time of this one is up."""
-    search.context.reporter.info("The time is up. Other processes continue; the last one to end trains the winner.")
+    search.context.reporter.info(
+        "The time limit is reached. Other processes continue; the last one to finish trains the winner."
+    )
     best = search.storage.best()
     return {
         "winner": None,
@@ -152,7 +154,9 @@ def _rescore_best(search: SearchContext, trials: list[FrozenTrial], fresh_seeds:
     first, ratio = {number: f1 for number, (_, f1) in compared.items()}, split.count("val") / split.count("train")
     report = selection_bias_report(first, fresh, numbers[0], default, val_train_ratio=ratio, wanted=seeds)
     if search.plan.folds and report["trials"][0]["fresh"] is not None:
-        report["sentence"] += " With inner folds all pictures took part in the choice: some bias remains invisible."
+        report["sentence"] += (
+            " With inner folds all pictures took part in the choice: some selection bias remains undetected."
+        )
     return report
 
 

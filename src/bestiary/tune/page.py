@@ -76,7 +76,7 @@ def describe_test_use(test_evaluations: int) -> str:
     if test_evaluations == 1:
         return "The test split was scored once, for this winner."
     return (
-        f"The test split was scored {test_evaluations} times: the search was resumed, and found another winner each"
+        f"The test split was scored {test_evaluations} times: the search was resumed, and chose a different winner each"
         " time. The last score is slightly too high if the decision to resume depended on the earlier ones."
     )
 
@@ -87,7 +87,7 @@ def importance_lines(importance: Mapping[str, Any], max_lines: int = 5) -> str:
     lines = [f"  {setting['setting']} {_format_importance(setting)}" for setting in rows]
     if not lines:
         return str(importance["words"])
-    head = "The fraction of the differences between trials that each setting explains."
+    head = "Importance of settings: the fraction of the variation between trials that each explains."
     return "\n".join([f"{head} {importance['words']}", *lines])
 
 

@@ -116,7 +116,7 @@ def _check_budget(spare: float, room: float) -> None:
     if spare < 0:
         needed = format_duration(room - spare)
         missing = format_duration(math.ceil(-spare / (1 - RESERVE_FRACTION)))
-        rest = f"only {format_duration(room)} of it are left" if room > 0 else "nothing of it is left"
+        rest = f"only {format_duration(room)} are left" if room > 0 else "no time is left"
         raise RecipeError(
             f"--budget is too short for one trial, the winner and its report: they take about {needed}, and {rest}."
             f" Add about {missing}, or choose something faster (lite0, smaller pictures, fewer epochs)."

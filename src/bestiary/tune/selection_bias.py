@@ -71,13 +71,14 @@ def describe_gain(gain: float, fresh: Mapping[str, float | None] | None, seeds: 
     seeds: fresh splits that both winner and default were scored on, None if none were requested.
 
     >>> describe_gain(0.012, {"value": 0.004, "low": 0.001, "high": 0.007}, 10, is_default=False).partition("). ")[2]
-    'The gain is real, but 0.80 points of the 1.20 points were selection bias.'
+    'The gain is significant, but 0.80 points of the 1.20 points were selection bias.'
     """
     if is_default:
         return "No trial was better than the default on validation: no gain, and no selection bias."
     if gain == 0:
         return "The winner has the macro-F1 of the default and only a lower loss: there is no gain to estimate."
-    first = f"On the pictures it was chosen by, the winner's macro-F1 is {_format_points(gain)} above the default's."
+    above = _format_points(gain)
+    first = f"On the validation pictures that selected it, the winner's macro-F1 is {above} above the default's."
     if seeds is None:
         return f"{first} It was not scored again (--fresh-seeds 0): the selection bias in it is unknown."
     if fresh is None or fresh["value"] is None:
@@ -94,10 +95,11 @@ def _describe_verdict(gain: float, value: float, low: float, high: float) -> str
     if high < 0:
         return "The gain was selection bias, and the default is the better recipe."
     if low <= 0:
-        return "A gain is not shown: all of it may be selection bias."
+        return "The gain is not significant: all of it may be selection bias."
     if value >= gain:
-        return "The gain holds: no selection bias is visible in it."
-    return f"The gain is real, but {_format_points(gain - value)} of the {_format_points(gain)} were selection bias."
+        return "The gain is confirmed: no selection bias was detected."
+    bias = _format_points(gain - value)
+    return f"The gain is significant, but {bias} of the {_format_points(gain)} were selection bias."
 
 
 def _better_trial_remark(rows: Sequence[Mapping[str, Any]], winner: int) -> str:
@@ -107,7 +109,7 @@ def _better_trial_remark(rows: Sequence[Mapping[str, Any]], winner: int) -> str:
     if best == winner or fresh[best] <= fresh.get(winner, 1.0):
         return ""
     points = _format_points(fresh[best] - fresh[winner])
-    return f" Trial {best} scores {points} higher there: which of them is better is not shown."
+    return f" Trial {best} scores {points} higher there: the difference was not tested."
 
 
 def _format_points(gain: float) -> str:

@@ -87,7 +87,7 @@ class TrialStorage:
         for name, value in facts.items():
             if (stored := attributes[FACTS].get(name)) != value:
                 raise RunError(
-                    f"{self.name} contains a search with another {name}: {stored} there, {value} now. Resume it with"
+                    f"{self.name} contains a search with another {name}: {stored} before, {value} now. Resume it with"
                     " the command that started it, or choose another --out or --storage."
                 )
         return dict(attributes[PLAN])

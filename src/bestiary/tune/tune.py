@@ -205,7 +205,7 @@ def _run_trials(search: SearchContext) -> bool:
         ending = storage.pending_finish()
         is_chosen = ending is not None and ending["wanted"] == search.max_trials
         if is_chosen:
-            report("The winner was chosen before: no more trials are run.")
+            report("The winner is chosen already: no more trials are run.")
         while not is_chosen and search.deadlines.room() > typical_seconds:
             try:
                 with storage.trial_claim(search.max_trials) as trial:
@@ -213,7 +213,7 @@ def _run_trials(search: SearchContext) -> bool:
                         break
                     seconds, outcome = run_trial(search, trial)
             except SearchTimeoutError:
-                report("The time for trials is up; the running trial is queued again.")
+                report("The time limit for trials is reached; the running trial is queued again.")
                 break
             storage.clear()
             typical_seconds = 0.8 * typical_seconds + 0.2 * seconds if typical_seconds else seconds
@@ -226,7 +226,7 @@ def _run_trials(search: SearchContext) -> bool:
     is_last = storage.wait(lambda: search.deadlines.room() < 0, report)
     if is_last and not storage.best():
         raise RunError(
-            f"No trial is complete: {len(failure_reasons(storage.trials()))} failed, or the time was up. Increase"
-            " --budget: the same command resumes the search."
+            f"No trial is complete: {len(failure_reasons(storage.trials()))} failed, or the time limit was reached."
+            " Increase --budget: the same command resumes the search."
         )
     return is_last

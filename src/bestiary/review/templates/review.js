@@ -193,7 +193,7 @@ const showPrediction = async (item) => {
     return make("li", { className: label === item.label ? "own" : "" }, make("span", { className: "class-name", textContent: label }),
       make("span", { className: "track" }, bar), make("span", { className: "value", textContent: percent(probability) }));
   });
-  if (prediction.unknown && !prediction.error) rows.unshift(make("li", { textContent: "None of these; otherwise:" }));
+  if (prediction.unknown && !prediction.error) rows.unshift(make("li", { textContent: "Unknown; otherwise:" }));
   byId("probabilities").replaceChildren(...rows);
   showNeighbours(item, prediction);
 };
@@ -364,7 +364,7 @@ byId("options").addEventListener("click", (event) => applyOption([...byId("optio
 const showEnd = () => {
   const left = queue.filter(isOpen).length, decided = (action) => queue.filter((item) => decisions[item.row]?.action === action).length;
   const open = overview.items.filter(isOpen).length;
-  byId("title-end").textContent = !overview.items.length ? "There is nothing to review." : left ? "End of the list." : open ? "This check is complete." : "All pictures are decided.";
+  byId("title-end").textContent = !overview.items.length ? "There is nothing to review." : left ? "End of the list." : open ? "This check is complete." : "All pictures are reviewed.";
   byId("tally").textContent = !overview.items.length ? "The audit found no doubtful labels, no duplicates and no outliers, and the model makes no confident mistakes."
     : `${decided("keep")} kept, ${decided("relabel")} relabelled, ${decided("drop")} dropped${decided("both") ? `, ${decided("both")} with two classes` : ""}${left ? `, ${left} undecided` : ""}.`;
   byId("again").hidden = !open;

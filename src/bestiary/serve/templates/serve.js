@@ -69,7 +69,7 @@ const loadModel = async () => {
   find("#model").textContent = model.name;
   find("#calibration").textContent = model.calibration;
   const first = model.classes.slice(0, 30), more = model.classes.length - first.length;
-  find("#classes").textContent = `Classes: ${first.join(", ")}${more > 0 ? ` and ${more} more` : ""}. For anything else the prediction is “not sure”.`;
+  find("#classes").textContent = `Classes: ${first.join(", ")}${more > 0 ? ` and ${more} more` : ""}. For anything else the prediction is “unknown”.`;
 };
 
 // ---- Cards -----------------------------------------------------------------------------------------------------
@@ -125,10 +125,10 @@ const show = (card, file, prediction) => {
   const label = find(".label", card), note = find(".note", card);
   if (prediction.unknown) {
     card.classList.add("unknown");
-    label.replaceChildren(make("span", "Not sure"));
+    label.replaceChildren(make("span", "Unknown"));
     note.hidden = false;
     note.replaceChildren("Unlike every class of the model. The nearest class is ", make("strong", prediction.label), ".");
-    announce(`${file.name}: not sure. The nearest class is ${prediction.label}.`);
+    announce(`${file.name}: unknown. The nearest class is ${prediction.label}.`);
   } else {
     const confidence = percent(prediction.probability);
     label.replaceChildren(make("span", prediction.label, "class-name"), make("span", confidence, "confidence"));
@@ -210,7 +210,7 @@ const toggleHeatmap = async (card, file, prediction) => {
     }
   }
   why.ariaPressed = String(turnOn);
-  why.textContent = turnOn ? "Hide why" : "Show why";
+  why.textContent = turnOn ? "Hide heatmap" : "Show heatmap";
   canvas.hidden = !turnOn;
   find(".picture", card).classList.toggle("dimmed", turnOn);
   legend.hidden = !turnOn;
