@@ -16,10 +16,12 @@ pytest.importorskip("sklearn")
 from bestiary import files, flow, run_folder
 from bestiary.cli.options import parse_duration
 from bestiary.context import Context
+from bestiary.data.sources import PictureEntry, PictureList
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import RecipeError, UserError
+from bestiary.evaluation import learning_curve
 from bestiary.recipe import Recipe
-from bestiary.training import budget, throughput
+from bestiary.training import budget, quick_estimate, throughput, time_estimate
 from bestiary.training.budget import TrainingPlan, describe_recipe, plan_training
 from bestiary.training.pace import make_time_limit
 from bestiary.training.task import TrainingTask
@@ -128,6 +130,36 @@ def test_without_a_budget_nothing_is_changed_but_the_end_is_said(plan: Callable[
         assert re.search(r"finished at about \d\d:\d\d \(in .+\)", chosen.words)
 
 
+def test_a_hopeless_budget_is_refused_before_the_pictures_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = Context(1, cache=tmp_path)
+    listing = PictureList([PictureEntry(tmp_path / f"{number}.png", "cat") for number in range(60_000)])
+    read = list[Path]()
+
+    def measure(path: Path, limits: object) -> None:
+        read.append(path)
+        time.sleep(0.002)
+
+    monkeypatch.setattr(quick_estimate, "measure_file", measure)
+    check = quick_estimate.budget_check(Recipe(), 30.0, context)
+    assert check is not None
+    with pytest.raises(RecipeError, match="--budget 30 s is too short: reading 60,000 pictures"):
+        check(listing)
+    assert 1 <= len(read) <= quick_estimate.SAMPLED_FILES
+    enough = quick_estimate.budget_check(Recipe(), 36_000.0, context)
+    assert enough is not None
+    enough(listing)
+    monkeypatch.setattr(quick_estimate, "unmeasured_paths", lambda *_: [])  # all measured before: 30 s may do
+    monkeypatch.setattr(quick_estimate, "machine_slowdown", lambda: 1.0)
+    check(listing)
+    assert quick_estimate.budget_check(Recipe(), None, context) is None
+
+
+def test_the_estimate_knows_the_largest_learning_curve() -> None:
+    assert time_estimate.LEARNING_CURVE_PICTURES == learning_curve.MAX_PICTURES
+
+
 def test_training_goes_on_while_an_epoch_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     task = TrainingTask(Recipe(), None, (), None, Path(), Context(deadline_seconds=100.0))  # type: ignore[arg-type]
     assert task.has_time_for_epoch(90)
@@ -204,7 +236,7 @@ def test_a_run_within_a_budget_says_what_was_chosen(
     assert run_folder.load_recipe(run) == recipe
     assert run_folder.load_resolved_recipe(run).picture.size == 64
     assert "plan" in files.read_json(run / "metrics.json")["seconds"]
-    with pytest.raises(RecipeError, match="too short: Probe with lite. at 64 px"):
+    with pytest.raises(RecipeError, match=r"--budget 1 s is too short: reading \d+ pictures"):
         flow.train(collection.folder, recipe=recipe, out=tmp_path / "other", threads=1, budget_seconds=1)
     assert not (tmp_path / "other").exists()
 

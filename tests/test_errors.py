@@ -1,5 +1,6 @@
 import importlib.util
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from bestiary.errors import (
     import_optional,
     require_extra,
 )
+from bestiary.install_command import install_command
 
 
 @pytest.mark.parametrize("error", [SourceError, PictureError, RecipeError, RunError, MissingExtraError, MachineError])
@@ -60,7 +62,7 @@ def test_the_nearest_name_is_guessed_and_all_are_listed() -> None:
 
 
 def test_a_missing_part_is_reported_with_the_command_that_adds_it() -> None:
-    with pytest.raises(MissingExtraError, match=r'"no_such_module".*pip install "bestiary\[train\]"'):
+    with pytest.raises(MissingExtraError, match=rf'"no_such_module".*{re.escape(install_command("train"))}'):
         import_optional("no_such_module", extra="train")
     assert import_optional("json", extra="train").__name__ == "json"
 
@@ -76,5 +78,7 @@ def test_what_an_extra_lacks_is_named_with_the_command_that_adds_it(monkeypatch:
     require_extra("train")
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("joblib", "onnx") else find(name))
-    with pytest.raises(MissingExtraError, match=r'needs "joblib", "onnx", which are not .*"bestiary\[train\]"'):
+    with pytest.raises(
+        MissingExtraError, match=rf'needs "joblib", "onnx", which are not .*{re.escape(install_command("train"))}'
+    ):
         require_extra("train")

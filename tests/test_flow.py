@@ -311,7 +311,7 @@ def test_a_run_of_another_processor_says_how_to_go_on(
     run_folder.record_features(run, FeaturesConfig(engine="openvino", precision="bfloat16"))
     monkeypatch.setattr(engine_choice, "has_openvino", lambda: openvino)
     monkeypatch.setattr(engine_choice, "has_bfloat16", lambda: False)
-    with pytest.raises(RunError, match=rf"begun with openvino in bfloat16.*{reason}.*train anew.*asked\.toml"):
+    with pytest.raises(RunError, match=rf"computed with openvino in bfloat16.*{reason}.*train again.*asked\.toml"):
         flow.resume(run, threads=1)
 
 

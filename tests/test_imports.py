@@ -26,6 +26,7 @@ BASE = (
     "installation",
     "profiling",
     "progress",
+    "stages",
     "defaults",
     "files",
     "locks",

@@ -55,6 +55,7 @@ def test_both_solvers_find_the_same(
     )
     assert isinstance(pieces, OutOfCoreSolver)
     assert isinstance(at_once, InMemorySolver)
+    at_once._model.set_params(tol=1e-6)  # at its usual tolerance, scikit-learn stops further from the minimum
     for strength in (0.003, 0.3):
         (one, bias), (other, other_bias) = pieces.fit(strength), at_once.fit(strength)
         np.testing.assert_allclose(one, other, atol=2e-3)

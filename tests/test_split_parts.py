@@ -62,7 +62,11 @@ def test_the_parts_are_used_as_the_setting_says(
         (("val",), {}, "no test and no train split"),
         (("train", "val"), {"split": "keep"}, "no test split, only train and val"),
         (("train", None), {}, "1 of 2 pictures have no split"),
-        (("train", "val", "test"), {"split": "draw-test"}, r"has a test part, .*Leave --split out .*--split resplit"),
+        (
+            ("train", "val", "test"),
+            {"split": "draw-test"},
+            r"have a test split already, .*--split resplit",
+        ),
         (("train", "test"), {"folds": 5}, "--split resplit"),
     ],
 )

@@ -10,6 +10,7 @@ from bestiary.machine import available_cores
 from bestiary.profiling import StageTimer
 from bestiary.progress import Reporter, SilentReporter
 from bestiary.recipe import FeaturesConfig
+from bestiary.stages import Job, number_stages
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,20 @@ class Context:
 
     @classmethod
     def create(
-        cls, threads: int | None = None, reporter: Reporter | None = None, features: FeaturesConfig | None = None
+        cls,
+        threads: int | None = None,
+        reporter: Reporter | None = None,
+        features: FeaturesConfig | None = None,
+        job: Job | None = None,
     ) -> Context:
-        """Return a context with `threads` (default: the available cores) that reports to `reporter`."""
+        """Return a context with `threads` (default: the available cores) that reports to `reporter`.
+
+        job: whose stages are numbered in the progress lines.
+        """
+        reporter = reporter or SilentReporter()
         return cls(
             threads or available_cores(),
-            reporter or SilentReporter(),
+            reporter if job is None else number_stages(reporter, job),
             has_automatic_threads=threads is None,
             features=features or FeaturesConfig(),
         )

@@ -24,7 +24,7 @@ from bestiary.profiling import PeakMemory
 from bestiary.progress import Reporter
 from bestiary.recipe import Recipe
 from bestiary.report.results import Run, finish_run, write_results
-from bestiary.training.budget import plan_training
+from bestiary.training import budget, quick_estimate
 from bestiary.training.create_run import create_run
 from bestiary.training.recipe_checks import check_recipe_supported
 from bestiary.training.run_lock import run_lock
@@ -43,7 +43,7 @@ def audit(
 ) -> AuditedDataset:
     """Return the pictures of one source or several, grouped by duplicates, with all findings; see `train`."""
     resolved, source = Recipe.of(recipe or {}).resolve(), DataSource(pictures, labels, corrections)
-    context = Context.create(threads, reporter, resolved.features)
+    context = Context.create(threads, reporter, resolved.features, "audit")
     return add_model_issues(load_dataset(source, resolved, context), resolved, context)
 
 
@@ -67,19 +67,20 @@ def train(
     Raises UserError, IntegrityError if the exported model differs from the trained one, InterruptedRun on Ctrl-C.
     """
     requested = Recipe.of(recipe or {}).override({} if folds is None else {"data": {"folds": folds}})
-    context = Context.create(threads, reporter, requested.features)
-    source, out, timer = DataSource(pictures, labels, corrections), None if out is None else Path(out), context.timer
+    context = Context.create(threads, reporter, requested.features, "train")
+    source, out = DataSource(pictures, labels, corrections), None if out is None else Path(out)
+    timer, check = context.timer, quick_estimate.budget_check(requested, budget_seconds, context)
     check_recipe_supported(requested)
     run_folder.require_free_folder(out)
     with PeakMemory() as memory:
         # ---- Data: measure, audit, split ---------------------------------------------------------------------------
         with timer.stage("audit"):
-            dataset = load_dataset(source, requested.resolve(), context, for_training=True)
+            dataset = load_dataset(source, requested.resolve(), context, for_training=True, check=check)
             split_table, digest = assign_splits(dataset, requested.data, seed=requested.seed)
 
         # ---- Plan: the settings that fit the time budget, and when the job will end --------------------------------
         with timer.stage("plan"):
-            plan = plan_training(requested, split_table, budget_seconds, context)
+            plan = budget.plan_training(requested, split_table, budget_seconds, context)
         context.reporter.info(plan.words)
         with timer.stage("audit"):
             dataset = add_model_issues(dataset, plan.recipe, context)
@@ -121,7 +122,7 @@ def evaluate(
     reporter: Reporter | None = None,
 ) -> Run:
     """Score a finished run on its own test split again, which it counts, or on other labelled pictures; return it."""
-    run, context = Path(run), Context.create(threads, reporter)
+    run, context = Path(run), Context.create(threads, reporter, job="evaluate")
     if pictures is not None:
         external = evaluate_external(run, DataSource(pictures, labels), context)
         return Run(external.path, external.metrics)
@@ -146,7 +147,7 @@ def _train_run(run: Path, context: Context, session: RunSession, *, resume: bool
     # ---- Test: from the files, through the predictor that users get ------------------------------------------------
     predictions = concat_folds(folds) if folds else predict_test_split(run, context)
     with context.timer.stage("evaluate"):
-        metrics = score_predictions(run, predictions, task.pictures, task.recipe)
+        metrics = score_predictions(run, predictions, task.pictures, task.recipe, context)
         if folds:  # every picture was tested; the final model's predictions for some of them are no second test
             metrics |= {"split": "folds", "folds": fold_scores(folds, task.pictures, model.classes)}
         else:

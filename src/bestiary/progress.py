@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, TypeVar
 
-LINE_EVERY_SECONDS = 10.0
+LINE_EVERY_SECONDS, FREQUENT_LINES = 10.0, 3  # of a task; then every third of these lines is written
 
 Advance = Callable[[int], None]
+
+
+Item = TypeVar("Item")
+
+
+def ignore_steps(steps: int) -> None:
+    """Report no progress: the default of functions that may be called without a reporter."""
+
+
+def iter_counted(items: Iterable[Item], advance: Advance) -> Iterator[Item]:
+    """Yield the items, and report a step for each."""
+    for item in items:
+        advance(1)
+        yield item
 
 
 class Reporter(Protocol):
@@ -45,18 +61,31 @@ class LogReporter:
 
     @contextlib.contextmanager
     def progress(self, title: str, total: int | None) -> Iterator[Advance]:
-        """Write a line every ten seconds, and one at the end."""
-        done, started, last = 0, time.monotonic(), time.monotonic()
+        """Write a line after ten, twenty and thirty seconds, then every thirty, and one at the end.
+
+        A thread writes them, so that a step that takes longer is no silence.
+        """
+        done, started, lock, ended = 0, time.monotonic(), threading.Lock(), threading.Event()
 
         def advance(steps: int) -> None:
-            nonlocal done, last
-            done += steps
-            now = time.monotonic()
-            if now - last >= LINE_EVERY_SECONDS:
-                last = now
-                self.info(f"{title}: {_format_progress(done, total, now - started)}")
+            nonlocal done
+            with lock:
+                done += steps
 
-        yield advance
+        def write_lines() -> None:
+            for number in itertools.count(1):
+                if ended.wait(LINE_EVERY_SECONDS):
+                    return
+                if number <= FREQUENT_LINES or number % FREQUENT_LINES == 0:
+                    self.info(f"{title}: {_format_progress(done, total, time.monotonic() - started)}")
+
+        writer = threading.Thread(target=write_lines, daemon=True, name="bestiary-progress")
+        writer.start()
+        try:
+            yield advance
+        finally:
+            ended.set()
+            writer.join()
         self.info(f"{title}: {done:,} in {time.monotonic() - started:.1f} s")
 
 
@@ -65,8 +94,12 @@ def _format_progress(done: int, total: int | None, seconds: float) -> str:
 
     >>> _format_progress(600, 1800, 30.0), _format_progress(2, 5, 14.0)
     ('600 of 1,800, 20 a second, 60 s left', '2 of 5, 7 s each, 21 s left')
+    >>> _format_progress(0, 5, 20.0), _format_progress(0, None, 20.0)
+    ('0 of 5, 20 s so far', '20 s so far')
     """
-    each = seconds / max(done, 1)
+    if not done:
+        return f"{seconds:.0f} s so far" if total is None else f"0 of {total:,}, {seconds:.0f} s so far"
+    each = seconds / done
     rate = f"{1 / each:,.{0 if each < 0.1 else 1}f} a second" if each < 1 else f"{each:.0f} s each"
     if total is None:
         return f"{done:,}, {rate}"

@@ -111,8 +111,8 @@ def recorded_threads(run: Path, key: str = "threads") -> int | None:
 def resume_context(run: Path, threads: int | None, reporter: Reporter | None) -> Context:
     """Return the context of a resumed run: with the requested number of threads, else with those that it recorded."""
     if threads is not None:
-        return Context.create(threads, reporter)
-    context = Context.create(recorded_threads(run) or available_cores(), reporter)
+        return Context.create(threads, reporter, job="resume")
+    context = Context.create(recorded_threads(run) or available_cores(), reporter, job="resume")
     return replace(context, network_threads=recorded_threads(run, "training threads"))
 
 

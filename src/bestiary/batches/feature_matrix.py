@@ -43,6 +43,37 @@ class FeatureMatrix(Protocol):
         """Return the selected rows as an array."""
 
 
+HALF_SIGN_BITS, HALF_SHIFT, HALF_SCALE = np.int32(-0x70002000), 13, np.float32(2.0**112)  # the mask is 0x8FFFE000
+CONVERTED_ROWS = 128  # that fit in the processor's cache
+
+
+def copy_as_float32(rows: Array, out: Float32s) -> None:
+    """Copy finite rows (n, channels) of any float type to `out`, float32, exactly.
+
+    numpy converts float16 number by number, which took most of the time of a fit. Shifting the bits into the position
+    that float32 has them in, and correcting the exponent's offset by a product, is seven times as fast.
+    """
+    if rows.dtype != np.float16:
+        out[:] = rows
+        return
+    for start in range(0, len(rows), CONVERTED_ROWS):
+        part = out[start : start + CONVERTED_ROWS]
+        bits = part.view(np.int32)
+        bits[:] = rows[start : start + CONVERTED_ROWS].view(np.int16)
+        bits <<= HALF_SHIFT
+        bits &= HALF_SIGN_BITS  # the shift has copied the sign into the exponent
+        part *= HALF_SCALE
+
+
+def as_float32(rows: Array) -> Float32s:
+    """Return finite rows as float32: themselves, or converted by `copy_as_float32`."""
+    if rows.dtype == np.float32:
+        return rows
+    out = np.empty(rows.shape, np.float32)
+    copy_as_float32(rows, out)
+    return out
+
+
 def iter_chunks(rows: FeatureMatrix) -> Iterator[Array]:
     """Yield all rows, CHUNK_ROWS at a time."""
     return (rows[start : start + CHUNK_ROWS] for start in range(0, len(rows), CHUNK_ROWS))

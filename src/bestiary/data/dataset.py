@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import polars as pl
 from bestiary import table
 from bestiary.array_types import Ints
 from bestiary.context import Context
-from bestiary.data import audit, duplicate_groups, duplicates
+from bestiary.data import audit, duplicate_groups, duplicates, view_search
 from bestiary.data.apply_corrections import CorrectionResult, apply_corrections
 from bestiary.data.corrections import Corrections, read_corrections
 from bestiary.data.deep_ranges import measure_in_collection_range
@@ -22,7 +22,7 @@ from bestiary.data.label_map import absolute_label_map, label_map
 from bestiary.data.notices import EMPTY_CLASS, SourceNotice, notice_findings
 from bestiary.data.overlapping_classes import overlapping_class_warnings
 from bestiary.data.scan import scan_pictures
-from bestiary.data.shortcuts import find_shortcuts
+from bestiary.data.shortcuts import PROPERTIES, find_shortcuts
 from bestiary.data.sources import PictureList, list_sources, report_notices
 from bestiary.data.split_parts import choose_split_parts, require_trainable_parts
 from bestiary.errors import SourceError, did_you_mean
@@ -86,18 +86,34 @@ class AuditedDataset:
     label_issues: LabelIssueSummary | None = None
 
 
+ListingCheck = Callable[[PictureList], None]
+
+
 def load_dataset(
-    source: DataSource, recipe: ResolvedRecipe, context: Context, *, for_training: bool = False
+    source: DataSource,
+    recipe: ResolvedRecipe,
+    context: Context,
+    *,
+    for_training: bool = False,
+    check: ListingCheck | None = None,
 ) -> AuditedDataset:
     """Return the pictures with all that is known without a model: what splitting and planning need.
 
-    for_training: raises SourceError if the source's own split cannot be trained on, before a picture is read.
+    for_training: raises SourceError if the source's own split cannot be trained on, before a picture is read; check: is
+    called with the listed files then, and may raise UserError.
     """
     corrections = None if source.corrections is None else read_corrections(Path(source.corrections))
     data = recipe.data
     if source.label_depth is not None:
         data = data.model_copy(update={"label_depth": source.label_depth})
     names = source.model_classes
+
+    def check_listing(listing: PictureList) -> None:
+        if for_training:
+            require_trainable_parts([picture.split for picture in listing.pictures], data)
+        if check is not None:
+            check(listing)
+
     return audit_sources(
         source.paths,
         source.labels,
@@ -106,7 +122,7 @@ def load_dataset(
         context,
         corrections,
         model_classes=names,
-        for_training=for_training,
+        check=check_listing,
     )
 
 
@@ -119,11 +135,11 @@ def audit_sources(
     corrections: Corrections | None = None,
     *,
     model_classes: tuple[str, ...] = (),
-    for_training: bool = False,
+    check: ListingCheck | None = None,
 ) -> AuditedDataset:
     """Return the pictures of the sources, measured and grouped by duplicates, with the findings of the audit.
 
-    model_classes: see `DataSource`; for_training: see `load_dataset`. Raises SourceError if there are no pictures, or
+    model_classes: see `DataSource`; check: see `load_dataset`. Raises SourceError if there are no pictures, or
     if `data.classes` names a label that does not occur.
     """
     listing = list_sources(
@@ -135,8 +151,8 @@ def audit_sources(
         label_depth=data.label_depth,
     )
     listing = choose_split_parts(listing, data)
-    if for_training:
-        require_trainable_parts([picture.split for picture in listing.pictures], data)
+    if check is not None:
+        check(listing)
     return audit_listing(listing, data, limits, context, corrections)
 
 
@@ -163,7 +179,8 @@ def audit_listing(
     near_bits = data.near_duplicate_bits if data.near_duplicates else None
     # Dropped pictures still connect their group, so that dropping one moves no other between splits.
     readable = pictures.with_columns(error=pl.when("dropped").then(None).otherwise("error"))
-    pairs = duplicates.find_duplicate_pairs(readable, near_bits, threads=context.threads)
+    with reporter.progress("Searching for duplicates", view_search.STEPS) as advance:
+        pairs = duplicates.find_duplicate_pairs(readable, near_bits, threads=context.threads, advance=advance)
     groups, checked = _group(pictures.with_columns(label="given_label"), pairs, limits, context)
     pictures = pictures.with_columns(group=pl.Series(groups.group))
     if corrections is not None:  # groups are those of the labels before, so that a correction moves no other picture
@@ -179,9 +196,9 @@ def audit_listing(
     findings = audit.find_issues(pictures, pairs, groups, test_fraction=1.0 if data.folds else data.test_fraction)
     findings = audit.sort_findings(pl.concat([findings, notice_findings(notices)]))
     if data.suspects:
-        with reporter.progress("Checking for shortcuts", pictures.height) as advance:
-            findings = audit.sort_findings(pl.concat([findings, find_shortcuts(pictures, seed=0)]))
-            advance(pictures.height)
+        with reporter.progress("Checking for shortcuts", len(PROPERTIES) + 1) as advance:
+            shortcuts = find_shortcuts(pictures, seed=0, advance=advance)
+        findings = audit.sort_findings(pl.concat([findings, shortcuts]))
     readable = pictures.filter(pl.col("error").is_null())
     thumbnails = readable.select(list(table.THUMBNAILS)).unique("sha256", maintain_order=True)
     pictures = _picture_table(pictures)
@@ -193,7 +210,7 @@ def _group(
     pictures: pl.DataFrame, pairs: Ints, limits: DecodeLimits, context: Context
 ) -> tuple[duplicate_groups.DuplicateGroups, Ints]:
     """Return the groups of duplicates by the column `label`, and the pairs, compared at a higher resolution."""
-    checked = check_content(pictures, pairs, limits, threads=context.threads)
+    checked = check_content(pictures, pairs, limits, context)
     return duplicate_groups.group_duplicates(pictures, checked), checked
 
 

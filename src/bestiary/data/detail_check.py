@@ -17,12 +17,14 @@ import polars as pl
 from PIL import Image
 
 from bestiary.array_types import Floats, Ints, Pixels
+from bestiary.context import Context
 from bestiary.data.copy_changes import CONTENT, TRANSFORMED, CopyChange
 from bestiary.data.duplicates import unpack_thumbnails
 from bestiary.data.registration import MAX_COLOUR, colour_difference, content_difference, refine, register
 from bestiary.data.views import VIEWS, View
 from bestiary.errors import PictureError
 from bestiary.picture import DecodeLimits, load
+from bestiary.progress import iter_counted
 
 MIN_SIDE, MAX_SIDE, COLOURS_SIDE = 32, 128, 32
 OF_SMALLER = 0.75  # of the smaller picture's short side: at its full resolution, a reduced copy is blurred
@@ -34,7 +36,7 @@ GOOD_SCORE = 0.9  # of a registration that needs no comparison with other views
 FILE_DETAIL, FILE_DETAIL_AREA = 48.0, 20.0
 
 
-def check_content(pictures: pl.DataFrame, pairs: Ints, limits: DecodeLimits, *, threads: int = 1) -> Ints:
+def check_content(pictures: pl.DataFrame, pairs: Ints, limits: DecodeLimits, context: Context) -> Ints:
     """Return the pairs, with RECOLOURED or DETAIL added to the changes of those whose files differ so.
 
     pictures: `path, label, sha256, width, height, thumbnail`; pairs: int64 (n, 4), as `find_duplicate_pairs` returns
@@ -48,9 +50,12 @@ def check_content(pictures: pl.DataFrame, pairs: Ints, limits: DecodeLimits, *, 
     checked = pairs.copy()
     checked[is_open, 3] |= CopyChange.UNCHECKED
     checked[rows, 3] &= ~CopyChange.UNCHECKED
-    with ThreadPoolExecutor(threads) as pool:
-        check = partial(_check_pair, pictures, limits)
-        checked[rows, 3] |= np.array(list(pool.map(check, pairs[rows].tolist())), np.int64).reshape(-1)
+    if not len(rows):
+        return checked
+    progress = context.reporter.progress("Searching for duplicates: comparing details", len(rows))
+    with progress as advance, ThreadPoolExecutor(context.threads) as pool:
+        changes = pool.map(partial(_check_pair, pictures, limits), pairs[rows].tolist())
+        checked[rows, 3] |= np.array(list(iter_counted(changes, advance)), np.int64)
     return checked
 
 

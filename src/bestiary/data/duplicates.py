@@ -15,13 +15,16 @@ from bestiary.data.measure import COLOUR_SIDE, THUMBNAIL_SIDE
 from bestiary.data.registration import MAX_COLOUR, colour_difference, content_difference, has_detail, register
 from bestiary.data.view_search import find_view_pairs
 from bestiary.data.views import TURNED
+from bestiary.progress import Advance, ignore_steps
 
 PAIRS_AT_ONCE = 4096
 MAX_ALIGNED = 2000  # of 4,096 pairs; where more differ, it is not because of a small turn
 _UNMOVED = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 
 
-def find_duplicate_pairs(pictures: pl.DataFrame, near_bits: int | None, *, threads: int = 1) -> Ints:
+def find_duplicate_pairs(
+    pictures: pl.DataFrame, near_bits: int | None, *, threads: int = 1, advance: Advance = ignore_steps
+) -> Ints:
     """Return the pairs of rows that show one picture, int64 (pairs, 4): i < j, differing bits, flags of `CopyChange`.
 
     pictures: `sha256, phash, thumbnail, error`, and `colours`, without which colours are not compared; rows with an
@@ -47,7 +50,8 @@ def find_duplicate_pairs(pictures: pl.DataFrame, near_bits: int | None, *, threa
     colours = None
     if "colours" in readable.columns:
         colours = unpack_colours(readable["colours"].gather(files[distinct]).to_list())
-    by_view = find_view_pairs(thumbnails, connected_groups(len(distinct), near), colours, threads=threads)
+    groups = connected_groups(len(distinct), near)
+    by_view = find_view_pairs(thumbnails, groups, colours, threads=threads, advance=advance)
     by_hash = np.concatenate([_reindex_pairs(near, distinct), same_hash])
     by_hash = np.column_stack([by_hash, _content_changes(readable[files], by_hash)])
     chains = [_reindex_pairs(pairs, files) for pairs in (by_hash, _reindex_pairs(by_view, distinct))]

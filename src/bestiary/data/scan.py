@@ -41,14 +41,7 @@ def scan_pictures(listing: PictureList, limits: DecodeLimits, context: Context) 
     copy with the old time put in place of a file, nothing is reused; nor of a file that failed `VerifiedFile`. An
     unusable file is a row with `error`; files that could not be listed come last.
     """
-    listed = pl.DataFrame(
-        [
-            *((str(picture.path.absolute()), picture.label, picture.split) for picture in listing.pictures),
-            *((file.path, file.label, None) for file in listing.unusable),
-        ],
-        schema={"path": pl.String, "label": pl.String, "given_split": pl.String},
-        orient="row",
-    ).with_row_index("row_id")
+    listed = _listed_files(listing)
     unlisted = [
         asdict(ImageMeasurements(file.path, check="unreadable", error=f"{file.path} cannot be used. {file.reason}"))
         for file in listing.unusable
@@ -59,6 +52,22 @@ def scan_pictures(listing: PictureList, limits: DecodeLimits, context: Context) 
     )
     measured = measure_files(files, cache_path(listed, limits, context), limits, context)
     return listed.join(pl.concat([measured, unreadable]), on="path", how="left", maintain_order="left")
+
+
+def unmeasured_paths(listing: PictureList, limits: DecodeLimits, context: Context) -> list[Path]:
+    """Return the files that the cache of measurements lacks; whether the others have changed is not looked at."""
+    listed = _listed_files(listing).head(len(listing.pictures))
+    cached = _load_cached(cache_path(listed, limits, context)).select("path")
+    return [Path(path) for path in listed.join(cached, on="path", how="anti", maintain_order="left")["path"]]
+
+
+def _listed_files(listing: PictureList) -> pl.DataFrame:
+    rows = [
+        *((str(picture.path.absolute()), picture.label, picture.split) for picture in listing.pictures),
+        *((file.path, file.label, None) for file in listing.unusable),
+    ]
+    schema = {"path": pl.String, "label": pl.String, "given_split": pl.String}
+    return pl.DataFrame(rows, schema=schema, orient="row").with_row_index("row_id")
 
 
 def measure_files(

@@ -15,6 +15,7 @@ from bestiary import table
 from bestiary.array_types import Float32s, Floats, Ints
 from bestiary.data.measure import COLOURS
 from bestiary.data.split import stratified_group_folds
+from bestiary.progress import Advance, ignore_steps
 
 FOLDS = 5
 MAX_PICTURES = 20_000  # larger datasets are sampled: bounds time and memory
@@ -100,7 +101,7 @@ WARNING = "A model may learn it instead of the content."
 COLOUR_WARNING = "If colour does not distinguish the classes, a model may learn it instead of the content."
 
 
-def find_shortcuts(pictures: pl.DataFrame, *, seed: int = 0) -> pl.DataFrame:
+def find_shortcuts(pictures: pl.DataFrame, *, seed: int = 0, advance: Advance = ignore_steps) -> pl.DataFrame:
     """Return findings (`table.FINDINGS`, check "shortcut", no row) for file properties that predict the label.
 
     pictures: `label, group, error` and columns of `ImageMeasurements`; properties of missing columns are skipped. Each
@@ -125,12 +126,14 @@ def find_shortcuts(pictures: pl.DataFrame, *, seed: int = 0) -> pl.DataFrame:
     strongest: dict[str, tuple[float, str]] = {}
     for file_property, columns in zip(properties, values, strict=True):
         result = _score_columns(columns, labels, folds, tree)
+        advance(1)
         warning = COLOUR_WARNING if file_property.family == "colour" else WARNING
         message = _message(f"The files' {file_property.name} alone predicts", result, classes, warning)
         if message and _score(result) < strongest.get(file_property.family, (2.0, ""))[0]:
             strongest[file_property.family] = _score(result), message
     if not strongest and properties:
         result = _score_columns(np.hstack(values), labels, folds, forest)
+        advance(1)
         subject = "Size, format and colours of the files together predict"
         if message := _message(subject, result, classes, WARNING):
             strongest["all"] = _score(result), message

@@ -55,8 +55,8 @@ def require_trainable_parts(splits: Collection[str | None], data: DataConfig) ->
         raise SourceError(f"{missing:,} of {len(splits):,} pictures have no split. Give all pictures a split, or none.")
     if data.split == "draw-test" and "test" in parts:
         raise SourceError(
-            "The pictures have a test split already, so --split draw-test would draw none. Leave --split out to use"
-            f" that test split; {RESPLIT}."
+            "The pictures have a test split already, so --split draw-test would draw none. Leave --split out to use it;"
+            f" {RESPLIT}."
         )
     needed = {"train"} if data.split == "draw-test" else {"train", "test"}
     if absent := sorted(needed - parts):

@@ -15,6 +15,7 @@ from bestiary.data.hamming_search import Bits
 from bestiary.data.registration import MAX_COLOUR, colour_difference, content_difference, has_detail, register
 from bestiary.data.views import LOW_SIDE, VIEWS, WHOLE, View, hash_low_frequencies, low_frequencies
 from bestiary.machine import single_blas_thread
+from bestiary.progress import Advance, ignore_steps, iter_counted
 
 # A view and a whole picture this close, of 63 bits, and whose frequencies correlate so, are registered. With many
 # pictures, chance pairs would be too many. docs/measured.md: how many copies of each kind are detected.
@@ -26,9 +27,17 @@ MISSED_VIEWS = 1e-3  # probability to miss such a pair in a search by samples
 # alike. Photographs have 1.5 in all.
 PROPOSALS_OF_A_VIEW, PROPOSALS_PER_PICTURE = 6, 6
 ROWS_AT_ONCE, PAIRS_AT_ONCE = 32, 100_000
+STEPS = 2 * len(VIEWS)  # of the search: each view is compared, and its pairs are confirmed
 
 
-def find_view_pairs(thumbnails: Pixels, group: Ints, colours: Pixels | None = None, *, threads: int = 1) -> Ints:
+def find_view_pairs(
+    thumbnails: Pixels,
+    group: Ints,
+    colours: Pixels | None = None,
+    *,
+    threads: int = 1,
+    advance: Advance = ignore_steps,
+) -> Ints:
     """Return pairs of copies, int64 (pairs, 4): i < j, differing bits, changes (`CopyChange`); each pair once.
 
     thumbnails: uint8 (n, 32, 32). group: int64 (n,); pictures of one group are not compared. colours: uint8
@@ -38,10 +47,12 @@ def find_view_pairs(thumbnails: Pixels, group: Ints, colours: Pixels | None = No
     whole = low_frequencies(thumbnails, WHOLE)
     reference = hash_low_frequencies(whole)
     with ThreadPoolExecutor(threads) as pool, single_blas_thread():
-        proposed = list(pool.map(lambda view: _propose_pairs(thumbnails, whole, reference, group, view), VIEWS))
+        results = pool.map(lambda view: _propose_pairs(thumbnails, whole, reference, group, view), VIEWS)
+        proposed = list(iter_counted(results, advance))
         chosen = _choose_proposals([correlation for _, correlation in proposed], PROPOSALS_PER_PICTURE * len(whole))
         pairs = [pairs[rows] for (pairs, _), rows in zip(proposed, chosen, strict=True)]
-        confirmed = list(pool.map(partial(_confirm_pairs, thumbnails, colours), VIEWS, pairs))
+        confirmations = pool.map(partial(_confirm_pairs, thumbnails, colours), VIEWS, pairs)
+        confirmed = list(iter_counted(confirmations, advance))
     copies, scores = (np.concatenate([result[column] for result in confirmed]) for column in (0, 1))
     order = np.argsort(-np.round(scores * 20), kind="stable")
     copies = np.column_stack([np.sort(copies[order, :2], axis=1), copies[order, 2:]])

@@ -15,7 +15,7 @@ import polars as pl
 from bestiary.array_types import AnyFloats, Bools, Floats, Ints
 from bestiary.batches.pixel_cache import iter_pixel_batches
 from bestiary.evaluation.intervals import rate_metric
-from bestiary.evaluation.learning_curve import learning_curve
+from bestiary.evaluation.learning_curve import DRAWS, learning_curve
 from bestiary.machine import trim_memory
 from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.features import LabelledFeatures, has_features
@@ -48,14 +48,16 @@ def diagnose_training(task: TrainingTask, trained: TrainedModel) -> dict[str, An
     diagnostics: dict[str, Any] = {"ended": stop_reason_text(task.recipe, trained), "gaps": gaps}
     if with_curve and features is not None:
         groups = [probe.pictures.filter(pl.col("split") == split)["group"].to_numpy() for split in ("train", "val")]
-        curve = learning_curve(
-            *features,
-            (groups[0], groups[1]),
-            task.classes,
-            c_value=next((line["regularisation"] for line in trained.history if line.get("chosen")), DEFAULT_C),
-            seed=task.recipe.seed,
-            val_predictions=trained.val_logits.argmax(axis=1) if is_probe else None,
-        )
+        with task.context.reporter.progress("Learning curve", sum(DRAWS)) as advance:
+            curve = learning_curve(
+                *features,
+                (groups[0], groups[1]),
+                task.classes,
+                c_value=next((line["regularisation"] for line in trained.history if line.get("chosen")), DEFAULT_C),
+                seed=task.recipe.seed,
+                val_predictions=trained.val_logits.argmax(axis=1) if is_probe else None,
+                advance=advance,
+            )
         diagnostics["curve"] = {"learner": f"probe with {probe.recipe.model.backbone}", **curve}
         trim_memory()
     return diagnostics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,25 +53,29 @@ def rescore_test_split(run: Path, context: Context) -> dict[str, Any]:
         )
     old = table.read(run / "predictions.parquet", table.PREDICTIONS)
     predictions = predict_test_split(run, context)
-    metrics |= score_predictions(run, predictions, read_pictures(run), recipe)
+    metrics |= score_predictions(run, predictions, read_pictures(run), recipe, context)
     table.write(pl.concat([predictions, old.filter(pl.col("split") != "test")]), run / "predictions.parquet")
     return metrics | {"test_scored": metrics.get("test_scored", 1) + 1}
 
 
 def score_predictions(
-    run: Path, predictions: pl.DataFrame, pictures: pl.DataFrame, recipe: ResolvedRecipe
+    run: Path, predictions: pl.DataFrame, pictures: pl.DataFrame, recipe: ResolvedRecipe, context: Context
 ) -> dict[str, Any]:
     """Return the metrics of test predictions, with intervals over groups of duplicates."""
     bundle, seed, resamples = read_bundle(run), recipe.seed, recipe.evaluate.resamples
     groups = join_pictures(predictions, pictures, "group")["group"].to_numpy()
-    metrics = {
-        "split": "test",
-        **score_table(predictions, groups, bundle, resamples=resamples, seed=seed),
-        **decision_metrics(predictions, groups, bundle, resamples=resamples, seed=seed),
-        **split_leakage(predictions, pictures),
-        **calibration_metrics(predictions, groups, bundle, folds=recipe.data.folds, seed=seed),
-        "slices": find_weak_slices(predictions, pictures),
-    }
+    parts: tuple[Callable[[], dict[str, Any]], ...] = (
+        lambda: score_table(predictions, groups, bundle, resamples=resamples, seed=seed),
+        lambda: decision_metrics(predictions, groups, bundle, resamples=resamples, seed=seed),
+        lambda: split_leakage(predictions, pictures),
+        lambda: calibration_metrics(predictions, groups, bundle, folds=recipe.data.folds, seed=seed),
+        lambda: {"slices": find_weak_slices(predictions, pictures)},
+    )
+    metrics: dict[str, Any] = {"split": "test"}
+    with context.reporter.progress("Computing metrics", len(parts)) as advance:
+        for compute in parts:
+            metrics |= compute()
+            advance(1)
     trim_memory()
     return metrics
 

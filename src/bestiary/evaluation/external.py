@@ -23,6 +23,7 @@ from bestiary.data.duplicates import find_duplicate_pairs
 from bestiary.data.hamming_search import find_near_pairs, hash_bits
 from bestiary.data.manifest import match_number_label
 from bestiary.data.notices import read_notices
+from bestiary.data.view_search import STEPS
 from bestiary.errors import MachineError, SourceError
 from bestiary.evaluation import intervals
 from bestiary.evaluation.decision import decision_metrics
@@ -235,8 +236,9 @@ def _splits_of_copies(
 
 def _group_near_copies(pictures: pl.DataFrame, near_bits: int, limits: DecodeLimits, context: Context) -> Ints:
     """Return the groups of duplicates as the audit forms them, int64 (n,)."""
-    pairs = find_duplicate_pairs(pictures, near_bits, threads=context.threads)
-    return group_duplicates(pictures, check_content(pictures, pairs, limits, threads=context.threads)).group
+    with context.reporter.progress("Searching for duplicates of training pictures", STEPS) as advance:
+        pairs = find_duplicate_pairs(pictures, near_bits, threads=context.threads, advance=advance)
+    return group_duplicates(pictures, check_content(pictures, pairs, limits, context)).group
 
 
 def _splits_of_equal_hashes(readable: pl.DataFrame, run_pictures: pl.DataFrame, near_bits: int | None) -> pl.Series:

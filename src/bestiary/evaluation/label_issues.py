@@ -19,7 +19,8 @@ from bestiary.evaluation.label_noise import WrongLabels, estimate_wrong_labels, 
 from bestiary.evaluation.outliers import find_outliers
 from bestiary.label_issue_summary import MIN_PRECISION, LabelIssueSummary
 from bestiary.models.engine import Precision
-from bestiary.models.logistic_regression import linear_logits, make_solver
+from bestiary.models.logistic_regression import linear_logits, make_solver, shared_axes
+from bestiary.progress import Advance, ignore_steps
 from bestiary.quick_metrics import softmax
 
 FOLDS = 5
@@ -63,7 +64,12 @@ class ModelIssues:
 
 
 def find_model_issues(
-    pictures: pl.DataFrame, features: FeatureMatrix, *, seed: int, precision: Precision = "float32"
+    pictures: pl.DataFrame,
+    features: FeatureMatrix,
+    *,
+    seed: int,
+    precision: Precision = "float32",
+    advance: Advance = ignore_steps,
 ) -> ModelIssues:
     """Return the findings that need a model: suspect labels and outliers.
 
@@ -73,7 +79,7 @@ def find_model_issues(
     """
     classes = sorted(pictures["label"].unique())
     labels, groups = table.label_indices(pictures["label"], classes), pictures["group"].to_numpy()
-    probabilities = cross_val_probabilities(features, labels, groups, len(classes), seed=seed)
+    probabilities = cross_val_probabilities(features, labels, groups, len(classes), seed=seed, advance=advance)
     reach = 1.0 if precision == "bfloat16" else 0.0
     issues, summary = detect_label_issues(probabilities, labels, classes, reach=reach)
     suspect = {issue.position for issue in issues if issue.margin >= 0}
@@ -168,27 +174,36 @@ def _summarise(wrong: WrongLabels, accuracy: float) -> LabelIssueSummary | None:
 
 
 def cross_val_probabilities(
-    features: FeatureMatrix, labels: Ints, groups: Ints, classes: int, *, folds: int = FOLDS, seed: int
+    features: FeatureMatrix,
+    labels: Ints,
+    groups: Ints,
+    classes: int,
+    *,
+    folds: int = FOLDS,
+    seed: int,
+    advance: Advance = ignore_steps,
 ) -> Floats:
     """Return out-of-fold probabilities, float64 (n, classes): no head is trained on a picture or its duplicates.
 
     features: (n, channels), not changed; labels, groups: int64 (n,). The head is the probe's: logistic regression on
-    standardised features. A picture whose class no other group has cannot be predicted: its row is NaN.
+    standardised features. A picture whose class no other group has cannot be predicted: its row is NaN. advance: takes
+    the number of pictures of each fold.
     """
     fold = stratified_group_folds(labels, groups, folds=folds, seed=seed)
     scaler = fit_scaler(features)
+    axes = shared_axes(features, scaler)
     probabilities = np.full((len(labels), classes), np.nan)
     for held_out in (fold == number for number in range(folds)):
         present = np.unique(labels[~held_out])
         rows = np.flatnonzero(held_out & np.isin(labels, present))
-        if len(present) < 2 or not len(rows):
-            continue
-        # A held-out label that is not present gets some index: the row is not trained on.
-        indices = np.minimum(np.searchsorted(present, labels), len(present) - 1)
-        solver = make_solver(features, indices, len(present), train_mask=~held_out, scaler=scaler)
-        weights, biases = solver.fit(DEFAULT_C / np.count_nonzero(~held_out))
-        weights = weights / solver.scale
-        logits = linear_logits(features, weights, biases - weights @ solver.mean, rows)
-        probabilities[rows] = 0.0
-        probabilities[np.ix_(rows, present)] = softmax(logits)
+        if len(present) >= 2 and len(rows):
+            # A held-out label that is not present gets some index: the row is not trained on.
+            indices = np.minimum(np.searchsorted(present, labels), len(present) - 1)
+            solver = make_solver(features, indices, len(present), train_mask=~held_out, scaler=scaler, axes=axes)
+            weights, biases = solver.fit(DEFAULT_C / np.count_nonzero(~held_out))
+            weights = weights / solver.scale
+            logits = linear_logits(features, weights, biases - weights @ solver.mean, rows)
+            probabilities[rows] = 0.0
+            probabilities[np.ix_(rows, present)] = softmax(logits)
+        advance(int(np.count_nonzero(held_out)))
     return probabilities

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from bestiary.array_types import Float32s, Floats, Ints
+from bestiary.array_types import Floats, Ints
 from bestiary.batches.feature_matrix import fit_scaler
 from bestiary.evaluation.intervals import bootstrap_metric, group_indices, resampled_sums
 from bestiary.models.features import LabelledFeatures
-from bestiary.models.logistic_regression import linear_logits, make_solver
+from bestiary.models.logistic_regression import Solver, linear_logits, make_solver, shared_axes
+from bestiary.progress import Advance, ignore_steps
 from bestiary.text import format_percent, format_points
 
 FRACTIONS, DRAWS = (0.25, 0.5, 1.0), (2, 2, 1)  # of the training pictures, and the number of samples of each size
@@ -36,6 +37,7 @@ def learning_curve(
     c_value: float,
     seed: int,
     val_predictions: Ints | None = None,
+    advance: Advance = ignore_steps,
 ) -> dict[str, Any]:
     """Return the curve, the expected gain from twice as many pictures, and a sentence about it.
 
@@ -45,6 +47,7 @@ def learning_curve(
     """
     rng = np.random.default_rng(seed)
     scaler, n = fit_scaler(train.features), len(train.labels)
+    axes = shared_axes(train.features, scaler)
     pool = _sample_groups(train.labels, groups[0], min(1.0, MAX_PICTURES / n), rng)
     labels, pool_groups = train.labels[pool], groups[0][pool]
     predictions, sizes = list[Ints](), list[int]()
@@ -54,9 +57,11 @@ def learning_curve(
         for rows in samples:
             if val_predictions is not None and len(rows) == n:
                 predictions.append(val_predictions)
-                continue
-            sample = LabelledFeatures(train.features[pool[rows]], labels[rows])
-            predictions.append(_predict_with_head(sample, val, len(classes), c_value * n / len(rows), scaler))
+            else:
+                sample = train.features[pool[rows]]
+                solver = make_solver(sample, labels[rows], len(classes), scaler=scaler, axes=axes)
+                predictions.append(_predict_with_head(solver, val, c_value * n / len(rows)))
+            advance(1)
     f1 = _f1(np.stack(predictions), val.labels, groups[1], len(classes), seed)
     return _describe_curve(f1, sizes, classes)
 
@@ -77,11 +82,8 @@ def _sample_groups(labels: Ints, groups: Ints, fraction: float, rng: np.random.G
     return np.flatnonzero(chosen)
 
 
-def _predict_with_head(
-    train: LabelledFeatures, val: LabelledFeatures, classes: int, c_value: float, scaler: tuple[Float32s, Float32s]
-) -> Ints:
-    """Return the classes that a head fitted on `train` predicts for `val`, int64 (n,)."""
-    solver = make_solver(train.features, train.labels, classes, scaler=scaler)
+def _predict_with_head(solver: Solver, val: LabelledFeatures, c_value: float) -> Ints:
+    """Return the classes that the solver's head predicts for `val`, int64 (n,)."""
     weights, biases = solver.fit(c_value)
     weights = weights / solver.scale
     y_pred: Ints = linear_logits(val.features, weights, biases - weights @ solver.mean).argmax(axis=1)

@@ -71,8 +71,7 @@ def _find_model_issues(dataset: AuditedDataset, recipe: ResolvedRecipe, context:
     except MissingExtraError as error:
         return _mark_skipped(dataset, MODEL_CHECKS, str(error))
     with context.reporter.progress("Checking labels", pictures.height) as advance:
-        issues = find_model_issues(pictures, features, seed=SEED, precision=cache.precision)
-        advance(pictures.height)
+        issues = find_model_issues(pictures, features, seed=SEED, precision=cache.precision, advance=advance)
     trim_memory()
     findings = sort_findings(pl.concat([dataset.findings, issues.findings]))
     return replace(dataset, findings=findings, label_issues=issues.labels)

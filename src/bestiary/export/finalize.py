@@ -15,6 +15,7 @@ import numpy as np
 
 from bestiary.array_types import AnyFloats, Float32s, Pixels
 from bestiary.batches.feature_matrix import FeatureMatrix
+from bestiary.context import Context
 from bestiary.costs import choose_labels, cost_matrix
 from bestiary.errors import IntegrityError
 from bestiary.export.calibration import choose_threshold, fit_temperature
@@ -27,6 +28,7 @@ from bestiary.models.engine import has_openvino
 from bestiary.models.head import Head
 from bestiary.models.ood import PrincipalSubspace
 from bestiary.preprocess import Preprocessing
+from bestiary.progress import Advance, iter_counted
 from bestiary.quick_metrics import softmax
 from bestiary.training.methods import TRAINERS
 from bestiary.training.task import TrainedModel, TrainingTask
@@ -85,7 +87,7 @@ def _finalize(task: TrainingTask, trained: TrainedModel) -> FinalModel:
     with staging_dir(task.run) as folder:  # nobody can use the run before it is verified
         save_model(final, folder)
         reference = trained.reference_network, trained.val_logits
-        verify_parity(folder, val.paths, *reference, threads=task.context.training_threads, familiarity=familiarity)
+        verify_parity(folder, val.paths, *reference, familiarity=familiarity, context=task.context)
     return final
 
 
@@ -149,7 +151,7 @@ def verify_parity(
     val_logits: AnyFloats,
     *,
     familiarity: AnyFloats,
-    threads: int,
+    context: Context,
 ) -> None:
     """Compare the exported graph, from file bytes to probabilities, with the float32 network; record the differences.
 
@@ -160,15 +162,20 @@ def verify_parity(
     bundle = read_bundle(run)
     rows = np.linspace(0, len(paths) - 1, min(PARITY_PICTURES, len(paths))).astype(int)
     sources = [paths[row] for row in rows]
-    network = np.concatenate([reference(bundle.preprocess.load_pixels(source)[None]) for source in sources])
+    engines: tuple[EngineName, ...] = ("onnxruntime", "fastest") if has_openvino() else ("onnxruntime",)
+    outputs = dict[EngineName, tuple[AnyFloats, AnyFloats]]()
+    with context.reporter.progress("Verifying the model", (1 + len(engines)) * len(sources)) as advance:
+        pixels = (bundle.preprocess.load_pixels(source)[None] for source in sources)
+        network = np.concatenate(list(iter_counted(map(reference, pixels), advance)))
+        for engine in engines:
+            predictor = Predictor(run, threads=context.training_threads, engine=engine)
+            outputs[engine] = _predict_outputs(predictor, sources, advance)
     expected = {
         "the network": softmax(network / bundle.temperature),
         "calibration": softmax(val_logits[rows] / bundle.temperature),
     }
-    engines: tuple[EngineName, ...] = ("onnxruntime", "fastest") if has_openvino() else ("onnxruntime",)
     differences: dict[str, float] = {}
-    for engine in engines:
-        actual, scores = _predict_outputs(Predictor(run, threads=threads, engine=engine), sources)
+    for engine, (actual, scores) in outputs.items():
         for name, probabilities in expected.items():
             difference = differences[f"{engine} against {name}"] = float(np.abs(actual - probabilities).max())
             if not outputs_match(actual, probabilities):
@@ -214,9 +221,9 @@ def _parity_error(output: str, engine: str, reference: str, difference: float) -
     )
 
 
-def _predict_outputs(predictor: Predictor, sources: Sequence[Path]) -> tuple[AnyFloats, AnyFloats]:
+def _predict_outputs(predictor: Predictor, sources: Sequence[Path], advance: Advance) -> tuple[AnyFloats, AnyFloats]:
     """Return probabilities (n, classes) and familiarity (n,) as users get them."""
-    predictions = list(predictor.predict_many(sources))
+    predictions = list(iter_counted(predictor.predict_many(sources), advance))
     probabilities = [[prediction.probabilities[name] for name in predictor.classes] for prediction in predictions]
     return np.array(probabilities), np.array([prediction.familiarity for prediction in predictions])
 

@@ -29,7 +29,9 @@ def write_results(run: Path, metrics: Mapping[str, Any], context: Context, *, li
     write_text(run / "classification_report.txt", classification_report(metrics))
     write_json(run / "metrics.json", metrics)
     if not light:
-        write_report(run, threads=context.threads)
+        with context.reporter.progress("Writing the report", 1) as advance:
+            write_report(run, threads=context.threads)
+            advance(1)
 
 
 def finish_run(run: Path, metrics: dict[str, Any], context: Context, usage: Usage, *, light: bool = False) -> Run:

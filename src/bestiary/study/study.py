@@ -29,6 +29,7 @@ from bestiary.files import require_local_path
 from bestiary.machine import is_out_of_memory_error, world_size
 from bestiary.progress import SilentReporter
 from bestiary.recipe import FeaturesConfig, Recipe, ResolvedRecipe
+from bestiary.stages import number_stages
 from bestiary.study.plan import (
     describe_plan,
     epoch_fraction_within_budget,
@@ -130,7 +131,9 @@ def study(
     check_seeds(seeds)
     entries = read_study_recipes(options.recipes, options.preset, options.settings)
     pairs = comparison_pairs(entries, options.against)
-    request = StudyRequest(source, entries, seeds, options.budget_seconds, context or Context())
+    context = context or Context()
+    context = replace(context, reporter=number_stages(context.reporter, "study"))
+    request = StudyRequest(source, entries, seeds, options.budget_seconds, context)
     folder = _default_folder(request) if out is None else Path(out)
     require_local_path(folder)
     manifest = read_manifest(folder)

@@ -18,6 +18,7 @@ import polars as pl
 from bestiary.context import Context, PlannedSeconds
 from bestiary.errors import RecipeError
 from bestiary.machine import world_size
+from bestiary.progress import Advance
 from bestiary.recipe import Recipe, ResolvedRecipe
 from bestiary.text import format_duration
 from bestiary.training.free_cores import describe_load, measure_training_threads
@@ -70,11 +71,19 @@ def plan_training(
     """
     if budget_seconds is not None and world_size() > 1:
         raise RecipeError("A time budget works in a single process: start it without torchrun.")
+    with context.reporter.progress("Estimating the time", None) as advance:
+        return _choose_plan(requested, pictures, budget_seconds, context, advance)
+
+
+def _choose_plan(
+    requested: Recipe, pictures: pl.DataFrame, budget_seconds: float | None, context: Context, advance: Advance
+) -> TrainingPlan:
     context, load = _adapt_to_load(requested, context)
     timer, machine = context.timer, MachineProfile()
     tried: list[tuple[ResolvedRecipe, TimeEstimate]] = []
     for recipe in _iter_candidates(requested, budget_seconds is not None):
         estimate = estimate_seconds(make_task(Path(), recipe, pictures, context), machine)
+        advance(1)
         tried.append((recipe, estimate))
         if budget_seconds is None:
             return replace(_make_plan(recipe, estimate, None, context), load=load)

@@ -17,6 +17,7 @@ from bestiary.array_types import Array, Float32s, Ints
 from bestiary.models.features import LabelledFeatures, load_stacked
 from bestiary.models.head import Head
 from bestiary.models.logistic_regression import linear_logits, make_solver
+from bestiary.progress import Advance, ignore_steps
 from bestiary.quick_metrics import loss_and_macro_f1
 from bestiary.recipe import Balance, Recipe
 from bestiary.training.balance import logit_adjustment, sample_epoch_order
@@ -44,7 +45,9 @@ def fit_probe(task: TrainingTask) -> FittedProbe:
     cache = task.fill_features(val_pictures, "float32")
     val = LabelledFeatures(cache.load(val_pictures.keys), val_pictures.labels)
     c_values = candidate_c_values(task.recipe, len(task.split("train").keys))
-    head, history = fit_head(train, val, len(task.classes), c_values=c_values, balance=task.recipe.train.balance)
+    balance = task.recipe.train.balance
+    with task.context.reporter.progress("Fitting the head", len(c_values)) as advance:
+        head, history = fit_head(train, val, len(task.classes), c_values=c_values, balance=balance, advance=advance)
     return FittedProbe(cache.graph, head, history, val)
 
 
@@ -72,7 +75,13 @@ def default_c_values(pictures: int) -> tuple[float, ...]:
 
 
 def fit_head(
-    train: LabelledFeatures, val: LabelledFeatures, classes: int, *, c_values: Sequence[float], balance: Balance
+    train: LabelledFeatures,
+    val: LabelledFeatures,
+    classes: int,
+    *,
+    c_values: Sequence[float],
+    balance: Balance,
+    advance: Advance = ignore_steps,
 ) -> tuple[Head, list[dict[str, Any]]]:
     """Return the linear head with the lowest validation loss, and one history line per value of C.
 
@@ -95,6 +104,7 @@ def fit_head(
         history.append(
             _history_record(step, strength, heads[-1], offsets, train_loss, val, time.perf_counter() - started)
         )
+        advance(1)
     best = int(np.argmin([line["val_loss"] for line in history]))
     history[best]["chosen"] = True
     return heads[best], history

@@ -138,8 +138,8 @@ def record_engine(task: TrainingTask) -> TrainingTask:
     if "features" in read_environment(task.run) and (reason := explain_impossible(recorded)):
         recipe = shlex.quote(str(task.run / "asked.toml"))
         raise RunError(
-            f"The features of {task.run} were begun with {recorded.engine} in {recorded.precision}, which this computer"
-            f" cannot compute: {reason}. Resume it on a computer like the first, or train anew with its recipe:"
+            f"The features of {task.run} were computed with {recorded.engine} in {recorded.precision}, which this"
+            f" computer cannot do: {reason}. Resume it on a computer like the first, or train again with its recipe:"
             f" bestiary train PICTURES --recipe {recipe}"
         )
     features = FeaturesConfig(**asdict(task.engine_choice))

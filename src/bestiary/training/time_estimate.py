@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from bestiary.batches.feature_matrix import MAX_MEMORY_BYTES
 from bestiary.batches.pixel_cache import pixel_cache
 from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.engine import Precision
@@ -29,6 +30,7 @@ AUDIT_BACKBONE = "lite2"  # of the label check, where the recipe names no bundle
 INTERPOLATIONS_TRIED = 5  # weight interpolations that fine-tuning validates at its end
 FLOAT32_SLOWDOWN = 2.0  # the exported graph and its verification run in float32, validation in the loop may not
 LABEL_CHECK_FOLDS, LEARNING_CURVE_FITS = 5, 2
+LEARNING_CURVE_PICTURES = 8_000  # at most, as in `evaluation.learning_curve`
 
 if TYPE_CHECKING:
     from bestiary.training.epoch_throughput import EpochThroughput
@@ -40,7 +42,9 @@ class FixedCosts:
 
     probe: float = 4.0  # libraries, export and verification
     torch: float = 9.0  # the same with torch
-    head: float = 0.000_018  # of a head, a picture, a class and a value of C
+    head: float = 0.000_018  # of a head, a picture, a class and a value of C, in memory
+    large_head: float = 0.000_02  # of a head, a picture and a value of C, out-of-core
+    large_head_class: float = 0.000_002  # and a class
     report: float = 1.5  # metrics, intervals, report
     report_picture: float = 0.000_05
 
@@ -136,7 +140,7 @@ def _label_check_seconds(task: TrainingTask, machine: MachineProfile) -> float:
     precision = task.engine_choice.precision
     cache = task.feature_cache(precision)
     missing = sum(len(cache.missing(task.split(split).keys)) for split in splits)
-    fits = machine.slowdown * COSTS.head * LABEL_CHECK_FOLDS * _count(task, *SPLITS) * len(task.classes)
+    fits = machine.slowdown * LABEL_CHECK_FOLDS * _fit_seconds(task, _count(task, *SPLITS))
     return fits + (machine.feature_throughput(task, precision).seconds(missing) if missing else 0.0)
 
 
@@ -153,9 +157,18 @@ def feature_seconds(task: TrainingTask, machine: MachineProfile) -> float:
 
 def _head_seconds(task: TrainingTask, slowdown: float) -> float:
     pictures = _count(task, "train")
-    fits = len(candidate_c_values(task.recipe, pictures))
-    fits += LEARNING_CURVE_FITS * (task.recipe.evaluate.learning_curve != "off")
-    return slowdown * COSTS.head * pictures * len(task.classes) * fits
+    seconds = len(candidate_c_values(task.recipe, pictures)) * _fit_seconds(task, pictures)
+    if task.recipe.evaluate.learning_curve != "off":
+        seconds += LEARNING_CURVE_FITS * _fit_seconds(task, min(pictures, LEARNING_CURVE_PICTURES))
+    return slowdown * seconds
+
+
+def _fit_seconds(task: TrainingTask, pictures: int) -> float:
+    """Return the time of fitting one head, on the reference machine."""
+    classes, channels = len(task.classes), task.feature_cache("float32").channels
+    if 4 * pictures * channels <= MAX_MEMORY_BYTES:
+        return COSTS.head * pictures * classes
+    return (COSTS.large_head + COSTS.large_head_class * classes) * pictures
 
 
 def _decode_seconds(task: TrainingTask) -> float:

@@ -81,10 +81,11 @@ def run_trial(search: SearchContext, trial: optuna.Trial) -> tuple[float, TrialO
             raise
         result, outcome = str(error) or type(error).__name__, "failed"
     seconds = time.monotonic() - started
-    message = _record_outcome(search, trial, result, outcome, seconds)
-    number = f"{display_number(trial)}{f' of {search.max_trials}' if search.max_trials is not None else ''}"
-    settings = "the default" if is_default(trial) else format_params(params)
-    search.context.reporter.info(f"Trial {number}: {message}, {seconds:.1f} s: {settings}")
+    message, is_best = _record_outcome(search, trial, result, outcome, seconds)
+    if is_best or outcome == "failed":  # the others are in the table of the page
+        number = f"{display_number(trial)}{f' of {search.max_trials}' if search.max_trials is not None else ''}"
+        settings = "the default" if is_default(trial) else format_params(params)
+        search.context.reporter.info(f"Trial {number}: {message}, {seconds:.1f} s: {settings}")
     return seconds, outcome
 
 
@@ -157,8 +158,8 @@ def _slowdown(history: History, default_seconds: Sequence[float]) -> float:
 
 def _record_outcome(
     search: SearchContext, trial: optuna.Trial, result: TrialScore | str, outcome: TrialOutcome, seconds: float
-) -> str:
-    """Record the score of a trial, or the reason why it has none; return it as text."""
+) -> tuple[str, bool]:
+    """Record the score of a trial, or the reason why it has none; return it as text, and whether it is the best."""
     folder, study = search.storage.trial_folder(trial) / "1", search.storage.study
     epoch_seconds = [line["seconds"] for line in (read_history(folder) if (folder / "history.jsonl").exists() else [])]
     epochs, training = len(epoch_seconds) or None, round(sum(epoch_seconds), 3)
@@ -166,13 +167,12 @@ def _record_outcome(
     trial.set_user_attr("took", took | {"each epoch": [round(seconds, 3) for seconds in epoch_seconds]})
     if isinstance(result, TrialScore):
         before = search.storage.best()
-        best = ", the best so far" if before is None or result.rank > before[1].rank else ""
+        is_best = before is None or result.rank > before[1].rank
         trial.set_user_attr("score", asdict(result))
         study.tell(trial, result.value)
-        return f"macro-F1 {result.macro_f1:.4f}, loss {result.loss:.4f}{best}"
+        return f"macro-F1 {result.macro_f1:.4f}, loss {result.loss:.4f}{', the best so far' * is_best}", is_best
     if outcome == "failed":
         trial.set_user_attr("cause", result)
     study.tell(trial, state=STATES[outcome])
-    return (
-        f"failed: {result}" if outcome == "failed" else f"stopped after epoch {epochs} of {search.plan.epochs}{result}"
-    )
+    stopped = f"stopped after epoch {epochs} of {search.plan.epochs}{result}"
+    return f"failed: {result}" if outcome == "failed" else stopped, False

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,7 @@ from bestiary.tune.objective import count_inner_folds, inner_splits
 from bestiary.tune.plan import Deadlines, SearchPlan
 from bestiary.tune.search_space import Settings, build_search_space, default_params, format_space, input_config_recipes
 from bestiary.tune.storage import TrialStorage, failure_reasons, storage_errors
-from bestiary.tune.trial import SearchContext, SearchTimeoutError, run_trial
+from bestiary.tune.trial import SearchContext, SearchTimeoutError, TrialOutcome, run_trial
 
 MAX_INITIAL_FAILURES = 3  # the search ends if so many trials fail before any succeeds
 
@@ -71,7 +73,7 @@ def tune(
 
     Raises UserError where input or machine are at fault, InterruptedRun on Ctrl-C.
     """
-    context = Context.create(threads, reporter, request.recipe.features)
+    context = Context.create(threads, reporter, request.recipe.features, "tune")
     _check_request(request)
     folder = locate_search(out, storage, source, request.recipe)
     disable_malloc_trim()
@@ -193,13 +195,26 @@ def _describe_search(search: SearchContext) -> str:
     )
 
 
+def _describe_outcomes(outcomes: Mapping[TrialOutcome, int]) -> str:
+    """Return how many trials this process ran, and how they ended.
+
+    >>> _describe_outcomes({"complete": 9, "pruned": 3})
+    '12 trials: 9 complete, 3 stopped early.'
+    """
+    words: dict[TrialOutcome, str] = {"complete": "complete", "pruned": "stopped early", "failed": "failed"}
+    ended = ", ".join(f"{outcomes[outcome]} {words[outcome]}" for outcome in words if outcomes.get(outcome))
+    total = sum(outcomes.values())
+    return f"{total} trial{'s' * (total != 1)}: {ended}."
+
+
 # ---- The trials ----------------------------------------------------------------------------------------------------
 
 
 def _run_trials(search: SearchContext) -> bool:
     """Run trials until there are enough or the time is up; return whether this process should finish the search."""
-    storage, report, failures, typical_seconds = search.storage, search.context.reporter.info, 0, 0.0
-    with storage.session():
+    storage, report = search.storage, search.context.reporter.info
+    outcomes, failures, typical_seconds = Counter[TrialOutcome](), 0, 0.0
+    with storage.session(), search.context.reporter.progress("Trials", search.max_trials) as advance:
         if notice := storage.use(search.plan.epochs, seed=search.base_recipe.seed):
             report(notice)
         ending = storage.pending_finish()
@@ -216,6 +231,8 @@ def _run_trials(search: SearchContext) -> bool:
                 report("The time limit for trials is reached; the running trial is queued again.")
                 break
             storage.clear()
+            advance(1)
+            outcomes[outcome] += 1
             typical_seconds = 0.8 * typical_seconds + 0.2 * seconds if typical_seconds else seconds
             failures = failures + 1 if outcome == "failed" else 0
             if failures >= MAX_INITIAL_FAILURES and not storage.best():
@@ -223,6 +240,8 @@ def _run_trials(search: SearchContext) -> bool:
                     f"{failures} trials failed, and none succeeded. The last one:"
                     f" {failure_reasons(storage.trials())[-1]} Change the recipe, or narrow the search."
                 )
+    if outcomes:
+        report(_describe_outcomes(outcomes))
     is_last = storage.wait(lambda: search.deadlines.room() < 0, report)
     if is_last and not storage.best():
         raise RunError(

@@ -1,0 +1,66 @@
+"""Progress lines: none of a stage's first seconds is silent, and every line has the number of its stage."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+
+pytest.importorskip("sklearn")
+
+from bestiary import flow, progress, stages
+from bestiary.demo.dataset import SyntheticDataset
+from bestiary.progress import LogReporter
+from bestiary.stages import STAGES, StageReporter, number_stages
+
+STAGE = re.compile(r"^\[(\d+)/(\d+)\] (.+): [\d,]+ in [\d.]+ s$", re.MULTILINE)
+
+
+def test_a_step_that_takes_long_is_no_silence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY_SECONDS", 0.02)
+    with LogReporter().progress("Checking labels", 5) as advance:
+        time.sleep(0.3)  # the first step has not ended
+        advance(5)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "Checking labels: 0 of 5, 0 s so far"
+    assert lines[-1].startswith("Checking labels: 5 in ")
+    assert 5 <= len(lines) < 0.3 / 0.02  # after the first three, every third
+
+
+def test_titles_get_the_number_of_their_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = StageReporter(LogReporter(), STAGES["train"])
+    titles = ["Reading pictures", "Checking labels", "Computing features", "Epoch 1 of 2", "Predicting", "Fitting"]
+    for title in titles:
+        with reporter.progress(title, 1) as advance:
+            advance(1)
+    numbers = [int(number) for number, _, _ in STAGE.findall(capsys.readouterr().err)]
+    train = list(STAGES["train"])
+    labels, fit, predict = (train.index(stage) + 1 for stage in (stages.LABELS, stages.FIT, stages.PREDICT))
+    # Features after the label check's are those of its own stage; the head of a second fold goes back to its stage.
+    assert numbers == [1, labels, labels, fit, predict, fit]
+
+
+def test_the_stages_of_an_outer_job_are_counted() -> None:
+    outer = number_stages(LogReporter(), "tune")
+    assert number_stages(outer, "resume") is outer
+
+
+def test_all_stages_of_training_and_evaluation_are_reported(
+    tmp_path_factory: pytest.TempPathFactory, faulty: SyntheticDataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path_factory.mktemp("progress") / "run"
+    run = flow.train(faulty.folder, recipe={"model": {"backbone": "lite0"}}, out=out, reporter=LogReporter())
+    reported = STAGE.findall(capsys.readouterr().err)
+    assert {int(total) for _, total, _ in reported} == {len(STAGES["train"])}
+    numbers = [int(number) for number, _, _ in reported]
+    assert numbers == sorted(numbers)
+    assert set(numbers) == set(range(1, len(STAGES["train"]) + 1))
+    flow.evaluate(run.path, reporter=LogReporter())
+    assert [title for _, _, title in STAGE.findall(capsys.readouterr().err)] == [
+        "Predicting",
+        "Computing metrics",
+        "Writing the report",
+    ]
