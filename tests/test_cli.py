@@ -461,7 +461,7 @@ def test_unknown_pictures_get_the_label_that_is_asked_for(
     labels = [line.split(",")[1] for line in (tmp_path / "answers.csv").read_text(encoding="utf-8").splitlines()]
     assert sorted(labels) == ["", "blue", "green", "label", "red", "stranger"]
     refused = one_message(bestiary("predict", model, colours, *out, "--resume"))
-    assert "label of unknown pictures stranger there, none now" in refused
+    assert "label of unknown pictures stranger before, none now" in refused
     assert "is a class of the model" in one_message(bestiary("predict", model, colours, "--unknown-label", "red"))
 
 
