@@ -17,7 +17,8 @@ pytest.importorskip("onnx")
 from bestiary import table
 from bestiary.errors import UserError
 from bestiary.evaluation.comparison import RunPredictions, align_runs, compare_runs, read_run_predictions, verdict
-from bestiary.report import comparison_page
+from bestiary.report import comparison_changes, comparison_page
+from bestiary.report.comparison_changes import changed_answers, differing_settings
 from bestiary.stats import holm
 from tiny_model import COLOURS, write_run
 
@@ -237,3 +238,35 @@ def command(capsys: pytest.CaptureFixture[str], *words: Any) -> str:
 
     app(["compare", *words], standalone_mode=False)
     return capsys.readouterr().out
+
+
+def test_the_page_shows_what_changed(
+    two: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (two[0] / "resolved.toml").write_text('seed = 0\n\n[picture]\nsize = 224\nfit = "squash"\n')
+    (two[1] / "resolved.toml").write_text('seed = 0\n\n[picture]\nsize = 96\nfit = "squash"\n[probe]\nc = [1, 2]\n')
+    assert differing_settings(list(map(str, two))) == [("picture.size", ["224", "96"]), ("probe.c", ["–", "1, 2"])]
+    command(capsys, *map(str, two), "--out", str(tmp_path / "out.html"), "--resamples", "100")
+    page = (tmp_path / "out.html").read_text(encoding="utf-8")
+    runs = align_runs([read_run_predictions(run) for run in two], intersection=False)
+    [changed] = changed_answers(runs)
+    first, this = (run.predictions["predicted"] == run.predictions["label"] for run in runs)
+    assert changed.n_lost == (first & ~this).sum()
+    assert changed.n_gained == (this & ~first).sum()
+    assert f"{changed.n_lost} test pictures went from right to wrong, {changed.n_gained} from wrong to" in page
+    assert len(changed.lost) + len(changed.gained) == comparison_changes.MAX_PICTURES
+    assert all(picture.before == picture.label != picture.after for picture in changed.lost)
+    assert all(picture.before != picture.label == picture.after for picture in changed.gained)
+    assert page.count("<li><figure>") == comparison_changes.MAX_PICTURES
+    assert f"of {changed.n_gained} are shown" in page
+    assert "<code>picture.size</code></th><td>224</td><td>96</td>" in page
+    assert "seed" not in page.partition('id="settings"')[2].partition("</section>")[0]
+
+
+def test_runs_with_the_same_answers_have_no_changed_pictures(two: tuple[Path, Path], tmp_path: Path) -> None:
+    again = Path(shutil.copytree(two[0], tmp_path / "again"))
+    runs = align_runs([read_run_predictions(run) for run in (two[0], again, two[1])], intersection=False)
+    same, different = changed_answers(runs)
+    assert (same.n_lost, same.n_gained, same.n_wrong_both, same.lost, same.gained) == (0, 0, 0, [], [])
+    assert 0 < len(different.lost) + len(different.gained) <= comparison_changes.MAX_PICTURES // 2
+    assert differing_settings([str(two[0]), str(again)]) == []

@@ -24,10 +24,12 @@ from bestiary.evaluation.metrics import compute_metrics
 from bestiary.evaluation.reliability import conformal_coverage, undo_temperature
 from bestiary.evaluation.slices import find_weak_slices
 from bestiary.inference.conformal import fit_conformal
-from bestiary.report import format, gallery, plots, verdict
+from bestiary.report import finding_section, format, gallery, plots, verdict
+from bestiary.report.coverage_section import threshold_tables
 from bestiary.report.gallery import heatmap_overlays
 from bestiary.report.next_steps import RunSummary, next_steps, summarise_run
 from bestiary.report.run_files import read_run
+from bestiary.report.run_files import test_predictions as predictions_of_test
 from bestiary.report.run_report import render_run_report, write_report
 from bestiary.report.thumbnails import LARGEST_BYTES, thumbnail_data_uri
 from bestiary.text import format_percent
@@ -142,6 +144,7 @@ def _metrics(test: pl.DataFrame, pictures: pl.DataFrame, labels: list[str]) -> d
     truth = np.array([labels.index(label) for label in test["label"]])
     probabilities = test.select(f"p_{label}" for label in labels).to_numpy()
     scores = compute_metrics(truth, probabilities, labels, unknown=test["unknown"].to_numpy(), resamples=200)
+    scores["unknown"] |= {"threshold": 0.05}
     seconds = {"audit": 3.1, "cache": 8.0, "train": 1.5, "evaluate": 2.25, "report": None, "total": 16.0}
     raw = undo_temperature(probabilities, 1.25)
     trusted = {
@@ -198,7 +201,7 @@ def page(run: Path) -> str:
 class Outline(HTMLParser):
     """What the tests ask of a page: its tags with attributes, its text, and whether every tag is closed."""
 
-    VOID = frozenset({"meta", "img", "br"})
+    VOID = frozenset({"meta", "img", "br", "input"})
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -355,8 +358,8 @@ def test_more_classes_than_a_table_can_hold_are_drawn(tmp_path: Path) -> None:
     assert 'class="matrix' not in page
     assert "Confusion matrix of 40 classes" in page
     folded = page.index("20 more classes</summary>")
-    rows = re.findall(r'<th scope="row">(class \d\d)</th><td>', page)
-    before = re.findall(r'<th scope="row">(class \d\d)</th><td>', page[:folded])
+    rows = re.findall(r'<th scope="row">(class \d\d)</th><td data', page)
+    before = re.findall(r'<th scope="row">(class \d\d)</th><td data', page[:folded])
     assert len(before) == 20
     assert len(rows) == len(set(rows)) == 40
     assert page.count("20 more classes</summary>") == 2
@@ -624,3 +627,63 @@ def test_overlays_are_drawn_where_there_are_a_model_and_a_picture(tmp_path: Path
     drawn = heatmap_overlays(write_run(run), paths, threads=1)
     assert (drawn[0] or "").startswith("data:image/jpeg;base64,")
     assert drawn[1:] == [None, None]
+
+
+def test_thresholds_count_what_is_answered_and_what_is_correct(run: Path) -> None:
+    files = read_run(run)
+    test = predictions_of_test(files)
+    tables = {found.measure: found for found in threshold_tables(files.metrics, test)}
+    assert list(tables) == ["familiarity", "confidence"]
+    for measure, column in (("familiarity", "familiarity"), ("confidence", "probability")):
+        points = tables[measure].points
+        assert points[0][1] == test.height
+        for at, answered, correct in points:
+            kept = test.filter(pl.col(column) >= at)
+            assert (answered, correct) == (kept.height, kept.filter(pl.col("label") == pl.col("predicted")).height)
+    own = tables["familiarity"].own
+    assert own is not None
+    assert tables["familiarity"].points[own][:2] == (0.05, test.filter(~pl.col("unknown")).height)
+    assert tables["confidence"].own is None
+
+
+def test_a_threshold_that_does_not_give_the_recorded_answers_is_not_marked(run: Path) -> None:
+    files = read_run(run)
+    folds = predictions_of_test(files).with_columns(unknown=pl.col("familiarity") < 0.3)
+    assert threshold_tables(files.metrics, folds)[0].own is None
+    older = folds.with_columns(familiarity=pl.lit(None, pl.Float64))
+    assert [found.measure for found in threshold_tables(files.metrics, older)] == ["confidence"]
+
+
+def test_each_confusion_has_a_picture_before_any_has_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {label: [HOME / label / f"{i}.jpg" for i in range(80)] for label in ("cow", "dog", "hen")}
+    test = predictions_of_test(read_run(make_run(tmp_path / "run", files, sure=0.5)))
+    monkeypatch.setattr(gallery, "GALLERY", 4)
+    monkeypatch.setattr(gallery, "MAX_MORE", 6)
+    built = gallery.build_galleries(test, set(), {}, lambda paths: [None] * len(paths))
+    embedded = [*built["wrong"], *built["unknown"], *built["more_wrong"]]
+    pairs = set(test.filter(pl.col("label") != pl.col("predicted")).select("label", "predicted").iter_rows())
+    assert len(pairs) == 6
+    assert {(picture.label, picture.predicted) for picture in embedded if picture.label != picture.predicted} == pairs
+    assert len({picture.row_id for picture in embedded}) == len(embedded)
+    assert built["n_mistakes"] > len(embedded)
+
+
+def test_pictures_have_their_most_probable_classes(run: Path) -> None:
+    test = predictions_of_test(read_run(run))
+    for picture in gallery.gallery_pictures(test.head(4), {}, set()):
+        row = test.row(by_predicate=pl.col("row_id") == picture.row_id, named=True)
+        expected = sorted(((row[f"p_{label}"], label) for label in LABELS), reverse=True)[: gallery.TOP]
+        assert [label for label, _ in picture.top] == [label for _, label in expected]
+        assert [p for _, p in picture.top] == pytest.approx([p for p, _ in expected], abs=1e-4)
+
+
+def test_every_finding_is_listed_or_counted(run: Path, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    issues = read_run(run).findings.filter("is_issue")
+    text = Outline(page).text
+    for path in issues["path"].drop_nulls():
+        assert f"{Path(path).parent.name}/{Path(path).name}" in text
+    monkeypatch.setattr(finding_section, "MAX_EXAMPLES", 1)
+    monkeypatch.setattr(finding_section, "MAX_LISTED", 2)
+    shorter = Outline(render_run_report(read_run(run))).text
+    assert "3 more are not listed" in shorter
+    assert "findings.parquet whose check is dark" in shorter

@@ -7,26 +7,37 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __all__ = [
     "BestiaryError",
+    "Event",
     "PictureClassifier",
     "Predictor",
     "Recipe",
     "UserError",
     "__version__",
     "audit",
+    "compare",
+    "embed",
     "evaluate",
+    "export",
     "load",
+    "predict",
     "resume",
+    "study",
     "train",
+    "tune",
 ]
 
 if TYPE_CHECKING:
+    from bestiary.api import audit, compare, embed, evaluate, export, resume, study, train, tune
     from bestiary.classifier import PictureClassifier
     from bestiary.errors import BestiaryError, UserError
-    from bestiary.flow import audit, evaluate, resume, train
+    from bestiary.events import Event
+    from bestiary.inference.predict import predict
     from bestiary.inference.predictor import Predictor, load
     from bestiary.recipe import Recipe
     from bestiary.version import __version__
@@ -34,18 +45,18 @@ if TYPE_CHECKING:
 _MODULES = {
     "BestiaryError": "bestiary.errors",
     "UserError": "bestiary.errors",
+    "Event": "bestiary.events",
     "Recipe": "bestiary.recipe",
     "Predictor": "bestiary.inference.predictor",
     "load": "bestiary.inference.predictor",
-    "train": "bestiary.flow",
-    "resume": "bestiary.flow",
-    "evaluate": "bestiary.flow",
-    "audit": "bestiary.flow",
+    "predict": "bestiary.inference.predict",
+    **dict.fromkeys(("audit", "compare", "embed", "evaluate", "export"), "bestiary.api"),
+    **dict.fromkeys(("resume", "study", "train", "tune"), "bestiary.api"),
     "PictureClassifier": "bestiary.classifier",
     "__version__": "bestiary.version",
 }
 
-_NEEDS_TRAIN = {"bestiary.flow", "bestiary.classifier"}  # need the extra "train"; prediction and serving do not
+_NEEDS_TRAIN = {"bestiary.api", "bestiary.classifier"}  # need the extra "train"; prediction and serving do not
 
 
 def __getattr__(name: str) -> Any:
@@ -59,3 +70,23 @@ def __getattr__(name: str) -> Any:
 
         import_optional("polars", extra="train")
     return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names, imported or not."""
+    return __all__
+
+
+class _Package(ModuleType):
+    """The package as a module whose public functions are not hidden by its folders of the same names.
+
+    Importing `bestiary.tune.page` sets the attribute `tune` of the package to that folder. `from bestiary.tune import
+    page` does not need it, and `bestiary.tune` is the function, whatever was imported before.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (isinstance(value, ModuleType) and name in _MODULES):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

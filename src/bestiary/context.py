@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from bestiary.experiment_log import ExperimentLog, NoLog
 from bestiary.files import cache_folder
 from bestiary.machine import available_cores
 from bestiary.profiling import StageTimer
@@ -29,7 +30,7 @@ class Context:
     cache: None to cache nothing. deadline_seconds: timer seconds at which training must end at the speed of the plan,
     whose times are `planned`. has_automatic_threads: whether the user left the number of threads open; network_threads:
     the number that a network is trained with, None for `threads`. features: settings of feature extraction, those of
-    the recipe, or what a run has recorded.
+    the recipe, or what a run has recorded. experiment_log: what TensorBoard or MLflow gets.
     """
 
     threads: int = field(default_factory=available_cores)
@@ -41,6 +42,7 @@ class Context:
     has_automatic_threads: bool = False
     network_threads: int | None = None
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    experiment_log: ExperimentLog = field(default_factory=NoLog)
 
     @classmethod
     def create(

@@ -15,7 +15,6 @@ from bestiary.data.dataset import AuditedDataset, DataSource, Sources, load_data
 from bestiary.evaluation.cross_validation import concat_folds, cross_validate, fold_scores
 from bestiary.evaluation.diagnostics import diagnose_training
 from bestiary.evaluation.evaluate import predict_test_split, predict_val_split, rescore_test_split, score_predictions
-from bestiary.evaluation.external import evaluate_external
 from bestiary.evaluation.loss_curves import describe_fit
 from bestiary.evaluation.model_audit import add_model_issues, describe_model_issues
 from bestiary.export.finalize import train_and_finalize
@@ -26,6 +25,7 @@ from bestiary.recipe import Recipe
 from bestiary.report.results import Run, finish_run, write_results
 from bestiary.training import budget, quick_estimate
 from bestiary.training.create_run import create_run
+from bestiary.training.experiment_loggers import RECORDED, check_log_supported, open_experiment_log
 from bestiary.training.recipe_checks import check_recipe_supported
 from bestiary.training.run_lock import run_lock
 from bestiary.training.run_session import RunSession, open_session
@@ -57,13 +57,15 @@ def train(
     out: Path | str | None = None,
     threads: int | None = None,
     budget_seconds: float | None = None,
+    log: str | None = None,
     reporter: Reporter | None = None,
 ) -> Run:
     """Audit and split the pictures, train, calibrate and export a model, test it and write the report; return the run.
 
     pictures: a folder per class, split folders, an archive or a table, or several of these, which are merged; labels: a
     map of folder names to labels; corrections: a file of label decisions; recipe: a Recipe or its settings; folds: the
-    recipe's `data.folds`; budget_seconds: settings that the recipe leaves open are chosen so that the job ends in time.
+    recipe's `data.folds`; budget_seconds: settings that the recipe leaves open are chosen so that the job ends in time;
+    log: "tensorboard" or "mlflow", for the epochs of a network.
     Raises UserError, IntegrityError if the exported model differs from the trained one, InterruptedRun on Ctrl-C.
     """
     requested = Recipe.of(recipe or {}).override({} if folds is None else {"data": {"folds": folds}})
@@ -71,6 +73,7 @@ def train(
     source, out = DataSource(pictures, labels, corrections), None if out is None else Path(out)
     timer, check = context.timer, quick_estimate.budget_check(requested, budget_seconds, context)
     check_recipe_supported(requested)
+    check_log_supported(log, requested)
     run_folder.require_free_folder(out)
     with PeakMemory() as memory:
         # ---- Data: measure, audit, split ---------------------------------------------------------------------------
@@ -89,10 +92,12 @@ def train(
 
         # ---- Run folder: created when the pictures are known to be usable ------------------------------------------
         facts = source.facts(context.threads) | {"split digest": digest} | plan.facts()
+        facts |= {} if log is None else {RECORDED: log}
         run = create_run(out, requested, plan.recipe, split_table, dataset, facts)
         del dataset  # its thumbnails are in the run folder
-        with open_session(run, timer, memory) as session:
-            return _train_run(run, plan.run_context(context), session)
+        logged_context = open_experiment_log(run, plan.run_context(context))
+        with open_session(run, timer, memory) as session, logged_context as context:
+            return _train_run(run, context, session)
 
 
 def resume(
@@ -110,22 +115,13 @@ def resume(
         session.report_earlier(context.reporter)
         if (run / "metrics.json").exists():  # the test split was scored: scoring it twice would have to be counted
             return finish_run(run, read_json(run / "metrics.json"), context, session.usage, light=light)
-        return _train_run(run, context, session, resume=True, light=light)
+        with open_experiment_log(run, context) as context:
+            return _train_run(run, context, session, resume=True, light=light)
 
 
-def evaluate(
-    run: Path | str,
-    pictures: Path | str | None = None,
-    *,
-    labels: str | None = None,
-    threads: int | None = None,
-    reporter: Reporter | None = None,
-) -> Run:
-    """Score a finished run on its own test split again, which it counts, or on other labelled pictures; return it."""
+def evaluate(run: Path | str, *, threads: int | None = None, reporter: Reporter | None = None) -> Run:
+    """Score a finished run on its own test split again, which it counts, and return it."""
     run, context = Path(run), Context.create(threads, reporter, job="evaluate")
-    if pictures is not None:
-        external = evaluate_external(run, DataSource(pictures, labels), context)
-        return Run(external.path, external.metrics)
     with run_lock(run):
         metrics = rescore_test_split(run, context)
         write_results(run, metrics, context)
@@ -157,4 +153,5 @@ def _train_run(run: Path, context: Context, session: RunSession, *, resume: bool
     # ---- Report ----------------------------------------------------------------------------------------------------
     metrics |= {"test_scored": 1, "overfitting": describe_fit(task.recipe, trained.history)}
     metrics |= {"temperature": model.calibration.temperature}
+    context.experiment_log.log_test(metrics)
     return finish_run(run, metrics, context, session.usage, light=light)

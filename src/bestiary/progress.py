@@ -140,6 +140,20 @@ class RichReporter:
         self.info(f"{title}: {done:,.0f} in {time.monotonic() - started:.1f} s")
 
 
+def is_notebook() -> bool:
+    """Return whether this runs in a notebook, whose output is stderr's but no terminal."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return getattr(shell, "kernel", None) is not None
+
+
+def make_interactive_reporter(*, quiet: bool) -> Reporter:
+    """Return the reporter of the Python interface: bars on a terminal, lines in a notebook, nothing in a script."""
+    if quiet or not (sys.stderr.isatty() or is_notebook()):
+        return SilentReporter()
+    return make_reporter(quiet=False)
+
+
 def make_reporter(*, quiet: bool) -> Reporter:
     """Return the reporter for stderr: bars on a terminal, else lines."""
     if quiet:

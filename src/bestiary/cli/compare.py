@@ -40,5 +40,5 @@ def compare(
     aligned = align_runs([read_run_predictions(run) for run in runs], intersection=intersection, labels_of=label_run)
     comparison = compare_runs(aligned, resamples=resamples)
     if out is not None:
-        comparison_page.write_comparison(comparison, out)
+        comparison_page.write_comparison(comparison, out, aligned)
     print_json(comparison) if as_json else comparison_page.print_comparison(comparison)

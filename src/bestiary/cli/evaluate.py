@@ -44,6 +44,7 @@ def evaluate(
     from bestiary.evaluation.corruptions import evaluate_corrupted
     from bestiary.evaluation.external import evaluate_external
     from bestiary.progress import make_reporter
+    from bestiary.report.evaluation_page import write_evaluation_page
     from bestiary.report.text_tables import format_corruption_table
 
     reporter = make_reporter(quiet=quiet)
@@ -63,7 +64,9 @@ def evaluate(
         names = () if classes is None else tuple(parse_names(classes))
         source = DataSource(pictures, labels, corrections, label_depth, names)
         context = Context.create(threads, reporter)
-        _print_external(evaluate_external(run, source, context, name=name), as_json)
+        evaluation = evaluate_external(run, source, context, name=name)
+        write_evaluation_page(evaluation.path, threads=threads)
+        _print_external(evaluation, as_json)
 
 
 def _print_external(evaluation: ExternalEvaluation, as_json: bool) -> None:
@@ -72,4 +75,5 @@ def _print_external(evaluation: ExternalEvaluation, as_json: bool) -> None:
     if as_json:
         print_json({"evaluation": str(evaluation.path), "metrics": evaluation.metrics})
     else:
-        typer.echo(f"{format_external_evaluation(evaluation.metrics)}\n{evaluation.path}")
+        text = format_external_evaluation(evaluation.metrics)
+        typer.echo(f"{text}\n\nReport: {evaluation.path / 'report.html'}")

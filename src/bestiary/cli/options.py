@@ -41,6 +41,13 @@ class Format(StrEnum):
     parquet = "parquet"
 
 
+class ExperimentLog(StrEnum):
+    """Libraries that a training is logged with."""
+
+    tensorboard = "tensorboard"
+    mlflow = "mlflow"
+
+
 class ExportKind(StrEnum):
     """Formats of exported models."""
 

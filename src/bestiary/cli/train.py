@@ -21,6 +21,7 @@ NOT_BEGUN = (
 )
 
 EXAMPLES = "bestiary train pictures\nbestiary train pictures --method finetune --set train.epochs=10 --budget 10m"
+LOG_HELP = "Also log epochs and test scores of finetune or scratch: into RUN/tensorboard, or to MLflow's own server."
 
 
 @app.command(cls=CommandWithExamples, epilog=EXAMPLES)
@@ -45,6 +46,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="The run folder; default: runs/<date>-<method>-<digest>.")] = None,
     budget: Annotated[str | None, typer.Option(help="Time limit, report included: 90s, 10m, 2h, 1h30m.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Resume an interrupted run.")] = None,
+    log: Annotated[options.ExperimentLog | None, typer.Option(help=LOG_HELP)] = None,
     threads: options.Threads = None,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
@@ -95,6 +97,7 @@ def train(
                 out=out,
                 threads=threads,
                 budget_seconds=budget_seconds,
+                log=None if log is None else log.value,
                 reporter=reporter,
             )
         except KeyboardInterrupt:  # once there is a run folder, it is an InterruptedRun

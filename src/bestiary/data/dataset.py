@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import polars as pl
 
 from bestiary import table
 from bestiary.array_types import Ints
+from bestiary.checks import find_check
 from bestiary.context import Context
 from bestiary.data import audit, duplicate_groups, duplicates, view_search
 from bestiary.data.apply_corrections import CorrectionResult, apply_corrections
@@ -30,6 +32,8 @@ from bestiary.label_issue_summary import LabelIssueSummary
 from bestiary.machine import trim_memory
 from bestiary.picture import DecodeLimits
 from bestiary.recipe import DataConfig, ResolvedRecipe
+from bestiary.summary import Summary, SummaryRepr
+from bestiary.text import format_names
 
 Sources = Path | str | Sequence[Path | str]  # one source of pictures, or several that are merged
 
@@ -67,8 +71,8 @@ class DataSource:
         return facts if self.corrections is None else {**facts, "corrections": {"file": str(self.corrections)}}
 
 
-@dataclass(frozen=True)
-class AuditedDataset:
+@dataclass(frozen=True, repr=False)
+class AuditedDataset(SummaryRepr):
     """An audited dataset: its pictures, grouped but not split; the findings; and the effect of corrections.
 
     pictures: `table.PICTURES`, `given_split`, and `given_label` and `dropped` for the changes by corrections.
@@ -84,6 +88,17 @@ class AuditedDataset:
     not_looked_for: Mapping[str, str] = field(default_factory=dict)
     thumbnails: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=table.THUMBNAILS))
     label_issues: LabelIssueSummary | None = None
+
+    def summary(self) -> Summary:
+        """Return the number of pictures, of classes, and of the findings of each check that need action."""
+        labels = self.pictures["label"].drop_nulls().unique().sort().to_list()
+        issues = Counter(self.findings.filter("is_issue")["check"].to_list()).most_common()
+        rows = [
+            ("classes", f"{len(labels):,} ({format_names(labels)})"),
+            ("unreadable", f"{self.pictures['error'].count():,}"),
+            ("findings", ", ".join(find_check(check).format_count(n) for check, n in issues) or "none"),
+        ]
+        return Summary(f"Audited dataset of {self.pictures.height:,} pictures", tuple(rows))
 
 
 ListingCheck = Callable[[PictureList], None]

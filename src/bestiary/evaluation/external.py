@@ -35,6 +35,8 @@ from bestiary.files import move_to_free_name, next_free_name, write_json
 from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.inference.predictor import Predictor
 from bestiary.picture import DecodeLimits
+from bestiary.summary import Summary, SummaryRepr, score_rows
+from bestiary.text import format_names
 
 FOLDER = "evaluations"
 
@@ -48,12 +50,23 @@ class ExternalPictures:
     seen: dict[str, int]
 
 
-@dataclass(frozen=True)
-class ExternalEvaluation:
+@dataclass(frozen=True, repr=False)
+class ExternalEvaluation(SummaryRepr):
     """A finished evaluation: its folder in the run, and the content of its `metrics.json`."""
 
     path: Path
     metrics: dict[str, Any]
+
+    def summary(self) -> Summary:
+        """Return the scores with their intervals, and how many pictures were left out."""
+        copies, absent = self.metrics["copies"], self.metrics["classes_without_pictures"]
+        rows = [
+            *score_rows(self.metrics | self.metrics.get("present", {})),
+            *([("macro-F1 is without", format_names(absent))] if absent else []),
+            ("pictures", f"{self.metrics['pictures']:,}"),
+            ("left out", f"{self.metrics['unreadable']:,} unreadable, {copies['train'] + copies['val']:,} copies"),
+        ]
+        return Summary(f"Evaluation {self.path}", tuple(rows))
 
 
 def evaluate_external(

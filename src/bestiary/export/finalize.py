@@ -109,7 +109,9 @@ def save_model(model: FinalModel, run: Path) -> None:
     with atomic_path(run / GRAPH_NAME) as temporary:
         temporary.write_bytes(content)
     with atomic_path(run / "model.safetensors") as temporary:
-        save_file(_tensors(model.head, model.calibration.subspace), temporary)
+        # save_file of safetensors 0.8.0 writes an array in Fortran order as if it were in C order.
+        tensors = _tensors(model.head, model.calibration.subspace)
+        save_file({name: np.ascontiguousarray(values) for name, values in tensors.items()}, temporary)
     Bundle(
         classes=model.classes,
         size=model.preprocess.size,

@@ -21,6 +21,7 @@ from bestiary.models.engine import Engine, OnnxRuntimeEngine, OpenVINOEngine, Ou
 from bestiary.models.engine_choice import fastest_float32_engine
 from bestiary.preprocess import KINDS, Source
 from bestiary.progress import Reporter
+from bestiary.summary import Summary, SummaryRepr
 
 FAST_ENGINE_MIN_PICTURES = 300  # from this many pictures on, the faster engine makes up for its slower start
 UNREAD_AT_ONCE = 64  # batches without a readable picture are held back, at most so many in a row
@@ -28,8 +29,8 @@ UNREAD_AT_ONCE = 64  # batches without a readable picture are held back, at most
 EngineName = Literal["onnxruntime", "fastest"]
 
 
-@dataclass(frozen=True, eq=False)
-class Prediction:
+@dataclass(frozen=True, eq=False, repr=False)
+class Prediction(SummaryRepr):
     """The prediction for one picture.
 
     `label` is the most probable class, or that with the least expected cost if the model has costs; `probability` is
@@ -49,6 +50,19 @@ class Prediction:
     heatmap: Float32s | None = None
     error: str | None = None
     labels: list[str] | None = None
+
+    def describe(self) -> str:
+        """Return the label with its probability, and whether the picture is unknown; or why it cannot be read."""
+        if self.error is not None:
+            return f"cannot be read: {self.error}"
+        return f"{self.label} {self.probability:.3f}{' (unknown: like none of the classes)' if self.unknown else ''}"
+
+    def summary(self) -> Summary:
+        """Return the label, and the in-distribution score."""
+        rows = [("label", self.describe())] if self.error is None else [("error", self.error)]
+        rows += [("familiarity", f"{self.familiarity:.3f}")] if self.error is None else []
+        rows += [] if self.labels is None else [("prediction set", ", ".join(self.labels))]
+        return Summary(f"Prediction for {self.path or 'a picture'}", tuple(rows))
 
     def line(self) -> dict[str, Any]:
         """Return the fields of one line of `--format jsonl`."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bestiary.errors import RunError
 from bestiary.models.efficientnet_lite import BACKBONES, STAGE_STRIDES, lite_backbone
 from bestiary.recipe import Recipe
 
@@ -87,5 +88,32 @@ def add_global_pool(backbone: Path) -> bytes:
     model.graph.node.append(helper.make_node("ReduceMean", ["maps", "pooling.axes"], ["features"], keepdims=0))
     del model.graph.output[:]
     model.graph.output.append(helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", channels]))
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def add_features_output(graph: Path) -> bytes:
+    """Return a serialised graph from `images` to `features`, float32 (n, channels): the input of the last layer.
+
+    graph: an inference graph that `export.graph` has built; its other outputs are gone. Raises RunError for a graph
+    without logits from a linear layer.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = onnx.load(graph)
+    producers = {name: node for node in model.graph.node for name in node.output}
+    identity = producers.get("logits")
+    layer = None if identity is None else producers.get(identity.input[0])
+    if layer is None or layer.op_type not in ("Add", "Gemm") or "maps" not in producers:
+        raise RunError(f"{graph} has no features: it is no float32 model of this version. Train again.")
+    if layer.op_type == "Gemm":
+        node = helper.make_node("Identity", [layer.input[0]], ["features"])
+    else:  # average pooling and a linear layer, which `export.graph` applies in the other order
+        model.graph.initializer.append(numpy_helper.from_array(np.array([2, 3], np.int64), "features.axes"))
+        node = helper.make_node("ReduceMean", ["maps", "features.axes"], ["features"], keepdims=0)
+    model.graph.node.append(node)
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", "channels"]))
     content: bytes = model.SerializeToString()
     return content

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from bestiary.report import plots
+from bestiary.report.coverage_section import coverage_values
 from bestiary.report.format import format_interval, format_metric
 from bestiary.report.plots import ReliabilityPoint
 from bestiary.report.precision_recall_plot import class_curves
@@ -25,7 +26,6 @@ def calibration_values(metrics: Mapping[str, Any], test: pl.DataFrame) -> dict[s
     """Return the plots and sentences about probabilities; the plots are empty without test pictures."""
     confidence = test["probability"].cast(pl.Float64).to_numpy()
     correct = (test["label"] == test["predicted"]).to_numpy().astype(bool)
-    unknown = test["unknown"].to_numpy().astype(bool)
     stored = metrics.get("reliability", {})
     before, bins = _reliability_points(stored.get("before", ())), _reliability_points(stored.get("after", ()))
     has_test = len(correct) > 0
@@ -34,7 +34,7 @@ def calibration_values(metrics: Mapping[str, Any], test: pl.DataFrame) -> dict[s
     return {
         "reliability_plot": plots.reliability(bins, before) if bins else "",
         "confidence_plot": plots.confidence_histogram(confidence, correct) if has_test else "",
-        "coverage_plot": plots.coverage_plot(confidence, correct, unknown) if has_test else "",
+        **coverage_values(metrics, test),
         "bins": bins,
         "bins_before": before,
         "calibration_words": describe_calibration(metrics),

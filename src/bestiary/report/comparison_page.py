@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from bestiary.errors import UserError
-from bestiary.evaluation.comparison import COMPARED, NO_DIFFERENCE, verdict
+from bestiary.evaluation.comparison import COMPARED, NO_DIFFERENCE, RunPredictions, verdict
 from bestiary.files import write_text
+from bestiary.report.comparison_changes import changed_answers, differing_settings
 from bestiary.report.format import format_estimate
 from bestiary.report.plots import Dot, ForestRow, forest_plot
 from bestiary.report.render import render_page, standalone_svg
@@ -27,8 +28,11 @@ def require_page_suffix(out: Path) -> None:
         raise UserError(f"--out takes a file that ends in .html or .svg; got {out}.")
 
 
-def write_comparison(comparison: Mapping[str, Any], out: Path) -> None:
-    """Write the result of `evaluation.comparison.compare_runs` as a drawing (.svg) or a page (.html)."""
+def write_comparison(comparison: Mapping[str, Any], out: Path, runs: Sequence[RunPredictions] = ()) -> None:
+    """Write the result of `evaluation.comparison.compare_runs` as a drawing (.svg) or a page (.html).
+
+    runs: the compared ones, from `align_runs`; without them the page has no pictures.
+    """
     drawings = [_differences_plot(comparison, metric) for metric in COMPARED]
     if out.suffix.lower() == ".svg":
         write_text(out, standalone_svg(drawings))
@@ -40,6 +44,9 @@ def write_comparison(comparison: Mapping[str, Any], out: Path) -> None:
         "caption": caption(comparison),
         "columns": COLUMNS,
         "rows": comparison_rows(comparison),
+        "names": [run["run"] for run in comparison["runs"]],
+        "settings": differing_settings([run["run"] for run in comparison["runs"]]),
+        "changed": changed_answers(runs),
         "plots": [drawing.inline for drawing in drawings],
     }
     write_text(out, render_page("comparison.html", values))

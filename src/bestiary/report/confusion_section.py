@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from markupsafe import Markup
 
-from bestiary.array_types import Ints
+from bestiary.array_types import Floats, Ints
 from bestiary.report import plots
 from bestiary.report.gallery import GalleryPicture, gallery_pictures
 
@@ -43,13 +43,20 @@ def confusion_values(metrics: Mapping[str, Any]) -> dict[str, Any]:
     as_table = len(labels) <= LARGEST_TABLE_MATRIX
     return {
         "labels": labels,
-        "matrix": list(zip(labels, counts.tolist(), rates.tolist(), strict=True)) if as_table else [],
+        "matrix": _matrix_rows(labels, counts, rates) if as_table else [],
+        "cells": [(i, j, int(counts[i, j])) for i, j in np.argwhere(counts).tolist()],
         "matrix_plot": Markup("") if as_table else plots.confusion_heatmap(labels, counts),
         "pairs": [
             (labels[i], labels[j], int(counts[i, j]), int(counts[i].sum()))
             for i, j in _iter_largest(wrong, MAX_CONFUSIONS)
         ],
     }
+
+
+def _matrix_rows(labels: Sequence[str], counts: Ints, rates: Floats) -> list[tuple[int, str, list[int], list[float]]]:
+    """Return the rows of the table: position, class, counts and fractions. Classes without pictures have none."""
+    rows = enumerate(zip(labels, counts.tolist(), rates.tolist(), strict=True))
+    return [(at, label, row, fractions) for at, (label, row, fractions) in rows if any(row)]
 
 
 def most_confused_pairs(

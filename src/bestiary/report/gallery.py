@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from bestiary.array_types import Float32s
@@ -22,16 +24,20 @@ from bestiary.text import common_folder, relative_name
 
 GALLERY = 48  # mistakes; fewer of the others
 PICTURE_PIXELS = 400  # of thumbnails, which open larger
+MAX_MORE, MORE_PIXELS, MORE_BYTES = 120, 176, 6 * 1024  # further mistakes, so that each confusion has a picture
 HEATMAP_PIXELS, HEATMAP_BYTES = 280, 12 * 1024
+TOP = 5  # classes whose probabilities are given with a picture
 
 
 @dataclass(frozen=True)
 class GalleryPicture:
     """A picture of the test split. `image` is a data address, or None if the file is missing.
 
-    `evidence`: the same with the model's heatmap drawn on, where there is one.
+    `evidence`: the same with the model's heatmap drawn on, where there is one. `top`: the most probable classes, with
+    their probabilities. `row_id`: of the prediction table; pictures with the same one are the same.
     """
 
+    row_id: int
     image: str | None
     name: str
     path: str
@@ -40,6 +46,7 @@ class GalleryPicture:
     probability: float
     unknown: bool
     suspect: bool
+    top: Sequence[tuple[str, float]]
     evidence: str | None = None
 
 
@@ -49,17 +56,19 @@ def build_galleries(
     names: Mapping[str, str],
     heatmaps: Callable[[Sequence[str]], Sequence[str | None]],
 ) -> dict[str, Any]:
-    """Return three galleries of test pictures: mistakes (most confident first), unknown, correct predictions.
+    """Return galleries of test pictures: mistakes (most confident first), more mistakes, unknown, correct predictions.
 
     test: the prediction table of the test split; suspects: the row ids with suspect labels; names: the short name of
     each path; heatmaps: returns copies of pictures with the heatmap drawn on, for the mistakes. `tally` counts all
-    pictures of each kind, also those that are not shown.
+    pictures of each kind, also those that are not shown. The further mistakes are smaller.
     """
     is_correct = pl.col("label") == pl.col("predicted")
     answered = test.filter(~pl.col("unknown"))
     wrong = answered.filter(~is_correct).sort("probability", descending=True)
     correct = answered.filter(is_correct).sort("probability")
     unknown = test.filter(pl.col("unknown")).sort("familiarity", nulls_last=True)
+    embedded = pl.concat([wrong.head(GALLERY), unknown.head(GALLERY // 4)])["row_id"]
+    more = _more_mistakes(test, set(embedded.to_list()))
     mistakes = gallery_pictures(wrong.head(GALLERY), names, suspects)
     overlays = heatmaps([picture.path for picture in mistakes])
     return {
@@ -70,6 +79,8 @@ def build_galleries(
             "unknown_right": unknown.filter(is_correct).height,
         },
         "wrong": [replace(picture, evidence=image) for picture, image in zip(mistakes, overlays, strict=True)],
+        "more_wrong": gallery_pictures(more, names, suspects, side=MORE_PIXELS, largest_bytes=MORE_BYTES),
+        "n_mistakes": test.filter(~is_correct).height,
         "unknown": gallery_pictures(unknown.head(GALLERY // 4), names, suspects),
         "right": gallery_pictures(_least_confident_and_sample(correct), names, suspects),
     }
@@ -83,6 +94,18 @@ def _least_confident_and_sample(correct: pl.DataFrame) -> pl.DataFrame:
     return correct[[*range(min(half, correct.height)), *sorted(sample)]]
 
 
+def _more_mistakes(test: pl.DataFrame, embedded: set[int]) -> pl.DataFrame:
+    """Return mistakes that are not embedded yet, unknown ones too, sorted by confusion.
+
+    The most confident of each confusion are chosen first, then the second of each, and so on.
+    """
+    pair = ("label", "predicted")
+    wrong = test.filter(pl.col("label") != pl.col("predicted")).sort("probability", descending=True)
+    ranked = wrong.with_columns(rank=pl.int_range(pl.len()).over(pair))
+    rest = ranked.filter(~pl.col("row_id").is_in(list(embedded))).sort("rank", maintain_order=True).head(MAX_MORE)
+    return rest.sort(*pair, "rank").drop("rank")
+
+
 def gallery_pictures(
     rows: pl.DataFrame,
     names: Mapping[str, str],
@@ -92,13 +115,35 @@ def gallery_pictures(
     largest_bytes: int = LARGEST_BYTES,
 ) -> list[GalleryPicture]:
     """Return the pictures of these rows of a prediction table, with thumbnails."""
-    columns = ("path", "label", "predicted", "probability", "unknown", "row_id")
+    columns = ("row_id", "path", "label", "predicted", "probability", "unknown")
     images = thumbnails(rows["path"].to_list(), side, largest_bytes=largest_bytes)
     return [
-        GalleryPicture(image, names.get(path, path), path, label, predicted, probability, unknown, row_id in suspects)
-        for image, (path, label, predicted, probability, unknown, row_id) in zip(
-            images, rows.select(columns).iter_rows(), strict=True
+        GalleryPicture(
+            row_id,
+            image,
+            names.get(path, path),
+            path,
+            label,
+            predicted,
+            probability,
+            unknown,
+            row_id in suspects,
+            top,
         )
+        for image, top, (row_id, path, label, predicted, probability, unknown) in zip(
+            images, _top_probabilities(rows), rows.select(columns).iter_rows(), strict=True
+        )
+    ]
+
+
+def _top_probabilities(rows: pl.DataFrame) -> list[list[tuple[str, float]]]:
+    """Return for each row the most probable classes with their probabilities, rounded down: they are for reading."""
+    columns = [name for name in rows.columns if name.startswith("p_")]
+    probabilities = rows.select(columns).to_numpy()
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :TOP]
+    return [
+        [(columns[at].removeprefix("p_"), math.floor(1e4 * float(own[at])) / 1e4) for at in best.tolist()]
+        for own, best in zip(probabilities, order, strict=True)
     ]
 
 

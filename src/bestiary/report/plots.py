@@ -1,4 +1,4 @@
-"""The plots of the pages, as SVG: lines, points with intervals, histograms, reliability, coverage, confusion matrix.
+"""The plots of the pages, as SVG: lines, points with intervals, histograms, reliability, confusion matrix.
 
 Every plot names its lines directly and has a description for screen readers.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from bestiary.array_types import Bools, Floats, Ints
-from bestiary.evaluation.calibration import bin_index, coverage_curve
+from bestiary.evaluation.calibration import bin_index
 from bestiary.report.format import format_short_percent
 from bestiary.report.svg import (
     Drawing,
@@ -29,7 +29,6 @@ from bestiary.report.svg import (
 from bestiary.stats import wilson_interval
 
 BINS = 10
-MIN_ANSWERS = 20  # the accuracy of fewer answers says nothing
 ROW_HEIGHT, FOREST_TOP, FOREST_BOTTOM = 38, 34, 40
 
 
@@ -100,7 +99,7 @@ def line_plot(
     lasts = [next(iter(_finite(line.values)[::-1]), None) for line in series]
     heights = _spread_labels([None if last is None else frame.y(last) for last in lasts])
     for line, height in zip(series, heights, strict=True):
-        parts += _draw_series(frame, x, line)
+        parts += draw_series(frame, x, line)
         if height is not None:
             color = line.color_class.replace("ink", "fill")
             parts.append(text(frame.end + 8, height + 4, line.name, f"start {color}"))
@@ -214,31 +213,6 @@ def confidence_histogram(confidence: Floats, correct: Bools) -> Markup:
     return svg_document("Confidence of correct and of wrong predictions", described, parts, 340)
 
 
-def coverage_plot(confidence: Floats, correct: Bools, unknown: Bools) -> Markup:
-    """Return accuracy against coverage (the fraction of pictures that gets an answer), and the operating point."""
-    points = [p for p in coverage_curve(confidence, correct) if p["coverage"] * len(correct) >= MIN_ANSWERS]
-    if not points:
-        return Markup("")
-    coverage, accuracy = [point["coverage"] for point in points], [point["accuracy"] for point in points]
-    answered = ~unknown
-    shipped = None  # the operating point, unless all or none are answered
-    if answered.any() and not answered.all():
-        shipped = (float(answered.mean()), float(correct[answered].mean()))
-    lowest = min(*accuracy, shipped[1] if shipped else 1.0)
-    # Room below the line for the text of the pointer; never a scale finer than 2 points from top to bottom.
-    frame = PlotArea(0, 1, max(0.0, 1 - max(0.02, 1.6 * (1 - lowest))), 1, height=340)
-    labels = ("Coverage: fraction of the pictures that gets an answer", "Accuracy of the answers")
-    y_ticks = nice_ticks(frame.y_low, 1)
-    parts = axes(frame, nice_ticks(0, 1), y_ticks, format_short_percent, format_short_percent, *labels)
-    parts += _draw_series(frame, coverage, Series("", "ink-right", accuracy), dots=False)
-    described = f"At full coverage, the accuracy is {format_short_percent(accuracy[-1])}"
-    if shipped:
-        parts += _pointer(frame, *shipped)
-        percent = map(format_short_percent, shipped)
-        described += "; with the model's threshold, {} get an answer, with an accuracy of {}".format(*percent)
-    return svg_document("Coverage and accuracy", described, parts, frame.height)
-
-
 def confusion_heatmap(labels: Sequence[str], counts: Ints) -> Markup:
     """Return the confusion matrix as a heatmap, for more classes than a table can show.
 
@@ -283,7 +257,8 @@ def _x_ticks(frame: PlotArea) -> list[float]:
     return tens if len(tens) >= 3 else inside
 
 
-def _draw_series(frame: PlotArea, x: Sequence[float], line: Series, *, dots: bool = True) -> list[str]:
+def draw_series(frame: PlotArea, x: Sequence[float], line: Series, *, dots: bool = True) -> list[str]:
+    """Return a line of a plot, with its dots if there are few."""
     points = [
         (frame.x(at), frame.y(float(value)))
         for at, value in zip(x, line.values, strict=True)
@@ -302,16 +277,6 @@ def _vertical_mark(frame: PlotArea, value: float, words: str) -> list[str]:
     return [
         draw_line(x, frame.top_margin - 4, x, frame.y(frame.y_low), "ink-muted dashed"),
         text(x + shift, frame.top_margin + 4, words, f"{anchor} small"),
-    ]
-
-
-def _pointer(frame: PlotArea, coverage: float, accuracy: float) -> list[str]:
-    x, y = frame.x(coverage), frame.y(accuracy)
-    words = f"this model: coverage {format_short_percent(coverage)}, accuracy {format_short_percent(accuracy)}"
-    return [
-        draw_line(x, y + 6, x, y + 33, "ink-muted"),
-        draw_circle(x, y, 5, "fill-wrong"),
-        text(min(x + 8, frame.end), y + 46, words, "end small"),
     ]
 
 

@@ -12,16 +12,22 @@ from bestiary.context import Context
 from bestiary.files import write_json, write_text
 from bestiary.report.classification_report import classification_report
 from bestiary.report.run_report import write_report
+from bestiary.summary import Summary, SummaryRepr, score_rows
 
 Usage = Callable[[], dict[str, Any]]  # the seconds and the peak memory of a run so far, as in metrics.json
 
 
-@dataclass(frozen=True)
-class Run:
+@dataclass(frozen=True, repr=False)
+class Run(SummaryRepr):
     """A finished run: its folder and the content of its `metrics.json`."""
 
     path: Path
     metrics: dict[str, Any]
+
+    def summary(self) -> Summary:
+        """Return the scores with their intervals, and the path of the report."""
+        rows = [*score_rows(self.metrics), ("test pictures", f"{self.metrics.get('n', 0):,}")]
+        return Summary(f"Run {self.path}", (*rows, ("report", str(self.path / "report.html"))))
 
 
 def write_results(run: Path, metrics: Mapping[str, Any], context: Context, *, light: bool = False) -> None:

@@ -14,13 +14,14 @@ from typing import Any
 import polars as pl
 
 from bestiary import table
-from bestiary.checks import ALTERS_MODEL, EMPTY_CLASS, find_check
+from bestiary.checks import EMPTY_CLASS, find_check
 from bestiary.evaluation.loss_curves import overfitting_point
 from bestiary.files import write_text
 from bestiary.report import plots, verdict
 from bestiary.report.calibration_section import calibration_values
 from bestiary.report.confusion_section import confusion_values, most_confused_pairs
-from bestiary.report.gallery import build_galleries, heatmap_overlays, strip_common_folder, thumbnails
+from bestiary.report.finding_section import finding_values
+from bestiary.report.gallery import build_galleries, heatmap_overlays, strip_common_folder
 from bestiary.report.learning_curve_section import learning_curve_values
 from bestiary.report.markdown_summary import markdown_summary
 from bestiary.report.model_card import model_card
@@ -30,9 +31,7 @@ from bestiary.report.run_files import RunFiles, read_run, run_caveats, test_pred
 from bestiary.text import common_folder
 from bestiary.version import __version__
 
-FINDING_PIXELS = 96
 KINDS = (*table.SPLITS, "out")
-MAX_EXAMPLES = 5
 MAX_LEFT_OUT = 1000
 MAX_ROWS, FIRST_ROWS = 30, 20  # of a table of classes: of a longer one the first are shown, the others folded away
 
@@ -63,7 +62,7 @@ def render_run_report(run: RunFiles, *, threads: int | None = None) -> str:
         "first_rows": FIRST_ROWS,
         **_overview_values(run),
         **_picture_values(run, names),
-        **_finding_values(run.findings, issues, names),
+        **finding_values(run.findings, issues, names),
         **_loss_curve_values(run.history),
         **learning_curve_values(run.lessons),
         **confusion_values(run.metrics),
@@ -142,20 +141,6 @@ def _limit_files(reasons: Mapping[str, list[tuple[str, str]]]) -> list[dict[str,
         limited.append({"reason": reason, "n": len(files), "files": files[:room], "noun": noun})
         room = max(0, room - len(files))
     return limited
-
-
-def _finding_values(findings: pl.DataFrame, issues: pl.DataFrame, names: Mapping[str, str]) -> dict[str, Any]:
-    counts, checks = Counter(issues["check"].to_list()).most_common(), []
-    for check, n in sorted(counts, key=lambda pair: pair[0] not in ALTERS_MODEL):  # serious first, then by number
-        rows = issues.filter(pl.col("check") == check).head(MAX_EXAMPLES).to_dicts()
-        images = thumbnails([row["path"] for row in rows], FINDING_PIXELS)
-        examples = [
-            {"message": row["message"], "name": names.get(row["path"], row["path"] or ""), "image": image}
-            for row, image in zip(rows, images, strict=True)
-        ]
-        about = {"check": check, "n": n, "meaning": find_check(check).meaning, "open": check in ALTERS_MODEL}
-        checks.append(about | {"examples": examples})
-    return {"checks": checks, "issues": issues.height, "remarks": findings.height - issues.height}
 
 
 def _loss_curve_values(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -7,12 +7,13 @@ from typing import Any
 
 from bestiary.report.classification_report import classification_report
 from bestiary.report.format import format_estimate
-from bestiary.text import describe_skipped, format_percent, format_points
+from bestiary.report.present_classes import present_metrics
+from bestiary.text import describe_skipped, format_names, format_percent, format_points
 
 
 def format_external_evaluation(metrics: Mapping[str, Any]) -> str:
-    """Return the evaluation on other pictures: distribution shift first, then what was left out, then scores."""
-    lines = [metrics["shift"]["sentence"]]
+    """Return the evaluation on other pictures: distribution shift, the averages, what was left out, the table."""
+    lines = [metrics["shift"]["sentence"], *_present_class_average(metrics)]
     copies = metrics["copies"]["train"] + metrics["copies"]["val"]
     if copies:
         lines.append(f"{copies:,} are copies of training or validation pictures of the model: left out.")
@@ -31,18 +32,26 @@ def format_external_evaluation(metrics: Mapping[str, Any]) -> str:
             f" {format_percent(unknown['value'])} ({format_percent(unknown['low'])} to"
             f" {format_percent(unknown['high'])})."
         )
-    if metrics["classes_without_pictures"]:
-        lines.append(
-            f"There are no pictures of {', '.join(metrics['classes_without_pictures'])}: their rows are empty, and"
-            " averages over all classes count them as 0."
-        )
     if "per_class" not in metrics:
         return "\n".join([*lines, "No picture has a class of the model, so there is no accuracy."])
-    f1 = format_estimate(metrics["present"]["macro_f1"])
-    mean = [f"Macro-F1 over the classes with pictures: {f1}."] if metrics["classes_without_pictures"] else []
-    scores = classification_report(metrics, short=True)
+    if absent := metrics["classes_without_pictures"]:
+        lines.append(f"There are no pictures of {format_names(absent)}: not in the table, nor in its averages.")
+    own = present_metrics(metrics)
+    scores = classification_report(own | {"confusion": {"labels": list(own["per_class"])}}, short=True)
     decision = [metrics["decision"]["sentence"]] if metrics.get("decision") else []
-    return "\n".join([*lines, "", scores, *mean, *decision, metrics["slices"]["sentence"]])
+    return "\n".join([*lines, "", scores, *decision, metrics["slices"]["sentence"]])
+
+
+def _present_class_average(metrics: Mapping[str, Any]) -> list[str]:
+    """Return a sentence with macro-F1 and accuracy over the classes that have pictures; none without such classes."""
+    if "per_class" not in metrics:
+        return []
+    n_absent, n = len(metrics["classes_without_pictures"]), len(metrics["per_class"])
+    classes = f"{n - n_absent} of {n} classes, those with pictures" if n_absent else f"{n} classes"
+    return [
+        f"Macro-F1 over {classes}: {format_estimate(metrics['present']['macro_f1'])};"
+        f" accuracy {format_estimate(metrics['accuracy'])}."
+    ]
 
 
 def format_corruption_table(rows: Sequence[Mapping[str, Any]]) -> str:

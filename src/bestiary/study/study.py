@@ -51,6 +51,7 @@ from bestiary.study.runs import (
     read_manifest,
     write_manifest,
 )
+from bestiary.summary import Summary, SummaryRepr
 from bestiary.training.create_run import create_run
 from bestiary.training.run_lock import LOCK_FILES, run_lock
 
@@ -59,13 +60,22 @@ MAX_INITIAL_FAILURES = 3  # failed runs before any finishes: then the study stop
 Splits = Mapping[int, tuple[pl.DataFrame, str]]  # by seed: the pictures with their split, and its digest
 
 
-@dataclass(frozen=True)
-class Study:
+@dataclass(frozen=True, repr=False)
+class Study(SummaryRepr):
     """A finished study: its folder, its results as plain values, and the failed runs with the reason."""
 
     path: Path
     results: dict[str, Any]
     failed: Mapping[str, str]
+
+    def summary(self) -> Summary:
+        """Return the mean macro-F1 of each recipe over the seeds, and the number of failed runs."""
+        rows = [
+            (recipe["recipe"], f"macro-F1 {recipe['macro_f1']['mean']:.3f}, {len(recipe['seeds'])} seeds")
+            for recipe in self.results["recipes"]
+        ]
+        failed = [("failed", f"{len(self.failed)} runs")] if self.failed else []
+        return Summary(f"Study {self.path}", (*rows, *failed))
 
 
 @dataclass(frozen=True)

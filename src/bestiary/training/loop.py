@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
@@ -72,6 +72,7 @@ class LoopControl:
 
     should_continue: called before each epoch but the first with the seconds of the last one; False ends training.
     limit: the time limit that the schedule follows. choose_threads: returns the number of threads for the next step.
+    log_epoch: called in the main process with each line of history.jsonl.
     """
 
     reporter: Reporter = field(default_factory=SilentReporter)
@@ -80,6 +81,7 @@ class LoopControl:
     should_continue: Callable[[float], bool] = lambda epoch_seconds: True
     limit: TimeLimit | None = None
     choose_threads: Callable[[], int] | None = None
+    log_epoch: Callable[[Mapping[str, Any]], None] = lambda record: None
 
 
 def fit(
@@ -284,6 +286,7 @@ def fit(
         if process_group.is_main_process:
             with log.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(history[-1]) + "\n")
+            control.log_epoch(history[-1])
         reporter.info(
             f"Epoch {epoch}: loss {train_loss:.3f}, validation loss {validation.val_loss:.3f}, "
             f"macro-F1 {validation.val_macro_f1:.3f}{' (best)' if best_epoch == epoch else ''}"

@@ -1,0 +1,306 @@
+"""The Python interface: a function for each command, with its options as keyword arguments.
+
+Every function shows progress on a terminal and in a notebook (`quiet=True` hides it), passes it to `on_event`, takes
+runs as paths or as what `train` returned, and raises UserError where the command would end with exit code 2.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from bestiary import flow
+from bestiary.api_results import Comparison, ExportedModel, SearchResult
+from bestiary.context import Context
+from bestiary.data.dataset import AuditedDataset, DataSource, Sources
+from bestiary.errors import UserError, did_you_mean, require_extra
+from bestiary.evaluation.comparison import align_runs, compare_runs, read_run_predictions
+from bestiary.evaluation.external import ExternalEvaluation, evaluate_external
+from bestiary.events import Event, choose_reporter
+from bestiary.export import verify
+from bestiary.export.formats import PRECISIONS, Kind
+from bestiary.inference.embedding_file import EmbeddingOptions, write_embeddings
+from bestiary.inference.predict import Pictures, list_sources
+from bestiary.machine import available_cores
+from bestiary.progress import Reporter
+from bestiary.recipe_arguments import RecipeLike, combine_recipe
+from bestiary.report import comparison_page
+from bestiary.report.results import Run
+from bestiary.run_location import RunLocation, locate_run
+from bestiary.study.recipes import read_study_recipes
+from bestiary.study.study import Study, StudyOptions
+from bestiary.study.study import study as run_study
+from bestiary.tune.tune import SearchRequest
+from bestiary.tune.tune import tune as run_search
+
+OnEvent = Callable[[Event], object]
+
+
+def audit(
+    pictures: Sources,
+    *,
+    labels: str | None = None,
+    corrections: Path | str | None = None,
+    recipe: RecipeLike | None = None,
+    threads: int | None = None,
+    quiet: bool = False,
+    on_event: OnEvent | None = None,
+    reporter: Reporter | None = None,
+) -> AuditedDataset:
+    """Return the pictures of one source or several, grouped by duplicates, with all findings; see `train`."""
+    reporter = choose_reporter(quiet=quiet, on_event=on_event, reporter=reporter)
+    requested = combine_recipe(recipe)
+    return flow.audit(
+        pictures, labels=labels, corrections=corrections, recipe=requested, threads=threads, reporter=reporter
+    )
+
+
+def train(
+    pictures: Sources,
+    *,
+    method: str | None = None,
+    backbone: str | None = None,
+    seed: int | None = None,
+    recipe: RecipeLike | None = None,
+    labels: str | None = None,
+    corrections: Path | str | None = None,
+    folds: int | None = None,
+    out: Path | str | None = None,
+    threads: int | None = None,
+    budget_seconds: float | None = None,
+    log: str | None = None,
+    quiet: bool = False,
+    on_event: OnEvent | None = None,
+    reporter: Reporter | None = None,
+) -> Run:
+    """Audit and split the pictures, train, calibrate and export a model, test it and write the report; return the run.
+
+    pictures: a folder per class, split folders, an archive or a table, or several of these, which are merged. method:
+    "probe", "finetune" or "scratch"; backbone, seed, folds: as in the command; recipe: a Recipe, its settings as a
+    mapping, a TOML file or the name of a built-in recipe. labels: a map of folder names to labels; corrections: a file
+    of label decisions. budget_seconds: settings that the recipe leaves open are chosen so that the job ends in time.
+    log: "tensorboard" or "mlflow", for the epochs of finetune and scratch.
+    quiet: show no progress; on_event: called with each `bestiary.events.Event`. Raises UserError, RecipeError if an
+    argument contradicts the recipe, IntegrityError if the exported model differs from the trained one, InterruptedRun
+    on Ctrl-C.
+    """
+    reporter = choose_reporter(quiet=quiet, on_event=on_event, reporter=reporter)
+    requested = combine_recipe(recipe, method=method, backbone=backbone, seed=seed, folds=folds)
+    return flow.train(
+        pictures,
+        labels=labels,
+        corrections=corrections,
+        recipe=requested,
+        out=out,
+        threads=threads,
+        budget_seconds=budget_seconds,
+        log=log,
+        reporter=reporter,
+    )
+
+
+def resume(
+    run: RunLocation,
+    *,
+    threads: int | None = None,
+    quiet: bool = False,
+    on_event: OnEvent | None = None,
+    reporter: Reporter | None = None,
+) -> Run:
+    """Finish an interrupted run from its pictures, recipe and last checkpoint, and return it.
+
+    However it ended (Ctrl-C, a full disk, SIGKILL), the scores equal those of an uninterrupted run. Raises RunError if
+    the run is finished, or in use by another process.
+    """
+    reporter = choose_reporter(quiet=quiet, on_event=on_event, reporter=reporter)
+    return flow.resume(locate_run(run), threads=threads, reporter=reporter)
+
+
+def evaluate(
+    run: RunLocation,
+    pictures: Sources | None = None,
+    *,
+    labels: str | None = None,
+    corrections: Path | str | None = None,
+    classes: Sequence[str] | None = None,
+    label_depth: int | None = None,
+    name: str | None = None,
+    threads: int | None = None,
+    quiet: bool = False,
+    on_event: OnEvent | None = None,
+    reporter: Reporter | None = None,
+) -> Run | ExternalEvaluation:
+    """Score a finished run on its own test split again, which it counts, or on other labelled pictures; return both.
+
+    What comes back has `path` and `metrics`. The other arguments belong to `pictures`: labels, corrections,
+    label_depth: see `train`; classes: use only these labels; name: of the folder in RUN/evaluations. Raises UserError
+    if they are passed without pictures.
+    """
+    reporter, path = choose_reporter(quiet=quiet, on_event=on_event, reporter=reporter), locate_run(run)
+    options: dict[str, object] = {"labels": labels, "corrections": corrections, "classes": classes}
+    options |= {"label_depth": label_depth, "name": name}
+    if pictures is None:
+        if unused := [option for option, value in options.items() if value is not None]:
+            raise UserError(f"{', '.join(unused)} need pictures: the labelled pictures to score.")
+        return flow.evaluate(path, threads=threads, reporter=reporter)
+    source = DataSource(pictures, labels, corrections, label_depth, tuple(classes or ()))
+    return evaluate_external(path, source, Context.create(threads, reporter), name=name)
+
+
+def compare(
+    *runs: RunLocation,
+    intersection: bool = False,
+    labels_of: RunLocation | None = None,
+    out: Path | str | None = None,
+    resamples: int = 2000,
+) -> Comparison:
+    """Compare runs with the first of them on the same test pictures: paired differences with 95 % intervals.
+
+    intersection: compare only the test pictures that all share; labels_of: score all with the labels of this run; out:
+    also write a page (.html) or a chart (.svg). Raises UserError if the test pictures or their labels differ.
+    """
+    if len(runs) < 2:
+        raise UserError('A comparison needs two runs or more: bestiary.compare("runs/a", "runs/b").')
+    page = None if out is None else Path(out)
+    if page is not None:
+        comparison_page.require_page_suffix(page)
+    label_run = None if labels_of is None else str(locate_run(labels_of))
+    tables = [read_run_predictions(locate_run(run)) for run in runs]
+    results = compare_runs(align_runs(tables, intersection=intersection, labels_of=label_run), resamples=resamples)
+    if page is not None:
+        comparison_page.write_comparison(results, page)
+    return Comparison(results)
+
+
+def export(
+    run: RunLocation,
+    to: Kind = "onnx",
+    *,
+    out: Path | str | None = None,
+    force: bool = False,
+    with_pictures: bool = True,
+    threads: int | None = None,
+    quiet: bool = False,
+    on_event: OnEvent | None = None,
+) -> ExportedModel:
+    """Export the model in another format, verified on the run's own pictures.
+
+    to: "onnx", "onnx-int8" or "openvino". out: a new folder, or a new .onnx file; default: in RUN/export. force: even
+    if accuracy drops by more than one point; with_pictures: an 8-bit model carries ten pictures that verify it on other
+    processors. Raises IntegrityError if verification fails, UserError if `out` exists.
+    """
+    if to not in PRECISIONS:
+        raise UserError(f'There is no format "{to}". {did_you_mean(to, PRECISIONS)}')
+    path, parity = verify.export(
+        locate_run(run),
+        to,
+        out=None if out is None else Path(out),
+        force=force,
+        with_pictures=with_pictures,
+        threads=threads or available_cores(),
+        reporter=choose_reporter(quiet=quiet, on_event=on_event),
+    )
+    return ExportedModel(path, parity)
+
+
+def tune(
+    pictures: Sources,
+    *,
+    method: str | None = None,
+    backbone: str | None = None,
+    seed: int | None = None,
+    recipe: RecipeLike | None = None,
+    search: Sequence[str] = (),
+    trials: int | None = None,
+    budget_seconds: float | None = None,
+    labels: str | None = None,
+    corrections: Path | str | None = None,
+    inner_folds: int | None = None,
+    fresh_seeds: int | None = None,
+    storage: Path | str | None = None,
+    out: Path | str | None = None,
+    threads: int | None = None,
+    quiet: bool = False,
+    on_event: OnEvent | None = None,
+) -> SearchResult:
+    """Search for a better recipe, chosen by validation only; the same call resumes an interrupted search.
+
+    method, backbone, seed, recipe, labels, corrections: see `train`; what they set is not searched. search: settings to
+    search, such as "train.learning_rate=0.01..0.3". trials, budget_seconds, inner_folds, fresh_seeds, storage, out: as
+    in the command. Raises UserError, InterruptedRun on Ctrl-C.
+    """
+    require_extra("tune")
+    requested = combine_recipe(recipe, method=method, backbone=backbone, seed=seed)
+    request = SearchRequest(requested, tuple(search), trials, budget_seconds, inner_folds, fresh_seeds)
+    source, reporter = DataSource(pictures, labels, corrections), choose_reporter(quiet=quiet, on_event=on_event)
+    results = run_search(source, request, out=out, storage=storage, threads=threads, reporter=reporter)
+    return SearchResult(None if results["winner"] is None else Path(results["run"]), results)
+
+
+def study(
+    pictures: Sources,
+    recipes: Sequence[str] = (),
+    *,
+    method: str | None = None,
+    backbone: str | None = None,
+    seed: int | None = None,
+    seeds: Sequence[int] | None = None,
+    preset: str | None = None,
+    against: str | None = None,
+    settings: Sequence[str] = (),
+    budget_seconds: float | None = None,
+    labels: str | None = None,
+    corrections: Path | str | None = None,
+    out: Path | str | None = None,
+    threads: int | None = None,
+    quiet: bool = False,
+    on_event: OnEvent | None = None,
+) -> Study:
+    """Compare recipes over several seeds on the same pictures; the same call resumes an interrupted study.
+
+    recipes: TOML files, names of built-in recipes, methods (for their defaults) or run folders; preset: "original".
+    method, backbone: of all recipes; seeds: default 0, 1, 2; seed: a single one. settings: "section.key=value" for all
+    recipes that use it; against: the recipe to compare with, the first by default. budget_seconds: the epochs of all
+    are reduced to fit. Failed runs are in `failed` of what comes back. Raises UserError, RecipeError if an argument
+    contradicts a recipe, InterruptedRun on Ctrl-C.
+    """
+    if isinstance(recipes, str):
+        raise UserError(f'recipes is a list, such as ["probe", "scratch"]; got "{recipes}".')
+    if seed is not None and seeds is not None:
+        raise UserError("seed is a list of one seed; seeds is passed as well. Leave out one of the two.")
+    shared = {"method": method, "backbone": backbone}
+    for entry in read_study_recipes(recipes, preset, settings):
+        combine_recipe(entry.overrides, where=f'the recipe "{entry.name}"', **shared)
+    settings = [*settings, *(f"model.{key}={value}" for key, value in shared.items() if value is not None)]
+    chosen = (seed,) if seed is not None else (0, 1, 2) if seeds is None else seeds
+    options = StudyOptions(recipes, preset, settings, chosen, against, budget_seconds)
+    context = Context.create(threads, choose_reporter(quiet=quiet, on_event=on_event))
+    return run_study(DataSource(pictures, labels, corrections), options, out=out, context=context)
+
+
+def embed(
+    run: RunLocation,
+    pictures: Pictures,
+    *,
+    nearest: int = 0,
+    with_map: bool = False,
+    threads: int | None = None,
+    quiet: bool = False,
+    on_event: OnEvent | None = None,
+) -> pl.DataFrame:
+    """Return the features of pictures by the run's network: a row each with `path`, `error` and `features`.
+
+    pictures: as in `predict`. features: float32 (channels,), the input of the last layer; null with an `error`.
+    nearest: adds a column of so many training pictures, the most similar first, each with `path`, `label` and cosine
+    `similarity`; with_map: adds `x` and `y`, the first two principal components. The table is in memory; the command
+    `embed` writes a file of any length. Raises RunError for an export in 8 bits, SourceError if no picture can be read.
+    """
+    reporter = choose_reporter(quiet=quiet, on_event=on_event)
+    context, options = Context.create(threads, reporter), EmbeddingOptions(nearest, with_map)
+    with tempfile.TemporaryDirectory(prefix="bestiary-") as folder:
+        out = Path(folder) / "features.parquet"
+        write_embeddings(locate_run(run), list_sources(pictures, reporter), out, options, context)
+        return pl.read_parquet(out, memory_map=False)

@@ -1,0 +1,94 @@
+"""`bestiary.predict`: predictions for pictures, folders and patterns, as the command `predict` makes them."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from bestiary.errors import InputError
+from bestiary.events import Event, choose_reporter
+from bestiary.inference.conformal import conformal_threshold, explain_full_set
+from bestiary.inference.inputs import LIST, find_pictures
+from bestiary.inference.predictor import FAST_ENGINE_MIN_PICTURES, Prediction, Predictor
+from bestiary.inference.writers import add_prediction_sets, count_progress
+from bestiary.preprocess import KINDS, Source
+from bestiary.progress import Reporter
+from bestiary.run_location import RunLocation, locate_run
+from bestiary.summary import Summary, SummaryRepr
+from bestiary.text import describe_skipped
+
+MAX_ROWS = 10  # predictions that a summary lists
+
+Pictures = Source | str | Sequence[Source | str]
+
+
+class Predictions(SummaryRepr, list[Prediction]):
+    """A list of predictions, in the order of the pictures."""
+
+    def summary(self) -> Summary:
+        """Return the first predictions, and how many are unknown or could not be read."""
+        failed = sum(prediction.error is not None for prediction in self)
+        unknown = sum(prediction.unknown and prediction.error is None for prediction in self)
+        rows = [(prediction.path or "picture", prediction.describe()) for prediction in self[:MAX_ROWS]]
+        rows += [("…", f"{len(self) - MAX_ROWS:,} more")] if len(self) > MAX_ROWS else []
+        counts = f"{len(self):,} predictions, {unknown:,} unknown, {failed:,} could not be read"
+        return Summary(counts, tuple(rows))
+
+
+def predict(
+    run: RunLocation,
+    pictures: Pictures,
+    *,
+    sets: float | None = None,
+    max_pixels: int | None = None,
+    threads: int | None = None,
+    quiet: bool = False,
+    on_event: Callable[[Event], object] | None = None,
+) -> Predictions:
+    """Return a prediction for each picture, in order; a picture that cannot be read has one with `error`.
+
+    pictures: a path, a folder with all its pictures, a pattern such as "new/**/*.jpg", bytes of a file, a Pillow image,
+    uint8 pixels (height, width, 3), or a list of these. sets: adds conformal prediction sets with this coverage, such
+    as 0.95. max_pixels: of a picture in memory; default: as in training. For a stream, or one picture after another,
+    `bestiary.load` keeps the model loaded. Raises RunError, SourceError for a folder without pictures.
+    """
+    reporter = choose_reporter(quiet=quiet, on_event=on_event)
+    sources = list_sources(pictures, reporter)
+    is_bulk = len(sources) >= FAST_ENGINE_MIN_PICTURES
+    engine = Predictor(
+        locate_run(run),
+        threads=threads,
+        engine="fastest" if is_bulk else "onnxruntime",
+        max_pixels=max_pixels,
+        reporter=reporter,
+    )
+    bound = None if sets is None else conformal_threshold(engine.bundle.sets, sets)
+    with reporter.progress("Predicting", len(sources)) as advance:
+        predictions: Iterable[Prediction] = count_progress(engine.predict_many(sources), advance)
+        answers = Predictions(predictions if bound is None else add_prediction_sets(predictions, bound))
+    if sets and (message := explain_full_set(engine.bundle.sets, sets)):
+        reporter.info(message)
+    return answers
+
+
+def list_sources(pictures: Pictures, reporter: Reporter) -> list[Source | str]:
+    """Return the pictures of paths, folders and patterns, and pictures in memory; report what a folder skips."""
+    skipped = Counter[str]()
+    sources = list(_iter_sources(pictures, skipped))
+    if message := describe_skipped(skipped):
+        reporter.info(message)
+    return sources
+
+
+def _iter_sources(pictures: Pictures, skipped: Counter[str]) -> Iterator[Source | str]:
+    """Yield the pictures of paths, folders and patterns, and pictures in memory as they are."""
+    several = [pictures] if isinstance(pictures, (str, *KINDS)) else pictures
+    for picture in several:
+        if not isinstance(picture, str | Path):
+            yield picture
+        elif Path(picture) == LIST:
+            raise InputError('"-" is standard input only for the command. Pass the paths as a list.')
+        else:
+            yield from find_pictures([Path(picture)], io.BytesIO(), skipped)
