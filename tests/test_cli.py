@@ -175,7 +175,7 @@ def test_json_without_a_command_is_explained(bestiary: Call) -> None:
         (["predict"], "Missing argument"),
         (["predict", "run"], "Missing argument"),
         (["predict", "run", "x.jpg", "--format", "xml"], 'Unknown value "xml" for --format. Known: csv, jsonl'),
-        (["train", "x", "--resume", "run"], "Remove all other options"),
+        (["train", "x", "--resume", "run"], "PICTURES cannot be given with --resume"),
     ],
 )
 def test_wrong_usage_ends_with_2(bestiary: Call, arguments: Sequence[str], says: str) -> None:
@@ -449,6 +449,34 @@ def test_predict_makes_links_sorted_by_label(bestiary: Call, model: Path, colour
     assert "not empty" in one_message(bestiary("predict", model, colours, "--link-into", tmp_path / "by"))
 
 
+def test_unknown_pictures_get_the_label_that_is_asked_for(
+    bestiary: Call, model: Path, colours: Path, tmp_path: Path
+) -> None:
+    options = ["--unknown-label", "stranger", "--link-into", tmp_path / "by"]
+    assert "stranger, nearest: " in bestiary("predict", model, colours, *options).out
+    folders = {path.parent.name for path in (tmp_path / "by").glob("*/*")}
+    assert folders == {"blue", "green", "red", "stranger", "unreadable"}
+    out = ["--out", tmp_path / "answers.csv"]
+    assert bestiary("predict", model, colours, *out, *options[:2]).code == 0
+    labels = [line.split(",")[1] for line in (tmp_path / "answers.csv").read_text(encoding="utf-8").splitlines()]
+    assert sorted(labels) == ["", "blue", "green", "label", "red", "stranger"]
+    refused = one_message(bestiary("predict", model, colours, *out, "--resume"))
+    assert "label of unknown pictures stranger before, none now" in refused
+    assert "is a class of the model" in one_message(bestiary("predict", model, colours, "--unknown-label", "red"))
+
+
+def test_costs_that_cannot_be_used_end_with_2(bestiary: Call, tmp_path: Path) -> None:
+    pictures = folders_of(tmp_path / "pictures", cat=12, dog=12)
+    (tmp_path / "costs.csv").write_text("true,predicted,cost\ncat,dog,-3\n", encoding="utf-8")
+    assert "expected a number from 0" in one_message(bestiary("train", pictures, "--costs", tmp_path / "costs.csv"))
+    (tmp_path / "costs.csv").write_text("true,predicted,cost\ncat,dgo,3\n", encoding="utf-8")
+    done = bestiary("train", pictures, "--costs", tmp_path / "costs.csv", "--quiet")
+    assert 'The costs name "dgo"' in one_message(done)
+    assert 'Did you mean "dog"' in done.err
+    setting = "evaluate.costs=[['cat', 'cat', 3]]"
+    assert "is correct and costs nothing" in one_message(bestiary("train", pictures, "--set", setting))
+
+
 def test_predict_takes_a_limit_on_pixels(bestiary: Call, model: Path, tmp_path: Path) -> None:
     Image.new("RGB", (60, 40), (250, 5, 5)).save(tmp_path / "x.png")
     assert "at most 2,399 in all" in bestiary("predict", model, tmp_path / "x.png", "--max-pixels", 2399).out
@@ -465,14 +493,17 @@ def test_predict_gives_one_json_object(bestiary: Call, model: Path, colours: Pat
 def test_predict_saves_heatmaps(bestiary: Call, model: Path, colours: Path, tmp_path: Path) -> None:
     done = bestiary("predict", model, colours, "--heatmaps", tmp_path / "evidence", "--format", "jsonl")
     assert (done.code, len(done.out.splitlines())) == (0, 5)
-    names = sorted(path.name for path in (tmp_path / "evidence").iterdir())
-    assert names == [
-        "blue.heatmap.png",
-        "green.heatmap.png",
-        "red-2.heatmap.png",
-        "red.heatmap.png",
-    ]  # two are red.png; none is overwritten
-    with Image.open(tmp_path / "evidence" / "red.heatmap.png") as image:
+    answers = {Path(line["path"]).relative_to(colours): line for line in map(json.loads, done.out.splitlines())}
+    names = sorted(path.relative_to(tmp_path / "evidence").as_posix() for path in (tmp_path / "evidence").rglob("*.*"))
+    assert names == sorted(
+        (path.parent / f"{path.stem}-{line['label']}-{min(99, round(100 * line['probability']))}").as_posix()
+        + f"{'-unknown' * line['unknown']}.heatmap.png"
+        for path, line in answers.items()
+        if line["error"] is None
+    )
+    assert sum(name.startswith("inner/red-") and name.endswith("-unknown.heatmap.png") for name in names) == 1
+    [red] = (tmp_path / "evidence").glob("red-red-*.heatmap.png")
+    with Image.open(red) as image:
         assert image.size == (20, 12)  # the picture's own shape
     assert sorted(path.name for path in colours.iterdir()) == [
         *("blue.png", "broken.jpg", "green.png", "inner", "notes.txt", "red.png")
@@ -486,7 +517,8 @@ def test_a_heatmap_of_a_long_name_has_a_shorter_one(bestiary: Call, model: Path,
     done = bestiary("predict", model, picture, "--heatmaps", tmp_path / "evidence")
     assert (done.code, done.err) == (0, "")
     [written] = (tmp_path / "evidence").iterdir()
-    assert written.name == f"{name[:66]}.heatmap.png"
+    assert written.name.startswith(f"{name[:50]}-red-")
+    assert written.name.endswith(".heatmap.png")
 
 
 def test_a_name_with_an_end_of_line_takes_one_line(bestiary: Call, model: Path, tmp_path: Path) -> None:
@@ -496,19 +528,35 @@ def test_a_name_with_an_end_of_line_takes_one_line(bestiary: Call, model: Path, 
 
 def test_resuming_skips_existing_heatmaps(bestiary: Call, model: Path, colours: Path, tmp_path: Path) -> None:
     options = ["--heatmaps", tmp_path, "--out", tmp_path / "answers.jsonl", "--resume"]
-    for pictures in (colours / "red.png", colours):  # the second time there is another red.png
+    Image.open(colours / "red.png").save(colours / "red.bmp")  # the same name but for its suffix, and the same answer
+    for pictures in (colours / "red.png", colours):
         assert bestiary("predict", model, pictures, *options).code == 0
-    assert sorted(path.name for path in tmp_path.glob("*.png")) == [
-        *("blue.heatmap.png", "green.heatmap.png", "red-2.heatmap.png", "red.heatmap.png")
-    ]
+    names = sorted(path.name.split("-")[0] for path in tmp_path.glob("*.heatmap.png"))
+    assert names == ["blue", "green", "red", "red"]
+    assert len(list(tmp_path.glob("red-red-*-2.heatmap.png"))) == 1
+    assert len(list((tmp_path / "inner").glob("red-*.heatmap.png"))) == 1
+
+
+def test_heatmaps_keep_the_folders_of_relative_paths(
+    bestiary: Call, model: Path, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(colours)
+    done = bestiary("predict", model, "red.png", "inner/red.png", "--heatmaps", tmp_path / "evidence")
+    assert done.code == 0
+    folders = sorted(
+        path.parent.relative_to(tmp_path / "evidence").as_posix() for path in (tmp_path / "evidence").rglob("*.png")
+    )
+    assert folders == [".", "inner"]
 
 
 def test_heatmaps_never_overwrite_a_file(bestiary: Call, model: Path, colours: Path, tmp_path: Path) -> None:
-    (tmp_path / "red.heatmap.png").write_text("mine")
+    assert bestiary("predict", model, colours / "red.png", "--heatmaps", tmp_path).code == 0
+    [written] = tmp_path.glob("red-red-*.heatmap.png")
+    written.write_text("mine")
     done = bestiary("predict", model, colours / "red.png", "--heatmaps", tmp_path)
     assert done.code == 2
     assert "exists already" in done.err
-    assert (tmp_path / "red.heatmap.png").read_text() == "mine"
+    assert written.read_text() == "mine"
 
 
 def test_heatmaps_that_cannot_be_written(bestiary: Call, model: Path, colours: Path, tmp_path: Path) -> None:
@@ -525,6 +573,39 @@ def test_a_heatmap_is_warm_where_the_evidence_for_the_label_is() -> None:
     assert drawn[0, 0, 0] > drawn[0, 0, 2] + 50
     assert np.ptp(drawn[-1, -1]) < 5  # evidence against it stays grey, except at the edge of the smooth patch
     np.testing.assert_array_equal(np.asarray(overlay_heatmap(pixels, np.zeros((2, 2), np.float32))), pixels)
+
+
+@pytest.mark.parametrize("colour", ["red", "orange", "yellow", "white", "black", "green", "blue", "grey"])
+def test_a_heatmap_is_seen_on_any_colour(colour: str) -> None:
+    pixels = np.asarray(Image.new("RGB", (240, 240), colour))
+    heatmap = np.zeros((6, 6), np.float32)
+    heatmap[1:3, 1:3] = 1
+    drawn = np.asarray(overlay_heatmap(pixels, heatmap)).astype(int)
+    assert np.abs(drawn[80, 80] - drawn[220, 220]).max() > 60  # the evidence, and a place without any
+    row = [drawn[80, column].tolist() for column in range(240)]
+    assert [0, 0, 0] in row
+    assert [255, 255, 255] in row
+
+
+def test_resume_names_the_options_that_it_does_not_take(bestiary: Call) -> None:
+    done = bestiary("train", "--resume", "run", "--seed", 3, "--costs", "c.csv", "--threads", 1, "--quiet")
+    assert "--costs, --seed cannot be given with --resume" in one_message(done)
+    done = bestiary("train", "--resume", "run", "--method", "probe", "--leak-report", "--set", "data.folds=5")
+    message = one_message(done)
+    assert all(option in message for option in ("--method", "--leak-report", "--set"))
+
+
+def test_ctrl_c_before_there_is_a_run_says_so(
+    bestiary: Call, collection: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bestiary.flow.assign_splits", interrupt)
+    done = bestiary("train", collection.folder, "--out", tmp_path / "run", "--quiet")
+    assert done.code == 130
+    assert "no run folder was made, and there is nothing to resume" in done.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_empty_folder_has_nothing_to_predict(bestiary: Call, model: Path, tmp_path: Path) -> None:

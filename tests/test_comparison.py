@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,23 @@ def test_one_run_s_labels_judge_all_when_asked() -> None:
     assert found[0].predictions["predicted"].to_list() == one.predictions.sort("key")["predicted"].to_list()
     with pytest.raises(UserError, match="--labels-of nobody is not one of the compared runs: one, other"):
         align_runs([one, other], intersection=False, labels_of="nobody")
+
+
+def test_pictures_that_corrections_leave_out_are_not_compared_and_said() -> None:
+    one, other = a_run("one", 0.8, seed=0), a_run("other", 0.8, seed=1, rows=range(2, N))
+    corrected = replace(other, dropped=frozenset({"0000", "0001"}))
+    compared = compare_runs(align_runs([one, corrected], intersection=False, labels_of="other"), resamples=100)
+    assert compared["n"] == N - 2
+    [note] = compared["notes"]
+    assert compared["notes"] == [
+        "2 test pictures are not compared: the corrections of a run leave out what was dropped."
+    ]
+    assert note in comparison_page.caption(compared)
+    for dropped in ({"0000"}, set()):  # another picture is missing for no reason that is known
+        with pytest.raises(UserError, match="--intersection"):
+            align_runs([one, replace(other, dropped=frozenset(dropped))], intersection=False, labels_of="other")
+    with pytest.raises(UserError, match="--intersection"):  # no labels were asked for
+        align_runs([one, corrected], intersection=False)
 
 
 def test_a_class_that_only_one_run_knows_has_no_probability_in_the_other() -> None:

@@ -40,7 +40,7 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     made = (
         make_correction(ONE, "relabel", "écureuil, roux", 'a "note"\nof two lines', T1),
         make_correction(TWO, "keep"),
-        make_correction(THREE, "drop", note="a map"),
+        make_correction(THREE, "both", "owl", note="a map", path="/pictures/cat and owl, 1.png"),
     )
     path = tmp_path / "new" / "corrections.csv"
     assert append(path, made[:1]).rows == made[:1]
@@ -52,6 +52,7 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
         "label",
         "note",
         "when",
+        "path",
     ]
     assert made[1].when.endswith("+00:00")
 
@@ -70,7 +71,7 @@ def test_a_file_made_by_hand_is_understood(tmp_path: Path) -> None:
         ("", r'no column "sha256"; the header has: nothing'),
         ("sha256,action,note,when\n", r'no column "label"; .*has: sha256, action, note, when'),
         ("sha256;action;label;note;when\n", r'no column "sha256"; .*sha256;action;label.* Expected: sha256,action,'),
-        (f"{HEADER}{ONE},remove,,,\n", r'line 2: unknown action "remove"\. .*Known: drop, keep, relabel'),
+        (f"{HEADER}{ONE},remove,,,\n", r'line 2: unknown action "remove"\. .*Known: both, drop, keep, relabel'),
         (f"{HEADER}{ONE},,,,\n", r'line 2: unknown action ""'),
         (f"{HEADER}{ONE},keep,,,\n{TWO},relabel, ,,\n", r"line 3: relabel needs a label"),
         (f"{HEADER}{ONE},keep,owl,,\n", r'line 2: keep takes no label; got "owl"\. Did you mean relabel'),
@@ -195,6 +196,23 @@ def test_a_dropped_picture_stays_in_the_table_with_the_reason(folder: Path, tmp_
     assert str(path) not in found.findings["path"].to_list()
     assert "1 dropped" in said
     assert path.exists()
+
+
+def test_a_picture_of_two_classes_is_left_out_and_said(folder: Path, tmp_path: Path) -> None:
+    path, unnamed = folder / "cat" / "07.png", folder / "cat" / "08.png"
+    decisions = make_correction(sha(path), "both", "dog", path=str(path)), make_correction(sha(unnamed), "both")
+    found, said = audited(folder, tmp_path, *decisions)
+    errors = dict(found.pictures.select("path", "error").iter_rows())
+    assert errors[str(path)] == f"{path}: shows cat and dog by the corrections file; a picture has one label."
+    assert "shows cat and another class by" in str(errors[str(unnamed)])
+    assert dict(found.pictures.select("path", "label").iter_rows())[str(path)] == "cat"
+    assert parts(found)[str(path)] is None
+    assert "2 pictures that show two classes by the corrections: left out" in said
+    assert "new label" not in said
+    rest = {name: part for name, part in parts(flow.audit(folder, threads=1)).items() if name not in errors}
+    assert rest == {}
+    moved = {name for name, part in parts(flow.audit(folder, threads=1)).items() if part != parts(found)[name]}
+    assert moved == {str(path), str(unnamed)}
 
 
 def test_a_relabelled_picture_settles_the_conflict(folder: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ BASE = (
     "summary",
     "install_command",
     "errors",
+    "costs",
     "stats",
     "quick_metrics",
     "machine",

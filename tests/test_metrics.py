@@ -274,10 +274,9 @@ def test_unknown_pictures_give_the_coverage() -> None:
         np.eye(2)[[0, 1, 1, 0]],
         names(2),
         unknown=np.array([True, False, False, False]),
-        threshold=0.3,
     )
-    assert body["unknown"] == {"threshold": 0.3, "coverage": 0.75}
-    assert compute_metrics(np.array([0]), np.eye(2)[[0]], names(2))["unknown"] == {"threshold": None, "coverage": 1.0}
+    assert body["unknown"] == {"coverage": 0.75}
+    assert compute_metrics(np.array([0]), np.eye(2)[[0]], names(2))["unknown"] == {"coverage": 1.0}
 
 
 def test_the_body_is_the_contract() -> None:

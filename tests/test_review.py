@@ -311,6 +311,41 @@ def test_decisions_reach_the_file_and_training(client: TestClient, session: Revi
     assert client.post("/undo").json() == {"row": None, "decisions": {}}
 
 
+def test_a_batch_is_decided_and_undone_at_once(client: TestClient, session: ReviewSession) -> None:
+    rows = list(session.items)[:5]
+    client.post("/decide", json={"row": rows[0], "action": "keep", "tab": "one"})
+    response = client.post("/decide-all", json={"rows": rows, "action": "drop", "tab": "one"})
+    assert {response.json()["decisions"][str(row)]["action"] for row in rows} == {"drop"}
+    saved = read_corrections(session.decisions.path).rows
+    assert len(saved) == 6
+    paths = dict(pl.read_parquet(session.run / "pictures.parquet").select("row_id", "path").iter_rows())
+    assert [row.path for row in saved] == [paths[row] for row in (rows[0], *rows)]
+    assert client.post("/undo", json={"tab": "one"}).json()["row"] == rows[0]
+    assert [row.action for row in read_corrections(session.decisions.path).rows] == ["keep"]
+    assert client.post("/decide-all", json={"rows": [*rows, 99999], "action": "drop"}).status_code == 404
+    assert client.post("/decide-all", json={"rows": [], "action": "drop"}).status_code == 422
+    assert len(read_corrections(session.decisions.path).rows) == 1
+
+
+def test_a_new_label_is_confirmed_and_two_classes_are_recorded(client: TestClient, session: ReviewSession) -> None:
+    first, second = list(session.items)[:2]
+    body = {"row": first, "action": "relabel", "label": " otter ", "is_new": True}
+    assert client.post("/decide", json=body).status_code == 200
+    assert client.post("/decide", json={"row": second, "action": "both", "label": "fish"}).status_code == 200
+    rows = read_corrections(session.decisions.path).rows
+    assert [(row.action, row.label) for row in rows] == [("relabel", "otter"), ("both", "fish")]
+
+
+def test_missing_files_are_named(run: Path, tmp_path: Path) -> None:
+    assert ReviewSession(run, DecisionLog(tmp_path / "c.csv", "anna"), threads=1).overview()["missing"] == ""
+    shutil.copytree(run, own := tmp_path / "own")
+    pictures = pl.read_parquet(own / "pictures.parquet")
+    table.write(pictures.with_columns(path=pl.format("/gone{}", "path")), own / "pictures.parquet")
+    session = ReviewSession(own, DecisionLog(tmp_path / "c.csv", "anna"), threads=1)
+    n = len(session.items)
+    assert session.overview()["missing"].startswith(f"{n} of {n} pictures to review are not where the run found them: ")
+
+
 def test_decisions_of_another_reviewer_are_shown(client: TestClient, session: ReviewSession) -> None:
     item = next(iter(session.items.values()))
     DecisionLog(session.decisions.path, "ben").add(item.sha256, "drop", note="blurred")

@@ -134,6 +134,35 @@ def test_another_label_is_found_by_its_first_letters(review: Review) -> None:
     assert [(row.action, row.label) for row in review.rows()] == [("relabel", other)]
 
 
+def test_a_new_label_can_be_typed(review: Review) -> None:
+    choose(review, "suspect-label")
+    review.press("r")
+    review.page.keyboard.type("otter")
+    assert review.page.locator("#options li").all_inner_texts()[-1].split() == ["otter", "new", "label"]
+    review.press("Enter")
+    review.page.wait_for_function("!document.querySelector('#labels').open")
+    review.press("b")
+    first, second = review.rows()
+    assert (first.action, first.label, second.action) == ("relabel", "otter", "both")
+
+
+def test_all_of_a_pair_are_decided_after_a_confirmation_and_undone(review: Review) -> None:
+    choose(review, "suspect-label")
+    alike = review.page.evaluate("bulkItems().map((item) => item.row)")
+    assert len(alike) > 1
+    review.press("a")
+    assert f"{len(alike)} undecided pictures" in review.page.inner_text("#bulk-text")
+    review.page.click('[data-bulk=""]')
+    assert review.rows() == ()
+    review.press("a")
+    suggested = review.page.evaluate("current().suggested")
+    review.page.click('[data-bulk="relabel"]')
+    assert {(row.action, row.label) for row in review.rows()} == {("relabel", suggested)}
+    assert len(review.rows()) == len(alike)
+    review.press("u")
+    assert review.rows() == ()
+
+
 def test_a_note_is_saved_with_the_decision_and_typing_it_triggers_no_shortcut(review: Review) -> None:
     review.press("n")
     review.page.keyboard.type("dark, skip?")
@@ -205,7 +234,10 @@ def test_axe_finds_no_serious_violation_in_any_view(review: Review) -> None:
 def test_it_works_by_touch_on_a_narrow_screen(review: Review) -> None:
     assert review.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     choose(review, "suspect-label")
-    buttons = [review.page.locator(f"[data-action={name}]") for name in ("keep", "relabel", "drop", "skip", "undo")]
+    buttons = [
+        review.page.locator(f"[data-action={name}]")
+        for name in ("keep", "relabel", "drop", "both", "bulk", "skip", "undo")
+    ]
     for button in buttons:
         box = button.bounding_box()
         assert box["height"] >= 44

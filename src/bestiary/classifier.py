@@ -22,6 +22,7 @@ from bestiary import files as files_module
 from bestiary import run_folder, table
 from bestiary.array_types import Array, Floats, Pixels
 from bestiary.context import Context
+from bestiary.costs import choose_labels, cost_matrix
 from bestiary.data.arrays import FlatImageShape, NumberRange, check_image_array, to_rgb, write_png_files
 from bestiary.data.assign_splits import assign_splits
 from bestiary.data.dataset import audit_listing
@@ -104,9 +105,12 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def predict(self, X: Any) -> Array:  # noqa: N803
-        """Return the most probable label of each picture, (n,). Raises InputError, naming it, if one is unreadable."""
+        """Return the label of each picture, (n,): the most probable one, or with costs that of least expected cost.
+
+        Raises InputError, naming the picture, if one is unreadable.
+        """
         probabilities = self.predict_proba(X)
-        labels: Array = self.classes_[probabilities.argmax(axis=1)]
+        labels: Array = self.classes_[choose_labels(probabilities, self._costs())]
         return labels
 
     def predict_proba(self, X: Any) -> Floats:  # noqa: N803
@@ -148,6 +152,11 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
                 raise InputError(f"data.{setting} is not for PictureClassifier: {alternative}.")
         model = {**settings.get("model", {}), "method": self.method, "backbone": self.backbone}
         return Recipe.of({**settings, "model": model, "seed": self.seed})
+
+    def _costs(self) -> Floats:
+        """Return the costs in the order of `classes_`; empty without costs."""
+        entries = self._build_recipe().evaluate.costs
+        return cost_matrix(entries, self._label_names()) if entries else np.empty(0)
 
     def _label_names(self) -> list[str]:
         """Return the class names in the run."""

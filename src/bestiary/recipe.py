@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 import tomli_w
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from bestiary.costs import CostEntry, check_entries
 from bestiary.defaults import SCRATCH_AUGMENT, train_defaults
 from bestiary.errors import RecipeError
 from bestiary.recipe_errors import check_keys, format_validation_error
@@ -59,6 +60,7 @@ Widths = Annotated[Counts, _AsTuple, _expect(bool, "one or more widths")]
 KernelSizes = Annotated[tuple[Annotated[int, Field(ge=1, le=11)], ...], _AsTuple, _Odd]
 Strengths = Annotated[tuple[float, ...], _AsTuple, _Positive, _Sorted]
 Folds = Annotated[int, Field(ge=0, le=50), _expect(lambda folds: folds != 1, "2 or more, or 0 for one test split")]
+Costs = Annotated[tuple[CostEntry, ...], AfterValidator(check_entries)]
 
 
 class _Section(BaseModel):
@@ -163,6 +165,9 @@ class EvaluateConfig(_Section):
 
     resamples: int = Field(2000, ge=100, le=100_000, description="bootstrap resamples")
     coverage: float = Field(0.95, gt=0, le=1, description="fraction of in-distribution pictures that are not rejected")
+    costs: Costs = Field(
+        (), description="of mistakes, as true, predicted, cost; empty: label is the most probable class"
+    )
     learning_curve: Literal["auto", "on", "off"] = Field("auto", description="auto: if the probe's features are cached")
 
 

@@ -62,7 +62,9 @@ PICTURES: Any = typer.Argument(
 Pictures = Annotated[list[Path], PICTURES]
 OptionalPictures = Annotated[list[Path] | None, PICTURES]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, for example runs/latest.")]
-CORRECTIONS_HELP = "Label decisions: sha256,action,label[,note,when]; action is keep, drop or relabel."
+CORRECTIONS_HELP = (
+    "Label decisions: sha256,action,label[,note,when,path]; action is keep, drop, relabel, or both (shows two classes)."
+)
 Corrections = Annotated[Path | None, typer.Option(metavar="FILE.csv", help=CORRECTIONS_HELP)]
 Labels = Annotated[str | None, typer.Option(help='Map folder names to labels: "animals10", or a CSV of folder,label.')]
 Classes = Annotated[str | None, typer.Option(help="Use only these labels: a,b,c.")]
@@ -80,6 +82,14 @@ SplitOption = Annotated[
 MethodOption = Annotated[Method | None, typer.Option(help="Training method; probe is fast and needs no torch.")]
 Backbone = Annotated[str | None, typer.Option(help="lite0 or lite2; finetune also takes any timm model name.")]
 RecipeName = Annotated[str | None, typer.Option(help="A TOML file of settings, or a name: original-v1, original-v2.")]
+CostsOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.csv",
+        help="Costs of mistakes: true,predicted,cost (wolf,dog,20; * is any class; others cost 1), or a table. The"
+        " label is then the one with the least expected cost.",
+    ),
+]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Override a recipe setting: section.key=value.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Random seed for the split and for training.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")]
@@ -102,8 +112,10 @@ def build_recipe(
     folds: int | None = None,
     label_depth: int | None = None,
     split: Split | None = None,
+    costs: Path | None = None,
 ) -> Recipe:
     """Return the recipe of a name or file, overridden by `--set`, then by the named options."""
+    from bestiary.costs import read_costs
     from bestiary.recipe import Recipe, apply_overrides, load_recipe_values
 
     values = apply_overrides(load_recipe_values(name) if name else {}, settings or [])
@@ -115,6 +127,7 @@ def build_recipe(
         ("data", "folds"): folds,
         ("data", "label_depth"): label_depth,
         ("data", "split"): split.value if split else None,
+        ("evaluate", "costs"): None if costs is None else read_costs(costs),
     }
     for (section, key), value in named.items():
         if value is not None:

@@ -25,6 +25,8 @@ def print_run(run: Run, as_json: bool, *, leaks: Mapping[str, Any] | None = None
         print_json({**values, "leaks": leaks} if leaks else values)
         return
     typer.echo(classification_report(run.metrics, short=True))
+    if decision := run.metrics.get("decision"):
+        typer.echo(f"{decision['sentence']}\n")
     if leaks:
         typer.echo(f"{leaks['sentence']}\n")
     typer.echo(f"{verdict(run.metrics)}\n\nReport: {page}\n{run.path}")

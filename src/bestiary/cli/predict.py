@@ -6,9 +6,9 @@ import io
 import itertools
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -20,7 +20,6 @@ from bestiary.errors import SourceError, UserError
 from bestiary.text import describe_skipped
 
 if TYPE_CHECKING:
-    from bestiary.inference.bundle import Bundle
     from bestiary.inference.output_file import PredictionFile
     from bestiary.inference.predictor import Prediction
 
@@ -51,9 +50,14 @@ def predict(
     resume: Annotated[
         bool, typer.Option("--resume", help="Append to --out, skipping pictures in it; same model and options.")
     ] = False,
-    heatmaps: Annotated[Path | None, typer.Option(help="Save pictures with heatmaps into this folder.")] = None,
+    heatmaps: Annotated[
+        Path | None, typer.Option(help="Save pictures with heatmaps, named by their label, in this folder.")
+    ] = None,
     link_into: Annotated[Path | None, typer.Option(help="Make links in this folder, in a subfolder per label.")] = None,
     sets: Annotated[float | None, typer.Option(help="Add prediction sets with this coverage, such as 0.95.")] = None,
+    unknown_label: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Label of unknown pictures; default: their nearest class.")
+    ] = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, max=MOST_PIXELS, help=MAX_PIXELS_HELP)] = None,
     threads: Threads = None,
     quiet: Quiet = False,
@@ -63,6 +67,7 @@ def predict(
     from bestiary.inference import heatmap, inputs, link_folders, writers
     from bestiary.inference.conformal import conformal_threshold, explain_full_set
     from bestiary.inference.predictor import FAST_ENGINE_MIN_PICTURES, EngineName, Predictor
+    from bestiary.inference.resume_record import prediction_conditions
     from bestiary.locks import output_lock
     from bestiary.progress import make_reporter
 
@@ -76,11 +81,14 @@ def predict(
     engine: EngineName = "fastest" if is_bulk else "onnxruntime"
     notices = make_reporter(quiet=quiet)
     predictor = Predictor(run, threads=threads, engine=engine, max_pixels=max_pixels, reporter=notices)
+    if unknown_label is not None:
+        writers.check_unknown_label(unknown_label, predictor.classes)
     bound = None if sets is None else conformal_threshold(predictor.bundle.sets, sets)
     with output_lock(out, heatmaps, link_into):
         if link_into is not None and not resume:
             link_folders.require_empty_folder(link_into)  # again: another process may have filled it
-        file = None if out is None else _output_file(out, form, predictor.bundle, resume=resume, level=sets)
+        conditions = prediction_conditions(predictor.bundle, sets, unknown_label)
+        file = None if out is None else _output_file(out, form, predictor.classes, conditions, resume=resume)
         total = len(sources) if isinstance(sources, list) else None
         if file is not None:
             total = file.count_pending(sources) if isinstance(sources, list) else None
@@ -89,10 +97,16 @@ def predict(
             predictions = writers.count_progress(predictor.predict_many(sources), advance)
             if bound is not None:
                 predictions = writers.add_prediction_sets(predictions, bound)
+            if unknown_label is not None:
+                predictions = writers.relabel_unknown(predictions, unknown_label)
             if heatmaps is not None:
-                predictions = heatmap.save_heatmaps(predictions, heatmaps, predictor.bundle.preprocess, resume=resume)
+                predictions = heatmap.save_heatmaps(
+                    predictions, heatmaps, predictor.bundle.preprocess, sources=paths, resume=resume
+                )
             if link_into is not None:
-                predictions = link_folders.link_by_label(predictions, link_into, predictor.classes)
+                predictions = link_folders.link_by_label(
+                    predictions, link_into, predictor.classes, unknown_label=unknown_label
+                )
             predictions = _count_results(predictions, counts)
             if file is not None:
                 file.write(predictions)
@@ -122,16 +136,14 @@ def _requested_pictures(
 
 
 def _output_file(
-    out: Path, form: Format | None, bundle: Bundle, *, resume: bool, level: float | None
+    out: Path, form: Format | None, classes: Sequence[str], conditions: Mapping[str, Any], *, resume: bool
 ) -> PredictionFile:
-    """Return the file to write; `level`: of the prediction sets, None without them."""
+    """Return the file to write; conditions: what its predictions depend on."""
     from bestiary.inference.output_file import PredictionFile, format_from_suffix
-    from bestiary.inference.resume_record import prediction_conditions
 
-    output_format, conditions = form.value if form else format_from_suffix(out), prediction_conditions(bundle, level)
-    return PredictionFile(
-        out, output_format, bundle.classes, resume=resume, sets=level is not None, conditions=conditions
-    )
+    has_sets = conditions["level of prediction sets"] is not None
+    output_format = form.value if form else format_from_suffix(out)
+    return PredictionFile(out, output_format, classes, resume=resume, sets=has_sets, conditions=conditions)
 
 
 def _stdout() -> TextIO:

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 
 EXAMPLES = "bestiary review runs/latest"
+NOTHING_TO_REVIEW = (
+    "There is nothing to review: the audit found no doubtful labels, no duplicates and no outliers, and the model makes"
+    " no confident mistakes."
+)
 
 
 @app.command(cls=CommandWithExamples, epilog=EXAMPLES)
@@ -49,6 +53,9 @@ def review(
     reporter = make_reporter(quiet=quiet)
     log = DecisionLog(corrections or run.resolve() / "corrections.csv", _reviewer_name(reviewer))
     session = ReviewSession(run, log, threads=threads)
+    nothing = "" if session.items else NOTHING_TO_REVIEW
+    for message in filter(None, (nothing, session.missing_files())):
+        reporter.info(message)
     settings = ServerSettings(port=port, token=secrets.token_urlsafe(24))
     with running.bind_socket(settings) as bound:
         address = running.browser_url(bound, settings)
@@ -87,8 +94,9 @@ def _print_next_commands(session: ReviewSession, as_json: bool) -> None:
     counts = Counter(decision.action for decision in session.decisions.mine())
     file, commands = session.decisions.path, session.commands()
     if as_json:
-        actions = {action: counts[action] for action in ("keep", "relabel", "drop")}
+        actions = {action: counts[action] for action in ("keep", "relabel", "drop", "both")}
         print_json({"corrections": str(file), **actions, "next": commands})
     elif counts:
-        typer.echo(f"{counts['keep']} kept, {counts['relabel']} relabelled, {counts['drop']} dropped: {file}")
+        two = f", {counts['both']} with two classes, left out" if counts["both"] else ""
+        typer.echo(f"{counts['keep']} kept, {counts['relabel']} relabelled, {counts['drop']} dropped{two}: {file}")
         typer.echo("\n".join(["Next:", *(f"  {command}" for command in commands)]))

@@ -11,7 +11,14 @@ from bestiary.cli import options
 from bestiary.cli.app import app
 from bestiary.cli.output import print_run
 from bestiary.cli.usage import CommandWithExamples
-from bestiary.errors import UserError, require_extra
+from bestiary.errors import InterruptedRun, UserError, require_extra
+from bestiary.text import format_names
+
+WITH_RESUME = {"resume", "threads", "quiet", "as_json"}  # options that --resume may be given with
+NOT_BEGUN = (
+    "Interrupted before there was a run: no run folder was made, and there is nothing to resume. What was measured and"
+    " computed so far is cached: the same command will be faster."
+)
 
 EXAMPLES = "bestiary train pictures\nbestiary train pictures --method finetune --set train.epochs=10 --budget 10m"
 LOG_HELP = "Also log epochs and test scores of finetune or scratch: into RUN/tensorboard, or to MLflow's own server."
@@ -19,6 +26,7 @@ LOG_HELP = "Also log epochs and test scores of finetune or scratch: into RUN/ten
 
 @app.command(cls=CommandWithExamples, epilog=EXAMPLES)
 def train(
+    ctx: typer.Context,
     pictures: options.OptionalPictures = None,
     method: options.MethodOption = None,
     backbone: options.Backbone = None,
@@ -29,6 +37,7 @@ def train(
     label_depth: options.LabelDepth = None,
     split: options.SplitOption = None,
     corrections: options.Corrections = None,
+    costs: options.CostsOption = None,
     seed: options.Seed = None,
     folds: Annotated[int | None, typer.Option(min=2, max=50, help="Cross-validate with this many folds.")] = None,
     leak_report: Annotated[
@@ -57,10 +66,7 @@ def train(
         return
     reporter = make_reporter(quiet=quiet)
     if resume is not None:
-        recipes = (method, backbone, recipe, settings, classes, label_depth, split, seed, folds)
-        others = (*recipes, pictures, labels, corrections, out, budget, log)
-        if leak_report or any(value not in (None, []) for value in others):
-            raise UserError("--resume uses the recipe of the interrupted run. Remove all other options but --threads.")
+        _check_resume_options(ctx)
         print_run(flow.resume(resume, threads=threads, reporter=reporter), as_json)
         return
     if not pictures:
@@ -75,22 +81,41 @@ def train(
         folds=folds,
         label_depth=label_depth,
         split=split,
+        costs=costs,
     )
     if leak_report:
         leakage.check_leak_report_supported(values)
     budget_seconds = None if budget is None else options.parse_duration(budget)
     run_folder.require_free_folder(out)
     with output_lock(out):  # another process with the same --out is refused before it works on the pictures
-        run = flow.train(
-            pictures,
-            labels=labels,
-            corrections=corrections,
-            recipe=values,
-            out=out,
-            threads=threads,
-            budget_seconds=budget_seconds,
-            log=None if log is None else log.value,
-            reporter=reporter,
-        )
+        try:
+            run = flow.train(
+                pictures,
+                labels=labels,
+                corrections=corrections,
+                recipe=values,
+                out=out,
+                threads=threads,
+                budget_seconds=budget_seconds,
+                log=None if log is None else log.value,
+                reporter=reporter,
+            )
+        except KeyboardInterrupt:  # once there is a run folder, it is an InterruptedRun
+            raise InterruptedRun(None, message=NOT_BEGUN) from None
     leaks = leakage.leak_report(run.path, Context.create(threads, reporter)) if leak_report else None
     print_run(run, as_json, leaks=leaks)
+
+
+def _check_resume_options(ctx: typer.Context) -> None:
+    """Raise UserError, naming them, if there are options that cannot be given with `--resume`."""
+    names = []
+    for parameter in ctx.command.params:
+        name = str(parameter.name)
+        source = ctx.get_parameter_source(name)
+        if name not in WITH_RESUME and source is not None and source.name == "COMMANDLINE":
+            names.append(parameter.opts[-1] if parameter.param_type_name == "option" else name.upper())
+    if names:
+        raise UserError(
+            f"{format_names(names, len(names))} cannot be given with --resume, which takes pictures and settings from"
+            " the interrupted run. Only --threads, --quiet and --json may be added."
+        )

@@ -14,6 +14,7 @@ from bestiary.text import format_names
 
 # Checks that a decision about a picture resolves; others (unreadable, dark, split leak) stay as they are.
 LABEL_CHECKS = ("suspect-label", "outlier")
+LEFT_OUT = ("drop", "both")  # actions after which a picture is not used
 DUPLICATES = ("exact-duplicate", "near-duplicate")
 
 
@@ -35,22 +36,29 @@ def apply_corrections(
 ) -> tuple[pl.DataFrame, CorrectionResult]:
     """Return the pictures with the decisions applied, and a summary of the changes, which is reported too.
 
-    pictures: `sha256, label, error` at least. Adds `given_label`, the label before, and `dropped`. A dropped picture
-    gets an `error` that names the corrections file; an unreadable one keeps its own.
+    pictures: `sha256, label, error` at least. Adds `given_label`, the label before, and `dropped`. A dropped picture,
+    or one that shows two classes gets an `error` that names the corrections file; an unreadable one keeps its own.
     """
     by_content = corrections.by_content
-    rows = [(sha256, row.action, row.label or None, row.note) for sha256, row in by_content.items()]
-    decisions = pl.DataFrame(rows, schema=dict.fromkeys(("sha256", "action", "new", "note"), pl.String), orient="row")
+    rows = [
+        (sha256, row.action, row.label if row.action == "relabel" else None, row.label or None, row.note)
+        for sha256, row in by_content.items()
+    ]
+    columns = ("sha256", "action", "new", "second", "note")
+    decisions = pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.String), orient="row")
     joined = pictures.join(decisions, on="sha256", how="left", maintain_order="left")
-    is_dropped = joined["action"].eq_missing("drop") & joined["error"].is_null()
+    is_dropped = joined["action"].is_in(LEFT_OUT).fill_null(False) & joined["error"].is_null()
     note = pl.when(pl.col("note") == "").then(pl.lit("")).otherwise(pl.format(" ({})", "note"))
-    message = pl.format("{}: dropped by the corrections file{}.", "path", note)
+    dropped = pl.format("{}: dropped by the corrections file{}.", "path", note)
+    two = pl.format("{} and {}", "label", pl.col("second").fill_null("another class"))
+    both = pl.format("{}: shows {} by the corrections file{}; a picture has one label.", "path", two, note)
+    message = pl.when(pl.col("action") == "both").then(both).otherwise(dropped)
     corrected = joined.with_columns(
         given_label=pl.col("label"),
         label=pl.coalesce("new", "label"),
         error=pl.when(is_dropped).then(message).otherwise("error"),
         dropped=is_dropped,
-    ).drop("action", "new", "note")
+    ).drop("action", "new", "second", "note")
     counts = {action: int((joined["action"] == action).sum()) for action in ACTIONS}
     contents = set(pictures["sha256"])
     result = CorrectionResult(corrections, counts, tuple(sha256 for sha256 in by_content if sha256 not in contents))
@@ -68,7 +76,8 @@ def mark_resolved_issues(findings: pl.DataFrame, pictures: pl.DataFrame, correct
     """
     decided = corrections.by_content.items()
     keep, drop, relabel = (
-        pl.col("sha256").is_in([sha256 for sha256, row in decided if row.action == action]) for action in ACTIONS
+        pl.col("sha256").is_in([sha256 for sha256, row in decided if row.action in actions])
+        for actions in (("keep",), LEFT_OUT, ("relabel",))
     )
     usable = pl.col("error").is_null()
     decisions = pictures.select(
@@ -96,6 +105,11 @@ def _report_corrections(result: CorrectionResult, labels: set[str], reporter: Re
         f"Corrections: {counts['keep']:,} kept, {counts['drop']:,} dropped, {counts['relabel']:,} relabelled"
         f" (digest {corrections.digest})."
     )
+    if counts["both"]:
+        reporter.info(
+            f"{counts['both']:,} {'pictures that show' if counts['both'] > 1 else 'picture that shows'} two classes by"
+            " the corrections: left out, because a picture has one label."
+        )
     if result.unmatched:
         hashes = format_names([f"{sha256[:12]}…" for sha256 in result.unmatched], max_names=3)
         total = f"{len(result.unmatched):,} of {len(corrections.by_content):,} corrections"
@@ -103,5 +117,6 @@ def _report_corrections(result: CorrectionResult, labels: set[str], reporter: Re
     if overruled := {row.sha256 for row in corrections.superseded_rows}:
         have = "picture has" if len(overruled) == 1 else "pictures have"
         reporter.info(f"{len(overruled):,} {have} contradicting rows: the last row applies.")
-    for label in sorted({row.label for row in corrections.by_content.values()} - labels - {""}):
+    relabelled = {row.label for row in corrections.by_content.values() if row.action == "relabel"}
+    for label in sorted(relabelled - labels):
         reporter.info(f'Corrections name a new label, "{label}". {did_you_mean(label, labels)}')

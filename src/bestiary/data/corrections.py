@@ -1,6 +1,7 @@
 """Corrections files: decisions about pictures, identified by the SHA-256 of their content.
 
-`corrections.csv` has the columns `sha256, action, label, note, when`, one decision per row; the last two are optional.
+`corrections.csv` has the columns `sha256, action, label, note, when, path`, one decision per row; the last three are
+optional. The hash identifies the picture; the path, where it was when it was decided about, is for readers.
 A later row about the same picture replaces an earlier one.
 """
 
@@ -22,10 +23,10 @@ from typing import Literal, get_args
 from bestiary.errors import SourceError, did_you_mean
 from bestiary.files import write_text
 
-Action = Literal["keep", "drop", "relabel"]
+Action = Literal["keep", "drop", "relabel", "both"]
 ACTIONS: tuple[str, ...] = get_args(Action)
 NEEDED = ("sha256", "action", "label")
-COLUMNS = (*NEEDED, "note", "when")
+COLUMNS = (*NEEDED, "note", "when", "path")
 SHA256 = re.compile("[0-9a-f]{64}")
 _writing = threading.Lock()
 
@@ -35,7 +36,8 @@ class Correction:
     """A decision about the picture with this content.
 
     keep: it is correct as it is, which resolves the doubts of the audit. drop: leave it out. relabel: it shows `label`.
-    when: ISO time in UTC, empty if unknown.
+    both: it shows two classes, that of its folder and `label`, which may be empty; it is left out, since a picture has
+    one label. when: ISO time in UTC, empty if unknown. path: empty in older files.
     """
 
     sha256: str
@@ -43,6 +45,7 @@ class Correction:
     label: str = ""
     note: str = ""
     when: str = ""
+    path: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,14 @@ class Conflict:
 
 
 def make_correction(
-    sha256: str, action: str, label: str = "", note: str = "", when: str | None = None, *, where: str = "A correction"
+    sha256: str,
+    action: str,
+    label: str = "",
+    note: str = "",
+    when: str | None = None,
+    path: str = "",
+    *,
+    where: str = "A correction",
 ) -> Correction:
     """Return a validated decision; `when` is now if it is None.
 
@@ -93,7 +103,7 @@ def make_correction(
         raise SourceError(f'{where}: unknown action "{action}". {did_you_mean(action, ACTIONS)}')
     if action == "relabel" and not label:
         raise SourceError(f"{where}: relabel needs a label. Name it, or use keep or drop.")
-    if action != "relabel" and label:
+    if action in ("keep", "drop") and label:
         raise SourceError(f'{where}: {action} takes no label; got "{label}". Did you mean relabel?')
     when = datetime.now(UTC).isoformat(timespec="seconds") if when is None else when.strip()
     try:
@@ -102,7 +112,7 @@ def make_correction(
         raise SourceError(
             f'{where}: when is an ISO time in UTC, for example 2026-01-31T12:00:00+00:00, or empty; got "{when}".'
         ) from None
-    return Correction(sha256, action, label, _text(note), when)
+    return Correction(sha256, action, label, _text(note), when, path)
 
 
 def read_corrections(path: Path) -> Corrections:

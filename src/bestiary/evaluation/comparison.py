@@ -15,6 +15,8 @@ from scipy.stats import binomtest
 
 from bestiary import table
 from bestiary.array_types import Bools, Floats, Ints
+from bestiary.data.apply_corrections import LEFT_OUT
+from bestiary.data.corrections import read_corrections
 from bestiary.errors import RunError, UserError
 from bestiary.evaluation import intervals
 from bestiary.evaluation.metrics import MetricSums, macro_f1_interval, sums_by_picture
@@ -32,12 +34,16 @@ MAX_EXAMPLES = 3  # pictures that a message names
 class RunPredictions:
     """A run's test predictions: `key, sha256, path, label, group, predicted` and `p_<label>`.
 
-    key: SHA-256 and number among equal files, so that a picture that is in the split twice is matched twice.
+    key: SHA-256 and number among equal files, so that a picture that is in the split twice is matched twice. dropped:
+    SHA-256 of the pictures that the corrections of the run leave out; left_out: test pictures that are not compared
+    because of that.
     """
 
     name: str
     classes: tuple[str, ...]
     predictions: pl.DataFrame
+    dropped: frozenset[str] = frozenset()
+    left_out: int = 0
 
 
 def read_run_predictions(run: Path) -> RunPredictions:
@@ -50,7 +56,11 @@ def read_run_predictions(run: Path) -> RunPredictions:
         raise RunError(f"{run} has no test pictures in its predictions.parquet. Score it: bestiary evaluate {name}")
     joined = join_pictures(predictions, pictures, "sha256", "group").sort("sha256", "path")
     number = pl.int_range(pl.len()).over("sha256")
-    return RunPredictions(str(run), classes, joined.with_columns(key=pl.format("{} {}", "sha256", number)))
+    joined = joined.with_columns(key=pl.format("{} {}", "sha256", number))
+    corrections = run / "corrections.csv"
+    decisions = read_corrections(corrections).by_content if corrections.exists() else {}
+    dropped = frozenset(sha256 for sha256, decision in decisions.items() if decision.action in LEFT_OUT)
+    return RunPredictions(str(run), classes, joined, dropped)
 
 
 def align_runs(
@@ -58,15 +68,22 @@ def align_runs(
 ) -> list[RunPredictions]:
     """Return the runs with the same pictures in the same order.
 
-    labels_of: the name of the run whose labels are used for all of them, after corrections for example.
+    labels_of: the name of the run whose labels are used for all of them, after corrections for example; test pictures
+    that its corrections leave out are not compared.
 
     Raises UserError, with numbers and names, if the test pictures differ without `intersection`, if the runs have none
     in common, or if a picture has different labels.
     """
     shared = set(runs[0].predictions["key"]).intersection(*(run.predictions["key"] for run in runs[1:]))
-    _check_same_pictures(runs, shared, intersection=intersection)
+    left_out = 0 if labels_of is None else _count_dropped(_find_run(labels_of, runs), runs, shared)
+    _check_same_pictures(runs, shared, intersection=intersection or left_out > 0)
     aligned = [
-        replace(run, predictions=run.predictions.filter(pl.col("key").is_in(list(shared))).sort("key")) for run in runs
+        replace(
+            run,
+            predictions=run.predictions.filter(pl.col("key").is_in(list(shared))).sort("key"),
+            left_out=left_out,
+        )
+        for run in runs
     ]
     if labels_of is not None:
         return _relabel_by(labels_of, aligned)
@@ -75,11 +92,29 @@ def align_runs(
     return aligned
 
 
-def _relabel_by(name: str, runs: Sequence[RunPredictions]) -> list[RunPredictions]:
+def _find_run(name: str, runs: Sequence[RunPredictions]) -> RunPredictions:
+    """Return the run of `--labels-of`, by its name or as the same folder."""
     source = next((run for run in runs if run.name == name), None)
+    source = source or next((run for run in runs if Path(run.name).resolve() == Path(name).resolve()), None)
     if source is None:
         raise UserError(f"--labels-of {name} is not one of the compared runs: {', '.join(run.name for run in runs)}.")
-    labels = source.predictions.select("label", "group")
+    return source
+
+
+def _count_dropped(source: RunPredictions, runs: Sequence[RunPredictions], shared: set[str]) -> int:
+    """Return how many test pictures other runs have because the corrections of `source` leave them out.
+
+    0 if any differs for another reason.
+    """
+    others = pl.concat(
+        [run.predictions.filter(~pl.col("key").is_in(list(shared))).select("key", "sha256") for run in runs]
+    )
+    is_explained = others["sha256"].is_in(list(source.dropped)).all()
+    return others["key"].n_unique() if is_explained else 0
+
+
+def _relabel_by(name: str, runs: Sequence[RunPredictions]) -> list[RunPredictions]:
+    labels = _find_run(name, runs).predictions.select("label", "group")
     return [replace(run, predictions=run.predictions.with_columns(labels)) for run in runs]
 
 
@@ -145,12 +180,20 @@ def compare_runs(runs: Sequence[RunPredictions], *, resamples: int = 2000, seed:
     return {
         "n": len(y_true),
         "groups": int(groups.max()) + 1,
+        "notes": _describe_left_out(runs[0].left_out),
         "labels": [labels[index] for index in np.unique(y_true)],
         "resamples": resamples,
         "against": runs[0].name,
         "runs": [{"run": run.name, **this.metrics} for run, this in zip(runs, scores, strict=True)],
         "differences": differences,
     }
+
+
+def _describe_left_out(count: int) -> list[str]:
+    if not count:
+        return []
+    pictures = "1 test picture is" if count == 1 else f"{count:,} test pictures are"
+    return [f"{pictures} not compared: the corrections of a run leave out what was dropped."]
 
 
 def verdict(difference: dict[str, Any], name: str) -> str:
@@ -166,7 +209,7 @@ def _score_run(
 ) -> _Scores:
     """Return the metrics of a run. The same seed draws the same groups for every run: the differences are paired."""
     probabilities = probabilities_over(run, labels)
-    y_pred = probabilities.argmax(axis=1)
+    y_pred = table.label_indices(run.predictions["predicted"], labels)
     rows = sums_by_picture(y_true, y_pred, probabilities)
     total = MetricSums.total(rows, len(labels))
     resampled = MetricSums.resample(rows, y_true, groups, len(labels), resamples=resamples, seed=seed)

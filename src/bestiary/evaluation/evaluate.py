@@ -11,6 +11,7 @@ import polars as pl
 from bestiary import table
 from bestiary.context import Context
 from bestiary.errors import RunError
+from bestiary.evaluation.decision import decision_metrics
 from bestiary.evaluation.predictions import join_pictures, predict_table, prediction_table, score_table
 from bestiary.evaluation.reliability import calibration_metrics
 from bestiary.evaluation.slices import find_weak_slices
@@ -65,6 +66,7 @@ def score_predictions(
     groups = join_pictures(predictions, pictures, "group")["group"].to_numpy()
     parts: tuple[Callable[[], dict[str, Any]], ...] = (
         lambda: score_table(predictions, groups, bundle, resamples=resamples, seed=seed),
+        lambda: decision_metrics(predictions, groups, bundle, resamples=resamples, seed=seed),
         lambda: split_leakage(predictions, pictures),
         lambda: calibration_metrics(predictions, groups, bundle, folds=recipe.data.folds, seed=seed),
         lambda: {"slices": find_weak_slices(predictions, pictures)},

@@ -26,6 +26,7 @@ from bestiary.data.notices import read_notices
 from bestiary.data.view_search import STEPS
 from bestiary.errors import MachineError, SourceError
 from bestiary.evaluation import intervals
+from bestiary.evaluation.decision import decision_metrics
 from bestiary.evaluation.metrics import CLASS_AVERAGES
 from bestiary.evaluation.predictions import join_pictures, predict_table, score_table
 from bestiary.evaluation.shift import distribution_shift
@@ -201,6 +202,7 @@ def score_external(
         own, own_groups = predictions.filter(is_class), groups[is_class.to_numpy()]
         scores = score_table(own, own_groups, bundle, resamples=resamples, seed=seed)
         body |= scores | {"present": _present_class_averages(scores)}
+        body |= decision_metrics(own, own_groups, bundle, resamples=resamples, seed=seed)
         body["slices"] = find_weak_slices(own, external.pictures)
     return body
 

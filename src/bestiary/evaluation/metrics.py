@@ -34,15 +34,16 @@ def compute_metrics(
     resamples: int = 2000,
     seed: int = 0,
     unknown: Bools | None = None,
-    threshold: float | None = None,
+    y_pred: Array | None = None,
 ) -> dict[str, Any]:
     """Return the body of metrics.json that follows from predictions: plain numbers, ready for JSON.
 
-    `y_true`: int (n,) in [0, k); `probabilities`: float (n, k), rows sum to 1, the prediction is the largest (the first
-    of equals); `labels`: the k names; `groups`: int (n,), equal for duplicates, by default every picture on its own;
+    `y_true`: int (n,) in [0, k); `probabilities`: float (n, k), rows sum to 1; `y_pred`: int (n,), by default the
+    largest of each row (the first of equals); `labels`: the k names; `groups`: int (n,), equal for duplicates, by
+    default every picture on its own;
     `unknown`: bool (n,), pictures rejected as out-of-distribution: their familiarity, the in-distribution score
-    (1 - OOD score), is below `threshold`. They count towards `unknown.coverage` only: every other metric is over all n
-    pictures and their most probable class.
+    (1 - OOD score), is below the threshold. They count towards `unknown.coverage` only: every other metric is over all
+    n pictures and their predicted class.
 
     Values are scikit-learn's, computed in float64:
     - macro averages are plain means over all k labels, and a rate with denominator 0 is 0. A label without pictures
@@ -62,7 +63,8 @@ def compute_metrics(
     Raises UserError if there is no picture, ValueError if shapes, labels or values do not fit each other.
     """
     y_true, probabilities, groups = _check_inputs(y_true, probabilities, labels, groups)
-    k, y_pred = len(labels), probabilities.argmax(axis=1)
+    k = len(labels)
+    y_pred = probabilities.argmax(axis=1) if y_pred is None else np.asarray(y_pred, np.int64)
     rows = sums_by_picture(y_true, y_pred, probabilities)
     sums = MetricSums.total(rows, k)
     draws = unstratified = MetricSums.resample(rows, y_true, groups, k, resamples=resamples, seed=seed)
@@ -77,10 +79,7 @@ def compute_metrics(
         **{name: _bootstrap_metric(name, sums, unstratified) for name in LOSSES},
         "per_class": {label: _class_entry(per_class, sums, c) for c, label in enumerate(labels)},
         "confusion": {"labels": list(labels), "counts": counts.tolist()},
-        "unknown": {
-            "threshold": None if threshold is None else float(threshold),
-            "coverage": _coverage(unknown, len(y_true)),
-        },
+        "unknown": {"coverage": _coverage(unknown, len(y_true))},
     }
 
 
@@ -161,7 +160,8 @@ def sums_by_picture(y_true: Ints, y_pred: Ints, probabilities: Floats) -> sparse
     n, k = probabilities.shape
     correct = (y_true == y_pred).astype(np.float64)
     own = probabilities[np.arange(n), y_true]
-    confidence = probabilities[np.arange(n), y_pred]
+    top = probabilities.argmax(axis=1)  # of ECE, whichever class is predicted
+    confidence, hits = probabilities[np.arange(n), top], (y_true == top).astype(np.float64)
     misses = probabilities.copy()
     misses[np.arange(n), y_true] -= 1
     eps = np.finfo(np.float64).eps
@@ -171,7 +171,7 @@ def sums_by_picture(y_true: Ints, y_pred: Ints, probabilities: Floats) -> sparse
         (2 * k + y_pred, np.ones(n)),
         (np.full(n, 3 * k), -np.log(np.clip(own, eps, 1 - eps))),
         (np.full(n, 3 * k + 1), (misses**2).sum(axis=1)),
-        (3 * k + 2 + ece_bin_index(confidence, ECE_BINS), confidence - correct),
+        (3 * k + 2 + ece_bin_index(confidence, ECE_BINS), confidence - hits),
     ]
     columns = np.stack([column for column, _ in entries], axis=1).ravel()
     values = np.stack([value for _, value in entries], axis=1).ravel()

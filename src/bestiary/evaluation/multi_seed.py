@@ -131,7 +131,9 @@ def _score_over_seeds(runs: Sequence[RunPredictions], labels: list[str], resampl
     sums = []
     for run, true_labels in zip(runs, y_true, strict=True):
         probabilities = probabilities_over(run, labels)
-        sums.append(sums_by_picture(true_labels, probabilities.argmax(axis=1), probabilities))
+        sums.append(
+            sums_by_picture(true_labels, table.label_indices(run.predictions["predicted"], labels), probabilities)
+        )
     drawn = intervals.resampled_sums(
         sparse.csr_array(sparse.block_diag(sums)),
         np.concatenate(y_true),

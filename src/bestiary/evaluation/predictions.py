@@ -60,7 +60,7 @@ def score_table(
     predictions: pl.DataFrame, groups: Array, bundle: Bundle, *, resamples: int, seed: int
 ) -> dict[str, Any]:
     """Return the metrics of metrics.json for a prediction table; `groups`: equal for duplicates."""
-    return compute_metrics(
+    metrics = compute_metrics(
         table.label_indices(predictions["label"], bundle.classes),
         class_probabilities(predictions, bundle.classes),
         list(bundle.classes),
@@ -68,5 +68,6 @@ def score_table(
         resamples=resamples,
         seed=seed,
         unknown=predictions["unknown"].to_numpy(),
-        threshold=bundle.threshold,
+        y_pred=table.label_indices(predictions["predicted"], bundle.classes),
     )
+    return metrics | {"unknown": {"threshold": bundle.threshold, **metrics["unknown"]}}

@@ -16,6 +16,7 @@ import numpy as np
 from bestiary.array_types import AnyFloats, Float32s, Pixels
 from bestiary.batches.feature_matrix import FeatureMatrix
 from bestiary.context import Context
+from bestiary.costs import choose_labels, cost_matrix
 from bestiary.errors import IntegrityError
 from bestiary.export.calibration import choose_threshold, fit_temperature
 from bestiary.export.graph import OutputCalibration, build_inference_graph
@@ -54,6 +55,7 @@ class FinalModel:
     method: str
     backbone: str
     sets: dict[str, Any] = field(default_factory=dict)
+    costs: list[list[float]] = field(default_factory=list)
 
 
 def train_and_finalize(task: TrainingTask) -> tuple[TrainedModel, FinalModel]:
@@ -80,6 +82,7 @@ def _finalize(task: TrainingTask, trained: TrainedModel) -> FinalModel:
         model.method,
         model.network if model.method == "scratch" else model.backbone,
         fit_conformal(softmax(trained.val_logits / temperature), val.labels),
+        cost_matrix(costs, task.classes).tolist() if (costs := task.recipe.evaluate.costs) else [],
     )
     with staging_dir(task.run) as folder:  # nobody can use the run before it is verified
         save_model(final, folder)
@@ -99,6 +102,8 @@ def save_model(model: FinalModel, run: Path) -> None:
         "threshold": repr(model.threshold),
         "bestiary": __version__,
     }
+    if model.costs:
+        metadata["costs"] = json.dumps(model.costs)
     graph = build_inference_graph(model.backbone_graph, model.head, model.calibration, metadata)
     content = graph.SerializeToString(deterministic=True)
     with atomic_path(run / GRAPH_NAME) as temporary:
@@ -124,6 +129,7 @@ def save_model(model: FinalModel, run: Path) -> None:
         familiarity=model.calibration.familiarity_kind,
         decoding=model.preprocess.rules.version,
         deep_ranges=model.preprocess.rules.ranges(),
+        costs=model.costs,
     ).write(run)
 
 
@@ -192,8 +198,8 @@ def predict_validation(
     """
     rows = softmax(val_logits / model.calibration.temperature)
     familiarity = model.calibration.familiarity(val_logits, val_features)
-    for probabilities, score in zip(rows, familiarity, strict=True):
-        best = int(probabilities.argmax())
+    labels = choose_labels(rows, model.costs)
+    for probabilities, score, best in zip(rows, familiarity, labels, strict=True):
         by_class = dict(zip(model.classes, probabilities.tolist(), strict=True))
         unknown = bool(score < model.threshold)
         yield Prediction(None, model.classes[best], float(probabilities[best]), unknown, float(score), by_class)

@@ -1,7 +1,7 @@
 """Export formats: the run's ONNX graph in float32, quantised to 8-bit integers, or the latter in OpenVINO's format.
 
-Each carries its metadata: classes, preprocessing, temperature, thresholds, and the digest of the bundle it came from.
-`export.verify` checks that the result is accurate enough.
+Each carries its metadata: classes, preprocessing, temperature, thresholds, costs, and the digest of the bundle it came
+from. `export.verify` checks that the result is accurate enough.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ image = image.convert("RGB")
 FITTED
 [probabilities] = session.run(["probabilities"], {"images": numpy.asarray(image)[None]})
 answer = dict(zip(classes, probabilities[0].tolist()))
-"""
+DECIDED"""
 LIMITS = """\
 # The answer of `bestiary predict`, except for pictures with an embedded colour profile (ICC), with more than 8 bits a
 # sample, with an alpha channel that is zero everywhere or that a TIFF or TGA does not declare, and for JPEGs of more
@@ -74,6 +74,12 @@ corner = [(SIZE - side) // 2 for side in inner]
 canvas.paste(image.resize(inner, Image.Resampling.BICUBIC), corner)
 image = canvas""",
 }
+
+MOST_PROBABLE = "label = max(answer, key=answer.get)\n"
+BY_COST = """\
+costs = numpy.array(json.loads(session.get_modelmeta().custom_metadata_map["costs"]))  # by true and predicted class
+label = classes[int((probabilities[0].astype(float) @ costs).argmin())]  # the least expected cost
+"""
 
 Images = Iterable[Pixels]
 
@@ -105,6 +111,7 @@ def model_metadata(run: Path, bundle: Bundle, precision: Precision) -> dict[str,
     limits = FIRST_LIMITS if bundle.decoding == FIRST_VERSION else LIMITS
     recipe = RECIPE.replace("LIMITS", limits.replace("FULL_MILLIONS", str(FULL_PIXELS // 1_000_000)))
     recipe = recipe.replace("DRAFT", draft).replace("FITTED", FITTED[bundle.fit])
+    recipe = recipe.replace("DECIDED", BY_COST if bundle.costs else MOST_PROBABLE)
     preprocessing = {
         "input": f"uint8 (n, {bundle.size}, {bundle.size}, 3), RGB, upright by EXIF, transparency on white",
         "fit": bundle.fit,
@@ -113,7 +120,8 @@ def model_metadata(run: Path, bundle: Bundle, precision: Precision) -> dict[str,
         "resize": f"to {bundle.size} x {bundle.size} pixels, bicubic with antialiasing, as Pillow does it",
         "normalisation": "in the graph",
     }
-    return {
+    decision = {"decision": "least expected cost", "costs": json.dumps(bundle.costs)} if bundle.costs else {}
+    return decision | {
         "classes": json.dumps(bundle.classes, ensure_ascii=False),
         "preprocessing": json.dumps(preprocessing),
         "recipe": recipe.replace("SIZE", str(bundle.size)),

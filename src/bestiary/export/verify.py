@@ -15,6 +15,7 @@ import polars as pl
 from bestiary import table
 from bestiary.array_types import Bools, Floats, Pixels
 from bestiary.batches.pixel_cache import iter_pixel_batches
+from bestiary.costs import choose_labels
 from bestiary.errors import IntegrityError, MachineError, SourceError, UserError
 from bestiary.export.finalize import PARITY_LIMIT, outputs_match
 from bestiary.export.formats import PRECISIONS, Kind, write_export
@@ -99,7 +100,7 @@ def export(
         predictors = Predictor(run, threads=threads, engine="fastest"), Predictor(folder, threads=threads)
         with reporter.progress("Verifying", 2 * sample.height) as advance:
             expected, actual = (_probabilities(predictor, sample, advance) for predictor in predictors)
-        report = compare_outputs(expected, actual, sample, bundle.classes)
+        report = compare_outputs(expected, actual, sample, bundle.classes, bundle.costs)
         require_no_regression(report, kind, force=force)
         digest = None
         if exported.precision == "int8" and with_pictures and not is_file:
@@ -149,11 +150,17 @@ def require_no_regression(report: ParityReport, kind: Kind, *, force: bool) -> N
         )
 
 
-def compare_outputs(expected: Floats, actual: Floats, pictures: pl.DataFrame, classes: Sequence[str]) -> ParityReport:
+def compare_outputs(
+    expected: Floats,
+    actual: Floats,
+    pictures: pl.DataFrame,
+    classes: Sequence[str],
+    costs: Sequence[Sequence[float]] = (),
+) -> ParityReport:
     """Return the differences between the probabilities (n, classes) of run and export for rows of the picture table."""
     is_val = (pictures["split"] == "val").to_numpy().astype(bool)
     y_true = table.label_indices(pictures["label"], classes)
-    labels_before, labels_after = expected.argmax(axis=1), actual.argmax(axis=1)
+    labels_before, labels_after = choose_labels(expected, costs), choose_labels(actual, costs)
     before, after = (labels_before == y_true)[is_val], (labels_after == y_true)[is_val]
     return ParityReport(
         pictures=len(expected),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from dataclasses import asdict, dataclass, field
@@ -30,6 +31,8 @@ class Bundle:
     `familiarity`: the terms of that score. `sets`: bounds of conformal prediction sets (`inference.conformal`).
     `decoding`: version of the rules that its pictures were decoded by; `deep_ranges`: by sample type, the values that
     become black and white in pictures of more than 8 bits (`bestiary.decode_rules`).
+    `costs`: by true and predicted class, if labels are chosen by the least expected cost (`bestiary.costs`); empty: the
+    label is the most probable class.
     `graph_sha256`: digest of the file `graph` beside the bundle. An exported model has its own `precision`, and the
     report of its verification in `exported`, with the processor (`inference.proof`).
     """
@@ -54,6 +57,7 @@ class Bundle:
     familiarity: str = "energy"
     decoding: int = FIRST_VERSION
     deep_ranges: dict[str, list[float]] = field(default_factory=dict)
+    costs: list[list[float]] = field(default_factory=list)
     format: int = BUNDLE_FORMAT
 
     def __post_init__(self) -> None:
@@ -70,6 +74,16 @@ class Bundle:
             if not isinstance(value := getattr(self, name), int | float):
                 raise ValueError(f"{name} is {value!r}; expected a number")
         DecodeRules.of(self.decoding, self.deep_ranges)
+        self._check_costs()
+
+    def _check_costs(self) -> None:
+        k = len(self.classes)
+        is_square = isinstance(self.costs, list) and all(isinstance(row, list) and len(row) == k for row in self.costs)
+        if self.costs and not (is_square and len(self.costs) == k):
+            raise ValueError(f"costs is {self.costs!r}; expected {k} rows of {k} numbers, as there are classes")
+        for cost in (cost for row in self.costs for cost in row):
+            if not isinstance(cost, int | float) or not 0 <= cost < math.inf:
+                raise ValueError(f"costs has {cost!r}; expected numbers from 0")
 
     @property
     def preprocess(self) -> Preprocessing:
@@ -79,7 +93,10 @@ class Bundle:
 
     def write(self, run: Path) -> None:
         """Write `bundle.json` into the run folder."""
-        write_text(run / BUNDLE_NAME, _json(asdict(self)) + "\n")
+        values = asdict(self)
+        if not self.costs:  # an older bestiary refuses a field that it does not know, and would ignore no costs
+            del values["costs"]
+        write_text(run / BUNDLE_NAME, _json(values) + "\n")
 
 
 def _json(values: dict[str, Any]) -> str:

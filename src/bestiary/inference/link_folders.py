@@ -25,12 +25,15 @@ def require_empty_folder(folder: Path) -> None:
         raise UserError(f"{folder} is not empty, and nothing is overwritten. Choose a new folder, or add --resume.")
 
 
-def link_by_label(predictions: Iterable[Prediction], folder: Path, classes: Sequence[str] = ()) -> Iterator[Prediction]:
+def link_by_label(
+    predictions: Iterable[Prediction], folder: Path, classes: Sequence[str] = (), *, unknown_label: str | None = None
+) -> Iterator[Prediction]:
     """Yield the predictions, after creating for each a link LABEL/NAME in the folder that points to its picture.
 
     classes: all labels of the model, by which the names of folders are assigned (`label_folder_names`). Out-of-
-    distribution pictures go to `unknown`, unreadable ones to `unreadable`. Equal names get a number. An existing link
-    to the same picture is kept; nothing is overwritten. Raises MachineError if a link cannot be made.
+    distribution pictures go to `unknown`, or to the folder of `unknown_label`, unreadable ones to `unreadable`. Equal
+    names get a number. An existing link to the same picture is kept; nothing is overwritten. Raises MachineError if a
+    link cannot be made.
     """
     labels, names, taken = list(classes), label_folder_names(classes), dict[Path, int]()
     for prediction in predictions:
@@ -39,7 +42,8 @@ def link_by_label(predictions: Iterable[Prediction], folder: Path, classes: Sequ
                 labels.append(prediction.label)
                 names = label_folder_names(labels)
             name = UNREADABLE if prediction.label is None else names[prediction.label]
-            name = UNKNOWN if prediction.label is not None and prediction.unknown else name
+            if prediction.label is not None and prediction.unknown and unknown_label in (None, UNKNOWN):
+                name = UNKNOWN
             _link(Path(prediction.path).absolute(), folder / name, taken)
         yield prediction
 
@@ -60,18 +64,18 @@ def label_folder_names(labels: Sequence[str]) -> dict[str, str]:
         taken.add(_comparable(name))
 
     for label in labels:
-        if _valid_name(label) == label and _comparable(label) not in taken:
+        if valid_file_name(label) == label and _comparable(label) not in taken:
             assign(label, label)
     for label in labels:
         if label not in names:
-            valid = _valid_name(label)
+            valid = valid_file_name(label)
             valid = f"{valid}_" if _comparable(valid) in (UNKNOWN, UNREADABLE) else valid
             assign(label, next_free_name(valid, lambda name: _comparable(name) in taken))
     return names
 
 
-def _valid_name(label: str) -> str:
-    """Return the label, with what a folder name cannot contain replaced; it does not end in a dot or a space."""
+def valid_file_name(label: str) -> str:
+    """Return the label, with what a file name cannot contain replaced; it does not end in a dot or a space."""
     name = truncate_name(FORBIDDEN.sub("_", label), NAME_BYTES)
     return f"{name}_" if not name or name[-1] in ". " or RESERVED.fullmatch(name) else name
 

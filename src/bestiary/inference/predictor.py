@@ -12,6 +12,7 @@ import numpy as np
 
 from bestiary.array_types import Float32s, Pixels
 from bestiary.batches.decoding import DecodedImage, decode_ahead, iter_batches
+from bestiary.costs import choose_labels
 from bestiary.errors import InputError, RunError, import_optional
 from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.inference.proof import check_processor
@@ -32,9 +33,10 @@ EngineName = Literal["onnxruntime", "fastest"]
 class Prediction(SummaryRepr):
     """The prediction for one picture.
 
-    `label` is the most probable class, `probability` its calibrated probability. `familiarity` is the in-distribution
-    score (1 - OOD score) in (0, 1); `unknown`: it is below the threshold, so the picture is out-of-distribution (like
-    none of the classes). If the picture cannot be read, `error` is the reason and `label` is None.
+    `label` is the most probable class, or that with the least expected cost if the model has costs; `probability` is
+    its calibrated probability. `familiarity` is the in-distribution score (1 - OOD score) in (0, 1);
+    `unknown`: it is below the threshold, so the picture is out-of-distribution (like none of the classes). If the
+    picture cannot be read, `error` is the reason and `label` is None.
     heatmap: float32 (h, w), what each position adds to the logit of `label`. labels: the prediction set, if requested,
     the most probable label first.
     """
@@ -173,12 +175,13 @@ class Predictor:
     def _predict_batch(
         self, names: list[str | None], batch: list[DecodedImage], outputs: Outputs
     ) -> Iterator[Prediction]:
+        labels = choose_labels(outputs["probabilities"], self.bundle.costs) if outputs else None
         for row, (name, item) in enumerate(zip(names, batch, strict=True)):
-            if item.error:
+            if item.error or labels is None:
                 yield Prediction(name, None, 0.0, True, 0.0, {}, error=str(item.error))
                 continue
             probabilities, familiarity = outputs["probabilities"][row], float(outputs["familiarity"][row])
-            best = int(probabilities.argmax())
+            best = int(labels[row])
             yield Prediction(
                 path=name,
                 label=self.classes[best],

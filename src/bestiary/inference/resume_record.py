@@ -26,9 +26,12 @@ DIGEST_CHARS = 12  # of a model's digest in a message
 PictureState = list[int] | None  # size in bytes, time of modification in ns; None for a file that cannot be found
 
 
-def prediction_conditions(bundle: Bundle, level: float | None) -> dict[str, Any]:
-    """Return what a prediction depends on beside its picture; `level`: of the prediction sets, None without them."""
-    return {
+def prediction_conditions(bundle: Bundle, level: float | None, unknown_label: str | None = None) -> dict[str, Any]:
+    """Return what a prediction depends on beside its picture.
+
+    level: of the prediction sets, None without them; unknown_label: of unknown pictures, None for their nearest class.
+    """
+    conditions: dict[str, Any] = {
         "model": bundle.graph_sha256,
         "classes": list(bundle.classes),
         "input size": bundle.size,
@@ -40,6 +43,11 @@ def prediction_conditions(bundle: Bundle, level: float | None) -> dict[str, Any]
         "bound of prediction sets": None if level is None else conformal_threshold(bundle.sets, level),
         "version of bestiary": __version__,
     }
+    if bundle.costs:
+        conditions["costs"] = json.dumps(bundle.costs)
+    if unknown_label is not None:
+        conditions["label of unknown pictures"] = unknown_label
+    return conditions
 
 
 class ResumeRecord:

@@ -152,6 +152,21 @@ def add_prediction_sets(predictions: Iterable[Prediction], bound: float) -> Iter
         yield prediction
 
 
+def check_unknown_label(text: str, classes: Sequence[str]) -> None:
+    """Raise UserError if the label of unknown pictures is empty, or a class of the model."""
+    if not text.strip():
+        raise UserError("--unknown-label is empty. Give a text, for example: --unknown-label unknown")
+    if text in classes:
+        raise UserError(f'--unknown-label "{text}" is a class of the model. Choose another text.')
+
+
+def relabel_unknown(predictions: Iterable[Prediction], text: str) -> Iterator[Prediction]:
+    """Yield the predictions, those of unknown pictures with this label; their probability is of the nearest class."""
+    for prediction in predictions:
+        is_unknown = prediction.error is None and prediction.unknown
+        yield replace(prediction, label=text) if is_unknown else prediction
+
+
 def _write_parquet(predictions: Iterable[Prediction], out: TextIO, classes: Sequence[str], sets: bool) -> None:
     if out.isatty():
         raise UserError("Parquet cannot be printed to a terminal. Write a file: bestiary predict … --out out.parquet")
@@ -166,9 +181,23 @@ def _write_table(predictions: Iterable[Prediction], out: TextIO, top: int) -> No
         if prediction.error is not None:
             out.write(f"{path}\n    cannot be read: {escape_control_chars(prediction.error)}\n")
             continue
-        best = sorted(prediction.probabilities.items(), key=lambda item: -item[1])[:top]
-        labels = ", ".join(f"{name} {format_points(probability, 1)} %" for name, probability in best)
+        labels = _format_labels(prediction, top)
         labels += "" if prediction.labels is None else f"  {{{', '.join(prediction.labels)}}}"
         note = "  (unknown: like none of the classes)" if prediction.unknown else ""
         out.write(f"{path}  {escape_control_chars(labels)}{note}\n")
         out.flush()
+
+
+def _format_labels(prediction: Prediction, top: int) -> str:
+    """Return the label, then the most probable of the others, `top` in all, with their probabilities.
+
+    A label that was chosen by cost is followed by the most probable class; one that is not a class, the label of
+    unknown pictures, stands before the classes.
+    """
+    ranked = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
+    cells = [f"{name} {format_points(probability, 1)} %" for name, probability in ranked]
+    position = next((rank for rank, (name, _) in enumerate(ranked) if name == prediction.label), None)
+    if position is None:
+        return f"{prediction.label}, nearest: {', '.join(cells[:top])}"
+    chosen = cells.pop(position) + (f" by cost (most probable: {cells[0]})" if position and top == 1 else "")
+    return ", ".join([chosen, *cells[: top - 1]])

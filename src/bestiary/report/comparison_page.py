@@ -71,7 +71,8 @@ def caption(comparison: Mapping[str, Any]) -> str:
     return (
         f"{comparison['n']:,} test pictures in {comparison['groups']:,} groups of duplicates,"
         f" {len(comparison['labels'])} classes. 95 % intervals from {comparison['resamples']:,} resamples, the same for"
-        " every run; the accuracy of a single run has a Wilson interval. McNemar's test is exact." + corrected
+        " every run; the accuracy of a single run has a Wilson interval. McNemar's test is exact."
+        + " ".join([corrected, *comparison.get("notes", ())])
     )
 
 

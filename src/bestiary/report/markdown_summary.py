@@ -36,6 +36,7 @@ def _iter_parts(run: RunFiles) -> Iterator[str]:
     if pairs := confusion_values(metrics)["pairs"][:PAIRS]:
         confused = (f"{escape(label)} as {escape(predicted)} {count} of {n}" for label, predicted, count, n in pairs)
         yield f"Most frequent mistakes: {'; '.join(confused)}."
+    yield escape((metrics.get("decision") or {}).get("sentence", ""))
     yield escape((metrics.get("slices") or {}).get("sentence", ""))
 
 

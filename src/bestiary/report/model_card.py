@@ -144,6 +144,8 @@ def _iter_limits(run: RunFiles) -> Iterator[str]:
         f" pictures are answered “unknown”{answered}; some of them are still classified."
     )
     yield escape(verdict.describe_mistakes(metrics))
+    if decision := metrics.get("decision"):
+        yield escape(decision["sentence"])
     if sentence := (metrics.get("slices") or {}).get("sentence"):
         yield escape(sentence)
     yield (

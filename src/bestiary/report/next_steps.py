@@ -6,6 +6,9 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -16,8 +19,10 @@ from bestiary.checks import ALTERS_MODEL
 from bestiary.evaluation.learning_curve import WORTH
 from bestiary.evaluation.loss_curves import overfitting_point
 from bestiary.evaluation.slices import macro_f1_from_confusion
+from bestiary.install_command import install_command
 from bestiary.label_issue_summary import LabelIssueSummary
-from bestiary.report.commands import retrain_command
+from bestiary.recipe import BACKBONE_SIZES
+from bestiary.report.commands import compare_command, retrain_command
 from bestiary.report.format import format_metric, format_short_percent
 from bestiary.report.run_files import RunFiles
 from bestiary.report.verdict import MIN_CONFUSIONS, classes_by_f1
@@ -25,6 +30,10 @@ from bestiary.report.verdict import MIN_CONFUSIONS, classes_by_f1
 WEAK_BY = 0.03  # a class is weak when its F1 is this far below the mean of all classes
 FEW_FRACTION = 0.5  # a class has few training pictures when it has less than this fraction of the median class
 FEW_PICTURES = 100  # or less than this
+FEW_TESTED = 20  # test pictures of the median class; with fewer, cross-validation is advised
+FEW_GROUPS = 10  # different pictures of a class that folds need
+FAR_BELOW = 0.75  # of the input size that a backbone was made for
+HIGH_F1 = 0.95  # of a probe; a stronger model is advised below it
 LEAST_GAIN = 0.0005  # of macro-F1; a smaller one is not shown
 CURVE_ADVICE = {  # by the verdict on the loss curves; converged ones need none
     "overfitting": "Train with more augmentation, or shorter.",
@@ -61,8 +70,9 @@ class RunSummary:
 
     train_counts: training pictures by class; issues: findings by check; suspects: suspect labels by split;
     label_issues: how many of them are expected to be wrong, None in older runs; relabelling_gain: rise of the test
-    macro-F1 if the suspect labels in the test split were the suggested ones; run: quoted for a shell; finetune: the
-    command for fine-tuning on the same pictures.
+    macro-F1 if the suspect labels in the test split were the suggested ones; run: quoted for a shell; size: of the
+    input in pixels; finetune, full_size, lite2, folds, compare: commands that train on the same pictures in another
+    way, and that compare the result, empty where they would fail; torch: the command that installs it, empty if it is.
     """
 
     metrics: Mapping[str, Any]
@@ -76,6 +86,13 @@ class RunSummary:
     method: str = ""
     run: str = "RUN"
     finetune: str = "bestiary train PICTURES --method finetune"
+    backbone: str = ""
+    size: int = 0
+    full_size: str = ""
+    lite2: str = ""
+    folds: str = ""
+    compare: str = ""
+    torch: str = ""
 
     @property
     def n_label_issues(self) -> int:
@@ -93,8 +110,15 @@ def summarise_run(run: RunFiles) -> RunSummary:
     marked = run.findings.filter(pl.col("is_issue") & (pl.col("check") == "suspect-label"))
     of_suspects = run.pictures.filter(pl.col("row_id").is_in(marked["row_id"].implode()))
     train = run.pictures.filter(pl.col("split") == "train")["label"]
-    recipe, corrections = run.folder / "asked.toml", run.folder / "corrections.csv"
-    finetune = ("--method", "finetune")
+    recipe = run.folder / "asked.toml"
+    corrections: Path | None = run.folder / "corrections.csv"
+    backbone, size = str(run.bundle.get("backbone", "")), int(run.bundle.get("size") or 0)
+    groups = run.pictures.filter(pl.col("split").is_not_null()).group_by("label").agg(pl.col("group").n_unique())
+    can_fold = groups.height > 0 and bool((groups["group"] >= FEW_GROUPS).all())
+    native, largest = str(BACKBONE_SIZES.get(backbone, "")), str(BACKBONE_SIZES["lite2"])
+    own_size = ("--set", f"picture.size={largest}") if size != BACKBONE_SIZES.get(backbone) else ()
+    corrections = corrections if corrections is not None and corrections.exists() else None
+    command = partial(retrain_command, recipe, run.environment, corrections)
     return RunSummary(
         run.metrics,
         {str(label): n for label, n in Counter(train.to_list()).items()},
@@ -106,7 +130,14 @@ def summarise_run(run: RunFiles) -> RunSummary:
         run.lessons,
         str(run.bundle.get("method", "")),
         shlex.quote(str(run.folder)),
-        retrain_command(recipe, run.environment, corrections if corrections.exists() else None, *finetune),
+        command("--method", "finetune"),
+        backbone,
+        size,
+        command("--set", f"picture.size={native}") if native else "",
+        command("--backbone", "lite2", *own_size),
+        command("--folds", "5", "--split", "resplit") if can_fold else "",
+        compare_command(run.folder),
+        "" if find_spec("torch") else install_command("torch"),
     )
 
 
@@ -123,9 +154,10 @@ def next_steps(summary: RunSummary) -> list[NextStep]:
         *_iter_slice_steps(summary.metrics),
         *_iter_label_issue_steps(summary),
         *_iter_finding_steps(summary.issues),
+        *_iter_model_steps(summary),
         *_iter_training_steps(summary),
         *_iter_calibration_steps(summary.metrics),
-        *_iter_test_steps(summary.metrics),
+        *_iter_test_steps(summary),
     ]
     steps = [step if (step.gain or 0) >= LEAST_GAIN else replace(step, gain=None) for step in steps]
     steps.sort(key=lambda step: -(step.gain or 0))
@@ -147,7 +179,8 @@ def _relabelling_gain(run: RunFiles, label_issues: pl.DataFrame) -> float | None
     return macro_f1_from_confusion(counts) - before if rows.height else None
 
 
-def _iter_test_steps(metrics: Mapping[str, Any]) -> Iterator[NextStep]:
+def _iter_test_steps(summary: RunSummary) -> Iterator[NextStep]:
+    metrics = summary.metrics
     scored, accuracy = metrics.get("test_scored", 1), metrics["accuracy"]
     if scored >= 2:
         yield NextStep(
@@ -156,7 +189,15 @@ def _iter_test_steps(metrics: Mapping[str, Any]) -> Iterator[NextStep]:
             " high; choose by the validation split, and score new pictures once.",
         )
     low, high = accuracy.get("low"), accuracy.get("high")
-    if low is not None and high is not None and high - low > 0.08:
+    tested = median(scores.get("support", 0) for scores in metrics["per_class"].values())
+    if summary.folds and not metrics.get("folds") and tested < FEW_TESTED:
+        yield NextStep(
+            "Cross-validate.",
+            f"Only {metrics['n']:,} pictures are tested, {tested:,.0f} of the median class. Cross-validation tests"
+            " every picture once, by a model that was not trained on it: the intervals become narrower.",
+            summary.folds,
+        )
+    elif low is not None and high is not None and high - low > 0.08:
         yield NextStep(
             "Use more test pictures.",
             f"With {metrics['n']:,} the 95 % interval of the accuracy is wide: {format_short_percent(round(low, 2))} to"
@@ -254,6 +295,19 @@ def _iter_finding_steps(issues: Mapping[str, int]) -> Iterator[NextStep]:
         )
 
 
+def _iter_model_steps(summary: RunSummary) -> Iterator[NextStep]:
+    """Yield what is known of the backbone: an input far below its own size, or that there is a larger one."""
+    native = BACKBONE_SIZES.get(summary.backbone, 0)
+    if summary.method == "scratch" or not native:
+        return
+    if 0 < summary.size < FAR_BELOW * native and summary.full_size:
+        why = f"{summary.size} px is far below the {native} px that {summary.backbone} was made for."
+        yield NextStep("Use the input size of the backbone.", why, summary.full_size)
+    elif summary.backbone == "lite0" and summary.metrics["macro_f1"]["value"] < HIGH_F1 and summary.lite2:
+        why = f"lite2 is larger than lite0, was made for {BACKBONE_SIZES['lite2']} px, and takes longer."
+        yield NextStep("Try the larger backbone.", why, summary.lite2)
+
+
 def _iter_training_steps(summary: RunSummary) -> Iterator[NextStep]:
     metrics, history, method = summary.metrics, summary.history, summary.method
     curves = overfitting_point(history)
@@ -263,11 +317,13 @@ def _iter_training_steps(summary: RunSummary) -> Iterator[NextStep]:
     if len(c_values) > 1 and history[-1].get("chosen") and (c := history[-1].get("regularisation")):
         why = f"The weakest of {len(c_values)}, C = {c:.3g}, was the best; add larger values to probe.regularisation."
         yield NextStep("Try weaker regularisation.", why, anchor="learning")
-    if method == "probe" and metrics["macro_f1"]["value"] < 0.95:
+    if method == "probe" and metrics["macro_f1"]["value"] < HIGH_F1:
         why = (
             "The backbone is frozen. Fine-tuning its layers may help if the pictures differ much from"
-            " photographs of objects; bestiary compare shows whether it did."
+            f" photographs of objects; {summary.compare or 'bestiary compare'} shows whether it did."
         )
+        if summary.torch:
+            why += f" It needs torch, which is not installed here. First run: {summary.torch}"
         yield NextStep("Try fine-tuning.", why, summary.finetune)
 
 

@@ -38,7 +38,8 @@ def format_external_evaluation(metrics: Mapping[str, Any]) -> str:
         lines.append(f"There are no pictures of {format_names(absent)}: not in the table, nor in its averages.")
     own = present_metrics(metrics)
     scores = classification_report(own | {"confusion": {"labels": list(own["per_class"])}}, short=True)
-    return "\n".join([*lines, "", scores, metrics["slices"]["sentence"]])
+    decision = [metrics["decision"]["sentence"]] if metrics.get("decision") else []
+    return "\n".join([*lines, "", scores, *decision, metrics["slices"]["sentence"]])
 
 
 def _present_class_average(metrics: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from bestiary.errors import PictureError, UserError
-from bestiary.review.review_session import ReviewSession
+from bestiary.review.review_session import ReviewDecision, ReviewSession
 from bestiary.web.error_handlers import install_error_handlers
 from bestiary.web.guard import RequestGuard
 from bestiary.web.metrics import ServerMetrics
@@ -20,14 +20,27 @@ from bestiary.web.settings import ServerSettings
 CACHE_SECONDS = 3600
 
 
-class DecisionRequest(BaseModel):
-    """A reviewer's decision about one item."""
-
-    row: int
-    action: Literal["keep", "drop", "relabel"]
+class _Decision(BaseModel):
+    action: Literal["keep", "drop", "relabel", "both"]
     label: str = Field("", max_length=500)
     note: str = Field("", max_length=2000)
     tab: str = Field("", max_length=100)
+    is_new: bool = False
+
+    def decision(self) -> ReviewDecision:
+        return ReviewDecision(self.action, self.label, self.note, self.tab, self.is_new)
+
+
+class DecisionRequest(_Decision):
+    """A reviewer's decision about one item."""
+
+    row: int
+
+
+class BulkRequest(_Decision):
+    """The same decision about several items."""
+
+    rows: list[int] = Field(min_length=1, max_length=1_000_000)
 
 
 class UndoRequest(BaseModel):
@@ -79,7 +92,14 @@ def _add_routes(app: FastAPI, session: ReviewSession) -> None:
     @app.post("/decide")
     def decide(request: DecisionRequest) -> dict[str, Any]:
         check_row(request.row)
-        session.decide(request.row, request.action, request.label, request.note, request.tab)
+        session.decide([request.row], request.decision())
+        return {"decisions": session.decisions_by_row()}
+
+    @app.post("/decide-all")
+    def decide_all(request: BulkRequest) -> dict[str, Any]:
+        for row in request.rows:
+            check_row(row)
+        session.decide(request.rows, request.decision())
         return {"decisions": session.decisions_by_row()}
 
     @app.post("/undo")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,22 @@ from bestiary.report.thumbnails import jpeg_copy
 from bestiary.review.decisions import DecisionLog, reviewer_name
 from bestiary.review.queue import ReviewItem, build_queue
 from bestiary.run_folder import recorded_features
+from bestiary.text import format_names, printable
 
 SIDES = {"large": (1280, 88), "small": (240, 80)}  # pixels of the longer side, and JPEG quality
 NEIGHBOURS, MAX_PROBABILITIES = 6, 6
 PLAIN_BACKBONE = "lite0"  # for runs whose own network is not one of the bundled ones
+
+
+@dataclass(frozen=True)
+class ReviewDecision:
+    """A reviewer's decision: `is_new` says that the label is meant to be new; tab: the browser tab it comes from."""
+
+    action: str
+    label: str = ""
+    note: str = ""
+    tab: str = ""
+    is_new: bool = False
 
 
 class ReviewSession:
@@ -68,6 +80,7 @@ class ReviewSession:
             "items": [self._item_json(item) for item in self.items.values()],
             "decisions": self.decisions_by_row(),
             "commands": self.commands(),
+            "missing": self.missing_files(),
         }
 
     def decisions_by_row(self) -> dict[int, dict[str, Any]]:
@@ -76,12 +89,28 @@ class ReviewSession:
         rows = ((row_id, decisions.get(row["sha256"])) for row_id, row in self._rows.items())
         return {row_id: _decision_json(decision) for row_id, decision in rows if decision is not None}
 
-    def decide(self, row: int, action: str, label: str, note: str, tab: str = "") -> None:
-        """Record a decision about an item. Raises SourceError for an unknown label; LookupError for an unknown item."""
-        item = self.items[row]
-        if action == "relabel" and label not in set(self._pictures["label"]):
-            raise SourceError(f'No picture has the label "{label}". To add a new label, edit the corrections file.')
-        self.decisions.add(item.sha256, action, label if action == "relabel" else "", note, tab)
+    def missing_files(self) -> str:
+        """Return which files of the pictures to review are gone, in a sentence; empty if all are there."""
+        gone = [self._rows[row]["path"] for row in self.items if not Path(self._rows[row]["path"]).exists()]
+        if not gone:
+            return ""
+        pictures = "picture to review is" if len(self.items) == 1 else "pictures to review are"
+        return (
+            f"{len(gone):,} of {len(self.items):,} {pictures} not where the run found them:"
+            f" {format_names([printable(path) for path in gone], 2)}. They cannot be shown; restore them, or decide by"
+            " their names."
+        )
+
+    def decide(self, rows: Sequence[int], decision: ReviewDecision) -> None:
+        """Record the same decision about items; `undo` reverts it for all of them.
+
+        Raises SourceError for an unknown label; LookupError for an unknown item.
+        """
+        label = decision.label.strip() if decision.action in ("relabel", "both") else ""
+        if decision.action == "relabel" and not decision.is_new and label not in set(self._pictures["label"]):
+            raise SourceError(f'No picture has the label "{label}". Confirm that it is a new label.')
+        pictures = [(self.items[row].sha256, printable(self._rows[row]["path"])) for row in rows]
+        self.decisions.add_batch(pictures, decision.action, label, decision.note, decision.tab)
 
     def undo(self, tab: str = "") -> int | None:
         """Undo the last decision of this tab; return the row of its item, or None if there is none."""

@@ -109,6 +109,8 @@ def _add_predict_routes(app: FastAPI, state: ServerState) -> None:
             method=bundle.method,
             backbone=bundle.backbone,
             calibration=calibration,
+            decision="least expected cost" if bundle.costs else "most probable class",
+            costs=bundle.costs,
             bestiary=__version__,
             max_bytes=settings.max_bytes,
             max_pictures=settings.max_pictures,

@@ -35,7 +35,9 @@ class PredictionResponse(BaseModel):
 
     name: str | None = Field(description="as in the request")
     label: str | None
-    probability: float = Field(description="of the label, calibrated")
+    probability: float = Field(
+        description="of the label, calibrated; it is not the highest if the label is chosen by cost"
+    )
     unknown: bool = Field(description="out-of-distribution: unlike every class; the label is only the nearest")
     familiarity: float = Field(description="similarity to the training pictures, 0 to 1")
     probabilities: dict[str, float]
@@ -59,6 +61,8 @@ class ModelInfo(BaseModel):
     method: str
     backbone: str
     calibration: str = Field(description="calibration of the probabilities on the run's test pictures, as a sentence")
+    decision: str = Field(description="most probable class, or least expected cost")
+    costs: list[list[float]] = Field(description="by true and predicted class; empty: the most probable class")
     bestiary: str
     max_bytes: int
     max_pictures: int

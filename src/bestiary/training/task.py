@@ -15,6 +15,7 @@ from bestiary import table
 from bestiary.array_types import Float32s, Ints, Pixels
 from bestiary.batches.feature_matrix import FeatureMatrix
 from bestiary.context import Context
+from bestiary.costs import check_cost_labels
 from bestiary.data.deep_ranges import collection_rules
 from bestiary.errors import RunError
 from bestiary.models.efficientnet_lite import BACKBONES
@@ -149,8 +150,9 @@ def record_engine(task: TrainingTask) -> TrainingTask:
 def make_task(
     run: Path, recipe: ResolvedRecipe, pictures: pl.DataFrame, context: Context, *, resume: bool = False
 ) -> TrainingTask:
-    """Return the task of training on pictures that have a `split`."""
+    """Return the task of training on pictures that have a `split`. Raises RecipeError for costs of unknown classes."""
     classes = tuple(sorted(pictures.filter(pl.col("split") == "train")["label"].unique()))
+    check_cost_labels(recipe.evaluate.costs, classes)
     train = pictures.filter(pl.col("split") == "train")
     preprocess = replace(recipe.preprocessing, rules=collection_rules(train))
     return TrainingTask(recipe, pictures, classes, preprocess, run, context, resume)

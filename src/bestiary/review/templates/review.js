@@ -1,7 +1,7 @@
 // The review page: one doubtful picture after another, one key for each decision. The server saves every decision at once.
 const byId = (id) => document.getElementById(id);
 const PRELOADED = 3, CACHED = 60, POLL_SECONDS = 10, SEARCH_SECONDS = 1;
-const DONE = { keep: "Kept", drop: "Dropped", relabel: "Relabelled" };
+const DONE = { keep: "Kept", drop: "Dropped", relabel: "Relabelled", both: "Shows two classes" };
 let token = "", overview = null, queue = [], position = -1, decisions = {}, writes = Promise.resolve();
 const pending = new Map();  // decisions of this page that the server has not confirmed yet
 const skipped = new Set(), actions = [], pictures = new Map(), requests = new Map(), predictions = new Map();
@@ -168,7 +168,7 @@ const showDecision = (item) => {
   if (decision) {
     const reviewer = decision.by && decision.by !== overview.reviewer ? ` by ${decision.by}` : "";
     const note = decision.note.includes(":") ? `: “${decision.note.slice(decision.note.indexOf(":") + 1).trim()}”` : "";
-    byId("decision").textContent = `${DONE[decision.action]}${decision.label ? ` as ${decision.label}` : ""}${reviewer}${note}.`;
+    byId("decision").textContent = `${DONE[decision.action]}${describeLabel(decision.action, decision.label)}${reviewer}${note}.`;
   }
   for (const button of byId("actions").children) button.classList.toggle("chosen", decision?.action === button.dataset.action);
 };
@@ -210,15 +210,15 @@ const showNeighbours = (item, { neighbours, why_not: reason }) => {
 
 // ---- Decisions -------------------------------------------------------------------------------------------------
 // The page shows the next item at once; writes keep their order. If a write fails, the page returns to its item.
-const decide = (action, label = "") => {
-  const item = current(), body = { row: item.row, action, label, note: byId("note").value, tab };
+const decide = (action, label = "", isNew = false) => {
+  const item = current(), body = { row: item.row, action, label, note: byId("note").value, tab, is_new: isNew };
   actions.push({ item, kind: action });
   skipped.delete(item.row);
   pending.set(item.row, { action, label, note: "", by: overview.reviewer, body });
   setDecisions(decisions);
   flash(action);
   const index = next(position);
-  announce(`${DONE[action]}${label ? ` as ${label}` : ""}. ${index < 0 ? "That was the last." : `Next: labelled ${queue[index].label}.`}`);
+  announce(`${DONE[action]}${describeLabel(action, label)}. ${index < 0 ? "That was the last." : `Next: labelled ${queue[index].label}.`}`);
   goTo(index);
   writes = writes.then(async () => {
     const response = await (await request("/decide", body)).json();
@@ -233,6 +233,40 @@ const decide = (action, label = "") => {
     goTo(Math.max(queue.indexOf(item), 0));
   });
 };
+const describeLabel = (action, label) => !label ? "" : action === "both" ? `: also ${label}` : ` as ${label}`;
+const both = () => decide("both", current().suggested === current().label ? "" : current().suggested ?? "");
+
+// The same decision for every undecided picture of one check with the label and the suggestion of this one.
+const bulkCheck = () => byId("check").value || current().reasons[0].check;
+const bulkItems = () => overview.items.filter((item) => isOpen(item) && hasCheck(item, bulkCheck())
+  && item.label === current().label && item.suggested === current().suggested);
+const bulk = () => {
+  const item = current(), count = bulkItems().length, check = checks().get(bulkCheck());
+  const suggested = item.suggested && item.suggested !== item.label ? item.suggested : "";
+  byId("bulk-text").textContent = `${plural(count, "undecided picture", "undecided pictures")} of “${check.many}” labelled ${item.label}` +
+    `${suggested ? `, perhaps ${suggested}` : ""}. You have not looked at all of them.`;
+  const button = document.querySelector('[data-bulk="relabel"]');
+  button.hidden = !suggested;
+  button.textContent = `Relabel all as ${suggested}`;
+  byId("bulk").showModal();
+};
+const decideAll = (action) => {
+  byId("bulk").close();
+  if (!action) return;
+  const items = bulkItems(), label = action === "relabel" ? current().suggested : "";
+  const body = { rows: items.map(({ row }) => row), action, label, note: byId("note").value, tab };
+  actions.push({ item: current(), kind: "bulk" });
+  writes = writes.then(async () => {
+    setDecisions((await (await request("/decide-all", body)).json()).decisions);
+    showError("");
+    announce(`${DONE[action]}${describeLabel(action, label)}: ${plural(items.length, "picture", "pictures")}.`);
+    goTo(next(position));
+  }).catch((error) => {
+    actions.splice(actions.findLastIndex(({ kind }) => kind === "bulk"), 1);
+    showError(`These decisions were not saved. ${error.message}`);
+  });
+};
+for (const button of document.querySelectorAll("[data-bulk]")) button.addEventListener("click", () => decideAll(button.dataset.bulk));
 const confirmWrite = (row, body) => { if (pending.get(row)?.body === body) pending.delete(row); };
 const setDecisions = (saved) => {
   decisions = { ...saved, ...Object.fromEntries(pending) };
@@ -286,8 +320,11 @@ const matchingLabels = () => {
 };
 const showOptions = () => {
   const item = current();
-  byId("options").replaceChildren(...matchingLabels().map((label, index) => make("li", { id: `option-${index}`, role: "option", ariaSelected: "false" },
-    make("span", { className: "class-name", textContent: label }), ...(label === item.suggested ? [make("span", { className: "badge", textContent: "suggested" })] : []))));
+  const text = byId("search").value.trim().normalize("NFC"), matches = matchingLabels();
+  const isNew = text && !overview.labels.includes(text);
+  byId("options").replaceChildren(...[...matches, ...(isNew ? [text] : [])].map((label, index) => make("li", { id: `option-${index}`, role: "option", ariaSelected: "false" },
+    make("span", { className: "class-name", textContent: label }), ...(index === matches.length ? [make("span", { className: "badge new", textContent: "new label" })]
+      : label === item.suggested ? [make("span", { className: "badge", textContent: "suggested" })] : []))));
   selectOption(0);
 };
 const selectOption = (index) => {
@@ -301,8 +338,10 @@ const applyOption = (index) => {
   const option = byId("options").children[index];
   if (!option) return;
   const label = option.querySelector(".class-name").textContent;
+  const isNew = option.querySelector(".new") !== null;
+  if (isNew) overview.labels.push(label);
   byId("labels").close();
-  decide("relabel", label);
+  decide("relabel", label, isNew);
 };
 const relabel = () => {
   const item = current(), predicted = predictions.get(item.row)?.shares ?? [];
@@ -327,7 +366,7 @@ const showEnd = () => {
   const open = overview.items.filter(isOpen).length;
   byId("title-end").textContent = !overview.items.length ? "There is nothing to review." : left ? "End of the list." : open ? "This check is complete." : "All pictures are reviewed.";
   byId("tally").textContent = !overview.items.length ? "The audit found no doubtful labels, no duplicates and no outliers, and the model makes no confident mistakes."
-    : `${decided("keep")} kept, ${decided("relabel")} relabelled, ${decided("drop")} dropped${left ? `, ${left} undecided` : ""}.`;
+    : `${decided("keep")} kept, ${decided("relabel")} relabelled, ${decided("drop")} dropped${decided("both") ? `, ${decided("both")} with two classes` : ""}${left ? `, ${left} undecided` : ""}.`;
   byId("again").hidden = !open;
   byId("again").textContent = left ? `Review the ${left} undecided` : `Continue with the other ${open}`;
   byId("next").hidden = !Object.keys(decisions).length;
@@ -350,8 +389,8 @@ for (const button of document.querySelectorAll(".copy")) button.addEventListener
 });
 
 // ---- Keys and buttons ------------------------------------------------------------------------------------------
-const ACTIONS = { keep: () => decide("keep"), drop: () => decide("drop"), relabel, skip, undo };
-const KEYS = { k: "keep", d: "drop", r: "relabel", s: "skip", ArrowRight: "skip", u: "undo" };
+const ACTIONS = { keep: () => decide("keep"), drop: () => decide("drop"), relabel, both, bulk, skip, undo };
+const KEYS = { k: "keep", d: "drop", r: "relabel", b: "both", a: "bulk", s: "skip", ArrowRight: "skip", u: "undo" };
 const act = (action) => { if (overview && (action === "undo" || current())) ACTIONS[action](); };
 for (const button of byId("actions").children) button.addEventListener("click", () => act(button.dataset.action));
 addEventListener("keydown", (event) => {
@@ -397,6 +436,8 @@ const start = async () => {
   decisions = overview.decisions;
   byId("run").textContent = overview.run;
   byId("file").textContent = overview.file;
+  byId("missing-files").textContent = overview.missing;
+  byId("missing-files").hidden = !overview.missing;
   document.title = `Review of ${overview.run} · bestiary`;
   for (const [index, id] of ["train", "compare"].entries()) {
     const parts = overview.commands[index].split(/ (?=--)/);  // lines break only before an option

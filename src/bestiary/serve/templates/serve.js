@@ -135,6 +135,10 @@ const show = (card, file, prediction) => {
     announce(`${file.name}: ${prediction.label}, ${confidence}`);
   }
   const ranked = Object.entries(prediction.probabilities).sort((a, b) => b[1] - a[1]);
+  if (!prediction.unknown && ranked[0][1] > prediction.probability) {
+    note.hidden = false;
+    note.replaceChildren("Chosen by the costs of mistakes. The most probable class is ", make("strong", ranked[0][0]), ".");
+  }
   const rows = ranked.map(probabilityRow);
   find(".probabilities", card).replaceChildren(...rows);
   const all = find(".all", card);

@@ -1,0 +1,129 @@
+"""The commands that the pages of a run print work as they are printed."""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+pytest.importorskip("sklearn")
+
+from bestiary import table
+from bestiary.demo.dataset import SyntheticDataset
+from bestiary.report import next_steps as next_steps_module
+from bestiary.report.next_steps import next_steps, summarise_run
+from bestiary.report.run_files import read_run
+from bestiary.report.run_report import write_report
+from bestiary.review.decisions import DecisionLog
+from bestiary.review.review_session import ReviewSession
+from reviewed_run import plant
+
+PRINTED = re.compile(r"<code>(bestiary [^<]+)</code>")
+IN_TEXT = re.compile(r"(bestiary compare \S+ runs/latest)")
+
+
+def printed_commands(page: Path) -> list[str]:
+    text = page.read_text(encoding="utf-8")
+    found = [html.unescape(command) for command in (*PRINTED.findall(text), *IN_TEXT.findall(text))]
+    return list(dict.fromkeys(found))
+
+
+def run_command(command: str, desk: Path) -> None:
+    """Run a printed command as a shell would; `review` serves until Ctrl-C."""
+    words = [
+        part for word in shlex.split(command)[1:] for part in (map(str, desk.glob(word)) if "*" in word else [word])
+    ]
+    line = [sys.executable, "-m", "bestiary", *words]
+    if words[0] in ("review", "serve"):
+        with subprocess.Popen([*line, "--port", "0"], cwd=desk, stdout=subprocess.PIPE, text=True) as server:
+            assert server.stdout is not None
+            address = server.stdout.readline().partition("#")[0].strip()
+            with urllib.request.urlopen(address, timeout=60) as answer:
+                assert answer.status == 200, command
+            os.kill(server.pid, signal.SIGINT)
+            assert server.wait(timeout=60) == 0
+        return
+    done = subprocess.run(line, cwd=desk, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stderr}"
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory, collection: SyntheticDataset) -> Path:
+    """A folder as the reader of a report has it, with new pictures."""
+    folder = tmp_path_factory.mktemp("desk")
+    (folder / "new").mkdir()
+    for number, path in enumerate(sorted(collection.kinds)[:2]):
+        shutil.copy(path, folder / "new" / f"{number}.jpg")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(probed: Path, desk: Path) -> Path:
+    """A run with findings to review, and its page."""
+    run = plant(probed, desk / "run")
+    write_report(run)
+    return run
+
+
+def test_the_page_prints_commands_for_what_it_advises(run: Path) -> None:
+    commands = printed_commands(run / "report.html")
+    assert {command.split()[1] for command in commands} == {"train", "review", "predict", "report", "compare"}
+    trained = " ".join(command for command in commands if command.startswith("bestiary train"))
+    for options in ("--set picture.size=224", "--folds 5", "--method finetune"):
+        assert options in trained
+
+
+@pytest.mark.slow
+def test_every_command_of_the_report_works(run: Path, desk: Path) -> None:
+    pytest.importorskip("torch")
+    commands = printed_commands(run / "report.html")
+    for command in sorted(commands, key=lambda command: "compare" in command):  # what is compared is trained before
+        if "--folds" not in command:  # it is no rival on the same test pictures
+            run_command(command, desk)
+    for command in (command for command in commands if "--folds" in command):
+        run_command(command, desk)
+
+
+@pytest.mark.slow
+def test_after_a_review_that_drops_a_test_picture_its_commands_work(run: Path, desk: Path) -> None:
+    log = DecisionLog(run / "corrections.csv", "anna")
+    tested = table.read(run / "pictures.parquet", table.PICTURES).filter(pl.col("split") == "test")
+    for sha256 in tested["sha256"][:2]:
+        log.add(sha256, "drop" if sha256 == tested["sha256"][0] else "both")
+    for command in ReviewSession(run, log, threads=1).commands():
+        run_command(command, desk)
+
+
+def test_fine_tuning_names_what_installs_torch_where_it_is_missing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = read_run(run)
+    for spec, is_named in ((object(), False), (None, True)):
+        monkeypatch.setattr(next_steps_module, "find_spec", lambda _, spec=spec: spec)
+        [step] = [step for step in next_steps(summarise_run(files)) if step.what == "Try fine-tuning."]
+        assert ("pip install" in step.why and "torch]" in step.why) == is_named
+
+
+def test_advice_knows_the_backbone_and_its_size(run: Path) -> None:
+    summary = summarise_run(read_run(run))
+    small = {step.what: step for step in next_steps(summary)}["Use the input size of the backbone."]
+    assert small.why == "64 px is far below the 224 px that lite0 was made for."
+    native = {step.what: step for step in next_steps(replace(summary, size=224))}
+    assert native["Try the larger backbone."].command.endswith("--backbone lite2 --set picture.size=260")
+    assert "Use the input size of the backbone." not in native
+    for other in (replace(summary, size=224, backbone="lite2"), replace(summary, method="scratch", backbone="resnet")):
+        whats = {step.what for step in next_steps(other)}
+        assert not whats & {"Use the input size of the backbone.", "Try the larger backbone."}
+    many = {label: {**scores, "support": 50} for label, scores in summary.metrics["per_class"].items()}
+    enough = next_steps(replace(summary, metrics={**summary.metrics, "per_class": many}))
+    assert "Cross-validate." not in {step.what for step in enough}
+    assert "Cross-validate." in {step.what for step in next_steps(summary)}
