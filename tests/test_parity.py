@@ -24,7 +24,9 @@ from bestiary.training.probe import fit_head
 from bestiary.training.task import make_task
 
 CLASSES = ("good", "hole", "scratch")
-CLOSE = 2e-4  # a fifth of the limit; with features rounded to float16 these models differ by 0.0004 to 0.01
+# A third of the limit, since features and graph may run in different engines; with features rounded to float16 these
+# models differ by 0.0004 to 0.01.
+CLOSE = 3e-4
 
 
 @pytest.fixture(scope="module")

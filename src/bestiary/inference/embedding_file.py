@@ -73,7 +73,7 @@ def write_embeddings(
         with atomic_path(out) as temporary:
             # By default polars reads the parts ahead: 1 GB for 64 of them; so it takes 0.1 GB for any number.
             table = pl.scan_parquet(parts, glob=False, parallel="none", low_memory=True)
-            table.sink_parquet(temporary, row_group_size=ROWS_AT_ONCE)
+            table.sink_parquet(temporary, row_group_size=ROWS_AT_ONCE, maintain_order=True)
     return EmbeddingCounts(pictures, unreadable, embedder.channels, explained)
 
 

@@ -113,7 +113,11 @@ def summarise_run(run: RunFiles) -> RunSummary:
     recipe = run.folder / "asked.toml"
     corrections: Path | None = run.folder / "corrections.csv"
     backbone, size = str(run.bundle.get("backbone", "")), int(run.bundle.get("size") or 0)
-    groups = run.pictures.filter(pl.col("split").is_not_null()).group_by("label").agg(pl.col("group").n_unique())
+    groups = (
+        run.pictures.filter(pl.col("split").is_not_null())
+        .group_by("label", maintain_order=True)
+        .agg(pl.col("group").n_unique())
+    )
     can_fold = groups.height > 0 and bool((groups["group"] >= FEW_GROUPS).all())
     native, largest = str(BACKBONE_SIZES.get(backbone, "")), str(BACKBONE_SIZES["lite2"])
     own_size = ("--set", f"picture.size={largest}") if size != BACKBONE_SIZES.get(backbone) else ()
