@@ -39,6 +39,7 @@ from measuring import (
     format_median,
     list_class_files,
     list_picture_files,
+    parse_choices,
     read_processor_name,
     read_versions,
     time_call,
@@ -77,7 +78,9 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--predictions", type=int, help="number of pairs of predictions; default: three times --pairs")
     parser.add_argument("--backbone", default="lite2")
-    parser.add_argument("--what", type=parse_what, default=MEASUREMENTS, metavar=",".join(MEASUREMENTS))
+    parser.add_argument(
+        "--what", type=partial(parse_choices, known=MEASUREMENTS), default=MEASUREMENTS, metavar=",".join(MEASUREMENTS)
+    )
     parser.add_argument("--older", type=Path, help="unpack the older commit to this empty folder, and leave it")
     parser.add_argument("--python", default=sys.executable, help="the older tree's interpreter")
     parser.add_argument("--json", type=Path)
@@ -91,13 +94,6 @@ def main() -> None:
         result = compare(arguments, Path(name))
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1), encoding="utf-8")
-
-
-def parse_what(text: str) -> tuple[str, ...]:
-    chosen = tuple(text.split(","))
-    if unknown := [name for name in chosen if name not in MEASUREMENTS]:
-        raise argparse.ArgumentTypeError(f'"{unknown[0]}" is none of {", ".join(MEASUREMENTS)}')
-    return chosen
 
 
 def compare(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:

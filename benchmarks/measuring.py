@@ -39,6 +39,14 @@ def build_picture_parser(
     return parser
 
 
+def parse_choices(text: str, known: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of a comma-separated list; raises ArgumentTypeError for one that is not known."""
+    chosen, names = tuple(text.split(",")), tuple(known)
+    if unknown := [name for name in chosen if name not in names]:
+        raise argparse.ArgumentTypeError(f'"{unknown[0]}" is none of {", ".join(names)}')
+    return chosen
+
+
 def add_settings(parser: argparse.ArgumentParser, purpose: str | None = None) -> None:
     """Add the repeatable option --set; `expand_settings` passes it on to bestiary."""
     parser.add_argument("--set", dest="settings", action="append", default=[], help=purpose)

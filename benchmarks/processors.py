@@ -24,6 +24,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from bestiary.batches.pixel_cache import iter_pixel_batches
 from bestiary.inference.bundle import read_bundle
 from bestiary.machine import available_cores
 from bestiary.processor import read_processor
-from measuring import build_parser, read_versions
+from measuring import build_parser, parse_choices, read_versions
 
 SCRIPT = Path(__file__).parent / "plain" / "run_graph.py"
 KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -72,7 +73,9 @@ def main() -> None:
     parser.add_argument("graphs", type=Path, nargs="+", metavar="GRAPH.onnx")
     parser.add_argument("--pictures", type=int, default=200)
     parser.add_argument("--float32-pictures", type=int, default=5)
-    parser.add_argument("--only", type=parse_targets, default=tuple(TARGETS), metavar=",".join(TARGETS))
+    parser.add_argument(
+        "--only", type=partial(parse_choices, known=TARGETS), default=tuple(TARGETS), metavar=",".join(TARGETS)
+    )
     parser.add_argument("--folder", type=Path, help="where downloads and pictures stay for the next time")
     parser.add_argument("--mirror", help="URI of a Debian mirror")
     parser.add_argument("--json", type=Path)
@@ -85,13 +88,6 @@ def main() -> None:
             rows.append(row)
             if arguments.json:
                 arguments.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
-
-
-def parse_targets(text: str) -> tuple[str, ...]:
-    chosen = tuple(text.split(","))
-    if unknown := [name for name in chosen if name not in TARGETS]:
-        raise argparse.ArgumentTypeError(f'"{unknown[0]}" is none of {", ".join(TARGETS)}')
-    return chosen
 
 
 def iter_comparisons(arguments: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:

@@ -43,7 +43,7 @@ def save_heatmaps(
         if prediction.heatmap is not None and prediction.path is not None:
             picture = Path(prediction.path)
             parent, stem = _folder_below(picture, sources), _name_with_answer(picture, prediction)
-            name = next_free_name(stem, lambda free: str(parent / f"{free}{SUFFIX}").casefold() in taken)  # noqa: B023
+            name = next_free_name(stem, lambda free: str(parent / f"{free}{SUFFIX}").casefold() in taken)  # noqa: B023 - called at once
             taken.add(str(parent / f"{name}{SUFFIX}").casefold())
             image = overlay_heatmap(model_input_view(picture, preprocess), prediction.heatmap)
             _save_new_image(image, folder / parent / f"{name}{SUFFIX}")

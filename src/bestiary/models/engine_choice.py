@@ -109,12 +109,12 @@ def choose_engine(graph: Path, size: int, context: Context) -> EngineChoice:
     settings = context.features
     if settings.engine == "openvino" or settings.precision == "bfloat16":
         import_optional("openvino", extra="train")
+    if reason := explain_impossible(settings):
+        raise RecipeError(
+            f'features.precision = "{settings.precision}" is not possible on this computer: {reason}. Set it to'
+            ' "auto" or "float32".'
+        )
     if settings.precision == "bfloat16":
-        if not has_bfloat16():
-            raise RecipeError(
-                f'features.precision = "bfloat16" is not possible on this processor, {describe_processor()}: it has no'
-                ' instructions for it. Set features.precision to "auto" or "float32".'
-            )
         return BFLOAT16
     if settings.engine == "onnxruntime":
         return REFERENCE
