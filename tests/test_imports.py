@@ -15,6 +15,7 @@ PACKAGE = Path(bestiary.__file__).parent
 BASE = (
     "version",
     "array_types",
+    "box",
     "text",
     "summary",
     "install_command",

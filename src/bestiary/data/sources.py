@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from bestiary.box import Box
 from bestiary.context import Context
 from bestiary.data import archives, manifest
 from bestiary.data.archive_members import SUFFIXES, is_archive
@@ -34,13 +35,21 @@ LISTED_TWICE = "listed twice"
 MAX_NOTICES = 30
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PictureEntry:
-    """A picture as its source lists it. `split` is None if the source has no split."""
+    """A picture, or a box of one, as its source lists it.
+
+    split, group, site, time: None if the source has none. Pictures with the same group, or of one site, stay in one
+    split. time: ISO 8601, with an offset if the source has one.
+    """
 
     path: Path
     label: str
     split: str | None = None
+    group: str | None = None
+    site: str | None = None
+    time: str | None = None
+    box: Box | None = None
 
 
 @dataclass(frozen=True)
