@@ -46,6 +46,7 @@ BASE = (
     "content_type",
     "picture",
     "preprocess",
+    "group_rules",
     "recipe_errors",
     "recipe",
     "recipe_arguments",
