@@ -16,10 +16,18 @@ TRANSPOSITIONS = {  # EXIF orientation -> the transposition that undoes it
 EXIF_ORIENTATION = 0x0112
 
 
-def read_orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation of an image, 1 to 8; 1 is upright, and stands for an invalid one."""
+def read_exif(image: Image.Image) -> Image.Exif | None:
+    """Return the EXIF fields of an image, None if they are damaged."""
     try:
-        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+        return image.getexif()
     except Exception:  # a damaged EXIF block does not make the pixels unreadable
+        return None
+
+
+def read_orientation(exif: Image.Exif | None) -> int:
+    """Return the EXIF orientation, 1 to 8; 1 is upright, and stands for an invalid one."""
+    try:
+        orientation = 1 if exif is None else exif.get(EXIF_ORIENTATION, 1)
+    except Exception:  # fields are decoded when they are looked up
         return 1
     return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1

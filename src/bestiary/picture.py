@@ -24,28 +24,12 @@ from bestiary.decode_rules import FIRST_VERSION, RULES, DecodeRules
 from bestiary.depth import Depth, read_deep_samples, scale_to_8_bits
 from bestiary.errors import PictureError
 from bestiary.jpeg import JPEG_START, MAX_SCANS, has_more_scans, open_jpeg, reduced_side
-from bestiary.orientation import TRANSPOSITIONS, read_orientation
+from bestiary.orientation import TRANSPOSITIONS, read_exif, read_orientation
+from bestiary.picture_formats import FORMATS
 from bestiary.transparency import changed_fraction, has_alpha, lay_on_white, split_alpha
 
 Fit = Literal["squash", "letterbox", "crop"]
 
-# Raster formats only: Pillow would start Ghostscript for EPS. A phone's MPO starts with a JPEG and is opened as one.
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "ICO", "TGA", "JPEG2000", "AVIF")
-SUFFIXES = {
-    "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"},
-    "MPO": {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"},
-    "PNG": {".png", ".apng"},
-    "GIF": {".gif"},
-    "BMP": {".bmp", ".dib"},
-    "PPM": {".ppm", ".pgm", ".pbm", ".pnm"},
-    "WEBP": {".webp"},
-    "TIFF": {".tif", ".tiff"},
-    "ICO": {".ico"},
-    "TGA": {".tga"},
-    "JPEG2000": {".jp2", ".j2k", ".jpx", ".jpf"},
-    "AVIF": {".avif"},
-}
-PICTURE_SUFFIXES = frozenset().union(*SUFFIXES.values())
 LETTERBOX_GREY = 128
 NAMELESS = "the file"  # name of a picture decoded from memory, in messages
 MOST_REDUCED = 10  # times the limit on pixels: a larger JPEG takes too long, even at a reduced scale
@@ -69,7 +53,8 @@ class DecodedPicture:
 
     `width` and `height`: of the upright picture at full scale, in pixels. whitened: fraction of the picture that laying
     on white has replaced. unmeant_alpha: why an alpha channel is ignored. profile: the colour profile that it was
-    converted from; profile_problem: why one is ignored. depth: of a picture of more than 8 bits a sample.
+    converted from; profile_problem: why one is ignored. depth: of a picture of more than 8 bits a sample. exif: as it
+    was read for the orientation, None if it is damaged.
     """
 
     image: Image.Image
@@ -85,6 +70,7 @@ class DecodedPicture:
     profile: str = ""
     profile_problem: str = ""
     depth: Depth | None = None
+    exif: Image.Exif | None = None
 
 
 @dataclass(frozen=True)
@@ -257,18 +243,27 @@ def _decode_image(image: Image.Image, request: _Request) -> DecodedPicture:
         image.draft(None, (side, side))
     _check_size(image, (width, height), request)
     stored = image.size
-    before = read_orientation(image) if kind == "TIFF" else None  # of a PNG, it would load the picture
+    before = read_orientation(read_exif(image)) if kind == "TIFF" else None  # of a PNG, it would load the picture
     rgb = _to_rgb(image, request)
     if image.size != stored:
         width, height = image.size
-    upright, remaining = rgb.image, read_orientation(image)  # Pillow has already rotated a TIFF in load()
+    exif = read_exif(image)
+    upright, remaining = rgb.image, read_orientation(exif)  # Pillow has already rotated a TIFF in load()
     orientation = before or remaining
     if remaining in TRANSPOSITIONS:
         upright = upright.transpose(TRANSPOSITIONS[remaining])
     if remaining >= 5:
         width, height = height, width
     return replace(
-        rgb, image=upright, width=width, height=height, format=kind, mode=mode, frames=1, orientation=orientation
+        rgb,
+        image=upright,
+        width=width,
+        height=height,
+        format=kind,
+        mode=mode,
+        frames=1,
+        orientation=orientation,
+        exif=exif,
     )
 
 

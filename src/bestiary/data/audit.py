@@ -16,7 +16,7 @@ from bestiary.data.deep_ranges import iter_collection_ranges
 from bestiary.data.duplicate_groups import DuplicateGroups, group_duplicates
 from bestiary.data.duplicates import connected_groups
 from bestiary.depth import count_bits
-from bestiary.picture import SUFFIXES
+from bestiary.picture_formats import SUFFIXES
 from bestiary.stats import wilson_interval
 from bestiary.text import common_folder, relative_name
 

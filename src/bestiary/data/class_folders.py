@@ -26,7 +26,7 @@ from bestiary.data.label_map import ClassNaming
 from bestiary.data.notices import EMPTY_CLASS, SourceNotice
 from bestiary.data.part_names import parse_part
 from bestiary.errors import SourceError
-from bestiary.picture import PICTURE_SUFFIXES
+from bestiary.picture_formats import PICTURE_SUFFIXES
 from bestiary.text import format_names, quote_names
 
 CONTAINERS = {"images", "image", "imgs", "img", "pictures", "photos", "data", "dataset", "raw-img", "jpegimages"}

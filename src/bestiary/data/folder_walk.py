@@ -11,7 +11,7 @@ from pathlib import Path
 from bestiary.data.archive_members import is_archive
 from bestiary.errors import SourceError
 from bestiary.locks import is_output_lock
-from bestiary.picture import PICTURE_SUFFIXES
+from bestiary.picture_formats import PICTURE_SUFFIXES
 
 # Files that lie beside pictures and are no pictures: skipped, but counted.
 SIDECAR_NAMES = {"thumbs.db", "desktop.ini", "readme", "license"}

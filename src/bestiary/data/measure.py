@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, JpegImagePlugin
 
 from bestiary.array_types import Array, Bools, Floats, Pixels
+from bestiary.capture_time import read_capture_time
 from bestiary.decode_rules import RULES, DecodeRules
 from bestiary.errors import PictureError
 from bestiary.jpeg import JPEG_START, open_jpeg
@@ -37,6 +38,7 @@ class ImageMeasurements:
     """Measurements of one file; `audit` decides what they mean.
 
     bytes, mtime_ns, ctime_ns, inode: as the file system gives them, to notice a file that was replaced
+    taken: when the camera took it, by EXIF (`read_capture_time`)
     luma: mean brightness in 0..1 · contrast: 5th to 95th percentile of brightness in 0..1 · entropy: of brightness,
     in bits, 0..8 · sharpness: variance of the Laplacian over variance of brightness, at 128 pixels · saturation: 0..1
     · thumbnail: 32 x 32 grey pixels, row by row · colours: Cb and Cr of 8 x 8 pixels, row by row
@@ -61,6 +63,7 @@ class ImageMeasurements:
     frames: int = 1
     orientation: int = 1
     has_alpha: bool = False
+    taken: str | None = None
     phash: str = ""
     thumbnail: Packed = b""
     colours: Packed = b""
@@ -164,6 +167,7 @@ def _measure_content(
 ) -> ImageMeasurements:
     picture = open_picture(content, at_least=MEASURE_SIDE, limits=limits, rules=rules)
     facts: dict[str, Any] = {name: getattr(picture, name) for name in FACTS}
+    facts["taken"] = read_capture_time(picture.exif)
     if picture.depth is not None:
         facts["sample_type"] = picture.depth.sample_type
         if not picture.depth.has_own_range:

@@ -23,7 +23,7 @@ from bestiary.files import atomic_path
 from bestiary.picture import DecodeLimits
 from bestiary.preprocess import find_forgotten, remove_forgotten_marks
 
-MEASUREMENT_VERSION = 5
+MEASUREMENT_VERSION = 6
 DIGEST_BYTES = 32
 FILES_AT_ONCE = 32
 ROWS_AT_ONCE, GROUP_ROWS = 512, 8_192  # rows per table in memory; rows compressed together on disk

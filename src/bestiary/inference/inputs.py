@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bestiary.errors import SourceError
-from bestiary.picture import PICTURE_SUFFIXES
+from bestiary.picture_formats import PICTURE_SUFFIXES
 from bestiary.text import describe_skipped
 
 # HEIC cannot be read, but phones write it: each such file is answered with an error instead of being skipped.
