@@ -13,17 +13,24 @@ import numpy as np
 from bestiary.array_types import Ints
 
 MIXED_FRACTION = 0.05  # of the pictures: fewer are label conflicts, and their groups count as of one label
+GROUPED_FRACTION = 0.5  # of the pictures: more do not come from duplicates
 _Counts = dict[int, int]  # pictures by label
 
 
 def has_mixed_groups(labels: Ints, groups: Ints) -> bool:
-    """Return whether more than MIXED_FRACTION of the pictures are in groups with several labels; int64 (n,) each."""
+    """Return whether groups are to be balanced as a whole; labels, groups: int64 (n,), labels from 0.
+
+    They are if more than MIXED_FRACTION of the pictures are in groups with several labels, or more than
+    GROUPED_FRACTION in groups of two or more: then groups are no exceptions, and are not small.
+    """
     if not len(labels):
         return False
+    names, index, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    if (sizes[index] > 1).mean() > GROUPED_FRACTION:
+        return True
     width = int(labels.max()) + 1
-    pairs = np.unique(groups * width + labels)
-    _, index, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    labels_of_group = np.bincount(np.searchsorted(np.unique(groups), pairs // width), minlength=len(sizes))
+    pairs = np.unique(index * width + labels)
+    labels_of_group = np.bincount(pairs // width, minlength=len(names))
     return bool((labels_of_group[index] > 1).mean() > MIXED_FRACTION)
 
 

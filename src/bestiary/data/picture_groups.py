@@ -92,14 +92,15 @@ def _describe_values(values: pl.Series, name: str, rule: GroupRule) -> SourceNot
     by = source or f"--{name} {rule.kind}{rule.pattern}{f'{rule.gap_seconds:g}s' if rule.kind == TIME else ''}"
     text = (
         f"{len(sizes):,} {name}{'s' * (len(sizes) != 1)} of pictures, by {by}, stay in one split each: {sizes.sum():,}"
-        f" pictures, the largest {name} {sizes.max():,}."
+        f" pictures, the largest {name} {sizes.to_numpy().max():,}."
     )
     if missing := values.null_count():
         text += f" {missing:,} pictures have no {name}, and are split one by one."
     is_unique = len(sizes) == sizes.sum() and len(sizes) > 1
     if is_unique:
         text += f" Each picture has its own {name}, so that nothing is kept together."
-    if (largest := int(sizes.max())) > LARGE_FRACTION * len(values):  # type: ignore[arg-type]
+    largest = int(sizes.to_numpy().max())
+    if largest > LARGE_FRACTION * len(values):
         text += (
             f" One {name} has {100 * largest / len(values):.0f} % of all pictures, which leaves little for the other"
             f" splits.{_next_step(name, rule)}"
