@@ -105,7 +105,7 @@ def test_findings_keep_to_the_contract(found: AuditedDataset) -> None:
 
 def test_the_table_of_pictures_keeps_to_the_contract(faulty: SyntheticDataset, found: AuditedDataset) -> None:
     added = {"given_split": pl.String, "given_label": pl.String, "dropped": pl.Boolean}
-    assert dict(found.pictures.schema) == table.PICTURES | added | table.MEASURES | table.DEPTH
+    assert dict(found.pictures.schema) == table.PICTURES | added | table.MEASURES | table.DEPTH | table.GROUPING
     assert found.pictures["row_id"].to_list() == list(range(found.pictures.height))
     assert found.pictures["path"].is_sorted()
     labels = dict(found.pictures.select("path", "label").iter_rows())
@@ -126,7 +126,7 @@ def test_duplicates_never_straddle_and_what_is_left_out_says_why(
     faulty: SyntheticDataset, found: AuditedDataset
 ) -> None:
     shown, digest = assign_splits(found, DataConfig(min_per_class=3), seed=0)
-    assert shown.schema == pl.Schema(table.PICTURES | table.MEASURES | table.DEPTH)
+    assert shown.schema == pl.Schema(table.PICTURES | table.MEASURES | table.DEPTH | table.GROUPING)
     assert shown["row_id"].to_list() == found.pictures["row_id"].to_list()
     assert (shown["split"].is_null() == shown["error"].is_not_null()).all()
     used = shown.drop_nulls("split")
@@ -309,8 +309,8 @@ def test_a_measurement_that_proved_wrong_is_forgotten(
 
 
 def test_measurements_stay_valid_until_their_version_changes() -> None:
-    """The key is the SHA-256 of "5 Limits(max_bytes=100000000, max_pixels=80000000) /pictures"."""
-    assert measuring._memory_key(pl.DataFrame({"path": ["/pictures/cat/1.jpg"]}), LIMITS) == "4d4c741998e714468aec"
+    """The key is the SHA-256 of "6 Limits(max_bytes=100000000, max_pixels=80000000) /pictures"."""
+    assert measuring._memory_key(pl.DataFrame({"path": ["/pictures/cat/1.jpg"]}), LIMITS) == "296d7457007846d056ed"
 
 
 def test_without_a_cache_nothing_is_remembered(plain: Path, read: list[str]) -> None:

@@ -50,6 +50,7 @@ BASE = (
     "preprocess",
     "group_rules",
     "recipe_errors",
+    "recipe_files",
     "recipe",
     "recipe_arguments",
     "checks",

@@ -8,7 +8,8 @@ import pytest
 from pydantic import BaseModel
 
 from bestiary.errors import RecipeError
-from bestiary.recipe import METHODS, Recipe, builtin_recipes, read_toml
+from bestiary.recipe import METHODS, Recipe
+from bestiary.recipe_files import builtin_recipes, read_toml
 from bestiary.training.recipe_checks import SETTING_CONSUMERS, check_no_unused_settings, setting_consumers
 
 

@@ -13,7 +13,8 @@ pytest.importorskip("sklearn")
 from bestiary.context import Context
 from bestiary.data.dataset import DataSource
 from bestiary.errors import RecipeError, RunError, SourceError, UserError
-from bestiary.recipe import Recipe, builtin_recipes
+from bestiary.recipe import Recipe
+from bestiary.recipe_files import builtin_recipes
 from bestiary.study.plan import (
     RunEstimate,
     describe_plan,

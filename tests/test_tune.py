@@ -28,7 +28,8 @@ from bestiary.data.dataset import DataSource
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import InterruptedRun, MachineError, RecipeError, RunError, SourceError, UserError
 from bestiary.progress import Reporter
-from bestiary.recipe import Recipe, ResolvedRecipe, write_toml
+from bestiary.recipe import Recipe, ResolvedRecipe
+from bestiary.recipe_files import write_toml
 from bestiary.training.time_estimate import TimeEstimate
 from bestiary.tune import finish, importance, objective, sampler, search_space, selection_bias
 from bestiary.tune import page as tune_page

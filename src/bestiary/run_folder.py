@@ -36,7 +36,8 @@ from bestiary.installation import package_versions
 from bestiary.machine import available_cores
 from bestiary.processor import read_processor
 from bestiary.progress import Reporter
-from bestiary.recipe import FeaturesConfig, Recipe, ResolvedRecipe, read_toml, write_toml
+from bestiary.recipe import FeaturesConfig, Recipe, ResolvedRecipe
+from bestiary.recipe_files import read_toml, write_toml
 from bestiary.text import hide_passwords
 from bestiary.version import __version__
 

@@ -116,7 +116,8 @@ def build_recipe(
 ) -> Recipe:
     """Return the recipe of a name or file, overridden by `--set`, then by the named options."""
     from bestiary.costs import read_costs
-    from bestiary.recipe import Recipe, apply_overrides, load_recipe_values
+    from bestiary.recipe import Recipe
+    from bestiary.recipe_files import apply_overrides, load_recipe_values
 
     values = apply_overrides(load_recipe_values(name) if name else {}, settings or [])
     Recipe.of(values)  # reports errors in the file and `--set` before the options override them

@@ -40,17 +40,21 @@ def split_mixed_groups(
     """Return the split of each group: one of `split_fractions`, or "train".
 
     labels, groups: of each picture, labels from 0. order: the different groups, in the order in which they are
-    assigned; a random one. A label that has as many groups as there are splits is in every split.
+    assigned, a random one; those larger than the smallest fraction of their label come first.
+    A label that has as many groups as there are splits is in every split.
     """
     counts = _count_labels(labels, groups)
     totals = np.bincount(labels).tolist()
     fractions = {**split_fractions, "train": 1 - sum(split_fractions.values())}
     wanted = {name: [fraction] * len(totals) for name, fraction in fractions.items()}  # fraction of each label
     present: dict[str, set[int]] = {name: set() for name in fractions}
+    smallest = min(fractions.values())
     remaining = dict.fromkeys(order)  # an ordered set
     splits: dict[int, str] = {}
     for label in sorted(range(len(totals)), key=totals.__getitem__):
         own = [group for group in remaining if label in counts[group]]
+        large = smallest * totals[label]
+        own.sort(key=lambda group: -counts[group][label] if counts[group][label] > large else 0)
         for position, group in enumerate(own):
             lacking = [name for name in fractions if label not in present[name]]
             names = lacking if len(own) - position <= len(lacking) else list(fractions)

@@ -19,7 +19,8 @@ from bestiary.evaluation.evaluate import predict_test_split
 from bestiary.export.finalize import train_and_finalize
 from bestiary.files import write_text
 from bestiary.quick_metrics import macro_f1
-from bestiary.recipe import ResolvedRecipe, write_toml
+from bestiary.recipe import ResolvedRecipe
+from bestiary.recipe_files import write_toml
 from bestiary.training.task import TrainingTask, load_task
 
 FOLDS, DONE = "folds", "predictions.parquet"

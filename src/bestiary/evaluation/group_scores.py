@@ -47,7 +47,7 @@ def measure_group_scores(task: TrainingTask, trained: TrainedModel) -> dict[str,
     if not columns:
         return {}
     if task.recipe.model.method != "probe":
-        note = "Scores by site and group are measured with --method probe only: each takes many trainings."
+        note = "Scores by site and group are measured with --method probe only: each needs many training runs."
         return {"group_scores": {"note": note}}
     clusters = _cluster_indices(pictures, columns[0])
     if int(clusters.max()) + 1 < MIN_CLUSTERS:

@@ -10,7 +10,8 @@ from typing import Any
 
 from bestiary.errors import BestiaryError, RunError
 from bestiary.files import read_json
-from bestiary.recipe import Recipe, read_toml
+from bestiary.recipe import Recipe
+from bestiary.recipe_files import read_toml
 from bestiary.report.format import format_estimate
 from bestiary.text import format_duration
 

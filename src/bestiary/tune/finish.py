@@ -15,7 +15,8 @@ from bestiary import files, flow, run_folder
 from bestiary.data.dataset import DataSource
 from bestiary.errors import RecipeError
 from bestiary.evaluation.model_audit import add_model_issues
-from bestiary.recipe import Recipe, write_toml
+from bestiary.recipe import Recipe
+from bestiary.recipe_files import write_toml
 from bestiary.report.run_report import write_report
 from bestiary.training.create_run import create_run
 from bestiary.tune.importance import importances

@@ -11,7 +11,8 @@ from typing import Any
 
 from bestiary.errors import RecipeError
 from bestiary.models.onnx_surgery import count_frozen_stages
-from bestiary.recipe import Recipe, ResolvedRecipe, read_setting
+from bestiary.recipe import Recipe, ResolvedRecipe
+from bestiary.recipe_files import read_setting
 from bestiary.training.recipe_checks import check_recipe_supported
 
 INPUT_CONFIG = "look"  # backbone, size and fit together: each input configuration needs features of its own
