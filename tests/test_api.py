@@ -17,6 +17,7 @@ pytest.importorskip("sklearn")
 import bestiary
 from bestiary import api
 from bestiary.api_results import SearchResult
+from bestiary.data.formats.label_table import ReadOptions
 from bestiary.errors import InputError, RecipeError, RunError, SourceError, UserError
 from bestiary.inference.predict import Predictions
 from bestiary.recipe import Recipe
@@ -130,9 +131,11 @@ def test_train_passes_every_argument_on(monkeypatch: pytest.MonkeyPatch) -> None
         "budget_seconds": 9.0,
         "log": None,
     }
-    bestiary.train("pictures", method="scratch", seed=3, quiet=True, **options)  # type: ignore[arg-type]
+    columns = {"path": "File", "label": "Species"}
+    bestiary.train("pictures", method="scratch", seed=3, quiet=True, columns=columns, leave_out=[], **options)  # type: ignore[arg-type]
     [(words, passed)] = calls
     reporter, recipe = passed.pop("reporter"), passed.pop("recipe")
+    assert passed.pop("reading") == ReadOptions(columns=columns, left_out=())
     assert (words, passed) == (("pictures",), options)
     assert recipe.overrides() == {"model": {"method": "scratch"}, "seed": 3}
     assert type(reporter).__name__ == "SilentReporter"

@@ -599,9 +599,9 @@ def test_tables_with_odd_columns_are_told(tmp_path: Path) -> None:
     (tmp_path / "nul.csv").write_bytes(b"path,label\na\x00b.jpg,cat\n")
     with pytest.raises(SourceError, match=r"nul\.csv, row 1: the path 'a\\x00b\.jpg' is not a valid file name"):
         listed(tmp_path / "nul.csv")
+    planted(tmp_path, "a.jpg")
     (tmp_path / "latin.csv").write_bytes(b"path,label\na.jpg,ch\xe9t\n")
-    with pytest.raises(SourceError, match=r"The table .*latin\.csv cannot be read"):
-        listed(tmp_path / "latin.csv")
+    assert listed(tmp_path / "latin.csv").labels() == ["ch\u00e9t"]
 
 
 def test_a_missing_file_of_a_table_becomes_a_row_with_an_error(tmp_path: Path) -> None:

@@ -9,16 +9,8 @@ from pydantic import ValidationError
 from bestiary.errors import RecipeError
 from bestiary.picture import DecodeLimits
 from bestiary.preprocess import Preprocessing
-from bestiary.recipe import (
-    METHODS,
-    Recipe,
-    ResolvedRecipe,
-    apply_overrides,
-    builtin_recipes,
-    load_recipe_values,
-    read_toml,
-    write_toml,
-)
+from bestiary.recipe import METHODS, Recipe, ResolvedRecipe
+from bestiary.recipe_files import apply_overrides, builtin_recipes, load_recipe_values, read_toml, write_toml
 
 
 @pytest.mark.parametrize(

@@ -127,13 +127,13 @@ def test_columns_that_are_not_used_are_named(tmp_path: Path, suffix: str) -> Non
     for label, name in enumerate(("ant", "bee")):
         draw(tmp_path / name, label, 3)
     rows = [(f"{name}/{i}.png", name, f"site{i}", "x") for name in ("ant", "bee") for i in range(3)]
-    frame = pl.DataFrame(rows, schema=["path", "label", "group", "note"], orient="row")
+    frame = pl.DataFrame(rows, schema=["path", "label", "habitat", "note"], orient="row")
     path = tmp_path / f"t{suffix}"
     frame.write_csv(path) if suffix == ".csv" else frame.write_parquet(path)
     data, context = DataConfig(suspects=False), Context(threads=1, cache=None)
     findings = audit_sources([path], None, data, DecodeLimits(), context).findings
     (message,) = findings.filter(pl.col("check") == "unused-column")["message"]
-    assert "has the columns group, note, which are not used" in message
+    assert "has the columns habitat, note, which are not used" in message
     assert "are not kept in one split" in message
     plain = tmp_path / f"plain{suffix}"
     used = frame.select("path", "label", split=pl.lit("train"))
@@ -174,7 +174,7 @@ def test_an_evaluation_finds_the_levels_and_the_numbers_of_its_run(bestiary: Cal
 def test_spellings_of_a_number_are_not_merged(tmp_path: Path, labels: list[str], expected: list[str]) -> None:
     table = tmp_path / "t[1].csv"
     table.write_text("path,label\n" + "".join(f"{n}.png,{label}\n" for n, label in enumerate(labels)))
-    assert [label for _, label, _ in read_manifest(table)[0]] == expected
+    assert [row[1] for row in read_manifest(table).rows] == expected
 
 
 def test_number_labels_of_older_runs_are_recognised() -> None:

@@ -191,8 +191,8 @@ def test_a_parquet_table_is_read_with_labels_of_any_kind(tmp_path: Path) -> None
     [
         ("path,labels\na.jpg,cat\n", r'has no column "label"; it has: path, labels\.'),
         (
-            "path;label\na.jpg;cat\n",
-            r'has no column "path"; it has: path;label\. Its columns must be separated by commas\.',
+            "path:label\na.jpg:cat\n",
+            r'has no column "path"; it has: path:label\. The columns must be',
         ),
         ("path,label\na.jpg,cat\nb.jpg,\n", r"row 2: path and label must not be empty"),
         ("path,label\na.jpg,cat\nb.jpg,   \n", r"row 2: path and label must not be empty"),
@@ -229,7 +229,7 @@ def test_sources_without_pictures_are_told_with_what_was_expected(tmp_path: Path
         listed(tmp_path / "empty")
     with pytest.raises(SourceError, match=r"in .*flat \(skipped: 2 beside the class folders\)\. Expected"):
         listed(planted(tmp_path / "flat", "a.jpg", "b.jpg"))
-    with pytest.raises(SourceError, match=r"p\.jpg is a file\. Expected a folder, or a table \(\.csv, \.parquet\)"):
+    with pytest.raises(SourceError, match=r"p\.jpg is a file\. Expected a folder, or a table \(\.csv, \.jsonl, "):
         listed(planted(tmp_path, "p.jpg") / "p.jpg")
 
 

@@ -7,7 +7,7 @@ runs as paths or as what `train` returned, and raises UserError where the comman
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -16,6 +16,7 @@ from bestiary import flow
 from bestiary.api_results import Comparison, ExportedModel, SearchResult
 from bestiary.context import Context
 from bestiary.data.dataset import AuditedDataset, DataSource, Sources
+from bestiary.data.formats.read_options import make_read_options
 from bestiary.errors import UserError, did_you_mean, require_extra
 from bestiary.evaluation.comparison import align_runs, compare_runs, read_run_predictions
 from bestiary.evaluation.external import ExternalEvaluation, evaluate_external
@@ -38,6 +39,7 @@ from bestiary.tune.tune import SearchRequest
 from bestiary.tune.tune import tune as run_search
 
 OnEvent = Callable[[Event], object]
+Columns = str | Mapping[str, str]  # "path=File,label=Species", or a mapping of such roles to columns
 
 
 def audit(
@@ -45,6 +47,10 @@ def audit(
     *,
     labels: str | None = None,
     corrections: Path | str | None = None,
+    format: str | None = None,
+    columns: Columns | None = None,
+    pictures_folder: Path | str | None = None,
+    leave_out: Sequence[str] | None = None,
     recipe: RecipeLike | None = None,
     threads: int | None = None,
     quiet: bool = False,
@@ -53,9 +59,15 @@ def audit(
 ) -> AuditedDataset:
     """Return the pictures of one source or several, grouped by duplicates, with all findings; see `train`."""
     reporter = choose_reporter(quiet=quiet, on_event=on_event, reporter=reporter)
-    requested = combine_recipe(recipe)
+    requested, reading = combine_recipe(recipe), make_read_options(format, columns, pictures_folder, leave_out)
     return flow.audit(
-        pictures, labels=labels, corrections=corrections, recipe=requested, threads=threads, reporter=reporter
+        pictures,
+        labels=labels,
+        corrections=corrections,
+        reading=reading,
+        recipe=requested,
+        threads=threads,
+        reporter=reporter,
     )
 
 
@@ -68,6 +80,10 @@ def train(
     recipe: RecipeLike | None = None,
     labels: str | None = None,
     corrections: Path | str | None = None,
+    format: str | None = None,
+    columns: Columns | None = None,
+    pictures_folder: Path | str | None = None,
+    leave_out: Sequence[str] | None = None,
     folds: int | None = None,
     out: Path | str | None = None,
     threads: int | None = None,
@@ -82,7 +98,8 @@ def train(
     pictures: a folder per class, split folders, an archive or a table, or several of these, which are merged. method:
     "probe", "finetune" or "scratch"; backbone, seed, folds: as in the command; recipe: a Recipe, its settings as a
     mapping, a TOML file or the name of a built-in recipe. labels: a map of folder names to labels; corrections: a file
-    of label decisions. budget_seconds: settings that the recipe leaves open are chosen so that the job ends in time.
+    of label decisions. format, columns, pictures_folder, leave_out: how a table or another format is read, as in the
+    command. budget_seconds: settings that the recipe leaves open are chosen so that the job ends in time.
     log: "tensorboard" or "mlflow", for the epochs of finetune and scratch.
     quiet: show no progress; on_event: called with each `bestiary.events.Event`. Raises UserError, RecipeError if an
     argument contradicts the recipe, IntegrityError if the exported model differs from the trained one, InterruptedRun
@@ -94,6 +111,7 @@ def train(
         pictures,
         labels=labels,
         corrections=corrections,
+        reading=make_read_options(format, columns, pictures_folder, leave_out),
         recipe=requested,
         out=out,
         threads=threads,
@@ -126,6 +144,10 @@ def evaluate(
     *,
     labels: str | None = None,
     corrections: Path | str | None = None,
+    format: str | None = None,
+    columns: Columns | None = None,
+    pictures_folder: Path | str | None = None,
+    leave_out: Sequence[str] | None = None,
     classes: Sequence[str] | None = None,
     label_depth: int | None = None,
     name: str | None = None,
@@ -142,12 +164,14 @@ def evaluate(
     """
     reporter, path = choose_reporter(quiet=quiet, on_event=on_event, reporter=reporter), locate_run(run)
     options: dict[str, object] = {"labels": labels, "corrections": corrections, "classes": classes}
-    options |= {"label_depth": label_depth, "name": name}
+    options |= {"label_depth": label_depth, "name": name, "format": format, "columns": columns}
+    options |= {"pictures_folder": pictures_folder, "leave_out": leave_out}
     if pictures is None:
         if unused := [option for option, value in options.items() if value is not None]:
             raise UserError(f"{', '.join(unused)} need pictures: the labelled pictures to score.")
         return flow.evaluate(path, threads=threads, reporter=reporter)
-    source = DataSource(pictures, labels, corrections, label_depth, tuple(classes or ()))
+    reading = make_read_options(format, columns, pictures_folder, leave_out)
+    source = DataSource(pictures, labels, corrections, label_depth, tuple(classes or ()), reading=reading)
     evaluation = evaluate_external(path, source, Context.create(threads, reporter), name=name)
     write_evaluation_page(evaluation.path, threads=threads)
     return evaluation
@@ -221,6 +245,10 @@ def tune(
     budget_seconds: float | None = None,
     labels: str | None = None,
     corrections: Path | str | None = None,
+    format: str | None = None,
+    columns: Columns | None = None,
+    pictures_folder: Path | str | None = None,
+    leave_out: Sequence[str] | None = None,
     inner_folds: int | None = None,
     fresh_seeds: int | None = None,
     storage: Path | str | None = None,
@@ -238,7 +266,11 @@ def tune(
     require_extra("tune")
     requested = combine_recipe(recipe, method=method, backbone=backbone, seed=seed)
     request = SearchRequest(requested, tuple(search), trials, budget_seconds, inner_folds, fresh_seeds)
-    source, reporter = DataSource(pictures, labels, corrections), choose_reporter(quiet=quiet, on_event=on_event)
+    reading, reporter = (
+        make_read_options(format, columns, pictures_folder, leave_out),
+        choose_reporter(quiet=quiet, on_event=on_event),
+    )
+    source = DataSource(pictures, labels, corrections, reading=reading)
     results = run_search(source, request, out=out, storage=storage, threads=threads, reporter=reporter)
     return SearchResult(None if results["winner"] is None else Path(results["run"]), results)
 
@@ -257,6 +289,10 @@ def study(
     budget_seconds: float | None = None,
     labels: str | None = None,
     corrections: Path | str | None = None,
+    format: str | None = None,
+    columns: Columns | None = None,
+    pictures_folder: Path | str | None = None,
+    leave_out: Sequence[str] | None = None,
     out: Path | str | None = None,
     threads: int | None = None,
     quiet: bool = False,
@@ -281,7 +317,8 @@ def study(
     chosen = (seed,) if seed is not None else (0, 1, 2) if seeds is None else seeds
     options = StudyOptions(recipes, preset, settings, chosen, against, budget_seconds)
     context = Context.create(threads, choose_reporter(quiet=quiet, on_event=on_event))
-    return run_study(DataSource(pictures, labels, corrections), options, out=out, context=context)
+    reading = make_read_options(format, columns, pictures_folder, leave_out)
+    return run_study(DataSource(pictures, labels, corrections, reading=reading), options, out=out, context=context)
 
 
 def embed(

@@ -12,6 +12,7 @@ from bestiary import run_folder, table
 from bestiary.context import Context
 from bestiary.data.assign_splits import assign_splits, describe_splits
 from bestiary.data.dataset import AuditedDataset, DataSource, Sources, load_dataset
+from bestiary.data.formats.label_table import ReadOptions
 from bestiary.evaluation.cross_validation import concat_folds, cross_validate, fold_scores
 from bestiary.evaluation.diagnostics import diagnose_training
 from bestiary.evaluation.evaluate import predict_test_split, predict_val_split, rescore_test_split, score_predictions
@@ -38,12 +39,13 @@ def audit(
     *,
     labels: str | None = None,
     corrections: Path | str | None = None,
+    reading: ReadOptions | None = None,
     recipe: Recipe | Mapping[str, Any] | None = None,
     threads: int | None = None,
     reporter: Reporter | None = None,
 ) -> AuditedDataset:
     """Return the pictures of one source or several, grouped by duplicates, with all findings; see `train`."""
-    resolved, source = Recipe.of(recipe or {}).resolve(), DataSource(pictures, labels, corrections)
+    resolved, source = Recipe.of(recipe or {}).resolve(), DataSource(pictures, labels, corrections, reading=reading)
     context = Context.create(threads, reporter, resolved.features, "audit")
     return add_model_issues(load_dataset(source, resolved, context), resolved, context)
 
@@ -53,6 +55,7 @@ def train(
     *,
     labels: str | None = None,
     corrections: Path | str | None = None,
+    reading: ReadOptions | None = None,
     recipe: Recipe | Mapping[str, Any] | None = None,
     folds: int | None = None,
     out: Path | str | None = None,
@@ -64,14 +67,14 @@ def train(
     """Audit and split the pictures, train, calibrate and export a model, test it and write the report; return the run.
 
     pictures: a folder per class, split folders, an archive or a table, or several of these, which are merged; labels: a
-    map of folder names to labels; corrections: a file of label decisions; recipe: a Recipe or its settings; folds: the
-    recipe's `data.folds`; budget_seconds: settings that the recipe leaves open are chosen so that the job ends in time;
-    log: "tensorboard" or "mlflow", for the epochs of a network.
+    map of folder names to labels; corrections: a file of label decisions; reading: of a table; recipe: a Recipe or its
+    settings; folds: its `data.folds`; budget_seconds: settings that the recipe leaves open are chosen so that
+    the job ends in time; log: "tensorboard" or "mlflow", for the epochs of a network.
     Raises UserError, IntegrityError if the exported model differs from the trained one, InterruptedRun on Ctrl-C.
     """
     requested = Recipe.of(recipe or {}).override({} if folds is None else {"data": {"folds": folds}})
     context = Context.create(threads, reporter, requested.features, "train")
-    source, out = DataSource(pictures, labels, corrections), None if out is None else Path(out)
+    source, out = DataSource(pictures, labels, corrections, reading=reading), None if out is None else Path(out)
     timer, check = context.timer, quick_estimate.budget_check(requested, budget_seconds, context)
     check_recipe_supported(requested)
     check_log_supported(log, requested)

@@ -28,6 +28,10 @@ def audit(
     label_depth: options.LabelDepth = None,
     split: options.SplitOption = None,
     corrections: options.Corrections = None,
+    format_name: options.FormatOption = None,
+    columns: options.ColumnsOption = None,
+    pictures_folder: options.PicturesFolder = None,
+    leave_out: options.LeaveOut = None,
     out: Annotated[Path | None, typer.Option(help="Write audit.html and findings.parquet into this folder.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if there are serious findings.")] = False,
     recipe: options.RecipeName = None,
@@ -42,14 +46,22 @@ def audit(
     from bestiary.checks import FAILS_STRICT
     from bestiary.cli.audit_table import audit_json, print_audit
     from bestiary.data.assign_splits import why_not_trainable
+    from bestiary.data.formats.read_options import make_read_options
     from bestiary.locks import output_lock
     from bestiary.progress import make_reporter
 
     values = options.build_recipe(recipe, settings, classes=classes, label_depth=label_depth, split=split)
+    reading = make_read_options(format_name, columns, pictures_folder, leave_out)
     reporter = make_reporter(quiet=quiet)
     with output_lock(out):
         dataset = flow.audit(
-            pictures, labels=labels, corrections=corrections, recipe=values, threads=threads, reporter=reporter
+            pictures,
+            labels=labels,
+            corrections=corrections,
+            reading=reading,
+            recipe=values,
+            threads=threads,
+            reporter=reporter,
         )
         page = None if out is None else _write_audit(dataset, out, source=", ".join(map(str, pictures)))
     reason = why_not_trainable(dataset, values.data, seed=values.seed)

@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bestiary.cli.app import app
-from bestiary.cli.options import AsJson, Classes, Corrections, LabelDepth, Labels, Quiet, RunPath, Threads, parse_names
+from bestiary.cli.options import (
+    AsJson,
+    Classes,
+    ColumnsOption,
+    Corrections,
+    FormatOption,
+    LabelDepth,
+    Labels,
+    LeaveOut,
+    PicturesFolder,
+    Quiet,
+    RunPath,
+    Threads,
+    parse_names,
+)
 from bestiary.cli.output import print_json, print_run
 from bestiary.cli.usage import CommandWithExamples
 from bestiary.errors import UserError, require_extra
@@ -26,6 +40,10 @@ def evaluate(
     pictures: Annotated[Path | None, typer.Argument(metavar="[PICTURES]", help="Other labelled pictures.")] = None,
     labels: Labels = None,
     corrections: Corrections = None,
+    format_name: FormatOption = None,
+    columns: ColumnsOption = None,
+    pictures_folder: PicturesFolder = None,
+    leave_out: LeaveOut = None,
     classes: Classes = None,
     label_depth: LabelDepth = None,
     name: Annotated[str | None, typer.Option(help="Name of the result folder, in RUN/evaluations.")] = None,
@@ -41,28 +59,32 @@ def evaluate(
     from bestiary import flow
     from bestiary.context import Context
     from bestiary.data.dataset import DataSource
+    from bestiary.data.formats.read_options import make_read_options
     from bestiary.evaluation.corruptions import evaluate_corrupted
     from bestiary.evaluation.external import evaluate_external
     from bestiary.progress import make_reporter
     from bestiary.report.evaluation_page import write_evaluation_page
     from bestiary.report.text_tables import format_corruption_table
 
+    reading = make_read_options(format_name, columns, pictures_folder, leave_out)
     reporter = make_reporter(quiet=quiet)
     if corruptions:
-        if pictures is not None or labels is not None:
-            raise UserError("--corruptions uses the run's own validation pictures. Remove PICTURES and --labels.")
+        if pictures is not None or labels is not None or reading is not None:
+            raise UserError(
+                "--corruptions uses the run's own validation pictures. Remove PICTURES and the options that read them."
+            )
         rows = evaluate_corrupted(run, threads=threads, reporter=reporter).to_dicts()
         print_json({"corruptions": rows}) if as_json else typer.echo(format_corruption_table(rows))
     elif pictures is None:
-        if (labels, name, corrections, classes, label_depth) != (None,) * 5:
+        if (labels, name, corrections, classes, label_depth, reading) != (None,) * 6:
             raise UserError(
-                "--labels, --classes, --corrections, --label-depth and --name need PICTURES: the labelled pictures to"
-                " score."
+                "--labels, --classes, --corrections, --label-depth, --name, --format, --columns, --pictures and"
+                " --leave-out need PICTURES: the labelled pictures to score."
             )
         print_run(flow.evaluate(run, threads=threads, reporter=reporter), as_json)
     else:
         names = () if classes is None else tuple(parse_names(classes))
-        source = DataSource(pictures, labels, corrections, label_depth, names)
+        source = DataSource(pictures, labels, corrections, label_depth, names, reading=reading)
         context = Context.create(threads, reporter)
         evaluation = evaluate_external(run, source, context, name=name)
         write_evaluation_page(evaluation.path, threads=threads)

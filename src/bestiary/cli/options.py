@@ -72,6 +72,31 @@ LabelDepth = Annotated[
     int | None,
     typer.Option(min=1, max=10, help="Folder level of the labels; 2: in animals/cat/1.jpg the label is cat."),
 ]
+FormatOption = Annotated[
+    str | None,
+    typer.Option("--format", metavar="NAME", help="Format of PICTURES, for example table; default: recognised."),
+]
+ColumnsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--columns",
+        metavar="ROLE=COLUMN,…",
+        help="Columns of a table: path=File,label=Species, also split, group, site, time, and"
+        " box=left+top+width+height or corners=left+top+right+bottom.",
+    ),
+]
+PicturesFolder = Annotated[
+    Path | None,
+    typer.Option("--pictures", metavar="FOLDER", help="Folder that the pictures of a table or another file lie in."),
+]
+LeaveOut = Annotated[
+    str | None,
+    typer.Option(
+        "--leave-out",
+        metavar="NAME,…",
+        help="What is no class in camera-trap formats: empty, human, vehicle, unknown, or none; default: unknown.",
+    ),
+]
 SplitOption = Annotated[
     Split | None,
     typer.Option(

@@ -12,9 +12,13 @@ from bestiary.cli.app import app
 from bestiary.cli.options import (
     AsJson,
     Classes,
+    ColumnsOption,
     Corrections,
+    FormatOption,
     LabelDepth,
     Labels,
+    LeaveOut,
+    PicturesFolder,
     Quiet,
     SplitOption,
     Threads,
@@ -75,6 +79,10 @@ def study(
     label_depth: LabelDepth = None,
     split: SplitOption = None,
     corrections: Corrections = None,
+    format_name: FormatOption = None,
+    columns: ColumnsOption = None,
+    pictures_folder: PicturesFolder = None,
+    leave_out: LeaveOut = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Study folder, resumed if it exists; default: studies/<pictures>-<digest>."),
@@ -92,6 +100,7 @@ def study(
     from bestiary.cli.options import parse_duration
     from bestiary.context import Context
     from bestiary.data.dataset import DataSource
+    from bestiary.data.formats.read_options import make_read_options
     from bestiary.progress import make_reporter
     from bestiary.study.page import print_study
     from bestiary.study.study import StudyOptions
@@ -108,8 +117,9 @@ def study(
         against,
         None if budget is None else parse_duration(budget),
     )
+    reading = make_read_options(format_name, columns, pictures_folder, leave_out)
     context = Context.create(threads, make_reporter(quiet=quiet))
-    done = run_study(DataSource(pictures, labels, corrections), options, out=out, context=context)
+    done = run_study(DataSource(pictures, labels, corrections, reading=reading), options, out=out, context=context)
     page = str(done.path / "study.html")
     if as_json:
         print_json({"study": str(done.path), "page": page, "results": done.results})

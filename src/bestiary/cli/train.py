@@ -37,6 +37,10 @@ def train(
     label_depth: options.LabelDepth = None,
     split: options.SplitOption = None,
     corrections: options.Corrections = None,
+    format_name: options.FormatOption = None,
+    columns: options.ColumnsOption = None,
+    pictures_folder: options.PicturesFolder = None,
+    leave_out: options.LeaveOut = None,
     costs: options.CostsOption = None,
     seed: options.Seed = None,
     folds: Annotated[int | None, typer.Option(min=2, max=50, help="Cross-validate with this many folds.")] = None,
@@ -55,6 +59,7 @@ def train(
     require_extra("train")
     from bestiary import flow, run_folder
     from bestiary.context import Context
+    from bestiary.data.formats.read_options import make_read_options
     from bestiary.locks import output_lock
     from bestiary.machine import is_main_process
     from bestiary.progress import make_reporter
@@ -85,6 +90,7 @@ def train(
     )
     if leak_report:
         leakage.check_leak_report_supported(values)
+    reading = make_read_options(format_name, columns, pictures_folder, leave_out)
     budget_seconds = None if budget is None else options.parse_duration(budget)
     run_folder.require_free_folder(out)
     with output_lock(out):  # another process with the same --out is refused before it works on the pictures
@@ -93,6 +99,7 @@ def train(
                 pictures,
                 labels=labels,
                 corrections=corrections,
+                reading=reading,
                 recipe=values,
                 out=out,
                 threads=threads,

@@ -11,11 +11,15 @@ from bestiary.cli.app import app
 from bestiary.cli.options import (
     AsJson,
     Classes,
+    ColumnsOption,
     Corrections,
+    FormatOption,
     LabelDepth,
     Labels,
+    LeaveOut,
     Method,
     Pictures,
+    PicturesFolder,
     Quiet,
     RecipeName,
     SplitOption,
@@ -55,6 +59,10 @@ def tune(
     label_depth: LabelDepth = None,
     split: SplitOption = None,
     corrections: Corrections = None,
+    format_name: FormatOption = None,
+    columns: ColumnsOption = None,
+    pictures_folder: PicturesFolder = None,
+    leave_out: LeaveOut = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Random seed for the split and for training.")] = None,
     storage: Annotated[
         str | None,
@@ -84,6 +92,7 @@ def tune(
     require_extra("tune")
     from bestiary.cli.options import build_recipe, parse_duration
     from bestiary.data.dataset import DataSource
+    from bestiary.data.formats.read_options import make_read_options
     from bestiary.progress import make_reporter
     from bestiary.tune import tune as tuning
 
@@ -104,7 +113,8 @@ def tune(
         inner_folds=inner_folds,
         fresh_seeds=fresh_seeds,
     )
-    source, reporter = DataSource(pictures, labels, corrections), make_reporter(quiet=quiet)
+    reading = make_read_options(format_name, columns, pictures_folder, leave_out)
+    source, reporter = DataSource(pictures, labels, corrections, reading=reading), make_reporter(quiet=quiet)
     result = tuning.tune(source, request, out=out, storage=storage, threads=threads, reporter=reporter)
     print_json(result) if as_json else _print_result(result)
 

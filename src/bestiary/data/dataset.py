@@ -20,6 +20,7 @@ from bestiary.data.apply_corrections import CorrectionResult, apply_corrections
 from bestiary.data.corrections import Corrections, read_corrections
 from bestiary.data.deep_ranges import measure_in_collection_range
 from bestiary.data.detail_check import check_content
+from bestiary.data.formats.label_table import ReadOptions
 from bestiary.data.joined_groups import join_groups, torn_group_notices
 from bestiary.data.label_map import absolute_label_map, label_map
 from bestiary.data.notices import EMPTY_CLASS, SourceNotice, notice_findings
@@ -47,7 +48,8 @@ class DataSource:
 
     label_depth: the level of folders whose names are the labels; None: that of the recipe. classes: use only these
     labels, in an evaluation; elsewhere the recipe has them. model_classes: the classes
-    of the model that the pictures are for; a folder of that name is no part of a split.
+    of the model that the pictures are for; a folder of that name is no part of a split. reading: how tables and other
+    formats for labels are read; None: as they are recognised.
     """
 
     pictures: Sources
@@ -56,6 +58,7 @@ class DataSource:
     label_depth: int | None = None
     classes: tuple[str, ...] = ()
     model_classes: tuple[str, ...] = ()
+    reading: ReadOptions | None = None
 
     @property
     def paths(self) -> list[Path]:
@@ -66,11 +69,13 @@ class DataSource:
     def facts(self, threads: int) -> dict[str, Any]:
         """Return what a run records of its source, and the number of its threads."""
         paths = [str(path.absolute()) for path in self.paths]
-        facts = {
+        facts: dict[str, Any] = {
             "pictures": paths[0] if len(paths) == 1 else paths,
             "labels": absolute_label_map(self.labels),
             "threads": threads,
         }
+        if self.reading is not None and (reading := self.reading.facts()):
+            facts["reading"] = reading
         return facts if self.corrections is None else {**facts, "corrections": {"file": str(self.corrections)}}
 
 
@@ -124,24 +129,12 @@ def load_dataset(
     data = recipe.data
     if source.label_depth is not None:
         data = data.model_copy(update={"label_depth": source.label_depth})
-    names = source.model_classes
-
-    def check_listing(listing: PictureList) -> None:
-        if for_training:
-            require_trainable_parts([picture.split for picture in listing.pictures], data)
-        if check is not None:
-            check(listing)
-
-    return audit_sources(
-        source.paths,
-        source.labels,
-        data,
-        recipe.limits,
-        context,
-        corrections,
-        model_classes=names,
-        check=check_listing,
-    )
+    listing = _list_pictures(source, data, context)
+    if for_training:
+        require_trainable_parts([picture.split for picture in listing.pictures], data)
+    if check is not None:
+        check(listing)
+    return audit_listing(listing, data, recipe.limits, context, corrections)
 
 
 def audit_sources(
@@ -151,27 +144,27 @@ def audit_sources(
     limits: DecodeLimits,
     context: Context,
     corrections: Corrections | None = None,
-    *,
-    model_classes: tuple[str, ...] = (),
-    check: ListingCheck | None = None,
 ) -> AuditedDataset:
     """Return the pictures of the sources, measured and grouped by duplicates, with the findings of the audit.
 
-    model_classes: see `DataSource`; check: see `load_dataset`. Raises SourceError if there are no pictures, or
-    if `data.classes` names a label that does not occur.
+    Raises SourceError if there are no pictures, or if `data.classes` names a label that does not occur.
     """
+    listing = _list_pictures(DataSource(sources, labels), data, context)
+    return audit_listing(listing, data, limits, context, corrections)
+
+
+def _list_pictures(source: DataSource, data: DataConfig, context: Context) -> PictureList:
+    """Return the pictures of a source, with the splits as `data` uses them."""
     listing = list_sources(
-        sources,
-        label_map(labels),
+        source.paths,
+        label_map(source.labels),
         context,
         classes=data.classes,
-        model_classes=model_classes,
+        model_classes=source.model_classes,
         label_depth=data.label_depth,
+        reading=source.reading,
     )
-    listing = choose_split_parts(listing, data)
-    if check is not None:
-        check(listing)
-    return audit_listing(listing, data, limits, context, corrections)
+    return choose_split_parts(listing, data)
 
 
 def audit_listing(

@@ -17,7 +17,9 @@ from bestiary.text import escape_control_chars, printable
 __all__ = [
     "EMPTY_CLASS",
     "GROUPS",
+    "LEFT_OUT_ROWS",
     "NESTED",
+    "SOURCE_FORMAT",
     "SPLIT_FOLDERS",
     "UNUSED_COLUMN",
     "SourceNotice",
@@ -26,6 +28,7 @@ __all__ = [
 ]
 
 SPLIT_FOLDERS, NESTED, UNUSED_COLUMN, GROUPS = "split-folders", "nested-classes", "unused-column", "groups"
+SOURCE_FORMAT, LEFT_OUT_ROWS = "source-format", "left-out-rows"
 
 
 @dataclass(frozen=True)

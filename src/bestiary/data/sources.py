@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,16 +22,18 @@ from bestiary.data.folder_walk import (
     iter_files,
     skip_reason,
 )
+from bestiary.data.formats.label_rows import LISTED_TWICE, LabelRows, read_label_rows
+from bestiary.data.formats.label_table import LabelFormat, ReadOptions
+from bestiary.data.formats.registry import FORMATS, recognise_format
+from bestiary.data.formats.table_file import TABLE_SUFFIXES
 from bestiary.data.label_map import ClassNaming, find_label, match_folders, warn_label_case
 from bestiary.data.nested_folders import FolderContents, describe_contents, nested_notices
-from bestiary.data.notices import UNUSED_COLUMN, SourceNotice
+from bestiary.data.notices import SOURCE_FORMAT, UNUSED_COLUMN, SourceNotice
 from bestiary.errors import SourceError
 from bestiary.files import cache_folder
 from bestiary.progress import Reporter, SilentReporter
 from bestiary.text import format_names, printable
 
-TABLE_SUFFIXES = {".csv", ".parquet"}
-LISTED_TWICE = "listed twice"
 MAX_NOTICES = 30
 
 
@@ -87,12 +89,13 @@ def list_sources(
     classes: Collection[str] = (),
     model_classes: Collection[str] = (),
     label_depth: int = 1,
+    reading: ReadOptions | None = None,
 ) -> PictureList:
     """Return the pictures of one or several sources as one list, their labels mapped by `labels`; opens no picture.
 
     classes, model_classes: labels that are classes although a folder of that name could be a part of a split, chosen
     and those of a model. label_depth: the level of folders whose names are the labels, below the source or its parts of
-    a split.
+    a split. reading: how files and folders in a format for labels are read.
     An archive is unpacked into the cache folder, once. A file that is listed twice with one label is one picture,
     and is counted in `skipped`; with two labels it is two, so that the audit reports the conflict. Reports folders of
     `labels` that do not occur, and the notices. Raises SourceError if a source is missing, has no labelled pictures or
@@ -102,17 +105,18 @@ def list_sources(
     if not sources:
         raise SourceError("No pictures were given. Pass a folder, an archive or a table, or several of them.")
     naming = ClassNaming(labels, classes, model_classes)
-    reading = FolderReading(naming, label_depth, len(sources) == 1, lambda archive: _unpack(archive, context))
-    lists = [_list_source(source, reading, context) for source in sources]
+    folders = FolderReading(naming, label_depth, len(sources) == 1, lambda archive: _unpack(archive, context))
+    options = replace(reading or ReadOptions(), unpack=lambda archive: _unpack(archive, context)[0])
+    lists = [_list_source(source, folders, options, context) for source in sources]
     notices = list(dict.fromkeys(notice for part in lists for notice in part.notices))
     names = {entry.label for part in lists for entry in part.pictures} | {notice.folder for notice in notices} - {""}
     labels = match_folders(labels, names, context.reporter)
     entries = [replace(entry, label=find_label(entry.label, labels)) for part in lists for entry in part.pictures]
     warn_label_case({entry.label for entry in entries}, context.reporter)
     notices = [replace(notice, folder=find_label(notice.folder, labels)) for notice in notices]
-    pictures = {(os.path.abspath(p.path), p.label, p.split): p for p in reversed(entries)}  # noqa: PTH100 - no links
+    pictures = {(os.path.abspath(p.path), p.label, p.split, p.box): p for p in reversed(entries)}  # noqa: PTH100 - no links
     skipped = sum((part.skipped for part in lists), Counter[str]())
-    skipped[LISTED_TWICE] = len(entries) - len(pictures)
+    skipped[LISTED_TWICE] += len(entries) - len(pictures)
     unusable = dict.fromkeys(
         replace(file, label=find_label(file.label, labels)) for part in lists for file in part.unusable
     )
@@ -128,25 +132,48 @@ def report_notices(notices: Sequence[SourceNotice], reporter: Reporter) -> None:
         reporter.info(f"{len(notices) - MAX_NOTICES:,} more notices are among the findings.")
 
 
-def _list_source(source: Path, reading: FolderReading, context: Context) -> PictureList:
+def _list_source(source: Path, reading: FolderReading, options: ReadOptions, context: Context) -> PictureList:
     if not os.path.exists(source):  # noqa: PTH110 - Path.exists raises for names that are too long
         raise SourceError(f"There is nothing at {source}. Pass a folder with one folder of pictures per class.")
     if not is_text(source.absolute()):
         raise SourceError(f"The name {printable(str(source.absolute()))} is not valid Unicode. Rename it.")
-    if source.is_dir():
+    if manifest.is_manifest(source) and not options.facts():
+        listing = _list_table(source)
+    elif (form := recognise_format(source, options)) is not None:
+        listing = _list_labelled(source, form, options)
+    elif source.is_dir():
         listing = _list_folder(source, reading, context.reporter)
     elif is_archive(source):
         listing = _list_archive(source, reading, context)
-    elif source.suffix.lower() in TABLE_SUFFIXES:
-        listing = _list_table(source)
     else:
         raise SourceError(
-            f"{source} is a file. Expected a folder, or a table ({', '.join(sorted(TABLE_SUFFIXES))}), or an archive"
-            f" ({', '.join(SUFFIXES)})."
+            f"{source} is a file. Expected a folder, or a table"
+            f" ({', '.join(sorted(TABLE_SUFFIXES))}), or an archive ({', '.join(SUFFIXES)}), or a format that is"
+            f" recognised; --format names one of {', '.join(form.name for form in FORMATS)}."
         )
     if not listing.pictures:
         raise _no_pictures_error(source, listing, reading.label_depth)
     return listing
+
+
+def _list_labelled(source: Path, form: LabelFormat, options: ReadOptions) -> PictureList:
+    """Return the pictures of a file or folder in a format for labels."""
+    labelled = read_label_rows(source, form, options)
+    entries = [
+        PictureEntry(Path(path), label, split, group, site, time, box)
+        for (path, label, split, group, site, time), box in zip(
+            labelled.rows.select("path", "label", "split", "group", "site", "time").iter_rows(),
+            _make_boxes(labelled),
+            strict=True,
+        )
+    ]
+    return PictureList(entries, labelled.skipped, notices=labelled.notices)
+
+
+def _make_boxes(labelled: LabelRows) -> Iterator[Box | None]:
+    """Yield the box of each row."""
+    for left, top, width, height, unit in labelled.rows.select("^box_.*$").iter_rows():
+        yield None if left is None else Box(left, top, width, height, unit)
 
 
 def _no_pictures_error(source: Path, listing: PictureList, label_depth: int) -> SourceError:
@@ -160,11 +187,14 @@ def _no_pictures_error(source: Path, listing: PictureList, label_depth: int) -> 
 
 
 def _list_table(source: Path) -> PictureList:
-    rows, unused = manifest.read_manifest(source)
-    listing = PictureList([PictureEntry(*row) for row in rows])
+    table = manifest.read_manifest(source)
+    listing, unused = PictureList([PictureEntry(*row) for row in table.rows]), table.unused
+    listing.notices += [SourceNotice(SOURCE_FORMAT, note) for note in table.notes]
     if unused:
         has_split = any(entry.split for entry in listing.pictures)
-        used = "path, label and split" if has_split else "path and label"
+        roles = [role for role in ("group", "site", "time") if any(getattr(entry, role) for entry in listing.pictures)]
+        *first, last = ["path", "label", *(["split"] if has_split else []), *roles]
+        used = f"{', '.join(first)} and {last}"
         column = f"column{'s' * (len(unused) > 1)} {format_names(unused)}"
         keep = "" if has_split else ", or add a column split (train, val, test) that keeps each group in one split"
         listing.notices.append(

@@ -97,11 +97,13 @@ def evaluate_external(
     validation = join_pictures(validation, run_pictures, "group")
     metrics = score_external(external, predictions, validation, bundle, resamples=resamples, seed=seed)
     metrics |= {"passed_over": dict(dataset.passed_over), "notices": read_notices(dataset.findings)}
+    reading = {} if source.reading is None else {"reading": source.reading.facts()}
+    about = {"run": str(run), "source": str(source.paths[0].absolute()), **reading}
 
     def contents(folder: Path) -> None:
         table.write(annotate_all_pictures(dataset.pictures, external), folder / "pictures.parquet")
         table.write(predictions, folder / "predictions.parquet")
-        write_json(folder / "metrics.json", {"run": str(run), "source": str(source.paths[0].absolute()), **metrics})
+        write_json(folder / "metrics.json", about | metrics)
 
     return ExternalEvaluation(create_evaluation_folder(run, name or source.paths[0].stem, contents), metrics)
 

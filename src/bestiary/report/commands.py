@@ -20,9 +20,22 @@ def retrain_command(recipe: Path, facts: Mapping[str, Any], corrections: Path | 
         parts += ["--recipe", str(recipe)]
     if facts.get("labels"):
         parts += ["--labels", str(facts["labels"])]
+    parts += _reading_options(facts.get("reading") or {})
     if corrections is not None:
         parts += ["--corrections", str(corrections)]
     return shlex.join([*parts, *more])
+
+
+def _reading_options(reading: Mapping[str, Any]) -> list[str]:
+    """Return the options that read the pictures of a run as it did."""
+    columns = ",".join(f"{role}={name}" for role, name in reading.get("columns", {}).items())
+    values = {
+        "--format": reading.get("format"),
+        "--columns": columns,
+        "--pictures": reading.get("pictures"),
+        "--leave-out": None if "leave out" not in reading else ",".join(reading["leave out"]) or "none",
+    }
+    return [part for option, value in values.items() if value for part in (option, str(value))]
 
 
 def compare_command(run: Path, *more: str) -> str:

@@ -18,7 +18,7 @@ from bestiary.report.gallery import strip_common_folder, thumbnails
 
 MAX_PICTURES = 40  # of all pairs of runs
 PICTURE_PIXELS, PICTURE_BYTES = 280, 14 * 1024
-RECORDED = ("pictures", "labels", "corrections", "bestiary")  # facts of environment.json beside the recipe
+RECORDED = ("pictures", "labels", "reading", "corrections", "bestiary")  # facts of environment.json beside the recipe
 
 
 @dataclass(frozen=True)

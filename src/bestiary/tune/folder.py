@@ -7,6 +7,7 @@ import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bestiary.data.dataset import DataSource
 from bestiary.errors import MachineError, RunError
@@ -58,5 +59,6 @@ def locate_search(
 
 
 def _digest(source: DataSource, recipe: Recipe) -> str:
-    facts = [[str(path.absolute()) for path in source.paths], source.labels, recipe.overrides()]
+    facts: list[Any] = [[str(path.absolute()) for path in source.paths], source.labels, recipe.overrides()]
+    facts += [reading] if source.reading is not None and (reading := source.reading.facts()) else []
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:6]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -51,13 +52,26 @@ class ReadOptions:
 
     format: the name of a format; None: it is recognised. columns: column names of the file by their role, one of
     `ROWS` or "path" and "box". pictures: the folder of the pictures; None: that of the file. left_out: of
-    `SPECIAL_FAMILIES`, those that become no label.
+    `SPECIAL_FAMILIES`, those that become no label. boxes: each box is a picture of its own, instead of the
+    whole picture. unpack: returns the folder of an archive's pictures, for the formats that are archives.
     """
 
     format: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     pictures: Path | None = None
     left_out: tuple[str, ...] = DEFAULT_LEFT_OUT
+    boxes: bool = False
+    unpack: Callable[[Path], Path] | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a run records of these options: those that were chosen."""
+        values = {
+            "format": self.format,
+            "columns": dict(self.columns) or None,
+            "pictures": self.pictures and str(self.pictures.absolute()),
+            "leave out": list(self.left_out) if self.left_out != DEFAULT_LEFT_OUT else None,
+        }
+        return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,46 @@
+"""Options of reading labelled collections, from the command line or from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bestiary.data.formats.columns import parse_columns
+from bestiary.data.formats.label_table import DEFAULT_LEFT_OUT, SPECIAL_FAMILIES, ReadOptions
+from bestiary.data.formats.registry import find_format
+from bestiary.errors import UserError, did_you_mean
+
+NOTHING = "none"
+
+
+def make_read_options(
+    format_name: str | None = None,
+    columns: str | Mapping[str, str] | None = None,
+    pictures: Path | str | None = None,
+    leave_out: str | Sequence[str] | None = None,
+) -> ReadOptions | None:
+    """Return the options of reading, or None if none is chosen.
+
+    format_name: of `registry.FORMATS`; columns: `path=File,label=Species`, or a mapping; pictures: the folder of the
+    pictures; leave_out: families of labels that are no species, separated by commas, or "none". Raises UserError for
+    an unknown name and a folder that does not exist.
+    """
+    if format_name is columns is pictures is leave_out is None:
+        return None
+    if format_name is not None:
+        find_format(format_name)
+    roles = parse_columns(columns) if isinstance(columns, str) else dict(columns or {})
+    folder = None if pictures is None else Path(pictures)
+    if folder is not None and not folder.is_dir():
+        raise UserError(f"There is no folder {folder}. --pictures takes the folder that the pictures lie in.")
+    return ReadOptions(format_name, roles, folder, DEFAULT_LEFT_OUT if leave_out is None else _families(leave_out))
+
+
+def _families(names: str | Sequence[str]) -> tuple[str, ...]:
+    families = [name.strip() for name in (names.split(",") if isinstance(names, str) else names) if name.strip()]
+    if families == [NOTHING]:
+        return ()
+    for name in families:
+        if name not in SPECIAL_FAMILIES:
+            raise UserError(f'--leave-out: there is no "{name}". {did_you_mean(name, (*SPECIAL_FAMILIES, NOTHING))}')
+    return tuple(name for name in SPECIAL_FAMILIES if name in families)

@@ -1,0 +1,143 @@
+"""Tables with a row for each label: CSV, TSV, semicolons, JSON lines, parquet, with columns by name or as asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from bestiary.data.formats.columns import Columns, choose_columns
+from bestiary.data.formats.label_table import ROWS, LabelFormat, LabelTable, ReadOptions
+from bestiary.data.formats.table_file import (
+    ENCODING_TITLES,
+    TABLE_SUFFIXES,
+    TableFile,
+    list_columns,
+    open_table,
+    read_header,
+)
+from bestiary.data.formats.times import parse_times
+from bestiary.data.split import SPLIT_NAMES, parse_split_name
+from bestiary.errors import SourceError
+from bestiary.text import format_names
+
+NO_PICTURE, NO_LABEL = "row without a picture", "without a label"
+FRACTION_LIMIT = 1.001  # of a box whose values are fractions
+
+
+def is_table(path: Path) -> bool:
+    """Return whether a file has the suffix of a table; a .txt only if its first line has two columns or more."""
+    suffix = path.suffix.lower()
+    return path.is_file() and suffix in TABLE_SUFFIXES and (suffix != ".txt" or len(read_header(path)) > 1)
+
+
+def read_table(path: Path, options: ReadOptions) -> LabelTable:
+    """Return the rows of a table. Raises SourceError if its columns cannot be decided, and for an unknown split."""
+    table = open_table(path)
+    columns = choose_columns(table, options.columns)
+    frame = table.read(columns.list_names())
+    result = convert_rows(frame, columns, table)
+    note = f"The table {path} ({table.describe()}): {columns.describe()}.{_describe_unused(table, columns)}"
+    return LabelTable(result.rows, result.left_out, (note, *_encoding_notes(table, frame), *result.notes))
+
+
+FORMAT = LabelFormat("table", "a table", is_table, read_table)
+
+
+def convert_rows(frame: pl.DataFrame, columns: Columns, table: TableFile) -> LabelTable:
+    """Return the rows of a frame of texts by the roles of its columns, and those without a picture or label."""
+    texts = {role: frame[name].str.strip_chars() for role, name in columns.names.items() if role in ROWS}
+    texts |= {"file": frame[columns.names["path"]]}
+    missing = pl.Series([None] * frame.height, dtype=pl.String)
+    texts = {role: texts.get(role, missing) for role in ("file", "label", "split", "group", "site", "time")}
+    rows = pl.DataFrame(texts).with_columns(pl.when(pl.all().str.len_chars() > 0).then(pl.all()))
+    rows = rows.with_columns(_parse_splits(rows["split"], table.path))
+    times, notes = parse_times(rows["time"], columns.names.get("time", ""))
+    rows = rows.with_columns(time=times)
+    boxes, box_notes = _read_boxes(frame, columns, table)
+    rows = rows.with_columns(boxes)
+    is_blank = rows["file"].is_null() & rows["label"].is_null() & rows["split"].is_null()  # an empty line
+    reason = pl.when(pl.col("file").is_null()).then(pl.lit(NO_PICTURE)).when(pl.col("label").is_null())
+    rows = rows.with_columns(reason=reason.then(pl.lit(NO_LABEL))).filter(~is_blank)
+    left_out = rows.filter(pl.col("reason").is_not_null()).select(pl.col("file").fill_null(""), "reason")
+    labelled = rows.filter(pl.col("reason").is_null()).select(list(ROWS))
+    if not labelled.height:
+        counts = ", ".join(f"{n:,} {reason}" for reason, n in left_out["reason"].value_counts().iter_rows())
+        raise SourceError(
+            f"The table {table.path} has no row with a picture and a label ({counts or 'it has no rows'};"
+            f" {columns.describe()})."
+        )
+    return LabelTable(labelled, left_out, (*notes, *box_notes))
+
+
+def _describe_unused(table: TableFile, columns: Columns) -> str:
+    unused = [name for name in table.columns if name not in columns.list_names()]
+    if not unused:
+        return ""
+    return (
+        f" Not used: {list_columns(unused)}. Pictures with the same value there (a site, a camera, a burst) are kept in"
+        " one split only if that column is named: --columns group=COLUMN."
+    )
+
+
+def _encoding_notes(table: TableFile, frame: pl.DataFrame) -> tuple[str, ...]:
+    title = ENCODING_TITLES.get(table.encoding)
+    if title is None or title == "UTF-16":
+        return ()
+    cells = (cell for column in frame for cell in column.unique().to_list())
+    example = next((cell for cell in cells if cell and not cell.isascii()), None)
+    phrase = f", for example “{example}”" if example else ""
+    return (f"The table {table.path} is not UTF-8: it is read as {title}{phrase}. Save it as UTF-8 if that is wrong.",)
+
+
+def _parse_splits(texts: pl.Series, path: Path) -> pl.Series:
+    """Return the split of each text; raise SourceError for one that is no split."""
+    names = {text: parse_split_name(text) for text in texts.unique().drop_nulls().to_list()}
+    if unknown := sorted(text for text, name in names.items() if name is None):
+        expected = ", ".join(sorted(SPLIT_NAMES))
+        raise SourceError(f'{path}: unknown split "{unknown[0]}". Expected one of: {expected}.')
+    return texts.replace_strict(names, default=None, return_dtype=pl.String).alias("split")
+
+
+def _read_boxes(frame: pl.DataFrame, columns: Columns, table: TableFile) -> tuple[pl.DataFrame, list[str]]:
+    """Return the box columns of `ROWS`; the unit is that of all boxes of a table: fractions if no value is above 1."""
+    names = ("box_left", "box_top", "box_width", "box_height")
+    if columns.box is None:
+        empty = {name: pl.Series([None] * frame.height, dtype=pl.Float64) for name in names}
+        return pl.DataFrame(empty | {"box_unit": pl.Series([None] * frame.height, dtype=pl.String)}), []
+    values = [_parse_numbers(frame[name], name, table) for name in columns.box]
+    if columns.box_role == "corners":
+        values[2:] = [values[2] - values[0], values[3] - values[1]]
+    boxes = pl.DataFrame(dict(zip(names, values, strict=True)))
+    is_box = pl.all_horizontal(pl.col(names).is_not_null())
+    boxes = boxes.with_columns(pl.when(is_box).then(pl.col(names)))
+    largest = boxes.select(pl.max_horizontal(pl.col(names).abs().max())).item()
+    unit = "fraction" if largest is None or largest <= FRACTION_LIMIT else "pixels"
+    boxes = boxes.with_columns(box_unit=pl.when(is_box).then(pl.lit(unit)))
+    title = "fractions of the picture" if unit == "fraction" else "pixels"
+    return boxes, [f"The boxes of the table {table.path} are read as {title}."] if largest is not None else []
+
+
+def _parse_numbers(texts: pl.Series, column: str, table: TableFile) -> pl.Series:
+    """Return a column as numbers; a decimal comma is one in a table whose columns are not separated by commas."""
+    texts = texts.str.strip_chars()
+    if table.delimiter != ",":
+        texts = texts.str.replace(",", ".", literal=True)
+    texts = texts.set(texts == "", None)
+    numbers = texts.cast(pl.Float64, strict=False)
+    wrong = texts.filter(texts.is_not_null() & ~numbers.is_finite().fill_null(False))
+    if wrong.len():
+        raise SourceError(f'The table {table.path}: "{wrong[0]}" in the column "{column}" is no number for a box.')
+    return numbers
+
+
+def count_reasons(left_out: pl.DataFrame) -> dict[str, int]:
+    """Return how many rows were left out for each reason."""
+    return dict(left_out["reason"].value_counts(sort=True).iter_rows())
+
+
+def name_files(files: Sequence[str], limit: int = 3) -> str:
+    """Return the first names of files that were left out, for a message."""
+    names = list(dict.fromkeys(file for file in files if file))
+    return format_names(names, limit)
