@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import polars as pl
 
 from bestiary.data.formats.camtrap_events import EVENT_IN_PICTURES, EVENT_WITHOUT_PICTURES, match_events
 from bestiary.data.formats.label_table import LabelFormat, LabelTable, ReadOptions
-from bestiary.data.formats.row_frame import BOX_COLUMNS, check_unique, split_rows
+from bestiary.data.formats.row_frame import BOX_COLUMNS, check_unique, choose_columns, split_rows
 from bestiary.data.formats.text_columns import read_text_columns
 from bestiary.errors import SourceError
 from bestiary.text import format_names
@@ -76,6 +77,7 @@ def read_camtrap_dp(path: Path, options: ReadOptions) -> LabelTable:
     as pictures, and events without pictures. Raises SourceError for other versions, missing tables and columns, ids
     that repeat, and times that cannot be compared.
     """
+    choose_columns("camtrap-dp", options, {}, source=path)
     package_path = _package_path(path)
     package = _read_package(package_path)
     version = _find_version(package_path, package)
@@ -83,6 +85,18 @@ def read_camtrap_dp(path: Path, options: ReadOptions) -> LabelTable:
     deployments = _read_deployments(tables["deployments"])
     media = _read_media(tables["media"], version)
     observations = _read_observations(tables["observations"], version)
+    rows = _join_media(observations, media, tables, version)
+    rows = _label_rows(rows).join(deployments, on="deploymentID", how="left", maintain_order="left")
+    return split_rows(tables["observations"], rows, options, _describe_rows(rows))
+
+
+FORMAT = LabelFormat("camtrap-dp", "Camtrap DP", is_camtrap_dp, read_camtrap_dp)
+
+
+def _join_media(
+    observations: pl.DataFrame, media: pl.DataFrame, tables: Mapping[str, Path], version: _Version
+) -> pl.DataFrame:
+    """Return observations with their pictures, those without, and pictures without: each with a reason or null."""
     of_pictures = observations.filter(pl.col("level") == "media").join(
         media.drop("deploymentID", "sequenceID"), on="mediaID", how="left", maintain_order="left"
     )
@@ -91,44 +105,42 @@ def read_camtrap_dp(path: Path, options: ReadOptions) -> LabelTable:
     neither = observations.filter(pl.col("level") == "neither").with_columns(reason=pl.lit(NEITHER_LEVEL))
     observed = pl.concat([of_pictures.select("mediaID"), of_events.select("mediaID")])
     silent = media.join(observed, on="mediaID", how="anti", maintain_order="left")
-    rows = pl.concat(
-        [
-            of_pictures.with_columns(reason=pl.when(pl.col("file").is_null()).then(pl.lit(PICTURE_MISSING))),
-            of_events.with_columns(reason=pl.lit(None, pl.String)),
-            unmatched,
-            neither,
-            silent.with_columns(reason=pl.lit(WITHOUT_OBSERVATION), is_set_up=pl.lit(False)),
-        ],
-        how="diagonal",
-    ).join(deployments, on="deploymentID", how="left", maintain_order="left")
-    group = pl.concat_str("deploymentID", pl.coalesce("eventID", "sequenceID"), separator="/")
+    is_missing = pl.col("file").is_null()
+    parts = [
+        of_pictures.with_columns(reason=pl.when(is_missing).then(pl.lit(PICTURE_MISSING))),
+        of_events.with_columns(reason=pl.lit(None, pl.String)),
+        unmatched,
+        neither,
+        silent.with_columns(reason=pl.lit(WITHOUT_OBSERVATION)),
+    ]
+    return pl.concat(parts, how="diagonal")
+
+
+def _label_rows(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows with label, group and box, and with the reasons that come from single columns."""
     type_label = pl.col("observationType").replace_strict(_TYPES, default="unknown", return_dtype=pl.String)
     is_animal = pl.col("observationType") == "animal"
-    rows = rows.with_columns(
+    has_media = pl.col("reason").is_null() | (pl.col("reason") != PICTURE_MISSING)
+    return rows.with_columns(
         label=pl.when(is_animal).then(pl.col("scientificName").fill_null("unknown")).otherwise(type_label),
-        group=group,
+        group=pl.concat_str("deploymentID", pl.coalesce("eventID", "sequenceID"), separator="/"),
         reason=pl.coalesce(
-            pl.when(pl.col("is_set_up") & ~pl.col("reason").is_in([PICTURE_MISSING]).fill_null(False)).then(
-                pl.lit(SET_UP)
-            ),
-            "reason",
+            pl.when(pl.col("is_set_up") & has_media).then(pl.lit(SET_UP)),
             pl.when(~pl.col("is_picture")).then(pl.lit(NOT_A_PICTURE)),
+            "reason",
         ),
-        **{
-            name: pl.col(box).cast(pl.Float64, strict=False).fill_null(float("nan")).pipe(_null_without(box))
-            for name, box in zip(BOX_COLUMNS, _BOX, strict=True)
-        },
+        **_boxes(),
     )
-    return split_rows(tables["observations"], rows, options, _describe_rows(rows))
 
 
-FORMAT = LabelFormat("camtrap-dp", "Camtrap DP", is_camtrap_dp, read_camtrap_dp)
-
-
-def _null_without(_box: str) -> Any:
-    """Return a function that makes a coordinate null in a row that has none of the four."""
+def _boxes() -> dict[str, pl.Expr]:
+    """Return the box of each row as numbers, null in a row without one, not-a-number where a part is missing."""
     has_box = pl.any_horizontal(pl.col(name).is_not_null() for name in _BOX)
-    return lambda coordinate: pl.when(has_box).then(coordinate)
+    numbers = {
+        name: pl.col(part).cast(pl.Float64, strict=False).fill_null(float("nan"))
+        for name, part in zip(BOX_COLUMNS, _BOX, strict=True)
+    }
+    return {name: pl.when(has_box).then(number) for name, number in numbers.items()}
 
 
 def _package_path(path: Path) -> Path:

@@ -54,7 +54,7 @@ def _match_times(events: pl.DataFrame, media: pl.DataFrame, tables: Mapping[str,
     bounds = {}
     for name in ("eventStart", "eventEnd"):
         bounds[name], event_zoned = _read_instants(events[name], tables["observations"], name)
-        if is_zoned != event_zoned:
+        if None not in (is_zoned, event_zoned) and is_zoned != event_zoned:
             with_zone, without = ("media", "observations") if is_zoned else ("observations", "media")
             raise SourceError(
                 f"The times in {tables[with_zone]} have a time zone, those in {tables[without]} have none: events"
@@ -75,12 +75,12 @@ def _match_times(events: pl.DataFrame, media: pl.DataFrame, tables: Mapping[str,
     return pl.concat(pairs)
 
 
-def _read_instants(times: pl.Series, table: Path, column: str) -> tuple[pl.Series, bool]:
-    """Return times as UTC, and whether they have a time zone; none at all counts as one."""
-    instants, is_zoned = parse_instants(format_times(times)[0])
-    if is_zoned is None:
+def _read_instants(times: pl.Series, table: Path, column: str) -> tuple[pl.Series, bool | None]:
+    """Return times as UTC, and whether they have a time zone; None if there are none."""
+    instants, zoned = parse_instants(format_times(times)[0])
+    if len(zoned) > 1:
         raise SourceError(
             f"{table}: some times in {column} have a time zone and others have none. Expected one in each, such as"
             " 2020-05-30T04:57:37+02:00."
         )
-    return instants, is_zoned
+    return instants, next(iter(zoned), None)

@@ -17,6 +17,7 @@ from bestiary.data.formats.row_frame import (
     RowChunks,
     cell_text,
     check_unique,
+    choose_columns,
     read_box,
     required_text,
     split_rows,
@@ -61,9 +62,10 @@ def read_coco(path: Path, options: ReadOptions) -> LabelTable:
     Left out by name: pictures that are marked as corrupt or have no annotation, annotations of a picture or category
     that the file does not have, and impossible boxes. Raises SourceError if ids repeat or an array is missing.
     """
+    choose_columns("coco", options, {}, source=path)
     images, annotations, categories = _read_arrays(path)
-    check_unique(path, "image", images["image"])
-    check_unique(path, "category", categories["category"])
+    check_unique(path, "the image id", images["image"])
+    check_unique(path, "the category id", categories["category"])
     rows = (
         annotations.join(categories, on="category", how="left", maintain_order="left")
         .with_columns(is_annotated=True)

@@ -159,14 +159,17 @@ class _Reader:
             except json.JSONDecodeError as error:
                 is_cut = error.pos >= len(self._text) - _NEAR_END or error.msg.startswith("Unterminated string")
                 if self._is_end or not is_cut:
-                    self._position = min(error.pos, len(self._text))
+                    is_open = error.msg.startswith("Unterminated string")
+                    self._position = len(self._text) if is_open else error.pos
                     self._fail(error.msg[0].lower() + error.msg[1:])
             except RecursionError:
                 self._fail("objects in objects are nested too deeply")
             except ValueError as error:  # a number with thousands of digits
                 self._fail(str(error))
             else:
-                if end < len(self._text) or self._is_end:  # else it may be a number that goes on in the next block
+                # "12" may go on as 123, "0." was read as 0: only the end of a number is no sign that it is whole.
+                is_number = isinstance(value, int | float)
+                if not is_number or self._is_end or end < len(self._text) - _NEAR_END:
                     self._position = end
                     return value
             self._read_block()

@@ -18,12 +18,12 @@ from bestiary.data.formats.row_frame import (
     RowChunks,
     cell_text,
     check_unique,
+    choose_columns,
     read_box,
     required_text,
     split_rows,
 )
 from bestiary.errors import SourceError
-from bestiary.text import format_names
 
 VERSIONS = ("1.2", "1.3", "1.4", "1.5", "1.6")
 # What the format's authors name as typical for MegaDetector 5. Results files recommend one themselves, in
@@ -58,10 +58,13 @@ def read_megadetector(path: Path, options: ReadOptions) -> LabelTable:
     Left out by name: detections with less confidence, pictures that were not read, and videos. Raises SourceError for
     another version of the format, for a file that occurs twice, and for boxes that are all in pixels.
     """
+    choose_columns("megadetector", options, {}, source=path)
     detections, pictures, keys = _read_results(path)
     info = keys.get("info")
     info = info if isinstance(info, dict) else {}
     _check_version(path, info)
+    if not pictures.height:
+        raise SourceError(f"{path} has no pictures in images. Expected MegaDetector results of at least one.")
     check_unique(path, "file", pictures["file"])
     threshold, origin = _choose_threshold(info)
     categories = _read_names(path, keys, "detection_categories")
@@ -95,22 +98,17 @@ FORMAT = LabelFormat("megadetector", "MegaDetector results", is_megadetector, re
 def _read_results(path: Path) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
     """Return the detections with pictures that have none to read, the pictures, and the values of the other keys."""
     detections, pictures = RowChunks(_DETECTION), RowChunks(_PICTURE)
-    values: dict[str, Any] = {"images": None}
-    has_images = False
+    values: dict[str, Any] = {}
     for item in iter_json_items(path, ("images",)):
         if item.key != "images":
             values[item.key] = item.value
             continue
-        has_images = True
         file, reason, rows = read_item(path, item, _read_image)
         pictures.append([file, reason is None])
         if reason is not None:
             detections.append([file, None, None, None, None, None, None, None, reason])
         for row in rows:
             detections.append(row)
-    if not has_images:
-        names = format_names(sorted(set(values) - {"images"}))
-        raise SourceError(f"{path} has no pictures in images; its keys are: {names}. Expected MegaDetector results.")
     return detections.join(), pictures.join(), values
 
 

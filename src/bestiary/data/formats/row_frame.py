@@ -13,7 +13,7 @@ import polars as pl
 from bestiary.data.formats.label_table import LEFT_OUT, ROWS, LabelTable, ReadOptions
 from bestiary.data.formats.special_labels import map_special_labels
 from bestiary.data.formats.times import format_times
-from bestiary.errors import SourceError
+from bestiary.errors import SourceError, did_you_mean
 from bestiary.text import format_names
 
 CHUNK_ROWS = 50_000
@@ -80,6 +80,22 @@ def required_text(value: object) -> str:
     if text is None:
         raise TypeError("null where text is expected")
     return text
+
+
+def choose_columns(
+    title: str, options: ReadOptions, choices: Mapping[str, Sequence[str]], *, source: Path
+) -> Mapping[str, str]:
+    """Return the columns that the user named, by role; raises SourceError for a role or name not in `choices`."""
+    for role, name in options.columns.items():
+        if role not in choices:
+            roles = format_names(list(choices)) or "none"
+            raise SourceError(
+                f'{source} is of the format {title}, for which the column of "{role}" cannot be named. Roles that can: '
+                f"{roles}."
+            )
+        if name not in choices[role]:
+            raise SourceError(f'{source} has no column "{name}" for {role}. {did_you_mean(name, choices[role])}')
+    return options.columns
 
 
 def check_unique(source: Path, name: str, ids: pl.Series) -> None:

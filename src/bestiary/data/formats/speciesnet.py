@@ -19,12 +19,13 @@ from bestiary.data.formats.row_frame import (
     RowChunks,
     cell_text,
     check_unique,
+    choose_columns,
     read_box,
     required_text,
     split_rows,
 )
 from bestiary.data.formats.taxonomy import COMMON_NAME, scientific_name, split_taxon
-from bestiary.errors import SourceError, did_you_mean
+from bestiary.errors import SourceError
 
 NEW_VERSION = "20261015"
 # The detector is MegaDetector 5, whose authors name 0.2 as typical.
@@ -58,25 +59,25 @@ def read_speciesnet(path: Path, options: ReadOptions) -> LabelTable:
     has the box of its most confident detection, which is what SpeciesNet classifies; its other detections are left out
     by name. A picture without detections is empty. Raises SourceError for an unknown version and repeated files.
     """
-    is_common = _is_common_name(options)
+    columns = choose_columns("speciesnet", options, {"label": ("scientific_name", COMMON_NAME)}, source=path)
+    is_common = columns.get("label") == COMMON_NAME
     old, new, pictures = RowChunks(_ROW), RowChunks(_ROW), RowChunks({"file": pl.String})
     info: Any = None
-    has_predictions = False
     for item in iter_json_items(path, ("predictions",)):
         if item.key == "info":
             info = item.value
         elif item.key == "predictions":
-            has_predictions = True
             pictures.append([read_item(path, item, lambda picture: required_text(picture["filepath"]))])
             # `info` may follow, and tells which of the two it is; a picture is read as both only if it could be either.
             for row in read_item(path, item, _read_old):
                 old.append(row)
             for row in read_item(path, item, _read_new):
                 new.append(row)
-    if not has_predictions:
-        raise SourceError(f"{path} has no predictions. Expected predictions.json of SpeciesNet.")
-    check_unique(path, "filepath", pictures.join()["file"])
     is_new = _is_new(path, info)
+    files = pictures.join()["file"]
+    if not len(files):
+        raise SourceError(f"{path} has no predictions. Expected predictions.json of SpeciesNet, with at least one.")
+    check_unique(path, "filepath", files)
     rows = (new if is_new else old).join()
     names = rows.select("taxon").with_columns(split_taxon(pl.col("taxon")))
     label = names.select(pl.coalesce(COMMON_NAME, scientific_name()) if is_common else scientific_name()).to_series()
@@ -103,17 +104,6 @@ def _is_new(path: Path, info: Any) -> bool:
             " older SpeciesNet, which has no info."
         )
     return True
-
-
-def _is_common_name(options: ReadOptions) -> bool:
-    if unknown := set(options.columns) - {"label"}:
-        raise SourceError(f"SpeciesNet predictions have no columns to choose but label: {', '.join(sorted(unknown))}.")
-    name = options.columns.get("label", "scientific_name")
-    if name not in ("scientific_name", COMMON_NAME):
-        raise SourceError(
-            f'SpeciesNet predictions have no "{name}". {did_you_mean(name, ("scientific_name", COMMON_NAME))}'
-        )
-    return name == COMMON_NAME
 
 
 def _read_old(picture: dict[str, Any]) -> list[list[Cell]]:

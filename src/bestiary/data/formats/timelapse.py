@@ -12,9 +12,9 @@ from pathlib import Path
 import polars as pl
 
 from bestiary.data.formats.label_table import LabelFormat, LabelTable, ReadOptions
-from bestiary.data.formats.row_frame import split_rows
+from bestiary.data.formats.row_frame import choose_columns, split_rows
 from bestiary.data.formats.text_columns import read_header, read_text_columns
-from bestiary.errors import SourceError, did_you_mean
+from bestiary.errors import SourceError
 from bestiary.text import format_names
 
 OWN_COLUMNS = (
@@ -76,12 +76,8 @@ def _choose_columns(path: Path, template: list[str], options: ReadOptions) -> di
             f"{path} is a table of Timelapse, whose template has the columns: {names}. Name the one with the label,"
             f" such as --columns label={template[0] if template else 'Species'}."
         )
-    for role, name in options.columns.items():
-        if role not in ROLES:
-            raise SourceError(f'{path}: "{role}" cannot be chosen for Timelapse. {did_you_mean(role, ROLES)}')
-        if name not in template and name not in OWN_COLUMNS[1:]:
-            raise SourceError(f'{path} has no column "{name}". {did_you_mean(name, template)}')
-    return dict(options.columns)
+    choices = [*template, *OWN_COLUMNS[1:]]
+    return dict(choose_columns("timelapse", options, dict.fromkeys(ROLES, choices), source=path))
 
 
 def _read_database(path: Path) -> pl.DataFrame:

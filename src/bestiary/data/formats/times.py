@@ -50,8 +50,8 @@ def format_times(texts: pl.Series) -> tuple[pl.Series, list[str]]:
     return frame["time"].alias(texts.name), notes
 
 
-def parse_instants(times: pl.Series) -> tuple[pl.Series, bool | None]:
-    """Return ISO 8601 times as UTC (naive datetimes), and whether they have an offset; None if some have and some not.
+def parse_instants(times: pl.Series) -> tuple[pl.Series, set[bool]]:
+    """Return ISO 8601 times as UTC (naive datetimes), and whether they have an offset: both if some have and some not.
 
     Times without an offset stay as they are. A date is its first moment.
     """
@@ -67,8 +67,7 @@ def parse_instants(times: pl.Series) -> tuple[pl.Series, bool | None]:
         instant=local.cast(pl.Datetime("us")) - pl.duration(minutes=minutes), offset=offset
     )
     has_offset = frame.filter(pl.col("instant").is_not_null())["offset"].is_not_null()
-    is_mixed = has_offset.any() and not has_offset.all()
-    return frame["instant"], None if is_mixed else has_offset.any()
+    return frame["instant"], set(has_offset)
 
 
 def _after_1900(time: pl.Expr) -> pl.Expr:

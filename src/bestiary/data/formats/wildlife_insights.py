@@ -10,10 +10,10 @@ from pathlib import Path
 import polars as pl
 
 from bestiary.data.formats.label_table import LabelFormat, LabelTable, ReadOptions
-from bestiary.data.formats.row_frame import split_rows
+from bestiary.data.formats.row_frame import choose_columns, split_rows
 from bestiary.data.formats.taxonomy import COMMON_NAME, RANKS, scientific_name
 from bestiary.data.formats.text_columns import read_header, read_text_columns
-from bestiary.errors import SourceError, did_you_mean
+from bestiary.errors import SourceError
 
 IMAGE_COLUMNS = ("project_id", "deployment_id", "image_id", "filename", "location", COMMON_NAME, "timestamp")
 OPTIONAL_COLUMNS = (*RANKS, "is_blank", "sequence_id", "placename")
@@ -37,7 +37,7 @@ def read_wildlife_insights(path: Path, options: ReadOptions) -> LabelTable:
     tables = _image_tables(folder) if path.is_dir() else [path]
     if not tables:
         raise SourceError(f"{folder} has no images*.csv. Expected the unpacked download of Wildlife Insights.")
-    label, notes = _choose_label(options)
+    label, notes = _choose_label(path, options)
     images = pl.concat([read_text_columns(table, IMAGE_COLUMNS, OPTIONAL_COLUMNS) for table in tables])
     deployments = _read_deployments(folder)
     keys = ["project_id", "deployment_id"]
@@ -91,20 +91,12 @@ def _read_deployments(folder: Path) -> pl.DataFrame:
     return places.rename({"placename": "deployment_placename"})
 
 
-def _choose_label(options: ReadOptions) -> tuple[pl.Expr, list[str]]:
-    names = ("scientific_name", COMMON_NAME, *RANKS)
-    if unknown := set(options.columns) - {"label"}:
-        raise SourceError(
-            f"The columns of Wildlife Insights are known, but for label: {', '.join(sorted(unknown))} cannot be chosen."
-        )
-    name = options.columns.get("label", "scientific_name")
-    if name not in names:
-        raise SourceError(f'Wildlife Insights has no label "{name}". {did_you_mean(name, names)}')
+def _choose_label(path: Path, options: ReadOptions) -> tuple[pl.Expr, list[str]]:
+    choices = {"label": ("scientific_name", COMMON_NAME)}
+    name = choose_columns("wildlife-insights", options, choices, source=path).get("label", "scientific_name")
     if name == "scientific_name":
         return scientific_name(), [
             "Labels are genus and species, else the lowest rank that was identified; --columns label=common_name takes"
             " the common names."
         ]
-    # "Blank" and "No CV Result" have no ranks of their own.
-    is_no_taxon = pl.all_horizontal(pl.col(rank).is_null() for rank in RANKS)
-    return pl.when(is_no_taxon).then(COMMON_NAME).otherwise(name), [f"Labels are of the column {name}."]
+    return pl.col(COMMON_NAME), [f"Labels are of the column {COMMON_NAME}."]
