@@ -234,6 +234,7 @@ JSON_VALUES = st.recursive(
 )
 
 
+@settings(max_examples=40)
 @given(
     items=st.lists(JSON_VALUES, max_size=5), value=JSON_VALUES, block_bytes=st.integers(1, 40), is_ascii=st.booleans()
 )

@@ -24,6 +24,7 @@ PIXELS_FROM = 2.0  # a fraction is at most 1, and hardly beyond with a rounding 
 NO_LABEL, NO_FILE = "no label", "no file name"
 BOX_BROKEN, BOX_WITHOUT_AREA, BOX_OUTSIDE = "box is not four numbers", "box without area", "box outside the picture"
 BOX_IN_PIXELS = "box in pixels where fractions are expected"
+_NUMBERS = {int, float}
 
 Cell = str | float | bool | None
 
@@ -57,8 +58,9 @@ class RowChunks:
 
 def read_box(value: object) -> tuple[float, float, float, float]:
     """Return left, top, width and height of a JSON array; not-a-number if it is something else."""
-    if isinstance(value, list) and len(value) == 4 and all(type(n) is float or type(n) is int for n in value):
-        return float(value[0]), float(value[1]), float(value[2]), float(value[3])
+    if isinstance(value, list) and len(value) == 4 and {*map(type, value)} <= _NUMBERS:
+        left, top, width, height = value
+        return float(left), float(top), float(width), float(height)
     return (float("nan"),) * 4
 
 

@@ -8,7 +8,7 @@ _ISO = r"^(\d{4}-\d{2}-\d{2})[T ](\d{2}:\d{2})(:\d{2})?(\.\d+)?\s*(Z|z|[+-]\d{2}
 _ISO_DATE = r"^\d{4}-\d{2}-\d{2}$"
 _OFFSET = r"(?:T.*)(Z|[+-]\d{2}:\d{2})$"
 # As spreadsheets write them: month first, as in exports of Wildlife Insights and as dateutil reads them.
-_SLASHES = (
+_MONTH_FIRST = (
     "%m/%d/%Y %H:%M:%S",
     "%m/%d/%Y %H:%M",
     "%m/%d/%y %H:%M:%S",
@@ -26,28 +26,29 @@ def format_times(texts: pl.Series) -> tuple[pl.Series, list[str]]:
 
     A date without a time stays a date. Without a time zone, none is added.
     """
-    frame = pl.DataFrame({"text": texts.str.strip_chars()}).with_columns(
-        pl.when(pl.col("text") != "").then("text").alias("text")
-    )
-    # Without the guards, %Y reads "5/5/19" as the year 5 or 19.
-    slashes = pl.coalesce(*[_after_1900(pl.col("text").str.to_datetime(form, strict=False)) for form in _SLASHES])
-    written = pl.coalesce(*[_after_1900(pl.col("text").str.to_datetime(form, strict=False)) for form in _UNAMBIGUOUS])
-    frame = frame.with_columns(
-        iso=_iso_text(),
-        unambiguous=written.dt.strftime(_WRITTEN),
-        slashes=slashes.dt.strftime(_WRITTEN),
-    ).with_columns(time=pl.coalesce("iso", "unambiguous", "slashes"))
+    text = pl.when(pl.col("text") != "").then("text")
+    frame = pl.DataFrame({"text": texts.str.strip_chars()}).with_row_index("row").with_columns(text)
+    frame = frame.with_columns(time=_iso_text())
+    # A dozen patterns are not tried on a million times that are ISO 8601.
+    is_read = pl.col("time").is_not_null() | pl.col("text").is_null()
+    others = frame.filter(~is_read).with_columns(time=_parse(_UNAMBIGUOUS), month_first=_parse(_MONTH_FIRST))
+    if not others.height:
+        return frame["time"].alias(texts.name), []
+    read_others = others.select("row", time=pl.coalesce("time", "month_first"))
+    times = pl.concat([frame.filter(is_read).select("row", "time"), read_others]).sort("row")
+    return times["time"].alias(texts.name), _describe_times(others)
+
+
+def _describe_times(others: pl.DataFrame) -> list[str]:
     notes = []
-    month_first = frame.filter(pl.col("time") == pl.col("slashes"))
+    month_first = others.filter(pl.col("time").is_null() & pl.col("month_first").is_not_null())
     if month_first.height:
-        notes.append(
-            f"{month_first.height:,} times were read with the month first: {month_first['text'][0]} as"
-            f" {month_first['time'][0]}."
-        )
-    unread = frame.filter(pl.col("time").is_null() & pl.col("text").is_not_null())
+        text, time = month_first.select("text", "month_first").row(0)
+        notes.append(f"{month_first.height:,} times were read with the month first: {text} as {time}.")
+    unread = others.filter(pl.col("time").is_null() & pl.col("month_first").is_null())
     if unread.height:
         notes.append(f'{unread.height:,} times cannot be read, such as "{unread["text"][0]}": they count as missing.')
-    return frame["time"].alias(texts.name), notes
+    return notes
 
 
 def parse_instants(times: pl.Series) -> tuple[pl.Series, set[bool]]:
@@ -70,8 +71,10 @@ def parse_instants(times: pl.Series) -> tuple[pl.Series, set[bool]]:
     return frame["instant"], set(has_offset)
 
 
-def _after_1900(time: pl.Expr) -> pl.Expr:
-    return pl.when(time.dt.year() >= 1900).then(time)
+def _parse(patterns: tuple[str, ...]) -> pl.Expr:
+    times = [pl.col("text").str.to_datetime(pattern, strict=False) for pattern in patterns]
+    # %Y reads "5/5/19" as the year 5 or 19; another pattern reads it as 2019.
+    return pl.coalesce(*[pl.when(time.dt.year() >= 1900).then(time) for time in times]).dt.strftime(_WRITTEN)
 
 
 def _iso_text() -> pl.Expr:
