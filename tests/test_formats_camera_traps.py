@@ -302,7 +302,7 @@ def results(images: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
     value = {
         "info": {"format_version": "1.6", "detector_metadata": {"typical_detection_threshold": 0.3}},
         "detection_categories": {"1": "animal", "2": "person", "3": "vehicle"},
-        "classification_categories": {"0": "fox", "1": "hare", "2": "no cv result"},
+        "classification_categories": {"0": "fox", "1": "hare", "2": "no cv result", "3": "Blank"},
         "images": images,
     }
     return {name: value for name, value in {**value, **changes}.items() if value is not None}
@@ -327,12 +327,20 @@ def test_megadetector_rows(tmp_path: Path) -> None:
         {"file": "g.mp4", "detections": [detection(frame_number=3)], "frame_rate": 20, "frames_processed": [3]},
         {"file": "h.jpg", "detections": [detection(category="9")]},  # "treated as no detection"
         {"file": "i.jpg", "detections": [detection(classifications=[["2", 1]])]},
+        {"file": "l.jpg", "detections": [detection(classifications=[["3", 1]])]},
         {"file": "j.jpg", "detections": [detection(-3), detection("0.9"), detection(box=[0.1, 0.2, 0, 0.4])]},
         {"file": "k.jpg", "detections": [detection(box=[0.5, 0.5, 0.6, 0.4]), detection(box=[1000, 500, 60, 40])]},
     ]
     table = read(megadetector.FORMAT, write_json(tmp_path, results(images)))
     assert Counter(labels(table)) == Counter(
-        [("a.jpg", "fox"), ("a.jpg", "human"), ("b.jpg", "empty"), ("c\\d.jpg", "empty"), ("h.jpg", "empty")]
+        {
+            ("a.jpg", "fox"): 1,
+            ("a.jpg", "human"): 1,
+            ("b.jpg", "empty"): 1,
+            ("c\\d.jpg", "empty"): 1,
+            ("h.jpg", "empty"): 1,
+            ("l.jpg", "empty"): 1,
+        }
     )
     assert table.rows.row(0)[6:] == (0.1, 0.2, 0.3, 0.4, "fraction")
     assert reasons(table) == Counter(
@@ -341,6 +349,7 @@ def test_megadetector_rows(tmp_path: Path) -> None:
             megadetector.NOT_READ: 2,
             megadetector.IS_VIDEO: 1,
             megadetector.CATEGORY_MISSING: 1,
+            megadetector.CLASSIFIED_EMPTY: 1,
             "labelled as unknown": 1,
             megadetector.BAD_CONFIDENCE: 2,
             row_frame.BOX_WITHOUT_AREA: 1,
@@ -439,14 +448,22 @@ def test_speciesnet_new(tmp_path: Path) -> None:
     def classified(taxon: str) -> dict[str, Any]:
         return {"processed_classification": {"class": taxon, "score": 0.9, "source": "classifier"}}
 
+    whole = detection(1.0, [0, 0, 1, 1], "0", **classified(FOX))
     pictures: list[dict[str, Any]] = [
-        {"filepath": "a.jpg", "detections": [detection(**classified(FOX)), detection(0.4, **classified(CANINES))]},
+        {"filepath": "a.jpg", "detections": [detection(**classified(FOX)), detection(0.1, **classified(CANINES))]},
         {"filepath": "b.jpg", "detections": []},
-        {"filepath": "c.jpg", "detections": [detection(1.0, [0, 0, 1, 1], "0", **classified(FOX))]},
+        {"filepath": "c.jpg", "detections": [whole, detection(0.3), detection(0.5, [0.5, 0.5, 0.5, 0.5])]},
         {"filepath": "d.jpg", "detections": [detection(0.1)]},
-        {"filepath": "e.jpg", "detections": [detection(category="2")]},
+        {"filepath": "e.jpg", "detections": [detection(category="2")], "failures": ["CLASSIFIER", "GEOLOCATION"]},
         {"filepath": "f.jpg", "failures": ["DETECTOR"]},
-        {"filepath": "g.jpg", "detections": [detection(category="7")]},
+        {"filepath": "g.jpg", "detections": [detection(category="7"), detection("high")]},
+        {"filepath": "h.jpg", "detections": [detection(**classified(BLANK)), detection(0.05)]},
+        {"filepath": "i.jpg", "detections": [detection(**classified(FOX)), detection(0.5, **classified(BLANK))]},
+        {
+            "filepath": "j.jpg",
+            "detections": [detection(**classified(FOX)), detection(0.5), detection(0.4, category="3")],
+        },
+        {"filepath": "k.jpg", "detections": [detection(raw_classifications={"classes": [CANINES], "scores": [0.9]})]},
     ]
     value = {"predictions": pictures, "info": {"format_version": "20261015"}}  # wherever the info stands
     table = read(speciesnet.FORMAT, write_json(tmp_path, value))
@@ -457,9 +474,23 @@ def test_speciesnet_new(tmp_path: Path) -> None:
         ("c.jpg", "Vulpes vulpes"),
         ("d.jpg", "empty"),
         ("e.jpg", "human"),
+        ("h.jpg", "empty"),
+        ("i.jpg", "Vulpes vulpes"),
+        ("j.jpg", "Vulpes vulpes"),
+        ("j.jpg", "vehicle"),
+        ("k.jpg", "Canidae"),
     ]
-    assert table.rows["box_unit"].to_list() == ["fraction", "fraction", None, None, None, "fraction"]
-    assert reasons(table) == Counter([megadetector.BELOW_THRESHOLD, megadetector.NOT_READ, speciesnet.WITHOUT_LABEL])
+    assert set(table.rows.filter(label="empty")["box_unit"]) == {None}
+    assert table.rows.filter(file="c.jpg").row(0)[6:] == (0.5, 0.5, 0.5, 0.5, "fraction")
+    assert reasons(table) == Counter(
+        {
+            megadetector.BELOW_THRESHOLD: 2,
+            megadetector.NOT_READ: 1,
+            megadetector.BAD_CONFIDENCE: 1,
+            megadetector.CLASSIFIED_EMPTY: 2,
+            speciesnet.WITHOUT_LABEL: 3,
+        }
+    )
     assert "SpeciesNet 5" in table.notes[0]
 
 

@@ -23,6 +23,7 @@ from bestiary.data.formats.row_frame import (
     required_text,
     split_rows,
 )
+from bestiary.data.formats.special_labels import special_family
 from bestiary.errors import SourceError
 
 VERSIONS = ("1.2", "1.3", "1.4", "1.5", "1.6")
@@ -31,6 +32,8 @@ VERSIONS = ("1.2", "1.3", "1.4", "1.5", "1.6")
 DETECTION_THRESHOLD = 0.2
 NOT_READ, IS_VIDEO = "picture that the detector could not read", "video"
 BELOW_THRESHOLD, BAD_CONFIDENCE = "detection below the confidence threshold", "confidence is no number from 0 to 1"
+CLASSIFIED_EMPTY = "detection classified as empty"
+VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".wmv")
 CATEGORY_MISSING, CLASS_MISSING = "detection of a category that is not listed", "classification that is not listed"
 _DETECTION = {
     "file": pl.String,
@@ -71,6 +74,7 @@ def read_megadetector(path: Path, options: ReadOptions) -> LabelTable:
     classes = _read_names(path, keys, "classification_categories")
     confidence = pl.col("confidence")
     is_listed = pl.col("category").is_in(list(categories))
+    empty_classes = [key for key, name in classes.items() if special_family(name) == "empty"]
     rows = detections.with_columns(
         label=pl.coalesce(_replace(pl.col("class"), classes), _replace(pl.col("category"), categories)),
         reason=pl.coalesce(
@@ -79,10 +83,12 @@ def read_megadetector(path: Path, options: ReadOptions) -> LabelTable:
             pl.when(confidence < threshold).then(pl.lit(BELOW_THRESHOLD)),
             pl.when(~is_listed).then(pl.lit(CATEGORY_MISSING)),
             pl.when(~pl.col("class").is_in(list(classes))).then(pl.lit(CLASS_MISSING)),
+            pl.when(pl.col("class").is_in(empty_classes)).then(pl.lit(CLASSIFIED_EMPTY)),
         ),
     )
     # A detection of a category that is not listed counts as none, says the format; a broken one does not.
-    is_detection = pl.col("reason").is_null() | ~pl.col("reason").is_in([BELOW_THRESHOLD, CATEGORY_MISSING])
+    no_detection = [BELOW_THRESHOLD, CATEGORY_MISSING, CLASSIFIED_EMPTY]
+    is_detection = pl.col("reason").is_null() | ~pl.col("reason").is_in(no_detection)
     with_detection = rows.filter(is_detection).select("file")
     empty = pictures.filter("is_read").join(with_detection, on="file", how="anti", maintain_order="left")
     rows = pl.concat([rows, empty.select("file", label=pl.lit("empty"))], how="diagonal")
@@ -120,7 +126,7 @@ def _read_image(image: dict[str, Any]) -> tuple[str, str | None, list[list[Cell]
         return file, NOT_READ, []
     if not isinstance(detections, list):
         raise TypeError(f"detections is {detections!r:.60}; expected an array, or null with a failure")
-    if "frame_rate" in image or "frames_processed" in image:
+    if "frame_rate" in image or "frames_processed" in image or file.lower().endswith(VIDEO_SUFFIXES):
         return file, IS_VIDEO, []
     return file, None, [_read_detection(file, detection) for detection in detections]
 

@@ -1,10 +1,11 @@
 """SpeciesNet's predictions.json: before version 5 a prediction for each picture, since then one for each detection.
 
-Format: README.md and speciesnet/ of google/cameratrapai; the new one has info.format_version.
+Format: README.md of google/cameratrapai and of the package speciesnet; the new one has info.format_version.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import polars as pl
 
 from bestiary.data.formats.json_items import iter_json_items, peek_json_keys, read_item
 from bestiary.data.formats.label_table import LabelFormat, LabelTable, ReadOptions
-from bestiary.data.formats.megadetector import BAD_CONFIDENCE, BELOW_THRESHOLD, NOT_READ
+from bestiary.data.formats.megadetector import BAD_CONFIDENCE, BELOW_THRESHOLD, CLASSIFIED_EMPTY, NOT_READ
 from bestiary.data.formats.row_frame import (
     BOX_COLUMNS,
     Cell,
@@ -30,6 +31,7 @@ from bestiary.errors import SourceError
 NEW_VERSION = "20261015"
 # The detector is MegaDetector 5, whose authors name 0.2 as typical.
 DETECTION_THRESHOLD = 0.2
+BLANK = ";;;;;;blank"
 WHOLE_PICTURE = "0"  # category of a detection that is none
 CATEGORIES = {"1": "animal", "2": "human", "3": "vehicle"}
 WITHOUT_PREDICTION, WITHOUT_LABEL = "picture without a prediction", "detection without a label of its own"
@@ -38,11 +40,21 @@ _ROW = {
     "site": pl.String,
     "taxon": pl.String,
     "category": pl.String,
-    "confidence": pl.Float64,
     **dict.fromkeys(BOX_COLUMNS, pl.Float64),
     "reason": pl.String,
 }
 _NO_BOX = (None, None, None, None)
+
+
+@dataclass(frozen=True)
+class _Detection:
+    """A box with its category, its confidence and the taxon it was classified as; reason: why it cannot be used."""
+
+    category: str | None = None
+    confidence: float = 0.0
+    box: tuple[float | None, ...] = _NO_BOX
+    taxon: str | None = None
+    reason: str | None = None
 
 
 def is_speciesnet(path: Path) -> bool:
@@ -53,11 +65,12 @@ def is_speciesnet(path: Path) -> bool:
 
 
 def read_speciesnet(path: Path, options: ReadOptions) -> LabelTable:
-    """Return a row for each picture (before SpeciesNet 5) or each detection with enough confidence (since then).
+    """Return a row for each picture (before SpeciesNet 5) or each classified detection (since then).
 
-    The label is the scientific name; `columns` may name label=common_name instead. In an old file the row of a picture
-    has the box of its most confident detection, which is what SpeciesNet classifies; its other detections are left out
-    by name. A picture without detections is empty. Raises SourceError for an unknown version and repeated files.
+    The label is the scientific name; `columns` may name label=common_name instead. Where the label is of the picture,
+    its row has the box of the most confident detection, and the other detections are left out by name. A picture
+    without detections, or with none but blank ones, is empty. Raises SourceError for an unknown version and repeated
+    files.
     """
     columns = choose_columns("speciesnet", options, {"label": ("scientific_name", COMMON_NAME)}, source=path)
     is_common = columns.get("label") == COMMON_NAME
@@ -86,7 +99,8 @@ def read_speciesnet(path: Path, options: ReadOptions) -> LabelTable:
     notes = [
         f"Predictions of {version}; labels are the {'common' if is_common else 'scientific'} names of a model, not of"
         " people.",
-        f"Detections count from a confidence of {DETECTION_THRESHOLD:g}, typical of MegaDetector 5.",
+        f"Detections without a classification count from a confidence of {DETECTION_THRESHOLD:g}, typical of"
+        " MegaDetector 5.",
     ]
     return split_rows(path, rows, options, notes)
 
@@ -108,37 +122,65 @@ def _is_new(path: Path, info: Any) -> bool:
 
 def _read_old(picture: dict[str, Any]) -> list[list[Cell]]:
     """Return the row of a picture, with the box of its best detection, and those of its other detections."""
-    file, site = required_text(picture["filepath"]), _read_site(picture)
-    if picture.get("failures") and "prediction" not in picture:
-        return [[file, site, None, None, None, *_NO_BOX, NOT_READ]]
     taxon = cell_text(picture.get("prediction")) or _first_class(picture.get("classifications"))
-    rows = [_read_detection(file, site, detection) for detection in _detections(picture)]
-    usable = [row for row in rows if row[-1] is None]
-    best = max(usable, key=lambda row: float(row[4] or 0), default=None) if taxon and not _is_blank(taxon) else None
-    rows = [[*row[:-1], row[-1] or WITHOUT_LABEL] for row in rows if row is not best]
+    detections = [_read_detection(detection) for detection in _detections(picture)]
     if taxon is None:
-        return [[file, site, None, None, None, *_NO_BOX, WITHOUT_PREDICTION], *rows]
-    return [[file, site, taxon, None, None, *(best[5:9] if best else _NO_BOX), None], *rows]
+        reason = NOT_READ if picture.get("failures") else WITHOUT_PREDICTION
+        return [_row(picture, None, reason), *_leave_out(picture, detections)]
+    return _label_picture(picture, taxon, detections)
 
 
 def _read_new(picture: dict[str, Any]) -> list[list[Cell]]:
-    """Return the row of each detection, and one labelled empty if none has enough confidence."""
-    file, site = required_text(picture["filepath"]), _read_site(picture)
-    if picture.get("failures") or picture.get("detections") is None:
-        return [[file, site, None, None, None, *_NO_BOX, NOT_READ]]
-    rows = []
-    for detection in _detections(picture):
-        row = _read_detection(file, site, detection)
-        if row[3] == WHOLE_PICTURE:
-            row[5:9] = _NO_BOX
-        result = detection.get("processed_classification")
-        row[2] = cell_text(result["class"]) if isinstance(result, dict) else None
-        if row[2] is None and row[3] not in CATEGORIES and row[-1] is None:
-            row[-1] = WITHOUT_LABEL
-        rows.append(row)
-    if all(row[-1] == BELOW_THRESHOLD for row in rows):
-        rows.append([file, site, ";;;;;;blank", None, None, *_NO_BOX, None])
+    """Return the row of each detection, and one labelled empty if none shows anything.
+
+    A classifier of whole pictures adds a detection of its own, first; then the file is as the old ones are.
+    """
+    if picture.get("detections") is None:
+        return [_row(picture, None, NOT_READ)]
+    detections = [_read_detection(detection) for detection in _detections(picture)]
+    whole = next((detection for detection in detections if detection.category == WHOLE_PICTURE), None)
+    if whole is not None and whole.taxon is not None:
+        return _label_picture(picture, whole.taxon, [detection for detection in detections if detection is not whole])
+    is_classified = any(detection.taxon is not None for detection in detections)
+    reasons = [detection.reason or _find_reason(detection, is_classified) for detection in detections]
+    rows = [_row(picture, *pair) for pair in zip(detections, reasons, strict=True)]
+    if set(reasons) <= {BELOW_THRESHOLD, CLASSIFIED_EMPTY}:
+        rows.append(_row(picture, _Detection(taxon=BLANK), None))
     return rows
+
+
+def _label_picture(picture: dict[str, Any], taxon: str, detections: list[_Detection]) -> list[list[Cell]]:
+    usable = [d for d in detections if d.reason is None and d.confidence >= DETECTION_THRESHOLD and d.box != _NO_BOX]
+    best = max(usable, key=lambda detection: detection.confidence, default=None)
+    if best is None or _is_blank(taxon):
+        return [_row(picture, _Detection(taxon=taxon), None), *_leave_out(picture, detections)]
+    rest = [detection for detection in detections if detection is not best]
+    return [_row(picture, replace(best, taxon=taxon), None), *_leave_out(picture, rest)]
+
+
+def _leave_out(picture: dict[str, Any], detections: list[_Detection]) -> list[list[Cell]]:
+    low = [BELOW_THRESHOLD if detection.confidence < DETECTION_THRESHOLD else WITHOUT_LABEL for detection in detections]
+    return [_row(picture, d, d.reason or reason) for d, reason in zip(detections, low, strict=True)]
+
+
+def _find_reason(detection: _Detection, is_classified: bool) -> str | None:
+    """Return why a detection becomes no label.
+
+    is_classified: whether the picture has classified detections. SpeciesNet classifies those from a confidence of 0.1,
+    and what it answers decides; those beyond a maximum that the user set are only an animal, a human or a vehicle.
+    """
+    if detection.taxon is not None:
+        return CLASSIFIED_EMPTY if _is_blank(detection.taxon) else None
+    if detection.confidence < DETECTION_THRESHOLD:
+        return BELOW_THRESHOLD
+    is_species_missing = is_classified and detection.category == "1"
+    return WITHOUT_LABEL if is_species_missing or detection.category not in CATEGORIES else None
+
+
+def _row(picture: dict[str, Any], detection: _Detection | None, reason: str | None) -> list[Cell]:
+    detection = detection or _Detection()
+    file, site = required_text(picture["filepath"]), _read_site(picture)
+    return [file, site, detection.taxon, detection.category, *detection.box, reason]
 
 
 def _detections(picture: dict[str, Any]) -> list[dict[str, Any]]:
@@ -148,15 +190,17 @@ def _detections(picture: dict[str, Any]) -> list[dict[str, Any]]:
     return detections
 
 
-def _read_detection(file: str, site: str | None, detection: dict[str, Any]) -> list[Cell]:
-    confidence = detection["conf"]
+def _read_detection(detection: dict[str, Any]) -> _Detection:
+    confidence, category = detection["conf"], required_text(detection["category"])
     is_number = (type(confidence) is float or type(confidence) is int) and 0 <= confidence <= 1
-    reason = None if is_number else BAD_CONFIDENCE
-    if is_number and confidence < DETECTION_THRESHOLD:
-        reason = BELOW_THRESHOLD
-    category = required_text(detection["category"])
-    box = _NO_BOX if category == WHOLE_PICTURE else read_box(detection["bbox"])
-    return [file, site, None, category, float(confidence) if is_number else None, *box, reason]
+    result = detection.get("processed_classification")
+    return _Detection(
+        category=category,
+        confidence=float(confidence) if is_number else 0.0,
+        box=_NO_BOX if category == WHOLE_PICTURE else read_box(detection["bbox"]),
+        taxon=cell_text(result["class"]) if result else _first_class(detection.get("raw_classifications")),
+        reason=None if is_number else BAD_CONFIDENCE,
+    )
 
 
 def _read_site(picture: dict[str, Any]) -> str | None:
@@ -170,4 +214,4 @@ def _first_class(classifications: Any) -> str | None:
 
 
 def _is_blank(taxon: str) -> bool:
-    return taxon.rpartition(";")[2].strip().lower() in ("blank", "")
+    return taxon.rpartition(";")[2].strip().lower() == "blank"
