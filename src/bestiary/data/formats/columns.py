@@ -9,7 +9,7 @@ from pathlib import Path, PureWindowsPath
 
 from bestiary.data.formats.table_file import TableFile, list_columns
 from bestiary.errors import SourceError, UserError, did_you_mean
-from bestiary.picture import PICTURE_SUFFIXES
+from bestiary.picture_formats import PICTURE_SUFFIXES
 from bestiary.text import format_names
 
 # Names that are taken for a role if exactly one column has one of them, without case, spaces, hyphens and underscores.
