@@ -50,6 +50,7 @@ BASE = (
     "picture_formats",
     "picture",
     "preprocess",
+    "group_rules",
     "recipe_errors",
     "recipe",
     "recipe_arguments",

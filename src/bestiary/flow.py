@@ -15,6 +15,7 @@ from bestiary.data.dataset import AuditedDataset, DataSource, Sources, load_data
 from bestiary.evaluation.cross_validation import concat_folds, cross_validate, fold_scores
 from bestiary.evaluation.diagnostics import diagnose_training
 from bestiary.evaluation.evaluate import predict_test_split, predict_val_split, rescore_test_split, score_predictions
+from bestiary.evaluation.group_scores import measure_group_scores
 from bestiary.evaluation.loss_curves import describe_fit
 from bestiary.evaluation.model_audit import add_model_issues, describe_model_issues
 from bestiary.export.finalize import train_and_finalize
@@ -136,9 +137,11 @@ def _train_run(run: Path, context: Context, session: RunSession, *, resume: bool
     folds = cross_validate(task) if task.recipe.data.folds else []
     trained, model = train_and_finalize(task)
     run_folder.update_environment(run, trained.notes)
+    group_scores = {}
     if not light:
         with context.timer.stage("lessons"):
             write_json(run / "learning_curve.json", diagnose_training(task, trained))
+            group_scores = measure_group_scores(task, trained)
 
     # ---- Test: from the files, through the predictor that users get ------------------------------------------------
     predictions = concat_folds(folds) if folds else predict_test_split(run, context)
@@ -152,6 +155,6 @@ def _train_run(run: Path, context: Context, session: RunSession, *, resume: bool
 
     # ---- Report ----------------------------------------------------------------------------------------------------
     metrics |= {"test_scored": 1, "overfitting": describe_fit(task.recipe, trained.history)}
-    metrics |= {"temperature": model.calibration.temperature}
+    metrics |= {"temperature": model.calibration.temperature} | group_scores
     context.experiment_log.log_test(metrics)
     return finish_run(run, metrics, context, session.usage, light=light)

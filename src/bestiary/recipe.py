@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from bestiary.costs import CostEntry, check_entries
 from bestiary.defaults import SCRATCH_AUGMENT, train_defaults
 from bestiary.errors import RecipeError
+from bestiary.group_rules import check_group_rule, check_site_rule
 from bestiary.recipe_errors import check_keys, format_validation_error
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ Widths = Annotated[Counts, _AsTuple, _expect(bool, "one or more widths")]
 KernelSizes = Annotated[tuple[Annotated[int, Field(ge=1, le=11)], ...], _AsTuple, _Odd]
 Strengths = Annotated[tuple[float, ...], _AsTuple, _Positive, _Sorted]
 Folds = Annotated[int, Field(ge=0, le=50), _expect(lambda folds: folds != 1, "2 or more, or 0 for one test split")]
+GroupRuleText = Annotated[str, AfterValidator(check_group_rule)]
+SiteRuleText = Annotated[str, AfterValidator(check_site_rule)]
 Costs = Annotated[tuple[CostEntry, ...], AfterValidator(check_entries)]
 
 
@@ -78,6 +81,12 @@ class DataConfig(_Section):
     test_fraction: float = Field(0.15, gt=0, lt=0.5)
     folds: Folds = Field(0, description="of cross-validation; 0: one test split")
     near_duplicates: bool = Field(True, description="keep near-duplicates in the same split")
+    group: GroupRuleText = Field(
+        "auto", description="pictures that stay in one split: auto, none, source, folder, regex:PATTERN, time:60s"
+    )
+    site: SiteRuleText = Field(
+        "none", description="sites, which stay in one split: none, source, folder, regex:PATTERN"
+    )
     suspects: bool = Field(True, description="look for label errors, outliers and shortcuts")
     near_duplicate_bits: int = Field(40, ge=0, le=64, description="largest distance of near-duplicates, of 256 bits")
 

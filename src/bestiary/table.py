@@ -30,7 +30,7 @@ PICTURES = {
     "format": pl.String,
     "sha256": pl.String,
     "phash": pl.String,  # 256 bits as 64 hexadecimal digits
-    "group": pl.Int64,  # pictures of one group are duplicates; every picture has a group
+    "group": pl.Int64,  # pictures of one group stay in one split: duplicates, and those of a given group or site
     "split": pl.String,  # train, val, test; null: left out, with the reason in `error`
     "error": pl.String,
 }
@@ -40,6 +40,13 @@ MEASURES: dict[str, type[pl.DataType]] = {
     "contrast": pl.Float64,  # 5th to 95th percentile of brightness, 0 to 1
     "sharpness": pl.Float64,  # variance of the Laplacian over variance of brightness
     "saturation": pl.Float64,  # 0 to 1
+}
+# What belongs together, for the split; older runs lack these columns.
+GROUPING: dict[str, type[pl.DataType]] = {
+    "duplicate_group": pl.Int64,  # duplicates only; `group` joins them with the given groups and the sites
+    "given_group": pl.String,  # null: none
+    "site": pl.String,  # null: none, or sites are not used
+    "taken": pl.String,  # time of the source, else of the EXIF data, ISO 8601; null: unknown
 }
 # Small versions of the pictures, in which copies of them are found; older runs lack them.
 THUMBNAILS = {
@@ -146,6 +153,11 @@ def _digest(file: BinaryIO, end: int, footer: int) -> bytes:
     file.seek(footer)
     digest.update(file.read())
     return digest.digest()
+
+
+def with_duplicate_groups(pictures: pl.DataFrame) -> pl.DataFrame:
+    """Return the pictures with `group` meaning duplicates only, without given groups and sites."""
+    return pictures.with_columns(group="duplicate_group") if "duplicate_group" in pictures.columns else pictures
 
 
 def label_indices(labels: Iterable[str], classes: Sequence[str]) -> Ints:

@@ -8,6 +8,7 @@ import polars as pl
 
 from bestiary import table
 from bestiary.data.dataset import AuditedDataset
+from bestiary.data.picture_groups import require_divisible_sites
 from bestiary.data.split import (
     SplitItem,
     missing_splits,
@@ -40,7 +41,10 @@ def assign_splits(
     usable = pictures.filter(pl.col("error").is_null())
     _check_classes(usable, data)
     candidates = _add_split_label(pictures.filter(pl.col("error").is_null() | pl.col("dropped")), data)
-    if usable["given_split"].null_count() < usable.height:
+    has_split = usable["given_split"].null_count() < usable.height
+    if not has_split and "site" in usable.columns and usable["site"].count():
+        require_divisible_sites(usable["site"].to_list(), usable["label"].to_list())
+    if has_split:
         usable = usable.with_columns(split=_existing_split(usable, candidates, data, seed))
     else:
         fractions = {"test": data.test_fraction} if with_test and not data.folds else {}
@@ -86,7 +90,8 @@ def describe_splits(pictures: pl.DataFrame, dataset: AuditedDataset) -> str:
     counts = {name: used.filter(pl.col("split") == name).height for name in table.SPLITS}
     tested = f"{counts['test']:,} test" if "fold" not in used.columns else f"{used['fold'].n_unique()} test folds"
     missing = sorted(set(used["label"]) - set(used.filter(pl.col("split") == "val")["label"])) if counts["val"] else []
-    duplicates, issues = used.height - used["group"].n_unique(), dataset.findings["is_issue"].sum()
+    duplicates = used.height - table.with_duplicate_groups(used)["group"].n_unique()
+    issues = dataset.findings["is_issue"].sum()
     return (
         f"{used.height:,} pictures of {used['label'].n_unique()} classes: {counts['train']:,} training,"
         f" {counts['val']:,} validation, {tested}. {duplicates:,} duplicates kept in one split,"
@@ -127,8 +132,8 @@ def _assign_folds(
 
 
 def _measures(pictures: pl.DataFrame) -> list[str]:
-    """Return the columns of `table.MEASURES` and `table.DEPTH` that the table has."""
-    return [name for name in table.MEASURES | table.DEPTH if name in pictures.columns]
+    """Return the columns of `table.MEASURES`, `table.DEPTH` and `table.GROUPING` that the table has."""
+    return [name for name in table.MEASURES | table.DEPTH | table.GROUPING if name in pictures.columns]
 
 
 def _check_classes(usable: pl.DataFrame, data: DataConfig) -> None:

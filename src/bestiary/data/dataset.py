@@ -20,14 +20,17 @@ from bestiary.data.apply_corrections import CorrectionResult, apply_corrections
 from bestiary.data.corrections import Corrections, read_corrections
 from bestiary.data.deep_ranges import measure_in_collection_range
 from bestiary.data.detail_check import check_content
+from bestiary.data.joined_groups import join_groups, torn_group_notices
 from bestiary.data.label_map import absolute_label_map, label_map
 from bestiary.data.notices import EMPTY_CLASS, SourceNotice, notice_findings
 from bestiary.data.overlapping_classes import overlapping_class_warnings
+from bestiary.data.picture_groups import add_picture_groups
 from bestiary.data.scan import scan_pictures
 from bestiary.data.shortcuts import PROPERTIES, find_shortcuts
 from bestiary.data.sources import PictureList, list_sources, report_notices
 from bestiary.data.split_parts import choose_split_parts, require_trainable_parts
 from bestiary.errors import SourceError, did_you_mean
+from bestiary.group_rules import parse_group_rule, parse_site_rule
 from bestiary.label_issue_summary import LabelIssueSummary
 from bestiary.machine import trim_memory
 from bestiary.picture import DecodeLimits
@@ -184,7 +187,8 @@ def audit_listing(
         listing = _filter_listing(listing, data.classes)
     skipped = dict(listing.skipped)
     pictures = measure_in_collection_range(scan_pictures(listing, limits, context), limits, context)
-    notices = [*listing.notices, *_unreadable_class_notices(pictures)]
+    pictures, grouping = add_picture_groups(pictures, parse_group_rule(data.group), parse_site_rule(data.site))
+    notices = [*listing.notices, *_unreadable_class_notices(pictures), *grouping]
     report_notices(notices, reporter)
     if corrections is None:
         pictures = pictures.with_columns(given_label="label", dropped=False)
@@ -209,7 +213,9 @@ def audit_listing(
     for _, notice in groups.notices:
         reporter.info(notice)
     findings = audit.find_issues(pictures, pairs, groups, test_fraction=1.0 if data.folds else data.test_fraction)
-    findings = audit.sort_findings(pl.concat([findings, notice_findings(notices)]))
+    pictures, joined = _join_groups(pictures)
+    report_notices(joined, reporter)
+    findings = audit.sort_findings(pl.concat([findings, notice_findings([*notices, *joined])]))
     if data.suspects:
         with reporter.progress("Checking for shortcuts", len(PROPERTIES) + 1) as advance:
             shortcuts = find_shortcuts(pictures, seed=0, advance=advance)
@@ -227,6 +233,13 @@ def _group(
     """Return the groups of duplicates by the column `label`, and the pairs, compared at a higher resolution."""
     checked = check_content(pictures, pairs, limits, context)
     return duplicate_groups.group_duplicates(pictures, checked), checked
+
+
+def _join_groups(pictures: pl.DataFrame) -> tuple[pl.DataFrame, list[SourceNotice]]:
+    """Return the pictures with `group` for the split and `duplicate_group`, and notices about given groups."""
+    joined, notices = join_groups(pictures)
+    pictures = pictures.with_columns(duplicate_group="group", group=pl.Series(joined))
+    return pictures, [*notices, *torn_group_notices(pictures)]
 
 
 def _without_dropped(pictures: pl.DataFrame, pairs: Ints, near_bits: int | None) -> Ints:
@@ -285,9 +298,10 @@ def _check_class_names(classes: tuple[str, ...], labels: list[str]) -> None:
 
 def _picture_table(pictures: pl.DataFrame) -> pl.DataFrame:
     columns = {name: kind for name, kind in table.PICTURES.items() if name != "split"}
+    pictures = pictures.with_columns(taken=pl.coalesce("time", "taken"))
     return pictures.select(
         *(pl.col(name).cast(kind) for name, kind in columns.items()),
         pl.lit(None, pl.String).alias("split"),
         *("given_split", "given_label", "dropped"),
-        *(pl.col(name).cast(kind) for name, kind in (table.MEASURES | table.DEPTH).items()),
+        *(pl.col(name).cast(kind) for name, kind in (table.MEASURES | table.DEPTH | table.GROUPING).items()),
     )

@@ -14,9 +14,18 @@ from bestiary import table
 from bestiary.checks import ABOUT_SOURCE, EMPTY_CLASS
 from bestiary.text import escape_control_chars, printable
 
-__all__ = ["EMPTY_CLASS", "NESTED", "SPLIT_FOLDERS", "UNUSED_COLUMN", "SourceNotice", "notice_findings", "read_notices"]
+__all__ = [
+    "EMPTY_CLASS",
+    "GROUPS",
+    "NESTED",
+    "SPLIT_FOLDERS",
+    "UNUSED_COLUMN",
+    "SourceNotice",
+    "notice_findings",
+    "read_notices",
+]
 
-SPLIT_FOLDERS, NESTED, UNUSED_COLUMN = "split-folders", "nested-classes", "unused-column"
+SPLIT_FOLDERS, NESTED, UNUSED_COLUMN, GROUPS = "split-folders", "nested-classes", "unused-column", "groups"
 
 
 @dataclass(frozen=True)

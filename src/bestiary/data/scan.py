@@ -30,11 +30,12 @@ ROWS_AT_ONCE, GROUP_ROWS = 512, 8_192  # rows per table in memory; rows compress
 SAVE_EVERY_SECONDS = 30.0  # a killed process loses no more measurements than this
 _TYPES: dict[str, Any] = {"int": pl.Int64, "float": pl.Float64, "str": pl.String, "bool": pl.Boolean}
 _TYPES["Packed"] = pl.Binary
+LISTED_COLUMNS = ("path", "label", "given_split", "given_group", "site", "time")
 MEASUREMENT_COLUMNS = {f.name: _TYPES[str(f.type).removesuffix(" | None")] for f in fields(ImageMeasurements)}
 
 
 def scan_pictures(listing: PictureList, limits: DecodeLimits, context: Context) -> pl.DataFrame:
-    """Return one row per listed file, sorted by path: `row_id, label, given_split`, columns of `ImageMeasurements`.
+    """Return one row per listed file, sorted by path: `row_id`, LISTED_COLUMNS, those of `ImageMeasurements`.
 
     Files are measured by worker processes. Measurements are kept in `context.cache` and reused for files whose path,
     size, inode and times of modification and of change of status are as before: of two files that were swapped, or a
@@ -63,10 +64,10 @@ def unmeasured_paths(listing: PictureList, limits: DecodeLimits, context: Contex
 
 def _listed_files(listing: PictureList) -> pl.DataFrame:
     rows = [
-        *((str(picture.path.absolute()), picture.label, picture.split) for picture in listing.pictures),
-        *((file.path, file.label, None) for file in listing.unusable),
+        *((str(p.path.absolute()), p.label, p.split, p.group, p.site, p.time) for p in listing.pictures),
+        *((file.path, file.label, None, None, None, None) for file in listing.unusable),
     ]
-    schema = {"path": pl.String, "label": pl.String, "given_split": pl.String}
+    schema = dict.fromkeys(LISTED_COLUMNS, pl.String)
     return pl.DataFrame(rows, schema=schema, orient="row").with_row_index("row_id")
 
 

@@ -15,6 +15,7 @@ from itertools import chain
 import numpy as np
 
 from bestiary.array_types import Ints
+from bestiary.data.mixed_groups import fold_mixed_groups, has_mixed_groups, split_mixed_groups
 from bestiary.errors import SourceError
 
 
@@ -50,8 +51,15 @@ def stratified_group_split_unchecked(
 
     Groups are never divided. Within each label, groups are ordered by a hash of their content and the seed, and
     assigned to each split in turn until it has its fraction; a group larger than the remainder goes to training. A
-    split that stays empty gets the smallest group that training, or else another split, can spare.
+    split that stays empty gets the smallest group that training, or else another split, can spare. Where groups have
+    several labels, such as those of camera sites, all labels are balanced: see `mixed_groups`.
     """
+    labels, groups_of = _label_indices(items), [item.group for item in items]
+    if has_mixed_groups(np.array(labels, np.int64), np.array(groups_of, np.int64)):
+        first = {item.group: item.sha256 for item in sorted(items, key=lambda item: item.sha256, reverse=True)}
+        order = sorted(first, key=lambda group: _key(first[group], seed))
+        split_of = split_mixed_groups(labels, groups_of, order, split_fractions)
+        return [split_of[group] for group in groups_of]
     members: dict[int, list[int]] = defaultdict(list)
     for index, item in enumerate(items):
         members[item.group].append(index)
@@ -66,6 +74,11 @@ def stratified_group_split_unchecked(
             for index in chain.from_iterable(assigned):
                 splits[index] = split
     return splits
+
+
+def _label_indices(items: Sequence[SplitItem]) -> list[int]:
+    names = {name: index for index, name in enumerate(sorted({item.label for item in items}))}
+    return [names[item.label] for item in items]
 
 
 def missing_splits(splits: Sequence[str], split_fractions: Mapping[str, float]) -> list[str]:
@@ -145,8 +158,11 @@ def stratified_group_folds(labels: Ints, groups: Ints, *, folds: int, seed: int)
     """Return the fold of each picture, int64 (n,) in 0..folds-1.
 
     labels, groups: int64 (n,), labels from 0. Groups are never divided. In a random order, each group goes to the fold
-    where its label (that of its first picture) is rarest so far: a label with as many groups as folds is in all.
+    where its label (that of its first picture) is rarest so far: a label with as many groups as folds is in all. Where
+    groups have several labels, all of them count: see `mixed_groups`.
     """
+    if has_mixed_groups(labels, groups):
+        return fold_mixed_groups(labels, groups, folds=folds, seed=seed)
     _, first, group_of, sizes = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
     group_labels, assigned = labels[first], np.zeros(len(first), np.int64)
     label_counts, fold_sizes = np.zeros((int(labels.max(initial=0)) + 1, folds)), np.zeros(folds)
@@ -166,8 +182,8 @@ def stratified_group_folds_by_content(items: Sequence[SplitItem], *, folds: int,
     order = sorted(range(len(items)), key=lambda index: (items[index].sha256, items[index].label))
     number: dict[int, int] = {}
     groups = np.array([number.setdefault(items[index].group, len(number)) for index in order], np.int64)
-    names = sorted({item.label for item in items})
-    labels = np.array([names.index(items[index].label) for index in order], np.int64)
+    label_indices = _label_indices(items)
+    labels = np.array([label_indices[index] for index in order], np.int64)
     assigned = np.empty(len(items), np.int64)
     assigned[order] = stratified_group_folds(labels, groups, folds=folds, seed=seed)
     return list(map(int, assigned))

@@ -1,0 +1,89 @@
+"""Stratified splits and folds of groups that contain several labels, such as the pictures of a camera site.
+
+Iterative stratification (Sechidis, Tsoumakas and Vlahavas, On the stratification of multi-label data, 2011), of whole
+groups: the rarest label is assigned first, each of its groups to the split that lacks it most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from bestiary.array_types import Ints
+
+MIXED_FRACTION = 0.05  # of the pictures: fewer are label conflicts, and their groups count as of one label
+_Counts = dict[int, int]  # pictures by label
+
+
+def has_mixed_groups(labels: Ints, groups: Ints) -> bool:
+    """Return whether more than MIXED_FRACTION of the pictures are in groups with several labels; int64 (n,) each."""
+    if not len(labels):
+        return False
+    width = int(labels.max()) + 1
+    pairs = np.unique(groups * width + labels)
+    _, index, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    labels_of_group = np.bincount(np.searchsorted(np.unique(groups), pairs // width), minlength=len(sizes))
+    return bool((labels_of_group[index] > 1).mean() > MIXED_FRACTION)
+
+
+def split_mixed_groups(
+    labels: Sequence[int], groups: Sequence[int], order: Sequence[int], split_fractions: Mapping[str, float]
+) -> dict[int, str]:
+    """Return the split of each group: one of `split_fractions`, or "train".
+
+    labels, groups: of each picture, labels from 0. order: the different groups, in the order in which they are
+    assigned; a random one. A label that has as many groups as there are splits is in every split.
+    """
+    counts = _count_labels(labels, groups)
+    totals = np.bincount(labels).tolist()
+    fractions = {**split_fractions, "train": 1 - sum(split_fractions.values())}
+    wanted = {name: [fraction] * len(totals) for name, fraction in fractions.items()}  # fraction of each label
+    present: dict[str, set[int]] = {name: set() for name in fractions}
+    remaining = dict.fromkeys(order)  # an ordered set
+    splits: dict[int, str] = {}
+    for label in sorted(range(len(totals)), key=totals.__getitem__):
+        own = [group for group in remaining if label in counts[group]]
+        for position, group in enumerate(own):
+            lacking = [name for name in fractions if label not in present[name]]
+            names = lacking if len(own) - position <= len(lacking) else list(fractions)
+            parts = [(index, count / totals[index]) for index, count in counts[group].items()]
+            gains = [sum(part * min(wanted[name][index], part) for index, part in parts) for name in names]
+            lacks = [wanted[name][label] for name in names]
+            split = names[max(range(len(names)), key=lambda i: (gains[i], lacks[i]))]
+            splits[group] = split
+            del remaining[group]
+            for index, part in parts:
+                wanted[split][index] -= part
+                present[split].add(index)
+    return splits
+
+
+def fold_mixed_groups(labels: Ints, groups: Ints, *, folds: int, seed: int) -> Ints:
+    """Return the fold of each picture, int64 (n,) in 0..folds-1; labels, groups: int64 (n,), labels from 0.
+
+    Each group, large ones first, goes to the fold that has the fewest pictures of its labels, each by the size of its
+    class.
+    """
+    counts = _count_labels(labels.tolist(), groups.tolist())
+    totals = np.maximum(1, np.bincount(labels)).astype(np.float64)
+    fold_counts, fold_sizes = np.zeros((len(totals), folds)), np.zeros(folds)
+    names = np.random.default_rng(seed).permutation(list(counts)).tolist()
+    names.sort(key=lambda name: -sum(counts[name].values()))
+    assigned: dict[int, int] = {}
+    for name in names:
+        own = np.array(list(counts[name].items()), np.int64)
+        load = (own[:, 1] / totals[own[:, 0]]) @ (fold_counts[own[:, 0]] / totals[own[:, 0], None])
+        fold = int(np.lexsort((fold_sizes, load))[0])
+        assigned[name] = fold
+        fold_counts[own[:, 0], fold] += own[:, 1]
+        fold_sizes[fold] += own[:, 1].sum()
+    return np.array([assigned[group] for group in groups.tolist()], np.int64)
+
+
+def _count_labels(labels: Sequence[int], groups: Sequence[int]) -> dict[int, _Counts]:
+    counts: dict[int, _Counts] = {}
+    for label, group in zip(labels, groups, strict=True):
+        own = counts.setdefault(group, {})
+        own[label] = own.get(label, 0) + 1
+    return counts

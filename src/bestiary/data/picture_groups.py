@@ -1,0 +1,209 @@
+"""Groups of pictures that stay in one split: a column of the table, folders, parts of names, bursts in time, sites.
+
+A group is text. How groups, sites and duplicates are joined into the groups of the split is in `joined_groups`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import polars as pl
+
+from bestiary.data.notices import GROUPS, SourceNotice
+from bestiary.errors import SourceError
+from bestiary.group_rules import AUTO, FOLDER, NONE, REGEX, SOURCE, TIME, GroupRule
+
+_TIME = r"^\s*(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d(?::\d\d(?:\.\d+)?)?)\s*(Z|[+-]\d\d(?::?\d\d)?)?\s*$"
+_NAME = r"[^/\\]+$"
+LARGE_FRACTION = 0.5  # a group with more of the pictures leaves too little for the other splits
+
+
+def add_picture_groups(
+    pictures: pl.DataFrame, group: GroupRule, site: GroupRule
+) -> tuple[pl.DataFrame, list[SourceNotice]]:
+    """Return the pictures with `given_group` and `site` by these rules, text or null, and notices about them.
+
+    pictures: `path, label, error`, what the source has of `given_group`, `site`, `time`, and `taken` of the files.
+    Raises SourceError if a rule fits no picture, or puts all pictures into one group.
+    """
+    notices: list[SourceNotice] = []
+    usable = pl.col("error").is_null()
+    sites = _apply_rule(pictures, site, "site", notices)
+    pictures = pictures.with_columns(site=pl.when(usable).then(sites))
+    groups = _apply_rule(pictures, group, "given_group", notices)
+    pictures = pictures.with_columns(given_group=pl.when(usable).then(groups))
+    used = pictures.filter(usable)
+    for column, name, rule in (("site", "site", site), ("given_group", "group", group)):
+        if rule.kind != NONE and used[column].count():
+            notices.append(_describe_values(used[column], name, rule))
+    return pictures, notices
+
+
+def _apply_rule(pictures: pl.DataFrame, rule: GroupRule, column: str, notices: list[SourceNotice]) -> pl.Series:
+    name = "site" if column == "site" else "group"
+    listed = pictures[column]
+    if rule.kind == NONE or (rule.kind == AUTO and not listed.count()):
+        return pl.Series(column, [None] * pictures.height, pl.String)
+    if rule.kind in (AUTO, SOURCE):
+        values = listed
+    elif rule.kind == FOLDER:
+        values = _folders(pictures["path"], names_only=column == "site")
+    elif rule.kind == REGEX:
+        values = _match_names(pictures["path"], rule.pattern)
+    else:
+        values = _group_by_time(pictures, rule.gap_seconds, notices)
+    usable = pictures.select(value=values, error="error").filter(pl.col("error").is_null())["value"]
+    _check_values(usable, name, rule)
+    return values.alias(column)
+
+
+def _check_values(values: pl.Series, name: str, rule: GroupRule) -> None:
+    """Raise SourceError if there is no value, or the same for all pictures."""
+    option, count = f"--{name}", len(values)
+    if not count:
+        return
+    if not values.count():
+        cause = {
+            SOURCE: f"the source has no {name} for any of its pictures. Name the column: {option} COLUMN",
+            REGEX: f'"{rule.pattern}" matches no path',
+            TIME: "no picture has a time, in a column of the table or in its EXIF data",
+        }.get(rule.kind, f"there is no {name}")
+        raise SourceError(f"{option} cannot be used: {cause}.")
+    if values.n_unique() == 1 and count > 1:
+        raise SourceError(
+            f'{option} puts all {count:,} pictures into one {name}, "{values[0]}", and a {name} is never divided:'
+            f" there would be no test split.{_next_step(name, rule)}"
+        )
+
+
+def _next_step(name: str, rule: GroupRule) -> str:
+    if rule.kind == TIME:
+        return " Choose a shorter time, or name the cameras with --site."
+    if rule.kind == FOLDER:
+        return " The folder of a picture is its class here: use regex:PATTERN or a column."
+    return f" Name another column, or leave out --{name}."
+
+
+def _describe_values(values: pl.Series, name: str, rule: GroupRule) -> SourceNotice:
+    """Return what the groups are: how many, how large, and how many pictures have none."""
+    sizes = values.drop_nulls().value_counts()["count"]
+    source = {SOURCE: "its column", AUTO: "the column group or the sequences of the source"}.get(rule.kind, "")
+    by = source or f"--{name} {rule.kind}{rule.pattern}{f'{rule.gap_seconds:g}s' if rule.kind == TIME else ''}"
+    text = (
+        f"{len(sizes):,} {name}{'s' * (len(sizes) != 1)} of pictures, by {by}, stay in one split each: {sizes.sum():,}"
+        f" pictures, the largest {name} {sizes.max():,}."
+    )
+    if missing := values.null_count():
+        text += f" {missing:,} pictures have no {name}, and are split one by one."
+    is_unique = len(sizes) == sizes.sum() and len(sizes) > 1
+    if is_unique:
+        text += f" Each picture has its own {name}, so that nothing is kept together."
+    if (largest := int(sizes.max())) > LARGE_FRACTION * len(values):  # type: ignore[arg-type]
+        text += (
+            f" One {name} has {100 * largest / len(values):.0f} % of all pictures, which leaves little for the other"
+            f" splits.{_next_step(name, rule)}"
+        )
+        return SourceNotice(GROUPS, text)
+    return SourceNotice(GROUPS, text, is_issue=is_unique)
+
+
+def _folders(paths: pl.Series, *, names_only: bool) -> pl.Series:
+    """Return the folder of each path; names_only: the last part of it, since a camera occurs under every class."""
+    folders = paths.str.replace(r"[/\\][^/\\]*$", "")
+    return folders.str.extract(f"({_NAME})") if names_only else folders
+
+
+def _match_names(paths: pl.Series, pattern: str) -> pl.Series:
+    """Return what a pattern matches in each path: its groups, joined, or all of it without one; null: no match."""
+    compiled = re.compile(pattern)
+
+    def match_path(path: str) -> str | None:
+        match = compiled.search(path.replace("\\", "/"))
+        return None if match is None else "|".join(part or "" for part in match.groups()) or match[0]
+
+    return pl.Series(paths.name, [match_path(path) for path in paths], pl.String)
+
+
+# ---- Time --------------------------------------------------------------------------------------------------------
+
+
+def parse_times(texts: pl.Series) -> pl.DataFrame:
+    """Return ISO 8601 times as `local` (datetime) and `offset` (minutes; null: without a zone), null if unreadable."""
+    parts = texts.str.extract_groups(_TIME).struct.unnest()
+    date, clock, zone = (parts[name] for name in parts.columns)
+    local = (date + "T" + clock).str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", strict=False, time_unit="us")
+    local = local.fill_null((date + "T" + clock).str.to_datetime("%Y-%m-%dT%H:%M", strict=False, time_unit="us"))
+    digits = zone.str.replace_all(":", "")
+    hours, minutes = digits.str.slice(1, 2).cast(pl.Int32, strict=False), digits.str.slice(3, 2)
+    sign = pl.select(pl.when(digits.str.starts_with("-")).then(-1).otherwise(1)).to_series()
+    offset = sign * (60 * hours + minutes.cast(pl.Int32, strict=False).fill_null(0))
+    offset = offset.set(digits == "Z", 0)
+    return pl.DataFrame({"local": local, "offset": offset})
+
+
+def _group_by_time(pictures: pl.DataFrame, gap_seconds: float, notices: list[SourceNotice]) -> pl.Series:
+    """Return the burst of each picture: pictures of one site (of all, without sites) with no longer gap between them.
+
+    Times are those of the table, else those of the EXIF data. Where some times of a site have a zone and others do
+    not, the clocks are compared as they are.
+    """
+    times = pl.select(pl.coalesce(pictures["time"], pictures["taken"])).to_series()
+    frame = pl.concat([pictures.select("site", "error"), parse_times(times)], how="horizontal")
+    frame = frame.with_row_index("row").with_columns(text=times)
+    usable = frame.filter(pl.col("error").is_null())
+    _warn_times(usable, notices)
+    has_zone, is_timed = pl.col("offset").is_not_null(), pl.col("local").is_not_null()
+    timed = usable.filter(is_timed)
+    in_zone = has_zone.all().over(pl.col("site").fill_null(""))
+    instant = pl.col("local") - pl.duration(minutes=pl.col("offset"))
+    timed = timed.with_columns(moment=pl.when(in_zone).then(instant).otherwise("local")).sort("site", "moment", "row")
+    is_new = (pl.col("moment").diff() > pl.duration(microseconds=round(gap_seconds * 1e6))) | (
+        pl.col("site").fill_null("") != pl.col("site").fill_null("").shift()
+    )
+    timed = timed.with_columns(burst=is_new.fill_null(value=True).cum_sum())
+    names = pl.concat_str(
+        [pl.col("site").fill_null(""), pl.col("moment").first().over("burst").cast(pl.String)], separator=" "
+    )
+    timed = timed.select("row", value=names.str.strip_chars_start())
+    joined = frame.select("row").join(timed, on="row", how="left", maintain_order="left")
+    return joined["value"]
+
+
+def _warn_times(usable: pl.DataFrame, notices: list[SourceNotice]) -> None:
+    unreadable = usable.filter(pl.col("text").is_not_null() & pl.col("local").is_null())
+    if unreadable.height:
+        notices.append(
+            SourceNotice(
+                GROUPS,
+                f'{unreadable.height:,} times cannot be read, such as "{unreadable["text"][0]}". Expected ISO 8601:'
+                " 2026-05-31T08:25:38 or 2026-05-31T08:25:38+02:00.",
+            )
+        )
+    timed = usable.filter(pl.col("local").is_not_null())
+    with_zone = timed["offset"].count()
+    if 0 < with_zone < timed.height:
+        notices.append(
+            SourceNotice(
+                GROUPS,
+                f"{with_zone:,} of {timed.height:,} times have a time zone, and the others have none. They are compared"
+                " as local time. If the clocks differ, give all times a zone, or none.",
+            )
+        )
+
+
+def require_divisible_sites(sites: Sequence[str | None], labels: Sequence[str]) -> None:
+    """Raise SourceError for a class all of whose pictures are of fewer than three sites."""
+    frame = pl.DataFrame({"site": sites, "label": labels}, schema={"site": pl.String, "label": pl.String})
+    counts = frame.group_by("label").agg(
+        sites=pl.col("site").n_unique(), n=pl.len(), missing=pl.col("site").null_count()
+    )
+    few = counts.filter((pl.col("sites") < 3) & (pl.col("missing") == 0)).sort("sites", "label")
+    if few.height:
+        label, sites_of, n, _ = few.row(0)
+        also = f" The same is true of: {', '.join(few['label'][1:].to_list())}." if few.height > 1 else ""
+        raise SourceError(
+            f'All {n:,} pictures of the class "{label}" are of {sites_of} site{"s" * (sites_of != 1)}; training,'
+            f" validation and test need one each, since no site is divided.{also} Add pictures of other sites, leave"
+            " the class out with --classes, or train without --site: the score is then that of known sites only."
+        )
