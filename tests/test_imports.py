@@ -17,6 +17,7 @@ BASE = (
     "array_types",
     "box",
     "text",
+    "special_labels",
     "summary",
     "install_command",
     "errors",
