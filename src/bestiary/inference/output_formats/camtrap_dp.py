@@ -21,6 +21,7 @@ from typing import Any
 
 from bestiary.capture_time import read_capture_time
 from bestiary.errors import MachineError, PictureError, UserError
+from bestiary.inference.output_formats.camtrap_columns import DEPLOYMENT_COLUMNS, MEDIA_COLUMNS, OBSERVATION_COLUMNS
 from bestiary.inference.output_formats.camtrap_package import (
     DEPLOYMENTS,
     DESCRIPTOR,
@@ -37,12 +38,6 @@ from bestiary.special_labels import label_family
 from bestiary.text import format_names
 
 OBSERVATIONS = "observations.csv"
-OBSERVATION_COLUMNS = (
-    *("observationID", "deploymentID", "mediaID", "eventStart", "eventEnd", "observationLevel", "observationType"),
-    *("scientificName", "classificationMethod", "classifiedBy", "classificationTimestamp"),
-    *("classificationProbability", "observationTags", "observationComments"),
-)
-MEDIA_COLUMNS = ("mediaID", "deploymentID", "timestamp", "filePath", "filePublic", "fileName", "fileMediatype")
 RESOURCES = ("deployments", "media", "observations")
 SCHEMA = "https://raw.githubusercontent.com/tdwg/camtrap-dp/{version}/{name}-table-schema.json"
 MAX_PICTURES, ID_CHARS = 5, 16
@@ -74,9 +69,9 @@ def write_camtrap_dp(predictions: Iterable[Prediction], path: Path, conversion: 
         staging = Path(tempfile.mkdtemp(prefix=f".{path.name[:20]}.", dir=path.parent))
         try:
             unnamed = _write_tables(predictions, staging, package, conversion)
-            shutil.copyfile(package.folder / DEPLOYMENTS, staging / DEPLOYMENTS)
+            _copy_table(package.folder / DEPLOYMENTS, staging / DEPLOYMENTS, DEPLOYMENT_COLUMNS)
             if package.has_media:
-                shutil.copyfile(package.folder / MEDIA, staging / MEDIA)
+                _copy_table(package.folder / MEDIA, staging / MEDIA, MEDIA_COLUMNS)
             text = json.dumps(_describe(package), indent=2, ensure_ascii=False) + "\n"
             (staging / DESCRIPTOR).write_text(text, encoding="utf-8")
             staging.chmod(0o755)
@@ -116,7 +111,8 @@ def _write_tables(
                 continue
             used.add(medium.media_id)
             if media is not None:
-                media.writerow(_media_row(medium, name))
+                values = _describe_medium(medium, name)
+                media.writerow([values.get(column, "") for column in MEDIA_COLUMNS])
             row = _observe(prediction, medium, package, conversion) | {"classificationTimestamp": now}
             if not row.get("scientificName") and row["observationType"] == "animal":
                 unnamed[str(prediction.label)] += 1
@@ -128,6 +124,21 @@ def _write_tables(
             " predictions are kept."
         )
     return unnamed
+
+
+def _copy_table(source: Path, target: Path, columns: tuple[str, ...]) -> None:
+    """Copy a table as it is if it has all columns; else with empty ones in their places, and its own after them."""
+    with source.open(encoding="utf-8-sig", newline="") as lines, ExitStack() as files:
+        rows = csv.DictReader(lines)
+        names = list(rows.fieldnames or [])
+        if set(columns) <= set(names):
+            shutil.copyfile(source, target)
+            return
+        out = csv.DictWriter(
+            _create(target, files), [*columns, *(name for name in names if name not in columns)], lineterminator="\n"
+        )
+        out.writeheader()
+        out.writerows(rows)
 
 
 def _create(path: Path, files: ExitStack) -> Any:
@@ -156,10 +167,18 @@ def _find_medium(prediction: Prediction, name: str, package: CamtrapPackage) -> 
     return Medium(media_id, deployment, package.add_offset(time, deployment))
 
 
-def _media_row(medium: Medium, name: str) -> list[str]:
+def _describe_medium(medium: Medium, name: str) -> dict[str, str]:
     kind = mimetypes.guess_type(name)[0] or ""
     kind = kind if kind.startswith("image/") else f"image/{Path(name).suffix.removeprefix('.').lower() or 'unknown'}"
-    return [medium.media_id, medium.deployment_id, medium.timestamp, name, "false", name.rpartition("/")[2], kind]
+    return {
+        "mediaID": medium.media_id,
+        "deploymentID": medium.deployment_id,
+        "timestamp": medium.timestamp,
+        "filePath": name,
+        "filePublic": "false",
+        "fileName": name.rpartition("/")[2],
+        "fileMediatype": kind,
+    }
 
 
 def _observe(prediction: Prediction, medium: Medium, package: CamtrapPackage, conversion: Conversion) -> dict[str, Any]:
