@@ -849,3 +849,40 @@ def test_a_budget_that_is_not_a_duration_is_explained(bestiary: Call, colours: P
     assert (done.code, done.out) == (2, "")
     assert '"soon" is not a duration' in done.err
     assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("form", ["megadetector", "label-studio", "timelapse"])
+def test_predict_writes_other_programs_formats(
+    bestiary: Call, model: Path, colours: Path, tmp_path: Path, form: str
+) -> None:
+    assert "Add --out" in one_message(bestiary("predict", model, colours, "--format", form))
+    out = tmp_path / "answers.out"
+    done = bestiary("predict", model, colours, "--format", form, "--out", out)
+    assert (done.code, done.out) == (0, f"{out}\n")
+    assert out.read_text("utf-8").count("red.png") >= 1
+    again = one_message(bestiary("predict", model, colours, "--format", form, "--out", out, "--resume"))
+    assert "is complete" in again
+    assert not (tmp_path / "answers.out.part.jsonl").exists()
+
+
+def test_predict_needs_what_a_format_needs(bestiary: Call, model: Path, colours: Path, tmp_path: Path) -> None:
+    asked = ("predict", model, colours)
+    refused = one_message(bestiary(*asked, "--format", "camtrap-dp", "--out", tmp_path / "out"))
+    assert "Give --package DIR" in refused
+    assert "--package is for" in one_message(bestiary(*asked, "--package", tmp_path, "--out", tmp_path / "a.csv"))
+    assert "metadata.jsonl" in one_message(bestiary(*asked, "--format", "huggingface", "--out", tmp_path / "a.csv"))
+
+
+def test_predict_keeps_the_columns_of_a_table(bestiary: Call, model: Path, colours: Path, tmp_path: Path) -> None:
+    (table_path := tmp_path / "table.csv").write_text("file;site\nred.png;007\nbroken.jpg;NA\nred.png;x\n")
+    out, asked = tmp_path / "answers.csv", ("predict", model, colours, "--table", table_path)
+    assert bestiary(*asked, "--out", out).code == 0
+    with out.open(encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines, delimiter=";"))
+    assert [(row["file"], row["site"]) for row in rows] == [("red.png", "007"), ("broken.jpg", "NA"), ("red.png", "x")]
+    assert [row["predicted_label"] for row in rows] == ["red", "", "red"]
+    answers = bestiary(*asked, "--format", "jsonl").out.splitlines()
+    assert [Path(json.loads(line)["path"]).name for line in answers] == ["red.png", "broken.jpg", "red.png"]
+    assert "Add --out" in one_message(bestiary(*asked, "--format", "csv"))
+    several = ("predict", model, colours / "red.png", colours, "--table", table_path)
+    assert "the single folder" in one_message(bestiary(*several))

@@ -1,6 +1,14 @@
-"""What a file contains that is not a picture, in words."""
+"""What a file contains that is not a picture, and what is wrong with one that is damaged, in words."""
 
 from __future__ import annotations
+
+CUT_OFF = ("truncated", "unexpected end of file")  # in the messages of Pillow, and of libheif
+
+
+def describe_damage(error: Exception) -> tuple[str, str]:
+    """Return the message of a decoder as one line, and the check that it belongs to: truncated, or unreadable."""
+    text = " ".join(str(error).split())
+    return text, "truncated" if any(words in text.lower() for words in CUT_OFF) else "unreadable"
 
 
 def describe_content(content: bytes) -> str:
@@ -8,8 +16,6 @@ def describe_content(content: bytes) -> str:
     head = content[:512].lstrip().lower()
     if head.startswith((b"<!doctype html", b"<html")):
         return "it is a web page"
-    if any(brand in content[:32] for brand in (b"ftypheic", b"ftypheix", b"ftypmif1")):
-        return "it is HEIC, which Pillow cannot read; convert it to JPEG"
     if head.startswith((b"<svg", b"<?xml")):
         return "it is a drawing (SVG or XML), not pixels"
     if head.startswith(b"%pdf"):

@@ -174,8 +174,8 @@ def _read_grey(image: Image.Image, content: bytes | None) -> DeepSamples:
         values = values if is_signed else values.view(np.uint32)
         sample_type = f"{'int' if is_signed else 'uint'}{16 if bits <= 16 else 32}"
     alpha, own_range = None, None
-    if image.format in {"PPM", "JPEG2000"} and image.mode != "F":
-        sample_type, own_range = "uint16", FULL_16_BITS  # Pillow has scaled them from the range that the file names
+    if image.format in {"PPM", "JPEG2000", "HEIF"} and image.mode != "F":
+        sample_type, own_range = "uint16", FULL_16_BITS  # scaled from the range that the file names
     elif image.format == "PNG" and content is not None:
         own_range = _png_range(content, values)
         alpha = _transparent_value_alpha(values, image.info.get("transparency"))

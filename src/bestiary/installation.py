@@ -12,7 +12,19 @@ from bestiary.machine import available_cores
 from bestiary.processor import read_processor
 from bestiary.version import __version__
 
-PACKAGES = ("numpy", "Pillow", "onnx", "onnxruntime", "openvino", "polars", "scikit-learn", "optuna", "torch", "timm")
+PACKAGES = (
+    "numpy",
+    "Pillow",
+    "pillow-heif",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "polars",
+    "scikit-learn",
+    "optuna",
+    "torch",
+    "timm",
+)
 
 
 def package_versions() -> dict[str, str]:

@@ -18,11 +18,13 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from bestiary import first_decoding
 from bestiary.array_types import Pixels
+from bestiary.coded_colours import read_embedded_profile
 from bestiary.colour_profile import convert_to_srgb
-from bestiary.content_type import describe_content
+from bestiary.content_type import describe_content, describe_damage
 from bestiary.decode_rules import FIRST_VERSION, RULES, DecodeRules
 from bestiary.depth import Depth, read_deep_samples, scale_to_8_bits
 from bestiary.errors import PictureError
+from bestiary.heif import is_heif, is_heif_image, open_heif
 from bestiary.jpeg import JPEG_START, MAX_SCANS, has_more_scans, open_jpeg, reduced_side
 from bestiary.orientation import TRANSPOSITIONS, read_exif, read_orientation
 from bestiary.picture_formats import FORMATS
@@ -122,7 +124,7 @@ def open_picture(
     content = read_bytes(source, limits)
     request = _Request(name, content, limits, rules, at_least, input_size)
     try:
-        with open_image(content) as image:
+        with open_image(content, name) as image:
             if image.format in {"JPEG", "MPO"} and has_more_scans(content, MAX_SCANS):
                 raise PictureError(
                     f"{name} has more than {MAX_SCANS} scans, which take too long to decode.", check="huge"
@@ -136,8 +138,8 @@ def open_picture(
     except PictureError:
         raise
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, MemoryError) as error:
-        check = "truncated" if "truncated" in str(error).lower() else "unreadable"
-        raise PictureError(f"{name} cannot be decoded: {error}.", check=check) from None
+        text, check = describe_damage(error)
+        raise PictureError(f"{name} cannot be decoded: {text}.", check=check) from None
     except Exception as error:  # decoders raise any exception for damaged files
         raise PictureError(f"{name} cannot be decoded: {type(error).__name__}: {error}.", check="unreadable") from error
 
@@ -226,9 +228,14 @@ def _unloaded_content(image: Image.Image) -> bytes | None:
     return content
 
 
-def open_image(content: bytes) -> ImageFile.ImageFile:
-    """Return the opened picture, its pixels not yet decoded; a JPEG of any size, others within Pillow's limit."""
-    return open_jpeg(content) if content.startswith(JPEG_START) else Image.open(io.BytesIO(content), formats=FORMATS)
+def open_image(content: bytes, name: str = NAMELESS) -> ImageFile.ImageFile:
+    """Return the opened picture, its pixels not yet decoded; JPEG and HEIC of any size, others within Pillow's limit.
+
+    name: of the picture in the message if it needs an extra that is not installed.
+    """
+    if content.startswith(JPEG_START):
+        return open_jpeg(content)
+    return open_heif(content, name) if is_heif(content) else Image.open(io.BytesIO(content), formats=FORMATS)
 
 
 def _decode_image(image: Image.Image, request: _Request) -> DecodedPicture:
@@ -239,7 +246,7 @@ def _decode_image(image: Image.Image, request: _Request) -> DecodedPicture:
         )
     mode, kind = image.mode, image.format or "unknown"
     side = _draft_side(image, request)
-    if side is not None:
+    if side is not None and kind in {"JPEG", "MPO"}:  # draft of a HEIC is its thumbnail, which may show anything
         image.draft(None, (side, side))
     _check_size(image, (width, height), request)
     stored = image.size
@@ -248,7 +255,8 @@ def _decode_image(image: Image.Image, request: _Request) -> DecodedPicture:
     if image.size != stored:
         width, height = image.size
     exif = read_exif(image)
-    upright, remaining = rgb.image, read_orientation(exif)  # Pillow has already rotated a TIFF in load()
+    # Pillow has already rotated a TIFF in load(), and libheif a HEIC.
+    upright, remaining = rgb.image, 1 if is_heif_image(image) else read_orientation(exif)
     orientation = before or remaining
     if remaining in TRANSPOSITIONS:
         upright = upright.transpose(TRANSPOSITIONS[remaining])
@@ -318,7 +326,8 @@ def _to_rgb(image: Image.Image, request: _Request) -> DecodedPicture:
         pixels, depth = scale_to_8_bits(samples, request.rules, from_file=request.content is not None)
     pixels.load()
     flat = split_alpha(pixels, request.content)
-    profiled = convert_to_srgb(flat.colours, image.info.get("icc_profile"))
+    profile = read_embedded_profile(image)
+    profiled = convert_to_srgb(flat.colours, profile.icc)
     rgb, whitened = profiled.image, 0.0
     if flat.alpha is not None:
         rgb = lay_on_white(profiled.image, flat.alpha)
@@ -328,7 +337,7 @@ def _to_rgb(image: Image.Image, request: _Request) -> DecodedPicture:
         whitened=whitened,
         unmeant_alpha=flat.unmeant or (samples.unmeant_alpha if samples is not None else ""),
         profile=profiled.profile,
-        profile_problem=profiled.problem,
+        profile_problem=profiled.problem or profile.problem,
         depth=depth,
     )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-# Raster formats only: Pillow would start Ghostscript for EPS. A phone's MPO starts with a JPEG and is opened as one.
+# Raster formats only: Pillow would start Ghostscript for EPS. A phone's MPO starts with a JPEG and is opened as one;
+# HEIC is opened by pillow-heif (`bestiary.heif`).
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "ICO", "TGA", "JPEG2000", "AVIF")
 SUFFIXES = {
     "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"},
@@ -17,5 +18,6 @@ SUFFIXES = {
     "TGA": {".tga"},
     "JPEG2000": {".jp2", ".j2k", ".jpx", ".jpf"},
     "AVIF": {".avif"},
+    "HEIF": {".heic", ".heif", ".hif"},
 }
 PICTURE_SUFFIXES = frozenset().union(*SUFFIXES.values())

@@ -39,6 +39,11 @@ class Format(StrEnum):
     jsonl = "jsonl"
     csv = "csv"
     parquet = "parquet"
+    megadetector = "megadetector"
+    camtrap_dp = "camtrap-dp"
+    label_studio = "label-studio"
+    huggingface = "huggingface"
+    timelapse = "timelapse"
 
 
 class ExperimentLog(StrEnum):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,10 @@ from bestiary.errors import SourceError, UserError
 from bestiary.text import describe_skipped
 
 if TYPE_CHECKING:
+    from bestiary.inference.converted_file import ConvertedFile
     from bestiary.inference.output_file import PredictionFile
+    from bestiary.inference.output_formats.conversion import Conversion
+    from bestiary.inference.output_formats.input_table import InputTable
     from bestiary.inference.predictor import Prediction
 
 NAMED, UNKNOWN, UNREAD = "named", "unknown", "could not be read"
@@ -28,6 +32,12 @@ FORMAT_HELP = (
     "Output format; default: table. In csv, a cell that a spreadsheet would run as a formula starts with ./ (a path) or"
     " ' (any other text)."
 )
+OUT_HELP = "Write into this file: .jsonl, .csv or .parquet, or as --format says; camtrap-dp: a folder."
+TABLE_HELP = (
+    "Predict the pictures that this CSV lists (commas, semicolons or tabs; column path, file_name, File …), in the"
+    " folder PATH. With --out FILE.csv its rows keep their columns."
+)
+PACKAGE_HELP = "For camtrap-dp: the package with datapackage.json, deployments.csv and perhaps media.csv."
 MOST_PIXELS = 170_000_000  # as of a recipe; Pillow refuses larger ones
 MAX_PIXELS_HELP = (
     "Maximum number of pixels of a decoded picture; default: as in training. Large JPEGs are decoded at a lower scale."
@@ -46,7 +56,9 @@ def predict(
     ],
     form: Annotated[Format | None, typer.Option("--format", help=FORMAT_HELP)] = None,
     top: Annotated[int, typer.Option(min=1, help="Number of labels to show in a table.")] = 1,
-    out: Annotated[Path | None, typer.Option(help="Write into this file: .jsonl, .csv or .parquet.")] = None,
+    out: Annotated[Path | None, typer.Option(help=OUT_HELP)] = None,
+    table: Annotated[Path | None, typer.Option(metavar="FILE", help=TABLE_HELP)] = None,
+    package: Annotated[Path | None, typer.Option(metavar="DIR", help=PACKAGE_HELP)] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Append to --out, skipping pictures in it; same model and options.")
     ] = False,
@@ -66,6 +78,7 @@ def predict(
     """Predict the labels of pictures, or "unknown"."""
     from bestiary.inference import heatmap, inputs, link_folders, writers
     from bestiary.inference.conformal import conformal_threshold, explain_full_set
+    from bestiary.inference.output_formats.conversion import Conversion
     from bestiary.inference.predictor import FAST_ENGINE_MIN_PICTURES, EngineName, Predictor
     from bestiary.inference.resume_record import prediction_conditions
     from bestiary.locks import output_lock
@@ -76,8 +89,10 @@ def predict(
     if link_into is not None and not resume:
         link_folders.require_empty_folder(link_into)
     skipped, counts = Counter[str](), Counter[str]()
-    pictures = inputs.find_pictures(paths, sys.stdin.buffer, skipped)
-    sources, is_bulk = _requested_pictures(pictures, FAST_ENGINE_MIN_PICTURES, all_at_once=inputs.LIST not in paths)
+    listed = None if table is None else _read_table(table, paths)
+    pictures = inputs.find_pictures(paths, sys.stdin.buffer, skipped) if listed is None else listed.iter_pictures()
+    is_whole = listed is None and inputs.LIST not in paths
+    sources, is_bulk = _requested_pictures(pictures, FAST_ENGINE_MIN_PICTURES, all_at_once=is_whole)
     engine: EngineName = "fastest" if is_bulk else "onnxruntime"
     notices = make_reporter(quiet=quiet)
     predictor = Predictor(run, threads=threads, engine=engine, max_pixels=max_pixels, reporter=notices)
@@ -88,7 +103,12 @@ def predict(
         if link_into is not None and not resume:
             link_folders.require_empty_folder(link_into)  # again: another process may have filled it
         conditions = prediction_conditions(predictor.bundle, sets, unknown_label)
-        file = None if out is None else _output_file(out, form, predictor.classes, conditions, resume=resume)
+        conversion = Conversion(
+            *(predictor.classes, predictor.bundle.graph_sha256, _single_folder(paths), unknown_label),
+            table=listed,
+            package=package,
+        )
+        file = _output_file(out, form, conversion, conditions, resume=resume)
         total = len(sources) if isinstance(sources, list) else None
         if file is not None:
             total = file.count_pending(sources) if isinstance(sources, list) else None
@@ -108,14 +128,13 @@ def predict(
                     predictions, link_into, predictor.classes, unknown_label=unknown_label
                 )
             predictions = _count_results(predictions, counts)
-            if file is not None:
-                file.write(predictions)
-            else:
+            notes = file.write(predictions) if file is not None else None
+            if file is None:
                 name, classes = "json" if as_json else (form or Format.table).value, predictor.classes
                 writers.write_predictions(predictions, name, _stdout(), classes=classes, top=top, sets=sets is not None)
     reporter = make_reporter(quiet=quiet)
     full_set = explain_full_set(predictor.bundle.sets, sets) if sets else ""
-    for message in filter(None, (describe_skipped(skipped), full_set)):
+    for message in filter(None, (describe_skipped(skipped), full_set, *(notes or ()))):
         reporter.info(message)
     if counts.total() and counts.total() == counts[UNREAD]:
         raise SourceError(_no_readable_message(counts.total()))
@@ -135,15 +154,43 @@ def _requested_pictures(
     return itertools.chain(first, paths), len(first) >= bulk_size
 
 
+def _read_table(table: Path, paths: Sequence[Path]) -> InputTable:
+    """Return the table of pictures, which lie in the only path."""
+    from bestiary.inference.output_formats.input_table import InputTable
+
+    folder = _single_folder(paths)
+    if folder is None:
+        raise UserError("With --table, PATH is the single folder that its pictures lie in.")
+    return InputTable(table, folder)
+
+
+def _single_folder(paths: Sequence[Path]) -> Path | None:
+    """Return the folder that file names are relative to: the only path, if it is a folder."""
+    return paths[0] if len(paths) == 1 and os.path.isdir(paths[0]) else None  # noqa: PTH112 - names that are too long
+
+
 def _output_file(
-    out: Path, form: Format | None, classes: Sequence[str], conditions: Mapping[str, Any], *, resume: bool
-) -> PredictionFile:
-    """Return the file to write; conditions: what its predictions depend on."""
+    out: Path | None, form: Format | None, conversion: Conversion, conditions: Mapping[str, Any], *, resume: bool
+) -> PredictionFile | ConvertedFile | None:
+    """Return the file to write, None for the terminal; conditions: what its predictions depend on."""
+    from bestiary.inference.converted_file import TABLE, WRITERS, ConvertedFile
     from bestiary.inference.output_file import PredictionFile, format_from_suffix
 
+    if conversion.package is not None and form != Format.camtrap_dp:
+        raise UserError("--package is for --format camtrap-dp.")
+    if out is None:
+        if form is not None and form.value in WRITERS:
+            raise UserError(f"The format {form.value} is written as a whole. Add --out.")
+        if conversion.table is not None and form == Format.csv:
+            raise UserError("A table with its own columns is written as a whole. Add --out.")
+        return None
     has_sets = conditions["level of prediction sets"] is not None
     output_format = form.value if form else format_from_suffix(out)
-    return PredictionFile(out, output_format, classes, resume=resume, sets=has_sets, conditions=conditions)
+    if output_format == "csv" and conversion.table is not None:
+        output_format = TABLE
+    if output_format == TABLE or output_format in WRITERS:
+        return ConvertedFile(out, output_format, conversion, conditions, resume=resume, sets=has_sets)
+    return PredictionFile(out, output_format, conversion.classes, resume=resume, sets=has_sets, conditions=conditions)
 
 
 def _stdout() -> TextIO:

@@ -80,6 +80,8 @@ PICTURE_CHECKS = (
         pl.lit(0.5),
         pl.when(pl.col("format") == "TIFF")
         .then(pl.format("A TIFF of {} pages; the first is used.", "frames"))
+        .when(pl.col("format") == "HEIF")
+        .then(pl.format("A HEIC of {} pictures; its primary one is used.", "frames"))
         .otherwise(pl.format("An animation of {} frames; its first frame is used.", "frames")),
     ),
     Check(

@@ -13,8 +13,7 @@ from bestiary.errors import SourceError
 from bestiary.picture_formats import PICTURE_SUFFIXES
 from bestiary.text import describe_skipped
 
-# HEIC cannot be read, but phones write it: each such file is answered with an error instead of being skipped.
-SUFFIXES = (PICTURE_SUFFIXES - {".jpx", ".jpf"}) | {".heic", ".heif"}
+SUFFIXES = PICTURE_SUFFIXES - {".jpx", ".jpf"}
 HIDDEN, LINKED, NO_PICTURE = "hidden", "linked folder", "not named like a picture"
 LIST = Path("-")  # the list on standard input
 READ_BYTES = 65_536

@@ -65,7 +65,7 @@ def write_csv(
         rows.writerow(prediction_columns(classes, sets=sets))
     for prediction in predictions:
         path, *cells = prediction_row(prediction, classes, sets=sets)
-        rows.writerow([_escape_formula(path, "./"), *(_escape_formula(cell, "'") for cell in cells)])
+        rows.writerow([escape_formula(path, "./"), *(escape_formula(cell, "'") for cell in cells)])
         out.flush()
 
 
@@ -74,7 +74,7 @@ def parse_csv_path(cell: str) -> str:
     return cell.removeprefix("./")  # no path begins so by itself
 
 
-def _escape_formula(cell: Any, prefix: str) -> Any:
+def escape_formula(cell: Any, prefix: str) -> Any:
     """Return the cell, with `prefix` if a spreadsheet would run it as a formula; numbers such as -1 stay.
 
     A text that begins with an apostrophe and a formula gets another apostrophe, so that each cell has one meaning.

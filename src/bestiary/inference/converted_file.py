@@ -1,0 +1,103 @@
+"""Predictions in a file of another program's format: collected first, written as a whole when all are there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from bestiary.errors import UserError
+from bestiary.files import is_occupied
+from bestiary.inference.output_file import PredictionFile
+from bestiary.inference.output_formats.camtrap_dp import require_package, write_camtrap_dp
+from bestiary.inference.output_formats.conversion import Conversion, read_predictions
+from bestiary.inference.output_formats.hugging_face import check_file_name, write_hugging_face
+from bestiary.inference.output_formats.input_table import check_columns, write_table
+from bestiary.inference.output_formats.label_studio import write_label_studio
+from bestiary.inference.output_formats.megadetector import write_megadetector
+from bestiary.inference.output_formats.timelapse import write_timelapse
+from bestiary.inference.predictor import Prediction
+from bestiary.inference.resume_record import SUFFIX
+
+COLLECTED_SUFFIX = ".part.jsonl"
+TABLE = "table with its columns"
+Write = Callable[[Iterable[Prediction], Path, Conversion], list[str]]
+WRITERS: dict[str, Write] = {
+    "megadetector": write_megadetector,
+    "camtrap-dp": write_camtrap_dp,
+    "label-studio": write_label_studio,
+    "huggingface": write_hugging_face,
+    "timelapse": write_timelapse,
+}
+
+
+class ConvertedFile:
+    """A file of predictions in another program's format, new or resumed.
+
+    Predictions are collected in `NAME.part.jsonl`, and the file is written from them, in constant memory, when all are
+    there: a killed run leaves no file that looks complete.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        output_format: str,
+        conversion: Conversion,
+        conditions: Mapping[str, Any],
+        *,
+        resume: bool,
+        sets: bool = False,
+    ) -> None:
+        """Check what the format needs, and read which pictures are done.
+
+        output_format: of `WRITERS`, or `TABLE`. Raises UserError if the file exists, and as `PredictionFile`.
+        """
+        self._path, self._output_format, self._conversion, self._sets = path, output_format, conversion, sets
+        self._collected = path.with_name(path.name + COLLECTED_SUFFIX)
+        self._check()
+        if is_occupied(path):
+            if resume and self._collected.exists():  # killed when the file was written: what was collected is in it
+                self._remove_collected()
+            raise UserError(
+                f"{path} {'is complete' if resume else 'exists already'}. A file in the format {output_format} cannot"
+                " be appended to; choose another name for further pictures."
+            )
+        table = None if conversion.table is None else conversion.table.digest
+        facts = {**conditions, "output": output_format, "table": table}
+        self._rows = PredictionFile(
+            self._collected, "jsonl", conversion.classes, resume=resume, sets=sets, conditions=facts
+        )
+
+    def pending(self, sources: Iterable[Path]) -> Iterator[Path]:
+        """Yield the sources without a prediction; as `PredictionFile.pending`."""
+        return self._rows.pending(sources)
+
+    def count_pending(self, sources: Iterable[Path]) -> int:
+        """Return how many of the sources have no prediction; before `pending` is called."""
+        return self._rows.count_pending(sources)
+
+    def write(self, predictions: Iterable[Prediction]) -> list[str]:
+        """Collect the predictions, then write the file; returns notices about it."""
+        self._rows.write(predictions)
+        collected = read_predictions(self._collected)
+        notices: list[str] = []
+        if self._conversion.table is not None and self._output_format == TABLE:
+            write_table(collected, self._path, self._conversion.table, self._conversion.classes, sets=self._sets)
+        else:
+            notices = WRITERS[self._output_format](collected, self._path, self._conversion)
+        self._remove_collected()
+        return notices
+
+    def _remove_collected(self) -> None:
+        self._collected.unlink()
+        self._collected.with_name(self._collected.name + SUFFIX).unlink(missing_ok=True)
+
+    def _check(self) -> None:
+        if self._output_format == TABLE and self._conversion.table is not None:
+            check_columns(self._conversion.table, self._conversion.classes, sets=self._sets)
+        elif self._sets:
+            raise UserError(f"The format {self._output_format} has no prediction sets. Leave out --sets.")
+        elif self._output_format == "huggingface":
+            check_file_name(self._path)
+        elif self._output_format == "camtrap-dp":
+            require_package(self._conversion)

@@ -1,0 +1,75 @@
+"""What the writers of other programs' formats share: the predictions that were collected, and what is known of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bestiary.inference.output_formats.input_table import InputTable
+from bestiary.inference.predictor import Prediction
+from bestiary.text import printable
+from bestiary.version import __version__
+
+PROBABILITY_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a file of predictions is written from, beside the predictions.
+
+    model: digest of the graph. folder: that the pictures were taken from, which file names are relative to, None if
+    there are several inputs. unknown_label: of unknown pictures, None if none was chosen. table: of the pictures,
+    package: folder of a Camtrap DP that they belong to.
+    """
+
+    classes: tuple[str, ...]
+    model: str
+    folder: Path | None = None
+    unknown_label: str | None = None
+    table: InputTable | None = None
+    package: Path | None = None
+
+    @property
+    def classifier(self) -> str:
+        """The name of the model, by its digest."""
+        return f"bestiary {__version__}, model {self.model}"
+
+
+def read_predictions(path: Path) -> Iterator[Prediction]:
+    """Yield the predictions in a file of JSON lines, in their order."""
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            values = json.loads(line)
+            yield Prediction(**{"labels": None, **values})
+
+
+def relative_name(path: str | None, folder: Path | None) -> str:
+    """Return the name of a picture with forward slashes, relative to the folder if it lies in it."""
+    picture = Path(str(path))
+    if folder is not None and picture.is_relative_to(folder):
+        picture = picture.relative_to(folder)
+    return printable(picture.as_posix())
+
+
+def decimal(value: float) -> float:
+    """Return a probability as a rounded float, which JSON writes as a decimal number, 1.0 rather than 1."""
+    return round(float(value), PROBABILITY_DIGITS)
+
+
+def ranked_classes(prediction: Prediction, names: Sequence[str]) -> list[tuple[str, float]]:
+    """Return these classes with their probabilities, the most probable first."""
+    return sorted(((name, prediction.probabilities[name]) for name in names), key=lambda pair: -pair[1])
+
+
+def utc_now() -> datetime:
+    """Return the time in UTC, to the second."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def dump_json(value: Any) -> str:
+    """Return JSON on one line; text that is not UTF-8 is escaped before."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
