@@ -7,12 +7,13 @@ import json
 import sqlite3
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from bestiary.data.formats import (
@@ -940,6 +941,81 @@ def test_times_are_iso_8601_with_the_offset_they_have() -> None:
     instants, zoned = parse_instants(pl.Series(["2020-05-30T04:57:37.5-01:30", "2020-05-30T06:27:37.5Z"]))
     assert (instants[0], zoned) == (instants[1], {True})
     assert parse_instants(pl.Series(["2020-05-30T04:57:37", "2020-05-30"]))[1] == {False}
+
+
+def nodes(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to each value in a JSON document."""
+    yield path
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        yield from nodes(child, (*path, key))
+
+
+def changed(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    """A copy of a JSON document with another value at that place."""
+    if not path:
+        return new
+    copy: Any = value.copy()
+    copy[path[0]] = changed(value[path[0]], path[1:], new)
+    return copy
+
+
+DOCUMENTS: dict[LabelFormat, Any] = {
+    coco.FORMAT: camera_traps(),
+    megadetector.FORMAT: results(
+        [
+            {"file": "a.jpg", "detections": [detection(box=[0.1, 0.2, 0.3, 0.4], classifications=[["0", 0.5]])]},
+            {"file": "b.jpg", "detections": None, "failure": "x"},
+        ]
+    ),
+    speciesnet.FORMAT: {
+        "info": {"format_version": "20261015"},
+        "predictions": [
+            {
+                "filepath": "a.jpg",
+                "latitude": 1.5,
+                "longitude": 2.5,
+                "detections": [
+                    detection(box=[0.1, 0.2, 0.3, 0.4], processed_classification={"class": FOX, "score": 0.5}),
+                    detection(0.3, [0.1, 0.2, 0.3, 0.4], raw_classifications={"classes": [FOX], "scores": [0.5]}),
+                ],
+            }
+        ],
+    },
+}
+DOCUMENTS_OLD = {
+    "predictions": [
+        {
+            "filepath": "a.jpg",
+            "prediction": FOX,
+            "classifications": {"classes": [FOX, BLANK], "scores": [0.8, 0.1]},
+            "detections": [detection(box=[0.1, 0.2, 0.3, 0.4])],
+        }
+    ]
+}
+
+
+@settings(max_examples=100)
+@given(data=st.data())
+def test_any_value_anywhere_is_a_table_or_an_error(data: st.DataObject) -> None:
+    label_format, document = data.draw(
+        st.sampled_from([*DOCUMENTS.items(), (speciesnet.FORMAT, DOCUMENTS_OLD)]), "format"
+    )
+    path = data.draw(st.sampled_from(list(nodes(document))), "place")
+    new = data.draw(JSON_VALUES | st.sampled_from([1e400, -1, 10**400, "\ud800", [0, 0, 1, 1], "2019", 0.5]), "value")
+    with tempfile.TemporaryDirectory() as folder:
+        file = write_json(Path(folder), changed(document, path, new))
+        try:
+            table = label_format.read(file, OPTIONS)
+        except SourceError as error:
+            message = str(error)
+            event("error")
+        else:
+            message = str(file)
+            event("table")
+            assert dict(table.rows.schema) == ROWS
+            assert table.rows.height + table.left_out.height >= 1
+    assert str(file) in message
 
 
 # --- real files -------------------------------------------------------------------------------------------------------

@@ -183,7 +183,7 @@ def _read_names(path: Path, keys: dict[str, Any], key: str) -> dict[str, str]:
         return {}
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise SourceError(f"{path}: {key} must be names by id, such as {{'1': 'animal'}}; it is {names!r:.60}.")
-    return names
+    return {required_text(key): required_text(name) for key, name in names.items()}
 
 
 def _replace(ids: pl.Expr, names: dict[str, str]) -> pl.Expr:
