@@ -20,6 +20,7 @@ from bestiary.data.formats import (
     camtrap_dp,
     camtrap_events,
     coco,
+    deepfaune,
     json_items,
     megadetector,
     row_frame,
@@ -39,6 +40,7 @@ FORMATS = (
     camtrap_dp.FORMAT,
     wildlife_insights.FORMAT,
     timelapse.FORMAT,
+    deepfaune.FORMAT,
 )
 OPTIONS = ReadOptions()
 
@@ -860,6 +862,32 @@ def test_timelapse_refuses(tmp_path: Path) -> None:
         timelapse.read_timelapse(latin, ReadOptions(columns={"label": "Species"}))
 
 
+# --- DeepFaune --------------------------------------------------------------------------------------------------------
+
+FAUNE = [
+    {"filename": "D:\\pictures\\a.JPG", "prediction": "roe deer", "predictionbase": "empty"},
+    {"filename": "D:\\pictures\\b.JPG", "prediction": "empty", "predictionbase": "empty"},
+    {"filename": "D:\\pictures\\c.JPG", "prediction": "undefined", "predictionbase": "fox"},
+]
+
+
+def faune_rows() -> list[dict[str, Any]]:
+    more = {"date": "2019:05:14 17:14:52", "seqnum": 3, "score": 0.9, "scorebase": 0.9}
+    return [{**row, **more} for row in FAUNE]
+
+
+def test_deepfaune_rows(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "results.csv", faune_rows())
+    table = read(deepfaune.FORMAT, path)
+    assert labels(table) == [("D:\\pictures\\a.JPG", "roe deer"), ("D:\\pictures\\b.JPG", "empty")]
+    assert table.rows.select("group", "time").row(0) == ("3", "2019-05-14T17:14:52")
+    assert reasons(table) == Counter(["labelled as unknown"])
+    single = read(deepfaune.FORMAT, path, ReadOptions(columns={"label": "predictionbase"}))
+    assert [label for _, label in labels(single)] == ["empty", "empty", "fox"]
+    with pytest.raises(SourceError, match="no column top1"):
+        deepfaune.read_deepfaune(path, ReadOptions(columns={"label": "top1"}))
+
+
 # --- all of them ------------------------------------------------------------------------------------------------------
 
 
@@ -890,6 +918,7 @@ def test_each_file_is_recognised_by_its_format_only(tmp_path: Path, indent: int 
     ]
     files["wildlife-insights"] = [exported, exported / "images.csv"]
     files["timelapse"] = [write_csv(tmp_path / "t.csv", timelapse_rows())]
+    files["deepfaune"] = [write_csv(tmp_path / "faune.csv", faune_rows())]
     files[""] = [
         write_json(tmp_path, [1], "list.json"),
         write_csv(tmp_path / "plain.csv", [{"path": "a", "label": "b"}]),
