@@ -304,7 +304,7 @@ def test_a_lone_surrogate_is_escaped(tmp_path: Path) -> None:
 def results(images: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
     value = {
         "info": {"format_version": "1.6", "detector_metadata": {"typical_detection_threshold": 0.3}},
-        "detection_categories": {"1": "animal", "2": "person", "3": "vehicle"},
+        "detection_categories": {"0": "empty", "1": "animal", "2": "person", "3": "vehicle"},
         "classification_categories": {"0": "fox", "1": "hare", "2": "no cv result", "3": "Blank"},
         "images": images,
     }
@@ -330,7 +330,7 @@ def test_megadetector_rows(tmp_path: Path) -> None:
         {"file": "g.mp4", "detections": [detection(frame_number=3)], "frame_rate": 20, "frames_processed": [3]},
         {"file": "h.jpg", "detections": [detection(category="9")]},  # "treated as no detection"
         {"file": "i.jpg", "detections": [detection(classifications=[["2", 1]])]},
-        {"file": "l.jpg", "detections": [detection(classifications=[["3", 1]])]},
+        {"file": "l.jpg", "detections": [detection(classifications=[["3", 1]]), detection(category="0")]},
         {"file": "j.jpg", "detections": [detection(-3), detection("0.9"), detection(box=[0.1, 0.2, 0, 0.4])]},
         {"file": "k.jpg", "detections": [detection(box=[0.5, 0.5, 0.6, 0.4]), detection(box=[1000, 500, 60, 40])]},
     ]
@@ -352,7 +352,7 @@ def test_megadetector_rows(tmp_path: Path) -> None:
             megadetector.NOT_READ: 2,
             megadetector.IS_VIDEO: 1,
             megadetector.CATEGORY_MISSING: 1,
-            megadetector.CLASSIFIED_EMPTY: 1,
+            megadetector.CLASSIFIED_EMPTY: 2,
             "labelled as unknown": 1,
             megadetector.BAD_CONFIDENCE: 2,
             row_frame.BOX_WITHOUT_AREA: 1,
