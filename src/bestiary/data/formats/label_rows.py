@@ -71,14 +71,16 @@ def read_label_rows(source: Path, form: LabelFormat, options: ReadOptions) -> La
 def choose_single_labels(rows: pl.DataFrame, *, boxes: bool) -> tuple[pl.DataFrame, pl.DataFrame, int]:
     """Return the rows with one label for each picture, or each box; those left out; how many were listed twice.
 
-    Without `boxes`, the boxes of a picture that all have one label are one row of the whole picture. A picture, or box,
-    with different labels is left out. Of equal rows the first stays.
+    Without `boxes`, boxes count only for a picture without a label of its own; those that all have one label are
+    one row of the whole picture. A picture, or box, with different labels is left out. Of equal rows the first stays.
     """
     key = ["path", *BOX] if boxes else ["path"]
-    rows = rows if boxes else rows.with_columns([pl.lit(None, ROWS[name]).alias(name) for name in (*BOX, "box_unit")])
+    whole = pl.col("box_left").is_null()
     if boxes:  # a label of the whole picture says what its boxes say already
-        whole, boxed = pl.col("box_left").is_null(), pl.col("box_left").is_not_null().any().over("path")
-        rows = rows.filter(~(whole & boxed))
+        rows = rows.filter(~(whole & whole.not_().any().over("path")))
+    elif rows["box_left"].null_count() < rows.height:
+        rows = rows.filter(whole | ~whole.any().over("path"))
+        rows = rows.with_columns([pl.lit(None, ROWS[name]).alias(name) for name in (*BOX, "box_unit")])
     if rows.select(key).is_duplicated().any():
         rows = rows.with_columns(labels=pl.col("label").n_unique().over(key))
         doubtful = rows.filter(pl.col("labels") > 1)
