@@ -67,6 +67,16 @@ def animals10() -> Path:
 
 
 @pytest.fixture(scope="session")
+def field_files() -> Path:
+    """Small real files of camera-trap formats: see tests/test_formats_camera_traps.py for what each is."""
+    named = os.environ.get("BESTIARY_FIELD")
+    folder = Path(named) if named else Path(__file__).parents[2] / "shared" / "field"
+    if not folder.is_dir():
+        pytest.skip(f"There are no files of camera-trap formats at {folder}; set BESTIARY_FIELD to their folder.")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def collection(tmp_path_factory: pytest.TempPathFactory) -> SyntheticDataset:
     """120 sound pictures of ten kinds. Shared: copy what you change."""
     return make_synthetic_dataset(tmp_path_factory.mktemp("drawn") / "collection", pictures=120, seed=1, faults=False)

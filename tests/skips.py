@@ -1,7 +1,7 @@
 """In CI (`CI=true`) a test that could run may not be skipped: not for a missing browser, package or network.
 
 Allowed there are the skips that a test's own marks announce: of another operating system, of `slow` without
-`--run-slow`, and of `real` without the pictures that are not in the repository.
+`--run-slow`, and of `real` and `field` without the files that are not in the repository.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         marks = [*item.iter_markers("skip"), *item.iter_markers("skipif")]
         reasons = {f"Skipped: {mark.kwargs.get('reason')}" for mark in marks}
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
-        if reason not in reasons and not reason.startswith(NOT_ASKED) and "real" not in item.keywords:
+        if reason not in reasons and not reason.startswith(NOT_ASKED) and not {"real", "field"} & set(item.keywords):
             _fail(report)
     return report  # type: ignore[return-value]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from bestiary.data.formats.table_file import is_utf8, read_header
-from bestiary.data.formats.times import parse_times
+from bestiary.data.formats.times import format_times
 from bestiary.data.label_text import ZERO_FRACTION, format_labels
 from bestiary.data.split import SPLIT_NAMES, parse_split_name
 from bestiary.errors import SourceError
@@ -53,7 +53,7 @@ def read_manifest(source: Path) -> Manifest:
         texts = [_read_texts(frame, name) for name in COLUMNS]
     except pl.exceptions.PolarsError as error:
         raise _unreadable_error(source, error) from None
-    times, notes = parse_times(texts[-1], "time")
+    times, notes = format_times(texts[-1])
     cells = zip(*(column.to_list() for column in (*texts[:-1], times)), strict=True)
     return Manifest(list(_iter_rows(source, cells)), unused, notes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import polars as pl
 
 from bestiary.data.formats.label_table import ROWS, LabelFormat, LabelTable, ReadOptions
 from bestiary.data.formats.locate_pictures import LocatedPictures, locate_pictures
+from bestiary.data.formats.special_labels import left_out_reason, special_family
 from bestiary.data.notices import LEFT_OUT_ROWS, SOURCE_FORMAT, SourceNotice
 from bestiary.errors import SourceError
 from bestiary.text import format_names
@@ -40,6 +42,8 @@ def read_label_rows(source: Path, form: LabelFormat, options: ReadOptions) -> La
     pictures with several labels. Raises SourceError if nothing is left.
     """
     table = form.read(source, options)
+    if options.has_chosen_families:
+        table = _leave_out_families(table, options.left_out)
     notices = [SourceNotice(SOURCE_FORMAT, note, is_issue=False) for note in _format_notes(source, form, table)]
     base = options.pictures or (source if source.is_dir() else source.parent)
     if not base.is_dir():
@@ -66,6 +70,17 @@ def read_label_rows(source: Path, form: LabelFormat, options: ReadOptions) -> La
             f"{source} ({form.title}) has no picture with a label that can be used: {reasons or 'no rows'}."
         )
     return LabelRows(rows, +skipped, notices)
+
+
+def _leave_out_families(table: LabelTable, families: Collection[str]) -> LabelTable:
+    """Return the table without the labels of these families; the reader of a camera-trap format has done it already."""
+    reasons = {label: special_family(label) for label in table.rows["label"].unique()}
+    names = {label: left_out_reason(family) for label, family in reasons.items() if family in families and family}
+    reason = pl.col("label").replace_strict(names, default=None, return_dtype=pl.String)
+    rows = table.rows.with_columns(reason=reason)
+    excluded = rows.filter(pl.col("reason").is_not_null()).select("file", "reason")
+    rows = rows.filter(pl.col("reason").is_null()).drop("reason")
+    return LabelTable(rows, pl.concat([table.left_out, excluded]), table.notes)
 
 
 def choose_single_labels(rows: pl.DataFrame, *, boxes: bool) -> tuple[pl.DataFrame, pl.DataFrame, int]:

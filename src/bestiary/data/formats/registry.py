@@ -4,12 +4,31 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bestiary.data.formats import cvat, huggingface, label_studio, roboflow, tables, webdataset
+from bestiary.data.formats import (
+    camtrap_dp,
+    coco,
+    cvat,
+    huggingface,
+    label_studio,
+    megadetector,
+    roboflow,
+    speciesnet,
+    tables,
+    timelapse,
+    webdataset,
+    wildlife_insights,
+)
 from bestiary.data.formats.label_table import LabelFormat, ReadOptions
 from bestiary.errors import SourceError, UserError, did_you_mean
 
 # The formats that are recognised by certain signs; `table` is any other table.
 SPECIFIC: tuple[LabelFormat, ...] = (
+    camtrap_dp.FORMAT,
+    coco.FORMAT,
+    megadetector.FORMAT,
+    speciesnet.FORMAT,
+    timelapse.FORMAT,
+    wildlife_insights.FORMAT,
     huggingface.FORMAT,
     label_studio.FORMAT,
     roboflow.FORMAT,

@@ -17,7 +17,7 @@ from bestiary.data.formats.table_file import (
     open_table,
     read_header,
 )
-from bestiary.data.formats.times import parse_times
+from bestiary.data.formats.times import format_times
 from bestiary.data.split import SPLIT_NAMES, parse_split_name
 from bestiary.errors import SourceError
 from bestiary.text import format_names
@@ -53,7 +53,7 @@ def convert_rows(frame: pl.DataFrame, columns: Columns, table: TableFile) -> Lab
     texts = {role: texts.get(role, missing) for role in ("file", "label", "split", "group", "site", "time")}
     rows = pl.DataFrame(texts).with_columns(pl.when(pl.all().str.len_chars() > 0).then(pl.all()))
     rows = rows.with_columns(_parse_splits(rows["split"], table.path))
-    times, notes = parse_times(rows["time"], columns.names.get("time", ""))
+    times, notes = format_times(rows["time"])
     rows = rows.with_columns(time=times)
     boxes, box_notes = _read_boxes(frame, columns, table)
     rows = rows.with_columns(boxes)

@@ -1,23 +1,88 @@
-"""Times of pictures, as tables write them, in ISO 8601."""
+"""Times of pictures as ISO 8601 text, and as instants where they are compared."""
 
 from __future__ import annotations
 
 import polars as pl
 
-TIME = r"^(\d{4})[-:/.](\d{2})[-:/.](\d{2})(?:[T ]+(\d{2}):(\d{2})(?::(\d{2})(?:[.,]\d+)?)?)?\s*(Z|[+-]\d{2}:?\d{2})?$"
+_ISO = r"^(\d{4}-\d{2}-\d{2})[T ](\d{2}:\d{2})(:\d{2})?(\.\d+)?\s*(Z|z|[+-]\d{2}:?\d{2})?$"
+_ISO_DATE = r"^\d{4}-\d{2}-\d{2}$"
+_OFFSET = r"(?:T.*)(Z|[+-]\d{2}:\d{2})$"
+# As spreadsheets write them: month first, as in exports of Wildlife Insights and as dateutil reads them.
+_MONTH_FIRST = (
+    "%m/%d/%Y %H:%M:%S",
+    "%m/%d/%Y %H:%M",
+    "%m/%d/%y %H:%M:%S",
+    "%m/%d/%y %H:%M",
+    "%m/%d/%Y %I:%M:%S %p",
+    "%m/%d/%Y %I:%M %p",
+)
+# Those of EXIF, of spreadsheets, and of Timelapse.
+_UNAMBIGUOUS = ("%Y:%m:%d %H:%M:%S", "%Y/%m/%d %H:%M:%S", "%Y/%m/%d %H:%M", "%d-%b-%Y %H:%M:%S")
+_WRITTEN = "%Y-%m-%dT%H:%M:%S"
 
 
-def parse_times(texts: pl.Series, column: str) -> tuple[pl.Series, list[str]]:
-    """Return times as ISO 8601, null where they are not understood, and a note about those."""
-    parts = texts.str.strip_chars()
-    clock = parts.str.replace(TIME, "${1}-${2}-${3}T${4}:${5}:${6}${7}")
-    clock = clock.str.replace("T::", "T00:00:").str.replace(r":(Z|[+-]\d{2}:?\d{2})?$", ":00${1}")
-    plain = clock.str.slice(0, 19).str.to_datetime("%Y-%m-%dT%H:%M:%S", strict=False)
-    times = clock.set(plain.is_null(), None).alias("time")
-    failed = texts.filter(times.is_null() & texts.is_not_null())
-    if not failed.len():
-        return times, []
-    return times, [
-        f'{failed.len():,} times of the column "{column}" are not understood and not used, for example "{failed[0]}".'
-        " Expected 2026-07-31 12:30:00, or 2026:07:31 12:30:00 as cameras write it."
-    ]
+def format_times(texts: pl.Series) -> tuple[pl.Series, list[str]]:
+    """Return times as ISO 8601 with the offset that they have, null where they cannot be read, and notes about that.
+
+    A date without a time stays a date. Without a time zone, none is added.
+    """
+    text = pl.when(pl.col("text") != "").then("text")
+    frame = pl.DataFrame({"text": texts.str.strip_chars()}).with_row_index("row").with_columns(text)
+    frame = frame.with_columns(time=_iso_text())
+    # A dozen patterns are not tried on a million times that are ISO 8601.
+    is_read = pl.col("time").is_not_null() | pl.col("text").is_null()
+    others = frame.filter(~is_read).with_columns(time=_parse(_UNAMBIGUOUS), month_first=_parse(_MONTH_FIRST))
+    if not others.height:
+        return frame["time"].alias(texts.name), []
+    read_others = others.select("row", time=pl.coalesce("time", "month_first"))
+    times = pl.concat([frame.filter(is_read).select("row", "time"), read_others]).sort("row")
+    return times["time"].alias(texts.name), _describe_times(others)
+
+
+def _describe_times(others: pl.DataFrame) -> list[str]:
+    notes = []
+    month_first = others.filter(pl.col("time").is_null() & pl.col("month_first").is_not_null())
+    if month_first.height:
+        text, time = month_first.select("text", "month_first").row(0)
+        notes.append(f"{month_first.height:,} times were read with the month first: {text} as {time}.")
+    unread = others.filter(pl.col("time").is_null() & pl.col("month_first").is_null())
+    if unread.height:
+        notes.append(f'{unread.height:,} times cannot be read, such as "{unread["text"][0]}": they count as missing.')
+    return notes
+
+
+def parse_instants(times: pl.Series) -> tuple[pl.Series, set[bool]]:
+    """Return ISO 8601 times as UTC (naive datetimes), and whether they have an offset: both if some have and some not.
+
+    Times without an offset stay as they are. A date is its first moment.
+    """
+    offset = pl.col("time").str.extract(_OFFSET, 1)
+    signed = offset.str.replace("Z", "+00:00", literal=True)
+    minutes = signed.str.slice(1, 2).cast(pl.Int64) * 60 + signed.str.slice(4, 2).cast(pl.Int64)
+    minutes = pl.when(signed.str.starts_with("-")).then(-minutes).otherwise(minutes).fill_null(0)
+    local = pl.coalesce(
+        pl.col("time").str.replace(r"(Z|[+-]\d{2}:\d{2})$", "").str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", strict=False),
+        pl.col("time").str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us")),
+    )
+    frame = pl.DataFrame({"time": times}).select(
+        instant=local.cast(pl.Datetime("us")) - pl.duration(minutes=minutes), offset=offset
+    )
+    has_offset = frame.filter(pl.col("instant").is_not_null())["offset"].is_not_null()
+    return frame["instant"], set(has_offset)
+
+
+def _parse(patterns: tuple[str, ...]) -> pl.Expr:
+    times = [pl.col("text").str.to_datetime(pattern, strict=False) for pattern in patterns]
+    # %Y reads "5/5/19" as the year 5 or 19; another pattern reads it as 2019.
+    return pl.coalesce(*[pl.when(time.dt.year() >= 1900).then(time) for time in times]).dt.strftime(_WRITTEN)
+
+
+def _iso_text() -> pl.Expr:
+    date, minutes, seconds, fraction, offset = (pl.col("text").str.extract(_ISO, i) for i in range(1, 6))
+    local = date + "T" + minutes + seconds.fill_null(":00") + fraction.fill_null("")
+    is_time = local.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", strict=False).is_not_null()
+    colon = offset.str.to_uppercase().str.replace(r"^([+-]\d{2})(\d{2})$", "${1}:${2}")
+    is_date = (
+        pl.col("text").str.contains(_ISO_DATE) & pl.col("text").str.to_date("%Y-%m-%d", strict=False).is_not_null()
+    )
+    return pl.when(is_time).then(local + colon.fill_null("")).when(is_date).then("text")
