@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bestiary.data.formats.columns import parse_columns
-from bestiary.data.formats.label_table import DEFAULT_LEFT_OUT, SPECIAL_FAMILIES, ReadOptions
+from bestiary.data.formats.label_table import SPECIAL_FAMILIES, ReadOptions
 from bestiary.data.formats.registry import find_format
 from bestiary.errors import UserError, did_you_mean
 from bestiary.group_rules import COLUMN, GroupRule
@@ -35,7 +35,9 @@ def make_read_options(
     folder = None if pictures is None else Path(pictures)
     if folder is not None and not folder.is_dir():
         raise UserError(f"There is no folder {folder}. --pictures takes the folder that the pictures lie in.")
-    return ReadOptions(format_name, roles, folder, DEFAULT_LEFT_OUT if leave_out is None else _families(leave_out))
+    if leave_out is None:
+        return ReadOptions(format_name, roles, folder)
+    return ReadOptions(format_name, roles, folder, _families(leave_out), has_chosen_families=True)
 
 
 def name_group_columns(reading: ReadOptions | None, group: GroupRule, site: GroupRule) -> ReadOptions | None:
