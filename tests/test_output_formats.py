@@ -20,7 +20,6 @@ from bestiary.inference.output_formats.conversion import Conversion
 from bestiary.inference.output_formats.input_table import InputTable
 from bestiary.inference.output_formats.megadetector import write_megadetector
 from bestiary.inference.predictor import Prediction
-from bestiary.special_labels import Family, label_family
 
 CLASSES = ("Homo sapiens", "badger", "empty", "red fox", "vehicle")
 MODEL = "0123456789abcdef" * 4
@@ -446,15 +445,3 @@ def test_a_package_that_is_not_complete_is_refused_before_predicting(
     (package / "deployments.csv").write_text(DEPLOYMENTS.replace("longitude", "lon"))
     with pytest.raises(UserError, match="lacks the columns longitude"):
         write_all("camtrap-dp", tmp_path / "out", pictures, package=package)
-
-
-@pytest.mark.parametrize(
-    ("label", "family"),
-    [
-        *(("EMPTY", "blank"), ("no-animal", "blank"), ("Human", "human"), ("Homo_sapiens", "human")),
-        *(("Vehicle", "vehicle"), ("CV Failed", "unknown"), ("blank bird", "animal"), ("personator", "animal")),
-        ("", "animal"),
-    ],
-)
-def test_labels_that_name_no_animal(label: str, family: Family) -> None:
-    assert label_family(label) == family
