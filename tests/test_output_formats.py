@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from PIL import ExifTags, Image
 
+from bestiary.data.formats import camtrap_dp, megadetector
+from bestiary.data.formats.label_table import ReadOptions
 from bestiary.errors import SourceError, UserError
 from bestiary.inference.converted_file import TABLE, ConvertedFile
 from bestiary.inference.output_formats.camtrap_columns import MEDIA_COLUMNS
@@ -445,3 +447,20 @@ def test_a_package_that_is_not_complete_is_refused_before_predicting(
     (package / "deployments.csv").write_text(DEPLOYMENTS.replace("longitude", "lon"))
     with pytest.raises(UserError, match="lacks the columns longitude"):
         write_all("camtrap-dp", tmp_path / "out", pictures, package=package)
+
+
+def test_what_was_written_is_read_back_as_labels(pictures: Path, package: Path, tmp_path: Path) -> None:
+    """The readers of labels: named pictures have their labels, unknown and unreadable ones have none."""
+    write_all("megadetector", results := tmp_path / "out.json", pictures)
+    write_all("camtrap-dp", observations := tmp_path / "out", pictures, package=package)
+    named = {NAMES[0]: "red fox", NAMES[1]: "human", NAMES[2]: "empty", NAMES[3]: "vehicle", NAMES[6]: "badger"}
+    scientific = {**named, NAMES[0]: "Vulpes vulpes"}
+    del scientific[NAMES[6]]  # it has no scientific name
+    for label_format, path, expected in (
+        (megadetector.FORMAT, results, named),
+        (camtrap_dp.FORMAT, observations, scientific),
+    ):
+        assert label_format.is_format(path)
+        table = label_format.read(path, ReadOptions())
+        assert dict(table.rows.select("file", "label").iter_rows()) == expected
+        assert {NAMES[4], NAMES[5]} <= set(table.left_out["file"])
