@@ -29,9 +29,9 @@ from bestiary.data.formats import (
     wildlife_insights,
 )
 from bestiary.data.formats.label_table import LEFT_OUT, ROWS, SPECIAL_FAMILIES, LabelFormat, LabelTable, ReadOptions
-from bestiary.data.formats.special_labels import special_family
 from bestiary.data.formats.times import format_times, parse_instants
 from bestiary.errors import SourceError
+from bestiary.special_labels import special_family
 
 FORMATS = (
     coco.FORMAT,

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from PIL import ExifTags, Image
 
+from bestiary.data.formats import camtrap_dp, megadetector
+from bestiary.data.formats.label_table import ReadOptions
 from bestiary.errors import SourceError, UserError
 from bestiary.inference.converted_file import TABLE, ConvertedFile
 from bestiary.inference.output_formats.camtrap_columns import MEDIA_COLUMNS
@@ -20,7 +22,6 @@ from bestiary.inference.output_formats.conversion import Conversion
 from bestiary.inference.output_formats.input_table import InputTable
 from bestiary.inference.output_formats.megadetector import write_megadetector
 from bestiary.inference.predictor import Prediction
-from bestiary.special_labels import Family, label_family
 
 CLASSES = ("Homo sapiens", "badger", "empty", "red fox", "vehicle")
 MODEL = "0123456789abcdef" * 4
@@ -448,13 +449,18 @@ def test_a_package_that_is_not_complete_is_refused_before_predicting(
         write_all("camtrap-dp", tmp_path / "out", pictures, package=package)
 
 
-@pytest.mark.parametrize(
-    ("label", "family"),
-    [
-        *(("EMPTY", "blank"), ("no-animal", "blank"), ("Human", "human"), ("Homo_sapiens", "human")),
-        *(("Vehicle", "vehicle"), ("CV Failed", "unknown"), ("blank bird", "animal"), ("personator", "animal")),
-        ("", "animal"),
-    ],
-)
-def test_labels_that_name_no_animal(label: str, family: Family) -> None:
-    assert label_family(label) == family
+def test_what_was_written_is_read_back_as_labels(pictures: Path, package: Path, tmp_path: Path) -> None:
+    """The readers of labels: named pictures have their labels, unknown and unreadable ones have none."""
+    write_all("megadetector", results := tmp_path / "out.json", pictures)
+    write_all("camtrap-dp", observations := tmp_path / "out", pictures, package=package)
+    named = {NAMES[0]: "red fox", NAMES[1]: "human", NAMES[2]: "empty", NAMES[3]: "vehicle", NAMES[6]: "badger"}
+    scientific = {**named, NAMES[0]: "Vulpes vulpes"}
+    del scientific[NAMES[6]]  # it has no scientific name
+    for label_format, path, expected in (
+        (megadetector.FORMAT, results, named),
+        (camtrap_dp.FORMAT, observations, scientific),
+    ):
+        assert label_format.is_format(path)
+        table = label_format.read(path, ReadOptions())
+        assert dict(table.rows.select("file", "label").iter_rows()) == expected
+        assert {NAMES[4], NAMES[5]} <= set(table.left_out["file"])

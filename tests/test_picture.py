@@ -62,7 +62,7 @@ STORED = {
 }
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP", "AVIF"])
 @pytest.mark.parametrize("orientation", STORED)
 def test_every_orientation_gives_the_same_upright_picture(form: str, orientation: int) -> None:
     turn, exif = STORED[orientation], Image.Exif()

@@ -1,24 +1,63 @@
-"""Labels of camera traps that name no animal: blank pictures, humans, vehicles, and those that nobody could name."""
+"""Labels that are no species: an empty picture, a human, a vehicle, or an animal that nobody could name.
+
+Each format and each project spells them otherwise; `special_family` maps them to one family.
+"""
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
-Family = Literal["animal", "blank", "human", "vehicle", "unknown"]
+Family = Literal["empty", "human", "vehicle", "unknown"]
 
-WORDS: dict[Family, frozenset[str]] = {
-    "blank": frozenset({"blank", "empty", "none", "nothing", "no animal", "no animals", "misfire", "false trigger"}),
-    "human": frozenset({"human", "humans", "homo sapiens", "homo species", "person", "people", "human camera trapper"}),
-    "vehicle": frozenset({"vehicle", "vehicles"}),
-    "unknown": frozenset({"unknown", "unidentified", "undefined", "no cv result", "cv failed"}),
+_SPELLINGS: dict[Family, tuple[str, ...]] = {
+    "empty": (
+        "blank",
+        "empty",
+        "false trigger",
+        "misfire",
+        "no animal",
+        "no animals",
+        "none",
+        "nothing",
+        "nothing here",
+        "vide",
+    ),
+    "human": (
+        "homo",
+        "homo sapiens",
+        "homo species",
+        "human",
+        "human camera trapper",
+        "humans",
+        "humain",
+        "people",
+        "person",
+        "persons",
+    ),
+    "vehicle": ("motorised vehicle", "motorized vehicle", "vehicle", "vehicles", "vehicule", "véhicule"),
+    "unknown": (
+        "cv failed",
+        "indéfini",
+        "no cv result",
+        "unclassified",
+        "undefined",
+        "unidentifiable",
+        "unidentified",
+        "unidentified animal",
+        "unknown",
+        "unknown animal",
+        "unknown species",
+    ),
 }
+_FAMILIES = {spelling: family for family, spellings in _SPELLINGS.items() for spelling in spellings}
+_BETWEEN_WORDS = re.compile(r"[\s_-]+")
 
 
-def label_family(label: str) -> Family:
-    """Return what a label stands for, whatever its case and separators.
+def special_family(label: str) -> Family | None:
+    """Return the family of a label that is no species, in any case and with any character between words; else None.
 
-    >>> label_family("Blank"), label_family("no_animal"), label_family("Homo sapiens"), label_family("red fox")
-    ('blank', 'blank', 'human', 'animal')
+    >>> special_family("No CV Result"), special_family("false_trigger"), special_family("Vulpes vulpes")
+    ('unknown', 'empty', None)
     """
-    words = " ".join(label.casefold().replace("_", " ").replace("-", " ").split())
-    return next((family for family, names in WORDS.items() if words in names), "animal")
+    return _FAMILIES.get(_BETWEEN_WORDS.sub(" ", label.strip()).casefold())

@@ -18,7 +18,7 @@ from bestiary.data.formats.label_table import LabelFormat, LabelTable, ReadOptio
 from bestiary.data.formats.row_list import NO_LABEL, RowList
 from bestiary.data.formats.table_file import format_json_value, open_table, read_header
 from bestiary.errors import SourceError, did_you_mean
-from bestiary.picture import PICTURE_SUFFIXES
+from bestiary.picture_formats import PICTURE_SUFFIXES
 from bestiary.text import format_names
 
 SKIPPED, UNUSED_KIND = "skipped by the annotator", "annotated with no choice or rectangle"

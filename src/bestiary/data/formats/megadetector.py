@@ -23,8 +23,8 @@ from bestiary.data.formats.row_frame import (
     required_text,
     split_rows,
 )
-from bestiary.data.formats.special_labels import special_family
 from bestiary.errors import SourceError
+from bestiary.special_labels import special_family
 
 VERSIONS = ("1.2", "1.3", "1.4", "1.5", "1.6")
 # What the format's authors name as typical for MegaDetector 5. Results files recommend one themselves, in

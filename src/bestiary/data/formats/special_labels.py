@@ -1,66 +1,12 @@
-"""Labels that are no species: an empty picture, a human, a vehicle, or an animal that nobody could name.
-
-Each format and each project spells them otherwise; `special_family` maps them to one of `SPECIAL_FAMILIES`.
-"""
+"""Special labels in a table of rows: replaced by their family, or left out with a reason."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 
 import polars as pl
 
-_SPELLINGS = {
-    "empty": (
-        "blank",
-        "empty",
-        "false trigger",
-        "misfire",
-        "no animal",
-        "no animals",
-        "none",
-        "nothing",
-        "nothing here",
-        "vide",
-    ),
-    "human": (
-        "homo",
-        "homo sapiens",
-        "homo species",
-        "human",
-        "human camera trapper",
-        "humans",
-        "humain",
-        "people",
-        "person",
-        "persons",
-    ),
-    "vehicle": ("motorised vehicle", "motorized vehicle", "vehicle", "vehicles", "vehicule", "véhicule"),
-    "unknown": (
-        "cv failed",
-        "indéfini",
-        "no cv result",
-        "unclassified",
-        "undefined",
-        "unidentifiable",
-        "unidentified",
-        "unidentified animal",
-        "unknown",
-        "unknown animal",
-        "unknown species",
-    ),
-}
-_FAMILIES = {spelling: family for family, spellings in _SPELLINGS.items() for spelling in spellings}
-_BETWEEN_WORDS = re.compile(r"[\s_-]+")
-
-
-def special_family(label: str) -> str | None:
-    """Return the family of a label that is no species, in any case and with any character between words; else None.
-
-    >>> special_family("No CV Result"), special_family("false_trigger"), special_family("Vulpes vulpes")
-    ('unknown', 'empty', None)
-    """
-    return _FAMILIES.get(_BETWEEN_WORDS.sub(" ", label.strip()).casefold())
+from bestiary.special_labels import special_family
 
 
 def left_out_reason(family: str) -> str:

@@ -17,7 +17,7 @@ from bestiary.data.formats.row_list import NO_LABEL, RowList
 from bestiary.data.formats.table_file import format_json_value
 from bestiary.data.split import parse_split_name
 from bestiary.errors import SourceError
-from bestiary.picture import PICTURE_SUFFIXES
+from bestiary.picture_formats import PICTURE_SUFFIXES
 from bestiary.text import format_names
 
 LABEL_SUFFIXES = (".cls", ".json", ".txt")

@@ -34,10 +34,17 @@ from bestiary.inference.output_formats.conversion import Conversion, decimal, re
 from bestiary.inference.predictor import Prediction
 from bestiary.orientation import read_exif
 from bestiary.picture import open_image, read_bytes
-from bestiary.special_labels import label_family
+from bestiary.special_labels import Family, special_family
 from bestiary.text import format_names
 
 OBSERVATIONS = "observations.csv"
+OBSERVATION_TYPES: dict[Family | None, str] = {
+    "empty": "blank",
+    "human": "human",
+    "vehicle": "vehicle",
+    "unknown": "unknown",
+    None: "animal",
+}
 RESOURCES = ("deployments", "media", "observations")
 SCHEMA = "https://raw.githubusercontent.com/tdwg/camtrap-dp/{version}/{name}-table-schema.json"
 MAX_PICTURES, ID_CHARS = 5, 16
@@ -202,7 +209,10 @@ def _observe(prediction: Prediction, medium: Medium, package: CamtrapPackage, co
             "observationType": "unknown",
             "observationComments": f"like none of the classes; nearest: {nearest}",
         }
-    row |= {"observationType": label_family(label), "classificationProbability": decimal(prediction.probability)}
+    row |= {
+        "observationType": OBSERVATION_TYPES[special_family(label)],
+        "classificationProbability": decimal(prediction.probability),
+    }
     if row["observationType"] == "animal":
         row |= {"scientificName": package.scientific_name(label) or "", "observationTags": f"label:{label}"}
     return row

@@ -22,10 +22,10 @@ from bestiary.inference.output_formats.conversion import (
     utc_now,
 )
 from bestiary.inference.predictor import Prediction
-from bestiary.special_labels import Family, label_family
+from bestiary.special_labels import special_family
 
 FORMAT_VERSION = "1.6"  # as text, which 1.6 asks for
-CATEGORIES: dict[Family, str] = {"animal": "1", "human": "2", "vehicle": "3", "unknown": "4"}
+CATEGORIES = {"animal": "1", "human": "2", "vehicle": "3", "unknown": "4"}
 CATEGORY_NAMES = {"1": "animal", "2": "person", "3": "vehicle", "4": "unknown"}
 WHOLE_PICTURE = (0.0, 0.0, 1.0, 1.0)
 LEAST_CONFIDENCE = 0.005  # of a detection that is written, as of MegaDetector itself
@@ -66,7 +66,9 @@ def _detections(prediction: Prediction, classes: tuple[str, ...]) -> Iterable[di
         yield _detection("unknown", 1 - prediction.familiarity)
         return
     ids = {name: str(index) for index, name in enumerate(classes)}
-    families = {family: [name for name in classes if label_family(name) == family] for family in CATEGORIES}
+    families = {
+        family: [name for name in classes if (special_family(name) or "animal") == family] for family in CATEGORIES
+    }
     confidences = {family: sum(prediction.probabilities[name] for name in families[family]) for family in CATEGORIES}
     for family, confidence in sorted(confidences.items(), key=lambda pair: -pair[1]):
         if families[family] and confidence >= LEAST_CONFIDENCE:
@@ -75,5 +77,5 @@ def _detections(prediction: Prediction, classes: tuple[str, ...]) -> Iterable[di
             yield _detection(family, min(1.0, confidence)) | {"classifications": names}
 
 
-def _detection(family: Family, confidence: float) -> dict[str, Any]:
+def _detection(family: str, confidence: float) -> dict[str, Any]:
     return {"category": CATEGORIES[family], "conf": decimal(confidence), "bbox": list(WHOLE_PICTURE)}
