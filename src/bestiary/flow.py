@@ -140,11 +140,9 @@ def _train_run(run: Path, context: Context, session: RunSession, *, resume: bool
     folds = cross_validate(task) if task.recipe.data.folds else []
     trained, model = train_and_finalize(task)
     run_folder.update_environment(run, trained.notes)
-    group_scores = {}
     if not light:
         with context.timer.stage("lessons"):
             write_json(run / "learning_curve.json", diagnose_training(task, trained))
-            group_scores = measure_group_scores(task, trained)
 
     # ---- Test: from the files, through the predictor that users get ------------------------------------------------
     predictions = concat_folds(folds) if folds else predict_test_split(run, context)
@@ -158,6 +156,6 @@ def _train_run(run: Path, context: Context, session: RunSession, *, resume: bool
 
     # ---- Report ----------------------------------------------------------------------------------------------------
     metrics |= {"test_scored": 1, "overfitting": describe_fit(task.recipe, trained.history)}
-    metrics |= {"temperature": model.calibration.temperature} | group_scores
+    metrics |= {"temperature": model.calibration.temperature} | ({} if light else measure_group_scores(task, trained))
     context.experiment_log.log_test(metrics)
     return finish_run(run, metrics, context, session.usage, light=light)

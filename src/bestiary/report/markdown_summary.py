@@ -37,6 +37,7 @@ def _iter_parts(run: RunFiles) -> Iterator[str]:
         confused = (f"{escape(label)} as {escape(predicted)} {count} of {n}" for label, predicted, count, n in pairs)
         yield f"Most frequent mistakes: {'; '.join(confused)}."
     yield escape((metrics.get("decision") or {}).get("sentence", ""))
+    yield escape((metrics.get("group_scores") or {}).get("sentence", ""))
     yield escape((metrics.get("slices") or {}).get("sentence", ""))
 
 
