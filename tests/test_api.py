@@ -135,7 +135,7 @@ def test_train_passes_every_argument_on(monkeypatch: pytest.MonkeyPatch) -> None
     bestiary.train("pictures", method="scratch", seed=3, quiet=True, columns=columns, leave_out=[], **options)  # type: ignore[arg-type]
     [(words, passed)] = calls
     reporter, recipe = passed.pop("reporter"), passed.pop("recipe")
-    assert passed.pop("reading") == ReadOptions(columns=columns, left_out=())
+    assert passed.pop("reading") == ReadOptions(columns=columns, left_out=(), has_chosen_families=True)
     assert (words, passed) == (("pictures",), options)
     assert recipe.overrides() == {"model": {"method": "scratch"}, "seed": 3}
     assert type(reporter).__name__ == "SilentReporter"

@@ -132,7 +132,7 @@ def test_columns_have_roles(folder: Path) -> None:
     assert box is not None
     assert (box.left, box.top, round(box.width, 9), round(box.height, 9), box.unit) == (0.1, 0.2, 0.4, 0.6, "fraction")
     assert PictureEntry(folder / "a.jpg", "fox", "train", "s1", "k1", "2024-05-01T10:00:00", box) == first
-    assert second == PictureEntry(folder / "b.jpg", "owl", time="2024-05-01T00:00:00")
+    assert second == PictureEntry(folder / "b.jpg", "owl", time="2024-05-01")
     assert listed(folder / "t.csv", columns=columns).pictures[0].box is None
 
 
@@ -144,13 +144,23 @@ def test_group_site_and_time_are_taken_by_name(folder: Path) -> None:
         assert "habitat" in messages(listing)
 
 
-def test_times_that_are_not_understood_are_named(folder: Path) -> None:
-    (folder / "t.csv").write_text("File,Species,time\na.jpg,fox,5/5/19 17:21\nb.jpg,fox,2024-02-30 10:00:00\n")
+def test_times_of_several_kinds_are_read_or_named(folder: Path) -> None:
+    (folder / "t.csv").write_text("File,Species,time\na.jpg,fox,5/6/19 17:21\nb.jpg,fox,2024-02-30 10:00:00\n")
     listing = listed(folder / "t.csv")
-    assert [picture.time for picture in listing.pictures] == [None, None]
-    assert '2 times of the column "time" are not understood and not used, for example "5/5/19 17:21"' in messages(
-        listing
-    )
+    assert [picture.time for picture in listing.pictures] == ["2019-05-06T17:21:00", None]
+    assert "1 times were read with the month first: 5/6/19 17:21" in messages(listing)
+    assert '1 times cannot be read, such as "2024-02-30 10:00:00"' in messages(listing)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "m.csv"])
+def test_labels_that_are_no_species_are_left_out_only_if_asked(folder: Path, name: str) -> None:
+    head = "File,Species" if name == "t.csv" else "path,label"
+    (folder / name).write_text(f"{head}\na.jpg,fox\nb.jpg,Unknown\nc.jpg,no animal\n")
+    assert labels(listed(folder / name)) == {"a.jpg": "fox", "b.jpg": "Unknown", "c.jpg": "no animal"}
+    assert labels(listed(folder / name, leave_out="unknown")) == {"a.jpg": "fox", "c.jpg": "no animal"}
+    listing = listed(folder / name, leave_out=["empty", "unknown"])
+    assert labels(listing) == {"a.jpg": "fox"}
+    assert dict(listing.skipped) == {"labelled as unknown": 1, "labelled as empty": 1}
 
 
 def test_a_box_in_pixels_and_with_decimal_commas(folder: Path) -> None:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 AUTO, NONE, SOURCE, FOLDER = "auto", "none", "source", "folder"
+COLUMN = "column"
 REGEX, TIME = "regex:", "time:"
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)")
@@ -15,7 +16,10 @@ SITE_SYNTAX = f"{NONE}, {SOURCE}, {FOLDER}, {REGEX}PATTERN"
 
 @dataclass(frozen=True)
 class GroupRule:
-    """How pictures are grouped. kind: AUTO, NONE, SOURCE, FOLDER, REGEX or TIME; gap_seconds: of TIME."""
+    """How pictures are grouped. kind: AUTO, NONE, SOURCE, FOLDER, COLUMN, REGEX or TIME.
+
+    pattern: of REGEX, or the name of the COLUMN; gap_seconds: of TIME.
+    """
 
     kind: str
     pattern: str = ""
@@ -23,7 +27,9 @@ class GroupRule:
 
 
 def parse_group_rule(text: str) -> GroupRule:
-    """Return the rule of a text such as "folder", "regex:^(seq[0-9]+)" or "time:60s"; ValueError for anything else.
+    """Return the rule of a text such as "folder", "regex:^(seq[0-9]+)" or "time:60s"; any other text is a column.
+
+    Raises ValueError for a time or a pattern that cannot be read.
 
     >>> parse_group_rule("time:1.5m").gap_seconds
     90.0
@@ -37,11 +43,13 @@ def parse_group_rule(text: str) -> GroupRule:
         return GroupRule(TIME, gap_seconds=float(match[1]) * _SECONDS[match[2]])
     if text.startswith(REGEX):
         return GroupRule(REGEX, _check_pattern(text.removeprefix(REGEX)))
-    raise ValueError(f'"{text}" is none of {SYNTAX}')
+    if not text.strip():
+        raise ValueError(f"expected one of {SYNTAX}, or the name of a column")
+    return GroupRule(COLUMN, text)
 
 
 def parse_site_rule(text: str) -> GroupRule:
-    """Return the rule of a text such as "source" or "folder"; ValueError for anything else."""
+    """Return the rule of a text such as "source" or "folder"; any other text is a column. Raises ValueError."""
     if text == AUTO or text.startswith(TIME):
         raise ValueError(f'"{text}" is none of {SITE_SYNTAX}')
     return parse_group_rule(text)

@@ -81,7 +81,7 @@ class DataConfig(_Section):
     folds: Folds = Field(0, description="of cross-validation; 0: one test split")
     near_duplicates: bool = Field(True, description="keep near-duplicates in the same split")
     group: GroupRuleText = Field(
-        "auto", description="pictures that stay in one split: auto, none, source, folder, regex:PATTERN, time:60s"
+        "auto", description="pictures that stay in one split: auto, none, a column, folder, regex:PATTERN, time:60s"
     )
     site: SiteRuleText = Field(
         "none", description="sites, which stay in one split: none, source, folder, regex:PATTERN"

@@ -27,6 +27,8 @@ def audit(
     classes: options.Classes = None,
     label_depth: options.LabelDepth = None,
     split: options.SplitOption = None,
+    group: options.GroupOption = None,
+    site: options.SiteOption = None,
     corrections: options.Corrections = None,
     format_name: options.FormatOption = None,
     columns: options.ColumnsOption = None,
@@ -50,7 +52,9 @@ def audit(
     from bestiary.locks import output_lock
     from bestiary.progress import make_reporter
 
-    values = options.build_recipe(recipe, settings, classes=classes, label_depth=label_depth, split=split)
+    values = options.build_recipe(
+        recipe, settings, classes=classes, label_depth=label_depth, split=split, group=group, site=site
+    )
     reading = make_read_options(format_name, columns, pictures_folder, leave_out)
     reporter = make_reporter(quiet=quiet)
     with output_lock(out):

@@ -109,6 +109,24 @@ SplitOption = Annotated[
         " name; draw-test draws a missing test split from train; resplit ignores them."
     ),
 ]
+GroupOption = Annotated[
+    str | None,
+    typer.Option(
+        "--group",
+        metavar="RULE",
+        help="Pictures that stay in one split: a column, folder, regex:PATTERN (on paths), time:60s (no longer gap in"
+        " capture time), none; default: a column group, or the sequences of the format.",
+    ),
+]
+SiteOption = Annotated[
+    str | None,
+    typer.Option(
+        "--site",
+        metavar="RULE",
+        help="Sites, such as cameras, which stay in one split: a column, source (of the format), folder or"
+        " regex:PATTERN. The report then compares known sites with new ones.",
+    ),
+]
 MethodOption = Annotated[Method | None, typer.Option(help="Training method; probe is fast and needs no torch.")]
 Backbone = Annotated[str | None, typer.Option(help="lite0 or lite2; finetune also takes any timm model name.")]
 RecipeName = Annotated[str | None, typer.Option(help="A TOML file of settings, or a name: original-v1, original-v2.")]
@@ -143,6 +161,8 @@ def build_recipe(
     label_depth: int | None = None,
     split: Split | None = None,
     costs: Path | None = None,
+    group: str | None = None,
+    site: str | None = None,
 ) -> Recipe:
     """Return the recipe of a name or file, overridden by `--set`, then by the named options."""
     from bestiary.costs import read_costs
@@ -157,6 +177,8 @@ def build_recipe(
         ("data", "classes"): None if classes is None else parse_names(classes),
         ("data", "folds"): folds,
         ("data", "label_depth"): label_depth,
+        ("data", "group"): group,
+        ("data", "site"): site,
         ("data", "split"): split.value if split else None,
         ("evaluate", "costs"): None if costs is None else read_costs(costs),
     }

@@ -15,11 +15,13 @@ from bestiary.cli.options import (
     ColumnsOption,
     Corrections,
     FormatOption,
+    GroupOption,
     LabelDepth,
     Labels,
     LeaveOut,
     PicturesFolder,
     Quiet,
+    SiteOption,
     SplitOption,
     Threads,
     parse_names,
@@ -78,6 +80,8 @@ def study(
     classes: Classes = None,
     label_depth: LabelDepth = None,
     split: SplitOption = None,
+    group: GroupOption = None,
+    site: SiteOption = None,
     corrections: Corrections = None,
     format_name: FormatOption = None,
     columns: ColumnsOption = None,
@@ -109,6 +113,7 @@ def study(
     chosen = [] if classes is None else [f"data.classes={json.dumps(parse_names(classes), ensure_ascii=False)}"]
     chosen += [] if label_depth is None else [f"data.label_depth={label_depth}"]
     chosen += [] if split is None else [f"data.split={split.value}"]
+    chosen += [f"data.{key}={json.dumps(rule)}" for key, rule in (("group", group), ("site", site)) if rule is not None]
     options = StudyOptions(
         recipes or [],
         preset,

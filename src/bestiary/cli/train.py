@@ -36,6 +36,8 @@ def train(
     classes: options.Classes = None,
     label_depth: options.LabelDepth = None,
     split: options.SplitOption = None,
+    group: options.GroupOption = None,
+    site: options.SiteOption = None,
     corrections: options.Corrections = None,
     format_name: options.FormatOption = None,
     columns: options.ColumnsOption = None,
@@ -86,6 +88,8 @@ def train(
         folds=folds,
         label_depth=label_depth,
         split=split,
+        group=group,
+        site=site,
         costs=costs,
     )
     if leak_report:

@@ -21,6 +21,7 @@ from bestiary.data.corrections import Corrections, read_corrections
 from bestiary.data.deep_ranges import measure_in_collection_range
 from bestiary.data.detail_check import check_content
 from bestiary.data.formats.label_table import ReadOptions
+from bestiary.data.formats.read_options import name_group_columns
 from bestiary.data.joined_groups import join_groups, torn_group_notices
 from bestiary.data.label_map import absolute_label_map, label_map
 from bestiary.data.notices import EMPTY_CLASS, SourceNotice, notice_findings
@@ -162,7 +163,7 @@ def _list_pictures(source: DataSource, data: DataConfig, context: Context) -> Pi
         classes=data.classes,
         model_classes=source.model_classes,
         label_depth=data.label_depth,
-        reading=source.reading,
+        reading=name_group_columns(source.reading, parse_group_rule(data.group), parse_site_rule(data.site)),
     )
     return choose_split_parts(listing, data)
 

@@ -53,7 +53,7 @@ def read_manifest(source: Path) -> Manifest:
         texts = [_read_texts(frame, name) for name in COLUMNS]
     except pl.exceptions.PolarsError as error:
         raise _unreadable_error(source, error) from None
-    times, notes = format_times(texts[-1].rename("time"))
+    times, notes = format_times(texts[-1])
     cells = zip(*(column.to_list() for column in (*texts[:-1], times)), strict=True)
     return Manifest(list(_iter_rows(source, cells)), unused, notes)
 

@@ -12,7 +12,7 @@ import polars as pl
 
 from bestiary.data.notices import GROUPS, SourceNotice
 from bestiary.errors import SourceError
-from bestiary.group_rules import AUTO, FOLDER, NONE, REGEX, SOURCE, TIME, GroupRule
+from bestiary.group_rules import AUTO, COLUMN, FOLDER, NONE, REGEX, SOURCE, TIME, GroupRule
 
 _TIME = r"^\s*(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d(?::\d\d(?:\.\d+)?)?)\s*(Z|[+-]\d\d(?::?\d\d)?)?\s*$"
 _NAME = r"[^/\\]+$"
@@ -45,7 +45,7 @@ def _apply_rule(pictures: pl.DataFrame, rule: GroupRule, column: str, notices: l
     listed = pictures[column]
     if rule.kind == NONE or (rule.kind == AUTO and not listed.count()):
         return pl.Series(column, [None] * pictures.height, pl.String)
-    if rule.kind in (AUTO, SOURCE):
+    if rule.kind in (AUTO, SOURCE, COLUMN):
         values = listed
     elif rule.kind == FOLDER:
         values = _folders(pictures["path"], names_only=column == "site")
@@ -65,6 +65,7 @@ def _check_values(values: pl.Series, name: str, rule: GroupRule) -> None:
         return
     if not values.count():
         cause = {
+            COLUMN: f'the source has no column "{rule.pattern}" with a {name}',
             SOURCE: f"the source has no {name} for any of its pictures. Name the column: {option} COLUMN",
             REGEX: f'"{rule.pattern}" matches no path',
             TIME: "no picture has a time, in a column of the table or in its EXIF data",
@@ -88,7 +89,11 @@ def _next_step(name: str, rule: GroupRule) -> str:
 def _describe_values(values: pl.Series, name: str, rule: GroupRule) -> SourceNotice:
     """Return what the groups are: how many, how large, and how many pictures have none."""
     sizes = values.drop_nulls().value_counts()["count"]
-    source = {SOURCE: "its column", AUTO: "the column group or the sequences of the source"}.get(rule.kind, "")
+    source = {
+        SOURCE: "the source",
+        COLUMN: f'the column "{rule.pattern}"',
+        AUTO: "the column group or the sequences of the source",
+    }.get(rule.kind, "")
     by = source or f"--{name} {rule.kind}{rule.pattern}{f'{rule.gap_seconds:g}s' if rule.kind == TIME else ''}"
     text = (
         f"{len(sizes):,} {name}{'s' * (len(sizes) != 1)} of pictures, by {by}, stay in one split each: {sizes.sum():,}"

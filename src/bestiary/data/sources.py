@@ -22,6 +22,7 @@ from bestiary.data.folder_walk import (
     iter_files,
     skip_reason,
 )
+from bestiary.data.formats import roboflow, webdataset
 from bestiary.data.formats.label_rows import LISTED_TWICE, LabelRows, read_label_rows
 from bestiary.data.formats.label_table import LabelFormat, ReadOptions
 from bestiary.data.formats.registry import FORMATS, recognise_format
@@ -111,7 +112,12 @@ def list_sources(
     notices = list(dict.fromkeys(notice for part in lists for notice in part.notices))
     names = {entry.label for part in lists for entry in part.pictures} | {notice.folder for notice in notices} - {""}
     labels = match_folders(labels, names, context.reporter)
-    entries = [replace(entry, label=find_label(entry.label, labels)) for part in lists for entry in part.pictures]
+    mapped = {name: find_label(name, labels) for name in names}
+    entries = [
+        entry if mapped[entry.label] == entry.label else replace(entry, label=mapped[entry.label])
+        for part in lists
+        for entry in part.pictures
+    ]
     warn_label_case({entry.label for entry in entries}, context.reporter)
     notices = [replace(notice, folder=find_label(notice.folder, labels)) for notice in notices]
     pictures = {(os.path.abspath(p.path), p.label, p.split, p.box): p for p in reversed(entries)}  # noqa: PTH100 - no links
@@ -133,7 +139,7 @@ def report_notices(notices: Sequence[SourceNotice], reporter: Reporter) -> None:
 
 
 def _list_source(source: Path, reading: FolderReading, options: ReadOptions, context: Context) -> PictureList:
-    if not os.path.exists(source):  # noqa: PTH110 - Path.exists raises for names that are too long
+    if not os.path.exists(webdataset.expand_shards(source)[0]):  # noqa: PTH110 - Path.exists raises for names that are too long
         raise SourceError(f"There is nothing at {source}. Pass a folder with one folder of pictures per class.")
     if not is_text(source.absolute()):
         raise SourceError(f"The name {printable(str(source.absolute()))} is not valid Unicode. Rename it.")
@@ -254,7 +260,8 @@ def _collect(folder: ClassFolder, source: Path, reading: FolderReading, listing:
         reason = skip_reason(path)
         if reason is None:
             paths.append(path)
-            listing.pictures.append(PictureEntry(path, label, folder.split))
+            group = roboflow.find_group(path.name)
+            listing.pictures.append(PictureEntry(path, label, folder.split, group and f"{label}/{group}"))
             continue
         skipped[reason] += 1
         if reason == NOT_TEXT:

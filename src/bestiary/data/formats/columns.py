@@ -100,6 +100,11 @@ def choose_columns(table: TableFile, requested: Mapping[str, str], *, needs_labe
     return Columns(names, box, box_role, tuple(guessed))
 
 
+def find_label_columns(columns: Sequence[str]) -> list[str]:
+    """Return the columns that have a usual name of the label."""
+    return [name for name in columns if _simplify(name) in LABEL_NAMES]
+
+
 def _check_roles(requested: Mapping[str, str]) -> None:
     for role in requested:
         if role not in ROLES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import polars as pl
 
 from bestiary.data.formats.label_table import ROWS, LabelFormat, LabelTable, ReadOptions
 from bestiary.data.formats.locate_pictures import LocatedPictures, locate_pictures
+from bestiary.data.formats.special_labels import left_out_reason, special_family
 from bestiary.data.notices import LEFT_OUT_ROWS, SOURCE_FORMAT, SourceNotice
 from bestiary.errors import SourceError
 from bestiary.text import format_names
@@ -40,6 +42,8 @@ def read_label_rows(source: Path, form: LabelFormat, options: ReadOptions) -> La
     pictures with several labels. Raises SourceError if nothing is left.
     """
     table = form.read(source, options)
+    if options.has_chosen_families:
+        table = _leave_out_families(table, options.left_out)
     notices = [SourceNotice(SOURCE_FORMAT, note, is_issue=False) for note in _format_notes(source, form, table)]
     base = options.pictures or (source if source.is_dir() else source.parent)
     if not base.is_dir():
@@ -68,17 +72,30 @@ def read_label_rows(source: Path, form: LabelFormat, options: ReadOptions) -> La
     return LabelRows(rows, +skipped, notices)
 
 
+def _leave_out_families(table: LabelTable, families: Collection[str]) -> LabelTable:
+    """Return the table without the labels of these families; the reader of a camera-trap format has done it already."""
+    reasons = {label: special_family(label) for label in table.rows["label"].unique()}
+    names = {label: left_out_reason(family) for label, family in reasons.items() if family in families and family}
+    reason = pl.col("label").replace_strict(names, default=None, return_dtype=pl.String)
+    rows = table.rows.with_columns(reason=reason)
+    excluded = rows.filter(pl.col("reason").is_not_null()).select("file", "reason")
+    rows = rows.filter(pl.col("reason").is_null()).drop("reason")
+    return LabelTable(rows, pl.concat([table.left_out, excluded]), table.notes)
+
+
 def choose_single_labels(rows: pl.DataFrame, *, boxes: bool) -> tuple[pl.DataFrame, pl.DataFrame, int]:
     """Return the rows with one label for each picture, or each box; those left out; how many were listed twice.
 
-    Without `boxes`, the boxes of a picture that all have one label are one row of the whole picture. A picture, or box,
-    with different labels is left out. Of equal rows the first stays.
+    Without `boxes`, boxes count only for a picture without a label of its own; those that all have one label are
+    one row of the whole picture. A picture, or box, with different labels is left out. Of equal rows the first stays.
     """
     key = ["path", *BOX] if boxes else ["path"]
-    rows = rows if boxes else rows.with_columns([pl.lit(None, ROWS[name]).alias(name) for name in (*BOX, "box_unit")])
+    whole = pl.col("box_left").is_null()
     if boxes:  # a label of the whole picture says what its boxes say already
-        whole, boxed = pl.col("box_left").is_null(), pl.col("box_left").is_not_null().any().over("path")
-        rows = rows.filter(~(whole & boxed))
+        rows = rows.filter(~(whole & whole.not_().any().over("path")))
+    elif rows["box_left"].null_count() < rows.height:
+        rows = rows.filter(whole | ~whole.any().over("path"))
+        rows = rows.with_columns([pl.lit(None, ROWS[name]).alias(name) for name in (*BOX, "box_unit")])
     if rows.select(key).is_duplicated().any():
         rows = rows.with_columns(labels=pl.col("label").n_unique().over(key))
         doubtful = rows.filter(pl.col("labels") > 1)

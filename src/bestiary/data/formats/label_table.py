@@ -52,14 +52,16 @@ class ReadOptions:
 
     format: the name of a format; None: it is recognised. columns: column names of the file by their role, one of
     `ROWS` or "path" and "box". pictures: the folder of the pictures; None: that of the file. left_out: of
-    `SPECIAL_FAMILIES`, those that become no label. boxes: each box is a picture of its own, instead of the
-    whole picture. unpack: returns the folder of an archive's pictures, for the formats that are archives.
+    `SPECIAL_FAMILIES`, those that become no label; has_chosen_families: whether they were chosen, so that they apply to
+    every format, not only to those of camera traps. boxes: each box is a picture of its own, instead of the whole
+    picture. unpack: returns the folder of an archive's pictures, for the formats that are archives.
     """
 
     format: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     pictures: Path | None = None
     left_out: tuple[str, ...] = DEFAULT_LEFT_OUT
+    has_chosen_families: bool = False
     boxes: bool = False
     unpack: Callable[[Path], Path] | None = None
 
@@ -69,7 +71,7 @@ class ReadOptions:
             "format": self.format,
             "columns": dict(self.columns) or None,
             "pictures": self.pictures and str(self.pictures.absolute()),
-            "leave out": list(self.left_out) if self.left_out != DEFAULT_LEFT_OUT else None,
+            "leave out": list(self.left_out) if self.has_chosen_families else None,
         }
         return {name: value for name, value in values.items() if value is not None}
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from bestiary.data.formats.columns import parse_columns
-from bestiary.data.formats.label_table import DEFAULT_LEFT_OUT, SPECIAL_FAMILIES, ReadOptions
+from bestiary.data.formats.label_table import SPECIAL_FAMILIES, ReadOptions
 from bestiary.data.formats.registry import find_format
 from bestiary.errors import UserError, did_you_mean
+from bestiary.group_rules import COLUMN, GroupRule
 
 NOTHING = "none"
 
@@ -33,7 +35,26 @@ def make_read_options(
     folder = None if pictures is None else Path(pictures)
     if folder is not None and not folder.is_dir():
         raise UserError(f"There is no folder {folder}. --pictures takes the folder that the pictures lie in.")
-    return ReadOptions(format_name, roles, folder, DEFAULT_LEFT_OUT if leave_out is None else _families(leave_out))
+    if leave_out is None:
+        return ReadOptions(format_name, roles, folder)
+    return ReadOptions(format_name, roles, folder, _families(leave_out), has_chosen_families=True)
+
+
+def name_group_columns(reading: ReadOptions | None, group: GroupRule, site: GroupRule) -> ReadOptions | None:
+    """Return the options with the columns that the rules of groups and sites name.
+
+    Raises UserError if the options name another column for the same role.
+    """
+    named = {role: rule.pattern for role, rule in (("group", group), ("site", site)) if rule.kind == COLUMN}
+    if not named:
+        return reading
+    options = reading or ReadOptions()
+    for role, column in named.items():
+        if options.columns.get(role, column) != column:
+            raise UserError(
+                f'--{role} names the column "{column}", and --columns the column "{options.columns[role]}". Name one.'
+            )
+    return replace(options, columns={**options.columns, **named})
 
 
 def _families(names: str | Sequence[str]) -> tuple[str, ...]:

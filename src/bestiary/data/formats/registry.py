@@ -4,14 +4,44 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bestiary.data.formats import tables
+from bestiary.data.formats import (
+    camtrap_dp,
+    coco,
+    cvat,
+    deepfaune,
+    huggingface,
+    label_studio,
+    megadetector,
+    roboflow,
+    speciesnet,
+    tables,
+    timelapse,
+    webdataset,
+    wildlife_insights,
+)
 from bestiary.data.formats.label_table import LabelFormat, ReadOptions
 from bestiary.errors import SourceError, UserError, did_you_mean
 
 # The formats that are recognised by certain signs; `table` is any other table.
-SPECIFIC: tuple[LabelFormat, ...] = ()
+SPECIFIC: tuple[LabelFormat, ...] = (
+    camtrap_dp.FORMAT,
+    coco.FORMAT,
+    megadetector.FORMAT,
+    speciesnet.FORMAT,
+    timelapse.FORMAT,
+    wildlife_insights.FORMAT,
+    deepfaune.FORMAT,
+    huggingface.FORMAT,
+    label_studio.FORMAT,
+    roboflow.FORMAT,
+    cvat.FORMAT,
+    webdataset.FORMAT,
+)
 FORMATS: tuple[LabelFormat, ...] = (*SPECIFIC, tables.FORMAT)
-WITH_COLUMNS = {"table"}  # whose reader takes `--columns`
+WITH_COLUMNS = {  # formats whose reader takes `--columns`
+    *("table", "huggingface", "label-studio", "webdataset", "timelapse"),
+    *("speciesnet", "wildlife-insights", "deepfaune"),
+}
 
 
 def find_format(name: str) -> LabelFormat:
@@ -30,7 +60,8 @@ def recognise_format(source: Path, options: ReadOptions) -> LabelFormat | None:
     if options.format is not None:
         form: LabelFormat | None = find_format(options.format)
     else:
-        matches = [form for form in SPECIFIC if form.is_format(source)]
+        candidates = SPECIFIC if source.exists() else (webdataset.FORMAT,)  # a range of shards is no path
+        matches = [form for form in candidates if form.is_format(source)]
         if len(matches) > 1:
             titles = " or ".join(form.title for form in matches)
             names = " or ".join(f"--format {form.name}" for form in matches)
