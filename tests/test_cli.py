@@ -174,7 +174,7 @@ def test_json_without_a_command_is_explained(bestiary: Call) -> None:
         (["train", "x", "--seed", "-1"], "--seed"),
         (["predict"], "Missing argument"),
         (["predict", "run"], "Missing argument"),
-        (["predict", "run", "x.jpg", "--format", "xml"], 'Unknown value "xml" for --format. Known: csv, jsonl'),
+        (["predict", "run", "x.jpg", "--format", "xml"], 'Unknown value "xml" for --format. Known: camtrap-dp, csv'),
         (["train", "x", "--resume", "run"], "PICTURES cannot be given with --resume"),
     ],
 )
