@@ -71,7 +71,7 @@ def train(
     requested = Recipe.of(recipe or {}).override({} if folds is None else {"data": {"folds": folds}})
     context = Context.create(threads, reporter, requested.features, "train")
     source, out = DataSource(pictures, labels, corrections), None if out is None else Path(out)
-    timer, check = context.timer, quick_estimate.budget_check(requested, budget_seconds, context)
+    timer, check = context.timer, quick_estimate.budget_check([requested], budget_seconds, context)
     check_recipe_supported(requested)
     check_log_supported(log, requested)
     run_folder.require_free_folder(out)
