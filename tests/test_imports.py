@@ -52,6 +52,7 @@ BASE = (
     "checks",
     "label_issue_summary",
     "table",
+    "finding_counts",
     "context",
     "run_folder",
 )

@@ -23,6 +23,7 @@ from bestiary.profiling import PeakMemory
 from bestiary.progress import Reporter
 from bestiary.recipe import Recipe
 from bestiary.report.results import Run, finish_run, write_results
+from bestiary.report.run_files import count_run_findings
 from bestiary.training import budget, quick_estimate
 from bestiary.training.create_run import create_run
 from bestiary.training.experiment_loggers import RECORDED, check_log_supported, open_experiment_log
@@ -123,7 +124,7 @@ def evaluate(run: Path | str, *, threads: int | None = None, reporter: Reporter 
     """Score a finished run on its own test split again, which it counts, and return it."""
     run, context = Path(run), Context.create(threads, reporter, job="evaluate")
     with run_lock(run):
-        metrics = rescore_test_split(run, context)
+        metrics = rescore_test_split(run, context) | {"findings": count_run_findings(run).facts()}
         write_results(run, metrics, context)
     return Run(run, metrics)
 
