@@ -40,6 +40,8 @@ SETTINGS = [
     "picture.size=64",
     "--set",
     "evaluate.resamples=100",
+    "--set",
+    "data.min_per_class=4",
     "--threads",
     "2",
 ]
@@ -70,13 +72,14 @@ class Outputs:
 @pytest.fixture(scope="module")
 def collection_of_faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Drawn creatures with all faults of `bestiary.demo`, and further ones; folders that are no classes."""
-    drawn = make_synthetic_dataset(tmp_path_factory.mktemp("drawn") / "faults", pictures=200, seed=5)
+    drawn = make_synthetic_dataset(tmp_path_factory.mktemp("drawn") / "faults", pictures=240, seed=5)
     folder, rng = drawn.folder / "bird", np.random.default_rng(0)
     noise = rng.integers(0, 256, (90, 120, 4), np.uint8)
     Image.new("RGB", (90, 70), "white").save(folder / "empty.png")
     Image.new("RGB", (90, 70), (3, 3, 3)).save(folder / "dark.png")
-    for name, alpha in (("opaque", np.full((90, 120), 255)), ("transparent", np.zeros((90, 120)))):
-        Image.fromarray(np.dstack([noise[..., :3], alpha.astype(np.uint8)])).save(folder / f"{name}.png")
+    for name, columns in (("opaque", 0), ("transparent", 90)):
+        noise[..., 3] = np.where(np.arange(120) < columns, 0, 255)
+        Image.fromarray(noise).save(folder / f"{name}.png")
     Image.fromarray(noise[:20, :, :3]).save(folder / "narrow.png")
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")
     (drawn.folder / "empty class").mkdir()
