@@ -171,10 +171,10 @@ def test_an_early_refusal_knows_what_is_cached_and_how_many_runs_there_are(
             return True
         return False
 
-    assert is_refused([Recipe()], 30.0)  # features of 30,000 pictures
+    assert is_refused([Recipe()], 36.0)  # features of 30,000 pictures
     (tmp_path / "features").mkdir()
-    assert not is_refused([Recipe()], 30.0)
-    assert is_refused([Recipe()] * 12, 30.0)
+    assert not is_refused([Recipe()], 36.0)
+    assert is_refused([Recipe()] * 12, 36.0)
     assert not is_refused([Recipe()] * 12, 120.0)
     assert is_refused([Recipe.of({"model": {"method": "scratch"}})] * 8, 60.0)  # torch takes longer to start
 

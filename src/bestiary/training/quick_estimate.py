@@ -24,10 +24,11 @@ from bestiary.training.throughput import evenly_spaced, machine_slowdown
 from bestiary.training.time_estimate import COSTS
 
 SAMPLED_FILES, SAMPLE_SECONDS = 24, 0.25
-CERTAIN = 0.67  # of the estimated time: a budget is refused early only if it is shorter than that
+CERTAIN = 0.75  # of the estimated time, which is a low one: only a shorter budget is refused early
+PLAN_SECONDS = 1.5  # of measuring this machine for the plan, by the clock
 # Seconds a picture, with two threads of the reference machine of `COSTS`: 5,511 pictures, `docs/log.md`.
 SEARCH_SECONDS = 0.000_7  # of the search for duplicates
-SHORTCUT_SECONDS = 0.000_15
+SHORTCUT_SECONDS = 0.000_3
 FEATURE_SECONDS = 0.001_2  # of decoding and the smallest network, lite0 at 96 px
 
 
@@ -60,7 +61,8 @@ def _least_seconds(listing: PictureList, runs: Sequence[Recipe], context: Contex
     a_picture = SEARCH_SECONDS * requested.data.near_duplicates + SHORTCUT_SECONDS * requested.data.suspects
     if not _may_have_features(context) and any(run.model.method != "scratch" for run in runs):
         a_picture += FEATURE_SECONDS
-    return _reading_seconds(listing, requested, context) + machine_slowdown() * (fixed + pictures * a_picture)
+    slowdown = machine_slowdown()
+    return _reading_seconds(listing, requested, context) + PLAN_SECONDS + slowdown * (fixed + pictures * a_picture)
 
 
 def _may_have_features(context: Context) -> bool:
