@@ -664,7 +664,7 @@ def test_each_confusion_has_a_picture_before_any_has_two(tmp_path: Path, monkeyp
     test = predictions_of_test(read_run(make_run(tmp_path / "run", files, sure=0.5)))
     monkeypatch.setattr(gallery, "GALLERY", 4)
     monkeypatch.setattr(gallery, "MAX_MORE", 6)
-    built = gallery.build_galleries(test, set(), {}, lambda paths: [None] * len(paths))
+    built = gallery.build_galleries(test, {}, {}, lambda paths: [None] * len(paths))
     embedded = [*built["wrong"], *built["unknown"], *built["more_wrong"]]
     pairs = set(test.filter(pl.col("label") != pl.col("predicted")).select("label", "predicted").iter_rows())
     assert len(pairs) == 6
@@ -675,7 +675,7 @@ def test_each_confusion_has_a_picture_before_any_has_two(tmp_path: Path, monkeyp
 
 def test_pictures_have_their_most_probable_classes(run: Path) -> None:
     test = predictions_of_test(read_run(run))
-    for picture in gallery.gallery_pictures(test.head(4), {}, set()):
+    for picture in gallery.gallery_pictures(test.head(4), {}, {}):
         row = test.row(by_predicate=pl.col("row_id") == picture.row_id, named=True)
         expected = sorted(((row[f"p_{label}"], label) for label in LABELS), reverse=True)[: gallery.TOP]
         assert [label for label, _ in picture.top] == [label for _, label in expected]
@@ -683,12 +683,12 @@ def test_pictures_have_their_most_probable_classes(run: Path) -> None:
 
 
 def test_every_finding_is_listed_or_counted(run: Path, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    issues = read_run(run).findings.filter("is_issue")
+    findings = read_run(run).findings
     text = Outline(page).text
-    for path in issues["path"].drop_nulls():
+    for path in findings["path"].drop_nulls():
         assert f"{Path(path).parent.name}/{Path(path).name}" in text
     monkeypatch.setattr(finding_section, "MAX_EXAMPLES", 1)
     monkeypatch.setattr(finding_section, "MAX_LISTED", 2)
     shorter = Outline(render_run_report(read_run(run))).text
-    assert "3 more are not listed" in shorter
+    assert "4 more are not listed" in shorter  # six issues, and one that needs no action
     assert "findings.parquet whose check is dark" in shorter

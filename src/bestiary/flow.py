@@ -25,6 +25,7 @@ from bestiary.profiling import PeakMemory
 from bestiary.progress import Reporter
 from bestiary.recipe import Recipe
 from bestiary.report.results import Run, finish_run, write_results
+from bestiary.report.run_files import count_run_findings
 from bestiary.training import budget, quick_estimate
 from bestiary.training.create_run import create_run
 from bestiary.training.experiment_loggers import RECORDED, check_log_supported, open_experiment_log
@@ -75,7 +76,7 @@ def train(
     requested = Recipe.of(recipe or {}).override({} if folds is None else {"data": {"folds": folds}})
     context = Context.create(threads, reporter, requested.features, "train")
     source, out = DataSource(pictures, labels, corrections, reading=reading), None if out is None else Path(out)
-    timer, check = context.timer, quick_estimate.budget_check(requested, budget_seconds, context)
+    timer, check = context.timer, quick_estimate.budget_check([requested], budget_seconds, context)
     check_recipe_supported(requested)
     check_log_supported(log, requested)
     run_folder.require_free_folder(out)
@@ -127,7 +128,7 @@ def evaluate(run: Path | str, *, threads: int | None = None, reporter: Reporter 
     """Score a finished run on its own test split again, which it counts, and return it."""
     run, context = Path(run), Context.create(threads, reporter, job="evaluate")
     with run_lock(run):
-        metrics = rescore_test_split(run, context)
+        metrics = rescore_test_split(run, context) | {"findings": count_run_findings(run).facts()}
         write_results(run, metrics, context)
     return Run(run, metrics)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bestiary.checks import DOUBTFUL_LABEL, AuditCheck, find_check
+
 MIN_PRECISION = 0.5  # with a lower expected precision, suspect labels are called doubtful
 
 
@@ -40,3 +42,13 @@ class LabelIssueSummary:
             return f"Of {self.count:,} suspect {labels}, {expected}."
         others = "the others may be correct labels of pictures that are hard for the model"
         return f"{self.count:,} doubtful {labels}, the most doubtful first: {expected}; {others}."
+
+
+def resolve_check(name: str, label_issues: LabelIssueSummary | None) -> AuditCheck:
+    """Return the check of this name; suspect labels are called doubtful where most are expected to be correct.
+
+    >>> resolve_check("suspect-label", LabelIssueSummary(40, 0.7, 0.1, 0.0, 0.2)).format_count(40)
+    '40 doubtful labels'
+    """
+    is_doubtful = label_issues is not None and label_issues.is_doubtful
+    return DOUBTFUL_LABEL if is_doubtful and name == DOUBTFUL_LABEL.name else find_check(name)

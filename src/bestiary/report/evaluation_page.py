@@ -52,7 +52,7 @@ def write_evaluation_page(folder: Path, *, threads: int | None = None) -> Path:
         "left_out": _left_out(pictures, names),
         "copies_of_test": metrics["copies"]["test"],
         "unknown_classes": metrics["unknown_classes"],
-        "strangers": gallery_pictures(strangers.head(MAX_STRANGERS), names, set()),
+        "strangers": gallery_pictures(strangers.head(MAX_STRANGERS), names, {}),
         "n_strangers": strangers.height,
         "absent": _absent_classes(metrics),
         "metrics": {},
@@ -61,7 +61,7 @@ def write_evaluation_page(folder: Path, *, threads: int | None = None) -> Path:
         heatmaps = partial(heatmap_overlays, run, threads=threads)
         scored = predictions.filter(is_class)
         values |= _score_values(present_metrics(metrics), scored, names, _count_training_pictures(run))
-        values |= build_galleries(scored, set(), names, heatmaps)
+        values |= build_galleries(scored, {}, names, heatmaps)
     path = folder / PAGE
     write_text(path, render_page("evaluation.html", values))
     return path
@@ -82,7 +82,7 @@ def _score_values(
         "first_rows": FIRST_ROWS,
         "slices": metrics.get("slices") or {},
         **confusion_values(metrics),
-        "confused": most_confused_pairs(metrics, scored, names, set()),
+        "confused": most_confused_pairs(metrics, scored, names, {}),
         **calibration_values(metrics, scored),
     }
 

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from bestiary.finding_counts import SEVERITY_NAMES
 from bestiary.recipe import BACKBONE_SIZES
 from bestiary.report import verdict
 from bestiary.report.calibration_section import describe_calibration, describe_prediction_sets
@@ -127,6 +128,8 @@ def _iter_parts(run: RunFiles) -> Iterator[str]:
     yield escape(" ".join(part for part in (describe_calibration(metrics), describe_prediction_sets(metrics)) if part))
     yield "## Training"
     yield markdown_table(("", ""), _iter_provenance(run))
+    yield "## Findings about its pictures"
+    yield _describe_findings(run)
     yield "## Files that may be published"
     yield (
         f"{', '.join(f'`{name}`' for name in MAY_BE_PUBLISHED)} contain names of classes and of picture folders, but no"
@@ -134,6 +137,20 @@ def _iter_parts(run: RunFiles) -> Iterator[str]:
         " other files before publishing them: `environment.json` and the tables (`*.parquet`) contain paths of the"
         " machine that trained it, `report.html` contains such paths and pictures."
     )
+
+
+def _describe_findings(run: RunFiles) -> str:
+    """Return the findings of the audit by check and severity; paths of pictures stay out."""
+    counts = run.finding_counts
+    rows = [
+        (escape(count.check.list_name), f"{n:,}", SEVERITY_NAMES[severity])
+        for count in counts.checks
+        for n, severity in ((count.issues, count.severity), (count.noted, "note"))
+        if n
+    ]
+    expected = "" if run.label_issues is None else f" {run.label_issues.describe()}"
+    listed = f"\n\n{markdown_table(('Check', 'Findings', 'Severity'), rows)}" if rows else ""
+    return f"{escape(counts.describe() + expected)}{listed}"
 
 
 def _iter_limits(run: RunFiles) -> Iterator[str]:

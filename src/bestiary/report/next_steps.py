@@ -127,10 +127,10 @@ def summarise_run(run: RunFiles) -> RunSummary:
         run.metrics,
         {str(label): n for label, n in Counter(train.to_list()).items()},
         run.history,
-        Counter(run.findings.filter(pl.col("is_issue"))["check"].to_list()),
+        {count.check.name: count.issues for count in run.finding_counts.checks if count.issues},
         Counter(of_suspects["split"].drop_nulls().to_list()),
         _relabelling_gain(run, marked),
-        _read_label_issues(run),
+        run.label_issues,
         run.lessons,
         str(run.bundle.get("method", "")),
         shlex.quote(str(run.folder)),
@@ -143,11 +143,6 @@ def summarise_run(run: RunFiles) -> RunSummary:
         compare_command(run.folder),
         "" if find_spec("torch") else install_command("torch"),
     )
-
-
-def _read_label_issues(run: RunFiles) -> LabelIssueSummary | None:
-    recorded = run.environment.get("label issues")
-    return LabelIssueSummary(**recorded) if recorded else None
 
 
 def next_steps(summary: RunSummary) -> list[NextStep]:
