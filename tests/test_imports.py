@@ -22,6 +22,7 @@ BASE = (
     "errors",
     "costs",
     "stats",
+    "class_thresholds",
     "quick_metrics",
     "machine",
     "processor",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 import tomli_w
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from bestiary.class_thresholds import ThresholdEntry, check_thresholds
 from bestiary.costs import CostEntry, check_entries
 from bestiary.defaults import SCRATCH_AUGMENT, train_defaults
 from bestiary.errors import RecipeError
@@ -61,6 +62,8 @@ KernelSizes = Annotated[tuple[Annotated[int, Field(ge=1, le=11)], ...], _AsTuple
 Strengths = Annotated[tuple[float, ...], _AsTuple, _Positive, _Sorted]
 Folds = Annotated[int, Field(ge=0, le=50), _expect(lambda folds: folds != 1, "2 or more, or 0 for one test split")]
 Costs = Annotated[tuple[CostEntry, ...], AfterValidator(check_entries)]
+_AsPairs = BeforeValidator(lambda value: tuple(value.items()) if isinstance(value, Mapping) else value)
+Thresholds = Annotated[tuple[ThresholdEntry, ...], _AsPairs, AfterValidator(check_thresholds)]
 
 
 class _Section(BaseModel):
@@ -168,6 +171,7 @@ class EvaluateConfig(_Section):
     costs: Costs = Field(
         (), description="of mistakes, as true, predicted, cost; empty: label is the most probable class"
     )
+    thresholds: Thresholds = Field((), description="precision on validation from which a class is answered, by class")
     learning_curve: Literal["auto", "on", "off"] = Field("auto", description="auto: if the probe's features are cached")
 
 

@@ -112,7 +112,8 @@ def predict(
                 file.write(predictions)
             else:
                 name, classes = "json" if as_json else (form or Format.table).value, predictor.classes
-                writers.write_predictions(predictions, name, _stdout(), classes=classes, top=top, sets=sets is not None)
+                extra = {"sets": sets is not None, "reasons": bool(predictor.bundle.class_thresholds)}
+                writers.write_predictions(predictions, name, _stdout(), classes=classes, top=top, **extra)
     reporter = make_reporter(quiet=quiet)
     full_set = explain_full_set(predictor.bundle.sets, sets) if sets else ""
     for message in filter(None, (describe_skipped(skipped), full_set)):
@@ -140,10 +141,13 @@ def _output_file(
 ) -> PredictionFile:
     """Return the file to write; conditions: what its predictions depend on."""
     from bestiary.inference.output_file import PredictionFile, format_from_suffix
+    from bestiary.inference.resume_record import THRESHOLDS
 
-    has_sets = conditions["level of prediction sets"] is not None
+    has_sets, has_reasons = conditions["level of prediction sets"] is not None, THRESHOLDS in conditions
     output_format = form.value if form else format_from_suffix(out)
-    return PredictionFile(out, output_format, classes, resume=resume, sets=has_sets, conditions=conditions)
+    return PredictionFile(
+        out, output_format, classes, resume=resume, sets=has_sets, reasons=has_reasons, conditions=conditions
+    )
 
 
 def _stdout() -> TextIO:

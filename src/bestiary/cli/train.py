@@ -38,6 +38,7 @@ def train(
     split: options.SplitOption = None,
     corrections: options.Corrections = None,
     costs: options.CostsOption = None,
+    thresholds: options.ThresholdsOption = None,
     seed: options.Seed = None,
     folds: Annotated[int | None, typer.Option(min=2, max=50, help="Cross-validate with this many folds.")] = None,
     leak_report: Annotated[
@@ -82,6 +83,7 @@ def train(
         label_depth=label_depth,
         split=split,
         costs=costs,
+        thresholds=thresholds,
     )
     if leak_report:
         leakage.check_leak_report_supported(values)
