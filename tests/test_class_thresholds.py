@@ -14,22 +14,25 @@ import polars as pl
 import pytest
 
 pytest.importorskip("sklearn")
+pytest.importorskip("onnx")
+
+from starlette.testclient import TestClient
 
 from bestiary import files, flow, table
 from bestiary.class_thresholds import (
     ClassThreshold,
     as_bundle_values,
     fit_class_thresholds,
-    iter_unmet,
     pictures_needed,
     read_thresholds,
     stated_precisions,
+    warn_unmet,
 )
 from bestiary.classifier import PictureClassifier
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import InputError, RecipeError, RunError
 from bestiary.evaluation.threshold_metrics import threshold_metrics
-from bestiary.export.formats import model_metadata
+from bestiary.export.formats import Kind, model_metadata, write_export
 from bestiary.inference import predict, writers
 from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.inference.output_file import PredictionFile
@@ -37,6 +40,8 @@ from bestiary.inference.predictor import Prediction, Predictor
 from bestiary.inference.resume_record import prediction_conditions
 from bestiary.recipe import Recipe
 from bestiary.report.threshold_section import iter_threshold_blocks
+from bestiary.serve.app import create_app
+from bestiary.web.settings import ServerSettings
 from tiny_model import COLOURS, coloured, write_run
 
 # ---- Settings ------------------------------------------------------------------------------------------------------
@@ -148,7 +153,7 @@ def test_too_few_pictures_are_not_taken_for_a_proof() -> None:
     assert not fitted.is_met
     assert fitted.threshold == 0.95  # as a calibrated probability promises
     assert (fitted.predicted, fitted.answered, fitted.correct) == (4, 2, 2)
-    [warning] = iter_unmet(as_bundle_values({"dog": fitted}))
+    [warning] = warn_unmet(as_bundle_values({"dog": fitted}))
     assert '"dog", 95\xa0%, is not met: 4 validation pictures are predicted as dog, and 20 are needed' in warning
     assert "2 of 2 validation pictures are correct (95 % interval 34\xa0% to 100\xa0%)" in warning
 
@@ -159,7 +164,7 @@ def test_a_precision_that_is_out_of_reach_takes_the_highest_and_warns() -> None:
     fitted = fit(0.95, scores.tolist(), correct)
     assert not fitted.is_met
     assert fitted.threshold == 0.95
-    [warning] = iter_unmet(as_bundle_values({"dog": fitted}))
+    [warning] = warn_unmet(as_bundle_values({"dog": fitted}))
     assert "no threshold that leaves 20 validation pictures reaches it" in warning
     assert "answered from a probability of 0.950 on, where 3 of 4 validation pictures are correct" in warning
     lower = fit(0.75, scores.tolist(), correct)
@@ -177,9 +182,20 @@ def test_a_class_that_is_never_predicted_takes_the_stated_precision() -> None:
     )["cat"]
     assert (fitted.threshold, fitted.is_met, fitted.answered) == (0.9, False, 0)
     assert (fitted.low, fitted.high) == (0, 1)
-    [warning] = iter_unmet(as_bundle_values({"cat": fitted}))
+    [warning] = warn_unmet(as_bundle_values({"cat": fitted}))
     assert "0 validation pictures are predicted as cat" in warning
     assert warning.endswith("where no validation picture is.")
+
+
+def test_of_many_classes_that_miss_their_precision_the_first_are_named() -> None:
+    missed = fit(0.95, [0.99, 0.97], [True, True])
+    few, many = (dict.fromkeys(names, missed) for names in ("abcd", "abcdef"))
+    assert [warning[:27] for warning in warn_unmet(as_bundle_values(few))] == [
+        f'The stated precision of "{name}"' for name in "abcd"
+    ]
+    warnings = warn_unmet(as_bundle_values(many))
+    assert len(warnings) == 4
+    assert warnings[-1] == "3 more classes do not meet their stated precision: see the report."
 
 
 def test_duplicates_count_once_in_the_interval() -> None:
@@ -248,6 +264,36 @@ def test_the_recipe_of_an_export_decides_as_bestiary_does(tmp_path: Path) -> Non
         exec(metadata["recipe"], names)
         predicted = Predictor(run).predict(tmp_path / "picture.png")
         assert (names["label"], names["unknown"]) == (predicted.label, predicted.unknown) == (colour, colour == "red")
+
+
+@pytest.mark.parametrize("kind", ["onnx", "onnx-int8", "openvino"])
+def test_every_export_honours_the_thresholds(tmp_path: Path, kind: Kind) -> None:
+    pytest.importorskip("onnx")
+    if kind == "openvino":
+        pytest.importorskip("openvino")
+    run, folder = write_run(tmp_path / "run"), tmp_path / "export"
+    bundle = strict_red(run)
+    preprocess = bundle.preprocess
+    exported = write_export(run, bundle, kind, folder, [preprocess.load_pixels(coloured(name)) for name in COLOURS])
+    assert exported.class_thresholds == read_bundle(folder).class_thresholds == bundle.class_thresholds
+    answers = {name: Predictor(folder).predict(coloured(name)) for name in COLOURS}
+    assert {name: answer.reason for name, answer in answers.items()} == {
+        "blue": "",
+        "green": "",
+        "red": "below threshold",
+    }
+
+
+def test_the_server_honours_the_thresholds(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    strict_red(run)
+    app = create_app(Predictor(run), ServerSettings(), "colours")
+    with TestClient(app, base_url="http://localhost") as client:
+        assert client.get("/model").json()["class_thresholds"] == {"red": 0.999}
+        headers = {"Content-Type": "image/png"}
+        answers = [client.post("/predict", content=coloured(name), headers=headers).json() for name in ("red", "green")]
+    predictions = [answer["predictions"][0] for answer in answers]
+    assert [(one["unknown"], one["reason"]) for one in predictions] == [(True, "below threshold"), (False, "")]
 
 
 def test_predictions_of_other_thresholds_are_not_resumed(tmp_path: Path) -> None:
@@ -325,7 +371,10 @@ def test_the_metrics_are_those_by_hand(tmp_path: Path) -> None:
     )
     assert metrics["unmet"] == []
     blocks = [*iter_threshold_blocks({"class_thresholds": metrics})]
-    assert "| red | 0.999 | 95.0\xa0% | 80\xa0% (49 to 94) | 80\xa0% (49 to 94) | 6 of 16 |" in blocks[-1]
+    assert (
+        "| red | 0.999 | 95.0\xa0% | 24 of 25 (80 to 99) | 80\xa0% (49 to 94) | 80\xa0% (49 to 94) | 6 of 16 |"
+        in blocks[-1]
+    )
     none = threshold_metrics(predictions.filter(pl.col("unknown")), np.arange(7), bundle)["class_thresholds"]
     assert none["classes"]["red"]["precision_answered"] is None
     assert threshold_metrics(predictions, np.arange(20), replace(bundle, class_thresholds={})) == {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from bestiary.text import format_percent
 ThresholdEntry = tuple[str, float]  # class, stated precision
 HEADER = ["class", "precision"]
 EXAMPLE = "wolf=0.95,dog=0.9"
+MAX_WARNINGS = 3  # about classes; tables have all of them
 UNFAMILIAR, BELOW_THRESHOLD = "unfamiliar", "below threshold"  # why a picture is unknown
 
 
@@ -228,8 +229,16 @@ def explain_unknown(*, is_unfamiliar: bool, probability: float, least: float) ->
     return BELOW_THRESHOLD if probability < least else ""
 
 
-def iter_unmet(values: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
-    """Yield a sentence for each class whose stated precision validation does not show."""
+def warn_unmet(values: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a sentence for each class whose stated precision validation does not show; of many, the first."""
+    warnings = [*_iter_unmet(values)]
+    more = len(warnings) - MAX_WARNINGS
+    if more <= 1:
+        return warnings
+    return [*warnings[:MAX_WARNINGS], f"{more:,} more classes do not meet their stated precision: see the report."]
+
+
+def _iter_unmet(values: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for name, value in values.items():
         entry = ClassThreshold(**value)
         if entry.is_met:

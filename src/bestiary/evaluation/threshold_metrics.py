@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from bestiary.array_types import Array
-from bestiary.class_thresholds import iter_unmet
+from bestiary.class_thresholds import warn_unmet
 from bestiary.evaluation import intervals
 from bestiary.inference.bundle import Bundle
 
@@ -39,7 +39,7 @@ def threshold_metrics(
             "precision_answered": _rate(hits, answered & is_predicted, groups),
             "recall_answered": _rate(hits, is_true, groups),
         }
-    metrics = {"classes": classes, "unmet": list(iter_unmet(bundle.class_thresholds))}
+    metrics = {"classes": classes, "unmet": warn_unmet(bundle.class_thresholds)}
     return {"class_thresholds": metrics | {"sentence": describe_thresholds(classes, answered, folds=folds)}}
 
 

@@ -21,9 +21,9 @@ from bestiary.class_thresholds import (
     as_bundle_values,
     explain_unknown,
     fit_class_thresholds,
-    iter_unmet,
     least_probabilities,
     stated_precisions,
+    warn_unmet,
 )
 from bestiary.context import Context
 from bestiary.costs import choose_labels, cost_matrix
@@ -97,7 +97,7 @@ def _finalize(task: TrainingTask, trained: TrainedModel) -> FinalModel:
     )
     thresholds = as_bundle_values(_choose_class_thresholds(task, trained, final, familiarity))
     final = replace(final, class_thresholds=thresholds)
-    for warning in iter_unmet(thresholds):
+    for warning in warn_unmet(thresholds):
         task.context.reporter.info(warning)
     with staging_dir(task.run) as folder:  # nobody can use the run before it is verified
         save_model(final, folder)

@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bestiary.report.format import format_metric
+from bestiary.report.format import format_interval, format_metric
 from bestiary.report.markdown import escape, markdown_table
 from bestiary.text import format_percent
 
-HEAD = ("Class", "Threshold", "Stated precision", "Precision of answers", "Recall of answers", "Left unanswered")
+HEAD = (
+    "Class",
+    "Threshold",
+    "Stated precision",
+    "Correct on validation",
+    "Precision of answers",
+    "Recall of answers",
+    "Left unanswered",
+)
 
 
 def threshold_values(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -25,6 +33,8 @@ def threshold_rows(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:
             name,
             f"{values['threshold']:.3f}",
             format_percent(values["precision"], 1) + ("" if values["is_met"] else " (not met)"),
+            f"{values['validation']['correct']:,} of {values['validation']['answered']:,}"
+            f" ({format_interval(values['validation'], 0)})",
             *(format_metric(values[key], 0) for key in ("precision_answered", "recall_answered")),
             f"{values['unanswered']:,} of {values['predicted']:,}",
         )
