@@ -195,7 +195,10 @@ Draw = Callable[[int, argparse.Namespace], Iterator[DrawnRun]]
 
 def measure_drawn(draw: Draw, arguments: argparse.Namespace) -> None:
     """Print, without and with changed labels, how many count as suspect and whether the stated precision holds."""
-    runs = [list(draw(seed, arguments)) for seed in range(10 if arguments.runs is None else arguments.runs)]
+    runs = []
+    for seed in range(10 if arguments.runs is None else arguments.runs):
+        runs.append([*draw(seed, arguments)])
+        print(f"seed {seed}:", "; ".join(describe_summary(run.summary) for run in runs[-1]), flush=True)
     for changed, group in zip((0.0, arguments.flip), zip(*runs, strict=True), strict=True):
         print_drawn(changed, group)
 
@@ -207,7 +210,8 @@ def print_drawn(changed: float, runs: Sequence[DrawnRun]) -> None:
     if stated := [run.summary for run in runs if run.summary is not None]:
         print(f"  accuracy out of fold, where a label is named: {format_mean([one.accuracy for one in stated])}")
     print(f"  named: {format_mean([float(run.named) for run in runs])}")
-    print(f"  count as suspect: at most {100 * max(counted):.2f} % of the labels; above 0.5 % on {more} seeds")
+    if not changed:
+        print(f"  count as suspect: at most {100 * max(counted):.2f} % of the labels; above 0.5 % on {more} seeds")
     if changed and (named := [run for run in runs if run.named]):
         print(f"  precision: {format_mean([run.precision for run in named])}")
         print(f"  stated: {format_mean([one.precision for one in stated])}")
