@@ -23,6 +23,7 @@ BASE = (
     "errors",
     "costs",
     "stats",
+    "class_thresholds",
     "quick_metrics",
     "machine",
     "processor",

@@ -29,6 +29,8 @@ def print_run(run: Run, as_json: bool, *, leaks: Mapping[str, Any] | None = None
         typer.echo(f"{decision['sentence']}\n")
     if sentence := (run.metrics.get("group_scores") or {}).get("sentence"):
         typer.echo(f"{sentence}\n")
+    if thresholds := run.metrics.get("class_thresholds"):
+        typer.echo("\n".join([thresholds["sentence"], *thresholds["unmet"], ""]))
     if leaks:
         typer.echo(f"{leaks['sentence']}\n")
     typer.echo(f"{verdict(run.metrics)}\n\nReport: {page}\n{run.path}")

@@ -20,6 +20,7 @@ from bestiary.report.confusion_section import confusion_values, most_confused_pa
 from bestiary.report.gallery import build_galleries, gallery_pictures, heatmap_overlays, strip_common_folder
 from bestiary.report.present_classes import present_metrics
 from bestiary.report.render import render_page
+from bestiary.report.threshold_section import threshold_values
 from bestiary.text import describe_skipped
 from bestiary.version import __version__
 
@@ -84,6 +85,7 @@ def _score_values(
         **confusion_values(metrics),
         "confused": most_confused_pairs(metrics, scored, names, {}),
         **calibration_values(metrics, scored),
+        **threshold_values(metrics),
     }
 
 

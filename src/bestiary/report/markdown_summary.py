@@ -10,6 +10,7 @@ from bestiary.report.format import format_metric
 from bestiary.report.markdown import escape, markdown_table
 from bestiary.report.next_steps import NextStep, next_steps, summarise_run
 from bestiary.report.run_files import RunFiles, run_caveats
+from bestiary.report.threshold_section import iter_threshold_blocks
 
 STEPS, PAIRS, WEAKEST = 4, 3, 3
 FIGURES = (("accuracy", "Accuracy"), ("macro_f1", "Macro-F1"), ("ece", "Calibration error"))
@@ -38,6 +39,7 @@ def _iter_parts(run: RunFiles) -> Iterator[str]:
         yield f"Most frequent mistakes: {'; '.join(confused)}."
     yield escape((metrics.get("decision") or {}).get("sentence", ""))
     yield escape((metrics.get("group_scores") or {}).get("sentence", ""))
+    yield from iter_threshold_blocks(metrics)
     yield escape((metrics.get("slices") or {}).get("sentence", ""))
 
 

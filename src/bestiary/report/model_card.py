@@ -18,6 +18,7 @@ from bestiary.report.format import format_interval, format_metric, format_number
 from bestiary.report.markdown import escape, markdown_table
 from bestiary.report.next_steps import summarise_run
 from bestiary.report.run_files import RunFiles, run_caveats
+from bestiary.report.threshold_section import iter_threshold_blocks
 from bestiary.text import format_percent
 from bestiary.version import __version__
 
@@ -120,6 +121,7 @@ def _iter_parts(run: RunFiles) -> Iterator[str]:
             for label, scores in metrics["per_class"].items()
         ),
     )
+    yield from iter_threshold_blocks(metrics)
     if not run_caveats(run):
         yield (
             "The test pictures were not used for training or for any choice, and duplicates are in one split. Intervals"

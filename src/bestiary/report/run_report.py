@@ -30,6 +30,7 @@ from bestiary.report.model_card import model_card
 from bestiary.report.next_steps import next_steps, summarise_run
 from bestiary.report.render import render_page
 from bestiary.report.run_files import RunFiles, read_run, run_caveats, test_predictions
+from bestiary.report.threshold_section import threshold_values
 from bestiary.text import common_folder
 from bestiary.version import __version__
 
@@ -77,6 +78,7 @@ def render_run_report(run: RunFiles, findings: Mapping[str, Any] | None = None, 
         "confused": most_confused_pairs(run.metrics, test, names, tags),
         "slices": run.metrics.get("slices") or {},  # older runs have none
         **calibration_values(run.metrics, test),
+        **threshold_values(run.metrics),
         **build_galleries(test, tags, names, partial(_heatmaps, run, threads)),
     }
     return render_page("report.html", values)
