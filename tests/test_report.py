@@ -471,6 +471,26 @@ def test_mistakes_with_a_suspect_label_are_no_confusion_of_the_model() -> None:
     assert "Most confused: no pair of classes, apart from suspect labels." in map(str, verdict.list_run_facts(every))
 
 
+def test_doubtful_labels_are_called_so_beside_pictures_too(run: Path) -> None:
+    files = read_run(run)
+    assert render_run_report(files).count('<span class="badge">suspect label</span>') > 0
+    recorded = {"count": 6, "accuracy": 0.8, "precision": 0.1, "low": 0.0, "high": 0.3}
+    page = render_run_report(replace(files, environment={**files.environment, "label issues": recorded}))
+    assert '<span class="badge">suspect label</span>' not in page
+    assert '<span class="badge">doubtful label</span>' in page
+
+
+def test_a_rare_mistake_is_not_zero_per_cent(run: Path) -> None:
+    files = read_run(run)
+    labels = files.metrics["confusion"]["labels"]
+    counts = np.diag([1000] * len(labels))
+    counts[0, :2] = 999, 1
+    confusion = {"labels": labels, "counts": counts.tolist()}
+    page = render_run_report(replace(files, metrics={**files.metrics, "confusion": confusion}))
+    assert ": 1, &lt;1\u00a0%" in page
+    assert "1 of 1000 (&lt;1\u00a0%)" in page
+
+
 def test_the_number_of_wrong_labels_is_a_fact_and_a_headline_where_it_is_reliable() -> None:
     metrics = _scores(("cow", "dog"), [[80, 0], [0, 80]], 0.97) | {"n": 160}
     sound = RunSummary(

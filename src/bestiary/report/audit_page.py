@@ -45,6 +45,7 @@ class CheckSection:
     grouped: bool
     remarks: Sequence[str]
     groups: Sequence[CardGroup]
+    is_doubtful: bool = False  # most of the findings are expected to be wrong
 
     @property
     def count(self) -> str:
@@ -55,7 +56,12 @@ class CheckSection:
     @property
     def title(self) -> str:
         """The heading."""
-        return self.check.plural[0].upper() + self.check.plural[1:]
+        return "Doubtful labels" if self.is_doubtful else self.check.plural[0].upper() + self.check.plural[1:]
+
+    @property
+    def needs_person(self) -> bool:
+        """Whether a person has to decide about the findings."""
+        return self.check.needs_person and not self.is_doubtful
 
     @property
     def more(self) -> int:
@@ -94,14 +100,15 @@ def write_audit_page(
     issues = pl.concat([findings.filter("is_issue"), _left_out_findings(pictures, findings)])
     noted = findings.filter(~pl.col("is_issue") & pl.col("check").is_in(NOTED))
     root = common_folder(pictures["path"].drop_nulls().to_list())
-    sections = _sections(pictures, pl.concat([issues, noted]), root)
+    doubtful = {"suspect-label"} if label_issues is not None and label_issues.is_doubtful else set()
+    sections = _sections(pictures, pl.concat([issues, noted]), root, doubtful)
     classes = _classes(pictures, issues)
     labels = sorted({label for section in sections for group in section.groups for label in group.labels if label})
     values = {
         "version": __version__,
         "source": middle_ellipsis(source, 300),
         "name": middle_ellipsis(PurePath(source).name or source),
-        "verdict": audit_verdict(pictures.height, len(classes), sections, not_looked_for, label_issues),
+        "verdict": audit_verdict(pictures.height, len(classes), sections, not_looked_for),
         "figures": _figures(pictures, findings, sections, passed_over, not_looked_for, label_issues),
         "makeup": _makeup(pictures),
         "not_looked_for": sorted(not_looked_for.items()),
@@ -121,16 +128,13 @@ def audit_verdict(
     n_classes: int,
     sections: Sequence[CheckSection],
     not_looked_for: Collection[str] = (),
-    label_issues: LabelIssueSummary | None = None,
 ) -> str:
     """Return the audit in one sentence: the number of pictures, and the findings that a person has to decide about.
 
     Suspect labels of which most are expected to be correct are left out.
     """
-    doubtful = {"suspect-label"} if label_issues is not None and label_issues.is_doubtful else set()
-    sections = [section for section in sections if section.check.name not in doubtful]
     size = f"{plural(n, 'picture')} in {plural(n_classes, 'class', 'classes')}"
-    needs = [section.check.format_count(section.n) for section in sections if section.check.needs_person]
+    needs = [section.check.format_count(section.n) for section in sections if section.needs_person]
     if not needs:
         rest = "no finding needs attention" if sections else "no problem was found"
         rest += f", but {plural(len(not_looked_for), 'check')} skipped." if not_looked_for else "."
@@ -149,8 +153,11 @@ def _left_out_findings(pictures: pl.DataFrame, findings: pl.DataFrame) -> pl.Dat
     return new.select("row_id", "path", **columns).select(findings.columns).cast(findings.schema)
 
 
-def _sections(pictures: pl.DataFrame, issues: pl.DataFrame, root: str) -> list[CheckSection]:
-    """Return a section for each check that found something, the most serious first, with its pictures."""
+def _sections(pictures: pl.DataFrame, issues: pl.DataFrame, root: str, doubtful: set[str]) -> list[CheckSection]:
+    """Return a section for each check that found something, the most serious first, with its pictures.
+
+    doubtful: checks most of whose findings are expected to be wrong.
+    """
     checks = sorted(issues["check"].unique(), key=severity_rank)
     by_check = {check: findings_of_check(check, issues, pictures) for check in checks}
     sizes = {check: findings.n_pictures for check, findings in by_check.items()}
@@ -161,7 +168,8 @@ def _sections(pictures: pl.DataFrame, issues: pl.DataFrame, root: str) -> list[C
         remarks = issues.filter((pl.col("check") == check) & pl.col("path").is_null())["message"].to_list()
         short = [middle_ellipsis(remark, 600) for remark in remarks[:MAX_REMARKS]]
         grouped, n = len(findings.groups) > 0, findings.n or len(remarks)
-        sections.append(CheckSection(find_check(check), n, sizes[check], grouped, short, cards[check]))
+        section = CheckSection(find_check(check), n, sizes[check], grouped, short, cards[check], check in doubtful)
+        sections.append(section)
     return sections
 
 

@@ -217,10 +217,12 @@ def _iter_training_steps(summary: RunSummary) -> Iterator[NextStep]:
     if method == "probe" and metrics["macro_f1"]["value"] < HIGH_F1:
         why = (
             "The backbone is frozen. Fine-tuning its layers may help if the pictures differ much from"
-            f" photographs of objects; {summary.compare or 'bestiary compare'} shows whether it did."
+            " photographs of objects."
         )
         if summary.torch:
-            why += f" It needs torch, which is not installed here. First run: {summary.torch}"
+            why += f" It needs torch, which is not installed here: {summary.torch}"
+        if summary.compare:
+            why += f" Afterwards, compare the runs: {summary.compare}"
         yield NextStep("Try fine-tuning.", why, summary.finetune)
 
 

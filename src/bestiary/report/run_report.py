@@ -94,6 +94,7 @@ def _overview_values(run: RunFiles) -> dict[str, Any]:
         "notes": run_caveats(run),
         "verdict": verdict.describe_accuracy(metrics),
         "facts": verdict.list_run_facts(summary),
+        "label_badge": "doubtful label" if summary.is_doubtful else "suspect label",
         "steps": next_steps(summary),
         "label_issues": "" if summary.label_issues is None else summary.label_issues.describe(),
         "classes": [
