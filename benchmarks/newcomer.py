@@ -9,8 +9,9 @@ flipped  200 pictures of each large class, 5 % of them with the label of another
 weak     3,000 squares of 96 px cut from PICTURES, on which a probe is right about three times in four
 
 A reader who knows nothing else sees `strong.png`, `flipped.png` and `weak.png`, each the first screen of `report.html`
-in a window of 1280 x 800, and answers the three questions that are printed. `truth.json` has the answers, computed from
-the tables of the run and not by the code that writes the sentences; --look writes the pages of existing runs again.
+in a window of 1280 x 800, and answers the three questions that are printed. `truth.json` has the answers. Confusions
+and labels are counted in the tables of the run, not by the code that writes the sentences; the next step is that of
+`report.md`, so that a reader only shows whether it is understood. --look writes the pages of existing runs again.
 Never publish the folder: it has pictures of the collection. Needs Playwright and Chromium.
 """
 
@@ -121,11 +122,13 @@ def read_truth(run: Path) -> dict[str, Any]:
     suspects = read_suspects(run)
     summary = environment.get("label issues") or {}
     precision, n = summary.get("precision", 1.0), suspects.height
+    apart = [] if precision < 0.5 else suspects["row_id"].to_list()
     return {
         "accuracy": round(test.filter(pl.col("label") == pl.col("predicted")).height / test.height, 4),
         "macro_f1": {key: round(metrics["macro_f1"][key], 4) for key in ("value", "low", "high")},
         "test pictures": test.height,
-        "confusions": count_confusions(test),
+        "mistakes": test.filter(pl.col("label") != pl.col("predicted")).height,
+        "most confused, apart from suspect labels unless they are only doubtful": count_confusions(test, apart),
         "labels": {
             "suspect": n,
             "by split": dict(Counter(suspects["split"].to_list())),
@@ -144,14 +147,19 @@ def read_suspects(run: Path) -> pl.DataFrame:
     return pictures.filter(pl.col("row_id").is_in(rows.implode()))
 
 
-def count_confusions(test: pl.DataFrame) -> dict[str, Any]:
-    """Return the most common confusions in one direction, and pairs of classes in both, all that are tied."""
-    wrong = test.filter(pl.col("label") != pl.col("predicted")).select("label", "predicted").rows()
+def count_confusions(test: pl.DataFrame, apart: Sequence[int]) -> dict[str, Any]:
+    """Return the most common confusions in one direction, and pairs of classes in both, all that are tied.
+
+    apart: row ids of mistakes that do not count.
+    """
+    mistakes = test.filter((pl.col("label") != pl.col("predicted")) & ~pl.col("row_id").is_in(list(apart)))
+    wrong = mistakes.select("label", "predicted").rows()
     support = Counter(test["label"].to_list())
     directed = Counter(wrong)
     pairs = Counter(tuple(sorted(pair)) for pair in wrong)
     most, most_of_pair = (max(counts.values(), default=0) for counts in (directed, pairs))
     return {
+        "mistakes": len(wrong),
         "in one direction": [
             f"{label} predicted as {predicted}: {n} of {support[label]}"
             for (label, predicted), n in sorted(directed.items())

@@ -32,12 +32,11 @@ from reviewed_run import plant
 
 WORD = re.compile(r'<span class="word">([^<]*)</span>')
 PRINTED = re.compile(r"<code>(bestiary [^<]+)</code>")
-IN_TEXT = re.compile(r"(bestiary compare \S+ runs/latest)")
 
 
 def printed_commands(page: Path) -> list[str]:
     text = WORD.sub(r"\1", page.read_text(encoding="utf-8"))
-    found = [html.unescape(command) for command in (*PRINTED.findall(text), *IN_TEXT.findall(text))]
+    found = [html.unescape(command) for command in PRINTED.findall(text)]
     return list(dict.fromkeys(found))
 
 

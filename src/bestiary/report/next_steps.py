@@ -36,7 +36,7 @@ class NextStep:
     """One step: what, why (with numbers), a command if one does it, and the section of the report that shows more.
 
     gain: estimated rise of macro-F1, not a bound; None if the run cannot estimate it. points: the text for the gain.
-    is_first: whether the other estimates depend on this step.
+    is_first: whether the other estimates depend on this step. then: a command that shows what the first one changed.
     """
 
     what: str
@@ -46,6 +46,7 @@ class NextStep:
     gain: float | None = None
     points: str = "about +{} points"
     is_first: bool = False
+    then: str = ""
 
     @property
     def worth(self) -> str:
@@ -221,9 +222,7 @@ def _iter_training_steps(summary: RunSummary) -> Iterator[NextStep]:
         )
         if summary.torch:
             why += f" It needs torch, which is not installed here: {summary.torch}"
-        if summary.compare:
-            why += f" Afterwards, compare the runs: {summary.compare}"
-        yield NextStep("Try fine-tuning.", why, summary.finetune)
+        yield NextStep("Try fine-tuning.", why, summary.finetune, then=summary.compare)
 
 
 def _iter_calibration_steps(metrics: Mapping[str, Any]) -> Iterator[NextStep]:
