@@ -16,7 +16,9 @@ def print_run(run: Run, as_json: bool, *, leaks: Mapping[str, Any] | None = None
     """Print the scores and verdict of a run, its leak report if any, and its paths; or all as JSON."""
     from bestiary import run_folder
     from bestiary.report.classification_report import classification_report
-    from bestiary.report.verdict import verdict
+    from bestiary.report.run_files import read_run
+    from bestiary.report.run_summary import summarise_run
+    from bestiary.report.verdict import run_verdict
 
     page = run.path / "report.html"
     if as_json:
@@ -33,7 +35,7 @@ def print_run(run: Run, as_json: bool, *, leaks: Mapping[str, Any] | None = None
         typer.echo("\n".join([thresholds["sentence"], *thresholds["unmet"], ""]))
     if leaks:
         typer.echo(f"{leaks['sentence']}\n")
-    typer.echo(f"{verdict(run.metrics)}\n\nReport: {page}\n{run.path}")
+    typer.echo(f"{run_verdict(summarise_run(read_run(run.path)))}\n\nReport: {page}\n{run.path}")
 
 
 def print_json(values: Mapping[str, Any]) -> None:

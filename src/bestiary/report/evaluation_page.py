@@ -74,7 +74,8 @@ def _score_values(
     """Return the values of the sections on scores, confusions and probabilities; metrics: of the present classes."""
     return {
         "metrics": metrics,
-        "verdict": verdict.verdict(metrics),
+        "verdict": verdict.describe_accuracy(metrics),
+        "facts": verdict.list_mistake_facts(metrics),
         "classes": [
             {"label": label, "train": train_counts.get(label, 0)} | metrics["per_class"][label]
             for label in verdict.classes_by_f1(metrics)

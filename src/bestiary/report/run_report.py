@@ -27,9 +27,10 @@ from bestiary.report.gallery import build_galleries, heatmap_overlays, strip_com
 from bestiary.report.learning_curve_section import learning_curve_values
 from bestiary.report.markdown_summary import markdown_summary
 from bestiary.report.model_card import model_card
-from bestiary.report.next_steps import next_steps, summarise_run
+from bestiary.report.next_steps import next_steps
 from bestiary.report.render import render_page
 from bestiary.report.run_files import RunFiles, read_run, run_caveats, test_predictions
+from bestiary.report.run_summary import summarise_run
 from bestiary.report.threshold_section import threshold_values
 from bestiary.text import common_folder
 from bestiary.version import __version__
@@ -101,7 +102,8 @@ def _overview_values(run: RunFiles) -> dict[str, Any]:
         "bundle": run.bundle,
         "metrics": metrics,
         "notes": run_caveats(run),
-        "verdict": verdict.verdict(metrics, summary.n_label_issues),
+        "verdict": verdict.describe_accuracy(metrics),
+        "facts": verdict.list_run_facts(summary),
         "steps": next_steps(summary),
         "label_issues": "" if run.label_issues is None else run.label_issues.describe(),
         "classes": [
