@@ -116,15 +116,15 @@ def test_fine_tuning_names_what_installs_torch_where_it_is_missing(run: Path, mo
 
 def test_advice_knows_the_backbone_and_its_size(run: Path) -> None:
     summary = summarise_run(read_run(run))
-    small = {step.what: step for step in next_steps(summary)}["Use the input size of the backbone."]
+    small = {step.what: step for step in next_steps(summary)}["Train at 224 px, the input size of lite0."]
     assert small.why.startswith("64 px is far below the 224 px that lite0 was made for, even for small pictures")
     assert next_steps(summary)[0] == small, "all estimates depend on it"
     native = {step.what: step for step in next_steps(replace(summary, size=224))}
     assert native["Try the larger backbone."].command.endswith("--backbone lite2 --set picture.size=260")
-    assert "Use the input size of the backbone." not in native
+    assert "Train at 224 px, the input size of lite0." not in native
     for other in (replace(summary, size=224, backbone="lite2"), replace(summary, method="scratch", backbone="resnet")):
         whats = {step.what for step in next_steps(other)}
-        assert not whats & {"Use the input size of the backbone.", "Try the larger backbone."}
+        assert not whats & {"Train at 224 px, the input size of lite0.", "Try the larger backbone."}
     many = {label: {**scores, "support": 50} for label, scores in summary.metrics["per_class"].items()}
     enough = next_steps(replace(summary, metrics={**summary.metrics, "per_class": many}))
     assert "Cross-validate." not in {step.what for step in enough}

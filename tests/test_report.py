@@ -464,11 +464,12 @@ def test_mistakes_with_a_suspect_label_are_no_confusion_of_the_model() -> None:
     facts = {fact.name: fact.text for fact in verdict.list_run_facts(summary)}
     assert facts["Mistakes"] == "7 in 240 test pictures; 2 of them have suspect labels, where the model may be right."
     confused = "dog and hen, 3 times (dog predicted as hen 3 of 80 times)"
-    assert facts["Most confused"] == f"{confused}, apart from suspect labels."
+    assert facts["Most confused"] == f"{confused} (mistakes with suspect labels are not counted)."
     counted = [str(fact) for fact in verdict.list_run_facts(replace(summary, label_issues=weak))]
     assert counted[0] == "Most confused: cow and dog, 4 times (cow predicted as dog 4 of 80 times)."
     every = replace(summary, suspect_mistakes={("cow", "dog"): 4, ("dog", "hen"): 3})
-    assert "Most confused: no pair of classes, apart from suspect labels." in map(str, verdict.list_run_facts(every))
+    expected = "Most confused: no pair of classes is confused (mistakes with suspect labels are not counted)."
+    assert expected in map(str, verdict.list_run_facts(every))
 
 
 def test_doubtful_labels_are_called_so_beside_pictures_too(run: Path) -> None:
@@ -496,10 +497,11 @@ def test_the_number_of_wrong_labels_is_a_fact_and_a_headline_where_it_is_reliabl
     sound = RunSummary(
         metrics, {}, suspects={"train": 50, "test": 20}, label_issues=LabelIssueSummary(70, 1, 0.9, 0.8, 1)
     )
-    assert "Wrong labels: about 63 (56 to 70) of 70 suspect ones, perhaps more." in verdict.run_verdict(sound)
+    assert "Wrong labels: about 63 (56 to 70) of the 70 suspect ones, a low estimate." in verdict.run_verdict(sound)
     doubtful = replace(sound, label_issues=LabelIssueSummary(70, 0.8, 0.02, 0, 0.05))
     assert (
-        str(verdict.list_run_facts(doubtful)[-1]) == "Wrong labels: about 1 (0 to 4) of 70 doubtful ones, perhaps more."
+        str(verdict.list_run_facts(doubtful)[-1])
+        == "Wrong labels: about 1 (0 to 4) of the 70 doubtful ones, a low estimate."
     )
     assert "labels" not in verdict.run_verdict(doubtful)
     unchecked = RunSummary(metrics, {}, label_check="data.suspects is false")

@@ -67,10 +67,9 @@ def train(
 ) -> Run:
     """Audit and split the pictures, train, calibrate and export a model, test it and write the report; return the run.
 
-    pictures: a folder per class, split folders, an archive or a table, or several of these, which are merged; labels: a
-    map of folder names to labels; corrections: a file of label decisions; reading: of a table; recipe: a Recipe or its
-    settings; folds: its `data.folds`; budget_seconds: settings that the recipe leaves open are chosen so that
-    the job ends in time; log: "tensorboard" or "mlflow", for the epochs of a network.
+    pictures: a folder per class, split folders, an archive, a table, or several, which are merged; labels: a map of
+    folder names to labels; corrections: label decisions; reading: of a table; recipe: a Recipe or its settings;
+    folds: its `data.folds`; budget_seconds: open settings are chosen to end in time; log: as in the command.
     Raises UserError, IntegrityError if the exported model differs from the trained one, InterruptedRun on Ctrl-C.
     """
     requested = Recipe.of(recipe or {}).override({} if folds is None else {"data": {"folds": folds}})
@@ -110,8 +109,7 @@ def resume(
 ) -> Run:
     """Finish an interrupted run from its pictures, recipe and last checkpoint, and return it.
 
-    However it ended (Ctrl-C, a full disk, SIGKILL), the scores equal those of an uninterrupted run. light: scores only,
-    without training diagnostics and report. Raises RunError if the run is finished, or in use by another process.
+    The scores equal those of an uninterrupted run. light: scores only. Raises RunError if it is finished or in use.
     """
     run, context = Path(run), run_folder.resume_context(Path(run), threads, reporter)
     with PeakMemory() as memory, open_session(run, context.timer, memory) as session:

@@ -47,7 +47,7 @@ class LabelIssueSummary:
         """Return a sentence about the number of labels that are expected to be wrong, which is a low estimate.
 
         >>> LabelIssueSummary(40, 0.97, 0.85, 0.7, 0.95).describe()
-        'Of 40 suspect labels, about 34 (28 to 38) are expected to be wrong, perhaps more.'
+        'Of 40 suspect labels, about 34 (28 to 38) are expected to be wrong, a low estimate.'
         >>> LabelIssueSummary(1, 0.97, 0.04, 0.0, 0.1).describe()
         'The doubtful label is expected to be wrong with a probability of 4 % (0 to 10 %).'
         """
@@ -57,8 +57,8 @@ class LabelIssueSummary:
         are = "is" if round(self.count * self.precision) == 1 else "are"
         sentence = f"Of {self.count:,} {self.kind} labels, {self.describe_expected()} {are} expected to be wrong"
         if not self.is_doubtful:
-            return f"{sentence}, perhaps more."
-        return f"{sentence}, perhaps more; the others may be correct labels of pictures that are hard for the model."
+            return f"{sentence}, a low estimate."
+        return f"{sentence}, a low estimate; the others may be correct labels of pictures that are hard for the model."
 
 
 def resolve_check(name: str, label_issues: LabelIssueSummary | None) -> AuditCheck:

@@ -170,7 +170,7 @@ def summarise(now: float, twice: dict[str, Any], most_improved: str | None) -> s
             f"Twice as many pictures would hardly help: validation macro-F1 would rise from {before} to about {after}."
         )
     likely = "would probably" if gain["low"] >= WORTH / 2 else "would perhaps"
-    most = f"; most for {most_improved}" if most_improved else ""
+    most = f"; the largest gain is that of {most_improved}" if most_improved else ""
     return (
         f"Twice as many pictures {likely} raise validation macro-F1 from {before} to about {after} ({interval}){most}."
     )

@@ -148,16 +148,16 @@ def _iter_label_issue_steps(summary: RunSummary) -> Iterator[NextStep]:
     if not n:
         return
     if summary.is_doubtful and summary.label_issues is not None:
-        why = f"{summary.label_issues.describe()} The most doubtful come first."
-        what = f"Look at the first of {n:,} doubtful labels." if n > 1 else "Look at the doubtful label."
+        why = f"{summary.label_issues.describe()} The review begins with the most doubtful."
+        what = f"Look at the most doubtful of {n:,} doubtful labels." if n > 1 else "Look at the doubtful label."
         yield NextStep(what, why, command=f"bestiary review {summary.run}", anchor="findings")
         return
     what = "1 suspect label" if n == 1 else f"{n:,} suspect labels"
-    why = f"A cross-validated model predicts other labels: {_describe_use(summary)}."
+    why = f"A cross-validated model disagrees with them: {_describe_use(summary)}."
     if summary.label_issues is not None:
         why += f" {summary.label_issues.describe()}"
     if (summary.relabelling_gain or 0) >= LEAST_GAIN:
-        why += " If those in the test split are wrong, the reported macro-F1 is too low by this much."
+        why += " If those in the test split are wrong, the macro-F1 of this report is too low by this much."
     if suspects.get("train"):
         why += " The gain from corrected training labels is known only after retraining."
     yield NextStep(
@@ -197,10 +197,12 @@ def _iter_model_steps(summary: RunSummary) -> Iterator[NextStep]:
         return
     if 0 < summary.size < FAR_BELOW * native and summary.full_size:
         why = (
-            f"{summary.size} px is far below the {native} px that {summary.backbone} was made for, even for small"
-            " pictures, which are enlarged. The estimates below depend on it."
+            f"{summary.size} px is far below the {native} px that {summary.backbone} was made for, also if the"
+            " pictures are smaller: they are then enlarged. The gains estimated below are those at this size."
         )
-        yield NextStep("Use the input size of the backbone.", why, summary.full_size, is_first=True)
+        yield NextStep(
+            f"Train at {native} px, the input size of {summary.backbone}.", why, summary.full_size, is_first=True
+        )
     elif summary.backbone == "lite0" and summary.metrics["macro_f1"]["value"] < HIGH_F1 and summary.lite2:
         why = f"lite2 is larger than lite0, was made for {BACKBONE_SIZES['lite2']} px, and takes longer."
         yield NextStep("Try the larger backbone.", why, summary.lite2)

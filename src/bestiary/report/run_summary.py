@@ -115,7 +115,7 @@ def _read_label_check(run: RunFiles) -> str | None:
 def _count_suspect_mistakes(run: RunFiles, label_issues: pl.DataFrame) -> Mapping[tuple[str, str], int]:
     """Return how many mistakes on test pictures have a suspect label, by true and predicted class."""
     mistakes = run.predictions.filter((pl.col("split") == "test") & (pl.col("label") != pl.col("predicted")))
-    rows = mistakes.join(label_issues.select("row_id"), on="row_id", how="semi")
+    rows = mistakes.join(label_issues.select("row_id"), on="row_id", how="semi", maintain_order="left")
     return Counter((str(label), str(predicted)) for label, predicted in rows.select("label", "predicted").iter_rows())
 
 

@@ -81,7 +81,10 @@ def list_label_facts(summary: RunSummary) -> list[Fact]:
     issues, n = summary.label_issues, sum(summary.suspects.values())
     if issues is not None and issues.count > 1:
         return [
-            Fact("Wrong labels", f"{issues.describe_expected()} of {issues.count:,} {issues.kind} ones, perhaps more.")
+            Fact(
+                "Wrong labels",
+                f"{issues.describe_expected()} of the {issues.count:,} {issues.kind} ones, a low estimate.",
+            )
         ]
     if issues is not None:
         return [Fact("Wrong labels", issues.describe())]
@@ -115,23 +118,27 @@ def _describe_confusions(labels: list[str], counts: Ints, wrong: Ints, is_partia
     wrong: the mistakes that count, by true and predicted class; is_partial: those with suspect labels do not.
     """
     both, totals = np.triu(wrong + wrong.T, k=1), counts.sum(axis=1)
-    most, apart = int(both.max()), ", apart from suspect labels" if is_partial else ""
+    most, apart = int(both.max()), " (mistakes with suspect labels are not counted)" if is_partial else ""
     if most < MIN_CONFUSIONS:
         times = "once" if most == 1 else "twice"
-        return f"no pair of classes more than {times}{apart}." if most else f"no pair of classes{apart}."
+        return (
+            f"no pair of classes is confused more than {times}{apart}."
+            if most
+            else f"no pair of classes is confused{apart}."
+        )
     tied = sorted(np.argwhere(both == most).tolist(), key=lambda pair: (totals[pair[0]] + totals[pair[1]], pair))
     named = [_describe_pair(labels, totals, wrong, *pair) for pair in tied[:MAX_TIED]]
     more = [f"{plural(len(tied) - MAX_TIED, 'more pair')} as often"] if len(tied) > MAX_TIED else []
-    return f"{'; '.join([*named, *more])}{apart}."
+    return f"{'; equally often '.join([*named, *more]) if not more else '; '.join([*named, *more])}{apart}."
 
 
 def _describe_pair(labels: list[str], totals: Ints, wrong: Ints, a: int, b: int) -> str:
-    """Return `cat and dog, 7 times (cat predicted as dog 4 of 90 times, dog as cat 3 of 262 times)`."""
+    """Return `cat and dog, 7 times (cat predicted as dog 4 of 90 times, dog predicted as cat 3 of 262 times)`."""
     if wrong[b, a] > wrong[a, b]:
         a, b = b, a
     ways = [f"{labels[a]} predicted as {labels[b]} {wrong[a, b]:,} of {totals[a]:,} times"]
     if wrong[b, a]:
-        ways.append(f"{labels[b]} as {labels[a]} {wrong[b, a]:,} of {totals[b]:,} times")
+        ways.append(f"{labels[b]} predicted as {labels[a]} {wrong[b, a]:,} of {totals[b]:,} times")
     return f"{labels[a]} and {labels[b]}, {wrong[a, b] + wrong[b, a]:,} times ({', '.join(ways)})"
 
 
