@@ -42,6 +42,10 @@ class Columns:
         """Return the names of all columns that have a role."""
         return list(dict.fromkeys([*self.names.values(), *(self.box or ())]))
 
+    def list_numbers(self) -> list[str]:
+        """Return the names of the columns that are no names of anything: those of times and boxes."""
+        return [*(name for role, name in self.names.items() if role == "time"), *(self.box or ())]
+
     def describe(self) -> str:
         """Return which column is taken for what."""
         listed = [f'{role} from the column "{name}"' for role, name in self.names.items()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,15 +40,18 @@ class TableFile:
     delimiter: str = ","
     encoding: str = "utf-8"
 
-    def read(self, columns: Sequence[str]) -> pl.DataFrame:
+    def read(self, columns: Sequence[str], *, numbers: Collection[str] = ()) -> pl.DataFrame:
         """Return these columns as text; numbers, dates and truth values as `label_text.format_labels` writes them.
+
+        numbers: columns of box values and times, which are written as they are.
 
         Raises SourceError if the file cannot be read, or a column has nested values.
         """
         names = list(dict.fromkeys(columns))
         try:
             frame = self._read(names)
-            return frame.with_columns(format_labels(frame[name]) for name in names)
+            cast = [frame[name].cast(pl.String) if name in numbers else format_labels(frame[name]) for name in names]
+            return frame.with_columns(cast)
         except (pl.exceptions.PolarsError, OSError, UnicodeError) as error:
             raise unreadable_error(self.path, error) from None
 
