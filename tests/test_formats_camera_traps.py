@@ -7,18 +7,20 @@ import json
 import sqlite3
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from bestiary.data.formats import (
     camtrap_dp,
     camtrap_events,
     coco,
+    deepfaune,
     json_items,
     megadetector,
     row_frame,
@@ -38,6 +40,7 @@ FORMATS = (
     camtrap_dp.FORMAT,
     wildlife_insights.FORMAT,
     timelapse.FORMAT,
+    deepfaune.FORMAT,
 )
 OPTIONS = ReadOptions()
 
@@ -301,7 +304,7 @@ def test_a_lone_surrogate_is_escaped(tmp_path: Path) -> None:
 def results(images: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
     value = {
         "info": {"format_version": "1.6", "detector_metadata": {"typical_detection_threshold": 0.3}},
-        "detection_categories": {"1": "animal", "2": "person", "3": "vehicle"},
+        "detection_categories": {"0": "empty", "1": "animal", "2": "person", "3": "vehicle"},
         "classification_categories": {"0": "fox", "1": "hare", "2": "no cv result", "3": "Blank"},
         "images": images,
     }
@@ -327,7 +330,7 @@ def test_megadetector_rows(tmp_path: Path) -> None:
         {"file": "g.mp4", "detections": [detection(frame_number=3)], "frame_rate": 20, "frames_processed": [3]},
         {"file": "h.jpg", "detections": [detection(category="9")]},  # "treated as no detection"
         {"file": "i.jpg", "detections": [detection(classifications=[["2", 1]])]},
-        {"file": "l.jpg", "detections": [detection(classifications=[["3", 1]])]},
+        {"file": "l.jpg", "detections": [detection(classifications=[["3", 1]]), detection(category="0")]},
         {"file": "j.jpg", "detections": [detection(-3), detection("0.9"), detection(box=[0.1, 0.2, 0, 0.4])]},
         {"file": "k.jpg", "detections": [detection(box=[0.5, 0.5, 0.6, 0.4]), detection(box=[1000, 500, 60, 40])]},
     ]
@@ -349,7 +352,7 @@ def test_megadetector_rows(tmp_path: Path) -> None:
             megadetector.NOT_READ: 2,
             megadetector.IS_VIDEO: 1,
             megadetector.CATEGORY_MISSING: 1,
-            megadetector.CLASSIFIED_EMPTY: 1,
+            megadetector.CLASSIFIED_EMPTY: 2,
             "labelled as unknown": 1,
             megadetector.BAD_CONFIDENCE: 2,
             row_frame.BOX_WITHOUT_AREA: 1,
@@ -859,6 +862,32 @@ def test_timelapse_refuses(tmp_path: Path) -> None:
         timelapse.read_timelapse(latin, ReadOptions(columns={"label": "Species"}))
 
 
+# --- DeepFaune --------------------------------------------------------------------------------------------------------
+
+FAUNE = [
+    {"filename": "D:\\pictures\\a.JPG", "prediction": "roe deer", "predictionbase": "empty"},
+    {"filename": "D:\\pictures\\b.JPG", "prediction": "empty", "predictionbase": "empty"},
+    {"filename": "D:\\pictures\\c.JPG", "prediction": "undefined", "predictionbase": "fox"},
+]
+
+
+def faune_rows() -> list[dict[str, Any]]:
+    more = {"date": "2019:05:14 17:14:52", "seqnum": 3, "score": 0.9, "scorebase": 0.9}
+    return [{**row, **more} for row in FAUNE]
+
+
+def test_deepfaune_rows(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "results.csv", faune_rows())
+    table = read(deepfaune.FORMAT, path)
+    assert labels(table) == [("D:\\pictures\\a.JPG", "roe deer"), ("D:\\pictures\\b.JPG", "empty")]
+    assert table.rows.select("group", "time").row(0) == ("3", "2019-05-14T17:14:52")
+    assert reasons(table) == Counter(["labelled as unknown"])
+    single = read(deepfaune.FORMAT, path, ReadOptions(columns={"label": "predictionbase"}))
+    assert [label for _, label in labels(single)] == ["empty", "empty", "fox"]
+    with pytest.raises(SourceError, match="no column top1"):
+        deepfaune.read_deepfaune(path, ReadOptions(columns={"label": "top1"}))
+
+
 # --- all of them ------------------------------------------------------------------------------------------------------
 
 
@@ -889,6 +918,7 @@ def test_each_file_is_recognised_by_its_format_only(tmp_path: Path, indent: int 
     ]
     files["wildlife-insights"] = [exported, exported / "images.csv"]
     files["timelapse"] = [write_csv(tmp_path / "t.csv", timelapse_rows())]
+    files["deepfaune"] = [write_csv(tmp_path / "faune.csv", faune_rows())]
     files[""] = [
         write_json(tmp_path, [1], "list.json"),
         write_csv(tmp_path / "plain.csv", [{"path": "a", "label": "b"}]),
@@ -940,6 +970,81 @@ def test_times_are_iso_8601_with_the_offset_they_have() -> None:
     instants, zoned = parse_instants(pl.Series(["2020-05-30T04:57:37.5-01:30", "2020-05-30T06:27:37.5Z"]))
     assert (instants[0], zoned) == (instants[1], {True})
     assert parse_instants(pl.Series(["2020-05-30T04:57:37", "2020-05-30"]))[1] == {False}
+
+
+def nodes(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to each value in a JSON document."""
+    yield path
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        yield from nodes(child, (*path, key))
+
+
+def changed(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    """A copy of a JSON document with another value at that place."""
+    if not path:
+        return new
+    copy: Any = value.copy()
+    copy[path[0]] = changed(value[path[0]], path[1:], new)
+    return copy
+
+
+DOCUMENTS: dict[LabelFormat, Any] = {
+    coco.FORMAT: camera_traps(),
+    megadetector.FORMAT: results(
+        [
+            {"file": "a.jpg", "detections": [detection(box=[0.1, 0.2, 0.3, 0.4], classifications=[["0", 0.5]])]},
+            {"file": "b.jpg", "detections": None, "failure": "x"},
+        ]
+    ),
+    speciesnet.FORMAT: {
+        "info": {"format_version": "20261015"},
+        "predictions": [
+            {
+                "filepath": "a.jpg",
+                "latitude": 1.5,
+                "longitude": 2.5,
+                "detections": [
+                    detection(box=[0.1, 0.2, 0.3, 0.4], processed_classification={"class": FOX, "score": 0.5}),
+                    detection(0.3, [0.1, 0.2, 0.3, 0.4], raw_classifications={"classes": [FOX], "scores": [0.5]}),
+                ],
+            }
+        ],
+    },
+}
+DOCUMENTS_OLD = {
+    "predictions": [
+        {
+            "filepath": "a.jpg",
+            "prediction": FOX,
+            "classifications": {"classes": [FOX, BLANK], "scores": [0.8, 0.1]},
+            "detections": [detection(box=[0.1, 0.2, 0.3, 0.4])],
+        }
+    ]
+}
+
+
+@settings(max_examples=100)
+@given(data=st.data())
+def test_any_value_anywhere_is_a_table_or_an_error(data: st.DataObject) -> None:
+    label_format, document = data.draw(
+        st.sampled_from([*DOCUMENTS.items(), (speciesnet.FORMAT, DOCUMENTS_OLD)]), "format"
+    )
+    path = data.draw(st.sampled_from(list(nodes(document))), "place")
+    new = data.draw(JSON_VALUES | st.sampled_from([1e400, -1, 10**400, "\ud800", [0, 0, 1, 1], "2019", 0.5]), "value")
+    with tempfile.TemporaryDirectory() as folder:
+        file = write_json(Path(folder), changed(document, path, new))
+        try:
+            table = label_format.read(file, OPTIONS)
+        except SourceError as error:
+            message = str(error)
+            event("error")
+        else:
+            message = str(file)
+            event("table")
+            assert dict(table.rows.schema) == ROWS
+            assert table.rows.height + table.left_out.height >= 1
+    assert str(file) in message
 
 
 # --- real files -------------------------------------------------------------------------------------------------------

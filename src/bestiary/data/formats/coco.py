@@ -113,7 +113,7 @@ def _read_image(image: dict[str, object]) -> list[Cell]:
         required_text(image["file_name"]),
         cell_text(image.get("location")),
         cell_text(image.get("seq_id")),
-        cell_text(image.get("datetime")) or cell_text(image.get("date_captured")),
+        cell_text(image.get("datetime")),  # not date_captured: exports write the time of the export there
         float(width) if isinstance(width, int | float) and width > 0 else None,
         float(height) if isinstance(height, int | float) and height > 0 else None,
         image.get("corrupt") is True,

@@ -47,7 +47,7 @@ def read_item(path: Path, item: JsonItem, read: Callable[[dict[str, Any]], Row])
         return read(item.value)
     except KeyError as error:
         problem = f"{error.args[0]} is missing"
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         problem = str(error) if isinstance(item.value, dict) else f"{item.value!r:.60} is no object in braces"
     raise SourceError(f"{path}, {item.key}, item {item.position + 1:,}: {problem}.")
 

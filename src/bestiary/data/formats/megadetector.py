@@ -72,19 +72,9 @@ def read_megadetector(path: Path, options: ReadOptions) -> LabelTable:
     threshold, origin = _choose_threshold(info)
     categories = _read_names(path, keys, "detection_categories")
     classes = _read_names(path, keys, "classification_categories")
-    confidence = pl.col("confidence")
-    is_listed = pl.col("category").is_in(list(categories))
-    empty_classes = [key for key, name in classes.items() if special_family(name) == "empty"]
     rows = detections.with_columns(
         label=pl.coalesce(_replace(pl.col("class"), classes), _replace(pl.col("category"), categories)),
-        reason=pl.coalesce(
-            "reason",
-            pl.when(~confidence.is_between(0, 1).fill_null(False)).then(pl.lit(BAD_CONFIDENCE)),
-            pl.when(confidence < threshold).then(pl.lit(BELOW_THRESHOLD)),
-            pl.when(~is_listed).then(pl.lit(CATEGORY_MISSING)),
-            pl.when(~pl.col("class").is_in(list(classes))).then(pl.lit(CLASS_MISSING)),
-            pl.when(pl.col("class").is_in(empty_classes)).then(pl.lit(CLASSIFIED_EMPTY)),
-        ),
+        reason=pl.coalesce("reason", _find_reason(threshold, categories, classes)),
     )
     # A detection of a category that is not listed counts as none, says the format; a broken one does not.
     no_detection = [BELOW_THRESHOLD, CATEGORY_MISSING, CLASSIFIED_EMPTY]
@@ -99,6 +89,28 @@ def read_megadetector(path: Path, options: ReadOptions) -> LabelTable:
 
 
 FORMAT = LabelFormat("megadetector", "MegaDetector results", is_megadetector, read_megadetector)
+
+
+def _find_reason(threshold: float, categories: dict[str, str], classes: dict[str, str]) -> pl.Expr:
+    """Return why a detection becomes no label, null if it does."""
+    confidence, category, class_id = pl.col("confidence"), pl.col("category"), pl.col("class")
+    is_empty = pl.coalesce(class_id.is_in(_empty_ids(classes)), category.is_in(_empty_ids(categories)))
+    return (
+        pl.when(~confidence.is_between(0, 1).fill_null(False))
+        .then(pl.lit(BAD_CONFIDENCE))
+        .when(confidence < threshold)
+        .then(pl.lit(BELOW_THRESHOLD))
+        .when(~category.is_in(list(categories)))
+        .then(pl.lit(CATEGORY_MISSING))
+        .when(~class_id.is_in(list(classes)))
+        .then(pl.lit(CLASS_MISSING))
+        .when(is_empty)
+        .then(pl.lit(CLASSIFIED_EMPTY))
+    )
+
+
+def _empty_ids(names: dict[str, str]) -> list[str]:
+    return [key for key, name in names.items() if special_family(name) == "empty"]
 
 
 def _read_results(path: Path) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
@@ -183,7 +195,7 @@ def _read_names(path: Path, keys: dict[str, Any], key: str) -> dict[str, str]:
         return {}
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise SourceError(f"{path}: {key} must be names by id, such as {{'1': 'animal'}}; it is {names!r:.60}.")
-    return names
+    return {required_text(key): required_text(name) for key, name in names.items()}
 
 
 def _replace(ids: pl.Expr, names: dict[str, str]) -> pl.Expr:

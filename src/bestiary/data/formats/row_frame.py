@@ -102,7 +102,7 @@ def choose_columns(
 
 def check_unique(source: Path, name: str, ids: pl.Series) -> None:
     """Raise SourceError, naming the first ones, if ids occur more than once."""
-    repeated = ids.filter(ids.is_duplicated()).unique(maintain_order=True).cast(pl.String)
+    repeated = ids.filter(ids.is_duplicated()).drop_nulls().unique(maintain_order=True).cast(pl.String)
     if len(repeated):
         raise SourceError(
             f"{source}: {name} occurs more than once: {format_names(repeated.to_list())}. Expected each once. If"

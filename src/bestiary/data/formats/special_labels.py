@@ -35,9 +35,10 @@ _SPELLINGS = {
         "person",
         "persons",
     ),
-    "vehicle": ("motorised vehicle", "motorized vehicle", "vehicle", "vehicles", "vehicule"),
+    "vehicle": ("motorised vehicle", "motorized vehicle", "vehicle", "vehicles", "vehicule", "véhicule"),
     "unknown": (
         "cv failed",
+        "indéfini",
         "no cv result",
         "unclassified",
         "undefined",

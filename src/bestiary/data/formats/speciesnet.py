@@ -205,7 +205,8 @@ def _read_detection(detection: dict[str, Any]) -> _Detection:
 
 def _read_site(picture: dict[str, Any]) -> str | None:
     latitude, longitude = picture.get("latitude"), picture.get("longitude")
-    return None if latitude is None or longitude is None else f"{latitude},{longitude}"
+    has_coordinates = isinstance(latitude, int | float) and isinstance(longitude, int | float)
+    return f"{latitude},{longitude}" if has_coordinates else None
 
 
 def _first_class(classifications: Any) -> str | None:

@@ -38,7 +38,7 @@ _SQLITE = b"SQLite format 3\x00"
 
 def is_timelapse(path: Path) -> bool:
     """Return whether a file is a CSV with Timelapse's own columns, or its database."""
-    if path.suffix.lower() == ".ddb":
+    if path.suffix.lower() == ".ddb" and path.is_file():
         with path.open("rb") as stream:
             return stream.read(len(_SQLITE)) == _SQLITE
     return path.suffix.lower() == ".csv" and set(read_header(path)) >= MARKED
