@@ -170,6 +170,12 @@ def test_a_box_in_pixels_and_with_decimal_commas(folder: Path) -> None:
     assert picture.box == Box(10, 20.5, 30, 40, "pixels")
 
 
+def test_the_corners_of_vott_need_no_name(folder: Path) -> None:
+    (folder / "p-export.csv").write_text('"image","xmin","ymin","xmax","ymax","label"\n"a.jpg",10.5,20,30,60,"fox"\n')
+    [picture] = list_sources([folder / "p-export.csv"], {}, reading=ReadOptions(boxes=True)).pictures
+    assert (picture.label, picture.box) == ("fox", Box(10.5, 20, 19.5, 40, "pixels"))
+
+
 @pytest.mark.parametrize(
     ("header", "columns", "message"),
     [

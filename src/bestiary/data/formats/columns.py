@@ -21,6 +21,7 @@ LABEL_NAMES = ("label", "species", "class", "category", "classname", "labelname"
 OPTIONAL = ("split", "group", "site", "time")
 ROLES = ("path", "label", *OPTIONAL, "box", "corners")
 BOX_ROLES = {"box": "left+top+width+height", "corners": "left+top+right+bottom"}
+CORNER_NAMES = ("xmin", "ymin", "xmax", "ymax")  # of a box without a role, as VoTT and others write it
 SYNTAX = "path=File,label=Species,group=Burst,site=Camera,time=Taken,box=left+top+width+height"
 _ROLE = re.compile(rf"(?:^|,)\s*({'|'.join(ROLES)})\s*=")
 _ANY_ROLE = re.compile(r"(?:^|,)\s*(\w+)\s*=")
@@ -101,6 +102,8 @@ def choose_columns(table: TableFile, requested: Mapping[str, str], *, needs_labe
             raise _undecided_error(table, role, candidates, requested)
     box_role = next((role for role in BOX_ROLES if role in requested), "box")
     box = _box_columns(table, requested[box_role], box_role) if box_role in requested else None
+    if box is None and set(CORNER_NAMES) <= set(table.columns):
+        box_role, box = "corners", _box_columns(table, "+".join(CORNER_NAMES), "corners")
     return Columns(names, box, box_role, tuple(guessed))
 
 
