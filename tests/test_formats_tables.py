@@ -278,6 +278,22 @@ def test_a_table_without_a_usable_row_is_an_error(folder: Path) -> None:
         listed(folder / "t.csv")
 
 
+def test_rows_that_do_not_fit_the_header_are_explained(folder: Path) -> None:
+    (folder / "t.csv").write_text("File,Species\na.jpg,fox\nb.jpg,fox, red\n")
+    with pytest.raises(
+        SourceError, match="a row has more fields than the first line. Put texts that have the delimiter"
+    ):
+        listed(folder / "t.csv")
+    (folder / "t.csv").write_text("File,Species,Note\na.jpg,fox\n")
+    assert labels(listed(folder / "t.csv")) == {"a.jpg": "fox"}
+    (folder / "t.jsonl").write_text('{"file": "a.jpg", "label": "fox"}\n{"file": \n')
+    with pytest.raises(SourceError, match=r"t\.jsonl, line 2: no JSON"):
+        listed(folder / "t.jsonl")
+    (folder / "t.jsonl").write_text('{"file": "a.jpg", "label": "fox"}\n["b.jpg"]\n')
+    with pytest.raises(SourceError, match=r"t\.jsonl, line 2: expected an object"):
+        listed(folder / "t.jsonl")
+
+
 def test_boxes_that_cannot_be_used_are_named(folder: Path) -> None:
     (folder / "t.csv").write_text(
         "File,Species,x,y,w,h\na.jpg,fox,0.1,0.1,0.2,0.2\na.jpg,owl,0.5,0.5,0.2,0.2\nb.jpg,fox,0.1,0.1,0,0.2\n"

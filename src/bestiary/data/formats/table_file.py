@@ -90,6 +90,10 @@ class TableFile:
 def unreadable_error(path: Path, error: Exception) -> SourceError:
     """Return the error for a table that cannot be read; with the first line of the reason."""
     why = str(error).partition("\n")[0].rstrip(".")
+    if "more fields" in why:  # the words of polars speak of a schema
+        why = (
+            "a row has more fields than the first line. Put texts that have the delimiter in them into quotation marks"
+        )
     return SourceError(f"The table {path} cannot be read: {why}.")
 
 
