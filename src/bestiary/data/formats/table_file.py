@@ -184,15 +184,14 @@ def _split_header(sample: str, path: Path) -> tuple[tuple[str, ...], str]:
     lines = [line for line in sample.splitlines() if line.strip()][: SAMPLE_LINES + 1]
     if not lines:
         raise SourceError(f"The table {path} cannot be read: it is empty. Expected column names in the first line.")
-    best: tuple[int, float, list[str], str] = (0, 0.0, [], ",")
+    candidates = []
     for delimiter in DELIMITERS:
-        rows = list(csv.reader(lines, delimiter=delimiter, strict=False))
-        header = rows[0] if rows else []
-        same = sum(len(row) == len(header) for row in rows if row) / max(1, sum(bool(row) for row in rows))
-        best = max(
-            best, (len(header) if same > 0.5 else 1, same, header, delimiter), key=lambda candidate: candidate[:2]
-        )
-    return tuple(_clean_name(name) for name in best[2]), best[3]
+        rows = list(csv.reader(lines, delimiter=delimiter))
+        same = sum(len(row) == len(rows[0]) for row in rows) / len(rows)
+        rank = (len(rows[0]) > 1 and same > 0.5, len(rows[0]), same)
+        candidates.append((rank, rows[0], delimiter))
+    _, header, delimiter = max(candidates, key=lambda candidate: candidate[0])
+    return tuple(_clean_name(name) for name in header), delimiter
 
 
 def _clean_name(name: str) -> str:
