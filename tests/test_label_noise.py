@@ -127,5 +127,5 @@ def test_doubtful_labels_are_no_headline_and_say_what_is_expected() -> None:
         suspects={"train": 40},
         label_issues=LabelIssueSummary(40, 0.97, 0.9, 0.8, 1.0),
     )
-    assert "Wrong labels: about 36 (32 to 40) of 40 suspect ones" in run_verdict(sound)
+    assert "Wrong labels: about 36 (32 to 40) of the 40 suspect ones" in run_verdict(sound)
     assert any("about 36 (32 to 40) are expected to be wrong" in step.why for step in next_steps(sound))

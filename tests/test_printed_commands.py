@@ -117,7 +117,9 @@ def test_fine_tuning_names_what_installs_torch_where_it_is_missing(run: Path, mo
 def test_advice_knows_the_backbone_and_its_size(run: Path) -> None:
     summary = summarise_run(read_run(run))
     small = {step.what: step for step in next_steps(summary)}["Train at 224 px, the input size of lite0."]
-    assert small.why.startswith("64 px is far below the 224 px that lite0 was made for, even for small pictures")
+    assert small.why.startswith(
+        "64 px is far below the 224 px that lite0 was made for, also if the pictures are smaller"
+    )
     assert next_steps(summary)[0] == small, "all estimates depend on it"
     native = {step.what: step for step in next_steps(replace(summary, size=224))}
     assert native["Try the larger backbone."].command.endswith("--backbone lite2 --set picture.size=260")

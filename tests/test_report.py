@@ -421,11 +421,11 @@ RIGHT = "Right 97 times in 100 (95\u00a0% interval 96 to 98). "
         ([[80, 0, 0], [0, 80, 0], [0, 0, 80]], "Mistakes: none in 240 test pictures."),
         (
             [[80, 0, 0], [0, 80, 1], [0, 0, 80]],
-            "Most confused: no pair of classes more than once.",
+            "Most confused: no pair of classes is confused more than once.",
         ),
         (
             [[80, 2, 0], [0, 80, 2], [1, 0, 80]],
-            "Most confused: no pair of classes more than twice.",
+            "Most confused: no pair of classes is confused more than twice.",
         ),
         # One of thirteen dogs called hen is no headline while four of thirteen cows are called dog.
         (
@@ -437,13 +437,13 @@ RIGHT = "Right 97 times in 100 (95\u00a0% interval 96 to 98). "
         # Two times each way are four of one pair; three one way are more than any other.
         (
             [[78, 2, 0], [2, 75, 3], [0, 0, 80]],
-            "Most confused: cow and dog, 4 times (cow predicted as dog 2 of 80 times, dog as cow 2 of 80 times).",
+            "Most confused: cow and dog, 4 times (cow predicted as dog 2 of 80 times, dog predicted as cow 2 of 80 times).",
         ),
         # A tie names both, the higher rate first, and three of eighty are too few for any class to be called weak.
         (
             [[77, 3, 0], [0, 79, 1], [0, 2, 58]],
-            "Most confused: hen and dog, 3 times (hen predicted as dog 2 of 60 times, dog as hen 1 of 80 times);"
-            " cow and dog, 3 times (cow predicted as dog 3 of 80 times).",
+            "Most confused: hen and dog, 3 times (hen predicted as dog 2 of 60 times, dog predicted as hen 1 of"
+            " 80 times); equally often cow and dog, 3 times (cow predicted as dog 3 of 80 times).",
         ),
         (
             [[74, 3, 3], [0, 77, 3], [0, 0, 80]],
@@ -551,7 +551,7 @@ def test_steps_name_the_class_that_lacks_pictures_and_the_pair_that_is_confused(
     assert [step.worth for step in steps[:2]] == ["about +3.3 points", ""]
     assert "has 20 training pictures, where the median class has 200" in steps[0].why
     assert "Most often confused with cow: 10 times, in both directions" in steps[1].why
-    assert "predicts other labels: 3 training, 1 test." in steps[3].why
+    assert "disagrees with them: 3 training, 1 test." in steps[3].why
     assert steps[3].worth == ""
     assert "found 1 shortcut:" in steps[4].why
 

@@ -129,7 +129,7 @@ def _describe_confusions(labels: list[str], counts: Ints, wrong: Ints, is_partia
     tied = sorted(np.argwhere(both == most).tolist(), key=lambda pair: (totals[pair[0]] + totals[pair[1]], pair))
     named = [_describe_pair(labels, totals, wrong, *pair) for pair in tied[:MAX_TIED]]
     more = [f"{plural(len(tied) - MAX_TIED, 'more pair')} as often"] if len(tied) > MAX_TIED else []
-    return f"{'; equally often '.join([*named, *more]) if not more else '; '.join([*named, *more])}{apart}."
+    return f"{'; equally often '.join(named)}{''.join(f'; {text}' for text in more)}{apart}."
 
 
 def _describe_pair(labels: list[str], totals: Ints, wrong: Ints, a: int, b: int) -> str:
