@@ -437,7 +437,8 @@ RIGHT = "Right 97 times in 100 (95\u00a0% interval 96 to 98). "
         # Two times each way are four of one pair; three one way are more than any other.
         (
             [[78, 2, 0], [2, 75, 3], [0, 0, 80]],
-            "Most confused: cow and dog, 4 times (cow predicted as dog 2 of 80 times, dog predicted as cow 2 of 80 times).",
+            "Most confused: cow and dog, 4 times (cow predicted as dog 2 of 80 times, dog predicted as cow 2 of 80"
+            " times).",
         ),
         # A tie names both, the higher rate first, and three of eighty are too few for any class to be called weak.
         (
@@ -448,7 +449,7 @@ RIGHT = "Right 97 times in 100 (95\u00a0% interval 96 to 98). "
         (
             [[74, 3, 3], [0, 77, 3], [0, 0, 80]],
             "Most confused: cow and dog, 3 times (cow predicted as dog 3 of 80 times);"
-            " cow and hen, 3 times (cow predicted as hen 3 of 80 times); 1 more pair as often.",
+            " equally often cow and hen, 3 times (cow predicted as hen 3 of 80 times); 1 more pair as often.",
         ),
     ],
 )
