@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -100,7 +101,9 @@ def draw_site(site: int, count: int, side: int) -> tuple[np.ndarray, np.ndarray,
     gain, tint = rng.uniform(0.35, 1.3), rng.uniform(0.8, 1.2, 3)
     blur, noise = rng.uniform(0, 1.2), rng.uniform(2, 14)
     mixture = rng.dirichlet(np.full(len(KINDS), 0.5))
-    images, labels, bursts = [], [], []
+    images: list[np.ndarray] = []
+    labels: list[int] = []
+    bursts: list[int] = []
     number = 0
     while len(images) < count:
         number += 1
@@ -126,7 +129,7 @@ def draw_site(site: int, count: int, side: int) -> tuple[np.ndarray, np.ndarray,
 
 def measure_seed(
     features: np.ndarray, labels: np.ndarray, sites: np.ndarray, bursts: np.ndarray, chosen: np.ndarray, seed: int
-) -> tuple[dict, float]:
+) -> tuple[dict[str, Any], float]:
     """Return the scores of the collection of the chosen sites, and the accuracy of its model on all other sites."""
     own = np.isin(sites, chosen)
     own_labels, own_features = labels[own].astype(np.int64), features[own]
