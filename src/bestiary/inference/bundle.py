@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 from bestiary.decode_rules import FIRST_VERSION, DecodeRules
 from bestiary.errors import RunError
 from bestiary.files import write_text
+from bestiary.inference.event_combination import EventCombination
 from bestiary.picture import DecodeLimits, Fit
 from bestiary.preprocess import Preprocessing
 
@@ -32,7 +33,7 @@ class Bundle:
     `decoding`: version of the rules that its pictures were decoded by; `deep_ranges`: by sample type, the values that
     become black and white in pictures of more than 8 bits (`bestiary.decode_rules`).
     `costs`: by true and predicted class, if labels are chosen by the least expected cost (`bestiary.costs`); empty: the
-    label is the most probable class.
+    label is the most probable class. `events`: how pictures of an event are combined; empty: not chosen.
     `graph_sha256`: digest of the file `graph` beside the bundle. An exported model has its own `precision`, and the
     report of its verification in `exported`, with the processor (`inference.proof`).
     """
@@ -58,6 +59,7 @@ class Bundle:
     decoding: int = FIRST_VERSION
     deep_ranges: dict[str, list[float]] = field(default_factory=dict)
     costs: list[list[float]] = field(default_factory=list)
+    events: dict[str, Any] = field(default_factory=dict)
     format: int = BUNDLE_FORMAT
 
     def __post_init__(self) -> None:
@@ -75,6 +77,12 @@ class Bundle:
                 raise ValueError(f"{name} is {value!r}; expected a number")
         DecodeRules.of(self.decoding, self.deep_ranges)
         self._check_costs()
+        try:
+            combination = EventCombination.of(self.events)
+        except TypeError as error:
+            raise ValueError(f"events is {self.events!r}: {error}") from None
+        if combination.prior and len(combination.prior) != len(self.classes):
+            raise ValueError(f"events.prior has {len(combination.prior)} numbers; expected {len(self.classes)}")
 
     def _check_costs(self) -> None:
         k = len(self.classes)
@@ -94,8 +102,9 @@ class Bundle:
     def write(self, run: Path) -> None:
         """Write `bundle.json` into the run folder."""
         values = asdict(self)
-        if not self.costs:  # an older bestiary refuses a field that it does not know, and would ignore no costs
-            del values["costs"]
+        for name in ("costs", "events"):  # an older bestiary refuses a field that it does not know: only where needed
+            if not values[name]:
+                del values[name]
         write_text(run / BUNDLE_NAME, _json(values) + "\n")
 
 

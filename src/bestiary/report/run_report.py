@@ -20,6 +20,7 @@ from bestiary.files import write_text
 from bestiary.report import plots, verdict
 from bestiary.report.calibration_section import calibration_values
 from bestiary.report.confusion_section import confusion_values, most_confused_pairs
+from bestiary.report.event_section import event_values
 from bestiary.report.finding_section import finding_values
 from bestiary.report.gallery import build_galleries, heatmap_overlays, strip_common_folder
 from bestiary.report.learning_curve_section import learning_curve_values
@@ -69,6 +70,7 @@ def render_run_report(run: RunFiles, *, threads: int | None = None) -> str:
         "confused": most_confused_pairs(run.metrics, test, names, suspects),
         "slices": run.metrics.get("slices") or {},  # older runs have none
         **calibration_values(run.metrics, test),
+        **event_values(run.metrics),
         **build_galleries(test, suspects, names, partial(_heatmaps, run, threads)),
     }
     return render_page("report.html", values)
