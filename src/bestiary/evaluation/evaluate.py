@@ -70,7 +70,7 @@ def score_predictions(
         lambda: decision_metrics(predictions, groups, bundle, resamples=resamples, seed=seed),
         lambda: split_leakage(predictions, pictures),
         lambda: calibration_metrics(predictions, groups, bundle, folds=recipe.data.folds, seed=seed),
-        lambda: score_events(predictions, pictures, bundle),
+        lambda: score_events(predictions, pictures, bundle, recipe.data),
         lambda: {"slices": find_weak_slices(predictions, pictures)},
     )
     metrics: dict[str, Any] = {"split": "test"}

@@ -23,6 +23,7 @@ from bestiary.evaluation.predictions import class_probabilities, join_pictures
 from bestiary.export.event_choice import PictureEvents, choose_combination, group_events
 from bestiary.inference.bundle import Bundle
 from bestiary.inference.event_combination import EventCombination, combine_events, majority_vote, most_confident
+from bestiary.recipe import DataConfig
 from bestiary.text import format_percent
 
 ECE_BINS = 15
@@ -31,11 +32,12 @@ ANSWERS, VOTE, CONFIDENT = "events", "majority_vote", "most_confident"
 NAMES = {ANSWERS: "Event answer", VOTE: "Majority vote", CONFIDENT: "Most confident picture"}
 
 
-def score_events(predictions: pl.DataFrame, pictures: pl.DataFrame, bundle: Bundle) -> dict[str, Any]:
+def score_events(predictions: pl.DataFrame, pictures: pl.DataFrame, bundle: Bundle, data: DataConfig) -> dict[str, Any]:
     """Return `{"events": …}` for metrics.json: accuracy and ECE over test events; nothing without given groups.
 
     predictions: of test pictures; pictures: with `given_group`, `site`, `group`, and `fold` in cross-validation. There
     the events of each fold are combined as is best for those of the other folds, as the models of the folds are gone.
+    data: with the rules of groups and sites.
     """
     if "given_group" not in pictures.columns or not pictures["given_group"].count():
         return {}
@@ -55,7 +57,8 @@ def score_events(predictions: pl.DataFrame, pictures: pl.DataFrame, bundle: Bund
     clusters = _event_clusters(own, events.events)
     scores = compare_event_answers(events, combined, clusters, bundle)
     by = "site" if own["site"].count() else "group"
-    facts = {"by": by, "units": int(clusters.max()) + 1, "combination": combination.to_json()}
+    facts: dict[str, Any] = {"rule": data.group, "site": data.site, "by": by, "units": int(clusters.max()) + 1}
+    facts |= {"combination": combination.to_json()}
     how = (
         "In each fold, the combination is chosen on the events of the other folds."
         if "fold" in joined.columns

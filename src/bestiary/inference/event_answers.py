@@ -123,9 +123,10 @@ class EventTracker:
     def describe(self) -> list[str]:
         """Return how many events there are, how they are combined, and how many pictures have none."""
         several = int((self._counts[: len(self), 0] > 1).sum())
-        texts = [f"{len(self):,} events, {several:,} of them of several pictures. {self.combination.describe()}"]
-        if self.without_event:
-            texts.append(f"{self.without_event:,} pictures belong to no event by --group, and are in none.")
+        events = f"{len(self):,} event{'s' * (len(self) != 1)}, {several:,} of several pictures."
+        texts = [f"{events} {self.combination.describe()}"]
+        if n := self.without_event:
+            texts.append(f"{n:,} {'picture belongs' if n == 1 else 'pictures belong'} to no event by --group.")
         return texts
 
     def _make_room(self, event: int) -> None:

@@ -70,7 +70,7 @@ def render_run_report(run: RunFiles, *, threads: int | None = None) -> str:
         "confused": most_confused_pairs(run.metrics, test, names, suspects),
         "slices": run.metrics.get("slices") or {},  # older runs have none
         **calibration_values(run.metrics, test),
-        **event_values(run.metrics),
+        **event_values(run.metrics, run.folder),
         **build_galleries(test, suspects, names, partial(_heatmaps, run, threads)),
     }
     return render_page("report.html", values)
