@@ -52,8 +52,7 @@ MAX_PIXELS_HELP = (
 
 
 EXAMPLES = (
-    "bestiary predict runs/latest new/*.jpg\nbestiary predict runs/latest new --out predictions.csv\n"
-    "bestiary predict runs/latest new --group time:60s --out predictions.csv"
+    "bestiary predict runs/latest new/*.jpg\nbestiary predict runs/latest new --group time:60s --out predictions.csv"
 )
 
 
