@@ -87,6 +87,22 @@ def test_pictures_one_by_one_give_what_all_at_once_give(combination: EventCombin
     assert [answer.picture for answer in answers] == [f"{events.events[row]}/{row}.jpg" for row in best]
 
 
+def test_an_event_is_unknown_if_all_its_pictures_are_unfamiliar_or_it_is_below_the_threshold_of_its_class() -> None:
+    thresholds = {"b": {"threshold": 0.8}}
+    tracker = EventTracker(a_bundle(class_thresholds=thresholds), lambda path: path[0], "nothing")
+    for path, familiarity, best, probability in (
+        ("x1", 0.1, "a", 0.7),
+        ("x2", 0.9, "a", 0.7),
+        ("y1", 0.1, "a", 0.7),
+        ("y2", 0.2, "a", 0.7),
+        ("z1", 0.9, "b", 0.7),
+    ):
+        probabilities = dict.fromkeys("abcd", (1 - probability) / 3) | {best: probability}
+        tracker.add(Prediction(path, best, probability, familiarity < 0.5, familiarity, probabilities))
+    answers = {answer.event: (answer.label, answer.unknown) for answer in tracker.answers()}
+    assert answers == {"x": ("a", False), "y": ("nothing", True), "z": ("nothing", True)}
+
+
 def test_independent_pictures_are_multiplied_and_equal_ones_are_not() -> None:
     independent = choose_combination(drawn(1_500, 4))
     assert (independent.way, independent.exponent) == ("log-mean", 1.0)

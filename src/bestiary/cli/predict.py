@@ -159,6 +159,7 @@ def predict(
                     classes=classes,
                     top=top,
                     sets=sets is not None,
+                    reasons=bool(predictor.bundle.class_thresholds),
                     events=tracker if events is None else None,
                 )
             if tracker is not None and events is not None:
@@ -208,6 +209,7 @@ def _output_file(
     """Return the file to write, None for the terminal; conditions: what its predictions depend on."""
     from bestiary.inference.converted_file import TABLE, WRITERS, ConvertedFile
     from bestiary.inference.output_file import PredictionFile, format_from_suffix
+    from bestiary.inference.resume_record import THRESHOLDS
 
     if conversion.package is not None and form != Format.camtrap_dp:
         raise UserError("--package is for --format camtrap-dp.")
@@ -217,13 +219,21 @@ def _output_file(
         if conversion.table is not None and form == Format.csv:
             raise UserError("A table with its own columns is written as a whole. Add --out.")
         return None
-    has_sets = conditions["level of prediction sets"] is not None
+    has_sets, has_reasons = conditions["level of prediction sets"] is not None, THRESHOLDS in conditions
     output_format = form.value if form else format_from_suffix(out)
     if output_format == "csv" and conversion.table is not None:
         output_format = TABLE
     if output_format == TABLE or output_format in WRITERS:
         return ConvertedFile(out, output_format, conversion, conditions, resume=resume, sets=has_sets)
-    return PredictionFile(out, output_format, conversion.classes, resume=resume, sets=has_sets, conditions=conditions)
+    return PredictionFile(
+        out,
+        output_format,
+        conversion.classes,
+        resume=resume,
+        sets=has_sets,
+        reasons=has_reasons,
+        conditions=conditions,
+    )
 
 
 def _event_file(

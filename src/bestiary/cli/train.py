@@ -44,6 +44,7 @@ def train(
     pictures_folder: options.PicturesFolder = None,
     leave_out: options.LeaveOut = None,
     costs: options.CostsOption = None,
+    thresholds: options.ThresholdsOption = None,
     seed: options.Seed = None,
     folds: Annotated[int | None, typer.Option(min=2, max=50, help="Cross-validate with this many folds.")] = None,
     leak_report: Annotated[
@@ -91,6 +92,7 @@ def train(
         group=group,
         site=site,
         costs=costs,
+        thresholds=thresholds,
     )
     if leak_report:
         leakage.check_leak_report_supported(values)

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
 
 from bestiary.array_types import AnyFloats, Floats, Ints
 from bestiary.inference.event_combination import EventCombination
@@ -102,6 +100,9 @@ def _fit_temperature(
 
     As in `export.calibration`, a standard normal prior on ln(T) keeps a few correct events from claiming certainty.
     """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import logsumexp
+
     totals, sizes = candidate.reduce(validation.probabilities, validation.events)
     offset, scores = (values[several] for values in candidate.scores(totals, sizes))
     rows, labels = np.arange(len(scores)), validation.labels[several]

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from bestiary.class_thresholds import check_bundle_values
 from bestiary.decode_rules import FIRST_VERSION, DecodeRules
 from bestiary.errors import RunError
 from bestiary.files import write_text
@@ -33,7 +34,9 @@ class Bundle:
     `decoding`: version of the rules that its pictures were decoded by; `deep_ranges`: by sample type, the values that
     become black and white in pictures of more than 8 bits (`bestiary.decode_rules`).
     `costs`: by true and predicted class, if labels are chosen by the least expected cost (`bestiary.costs`); empty: the
-    label is the most probable class. `events`: how pictures of an event are combined; empty: not chosen.
+    label is the most probable class. `class_thresholds`: by class, the least probability with which it is answered, and
+    what it was chosen by (`bestiary.class_thresholds`); below it the picture is "unknown" too.
+    `events`: how pictures of an event are combined (`inference.event_combination`); empty: not chosen.
     `graph_sha256`: digest of the file `graph` beside the bundle. An exported model has its own `precision`, and the
     report of its verification in `exported`, with the processor (`inference.proof`).
     """
@@ -60,6 +63,7 @@ class Bundle:
     deep_ranges: dict[str, list[float]] = field(default_factory=dict)
     costs: list[list[float]] = field(default_factory=list)
     events: dict[str, Any] = field(default_factory=dict)
+    class_thresholds: dict[str, dict[str, Any]] = field(default_factory=dict)
     format: int = BUNDLE_FORMAT
 
     def __post_init__(self) -> None:
@@ -83,6 +87,7 @@ class Bundle:
             raise ValueError(f"events is {self.events!r}: {error}") from None
         if combination.prior and len(combination.prior) != len(self.classes):
             raise ValueError(f"events.prior has {len(combination.prior)} numbers; expected {len(self.classes)}")
+        check_bundle_values(self.class_thresholds, self.classes)
 
     def _check_costs(self) -> None:
         k = len(self.classes)
@@ -102,8 +107,8 @@ class Bundle:
     def write(self, run: Path) -> None:
         """Write `bundle.json` into the run folder."""
         values = asdict(self)
-        for name in ("costs", "events"):  # an older bestiary refuses a field that it does not know: only where needed
-            if not values[name]:
+        for name in ("costs", "class_thresholds", "events"):
+            if not values[name]:  # an older bestiary refuses a field that it does not know, and so ignores no decision
                 del values[name]
         write_text(run / BUNDLE_NAME, _json(values) + "\n")
 

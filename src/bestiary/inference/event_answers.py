@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from bestiary.array_types import Floats, Ints
+from bestiary.class_thresholds import least_probabilities
 from bestiary.costs import choose_labels
 from bestiary.errors import import_optional
 from bestiary.files import atomic_path
@@ -32,7 +33,8 @@ class EventAnswer:
     """The answer for one event.
 
     pictures: those that could be read; unreadable: the others. `label` is chosen as for a picture, by `probabilities`;
-    None if no picture could be read. unknown: every picture that could be read is. picture: the most confident one.
+    None if no picture could be read. unknown: every picture that could be read is unfamiliar, or the probability is
+    below the threshold of the class. picture: the most confident one.
     """
 
     event: str
@@ -54,7 +56,7 @@ class EventAnswer:
         count = f"{n:,} picture{'s' * (n != 1)}"
         if self.label is None:
             return f"{name}  cannot be read ({count})"
-        note = ", unknown: like none of the classes" if self.unknown else ""
+        note = ", unknown" if self.unknown else ""
         return f"{name}  {escape_control_chars(self.label)} {format_points(self.probability, 1)} % ({count}{note})"
 
 
@@ -68,7 +70,7 @@ class EventTracker:
         self._bundle, self._find_name, self._unknown_label = bundle, find_name, unknown_label
         self._index: dict[str, int] = {}
         self._totals: Floats = np.zeros((FIRST_EVENTS, len(bundle.classes)))
-        self._counts: Ints = np.zeros((FIRST_EVENTS, 3), np.int64)  # pictures, unreadable, unknown
+        self._counts: Ints = np.zeros((FIRST_EVENTS, 3), np.int64)  # pictures, unreadable, unfamiliar
         self._best: list[tuple[float, str | None]] = []
 
     def __len__(self) -> int:
@@ -97,7 +99,7 @@ class EventTracker:
         values = self.combination.transform(row[None])[0]
         is_first = not self._counts[event, 0]
         self._totals[event] = values if is_first else self.combination.merge(self._totals[event], values)
-        self._counts[event] += (1, 0, prediction.unknown)
+        self._counts[event] += (1, 0, prediction.familiarity < self._bundle.threshold)
         if (confidence := float(row.max())) > self._best[event][0]:
             self._best[event] = confidence, path
 
@@ -108,15 +110,15 @@ class EventTracker:
             return
         probabilities = self.combination.probabilities(self._totals[:count], self._counts[:count, 0])
         labels = choose_labels(probabilities, self._bundle.costs)
-        classes = self._bundle.classes
+        classes, least = self._bundle.classes, least_probabilities(self._bundle.class_thresholds, self._bundle.classes)
         for event, name in enumerate(self._index):
-            pictures, unreadable, unknown = self._counts[event].tolist()
+            pictures, unreadable, unfamiliar = self._counts[event].tolist()
             if not pictures:
                 yield EventAnswer(name, None, 0.0, True, 0, unreadable, None, {})
                 continue
-            is_unknown, best = unknown == pictures, int(labels[event])
+            row, best = probabilities[event].tolist(), int(labels[event])
+            is_unknown = unfamiliar == pictures or row[best] < least[best]
             label = self._unknown_label if is_unknown and self._unknown_label is not None else classes[best]
-            row = probabilities[event].tolist()
             by_class = dict(zip(classes, row, strict=True))
             yield EventAnswer(name, label, row[best], is_unknown, pictures, unreadable, self._best[event][1], by_class)
 

@@ -46,6 +46,7 @@ class PredictionFile:
         *,
         resume: bool,
         sets: bool = False,
+        reasons: bool = False,
         conditions: Mapping[str, Any] | None = None,
     ) -> None:
         """Read which pictures are done. Raises UserError if the file exists, unless `resume`.
@@ -55,10 +56,11 @@ class PredictionFile:
         """
         if output_format == "table":
             raise UserError("The format table is for the terminal; with --out use --format jsonl, csv or parquet.")
-        self._path, self._output_format, self._classes, self._sets = path, output_format, tuple(classes), sets
+        self._path, self._output_format, self._classes = path, output_format, tuple(classes)
+        self._sets, self._reasons = sets, reasons
         self._live = path.with_name(f"{path.name}.part.jsonl") if output_format == "parquet" else path
         self._polars: Any = import_optional("polars", extra="train") if output_format == "parquet" else None
-        self._columns = writers.prediction_columns(classes, sets=sets)
+        self._columns = writers.prediction_columns(classes, sets=sets, reasons=reasons)
         for file in () if resume else (self._path, self._live):
             if file.exists():
                 raise UserError(f"{file} exists already. Add --resume to append to it, or choose another name.")
@@ -130,17 +132,18 @@ class PredictionFile:
         if self._output_format == "jsonl":
             writers.write_jsonl(predictions, out)
         elif self._output_format == "csv":
-            writers.write_csv(predictions, out, self._classes, header=header, sets=self._sets)
+            writers.write_csv(predictions, out, self._classes, header=header, sets=self._sets, reasons=self._reasons)
         else:
             for prediction in predictions:
-                row = writers.prediction_row(prediction, self._classes, sets=self._sets)
+                row = writers.prediction_row(prediction, self._classes, sets=self._sets, reasons=self._reasons)
                 line = dict(zip(self._columns, row, strict=True)) | {"path": printable(str(prediction.path))}
                 out.write(json.dumps(line) + "\n")
                 out.flush()
 
     def _finish(self) -> None:
         """Convert the collected rows to parquet, in constant memory, and remove them."""
-        pl, schema = self._polars, writers.polars_schema(self._classes, sets=self._sets)
+        pl = self._polars
+        schema = writers.polars_schema(self._classes, sets=self._sets, reasons=self._reasons)
         has_rows = self._live.stat().st_size > 0
         live = glob.escape(str(self._live))  # or polars takes brackets in a name for a pattern
         new = pl.scan_ndjson(live, schema=schema) if has_rows else pl.LazyFrame(schema=schema)
@@ -169,7 +172,8 @@ class PredictionFile:
                     break
                 values = self._parse_line(line)
                 if probabilities := values.get("probabilities"):
-                    self._check_columns(writers.prediction_columns(list(probabilities), sets="labels" in values))
+                    extra = {"sets": "labels" in values, "reasons": "reason" in values}
+                    self._check_columns(writers.prediction_columns(list(probabilities), **extra))
                 elif self._output_format == "parquet":
                     self._check_columns(list(values))
                 n_bytes += len(line)

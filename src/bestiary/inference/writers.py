@@ -31,19 +31,21 @@ def write_predictions(
     classes: Sequence[str],
     top: int,
     sets: bool = False,
+    reasons: bool = False,
     events: EventTracker | None = None,
 ) -> None:
     """Write predictions to `out`: "table", "jsonl", "csv", "parquet" (bytes on out.buffer) or "json" (one object).
 
-    sets: whether the predictions have prediction sets; then csv and parquet have a column `labels`. events: tracks the
-    predictions; its answers follow them in "table" and "json".
+    sets: whether the predictions have prediction sets; then csv and parquet have a column `labels`. reasons: whether
+    they have reasons, as those of a model with thresholds by class; then csv and parquet have a column `reason`.
+    events: tracks the predictions; its answers follow them in "table" and "json".
     """
     if output_format == "jsonl":
         write_jsonl(predictions, out)
     elif output_format == "csv":
-        write_csv(predictions, out, classes, sets=sets)
+        write_csv(predictions, out, classes, sets=sets, reasons=reasons)
     elif output_format == "parquet":
-        _write_parquet(predictions, out, classes, sets)
+        _write_parquet(predictions, out, classes, sets, reasons)
     elif output_format == "json":
         values = {"predictions": [prediction.line() for prediction in predictions]}
         if events is not None:
@@ -63,7 +65,13 @@ def write_jsonl(predictions: Iterable[Prediction], out: TextIO) -> None:
 
 
 def write_csv(
-    predictions: Iterable[Prediction], out: TextIO, classes: Sequence[str], *, header: bool = True, sets: bool = False
+    predictions: Iterable[Prediction],
+    out: TextIO,
+    classes: Sequence[str],
+    *,
+    header: bool = True,
+    sets: bool = False,
+    reasons: bool = False,
 ) -> None:
     """Write one row of comma-separated values a picture, each as soon as it is predicted.
 
@@ -72,9 +80,9 @@ def write_csv(
     """
     rows = csv.writer(out, lineterminator="\n")
     if header:
-        rows.writerow(prediction_columns(classes, sets=sets))
+        rows.writerow(prediction_columns(classes, sets=sets, reasons=reasons))
     for prediction in predictions:
-        path, *cells = prediction_row(prediction, classes, sets=sets)
+        path, *cells = prediction_row(prediction, classes, sets=sets, reasons=reasons)
         rows.writerow([escape_formula(path, "./"), *(escape_formula(cell, "'") for cell in cells)])
         out.flush()
 
@@ -117,13 +125,15 @@ def split_labels(text: str, classes: Iterable[str]) -> list[str]:
     return [unquote(label) for label in labels] if any("|" in name for name in classes) else labels
 
 
-def prediction_columns(classes: Sequence[str], *, sets: bool = False) -> list[str]:
-    """Return the columns of a flat table of predictions, with `labels` for prediction sets."""
+def prediction_columns(classes: Sequence[str], *, sets: bool = False, reasons: bool = False) -> list[str]:
+    """Return the columns of a flat table of predictions, with `labels` for prediction sets, `reason` for reasons."""
     columns = ["path", "label", "probability", "unknown", "familiarity", *(f"p_{name}" for name in classes), "error"]
-    return [*columns, "labels"] if sets else columns
+    return [*columns, *(["labels"] if sets else []), *(["reason"] if reasons else [])]
 
 
-def prediction_row(prediction: Prediction, classes: Sequence[str], *, sets: bool = False) -> list[Any]:
+def prediction_row(
+    prediction: Prediction, classes: Sequence[str], *, sets: bool = False, reasons: bool = False
+) -> list[Any]:
     """Return the values of one prediction, in the order of `prediction_columns`; None for a missing value.
 
     The labels of a prediction set are one text, as in `cat|dog`: see `join_labels`.
@@ -137,14 +147,16 @@ def prediction_row(prediction: Prediction, classes: Sequence[str], *, sets: bool
         *map(prediction.probabilities.get, classes),
         prediction.error,
     ]
-    return [*row, None if prediction.labels is None else join_labels(prediction.labels, classes)] if sets else row
+    if sets:
+        row.append(None if prediction.labels is None else join_labels(prediction.labels, classes))
+    return [*row, prediction.reason] if reasons else row
 
 
-def polars_schema(classes: Sequence[str], *, sets: bool = False) -> dict[str, Any]:
+def polars_schema(classes: Sequence[str], *, sets: bool = False, reasons: bool = False) -> dict[str, Any]:
     """Return the types of the columns, for polars."""
     pl = import_optional("polars", extra="train")
-    kinds = dict.fromkeys(("path", "label", "error", "labels"), pl.String) | {"unknown": pl.Boolean}
-    return {name: kinds.get(name, pl.Float64) for name in prediction_columns(classes, sets=sets)}
+    kinds = dict.fromkeys(("path", "label", "error", "labels", "reason"), pl.String) | {"unknown": pl.Boolean}
+    return {name: kinds.get(name, pl.Float64) for name in prediction_columns(classes, sets=sets, reasons=reasons)}
 
 
 def count_progress(predictions: Iterable[Prediction], advance: Advance) -> Iterator[Prediction]:
@@ -177,12 +189,15 @@ def relabel_unknown(predictions: Iterable[Prediction], text: str) -> Iterator[Pr
         yield replace(prediction, label=text) if is_unknown else prediction
 
 
-def _write_parquet(predictions: Iterable[Prediction], out: TextIO, classes: Sequence[str], sets: bool) -> None:
+def _write_parquet(
+    predictions: Iterable[Prediction], out: TextIO, classes: Sequence[str], sets: bool, reasons: bool
+) -> None:
     if out.isatty():
         raise UserError("Parquet cannot be printed to a terminal. Write a file: bestiary predict … --out out.parquet")
     pl = import_optional("polars", extra="train")
-    rows = [prediction_row(prediction, classes, sets=sets) for prediction in predictions]
-    pl.DataFrame(rows, schema=polars_schema(classes, sets=sets), orient="row").write_parquet(out.buffer)
+    rows = [prediction_row(prediction, classes, sets=sets, reasons=reasons) for prediction in predictions]
+    schema = polars_schema(classes, sets=sets, reasons=reasons)
+    pl.DataFrame(rows, schema=schema, orient="row").write_parquet(out.buffer)
 
 
 def _write_table(predictions: Iterable[Prediction], out: TextIO, top: int) -> None:
@@ -193,7 +208,7 @@ def _write_table(predictions: Iterable[Prediction], out: TextIO, top: int) -> No
             continue
         labels = _format_labels(prediction, top)
         labels += "" if prediction.labels is None else f"  {{{', '.join(prediction.labels)}}}"
-        note = "  (unknown: like none of the classes)" if prediction.unknown else ""
+        note = f"  ({prediction.note})" if prediction.unknown else ""
         out.write(f"{path}  {escape_control_chars(labels)}{note}\n")
         out.flush()
 
