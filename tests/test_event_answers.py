@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
+import re
+import shlex
 import shutil
+import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,17 +25,19 @@ import polars as pl
 
 from bestiary import cli
 from bestiary.data.picture_groups import add_picture_groups
-from bestiary.demo.dataset import SyntheticDataset
+from bestiary.demo.dataset import SyntheticDataset, draw_creature
 from bestiary.errors import RunError
 from bestiary.evaluation.event_answers import ANSWERS, CONFIDENT, VOTE, calibrated_ece, event_ece, score_events
+from bestiary.export import event_choice
 from bestiary.export.event_choice import MIN_EVENTS, PictureEvents, choose_combination, group_events
+from bestiary.flow import train
 from bestiary.group_rules import parse_group_rule, parse_site_rule
 from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.inference.event_answers import EventTracker, default_event_file
 from bestiary.inference.event_combination import EventCombination, combine_events, majority_vote, most_confident
 from bestiary.inference.event_names import event_finder
 from bestiary.inference.predictor import Prediction
-from bestiary.recipe import DataConfig
+from bestiary.recipe import DataConfig, Recipe
 from bestiary.report.run_report import write_report
 
 Array = NDArray[Any]
@@ -133,6 +139,20 @@ def test_with_few_validation_events_nothing_is_chosen() -> None:
     chosen = choose_combination(drawn(MIN_EVENTS, 10))
     assert chosen.events == MIN_EVENTS
     assert f"{MIN_EVENTS} validation events" in chosen.describe()
+
+
+def test_memory_is_that_of_the_events() -> None:
+    tracker = EventTracker(a_bundle(), lambda path: str(int(path) % 50))
+    row = {"a": 0.7, "b": 0.1, "c": 0.1, "d": 0.1}
+    predictions = (Prediction(str(n), "a", 0.7, False, 0.9, row) for n in range(30_000))
+    tracemalloc.start()
+    for _ in tracker.track(predictions):
+        pass
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(tracker) == 50
+    assert sum(answer.pictures for answer in tracker.answers()) == 30_000
+    assert peak < 1_000_000
 
 
 def test_ties_of_a_vote_go_to_the_more_probable_label() -> None:
@@ -251,6 +271,37 @@ def test_the_report_has_the_scores_and_a_command(probed: Path, tmp_path: Path) -
         assert "Event answer" in page
         assert "Majority vote" in page
         assert ("new --group" in page) == is_command
+
+
+@pytest.mark.slow
+def test_a_model_of_bursts_has_calibrated_events_and_its_printed_command_works(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_choice, "MIN_EVENTS", 3)
+    monkeypatch.chdir(tmp_path)
+    for index, kind in enumerate(("bird", "fish", "snail")):
+        for number in range(42):
+            path = tmp_path / "bursts" / kind / f"{kind}{number // 3:03}_{number % 3}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image = draw_creature(kind, np.random.default_rng([index, number // 3]))
+            noise = np.random.default_rng([index, number]).integers(0, 60, (image.height, image.width, 3))
+            Image.fromarray(np.clip(np.asarray(image.convert("RGB")) + noise, 0, 255).astype(np.uint8)).save(path)
+    asked = {
+        "data": {"group": r"regex:([a-z]+[0-9]+)_", "suspects": False},
+        "picture": {"size": 64},
+        "model": {"backbone": "lite0"},
+        "probe": {"regularisation": [0.01]},
+    }
+    run = train(tmp_path / "bursts", recipe=Recipe.of(asked), out=tmp_path / "run", threads=2)
+    assert EventCombination.of(read_bundle(run.path).events).events >= 3
+    assert run.metrics["events"]["n"] >= 3
+    page = html.unescape((run.path / "report.html").read_text(encoding="utf-8"))
+    match = re.search(r"<code>(bestiary predict [^<]+ --group [^<]+)</code>", page)
+    assert match is not None
+    shutil.copytree(tmp_path / "bursts" / "bird", tmp_path / "new")
+    _, _, _, *words = shlex.split(match[1])
+    command(run.path, *words)
+    assert len(read_events(tmp_path / "new.events.csv")) == 14
 
 
 # ---- Names -----------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from bestiary.text import printable
 
 FindName = Callable[[str], str | None]
 TIME_COLUMN = "time"
+JPEG_START, HEAD_BYTES = b"\xff\xd8", 1 << 18  # EXIF data are in the first 64 KB of a JPEG, its frame header follows
 FOLDER_PATH = re.compile(r"^(.*)[/\\][^/\\]*$", re.DOTALL)
 FOLDER_NAME = re.compile(r"[^/\\]+$")
 
@@ -138,8 +139,15 @@ def _time_finder(
 
 
 def _read_time(path: Path) -> str | None:
-    with suppress(PictureError, OSError, ValueError, SyntaxError), open_image(read_bytes(path)) as image:
-        return read_capture_time(read_exif(image))
+    """Return the EXIF time of a picture, None without one; of a JPEG, only its beginning is read."""
+    with suppress(PictureError, OSError, ValueError, SyntaxError):
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+        if head.startswith(JPEG_START):
+            with suppress(PictureError, OSError, ValueError, SyntaxError), open_image(head) as image:
+                return read_capture_time(read_exif(image))
+        with open_image(read_bytes(path)) as image:
+            return read_capture_time(read_exif(image))
     return None
 
 
