@@ -56,7 +56,7 @@ def measure_group_scores(task: TrainingTask, trained: TrainedModel) -> dict[str,
         groupings[NEW_SITES] = pictures["group"].to_numpy()
     predictions, steps, context = {}, FOLDS * len(groupings), task.context
     with context.timer.stage("lessons"), context.reporter.progress("Scores of new groups", steps) as advance:
-        predictor = _FoldPredictor.of(task, trained, pictures)
+        predictor = FoldPredictor.of(task, trained, pictures)
         for name, groups in groupings.items():
             predictions[name] = predictor.predict(group_indices(groups), advance)
     scores = compare_group_scores(
@@ -135,7 +135,7 @@ def _format_points(metric: Mapping[str, float]) -> str:
 
 
 @dataclass(frozen=True)
-class _FoldPredictor:
+class FoldPredictor:
     """Predicts every picture by a head that was fitted without its fold."""
 
     features: FeatureMatrix
@@ -146,7 +146,8 @@ class _FoldPredictor:
     seed: int
 
     @classmethod
-    def of(cls, task: TrainingTask, trained: TrainedModel, pictures: pl.DataFrame) -> _FoldPredictor:
+    def of(cls, task: TrainingTask, trained: TrainedModel, pictures: pl.DataFrame) -> FoldPredictor:
+        """Return the predictor of all pictures of a run, on the features that it was trained on."""
         labels = table.label_indices(pictures["label"], task.classes)
         keys = pictures["sha256"].to_list()
         data = SplitData([Path(path) for path in pictures["path"]], keys, labels)
