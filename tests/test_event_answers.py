@@ -23,10 +23,11 @@ pytest.importorskip("sklearn")
 
 import polars as pl
 
+import bestiary
 from bestiary import cli
 from bestiary.data.picture_groups import add_picture_groups
 from bestiary.demo.dataset import SyntheticDataset, draw_creature
-from bestiary.errors import RunError
+from bestiary.errors import RunError, UserError
 from bestiary.evaluation.event_answers import ANSWERS, CONFIDENT, VOTE, calibrated_ece, event_ece, score_events
 from bestiary.export import event_choice
 from bestiary.export.event_choice import MIN_EVENTS, PictureEvents, choose_combination, group_events
@@ -464,6 +465,21 @@ def test_on_a_terminal_events_follow_the_pictures(command: Command, probed: Path
     values = json.loads(command(probed, new, "--group", r"regex:(b\d)_", "--quiet", "--json")[0])
     assert len(values["predictions"]) == 10
     assert [event["event"] for event in values["events"]] == ["b1", "b2", "b3", "b4"]
+
+
+def test_python_has_events_too(probed: Path, new: Path) -> None:
+    pictures: list[Path | Image.Image] = [*sorted(new.iterdir()), Image.new("RGB", (40, 30))]
+    answers = bestiary.predict(probed, pictures, group=r"regex:(b\d)_", quiet=True)
+    assert len(answers) == 11
+    assert [(event.event, event.pictures, event.unreadable) for event in answers.events] == [
+        ("b1", 3, 0),
+        ("b2", 3, 1),
+        ("b3", 1, 0),
+        ("b4", 0, 1),
+    ]
+    assert bestiary.predict(probed, new / "b1_1.jpg", quiet=True).events == ()
+    with pytest.raises(UserError, match="is not a time"):
+        bestiary.predict(probed, new, group="time:60", quiet=True)
 
 
 def test_a_column_of_a_table_names_events(command: Command, probed: Path, new: Path, tmp_path: Path) -> None:

@@ -134,8 +134,7 @@ def test_copies_of_roboflow_are_found_across_the_parts_of_a_split() -> None:
 def test_a_given_split_is_the_one_that_is_measured() -> None:
     paths, _ = bursts(lambda kind, burst, frame: f"{kind}/{kind}{burst:03}_{frame}.jpg")
     together = ["test" if burst < 8 else "train" for _ in KINDS for burst in range(40) for _ in range(3)]
-    [message] = propose(pictures_named(paths, splits=together))
-    assert "the given split leaves 0 % of the test pictures" in message
+    assert propose(pictures_named(paths, splits=together)) == []
     apart = ["test" if frame == 0 else "train" for _ in KINDS for _ in range(40) for frame in range(3)]
     [message] = propose(pictures_named(paths, splits=apart))
     assert "the given split leaves 100 % of the test pictures" in message
@@ -231,6 +230,18 @@ def test_nothing_is_proposed_where_groups_are_given_or_declined() -> None:
     assert propose(pictures, group="none") == []
     assert propose(pictures, group="folder") == []
     assert propose(pictures.with_columns(given_group=pl.Series(groups))) == []
+
+
+def test_nothing_is_proposed_where_duplicates_or_sites_keep_siblings_together() -> None:
+    paths, groups = bursts(lambda kind, burst, frame: f"{kind}/{kind}{burst:03}_{frame}.jpg")
+    pictures = pictures_named(paths)
+    joined = pictures.with_columns(group=pl.Series(groups).rank("dense").cast(pl.Int64))
+    assert propose(joined) == []
+    half = joined.with_columns(
+        group=pl.when(pl.col("group") % 2 == 0).then("group").otherwise(1000 + pictures["group"])
+    )
+    [message] = propose(half)
+    assert re.search(r"leaves 4\d % of the test", message)
 
 
 def test_drawn_collections_have_no_proposal(collection: SyntheticDataset, faulty: SyntheticDataset) -> None:

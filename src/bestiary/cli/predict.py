@@ -265,14 +265,11 @@ def _event_tracker(
     unknown_label: str | None,
 ) -> EventTracker:
     """Return the events of the predictions, with those that the file has already."""
-    from bestiary.group_rules import NONE, TIME, parse_group_rule, parse_site_rule
+    from bestiary.group_rules import TIME
     from bestiary.inference.event_answers import EventTracker
-    from bestiary.inference.event_names import event_finder
+    from bestiary.inference.event_names import event_finder, parse_event_rules
 
-    try:
-        group, site = parse_group_rule(rules[0]), parse_site_rule(rules[1] or NONE)
-    except ValueError as error:
-        raise UserError(f"--group or --site: {error}.") from None
+    group, site = parse_event_rules(*rules)
     paths: list[Path] = []
     if group.kind == TIME:  # it compares all pictures, those of an earlier command included
         earlier = () if file is None else file.iter_predictions()

@@ -219,10 +219,9 @@ def audit_listing(
         reporter.info(warning)
     for _, notice in groups.notices:
         reporter.info(notice)
-    proposals = [] if command is None else propose_groups(pictures, command)
     findings = audit.find_issues(pictures, pairs, groups, test_fraction=1.0 if data.folds else data.test_fraction)
     pictures, joined = _join_groups(pictures)
-    joined += proposals
+    joined += [] if command is None else propose_groups(pictures, command)
     report_notices(joined, reporter)
     findings = audit.sort_findings(pl.concat([findings, notice_findings([*notices, *joined])]))
     if data.suspects:

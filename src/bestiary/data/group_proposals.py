@@ -28,6 +28,7 @@ from bestiary.group_rules import AUTO, NONE
 from bestiary.recipe import DataConfig
 
 MIN_PICTURES, MIN_FRACTION = 10, 0.1  # with siblings, for a proposal
+MIN_TORN = 0.01  # of the test pictures; duplicates and sites may keep siblings together already
 COPY_FRACTION = 0.01  # of Roboflow's names, which are no chance
 RANDOM_SPLITS = 20  # whose mean is named
 GROUPS_PER_CLASS = 3  # one for each split
@@ -99,7 +100,7 @@ class Command:
 def propose_groups(pictures: pl.DataFrame, command: Command) -> list[SourceNotice]:
     """Return notices that propose a rule of `--group`, or `--site folder`; none if groups are given or were declined.
 
-    pictures: `path, label, error, given_split`, `group` of duplicates, `given_group`, `site`, `time`, `taken`.
+    pictures: `path, label, error, given_split`, `group` of the split, `given_group`, `site`, `time`, `taken`.
     """
     usable = pictures.filter(pl.col("error").is_null())
     if command.data.group != AUTO or usable["given_group"].count() or usable.height < MIN_PICTURES:
@@ -108,10 +109,8 @@ def propose_groups(pictures: pl.DataFrame, command: Command) -> list[SourceNotic
     finders = (_find_copies, _find_bursts_by_time, _find_numbered_bursts)
     proposal = next((first for find in finders if (first := find(usable)) is not None), None)
     if proposal is not None:
-        notices.append(_describe_proposal(proposal, usable, command))
-    if not usable["site"].count() and (notice := _propose_folders(usable, command)) is not None:
-        notices.append(notice)
-    return notices
+        notices += _describe_proposal(proposal, usable, command)
+    return notices if usable["site"].count() else notices + _propose_folders(usable, command)
 
 
 def propose_sites(listed: pl.DataFrame, command: Command) -> list[SourceNotice]:
@@ -201,15 +200,15 @@ def _find_numbered_bursts(usable: pl.DataFrame) -> Proposal | None:
     return Proposal(f"regex:{pattern}", words, groups)
 
 
-def _propose_folders(usable: pl.DataFrame, command: Command) -> SourceNotice | None:
-    """Return the proposal for folders below those of the classes: cameras if their names recur, else groups."""
+def _propose_folders(usable: pl.DataFrame, command: Command) -> list[SourceNotice]:
+    """Return the notice for folders below those of the classes: cameras if their names recur, else groups."""
     folders = _slash_paths(usable).str.replace(r"/[^/]*$", "")
     frame = pl.DataFrame({"label": usable["label"], "folder": folders, "name": folders.str.extract("([^/]+)$")})
     per_label = frame.group_by("label").agg(pl.col("name").n_unique())["name"]
     if per_label.median() is None or float(np.median(per_label.to_numpy())) < 2 or frame["name"].n_unique() < 3:
-        return None
+        return []
     if not _is_enough(_count_siblings(folders), usable.height):
-        return None
+        return []
     recurring = frame.filter(pl.col("label").n_unique().over("name") > 1).height
     if recurring >= usable.height / 2:
         count = frame["name"].n_unique()
@@ -219,9 +218,9 @@ def _propose_folders(usable: pl.DataFrame, command: Command) -> SourceNotice | N
         text = (
             f'{words} "{frame["name"].sort()[0]}", under several classes. If these are cameras or sites, --site folder'
         )
-        return SourceNotice(GROUPS, f"{text} compares known with new ones: {printed}")
+        return [SourceNotice(GROUPS, f"{text} compares known with new ones: {printed}")]
     if _is_large(folders):
-        return None
+        return []
     words = f"{_count_siblings(folders):,} of {usable.height:,} pictures share one of {folders.n_unique():,} folders"
     return _describe_proposal(Proposal("folder", f"{words} below those of the classes", folders), usable, command)
 
@@ -262,9 +261,11 @@ def _read_unused_columns(
 # ---- What they have in common --------------------------------------------------------------------------------------
 
 
-def _describe_proposal(proposal: Proposal, usable: pl.DataFrame, command: Command) -> SourceNotice:
-    """Return the notice: what was seen, what a split that ignores it tears apart, and the command."""
+def _describe_proposal(proposal: Proposal, usable: pl.DataFrame, command: Command) -> list[SourceNotice]:
+    """Return the notice: what was seen, what a split that ignores it tears apart, if anything, and the command."""
     torn = measure_torn_fraction(proposal.groups, usable, command.data)
+    if torn < MIN_TORN:
+        return []
     has_split = usable["given_split"].count() > 0
     split = "the given split" if has_split else "a split that ignores it"
     resplit = " --split resplit" if has_split else ""
@@ -274,14 +275,14 @@ def _describe_proposal(proposal: Proposal, usable: pl.DataFrame, command: Comman
         f" in training, and the score is too high. To keep them together:"
         f" {command.format('--group', proposal.rule, is_trainable=is_trainable)}{resplit}"
     )
-    return SourceNotice(GROUPS, text)
+    return [SourceNotice(GROUPS, text)]
 
 
 def measure_torn_fraction(groups: pl.Series, usable: pl.DataFrame, data: DataConfig) -> float:
     """Return the fraction of test pictures that have a sibling in training, in a split that ignores the groups.
 
-    The split is the given one, else the mean of random ones of the fractions of `data` that keep duplicates (`group`)
-    together.
+    The split is the given one, else the mean of random ones of the fractions of `data` that keep each `group` together:
+    duplicates and sites.
     """
     codes = pl.DataFrame({"group": groups}).select(pl.col("group").rank("dense").fill_null(0)).to_series().to_numpy()
     if usable["given_split"].count():

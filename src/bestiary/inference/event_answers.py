@@ -86,7 +86,7 @@ class EventTracker:
     def add(self, prediction: Prediction) -> None:
         """Add a picture to its event; one that has no event is counted in `without_event`."""
         path = printable(str(prediction.path))
-        name = self._find_name(path)
+        name = None if prediction.path is None else self._find_name(path)
         if name is None:
             self.without_event += 1
             return

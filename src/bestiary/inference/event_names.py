@@ -15,7 +15,18 @@ from typing import NamedTuple
 
 from bestiary.capture_time import read_capture_time
 from bestiary.errors import PictureError, UserError, did_you_mean
-from bestiary.group_rules import AUTO, COLUMN, FOLDER, NONE, REGEX, SOURCE, TIME, GroupRule
+from bestiary.group_rules import (
+    AUTO,
+    COLUMN,
+    FOLDER,
+    NONE,
+    REGEX,
+    SOURCE,
+    TIME,
+    GroupRule,
+    parse_group_rule,
+    parse_site_rule,
+)
 from bestiary.inference.output_formats.input_table import InputTable
 from bestiary.orientation import read_exif
 from bestiary.picture import open_image, read_bytes
@@ -33,6 +44,14 @@ class Moment(NamedTuple):
 
     site: str
     time: datetime | None
+
+
+def parse_event_rules(group: str, site: str | None = None) -> tuple[GroupRule, GroupRule]:
+    """Return the rules of events and of cameras; raises UserError for one that cannot be read."""
+    try:
+        return parse_group_rule(group), parse_site_rule(site or NONE)
+    except ValueError as error:
+        raise UserError(f"--group or --site: {error}.") from None
 
 
 def event_finder(
