@@ -194,6 +194,7 @@ def audit_listing(
     readable = pictures.with_columns(error=pl.when("dropped").then(None).otherwise("error"))
     with reporter.progress("Searching for duplicates", view_search.STEPS) as advance:
         pairs = duplicates.find_duplicate_pairs(readable, near_bits, threads=context.threads, advance=advance)
+    trim_memory()
     groups, checked = _group(pictures.with_columns(label="given_label"), pairs, limits, context)
     pictures = pictures.with_columns(group=pl.Series(groups.group))
     if corrections is not None:  # groups are those of the labels before, so that a correction moves no other picture
