@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from bestiary.context import Context
-from bestiary.data import audit, hamming_search, view_search
+from bestiary.data import audit, duplicates, hamming_search, view_search
 from bestiary.data.copy_changes import CopyChange
 from bestiary.data.duplicates import connected_groups, find_duplicate_pairs, unpack_thumbnails
 from bestiary.data.hamming_search import find_near_pairs, hash_bits
@@ -230,6 +230,30 @@ def test_a_film_of_pictures_stays_one_group_and_does_not_become_millions_of_pair
     group = connected_groups(1500, pairs)
     assert set(group[:1200].tolist()) == {0}
     assert len(set(group[1200:].tolist())) == 300
+
+
+@pytest.mark.parametrize("bits", [8, 16, 17, 22])
+def test_sampled_bits_are_sorted_stably(bits: int) -> None:
+    key = np.random.default_rng(bits).integers(0, 1 << bits, 5000).astype(np.uint32)
+    np.testing.assert_array_equal(hamming_search._sort_keys(key), np.argsort(key, kind="stable"))
+
+
+def test_the_hash_of_frequencies_is_which_are_above_their_median() -> None:
+    low = np.random.default_rng(0).normal(0, 3, (2500, 63)).astype(np.float32).round(1)  # with equal values
+    bits = np.unpackbits(hash_low_frequencies(low).view(np.uint8), axis=1)
+    np.testing.assert_array_equal(bits[:, :63], low > np.median(low, axis=1, keepdims=True))
+    assert not bits[:, 63].any()
+
+
+def test_thumbnails_that_are_gathered_in_chunks_give_the_same_pairs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [creature(seed) for seed in range(5)]
+    measured = measured_of(tmp_path, [*images, *(mirror(image) for image in images)])
+    pairs = find_duplicate_pairs(measured, 40)
+    monkeypatch.setattr(duplicates, "PAIRS_AT_ONCE", 3)
+    np.testing.assert_array_equal(find_duplicate_pairs(measured, 40), pairs)
+    assert len(pairs) == 5
 
 
 @pytest.mark.slow

@@ -142,7 +142,9 @@ def _hash(grey: Floats) -> Bools:
     waves = _cosines()
     low = np.round(waves @ grey @ waves.T, 6)  # rounding errors must not decide a bit: machines differ
     middle = HASH_SIDE**2 // 2
-    return (low > np.sort(low, axis=None)[middle - 1 : middle + 1].mean()).ravel()  # the median, in a sixth of its time
+    median = np.sort(low, axis=None)[middle - 1 : middle + 1].mean()  # as np.median, in a sixth of its time
+    above: Bools = (low > median).ravel()
+    return above
 
 
 def _thumbnail(grey: Floats) -> Pixels:

@@ -176,4 +176,4 @@ def _measure_all(
             advance(1)
             yield measurements
     if workers > 1:  # they would wait five minutes for more work, with some 45 MB each
-        get_reusable_executor().shutdown(wait=False)
+        get_reusable_executor(reuse=True).shutdown(wait=False)
