@@ -1,6 +1,7 @@
 """Copies that are mirrored, cropped, brightened or stored anew: found; pictures that only resemble each other: not."""
 
 import itertools
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from bestiary.data.duplicates import connected_groups, find_duplicate_pairs, unp
 from bestiary.data.hamming_search import find_near_pairs, hash_bits
 from bestiary.data.label_map import label_map
 from bestiary.data.measure import measure_file
-from bestiary.data.registration import register
+from bestiary.data.registration import Registration, register
 from bestiary.data.scan import scan_pictures
 from bestiary.data.sources import list_sources
 from bestiary.data.views import STRETCH_SCORE, VIEWS, WHOLE, View, hash_low_frequencies, low_frequencies
@@ -325,6 +326,19 @@ def test_registration_finds_small_moves_whatever_the_brightness(tmp_path: Path) 
     same, different = register(thumbnails[[0, 0]], thumbnails[[1, 2]], WHOLE).scores
     assert same > 0.95
     assert different < 0.7
+
+
+def test_the_changes_of_many_registered_pairs_take_little_memory() -> None:
+    moves = np.random.default_rng(0).normal(0, 0.05, (3000, 2, 3))
+    warps, scores = np.eye(3)[None, :2] + moves, np.zeros(3000, np.float32)
+    tracemalloc.start()
+    changes = Registration(warps, scores).changes(WHOLE)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10e6
+    alone = [Registration(warps[[row]], scores[[row]]).changes(WHOLE) for row in range(100)]
+    np.testing.assert_array_equal(changes[:100], np.concatenate(alone))
+    assert Registration(warps[:0], scores[:0]).changes(WHOLE).shape == (0,)
 
 
 # ------------------------------------------------------------------------------------------------- what it is for

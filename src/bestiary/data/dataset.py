@@ -130,12 +130,17 @@ def load_dataset(
     data = recipe.data
     if source.label_depth is not None:
         data = data.model_copy(update={"label_depth": source.label_depth})
-    listing = _list_pictures(source, data, context)
-    if for_training:
-        require_trainable_parts([picture.split for picture in listing.pictures], data)
-    if check is not None:
-        check(listing)
-    return audit_listing(listing, data, recipe.limits, context, corrections)
+
+    def list_pictures() -> PictureList:
+        listing = _list_pictures(source, data, context)
+        if for_training:
+            require_trainable_parts([picture.split for picture in listing.pictures], data)
+        if check is not None:
+            check(listing)
+        return listing
+
+    # Held by no variable here: `audit_listing` frees the list, which takes half as much memory as the measurements.
+    return audit_listing(list_pictures(), data, recipe.limits, context, corrections)
 
 
 def audit_sources(
@@ -183,6 +188,7 @@ def audit_listing(
     pictures = measure_in_collection_range(scan_pictures(listing, limits, context), limits, context)
     pictures, grouping = add_picture_groups(pictures, parse_group_rule(data.group), parse_site_rule(data.site))
     notices = [*listing.notices, *_unreadable_class_notices(pictures), *grouping]
+    del listing
     report_notices(notices, reporter)
     if corrections is None:
         pictures = pictures.with_columns(given_label="label", dropped=False)
