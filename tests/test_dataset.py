@@ -1,3 +1,4 @@
+import contextlib
 import os
 import shutil
 import time
@@ -326,8 +327,11 @@ def test_without_a_cache_nothing_is_remembered(plain: Path, read: list[str]) -> 
 
 def test_the_worker_processes_end_with_the_scan(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def count_workers() -> int:
-        children = psutil.Process().children(recursive=True)
-        return sum("popen_loky" in " ".join(child.cmdline()) for child in children)
+        commands = list[str]()
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it has ended
+                commands.append(" ".join(child.cmdline()))
+        return sum("popen_loky" in command for command in commands)
 
     monkeypatch.setattr(measuring, "FILES_AT_ONCE", 4)
     files = pl.DataFrame({"path": [str(path) for path in sorted(plain.glob("*/*"))]})
