@@ -1,12 +1,16 @@
+import contextlib
 import os
 import shutil
+import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import psutil
 import pytest
 from PIL import Image
 
@@ -319,6 +323,34 @@ def test_without_a_cache_nothing_is_remembered(plain: Path, read: list[str]) -> 
         measured = measuring.scan_pictures(listing, LIMITS, Context(threads=1, cache=None))
     assert len(read) == 48
     assert measured.columns[:4] == ["row_id", "path", "label", "given_split"]
+
+
+def test_the_worker_processes_end_with_the_scan(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def count_workers() -> int:
+        commands = list[str]()
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it has ended
+                commands.append(" ".join(child.cmdline()))
+        return sum("popen_loky" in command for command in commands)
+
+    monkeypatch.setattr(measuring, "FILES_AT_ONCE", 4)
+    files = pl.DataFrame({"path": [str(path) for path in sorted(plain.glob("*/*"))]})
+    counts: list[int] = []
+    measure_all = measuring._measure_all
+
+    def watched(*arguments: Any) -> Iterator[Any]:
+        for measurements in measure_all(*arguments):
+            counts.append(count_workers() if not counts else counts[0])
+            yield measurements
+
+    monkeypatch.setattr(measuring, "_measure_all", watched)
+    measured = measuring.measure_files(files, None, LIMITS, Context(threads=2, cache=None))
+    assert measured.height == files.height
+    assert counts[0] == 2
+    ends_at = time.monotonic() + 30
+    while count_workers() and time.monotonic() < ends_at:
+        time.sleep(0.1)
+    assert count_workers() == 0
 
 
 # ----------------------------------------------------------------------------------------- a split that is given

@@ -112,6 +112,19 @@ def test_brightness_contrast_and_colour_of_plain_pictures(tmp_path: Path) -> Non
     assert black.sharpness == 0
 
 
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (97, 41), (128, 128), (300, 200)])
+def test_levels_are_summarised_as_numpy_does(tmp_path: Path, size: tuple[int, int]) -> None:
+    noise = np.random.default_rng(size[0]).normal(120, 60, (size[1], size[0], 3)).clip(0, 255).astype(np.uint8)
+    measured = inspected(tmp_path, Image.fromarray(noise))
+    small = Image.fromarray(noise)
+    small.thumbnail((128, 128), Image.Resampling.BILINEAR)
+    low, high = np.percentile(np.asarray(small.convert("L")) / 255, (5, 95))
+    assert measured.contrast == pytest.approx(high - low, abs=1e-9)
+    means = np.asarray(small).reshape(-1, 3).mean(axis=0) / 255
+    assert [measured.red, measured.green, measured.blue] == means.tolist()
+    assert measured.saturation == np.asarray(small.convert("HSV"))[..., 1].mean() / 255
+
+
 def test_noise_has_all_eight_bits_and_a_blurred_picture_is_less_sharp(tmp_path: Path) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (128, 128), np.uint8))
     assert inspected(tmp_path, noise).entropy == pytest.approx(8, abs=0.05)

@@ -1,6 +1,7 @@
 """Copies that are mirrored, cropped, brightened or stored anew: found; pictures that only resemble each other: not."""
 
 import itertools
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,13 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from bestiary.context import Context
-from bestiary.data import audit, hamming_search, view_search
+from bestiary.data import audit, duplicates, hamming_search, view_search
 from bestiary.data.copy_changes import CopyChange
 from bestiary.data.duplicates import connected_groups, find_duplicate_pairs, unpack_thumbnails
 from bestiary.data.hamming_search import find_near_pairs, hash_bits
 from bestiary.data.label_map import label_map
 from bestiary.data.measure import measure_file
-from bestiary.data.registration import register
+from bestiary.data.registration import Registration, register
 from bestiary.data.scan import scan_pictures
 from bestiary.data.sources import list_sources
 from bestiary.data.views import STRETCH_SCORE, VIEWS, WHOLE, View, hash_low_frequencies, low_frequencies
@@ -232,6 +233,30 @@ def test_a_film_of_pictures_stays_one_group_and_does_not_become_millions_of_pair
     assert len(set(group[1200:].tolist())) == 300
 
 
+@pytest.mark.parametrize("bits", [8, 16, 17, 22])
+def test_sampled_bits_are_sorted_stably(bits: int) -> None:
+    key = np.random.default_rng(bits).integers(0, 1 << bits, 5000).astype(np.uint32)
+    np.testing.assert_array_equal(hamming_search._sort_keys(key), np.argsort(key, kind="stable"))
+
+
+def test_the_hash_of_frequencies_is_which_are_above_their_median() -> None:
+    low = np.random.default_rng(0).normal(0, 3, (2500, 63)).astype(np.float32).round(1)  # with equal values
+    bits = np.unpackbits(hash_low_frequencies(low).view(np.uint8), axis=1)
+    np.testing.assert_array_equal(bits[:, :63], low > np.median(low, axis=1, keepdims=True))
+    assert not bits[:, 63].any()
+
+
+def test_thumbnails_that_are_gathered_in_chunks_give_the_same_pairs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [creature(seed) for seed in range(5)]
+    measured = measured_of(tmp_path, [*images, *(mirror(image) for image in images)])
+    pairs = find_duplicate_pairs(measured, 40)
+    monkeypatch.setattr(duplicates, "PAIRS_AT_ONCE", 3)
+    np.testing.assert_array_equal(find_duplicate_pairs(measured, 40), pairs)
+    assert len(pairs) == 5
+
+
 @pytest.mark.slow
 def test_two_hundred_thousand_hashes_are_searched_in_a_minute() -> None:
     import time
@@ -301,6 +326,19 @@ def test_registration_finds_small_moves_whatever_the_brightness(tmp_path: Path) 
     same, different = register(thumbnails[[0, 0]], thumbnails[[1, 2]], WHOLE).scores
     assert same > 0.95
     assert different < 0.7
+
+
+def test_the_changes_of_many_registered_pairs_take_little_memory() -> None:
+    moves = np.random.default_rng(0).normal(0, 0.05, (3000, 2, 3))
+    warps, scores = np.eye(3)[None, :2] + moves, np.zeros(3000, np.float32)
+    tracemalloc.start()
+    changes = Registration(warps, scores).changes(WHOLE)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10e6
+    alone = [Registration(warps[[row]], scores[[row]]).changes(WHOLE) for row in range(100)]
+    np.testing.assert_array_equal(changes[:100], np.concatenate(alone))
+    assert Registration(warps[:0], scores[:0]).changes(WHOLE).shape == (0,)
 
 
 # ------------------------------------------------------------------------------------------------- what it is for

@@ -136,12 +136,17 @@ def load_dataset(
     data = recipe.data
     if source.label_depth is not None:
         data = data.model_copy(update={"label_depth": source.label_depth})
-    listing = _list_pictures(source, data, context)
-    if for_training:
-        require_trainable_parts([picture.split for picture in listing.pictures], data)
-    if check is not None:
-        check(listing)
-    return audit_listing(listing, data, recipe.limits, context, corrections, source=source)
+
+    def list_pictures() -> PictureList:
+        listing = _list_pictures(source, data, context)
+        if for_training:
+            require_trainable_parts([picture.split for picture in listing.pictures], data)
+        if check is not None:
+            check(listing)
+        return listing
+
+    # Held by no variable here: `audit_listing` frees the list, which takes half as much memory as the measurements.
+    return audit_listing(list_pictures(), data, recipe.limits, context, corrections, source=source)
 
 
 def audit_sources(
@@ -196,6 +201,7 @@ def audit_listing(
     grouping = [] if command is None else propose_sites(pictures, command)
     pictures, groupings = add_picture_groups(pictures, parse_group_rule(data.group), parse_site_rule(data.site))
     notices = [*listing.notices, *_unreadable_class_notices(pictures), *grouping, *groupings]
+    del listing
     report_notices(notices, reporter)
     if corrections is None:
         pictures = pictures.with_columns(given_label="label", dropped=False)
@@ -207,6 +213,7 @@ def audit_listing(
     readable = pictures.with_columns(error=pl.when("dropped").then(None).otherwise("error"))
     with reporter.progress("Searching for duplicates", view_search.STEPS) as advance:
         pairs = duplicates.find_duplicate_pairs(readable, near_bits, threads=context.threads, advance=advance)
+    trim_memory()
     groups, checked = _group(pictures.with_columns(label="given_label"), pairs, limits, context)
     pictures = pictures.with_columns(group=pl.Series(groups.group))
     if corrections is not None:  # groups are those of the labels before, so that a correction moves no other picture

@@ -46,7 +46,7 @@ def find_duplicate_pairs(
     near = hamming_search.find_near_pairs(
         hamming_search.hash_bits([phashes[index] for index in distinct]), near_bits, threads=threads
     )
-    thumbnails = unpack_thumbnails(readable["thumbnail"].gather(files[distinct]).to_list())
+    thumbnails = _gather_thumbnails(readable["thumbnail"], files[distinct])
     colours = None
     if "colours" in readable.columns:
         colours = unpack_colours(readable["colours"].gather(files[distinct]).to_list())
@@ -63,6 +63,15 @@ def find_duplicate_pairs(
 def unpack_thumbnails(packed: Sequence[bytes]) -> Pixels:
     """Return thumbnails as `ImageMeasurements` stores them as uint8 (n, 32, 32)."""
     return np.frombuffer(b"".join(packed), np.uint8).reshape(-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+
+
+def _gather_thumbnails(column: pl.Series, rows: npt.NDArray[np.integer]) -> Pixels:
+    """Return the thumbnails of these rows, uint8 (n, 32, 32), some at a time: a list of all takes as much memory."""
+    thumbnails = np.empty((len(rows), THUMBNAIL_SIDE, THUMBNAIL_SIDE), np.uint8)
+    for start in range(0, len(rows), PAIRS_AT_ONCE):
+        chunk = slice(start, start + PAIRS_AT_ONCE)
+        thumbnails[chunk] = unpack_thumbnails(column.gather(rows[chunk]).to_list())
+    return thumbnails
 
 
 def unpack_colours(packed: Sequence[bytes]) -> Pixels:

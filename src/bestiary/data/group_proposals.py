@@ -139,7 +139,7 @@ def _find_copies(usable: pl.DataFrame) -> Proposal | None:
     if not stems.count():
         return None
     labels = pl.DataFrame({"stem": stems, "label": usable["label"]}).drop_nulls()
-    is_shared = labels.group_by("stem").agg(pl.col("label").n_unique())["label"].max() != 1
+    is_shared = labels.group_by("stem", maintain_order=True).agg(pl.col("label").n_unique())["label"].max() != 1
     pattern = ROBOFLOW_FOLDER if is_shared else ROBOFLOW_STEM
     groups = names.str.extract(pattern)
     count = _count_siblings(groups)
@@ -183,7 +183,7 @@ def _find_numbered_bursts(usable: pl.DataFrame) -> Proposal | None:
     ).drop_nulls()
     frame = frame.sort("label", "folder", "prefix", "number")
     key = ("label", "folder", "prefix")
-    sizes = frame.group_by(key).agg(n=pl.len())
+    sizes = frame.group_by(key, maintain_order=True).agg(n=pl.len())
     several = sizes.filter(pl.col("n") > 1)
     per_class = several.height / max(frame["label"].n_unique(), 1)
     if per_class < BURSTS_PER_CLASS or several["n"].to_numpy().max() > BURST_FRACTION * usable.height:
@@ -192,7 +192,9 @@ def _find_numbered_bursts(usable: pl.DataFrame) -> Proposal | None:
     usual = int(steps.mode().sort()[0])
     if usual <= 0 or (steps == usual).sum() < REGULAR * len(steps):
         return None
-    by_folder = frame.group_by("prefix").agg(pl.col("label").n_unique())["label"].to_numpy().max() > 1
+    by_folder = (
+        frame.group_by("prefix", maintain_order=True).agg(pl.col("label").n_unique())["label"].to_numpy().max() > 1
+    )
     pattern = FRAME_FOLDER if by_folder else FRAME
     groups = names.str.extract(pattern)
     count, example = _count_siblings(groups), several.sort("prefix")["prefix"][0]
@@ -204,7 +206,7 @@ def _propose_folders(usable: pl.DataFrame, command: Command) -> list[SourceNotic
     """Return the notice for folders below those of the classes: cameras if their names recur, else groups."""
     folders = _slash_paths(usable).str.replace(r"/[^/]*$", "")
     frame = pl.DataFrame({"label": usable["label"], "folder": folders, "name": folders.str.extract("([^/]+)$")})
-    per_label = frame.group_by("label").agg(pl.col("name").n_unique())["name"]
+    per_label = frame.group_by("label", maintain_order=True).agg(pl.col("name").n_unique())["name"]
     if per_label.median() is None or float(np.median(per_label.to_numpy())) < 2 or frame["name"].n_unique() < 3:
         return []
     if not _is_enough(_count_siblings(folders), usable.height):
@@ -307,7 +309,7 @@ def _is_trainable(groups: pl.Series, usable: pl.DataFrame, least: int) -> bool:
     """Return whether each class has the three groups that a split needs; pictures without a group are their own."""
     frame = pl.DataFrame({"label": usable["label"], "group": groups})
     frame = frame.with_row_index("row").with_columns(group=pl.coalesce("group", pl.format("\0{}", "row")))
-    counts = frame.group_by("label").agg(pl.len(), pl.col("group").n_unique())
+    counts = frame.group_by("label", maintain_order=True).agg(pl.len(), pl.col("group").n_unique())
     return counts.height > 1 and bool(((counts["group"] >= GROUPS_PER_CLASS) & (counts["len"] >= least)).all())
 
 

@@ -90,7 +90,7 @@ def match_in_sample(queries: Bits, reference: Bits, max_bits: int, sample: Ints)
     A query is compared with at most MAX_MATCHES references.
     """
     key = _key(reference, sample)
-    order = np.argsort(key, kind="stable")
+    order = _sort_keys(key)
     ends = np.concatenate([[0], np.cumsum(np.bincount(key, minlength=1 << len(sample)))])
     i, j = _same_key(key if queries is reference else _key(queries, sample), order, ends)
     distance = np.bitwise_count(queries[i] ^ reference[j]).sum(axis=1, dtype=np.int64)
@@ -134,6 +134,12 @@ def _key(bits: Bits, sample: Ints) -> npt.NDArray[np.uint32]:
         word, byte, bit = index // 64, index // 8 % 8, 7 - index % 8  # the bit order of numpy.packbits
         key |= ((bits[:, word] >> np.uint64(8 * byte + bit)).astype(np.uint32) & np.uint32(1)) << np.uint32(number)
     return key
+
+
+def _sort_keys(key: npt.NDArray[np.uint32]) -> Ints:
+    """Return the stable order of keys, int64 (n,): numpy sorts 16 bits by radix, six times as fast as 32 bits."""
+    order = np.argsort(key.astype(np.uint16), kind="stable")
+    return order[np.argsort((key >> np.uint32(16)).astype(np.uint16)[order], kind="stable")]
 
 
 def _same_key(key: npt.NDArray[np.uint32], order: Ints, ends: Ints) -> tuple[Ints, Ints]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import warnings
 from dataclasses import dataclass, replace
 from functools import cache
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, JpegImagePlugin
 
-from bestiary.array_types import Array, Bools, Floats, Pixels
+from bestiary.array_types import Array, Bools, Floats, Ints, Pixels
 from bestiary.capture_time import read_capture_time
 from bestiary.decode_rules import RULES, DecodeRules
 from bestiary.errors import PictureError
@@ -140,7 +141,10 @@ def _hash_pixels(image: Image.Image) -> Floats:
 def _hash(grey: Floats) -> Bools:
     waves = _cosines()
     low = np.round(waves @ grey @ waves.T, 6)  # rounding errors must not decide a bit: machines differ
-    return (low > np.median(low)).ravel()
+    middle = HASH_SIDE**2 // 2
+    median = np.sort(low, axis=None)[middle - 1 : middle + 1].mean()  # as np.median, in a sixth of its time
+    above: Bools = (low > median).ravel()
+    return above
 
 
 def _thumbnail(grey: Floats) -> Pixels:
@@ -174,10 +178,11 @@ def _measure_content(
             facts |= {"deep_low": picture.depth.low, "deep_high": picture.depth.high}
     small = picture.image.copy()
     small.thumbnail((MEASURE_SIDE, MEASURE_SIDE), Image.Resampling.BILINEAR)
-    pixels, grey = np.asarray(small), np.asarray(small.convert("L"), np.float32) / 255
+    pixels, levels = np.asarray(small), np.asarray(small.convert("L"))
+    grey, counts = np.divide(levels, 255, dtype=np.float32), np.bincount(levels.ravel(), minlength=256)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     hashed = _hash_pixels(picture.image)
-    low, high = np.percentile(grey, (5, 95))
+    low, high = (_percentile(counts, fraction) for fraction in (0.05, 0.95))
     facts |= zip(COLOURS, _mean_colour(pixels) + _mean_colour(border), strict=True)
     quantisation, subsampling = _jpeg_settings(content)
     return replace(
@@ -187,17 +192,19 @@ def _measure_content(
         thumbnail=_thumbnail(hashed).tobytes(),
         colours=_colours(small).tobytes(),
         luma=float(grey.mean()),
-        contrast=float(high - low),
-        entropy=_entropy(grey),
+        contrast=high - low,
+        entropy=_entropy(counts),
         sharpness=_sharpness(grey),
-        saturation=float(np.asarray(small.convert("HSV"))[..., 1].mean() / 255),
+        saturation=float(np.asarray(small.convert("HSV").getchannel("S")).mean() / 255),
         quantisation=quantisation,
         subsampling=subsampling,
     )
 
 
-def _mean_colour(pixels: Array) -> list[float]:
-    means: list[float] = (pixels.reshape(-1, 3).mean(axis=0) / 255).tolist()
+def _mean_colour(pixels: Pixels) -> list[float]:
+    rows = pixels.reshape(-1, 3).astype(np.float32)
+    sums = np.ones(len(rows), np.float32) @ rows  # exact: at most 128 x 128 x 255, and 30 times as fast as a mean
+    means: list[float] = (sums.astype(np.float64) / len(rows) / 255).tolist()
     return means
 
 
@@ -211,8 +218,15 @@ def _jpeg_settings(content: bytes) -> tuple[int, int]:
         return sum(image.quantization[min(image.quantization)]), JpegImagePlugin.get_sampling(image)
 
 
-def _entropy(grey: Array) -> float:
-    counts = np.bincount((grey * 255).astype(np.uint8).ravel(), minlength=256)
+def _percentile(counts: Ints, fraction: float) -> float:
+    """Return a percentile of brightness in 0..1, interpolated, from the number of pixels of each of 256 levels."""
+    ends = np.cumsum(counts)
+    position = fraction * (int(ends[-1]) - 1)
+    low, high = np.searchsorted(ends, [int(position), math.ceil(position)], side="right").tolist()
+    return float(low + (high - low) * (position - int(position))) / 255
+
+
+def _entropy(counts: Ints) -> float:
     fractions = counts[counts > 0] / counts.sum()
     return float(-(fractions * np.log2(fractions)).sum())
 

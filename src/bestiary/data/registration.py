@@ -46,7 +46,9 @@ class Registration:
         stretch = self.warps[:, :, :2] @ np.array(view.orientation)
         sine, cosine = stretch[:, 1, 0] - stretch[:, 0, 1], stretch[:, 0, 0] + stretch[:, 1, 1]
         is_tilted = np.abs(np.degrees(np.arctan2(sine, cosine))) > _MIN_TILT_DEGREES
-        of_fixed = _is_inside(self.warps, _grid(32)).mean(axis=1)
+        starts = range(0, len(self.warps), PAIRS_AT_ONCE)  # all at once would take 50 KB for each pair
+        inside = [_is_inside(self.warps[start : start + PAIRS_AT_ONCE], _grid(32)).mean(axis=1) for start in starts]
+        of_fixed = np.concatenate([np.zeros(0), *inside])
         of_moving = of_fixed * np.abs(np.linalg.det(self.warps[:, :, :2]))
         lack = 1 - np.stack([of_fixed, of_moving])
         is_shifted = (lack.min(axis=0) > np.maximum(_MIN_CROP, 0.4 * lack.max(axis=0))) & ~is_tilted

@@ -167,6 +167,7 @@ def _measure_all(
     if not paths:
         return
     from joblib import Parallel, delayed
+    from joblib.externals.loky import get_reusable_executor
 
     workers = 1 if len(paths) < 2 * FILES_AT_ONCE else context.threads
     parallel = Parallel(n_jobs=workers, return_as="generator", batch_size=FILES_AT_ONCE, pre_dispatch="4*n_jobs")
@@ -174,3 +175,5 @@ def _measure_all(
         for measurements in parallel(delayed(measure_file)(Path(path), limits, rules) for path in paths):
             advance(1)
             yield measurements
+    if workers > 1:  # they would wait five minutes for more work, with some 45 MB each
+        get_reusable_executor(reuse=True).shutdown(wait=False)

@@ -20,7 +20,7 @@ from bestiary.data.measure import THUMBNAIL_SIDE
 Matrix = tuple[tuple[float, float], tuple[float, float]]
 
 LOW_SIDE = 8  # 8 x 8 lowest frequencies without the mean: 63 bits, which small shifts, crops and turns hardly change
-PICTURES_AT_ONCE = 4096
+PICTURES_AT_ONCE = 1024
 # A stretch alone aligns small crops, and a low score is enough: of 99 pairs of photographs none was false. Where a
 # picture may be turned as well, two cut-outs on white reach 0.92.
 STRETCH_SCORE, AFFINE_SCORE = 0.85, 0.92
@@ -120,8 +120,10 @@ def low_frequencies(thumbnails: Pixels, view: View) -> Float32s:
     low = np.empty((len(thumbnails), LOW_SIDE**2 - 1), np.float32)
     for start in range(0, len(thumbnails), PICTURES_AT_ONCE):
         chunk = thumbnails[start : start + PICTURES_AT_ONCE].reshape(-1, THUMBNAIL_SIDE**2).astype(np.float32)
-        low[start : start + PICTURES_AT_ONCE] = (255 - chunk if view.is_inverted else chunk) @ waves
-    return np.round(low, 1)
+        if view.is_inverted:
+            np.subtract(255, chunk, out=chunk)
+        np.matmul(chunk, waves, out=low[start : start + PICTURES_AT_ONCE])
+    return np.round(low, 1, out=low)
 
 
 def hash_low_frequencies(low: Float32s) -> npt.NDArray[np.uint64]:
@@ -129,8 +131,14 @@ def hash_low_frequencies(low: Float32s) -> npt.NDArray[np.uint64]:
 
     A pHash (Zauner 2010) of fewer frequencies than `measure.perceptual_hash`.
     """
-    is_above = low > np.median(low, axis=1, keepdims=True)
-    return np.packbits(np.pad(is_above, ((0, 0), (0, 1))), axis=1).view(np.uint64)
+    middle = low.shape[1] // 2  # of an odd number; sorting all of them is ten times as fast as numpy's median
+    hashes = np.empty((len(low), 1), np.uint64)
+    for start in range(0, len(low), PICTURES_AT_ONCE):
+        chunk = low[start : start + PICTURES_AT_ONCE]
+        is_above = chunk > np.sort(chunk, axis=1)[:, middle, None]
+        packed = np.packbits(np.pad(is_above, ((0, 0), (0, 1))), axis=1)
+        hashes[start : start + PICTURES_AT_ONCE] = packed.view(np.uint64)
+    return hashes
 
 
 @lru_cache(maxsize=64)

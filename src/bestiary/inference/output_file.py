@@ -111,10 +111,9 @@ class PredictionFile:
     def iter_predictions(self) -> Iterator[Prediction]:
         """Yield the predictions that are in the file, without their prediction sets; before `write` is called."""
         if self._output_format == "parquet" and self._path.exists():
-            frame = self._polars.scan_parquet(self._path, glob=False)
-            for start in range(0, frame.select(self._polars.len()).collect().item(), ROWS_AT_ONCE):
-                rows = frame.slice(start, ROWS_AT_ONCE).collect().iter_rows(named=True)
-                yield from written_predictions.iter_rows(rows, self._classes)
+            frame = self._polars.read_parquet(self._path, glob=False)
+            for rows in frame.iter_slices(ROWS_AT_ONCE):
+                yield from written_predictions.iter_rows(rows.iter_rows(named=True), self._classes)
         if self._live.exists() and self._live.stat().st_size:
             is_csv = self._output_format == "csv"
             read = written_predictions.iter_csv if is_csv else written_predictions.iter_jsonl
