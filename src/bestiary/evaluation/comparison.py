@@ -157,9 +157,9 @@ def compare_runs(runs: Sequence[RunPredictions], *, resamples: int = 2000, seed:
 
     runs: from `align_runs`. Key `runs`: by run the metrics in COMPARED with the 95 % intervals of metrics.json, which
     have a width even if all pictures are correct. `differences`: this run minus the first: `value, low, high` from
-    resamples of whole groups (duplicates, groups and sites of the source), the same for both runs, and `p`, twice the fraction of resamples beyond
-    zero. `mcnemar`: the number of pictures that only one of the two predicts correctly, the exact two-sided p (McNemar
-    1947), and `p_holm`, corrected for the number of runs.
+    resamples of whole groups (duplicates, groups and sites of the source), the same for both runs, and `p`, twice the
+    fraction of resamples beyond zero. `mcnemar`: the number of pictures that only one of the two predicts correctly,
+    the exact two-sided p (McNemar 1947), and `p_holm`, corrected for the number of runs.
     """
     first = runs[0].predictions
     labels = sorted(set(first["label"]).union(*(run.classes for run in runs)))
