@@ -160,6 +160,19 @@ def test_a_class_that_only_one_run_knows_has_no_probability_in_the_other() -> No
     assert found["runs"][1]["accuracy"]["value"] == pytest.approx(1 / 3, abs=0.01)
 
 
+def test_differences_between_few_sites_have_an_interval_with_a_width() -> None:
+    """A site holds all classes. Drawn within the class of its first picture, each of these two would never vary."""
+    runs = [
+        RunPredictions(
+            run.name, COLOURS, run.predictions.with_columns(group=pl.Series([row * 2 // N for row in range(N)]))
+        )
+        for run in (a_run("one", 0.7, seed=0), a_run("other", 0.95, seed=1))
+    ]
+    difference = compare_runs(runs, resamples=500)["differences"][0]
+    for name in ("accuracy", "macro_f1", "log_loss"):
+        assert difference[name]["low"] < difference[name]["value"] < difference[name]["high"]
+
+
 @pytest.mark.parametrize("values", [[0.01, 0.04, 0.03], [0.5], [], [0.2, 0.2, 0.9]])
 def test_holm_is_a_step_down_of_bonferroni(values: list[float]) -> None:
     corrected = holm(values)

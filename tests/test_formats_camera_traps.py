@@ -951,6 +951,8 @@ def test_times_are_iso_8601_with_the_offset_they_have() -> None:
         "2020-05-30T04:57Z": "2020-05-30T04:57:00Z",
         "2020-05-30": "2020-05-30",
         "2019:05:14 17:14:52": "2019-05-14T17:14:52",
+        "28.04.2019 05:32:10": "2019-04-28T05:32:10",
+        "5.4.19 05:32": "2019-04-05T05:32:00",
         "4/28/19 00:32": "2019-04-28T00:32:00",
         "4/28/2019 5:32:10 PM": "2019-04-28T17:32:10",
         "": None,
@@ -970,6 +972,12 @@ def test_times_are_iso_8601_with_the_offset_they_have() -> None:
     instants, zoned = parse_instants(pl.Series(["2020-05-30T04:57:37.5-01:30", "2020-05-30T06:27:37.5Z"]))
     assert (instants[0], zoned) == (instants[1], {True})
     assert parse_instants(pl.Series(["2020-05-30T04:57:37", "2020-05-30"]))[1] == {False}
+
+
+def test_times_with_slashes_have_the_day_first_if_one_of_them_can_only_be_read_so() -> None:
+    times, notes = format_times(pl.Series(["5/6/2019 00:32", "28/4/2019 17:14:52", "2019-05-30 04:57:37", None]))
+    assert times.to_list() == ["2019-06-05T00:32:00", "2019-04-28T17:14:52", "2019-05-30T04:57:37", None]
+    assert notes == ["2 times were read with the day first: 5/6/2019 00:32 as 2019-06-05T00:32:00."]
 
 
 def nodes(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

@@ -148,8 +148,8 @@ def test_times_of_several_kinds_are_read_or_named(folder: Path) -> None:
     (folder / "t.csv").write_text("File,Species,time\na.jpg,fox,5/6/19 17:21\nb.jpg,fox,2024-02-30 10:00:00\n")
     listing = listed(folder / "t.csv")
     assert [picture.time for picture in listing.pictures] == ["2019-05-06T17:21:00", None]
-    assert "1 times were read with the month first: 5/6/19 17:21" in messages(listing)
-    assert '1 times cannot be read, such as "2024-02-30 10:00:00"' in messages(listing)
+    assert "1 time was read with the month first: 5/6/19 17:21" in messages(listing)
+    assert '1 time cannot be read, such as "2024-02-30 10:00:00"' in messages(listing)
 
 
 @pytest.mark.parametrize("name", ["t.csv", "m.csv"])

@@ -304,6 +304,19 @@ def test_paths_of_windows_are_found(pictures: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "root", ["C:\\Users\\Björn\\survey\\", "\\\\server\\survey\\", "/media/card/", "https://x.org/a/"]
+)
+def test_paths_of_another_computer_are_found_in_the_folder(pictures: Path, tmp_path: Path, root: str) -> None:
+    (path := tmp_path / "t.csv").write_text(f"File;x\n{root}A1\\fox.jpg;1\n{root}A1\\none.jpg;2\n", encoding="cp1252")
+    fox, missing = InputTable(path, pictures).iter_pictures()
+    assert fox == pictures / "A1/fox.jpg"
+    assert not missing.exists()
+    path.write_text(f"File;x\n{root}A1\\fox.jpg;1\n{root}B2\\fox.jpg;2\n", encoding="cp1252")
+    with pytest.raises(SourceError, match=r"both match .*fox\.jpg\. Pass the folder above"):
+        list(InputTable(path, pictures / "A1").iter_pictures())
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("a,b\n1,2\n", "no column with the paths of pictures: its columns are a, b"),

@@ -73,6 +73,17 @@ def test_folders_and_patterns_group_by_the_path() -> None:
     assert sites["site"].to_list() == ["s1", "s1", "s2", "s1"]  # the camera s1 stood under both classes
 
 
+def test_a_sequence_of_all_pictures_says_how_to_do_without_it() -> None:
+    pictures = table(path=["/p/1.jpg", "/p/2.jpg"], given_group=["s", "s"])
+    with pytest.raises(SourceError, match=r"^The group column or the sequences of the source put all 2 .*--group none"):
+        groups_of(pictures, "auto")
+
+
+def test_times_that_cannot_be_read_name_the_option_for_their_column() -> None:
+    with pytest.raises(SourceError, match=r"no picture has a time that can be read.*--columns time=COLUMN"):
+        groups_of(table(path=["/p/1.jpg", "/p/2.jpg"]), "time:60s")
+
+
 def test_windows_paths_have_folders_too() -> None:
     assert groups_of(table(path=["c:\\p\\a\\1.jpg", "c:\\p\\b\\2.jpg"]), "folder") == ["c:\\p\\a", "c:\\p\\b"]
 

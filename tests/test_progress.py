@@ -14,7 +14,7 @@ from bestiary.demo.dataset import SyntheticDataset
 from bestiary.progress import LogReporter
 from bestiary.stages import STAGES, StageReporter, number_stages
 
-STAGE = re.compile(r"^\[(\d+)/(\d+)\] (.+): [\d,]+ in [\d.]+ s$", re.MULTILINE)
+STAGE = re.compile(r"^\[(\d+)/(\d+)\] (.+): (?:[\d,]+|done) in [\d.]+ s$", re.MULTILINE)
 
 
 def test_a_step_that_takes_long_is_no_silence(

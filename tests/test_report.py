@@ -421,11 +421,11 @@ RIGHT = "Right 97 times in 100 (95\u00a0% interval 96 to 98). "
         ([[80, 0, 0], [0, 80, 0], [0, 0, 80]], "Mistakes: none in 240 test pictures."),
         (
             [[80, 0, 0], [0, 80, 1], [0, 0, 80]],
-            "Most confused: no pair of classes is confused more than once.",
+            "Most confused: none; no two classes are confused more than once.",
         ),
         (
             [[80, 2, 0], [0, 80, 2], [1, 0, 80]],
-            "Most confused: no pair of classes is confused more than twice.",
+            "Most confused: none; no two classes are confused more than twice.",
         ),
         # One of thirteen dogs called hen is no headline while four of thirteen cows are called dog.
         (
@@ -469,7 +469,7 @@ def test_mistakes_with_a_suspect_label_are_no_confusion_of_the_model() -> None:
     counted = [str(fact) for fact in verdict.list_run_facts(replace(summary, label_issues=weak))]
     assert counted[0] == "Most confused: cow and dog, 4 times (cow predicted as dog 4 of 80 times)."
     every = replace(summary, suspect_mistakes={("cow", "dog"): 4, ("dog", "hen"): 3})
-    expected = "Most confused: no pair of classes is confused (mistakes with suspect labels are not counted)."
+    expected = "Most confused: none (mistakes with suspect labels are not counted)."
     assert expected in map(str, verdict.list_run_facts(every))
 
 

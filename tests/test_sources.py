@@ -1,4 +1,5 @@
 import os
+import re
 import sys
 from collections.abc import Mapping
 from datetime import date, datetime
@@ -8,6 +9,7 @@ import polars as pl
 import pytest
 
 from bestiary.context import Context
+from bestiary.data.formats.label_table import ReadOptions
 from bestiary.data.label_map import ANIMALS10, label_map
 from bestiary.data.sources import PictureList, list_sources
 from bestiary.errors import SourceError
@@ -468,3 +470,22 @@ def test_folders_whose_names_end_in_spaces_are_mapped(tmp_path: Path) -> None:
     (tmp_path / "map.csv").write_text("ant ,x\nant  ,y\n")
     with pytest.raises(SourceError, match=r'The label map: the folder "ant" has a second label, "y"'):
         listed(folders(tmp_path / "q", "ant"), label_map(str(tmp_path / "map.csv")))
+
+
+def test_a_folder_without_class_folders_names_the_file_of_labels_in_it(tmp_path: Path) -> None:
+    export = tmp_path / "export.json"
+    export.write_text('{"images": [{"id": "1", "file_name": "a.jpg"}], "annotations": [], "categories": []}')
+    expected = re.escape(f"pass it in place of its folder: {export} (COCO and COCO Camera Traps)")
+    with pytest.raises(SourceError, match=f"There are no labelled pictures .*{expected}"):
+        list_sources([tmp_path], {})
+    with pytest.raises(SourceError, match=f"is a folder; COCO .* is a file.*{expected}"):
+        list_sources([tmp_path], {}, reading=ReadOptions("coco"))
+    with pytest.raises(SourceError, match=r"is a folder; MegaDetector results \(megadetector\) is a file\. It has no"):
+        list_sources([tmp_path], {}, reading=ReadOptions("megadetector"))
+
+
+def test_options_of_a_table_are_refused_for_a_folder_of_class_folders(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="--columns and --pictures cannot be used: .* is a folder of class folders"):
+        list_sources(
+            [planted(tmp_path, "cat/1.jpg")], {}, reading=ReadOptions(columns={"path": "File"}, pictures=tmp_path)
+        )

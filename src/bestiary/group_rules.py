@@ -39,7 +39,7 @@ def parse_group_rule(text: str) -> GroupRule:
     if text.startswith(TIME):
         match = _DURATION.fullmatch(text.removeprefix(TIME).strip())
         if not match or not float(match[1]):
-            raise ValueError(f'"{text}" is not a time between pictures; write time:5s, time:60s, time:10m or time:1h')
+            raise ValueError("expected a time between pictures such as time:5s, time:60s, time:10m or time:1h")
         return GroupRule(TIME, gap_seconds=float(match[1]) * _SECONDS[match[2]])
     if text.startswith(REGEX):
         return GroupRule(REGEX, _check_pattern(text.removeprefix(REGEX)))
@@ -51,7 +51,7 @@ def parse_group_rule(text: str) -> GroupRule:
 def parse_site_rule(text: str) -> GroupRule:
     """Return the rule of a text such as "source" or "folder"; any other text is a column. Raises ValueError."""
     if text == AUTO or text.startswith(TIME):
-        raise ValueError(f'"{text}" is none of {SITE_SYNTAX}')
+        raise ValueError(f"expected a column or one of {SITE_SYNTAX}; times make groups (--group), not sites")
     return parse_group_rule(text)
 
 

@@ -12,6 +12,17 @@ from typing import Protocol, TypeVar
 
 LINE_EVERY_SECONDS, FREQUENT_LINES = 10.0, 3  # of a task; then every third of these lines is written
 
+# Beginnings of titles whose steps are no pictures: their number would be taken for a result, such as 118 duplicates.
+UNCOUNTED = (
+    "Searching for duplicates",
+    "Checking for shortcuts",
+    "Estimating the time",
+    "Fitting the head",
+    "Learning curve",
+    "Computing metrics",
+    "Writing the report",
+)
+
 Advance = Callable[[int], None]
 
 
@@ -86,7 +97,17 @@ class LogReporter:
         finally:
             ended.set()
             writer.join()
-        self.info(f"{title}: {done:,} in {time.monotonic() - started:.1f} s")
+        self.info(_format_end(title, done, time.monotonic() - started))
+
+
+def _format_end(title: str, done: int, seconds: float) -> str:
+    """Return the last line of a task: the number of its pictures, or "done".
+
+    >>> _format_end("[1/4] Reading pictures", 1800, 9.0), _format_end("[3/4] Checking for shortcuts", 14, 2.0)
+    ('[1/4] Reading pictures: 1,800 in 9.0 s', '[3/4] Checking for shortcuts: done in 2.0 s')
+    """
+    is_uncounted = title.rpartition("] ")[2].startswith(UNCOUNTED)
+    return f"{title}: {'done' if is_uncounted else f'{done:,}'} in {seconds:.1f} s"
 
 
 def _format_progress(done: int, total: int | None, seconds: float) -> str:
@@ -137,7 +158,7 @@ class RichReporter:
             task = bars.add_task(title, total=total)
             yield lambda steps: bars.advance(task, steps)
             done = bars.tasks[task].completed
-        self.info(f"{title}: {done:,.0f} in {time.monotonic() - started:.1f} s")
+        self.info(_format_end(title, int(done), time.monotonic() - started))
 
 
 def is_notebook() -> bool:

@@ -185,8 +185,14 @@ def _split_stratified(candidates: pl.DataFrame, split_fractions: Mapping[str, fl
             again = stratified_group_split_unchecked(own, split_fractions, seed=seed)
             usable = usable.with_columns(usable["split"].scatter(inside.arg_true(), again))
     for label in labels:
-        groups = usable.filter(pl.col("label") == label)["group"].n_unique()
-        require_all_splits(label, _splits_of_label(usable, label), groups, split_fractions)
+        own_pictures = usable.filter(pl.col("label") == label)
+        require_all_splits(
+            label,
+            own_pictures["split"].to_list(),
+            own_pictures["group"].n_unique(),
+            split_fractions,
+            has_listed_groups=any(name in usable.columns and usable[name].count() for name in ("given_group", "site")),
+        )
     return usable
 
 

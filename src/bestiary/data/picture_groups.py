@@ -12,10 +12,22 @@ import polars as pl
 
 from bestiary.data.notices import GROUPS, SourceNotice
 from bestiary.errors import SourceError
-from bestiary.group_rules import AUTO, COLUMN, FOLDER, NONE, REGEX, SOURCE, TIME, GroupRule
+from bestiary.group_rules import (
+    AUTO,
+    COLUMN,
+    FOLDER,
+    NONE,
+    REGEX,
+    SITE_SYNTAX,
+    SOURCE,
+    SYNTAX,
+    TIME,
+    GroupRule,
+)
 
 _TIME = r"^\s*(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d(?::\d\d(?:\.\d+)?)?)\s*(Z|[+-]\d\d(?::?\d\d)?)?\s*$"
 _NAME = r"[^/\\]+$"
+_SYNTAX = {"group": SYNTAX, "site": SITE_SYNTAX}
 LARGE_FRACTION = 0.5  # a group with more of the pictures leaves too little for the other splits
 
 
@@ -61,19 +73,24 @@ def _apply_rule(pictures: pl.DataFrame, rule: GroupRule, column: str, notices: l
 def _check_values(values: pl.Series, name: str, rule: GroupRule) -> None:
     """Raise SourceError if there is no value, or the same for all pictures."""
     option, count = f"--{name}", len(values)
+    unreadable = (
+        "no picture has a time that can be read, neither in the source nor in its EXIF data. If a table has them, name"
+        " their column: --columns time=COLUMN; expected are times such as 2026-05-31 08:25:38"
+    )
     if not count:
         return
     if not values.count():
         cause = {
-            COLUMN: f'the source has no column "{rule.pattern}" with a {name}',
+            COLUMN: f'the source has no column "{rule.pattern}" with a {name}. Other values are {_SYNTAX[name]}',
             SOURCE: f"the source has no {name} for any of its pictures. Name the column: {option} COLUMN",
             REGEX: f'"{rule.pattern}" matches no path',
-            TIME: "no picture has a time, in a column of the table or in its EXIF data",
+            TIME: unreadable,
         }.get(rule.kind, f"there is no {name}")
         raise SourceError(f"{option} cannot be used: {cause}.")
     if values.n_unique() == 1 and count > 1:
+        origin = f"The {name} column or the sequences of the source put" if rule.kind == AUTO else f"{option} puts"
         raise SourceError(
-            f'{option} puts all {count:,} pictures into one {name}, "{values[0]}", and a {name} is never divided:'
+            f'{origin} all {count:,} pictures into one {name}, "{values[0]}", and a {name} is never divided:'
             f" there would be no test split.{_next_step(name, rule)}"
         )
 
@@ -83,6 +100,8 @@ def _next_step(name: str, rule: GroupRule) -> str:
         return " Choose a shorter time, or name the cameras with --site."
     if rule.kind == FOLDER:
         return " The folder of a picture is its class here: use regex:PATTERN or a column."
+    if rule.kind == AUTO:
+        return f" Add pictures of other {name}s, name another column with --{name}, or pass --{name} none."
     return f" Name another column, or leave out --{name}."
 
 

@@ -25,7 +25,7 @@ from bestiary.data.folder_walk import (
 from bestiary.data.formats import roboflow, webdataset
 from bestiary.data.formats.label_rows import LISTED_TWICE, LabelRows, read_label_rows
 from bestiary.data.formats.label_table import LabelFormat, ReadOptions
-from bestiary.data.formats.registry import FORMATS, recognise_format
+from bestiary.data.formats.registry import FORMATS, describe_label_files, recognise_format
 from bestiary.data.formats.table_file import TABLE_SUFFIXES
 from bestiary.data.label_map import ClassNaming, find_label, match_folders, warn_label_case
 from bestiary.data.nested_folders import FolderContents, describe_contents, nested_notices
@@ -148,6 +148,7 @@ def _list_source(source: Path, reading: FolderReading, options: ReadOptions, con
     elif (form := recognise_format(source, options)) is not None:
         listing = _list_labelled(source, form, options)
     elif source.is_dir():
+        _check_unused_options(source, reading, options)
         listing = _list_folder(source, reading, context.reporter)
     elif is_archive(source):
         listing = _list_archive(source, reading, context)
@@ -160,6 +161,16 @@ def _list_source(source: Path, reading: FolderReading, options: ReadOptions, con
     if not listing.pictures:
         raise _no_pictures_error(source, listing, reading.label_depth)
     return listing
+
+
+def _check_unused_options(source: Path, reading: FolderReading, options: ReadOptions) -> None:
+    """Raise SourceError for options of a table if the only source is a folder of class folders."""
+    names = [name for name, value in (("--columns", options.columns), ("--pictures", options.pictures)) if value]
+    if reading.unwrap and names and not set(options.columns) & {"group", "site"}:
+        raise SourceError(
+            f"{' and '.join(names)} cannot be used: {source} is a folder of class folders, not a table."
+            f"{describe_label_files(source) or ' Pass the table, or leave the option out.'}"
+        )
 
 
 def _list_labelled(source: Path, form: LabelFormat, options: ReadOptions) -> PictureList:
@@ -188,7 +199,7 @@ def _no_pictures_error(source: Path, listing: PictureList, label_depth: int) -> 
     expected = "one folder of pictures per class" if label_depth == 1 else f"class folders {label_depth} levels deep"
     return SourceError(
         f"There are no labelled pictures in {source}{f' (skipped: {skipped})' if skipped else ''}."
-        f" Expected {expected}.{reasons}"
+        f" Expected {expected}.{reasons}{describe_label_files(source)}"
     )
 
 

@@ -86,10 +86,18 @@ def missing_splits(splits: Sequence[str], split_fractions: Mapping[str, float]) 
     return [name for name in ("train", *split_fractions) if name not in splits]
 
 
-def require_all_splits(label: str, splits: Sequence[str], groups: int, split_fractions: Mapping[str, float]) -> None:
+def require_all_splits(
+    label: str,
+    splits: Sequence[str],
+    groups: int,
+    split_fractions: Mapping[str, float],
+    *,
+    has_listed_groups: bool = False,
+) -> None:
     """Raise SourceError, naming the label and the cause, unless it has a picture in every split.
 
-    groups: of duplicates, among these pictures.
+    groups: of pictures that stay together, among these pictures: duplicates, and with `has_listed_groups` those of one
+    group or site of the source.
     """
     if missing := missing_splits(splits, split_fractions):
         pictures = f"{len(splits):,} picture{'s' * (len(splits) != 1)}"
@@ -97,6 +105,13 @@ def require_all_splits(label: str, splits: Sequence[str], groups: int, split_fra
         if groups == len(splits):
             raise SourceError(
                 f'Class "{label}" has {pictures}, too few {lacks}. Add pictures, or leave the class out with --classes.'
+            )
+        if has_listed_groups:
+            raise SourceError(
+                f'Class "{label}" has {pictures}, but they are of {groups:,} group{"s" * (groups != 1)} only, too few'
+                f" {lacks}: pictures of one group, of one site, and duplicates stay in one split, and so do all that"
+                " share one of these with another. Add pictures of other groups or sites, leave the class out with"
+                " --classes, or use fewer rules: --group none, or no --site."
             )
         raise SourceError(
             f'Class "{label}" has {pictures}, but many are duplicates of each other: {groups:,}'

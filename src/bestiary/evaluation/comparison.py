@@ -157,9 +157,9 @@ def compare_runs(runs: Sequence[RunPredictions], *, resamples: int = 2000, seed:
 
     runs: from `align_runs`. Key `runs`: by run the metrics in COMPARED with the 95 % intervals of metrics.json, which
     have a width even if all pictures are correct. `differences`: this run minus the first: `value, low, high` from
-    resamples of whole groups of duplicates, the same for both runs, and `p`, twice the fraction of resamples beyond
-    zero. `mcnemar`: the number of pictures that only one of the two predicts correctly, the exact two-sided p (McNemar
-    1947), and `p_holm`, corrected for the number of runs.
+    resamples of whole groups (duplicates, groups and sites of the source), the same for both runs, and `p`, twice the
+    fraction of resamples beyond zero. `mcnemar`: the number of pictures that only one of the two predicts correctly,
+    the exact two-sided p (McNemar 1947), and `p_holm`, corrected for the number of runs.
     """
     first = runs[0].predictions
     labels = sorted(set(first["label"]).union(*(run.classes for run in runs)))
@@ -211,7 +211,9 @@ def _score_run(
     y_pred = table.label_indices(run.predictions["predicted"], labels)
     rows = sums_by_picture(y_true, y_pred, probabilities)
     total = MetricSums.total(rows, len(labels))
-    resampled = MetricSums.resample(rows, y_true, groups, len(labels), resamples=resamples, seed=seed)
+    # Sites hold several classes, so that a class may be the stratum of one site only: nothing would vary in it.
+    strata = np.zeros_like(y_true) if intervals.has_single_group(y_true, groups) else y_true
+    resampled = MetricSums.resample(rows, strata, groups, len(labels), resamples=resamples, seed=seed)
     values = {name: float(metric_draws(total, name)[0]) for name in COMPARED}
     draws = {name: metric_draws(resampled, name) for name in COMPARED}
     metrics = {name: intervals.bootstrap_metric(values[name], draws[name]) for name in COMPARED}

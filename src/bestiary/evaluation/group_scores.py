@@ -116,7 +116,7 @@ def describe_group_scores(scores: Mapping[str, Any]) -> str:
         sentences.insert(0, f"Accuracy on new pictures of known sites: {_format_metric(ways[GROUPED]['accuracy'])}.")
         sentences.append(f"The difference is {_format_points(differences[GROUPED]['accuracy'])}.")
     sentences.append(
-        f"A random split, which divides {noun}, would report {_format_metric(ways[RANDOM]['accuracy'])}: a bias of"
+        f"A random split, which divides {noun}, would report {_format_metric(ways[RANDOM]['accuracy'])}; its bias is"
         f" {_format_points(differences[RANDOM]['accuracy'])}."
     )
     basis = f"{scores['folds']}-fold cross-validation of {scores['n']:,} pictures of {scores['units']:,} {noun}"

@@ -101,9 +101,9 @@ def _f1(predictions: Ints, labels: Ints, groups: Ints, k: int, seed: int) -> Flo
     rows = sparse.csr_array(
         np.hstack([np.hstack([indicators[p] * y_true, indicators[p] + y_true]) for p in predictions])
     )
-    # A stratum of one group is the same in every resample: all groups are then drawn together.
-    strata = np.zeros_like(labels) if has_single_group(labels, groups) else labels
-    draws = resampled_sums(rows, strata, group_indices(groups), resamples=RESAMPLES, seed=seed)
+    members = group_indices(groups)
+    strata = np.zeros_like(labels) if has_single_group(labels, members) else labels
+    draws = resampled_sums(rows, strata, members, resamples=RESAMPLES, seed=seed)
     sums = np.vstack([rows.sum(axis=0)[None], draws]).reshape(1 + RESAMPLES, len(predictions), 2, k)
     correct, totals = sums[:, :, 0], sums[:, :, 1]
     f1 = np.divide(2 * correct, totals, out=np.full_like(correct, np.nan), where=totals > 0)

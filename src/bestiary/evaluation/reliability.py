@@ -84,5 +84,6 @@ def _ece(probabilities: Floats, y_true: Ints, groups: Array, seed: int) -> dict[
     """Return the expected calibration error with its 95 % interval, as `compute_metrics` does."""
     k, rows = probabilities.shape[1], sums_by_picture(y_true, probabilities.argmax(axis=1), probabilities)
     members = intervals.group_indices(groups)
-    draws = MetricSums.resample(rows, y_true, members, k, resamples=RESAMPLES, seed=seed)
+    strata = np.zeros_like(y_true) if intervals.has_single_group(y_true, members) else y_true
+    draws = MetricSums.resample(rows, strata, members, k, resamples=RESAMPLES, seed=seed)
     return intervals.bootstrap_metric(float(MetricSums.total(rows, k).metric("ece")[0]), draws.metric("ece"))

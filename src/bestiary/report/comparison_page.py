@@ -79,7 +79,7 @@ def caption(comparison: Mapping[str, Any]) -> str:
     """Return the caption of the table: the test pictures, and how intervals and p values are computed."""
     corrected = " In brackets: p corrected for the number of runs (Holm)." if len(comparison["differences"]) > 1 else ""
     return (
-        f"{comparison['n']:,} test pictures in {comparison['groups']:,} groups of duplicates,"
+        f"{comparison['n']:,} test pictures in {comparison['groups']:,} groups (duplicates, groups, sites),"
         f" {len(comparison['labels'])} classes. 95 % intervals from {comparison['resamples']:,} resamples, the same for"
         " every run; the accuracy of a single run has a Wilson interval. McNemar's test is exact."
         + " ".join([corrected, *comparison.get("notes", ())])

@@ -133,11 +133,7 @@ def _describe_confusions(labels: list[str], counts: Ints, wrong: Ints, is_partia
     most, apart = int(both.max()), " (mistakes with suspect labels are not counted)" if is_partial else ""
     if most < MIN_CONFUSIONS:
         times = "once" if most == 1 else "twice"
-        return (
-            f"no pair of classes is confused more than {times}{apart}."
-            if most
-            else f"no pair of classes is confused{apart}."
-        )
+        return f"none; no two classes are confused more than {times}{apart}." if most else f"none{apart}."
     tied = sorted(np.argwhere(both == most).tolist(), key=lambda pair: (totals[pair[0]] + totals[pair[1]], pair))
     named = [_describe_pair(labels, totals, wrong, *pair) for pair in tied[:MAX_TIED]]
     more = [f"{plural(len(tied) - MAX_TIED, 'more pair')} as often"] if len(tied) > MAX_TIED else []

@@ -20,6 +20,7 @@ from bestiary.data.formats import (
     wildlife_insights,
 )
 from bestiary.data.formats.label_table import LabelFormat, ReadOptions
+from bestiary.data.formats.table_file import TABLE_SUFFIXES
 from bestiary.errors import SourceError, UserError, did_you_mean
 
 # The formats that are recognised by certain signs; `table` is any other table.
@@ -38,6 +39,9 @@ SPECIFIC: tuple[LabelFormat, ...] = (
     webdataset.FORMAT,
 )
 FORMATS: tuple[LabelFormat, ...] = (*SPECIFIC, tables.FORMAT)
+LABEL_SUFFIXES = {".json", ".xml"}  # beside those of tables
+MAX_FILES = 3  # in a message
+FILES_ONLY = {"coco", "megadetector", "speciesnet", "timelapse", "deepfaune", "label-studio", "table"}
 WITHOUT_COLUMNS = {"cvat", "roboflow"}  # the other readers say themselves which columns can be named
 
 
@@ -49,6 +53,30 @@ def find_format(name: str) -> LabelFormat:
     return formats[name]
 
 
+def list_label_files(folder: Path) -> list[tuple[Path, LabelFormat]]:
+    """Return the files directly in a folder that have a format for labels, with it; empty for a file."""
+    suffixes = {*LABEL_SUFFIXES, *TABLE_SUFFIXES}
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes) if folder.is_dir() else []
+    matches = [(path, form) for path in paths for form in SPECIFIC if form.is_format(path)]
+    specific = {path for path, _ in matches}
+    return matches + [(path, tables.FORMAT) for path in paths if path not in specific and tables.is_table(path)]
+
+
+def describe_label_files(folder: Path, name: str | None = None) -> str:
+    """Return a sentence that names the files in a folder that could be passed in its place; empty without any.
+
+    name: of the only format that counts.
+    """
+    matches = [(path, form) for path, form in list_label_files(folder) if name in (None, form.name)]
+    if not matches:
+        return ""
+    listed = " or ".join(f"{path} ({form.title})" for path, form in matches[:MAX_FILES])
+    return (
+        f" To use a file of labels, pass it in place of its folder: {listed}, with --pictures FOLDER if the pictures"
+        " lie elsewhere."
+    )
+
+
 def recognise_format(source: Path, options: ReadOptions) -> LabelFormat | None:
     """Return the format of a file or folder, the requested one if there is one; None: it has no signs of any.
 
@@ -56,6 +84,9 @@ def recognise_format(source: Path, options: ReadOptions) -> LabelFormat | None:
     """
     if options.format is not None:
         form: LabelFormat | None = find_format(options.format)
+        if form is not None and source.is_dir() and form.name in FILES_ONLY:
+            files = describe_label_files(source, form.name) or " It has no such file."
+            raise SourceError(f"{source} is a folder; {form.title} ({form.name}) is a file.{files}")
     else:
         candidates = SPECIFIC if source.exists() else (webdataset.FORMAT,)  # a range of shards is no path
         matches = [form for form in candidates if form.is_format(source)]

@@ -7,7 +7,8 @@ import polars as pl
 _ISO = r"^(\d{4}-\d{2}-\d{2})[T ](\d{2}:\d{2})(:\d{2})?(\.\d+)?\s*(Z|z|[+-]\d{2}:?\d{2})?$"
 _ISO_DATE = r"^\d{4}-\d{2}-\d{2}$"
 _OFFSET = r"(?:T.*)(Z|[+-]\d{2}:\d{2})$"
-# As spreadsheets write them: month first, as in exports of Wildlife Insights and as dateutil reads them.
+# As spreadsheets write them: month first, as in exports of Wildlife Insights and as dateutil reads them, unless a time
+# of the same column can only be read with the day first.
 _MONTH_FIRST = (
     "%m/%d/%Y %H:%M:%S",
     "%m/%d/%Y %H:%M",
@@ -16,8 +17,18 @@ _MONTH_FIRST = (
     "%m/%d/%Y %I:%M:%S %p",
     "%m/%d/%Y %I:%M %p",
 )
-# Those of EXIF, of spreadsheets, and of Timelapse.
-_UNAMBIGUOUS = ("%Y:%m:%d %H:%M:%S", "%Y/%m/%d %H:%M:%S", "%Y/%m/%d %H:%M", "%d-%b-%Y %H:%M:%S")
+_DAY_FIRST = tuple(pattern.replace("%m/%d", "%d/%m") for pattern in _MONTH_FIRST)
+# Those of EXIF, of spreadsheets, of Timelapse, and with dots, where the day is always first.
+_UNAMBIGUOUS = (
+    "%Y:%m:%d %H:%M:%S",
+    "%Y/%m/%d %H:%M:%S",
+    "%Y/%m/%d %H:%M",
+    "%d-%b-%Y %H:%M:%S",
+    "%d.%m.%Y %H:%M:%S",
+    "%d.%m.%Y %H:%M",
+    "%d.%m.%y %H:%M:%S",
+    "%d.%m.%y %H:%M",
+)
 _WRITTEN = "%Y-%m-%dT%H:%M:%S"
 
 
@@ -31,23 +42,41 @@ def format_times(texts: pl.Series) -> tuple[pl.Series, list[str]]:
     frame = frame.with_columns(time=_iso_text())
     # A dozen patterns are not tried on a million times that are ISO 8601.
     is_read = pl.col("time").is_not_null() | pl.col("text").is_null()
-    others = frame.filter(~is_read).with_columns(time=_parse(_UNAMBIGUOUS), month_first=_parse(_MONTH_FIRST))
+    others = frame.filter(~is_read).with_columns(time=_parse(_UNAMBIGUOUS))
     if not others.height:
         return frame["time"].alias(texts.name), []
-    read_others = others.select("row", time=pl.coalesce("time", "month_first"))
+    others, order = _read_slashes(others)
+    read_others = others.select("row", time=pl.coalesce("time", "read"))
     times = pl.concat([frame.filter(is_read).select("row", "time"), read_others]).sort("row")
-    return times["time"].alias(texts.name), _describe_times(others)
+    return times["time"].alias(texts.name), _describe_times(others, order)
 
 
-def _describe_times(others: pl.DataFrame) -> list[str]:
+def _read_slashes(others: pl.DataFrame) -> tuple[pl.DataFrame, str]:
+    """Return the times with `read`, those with slashes as ISO 8601, and whether the month or the day was first.
+
+    The day is first if a time can only be read so, and all of them can.
+    """
+    rest = pl.col("time").is_null()
+    others = others.with_columns(
+        month=pl.when(rest).then(_parse(_MONTH_FIRST)), day=pl.when(rest).then(_parse(_DAY_FIRST))
+    )
+    only_day = others["month"].is_null() & others["day"].is_not_null()
+    only_month = others["day"].is_null() & others["month"].is_not_null()
+    order = "day" if only_day.any() and not only_month.any() else "month"
+    return others.with_columns(read=order), order
+
+
+def _describe_times(others: pl.DataFrame, order: str) -> list[str]:
     notes = []
-    month_first = others.filter(pl.col("time").is_null() & pl.col("month_first").is_not_null())
-    if month_first.height:
-        text, time = month_first.select("text", "month_first").row(0)
-        notes.append(f"{month_first.height:,} times were read with the month first: {text} as {time}.")
-    unread = others.filter(pl.col("time").is_null() & pl.col("month_first").is_null())
+    by_order = others.filter(pl.col("read").is_not_null())
+    if n := by_order.height:
+        text, time = by_order.select("text", "read").row(0)
+        notes.append(f"{n:,} time{'s were' if n > 1 else ' was'} read with the {order} first: {text} as {time}.")
+    unread = others.filter(pl.col("time").is_null() & pl.col("read").is_null())
     if unread.height:
-        notes.append(f'{unread.height:,} times cannot be read, such as "{unread["text"][0]}": they count as missing.')
+        n, text = unread.height, unread["text"][0]
+        counted = f'{n:,} time{"s" * (n > 1)} cannot be read, such as "{text}", and count{"s" * (n == 1)} as missing.'
+        notes.append(f"{counted} Expected ISO 8601: 2026-05-31 08:25:38.")
     return notes
 
 

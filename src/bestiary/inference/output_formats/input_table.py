@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ PATH_COLUMNS = ("path", "file_name", "filepath", "file_path", "filename", "file"
 FOLDER_COLUMN = "relativepath"  # of Timelapse, beside `File`
 PREFIX = "predicted_"
 MAX_COLUMNS = 12
+_ELSEWHERE = re.compile(r"^([A-Za-z]:[/\\]|[/\\]|[A-Za-z][A-Za-z0-9+.-]+://)")  # a drive, root, server or address
 BOM, BLOCK_BYTES = b"\xef\xbb\xbf", 1 << 20
 
 
@@ -30,6 +32,7 @@ class InputTable:
         folder: where the pictures lie, default: where the table lies.
         """
         self.path, self.folder = path, path.parent if folder is None else folder
+        self._names: dict[Path, str] = {}  # of the files that are there without the leading folders of their names
         try:
             with path.open("rb") as file:
                 self.digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -64,12 +67,31 @@ class InputTable:
         return map(self.find_picture, self.iter_rows())
 
     def find_picture(self, cells: list[str]) -> Path:
-        """Return the path of the picture of a row; a backslash is a separator where there is no file of that name."""
+        """Return the path of the picture of a row; a backslash is a separator where there is no file of that name.
+
+        A path of another computer that is not here, such as `D:\\survey\\cam1\\1.jpg`, is looked for in the folder
+        with its leading folders dropped one at a time. Raises SourceError if two such paths match one file.
+        """
         name = cells[self._path_column]
         if self._folder_column is not None and cells[self._folder_column]:
             name = f"{cells[self._folder_column]}/{name}"
         picture = self.folder / name
-        return self.folder / name.replace("\\", "/") if "\\" in name and not picture.exists() else picture
+        if "\\" in name and not picture.exists():
+            picture = self.folder / name.replace("\\", "/")
+        if not _ELSEWHERE.match(name) or picture.exists():
+            return picture
+        return self._find_without_leading(name) or picture
+
+    def _find_without_leading(self, name: str) -> Path | None:
+        parts = re.split(r"[/\\]+", name)
+        tails = (self.folder.joinpath(*parts[start:]) for start in range(1, len(parts)) if ".." not in parts)
+        picture = next((tail for tail in tails if tail.is_file()), None)
+        if picture is not None and self._names.setdefault(picture, name) != name:
+            raise SourceError(
+                f"{self.path}: {self._names[picture]} and {name} both match {picture}. Pass the folder above, in which"
+                " their paths differ."
+            )
+        return picture
 
     def _find_path_columns(self) -> tuple[int, int | None]:
         names = [name.strip().casefold() for name in self.columns]
