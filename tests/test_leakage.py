@@ -177,3 +177,12 @@ def test_where_every_test_picture_leaks_there_is_no_other_accuracy() -> None:
     assert split_leakage(tested, shown)["leaks"]["accuracy without them"] is None
     apart = shown.with_columns(group=pl.Series([0, 1]))
     assert split_leakage(tested, apart) == {}
+
+
+def test_pictures_of_one_site_are_no_duplicates() -> None:
+    shown = pl.DataFrame({"row_id": [0, 1], "group": [0, 0], "duplicate_group": [0, 1], "split": ["train", "test"]})
+    tested = pl.DataFrame({"row_id": [1], "label": ["cat"], "predicted": ["cat"]})
+    assert split_leakage(tested, shown) == {}
+    across_sites = shown.with_columns(group="duplicate_group", duplicate_group="group")
+    note = split_leakage(tested, across_sites)["leaks"]["note"]
+    assert note.startswith("The split does not keep near-duplicates at different sites together: 1 of 1 test pictures")
