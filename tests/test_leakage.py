@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 pytest.importorskip("sklearn")
 
 from bestiary import files as files_module
-from bestiary import flow
+from bestiary import flow, table
 from bestiary.context import Context
 from bestiary.data.split import SplitItem
 from bestiary.demo.dataset import SyntheticDataset
@@ -104,6 +105,27 @@ def test_pairs_are_counted_by_kind() -> None:
         "across labels": 2,
     }
     assert count_cross_split_pairs(items, ["train"] * 4) == {"exact": 0, "near": 0, "across labels": 0}
+
+
+def test_pairs_of_a_burst_are_no_pairs_of_duplicates() -> None:
+    experiment = replace(clouds(3), duplicates=np.arange(360))
+    found = summarise_leakage([run_leakage_trial(experiment, seed) for seed in range(2)])
+    pairs = found["pairs across the naive split"]
+    assert (pairs["exact"], pairs["near"]) == (0, 0)
+    assert pairs["of given groups"] > 50
+    kinds = "(0 exact, 0 near, 0 across labels; mean of 2 splits)"
+    others = f"{pairs['of given groups']:.0f} other pairs of one group"
+    assert f"separated 0 pairs of duplicates {kinds} and {others} and inflated" in found["sentence"]
+    assert "had a duplicate or another picture of its group in training" in found["sentence"]
+
+
+def test_pictures_of_a_site_are_not_compared_as_leaks(probed: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(probed, tmp_path / "run"))
+    before = leak_report(run, Context(2), seeds=2)
+    pictures = table.read(run / "pictures.parquet", table.PICTURES)
+    sites = pictures.with_columns(duplicate_group="group", group=pl.lit(0, pl.Int64), site=pl.lit("here"))
+    table.write(sites, run / "pictures.parquet")
+    assert leak_report(run, Context(2), seeds=2) == before
 
 
 def test_pairs_of_large_groups_are_counted_by_their_sizes() -> None:

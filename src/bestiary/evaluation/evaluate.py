@@ -86,8 +86,8 @@ def split_leakage(predictions: pl.DataFrame, pictures: pl.DataFrame) -> dict[str
     """Return `{"leaks": …}` for metrics.json if test pictures have duplicates in training or validation, else nothing.
 
     predictions: of the test pictures, `row_id, label, predicted`; pictures: with `group` and `split`. Pictures that
-    only share a given group or site are no duplicates; the notices of the audit name those. In cross-validation the result
-    is empty, because the model of one fold trains on the test pictures of another.
+    only share a given group or site are no duplicates; the notices of the audit name those. In cross-validation the
+    result is empty, because the model of one fold trains on the test pictures of another.
     """
     if "fold" in pictures.columns:
         return {}
