@@ -101,6 +101,23 @@ def test_a_rule_that_cannot_split_is_refused(
         groups_of(table(path=["p/1.jpg", "p/2.jpg"], **columns), group)
 
 
+def test_a_rule_that_fits_nothing_is_no_obstacle_where_nothing_is_split() -> None:
+    pictures = table(path=["p/1.jpg", "p/2.jpg"], site=["s", "s"])
+    rules = parse_group_rule("regex:zebra"), parse_site_rule("source")
+    grouped, notices = add_picture_groups(pictures, *rules, for_split=False)
+    assert grouped.select("given_group", "site").null_count().row(0) == (2, 2)
+    assert [notice.message for notice in notices] == [
+        'All 2 pictures are of one site, "s": intervals are over pictures, duplicates counted once.',
+        "None of these pictures has a group by the run's rule, data.group = regex:zebra: intervals are over pictures,"
+        " duplicates counted once.",
+    ]
+    grouped, notices = add_picture_groups(
+        table(path=["1", "2", "3"], given_group=["a", "a", "b"]), GroupRule("auto"), GroupRule("none"), for_split=False
+    )
+    assert "count once each in intervals" in notices[0].message
+    assert not notices[0].is_issue
+
+
 def test_pictures_that_cannot_be_read_have_no_group() -> None:
     pictures = table(path=["a/1", "b/2", "c/3"], error=[None, None, "broken"])
     assert groups_of(pictures, "folder") == ["a", "b", None]

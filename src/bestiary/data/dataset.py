@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,16 @@ from bestiary.data.formats.label_table import ReadOptions
 from bestiary.data.formats.read_options import name_group_columns
 from bestiary.data.joined_groups import join_groups, torn_group_notices
 from bestiary.data.label_map import absolute_label_map, label_map
-from bestiary.data.notices import EMPTY_CLASS, SourceNotice, notice_findings
+from bestiary.data.notices import EMPTY_CLASS, GROUPS, SourceNotice, notice_findings
 from bestiary.data.overlapping_classes import overlapping_class_warnings
 from bestiary.data.picture_groups import add_picture_groups
 from bestiary.data.scan import scan_pictures
 from bestiary.data.shortcuts import PROPERTIES, find_shortcuts
 from bestiary.data.sources import PictureList, list_sources, report_notices
 from bestiary.data.split_parts import choose_split_parts, require_trainable_parts
-from bestiary.errors import SourceError, did_you_mean
+from bestiary.errors import SourceError, UserError, did_you_mean
 from bestiary.finding_counts import count_findings
-from bestiary.group_rules import parse_group_rule, parse_site_rule
+from bestiary.group_rules import AUTO, COLUMN, NONE, SOURCE, parse_group_rule, parse_site_rule
 from bestiary.label_issue_summary import LabelIssueSummary
 from bestiary.machine import trim_memory
 from bestiary.picture import DecodeLimits
@@ -119,23 +120,28 @@ def load_dataset(
     context: Context,
     *,
     for_training: bool = False,
+    for_split: bool = True,
     check: ListingCheck | None = None,
 ) -> AuditedDataset:
     """Return the pictures with all that is known without a model: what splitting and planning need.
 
-    for_training: raises SourceError if the source's own split cannot be trained on, before a picture is read; check: is
-    called with the listed files then, and may raise UserError.
+    for_training: raises SourceError if the source's own split cannot be trained on, before a picture is read.
+    for_split: whether rules of groups and sites must fit the source, see `add_picture_groups`. check: is called with
+    the listed files, and may raise UserError.
     """
     corrections = None if source.corrections is None else read_corrections(Path(source.corrections))
     data = recipe.data
     if source.label_depth is not None:
         data = data.model_copy(update={"label_depth": source.label_depth})
-    listing = _list_pictures(source, data, context)
+    if for_split:
+        listing = _list_pictures(source, data, context)
+    else:
+        listing, data = _list_with_fitting_rules(source, data, context)
     if for_training:
         require_trainable_parts([picture.split for picture in listing.pictures], data)
     if check is not None:
         check(listing)
-    return audit_listing(listing, data, recipe.limits, context, corrections)
+    return audit_listing(listing, data, recipe.limits, context, corrections, for_split=for_split)
 
 
 def audit_sources(
@@ -168,12 +174,40 @@ def _list_pictures(source: DataSource, data: DataConfig, context: Context) -> Pi
     return choose_split_parts(listing, data)
 
 
+def _list_with_fitting_rules(source: DataSource, data: DataConfig, context: Context) -> tuple[PictureList, DataConfig]:
+    """Return the pictures of a source, and `data` without rules of groups and sites by columns that it lacks.
+
+    A column that the source's own options name comes before that of the rule. Raises UserError as without such rules.
+    """
+    columns = source.reading.columns if source.reading else {}
+    data = data.model_copy(update={role: SOURCE for role in ("group", "site") if role in columns})
+    rules = {"group": parse_group_rule(data.group), "site": parse_site_rule(data.site)}
+    by_column = {role: rule.pattern for role, rule in rules.items() if rule.kind == COLUMN}
+    choices = [dict(chosen) for n in range(len(by_column) + 1) for chosen in combinations(by_column.items(), n)]
+    for unused in choices:
+        fitting = data.model_copy(update={role: {"group": AUTO, "site": NONE}[role] for role in unused})
+        try:
+            listing = _list_pictures(source, fitting, context)
+        except UserError:
+            if unused == choices[-1]:
+                raise
+            continue
+        listing.notices += [
+            SourceNotice(GROUPS, f'There is no column "{column}": the {role}s of the run are not used.', is_issue=False)
+            for role, column in unused.items()
+        ]
+        return listing, fitting
+    raise AssertionError("the last choice returns or raises")
+
+
 def audit_listing(
     listing: PictureList,
     data: DataConfig,
     limits: DecodeLimits,
     context: Context,
     corrections: Corrections | None = None,
+    *,
+    for_split: bool = True,
 ) -> AuditedDataset:
     """Return the pictures of a list as `audit_sources` does; without `context.cache`, measurements are not cached."""
     result, reporter = None, context.reporter
@@ -181,7 +215,8 @@ def audit_listing(
         listing = _filter_listing(listing, data.classes)
     skipped = dict(listing.skipped)
     pictures = measure_in_collection_range(scan_pictures(listing, limits, context), limits, context)
-    pictures, grouping = add_picture_groups(pictures, parse_group_rule(data.group), parse_site_rule(data.site))
+    rules = parse_group_rule(data.group), parse_site_rule(data.site)
+    pictures, grouping = add_picture_groups(pictures, *rules, for_split=for_split)
     notices = [*listing.notices, *_unreadable_class_notices(pictures), *grouping]
     report_notices(notices, reporter)
     if corrections is None:
@@ -207,7 +242,7 @@ def audit_listing(
     for _, notice in groups.notices:
         reporter.info(notice)
     findings = audit.find_issues(pictures, pairs, groups, test_fraction=1.0 if data.folds else data.test_fraction)
-    pictures, joined = _join_groups(pictures)
+    pictures, joined = _join_groups(pictures, for_split=for_split)
     report_notices(joined, reporter)
     findings = audit.sort_findings(pl.concat([findings, notice_findings([*notices, *joined])]))
     if data.suspects:
@@ -229,11 +264,11 @@ def _group(
     return duplicate_groups.group_duplicates(pictures, checked), checked
 
 
-def _join_groups(pictures: pl.DataFrame) -> tuple[pl.DataFrame, list[SourceNotice]]:
+def _join_groups(pictures: pl.DataFrame, *, for_split: bool) -> tuple[pl.DataFrame, list[SourceNotice]]:
     """Return the pictures with `group` for the split and `duplicate_group`, and notices about given groups."""
     joined, notices = join_groups(pictures)
     pictures = pictures.with_columns(duplicate_group="group", group=pl.Series(joined))
-    return pictures, [*notices, *torn_group_notices(pictures)]
+    return pictures, [*notices, *torn_group_notices(pictures)] if for_split else []
 
 
 def _without_dropped(pictures: pl.DataFrame, pairs: Ints, near_bits: int | None) -> Ints:

@@ -20,31 +20,34 @@ LARGE_FRACTION = 0.5  # a group with more of the pictures leaves too little for 
 
 
 def add_picture_groups(
-    pictures: pl.DataFrame, group: GroupRule, site: GroupRule
+    pictures: pl.DataFrame, group: GroupRule, site: GroupRule, *, for_split: bool = True
 ) -> tuple[pl.DataFrame, list[SourceNotice]]:
     """Return the pictures with `given_group` and `site` by these rules, text or null, and notices about them.
 
     pictures: `path, label, error`, what the source has of `given_group`, `site`, `time`, and `taken` of the files.
-    Raises SourceError if a rule fits no picture, or puts all pictures into one group.
+    Raises SourceError if a rule fits no picture, or puts all pictures into one group; without `for_split`, where groups
+    only count for intervals, that is a notice.
     """
     notices: list[SourceNotice] = []
     usable = pl.col("error").is_null()
-    sites = _apply_rule(pictures, site, "site", notices)
+    sites = _apply_rule(pictures, site, "site", notices, for_split=for_split)
     pictures = pictures.with_columns(site=pl.when(usable).then(sites))
-    groups = _apply_rule(pictures, group, "given_group", notices)
+    groups = _apply_rule(pictures, group, "given_group", notices, for_split=for_split)
     pictures = pictures.with_columns(given_group=pl.when(usable).then(groups))
     used = pictures.filter(usable)
     for column, name, rule in (("site", "site", site), ("given_group", "group", group)):
         if rule.kind != NONE and used[column].count():
-            notices.append(_describe_values(used[column], name, rule))
+            notices.append(_describe_values(used[column], name, rule, for_split=for_split))
     return pictures, notices
 
 
-def _apply_rule(pictures: pl.DataFrame, rule: GroupRule, column: str, notices: list[SourceNotice]) -> pl.Series:
+def _apply_rule(
+    pictures: pl.DataFrame, rule: GroupRule, column: str, notices: list[SourceNotice], *, for_split: bool
+) -> pl.Series:
     name = "site" if column == "site" else "group"
-    listed = pictures[column]
+    listed, missing = pictures[column], pl.Series(column, [None] * pictures.height, pl.String)
     if rule.kind == NONE or (rule.kind == AUTO and not listed.count()):
-        return pl.Series(column, [None] * pictures.height, pl.String)
+        return missing
     if rule.kind in (AUTO, SOURCE, COLUMN):
         values = listed
     elif rule.kind == FOLDER:
@@ -54,8 +57,20 @@ def _apply_rule(pictures: pl.DataFrame, rule: GroupRule, column: str, notices: l
     else:
         values = _group_by_time(pictures, rule.gap_seconds, notices)
     usable = pictures.select(value=values, error="error").filter(pl.col("error").is_null())["value"]
-    _check_values(usable, name, rule)
+    if for_split:
+        _check_values(usable, name, rule)
+    elif len(usable) and usable.n_unique() == 1:
+        notices.append(SourceNotice(GROUPS, _describe_single_value(usable, name, rule), is_issue=False))
+        return missing
     return values.alias(column)
+
+
+def _describe_single_value(values: pl.Series, name: str, rule: GroupRule) -> str:
+    if values.count():
+        reason = f'all {len(values):,} pictures are of one {name}, "{values[0]}"'
+    else:
+        reason = f"none of these pictures has a {name} by the run's rule, data.{name} = {rule.kind}{rule.pattern}"
+    return f"{reason[0].upper()}{reason[1:]}: intervals are over pictures, duplicates counted once."
 
 
 def _check_values(values: pl.Series, name: str, rule: GroupRule) -> None:
@@ -86,7 +101,7 @@ def _next_step(name: str, rule: GroupRule) -> str:
     return f" Name another column, or leave out --{name}."
 
 
-def _describe_values(values: pl.Series, name: str, rule: GroupRule) -> SourceNotice:
+def _describe_values(values: pl.Series, name: str, rule: GroupRule, *, for_split: bool) -> SourceNotice:
     """Return what the groups are: how many, how large, and how many pictures have none."""
     sizes = values.drop_nulls().value_counts()["count"]
     source = {
@@ -96,11 +111,14 @@ def _describe_values(values: pl.Series, name: str, rule: GroupRule) -> SourceNot
     }.get(rule.kind, "")
     by = source or f"--{name} {rule.kind}{rule.pattern}{f'{rule.gap_seconds:g}s' if rule.kind == TIME else ''}"
     text = (
-        f"{len(sizes):,} {name}{'s' * (len(sizes) != 1)} of pictures, by {by}, stay in one split each: {sizes.sum():,}"
-        f" pictures, the largest {name} {sizes.to_numpy().max():,}."
+        f"{len(sizes):,} {name}{'s' * (len(sizes) != 1)} of pictures, by {by},"
+        f" {'stay in one split each' if for_split else 'count once each in intervals'}: {sizes.sum():,} pictures, the"
+        f" largest {name} {sizes.to_numpy().max():,}."
     )
     if missing := values.null_count():
-        text += f" {missing:,} pictures have no {name}, and are split one by one."
+        text += f" {missing:,} pictures have no {name}, and {'are split' if for_split else 'count'} one by one."
+    if not for_split:
+        return SourceNotice(GROUPS, text, is_issue=False)
     is_unique = len(sizes) == sizes.sum() and len(sizes) > 1
     if is_unique:
         text += f" Each picture has its own {name}, so that nothing is kept together."

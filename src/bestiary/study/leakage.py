@@ -274,7 +274,7 @@ def _load_experiment(run: Path, recipe: ResolvedRecipe, context: Context) -> Lea
     names, labels = np.unique(used["label"].to_numpy(), return_inverse=True)
     balance = recipe.train.balance
     groups, duplicates = groups_without_sites(used), table.with_duplicate_groups(used)["group"].to_numpy()
-    has_given_groups = "given_group" in used.columns and used["given_group"].count() > 0
+    has_groups = "given_group" in used.columns and used["given_group"].count() > 0
     rows = used.select("sha256", "label", pl.Series("group", groups))
     return LeakageExperiment(
         items=[SplitItem(*row) for row in rows.iter_rows()],
@@ -285,7 +285,7 @@ def _load_experiment(run: Path, recipe: ResolvedRecipe, context: Context) -> Lea
         split_fractions={"test": recipe.data.test_fraction, "val": recipe.data.val_fraction},
         c_value=chosen[-1],
         balance="class-weights" if balance == "oversample" else balance,  # the same without mirrored features
-        duplicates=duplicates if has_given_groups else None,
+        duplicates=duplicates if has_groups else None,
     )
 
 
