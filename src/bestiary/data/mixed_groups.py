@@ -25,10 +25,17 @@ def has_mixed_groups(labels: Ints, groups: Ints) -> bool:
     """
     if not len(labels):
         return False
-    names, index, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    if (sizes[index] > 1).mean() > GROUPED_FRACTION:
-        return True
-    width = int(labels.max()) + 1
+    _, index, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    return bool((sizes[index] > 1).mean() > GROUPED_FRACTION) or has_mixed_labels(labels, groups)
+
+
+def has_mixed_labels(labels: Ints, groups: Ints) -> bool:
+    """Return whether more than MIXED_FRACTION of the pictures are in groups with several labels, as sites are.
+
+    labels, groups: int64 (n,), labels from 0.
+    """
+    names, index = np.unique(groups, return_inverse=True)
+    width = int(labels.max(initial=0)) + 1
     pairs = np.unique(index * width + labels)
     labels_of_group = np.bincount(pairs // width, minlength=len(names))
     return bool((labels_of_group[index] > 1).mean() > MIXED_FRACTION)
