@@ -13,7 +13,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import bestiary
+from bestiary import table as columns
 from bestiary.cli.app import app
+from bestiary.data.assign_splits import assign_splits, select_fold
+from bestiary.data.dataset import AuditedDataset
 from bestiary.data.joined_groups import join_groups, torn_group_notices
 from bestiary.data.mixed_groups import fold_mixed_groups, has_mixed_groups, split_mixed_groups
 from bestiary.data.picture_groups import add_picture_groups, parse_times, require_divisible_sites
@@ -240,6 +243,41 @@ def test_a_given_split_that_divides_a_site_is_told() -> None:
 def test_a_class_of_one_site_is_refused_with_the_way_on() -> None:
     with pytest.raises(SourceError, match='All 2 pictures of the class "cow" are of 1 site.*--classes'):
         require_divisible_sites(["a", "a", "a", "b", "c"], ["cow", "cow", "dog", "dog", "dog"])
+
+
+def grouped_dataset(sites_per_class: int) -> AuditedDataset:
+    """Return pictures of two classes, ten at each site; each class has as many sites of its own."""
+    count = 2 * sites_per_class * 10
+    site = [number // 10 for number in range(count)]
+    label = ["cat" if number < sites_per_class else "dog" for number in site]
+    names = [f"{number:064x}" for number in range(count)]
+    values: dict[str, object] = {"row_id": range(count), "path": names, "label": label, "sha256": names, "group": site}
+    pictures = pl.DataFrame(
+        {name: values.get(name, [None] * count) for name in columns.PICTURES}, schema=columns.PICTURES
+    ).with_columns(
+        given_split=pl.lit(None, pl.String),
+        given_label="label",
+        dropped=False,
+        duplicate_group="row_id",
+        given_group=pl.Series(map(str, site)),
+        site=pl.lit(None, pl.String),
+        taken=pl.lit(None, pl.String),
+    )
+    return AuditedDataset(pictures, pl.DataFrame(schema=columns.FINDINGS), {})
+
+
+@pytest.mark.parametrize("folds", [0, 3])
+def test_too_few_groups_of_a_class_are_not_called_duplicates(folds: int) -> None:
+    data = Recipe.of({"data": {"folds": folds}}).data
+    with pytest.raises(SourceError, match='Class "cat" has .* 2 groups.*--group none') as caught:
+        assign_splits(grouped_dataset(2), data, seed=0)
+    assert "duplicates counted once" not in str(caught.value)
+    pictures, _ = assign_splits(grouped_dataset(12), data, seed=0)
+    parts = "fold" if folds else "split"
+    assert pictures.group_by("given_group").agg(pl.col(parts).n_unique())[parts].to_list() == [1] * 24
+    for fold in range(1, folds + 1):
+        chosen = select_fold(pictures, fold, data, seed=0)
+        assert chosen.group_by("given_group").agg(pl.col("split").n_unique())["split"].to_list() == [1] * 24
 
 
 # ---- Splits of mixed groups ----------------------------------------------------------------------------------------

@@ -56,10 +56,13 @@ def split_mixed_groups(
     wanted = {name: [fraction] * len(totals) for name, fraction in fractions.items()}  # fraction of each label
     present: dict[str, set[int]] = {name: set() for name in fractions}
     smallest = min(fractions.values())
-    remaining = dict.fromkeys(order)  # an ordered set
+    groups_of: list[list[int]] = [[] for _ in totals]  # by label
+    for group in order:
+        for label in counts[group]:
+            groups_of[label].append(group)
     splits: dict[int, str] = {}
     for label in sorted(range(len(totals)), key=totals.__getitem__):
-        own = [group for group in remaining if label in counts[group]]
+        own = [group for group in groups_of[label] if group not in splits]
         large = smallest * totals[label]
         own.sort(key=lambda group: -counts[group][label] if counts[group][label] > large else 0)
         for position, group in enumerate(own):
@@ -70,7 +73,6 @@ def split_mixed_groups(
             lacks = [wanted[name][label] for name in names]
             split = names[max(range(len(names)), key=lambda i: (gains[i], lacks[i]))]
             splits[group] = split
-            del remaining[group]
             for index, part in parts:
                 wanted[split][index] -= part
                 present[split].add(index)

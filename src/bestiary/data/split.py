@@ -18,6 +18,11 @@ from bestiary.array_types import Ints
 from bestiary.data.mixed_groups import fold_mixed_groups, has_mixed_groups, split_mixed_groups
 from bestiary.errors import SourceError
 
+MORE_GROUPS = (  # advice in messages
+    "Add pictures of other groups, leave the class out with --classes, or group by less: --group none keeps only"
+    " duplicates together."
+)
+
 
 @dataclass(frozen=True)
 class SplitItem:
@@ -86,10 +91,17 @@ def missing_splits(splits: Sequence[str], split_fractions: Mapping[str, float]) 
     return [name for name in ("train", *split_fractions) if name not in splits]
 
 
-def require_all_splits(label: str, splits: Sequence[str], groups: int, split_fractions: Mapping[str, float]) -> None:
+def require_all_splits(
+    label: str,
+    splits: Sequence[str],
+    groups: int,
+    split_fractions: Mapping[str, float],
+    *,
+    has_groups: bool = False,
+) -> None:
     """Raise SourceError, naming the label and the cause, unless it has a picture in every split.
 
-    groups: of duplicates, among these pictures.
+    groups: among these pictures, of duplicates; with `has_groups`, also of given groups and sites.
     """
     if missing := missing_splits(splits, split_fractions):
         pictures = f"{len(splits):,} picture{'s' * (len(splits) != 1)}"
@@ -98,12 +110,17 @@ def require_all_splits(label: str, splits: Sequence[str], groups: int, split_fra
             raise SourceError(
                 f'Class "{label}" has {pictures}, too few {lacks}. Add pictures, or leave the class out with --classes.'
             )
+        counted = f"{groups:,} group{'s' * (groups != 1)}"
+        if has_groups:
+            raise SourceError(
+                f'Class "{label}" has {pictures} in {counted}, too few {lacks}, since no group is divided: no given'
+                f" group (--group), no site (--site) and no duplicates. {MORE_GROUPS}"
+            )
         raise SourceError(
-            f'Class "{label}" has {pictures}, but many are duplicates of each other: {groups:,}'
-            f" group{'s' * (groups != 1)} of duplicates, too few {lacks}, since duplicates stay in one split. Add other"
-            " pictures, or leave the class out with --classes. If they only resemble each other, --set"
-            " data.near_duplicates=false keeps only identical files together, and data.near_duplicate_bits sets the"
-            " distance of near-duplicates."
+            f'Class "{label}" has {pictures}, but many are duplicates of each other: {counted} of duplicates, too few'
+            f" {lacks}, since duplicates stay in one split. Add other pictures, or leave the class out with --classes."
+            " If they only resemble each other, --set data.near_duplicates=false keeps only identical files together,"
+            " and data.near_duplicate_bits sets the distance of near-duplicates."
         )
 
 
