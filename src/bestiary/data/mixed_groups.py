@@ -86,18 +86,19 @@ def fold_mixed_groups(labels: Ints, groups: Ints, *, folds: int, seed: int) -> I
     class.
     """
     counts = _count_labels(labels.tolist(), groups.tolist())
-    totals = np.maximum(1, np.bincount(labels)).astype(np.float64)
-    fold_counts, fold_sizes = np.zeros((len(totals), folds)), np.zeros(folds)
+    totals = np.bincount(labels).tolist()
+    fold_counts, fold_sizes = [[0.0] * folds for _ in totals], [0] * folds  # by label, fractions of it; all pictures
     names = np.random.default_rng(seed).permutation(list(counts)).tolist()
     names.sort(key=lambda name: -sum(counts[name].values()))
     assigned: dict[int, int] = {}
     for name in names:
-        own = np.array(list(counts[name].items()), np.int64)
-        load = (own[:, 1] / totals[own[:, 0]]) @ (fold_counts[own[:, 0]] / totals[own[:, 0], None])
-        fold = int(np.lexsort((fold_sizes, load))[0])
+        parts = [(fold_counts[label], count / totals[label]) for label, count in counts[name].items()]
+        loads = [sum(part * row[fold] for row, part in parts) for fold in range(folds)]
+        fold = min(range(folds), key=lambda fold: (loads[fold], fold_sizes[fold]))
         assigned[name] = fold
-        fold_counts[own[:, 0], fold] += own[:, 1]
-        fold_sizes[fold] += own[:, 1].sum()
+        for row, part in parts:
+            row[fold] += part
+        fold_sizes[fold] += sum(counts[name].values())
     return np.array([assigned[group] for group in groups.tolist()], np.int64)
 
 
