@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ from bestiary import table as columns
 from bestiary.cli.app import app
 from bestiary.data.assign_splits import assign_splits, select_fold
 from bestiary.data.dataset import AuditedDataset
+from bestiary.data.formats.times import format_times, parse_times
 from bestiary.data.joined_groups import join_groups, torn_group_notices
 from bestiary.data.mixed_groups import fold_mixed_groups, has_mixed_groups, split_mixed_groups
-from bestiary.data.picture_groups import add_picture_groups, parse_times, require_divisible_sites
+from bestiary.data.picture_groups import add_picture_groups, require_divisible_sites
 from bestiary.errors import RecipeError, SourceError
 from bestiary.evaluation.cluster_intervals import cluster_bootstrap, cluster_mean, cluster_rate
 from bestiary.evaluation.group_scores import compare_group_scores, describe_group_scores
@@ -151,6 +153,12 @@ def test_times_with_and_without_a_zone_are_read() -> None:
     frame = parse_times(pl.Series(texts))
     assert frame["local"].is_null().to_list() == [False, False, False, False, True]
     assert frame["offset"].to_list() == [None, 120, 0, -210, None]
+    assert parse_times(pl.Series(["2026-05-31T08:25:38+02", "2026-05-31", "2026-13-31T08:25Z"])).rows() == [
+        (datetime(2026, 5, 31, 8, 25, 38), 120),
+        (None, None),
+        (None, None),
+    ]
+    assert format_times(pl.Series(["2026-05-31 08:25:38-03"]))[0].to_list() == ["2026-05-31T08:25:38-03:00"]
 
 
 def test_bursts_are_chains_of_short_gaps() -> None:

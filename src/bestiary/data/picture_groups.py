@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from bestiary.data.formats.times import parse_times
 from bestiary.data.notices import GROUPS, SourceNotice
 from bestiary.errors import SourceError
 from bestiary.group_rules import AUTO, COLUMN, FOLDER, NONE, REGEX, SOURCE, TIME, GroupRule
 
-_TIME = r"^\s*(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d(?::\d\d(?:\.\d+)?)?)\s*(Z|[+-]\d\d(?::?\d\d)?)?\s*$"
 _NAME = r"[^/\\]+$"
 LARGE_FRACTION = 0.5  # a group with more of the pictures leaves too little for the other splits
 
@@ -150,20 +150,6 @@ def _match_names(paths: pl.Series, pattern: str) -> pl.Series:
 
 
 # ---- Time --------------------------------------------------------------------------------------------------------
-
-
-def parse_times(texts: pl.Series) -> pl.DataFrame:
-    """Return ISO 8601 times as `local` (datetime) and `offset` (minutes; null: without a zone), null if unreadable."""
-    parts = texts.str.extract_groups(_TIME).struct.unnest()
-    date, clock, zone = (parts[name] for name in parts.columns)
-    local = (date + "T" + clock).str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", strict=False, time_unit="us")
-    local = local.fill_null((date + "T" + clock).str.to_datetime("%Y-%m-%dT%H:%M", strict=False, time_unit="us"))
-    digits = zone.str.replace_all(":", "")
-    hours, minutes = digits.str.slice(1, 2).cast(pl.Int32, strict=False), digits.str.slice(3, 2)
-    sign = pl.select(pl.when(digits.str.starts_with("-")).then(-1).otherwise(1)).to_series()
-    offset = sign * (60 * hours + minutes.cast(pl.Int32, strict=False).fill_null(0))
-    offset = offset.set(digits == "Z", 0)
-    return pl.DataFrame({"local": local, "offset": offset})
 
 
 def _group_by_time(pictures: pl.DataFrame, gap_seconds: float, notices: list[SourceNotice]) -> pl.Series:
