@@ -24,7 +24,7 @@ from bestiary.context import Context
 from bestiary.demo.backgrounds import random_background
 from bestiary.demo.canvas import Canvas, Pose, random_coat
 from bestiary.demo.creatures import CREATURES
-from bestiary.evaluation.group_scores import GROUPED, NEW_SITES, RANDOM, FoldPredictor, compare_group_scores
+from bestiary.evaluation.group_scores import FOLDS, GROUPED, NEW_SITES, RANDOM, FoldPredictor, compare_group_scores
 from bestiary.models.features import FeatureCache, LabelledFeatures
 from bestiary.models.logistic_regression import linear_logits
 from bestiary.preprocess import Preprocessing
@@ -74,7 +74,9 @@ def load_pool(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np
     path = arguments.features
     if path is not None and path.exists():
         stored = np.load(path)
-        return stored["features"], stored["labels"], stored["sites"], stored["bursts"]
+        _, first = np.unique(stored["sites"], return_index=True)
+        used = np.arange(len(stored["sites"])) - first[stored["sites"]] < arguments.per_site
+        return stored["features"][used], stored["labels"][used], stored["sites"][used], stored["bursts"][used]
     context = Context.create(None, None)
     engine = FeatureCache("lite0", Preprocessing(arguments.side, "squash"), "float32", context).load_engine()
     labels, sites, bursts, features = [], [], [], []
@@ -136,7 +138,7 @@ def measure_seed(
     predictor = FoldPredictor(own_features, own_labels, len(KINDS), C_VALUE, "none", seed)
     groupings = {RANDOM: np.arange(own.sum()), GROUPED: bursts[own], NEW_SITES: sites[own]}
     indices = {name: np.unique(groups, return_inverse=True)[1].astype(np.int64) for name, groups in groupings.items()}
-    predictions = {name: predictor.predict(groups, lambda _: None) for name, groups in indices.items()}
+    predictions = {name: predictor.predict(groups, FOLDS, lambda _: None) for name, groups in indices.items()}
     clusters = indices[NEW_SITES]
     scores = compare_group_scores(own_labels, predictions, clusters, trials=len(np.unique(bursts[own])), seed=seed)
     training = LabelledFeatures(own_features.copy(), own_labels)

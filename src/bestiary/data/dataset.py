@@ -16,11 +16,13 @@ from bestiary.array_types import Ints
 from bestiary.context import Context
 from bestiary.data import audit, duplicate_groups, duplicates, view_search
 from bestiary.data.apply_corrections import CorrectionResult, apply_corrections
+from bestiary.data.class_filter import filter_classes, filter_listing
 from bestiary.data.corrections import Corrections, read_corrections
 from bestiary.data.deep_ranges import measure_in_collection_range
 from bestiary.data.detail_check import check_content
 from bestiary.data.formats.label_table import ReadOptions
 from bestiary.data.formats.read_options import name_group_columns
+from bestiary.data.group_proposals import Command, propose_groups, propose_sites
 from bestiary.data.joined_groups import join_groups, torn_group_notices
 from bestiary.data.label_map import absolute_label_map, label_map
 from bestiary.data.notices import EMPTY_CLASS, GROUPS, SourceNotice, notice_findings
@@ -30,7 +32,7 @@ from bestiary.data.scan import scan_pictures
 from bestiary.data.shortcuts import PROPERTIES, find_shortcuts
 from bestiary.data.sources import PictureList, list_sources, report_notices
 from bestiary.data.split_parts import choose_split_parts, require_trainable_parts
-from bestiary.errors import SourceError, UserError, did_you_mean
+from bestiary.errors import UserError
 from bestiary.finding_counts import count_findings
 from bestiary.group_rules import AUTO, COLUMN, NONE, SOURCE, parse_group_rule, parse_site_rule
 from bestiary.label_issue_summary import LabelIssueSummary
@@ -66,6 +68,11 @@ class DataSource:
         """The paths of the pictures' sources."""
         sources = [self.pictures] if isinstance(self.pictures, str | Path) else self.pictures
         return [Path(source) for source in sources]
+
+    def command(self, data: DataConfig) -> Command:
+        """Return the command that reads this source, with the settings of `data` that choose pictures."""
+        reading = {} if self.reading is None else self.reading.facts()
+        return Command([str(path) for path in self.paths], self.labels, reading, data)
 
     def facts(self, threads: int) -> dict[str, Any]:
         """Return what a run records of its source, and the number of its threads."""
@@ -141,7 +148,8 @@ def load_dataset(
         require_trainable_parts([picture.split for picture in listing.pictures], data)
     if check is not None:
         check(listing)
-    return audit_listing(listing, data, recipe.limits, context, corrections, for_split=for_split)
+    proposed = source if for_split else None
+    return audit_listing(listing, data, recipe.limits, context, corrections, source=proposed, for_split=for_split)
 
 
 def audit_sources(
@@ -207,23 +215,29 @@ def audit_listing(
     context: Context,
     corrections: Corrections | None = None,
     *,
+    source: DataSource | None = None,
     for_split: bool = True,
 ) -> AuditedDataset:
-    """Return the pictures of a list as `audit_sources` does; without `context.cache`, measurements are not cached."""
+    """Return the pictures of a list as `audit_sources` does; without `context.cache`, measurements are not cached.
+
+    source: of the list; then groups and sites are proposed where pictures show them and none are given.
+    """
     result, reporter = None, context.reporter
     if corrections is None:  # a correction may move a picture into the requested classes, so all must be measured
-        listing = _filter_listing(listing, data.classes)
+        listing = filter_listing(listing, data.classes)
     skipped = dict(listing.skipped)
     pictures = measure_in_collection_range(scan_pictures(listing, limits, context), limits, context)
+    command = None if source is None else source.command(data)
+    grouping = [] if command is None else propose_sites(pictures, command)
     rules = parse_group_rule(data.group), parse_site_rule(data.site)
-    pictures, grouping = add_picture_groups(pictures, *rules, for_split=for_split)
-    notices = [*listing.notices, *_unreadable_class_notices(pictures), *grouping]
+    pictures, groupings = add_picture_groups(pictures, *rules, for_split=for_split)
+    notices = [*listing.notices, *_unreadable_class_notices(pictures), *grouping, *groupings]
     report_notices(notices, reporter)
     if corrections is None:
         pictures = pictures.with_columns(given_label="label", dropped=False)
     else:
         pictures, result = apply_corrections(pictures, corrections, reporter)
-        pictures = _filter_classes(pictures, data.classes, skipped)
+        pictures = filter_classes(pictures, data.classes, skipped)
     near_bits = data.near_duplicate_bits if data.near_duplicates else None
     # Dropped pictures still connect their group, so that dropping one moves no other between splits.
     readable = pictures.with_columns(error=pl.when("dropped").then(None).otherwise("error"))
@@ -243,6 +257,7 @@ def audit_listing(
         reporter.info(notice)
     findings = audit.find_issues(pictures, pairs, groups, test_fraction=1.0 if data.folds else data.test_fraction)
     pictures, joined = _join_groups(pictures, for_split=for_split)
+    joined += [] if command is None else propose_groups(pictures, command)
     report_notices(joined, reporter)
     findings = audit.sort_findings(pl.concat([findings, notice_findings([*notices, *joined])]))
     if data.suspects:
@@ -283,18 +298,6 @@ def _without_dropped(pictures: pl.DataFrame, pairs: Ints, near_bits: int | None)
     return np.concatenate([pairs[~is_changed.to_numpy()[pairs[:, 0]]], again])
 
 
-def _filter_listing(listing: PictureList, classes: tuple[str, ...]) -> PictureList:
-    if not classes:
-        return listing
-    _check_class_names(classes, listing.labels())
-    pictures = [picture for picture in listing.pictures if picture.label in classes]
-    skipped = listing.skipped.copy()
-    skipped["of other classes"] += len(listing.pictures) - len(pictures)
-    unusable = [file for file in listing.unusable if file.label in classes]
-    notices = [notice for notice in listing.notices if not notice.folder or notice.folder in classes]
-    return PictureList(pictures, skipped, unusable, notices)
-
-
 def _unreadable_class_notices(pictures: pl.DataFrame) -> list[SourceNotice]:
     """Return a notice for each label of which no file can be read: it is no class of the model."""
     counts = pictures.group_by("label").agg(n=pl.len(), usable=pl.col("error").is_null().sum(), error=pl.first("error"))
@@ -306,23 +309,6 @@ def _unreadable_class_notices(pictures: pl.DataFrame) -> list[SourceNotice]:
         )
         for label, n, _, error in counts.filter(pl.col("usable") == 0).sort("label").iter_rows()
     ]
-
-
-def _filter_classes(pictures: pl.DataFrame, classes: tuple[str, ...], skipped: dict[str, int]) -> pl.DataFrame:
-    """Return the pictures, dropped ones included, whose corrected label is one of these classes."""
-    if not classes:
-        return pictures
-    _check_class_names(classes, pictures["label"].unique().to_list())
-    own = pictures.filter(pl.col("label").is_in(classes)).drop("row_id").with_row_index("row_id")
-    if pictures.height > own.height:
-        skipped["of other classes"] = pictures.height - own.height
-    return own
-
-
-def _check_class_names(classes: tuple[str, ...], labels: list[str]) -> None:
-    for name in classes:
-        if name not in labels:
-            raise SourceError(f'No picture has the label "{name}". {did_you_mean(name, labels)}')
 
 
 def _picture_table(pictures: pl.DataFrame) -> pl.DataFrame:
