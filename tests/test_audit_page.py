@@ -112,6 +112,16 @@ def page(audited: AuditedDataset, drawn: SyntheticDataset, tmp_path_factory: pyt
     return path.read_text(encoding="utf-8")
 
 
+def test_pictures_of_one_site_are_not_shown_as_duplicates(tmp_path: Path) -> None:
+    paths = [picture(tmp_path / f"{seed}.png", seed) for seed in range(4)]
+    pictures = picture_rows(paths, ["cat"] * 4, group=[0, 0, 0, 0])
+    pictures = pictures.with_columns(duplicate_group=pl.Series([0, 0, 2, 3]))
+    findings = finding_rows([finding("near-duplicate", pictures.row(1, named=True), group=0)])
+    page = written(pictures, findings, tmp_path)
+    assert '<dt>Duplicates</dt><dd><span class="value">1</span>' in page
+    assert section(page, "near-duplicate").count("<img") == 2
+
+
 def test_the_overview_counts_what_the_tables_hold(page: str, audited: AuditedDataset) -> None:
     pictures, text = audited.pictures, " ".join(Outline(page).text.split())
     broken = pictures["error"].drop_nulls().len()

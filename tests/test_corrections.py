@@ -275,6 +275,9 @@ def test_keeping_all_others_of_a_group_settles_it(tmp_path: Path) -> None:
     assert left["is_issue"].to_list() == [False, True, True, False, True]  # of two labels, one that is right is not all
     left = mark_resolved_issues(findings, pictures, Corrections((Correction(TWO, "relabel", "owl"),)))
     assert left["is_issue"].to_list() == [True, True, True, False, True]
+    one_site = pictures.with_columns(group=pl.lit(0, pl.Int64), duplicate_group="group")
+    left = mark_resolved_issues(findings, one_site, Corrections((Correction(ONE, "keep"),)))
+    assert left["is_issue"].to_list() == [False, True, True, True, True]  # the others of a site are no duplicates
     left = mark_resolved_issues(
         findings, pictures, Corrections((Correction(ONE, "keep"), Correction(TWO, "relabel", "owl")))
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+import tomllib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import tomli_w
 from PIL import Image, ImageOps
 
 pytest.importorskip("sklearn")
@@ -21,6 +23,7 @@ from scipy.stats import fisher_exact, hypergeom, norm
 from bestiary import files, table
 from bestiary.context import Context
 from bestiary.data.dataset import DataSource
+from bestiary.data.formats.read_options import make_read_options
 from bestiary.demo.dataset import SyntheticDataset, draw_ood_image
 from bestiary.errors import SourceError
 from bestiary.evaluation import external
@@ -62,6 +65,24 @@ def test_the_result_lies_in_the_run_alone(run: Path, probed: Path, found: extern
     assert files.read_json(found.path / "metrics.json").keys() == {"run", "source", *found.metrics}
     for name in ("metrics.json", "predictions.parquet", "bundle.json", "report.html"):
         assert (run / name).read_bytes() == (probed / name).read_bytes()
+
+
+def test_a_column_of_groups_that_other_pictures_lack_is_no_obstacle(run: Path, others: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(run, tmp_path / "run"))
+    values = tomllib.loads((own / "resolved.toml").read_text(encoding="utf-8"))
+    values["data"] |= {"group": "Burst", "site": "Camera"}
+    (own / "resolved.toml").write_text(tomli_w.dumps(values), encoding="utf-8")
+    rows = [f"{path},{path.parent.name},{number // 2}" for number, path in enumerate(sorted(others.glob("*/*.*"))[:20])]
+    source = tmp_path / "other.csv"
+    source.write_text("\n".join(["path,label,Burst", *rows]), encoding="utf-8")
+    metrics = external.evaluate_external(own, DataSource(source), Context(2)).metrics
+    messages = [notice["message"] for notice in metrics["notices"]]
+    assert 'There is no column "Camera": the sites of the run are not used.' in messages
+    assert any('by the column "Burst", count once each in intervals' in message for message in messages)
+    source.write_text("\n".join(["path,label,Seq", *rows]), encoding="utf-8")
+    named = DataSource(source, reading=make_read_options(columns="group=Seq"))
+    metrics = external.evaluate_external(own, named, Context(2)).metrics
+    assert any("by the source, count once each" in notice["message"] for notice in metrics["notices"])
 
 
 def test_copies_of_learnt_pictures_are_left_out(found: external.ExternalEvaluation) -> None:

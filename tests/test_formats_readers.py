@@ -313,6 +313,9 @@ def test_shards_are_unpacked_and_their_numbers_named(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("fox\n")
     with pytest.raises(SourceError, match="the class 1 is none of the 1"):
         listed(tmp_path)
+    (tmp_path / "classes.txt").write_text("fox\n\nowl\n")  # is owl the class 1 or 2?
+    with pytest.raises(SourceError, match="the class 1 has no name"):
+        listed(tmp_path)
     with pytest.raises(SourceError, match=r"the shards train-000002\.tar are missing"):
         listed(tmp_path / "train-{000000..000002}.tar")
 

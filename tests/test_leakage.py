@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 pytest.importorskip("sklearn")
 
 from bestiary import files as files_module
-from bestiary import flow
+from bestiary import flow, table
 from bestiary.context import Context
 from bestiary.data.split import SplitItem
 from bestiary.demo.dataset import SyntheticDataset
@@ -106,6 +107,27 @@ def test_pairs_are_counted_by_kind() -> None:
     assert count_cross_split_pairs(items, ["train"] * 4) == {"exact": 0, "near": 0, "across labels": 0}
 
 
+def test_pairs_of_a_burst_are_no_pairs_of_duplicates() -> None:
+    experiment = replace(clouds(3), duplicates=np.arange(360))
+    found = summarise_leakage([run_leakage_trial(experiment, seed) for seed in range(2)])
+    pairs = found["pairs across the naive split"]
+    assert (pairs["exact"], pairs["near"]) == (0, 0)
+    assert pairs["of given groups"] > 50
+    kinds = "(0 exact, 0 near, 0 across labels; mean of 2 splits)"
+    others = f"{pairs['of given groups']:.0f} other pairs of one group"
+    assert f"separated 0 pairs of duplicates {kinds} and {others} and inflated" in found["sentence"]
+    assert "had a duplicate or another picture of its group in training" in found["sentence"]
+
+
+def test_pictures_of_a_site_are_not_compared_as_leaks(probed: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(probed, tmp_path / "run"))
+    before = leak_report(run, Context(2), seeds=2)
+    pictures = table.read(run / "pictures.parquet", table.PICTURES)
+    sites = pictures.with_columns(duplicate_group="group", group=pl.lit(0, pl.Int64), site=pl.lit("here"))
+    table.write(sites, run / "pictures.parquet")
+    assert leak_report(run, Context(2), seeds=2) == before
+
+
 def test_pairs_of_large_groups_are_counted_by_their_sizes() -> None:
     rng = np.random.default_rng(0)
     items = [SplitItem(str(rng.integers(12)), "ab"[rng.integers(2)], int(rng.integers(5))) for _ in range(60)]
@@ -177,3 +199,12 @@ def test_where_every_test_picture_leaks_there_is_no_other_accuracy() -> None:
     assert split_leakage(tested, shown)["leaks"]["accuracy without them"] is None
     apart = shown.with_columns(group=pl.Series([0, 1]))
     assert split_leakage(tested, apart) == {}
+
+
+def test_pictures_of_one_site_are_no_duplicates() -> None:
+    shown = pl.DataFrame({"row_id": [0, 1], "group": [0, 0], "duplicate_group": [0, 1], "split": ["train", "test"]})
+    tested = pl.DataFrame({"row_id": [1], "label": ["cat"], "predicted": ["cat"]})
+    assert split_leakage(tested, shown) == {}
+    across_sites = shown.with_columns(group="duplicate_group", duplicate_group="group")
+    note = split_leakage(tested, across_sites)["leaks"]["note"]
+    assert note.startswith("The split does not keep near-duplicates at different sites together: 1 of 1 test pictures")

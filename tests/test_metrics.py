@@ -246,11 +246,22 @@ def test_resampled_means_spread_like_the_standard_error(monkeypatch: pytest.Monk
 
 
 def test_a_group_of_several_classes_is_drawn_with_its_first() -> None:
-    truth = np.array([1, 0, 0, 0])
-    sums = intervals.resampled_sums(
-        sparse.csr_array(np.eye(2)[truth]), truth, np.array([0, 0, 1, 2]), resamples=100, seed=0
-    )
-    np.testing.assert_array_equal(sums, np.tile([3.0, 1.0], (100, 1)))
+    truth = np.array([1, *[0] * 41])
+    rows, groups = sparse.csr_array(np.eye(2)[truth]), np.array([0, 0, *range(1, 41)])
+    sums = intervals.resampled_sums(rows, truth, groups, resamples=100, seed=0)
+    np.testing.assert_array_equal(sums, np.tile([41.0, 1.0], (100, 1)))
+
+
+def test_groups_of_several_classes_are_drawn_from_one_stratum() -> None:
+    """Six sites with two classes each: by the class of their first picture, four would be strata of their own."""
+    truth = np.array([0, 1, 0, 1, 0, 1, 1, 0, 2, 0, 3, 1])
+    groups = np.arange(12) // 2
+    effects = np.arange(6.0)
+    sums = intervals.resampled_sums(sparse.csr_array(effects[groups][:, None]), truth, groups, resamples=4000, seed=0)[
+        :, 0
+    ]
+    assert sums.std() == pytest.approx(2 * effects.std() * np.sqrt(6), rel=0.05)
+    assert not intervals.has_single_group(truth, groups)
 
 
 def test_accuracy_interval_covers_the_truth() -> None:

@@ -59,6 +59,28 @@ def test_planted_labels_are_found_and_named_with_the_better_one(
     assert not found.not_looked_for
 
 
+def test_labels_are_checked_by_a_model_that_knows_the_sites_but_not_the_burst(
+    faulty: SyntheticDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = {path.absolute(): kind for path, kind in faulty.kinds.items()}
+    everything = dict.fromkeys((path.absolute() for path in faulty.folder.rglob("*.*")), "nothing") | kinds
+    monkeypatch.setattr(FeatureCache, "features", features_by_kind(everything))
+    seen: list[pl.DataFrame] = []
+    original = model_audit.find_model_issues
+
+    def record(pictures: pl.DataFrame, *values: Any, **options: Any) -> Any:
+        seen.append(pictures)
+        return original(pictures, *values, **options)
+
+    monkeypatch.setattr(model_audit, "find_model_issues", record)
+    recipe = Recipe.of({"data": {"site": r"regex:([0-9])\D*$"}})
+    audited = flow.audit(faulty.folder, recipe=recipe, threads=1)
+    usable = audited.pictures.filter(pl.col("error").is_null()).sort("row_id")
+    assert usable["group"].n_unique() < usable["duplicate_group"].n_unique()
+    (checked,) = seen
+    assert checked["group"].n_unique() == usable["duplicate_group"].n_unique()
+
+
 def test_what_somebody_keeps_is_no_suspect_any_more(
     faulty: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import bestiary
+from bestiary import table as columns
 from bestiary.cli.app import app
+from bestiary.data.assign_splits import assign_splits, select_fold
+from bestiary.data.dataset import AuditedDataset
+from bestiary.data.formats.times import format_times, parse_times
 from bestiary.data.joined_groups import join_groups, torn_group_notices
 from bestiary.data.mixed_groups import fold_mixed_groups, has_mixed_groups, split_mixed_groups
-from bestiary.data.picture_groups import add_picture_groups, parse_times, require_divisible_sites
+from bestiary.data.picture_groups import add_picture_groups, require_divisible_sites
 from bestiary.errors import RecipeError, SourceError
 from bestiary.evaluation.cluster_intervals import cluster_bootstrap, cluster_mean, cluster_rate
 from bestiary.evaluation.group_scores import compare_group_scores, describe_group_scores
@@ -112,6 +117,23 @@ def test_a_rule_that_cannot_split_is_refused(
         groups_of(table(path=["p/1.jpg", "p/2.jpg"], **columns), group)
 
 
+def test_a_rule_that_fits_nothing_is_no_obstacle_where_nothing_is_split() -> None:
+    pictures = table(path=["p/1.jpg", "p/2.jpg"], site=["s", "s"])
+    rules = parse_group_rule("regex:zebra"), parse_site_rule("source")
+    grouped, notices = add_picture_groups(pictures, *rules, for_split=False)
+    assert grouped.select("given_group", "site").null_count().row(0) == (2, 2)
+    assert [notice.message for notice in notices] == [
+        'All 2 pictures are of one site, "s": intervals are over pictures, duplicates counted once.',
+        "None of these pictures has a group by the run's rule, data.group = regex:zebra: intervals are over pictures,"
+        " duplicates counted once.",
+    ]
+    grouped, notices = add_picture_groups(
+        table(path=["1", "2", "3"], given_group=["a", "a", "b"]), GroupRule("auto"), GroupRule("none"), for_split=False
+    )
+    assert "count once each in intervals" in notices[0].message
+    assert not notices[0].is_issue
+
+
 def test_pictures_that_cannot_be_read_have_no_group() -> None:
     pictures = table(path=["a/1", "b/2", "c/3"], error=[None, None, "broken"])
     assert groups_of(pictures, "folder") == ["a", "b", None]
@@ -142,6 +164,12 @@ def test_times_with_and_without_a_zone_are_read() -> None:
     frame = parse_times(pl.Series(texts))
     assert frame["local"].is_null().to_list() == [False, False, False, False, True]
     assert frame["offset"].to_list() == [None, 120, 0, -210, None]
+    assert parse_times(pl.Series(["2026-05-31T08:25:38+02", "2026-05-31", "2026-13-31T08:25Z"])).rows() == [
+        (datetime(2026, 5, 31, 8, 25, 38), 120),
+        (None, None),
+        (None, None),
+    ]
+    assert format_times(pl.Series(["2026-05-31 08:25:38-03"]))[0].to_list() == ["2026-05-31T08:25:38-03:00"]
 
 
 def test_bursts_are_chains_of_short_gaps() -> None:
@@ -234,6 +262,41 @@ def test_a_given_split_that_divides_a_site_is_told() -> None:
 def test_a_class_of_one_site_is_refused_with_the_way_on() -> None:
     with pytest.raises(SourceError, match='All 2 pictures of the class "cow" are of 1 site.*--classes'):
         require_divisible_sites(["a", "a", "a", "b", "c"], ["cow", "cow", "dog", "dog", "dog"])
+
+
+def grouped_dataset(sites_per_class: int) -> AuditedDataset:
+    """Return pictures of two classes, ten at each site; each class has as many sites of its own."""
+    count = 2 * sites_per_class * 10
+    site = [number // 10 for number in range(count)]
+    label = ["cat" if number < sites_per_class else "dog" for number in site]
+    names = [f"{number:064x}" for number in range(count)]
+    values: dict[str, object] = {"row_id": range(count), "path": names, "label": label, "sha256": names, "group": site}
+    pictures = pl.DataFrame(
+        {name: values.get(name, [None] * count) for name in columns.PICTURES}, schema=columns.PICTURES
+    ).with_columns(
+        given_split=pl.lit(None, pl.String),
+        given_label="label",
+        dropped=False,
+        duplicate_group="row_id",
+        given_group=pl.Series(map(str, site)),
+        site=pl.lit(None, pl.String),
+        taken=pl.lit(None, pl.String),
+    )
+    return AuditedDataset(pictures, pl.DataFrame(schema=columns.FINDINGS), {})
+
+
+@pytest.mark.parametrize("folds", [0, 3])
+def test_too_few_groups_of_a_class_are_not_called_duplicates(folds: int) -> None:
+    data = Recipe.of({"data": {"folds": folds}}).data
+    with pytest.raises(SourceError, match='Class "cat" has .* 2 groups.*--group none') as caught:
+        assign_splits(grouped_dataset(2), data, seed=0)
+    assert "duplicates counted once" not in str(caught.value)
+    pictures, _ = assign_splits(grouped_dataset(12), data, seed=0)
+    parts = "fold" if folds else "split"
+    assert pictures.group_by("given_group").agg(pl.col(parts).n_unique())[parts].to_list() == [1] * 24
+    for fold in range(1, folds + 1):
+        chosen = select_fold(pictures, fold, data, seed=0)
+        assert chosen.group_by("given_group").agg(pl.col("split").n_unique())["split"].to_list() == [1] * 24
 
 
 # ---- Splits of mixed groups ----------------------------------------------------------------------------------------

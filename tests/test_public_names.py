@@ -49,7 +49,7 @@ def test_a_folder_of_the_same_name_does_not_hide_a_function(name: str) -> None:
         f"assert callable(bestiary.{name}), bestiary.{name}",
         f"assert sys.modules['bestiary.{name}'].{module} is {module}",
         f"from bestiary import {name}",
-        f"assert {name}.__module__ == 'bestiary.api', {name}",
+        f"assert {name}.__module__ in ('bestiary.api', 'bestiary.api_search'), {name}",
     ]
     for program in ("; ".join(lines), "; ".join([*lines[1:3], *lines[:1], *lines[2:]])):
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

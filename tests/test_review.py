@@ -102,6 +102,13 @@ def test_each_content_is_queued_once_with_all_its_reasons_the_most_serious_first
     assert (first.copies, first.near_duplicates, first.name, first.suggested_label) == ((0,), (2,), "dog/1.png", "dog")
 
 
+def test_pictures_of_one_site_are_not_offered_as_duplicates() -> None:
+    pictures = pictures_of((0, "cat", A, 0), (1, "cat", B, 0), (2, "cat", C, 0))
+    pictures = pictures.with_columns(duplicate_group=pl.Series([0, 0, 2]))
+    (item,) = build_queue(pictures, findings_of(("near-duplicate", 1, 0.1)), predictions_of())
+    assert item.near_duplicates == (0,)
+
+
 def test_within_a_check_the_worst_comes_first() -> None:
     pictures = pictures_of((0, "cat", A, 0), (1, "cat", B, 1), (2, "cat", C, 2))
     findings = findings_of(("suspect-label", 0, 0.09), ("suspect-label", 1, 0.01), ("suspect-label", 2, 0.05))

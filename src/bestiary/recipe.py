@@ -87,7 +87,7 @@ class DataConfig(_Section):
         "auto", description="pictures that stay in one split: auto, none, a column, folder, regex:PATTERN, time:60s"
     )
     site: SiteRuleText = Field(
-        "none", description="sites, which stay in one split: none, source, folder, regex:PATTERN"
+        "none", description="sites, which stay in one split: none, a column, source, folder, regex:PATTERN"
     )
     suspects: bool = Field(True, description="look for label errors, outliers and shortcuts")
     near_duplicate_bits: int = Field(40, ge=0, le=64, description="largest distance of near-duplicates, of 256 bits")

@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from bestiary import table
 from bestiary.data.corrections import ACTIONS, Corrections
 from bestiary.errors import did_you_mean
 from bestiary.progress import Reporter
@@ -80,7 +81,7 @@ def mark_resolved_issues(findings: pl.DataFrame, pictures: pl.DataFrame, correct
         for actions in (("keep",), LEFT_OUT, ("relabel",))
     )
     usable = pl.col("error").is_null()
-    decisions = pictures.select(
+    decisions = table.with_duplicate_groups(pictures).select(
         "row_id",
         keep=keep,
         drop=drop,

@@ -1,4 +1,4 @@
-"""Assigns pictures to training, validation and test, or to folds; groups of duplicates stay together."""
+"""Assigns pictures to training, validation and test, or to folds; duplicates, given groups and sites stay together."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from bestiary import table
 from bestiary.data.dataset import AuditedDataset
 from bestiary.data.picture_groups import require_divisible_sites
 from bestiary.data.split import (
+    MORE_GROUPS,
     SplitItem,
     missing_splits,
     require_all_splits,
@@ -80,7 +81,7 @@ def select_fold(pictures: pl.DataFrame, fold: int, data: DataConfig, *, seed: in
 
 
 def count_groups_per_class(pictures: pl.DataFrame) -> dict[str, int]:
-    """Return the number of groups of duplicates, that is of different pictures, per class among those in use."""
+    """Return the number of groups per class among the pictures in use: of duplicates, given groups and sites."""
     used = pictures.filter(pl.col("split").is_not_null())
     return dict(used.group_by("label").agg(pl.col("group").n_unique()).sort("label").iter_rows())
 
@@ -105,6 +106,11 @@ def _assign_folds(
     pictures: pl.DataFrame, candidates: pl.DataFrame, usable: pl.DataFrame, data: DataConfig, seed: int
 ) -> tuple[pl.DataFrame, str]:
     for label, groups in count_groups_per_class(usable).items():
+        if groups < MIN_GROUPS and _has_groups(usable):
+            raise SourceError(
+                f'Class "{label}" has pictures of {groups} group{"s" * (groups != 1)}, and no group is divided;'
+                f" cross-validation needs {MIN_GROUPS}: one each for training, validation and test. {MORE_GROUPS}"
+            )
         if groups < MIN_GROUPS:
             raise SourceError(
                 f'Class "{label}" has {groups} different pictures, duplicates counted once; cross-validation needs'
@@ -185,15 +191,15 @@ def _split_stratified(candidates: pl.DataFrame, split_fractions: Mapping[str, fl
             again = stratified_group_split_unchecked(own, split_fractions, seed=seed)
             usable = usable.with_columns(usable["split"].scatter(inside.arg_true(), again))
     for label in labels:
-        own_pictures = usable.filter(pl.col("label") == label)
-        require_all_splits(
-            label,
-            own_pictures["split"].to_list(),
-            own_pictures["group"].n_unique(),
-            split_fractions,
-            has_listed_groups=any(name in usable.columns and usable[name].count() for name in ("given_group", "site")),
-        )
+        groups = usable.filter(pl.col("label") == label)["group"].n_unique()
+        own_splits = _splits_of_label(usable, label)
+        require_all_splits(label, own_splits, groups, split_fractions, has_groups=_has_groups(usable))
     return usable
+
+
+def _has_groups(pictures: pl.DataFrame) -> bool:
+    """Return whether pictures have given groups or sites; otherwise groups are those of duplicates."""
+    return any(name in pictures.columns and pictures[name].count() > 0 for name in ("given_group", "site"))
 
 
 def _splits_of_label(usable: pl.DataFrame, label: str) -> list[str]:

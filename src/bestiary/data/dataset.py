@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from bestiary.array_types import Ints
 from bestiary.context import Context
 from bestiary.data import audit, duplicate_groups, duplicates, view_search
 from bestiary.data.apply_corrections import CorrectionResult, apply_corrections
+from bestiary.data.class_filter import filter_classes, filter_listing
 from bestiary.data.corrections import Corrections, read_corrections
 from bestiary.data.deep_ranges import measure_in_collection_range
 from bestiary.data.detail_check import check_content
@@ -23,16 +25,16 @@ from bestiary.data.formats.read_options import name_group_columns
 from bestiary.data.group_proposals import Command, propose_groups, propose_sites
 from bestiary.data.joined_groups import join_groups, torn_group_notices
 from bestiary.data.label_map import absolute_label_map, label_map
-from bestiary.data.notices import EMPTY_CLASS, SourceNotice, notice_findings
+from bestiary.data.notices import EMPTY_CLASS, GROUPS, SourceNotice, notice_findings
 from bestiary.data.overlapping_classes import overlapping_class_warnings
 from bestiary.data.picture_groups import add_picture_groups
 from bestiary.data.scan import scan_pictures
 from bestiary.data.shortcuts import PROPERTIES, find_shortcuts
 from bestiary.data.sources import PictureList, list_sources, report_notices
 from bestiary.data.split_parts import choose_split_parts, require_trainable_parts
-from bestiary.errors import SourceError, did_you_mean
+from bestiary.errors import UserError
 from bestiary.finding_counts import count_findings
-from bestiary.group_rules import parse_group_rule, parse_site_rule
+from bestiary.group_rules import AUTO, COLUMN, NONE, SOURCE, parse_group_rule, parse_site_rule
 from bestiary.label_issue_summary import LabelIssueSummary
 from bestiary.machine import trim_memory
 from bestiary.picture import DecodeLimits
@@ -125,28 +127,30 @@ def load_dataset(
     context: Context,
     *,
     for_training: bool = False,
+    for_split: bool = True,
     check: ListingCheck | None = None,
 ) -> AuditedDataset:
     """Return the pictures with all that is known without a model: what splitting and planning need.
 
-    for_training: raises SourceError if the source's own split cannot be trained on, before a picture is read; check: is
-    called with the listed files then, and may raise UserError.
+    for_training: raises SourceError if the source's own split cannot be trained on, before a picture is read.
+    for_split: whether rules of groups and sites must fit the source, see `add_picture_groups`. check: is called with
+    the listed files, and may raise UserError.
     """
     corrections = None if source.corrections is None else read_corrections(Path(source.corrections))
     data = recipe.data
     if source.label_depth is not None:
         data = data.model_copy(update={"label_depth": source.label_depth})
-
-    def list_pictures() -> PictureList:
+    if for_split:
         listing = _list_pictures(source, data, context)
-        if for_training:
-            require_trainable_parts([picture.split for picture in listing.pictures], data)
-        if check is not None:
-            check(listing)
-        return listing
-
-    # Held by no variable here: `audit_listing` frees the list, which takes half as much memory as the measurements.
-    return audit_listing(list_pictures(), data, recipe.limits, context, corrections, source=source)
+    else:
+        listing, data = _list_with_fitting_rules(source, data, context)
+    if for_training:
+        require_trainable_parts([picture.split for picture in listing.pictures], data)
+    if check is not None:
+        check(listing)
+    proposed, held = source if for_split else None, [listing]
+    del listing  # the list takes half as much memory as the measurements: `audit_listing` holds the only reference
+    return audit_listing(held.pop(), data, recipe.limits, context, corrections, source=proposed, for_split=for_split)
 
 
 def audit_sources(
@@ -179,6 +183,32 @@ def _list_pictures(source: DataSource, data: DataConfig, context: Context) -> Pi
     return choose_split_parts(listing, data)
 
 
+def _list_with_fitting_rules(source: DataSource, data: DataConfig, context: Context) -> tuple[PictureList, DataConfig]:
+    """Return the pictures of a source, and `data` without rules of groups and sites by columns that it lacks.
+
+    A column that the source's own options name comes before that of the rule. Raises UserError as without such rules.
+    """
+    columns = source.reading.columns if source.reading else {}
+    data = data.model_copy(update={role: SOURCE for role in ("group", "site") if role in columns})
+    rules = {"group": parse_group_rule(data.group), "site": parse_site_rule(data.site)}
+    by_column = {role: rule.pattern for role, rule in rules.items() if rule.kind == COLUMN}
+    choices = [dict(chosen) for n in range(len(by_column) + 1) for chosen in combinations(by_column.items(), n)]
+    for unused in choices:
+        fitting = data.model_copy(update={role: {"group": AUTO, "site": NONE}[role] for role in unused})
+        try:
+            listing = _list_pictures(source, fitting, context)
+        except UserError:
+            if unused == choices[-1]:
+                raise
+            continue
+        listing.notices += [
+            SourceNotice(GROUPS, f'There is no column "{column}": the {role}s of the run are not used.', is_issue=False)
+            for role, column in unused.items()
+        ]
+        return listing, fitting
+    raise AssertionError("the last choice returns or raises")
+
+
 def audit_listing(
     listing: PictureList,
     data: DataConfig,
@@ -187,6 +217,7 @@ def audit_listing(
     corrections: Corrections | None = None,
     *,
     source: DataSource | None = None,
+    for_split: bool = True,
 ) -> AuditedDataset:
     """Return the pictures of a list as `audit_sources` does; without `context.cache`, measurements are not cached.
 
@@ -194,12 +225,13 @@ def audit_listing(
     """
     result, reporter = None, context.reporter
     if corrections is None:  # a correction may move a picture into the requested classes, so all must be measured
-        listing = _filter_listing(listing, data.classes)
+        listing = filter_listing(listing, data.classes)
     skipped = dict(listing.skipped)
     pictures = measure_in_collection_range(scan_pictures(listing, limits, context), limits, context)
     command = None if source is None else source.command(data)
     grouping = [] if command is None else propose_sites(pictures, command)
-    pictures, groupings = add_picture_groups(pictures, parse_group_rule(data.group), parse_site_rule(data.site))
+    rules = parse_group_rule(data.group), parse_site_rule(data.site)
+    pictures, groupings = add_picture_groups(pictures, *rules, for_split=for_split)
     notices = [*listing.notices, *_unreadable_class_notices(pictures), *grouping, *groupings]
     del listing
     report_notices(notices, reporter)
@@ -207,7 +239,7 @@ def audit_listing(
         pictures = pictures.with_columns(given_label="label", dropped=False)
     else:
         pictures, result = apply_corrections(pictures, corrections, reporter)
-        pictures = _filter_classes(pictures, data.classes, skipped)
+        pictures = filter_classes(pictures, data.classes, skipped)
     near_bits = data.near_duplicate_bits if data.near_duplicates else None
     # Dropped pictures still connect their group, so that dropping one moves no other between splits.
     readable = pictures.with_columns(error=pl.when("dropped").then(None).otherwise("error"))
@@ -227,7 +259,7 @@ def audit_listing(
     for _, notice in groups.notices:
         reporter.info(notice)
     findings = audit.find_issues(pictures, pairs, groups, test_fraction=1.0 if data.folds else data.test_fraction)
-    pictures, joined = _join_groups(pictures)
+    pictures, joined = _join_groups(pictures, for_split=for_split)
     joined += [] if command is None else propose_groups(pictures, command)
     report_notices(joined, reporter)
     findings = audit.sort_findings(pl.concat([findings, notice_findings([*notices, *joined])]))
@@ -250,11 +282,11 @@ def _group(
     return duplicate_groups.group_duplicates(pictures, checked), checked
 
 
-def _join_groups(pictures: pl.DataFrame) -> tuple[pl.DataFrame, list[SourceNotice]]:
+def _join_groups(pictures: pl.DataFrame, *, for_split: bool) -> tuple[pl.DataFrame, list[SourceNotice]]:
     """Return the pictures with `group` for the split and `duplicate_group`, and notices about given groups."""
     joined, notices = join_groups(pictures)
     pictures = pictures.with_columns(duplicate_group="group", group=pl.Series(joined))
-    return pictures, [*notices, *torn_group_notices(pictures)]
+    return pictures, [*notices, *torn_group_notices(pictures)] if for_split else []
 
 
 def _without_dropped(pictures: pl.DataFrame, pairs: Ints, near_bits: int | None) -> Ints:
@@ -269,18 +301,6 @@ def _without_dropped(pictures: pl.DataFrame, pairs: Ints, near_bits: int | None)
     return np.concatenate([pairs[~is_changed.to_numpy()[pairs[:, 0]]], again])
 
 
-def _filter_listing(listing: PictureList, classes: tuple[str, ...]) -> PictureList:
-    if not classes:
-        return listing
-    _check_class_names(classes, listing.labels())
-    pictures = [picture for picture in listing.pictures if picture.label in classes]
-    skipped = listing.skipped.copy()
-    skipped["of other classes"] += len(listing.pictures) - len(pictures)
-    unusable = [file for file in listing.unusable if file.label in classes]
-    notices = [notice for notice in listing.notices if not notice.folder or notice.folder in classes]
-    return PictureList(pictures, skipped, unusable, notices)
-
-
 def _unreadable_class_notices(pictures: pl.DataFrame) -> list[SourceNotice]:
     """Return a notice for each label of which no file can be read: it is no class of the model."""
     counts = pictures.group_by("label").agg(n=pl.len(), usable=pl.col("error").is_null().sum(), error=pl.first("error"))
@@ -292,23 +312,6 @@ def _unreadable_class_notices(pictures: pl.DataFrame) -> list[SourceNotice]:
         )
         for label, n, _, error in counts.filter(pl.col("usable") == 0).sort("label").iter_rows()
     ]
-
-
-def _filter_classes(pictures: pl.DataFrame, classes: tuple[str, ...], skipped: dict[str, int]) -> pl.DataFrame:
-    """Return the pictures, dropped ones included, whose corrected label is one of these classes."""
-    if not classes:
-        return pictures
-    _check_class_names(classes, pictures["label"].unique().to_list())
-    own = pictures.filter(pl.col("label").is_in(classes)).drop("row_id").with_row_index("row_id")
-    if pictures.height > own.height:
-        skipped["of other classes"] = pictures.height - own.height
-    return own
-
-
-def _check_class_names(classes: tuple[str, ...], labels: list[str]) -> None:
-    for name in classes:
-        if name not in labels:
-            raise SourceError(f'No picture has the label "{name}". {did_you_mean(name, labels)}')
 
 
 def _picture_table(pictures: pl.DataFrame) -> pl.DataFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
+from bestiary import table
 from bestiary.array_types import Ints
 from bestiary.data.duplicates import connected_groups
 from bestiary.data.notices import GROUPS, SourceNotice
@@ -41,6 +42,19 @@ def join_groups(pictures: pl.DataFrame) -> tuple[Ints, list[SourceNotice]]:
         " split. Pictures without an animal often look alike at different sites."
     )
     return apart, [SourceNotice(GROUPS, message, is_issue=False)]
+
+
+def groups_without_sites(pictures: pl.DataFrame) -> Ints:
+    """Return groups of duplicates and of given groups only, int64 (n,) from 0.
+
+    pictures: of a run, or as the audit returns them.
+    """
+    columns = table.with_duplicate_groups(pictures)
+    if "given_group" not in columns.columns:  # an older run
+        columns = columns.with_columns(given_group=pl.lit(None, pl.String))
+    numbers = columns["group"].rank("dense").cast(pl.Int64) - 1
+    joined, _ = join_groups(columns.with_columns(group=numbers, site=pl.lit(None, pl.String)))
+    return joined
 
 
 def torn_group_notices(pictures: pl.DataFrame) -> list[SourceNotice]:

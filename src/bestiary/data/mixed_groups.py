@@ -25,10 +25,17 @@ def has_mixed_groups(labels: Ints, groups: Ints) -> bool:
     """
     if not len(labels):
         return False
-    names, index, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    if (sizes[index] > 1).mean() > GROUPED_FRACTION:
-        return True
-    width = int(labels.max()) + 1
+    _, index, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    return bool((sizes[index] > 1).mean() > GROUPED_FRACTION) or has_mixed_labels(labels, groups)
+
+
+def has_mixed_labels(labels: Ints, groups: Ints) -> bool:
+    """Return whether more than MIXED_FRACTION of the pictures are in groups with several labels, as sites are.
+
+    labels, groups: int64 (n,), labels from 0.
+    """
+    names, index = np.unique(groups, return_inverse=True)
+    width = int(labels.max(initial=0)) + 1
     pairs = np.unique(index * width + labels)
     labels_of_group = np.bincount(pairs // width, minlength=len(names))
     return bool((labels_of_group[index] > 1).mean() > MIXED_FRACTION)
@@ -49,10 +56,13 @@ def split_mixed_groups(
     wanted = {name: [fraction] * len(totals) for name, fraction in fractions.items()}  # fraction of each label
     present: dict[str, set[int]] = {name: set() for name in fractions}
     smallest = min(fractions.values())
-    remaining = dict.fromkeys(order)  # an ordered set
+    groups_of: list[list[int]] = [[] for _ in totals]  # by label
+    for group in order:
+        for label in counts[group]:
+            groups_of[label].append(group)
     splits: dict[int, str] = {}
     for label in sorted(range(len(totals)), key=totals.__getitem__):
-        own = [group for group in remaining if label in counts[group]]
+        own = [group for group in groups_of[label] if group not in splits]
         large = smallest * totals[label]
         own.sort(key=lambda group: -counts[group][label] if counts[group][label] > large else 0)
         for position, group in enumerate(own):
@@ -63,7 +73,6 @@ def split_mixed_groups(
             lacks = [wanted[name][label] for name in names]
             split = names[max(range(len(names)), key=lambda i: (gains[i], lacks[i]))]
             splits[group] = split
-            del remaining[group]
             for index, part in parts:
                 wanted[split][index] -= part
                 present[split].add(index)
@@ -77,18 +86,19 @@ def fold_mixed_groups(labels: Ints, groups: Ints, *, folds: int, seed: int) -> I
     class.
     """
     counts = _count_labels(labels.tolist(), groups.tolist())
-    totals = np.maximum(1, np.bincount(labels)).astype(np.float64)
-    fold_counts, fold_sizes = np.zeros((len(totals), folds)), np.zeros(folds)
+    totals = np.bincount(labels).tolist()
+    fold_counts, fold_sizes = [[0.0] * folds for _ in totals], [0] * folds  # by label, fractions of it; all pictures
     names = np.random.default_rng(seed).permutation(list(counts)).tolist()
     names.sort(key=lambda name: -sum(counts[name].values()))
     assigned: dict[int, int] = {}
     for name in names:
-        own = np.array(list(counts[name].items()), np.int64)
-        load = (own[:, 1] / totals[own[:, 0]]) @ (fold_counts[own[:, 0]] / totals[own[:, 0], None])
-        fold = int(np.lexsort((fold_sizes, load))[0])
+        parts = [(fold_counts[label], count / totals[label]) for label, count in counts[name].items()]
+        loads = [sum(part * row[fold] for row, part in parts) for fold in range(folds)]
+        fold = min(range(folds), key=lambda fold: (loads[fold], fold_sizes[fold]))
         assigned[name] = fold
-        fold_counts[own[:, 0], fold] += own[:, 1]
-        fold_sizes[fold] += own[:, 1].sum()
+        for row, part in parts:
+            row[fold] += part
+        fold_sizes[fold] += sum(counts[name].values())
     return np.array([assigned[group] for group in groups.tolist()], np.int64)
 
 

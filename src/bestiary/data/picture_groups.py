@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from bestiary.data.formats.times import parse_times
 from bestiary.data.notices import GROUPS, SourceNotice
 from bestiary.errors import SourceError
 from bestiary.group_rules import (
@@ -25,38 +26,40 @@ from bestiary.group_rules import (
     GroupRule,
 )
 
-_TIME = r"^\s*(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d(?::\d\d(?:\.\d+)?)?)\s*(Z|[+-]\d\d(?::?\d\d)?)?\s*$"
 _NAME = r"[^/\\]+$"
 _SYNTAX = {"group": SYNTAX, "site": SITE_SYNTAX}
 LARGE_FRACTION = 0.5  # a group with more of the pictures leaves too little for the other splits
 
 
 def add_picture_groups(
-    pictures: pl.DataFrame, group: GroupRule, site: GroupRule
+    pictures: pl.DataFrame, group: GroupRule, site: GroupRule, *, for_split: bool = True
 ) -> tuple[pl.DataFrame, list[SourceNotice]]:
     """Return the pictures with `given_group` and `site` by these rules, text or null, and notices about them.
 
     pictures: `path, label, error`, what the source has of `given_group`, `site`, `time`, and `taken` of the files.
-    Raises SourceError if a rule fits no picture, or puts all pictures into one group.
+    Raises SourceError if a rule fits no picture, or puts all pictures into one group; without `for_split`, where groups
+    only count for intervals, that is a notice.
     """
     notices: list[SourceNotice] = []
     usable = pl.col("error").is_null()
-    sites = _apply_rule(pictures, site, "site", notices)
+    sites = _apply_rule(pictures, site, "site", notices, for_split=for_split)
     pictures = pictures.with_columns(site=pl.when(usable).then(sites))
-    groups = _apply_rule(pictures, group, "given_group", notices)
+    groups = _apply_rule(pictures, group, "given_group", notices, for_split=for_split)
     pictures = pictures.with_columns(given_group=pl.when(usable).then(groups))
     used = pictures.filter(usable)
     for column, name, rule in (("site", "site", site), ("given_group", "group", group)):
         if rule.kind != NONE and used[column].count():
-            notices.append(_describe_values(used[column], name, rule))
+            notices.append(_describe_values(used[column], name, rule, for_split=for_split))
     return pictures, notices
 
 
-def _apply_rule(pictures: pl.DataFrame, rule: GroupRule, column: str, notices: list[SourceNotice]) -> pl.Series:
+def _apply_rule(
+    pictures: pl.DataFrame, rule: GroupRule, column: str, notices: list[SourceNotice], *, for_split: bool
+) -> pl.Series:
     name = "site" if column == "site" else "group"
-    listed = pictures[column]
+    listed, missing = pictures[column], pl.Series(column, [None] * pictures.height, pl.String)
     if rule.kind == NONE or (rule.kind == AUTO and not listed.count()):
-        return pl.Series(column, [None] * pictures.height, pl.String)
+        return missing
     if rule.kind in (AUTO, SOURCE, COLUMN):
         values = listed
     elif rule.kind == FOLDER:
@@ -66,8 +69,20 @@ def _apply_rule(pictures: pl.DataFrame, rule: GroupRule, column: str, notices: l
     else:
         values = group_by_time(pictures, rule.gap_seconds, notices)
     usable = pictures.select(value=values, error="error").filter(pl.col("error").is_null())["value"]
-    _check_values(usable, name, rule)
+    if for_split:
+        _check_values(usable, name, rule)
+    elif len(usable) and usable.n_unique() == 1:
+        notices.append(SourceNotice(GROUPS, _describe_single_value(usable, name, rule), is_issue=False))
+        return missing
     return values.alias(column)
+
+
+def _describe_single_value(values: pl.Series, name: str, rule: GroupRule) -> str:
+    if values.count():
+        reason = f'all {len(values):,} pictures are of one {name}, "{values[0]}"'
+    else:
+        reason = f"none of these pictures has a {name} by the run's rule, data.{name} = {rule.kind}{rule.pattern}"
+    return f"{reason[0].upper()}{reason[1:]}: intervals are over pictures, duplicates counted once."
 
 
 def _check_values(values: pl.Series, name: str, rule: GroupRule) -> None:
@@ -105,7 +120,7 @@ def _next_step(name: str, rule: GroupRule) -> str:
     return f" Name another column, or leave out --{name}."
 
 
-def _describe_values(values: pl.Series, name: str, rule: GroupRule) -> SourceNotice:
+def _describe_values(values: pl.Series, name: str, rule: GroupRule, *, for_split: bool) -> SourceNotice:
     """Return what the groups are: how many, how large, and how many pictures have none."""
     sizes = values.drop_nulls().value_counts()["count"]
     source = {
@@ -115,11 +130,14 @@ def _describe_values(values: pl.Series, name: str, rule: GroupRule) -> SourceNot
     }.get(rule.kind, "")
     by = source or f"--{name} {rule.kind}{rule.pattern}{f'{rule.gap_seconds:g}s' if rule.kind == TIME else ''}"
     text = (
-        f"{len(sizes):,} {name}{'s' * (len(sizes) != 1)} of pictures, by {by}, stay in one split each: {sizes.sum():,}"
-        f" pictures, the largest {name} {sizes.to_numpy().max():,}."
+        f"{len(sizes):,} {name}{'s' * (len(sizes) != 1)} of pictures, by {by},"
+        f" {'stay in one split each' if for_split else 'count once each in intervals'}: {sizes.sum():,} pictures, the"
+        f" largest {name} {sizes.to_numpy().max():,}."
     )
     if missing := values.null_count():
-        text += f" {missing:,} pictures have no {name}, and are split one by one."
+        text += f" {missing:,} pictures have no {name}, and {'are split' if for_split else 'count'} one by one."
+    if not for_split:
+        return SourceNotice(GROUPS, text, is_issue=False)
     is_unique = len(sizes) == sizes.sum() and len(sizes) > 1
     if is_unique:
         text += f" Each picture has its own {name}, so that nothing is kept together."
@@ -151,20 +169,6 @@ def _match_names(paths: pl.Series, pattern: str) -> pl.Series:
 
 
 # ---- Time --------------------------------------------------------------------------------------------------------
-
-
-def parse_times(texts: pl.Series) -> pl.DataFrame:
-    """Return ISO 8601 times as `local` (datetime) and `offset` (minutes; null: without a zone), null if unreadable."""
-    parts = texts.str.extract_groups(_TIME).struct.unnest()
-    date, clock, zone = (parts[name] for name in parts.columns)
-    local = (date + "T" + clock).str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", strict=False, time_unit="us")
-    local = local.fill_null((date + "T" + clock).str.to_datetime("%Y-%m-%dT%H:%M", strict=False, time_unit="us"))
-    digits = zone.str.replace_all(":", "")
-    hours, minutes = digits.str.slice(1, 2).cast(pl.Int32, strict=False), digits.str.slice(3, 2)
-    sign = pl.select(pl.when(digits.str.starts_with("-")).then(-1).otherwise(1)).to_series()
-    offset = sign * (60 * hours + minutes.cast(pl.Int32, strict=False).fill_null(0))
-    offset = offset.set(digits == "Z", 0)
-    return pl.DataFrame({"local": local, "offset": offset})
 
 
 def group_by_time(pictures: pl.DataFrame, gap_seconds: float, notices: list[SourceNotice]) -> pl.Series:

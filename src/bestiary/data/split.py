@@ -18,6 +18,11 @@ from bestiary.array_types import Ints
 from bestiary.data.mixed_groups import fold_mixed_groups, has_mixed_groups, split_mixed_groups
 from bestiary.errors import SourceError
 
+MORE_GROUPS = (  # advice in messages
+    "Add pictures of other groups, leave the class out with --classes, or group by less: --group none keeps only"
+    " duplicates together."
+)
+
 
 @dataclass(frozen=True)
 class SplitItem:
@@ -92,12 +97,11 @@ def require_all_splits(
     groups: int,
     split_fractions: Mapping[str, float],
     *,
-    has_listed_groups: bool = False,
+    has_groups: bool = False,
 ) -> None:
     """Raise SourceError, naming the label and the cause, unless it has a picture in every split.
 
-    groups: of pictures that stay together, among these pictures: duplicates, and with `has_listed_groups` those of one
-    group or site of the source.
+    groups: among these pictures, of duplicates; with `has_groups`, also of given groups and sites.
     """
     if missing := missing_splits(splits, split_fractions):
         pictures = f"{len(splits):,} picture{'s' * (len(splits) != 1)}"
@@ -106,19 +110,17 @@ def require_all_splits(
             raise SourceError(
                 f'Class "{label}" has {pictures}, too few {lacks}. Add pictures, or leave the class out with --classes.'
             )
-        if has_listed_groups:
+        counted = f"{groups:,} group{'s' * (groups != 1)}"
+        if has_groups:
             raise SourceError(
-                f'Class "{label}" has {pictures}, but they are of {groups:,} group{"s" * (groups != 1)} only, too few'
-                f" {lacks}: pictures of one group, of one site, and duplicates stay in one split, and so do all that"
-                " share one of these with another. Add pictures of other groups or sites, leave the class out with"
-                " --classes, or use fewer rules: --group none, or no --site."
+                f'Class "{label}" has {pictures} in {counted}, too few {lacks}, since no group is divided: no given'
+                f" group (--group), no site (--site) and no duplicates. {MORE_GROUPS}"
             )
         raise SourceError(
-            f'Class "{label}" has {pictures}, but many are duplicates of each other: {groups:,}'
-            f" group{'s' * (groups != 1)} of duplicates, too few {lacks}, since duplicates stay in one split. Add other"
-            " pictures, or leave the class out with --classes. If they only resemble each other, --set"
-            " data.near_duplicates=false keeps only identical files together, and data.near_duplicate_bits sets the"
-            " distance of near-duplicates."
+            f'Class "{label}" has {pictures}, but many are duplicates of each other: {counted} of duplicates, too few'
+            f" {lacks}, since duplicates stay in one split. Add other pictures, or leave the class out with --classes."
+            " If they only resemble each other, --set data.near_duplicates=false keeps only identical files together,"
+            " and data.near_duplicate_bits sets the distance of near-duplicates."
         )
 
 

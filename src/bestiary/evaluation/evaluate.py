@@ -87,22 +87,32 @@ def score_predictions(
 def split_leakage(predictions: pl.DataFrame, pictures: pl.DataFrame) -> dict[str, Any]:
     """Return `{"leaks": …}` for metrics.json if test pictures have duplicates in training or validation, else nothing.
 
-    predictions: of the test pictures, `row_id, label, predicted`; pictures: with `group` and `split`. In
-    cross-validation the result is empty, because the model of one fold trains on the test pictures of another.
+    predictions: of the test pictures, `row_id, label, predicted`; pictures: with `group` and `split`. Pictures that
+    only share a given group or site are no duplicates; the notices of the audit name those. In cross-validation the
+    result is empty, because the model of one fold trains on the test pictures of another.
     """
     if "fold" in pictures.columns:
         return {}
-    seen = pictures.filter(pl.col("split").is_in(["train", "val"]))["group"].unique()
-    leaked = join_pictures(predictions, pictures, "group")["group"].is_in(seen.implode())
+    leaked = _is_in_training(predictions, table.with_duplicate_groups(pictures))
     if not leaked.any():
         return {}
     n, count = predictions.height, int(leaked.sum())
     correct = int(((predictions["label"] == predictions["predicted"]) & ~leaked).sum())
     accuracy = correct / (n - count) if n > count else None
+    is_drawn = not _is_in_training(predictions, pictures).any()  # no group is divided; see `joined_groups`
+    cause = (
+        "The split does not keep near-duplicates at different sites together" if is_drawn else "The given split leaks"
+    )
     note = (
-        f"The given split leaks: {count:,} of {n:,} test pictures ({100 * count / n:.1f} %) are"
+        f"{cause}: {count:,} of {n:,} test pictures ({100 * count / n:.1f} %) are"
         " duplicates of training or validation pictures, so these metrics are too optimistic."
     )
     if accuracy is not None:
         note += f" Accuracy on the other {n - count:,}: {accuracy:.3f}."
     return {"leaks": {"test pictures": count, "accuracy without them": accuracy, "note": note}}
+
+
+def _is_in_training(predictions: pl.DataFrame, pictures: pl.DataFrame) -> pl.Series:
+    """Return for each test picture whether its `group` has training or validation pictures, bool (n,)."""
+    seen = pictures.filter(pl.col("split").is_in(["train", "val"]))["group"].unique()
+    return join_pictures(predictions, pictures, "group")["group"].is_in(seen.implode())

@@ -75,6 +75,8 @@ def evaluate_external(
 ) -> ExternalEvaluation:
     """Score a finished run on other labelled pictures and write `evaluations/<name>/` into it.
 
+    The run's rules of groups and sites, by which intervals are computed, are used as far as they fit these pictures.
+
     The folder contains `metrics.json`, `predictions.parquet` and `pictures.parquet`: every picture, with the reason if
     it was left out. The rest of the run does not change.
     """
@@ -82,7 +84,7 @@ def evaluate_external(
     validation = table.read(run / "predictions.parquet", table.PREDICTIONS).filter(pl.col("split") == "val")
     data = recipe.data.model_copy(update={"classes": source.classes, "split": "keep"})
     source = replace(source, model_classes=tuple(bundle.classes))
-    dataset = load_dataset(source, recipe.model_copy(update={"data": data}), context)
+    dataset = load_dataset(source, recipe.model_copy(update={"data": data}), context, for_split=False)
     dataset = replace(dataset, pictures=restore_number_labels(dataset.pictures, bundle.classes))
     near_bits = data.near_duplicate_bits if data.near_duplicates else None
     run_pictures = read_run_pictures(run)

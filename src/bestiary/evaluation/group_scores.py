@@ -18,7 +18,7 @@ import polars as pl
 from bestiary import table
 from bestiary.array_types import Bools, Floats, Ints
 from bestiary.batches.feature_matrix import FeatureMatrix
-from bestiary.data.joined_groups import join_groups
+from bestiary.data.joined_groups import groups_without_sites
 from bestiary.data.split import stratified_group_folds
 from bestiary.evaluation.cluster_intervals import cluster_bootstrap, cluster_mean, cluster_rate
 from bestiary.evaluation.intervals import group_indices, metric_value
@@ -52,7 +52,7 @@ def measure_group_scores(task: TrainingTask, trained: TrainedModel) -> dict[str,
     clusters = _cluster_indices(pictures, columns[0])
     if int(clusters.max()) + 1 < MIN_CLUSTERS:
         return {}
-    groupings = {RANDOM: np.arange(pictures.height), GROUPED: _groups_without_sites(pictures)}
+    groupings = {RANDOM: np.arange(pictures.height), GROUPED: groups_without_sites(pictures)}
     if columns[0] == "site":
         groupings[NEW_SITES] = pictures["group"].to_numpy()
     predictions, context = {}, task.context
@@ -181,13 +181,6 @@ class FoldPredictor:
         head, _ = fit_head(training, scored, len(present), c_values=[self.c_value], balance=self.balance)
         chosen: Ints = present[linear_logits(tested, head.weight, head.bias).argmax(axis=1)]
         return chosen
-
-
-def _groups_without_sites(pictures: pl.DataFrame) -> Ints:
-    """Return groups of duplicates and of given groups, without sites, int64 (n,)."""
-    columns = table.with_duplicate_groups(pictures).with_columns(site=pl.lit(None, pl.String))
-    joined, _ = join_groups(columns.with_columns(group=pl.Series(group_indices(columns["group"].to_numpy()))))
-    return joined
 
 
 def _cluster_indices(pictures: pl.DataFrame, column: str) -> Ints:

@@ -1,7 +1,8 @@
 """95 % confidence intervals: Wilson for a rate, MOVER for a mean of rates, the bootstrap for every metric.
 
 The bootstrap resamples groups of duplicates, not pictures: ten near-copies of one photograph are one piece of evidence.
-It is stratified by true class, so that a rare class never vanishes from a resample. It can only repeat what it has
+It is stratified by true class, so that a rare class never vanishes from a resample, unless groups have several classes,
+as camera sites do. It can only repeat what it has
 seen, though: if all six pictures of a class are correct, so is every resample, and the interval would have no width.
 Wilson's score interval does not have this fault. It therefore serves all rates and the averages over classes.
 """
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bestiary.array_types import Array, Floats, Ints
+from bestiary.data.mixed_groups import has_mixed_labels
 from bestiary.stats import wilson_interval
 
 if TYPE_CHECKING:
@@ -83,23 +85,33 @@ def groups_per_class(classes: list[Ints], groups: Ints, k: int) -> Ints:
 def has_single_group(y_true: Ints, groups: Ints) -> bool:
     """Return whether a stratum of `resampled_sums` is a single group, which has the same sums in every resample."""
     _, first = np.unique(groups, return_index=True)
-    _, sizes = np.unique(y_true[first], return_counts=True)
+    _, sizes = np.unique(_group_strata(y_true, groups, first), return_counts=True)
     return bool(sizes.min() < 2)
+
+
+def _group_strata(y_true: Ints, groups: Ints, first: Ints) -> Ints:
+    """Return the stratum of each group, int (groups,): the class of its first picture; one where groups are mixed.
+
+    The class of one of its pictures says little about a camera site: such strata would be small and arbitrary, and
+    their intervals too narrow.
+    """
+    return np.zeros(len(first), np.int64) if has_mixed_labels(y_true, groups) else y_true[first]
 
 
 def resampled_sums(rows: sparse.csr_array, y_true: Ints, groups: Ints, *, resamples: int, seed: int) -> Floats:
     """Return the column sums of `rows` under `resamples` draws of whole groups, shape (resamples, columns).
 
     `rows`: (n, columns), what each picture adds to each sum; `y_true`: int (n,), the stratum; `groups`: int (n,) in
-    [0, n). A group of several classes belongs to the stratum of its first picture. Memory does not grow with
-    n x resamples: one stratum and a bounded number of draws are in memory at a time.
+    [0, n). A group of several classes belongs to the stratum of its first picture; where such groups are no exceptions,
+    there is one stratum. Memory does not grow with n x resamples: one stratum and a bounded number of draws are in
+    memory at a time.
     """
     from scipy import sparse
 
     present, first, member = np.unique(groups, return_index=True, return_inverse=True)
     ones = np.ones(len(groups))
     group_sums = sparse.csr_array((ones, (member, np.arange(len(groups)))), (len(present), len(groups))) @ rows
-    strata = y_true[first]
+    strata = _group_strata(y_true, groups, first)
     totals = np.zeros((resamples, rows.shape[1]))
     rng = np.random.default_rng(seed)
     for stratum in np.unique(strata):

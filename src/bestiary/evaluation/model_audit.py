@@ -15,6 +15,7 @@ from bestiary.data.apply_corrections import mark_resolved_issues
 from bestiary.data.audit import sort_findings
 from bestiary.data.dataset import AuditedDataset
 from bestiary.data.deep_ranges import collection_rules
+from bestiary.data.joined_groups import groups_without_sites
 from bestiary.errors import MissingExtraError, import_optional
 from bestiary.evaluation.label_issues import find_model_issues
 from bestiary.machine import trim_memory
@@ -32,6 +33,7 @@ SEED = 0  # of the folds: the same pictures have the same findings, whatever the
 def add_model_issues(dataset: AuditedDataset, recipe: ResolvedRecipe, context: Context) -> AuditedDataset:
     """Return the dataset with the findings "suspect-label" and "outlier", or with the reason why they were skipped.
 
+    Out-of-fold models are trained on no duplicate and no picture of the same given group; sites do not count here.
     Findings that applied corrections settle are marked as resolved. `data.suspects` turns this off. Raises SourceError
     if a picture cannot be read any more.
     """
@@ -57,7 +59,9 @@ def describe_model_issues(dataset: AuditedDataset) -> list[str]:
 
 
 def _find_model_issues(dataset: AuditedDataset, recipe: ResolvedRecipe, context: Context) -> AuditedDataset:
-    pictures = dataset.pictures.filter(pl.col("error").is_null()).sort("row_id")
+    # A model that knows every site finds more wrong labels: only duplicates and bursts share their errors.
+    groups = pl.Series("group", groups_without_sites(dataset.pictures))
+    pictures = dataset.pictures.with_columns(groups).filter(pl.col("error").is_null()).sort("row_id")
     if not recipe.data.suspects:
         return _mark_skipped(dataset, ALL_CHECKS, "data.suspects is false")
     if pictures["label"].n_unique() < 2:

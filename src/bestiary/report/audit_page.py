@@ -13,6 +13,7 @@ from typing import Any
 
 import polars as pl
 
+from bestiary import table
 from bestiary.checks import NOTED, AuditCheck, find_check, severity_rank
 from bestiary.files import write_text
 from bestiary.finding_counts import CheckCount, FindingCounts, count_findings
@@ -117,7 +118,7 @@ def write_audit_page(
     not_looked_for: skipped checks, with the reason; label_issues: how many suspect labels are expected to be wrong.
     Raises MachineError when the folder cannot be written.
     """
-    pictures = pictures.with_columns(pl.col("label").fill_null(NO_LABEL))
+    pictures = table.with_duplicate_groups(pictures).with_columns(pl.col("label").fill_null(NO_LABEL))
     issues = pl.concat([findings.filter("is_issue"), _left_out_findings(pictures, findings)])
     noted = findings.filter(~pl.col("is_issue") & pl.col("check").is_in(NOTED))
     settled = findings.filter(~pl.col("is_issue") & ~pl.col("check").is_in(NOTED))

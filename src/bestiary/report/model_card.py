@@ -125,7 +125,7 @@ def _iter_parts(run: RunFiles) -> Iterator[str]:
     if not run_caveats(run):
         yield (
             "The test pictures were not used for training or for any choice, and duplicates are in one split. Intervals"
-            " count a group of duplicates once."
+            " count a group of duplicates, or of pictures that were kept together by --group or --site, once."
         )
     yield escape(" ".join(part for part in (describe_calibration(metrics), describe_prediction_sets(metrics)) if part))
     yield "## Training"

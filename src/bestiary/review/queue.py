@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from bestiary import table
 from bestiary.checks import REVIEW_ORDER
 from bestiary.report.gallery import strip_common_folder
 
@@ -55,7 +56,7 @@ def build_queue(pictures: pl.DataFrame, findings: pl.DataFrame, predictions: pl.
     pictures, findings, predictions: the tables of a run. Findings that are no issue any more, or about a file that
     cannot be read, are skipped.
     """
-    usable = pictures.filter(pl.col("error").is_null())
+    usable = table.with_duplicate_groups(pictures).filter(pl.col("error").is_null())
     rows = {row["row_id"]: row for row in usable.iter_rows(named=True)}
     reasons: dict[str, list[ReviewReason]] = defaultdict(list)
     first: dict[str, int] = {}

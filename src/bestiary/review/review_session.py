@@ -16,6 +16,7 @@ from bestiary import run_folder, table
 from bestiary.checks import REVIEW_ORDER, AuditCheck
 from bestiary.context import Context
 from bestiary.data.corrections import Correction
+from bestiary.data.joined_groups import groups_without_sites
 from bestiary.errors import PictureError, SourceError
 from bestiary.files import read_json
 from bestiary.finding_counts import read_label_issues
@@ -165,7 +166,7 @@ class ReviewSession:
             context = replace(context, features=recorded)
         feature_cache = training_feature_cache(backbone, bundle.preprocess, context)
         features = feature_cache.features([Path(path) for path in both["path"]], both["sha256"].to_list())
-        groups, row_ids = both["group"].to_numpy(), train["row_id"].to_list()
+        groups, row_ids = groups_without_sites(both), train["row_id"].to_list()
         nearest = nearest_neighbours(features[n:], features[:n], groups[n:], groups[:n], NEIGHBOURS)
         self._neighbours = {
             row: [row_ids[index] for index in indices if index >= 0]

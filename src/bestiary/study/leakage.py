@@ -1,7 +1,9 @@
-"""Leak report: how much a split that ignores duplicates would have inflated the score.
+"""Leak report: how much a split that ignores duplicates and given groups would have inflated the score.
 
 Two figures over several seeds. Naive minus grouped accuracy is noisy, since the test pictures differ. The direct one
 compares two models on the same test pictures: one had duplicates of them in training, the other as many other pictures.
+Pictures of one given group, such as a burst, count as duplicates of each other. Those of one site do not: nearly every
+test picture has some in training, and `group_scores` compares known and new sites.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from bestiary.array_types import Bools, Ints
 from bestiary.batches.feature_matrix import FeatureMatrix
 from bestiary.context import Context
 from bestiary.data.deep_ranges import collection_rules
+from bestiary.data.joined_groups import groups_without_sites
 from bestiary.data.split import SplitItem, stratified_group_split
 from bestiary.errors import RecipeError, RunError, SourceError
 from bestiary.machine import disable_malloc_trim
@@ -35,7 +38,10 @@ Names = npt.NDArray[np.str_]
 
 @dataclass(frozen=True)
 class LeakageExperiment:
-    """The pictures of a run, one row each, and the settings of the head."""
+    """The pictures of a run, one row each, and the settings of the head.
+
+    groups: int64 (n,), of duplicates and given groups; duplicates: int64 (n,), of duplicates alone, None: the same.
+    """
 
     items: list[SplitItem]
     features: FeatureMatrix
@@ -45,6 +51,17 @@ class LeakageExperiment:
     split_fractions: dict[str, float]
     c_value: float
     balance: Balance
+    duplicates: Ints | None = None
+
+    def count_pairs(self, splits: Names) -> dict[str, int]:
+        """Return how many pairs lie in different splits, str (n,): those of duplicates, and others of given groups."""
+        counts = count_cross_split_pairs(self.items, splits.tolist())
+        if self.duplicates is None:
+            return counts
+        items = [replace(item, group=group) for item, group in zip(self.items, self.duplicates.tolist(), strict=True)]
+        own = count_cross_split_pairs(items, splits.tolist())
+        total = counts["exact"] + counts["near"]
+        return {**own, "of given groups": total - own["exact"] - own["near"]}
 
     def correct(self, train: Bools, val: Bools, test: Bools) -> Bools:
         """Return for each test picture whether a head fitted on `train` predicts its label."""
@@ -137,8 +154,8 @@ def run_leakage_trial(experiment: LeakageExperiment, seed: int) -> dict[str, Any
         "seed": seed,
         "naive accuracy": float(scores[0]),
         "grouped accuracy": float(scores[1]),
-        "pairs across the naive split": count_cross_split_pairs(experiment.items, naive.tolist()),
-        "pairs across the grouped split": count_cross_split_pairs(experiment.items, grouped.tolist()),
+        "pairs across the naive split": experiment.count_pairs(naive),
+        "pairs across the grouped split": experiment.count_pairs(grouped),
         "test pictures": int(test.sum()),
         "leaked test pictures": int(leaked.sum()),
         "leaked right with twins in training": int(with_twins.sum()),
@@ -194,20 +211,24 @@ def _choose_replacements(experiment: LeakageExperiment, candidates: Bools, twins
 
 def _describe_leakage(results: dict[str, Any]) -> str:
     pairs, seeds = results["pairs across the naive split"], results["seeds"]
-    if not pairs["exact"] + pairs["near"]:
+    grouped = pairs.get("of given groups", 0)
+    if not pairs["exact"] + pairs["near"] + grouped:
         return f"A naive random split would not have leaked: none of {seeds} put duplicates into different splits."
+    kinds = f"{pairs['exact']:.0f} exact, {pairs['near']:.0f} near, {pairs['across labels']:.0f} across labels"
+    groups = f" and {grouped:.0f} other pairs of one group" if grouped else ""
+    copy = "duplicate or another picture of its group" if grouped else "duplicate"
     start = (
         f"A naive random split would have separated {pairs['exact'] + pairs['near']:.0f} pairs of duplicates"
-        f" ({pairs['exact']:.0f} exact, {pairs['near']:.0f} near, {pairs['across labels']:.0f} across labels; mean of"
-        f" {seeds} splits)"
+        f" ({kinds}; mean of {seeds} splits){groups}"
     )
     if results["accuracy on them without"] is None:
         return f"{start}, none of them between training and test."
     return (
         f"{start} and inflated the accuracy by {_format_points(results['flattery'])}:"
-        f" {100 * results['leaked share of test pictures']:.1f} % of its test pictures had a duplicate in training. The"
+        f" {100 * results['leaked share of test pictures']:.1f} % of its test pictures had a {copy} in training. The"
         f" accuracy on these was {100 * results['accuracy on them with twins in training']:.1f} %, and"
-        f" {100 * results['accuracy on them without']:.1f} % with other pictures in place of the duplicates."
+        f" {100 * results['accuracy on them without']:.1f} % with other pictures in place of"
+        f" {'those' if grouped else 'the duplicates'}."
         f" (Naive minus grouped accuracy, noisier: {_format_points(results['naive minus grouped accuracy'])}.)"
     )
 
@@ -252,15 +273,19 @@ def _load_experiment(run: Path, recipe: ResolvedRecipe, context: Context) -> Lea
         raise RunError(f"{run / 'history.jsonl'} names no chosen value of C. Train the run again.")
     names, labels = np.unique(used["label"].to_numpy(), return_inverse=True)
     balance = recipe.train.balance
+    groups, duplicates = groups_without_sites(used), table.with_duplicate_groups(used)["group"].to_numpy()
+    has_groups = "given_group" in used.columns and used["given_group"].count() > 0
+    rows = used.select("sha256", "label", pl.Series("group", groups))
     return LeakageExperiment(
-        items=[SplitItem(*row) for row in used.select("sha256", "label", "group").iter_rows()],
+        items=[SplitItem(*row) for row in rows.iter_rows()],
         features=_load_features(used, recipe, context),
         labels=labels.astype(np.int64),
-        groups=used["group"].to_numpy(),
+        groups=groups,
         classes=len(names),
         split_fractions={"test": recipe.data.test_fraction, "val": recipe.data.val_fraction},
         c_value=chosen[-1],
         balance="class-weights" if balance == "oversample" else balance,  # the same without mirrored features
+        duplicates=duplicates if has_groups else None,
     )
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
-_ISO = r"^(\d{4}-\d{2}-\d{2})[T ](\d{2}:\d{2})(:\d{2})?(\.\d+)?\s*(Z|z|[+-]\d{2}:?\d{2})?$"
+_ISO = r"^(\d{4}-\d{2}-\d{2})[T ](\d{2}:\d{2})(:\d{2})?(\.\d+)?\s*(Z|z|[+-]\d{2}(?::?\d{2})?)?$"
 _ISO_DATE = r"^\d{4}-\d{2}-\d{2}$"
-_OFFSET = r"(?:T.*)(Z|[+-]\d{2}:\d{2})$"
 # As spreadsheets write them: month first, as in exports of Wildlife Insights and as dateutil reads them, unless a time
 # of the same column can only be read with the day first.
 _MONTH_FIRST = (
@@ -85,19 +84,29 @@ def parse_instants(times: pl.Series) -> tuple[pl.Series, set[bool]]:
 
     Times without an offset stay as they are. A date is its first moment.
     """
-    offset = pl.col("time").str.extract(_OFFSET, 1)
-    signed = offset.str.replace("Z", "+00:00", literal=True)
-    minutes = signed.str.slice(1, 2).cast(pl.Int64) * 60 + signed.str.slice(4, 2).cast(pl.Int64)
-    minutes = pl.when(signed.str.starts_with("-")).then(-minutes).otherwise(minutes).fill_null(0)
-    local = pl.coalesce(
-        pl.col("time").str.replace(r"(Z|[+-]\d{2}:\d{2})$", "").str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", strict=False),
-        pl.col("time").str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us")),
+    frame = parse_times(times)
+    date = times.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us"))
+    frame = frame.with_columns(local=pl.col("local").fill_null(date))
+    instants = frame.select(pl.col("local") - pl.duration(minutes=pl.col("offset").fill_null(0))).to_series()
+    return instants, set(frame.filter(pl.col("local").is_not_null())["offset"].is_not_null())
+
+
+def parse_times(texts: pl.Series) -> pl.DataFrame:
+    """Return ISO 8601 times as `local` (naive datetime) and `offset` (minutes; null: without one).
+
+    Both are null for a text that is no time, such as a date alone.
+    """
+    frame = pl.DataFrame({"text": texts.str.strip_chars()})
+    date, minutes, seconds, fraction, zone = (pl.col("text").str.extract(_ISO, i) for i in range(1, 6))
+    local = date + "T" + minutes + seconds.fill_null(":00") + fraction.fill_null("")
+    digits = zone.str.to_uppercase().str.replace(":", "", literal=True).str.replace("Z", "+0000", literal=True)
+    hours, rest = digits.str.slice(1, 2).cast(pl.Int32), digits.str.slice(3, 2).cast(pl.Int32, strict=False)
+    size = 60 * hours + rest.fill_null(0)
+    frame = frame.select(
+        local=local.str.to_datetime(f"{_WRITTEN}%.f", strict=False, time_unit="us"),
+        offset=pl.when(digits.str.starts_with("-")).then(-size).otherwise(size),
     )
-    frame = pl.DataFrame({"time": times}).select(
-        instant=local.cast(pl.Datetime("us")) - pl.duration(minutes=minutes), offset=offset
-    )
-    has_offset = frame.filter(pl.col("instant").is_not_null())["offset"].is_not_null()
-    return frame["instant"], set(has_offset)
+    return frame.with_columns(offset=pl.when(pl.col("local").is_not_null()).then("offset"))
 
 
 def _parse(patterns: tuple[str, ...]) -> pl.Expr:
@@ -109,8 +118,9 @@ def _parse(patterns: tuple[str, ...]) -> pl.Expr:
 def _iso_text() -> pl.Expr:
     date, minutes, seconds, fraction, offset = (pl.col("text").str.extract(_ISO, i) for i in range(1, 6))
     local = date + "T" + minutes + seconds.fill_null(":00") + fraction.fill_null("")
-    is_time = local.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", strict=False).is_not_null()
+    is_time = local.str.to_datetime(f"{_WRITTEN}%.f", strict=False).is_not_null()
     colon = offset.str.to_uppercase().str.replace(r"^([+-]\d{2})(\d{2})$", "${1}:${2}")
+    colon = colon.str.replace(r"^([+-]\d{2})$", "${1}:00")
     is_date = (
         pl.col("text").str.contains(_ISO_DATE) & pl.col("text").str.to_date("%Y-%m-%d", strict=False).is_not_null()
     )

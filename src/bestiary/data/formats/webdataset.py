@@ -202,7 +202,12 @@ def _read_classes(source: Path) -> list[str]:
         raise SourceError(f"{path} cannot be read as JSON: {error}.") from None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise SourceError(f"{path}: expected a list of class names.")
-    return [name.strip() for name in names if name.strip()]
+    names = [name.strip() for name in names]
+    while names and not names[-1]:
+        names.pop()
+    if "" in names:  # without it, the numbers of the others would mean other names
+        raise SourceError(f"{path}: the class {names.index('')} has no name. Expected a name for each number from 0.")
+    return names
 
 
 def _name_class(label: str, classes: list[str], shard: Path) -> str:
