@@ -458,6 +458,17 @@ def test_the_verdict_names_confusions_and_classes_that_the_counts_carry(counts: 
     assert verdict.verdict(metrics) == RIGHT + expected
 
 
+def test_with_groups_a_class_is_weak_only_by_its_interval_over_groups() -> None:
+    metrics = _scores(("cow", "dog"), [[40, 40], [2, 158]], 0.82) | {"n": 240, "group_scores": {"by": "site"}}
+    recall = {"value": 0.5, "low": 0.1, "high": 0.9}
+    metrics["per_class"]["cow"] = metrics["per_class"]["cow"] | {"recall": recall}
+    assert "Lowest recall" not in verdict.verdict(metrics)
+    metrics["per_class"]["cow"]["recall"] = recall | {"high": 0.7}
+    assert "40 of 80 pictures of cow are predicted as cow (95\u00a0% interval 10 to 70\u00a0%)" in verdict.verdict(
+        metrics
+    )
+
+
 def test_mistakes_with_a_suspect_label_are_no_confusion_of_the_model() -> None:
     metrics = _scores(("cow", "dog", "hen"), [[76, 4, 0], [0, 77, 3], [0, 0, 80]], 0.97) | {"n": 240}
     sound, weak = (LabelIssueSummary(30, 0.9, precision, 0.0, 1.0) for precision in (0.9, 0.1))

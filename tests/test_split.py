@@ -166,8 +166,8 @@ def test_too_few_different_pictures_are_told_with_the_class_and_what_to_do() -> 
     )
     with pytest.raises(SourceError, match=message):
         stratified_group_split(enough + alike, SHARES, seed=0)
-    with pytest.raises(SourceError, match=r"they are of 1 group only, too few for the test .* --group none"):
-        require_all_splits("otter", ["train"] * 12, 1, SHARES, has_listed_groups=True)
+    with pytest.raises(SourceError, match=r"12 pictures in 1 group, too few for the test .* no group is divided"):
+        require_all_splits("otter", ["train"] * 12, 1, SHARES, has_groups=True)
     with pytest.raises(SourceError, match=r'Class "otter" has 1 picture, .* for the train and val split'):
         stratified_group_split([*enough, item(200, "otter")], SHARES, seed=0)
     assert sorted(stratified_group_split([item(number) for number in range(3)], SHARES, seed=0)) == [

@@ -73,7 +73,8 @@ def list_mistake_facts(metrics: Mapping[str, Any], suspect_mistakes: Mistakes | 
         have = "has a suspect label, where" if n == 1 else "have suspect labels, where"
         text = f"{wrong.sum():,} in {metrics['n']:,} test pictures; {n:,} of them {have} the model may be right."
         facts.insert(0, Fact("Mistakes", text))
-    return [*facts, *_iter_weak_classes(labels, counts)]
+    grouped = metrics["per_class"] if metrics.get("group_scores") else {}
+    return [*facts, *_iter_weak_classes(labels, counts, grouped, metrics["accuracy"]["value"])]
 
 
 def list_site_facts(metrics: Mapping[str, Any]) -> list[Fact]:
@@ -150,8 +151,12 @@ def _describe_pair(labels: list[str], totals: Ints, wrong: Ints, a: int, b: int)
     return f"{labels[a]} and {labels[b]}, {wrong[a, b] + wrong[b, a]:,} times ({', '.join(ways)})"
 
 
-def _iter_weak_classes(labels: list[str], counts: Ints) -> Iterator[Fact]:
-    """Yield the class with the lowest recall, and that with the lowest precision, if they are significantly low."""
+def _iter_weak_classes(labels: list[str], counts: Ints, grouped: Mapping[str, Any], accuracy: float) -> Iterator[Fact]:
+    """Yield the class with the lowest recall, and that with the lowest precision, if they are significantly low.
+
+    grouped: the scores by class where pictures belong to groups or sites: Fisher's test takes pictures as independent,
+    so that a class is only named if its interval over groups lies below the accuracy.
+    """
     correct = counts.diagonal()
     for measure, axis, noun in (
         ("recall", 1, "pictures of {} are predicted as {}"),
@@ -162,7 +167,12 @@ def _iter_weak_classes(labels: list[str], counts: Ints) -> Iterator[Fact]:
         if len(weak):
             at = int(weak[np.argmin(correct[weak] / totals[weak])])
             low, high = wilson_interval(correct[at : at + 1] / totals[at], totals[at : at + 1])
-            interval = format_interval({"low": float(low[0]), "high": float(high[0])}, 0)
+            metric = {"low": float(low[0]), "high": float(high[0])}
+            if grouped:
+                metric = grouped[labels[at]][measure]
+                if metric["high"] >= accuracy:
+                    continue
+            interval = format_interval(metric, 0)
             words = noun.format(labels[at], labels[at])
             text = f"{correct[at]:,} of {totals[at]:,} {words} (95\u00a0% interval {interval}\u00a0%)."
             yield Fact(f"Lowest {measure}", text)
