@@ -460,8 +460,9 @@ def test_the_verdict_names_confusions_and_classes_that_the_counts_carry(counts: 
 
 def test_with_groups_a_class_is_weak_only_by_its_interval_over_groups() -> None:
     metrics = _scores(("cow", "dog"), [[40, 40], [2, 158]], 0.82) | {"n": 240, "group_scores": {"by": "site"}}
-    recall = {"value": 0.5, "low": 0.1, "high": 0.9}
-    metrics["per_class"]["cow"] = metrics["per_class"]["cow"] | {"recall": recall}
+    recall, wide = ({"value": 0.5, "low": 0.1, "high": high} for high in (0.9, 1.0))
+    for label in ("cow", "dog"):
+        metrics["per_class"][label] = metrics["per_class"][label] | {"recall": recall, "precision": wide}
     assert "Lowest recall" not in verdict.verdict(metrics)
     metrics["per_class"]["cow"]["recall"] = recall | {"high": 0.7}
     assert "40 of 80 pictures of cow are predicted as cow (95\u00a0% interval 10 to 70\u00a0%)" in verdict.verdict(
