@@ -24,7 +24,7 @@ from bestiary.data.formats.label_table import ReadOptions
 from bestiary.data.formats.read_options import name_group_columns
 from bestiary.data.joined_groups import join_groups, torn_group_notices
 from bestiary.data.label_map import absolute_label_map, label_map
-from bestiary.data.notices import EMPTY_CLASS, SourceNotice, notice_findings
+from bestiary.data.notices import EMPTY_CLASS, SOURCE_FORMAT, SourceNotice, notice_findings
 from bestiary.data.overlapping_classes import overlapping_class_warnings
 from bestiary.data.picture_groups import add_picture_groups
 from bestiary.data.scan import scan_pictures
@@ -163,9 +163,30 @@ def _list_pictures(source: DataSource, data: DataConfig, context: Context) -> Pi
         classes=data.classes,
         model_classes=source.model_classes,
         label_depth=data.label_depth,
-        reading=name_group_columns(source.reading, parse_group_rule(data.group), parse_site_rule(data.site)),
+        reading=_reading_options(source, data),
     )
+    if data.crop == "boxes":
+        listing.notices.append(_describe_boxes(listing))
     return choose_split_parts(listing, data)
+
+
+def _reading_options(source: DataSource, data: DataConfig) -> ReadOptions | None:
+    reading = name_group_columns(source.reading, parse_group_rule(data.group), parse_site_rule(data.site))
+    return reading if data.crop == "none" else replace(reading or ReadOptions(), boxes=True)
+
+
+def _describe_boxes(listing: PictureList) -> SourceNotice:
+    """Return how many boxes of how many pictures there are. Raises SourceError if there are none."""
+    boxed = [picture.path for picture in listing.pictures if picture.box is not None]
+    if not boxed:
+        raise SourceError(
+            "--crop boxes looks at boxes, and the pictures have none. Boxes are read from COCO, MegaDetector, Camtrap"
+            " DP, CVAT, Label Studio and other files, and from tables (--columns box=left+top+width+height)."
+        )
+    without = len(listing.pictures) - len(boxed)
+    text = f"{len(boxed):,} boxes of {len(set(boxed)):,} pictures are looked at, each with a margin."
+    text += f" {without:,} pictures without a box are looked at as a whole." if without else ""
+    return SourceNotice(SOURCE_FORMAT, text, is_issue=False)
 
 
 def audit_listing(
@@ -292,10 +313,12 @@ def _check_class_names(classes: tuple[str, ...], labels: list[str]) -> None:
 
 def _picture_table(pictures: pl.DataFrame) -> pl.DataFrame:
     columns = {name: kind for name, kind in table.PICTURES.items() if name != "split"}
+    more = table.MEASURES | table.DEPTH | table.GROUPING | table.CROPS
+    more = table.MEASURES | table.DEPTH | table.GROUPING | table.CROPS
     pictures = pictures.with_columns(taken=pl.coalesce("time", "taken"))
     return pictures.select(
         *(pl.col(name).cast(kind) for name, kind in columns.items()),
         pl.lit(None, pl.String).alias("split"),
         *("given_split", "given_label", "dropped"),
-        *(pl.col(name).cast(kind) for name, kind in (table.MEASURES | table.DEPTH | table.GROUPING).items()),
+        *(pl.col(name).cast(kind) for name, kind in more.items()),
     )

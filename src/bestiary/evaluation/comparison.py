@@ -54,6 +54,7 @@ def read_run_predictions(run: Path) -> RunPredictions:
     if not predictions.height:
         name = shlex.quote(str(run))
         raise RunError(f"{run} has no test pictures in its predictions.parquet. Score it: bestiary evaluate {name}")
+    predictions = table.name_rows(predictions, pictures)
     joined = join_pictures(predictions, pictures, "sha256", "group").sort("sha256", "path")
     number = pl.int_range(pl.len()).over("sha256")
     joined = joined.with_columns(key=pl.format("{} {}", "sha256", number))

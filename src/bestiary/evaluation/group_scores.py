@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -155,7 +154,7 @@ class _FoldPredictor:
     def of(cls, task: TrainingTask, trained: TrainedModel, pictures: pl.DataFrame) -> _FoldPredictor:
         labels = table.label_indices(pictures["label"], task.classes)
         keys = pictures["sha256"].to_list()
-        data = SplitData([Path(path) for path in pictures["path"]], keys, labels)
+        data = SplitData(table.list_files(pictures), keys, labels)
         cache = task.fill_features(data, task.engine_choice.precision)
         c_value = next((line["regularisation"] for line in trained.history if line.get("chosen")), DEFAULT_C)
         balance, seed = task.recipe.train.balance, task.recipe.seed

@@ -9,12 +9,13 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from bestiary.array_types import AnyFloats, Float32s, Pixels
 from bestiary.batches.feature_matrix import FeatureMatrix
+from bestiary.box import PictureFile
 from bestiary.context import Context
 from bestiary.costs import choose_labels, cost_matrix
 from bestiary.errors import IntegrityError
@@ -56,6 +57,7 @@ class FinalModel:
     backbone: str
     sets: dict[str, Any] = field(default_factory=dict)
     costs: list[list[float]] = field(default_factory=list)
+    crop: Literal["none", "boxes"] = "none"
 
 
 def train_and_finalize(task: TrainingTask) -> tuple[TrainedModel, FinalModel]:
@@ -83,6 +85,7 @@ def _finalize(task: TrainingTask, trained: TrainedModel) -> FinalModel:
         model.network if model.method == "scratch" else model.backbone,
         fit_conformal(softmax(trained.val_logits / temperature), val.labels),
         cost_matrix(costs, task.classes).tolist() if (costs := task.recipe.evaluate.costs) else [],
+        task.recipe.data.crop,
     )
     with staging_dir(task.run) as folder:  # nobody can use the run before it is verified
         save_model(final, folder)
@@ -130,6 +133,7 @@ def save_model(model: FinalModel, run: Path) -> None:
         decoding=model.preprocess.rules.version,
         deep_ranges=model.preprocess.rules.ranges(),
         costs=model.costs,
+        crop=model.crop,
     ).write(run)
 
 
@@ -148,7 +152,7 @@ def staging_dir(run: Path) -> Iterator[Path]:
 
 def verify_parity(
     run: Path,
-    paths: Sequence[Path],
+    paths: Sequence[PictureFile],
     reference: Callable[[Pixels], AnyFloats],
     val_logits: AnyFloats,
     *,
@@ -223,7 +227,9 @@ def _parity_error(output: str, engine: str, reference: str, difference: float) -
     )
 
 
-def _predict_outputs(predictor: Predictor, sources: Sequence[Path], advance: Advance) -> tuple[AnyFloats, AnyFloats]:
+def _predict_outputs(
+    predictor: Predictor, sources: Sequence[PictureFile], advance: Advance
+) -> tuple[AnyFloats, AnyFloats]:
     """Return probabilities (n, classes) and familiarity (n,) as users get them."""
     predictions = list(iter_counted(predictor.predict_many(sources), advance))
     probabilities = [[prediction.probabilities[name] for name in predictor.classes] for prediction in predictions]

@@ -33,6 +33,7 @@ class Bundle:
     become black and white in pictures of more than 8 bits (`bestiary.decode_rules`).
     `costs`: by true and predicted class, if labels are chosen by the least expected cost (`bestiary.costs`); empty: the
     label is the most probable class.
+    `crop`: whether it was trained on boxes, so that it looks at boxes, with the margin of `bestiary.box`.
     `graph_sha256`: digest of the file `graph` beside the bundle. An exported model has its own `precision`, and the
     report of its verification in `exported`, with the processor (`inference.proof`).
     """
@@ -58,6 +59,7 @@ class Bundle:
     decoding: int = FIRST_VERSION
     deep_ranges: dict[str, list[float]] = field(default_factory=dict)
     costs: list[list[float]] = field(default_factory=list)
+    crop: Literal["none", "boxes"] = "none"
     format: int = BUNDLE_FORMAT
 
     def __post_init__(self) -> None:
@@ -73,6 +75,8 @@ class Bundle:
         for name in ("size", "max_pixels", "max_bytes", "temperature", "threshold"):
             if not isinstance(value := getattr(self, name), int | float):
                 raise ValueError(f"{name} is {value!r}; expected a number")
+        if self.crop not in ("none", "boxes"):
+            raise ValueError(f'crop is "{self.crop}"; expected none or boxes')
         DecodeRules.of(self.decoding, self.deep_ranges)
         self._check_costs()
 
@@ -96,6 +100,8 @@ class Bundle:
         values = asdict(self)
         if not self.costs:  # an older bestiary refuses a field that it does not know, and would ignore no costs
             del values["costs"]
+        if self.crop == "none":  # the same
+            del values["crop"]
         write_text(run / BUNDLE_NAME, _json(values) + "\n")
 
 

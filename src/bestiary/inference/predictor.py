@@ -12,6 +12,7 @@ import numpy as np
 
 from bestiary.array_types import Float32s, Pixels
 from bestiary.batches.decoding import DecodedImage, decode_ahead, iter_batches
+from bestiary.box import Box, Crop, box_fields
 from bestiary.costs import choose_labels
 from bestiary.errors import InputError, RunError, import_optional
 from bestiary.inference.bundle import Bundle, read_bundle
@@ -26,6 +27,7 @@ from bestiary.summary import Summary, SummaryRepr
 FAST_ENGINE_MIN_PICTURES = 300  # from this many pictures on, the faster engine makes up for its slower start
 UNREAD_AT_ONCE = 64  # batches without a readable picture are held back, at most so many in a row
 
+Named = tuple[str | None, Box | None]  # the path of a picture, and the box in it
 EngineName = Literal["onnxruntime", "fastest"]
 
 
@@ -38,7 +40,7 @@ class Prediction(SummaryRepr):
     `unknown`: it is below the threshold, so the picture is out-of-distribution (like none of the classes). If the
     picture cannot be read, `error` is the reason and `label` is None.
     heatmap: float32 (h, w), what each position adds to the logit of `label`. labels: the prediction set, if requested,
-    the most probable label first.
+    the most probable label first. box: that was looked at, None for the whole picture.
     """
 
     path: str | None
@@ -50,6 +52,7 @@ class Prediction(SummaryRepr):
     heatmap: Float32s | None = None
     error: str | None = None
     labels: list[str] | None = None
+    box: Box | None = None
 
     def describe(self) -> str:
         """Return the label with its probability, and whether the picture is unknown; or why it cannot be read."""
@@ -64,10 +67,11 @@ class Prediction(SummaryRepr):
         rows += [] if self.labels is None else [("prediction set", ", ".join(self.labels))]
         return Summary(f"Prediction for {self.path or 'a picture'}", tuple(rows))
 
-    def line(self) -> dict[str, Any]:
-        """Return the fields of one line of `--format jsonl`."""
+    def line(self, *, boxes: bool = False) -> dict[str, Any]:
+        """Return the fields of one line of `--format jsonl`; boxes: with those of the box, null without one."""
         names = ["path", "label", "probability", "unknown", "familiarity", "probabilities", "error"]
-        return {name: getattr(self, name) for name in ([*names, "labels"] if self.labels is not None else names)}
+        fields = {name: getattr(self, name) for name in ([*names, "labels"] if self.labels is not None else names)}
+        return fields | box_fields(self.box) if boxes or self.box is not None else fields
 
 
 class Predictor:
@@ -118,7 +122,7 @@ class Predictor:
         if isinstance(sources, str | bytes | Path):
             raise InputError("predict_many takes several pictures, for example a list; predict takes a single one.")
         # Names, pictures, and whether the engine skips the batch, because none of its pictures is readable.
-        waiting: deque[tuple[list[str | None], list[DecodedImage], bool]] = deque()
+        waiting: deque[tuple[list[Named], list[DecodedImage], bool]] = deque()
 
         def images() -> Iterator[Pixels]:
             unread = 0
@@ -159,26 +163,24 @@ class Predictor:
 
     def _decode(
         self, sources: Iterable[Source | str], batch_size: int
-    ) -> Iterator[tuple[list[str | None], list[DecodedImage]]]:
+    ) -> Iterator[tuple[list[Named], list[DecodedImage]]]:
         """Yield batches of decoded pictures with their paths; sources are consumed as needed."""
-        names: deque[str | None] = deque()
+        names: deque[Named] = deque()
 
         def checked_sources() -> Iterator[Source]:
             for source in sources:
-                names.append(str(source) if isinstance(source, str | Path) else None)
+                names.append(_name_source(source))
                 yield _as_source(source)
 
         decoded = decode_ahead(checked_sources(), self.bundle.preprocess, threads=self.threads)
         for batch in iter_batches(decoded, batch_size):
             yield [names.popleft() for _ in batch], batch
 
-    def _predict_batch(
-        self, names: list[str | None], batch: list[DecodedImage], outputs: Outputs
-    ) -> Iterator[Prediction]:
+    def _predict_batch(self, names: list[Named], batch: list[DecodedImage], outputs: Outputs) -> Iterator[Prediction]:
         labels = choose_labels(outputs["probabilities"], self.bundle.costs) if outputs else None
-        for row, (name, item) in enumerate(zip(names, batch, strict=True)):
+        for row, ((name, box), item) in enumerate(zip(names, batch, strict=True)):
             if item.error or labels is None:
-                yield Prediction(name, None, 0.0, True, 0.0, {}, error=str(item.error))
+                yield Prediction(name, None, 0.0, True, 0.0, {}, error=str(item.error), box=box)
                 continue
             probabilities, familiarity = outputs["probabilities"][row], float(outputs["familiarity"][row])
             best = int(labels[row])
@@ -190,7 +192,14 @@ class Predictor:
                 familiarity=familiarity,
                 probabilities=dict(zip(self.classes, probabilities.tolist(), strict=True)),
                 heatmap=outputs["heatmap"][row, best].copy(),
+                box=box,
             )
+
+
+def _name_source(source: Source | str) -> Named:
+    if isinstance(source, Crop):
+        return str(source.path), source.part if isinstance(source.part, Box) else None
+    return str(source) if isinstance(source, str | Path) else None, None
 
 
 def _as_source(source: Source | str) -> Source:

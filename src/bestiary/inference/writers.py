@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, TextIO
 from urllib.parse import unquote
 
+from bestiary.box import BOX_FIELDS, Box, box_fields
 from bestiary.errors import UserError, import_optional
 from bestiary.inference.conformal import prediction_set
 from bestiary.inference.predictor import Prediction
@@ -28,32 +29,40 @@ def write_predictions(
     classes: Sequence[str],
     top: int,
     sets: bool = False,
+    boxes: bool = False,
 ) -> None:
     """Write predictions to `out`: "table", "jsonl", "csv", "parquet" (bytes on out.buffer) or "json" (one object).
 
-    sets: whether the predictions have prediction sets; then csv and parquet have a column `labels`.
+    sets: whether the predictions have prediction sets; then csv and parquet have a column `labels`. boxes: whether they
+    are of boxes; then there are columns of the box.
     """
     if output_format == "jsonl":
-        write_jsonl(predictions, out)
+        write_jsonl(predictions, out, boxes=boxes)
     elif output_format == "csv":
-        write_csv(predictions, out, classes, sets=sets)
+        write_csv(predictions, out, classes, sets=sets, boxes=boxes)
     elif output_format == "parquet":
-        _write_parquet(predictions, out, classes, sets)
+        _write_parquet(predictions, out, classes, sets, boxes)
     elif output_format == "json":
-        out.write(json.dumps({"predictions": [p.line() for p in predictions]}, ensure_ascii=False) + "\n")
+        out.write(json.dumps({"predictions": [p.line(boxes=boxes) for p in predictions]}, ensure_ascii=False) + "\n")
     else:
         _write_table(predictions, out, top)
 
 
-def write_jsonl(predictions: Iterable[Prediction], out: TextIO) -> None:
+def write_jsonl(predictions: Iterable[Prediction], out: TextIO, *, boxes: bool = False) -> None:
     """Write one JSON object a line, each as soon as it is predicted."""
     for prediction in predictions:
-        out.write(json.dumps(prediction.line(), ensure_ascii=False) + "\n")
+        out.write(json.dumps(prediction.line(boxes=boxes), ensure_ascii=False) + "\n")
         out.flush()
 
 
 def write_csv(
-    predictions: Iterable[Prediction], out: TextIO, classes: Sequence[str], *, header: bool = True, sets: bool = False
+    predictions: Iterable[Prediction],
+    out: TextIO,
+    classes: Sequence[str],
+    *,
+    header: bool = True,
+    sets: bool = False,
+    boxes: bool = False,
 ) -> None:
     """Write one row of comma-separated values a picture, each as soon as it is predicted.
 
@@ -62,9 +71,9 @@ def write_csv(
     """
     rows = csv.writer(out, lineterminator="\n")
     if header:
-        rows.writerow(prediction_columns(classes, sets=sets))
+        rows.writerow(prediction_columns(classes, sets=sets, boxes=boxes))
     for prediction in predictions:
-        path, *cells = prediction_row(prediction, classes, sets=sets)
+        path, *cells = prediction_row(prediction, classes, sets=sets, boxes=boxes)
         rows.writerow([escape_formula(path, "./"), *(escape_formula(cell, "'") for cell in cells)])
         out.flush()
 
@@ -107,13 +116,15 @@ def split_labels(text: str, classes: Iterable[str]) -> list[str]:
     return [unquote(label) for label in labels] if any("|" in name for name in classes) else labels
 
 
-def prediction_columns(classes: Sequence[str], *, sets: bool = False) -> list[str]:
-    """Return the columns of a flat table of predictions, with `labels` for prediction sets."""
+def prediction_columns(classes: Sequence[str], *, sets: bool = False, boxes: bool = False) -> list[str]:
+    """Return the columns of a flat table of predictions, with `labels` for prediction sets, and those of boxes."""
     columns = ["path", "label", "probability", "unknown", "familiarity", *(f"p_{name}" for name in classes), "error"]
-    return [*columns, "labels"] if sets else columns
+    return [*columns, *(["labels"] if sets else []), *(BOX_FIELDS if boxes else [])]
 
 
-def prediction_row(prediction: Prediction, classes: Sequence[str], *, sets: bool = False) -> list[Any]:
+def prediction_row(
+    prediction: Prediction, classes: Sequence[str], *, sets: bool = False, boxes: bool = False
+) -> list[Any]:
     """Return the values of one prediction, in the order of `prediction_columns`; None for a missing value.
 
     The labels of a prediction set are one text, as in `cat|dog`: see `join_labels`.
@@ -127,14 +138,15 @@ def prediction_row(prediction: Prediction, classes: Sequence[str], *, sets: bool
         *map(prediction.probabilities.get, classes),
         prediction.error,
     ]
-    return [*row, None if prediction.labels is None else join_labels(prediction.labels, classes)] if sets else row
+    row += [None if prediction.labels is None else join_labels(prediction.labels, classes)] if sets else []
+    return [*row, *box_fields(prediction.box).values()] if boxes else row
 
 
-def polars_schema(classes: Sequence[str], *, sets: bool = False) -> dict[str, Any]:
+def polars_schema(classes: Sequence[str], *, sets: bool = False, boxes: bool = False) -> dict[str, Any]:
     """Return the types of the columns, for polars."""
     pl = import_optional("polars", extra="train")
-    kinds = dict.fromkeys(("path", "label", "error", "labels"), pl.String) | {"unknown": pl.Boolean}
-    return {name: kinds.get(name, pl.Float64) for name in prediction_columns(classes, sets=sets)}
+    kinds = dict.fromkeys(("path", "label", "error", "labels", "box_unit"), pl.String) | {"unknown": pl.Boolean}
+    return {name: kinds.get(name, pl.Float64) for name in prediction_columns(classes, sets=sets, boxes=boxes)}
 
 
 def count_progress(predictions: Iterable[Prediction], advance: Advance) -> Iterator[Prediction]:
@@ -167,17 +179,19 @@ def relabel_unknown(predictions: Iterable[Prediction], text: str) -> Iterator[Pr
         yield replace(prediction, label=text) if is_unknown else prediction
 
 
-def _write_parquet(predictions: Iterable[Prediction], out: TextIO, classes: Sequence[str], sets: bool) -> None:
+def _write_parquet(
+    predictions: Iterable[Prediction], out: TextIO, classes: Sequence[str], sets: bool, boxes: bool
+) -> None:
     if out.isatty():
         raise UserError("Parquet cannot be printed to a terminal. Write a file: bestiary predict … --out out.parquet")
     pl = import_optional("polars", extra="train")
-    rows = [prediction_row(prediction, classes, sets=sets) for prediction in predictions]
-    pl.DataFrame(rows, schema=polars_schema(classes, sets=sets), orient="row").write_parquet(out.buffer)
+    rows = [prediction_row(prediction, classes, sets=sets, boxes=boxes) for prediction in predictions]
+    pl.DataFrame(rows, schema=polars_schema(classes, sets=sets, boxes=boxes), orient="row").write_parquet(out.buffer)
 
 
 def _write_table(predictions: Iterable[Prediction], out: TextIO, top: int) -> None:
     for prediction in predictions:
-        path = escape_control_chars(str(prediction.path))
+        path = escape_control_chars(str(prediction.path)) + _format_box(prediction.box)
         if prediction.error is not None:
             out.write(f"{path}\n    cannot be read: {escape_control_chars(prediction.error)}\n")
             continue
@@ -186,6 +200,10 @@ def _write_table(predictions: Iterable[Prediction], out: TextIO, top: int) -> No
         note = "  (unknown: like none of the classes)" if prediction.unknown else ""
         out.write(f"{path}  {escape_control_chars(labels)}{note}\n")
         out.flush()
+
+
+def _format_box(box: Box | None) -> str:
+    return "" if box is None else f" [{box.left:.4g}, {box.top:.4g}, {box.width:.4g}, {box.height:.4g}]"
 
 
 def _format_labels(prediction: Prediction, top: int) -> str:

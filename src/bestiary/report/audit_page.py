@@ -13,6 +13,7 @@ from typing import Any
 
 import polars as pl
 
+from bestiary import table
 from bestiary.checks import NOTED, AuditCheck, find_check, severity_rank
 from bestiary.files import write_text
 from bestiary.label_issue_summary import LabelIssueSummary
@@ -90,7 +91,8 @@ def write_audit_page(
     not_looked_for: skipped checks, with the reason; label_issues: how many suspect labels are expected to be wrong.
     Raises MachineError when the folder cannot be written.
     """
-    pictures = pictures.with_columns(pl.col("label").fill_null(NO_LABEL))
+    findings = table.name_rows(findings, pictures)
+    pictures = table.name_crops(pictures).with_columns(pl.col("label").fill_null(NO_LABEL))
     issues = pl.concat([findings.filter("is_issue"), _left_out_findings(pictures, findings)])
     noted = findings.filter(~pl.col("is_issue") & pl.col("check").is_in(NOTED))
     root = common_folder(pictures["path"].drop_nulls().to_list())

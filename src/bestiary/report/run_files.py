@@ -46,15 +46,20 @@ class RunFiles:
 
 
 def read_run(run: Path) -> RunFiles:
-    """Return the files of a run folder. Raises RunError for one that is needed and missing, or cannot be read."""
-    findings = run / "findings.parquet"
+    """Return the files of a run folder; in its tables, `path` names the region of a crop too (`table.name_crops`).
+
+    Raises RunError for a file that is needed and missing, or cannot be read.
+    """
+    file, pictures = run / "findings.parquet", table.read(run / "pictures.parquet", table.PICTURES)
+    findings = table.read(file, table.FINDINGS) if file.exists() else pl.DataFrame(schema=table.FINDINGS)
+    predictions = table.read(run / "predictions.parquet", table.PREDICTIONS)
     return RunFiles(
         folder=run.resolve(),  # `runs/latest` is another run tomorrow
         metrics=_read_metrics(run),
         history=_read_json_lines(run / "history.jsonl"),
-        pictures=table.read(run / "pictures.parquet", table.PICTURES),
-        findings=table.read(findings, table.FINDINGS) if findings.exists() else pl.DataFrame(schema=table.FINDINGS),
-        predictions=table.read(run / "predictions.parquet", table.PREDICTIONS),
+        pictures=table.name_crops(pictures),
+        findings=table.name_rows(findings, pictures),
+        predictions=table.name_rows(predictions, pictures),
         resolved=_read_text(run / "resolved.toml"),
         requested=_read_text(run / "asked.toml"),
         environment=_read_json(run / "environment.json"),
