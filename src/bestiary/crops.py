@@ -53,8 +53,8 @@ def cut_region(picture: DecodedPicture, region: Region | None) -> Image.Image:
         return picture.image
     across, down = picture.image.width / picture.width, picture.image.height / picture.height
     left, top = round(region.left * across), round(region.top * down)
-    right, bottom = round((region.left + region.width) * across), round((region.top + region.height) * down)
-    return picture.image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
+    end, bottom = round((region.left + region.width) * across), round((region.top + region.height) * down)
+    return picture.image.crop((left, top, max(end, left + 1), max(bottom, top + 1)))
 
 
 def decode_file(

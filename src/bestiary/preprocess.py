@@ -162,7 +162,7 @@ class Preprocessing:
             digest = hashlib.sha256(content).hexdigest() if verified else ""
             for file in verified:
                 file.check(digest)
-            picture = open_for_parts(content, parts, self._kept_side, self.limits, self.rules)
+            picture = open_for_parts(content, parts, self._least_side, self.limits, self.rules)
         except PictureError as error:
             named = PictureError(message_with_filename(error, str(path)), check=error.check)
             return [named for _ in sources]
@@ -175,7 +175,7 @@ class Preprocessing:
             return error
         return np.asarray(resize_image_to_square(image, self.size, self.fit))
 
-    def _kept_side(self, width: int, height: int) -> int:
+    def _least_side(self, width: int, height: int) -> int:
         return reduced_side(width, height, self.size)
 
     def _load(self, source: Path | bytes) -> Pixels:

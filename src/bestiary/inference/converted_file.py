@@ -9,7 +9,7 @@ from typing import Any
 from bestiary.box import PictureFile
 from bestiary.errors import UserError
 from bestiary.files import is_occupied
-from bestiary.inference.output_file import PredictionFile
+from bestiary.inference.output_file import File, PredictionFile
 from bestiary.inference.output_formats.camtrap_dp import require_package, write_camtrap_dp
 from bestiary.inference.output_formats.conversion import Conversion, read_predictions
 from bestiary.inference.output_formats.hugging_face import check_file_name, write_hugging_face
@@ -21,7 +21,7 @@ from bestiary.inference.predictor import Prediction
 from bestiary.inference.resume_record import SUFFIX
 
 COLLECTED_SUFFIX = ".part.jsonl"
-ONE_ROW = ("huggingface", "timelapse")  # formats without boxes
+WITHOUT_BOXES = ("huggingface", "timelapse")  # formats without boxes
 TABLE = "table with its columns"
 Write = Callable[[Iterable[Prediction], Path, Conversion], list[str]]
 WRITERS: dict[str, Write] = {
@@ -76,7 +76,7 @@ class ConvertedFile:
             conditions=facts,
         )
 
-    def pending(self, sources: Iterable[PictureFile]) -> Iterator[PictureFile]:
+    def pending(self, sources: Iterable[File]) -> Iterator[File]:
         """Yield the sources without a prediction; as `PredictionFile.pending`."""
         return self._rows.pending(sources)
 
@@ -105,7 +105,7 @@ class ConvertedFile:
             check_columns(self._conversion.table, self._conversion.classes, sets=self._sets)
         elif self._sets:
             raise UserError(f"The format {self._output_format} has no prediction sets. Leave out --sets.")
-        elif self._conversion.boxes and self._output_format in ONE_ROW:
+        elif self._conversion.boxes and self._output_format in WITHOUT_BOXES:
             raise UserError(
                 f"The format {self._output_format} has one row a picture, and the predictions are of boxes. Choose csv,"
                 " jsonl, parquet, megadetector, camtrap-dp or label-studio."

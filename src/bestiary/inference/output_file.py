@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from bestiary.box import PictureFile, path_of
 from bestiary.errors import MachineError, UserError, import_optional
@@ -18,6 +18,8 @@ from bestiary.inference import writers
 from bestiary.inference.predictor import Prediction
 from bestiary.inference.resume_record import PictureState, ResumeRecord, read_state, write_state
 from bestiary.text import printable
+
+File = TypeVar("File", bound=PictureFile)
 
 FORMATS_BY_SUFFIX = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet", ".txt": "table"}
 
@@ -75,7 +77,7 @@ class PredictionFile:
             self._record.check_conditions()  # raises if it is missing, after the content was checked
             self._record.check_pictures(self._written)
 
-    def pending(self, sources: Iterable[PictureFile]) -> Iterator[PictureFile]:
+    def pending(self, sources: Iterable[File]) -> Iterator[File]:
         """Yield the sources without a prediction in the file; a source that is listed twice has two.
 
         The state of each is recorded as it is when it is yielded: pass them on one by one, and predict at once.

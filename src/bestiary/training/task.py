@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 class SplitData:
     """The pictures of one split: files or crops, their SHA-256, and class indices, int64 (n,)."""
 
-    paths: list[PictureFile]
+    paths: Sequence[PictureFile]
     keys: list[str]
     labels: Ints
 

@@ -70,9 +70,9 @@ def fraction_box(prediction: Prediction) -> tuple[float, float, float, float]:
     if box is None:
         return WHOLE_PICTURE
     width, height = (1, 1) if box.unit == "fraction" else read_upright_size(Path(str(prediction.path)))
-    left, right = (min(max(side / width, 0.0), 1.0) for side in (box.left, box.left + box.width))
+    left, end = (min(max(side / width, 0.0), 1.0) for side in (box.left, box.left + box.width))
     top, bottom = (min(max(side / height, 0.0), 1.0) for side in (box.top, box.top + box.height))
-    return decimal(left), decimal(top), decimal(right - left), decimal(bottom - top)
+    return decimal(left), decimal(top), decimal(end - left), decimal(bottom - top)
 
 
 def decimal(value: float) -> float:

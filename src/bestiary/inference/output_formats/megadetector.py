@@ -32,7 +32,7 @@ CATEGORIES = {"animal": "1", "human": "2", "vehicle": "3", "unknown": "4"}
 CATEGORY_NAMES = {"1": "animal", "2": "person", "3": "vehicle", "4": "unknown"}
 LEAST_CONFIDENCE = 0.005  # of a detection that is written, as of MegaDetector itself
 BOXES = "None was detected: the box of each detection is the whole picture."
-GIVEN_BOXES = "Those that were classified, of another detector; without one, the box is the whole picture."
+CLASSIFIED_BOXES = "Those that were classified, of another detector; without one, the box is the whole picture."
 
 
 def write_megadetector(predictions: Iterable[Prediction], path: Path, conversion: Conversion) -> list[str]:
@@ -43,7 +43,7 @@ def write_megadetector(predictions: Iterable[Prediction], path: Path, conversion
             "detector": "none",
             "classifier": conversion.classifier,
             "classification_completion_time": utc_now().strftime("%Y-%m-%d %H:%M:%S"),
-            "classifier_metadata": {"boxes": GIVEN_BOXES if conversion.boxes else BOXES},
+            "classifier_metadata": {"boxes": CLASSIFIED_BOXES if conversion.boxes else BOXES},
         },
         "detection_categories": CATEGORY_NAMES,
         "classification_categories": {str(index): name for index, name in enumerate(conversion.classes)},
