@@ -28,11 +28,15 @@ def build_parser(doc: str | None) -> argparse.ArgumentParser:
 
 
 def build_picture_parser(
-    doc: str | None, *, backbone: str | None = None, backbones: Iterable[str] | None = None
+    doc: str | None,
+    *,
+    backbone: str | None = None,
+    backbones: Iterable[str] | None = None,
+    is_optional: bool = False,
 ) -> argparse.ArgumentParser:
     """Return a parser for PICTURES and --labels, and for --backbone if `backbone`, its default, is set."""
     parser = build_parser(doc)
-    parser.add_argument("pictures", type=Path)
+    parser.add_argument("pictures", type=Path, nargs="?" if is_optional else None)
     parser.add_argument("--labels", default="animals10")
     if backbone:
         parser.add_argument("--backbone", choices=sorted(backbones) if backbones else None, default=backbone)

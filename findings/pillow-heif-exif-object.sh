@@ -19,9 +19,12 @@ from PIL import Image
 pillow_heif.register_heif_opener()
 exif = Image.Exif()
 exif[0x0112] = 6  # to be turned by a quarter
+sizes = []
 for name, value in (("bytes", exif.tobytes()), ("Image.Exif", exif)):
     Image.new("RGB", (40, 20), "red").save(stream := io.BytesIO(), "HEIF", exif=value)
     with Image.open(stream) as image:
         orientation = image.getexif().get(0x0112)
+        sizes.append(image.size)
         print(f"exif as {name}: {image.size}, irot: {b'irot' in stream.getvalue()}, orientation in EXIF: {orientation}")
+assert sizes == [(20, 40), (40, 20)], "the behaviour has changed"
 PYTHON

@@ -17,10 +17,13 @@ from PIL import ExifTags, Image
 exif = Image.Exif()
 exif[ExifTags.Base.Make] = "camera"
 exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal] = "2026:05:14 12:00:00"
+missing = []
 for form in ("JPEG", "PNG", "WEBP", "AVIF", "TIFF"):
     for name, value in (("bytes", exif.tobytes()), ("Image.Exif", exif)):
         Image.new("RGB", (20, 10)).save(stream := io.BytesIO(), form, exif=value)
         with Image.open(stream) as image:
             taken = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal)
             print(f"{form}, exif as {name}: {taken}")
+            missing += [(form, name)] if taken is None else []
+assert missing == [("TIFF", "Image.Exif")], "the behaviour has changed"
 PYTHON

@@ -18,6 +18,7 @@ from bestiary.checks import REVIEW_ORDER, TABLE_ORDER, find_check, severity_rank
 from bestiary.data.dataset import AuditedDataset
 from bestiary.demo.dataset import SyntheticDataset, make_synthetic_dataset
 from bestiary.errors import MachineError
+from bestiary.label_issue_summary import LabelIssueSummary
 from bestiary.report import audit_cards
 from bestiary.report.audit_page import MAX_PICTURES, fair_shares, write_audit_page
 from bestiary.report.thumbnails import thumbnail_data_uri
@@ -215,6 +216,21 @@ def test_a_suspect_shows_what_was_given_and_what_is_suggested(tmp_path: Path) ->
     assert len(numbers[1].split()) == 2  # found under either class
 
 
+def test_labels_that_are_only_doubtful_need_no_attention(tmp_path: Path) -> None:
+    pictures = picture_rows([tmp_path / f"{i}.jpg" for i in range(4)], ["cat", "cat", "dog", "dog"])
+    findings = finding_rows([finding("suspect-label", row, suggested_label="cat") for row in pictures.to_dicts()[2:]])
+    pages = [
+        write_audit_page(
+            pictures, findings, {}, tmp_path, source="animals", label_issues=LabelIssueSummary(2, 0.8, precision, 0, 1)
+        ).read_text("utf-8")
+        for precision in (0.9, 0.1)
+    ]
+    titles = [re.findall(r'<th scope="row"><a href="#check-1">([^<]*)</a>.*<td>(.*)</td>', page) for page in pages]
+    assert titles == [[("Suspect labels", '<span class="badge">yes</span>')], [("Doubtful labels", "")]]
+    assert "1 check needs attention: 2 suspect labels." in pages[0]
+    assert "no finding needs attention." in pages[1]
+
+
 def test_what_was_not_looked_for_is_not_claimed_to_be_absent(tmp_path: Path) -> None:
     pictures = picture_rows([tmp_path / "a.png", tmp_path / "b.png"], ["cow", "dog"])
     assert '<dt>Suspect labels</dt><dd><span class="value">0</span>' in written(pictures, finding_rows([]), tmp_path)
@@ -232,7 +248,9 @@ def test_what_is_only_noted_is_shown_last_and_asks_for_nothing(tmp_path: Path) -
     page = written(pictures, finding_rows(rows), tmp_path)
     assert 0 < page.index(section(page, "dark")) < page.index(section(page, "alpha"))
     assert "no finding needs attention" in page
-    assert not section(page, "blurry")  # measured and passed
+    blurry = section(page, "blurry")  # measured and passed, or settled by a correction
+    assert "<summary>1 needs no action</summary>" in blurry
+    assert "<img " not in blurry
 
 
 def test_nothing_found_is_said(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_lines_are_plain_unless_on_a_terminal(capsys: pytest.CaptureFixture[str]
     audited = make_audit(("dark", 0.1, True), not_looked_for={"outlier": "one class.", "suspect-label": "one class."})
     print_audit(audited, None)
     assert capsys.readouterr().out.splitlines() == [
-        "9 pictures, 1 finding, 0 of them serious",
+        "9 pictures. 1 finding: 0 need attention, 1 is worth knowing.",
         "      1  dark             cat/0.jpg: Message 0.",
         "Skipped checks: outlier, suspect-label. Reason: one class.",
         "To see the pictures: the same command with --out audit, then open audit/audit.html.",
@@ -92,6 +92,10 @@ def test_json_lists_serious_findings_notes_and_skipped_checks() -> None:
     assert audit_json(audited, None) == {
         "pictures": 9,
         "findings": {"truncated": 1, "alpha": 1},
+        "severity": {
+            **{"decide": 1, "know": 0, "note": 1, "serious": 1},
+            "checks": {"truncated": {"issues": 1, "noted": 0}, "alpha": {"issues": 0, "noted": 1}},
+        },
         "serious": {"truncated": 1},
         "noted": {"alpha": 1},
         "passed_over": {"hidden": 2},

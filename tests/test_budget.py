@@ -20,7 +20,7 @@ from bestiary.data.sources import PictureEntry, PictureList
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import RecipeError, UserError
 from bestiary.evaluation import learning_curve
-from bestiary.recipe import Recipe
+from bestiary.recipe import Recipe, ResolvedRecipe
 from bestiary.training import budget, quick_estimate, throughput, time_estimate
 from bestiary.training.budget import TrainingPlan, describe_recipe, plan_training
 from bestiary.training.pace import make_time_limit
@@ -44,6 +44,7 @@ def plan(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrainingPlan]:
 
     monkeypatch.setattr(budget, "estimate_seconds", estimate)
     monkeypatch.setattr(budget, "make_task", lambda run, recipe, pictures, context: recipe)
+    monkeypatch.setattr(budget, "has_cached_features", lambda recipe: False)
 
     def plan(asked: dict[str, object], seconds: float | None, elapsed: float = 5.0) -> TrainingPlan:
         timer = SimpleNamespace(total=elapsed)
@@ -142,18 +143,64 @@ def test_a_hopeless_budget_is_refused_before_the_pictures_are_read(
         time.sleep(0.002)
 
     monkeypatch.setattr(quick_estimate, "measure_file", measure)
-    check = quick_estimate.budget_check(Recipe(), 30.0, context)
+    check = quick_estimate.budget_check([Recipe()], 30.0, context)
     assert check is not None
     with pytest.raises(RecipeError, match="--budget 30 s is too short: reading 60,000 pictures"):
         check(listing)
     assert 1 <= len(read) <= quick_estimate.SAMPLED_FILES
-    enough = quick_estimate.budget_check(Recipe(), 36_000.0, context)
+    enough = quick_estimate.budget_check([Recipe()], 36_000.0, context)
     assert enough is not None
     enough(listing)
-    monkeypatch.setattr(quick_estimate, "unmeasured_paths", lambda *_: [])  # all measured before: 30 s may do
+    assert quick_estimate.budget_check([Recipe()], None, context) is None
+
+
+def test_an_early_refusal_knows_what_is_cached_and_how_many_runs_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = Context(1, cache=tmp_path)
+    listing = PictureList([PictureEntry(tmp_path / f"{number}.png", "cat") for number in range(30_000)])
+    monkeypatch.setattr(quick_estimate, "unmeasured_paths", lambda *_: [])
     monkeypatch.setattr(quick_estimate, "machine_slowdown", lambda: 1.0)
-    check(listing)
-    assert quick_estimate.budget_check(Recipe(), None, context) is None
+
+    def is_refused(runs: list[Recipe], seconds: float) -> bool:
+        check = quick_estimate.budget_check(runs, seconds, context)
+        assert check is not None
+        try:
+            check(listing)
+        except RecipeError:
+            return True
+        return False
+
+    assert is_refused([Recipe()], 36.0)  # features of 30,000 pictures
+    (tmp_path / "features").mkdir()
+    assert not is_refused([Recipe()], 36.0)
+    assert is_refused([Recipe()] * 12, 36.0)
+    assert not is_refused([Recipe()] * 12, 120.0)
+    assert is_refused([Recipe.of({"model": {"method": "scratch"}})] * 8, 60.0)  # torch takes longer to start
+
+
+def test_the_fastest_recipe_is_measured_second_and_ends_the_search(
+    plan: Callable[..., TrainingPlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    estimate, measured = budget.estimate_seconds, []
+
+    def count(recipe: ResolvedRecipe, machine: object) -> TimeEstimate:
+        measured.append((recipe.model.backbone, recipe.picture.size, recipe.data.suspects))
+        return estimate(recipe, machine)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(budget, "estimate_seconds", count)
+    with pytest.raises(RecipeError, match="too short: Probe with lite0 at 96 px"):
+        plan({}, 10)
+    assert measured == [("lite2", 260, True), ("lite0", 96, False)]
+    measured.clear()
+    assert plan({}, 20).recipe.picture.size == 128
+    assert len(measured) == len(set(measured)) == 8  # none twice
+    # The features of one in the middle are cached, so that it may be faster than the last.
+    monkeypatch.setitem(SECONDS, ("lite0", 224), 2.0)
+    monkeypatch.setattr(budget, "has_cached_features", lambda recipe: recipe.picture.size == 224)
+    measured.clear()
+    assert plan({}, 10).recipe.picture.size == 224
+    assert measured == [("lite2", 260, True), ("lite0", 96, False), ("lite0", 224, True)]
 
 
 def test_the_estimate_knows_the_largest_learning_curve() -> None:

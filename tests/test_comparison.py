@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -209,6 +210,9 @@ def test_the_command_draws_what_it_prints(
     assert "better" in told
     drawn = out.read_text(encoding="utf-8")
     assert "<svg" in drawn
+    if suffix == ".html":
+        headline = rf"{two[1].name} against {two[0].name}: accuracy [+-].* points, .*, on {N} test pictures"
+        assert re.search(f'<p class="verdict">{headline}</p>', drawn)
     assert str(two[1]) in drawn
     assert "http://" not in drawn.replace("http://www.w3.org/2000/svg", "")
     values = json.loads(command(capsys, *map(str, two), "--json", "--resamples", "200"))

@@ -86,7 +86,7 @@ def test_the_sentence_states_how_likely_the_gain_is(gain: float, low: float, wor
         "gain": {"value": gain, "low": low, "high": 0.02},
     }
     assert words in summarise(0.9, twice, None)
-    assert summarise(0.9, twice, "cow").endswith("most for cow.") == (words != "hardly")
+    assert summarise(0.9, twice, "cow").endswith("the largest gain is that of cow.") == (words != "hardly")
 
 
 def test_a_small_gain_that_few_pictures_measured_is_no_result() -> None:

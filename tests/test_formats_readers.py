@@ -12,8 +12,10 @@ import pytest
 
 from bestiary.box import Box
 from bestiary.context import Context
+from bestiary.data.formats import json_files
 from bestiary.data.formats.label_table import ReadOptions
 from bestiary.data.formats.read_options import make_read_options
+from bestiary.data.formats.registry import FORMATS, find_format, recognise_format
 from bestiary.data.sources import PictureList, list_sources
 from bestiary.errors import SourceError
 
@@ -379,3 +381,38 @@ def test_a_folder_that_lacks_the_files_of_the_requested_format_is_refused(tmp_pa
     ):
         with pytest.raises(SourceError, match=message):
             list_sources([tmp_path], {}, Context(cache=None), reading=ReadOptions(format=name))
+
+
+def test_every_format_has_a_name_and_a_title_of_its_own() -> None:
+    names = [form.name for form in FORMATS]
+    assert len(names) == len({form.title for form in FORMATS}) == len(set(names))
+    assert set(names) >= {
+        "table",
+        "huggingface",
+        "label-studio",
+        "roboflow",
+        "cvat",
+        "webdataset",
+        "coco",
+        "camtrap-dp",
+    }
+    assert all(form is find_format(form.name) for form in FORMATS)
+
+
+def test_json_that_does_not_fit_into_memory_is_refused_with_both_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = exported(tmp_path, task("a.jpg", [choice("fox")]))
+    monkeypatch.setattr(json_files, "BYTES_PER_BYTE", 10**15)
+    with pytest.raises(
+        SourceError, match=r"export\.json has 0\.0 GB; reading it takes about \d+ GB of memory, and \d+ GB"
+    ):
+        listed(source)
+
+
+def test_a_plain_folder_of_classes_is_of_no_format(tmp_path: Path) -> None:
+    planted(tmp_path, "fox/1.jpg", "owl/2.jpg")
+    for name in ("labels.csv", "results.json", "notes.xml", "deployments.csv", "fox.tar"):
+        (tmp_path / name).write_text("path,label\nfox/1.jpg,wolf\n")
+    assert recognise_format(tmp_path, ReadOptions()) is None
+    assert recognise_format(tmp_path / "fox" / "1.jpg", ReadOptions()) is None

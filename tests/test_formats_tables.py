@@ -170,6 +170,12 @@ def test_a_box_in_pixels_and_with_decimal_commas(folder: Path) -> None:
     assert picture.box == Box(10, 20.5, 30, 40, "pixels")
 
 
+def test_the_corners_of_vott_need_no_name(folder: Path) -> None:
+    (folder / "p-export.csv").write_text('"image","xmin","ymin","xmax","ymax","label"\n"a.jpg",10.5,20,30,60,"fox"\n')
+    [picture] = list_sources([folder / "p-export.csv"], {}, reading=ReadOptions(boxes=True)).pictures
+    assert (picture.label, picture.box) == ("fox", Box(10.5, 20, 19.5, 40, "pixels"))
+
+
 @pytest.mark.parametrize(
     ("header", "columns", "message"),
     [
@@ -270,6 +276,22 @@ def test_a_table_without_a_usable_row_is_an_error(folder: Path) -> None:
     (folder / "t.csv").write_text("File,Species,split\na.jpg,fox,holdout\n")
     with pytest.raises(SourceError, match=r'unknown split "holdout"\. Expected one of'):
         listed(folder / "t.csv")
+
+
+def test_rows_that_do_not_fit_the_header_are_explained(folder: Path) -> None:
+    (folder / "t.csv").write_text("File,Species\na.jpg,fox\nb.jpg,fox, red\n")
+    with pytest.raises(
+        SourceError, match="a row has more fields than the first line. Put texts that have the delimiter"
+    ):
+        listed(folder / "t.csv")
+    (folder / "t.csv").write_text("File,Species,Note\na.jpg,fox\n")
+    assert labels(listed(folder / "t.csv")) == {"a.jpg": "fox"}
+    (folder / "t.jsonl").write_text('{"file": "a.jpg", "label": "fox"}\n{"file": \n')
+    with pytest.raises(SourceError, match=r"t\.jsonl, line 2: no JSON"):
+        listed(folder / "t.jsonl")
+    (folder / "t.jsonl").write_text('{"file": "a.jpg", "label": "fox"}\n["b.jpg"]\n')
+    with pytest.raises(SourceError, match=r"t\.jsonl, line 2: expected an object"):
+        listed(folder / "t.jsonl")
 
 
 def test_boxes_that_cannot_be_used_are_named(folder: Path) -> None:

@@ -23,6 +23,7 @@ BASE = (
     "errors",
     "costs",
     "stats",
+    "class_thresholds",
     "quick_metrics",
     "machine",
     "processor",
@@ -60,6 +61,7 @@ BASE = (
     "checks",
     "label_issue_summary",
     "table",
+    "finding_counts",
     "context",
     "run_folder",
 )
@@ -159,6 +161,10 @@ def test_torch_is_imported_at_the_top_of_few_modules() -> None:
     ("modules", "unwanted"),
     [
         ("bestiary.flow, bestiary.inference.predictor, bestiary.cli", ["torch", "torchvision", "timm"]),
+        (  # what is imported before a budget is refused
+            "bestiary.flow, bestiary.study.leakage, bestiary.study.study",
+            ["scipy", "sklearn", "joblib", "onnx", "cleanlab"],
+        ),
         ("bestiary.inference.predict, bestiary.cli, bestiary.inference.writers", TRAINING_ONLY),
         ("bestiary.serve.app, bestiary.inference.output_file, bestiary.inference.link_folders", TRAINING_ONLY),
         ("bestiary.data.measure", [*TRAINING_ONLY, "onnxruntime", "pydantic"]),  # what worker processes import

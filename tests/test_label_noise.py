@@ -12,7 +12,9 @@ from bestiary.evaluation.label_issues import DOUBTFUL_FRACTION, detect_label_iss
 from bestiary.evaluation.label_noise import MAX_FITTED, WrongLabels, estimate_wrong_labels, fit_label_noise
 from bestiary.label_issue_summary import LabelIssueSummary
 from bestiary.quick_metrics import softmax
-from bestiary.report.next_steps import RunSummary, next_steps
+from bestiary.report.next_steps import next_steps
+from bestiary.report.run_summary import RunSummary
+from bestiary.report.verdict import run_verdict
 
 CLASSES = [f"class {number}" for number in range(10)]
 Labels = NDArray[np.int64]
@@ -115,15 +117,15 @@ def test_doubtful_labels_are_no_headline_and_say_what_is_expected() -> None:
     metrics["per_class"] = {label: {"f1": figure, "support": 100} for label in ("cat", "dog")}
     doubtful = LabelIssueSummary(40, 0.77, 0.04, 0.0, 0.1)
     summary = RunSummary(metrics, {"cat": 500, "dog": 500}, suspects={"train": 40}, label_issues=doubtful)
-    assert summary.n_label_issues == 0
+    assert "label" not in run_verdict(summary)
     [step] = [step for step in next_steps(summary) if "doubtful" in step.what]
     assert step.gain is None
-    assert "about 4 % (0 to 10 %) are expected to be wrong" in step.why
+    assert "Of 40 doubtful labels, about 2 (0 to 4) are expected to be wrong" in step.why
     sound = RunSummary(
         metrics,
         {"cat": 500, "dog": 500},
         suspects={"train": 40},
         label_issues=LabelIssueSummary(40, 0.97, 0.9, 0.8, 1.0),
     )
-    assert sound.n_label_issues == 40
-    assert any("about 90 % (80 to 100 %) are expected to be wrong" in step.why for step in next_steps(sound))
+    assert "Wrong labels: about 36 (32 to 40) of the 40 suspect ones" in run_verdict(sound)
+    assert any("about 36 (32 to 40) are expected to be wrong" in step.why for step in next_steps(sound))

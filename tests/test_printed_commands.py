@@ -21,21 +21,22 @@ pytest.importorskip("sklearn")
 
 from bestiary import table
 from bestiary.demo.dataset import SyntheticDataset
-from bestiary.report import next_steps as next_steps_module
-from bestiary.report.next_steps import next_steps, summarise_run
+from bestiary.report import run_summary as run_summary_module
+from bestiary.report.next_steps import next_steps
 from bestiary.report.run_files import read_run
 from bestiary.report.run_report import write_report
+from bestiary.report.run_summary import summarise_run
 from bestiary.review.decisions import DecisionLog
 from bestiary.review.review_session import ReviewSession
 from reviewed_run import plant
 
+WORD = re.compile(r'<span class="word">([^<]*)</span>')
 PRINTED = re.compile(r"<code>(bestiary [^<]+)</code>")
-IN_TEXT = re.compile(r"(bestiary compare \S+ runs/latest)")
 
 
 def printed_commands(page: Path) -> list[str]:
-    text = page.read_text(encoding="utf-8")
-    found = [html.unescape(command) for command in (*PRINTED.findall(text), *IN_TEXT.findall(text))]
+    text = WORD.sub(r"\1", page.read_text(encoding="utf-8"))
+    found = [html.unescape(command) for command in PRINTED.findall(text)]
     return list(dict.fromkeys(found))
 
 
@@ -108,21 +109,24 @@ def test_after_a_review_that_drops_a_test_picture_its_commands_work(run: Path, d
 def test_fine_tuning_names_what_installs_torch_where_it_is_missing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = read_run(run)
     for spec, is_named in ((object(), False), (None, True)):
-        monkeypatch.setattr(next_steps_module, "find_spec", lambda _, spec=spec: spec)
+        monkeypatch.setattr(run_summary_module, "find_spec", lambda _, spec=spec: spec)
         [step] = [step for step in next_steps(summarise_run(files)) if step.what == "Try fine-tuning."]
         assert ("pip install" in step.why and "torch]" in step.why) == is_named
 
 
 def test_advice_knows_the_backbone_and_its_size(run: Path) -> None:
     summary = summarise_run(read_run(run))
-    small = {step.what: step for step in next_steps(summary)}["Use the input size of the backbone."]
-    assert small.why == "64 px is far below the 224 px that lite0 was made for."
+    small = {step.what: step for step in next_steps(summary)}["Train at 224 px, the input size of lite0."]
+    assert small.why.startswith(
+        "64 px is far below the 224 px that lite0 was made for, also if the pictures are smaller"
+    )
+    assert next_steps(summary)[0] == small, "all estimates depend on it"
     native = {step.what: step for step in next_steps(replace(summary, size=224))}
     assert native["Try the larger backbone."].command.endswith("--backbone lite2 --set picture.size=260")
-    assert "Use the input size of the backbone." not in native
+    assert "Train at 224 px, the input size of lite0." not in native
     for other in (replace(summary, size=224, backbone="lite2"), replace(summary, method="scratch", backbone="resnet")):
         whats = {step.what for step in next_steps(other)}
-        assert not whats & {"Use the input size of the backbone.", "Try the larger backbone."}
+        assert not whats & {"Train at 224 px, the input size of lite0.", "Try the larger backbone."}
     many = {label: {**scores, "support": 50} for label, scores in summary.metrics["per_class"].items()}
     enough = next_steps(replace(summary, metrics={**summary.metrics, "per_class": many}))
     assert "Cross-validate." not in {step.what for step in enough}

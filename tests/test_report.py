@@ -24,13 +24,15 @@ from bestiary.evaluation.metrics import compute_metrics
 from bestiary.evaluation.reliability import conformal_coverage, undo_temperature
 from bestiary.evaluation.slices import find_weak_slices
 from bestiary.inference.conformal import fit_conformal
+from bestiary.label_issue_summary import LabelIssueSummary
 from bestiary.report import finding_section, format, gallery, plots, verdict
 from bestiary.report.coverage_section import threshold_tables
 from bestiary.report.gallery import heatmap_overlays
-from bestiary.report.next_steps import RunSummary, next_steps, summarise_run
+from bestiary.report.next_steps import next_steps
 from bestiary.report.run_files import read_run
 from bestiary.report.run_files import test_predictions as predictions_of_test
 from bestiary.report.run_report import render_run_report, write_report
+from bestiary.report.run_summary import RunSummary, summarise_run
 from bestiary.report.thumbnails import LARGEST_BYTES, thumbnail_data_uri
 from bestiary.text import format_percent
 from tiny_model import coloured, write_run
@@ -246,7 +248,10 @@ def test_every_headline_figure_is_on_the_page(run: Path, page: str) -> None:
         assert format.format_interval(metrics[key]) in text
     for key in ("log_loss", "brier"):
         assert f"{metrics[key]['value']:.3f}" in text
-    assert verdict.verdict(metrics) in text
+    assert verdict.describe_accuracy(metrics) in text
+    facts = verdict.list_run_facts(summarise_run(read_run(run)))
+    assert {fact.name for fact in facts} >= {"Mistakes", "Most confused", "Wrong labels"}
+    assert all(fact.name in text and fact.text in text for fact in facts)
     assert f"Over the {metrics['n']} test pictures" in text
     assert "16.0 s" in text
     assert "812 MB" in text
@@ -346,7 +351,8 @@ def test_a_run_with_little_in_it_still_has_a_report(tmp_path: Path) -> None:
     metrics["accuracy"] |= EMPTY
     (run / "metrics.json").write_text(json.dumps(metrics))
     text = Outline(write_report(run).read_text(encoding="utf-8")).text
-    assert "Right for 12 of 12 test pictures. No mistake among the 12 test pictures." in text
+    assert "Right for 12 of 12 test pictures." in text
+    assert "none in 12 test pictures." in text
     assert "No problem was found" in text
     assert "Every test picture was predicted correctly." in text
     assert "Loss curves" not in text
@@ -412,37 +418,101 @@ RIGHT = "Right 97 times in 100 (95\u00a0% interval 96 to 98). "
 @pytest.mark.parametrize(
     ("counts", "expected"),
     [
-        ([[80, 0, 0], [0, 80, 0], [0, 0, 80]], "No mistake among the 240 test pictures."),
+        ([[80, 0, 0], [0, 80, 0], [0, 0, 80]], "Mistakes: none in 240 test pictures."),
         (
             [[80, 0, 0], [0, 80, 1], [0, 0, 80]],
-            "No class was taken for the same other one more than once.",
+            "Most confused: no pair of classes is confused more than once.",
         ),
         (
             [[80, 2, 0], [0, 80, 2], [1, 0, 80]],
-            "No class was taken for the same other one more than twice.",
+            "Most confused: no pair of classes is confused more than twice.",
         ),
         # One of thirteen dogs called hen is no headline while four of thirteen cows are called dog.
         (
             [[9, 4, 0], [0, 12, 1], [0, 0, 80]],
-            "Most common confusion: cow predicted as dog (4 of 13). Lowest recall: cow, 9 of 13 pictures right"
-            " (95\u00a0% interval 42 to 87\u00a0%). Lowest precision: dog, 12 of 16 predictions right"
-            " (95\u00a0% interval 51 to 90\u00a0%).",
+            "Most confused: cow and dog, 4 times (cow predicted as dog 4 of 13 times)."
+            " Lowest recall: 9 of 13 pictures of cow are predicted as cow (95\u00a0% interval 42 to 87\u00a0%)."
+            " Lowest precision: 12 of 16 predictions of dog are right (95\u00a0% interval 51 to 90\u00a0%).",
         ),
-        # A tie names both, and three of eighty are too few for any class to be called weak.
+        # Two times each way are four of one pair; three one way are more than any other.
         (
-            [[77, 3, 0], [0, 77, 3], [1, 0, 79]],
-            "Most common confusions: cow predicted as dog (3 of 80), dog predicted as hen (3 of 80).",
+            [[78, 2, 0], [2, 75, 3], [0, 0, 80]],
+            "Most confused: cow and dog, 4 times (cow predicted as dog 2 of 80 times, dog predicted as cow 2 of 80"
+            " times).",
+        ),
+        # A tie names both, the higher rate first, and three of eighty are too few for any class to be called weak.
+        (
+            [[77, 3, 0], [0, 79, 1], [0, 2, 58]],
+            "Most confused: hen and dog, 3 times (hen predicted as dog 2 of 60 times, dog predicted as hen 1 of"
+            " 80 times); equally often cow and dog, 3 times (cow predicted as dog 3 of 80 times).",
         ),
         (
-            [[74, 3, 3], [3, 74, 3], [0, 0, 80]],
-            "Most common confusions: cow predicted as dog (3 of 80), cow predicted as hen (3 of 80),"
-            " and 2 more as often.",
+            [[74, 3, 3], [0, 77, 3], [0, 0, 80]],
+            "Most confused: cow and dog, 3 times (cow predicted as dog 3 of 80 times);"
+            " equally often cow and hen, 3 times (cow predicted as hen 3 of 80 times); 1 more pair as often.",
         ),
     ],
 )
 def test_the_verdict_names_confusions_and_classes_that_the_counts_carry(counts: list[list[int]], expected: str) -> None:
     metrics = _scores(("cow", "dog", "hen"), counts, 0.97) | {"n": 240}
     assert verdict.verdict(metrics) == RIGHT + expected
+
+
+def test_mistakes_with_a_suspect_label_are_no_confusion_of_the_model() -> None:
+    metrics = _scores(("cow", "dog", "hen"), [[76, 4, 0], [0, 77, 3], [0, 0, 80]], 0.97) | {"n": 240}
+    sound, weak = (LabelIssueSummary(30, 0.9, precision, 0.0, 1.0) for precision in (0.9, 0.1))
+    summary = RunSummary(metrics, {}, label_issues=sound, suspect_mistakes={("cow", "dog"): 2})
+    facts = {fact.name: fact.text for fact in verdict.list_run_facts(summary)}
+    assert facts["Mistakes"] == "7 in 240 test pictures; 2 of them have suspect labels, where the model may be right."
+    confused = "dog and hen, 3 times (dog predicted as hen 3 of 80 times)"
+    assert facts["Most confused"] == f"{confused} (mistakes with suspect labels are not counted)."
+    counted = [str(fact) for fact in verdict.list_run_facts(replace(summary, label_issues=weak))]
+    assert counted[0] == "Most confused: cow and dog, 4 times (cow predicted as dog 4 of 80 times)."
+    every = replace(summary, suspect_mistakes={("cow", "dog"): 4, ("dog", "hen"): 3})
+    expected = "Most confused: no pair of classes is confused (mistakes with suspect labels are not counted)."
+    assert expected in map(str, verdict.list_run_facts(every))
+
+
+def test_doubtful_labels_are_called_so_beside_pictures_too(run: Path) -> None:
+    files = read_run(run)
+    assert render_run_report(files).count('<span class="badge">suspect label</span>') > 0
+    recorded = {"count": 6, "accuracy": 0.8, "precision": 0.1, "low": 0.0, "high": 0.3}
+    page = render_run_report(replace(files, environment={**files.environment, "label issues": recorded}))
+    assert '<span class="badge">suspect label</span>' not in page
+    assert '<span class="badge">doubtful label</span>' in page
+
+
+def test_a_rare_mistake_is_not_zero_per_cent(run: Path) -> None:
+    files = read_run(run)
+    labels = files.metrics["confusion"]["labels"]
+    counts = np.diag([1000] * len(labels))
+    counts[0, :2] = 999, 1
+    confusion = {"labels": labels, "counts": counts.tolist()}
+    page = render_run_report(replace(files, metrics={**files.metrics, "confusion": confusion}))
+    assert ": 1, &lt;1\u00a0%" in page
+    assert "1 of 1000 (&lt;1\u00a0%)" in page
+
+
+def test_the_number_of_wrong_labels_is_a_fact_and_a_headline_where_it_is_reliable() -> None:
+    metrics = _scores(("cow", "dog"), [[80, 0], [0, 80]], 0.97) | {"n": 160}
+    sound = RunSummary(
+        metrics, {}, suspects={"train": 50, "test": 20}, label_issues=LabelIssueSummary(70, 1, 0.9, 0.8, 1)
+    )
+    assert "Wrong labels: about 63 (56 to 70) of the 70 suspect ones, a low estimate." in verdict.run_verdict(sound)
+    doubtful = replace(sound, label_issues=LabelIssueSummary(70, 0.8, 0.02, 0, 0.05))
+    assert (
+        str(verdict.list_run_facts(doubtful)[-1])
+        == "Wrong labels: about 1 (0 to 4) of the 70 doubtful ones, a low estimate."
+    )
+    assert "labels" not in verdict.run_verdict(doubtful)
+    unchecked = RunSummary(metrics, {}, label_check="data.suspects is false")
+    for summary, expected in (
+        (unchecked, ["Wrong labels: not checked, because data.suspects is false."]),
+        (replace(unchecked, label_check=""), ["Wrong labels: no label is suspect."]),
+        (replace(unchecked, label_check=None), []),
+        (replace(unchecked, label_check=None, suspects={"train": 2}), ["Wrong labels: 2 labels are suspect."]),
+    ):
+        assert [str(fact) for fact in verdict.list_label_facts(summary)] == expected
 
 
 def test_a_class_without_test_pictures_has_no_low_precision() -> None:
@@ -454,7 +524,7 @@ def test_of_few_test_pictures_the_number_is_said() -> None:
     metrics = _scores(("cow", "dog"), [[5, 0], [0, 4]], 1.0) | {"n": 9}
     metrics["accuracy"] = {"value": 1.0, "low": 0.701, "high": 1.0}
     assert verdict.verdict(metrics) == (
-        "Right for 9 of 9 test pictures (95\u00a0% interval 70 to 100\u00a0%). No mistake among the 9 test pictures."
+        "Right for 9 of 9 test pictures (95\u00a0% interval 70 to 100\u00a0%). Mistakes: none in 9 test pictures."
     )
 
 
@@ -482,7 +552,7 @@ def test_steps_name_the_class_that_lacks_pictures_and_the_pair_that_is_confused(
     assert [step.worth for step in steps[:2]] == ["about +3.3 points", ""]
     assert "has 20 training pictures, where the median class has 200" in steps[0].why
     assert "Most often confused with cow: 10 times, in both directions" in steps[1].why
-    assert "predicts other labels: 3 training, 1 test." in steps[3].why
+    assert "disagrees with them: 3 training, 1 test." in steps[3].why
     assert steps[3].worth == ""
     assert "found 1 shortcut:" in steps[4].why
 
@@ -664,7 +734,7 @@ def test_each_confusion_has_a_picture_before_any_has_two(tmp_path: Path, monkeyp
     test = predictions_of_test(read_run(make_run(tmp_path / "run", files, sure=0.5)))
     monkeypatch.setattr(gallery, "GALLERY", 4)
     monkeypatch.setattr(gallery, "MAX_MORE", 6)
-    built = gallery.build_galleries(test, set(), {}, lambda paths: [None] * len(paths))
+    built = gallery.build_galleries(test, {}, {}, lambda paths: [None] * len(paths))
     embedded = [*built["wrong"], *built["unknown"], *built["more_wrong"]]
     pairs = set(test.filter(pl.col("label") != pl.col("predicted")).select("label", "predicted").iter_rows())
     assert len(pairs) == 6
@@ -675,7 +745,7 @@ def test_each_confusion_has_a_picture_before_any_has_two(tmp_path: Path, monkeyp
 
 def test_pictures_have_their_most_probable_classes(run: Path) -> None:
     test = predictions_of_test(read_run(run))
-    for picture in gallery.gallery_pictures(test.head(4), {}, set()):
+    for picture in gallery.gallery_pictures(test.head(4), {}, {}):
         row = test.row(by_predicate=pl.col("row_id") == picture.row_id, named=True)
         expected = sorted(((row[f"p_{label}"], label) for label in LABELS), reverse=True)[: gallery.TOP]
         assert [label for label, _ in picture.top] == [label for _, label in expected]
@@ -683,12 +753,12 @@ def test_pictures_have_their_most_probable_classes(run: Path) -> None:
 
 
 def test_every_finding_is_listed_or_counted(run: Path, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    issues = read_run(run).findings.filter("is_issue")
+    findings = read_run(run).findings
     text = Outline(page).text
-    for path in issues["path"].drop_nulls():
+    for path in findings["path"].drop_nulls():
         assert f"{Path(path).parent.name}/{Path(path).name}" in text
     monkeypatch.setattr(finding_section, "MAX_EXAMPLES", 1)
     monkeypatch.setattr(finding_section, "MAX_LISTED", 2)
     shorter = Outline(render_run_report(read_run(run))).text
-    assert "3 more are not listed" in shorter
+    assert "4 more are not listed" in shorter  # six issues, and one that needs no action
     assert "findings.parquet whose check is dark" in shorter

@@ -94,7 +94,7 @@ def test_it_reads_from_the_verdict_over_what_to_do_to_the_evidence(page: Any) ->
             "The test pictures were scored 2 times",
             "What to do next\n",
             "How good it is\n",
-            "Mistakes\n",
+            "Confusion matrix\n",
             "Calibration: can its probabilities be trusted?\n",
         )
     )

@@ -184,14 +184,17 @@ def test_a_damaged_history_is_named(tmp_path: Path) -> None:
         run_folder.read_history(tmp_path)
 
 
-def test_the_environment_says_versions_command_and_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["/usr/bin/bestiary", "train", "pictures"])
+@pytest.mark.parametrize("program", ["/usr/bin/bestiary", "/usr/lib/bestiary/__main__.py"])
+def test_the_environment_says_versions_command_and_machine(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [program, "train", "pictures"])
     found = run_folder.collect_environment({"split digest": "abc"})
     assert found["command"] == "bestiary train pictures"
     assert found["split digest"] == "abc"
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
     assert {"bestiary", "platform", "cores", "started", "version of numpy", "version of onnxruntime"} <= found.keys()
     json.dumps(found)
+    monkeypatch.setattr(sys, "argv", ["/usr/lib/pytest/__main__.py"])
+    assert run_folder.collect_environment({})["command"] == "__main__.py"
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"[1]", b'{"n": '])

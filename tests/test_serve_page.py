@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ pytest.importorskip("playwright", reason="Playwright is not installed (bestiary[
 
 from playwright import sync_api as playwright
 
+from bestiary.class_thresholds import ClassThreshold, as_bundle_values
+from bestiary.inference.bundle import read_bundle
 from served import served
 from tiny_model import coloured, write_run
 
@@ -216,3 +219,19 @@ def test_the_token_is_asked_for_and_kept(browser: Any, tmp_path: Path) -> None:
         second.goto(address)
         playwright.expect(second.locator("#classes")).to_contain_text("red")
         assert "sesame" not in second.url
+
+
+def test_a_picture_below_the_threshold_of_its_class_says_so(browser: Any, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "colours")
+    bundle = read_bundle(run)
+    chosen = ClassThreshold(0.95, 0.999, is_met=True, predicted=30, answered=25, correct=24, low=0.8, high=0.99)
+    replace(bundle, class_thresholds=as_bundle_values({"red": chosen})).write(run)
+    with served(run, "--quiet") as (address, _):
+        page = browser.new_context(**WIDE).new_page()
+        page.goto(address)
+        playwright.expect(page.locator("#classes")).to_contain_text("red")
+        page.evaluate(AS_DROP, encoded("red", "green", "grey"))
+        assert labels(page, 3) == ["Unknown", "green", "Unknown"]
+        notes = [page.locator(".card").nth(number).inner_text() for number in (0, 2)]
+        assert "Less probable than the threshold of its class. The nearest class is red." in notes[0]
+        assert "Unlike every class" in notes[1]

@@ -21,6 +21,7 @@ pytest.importorskip("sklearn")
 from bestiary import flow, table
 from bestiary.cli import app
 from bestiary.context import Context
+from bestiary.data import dataset as dataset_module
 from bestiary.data.dataset import DataSource
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import InterruptedRun, RecipeError, RunError, SourceError, UserError
@@ -371,6 +372,16 @@ def test_a_budget_too_short_leaves_no_folder(
     names = [str(written / "poor.toml"), str(written / "good.toml")]
     with pytest.raises(RecipeError, match="--budget 60 s is too short"):
         study(faulty.folder, names, settings=SETTINGS, seeds=(0,), out=tmp_path / "short", budget_seconds=60)
+    assert not (tmp_path / "short").exists()
+
+
+def test_a_hopeless_budget_is_refused_before_the_pictures_are_read(
+    faulty: SyntheticDataset, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset_module, "scan_pictures", lambda *_: pytest.fail("The pictures were read."))
+    names = [str(written / "poor.toml"), str(written / "good.toml")]
+    with pytest.raises(RecipeError, match=r"--budget 4 s is too short: reading .* and 6 training runs take about"):
+        study(faulty.folder, names, settings=SETTINGS, seeds=SEEDS, out=tmp_path / "short", budget_seconds=4)
     assert not (tmp_path / "short").exists()
 
 

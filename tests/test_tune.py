@@ -24,12 +24,14 @@ import optuna
 from optuna.trial import TrialState
 
 from bestiary import files, flow, run_folder
+from bestiary.data import dataset as dataset_module
 from bestiary.data.dataset import DataSource
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import InterruptedRun, MachineError, RecipeError, RunError, SourceError, UserError
 from bestiary.progress import Reporter
 from bestiary.recipe import Recipe, ResolvedRecipe
 from bestiary.recipe_files import write_toml
+from bestiary.training import quick_estimate
 from bestiary.training.time_estimate import TimeEstimate
 from bestiary.tune import finish, importance, objective, sampler, search_space, selection_bias
 from bestiary.tune import page as tune_page
@@ -499,8 +501,19 @@ def test_fewer_validation_pictures_than_classes(collection: SyntheticDataset, tm
         run_tune(tmp_path / "pictures.csv", recipe=Recipe.of(PROBE), inner_folds=0, out=tmp_path / "search")
 
 
-def test_a_budget_too_short_for_one_trial(collection: SyntheticDataset, tmp_path: Path) -> None:
+def test_a_budget_too_short_for_one_trial(
+    collection: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quick_estimate, "CERTAIN", 0.0)
     with pytest.raises(RecipeError, match="too short for one trial"):
+        try_search(collection, tmp_path / "search", trials=None, budget_seconds=2.0)
+
+
+def test_a_hopeless_budget_is_refused_before_the_pictures_are_read(
+    collection: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset_module, "scan_pictures", lambda *_: pytest.fail("The pictures were read."))
+    with pytest.raises(RecipeError, match=r"--budget 2 s is too short: reading \d+ pictures"):
         try_search(collection, tmp_path / "search", trials=None, budget_seconds=2.0)
 
 

@@ -22,7 +22,7 @@ class AuditCheck:
     for a table; effect: on a model; remedy: what to do. table_order: place in the findings table, 0 for a check that is
     not written there; review_order: place in the review queue, 0 for a check without pictures to decide about.
     fails_strict: `audit --strict` fails; alters_model: the findings change the model or its score; about_source: they
-    are about folders or tables, not about a picture.
+    are about folders or tables, not about a picture. alias: the name in lists, where that is not `name`.
     """
 
     name: str
@@ -37,6 +37,12 @@ class AuditCheck:
     alters_model: bool = False
     about_source: bool = False
     many: str = ""
+    alias: str = ""
+
+    @property
+    def list_name(self) -> str:
+        """The name in lists."""
+        return self.alias or self.name
 
     @property
     def plural(self) -> str:
@@ -60,6 +66,8 @@ def _load_checks(kind: str) -> tuple[AuditCheck, ...]:
 
 CHECKS = _load_checks("audit")  # the most serious first: the order of the audit page
 PREDICTION_CHECKS = _load_checks("prediction")  # reasons for a review that come from the predictions of a run
+# Suspect labels of which most are expected to be correct: see `label_issue_summary.resolve_check`.
+(DOUBTFUL_LABEL,) = _load_checks("doubtful")
 _BY_NAME = {check.name: check for check in (*CHECKS, *PREDICTION_CHECKS)}
 _SEVERITY_RANKS = {check.name: rank for rank, check in enumerate(CHECKS)}
 _AFTER_DECIDE = sum(check.needs_person for check in CHECKS) - 0.5

@@ -150,6 +150,11 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
         for setting, alternative in ALTERNATIVES.items():
             if setting in settings.get("data", {}):
                 raise InputError(f"data.{setting} is not for PictureClassifier: {alternative}.")
+        if settings.get("evaluate", {}).get("thresholds"):
+            raise InputError(
+                "evaluate.thresholds is not for PictureClassifier, whose predict names a class for every picture:"
+                " compare predict_proba with a threshold of yours, or use bestiary.train and bestiary.predict."
+            )
         model = {**settings.get("model", {}), "method": self.method, "backbone": self.backbone}
         return Recipe.of({**settings, "model": model, "seed": self.seed})
 

@@ -25,6 +25,7 @@ from bestiary.profiling import PeakMemory
 from bestiary.progress import Reporter
 from bestiary.recipe import Recipe
 from bestiary.report.results import Run, finish_run, write_results
+from bestiary.report.run_files import count_run_findings
 from bestiary.training import budget, quick_estimate
 from bestiary.training.create_run import create_run
 from bestiary.training.experiment_loggers import RECORDED, check_log_supported, open_experiment_log
@@ -66,16 +67,15 @@ def train(
 ) -> Run:
     """Audit and split the pictures, train, calibrate and export a model, test it and write the report; return the run.
 
-    pictures: a folder per class, split folders, an archive or a table, or several of these, which are merged; labels: a
-    map of folder names to labels; corrections: a file of label decisions; reading: of a table; recipe: a Recipe or its
-    settings; folds: its `data.folds`; budget_seconds: settings that the recipe leaves open are chosen so that
-    the job ends in time; log: "tensorboard" or "mlflow", for the epochs of a network.
+    pictures: a folder per class, split folders, an archive, a table, or several, which are merged; labels: a map of
+    folder names to labels; corrections: label decisions; reading: of a table; recipe: a Recipe or its settings;
+    folds: its `data.folds`; budget_seconds: open settings are chosen to end in time; log: as in the command.
     Raises UserError, IntegrityError if the exported model differs from the trained one, InterruptedRun on Ctrl-C.
     """
     requested = Recipe.of(recipe or {}).override({} if folds is None else {"data": {"folds": folds}})
     context = Context.create(threads, reporter, requested.features, "train")
     source, out = DataSource(pictures, labels, corrections, reading=reading), None if out is None else Path(out)
-    timer, check = context.timer, quick_estimate.budget_check(requested, budget_seconds, context)
+    timer, check = context.timer, quick_estimate.budget_check([requested], budget_seconds, context)
     check_recipe_supported(requested)
     check_log_supported(log, requested)
     run_folder.require_free_folder(out)
@@ -109,8 +109,7 @@ def resume(
 ) -> Run:
     """Finish an interrupted run from its pictures, recipe and last checkpoint, and return it.
 
-    However it ended (Ctrl-C, a full disk, SIGKILL), the scores equal those of an uninterrupted run. light: scores only,
-    without training diagnostics and report. Raises RunError if the run is finished, or in use by another process.
+    The scores equal those of an uninterrupted run. light: scores only. Raises RunError if it is finished or in use.
     """
     run, context = Path(run), run_folder.resume_context(Path(run), threads, reporter)
     with PeakMemory() as memory, open_session(run, context.timer, memory) as session:
@@ -127,7 +126,7 @@ def evaluate(run: Path | str, *, threads: int | None = None, reporter: Reporter 
     """Score a finished run on its own test split again, which it counts, and return it."""
     run, context = Path(run), Context.create(threads, reporter, job="evaluate")
     with run_lock(run):
-        metrics = rescore_test_split(run, context)
+        metrics = rescore_test_split(run, context) | {"findings": count_run_findings(run).facts()}
         write_results(run, metrics, context)
     return Run(run, metrics)
 
@@ -140,11 +139,9 @@ def _train_run(run: Path, context: Context, session: RunSession, *, resume: bool
     folds = cross_validate(task) if task.recipe.data.folds else []
     trained, model = train_and_finalize(task)
     run_folder.update_environment(run, trained.notes)
-    group_scores = {}
     if not light:
         with context.timer.stage("lessons"):
             write_json(run / "learning_curve.json", diagnose_training(task, trained))
-            group_scores = measure_group_scores(task, trained)
 
     # ---- Test: from the files, through the predictor that users get ------------------------------------------------
     predictions = concat_folds(folds) if folds else predict_test_split(run, context)
@@ -158,6 +155,6 @@ def _train_run(run: Path, context: Context, session: RunSession, *, resume: bool
 
     # ---- Report ----------------------------------------------------------------------------------------------------
     metrics |= {"test_scored": 1, "overfitting": describe_fit(task.recipe, trained.history)}
-    metrics |= {"temperature": model.calibration.temperature} | group_scores
+    metrics |= {"temperature": model.calibration.temperature} | ({} if light else measure_group_scores(task, trained))
     context.experiment_log.log_test(metrics)
     return finish_run(run, metrics, context, session.usage, light=light)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import special
 
 from bestiary.array_types import Array, Floats, Ints
 
@@ -35,9 +34,13 @@ def macro_f1(y_true: Ints, y_pred: Ints, classes: int) -> float:
 
 def softmax(logits: Array) -> Floats:
     """Return the probabilities, float64 (n, classes), of logits (n, classes)."""
+    from scipy import special
+
     return np.asarray(special.softmax(logits.astype(np.float64), axis=1))
 
 
 def log_softmax(logits: Array) -> Floats:
     """Return the natural logarithms of the probabilities, float64 (n, classes), of logits (n, classes)."""
+    from scipy import special
+
     return np.asarray(special.log_softmax(logits.astype(np.float64), axis=1))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from bestiary.class_thresholds import ThresholdEntry, check_thresholds
 from bestiary.costs import CostEntry, check_entries
 from bestiary.defaults import SCRATCH_AUGMENT, train_defaults
 from bestiary.errors import RecipeError
@@ -64,6 +65,8 @@ Folds = Annotated[int, Field(ge=0, le=50), _expect(lambda folds: folds != 1, "2 
 GroupRuleText = Annotated[str, AfterValidator(check_group_rule)]
 SiteRuleText = Annotated[str, AfterValidator(check_site_rule)]
 Costs = Annotated[tuple[CostEntry, ...], AfterValidator(check_entries)]
+_AsPairs = BeforeValidator(lambda value: tuple(value.items()) if isinstance(value, Mapping) else value)
+Thresholds = Annotated[tuple[ThresholdEntry, ...], _AsPairs, AfterValidator(check_thresholds)]
 
 
 class _Section(BaseModel):
@@ -178,6 +181,7 @@ class EvaluateConfig(_Section):
     costs: Costs = Field(
         (), description="of mistakes, as true, predicted, cost; empty: label is the most probable class"
     )
+    thresholds: Thresholds = Field((), description="precision on validation from which a class is answered, by class")
     learning_curve: Literal["auto", "on", "off"] = Field("auto", description="auto: if the probe's features are cached")
 
 

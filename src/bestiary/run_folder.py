@@ -148,11 +148,17 @@ def remove_partial_files(run: Path) -> None:
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
+def _program_name() -> str:
+    """Return the name of the command: `python -m bestiary` runs `__main__.py`."""
+    program = Path(sys.argv[0])
+    return "bestiary" if program.parts[-2:] == ("bestiary", "__main__.py") else program.name
+
+
 def collect_environment(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is needed to reproduce a run: versions, machine, command, and `facts`."""
     return {
         "bestiary": __version__,
-        "command": shlex.join(map(hide_passwords, [Path(sys.argv[0]).name, *sys.argv[1:]])),
+        "command": shlex.join(map(hide_passwords, [_program_name(), *sys.argv[1:]])),
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "python": platform.python_version(),
         "platform": platform.platform(),

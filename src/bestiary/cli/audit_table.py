@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from bestiary.data.dataset import AuditedDataset
+    from bestiary.finding_counts import CheckCount
 
 
 STYLES = ("dim", "default", "bold yellow", "bold red")  # note, issue, needs a person, serious
@@ -25,10 +26,15 @@ MAX_FURTHER = 30  # messages about folders and tables beyond the first of each c
 
 @dataclass(frozen=True)
 class AuditRow:
-    """The findings of one check: their number, meaning and worst example, and whether a person must decide."""
+    """The findings of one check: their number, meaning and worst example, and whether a person must decide.
+
+    n: issues, or of a check without any its notes; noted: further findings, which need no action. name: for the list.
+    """
 
     check: str
+    name: str
     n: int
+    noted: int
     meaning: str
     example: str
     serious: bool
@@ -39,17 +45,19 @@ class AuditRow:
 def audit_json(dataset: AuditedDataset, page: Path | None) -> dict[str, Any]:
     """Return the audit as plain values; `findings` counts everything, `noted` those that need no action."""
     from bestiary.data.notices import read_notices
+    from bestiary.finding_counts import count_findings
 
-    findings = dataset.findings
+    findings, labels = dataset.findings, dataset.label_issues
     return {
         "pictures": dataset.pictures.height,
         "findings": _count_by_check(findings),
+        "severity": count_findings(findings, labels).facts(),
         "serious": {row.check: row.n for row in audit_rows(dataset) if row.serious},
         "noted": _count_by_check(findings.filter(~findings["is_issue"])),
         "passed_over": dict(dataset.passed_over),
         "not_looked_for": dict(dataset.not_looked_for),
         "notices": read_notices(findings),
-        "label_issues": None if dataset.label_issues is None else asdict(dataset.label_issues),
+        "label_issues": None if labels is None else asdict(labels) | {"is_doubtful": labels.is_doubtful},
         "page": None if page is None else str(page),
     }
 
@@ -57,19 +65,16 @@ def audit_json(dataset: AuditedDataset, page: Path | None) -> dict[str, Any]:
 def print_audit(dataset: AuditedDataset, page: Path | None) -> None:
     """Print the findings on stdout, and the path of the page with the pictures or how to get it."""
     from bestiary.evaluation.model_audit import skipped_check_messages
+    from bestiary.finding_counts import count_findings
 
-    rows = audit_rows(dataset)
-    issues = sum(row.n for row in rows if row.is_issue)
-    serious = sum(row.n for row in rows if row.serious)
-    count = dataset.pictures.height
-    typer.echo(
-        f"{count:,} picture{'s' * (count != 1)}, {issues:,} finding{'s' * (issues != 1)}, {serious:,} of them serious"
-    )
+    rows, count = audit_rows(dataset), dataset.pictures.height
+    counts = count_findings(dataset.findings, dataset.label_issues)
+    typer.echo(f"{count:,} picture{'s' * (count != 1)}. {counts.describe()}")
     if sys.stdout.isatty():
         _print_table(rows)
     else:
         for row in rows:
-            typer.echo(f"{row.n:7,}  {row.check:16} {row.example}")
+            typer.echo(f"{row.n:7,}  {row.name:16} {row.example}{_format_noted(row)}")
     if dataset.label_issues is not None:
         typer.echo(dataset.label_issues.describe())
     for message in _further_notices(dataset.findings):
@@ -94,24 +99,32 @@ def _further_notices(findings: pl.DataFrame) -> list[str]:
 
 def audit_rows(dataset: AuditedDataset) -> list[AuditRow]:
     """Return one row for each check with findings: serious ones, then other issues, then notes."""
-    from bestiary.checks import severity_rank
+    from bestiary.finding_counts import count_findings
 
     paths = dataset.pictures.get_column("path", default=dataset.findings["path"])
     root = common_folder(paths.drop_nulls().to_list())
-    by_check = dataset.findings.group_by(["check"], maintain_order=True)
-    rows = [_audit_row(str(check), findings, root) for (check,), findings in by_check]
-    return sorted(rows, key=lambda row: (not row.serious, not row.is_issue, severity_rank(row.check)))
+    counts = count_findings(dataset.findings, dataset.label_issues).checks
+    return [_audit_row(count, dataset.findings, root) for count in counts]
 
 
-def _audit_row(name: str, findings: pl.DataFrame, root: str) -> AuditRow:
-    from bestiary.checks import FAILS_STRICT, find_check
+def _audit_row(count: CheckCount, findings: pl.DataFrame, root: str) -> AuditRow:
+    check, is_issue = count.check, count.issues > 0
+    own = findings.filter((findings["check"] == check.name) & (findings["is_issue"] == is_issue))
+    return AuditRow(
+        check.name,
+        check.list_name,
+        own.height,
+        count.noted if is_issue else 0,
+        check.meaning,
+        _format_example(own.row(0, named=True), root),
+        serious=count.serious > 0,
+        needs_person=is_issue and check.needs_person,
+        is_issue=is_issue,
+    )
 
-    check, issues = find_check(name), findings.filter("is_issue")
-    is_issue = issues.height > 0
-    counted = issues if is_issue else findings
-    example = _format_example(counted.row(0, named=True), root)
-    serious, needs_person = is_issue and name in FAILS_STRICT, is_issue and check.needs_person
-    return AuditRow(name, counted.height, check.meaning, example, serious, needs_person, is_issue)
+
+def _format_noted(row: AuditRow) -> str:
+    return f" ({row.noted:,} more need{'s' * (row.noted == 1)} no action)" if row.noted else ""
 
 
 def _format_example(finding: Mapping[str, Any], root: str) -> str:
@@ -139,7 +152,8 @@ def _print_table(rows: list[AuditRow]) -> None:
     for row in rows:
         style = STYLES[row.serious + row.needs_person + row.is_issue]
         faint = "" if row.is_issue else "dim"
-        cells = ((row.check, style), (f"{row.n:,}", style), (row.meaning, faint), (row.example, faint))
+        example = row.example + _format_noted(row)
+        cells = ((row.name, style), (f"{row.n:,}", style), (row.meaning, faint), (example, faint))
         grid.add_row(*(Text(*cell) for cell in cells))
     Console().print(grid)
 

@@ -152,6 +152,14 @@ CostsOption = Annotated[
         " label is then the one with the least expected cost.",
     ),
 ]
+ThresholdsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE.csv|CLASS=PRECISION,…",
+        help="Precision on validation from which on a class is answered (wolf=0.95; * is any class), or a CSV of"
+        " class,precision. Below it a picture is unknown.",
+    ),
+]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Override a recipe setting: section.key=value.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Random seed for the split and for training.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")]
@@ -178,8 +186,10 @@ def build_recipe(
     group: str | None = None,
     site: str | None = None,
     crop: CropRule | None = None,
+    thresholds: str | None = None,
 ) -> Recipe:
     """Return the recipe of a name or file, overridden by `--set`, then by the named options."""
+    from bestiary.class_thresholds import read_thresholds
     from bestiary.costs import read_costs
     from bestiary.recipe import Recipe
     from bestiary.recipe_files import apply_overrides, load_recipe_values
@@ -197,6 +207,7 @@ def build_recipe(
         ("data", "crop"): crop.value if crop else None,
         ("data", "split"): split.value if split else None,
         ("evaluate", "costs"): None if costs is None else read_costs(costs),
+        ("evaluate", "thresholds"): None if thresholds is None else read_thresholds(thresholds),
     }
     for (section, key), value in named.items():
         if value is not None:

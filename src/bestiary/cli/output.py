@@ -16,7 +16,9 @@ def print_run(run: Run, as_json: bool, *, leaks: Mapping[str, Any] | None = None
     """Print the scores and verdict of a run, its leak report if any, and its paths; or all as JSON."""
     from bestiary import run_folder
     from bestiary.report.classification_report import classification_report
-    from bestiary.report.verdict import verdict
+    from bestiary.report.run_files import read_run
+    from bestiary.report.run_summary import summarise_run
+    from bestiary.report.verdict import run_verdict
 
     page = run.path / "report.html"
     if as_json:
@@ -27,9 +29,13 @@ def print_run(run: Run, as_json: bool, *, leaks: Mapping[str, Any] | None = None
     typer.echo(classification_report(run.metrics, short=True))
     if decision := run.metrics.get("decision"):
         typer.echo(f"{decision['sentence']}\n")
+    if sentence := (run.metrics.get("group_scores") or {}).get("sentence"):
+        typer.echo(f"{sentence}\n")
+    if thresholds := run.metrics.get("class_thresholds"):
+        typer.echo("\n".join([thresholds["sentence"], *thresholds["unmet"], ""]))
     if leaks:
         typer.echo(f"{leaks['sentence']}\n")
-    typer.echo(f"{verdict(run.metrics)}\n\nReport: {page}\n{run.path}")
+    typer.echo(f"{run_verdict(summarise_run(read_run(run.path)))}\n\nReport: {page}\n{run.path}")
 
 
 def print_json(values: Mapping[str, Any]) -> None:

@@ -152,15 +152,12 @@ def predict(
             notes = file.write(predictions) if file is not None else None
             if file is None:
                 name, classes = "json" if as_json else (form or Format.table).value, predictor.classes
-                writers.write_predictions(
-                    predictions,
-                    name,
-                    _stdout(),
-                    classes=classes,
-                    top=top,
-                    sets=sets is not None,
-                    boxes=boxes is not None,
-                )
+                extra = {
+                    "sets": sets is not None,
+                    "reasons": bool(predictor.bundle.class_thresholds),
+                    "boxes": boxes is not None,
+                }
+                writers.write_predictions(predictions, name, _stdout(), classes=classes, top=top, **extra)
     reporter = make_reporter(quiet=quiet)
     full_set = explain_full_set(predictor.bundle.sets, sets) if sets else ""
     for message in filter(None, (describe_skipped(skipped), full_set, *(notes or ()))):
@@ -205,6 +202,7 @@ def _output_file(
     """Return the file to write, None for the terminal; conditions: what its predictions depend on."""
     from bestiary.inference.converted_file import TABLE, WRITERS, ConvertedFile
     from bestiary.inference.output_file import PredictionFile, format_from_suffix
+    from bestiary.inference.resume_record import THRESHOLDS
 
     if conversion.package is not None and form != Format.camtrap_dp:
         raise UserError("--package is for --format camtrap-dp.")
@@ -214,16 +212,19 @@ def _output_file(
         if conversion.table is not None and form == Format.csv:
             raise UserError("A table with its own columns is written as a whole. Add --out.")
         return None
-    has_sets = conditions["level of prediction sets"] is not None
+    has_sets, has_reasons = conditions["level of prediction sets"] is not None, THRESHOLDS in conditions
     output_format = form.value if form else format_from_suffix(out)
     if output_format == "csv" and conversion.table is not None:
         output_format = TABLE
     if output_format == TABLE or output_format in WRITERS:
         return ConvertedFile(out, output_format, conversion, conditions, resume=resume, sets=has_sets)
     return PredictionFile(
-        *(out, output_format, conversion.classes),
+        out,
+        output_format,
+        conversion.classes,
         resume=resume,
         sets=has_sets,
+        reasons=has_reasons,
         boxes=conversion.boxes,
         conditions=conditions,
     )

@@ -45,6 +45,7 @@ def train(
     pictures_folder: options.PicturesFolder = None,
     leave_out: options.LeaveOut = None,
     costs: options.CostsOption = None,
+    thresholds: options.ThresholdsOption = None,
     seed: options.Seed = None,
     folds: Annotated[int | None, typer.Option(min=2, max=50, help="Cross-validate with this many folds.")] = None,
     leak_report: Annotated[
@@ -93,6 +94,7 @@ def train(
         site=site,
         crop=crop,
         costs=costs,
+        thresholds=thresholds,
     )
     if leak_report:
         leakage.check_leak_report_supported(values)

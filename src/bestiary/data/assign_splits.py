@@ -19,6 +19,7 @@ from bestiary.data.split import (
 )
 from bestiary.data.split_parts import require_trainable_parts
 from bestiary.errors import SourceError
+from bestiary.finding_counts import count_findings
 from bestiary.recipe import DataConfig
 from bestiary.text import format_names
 
@@ -91,11 +92,11 @@ def describe_splits(pictures: pl.DataFrame, dataset: AuditedDataset) -> str:
     tested = f"{counts['test']:,} test" if "fold" not in used.columns else f"{used['fold'].n_unique()} test folds"
     missing = sorted(set(used["label"]) - set(used.filter(pl.col("split") == "val")["label"])) if counts["val"] else []
     duplicates = used.height - table.with_duplicate_groups(used)["group"].n_unique()
-    issues = dataset.findings["is_issue"].sum()
+    findings = count_findings(dataset.findings, dataset.label_issues).describe()
     return (
         f"{used.height:,} pictures of {used['label'].n_unique()} classes: {counts['train']:,} training,"
         f" {counts['val']:,} validation, {tested}. {duplicates:,} duplicates kept in one split,"
-        f" {pictures.height - used.height:,} files left out, {issues:,} findings."
+        f" {pictures.height - used.height:,} files left out. {findings}"
         + (f" The split has no validation pictures for: {format_names(missing)}." if missing else "")
     )
 

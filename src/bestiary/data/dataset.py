@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +12,6 @@ import polars as pl
 
 from bestiary import table
 from bestiary.array_types import Ints
-from bestiary.checks import find_check
 from bestiary.context import Context
 from bestiary.data import audit, duplicate_groups, duplicates, view_search
 from bestiary.data.apply_corrections import CorrectionResult, apply_corrections
@@ -32,6 +30,7 @@ from bestiary.data.shortcuts import PROPERTIES, find_shortcuts
 from bestiary.data.sources import PictureList, list_sources, report_notices
 from bestiary.data.split_parts import choose_split_parts, require_trainable_parts
 from bestiary.errors import SourceError, did_you_mean
+from bestiary.finding_counts import count_findings
 from bestiary.group_rules import parse_group_rule, parse_site_rule
 from bestiary.label_issue_summary import LabelIssueSummary
 from bestiary.machine import trim_memory
@@ -99,13 +98,14 @@ class AuditedDataset(SummaryRepr):
     label_issues: LabelIssueSummary | None = None
 
     def summary(self) -> Summary:
-        """Return the number of pictures, of classes, and of the findings of each check that need action."""
+        """Return the number of pictures, of classes, and of the issues of each check, the most serious first."""
         labels = self.pictures["label"].drop_nulls().unique().sort().to_list()
-        issues = Counter(self.findings.filter("is_issue")["check"].to_list()).most_common()
+        counts = count_findings(self.findings, self.label_issues).checks
+        issues = [count.check.format_count(count.issues) for count in counts if count.issues]
         rows = [
             ("classes", f"{len(labels):,} ({format_names(labels)})"),
             ("unreadable", f"{self.pictures['error'].count():,}"),
-            ("findings", ", ".join(find_check(check).format_count(n) for check, n in issues) or "none"),
+            ("findings", ", ".join(issues) or "none"),
         ]
         return Summary(f"Audited dataset of {self.pictures.height:,} pictures", tuple(rows))
 

@@ -50,7 +50,7 @@ def torn_group_notices(pictures: pl.DataFrame) -> list[SourceNotice]:
     notices = []
     for column, noun in (("given_group", "group"), ("site", "site")):
         own = pictures.filter(split & pl.col(column).is_not_null())
-        parts = own.group_by(column).agg(parts=pl.col("given_split").n_unique())
+        parts = own.group_by(column, maintain_order=True).agg(parts=pl.col("given_split").n_unique())
         if torn := int((parts["parts"] > 1).sum()):
             message = (
                 f"The given split divides {torn:,} of {parts.height:,} {noun}s: their pictures are in several splits,"

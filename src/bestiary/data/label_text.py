@@ -31,9 +31,13 @@ def format_labels(labels: pl.Series) -> pl.Series:
     if isinstance(kind, pl.Datetime) and labels.dt.time().drop_nulls().cast(pl.Int64).sum() == 0:
         return labels.dt.date().cast(pl.String)
     texts = labels.cast(pl.String)
-    if kind == pl.String and set(texts.str.strip_chars().str.to_lowercase().drop_nulls()) <= {"true", "false", ""}:
+    if kind == pl.String and set(texts.unique().str.strip_chars().str.to_lowercase().drop_nulls()) <= {
+        "true",
+        "false",
+        "",
+    }:
         return texts.str.to_lowercase()
-    if kind == pl.String and all(_DECIMALS.fullmatch(text) for text in texts.drop_nulls() if text):
+    if kind == pl.String and all(_DECIMALS.fullmatch(text) for text in texts.unique().drop_nulls() if text):
         stripped = texts.str.strip_chars()
         whole = stripped.str.replace(ZERO_FRACTION, "")
         return whole if whole.n_unique() == stripped.n_unique() else stripped

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy.stats import binomtest
 
 from bestiary import table
 from bestiary.array_types import Bools, Floats, Ints
@@ -244,6 +243,8 @@ def difference_with_interval(value: float, draws: Floats) -> dict[str, float]:
 
 
 def _mcnemar(first: Bools, this: Bools) -> dict[str, float]:
+    from scipy.stats import binomtest
+
     only_first, only_this = int((first & ~this).sum()), int((this & ~first).sum())
     differ = only_first + only_this
     p = float(binomtest(only_this, differ).pvalue) if differ else 1.0

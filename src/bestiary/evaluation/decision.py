@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy import sparse
 
 from bestiary import table
 from bestiary.array_types import Array, Bools, Floats, Ints
@@ -88,6 +87,8 @@ def _format_cost(metric: dict[str, float]) -> str:
 
 def _mean_costs(columns: Floats, y_true: Ints, groups: Ints, resamples: int, seed: int) -> tuple[Floats, Floats]:
     """Return the means of the columns (n, 2), and those of bootstrap resamples of whole groups, (resamples, 2)."""
+    from scipy import sparse
+
     rows = sparse.csr_array(np.column_stack([columns, np.ones(len(columns))]))
     strata = np.zeros_like(y_true) if intervals.has_single_group(y_true, groups) else y_true
     sums = intervals.resampled_sums(rows, strata, groups, resamples=resamples, seed=seed)

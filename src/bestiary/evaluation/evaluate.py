@@ -15,6 +15,7 @@ from bestiary.evaluation.decision import decision_metrics
 from bestiary.evaluation.predictions import join_pictures, predict_table, prediction_table, score_table
 from bestiary.evaluation.reliability import calibration_metrics
 from bestiary.evaluation.slices import find_weak_slices
+from bestiary.evaluation.threshold_metrics import threshold_metrics
 from bestiary.export.finalize import FinalModel, predict_validation
 from bestiary.files import read_json
 from bestiary.inference.bundle import read_bundle
@@ -67,6 +68,7 @@ def score_predictions(
     parts: tuple[Callable[[], dict[str, Any]], ...] = (
         lambda: score_table(predictions, groups, bundle, resamples=resamples, seed=seed),
         lambda: decision_metrics(predictions, groups, bundle, resamples=resamples, seed=seed),
+        lambda: threshold_metrics(predictions, groups, bundle, folds=recipe.data.folds),
         lambda: split_leakage(predictions, pictures),
         lambda: calibration_metrics(predictions, groups, bundle, folds=recipe.data.folds, seed=seed),
         lambda: {"slices": find_weak_slices(predictions, pictures)},

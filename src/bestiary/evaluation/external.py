@@ -31,6 +31,7 @@ from bestiary.evaluation.metrics import CLASS_AVERAGES
 from bestiary.evaluation.predictions import join_pictures, predict_table, score_table
 from bestiary.evaluation.shift import distribution_shift
 from bestiary.evaluation.slices import find_weak_slices
+from bestiary.evaluation.threshold_metrics import threshold_metrics
 from bestiary.files import move_to_free_name, next_free_name, write_json
 from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.inference.predictor import Predictor
@@ -207,6 +208,7 @@ def score_external(
         scores = score_table(own, own_groups, bundle, resamples=resamples, seed=seed)
         body |= scores | {"present": _present_class_averages(scores)}
         body |= decision_metrics(own, own_groups, bundle, resamples=resamples, seed=seed)
+        body |= threshold_metrics(own, own_groups, bundle)
         body["slices"] = find_weak_slices(own, external.pictures)
     return body
 

@@ -24,7 +24,6 @@ from bestiary.evaluation.intervals import group_indices, metric_value
 from bestiary.models.features import LabelledFeatures
 from bestiary.models.logistic_regression import linear_logits
 from bestiary.recipe import Balance
-from bestiary.text import format_percent
 from bestiary.training.probe import fit_head
 from bestiary.training.task import SplitData, TrainedModel, TrainingTask
 
@@ -51,12 +50,12 @@ def measure_group_scores(task: TrainingTask, trained: TrainedModel) -> dict[str,
     clusters = _cluster_indices(pictures, columns[0])
     if int(clusters.max()) + 1 < MIN_CLUSTERS:
         return {}
-    predictor = _FoldPredictor.of(task, trained, pictures)
     groupings = {RANDOM: np.arange(pictures.height), GROUPED: _groups_without_sites(pictures)}
     if columns[0] == "site":
         groupings[NEW_SITES] = pictures["group"].to_numpy()
-    predictions = {}
-    with task.context.reporter.progress("Scores of new groups", FOLDS * len(groupings)) as advance:
+    predictions, steps, context = {}, FOLDS * len(groupings), task.context
+    with context.timer.stage("lessons"), context.reporter.progress("Scores of new groups", steps) as advance:
+        predictor = FoldPredictor.of(task, trained, pictures)
         for name, groups in groupings.items():
             predictions[name] = predictor.predict(group_indices(groups), advance)
     scores = compare_group_scores(
@@ -105,42 +104,37 @@ def compare_group_scores(
 
 
 def describe_group_scores(scores: Mapping[str, Any]) -> str:
-    """Return the scores in two sentences."""
-    ways, by = scores["ways"], scores["by"]
-    units, noun = f"{scores['units']:,}", f"{by}s"
-    if by == "site":
-        grouped, new = (ways[name]["accuracy"] for name in (GROUPED, NEW_SITES))
-        text = (
-            f"New pictures of known sites: {_format_metric(grouped)} correct. Pictures of sites never seen:"
-            f" {_format_metric(new)}. {_describe_difference(scores['differences'][GROUPED]['accuracy'], 'Known sites')}"
-        )
-    else:
-        text = f"Pictures of new groups: {_format_metric(ways[GROUPED]['accuracy'])} correct."
-    flattery = scores["differences"][RANDOM]["accuracy"]
-    return (
-        f"{text} {_describe_difference(flattery, f'A random split, which divides {noun},')} Cross-validated on"
-        f" {scores['n']:,} pictures, intervals over {units} {noun}."
+    """Return the scores in a few sentences."""
+    ways, differences, noun = scores["ways"], scores["differences"], f"{scores['by']}s"
+    strictest = list(ways)[-1]
+    sentences = [f"Accuracy on pictures of new {noun}: {_format_metric(ways[strictest]['accuracy'])}."]
+    if scores["by"] == "site":
+        sentences.insert(0, f"Accuracy on new pictures of known sites: {_format_metric(ways[GROUPED]['accuracy'])}.")
+        sentences.append(f"The difference is {_format_points(differences[GROUPED]['accuracy'])}.")
+    sentences.append(
+        f"A random split, which divides {noun}, would report {_format_metric(ways[RANDOM]['accuracy'])}: a bias of"
+        f" {_format_points(differences[RANDOM]['accuracy'])}."
     )
+    basis = f"{FOLDS}-fold cross-validation of {scores['n']:,} pictures of {scores['units']:,} {noun}"
+    return f"{' '.join(sentences)} From {basis}, with 95 % intervals over {noun}."
 
 
 def _format_metric(metric: Mapping[str, float]) -> str:
-    ends = f"{format_percent(metric['low'])} to {format_percent(metric['high'])}"
-    return f"{format_percent(metric['value'])} ({ends})"
-
-
-def _describe_difference(metric: Mapping[str, float], subject: str) -> str:
     value, low, high = (f"{100 * metric[key]:.1f}" for key in ("value", "low", "high"))
-    if metric["low"] <= 0 <= metric["high"]:
-        return f"{subject}: no significant difference ({value} points, {low} to {high})."
-    more = "more" if metric["value"] > 0 else "less"
-    return f"{subject}: {abs(100 * metric['value']):.1f} points {more} ({low} to {high})."
+    return f"{value} % ({low} to {high} %)"
+
+
+def _format_points(metric: Mapping[str, float]) -> str:
+    value, low, high = (f"{100 * metric[key]:.1f}" for key in ("value", "low", "high"))
+    text = f"{value} percentage points ({low} to {high})"
+    return f"not significant, {text}" if metric["low"] <= 0 <= metric["high"] else text
 
 
 # ---- Predictions out of fold ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _FoldPredictor:
+class FoldPredictor:
     """Predicts every picture by a head that was fitted without its fold."""
 
     features: FeatureMatrix
@@ -151,7 +145,7 @@ class _FoldPredictor:
     seed: int
 
     @classmethod
-    def of(cls, task: TrainingTask, trained: TrainedModel, pictures: pl.DataFrame) -> _FoldPredictor:
+    def of(cls, task: TrainingTask, trained: TrainedModel, pictures: pl.DataFrame) -> FoldPredictor:
         labels = table.label_indices(pictures["label"], task.classes)
         keys = pictures["sha256"].to_list()
         data = SplitData(table.list_files(pictures), keys, labels)

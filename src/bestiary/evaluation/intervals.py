@@ -8,11 +8,15 @@ Wilson's score interval does not have this fault. It therefore serves all rates 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from scipy import sparse
 
 from bestiary.array_types import Array, Floats, Ints
 from bestiary.stats import wilson_interval
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 _DRAWS_AT_ONCE = 500_000  # bounds the memory (about 12 MB) and keeps the weights in the processor's cache
 
@@ -90,6 +94,8 @@ def resampled_sums(rows: sparse.csr_array, y_true: Ints, groups: Ints, *, resamp
     [0, n). A group of several classes belongs to the stratum of its first picture. Memory does not grow with
     n x resamples: one stratum and a bounded number of draws are in memory at a time.
     """
+    from scipy import sparse
+
     present, first, member = np.unique(groups, return_index=True, return_inverse=True)
     ones = np.ones(len(groups))
     group_sums = sparse.csr_array((ones, (member, np.arange(len(groups)))), (len(present), len(groups))) @ rows

@@ -83,12 +83,12 @@ def find_model_issues(
     reach = 1.0 if precision == "bfloat16" else 0.0
     issues, summary = detect_label_issues(probabilities, labels, classes, reach=reach)
     suspect = {issue.position for issue in issues if issue.margin >= 0}
-    verb = "may be" if summary is not None and summary.is_doubtful else "looks like"
+    verb, word = ("may be", "doubtful") if summary is not None and summary.is_doubtful else ("looks like", "suspect")
     about = pictures.select("row_id", "path").rows()
     rows: list[tuple[Any, ...]] = []
     for issue in issues:
         message = f"Labelled {issue.current_label}; {verb} {issue.suggested} ({100 * issue.probability:.0f} %)."
-        message += describe_margin(issue.margin, "suspect") if reach else ""
+        message += describe_margin(issue.margin, word) if reach else ""
         is_issue, suggested = issue.margin >= 0, issue.suggested
         rows.append(("suspect-label", *about[issue.position], issue.score, is_issue, message, None, suggested))
     for outlier in find_outliers(features, labels, groups, probabilities, seed=seed, reach=reach):

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
 from bestiary.array_types import Floats, Ints
 from bestiary.batches.feature_matrix import fit_scaler
@@ -95,6 +94,8 @@ def _f1(predictions: Ints, labels: Ints, groups: Ints, k: int, seed: int) -> Flo
 
     predictions: int64 (fits, n). NaN if a class neither occurs nor is predicted.
     """
+    from scipy import sparse
+
     indicators = np.eye(k, dtype=np.float64)
     y_true = indicators[labels]
     rows = sparse.csr_array(
@@ -169,7 +170,7 @@ def summarise(now: float, twice: dict[str, Any], most_improved: str | None) -> s
             f"Twice as many pictures would hardly help: validation macro-F1 would rise from {before} to about {after}."
         )
     likely = "would probably" if gain["low"] >= WORTH / 2 else "would perhaps"
-    most = f"; most for {most_improved}" if most_improved else ""
+    most = f"; the largest gain is that of {most_improved}" if most_improved else ""
     return (
         f"Twice as many pictures {likely} raise validation macro-F1 from {before} to about {after} ({interval}){most}."
     )

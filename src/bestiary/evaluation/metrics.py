@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import sparse
 
 from bestiary.array_types import Array, Bools, Floats, Ints
 from bestiary.errors import UserError
 from bestiary.evaluation import intervals
 from bestiary.evaluation.calibration import ece_bin_index
 from bestiary.stats import wilson_interval
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 ECE_BINS = 15
 LOSSES = ("log_loss", "brier", "ece")
@@ -157,6 +159,8 @@ _METRICS: dict[str, Callable[[MetricSums], Floats]] = {
 
 def sums_by_picture(y_true: Ints, y_pred: Ints, probabilities: Floats) -> sparse.csr_array:
     """Return what each picture adds to each sum, shape (n, 3k + 3 + bins): see `MetricSums` for the order."""
+    from scipy import sparse
+
     n, k = probabilities.shape
     correct = (y_true == y_pred).astype(np.float64)
     own = probabilities[np.arange(n), y_true]

@@ -22,8 +22,6 @@ from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
-from scipy import sparse
-from scipy.stats import t
 
 from bestiary import table
 from bestiary.array_types import Floats
@@ -107,6 +105,8 @@ def corrected_resampled_ttest(differences: Sequence[float], test_train_ratio: fl
 
     test_train_ratio: test pictures per training picture.
     """
+    from scipy.stats import t
+
     count, value = len(differences), mean(differences)
     error = stdev(differences) * (1 / count + test_train_ratio) ** 0.5
     half = float(t.ppf(1 - ALPHA / 2, count - 1)) * error
@@ -127,6 +127,8 @@ def _align_by_seed(predictions: PredictionsBySeed) -> dict[str, dict[int, RunPre
 
 def _score_over_seeds(runs: Sequence[RunPredictions], labels: list[str], resamples: int, seed: int) -> SeedScores:
     """Return the metrics of one recipe over its seeds; one draw of groups serves all seeds."""
+    from scipy import sparse
+
     y_true = [table.label_indices(run.predictions["label"], labels) for run in runs]
     sums = []
     for run, true_labels in zip(runs, y_true, strict=True):

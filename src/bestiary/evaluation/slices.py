@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy.stats import hypergeom
 
 from bestiary import table
 from bestiary.array_types import Bools, Floats, Ints
@@ -257,6 +256,8 @@ def _on_both_sides(within: Bools, y_true: Ints) -> Bools:
 
 def _error_count_probabilities(within: Bools, wrong: Bools, y_true: Ints, k: int) -> Floats:
     """Return the probability of 0, 1, 2, … errors inside if each class has the same error rate inside and outside."""
+    from scipy.stats import hypergeom
+
     pictures, errors, drawn = (
         np.bincount(y_true, rows, minlength=k).astype(np.int64) for rows in (None, wrong, within)
     )

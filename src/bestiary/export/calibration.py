@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
 
 from bestiary.array_types import Array, Floats, Ints
 from bestiary.errors import UserError
@@ -25,6 +23,9 @@ def fit_temperature(logits: Array, y_true: Array) -> float:
     correct, the likelihood alone would give T = 0.05 and claim certainty.
     Raises UserError if there is no picture, ValueError if shapes do not fit or a logit is not a number.
     """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import logsumexp
+
     scores, classes = _check_logits(logits, y_true)
     own = scores[np.arange(len(classes)), classes]
 

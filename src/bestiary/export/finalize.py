@@ -12,10 +12,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import polars as pl
 
 from bestiary.array_types import AnyFloats, Float32s, Pixels
 from bestiary.batches.feature_matrix import FeatureMatrix
 from bestiary.box import PictureFile
+from bestiary.class_thresholds import (
+    ClassThreshold,
+    as_bundle_values,
+    explain_unknown,
+    fit_class_thresholds,
+    least_probabilities,
+    stated_precisions,
+    warn_unmet,
+)
 from bestiary.context import Context
 from bestiary.costs import choose_labels, cost_matrix
 from bestiary.errors import IntegrityError
@@ -58,6 +68,7 @@ class FinalModel:
     sets: dict[str, Any] = field(default_factory=dict)
     costs: list[list[float]] = field(default_factory=list)
     crop: Literal["none", "boxes"] = "none"
+    class_thresholds: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def train_and_finalize(task: TrainingTask) -> tuple[TrainedModel, FinalModel]:
@@ -87,11 +98,36 @@ def _finalize(task: TrainingTask, trained: TrainedModel) -> FinalModel:
         cost_matrix(costs, task.classes).tolist() if (costs := task.recipe.evaluate.costs) else [],
         task.recipe.data.crop,
     )
+    thresholds = as_bundle_values(_choose_class_thresholds(task, trained, final, familiarity))
+    final = replace(final, class_thresholds=thresholds)
+    for warning in warn_unmet(thresholds):
+        task.context.reporter.info(warning)
     with staging_dir(task.run) as folder:  # nobody can use the run before it is verified
         save_model(final, folder)
         reference = trained.reference_network, trained.val_logits
         verify_parity(folder, val.paths, *reference, familiarity=familiarity, context=task.context)
     return final
+
+
+def _choose_class_thresholds(
+    task: TrainingTask, trained: TrainedModel, model: FinalModel, familiarity: AnyFloats
+) -> dict[str, ClassThreshold]:
+    """Return the thresholds of the classes with a stated precision, by the familiar validation pictures."""
+    stated = stated_precisions(task.recipe.evaluate.thresholds, task.classes)
+    if not stated:
+        return {}
+    familiar = np.flatnonzero(familiarity >= model.threshold)
+    probabilities = softmax(trained.val_logits / model.calibration.temperature)[familiar]
+    y_pred = choose_labels(probabilities, model.costs)
+    groups = task.pictures.filter(pl.col("split") == "val")["group"].to_numpy()
+    return fit_class_thresholds(
+        stated,
+        task.classes,
+        y_true=task.split("val").labels[familiar],
+        y_pred=y_pred,
+        probability=probabilities[np.arange(len(familiar)), y_pred].astype(np.float64),
+        groups=groups[familiar],
+    )
 
 
 def save_model(model: FinalModel, run: Path) -> None:
@@ -107,6 +143,10 @@ def save_model(model: FinalModel, run: Path) -> None:
     }
     if model.costs:
         metadata["costs"] = json.dumps(model.costs)
+    if model.class_thresholds:
+        metadata["class_thresholds"] = json.dumps(
+            {name: value["threshold"] for name, value in model.class_thresholds.items()}, ensure_ascii=False
+        )
     graph = build_inference_graph(model.backbone_graph, model.head, model.calibration, metadata)
     content = graph.SerializeToString(deterministic=True)
     with atomic_path(run / GRAPH_NAME) as temporary:
@@ -134,6 +174,7 @@ def save_model(model: FinalModel, run: Path) -> None:
         deep_ranges=model.preprocess.rules.ranges(),
         costs=model.costs,
         crop=model.crop,
+        class_thresholds=model.class_thresholds,
     ).write(run)
 
 
@@ -202,11 +243,12 @@ def predict_validation(
     """
     rows = softmax(val_logits / model.calibration.temperature)
     familiarity = model.calibration.familiarity(val_logits, val_features)
-    labels = choose_labels(rows, model.costs)
+    labels, least = choose_labels(rows, model.costs), least_probabilities(model.class_thresholds, model.classes)
     for probabilities, score, best in zip(rows, familiarity, labels, strict=True):
         by_class = dict(zip(model.classes, probabilities.tolist(), strict=True))
-        unknown = bool(score < model.threshold)
-        yield Prediction(None, model.classes[best], float(probabilities[best]), unknown, float(score), by_class)
+        probability, is_unfamiliar = float(probabilities[best]), bool(score < model.threshold)
+        reason = explain_unknown(is_unfamiliar=is_unfamiliar, probability=probability, least=least[best])
+        yield Prediction(None, model.classes[best], probability, bool(reason), float(score), by_class)
 
 
 def outputs_match(actual: AnyFloats, expected: AnyFloats) -> bool:

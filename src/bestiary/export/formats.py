@@ -81,6 +81,11 @@ costs = numpy.array(json.loads(session.get_modelmeta().custom_metadata_map["cost
 label = classes[int((probabilities[0].astype(float) @ costs).argmin())]  # the least expected cost
 """
 
+BY_CLASS = """\
+least = json.loads(session.get_modelmeta().custom_metadata_map["class_thresholds"])  # probability, by class
+unknown = answer[label] < least.get(label, 0)  # also if the output "familiarity" is below metadata `threshold`
+"""
+
 Images = Iterable[Pixels]
 
 
@@ -111,7 +116,8 @@ def model_metadata(run: Path, bundle: Bundle, precision: Precision) -> dict[str,
     limits = FIRST_LIMITS if bundle.decoding == FIRST_VERSION else LIMITS
     recipe = RECIPE.replace("LIMITS", limits.replace("FULL_MILLIONS", str(FULL_PIXELS // 1_000_000)))
     recipe = recipe.replace("DRAFT", draft).replace("FITTED", FITTED[bundle.fit])
-    recipe = recipe.replace("DECIDED", BY_COST if bundle.costs else MOST_PROBABLE)
+    decided = BY_COST if bundle.costs else MOST_PROBABLE
+    recipe = recipe.replace("DECIDED", decided + (BY_CLASS if bundle.class_thresholds else ""))
     preprocessing = {
         "input": f"uint8 (n, {bundle.size}, {bundle.size}, 3), RGB, upright by EXIF, transparency on white",
         "fit": bundle.fit,
@@ -121,6 +127,9 @@ def model_metadata(run: Path, bundle: Bundle, precision: Precision) -> dict[str,
         "normalisation": "in the graph",
     }
     decision = {"decision": "least expected cost", "costs": json.dumps(bundle.costs)} if bundle.costs else {}
+    if bundle.class_thresholds:
+        least = {name: value["threshold"] for name, value in bundle.class_thresholds.items()}
+        decision["class_thresholds"] = json.dumps(least, ensure_ascii=False)
     return decision | {
         "classes": json.dumps(bundle.classes, ensure_ascii=False),
         "preprocessing": json.dumps(preprocessing),

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.special import logsumexp
 
 from bestiary.array_types import AnyFloats, Floats
 from bestiary.batches.feature_matrix import FeatureMatrix
@@ -76,6 +75,8 @@ class OutputCalibration:
 
 
 def _energy(logits: AnyFloats) -> Floats:
+    from scipy.special import logsumexp
+
     return np.asarray(logsumexp(logits.astype(np.float64), axis=1))
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from bestiary.class_thresholds import check_bundle_values
 from bestiary.decode_rules import FIRST_VERSION, DecodeRules
 from bestiary.errors import RunError
 from bestiary.files import write_text
@@ -32,7 +33,8 @@ class Bundle:
     `decoding`: version of the rules that its pictures were decoded by; `deep_ranges`: by sample type, the values that
     become black and white in pictures of more than 8 bits (`bestiary.decode_rules`).
     `costs`: by true and predicted class, if labels are chosen by the least expected cost (`bestiary.costs`); empty: the
-    label is the most probable class.
+    label is the most probable class. `class_thresholds`: by class, the least probability with which it is answered, and
+    what it was chosen by (`bestiary.class_thresholds`); below it the picture is "unknown" too.
     `crop`: whether it was trained on boxes, so that it looks at boxes, with the margin of `bestiary.box`.
     `graph_sha256`: digest of the file `graph` beside the bundle. An exported model has its own `precision`, and the
     report of its verification in `exported`, with the processor (`inference.proof`).
@@ -59,6 +61,7 @@ class Bundle:
     decoding: int = FIRST_VERSION
     deep_ranges: dict[str, list[float]] = field(default_factory=dict)
     costs: list[list[float]] = field(default_factory=list)
+    class_thresholds: dict[str, dict[str, Any]] = field(default_factory=dict)
     crop: Literal["none", "boxes"] = "none"
     format: int = BUNDLE_FORMAT
 
@@ -79,6 +82,7 @@ class Bundle:
             raise ValueError(f'crop is "{self.crop}"; expected none or boxes')
         DecodeRules.of(self.decoding, self.deep_ranges)
         self._check_costs()
+        check_bundle_values(self.class_thresholds, self.classes)
 
     def _check_costs(self) -> None:
         k = len(self.classes)
@@ -98,10 +102,9 @@ class Bundle:
     def write(self, run: Path) -> None:
         """Write `bundle.json` into the run folder."""
         values = asdict(self)
-        if not self.costs:  # an older bestiary refuses a field that it does not know, and would ignore no costs
-            del values["costs"]
-        if self.crop == "none":  # the same
-            del values["crop"]
+        for name in ("costs", "class_thresholds", "crop"):
+            if not values[name] or values[name] == "none":  # an older bestiary refuses a field that it does not know,
+                del values[name]  # and so ignores no decision
         write_text(run / BUNDLE_NAME, _json(values) + "\n")
 
 

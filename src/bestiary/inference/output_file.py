@@ -49,6 +49,7 @@ class PredictionFile:
         resume: bool,
         sets: bool = False,
         boxes: bool = False,
+        reasons: bool = False,
         conditions: Mapping[str, Any] | None = None,
     ) -> None:
         """Read which pictures are done. Raises UserError if the file exists, unless `resume`.
@@ -58,11 +59,11 @@ class PredictionFile:
         """
         if output_format == "table":
             raise UserError("The format table is for the terminal; with --out use --format jsonl, csv or parquet.")
-        self._path, self._output_format, self._classes, self._sets = path, output_format, tuple(classes), sets
+        self._path, self._output_format, self._classes = path, output_format, tuple(classes)
         self._live = path.with_name(f"{path.name}.part.jsonl") if output_format == "parquet" else path
         self._polars: Any = import_optional("polars", extra="train") if output_format == "parquet" else None
-        self._boxes = boxes
-        self._columns = writers.prediction_columns(classes, sets=sets, boxes=boxes)
+        self._extra = {"sets": sets, "reasons": reasons, "boxes": boxes}
+        self._columns = writers.prediction_columns(classes, **self._extra)
         for file in () if resume else (self._path, self._live):
             if file.exists():
                 raise UserError(f"{file} exists already. Add --resume to append to it, or choose another name.")
@@ -123,17 +124,17 @@ class PredictionFile:
         if self._output_format == "jsonl":
             writers.write_jsonl(predictions, out, boxes=self._boxes)
         elif self._output_format == "csv":
-            writers.write_csv(predictions, out, self._classes, header=header, sets=self._sets, boxes=self._boxes)
+            writers.write_csv(predictions, out, self._classes, header=header, **self._extra)
         else:
             for prediction in predictions:
-                row = writers.prediction_row(prediction, self._classes, sets=self._sets, boxes=self._boxes)
+                row = writers.prediction_row(prediction, self._classes, **self._extra)
                 line = dict(zip(self._columns, row, strict=True)) | {"path": printable(str(prediction.path))}
                 out.write(json.dumps(line) + "\n")
                 out.flush()
 
     def _finish(self) -> None:
         """Convert the collected rows to parquet, in constant memory, and remove them."""
-        pl, schema = self._polars, writers.polars_schema(self._classes, sets=self._sets, boxes=self._boxes)
+        pl, schema = self._polars, writers.polars_schema(self._classes, **self._extra)
         has_rows = self._live.stat().st_size > 0
         live = glob.escape(str(self._live))  # or polars takes brackets in a name for a pattern
         new = pl.scan_ndjson(live, schema=schema) if has_rows else pl.LazyFrame(schema=schema)
@@ -162,11 +163,8 @@ class PredictionFile:
                     break
                 values = self._parse_line(line)
                 if probabilities := values.get("probabilities"):
-                    self._check_columns(
-                        writers.prediction_columns(
-                            list(probabilities), sets="labels" in values, boxes="box_left" in values
-                        )
-                    )
+                    extra = {"sets": "labels" in values, "reasons": "reason" in values, "boxes": "box_left" in values}
+                    self._check_columns(writers.prediction_columns(list(probabilities), **extra))
                 elif self._output_format == "parquet":
                     self._check_columns(list(values))
                 n_bytes += len(line)

@@ -13,6 +13,7 @@ import numpy as np
 from bestiary.array_types import Float32s, Pixels
 from bestiary.batches.decoding import DecodedImage, decode_ahead, iter_batches
 from bestiary.box import Box, Crop, box_fields
+from bestiary.class_thresholds import BELOW_THRESHOLD, explain_unknown, least_probabilities
 from bestiary.costs import choose_labels
 from bestiary.errors import InputError, RunError, import_optional
 from bestiary.inference.bundle import Bundle, read_bundle
@@ -37,8 +38,10 @@ class Prediction(SummaryRepr):
 
     `label` is the most probable class, or that with the least expected cost if the model has costs; `probability` is
     its calibrated probability. `familiarity` is the in-distribution score (1 - OOD score) in (0, 1);
-    `unknown`: it is below the threshold, so the picture is out-of-distribution (like none of the classes). If the
-    picture cannot be read, `error` is the reason and `label` is None.
+    `unknown`: it is below the threshold, so the picture is out-of-distribution (like none of the classes), or the
+    probability is below the threshold of the class. If the picture cannot be read, `error` is the reason and `label` is
+    None. reason: of a model with thresholds by class, why the picture is unknown ("unfamiliar", "below threshold"), or
+    empty; of other models None.
     heatmap: float32 (h, w), what each position adds to the logit of `label`. labels: the prediction set, if requested,
     the most probable label first. box: that was looked at, None for the whole picture.
     """
@@ -52,13 +55,22 @@ class Prediction(SummaryRepr):
     heatmap: Float32s | None = None
     error: str | None = None
     labels: list[str] | None = None
+    reason: str | None = None
     box: Box | None = None
+
+    @property
+    def note(self) -> str:
+        """Why the picture is unknown, in words; empty if it is answered."""
+        if not self.unknown:
+            return ""
+        is_uncertain = self.reason == BELOW_THRESHOLD
+        return f"unknown: {'below the threshold of its class' if is_uncertain else 'like none of the classes'}"
 
     def describe(self) -> str:
         """Return the label with its probability, and whether the picture is unknown; or why it cannot be read."""
         if self.error is not None:
             return f"cannot be read: {self.error}"
-        return f"{self.label} {self.probability:.3f}{' (unknown: like none of the classes)' if self.unknown else ''}"
+        return f"{self.label} {self.probability:.3f}{f' ({self.note})' if self.unknown else ''}"
 
     def summary(self) -> Summary:
         """Return the label, and the in-distribution score."""
@@ -70,7 +82,8 @@ class Prediction(SummaryRepr):
     def line(self, *, boxes: bool = False) -> dict[str, Any]:
         """Return the fields of one line of `--format jsonl`; boxes: with those of the box, null without one."""
         names = ["path", "label", "probability", "unknown", "familiarity", "probabilities", "error"]
-        fields = {name: getattr(self, name) for name in ([*names, "labels"] if self.labels is not None else names)}
+        names += [name for name in ("labels", "reason") if getattr(self, name) is not None]
+        fields = {name: getattr(self, name) for name in names}
         return fields | box_fields(self.box) if boxes or self.box is not None else fields
 
 
@@ -98,6 +111,7 @@ class Predictor:
         self.bundle: Bundle = read_bundle(self.run)
         if max_pixels is not None:
             self.bundle = replace(self.bundle, max_pixels=max_pixels)
+        self._least = least_probabilities(self.bundle.class_thresholds, self.bundle.classes)
         self.threads = threads or available_cores()
         self._engine: Engine = _make_engine(self.run, self.bundle, engine, self.threads)
         self._blank = np.zeros((self.bundle.size, self.bundle.size, 3), np.uint8)  # in place of an unreadable picture
@@ -184,15 +198,21 @@ class Predictor:
                 continue
             probabilities, familiarity = outputs["probabilities"][row], float(outputs["familiarity"][row])
             best = int(labels[row])
+            reason = explain_unknown(
+                is_unfamiliar=familiarity < self.bundle.threshold,
+                probability=float(probabilities[best]),
+                least=self._least[best],
+            )
             yield Prediction(
                 path=name,
                 label=self.classes[best],
                 probability=float(probabilities[best]),
-                unknown=familiarity < self.bundle.threshold,
+                unknown=bool(reason),
                 familiarity=familiarity,
                 probabilities=dict(zip(self.classes, probabilities.tolist(), strict=True)),
                 heatmap=outputs["heatmap"][row, best].copy(),
                 box=box,
+                reason=reason if self.bundle.class_thresholds else None,
             )
 
 

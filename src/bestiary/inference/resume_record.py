@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from bestiary.class_thresholds import least_probabilities
 from bestiary.errors import UserError
 from bestiary.files import write_text
 from bestiary.inference.bundle import Bundle
@@ -21,6 +22,7 @@ from bestiary.text import format_names, printable
 from bestiary.version import __version__
 
 SUFFIX = ".resume"
+THRESHOLDS = "thresholds of classes"  # a condition, of a model that has some
 MAX_CHANGED = 3  # pictures named in a message
 DIGEST_CHARS = 12  # of a model's digest in a message
 PictureState = list[int] | None  # size in bytes, time of modification in ns; None for a file that cannot be found
@@ -48,6 +50,9 @@ def prediction_conditions(
     }
     if bundle.costs:
         conditions["costs"] = json.dumps(bundle.costs)
+    if bundle.class_thresholds:
+        least = least_probabilities(bundle.class_thresholds, bundle.classes)
+        conditions[THRESHOLDS] = json.dumps(least)
     if unknown_label is not None:
         conditions["label of unknown pictures"] = unknown_label
     if boxes is not None:

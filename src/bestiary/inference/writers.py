@@ -29,19 +29,21 @@ def write_predictions(
     classes: Sequence[str],
     top: int,
     sets: bool = False,
+    reasons: bool = False,
     boxes: bool = False,
 ) -> None:
     """Write predictions to `out`: "table", "jsonl", "csv", "parquet" (bytes on out.buffer) or "json" (one object).
 
-    sets: whether the predictions have prediction sets; then csv and parquet have a column `labels`. boxes: whether they
-    are of boxes; then there are columns of the box.
+    sets: whether the predictions have prediction sets; then csv and parquet have a column `labels`. reasons: whether
+    they have reasons, as those of a model with thresholds by class; then csv and parquet have a column `reason`.
+    boxes: whether they are of boxes; then there are the columns of the box.
     """
     if output_format == "jsonl":
         write_jsonl(predictions, out, boxes=boxes)
     elif output_format == "csv":
-        write_csv(predictions, out, classes, sets=sets, boxes=boxes)
+        write_csv(predictions, out, classes, sets=sets, reasons=reasons, boxes=boxes)
     elif output_format == "parquet":
-        _write_parquet(predictions, out, classes, sets, boxes)
+        _write_parquet(predictions, out, classes, sets=sets, reasons=reasons, boxes=boxes)
     elif output_format == "json":
         out.write(json.dumps({"predictions": [p.line(boxes=boxes) for p in predictions]}, ensure_ascii=False) + "\n")
     else:
@@ -62,6 +64,7 @@ def write_csv(
     *,
     header: bool = True,
     sets: bool = False,
+    reasons: bool = False,
     boxes: bool = False,
 ) -> None:
     """Write one row of comma-separated values a picture, each as soon as it is predicted.
@@ -71,9 +74,9 @@ def write_csv(
     """
     rows = csv.writer(out, lineterminator="\n")
     if header:
-        rows.writerow(prediction_columns(classes, sets=sets, boxes=boxes))
+        rows.writerow(prediction_columns(classes, sets=sets, reasons=reasons, boxes=boxes))
     for prediction in predictions:
-        path, *cells = prediction_row(prediction, classes, sets=sets, boxes=boxes)
+        path, *cells = prediction_row(prediction, classes, sets=sets, reasons=reasons, boxes=boxes)
         rows.writerow([escape_formula(path, "./"), *(escape_formula(cell, "'") for cell in cells)])
         out.flush()
 
@@ -116,14 +119,16 @@ def split_labels(text: str, classes: Iterable[str]) -> list[str]:
     return [unquote(label) for label in labels] if any("|" in name for name in classes) else labels
 
 
-def prediction_columns(classes: Sequence[str], *, sets: bool = False, boxes: bool = False) -> list[str]:
-    """Return the columns of a flat table of predictions, with `labels` for prediction sets, and those of boxes."""
+def prediction_columns(
+    classes: Sequence[str], *, sets: bool = False, reasons: bool = False, boxes: bool = False
+) -> list[str]:
+    """Return the columns of a flat table: `labels` for prediction sets, `reason` for reasons, and those of boxes."""
     columns = ["path", "label", "probability", "unknown", "familiarity", *(f"p_{name}" for name in classes), "error"]
-    return [*columns, *(["labels"] if sets else []), *(BOX_FIELDS if boxes else [])]
+    return [*columns, *(["labels"] if sets else []), *(["reason"] if reasons else []), *(BOX_FIELDS if boxes else [])]
 
 
 def prediction_row(
-    prediction: Prediction, classes: Sequence[str], *, sets: bool = False, boxes: bool = False
+    prediction: Prediction, classes: Sequence[str], *, sets: bool = False, reasons: bool = False, boxes: bool = False
 ) -> list[Any]:
     """Return the values of one prediction, in the order of `prediction_columns`; None for a missing value.
 
@@ -138,15 +143,22 @@ def prediction_row(
         *map(prediction.probabilities.get, classes),
         prediction.error,
     ]
-    row += [None if prediction.labels is None else join_labels(prediction.labels, classes)] if sets else []
+    if sets:
+        row.append(None if prediction.labels is None else join_labels(prediction.labels, classes))
+    if reasons:
+        row.append(prediction.reason)
     return [*row, *box_fields(prediction.box).values()] if boxes else row
 
 
-def polars_schema(classes: Sequence[str], *, sets: bool = False, boxes: bool = False) -> dict[str, Any]:
+def polars_schema(
+    classes: Sequence[str], *, sets: bool = False, reasons: bool = False, boxes: bool = False
+) -> dict[str, Any]:
     """Return the types of the columns, for polars."""
     pl = import_optional("polars", extra="train")
-    kinds = dict.fromkeys(("path", "label", "error", "labels", "box_unit"), pl.String) | {"unknown": pl.Boolean}
-    return {name: kinds.get(name, pl.Float64) for name in prediction_columns(classes, sets=sets, boxes=boxes)}
+    kinds = dict.fromkeys(("path", "label", "error", "labels", "reason", "box_unit"), pl.String)
+    kinds |= {"unknown": pl.Boolean}
+    columns = prediction_columns(classes, sets=sets, reasons=reasons, boxes=boxes)
+    return {name: kinds.get(name, pl.Float64) for name in columns}
 
 
 def count_progress(predictions: Iterable[Prediction], advance: Advance) -> Iterator[Prediction]:
@@ -180,13 +192,14 @@ def relabel_unknown(predictions: Iterable[Prediction], text: str) -> Iterator[Pr
 
 
 def _write_parquet(
-    predictions: Iterable[Prediction], out: TextIO, classes: Sequence[str], sets: bool, boxes: bool
+    predictions: Iterable[Prediction], out: TextIO, classes: Sequence[str], *, sets: bool, reasons: bool, boxes: bool
 ) -> None:
     if out.isatty():
         raise UserError("Parquet cannot be printed to a terminal. Write a file: bestiary predict … --out out.parquet")
     pl = import_optional("polars", extra="train")
-    rows = [prediction_row(prediction, classes, sets=sets, boxes=boxes) for prediction in predictions]
-    pl.DataFrame(rows, schema=polars_schema(classes, sets=sets, boxes=boxes), orient="row").write_parquet(out.buffer)
+    extra = {"sets": sets, "reasons": reasons, "boxes": boxes}
+    rows = [prediction_row(prediction, classes, **extra) for prediction in predictions]
+    pl.DataFrame(rows, schema=polars_schema(classes, **extra), orient="row").write_parquet(out.buffer)
 
 
 def _write_table(predictions: Iterable[Prediction], out: TextIO, top: int) -> None:
@@ -197,7 +210,7 @@ def _write_table(predictions: Iterable[Prediction], out: TextIO, top: int) -> No
             continue
         labels = _format_labels(prediction, top)
         labels += "" if prediction.labels is None else f"  {{{', '.join(prediction.labels)}}}"
-        note = "  (unknown: like none of the classes)" if prediction.unknown else ""
+        note = f"  ({prediction.note})" if prediction.unknown else ""
         out.write(f"{path}  {escape_control_chars(labels)}{note}\n")
         out.flush()
 

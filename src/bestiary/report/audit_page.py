@@ -16,16 +16,19 @@ import polars as pl
 from bestiary import table
 from bestiary.checks import NOTED, AuditCheck, find_check, severity_rank
 from bestiary.files import write_text
+from bestiary.finding_counts import CheckCount, FindingCounts, count_findings
 from bestiary.label_issue_summary import LabelIssueSummary
 from bestiary.report.audit_cards import CardGroup, choose_cards, findings_of_check, load_images, middle_ellipsis
+from bestiary.report.findings_page import FINDINGS_PAGE, FindingEntry, list_findings, write_findings_page
 from bestiary.report.format import plural
 from bestiary.report.render import render_page
-from bestiary.text import common_folder, describe_skipped
+from bestiary.text import common_folder, describe_skipped, relative_name
 from bestiary.version import __version__
 
 MAX_PICTURES = 640  # at most 22 kB each: the page stays below 20 MB
 MAX_OPEN_PICTURES = 24  # of a check; the others are folded away
 MAX_REMARKS = 50
+MAX_SETTLED = 300
 MAX_CLASSES = 200
 DUPLICATES = ("exact-duplicate", "near-duplicate")
 LEFT_OUT = "left-out"
@@ -35,17 +38,41 @@ NOTHING: Mapping[str, str] = {}
 
 @dataclass(frozen=True)
 class CheckSection:
-    """All findings of one check. `remarks` are messages about no picture in particular.
+    """All findings of one check. `remarks` are messages about no picture in particular, of `n_remarks` the first.
 
-    n_pictures counts the pictures with findings, shown or not; n counts card groups or remarks.
+    n_pictures counts the pictures with findings, shown or not; n counts card groups or remarks; counts: of findings,
+    the rows of findings.parquet. settled: findings that need no action although others of the check do.
     """
 
-    check: AuditCheck
+    counts: CheckCount
     n: int
     n_pictures: int
     grouped: bool
     remarks: Sequence[str]
     groups: Sequence[CardGroup]
+    n_remarks: int = 0
+    settled: Sequence[FindingEntry] = ()
+
+    @property
+    def check(self) -> AuditCheck:
+        """The check, under the name that its findings deserve."""
+        return self.counts.check
+
+    @property
+    def needs_person(self) -> bool:
+        """Whether a person has to decide about findings of this section."""
+        return self.check.needs_person and self.counts.issues + (self.check.name == LEFT_OUT) > 0
+
+    @property
+    def n_findings(self) -> int:
+        """The number of findings, those that need no action included."""
+        return self.counts.issues + self.counts.noted
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether the page leaves out some of the findings."""
+        cut = self.more > 0 or self.n_remarks > len(self.remarks) or len(self.settled) > MAX_SETTLED
+        return self.n_findings > 0 and (cut or any(group.more for group in self.groups))
 
     @property
     def count(self) -> str:
@@ -95,15 +122,24 @@ def write_audit_page(
     pictures = table.name_crops(pictures).with_columns(pl.col("label").fill_null(NO_LABEL))
     issues = pl.concat([findings.filter("is_issue"), _left_out_findings(pictures, findings)])
     noted = findings.filter(~pl.col("is_issue") & pl.col("check").is_in(NOTED))
+    settled = findings.filter(~pl.col("is_issue") & ~pl.col("check").is_in(NOTED))
     root = common_folder(pictures["path"].drop_nulls().to_list())
-    sections = _sections(pictures, pl.concat([issues, noted]), root)
+    names = {path: relative_name(path, root) for path in findings["path"].drop_nulls().unique()}
+    counts = count_findings(findings, label_issues)
+    sections = _sections(pictures, pl.concat([issues, noted]), root, counts, list_settled(settled, names))
+    if any(section.is_incomplete for section in sections):
+        name = PurePath(source).name or source
+        write_findings_page(findings, names, folder, name=name, label_issues=label_issues)
     classes = _classes(pictures, issues)
     labels = sorted({label for section in sections for group in section.groups for label in group.labels if label})
     values = {
         "version": __version__,
         "source": middle_ellipsis(source, 300),
         "name": middle_ellipsis(PurePath(source).name or source),
-        "verdict": audit_verdict(pictures.height, len(classes), sections, not_looked_for, label_issues),
+        "verdict": audit_verdict(pictures.height, len(classes), sections, not_looked_for),
+        "finding_counts": counts.describe(),
+        "findings_page": FINDINGS_PAGE,
+        "max_settled": MAX_SETTLED,
         "figures": _figures(pictures, findings, sections, passed_over, not_looked_for, label_issues),
         "makeup": _makeup(pictures),
         "not_looked_for": sorted(not_looked_for.items()),
@@ -123,16 +159,10 @@ def audit_verdict(
     n_classes: int,
     sections: Sequence[CheckSection],
     not_looked_for: Collection[str] = (),
-    label_issues: LabelIssueSummary | None = None,
 ) -> str:
-    """Return the audit in one sentence: the number of pictures, and the findings that a person has to decide about.
-
-    Suspect labels of which most are expected to be correct are left out.
-    """
-    doubtful = {"suspect-label"} if label_issues is not None and label_issues.is_doubtful else set()
-    sections = [section for section in sections if section.check.name not in doubtful]
+    """Return the audit in one sentence: the number of pictures, and the findings that a person has to decide about."""
     size = f"{plural(n, 'picture')} in {plural(n_classes, 'class', 'classes')}"
-    needs = [section.check.format_count(section.n) for section in sections if section.check.needs_person]
+    needs = [section.check.format_count(section.n) for section in sections if section.needs_person]
     if not needs:
         rest = "no finding needs attention" if sections else "no problem was found"
         rest += f", but {plural(len(not_looked_for), 'check')} skipped." if not_looked_for else "."
@@ -151,9 +181,25 @@ def _left_out_findings(pictures: pl.DataFrame, findings: pl.DataFrame) -> pl.Dat
     return new.select("row_id", "path", **columns).select(findings.columns).cast(findings.schema)
 
 
-def _sections(pictures: pl.DataFrame, issues: pl.DataFrame, root: str) -> list[CheckSection]:
+def list_settled(settled: pl.DataFrame, names: Mapping[str, str]) -> dict[str, list[FindingEntry]]:
+    """Return by check the findings that need no action although others of their check do."""
+    checks = settled["check"].unique(maintain_order=True).to_list()
+    return {check: list_findings(settled.filter(pl.col("check") == check), names) for check in checks}
+
+
+def _sections(
+    pictures: pl.DataFrame,
+    issues: pl.DataFrame,
+    root: str,
+    counts: FindingCounts,
+    settled: Mapping[str, Sequence[FindingEntry]],
+) -> list[CheckSection]:
     """Return a section for each check that found something, the most serious first, with its pictures."""
-    checks = sorted(issues["check"].unique(), key=severity_rank)
+    by_name = {count.check.name: count for count in counts.checks}
+    decide = {
+        check for check in (*issues["check"], LEFT_OUT) if check not in by_name or by_name[check].severity == "decide"
+    }
+    checks = sorted({*issues["check"], *settled}, key=lambda check: (check not in decide, severity_rank(check)))
     by_check = {check: findings_of_check(check, issues, pictures) for check in checks}
     sizes = {check: findings.n_pictures for check, findings in by_check.items()}
     room = fair_shares(sizes, MAX_PICTURES)
@@ -163,7 +209,10 @@ def _sections(pictures: pl.DataFrame, issues: pl.DataFrame, root: str) -> list[C
         remarks = issues.filter((pl.col("check") == check) & pl.col("path").is_null())["message"].to_list()
         short = [middle_ellipsis(remark, 600) for remark in remarks[:MAX_REMARKS]]
         grouped, n = len(findings.groups) > 0, findings.n or len(remarks)
-        sections.append(CheckSection(find_check(check), n, sizes[check], grouped, short, cards[check]))
+        count = by_name.get(check) or CheckCount(find_check(check), 0, 0)  # files left out have no finding
+        own = settled.get(check, [])
+        n_remarks = len(remarks)
+        sections.append(CheckSection(count, n, sizes[check], grouped, short, cards[check], n_remarks, own))
     return sections
 
 

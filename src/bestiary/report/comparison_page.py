@@ -39,8 +39,7 @@ def write_comparison(comparison: Mapping[str, Any], out: Path, runs: Sequence[Ru
         return
     values = {
         "version": __version__,
-        "n_runs": len(comparison["runs"]),
-        "n": comparison["n"],
+        "verdict": comparison_verdict(comparison),
         "caption": caption(comparison),
         "columns": COLUMNS,
         "rows": comparison_rows(comparison),
@@ -50,6 +49,17 @@ def write_comparison(comparison: Mapping[str, Any], out: Path, runs: Sequence[Ru
         "plots": [drawing.inline for drawing in drawings],
     }
     write_text(out, render_page("comparison.html", values))
+
+
+def comparison_verdict(comparison: Mapping[str, Any]) -> str:
+    """Return how the accuracy of the second of two runs differs from the first; of more runs, how many there are."""
+    n = f"{comparison['n']:,} test pictures"
+    if len(comparison["differences"]) != 1:
+        return f"{len(comparison['runs'])} runs on the same {n}"
+    [difference] = comparison["differences"]
+    first, second = (Path(run["run"]).name or run["run"] for run in comparison["runs"])
+    points = format_estimate(difference["accuracy"], 1, 100, "+")
+    return f"{second} against {first}: accuracy {points} points, {verdict(difference, 'accuracy')}, on {n}"
 
 
 def comparison_rows(comparison: Mapping[str, Any]) -> list[tuple[str, ...]]:

@@ -60,12 +60,12 @@ def _matrix_rows(labels: Sequence[str], counts: Ints, rates: Floats) -> list[tup
 
 
 def most_confused_pairs(
-    metrics: Mapping[str, Any], test: pl.DataFrame, names: Mapping[str, str], suspects: set[int]
+    metrics: Mapping[str, Any], test: pl.DataFrame, names: Mapping[str, str], tags: Mapping[int, str]
 ) -> list[ConfusedPair]:
     """Return the pairs of classes that are confused most, both ways added up, with pictures.
 
     test: the prediction table of the test split. The examples are the most confident correct predictions, apart from
-    those with a suspect label; the mistakes are sorted by confidence.
+    those with a tag (`gallery.build_galleries`); the mistakes are sorted by confidence.
     """
     labels, counts = _confusion(metrics)
     both = np.triu(counts + counts.T, k=1)
@@ -78,7 +78,7 @@ def most_confused_pairs(
             int(counts[j, i]),
             int(totals[i]),
             int(totals[j]),
-            *_pair_pictures(labels[i], labels[j], test, names, suspects),
+            *_pair_pictures(labels[i], labels[j], test, names, tags),
         )
         for rank, (i, j) in enumerate(_iter_largest(both, PAIRS))
         if both[i, j] > (rank > 0)  # a single mistake makes a pair only if there is nothing more frequent
@@ -86,17 +86,17 @@ def most_confused_pairs(
 
 
 def _pair_pictures(
-    label_a: str, label_b: str, test: pl.DataFrame, names: Mapping[str, str], suspects: set[int]
+    label_a: str, label_b: str, test: pl.DataFrame, names: Mapping[str, str], tags: Mapping[int, str]
 ) -> Iterator[list[GalleryPicture]]:
     """Yield pictures of correct predictions of the first class, of mistakes, of correct predictions of the second."""
     label, predicted = pl.col("label"), pl.col("predicted")
     pair = [label_a, label_b]
     test = test.sort("probability", descending=True, maintain_order=True)
     mistakes = test.filter((label != predicted) & label.is_in(pair) & predicted.is_in(pair)).head(MISTAKES)
-    correct = test.filter((label == predicted) & ~pl.col("row_id").is_in(list(suspects)))
+    correct = test.filter((label == predicted) & ~pl.col("row_id").is_in(list(tags)))
     examples_a, examples_b = (correct.filter(label == own).head(EXAMPLES) for own in pair)
     for rows in (examples_a, mistakes, examples_b):
-        yield gallery_pictures(rows, names, suspects, side=PAIR_PIXELS, largest_bytes=PAIR_BYTES)
+        yield gallery_pictures(rows, names, tags, side=PAIR_PIXELS, largest_bytes=PAIR_BYTES)
 
 
 def _iter_largest(values: Ints, n: int) -> Iterator[tuple[int, int]]:

@@ -20,6 +20,7 @@ from bestiary.report.confusion_section import confusion_values, most_confused_pa
 from bestiary.report.gallery import build_galleries, gallery_pictures, heatmap_overlays, strip_common_folder
 from bestiary.report.present_classes import present_metrics
 from bestiary.report.render import render_page
+from bestiary.report.threshold_section import threshold_values
 from bestiary.text import describe_skipped
 from bestiary.version import __version__
 
@@ -53,7 +54,7 @@ def write_evaluation_page(folder: Path, *, threads: int | None = None) -> Path:
         "left_out": _left_out(pictures, names),
         "copies_of_test": metrics["copies"]["test"],
         "unknown_classes": metrics["unknown_classes"],
-        "strangers": gallery_pictures(strangers.head(MAX_STRANGERS), names, set()),
+        "strangers": gallery_pictures(strangers.head(MAX_STRANGERS), names, {}),
         "n_strangers": strangers.height,
         "absent": _absent_classes(metrics),
         "metrics": {},
@@ -62,7 +63,7 @@ def write_evaluation_page(folder: Path, *, threads: int | None = None) -> Path:
         heatmaps = partial(heatmap_overlays, run, threads=threads)
         scored = predictions.filter(is_class)
         values |= _score_values(present_metrics(metrics), scored, names, _count_training_pictures(run))
-        values |= build_galleries(scored, set(), names, heatmaps)
+        values |= build_galleries(scored, {}, names, heatmaps)
     path = folder / PAGE
     write_text(path, render_page("evaluation.html", values))
     return path
@@ -74,7 +75,8 @@ def _score_values(
     """Return the values of the sections on scores, confusions and probabilities; metrics: of the present classes."""
     return {
         "metrics": metrics,
-        "verdict": verdict.verdict(metrics),
+        "verdict": verdict.describe_accuracy(metrics),
+        "facts": verdict.list_mistake_facts(metrics),
         "classes": [
             {"label": label, "train": train_counts.get(label, 0)} | metrics["per_class"][label]
             for label in verdict.classes_by_f1(metrics)
@@ -83,8 +85,9 @@ def _score_values(
         "first_rows": FIRST_ROWS,
         "slices": metrics.get("slices") or {},
         **confusion_values(metrics),
-        "confused": most_confused_pairs(metrics, scored, names, set()),
+        "confused": most_confused_pairs(metrics, scored, names, {}),
         **calibration_values(metrics, scored),
+        **threshold_values(metrics),
     }
 
 

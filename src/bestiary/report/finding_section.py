@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
 
-from bestiary.checks import ALTERS_MODEL, find_check
+from bestiary.checks import ALTERS_MODEL
+from bestiary.finding_counts import SEVERITY_NAMES, CheckCount
+from bestiary.report.findings_page import FINDINGS_PAGE, list_findings
 from bestiary.report.gallery import thumbnails
+from bestiary.report.run_files import RunFiles
 
 FINDING_PIXELS = 96
 MAX_EXAMPLES = 6  # of a check, with pictures
@@ -17,20 +19,38 @@ MAX_LISTED = 300  # of a check, without pictures
 MAX_LISTED_IN_ALL = 3000
 
 
-def finding_values(findings: pl.DataFrame, issues: pl.DataFrame, names: Mapping[str, str]) -> dict[str, Any]:
-    """Return the findings by check, the serious checks first, then by number.
+def finding_values(run: RunFiles, names: Mapping[str, str]) -> dict[str, Any]:
+    """Return the findings by check, the most serious first; names: the short name of each path.
 
-    issues: those of the findings that need a look; names: the short name of each path. Of a check, `examples` have a
-    picture, `listed` have none, and `more` counts those that are only in findings.parquet.
+    Of a check, `examples` have a picture, `listed` have none, and `more` counts those that are only on the page with
+    all findings; findings that need no action come last.
     """
-    counts, checks, room = Counter(issues["check"].to_list()).most_common(), [], MAX_LISTED_IN_ALL
-    for check, n in sorted(counts, key=lambda pair: pair[0] not in ALTERS_MODEL):
-        rows = issues.filter(pl.col("check") == check).to_dicts()
-        entries = [{"message": row["message"], "name": names.get(row["path"], row["path"] or "")} for row in rows]
-        images = thumbnails([row["path"] for row in rows[:MAX_EXAMPLES]], FINDING_PIXELS)
-        examples = [entry | {"image": image} for entry, image in zip(entries, images, strict=False)]
-        listed = entries[MAX_EXAMPLES : MAX_EXAMPLES + min(MAX_LISTED, room)]
+    counts, checks, room = run.finding_counts, [], MAX_LISTED_IN_ALL
+    for count in counts.checks:
+        own = run.findings.filter(pl.col("check") == count.check.name)
+        entries = list_findings(own, names)
+        paths = own.filter("is_issue").head(MAX_EXAMPLES)["path"].to_list()
+        examples = list(zip(entries, thumbnails(paths, FINDING_PIXELS), strict=False))
+        listed = entries[len(examples) : len(examples) + min(MAX_LISTED, room)]
         room -= len(listed)
-        about = {"check": check, "n": n, "meaning": find_check(check).meaning, "open": check in ALTERS_MODEL}
-        checks.append(about | {"examples": examples, "listed": listed, "more": n - len(examples) - len(listed)})
-    return {"checks": checks, "issues": issues.height, "remarks": findings.height - issues.height}
+        checks.append(_check_values(count) | {"examples": examples, "listed": listed})
+        checks[-1]["more"] = len(entries) - len(examples) - len(listed)
+    return {"checks": checks, "finding_counts": counts.describe(), "findings_page": FINDINGS_PAGE}
+
+
+def has_unlisted_findings(values: Mapping[str, Any]) -> bool:
+    """Return whether the section leaves findings to the page with all of them."""
+    return any(check["more"] for check in values["checks"])
+
+
+def _check_values(count: CheckCount) -> dict[str, Any]:
+    is_open = count.issues > 0 and count.check.name in ALTERS_MODEL and count.check.alters_model
+    return {
+        "check": count.check.list_name,
+        "name": count.check.name,
+        "n": count.issues or count.noted,
+        "noted": count.noted if count.issues else 0,
+        "meaning": count.check.meaning,
+        "severity": SEVERITY_NAMES[count.severity],
+        "open": is_open,
+    }

@@ -36,6 +36,7 @@ class GalleryPicture:
 
     `evidence`: the same with the model's heatmap drawn on, where there is one. `top`: the most probable classes, with
     their probabilities. `row_id`: of the prediction table; pictures with the same one are the same.
+    tag: what is doubtful about its label, such as "suspect label", or empty.
     """
 
     row_id: int
@@ -46,21 +47,21 @@ class GalleryPicture:
     predicted: str
     probability: float
     unknown: bool
-    suspect: bool
+    tag: str
     top: Sequence[tuple[str, float]]
     evidence: str | None = None
 
 
 def build_galleries(
     test: pl.DataFrame,
-    suspects: set[int],
+    tags: Mapping[int, str],
     names: Mapping[str, str],
     heatmaps: Callable[[Sequence[str]], Sequence[str | None]],
 ) -> dict[str, Any]:
     """Return galleries of test pictures: mistakes (most confident first), more mistakes, unknown, correct predictions.
 
-    test: the prediction table of the test split; suspects: the row ids with suspect labels; names: the short name of
-    each path; heatmaps: returns copies of pictures with the heatmap drawn on, for the mistakes. `tally` counts all
+    test: the prediction table of the test split; tags: what is doubtful about a label, by row id; names: the short name
+    of each path; heatmaps: returns copies of pictures with the heatmap drawn on, for the mistakes. `tally` counts all
     pictures of each kind, also those that are not shown. The further mistakes are smaller.
     """
     is_correct = pl.col("label") == pl.col("predicted")
@@ -70,7 +71,7 @@ def build_galleries(
     unknown = test.filter(pl.col("unknown")).sort("familiarity", nulls_last=True)
     embedded = pl.concat([wrong.head(GALLERY), unknown.head(GALLERY // 4)])["row_id"]
     more = _more_mistakes(test, set(embedded.to_list()))
-    mistakes = gallery_pictures(wrong.head(GALLERY), names, suspects)
+    mistakes = gallery_pictures(wrong.head(GALLERY), names, tags)
     overlays = heatmaps([picture.path for picture in mistakes])
     return {
         "tally": {
@@ -80,10 +81,10 @@ def build_galleries(
             "unknown_right": unknown.filter(is_correct).height,
         },
         "wrong": [replace(picture, evidence=image) for picture, image in zip(mistakes, overlays, strict=True)],
-        "more_wrong": gallery_pictures(more, names, suspects, side=MORE_PIXELS, largest_bytes=MORE_BYTES),
+        "more_wrong": gallery_pictures(more, names, tags, side=MORE_PIXELS, largest_bytes=MORE_BYTES),
         "n_mistakes": test.filter(~is_correct).height,
-        "unknown": gallery_pictures(unknown.head(GALLERY // 4), names, suspects),
-        "right": gallery_pictures(_least_confident_and_sample(correct), names, suspects),
+        "unknown": gallery_pictures(unknown.head(GALLERY // 4), names, tags),
+        "right": gallery_pictures(_least_confident_and_sample(correct), names, tags),
     }
 
 
@@ -110,7 +111,7 @@ def _more_mistakes(test: pl.DataFrame, embedded: set[int]) -> pl.DataFrame:
 def gallery_pictures(
     rows: pl.DataFrame,
     names: Mapping[str, str],
-    suspects: set[int],
+    tags: Mapping[int, str],
     *,
     side: int = PICTURE_PIXELS,
     largest_bytes: int = LARGEST_BYTES,
@@ -128,7 +129,7 @@ def gallery_pictures(
             predicted,
             probability,
             unknown,
-            row_id in suspects,
+            tags.get(row_id, ""),
             top,
         )
         for image, top, (row_id, path, label, predicted, probability, unknown) in zip(

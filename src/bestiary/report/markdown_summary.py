@@ -8,8 +8,10 @@ from bestiary.report import verdict
 from bestiary.report.confusion_section import confusion_values
 from bestiary.report.format import format_metric
 from bestiary.report.markdown import escape, markdown_table
-from bestiary.report.next_steps import NextStep, next_steps, summarise_run
+from bestiary.report.next_steps import NextStep, next_steps
 from bestiary.report.run_files import RunFiles, run_caveats
+from bestiary.report.run_summary import summarise_run
+from bestiary.report.threshold_section import iter_threshold_blocks
 
 STEPS, PAIRS, WEAKEST = 4, 3, 3
 FIGURES = (("accuracy", "Accuracy"), ("macro_f1", "Macro-F1"), ("ece", "Calibration error"))
@@ -22,7 +24,7 @@ def markdown_summary(run: RunFiles) -> str:
 
 def _iter_parts(run: RunFiles) -> Iterator[str]:
     summary, metrics = summarise_run(run), run.metrics
-    yield f"### {escape(verdict.verdict(metrics, summary.n_label_issues))}"
+    yield f"### {escape(verdict.run_verdict(summary))}"
     yield from (f"> {escape(note)}" for note in run_caveats(run))
     rows = [(name, format_metric(metrics[key])) for key, name in FIGURES if metrics.get(key)]
     yield markdown_table(("", f"{metrics['n']:,} test pictures, 95 % interval"), rows)
@@ -37,6 +39,8 @@ def _iter_parts(run: RunFiles) -> Iterator[str]:
         confused = (f"{escape(label)} as {escape(predicted)} {count} of {n}" for label, predicted, count, n in pairs)
         yield f"Most frequent mistakes: {'; '.join(confused)}."
     yield escape((metrics.get("decision") or {}).get("sentence", ""))
+    yield escape((metrics.get("group_scores") or {}).get("sentence", ""))
+    yield from iter_threshold_blocks(metrics)
     yield escape((metrics.get("slices") or {}).get("sentence", ""))
 
 

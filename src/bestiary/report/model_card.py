@@ -10,13 +10,15 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from bestiary.finding_counts import SEVERITY_NAMES
 from bestiary.recipe import BACKBONE_SIZES
 from bestiary.report import verdict
 from bestiary.report.calibration_section import describe_calibration, describe_prediction_sets
 from bestiary.report.format import format_interval, format_metric, format_number
 from bestiary.report.markdown import escape, markdown_table
-from bestiary.report.next_steps import summarise_run
 from bestiary.report.run_files import RunFiles, run_caveats
+from bestiary.report.run_summary import RunSummary, summarise_run
+from bestiary.report.threshold_section import iter_threshold_blocks
 from bestiary.text import format_percent
 from bestiary.version import __version__
 
@@ -95,7 +97,7 @@ def _iter_parts(run: RunFiles) -> Iterator[str]:
     metrics, bundle, summary = run.metrics, run.bundle, summarise_run(run)
     labels = metrics["confusion"]["labels"]
     yield f"# {escape(run.name)}"
-    yield escape(verdict.verdict(metrics, summary.n_label_issues))
+    yield escape(verdict.run_verdict(summary))
     yield from (f"> **Note.** {escape(note)}" for note in run_caveats(run))
     about = ", ".join(str(part) for part in (bundle.get("method"), bundle.get("backbone")) if part)
     about = f" ({escape(about)})" if about else ""
@@ -103,7 +105,7 @@ def _iter_parts(run: RunFiles) -> Iterator[str]:
     yield f"An image classifier for {len(labels)} classes{about}, made with bestiary {version}. Its classes: {classes}."
     yield "## How to use it\n\n" + USE
     yield "## Intended use and limits"
-    yield "\n".join(f"- {line}" for line in _iter_limits(run))
+    yield "\n".join(f"- {line}" for line in _iter_limits(run, summary))
     yield "## Evaluation"
     rows = [(name, format_metric(metrics.get(key), is_rate=key not in NOT_RATES)) for key, _, name in METRICS]
     yield markdown_table((f"On {metrics['n']:,} test pictures", "Value (95 % interval)"), rows)
@@ -119,6 +121,7 @@ def _iter_parts(run: RunFiles) -> Iterator[str]:
             for label, scores in metrics["per_class"].items()
         ),
     )
+    yield from iter_threshold_blocks(metrics)
     if not run_caveats(run):
         yield (
             "The test pictures were not used for training or for any choice, and duplicates are in one split. Intervals"
@@ -127,6 +130,8 @@ def _iter_parts(run: RunFiles) -> Iterator[str]:
     yield escape(" ".join(part for part in (describe_calibration(metrics), describe_prediction_sets(metrics)) if part))
     yield "## Training"
     yield markdown_table(("", ""), _iter_provenance(run))
+    yield "## Findings about its pictures"
+    yield _describe_findings(run)
     yield "## Files that may be published"
     yield (
         f"{', '.join(f'`{name}`' for name in MAY_BE_PUBLISHED)} contain names of classes and of picture folders, but no"
@@ -136,7 +141,21 @@ def _iter_parts(run: RunFiles) -> Iterator[str]:
     )
 
 
-def _iter_limits(run: RunFiles) -> Iterator[str]:
+def _describe_findings(run: RunFiles) -> str:
+    """Return the findings of the audit by check and severity; paths of pictures stay out."""
+    counts = run.finding_counts
+    rows = [
+        (escape(count.check.list_name), f"{n:,}", SEVERITY_NAMES[severity])
+        for count in counts.checks
+        for n, severity in ((count.issues, count.severity), (count.noted, "note"))
+        if n
+    ]
+    expected = "" if run.label_issues is None else f" {run.label_issues.describe()}"
+    listed = f"\n\n{markdown_table(('Check', 'Findings', 'Severity'), rows)}" if rows else ""
+    return f"{escape(counts.describe() + expected)}{listed}"
+
+
+def _iter_limits(run: RunFiles, summary: RunSummary) -> Iterator[str]:
     metrics, coverage = run.metrics, (run.metrics.get("unknown") or {}).get("coverage")
     answered = "" if coverage is None else f" ({format_percent(coverage)} of the test pictures get an answer)"
     yield (
@@ -149,7 +168,7 @@ def _iter_limits(run: RunFiles) -> Iterator[str]:
             " valid for those, and do not count what a detector misses. Give it boxes: `bestiary predict RUN"
             " detections.json`."
         )
-    yield escape(verdict.describe_mistakes(metrics))
+    yield escape(verdict.describe_run_mistakes(summary))
     if decision := metrics.get("decision"):
         yield escape(decision["sentence"])
     if sentence := (metrics.get("slices") or {}).get("sentence"):

@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-import shlex
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
-from importlib.util import find_spec
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
-
-import numpy as np
-import polars as pl
 
 from bestiary.checks import ALTERS_MODEL
 from bestiary.evaluation.learning_curve import WORTH
 from bestiary.evaluation.loss_curves import overfitting_point
-from bestiary.evaluation.slices import macro_f1_from_confusion
-from bestiary.install_command import install_command
-from bestiary.label_issue_summary import LabelIssueSummary
 from bestiary.recipe import BACKBONE_SIZES
-from bestiary.report.commands import compare_command, retrain_command
 from bestiary.report.format import format_metric, format_short_percent
-from bestiary.report.run_files import RunFiles
+from bestiary.report.run_summary import RunSummary
 from bestiary.report.verdict import MIN_CONFUSIONS, classes_by_f1
 
 WEAK_BY = 0.03  # a class is weak when its F1 is this far below the mean of all classes
 FEW_FRACTION = 0.5  # a class has few training pictures when it has less than this fraction of the median class
 FEW_PICTURES = 100  # or less than this
 FEW_TESTED = 20  # test pictures of the median class; with fewer, cross-validation is advised
-FEW_GROUPS = 10  # different pictures of a class that folds need
 FAR_BELOW = 0.75  # of the input size that a backbone was made for
 HIGH_F1 = 0.95  # of a probe; a stronger model is advised below it
 LEAST_GAIN = 0.0005  # of macro-F1; a smaller one is not shown
@@ -49,6 +36,7 @@ class NextStep:
     """One step: what, why (with numbers), a command if one does it, and the section of the report that shows more.
 
     gain: estimated rise of macro-F1, not a bound; None if the run cannot estimate it. points: the text for the gain.
+    is_first: whether the other estimates depend on this step. then: a command that shows what the first one changed.
     """
 
     what: str
@@ -57,6 +45,8 @@ class NextStep:
     anchor: str = ""
     gain: float | None = None
     points: str = "about +{} points"
+    is_first: bool = False
+    then: str = ""
 
     @property
     def worth(self) -> str:
@@ -64,94 +54,8 @@ class NextStep:
         return "" if self.gain is None else self.points.format(f"{100 * self.gain:.1f}")
 
 
-@dataclass(frozen=True)
-class RunSummary:
-    """The facts about a run that the steps follow from.
-
-    train_counts: training pictures by class; issues: findings by check; suspects: suspect labels by split;
-    label_issues: how many of them are expected to be wrong, None in older runs; relabelling_gain: rise of the test
-    macro-F1 if the suspect labels in the test split were the suggested ones; run: quoted for a shell; size: of the
-    input in pixels; finetune, full_size, lite2, folds, compare: commands that train on the same pictures in another
-    way, and that compare the result, empty where they would fail; torch: the command that installs it, empty if it is.
-    """
-
-    metrics: Mapping[str, Any]
-    train_counts: Mapping[str, int]
-    history: Sequence[Mapping[str, Any]] = ()
-    issues: Mapping[str, int] = field(default_factory=dict)
-    suspects: Mapping[str, int] = field(default_factory=dict)
-    relabelling_gain: float | None = None
-    label_issues: LabelIssueSummary | None = None
-    lessons: Mapping[str, Any] = field(default_factory=dict)
-    method: str = ""
-    run: str = "RUN"
-    finetune: str = "bestiary train PICTURES --method finetune"
-    backbone: str = ""
-    size: int = 0
-    full_size: str = ""
-    lite2: str = ""
-    folds: str = ""
-    compare: str = ""
-    torch: str = ""
-
-    @property
-    def n_label_issues(self) -> int:
-        """How many training labels look wrong; none where most suspect labels are expected to be correct."""
-        return 0 if self.is_doubtful else self.suspects.get("train", 0)
-
-    @property
-    def is_doubtful(self) -> bool:
-        """Whether most of the suspect labels are expected to be correct."""
-        return self.label_issues is not None and self.label_issues.is_doubtful
-
-
-def summarise_run(run: RunFiles) -> RunSummary:
-    """Return the facts about a run that its next steps follow from."""
-    marked = run.findings.filter(pl.col("is_issue") & (pl.col("check") == "suspect-label"))
-    of_suspects = run.pictures.filter(pl.col("row_id").is_in(marked["row_id"].implode()))
-    train = run.pictures.filter(pl.col("split") == "train")["label"]
-    recipe = run.folder / "asked.toml"
-    corrections: Path | None = run.folder / "corrections.csv"
-    backbone, size = str(run.bundle.get("backbone", "")), int(run.bundle.get("size") or 0)
-    groups = (
-        run.pictures.filter(pl.col("split").is_not_null())
-        .group_by("label", maintain_order=True)
-        .agg(pl.col("group").n_unique())
-    )
-    can_fold = groups.height > 0 and bool((groups["group"] >= FEW_GROUPS).all())
-    native, largest = str(BACKBONE_SIZES.get(backbone, "")), str(BACKBONE_SIZES["lite2"])
-    own_size = ("--set", f"picture.size={largest}") if size != BACKBONE_SIZES.get(backbone) else ()
-    corrections = corrections if corrections is not None and corrections.exists() else None
-    command = partial(retrain_command, recipe, run.environment, corrections)
-    return RunSummary(
-        run.metrics,
-        {str(label): n for label, n in Counter(train.to_list()).items()},
-        run.history,
-        Counter(run.findings.filter(pl.col("is_issue"))["check"].to_list()),
-        Counter(of_suspects["split"].drop_nulls().to_list()),
-        _relabelling_gain(run, marked),
-        _read_label_issues(run),
-        run.lessons,
-        str(run.bundle.get("method", "")),
-        shlex.quote(str(run.folder)),
-        command("--method", "finetune"),
-        backbone,
-        size,
-        command("--set", f"picture.size={native}") if native else "",
-        command("--backbone", "lite2", *own_size),
-        command("--folds", "5", "--split", "resplit") if can_fold else "",
-        compare_command(run.folder),
-        "" if find_spec("torch") else install_command("torch"),
-    )
-
-
-def _read_label_issues(run: RunFiles) -> LabelIssueSummary | None:
-    recorded = run.environment.get("label issues")
-    return LabelIssueSummary(**recorded) if recorded else None
-
-
 def next_steps(summary: RunSummary) -> list[NextStep]:
-    """Return the next steps: those with an estimated gain first, the largest first; last how to use the model."""
+    """Return the next steps, the largest estimated gain first, then those without one; last how to use the model."""
     steps = [
         *_iter_class_steps(summary),
         *_iter_more_pictures_steps(summary.lessons),
@@ -164,23 +68,8 @@ def next_steps(summary: RunSummary) -> list[NextStep]:
         *_iter_test_steps(summary),
     ]
     steps = [step if (step.gain or 0) >= LEAST_GAIN else replace(step, gain=None) for step in steps]
-    steps.sort(key=lambda step: -(step.gain or 0))
+    steps.sort(key=lambda step: (not step.is_first, -(step.gain or 0)))
     return [*steps, NextStep("Use the model.", "On your own pictures:", f"bestiary predict {summary.run} new/*.jpg")]
-
-
-def _relabelling_gain(run: RunFiles, label_issues: pl.DataFrame) -> float | None:
-    """Return the rise of macro-F1 if the suspect labels of the test split were the suggested ones."""
-    labels = run.metrics["confusion"]["labels"]
-    index = {label: at for at, label in enumerate(labels)}
-    counts = np.array(run.metrics["confusion"]["counts"], np.float64).reshape(len(labels), len(labels))
-    test = run.predictions.filter(pl.col("split") == "test").select("row_id", "label", "predicted")
-    before = macro_f1_from_confusion(counts)
-    issues = label_issues.filter(pl.col("suggested_label").is_in(labels)).select("row_id", "suggested_label")
-    rows = test.join(issues, on="row_id", maintain_order="left").drop_nulls()
-    for label, predicted, suggested in rows.select("label", "predicted", "suggested_label").iter_rows():
-        counts[index[label], index[predicted]] -= 1
-        counts[index[suggested], index[predicted]] += 1
-    return macro_f1_from_confusion(counts) - before if rows.height else None
 
 
 def _iter_test_steps(summary: RunSummary) -> Iterator[NextStep]:
@@ -259,16 +148,16 @@ def _iter_label_issue_steps(summary: RunSummary) -> Iterator[NextStep]:
     if not n:
         return
     if summary.is_doubtful and summary.label_issues is not None:
-        why = summary.label_issues.describe()
-        what = f"Look at the first of {n:,} doubtful labels." if n > 1 else "Look at the doubtful label."
+        why = f"{summary.label_issues.describe()} The review begins with the most doubtful."
+        what = f"Look at the most doubtful of {n:,} doubtful labels." if n > 1 else "Look at the doubtful label."
         yield NextStep(what, why, command=f"bestiary review {summary.run}", anchor="findings")
         return
     what = "1 suspect label" if n == 1 else f"{n:,} suspect labels"
-    why = f"A cross-validated model predicts other labels: {_describe_use(summary)}."
+    why = f"A cross-validated model disagrees with them: {_describe_use(summary)}."
     if summary.label_issues is not None:
         why += f" {summary.label_issues.describe()}"
     if (summary.relabelling_gain or 0) >= LEAST_GAIN:
-        why += " If it is right about those in the test split, the reported macro-F1 is too low by this much."
+        why += " If those in the test split are wrong, the macro-F1 of this report is too low by this much."
     if suspects.get("train"):
         why += " The gain from corrected training labels is known only after retraining."
     yield NextStep(
@@ -290,11 +179,13 @@ def _describe_use(summary: RunSummary) -> str:
 
 
 def _iter_finding_steps(issues: Mapping[str, int]) -> Iterator[NextStep]:
-    serious = [f"{issues[check]:,} {check}" for check in ALTERS_MODEL if check != "suspect-label" and issues.get(check)]
+    serious = {check: issues[check] for check in ALTERS_MODEL if check != "suspect-label" and issues.get(check)}
     if serious:
+        counts = ", ".join(f"{n:,} {check}" for check, n in serious.items())
+        affect = "it affects" if sum(serious.values()) == 1 else "they affect"
         yield NextStep(
             "Check the findings.",
-            f"The audit found {', '.join(serious)}: they affect training or the test score.",
+            f"The audit found {counts}: {affect} training or the test score.",
             anchor="findings",
         )
 
@@ -305,8 +196,13 @@ def _iter_model_steps(summary: RunSummary) -> Iterator[NextStep]:
     if summary.method == "scratch" or not native:
         return
     if 0 < summary.size < FAR_BELOW * native and summary.full_size:
-        why = f"{summary.size} px is far below the {native} px that {summary.backbone} was made for."
-        yield NextStep("Use the input size of the backbone.", why, summary.full_size)
+        why = (
+            f"{summary.size} px is far below the {native} px that {summary.backbone} was made for, also if the"
+            " pictures are smaller: they are then enlarged. The gains estimated below are those at this size."
+        )
+        yield NextStep(
+            f"Train at {native} px, the input size of {summary.backbone}.", why, summary.full_size, is_first=True
+        )
     elif summary.backbone == "lite0" and summary.metrics["macro_f1"]["value"] < HIGH_F1 and summary.lite2:
         why = f"lite2 is larger than lite0, was made for {BACKBONE_SIZES['lite2']} px, and takes longer."
         yield NextStep("Try the larger backbone.", why, summary.lite2)
@@ -324,11 +220,11 @@ def _iter_training_steps(summary: RunSummary) -> Iterator[NextStep]:
     if method == "probe" and metrics["macro_f1"]["value"] < HIGH_F1:
         why = (
             "The backbone is frozen. Fine-tuning its layers may help if the pictures differ much from"
-            f" photographs of objects; {summary.compare or 'bestiary compare'} shows whether it did."
+            " photographs of objects."
         )
         if summary.torch:
-            why += f" It needs torch, which is not installed here. First run: {summary.torch}"
-        yield NextStep("Try fine-tuning.", why, summary.finetune)
+            why += f" It needs torch, which is not installed here: {summary.torch}"
+        yield NextStep("Try fine-tuning.", why, summary.finetune, then=summary.compare)
 
 
 def _iter_calibration_steps(metrics: Mapping[str, Any]) -> Iterator[NextStep]:

@@ -11,6 +11,7 @@ from bestiary import run_folder
 from bestiary.context import Context
 from bestiary.files import write_json, write_text
 from bestiary.report.classification_report import classification_report
+from bestiary.report.run_files import count_run_findings
 from bestiary.report.run_report import write_report
 from bestiary.summary import Summary, SummaryRepr, score_rows
 
@@ -42,6 +43,7 @@ def write_results(run: Path, metrics: Mapping[str, Any], context: Context, *, li
 
 def finish_run(run: Path, metrics: dict[str, Any], context: Context, usage: Usage, *, light: bool = False) -> Run:
     """Write the results of a run with its time and memory, link `runs/latest` to it, and return it."""
+    metrics |= {"findings": count_run_findings(run).facts()}
     with context.timer.stage("report"):
         write_results(run, metrics | usage(), context, light=light)
     metrics |= usage()  # the report included

@@ -15,6 +15,8 @@ import polars as pl
 from bestiary import table
 from bestiary.checks import ABOUT_SOURCE
 from bestiary.errors import RunError
+from bestiary.finding_counts import FindingCounts, count_findings, read_label_issues
+from bestiary.label_issue_summary import LabelIssueSummary
 from bestiary.report.classification_report import score_caveats
 
 MAX_NOTICES = 5  # of one check, beside the scores
@@ -39,10 +41,30 @@ class RunFiles:
     lessons: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def label_issues(self) -> LabelIssueSummary | None:
+        """How many of the suspect labels are expected to be wrong; None without any, and in older runs."""
+        return read_label_issues(self.environment)
+
+    @property
+    def finding_counts(self) -> FindingCounts:
+        """The findings by check and severity."""
+        return count_findings(self.findings, self.label_issues)
+
+    @property
     def name(self) -> str:
         """The folder's name; for a winner of `tune`, whose folder is always called that, after the search's name."""
         own, above = self.folder.name, self.folder.parent.name
         return f"{above} {own}" if above and re.fullmatch(r"winner(-\d+)?", own) else own
+
+
+def count_run_findings(run: Path) -> FindingCounts:
+    """Return the counts of the findings of a run folder, none if it has no table of them."""
+    findings = _read_findings(run / "findings.parquet")
+    return count_findings(findings, read_label_issues(_read_json(run / "environment.json")))
+
+
+def _read_findings(path: Path) -> pl.DataFrame:
+    return table.read(path, table.FINDINGS) if path.exists() else pl.DataFrame(schema=table.FINDINGS)
 
 
 def read_run(run: Path) -> RunFiles:
@@ -50,15 +72,14 @@ def read_run(run: Path) -> RunFiles:
 
     Raises RunError for a file that is needed and missing, or cannot be read.
     """
-    file, pictures = run / "findings.parquet", table.read(run / "pictures.parquet", table.PICTURES)
-    findings = table.read(file, table.FINDINGS) if file.exists() else pl.DataFrame(schema=table.FINDINGS)
+    metrics, pictures = _read_metrics(run), table.read(run / "pictures.parquet", table.PICTURES)
     predictions = table.read(run / "predictions.parquet", table.PREDICTIONS)
     return RunFiles(
         folder=run.resolve(),  # `runs/latest` is another run tomorrow
-        metrics=_read_metrics(run),
+        metrics=metrics,
         history=_read_json_lines(run / "history.jsonl"),
         pictures=table.name_crops(pictures),
-        findings=table.name_rows(findings, pictures),
+        findings=table.name_rows(_read_findings(run / "findings.parquet"), pictures),
         predictions=table.name_rows(predictions, pictures),
         resolved=_read_text(run / "resolved.toml"),
         requested=_read_text(run / "asked.toml"),

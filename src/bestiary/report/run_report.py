@@ -17,17 +17,21 @@ from bestiary import table
 from bestiary.checks import EMPTY_CLASS, find_check
 from bestiary.evaluation.loss_curves import overfitting_point
 from bestiary.files import write_text
+from bestiary.label_issue_summary import resolve_check
 from bestiary.report import plots, verdict
 from bestiary.report.calibration_section import calibration_values
 from bestiary.report.confusion_section import confusion_values, most_confused_pairs
-from bestiary.report.finding_section import finding_values
+from bestiary.report.finding_section import finding_values, has_unlisted_findings
+from bestiary.report.findings_page import write_findings_page
 from bestiary.report.gallery import build_galleries, heatmap_overlays, strip_common_folder
 from bestiary.report.learning_curve_section import learning_curve_values
 from bestiary.report.markdown_summary import markdown_summary
 from bestiary.report.model_card import model_card
-from bestiary.report.next_steps import next_steps, summarise_run
+from bestiary.report.next_steps import next_steps
 from bestiary.report.render import render_page
 from bestiary.report.run_files import RunFiles, read_run, run_caveats, test_predictions
+from bestiary.report.run_summary import summarise_run
+from bestiary.report.threshold_section import threshold_values
 from bestiary.text import common_folder
 from bestiary.version import __version__
 
@@ -39,37 +43,44 @@ MAX_ROWS, FIRST_ROWS = 30, 20  # of a table of classes: of a longer one the firs
 def write_report(run: Path, *, threads: int | None = None) -> Path:
     """Write `report.html`, `report.md` and `README.md` into a run folder; return the path of the page.
 
+    If the page cannot list all findings, `findings.html` does.
+
     threads: for the heatmaps of mistakes; all cores when not given.
     Raises RunError, naming the file, if the run has no metrics, pictures or predictions yet, or one is damaged.
     """
     path, files = run / "report.html", read_run(run)
-    page = render_run_report(files, threads=threads)
+    names = strip_common_folder(files.pictures["path"].to_list())
+    findings = finding_values(files, names)
+    page = render_run_report(files, findings, threads=threads)
+    if has_unlisted_findings(findings):
+        write_findings_page(files.findings, names, run, name=files.name, label_issues=files.label_issues)
     write_text(run / "report.md", markdown_summary(files))
     write_text(run / "README.md", model_card(files))
     write_text(path, page)  # last: a run that has it is finished
     return path
 
 
-def render_run_report(run: RunFiles, *, threads: int | None = None) -> str:
-    """Return the whole page as HTML without external resources."""
+def render_run_report(run: RunFiles, findings: Mapping[str, Any] | None = None, *, threads: int | None = None) -> str:
+    """Return the whole page as HTML without external resources; findings: of `finding_values`, where known."""
     test = test_predictions(run)
     names = strip_common_folder(run.pictures["path"].to_list())
-    issues = run.findings.filter("is_issue")
-    suspects = set(issues.filter(pl.col("check") == "suspect-label")["row_id"].to_list())
+    suspects = run.findings.filter(pl.col("is_issue") & (pl.col("check") == "suspect-label"))["row_id"]
+    tags = dict.fromkeys(suspects.to_list(), resolve_check("suspect-label", run.label_issues).singular)
     values = {
         "version": run.environment.get("bestiary", __version__),
         "most_rows": MAX_ROWS,
         "first_rows": FIRST_ROWS,
         **_overview_values(run),
         **_picture_values(run, names),
-        **finding_values(run.findings, issues, names),
+        **(finding_values(run, names) if findings is None else findings),
         **_loss_curve_values(run.history),
         **learning_curve_values(run.lessons),
         **confusion_values(run.metrics),
-        "confused": most_confused_pairs(run.metrics, test, names, suspects),
+        "confused": most_confused_pairs(run.metrics, test, names, tags),
         "slices": run.metrics.get("slices") or {},  # older runs have none
         **calibration_values(run.metrics, test),
-        **build_galleries(test, suspects, names, partial(_heatmaps, run, threads)),
+        **threshold_values(run.metrics),
+        **build_galleries(test, tags, names, partial(_heatmaps, run, threads)),
     }
     return render_page("report.html", values)
 
@@ -91,9 +102,10 @@ def _overview_values(run: RunFiles) -> dict[str, Any]:
         "bundle": run.bundle,
         "metrics": metrics,
         "notes": run_caveats(run),
-        "verdict": verdict.verdict(metrics, summary.n_label_issues),
+        "verdict": verdict.describe_accuracy(metrics),
+        "facts": verdict.list_run_facts(summary),
         "steps": next_steps(summary),
-        "label_issues": "" if summary.label_issues is None else summary.label_issues.describe(),
+        "label_issues": "" if run.label_issues is None else run.label_issues.describe(),
         "classes": [
             {"label": label, "train": summary.train_counts.get(label, 0)} | metrics["per_class"][label]
             for label in weakest_first

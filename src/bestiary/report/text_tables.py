@@ -38,7 +38,7 @@ def format_external_evaluation(metrics: Mapping[str, Any]) -> str:
         lines.append(f"There are no pictures of {format_names(absent)}: not in the table, nor in its averages.")
     own = present_metrics(metrics)
     scores = classification_report(own | {"confusion": {"labels": list(own["per_class"])}}, short=True)
-    decision = [metrics["decision"]["sentence"]] if metrics.get("decision") else []
+    decision = [metrics[name]["sentence"] for name in ("decision", "class_thresholds") if metrics.get(name)]
     return "\n".join([*lines, "", scores, *decision, metrics["slices"]["sentence"]])
 
 

@@ -1,41 +1,109 @@
-"""The verdict on a run in two or three sentences, each derived from numbers of the run that its interval carries."""
+"""The verdict on a run: its accuracy, and facts about mistakes, classes and labels that the numbers carry."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from bestiary.array_types import Ints
-from bestiary.report.format import format_interval
+from bestiary.report.format import format_interval, plural
+from bestiary.report.run_summary import RunSummary
 from bestiary.stats import holm, wilson_interval
 
 EXACT_BELOW = 100  # test pictures; "times in 100" claims more than fewer can show
-MIN_CONFUSIONS = 3  # of one class as another; fewer may be chance
+MIN_CONFUSIONS = 3  # of two classes, both ways added up; fewer may be chance
+MAX_TIED = 2  # pairs of classes that are named
 SIGNIFICANT = 0.05
+Mistakes = Mapping[tuple[str, str], int]  # how many by true and predicted class
 
 
-def verdict(metrics: Mapping[str, Any], n_label_issues: int = 0) -> str:
-    """Return the accuracy, the most common confusion, weak classes, and how many training labels look wrong."""
-    sentences = f"{_describe_accuracy(metrics)} {describe_mistakes(metrics)}"
-    if not n_label_issues:
-        return sentences
-    return f"{sentences} {n_label_issues:,} training label{' looks' if n_label_issues == 1 else 's look'} wrong."
+@dataclass(frozen=True)
+class Fact:
+    """A fact about a run: what it is about, and a text that ends with a full stop."""
+
+    name: str
+    text: str
+
+    def __str__(self) -> str:
+        """Return the fact as a sentence."""
+        return f"{self.name}: {self.text}"
 
 
-def describe_mistakes(metrics: Mapping[str, Any]) -> str:
-    """Return the most common confusion, and the classes whose recall or precision is significantly low.
+def verdict(metrics: Mapping[str, Any]) -> str:
+    """Return the accuracy, the two classes that are confused most, and weak classes."""
+    return _join_facts(describe_accuracy(metrics), *list_mistake_facts(metrics))
 
-    From the confusion matrix (rows: true). A confusion is named if it occurs three times or more; a class if Fisher's
-    exact test against all other pictures is significant at 5 % after Holm's correction for the number of classes.
+
+def run_verdict(summary: RunSummary) -> str:
+    """Return the verdict on a run, with the number of wrong labels unless most suspect labels may be correct."""
+    labels = [] if summary.is_doubtful or not summary.suspects else list_label_facts(summary)
+    return _join_facts(describe_accuracy(summary.metrics), *_list_run_mistakes(summary), *labels)
+
+
+def list_run_facts(summary: RunSummary) -> list[Fact]:
+    """Return all facts about a run."""
+    return [*_list_run_mistakes(summary), *list_label_facts(summary)]
+
+
+def describe_run_mistakes(summary: RunSummary) -> str:
+    """Return the facts about the mistakes of a run as one text."""
+    return _join_facts(*_list_run_mistakes(summary))
+
+
+def list_mistake_facts(metrics: Mapping[str, Any], suspect_mistakes: Mistakes | None = None) -> list[Fact]:
+    """Return the two classes that are confused most, and the classes whose recall or precision is significantly low.
+
+    From the confusion matrix (rows: true), without the mistakes that have a suspect label. Classes are called confused
+    if that occurs three times or more; a class is weak if Fisher's exact test against all other pictures is significant
+    at 5 % after Holm's correction for the number of classes.
     """
     counts = np.asarray(metrics["confusion"]["counts"], np.int64)
     labels = metrics["confusion"]["labels"]
     wrong = np.where(np.eye(len(labels), dtype=bool), 0, counts)
     if not wrong.any():
-        return f"No mistake among the {metrics['n']:,} test pictures."
-    return " ".join([_describe_confusions(labels, counts, wrong), *_iter_weak_classes(labels, counts)])
+        return [Fact("Mistakes", f"none in {metrics['n']:,} test pictures.")]
+    suspect = np.zeros_like(wrong)
+    for (label, predicted), n in (suspect_mistakes or {}).items():
+        suspect[labels.index(label), labels.index(predicted)] = n
+    facts = [Fact("Most confused", _describe_confusions(labels, counts, wrong - suspect, bool(suspect.any())))]
+    if n := int(suspect.sum()):
+        have = "has a suspect label, where" if n == 1 else "have suspect labels, where"
+        text = f"{wrong.sum():,} in {metrics['n']:,} test pictures; {n:,} of them {have} the model may be right."
+        facts.insert(0, Fact("Mistakes", text))
+    return [*facts, *_iter_weak_classes(labels, counts)]
+
+
+def list_label_facts(summary: RunSummary) -> list[Fact]:
+    """Return how many labels are expected to be wrong; nothing for older runs, which do not record the check."""
+    issues, n = summary.label_issues, sum(summary.suspects.values())
+    if issues is not None and issues.count > 1:
+        return [
+            Fact(
+                "Wrong labels",
+                f"{issues.describe_expected()} of the {issues.count:,} {issues.kind} ones, a low estimate.",
+            )
+        ]
+    if issues is not None:
+        return [Fact("Wrong labels", issues.describe())]
+    if n:
+        return [Fact("Wrong labels", f"{plural(n, 'label')} {'is' if n == 1 else 'are'} suspect.")]
+    if summary.label_check is None:
+        return []
+    if summary.label_check:
+        return [Fact("Wrong labels", f"not checked, because {summary.label_check.rstrip('.')}.")]
+    return [Fact("Wrong labels", "no label is suspect.")]
+
+
+def _list_run_mistakes(summary: RunSummary) -> list[Fact]:
+    """Return the facts about mistakes; those with a suspect label count where most suspect labels are correct."""
+    return list_mistake_facts(summary.metrics, None if summary.is_doubtful else summary.suspect_mistakes)
+
+
+def _join_facts(*parts: str | Fact) -> str:
+    return " ".join(map(str, parts))
 
 
 def classes_by_f1(metrics: Mapping[str, Any]) -> list[str]:
@@ -44,31 +112,52 @@ def classes_by_f1(metrics: Mapping[str, Any]) -> list[str]:
     return sorted(tested, key=lambda label: (tested[label]["f1"].get("value") or 0.0, label))
 
 
-def _describe_confusions(labels: list[str], counts: Ints, wrong: Ints) -> str:
-    """Return the most common confusion, how often it occurs and of how many pictures; two if they are tied."""
-    most = int(wrong.max())
+def _describe_confusions(labels: list[str], counts: Ints, wrong: Ints, is_partial: bool) -> str:
+    """Return the two classes that are confused most, how often each way and of how many pictures; ties by rate.
+
+    wrong: the mistakes that count, by true and predicted class; is_partial: those with suspect labels do not.
+    """
+    both, totals = np.triu(wrong + wrong.T, k=1), counts.sum(axis=1)
+    most, apart = int(both.max()), " (mistakes with suspect labels are not counted)" if is_partial else ""
     if most < MIN_CONFUSIONS:
-        return f"No class was taken for the same other one more than {'once' if most == 1 else 'twice'}."
-    tied = [(int(i), int(j)) for i, j in np.argwhere(wrong == most)]
-    named = [f"{labels[i]} predicted as {labels[j]} ({most:,} of {counts[i].sum():,})" for i, j in tied[:2]]
-    more = f", and {len(tied) - 2} more as often" if len(tied) > 2 else ""
-    return f"Most common confusion{'s' * (len(tied) > 1)}: {', '.join(named)}{more}."
+        times = "once" if most == 1 else "twice"
+        return (
+            f"no pair of classes is confused more than {times}{apart}."
+            if most
+            else f"no pair of classes is confused{apart}."
+        )
+    tied = sorted(np.argwhere(both == most).tolist(), key=lambda pair: (totals[pair[0]] + totals[pair[1]], pair))
+    named = [_describe_pair(labels, totals, wrong, *pair) for pair in tied[:MAX_TIED]]
+    more = [f"{plural(len(tied) - MAX_TIED, 'more pair')} as often"] if len(tied) > MAX_TIED else []
+    return f"{'; equally often '.join(named)}{''.join(f'; {text}' for text in more)}{apart}."
 
 
-def _iter_weak_classes(labels: list[str], counts: Ints) -> Iterator[str]:
+def _describe_pair(labels: list[str], totals: Ints, wrong: Ints, a: int, b: int) -> str:
+    """Return `cat and dog, 7 times (cat predicted as dog 4 of 90 times, dog predicted as cat 3 of 262 times)`."""
+    if wrong[b, a] > wrong[a, b]:
+        a, b = b, a
+    ways = [f"{labels[a]} predicted as {labels[b]} {wrong[a, b]:,} of {totals[a]:,} times"]
+    if wrong[b, a]:
+        ways.append(f"{labels[b]} predicted as {labels[a]} {wrong[b, a]:,} of {totals[b]:,} times")
+    return f"{labels[a]} and {labels[b]}, {wrong[a, b] + wrong[b, a]:,} times ({', '.join(ways)})"
+
+
+def _iter_weak_classes(labels: list[str], counts: Ints) -> Iterator[Fact]:
     """Yield the class with the lowest recall, and that with the lowest precision, if they are significantly low."""
     correct = counts.diagonal()
-    for measure, axis, noun in (("recall", 1, "pictures"), ("precision", 0, "predictions")):
+    for measure, axis, noun in (
+        ("recall", 1, "pictures of {} are predicted as {}"),
+        ("precision", 0, "predictions of {} are right"),
+    ):
         totals = np.where(counts.sum(axis=1) > 0, counts.sum(axis=axis), 0)  # classes without pictures have no score
         weak = _significantly_low(correct, totals)
         if len(weak):
             at = int(weak[np.argmin(correct[weak] / totals[weak])])
             low, high = wilson_interval(correct[at : at + 1] / totals[at], totals[at : at + 1])
             interval = format_interval({"low": float(low[0]), "high": float(high[0])}, 0)
-            yield (
-                f"Lowest {measure}: {labels[at]}, {correct[at]:,} of {totals[at]:,} {noun} right"
-                f" (95\u00a0% interval {interval}\u00a0%)."
-            )
+            words = noun.format(labels[at], labels[at])
+            text = f"{correct[at]:,} of {totals[at]:,} {words} (95\u00a0% interval {interval}\u00a0%)."
+            yield Fact(f"Lowest {measure}", text)
 
 
 def _significantly_low(correct: Ints, totals: Ints) -> Ints:
@@ -84,7 +173,7 @@ def _significantly_low(correct: Ints, totals: Ints) -> Ints:
     return tested[np.array(p_values) < SIGNIFICANT]
 
 
-def _describe_accuracy(metrics: Mapping[str, Any]) -> str:
+def describe_accuracy(metrics: Mapping[str, Any]) -> str:
     """Return "Right 97 times in 100" with its interval, of few test pictures "Right for 9 of 9 test pictures"."""
     n, accuracy = metrics["n"], metrics["accuracy"]
     if n >= EXACT_BELOW:

@@ -10,14 +10,16 @@ from typing import Any
 
 import polars as pl
 
-from bestiary import table
-from bestiary.checks import REVIEW_ORDER, find_check
+from bestiary import run_folder, table
+from bestiary.checks import REVIEW_ORDER, AuditCheck
 from bestiary.context import Context
 from bestiary.crops import decode_file
 from bestiary.data.corrections import Correction
 from bestiary.errors import PictureError, SourceError
 from bestiary.files import read_json
+from bestiary.finding_counts import read_label_issues
 from bestiary.inference.predictor import Predictor
+from bestiary.label_issue_summary import resolve_check
 from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.engine_choice import explain_impossible
 from bestiary.models.features import training_feature_cache
@@ -58,6 +60,7 @@ class ReviewSession:
         self._pictures = table.read(run / "pictures.parquet", table.PICTURES)
         findings = table.read(run / "findings.parquet", table.FINDINGS)
         predictions = table.read(run / "predictions.parquet", table.PREDICTIONS)
+        self._label_issues = read_label_issues(run_folder.read_environment(run))
         self.items = {item.row: item for item in build_queue(self._pictures, findings, predictions)}
         self._rows = {row["row_id"]: row for row in self._pictures.iter_rows(named=True)}
         self._files = dict(zip(self._pictures["row_id"], table.list_files(self._pictures), strict=True))
@@ -79,7 +82,9 @@ class ReviewSession:
             "reviewer": self.decisions.reviewer,
             "file": str(self.decisions.path),
             "labels": sorted(self._pictures.filter(pl.col("error").is_null())["label"].unique()),
-            "checks": [_check_json(check, count) for check, count in counts.items() if count],
+            "checks": [
+                _check_json(resolve_check(check, self._label_issues), count) for check, count in counts.items() if count
+            ],
             "items": [self._item_json(item) for item in self.items.values()],
             "decisions": self.decisions_by_row(),
             "commands": self.commands(),
@@ -194,9 +199,8 @@ class ReviewSession:
         return {"row": row, "name": self._names[row], "label": picture["label"], "split": picture["split"]}
 
 
-def _check_json(name: str, count: int) -> dict[str, Any]:
-    check = find_check(name)
-    return {"check": name, "one": check.singular, "many": check.plural, "remedy": check.remedy, "count": count}
+def _check_json(check: AuditCheck, count: int) -> dict[str, Any]:
+    return {"check": check.name, "one": check.singular, "many": check.plural, "remedy": check.remedy, "count": count}
 
 
 def _decision_json(decision: Correction) -> dict[str, Any]:

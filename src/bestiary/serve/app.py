@@ -111,6 +111,7 @@ def _add_predict_routes(app: FastAPI, state: ServerState) -> None:
             calibration=calibration,
             decision="least expected cost" if bundle.costs else "most probable class",
             costs=bundle.costs,
+            class_thresholds={name: value["threshold"] for name, value in bundle.class_thresholds.items()},
             bestiary=__version__,
             max_bytes=settings.max_bytes,
             max_pictures=settings.max_pictures,

@@ -38,10 +38,15 @@ class PredictionResponse(BaseModel):
     probability: float = Field(
         description="of the label, calibrated; it is not the highest if the label is chosen by cost"
     )
-    unknown: bool = Field(description="out-of-distribution: unlike every class; the label is only the nearest")
+    unknown: bool = Field(
+        description="unlike every class, or below the threshold of its class; the label is the nearest"
+    )
     familiarity: float = Field(description="similarity to the training pictures, 0 to 1")
     probabilities: dict[str, float]
     error: str | None
+    reason: str | None = Field(
+        None, description='of a model with thresholds by class: "unfamiliar" or "below threshold", or empty'
+    )
     heatmap: list[list[float]] | None = Field(None, description="evidence for the label at each position")
 
 
@@ -63,6 +68,7 @@ class ModelInfo(BaseModel):
     calibration: str = Field(description="calibration of the probabilities on the run's test pictures, as a sentence")
     decision: str = Field(description="most probable class, or least expected cost")
     costs: list[list[float]] = Field(description="by true and predicted class; empty: the most probable class")
+    class_thresholds: dict[str, float] = Field(description="by class, the least probability with which it is answered")
     bestiary: str
     max_bytes: int
     max_pictures: int

@@ -53,6 +53,7 @@ from bestiary.study.runs import (
 )
 from bestiary.summary import Summary, SummaryRepr
 from bestiary.training.create_run import create_run
+from bestiary.training.quick_estimate import budget_check
 from bestiary.training.run_lock import LOCK_FILES, run_lock
 
 STUDIES, FINDINGS = Path("studies"), "findings.parquet"
@@ -116,6 +117,10 @@ class StudyRequest:
         if any(recipe.features != features for recipe in recipes):
             features = FeaturesConfig()
         return Recipe.of({"data": data, "picture": limits, "features": features.model_dump()}).resolve()
+
+    def run_recipes(self) -> list[Recipe]:
+        """Return the recipe of every run."""
+        return [entry.recipe(seed) for entry in self.entries for seed in self.seeds]
 
     def facts(self) -> dict[str, Any]:
         """Return what every run folder records of its source."""
@@ -208,7 +213,11 @@ def _load_and_split(
     context.reporter.info("Re-scanning the pictures (measurements are cached)." if again else "Scanning the pictures.")
     if again:
         recipe, context = without_label_check(recipe), replace(context, reporter=SilentReporter())
-    dataset = add_model_issues(load_dataset(request.source, recipe, context, for_training=True), recipe, context)
+    # A study that is resumed keeps the epochs of its first plan, whatever is left of the budget.
+    budget_seconds = request.budget_seconds if manifest is None else None
+    check = budget_check(request.run_recipes(), budget_seconds, context)
+    dataset = load_dataset(request.source, recipe, context, for_training=True, check=check)
+    dataset = add_model_issues(dataset, recipe, context)
     if again:
         dataset = replace(dataset, findings=table.read(folder / FINDINGS, table.FINDINGS))
     if manifest is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from bestiary.recipe import Recipe, ResolvedRecipe
 from bestiary.text import format_duration
 from bestiary.training.free_cores import describe_load, measure_training_threads
 from bestiary.training.task import make_task
-from bestiary.training.time_estimate import MachineProfile, TimeEstimate, estimate_seconds
+from bestiary.training.time_estimate import MachineProfile, TimeEstimate, estimate_seconds, has_cached_features
 
 RESERVE_FRACTION, RESERVE_SECONDS = 0.05, 1.0  # of the budget, for what no estimate foresees
 # From the best to the fastest. On pictures far below its own size a smaller network is the better one.
@@ -80,19 +80,34 @@ def _choose_plan(
 ) -> TrainingPlan:
     context, load = _adapt_to_load(requested, context)
     timer, machine = context.timer, MachineProfile()
-    tried: list[tuple[ResolvedRecipe, TimeEstimate]] = []
-    for recipe in _iter_candidates(requested, budget_seconds is not None):
-        estimate = estimate_seconds(make_task(Path(), recipe, pictures, context), machine)
-        advance(1)
-        tried.append((recipe, estimate))
-        if budget_seconds is None:
-            return replace(_make_plan(recipe, estimate, None, context), load=load)
-        epochs = _affordable_epochs(requested, recipe, estimate, usable_seconds(budget_seconds, timer.total))
+    recipes = [requested.resolve()] if budget_seconds is None else list(_iter_candidates(requested))
+    tasks = [make_task(Path(), recipe, pictures, context) for recipe in recipes]
+    estimates: dict[int, TimeEstimate] = {}
+
+    def estimate_candidate(position: int) -> TimeEstimate:
+        if position not in estimates:
+            estimates[position] = estimate_seconds(tasks[position], machine)
+            advance(1)
+        return estimates[position]
+
+    if budget_seconds is None:
+        return replace(_make_plan(recipes[0], estimate_candidate(0), None, context), load=load)
+    budget = budget_seconds
+
+    def affordable_epochs(position: int) -> int:
+        estimate = estimate_candidate(position)  # takes time, which is not left then
+        return _affordable_epochs(requested, recipes[position], estimate, usable_seconds(budget, timer.total))
+
+    for position in _iter_positions(
+        len(recipes), lambda last: affordable_epochs(last) > 0, lambda middle: has_cached_features(tasks[middle])
+    ):
+        recipe, epochs = recipes[position], affordable_epochs(position)
         if epochs >= _sufficient_epochs(requested, recipe):
             break
-    assert budget_seconds is not None
+    estimate = estimates[position]
     if epochs < 1:
-        recipe, estimate = min(tried, key=lambda candidate: candidate[1].seconds(1))
+        fastest = min(estimates, key=lambda tried: estimates[tried].seconds(1))
+        recipe, estimate = recipes[fastest], estimates[fastest]
         raise RecipeError(_budget_too_short_message(requested, recipe, estimate, budget_seconds, timer.total))
     if recipe.model.method != "probe" and requested.train.epochs is None:
         settings: dict[str, dict[str, Any]] = {
@@ -118,14 +133,27 @@ def _adapt_to_load(requested: Recipe, context: Context) -> tuple[Context, float]
 # ---- The ladder of alternatives -------------------------------------------------------------------------------------
 
 
-def _iter_candidates(requested: Recipe, has_budget: bool) -> Iterator[ResolvedRecipe]:
-    """Yield resolved recipes, the best first: with a budget all alternatives, else the defaults alone.
+def _iter_positions(
+    count: int, fits: Callable[[int], bool], has_cached_features: Callable[[int], bool]
+) -> Iterator[int]:
+    """Yield the positions in the ladder to try, from the best, 0, down to the fastest, the last; the caller stops.
+
+    To measure one takes seconds, so the fastest is measured after the best: where even that does not fit, of those
+    between them only recipes with cached features may.
+    """
+    yield 0
+    if count > 1:
+        last = count - 1
+        is_too_slow = not fits(last)
+        yield from (position for position in range(1, last) if not is_too_slow or has_cached_features(position))
+        yield last
+
+
+def _iter_candidates(requested: Recipe) -> Iterator[ResolvedRecipe]:
+    """Yield the resolved recipes of all alternatives, the best first.
 
     The label check is dropped before a smaller size or backbone is tried.
     """
-    if not has_budget:
-        yield requested.resolve()
-        return
     suspects = [requested.data.suspects] if "suspects" in requested.overrides().get("data", {}) else [True, False]
     for alternative in _iter_alternatives(requested):
         for check in suspects:

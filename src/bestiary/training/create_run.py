@@ -32,6 +32,7 @@ def create_run(
     """
     applied = dataset.corrected
     facts = facts | {"passed over": dict(dataset.passed_over), "notices": read_notices(dataset.findings)}
+    facts |= {"skipped checks": dict(dataset.not_looked_for)}
     if dataset.label_issues is not None:
         facts |= {"label issues": asdict(dataset.label_issues)}
     if resumed_from is not None:

@@ -15,6 +15,7 @@ from bestiary import table
 from bestiary.array_types import Float32s, Ints, Pixels
 from bestiary.batches.feature_matrix import FeatureMatrix
 from bestiary.box import PictureFile
+from bestiary.class_thresholds import check_threshold_classes
 from bestiary.context import Context
 from bestiary.costs import check_cost_labels
 from bestiary.data.deep_ranges import collection_rules
@@ -151,9 +152,13 @@ def record_engine(task: TrainingTask) -> TrainingTask:
 def make_task(
     run: Path, recipe: ResolvedRecipe, pictures: pl.DataFrame, context: Context, *, resume: bool = False
 ) -> TrainingTask:
-    """Return the task of training on pictures that have a `split`. Raises RecipeError for costs of unknown classes."""
+    """Return the task of training on pictures that have a `split`.
+
+    Raises RecipeError for costs or thresholds of unknown classes.
+    """
     classes = tuple(sorted(pictures.filter(pl.col("split") == "train")["label"].unique()))
     check_cost_labels(recipe.evaluate.costs, classes)
+    check_threshold_classes(recipe.evaluate.thresholds, classes)
     train = pictures.filter(pl.col("split") == "train")
     preprocess = replace(recipe.preprocessing, rules=collection_rules(train))
     return TrainingTask(recipe, pictures, classes, preprocess, run, context, resume)

@@ -13,6 +13,7 @@ from bestiary.batches.feature_matrix import MAX_MEMORY_BYTES
 from bestiary.batches.pixel_cache import pixel_cache
 from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.engine import Precision
+from bestiary.models.features import has_features
 from bestiary.models.onnx_surgery import count_frozen_stages
 from bestiary.table import SPLITS
 from bestiary.training.methods import build_training_setup
@@ -142,6 +143,14 @@ def _label_check_seconds(task: TrainingTask, machine: MachineProfile) -> float:
     missing = sum(len(cache.missing(task.split(split).keys)) for split in splits)
     fits = machine.slowdown * LABEL_CHECK_FOLDS * _fit_seconds(task, _count(task, *SPLITS))
     return fits + (machine.feature_throughput(task, precision).seconds(missing) if missing else 0.0)
+
+
+def has_cached_features(task: TrainingTask) -> bool:
+    """Return whether features of some training pictures are cached that a network of the recipe's backbone uses."""
+    if task.recipe.model.method == "scratch" or task.recipe.model.backbone not in BACKBONES:
+        return False
+    keys = task.split("train").keys
+    return has_features(task.cache) and len(task.feature_cache(task.engine_choice.precision).missing(keys)) < len(keys)
 
 
 def feature_seconds(task: TrainingTask, machine: MachineProfile) -> float:

@@ -27,6 +27,7 @@ from bestiary.recipe import Recipe
 from bestiary.table import SPLITS
 from bestiary.text import format_duration
 from bestiary.training.budget import usable_seconds
+from bestiary.training.quick_estimate import budget_check
 from bestiary.training.recipe_checks import check_recipe_supported
 from bestiary.training.task import TrainingTask, make_task
 from bestiary.training.time_estimate import MachineProfile, TimeEstimate, estimate_seconds
@@ -79,7 +80,8 @@ def tune(
     disable_malloc_trim()
     try:
         with storage_errors(folder.storage.name):
-            dataset = load_dataset(source, request.recipe.resolve(), context, for_training=True)
+            check = budget_check([request.recipe], request.budget_seconds, context)
+            dataset = load_dataset(source, request.recipe.resolve(), context, for_training=True, check=check)
             search = _prepare_search(request, folder, dataset, context)
             if not _run_trials(search):
                 return report_progress_elsewhere(search)

@@ -21,6 +21,7 @@ LABEL_NAMES = ("label", "species", "class", "category", "classname", "labelname"
 OPTIONAL = ("split", "group", "site", "time")
 ROLES = ("path", "label", *OPTIONAL, "box", "corners")
 BOX_ROLES = {"box": "left+top+width+height", "corners": "left+top+right+bottom"}
+CORNER_NAMES = ("xmin", "ymin", "xmax", "ymax")  # of a box without a role, as VoTT and others write it
 SYNTAX = "path=File,label=Species,group=Burst,site=Camera,time=Taken,box=left+top+width+height"
 _ROLE = re.compile(rf"(?:^|,)\s*({'|'.join(ROLES)})\s*=")
 _ANY_ROLE = re.compile(r"(?:^|,)\s*(\w+)\s*=")
@@ -41,6 +42,10 @@ class Columns:
     def list_names(self) -> list[str]:
         """Return the names of all columns that have a role."""
         return list(dict.fromkeys([*self.names.values(), *(self.box or ())]))
+
+    def list_numbers(self) -> list[str]:
+        """Return the names of the columns that are no names of anything: those of times and boxes."""
+        return [*(name for role, name in self.names.items() if role == "time"), *(self.box or ())]
 
     def describe(self) -> str:
         """Return which column is taken for what."""
@@ -97,6 +102,8 @@ def choose_columns(table: TableFile, requested: Mapping[str, str], *, needs_labe
             raise _undecided_error(table, role, candidates, requested)
     box_role = next((role for role in BOX_ROLES if role in requested), "box")
     box = _box_columns(table, requested[box_role], box_role) if box_role in requested else None
+    if box is None and set(CORNER_NAMES) <= set(table.columns):
+        box_role, box = "corners", _box_columns(table, "+".join(CORNER_NAMES), "corners")
     return Columns(names, box, box_role, tuple(guessed))
 
 

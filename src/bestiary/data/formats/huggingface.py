@@ -53,7 +53,7 @@ def _read_metadata(path: Path, source: Path, options: ReadOptions) -> LabelTable
     if column is None:
         raise SourceError(f"{path} has no column file_name; it has: {', '.join(table.columns)}.")
     columns = choose_columns(table, {"path": column, **options.columns})
-    frame, name = table.read(columns.list_names()), columns.names["label"]
+    frame, name = table.read(columns.list_names(), numbers=columns.list_numbers()), columns.names["label"]
     notes = [f"The table {path} ({table.describe()}): {columns.describe()}."]
     if classes := _class_names(table, name):
         frame = frame.with_columns(_name_indices(frame[name], classes, path))

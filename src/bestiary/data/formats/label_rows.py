@@ -56,9 +56,8 @@ def read_label_rows(source: Path, form: LabelFormat, options: ReadOptions, *, ig
     names = table.rows["file"].unique(maintain_order=True).to_list()
     located = locate_pictures(names, base, source) if names else LocatedPictures({})
     notices += [SourceNotice(SOURCE_FORMAT, note, is_issue=False) for note in _location_notes(located, base)]
-    rows = table.rows.with_columns(
-        path=table.rows["file"].replace_strict(located.paths, default=None, return_dtype=pl.String)
-    )
+    paths = [located.paths.get(name) for name in table.rows["file"].to_list()]
+    rows = table.rows.with_columns(pl.Series("path", paths, pl.String))
     left_out = [table.left_out, _leave_out(rows.filter(pl.col("path").is_null()), NOT_THERE)]
     rows = rows.filter(pl.col("path").is_not_null())
     if options.boxes:

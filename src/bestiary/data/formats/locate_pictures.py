@@ -93,8 +93,9 @@ def _find_as_written(names: Sequence[str], base: str) -> dict[str, str]:
     for parent, wanted in by_folder.items():
         folder = os.path.normpath(os.path.join(base, parent))  # noqa: PTH118 - as fast as can be, for a million names
         present = _list_names(folder) if len(wanted) > 8 else None
+        prefix = folder if folder.endswith(os.sep) else folder + os.sep
         for last, name in wanted:
-            path = os.path.join(folder, last)  # noqa: PTH118
+            path = prefix + last
             if name not in paths and (last in present if present is not None else os.path.isfile(path)):  # noqa: PTH113
                 paths[name] = path
     return paths

@@ -38,10 +38,7 @@ SPECIFIC: tuple[LabelFormat, ...] = (
     webdataset.FORMAT,
 )
 FORMATS: tuple[LabelFormat, ...] = (*SPECIFIC, tables.FORMAT)
-WITH_COLUMNS = {  # formats whose reader takes `--columns`
-    *("table", "huggingface", "label-studio", "webdataset", "timelapse"),
-    *("speciesnet", "wildlife-insights", "deepfaune"),
-}
+WITHOUT_COLUMNS = {"cvat", "roboflow"}  # the other readers say themselves which columns can be named
 
 
 def find_format(name: str) -> LabelFormat:
@@ -67,7 +64,7 @@ def recognise_format(source: Path, options: ReadOptions) -> LabelFormat | None:
             names = " or ".join(f"--format {form.name}" for form in matches)
             raise SourceError(f"{source} may be {titles}. Say which: {names}.")
         form = matches[0] if matches else tables.FORMAT if tables.is_table(source) else None
-    if options.columns and form is not None and form.name not in WITH_COLUMNS:
+    if options.columns and form is not None and form.name in WITHOUT_COLUMNS:
         raise SourceError(
             f"{source} is {form.title}, which has no columns to name. Leave out --columns, or pass --format table."
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,15 +40,18 @@ class TableFile:
     delimiter: str = ","
     encoding: str = "utf-8"
 
-    def read(self, columns: Sequence[str]) -> pl.DataFrame:
+    def read(self, columns: Sequence[str], *, numbers: Collection[str] = ()) -> pl.DataFrame:
         """Return these columns as text; numbers, dates and truth values as `label_text.format_labels` writes them.
+
+        numbers: columns of box values and times, which are written as they are.
 
         Raises SourceError if the file cannot be read, or a column has nested values.
         """
         names = list(dict.fromkeys(columns))
         try:
             frame = self._read(names)
-            return frame.with_columns(format_labels(frame[name]) for name in names)
+            cast = [frame[name].cast(pl.String) if name in numbers else format_labels(frame[name]) for name in names]
+            return frame.with_columns(cast)
         except (pl.exceptions.PolarsError, OSError, UnicodeError) as error:
             raise unreadable_error(self.path, error) from None
 
@@ -87,6 +90,10 @@ class TableFile:
 def unreadable_error(path: Path, error: Exception) -> SourceError:
     """Return the error for a table that cannot be read; with the first line of the reason."""
     why = str(error).partition("\n")[0].rstrip(".")
+    if "more fields" in why:  # the words of polars speak of a schema
+        why = (
+            "a row has more fields than the first line. Put texts that have the delimiter in them into quotation marks"
+        )
     return SourceError(f"The table {path} cannot be read: {why}.")
 
 
@@ -177,15 +184,14 @@ def _split_header(sample: str, path: Path) -> tuple[tuple[str, ...], str]:
     lines = [line for line in sample.splitlines() if line.strip()][: SAMPLE_LINES + 1]
     if not lines:
         raise SourceError(f"The table {path} cannot be read: it is empty. Expected column names in the first line.")
-    best: tuple[int, float, list[str], str] = (0, 0.0, [], ",")
+    candidates = []
     for delimiter in DELIMITERS:
-        rows = list(csv.reader(lines, delimiter=delimiter, strict=False))
-        header = rows[0] if rows else []
-        same = sum(len(row) == len(header) for row in rows if row) / max(1, sum(bool(row) for row in rows))
-        best = max(
-            best, (len(header) if same > 0.5 else 1, same, header, delimiter), key=lambda candidate: candidate[:2]
-        )
-    return tuple(_clean_name(name) for name in best[2]), best[3]
+        rows = list(csv.reader(lines, delimiter=delimiter))
+        same = sum(len(row) == len(rows[0]) for row in rows) / len(rows)
+        rank = (len(rows[0]) > 1 and same > 0.5, len(rows[0]), same)
+        candidates.append((rank, rows[0], delimiter))
+    _, header, delimiter = max(candidates, key=lambda candidate: candidate[0])
+    return tuple(_clean_name(name) for name in header), delimiter
 
 
 def _clean_name(name: str) -> str:

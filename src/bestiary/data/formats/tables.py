@@ -36,7 +36,7 @@ def read_table(path: Path, options: ReadOptions) -> LabelTable:
     """Return the rows of a table. Raises SourceError if its columns cannot be decided, and for an unknown split."""
     table = open_table(path)
     columns = choose_columns(table, options.columns)
-    frame = table.read(columns.list_names())
+    frame = table.read(columns.list_names(), numbers=columns.list_numbers())
     result = convert_rows(frame, columns, table)
     note = f"The table {path} ({table.describe()}): {columns.describe()}.{_describe_unused(table, columns)}"
     return LabelTable(result.rows, result.left_out, (note, *_encoding_notes(table, frame), *result.notes))

@@ -55,8 +55,9 @@ def is_webdataset(source: Path) -> bool:
     """Return whether a tar, or the first of a folder of numbered shards, has labels beside its pictures."""
     if source.is_dir():
         shards = _list_shards(source)
-        inner = [path for path in source.iterdir() if path.is_dir() and not path.name.startswith(".")]
-        return bool(shards) and not inner and _has_labels(shards[0], needs_cls=False)
+        if not shards or any(path.is_dir() and not path.name.startswith(".") for path in source.iterdir()):
+            return False
+        return _has_labels(shards[0], needs_cls=False)
     paths = expand_shards(source)
     if not paths[0].is_file() or paths[0].suffix.lower() != ".tar":
         return False
@@ -105,7 +106,7 @@ def read_webdataset(source: Path, options: ReadOptions) -> LabelTable:
 
 
 def _list_shards(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_file() and _SHARD.match(path.name))
+    return sorted(path for path in folder.iterdir() if _SHARD.match(path.name) and path.is_file())
 
 
 def _iter_headers(shard: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:

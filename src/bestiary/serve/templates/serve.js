@@ -127,7 +127,8 @@ const show = (card, file, prediction) => {
     card.classList.add("unknown");
     label.replaceChildren(make("span", "Unknown"));
     note.hidden = false;
-    note.replaceChildren("Unlike every class of the model. The nearest class is ", make("strong", prediction.label), ".");
+    const why = prediction.reason === "below threshold" ? "Less probable than the threshold of its class." : "Unlike every class of the model.";
+    note.replaceChildren(`${why} The nearest class is `, make("strong", prediction.label), ".");
     announce(`${file.name}: unknown. The nearest class is ${prediction.label}.`);
   } else {
     const confidence = percent(prediction.probability);
