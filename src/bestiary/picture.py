@@ -280,9 +280,8 @@ def _draft_side(image: Image.Image, request: _Request) -> int | None:
         return request.at_least(*upright_size(image))
     if request.content is None or request.input_size is None:
         return request.at_least
-    if request.rules.version == FIRST_VERSION:
-        return request.input_size
-    return reduced_side(*image.size, request.input_size)
+    is_first = request.rules.version == FIRST_VERSION
+    return request.input_size if is_first else reduced_side(*image.size, request.input_size)
 
 
 def _check_size(image: Image.Image, full_size: tuple[int, int], request: _Request) -> None:
