@@ -146,6 +146,7 @@ class FoldPredictor:
 
     @classmethod
     def of(cls, task: TrainingTask, trained: TrainedModel, pictures: pl.DataFrame) -> FoldPredictor:
+        """Return the predictor of all pictures of a run, on the features that it was trained on."""
         labels = table.label_indices(pictures["label"], task.classes)
         keys = pictures["sha256"].to_list()
         data = SplitData(table.list_files(pictures), keys, labels)
