@@ -33,6 +33,8 @@ from bestiary.picture import LIMITS
 from bestiary.preprocess import Preprocessing, VerifiedFile
 from bestiary.progress import SilentReporter
 from bestiary.recipe import Recipe
+from bestiary.study.study import StudyOptions
+from bestiary.study.study import study as run_study
 from boxed_pictures import KINDS, write_coco
 
 SETTINGS: dict[str, Any] = {
@@ -495,3 +497,31 @@ def test_train_crop_boxes_is_an_option(bestiary: Call, scenes: Path, tmp_path: P
     assert code == 0, err
     assert f"{3 * SCENES} boxes of {SCENES} pictures are looked at" in err
     assert 'crop = "boxes"' in (run / "resolved.toml").read_text()
+
+
+# ---- Whole pictures against crops ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_preset_crop_compares_whole_pictures_with_their_boxes(scenes: Path, tmp_path: Path) -> None:
+    settings = ["picture.size=64", "model.backbone=lite0", "probe.regularisation=0.1", "evaluate.resamples=200"]
+    settings += ["data.suspects=false", "evaluate.learning_curve=off"]
+    options = StudyOptions(preset="crop", settings=settings, seeds=(0,))
+    done = run_study(DataSource(scenes), options, out=tmp_path / "study", context=Context.create(2))
+    assert not done.failed
+    whole, crops = (tmp_path / "study" / "cells" / name / "seed-0" for name in ("whole", "crops"))
+    of_whole, of_crops = (table.read(run / "pictures.parquet", table.PICTURES | table.CROPS) for run in (whole, crops))
+    same = ("row_id", "path", "label", "split", "group", "file_sha256")
+    assert of_whole.select(same).equals(of_crops.select(same))
+    assert of_whole["paired_sha256"].equals(of_crops["sha256"], check_names=False)
+    assert of_whole["crop_left"].null_count() == of_whole.height
+    assert of_whole["sha256"].equals(of_whole["file_sha256"], check_names=False)
+    assert read_bundle(whole).crop == "none"
+    assert read_bundle(crops).crop == "boxes"
+    answers = table.read(whole / "predictions.parquet", table.PREDICTIONS).sort("row_id")
+    assert answers.group_by("path").agg(pl.col("predicted").n_unique())["predicted"].max() == 1
+    [difference] = done.results["differences"]
+    assert (difference["recipe"], difference["against"]) == ("crops", "whole")
+    assert difference["accuracy"]["value"] > 0.1, "a whole picture shows three kinds, and has three labels"
+    tested = int((of_crops["split"] == "test").sum())
+    assert [cell["n"] for cell in done.results["cells"]] == [tested, tested]

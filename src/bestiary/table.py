@@ -201,6 +201,17 @@ def name_rows(rows: pl.DataFrame, pictures: pl.DataFrame) -> pl.DataFrame:
     return joined.with_columns(path=pl.coalesce("reference", "path")).drop("reference")
 
 
+def show_whole(pictures: pl.DataFrame) -> pl.DataFrame:
+    """Return the pictures, each row showing the whole picture of its box; `paired_sha256` is the key of the box.
+
+    What was measured stays that of the box. Tables without boxes are returned as they are.
+    """
+    if "crop_left" not in pictures.columns or not pictures["crop_left"].count():
+        return pictures
+    no_region = [pl.lit(None, kind).alias(name) for name, kind in CROPS.items() if name != "file_sha256"]
+    return pictures.with_columns(*no_region, paired_sha256="sha256", sha256="file_sha256")
+
+
 def label_indices(labels: Iterable[str], classes: Sequence[str]) -> Ints:
     """Return the index of each label among `classes`, int64 (n,)."""
     index = {name: position for position, name in enumerate(classes)}

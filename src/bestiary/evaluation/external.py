@@ -115,7 +115,8 @@ def read_run_pictures(run: Path) -> pl.DataFrame:
     if not (run / "thumbnails.parquet").exists():  # a run of before December 2026
         return pictures
     thumbnails = table.read(run / "thumbnails.parquet", table.THUMBNAILS)
-    return pictures.join(thumbnails, on="sha256", how="inner", maintain_order="left")
+    joined = pictures.join(thumbnails, on="sha256", how="inner", maintain_order="left")
+    return joined if joined.height == pictures.height else pictures  # those of boxes, in a study of whole pictures
 
 
 def restore_number_labels(pictures: pl.DataFrame, classes: Sequence[str]) -> pl.DataFrame:

@@ -122,7 +122,7 @@ class PredictionFile:
 
     def _append(self, predictions: Iterable[Prediction], out: TextIO, *, header: bool) -> None:
         if self._output_format == "jsonl":
-            writers.write_jsonl(predictions, out, boxes=self._boxes)
+            writers.write_jsonl(predictions, out, boxes=self._extra["boxes"])
         elif self._output_format == "csv":
             writers.write_csv(predictions, out, self._classes, header=header, **self._extra)
         else:
