@@ -469,7 +469,7 @@ def test_plain_pictures_are_answered_with_a_warning(bestiary: Call, cropped_run:
     code, out, err = bestiary("predict", cropped_run, scenes.parent / "scene-000.jpg", "--format", "csv")
     assert code == 0
     assert "box_left" not in out
-    assert "This model was trained on boxes, and looks at whole pictures now" in err
+    assert "This model was trained on boxes, and looks at whole pictures here" in err
 
 
 def test_a_model_of_whole_pictures_refuses_boxes(bestiary: Call, probed: Path, scenes: Path) -> None:

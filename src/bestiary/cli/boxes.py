@@ -12,7 +12,6 @@ from bestiary.errors import UserError
 
 if TYPE_CHECKING:
     from bestiary.box import PictureFile
-    from bestiary.inference.bundle import Bundle
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".xml", ".parquet")
 PACKAGE = "datapackage.json"  # of a folder that is a Camtrap DP
@@ -63,16 +62,6 @@ def read_boxes(run: Path, paths: Sequence[Path], columns: str | None, pictures: 
     with file.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     return Boxes(boxed.files, folder, digest, boxed.notices)
-
-
-def describe_whole_pictures(bundle: Bundle, boxes: Boxes | None) -> str | None:
-    """Return a warning if a model that was trained on boxes looks at whole pictures."""
-    if bundle.crop == "none" or boxes is not None:
-        return None
-    return (
-        "This model was trained on boxes, and looks at whole pictures now, since PATH has no boxes: its labels and"
-        " probabilities are less reliable. Give a file of boxes as PATH, for example MegaDetector results."
-    )
 
 
 def _has_boxes(path: Path) -> bool:

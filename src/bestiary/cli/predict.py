@@ -83,7 +83,7 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Predict the labels of pictures, or "unknown"."""
-    from bestiary.cli.boxes import describe_whole_pictures, read_boxes
+    from bestiary.cli.boxes import read_boxes
     from bestiary.inference import heatmap, inputs, link_folders, writers
     from bestiary.inference.conformal import conformal_threshold, explain_full_set
     from bestiary.inference.output_formats.conversion import Conversion
@@ -111,8 +111,8 @@ def predict(
     engine: EngineName = "fastest" if is_bulk else "onnxruntime"
     notices = make_reporter(quiet=quiet)
     predictor = Predictor(run, threads=threads, engine=engine, max_pixels=max_pixels, reporter=notices)
-    warning = describe_whole_pictures(predictor.bundle, boxes)
-    for message in filter(None, (warning, *(boxes.notices if boxes else ()))):
+    warnings = boxes.notices if boxes is not None else [predictor.bundle.describe_whole_pictures()]
+    for message in filter(None, warnings):
         notices.info(message)
     if unknown_label is not None:
         writers.check_unknown_label(unknown_label, predictor.classes)

@@ -99,6 +99,15 @@ class Bundle:
         rules = DecodeRules.of(self.decoding, self.deep_ranges)
         return Preprocessing(self.size, self.fit, DecodeLimits(self.max_bytes, self.max_pixels), rules)
 
+    def describe_whole_pictures(self) -> str:
+        """Return a warning for whole pictures if the model was trained on boxes, else an empty text."""
+        if self.crop == "none":
+            return ""
+        return (
+            "This model was trained on boxes, and looks at whole pictures here: its labels and probabilities are less"
+            " reliable. Give it boxes: bestiary predict RUN detections.json, for example of MegaDetector."
+        )
+
     def write(self, run: Path) -> None:
         """Write `bundle.json` into the run folder."""
         values = asdict(self)
