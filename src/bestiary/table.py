@@ -177,7 +177,7 @@ def list_files(pictures: pl.DataFrame) -> list[PictureFile]:
 
 def list_regions(pictures: pl.DataFrame) -> list[Region | None]:
     """Return the region that each row shows, None for the whole picture."""
-    if "crop_left" not in pictures.columns:
+    if "crop_left" not in pictures.columns or not pictures["crop_left"].count():
         return [None] * pictures.height
     rows = pictures.select("crop_left", "crop_top", "crop_width", "crop_height").iter_rows()
     return [None if left is None else Region(left, top, width, height) for left, top, width, height in rows]
