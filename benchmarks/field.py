@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -23,7 +24,7 @@ from bestiary.context import Context
 from bestiary.demo.backgrounds import random_background
 from bestiary.demo.canvas import Canvas, Pose, random_coat
 from bestiary.demo.creatures import CREATURES
-from bestiary.evaluation.group_scores import GROUPED, NEW_SITES, RANDOM, FoldPredictor, compare_group_scores
+from bestiary.evaluation.group_scores import FOLDS, GROUPED, NEW_SITES, RANDOM, FoldPredictor, compare_group_scores
 from bestiary.models.features import FeatureCache, LabelledFeatures
 from bestiary.models.logistic_regression import linear_logits
 from bestiary.preprocess import Preprocessing
@@ -73,7 +74,9 @@ def load_pool(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np
     path = arguments.features
     if path is not None and path.exists():
         stored = np.load(path)
-        return stored["features"], stored["labels"], stored["sites"], stored["bursts"]
+        _, first = np.unique(stored["sites"], return_index=True)
+        used = np.arange(len(stored["sites"])) - first[stored["sites"]] < arguments.per_site
+        return stored["features"][used], stored["labels"][used], stored["sites"][used], stored["bursts"][used]
     context = Context.create(None, None)
     engine = FeatureCache("lite0", Preprocessing(arguments.side, "squash"), "float32", context).load_engine()
     labels, sites, bursts, features = [], [], [], []
@@ -100,7 +103,9 @@ def draw_site(site: int, count: int, side: int) -> tuple[np.ndarray, np.ndarray,
     gain, tint = rng.uniform(0.35, 1.3), rng.uniform(0.8, 1.2, 3)
     blur, noise = rng.uniform(0, 1.2), rng.uniform(2, 14)
     mixture = rng.dirichlet(np.full(len(KINDS), 0.5))
-    images, labels, bursts = [], [], []
+    images: list[np.ndarray] = []
+    labels: list[int] = []
+    bursts: list[int] = []
     number = 0
     while len(images) < count:
         number += 1
@@ -126,14 +131,14 @@ def draw_site(site: int, count: int, side: int) -> tuple[np.ndarray, np.ndarray,
 
 def measure_seed(
     features: np.ndarray, labels: np.ndarray, sites: np.ndarray, bursts: np.ndarray, chosen: np.ndarray, seed: int
-) -> tuple[dict, float]:
+) -> tuple[dict[str, Any], float]:
     """Return the scores of the collection of the chosen sites, and the accuracy of its model on all other sites."""
     own = np.isin(sites, chosen)
     own_labels, own_features = labels[own].astype(np.int64), features[own]
     predictor = FoldPredictor(own_features, own_labels, len(KINDS), C_VALUE, "none", seed)
     groupings = {RANDOM: np.arange(own.sum()), GROUPED: bursts[own], NEW_SITES: sites[own]}
     indices = {name: np.unique(groups, return_inverse=True)[1].astype(np.int64) for name, groups in groupings.items()}
-    predictions = {name: predictor.predict(groups, lambda _: None) for name, groups in indices.items()}
+    predictions = {name: predictor.predict(groups, FOLDS, lambda _: None) for name, groups in indices.items()}
     clusters = indices[NEW_SITES]
     scores = compare_group_scores(own_labels, predictions, clusters, trials=len(np.unique(bursts[own])), seed=seed)
     training = LabelledFeatures(own_features.copy(), own_labels)

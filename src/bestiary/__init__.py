@@ -33,7 +33,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from bestiary.api import audit, compare, embed, evaluate, export, resume, study, train, tune
+    from bestiary.api import audit, compare, embed, evaluate, export, resume, train
+    from bestiary.api_search import study, tune
     from bestiary.classifier import PictureClassifier
     from bestiary.errors import BestiaryError, UserError
     from bestiary.events import Event
@@ -51,12 +52,17 @@ _MODULES = {
     "load": "bestiary.inference.predictor",
     "predict": "bestiary.inference.predict",
     **dict.fromkeys(("audit", "compare", "embed", "evaluate", "export"), "bestiary.api"),
-    **dict.fromkeys(("resume", "study", "train", "tune"), "bestiary.api"),
+    **dict.fromkeys(("resume", "train"), "bestiary.api"),
+    **dict.fromkeys(("study", "tune"), "bestiary.api_search"),
     "PictureClassifier": "bestiary.classifier",
     "__version__": "bestiary.version",
 }
 
-_NEEDS_TRAIN = {"bestiary.api", "bestiary.classifier"}  # need the extra "train"; prediction and serving do not
+_NEEDS_TRAIN = {
+    "bestiary.api",
+    "bestiary.api_search",
+    "bestiary.classifier",
+}  # need the extra "train"; prediction and serving do not
 
 
 def __getattr__(name: str) -> Any:

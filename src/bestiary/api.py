@@ -13,11 +13,11 @@ from pathlib import Path
 import polars as pl
 
 from bestiary import flow
-from bestiary.api_results import Comparison, ExportedModel, SearchResult
+from bestiary.api_results import Comparison, ExportedModel
 from bestiary.context import Context
 from bestiary.data.dataset import AuditedDataset, DataSource, Sources
 from bestiary.data.formats.read_options import make_read_options
-from bestiary.errors import UserError, did_you_mean, require_extra
+from bestiary.errors import UserError, did_you_mean
 from bestiary.evaluation.comparison import align_runs, compare_runs, read_run_predictions
 from bestiary.evaluation.external import ExternalEvaluation, evaluate_external
 from bestiary.events import Event, choose_reporter
@@ -32,11 +32,6 @@ from bestiary.report import comparison_page
 from bestiary.report.evaluation_page import write_evaluation_page
 from bestiary.report.results import Run
 from bestiary.run_location import RunLocation, locate_run
-from bestiary.study.recipes import read_study_recipes
-from bestiary.study.study import Study, StudyOptions
-from bestiary.study.study import study as run_study
-from bestiary.tune.tune import SearchRequest
-from bestiary.tune.tune import tune as run_search
 
 OnEvent = Callable[[Event], object]
 Columns = str | Mapping[str, str]  # "path=File,label=Species", or a mapping of such roles to columns
@@ -51,6 +46,8 @@ def audit(
     columns: Columns | None = None,
     pictures_folder: Path | str | None = None,
     leave_out: Sequence[str] | None = None,
+    group: str | None = None,
+    site: str | None = None,
     recipe: RecipeLike | None = None,
     threads: int | None = None,
     quiet: bool = False,
@@ -59,7 +56,8 @@ def audit(
 ) -> AuditedDataset:
     """Return the pictures of one source or several, grouped by duplicates, with all findings; see `train`."""
     reporter = choose_reporter(quiet=quiet, on_event=on_event, reporter=reporter)
-    requested, reading = combine_recipe(recipe), make_read_options(format, columns, pictures_folder, leave_out)
+    requested = combine_recipe(recipe, group=group, site=site)
+    reading = make_read_options(format, columns, pictures_folder, leave_out)
     return flow.audit(
         pictures,
         labels=labels,
@@ -84,6 +82,8 @@ def train(
     columns: Columns | None = None,
     pictures_folder: Path | str | None = None,
     leave_out: Sequence[str] | None = None,
+    group: str | None = None,
+    site: str | None = None,
     folds: int | None = None,
     out: Path | str | None = None,
     threads: int | None = None,
@@ -99,14 +99,15 @@ def train(
     "probe", "finetune" or "scratch"; backbone, seed, folds: as in the command; recipe: a Recipe, its settings as a
     mapping, a TOML file or the name of a built-in recipe. labels: a map of folder names to labels; corrections: a file
     of label decisions. format, columns, pictures_folder, leave_out: how a table or another format is read, as in the
-    command. budget_seconds: settings that the recipe leaves open are chosen so that the job ends in time.
+    command. group, site: what stays in one split, such as a column, "folder", "regex:…" or "time:60s".
+    budget_seconds: settings that the recipe leaves open are chosen so that the job ends in time.
     log: "tensorboard" or "mlflow", for the epochs of finetune and scratch.
     quiet: show no progress; on_event: called with each `bestiary.events.Event`. Raises UserError, RecipeError if an
     argument contradicts the recipe, IntegrityError if the exported model differs from the trained one, InterruptedRun
     on Ctrl-C.
     """
     reporter = choose_reporter(quiet=quiet, on_event=on_event, reporter=reporter)
-    requested = combine_recipe(recipe, method=method, backbone=backbone, seed=seed, folds=folds)
+    requested = combine_recipe(recipe, method=method, backbone=backbone, seed=seed, folds=folds, group=group, site=site)
     return flow.train(
         pictures,
         labels=labels,
@@ -231,94 +232,6 @@ def export(
         reporter=choose_reporter(quiet=quiet, on_event=on_event),
     )
     return ExportedModel(path, parity)
-
-
-def tune(
-    pictures: Sources,
-    *,
-    method: str | None = None,
-    backbone: str | None = None,
-    seed: int | None = None,
-    recipe: RecipeLike | None = None,
-    search: Sequence[str] = (),
-    trials: int | None = None,
-    budget_seconds: float | None = None,
-    labels: str | None = None,
-    corrections: Path | str | None = None,
-    format: str | None = None,
-    columns: Columns | None = None,
-    pictures_folder: Path | str | None = None,
-    leave_out: Sequence[str] | None = None,
-    inner_folds: int | None = None,
-    fresh_seeds: int | None = None,
-    storage: Path | str | None = None,
-    out: Path | str | None = None,
-    threads: int | None = None,
-    quiet: bool = False,
-    on_event: OnEvent | None = None,
-) -> SearchResult:
-    """Search for a better recipe, chosen by validation only; the same call resumes an interrupted search.
-
-    method, backbone, seed, recipe, labels, corrections: see `train`; what they set is not searched. search: settings to
-    search, such as "train.learning_rate=0.01..0.3". trials, budget_seconds, inner_folds, fresh_seeds, storage, out: as
-    in the command. Raises UserError, InterruptedRun on Ctrl-C.
-    """
-    require_extra("tune")
-    requested = combine_recipe(recipe, method=method, backbone=backbone, seed=seed)
-    request = SearchRequest(requested, tuple(search), trials, budget_seconds, inner_folds, fresh_seeds)
-    reading, reporter = (
-        make_read_options(format, columns, pictures_folder, leave_out),
-        choose_reporter(quiet=quiet, on_event=on_event),
-    )
-    source = DataSource(pictures, labels, corrections, reading=reading)
-    results = run_search(source, request, out=out, storage=storage, threads=threads, reporter=reporter)
-    return SearchResult(None if results["winner"] is None else Path(results["run"]), results)
-
-
-def study(
-    pictures: Sources,
-    recipes: Sequence[str] = (),
-    *,
-    method: str | None = None,
-    backbone: str | None = None,
-    seed: int | None = None,
-    seeds: Sequence[int] | None = None,
-    preset: str | None = None,
-    against: str | None = None,
-    settings: Sequence[str] = (),
-    budget_seconds: float | None = None,
-    labels: str | None = None,
-    corrections: Path | str | None = None,
-    format: str | None = None,
-    columns: Columns | None = None,
-    pictures_folder: Path | str | None = None,
-    leave_out: Sequence[str] | None = None,
-    out: Path | str | None = None,
-    threads: int | None = None,
-    quiet: bool = False,
-    on_event: OnEvent | None = None,
-) -> Study:
-    """Compare recipes over several seeds on the same pictures; the same call resumes an interrupted study.
-
-    recipes: TOML files, built-in recipes, methods (for their defaults) or run folders; preset: "original" or "crop".
-    method, backbone: of all recipes; seeds: default 0, 1, 2; seed: a single one. settings: "section.key=value" for all
-    recipes that use it; against: the recipe to compare with, the first by default. budget_seconds: the epochs of all
-    are reduced to fit. Failed runs are in `failed` of what comes back. Raises UserError, RecipeError if an argument
-    contradicts a recipe, InterruptedRun on Ctrl-C.
-    """
-    if isinstance(recipes, str):
-        raise UserError(f'recipes is a list, such as ["probe", "scratch"]; got "{recipes}".')
-    if seed is not None and seeds is not None:
-        raise UserError("seed is a list of one seed; seeds is passed as well. Leave out one of the two.")
-    shared = {"method": method, "backbone": backbone}
-    for entry in read_study_recipes(recipes, preset, settings):
-        combine_recipe(entry.overrides, where=f'the recipe "{entry.name}"', **shared)
-    settings = [*settings, *(f"model.{key}={value}" for key, value in shared.items() if value is not None)]
-    chosen = (seed,) if seed is not None else (0, 1, 2) if seeds is None else seeds
-    options = StudyOptions(recipes, preset, settings, chosen, against, budget_seconds)
-    context = Context.create(threads, choose_reporter(quiet=quiet, on_event=on_event))
-    reading = make_read_options(format, columns, pictures_folder, leave_out)
-    return run_study(DataSource(pictures, labels, corrections, reading=reading), options, out=out, context=context)
 
 
 def embed(

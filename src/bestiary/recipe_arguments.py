@@ -14,6 +14,8 @@ SETTINGS = {
     "backbone": ("model", "backbone"),
     "seed": ("", "seed"),
     "folds": ("data", "folds"),
+    "group": ("data", "group"),
+    "site": ("data", "site"),
 }  # of each argument: its section and key in a recipe
 
 RecipeLike = Recipe | Mapping[str, Any] | Path | str

@@ -33,6 +33,8 @@ def print_run(run: Run, as_json: bool, *, leaks: Mapping[str, Any] | None = None
         typer.echo(f"{sentence}\n")
     if thresholds := run.metrics.get("class_thresholds"):
         typer.echo("\n".join([thresholds["sentence"], *thresholds["unmet"], ""]))
+    if events := run.metrics.get("events"):
+        typer.echo(f"{events['sentence']}\n")
     if leaks:
         typer.echo(f"{leaks['sentence']}\n")
     typer.echo(f"{run_verdict(summarise_run(read_run(run.path)))}\n\nReport: {page}\n{run.path}")

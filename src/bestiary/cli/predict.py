@@ -23,10 +23,11 @@ from bestiary.text import describe_skipped
 if TYPE_CHECKING:
     from bestiary.box import PictureFile
     from bestiary.inference.converted_file import ConvertedFile
+    from bestiary.inference.event_answers import EventTracker
     from bestiary.inference.output_file import PredictionFile
     from bestiary.inference.output_formats.conversion import Conversion
     from bestiary.inference.output_formats.input_table import InputTable
-    from bestiary.inference.predictor import Prediction
+    from bestiary.inference.predictor import Prediction, Predictor
 
 NAMED, UNKNOWN, UNREAD = "named", "unknown", "could not be read"
 FORMAT_HELP = (
@@ -43,13 +44,21 @@ TABLE_HELP = (
     " folder PATH. With --out FILE.csv its rows keep their columns."
 )
 PACKAGE_HELP = "For camtrap-dp: the package with datapackage.json, deployments.csv and perhaps media.csv."
+GROUP_HELP = (
+    "Also answer for each event, a group of pictures: folder, regex:PATTERN (on paths), time:60s (no longer gap in"
+    " capture time), or a column of --table."
+)
+SITE_HELP = "With --group time:…, cameras, which share no event: folder, regex:PATTERN or a column of --table."
+EVENTS_HELP = "File of the event answers: .csv, .jsonl or .parquet; default: NAME.events.csv beside --out NAME.csv."
 MOST_PIXELS = 170_000_000  # as of a recipe; Pillow refuses larger ones
 MAX_PIXELS_HELP = (
     "Maximum number of pixels of a decoded picture; default: as in training. Large JPEGs are decoded at a lower scale."
 )
 
 
-EXAMPLES = "bestiary predict runs/latest new/*.jpg\nbestiary predict runs/latest new --out predictions.csv"
+EXAMPLES = (
+    "bestiary predict runs/latest new/*.jpg\nbestiary predict runs/latest new --group time:60s --out predictions.csv"
+)
 
 
 @app.command(cls=CommandWithExamples, epilog=EXAMPLES)
@@ -66,6 +75,9 @@ def predict(
     columns: ColumnsOption = None,
     pictures_folder: PicturesFolder = None,
     package: Annotated[Path | None, typer.Option(metavar="DIR", help=PACKAGE_HELP)] = None,
+    group: Annotated[str | None, typer.Option("--group", metavar="RULE", help=GROUP_HELP)] = None,
+    site: Annotated[str | None, typer.Option("--site", metavar="RULE", help=SITE_HELP)] = None,
+    events: Annotated[Path | None, typer.Option("--events", metavar="FILE", help=EVENTS_HELP)] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Append to --out, skipping pictures in it; same model and options.")
     ] = False,
@@ -84,8 +96,10 @@ def predict(
 ) -> None:
     """Predict the labels of pictures, or "unknown"."""
     from bestiary.cli.boxes import read_boxes
+    from bestiary.group_rules import TIME
     from bestiary.inference import heatmap, inputs, link_folders, writers
     from bestiary.inference.conformal import conformal_threshold, explain_full_set
+    from bestiary.inference.event_answers import write_events
     from bestiary.inference.output_formats.conversion import Conversion
     from bestiary.inference.predictor import FAST_ENGINE_MIN_PICTURES, EngineName, Predictor
     from bestiary.inference.resume_record import prediction_conditions
@@ -94,6 +108,9 @@ def predict(
 
     if resume and out is None:
         raise UserError("--resume appends to the file of --out. Add --out FILE.")
+    if group is None and (site is not None or events is not None):
+        raise UserError("--site and --events are for events. Add --group folder, regex:PATTERN, time:60s or a column.")
+    events = _event_file(events, out, form, as_json=as_json, resume=resume) if group is not None else None
     if link_into is not None and not resume:
         link_folders.require_empty_folder(link_into)
     skipped, counts = Counter[str](), Counter[str]()
@@ -117,7 +134,7 @@ def predict(
     if unknown_label is not None:
         writers.check_unknown_label(unknown_label, predictor.classes)
     bound = None if sets is None else conformal_threshold(predictor.bundle.sets, sets)
-    with output_lock(out, heatmaps, link_into):
+    with output_lock(out, events, heatmaps, link_into):
         if link_into is not None and not resume:
             link_folders.require_empty_folder(link_into)  # again: another process may have filled it
         digest = None if boxes is None else boxes.digest
@@ -130,12 +147,18 @@ def predict(
             boxes=boxes is not None,
         )
         file = _output_file(out, form, conversion, conditions, resume=resume)
+        tracker = None
+        if group is not None:
+            sources = sources if isinstance(sources, list) or not group.startswith(TIME) else list(sources)
+            tracker = _event_tracker(predictor, (group, site), sources, listed, file, unknown_label)
         total = len(sources) if isinstance(sources, list) else None
         if file is not None:
             total = file.count_pending(sources) if isinstance(sources, list) else None
             sources = file.pending(sources)
         with make_reporter(quiet=quiet or not is_bulk).progress("Predicting", total) as advance:
             predictions = writers.count_progress(predictor.predict_many(sources), advance)
+            if tracker is not None:
+                predictions = tracker.track(predictions)
             if bound is not None:
                 predictions = writers.add_prediction_sets(predictions, bound)
             if unknown_label is not None:
@@ -152,21 +175,28 @@ def predict(
             notes = file.write(predictions) if file is not None else None
             if file is None:
                 name, classes = "json" if as_json else (form or Format.table).value, predictor.classes
-                extra = {
-                    "sets": sets is not None,
-                    "reasons": bool(predictor.bundle.class_thresholds),
-                    "boxes": boxes is not None,
-                }
-                writers.write_predictions(predictions, name, _stdout(), classes=classes, top=top, **extra)
+                writers.write_predictions(
+                    *(predictions, name, _stdout()),
+                    classes=classes,
+                    top=top,
+                    sets=sets is not None,
+                    reasons=bool(predictor.bundle.class_thresholds),
+                    boxes=boxes is not None,
+                    events=tracker if events is None else None,
+                )
+            if tracker is not None and events is not None:
+                write_events(tracker.answers(), events, predictor.classes)
     reporter = make_reporter(quiet=quiet)
     full_set = explain_full_set(predictor.bundle.sets, sets) if sets else ""
-    for message in filter(None, (describe_skipped(skipped), full_set, *(notes or ()))):
+    event_notes = [] if tracker is None else tracker.describe()
+    for message in filter(None, (describe_skipped(skipped), full_set, *(notes or ()), *event_notes)):
         reporter.info(message)
     if counts.total() and counts.total() == counts[UNREAD]:
         raise SourceError(_no_readable_message(counts.total()))
     if out is not None:
         reporter.info(_format_counts(counts))
-        print_json({"answers": str(out)}) if as_json else typer.echo(str(out))
+        written = {"answers": str(out)} | ({} if events is None else {"events": str(events)})
+        print_json(written) if as_json else typer.echo("\n".join(written.values()))
 
 
 def _requested_pictures(
@@ -228,6 +258,51 @@ def _output_file(
         boxes=conversion.boxes,
         conditions=conditions,
     )
+
+
+def _event_file(
+    events: Path | None, out: Path | None, form: Format | None, *, as_json: bool, resume: bool
+) -> Path | None:
+    """Return the file of event answers, None if they follow the predictions on the terminal."""
+    from bestiary.inference.event_answers import SUFFIXES, default_event_file
+
+    if events is None and out is None:
+        if not as_json and form not in (None, Format.table):
+            raise UserError(f"--group: events are no rows of {form}. Add --events FILE.csv, or --out.")
+        return None
+    path = events or default_event_file(out or Path())
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"--events {path} has the suffix {path.suffix!r}; expected one of {', '.join(SUFFIXES)}.")
+    if path == out:
+        raise UserError(f"--events and --out are one file, {path}. Choose another name.")
+    if path.exists() and not resume:
+        raise UserError(f"{path} exists already. Choose another name with --events, or remove it.")
+    return path
+
+
+def _event_tracker(
+    predictor: Predictor,
+    rules: tuple[str, str | None],
+    sources: Iterable[PictureFile],
+    listed: InputTable | None,
+    file: PredictionFile | ConvertedFile | None,
+    unknown_label: str | None,
+) -> EventTracker:
+    """Return the events of the predictions, with those that the file has already."""
+    from bestiary.box import path_of
+    from bestiary.group_rules import TIME
+    from bestiary.inference.event_answers import EventTracker
+    from bestiary.inference.event_names import event_finder, parse_event_rules
+
+    group, site = parse_event_rules(*rules)
+    paths: list[Path] = []
+    if group.kind == TIME:  # it compares all pictures, those of an earlier command included
+        earlier = () if file is None else file.iter_predictions()
+        paths = [*map(path_of, sources), *(Path(str(prediction.path)) for prediction in earlier)]
+    tracker = EventTracker(predictor.bundle, event_finder(group, site, paths, listed, predictor.threads), unknown_label)
+    for prediction in () if file is None else file.iter_predictions():
+        tracker.add(prediction)
+    return tracker
 
 
 def _stdout() -> TextIO:

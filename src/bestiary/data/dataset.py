@@ -20,6 +20,7 @@ from bestiary.data.deep_ranges import measure_in_collection_range
 from bestiary.data.detail_check import check_content
 from bestiary.data.formats.label_table import ReadOptions
 from bestiary.data.formats.read_options import name_group_columns
+from bestiary.data.group_proposals import Command, propose_groups, propose_sites
 from bestiary.data.joined_groups import join_groups, torn_group_notices
 from bestiary.data.label_map import absolute_label_map, label_map
 from bestiary.data.notices import EMPTY_CLASS, SOURCE_FORMAT, SourceNotice, notice_findings
@@ -65,6 +66,11 @@ class DataSource:
         """The paths of the pictures' sources."""
         sources = [self.pictures] if isinstance(self.pictures, str | Path) else self.pictures
         return [Path(source) for source in sources]
+
+    def command(self, data: DataConfig) -> Command:
+        """Return the command that reads this source, with the settings of `data` that choose pictures."""
+        reading = {} if self.reading is None else self.reading.facts()
+        return Command([str(path) for path in self.paths], self.labels, reading, data)
 
     def facts(self, threads: int) -> dict[str, Any]:
         """Return what a run records of its source, and the number of its threads."""
@@ -135,7 +141,7 @@ def load_dataset(
         require_trainable_parts([picture.split for picture in listing.pictures], data)
     if check is not None:
         check(listing)
-    return audit_listing(listing, data, recipe.limits, context, corrections)
+    return audit_listing(listing, data, recipe.limits, context, corrections, source=source)
 
 
 def audit_sources(
@@ -195,15 +201,22 @@ def audit_listing(
     limits: DecodeLimits,
     context: Context,
     corrections: Corrections | None = None,
+    *,
+    source: DataSource | None = None,
 ) -> AuditedDataset:
-    """Return the pictures of a list as `audit_sources` does; without `context.cache`, measurements are not cached."""
+    """Return the pictures of a list as `audit_sources` does; without `context.cache`, measurements are not cached.
+
+    source: of the list; then groups and sites are proposed where pictures show them and none are given.
+    """
     result, reporter = None, context.reporter
     if corrections is None:  # a correction may move a picture into the requested classes, so all must be measured
         listing = _filter_listing(listing, data.classes)
     skipped = dict(listing.skipped)
     pictures = measure_in_collection_range(scan_pictures(listing, limits, context), limits, context)
-    pictures, grouping = add_picture_groups(pictures, parse_group_rule(data.group), parse_site_rule(data.site))
-    notices = [*listing.notices, *_unreadable_class_notices(pictures), *grouping]
+    command = None if source is None else source.command(data)
+    grouping = [] if command is None else propose_sites(pictures, command)
+    pictures, groupings = add_picture_groups(pictures, parse_group_rule(data.group), parse_site_rule(data.site))
+    notices = [*listing.notices, *_unreadable_class_notices(pictures), *grouping, *groupings]
     report_notices(notices, reporter)
     if corrections is None:
         pictures = pictures.with_columns(given_label="label", dropped=False)
@@ -229,6 +242,7 @@ def audit_listing(
         reporter.info(notice)
     findings = audit.find_issues(pictures, pairs, groups, test_fraction=1.0 if data.folds else data.test_fraction)
     pictures, joined = _join_groups(pictures)
+    joined += [] if command is None else propose_groups(pictures, command)
     report_notices(joined, reporter)
     findings = audit.sort_findings(pl.concat([findings, notice_findings([*notices, *joined])]))
     if data.suspects:

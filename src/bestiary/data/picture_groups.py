@@ -52,7 +52,7 @@ def _apply_rule(pictures: pl.DataFrame, rule: GroupRule, column: str, notices: l
     elif rule.kind == REGEX:
         values = _match_names(pictures["path"], rule.pattern)
     else:
-        values = _group_by_time(pictures, rule.gap_seconds, notices)
+        values = group_by_time(pictures, rule.gap_seconds, notices)
     usable = pictures.select(value=values, error="error").filter(pl.col("error").is_null())["value"]
     _check_values(usable, name, rule)
     return values.alias(column)
@@ -148,7 +148,7 @@ def parse_times(texts: pl.Series) -> pl.DataFrame:
     return pl.DataFrame({"local": local, "offset": offset})
 
 
-def _group_by_time(pictures: pl.DataFrame, gap_seconds: float, notices: list[SourceNotice]) -> pl.Series:
+def group_by_time(pictures: pl.DataFrame, gap_seconds: float, notices: list[SourceNotice]) -> pl.Series:
     """Return the burst of each picture: pictures of one site (of all, without sites) with no longer gap between them.
 
     Times are those of the table, else those of the EXIF data. Where some times of a site have a zone and others do

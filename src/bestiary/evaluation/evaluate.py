@@ -12,6 +12,7 @@ from bestiary import table
 from bestiary.context import Context
 from bestiary.errors import RunError
 from bestiary.evaluation.decision import decision_metrics
+from bestiary.evaluation.event_answers import score_events
 from bestiary.evaluation.predictions import join_pictures, predict_table, prediction_table, score_table
 from bestiary.evaluation.reliability import calibration_metrics
 from bestiary.evaluation.slices import find_weak_slices
@@ -71,6 +72,7 @@ def score_predictions(
         lambda: threshold_metrics(predictions, groups, bundle, folds=recipe.data.folds),
         lambda: split_leakage(predictions, pictures),
         lambda: calibration_metrics(predictions, groups, bundle, folds=recipe.data.folds, seed=seed),
+        lambda: score_events(predictions, pictures, bundle, recipe.data),
         lambda: {"slices": find_weak_slices(predictions, pictures)},
     )
     metrics: dict[str, Any] = {"split": "test"}

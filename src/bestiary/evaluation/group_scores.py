@@ -27,7 +27,8 @@ from bestiary.recipe import Balance
 from bestiary.training.probe import fit_head
 from bestiary.training.task import SplitData, TrainedModel, TrainingTask
 
-FOLDS, RESAMPLES = 5, 1000
+FOLDS, FOLDS_OF_LARGE = 10, 5  # with few folds, models are trained on clearly fewer sites than the final one
+LARGE, RESAMPLES = 20_000, 1000
 DEFAULT_C = 0.003  # of the probe's head if the run has not chosen one
 MIN_CLUSTERS = 3
 WORST_SITES = 20
@@ -53,11 +54,13 @@ def measure_group_scores(task: TrainingTask, trained: TrainedModel) -> dict[str,
     groupings = {RANDOM: np.arange(pictures.height), GROUPED: _groups_without_sites(pictures)}
     if columns[0] == "site":
         groupings[NEW_SITES] = pictures["group"].to_numpy()
-    predictions, steps, context = {}, FOLDS * len(groupings), task.context
+    predictions, context = {}, task.context
+    folds = FOLDS if pictures.height <= LARGE else FOLDS_OF_LARGE
+    steps = folds * len(groupings)
     with context.timer.stage("lessons"), context.reporter.progress("Scores of new groups", steps) as advance:
         predictor = FoldPredictor.of(task, trained, pictures)
         for name, groups in groupings.items():
-            predictions[name] = predictor.predict(group_indices(groups), advance)
+            predictions[name] = predictor.predict(group_indices(groups), folds, advance)
     scores = compare_group_scores(
         predictor.labels,
         predictions,
@@ -70,7 +73,7 @@ def measure_group_scores(task: TrainingTask, trained: TrainedModel) -> dict[str,
         "classes": _class_rows(predictor.labels, predictions, clusters, task.classes),
         "clusters": _worst_clusters(pictures[columns[0]], predictor.labels, predictions),
     }
-    result = {"by": named, "folds": FOLDS, "learner": f"probe with {task.recipe.model.backbone}", **scores, **tables}
+    result = {"by": named, "folds": folds, "learner": f"probe with {task.recipe.model.backbone}", **scores, **tables}
     return {"group_scores": result | {"sentence": describe_group_scores(result)}}
 
 
@@ -115,7 +118,7 @@ def describe_group_scores(scores: Mapping[str, Any]) -> str:
         f"A random split, which divides {noun}, would report {_format_metric(ways[RANDOM]['accuracy'])}: a bias of"
         f" {_format_points(differences[RANDOM]['accuracy'])}."
     )
-    basis = f"{FOLDS}-fold cross-validation of {scores['n']:,} pictures of {scores['units']:,} {noun}"
+    basis = f"{scores['folds']}-fold cross-validation of {scores['n']:,} pictures of {scores['units']:,} {noun}"
     return f"{' '.join(sentences)} From {basis}, with 95 % intervals over {noun}."
 
 
@@ -155,12 +158,12 @@ class FoldPredictor:
         balance, seed = task.recipe.train.balance, task.recipe.seed
         return cls(cache.load(keys), labels, len(task.classes), c_value, balance, seed)
 
-    def predict(self, groups: Ints, advance: Callable[[int], object]) -> Ints:
+    def predict(self, groups: Ints, folds: int, advance: Callable[[int], object]) -> Ints:
         """Return the predicted label of each picture, int64 (n,); groups, int64 (n,), are never divided by a fold."""
-        folds = stratified_group_folds(self.labels, groups, folds=FOLDS, seed=self.seed)
+        fold_of = stratified_group_folds(self.labels, groups, folds=folds, seed=self.seed)
         predicted = np.zeros(len(self.labels), np.int64)
-        for fold in range(FOLDS):
-            tested = folds == fold
+        for fold in range(folds):
+            tested = fold_of == fold
             if tested.any():
                 predicted[tested] = self._predict_fold(~tested, tested)
             advance(1)

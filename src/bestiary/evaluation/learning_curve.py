@@ -12,7 +12,7 @@ import numpy as np
 
 from bestiary.array_types import Floats, Ints
 from bestiary.batches.feature_matrix import fit_scaler
-from bestiary.evaluation.intervals import bootstrap_metric, group_indices, resampled_sums
+from bestiary.evaluation.intervals import bootstrap_metric, group_indices, has_single_group, resampled_sums
 from bestiary.models.features import LabelledFeatures
 from bestiary.models.logistic_regression import Solver, linear_logits, make_solver, shared_axes
 from bestiary.progress import Advance, ignore_steps
@@ -101,7 +101,9 @@ def _f1(predictions: Ints, labels: Ints, groups: Ints, k: int, seed: int) -> Flo
     rows = sparse.csr_array(
         np.hstack([np.hstack([indicators[p] * y_true, indicators[p] + y_true]) for p in predictions])
     )
-    draws = resampled_sums(rows, labels, group_indices(groups), resamples=RESAMPLES, seed=seed)
+    # A stratum of one group is the same in every resample: all groups are then drawn together.
+    strata = np.zeros_like(labels) if has_single_group(labels, groups) else labels
+    draws = resampled_sums(rows, strata, group_indices(groups), resamples=RESAMPLES, seed=seed)
     sums = np.vstack([rows.sum(axis=0)[None], draws]).reshape(1 + RESAMPLES, len(predictions), 2, k)
     correct, totals = sums[:, :, 0], sums[:, :, 1]
     f1 = np.divide(2 * correct, totals, out=np.full_like(correct, np.nan), where=totals > 0)

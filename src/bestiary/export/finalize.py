@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import polars as pl
 
-from bestiary.array_types import AnyFloats, Float32s, Pixels
+from bestiary.array_types import AnyFloats, Float32s, Floats, Ints, Pixels
 from bestiary.batches.feature_matrix import FeatureMatrix
 from bestiary.box import PictureFile
 from bestiary.class_thresholds import (
@@ -30,6 +30,7 @@ from bestiary.context import Context
 from bestiary.costs import choose_labels, cost_matrix
 from bestiary.errors import IntegrityError
 from bestiary.export.calibration import choose_threshold, fit_temperature
+from bestiary.export.event_choice import choose_combination, group_events
 from bestiary.export.graph import OutputCalibration, build_inference_graph
 from bestiary.files import atomic_path
 from bestiary.inference.bundle import GRAPH_NAME, Bundle, read_bundle
@@ -67,6 +68,7 @@ class FinalModel:
     backbone: str
     sets: dict[str, Any] = field(default_factory=dict)
     costs: list[list[float]] = field(default_factory=list)
+    events: dict[str, Any] = field(default_factory=dict)
     crop: Literal["none", "boxes"] = "none"
     class_thresholds: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -84,6 +86,7 @@ def _finalize(task: TrainingTask, trained: TrainedModel) -> FinalModel:
     temperature = fit_temperature(trained.val_logits, val.labels)
     calibration = OutputCalibration.fit(trained.val_logits, temperature, trained.val_features, trained.subspace)
     familiarity = calibration.familiarity(trained.val_logits, trained.val_features)
+    probabilities = softmax(trained.val_logits / temperature)
     final = FinalModel(
         trained.backbone_graph,
         trained.head,
@@ -94,8 +97,9 @@ def _finalize(task: TrainingTask, trained: TrainedModel) -> FinalModel:
         task.preprocess,
         model.method,
         model.network if model.method == "scratch" else model.backbone,
-        fit_conformal(softmax(trained.val_logits / temperature), val.labels),
+        fit_conformal(probabilities, val.labels),
         cost_matrix(costs, task.classes).tolist() if (costs := task.recipe.evaluate.costs) else [],
+        _fit_events(task, probabilities, val.labels),
         task.recipe.data.crop,
     )
     thresholds = as_bundle_values(_choose_class_thresholds(task, trained, final, familiarity))
@@ -107,6 +111,17 @@ def _finalize(task: TrainingTask, trained: TrainedModel) -> FinalModel:
         reference = trained.reference_network, trained.val_logits
         verify_parity(folder, val.paths, *reference, familiarity=familiarity, context=task.context)
     return final
+
+
+def _fit_events(task: TrainingTask, probabilities: Floats, labels: Ints) -> dict[str, Any]:
+    """Return how the pictures of an event are combined, chosen on validation; empty for a run without given groups."""
+    val = task.pictures.filter(pl.col("split") == "val")
+    if "given_group" not in val.columns or not task.pictures["given_group"].count():
+        return {}
+    events, *_ = group_events(probabilities, labels, val["given_group"].to_list())
+    combination = choose_combination(events)
+    task.context.reporter.info(combination.describe())
+    return combination.to_json()
 
 
 def _choose_class_thresholds(
@@ -174,6 +189,7 @@ def save_model(model: FinalModel, run: Path) -> None:
         deep_ranges=model.preprocess.rules.ranges(),
         costs=model.costs,
         crop=model.crop,
+        events=model.events,
         class_thresholds=model.class_thresholds,
     ).write(run)
 

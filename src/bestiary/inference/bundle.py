@@ -15,6 +15,7 @@ from bestiary.class_thresholds import check_bundle_values
 from bestiary.decode_rules import FIRST_VERSION, DecodeRules
 from bestiary.errors import RunError
 from bestiary.files import write_text
+from bestiary.inference.event_combination import EventCombination
 from bestiary.picture import DecodeLimits, Fit
 from bestiary.preprocess import Preprocessing
 
@@ -36,6 +37,7 @@ class Bundle:
     label is the most probable class. `class_thresholds`: by class, the least probability with which it is answered, and
     what it was chosen by (`bestiary.class_thresholds`); below it the picture is "unknown" too.
     `crop`: whether it was trained on boxes, so that it looks at boxes, with the margin of `bestiary.box`.
+    `events`: how pictures of an event are combined (`inference.event_combination`); empty: not chosen.
     `graph_sha256`: digest of the file `graph` beside the bundle. An exported model has its own `precision`, and the
     report of its verification in `exported`, with the processor (`inference.proof`).
     """
@@ -61,6 +63,7 @@ class Bundle:
     decoding: int = FIRST_VERSION
     deep_ranges: dict[str, list[float]] = field(default_factory=dict)
     costs: list[list[float]] = field(default_factory=list)
+    events: dict[str, Any] = field(default_factory=dict)
     class_thresholds: dict[str, dict[str, Any]] = field(default_factory=dict)
     crop: Literal["none", "boxes"] = "none"
     format: int = BUNDLE_FORMAT
@@ -82,6 +85,12 @@ class Bundle:
             raise ValueError(f'crop is "{self.crop}"; expected none or boxes')
         DecodeRules.of(self.decoding, self.deep_ranges)
         self._check_costs()
+        try:
+            combination = EventCombination.of(self.events)
+        except TypeError as error:
+            raise ValueError(f"events is {self.events!r}: {error}") from None
+        if combination.prior and len(combination.prior) != len(self.classes):
+            raise ValueError(f"events.prior has {len(combination.prior)} numbers; expected {len(self.classes)}")
         check_bundle_values(self.class_thresholds, self.classes)
 
     def _check_costs(self) -> None:
@@ -111,7 +120,7 @@ class Bundle:
     def write(self, run: Path) -> None:
         """Write `bundle.json` into the run folder."""
         values = asdict(self)
-        for name in ("costs", "class_thresholds", "crop"):
+        for name in ("costs", "class_thresholds", "events", "crop"):
             if not values[name] or values[name] == "none":  # an older bestiary refuses a field that it does not know,
                 del values[name]  # and so ignores no decision
         write_text(run / BUNDLE_NAME, _json(values) + "\n")

@@ -84,6 +84,10 @@ class ConvertedFile:
         """Return how many of the sources have no prediction; before `pending` is called."""
         return self._rows.count_pending(sources)
 
+    def iter_predictions(self) -> Iterator[Prediction]:
+        """Yield the predictions that were collected before; as `PredictionFile.iter_predictions`."""
+        return self._rows.iter_predictions()
+
     def write(self, predictions: Iterable[Prediction]) -> list[str]:
         """Collect the predictions, then write the file; returns notices about it."""
         self._rows.write(predictions)

@@ -14,7 +14,7 @@ from typing import Any, TextIO, TypeVar
 from bestiary.box import PictureFile, path_of
 from bestiary.errors import MachineError, UserError, import_optional
 from bestiary.files import atomic_path
-from bestiary.inference import writers
+from bestiary.inference import writers, written_predictions
 from bestiary.inference.predictor import Prediction
 from bestiary.inference.resume_record import PictureState, ResumeRecord, read_state, write_state
 from bestiary.text import printable
@@ -22,6 +22,7 @@ from bestiary.text import printable
 File = TypeVar("File", bound=PictureFile)
 
 FORMATS_BY_SUFFIX = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet", ".txt": "table"}
+ROWS_AT_ONCE = 10_000  # of a parquet file that is read back
 
 
 def format_from_suffix(path: Path) -> str:
@@ -111,6 +112,18 @@ class PredictionFile:
             raise MachineError(f"Cannot write {self._live}: {error.strerror or error}.") from error
         if self._output_format == "parquet":
             self._finish()
+
+    def iter_predictions(self) -> Iterator[Prediction]:
+        """Yield the predictions that are in the file, without their prediction sets; before `write` is called."""
+        if self._output_format == "parquet" and self._path.exists():
+            frame = self._polars.scan_parquet(self._path, glob=False)
+            for start in range(0, frame.select(self._polars.len()).collect().item(), ROWS_AT_ONCE):
+                rows = frame.slice(start, ROWS_AT_ONCE).collect().iter_rows(named=True)
+                yield from written_predictions.iter_rows(rows, self._classes)
+        if self._live.exists() and self._live.stat().st_size:
+            is_csv = self._output_format == "csv"
+            read = written_predictions.iter_csv if is_csv else written_predictions.iter_jsonl
+            yield from read(self._live, self._classes)
 
     def _record_states(self, predictions: Iterable[Prediction], record: TextIO) -> Iterator[Prediction]:
         """Yield the predictions, after recording how each picture was when it was read."""

@@ -11,6 +11,8 @@ from bestiary.box import Crop
 from bestiary.errors import InputError
 from bestiary.events import Event, choose_reporter
 from bestiary.inference.conformal import conformal_threshold, explain_full_set
+from bestiary.inference.event_answers import EventAnswer, EventTracker
+from bestiary.inference.event_names import event_finder, parse_event_rules
 from bestiary.inference.inputs import LIST, find_pictures
 from bestiary.inference.predictor import FAST_ENGINE_MIN_PICTURES, Prediction, Predictor
 from bestiary.inference.writers import add_prediction_sets, count_progress
@@ -26,7 +28,9 @@ Pictures = Source | str | Sequence[Source | str]
 
 
 class Predictions(SummaryRepr, list[Prediction]):
-    """A list of predictions, in the order of the pictures."""
+    """A list of predictions, in the order of the pictures; with `group`, `events` has an answer for each event."""
+
+    events: Sequence[EventAnswer] = ()
 
     def summary(self) -> Summary:
         """Return the first predictions, and how many are unknown or could not be read."""
@@ -43,6 +47,7 @@ def predict(
     pictures: Pictures,
     *,
     sets: float | None = None,
+    group: str | None = None,
     max_pixels: int | None = None,
     threads: int | None = None,
     quiet: bool = False,
@@ -52,9 +57,10 @@ def predict(
 
     pictures: a path, a folder with all its pictures, a pattern such as "new/**/*.jpg", bytes of a file, a Pillow image,
     uint8 pixels (height, width, 3), or a list of these; for a model of boxes, `box.Crop` of a path and a `box.Box`.
-    sets: adds conformal prediction sets with this coverage, such as 0.95. max_pixels: of a picture in memory; default:
-    as in training. For a stream, or one picture after another, `bestiary.load` keeps the model loaded. Raises RunError,
-    SourceError for a folder without pictures.
+    sets: adds conformal prediction sets with this coverage, such as 0.95. group: a rule of events, "folder",
+    "regex:PATTERN" (on paths) or "time:60s" (EXIF); then `events` of the result has an answer for each. max_pixels: of
+    a picture in memory; default: as in training. For a stream, or one picture after another, `bestiary.load` keeps the
+    model loaded. Raises RunError, SourceError for a folder without pictures.
     """
     reporter = choose_reporter(quiet=quiet, on_event=on_event)
     sources = list_sources(pictures, reporter)
@@ -69,12 +75,25 @@ def predict(
     if not all(isinstance(source, Crop) for source in sources) and (warning := engine.bundle.describe_whole_pictures()):
         reporter.info(warning)
     bound = None if sets is None else conformal_threshold(engine.bundle.sets, sets)
+    tracker = None if group is None else _event_tracker(engine, group, sources)
     with reporter.progress("Predicting", len(sources)) as advance:
         predictions: Iterable[Prediction] = count_progress(engine.predict_many(sources), advance)
+        predictions = predictions if tracker is None else tracker.track(predictions)
         answers = Predictions(predictions if bound is None else add_prediction_sets(predictions, bound))
+    if tracker is not None:
+        answers.events = list(tracker.answers())
+        for message in tracker.describe():
+            reporter.info(message)
     if sets and (message := explain_full_set(engine.bundle.sets, sets)):
         reporter.info(message)
     return answers
+
+
+def _event_tracker(engine: Predictor, group: str, sources: Sequence[Source | str]) -> EventTracker:
+    """Return the events of these pictures; one in memory has no path, and so none."""
+    rule, no_site = parse_event_rules(group)
+    paths = [source for source in sources if isinstance(source, str | Path)]
+    return EventTracker(engine.bundle, event_finder(rule, no_site, paths, None, engine.threads))
 
 
 def list_sources(pictures: Pictures, reporter: Reporter) -> list[Source | str]:

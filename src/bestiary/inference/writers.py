@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import unquote
 
 from bestiary.box import BOX_FIELDS, Box, box_fields
@@ -16,6 +16,9 @@ from bestiary.inference.conformal import prediction_set
 from bestiary.inference.predictor import Prediction
 from bestiary.progress import Advance
 from bestiary.text import escape_control_chars, format_points
+
+if TYPE_CHECKING:
+    from bestiary.inference.event_answers import EventTracker
 
 FORMULA = re.compile(r"[=+\-@\t\r\n]")  # OWASP, "CSV Injection": spreadsheets run a cell that begins so
 NUMBER = re.compile(r"[+-]\d+([.,]\d+)?")
@@ -31,12 +34,14 @@ def write_predictions(
     sets: bool = False,
     reasons: bool = False,
     boxes: bool = False,
+    events: EventTracker | None = None,
 ) -> None:
     """Write predictions to `out`: "table", "jsonl", "csv", "parquet" (bytes on out.buffer) or "json" (one object).
 
     sets: whether the predictions have prediction sets; then csv and parquet have a column `labels`. reasons: whether
     they have reasons, as those of a model with thresholds by class; then csv and parquet have a column `reason`.
     boxes: whether they are of boxes; then there are the columns of the box.
+    events: tracks the predictions; its answers follow them in "table" and "json".
     """
     if output_format == "jsonl":
         write_jsonl(predictions, out, boxes=boxes)
@@ -45,9 +50,14 @@ def write_predictions(
     elif output_format == "parquet":
         _write_parquet(predictions, out, classes, sets=sets, reasons=reasons, boxes=boxes)
     elif output_format == "json":
-        out.write(json.dumps({"predictions": [p.line(boxes=boxes) for p in predictions]}, ensure_ascii=False) + "\n")
+        values = {"predictions": [prediction.line(boxes=boxes) for prediction in predictions]}
+        if events is not None:
+            values["events"] = [answer.line() for answer in events.answers()]
+        out.write(json.dumps(values, ensure_ascii=False) + "\n")
     else:
         _write_table(predictions, out, top)
+        if events is not None:
+            out.writelines(["\n", *(f"{answer.describe()}\n" for answer in events.answers())])
 
 
 def write_jsonl(predictions: Iterable[Prediction], out: TextIO, *, boxes: bool = False) -> None:

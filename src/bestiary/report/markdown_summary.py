@@ -41,6 +41,7 @@ def _iter_parts(run: RunFiles) -> Iterator[str]:
     yield escape((metrics.get("decision") or {}).get("sentence", ""))
     yield escape((metrics.get("group_scores") or {}).get("sentence", ""))
     yield from iter_threshold_blocks(metrics)
+    yield escape((metrics.get("events") or {}).get("sentence", ""))
     yield escape((metrics.get("slices") or {}).get("sentence", ""))
 
 

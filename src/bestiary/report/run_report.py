@@ -21,6 +21,7 @@ from bestiary.label_issue_summary import resolve_check
 from bestiary.report import plots, verdict
 from bestiary.report.calibration_section import calibration_values
 from bestiary.report.confusion_section import confusion_values, most_confused_pairs
+from bestiary.report.event_section import event_values
 from bestiary.report.finding_section import finding_values, has_unlisted_findings
 from bestiary.report.findings_page import write_findings_page
 from bestiary.report.gallery import build_galleries, heatmap_overlays, strip_common_folder
@@ -79,6 +80,7 @@ def render_run_report(run: RunFiles, findings: Mapping[str, Any] | None = None, 
         "confused": most_confused_pairs(run.metrics, test, names, tags),
         "slices": run.metrics.get("slices") or {},  # older runs have none
         **calibration_values(run.metrics, test),
+        **event_values(run.metrics, run.folder),
         **threshold_values(run.metrics),
         **build_galleries(test, tags, names, partial(_heatmaps, run, threads)),
     }

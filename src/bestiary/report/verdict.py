@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bestiary.array_types import Ints
-from bestiary.report.format import format_interval, plural
+from bestiary.report.format import format_interval, format_metric, plural
 from bestiary.report.run_summary import RunSummary
 from bestiary.stats import holm, wilson_interval
 
@@ -45,7 +45,7 @@ def run_verdict(summary: RunSummary) -> str:
 
 def list_run_facts(summary: RunSummary) -> list[Fact]:
     """Return all facts about a run."""
-    return [*_list_run_mistakes(summary), *list_label_facts(summary)]
+    return [*_list_run_mistakes(summary), *list_site_facts(summary.metrics), *list_label_facts(summary)]
 
 
 def describe_run_mistakes(summary: RunSummary) -> str:
@@ -74,6 +74,18 @@ def list_mistake_facts(metrics: Mapping[str, Any], suspect_mistakes: Mistakes | 
         text = f"{wrong.sum():,} in {metrics['n']:,} test pictures; {n:,} of them {have} the model may be right."
         facts.insert(0, Fact("Mistakes", text))
     return [*facts, *_iter_weak_classes(labels, counts)]
+
+
+def list_site_facts(metrics: Mapping[str, Any]) -> list[Fact]:
+    """Return the accuracy on new and on known sites or groups; nothing for runs without them."""
+    scores = metrics.get("group_scores") or {}
+    if "ways" not in scores:
+        return []
+    new, *rest = [
+        format_metric(way["accuracy"], 0) for name, way in reversed(scores["ways"].items()) if name != "random"
+    ]
+    compared = f"; {rest[0]} on new pictures of known sites" if rest else ""
+    return [Fact(f"New {scores['by']}s", f"accuracy {new} on {scores['by']}s never seen{compared}.")]
 
 
 def list_label_facts(summary: RunSummary) -> list[Fact]:
