@@ -428,6 +428,22 @@ def test_predictions_of_boxes_are_resumed(
     assert "file of boxes" in err
 
 
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_events_count_the_boxes_of_an_earlier_command(
+    bestiary: Call, cropped_run: Path, detections: Path, scenes: Path, tmp_path: Path, form: str
+) -> None:
+    out, events = tmp_path / f"predictions.{form}", tmp_path / "events.csv"
+    arguments = ("predict", cropped_run, detections, "--pictures", scenes.parent, "--group", "folder", "--out", out)
+    assert bestiary(*arguments)[0] == 0
+    whole = out.read_text()
+    out.write_text("".join(whole.splitlines(keepends=True)[:3]))
+    code, _, err = bestiary(*arguments, "--resume", "--events", events)
+    assert code == 0, err
+    assert out.read_text() == whole
+    [event] = csv.DictReader(io.StringIO(events.read_text()))
+    assert event["pictures"] == "4", "each box counts"
+
+
 def test_megadetector_results_keep_their_boxes(
     bestiary: Call, cropped_run: Path, detections: Path, scenes: Path, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 BoxUnit = Literal["fraction", "pixels"]
 BOX_UNITS: tuple[BoxUnit, ...] = ("fraction", "pixels")
@@ -68,6 +68,12 @@ PictureFile = Path | Crop  # a file, or a part of one
 def box_fields(box: Box | None) -> dict[str, float | str | None]:
     """Return the box as the columns `BOX_FIELDS`, None in each without a box."""
     return {name: None if box is None else getattr(box, name.removeprefix("box_")) for name in BOX_FIELDS}
+
+
+def pop_box(values: dict[str, Any]) -> Box | None:
+    """Return the box of the columns `BOX_FIELDS`, None without one, and remove them from the values."""
+    left, top, width, height, unit = [values.pop(name, None) for name in BOX_FIELDS]
+    return None if left is None else Box(left, top, width, height, unit)
 
 
 def parse_box(text: str) -> Box:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bestiary.box import BOX_FIELDS, Box
+from bestiary.box import pop_box
 from bestiary.crops import read_upright_size
 from bestiary.inference.output_formats.input_table import InputTable
 from bestiary.inference.predictor import Prediction
@@ -48,8 +48,7 @@ def read_predictions(path: Path) -> Iterator[Prediction]:
     with path.open(encoding="utf-8") as lines:
         for line in lines:
             values = json.loads(line)
-            numbers = [values.pop(name, None) for name in BOX_FIELDS]
-            box = None if numbers[0] is None else Box(*numbers)
+            box = pop_box(values)
             yield Prediction(**{"labels": None, **values, "box": box})
 
 
