@@ -179,9 +179,9 @@ def predict(
                     *(predictions, name, _stdout()),
                     classes=classes,
                     top=top,
-                    sets=sets is not None,
-                    reasons=bool(predictor.bundle.class_thresholds),
-                    boxes=boxes is not None,
+                    more=writers.MoreColumns(
+                        sets is not None, bool(predictor.bundle.class_thresholds), boxes is not None
+                    ),
                     events=tracker if events is None else None,
                 )
             if tracker is not None and events is not None:

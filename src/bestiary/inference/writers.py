@@ -6,7 +6,7 @@ import csv
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import unquote
 
@@ -24,6 +24,15 @@ FORMULA = re.compile(r"[=+\-@\t\r\n]")  # OWASP, "CSV Injection": spreadsheets r
 NUMBER = re.compile(r"[+-]\d+([.,]\d+)?")
 
 
+@dataclass(frozen=True)
+class MoreColumns:
+    """Columns that only some predictions have: sets: `labels`; reasons: `reason`; boxes: those of the box."""
+
+    sets: bool = False
+    reasons: bool = False
+    boxes: bool = False
+
+
 def write_predictions(
     predictions: Iterable[Prediction],
     output_format: str,
@@ -31,26 +40,22 @@ def write_predictions(
     *,
     classes: Sequence[str],
     top: int,
-    sets: bool = False,
-    reasons: bool = False,
-    boxes: bool = False,
+    more: MoreColumns = MoreColumns(),
     events: EventTracker | None = None,
 ) -> None:
     """Write predictions to `out`: "table", "jsonl", "csv", "parquet" (bytes on out.buffer) or "json" (one object).
 
-    sets: whether the predictions have prediction sets; then csv and parquet have a column `labels`. reasons: whether
-    they have reasons, as those of a model with thresholds by class; then csv and parquet have a column `reason`.
-    boxes: whether they are of boxes; then there are the columns of the box.
+    more: of prediction sets, of the reasons that a model with thresholds by class gives, and of boxes.
     events: tracks the predictions; its answers follow them in "table" and "json".
     """
     if output_format == "jsonl":
-        write_jsonl(predictions, out, boxes=boxes)
+        write_jsonl(predictions, out, boxes=more.boxes)
     elif output_format == "csv":
-        write_csv(predictions, out, classes, sets=sets, reasons=reasons, boxes=boxes)
+        write_csv(predictions, out, classes, **asdict(more))
     elif output_format == "parquet":
-        _write_parquet(predictions, out, classes, sets=sets, reasons=reasons, boxes=boxes)
+        _write_parquet(predictions, out, classes, **asdict(more))
     elif output_format == "json":
-        values = {"predictions": [prediction.line(boxes=boxes) for prediction in predictions]}
+        values = {"predictions": [prediction.line(boxes=more.boxes) for prediction in predictions]}
         if events is not None:
             values["events"] = [answer.line() for answer in events.answers()]
         out.write(json.dumps(values, ensure_ascii=False) + "\n")
