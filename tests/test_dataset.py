@@ -109,7 +109,8 @@ def test_findings_keep_to_the_contract(found: AuditedDataset) -> None:
 
 def test_the_table_of_pictures_keeps_to_the_contract(faulty: SyntheticDataset, found: AuditedDataset) -> None:
     added = {"given_split": pl.String, "given_label": pl.String, "dropped": pl.Boolean}
-    assert dict(found.pictures.schema) == table.PICTURES | added | table.MEASURES | table.DEPTH | table.GROUPING
+    more = table.MEASURES | table.DEPTH | table.GROUPING | table.CROPS
+    assert dict(found.pictures.schema) == table.PICTURES | added | more
     assert found.pictures["row_id"].to_list() == list(range(found.pictures.height))
     assert found.pictures["path"].is_sorted()
     labels = dict(found.pictures.select("path", "label").iter_rows())
@@ -130,7 +131,7 @@ def test_duplicates_never_straddle_and_what_is_left_out_says_why(
     faulty: SyntheticDataset, found: AuditedDataset
 ) -> None:
     shown, digest = assign_splits(found, DataConfig(min_per_class=3), seed=0)
-    assert shown.schema == pl.Schema(table.PICTURES | table.MEASURES | table.DEPTH | table.GROUPING)
+    assert shown.schema == pl.Schema(table.PICTURES | table.MEASURES | table.DEPTH | table.GROUPING | table.CROPS)
     assert shown["row_id"].to_list() == found.pictures["row_id"].to_list()
     assert (shown["split"].is_null() == shown["error"].is_not_null()).all()
     used = shown.drop_nulls("split")
@@ -322,7 +323,7 @@ def test_without_a_cache_nothing_is_remembered(plain: Path, read: list[str]) -> 
     for _ in range(2):
         measured = measuring.scan_pictures(listing, LIMITS, Context(threads=1, cache=None))
     assert len(read) == 48
-    assert measured.columns[:4] == ["row_id", "path", "label", "given_split"]
+    assert measured.columns[:4] == ["row_id", "path", "box", "label"]
 
 
 def test_the_worker_processes_end_with_the_scan(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,7 @@ BASE = (
     "content_type",
     "picture_formats",
     "picture",
+    "crops",
     "preprocess",
     "group_rules",
     "recipe_errors",

@@ -7,12 +7,14 @@ import json
 import re
 import tracemalloc
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import ExifTags, Image
 
+from bestiary.box import Box
 from bestiary.data.formats import camtrap_dp, megadetector
 from bestiary.data.formats.label_table import ReadOptions
 from bestiary.errors import SourceError, UserError
@@ -477,3 +479,18 @@ def test_what_was_written_is_read_back_as_labels(pictures: Path, package: Path, 
         table = label_format.read(path, ReadOptions())
         assert dict(table.rows.select("file", "label").iter_rows()) == expected
         assert {NAMES[4], NAMES[5]} <= set(table.left_out["file"])
+
+
+def test_a_camtrap_dp_has_an_observation_for_each_box(pictures: Path, package: Path, tmp_path: Path) -> None:
+    boxes = [Box(0.1, 0.2, 0.3, 0.4), Box(10, 4, 5, 6, "pixels")]
+    answers = [replace(predict_one(str(pictures / NAMES[0])), box=box) for box in boxes]
+    conversion = Conversion(CLASSES, MODEL, pictures, package=package, boxes=True)
+    ConvertedFile(tmp_path / "out", "camtrap-dp", conversion, {"model": MODEL}, resume=False).write(answers)
+    with (tmp_path / "out" / "observations.csv").open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    sides = [[float(row[name]) for name in ("bboxX", "bboxY", "bboxWidth", "bboxHeight")] for row in rows]
+    assert sides == [[0.1, 0.2, 0.3, 0.4], [0.5, 0.4, 0.25, 0.6]], "of a picture of 20 x 10 pixels"
+    assert len({row["observationID"] for row in rows}) == 2
+    assert len({row["mediaID"] for row in rows}) == 1
+    with (tmp_path / "out" / "media.csv").open(newline="") as lines:
+        assert len(list(csv.DictReader(lines))) == 1

@@ -87,7 +87,7 @@ def study(
 ) -> Study:
     """Compare recipes over several seeds on the same pictures; the same call resumes an interrupted study.
 
-    recipes: TOML files, names of built-in recipes, methods (for their defaults) or run folders; preset: "original".
+    recipes: TOML files, built-in recipes, methods (for their defaults) or run folders; preset: "original" or "crop".
     method, backbone: of all recipes; seeds: default 0, 1, 2; seed: a single one. settings: "section.key=value" for all
     recipes that use it; against: the recipe to compare with, the first by default. budget_seconds: the epochs of all
     are reduced to fit. Failed runs are in `failed` of what comes back. Raises UserError, RecipeError if an argument

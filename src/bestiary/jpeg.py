@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+from collections.abc import Callable, Iterable
 
 from PIL import ImageFile, JpegImagePlugin, UnidentifiedImageError
 
@@ -18,6 +19,9 @@ JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")  # markers with a l
 # noisy photographs of 6 to 12 million pixels, probabilities then differ by 0.002 on average and 0.03 at most. Smaller
 # inputs than STEADY_INPUT react to single levels of the pixels: 0.12 at 64 pixels, however large the reduced picture.
 REDUCED_SIDES, STEADY_INPUT, FULL_PIXELS = 5, 160, 25_000_000
+SCALES = (8, 4, 2)  # that the decoder divides the sides of a JPEG by
+
+ChooseSide = Callable[[int, int], int]  # the side to keep, from width and height of the upright picture
 
 
 def open_jpeg(content: bytes) -> ImageFile.ImageFile:
@@ -42,6 +46,16 @@ def reduced_side(width: int, height: int, input_size: int) -> int:
     while width * height > FULL_PIXELS * scale**2:
         scale *= 2
     return max(input_size, min(side, short // scale))
+
+
+def side_for_parts(width: int, height: int, parts: Iterable[tuple[int, int, int]]) -> int:
+    """Return the side, in pixels, that a JPEG of this size must keep so that no part of it is reduced too far.
+
+    parts: width and height of each part, and the side that its shorter side must keep.
+    """
+    scale = min((min(across, down) // max(1, side) for across, down, side in parts), default=1)
+    scale = next((factor for factor in SCALES if factor <= scale), 1)
+    return max(1, min(width, height) // scale)
 
 
 def has_more_scans(content: bytes, limit: int) -> bool:

@@ -31,3 +31,9 @@ def read_orientation(exif: Image.Exif | None) -> int:
     except Exception:  # fields are decoded when they are looked up
         return 1
     return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return width and height of an opened JPEG when it is turned upright; no pixels are decoded."""
+    width, height = image.size
+    return (height, width) if read_orientation(read_exif(image)) >= 5 else (width, height)

@@ -25,8 +25,8 @@ from bestiary.decode_rules import FIRST_VERSION, RULES, DecodeRules
 from bestiary.depth import Depth, read_deep_samples, scale_to_8_bits
 from bestiary.errors import PictureError
 from bestiary.heif import is_heif, is_heif_image, open_heif
-from bestiary.jpeg import JPEG_START, MAX_SCANS, has_more_scans, open_jpeg, reduced_side
-from bestiary.orientation import TRANSPOSITIONS, read_exif, read_orientation
+from bestiary.jpeg import JPEG_START, MAX_SCANS, ChooseSide, has_more_scans, open_jpeg, reduced_side
+from bestiary.orientation import TRANSPOSITIONS, read_exif, read_orientation, upright_size
 from bestiary.picture_formats import FORMATS
 from bestiary.transparency import changed_fraction, has_alpha, lay_on_white, split_alpha
 
@@ -83,7 +83,7 @@ class _Request:
     content: bytes | None
     limits: DecodeLimits
     rules: DecodeRules
-    at_least: int | None = None
+    at_least: int | ChooseSide | None = None
     input_size: int | None = None
 
 
@@ -108,17 +108,17 @@ def message_with_filename(error: PictureError, name: str) -> str:
 def open_picture(
     source: Path | bytes,
     *,
-    at_least: int | None = None,
+    at_least: int | ChooseSide | None = None,
     input_size: int | None = None,
     limits: DecodeLimits = LIMITS,
     rules: DecodeRules = RULES,
 ) -> DecodedPicture:
     """Return the picture upright in RGB, with facts about its file.
 
-    `at_least`: a JPEG may be decoded at a reduced scale, with no side below this many pixels. `input_size`: it is
-    decoded for a model's input of this size (`reduced_side`). Applies the EXIF orientation, converts colours to sRGB,
-    composites transparency on white, scales deep samples to 8 bits (`bestiary.depth`) and takes the first frame of an
-    animation. Raises PictureError, with the file, the problem and the limit, if the picture cannot be read.
+    `at_least`: a JPEG may be decoded at a reduced scale, with no side below this many pixels (of width and height, if
+    it is a function). `input_size`: it is decoded for a model's input of this size. Applies the EXIF orientation,
+    converts colours to sRGB, composites transparency on white, scales deep samples to 8 bits and takes the first frame.
+    Raises PictureError, with the file, the problem and the limit, if the picture cannot be read.
     """
     name = NAMELESS if isinstance(source, bytes) else str(source)
     content = read_bytes(source, limits)
@@ -245,9 +245,8 @@ def _decode_image(image: Image.Image, request: _Request) -> DecodedPicture:
             f"{request.name} has {width} x {height} pixels; a picture has at least 1 x 1.", check="unreadable"
         )
     mode, kind = image.mode, image.format or "unknown"
-    side = _draft_side(image, request)
-    if side is not None and kind in {"JPEG", "MPO"}:  # draft of a HEIC is its thumbnail, which may show anything
-        image.draft(None, (side, side))
+    if kind in {"JPEG", "MPO"} and (side := _draft_side(image, request)) is not None:
+        image.draft(None, (side, side))  # of a HEIC it would be the thumbnail, which may show anything
     _check_size(image, (width, height), request)
     stored = image.size
     before = read_orientation(read_exif(image)) if kind == "TIFF" else None  # of a PNG, it would load the picture
@@ -276,12 +275,13 @@ def _decode_image(image: Image.Image, request: _Request) -> DecodedPicture:
 
 
 def _draft_side(image: Image.Image, request: _Request) -> int | None:
-    """Return the side, in pixels, below which a JPEG is not reduced; None: it is decoded in full."""
+    """Return the side, in pixels, below which a JPEG is not reduced; None: decoded in full."""
+    if callable(request.at_least):
+        return request.at_least(*upright_size(image))
     if request.content is None or request.input_size is None:
         return request.at_least
-    if request.rules.version == FIRST_VERSION:
-        return request.input_size
-    return reduced_side(*image.size, request.input_size)
+    is_first = request.rules.version == FIRST_VERSION
+    return request.input_size if is_first else reduced_side(*image.size, request.input_size)
 
 
 def _check_size(image: Image.Image, full_size: tuple[int, int], request: _Request) -> None:

@@ -13,16 +13,21 @@ import numpy as np
 from PIL import Image
 
 from bestiary.array_types import Pixels
+from bestiary.box import Crop, Part, PictureFile, Region, content_key
+from bestiary.crops import cut_region, open_for_parts, part_region
 from bestiary.decode_rules import RULES, DecodeRules
 from bestiary.errors import PictureError, SourceError
 from bestiary.files import cache_folder
+from bestiary.jpeg import reduced_side
 from bestiary.picture import (
     LIMITS,
+    DecodedPicture,
     DecodeLimits,
     Fit,
     load,
     message_with_filename,
     read_bytes,
+    resize_image_to_square,
     resize_to_square,
     to_upright_rgb,
 )
@@ -32,21 +37,41 @@ FORGOTTEN = Path("inspections", "forgotten")  # in the cache: an empty file for 
 
 @dataclass(frozen=True)
 class VerifiedFile:
-    """A picture file that must not change during a run: caches are keyed by the SHA-256 of its content."""
+    """A picture file that must not change during a run: caches are keyed by the SHA-256 of its content.
+
+    region: that is looked at, None for the whole picture; then `sha256` is the key of that region (`box.content_key`).
+    """
 
     path: Path
     sha256: str
+    region: Region | None = None
+
+    @classmethod
+    def of(cls, file: PictureFile, sha256: str) -> VerifiedFile:
+        """Return the verified file of a path, or of a crop, whose region must be in pixels."""
+        if not isinstance(file, Crop):
+            return cls(file, sha256)
+        assert isinstance(file.part, Region), "a measured crop has a region in pixels"
+        return cls(file.path, sha256, file.part)
 
     def content(self, limits: DecodeLimits) -> bytes:
         """Return the bytes of the file; raises SourceError if it was changed, PictureError if it cannot be read."""
         content = read_bytes(self.path, limits)
-        if hashlib.sha256(content).hexdigest() != self.sha256:
+        self.check(hashlib.sha256(content).hexdigest())
+        return content
+
+    def is_unchanged(self, content: bytes) -> bool:
+        """Return whether these bytes of the file are those that were measured."""
+        return content_key(hashlib.sha256(content).hexdigest(), self.region) == self.sha256
+
+    def check(self, file_sha256: str) -> None:
+        """Raise SourceError if the file, of this digest now, was changed."""
+        if content_key(file_sha256, self.region) != self.sha256:
             forget_measurement(self.path)
             raise SourceError(
                 f"{self.path} was changed after it was measured. Do not change the pictures during a run. Restore the"
                 " file, or train again: it will be measured again."
             )
-        return content
 
 
 def forget_measurement(path: Path) -> None:
@@ -79,8 +104,19 @@ def _forgotten_marker(path: Path) -> Path:
     return cache_folder() / FORGOTTEN / digest[:32]
 
 
-Source = Path | bytes | VerifiedFile | Pixels | Image.Image
-KINDS = (Path, bytes, VerifiedFile, np.ndarray, Image.Image)
+def cropped_path(source: Source) -> Path | None:
+    """Return the file of a source that is a part of one, None for any other source."""
+    if isinstance(source, VerifiedFile):
+        return None if source.region is None else source.path
+    return source.path if isinstance(source, Crop) else None
+
+
+def _region(source: Source) -> Region | None:
+    return source.region if isinstance(source, VerifiedFile) else None
+
+
+Source = Path | Crop | bytes | VerifiedFile | Pixels | Image.Image
+KINDS = (Path, Crop, bytes, VerifiedFile, np.ndarray, Image.Image)
 
 
 @dataclass(frozen=True)
@@ -101,12 +137,46 @@ class Preprocessing:
             source = to_upright_rgb(source, self.limits, self.rules)
         if isinstance(source, np.ndarray):
             return self._resize_array(source)
+        if (path := cropped_path(source)) is not None:
+            [pixels] = self.load_parts(path, [source])
+            if isinstance(pixels, PictureError):
+                raise pixels
+            return pixels
+        assert not isinstance(source, Crop)
         if not isinstance(source, VerifiedFile):
             return self._load(source)
         try:
             return self._load(source.content(self.limits))
         except PictureError as error:
             raise PictureError(message_with_filename(error, str(source.path)), check=error.check) from None
+
+    def load_parts(self, path: Path, sources: Sequence[Source]) -> list[Pixels | PictureError]:
+        """Return uint8 (size, size, 3) of each part of one file, which is decoded once, or why it has none.
+
+        sources: with this `cropped_path`. Raises SourceError for a VerifiedFile that was changed.
+        """
+        parts = [source.part if isinstance(source, Crop) else _region(source) for source in sources]
+        try:
+            content = read_bytes(path, self.limits)
+            verified = [source for source in sources if isinstance(source, VerifiedFile)]
+            digest = hashlib.sha256(content).hexdigest() if verified else ""
+            for file in verified:
+                file.check(digest)
+            picture = open_for_parts(content, parts, self._least_side, self.limits, self.rules)
+        except PictureError as error:
+            named = PictureError(message_with_filename(error, str(path)), check=error.check)
+            return [named for _ in sources]
+        return [self._cut(picture, part, str(path)) for part in parts]
+
+    def _cut(self, picture: DecodedPicture, part: Part | None, name: str) -> Pixels | PictureError:
+        try:
+            image = cut_region(picture, part_region(picture, part, name))
+        except PictureError as error:
+            return error
+        return np.asarray(resize_image_to_square(image, self.size, self.fit))
+
+    def _least_side(self, width: int, height: int) -> int:
+        return reduced_side(width, height, self.size)
 
     def _load(self, source: Path | bytes) -> Pixels:
         return load(source, self.size, self.fit, limits=self.limits, rules=self.rules)

@@ -31,6 +31,7 @@ Normalise = Literal["collection", "backbone", "none"]
 Optimiser = Literal["sgd", "adamw", "muon"]
 Schedule = Literal["one-cycle", "cosine", "constant"]
 Activation = Literal["relu", "leaky-relu", "elu", "silu", "gelu", "tanh"]
+CropRule = Literal["none", "boxes"]
 SplitParts = Literal["auto", "keep", "draw-test", "resplit"]
 FeatureEngine = Literal["auto", "openvino", "onnxruntime"]
 FeaturePrecision = Literal["auto", "float32", "bfloat16"]
@@ -89,6 +90,7 @@ class DataConfig(_Section):
     site: SiteRuleText = Field(
         "none", description="sites, which stay in one split: none, a column, source, folder, regex:PATTERN"
     )
+    crop: CropRule = Field("none", description="boxes: a row is a box of a picture, and shows that part of it only")
     suspects: bool = Field(True, description="look for label errors, outliers and shortcuts")
     near_duplicate_bits: int = Field(40, ge=0, le=64, description="largest distance of near-duplicates, of 256 bits")
 

@@ -17,6 +17,7 @@ import polars as pl
 
 from bestiary import checks
 from bestiary.array_types import Ints
+from bestiary.box import Crop, PictureFile, Region, format_reference
 from bestiary.errors import RunError
 from bestiary.files import atomic_path
 
@@ -47,6 +48,14 @@ GROUPING: dict[str, type[pl.DataType]] = {
     "given_group": pl.String,  # null: none
     "site": pl.String,  # null: none, or sites are not used
     "taken": pl.String,  # time of the source, else of the EXIF data, ISO 8601; null: unknown
+}
+# The part of the picture that a row shows, where boxes are cropped; older runs lack these columns.
+CROPS: dict[str, type[pl.DataType]] = {
+    "file_sha256": pl.String,  # `sha256` is that of the file and the region
+    "crop_left": pl.Int32,  # pixels of the upright picture at full scale; null: the whole picture
+    "crop_top": pl.Int32,
+    "crop_width": pl.Int32,
+    "crop_height": pl.Int32,
 }
 # Small versions of the pictures, in which copies of them are found; older runs lack them.
 THUMBNAILS = {
@@ -158,6 +167,49 @@ def _digest(file: BinaryIO, end: int, footer: int) -> bytes:
 def with_duplicate_groups(pictures: pl.DataFrame) -> pl.DataFrame:
     """Return the pictures with `group` meaning duplicates only, without given groups and sites."""
     return pictures.with_columns(group="duplicate_group") if "duplicate_group" in pictures.columns else pictures
+
+
+def list_files(pictures: pl.DataFrame) -> list[PictureFile]:
+    """Return the file of each row, or the region of it that the row shows."""
+    files = zip(pictures["path"], list_regions(pictures), strict=True)
+    return [Path(path) if region is None else Crop(Path(path), region) for path, region in files]
+
+
+def list_regions(pictures: pl.DataFrame) -> list[Region | None]:
+    """Return the region that each row shows, None for the whole picture."""
+    if "crop_left" not in pictures.columns or not pictures["crop_left"].count():
+        return [None] * pictures.height
+    rows = pictures.select("crop_left", "crop_top", "crop_width", "crop_height").iter_rows()
+    return [None if left is None else Region(left, top, width, height) for left, top, width, height in rows]
+
+
+def name_crops(pictures: pl.DataFrame) -> pl.DataFrame:
+    """Return the pictures with `path` naming the region too where a row shows only a region of its file, for pages."""
+    if "crop_left" not in pictures.columns or not pictures["crop_left"].count():
+        return pictures
+    pairs = zip(pictures["path"], list_regions(pictures), strict=True)
+    names = [format_reference(path, region) for path, region in pairs]
+    return pictures.with_columns(path=pl.Series(names, dtype=pl.String))
+
+
+def name_rows(rows: pl.DataFrame, pictures: pl.DataFrame) -> pl.DataFrame:
+    """Return rows of predictions or findings with the `path` of `name_crops`, by `row_id`."""
+    if "crop_left" not in pictures.columns or not pictures["crop_left"].count():
+        return rows
+    named = name_crops(pictures).select("row_id", reference="path")
+    joined = rows.join(named, on="row_id", how="left", maintain_order="left")
+    return joined.with_columns(path=pl.coalesce("reference", "path")).drop("reference")
+
+
+def show_whole(pictures: pl.DataFrame) -> pl.DataFrame:
+    """Return the pictures, each row showing the whole picture of its box; `paired_sha256` is the key of the box.
+
+    What was measured stays that of the box. Tables without boxes are returned as they are.
+    """
+    if "crop_left" not in pictures.columns or not pictures["crop_left"].count():
+        return pictures
+    no_region = [pl.lit(None, kind).alias(name) for name, kind in CROPS.items() if name != "file_sha256"]
+    return pictures.with_columns(*no_region, paired_sha256="sha256", sha256="file_sha256")
 
 
 def label_indices(labels: Iterable[str], classes: Sequence[str]) -> Ints:

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 from bestiary.array_types import Pixels
 from bestiary.errors import PictureError, SourceError
-from bestiary.preprocess import Preprocessing, Source
+from bestiary.preprocess import Preprocessing, Source, cropped_path
+
+MAX_PARTS = 64  # of one file that are held in memory together
 
 
 @dataclass(frozen=True)
@@ -28,21 +30,25 @@ class DecodedImage:
 def decode_ahead(
     sources: Iterable[Source], preprocess: Preprocessing, *, threads: int, ahead: int = 64
 ) -> Iterator[DecodedImage]:
-    """Yield every source in order, decoded by `threads` threads at most `ahead` pictures early."""
-    numbered = enumerate(sources)
-    with ThreadPoolExecutor(threads, thread_name_prefix="bestiary-decode") as pool:
-        pending: deque[Future[DecodedImage]] = deque()
+    """Yield every source in order, decoded by `threads` threads at most `ahead` pictures early.
 
-        def submit(count: int) -> None:
-            pending.extend(pool.submit(_decode, *item, preprocess) for item in itertools.islice(numbered, count))
+    Parts of one file that follow one another are cut from one decoded picture.
+    """
+    jobs = _iter_jobs(enumerate(sources))
+    with ThreadPoolExecutor(threads, thread_name_prefix="bestiary-decode") as pool:
+        pending: deque[tuple[int, Future[list[DecodedImage]]]] = deque()
+
+        def submit() -> None:
+            while sum(count for count, _ in pending) < ahead and (job := next(jobs, None)) is not None:
+                pending.append((len(job), pool.submit(_decode_job, job, preprocess)))
 
         try:
-            submit(ahead)
+            submit()
             while pending:
-                yield pending.popleft().result()
-                submit(1)
+                yield from pending.popleft()[1].result()
+                submit()
         finally:
-            for future in pending:
+            for _, future in pending:
                 future.cancel()
 
 
@@ -59,6 +65,33 @@ def missing_picture_error(error: PictureError | str) -> SourceError:
         f"{error} It could be read before: do not change the pictures during a run. Restore it, or train again"
         " without it."
     )
+
+
+def _iter_jobs(numbered: Iterable[tuple[int, Source]]) -> Iterator[list[tuple[int, Source]]]:
+    """Yield the sources one by one, but parts of one file that follow one another together."""
+    job: list[tuple[int, Source]] = []
+    for item in numbered:
+        path = cropped_path(item[1])
+        if job and cropped_path(job[0][1]) != path:
+            yield job
+            job = []
+        job.append(item)
+        if path is None or len(job) == MAX_PARTS:
+            yield job
+            job = []
+    if job:
+        yield job
+
+
+def _decode_job(job: list[tuple[int, Source]], preprocess: Preprocessing) -> list[DecodedImage]:
+    path = cropped_path(job[0][1])
+    if path is None:
+        return [_decode(position, source, preprocess) for position, source in job]
+    parts = preprocess.load_parts(path, [source for _, source in job])
+    return [
+        DecodedImage(position, None, part) if isinstance(part, PictureError) else DecodedImage(position, part, None)
+        for (position, _), part in zip(job, parts, strict=True)
+    ]
 
 
 def _decode(position: int, source: Source, preprocess: Preprocessing) -> DecodedImage:

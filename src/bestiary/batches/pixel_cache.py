@@ -10,6 +10,7 @@ import numpy as np
 from bestiary.array_types import Pixels
 from bestiary.batches.array_cache import ArrayCache
 from bestiary.batches.decoding import decode_ahead, iter_batches, missing_picture_error
+from bestiary.box import PictureFile
 from bestiary.preprocess import Preprocessing, VerifiedFile
 from bestiary.progress import Reporter
 
@@ -25,7 +26,7 @@ def pixel_cache(cache: Path, preprocess: Preprocessing) -> ArrayCache:
 
 def fill_pixel_cache(
     store: ArrayCache,
-    paths: Sequence[Path],
+    paths: Sequence[PictureFile],
     keys: Sequence[str],
     preprocess: Preprocessing,
     *,
@@ -39,7 +40,7 @@ def fill_pixel_cache(
     missing = store.missing_keys(keys)
     if not missing:
         return
-    files = [VerifiedFile(paths[index], keys[index]) for index in missing]
+    files = [VerifiedFile.of(paths[index], keys[index]) for index in missing]
     with reporter.progress("Decoding pictures", len(missing)) as advance, store.writer() as segment:
         start = 0
         for images in iter_pixel_batches(files, preprocess, threads=threads):
@@ -49,7 +50,11 @@ def fill_pixel_cache(
 
 
 def iter_pixel_batches(
-    paths: Iterable[Path | VerifiedFile], preprocess: Preprocessing, *, threads: int, batch_size: int = PICTURES_AT_ONCE
+    paths: Iterable[PictureFile | VerifiedFile],
+    preprocess: Preprocessing,
+    *,
+    threads: int,
+    batch_size: int = PICTURES_AT_ONCE,
 ) -> Iterator[Pixels]:
     """Yield uint8 (n, size, size, 3) for all paths in order; raises SourceError if a file can no longer be read."""
     for batch in iter_batches(decode_ahead(paths, preprocess, threads=threads), batch_size):

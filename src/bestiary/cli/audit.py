@@ -29,6 +29,7 @@ def audit(
     split: options.SplitOption = None,
     group: options.GroupOption = None,
     site: options.SiteOption = None,
+    crop: options.CropOption = None,
     corrections: options.Corrections = None,
     format_name: options.FormatOption = None,
     columns: options.ColumnsOption = None,
@@ -53,7 +54,7 @@ def audit(
     from bestiary.progress import make_reporter
 
     values = options.build_recipe(
-        recipe, settings, classes=classes, label_depth=label_depth, split=split, group=group, site=site
+        recipe, settings, classes=classes, label_depth=label_depth, split=split, group=group, site=site, crop=crop
     )
     reading = make_read_options(format_name, columns, pictures_folder, leave_out)
     reporter = make_reporter(quiet=quiet)

@@ -42,6 +42,7 @@ def embed(
 
     from bestiary.context import Context
     from bestiary.inference import inputs
+    from bestiary.inference.bundle import read_bundle
     from bestiary.inference.embedding_file import EmbeddingOptions, write_embeddings
     from bestiary.locks import output_lock
     from bestiary.progress import make_reporter
@@ -53,6 +54,8 @@ def embed(
         if out.exists():
             raise UserError(f"{out} exists already. Choose another name.")
         pictures = listed if inputs.LIST in paths else list(listed)  # a list on stdin is read as needed
+        if warning := read_bundle(run).describe_whole_pictures():
+            reporter.info(warning)
         context, options = Context.create(threads, reporter), EmbeddingOptions(nearest, with_map)
         counts = write_embeddings(run, pictures, out, options, context)
     if message := describe_skipped(skipped):

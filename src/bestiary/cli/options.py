@@ -53,6 +53,13 @@ class ExperimentLog(StrEnum):
     mlflow = "mlflow"
 
 
+class CropRule(StrEnum):
+    """What a row of the pictures shows."""
+
+    none = "none"
+    boxes = "boxes"
+
+
 class ExportKind(StrEnum):
     """Formats of exported models."""
 
@@ -127,6 +134,13 @@ SiteOption = Annotated[
         " regex:PATTERN. The report then compares known sites with new ones.",
     ),
 ]
+CropOption = Annotated[
+    CropRule | None,
+    typer.Option(
+        help="boxes: look at each box of a source that has boxes (with a margin, at least 32 pixels) instead of the"
+        " whole picture; the boxes of a picture stay in one split."
+    ),
+]
 MethodOption = Annotated[Method | None, typer.Option(help="Training method; probe is fast and needs no torch.")]
 Backbone = Annotated[str | None, typer.Option(help="lite0 or lite2; finetune also takes any timm model name.")]
 RecipeName = Annotated[str | None, typer.Option(help="A TOML file of settings, or a name: original-v1, original-v2.")]
@@ -171,6 +185,7 @@ def build_recipe(
     costs: Path | None = None,
     group: str | None = None,
     site: str | None = None,
+    crop: CropRule | None = None,
     thresholds: str | None = None,
 ) -> Recipe:
     """Return the recipe of a name or file, overridden by `--set`, then by the named options."""
@@ -189,6 +204,7 @@ def build_recipe(
         ("data", "label_depth"): label_depth,
         ("data", "group"): group,
         ("data", "site"): site,
+        ("data", "crop"): crop.value if crop else None,
         ("data", "split"): split.value if split else None,
         ("evaluate", "costs"): None if costs is None else read_costs(costs),
         ("evaluate", "thresholds"): None if thresholds is None else read_thresholds(thresholds),

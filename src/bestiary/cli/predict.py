@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from bestiary.cli.app import app
-from bestiary.cli.options import AsJson, Format, Quiet, RunPath, Threads
+from bestiary.cli.options import AsJson, ColumnsOption, Format, PicturesFolder, Quiet, RunPath, Threads
 from bestiary.cli.output import print_json
 from bestiary.cli.usage import CommandWithExamples
 from bestiary.errors import SourceError, UserError
 from bestiary.text import describe_skipped
 
 if TYPE_CHECKING:
+    from bestiary.box import PictureFile
     from bestiary.inference.converted_file import ConvertedFile
     from bestiary.inference.event_answers import EventTracker
     from bestiary.inference.output_file import PredictionFile
@@ -32,6 +33,10 @@ NAMED, UNKNOWN, UNREAD = "named", "unknown", "could not be read"
 FORMAT_HELP = (
     "Output format; default: table. In csv, a cell that a spreadsheet would run as a formula starts with ./ (a path) or"
     " ' (any other text)."
+)
+PATHS_HELP = (
+    'Pictures, folders, patterns ("new/**/*.jpg"), or - for stdin; for a model trained with --crop boxes, a file with'
+    " boxes of pictures, such as MegaDetector results."
 )
 OUT_HELP = "Write into this file: .jsonl, .csv or .parquet, or as --format says; camtrap-dp: a folder."
 TABLE_HELP = (
@@ -61,12 +66,14 @@ def predict(
     run: RunPath,
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="PATH…", help='Pictures, folders, patterns ("new/**/*.jpg"), or - for stdin.'),
+        typer.Argument(metavar="PATH…", help=PATHS_HELP),
     ],
     form: Annotated[Format | None, typer.Option("--format", help=FORMAT_HELP)] = None,
     top: Annotated[int, typer.Option(min=1, help="Number of labels to show in a table.")] = 1,
     out: Annotated[Path | None, typer.Option(help=OUT_HELP)] = None,
     table: Annotated[Path | None, typer.Option(metavar="FILE", help=TABLE_HELP)] = None,
+    columns: ColumnsOption = None,
+    pictures_folder: PicturesFolder = None,
     package: Annotated[Path | None, typer.Option(metavar="DIR", help=PACKAGE_HELP)] = None,
     group: Annotated[str | None, typer.Option("--group", metavar="RULE", help=GROUP_HELP)] = None,
     site: Annotated[str | None, typer.Option("--site", metavar="RULE", help=SITE_HELP)] = None,
@@ -88,6 +95,7 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Predict the labels of pictures, or "unknown"."""
+    from bestiary.cli.boxes import read_boxes
     from bestiary.group_rules import TIME
     from bestiary.inference import heatmap, inputs, link_folders, writers
     from bestiary.inference.conformal import conformal_threshold, explain_full_set
@@ -107,23 +115,36 @@ def predict(
         link_folders.require_empty_folder(link_into)
     skipped, counts = Counter[str](), Counter[str]()
     listed = None if table is None else _read_table(table, paths)
-    pictures = inputs.find_pictures(paths, sys.stdin.buffer, skipped) if listed is None else listed.iter_pictures()
+    boxes = None if listed is not None else read_boxes(run, paths, columns, pictures_folder)
+    if boxes is not None and link_into is not None:
+        raise UserError("--link-into makes links to whole pictures. Leave it out for boxes.")
+    pictures: Iterable[PictureFile] = inputs.find_pictures(paths, sys.stdin.buffer, skipped)
+    if boxes is not None:
+        pictures = boxes.files
+    elif listed is not None:
+        pictures = listed.iter_pictures()
     is_whole = listed is None and inputs.LIST not in paths
     sources, is_bulk = _requested_pictures(pictures, FAST_ENGINE_MIN_PICTURES, all_at_once=is_whole)
     engine: EngineName = "fastest" if is_bulk else "onnxruntime"
     notices = make_reporter(quiet=quiet)
     predictor = Predictor(run, threads=threads, engine=engine, max_pixels=max_pixels, reporter=notices)
+    warnings = boxes.notices if boxes is not None else [predictor.bundle.describe_whole_pictures()]
+    for message in filter(None, warnings):
+        notices.info(message)
     if unknown_label is not None:
         writers.check_unknown_label(unknown_label, predictor.classes)
     bound = None if sets is None else conformal_threshold(predictor.bundle.sets, sets)
     with output_lock(out, events, heatmaps, link_into):
         if link_into is not None and not resume:
             link_folders.require_empty_folder(link_into)  # again: another process may have filled it
-        conditions = prediction_conditions(predictor.bundle, sets, unknown_label)
+        digest = None if boxes is None else boxes.digest
+        conditions = prediction_conditions(predictor.bundle, sets, unknown_label, digest)
+        folder = _single_folder(paths) if boxes is None else boxes.folder
         conversion = Conversion(
-            *(predictor.classes, predictor.bundle.graph_sha256, _single_folder(paths), unknown_label),
+            *(predictor.classes, predictor.bundle.graph_sha256, folder, unknown_label),
             table=listed,
             package=package,
+            boxes=boxes is not None,
         )
         file = _output_file(out, form, conversion, conditions, resume=resume)
         tracker = None
@@ -158,8 +179,9 @@ def predict(
                     *(predictions, name, _stdout()),
                     classes=classes,
                     top=top,
-                    sets=sets is not None,
-                    reasons=bool(predictor.bundle.class_thresholds),
+                    more=writers.MoreColumns(
+                        sets is not None, bool(predictor.bundle.class_thresholds), boxes is not None
+                    ),
                     events=tracker if events is None else None,
                 )
             if tracker is not None and events is not None:
@@ -178,14 +200,15 @@ def predict(
 
 
 def _requested_pictures(
-    paths: Iterator[Path], bulk_size: int, *, all_at_once: bool
-) -> tuple[list[Path] | Iterator[Path], bool]:
+    paths: Iterable[PictureFile], bulk_size: int, *, all_at_once: bool
+) -> tuple[list[PictureFile] | Iterator[PictureFile], bool]:
     """Return the pictures, and whether there are `bulk_size` or more; a list on stdin is read lazily."""
     if all_at_once:
         pictures = list(paths)
         return pictures, len(pictures) >= bulk_size
-    first = list(itertools.islice(paths, bulk_size))
-    return itertools.chain(first, paths), len(first) >= bulk_size
+    rest = iter(paths)
+    first = list(itertools.islice(rest, bulk_size))
+    return itertools.chain(first, rest), len(first) >= bulk_size
 
 
 def _read_table(table: Path, paths: Sequence[Path]) -> InputTable:
@@ -232,6 +255,7 @@ def _output_file(
         resume=resume,
         sets=has_sets,
         reasons=has_reasons,
+        boxes=conversion.boxes,
         conditions=conditions,
     )
 
@@ -259,12 +283,13 @@ def _event_file(
 def _event_tracker(
     predictor: Predictor,
     rules: tuple[str, str | None],
-    sources: Iterable[Path],
+    sources: Iterable[PictureFile],
     listed: InputTable | None,
     file: PredictionFile | ConvertedFile | None,
     unknown_label: str | None,
 ) -> EventTracker:
     """Return the events of the predictions, with those that the file has already."""
+    from bestiary.box import path_of
     from bestiary.group_rules import TIME
     from bestiary.inference.event_answers import EventTracker
     from bestiary.inference.event_names import event_finder, parse_event_rules
@@ -273,7 +298,7 @@ def _event_tracker(
     paths: list[Path] = []
     if group.kind == TIME:  # it compares all pictures, those of an earlier command included
         earlier = () if file is None else file.iter_predictions()
-        paths = [*sources, *(Path(str(prediction.path)) for prediction in earlier)]
+        paths = [*map(path_of, sources), *(Path(str(prediction.path)) for prediction in earlier)]
     tracker = EventTracker(predictor.bundle, event_finder(group, site, paths, listed, predictor.threads), unknown_label)
     for prediction in () if file is None else file.iter_predictions():
         tracker.add(prediction)

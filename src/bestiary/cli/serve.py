@@ -41,6 +41,8 @@ def serve(
     settings = ServerSettings(host=host, port=port, token=token, allowed_names=tuple(allow_name or ()))
     reporter = make_reporter(quiet=quiet)
     predictor = Predictor(run, threads=threads, engine="fastest", reporter=reporter)
+    if warning := predictor.bundle.describe_whole_pictures():
+        reporter.info(warning)
     with running.bind_socket(settings) as bound:
         address = running.browser_url(bound, settings)
         print_json({"address": address}) if as_json else typer.echo(address)

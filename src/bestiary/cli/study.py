@@ -63,7 +63,10 @@ def study(
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option(help="original: crop, resize, mirrored copies, normalised, longer, then bestiary's methods."),
+        typer.Option(
+            help="original: crop, resize, mirrored copies, normalised, longer, then bestiary's methods. crop: whole"
+            " pictures against the boxes in them."
+        ),
     ] = None,
     seeds: Annotated[
         str, typer.Option(metavar="N…", help="Random seeds, such as 0 1 2: one split and one training run per seed.")

@@ -38,6 +38,7 @@ def train(
     split: options.SplitOption = None,
     group: options.GroupOption = None,
     site: options.SiteOption = None,
+    crop: options.CropOption = None,
     corrections: options.Corrections = None,
     format_name: options.FormatOption = None,
     columns: options.ColumnsOption = None,
@@ -91,6 +92,7 @@ def train(
         split=split,
         group=group,
         site=site,
+        crop=crop,
         costs=costs,
         thresholds=thresholds,
     )

@@ -139,8 +139,8 @@ def _assign_folds(
 
 
 def _measures(pictures: pl.DataFrame) -> list[str]:
-    """Return the columns of `table.MEASURES`, `table.DEPTH` and `table.GROUPING` that the table has."""
-    return [name for name in table.MEASURES | table.DEPTH | table.GROUPING if name in pictures.columns]
+    """Return the columns of the tables of `table` that older runs lack, as far as the table has them."""
+    return [name for name in table.MEASURES | table.DEPTH | table.GROUPING | table.CROPS if name in pictures.columns]
 
 
 def _check_classes(usable: pl.DataFrame, data: DataConfig) -> None:

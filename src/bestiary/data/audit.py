@@ -198,7 +198,7 @@ def _duplicate_findings(pictures: pl.DataFrame, pairs: Ints, groups: DuplicateGr
     Near-duplicates that were not kept in one group have none: a notice says so once for all of them. The message names
     the first with its folders in the collection: one file name may occur in many of them.
     """
-    root = common_folder(pictures["path"].to_list())
+    root, names = common_folder(pictures["path"].to_list()), table.name_crops(pictures)["path"]
     ordered = _order_by_original(pictures, pairs)
     for (i, j), (bits, changes), is_conflict in zip(
         ordered.tolist(), pairs[:, 2:4].tolist(), groups.is_conflict.tolist(), strict=True
@@ -209,7 +209,7 @@ def _duplicate_findings(pictures: pl.DataFrame, pairs: Ints, groups: DuplicateGr
         if not (is_same or is_together or is_conflict):
             continue
         check, how = ("exact-duplicate", "the same file as") if is_same else ("near-duplicate", "nearly the same as")
-        how += f" {relative_name(first['path'], root)}{describe_changes(changes)}"
+        how += f" {relative_name(names[i], root)}{describe_changes(changes)}"
         conflict = f", which is labelled {first['label']}" if first["label"] != row["label"] else ""
         yield _finding(check, f"{how[0].upper()}{how[1:]}{conflict}.", score, row, group)
         if is_conflict:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +20,19 @@ from bestiary.data.corrections import Corrections, read_corrections
 from bestiary.data.deep_ranges import measure_in_collection_range
 from bestiary.data.detail_check import check_content
 from bestiary.data.formats.label_table import ReadOptions
-from bestiary.data.formats.read_options import name_group_columns
 from bestiary.data.group_proposals import Command, propose_groups, propose_sites
 from bestiary.data.joined_groups import join_groups, torn_group_notices
-from bestiary.data.label_map import absolute_label_map, label_map
-from bestiary.data.notices import EMPTY_CLASS, GROUPS, SourceNotice, notice_findings
+from bestiary.data.label_map import absolute_label_map
+from bestiary.data.list_pictures import list_pictures, list_with_fitting_rules
+from bestiary.data.notices import EMPTY_CLASS, SourceNotice, notice_findings
 from bestiary.data.overlapping_classes import overlapping_class_warnings
 from bestiary.data.picture_groups import add_picture_groups
 from bestiary.data.scan import scan_pictures
 from bestiary.data.shortcuts import PROPERTIES, find_shortcuts
-from bestiary.data.sources import PictureList, list_sources, report_notices
-from bestiary.data.split_parts import choose_split_parts, require_trainable_parts
-from bestiary.errors import UserError
+from bestiary.data.sources import PictureList, report_notices
+from bestiary.data.split_parts import require_trainable_parts
 from bestiary.finding_counts import count_findings
-from bestiary.group_rules import AUTO, COLUMN, NONE, SOURCE, parse_group_rule, parse_site_rule
+from bestiary.group_rules import parse_group_rule, parse_site_rule
 from bestiary.label_issue_summary import LabelIssueSummary
 from bestiary.machine import trim_memory
 from bestiary.picture import DecodeLimits
@@ -141,9 +139,9 @@ def load_dataset(
     if source.label_depth is not None:
         data = data.model_copy(update={"label_depth": source.label_depth})
     if for_split:
-        listing = _list_pictures(source, data, context)
+        listing = list_pictures(source, data, context)
     else:
-        listing, data = _list_with_fitting_rules(source, data, context)
+        listing, data = list_with_fitting_rules(source, data, context)
     if for_training:
         require_trainable_parts([picture.split for picture in listing.pictures], data)
     if check is not None:
@@ -165,48 +163,8 @@ def audit_sources(
 
     Raises SourceError if there are no pictures, or if `data.classes` names a label that does not occur.
     """
-    listing = _list_pictures(DataSource(sources, labels), data, context)
+    listing = list_pictures(DataSource(sources, labels), data, context)
     return audit_listing(listing, data, limits, context, corrections)
-
-
-def _list_pictures(source: DataSource, data: DataConfig, context: Context) -> PictureList:
-    """Return the pictures of a source, with the splits as `data` uses them."""
-    listing = list_sources(
-        source.paths,
-        label_map(source.labels),
-        context,
-        classes=data.classes,
-        model_classes=source.model_classes,
-        label_depth=data.label_depth,
-        reading=name_group_columns(source.reading, parse_group_rule(data.group), parse_site_rule(data.site)),
-    )
-    return choose_split_parts(listing, data)
-
-
-def _list_with_fitting_rules(source: DataSource, data: DataConfig, context: Context) -> tuple[PictureList, DataConfig]:
-    """Return the pictures of a source, and `data` without rules of groups and sites by columns that it lacks.
-
-    A column that the source's own options name comes before that of the rule. Raises UserError as without such rules.
-    """
-    columns = source.reading.columns if source.reading else {}
-    data = data.model_copy(update={role: SOURCE for role in ("group", "site") if role in columns})
-    rules = {"group": parse_group_rule(data.group), "site": parse_site_rule(data.site)}
-    by_column = {role: rule.pattern for role, rule in rules.items() if rule.kind == COLUMN}
-    choices = [dict(chosen) for n in range(len(by_column) + 1) for chosen in combinations(by_column.items(), n)]
-    for unused in choices:
-        fitting = data.model_copy(update={role: {"group": AUTO, "site": NONE}[role] for role in unused})
-        try:
-            listing = _list_pictures(source, fitting, context)
-        except UserError:
-            if unused == choices[-1]:
-                raise
-            continue
-        listing.notices += [
-            SourceNotice(GROUPS, f'There is no column "{column}": the {role}s of the run are not used.', is_issue=False)
-            for role, column in unused.items()
-        ]
-        return listing, fitting
-    raise AssertionError("the last choice returns or raises")
 
 
 def audit_listing(
@@ -316,10 +274,11 @@ def _unreadable_class_notices(pictures: pl.DataFrame) -> list[SourceNotice]:
 
 def _picture_table(pictures: pl.DataFrame) -> pl.DataFrame:
     columns = {name: kind for name, kind in table.PICTURES.items() if name != "split"}
+    more = table.MEASURES | table.DEPTH | table.GROUPING | table.CROPS
     pictures = pictures.with_columns(taken=pl.coalesce("time", "taken"))
     return pictures.select(
         *(pl.col(name).cast(kind) for name, kind in columns.items()),
         pl.lit(None, pl.String).alias("split"),
         *("given_split", "given_label", "dropped"),
-        *(pl.col(name).cast(kind) for name, kind in (table.MEASURES | table.DEPTH | table.GROUPING).items()),
+        *(pl.col(name).cast(kind) for name, kind in more.items()),
     )

@@ -12,7 +12,7 @@ import polars as pl
 from bestiary import table
 from bestiary.array_types import Floats
 from bestiary.context import Context
-from bestiary.data.scan import MEASUREMENT_COLUMNS, cache_path, measure_files
+from bestiary.data.scan import KEY, MEASUREMENT_COLUMNS, cache_path, measure_files
 from bestiary.decode_rules import FIRST_VERSION, DecodeRules, SampleRange
 from bestiary.depth import choose_range, find_usual_range
 from bestiary.picture import DecodeLimits
@@ -67,13 +67,13 @@ def measure_in_collection_range(pictures: pl.DataFrame, limits: DecodeLimits, co
     if not paths:
         return pictures
     columns = [name for name in pictures.columns if name in MEASUREMENT_COLUMNS]
-    files = pictures.filter(pl.col("path").is_in(paths)).select("path", "sha256").unique("path", maintain_order=True)
+    files = pictures.filter(pl.col("path").is_in(paths)).select(*KEY, "sha256").unique(KEY, maintain_order=True)
     memory = cache_path(pictures, limits, context, rules)
     title = "Reading pictures of more than 8 bits in one range"
     measured = measure_files(files, memory, limits, context, rules=rules, title=title).select(columns)
     is_measured = pl.col("path").is_in(measured["path"].implode())
-    listed = pictures.filter(is_measured).select("path", *(name for name in pictures.columns if name not in columns))
-    again = listed.join(measured, on="path", how="left", maintain_order="left").select(pictures.columns)
+    listed = pictures.filter(is_measured).select(*KEY, *(name for name in pictures.columns if name not in columns))
+    again = listed.join(measured, on=KEY, how="left", maintain_order="left").select(pictures.columns)
     return pl.concat([pictures.filter(~is_measured), again]).sort("row_id")
 
 

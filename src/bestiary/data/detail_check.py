@@ -7,23 +7,26 @@ colour of a shirt. Before two labels of one picture are called a conflict, the f
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 from PIL import Image
 
+from bestiary import table
 from bestiary.array_types import Floats, Ints, Pixels
+from bestiary.box import PictureFile
 from bestiary.context import Context
 from bestiary.data.copy_changes import CONTENT, TRANSFORMED, CopyChange
 from bestiary.data.duplicates import unpack_thumbnails
 from bestiary.data.registration import MAX_COLOUR, colour_difference, content_difference, refine, register
 from bestiary.data.views import VIEWS, View
 from bestiary.errors import PictureError
-from bestiary.picture import DecodeLimits, load
+from bestiary.picture import DecodeLimits
+from bestiary.preprocess import Preprocessing
 from bestiary.progress import iter_counted
 
 MIN_SIDE, MAX_SIDE, COLOURS_SIDE = 32, 128, 32
@@ -54,7 +57,7 @@ def check_content(pictures: pl.DataFrame, pairs: Ints, limits: DecodeLimits, con
         return checked
     progress = context.reporter.progress("Searching for duplicates: comparing details", len(rows))
     with progress as advance, ThreadPoolExecutor(context.threads) as pool:
-        changes = pool.map(partial(_check_pair, pictures, limits), pairs[rows].tolist())
+        changes = pool.map(partial(_check_pair, pictures, table.list_files(pictures), limits), pairs[rows].tolist())
         checked[rows, 3] |= np.array(list(iter_counted(changes, advance)), np.int64)
     return checked
 
@@ -71,13 +74,14 @@ def _choose_pairs(labels: npt.NDArray[np.object_], pairs: Ints, rows: Ints) -> I
     return np.array(sorted(chosen), np.int64)
 
 
-def _check_pair(pictures: pl.DataFrame, limits: DecodeLimits, pair: list[int]) -> int:
+def _check_pair(pictures: pl.DataFrame, files: Sequence[PictureFile], limits: DecodeLimits, pair: list[int]) -> int:
     """Return the changes of content of one pair, UNCHECKED if a file cannot be read any more."""
     i, j, _, changes = pair
     try:
         short = min(pictures[name][index] or 0 for name in ("width", "height") for index in (i, j))
         side = int(np.clip(OF_SMALLER * short, MIN_SIDE, MAX_SIDE))
-        images = np.stack([load(Path(pictures["path"][index]), side, limits=limits) for index in (i, j)])
+        preprocess = Preprocessing(side, limits=limits)
+        images = np.stack([preprocess.load_pixels(files[index]) for index in (i, j)])
     except PictureError:
         return int(CopyChange.UNCHECKED)
     return _content_changes(images, unpack_thumbnails([pictures["thumbnail"][index] for index in (i, j)]), changes)

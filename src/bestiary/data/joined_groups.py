@@ -16,16 +16,17 @@ LARGE_FRACTION = 0.5
 def join_groups(pictures: pl.DataFrame) -> tuple[Ints, list[SourceNotice]]:
     """Return the group of each picture for the split, int64 (n,), and notices about it.
 
-    pictures: `group` of duplicates, `given_group` and `site` (text or null), `sha256`, `error`. Pictures that share
-    any of them are in one group. Where near-duplicates of different sites would join more than half of the pictures
-    into one group that is smaller without them (empty scenes at night look alike everywhere), they do not; equal files
-    always do.
+    pictures: `group` of duplicates, `given_group` and `site` (text or null), `sha256`, `error`, and those of
+    `table.CROPS`. Pictures that share any of them are in one group, and so are the boxes of one file. Where
+    near-duplicates of different sites would join more than half of the pictures into one group that is smaller without
+    them (empty scenes at night look alike everywhere), they do not; equal files always do.
     """
     duplicates = pictures["group"].to_numpy()
-    if not pictures["given_group"].count() and not pictures["site"].count():
+    is_cropped = "crop_left" in pictures.columns and pictures["crop_left"].count() > 0
+    if not (pictures["given_group"].count() or pictures["site"].count() or is_cropped):
         return duplicates.astype(np.int64), []
     columns = [pictures["given_group"], pictures["site"]]
-    links = [_link_equal(column) for column in (*columns, pictures["sha256"])]
+    links = [_link_equal(column) for column in (*columns, pictures["file_sha256" if is_cropped else "sha256"])]
     joined = _connect(pictures.height, [*links, _link_equal(pictures["group"])])
     limit = LARGE_FRACTION * pictures.height
     if not pictures["site"].count() or np.bincount(joined).max() <= limit:

@@ -6,7 +6,8 @@ import contextlib
 import hashlib
 import math
 import warnings
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ import numpy as np
 from PIL import Image, JpegImagePlugin
 
 from bestiary.array_types import Array, Bools, Floats, Ints, Pixels
+from bestiary.box import Box, content_key, parse_box
 from bestiary.capture_time import read_capture_time
+from bestiary.crops import cut_region, open_for_parts, part_region
 from bestiary.decode_rules import RULES, DecodeRules
 from bestiary.errors import PictureError
 from bestiary.jpeg import JPEG_START, open_jpeg
-from bestiary.picture import DecodeLimits, message_with_filename, open_image, open_picture, read_bytes
+from bestiary.picture import DecodedPicture, DecodeLimits, message_with_filename, open_image, read_bytes
 
 HASH_SIDE, HASH_PIXELS = 16, 64  # 16 x 16 = 256 bits from the lowest frequencies of 64 x 64 pixels
 THUMBNAIL_SIDE = 32
@@ -36,8 +39,10 @@ Packed = bytes  # the dataclass below has a field named bytes
 
 @dataclass(frozen=True)
 class ImageMeasurements:
-    """Measurements of one file; `audit` decides what they mean.
+    """Measurements of one file, or of a box in it; `audit` decides what they mean.
 
+    box: as text, empty for the whole picture; crop_left to crop_height: the region that is looked at for it, in pixels
+    of the upright picture, which all measurements of pixels are of; sha256: of the file and the region
     bytes, mtime_ns, ctime_ns, inode: as the file system gives them, to notice a file that was replaced
     taken: when the camera took it, by EXIF (`read_capture_time`)
     luma: mean brightness in 0..1 · contrast: 5th to 95th percentile of brightness in 0..1 · entropy: of brightness,
@@ -53,11 +58,17 @@ class ImageMeasurements:
     """
 
     path: str
+    box: str = ""
     bytes: int = 0
     mtime_ns: int = 0
     ctime_ns: int = 0
     inode: int = 0
     sha256: str = ""
+    file_sha256: str = ""
+    crop_left: int | None = None
+    crop_top: int | None = None
+    crop_width: int | None = None
+    crop_height: int | None = None
     width: int = 0
     height: int = 0
     format: str = ""
@@ -95,12 +106,26 @@ class ImageMeasurements:
 
 def measure_file(path: Path, limits: DecodeLimits, rules: DecodeRules = RULES) -> ImageMeasurements:
     """Return the measurements of a file; an unusable file gets an `error`, and raises no exception."""
+    return measure_boxes(path, [""], limits, rules)[0]
+
+
+def measure_boxes(
+    path: Path, boxes: Sequence[str], limits: DecodeLimits, rules: DecodeRules = RULES
+) -> list[ImageMeasurements]:
+    """Return the measurements of a file, one for each of the boxes (as text; "" is the whole picture), decoded once.
+
+    An unusable file or box gets an `error`, and raises no exception.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's warnings name no file; the checks below report what matters
-        return _measure_path(path, limits, rules)
+        parts = [parse_box(box) if box else None for box in boxes]
+        measured = _measure_path(path, parts, limits, rules)
+        return [replace(row, box=box) for row, box in zip(measured, boxes, strict=True)]
 
 
-def _measure_path(path: Path, limits: DecodeLimits, rules: DecodeRules) -> ImageMeasurements:
+def _measure_path(
+    path: Path, parts: Sequence[Box | None], limits: DecodeLimits, rules: DecodeRules
+) -> list[ImageMeasurements]:
     measurements, content = ImageMeasurements(str(path)), b""
     try:
         stat = path.stat()
@@ -112,17 +137,19 @@ def _measure_path(path: Path, limits: DecodeLimits, rules: DecodeRules) -> Image
             inode=stat.st_ino & INODE_MASK,
         )
         content = read_bytes(path, limits)
-        measurements = replace(measurements, sha256=hashlib.sha256(content).hexdigest())
-        return _measure_content(content, measurements, limits, rules)
+        digest = hashlib.sha256(content).hexdigest()
+        measurements = replace(measurements, sha256=digest, file_sha256=digest)
+        return _measure_content(content, parts, measurements, limits, rules)
     except PictureError as error:
         message = message_with_filename(error, str(path))
         missing = missing_fraction(content) if error.check == "truncated" else None
         message += "" if missing is None else f" About {100 * missing:.0f} % of the picture is missing."
-        return replace(measurements, missing=missing, check=error.check, error=message)
+        return [replace(measurements, missing=missing, check=error.check, error=message) for _ in parts]
     except OSError as error:
         is_broken_link = path.is_symlink() and not path.exists()
         why = "it is a broken symbolic link" if is_broken_link else error.strerror or error
-        return ImageMeasurements(str(path), check="unreadable", error=f"{path} cannot be read: {why}.")
+        unreadable = ImageMeasurements(str(path), check="unreadable", error=f"{path} cannot be read: {why}.")
+        return [unreadable for _ in parts]
 
 
 def perceptual_hash(image: Image.Image) -> Bools:
@@ -167,24 +194,46 @@ def _cosines() -> Floats:
 
 
 def _measure_content(
-    content: bytes, measurements: ImageMeasurements, limits: DecodeLimits, rules: DecodeRules
-) -> ImageMeasurements:
-    picture = open_picture(content, at_least=MEASURE_SIDE, limits=limits, rules=rules)
+    content: bytes,
+    parts: Sequence[Box | None],
+    measurements: ImageMeasurements,
+    limits: DecodeLimits,
+    rules: DecodeRules,
+) -> list[ImageMeasurements]:
+    picture = open_for_parts(content, parts, _measured_side, limits, rules)
     facts: dict[str, Any] = {name: getattr(picture, name) for name in FACTS}
     facts["taken"] = read_capture_time(picture.exif)
     if picture.depth is not None:
         facts["sample_type"] = picture.depth.sample_type
         if not picture.depth.has_own_range:
             facts |= {"deep_low": picture.depth.low, "deep_high": picture.depth.high}
-    small = picture.image.copy()
+    facts |= zip(("quantisation", "subsampling"), _jpeg_settings(content), strict=True)
+    measurements = replace(measurements, **facts)
+    return [_measure_part(picture, part, measurements) for part in parts]
+
+
+def _measured_side(width: int, height: int) -> int:
+    return min(MEASURE_SIDE, width, height)
+
+
+def _measure_part(picture: DecodedPicture, part: Box | None, measurements: ImageMeasurements) -> ImageMeasurements:
+    try:
+        region = part_region(picture, part, measurements.path)
+    except PictureError as error:
+        return replace(measurements, check=error.check, error=str(error))
+    image, facts = cut_region(picture, region), dict[str, Any]()
+    if region is not None:
+        facts = {f"crop_{name}": value for name, value in asdict(region).items()}
+        facts |= {"width": region.width, "height": region.height}
+        facts |= {"sha256": content_key(measurements.file_sha256, region)}
+    small = image.copy()
     small.thumbnail((MEASURE_SIDE, MEASURE_SIDE), Image.Resampling.BILINEAR)
     pixels, levels = np.asarray(small), np.asarray(small.convert("L"))
     grey, counts = np.divide(levels, 255, dtype=np.float32), np.bincount(levels.ravel(), minlength=256)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    hashed = _hash_pixels(picture.image)
+    hashed = _hash_pixels(image)
     low, high = (_percentile(counts, fraction) for fraction in (0.05, 0.95))
     facts |= zip(COLOURS, _mean_colour(pixels) + _mean_colour(border), strict=True)
-    quantisation, subsampling = _jpeg_settings(content)
     return replace(
         measurements,
         **facts,
@@ -196,8 +245,6 @@ def _measure_content(
         entropy=_entropy(counts),
         sharpness=_sharpness(grey),
         saturation=float(np.asarray(small.convert("HSV").getchannel("S")).mean() / 255),
-        quantisation=quantisation,
-        subsampling=subsampling,
     )
 
 

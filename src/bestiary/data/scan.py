@@ -7,7 +7,7 @@ import hashlib
 import io
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from bestiary.context import Context
-from bestiary.data.measure import INODE_MASK, ImageMeasurements, measure_file
+from bestiary.data.measure import INODE_MASK, ImageMeasurements, measure_boxes, measure_file
 from bestiary.data.sources import PictureList
 from bestiary.decode_rules import RULES, DecodeRules
 from bestiary.errors import MachineError
@@ -30,7 +30,8 @@ ROWS_AT_ONCE, GROUP_ROWS = 512, 8_192  # rows per table in memory; rows compress
 SAVE_EVERY_SECONDS = 30.0  # a killed process loses no more measurements than this
 _TYPES: dict[str, Any] = {"int": pl.Int64, "float": pl.Float64, "str": pl.String, "bool": pl.Boolean}
 _TYPES["Packed"] = pl.Binary
-LISTED_COLUMNS = ("path", "label", "given_split", "given_group", "site", "time")
+LISTED_COLUMNS = ("path", "box", "label", "given_split", "given_group", "site", "time")
+KEY = ["path", "box"]  # of a measurement
 MEASUREMENT_COLUMNS = {f.name: _TYPES[str(f.type).removesuffix(" | None")] for f in fields(ImageMeasurements)}
 
 
@@ -49,23 +50,29 @@ def scan_pictures(listing: PictureList, limits: DecodeLimits, context: Context) 
     ]
     unreadable = pl.DataFrame(unlisted, schema=MEASUREMENT_COLUMNS).unique("path")
     files = (
-        listed.select("path").unique(maintain_order=True).join(unreadable, on="path", how="anti", maintain_order="left")
+        listed.select(KEY).unique(maintain_order=True).join(unreadable, on="path", how="anti", maintain_order="left")
     )
     measured = measure_files(files, cache_path(listed, limits, context), limits, context)
-    return listed.join(pl.concat([measured, unreadable]), on="path", how="left", maintain_order="left")
+    return listed.join(pl.concat([measured, unreadable]), on=KEY, how="left", maintain_order="left")
 
 
 def unmeasured_paths(listing: PictureList, limits: DecodeLimits, context: Context) -> list[Path]:
     """Return the files that the cache of measurements lacks; whether the others have changed is not looked at."""
     listed = _listed_files(listing).head(len(listing.pictures))
-    cached = _load_cached(cache_path(listed, limits, context)).select("path")
-    return [Path(path) for path in listed.join(cached, on="path", how="anti", maintain_order="left")["path"]]
+    cached = _load_cached(cache_path(listed, limits, context)).select(KEY)
+    return [
+        Path(path)
+        for path in listed.join(cached, on=KEY, how="anti", maintain_order="left")["path"].unique(maintain_order=True)
+    ]
 
 
 def _listed_files(listing: PictureList) -> pl.DataFrame:
     rows = [
-        *((str(p.path.absolute()), p.label, p.split, p.group, p.site, p.time) for p in listing.pictures),
-        *((file.path, file.label, None, None, None, None) for file in listing.unusable),
+        *(
+            (str(p.path.absolute()), str(p.box or ""), p.label, p.split, p.group, p.site, p.time)
+            for p in listing.pictures
+        ),
+        *((file.path, "", file.label, None, None, None, None) for file in listing.unusable),
     ]
     schema = dict.fromkeys(LISTED_COLUMNS, pl.String)
     return pl.DataFrame(rows, schema=schema, orient="row").with_row_index("row_id")
@@ -82,19 +89,19 @@ def measure_files(
 ) -> pl.DataFrame:
     """Return the measurements of files, columns of `ImageMeasurements`, in any order; `title` names the progress.
 
-    files: a column `path`, each once; if there is a `sha256` too, only a file with that content is taken from the
-    cache. memory: file of the cache, which keeps the measurements of further files; None: nothing is cached.
+    files: columns `path` and `box`, each pair once; if there is a `sha256` too, only a file with that content is taken
+    from the cache. memory: file of the cache, which keeps the measurements of further files; None: nothing is cached.
     """
     forgotten = find_forgotten(files["path"].to_list())
     cached = _load_cached(memory)
     cached = cached.filter(~pl.col("path").is_in(forgotten))
     measured = _drop_stale(cached.join(files, on=files.columns, how="semi", maintain_order="left"))
-    missing = files.join(measured, on="path", how="anti", maintain_order="left")["path"].to_list()
-    unrelated = cached.join(files, on="path", how="anti", maintain_order="left")
+    missing = files.join(measured, on=KEY, how="anti", maintain_order="left").select(KEY)
+    unrelated = cached.join(files, on=KEY, how="anti", maintain_order="left")
     new, saved = pl.DataFrame(schema=MEASUREMENT_COLUMNS), time.monotonic()
     for rows in _iter_tables(_measure_all(missing, limits, context, rules, title)):
         new = pl.concat([new, rows])
-        if memory is not None and (new.height == len(missing) or time.monotonic() - saved > SAVE_EVERY_SECONDS):
+        if memory is not None and (new.height == missing.height or time.monotonic() - saved > SAVE_EVERY_SECONDS):
             _save_cached(pl.concat([unrelated, measured, new]), memory)
             saved = time.monotonic()
     if memory is not None:
@@ -162,18 +169,27 @@ def _iter_tables(measurements: Iterable[ImageMeasurements]) -> Iterator[pl.DataF
 
 
 def _measure_all(
-    paths: Sequence[str], limits: DecodeLimits, context: Context, rules: DecodeRules, title: str
+    files: pl.DataFrame, limits: DecodeLimits, context: Context, rules: DecodeRules, title: str
 ) -> Iterator[ImageMeasurements]:
-    if not paths:
+    """Yield the measurement of each path and box; each file is decoded once for all its boxes."""
+    if not files.height:
         return
     from joblib import Parallel, delayed
     from joblib.externals.loky import get_reusable_executor
 
-    workers = 1 if len(paths) < 2 * FILES_AT_ONCE else context.threads
+    by_path = files.group_by("path", maintain_order=True).agg("box").rows()
+    workers = 1 if len(by_path) < 2 * FILES_AT_ONCE else context.threads
     parallel = Parallel(n_jobs=workers, return_as="generator", batch_size=FILES_AT_ONCE, pre_dispatch="4*n_jobs")
-    with context.reporter.progress(title, len(paths)) as advance:
-        for measurements in parallel(delayed(measure_file)(Path(path), limits, rules) for path in paths):
-            advance(1)
-            yield measurements
+    with context.reporter.progress(title, files.height) as advance:
+        calls = (
+            delayed(measure_file)(Path(path), limits, rules)
+            if boxes == [""]
+            else delayed(measure_boxes)(Path(path), boxes, limits, rules)
+            for path, boxes in by_path
+        )
+        for result in parallel(calls):
+            measured = result if isinstance(result, list) else [result]
+            advance(len(measured))
+            yield from measured
     if workers > 1:  # they would wait five minutes for more work, with some 45 MB each
         get_reusable_executor(reuse=True).shutdown(wait=False)

@@ -126,7 +126,7 @@ def list_sources(
     unusable = dict.fromkeys(
         replace(file, label=find_label(file.label, labels)) for part in lists for file in part.unusable
     )
-    ordered = sorted(pictures.values(), key=lambda p: (str(p.path), p.label))
+    ordered = sorted(pictures.values(), key=lambda p: (str(p.path), p.label, str(p.box or "")))
     return PictureList(ordered, +skipped, list(unusable), notices)
 
 
@@ -143,7 +143,7 @@ def _list_source(source: Path, reading: FolderReading, options: ReadOptions, con
         raise SourceError(f"There is nothing at {source}. Pass a folder with one folder of pictures per class.")
     if not is_text(source.absolute()):
         raise SourceError(f"The name {printable(str(source.absolute()))} is not valid Unicode. Rename it.")
-    if manifest.is_manifest(source) and not options.facts():
+    if manifest.is_manifest(source) and not options.facts() and not options.boxes:
         listing = _list_table(source)
     elif (form := recognise_format(source, options)) is not None:
         listing = _list_labelled(source, form, options)

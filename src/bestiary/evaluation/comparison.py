@@ -53,6 +53,9 @@ def read_run_predictions(run: Path) -> RunPredictions:
     if not predictions.height:
         name = shlex.quote(str(run))
         raise RunError(f"{run} has no test pictures in its predictions.parquet. Score it: bestiary evaluate {name}")
+    predictions = table.name_rows(predictions, pictures)
+    if "paired_sha256" in pictures.columns:  # whole pictures, compared with their boxes
+        pictures = pictures.with_columns(sha256="paired_sha256")
     joined = join_pictures(predictions, pictures, "sha256", "group").sort("sha256", "path")
     number = pl.int_range(pl.len()).over("sha256")
     joined = joined.with_columns(key=pl.format("{} {}", "sha256", number))

@@ -54,7 +54,7 @@ def corrupted_scores(
     """
     library = import_optional("imagecorruptions", extra="corruptions")
     sample = pictures.sample(min(max_pictures, pictures.height), seed=seed, shuffle=True)
-    clean = [predictor.bundle.preprocess.load_pixels(Path(path)) for path in sample["path"]]
+    clean = [predictor.bundle.preprocess.load_pixels(file) for file in table.list_files(sample)]
     plan = [("none", 0), *((name, strength) for name in CORRUPTIONS for strength in STRENGTHS)]
     rows = []
     with reporter.progress("Scoring corrupted pictures", len(plan) * len(clean)) as advance:

@@ -117,7 +117,8 @@ def read_run_pictures(run: Path) -> pl.DataFrame:
     if not (run / "thumbnails.parquet").exists():  # a run of before December 2026
         return pictures
     thumbnails = table.read(run / "thumbnails.parquet", table.THUMBNAILS)
-    return pictures.join(thumbnails, on="sha256", how="inner", maintain_order="left")
+    joined = pictures.join(thumbnails, on="sha256", how="inner", maintain_order="left")
+    return joined if joined.height == pictures.height else pictures  # those of boxes, in a study of whole pictures
 
 
 def restore_number_labels(pictures: pl.DataFrame, classes: Sequence[str]) -> pl.DataFrame:
@@ -155,6 +156,7 @@ def drop_seen_copies(
     else:
         near = partial(_group_near_copies, near_bits=near_bits, limits=limits, context=context)
         copies = _splits_of_copies(readable, run_pictures, dataset.thumbnails, near)
+    copies = _add_boxes_of_same_files(copies, readable, run_pictures)
     seen = {split: int((copies == split).sum()) for split in table.SPLITS}
     unseen = readable.filter(~copies.is_in(["train", "val"]).fill_null(False))
     unreadable = dataset.pictures.height - readable.height
@@ -170,7 +172,8 @@ def annotate_all_pictures(pictures: pl.DataFrame, external: ExternalPictures) ->
     """Return all pictures (`table.PICTURES`): scored ones with `split`, the others with `error`."""
     scored = pl.col("row_id").is_in(external.pictures["row_id"].implode())
     copy = pl.lit("It is a copy of a picture that the run was trained or calibrated on.")
-    return pictures.select(list(table.PICTURES)).with_columns(
+    crops = [name for name in table.CROPS if name in pictures.columns]
+    return pictures.select([*table.PICTURES, *crops]).with_columns(
         split=pl.when(scored).then(pl.lit("elsewhere")), error=pl.when(~scored).then(pl.coalesce("error", copy))
     )
 
@@ -243,6 +246,7 @@ def _splits_of_copies(
 ) -> pl.Series:
     """Return for each picture the split of its copy in the run, null without one; training comes before the others."""
     columns = ["path", "label", "sha256", "width", "height", "phash", "thumbnail", "colours", "error"]
+    columns += [name for name in table.CROPS if name in run_pictures.columns and name in readable.columns]
     own = readable.join(thumbnails, on="sha256", how="left", maintain_order="left")
     both = pl.concat([run_pictures.select(columns), own.select(columns)])
     groups = group(both)
@@ -251,6 +255,23 @@ def _splits_of_copies(
     originals = originals.sort(pl.col("copy").replace_strict(order)).unique("group", keep="first", maintain_order=True)
     queries = pl.DataFrame({"group": groups[run_pictures.height :]})
     return queries.join(originals, on="group", how="left", maintain_order="left")["copy"]
+
+
+def _add_boxes_of_same_files(copies: pl.Series, readable: pl.DataFrame, run_pictures: pl.DataFrame) -> pl.Series:
+    """Return the splits of copies, also for other boxes of a file that the run has boxes of."""
+    has_crops = "crop_left" in readable.columns and readable["crop_left"].count() > 0
+    if not has_crops or "file_sha256" not in run_pictures.columns:
+        return copies
+    order = {split: rank for rank, split in enumerate(table.SPLITS)}
+    originals = run_pictures.sort(pl.col("split").replace_strict(order)).unique("file_sha256", keep="first")
+    files = readable.select("file_sha256").join(
+        originals.select("file_sha256", "split"), on="file_sha256", how="left", maintain_order="left"
+    )
+    both = pl.DataFrame({"near": copies, "file": files["split"]}, schema={"near": pl.String, "file": pl.String})
+    earlier = pl.min_horizontal(pl.all().replace_strict(order, default=None, return_dtype=pl.Int64))
+    return both.select(
+        earlier.replace_strict(dict(enumerate(table.SPLITS)), default=None, return_dtype=pl.String)
+    ).to_series()
 
 
 def _group_near_copies(pictures: pl.DataFrame, near_bits: int, limits: DecodeLimits, context: Context) -> Ints:

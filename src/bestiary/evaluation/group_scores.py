@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -153,7 +152,7 @@ class FoldPredictor:
         """Return the predictor of all pictures of a run, on the features that it was trained on."""
         labels = table.label_indices(pictures["label"], task.classes)
         keys = pictures["sha256"].to_list()
-        data = SplitData([Path(path) for path in pictures["path"]], keys, labels)
+        data = SplitData(table.list_files(pictures), keys, labels)
         cache = task.fill_features(data, task.engine_choice.precision)
         c_value = next((line["regularisation"] for line in trained.history if line.get("chosen")), DEFAULT_C)
         balance, seed = task.recipe.train.balance, task.recipe.seed

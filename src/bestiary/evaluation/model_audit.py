@@ -6,10 +6,10 @@ The features are cached: training a probe on the same pictures does not compute 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import polars as pl
 
+from bestiary import table
 from bestiary.context import Context
 from bestiary.data.apply_corrections import mark_resolved_issues
 from bestiary.data.audit import sort_findings
@@ -71,7 +71,7 @@ def _find_model_issues(dataset: AuditedDataset, recipe: ResolvedRecipe, context:
     try:
         import_optional("cleanlab", extra="train")
         cache = training_feature_cache(backbone, preprocess, context)
-        features = cache.features([Path(path) for path in pictures["path"]], pictures["sha256"].to_list())
+        features = cache.features(table.list_files(pictures), pictures["sha256"].to_list())
     except MissingExtraError as error:
         return _mark_skipped(dataset, MODEL_CHECKS, str(error))
     with context.reporter.progress("Checking labels", pictures.height) as advance:

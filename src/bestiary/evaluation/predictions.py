@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -35,7 +34,7 @@ def prediction_table(pictures: pl.DataFrame, predictions: Iterable[Prediction], 
 
 def predict_table(predictor: Predictor, pictures: pl.DataFrame, reporter: Reporter) -> pl.DataFrame:
     """Return the prediction table of pictures, from their files. Raises SourceError for one that cannot be read."""
-    files = (VerifiedFile(Path(path), sha256) for path, sha256 in pictures.select("path", "sha256").iter_rows())
+    files = map(VerifiedFile.of, table.list_files(pictures), pictures["sha256"])
     predictions = []
     with reporter.progress("Predicting", pictures.height) as advance:
         for prediction in predictor.predict_many(files):

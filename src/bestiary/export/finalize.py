@@ -9,13 +9,14 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import polars as pl
 
 from bestiary.array_types import AnyFloats, Float32s, Floats, Ints, Pixels
 from bestiary.batches.feature_matrix import FeatureMatrix
+from bestiary.box import PictureFile
 from bestiary.class_thresholds import (
     ClassThreshold,
     as_bundle_values,
@@ -68,6 +69,7 @@ class FinalModel:
     sets: dict[str, Any] = field(default_factory=dict)
     costs: list[list[float]] = field(default_factory=list)
     events: dict[str, Any] = field(default_factory=dict)
+    crop: Literal["none", "boxes"] = "none"
     class_thresholds: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -98,6 +100,7 @@ def _finalize(task: TrainingTask, trained: TrainedModel) -> FinalModel:
         fit_conformal(probabilities, val.labels),
         cost_matrix(costs, task.classes).tolist() if (costs := task.recipe.evaluate.costs) else [],
         _fit_events(task, probabilities, val.labels),
+        task.recipe.data.crop,
     )
     thresholds = as_bundle_values(_choose_class_thresholds(task, trained, final, familiarity))
     final = replace(final, class_thresholds=thresholds)
@@ -185,6 +188,7 @@ def save_model(model: FinalModel, run: Path) -> None:
         decoding=model.preprocess.rules.version,
         deep_ranges=model.preprocess.rules.ranges(),
         costs=model.costs,
+        crop=model.crop,
         events=model.events,
         class_thresholds=model.class_thresholds,
     ).write(run)
@@ -205,7 +209,7 @@ def staging_dir(run: Path) -> Iterator[Path]:
 
 def verify_parity(
     run: Path,
-    paths: Sequence[Path],
+    paths: Sequence[PictureFile],
     reference: Callable[[Pixels], AnyFloats],
     val_logits: AnyFloats,
     *,
@@ -281,7 +285,9 @@ def _parity_error(output: str, engine: str, reference: str, difference: float) -
     )
 
 
-def _predict_outputs(predictor: Predictor, sources: Sequence[Path], advance: Advance) -> tuple[AnyFloats, AnyFloats]:
+def _predict_outputs(
+    predictor: Predictor, sources: Sequence[PictureFile], advance: Advance
+) -> tuple[AnyFloats, AnyFloats]:
     """Return probabilities (n, classes) and familiarity (n,) as users get them."""
     predictions = list(iter_counted(predictor.predict_many(sources), advance))
     probabilities = [[prediction.probabilities[name] for name in predictor.classes] for prediction in predictions]

@@ -114,7 +114,7 @@ def export(
 
 def _write_proof(folder: Path, bundle: Bundle, sample: pl.DataFrame, threads: int) -> str:
     """Write evenly spaced verification pictures with their probabilities by every engine; return the digest."""
-    paths = [Path(path) for path in sample[_evenly_spaced_rows(sample.height, PROOF_PICTURES)]["path"]]
+    paths = table.list_files(sample[_evenly_spaced_rows(sample.height, PROOF_PICTURES)])
     images = np.stack([bundle.preprocess.load_pixels(path) for path in paths])
     graph = folder / bundle.graph
     choices = [] if graph.suffix == ".xml" else [REFERENCE]  # OpenVINO's own format runs in OpenVINO only
@@ -180,7 +180,7 @@ def _evenly_spaced_rows(count: int, n_rows: int) -> list[int]:
 
 def _iter_calibration_images(training: pl.DataFrame, bundle: Bundle, threads: int) -> Iterator[Pixels]:
     """Yield training pictures of all classes as input images."""
-    paths = [Path(path) for path in training[_evenly_spaced_rows(training.height, CALIBRATION_PICTURES)]["path"]]
+    paths = table.list_files(training[_evenly_spaced_rows(training.height, CALIBRATION_PICTURES)])
     for batch in iter_pixel_batches(paths, bundle.preprocess, threads=threads):
         yield from batch
 
@@ -196,7 +196,7 @@ def _require_files(pictures: pl.DataFrame) -> None:
 
 def _probabilities(predictor: Predictor, pictures: pl.DataFrame, advance: Advance) -> Floats:
     rows = []
-    for prediction in predictor.predict_many(Path(path) for path in pictures["path"]):
+    for prediction in predictor.predict_many(table.list_files(pictures)):
         if prediction.error is not None:
             raise SourceError(f"{prediction.error} It was readable when the run was trained.")
         rows.append([prediction.probabilities[name] for name in predictor.classes])

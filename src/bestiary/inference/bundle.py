@@ -36,6 +36,7 @@ class Bundle:
     `costs`: by true and predicted class, if labels are chosen by the least expected cost (`bestiary.costs`); empty: the
     label is the most probable class. `class_thresholds`: by class, the least probability with which it is answered, and
     what it was chosen by (`bestiary.class_thresholds`); below it the picture is "unknown" too.
+    `crop`: whether it was trained on boxes, so that it looks at boxes, with the margin of `bestiary.box`.
     `events`: how pictures of an event are combined (`inference.event_combination`); empty: not chosen.
     `graph_sha256`: digest of the file `graph` beside the bundle. An exported model has its own `precision`, and the
     report of its verification in `exported`, with the processor (`inference.proof`).
@@ -64,6 +65,7 @@ class Bundle:
     costs: list[list[float]] = field(default_factory=list)
     events: dict[str, Any] = field(default_factory=dict)
     class_thresholds: dict[str, dict[str, Any]] = field(default_factory=dict)
+    crop: Literal["none", "boxes"] = "none"
     format: int = BUNDLE_FORMAT
 
     def __post_init__(self) -> None:
@@ -79,6 +81,8 @@ class Bundle:
         for name in ("size", "max_pixels", "max_bytes", "temperature", "threshold"):
             if not isinstance(value := getattr(self, name), int | float):
                 raise ValueError(f"{name} is {value!r}; expected a number")
+        if self.crop not in ("none", "boxes"):
+            raise ValueError(f'crop is "{self.crop}"; expected none or boxes')
         DecodeRules.of(self.decoding, self.deep_ranges)
         self._check_costs()
         try:
@@ -104,12 +108,21 @@ class Bundle:
         rules = DecodeRules.of(self.decoding, self.deep_ranges)
         return Preprocessing(self.size, self.fit, DecodeLimits(self.max_bytes, self.max_pixels), rules)
 
+    def describe_whole_pictures(self) -> str:
+        """Return a warning for whole pictures if the model was trained on boxes, else an empty text."""
+        if self.crop == "none":
+            return ""
+        return (
+            "This model was trained on boxes, and looks at whole pictures here: its labels and probabilities are less"
+            " reliable. Give it boxes: bestiary predict RUN detections.json, for example of MegaDetector."
+        )
+
     def write(self, run: Path) -> None:
         """Write `bundle.json` into the run folder."""
         values = asdict(self)
-        for name in ("costs", "class_thresholds", "events"):
-            if not values[name]:  # an older bestiary refuses a field that it does not know, and so ignores no decision
-                del values[name]
+        for name in ("costs", "class_thresholds", "events", "crop"):
+            if not values[name] or values[name] == "none":  # an older bestiary refuses a field that it does not know,
+                del values[name]  # and so ignores no decision
         write_text(run / BUNDLE_NAME, _json(values) + "\n")
 
 

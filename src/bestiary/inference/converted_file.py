@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from bestiary.box import PictureFile
 from bestiary.errors import UserError
 from bestiary.files import is_occupied
-from bestiary.inference.output_file import PredictionFile
+from bestiary.inference.output_file import File, PredictionFile
 from bestiary.inference.output_formats.camtrap_dp import require_package, write_camtrap_dp
 from bestiary.inference.output_formats.conversion import Conversion, read_predictions
 from bestiary.inference.output_formats.hugging_face import check_file_name, write_hugging_face
@@ -20,6 +21,7 @@ from bestiary.inference.predictor import Prediction
 from bestiary.inference.resume_record import SUFFIX
 
 COLLECTED_SUFFIX = ".part.jsonl"
+WITHOUT_BOXES = ("huggingface", "timelapse")  # formats without boxes
 TABLE = "table with its columns"
 Write = Callable[[Iterable[Prediction], Path, Conversion], list[str]]
 WRITERS: dict[str, Write] = {
@@ -65,14 +67,20 @@ class ConvertedFile:
         table = None if conversion.table is None else conversion.table.digest
         facts = {**conditions, "output": output_format, "table": table}
         self._rows = PredictionFile(
-            self._collected, "jsonl", conversion.classes, resume=resume, sets=sets, conditions=facts
+            self._collected,
+            "jsonl",
+            conversion.classes,
+            resume=resume,
+            sets=sets,
+            boxes=conversion.boxes,
+            conditions=facts,
         )
 
-    def pending(self, sources: Iterable[Path]) -> Iterator[Path]:
+    def pending(self, sources: Iterable[File]) -> Iterator[File]:
         """Yield the sources without a prediction; as `PredictionFile.pending`."""
         return self._rows.pending(sources)
 
-    def count_pending(self, sources: Iterable[Path]) -> int:
+    def count_pending(self, sources: Iterable[PictureFile]) -> int:
         """Return how many of the sources have no prediction; before `pending` is called."""
         return self._rows.count_pending(sources)
 
@@ -101,6 +109,11 @@ class ConvertedFile:
             check_columns(self._conversion.table, self._conversion.classes, sets=self._sets)
         elif self._sets:
             raise UserError(f"The format {self._output_format} has no prediction sets. Leave out --sets.")
+        elif self._conversion.boxes and self._output_format in WITHOUT_BOXES:
+            raise UserError(
+                f"The format {self._output_format} has one row a picture, and the predictions are of boxes. Choose csv,"
+                " jsonl, parquet, megadetector, camtrap-dp or label-studio."
+            )
         elif self._output_format == "huggingface":
             check_file_name(self._path)
         elif self._output_format == "camtrap-dp":

@@ -93,7 +93,8 @@ class Embedder:
         keys = pictures["sha256"].to_list()
         store = self._feature_store()
         missing = store.missing_keys(keys)
-        files = [VerifiedFile(Path(pictures["path"][row]), keys[row]) for row in missing]
+        paths = table.list_files(pictures)
+        files = [VerifiedFile.of(paths[row], keys[row]) for row in missing]
         batches = iter_pixel_batches(
             files, self._bundle.preprocess, threads=self._context.threads, batch_size=self._engine.batch_size
         )

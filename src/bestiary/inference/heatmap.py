@@ -9,11 +9,12 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from bestiary.array_types import Bools, Float32s, Pixels
+from bestiary.box import Crop, PictureFile
+from bestiary.crops import decode_file
 from bestiary.errors import MachineError
 from bestiary.files import atomic_path, next_free_name
 from bestiary.inference.link_folders import UNKNOWN, valid_file_name
 from bestiary.inference.predictor import Prediction
-from bestiary.picture import open_picture
 from bestiary.preprocess import Preprocessing
 from bestiary.text import truncate_name
 
@@ -42,10 +43,11 @@ def save_heatmaps(
     for prediction in predictions:
         if prediction.heatmap is not None and prediction.path is not None:
             picture = Path(prediction.path)
+            file = picture if prediction.box is None else Crop(picture, prediction.box)
             parent, stem = _folder_below(picture, sources), _name_with_answer(picture, prediction)
             name = next_free_name(stem, lambda free: str(parent / f"{free}{SUFFIX}").casefold() in taken)  # noqa: B023 - called at once
             taken.add(str(parent / f"{name}{SUFFIX}").casefold())
-            image = overlay_heatmap(model_input_view(picture, preprocess), prediction.heatmap)
+            image = overlay_heatmap(model_input_view(file, preprocess), prediction.heatmap)
             _save_new_image(image, folder / parent / f"{name}{SUFFIX}")
         yield prediction
 
@@ -94,11 +96,11 @@ def _draw_outline(pixels: Pixels, region: Bools) -> None:
     pixels[~region & (np.asarray(outside) == 1)] = 255
 
 
-def model_input_view(path: Path, preprocess: Preprocessing) -> Pixels:
+def model_input_view(file: PictureFile, preprocess: Preprocessing) -> Pixels:
     """Return the part of a picture that the model sees; with `fit` "squash" in its own shape and with more detail."""
     if preprocess.fit != "squash":
-        return preprocess.load_pixels(path)
-    image = open_picture(path, at_least=HEATMAP_PIXELS, limits=preprocess.limits, rules=preprocess.rules).image
+        return preprocess.load_pixels(file)
+    image = decode_file(file, HEATMAP_PIXELS, preprocess.limits, preprocess.rules)
     image.thumbnail((HEATMAP_PIXELS, HEATMAP_PIXELS), Image.Resampling.LANCZOS)
     return np.asarray(image)
 

@@ -9,14 +9,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
+from bestiary.box import PictureFile, path_of
 from bestiary.errors import MachineError, UserError, import_optional
 from bestiary.files import atomic_path
 from bestiary.inference import writers, written_predictions
 from bestiary.inference.predictor import Prediction
 from bestiary.inference.resume_record import PictureState, ResumeRecord, read_state, write_state
 from bestiary.text import printable
+
+File = TypeVar("File", bound=PictureFile)
 
 FORMATS_BY_SUFFIX = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet", ".txt": "table"}
 ROWS_AT_ONCE = 10_000  # of a parquet file that is read back
@@ -46,6 +49,7 @@ class PredictionFile:
         *,
         resume: bool,
         sets: bool = False,
+        boxes: bool = False,
         reasons: bool = False,
         conditions: Mapping[str, Any] | None = None,
     ) -> None:
@@ -57,10 +61,10 @@ class PredictionFile:
         if output_format == "table":
             raise UserError("The format table is for the terminal; with --out use --format jsonl, csv or parquet.")
         self._path, self._output_format, self._classes = path, output_format, tuple(classes)
-        self._sets, self._reasons = sets, reasons
         self._live = path.with_name(f"{path.name}.part.jsonl") if output_format == "parquet" else path
         self._polars: Any = import_optional("polars", extra="train") if output_format == "parquet" else None
-        self._columns = writers.prediction_columns(classes, sets=sets, reasons=reasons)
+        self._extra = {"sets": sets, "reasons": reasons, "boxes": boxes}
+        self._columns = writers.prediction_columns(classes, **self._extra)
         for file in () if resume else (self._path, self._live):
             if file.exists():
                 raise UserError(f"{file} exists already. Add --resume to append to it, or choose another name.")
@@ -75,21 +79,22 @@ class PredictionFile:
             self._record.check_conditions()  # raises if it is missing, after the content was checked
             self._record.check_pictures(self._written)
 
-    def pending(self, sources: Iterable[Path]) -> Iterator[Path]:
+    def pending(self, sources: Iterable[File]) -> Iterator[File]:
         """Yield the sources without a prediction in the file; a source that is listed twice has two.
 
         The state of each is recorded as it is when it is yielded: pass them on one by one, and predict at once.
         """
         for source in sources:
-            if self._written[key := printable(str(source))]:
+            path = path_of(source)
+            if self._written[key := printable(str(path))]:
                 self._written[key] -= 1
             else:
-                self._states[str(source)] = read_state(source) if self._record is not None else None
+                self._states[str(path)] = read_state(path) if self._record is not None else None
                 yield source
 
-    def count_pending(self, sources: Iterable[Path]) -> int:
+    def count_pending(self, sources: Iterable[PictureFile]) -> int:
         """Return how many of the sources have no prediction in the file; before `pending` is called."""
-        return (Counter(printable(str(source)) for source in sources) - self._written).total()
+        return (Counter(printable(str(path_of(source))) for source in sources) - self._written).total()
 
     def write(self, predictions: Iterable[Prediction]) -> None:
         """Write each prediction; those written stay in the file if the process is killed."""
@@ -129,20 +134,19 @@ class PredictionFile:
 
     def _append(self, predictions: Iterable[Prediction], out: TextIO, *, header: bool) -> None:
         if self._output_format == "jsonl":
-            writers.write_jsonl(predictions, out)
+            writers.write_jsonl(predictions, out, boxes=self._extra["boxes"])
         elif self._output_format == "csv":
-            writers.write_csv(predictions, out, self._classes, header=header, sets=self._sets, reasons=self._reasons)
+            writers.write_csv(predictions, out, self._classes, header=header, **self._extra)
         else:
             for prediction in predictions:
-                row = writers.prediction_row(prediction, self._classes, sets=self._sets, reasons=self._reasons)
+                row = writers.prediction_row(prediction, self._classes, **self._extra)
                 line = dict(zip(self._columns, row, strict=True)) | {"path": printable(str(prediction.path))}
                 out.write(json.dumps(line) + "\n")
                 out.flush()
 
     def _finish(self) -> None:
         """Convert the collected rows to parquet, in constant memory, and remove them."""
-        pl = self._polars
-        schema = writers.polars_schema(self._classes, sets=self._sets, reasons=self._reasons)
+        pl, schema = self._polars, writers.polars_schema(self._classes, **self._extra)
         has_rows = self._live.stat().st_size > 0
         live = glob.escape(str(self._live))  # or polars takes brackets in a name for a pattern
         new = pl.scan_ndjson(live, schema=schema) if has_rows else pl.LazyFrame(schema=schema)
@@ -171,7 +175,7 @@ class PredictionFile:
                     break
                 values = self._parse_line(line)
                 if probabilities := values.get("probabilities"):
-                    extra = {"sets": "labels" in values, "reasons": "reason" in values}
+                    extra = {"sets": "labels" in values, "reasons": "reason" in values, "boxes": "box_left" in values}
                     self._check_columns(writers.prediction_columns(list(probabilities), **extra))
                 elif self._output_format == "parquet":
                     self._check_columns(list(values))

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from bestiary.box import Crop
 from bestiary.errors import InputError
 from bestiary.events import Event, choose_reporter
 from bestiary.inference.conformal import conformal_threshold, explain_full_set
@@ -55,11 +56,11 @@ def predict(
     """Return a prediction for each picture, in order; a picture that cannot be read has one with `error`.
 
     pictures: a path, a folder with all its pictures, a pattern such as "new/**/*.jpg", bytes of a file, a Pillow image,
-    uint8 pixels (height, width, 3), or a list of these. sets: adds conformal prediction sets with this coverage, such
-    as 0.95. group: a rule of events, "folder", "regex:PATTERN" (on paths) or "time:60s" (EXIF); then `events` of the
-    result has an answer for each. max_pixels: of a picture in memory; default: as in training. For a stream, or one
-    picture after another, `bestiary.load` keeps the model loaded. Raises RunError, SourceError for a folder without
-    pictures.
+    uint8 pixels (height, width, 3), or a list of these; for a model of boxes, `box.Crop` of a path and a `box.Box`.
+    sets: adds conformal prediction sets with this coverage, such as 0.95. group: a rule of events, "folder",
+    "regex:PATTERN" (on paths) or "time:60s" (EXIF); then `events` of the result has an answer for each. max_pixels: of
+    a picture in memory; default: as in training. For a stream, or one picture after another, `bestiary.load` keeps the
+    model loaded. Raises RunError, SourceError for a folder without pictures.
     """
     reporter = choose_reporter(quiet=quiet, on_event=on_event)
     sources = list_sources(pictures, reporter)
@@ -71,6 +72,8 @@ def predict(
         max_pixels=max_pixels,
         reporter=reporter,
     )
+    if not all(isinstance(source, Crop) for source in sources) and (warning := engine.bundle.describe_whole_pictures()):
+        reporter.info(warning)
     bound = None if sets is None else conformal_threshold(engine.bundle.sets, sets)
     tracker = None if group is None else _event_tracker(engine, group, sources)
     with reporter.progress("Predicting", len(sources)) as advance:

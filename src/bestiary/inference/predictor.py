@@ -12,6 +12,7 @@ import numpy as np
 
 from bestiary.array_types import Float32s, Pixels
 from bestiary.batches.decoding import DecodedImage, decode_ahead, iter_batches
+from bestiary.box import Box, Crop, box_fields
 from bestiary.class_thresholds import BELOW_THRESHOLD, explain_unknown, least_probabilities
 from bestiary.costs import choose_labels
 from bestiary.errors import InputError, RunError, import_optional
@@ -27,6 +28,7 @@ from bestiary.summary import Summary, SummaryRepr
 FAST_ENGINE_MIN_PICTURES = 300  # from this many pictures on, the faster engine makes up for its slower start
 UNREAD_AT_ONCE = 64  # batches without a readable picture are held back, at most so many in a row
 
+Named = tuple[str | None, Box | None]  # the path of a picture, and the box in it
 EngineName = Literal["onnxruntime", "fastest"]
 
 
@@ -41,7 +43,7 @@ class Prediction(SummaryRepr):
     None. reason: of a model with thresholds by class, why the picture is unknown ("unfamiliar", "below threshold"), or
     empty; of other models None.
     heatmap: float32 (h, w), what each position adds to the logit of `label`. labels: the prediction set, if requested,
-    the most probable label first.
+    the most probable label first. box: that was looked at, None for the whole picture.
     """
 
     path: str | None
@@ -54,6 +56,7 @@ class Prediction(SummaryRepr):
     error: str | None = None
     labels: list[str] | None = None
     reason: str | None = None
+    box: Box | None = None
 
     @property
     def note(self) -> str:
@@ -76,11 +79,12 @@ class Prediction(SummaryRepr):
         rows += [] if self.labels is None else [("prediction set", ", ".join(self.labels))]
         return Summary(f"Prediction for {self.path or 'a picture'}", tuple(rows))
 
-    def line(self) -> dict[str, Any]:
-        """Return the fields of one line of `--format jsonl`."""
+    def line(self, *, boxes: bool = False) -> dict[str, Any]:
+        """Return the fields of one line of `--format jsonl`; boxes: with those of the box, null without one."""
         names = ["path", "label", "probability", "unknown", "familiarity", "probabilities", "error"]
         names += [name for name in ("labels", "reason") if getattr(self, name) is not None]
-        return {name: getattr(self, name) for name in names}
+        fields = {name: getattr(self, name) for name in names}
+        return fields | box_fields(self.box) if boxes or self.box is not None else fields
 
 
 class Predictor:
@@ -132,7 +136,7 @@ class Predictor:
         if isinstance(sources, str | bytes | Path):
             raise InputError("predict_many takes several pictures, for example a list; predict takes a single one.")
         # Names, pictures, and whether the engine skips the batch, because none of its pictures is readable.
-        waiting: deque[tuple[list[str | None], list[DecodedImage], bool]] = deque()
+        waiting: deque[tuple[list[Named], list[DecodedImage], bool]] = deque()
 
         def images() -> Iterator[Pixels]:
             unread = 0
@@ -173,26 +177,24 @@ class Predictor:
 
     def _decode(
         self, sources: Iterable[Source | str], batch_size: int
-    ) -> Iterator[tuple[list[str | None], list[DecodedImage]]]:
+    ) -> Iterator[tuple[list[Named], list[DecodedImage]]]:
         """Yield batches of decoded pictures with their paths; sources are consumed as needed."""
-        names: deque[str | None] = deque()
+        names: deque[Named] = deque()
 
         def checked_sources() -> Iterator[Source]:
             for source in sources:
-                names.append(str(source) if isinstance(source, str | Path) else None)
+                names.append(_name_source(source))
                 yield _as_source(source)
 
         decoded = decode_ahead(checked_sources(), self.bundle.preprocess, threads=self.threads)
         for batch in iter_batches(decoded, batch_size):
             yield [names.popleft() for _ in batch], batch
 
-    def _predict_batch(
-        self, names: list[str | None], batch: list[DecodedImage], outputs: Outputs
-    ) -> Iterator[Prediction]:
+    def _predict_batch(self, names: list[Named], batch: list[DecodedImage], outputs: Outputs) -> Iterator[Prediction]:
         labels = choose_labels(outputs["probabilities"], self.bundle.costs) if outputs else None
-        for row, (name, item) in enumerate(zip(names, batch, strict=True)):
+        for row, ((name, box), item) in enumerate(zip(names, batch, strict=True)):
             if item.error or labels is None:
-                yield Prediction(name, None, 0.0, True, 0.0, {}, error=str(item.error))
+                yield Prediction(name, None, 0.0, True, 0.0, {}, error=str(item.error), box=box)
                 continue
             probabilities, familiarity = outputs["probabilities"][row], float(outputs["familiarity"][row])
             best = int(labels[row])
@@ -209,8 +211,15 @@ class Predictor:
                 familiarity=familiarity,
                 probabilities=dict(zip(self.classes, probabilities.tolist(), strict=True)),
                 heatmap=outputs["heatmap"][row, best].copy(),
+                box=box,
                 reason=reason if self.bundle.class_thresholds else None,
             )
+
+
+def _name_source(source: Source | str) -> Named:
+    if isinstance(source, Crop):
+        return str(source.path), source.part if isinstance(source.part, Box) else None
+    return str(source) if isinstance(source, str | Path) else None, None
 
 
 def _as_source(source: Source | str) -> Source:

@@ -28,10 +28,13 @@ DIGEST_CHARS = 12  # of a model's digest in a message
 PictureState = list[int] | None  # size in bytes, time of modification in ns; None for a file that cannot be found
 
 
-def prediction_conditions(bundle: Bundle, level: float | None, unknown_label: str | None = None) -> dict[str, Any]:
+def prediction_conditions(
+    bundle: Bundle, level: float | None, unknown_label: str | None = None, boxes: str | None = None
+) -> dict[str, Any]:
     """Return what a prediction depends on beside its picture.
 
     level: of the prediction sets, None without them; unknown_label: of unknown pictures, None for their nearest class.
+    boxes: digest of the file that has them, None for whole pictures.
     """
     conditions: dict[str, Any] = {
         "model": bundle.graph_sha256,
@@ -52,6 +55,8 @@ def prediction_conditions(bundle: Bundle, level: float | None, unknown_label: st
         conditions[THRESHOLDS] = json.dumps(least)
     if unknown_label is not None:
         conditions["label of unknown pictures"] = unknown_label
+    if boxes is not None:
+        conditions["file of boxes"] = boxes
     return conditions
 
 

@@ -6,10 +6,11 @@ import csv
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import unquote
 
+from bestiary.box import BOX_FIELDS, Box, box_fields
 from bestiary.errors import UserError, import_optional
 from bestiary.inference.conformal import prediction_set
 from bestiary.inference.predictor import Prediction
@@ -23,6 +24,15 @@ FORMULA = re.compile(r"[=+\-@\t\r\n]")  # OWASP, "CSV Injection": spreadsheets r
 NUMBER = re.compile(r"[+-]\d+([.,]\d+)?")
 
 
+@dataclass(frozen=True)
+class MoreColumns:
+    """Columns that only some predictions have: sets: `labels`; reasons: `reason`; boxes: those of the box."""
+
+    sets: bool = False
+    reasons: bool = False
+    boxes: bool = False
+
+
 def write_predictions(
     predictions: Iterable[Prediction],
     output_format: str,
@@ -30,24 +40,22 @@ def write_predictions(
     *,
     classes: Sequence[str],
     top: int,
-    sets: bool = False,
-    reasons: bool = False,
+    more: MoreColumns = MoreColumns(),
     events: EventTracker | None = None,
 ) -> None:
     """Write predictions to `out`: "table", "jsonl", "csv", "parquet" (bytes on out.buffer) or "json" (one object).
 
-    sets: whether the predictions have prediction sets; then csv and parquet have a column `labels`. reasons: whether
-    they have reasons, as those of a model with thresholds by class; then csv and parquet have a column `reason`.
+    more: of prediction sets, of the reasons that a model with thresholds by class gives, and of boxes.
     events: tracks the predictions; its answers follow them in "table" and "json".
     """
     if output_format == "jsonl":
-        write_jsonl(predictions, out)
+        write_jsonl(predictions, out, boxes=more.boxes)
     elif output_format == "csv":
-        write_csv(predictions, out, classes, sets=sets, reasons=reasons)
+        write_csv(predictions, out, classes, **asdict(more))
     elif output_format == "parquet":
-        _write_parquet(predictions, out, classes, sets, reasons)
+        _write_parquet(predictions, out, classes, **asdict(more))
     elif output_format == "json":
-        values = {"predictions": [prediction.line() for prediction in predictions]}
+        values = {"predictions": [prediction.line(boxes=more.boxes) for prediction in predictions]}
         if events is not None:
             values["events"] = [answer.line() for answer in events.answers()]
         out.write(json.dumps(values, ensure_ascii=False) + "\n")
@@ -57,10 +65,10 @@ def write_predictions(
             out.writelines(["\n", *(f"{answer.describe()}\n" for answer in events.answers())])
 
 
-def write_jsonl(predictions: Iterable[Prediction], out: TextIO) -> None:
+def write_jsonl(predictions: Iterable[Prediction], out: TextIO, *, boxes: bool = False) -> None:
     """Write one JSON object a line, each as soon as it is predicted."""
     for prediction in predictions:
-        out.write(json.dumps(prediction.line(), ensure_ascii=False) + "\n")
+        out.write(json.dumps(prediction.line(boxes=boxes), ensure_ascii=False) + "\n")
         out.flush()
 
 
@@ -72,6 +80,7 @@ def write_csv(
     header: bool = True,
     sets: bool = False,
     reasons: bool = False,
+    boxes: bool = False,
 ) -> None:
     """Write one row of comma-separated values a picture, each as soon as it is predicted.
 
@@ -80,9 +89,9 @@ def write_csv(
     """
     rows = csv.writer(out, lineterminator="\n")
     if header:
-        rows.writerow(prediction_columns(classes, sets=sets, reasons=reasons))
+        rows.writerow(prediction_columns(classes, sets=sets, reasons=reasons, boxes=boxes))
     for prediction in predictions:
-        path, *cells = prediction_row(prediction, classes, sets=sets, reasons=reasons)
+        path, *cells = prediction_row(prediction, classes, sets=sets, reasons=reasons, boxes=boxes)
         rows.writerow([escape_formula(path, "./"), *(escape_formula(cell, "'") for cell in cells)])
         out.flush()
 
@@ -125,14 +134,16 @@ def split_labels(text: str, classes: Iterable[str]) -> list[str]:
     return [unquote(label) for label in labels] if any("|" in name for name in classes) else labels
 
 
-def prediction_columns(classes: Sequence[str], *, sets: bool = False, reasons: bool = False) -> list[str]:
-    """Return the columns of a flat table of predictions, with `labels` for prediction sets, `reason` for reasons."""
+def prediction_columns(
+    classes: Sequence[str], *, sets: bool = False, reasons: bool = False, boxes: bool = False
+) -> list[str]:
+    """Return the columns of a flat table: `labels` for prediction sets, `reason` for reasons, and those of boxes."""
     columns = ["path", "label", "probability", "unknown", "familiarity", *(f"p_{name}" for name in classes), "error"]
-    return [*columns, *(["labels"] if sets else []), *(["reason"] if reasons else [])]
+    return [*columns, *(["labels"] if sets else []), *(["reason"] if reasons else []), *(BOX_FIELDS if boxes else [])]
 
 
 def prediction_row(
-    prediction: Prediction, classes: Sequence[str], *, sets: bool = False, reasons: bool = False
+    prediction: Prediction, classes: Sequence[str], *, sets: bool = False, reasons: bool = False, boxes: bool = False
 ) -> list[Any]:
     """Return the values of one prediction, in the order of `prediction_columns`; None for a missing value.
 
@@ -149,14 +160,20 @@ def prediction_row(
     ]
     if sets:
         row.append(None if prediction.labels is None else join_labels(prediction.labels, classes))
-    return [*row, prediction.reason] if reasons else row
+    if reasons:
+        row.append(prediction.reason)
+    return [*row, *box_fields(prediction.box).values()] if boxes else row
 
 
-def polars_schema(classes: Sequence[str], *, sets: bool = False, reasons: bool = False) -> dict[str, Any]:
+def polars_schema(
+    classes: Sequence[str], *, sets: bool = False, reasons: bool = False, boxes: bool = False
+) -> dict[str, Any]:
     """Return the types of the columns, for polars."""
     pl = import_optional("polars", extra="train")
-    kinds = dict.fromkeys(("path", "label", "error", "labels", "reason"), pl.String) | {"unknown": pl.Boolean}
-    return {name: kinds.get(name, pl.Float64) for name in prediction_columns(classes, sets=sets, reasons=reasons)}
+    kinds = dict.fromkeys(("path", "label", "error", "labels", "reason", "box_unit"), pl.String)
+    kinds |= {"unknown": pl.Boolean}
+    columns = prediction_columns(classes, sets=sets, reasons=reasons, boxes=boxes)
+    return {name: kinds.get(name, pl.Float64) for name in columns}
 
 
 def count_progress(predictions: Iterable[Prediction], advance: Advance) -> Iterator[Prediction]:
@@ -190,19 +207,19 @@ def relabel_unknown(predictions: Iterable[Prediction], text: str) -> Iterator[Pr
 
 
 def _write_parquet(
-    predictions: Iterable[Prediction], out: TextIO, classes: Sequence[str], sets: bool, reasons: bool
+    predictions: Iterable[Prediction], out: TextIO, classes: Sequence[str], *, sets: bool, reasons: bool, boxes: bool
 ) -> None:
     if out.isatty():
         raise UserError("Parquet cannot be printed to a terminal. Write a file: bestiary predict … --out out.parquet")
     pl = import_optional("polars", extra="train")
-    rows = [prediction_row(prediction, classes, sets=sets, reasons=reasons) for prediction in predictions]
-    schema = polars_schema(classes, sets=sets, reasons=reasons)
-    pl.DataFrame(rows, schema=schema, orient="row").write_parquet(out.buffer)
+    extra = {"sets": sets, "reasons": reasons, "boxes": boxes}
+    rows = [prediction_row(prediction, classes, **extra) for prediction in predictions]
+    pl.DataFrame(rows, schema=polars_schema(classes, **extra), orient="row").write_parquet(out.buffer)
 
 
 def _write_table(predictions: Iterable[Prediction], out: TextIO, top: int) -> None:
     for prediction in predictions:
-        path = escape_control_chars(str(prediction.path))
+        path = escape_control_chars(str(prediction.path)) + _format_box(prediction.box)
         if prediction.error is not None:
             out.write(f"{path}\n    cannot be read: {escape_control_chars(prediction.error)}\n")
             continue
@@ -211,6 +228,10 @@ def _write_table(predictions: Iterable[Prediction], out: TextIO, top: int) -> No
         note = f"  ({prediction.note})" if prediction.unknown else ""
         out.write(f"{path}  {escape_control_chars(labels)}{note}\n")
         out.flush()
+
+
+def _format_box(box: Box | None) -> str:
+    return "" if box is None else f" [{box.left:.4g}, {box.top:.4g}, {box.width:.4g}, {box.height:.4g}]"
 
 
 def _format_labels(prediction: Prediction, top: int) -> str:

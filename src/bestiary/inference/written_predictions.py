@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bestiary.box import pop_box
 from bestiary.inference.predictor import Prediction
 from bestiary.inference.writers import parse_csv_path
 
@@ -18,7 +19,8 @@ def iter_jsonl(path: Path, classes: Sequence[str]) -> Iterator[Prediction]:
         for line in lines:
             values = json.loads(line)
             if "probabilities" in values:
-                yield Prediction(**{"labels": None, **values})
+                box = pop_box(values)
+                yield Prediction(**{"labels": None, **values, "box": box})
             else:
                 yield flat_prediction(values, classes)
 

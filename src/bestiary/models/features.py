@@ -14,6 +14,7 @@ from bestiary.array_types import Float32s, Ints
 from bestiary.batches.array_cache import ArrayCache
 from bestiary.batches.feature_matrix import FeatureMatrix, load_features
 from bestiary.batches.pixel_cache import iter_pixel_batches
+from bestiary.box import PictureFile
 from bestiary.context import Context
 from bestiary.machine import disable_malloc_trim
 from bestiary.models.efficientnet_lite import cached_backbone_graph, lite_backbone
@@ -97,7 +98,7 @@ class FeatureCache:
         """Return the positions of the keys without features; of equal keys only the first."""
         return self.store.missing_keys(keys)
 
-    def fill(self, paths: Sequence[Path], keys: Sequence[str]) -> None:
+    def fill(self, paths: Sequence[PictureFile], keys: Sequence[str]) -> None:
         """Compute the missing features of these files; `keys` are their SHA-256.
 
         Raises SourceError if a file cannot be read any more, or has other content.
@@ -107,7 +108,7 @@ class FeatureCache:
             return
         engine = self.load_engine()
         missing_keys = [keys[row] for row in missing]
-        files = [VerifiedFile(paths[row], keys[row]) for row in missing]
+        files = [VerifiedFile.of(paths[row], keys[row]) for row in missing]
         batches = iter_pixel_batches(files, self.preprocess, threads=self.context.threads, batch_size=engine.batch_size)
         if self.mirrored:
             batches = (np.ascontiguousarray(images[:, :, ::-1]) for images in batches)
@@ -124,7 +125,7 @@ class FeatureCache:
         """Return cached features (n, channels). Raises as `load_features` does."""
         return load_features([(self.store, key) for key in keys])
 
-    def features(self, paths: Sequence[Path], keys: Sequence[str]) -> FeatureMatrix:
+    def features(self, paths: Sequence[PictureFile], keys: Sequence[str]) -> FeatureMatrix:
         """Return the features (n, channels) of these files, computed where they are missing. Raises as `fill` does."""
         disable_malloc_trim()
         self.fill(paths, keys)

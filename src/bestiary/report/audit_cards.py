@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from bestiary.box import parse_reference, path_of
 from bestiary.report.gallery import thumbnails
 from bestiary.text import relative_name
 
@@ -161,7 +162,8 @@ def _members(findings: pl.DataFrame, pictures: pl.DataFrame) -> dict[str, list[R
 
 def _card(row: Row, findings: Sequence[Row], root: str) -> PictureCard:
     name = relative_name(row["path"], root)
-    messages = dict.fromkeys((finding["message"] or "").replace(row["path"], name) for finding in findings)
+    path = str(path_of(parse_reference(row["path"])))
+    messages = dict.fromkeys((finding["message"] or "").replace(path, name) for finding in findings)
     suggested = next((finding["suggested_label"] for finding in findings if finding["suggested_label"]), "")
     return PictureCard(
         path=row["path"],

@@ -118,7 +118,9 @@ def write_audit_page(
     not_looked_for: skipped checks, with the reason; label_issues: how many suspect labels are expected to be wrong.
     Raises MachineError when the folder cannot be written.
     """
-    pictures = table.with_duplicate_groups(pictures).with_columns(pl.col("label").fill_null(NO_LABEL))
+    findings = table.name_rows(findings, pictures)
+    pictures = table.name_crops(table.with_duplicate_groups(pictures))
+    pictures = pictures.with_columns(pl.col("label").fill_null(NO_LABEL))
     issues = pl.concat([findings.filter("is_issue"), _left_out_findings(pictures, findings)])
     noted = findings.filter(~pl.col("is_issue") & pl.col("check").is_in(NOTED))
     settled = findings.filter(~pl.col("is_issue") & ~pl.col("check").is_in(NOTED))

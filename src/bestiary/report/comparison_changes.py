@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from bestiary.array_types import Bools, Floats
+from bestiary.box import parse_reference, path_of
 from bestiary.evaluation.comparison import RunPredictions, probabilities_over
 from bestiary.files import read_json
 from bestiary.report.format import ABSENT
@@ -112,7 +113,8 @@ def _changed_pictures(
 
 
 def _choose_existing(path: str, fallback: str) -> str:
-    return path if Path(path).exists() or not Path(fallback).exists() else fallback
+    has_path, has_fallback = (path_of(parse_reference(name)).exists() for name in (path, fallback))
+    return fallback if has_fallback and not has_path else path
 
 
 def _answer_probabilities(run: RunPredictions) -> Floats:

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from bestiary.array_types import Float32s
+from bestiary.box import PictureFile, parse_reference
 from bestiary.errors import PictureError, RunError
 from bestiary.inference.heatmap import model_input_view, overlay_heatmap
 from bestiary.inference.predictor import Predictor
@@ -149,10 +150,10 @@ def _top_probabilities(rows: pl.DataFrame) -> list[list[tuple[str, float]]]:
 
 
 def thumbnails(paths: Sequence[str | None], side: int, *, largest_bytes: int = LARGEST_BYTES) -> list[str | None]:
-    """Return a data address for each path, computed on all cores; None where there is no readable picture."""
+    """Return a data address for each path, or reference to a crop, computed on all cores; None if it is unreadable."""
 
     def small(path: str | None) -> str | None:
-        return thumbnail_data_uri(Path(path), side, largest_bytes=largest_bytes) if path else None
+        return thumbnail_data_uri(parse_reference(path), side, largest_bytes=largest_bytes) if path else None
 
     with ThreadPoolExecutor(available_cores()) as pool:
         return list(pool.map(small, paths))
@@ -177,11 +178,12 @@ def heatmap_overlays(run: Path, paths: Sequence[str], *, threads: int | None = N
         predictor = Predictor(run, threads=threads)
     except RunError:
         return [None] * len(paths)
-    predictions = zip(paths, predictor.predict_many(map(Path, paths)), strict=True)
-    return [_overlay(Path(path), prediction.heatmap, predictor.bundle.preprocess) for path, prediction in predictions]
+    files = [parse_reference(path) for path in paths]
+    predictions = zip(files, predictor.predict_many(files), strict=True)
+    return [_overlay(file, prediction.heatmap, predictor.bundle.preprocess) for file, prediction in predictions]
 
 
-def _overlay(path: Path, heatmap: Float32s | None, preprocess: Preprocessing) -> str | None:
+def _overlay(path: PictureFile, heatmap: Float32s | None, preprocess: Preprocessing) -> str | None:
     if heatmap is None:
         return None
     try:

@@ -162,6 +162,12 @@ def _iter_limits(run: RunFiles, summary: RunSummary) -> Iterator[str]:
         "It predicts one of its classes for each picture, with a calibrated probability. Pictures unlike its training"
         f" pictures are answered “unknown”{answered}; some of them are still classified."
     )
+    if run.bundle.get("crop") == "boxes":
+        yield (
+            "It was trained and tested on boxes of pictures, with a margin, not on whole pictures: its scores are not"
+            " valid for those, and do not count what a detector misses. Give it boxes: `bestiary predict RUN"
+            " detections.json`."
+        )
     yield escape(verdict.describe_run_mistakes(summary))
     if decision := metrics.get("decision"):
         yield escape(decision["sentence"])

@@ -68,14 +68,19 @@ def _read_findings(path: Path) -> pl.DataFrame:
 
 
 def read_run(run: Path) -> RunFiles:
-    """Return the files of a run folder. Raises RunError for one that is needed and missing, or cannot be read."""
+    """Return the files of a run folder; in its tables, `path` names the region of a crop too (`table.name_crops`).
+
+    Raises RunError for a file that is needed and missing, or cannot be read.
+    """
+    metrics, pictures = _read_metrics(run), table.read(run / "pictures.parquet", table.PICTURES)
+    predictions = table.read(run / "predictions.parquet", table.PREDICTIONS)
     return RunFiles(
         folder=run.resolve(),  # `runs/latest` is another run tomorrow
-        metrics=_read_metrics(run),
+        metrics=metrics,
         history=_read_json_lines(run / "history.jsonl"),
-        pictures=table.read(run / "pictures.parquet", table.PICTURES),
-        findings=_read_findings(run / "findings.parquet"),
-        predictions=table.read(run / "predictions.parquet", table.PREDICTIONS),
+        pictures=table.name_crops(pictures),
+        findings=table.name_rows(_read_findings(run / "findings.parquet"), pictures),
+        predictions=table.name_rows(predictions, pictures),
         resolved=_read_text(run / "resolved.toml"),
         requested=_read_text(run / "asked.toml"),
         environment=_read_json(run / "environment.json"),

@@ -68,11 +68,14 @@ def build_queue(pictures: pl.DataFrame, findings: pl.DataFrame, predictions: pl.
             first.setdefault(content, row_id)
             if reason not in reasons[content]:
                 reasons[content].append(reason)
-    names, groups = strip_common_folder(usable["path"].to_list()), defaultdict(list)
+    paths, groups = dict(table.name_crops(usable).select("row_id", "path").iter_rows()), defaultdict(list)
+    names = strip_common_folder(list(paths.values()))
     for row in rows.values():
         groups[row["group"]].append(row)
     picked = ((rows[row_id], reasons[content]) for content, row_id in first.items())
-    return [_make_item(row, row_reasons, names[row["path"]], groups[row["group"]]) for row, row_reasons in picked]
+    return [
+        _make_item(row, row_reasons, names[paths[row["row_id"]]], groups[row["group"]]) for row, row_reasons in picked
+    ]
 
 
 def _audit_reasons(findings: pl.DataFrame) -> Iterable[tuple[float, int, ReviewReason]]:

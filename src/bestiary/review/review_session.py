@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -10,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from PIL import Image
 
 from bestiary import run_folder, table
 from bestiary.checks import REVIEW_ORDER, AuditCheck
 from bestiary.context import Context
+from bestiary.crops import decode_file
 from bestiary.data.corrections import Correction
 from bestiary.data.joined_groups import groups_without_sites
 from bestiary.errors import PictureError, SourceError
@@ -26,7 +25,8 @@ from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.engine_choice import explain_impossible
 from bestiary.models.features import training_feature_cache
 from bestiary.models.neighbours import nearest_neighbours
-from bestiary.picture import decode, read_bytes
+from bestiary.picture import read_bytes
+from bestiary.preprocess import VerifiedFile
 from bestiary.report.commands import compare_command, retrain_command
 from bestiary.report.gallery import strip_common_folder
 from bestiary.report.thumbnails import jpeg_copy
@@ -64,7 +64,10 @@ class ReviewSession:
         self._label_issues = read_label_issues(run_folder.read_environment(run))
         self.items = {item.row: item for item in build_queue(self._pictures, findings, predictions)}
         self._rows = {row["row_id"]: row for row in self._pictures.iter_rows(named=True)}
-        self._names = strip_common_folder(self._pictures["path"].to_list())
+        self._files = dict(zip(self._pictures["row_id"], table.list_files(self._pictures), strict=True))
+        names = table.name_crops(self._pictures)["path"].to_list()
+        short = strip_common_folder(names)
+        self._names = {row: short[name] for row, name in zip(self._pictures["row_id"], names, strict=True)}
         self._neighbours: Mapping[int, list[int]] | None = None
         self._neighbours_error: str | None = None
         decisions.all()  # raises for a file that cannot be parsed, before anything is decided
@@ -132,7 +135,7 @@ class ReviewSession:
         """
         item = self.items[row]
         with self._lock:
-            prediction = self._predictor.predict(Path(self._rows[row]["path"]))
+            prediction = self._predictor.predict(self._files[row])
         ranked = sorted(prediction.probabilities.items(), key=lambda pair: -pair[1])
         return {
             "shares": ranked[:MAX_PROBABILITIES],
@@ -149,10 +152,10 @@ class ReviewSession:
         Raises PictureError if the file is missing, cannot be read, or has changed since the run.
         """
         (side, quality), picture = SIDES[size], self._rows[row]
-        content = read_bytes(Path(picture["path"]))
-        if hashlib.sha256(content).hexdigest() != picture["sha256"]:
+        file = VerifiedFile.of(self._files[row], picture["sha256"])
+        if not file.is_unchanged(read_bytes(file.path)):
             raise PictureError("This file has changed since the run.", check="unreadable")
-        return jpeg_copy(Image.fromarray(decode(content, at_least=side)), side, quality)
+        return jpeg_copy(decode_file(self._files[row], side), side, quality)
 
     def start_neighbour_search(self, context: Context) -> None:
         """Find the nearest training pictures of every item; features that are not cached are computed."""
@@ -165,7 +168,7 @@ class ReviewSession:
         if explain_impossible(recorded) is None:  # else any other: neighbours need no exact precision
             context = replace(context, features=recorded)
         feature_cache = training_feature_cache(backbone, bundle.preprocess, context)
-        features = feature_cache.features([Path(path) for path in both["path"]], both["sha256"].to_list())
+        features = feature_cache.features(table.list_files(both), both["sha256"].to_list())
         groups, row_ids = groups_without_sites(both), train["row_id"].to_list()
         nearest = nearest_neighbours(features[n:], features[:n], groups[n:], groups[:n], NEIGHBOURS)
         self._neighbours = {
@@ -194,7 +197,7 @@ class ReviewSession:
 
     def _picture_json(self, row: int) -> dict[str, Any]:
         picture = self._rows[row]
-        return {"row": row, "name": self._names[picture["path"]], "label": picture["label"], "split": picture["split"]}
+        return {"row": row, "name": self._names[row], "label": picture["label"], "split": picture["split"]}
 
 
 def _check_json(check: AuditCheck, count: int) -> dict[str, Any]:

@@ -292,4 +292,4 @@ def _load_experiment(run: Path, recipe: ResolvedRecipe, context: Context) -> Lea
 def _load_features(used: pl.DataFrame, recipe: ResolvedRecipe, context: Context) -> FeatureMatrix:
     preprocess = replace(recipe.preprocessing, rules=collection_rules(used))
     cache = training_feature_cache(recipe.model.backbone, preprocess, context)  # most are cached
-    return cache.features([Path(path) for path in used["path"]], used["sha256"].to_list())
+    return cache.features(table.list_files(used), used["sha256"].to_list())

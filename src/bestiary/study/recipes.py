@@ -16,9 +16,9 @@ from bestiary.recipe import METHODS, Recipe
 from bestiary.recipe_files import apply_overrides, builtin_recipes, load_recipe_values
 from bestiary.training.recipe_checks import check_recipe_supported, learner_name, setting_consumers
 
-PRESETS = ("original",)
+PRESETS = ("original", "crop")
 LONGER_TIMES = 3  # factor of the epochs of the preset's longer recipe
-NOT_OF_THE_PICTURES = ("suspects",)  # the only setting of `data` that selects no pictures
+NOT_OF_THE_PICTURES = ("suspects", "crop")  # settings of `data` that select no pictures; crop: `table.show_whole`
 LIMITS = ("max_pixels", "max_bytes")  # of `picture`: larger files are left out
 
 RecipeValues = dict[str, Any]
@@ -70,11 +70,12 @@ def read_study_recipes(names: Sequence[str], preset: str | None, settings: Seque
     """
     if preset is not None and preset not in PRESETS:
         raise UserError(f'There is no preset "{preset}". {did_you_mean(preset, PRESETS)}')
-    entries = [*(original_project_preset() if preset else []), *(_read_recipe(name) for name in names)]
+    presets = {"original": original_project_preset, "crop": crop_preset}
+    entries = [*(presets[preset]() if preset else []), *(_read_recipe(name) for name in names)]
     if len(entries) < 2:
         raise UserError(
             "A study compares two recipes or more, for example: bestiary study PICTURES probe scratch my.toml, or"
-            " --preset original."
+            " --preset original or --preset crop."
         )
     for name, times in Counter(entry.name for entry in entries).items():
         if times > 1:
@@ -114,6 +115,15 @@ def original_project_preset() -> list[StudyRecipe]:
             "original-v2",
         ),
         StudyRecipe("finetune", _method_defaults("finetune"), "the last stage of the backbone fine-tuned", "probe"),
+    ]
+
+
+def crop_preset() -> list[StudyRecipe]:
+    """Return the recipes that compare whole pictures with crops: the rows of both are the boxes."""
+    crops = {**_method_defaults("probe"), "data": {"crop": "boxes"}}
+    return [
+        StudyRecipe("whole", _method_defaults("probe"), "the whole picture, for each of its boxes"),
+        StudyRecipe("crops", crops, "the box, with a margin", "whole"),
     ]
 
 

@@ -113,7 +113,8 @@ class StudyRequest:
         recipes = [entry.recipe() for entry in self.entries]
         limits = {key: getattr(recipes[0].picture, key) for key in LIMITS}
         suspects = {"suspects": any(recipe.data.suspects for recipe in recipes)}
-        data, features = recipes[0].data.model_dump(mode="json") | suspects, recipes[0].features
+        crop = "boxes" if any(recipe.data.crop == "boxes" for recipe in recipes) else "none"
+        data, features = recipes[0].data.model_dump(mode="json") | suspects | {"crop": crop}, recipes[0].features
         if any(recipe.features != features for recipe in recipes):
             features = FeaturesConfig()
         return Recipe.of({"data": data, "picture": limits, "features": features.model_dump()}).resolve()
@@ -329,6 +330,8 @@ def _train_cell(cell: StudyRun, request: StudyRequest, dataset: AuditedDataset, 
     if not cell.is_started:
         pictures, digest = splits[cell.seed]
         recipe, facts = cell.entry.recipe(cell.seed), {**request.facts(), "split digest": digest}
+        if recipe.data.crop == "none":
+            pictures = table.show_whole(pictures)
         create_run(cell.run, recipe, recipe.resolve(), pictures, dataset, facts)
     flow.resume(cell.run, light=True, threads=request.context.threads, reporter=request.context.reporter)
 

@@ -71,7 +71,7 @@ def fill_activation_cache(
     threads, reporter = task.context.threads, task.context.reporter
     engine = make_engine(replace(task.engine_choice, precision=precision), frozen_stages.graph, threads=threads)
     keys = [pictures.keys[row] for row in missing]
-    files = [VerifiedFile(pictures.paths[row], pictures.keys[row]) for row in missing]
+    files = [VerifiedFile.of(pictures.paths[row], pictures.keys[row]) for row in missing]
     images = iter_pixel_batches(files, task.preprocess, threads=threads, batch_size=1)
     # Drawn while the engine computes the views before.
     inputs = (view for key, image in zip(keys, images, strict=True) for view in views.iter_views(image, key))

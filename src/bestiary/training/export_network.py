@@ -41,6 +41,6 @@ def _predict_graph_logits(task: TrainingTask, graph: bytes, head: Head) -> Float
     """Return the validation logits (n, classes) of an exported backbone and its head, in float32."""
     val, threads = task.split("val"), task.context.training_threads
     engine = OnnxRuntimeEngine(graph, threads=threads)
-    files = [VerifiedFile(path, key) for path, key in zip(val.paths, val.keys, strict=True)]
+    files = [VerifiedFile.of(path, key) for path, key in zip(val.paths, val.keys, strict=True)]
     batches = iter_pixel_batches(files, task.preprocess, threads=threads, batch_size=engine.batch_size)
     return np.concatenate([head.logits(outputs["maps"]) for outputs in engine.stream(batches)])

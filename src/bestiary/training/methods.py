@@ -209,7 +209,7 @@ def _predict_val(
 def _fill_pixels(task: TrainingTask) -> ArrayCache:
     """Return the pixel cache, filled with the training and validation pictures."""
     store, train, val = pixel_cache(task.cache, task.preprocess), task.split("train"), task.split("val")
-    paths, keys = train.paths + val.paths, train.keys + val.keys
+    paths, keys = [*train.paths, *val.paths], train.keys + val.keys
     with task.context.timer.stage("cache"):
         fill_pixel_cache(
             store, paths, keys, task.preprocess, threads=task.context.threads, reporter=task.context.reporter

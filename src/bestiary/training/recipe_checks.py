@@ -19,7 +19,7 @@ SCRATCH = ("resnet", "plain")
 SETTING_CONSUMERS: dict[tuple[str, ...], dict[str, str]] = {
     ALL: {
         "data": "classes label_depth min_per_class split val_fraction test_fraction folds near_duplicates suspects"
-        " near_duplicate_bits group site",
+        " near_duplicate_bits group site crop",
         "picture": "size fit normalise max_pixels max_bytes",
         "model": "method",
         "features": "engine precision",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ import polars as pl
 from bestiary import table
 from bestiary.array_types import Float32s, Ints, Pixels
 from bestiary.batches.feature_matrix import FeatureMatrix
+from bestiary.box import PictureFile
 from bestiary.class_thresholds import check_threshold_classes
 from bestiary.context import Context
 from bestiary.costs import check_cost_labels
@@ -41,9 +42,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SplitData:
-    """The pictures of one split: files, their SHA-256, and class indices, int64 (n,)."""
+    """The pictures of one split: files or crops, their SHA-256, and class indices, int64 (n,)."""
 
-    paths: list[Path]
+    paths: Sequence[PictureFile]
     keys: list[str]
     labels: Ints
 
@@ -98,7 +99,7 @@ class TrainingTask:
         """Return the pictures of one split."""
         rows = self.pictures.filter(pl.col("split") == split)
         labels = table.label_indices(rows["label"], self.classes)
-        return SplitData([Path(path) for path in rows["path"]], rows["sha256"].to_list(), labels)
+        return SplitData(table.list_files(rows), rows["sha256"].to_list(), labels)
 
 
 @dataclass(frozen=True)

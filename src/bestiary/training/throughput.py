@@ -7,15 +7,18 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from bestiary.array_types import Pixels
 from bestiary.batches.pixel_cache import iter_pixel_batches
+from bestiary.box import PictureFile
 from bestiary.machine import single_blas_thread
 from bestiary.models.features import FeatureCache
 from bestiary.preprocess import Preprocessing
+
+File = TypeVar("File", bound=PictureFile)
 
 MEASURE_SECONDS = 1.0
 WARM_UP_PICTURES = 8
@@ -34,7 +37,7 @@ class Throughput:
         return self.start_seconds + pictures / self.pictures_per_second if pictures else 0.0
 
 
-def measure_feature_throughput(cache: FeatureCache, paths: Sequence[Path]) -> Throughput:
+def measure_feature_throughput(cache: FeatureCache, paths: Sequence[PictureFile]) -> Throughput:
     """Return the throughput of feature extraction from files, by the engine that will be used."""
     preprocess, threads = cache.preprocess, cache.context.threads
     cache.graph  # noqa: B018 - built before the time is measured
@@ -51,7 +54,7 @@ def measure_feature_throughput(cache: FeatureCache, paths: Sequence[Path]) -> Th
     return Throughput(start_seconds, pictures / (time.perf_counter() - began))
 
 
-def measure_decode_throughput(preprocess: Preprocessing, paths: Sequence[Path], *, threads: int) -> Throughput:
+def measure_decode_throughput(preprocess: Preprocessing, paths: Sequence[PictureFile], *, threads: int) -> Throughput:
     """Return the throughput of decoding and resizing files."""
     began = time.perf_counter()
     pictures = sum(len(images) for images in _iter_timed_batches(paths, preprocess, threads, WARM_UP_PICTURES))
@@ -68,14 +71,14 @@ def machine_slowdown() -> float:
         return statistics.median(_time_reference_workload() for _ in range(10)) / REFERENCE_WORKLOAD_SECONDS
 
 
-def evenly_spaced(paths: Sequence[Path], count: int = 512) -> list[Path]:
+def evenly_spaced(paths: Sequence[File], count: int = 512) -> list[File]:
     """Return at most `count` of the paths, evenly spaced over classes and folders, in random order."""
     indices = np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int))
     return [paths[index] for index in np.random.default_rng(0).permutation(indices)]
 
 
 def _iter_timed_batches(
-    paths: Sequence[Path], preprocess: Preprocessing, threads: int, batch_size: int
+    paths: Sequence[PictureFile], preprocess: Preprocessing, threads: int, batch_size: int
 ) -> Iterator[Pixels]:
     """Yield decoded pictures, in cycles, for about a second."""
     end = time.perf_counter() + MEASURE_SECONDS

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
+from bestiary.box import PIXELS_FROM, TOLERANCE
 from bestiary.data.formats.label_table import ROWS, LabelFormat, LabelTable, ReadOptions
 from bestiary.data.formats.locate_pictures import LocatedPictures, locate_pictures
 from bestiary.data.formats.special_labels import left_out_reason, special_family
@@ -17,9 +18,9 @@ from bestiary.errors import SourceError
 from bestiary.text import format_names
 
 SEVERAL_LABELS, NOT_THERE, LISTED_TWICE = "with several labels", "not in the folder", "listed twice"
-NO_AREA, OUTSIDE = "box without area", "box outside the picture"
+NO_AREA, OUTSIDE, BROKEN = "box without area", "box outside the picture", "box is not four numbers"
+IN_PIXELS = "box in pixels where fractions are expected"
 BOX = ("box_left", "box_top", "box_width", "box_height")
-TOLERANCE = 0.02  # of the width or height, by which a box may reach beyond the picture: it is cut off there
 MAX_NAMES = 3
 
 
@@ -35,13 +36,17 @@ class LabelRows:
     notices: list[SourceNotice] = field(default_factory=list)
 
 
-def read_label_rows(source: Path, form: LabelFormat, options: ReadOptions) -> LabelRows:
+def read_label_rows(source: Path, form: LabelFormat, options: ReadOptions, *, ignore_labels: bool = False) -> LabelRows:
     """Return the pictures and labels of a collection in a format; see `ReadOptions`.
 
+    ignore_labels: each row has the label "", so that boxes with several labels are kept.
     Left out, counted and named are what the reader leaves out, pictures that are not there, boxes without area, and
     pictures with several labels. Raises SourceError if nothing is left.
     """
     table = form.read(source, options)
+    if ignore_labels:
+        rows = table.rows.with_columns(label=pl.lit(""), split=pl.lit(None, pl.String))
+        table = LabelTable(rows, table.left_out, table.notes)
     if options.has_chosen_families:
         table = _leave_out_families(table, options.left_out)
     notices = [SourceNotice(SOURCE_FORMAT, note, is_issue=False) for note in _format_notes(source, form, table)]
@@ -118,7 +123,20 @@ def _check_boxes(rows: pl.DataFrame) -> tuple[pl.DataFrame, list[pl.DataFrame]]:
     no_area = (width <= 0) | (height <= 0)
     beyond = (left < -TOLERANCE) | (top < -TOLERANCE) | (left + width > 1 + TOLERANCE) | (top + height > 1 + TOLERANCE)
     outside = pl.when(is_fraction).then(beyond).otherwise((left + width <= 0) | (top + height <= 0))
-    reason = pl.when(no_area).then(pl.lit(NO_AREA)).when(outside).then(pl.lit(OUTSIDE))
+    is_boxed, is_finite = (
+        left.is_not_null(),
+        pl.all_horizontal(pl.col(name).is_finite().fill_null(False) for name in BOX),
+    )
+    reason = (
+        pl.when(is_boxed & ~is_finite)
+        .then(pl.lit(BROKEN))
+        .when(no_area)
+        .then(pl.lit(NO_AREA))
+        .when(is_fraction & (pl.max_horizontal(BOX) > PIXELS_FROM))
+        .then(pl.lit(IN_PIXELS))
+        .when(outside)
+        .then(pl.lit(OUTSIDE))
+    )
     rows = rows.with_columns(reason=reason)
     without = rows.filter(pl.col("reason").is_not_null())
     text = pl.format("{} ({}, {}, {}, {})", "file", *BOX)

@@ -1,4 +1,4 @@
-"""Camtrap DP 1.0: a package of machine observations, one for each picture, beside its deployments and media.
+"""Camtrap DP 1.0: a package of machine observations, one for each picture or box, beside its deployments and media.
 
 A Camtrap DP says where and when each picture was taken and what the project was. Pictures do not: that comes from a
 package (`--package`), and nothing of it is invented. Its media are found by path; without media.csv, the folder that is
@@ -30,7 +30,7 @@ from bestiary.inference.output_formats.camtrap_package import (
     CamtrapPackage,
     Medium,
 )
-from bestiary.inference.output_formats.conversion import Conversion, decimal, relative_name, utc_now
+from bestiary.inference.output_formats.conversion import Conversion, decimal, fraction_box, relative_name, utc_now
 from bestiary.inference.predictor import Prediction
 from bestiary.orientation import read_exif
 from bestiary.picture import open_image, read_bytes
@@ -47,6 +47,7 @@ OBSERVATION_TYPES: dict[Family | None, str] = {
 }
 RESOURCES = ("deployments", "media", "observations")
 SCHEMA = "https://raw.githubusercontent.com/tdwg/camtrap-dp/{version}/{name}-table-schema.json"
+BOX_COLUMNS = ("bboxX", "bboxY", "bboxWidth", "bboxHeight")
 MAX_PICTURES, ID_CHARS = 5, 16
 
 
@@ -99,7 +100,7 @@ def _write_tables(
     predictions: Iterable[Prediction], folder: Path, package: CamtrapPackage, conversion: Conversion
 ) -> Counter[str]:
     """Write observations.csv, and media.csv unless the package has it; returns how often each label has no name."""
-    unnamed, unplaced, used = Counter[str](), list[str](), set[str]()
+    unnamed, unplaced, used = Counter[str](), list[str](), dict[str, tuple[str | None, int]]()
     now = utc_now().isoformat().replace("+00:00", "Z")
     with ExitStack() as files:
         observations = csv.writer(_create(folder / OBSERVATIONS, files), lineterminator="\n")
@@ -113,14 +114,19 @@ def _write_tables(
             if isinstance(medium, str):
                 unplaced.append(f"{name} ({medium})")
                 continue
-            if medium.media_id in used:
+            if medium.media_id in used and (prediction.box is None or used[medium.media_id][0] != prediction.path):
                 unplaced.append(f"{name} (media {medium.media_id} has another picture already)")
                 continue
-            used.add(medium.media_id)
-            if media is not None:
+            path, number = used.get(medium.media_id, (prediction.path, 0))
+            used[medium.media_id] = path, number + 1
+            if media is not None and not number:
                 values = _describe_medium(medium, name)
                 media.writerow([values.get(column, "") for column in MEDIA_COLUMNS])
             row = _observe(prediction, medium, package, conversion) | {"classificationTimestamp": now}
+            if prediction.box is not None:
+                sides = fraction_box(prediction) if prediction.error is None else ("",) * len(BOX_COLUMNS)
+                row |= zip(BOX_COLUMNS, sides, strict=True)
+                row["observationID"] += f"_{number + 1}"
             if not row.get("scientificName") and row["observationType"] == "animal":
                 unnamed[str(prediction.label)] += 1
             observations.writerow([row.get(column, "") for column in OBSERVATION_COLUMNS])

@@ -9,12 +9,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bestiary.box import pop_box
+from bestiary.crops import read_upright_size
 from bestiary.inference.output_formats.input_table import InputTable
 from bestiary.inference.predictor import Prediction
 from bestiary.text import printable
 from bestiary.version import __version__
 
 PROBABILITY_DIGITS = 6
+WHOLE_PICTURE = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Conversion:
 
     model: digest of the graph. folder: that the pictures were taken from, which file names are relative to, None if
     there are several inputs. unknown_label: of unknown pictures, None if none was chosen. table: of the pictures,
-    package: folder of a Camtrap DP that they belong to.
+    package: folder of a Camtrap DP that they belong to. boxes: whether the predictions are of boxes.
     """
 
     classes: tuple[str, ...]
@@ -32,6 +35,7 @@ class Conversion:
     unknown_label: str | None = None
     table: InputTable | None = None
     package: Path | None = None
+    boxes: bool = False
 
     @property
     def classifier(self) -> str:
@@ -44,7 +48,8 @@ def read_predictions(path: Path) -> Iterator[Prediction]:
     with path.open(encoding="utf-8") as lines:
         for line in lines:
             values = json.loads(line)
-            yield Prediction(**{"labels": None, **values})
+            box = pop_box(values)
+            yield Prediction(**{"labels": None, **values, "box": box})
 
 
 def relative_name(path: str | None, folder: Path | None) -> str:
@@ -53,6 +58,20 @@ def relative_name(path: str | None, folder: Path | None) -> str:
     if folder is not None and picture.is_relative_to(folder):
         picture = picture.relative_to(folder)
     return printable(picture.as_posix())
+
+
+def fraction_box(prediction: Prediction) -> tuple[float, float, float, float]:
+    """Return left, top, width and height of the box in fractions of the picture, within it; all of it without a box.
+
+    A box in pixels takes the size of the picture from its file. Raises PictureError if that cannot be read.
+    """
+    box = prediction.box
+    if box is None:
+        return WHOLE_PICTURE
+    width, height = (1, 1) if box.unit == "fraction" else read_upright_size(Path(str(prediction.path)))
+    left, end = (min(max(side / width, 0.0), 1.0) for side in (box.left, box.left + box.width))
+    top, bottom = (min(max(side / height, 0.0), 1.0) for side in (box.top, box.top + box.height))
+    return decimal(left), decimal(top), decimal(end - left), decimal(bottom - top)
 
 
 def decimal(value: float) -> float:

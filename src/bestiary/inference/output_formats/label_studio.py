@@ -1,7 +1,8 @@
 """Label Studio pre-annotations: tasks to import, each with the prediction of a picture.
 
 The labelling interface needs `<Image name="image" value="$image"/>` and `<Choices name="choice" toName="image">`, as in
-Label Studio's template for the classification of pictures.
+Label Studio's template for the classification of pictures. For boxes it needs `<RectangleLabels name="label"
+toName="image">`, as in the template for bounding boxes; each box is a task.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from typing import Any
 from urllib.parse import quote
 
 from bestiary.files import atomic_path
-from bestiary.inference.output_formats.conversion import Conversion, decimal, dump_json, relative_name
+from bestiary.inference.output_formats.conversion import Conversion, decimal, dump_json, fraction_box, relative_name
 from bestiary.inference.predictor import Prediction
 
 LOCAL_FILES = "/data/local-files/?d="  # Label Studio's address of a file in its document root
-FROM_NAME, TO_NAME = "choice", "image"
+FROM_NAME, BOX_NAME, TO_NAME = "choice", "label", "image"
 
 
 def write_label_studio(predictions: Iterable[Prediction], path: Path, conversion: Conversion) -> list[str]:
@@ -42,12 +43,17 @@ def _task(prediction: Prediction, conversion: Conversion) -> dict[str, Any]:
     facts["familiarity"] = decimal(prediction.familiarity)
     if prediction.unknown and conversion.unknown_label is None:
         return {"data": facts | {"nearest": prediction.label}}
-    result = {
+    result: dict[str, Any] = {
         "from_name": FROM_NAME,
         "to_name": TO_NAME,
         "type": "choices",
         "value": {"choices": [prediction.label]},
     }
+    if prediction.box is not None:
+        sides = zip(("x", "y", "width", "height"), fraction_box(prediction), strict=True)
+        value = {name: decimal(100 * side) for name, side in sides} | {"rotation": 0}
+        result |= {"from_name": BOX_NAME, "type": "rectanglelabels"}
+        result["value"] = value | {"rectanglelabels": [prediction.label]}
     score = 1 - prediction.familiarity if prediction.unknown else prediction.probability
     answer = {"model_version": conversion.classifier, "score": decimal(score), "result": [result]}
     return {"data": facts, "predictions": [answer]}

@@ -1,22 +1,25 @@
 """MegaDetector results, format 1.6: what Timelapse, AddaxAI and MegaDetector's own tools read.
 
-The format keeps classes with detections, and every detection has a box. Here the box is the whole picture, with a
-detection for each kind of thing that the model knows: animal, person, vehicle. Its confidence is the calibrated
-probability that the picture shows that kind. A picture that is like none of the classes has the category "unknown",
-without classes.
+The format keeps classes with detections, and every detection has a box. Here it is the box that was classified, or the
+whole picture, with a detection for each kind of thing that the model knows: animal, person, vehicle. Its confidence is
+the calibrated probability that the box shows that kind. A picture that is like none of the classes has the category
+"unknown", without classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from bestiary.files import atomic_path
 from bestiary.inference.output_formats.conversion import (
+    WHOLE_PICTURE,
     Conversion,
     decimal,
     dump_json,
+    fraction_box,
     ranked_classes,
     relative_name,
     utc_now,
@@ -27,9 +30,9 @@ from bestiary.special_labels import special_family
 FORMAT_VERSION = "1.6"  # as text, which 1.6 asks for
 CATEGORIES = {"animal": "1", "human": "2", "vehicle": "3", "unknown": "4"}
 CATEGORY_NAMES = {"1": "animal", "2": "person", "3": "vehicle", "4": "unknown"}
-WHOLE_PICTURE = (0.0, 0.0, 1.0, 1.0)
 LEAST_CONFIDENCE = 0.005  # of a detection that is written, as of MegaDetector itself
 BOXES = "None was detected: the box of each detection is the whole picture."
+CLASSIFIED_BOXES = "Those that were classified, of another detector; without one, the box is the whole picture."
 
 
 def write_megadetector(predictions: Iterable[Prediction], path: Path, conversion: Conversion) -> list[str]:
@@ -40,24 +43,40 @@ def write_megadetector(predictions: Iterable[Prediction], path: Path, conversion
             "detector": "none",
             "classifier": conversion.classifier,
             "classification_completion_time": utc_now().strftime("%Y-%m-%d %H:%M:%S"),
-            "classifier_metadata": {"boxes": BOXES},
+            "classifier_metadata": {"boxes": CLASSIFIED_BOXES if conversion.boxes else BOXES},
         },
         "detection_categories": CATEGORY_NAMES,
         "classification_categories": {str(index): name for index, name in enumerate(conversion.classes)},
     }
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace") as out:
         out.write(dump_json(head)[:-1] + ', "images": [')
-        for row, prediction in enumerate(predictions):
-            out.write(("," if row else "") + "\n" + dump_json(_image(prediction, conversion)))
+        for row, entries in enumerate(_group_boxes(predictions, conversion)):
+            out.write(("," if row else "") + "\n" + dump_json(_image(entries, conversion)))
         out.write("\n]}\n")
     return []
 
 
-def _image(prediction: Prediction, conversion: Conversion) -> dict[str, Any]:
-    file = relative_name(prediction.path, conversion.folder)
-    if prediction.error is not None:
-        return {"file": file, "failure": prediction.error, "detections": None}
-    return {"file": file, "detections": list(_detections(prediction, conversion.classes))}
+def _group_boxes(predictions: Iterable[Prediction], conversion: Conversion) -> Iterator[list[Prediction]]:
+    """Yield the predictions of each picture: one, or those of its boxes, which follow one another."""
+    if not conversion.boxes:
+        yield from ([prediction] for prediction in predictions)
+        return
+    for _, boxes in itertools.groupby(predictions, lambda prediction: prediction.path):
+        yield list(boxes)
+
+
+def _image(boxes: list[Prediction], conversion: Conversion) -> dict[str, Any]:
+    """Return the entry of a picture; a box that cannot be looked at fails the picture only if no other can."""
+    file = relative_name(boxes[0].path, conversion.folder)
+    read = [prediction for prediction in boxes if prediction.error is None]
+    if not read:
+        return {"file": file, "failure": boxes[0].error, "detections": None}
+    detections = [
+        detection | {"bbox": list(fraction_box(prediction))}
+        for prediction in read
+        for detection in _detections(prediction, conversion.classes)
+    ]
+    return {"file": file, "detections": detections}
 
 
 def _detections(prediction: Prediction, classes: tuple[str, ...]) -> Iterable[dict[str, Any]]:

@@ -1,0 +1,72 @@
+"""What `predict` does about boxes: for a model that was trained on boxes, PATH may be a file that has them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bestiary.errors import UserError
+
+if TYPE_CHECKING:
+    from bestiary.box import PictureFile
+
+SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".xml", ".parquet")
+PACKAGE = "datapackage.json"  # of a folder that is a Camtrap DP
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """The boxes to predict, the folder of their pictures, the digest of the file, and notices about what was read."""
+
+    files: list[PictureFile]
+    folder: Path
+    digest: str
+    notices: list[str]
+
+
+def read_boxes(run: Path, paths: Sequence[Path], columns: str | None, pictures: Path | None) -> Boxes | None:
+    """Return the boxes of the only path, if it is a file of them; None for pictures.
+
+    Raises UserError for a model that looks at whole pictures, and for options that are of no use.
+    """
+    source = paths[0] if len(paths) == 1 and _has_boxes(paths[0]) else None
+    if source is None:
+        if columns is not None or pictures is not None:
+            raise UserError("--columns and --pictures are for a file of boxes: give that file as PATH.")
+        return None
+    from bestiary.inference.bundle import read_bundle
+
+    if read_bundle(run).crop == "none":
+        if source.suffix.lower() not in SUFFIXES[:2] and not source.is_dir():
+            return None  # a prediction with an error
+        raise UserError(
+            f"{source} is no picture, and its boxes cannot be used: this model was trained on whole pictures. Give the"
+            " pictures, or train with --crop boxes."
+        )
+    from bestiary.errors import require_extra
+
+    require_extra("train")
+    from dataclasses import replace
+
+    from bestiary.data.boxed_pictures import read_boxed_pictures
+    from bestiary.data.formats.label_table import ReadOptions
+    from bestiary.data.formats.read_options import make_read_options
+
+    options = make_read_options(None, columns, pictures) or ReadOptions()
+    boxed = read_boxed_pictures(source, replace(options, boxes=True, left_out=()))
+    file = source / PACKAGE if source.is_dir() else source
+    folder = (pictures or (source if source.is_dir() else source.parent)).absolute()  # as the paths of the boxes are
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    return Boxes(boxed.files, folder, digest, boxed.notices)
+
+
+def _has_boxes(path: Path) -> bool:
+    """Return whether a path may be a file of boxes: it exists and is not named like a picture."""
+    try:
+        return (path.suffix.lower() in SUFFIXES and path.is_file()) or (path / PACKAGE).is_file()
+    except OSError:  # a name that is too long
+        return False

@@ -1,0 +1,46 @@
+"""Boxes to predict, from any format that has them: labels and splits do not matter, and each box is one picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bestiary.box import Box, Crop, PictureFile
+from bestiary.data.formats.label_rows import read_label_rows
+from bestiary.data.formats.label_table import ReadOptions
+from bestiary.data.formats.registry import recognise_format
+from bestiary.errors import SourceError
+
+
+@dataclass(frozen=True)
+class BoxedPictures:
+    """The boxes of a file, those of one picture together; a picture without a box is whole. notices: what was read."""
+
+    files: list[PictureFile]
+    notices: list[str]
+
+
+def read_boxed_pictures(source: Path, options: ReadOptions) -> BoxedPictures:
+    """Return the boxes of a file or folder in a format for labels.
+
+    Raises SourceError if the format is not recognised, and if there is no box.
+    """
+    form = recognise_format(source, options)
+    if form is None:
+        raise SourceError(f"{source} is not of a format that is recognised. Expected pictures, or boxes of pictures.")
+    labelled = read_label_rows(source, form, options, ignore_labels=True)
+    rows = labelled.rows.sort("path", maintain_order=True)
+    files: list[PictureFile] = []
+    for path, left, top, width, height, unit in rows.select("path", "^box_.*$").iter_rows():
+        whole = Path(path)
+        files.append(whole if left is None else Crop(whole, Box(left, top, width, height, unit)))
+    whole_pictures = sum(isinstance(file, Path) for file in files)
+    if whole_pictures == len(files):
+        raise SourceError(
+            f"{source} ({form.title}) has no boxes, and the model looks at boxes. For a table, name their columns:"
+            " --columns box=left+top+width+height."
+        )
+    notices = [notice.message for notice in labelled.notices]
+    if whole_pictures:
+        notices.append(f"{whole_pictures:,} pictures have no box: they are looked at as a whole.")
+    return BoxedPictures(files, notices)
