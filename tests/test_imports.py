@@ -61,6 +61,7 @@ BASE = (
     "checks",
     "label_issue_summary",
     "table",
+    "few_groups",
     "finding_counts",
     "context",
     "run_folder",

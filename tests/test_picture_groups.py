@@ -25,6 +25,7 @@ from bestiary.data.picture_groups import add_picture_groups, require_divisible_s
 from bestiary.errors import RecipeError, SourceError
 from bestiary.evaluation.cluster_intervals import cluster_bootstrap, cluster_mean, cluster_rate
 from bestiary.evaluation.group_scores import compare_group_scores, describe_group_scores
+from bestiary.few_groups import describe_few_groups
 from bestiary.group_rules import GroupRule, parse_group_rule, parse_site_rule
 from bestiary.recipe import Recipe
 
@@ -297,6 +298,16 @@ def test_too_few_groups_of_a_class_are_not_called_duplicates(folds: int) -> None
     for fold in range(1, folds + 1):
         chosen = select_fold(pictures, fold, data, seed=0)
         assert chosen.group_by("given_group").agg(pl.col("split").n_unique())["split"].to_list() == [1] * 24
+
+
+def test_few_sites_in_validation_are_told() -> None:
+    rows = {"split": ["train"] * 6 + ["val"] * 3 + ["test"] * 3, "group": [1, 2, 3, 4, 5, 6, 7, 7, 7, 8, 8, 9]}
+    sites = pl.DataFrame(rows).with_columns(site=pl.format("s{}", "group"))
+    caution = describe_few_groups(sites)
+    assert "only 1 site for validation and 2 sites for test" in caution
+    assert "--folds 5" in caution
+    assert describe_few_groups(sites.drop("site")) == ""
+    assert describe_few_groups(sites.with_columns(group=pl.int_range(12), site=pl.lit("s"))[:0]) == ""
 
 
 # ---- Splits of mixed groups ----------------------------------------------------------------------------------------

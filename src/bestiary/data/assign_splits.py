@@ -20,6 +20,7 @@ from bestiary.data.split import (
 )
 from bestiary.data.split_parts import require_trainable_parts
 from bestiary.errors import SourceError
+from bestiary.few_groups import describe_few_groups
 from bestiary.finding_counts import count_findings
 from bestiary.recipe import DataConfig
 from bestiary.text import format_names
@@ -99,6 +100,7 @@ def describe_splits(pictures: pl.DataFrame, dataset: AuditedDataset) -> str:
         f" {counts['val']:,} validation, {tested}. {duplicates:,} duplicates kept in one split,"
         f" {pictures.height - used.height:,} files left out. {findings}"
         + (f" The split has no validation pictures for: {format_names(missing)}." if missing else "")
+        + (f" {few}" if (few := describe_few_groups(pictures)) else "")
     )
 
 

@@ -15,6 +15,7 @@ import polars as pl
 from bestiary import table
 from bestiary.checks import ABOUT_SOURCE
 from bestiary.errors import RunError
+from bestiary.few_groups import describe_few_groups
 from bestiary.finding_counts import FindingCounts, count_findings, read_label_issues
 from bestiary.label_issue_summary import LabelIssueSummary
 from bestiary.report.classification_report import score_caveats
@@ -104,7 +105,8 @@ def run_caveats(run: RunFiles) -> list[str]:
         " an earlier one, the scores are too high."
     )
     leaks = [run.leaks["sentence"]] if run.leaks else []
-    return [*([reuse] if times >= 2 else []), *score_caveats(run.metrics), *leaks, *_source_notices(run)]
+    few = [caution] if (caution := describe_few_groups(run.pictures)) else []
+    return [*([reuse] if times >= 2 else []), *few, *score_caveats(run.metrics), *leaks, *_source_notices(run)]
 
 
 def _source_notices(run: RunFiles) -> list[str]:
