@@ -25,7 +25,7 @@ def describe_few_groups(pictures: pl.DataFrame) -> str:
     parts = [f"{count} {noun}{'s' * (count != 1)} for {names[split]}" for split, count in few.items()]
     rests = " Calibration and thresholds depend on validation." if "val" in few else ""
     return (
-        f"The split has only {' and '.join(parts)}.{rests} The figures may be far off for other {noun}s: add {noun}s, or"
+        f"The split has only {' and '.join(parts)}.{rests} Figures for other {noun}s may differ much: add {noun}s, or"
         " cross-validate with --folds 5."
     )
 
