@@ -192,7 +192,7 @@ def test_a_dropped_picture_stays_in_the_table_with_the_reason(folder: Path, tmp_
     row = shown.filter(pl.col("path") == str(path)).row(0, named=True)
     assert row["split"] is None
     assert row["error"] == f"{path}: dropped by the corrections file (a drawing)."
-    assert shown.columns == [*table.PICTURES, *table.MEASURES, *table.DEPTH]
+    assert shown.columns == [*table.PICTURES, *table.MEASURES, *table.DEPTH, *table.GROUPING, *table.CROPS]
     assert str(path) not in found.findings["path"].to_list()
     assert "1 dropped" in said
     assert path.exists()

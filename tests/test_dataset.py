@@ -335,7 +335,7 @@ def test_the_worker_processes_end_with_the_scan(plain: Path, monkeypatch: pytest
         return sum("popen_loky" in command for command in commands)
 
     monkeypatch.setattr(measuring, "FILES_AT_ONCE", 4)
-    files = pl.DataFrame({"path": [str(path) for path in sorted(plain.glob("*/*"))]})
+    files = pl.DataFrame({"path": [str(path) for path in sorted(plain.glob("*/*"))]}).with_columns(box=pl.lit(""))
     counts: list[int] = []
     measure_all = measuring._measure_all
 

@@ -478,7 +478,7 @@ def test_python_has_events_too(probed: Path, new: Path) -> None:
         ("b4", 0, 1),
     ]
     assert bestiary.predict(probed, new / "b1_1.jpg", quiet=True).events == ()
-    with pytest.raises(UserError, match="is not a time"):
+    with pytest.raises(UserError, match="expected a time between pictures"):
         bestiary.predict(probed, new, group="time:60", quiet=True)
 
 
@@ -502,7 +502,7 @@ def test_a_column_of_a_table_names_events(command: Command, probed: Path, new: P
     [
         (["--group", "auto"], "is for training"),
         (["--group", "Sequence"], "Add --table"),
-        (["--group", "time:60"], "is not a time"),
+        (["--group", "time:60"], "expected a time between pictures"),
         (["--group", "time:60s"], "no picture has a time"),
         (["--group", "folder", "--site", "folder"], "--site divides events by time"),
         (["--site", "folder"], "Add --group"),

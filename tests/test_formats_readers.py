@@ -379,8 +379,8 @@ def test_a_folder_that_lacks_the_files_of_the_requested_format_is_refused(tmp_pa
         ("huggingface", "no metadata.csv"),
         ("webdataset", "there are no numbered tar files in it"),
         ("cvat", "annotations.xml cannot be read"),
-        ("label-studio", "cannot be read"),
-        ("table", "cannot be read"),
+        ("label-studio", "is a file. It has no such file"),
+        ("table", "is a file. It has no such file"),
     ):
         with pytest.raises(SourceError, match=message):
             list_sources([tmp_path], {}, Context(cache=None), reading=ReadOptions(format=name))
