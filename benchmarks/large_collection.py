@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=60_000)
     parser.add_argument("--side", type=int, default=96)
     parser.add_argument("--pairs", type=int, default=1)
-    parser.add_argument("--trees", default="old,new", help="new: only this working tree")
+    parser.add_argument("--trees", default="old,new", help="new: only this working tree; old: only the older one")
     parser.add_argument("--out", type=Path, help="draw the collection here and leave it, or use the one that is there")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
