@@ -9,8 +9,7 @@ from bestiary import table
 from bestiary.array_types import Ints
 from bestiary.data.duplicates import connected_groups
 from bestiary.data.notices import GROUPS, SourceNotice
-
-LARGE_FRACTION = 0.5
+from bestiary.data.picture_groups import LARGE_FRACTION
 
 
 def join_groups(pictures: pl.DataFrame) -> tuple[Ints, list[SourceNotice]]:

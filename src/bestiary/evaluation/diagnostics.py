@@ -23,12 +23,12 @@ from bestiary.models.logistic_regression import linear_logits
 from bestiary.quick_metrics import log_softmax
 from bestiary.recipe import BACKBONE_SIZES, ResolvedRecipe
 from bestiary.text import format_names, format_percent
+from bestiary.training.probe import chosen_c_value
 from bestiary.training.task import SplitData, TrainedModel, TrainingTask
 
 SAMPLED_PICTURES = 512  # training pictures that a network predicts again, without augmentation
 COOLED_DOWN = 0.99  # of a schedule: a last epoch that got so far ended with the lowest learning rate
 NAMED = 3  # classes named in the sentence about overfitting
-DEFAULT_C = 0.003  # of the probe's head if the run has not chosen one
 
 
 def diagnose_training(task: TrainingTask, trained: TrainedModel) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def diagnose_training(task: TrainingTask, trained: TrainedModel) -> dict[str, An
                 *features,
                 (groups[0], groups[1]),
                 task.classes,
-                c_value=next((line["regularisation"] for line in trained.history if line.get("chosen")), DEFAULT_C),
+                c_value=chosen_c_value(trained.history),
                 seed=task.recipe.seed,
                 val_predictions=trained.val_logits.argmax(axis=1) if is_probe else None,
                 advance=advance,

@@ -24,12 +24,11 @@ from bestiary.evaluation.intervals import group_indices, metric_value
 from bestiary.models.features import LabelledFeatures
 from bestiary.models.logistic_regression import linear_logits
 from bestiary.recipe import Balance
-from bestiary.training.probe import fit_head
+from bestiary.training.probe import chosen_c_value, fit_head
 from bestiary.training.task import SplitData, TrainedModel, TrainingTask
 
 FOLDS, FOLDS_OF_LARGE = 10, 5  # with few folds, models are trained on clearly fewer sites than the final one
 LARGE, RESAMPLES = 20_000, 1000
-DEFAULT_C = 0.003  # of the probe's head if the run has not chosen one
 MIN_CLUSTERS = 3
 WORST_SITES = 20
 RANDOM, GROUPED, NEW_SITES = "random", "grouped", "new_sites"
@@ -154,7 +153,7 @@ class FoldPredictor:
         keys = pictures["sha256"].to_list()
         data = SplitData(table.list_files(pictures), keys, labels)
         cache = task.fill_features(data, task.engine_choice.precision)
-        c_value = next((line["regularisation"] for line in trained.history if line.get("chosen")), DEFAULT_C)
+        c_value = chosen_c_value(trained.history)
         balance, seed = task.recipe.train.balance, task.recipe.seed
         return cls(cache.load(keys), labels, len(task.classes), c_value, balance, seed)
 

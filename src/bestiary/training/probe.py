@@ -6,7 +6,7 @@ No torch: the backbone is a graph, run by OpenVINO or ONNX Runtime; the head is 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from bestiary.recipe import Balance, Recipe
 from bestiary.training.balance import logit_adjustment, sample_epoch_order
 from bestiary.training.task import TrainingTask
 
+DEFAULT_C = 0.003  # of a head on features whose C was not chosen
 C_TIMES_PICTURES = (4, 12, 40, 120, 400, 1200)  # scikit-learn's C weighs a sum over pictures, not a mean
 
 
@@ -72,6 +73,11 @@ def default_c_values(pictures: int) -> tuple[float, ...]:
     (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
     """
     return tuple(round(c_value / pictures, 12) for c_value in C_TIMES_PICTURES)
+
+
+def chosen_c_value(history: Sequence[Mapping[str, Any]]) -> float:
+    """Return the C that a probe has chosen, from its history; DEFAULT_C for the history of another method."""
+    return next((float(line["regularisation"]) for line in history if line.get("chosen")), DEFAULT_C)
 
 
 def fit_head(
