@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from bestiary import cli, preprocess, table
+from bestiary import api, cli, preprocess, table
 from bestiary.batches.decoding import decode_ahead
 from bestiary.box import Box, Crop, Region, content_key, find_region, format_reference, parse_box, parse_reference
 from bestiary.context import Context
@@ -541,3 +541,12 @@ def test_the_preset_crop_compares_whole_pictures_with_their_boxes(scenes: Path, 
     assert difference["accuracy"]["value"] > 0.1, "a whole picture shows three kinds, and has three labels"
     tested = int((of_crops["split"] == "test").sum())
     assert [cell["n"] for cell in done.results["cells"]] == [tested, tested]
+
+
+def test_python_refuses_crops_of_pictures_without_boxes(tmp_path: Path) -> None:
+    for number in range(4):
+        folder = tmp_path / "ab"[number % 2]
+        folder.mkdir(exist_ok=True)
+        Image.new("RGB", (64, 64), (60 * number, 0, 0)).save(folder / f"{number}.png")
+    with pytest.raises(SourceError, match="the pictures have none"):
+        api.audit(tmp_path, crop="boxes", quiet=True)

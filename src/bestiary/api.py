@@ -48,6 +48,7 @@ def audit(
     leave_out: Sequence[str] | None = None,
     group: str | None = None,
     site: str | None = None,
+    crop: str | None = None,
     recipe: RecipeLike | None = None,
     threads: int | None = None,
     quiet: bool = False,
@@ -56,7 +57,7 @@ def audit(
 ) -> AuditedDataset:
     """Return the pictures of one source or several, grouped by duplicates, with all findings; see `train`."""
     reporter = choose_reporter(quiet=quiet, on_event=on_event, reporter=reporter)
-    requested = combine_recipe(recipe, group=group, site=site)
+    requested = combine_recipe(recipe, group=group, site=site, crop=crop)
     reading = make_read_options(format, columns, pictures_folder, leave_out)
     return flow.audit(
         pictures,
@@ -84,6 +85,7 @@ def train(
     leave_out: Sequence[str] | None = None,
     group: str | None = None,
     site: str | None = None,
+    crop: str | None = None,
     folds: int | None = None,
     out: Path | str | None = None,
     threads: int | None = None,
@@ -99,7 +101,8 @@ def train(
     "probe", "finetune" or "scratch"; backbone, seed, folds: as in the command; recipe: a Recipe, its settings as a
     mapping, a TOML file or the name of a built-in recipe. labels: a map of folder names to labels; corrections: a file
     of label decisions. format, columns, pictures_folder, leave_out: how a table or another format is read, as in the
-    command. group, site: what stays in one split, such as a column, "folder", "regex:…" or "time:60s".
+    command. group, site: what stays in one split, such as a column, "folder", "regex:…" or "time:60s". crop:
+    "boxes" looks at the boxes of a table or another format instead of whole pictures.
     budget_seconds: settings that the recipe leaves open are chosen so that the job ends in time.
     log: "tensorboard" or "mlflow", for the epochs of finetune and scratch.
     quiet: show no progress; on_event: called with each `bestiary.events.Event`. Raises UserError, RecipeError if an
@@ -107,7 +110,9 @@ def train(
     on Ctrl-C.
     """
     reporter = choose_reporter(quiet=quiet, on_event=on_event, reporter=reporter)
-    requested = combine_recipe(recipe, method=method, backbone=backbone, seed=seed, folds=folds, group=group, site=site)
+    requested = combine_recipe(
+        recipe, method=method, backbone=backbone, seed=seed, folds=folds, group=group, site=site, crop=crop
+    )
     return flow.train(
         pictures,
         labels=labels,

@@ -16,6 +16,7 @@ SETTINGS = {
     "folds": ("data", "folds"),
     "group": ("data", "group"),
     "site": ("data", "site"),
+    "crop": ("data", "crop"),
 }  # of each argument: its section and key in a recipe
 
 RecipeLike = Recipe | Mapping[str, Any] | Path | str
