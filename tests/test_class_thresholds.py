@@ -238,15 +238,23 @@ def test_a_bundle_without_thresholds_is_written_as_before_and_bad_ones_are_refus
     strict_red(run)
     values = files.read_json(run / "bundle.json")
     assert read_bundle(run).class_thresholds == values["class_thresholds"]
+    entry = values["class_thresholds"]["red"]
     for wrong in (
-        {"purple": {"threshold": 0.5}},
+        {"purple": entry},
+        {"red": {"threshold": 0.5}},
+        {"red": entry | {"surplus": 1}},
+        {"red": entry | {"threshold": True}},
+        {"red": entry | {"is_met": "yes"}},
+        {"red": entry | {"answered": 1.5}},
+        {"red": entry | {"precision": None}},
+        {"red": entry | {"low": "0"}},
         {"red": {"threshold": 2}},
         {"red": {"threshold": "x"}},
         {"red": 1},
         5,
     ):
         files.write_json(run / "bundle.json", values | {"class_thresholds": wrong})
-        with pytest.raises(RunError, match="class_thresholds"):
+        with pytest.raises(RunError, match=r"bundle\.json is damaged .*class_thresholds"):
             read_bundle(run)
 
 

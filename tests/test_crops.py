@@ -457,6 +457,106 @@ def test_megadetector_results_keep_their_boxes(
     assert images[2]["detections"][0]["bbox"] == [0.0, 0.0, 1.0, 1.0]
 
 
+def test_megadetector_results_keep_the_confidence_of_the_detector(
+    bestiary: Call, cropped_run: Path, detections: Path, scenes: Path, tmp_path: Path
+) -> None:
+    results = json.loads(detections.read_text())
+    results["info"]["detector_metadata"] = {"typical_detection_threshold": 0.15}
+    for number, found in enumerate(results["images"][0]["detections"]):
+        found["conf"] = (0.31, 0.62)[number]
+    detections.write_text(json.dumps(results))
+    arguments = ("predict", cropped_run, detections, "--pictures", scenes.parent)
+    out = tmp_path / "classified.json"
+    assert bestiary(*arguments, "--format", "megadetector", "--out", out)[0] == 0
+    written = json.loads(out.read_text())
+    found = written["images"][0]["detections"]
+    assert [one["conf"] for one in found] == [0.31, 0.62], "one detection a box, with the confidence of its detector"
+    assert written["info"]["detector"] == results["info"]["detector"]
+    assert written["info"]["detector_metadata"] == {"typical_detection_threshold": 0.15}
+    code, text, _ = bestiary(*arguments, "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert code == 0
+    assert [row["box_confidence"] for row in rows] == ["0.31", "0.62", "0.9", ""]
+    classes = written["classification_categories"]
+    for one, row in zip(found, rows, strict=False):
+        named = {classes[key]: value for key, value in one.get("classifications", [])}
+        wanted = {name: float(row[f"p_{name}"]) for name in classes.values()} if row["unknown"] == "False" else {}
+        assert named == pytest.approx(wanted, abs=1e-5)
+
+
+# ---- A table of boxes ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def box_table(tmp_path: Path) -> Path:
+    """Boxes in a table with decimal commas: two of one picture, not one after the other, and one outside of it."""
+    path = tmp_path / "boxes.csv"
+    path.write_text(
+        "Bild;x;y;w;h;Notiz\nscene-000.jpg;0,03;0,1;0,29;0,8;=1\nscene-001.jpg;;;;;whole\n"
+        "scene-000.jpg;0,36;0,2;0,28;0,5;\nscene-002.jpg;0,9;0,2;0,5;0,5;beyond\nscene-002.jpg;0,9;breit;0,5;0,5;\n"
+    )
+    return path
+
+
+COLUMNS = ("--columns", "path=Bild,box=x+y+w+h")
+
+
+def test_predict_answers_for_each_box_of_a_table_and_keeps_its_columns(
+    bestiary: Call, cropped_run: Path, box_table: Path, scenes: Path, tmp_path: Path
+) -> None:
+    arguments = ("predict", cropped_run, scenes.parent, "--table", box_table, *COLUMNS)
+    code, _, err = bestiary(*arguments, "--out", out := tmp_path / "out.csv")
+    assert code == 0, err
+    with out.open(newline="") as lines:
+        rows = list(csv.DictReader(lines, delimiter=";"))
+    assert [row["Notiz"] for row in rows] == ["=1", "whole", "", "beyond", ""]
+    boxes = [
+        Crop(scenes.parent / "scene-000.jpg", Box(*box)) for box in ((0.03, 0.1, 0.29, 0.8), (0.36, 0.2, 0.28, 0.5))
+    ]
+    wanted = [prediction.probability for prediction in Predictor(cropped_run, threads=1).predict_many(boxes)]
+    assert [float(rows[row]["predicted_probability"]) for row in (0, 2)] == pytest.approx(wanted, abs=1e-4)
+    assert "reaches beyond the picture" in rows[3]["predicted_error"]
+    assert "is not four numbers" in rows[4]["predicted_error"]
+    results = tmp_path / "out.json"
+    assert bestiary(*arguments, "--format", "megadetector", "--out", results)[0] == 0
+    images = json.loads(results.read_text())["images"]
+    assert [image["file"] for image in images] == ["scene-000.jpg", "scene-001.jpg", "scene-002.jpg"]
+    assert {tuple(one["bbox"]) for one in images[0]["detections"]} == {(0.03, 0.1, 0.29, 0.8), (0.36, 0.2, 0.28, 0.5)}
+    assert "failure" in images[2]
+
+
+def test_other_columns_are_other_boxes_for_resume(
+    bestiary: Call, cropped_run: Path, box_table: Path, scenes: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    arguments = ("predict", cropped_run, scenes.parent, "--table", box_table, "--out", out)
+    assert bestiary(*arguments, *COLUMNS)[0] == 0
+    whole = out.read_text()
+    assert all(json.loads(line, parse_constant=pytest.fail) for line in whole.splitlines()), "no NaN, which is no JSON"
+    out.write_text("".join(whole.splitlines(keepends=True)[:1]))
+    code, _, err = bestiary(*arguments, "--columns", "path=Bild,corners=x+y+w+h", "--resume")
+    assert code == 2
+    assert "file of boxes" in err
+    assert bestiary(*arguments, *COLUMNS, "--resume")[0] == 0
+    assert out.read_text() == whole
+
+
+def test_boxes_of_a_table_that_cannot_be_used_are_refused(
+    bestiary: Call, cropped_run: Path, probed: Path, box_table: Path, scenes: Path
+) -> None:
+    table = ("--table", box_table)
+    for run, arguments, message in (
+        (probed, (*table, *COLUMNS), "this model was trained on whole pictures"),
+        (cropped_run, (*table, "--columns", "path=Bild,box=Bild+x+y+w"), "no box of four numbers"),
+        (cropped_run, (*table, "--columns", "path=Bild,box=x+y+w+breite"), 'no column "breite"'),
+        (cropped_run, (*table, "--columns", "path=Bild,group=Notiz"), "Events by a column are --group COLUMN"),
+        (cropped_run, (*table, *COLUMNS, "--pictures", scenes.parent), "Leave out --pictures"),
+    ):
+        code, out, err = bestiary("predict", run, scenes.parent, *arguments)
+        assert (code, out, err.count("\n")) == (2, "", 1), err
+        assert message in err
+
+
 def test_label_studio_gets_rectangles_in_per_cent_of_boxes_in_pixels(
     bestiary: Call, cropped_run: Path, scenes: Path, tmp_path: Path
 ) -> None:

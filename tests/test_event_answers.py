@@ -25,6 +25,7 @@ import polars as pl
 
 import bestiary
 from bestiary import cli
+from bestiary.class_thresholds import ClassThreshold, as_bundle_values
 from bestiary.data.picture_groups import add_picture_groups
 from bestiary.demo.dataset import SyntheticDataset, draw_creature
 from bestiary.errors import RunError, UserError
@@ -95,7 +96,8 @@ def test_pictures_one_by_one_give_what_all_at_once_give(combination: EventCombin
 
 
 def test_an_event_is_unknown_if_all_its_pictures_are_unfamiliar_or_it_is_below_the_threshold_of_its_class() -> None:
-    thresholds = {"b": {"threshold": 0.8}}
+    chosen = ClassThreshold(0.9, 0.8, is_met=True, predicted=20, answered=10, correct=10, low=0.7, high=1.0)
+    thresholds = as_bundle_values({"b": chosen})
     tracker = EventTracker(a_bundle(class_thresholds=thresholds), lambda path: path[0], "nothing")
     for path, familiarity, best, probability in (
         ("x1", 0.1, "a", 0.7),

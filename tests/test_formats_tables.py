@@ -9,11 +9,11 @@ import pytest
 
 from bestiary.box import Box
 from bestiary.context import Context
-from bestiary.data.formats.columns import parse_columns
 from bestiary.data.formats.label_table import ReadOptions
 from bestiary.data.formats.read_options import make_read_options
 from bestiary.data.sources import PictureEntry, PictureList, list_sources
 from bestiary.errors import SourceError, UserError
+from bestiary.table_columns import parse_columns
 
 
 def planted(folder: Path, *names: str) -> Path:
@@ -305,7 +305,10 @@ def test_boxes_that_cannot_be_used_are_named(folder: Path) -> None:
     assert dict(listing.skipped) == {"box without area": 1, "box outside the picture": 1}
     assert "c.jpg (0.9, 0.1, 0.5, 0.2)" in messages(listing)
     (folder / "t.csv").write_text("File,Species,x,y,w,h\na.jpg,fox,wide,0.1,0.2,0.2\n")
-    with pytest.raises(SourceError, match='"wide" in the column "x" is no number for a box'):
+    with pytest.raises(
+        SourceError,
+        match=r'no box of four numbers in the columns x \+ y \+ w \+ h; the first is "wide", "0.1", "0.2", "0.2"\.',
+    ):
         list_sources([folder / "t.csv"], {}, Context(cache=None), reading=reading)
 
 

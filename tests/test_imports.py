@@ -50,6 +50,8 @@ BASE = (
     "capture_time",
     "content_type",
     "picture_formats",
+    "text_table",
+    "table_columns",
     "picture",
     "crops",
     "preprocess",

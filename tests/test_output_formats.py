@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import ExifTags, Image
 
-from bestiary.box import Box
+from bestiary.box import Box, path_of
 from bestiary.data.formats import camtrap_dp, megadetector
 from bestiary.data.formats.label_table import ReadOptions
 from bestiary.errors import SourceError, UserError
@@ -255,7 +255,7 @@ def test_timelapse_has_folders_with_backslashes(pictures: Path, tmp_path: Path) 
 def write_table(out: Path, table: InputTable, *, until: int = 1000, resume: bool = False, sets: bool = False) -> None:
     conversion = Conversion(CLASSES, MODEL, table.folder, table=table)
     file = ConvertedFile(out, TABLE, conversion, {"model": MODEL}, resume=resume, sets=sets)
-    file.write(predicted(file.pending(table.iter_pictures()), until=until))
+    file.write(predicted(map(path_of, file.pending(table.iter_files())), until=until))
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
@@ -268,7 +268,7 @@ def test_a_table_keeps_its_columns_and_rows(pictures: Path, tmp_path: Path, deli
         csv.writer(lines, delimiter=delimiter).writerows([header, *cells])
     before = path.read_bytes()
     table = InputTable(path, pictures)
-    assert (table.n_rows, table.columns) == (4, header)
+    assert (table.n_rows, list(table.columns)) == (4, header)
     with pytest.raises(KilledError):
         write_table(out := tmp_path / "out.csv", table, until=3)
     assert not out.exists()
@@ -289,7 +289,7 @@ def test_a_table_of_timelapse_keeps_its_fields(pictures: Path, tmp_path: Path) -
         "root,car.jpg,B2,2026-05-14 12:03:00,true,deer\n"
     )
     table = InputTable(path, pictures)
-    assert [picture.exists() for picture in table.iter_pictures()] == [True, True]
+    assert [path_of(picture).exists() for picture in table.iter_files()] == [True, True]
     write_table(out := tmp_path / "out.csv", table)
     rows = list(csv.DictReader(out.read_text("utf-8").splitlines()))
     assert [(row["Species"], row["DeleteFlag"], row["predicted_label"]) for row in rows] == [
@@ -300,9 +300,9 @@ def test_a_table_of_timelapse_keeps_its_fields(pictures: Path, tmp_path: Path) -
 
 def test_paths_of_windows_are_found(pictures: Path, tmp_path: Path) -> None:
     (path := tmp_path / "t.csv").write_text("path,x\nA1\\fox.jpg,1\n")
-    assert list(InputTable(path, pictures).iter_pictures()) == [pictures / "A1/fox.jpg"]
+    assert list(InputTable(path, pictures).iter_files()) == [pictures / "A1/fox.jpg"]
     (path := pictures / "t.csv").write_text("path\nA1/fox.jpg\n")
-    assert list(InputTable(path).iter_pictures()) == [pictures / "A1/fox.jpg"]
+    assert list(InputTable(path).iter_files()) == [pictures / "A1/fox.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -310,21 +310,21 @@ def test_paths_of_windows_are_found(pictures: Path, tmp_path: Path) -> None:
 )
 def test_paths_of_another_computer_are_found_in_the_folder(pictures: Path, tmp_path: Path, root: str) -> None:
     (path := tmp_path / "t.csv").write_text(f"File;x\n{root}A1\\fox.jpg;1\n{root}A1\\none.jpg;2\n", encoding="cp1252")
-    fox, missing = InputTable(path, pictures).iter_pictures()
+    fox, missing = InputTable(path, pictures).iter_files()
     assert fox == pictures / "A1/fox.jpg"
-    assert not missing.exists()
+    assert not path_of(missing).exists()
     path.write_text(f"File;x\n{root}A1\\fox.jpg;1\n{root}B2\\fox.jpg;2\n", encoding="cp1252")
     with pytest.raises(SourceError, match=r"both match .*fox\.jpg\. Pass the folder above"):
-        list(InputTable(path, pictures / "A1").iter_pictures())
+        list(InputTable(path, pictures / "A1").iter_files())
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a,b\n1,2\n", "no column with the paths of pictures: its columns are a, b"),
+        ("a,b\n1,2\n", r'no column "path"; it has: a, b\. .* --columns "path=a"'),
         ("path,b\n1,2,3\n", r"Line 2 .* has 3 cells; its header has 2"),
         ("path,b\n", "no rows below its header"),
-        ("", "has no header"),
+        ("", "it is empty"),
         ("path,path\n1,2\n", "two columns of the same name: path"),
     ],
 )
@@ -494,3 +494,48 @@ def test_a_camtrap_dp_has_an_observation_for_each_box(pictures: Path, package: P
     assert len({row["mediaID"] for row in rows}) == 1
     with (tmp_path / "out" / "media.csv").open(newline="") as lines:
         assert len(list(csv.DictReader(lines))) == 1
+
+
+def test_a_table_of_excel_in_utf_16_is_read_and_written_as_utf_8_with_a_mark(pictures: Path, tmp_path: Path) -> None:
+    (path := tmp_path / "t.csv").write_text("path\tnote\nA1/fox.jpg\tcafé\n", encoding="utf-16")
+    write_table(out := tmp_path / "out.csv", InputTable(path, pictures))
+    assert out.read_bytes().startswith(b"\xef\xbb\xbf")
+    [row] = csv.DictReader(out.read_text("utf-8-sig").splitlines(), delimiter="\t")
+    assert (row["note"], row["predicted_label"]) == ("café", "red fox")
+
+
+def test_columns_of_a_table_are_named_as_for_training(pictures: Path, tmp_path: Path) -> None:
+    (path := tmp_path / "t.csv").write_text("file;image;x\nnone.jpg;A1/fox.jpg;1\n")
+    with pytest.raises(SourceError, match=r"several columns that may be the path \(file, image\).*--columns \"path="):
+        InputTable(path, pictures)
+    assert list(InputTable(path, pictures, "path=image").iter_files()) == [pictures / "A1/fox.jpg"]
+
+
+def test_a_resumed_conversion_keeps_the_reasons_of_thresholds_by_class(pictures: Path, tmp_path: Path) -> None:
+    (path := tmp_path / "t.csv").write_text("path\nA1/fox.jpg\nB2/odd.jpg\n")
+    table = InputTable(path, pictures)
+
+    def file(*, resume: bool = False) -> ConvertedFile:
+        conversion = Conversion(CLASSES, MODEL, table.folder, table=table)
+        out = tmp_path / "out.csv"
+        return ConvertedFile(out, TABLE, conversion, {"model": MODEL}, resume=resume, reasons=True)
+
+    def with_reasons(sources: Iterable[Path], until: int) -> Iterator[Prediction]:
+        for prediction in predicted(sources, until=until):
+            yield replace(prediction, reason="unfamiliar" if prediction.unknown else "")
+
+    with pytest.raises(KilledError):
+        (first := file()).write(with_reasons(map(path_of, first.pending(table.iter_files())), 1))
+    resumed = file(resume=True)
+    resumed.write(with_reasons(map(path_of, resumed.pending(table.iter_files())), 1000))
+    rows = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
+    assert [row["predicted_reason"] for row in rows] == ["", "unfamiliar"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"), [("label=x", "the role label has no use"), ("box=x+path", "box takes four columns")]
+)
+def test_columns_of_no_use_are_refused(pictures: Path, tmp_path: Path, columns: str, message: str) -> None:
+    (path := tmp_path / "t.csv").write_text("path,x\nA1/fox.jpg,1\n")
+    with pytest.raises(UserError, match=message):
+        InputTable(path, pictures, columns)

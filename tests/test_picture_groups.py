@@ -105,7 +105,7 @@ def test_a_group_of_the_source_is_used_unless_it_is_refused() -> None:
     ("group", "columns", "message"),
     [
         ("source", {}, "the source has no group"),
-        ("regex:zebra", {}, "matches no path"),
+        ("regex:zebra", {}, "matches no name of a picture, such as"),
         ("time:5s", {}, "no picture has a time"),
         ("Burst", {"given_group": ["a", "a"]}, 'all 2 pictures into one group, "a"'),
         ("folder", {}, "The folder of a picture is its class"),

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 BoxUnit = Literal["fraction", "pixels"]
 BOX_UNITS: tuple[BoxUnit, ...] = ("fraction", "pixels")
-BOX_FIELDS = ("box_left", "box_top", "box_width", "box_height", "box_unit")
+BOX_FIELDS = ("box_left", "box_top", "box_width", "box_height", "box_unit", "box_confidence")
 MARGIN_FRACTION = 0.1  # of the longer side of the box, added at each side
 MIN_SIDE = 32  # pixels of a region, if the picture has as many
 TOLERANCE = 0.02  # of the width or height, by which a box may reach beyond the picture: it is cut off there
@@ -27,7 +27,8 @@ _REFERENCE = re.compile(r"(.+)#xywh=(\d+),(\d+),(\d+),(\d+)", re.DOTALL)
 class Box:
     """A rectangle of an upright picture: its left upper corner, width and height.
 
-    unit: "fraction" of the width and height of the picture, or "pixels" of the picture at full scale.
+    unit: "fraction" of the width and height of the picture, or "pixels" of the picture at full scale. confidence: of
+    the detector that drew it, 0 to 1, None for another box; it is no part of what makes two boxes equal.
     """
 
     left: float
@@ -35,6 +36,7 @@ class Box:
     width: float
     height: float
     unit: BoxUnit = "fraction"
+    confidence: float | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         """Return the numbers and the unit as one text, for `parse_box`."""
@@ -66,14 +68,18 @@ PictureFile = Path | Crop  # a file, or a part of one
 
 
 def box_fields(box: Box | None) -> dict[str, float | str | None]:
-    """Return the box as the columns `BOX_FIELDS`, None in each without a box."""
-    return {name: None if box is None else getattr(box, name.removeprefix("box_")) for name in BOX_FIELDS}
+    """Return the box as the columns `BOX_FIELDS`, None in each without a box, and for what is no finite number."""
+    values = {name: None if box is None else getattr(box, name.removeprefix("box_")) for name in BOX_FIELDS}
+    return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
 
 
 def pop_box(values: dict[str, Any]) -> Box | None:
     """Return the box of the columns `BOX_FIELDS`, None without one, and remove them from the values."""
-    left, top, width, height, unit = [values.pop(name, None) for name in BOX_FIELDS]
-    return None if left is None else Box(left, top, width, height, unit)
+    *numbers, unit, confidence = [values.pop(name, None) for name in BOX_FIELDS]
+    if all(number is None for number in numbers):
+        return None
+    left, top, width, height = (math.nan if number is None else float(number) for number in numbers)
+    return Box(left, top, width, height, unit, confidence)
 
 
 def parse_box(text: str) -> Box:

@@ -19,6 +19,8 @@ DATE = re.compile(r"(\d{4})[:/-](\d\d)[:/-](\d\d)[ T](\d\d):(\d\d):(\d\d)", re.A
 FRACTION = re.compile(r"\d+", re.ASCII)
 OFFSET = re.compile(r"[+-]\d\d:\d\d", re.ASCII)
 FRACTION_DIGITS = 6
+# Where clocks start, of a Mac, of Unix, of FAT file systems, of many cameras: the time of a clock that was not set.
+UNSET_CLOCKS = tuple(f"{year}-01-01T00:00:00" for year in (1904, 1970, 1980, 2000))
 PADDING = " \t\r\n\0"  # cameras fill a field of fixed length
 
 

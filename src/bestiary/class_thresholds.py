@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -209,8 +209,32 @@ def check_bundle_values(values: Mapping[str, Mapping[str, Any]], classes: Collec
         raise ValueError(f"class_thresholds is {values!r}; expected thresholds by class")
     for name, value in values.items():
         threshold = value.get("threshold") if isinstance(value, Mapping) else None
-        if name not in classes or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+        if name not in classes or not is_fraction(threshold):
             raise ValueError(f'class_thresholds has "{name}": {value!r}; expected a class with a "threshold" in 0 to 1')
+        _check_entry(name, value)
+
+
+def is_fraction(value: object) -> bool:
+    """Return whether a value is a number from 0 to 1."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def _check_entry(name: str, value: Mapping[str, Any]) -> None:
+    """Raise ValueError unless a value has the fields of a `ClassThreshold`, each of its kind."""
+    try:
+        entry = ClassThreshold(**value)
+    except TypeError:
+        expected = ", ".join(field.name for field in fields(ClassThreshold))
+        raise ValueError(f'class_thresholds has "{name}" with {", ".join(value)}; expected {expected}') from None
+    counts = (entry.predicted, entry.answered, entry.correct)
+    if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in counts):
+        raise ValueError(f'class_thresholds has "{name}" with counts {counts}; expected whole numbers from 0')
+    if not isinstance(entry.is_met, bool):
+        raise ValueError(f'class_thresholds has "{name}" with is_met {entry.is_met!r}; expected true or false')
+    if not 0 < float(entry.precision if is_fraction(entry.precision) else 0) < 1:
+        raise ValueError(f'class_thresholds has "{name}" with precision {entry.precision!r}; expected 0 to 1')
+    if not (is_fraction(entry.low) and is_fraction(entry.high)):
+        raise ValueError(f'class_thresholds has "{name}" from {entry.low!r} to {entry.high!r}; expected 0 to 1')
 
 
 def least_probabilities(values: Mapping[str, Mapping[str, Any]], classes: Sequence[str]) -> list[float]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 AUTO, NONE, SOURCE, FOLDER = "auto", "none", "source", "folder"
 COLUMN = "column"
 REGEX, TIME = "regex:", "time:"
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+LEAST_SECONDS, MOST_SECONDS = 0.001, 366 * 86400.0  # between pictures of a group
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)")
 SYNTAX = f"{AUTO}, {NONE}, {SOURCE}, {FOLDER}, {REGEX}PATTERN, {TIME}60s"
 SITE_SYNTAX = f"{NONE}, {SOURCE}, {FOLDER}, {REGEX}PATTERN"
@@ -38,9 +40,12 @@ def parse_group_rule(text: str) -> GroupRule:
         return GroupRule(text)
     if text.startswith(TIME):
         match = _DURATION.fullmatch(text.removeprefix(TIME).strip())
-        if not match or not float(match[1]):
-            raise ValueError("expected a time between pictures such as time:5s, time:60s, time:10m or time:1h")
-        return GroupRule(TIME, gap_seconds=float(match[1]) * _SECONDS[match[2]])
+        seconds = float(match[1]) * _SECONDS[match[2]] if match else 0.0
+        if not LEAST_SECONDS <= seconds <= MOST_SECONDS:
+            raise ValueError(
+                "expected a time between pictures, from 1ms to 366d, such as time:5s, time:60s, time:10m or time:1h"
+            )
+        return GroupRule(TIME, gap_seconds=seconds)
     if text.startswith(REGEX):
         return GroupRule(REGEX, _check_pattern(text.removeprefix(REGEX)))
     if not text.strip():
@@ -65,6 +70,32 @@ def check_site_rule(text: str) -> str:
     """Return the text of a rule of sites; raise ValueError if it is none."""
     parse_site_rule(text)
     return text
+
+
+def relative_name(path: str, folders: Iterable[str]) -> str:
+    """Return a path with forward slashes, relative to the deepest of these folders that it lies in.
+
+    A path in none of them stays whole: patterns of groups do not depend on where a collection lies, only on what is in
+    it.
+
+    >>> relative_name("/data/seq7/fox/a.jpg", ["/data", "/data/seq7"]), relative_name("fox/a.jpg", ["/data"])
+    ('fox/a.jpg', 'fox/a.jpg')
+    """
+    name = path.replace("\\", "/")
+    starts = (folder.replace("\\", "/").rstrip("/") + "/" for folder in folders)
+    return name[max((len(start) for start in starts if name.startswith(start)), default=0) :]
+
+
+def match_name(pattern: re.Pattern[str], name: str) -> str | None:
+    """Return what a pattern matches in a name: its groups, joined, or all of it without one; None: no match, or empty.
+
+    >>> match_name(re.compile("(seq[0-9]+)_"), "fox/seq12_3.jpg")
+    'seq12'
+    """
+    match = pattern.search(name)
+    if match is None:
+        return None
+    return "|".join(part or "" for part in match.groups()) or match[0] or None
 
 
 def _check_pattern(pattern: str) -> str:

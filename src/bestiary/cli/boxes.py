@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bestiary.errors import UserError
 
 if TYPE_CHECKING:
     from bestiary.box import PictureFile
+    from bestiary.inference.output_formats.input_table import InputTable
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".xml", ".parquet")
 PACKAGE = "datapackage.json"  # of a folder that is a Camtrap DP
@@ -19,12 +20,16 @@ PACKAGE = "datapackage.json"  # of a folder that is a Camtrap DP
 
 @dataclass(frozen=True)
 class Boxes:
-    """The boxes to predict, the folder of their pictures, the digest of the file, and notices about what was read."""
+    """The boxes to predict, the folder of their pictures, the digest of the file, and notices about what was read.
+
+    detector: what the file says of the detector that drew them.
+    """
 
     files: list[PictureFile]
     folder: Path
     digest: str
     notices: list[str]
+    detector: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_boxes(run: Path, paths: Sequence[Path], columns: str | None, pictures: Path | None) -> Boxes | None:
@@ -35,7 +40,9 @@ def read_boxes(run: Path, paths: Sequence[Path], columns: str | None, pictures: 
     source = paths[0] if len(paths) == 1 and _has_boxes(paths[0]) else None
     if source is None:
         if columns is not None or pictures is not None:
-            raise UserError("--columns and --pictures are for a file of boxes: give that file as PATH.")
+            raise UserError(
+                "--columns and --pictures are for a file of boxes, given as PATH; --columns also for --table FILE."
+            )
         return None
     from bestiary.inference.bundle import read_bundle
 
@@ -60,8 +67,32 @@ def read_boxes(run: Path, paths: Sequence[Path], columns: str | None, pictures: 
     file = source / PACKAGE if source.is_dir() else source
     folder = (pictures or (source if source.is_dir() else source.parent)).absolute()  # as the paths of the boxes are
     with file.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
-    return Boxes(boxed.files, folder, digest, boxed.notices)
+        digest = hashlib.file_digest(content, "sha256")
+    digest.update((columns or "").encode())  # other columns are other boxes
+    return Boxes(boxed.files, folder, digest.hexdigest(), boxed.notices, boxed.detector)
+
+
+def read_table(run: Path, table: Path, folder: Path | None, columns: str | None, pictures: Path | None) -> InputTable:
+    """Return the table of the pictures or boxes in a folder.
+
+    Raises UserError without a folder, for options of no use, and for named boxes of a model that looks at whole
+    pictures.
+    """
+    from bestiary.inference.bundle import read_bundle
+    from bestiary.inference.output_formats.input_table import InputTable
+    from bestiary.table_columns import BOX_ROLES, parse_columns
+
+    if folder is None:
+        raise UserError("With --table, PATH is the single folder that its pictures lie in.")
+    if pictures is not None:
+        raise UserError("With --table, PATH is the folder of the pictures. Leave out --pictures.")
+    is_boxed = read_bundle(run).crop == "boxes"
+    if columns is not None and not is_boxed and set(parse_columns(columns)) & set(BOX_ROLES):
+        raise UserError(
+            "--columns names boxes, and this model was trained on whole pictures: they cannot be used. Leave them out,"
+            " or train with --crop boxes."
+        )
+    return InputTable(table, folder, columns, boxes=is_boxed)
 
 
 def _has_boxes(path: Path) -> bool:

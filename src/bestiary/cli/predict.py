@@ -18,7 +18,7 @@ from bestiary.cli.options import AsJson, ColumnsOption, Format, PicturesFolder, 
 from bestiary.cli.output import print_json
 from bestiary.cli.usage import CommandWithExamples
 from bestiary.errors import SourceError, UserError
-from bestiary.text import describe_skipped
+from bestiary.text import describe_skipped, printable
 
 if TYPE_CHECKING:
     from bestiary.box import PictureFile
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from bestiary.inference.event_answers import EventTracker
     from bestiary.inference.output_file import PredictionFile
     from bestiary.inference.output_formats.conversion import Conversion
-    from bestiary.inference.output_formats.input_table import InputTable
     from bestiary.inference.predictor import Prediction, Predictor
 
 NAMED, UNKNOWN, UNREAD = "named", "unknown", "could not be read"
@@ -41,7 +40,7 @@ PATHS_HELP = (
 OUT_HELP = "Write into this file: .jsonl, .csv or .parquet, or as --format says; camtrap-dp: a folder."
 TABLE_HELP = (
     "Predict the pictures that this CSV lists (commas, semicolons or tabs; column path, file_name, File …), in the"
-    " folder PATH. With --out FILE.csv its rows keep their columns."
+    " folder PATH. With --out FILE.csv its rows keep their columns. --columns path=…,time=…,box=… names columns."
 )
 PACKAGE_HELP = "For camtrap-dp: the package with datapackage.json, deployments.csv and perhaps media.csv."
 GROUP_HELP = (
@@ -95,7 +94,7 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Predict the labels of pictures, or "unknown"."""
-    from bestiary.cli.boxes import read_boxes
+    from bestiary.cli.boxes import read_boxes, read_table
     from bestiary.group_rules import TIME
     from bestiary.inference import heatmap, inputs, link_folders, writers
     from bestiary.inference.conformal import conformal_threshold, explain_full_set
@@ -114,21 +113,25 @@ def predict(
     if link_into is not None and not resume:
         link_folders.require_empty_folder(link_into)
     skipped, counts = Counter[str](), Counter[str]()
-    listed = None if table is None else _read_table(table, paths)
+    listed = None if table is None else read_table(run, table, _single_folder(paths), columns, pictures_folder)
     boxes = None if listed is not None else read_boxes(run, paths, columns, pictures_folder)
-    if boxes is not None and link_into is not None:
+    has_boxes = boxes is not None or (listed is not None and listed.has_boxes)
+    if has_boxes and link_into is not None:
         raise UserError("--link-into makes links to whole pictures. Leave it out for boxes.")
     pictures: Iterable[PictureFile] = inputs.find_pictures(paths, sys.stdin.buffer, skipped)
     if boxes is not None:
         pictures = boxes.files
     elif listed is not None:
-        pictures = listed.iter_pictures()
+        pictures = listed.iter_files()
+    if form == Format.megadetector:  # it has a picture once, with all its boxes
+        pictures = inputs.group_by_picture(pictures)
     is_whole = listed is None and inputs.LIST not in paths
     sources, is_bulk = _requested_pictures(pictures, FAST_ENGINE_MIN_PICTURES, all_at_once=is_whole)
     engine: EngineName = "fastest" if is_bulk else "onnxruntime"
     notices = make_reporter(quiet=quiet)
     predictor = Predictor(run, threads=threads, engine=engine, max_pixels=max_pixels, reporter=notices)
-    warnings = boxes.notices if boxes is not None else [predictor.bundle.describe_whole_pictures()]
+    warnings = [] if has_boxes else [predictor.bundle.describe_whole_pictures()]
+    warnings += [] if boxes is None else boxes.notices
     for message in filter(None, warnings):
         notices.info(message)
     if unknown_label is not None:
@@ -137,20 +140,21 @@ def predict(
     with output_lock(out, events, heatmaps, link_into):
         if link_into is not None and not resume:
             link_folders.require_empty_folder(link_into)  # again: another process may have filled it
-        digest = None if boxes is None else boxes.digest
+        digest = boxes.digest if boxes is not None else listed.digest if listed is not None and has_boxes else None
         conditions = prediction_conditions(predictor.bundle, sets, unknown_label, digest)
         folder = _single_folder(paths) if boxes is None else boxes.folder
         conversion = Conversion(
             *(predictor.classes, predictor.bundle.graph_sha256, folder, unknown_label),
             table=listed,
             package=package,
-            boxes=boxes is not None,
+            boxes=has_boxes,
+            detector={} if boxes is None else boxes.detector,
         )
         file = _output_file(out, form, conversion, conditions, resume=resume)
         tracker = None
         if group is not None:
             sources = sources if isinstance(sources, list) or not group.startswith(TIME) else list(sources)
-            tracker = _event_tracker(predictor, (group, site), sources, listed, file, unknown_label)
+            tracker = _event_tracker(predictor, (group, site), sources, conversion, paths, file)
         total = len(sources) if isinstance(sources, list) else None
         if file is not None:
             total = file.count_pending(sources) if isinstance(sources, list) else None
@@ -179,9 +183,7 @@ def predict(
                     *(predictions, name, _stdout()),
                     classes=classes,
                     top=top,
-                    more=writers.MoreColumns(
-                        sets is not None, bool(predictor.bundle.class_thresholds), boxes is not None
-                    ),
+                    more=writers.MoreColumns(sets is not None, bool(predictor.bundle.class_thresholds), has_boxes),
                     events=tracker if events is None else None,
                 )
             if tracker is not None and events is not None:
@@ -211,16 +213,6 @@ def _requested_pictures(
     return itertools.chain(first, rest), len(first) >= bulk_size
 
 
-def _read_table(table: Path, paths: Sequence[Path]) -> InputTable:
-    """Return the table of pictures, which lie in the only path."""
-    from bestiary.inference.output_formats.input_table import InputTable
-
-    folder = _single_folder(paths)
-    if folder is None:
-        raise UserError("With --table, PATH is the single folder that its pictures lie in.")
-    return InputTable(table, folder)
-
-
 def _single_folder(paths: Sequence[Path]) -> Path | None:
     """Return the folder that file names are relative to: the only path, if it is a folder."""
     return paths[0] if len(paths) == 1 and os.path.isdir(paths[0]) else None  # noqa: PTH112 - names that are too long
@@ -247,7 +239,8 @@ def _output_file(
     if output_format == "csv" and conversion.table is not None:
         output_format = TABLE
     if output_format == TABLE or output_format in WRITERS:
-        return ConvertedFile(out, output_format, conversion, conditions, resume=resume, sets=has_sets)
+        extra = {"sets": has_sets, "reasons": has_reasons}
+        return ConvertedFile(out, output_format, conversion, conditions, resume=resume, **extra)
     return PredictionFile(
         out,
         output_format,
@@ -284,11 +277,11 @@ def _event_tracker(
     predictor: Predictor,
     rules: tuple[str, str | None],
     sources: Iterable[PictureFile],
-    listed: InputTable | None,
+    conversion: Conversion,
+    named: Sequence[Path],
     file: PredictionFile | ConvertedFile | None,
-    unknown_label: str | None,
 ) -> EventTracker:
-    """Return the events of the predictions, with those that the file has already."""
+    """Return the events of the predictions, with those that the file has already. named: the paths of the command."""
     from bestiary.box import path_of
     from bestiary.group_rules import TIME
     from bestiary.inference.event_answers import EventTracker
@@ -299,7 +292,9 @@ def _event_tracker(
     if group.kind == TIME:  # it compares all pictures, those of an earlier command included
         earlier = () if file is None else file.iter_predictions()
         paths = [*map(path_of, sources), *(Path(str(prediction.path)) for prediction in earlier)]
-    tracker = EventTracker(predictor.bundle, event_finder(group, site, paths, listed, predictor.threads), unknown_label)
+    folders = [printable(str(path)) for path in (conversion.folder, *named) if path is not None]
+    finder = event_finder(group, site, paths, conversion.table, predictor.threads, folders)
+    tracker = EventTracker(predictor.bundle, finder, conversion.unknown_label)
     for prediction in () if file is None else file.iter_predictions():
         tracker.add(prediction)
     return tracker

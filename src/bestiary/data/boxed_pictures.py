@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bestiary.box import Box, Crop, PictureFile
 from bestiary.data.formats.label_rows import read_label_rows
@@ -14,10 +16,14 @@ from bestiary.errors import SourceError
 
 @dataclass(frozen=True)
 class BoxedPictures:
-    """The boxes of a file, those of one picture together; a picture without a box is whole. notices: what was read."""
+    """The boxes of a file, those of one picture together; a picture without a box is whole.
+
+    notices: what was read; detector: what the file says of the detector, by the names of MegaDetector's format.
+    """
 
     files: list[PictureFile]
     notices: list[str]
+    detector: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_boxed_pictures(source: Path, options: ReadOptions) -> BoxedPictures:
@@ -31,9 +37,9 @@ def read_boxed_pictures(source: Path, options: ReadOptions) -> BoxedPictures:
     labelled = read_label_rows(source, form, options, ignore_labels=True)
     rows = labelled.rows.sort("path", maintain_order=True)
     files: list[PictureFile] = []
-    for path, left, top, width, height, unit in rows.select("path", "^box_.*$").iter_rows():
+    for path, left, *rest in rows.select("path", "^box_.*$").iter_rows():
         whole = Path(path)
-        files.append(whole if left is None else Crop(whole, Box(left, top, width, height, unit)))
+        files.append(whole if left is None else Crop(whole, Box(left, *rest)))
     whole_pictures = sum(isinstance(file, Path) for file in files)
     if whole_pictures == len(files):
         raise SourceError(
@@ -43,4 +49,4 @@ def read_boxed_pictures(source: Path, options: ReadOptions) -> BoxedPictures:
     notices = [notice.message for notice in labelled.notices]
     if whole_pictures:
         notices.append(f"{whole_pictures:,} pictures have no box: they are looked at as a whole.")
-    return BoxedPictures(files, notices)
+    return BoxedPictures(files, notices, labelled.detector)

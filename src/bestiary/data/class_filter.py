@@ -18,7 +18,7 @@ def filter_listing(listing: PictureList, classes: tuple[str, ...]) -> PictureLis
     skipped["of other classes"] += len(listing.pictures) - len(pictures)
     unusable = [file for file in listing.unusable if file.label in classes]
     notices = [notice for notice in listing.notices if not notice.folder or notice.folder in classes]
-    return PictureList(pictures, skipped, unusable, notices)
+    return PictureList(pictures, skipped, unusable, notices, listing.folders)
 
 
 def filter_classes(pictures: pl.DataFrame, classes: tuple[str, ...], skipped: dict[str, int]) -> pl.DataFrame:

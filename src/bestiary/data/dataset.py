@@ -189,7 +189,7 @@ def audit_listing(
     command = None if source is None else source.command(data)
     grouping = [] if command is None else propose_sites(pictures, command)
     rules = parse_group_rule(data.group), parse_site_rule(data.site)
-    pictures, groupings = add_picture_groups(pictures, *rules, for_split=for_split)
+    pictures, groupings = add_picture_groups(pictures, *rules, folders=listing.folders, for_split=for_split)
     notices = [*listing.notices, *_unreadable_class_notices(pictures), *grouping, *groupings]
     del listing
     report_notices(notices, reporter)

@@ -18,7 +18,6 @@ import numpy as np
 import polars as pl
 
 from bestiary.array_types import Bools, Floats, Ints
-from bestiary.data.formats.columns import choose_columns
 from bestiary.data.formats.table_file import open_table
 from bestiary.data.formats.tables import FORMAT as TABLE_FORMAT
 from bestiary.data.notices import GROUPS, SourceNotice
@@ -26,6 +25,7 @@ from bestiary.data.picture_groups import LARGE_FRACTION, group_by_time
 from bestiary.errors import UserError
 from bestiary.group_rules import AUTO, NONE
 from bestiary.recipe import DataConfig
+from bestiary.table_columns import choose_columns
 
 MIN_PICTURES, MIN_FRACTION = 10, 0.1  # with siblings, for a proposal
 MIN_TORN = 0.01  # of the test pictures; duplicates and sites may keep siblings together already
@@ -41,9 +41,9 @@ BURSTS_PER_CLASS, BURST_FRACTION = (
 REGULAR = 0.8  # fraction of the steps between frame numbers that are the usual one
 MAX_SITES = 0.5  # of the pictures, different values of a column; more are no sites
 ROBOFLOW_STEM = r"([^/]+)\.rf\.[0-9A-Za-z]{16,40}(?:\.|$)"
-ROBOFLOW_FOLDER = r"([^/]+/[^/]+)\.rf\.[0-9A-Za-z]{16,40}(?:\.|$)"
+ROBOFLOW_FOLDER = r"((?:[^/]+/)?[^/]+)\.rf\.[0-9A-Za-z]{16,40}(?:\.|$)"
 FRAME = r"([^/]*[0-9][^/]*)[_. -][a-zA-Z]*[0-9]+\.[^./]+$"
-FRAME_FOLDER = FRAME.replace("(", "([^/]*/", 1)
+FRAME_FOLDER = FRAME.replace("(", "((?:[^/]*/)?", 1)  # none for a picture in the folder of the source itself
 _FRAME_NUMBER = r"([0-9]+)\.[^./]+$"
 SITE_NAMES = (
     *("camera", "cameraid", "cameraname", "cam", "site", "siteid", "sitename", "station", "stationid"),

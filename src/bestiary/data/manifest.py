@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from bestiary.data.formats.table_file import is_utf8, read_header
+from bestiary.data.formats.table_file import read_header
 from bestiary.data.formats.times import format_times
 from bestiary.data.label_text import ZERO_FRACTION, format_labels
 from bestiary.data.split import SPLIT_NAMES, parse_split_name
 from bestiary.errors import SourceError
 from bestiary.text import escape_control_chars
+from bestiary.text_table import is_utf8, sample_text
 
 COLUMNS = ("path", "label", "split", "group", "site", "time")
 SUFFIXES = {".csv", ".parquet"}
@@ -37,9 +38,17 @@ def is_manifest(source: Path) -> bool:
     """Return whether a file is a parquet, or a CSV in UTF-8 with commas, that has the columns path and label."""
     if source.suffix.lower() not in SUFFIXES or not source.is_file():
         return False
-    if source.suffix.lower() == ".csv" and not is_utf8(source):
+    if source.suffix.lower() == ".csv" and not (_begins_as_utf8(source) and is_utf8(source)):
         return False
     return {"path", "label"} <= set(read_header(source, delimiter=","))
+
+
+def _begins_as_utf8(source: Path) -> bool:
+    """Return whether a file does not begin as UTF-16, of which most bytes are UTF-8 too."""
+    try:
+        return sample_text(source)[0].startswith("utf-8")
+    except OSError:
+        return False
 
 
 def read_manifest(source: Path) -> Manifest:
@@ -48,14 +57,32 @@ def read_manifest(source: Path) -> Manifest:
     Raises SourceError, naming the row, for an empty path or label, an invalid path, and an unknown split.
     """
     frame = _read_frame(source)
+    _check_names(source)
     unused = [escape_control_chars(name) or '""' for name in frame.columns if name not in COLUMNS]
     try:
         texts = [_read_texts(frame, name) for name in COLUMNS]
     except pl.exceptions.PolarsError as error:
         raise _unreadable_error(source, error) from None
     times, notes = format_times(texts[-1])
+    notes = [*notes, *_describe_empty(source, frame, texts)]
     cells = zip(*(column.to_list() for column in (*texts[:-1], times)), strict=True)
     return Manifest(list(_iter_rows(source, cells)), unused, notes)
+
+
+def _describe_empty(source: Path, frame: pl.DataFrame, texts: Sequence[pl.Series]) -> list[str]:
+    """Return a sentence for each column of groups, sites or times that has no value."""
+    by_name = dict(zip(COLUMNS, texts, strict=True))
+    empty = [name for name in ("group", "site", "time") if name in frame.columns and not (by_name[name] != "").any()]
+    return [f'The column "{name}" of the table {source} is empty.' for name in empty]
+
+
+def _check_names(source: Path) -> None:
+    """Raise SourceError if a column that is used is there twice: one of them would be taken."""
+    names = read_header(source, delimiter=",") if source.suffix.lower() == ".csv" else ()
+    if twice := [name for name in COLUMNS if names.count(name) > 1]:
+        raise SourceError(
+            f'The table {source} has {names.count(twice[0])} columns "{twice[0]}". Rename all but one of them.'
+        )
 
 
 def _iter_rows(source: Path, cells: Iterable[tuple[str | None, ...]]) -> Iterator[Row]:

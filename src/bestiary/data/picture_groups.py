@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from bestiary.capture_time import UNSET_CLOCKS
 from bestiary.data.formats.times import parse_times
 from bestiary.data.notices import GROUPS, SourceNotice
 from bestiary.errors import SourceError
@@ -24,6 +25,8 @@ from bestiary.group_rules import (
     SYNTAX,
     TIME,
     GroupRule,
+    match_name,
+    relative_name,
 )
 
 _NAME = r"[^/\\]+$"
@@ -32,29 +35,38 @@ LARGE_FRACTION = 0.5  # a group with more of the pictures leaves too little for 
 
 
 def add_picture_groups(
-    pictures: pl.DataFrame, group: GroupRule, site: GroupRule, *, for_split: bool = True
+    pictures: pl.DataFrame, group: GroupRule, site: GroupRule, *, folders: Sequence[str] = (), for_split: bool = True
 ) -> tuple[pl.DataFrame, list[SourceNotice]]:
     """Return the pictures with `given_group` and `site` by these rules, text or null, and notices about them.
 
     pictures: `path, label, error`, what the source has of `given_group`, `site`, `time`, and `taken` of the files.
+    folders: of the sources, which the names that a pattern is matched with are relative to.
     Raises SourceError if a rule fits no picture, or puts all pictures into one group; without `for_split`, where groups
     only count for intervals, that is a notice.
     """
     notices: list[SourceNotice] = []
     usable = pl.col("error").is_null()
-    sites = _apply_rule(pictures, site, "site", notices, for_split=for_split)
+    sites = _apply_rule(pictures, site, "site", notices, folders=folders, for_split=for_split)
     pictures = pictures.with_columns(site=pl.when(usable).then(sites))
-    groups = _apply_rule(pictures, group, "given_group", notices, for_split=for_split)
+    groups = _apply_rule(pictures, group, "given_group", notices, folders=folders, for_split=for_split)
     pictures = pictures.with_columns(given_group=pl.when(usable).then(groups))
     used = pictures.filter(usable)
     for column, name, rule in (("site", "site", site), ("given_group", "group", group)):
         if rule.kind != NONE and used[column].count():
             notices.append(_describe_values(used[column], name, rule, for_split=for_split))
+    if for_split and site.kind != NONE:
+        notices += _describe_wide_groups(used)
     return pictures, notices
 
 
 def _apply_rule(
-    pictures: pl.DataFrame, rule: GroupRule, column: str, notices: list[SourceNotice], *, for_split: bool
+    pictures: pl.DataFrame,
+    rule: GroupRule,
+    column: str,
+    notices: list[SourceNotice],
+    *,
+    folders: Sequence[str],
+    for_split: bool,
 ) -> pl.Series:
     name = "site" if column == "site" else "group"
     listed, missing = pictures[column], pl.Series(column, [None] * pictures.height, pl.String)
@@ -65,12 +77,12 @@ def _apply_rule(
     elif rule.kind == FOLDER:
         values = _folders(pictures["path"], names_only=column == "site")
     elif rule.kind == REGEX:
-        values = _match_names(pictures["path"], rule.pattern)
+        values = _match_names(pictures["path"], folders, rule.pattern)
     else:
         values = group_by_time(pictures, rule.gap_seconds, notices)
     usable = pictures.select(value=values, error="error").filter(pl.col("error").is_null())["value"]
     if for_split:
-        _check_values(usable, name, rule)
+        _check_values(usable, name, rule, _example_name(pictures["path"], folders))
     elif len(usable) and usable.n_unique() == 1:
         notices.append(SourceNotice(GROUPS, _describe_single_value(usable, name, rule), is_issue=False))
         return missing
@@ -85,8 +97,12 @@ def _describe_single_value(values: pl.Series, name: str, rule: GroupRule) -> str
     return f"{reason[0].upper()}{reason[1:]}: intervals are over pictures, duplicates counted once."
 
 
-def _check_values(values: pl.Series, name: str, rule: GroupRule) -> None:
-    """Raise SourceError if there is no value, or the same for all pictures."""
+def _example_name(paths: pl.Series, folders: Sequence[str]) -> str:
+    return relative_name(paths[0], folders) if len(paths) else ""
+
+
+def _check_values(values: pl.Series, name: str, rule: GroupRule, example: str) -> None:
+    """Raise SourceError if there is no value, or the same for all pictures. example: the name of a picture."""
     option, count = f"--{name}", len(values)
     unreadable = (
         "no picture has a time that can be read, neither in the source nor in its EXIF data. If a table has them, name"
@@ -96,9 +112,11 @@ def _check_values(values: pl.Series, name: str, rule: GroupRule) -> None:
         return
     if not values.count():
         cause = {
-            COLUMN: f'the source has no column "{rule.pattern}" with a {name}. Other values are {_SYNTAX[name]}',
+            COLUMN: f'the source has no column "{rule.pattern}", or it is empty. Name a column with values, or choose'
+            f" one of {_SYNTAX[name]}",
             SOURCE: f"the source has no {name} for any of its pictures. Name the column: {option} COLUMN",
-            REGEX: f'"{rule.pattern}" matches no path',
+            REGEX: f'"{rule.pattern}" matches no name of a picture, such as {example}. Patterns are matched with the'
+            " path from the folder of the source on",
             TIME: unreadable,
         }.get(rule.kind, f"there is no {name}")
         raise SourceError(f"{option} cannot be used: {cause}.")
@@ -115,6 +133,8 @@ def _next_step(name: str, rule: GroupRule) -> str:
         return " Choose a shorter time, or name the cameras with --site."
     if rule.kind == FOLDER:
         return " The folder of a picture is its class here: use regex:PATTERN or a column."
+    if rule.kind == REGEX:
+        return f" Write a pattern whose parentheses differ between {name}s."
     if rule.kind == AUTO:
         return f" Add pictures of other {name}s, name another column with --{name}, or pass --{name} none."
     return f" Name another column, or leave out --{name}."
@@ -138,6 +158,11 @@ def _describe_values(values: pl.Series, name: str, rule: GroupRule, *, for_split
         text += f" {missing:,} pictures have no {name}, and {'are split' if for_split else 'count'} one by one."
     if not for_split:
         return SourceNotice(GROUPS, text, is_issue=False)
+    values_of = values.drop_nulls().unique().sort()
+    alike = values_of.filter(values_of.str.to_lowercase().is_duplicated())
+    if alike.len():
+        pair = " and ".join(f'"{value}"' for value in alike.filter(alike.str.to_lowercase() == alike[0].lower())[:2])
+        text += f" {alike.len():,} names of {name}s differ only in case, such as {pair}: they are different {name}s."
     is_unique = len(sizes) == sizes.sum() and len(sizes) > 1
     if is_unique:
         text += f" Each picture has its own {name}, so that nothing is kept together."
@@ -148,7 +173,20 @@ def _describe_values(values: pl.Series, name: str, rule: GroupRule, *, for_split
             f" splits.{_next_step(name, rule)}"
         )
         return SourceNotice(GROUPS, text)
-    return SourceNotice(GROUPS, text, is_issue=is_unique)
+    return SourceNotice(GROUPS, text, is_issue=is_unique or alike.len() > 0)
+
+
+def _describe_wide_groups(used: pl.DataFrame) -> list[SourceNotice]:
+    """Return a notice if groups have pictures of several sites, which are then joined."""
+    sites = used.drop_nulls(["given_group", "site"]).group_by("given_group").agg(n=pl.col("site").n_unique())
+    wide = sites.filter(pl.col("n") > 1).sort("given_group")
+    if not wide.height:
+        return []
+    text = (
+        f"{wide.height:,} of {sites.height:,} groups have pictures of several sites, which stay in one split together,"
+        f' such as "{wide["given_group"][0]}". If a group is a burst, --group and --site may be interchanged.'
+    )
+    return [SourceNotice(GROUPS, text)]
 
 
 def _folders(paths: pl.Series, *, names_only: bool) -> pl.Series:
@@ -157,15 +195,11 @@ def _folders(paths: pl.Series, *, names_only: bool) -> pl.Series:
     return folders.str.extract(f"({_NAME})") if names_only else folders
 
 
-def _match_names(paths: pl.Series, pattern: str) -> pl.Series:
-    """Return what a pattern matches in each path: its groups, joined, or all of it without one; null: no match."""
+def _match_names(paths: pl.Series, folders: Sequence[str], pattern: str) -> pl.Series:
+    """Return what a pattern matches in the name of each picture in its collection; null: no match."""
     compiled = re.compile(pattern)
-
-    def match_path(path: str) -> str | None:
-        match = compiled.search(path.replace("\\", "/"))
-        return None if match is None else "|".join(part or "" for part in match.groups()) or match[0]
-
-    return pl.Series(paths.name, [match_path(path) for path in paths], pl.String)
+    values = [match_name(compiled, relative_name(path, folders)) for path in paths]
+    return pl.Series(paths.name, values, pl.String)
 
 
 # ---- Time --------------------------------------------------------------------------------------------------------
@@ -178,6 +212,7 @@ def group_by_time(pictures: pl.DataFrame, gap_seconds: float, notices: list[Sour
     not, the clocks are compared as they are.
     """
     times = pl.select(pl.coalesce(pictures["time"], pictures["taken"])).to_series()
+    times = _leave_out_unset(times, notices)
     frame = pl.concat([pictures.select("site", "error"), parse_times(times)], how="horizontal")
     frame = frame.with_row_index("row").with_columns(text=times)
     usable = frame.filter(pl.col("error").is_null())
@@ -197,6 +232,17 @@ def group_by_time(pictures: pl.DataFrame, gap_seconds: float, notices: list[Sour
     timed = timed.select("row", value=names.str.strip_chars_start())
     joined = frame.select("row").join(timed, on="row", how="left", maintain_order="left")
     return joined["value"]
+
+
+def _leave_out_unset(times: pl.Series, notices: list[SourceNotice]) -> pl.Series:
+    """Return the times without those at which clocks start that nobody set: such pictures are no burst."""
+    is_unset = times.str.slice(0, 19).str.replace(" ", "T", literal=True).is_in(UNSET_CLOCKS)
+    if not (count := int(is_unset.sum())):
+        return times
+    first = times.filter(is_unset)[0]
+    text = f"{count:,} times are where a clock starts that was not set, such as {first}: they count as missing."
+    notices.append(SourceNotice(GROUPS, text))
+    return pl.select(pl.when(~is_unset.fill_null(value=False)).then(times)).to_series()
 
 
 def _warn_times(usable: pl.DataFrame, notices: list[SourceNotice]) -> None:

@@ -23,6 +23,7 @@ from bestiary.data.folder_walk import (
     skip_reason,
 )
 from bestiary.data.formats import roboflow, webdataset
+from bestiary.data.formats.json_files import describe_unknown_json
 from bestiary.data.formats.label_rows import LISTED_TWICE, LabelRows, read_label_rows
 from bestiary.data.formats.label_table import LabelFormat, ReadOptions
 from bestiary.data.formats.registry import FORMATS, describe_label_files, recognise_format
@@ -69,13 +70,15 @@ class PictureList:
     """The pictures of a source, sorted by path, and the number of skipped files by reason.
 
     Files that were meant as pictures but can never be read are `unusable`, and not among `pictures`. The notices say
-    what the folders and columns were taken for, and what was not used.
+    what the folders and columns were taken for, and what was not used. folders: absolute paths of the folders that the
+    pictures lie in: of the sources, and of the archives in them.
     """
 
     pictures: list[PictureEntry] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
     unusable: list[UnreadableFile] = field(default_factory=list)
     notices: list[SourceNotice] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
 
     def labels(self) -> list[str]:
         """Return the labels, sorted."""
@@ -106,9 +109,18 @@ def list_sources(
     if not sources:
         raise SourceError("No pictures were given. Pass a folder, an archive or a table, or several of them.")
     naming = ClassNaming(labels, classes, model_classes)
-    folders = FolderReading(naming, label_depth, len(sources) == 1, lambda archive: _unpack(archive, context))
-    options = replace(reading or ReadOptions(), unpack=lambda archive: _unpack(archive, context)[0])
+    bases: dict[str, None] = {}
+
+    def unpack(archive: Path) -> tuple[Path, Counter[str]]:
+        folder, skipped = _unpack(archive, context)
+        bases.update(dict.fromkeys(_absolute_paths(folder)))
+        return folder, skipped
+
+    folders = FolderReading(naming, label_depth, len(sources) == 1, unpack)
+    options = replace(reading or ReadOptions(), unpack=lambda archive: unpack(archive)[0])
     lists = [_list_source(source, folders, options, context) for source in sources]
+    for source in sources:
+        bases.update(dict.fromkeys(_absolute_paths(options.pictures or (source if source.is_dir() else source.parent))))
     notices = list(dict.fromkeys(notice for part in lists for notice in part.notices))
     names = {entry.label for part in lists for entry in part.pictures} | {notice.folder for notice in notices} - {""}
     labels = match_folders(labels, names, context.reporter)
@@ -127,7 +139,12 @@ def list_sources(
         replace(file, label=find_label(file.label, labels)) for part in lists for file in part.unusable
     )
     ordered = sorted(pictures.values(), key=lambda p: (str(p.path), p.label, str(p.box or "")))
-    return PictureList(ordered, +skipped, list(unusable), notices)
+    return PictureList(ordered, +skipped, list(unusable), notices, list(bases))
+
+
+def _absolute_paths(folder: Path) -> list[str]:
+    """Return the absolute path of a folder as pictures have it: as it is written, and without `..`."""
+    return [str(folder.absolute()), os.path.abspath(folder)]  # noqa: PTH100 - no links are followed
 
 
 def report_notices(notices: Sequence[SourceNotice], reporter: Reporter) -> None:
@@ -151,10 +168,10 @@ def _list_source(source: Path, reading: FolderReading, options: ReadOptions, con
         _check_unused_options(source, reading, options)
         listing = _list_folder(source, reading, context.reporter)
     elif is_archive(source):
-        listing = _list_archive(source, reading, context)
+        listing = _list_archive(source, reading)
     else:
         raise SourceError(
-            f"{source} is a file. Expected a folder, or a table"
+            f"{source} is a file.{describe_unknown_json(source)} Expected a folder, or a table"
             f" ({', '.join(sorted(TABLE_SUFFIXES))}), or an archive ({', '.join(SUFFIXES)}), or a format that is"
             f" recognised; --format names one of {', '.join(form.name for form in FORMATS)}."
         )
@@ -189,8 +206,8 @@ def _list_labelled(source: Path, form: LabelFormat, options: ReadOptions) -> Pic
 
 def _make_boxes(labelled: LabelRows) -> Iterator[Box | None]:
     """Yield the box of each row."""
-    for left, top, width, height, unit in labelled.rows.select("^box_.*$").iter_rows():
-        yield None if left is None else Box(left, top, width, height, unit)
+    for left, top, width, height, unit, confidence in labelled.rows.select("^box_.*$").iter_rows():
+        yield None if left is None else Box(left, top, width, height, unit, confidence)
 
 
 def _no_pictures_error(source: Path, listing: PictureList, label_depth: int) -> SourceError:
@@ -225,9 +242,10 @@ def _list_table(source: Path) -> PictureList:
     return listing
 
 
-def _list_archive(source: Path, reading: FolderReading, context: Context) -> PictureList:
+def _list_archive(source: Path, reading: FolderReading) -> PictureList:
     """Return the pictures of an archive; messages name it, not its folder in the cache."""
-    folder, skipped = _unpack(source, context)
+    assert reading.unpack is not None
+    folder, skipped = reading.unpack(source)
     try:
         listing = _list_folder(folder, replace(reading, unwrap=True, unpack=None), SilentReporter())
     except SourceError as error:

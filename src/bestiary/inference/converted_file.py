@@ -49,12 +49,15 @@ class ConvertedFile:
         *,
         resume: bool,
         sets: bool = False,
+        reasons: bool = False,
     ) -> None:
         """Check what the format needs, and read which pictures are done.
 
-        output_format: of `WRITERS`, or `TABLE`. Raises UserError if the file exists, and as `PredictionFile`.
+        output_format: of `WRITERS`, or `TABLE`. sets, reasons: whether the predictions have them. Raises UserError if
+        the file exists, and as `PredictionFile`.
         """
-        self._path, self._output_format, self._conversion, self._sets = path, output_format, conversion, sets
+        self._path, self._output_format, self._conversion = path, output_format, conversion
+        self._extra = {"sets": sets, "reasons": reasons}
         self._collected = path.with_name(path.name + COLLECTED_SUFFIX)
         self._check()
         if is_occupied(path):
@@ -71,8 +74,8 @@ class ConvertedFile:
             "jsonl",
             conversion.classes,
             resume=resume,
-            sets=sets,
             boxes=conversion.boxes,
+            **self._extra,
             conditions=facts,
         )
 
@@ -94,7 +97,7 @@ class ConvertedFile:
         collected = read_predictions(self._collected)
         notices: list[str] = []
         if self._conversion.table is not None and self._output_format == TABLE:
-            write_table(collected, self._path, self._conversion.table, self._conversion.classes, sets=self._sets)
+            write_table(collected, self._path, self._conversion.table, self._conversion.classes, self._extra)
         else:
             notices = WRITERS[self._output_format](collected, self._path, self._conversion)
         self._remove_collected()
@@ -106,8 +109,8 @@ class ConvertedFile:
 
     def _check(self) -> None:
         if self._output_format == TABLE and self._conversion.table is not None:
-            check_columns(self._conversion.table, self._conversion.classes, sets=self._sets)
-        elif self._sets:
+            check_columns(self._conversion.table, self._conversion.classes, self._extra)
+        elif self._extra["sets"]:
             raise UserError(f"The format {self._output_format} has no prediction sets. Leave out --sets.")
         elif self._conversion.boxes and self._output_format in WITHOUT_BOXES:
             raise UserError(

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-from bestiary.capture_time import read_capture_time
+from bestiary.capture_time import UNSET_CLOCKS, read_capture_time
 from bestiary.errors import PictureError, UserError, did_you_mean
 from bestiary.group_rules import (
     AUTO,
@@ -24,8 +24,10 @@ from bestiary.group_rules import (
     SOURCE,
     TIME,
     GroupRule,
+    match_name,
     parse_group_rule,
     parse_site_rule,
+    relative_name,
 )
 from bestiary.inference.output_formats.input_table import InputTable
 from bestiary.orientation import read_exif
@@ -33,7 +35,6 @@ from bestiary.picture import open_image, read_bytes
 from bestiary.text import printable
 
 FindName = Callable[[str], str | None]
-TIME_COLUMN = "time"
 JPEG_START, HEAD_BYTES = b"\xff\xd8", 1 << 18  # EXIF data are in the first 64 KB of a JPEG, its frame header follows
 FOLDER_PATH = re.compile(r"^(.*)[/\\][^/\\]*$", re.DOTALL)
 FOLDER_NAME = re.compile(r"[^/\\]+$")
@@ -55,12 +56,18 @@ def parse_event_rules(group: str, site: str | None = None) -> tuple[GroupRule, G
 
 
 def event_finder(
-    group: GroupRule, site: GroupRule, paths: Sequence[Path | str], table: InputTable | None, threads: int
+    group: GroupRule,
+    site: GroupRule,
+    paths: Sequence[Path | str],
+    table: InputTable | None,
+    threads: int,
+    folders: Sequence[str] = (),
 ) -> FindName:
     """Return a function from a path to the name of its event, None for a picture without one.
 
     paths: of all pictures, which only a rule by time reads: their EXIF times, without decoding them. table: of the
-    pictures, for rules that name a column, and with the times in a column `time`.
+    pictures, for rules that name a column, and with the times in a column `time`. folders: that pictures were taken
+    from, which the names that a pattern is matched with are relative to.
     Raises UserError for a rule that needs a column which is not there, or that pictures alone cannot have.
     """
     if group.kind in (AUTO, NONE, SOURCE):
@@ -71,8 +78,8 @@ def event_finder(
     if site.kind != NONE and group.kind != TIME:
         raise UserError("--site divides events by time. Add --group time:60s, or leave out --site.")
     if group.kind != TIME:
-        return _rule_finder(group, "group", table)
-    find_site = _rule_finder(site, "site", table) if site.kind != NONE else lambda _: None
+        return _rule_finder(group, "group", table, folders)
+    find_site = _rule_finder(site, "site", table, folders) if site.kind != NONE else lambda _: None
     return _time_finder(group.gap_seconds, find_site, paths, table, threads)
 
 
@@ -98,12 +105,12 @@ def group_moments(moments: Sequence[Moment], gap_seconds: float) -> list[str | N
     return names
 
 
-def _rule_finder(rule: GroupRule, role: str, table: InputTable | None) -> FindName:
+def _rule_finder(rule: GroupRule, role: str, table: InputTable | None, folders: Sequence[str]) -> FindName:
     if rule.kind == FOLDER:
         return _find_folder_name if role == "site" else _find_folder
     if rule.kind == REGEX:
         pattern = re.compile(rule.pattern)
-        return lambda path: match_path(pattern, path)
+        return lambda path: match_name(pattern, relative_name(path, folders))
     assert rule.kind == COLUMN
     if table is None:
         raise UserError(
@@ -124,26 +131,19 @@ def _find_folder_name(path: str) -> str:
     return match[0] if match else ""
 
 
-def match_path(pattern: re.Pattern[str], path: str) -> str | None:
-    """Return what a pattern matches in a path: its groups, joined, or all of it without one; None: no match."""
-    match = pattern.search(path.replace("\\", "/"))
-    return None if match is None else "|".join(part or "" for part in match.groups()) or match[0]
-
-
 def _read_column(table: InputTable, name: str, role: str) -> dict[str, str | None]:
     """Return the value of a column by path, None for an empty cell. Raises UserError for another column."""
     if name not in table.columns:
         raise UserError(f'{table.path} has no column "{name}" for --{role}. {did_you_mean(name, table.columns)}')
-    column = table.columns.index(name)
-    return {printable(str(table.find_picture(cells))): cells[column].strip() or None for cells in table.iter_rows()}
+    return {printable(str(picture)): cell or None for picture, cell in table.iter_values(name)}
 
 
 def _time_finder(
     gap_seconds: float, find_site: FindName, paths: Sequence[Path | str], table: InputTable | None, threads: int
 ) -> FindName:
     """Return a function from a path to its burst, from the times of the table, else of the EXIF data."""
-    has_times = table is not None and TIME_COLUMN in table.columns
-    times = _read_column(table, TIME_COLUMN, "group") if table is not None and has_times else {}
+    column = None if table is None else table.roles.names.get("time")
+    times = {} if table is None or column is None else _read_column(table, column, "group")
     names = list(dict.fromkeys(printable(str(path)) for path in paths))
     files = {printable(str(path)): Path(path) for path in paths}
     with ThreadPoolExecutor(threads) as pool:
@@ -173,6 +173,6 @@ def _read_time(path: Path) -> str | None:
 def _parse_time(text: str | None) -> datetime | None:
     """Return a time as ISO 8601 has it, None if it cannot be read or is a date without a time."""
     with suppress(ValueError):
-        if text and len(text.strip()) > len("2026-05-31"):
+        if text and len(text.strip()) > len("2026-05-31") and text.strip()[:19].replace(" ", "T") not in UNSET_CLOCKS:
             return datetime.fromisoformat(text.strip())
     return None

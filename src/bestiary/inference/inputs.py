@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from bestiary.box import PictureFile, path_of
 from bestiary.errors import SourceError
 from bestiary.picture_formats import PICTURE_SUFFIXES
 from bestiary.text import describe_skipped
@@ -40,6 +41,15 @@ def find_pictures(paths: Iterable[Path], path_list: BinaryIO, skipped: Counter[s
             yield from _iter_matches(str(path))
         else:
             yield path
+
+
+def group_by_picture(files: Iterable[PictureFile]) -> Iterator[PictureFile]:
+    """Yield each file and box once, those of a picture together, pictures in the order in which they come first."""
+    by_path: dict[Path, dict[PictureFile, None]] = {}
+    for file in files:
+        by_path.setdefault(path_of(file), {})[file] = None
+    for group in by_path.values():
+        yield from group
 
 
 def read_path_list(path_list: BinaryIO) -> Iterator[Path]:

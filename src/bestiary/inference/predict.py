@@ -75,7 +75,7 @@ def predict(
     if not all(isinstance(source, Crop) for source in sources) and (warning := engine.bundle.describe_whole_pictures()):
         reporter.info(warning)
     bound = None if sets is None else conformal_threshold(engine.bundle.sets, sets)
-    tracker = None if group is None else _event_tracker(engine, group, sources)
+    tracker = None if group is None else _event_tracker(engine, group, sources, pictures)
     with reporter.progress("Predicting", len(sources)) as advance:
         predictions: Iterable[Prediction] = count_progress(engine.predict_many(sources), advance)
         predictions = predictions if tracker is None else tracker.track(predictions)
@@ -89,11 +89,12 @@ def predict(
     return answers
 
 
-def _event_tracker(engine: Predictor, group: str, sources: Sequence[Source | str]) -> EventTracker:
-    """Return the events of these pictures; one in memory has no path, and so none."""
+def _event_tracker(engine: Predictor, group: str, sources: Sequence[Source | str], pictures: Pictures) -> EventTracker:
+    """Return the events of these pictures; one in memory has no path, and so none. pictures: as they were named."""
     rule, no_site = parse_event_rules(group)
     paths = [source for source in sources if isinstance(source, str | Path)]
-    return EventTracker(engine.bundle, event_finder(rule, no_site, paths, None, engine.threads))
+    folders = [str(Path(named)) for named in _list_named(pictures) if isinstance(named, str | Path)]
+    return EventTracker(engine.bundle, event_finder(rule, no_site, paths, None, engine.threads, folders))
 
 
 def list_sources(pictures: Pictures, reporter: Reporter) -> list[Source | str]:
@@ -107,11 +108,14 @@ def list_sources(pictures: Pictures, reporter: Reporter) -> list[Source | str]:
 
 def _iter_sources(pictures: Pictures, skipped: Counter[str]) -> Iterator[Source | str]:
     """Yield the pictures of paths, folders and patterns, and pictures in memory as they are."""
-    several = [pictures] if isinstance(pictures, (str, *KINDS)) else pictures
-    for picture in several:
+    for picture in _list_named(pictures):
         if not isinstance(picture, str | Path):
             yield picture
         elif Path(picture) == LIST:
             raise InputError('"-" is standard input only for the command. Pass the paths as a list.')
         else:
             yield from find_pictures([Path(picture)], io.BytesIO(), skipped)
+
+
+def _list_named(pictures: Pictures) -> Sequence[Source | str]:
+    return [pictures] if isinstance(pictures, (str, *KINDS)) else pictures

@@ -166,7 +166,7 @@ def _find_version(path: Path, package: dict[str, Any]) -> _Version:
         return _OLD
     raise SourceError(
         f"{path} is a Camtrap DP of version {version or 'unknown'} (profile {package.get('profile')!s:.120})."
-        " Expected 1.0 or 0.1: convert it with the tool that wrote it."
+        " Expected 1.0 or 0.1: convert it with the tool that wrote it, or update bestiary if it is newer."
     )
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import polars as pl
 
 from bestiary.data.folder_walk import is_skipped_folder, list_entries
-from bestiary.data.formats.columns import choose_columns, find_label_columns
 from bestiary.data.formats.label_table import LabelFormat, LabelTable, ReadOptions
 from bestiary.data.formats.table_file import TableFile, open_table, read_header
 from bestiary.data.formats.tables import convert_rows
 from bestiary.data.split import parse_split_name
 from bestiary.errors import SourceError
+from bestiary.table_columns import choose_columns, find_label_columns
 
 NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 

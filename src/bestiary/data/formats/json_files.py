@@ -40,3 +40,34 @@ def load_json(path: Path) -> Any:
         raise SourceError(f"{path} cannot be read as JSON: {error}. It is damaged or incomplete.") from None
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror or error}.") from None
+
+
+def describe_unknown_json(path: Path) -> str:
+    """Return what is wrong with a JSON file that is of no known format, and what to do; empty for another file."""
+    if path.suffix.lower() != ".json":
+        return ""
+    try:
+        with path.open("rb") as file:
+            start = file.read(SAMPLE_BYTES)
+    except OSError as error:
+        return f" It cannot be read: {error.strerror or error}."
+    if not start.strip():
+        return " It is empty: export it again."
+    if b"\0" in start[:200]:
+        return " It is UTF-16 or no text: save it as UTF-8."
+    text = start.decode("utf-8-sig", errors="replace").lstrip()
+    if text[0] not in "{[":
+        return f" It is no JSON, it begins with {text[:20]!r}: export it again."
+    lines = [line for line in text.splitlines() if line.strip()]
+    if len(lines) > 1 and _is_object(lines[0]) and lines[1].lstrip().startswith("{"):
+        return f" It has JSON lines, one object a line: rename it to {path.stem}.jsonl."
+    if text.startswith("["):
+        return " It is a list: a table of objects has one a line, as JSON lines in a file named .jsonl, or is a CSV."
+    return ""
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
-from bestiary.box import PIXELS_FROM, TOLERANCE
+from bestiary.box import BOX_FIELDS, PIXELS_FROM, TOLERANCE
 from bestiary.data.formats.label_table import ROWS, LabelFormat, LabelTable, ReadOptions
 from bestiary.data.formats.locate_pictures import LocatedPictures, locate_pictures
+from bestiary.data.formats.megadetector import IS_VIDEO, VIDEO_SUFFIXES
 from bestiary.data.formats.special_labels import left_out_reason, special_family
 from bestiary.data.notices import LEFT_OUT_ROWS, SOURCE_FORMAT, SourceNotice
 from bestiary.errors import SourceError
@@ -28,12 +30,13 @@ MAX_NAMES = 3
 class LabelRows:
     """The rows of `ROWS` with the column `path`, of pictures that are there; the others are counted and named.
 
-    skipped: the number of rows that were left out, by reason.
+    skipped: the number of rows that were left out, by reason. detector: of `LabelTable`.
     """
 
     rows: pl.DataFrame
     skipped: Counter[str] = field(default_factory=Counter)
     notices: list[SourceNotice] = field(default_factory=list)
+    detector: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_label_rows(source: Path, form: LabelFormat, options: ReadOptions, *, ignore_labels: bool = False) -> LabelRows:
@@ -46,7 +49,8 @@ def read_label_rows(source: Path, form: LabelFormat, options: ReadOptions, *, ig
     table = form.read(source, options)
     if ignore_labels:
         rows = table.rows.with_columns(label=pl.lit(""), split=pl.lit(None, pl.String))
-        table = LabelTable(rows, table.left_out, table.notes)
+        table = replace(table, rows=rows)
+    table = _leave_out_videos(table)
     if options.has_chosen_families:
         table = _leave_out_families(table, options.left_out)
     notices = [SourceNotice(SOURCE_FORMAT, note, is_issue=False) for note in _format_notes(source, form, table)]
@@ -73,7 +77,17 @@ def read_label_rows(source: Path, form: LabelFormat, options: ReadOptions, *, ig
         raise SourceError(
             f"{source} ({form.title}) has no picture with a label that can be used: {reasons or 'no rows'}."
         )
-    return LabelRows(rows, +skipped, notices)
+    return LabelRows(rows, +skipped, notices, table.detector)
+
+
+def _leave_out_videos(table: LabelTable) -> LabelTable:
+    """Return the table without the rows of videos, by the suffix of their files."""
+    suffixes = "|".join(VIDEO_SUFFIXES).replace(".", r"\.")
+    is_video = table.rows["file"].str.to_lowercase().str.contains(f"({suffixes})$")
+    if not is_video.any():
+        return table
+    left_out = pl.concat([table.left_out, _leave_out(table.rows.filter(is_video), IS_VIDEO)])
+    return replace(table, rows=table.rows.filter(~is_video), left_out=left_out)
 
 
 def _leave_out_families(table: LabelTable, families: Collection[str]) -> LabelTable:
@@ -84,7 +98,7 @@ def _leave_out_families(table: LabelTable, families: Collection[str]) -> LabelTa
     rows = table.rows.with_columns(reason=reason)
     excluded = rows.filter(pl.col("reason").is_not_null()).select("file", "reason")
     rows = rows.filter(pl.col("reason").is_null()).drop("reason")
-    return LabelTable(rows, pl.concat([table.left_out, excluded]), table.notes)
+    return replace(table, rows=rows, left_out=pl.concat([table.left_out, excluded]))
 
 
 def choose_single_labels(rows: pl.DataFrame, *, boxes: bool) -> tuple[pl.DataFrame, pl.DataFrame, int]:
@@ -99,7 +113,7 @@ def choose_single_labels(rows: pl.DataFrame, *, boxes: bool) -> tuple[pl.DataFra
         rows = rows.filter(~(whole & whole.not_().any().over("path")))
     elif rows["box_left"].null_count() < rows.height:
         rows = rows.filter(whole | ~whole.any().over("path"))
-        rows = rows.with_columns([pl.lit(None, ROWS[name]).alias(name) for name in (*BOX, "box_unit")])
+        rows = rows.with_columns([pl.lit(None, ROWS[name]).alias(name) for name in BOX_FIELDS])
     if rows.select(key).is_duplicated().any():
         rows = rows.with_columns(labels=pl.col("label").n_unique().over(key))
         doubtful = rows.filter(pl.col("labels") > 1)

@@ -12,13 +12,13 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from bestiary.box import Box
-from bestiary.data.formats.columns import LABEL_NAMES
 from bestiary.data.formats.json_files import load_json, read_start
 from bestiary.data.formats.label_table import LabelFormat, LabelTable, ReadOptions
 from bestiary.data.formats.row_list import NO_LABEL, RowList
 from bestiary.data.formats.table_file import format_json_value, open_table, read_header
 from bestiary.errors import SourceError, did_you_mean
 from bestiary.picture_formats import PICTURE_SUFFIXES
+from bestiary.table_columns import LABEL_NAMES
 from bestiary.text import format_names
 
 SKIPPED, UNUSED_KIND = "skipped by the annotator", "annotated with no choice or rectangle"

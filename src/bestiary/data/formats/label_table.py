@@ -25,6 +25,7 @@ ROWS: dict[str, type[pl.DataType]] = {
     "box_width": pl.Float64,
     "box_height": pl.Float64,
     "box_unit": pl.String,  # one of `box.BOX_UNITS`; null without a box
+    "box_confidence": pl.Float64,  # of the detector that drew the box; null: none did
 }
 LEFT_OUT: dict[str, type[pl.DataType]] = {
     "file": pl.String,  # empty: a row without a picture
@@ -38,12 +39,14 @@ DEFAULT_LEFT_OUT = ("unknown",)
 class LabelTable:
     """The rows of a labelled collection, with the columns of `ROWS`, and those left out, with those of `LEFT_OUT`.
 
-    notes: sentences about what was taken for what, such as the column that the label is from.
+    notes: sentences about what was taken for what, such as the column that the label is from. detector: what results of
+    a detector say of it, by the names of MegaDetector's format; empty: they are of none.
     """
 
     rows: pl.DataFrame
     left_out: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=LEFT_OUT))
     notes: tuple[str, ...] = ()
+    detector: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Format: megadetector-output-format.md of agentmorris/MegaDetector (https://lila.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ DETECTION_THRESHOLD = 0.2
 NOT_READ, IS_VIDEO = "picture that the detector could not read", "video"
 BELOW_THRESHOLD, BAD_CONFIDENCE = "detection below the confidence threshold", "confidence is no number from 0 to 1"
 CLASSIFIED_EMPTY = "detection classified as empty"
+DETECTOR_FACTS = ("detector", "detector_metadata", "detection_completion_time")  # keys of info
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".wmv")
 CATEGORY_MISSING, CLASS_MISSING = "detection of a category that is not listed", "classification that is not listed"
 _DETECTION = {
@@ -73,6 +75,7 @@ def read_megadetector(path: Path, options: ReadOptions) -> LabelTable:
     categories = _read_names(path, keys, "detection_categories")
     classes = _read_names(path, keys, "classification_categories")
     rows = detections.with_columns(
+        box_confidence=pl.when(pl.col("box_left").is_not_null()).then("confidence"),
         label=pl.coalesce(_replace(pl.col("class"), classes), _replace(pl.col("category"), categories)),
         reason=pl.coalesce("reason", _find_reason(threshold, categories, classes)),
     )
@@ -85,7 +88,8 @@ def read_megadetector(path: Path, options: ReadOptions) -> LabelTable:
     notes = [f"Detections count from a confidence of {threshold:g}, {origin}."]
     if classes:
         notes.append("Labels are the most probable classifications, else the categories of the detections.")
-    return split_rows(path, rows, options, notes)
+    detector = {key: info[key] for key in DETECTOR_FACTS if key in info}
+    return replace(split_rows(path, rows, options, notes), detector=detector)
 
 
 FORMAT = LabelFormat("megadetector", "MegaDetector results", is_megadetector, read_megadetector)
@@ -174,11 +178,20 @@ def _most_probable(classifications: object) -> str | None:
 def _check_version(path: Path, info: dict[str, Any]) -> None:
     version = info.get("format_version")
     if str(version) not in VERSIONS:  # 1.6 demands text; converters of older versions wrote numbers
-        has = "no info.format_version" if version is None else f"the format version {version}"
-        raise SourceError(
-            f"{path} has {has}. Expected MegaDetector results of the versions {VERSIONS[0]} to {VERSIONS[-1]}: convert"
-            " the file with a current version of the tool that wrote it."
-        )
+        has = f"the format version {version!s:.40}" if version else "no info.format_version"
+        advice = "convert the file with a current version of the tool that wrote it"
+        if _is_newer(version):
+            advice = f"export version {VERSIONS[-1]}, or update bestiary"
+        versions = f"{VERSIONS[0]} to {VERSIONS[-1]}"
+        raise SourceError(f"{path} has {has}. Expected MegaDetector results of the versions {versions}: {advice}.")
+
+
+def _is_newer(version: object) -> bool:
+    try:
+        parts = [int(part) for part in str(version).split(".")]
+    except ValueError:
+        return False
+    return parts > [int(part) for part in VERSIONS[-1].split(".")]
 
 
 def _choose_threshold(info: dict[str, Any]) -> tuple[float, str]:

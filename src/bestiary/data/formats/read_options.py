@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bestiary.data.formats.columns import parse_columns
 from bestiary.data.formats.label_table import SPECIAL_FAMILIES, ReadOptions
 from bestiary.data.formats.registry import find_format
 from bestiary.errors import UserError, did_you_mean
 from bestiary.group_rules import COLUMN, GroupRule
+from bestiary.table_columns import parse_columns
 
 NOTHING = "none"
 

@@ -40,7 +40,7 @@ _ROW = {
     "site": pl.String,
     "taxon": pl.String,
     "category": pl.String,
-    **dict.fromkeys(BOX_COLUMNS, pl.Float64),
+    **dict.fromkeys((*BOX_COLUMNS, "box_confidence"), pl.Float64),
     "reason": pl.String,
 }
 _NO_BOX = (None, None, None, None)
@@ -115,7 +115,7 @@ def _is_new(path: Path, info: Any) -> bool:
     if str(version) != NEW_VERSION:
         raise SourceError(
             f"{path} has the format version {version!r:.40}. Expected {NEW_VERSION}, of SpeciesNet 5, or a file of an"
-            " older SpeciesNet, which has no info."
+            " older SpeciesNet, which has no info. If the file is newer, update bestiary."
         )
     return True
 
@@ -180,7 +180,8 @@ def _find_reason(detection: _Detection, is_classified: bool) -> str | None:
 def _row(picture: dict[str, Any], detection: _Detection | None, reason: str | None) -> list[Cell]:
     detection = detection or _Detection()
     file, site = required_text(picture["filepath"]), _read_site(picture)
-    return [file, site, detection.taxon, detection.category, *detection.box, reason]
+    confidence = None if detection.box == _NO_BOX else detection.confidence
+    return [file, site, detection.taxon, detection.category, *detection.box, confidence, reason]
 
 
 def _detections(picture: dict[str, Any]) -> list[dict[str, Any]]:

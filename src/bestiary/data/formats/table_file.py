@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import json
 from collections.abc import Collection, Iterator, Sequence
@@ -14,17 +13,20 @@ import polars as pl
 
 from bestiary.data.label_text import format_labels
 from bestiary.errors import SourceError
-from bestiary.text import escape_control_chars, format_names
+from bestiary.text_table import (
+    DELIMITERS,
+    ENCODING_TITLES,
+    SAMPLE_BYTES,
+    SAMPLE_LINES,
+    read_layout,
+    sample_text,
+    split_header,
+    unreadable_error,
+)
 
-DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 TEXT_SUFFIXES = {".csv", ".tsv", ".txt"}
 JSON_LINES_SUFFIXES = {".jsonl", ".ndjson"}
 TABLE_SUFFIXES = TEXT_SUFFIXES | JSON_LINES_SUFFIXES | {".parquet"}
-SAMPLE_BYTES, CHUNK_BYTES = 2**16, 2**22
-SAMPLE_LINES = 20
-BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-ENCODING_TITLES = {"cp1252": "Windows-1252", "latin-1": "Latin-1", "utf-16": "UTF-16"}
-ENCODING_TITLES |= {"utf-16-le": "UTF-16", "utf-16-be": "UTF-16"}
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,11 @@ class TableFile:
             cast = [frame[name].cast(pl.String) if name in numbers else format_labels(frame[name]) for name in names]
             return frame.with_columns(cast)
         except (pl.exceptions.PolarsError, OSError, UnicodeError) as error:
-            raise unreadable_error(self.path, error) from None
+            raise _table_error(self.path, error) from None
+
+    def read_sample(self, n_rows: int) -> dict[str, list[str | None]]:
+        """Return the first rows by column, of columns that have a name."""
+        return self.read([name for name in self.columns if name]).head(n_rows).to_dict(as_series=False)
 
     def describe(self) -> str:
         """Return how the file is written, as a phrase."""
@@ -87,14 +93,14 @@ class TableFile:
         )
 
 
-def unreadable_error(path: Path, error: Exception) -> SourceError:
+def _table_error(path: Path, error: Exception) -> SourceError:
     """Return the error for a table that cannot be read; with the first line of the reason."""
-    why = str(error).partition("\n")[0].rstrip(".")
-    if "more fields" in why:  # the words of polars speak of a schema
+    why = str(error).partition("\n")[0].rstrip(".")  # the words of polars speak of a schema
+    if "more fields" in why:
         why = (
             "a row has more fields than the first line. Put texts that have the delimiter in them into quotation marks"
         )
-    return SourceError(f"The table {path} cannot be read: {why}.")
+    return unreadable_error(path, why)
 
 
 def open_table(path: Path) -> TableFile:
@@ -109,9 +115,10 @@ def open_table(path: Path) -> TableFile:
             return TableFile(path, tuple(pl.read_parquet_schema(path)), "parquet")
         if suffix in JSON_LINES_SUFFIXES:
             return TableFile(path, _json_columns(path), "json-lines")
-        return _open_text(path)
+        layout = read_layout(path)
+        return TableFile(path, layout.columns, "text", layout.delimiter, layout.encoding)
     except (pl.exceptions.PolarsError, OSError, UnicodeError) as error:
-        raise unreadable_error(path, error) from None
+        raise _table_error(path, error) from None
 
 
 def read_header(path: Path, *, delimiter: str | None = None) -> tuple[str, ...]:
@@ -124,78 +131,13 @@ def read_header(path: Path, *, delimiter: str | None = None) -> tuple[str, ...]:
             with path.open("rb") as file:
                 first = json.loads(file.readline(SAMPLE_BYTES))
             return tuple(first) if isinstance(first, dict) else ()
-        _, sample = _sample_text(path)
+        _, sample = sample_text(path)
         if delimiter is not None:
             lines = csv.reader([sample.removeprefix("\ufeff").partition("\n")[0].rstrip("\r")], delimiter=delimiter)
             return tuple(next(lines, ()))
-        return _split_header(sample, path)[0]
+        return split_header(sample, path)[0]
     except (pl.exceptions.PolarsError, OSError, UnicodeError, ValueError, SourceError):
         return ()
-
-
-# ---- Text -----------------------------------------------------------------------------------------------------------
-
-
-def is_utf8(path: Path) -> bool:
-    """Return whether a whole file is UTF-8."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(CHUNK_BYTES):
-                decoder.decode(chunk)
-        decoder.decode(b"", final=True)
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _open_text(path: Path) -> TableFile:
-    encoding, sample = _sample_text(path)
-    if encoding == "utf-8" and not is_utf8(path):
-        encoding = _eight_bit_encoding(path)
-        with path.open("rb") as file:
-            sample = file.read(SAMPLE_BYTES).decode(encoding)
-    header, delimiter = _split_header(sample, path)
-    return TableFile(path, header, "text", delimiter, encoding)
-
-
-def _sample_text(path: Path) -> tuple[str, str]:
-    """Return the encoding that the beginning of a file shows, UTF-8 if it shows none, and that beginning as text."""
-    with path.open("rb") as file:
-        start = file.read(SAMPLE_BYTES)
-    encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if start.startswith(mark)), None)
-    if encoding is None and len(start) > 3 and start[1::2].count(0) > 0.4 * len(start[1::2]):
-        encoding = "utf-16-le"
-    elif encoding is None and len(start) > 3 and start[::2].count(0) > 0.4 * len(start[::2]):
-        encoding = "utf-16-be"
-    return encoding or "utf-8", start.decode(encoding or "utf-8", errors="replace" if encoding is None else "ignore")
-
-
-def _eight_bit_encoding(path: Path) -> str:
-    try:
-        path.read_bytes().decode("cp1252")
-    except UnicodeDecodeError:
-        return "latin-1"
-    return "cp1252"
-
-
-def _split_header(sample: str, path: Path) -> tuple[tuple[str, ...], str]:
-    """Return the column names and the delimiter: the one that gives most columns, as many in the first rows."""
-    lines = [line for line in sample.splitlines() if line.strip()][: SAMPLE_LINES + 1]
-    if not lines:
-        raise SourceError(f"The table {path} cannot be read: it is empty. Expected column names in the first line.")
-    candidates = []
-    for delimiter in DELIMITERS:
-        rows = list(csv.reader(lines, delimiter=delimiter))
-        same = sum(len(row) == len(rows[0]) for row in rows) / len(rows)
-        rank = (len(rows[0]) > 1 and same > 0.5, len(rows[0]), same)
-        candidates.append((rank, rows[0], delimiter))
-    _, header, delimiter = max(candidates, key=lambda candidate: candidate[0])
-    return tuple(_clean_name(name) for name in header), delimiter
-
-
-def _clean_name(name: str) -> str:
-    return name.removeprefix("\ufeff").strip()
 
 
 # ---- JSON lines -----------------------------------------------------------------------------------------------------
@@ -210,7 +152,7 @@ def iter_json_lines(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 row = json.loads(line)
             except ValueError as error:
-                raise SourceError(f"{path}, line {number}: no JSON: {error}.") from None
+                raise SourceError(f"{path}, line {number}: no JSON: {error}. Mend the line, or export again.") from None
             if not isinstance(row, dict):
                 raise SourceError(f'{path}, line {number}: expected an object, as in {{"file": …, "label": …}}.')
             yield row
@@ -246,8 +188,3 @@ def format_json_value(value: Any) -> str | None:
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return str(int(value))
     return json.dumps(value, ensure_ascii=False)
-
-
-def list_columns(columns: Sequence[str]) -> str:
-    """Return column names for a message."""
-    return escape_control_chars(format_names([name or '""' for name in columns], 40))

@@ -7,23 +7,16 @@ from pathlib import Path
 
 import polars as pl
 
-from bestiary.data.formats.columns import Columns, choose_columns
 from bestiary.data.formats.label_table import ROWS, LabelFormat, LabelTable, ReadOptions
-from bestiary.data.formats.table_file import (
-    ENCODING_TITLES,
-    TABLE_SUFFIXES,
-    TableFile,
-    list_columns,
-    open_table,
-    read_header,
-)
+from bestiary.data.formats.table_file import TABLE_SUFFIXES, TableFile, open_table, read_header
 from bestiary.data.formats.times import format_times
 from bestiary.data.split import SPLIT_NAMES, parse_split_name
 from bestiary.errors import SourceError
+from bestiary.table_columns import BOX_ROLES, OPTIONAL, Columns, box_unit, choose_columns
 from bestiary.text import format_names
+from bestiary.text_table import ENCODING_TITLES, list_columns
 
 NO_PICTURE, NO_LABEL = "row without a picture", "without a label"
-FRACTION_LIMIT = 1.001  # of a box whose values are fractions
 
 
 def is_table(path: Path) -> bool:
@@ -56,7 +49,7 @@ def convert_rows(frame: pl.DataFrame, columns: Columns, table: TableFile) -> Lab
     times, notes = format_times(rows["time"])
     rows = rows.with_columns(time=times)
     boxes, box_notes = _read_boxes(frame, columns, table)
-    rows = rows.with_columns(boxes)
+    rows = rows.with_columns(boxes).with_columns(box_confidence=pl.lit(None, pl.Float64))
     is_blank = rows["file"].is_null() & rows["label"].is_null() & rows["split"].is_null()  # an empty line
     reason = pl.when(pl.col("file").is_null()).then(pl.lit(NO_PICTURE)).when(pl.col("label").is_null())
     rows = rows.with_columns(reason=reason.then(pl.lit(NO_LABEL))).filter(~is_blank)
@@ -68,6 +61,8 @@ def convert_rows(frame: pl.DataFrame, columns: Columns, table: TableFile) -> Lab
             f"The table {table.path} has no row with a picture and a label ({counts or 'it has no rows'};"
             f" {columns.describe()})."
         )
+    empty = [name for role, name in columns.names.items() if role in OPTIONAL and not rows[role].count()]
+    notes += [f'The column "{name}" of the table {table.path} is empty.' for name in empty]
     return LabelTable(labelled, left_out, (*notes, *box_notes))
 
 
@@ -106,30 +101,33 @@ def _read_boxes(frame: pl.DataFrame, columns: Columns, table: TableFile) -> tupl
     if columns.box is None:
         empty = {name: pl.Series([None] * frame.height, dtype=pl.Float64) for name in names}
         return pl.DataFrame(empty | {"box_unit": pl.Series([None] * frame.height, dtype=pl.String)}), []
-    values = [_parse_numbers(frame[name], name, table) for name in columns.box]
+    values = [_parse_numbers(frame[name], table) for name in columns.box]
+    is_empty = pl.DataFrame([frame[name].str.strip_chars().fill_null("") == "" for name in columns.box])
     if columns.box_role == "corners":
         values[2:] = [values[2] - values[0], values[3] - values[1]]
     boxes = pl.DataFrame(dict(zip(names, values, strict=True)))
-    is_box = pl.all_horizontal(pl.col(names).is_not_null())
-    boxes = boxes.with_columns(pl.when(is_box).then(pl.col(names)))
-    largest = boxes.select(pl.max_horizontal(pl.col(names).abs().max())).item()
-    unit = "fraction" if largest is None or largest <= FRACTION_LIMIT else "pixels"
+    is_box = ~is_empty.select(pl.all_horizontal(pl.all())).to_series()
+    sides = boxes.with_columns(pl.when(pl.all().is_finite()).then(pl.all()))
+    if is_box.any() and sides.filter(is_box).drop_nulls().is_empty():
+        first = ", ".join(f'"{cell or ""}"' for cell in frame.filter(is_box).select(columns.box).row(0))
+        raise SourceError(
+            f"The table {table.path} has no box of four numbers in the columns {' + '.join(columns.box)}; the first is"
+            f" {first}. Expected numbers with a decimal point; for other columns --columns"
+            f" {columns.box_role}={BOX_ROLES[columns.box_role]}."
+        )
+    unit = box_unit(sides.select(pl.max_horizontal(pl.all().abs().max())).item() or 0.0)
+    boxes = boxes.with_columns(pl.when(is_box).then(pl.all().fill_null(float("nan"))))
     boxes = boxes.with_columns(box_unit=pl.when(is_box).then(pl.lit(unit)))
     title = "fractions of the picture" if unit == "fraction" else "pixels"
-    return boxes, [f"The boxes of the table {table.path} are read as {title}."] if largest is not None else []
+    return boxes, [f"The boxes of the table {table.path} are read as {title}."] if is_box.any() else []
 
 
-def _parse_numbers(texts: pl.Series, column: str, table: TableFile) -> pl.Series:
-    """Return a column as numbers; a decimal comma is one in a table whose columns are not separated by commas."""
+def _parse_numbers(texts: pl.Series, table: TableFile) -> pl.Series:
+    """Return a column as numbers, null for another text; decimal commas as `table_columns.read_number` has them."""
     texts = texts.str.strip_chars()
     if table.delimiter != ",":
         texts = texts.str.replace(",", ".", literal=True)
-    texts = texts.set(texts == "", None)
-    numbers = texts.cast(pl.Float64, strict=False)
-    wrong = texts.filter(texts.is_not_null() & ~numbers.is_finite().fill_null(False))
-    if wrong.len():
-        raise SourceError(f'The table {table.path}: "{wrong[0]}" in the column "{column}" is no number for a box.')
-    return numbers
+    return texts.cast(pl.Float64, strict=False)
 
 
 def count_reasons(left_out: pl.DataFrame) -> dict[str, int]:

@@ -11,13 +11,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bestiary.data.archive_members import DAMAGE, damage_error
-from bestiary.data.formats.columns import LABEL_NAMES
 from bestiary.data.formats.label_table import LabelFormat, LabelTable, ReadOptions
 from bestiary.data.formats.row_list import NO_LABEL, RowList
 from bestiary.data.formats.table_file import format_json_value
 from bestiary.data.split import parse_split_name
 from bestiary.errors import SourceError
 from bestiary.picture_formats import PICTURE_SUFFIXES
+from bestiary.table_columns import LABEL_NAMES
 from bestiary.text import format_names
 
 LABEL_SUFFIXES = (".cls", ".json", ".txt")

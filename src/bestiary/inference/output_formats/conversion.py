@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ class Conversion:
 
     model: digest of the graph. folder: that the pictures were taken from, which file names are relative to, None if
     there are several inputs. unknown_label: of unknown pictures, None if none was chosen. table: of the pictures,
-    package: folder of a Camtrap DP that they belong to. boxes: whether the predictions are of boxes.
+    package: folder of a Camtrap DP that they belong to. boxes: whether the predictions are of boxes; detector: what is
+    said of the detector that drew them, by the names of MegaDetector's format.
     """
 
     classes: tuple[str, ...]
@@ -36,6 +37,7 @@ class Conversion:
     table: InputTable | None = None
     package: Path | None = None
     boxes: bool = False
+    detector: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def classifier(self) -> str:

@@ -1,9 +1,9 @@
 """MegaDetector results, format 1.6: what Timelapse, AddaxAI and MegaDetector's own tools read.
 
-The format keeps classes with detections, and every detection has a box. Here it is the box that was classified, or the
-whole picture, with a detection for each kind of thing that the model knows: animal, person, vehicle. Its confidence is
-the calibrated probability that the box shows that kind. A picture that is like none of the classes has the category
-"unknown", without classes.
+The format keeps classes with detections, and every detection has a box. A box of a detector keeps its confidence, and
+all classes of the model are its classifications. A box without a confidence, or the whole picture, has a detection for
+each kind of thing that the model knows: animal, person, vehicle. Its confidence is then the calibrated probability of
+that kind. What is like none of the classes has the category "unknown", without classes.
 """
 
 from __future__ import annotations
@@ -36,14 +36,18 @@ CLASSIFIED_BOXES = "Those that were classified, of another detector; without one
 
 
 def write_megadetector(predictions: Iterable[Prediction], path: Path, conversion: Conversion) -> list[str]:
-    """Write the predictions, each as it comes, in constant memory. Returns no notices."""
+    """Write the predictions, each as it comes, in constant memory. Returns no notices.
+
+    predictions: those of a picture together, since a file may occur once in this format.
+    """
     head = {
         "info": {
             "format_version": FORMAT_VERSION,
-            "detector": "none",
+            "detector": "unknown" if conversion.boxes else "none",
             "classifier": conversion.classifier,
             "classification_completion_time": utc_now().strftime("%Y-%m-%d %H:%M:%S"),
             "classifier_metadata": {"boxes": CLASSIFIED_BOXES if conversion.boxes else BOXES},
+            **conversion.detector,
         },
         "detection_categories": CATEGORY_NAMES,
         "classification_categories": {str(index): name for index, name in enumerate(conversion.classes)},
@@ -80,15 +84,21 @@ def _image(boxes: list[Prediction], conversion: Conversion) -> dict[str, Any]:
 
 
 def _detections(prediction: Prediction, classes: tuple[str, ...]) -> Iterable[dict[str, Any]]:
-    """Yield the detections of a picture, the most confident first; none of a blank one."""
+    """Yield the detections of a picture or box, the most confident first; none of a blank picture."""
+    detected = None if prediction.box is None else prediction.box.confidence
     if prediction.unknown:
-        yield _detection("unknown", 1 - prediction.familiarity)
+        yield _detection("unknown", 1 - prediction.familiarity if detected is None else detected)
         return
     ids = {name: str(index) for index, name in enumerate(classes)}
     families = {
         family: [name for name in classes if (special_family(name) or "animal") == family] for family in CATEGORIES
     }
     confidences = {family: sum(prediction.probabilities[name] for name in families[family]) for family in CATEGORIES}
+    if detected is not None:
+        family = max(confidences, key=lambda name: (confidences[name], name == "animal"))
+        names = [[ids[name], decimal(probability)] for name, probability in ranked_classes(prediction, classes)]
+        yield _detection(family, detected) | {"classifications": names}
+        return
     for family, confidence in sorted(confidences.items(), key=lambda pair: -pair[1]):
         if families[family] and confidence >= LEAST_CONFIDENCE:
             ranked = ranked_classes(prediction, families[family])

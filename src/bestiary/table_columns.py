@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
+from typing import Protocol
 
-from bestiary.data.formats.table_file import TableFile, list_columns
+from bestiary.box import BoxUnit
 from bestiary.errors import SourceError, UserError, did_you_mean
 from bestiary.picture_formats import PICTURE_SUFFIXES
 from bestiary.text import format_names
+from bestiary.text_table import list_columns
 
 # Names that are taken for a role if exactly one column has one of them, without case, spaces, hyphens and underscores.
 PATH_NAMES = (
@@ -23,8 +26,24 @@ ROLES = ("path", "label", *OPTIONAL, "box", "corners")
 BOX_ROLES = {"box": "left+top+width+height", "corners": "left+top+right+bottom"}
 CORNER_NAMES = ("xmin", "ymin", "xmax", "ymax")  # of a box without a role, as VoTT and others write it
 SYNTAX = "path=File,label=Species,group=Burst,site=Camera,time=Taken,box=left+top+width+height"
+FRACTION_LIMIT = 1.001  # of a box whose values are fractions
 _ROLE = re.compile(rf"(?:^|,)\s*({'|'.join(ROLES)})\s*=")
 _ANY_ROLE = re.compile(r"(?:^|,)\s*(\w+)\s*=")
+
+
+class Table(Protocol):
+    """A table with named columns."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The column names."""
+
+    def read_sample(self, n_rows: int) -> dict[str, list[str | None]]:
+        """Return the first rows by column; raises SourceError."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +96,7 @@ def parse_columns(text: str) -> dict[str, str]:
     return columns
 
 
-def choose_columns(table: TableFile, requested: Mapping[str, str], *, needs_label: bool = True) -> Columns:
+def choose_columns(table: Table, requested: Mapping[str, str], *, needs_label: bool = True) -> Columns:
     """Return the column of each role: as requested, else by its name where exactly one column has a usual one.
 
     Raises SourceError, with the columns of the table and a command, if path or label cannot be decided, a requested
@@ -95,16 +114,36 @@ def choose_columns(table: TableFile, requested: Mapping[str, str], *, needs_labe
         candidates = [name for name in table.columns if _simplify(name) in aliases and name not in taken]
         exact = [name for name in candidates if name.strip() == role]
         candidates = exact if len(exact) == 1 else candidates
-        if len(candidates) == 1:
+        if len(set(candidates)) == 1:  # of two of one name, none is chosen
             names[role] = _require_column(table, candidates[0])
             guessed.append(role)
         elif role == "path" or (role == "label" and needs_label):
-            raise _undecided_error(table, role, candidates, requested)
+            _check_named_for_another(table, role, requested)
+            raise _undecided_error(table, role, candidates, requested, needs_label=needs_label)
     box_role = next((role for role in BOX_ROLES if role in requested), "box")
     box = _box_columns(table, requested[box_role], box_role) if box_role in requested else None
     if box is None and set(CORNER_NAMES) <= set(table.columns):
         box_role, box = "corners", _box_columns(table, "+".join(CORNER_NAMES), "corners")
     return Columns(names, box, box_role, tuple(guessed))
+
+
+def box_unit(largest: float) -> BoxUnit:
+    """Return the unit of all boxes of a table: fractions if no value is above 1, else pixels."""
+    return "fraction" if largest <= FRACTION_LIMIT else "pixels"
+
+
+def read_number(text: str, delimiter: str) -> float:
+    """Return a cell as a number, not-a-number for another text.
+
+    A decimal comma is one in a table whose columns are not separated by commas.
+
+    >>> read_number("0,25", ";"), read_number(" 12 ", ","), read_number("wide", ",")
+    (0.25, 12.0, nan)
+    """
+    try:
+        return float(text.replace(",", ".") if delimiter != "," else text)
+    except ValueError:
+        return math.nan
 
 
 def find_label_columns(columns: Sequence[str]) -> list[str]:
@@ -120,7 +159,7 @@ def _check_roles(requested: Mapping[str, str]) -> None:
         raise UserError("Columns: box (corner and size) and corners (two corners) are both named. Leave out one.")
 
 
-def _box_columns(table: TableFile, text: str, role: str) -> tuple[str, str, str, str]:
+def _box_columns(table: Table, text: str, role: str) -> tuple[str, str, str, str]:
     parts = [part.strip() for part in text.split("+")]
     if len(parts) != 4:
         raise UserError(f'Columns: {role} takes four columns, {role}={BOX_ROLES[role]}; got "{text}".')
@@ -128,7 +167,7 @@ def _box_columns(table: TableFile, text: str, role: str) -> tuple[str, str, str,
     return first, second, third, fourth
 
 
-def _require_column(table: TableFile, name: str) -> str:
+def _require_column(table: Table, name: str) -> str:
     """Return the name of a column as the table has it; raise SourceError if it is missing or there are two of it."""
     matches = [column for column in table.columns if column == name]
     if not matches:
@@ -144,8 +183,19 @@ def _require_column(table: TableFile, name: str) -> str:
     return matches[0]
 
 
+def _check_named_for_another(table: Table, role: str, requested: Mapping[str, str]) -> None:
+    """Raise SourceError if a column that is usual for path or label is named for another role: it cannot be both."""
+    usual = PATH_NAMES if role == "path" else LABEL_NAMES
+    for named_role, name in requested.items():
+        if _simplify(name) in usual and name in table.columns:
+            raise SourceError(
+                f'The table {table.path} has no column for the {role} beside "{name}", which is named as {named_role}.'
+                f" Name another column as {named_role}, or another {role}: --columns {role}=COLUMN."
+            )
+
+
 def _undecided_error(
-    table: TableFile, role: str, candidates: Sequence[str], requested: Mapping[str, str]
+    table: Table, role: str, candidates: Sequence[str], requested: Mapping[str, str], *, needs_label: bool
 ) -> SourceError:
     hint = ""
     if candidates:
@@ -154,29 +204,31 @@ def _undecided_error(
         usual = ", ".join(PATH_NAMES[1:4] if role == "path" else LABEL_NAMES[1:4])
         why, hint = f'no column "{role}"', f"Columns such as {usual} are recognised. "
     hint_delimiter = "" if len(table.columns) > 1 else " The columns must be separated by commas, semicolons or tabs."
-    example = f'Name the columns, for example: --columns "{_propose_columns(table, requested)}".'
+    columns = _propose_columns(table, requested, needs_label=needs_label)
+    example = f'Name the {"columns" if needs_label else "column"}, for example: --columns "{columns}".'
     return SourceError(
         f"The table {table.path} has {why}; it has: {list_columns(table.columns)}.{hint_delimiter} {hint}{example}"
     )
 
 
-def _propose_columns(table: TableFile, requested: Mapping[str, str]) -> str:
+def _propose_columns(table: Table, requested: Mapping[str, str], *, needs_label: bool) -> str:
     """Return an example of `--columns` with columns of the table: a path looks like a picture, a label repeats."""
     names = [name for name in table.columns if name]
     path, label = requested.get("path"), requested.get("label")
     try:
-        rows = table.read(names).head(1000)
+        sample = table.read_sample(1000)
     except SourceError:
-        rows = None
-    if rows is not None and rows.height:
-        looks = {name: sum(_is_picture_text(cell) for cell in rows[name].to_list()) for name in names}
-        path = path or max(names, key=lambda name: (looks[name], _simplify(name) in PATH_NAMES))
-        rest = [name for name in names if name != path and 1 <= rows[name].n_unique() < max(2, rows.height)]
+        sample = {}
+    if any(sample.values()):
+        looks = {name: sum(map(_is_picture_text, cells)) for name, cells in sample.items()}
+        path = path or max(sample, key=lambda name: (looks[name], _simplify(name) in PATH_NAMES))
+        counts = {name: len(set(cells)) for name, cells in sample.items()}
+        rest = [name for name, cells in sample.items() if name != path and counts[name] < max(2, len(cells))]
         usual = [name for name in rest if _simplify(name) in LABEL_NAMES]
-        label = label or next(iter([*usual, *(n for n in rest if rows[n].n_unique() > 1), *rest]), None)
+        label = label or next(iter([*usual, *(n for n in rest if counts[n] > 1), *rest]), None)
     path = path or (names[0] if names else "COLUMN")
     label = label or next((name for name in names if name != path), "COLUMN")
-    return f"path={path},label={label}"
+    return f"path={path},label={label}" if needs_label else f"path={path}"
 
 
 def _is_picture_text(text: str | None) -> bool:
