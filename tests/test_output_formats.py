@@ -539,3 +539,10 @@ def test_columns_of_no_use_are_refused(pictures: Path, tmp_path: Path, columns: 
     (path := tmp_path / "t.csv").write_text("path,x\nA1/fox.jpg,1\n")
     with pytest.raises(UserError, match=message):
         InputTable(path, pictures, columns)
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.parquet", "t.xlsx"])
+def test_a_table_that_is_no_text_is_refused(pictures: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b'{"path": "A1/fox.jpg"}\n')
+    with pytest.raises(SourceError, match="Export it as CSV"):
+        InputTable(tmp_path / name, pictures)

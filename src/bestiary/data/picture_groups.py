@@ -106,7 +106,8 @@ def _check_values(values: pl.Series, name: str, rule: GroupRule, example: str) -
     option, count = f"--{name}", len(values)
     unreadable = (
         "no picture has a time that can be read, neither in the source nor in its EXIF data. If a table has them, name"
-        " their column: --columns time=COLUMN; expected are times such as 2026-05-31 08:25:38"
+        " their column: --columns time=COLUMN; expected are times such as 2026-05-31 08:25:38. Where a"
+        f" clock starts that was not set does not count, such as {UNSET_CLOCKS[1]}"
     )
     if not count:
         return

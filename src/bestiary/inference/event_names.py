@@ -151,7 +151,8 @@ def _time_finder(
         moments = [Moment(find_site(name) or "", _parse_time(text)) for name, text in zip(names, read, strict=True)]
     if not any(moment.time for moment in moments):
         raise UserError(
-            "--group time cannot be used: no picture has a time in its EXIF data, or in a column time of --table."
+            "--group time cannot be used: no picture has a time in its EXIF data, or in a column time of --table. Where"
+            f" a clock starts that was not set does not count, such as {UNSET_CLOCKS[1]}."
         )
     events = dict(zip(names, group_moments(moments, gap_seconds), strict=True))
     return lambda path: events.get(path)

@@ -25,6 +25,7 @@ FOLDER_COLUMN = "relativepath"  # of Timelapse, beside `File`
 ROLES = ("path", "time", *BOX_ROLES)  # of `--columns`
 PREFIX = "predicted_"
 MAX_COLUMNS = 12
+NO_TEXT_SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".xlsx", ".xls", ".ods")
 _ELSEWHERE = re.compile(r"^([A-Za-z]:[/\\]|[/\\]|[A-Za-z][A-Za-z0-9+.-]+://)")  # a drive, root, server or address
 
 
@@ -46,6 +47,11 @@ class InputTable:
             raise UserError(
                 f"--columns: with --table, the role {wrong[0]} has no use; expected {', '.join(ROLES)}. Events by a"
                 " column are --group COLUMN."
+            )
+        if path.suffix.lower() in NO_TEXT_SUFFIXES:
+            raise SourceError(
+                f"--table {path}: expected a table as text (commas, semicolons or tabs). Export it as CSV, or give a"
+                " list of paths on stdin: bestiary predict RUN - < paths.txt"
             )
         try:
             with path.open("rb") as file:
