@@ -20,6 +20,7 @@ from bestiary.text import format_names
 SEVERAL_LABELS, NOT_THERE, LISTED_TWICE = "with several labels", "not in the folder", "listed twice"
 NO_AREA, OUTSIDE, BROKEN = "box without area", "box outside the picture", "box is not four numbers"
 IN_PIXELS = "box in pixels where fractions are expected"
+IN_FRACTIONS = "box in fractions where pixels are expected"
 BOX = ("box_left", "box_top", "box_width", "box_height")
 MAX_NAMES = 3
 
@@ -134,6 +135,8 @@ def _check_boxes(rows: pl.DataFrame) -> tuple[pl.DataFrame, list[pl.DataFrame]]:
         .then(pl.lit(NO_AREA))
         .when(is_fraction & (pl.max_horizontal(BOX) > PIXELS_FROM))
         .then(pl.lit(IN_PIXELS))
+        .when(~is_fraction & (pl.max_horizontal(BOX) <= 1))
+        .then(pl.lit(IN_FRACTIONS))
         .when(outside)
         .then(pl.lit(OUTSIDE))
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from bestiary.box import PIXELS_FROM
 from bestiary.data.formats.columns import Columns, choose_columns
 from bestiary.data.formats.label_table import ROWS, LabelFormat, LabelTable, ReadOptions
 from bestiary.data.formats.table_file import (
@@ -23,7 +24,6 @@ from bestiary.errors import SourceError
 from bestiary.text import format_names
 
 NO_PICTURE, NO_LABEL = "row without a picture", "without a label"
-FRACTION_LIMIT = 1.001  # of a box whose values are fractions
 
 
 def is_table(path: Path) -> bool:
@@ -101,7 +101,10 @@ def _parse_splits(texts: pl.Series, path: Path) -> pl.Series:
 
 
 def _read_boxes(frame: pl.DataFrame, columns: Columns, table: TableFile) -> tuple[pl.DataFrame, list[str]]:
-    """Return the box columns of `ROWS`; the unit is that of all boxes of a table: fractions if no value is above 1."""
+    """Return the box columns of `ROWS`; all boxes of a table have one unit: that which most of them must have.
+
+    A box in pixels has a value above 2; one that reaches a little beyond the picture, in fractions, has not.
+    """
     names = ("box_left", "box_top", "box_width", "box_height")
     if columns.box is None:
         empty = {name: pl.Series([None] * frame.height, dtype=pl.Float64) for name in names}
@@ -112,11 +115,11 @@ def _read_boxes(frame: pl.DataFrame, columns: Columns, table: TableFile) -> tupl
     boxes = pl.DataFrame(dict(zip(names, values, strict=True)))
     is_box = pl.all_horizontal(pl.col(names).is_not_null())
     boxes = boxes.with_columns(pl.when(is_box).then(pl.col(names)))
-    largest = boxes.select(pl.max_horizontal(pl.col(names).abs().max())).item()
-    unit = "fraction" if largest is None or largest <= FRACTION_LIMIT else "pixels"
+    in_pixels = boxes.filter(is_box).select(pl.max_horizontal(pl.col(names).abs()) > PIXELS_FROM).to_series()
+    unit = "pixels" if 2 * in_pixels.sum() > len(in_pixels) else "fraction"
     boxes = boxes.with_columns(box_unit=pl.when(is_box).then(pl.lit(unit)))
     title = "fractions of the picture" if unit == "fraction" else "pixels"
-    return boxes, [f"The boxes of the table {table.path} are read as {title}."] if largest is not None else []
+    return boxes, [f"The boxes of the table {table.path} are read as {title}."] if len(in_pixels) else []
 
 
 def _parse_numbers(texts: pl.Series, column: str, table: TableFile) -> pl.Series:
