@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
 
-from bestiary.box import PIXELS_FROM, TOLERANCE
+from bestiary.box import PIXELS_FROM, TOLERANCE, Box
 from bestiary.data.formats.label_table import ROWS, LabelFormat, LabelTable, ReadOptions
 from bestiary.data.formats.locate_pictures import LocatedPictures, locate_pictures
 from bestiary.data.formats.special_labels import left_out_reason, special_family
@@ -75,6 +75,14 @@ def read_label_rows(source: Path, form: LabelFormat, options: ReadOptions, *, ig
             f"{source} ({form.title}) has no picture with a label that can be used: {reasons or 'no rows'}."
         )
     return LabelRows(rows, +skipped, notices)
+
+
+def iter_boxes(rows: pl.DataFrame) -> Iterator[Box | None]:
+    """Yield the box of each row of `ROWS`, None for one of the whole picture."""
+    columns = rows.select(*BOX, "box_unit", "picture_width", "picture_height")
+    for left, top, width, height, unit, across, down in columns.iter_rows():
+        size = None if across is None or down is None else (across, down)
+        yield None if left is None else Box(left, top, width, height, unit, size)
 
 
 def _leave_out_families(table: LabelTable, families: Collection[str]) -> LabelTable:

@@ -23,6 +23,7 @@ from bestiary.data.split import SPLIT_NAMES, parse_split_name
 from bestiary.errors import SourceError
 from bestiary.text import format_names
 
+SIZE = ("picture_width", "picture_height")
 NO_PICTURE, NO_LABEL = "row without a picture", "without a label"
 
 
@@ -56,7 +57,7 @@ def convert_rows(frame: pl.DataFrame, columns: Columns, table: TableFile) -> Lab
     times, notes = format_times(rows["time"])
     rows = rows.with_columns(time=times)
     boxes, box_notes = _read_boxes(frame, columns, table)
-    rows = rows.with_columns(boxes)
+    rows = rows.with_columns(*boxes, *(pl.lit(None, ROWS[name]).alias(name) for name in SIZE))
     is_blank = rows["file"].is_null() & rows["label"].is_null() & rows["split"].is_null()  # an empty line
     reason = pl.when(pl.col("file").is_null()).then(pl.lit(NO_PICTURE)).when(pl.col("label").is_null())
     rows = rows.with_columns(reason=reason.then(pl.lit(NO_LABEL))).filter(~is_blank)
