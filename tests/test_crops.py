@@ -494,7 +494,21 @@ def test_predictions_of_boxes_are_resumed(
     detections.write_text(detections.read_text().replace("0.36", "0.35"))
     code, _, err = bestiary(*arguments, "--resume")
     assert code == 2
-    assert "file of boxes" in err
+    assert "boxes of the pictures" in err
+
+
+def test_resuming_with_other_columns_of_boxes_is_refused(
+    bestiary: Call, cropped_run: Path, scenes: Path, tmp_path: Path
+) -> None:
+    """The file is the same, and what is read from it is not."""
+    (tmp_path / "boxes.csv").write_text("path,label,x,y,w,h,v\nscene-000.jpg,a,24,24,90,90,200\n")
+    arguments = ("--pictures", scenes.parent, "--out", tmp_path / "out.csv")
+    command = ("predict", cropped_run, tmp_path / "boxes.csv")
+    assert bestiary(*command, "--columns", "box=x+y+w+h", *arguments)[0] == 0
+    assert bestiary(*command, "--columns", "box=x+y+w+h", *arguments, "--resume")[0] == 0
+    code, _, err = bestiary(*command, "--columns", "box=x+y+v+h", *arguments, "--resume")
+    assert code == 2
+    assert "boxes of the pictures" in err
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv"])

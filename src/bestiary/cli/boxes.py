@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ PACKAGE = "datapackage.json"  # of a folder that is a Camtrap DP
 
 @dataclass(frozen=True)
 class Boxes:
-    """The boxes to predict, the folder of their pictures, the digest of the file, and notices about what was read."""
+    """The boxes to predict, the folder of their pictures, a digest of them, and notices about what was read."""
 
     files: list[PictureFile]
     folder: Path
@@ -57,11 +58,20 @@ def read_boxes(run: Path, paths: Sequence[Path], columns: str | None, pictures: 
 
     options = make_read_options(None, columns, pictures) or ReadOptions()
     boxed = read_boxed_pictures(source, replace(options, boxes=True, left_out=()))
-    file = source / PACKAGE if source.is_dir() else source
     folder = (pictures or (source if source.is_dir() else source.parent)).absolute()  # as the paths of the boxes are
-    with file.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
-    return Boxes(boxed.files, folder, digest, boxed.notices)
+    return Boxes(boxed.files, folder, _digest_files(boxed.files), boxed.notices)
+
+
+def _digest_files(files: Sequence[PictureFile]) -> str:
+    """Return the SHA-256 of pictures and boxes in their order: options and further files decide about them too."""
+    from bestiary.box import Crop, path_of
+
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(
+            os.fsencode(path_of(file)) + b"\0" + str(file.part if isinstance(file, Crop) else "").encode() + b"\0"
+        )
+    return digest.hexdigest()
 
 
 def _has_boxes(path: Path) -> bool:

@@ -292,14 +292,20 @@ def _event_tracker(
     from bestiary.box import path_of
     from bestiary.group_rules import TIME
     from bestiary.inference.event_answers import EventTracker
-    from bestiary.inference.event_names import event_finder, parse_event_rules
+    from bestiary.inference.event_names import event_finder, find_repeated, parse_event_rules
 
     group, site = parse_event_rules(*rules)
     paths: list[Path] = []
     if group.kind == TIME:  # it compares all pictures, those of an earlier command included
         earlier = () if file is None else file.iter_predictions()
         paths = [*map(path_of, sources), *(Path(str(prediction.path)) for prediction in earlier)]
-    tracker = EventTracker(predictor.bundle, event_finder(group, site, paths, listed, predictor.threads), unknown_label)
+    find_name = event_finder(group, site, paths, listed, predictor.threads)
+    repeated: set[str] = set()
+    if listed is not None:
+        repeated = find_repeated(listed.iter_pictures())
+    elif isinstance(sources, list):
+        repeated = find_repeated(source for source in sources if isinstance(source, Path))
+    tracker = EventTracker(predictor.bundle, find_name, unknown_label, repeated)
     for prediction in () if file is None else file.iter_predictions():
         tracker.add(prediction)
     return tracker
