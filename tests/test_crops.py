@@ -582,6 +582,27 @@ def test_boxes_of_original_pictures_lie_on_their_copies(
         assert np.allclose(actual, expected, atol=1e-5)
 
 
+def test_a_model_of_whole_pictures_takes_the_pictures_of_a_package(
+    bestiary: Call, probed: Path, scenes: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "package" / "media").mkdir(parents=True)
+    (tmp_path / "package" / "datapackage.json").write_text("{}")
+    (tmp_path / "package" / "media" / "a.jpg").write_bytes((scenes.parent / "scene-000.jpg").read_bytes())
+    code, out, err = bestiary("predict", probed, tmp_path / "package", "--format", "csv")
+    assert code == 0, err
+    assert [Path(row["path"]).name for row in csv.DictReader(io.StringIO(out))] == ["a.jpg"]
+
+
+def test_columns_of_boxes_beside_a_table_of_pictures_are_refused(
+    bestiary: Call, cropped_run: Path, scenes: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "t.csv").write_text("path,x,y,w,h\nscene-000.jpg,24,24,90,90\n")
+    arguments = ("--table", tmp_path / "t.csv", "--columns", "box=x+y+w+h", "--out", tmp_path / "out.csv")
+    code, _, err = bestiary("predict", cropped_run, scenes.parent, *arguments)
+    assert code == 2
+    assert "--table lists whole pictures" in err
+
+
 @pytest.mark.parametrize("form", ["timelapse", "huggingface"])
 def test_formats_of_one_row_a_picture_refuse_boxes(
     bestiary: Call, cropped_run: Path, scenes: Path, tmp_path: Path, form: str

@@ -41,7 +41,9 @@ def read_boxes(run: Path, paths: Sequence[Path], columns: str | None, pictures: 
     from bestiary.inference.bundle import read_bundle
 
     if read_bundle(run).crop == "none":
-        if source.suffix.lower() not in SUFFIXES[:2] and not source.is_dir():
+        if source.is_dir():
+            return None  # its pictures: a Camtrap DP may have them, with boxes or without
+        if source.suffix.lower() not in SUFFIXES[:2]:
             return None  # a prediction with an error
         raise UserError(
             f"{source} is no picture, and its boxes cannot be used: this model was trained on whole pictures. Give the"

@@ -114,6 +114,8 @@ def predict(
     if link_into is not None and not resume:
         link_folders.require_empty_folder(link_into)
     skipped, counts = Counter[str](), Counter[str]()
+    if table is not None and (columns is not None or pictures_folder is not None):
+        raise UserError("--columns and --pictures are for a file of boxes, and --table lists whole pictures.")
     listed = None if table is None else _read_table(table, paths)
     boxes = None if listed is not None else read_boxes(run, paths, columns, pictures_folder)
     if boxes is not None and link_into is not None:
