@@ -4,8 +4,6 @@ import csv
 import io
 import json
 import math
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from bestiary import api, cli, preprocess, table
+from bestiary import api, preprocess, table
 from bestiary import crops as crops_module
 from bestiary.batches.decoding import decode_ahead
 from bestiary.box import Box, Crop, Region, content_key, find_region, format_reference, parse_box, parse_reference
@@ -38,6 +36,7 @@ from bestiary.recipe import Recipe
 from bestiary.study.study import StudyOptions
 from bestiary.study.study import study as run_study
 from boxed_pictures import KINDS, write_coco
+from commands import Call
 
 SETTINGS: dict[str, Any] = {
     "data": {"crop": "boxes"},
@@ -47,7 +46,6 @@ SETTINGS: dict[str, Any] = {
     "evaluate": {"resamples": 200},
 }
 SCENES = 40
-Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -416,22 +414,6 @@ def test_other_boxes_of_a_training_picture_are_copies(cropped_run: Path, scenes:
 
 
 # ---- The commands ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def bestiary(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
-    """Run a command in this process, in an empty folder; returns exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["bestiary", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        code = ended.value.code
-        return code if isinstance(code, int) else 0, *capsys.readouterr()
-
-    return call
 
 
 @pytest.fixture

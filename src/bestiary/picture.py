@@ -115,10 +115,9 @@ def open_picture(
 ) -> DecodedPicture:
     """Return the picture upright in RGB, with facts about its file.
 
-    `at_least`: a JPEG may be decoded at a reduced scale, with no side below this many pixels (of width, height and
-    orientation, if it is a function). `input_size`: it is decoded for a model's input of this size. Applies the EXIF
-    orientation, converts colours to sRGB, composites transparency on white, scales deep samples to 8 bits and takes the
-    first frame.
+    `at_least`: a JPEG may be decoded at a reduced scale, with no side below this many pixels (or a function: see
+    `ChooseSide`). `input_size`: it is decoded for a model's input of this size. Applies the EXIF orientation, converts
+    colours to sRGB, composites transparency on white, scales deep samples to 8 bits and takes the first frame.
     Raises PictureError, with the file, the problem and the limit, if the picture cannot be read.
     """
     name = NAMELESS if isinstance(source, bytes) else str(source)
