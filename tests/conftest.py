@@ -13,6 +13,7 @@ from hypothesis import settings
 
 from bestiary.demo.dataset import SyntheticDataset, make_synthetic_dataset
 from browsers import EXECUTABLES, opened_browser
+from commands import Call, Done
 from skips import pytest_make_collect_report, pytest_runtest_makereport
 
 __all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]  # hooks: pytest finds them here
@@ -54,6 +55,25 @@ def _fixed_seeds() -> None:
     np.random.seed(0)  # for libraries that still use numpy's global generator
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture
+def bestiary(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
+    """Run a command in this process, in an empty folder."""
+    from bestiary import cli
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["bestiary", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        code = ended.value.code
+        return Done(code if isinstance(code, int) else 0 if code is None else 1, out, err)
+
+    return call
 
 
 @pytest.fixture(scope="session")

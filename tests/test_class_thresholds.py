@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,22 @@ def test_the_threshold_is_the_smallest_that_reaches_the_precision() -> None:
     assert fitted.threshold == pytest.approx(0.65)
     assert (fitted.is_met, fitted.predicted, fitted.answered, fitted.correct) == (True, 8, 6, 5)
     assert fitted.low < 5 / 6 < fitted.high
+
+
+def test_pictures_of_one_group_are_one_piece_of_evidence() -> None:
+    """Ten correct pictures of one burst say as much about a precision of 80 % as one: five are needed."""
+    scores = [0.99 - number / 100 for number in range(10)] + [0.5, 0.45, 0.4, 0.35]
+    correct = [True] * 10 + [False, True, True, True]
+    alone = fit(0.8, scores, correct)
+    assert (alone.is_met, alone.answered, alone.threshold, alone.groups) == (True, 14, 0.0, 14)
+    burst = fit(0.8, scores, correct, [0] * 10 + [1, 2, 3, 4])
+    assert (burst.is_met, burst.answered, burst.groups) == (True, 14, 5), "13 of 14 pictures, of five groups"
+    two = fit(0.95, scores, [True] * 14, [0] * 10 + [1, 1, 1, 1])
+    assert (two.is_met, two.groups, two.threshold) == (False, 2, 0.95)
+    [warning] = warn_unmet({"dog": asdict(two)})
+    assert "14 validation pictures of 2 groups are predicted as dog, and 20 groups are needed to measure it" in warning
+    enough = fit(0.8, [0.9] * 12 + [0.6, 0.5], [True] * 12 + [False, False], [0] * 12 + [1, 2])
+    assert not enough.is_met, "12 of 14 pictures are correct, and only three groups are answered"
 
 
 def test_a_class_that_is_precise_enough_is_always_answered() -> None:

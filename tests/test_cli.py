@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -23,7 +23,7 @@ from PIL import Image
 
 pytest.importorskip("sklearn")
 
-from bestiary import __version__, cli, table
+from bestiary import __version__, table
 from bestiary.cli.app import COMMANDS
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.inference.heatmap import overlay_heatmap
@@ -31,39 +31,12 @@ from bestiary.install_command import install_command
 from bestiary.locks import output_lock
 from bestiary.models.engine_choice import engine_versions
 from bestiary.processor import read_processor
+from commands import Call, Done
 from tiny_model import COLOURS, coloured, write_run
 
 QUICK = ("--backbone", "lite0", "--set", "picture.size=64", "--set", "probe.regularisation=[0.01]", "--threads", "2")
 FEW = ("--classes", "bird,fish,spider", "--set", "evaluate.resamples=100")
 KEYS = ["path", "label", "probability", "unknown", "familiarity", "probabilities", "error"]
-
-
-class Done(NamedTuple):
-    """What a command left."""
-
-    code: int
-    out: str
-    err: str
-
-
-Call = Callable[..., Done]
-
-
-@pytest.fixture
-def bestiary(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
-    """Run a command in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["bestiary", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        code = ended.value.code
-        return Done(code if isinstance(code, int) else 0 if code is None else 1, out, err)
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,6 @@ import csv
 import io
 import json
 import math
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,8 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from bestiary import api, cli, preprocess, table
+from bestiary import api, preprocess, table
+from bestiary import crops as crops_module
 from bestiary.batches.decoding import decode_ahead
 from bestiary.box import Box, Crop, Region, content_key, find_region, format_reference, parse_box, parse_reference
 from bestiary.context import Context
@@ -29,6 +28,7 @@ from bestiary.export.verify import export
 from bestiary.flow import train
 from bestiary.inference.bundle import read_bundle
 from bestiary.inference.predictor import Predictor
+from bestiary.orientation import TRANSPOSITIONS
 from bestiary.picture import LIMITS
 from bestiary.preprocess import Preprocessing, VerifiedFile
 from bestiary.progress import SilentReporter
@@ -36,6 +36,7 @@ from bestiary.recipe import Recipe
 from bestiary.study.study import StudyOptions
 from bestiary.study.study import study as run_study
 from boxed_pictures import KINDS, write_coco
+from commands import Call
 
 SETTINGS: dict[str, Any] = {
     "data": {"crop": "boxes"},
@@ -45,7 +46,6 @@ SETTINGS: dict[str, Any] = {
     "evaluate": {"resamples": 200},
 }
 SCENES = 40
-Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +78,52 @@ def test_a_region_has_32_pixels_where_the_picture_has_them() -> None:
     assert find_region(Box(5, 5, 2, 2, "pixels"), 20, 10) == Region(0, 0, 20, 10)
 
 
+def test_a_box_has_one_region_in_pixels_and_in_fractions() -> None:
+    for left, width in ((57, 290), (331, 40), (113, 70), (7, 1990)):
+        in_pixels = find_region(Box(left, left, width, width, "pixels"), 4032, 3024)
+        fractions = Box(left / 4032, left / 3024, width / 4032, width / 3024)
+        assert find_region(fractions, 4032, 3024) == in_pixels
+
+
+STORED = Box(500, 60, 200, 100, "pixels", (800, 600))  # of a picture that is stored with 800 x 600 pixels
+
+
+@pytest.mark.parametrize(
+    ("orientation", "upright"),
+    [
+        (1, Box(500, 60, 200, 100, "pixels")),
+        (5, Box(60, 500, 100, 200, "pixels")),
+        (6, Box(440, 500, 100, 200, "pixels")),
+        (7, Box(440, 100, 100, 200, "pixels")),
+        (8, Box(60, 100, 100, 200, "pixels")),
+    ],
+)
+def test_a_box_of_the_stored_picture_is_turned_with_it(orientation: int, upright: Box) -> None:
+    size = (600, 800) if orientation >= 5 else (800, 600)
+    assert find_region(STORED, *size, orientation) == find_region(upright, *size)
+    picture = Image.new("RGB", (800, 600))
+    picture.paste((255, 255, 255), (500, 60, 700, 160))
+    if orientation in TRANSPOSITIONS:
+        picture = picture.transpose(TRANSPOSITIONS[orientation])
+    left, top, right, bottom = picture.convert("L").getbbox() or (0, 0, 0, 0)
+    assert (left, top, right - left, bottom - top) == (upright.left, upright.top, upright.width, upright.height)
+
+
+def test_a_box_of_a_larger_original_is_scaled_to_its_copy() -> None:
+    assert find_region(STORED, 400, 300) == find_region(Box(250, 30, 100, 50, "pixels"), 400, 300)
+    assert find_region(STORED, 267, 200) == Region(160, 13, 81, 48)
+    assert find_region(STORED, 300, 400, 6) == find_region(Box(220, 250, 50, 100, "pixels"), 300, 400)
+    assert parse_box(str(STORED)) == STORED
+
+
+@pytest.mark.parametrize(("size", "orientation"), [((800, 560), 1), ((600, 800), 1), ((560, 800), 6)])
+def test_a_box_of_a_picture_of_another_shape_is_refused(size: tuple[int, int], orientation: int) -> None:
+    with pytest.raises(
+        ValueError, match=r"^is of a picture of 800 x 600 pixels, and the file has .* it is no copy of it"
+    ):
+        find_region(STORED, *size, orientation)
+
+
 @pytest.mark.parametrize(
     ("box", "reason"),
     [
@@ -90,6 +136,7 @@ def test_a_region_has_32_pixels_where_the_picture_has_them() -> None:
         (Box(math.nan, 0.1, 0.2, 0.1), "is not four numbers"),
         (Box(0.1, 0.1, math.inf, 0.1), "is not four numbers"),
         (Box(100, 100, 200, 200), "is in pixels, where fractions of the width and height are expected"),
+        (Box(0.1, 0.1, 0.2, 0.2, "pixels"), "is in fractions of the width and height, where pixels are expected"),
     ],
 )
 def test_a_box_that_is_not_in_its_picture_is_refused_with_the_reason(box: Box, reason: str) -> None:
@@ -151,7 +198,7 @@ def test_the_boxes_of_a_file_are_cut_from_one_decoding(large: Path, monkeypatch:
         opened.append(len(parts))
         return open_for_parts(source, parts, *rest)
 
-    monkeypatch.setattr(preprocess, "open_for_parts", noting)
+    monkeypatch.setattr(crops_module, "open_for_parts", noting)
     crops = [Crop(large, Region(300 * number, 0, 300, 300)) for number in range(3)]
     sources: list[preprocess.Source] = [*crops, large, *crops[:2], large.read_bytes()]
     images = list(decode_ahead(sources, Preprocessing(32), threads=2, ahead=2))
@@ -161,6 +208,26 @@ def test_the_boxes_of_a_file_are_cut_from_one_decoding(large: Path, monkeypatch:
     alone = Preprocessing(32).load_pixels(crops[2])
     assert images[2].pixels is not None
     assert np.array_equal(images[2].pixels, alone)
+
+
+def test_what_a_model_sees_of_a_box_depends_on_no_other_box(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small box needs the full scale, a large one of the same picture does not."""
+    preprocessing = Preprocessing(160)
+    parts: list[Box | Region] = [
+        Box(0, 0, 1, 1),
+        Region(0, 0, 40, 40),
+        Region(0, 0, 2400, 1600),
+        Box(0.1, 0.1, 0.2, 0.2),
+    ]
+    monkeypatch.setattr(preprocess, "reduced_side", lambda *size: min(400, *size))
+    alone = [preprocessing.load_pixels(Crop(large, part)) for part in parts]
+    together = list(decode_ahead([Crop(large, part) for part in parts], preprocessing, threads=1))
+    for own, image in zip(alone, together, strict=True):
+        assert image.pixels is not None
+        assert np.array_equal(own, image.pixels)
+    full = decode_file(Crop(large, Region(0, 0, 2400, 1600)), 1600).resize((160, 160), Image.Resampling.BICUBIC)
+    assert not np.array_equal(np.asarray(full), alone[0]), "the large box is reduced"
+    assert np.array_equal(alone[0], alone[2])
 
 
 def test_a_box_that_is_not_in_its_picture_fails_alone(large: Path) -> None:
@@ -350,22 +417,6 @@ def test_other_boxes_of_a_training_picture_are_copies(cropped_run: Path, scenes:
 
 
 @pytest.fixture
-def bestiary(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
-    """Run a command in this process, in an empty folder; returns exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["bestiary", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        code = ended.value.code
-        return code if isinstance(code, int) else 0, *capsys.readouterr()
-
-    return call
-
-
-@pytest.fixture
 def detections(scenes: Path, tmp_path: Path) -> Path:
     """MegaDetector results of three scenes: two boxes, one box outside its picture, and none."""
     images = [
@@ -425,7 +476,21 @@ def test_predictions_of_boxes_are_resumed(
     detections.write_text(detections.read_text().replace("0.36", "0.35"))
     code, _, err = bestiary(*arguments, "--resume")
     assert code == 2
-    assert "file of boxes" in err
+    assert "boxes of the pictures" in err
+
+
+def test_resuming_with_other_columns_of_boxes_is_refused(
+    bestiary: Call, cropped_run: Path, scenes: Path, tmp_path: Path
+) -> None:
+    """The file is the same, and what is read from it is not."""
+    (tmp_path / "boxes.csv").write_text("path,label,x,y,w,h,v\nscene-000.jpg,a,24,24,90,90,200\n")
+    arguments = ("--pictures", scenes.parent, "--out", tmp_path / "out.csv")
+    command = ("predict", cropped_run, tmp_path / "boxes.csv")
+    assert bestiary(*command, "--columns", "box=x+y+w+h", *arguments)[0] == 0
+    assert bestiary(*command, "--columns", "box=x+y+w+h", *arguments, "--resume")[0] == 0
+    code, _, err = bestiary(*command, "--columns", "box=x+y+v+h", *arguments, "--resume")
+    assert code == 2
+    assert "boxes of the pictures" in err
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv"])
@@ -570,6 +635,54 @@ def test_label_studio_gets_rectangles_in_per_cent_of_boxes_in_pixels(
     assert result["type"] == "rectanglelabels"
     expected = (100 * left / 696, 100 * top / 248, 100 * width / 696, 100 * height / 248)
     assert [result["value"][name] for name in ("x", "y", "width", "height")] == pytest.approx(expected, abs=1e-3)
+
+
+def test_boxes_of_original_pictures_lie_on_their_copies(
+    bestiary: Call, cropped_run: Path, scenes: Path, tmp_path: Path
+) -> None:
+    """The COCO file names the size of the originals; one copy is smaller, one is stored turned."""
+    coco, folder = json.loads(scenes.read_text()), tmp_path / "copies"
+    folder.mkdir()
+    first, second = (Image.open(scenes.parent / f"scene-00{number}.jpg") for number in (0, 1))
+    first.resize((348, 124)).save(folder / "scene-000.jpg", quality=95)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    second.save(folder / "scene-001.jpg", quality=95, exif=exif)
+    coco["images"], boxes = coco["images"][:2], [annotation["bbox"] for annotation in coco["annotations"][:6]]
+    coco["annotations"] = coco["annotations"][:6]
+    (folder / "annotations.json").write_text(json.dumps(coco))
+    out = tmp_path / "classified.json"
+    code, _, err = bestiary(
+        "predict", cropped_run, folder / "annotations.json", "--format", "megadetector", "--out", out
+    )
+    assert code == 0, err
+    images = json.loads(out.read_text())["images"]
+    written = [[detection["bbox"] for detection in image["detections"]] for image in images]
+    upright = [[x / 696, y / 248, w / 696, h / 248] for x, y, w, h in boxes[:3]]
+    turned = [[(248 - y - h) / 248, x / 696, h / 248, w / 696] for x, y, w, h in boxes[3:]]
+    for actual, expected in zip(written, (upright, turned), strict=True):
+        assert np.allclose(actual, expected, atol=1e-5)
+
+
+def test_a_model_of_whole_pictures_takes_the_pictures_of_a_package(
+    bestiary: Call, probed: Path, scenes: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "package" / "media").mkdir(parents=True)
+    (tmp_path / "package" / "datapackage.json").write_text("{}")
+    (tmp_path / "package" / "media" / "a.jpg").write_bytes((scenes.parent / "scene-000.jpg").read_bytes())
+    code, out, err = bestiary("predict", probed, tmp_path / "package", "--format", "csv")
+    assert code == 0, err
+    assert [Path(row["path"]).name for row in csv.DictReader(io.StringIO(out))] == ["a.jpg"]
+
+
+def test_columns_of_boxes_beside_a_table_of_pictures_are_refused(
+    bestiary: Call, cropped_run: Path, scenes: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "t.csv").write_text("path,x,y,w,h\nscene-000.jpg,24,24,90,90\n")
+    arguments = ("--table", tmp_path / "t.csv", "--columns", "box=x+y+w+h", "--out", tmp_path / "out.csv")
+    code, _, err = bestiary("predict", cropped_run, scenes.parent, *arguments)
+    assert code == 2
+    assert "--table lists whole pictures" in err
 
 
 @pytest.mark.parametrize("form", ["timelapse", "huggingface"])

@@ -29,11 +29,9 @@ from bestiary.inference.embedding_file import EmbeddingOptions, write_embeddings
 from bestiary.models.engine import OnnxRuntimeEngine, run_batch
 from bestiary.models.head import Dense, Head
 from bestiary.models.onnx_surgery import add_features_output
-from test_cli import Call, one_message
-from test_cli import bestiary as bestiary_call
+from commands import Call
+from test_cli import one_message
 from tiny_model import CHANNELS, COLOURS, RGB, SIZE, coloured, maps_of, trunk, write_run
-
-__all__ = ["bestiary_call"]
 
 
 def expected(*names: str) -> NDArray[np.float64]:
@@ -184,9 +182,9 @@ def test_what_cannot_be_done_is_said(run: Path, pictures: Path) -> None:
 # ---- The command -----------------------------------------------------------------------------------------------------
 
 
-def test_the_command_writes_a_file(bestiary_call: Call, run: Path, pictures: Path, tmp_path: Path) -> None:
+def test_the_command_writes_a_file(bestiary: Call, run: Path, pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "deep" / "features.parquet"
-    done = bestiary_call("embed", run, pictures, "--out", out, "--nearest", 1, "--map", "--json")
+    done = bestiary("embed", run, pictures, "--out", out, "--nearest", 1, "--map", "--json")
     assert done.code == 0
     values = json.loads(done.out)
     explained = values.pop("explained_variance")
@@ -194,13 +192,13 @@ def test_the_command_writes_a_file(bestiary_call: Call, run: Path, pictures: Pat
     assert 0.9 < explained <= 1.000001
     assert "1 of 4 pictures could not be read: see the column error." in done.err
     assert pl.read_parquet(out).columns == ["path", "error", "features", "nearest", "x", "y"]
-    assert "exists already" in one_message(bestiary_call("embed", run, pictures, "--out", out))
+    assert "exists already" in one_message(bestiary("embed", run, pictures, "--out", out))
 
 
 def test_the_command_refuses_other_files_and_pictures_that_cannot_be_read(
-    bestiary_call: Call, run: Path, pictures: Path, tmp_path: Path
+    bestiary: Call, run: Path, pictures: Path, tmp_path: Path
 ) -> None:
-    assert "ends in .parquet" in one_message(bestiary_call("embed", run, pictures, "--out", tmp_path / "f.npy"))
-    done = bestiary_call("embed", run, pictures / "broken.jpg", "--out", tmp_path / "f.parquet", "--quiet")
+    assert "ends in .parquet" in one_message(bestiary("embed", run, pictures, "--out", tmp_path / "f.npy"))
+    done = bestiary("embed", run, pictures / "broken.jpg", "--out", tmp_path / "f.parquet", "--quiet")
     assert one_message(done).startswith("None of the 1 pictures could be read.")
     assert not (tmp_path / "f.parquet").exists()

@@ -41,6 +41,7 @@ from bestiary.inference.event_names import event_finder
 from bestiary.inference.predictor import Prediction
 from bestiary.recipe import DataConfig, Recipe
 from bestiary.report.run_report import write_report
+from bestiary.stats import wilson_interval
 
 Array = NDArray[Any]
 Command = Callable[..., tuple[str, str]]
@@ -250,6 +251,18 @@ def test_scores_are_over_events_with_intervals_over_sites() -> None:
     assert score_events(predictions, pictures.drop("given_group"), bundle, DataConfig()) == {}
     ungrouped = pictures.with_columns(given_group=pl.lit(None, pl.String))
     assert score_events(predictions, ungrouped, bundle, DataConfig()) == {}
+
+
+def test_events_that_share_pictures_are_one_piece_of_evidence() -> None:
+    """Without sites, a group joins events by near-duplicates: 40 correct events in 4 groups are 4 trials, not 40."""
+    certain = np.tile([0.97, 0.01, 0.01, 0.01], (80, 1))
+    test = PictureEvents(certain, np.repeat(np.arange(40), 2), np.zeros(40, np.int64))
+    predictions, pictures = tables(test)
+    pictures = pictures.with_columns(site=pl.lit(None, pl.String))
+    scores = score_events(predictions, pictures, a_bundle(), DataConfig(group="folder"))["events"]
+    assert (scores["n"], scores["by"], scores["units"]) == (40, "group", 4)
+    low, _ = wilson_interval(np.array(1.0), np.array(4))
+    assert scores["accuracy"][ANSWERS]["low"] == pytest.approx(float(low))
 
 
 def test_in_cross_validation_each_fold_is_combined_as_is_best_for_the_others() -> None:
@@ -497,6 +510,27 @@ def test_a_column_of_a_table_names_events(command: Command, probed: Path, new: P
     _, wrong = command(probed, new, "--table", table, "--group", "Sequenz", code=2)
     assert 'no column "Sequenz"' in wrong
     assert "Sequence" in wrong
+
+
+def test_a_picture_that_is_listed_twice_counts_once(command: Command, probed: Path, new: Path, tmp_path: Path) -> None:
+    """A table of observations has a row for each, and several of one picture."""
+    tables = {"once": "b1_1.jpg,S1\nb2_1.jpg,S1\n", "twice": "b1_1.jpg,S1\nb1_1.jpg,S1\nb2_1.jpg,S1\nb1_1.jpg,S1\n"}
+    rows = {}
+    for name, lines in tables.items():
+        (tmp_path / f"{name}.csv").write_text(f"path,Sequence\n{lines}")
+        out = tmp_path / f"{name}-out.csv"
+        command(probed, new, "--table", tmp_path / f"{name}.csv", "--group", "Sequence", "--out", out)
+        rows[name] = read_events(tmp_path / f"{name}-out.events.csv")
+    assert rows["twice"] == rows["once"]
+    assert [row["pictures"] for row in rows["once"]] == ["2"]
+    assert len((tmp_path / "twice-out.csv").read_text().splitlines()) == 1 + 4, "the table keeps its rows"
+
+
+def test_a_picture_with_two_events_is_an_error(command: Command, probed: Path, new: Path, tmp_path: Path) -> None:
+    table = tmp_path / "media.csv"
+    table.write_text("path,Sequence\nb1_1.jpg,S1\nb2_1.jpg,S1\nb1_1.jpg,S2\n")
+    _, text = command(probed, new, "--table", table, "--group", "Sequence", "--out", tmp_path / "out.csv", code=2)
+    assert 'b1_1.jpg with two values of the column "Sequence", "S1" and "S2"' in " ".join(text.split())
 
 
 @pytest.mark.parametrize(

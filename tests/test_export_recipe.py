@@ -14,6 +14,7 @@ pytest.importorskip("onnx")
 
 from PIL import Image
 
+from bestiary.box import Box, Crop, find_region
 from bestiary.decode_rules import FIRST_VERSION
 from bestiary.export.formats import FITTED, model_metadata
 from bestiary.inference.bundle import read_bundle
@@ -51,6 +52,32 @@ def test_the_recipe_gives_what_bestiary_answers(fit: Fit, tmp_path: Path) -> Non
         known: dict[str, Any] = {"model": run / "model.onnx", "picture": picture}
         exec(recipe, known)
         assert known["answer"] == pytest.approx(predictor.predict(picture).probabilities, abs=1e-6), picture.name
+
+
+@pytest.mark.parametrize(
+    "box",
+    [(10, 20, 60, 40), (2, 3, 5, 4), (0, 0, 603, 801), (560.5, 700.25, 43, 101), (599, 0, 4, 9), (123, 57, 290, 70)],
+)
+def test_the_recipe_of_a_model_of_boxes_cuts_them_out(box: tuple[float, float, float, float], tmp_path: Path) -> None:
+    in_pixels = Box(*box, "pixels")
+    run = write_run(tmp_path / "model")
+    (tmp_path / "pictures").mkdir()
+    bundle = replace(read_bundle(run), crop="boxes")
+    bundle.write(run)
+    recipe = model_metadata(run, bundle, "float32")["recipe"]
+    picture = next(path for path in pictures(tmp_path / "pictures") if path.name == "turned.jpg")
+    known: dict[str, Any] = {"model": run / "model.onnx", "picture": picture, "box": box}
+    exec(recipe, known)
+    predicted = Predictor(run).predict(Crop(picture, in_pixels))
+    assert known["answer"] == pytest.approx(predicted.probabilities, abs=1e-6)
+    region = find_region(in_pixels, 603, 801)
+    assert (known["left"], known["top"]) == (region.left, region.top)
+    assert (known["right"], known["bottom"]) == (region.left + region.width, region.top + region.height)
+    assert json.loads(model_metadata(run, bundle, "float32")["preprocessing"])["crop"] == "boxes"
+    large = model_metadata(run, replace(bundle, size=STEADY_INPUT), "float32")
+    assert "800 pixels a side in the box with its margin" in json.loads(large["preprocessing"])["decoding"]
+    assert "1600 pixels a side or more" in large["recipe"]
+    assert "file.draft" not in large["recipe"]
 
 
 def test_the_recipe_names_the_pictures_that_it_does_not_reproduce(tmp_path: Path) -> None:

@@ -123,6 +123,8 @@ def test_coco_rows(tmp_path: Path) -> None:
         "box_height": 40.0,
         "box_unit": "pixels",
         "box_confidence": None,
+        "picture_width": 100,
+        "picture_height": 80,
     }
     assert table.rows.row(1, named=True)["label"] == "empty"
     assert table.rows["time"][1] is None
@@ -346,7 +348,7 @@ def test_megadetector_rows(tmp_path: Path) -> None:
             ("l.jpg", "empty"): 1,
         }
     )
-    assert table.rows.row(0)[6:] == (0.1, 0.2, 0.3, 0.4, "fraction", 0.9)
+    assert table.rows.row(0)[6:12] == (0.1, 0.2, 0.3, 0.4, "fraction", 0.9)
     assert reasons(table) == Counter(
         {
             megadetector.BELOW_THRESHOLD: 2,
@@ -432,7 +434,7 @@ def test_speciesnet_old(tmp_path: Path) -> None:
         ("e.jpg", "Canidae"),
         ("f.jpg", "Vulpes vulpes"),
     ]
-    assert table.rows.row(0)[6:] == (0.5, 0.5, 0.5, 0.5, "fraction", 0.9)
+    assert table.rows.row(0)[6:12] == (0.5, 0.5, 0.5, 0.5, "fraction", 0.9)
     assert table.rows["site"][0] == "51.5,4.75"
     assert table.rows["box_unit"].count() == 1
     assert reasons(table) == Counter(
@@ -485,7 +487,7 @@ def test_speciesnet_new(tmp_path: Path) -> None:
         ("k.jpg", "Canidae"),
     ]
     assert set(table.rows.filter(label="empty")["box_unit"]) == {None}
-    assert table.rows.filter(file="c.jpg").row(0)[6:] == (0.5, 0.5, 0.5, 0.5, "fraction", 0.5)
+    assert table.rows.filter(file="c.jpg").row(0)[6:12] == (0.5, 0.5, 0.5, 0.5, "fraction", 0.5)
     assert reasons(table) == Counter(
         {
             megadetector.BELOW_THRESHOLD: 2,
@@ -629,7 +631,7 @@ def test_camtrap_dp_leaves_nothing_unnamed(tmp_path: Path) -> None:
     ]
     table = read(camtrap_dp.FORMAT, write_package(tmp_path, media, observations))
     assert labels(table) == [("d1/IMG_1.JPG", "Vulpes vulpes"), ("d1/IMG_1.JPG", "Lepus"), ("media/m4.jpg", "human")]
-    assert table.rows.row(0)[6:] == (0.1, 0.2, 0.3, 0.4, "fraction", None)
+    assert table.rows.row(0)[6:12] == (0.1, 0.2, 0.3, 0.4, "fraction", None)
     assert table.rows["box_unit"].to_list() == ["fraction", None, None]
     assert table.rows["site"][2] == "51.5,4.5"
     assert reasons(table) == Counter(

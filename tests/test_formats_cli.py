@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,34 +11,18 @@ import pytest
 pytest.importorskip("sklearn")
 
 import bestiary as package
-from bestiary import cli, run_folder
+from bestiary import run_folder
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import UserError
 from bestiary.files import read_json
 from bestiary.report.commands import retrain_command
+from commands import Call
 
 KINDS = ("bird", "fish", "spider")
 QUICK = (
     *("--backbone", "lite0", "--set", "picture.size=64", "--set", "probe.regularisation=[0.01]", "--threads", "2"),
     *("--set", "evaluate.resamples=100", "--set", "evaluate.learning_curve=off", "--set", "data.suspects=false"),
 )
-Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def bestiary(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
-    """Run a command in this process, in an empty folder; returns exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["bestiary", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        code = ended.value.code
-        return code if isinstance(code, int) else 0, *capsys.readouterr()
-
-    return call
 
 
 @pytest.fixture

@@ -263,7 +263,7 @@ def test_tags_and_boxes_of_cvat(tmp_path: Path) -> None:
         assert dict(listing.skipped) == {"with several labels": 1, "without a label": 1, "listed twice": 1}
         assert "1 shapes of the kind polygon are not used" in messages(listing)
     boxes = [(p.path.name, p.label, p.box) for p in boxed(tmp_path).pictures]
-    assert ("a.jpg", "owl", Box(10, 5, 20.5, 20, "pixels")) in boxes
+    assert ("a.jpg", "owl", Box(10, 5, 20.5, 20, "pixels", (100, 50))) in boxes
     turned = next(box for name, _, box in boxes if name == "d.jpg" and box and box.width > 9)
     assert [round(value) for value in (turned.left, turned.top, turned.width, turned.height)] == [25, -5, 10, 40]
 

@@ -312,6 +312,33 @@ def test_boxes_that_cannot_be_used_are_named(folder: Path) -> None:
         list_sources([folder / "t.csv"], {}, Context(cache=None), reading=reading)
 
 
+def test_a_box_a_little_beyond_its_picture_does_not_make_pixels_of_fractions(folder: Path) -> None:
+    rows = "File,Species,x,y,w,h\na.jpg,fox,0.6,0.1,0.38,0.2\nb.jpg,fox,0.6,0.1,0.415,0.2\nc.jpg,owl,0.1,0.1,0.2,0.2\n"
+    (folder / "t.csv").write_text(rows)
+    reading = ReadOptions(columns=parse_columns("box=x+y+w+h"), boxes=True)
+    listing = list_sources([folder / "t.csv"], {}, Context(cache=None), reading=reading)
+    assert [picture.box and picture.box.unit for picture in listing.pictures] == ["fraction"] * 3
+
+
+@pytest.mark.parametrize(
+    ("box", "others", "reason"),
+    [
+        ("100,50,40,40", ("0.1,0.1,0.2,0.2", "0.5,0.5,0.2,0.2"), "box in pixels where fractions are expected"),
+        ("0.1,0.1,0.2,0.2", ("100,50,40,40", "20,30,40,40"), "box in fractions where pixels are expected"),
+    ],
+)
+def test_a_box_of_another_unit_than_most_is_left_out_by_name(
+    folder: Path, box: str, others: tuple[str, str], reason: str
+) -> None:
+    rows = [f"a.jpg,fox,{box}", f"b.jpg,fox,{others[0]}", f"c.jpg,owl,{others[1]}"]
+    (folder / "t.csv").write_text("File,Species,x,y,w,h\n" + "\n".join(rows) + "\n")
+    reading = ReadOptions(columns=parse_columns("box=x+y+w+h"), boxes=True)
+    listing = list_sources([folder / "t.csv"], {}, Context(cache=None), reading=reading)
+    assert [picture.path.name for picture in listing.pictures] == ["b.jpg", "c.jpg"]
+    assert dict(listing.skipped) == {reason: 1}
+    assert "a.jpg (" in messages(listing)
+
+
 def test_pictures_lie_in_another_folder(tmp_path: Path) -> None:
     planted(tmp_path / "photos", "site 1/a.jpg")
     (tmp_path / "t.csv").write_text("File,Species\nC:\\data\\site 1\\a.jpg,fox\n")

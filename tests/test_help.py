@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,25 +17,9 @@ from bestiary.cli.options import build_recipe, parse_duration
 from bestiary.cli.usage import HINTS
 from bestiary.training.recipe_checks import check_no_unused_settings, setting_consumers
 from bestiary.tune.search_space import build_search_space
+from commands import Call
 
 GROUP: Any = typer.main.get_command(cli.app)
-Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def bestiary(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
-    """Run a command in this process, in an empty folder; returns exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["bestiary", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 @pytest.mark.parametrize("name", ["", *COMMANDS])

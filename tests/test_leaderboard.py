@@ -9,10 +9,8 @@ import pytest
 
 from bestiary.errors import RunError
 from bestiary.report.leaderboard import format_leaderboard, read_leaderboard
-from test_cli import Call, one_message
-from test_cli import bestiary as bestiary_call
-
-__all__ = ["bestiary_call"]
+from commands import Call
+from test_cli import one_message
 
 
 def write_run(
@@ -115,11 +113,11 @@ def test_a_folder_without_runs_is_an_error(tmp_path: Path) -> None:
         read_leaderboard(tmp_path / "none")
 
 
-def test_the_command_prints_the_table_or_json(bestiary_call: Call, folder: Path) -> None:
-    done = bestiary_call("runs", folder, "--sort", "seconds")
+def test_the_command_prints_the_table_or_json(bestiary: Call, folder: Path) -> None:
+    done = bestiary("runs", folder, "--sort", "seconds")
     assert (done.code, done.err) == (0, "")
     assert done.out.index(str(folder / "b ")) < done.out.index(str(folder / "a "))
-    values = json.loads(bestiary_call("runs", folder, "--json").out)
+    values = json.loads(bestiary("runs", folder, "--json").out)
     first = values["groups"][0]
     assert (first["split digest"], first["split"], len(first["runs"])) == ("aaaa", "test", 3)
     assert first["runs"][0]["metrics"]["macro_f1"] == {
@@ -128,7 +126,7 @@ def test_the_command_prints_the_table_or_json(bestiary_call: Call, folder: Path)
         "high": pytest.approx(0.95),
     }
     assert (values["unfinished"], values["damaged"]) == ({}, {})
-    assert "There is no folder none" in one_message(bestiary_call("runs", "none"))
+    assert "There is no folder none" in one_message(bestiary("runs", "none"))
 
 
 def test_a_run_of_the_training_itself_is_ranked(probed: Path) -> None:

@@ -121,6 +121,46 @@ def test_duplicates_count_once() -> None:
     ]
 
 
+def at_sites(pictures: pl.DataFrame, sites: int) -> pl.DataFrame:
+    """The pictures at so many sites, each of which is one group of the split; no two are duplicates."""
+    site = pl.col("row_id") % sites
+    return pictures.with_columns(
+        duplicate_group="group",
+        group=site,
+        given_group=pl.lit(None, pl.String),
+        site=pl.format("site {}", site),
+        sha256=pl.format("{}", "row_id"),
+    )
+
+
+def test_with_sites_a_slice_is_found_within_them() -> None:
+    """Four test sites are four groups of the split: one picture of each would be no test."""
+    predictions, pictures = answers()
+    pictures = at_sites(pictures, 4)
+    found = find_weak_slices(spoilt(predictions, pictures["luma"] < 0.1, 0.5), pictures)
+    assert found["worse"] == ["dark"]
+    assert "other pictures of the same classes and sites" in found["sentence"]
+    assert by_name(found)["dark"]["n"] > 50
+
+
+def test_a_site_with_more_mistakes_makes_no_slice_of_what_it_has_more_of() -> None:
+    """At one of four sites half of the pictures are wrong, and nearly all of the dark ones are of that site."""
+    worse = 0
+    for seed in range(40):
+        predictions, pictures = answers(seed=seed)
+        pictures = at_sites(pictures, 4)
+        is_bad = pl.col("site") == "site 0"
+        pictures = pictures.with_columns(
+            luma=pl.when(is_bad).then(pl.col("luma") / 4).otherwise(pl.col("luma") / 2 + 0.2)
+        )
+        spoilt_there = spoilt(predictions, pictures.select(is_bad).to_series(), 0.5)
+        worse += "dark" in find_weak_slices(spoilt_there, pictures)["worse"]
+        if not seed:
+            alone = find_weak_slices(spoilt_there, pictures.drop("site").with_columns(group="duplicate_group"))
+            assert alone["worse"] == ["dark"], "without sites, the site is taken for darkness"
+    assert worse <= 4
+
+
 def test_too_few_pictures_and_equal_measures_make_no_slices() -> None:
     few = find_weak_slices(*answers(2 * SMALLEST - 1))
     assert few["rows"] == []

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from PIL import Image
 
 pytest.importorskip("sklearn")
 
-from bestiary import cli, table
+from bestiary import table
 from bestiary.context import Context
 from bestiary.data.dataset import audit_sources
 from bestiary.data.manifest import read_manifest
@@ -24,25 +22,10 @@ from bestiary.evaluation.external import restore_number_labels
 from bestiary.files import read_json
 from bestiary.picture import DecodeLimits
 from bestiary.recipe import DataConfig
+from commands import Call
 
 BASE = ("--threads", "1", "--backbone", "lite0", "--set", "picture.size=64", "--set", "evaluate.resamples=100")
 QUICK = (*BASE, "--set", "evaluate.learning_curve=off", "--set", "data.suspects=false")
-Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def bestiary(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["bestiary", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        code = ended.value.code
-        return (code if isinstance(code, int) else 0, *capsys.readouterr())
-
-    return call
 
 
 def draw(folder: Path, label: int, count: int, first: int = 0) -> Path:

@@ -34,7 +34,8 @@ class ClassThreshold:
 
     precision: the stated one; is_met: whether it is reached on validation. predicted, answered, correct: validation
     pictures predicted as the class, those at or above the threshold, and the correct ones of these; low, high: the
-    95 % interval of correct / answered, by groups of duplicates.
+    95 % interval of correct / answered, by groups. groups: of the split (duplicates, and given groups and sites), that
+    the predicted pictures are of; 0 in older models.
     """
 
     precision: float
@@ -45,6 +46,7 @@ class ClassThreshold:
     correct: int
     low: float
     high: float
+    groups: int = 0
 
 
 # ---- Settings ------------------------------------------------------------------------------------------------------
@@ -144,28 +146,32 @@ def fit_class_thresholds(
 ) -> dict[str, ClassThreshold]:
     """Return the threshold of each class with a stated precision.
 
-    y_true, y_pred, probability of the prediction, groups of duplicates: (n,), of the validation pictures that are
+    y_true, y_pred, probability of the prediction, groups of the split: (n,), of the validation pictures that are
     familiar to the model, since the others are unknown already.
 
     One picture says nothing about a precision of 95 %: at least 1 / (1 - precision) must be answered, so that a mistake
-    does not break it at once. If no threshold reaches the precision with so many, the one of the highest precision is
-    taken, but at least the stated precision itself, which is what a calibrated probability promises.
+    does not break it at once; pictures of one group, such as a burst, count once for that. If no threshold reaches the
+    precision with so many, the one of the highest precision is taken, but at least the stated precision itself, which
+    is what a calibrated probability promises.
     """
     thresholds = {}
     for name, precision in stated.items():
         own = np.flatnonzero(y_pred == list(classes).index(name))
         correct, scores = y_true[own] == y_pred[own], probability[own]
-        threshold, is_met = _choose_threshold(precision, correct, scores)
+        threshold, is_met = _choose_threshold(precision, correct, scores, groups[own])
         answered = scores >= threshold
         n, hits = int(answered.sum()), int(correct[answered].sum())
         trials = len(np.unique(groups[own][answered]))
         low, high = wilson_interval(np.array(hits / n if n else 0.0), np.array(trials))
-        thresholds[name] = ClassThreshold(precision, threshold, is_met, len(own), n, hits, float(low), float(high))
+        thresholds[name] = ClassThreshold(
+            *(precision, threshold, is_met, len(own), n, hits, float(low), float(high)),
+            groups=len(np.unique(groups[own])),
+        )
     return thresholds
 
 
 def pictures_needed(precision: float) -> int:
-    """Return how many pictures must be answered, so that one mistake among them still leaves this precision.
+    """Return how many independent pictures must be answered, so that one mistake still leaves this precision.
 
     >>> pictures_needed(0.95), pictures_needed(0.5)
     (20, 2)
@@ -173,19 +179,22 @@ def pictures_needed(precision: float) -> int:
     return math.ceil(round(1 / (1 - precision), 9))
 
 
-def _choose_threshold(precision: float, correct: Bools, scores: Floats) -> tuple[float, bool]:
-    """Return the threshold, and whether it reaches the precision; both arrays (n,), of pictures of one prediction."""
+def _choose_threshold(precision: float, correct: Bools, scores: Floats, groups: Array) -> tuple[float, bool]:
+    """Return the threshold, and whether it reaches the precision; all arrays (n,), of pictures of one prediction."""
     if not len(scores):
         return precision, False
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]
     ends = np.flatnonzero(np.append(ranked[:-1] > ranked[1:], True))  # equal scores are answered together
     counts, needed = ends + 1, pictures_needed(precision)
+    is_new = np.zeros(len(scores), bool)
+    is_new[np.unique(groups[order], return_index=True)[1]] = True
+    independent = np.cumsum(is_new)[ends]
     precisions = np.cumsum(correct[order])[ends] / counts
-    reached = np.flatnonzero((counts >= needed) & (precisions >= precision - 1e-9))
+    reached = np.flatnonzero((independent >= needed) & (precisions >= precision - 1e-9))
     if len(reached):
         return _threshold_below(ranked, int(ends[reached[-1]])), True
-    usable = counts >= min(needed, len(scores))
+    usable = independent >= min(needed, independent[-1])
     best = np.flatnonzero(usable & (precisions >= precisions[usable].max() - 1e-9))[-1]
     return max(_threshold_below(ranked, int(ends[best])), precision), False
 
@@ -262,18 +271,28 @@ def warn_unmet(values: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [*warnings[:MAX_WARNINGS], f"{more:,} more classes do not meet their stated precision: see the report."]
 
 
+def _describe_lack(name: str, entry: ClassThreshold, needed: int) -> str:
+    """Return why validation does not show the precision of a class, as a clause."""
+    independent = entry.groups or entry.predicted
+    is_grouped = independent < entry.predicted
+    if independent >= needed:
+        noun = "groups of validation pictures" if is_grouped else "validation pictures"
+        return f"no threshold that leaves {needed:,} {noun} reaches it"
+    groups = f" of {independent:,} group{'s' * (independent != 1)}" if is_grouped else ""
+    pictures = f"pictures{groups} are" if entry.predicted != 1 else "picture is"
+    return (
+        f"{entry.predicted:,} validation {pictures} predicted as {name}, and {needed:,}"
+        f"{' groups' if is_grouped else ''} are needed to measure it"
+    )
+
+
 def _iter_unmet(values: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for name, value in values.items():
         entry = ClassThreshold(**value)
         if entry.is_met:
             continue
         stated, needed = format_percent(entry.precision), pictures_needed(entry.precision)
-        cause = f"no threshold that leaves {needed:,} validation pictures reaches it"
-        if entry.predicted < needed:
-            many = "pictures are" if entry.predicted != 1 else "picture is"
-            cause = (
-                f"{entry.predicted:,} validation {many} predicted as {name}, and {needed:,} are needed to measure it"
-            )
+        cause = _describe_lack(name, entry, needed)
         reached = "no validation picture is"
         if entry.answered:
             interval = f"95 % interval {format_percent(entry.low)} to {format_percent(entry.high)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from PIL import ImageFile, JpegImagePlugin, UnidentifiedImageError
 
@@ -21,7 +21,8 @@ JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")  # markers with a l
 REDUCED_SIDES, STEADY_INPUT, FULL_PIXELS = 5, 160, 25_000_000
 SCALES = (8, 4, 2)  # that the decoder divides the sides of a JPEG by
 
-ChooseSide = Callable[[int, int], int]  # the side to keep, from width and height of the upright picture
+# The side to keep, from width and height of the upright picture and the EXIF orientation that it was turned from.
+ChooseSide = Callable[[int, int, int], int]
 
 
 def open_jpeg(content: bytes) -> ImageFile.ImageFile:
@@ -48,14 +49,10 @@ def reduced_side(width: int, height: int, input_size: int) -> int:
     return max(input_size, min(side, short // scale))
 
 
-def side_for_parts(width: int, height: int, parts: Iterable[tuple[int, int, int]]) -> int:
-    """Return the side, in pixels, that a JPEG of this size must keep so that no part of it is reduced too far.
-
-    parts: width and height of each part, and the side that its shorter side must keep.
-    """
-    scale = min((min(across, down) // max(1, side) for across, down, side in parts), default=1)
-    scale = next((factor for factor in SCALES if factor <= scale), 1)
-    return max(1, min(width, height) // scale)
+def part_scale(width: int, height: int, side: int) -> int:
+    """Return what the sides of a JPEG may be divided by so that a part of this size keeps `side` pixels a side."""
+    largest = min(width, height) // max(1, side)
+    return next((factor for factor in SCALES if factor <= largest), 1)
 
 
 def has_more_scans(content: bytes, limit: int) -> bool:

@@ -115,9 +115,9 @@ def open_picture(
 ) -> DecodedPicture:
     """Return the picture upright in RGB, with facts about its file.
 
-    `at_least`: a JPEG may be decoded at a reduced scale, with no side below this many pixels (of width and height, if
-    it is a function). `input_size`: it is decoded for a model's input of this size. Applies the EXIF orientation,
-    converts colours to sRGB, composites transparency on white, scales deep samples to 8 bits and takes the first frame.
+    `at_least`: a JPEG may be decoded at a reduced scale, with no side below this many pixels (or a function: see
+    `ChooseSide`). `input_size`: it is decoded for a model's input of this size. Applies the EXIF orientation, converts
+    colours to sRGB, composites transparency on white, scales deep samples to 8 bits and takes the first frame.
     Raises PictureError, with the file, the problem and the limit, if the picture cannot be read.
     """
     name = NAMELESS if isinstance(source, bytes) else str(source)
@@ -277,7 +277,7 @@ def _decode_image(image: Image.Image, request: _Request) -> DecodedPicture:
 def _draft_side(image: Image.Image, request: _Request) -> int | None:
     """Return the side, in pixels, below which a JPEG is not reduced; None: decoded in full."""
     if callable(request.at_least):
-        return request.at_least(*upright_size(image))
+        return request.at_least(*upright_size(image), read_orientation(read_exif(image)))
     if request.content is None or request.input_size is None:
         return request.at_least
     is_first = request.rules.version == FIRST_VERSION

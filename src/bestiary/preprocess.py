@@ -13,15 +13,14 @@ import numpy as np
 from PIL import Image
 
 from bestiary.array_types import Pixels
-from bestiary.box import Crop, Part, PictureFile, Region, content_key
-from bestiary.crops import cut_region, open_for_parts, part_region
+from bestiary.box import Crop, PictureFile, Region, content_key
+from bestiary.crops import cut_parts
 from bestiary.decode_rules import RULES, DecodeRules
 from bestiary.errors import PictureError, SourceError
 from bestiary.files import cache_folder
 from bestiary.jpeg import reduced_side
 from bestiary.picture import (
     LIMITS,
-    DecodedPicture,
     DecodeLimits,
     Fit,
     load,
@@ -151,7 +150,7 @@ class Preprocessing:
             raise PictureError(message_with_filename(error, str(source.path)), check=error.check) from None
 
     def load_parts(self, path: Path, sources: Sequence[Source]) -> list[Pixels | PictureError]:
-        """Return uint8 (size, size, 3) of each part of one file, which is decoded once, or why it has none.
+        """Return uint8 (size, size, 3) of each part of one file, which is read once, or why it has none.
 
         sources: with this `cropped_path`. Raises SourceError for a VerifiedFile that was changed.
         """
@@ -162,17 +161,13 @@ class Preprocessing:
             digest = hashlib.sha256(content).hexdigest() if verified else ""
             for file in verified:
                 file.check(digest)
-            picture = open_for_parts(content, parts, self._least_side, self.limits, self.rules)
         except PictureError as error:
             named = PictureError(message_with_filename(error, str(path)), check=error.check)
             return [named for _ in sources]
-        return [self._cut(picture, part, str(path)) for part in parts]
+        images = cut_parts(content, parts, self._least_side, self.limits, self.rules, str(path))
+        return [image if isinstance(image, PictureError) else self._resize(image) for image in images]
 
-    def _cut(self, picture: DecodedPicture, part: Part | None, name: str) -> Pixels | PictureError:
-        try:
-            image = cut_region(picture, part_region(picture, part, name))
-        except PictureError as error:
-            return error
+    def _resize(self, image: Image.Image) -> Pixels:
         return np.asarray(resize_image_to_square(image, self.size, self.fit))
 
     def _least_side(self, width: int, height: int) -> int:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Protocol
 
-from bestiary.box import BoxUnit
+from bestiary.box import PIXELS_FROM, BoxUnit
 from bestiary.errors import SourceError, UserError, did_you_mean
 from bestiary.picture_formats import PICTURE_SUFFIXES
 from bestiary.text import format_names
@@ -26,7 +27,6 @@ ROLES = ("path", "label", *OPTIONAL, "box", "corners")
 BOX_ROLES = {"box": "left+top+width+height", "corners": "left+top+right+bottom"}
 CORNER_NAMES = ("xmin", "ymin", "xmax", "ymax")  # of a box without a role, as VoTT and others write it
 SYNTAX = "path=File,label=Species,group=Burst,site=Camera,time=Taken,box=left+top+width+height"
-FRACTION_LIMIT = 1.001  # of a box whose values are fractions
 _ROLE = re.compile(rf"(?:^|,)\s*({'|'.join(ROLES)})\s*=")
 _ANY_ROLE = re.compile(r"(?:^|,)\s*(\w+)\s*=")
 
@@ -127,9 +127,13 @@ def choose_columns(table: Table, requested: Mapping[str, str], *, needs_label: b
     return Columns(names, box, box_role, tuple(guessed))
 
 
-def box_unit(largest: float) -> BoxUnit:
-    """Return the unit of all boxes of a table: fractions if no value is above 1, else pixels."""
-    return "fraction" if largest <= FRACTION_LIMIT else "pixels"
+def box_unit(largest: Iterable[float]) -> BoxUnit:
+    """Return the unit of all boxes of a table: pixels if that is what most of them are in.
+
+    largest: the largest number of each box. A box in fractions may reach a little beyond the picture.
+    """
+    counts = Counter(number > PIXELS_FROM for number in largest)
+    return "pixels" if counts[True] > counts[False] else "fraction"
 
 
 def read_number(text: str, delimiter: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ PACKAGE = "datapackage.json"  # of a folder that is a Camtrap DP
 
 @dataclass(frozen=True)
 class Boxes:
-    """The boxes to predict, the folder of their pictures, the digest of the file, and notices about what was read.
+    """The boxes to predict, the folder of their pictures, a digest of them, and notices about what was read.
 
     detector: what the file says of the detector that drew them.
     """
@@ -47,7 +48,9 @@ def read_boxes(run: Path, paths: Sequence[Path], columns: str | None, pictures: 
     from bestiary.inference.bundle import read_bundle
 
     if read_bundle(run).crop == "none":
-        if source.suffix.lower() not in SUFFIXES[:2] and not source.is_dir():
+        if source.is_dir():
+            return None  # its pictures: a Camtrap DP may have them, with boxes or without
+        if source.suffix.lower() not in SUFFIXES[:2]:
             return None  # a prediction with an error
         raise UserError(
             f"{source} is no picture, and its boxes cannot be used: this model was trained on whole pictures. Give the"
@@ -64,12 +67,8 @@ def read_boxes(run: Path, paths: Sequence[Path], columns: str | None, pictures: 
 
     options = make_read_options(None, columns, pictures) or ReadOptions()
     boxed = read_boxed_pictures(source, replace(options, boxes=True, left_out=()))
-    file = source / PACKAGE if source.is_dir() else source
     folder = (pictures or (source if source.is_dir() else source.parent)).absolute()  # as the paths of the boxes are
-    with file.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256")
-    digest.update((columns or "").encode())  # other columns are other boxes
-    return Boxes(boxed.files, folder, digest.hexdigest(), boxed.notices, boxed.detector)
+    return Boxes(boxed.files, folder, _digest_files(boxed.files), boxed.notices, boxed.detector)
 
 
 def read_table(run: Path, table: Path, folder: Path | None, columns: str | None, pictures: Path | None) -> InputTable:
@@ -93,6 +92,18 @@ def read_table(run: Path, table: Path, folder: Path | None, columns: str | None,
             " or train with --crop boxes."
         )
     return InputTable(table, folder, columns, boxes=is_boxed)
+
+
+def _digest_files(files: Sequence[PictureFile]) -> str:
+    """Return the SHA-256 of pictures and boxes in their order: options and further files decide about them too."""
+    from bestiary.box import Crop, path_of
+
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(
+            os.fsencode(path_of(file)) + b"\0" + str(file.part if isinstance(file, Crop) else "").encode() + b"\0"
+        )
+    return digest.hexdigest()
 
 
 def _has_boxes(path: Path) -> bool:

@@ -285,7 +285,7 @@ def _event_tracker(
     from bestiary.box import path_of
     from bestiary.group_rules import TIME
     from bestiary.inference.event_answers import EventTracker
-    from bestiary.inference.event_names import event_finder, parse_event_rules
+    from bestiary.inference.event_names import event_finder, find_repeated, parse_event_rules
 
     group, site = parse_event_rules(*rules)
     paths: list[Path] = []
@@ -294,7 +294,12 @@ def _event_tracker(
         paths = [*map(path_of, sources), *(Path(str(prediction.path)) for prediction in earlier)]
     folders = [printable(str(path)) for path in (conversion.folder, *named) if path is not None]
     finder = event_finder(group, site, paths, conversion.table, predictor.threads, folders)
-    tracker = EventTracker(predictor.bundle, finder, conversion.unknown_label)
+    repeated: set[str] = set()
+    if conversion.table is not None:
+        repeated = find_repeated(file for file in conversion.table.iter_files() if isinstance(file, Path))
+    elif isinstance(sources, list):
+        repeated = find_repeated(source for source in sources if isinstance(source, Path))
+    tracker = EventTracker(predictor.bundle, finder, conversion.unknown_label, repeated)
     for prediction in () if file is None else file.iter_predictions():
         tracker.add(prediction)
     return tracker

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bestiary.box import Box, Crop, PictureFile
-from bestiary.data.formats.label_rows import read_label_rows
+from bestiary.box import Crop, PictureFile
+from bestiary.data.formats.label_rows import iter_boxes, read_label_rows
 from bestiary.data.formats.label_table import ReadOptions
 from bestiary.data.formats.registry import recognise_format
 from bestiary.errors import SourceError
@@ -37,9 +37,8 @@ def read_boxed_pictures(source: Path, options: ReadOptions) -> BoxedPictures:
     labelled = read_label_rows(source, form, options, ignore_labels=True)
     rows = labelled.rows.sort("path", maintain_order=True)
     files: list[PictureFile] = []
-    for path, left, *rest in rows.select("path", "^box_.*$").iter_rows():
-        whole = Path(path)
-        files.append(whole if left is None else Crop(whole, Box(left, *rest)))
+    for path, box in zip(map(Path, rows["path"]), iter_boxes(rows), strict=True):
+        files.append(path if box is None else Crop(path, box))
     whole_pictures = sum(isinstance(file, Path) for file in files)
     if whole_pictures == len(files):
         raise SourceError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from bestiary.data.folder_walk import (
 )
 from bestiary.data.formats import roboflow, webdataset
 from bestiary.data.formats.json_files import describe_unknown_json
-from bestiary.data.formats.label_rows import LISTED_TWICE, LabelRows, read_label_rows
+from bestiary.data.formats.label_rows import LISTED_TWICE, iter_boxes, read_label_rows
 from bestiary.data.formats.label_table import LabelFormat, ReadOptions
 from bestiary.data.formats.registry import FORMATS, describe_label_files, recognise_format
 from bestiary.data.formats.table_file import TABLE_SUFFIXES
@@ -197,17 +197,11 @@ def _list_labelled(source: Path, form: LabelFormat, options: ReadOptions) -> Pic
         PictureEntry(Path(path), label, split, group, site, time, box)
         for (path, label, split, group, site, time), box in zip(
             labelled.rows.select("path", "label", "split", "group", "site", "time").iter_rows(),
-            _make_boxes(labelled),
+            iter_boxes(labelled.rows),
             strict=True,
         )
     ]
     return PictureList(entries, labelled.skipped, notices=labelled.notices)
-
-
-def _make_boxes(labelled: LabelRows) -> Iterator[Box | None]:
-    """Yield the box of each row."""
-    for left, top, width, height, unit, confidence in labelled.rows.select("^box_.*$").iter_rows():
-        yield None if left is None else Box(left, top, width, height, unit, confidence)
 
 
 def _no_pictures_error(source: Path, listing: PictureList, label_depth: int) -> SourceError:

@@ -55,9 +55,11 @@ def score_events(predictions: pl.DataFrame, pictures: pl.DataFrame, bundle: Bund
     else:
         combined = combine_events(combination, events.probabilities, events.events)
     clusters = _event_clusters(own, events.events)
-    scores = compare_event_answers(events, combined, clusters, bundle)
-    by = "site" if own["site"].count() else "group"
-    facts: dict[str, Any] = {"rule": data.group, "site": data.site, "by": by, "units": int(clusters.max()) + 1}
+    by, units = "site" if own["site"].count() else "group", int(clusters.max()) + 1
+    # Of sites, Wilson's interval is over their events, whose dependence the other part of the interval measures; events
+    # in one group without sites share pictures.
+    scores = compare_event_answers(events, combined, clusters, bundle, None if by == "site" else units)
+    facts: dict[str, Any] = {"rule": data.group, "site": data.site, "by": by, "units": units}
     facts |= {"combination": combination.to_json()}
     how = (
         "In each fold, the combination is chosen on the events of the other folds."
@@ -69,11 +71,12 @@ def score_events(predictions: pl.DataFrame, pictures: pl.DataFrame, bundle: Bund
 
 
 def compare_event_answers(
-    events: PictureEvents, combined: Floats, clusters: Ints, bundle: Bundle | None = None
+    events: PictureEvents, combined: Floats, clusters: Ints, bundle: Bundle | None = None, trials: int | None = None
 ) -> dict[str, Any]:
     """Return accuracy of the answers and both baselines, paired differences, and the ECE of the answers.
 
-    combined: (events, classes); clusters: of the events, int64 (events,) from 0, which the intervals are over.
+    combined: (events, classes); clusters: of the events, int64 (events,) from 0, which the intervals are over. trials:
+    independent pieces of evidence, for Wilson's interval; None: as many as events.
     """
     costs = [] if bundle is None else bundle.costs
     chosen = choose_labels(events.probabilities, costs)
@@ -83,9 +86,8 @@ def compare_event_answers(
         CONFIDENT: chosen[most_confident(events.probabilities, events.events)],
     }
     hits = {name: (labels == events.labels).astype(np.float64) for name, labels in answers.items()}
-    trials, sizes = int(clusters.max()) + 1, events.sizes()
-    if trials < len(sizes):  # sites: Wilson's interval is over their events, whose dependence the other part measures
-        trials = len(sizes)
+    sizes = events.sizes()
+    trials = len(sizes) if trials is None else trials
     by_picture = (chosen == events.labels[events.events]).astype(np.float64)
     return {
         "n": len(sizes),

@@ -1,8 +1,9 @@
 """Weak slices: subsets of the test pictures with lower accuracy (small, dark, blurry, grey, one format, one folder).
 
-A slice is weak only if chance and its own classes do not explain its errors: within each class the errors are
-assigned at random to the slice and the rest, which gives the exact probability of as many errors in the slice (the
-stratified exact test of Cochran, Mantel and Haenszel, one-sided), corrected for the number of slices (Holm 1979).
+A slice is weak only if chance, its own classes and its own sites do not explain its errors: within each class, and each
+site if there are sites, the errors are assigned at random to the slice and the rest, which gives the exact probability
+of as many errors in the slice (the stratified exact test of Cochran, Mantel and Haenszel, one-sided), corrected for the
+number of slices (Holm 1979).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import polars as pl
 
 from bestiary import table
 from bestiary.array_types import Bools, Floats, Ints
+from bestiary.data.joined_groups import groups_without_sites
 from bestiary.evaluation.intervals import group_indices, metric_value, rate_metric
 from bestiary.stats import holm, wilson_interval
 from bestiary.text import format_percent, format_points
@@ -72,7 +74,8 @@ def find_weak_slices(predictions: pl.DataFrame, pictures: pl.DataFrame) -> dict[
     outside; `p`, `p_holm`, `worse`; `noticed_at`, the highest accuracy that would have been significant, None if no
     number of errors would have been; `worth`, the estimated rise of macro-F1 if each class were predicted in the slice
     as outside; `counted_in`, the worse slices before it: the `worth` of pictures in both counts there. `tested` slices
-    were tested, `judged` of them could have been significant. Groups of duplicates count once.
+    were tested, `judged` of them could have been significant. Groups count once; with sites, those without the sites,
+    since pictures are compared with others of their site. `same`: what compared pictures have in common.
     """
     predicted = predictions.select("row_id", "label", "predicted").drop_nulls()
     joined = predicted.join(pictures.drop("label"), on="row_id", how="left", maintain_order="left")
@@ -109,7 +112,7 @@ def summarise_slices(rows: Sequence[dict[str, Any]]) -> str:
     if worse := [row for row in rows if row["worse"]]:
         names = "; ".join(
             f"{row['name']} pictures ({row['words']}): accuracy {_format_rate(row['accuracy'])}, other pictures of the"
-            f" same classes {_format_rate(row['rest'])}"
+            f" same {row['same']} {_format_rate(row['rest'])}"
             for row in worse
         )
         return f"Accuracy is significantly lower in {len(worse)} of the {testable}: {names}."
@@ -165,18 +168,25 @@ def _source(path: str) -> str:
 
 @dataclass(frozen=True)
 class _SliceData:
-    """The test pictures as arrays of shape (n,): class, predicted class, group of duplicates."""
+    """The test pictures as arrays of shape (n,): class, predicted class, group, stratum (class, and site if any)."""
 
     y_true: Ints
     y_pred: Ints
     groups: Ints
+    strata: Ints
     k: int
+    same: str
 
     @classmethod
     def from_table(cls, joined: pl.DataFrame) -> _SliceData:
         names = sorted({*joined["label"], *joined["predicted"]})
         y_true, y_pred = (table.label_indices(joined[column], names) for column in ("label", "predicted"))
-        return cls(y_true, y_pred, group_indices(joined["group"].fill_null(-1).to_numpy()), len(names))
+        if "site" not in joined.columns or not joined["site"].count():
+            groups = group_indices(joined["group"].fill_null(-1).to_numpy())
+            return cls(y_true, y_pred, groups, y_true, len(names), "classes")
+        sites = group_indices(joined["site"].fill_null("").to_numpy())
+        strata = np.unique(sites * len(names) + y_true, return_inverse=True)[1].astype(np.int64)
+        return cls(y_true, y_pred, groups_without_sites(joined), strata, len(names), "classes and sites")
 
     def first_of_groups(self, inside: Bools) -> Ints:
         """Return the positions of the first picture of each group inside, and of each outside."""
@@ -184,26 +194,27 @@ class _SliceData:
         return np.asarray(first, np.int64)
 
     def is_testable(self, inside: Bools) -> bool:
-        """Return whether there are enough pictures on both sides, of classes that occur on both."""
+        """Return whether there are enough pictures on both sides, of strata that occur on both."""
         rows = self.first_of_groups(inside)
         within = inside[rows]
-        return bool(min((~within).sum(), (within & _on_both_sides(within, self.y_true[rows])).sum()) >= SMALLEST)
+        return bool(min((~within).sum(), (within & _on_both_sides(within, self.strata[rows])).sum()) >= SMALLEST)
 
     def test_slice(self, candidate: _Slice, tested: int) -> dict[str, Any]:
         """Return the row of a slice, without the keys that depend on the others."""
         rows = self.first_of_groups(candidate.inside)
-        rows = rows[_on_both_sides(candidate.inside[rows], self.y_true[rows])]
-        within, y_true = candidate.inside[rows], self.y_true[rows]
-        wrong = np.asarray(y_true != self.y_pred[rows])
-        chances = _error_count_probabilities(within, wrong, y_true, self.k)
+        rows = rows[_on_both_sides(candidate.inside[rows], self.strata[rows])]
+        within, strata = candidate.inside[rows], self.strata[rows]
+        wrong = np.asarray(self.y_true[rows] != self.y_pred[rows])
+        chances = _error_count_probabilities(within, wrong, strata, int(strata.max()) + 1)
         errors, n = int((wrong & within).sum()), int(within.sum())
         tail = chances[::-1].cumsum()[::-1]  # tail[e]: the probability of e errors or more
         enough = np.flatnonzero(tail <= SIGNIFICANCE_LEVEL / tested)
         inner = rate_metric(1 - float(wrong[within].mean()), n)
-        outer = _accuracy_outside(within, wrong, y_true, self.k)
+        outer = _accuracy_outside(within, wrong, strata, int(strata.max()) + 1)
         return {
             "name": candidate.name,
             "words": candidate.description,
+            "same": self.same,
             "n": n,
             "accuracy": inner,
             "rest": outer,
@@ -249,17 +260,17 @@ def macro_f1_from_confusion(counts: Floats) -> float:
     return float((2 * np.diag(counts) / np.where(totals > 0, totals, 1)).mean())
 
 
-def _on_both_sides(within: Bools, y_true: Ints) -> Bools:
-    """Return which pictures are of classes that occur inside and outside."""
-    return np.isin(y_true, np.intersect1d(y_true[within], y_true[~within]))
+def _on_both_sides(within: Bools, strata: Ints) -> Bools:
+    """Return which pictures are of strata that occur inside and outside."""
+    return np.isin(strata, np.intersect1d(strata[within], strata[~within]))
 
 
-def _error_count_probabilities(within: Bools, wrong: Bools, y_true: Ints, k: int) -> Floats:
-    """Return the probability of 0, 1, 2, … errors inside if each class has the same error rate inside and outside."""
+def _error_count_probabilities(within: Bools, wrong: Bools, strata: Ints, k: int) -> Floats:
+    """Return the probability of 0, 1, 2, … errors inside if each stratum has the same error rate inside and out."""
     from scipy.stats import hypergeom
 
     pictures, errors, drawn = (
-        np.bincount(y_true, rows, minlength=k).astype(np.int64) for rows in (None, wrong, within)
+        np.bincount(strata, rows, minlength=k).astype(np.int64) for rows in (None, wrong, within)
     )
     chances = np.ones(1)
     for total, bad, inside in zip(pictures.tolist(), errors.tolist(), drawn.tolist(), strict=True):
@@ -268,13 +279,13 @@ def _error_count_probabilities(within: Bools, wrong: Bools, y_true: Ints, k: int
     return np.append(chances, np.zeros(max(0, int((wrong & within).sum()) + 1 - len(chances))))
 
 
-def _accuracy_outside(within: Bools, wrong: Bools, y_true: Ints, k: int) -> dict[str, float]:
-    """Return the accuracy outside, with the class proportions of the inside; all classes occur on both sides.
+def _accuracy_outside(within: Bools, wrong: Bools, strata: Ints, k: int) -> dict[str, float]:
+    """Return the accuracy outside, with the proportions of the strata inside; all strata occur on both sides.
 
-    The interval adds the squared Wilson distances of the classes (MOVER: Zou and Donner, 2008).
+    The interval adds the squared Wilson distances of the strata (MOVER: Zou and Donner, 2008).
     """
-    inside = np.bincount(y_true[within], minlength=k)
-    outside, errors = (np.bincount(y_true[rows], minlength=k) for rows in (~within, ~within & wrong))
+    inside = np.bincount(strata[within], minlength=k)
+    outside, errors = (np.bincount(strata[rows], minlength=k) for rows in (~within, ~within & wrong))
     fractions, rates = inside / inside.sum(), 1 - errors / np.maximum(outside, 1)
     lows, highs = wilson_interval(rates, outside)
     value = float(fractions @ rates)

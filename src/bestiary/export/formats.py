@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bestiary.array_types import Pixels
+from bestiary.box import MARGIN_FRACTION, MIN_SIDE, ROUNDING
 from bestiary.decode_rules import FIRST_VERSION
 from bestiary.errors import IntegrityError, import_optional
 from bestiary.export.graph import OUTPUTS
@@ -75,6 +76,23 @@ canvas.paste(image.resize(inner, Image.Resampling.BICUBIC), corner)
 image = canvas""",
 }
 
+CROPPED = f"""\
+import math
+
+# The model looks at boxes: `box` has left, top, width and height in pixels of the upright picture. What it looks at is
+# the box with a margin, at least {MIN_SIDE} pixels wide and high, cut off at the edge of the picture.
+def span(start, length, limit):
+    margin, least = {MARGIN_FRACTION} * max(box[2:]), min({MIN_SIDE}, limit)
+    first, last = math.floor(start - margin + {ROUNDING}), math.ceil(start + length + margin - {ROUNDING})
+    first, last = max(0, first), min(limit, last)
+    if last - first < least:
+        first = min(max(0, round(start + (length - least) / 2)), limit - least)
+    return first, max(last, first + least)
+
+left, right = span(box[0], box[2], image.width)
+top, bottom = span(box[1], box[3], image.height)
+image = image.crop((left, top, right, bottom))
+"""
 MOST_PROBABLE = "label = max(answer, key=answer.get)\n"
 BY_COST = """\
 costs = numpy.array(json.loads(session.get_modelmeta().custom_metadata_map["costs"]))  # by true and predicted class
@@ -111,15 +129,19 @@ def write_export(run: Path, bundle: Bundle, kind: Kind, folder: Path, calibratio
 
 def model_metadata(run: Path, bundle: Bundle, precision: Precision) -> dict[str, str]:
     """Return the metadata of an exported model, as text."""
-    side = _draft_side(bundle)
-    draft = f"    file.draft(None, ({side}, {side}))\n" if side else ""
+    side, is_cropped = _draft_side(bundle), bundle.crop == "boxes"
+    draft = f"    file.draft(None, ({side}, {side}))\n" if side and not is_cropped else ""
     limits = FIRST_LIMITS if bundle.decoding == FIRST_VERSION else LIMITS
+    if side and is_cropped:
+        reduced = f"boxes of {2 * side} pixels a side or more allow a reduced scale"
+        limits += f" A JPEG is decoded in full\n# here, where {reduced}."
     recipe = RECIPE.replace("LIMITS", limits.replace("FULL_MILLIONS", str(FULL_PIXELS // 1_000_000)))
-    recipe = recipe.replace("DRAFT", draft).replace("FITTED", FITTED[bundle.fit])
+    recipe = recipe.replace("FITTED", (CROPPED if is_cropped else "") + FITTED[bundle.fit]).replace("DRAFT", draft)
     decided = BY_COST if bundle.costs else MOST_PROBABLE
     recipe = recipe.replace("DECIDED", decided + (BY_CLASS if bundle.class_thresholds else ""))
     preprocessing = {
         "input": f"uint8 (n, {bundle.size}, {bundle.size}, 3), RGB, upright by EXIF, transparency on white",
+        "crop": bundle.crop,
         "fit": bundle.fit,
         "decoding": _describe_decoding(bundle, side),
         "deep_ranges": bundle.deep_ranges,
@@ -154,9 +176,9 @@ def _draft_side(bundle: Bundle) -> int | None:
 
 
 def _describe_decoding(bundle: Bundle, side: int | None) -> str:
-    jpeg = (
-        f"JPEG at the smallest of its scales that has {side} pixels a side (Pillow: draft)" if side else "JPEG in full"
-    )
+    where, jpeg = " in the box with its margin" if bundle.crop == "boxes" else "", "JPEG in full"
+    if side:
+        jpeg = f"JPEG at the smallest of its scales that has {side} pixels a side{where} (Pillow: draft)"
     if bundle.decoding == FIRST_VERSION:
         return jpeg
     large = f"JPEG of more than {FULL_PIXELS // 1_000_000} million pixels at a reduced scale"

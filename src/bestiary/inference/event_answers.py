@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -63,8 +63,18 @@ class EventAnswer:
 class EventTracker:
     """Collects predictions by event. Memory is that of the events, not of the pictures."""
 
-    def __init__(self, bundle: Bundle, find_name: FindName, unknown_label: str | None = None) -> None:
-        """Take how events are combined from the bundle; unknown_label: of unknown events, None for their class."""
+    def __init__(
+        self,
+        bundle: Bundle,
+        find_name: FindName,
+        unknown_label: str | None = None,
+        repeated: Collection[str] = (),
+    ) -> None:
+        """Take how events are combined from the bundle.
+
+        unknown_label: of unknown events, None for their class. repeated: paths that are predicted more than once, each
+        as a whole; they count once, as a picture is no evidence beside itself.
+        """
         self.combination = EventCombination.of(bundle.events)
         self.without_event = 0
         self._bundle, self._find_name, self._unknown_label = bundle, find_name, unknown_label
@@ -72,6 +82,7 @@ class EventTracker:
         self._totals: Floats = np.zeros((FIRST_EVENTS, len(bundle.classes)))
         self._counts: Ints = np.zeros((FIRST_EVENTS, 3), np.int64)  # pictures, unreadable, unfamiliar
         self._best: list[tuple[float, str | None]] = []
+        self._repeated, self._counted = frozenset(repeated), set[str]()
 
     def __len__(self) -> int:
         """Return the number of events so far."""
@@ -90,6 +101,10 @@ class EventTracker:
         if name is None:
             self.without_event += 1
             return
+        if prediction.box is None and path in self._repeated:
+            if path in self._counted:
+                return
+            self._counted.add(path)
         event = self._index.setdefault(name, len(self._index))
         self._make_room(event)
         if prediction.error is not None:

@@ -6,7 +6,7 @@ Without polars, as predictions need none; `data.picture_groups` has the same rul
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -132,10 +132,32 @@ def _find_folder_name(path: str) -> str:
 
 
 def _read_column(table: InputTable, name: str, role: str) -> dict[str, str | None]:
-    """Return the value of a column by path, None for an empty cell. Raises UserError for another column."""
+    """Return the value of a column by path, None for an empty cell.
+
+    Raises UserError for another column, and for a picture that is listed with two values.
+    """
     if name not in table.columns:
         raise UserError(f'{table.path} has no column "{name}" for --{role}. {did_you_mean(name, table.columns)}')
-    return {printable(str(picture)): cell or None for picture, cell in table.iter_values(name)}
+    values: dict[str, str | None] = {}
+    for picture, cell in table.iter_values(name):
+        path, value = printable(str(picture)), cell or None
+        if values.setdefault(path, value) != value:
+            raise UserError(
+                f'{table.path} lists {path} with two values of the column "{name}", "{values[path] or ""}" and'
+                f' "{value or ""}"; expected one. Correct the table, or name another column with --{role}.'
+            )
+    return values
+
+
+def find_repeated(paths: Iterable[Path | str]) -> set[str]:
+    """Return the paths that occur more than once, as `text.printable` has them."""
+    seen, repeated = set[int](), set[str]()
+    for path in paths:
+        name = printable(str(path))
+        if (key := hash(name)) in seen:
+            repeated.add(name)
+        seen.add(key)
+    return repeated
 
 
 def _time_finder(
@@ -145,7 +167,7 @@ def _time_finder(
     column = None if table is None else table.roles.names.get("time")
     times = {} if table is None or column is None else _read_column(table, column, "group")
     names = list(dict.fromkeys(printable(str(path)) for path in paths))
-    files = {printable(str(path)): Path(path) for path in paths}
+    files = {printable(str(path)): Path(path) for path in reversed(paths)}  # of one name, the first, which is a source
     with ThreadPoolExecutor(threads) as pool:
         read = pool.map(lambda name: times.get(name) or _read_time(files[name]), names)
         moments = [Moment(find_site(name) or "", _parse_time(text)) for name, text in zip(names, read, strict=True)]

@@ -12,7 +12,7 @@ from bestiary.errors import InputError
 from bestiary.events import Event, choose_reporter
 from bestiary.inference.conformal import conformal_threshold, explain_full_set
 from bestiary.inference.event_answers import EventAnswer, EventTracker
-from bestiary.inference.event_names import event_finder, parse_event_rules
+from bestiary.inference.event_names import event_finder, find_repeated, parse_event_rules
 from bestiary.inference.inputs import LIST, find_pictures
 from bestiary.inference.predictor import FAST_ENGINE_MIN_PICTURES, Prediction, Predictor
 from bestiary.inference.writers import add_prediction_sets, count_progress
@@ -94,7 +94,8 @@ def _event_tracker(engine: Predictor, group: str, sources: Sequence[Source | str
     rule, no_site = parse_event_rules(group)
     paths = [source for source in sources if isinstance(source, str | Path)]
     folders = [str(Path(named)) for named in _list_named(pictures) if isinstance(named, str | Path)]
-    return EventTracker(engine.bundle, event_finder(rule, no_site, paths, None, engine.threads, folders))
+    find_name = event_finder(rule, no_site, paths, None, engine.threads, folders)
+    return EventTracker(engine.bundle, find_name, repeated=find_repeated(paths))
 
 
 def list_sources(pictures: Pictures, reporter: Reporter) -> list[Source | str]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from bestiary.array_types import Float32s, Pixels
 from bestiary.batches.decoding import DecodedImage, decode_ahead, iter_batches
-from bestiary.box import Box, Crop, box_fields
+from bestiary.box import BOX_PICTURE_SIZE, Box, Crop, box_fields
 from bestiary.class_thresholds import BELOW_THRESHOLD, explain_unknown, least_probabilities
 from bestiary.costs import choose_labels
 from bestiary.errors import InputError, RunError, import_optional
@@ -84,7 +84,11 @@ class Prediction(SummaryRepr):
         names = ["path", "label", "probability", "unknown", "familiarity", "probabilities", "error"]
         names += [name for name in ("labels", "reason") if getattr(self, name) is not None]
         fields = {name: getattr(self, name) for name in names}
-        return fields | box_fields(self.box) if boxes or self.box is not None else fields
+        if boxes or self.box is not None:
+            fields |= box_fields(self.box)
+        if self.box is not None and self.box.picture_size is not None:
+            fields[BOX_PICTURE_SIZE] = list(self.box.picture_size)
+        return fields
 
 
 class Predictor:

@@ -34,7 +34,7 @@ def prediction_conditions(
     """Return what a prediction depends on beside its picture.
 
     level: of the prediction sets, None without them; unknown_label: of unknown pictures, None for their nearest class.
-    boxes: digest of the file that has them, None for whole pictures.
+    boxes: digest of them, None for whole pictures.
     """
     conditions: dict[str, Any] = {
         "model": bundle.graph_sha256,
@@ -56,7 +56,7 @@ def prediction_conditions(
     if unknown_label is not None:
         conditions["label of unknown pictures"] = unknown_label
     if boxes is not None:
-        conditions["file of boxes"] = boxes
+        conditions["boxes of the pictures"] = boxes
     return conditions
 
 

@@ -136,7 +136,8 @@ def _iter_slice_steps(metrics: Mapping[str, Any]) -> Iterator[NextStep]:
         if row["worse"]:
             why = (
                 f"The accuracy on them ({row['words']}) is {format_metric(row['accuracy'], 0)}, on other pictures of"
-                f" the same classes {format_metric(row['rest'], 0)}; the difference is significant."
+                f" the same {row.get('same', 'classes')} {format_metric(row['rest'], 0)}; the difference is"
+                " significant."
             )
             if shared := row.get("counted_in"):
                 why += f" Pictures that are also {' or '.join(shared)} are counted there."

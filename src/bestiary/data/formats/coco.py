@@ -5,6 +5,7 @@ Format: megadetector/data_management/README.md of agentmorris/MegaDetector; http
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import polars as pl
@@ -107,15 +108,15 @@ def _read_arrays(path: Path) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
 
 
 def _read_image(image: dict[str, object]) -> list[Cell]:
-    width, height = image.get("width"), image.get("height")
+    width, height = image.get("width"), image.get("height")  # of the picture that pixels are of
     return [
         required_text(image["id"]),
         required_text(image["file_name"]),
         cell_text(image.get("location")),
         cell_text(image.get("seq_id")),
         cell_text(image.get("datetime")),  # not date_captured: exports write the time of the export there
-        float(width) if isinstance(width, int | float) and width > 0 else None,
-        float(height) if isinstance(height, int | float) and height > 0 else None,
+        float(width) if isinstance(width, int | float) and 1 <= width < math.inf else None,
+        float(height) if isinstance(height, int | float) and 1 <= height < math.inf else None,
         image.get("corrupt") is True,
     ]
 

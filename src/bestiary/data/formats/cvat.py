@@ -37,7 +37,7 @@ def read_cvat(source: Path, _options: ReadOptions) -> LabelTable:
                 shapes[shape.tag] += 1
             if shape.tag not in ("tag", "box") or not label:
                 continue
-            rows.add(name, label, split=split, box=_read_box(shape, name, path) if shape.tag == "box" else None)
+            rows.add(name, label, split=split, box=_read_box(shape, image, path) if shape.tag == "box" else None)
             count += 1
         if not count:
             rows.leave_out(name, NO_LABEL)
@@ -69,20 +69,24 @@ def _iter_images(path: Path) -> Iterator[ElementTree.Element]:
         raise SourceError(f"{path} cannot be read: {error.strerror or error}.") from None
 
 
-def _read_box(shape: ElementTree.Element, name: str, path: Path) -> Box:
+def _read_box(shape: ElementTree.Element, image: ElementTree.Element, path: Path) -> Box:
     """Return the box in pixels; of a turned one, the upright box around it."""
     try:
+        across, down = (int(image.get(side) or 0) for side in ("width", "height"))
         left, top, end_x, end_y = (float(shape.attrib[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
         angle = math.radians(float(shape.get("rotation", "0")))
     except (KeyError, ValueError):
-        raise SourceError(f"{path}: a box of {name} has no numbers xtl, ytl, xbr, ybr.") from None
+        raise SourceError(
+            f"{path}: a box of {image.get('name')} has no numbers xtl, ytl, xbr, ybr, or its picture no width and"
+            " height in pixels."
+        ) from None
     width, height = end_x - left, end_y - top
     if angle:
         middle_x, middle_y = (left + end_x) / 2, (top + end_y) / 2
         sine, cosine = abs(math.sin(angle)), abs(math.cos(angle))
         width, height = width * cosine + height * sine, width * sine + height * cosine
         left, top = middle_x - width / 2, middle_y - height / 2
-    return Box(left, top, width, height, "pixels")
+    return Box(left, top, width, height, "pixels", (across, down) if across > 0 < down else None)
 
 
 FORMAT = LabelFormat("cvat", "a CVAT export", is_cvat, read_cvat)

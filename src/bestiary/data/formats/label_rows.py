@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from bestiary.box import BOX_FIELDS, PIXELS_FROM, TOLERANCE
+from bestiary.box import BOX_FIELDS, PIXELS_FROM, TOLERANCE, Box
 from bestiary.data.formats.label_table import ROWS, LabelFormat, LabelTable, ReadOptions
 from bestiary.data.formats.locate_pictures import LocatedPictures, locate_pictures
 from bestiary.data.formats.megadetector import IS_VIDEO, VIDEO_SUFFIXES
@@ -22,6 +22,7 @@ from bestiary.text import format_names
 SEVERAL_LABELS, NOT_THERE, LISTED_TWICE = "with several labels", "not in the folder", "listed twice"
 NO_AREA, OUTSIDE, BROKEN = "box without area", "box outside the picture", "box is not four numbers"
 IN_PIXELS = "box in pixels where fractions are expected"
+IN_FRACTIONS = "box in fractions where pixels are expected"
 BOX = ("box_left", "box_top", "box_width", "box_height")
 MAX_NAMES = 3
 
@@ -90,6 +91,14 @@ def _leave_out_videos(table: LabelTable) -> LabelTable:
     return replace(table, rows=table.rows.filter(~is_video), left_out=left_out)
 
 
+def iter_boxes(rows: pl.DataFrame) -> Iterator[Box | None]:
+    """Yield the box of each row of `ROWS`, None for one of the whole picture."""
+    columns = rows.select(*BOX_FIELDS, "picture_width", "picture_height")
+    for left, top, width, height, unit, confidence, across, down in columns.iter_rows():
+        size = None if across is None or down is None else (across, down)
+        yield None if left is None else Box(left, top, width, height, unit, size, confidence)
+
+
 def _leave_out_families(table: LabelTable, families: Collection[str]) -> LabelTable:
     """Return the table without the labels of these families; the reader of a camera-trap format has done it already."""
     reasons = {label: special_family(label) for label in table.rows["label"].unique()}
@@ -148,6 +157,8 @@ def _check_boxes(rows: pl.DataFrame) -> tuple[pl.DataFrame, list[pl.DataFrame]]:
         .then(pl.lit(NO_AREA))
         .when(is_fraction & (pl.max_horizontal(BOX) > PIXELS_FROM))
         .then(pl.lit(IN_PIXELS))
+        .when(~is_fraction & (pl.max_horizontal(BOX) <= 1))
+        .then(pl.lit(IN_FRACTIONS))
         .when(outside)
         .then(pl.lit(OUTSIDE))
     )

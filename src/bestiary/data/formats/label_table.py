@@ -26,6 +26,8 @@ ROWS: dict[str, type[pl.DataType]] = {
     "box_height": pl.Float64,
     "box_unit": pl.String,  # one of `box.BOX_UNITS`; null without a box
     "box_confidence": pl.Float64,  # of the detector that drew the box; null: none did
+    "picture_width": pl.Int64,  # of the picture that a box in pixels is of; null: the format does not name it
+    "picture_height": pl.Int64,
 }
 LEFT_OUT: dict[str, type[pl.DataType]] = {
     "file": pl.String,  # empty: a row without a picture

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
+from bestiary.box import PIXELS_FROM, TOLERANCE
 from bestiary.data.formats.label_table import LEFT_OUT, ROWS, LabelTable, ReadOptions
 from bestiary.data.formats.special_labels import map_special_labels
 from bestiary.data.formats.times import format_times
@@ -18,9 +19,6 @@ from bestiary.text import format_names
 
 CHUNK_ROWS = 50_000
 BOX_COLUMNS = ("box_left", "box_top", "box_width", "box_height")
-EDGE_FRACTION = 0.01  # of the picture; detectors round, and people draw a pixel too far
-EDGE_PIXELS = 1.5
-PIXELS_FROM = 2.0  # a fraction is at most 1, and hardly beyond with a rounding error
 NO_LABEL, NO_FILE = "no label", "no file name"
 BOX_BROKEN, BOX_WITHOUT_AREA, BOX_OUTSIDE = "box is not four numbers", "box without area", "box outside the picture"
 BOX_IN_PIXELS = "box in pixels where fractions are expected"
@@ -159,7 +157,7 @@ def check_boxes(source: Path, rows: pl.DataFrame, unit: str) -> pl.DataFrame:
             f"{source}: all boxes lie within one pixel, such as {list(boxes.select(BOX_COLUMNS).row(0))}. Expected"
             ' pixels in "bbox"; boxes in fractions of the picture belong into "bbox_relative".'
         )
-    is_outside = _is_outside(rows, unit)
+    is_outside = _is_outside(unit)
     reason = (
         pl.when(~pl.all_horizontal(pl.col(name).is_finite().fill_null(False) for name in BOX_COLUMNS))
         .then(pl.lit(BOX_BROKEN))
@@ -177,15 +175,11 @@ def check_boxes(source: Path, rows: pl.DataFrame, unit: str) -> pl.DataFrame:
     )
 
 
-def _is_outside(rows: pl.DataFrame, unit: str) -> pl.Expr:
+def _is_outside(unit: str) -> pl.Expr:
     left, top, width, height = (pl.col(name) for name in BOX_COLUMNS)
-    if unit == "fraction":
-        low, high = -EDGE_FRACTION, 1 + EDGE_FRACTION
-        return (left < low) | (top < low) | (left + width > high) | (top + height > high)
-    outside = (left < -EDGE_PIXELS) | (top < -EDGE_PIXELS)
-    if "picture_width" in rows.columns:
-        beyond = (left + width > pl.col("picture_width") + EDGE_PIXELS) | (
-            top + height > pl.col("picture_height") + EDGE_PIXELS
-        )
-        outside = outside | beyond.fill_null(False)
-    return outside
+    across, down = pl.lit(1.0), pl.lit(1.0)
+    if unit == "pixels":
+        across, down = pl.col("picture_width"), pl.col("picture_height")
+    beyond = [-left / across, (left + width) / across - 1, -top / down, (top + height) / down - 1]
+    is_away = (left + width <= 0) | (top + height <= 0)  # known without the size of the picture too
+    return is_away | (pl.max_horizontal(beyond) > TOLERANCE).fill_null(False)

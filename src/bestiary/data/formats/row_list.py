@@ -25,6 +25,7 @@ class RowList:
         if box is not None:
             cells |= {"box_left": box.left, "box_top": box.top, "box_width": box.width, "box_height": box.height}
             cells["box_unit"] = box.unit
+            cells |= dict(zip(("picture_width", "picture_height"), box.picture_size or (), strict=False))
         self._rows.append([cells.get(name) for name in ROWS])
 
     def leave_out(self, file: str, reason: str) -> None:

@@ -16,6 +16,7 @@ from bestiary.table_columns import BOX_ROLES, OPTIONAL, Columns, box_unit, choos
 from bestiary.text import format_names
 from bestiary.text_table import ENCODING_TITLES, list_columns
 
+UNKNOWN = ("box_confidence", "picture_width", "picture_height")  # what a table does not say
 NO_PICTURE, NO_LABEL = "row without a picture", "without a label"
 
 
@@ -49,7 +50,7 @@ def convert_rows(frame: pl.DataFrame, columns: Columns, table: TableFile) -> Lab
     times, notes = format_times(rows["time"])
     rows = rows.with_columns(time=times)
     boxes, box_notes = _read_boxes(frame, columns, table)
-    rows = rows.with_columns(boxes).with_columns(box_confidence=pl.lit(None, pl.Float64))
+    rows = rows.with_columns(*boxes, *(pl.lit(None, ROWS[name]).alias(name) for name in UNKNOWN))
     is_blank = rows["file"].is_null() & rows["label"].is_null() & rows["split"].is_null()  # an empty line
     reason = pl.when(pl.col("file").is_null()).then(pl.lit(NO_PICTURE)).when(pl.col("label").is_null())
     rows = rows.with_columns(reason=reason.then(pl.lit(NO_LABEL))).filter(~is_blank)
@@ -96,7 +97,10 @@ def _parse_splits(texts: pl.Series, path: Path) -> pl.Series:
 
 
 def _read_boxes(frame: pl.DataFrame, columns: Columns, table: TableFile) -> tuple[pl.DataFrame, list[str]]:
-    """Return the box columns of `ROWS`; the unit is that of all boxes of a table: fractions if no value is above 1."""
+    """Return the box columns of `ROWS`; all boxes of a table have one unit: that which most of them must have.
+
+    A box in pixels has a value above 2; one that reaches a little beyond the picture, in fractions, has not.
+    """
     names = ("box_left", "box_top", "box_width", "box_height")
     if columns.box is None:
         empty = {name: pl.Series([None] * frame.height, dtype=pl.Float64) for name in names}
@@ -115,7 +119,8 @@ def _read_boxes(frame: pl.DataFrame, columns: Columns, table: TableFile) -> tupl
             f" {first}. Expected numbers with a decimal point; for other columns --columns"
             f" {columns.box_role}={BOX_ROLES[columns.box_role]}."
         )
-    unit = box_unit(sides.select(pl.max_horizontal(pl.all().abs().max())).item() or 0.0)
+    largest = sides.filter(is_box).select(pl.max_horizontal(pl.all().abs())).to_series().drop_nulls()
+    unit = box_unit(largest)
     boxes = boxes.with_columns(pl.when(is_box).then(pl.all().fill_null(float("nan"))))
     boxes = boxes.with_columns(box_unit=pl.when(is_box).then(pl.lit(unit)))
     title = "fractions of the picture" if unit == "fraction" else "pixels"

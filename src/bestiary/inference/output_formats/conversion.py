@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bestiary.box import pop_box
+from bestiary.box import convert_box, pop_box
 from bestiary.crops import read_upright_size
 from bestiary.inference.output_formats.input_table import InputTable
 from bestiary.inference.predictor import Prediction
@@ -70,9 +70,11 @@ def fraction_box(prediction: Prediction) -> tuple[float, float, float, float]:
     box = prediction.box
     if box is None:
         return WHOLE_PICTURE
-    width, height = (1, 1) if box.unit == "fraction" else read_upright_size(Path(str(prediction.path)))
-    left, end = (min(max(side / width, 0.0), 1.0) for side in (box.left, box.left + box.width))
-    top, bottom = (min(max(side / height, 0.0), 1.0) for side in (box.top, box.top + box.height))
+    is_plain = box.unit == "fraction" and box.picture_size is None
+    width, height, orientation = (1, 1, 1) if is_plain else read_upright_size(Path(str(prediction.path)))
+    box_left, box_top, across, down = convert_box(box, width, height, orientation)
+    left, end = (min(max(side / width, 0.0), 1.0) for side in (box_left, box_left + across))
+    top, bottom = (min(max(side / height, 0.0), 1.0) for side in (box_top, box_top + down))
     return decimal(left), decimal(top), decimal(end - left), decimal(bottom - top)
 
 

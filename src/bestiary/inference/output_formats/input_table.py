@@ -6,6 +6,7 @@ import csv
 import hashlib
 import math
 import re
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -63,7 +64,7 @@ class InputTable:
             self._check_header()
             roles = choose_columns(self, requested, needs_label=False)
             self.roles = roles if boxes else replace(roles, box=None)
-            self.n_rows, largest = self._scan_rows()
+            self.n_rows, self._unit = self._scan_rows()
         except OSError as error:
             raise unreadable_error(path, str(error.strerror or error)) from None
         except (UnicodeError, csv.Error) as error:
@@ -72,7 +73,6 @@ class InputTable:
             raise SourceError(f"The table {path} has no rows below its header.")
         digest.update((columns or "").encode())
         self.digest = digest.hexdigest()
-        self._unit: BoxUnit = box_unit(largest)
 
     @property
     def has_boxes(self) -> bool:
@@ -147,21 +147,21 @@ class InputTable:
         texts = [cells[position].strip() for position in self._box_columns]
         return [read_number(text, self.delimiter) for text in texts] if any(texts) else None
 
-    def _scan_rows(self) -> tuple[int, float]:
-        """Return the number of rows, and the largest number of a box. Raises SourceError if no box is four numbers."""
-        n_rows, largest, n_boxes, is_number = 0, 0.0, 0, False
+    def _scan_rows(self) -> tuple[int, BoxUnit]:
+        """Return the number of rows, and the unit of the boxes. Raises SourceError if no box is four numbers."""
+        n_rows, n_boxes, is_number, largest = 0, 0, False, array("d")
         for cells in self.iter_rows():
             n_rows += 1
             if (numbers := self._read_numbers(cells)) is not None:
                 n_boxes += 1
                 is_number = is_number or all(map(math.isfinite, numbers))
-                largest = max([largest, *(abs(number) for number in numbers if math.isfinite(number))])
+                largest.extend([max((abs(number) for number in numbers if math.isfinite(number)), default=0.0)])
         if n_boxes and not is_number:
             raise SourceError(
                 f"The table {self.path} has no box of four numbers in the columns {' + '.join(self.roles.box or ())}."
                 f" Expected numbers with a decimal point; for other columns --columns box={BOX_ROLES['box']}."
             )
-        return n_rows, largest
+        return n_rows, box_unit(largest)
 
     def _iter_lines(self) -> Iterator[tuple[int, list[str]]]:
         """Yield the number and the cells of each line that is not blank, the header first."""
