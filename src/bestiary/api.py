@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 
 from bestiary import flow
 from bestiary.api_results import Comparison, ExportedModel
+from bestiary.box import PictureFile
 from bestiary.context import Context
+from bestiary.data.boxed_pictures import read_boxed_pictures
 from bestiary.data.dataset import AuditedDataset, DataSource, Sources
+from bestiary.data.formats.label_table import ReadOptions
 from bestiary.data.formats.read_options import make_read_options
 from bestiary.errors import UserError, did_you_mean
 from bestiary.evaluation.comparison import align_runs, compare_runs, read_run_predictions
@@ -240,6 +244,28 @@ def export(
         reporter=choose_reporter(quiet=quiet, on_event=on_event),
     )
     return ExportedModel(path, parity)
+
+
+def read_boxes(
+    file: Path | str,
+    *,
+    format: str | None = None,
+    columns: Columns | None = None,
+    pictures_folder: Path | str | None = None,
+    quiet: bool = False,
+    on_event: OnEvent | None = None,
+) -> list[PictureFile]:
+    """Return the boxes of a file, such as MegaDetector results, for `predict` with a model that was trained on boxes.
+
+    The boxes of a picture are together; a picture without one is its path. format, columns, pictures_folder: how the
+    file is read, as in `train`. Raises SourceError if its format is not recognised, or it has no boxes.
+    """
+    options = make_read_options(format, columns, pictures_folder) or ReadOptions()
+    boxed = read_boxed_pictures(Path(file), replace(options, boxes=True, left_out=()))
+    reporter = choose_reporter(quiet=quiet, on_event=on_event)
+    for notice in boxed.notices:
+        reporter.info(notice)
+    return boxed.files
 
 
 def embed(
