@@ -114,3 +114,20 @@ def test_a_picture_is_named_by_its_path_in_the_collection() -> None:
         findings = audited.findings.with_columns(path=pl.lit(path))
         (row,) = audit_rows(replace(audited, findings=findings))
         assert row.example == f"{path.removeprefix('/pictures/')}: Message 0."
+
+
+def test_a_crop_is_named_with_its_region() -> None:
+    audited = make_audit(("near-duplicate", 0.1, True))
+    region = {"crop_left": 3, "crop_top": 4, "crop_width": 50, "crop_height": 60}
+    pictures = pl.DataFrame({"row_id": [0, 1], "path": ["/pictures/cat/0.jpg", "/pictures/dog/1.jpg"]})
+    crops = pictures.with_columns([pl.lit(value, pl.Int32).alias(name) for name, value in region.items()])
+    (row,) = audit_rows(replace(audited, pictures=crops))
+    assert row.example == "cat/0.jpg#xywh=3,4,50,60: Message 0."
+
+
+def test_notices_are_not_repeated_where_stderr_is_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    audited = make_audit(("groups", 0.0, False), ("groups", 0.0, False))
+    print_audit(audited, None)
+    assert "Message 1." in capsys.readouterr().out
+    print_audit(audited, None, repeats_notices=False)
+    assert "Message 1." not in capsys.readouterr().out

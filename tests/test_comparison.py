@@ -113,8 +113,12 @@ def test_other_test_pictures_are_refused_or_their_intersection_taken() -> None:
     both = align_runs([one, other], intersection=True)
     assert [run.predictions.height for run in both] == [300, 300]
     assert both[0].predictions["key"].to_list() == both[1].predictions["key"].to_list()
-    with pytest.raises(UserError, match="no test picture in common"):
-        align_runs([one, a_run("far", 0.8, seed=8, rows=range(1000, 1100))], intersection=True)
+    far = a_run("far", 0.8, seed=8, rows=range(1000, 1100))
+    with pytest.raises(UserError, match=r"no test picture in common, so they cannot be compared\.$"):
+        align_runs([one, far], intersection=True)
+    crops = replace(far, predictions=far.predictions.with_columns(path=pl.format("{}#xywh=1,2,30,40", "path")))
+    with pytest.raises(UserError, match="--preset crop compares both"):
+        align_runs([one, crops], intersection=True)
 
 
 def test_other_labels_are_refused_with_an_example() -> None:

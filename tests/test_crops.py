@@ -27,6 +27,7 @@ from bestiary.evaluation.external import evaluate_external
 from bestiary.export.verify import export
 from bestiary.flow import train
 from bestiary.inference.bundle import read_bundle
+from bestiary.inference.predict import predict
 from bestiary.inference.predictor import Predictor
 from bestiary.orientation import TRANSPOSITIONS
 from bestiary.picture import LIMITS
@@ -763,3 +764,16 @@ def test_python_refuses_crops_of_pictures_without_boxes(tmp_path: Path) -> None:
         Image.new("RGB", (64, 64), (60 * number, 0, 0)).save(folder / f"{number}.png")
     with pytest.raises(SourceError, match="the pictures have none"):
         api.audit(tmp_path, crop="boxes", quiet=True)
+
+
+def test_python_predicts_the_boxes_of_a_file(cropped_run: Path, detections: Path, scenes: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9003] = "2024:05:01 12:00:00"  # DateTimeOriginal
+    for path in scenes.parent.glob("*.jpg"):
+        Image.open(path).save(tmp_path / path.name, exif=exif)
+    boxes = api.read_boxes(detections, pictures_folder=tmp_path, quiet=True)
+    answers = predict(cropped_run, boxes, group="time:60s", quiet=True)
+    assert len(answers) == len(boxes) > 3
+    assert all(answer.error is None for answer in answers)
+    assert any(answer.box is not None for answer in answers)
+    assert [event.pictures for event in answers.events] == [len(boxes)]

@@ -78,11 +78,11 @@ def test_a_column_of_groups_that_other_pictures_lack_is_no_obstacle(run: Path, o
     metrics = external.evaluate_external(own, DataSource(source), Context(2)).metrics
     messages = [notice["message"] for notice in metrics["notices"]]
     assert 'There is no column "Camera": the sites of the run are not used.' in messages
-    assert any('by the column "Burst", count once each in intervals' in message for message in messages)
+    assert any('by the column "Burst": 20 pictures, at most 2 of a group. Intervals' in message for message in messages)
     source.write_text("\n".join(["path,label,Seq", *rows]), encoding="utf-8")
     named = DataSource(source, reading=make_read_options(columns="group=Seq"))
     metrics = external.evaluate_external(own, named, Context(2)).metrics
-    assert any("by the source, count once each" in notice["message"] for notice in metrics["notices"])
+    assert any("by the source: 20 pictures" in notice["message"] for notice in metrics["notices"])
 
 
 def test_copies_of_learnt_pictures_are_left_out(found: external.ExternalEvaluation) -> None:

@@ -347,3 +347,14 @@ def test_pictures_lie_in_another_folder(tmp_path: Path) -> None:
     assert "without the leading folders" in messages(listing)
     (tmp_path / "m.csv").write_text("path,label\na.jpg,fox\n")
     assert labels(listed(tmp_path / "m.csv", pictures=tmp_path / "photos")) == {"a.jpg": "fox"}
+
+
+def test_columns_that_are_not_used_come_with_the_roles_that_are_free(folder: Path) -> None:
+    (folder / "t.csv").write_text("File,Species,Camera,Date\na.jpg,fox,c1,2024-05-01\nb.jpg,hare,c2,2024-05-02\n")
+    assert "Not used: Camera, Date." in messages(listed(folder / "t.csv"))
+    assert "--columns group=COLUMN (a burst) or site=COLUMN (a camera) or time=COLUMN" in messages(
+        listed(folder / "t.csv")
+    )
+    named = messages(listed(folder / "t.csv", columns="site=Camera"))
+    assert "group=COLUMN" in named
+    assert "site=COLUMN" not in named

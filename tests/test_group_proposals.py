@@ -309,7 +309,7 @@ def test_the_printed_command_works_and_ends_the_proposal(
     assert not ended.value.code, printed
     assert "would be refused" not in printed
     assert "without --group" not in printed
-    assert re.search(r"(12|36) (groups|sites) of pictures, by", printed)
+    assert re.search(r"(12|36) (groups|sites), by", printed)
 
 
 def test_copies_of_roboflow_in_class_folders_are_groups_by_themselves(tmp_path: Path) -> None:
@@ -317,7 +317,7 @@ def test_copies_of_roboflow_in_class_folders_are_groups_by_themselves(tmp_path: 
     draw_bursts(tmp_path, names=names, has_times=False)
     dataset = audit(tmp_path, recipe={"data": {"suspects": False}}, threads=2)
     [message] = dataset.findings.filter(pl.col("check") == GROUPS)["message"].to_list()
-    assert message.startswith("36 groups of pictures")
+    assert message.startswith("36 groups, by the column group or the sequences of the source: 108 pictures, at most 3")
     assert dataset.pictures["given_group"].n_unique() == 36
 
 

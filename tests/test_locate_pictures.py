@@ -43,6 +43,12 @@ def test_one_file_is_found_however_its_path_is_written(tmp_path: Path, name: str
     assert located(tmp_path, name) == {name: "a/b/1.jpg"}
 
 
+def test_a_picture_that_is_elsewhere_is_the_example_of_its_message(tmp_path: Path) -> None:
+    planted(tmp_path, "traps/b/1.jpg")
+    found = locate_pictures(["b/1.jpg"], tmp_path, Path("t.csv"))
+    assert (found.elsewhere, found.example) == (1, f'"b/1.jpg" is {Path("traps", "b", "1.jpg")}')
+
+
 def test_absolute_paths_and_addresses_of_local_files_need_no_folder(tmp_path: Path) -> None:
     planted(tmp_path, "x/a b.jpg")
     (tmp_path / "empty").mkdir()

@@ -131,7 +131,7 @@ def test_a_rule_that_fits_nothing_is_no_obstacle_where_nothing_is_split() -> Non
     grouped, notices = add_picture_groups(
         table(path=["1", "2", "3"], given_group=["a", "a", "b"]), GroupRule("auto"), GroupRule("none"), for_split=False
     )
-    assert "count once each in intervals" in notices[0].message
+    assert "Intervals count each once." in notices[0].message
     assert not notices[0].is_issue
 
 

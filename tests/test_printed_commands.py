@@ -131,3 +131,16 @@ def test_advice_knows_the_backbone_and_its_size(run: Path) -> None:
     enough = next_steps(replace(summary, metrics={**summary.metrics, "per_class": many}))
     assert "Cross-validate." not in {step.what for step in enough}
     assert "Cross-validate." in {step.what for step in next_steps(summary)}
+
+
+def test_a_wide_interval_over_sites_asks_for_sites(run: Path) -> None:
+    summary = summarise_run(read_run(run))
+    accuracy = {"value": 0.6, "low": 0.2, "high": 0.9}
+    metrics = {**summary.metrics, "accuracy": accuracy}
+    many = {label: {**scores, "support": 50} for label, scores in metrics["per_class"].items()}
+    by_site = replace(summary, metrics={**metrics, "per_class": many, "group_scores": {"by": "site"}})
+    steps = {step.what: step for step in next_steps(by_site)}
+    assert "counts each site once" in steps["Add pictures of other sites."].why
+    assert "Use more test pictures." not in steps
+    plain = replace(summary, metrics={**metrics, "per_class": many})
+    assert "Use more test pictures." in {step.what for step in next_steps(plain)}

@@ -178,3 +178,11 @@ def test_what_shortcuts_look_at_is_measured(tmp_path: Path) -> None:
     border = (lossless.border_red, lossless.border_green, lossless.border_blue)
     assert border == pytest.approx((200 / 255, 100 / 255, 50 / 255), abs=1e-3)
     assert lossless.red == pytest.approx(200 / 255 * (1 - 48 * 80 / (64 * 96)), abs=1e-3)
+
+
+def test_size_and_bytes_of_crops_are_no_shortcut() -> None:
+    pictures = changed(measured(), "horse", width=1000, bytes=10**6)
+    assert find_shortcuts(pictures).height
+    crops = pictures.with_columns(crop_left=pl.when(pl.col("label") == "horse").then(None).otherwise(pl.lit(0)))
+    assert find_shortcuts(crops).height == 0
+    assert find_shortcuts(changed(crops, "horse", quantisation=1)).height, "how a file was written still is"

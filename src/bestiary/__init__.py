@@ -26,6 +26,7 @@ __all__ = [
     "export",
     "load",
     "predict",
+    "read_boxes",
     "resume",
     "study",
     "train",
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from bestiary.api import audit, compare, embed, evaluate, export, resume, train
+    from bestiary.api import audit, compare, embed, evaluate, export, read_boxes, resume, train
     from bestiary.api_search import study, tune
     from bestiary.classifier import PictureClassifier
     from bestiary.errors import BestiaryError, UserError
@@ -52,7 +53,7 @@ _MODULES = {
     "load": "bestiary.inference.predictor",
     "predict": "bestiary.inference.predict",
     **dict.fromkeys(("audit", "compare", "embed", "evaluate", "export"), "bestiary.api"),
-    **dict.fromkeys(("resume", "train"), "bestiary.api"),
+    **dict.fromkeys(("read_boxes", "resume", "train"), "bestiary.api"),
     **dict.fromkeys(("study", "tune"), "bestiary.api_search"),
     "PictureClassifier": "bestiary.classifier",
     "__version__": "bestiary.version",

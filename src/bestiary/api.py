@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 
 from bestiary import flow
 from bestiary.api_results import Comparison, ExportedModel
+from bestiary.box import PictureFile
 from bestiary.context import Context
+from bestiary.data.boxed_pictures import read_boxed_pictures
 from bestiary.data.dataset import AuditedDataset, DataSource, Sources
+from bestiary.data.formats.label_table import ReadOptions
 from bestiary.data.formats.read_options import make_read_options
 from bestiary.errors import UserError, did_you_mean
 from bestiary.evaluation.comparison import align_runs, compare_runs, read_run_predictions
@@ -46,6 +50,7 @@ def audit(
     columns: Columns | None = None,
     pictures_folder: Path | str | None = None,
     leave_out: Sequence[str] | None = None,
+    boxes: Path | str | None = None,
     group: str | None = None,
     site: str | None = None,
     crop: str | None = None,
@@ -58,7 +63,7 @@ def audit(
     """Return the pictures of one source or several, grouped by duplicates, with all findings; see `train`."""
     reporter = choose_reporter(quiet=quiet, on_event=on_event, reporter=reporter)
     requested = combine_recipe(recipe, group=group, site=site, crop=crop)
-    reading = make_read_options(format, columns, pictures_folder, leave_out)
+    reading = make_read_options(format, columns, pictures_folder, leave_out, boxes)
     return flow.audit(
         pictures,
         labels=labels,
@@ -83,6 +88,7 @@ def train(
     columns: Columns | None = None,
     pictures_folder: Path | str | None = None,
     leave_out: Sequence[str] | None = None,
+    boxes: Path | str | None = None,
     group: str | None = None,
     site: str | None = None,
     crop: str | None = None,
@@ -102,7 +108,7 @@ def train(
     mapping, a TOML file or the name of a built-in recipe. labels: a map of folder names to labels; corrections: a file
     of label decisions. format, columns, pictures_folder, leave_out: how a table or another format is read, as in the
     command. group, site: what stays in one split, such as a column, "folder", "regex:…" or "time:60s". crop:
-    "boxes" looks at the boxes of a table or another format instead of whole pictures.
+    "boxes" looks at the boxes of a table or another format, or of the file `boxes`, instead of whole pictures.
     budget_seconds: settings that the recipe leaves open are chosen so that the job ends in time.
     log: "tensorboard" or "mlflow", for the epochs of finetune and scratch.
     quiet: show no progress; on_event: called with each `bestiary.events.Event`. Raises UserError, RecipeError if an
@@ -117,7 +123,7 @@ def train(
         pictures,
         labels=labels,
         corrections=corrections,
-        reading=make_read_options(format, columns, pictures_folder, leave_out),
+        reading=make_read_options(format, columns, pictures_folder, leave_out, boxes),
         recipe=requested,
         out=out,
         threads=threads,
@@ -154,6 +160,7 @@ def evaluate(
     columns: Columns | None = None,
     pictures_folder: Path | str | None = None,
     leave_out: Sequence[str] | None = None,
+    boxes: Path | str | None = None,
     classes: Sequence[str] | None = None,
     label_depth: int | None = None,
     name: str | None = None,
@@ -171,12 +178,12 @@ def evaluate(
     reporter, path = choose_reporter(quiet=quiet, on_event=on_event, reporter=reporter), locate_run(run)
     options: dict[str, object] = {"labels": labels, "corrections": corrections, "classes": classes}
     options |= {"label_depth": label_depth, "name": name, "format": format, "columns": columns}
-    options |= {"pictures_folder": pictures_folder, "leave_out": leave_out}
+    options |= {"pictures_folder": pictures_folder, "leave_out": leave_out, "boxes": boxes}
     if pictures is None:
         if unused := [option for option, value in options.items() if value is not None]:
             raise UserError(f"{', '.join(unused)} need pictures: the labelled pictures to score.")
         return flow.evaluate(path, threads=threads, reporter=reporter)
-    reading = make_read_options(format, columns, pictures_folder, leave_out)
+    reading = make_read_options(format, columns, pictures_folder, leave_out, boxes)
     source = DataSource(pictures, labels, corrections, label_depth, tuple(classes or ()), reading=reading)
     evaluation = evaluate_external(path, source, Context.create(threads, reporter), name=name)
     write_evaluation_page(evaluation.path, threads=threads)
@@ -237,6 +244,28 @@ def export(
         reporter=choose_reporter(quiet=quiet, on_event=on_event),
     )
     return ExportedModel(path, parity)
+
+
+def read_boxes(
+    file: Path | str,
+    *,
+    format: str | None = None,
+    columns: Columns | None = None,
+    pictures_folder: Path | str | None = None,
+    quiet: bool = False,
+    on_event: OnEvent | None = None,
+) -> list[PictureFile]:
+    """Return the boxes of a file, such as MegaDetector results, for `predict` with a model that was trained on boxes.
+
+    The boxes of a picture are together; a picture without one is its path. format, columns, pictures_folder: how the
+    file is read, as in `train`. Raises SourceError if its format is not recognised, or it has no boxes.
+    """
+    options = make_read_options(format, columns, pictures_folder) or ReadOptions()
+    boxed = read_boxed_pictures(Path(file), replace(options, boxes=True, left_out=()))
+    reporter = choose_reporter(quiet=quiet, on_event=on_event)
+    for notice in boxed.notices:
+        reporter.info(notice)
+    return boxed.files
 
 
 def embed(

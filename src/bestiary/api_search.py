@@ -36,6 +36,7 @@ def tune(
     columns: Columns | None = None,
     pictures_folder: Path | str | None = None,
     leave_out: Sequence[str] | None = None,
+    boxes: Path | str | None = None,
     inner_folds: int | None = None,
     fresh_seeds: int | None = None,
     storage: Path | str | None = None,
@@ -54,7 +55,7 @@ def tune(
     requested = combine_recipe(recipe, method=method, backbone=backbone, seed=seed)
     request = SearchRequest(requested, tuple(search), trials, budget_seconds, inner_folds, fresh_seeds)
     reading, reporter = (
-        make_read_options(format, columns, pictures_folder, leave_out),
+        make_read_options(format, columns, pictures_folder, leave_out, boxes),
         choose_reporter(quiet=quiet, on_event=on_event),
     )
     source = DataSource(pictures, labels, corrections, reading=reading)
@@ -80,6 +81,7 @@ def study(
     columns: Columns | None = None,
     pictures_folder: Path | str | None = None,
     leave_out: Sequence[str] | None = None,
+    boxes: Path | str | None = None,
     out: Path | str | None = None,
     threads: int | None = None,
     quiet: bool = False,
@@ -104,5 +106,5 @@ def study(
     chosen = (seed,) if seed is not None else (0, 1, 2) if seeds is None else seeds
     options = StudyOptions(recipes, preset, settings, chosen, against, budget_seconds)
     context = Context.create(threads, choose_reporter(quiet=quiet, on_event=on_event))
-    reading = make_read_options(format, columns, pictures_folder, leave_out)
+    reading = make_read_options(format, columns, pictures_folder, leave_out, boxes)
     return run_study(DataSource(pictures, labels, corrections, reading=reading), options, out=out, context=context)

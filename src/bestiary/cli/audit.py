@@ -9,7 +9,7 @@ import typer
 
 from bestiary.cli import options
 from bestiary.cli.app import CHECK_FAILED, app
-from bestiary.cli.output import print_json
+from bestiary.cli.output import is_stderr_stdout, print_json
 from bestiary.cli.usage import CommandWithExamples
 from bestiary.errors import require_extra
 
@@ -35,6 +35,7 @@ def audit(
     columns: options.ColumnsOption = None,
     pictures_folder: options.PicturesFolder = None,
     leave_out: options.LeaveOut = None,
+    boxes: options.BoxesOption = None,
     out: Annotated[Path | None, typer.Option(help="Write audit.html and findings.parquet into this folder.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if there are serious findings.")] = False,
     recipe: options.RecipeName = None,
@@ -56,7 +57,7 @@ def audit(
     values = options.build_recipe(
         recipe, settings, classes=classes, label_depth=label_depth, split=split, group=group, site=site, crop=crop
     )
-    reading = make_read_options(format_name, columns, pictures_folder, leave_out)
+    reading = make_read_options(format_name, columns, pictures_folder, leave_out, boxes)
     reporter = make_reporter(quiet=quiet)
     with output_lock(out):
         dataset = flow.audit(
@@ -73,7 +74,7 @@ def audit(
     if as_json:
         print_json(audit_json(dataset, page) | {"training_refused": reason})
     else:
-        print_audit(dataset, page)
+        print_audit(dataset, page, repeats_notices=quiet or not is_stderr_stdout())
         if reason:
             typer.echo(f"Training on these pictures would be refused. {reason}")
     issues = dataset.findings.filter("is_issue")  # without findings that a correction keeps

@@ -62,8 +62,11 @@ def audit_json(dataset: AuditedDataset, page: Path | None) -> dict[str, Any]:
     }
 
 
-def print_audit(dataset: AuditedDataset, page: Path | None) -> None:
-    """Print the findings on stdout, and the path of the page with the pictures or how to get it."""
+def print_audit(dataset: AuditedDataset, page: Path | None, *, repeats_notices: bool = True) -> None:
+    """Print the findings on stdout, and the path of the page with the pictures or how to get it.
+
+    repeats_notices: False where the reader of stdout has seen the notices about the sources on stderr.
+    """
     from bestiary.evaluation.model_audit import skipped_check_messages
     from bestiary.finding_counts import count_findings
 
@@ -77,7 +80,7 @@ def print_audit(dataset: AuditedDataset, page: Path | None) -> None:
             typer.echo(f"{row.n:7,}  {row.name:16} {row.example}{_format_noted(row)}")
     if dataset.label_issues is not None:
         typer.echo(dataset.label_issues.describe())
-    for message in _further_notices(dataset.findings):
+    for message in _further_notices(dataset.findings) if repeats_notices else ():
         typer.echo(message)
     for message in filter(None, (describe_skipped(dataset.passed_over), *skipped_check_messages(dataset))):
         typer.echo(message)
@@ -99,12 +102,14 @@ def _further_notices(findings: pl.DataFrame) -> list[str]:
 
 def audit_rows(dataset: AuditedDataset) -> list[AuditRow]:
     """Return one row for each check with findings: serious ones, then other issues, then notes."""
+    from bestiary import table
     from bestiary.finding_counts import count_findings
 
     paths = dataset.pictures.get_column("path", default=dataset.findings["path"])
     root = common_folder(paths.drop_nulls().to_list())
     counts = count_findings(dataset.findings, dataset.label_issues).checks
-    return [_audit_row(count, dataset.findings, root) for count in counts]
+    findings = table.name_rows(dataset.findings.with_columns(file="path"), dataset.pictures)
+    return [_audit_row(count, findings, root) for count in counts]
 
 
 def _audit_row(count: CheckCount, findings: pl.DataFrame, root: str) -> AuditRow:
@@ -128,12 +133,15 @@ def _format_noted(row: AuditRow) -> str:
 
 
 def _format_example(finding: Mapping[str, Any], root: str) -> str:
-    """Return the message of a finding with the path of its picture in the collection, whose folder is `root`."""
-    path, message = finding["path"], str(finding["message"])
+    """Return the message of a finding with the path of its picture in the collection, whose folder is `root`.
+
+    finding: `path` names the crop too, `file` does not.
+    """
+    file, path, message = finding["file"], finding["path"], str(finding["message"])
     if not path:
         return escape_control_chars(message)
     name = locating_name(path, root)
-    return escape_control_chars(message.replace(path, name) if path in message else f"{name}: {message}")
+    return escape_control_chars(message.replace(file, name) if file in message else f"{name}: {message}")
 
 
 def _print_table(rows: list[AuditRow]) -> None:

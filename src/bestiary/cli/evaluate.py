@@ -10,6 +10,7 @@ import typer
 from bestiary.cli.app import app
 from bestiary.cli.options import (
     AsJson,
+    BoxesOption,
     Classes,
     ColumnsOption,
     Corrections,
@@ -44,6 +45,7 @@ def evaluate(
     columns: ColumnsOption = None,
     pictures_folder: PicturesFolder = None,
     leave_out: LeaveOut = None,
+    boxes: BoxesOption = None,
     classes: Classes = None,
     label_depth: LabelDepth = None,
     name: Annotated[str | None, typer.Option(help="Name of the result folder, in RUN/evaluations.")] = None,
@@ -66,7 +68,7 @@ def evaluate(
     from bestiary.report.evaluation_page import write_evaluation_page
     from bestiary.report.text_tables import format_corruption_table
 
-    reading = make_read_options(format_name, columns, pictures_folder, leave_out)
+    reading = make_read_options(format_name, columns, pictures_folder, leave_out, boxes)
     reporter = make_reporter(quiet=quiet)
     if corruptions:
         if pictures is not None or labels is not None or reading is not None:
@@ -78,8 +80,8 @@ def evaluate(
     elif pictures is None:
         if (labels, name, corrections, classes, label_depth, reading) != (None,) * 6:
             raise UserError(
-                "--labels, --classes, --corrections, --label-depth, --name, --format, --columns, --pictures and"
-                " --leave-out need PICTURES: the labelled pictures to score."
+                "--labels, --classes, --corrections, --label-depth, --name, --format, --columns,"
+                " --pictures, --leave-out and --boxes need PICTURES: the labelled pictures to score."
             )
         print_run(flow.evaluate(run, threads=threads, reporter=reporter), as_json)
     else:

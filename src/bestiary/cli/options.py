@@ -101,6 +101,15 @@ PicturesFolder = Annotated[
     Path | None,
     typer.Option("--pictures", metavar="FOLDER", help="Folder that the pictures of a table or another file lie in."),
 ]
+BoxesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--boxes",
+        metavar="FILE",
+        help="With --crop boxes: a file that has the boxes of the pictures, such as MegaDetector results; default: the"
+        " boxes of PICTURES.",
+    ),
+]
 LeaveOut = Annotated[
     str | None,
     typer.Option(

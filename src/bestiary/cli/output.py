@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,14 @@ import typer
 
 if TYPE_CHECKING:
     from bestiary.flow import Run
+
+
+def is_stderr_stdout() -> bool:
+    """Return whether stderr and stdout are one terminal or one file, so that what both say is read twice."""
+    try:
+        return os.path.sameopenfile(sys.stderr.fileno(), sys.stdout.fileno())
+    except (OSError, ValueError):  # closed, or no file
+        return False
 
 
 def print_run(run: Run, as_json: bool, *, leaks: Mapping[str, Any] | None = None) -> None:

@@ -196,7 +196,7 @@ def predict(
     if counts.total() and counts.total() == counts[UNREAD]:
         raise SourceError(_no_readable_message(counts.total()))
     if out is not None:
-        reporter.info(_format_counts(counts))
+        reporter.info(_format_counts(counts, has_boxes=boxes is not None))
         written = {"answers": str(out)} | ({} if events is None else {"events": str(events)})
         print_json(written) if as_json else typer.echo("\n".join(written.values()))
 
@@ -319,11 +319,12 @@ def _count_results(predictions: Iterable[Prediction], counts: Counter[str]) -> I
         yield prediction
 
 
-def _format_counts(counts: Counter[str]) -> str:
-    """Return the number of pictures by result as a sentence."""
+def _format_counts(counts: Counter[str], *, has_boxes: bool) -> str:
+    """Return the number of pictures, or of boxes and pictures, by result as a sentence."""
     parts = [f"{counts[kind]:,} {kind}" for kind in (NAMED, UNKNOWN, UNREAD) if counts[kind]]
     total = counts.total()
-    return f"{total:,} picture{'s' * (total != 1)}: {', '.join(parts) or 'nothing left to do'}."
+    noun = "boxes and pictures without one" if has_boxes else f"picture{'s' * (total != 1)}"
+    return f"{total:,} {noun}: {', '.join(parts) or 'nothing left to do'}."
 
 
 def _no_readable_message(count: int) -> str:

@@ -11,6 +11,7 @@ import typer
 from bestiary.cli.app import app
 from bestiary.cli.options import (
     AsJson,
+    BoxesOption,
     Classes,
     ColumnsOption,
     Corrections,
@@ -90,6 +91,7 @@ def study(
     columns: ColumnsOption = None,
     pictures_folder: PicturesFolder = None,
     leave_out: LeaveOut = None,
+    boxes: BoxesOption = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Study folder, resumed if it exists; default: studies/<pictures>-<digest>."),
@@ -125,7 +127,7 @@ def study(
         against,
         None if budget is None else parse_duration(budget),
     )
-    reading = make_read_options(format_name, columns, pictures_folder, leave_out)
+    reading = make_read_options(format_name, columns, pictures_folder, leave_out, boxes)
     context = Context.create(threads, make_reporter(quiet=quiet))
     done = run_study(DataSource(pictures, labels, corrections, reading=reading), options, out=out, context=context)
     page = str(done.path / "study.html")

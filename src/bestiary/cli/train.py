@@ -44,6 +44,7 @@ def train(
     columns: options.ColumnsOption = None,
     pictures_folder: options.PicturesFolder = None,
     leave_out: options.LeaveOut = None,
+    boxes: options.BoxesOption = None,
     costs: options.CostsOption = None,
     thresholds: options.ThresholdsOption = None,
     seed: options.Seed = None,
@@ -98,7 +99,7 @@ def train(
     )
     if leak_report:
         leakage.check_leak_report_supported(values)
-    reading = make_read_options(format_name, columns, pictures_folder, leave_out)
+    reading = make_read_options(format_name, columns, pictures_folder, leave_out, boxes)
     budget_seconds = None if budget is None else options.parse_duration(budget)
     run_folder.require_free_folder(out)
     with output_lock(out):  # another process with the same --out is refused before it works on the pictures

@@ -10,6 +10,7 @@ import typer
 from bestiary.cli.app import app
 from bestiary.cli.options import (
     AsJson,
+    BoxesOption,
     Classes,
     ColumnsOption,
     Corrections,
@@ -69,6 +70,7 @@ def tune(
     columns: ColumnsOption = None,
     pictures_folder: PicturesFolder = None,
     leave_out: LeaveOut = None,
+    boxes: BoxesOption = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Random seed for the split and for training.")] = None,
     storage: Annotated[
         str | None,
@@ -122,7 +124,7 @@ def tune(
         inner_folds=inner_folds,
         fresh_seeds=fresh_seeds,
     )
-    reading = make_read_options(format_name, columns, pictures_folder, leave_out)
+    reading = make_read_options(format_name, columns, pictures_folder, leave_out, boxes)
     source, reporter = DataSource(pictures, labels, corrections, reading=reading), make_reporter(quiet=quiet)
     result = tuning.tune(source, request, out=out, storage=storage, threads=threads, reporter=reporter)
     print_json(result) if as_json else _print_result(result)

@@ -89,6 +89,8 @@ class Command:
             "--columns": columns,
             "--pictures": reading.get("pictures"),
             "--leave-out": left_out,
+            "--boxes": reading.get("boxes"),
+            "--crop": "" if self.data.crop == NONE else self.data.crop,
             "--group": "" if self.data.group == AUTO else self.data.group,
             "--site": "" if self.data.site == NONE else self.data.site,
             option: rule,

@@ -7,6 +7,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from bestiary.context import Context
+from bestiary.data.box_file import add_boxes
 from bestiary.data.formats.label_table import ReadOptions
 from bestiary.data.formats.read_options import name_group_columns
 from bestiary.data.label_map import label_map
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 def list_pictures(source: DataSource, data: DataConfig, context: Context) -> PictureList:
     """Return the pictures of a source, with the splits as `data` uses them."""
+    reading = _reading_options(source, data)
     listing = list_sources(
         source.paths,
         label_map(source.labels),
@@ -30,8 +32,10 @@ def list_pictures(source: DataSource, data: DataConfig, context: Context) -> Pic
         classes=data.classes,
         model_classes=source.model_classes,
         label_depth=data.label_depth,
-        reading=_reading_options(source, data),
+        reading=reading,
     )
+    if reading is not None and reading.box_file is not None:
+        listing = add_boxes(listing, reading.box_file, reading)
     if data.crop == "boxes":
         listing.notices.append(_describe_boxes(listing))
     return choose_split_parts(listing, data)
@@ -39,6 +43,10 @@ def list_pictures(source: DataSource, data: DataConfig, context: Context) -> Pic
 
 def _reading_options(source: DataSource, data: DataConfig) -> ReadOptions | None:
     reading = name_group_columns(source.reading, parse_group_rule(data.group), parse_site_rule(data.site))
+    if data.crop == "none" and reading is not None and reading.box_file is not None:
+        raise UserError(
+            "--boxes names a file of boxes, which --crop boxes looks at. Add --crop boxes, or leave it out."
+        )
     return reading if data.crop == "none" else replace(reading or ReadOptions(), boxes=True)
 
 
@@ -48,11 +56,13 @@ def _describe_boxes(listing: PictureList) -> SourceNotice:
     if not boxed:
         raise SourceError(
             "--crop boxes looks at boxes, and the pictures have none. Boxes are read from COCO, MegaDetector, Camtrap"
-            " DP, CVAT, Label Studio and other files, and from tables (--columns box=left+top+width+height)."
+            " DP, CVAT, Label Studio and other files, and from tables (--columns box=left+top+width+height). Where the"
+            " boxes are in another file than the labels, name it: --boxes detections.json."
         )
     without = len(listing.pictures) - len(boxed)
     text = f"{len(boxed):,} boxes of {len(set(boxed)):,} pictures are looked at, each with a margin."
     text += f" {without:,} pictures without a box are looked at as a whole." if without else ""
+    text += f" Each of these {len(listing.pictures):,} counts as a picture from here on."
     return SourceNotice(SOURCE_FORMAT, text, is_issue=False)
 
 

@@ -151,9 +151,9 @@ def _describe_values(values: pl.Series, name: str, rule: GroupRule, *, for_split
     }.get(rule.kind, "")
     by = source or f"--{name} {rule.kind}{rule.pattern}{f'{rule.gap_seconds:g}s' if rule.kind == TIME else ''}"
     text = (
-        f"{len(sizes):,} {name}{'s' * (len(sizes) != 1)} of pictures, by {by},"
-        f" {'stay in one split each' if for_split else 'count once each in intervals'}: {sizes.sum():,} pictures, the"
-        f" largest {name} {sizes.to_numpy().max():,}."
+        f"{len(sizes):,} {name}{'s' * (len(sizes) != 1)}, by {by}: {sizes.sum():,} pictures, at most"
+        f" {sizes.to_numpy().max():,} of a {name}."
+        f" {'Each stays in one split.' if for_split else 'Intervals count each once.'}"
     )
     if missing := values.null_count():
         text += f" {missing:,} pictures have no {name}, and {'are split' if for_split else 'count'} one by one."

@@ -121,7 +121,7 @@ def find_shortcuts(pictures: pl.DataFrame, *, seed: int = 0, advance: Advance = 
     tree, forest = DecisionTreeClassifier(max_depth=8, **settings), ExtraTreesClassifier(40, **settings)
     labels = table.label_indices(usable["label"], classes)
     folds = stratified_group_folds(labels, usable["group"].to_numpy(), folds=FOLDS, seed=seed)
-    properties = [p for p in PROPERTIES if set(p.columns) <= set(usable.columns)]
+    properties = [p for p in PROPERTIES if set(p.columns) <= set(usable.columns) - _not_of_crops(usable)]
     values = [_values(usable, file_property) for file_property in properties]
     strongest: dict[str, tuple[float, str]] = {}
     for file_property, columns in zip(properties, values, strict=True):
@@ -140,6 +140,15 @@ def find_shortcuts(pictures: pl.DataFrame, *, seed: int = 0, advance: Advance = 
     empty = dict.fromkeys(table.FINDINGS) | {"check": "shortcut", "is_issue": True}
     rows = [empty | {"score": max(0.0, score), "message": message} for score, message in sorted(strongest.values())]
     return pl.DataFrame(rows, schema=table.FINDINGS)
+
+
+def _not_of_crops(usable: pl.DataFrame) -> set[str]:
+    """Return the columns that say nothing about the source of a crop, if there are crops.
+
+    The size of a box is that of its animal, and the bytes are those of the whole file.
+    """
+    has_crops = "crop_left" in usable.columns and usable["crop_left"].count() > 0
+    return {"width", "height", "bytes"} if has_crops else set()
 
 
 def _score(result: ShortcutScore) -> float:

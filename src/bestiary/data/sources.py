@@ -182,7 +182,8 @@ def _list_source(source: Path, reading: FolderReading, options: ReadOptions, con
 
 def _check_unused_options(source: Path, reading: FolderReading, options: ReadOptions) -> None:
     """Raise SourceError for options of a table if the only source is a folder of class folders."""
-    names = [name for name, value in (("--columns", options.columns), ("--pictures", options.pictures)) if value]
+    pictures = None if options.box_file else options.pictures  # else it is for the file of boxes
+    names = [name for name, value in (("--columns", options.columns), ("--pictures", pictures)) if value]
     if reading.unwrap and names and not set(options.columns) & {"group", "site"}:
         raise SourceError(
             f"{' and '.join(names)} cannot be used: {source} is a folder of class folders, not a table."

@@ -27,6 +27,7 @@ COMPARED = ("accuracy", "macro_f1", "log_loss")
 LOWER_IS_BETTER = ("log_loss",)
 NO_DIFFERENCE = "no significant difference"
 MAX_EXAMPLES = 3  # pictures that a message names
+CROP_MARK = "#xywh="  # in the name of a crop
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,12 @@ def _relabel_by(name: str, runs: Sequence[RunPredictions]) -> list[RunPrediction
 
 def _check_same_pictures(runs: Sequence[RunPredictions], shared: set[str], *, intersection: bool) -> None:
     if not shared:
-        raise UserError("These runs have no test picture in common, so they cannot be compared.")
+        has_crops = {bool(run.predictions["path"].str.contains(CROP_MARK, literal=True).any()) for run in runs}
+        advice = " Some look at boxes, others at whole pictures: bestiary study PICTURES --preset crop compares both."
+        raise UserError(
+            "These runs have no test picture in common, so they cannot be compared."
+            f"{advice if len(has_crops) > 1 else ''}"
+        )
     if any(run.predictions.height > len(shared) for run in runs) and not intersection:
         counts = ", ".join(f"{run.name} has {run.predictions.height:,}" for run in runs)
         raise UserError(

@@ -114,7 +114,8 @@ class Bundle:
             return ""
         return (
             "This model was trained on boxes, and looks at whole pictures here: its labels and probabilities are less"
-            " reliable. Give it boxes: bestiary predict RUN detections.json, for example of MegaDetector."
+            " reliable. Give it boxes: bestiary predict RUN detections.json, for example of MegaDetector, or"
+            ' bestiary.read_boxes("detections.json") in Python.'
         )
 
     def write(self, run: Path) -> None:

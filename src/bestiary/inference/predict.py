@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from bestiary.box import Crop
+from bestiary.box import Crop, path_of
 from bestiary.errors import InputError
 from bestiary.events import Event, choose_reporter
 from bestiary.inference.conformal import conformal_threshold, explain_full_set
@@ -56,7 +56,7 @@ def predict(
     """Return a prediction for each picture, in order; a picture that cannot be read has one with `error`.
 
     pictures: a path, a folder with all its pictures, a pattern such as "new/**/*.jpg", bytes of a file, a Pillow image,
-    uint8 pixels (height, width, 3), or a list of these; for a model of boxes, `box.Crop` of a path and a `box.Box`.
+    uint8 pixels (height, width, 3), or a list of these; for a model of boxes, what `bestiary.read_boxes` returns.
     sets: adds conformal prediction sets with this coverage, such as 0.95. group: a rule of events, "folder",
     "regex:PATTERN" (on paths) or "time:60s" (EXIF); then `events` of the result has an answer for each. max_pixels: of
     a picture in memory; default: as in training. For a stream, or one picture after another, `bestiary.load` keeps the
@@ -72,7 +72,7 @@ def predict(
         max_pixels=max_pixels,
         reporter=reporter,
     )
-    if not all(isinstance(source, Crop) for source in sources) and (warning := engine.bundle.describe_whole_pictures()):
+    if not any(isinstance(source, Crop) for source in sources) and (warning := engine.bundle.describe_whole_pictures()):
         reporter.info(warning)
     bound = None if sets is None else conformal_threshold(engine.bundle.sets, sets)
     tracker = None if group is None else _event_tracker(engine, group, sources, pictures)
@@ -92,10 +92,11 @@ def predict(
 def _event_tracker(engine: Predictor, group: str, sources: Sequence[Source | str], pictures: Pictures) -> EventTracker:
     """Return the events of these pictures; one in memory has no path, and so none. pictures: as they were named."""
     rule, no_site = parse_event_rules(group)
-    paths = [source for source in sources if isinstance(source, str | Path)]
+    pictures_only = [source for source in sources if isinstance(source, str | Path)]
+    paths = [path_of(s) if isinstance(s, Crop) else s for s in sources if isinstance(s, str | Path | Crop)]
     folders = [str(Path(named)) for named in _list_named(pictures) if isinstance(named, str | Path)]
     find_name = event_finder(rule, no_site, paths, None, engine.threads, folders)
-    return EventTracker(engine.bundle, find_name, repeated=find_repeated(paths))
+    return EventTracker(engine.bundle, find_name, repeated=find_repeated(pictures_only))
 
 
 def list_sources(pictures: Pictures, reporter: Reporter) -> list[Source | str]:

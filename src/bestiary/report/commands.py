@@ -34,6 +34,7 @@ def _reading_options(reading: Mapping[str, Any]) -> list[str]:
         "--columns": columns,
         "--pictures": reading.get("pictures"),
         "--leave-out": None if "leave out" not in reading else ",".join(reading["leave out"]) or "none",
+        "--boxes": reading.get("boxes"),
     }
     return [part for option, value in values.items() if value for part in (option, str(value))]
 

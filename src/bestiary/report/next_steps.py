@@ -91,11 +91,17 @@ def _iter_test_steps(summary: RunSummary) -> Iterator[NextStep]:
             summary.folds,
         )
     elif low is not None and high is not None and high - low > 0.08:
-        yield NextStep(
-            "Use more test pictures.",
-            f"With {metrics['n']:,} the 95 % interval of the accuracy is wide: {format_short_percent(round(low, 2))} to"
-            f" {format_short_percent(round(high, 2))}.",
-        )
+        wide = f"{format_short_percent(round(low, 2))} to {format_short_percent(round(high, 2))}"
+        by = (metrics.get("group_scores") or {}).get("by")
+        if by is None:
+            why = f"With {metrics['n']:,} the 95 % interval of the accuracy is wide: {wide}."
+            yield NextStep("Use more test pictures.", why)
+        else:
+            why = (
+                f"The 95 % interval of the accuracy is wide, {wide}. It counts each {by} once, so that more pictures of"
+                f" the same {by}s hardly narrow it."
+            )
+            yield NextStep(f"Add pictures of other {by}s.", why, anchor="groups")
 
 
 def _iter_class_steps(summary: RunSummary) -> Iterator[NextStep]:

@@ -130,6 +130,7 @@ def _picture_values(run: RunFiles, names: Mapping[str, str]) -> dict[str, Any]:
         "totals": {key: sum(row[key] for row in rows) for key in ("total", *KINDS)},
         "largest": max((row["total"] for row in rows), default=1),
         "reasons": _limit_files(_left_out_by_reason(run, names)),
+        "boxes": sum(region is not None for region in table.list_regions(run.pictures)),
         "root": common_folder(run.pictures["path"].to_list()),
     }
 

@@ -97,7 +97,8 @@ async def _handle_unexpected_error(_: Request, error: Exception) -> Response:
 
 def _add_predict_routes(app: FastAPI, state: ServerState) -> None:
     bundle, settings = state.predictor.bundle, state.settings
-    calibration = describe_probabilities(state.predictor.run)
+    boxes = state.predictor.bundle.describe_whole_pictures()
+    calibration = " ".join(filter(None, (boxes, describe_probabilities(state.predictor.run))))
 
     @app.get("/model", responses=error_responses(401, 421), summary="Model and limits")
     async def model() -> ModelInfo:

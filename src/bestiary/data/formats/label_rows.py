@@ -181,9 +181,14 @@ def _format_notes(source: Path, form: LabelFormat, table: LabelTable) -> list[st
 def _location_notes(located: LocatedPictures, base: Path) -> list[str]:
     notes = []
     if located.dropped:
-        notes.append(f"{located.dropped:,} pictures are in {base} without the leading folders that their paths have.")
+        notes.append(
+            f"{located.dropped:,} pictures are in {base.absolute()} without the leading folders that their paths have."
+        )
     if located.elsewhere:
-        notes.append(f"{located.elsewhere:,} pictures are in folders of {base}, found by the end of their paths.")
+        notes.append(
+            f"{located.elsewhere:,} pictures are not where their paths say; they were found in {base.absolute()} by"
+            f" the end of their paths: {located.example}. --pictures names the folder of the pictures."
+        )
     return notes
 
 

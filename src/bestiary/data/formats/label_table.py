@@ -59,7 +59,8 @@ class ReadOptions:
     `ROWS` or "path" and "box". pictures: the folder of the pictures; None: that of the file. left_out: of
     `SPECIAL_FAMILIES`, those that become no label; has_chosen_families: whether they were chosen, so that they apply to
     every format, not only to those of camera traps. boxes: each box is a picture of its own, instead of the whole
-    picture. unpack: returns the folder of an archive's pictures, for the formats that are archives.
+    picture; box_file: the file that has them, None: the one with the labels. unpack: returns the folder of an archive's
+    pictures, for the formats that are archives.
     """
 
     format: str | None = None
@@ -68,6 +69,7 @@ class ReadOptions:
     left_out: tuple[str, ...] = DEFAULT_LEFT_OUT
     has_chosen_families: bool = False
     boxes: bool = False
+    box_file: Path | None = None
     unpack: Callable[[Path], Path] | None = None
 
     def facts(self) -> dict[str, Any]:
@@ -77,6 +79,7 @@ class ReadOptions:
             "columns": dict(self.columns) or None,
             "pictures": self.pictures and str(self.pictures.absolute()),
             "leave out": list(self.left_out) if self.has_chosen_families else None,
+            "boxes": self.box_file and str(self.box_file.absolute()),
         }
         return {name: value for name, value in values.items() if value is not None}
 

@@ -34,13 +34,15 @@ MAX_NAMES = 3
 class LocatedPictures:
     """The path of each name of a table, None where it is not there.
 
-    dropped: for how many names leading folders were left out; elsewhere: how many were found by the end of their path.
+    dropped: for how many names leading folders were left out; elsewhere: how many were found by the end of their path,
+    of which `example` is the first.
     """
 
     paths: dict[str, str]
     missing: list[str] = field(default_factory=list)
     dropped: int = 0
     elsewhere: int = 0
+    example: str = ""
 
 
 def locate_pictures(names: Sequence[str], folder: Path, source: Path) -> LocatedPictures:
@@ -70,7 +72,8 @@ def locate_pictures(names: Sequence[str], folder: Path, source: Path) -> Located
             f"None of the {len(names):,} pictures of {source} is in the folder {base}. The first: {names[0]}. Pass the"
             " folder that they lie in: --pictures FOLDER."
         )
-    return LocatedPictures(paths, missing, len(dropped), len(elsewhere))
+    example = next((f'"{name}" is {os.path.relpath(path, base)}' for name, path in elsewhere.items()), "")
+    return LocatedPictures(paths, missing, len(dropped), len(elsewhere), example)
 
 
 def _check_names(names: Sequence[str], source: Path) -> None:

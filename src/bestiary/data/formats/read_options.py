@@ -20,14 +20,15 @@ def make_read_options(
     columns: str | Mapping[str, str] | None = None,
     pictures: Path | str | None = None,
     leave_out: str | Sequence[str] | None = None,
+    boxes: Path | str | None = None,
 ) -> ReadOptions | None:
     """Return the options of reading, or None if none is chosen.
 
     format_name: of `registry.FORMATS`; columns: `path=File,label=Species`, or a mapping; pictures: the folder of the
-    pictures; leave_out: families of labels that are no species, separated by commas, or "none". Raises UserError for
-    an unknown name and a folder that does not exist.
+    pictures; leave_out: families of labels that are no species, separated by commas, or "none"; boxes: a file of
+    boxes of the pictures. Raises UserError for an unknown name, and for a folder or file that does not exist.
     """
-    if format_name is columns is pictures is leave_out is None:
+    if format_name is columns is pictures is leave_out is boxes is None:
         return None
     if format_name is not None:
         find_format(format_name)
@@ -35,9 +36,11 @@ def make_read_options(
     folder = None if pictures is None else Path(pictures)
     if folder is not None and not folder.is_dir():
         raise UserError(f"There is no folder {folder}. --pictures takes the folder that the pictures lie in.")
-    if leave_out is None:
-        return ReadOptions(format_name, roles, folder)
-    return ReadOptions(format_name, roles, folder, _families(leave_out), has_chosen_families=True)
+    box_file = None if boxes is None else Path(boxes)
+    if box_file is not None and not box_file.exists():
+        raise UserError(f"There is nothing at {box_file}. --boxes takes a file of boxes, such as MegaDetector results.")
+    options = ReadOptions(format_name, roles, folder, box_file=box_file)
+    return options if leave_out is None else replace(options, left_out=_families(leave_out), has_chosen_families=True)
 
 
 def name_group_columns(reading: ReadOptions | None, group: GroupRule, site: GroupRule) -> ReadOptions | None:

@@ -18,6 +18,7 @@ from bestiary.text_table import ENCODING_TITLES, list_columns
 
 UNKNOWN = ("box_confidence", "picture_width", "picture_height")  # what a table does not say
 NO_PICTURE, NO_LABEL = "row without a picture", "without a label"
+MEANINGS = {"group": "a burst", "site": "a camera", "time": "when it was taken"}  # of the roles that are optional
 
 
 def is_table(path: Path) -> bool:
@@ -68,13 +69,13 @@ def convert_rows(frame: pl.DataFrame, columns: Columns, table: TableFile) -> Lab
 
 
 def _describe_unused(table: TableFile, columns: Columns) -> str:
+    """Return the columns without a role, and how to name those of a burst, a camera or a time that has none yet."""
     unused = [name for name in table.columns if name not in columns.list_names()]
     if not unused:
         return ""
-    return (
-        f" Not used: {list_columns(unused)}. Pictures with the same value there (a site, a camera, a burst) are kept in"
-        " one split only if that column is named: --columns group=COLUMN."
-    )
+    missing = [f"{role}=COLUMN ({meaning})" for role, meaning in MEANINGS.items() if role not in columns.names]
+    hint = f" If one of them is of use, name it: --columns {' or '.join(missing)}." if missing else ""
+    return f" Not used: {list_columns(unused)}.{hint}"
 
 
 def _encoding_notes(table: TableFile, frame: pl.DataFrame) -> tuple[str, ...]:
