@@ -602,7 +602,7 @@ def test_other_columns_are_other_boxes_for_resume(
     out.write_text("".join(whole.splitlines(keepends=True)[:1]))
     code, _, err = bestiary(*arguments, "--columns", "path=Bild,corners=x+y+w+h", "--resume")
     assert code == 2
-    assert "file of boxes" in err
+    assert "with other" in err
     assert bestiary(*arguments, *COLUMNS, "--resume")[0] == 0
     assert out.read_text() == whole
 
@@ -674,16 +674,6 @@ def test_a_model_of_whole_pictures_takes_the_pictures_of_a_package(
     code, out, err = bestiary("predict", probed, tmp_path / "package", "--format", "csv")
     assert code == 0, err
     assert [Path(row["path"]).name for row in csv.DictReader(io.StringIO(out))] == ["a.jpg"]
-
-
-def test_columns_of_boxes_beside_a_table_of_pictures_are_refused(
-    bestiary: Call, cropped_run: Path, scenes: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "t.csv").write_text("path,x,y,w,h\nscene-000.jpg,24,24,90,90\n")
-    arguments = ("--table", tmp_path / "t.csv", "--columns", "box=x+y+w+h", "--out", tmp_path / "out.csv")
-    code, _, err = bestiary("predict", cropped_run, scenes.parent, *arguments)
-    assert code == 2
-    assert "--table lists whole pictures" in err
 
 
 @pytest.mark.parametrize("form", ["timelapse", "huggingface"])

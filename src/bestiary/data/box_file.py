@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bestiary.box import Box
-from bestiary.data.formats.label_rows import LabelRows, read_label_rows
+from bestiary.data.formats.label_rows import LabelRows, iter_boxes, read_label_rows
 from bestiary.data.formats.label_table import ReadOptions
 from bestiary.data.formats.registry import recognise_format
 from bestiary.data.formats.special_labels import special_family
@@ -69,10 +69,12 @@ def _read_boxes(listing: PictureList, file: Path, options: ReadOptions) -> Label
 def _boxes_by_path(labelled: LabelRows) -> PictureBoxes:
     """Return the boxes of each picture of the file, none for a picture without any."""
     boxes: PictureBoxes = defaultdict(list)
-    for path, label, left, top, width, height, unit in labelled.rows.select("path", "label", "^box_.*$").iter_rows():
+    for (path, label), box in zip(
+        labelled.rows.select("path", "label").iter_rows(), iter_boxes(labelled.rows), strict=True
+    ):
         own = boxes[path]
-        if left is not None:
-            own.append((Box(left, top, width, height, unit), special_family(label)))
+        if box is not None:
+            own.append((box, special_family(label)))
     return dict(boxes)
 
 
