@@ -15,7 +15,7 @@ from bestiary.data.dataset import AuditedDataset, DataSource, Sources, load_data
 from bestiary.data.formats.label_table import ReadOptions
 from bestiary.evaluation.cross_validation import concat_folds, cross_validate, fold_scores
 from bestiary.evaluation.diagnostics import diagnose_training
-from bestiary.evaluation.evaluate import predict_test_split, predict_val_split, rescore_test_split, score_predictions
+from bestiary.evaluation.evaluate import predict_val_split, rescore_test_split, score_predictions, test_predictions
 from bestiary.evaluation.group_scores import measure_group_scores
 from bestiary.evaluation.loss_curves import describe_fit
 from bestiary.evaluation.model_audit import add_model_issues, describe_model_issues
@@ -47,7 +47,7 @@ def audit(
 ) -> AuditedDataset:
     """Return the pictures of one source or several, grouped by duplicates, with all findings; see `train`."""
     resolved, source = Recipe.of(recipe or {}).resolve(), DataSource(pictures, labels, corrections, reading=reading)
-    context = Context.create(threads, reporter, resolved.features, "audit")
+    context = Context.create(threads, reporter, resolved.feature_settings, "audit")
     return add_model_issues(load_dataset(source, resolved, context), resolved, context)
 
 
@@ -73,7 +73,7 @@ def train(
     Raises UserError, IntegrityError if the exported model differs from the trained one, InterruptedRun on Ctrl-C.
     """
     requested = Recipe.of(recipe or {}).override({} if folds is None else {"data": {"folds": folds}})
-    context = Context.create(threads, reporter, requested.features, "train")
+    context = Context.create(threads, reporter, requested.feature_settings, "train")
     source, out = DataSource(pictures, labels, corrections, reading=reading), None if out is None else Path(out)
     timer, check = context.timer, quick_estimate.budget_check([requested], budget_seconds, context)
     check_recipe_supported(requested)
@@ -90,7 +90,7 @@ def train(
             plan = budget.plan_training(requested, split_table, budget_seconds, context)
         context.reporter.info(plan.words)
         with timer.stage("audit"):
-            dataset = add_model_issues(dataset, plan.recipe, context)
+            dataset = add_model_issues(dataset, plan.recipe, context, split_table)
         for message in [*describe_model_issues(dataset), describe_splits(split_table, dataset)]:
             context.reporter.info(message)
 
@@ -143,8 +143,8 @@ def _train_run(run: Path, context: Context, session: RunSession, *, resume: bool
         with context.timer.stage("lessons"):
             write_json(run / "learning_curve.json", diagnose_training(task, trained))
 
-    # ---- Test: from the files, through the predictor that users get ------------------------------------------------
-    predictions = concat_folds(folds) if folds else predict_test_split(run, context)
+    # ---- Test: what the exported graph answers, proven on files through the predictor that users get -----------------
+    predictions = concat_folds(folds) if folds else test_predictions(task, trained, model)
     with context.timer.stage("evaluate"):
         metrics = score_predictions(run, predictions, task.pictures, task.recipe, context)
         if folds:  # every picture was tested; the final model's predictions for some of them are no second test

@@ -183,6 +183,9 @@ class EvaluateConfig(_Section):
     )
     thresholds: Thresholds = Field((), description="precision on validation from which a class is answered, by class")
     learning_curve: Literal["auto", "on", "off"] = Field("auto", description="auto: if the probe's features are cached")
+    prove: Literal["sample", "all"] = Field(
+        "sample", description="a probe's test pictures that are predicted again from their files, by the exported graph"
+    )
 
 
 class ResolvedInput(InputConfig):
@@ -242,6 +245,12 @@ class Recipe(_Section):
     def read(cls, path: Path | str) -> Recipe:
         """Return a built-in recipe by name, or the recipe in a TOML file; raises RecipeError naming file and line."""
         return cls.of(load_recipe_values(str(path)))
+
+    @property
+    def feature_settings(self) -> FeaturesConfig:
+        """Return the settings of features: float32 in cross-validation, which tests every picture."""
+        is_open = self.data.folds and self.features.precision == "auto"
+        return self.features.model_copy(update={"precision": "float32"}) if is_open else self.features
 
     @property
     def limits(self) -> DecodeLimits:

@@ -53,6 +53,13 @@ class ExperimentLog(StrEnum):
     mlflow = "mlflow"
 
 
+class Proof(StrEnum):
+    """How many test pictures of a probe are predicted again from their files."""
+
+    sample = "sample"
+    all = "all"
+
+
 class CropRule(StrEnum):
     """What a row of the pictures shows."""
 
@@ -161,6 +168,12 @@ CostsOption = Annotated[
         " label is then the one with the least expected cost.",
     ),
 ]
+ProveOption = Annotated[
+    Proof | None,
+    typer.Option(
+        help="all: score every test picture of a probe from its file, by the exported graph; default: 200 prove it."
+    ),
+]
 ThresholdsOption = Annotated[
     str | None,
     typer.Option(
@@ -196,6 +209,7 @@ def build_recipe(
     site: str | None = None,
     crop: CropRule | None = None,
     thresholds: str | None = None,
+    prove: Proof | None = None,
 ) -> Recipe:
     """Return the recipe of a name or file, overridden by `--set`, then by the named options."""
     from bestiary.class_thresholds import read_thresholds
@@ -217,6 +231,7 @@ def build_recipe(
         ("data", "split"): split.value if split else None,
         ("evaluate", "costs"): None if costs is None else read_costs(costs),
         ("evaluate", "thresholds"): None if thresholds is None else read_thresholds(thresholds),
+        ("evaluate", "prove"): prove.value if prove else None,
     }
     for (section, key), value in named.items():
         if value is not None:

@@ -47,6 +47,7 @@ def train(
     boxes: options.BoxesOption = None,
     costs: options.CostsOption = None,
     thresholds: options.ThresholdsOption = None,
+    prove: options.ProveOption = None,
     seed: options.Seed = None,
     folds: Annotated[int | None, typer.Option(min=2, max=50, help="Cross-validate with this many folds.")] = None,
     leak_report: Annotated[
@@ -96,6 +97,7 @@ def train(
         crop=crop,
         costs=costs,
         thresholds=thresholds,
+        prove=prove,
     )
     if leak_report:
         leakage.check_leak_report_supported(values)

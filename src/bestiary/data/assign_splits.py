@@ -22,7 +22,7 @@ from bestiary.data.split_parts import require_trainable_parts
 from bestiary.errors import SourceError
 from bestiary.few_groups import describe_few_groups
 from bestiary.finding_counts import count_findings
-from bestiary.recipe import DataConfig
+from bestiary.recipe import DataConfig, Recipe
 from bestiary.text import format_names
 
 FOLD_COLUMNS = ("fold", "dealt_as", "dealt_in")  # added to those of `table.PICTURES` by cross-validation
@@ -68,6 +68,14 @@ def why_not_trainable(dataset: AuditedDataset, data: DataConfig, *, seed: int) -
     except SourceError as error:
         return str(error)
     return None
+
+
+def split_if_trainable(dataset: AuditedDataset, recipe: Recipe) -> pl.DataFrame | None:
+    """Return the pictures with the split that training with this recipe would give them, None if it is refused."""
+    try:
+        return assign_splits(dataset, recipe.data, seed=recipe.seed)[0]
+    except SourceError:
+        return None
 
 
 def select_fold(pictures: pl.DataFrame, fold: int, data: DataConfig, *, seed: int) -> pl.DataFrame:

@@ -15,7 +15,7 @@ import polars as pl
 
 from bestiary import run_folder, table
 from bestiary.data.assign_splits import count_groups_per_class, select_fold
-from bestiary.evaluation.evaluate import predict_test_split
+from bestiary.evaluation.evaluate import test_predictions
 from bestiary.export.finalize import train_and_finalize
 from bestiary.files import write_text
 from bestiary.quick_metrics import macro_f1
@@ -47,8 +47,8 @@ def cross_validate(task: TrainingTask) -> list[pl.DataFrame]:
             context = task.context.split_deadline(folds + 2 - fold)
             fold_recipe = recipe.model_copy(update={"features": context.features})  # as the run has recorded
             _prepare_fold(folder, fold_recipe, select_fold(pictures, fold, recipe.data, seed=recipe.seed))
-            train_and_finalize(load_task(folder, context, resume=task.resume))
-            table.write(predict_test_split(folder, context), folder / DONE)
+            fold_task = load_task(folder, context, resume=task.resume)
+            table.write(test_predictions(fold_task, *train_and_finalize(fold_task)), folder / DONE)
             for name in MODEL_FILES:
                 (folder / name).unlink(missing_ok=True)
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)

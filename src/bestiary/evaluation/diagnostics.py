@@ -120,8 +120,8 @@ def _cached_features(task: TrainingTask) -> tuple[LabelledFeatures, LabelledFeat
     if not compute and not has_features(task.cache):
         return None
     features = []
-    for split, precision in task.split_precisions.items():
-        pictures, cache = task.split(split), task.feature_cache(precision)
+    for split in ("train", "val"):
+        pictures, cache = task.split(split), task.feature_cache(task.split_precisions[split])
         if compute:
             cache.fill(pictures.paths, pictures.keys)
         if cache.missing(pictures.keys):

@@ -13,24 +13,51 @@ from bestiary.context import Context
 from bestiary.errors import RunError
 from bestiary.evaluation.decision import decision_metrics
 from bestiary.evaluation.event_answers import score_events
-from bestiary.evaluation.predictions import join_pictures, predict_table, prediction_table, score_table
+from bestiary.evaluation.predictions import (
+    class_probabilities,
+    join_pictures,
+    predict_table,
+    prediction_table,
+    score_table,
+)
 from bestiary.evaluation.reliability import calibration_metrics
 from bestiary.evaluation.slices import find_weak_slices
 from bestiary.evaluation.threshold_metrics import threshold_metrics
-from bestiary.export.finalize import FinalModel, predict_validation
+from bestiary.export.finalize import FinalModel, predict_from_outputs
+from bestiary.export.parity import check_probabilities
 from bestiary.files import read_json
 from bestiary.inference.bundle import read_bundle
 from bestiary.inference.predictor import Predictor
 from bestiary.machine import trim_memory
 from bestiary.recipe import ResolvedRecipe
 from bestiary.run_folder import load_resolved_recipe, read_pictures
-from bestiary.training.task import TrainedModel
+from bestiary.training.task import TrainedModel, TrainingTask
 
 
 def predict_val_split(pictures: pl.DataFrame, trained: TrainedModel, model: FinalModel) -> pl.DataFrame:
     """Return the prediction table of the validation pictures."""
     val = pictures.filter(pl.col("split") == "val")
-    return prediction_table(val, predict_validation(model, trained.val_logits, trained.val_features), model.classes)
+    return prediction_table(val, predict_from_outputs(model, trained.val_logits, trained.val_features), model.classes)
+
+
+def test_predictions(task: TrainingTask, trained: TrainedModel, model: FinalModel) -> pl.DataFrame:
+    """Return the prediction table of the test pictures of a run or a fold that was just trained.
+
+    A probe's come from its features, which each picture went through the backbone for once: `verify_parity` has proven
+    that the exported graph gives them from the files. With `evaluate.prove` "all", and for other methods, each picture
+    is predicted from its file; raises IntegrityError if one of a probe then differs.
+    """
+    test, context = trained.test, task.context
+    if test is None:
+        return predict_test_split(task.run, context)
+    pictures = task.pictures.filter(pl.col("split") == "test")
+    predictions = prediction_table(pictures, predict_from_outputs(model, test.logits, test.features), model.classes)
+    if task.recipe.evaluate.prove == "sample":
+        return predictions.sort("row_id")
+    from_files = predict_test_split(task.run, context)
+    actual, expected = (class_probabilities(part, model.classes) for part in (from_files, predictions.sort("row_id")))
+    check_probabilities(actual, expected, "the fastest engine", "the scores")
+    return from_files
 
 
 def predict_test_split(run: Path, context: Context) -> pl.DataFrame:

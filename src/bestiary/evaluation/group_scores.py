@@ -21,11 +21,11 @@ from bestiary.data.joined_groups import groups_without_sites
 from bestiary.data.split import stratified_group_folds
 from bestiary.evaluation.cluster_intervals import cluster_bootstrap, cluster_mean, cluster_rate
 from bestiary.evaluation.intervals import group_indices, metric_value
-from bestiary.models.features import LabelledFeatures
+from bestiary.models.features import LabelledFeatures, features_by_split
 from bestiary.models.logistic_regression import linear_logits
 from bestiary.recipe import Balance
 from bestiary.training.probe import chosen_c_value, fit_head
-from bestiary.training.task import SplitData, TrainedModel, TrainingTask
+from bestiary.training.task import TrainedModel, TrainingTask
 
 FOLDS, FOLDS_OF_LARGE = 10, 5  # with few folds, models are trained on clearly fewer sites than the final one
 LARGE, RESAMPLES = 20_000, 1000
@@ -150,12 +150,11 @@ class FoldPredictor:
     def of(cls, task: TrainingTask, trained: TrainedModel, pictures: pl.DataFrame) -> FoldPredictor:
         """Return the predictor of all pictures of a run, on the features that it was trained on."""
         labels = table.label_indices(pictures["label"], task.classes)
-        keys = pictures["sha256"].to_list()
-        data = SplitData(table.list_files(pictures), keys, labels)
-        cache = task.fill_features(data, task.engine_choice.precision)
+        columns = pictures["sha256"].to_list(), pictures["split"].to_list()
+        features = features_by_split(task.feature_cache("float32"), table.list_files(pictures), *columns)
         c_value = chosen_c_value(trained.history)
         balance, seed = task.recipe.train.balance, task.recipe.seed
-        return cls(cache.load(keys), labels, len(task.classes), c_value, balance, seed)
+        return cls(features, labels, len(task.classes), c_value, balance, seed)
 
     def predict(self, groups: Ints, folds: int, advance: Callable[[int], object]) -> Ints:
         """Return the predicted label of each picture, int64 (n,); groups, int64 (n,), are never divided by a fold."""

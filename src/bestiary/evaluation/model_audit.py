@@ -12,6 +12,7 @@ import polars as pl
 from bestiary import table
 from bestiary.context import Context
 from bestiary.data.apply_corrections import mark_resolved_issues
+from bestiary.data.assign_splits import split_if_trainable
 from bestiary.data.audit import sort_findings
 from bestiary.data.dataset import AuditedDataset
 from bestiary.data.deep_ranges import collection_rules
@@ -20,7 +21,7 @@ from bestiary.errors import MissingExtraError, import_optional
 from bestiary.evaluation.label_issues import find_model_issues
 from bestiary.machine import trim_memory
 from bestiary.models.efficientnet_lite import BACKBONES
-from bestiary.models.features import training_feature_cache
+from bestiary.models.features import features_by_split, training_feature_cache
 from bestiary.preprocess import Preprocessing
 from bestiary.recipe import ResolvedRecipe
 
@@ -30,14 +31,17 @@ BACKBONE = "lite2"  # where the recipe names no bundled backbone
 SEED = 0  # of the folds: the same pictures have the same findings, whatever the seed of a run
 
 
-def add_model_issues(dataset: AuditedDataset, recipe: ResolvedRecipe, context: Context) -> AuditedDataset:
+def add_model_issues(
+    dataset: AuditedDataset, recipe: ResolvedRecipe, context: Context, splits: pl.DataFrame | None = None
+) -> AuditedDataset:
     """Return the dataset with the findings "suspect-label" and "outlier", or with the reason why they were skipped.
 
-    Out-of-fold models are trained on no duplicate and no picture of the same given group; sites do not count here.
-    Findings that applied corrections settle are marked as resolved. `data.suspects` turns this off. Raises SourceError
-    if a picture cannot be read any more.
+    splits: the pictures' `row_id, split`; by default those that training with this recipe would give them. Features
+    are computed as training needs them, so that both name the same pictures. Out-of-fold models are trained on no
+    duplicate and no picture of the same given group; sites do not count here. Findings that applied corrections settle
+    are marked as resolved. `data.suspects` turns this off. Raises SourceError if a picture cannot be read any more.
     """
-    dataset = _find_model_issues(dataset, recipe, context)
+    dataset = _find_model_issues(dataset, recipe, context, splits)
     if dataset.corrected is None:
         return dataset
     decisions = dataset.corrected.decisions
@@ -58,7 +62,9 @@ def describe_model_issues(dataset: AuditedDataset) -> list[str]:
     return [*skipped_check_messages(dataset), *expected]
 
 
-def _find_model_issues(dataset: AuditedDataset, recipe: ResolvedRecipe, context: Context) -> AuditedDataset:
+def _find_model_issues(
+    dataset: AuditedDataset, recipe: ResolvedRecipe, context: Context, splits: pl.DataFrame | None
+) -> AuditedDataset:
     # A model that knows every site finds more wrong labels: only duplicates and bursts share their errors.
     groups = pl.Series("group", groups_without_sites(dataset.pictures))
     pictures = dataset.pictures.with_columns(groups).filter(pl.col("error").is_null()).sort("row_id")
@@ -71,7 +77,8 @@ def _find_model_issues(dataset: AuditedDataset, recipe: ResolvedRecipe, context:
     try:
         import_optional("cleanlab", extra="train")
         cache = training_feature_cache(backbone, preprocess, context)
-        features = cache.features(table.list_files(pictures), pictures["sha256"].to_list())
+        files, keys = table.list_files(pictures), pictures["sha256"].to_list()
+        features = features_by_split(cache, files, keys, _feature_splits(dataset, pictures, recipe, splits))
     except MissingExtraError as error:
         return _mark_skipped(dataset, MODEL_CHECKS, str(error))
     with context.reporter.progress("Checking labels", pictures.height) as advance:
@@ -79,6 +86,19 @@ def _find_model_issues(dataset: AuditedDataset, recipe: ResolvedRecipe, context:
     trim_memory()
     findings = sort_findings(pl.concat([dataset.findings, issues.findings]))
     return replace(dataset, findings=findings, label_issues=issues.labels)
+
+
+def _feature_splits(
+    dataset: AuditedDataset, pictures: pl.DataFrame, recipe: ResolvedRecipe, splits: pl.DataFrame | None
+) -> list[str]:
+    """Return the split that decides the precision of each picture's features: training where no probe will use them."""
+    if recipe.model.method != "scratch" and recipe.model.backbone in BACKBONES:
+        splits = split_if_trainable(dataset, recipe) if splits is None else splits
+    if splits is None:
+        return ["train"] * pictures.height
+    joined = pictures.select("row_id").join(splits.select("row_id", "split"), on="row_id", how="left")
+    own: list[str] = joined.sort("row_id")["split"].fill_null("train").to_list()
+    return own
 
 
 def _backbone_and_preprocessing(recipe: ResolvedRecipe) -> tuple[str, Preprocessing]:

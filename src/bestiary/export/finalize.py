@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import polars as pl
 
-from bestiary.array_types import AnyFloats, Float32s, Floats, Ints, Pixels
+from bestiary.array_types import AnyFloats, Float32s, Floats, Ints
 from bestiary.batches.feature_matrix import FeatureMatrix
-from bestiary.box import PictureFile
 from bestiary.class_thresholds import (
     ClassThreshold,
     as_bundle_values,
@@ -26,21 +25,18 @@ from bestiary.class_thresholds import (
     stated_precisions,
     warn_unmet,
 )
-from bestiary.context import Context
 from bestiary.costs import choose_labels, cost_matrix
-from bestiary.errors import IntegrityError
 from bestiary.export.calibration import choose_threshold, fit_temperature
 from bestiary.export.event_choice import choose_combination, group_events
 from bestiary.export.graph import OutputCalibration, build_inference_graph
+from bestiary.export.parity import SplitProof, sample_proof, verify_parity
 from bestiary.files import atomic_path
-from bestiary.inference.bundle import GRAPH_NAME, Bundle, read_bundle
+from bestiary.inference.bundle import GRAPH_NAME, Bundle
 from bestiary.inference.conformal import fit_conformal
-from bestiary.inference.predictor import EngineName, Prediction, Predictor
-from bestiary.models.engine import has_openvino
+from bestiary.inference.predictor import Prediction
 from bestiary.models.head import Head
 from bestiary.models.ood import PrincipalSubspace
 from bestiary.preprocess import Preprocessing
-from bestiary.progress import Advance, iter_counted
 from bestiary.quick_metrics import softmax
 from bestiary.training.methods import TRAINERS
 from bestiary.training.task import TrainedModel, TrainingTask
@@ -48,9 +44,6 @@ from bestiary.version import __version__
 
 if TYPE_CHECKING:
     import onnx
-
-PARITY_PICTURES = 96
-PARITY_LIMIT = 1e-3
 
 
 @dataclass(frozen=True)
@@ -108,9 +101,18 @@ def _finalize(task: TrainingTask, trained: TrainedModel) -> FinalModel:
         task.context.reporter.info(warning)
     with staging_dir(task.run) as folder:  # nobody can use the run before it is verified
         save_model(final, folder)
-        reference = trained.reference_network, trained.val_logits
-        verify_parity(folder, val.paths, *reference, familiarity=familiarity, context=task.context)
+        verify_parity(folder, _proofs(task, trained, final), trained.reference_network, task.context)
     return final
+
+
+def _proofs(task: TrainingTask, trained: TrainedModel, model: FinalModel) -> list[SplitProof]:
+    """Return the pictures that the exported graph is verified on, with the outputs that the run rests on."""
+
+    def proof(split: str, logits: AnyFloats, features: FeatureMatrix | None) -> SplitProof:
+        return SplitProof(split, task.split(split).paths, logits, model.calibration.familiarity(logits, features))
+
+    val, test = proof("val", trained.val_logits, trained.val_features), trained.test
+    return sample_proof(val, None if test is None else proof("test", test.logits, test.features))
 
 
 def _fit_events(task: TrainingTask, probabilities: Floats, labels: Ints) -> dict[str, Any]:
@@ -207,91 +209,21 @@ def staging_dir(run: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def verify_parity(
-    run: Path,
-    paths: Sequence[PictureFile],
-    reference: Callable[[Pixels], AnyFloats],
-    val_logits: AnyFloats,
-    *,
-    familiarity: AnyFloats,
-    context: Context,
-) -> None:
-    """Compare the exported graph, from file bytes to probabilities, with the float32 network; record the differences.
-
-    paths, val_logits, familiarity: of the validation pictures, as calibration used them. Every engine that may run the
-    graph is tested. Raises IntegrityError if a probability or an in-distribution score differs by more than 0.001, or a
-    label changes.
-    """
-    bundle = read_bundle(run)
-    rows = np.linspace(0, len(paths) - 1, min(PARITY_PICTURES, len(paths))).astype(int)
-    sources = [paths[row] for row in rows]
-    engines: tuple[EngineName, ...] = ("onnxruntime", "fastest") if has_openvino() else ("onnxruntime",)
-    outputs = dict[EngineName, tuple[AnyFloats, AnyFloats]]()
-    with context.reporter.progress("Verifying the model", (1 + len(engines)) * len(sources)) as advance:
-        pixels = (bundle.preprocess.load_pixels(source)[None] for source in sources)
-        network = np.concatenate(list(iter_counted(map(reference, pixels), advance)))
-        for engine in engines:
-            predictor = Predictor(run, threads=context.training_threads, engine=engine)
-            outputs[engine] = _predict_outputs(predictor, sources, advance)
-    expected = {
-        "the network": softmax(network / bundle.temperature),
-        "calibration": softmax(val_logits[rows] / bundle.temperature),
-    }
-    differences: dict[str, float] = {}
-    for engine, (actual, scores) in outputs.items():
-        for name, probabilities in expected.items():
-            difference = differences[f"{engine} against {name}"] = float(np.abs(actual - probabilities).max())
-            if not outputs_match(actual, probabilities):
-                raise _parity_error("probability", engine, name, difference)
-        difference = differences[f"{engine}, familiarity"] = float(np.abs(scores - familiarity[rows]).max())
-        if difference > PARITY_LIMIT:
-            raise _parity_error("in-distribution score", engine, "calibration", difference)
-    parity = {"pictures": len(sources), "limit": PARITY_LIMIT, "largest_difference": differences}
-    replace(bundle, parity=parity).write(run)
-
-
-def predict_validation(
-    model: FinalModel, val_logits: AnyFloats, val_features: FeatureMatrix | None = None
+def predict_from_outputs(
+    model: FinalModel, logits: AnyFloats, features: FeatureMatrix | None = None
 ) -> Iterator[Prediction]:
-    """Yield the predictions of the exported graph for the validation pictures, from their logits and features.
+    """Yield the predictions of the exported graph for pictures, from their logits (n, classes) and features.
 
     `verify_parity` checks that the graph gives them.
     """
-    rows = softmax(val_logits / model.calibration.temperature)
-    familiarity = model.calibration.familiarity(val_logits, val_features)
+    rows = softmax(logits / model.calibration.temperature)
+    familiarity = model.calibration.familiarity(logits, features)
     labels, least = choose_labels(rows, model.costs), least_probabilities(model.class_thresholds, model.classes)
     for probabilities, score, best in zip(rows, familiarity, labels, strict=True):
         by_class = dict(zip(model.classes, probabilities.tolist(), strict=True))
         probability, is_unfamiliar = float(probabilities[best]), bool(score < model.threshold)
         reason = explain_unknown(is_unfamiliar=is_unfamiliar, probability=probability, least=least[best])
         yield Prediction(None, model.classes[best], probability, bool(reason), float(score), by_class)
-
-
-def outputs_match(actual: AnyFloats, expected: AnyFloats) -> bool:
-    """Return whether no probability differs by more than the limit, and every label is the same.
-
-    Where two classes are tied to within the limit, either label may win.
-    """
-    if np.abs(actual - expected).max() > PARITY_LIMIT:
-        return False
-    rows, winner = np.arange(len(expected)), actual.argmax(axis=1)
-    return bool((expected.max(axis=1) - expected[rows, winner] <= 2 * PARITY_LIMIT).all())
-
-
-def _parity_error(output: str, engine: str, reference: str, difference: float) -> IntegrityError:
-    return IntegrityError(
-        f"The exported graph, run by {engine}, differs from {reference} by {difference:.2g} in {output} on validation"
-        f" pictures; at most {PARITY_LIMIT:g} is accepted. The model is rejected. Please report this."
-    )
-
-
-def _predict_outputs(
-    predictor: Predictor, sources: Sequence[PictureFile], advance: Advance
-) -> tuple[AnyFloats, AnyFloats]:
-    """Return probabilities (n, classes) and familiarity (n,) as users get them."""
-    predictions = list(iter_counted(predictor.predict_many(sources), advance))
-    probabilities = [[prediction.probabilities[name] for name in predictor.classes] for prediction in predictions]
-    return np.array(probabilities), np.array([prediction.familiarity for prediction in predictions])
 
 
 def _tensors(head: Head, subspace: PrincipalSubspace | None) -> dict[str, Float32s]:

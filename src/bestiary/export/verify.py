@@ -17,8 +17,8 @@ from bestiary.array_types import Bools, Floats, Pixels
 from bestiary.batches.pixel_cache import iter_pixel_batches
 from bestiary.costs import choose_labels
 from bestiary.errors import IntegrityError, MachineError, SourceError, UserError
-from bestiary.export.finalize import PARITY_LIMIT, outputs_match
 from bestiary.export.formats import PRECISIONS, Kind, write_export
+from bestiary.export.parity import PARITY_LIMIT, evenly_spaced_rows, outputs_match
 from bestiary.inference.bundle import Bundle, read_bundle
 from bestiary.inference.predictor import Predictor
 from bestiary.inference.proof import PROOF_PICTURES, describe_proof, write_proof
@@ -88,7 +88,7 @@ def export(
     training = pictures.filter(pl.col("split") == "train").sort("label", "row_id")
     validation = pictures.filter(pl.col("split") == "val").sort("row_id")
     n_more = max(0, VERIFICATION_PICTURES - validation.height)  # filled up with training pictures of all classes
-    sample = pl.concat([validation, training[_evenly_spaced_rows(training.height, n_more)]])
+    sample = pl.concat([validation, training[evenly_spaced_rows(training.height, n_more)]])
     _require_files(sample)
     if sample.height < VERIFICATION_PICTURES:
         reporter.info(f"The run has {sample.height:,} pictures for verification; {VERIFICATION_PICTURES} are better.")
@@ -114,7 +114,7 @@ def export(
 
 def _write_proof(folder: Path, bundle: Bundle, sample: pl.DataFrame, threads: int) -> str:
     """Write evenly spaced verification pictures with their probabilities by every engine; return the digest."""
-    paths = table.list_files(sample[_evenly_spaced_rows(sample.height, PROOF_PICTURES)])
+    paths = table.list_files(sample[evenly_spaced_rows(sample.height, PROOF_PICTURES)])
     images = np.stack([bundle.preprocess.load_pixels(path) for path in paths])
     graph = folder / bundle.graph
     choices = [] if graph.suffix == ".xml" else [REFERENCE]  # OpenVINO's own format runs in OpenVINO only
@@ -174,13 +174,9 @@ def compare_outputs(
     )
 
 
-def _evenly_spaced_rows(count: int, n_rows: int) -> list[int]:
-    return np.unique(np.linspace(0, count - 1, min(n_rows, count)).astype(int)).tolist() if n_rows and count else []
-
-
 def _iter_calibration_images(training: pl.DataFrame, bundle: Bundle, threads: int) -> Iterator[Pixels]:
     """Yield training pictures of all classes as input images."""
-    paths = table.list_files(training[_evenly_spaced_rows(training.height, CALIBRATION_PICTURES)])
+    paths = table.list_files(training[evenly_spaced_rows(training.height, CALIBRATION_PICTURES)])
     for batch in iter_pixel_batches(paths, bundle.preprocess, threads=threads):
         yield from batch
 

@@ -215,24 +215,30 @@ def _measurement(choice: EngineChoice, seconds: float, features: Float32s, refer
     return EngineMeasurement(choice, round(1 / seconds, 1), difference, error)
 
 
+def find_record(graph: Path, context: Context) -> EngineRecord | None:
+    """Return the record of a backbone graph on this computer, None if it was not measured."""
+    return EngineRecord.read(_record_path(graph, context))
+
+
+def _record_path(graph: Path, context: Context) -> Path:
+    content = json.dumps([describe_processor(), engine_versions(), graph.stem])
+    return context.require_cache() / FOLDER / f"{hashlib.sha256(content.encode()).hexdigest()[:16]}.json"
+
+
 def _load_or_measure(graph: Path, size: int, context: Context) -> EngineRecord:
     """Return the record of a graph on this computer, measured and written if there is none.
 
     One process measures at a time, and the others take its result: a search in several processes computes one kind of
     features.
     """
-    processor, versions = describe_processor(), engine_versions()
-    key = hashlib.sha256(json.dumps([processor, versions, graph.stem]).encode()).hexdigest()[:16]
-    path = context.require_cache() / FOLDER / f"{key}.json"
-    record = EngineRecord.read(path)
-    if record is not None:
+    if (record := find_record(graph, context)) is not None:
         return record
     with _measurement_lock(context.require_cache()):
-        if (record := EngineRecord.read(path)) is not None:
+        if (record := find_record(graph, context)) is not None:
             return record
         measurements = measure_engines(add_global_pool(graph), _draw_test_image(size))
-        record = EngineRecord(processor, versions, graph.stem, measurements)
-        write_json(path, asdict(record))
+        record = EngineRecord(describe_processor(), engine_versions(), graph.stem, measurements)
+        write_json(_record_path(graph, context), asdict(record))
     context.reporter.info(record.describe(select_engine(measurements, context.features)))
     return record
 

@@ -19,7 +19,7 @@ from bestiary.context import Context
 from bestiary.machine import disable_malloc_trim
 from bestiary.models.efficientnet_lite import cached_backbone_graph, lite_backbone
 from bestiary.models.engine import Engine, EngineChoice, Precision, make_engine
-from bestiary.models.engine_choice import choose_engine
+from bestiary.models.engine_choice import choose_engine, find_record
 from bestiary.models.onnx_surgery import add_global_pool
 from bestiary.preprocess import Preprocessing, VerifiedFile
 
@@ -39,10 +39,10 @@ class LabelledFeatures:
 def split_precisions(training: Precision) -> dict[str, Precision]:
     """Return the precision of a probe's features by split.
 
-    Validation features are float32, computed and stored, as in the exported graph: the head is chosen and calibrated on
-    what users get.
+    Validation and test features are float32, computed and stored, as in the exported graph: the head is chosen,
+    calibrated and tested on what users get.
     """
-    return {"train": training, "val": "float32"}
+    return {"train": training, "val": "float32", "test": "float32"}
 
 
 def has_features(cache: Path) -> bool:
@@ -84,6 +84,16 @@ class FeatureCache:
     def engine_choice(self) -> EngineChoice:
         """The engine, with the precision of training features. Raises as `choose_engine` does."""
         return choose_engine(self.graph, self.preprocess.size, self.context)
+
+    @property
+    def recorded_speed(self) -> float | None:
+        """Pictures a second and core of the engine in this precision, measured on this computer; None if they are not."""
+        record = find_record(self.graph, self.context)
+        if record is None:
+            return None
+        choice = replace(self.engine_choice, precision=self.precision)
+        speeds = {entry.choice: entry.pictures_per_second for entry in record.measurements if not entry.error}
+        return speeds.get(choice)
 
     @cached_property
     def store(self) -> ArrayCache:
@@ -141,6 +151,23 @@ def training_feature_cache(backbone: str, preprocess: Preprocessing, context: Co
     """Return the feature cache of training pictures, in the precision that is fastest on this computer."""
     cache = FeatureCache(backbone, preprocess, "float32", context)
     return replace(cache, precision=cache.engine_choice.precision)
+
+
+def features_by_split(
+    cache: FeatureCache, paths: Sequence[PictureFile], keys: Sequence[str], splits: Sequence[str]
+) -> FeatureMatrix:
+    """Return the features (n, channels) of pictures, each in the precision of its split, computed where missing.
+
+    cache: of the backbone, in any precision. A picture then goes through the backbone once for the label check,
+    training and evaluation. Raises as `FeatureCache.fill` does.
+    """
+    disable_malloc_trim()
+    precisions = split_precisions(cache.engine_choice.precision)
+    caches = {precision: replace(cache, precision=precision) for precision in precisions.values()}
+    for precision, own in caches.items():
+        rows = [row for row, split in enumerate(splits) if precisions[split] == precision]
+        own.fill([paths[row] for row in rows], [keys[row] for row in rows])
+    return load_stacked([(caches[precisions[split]], key) for split, key in zip(splits, keys, strict=True)])
 
 
 def load_stacked(rows: Sequence[tuple[FeatureCache, str]]) -> FeatureMatrix:

@@ -26,7 +26,7 @@ from bestiary.data.joined_groups import groups_without_sites
 from bestiary.data.split import SplitItem, stratified_group_split
 from bestiary.errors import RecipeError, RunError, SourceError
 from bestiary.machine import disable_malloc_trim
-from bestiary.models.features import LabelledFeatures, training_feature_cache
+from bestiary.models.features import LabelledFeatures, features_by_split, training_feature_cache
 from bestiary.models.logistic_regression import linear_logits
 from bestiary.recipe import Balance, Recipe, ResolvedRecipe
 from bestiary.report.run_report import write_report
@@ -292,4 +292,4 @@ def _load_experiment(run: Path, recipe: ResolvedRecipe, context: Context) -> Lea
 def _load_features(used: pl.DataFrame, recipe: ResolvedRecipe, context: Context) -> FeatureMatrix:
     preprocess = replace(recipe.preprocessing, rules=collection_rules(used))
     cache = training_feature_cache(recipe.model.backbone, preprocess, context)  # most are cached
-    return cache.features(table.list_files(used), used["sha256"].to_list())
+    return features_by_split(cache, table.list_files(used), used["sha256"].to_list(), used["split"].to_list())

@@ -218,12 +218,12 @@ def _load_and_split(
     budget_seconds = request.budget_seconds if manifest is None else None
     check = budget_check(request.run_recipes(), budget_seconds, context)
     dataset = load_dataset(request.source, recipe, context, for_training=True, check=check)
-    dataset = add_model_issues(dataset, recipe, context)
+    splits = {seed: assign_splits(dataset, recipe.data, seed=seed) for seed in request.seeds}
+    dataset = add_model_issues(dataset, recipe, context, splits[request.seeds[0]][0])
     if again:
         dataset = replace(dataset, findings=table.read(folder / FINDINGS, table.FINDINGS))
     if manifest is not None:
         check_same_dataset(folder, manifest, collection_digest(dataset.pictures))
-    splits = {seed: assign_splits(dataset, recipe.data, seed=seed) for seed in request.seeds}
     for seed, (pictures, _) in splits.items():
         check_enough_validation(pictures, seed)
     if manifest is not None:

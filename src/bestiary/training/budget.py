@@ -79,7 +79,7 @@ def _choose_plan(
     requested: Recipe, pictures: pl.DataFrame, budget_seconds: float | None, context: Context, advance: Advance
 ) -> TrainingPlan:
     context, load = _adapt_to_load(requested, context)
-    timer, machine = context.timer, MachineProfile()
+    timer, machine = context.timer, MachineProfile(is_exact=budget_seconds is not None)
     recipes = [requested.resolve()] if budget_seconds is None else list(_iter_candidates(requested))
     tasks = [make_task(Path(), recipe, pictures, context) for recipe in recipes]
     estimates: dict[int, TimeEstimate] = {}

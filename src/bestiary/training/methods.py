@@ -25,7 +25,7 @@ from bestiary.recipe import AugmentConfig
 from bestiary.run_folder import write_history
 from bestiary.training.loop_settings import LoopSettings, Precision
 from bestiary.training.probe import fit_probe
-from bestiary.training.task import SplitData, TrainedModel, TrainingTask, load_task
+from bestiary.training.task import SplitData, SplitOutputs, TrainedModel, TrainingTask, load_task
 
 if TYPE_CHECKING:
     from bestiary.models.networks import Network
@@ -58,13 +58,22 @@ def train_probe(task: TrainingTask) -> TrainedModel:
         return head.logits(run_batch(engine, images)["maps"])
 
     trim_memory()
-    val_logits = linear_logits(val.features, head.weight, head.bias)
+    val_logits, test = linear_logits(val.features, head.weight, head.bias), _apply_to_test_split(task, head)
     train = task.split("train")
     sample = train.take(subsample_indices(len(train.keys), seed=task.recipe.seed))
     features = task.fill_features(sample, task.engine_choice.precision).load(sample.keys)
     subspace = PrincipalSubspace.fit(features, seed=task.recipe.seed)
     graph = onnx.load(probe.backbone_graph)
-    return TrainedModel(graph, head, probe.history, val_logits, reference, {}, val.features, subspace)
+    return TrainedModel(graph, head, probe.history, val_logits, reference, {}, val.features, subspace, test)
+
+
+def _apply_to_test_split(task: TrainingTask, head: Head) -> SplitOutputs | None:
+    """Return a probe's outputs for the test pictures, None without any; their features are computed if missing."""
+    test = task.split("test")
+    if not test.keys:
+        return None
+    features = task.fill_features(test, "float32").load(test.keys)
+    return SplitOutputs(linear_logits(features, head.weight, head.bias), features)
 
 
 def train_scratch(task: TrainingTask) -> TrainedModel:

@@ -24,7 +24,7 @@ SETTING_CONSUMERS: dict[tuple[str, ...], dict[str, str]] = {
         "model": "method",
         "features": "engine precision",
         "train": "balance",
-        "evaluate": "resamples coverage costs thresholds learning_curve",
+        "evaluate": "resamples coverage costs thresholds learning_curve prove",
     },
     PRETRAINED: {"model": "backbone weights", "probe": "regularisation"},
     LOOP: {

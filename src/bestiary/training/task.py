@@ -103,12 +103,24 @@ class TrainingTask:
 
 
 @dataclass(frozen=True)
+class SplitOutputs:
+    """A probe's outputs for the pictures of a split, in its order: logits float32 (n, classes), features (n, channels).
+
+    `verify_parity` proves that the exported graph gives the same from the files.
+    """
+
+    logits: Float32s
+    features: FeatureMatrix
+
+
+@dataclass(frozen=True)
 class TrainedModel:
     """A trained model: backbone graph and head, and the float32 logits of the validation pictures.
 
     reference_network: the trained network in float32: images uint8 (n, size, size, 3) to logits (n, classes); the
     exported graph is compared with it. notes: facts for the environment file. val_features (n, channels) and the
     subspace of the training features give the in-distribution score; without them it comes from the logits alone.
+    test: the outputs for the test pictures, of a method that has them; others are tested from the files.
     """
 
     backbone_graph: onnx.ModelProto
@@ -119,6 +131,7 @@ class TrainedModel:
     notes: dict[str, Any]
     val_features: FeatureMatrix | None = None
     subspace: PrincipalSubspace | None = None
+    test: SplitOutputs | None = None
 
 
 def load_task(run: Path, context: Context, *, resume: bool = False) -> TrainingTask:

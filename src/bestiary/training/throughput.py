@@ -20,7 +20,8 @@ from bestiary.preprocess import Preprocessing
 
 File = TypeVar("File", bound=PictureFile)
 
-MEASURE_SECONDS = 1.0
+MEASURE_SECONDS, GLANCE_SECONDS = 1.0, 0.1
+START_SECONDS = 0.5  # of loading a graph into an engine
 WARM_UP_PICTURES = 8
 REFERENCE_WORKLOAD_SECONDS = 0.0175  # on the reference machine of `FixedCosts`
 
@@ -54,10 +55,25 @@ def measure_feature_throughput(cache: FeatureCache, paths: Sequence[PictureFile]
     return Throughput(start_seconds, pictures / (time.perf_counter() - began))
 
 
-def measure_decode_throughput(preprocess: Preprocessing, paths: Sequence[PictureFile], *, threads: int) -> Throughput:
-    """Return the throughput of decoding and resizing files."""
+def recorded_feature_throughput(cache: FeatureCache, paths: Sequence[PictureFile]) -> Throughput | None:
+    """Return the throughput by the recorded speed of the engine, and a short measurement of decoding.
+
+    None if the speed is not recorded. A record is of one thread on an idle core.
+    """
+    speed, threads = cache.recorded_speed, cache.context.threads
+    if speed is None:
+        return None
+    decoding = measure_decode_throughput(cache.preprocess, paths, threads=threads, seconds=GLANCE_SECONDS)
+    return Throughput(START_SECONDS, 1 / (1 / (speed * threads) + 1 / decoding.pictures_per_second))
+
+
+def measure_decode_throughput(
+    preprocess: Preprocessing, paths: Sequence[PictureFile], *, threads: int, seconds: float = MEASURE_SECONDS
+) -> Throughput:
+    """Return the throughput of decoding and resizing files, measured for so many seconds."""
     began = time.perf_counter()
-    pictures = sum(len(images) for images in _iter_timed_batches(paths, preprocess, threads, WARM_UP_PICTURES))
+    batches = _iter_timed_batches(paths, preprocess, threads, WARM_UP_PICTURES, seconds=seconds)
+    pictures = sum(len(images) for images in batches)
     return Throughput(0.0, pictures / (time.perf_counter() - began))
 
 
@@ -78,10 +94,15 @@ def evenly_spaced(paths: Sequence[File], count: int = 512) -> list[File]:
 
 
 def _iter_timed_batches(
-    paths: Sequence[PictureFile], preprocess: Preprocessing, threads: int, batch_size: int
+    paths: Sequence[PictureFile],
+    preprocess: Preprocessing,
+    threads: int,
+    batch_size: int,
+    *,
+    seconds: float = MEASURE_SECONDS,
 ) -> Iterator[Pixels]:
-    """Yield decoded pictures, in cycles, for about a second."""
-    end = time.perf_counter() + MEASURE_SECONDS
+    """Yield decoded pictures, in cycles, for about so many seconds."""
+    end = time.perf_counter() + seconds
     going = itertools.takewhile(lambda _: time.perf_counter() < end, itertools.cycle(paths))
     return iter_pixel_batches(going, preprocess, threads=threads, batch_size=batch_size)
 

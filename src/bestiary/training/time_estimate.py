@@ -25,6 +25,7 @@ from bestiary.training.throughput import (
     machine_slowdown,
     measure_decode_throughput,
     measure_feature_throughput,
+    recorded_feature_throughput,
 )
 
 AUDIT_BACKBONE = "lite2"  # of the label check, where the recipe names no bundled backbone
@@ -69,8 +70,9 @@ class TimeEstimate:
 class MachineProfile:
     """Throughput of this machine, each kind measured once, when it is first needed."""
 
-    def __init__(self) -> None:
-        """Measure the speed of plain numpy and Python."""
+    def __init__(self, *, is_exact: bool = True) -> None:
+        """Measure the speed of plain numpy and Python. is_exact: measure features too, if their speed is recorded."""
+        self._is_exact = is_exact
         self._feature_throughput: dict[tuple[str, int, Precision], Throughput] = {}
         self._epoch_throughput: dict[tuple[object, ...], EpochThroughput] = {}
         self.slowdown = machine_slowdown()
@@ -79,8 +81,9 @@ class MachineProfile:
         """Return how fast the features of a task's pictures are computed."""
         key = task.recipe.model.backbone, task.preprocess.size, precision
         if key not in self._feature_throughput:
-            paths = evenly_spaced(task.split("train").paths)
-            self._feature_throughput[key] = measure_feature_throughput(task.feature_cache(precision), paths)
+            cache, paths = task.feature_cache(precision), evenly_spaced(task.split("train").paths)
+            recorded = None if self._is_exact else recorded_feature_throughput(cache, paths)
+            self._feature_throughput[key] = recorded or measure_feature_throughput(cache, paths)
         return self._feature_throughput[key]
 
     def epoch_throughput(self, task: TrainingTask) -> EpochThroughput:
@@ -101,9 +104,7 @@ def estimate_seconds(task: TrainingTask, machine: MachineProfile) -> TimeEstimat
     finish = slowdown * (COSTS.report + COSTS.report_picture * task.pictures.height)
     if task.recipe.model.method == "probe":
         fit = slowdown * COSTS.probe + _head_seconds(task, slowdown)
-        tested = SPLITS if task.recipe.data.folds else ("test",)
-        test = machine.feature_throughput(task, "float32").seconds(_count(task, *tested))
-        return TimeEstimate(feature_seconds(task, machine) + before + models * fit + test + finish)
+        return TimeEstimate(feature_seconds(task, machine) + before + models * fit + finish)
     training = _estimate_training(task, machine)
     return TimeEstimate(training.before + before, models * training.epoch, models * training.after + finish)
 
@@ -136,8 +137,8 @@ def _as_probe(task: TrainingTask) -> TrainingTask:
 
 
 def _label_check_seconds(task: TrainingTask, machine: MachineProfile) -> float:
-    """Return the time of the label check: features of every picture, and a head for each of five folds."""
-    splits = ("val", "test") if task.recipe.model.method == "probe" else SPLITS  # a probe's own features count apart
+    """Return the time of the label check: a head for each of five folds, and features that training does not need."""
+    splits = SPLITS if task.recipe.model.method == "scratch" or task.recipe.model.backbone not in BACKBONES else ()
     precision = task.engine_choice.precision
     cache = task.feature_cache(precision)
     missing = sum(len(cache.missing(task.split(split).keys)) for split in splits)

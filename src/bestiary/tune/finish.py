@@ -110,7 +110,7 @@ def _create_winner_run(search: SearchContext, source: DataSource, winner: Frozen
     """Create the winner's run on the split of the search, with its trial's checkpoints if that was trained in full."""
     recipe = _trial_recipe(search, winner, affordable_epochs(search, winner.user_attrs["took"]))
     resolved = recipe.resolve()
-    dataset = add_model_issues(search.dataset, resolved, search.context)
+    dataset = add_model_issues(search.dataset, resolved, search.context, search.pictures)
     facts = source.facts(search.context.threads) | {"split digest": search.digest}
     trained = search.storage.trial_folder(winner) / "1"
     is_whole = not search.plan.folds and search.plan.epochs == search.plan.final_epochs

@@ -74,7 +74,7 @@ def tune(
 
     Raises UserError where input or machine are at fault, InterruptedRun on Ctrl-C.
     """
-    context = Context.create(threads, reporter, request.recipe.features, "tune")
+    context = Context.create(threads, reporter, request.recipe.feature_settings, "tune")
     _check_request(request)
     folder = locate_search(out, storage, source, request.recipe)
     disable_malloc_trim()
@@ -172,9 +172,9 @@ def _fill_features(task: TrainingTask, *, wait: bool = True) -> bool:
     graph = task.feature_cache("float32").graph
     try:
         with FileLock(task.run / f"{graph.stem}-{task.preprocess.fit}.lock", timeout=-1 if wait else 0):
-            for split, precision in task.split_precisions.items():
+            for split in ("train", "val"):
                 pictures = task.split(split)
-                task.fill_features(pictures, precision).load(pictures.keys)
+                task.fill_features(pictures, task.split_precisions[split]).load(pictures.keys)
     except Timeout:
         return False
     return True
