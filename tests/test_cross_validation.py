@@ -183,9 +183,9 @@ def test_folds_are_stratified_and_do_not_depend_on_names(tmp_path: Path) -> None
     assert flow.assign_splits(found, DataConfig(folds=5), seed=0)[1] == digest
 
 
-def predict_cats(folder: Path, context: Context) -> pl.DataFrame:
+def predict_cats(task: TrainingTask, *_: object) -> pl.DataFrame:
     """Return predictions for the test pictures of a fold, all of them cats."""
-    tested = table.read(folder / "pictures.parquet", table.PICTURES).filter(pl.col("split") == "test")
+    tested = task.pictures.filter(pl.col("split") == "test")
     predictions = tested.select("row_id", "path", "split", "label", predicted=pl.lit("cat"), probability=pl.lit(1.0))
     return predictions.with_columns(unknown=pl.lit(False), familiarity=pl.lit(0.5))
 
@@ -199,8 +199,8 @@ def test_a_class_with_fewer_different_pictures_than_folds_is_named(
     shown, _ = flow.assign_splits(flow.audit(folder, threads=1), DataConfig(folds=5), seed=0)
     assert classes_with_few_groups(shown, 5) == {"dog": 4}
     listening = Listening()
-    monkeypatch.setattr(cross_validation, "train_and_finalize", lambda task: None)
-    monkeypatch.setattr(cross_validation, "predict_test_split", predict_cats)
+    monkeypatch.setattr(cross_validation, "train_and_finalize", lambda task: (None, None))
+    monkeypatch.setattr(cross_validation, "test_predictions", predict_cats)
     recipe = Recipe.of({"data": {"folds": 5}}).resolve()
     tables = cross_validate(make_task(tmp_path / "run", recipe, shown, Context(1, listening)))
     assert (
@@ -217,8 +217,8 @@ def test_a_class_with_fewer_different_pictures_than_folds_is_named(
 def test_folds_compute_features_as_their_run_has_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the folds of a run that is resumed on another processor are compared with those of the first."""
     tasks = list[TrainingTask]()
-    monkeypatch.setattr(cross_validation, "train_and_finalize", tasks.append)
-    monkeypatch.setattr(cross_validation, "predict_test_split", predict_cats)
+    monkeypatch.setattr(cross_validation, "train_and_finalize", lambda task: (tasks.append(task), None))
+    monkeypatch.setattr(cross_validation, "test_predictions", predict_cats)
     recorded = FeaturesConfig(engine="openvino", precision="bfloat16")
     recipe = Recipe.of({"data": {"folds": FOLDS}}).resolve()
     dataset = flow.audit(drawn(tmp_path / "pictures", cat=12, dog=12), recipe={"data": {"suspects": False}}, threads=1)

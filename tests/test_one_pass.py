@@ -1,0 +1,184 @@
+"""Each picture goes through the backbone once: test scores come from features, and files prove them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import polars as pl
+import pytest
+
+pytest.importorskip("sklearn")
+
+from bestiary import flow, run_folder, table
+from bestiary.array_types import Float32s, Pixels
+from bestiary.box import PictureFile
+from bestiary.demo.dataset import SyntheticDataset
+from bestiary.errors import IntegrityError
+from bestiary.evaluation import evaluate
+from bestiary.export import parity
+from bestiary.export.parity import SplitProof, evenly_spaced_rows, sample_proof
+from bestiary.inference.bundle import read_bundle
+from bestiary.models.engine import Outputs
+from bestiary.models.features import FeatureCache
+from bestiary.report.results import Run
+from bestiary.training import methods
+from bestiary.training.task import SplitOutputs, TrainingTask
+
+SMALL: dict[str, dict[str, Any]] = {
+    "picture": {"size": 32},
+    "model": {"backbone": "lite0"},
+    "data": {"classes": ["bird", "fish"]},
+    "evaluate": {"resamples": 200, "learning_curve": "off"},
+}
+
+
+class CountedEngine:
+    """An engine that counts the pictures that go through it, by precision."""
+
+    counts: ClassVar[dict[str, int]] = {}
+
+    def __init__(self, engine: Any, precision: str) -> None:
+        self.name, self.batch_size, self._engine, self._precision = engine.name, engine.batch_size, engine, precision
+
+    def stream(self, batches: Iterable[Pixels]) -> Iterator[Outputs]:
+        for outputs in self._engine.stream(batches):
+            self.counts[self._precision] = self.counts.get(self._precision, 0) + len(outputs["features"])
+            yield outputs
+
+
+@pytest.fixture
+def counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, int]:
+    """The pictures that went through the backbone for features, by precision, with an empty cache."""
+    monkeypatch.setenv("BESTIARY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(CountedEngine, "counts", counted := {})
+    load = FeatureCache.load_engine
+    monkeypatch.setattr(FeatureCache, "load_engine", lambda cache: CountedEngine(load(cache), cache.precision))
+    return counted
+
+
+def train(collection: SyntheticDataset, out: Path, **sections: dict[str, Any]) -> Run:
+    recipe = SMALL | {name: SMALL.get(name, {}) | values for name, values in sections.items()}
+    return flow.train(collection.folder, recipe=recipe, out=out, threads=1)
+
+
+def test_each_picture_goes_through_the_backbone_once(
+    collection: SyntheticDataset, tmp_path: Path, counts: dict[str, int]
+) -> None:
+    """Label check, training, validation, familiarity and scores use the same features; an audit before, too."""
+    run = train(collection, tmp_path / "run")
+    pictures = run_folder.read_pictures(run.path).filter(pl.col("split").is_not_null())
+    assert sum(counts.values()) == pictures["sha256"].n_unique()
+    counts.clear()
+    flow.audit(collection.folder, recipe=SMALL, threads=1)
+    again = train(collection, tmp_path / "again")
+    assert counts == {}
+    assert again.metrics["accuracy"] == run.metrics["accuracy"]
+
+
+def test_cross_validation_computes_every_picture_in_float32_once(
+    collection: SyntheticDataset, tmp_path: Path, counts: dict[str, int]
+) -> None:
+    run = train(collection, tmp_path / "run", data={"folds": 2})
+    pictures = run_folder.read_pictures(run.path).filter(pl.col("split").is_not_null())
+    assert counts == {"float32": pictures["sha256"].n_unique()}
+
+
+def test_audit_and_training_name_the_same_pictures(collection: SyntheticDataset, tmp_path: Path) -> None:
+    run = train(collection, tmp_path / "run")
+    audited = flow.audit(collection.folder, recipe=SMALL, threads=1).findings
+    trained = table.read(run.path / "findings.parquet", table.FINDINGS)
+    columns = ["check", "row_id", "is_issue", "message"]
+    assert audited.select(columns).rows() == trained.select(columns).rows()
+
+
+def test_scores_are_those_of_the_files(collection: SyntheticDataset, tmp_path: Path) -> None:
+    sampled = train(collection, tmp_path / "sampled")
+    proven = train(collection, tmp_path / "proven", evaluate={"prove": "all"})
+    both = [table.read(run.path / "predictions.parquet", table.PREDICTIONS) for run in (sampled, proven)]
+    test = [predictions.filter(pl.col("split") == "test") for predictions in both]
+    assert test[0]["row_id"].to_list() == test[1]["row_id"].to_list()
+    assert test[0]["predicted"].to_list() == test[1]["predicted"].to_list()
+    assert test[0]["unknown"].to_list() == test[1]["unknown"].to_list()
+    for name in ("probability", "familiarity", "p_bird", "p_fish"):
+        np.testing.assert_allclose(test[0][name], test[1][name], atol=1e-3)
+    recorded = read_bundle(sampled.path).parity
+    assert recorded["test_pictures"] == test[0].height
+    assert recorded["pictures"] == recorded["test_pictures"] + recorded["val_pictures"]
+
+
+def shift_test_features(monkeypatch: pytest.MonkeyPatch, rows: Sequence[int] | None = None) -> None:
+    """Let a run rest on wrong outputs for some test pictures, or for all."""
+    original = methods._apply_to_test_split
+
+    def shifted(task: TrainingTask, head: Any) -> SplitOutputs | None:
+        outputs = original(task, head)
+        assert outputs is not None
+        logits: Float32s = outputs.logits.copy()
+        logits[slice(None) if rows is None else list(rows), 0] += 1.0
+        return replace(outputs, logits=logits)
+
+    monkeypatch.setattr(methods, "_apply_to_test_split", shifted)
+
+
+def test_scores_that_the_exported_graph_does_not_give_are_refused(
+    collection: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shift_test_features(monkeypatch)
+    with pytest.raises(IntegrityError, match="differs from calibration by .* in probability on validation or test"):
+        train(collection, tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    assert not (tmp_path / "run" / "model.onnx").exists()
+
+
+def test_every_test_picture_is_proven_on_request(
+    collection: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One wrong picture beside the sample is not noticed by it."""
+    monkeypatch.setattr(parity, "PROBE_TEST_PICTURES", 2)  # the first and the last
+    shift_test_features(monkeypatch, [1])
+    train(collection, tmp_path / "sampled")
+    with pytest.raises(IntegrityError, match="differs from the scores by"):
+        train(collection, tmp_path / "all", evaluate={"prove": "all"})
+    assert not (tmp_path / "all" / "metrics.json").exists()
+
+
+def test_a_network_is_tested_from_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Outputless:
+        test = None
+
+    called: list[Path] = []
+    monkeypatch.setattr(evaluate, "predict_test_split", lambda run, context: called.append(run))
+    task: Any = type("Task", (), {"run": Path("run"), "context": None})
+    model: Any = None
+    trained: Any = Outputless()
+    evaluate.test_predictions(task, trained, model)
+    assert called == [Path("run")]
+
+
+def proof(split: str, count: int) -> SplitProof:
+    paths: list[PictureFile] = [Path(f"{split}-{number}.png") for number in range(count)]
+    rows = np.arange(count, dtype=np.float32)
+    return SplitProof(split, paths, np.stack([rows, -rows], axis=1), rows / max(count, 1))
+
+
+@pytest.mark.parametrize(
+    ("val", "test", "expected"),
+    [
+        (500, 826, {"test": 200, "val": 24}),
+        (500, 50, {"test": 50, "val": 174}),
+        (30, 50, {"test": 50, "val": 30}),
+        (500, None, {"val": 96}),
+    ],
+)
+def test_at_least_200_test_pictures_prove_a_probe(val: int, test: int | None, expected: dict[str, int]) -> None:
+    sampled = sample_proof(proof("val", val), None if test is None else proof("test", test))
+    assert {part.split: len(part.paths) for part in sampled} == expected
+    for part in sampled:
+        numbers = [int(Path(str(path)).stem.partition("-")[2]) for path in part.paths]
+        assert part.logits[:, 0].tolist() == numbers
+        assert len(part.familiarity) == len(numbers)
+    assert evenly_spaced_rows(5, 3).tolist() == [0, 2, 4]
