@@ -217,7 +217,12 @@ def test_a_class_with_fewer_different_pictures_than_folds_is_named(
 def test_folds_compute_features_as_their_run_has_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the folds of a run that is resumed on another processor are compared with those of the first."""
     tasks = list[TrainingTask]()
-    monkeypatch.setattr(cross_validation, "train_and_finalize", lambda task: (tasks.append(task), None))
+
+    def remember(task: TrainingTask) -> tuple[None, None]:
+        tasks.append(task)
+        return None, None
+
+    monkeypatch.setattr(cross_validation, "train_and_finalize", remember)
     monkeypatch.setattr(cross_validation, "test_predictions", predict_cats)
     recorded = FeaturesConfig(engine="openvino", precision="bfloat16")
     recipe = Recipe.of({"data": {"folds": FOLDS}}).resolve()

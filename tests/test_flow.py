@@ -28,7 +28,7 @@ from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import IntegrityError, InterruptedRun, RecipeError, RunError, SourceError
 from bestiary.evaluation.predictions import prediction_table
 from bestiary.export import finalize
-from bestiary.export.finalize import PARITY_LIMIT
+from bestiary.export.parity import PARITY_LIMIT
 from bestiary.inference.predictor import Prediction, Predictor
 from bestiary.models import engine_choice
 from bestiary.picture import load

@@ -14,8 +14,8 @@ pytest.importorskip("onnx")
 import onnx
 
 from bestiary.errors import IntegrityError
-from bestiary.export.finalize import PARITY_LIMIT, outputs_match
 from bestiary.export.graph import OUTPUTS, OutputCalibration, build_inference_graph
+from bestiary.export.parity import PARITY_LIMIT, outputs_match
 from bestiary.models.engine import OnnxRuntimeEngine, OpenVINOEngine, Outputs, has_openvino, run_batch
 from bestiary.models.head import Dense, Head
 from bestiary.quick_metrics import softmax

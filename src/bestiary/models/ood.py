@@ -8,6 +8,7 @@ import numpy as np
 
 from bestiary.array_types import AnyFloats, Float32s, Ints
 from bestiary.batches.feature_matrix import FeatureMatrix, iter_chunks
+from bestiary.machine import single_blas_thread
 
 DIRECTIONS = 256  # measured on held-out classes and out-of-distribution pictures: docs/log.md, 2026-11-25
 MAX_FIT_PICTURES = 4_096  # the subspace is fitted on at most so many pictures
@@ -39,7 +40,8 @@ class PrincipalSubspace:
         sample = features[subsample_indices(len(features), seed=seed)].astype(np.float32, copy=False)
         mean, scale = sample.mean(axis=0), sample.std(axis=0) + np.float32(1e-3)
         standardised = (sample - mean) / scale
-        _, vectors = np.linalg.eigh(standardised.T @ standardised)
+        with single_blas_thread():  # two threads of LAPACK wait for each other: up to ten times the processor time
+            _, vectors = np.linalg.eigh(standardised.T @ standardised)
         count = max(1, min(DIRECTIONS, len(sample) // 2, sample.shape[1] // 2))
         return cls(mean, scale, np.ascontiguousarray(vectors[:, ::-1][:, :count], np.float32))
 
