@@ -54,7 +54,8 @@ class CountedEngine:
 def counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, int]:
     """The pictures that went through the backbone for features, by precision, with an empty cache."""
     monkeypatch.setenv("BESTIARY_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(CountedEngine, "counts", counted := {})
+    counted = dict[str, int]()
+    monkeypatch.setattr(CountedEngine, "counts", counted)
     load = FeatureCache.load_engine
     monkeypatch.setattr(FeatureCache, "load_engine", lambda cache: CountedEngine(load(cache), cache.precision))
     return counted
