@@ -21,7 +21,7 @@ from bestiary import flow
 from bestiary.cli import app
 from bestiary.context import Context
 from bestiary.demo.dataset import SyntheticDataset
-from bestiary.errors import RecipeError, RunError
+from bestiary.errors import RecipeError, RunError, UserError
 from bestiary.export.verify import export
 from bestiary.files import read_json
 from bestiary.inference.bundle import read_bundle
@@ -109,8 +109,8 @@ def test_a_heatmap_is_drawn_where_it_is_exact_and_refused_elsewhere(
     assert read_bundle(runs / "maps").explain_no_heatmap() == ""
     arguments = ["predict", str(runs / "vector"), str(picture), "--heatmaps", str(tmp_path / "drawn")]
     result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 2
-    assert "No heatmaps: an exact one is not possible for vector.onnx" in str(result.output) + str(result.exception)
+    assert isinstance(result.exception, UserError)
+    assert "No heatmaps: an exact one is not possible for vector.onnx" in str(result.exception)
     assert not (tmp_path / "drawn").exists()
     report = (runs / "vector" / "report.html").read_text(encoding="utf-8")
     assert "an exact one is not possible for vector.onnx, as its features are one vector" in report

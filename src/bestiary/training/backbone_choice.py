@@ -45,6 +45,16 @@ def settle_backbone(requested: Recipe, context: Context) -> Recipe:
     return settled.override({"picture": {"size": own_size(settled, context)}})
 
 
+def settle_single_backbone(requested: Recipe, context: Context) -> Recipe:
+    """Return the recipe as `settle_backbone` does; raises RecipeError for several backbones: `train` chooses."""
+    if requested.model.method == "probe" and len(names := backbone_names(requested.model.backbone)) > 1:
+        raise RecipeError(
+            f"Only train chooses among several backbones; got {', '.join(names)}. Name one, or search or compare them:"
+            " a recipe each in study, model.backbone=[…] in tune."
+        )
+    return settle_backbone(requested, context)
+
+
 def own_size(recipe: Recipe, context: Context) -> int:
     """Return the own input size of a recipe's backbone, in pixels. Raises as `backbone_by_name` does."""
     return recipe_backbone(recipe, context.require_cache()).size
