@@ -289,9 +289,14 @@ def test_once_exported_a_model_of_timm_trains_and_predicts_without_torch(
     (tmp_path / "recipe.toml").write_text(settled.toml(), encoding="utf-8")
     program = f"""
 import sys
-for name in ("torch", "torchvision", "timm"):
-    sys.modules[name] = None
 from pathlib import Path
+
+class Hiding:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "torchvision", "timm"):
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Hiding())
 from bestiary import flow
 from bestiary.inference.predictor import Predictor
 from bestiary.recipe import Recipe

@@ -197,7 +197,7 @@ def test_a_package_without_its_file_is_reported(monkeypatch: pytest.MonkeyPatch,
     [pretrained_weights.lite_weights_path, efficientnet_lite.build_backbone_graph, timm_backbone.create_timm_lite],
 )
 def test_an_unknown_name_lists_the_known_ones(ask: Any) -> None:
-    with pytest.raises(RecipeError, match=r'"lite7".*lite0, lite2'):
+    with pytest.raises(RecipeError, match=r'"lite7".*lite0, lite1, lite2'):
         ask("lite7")
 
 
