@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 pytest.importorskip("sklearn")
@@ -17,7 +19,7 @@ pytest.importorskip("onnx")
 
 from typer.testing import CliRunner
 
-from bestiary import flow
+from bestiary import flow, table
 from bestiary.cli import app
 from bestiary.context import Context
 from bestiary.demo.dataset import SyntheticDataset
@@ -32,10 +34,10 @@ from bestiary.progress import SilentReporter
 from bestiary.recipe import BACKBONE_SIZES, Recipe
 from bestiary.run_folder import load_resolved_recipe
 from bestiary.serve.app import create_app
-from bestiary.training import backbone_choice
+from bestiary.training import backbone_choice, methods
 from bestiary.training.backbone_choice import settle_backbone
 from bestiary.training.recipe_checks import check_recipe_supported
-from bestiary.training.task import load_task, record_engine
+from bestiary.training.task import load_task, make_task, record_engine
 from bestiary.web.settings import ServerSettings
 from foreign_graphs import draw_graph
 
@@ -91,8 +93,6 @@ def test_a_run_on_a_graph_names_its_weights_everywhere(runs: Path, graphs: Path,
     assert str(graphs) not in card
     assert "`asked.toml`" not in card  # it has the path of the graph
     findings = {"duplicate", "near-duplicate", "suspect-label", "outlier"}
-    from bestiary import table
-
     checks = set(table.read(run / "findings.parquet", table.FINDINGS)["check"])
     assert findings & checks
     assert not read_json(run / "environment.json")["skipped checks"]
@@ -169,7 +169,7 @@ def test_the_best_of_several_backbones_is_chosen_on_validation(
     recipe = asked({"backbone": ", ".join(names)}, picture={"size": 64})
     run = flow.train(faulty.folder, recipe=recipe, out=tmp_path / "run", threads=2).path
     tried = read_json(run / "environment.json")["backbones tried"]
-    assert [entry["backbone"] for entry in tried] == names
+    assert [entry["backbone"] for entry in tried] == ["vector.onnx", "lite0"]  # no paths: the model card has them
     best = min(tried, key=lambda entry: entry["val_loss"])
     assert [entry["chosen"] for entry in tried] == [entry is best for entry in tried]
     assert load_resolved_recipe(run).model.backbone == best["backbone"] == "lite0"
@@ -270,6 +270,40 @@ def test_bundled_backbones_are_described_without_reading_them(name: str) -> None
 
 
 # ---- Models of timm --------------------------------------------------------------------------------------------------
+
+
+def test_a_model_of_timm_is_fine_tuned_at_its_own_size_by_either_name(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    weights = tmp_path / "weights.pt"
+    torch.save(timm.create_model("test_efficientnet").state_dict(), weights)
+    for name in ("test_efficientnet", "timm:test_efficientnet"):
+        model = {"method": "finetune", "backbone": name, "weights": str(weights)}
+        settled = settle_backbone(Recipe.of({"model": model}), Context())
+        assert settled.picture.size == 160
+        recipe = settled.resolve()
+        task = make_task(tmp_path, recipe, pl.DataFrame(schema=table.PICTURES | {"split": pl.String}), Context())
+        assert task.backbone.name == "timm:test_efficientnet"
+        network, _ = methods._build_pretrained_network(replace(task, classes=("a", "b")), None)
+        assert network.head.linear.out_features == 2
+
+
+def test_a_graph_that_one_engine_cannot_load_runs_in_the_other(
+    graphs: Path, faulty: SyntheticDataset, tmp_path: Path
+) -> None:
+    import onnx
+
+    model = onnx.load(graphs / "vector.onnx")  # OpenVINO has no operations of ai.onnx.ml
+    node = onnx.helper.make_node("Scaler", ["vector"], ["scaled"], domain="ai.onnx.ml", offset=[0.1], scale=[2.0])
+    model.graph.node.append(node)
+    model.opset_import.append(onnx.helper.make_opsetid("ai.onnx.ml", 3))
+    model.graph.output[0].name = "scaled"
+    onnx.save(model, tmp_path / "scaled.onnx")
+    recipe = asked({"backbone": str(tmp_path / "scaled.onnx")})
+    run = flow.train(faulty.folder, recipe=recipe, out=tmp_path / "run", threads=2).path
+    assert read_json(run / "environment.json")["features"]["engine"] == "onnxruntime"
+    assert Predictor(run, threads=1, engine="fastest")._engine.name == "onnxruntime"
 
 
 @pytest.mark.slow

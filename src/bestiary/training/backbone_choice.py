@@ -100,7 +100,7 @@ def _fit_candidates(
     machine, tried, ahead = MachineProfile(), list[TriedBackbone](), 0.0
     for recipe in candidates:
         task = make_task(Path(), recipe.resolve(), pictures, context)
-        entry = TriedBackbone(recipe.model.backbone, task.preprocess.size)
+        entry = TriedBackbone(task.backbone.name, task.preprocess.size)
         if budget_seconds is not None:
             whole = estimate_seconds(task, machine).seconds(1)
             needed = max(whole, feature_seconds(task, machine) + ahead)  # if it loses, the best before it is trained
