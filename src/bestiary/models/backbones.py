@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from functools import partial
 from pathlib import Path
 
@@ -54,9 +55,10 @@ def is_graph(name: str) -> bool:
 def bundled_backbone(name: str) -> Backbone:
     """Return a bundled backbone; nothing is read. Raises RecipeError, with the valid names, for another name."""
     if not is_bundled(name):
+        example = "" if difflib.get_close_matches(name, BACKBONES) else f", such as {PREFIX}{name}"
         raise RecipeError(
             f'No pretrained backbone is called "{name}". {did_you_mean(name, BACKBONES)} Others: {PREFIX}NAME for a'
-            f" model of timm, such as {PREFIX}{name}, or the path of an {GRAPH_SUFFIX} file."
+            f" model of timm{example}, or the path of an {GRAPH_SUFFIX} file."
         )
     lite = BACKBONES[name]
     record = Weights(lite.weights.sha256, f"the package {lite.weights.distribution} (ImageNet)", LICENCE)
