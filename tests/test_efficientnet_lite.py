@@ -461,6 +461,21 @@ def test_the_hub_is_asked_only_on_demand_and_its_failure_is_told(timm: Any, monk
         timm_backbone.create_timm_model("resnet18", from_hub=True)
 
 
+def test_a_hub_that_cannot_be_reached_is_asked_once(timm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    asked = list[str]()
+
+    def unreachable(repository: str, file: str, *, revision: str | None) -> None:
+        asked.append(file)
+        raise LocalEntryNotFoundError("cannot find the requested files in the local cache")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
+    with pytest.raises(RecipeError, match=r"local cache\. Check the connection, or set model\.weights"):
+        timm_backbone.create_timm_model("resnet18", from_hub=True)
+    assert asked == ["model.safetensors"]
+
+
 def test_weights_from_the_hub_are_loaded_as_those_of_a_file(
     timm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

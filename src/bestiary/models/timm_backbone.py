@@ -5,7 +5,6 @@ The functions import torch and timm, so that a missing one is reported with the 
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import difflib
 import io
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from bestiary.errors import RecipeError, import_optional
 from bestiary.models.backbone import UNKNOWN, OutputKind
 from bestiary.models.efficientnet_lite import lite_backbone
+from bestiary.models.hub_download import download_weights
 from bestiary.models.pretrained_weights import lite_weights_path, verified_bytes
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ Triple = tuple[float, ...]
 Pooling = Literal["maps", "own"]
 MEANS = {"avg", "fast", "fastavg", ""}  # timm's names of the mean over all positions
 POOLS = {"token": "its class token", "map": "pooled by attention"}
-SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
 
 
 @dataclass(frozen=True)
@@ -167,13 +166,7 @@ def _hub_file(timm: Any, name: str) -> Path:
     try:
         if not expected.hf_hub_id:
             return Path(timm.models._hub.download_cached_file(expected.url))
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError
-
-        repository, _, revision = expected.hf_hub_id.partition("@")
-        with contextlib.suppress(EntryNotFoundError):
-            return Path(hf_hub_download(repository, expected.hf_hub_filename or SAFE, revision=revision or None))
-        return Path(hf_hub_download(repository, PICKLED, revision=revision or None))
+        return download_weights(expected.hf_hub_id, expected.hf_hub_filename)
     except Exception as error:  # the hub's client, its transport and timm raise different errors
         raise RecipeError(
             f'The weights of "{name}" could not be downloaded from the hub: {_summarise_error(error)} '
