@@ -28,6 +28,7 @@ from bestiary.evaluation.metrics import compute_metrics
 from bestiary.export.calibration import fit_temperature
 from bestiary.inference.conformal import conformal_threshold, fit_conformal, set_coverage
 from bestiary.machine import disable_malloc_trim
+from bestiary.models.backbones import bundled_backbone
 from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.features import FeatureCache, LabelledFeatures
 from bestiary.models.logistic_regression import linear_logits
@@ -48,7 +49,8 @@ def main() -> None:
     disable_malloc_trim()
     pictures = flow.audit(arguments.pictures, labels=arguments.labels).pictures.filter(pl.col("error").is_null())
     preprocess = Preprocessing(BACKBONES[arguments.backbone].size)
-    features = load_features(pictures, FeatureCache(arguments.backbone, preprocess, "float32", Context()))
+    backbone = bundled_backbone(arguments.backbone)
+    features = load_features(pictures, FeatureCache(backbone, preprocess, "float32", Context()))
     names = sorted(pictures["label"].unique())
     labels = np.array([names.index(label) for label in pictures["label"]], np.int64)
     items = [SplitItem(*row) for row in pictures.select("sha256", "label", "group").iter_rows()]

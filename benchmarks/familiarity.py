@@ -31,6 +31,7 @@ from bestiary.demo.creatures import CREATURES
 from bestiary.demo.dataset import draw_creature, draw_ood_image
 from bestiary.export.graph import OutputCalibration
 from bestiary.machine import disable_malloc_trim
+from bestiary.models.backbones import bundled_backbone
 from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.engine import Engine
 from bestiary.models.features import FeatureCache, LabelledFeatures
@@ -54,7 +55,7 @@ def main() -> None:
     disable_malloc_trim()
     pictures = flow.audit(arguments.pictures, labels=arguments.labels).pictures.filter(pl.col("error").is_null())
     preprocess = Preprocessing(BACKBONES[arguments.backbone].size)
-    cache = FeatureCache(arguments.backbone, preprocess, "float32", Context())
+    cache = FeatureCache(bundled_backbone(arguments.backbone), preprocess, "float32", Context())
     features, labels = load_features(pictures, cache), pictures["label"].to_numpy()
     engine = cache.load_engine()
     ood_sets = iter_ood_sets(preprocess, arguments.ood)

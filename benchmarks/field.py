@@ -25,6 +25,7 @@ from bestiary.demo.backgrounds import random_background
 from bestiary.demo.canvas import Canvas, Pose, random_coat
 from bestiary.demo.creatures import CREATURES
 from bestiary.evaluation.group_scores import FOLDS, GROUPED, NEW_SITES, RANDOM, FoldPredictor, compare_group_scores
+from bestiary.models.backbones import bundled_backbone
 from bestiary.models.features import FeatureCache, LabelledFeatures
 from bestiary.models.logistic_regression import linear_logits
 from bestiary.preprocess import Preprocessing
@@ -78,7 +79,8 @@ def load_pool(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np
         used = np.arange(len(stored["sites"])) - first[stored["sites"]] < arguments.per_site
         return stored["features"][used], stored["labels"][used], stored["sites"][used], stored["bursts"][used]
     context = Context.create(None, None)
-    engine = FeatureCache("lite0", Preprocessing(arguments.side, "squash"), "float32", context).load_engine()
+    preprocess = Preprocessing(arguments.side, "squash")
+    engine = FeatureCache(bundled_backbone("lite0"), preprocess, "float32", context).load_engine()
     labels, sites, bursts, features = [], [], [], []
     for site in range(arguments.pool):
         images, own_labels, own_bursts = draw_site(site, arguments.per_site, arguments.side)

@@ -39,6 +39,7 @@ from bestiary.demo.creatures import CREATURES
 from bestiary.demo.dataset import draw_creature
 from bestiary.evaluation.label_issues import CLEAR, SUSPECT, cross_val_probabilities, detect_label_issues
 from bestiary.label_issue_summary import LabelIssueSummary
+from bestiary.models.backbones import bundled_backbone
 from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.features import training_feature_cache
 from bestiary.preprocess import Preprocessing
@@ -84,7 +85,8 @@ def measure_pictures(arguments: argparse.Namespace) -> None:
         audited = flow.audit(source, labels=arguments.labels, recipe={"data": {"suspects": False}})
     pictures = audited.pictures.filter(pl.col("error").is_null())
     preprocess = Preprocessing(arguments.size or BACKBONES[arguments.backbone].size)
-    features = load_features(pictures, training_feature_cache(arguments.backbone, preprocess, Context()))
+    backbone = bundled_backbone(arguments.backbone)
+    features = load_features(pictures, training_feature_cache(backbone, preprocess, Context()))
     classes = sorted(pictures["label"].unique())
     true = np.array([classes.index(label) for label in pictures["label"]], np.int64)
     groups = pictures["group"].to_numpy()

@@ -197,7 +197,7 @@ def test_a_package_without_its_file_is_reported(monkeypatch: pytest.MonkeyPatch,
     [pretrained_weights.lite_weights_path, efficientnet_lite.build_backbone_graph, timm_backbone.create_timm_lite],
 )
 def test_an_unknown_name_lists_the_known_ones(ask: Any) -> None:
-    with pytest.raises(RecipeError, match=r'"lite7".*lite0, lite2'):
+    with pytest.raises(RecipeError, match=r'"lite7".*lite0, lite1, lite2'):
         ask("lite7")
 
 
@@ -452,12 +452,50 @@ def test_nothing_is_downloaded_unasked(timm: Any) -> None:
 
 
 def test_the_hub_is_asked_only_on_demand_and_its_failure_is_told(timm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unreachable(name: str, *, pretrained: bool) -> None:
-        raise ConnectionError(f"no route for {name}, pretrained={pretrained}")
+    def unreachable(repository: str, file: str, *, revision: str | None) -> None:
+        raise ConnectionError(f"no route to {file} of {repository}")
 
-    monkeypatch.setattr(timm, "create_model", unreachable)
-    with pytest.raises(RecipeError, match=r"no route for resnet18, pretrained=True\. Check the connection"):
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
+    expected = r"no route to model\.safetensors of timm/resnet18\.a1_in1k\. Check the connection"
+    with pytest.raises(RecipeError, match=expected):
         timm_backbone.create_timm_model("resnet18", from_hub=True)
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(timm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    asked = list[str]()
+
+    def unreachable(repository: str, file: str, *, revision: str | None) -> None:
+        asked.append(file)
+        raise LocalEntryNotFoundError("cannot find the requested files in the local cache")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
+    with pytest.raises(RecipeError, match=r"local cache\. Check the connection, or set model\.weights"):
+        timm_backbone.create_timm_model("resnet18", from_hub=True)
+    assert asked == ["model.safetensors"]
+
+
+def test_weights_from_the_hub_are_loaded_as_those_of_a_file(
+    timm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from huggingface_hub.errors import EntryNotFoundError
+
+    path, asked = saved(timm, tmp_path, "test_efficientnet", 1000), list[str]()
+
+    def download(repository: str, file: str, *, revision: str | None) -> str:
+        asked.append(file)
+        if file == "model.safetensors":
+            raise EntryNotFoundError("404")
+        return str(path)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    backbone = timm_backbone.create_timm_model("test_efficientnet", from_hub=True)
+    assert asked == ["model.safetensors", "pytorch_model.bin"]
+    assert backbone.weights == path
+    stored = torch.load(path, weights_only=True)
+    assert torch.equal(backbone.network.state_dict()["conv_stem.weight"], stored["conv_stem.weight"])
 
 
 @pytest.mark.parametrize("name", ["resnet17", "hf-hub:timm/resnet18", "resnet18.nothing"])

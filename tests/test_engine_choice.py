@@ -16,6 +16,7 @@ pytest.importorskip("onnx")
 from bestiary.context import Context
 from bestiary.errors import RecipeError, RunError
 from bestiary.models import engine_choice
+from bestiary.models.backbones import bundled_backbone
 from bestiary.models.efficientnet_lite import cached_backbone_graph
 from bestiary.models.engine import ISA_LIMITS, EngineChoice, has_bfloat16, has_openvino
 from bestiary.models.engine_choice import (
@@ -257,9 +258,9 @@ def test_training_features_have_the_chosen_precision(monkeypatch: pytest.MonkeyP
         entries = (EngineMeasurement(fastest, 3.0, 0.0),)
         monkeypatch.setattr(engine_choice, "measure_engines", lambda *_, entries=entries: entries)
         context = Context(threads=1, cache=tmp_path / fastest.engine)
-        cache = training_feature_cache("lite0", Preprocessing(SIZE), context)
+        cache = training_feature_cache(bundled_backbone("lite0"), Preprocessing(SIZE), context)
         assert cache.precision == fastest.precision
-        exact = FeatureCache("lite0", Preprocessing(SIZE), "float32", context)
+        exact = FeatureCache(bundled_backbone("lite0"), Preprocessing(SIZE), "float32", context)
         assert exact.engine_choice.engine == fastest.engine
 
 

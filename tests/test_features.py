@@ -16,9 +16,11 @@ pytest.importorskip("onnx")
 from bestiary.array_types import Array, Pixels
 from bestiary.context import Context
 from bestiary.demo.dataset import SyntheticDataset
-from bestiary.errors import RecipeError, SourceError
+from bestiary.errors import RunError, SourceError
 from bestiary.models import features
+from bestiary.models.backbones import bundled_backbone
 from bestiary.models.engine import OnnxRuntimeEngine, run_batch
+from bestiary.models.engine_choice import BFLOAT16
 from bestiary.models.features import FeatureCache, has_features, load_stacked
 from bestiary.preprocess import Preprocessing, VerifiedFile
 
@@ -39,7 +41,7 @@ def folder(cache_with_graph: Path, tmp_path: Path) -> Path:
 
 
 def feature_cache(folder: Path) -> FeatureCache:
-    return FeatureCache("lite0", Preprocessing(SIZE), "float32", Context(threads=1, cache=folder))
+    return FeatureCache(bundled_backbone("lite0"), Preprocessing(SIZE), "float32", Context(threads=1, cache=folder))
 
 
 def pictures_of(collection: SyntheticDataset, count: int) -> tuple[list[Path], list[str]]:
@@ -137,9 +139,27 @@ def test_a_picture_that_vanished_is_named(folder: Path, tmp_path: Path) -> None:
         features_of(folder, [tmp_path / "gone.jpg"], ["key"])
 
 
-def test_an_unknown_backbone_is_named(folder: Path) -> None:
-    with pytest.raises(RecipeError, match='"lite9"'):
-        assert replace(feature_cache(folder), backbone="lite9").graph
+def test_features_that_are_not_finite_are_refused(
+    folder: Path, collection: SyntheticDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken:
+        name, batch_size = "broken", 8
+
+        def stream(self, batches: Iterator[Pixels]) -> Iterator[dict[str, Array]]:
+            for number, images in enumerate(batches):
+                values = np.full((len(images), 1280), 1e5, np.float32)
+                values[-1, 7] = np.nan if number else 1e5
+                yield {"features": values}
+
+    monkeypatch.setattr(features, "make_engine", lambda *_, **__: Broken())
+    paths, keys = pictures_of(collection, 12)
+    with pytest.raises(RunError, match=rf'"lite0" gives features that are NaN or infinite, for {paths[8]} or one of'):
+        features_of(folder, paths, keys)
+    assert len(feature_cache(folder).missing(keys)) == 4  # nothing of the batch is stored
+    half = replace(feature_cache(folder), precision="bfloat16")
+    object.__setattr__(half, "engine_choice", BFLOAT16)
+    with pytest.raises(RunError, match=r"too large for 16 bits: --set features\.precision=float32"):
+        half.fill(paths[:2], keys[:2])
 
 
 def test_mirrored_features_are_those_of_the_mirror_image(folder: Path, collection: SyntheticDataset) -> None:

@@ -60,6 +60,7 @@ BASE = (
     "recipe_files",
     "recipe",
     "recipe_arguments",
+    "tried_backbones",
     "checks",
     "label_issue_summary",
     "table",

@@ -20,6 +20,7 @@ from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import MissingExtraError
 from bestiary.evaluation import model_audit
 from bestiary.evaluation.model_audit import skipped_check_messages
+from bestiary.models.backbones import bundled_backbone
 from bestiary.models.features import FeatureCache, split_precisions
 from bestiary.recipe import Recipe
 
@@ -130,8 +131,8 @@ def test_the_features_are_those_that_the_probe_will_want(
     recipe = Recipe.of(SMALL | {"data": {"classes": ["bird", "fish"]}})
     found = flow.audit(collection.folder, recipe=recipe, threads=1)
     pictures, _ = assign_splits(found, recipe.data, seed=recipe.seed)
-    view = model_audit._backbone_and_preprocessing(recipe.resolve())[1]
-    cache = FeatureCache("lite0", view, "float32", Context(cache=tmp_path))
+    view = model_audit._backbone_and_preprocessing(recipe.resolve(), Context(cache=tmp_path))[1]
+    cache = FeatureCache(bundled_backbone("lite0"), view, "float32", Context(cache=tmp_path))
     for split, precision in split_precisions(cache.engine_choice.precision).items():
         keys = pictures.filter(pl.col("split") == split)["sha256"].to_list()
         assert keys
@@ -144,14 +145,16 @@ def test_the_features_are_those_that_the_probe_will_want(
         ({}, ("lite2", 260)),
         ({"backbone": "lite0"}, ("lite0", 224)),
         ({"method": "finetune", "backbone": "resnet18", "weights": "hub"}, ("lite2", 260)),
+        ({"backbone": "lite0,lite2"}, ("lite2", 260)),
         ({"method": "scratch"}, ("lite2", 260)),
     ],
 )
 def test_it_looks_with_the_recipe_s_own_eyes_if_they_are_bundled(
-    model: dict[str, Any], expected: tuple[str, int]
+    model: dict[str, Any], expected: tuple[str, int], tmp_path: Path
 ) -> None:
-    backbone, view = model_audit._backbone_and_preprocessing(Recipe.of({"model": model}).resolve())
-    assert (backbone, view.size) == expected
+    recipe, context = Recipe.of({"model": model}).resolve(), Context(cache=tmp_path)
+    backbone, view = model_audit._backbone_and_preprocessing(recipe, context)
+    assert (backbone.name, view.size) == expected
 
 
 def test_a_file_that_cannot_be_read_is_not_looked_at(faulty: SyntheticDataset, monkeypatch: pytest.MonkeyPatch) -> None:

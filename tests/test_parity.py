@@ -17,6 +17,7 @@ from bestiary.batches.feature_matrix import FLOAT16_ROUNDING, MIN_SCALE, DiskMat
 from bestiary.context import Context
 from bestiary.export.finalize import train_and_finalize
 from bestiary.inference.bundle import read_bundle
+from bestiary.models.backbones import bundled_backbone
 from bestiary.models.features import FeatureCache, LabelledFeatures
 from bestiary.preprocess import Preprocessing
 from bestiary.recipe import Recipe
@@ -64,7 +65,7 @@ def test_calibration_is_of_what_the_graph_gives(parts: pl.DataFrame, tmp_path: P
 
 def test_float32_features_are_stored_unrounded(parts: pl.DataFrame, tmp_path: Path) -> None:
     paths, keys = [Path(path) for path in parts["path"][:8]], parts["sha256"][:8].to_list()
-    cache = FeatureCache("lite0", Preprocessing(64), "float32", Context(1, cache=tmp_path))
+    cache = FeatureCache(bundled_backbone("lite0"), Preprocessing(64), "float32", Context(1, cache=tmp_path))
     images = np.stack([Preprocessing(64).load_pixels(path) for path in paths])
     expected = np.concatenate([outputs["features"] for outputs in cache.load_engine().stream(images[:, None])])
     np.testing.assert_allclose(cache.features(paths, keys)[:], expected, rtol=1e-5, atol=1e-6)

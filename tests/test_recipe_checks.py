@@ -29,12 +29,13 @@ from bestiary.training.recipe_checks import SETTING_CONSUMERS, check_no_unused_s
         ),
         (
             {"train": {"views": 2}, "model": {"method": "finetune", "backbone": "resnet18"}},
-            "train.views .* where lower stages of lite0 or lite2 are frozen",
+            "train.views .* where lower stages of lite0, lite1 or lite2 are frozen",
         ),
         ({"train": {"views": 2, "unfreeze_stages": 7}, "model": {"method": "finetune"}}, "train.views .* are frozen"),
         ({"train": {"size_from": 96}, "model": {"method": "finetune"}}, "size_from .* needs all 7 stages trained"),
         ({"model": {"method": "scratch", "backbone": "lite0"}}, "model.backbone = lite0 has no effect"),
         ({"model": {"method": "finetune", "filters": [8, 16]}}, "model.filters .* finetune; it applies to scratch"),
+        ({"onnx": {"white": 255}}, "onnx.white = 255.0 has no effect with probe; it applies to a graph"),
         (
             {"model": {"method": "scratch", "batch_norm": True}},
             "batch_norm = True .* network resnet; it applies to the network plain",

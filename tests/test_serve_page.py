@@ -235,3 +235,19 @@ def test_a_picture_below_the_threshold_of_its_class_says_so(browser: Any, tmp_pa
         notes = [page.locator(".card").nth(number).inner_text() for number in (0, 2)]
         assert "Less probable than the threshold of its class. The nearest class is red." in notes[0]
         assert "Unlike every class" in notes[1]
+
+
+def test_a_model_without_exact_heatmaps_says_so(browser: Any, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "colours")
+    replace(read_bundle(run), no_heatmap="its features are its class token").write(run)
+    with served(run, "--quiet") as (address, _):
+        page = browser.new_context(**WIDE).new_page()
+        page.goto(address)
+        playwright.expect(page.locator("#classes")).to_contain_text("red")
+        page.set_input_files("#files", sent("red"))
+        assert labels(page, 1) == ["red"]
+        legend = page.locator(".card .legend")
+        expected = "No heatmaps: an exact one is not possible for tiny, as its features are its class token."
+        playwright.expect(legend).to_have_text(expected)
+        assert page.get_by_role("button", name="Show heatmap").count() == 0
+        assert axe(page) == []

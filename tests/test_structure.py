@@ -68,4 +68,4 @@ def test_functions_are_short() -> None:
 
 def test_the_cache_of_backbones_has_one_home() -> None:
     homes = [path.relative_to(PACKAGE).as_posix() for path in MODULES if '"trunks"' in path.read_text(encoding="utf-8")]
-    assert homes == ["models/features.py"]
+    assert homes == ["models/graph_cache.py"]

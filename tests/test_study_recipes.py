@@ -78,7 +78,7 @@ BAD_RECIPES: list[tuple[list[str], list[str], str]] = [
     (["probe", "finetune"], ["model.kernel_size=5"], "no effect on any of the recipes"),
     (["probe", "finetune"], ["train.epoch=5"], 'Unknown setting "train.epoch"'),
     (["probe", "finetune"], ["data.folds=3"], "data.folds"),
-    (["probe", "finetune"], ["model.backbone=lite9"], 'Recipe "probe": The probe supports the backbones'),
+    (["probe", "finetune"], ["model.backbone=lite9"], 'Recipe "probe": No pretrained backbone is called "lite9"'),
     (["probe", "other-classes.toml"], [], r'data.classes is \[\] in "probe" and \["cat"\] in "other-classes"'),
     (["probe", "other-split.toml"], [], r'data.test_fraction is 0.15 in "probe" and 0.3.*make two studies'),
 ]

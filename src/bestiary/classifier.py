@@ -35,7 +35,7 @@ from bestiary.machine import available_cores
 from bestiary.picture import resize_to_square
 from bestiary.preprocess import Source
 from bestiary.recipe import Recipe
-from bestiary.training.recipe_checks import check_recipe_supported
+from bestiary.training.backbone_choice import settle_single_backbone
 from bestiary.training.task import load_task, record_engine
 
 ARRAY_FOLDER = "given"  # the folder of pictures that were passed as arrays
@@ -264,7 +264,7 @@ def _train_run(listing: PictureList, out: Path, recipe: Recipe, context: Context
 
     cache_scan: whether measurements of the files are cached.
     """
-    check_recipe_supported(recipe)
+    recipe = settle_single_backbone(recipe, context)
     scan_context = context if cache_scan else replace(context, cache=None)
     dataset = audit_listing(listing, recipe.data, recipe.limits, scan_context)
     pictures, digest = assign_splits(dataset, recipe.data, seed=recipe.seed, with_test=False)

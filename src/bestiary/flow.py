@@ -18,7 +18,7 @@ from bestiary.evaluation.diagnostics import diagnose_training
 from bestiary.evaluation.evaluate import predict_val_split, rescore_test_split, score_predictions, test_predictions
 from bestiary.evaluation.group_scores import measure_group_scores
 from bestiary.evaluation.loss_curves import describe_fit
-from bestiary.evaluation.model_audit import add_model_issues, describe_model_issues
+from bestiary.evaluation.model_audit import add_model_issues, describe_model_issues, settle_label_check
 from bestiary.export.finalize import train_and_finalize
 from bestiary.files import read_json, write_json
 from bestiary.profiling import PeakMemory
@@ -26,10 +26,9 @@ from bestiary.progress import Reporter
 from bestiary.recipe import Recipe
 from bestiary.report.results import Run, finish_run, write_results
 from bestiary.report.run_files import count_run_findings
-from bestiary.training import budget, quick_estimate
+from bestiary.training import backbone_choice, quick_estimate
 from bestiary.training.create_run import create_run
 from bestiary.training.experiment_loggers import RECORDED, check_log_supported, open_experiment_log
-from bestiary.training.recipe_checks import check_recipe_supported
 from bestiary.training.run_lock import run_lock
 from bestiary.training.run_session import RunSession, open_session
 from bestiary.training.task import load_task, record_engine
@@ -46,8 +45,9 @@ def audit(
     reporter: Reporter | None = None,
 ) -> AuditedDataset:
     """Return the pictures of one source or several, grouped by duplicates, with all findings; see `train`."""
-    resolved, source = Recipe.of(recipe or {}).resolve(), DataSource(pictures, labels, corrections, reading=reading)
-    context = Context.create(threads, reporter, resolved.feature_settings, "audit")
+    requested, source = Recipe.of(recipe or {}), DataSource(pictures, labels, corrections, reading=reading)
+    context = Context.create(threads, reporter, requested.feature_settings, "audit")
+    resolved = settle_label_check(requested, context).resolve()
     return add_model_issues(load_dataset(source, resolved, context), resolved, context)
 
 
@@ -76,7 +76,7 @@ def train(
     context = Context.create(threads, reporter, requested.feature_settings, "train")
     source, out = DataSource(pictures, labels, corrections, reading=reading), None if out is None else Path(out)
     timer, check = context.timer, quick_estimate.budget_check([requested], budget_seconds, context)
-    check_recipe_supported(requested)
+    requested = backbone_choice.settle_backbone(requested, context)
     check_log_supported(log, requested)
     run_folder.require_free_folder(out)
     with PeakMemory() as memory:
@@ -87,7 +87,7 @@ def train(
 
         # ---- Plan: the settings that fit the time budget, and when the job will end --------------------------------
         with timer.stage("plan"):
-            plan = budget.plan_training(requested, split_table, budget_seconds, context)
+            plan = backbone_choice.plan_best_backbone(requested, split_table, budget_seconds, context)
         context.reporter.info(plan.words)
         with timer.stage("audit"):
             dataset = add_model_issues(dataset, plan.recipe, context, split_table)

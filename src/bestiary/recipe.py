@@ -35,10 +35,14 @@ CropRule = Literal["none", "boxes"]
 SplitParts = Literal["auto", "keep", "draw-test", "resplit"]
 FeatureEngine = Literal["auto", "openvino", "onnxruntime"]
 FeaturePrecision = Literal["auto", "float32", "bfloat16"]
+InputLayout = Literal["auto", "nchw", "nhwc"]
+FeatureLayout = Literal["auto", "nchw", "nhwc", "tokens", "vector"]
+TokenPooling = Literal["mean", "class-token"]
+ChannelOrder = Literal["auto", "rgb", "bgr"]
 Balance = Literal["none", "class-weights", "oversample", "balanced-sampler", "logit-adjusted"]
 
 METHODS: tuple[str, ...] = get_args(Method)
-BACKBONE_SIZES, SCRATCH_SIZE = {"lite0": 224, "lite2": 260}, 128
+BACKBONE_SIZES, SCRATCH_SIZE = {"lite0": 224, "lite1": 240, "lite2": 260}, 128
 
 
 def _expect(condition: Callable[[Any], bool], text: str) -> AfterValidator:
@@ -66,6 +70,9 @@ GroupRuleText = Annotated[str, AfterValidator(check_group_rule)]
 SiteRuleText = Annotated[str, AfterValidator(check_site_rule)]
 Costs = Annotated[tuple[CostEntry, ...], AfterValidator(check_entries)]
 _AsPairs = BeforeValidator(lambda value: tuple(value.items()) if isinstance(value, Mapping) else value)
+Colours = Annotated[
+    tuple[float, ...], _AsTuple, _expect(lambda values: len(values) in (0, 1, 3), "one number, or one for each channel")
+]
 Thresholds = Annotated[tuple[ThresholdEntry, ...], _AsPairs, AfterValidator(check_thresholds)]
 
 
@@ -109,7 +116,7 @@ class ModelConfig(_Section):
     """Method, backbone and network."""
 
     method: Method = "probe"
-    backbone: str = Field("lite2", description="for probe: lite0, lite2; for finetune: any timm name as well")
+    backbone: str = Field("lite2", description="lite0, lite1, lite2, timm:NAME; for probe also FILE.onnx, or several")
     weights: str = Field("bundled", description='"bundled", "hub" (downloads), or the path of a file')
     network: Literal["resnet", "plain"] = Field("resnet", description="for scratch")
     filters: Counts = Field((), description="of each stage; empty: the network's default")
@@ -134,6 +141,24 @@ class FeaturesConfig(_Section):
         if self.engine == "onnxruntime" and self.precision == "bfloat16":
             raise ValueError('only the engine "openvino" computes in bfloat16')
         return self
+
+
+class OnnxConfig(_Section):
+    """How the graph of `model.backbone = "FILE.onnx"` takes pictures, and which of its tensors are the features.
+
+    The input of the graph is (pixel / 255 * white - mean) / std. What is open is read from the graph, its metadata and
+    the `preprocessor_config.json` beside it.
+    """
+
+    layout: InputLayout = Field("auto", description="of the input; auto: by where its 3 channels are")
+    channel_order: ChannelOrder = Field("auto", description="auto: by the metadata, else rgb")
+    white: float = Field(0, ge=0, description="value of a white pixel before mean and std: 1 or 255; 0: read")
+    mean: Colours = Field((), description="subtracted, in the order of the graph's channels")
+    std: Annotated[Colours, _Positive] = Field((), description="divided by, in the order of the graph's channels")
+    output: str = Field("", description="tensor with the features: an output, or one inside; empty: the only output")
+    output_layout: FeatureLayout = Field("auto", description="tokens: (n, t, c); vector: (n, c)")
+    prefix_tokens: int = Field(-1, ge=-1, description="tokens before the patches: class token, registers; -1: 0 or 1")
+    pooling: TokenPooling = Field("mean", description="of tokens: mean of the patches, or the first token")
 
 
 class ProbeConfig(_Section):
@@ -217,6 +242,7 @@ class Recipe(_Section):
     picture: InputConfig = InputConfig()
     model: ModelConfig = ModelConfig()
     features: FeaturesConfig = FeaturesConfig()
+    onnx: OnnxConfig = OnnxConfig()
     probe: ProbeConfig = ProbeConfig()
     augment: AugmentConfig = AugmentConfig()
     train: TrainConfig = TrainConfig()

@@ -158,7 +158,14 @@ CropOption = Annotated[
     ),
 ]
 MethodOption = Annotated[Method | None, typer.Option(help="Training method; probe is fast and needs no torch.")]
-Backbone = Annotated[str | None, typer.Option(help="lite0 or lite2; finetune also takes any timm model name.")]
+Backbone = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME,…",
+        help="lite0, lite1, lite2, timm:NAME (weights: --set model.weights=FILE or hub), or FILE.onnx for a probe; of"
+        " several, the best on validation is chosen.",
+    ),
+]
 RecipeName = Annotated[str | None, typer.Option(help="A TOML file of settings, or a name: original-v1, original-v2.")]
 CostsOption = Annotated[
     Path | None,

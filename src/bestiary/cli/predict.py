@@ -136,6 +136,8 @@ def predict(
         notices.info(message)
     if unknown_label is not None:
         writers.check_unknown_label(unknown_label, predictor.classes)
+    if heatmaps is not None and (reason := predictor.bundle.explain_no_heatmap()):
+        raise UserError(f"{reason} Leave --heatmaps out.")
     bound = None if sets is None else conformal_threshold(predictor.bundle.sets, sets)
     with output_lock(out, events, heatmaps, link_into):
         if link_into is not None and not resume:

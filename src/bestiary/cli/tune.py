@@ -52,7 +52,7 @@ def tune(
     search: Annotated[
         list[str] | None, typer.Option(help="Setting to search: section.key=low..high or section.key=[value, value].")
     ] = None,
-    backbone: Annotated[str | None, typer.Option(help="lite0 or lite2; then it is not searched.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="As in train, but one; then it is not searched.")] = None,
     recipe: RecipeName = None,
     settings: Annotated[
         list[str] | None,

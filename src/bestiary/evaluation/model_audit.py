@@ -20,14 +20,16 @@ from bestiary.data.joined_groups import groups_without_sites
 from bestiary.errors import MissingExtraError, import_optional
 from bestiary.evaluation.label_issues import find_model_issues
 from bestiary.machine import trim_memory
-from bestiary.models.efficientnet_lite import BACKBONES
+from bestiary.models.backbone import Backbone
+from bestiary.models.backbones import bundled_backbone, recipe_backbone, uses_features
 from bestiary.models.features import features_by_split, training_feature_cache
 from bestiary.preprocess import Preprocessing
-from bestiary.recipe import ResolvedRecipe
+from bestiary.recipe import Recipe, ResolvedRecipe
+from bestiary.training.backbone_choice import settle_backbone
 
 MODEL_CHECKS = ("suspect-label", "outlier")
 ALL_CHECKS = ("shortcut", *MODEL_CHECKS)
-BACKBONE = "lite2"  # where the recipe names no bundled backbone
+BACKBONE = "lite2"  # where the recipe uses no features of its own
 SEED = 0  # of the folds: the same pictures have the same findings, whatever the seed of a run
 
 
@@ -72,7 +74,7 @@ def _find_model_issues(
         return _mark_skipped(dataset, ALL_CHECKS, "data.suspects is false")
     if pictures["label"].n_unique() < 2:
         return _mark_skipped(dataset, MODEL_CHECKS, "at least two classes are needed")
-    backbone, preprocess = _backbone_and_preprocessing(recipe)
+    backbone, preprocess = _backbone_and_preprocessing(recipe, context)
     preprocess = replace(preprocess, rules=collection_rules(pictures))
     try:
         import_optional("cleanlab", extra="train")
@@ -88,24 +90,31 @@ def _find_model_issues(
     return replace(dataset, findings=findings, label_issues=issues.labels)
 
 
+def settle_label_check(requested: Recipe, context: Context) -> Recipe:
+    """Return the recipe of an audit, with the own input size of the backbone that checks the labels."""
+    return settle_backbone(requested, context) if uses_features(requested) else requested
+
+
 def _feature_splits(
     dataset: AuditedDataset, pictures: pl.DataFrame, recipe: ResolvedRecipe, splits: pl.DataFrame | None
 ) -> list[str]:
     """Return the split that decides the precision of each picture's features: training where no probe will use them."""
-    if recipe.model.method != "scratch" and recipe.model.backbone in BACKBONES:
-        splits = split_if_trainable(dataset, recipe) if splits is None else splits
-    if splits is None:
+    if not uses_features(recipe):
+        return ["train"] * pictures.height
+    splits = split_if_trainable(dataset, recipe) if splits is None else splits
+    if splits is None:  # training would be refused
         return ["train"] * pictures.height
     joined = pictures.select("row_id").join(splits.select("row_id", "split"), on="row_id", how="left")
     own: list[str] = joined.sort("row_id")["split"].fill_null("train").to_list()
     return own
 
 
-def _backbone_and_preprocessing(recipe: ResolvedRecipe) -> tuple[str, Preprocessing]:
-    """Return backbone and preprocessing: the recipe's own where its backbone is bundled."""
-    if recipe.model.method == "scratch" or recipe.model.backbone not in BACKBONES:
-        return BACKBONE, replace(recipe.preprocessing, size=BACKBONES[BACKBONE].size)
-    return recipe.model.backbone, recipe.preprocessing
+def _backbone_and_preprocessing(recipe: ResolvedRecipe, context: Context) -> tuple[Backbone, Preprocessing]:
+    """Return backbone and preprocessing: the recipe's own where its features are used."""
+    if not uses_features(recipe):
+        backbone = bundled_backbone(BACKBONE)
+        return backbone, replace(recipe.preprocessing, size=backbone.size)
+    return recipe_backbone(recipe, context.require_cache()), recipe.preprocessing
 
 
 def _mark_skipped(dataset: AuditedDataset, checks: tuple[str, ...], reason: str) -> AuditedDataset:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -64,6 +64,8 @@ class FinalModel:
     events: dict[str, Any] = field(default_factory=dict)
     crop: Literal["none", "boxes"] = "none"
     class_thresholds: dict[str, dict[str, Any]] = field(default_factory=dict)
+    weights: dict[str, str] = field(default_factory=dict)
+    no_heatmap: str = ""
 
 
 def train_and_finalize(task: TrainingTask) -> tuple[TrainedModel, FinalModel]:
@@ -89,7 +91,7 @@ def _finalize(task: TrainingTask, trained: TrainedModel) -> FinalModel:
         task.classes,
         task.preprocess,
         model.method,
-        model.network if model.method == "scratch" else model.backbone,
+        model.network if model.method == "scratch" else task.backbone.name,
         fit_conformal(probabilities, val.labels),
         cost_matrix(costs, task.classes).tolist() if (costs := task.recipe.evaluate.costs) else [],
         _fit_events(task, probabilities, val.labels),
@@ -97,6 +99,10 @@ def _finalize(task: TrainingTask, trained: TrainedModel) -> FinalModel:
     )
     thresholds = as_bundle_values(_choose_class_thresholds(task, trained, final, familiarity))
     final = replace(final, class_thresholds=thresholds)
+    if model.method != "scratch":
+        final = replace(final, weights=asdict(task.backbone.facts.weights))
+    if model.method == "probe":
+        final = replace(final, no_heatmap=task.backbone.facts.no_heatmap)
     for warning in warn_unmet(thresholds):
         task.context.reporter.info(warning)
     with staging_dir(task.run) as folder:  # nobody can use the run before it is verified
@@ -164,7 +170,10 @@ def save_model(model: FinalModel, run: Path) -> None:
         metadata["class_thresholds"] = json.dumps(
             {name: value["threshold"] for name, value in model.class_thresholds.items()}, ensure_ascii=False
         )
-    graph = build_inference_graph(model.backbone_graph, model.head, model.calibration, metadata)
+    metadata |= {f"weights_{key}": value for key, value in model.weights.items()}
+    graph = build_inference_graph(
+        *(model.backbone_graph, model.head, model.calibration, metadata), with_heatmap=not model.no_heatmap
+    )
     content = graph.SerializeToString(deterministic=True)
     with atomic_path(run / GRAPH_NAME) as temporary:
         temporary.write_bytes(content)
@@ -193,6 +202,8 @@ def save_model(model: FinalModel, run: Path) -> None:
         crop=model.crop,
         events=model.events,
         class_thresholds=model.class_thresholds,
+        weights=model.weights,
+        no_heatmap=model.no_heatmap,
     ).write(run)
 
 

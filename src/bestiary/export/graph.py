@@ -85,9 +85,14 @@ def _median_and_spread(values: AnyFloats) -> tuple[float, float]:
 
 
 def build_inference_graph(
-    backbone_graph: onnx.ModelProto, head: Head, calibration: OutputCalibration, metadata: Mapping[str, str]
+    backbone_graph: onnx.ModelProto,
+    head: Head,
+    calibration: OutputCalibration,
+    metadata: Mapping[str, str],
+    *,
+    with_heatmap: bool = True,
 ) -> onnx.ModelProto:
-    """Return the graph from `images` to `probabilities`, `heatmap`, `familiarity` and `logits`.
+    """Return the graph from `images` to `probabilities`, `heatmap` (if it is exact), `familiarity` and `logits`.
 
     images: uint8 (n, size, size, 3), RGB. probabilities: float32 (n, classes), calibrated. heatmap: float32
     (n, classes, h, w): what each position adds to the logit of each class; the sum over all positions and the bias is
@@ -100,12 +105,16 @@ def build_inference_graph(
     model.CopyFrom(backbone_graph)
     nodes = _GraphBuilder(model)
     shape = [dimension.dim_value for dimension in backbone_graph.graph.output[0].type.tensor_type.shape.dim]
-    logits, heatmap = _add_linear_head(nodes, head) if head.is_linear else _add_dense_head(nodes, head, shape)
-    nodes.add("Identity", [heatmap], "heatmap")
+    if head.is_linear:
+        logits, heatmap = _add_linear_head(nodes, head, with_heatmap=with_heatmap)
+    else:
+        logits, heatmap = _add_dense_head(nodes, head, shape)
+    if with_heatmap:
+        nodes.add("Identity", [heatmap], "heatmap")
     nodes.add("Softmax", [nodes.add("Div", [logits, nodes.number(calibration.temperature)])], "probabilities", axis=1)
     nodes.add("Identity", [logits], "logits")
     nodes.add("Sigmoid", [_add_familiarity(nodes, logits, calibration)], "familiarity")
-    _declare_outputs(model, head.classes, shape[2:])
+    _declare_outputs(model, head.classes, shape[2:] if with_heatmap else None)
     onnx.helper.set_model_props(model, dict(metadata))
     model.producer_name = "bestiary"
     try:
@@ -165,12 +174,14 @@ class _GraphBuilder:
         return f"seal.{self._count}"
 
 
-def _add_linear_head(nodes: _GraphBuilder, head: Head) -> tuple[str, str]:
+def _add_linear_head(nodes: _GraphBuilder, head: Head, *, with_heatmap: bool) -> tuple[str, str]:
     """Add average pooling and one linear layer: a position's part of the logit is the layer applied there."""
     kernel = nodes.constant(head.weight[:, :, None, None])
     activation = nodes.add("Conv", ["maps", kernel], kernel_shape=[1, 1])
     mean = nodes.add("ReduceMean", [activation, nodes.axes(2, 3)], keepdims=0)
     logits = nodes.add("Add", [mean, nodes.constant(head.bias)])
+    if not with_heatmap:
+        return logits, ""
     # The mean over h x w positions becomes a sum when each is divided by their number.
     shape = nodes.add("Shape", [activation], start=2, end=4)
     positions = nodes.add("Cast", [nodes.add("ReduceProd", [shape], keepdims=0)], to=1)
@@ -204,15 +215,15 @@ def _add_dense_head(nodes: _GraphBuilder, head: Head, shape: Sequence[int]) -> t
     return logits, nodes.add("Reshape", [summed, grid])
 
 
-def _declare_outputs(model: onnx.ModelProto, classes: int, grid: Sequence[int]) -> None:
+def _declare_outputs(model: onnx.ModelProto, classes: int, grid: Sequence[int] | None) -> None:
     import onnx
 
     shapes = {
         "probabilities": ["n", classes],
-        "heatmap": ["n", classes, *grid],
+        "heatmap": ["n", classes, *(grid or ())],
         "familiarity": ["n"],
         "logits": ["n", classes],
     }
     del model.graph.output[:]
     make_info, kind = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
-    model.graph.output.extend(make_info(name, kind, shapes[name]) for name in OUTPUTS)
+    model.graph.output.extend(make_info(name, kind, shapes[name]) for name in OUTPUTS if name != "heatmap" or grid)

@@ -37,6 +37,8 @@ class Bundle:
     label is the most probable class. `class_thresholds`: by class, the least probability with which it is answered, and
     what it was chosen by (`bestiary.class_thresholds`); below it the picture is "unknown" too.
     `crop`: whether it was trained on boxes, so that it looks at boxes, with the margin of `bestiary.box`.
+    `weights`: of the pretrained backbone, their `sha256`, `source` and `licence`; empty without one. `no_heatmap`: why
+    heatmaps would not be exact, so that the graph has none; empty if it has.
     `events`: how pictures of an event are combined (`inference.event_combination`); empty: not chosen.
     `graph_sha256`: digest of the file `graph` beside the bundle. An exported model has its own `precision`, and the
     report of its verification in `exported`, with the processor (`inference.proof`).
@@ -66,6 +68,8 @@ class Bundle:
     events: dict[str, Any] = field(default_factory=dict)
     class_thresholds: dict[str, dict[str, Any]] = field(default_factory=dict)
     crop: Literal["none", "boxes"] = "none"
+    weights: dict[str, str] = field(default_factory=dict)
+    no_heatmap: str = ""
     format: int = BUNDLE_FORMAT
 
     def __post_init__(self) -> None:
@@ -83,6 +87,8 @@ class Bundle:
                 raise ValueError(f"{name} is {value!r}; expected a number")
         if self.crop not in ("none", "boxes"):
             raise ValueError(f'crop is "{self.crop}"; expected none or boxes')
+        if not isinstance(self.weights, dict) or not isinstance(self.no_heatmap, str):
+            raise ValueError(f"weights is {self.weights!r}, no_heatmap is {self.no_heatmap!r}")
         DecodeRules.of(self.decoding, self.deep_ranges)
         self._check_costs()
         try:
@@ -118,10 +124,16 @@ class Bundle:
             ' bestiary.read_boxes("detections.json") in Python.'
         )
 
+    def explain_no_heatmap(self) -> str:
+        """Return that the model has no heatmaps, and why, as a sentence; empty if it has."""
+        return (
+            self.no_heatmap and f"No heatmaps: an exact one is not possible for {self.backbone}, as {self.no_heatmap}."
+        )
+
     def write(self, run: Path) -> None:
         """Write `bundle.json` into the run folder."""
         values = asdict(self)
-        for name in ("costs", "class_thresholds", "events", "crop"):
+        for name in ("costs", "class_thresholds", "events", "crop", "weights", "no_heatmap"):
             if not values[name] or values[name] == "none":  # an older bestiary refuses a field that it does not know,
                 del values[name]  # and so ignores no decision
         write_text(run / BUNDLE_NAME, _json(values) + "\n")

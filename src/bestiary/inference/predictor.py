@@ -42,8 +42,9 @@ class Prediction(SummaryRepr):
     probability is below the threshold of the class. If the picture cannot be read, `error` is the reason and `label` is
     None. reason: of a model with thresholds by class, why the picture is unknown ("unfamiliar", "below threshold"), or
     empty; of other models None.
-    heatmap: float32 (h, w), what each position adds to the logit of `label`. labels: the prediction set, if requested,
-    the most probable label first. box: that was looked at, None for the whole picture.
+    heatmap: float32 (h, w), what each position adds to the logit of `label`; None if the model has none.
+    labels: the prediction set, if requested, the most probable label first. box: that was looked at, None for the whole
+    picture.
     """
 
     path: str | None
@@ -214,7 +215,7 @@ class Predictor:
                 unknown=bool(reason),
                 familiarity=familiarity,
                 probabilities=dict(zip(self.classes, probabilities.tolist(), strict=True)),
-                heatmap=outputs["heatmap"][row, best].copy(),
+                heatmap=outputs["heatmap"][row, best].copy() if "heatmap" in outputs else None,
                 box=box,
                 reason=reason if self.bundle.class_thresholds else None,
             )

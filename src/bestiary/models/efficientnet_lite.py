@@ -6,8 +6,6 @@ https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,7 @@ import numpy as np
 
 from bestiary.array_types import Array
 from bestiary.errors import RecipeError, did_you_mean, import_optional
-from bestiary.files import atomic_path
+from bestiary.models.graph_cache import cached_graph
 from bestiary.models.pretrained_weights import LITE_WEIGHTS, PackagedWeights, lite_weights_path, read_legacy_checkpoint
 
 if TYPE_CHECKING:
@@ -31,8 +29,8 @@ REDUCTION = 32  # input pixels per cell of the feature maps, along each side
 
 
 @dataclass(frozen=True)
-class Backbone:
-    """A pretrained backbone: its input size in pixels, its number of blocks per stage, the channels of its maps.
+class LiteNetwork:
+    """A bundled backbone: its input size in pixels, its number of blocks per stage, the channels of its maps.
 
     Kernels and widths follow from the weights.
     """
@@ -45,13 +43,14 @@ class Backbone:
 
 
 BACKBONES = {
-    "lite0": Backbone("lite0", size=224, blocks=(1, 2, 2, 3, 3, 4, 1), weights=LITE_WEIGHTS["lite0"]),
-    "lite2": Backbone("lite2", size=260, blocks=(1, 3, 3, 4, 4, 5, 1), weights=LITE_WEIGHTS["lite2"]),
+    "lite0": LiteNetwork("lite0", size=224, blocks=(1, 2, 2, 3, 3, 4, 1), weights=LITE_WEIGHTS["lite0"]),
+    "lite1": LiteNetwork("lite1", size=240, blocks=(1, 3, 3, 4, 4, 5, 1), weights=LITE_WEIGHTS["lite1"]),
+    "lite2": LiteNetwork("lite2", size=260, blocks=(1, 3, 3, 4, 4, 5, 1), weights=LITE_WEIGHTS["lite2"]),
 }
 
 
-def lite_backbone(name: str) -> Backbone:
-    """Return the backbone of that name; raises RecipeError, with the valid names, if there is none."""
+def lite_backbone(name: str) -> LiteNetwork:
+    """Return the bundled backbone of that name; raises RecipeError, with the valid names, if there is none."""
     if name not in BACKBONES:
         raise RecipeError(f'No pretrained backbone is called "{name}". {did_you_mean(name, BACKBONES)}')
     return BACKBONES[name]
@@ -99,36 +98,16 @@ def cached_backbone_graph(name: str, cache_folder: Path, size: int | None = None
     backbone = lite_backbone(name)
     pixels = _check_size(backbone, size)
     stem = f"trunk-{name}-{pixels}px-v{GRAPH_VERSION}-{backbone.weights.sha256[:8]}"
-    for path in sorted(cache_folder.glob(f"{stem}-*.onnx")):
-        if _is_intact(path):
-            return path
-    content = build_backbone_graph(name, pixels).SerializeToString(deterministic=True)
-    path = cache_folder / f"{stem}-{_short_digest(content)}.onnx"
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
-    return path
+    return cached_graph(cache_folder, stem, lambda: build_backbone_graph(name, pixels))
 
 
-def _check_size(backbone: Backbone, size: int | None) -> int:
+def _check_size(backbone: LiteNetwork, size: int | None) -> int:
     if size is not None and size < REDUCTION:
         raise RecipeError(
             f'"{backbone.name}" does not accept an input size of {size} pixels; the minimum is {REDUCTION}, its own'
             f" {backbone.size}. Set a larger size, or leave it out."
         )
     return size or backbone.size
-
-
-def _short_digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _is_intact(path: Path) -> bool:
-    """Return whether the digest of the file matches the end of its name; remove it otherwise."""
-    with contextlib.suppress(OSError):  # another process may have just removed it
-        if _short_digest(path.read_bytes()) == path.stem.rpartition("-")[2]:
-            return True
-        path.unlink()
-    return False
 
 
 class _GraphBuilder:
@@ -177,7 +156,7 @@ def _fold_batch_norm(checkpoint: dict[str, Array], convolution: str, norm: str) 
     return kernel.astype(np.float32), (beta - mean * scale).astype(np.float32)
 
 
-def _add_backbone(builder: _GraphBuilder, backbone: Backbone) -> None:
+def _add_backbone(builder: _GraphBuilder, backbone: LiteNetwork) -> None:
     """Add every node from `images` to `maps`."""
     builder.constant("zero", np.array(0, np.float32))
     builder.constant("six", np.array(6, np.float32))

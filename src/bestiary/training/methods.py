@@ -14,7 +14,7 @@ from bestiary.batches.loader import Read
 from bestiary.batches.pixel_cache import fill_pixel_cache, pixel_cache
 from bestiary.context import Context
 from bestiary.machine import disable_malloc_trim, trim_memory
-from bestiary.models.efficientnet_lite import BACKBONES
+from bestiary.models.backbones import is_bundled, timm_name
 from bestiary.models.engine import OnnxRuntimeEngine, run_batch
 from bestiary.models.head import Head
 from bestiary.models.logistic_regression import linear_logits
@@ -110,7 +110,7 @@ def train_finetune(task: TrainingTask) -> TrainedModel:
 
 def _initial_head(task: TrainingTask) -> Head | None:
     """Return the probe's head, None without a bundled backbone."""
-    return fit_probe(task).head if task.recipe.model.backbone in BACKBONES else None
+    return fit_probe(task).head if is_bundled(task.recipe.model.backbone) else None
 
 
 def build_training_setup(task: TrainingTask) -> TrainingSetup:
@@ -150,12 +150,13 @@ def _build_pretrained_network(task: TrainingTask, head: Head | None) -> tuple[Ne
     from bestiary.models import networks, timm_backbone
 
     model, classes, seed = task.recipe.model, len(task.classes), task.recipe.seed
-    if model.backbone in BACKBONES:
+    if is_bundled(model.backbone):
         weight, bias = (head.weight, head.bias) if head else (None, None)
         network = networks.finetune_network(classes, model.backbone, weight=weight, bias=bias, seed=seed)
     else:
         file = None if model.weights == "hub" else Path(model.weights)
-        backbone = timm_backbone.create_timm_model(model.backbone, file, from_hub=model.weights == "hub")
+        name, size = timm_name(model), task.preprocess.size
+        backbone = timm_backbone.create_timm_model(name, file, from_hub=file is None, size=size)
         network = networks.from_timm(backbone, classes, seed=seed)
     return network, LoopSettings.from_recipe(task.recipe, task.context.training_threads)
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from bestiary.errors import RecipeError, import_optional
 from bestiary.machine import world_size
+from bestiary.models.backbones import backbone_names, is_bundled, is_graph
 from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.onnx_surgery import STAGES, count_frozen_stages
 from bestiary.recipe import Recipe, ResolvedRecipe
+from bestiary.training.backbone_checks import check_backbone
 
 # The learners: methods, and the networks of `scratch`. Each setting of a recipe is listed with its consumers.
+BUNDLED = " or ".join([", ".join([*BACKBONES][:-1]), [*BACKBONES][-1]])
 ALL = ("probe", "finetune", "resnet", "plain")
 PRETRAINED = ("probe", "finetune")
 LOOP = ("finetune", "resnet", "plain")
@@ -33,6 +35,9 @@ SETTING_CONSUMERS: dict[tuple[str, ...], dict[str, str]] = {
         " warmup_epochs patience_epochs precision size_from size_to checkpoint_seconds",
     },
     SCRATCH: {"model": "network filters"},
+    ("probe",): {
+        "onnx": "layout channel_order white mean std output output_layout prefix_tokens pooling",
+    },
     ("finetune",): {"train": "unfreeze_stages views"},
     ("resnet",): {"model": "mirror_mean"},
     ("plain",): {"model": "kernel_size batch_norm pooling activation stage_dropout hidden dropout"},
@@ -75,7 +80,7 @@ def check_no_unused_settings(recipe: Recipe) -> None:
 def _unused_settings(recipe: Recipe, overrides: dict[str, Any]) -> list[tuple[str, str]]:
     learner, users = learner_name(recipe), setting_consumers()
     settings = [(section, key) for section, part in overrides.items() if isinstance(part, dict) for key in part]
-    idle = _idle_finetune_settings(recipe)
+    idle = _idle_finetune_settings(recipe) | _idle_graph_settings(recipe)
     return [setting for setting in settings if learner not in users[setting] or setting in idle]
 
 
@@ -86,9 +91,15 @@ def _idle_finetune_settings(recipe: Recipe) -> set[tuple[str, str]]:
     """
     if recipe.model.method != "finetune":
         return set()
-    idle = set() if recipe.model.backbone in BACKBONES else {("probe", "regularisation")}
+    idle = set() if is_bundled(recipe.model.backbone) else {("probe", "regularisation")}
     from_pixels = count_frozen_stages(recipe) is None
     return idle | ({("train", "views")} if from_pixels else {("train", "size_from"), ("train", "size_to")})
+
+
+def _idle_graph_settings(recipe: Recipe) -> set[tuple[str, str]]:
+    """Return the settings of a graph where no backbone is one."""
+    has_graph = recipe.model.method == "probe" and any(map(is_graph, backbone_names(recipe.model.backbone)))
+    return set() if has_graph else {setting for setting in setting_consumers() if setting[0] == "onnx"}
 
 
 def learner_name(recipe: Recipe) -> str:
@@ -100,16 +111,18 @@ def _describe_learner(recipe: Recipe) -> str:
     model = recipe.model
     if model.method == "scratch":
         return f"scratch and its network {model.network}"
-    return model.method if model.backbone in BACKBONES else f"{model.method} and the backbone {model.backbone}"
+    return model.method if is_bundled(model.backbone) else f"{model.method} and the backbone {model.backbone}"
 
 
 def _explain_unused(recipe: Recipe, section: str, key: str) -> str:
+    if section == "onnx":
+        return "it applies to a graph, --backbone FILE.onnx, with probe."
     if (section, key) not in _idle_finetune_settings(recipe):
         return f"it applies to {_describe_consumers(setting_consumers()[section, key])}."
     if section == "probe":
-        return f"fine-tuning starts from a probe with {' and '.join(BACKBONES)} only."
+        return f"fine-tuning starts from a probe with {BUNDLED} only."
     if key == "views":
-        return f"augmented views are cached only where lower stages of {' or '.join(BACKBONES)} are frozen."
+        return f"augmented views are cached only where lower stages of {BUNDLED} are frozen."
     return f"progressive resizing needs all {STAGES} stages trained (train.unfreeze_stages)."
 
 
@@ -136,11 +149,7 @@ def check_recipe_supported(recipe: Recipe) -> None:
         raise RecipeError("The probe is trained in one process, in seconds: start it without torchrun.")
     if world_size() > 1 and recipe.data.folds:
         raise RecipeError("Cross-validation (data.folds) runs in one process: start it without torchrun.")
-    if model.method == "probe" and model.backbone not in BACKBONES:
-        raise RecipeError(
-            f'The probe supports the backbones {", ".join(BACKBONES)}; got "{model.backbone}".'
-            " Others can be fine-tuned: --method finetune."
-        )
+    check_backbone(recipe)
     if model.method == "probe" and recipe.train.balance == "balanced-sampler":
         raise RecipeError(
             'train.balance = "balanced-sampler" is not supported by the probe, which is fitted on all pictures at once:'
@@ -150,18 +159,6 @@ def check_recipe_supported(recipe: Recipe) -> None:
         possible = '"collection" or "none"' if model.method == "scratch" else '"backbone"'
         raise RecipeError(
             f'picture.normalise = "{normalise}" cannot be combined with {model.method}; choose {possible}.'
-        )
-    if model.backbone in BACKBONES and model.method != "scratch" and model.weights != "bundled":
-        raise RecipeError(
-            f'model.weights = "{model.weights}" cannot be combined with "{model.backbone}", whose weights are bundled.'
-            " Leave it out, or fine-tune another backbone."
-        )
-    if model.method == "finetune" and model.weights not in ("bundled", "hub") and not Path(model.weights).is_file():
-        raise RecipeError(f'model.weights = "{model.weights}" is neither "hub" nor a file.')
-    if model.method == "finetune" and model.backbone not in BACKBONES and model.weights == "bundled":
-        raise RecipeError(
-            f'The weights of "{model.backbone}" are not bundled. Set model.weights to a file of weights, or to'
-            f' "hub" to download them. Bundled: {", ".join(BACKBONES)}.'
         )
     check_no_unused_settings(recipe)
 

@@ -20,7 +20,8 @@ from bestiary.context import Context
 from bestiary.costs import check_cost_labels
 from bestiary.data.deep_ranges import collection_rules
 from bestiary.errors import RunError
-from bestiary.models.efficientnet_lite import BACKBONES
+from bestiary.models.backbone import Backbone
+from bestiary.models.backbones import recipe_backbone, uses_features
 from bestiary.models.engine import EngineChoice, Precision
 from bestiary.models.engine_choice import explain_impossible
 from bestiary.models.features import FeatureCache, split_precisions
@@ -34,10 +35,13 @@ from bestiary.run_folder import (
     read_pictures,
     record_features,
     recorded_features,
+    update_environment,
 )
 
 if TYPE_CHECKING:
     import onnx
+
+WEIGHTS_KEY = "weights of the backbone"
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,16 @@ class TrainingTask:
         """Return whether an epoch of so many seconds ends before the deadline."""
         return self.context.has_time_for(epoch_seconds)
 
+    @property
+    def uses_features(self) -> bool:
+        """Whether the features of its backbone are computed: for a probe, which fine-tuning starts from if bundled."""
+        return uses_features(self.recipe)
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The pretrained backbone of the recipe. Raises as `backbone_by_name` does."""
+        return recipe_backbone(self.recipe, self.cache, self.preprocess.size)
+
     @cached_property
     def engine_choice(self) -> EngineChoice:
         """The engine of the backbone's features, with their precision for training. Raises as `choose_engine` does."""
@@ -86,7 +100,7 @@ class TrainingTask:
 
     def feature_cache(self, precision: Precision, *, mirrored: bool = False) -> FeatureCache:
         """Return the feature cache of the recipe's backbone."""
-        return FeatureCache(self.recipe.model.backbone, self.preprocess, precision, self.context, mirrored=mirrored)
+        return FeatureCache(self.backbone, self.preprocess, precision, self.context, mirrored=mirrored)
 
     def fill_features(self, pictures: SplitData, precision: Precision, *, mirrored: bool = False) -> FeatureCache:
         """Return the feature cache with the features of these pictures, computed where they are missing."""
@@ -146,9 +160,9 @@ def record_engine(task: TrainingTask) -> TrainingTask:
     A resumed run then computes the same features, even if another engine has become the fastest since. Raises RunError
     if this computer cannot compute what the run has recorded.
     """
-    model = task.recipe.model
-    if model.method == "scratch" or model.backbone not in BACKBONES:
+    if not task.uses_features:
         return task
+    _check_same_weights(task)
     recorded = task.context.features
     if "features" in read_environment(task.run) and (reason := explain_impossible(recorded)):
         recipe = shlex.quote(str(task.run / "asked.toml"))
@@ -160,6 +174,18 @@ def record_engine(task: TrainingTask) -> TrainingTask:
     features = FeaturesConfig(**asdict(task.engine_choice))
     record_features(task.run, features)
     return replace(task, context=replace(task.context, features=features))
+
+
+def _check_same_weights(task: TrainingTask) -> None:
+    """Record the digest of the backbone's weights; raises RunError if a resumed run has recorded another."""
+    now, before = task.backbone.facts.weights.sha256, read_environment(task.run).get(WEIGHTS_KEY)
+    if before is None:
+        update_environment(task.run, {WEIGHTS_KEY: now})
+    elif now != before:
+        raise RunError(
+            f"The weights of {task.backbone.name} have the SHA-256 {now[:16]}…; when {task.run} began, they had"
+            f" {before[:16]}…. Restore the file, or train again."
+        )
 
 
 def make_task(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from bestiary.batches.feature_matrix import MAX_MEMORY_BYTES
 from bestiary.batches.pixel_cache import pixel_cache
-from bestiary.models.efficientnet_lite import BACKBONES
+from bestiary.models.backbones import bundled_backbone, is_bundled
 from bestiary.models.engine import Precision
 from bestiary.models.features import has_features
 from bestiary.models.onnx_surgery import count_frozen_stages
@@ -113,7 +113,7 @@ def _estimate_training(task: TrainingTask, machine: MachineProfile) -> TimeEstim
     throughput, slowdown = machine.epoch_throughput(task), machine.slowdown
     train, val, test = int(sample_counts(task).sum()), _count(task, "val"), _count(task, "test")
     before, after = 0.0, slowdown * COSTS.torch
-    if task.recipe.model.method == "finetune" and task.recipe.model.backbone in BACKBONES:
+    if task.recipe.model.method == "finetune" and is_bundled(task.recipe.model.backbone):
         before = feature_seconds(task, machine) + _head_seconds(task, slowdown)
     if count_frozen_stages(task.recipe) is None:
         before += _decode_seconds(task)
@@ -128,17 +128,17 @@ def _estimate_training(task: TrainingTask, machine: MachineProfile) -> TimeEstim
 
 
 def _as_probe(task: TrainingTask) -> TrainingTask:
-    """Return the task of the label check: with the recipe's backbone if that is bundled, else the default one."""
-    if task.recipe.model.method != "scratch" and task.recipe.model.backbone in BACKBONES:
+    """Return the task of the label check: with the recipe's backbone if its features are used, else the default one."""
+    if task.uses_features:
         return task
-    model = task.recipe.model.model_copy(update={"backbone": AUDIT_BACKBONE})
-    preprocess = replace(task.preprocess, size=BACKBONES[AUDIT_BACKBONE].size)
+    model = task.recipe.model.model_copy(update={"backbone": AUDIT_BACKBONE, "weights": "bundled"})
+    preprocess = replace(task.preprocess, size=bundled_backbone(AUDIT_BACKBONE).size)
     return replace(task, recipe=task.recipe.model_copy(update={"model": model}), preprocess=preprocess)
 
 
 def _label_check_seconds(task: TrainingTask, machine: MachineProfile) -> float:
     """Return the time of the label check: a head for each of five folds, and features that training does not need."""
-    splits = SPLITS if task.recipe.model.method == "scratch" or task.recipe.model.backbone not in BACKBONES else ()
+    splits = () if uses_features(task.recipe) else SPLITS
     precision = task.engine_choice.precision
     cache = task.feature_cache(precision)
     missing = sum(len(cache.missing(task.split(split).keys)) for split in splits)
@@ -148,7 +148,7 @@ def _label_check_seconds(task: TrainingTask, machine: MachineProfile) -> float:
 
 def has_cached_features(task: TrainingTask) -> bool:
     """Return whether features of some training pictures are cached that a network of the recipe's backbone uses."""
-    if task.recipe.model.method == "scratch" or task.recipe.model.backbone not in BACKBONES:
+    if not task.uses_features:
         return False
     keys = task.split("train").keys
     return has_features(task.cache) and len(task.feature_cache(task.engine_choice.precision).missing(keys)) < len(keys)

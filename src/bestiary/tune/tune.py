@@ -10,7 +10,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,9 @@ from bestiary.progress import Reporter
 from bestiary.recipe import Recipe
 from bestiary.table import SPLITS
 from bestiary.text import format_duration
+from bestiary.training.backbone_choice import settle_single_backbone
 from bestiary.training.budget import usable_seconds
 from bestiary.training.quick_estimate import budget_check
-from bestiary.training.recipe_checks import check_recipe_supported
 from bestiary.training.task import TrainingTask, make_task
 from bestiary.training.time_estimate import MachineProfile, TimeEstimate, estimate_seconds
 from bestiary.tune import plan as planning
@@ -75,6 +75,7 @@ def tune(
     Raises UserError where input or machine are at fault, InterruptedRun on Ctrl-C.
     """
     context = Context.create(threads, reporter, request.recipe.feature_settings, "tune")
+    request = replace(request, recipe=settle_single_backbone(request.recipe, context))
     _check_request(request)
     folder = locate_search(out, storage, source, request.recipe)
     disable_malloc_trim()
@@ -93,7 +94,6 @@ def tune(
 
 def _check_request(request: SearchRequest) -> None:
     """Raise RecipeError for an impossible search, before any work is done."""
-    check_recipe_supported(request.recipe)
     if world_size() > 1:
         raise RecipeError("A search runs in one process; start the same command several times to share the work.")
     if request.recipe.data.folds:

@@ -154,6 +154,12 @@ const show = (card, file, prediction) => {
     setExpanded(false);
   }
   const why = find(".why", card);
+  const legend = find(".legend", card);
+  if (model && model.no_heatmap) {  // an exact one is not possible: none is drawn
+    legend.hidden = false;
+    legend.textContent = model.no_heatmap;
+    return;
+  }
   why.hidden = false;
   why.onclick = () => toggleHeatmap(card, file, prediction);
 };
