@@ -36,6 +36,7 @@ from bestiary.files import atomic_path
 from bestiary.inference.bundle import GRAPH_NAME, Bundle, read_bundle
 from bestiary.inference.conformal import fit_conformal
 from bestiary.inference.predictor import EngineName, Prediction, Predictor
+from bestiary.machine import FeatureDevice
 from bestiary.models.engine import has_openvino
 from bestiary.models.head import Head
 from bestiary.models.ood import PrincipalSubspace
@@ -225,27 +226,30 @@ def verify_parity(
     bundle = read_bundle(run)
     rows = np.linspace(0, len(paths) - 1, min(PARITY_PICTURES, len(paths))).astype(int)
     sources = [paths[row] for row in rows]
-    engines: tuple[EngineName, ...] = ("onnxruntime", "fastest") if has_openvino() else ("onnxruntime",)
-    outputs = dict[EngineName, tuple[AnyFloats, AnyFloats]]()
+    engines: dict[str, tuple[EngineName, FeatureDevice]] = {"onnxruntime": ("onnxruntime", "cpu")}
+    engines |= {"fastest": ("fastest", "cpu")} if has_openvino() else {}
+    if (device := context.features.device) not in ("auto", "cpu"):  # it was used for features
+        engines[f"onnxruntime on {device}"] = ("onnxruntime", device)
+    outputs = dict[str, tuple[AnyFloats, AnyFloats]]()
     with context.reporter.progress("Verifying the model", (1 + len(engines)) * len(sources)) as advance:
         pixels = (bundle.preprocess.load_pixels(source)[None] for source in sources)
         network = np.concatenate(list(iter_counted(map(reference, pixels), advance)))
-        for engine in engines:
-            predictor = Predictor(run, threads=context.training_threads, engine=engine)
-            outputs[engine] = _predict_outputs(predictor, sources, advance)
+        for title, (engine, device) in engines.items():
+            predictor = Predictor(run, threads=context.training_threads, engine=engine, device=device)
+            outputs[title] = _predict_outputs(predictor, sources, advance)
     expected = {
         "the network": softmax(network / bundle.temperature),
         "calibration": softmax(val_logits[rows] / bundle.temperature),
     }
     differences: dict[str, float] = {}
-    for engine, (actual, scores) in outputs.items():
+    for title, (actual, scores) in outputs.items():
         for name, probabilities in expected.items():
-            difference = differences[f"{engine} against {name}"] = float(np.abs(actual - probabilities).max())
+            difference = differences[f"{title} against {name}"] = float(np.abs(actual - probabilities).max())
             if not outputs_match(actual, probabilities):
-                raise _parity_error("probability", engine, name, difference)
-        difference = differences[f"{engine}, familiarity"] = float(np.abs(scores - familiarity[rows]).max())
+                raise _parity_error("probability", title, name, difference)
+        difference = differences[f"{title}, familiarity"] = float(np.abs(scores - familiarity[rows]).max())
         if difference > PARITY_LIMIT:
-            raise _parity_error("in-distribution score", engine, "calibration", difference)
+            raise _parity_error("in-distribution score", title, "calibration", difference)
     parity = {"pictures": len(sources), "limit": PARITY_LIMIT, "largest_difference": differences}
     replace(bundle, parity=parity).write(run)
 

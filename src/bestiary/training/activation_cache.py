@@ -69,7 +69,9 @@ def fill_activation_cache(
     if not missing:
         return store
     threads, reporter = task.context.threads, task.context.reporter
-    engine = make_engine(replace(task.engine_choice, precision=precision), frozen_stages.graph, threads=threads)
+    engine = make_engine(
+        replace(task.engine_choice, precision=precision), frozen_stages.graph, threads=threads, reporter=reporter
+    )
     keys = [pictures.keys[row] for row in missing]
     files = [VerifiedFile.of(pictures.paths[row], pictures.keys[row]) for row in missing]
     images = iter_pixel_batches(files, task.preprocess, threads=threads, batch_size=1)
