@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -131,11 +132,15 @@ def has_openvino() -> bool:
 
 
 def engine_version(engine: str) -> str:
-    """Return the version of an installed engine, also of a build with another package name (onnxruntime-gpu)."""
-    try:
-        return importlib.metadata.version(engine)
-    except importlib.metadata.PackageNotFoundError:
-        return str(importlib.import_module(engine).__version__)
+    """Return the version of an installed engine, also of a build with another package name (onnxruntime-gpu).
+
+    Where both packages are installed, whose files lie in one folder, the module knows its version.
+    """
+    versions = []
+    for package in (engine, f"{engine}-gpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions.append(importlib.metadata.version(package))
+    return versions[0] if len(versions) == 1 else str(importlib.import_module(engine).__version__)
 
 
 def has_bfloat16() -> bool:
