@@ -379,6 +379,28 @@ def test_training_devices_are_explained(monkeypatch: pytest.MonkeyPatch) -> None
         device.choose_device("mps")
 
 
+@pytest.mark.parametrize("method", ["scratch", "finetune"])
+def test_the_device_reaches_the_loop_and_is_no_setting_that_a_resumed_run_must_share(
+    method: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch")
+    from types import SimpleNamespace
+
+    from bestiary.training.control import make_loop_control
+    from bestiary.training.distributed import SINGLE_PROCESS
+    from bestiary.training.loop_settings import LoopSettings
+
+    recipes = [
+        Recipe.of({"model": {"method": method}, "train": {"device": device}}).resolve() for device in ("cpu", "mps")
+    ]
+    tasks: list[Any] = [
+        SimpleNamespace(recipe=recipe, context=Context(threads=1), has_time_for_epoch=bool) for recipe in recipes
+    ]
+    controls = [make_loop_control(task, SINGLE_PROCESS, resume=False) for task in tasks]
+    assert [control.device for control in controls] == ["cpu", "mps"]
+    assert LoopSettings.from_recipe(recipes[0], 1) == LoopSettings.from_recipe(recipes[1], 1)
+
+
 @pytest.mark.parametrize("has_checkpoint", [False, True])
 def test_training_goes_on_on_the_processor_where_the_memory_of_the_card_is_full(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, has_checkpoint: bool
