@@ -296,7 +296,7 @@ def test_a_resumed_run_computes_features_by_the_recorded_engine(
     probed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = copy_unfinished(probed, tmp_path / "run")
-    recorded = FeaturesConfig(engine="onnxruntime", precision="float32")
+    recorded = FeaturesConfig(engine="onnxruntime", precision="float32", device="cpu")
     run_folder.record_features(run, recorded)
     monkeypatch.setattr(engine_choice, "measure_engines", lambda *_: pytest.fail("chosen anew"))
     task = record_engine(load_task(run, Context(threads=1), resume=True))
