@@ -372,8 +372,12 @@ def test_training_devices_are_explained(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(MachineError, match=r"--device cuda is not possible .* is a build for processors"):
         device.choose_device("cuda")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(device, "read_cuda_driver", lambda: replace(DRIVER, version="450.1"))
+    monkeypatch.setattr(device, "read_cuda_driver", lambda: replace(DRIVER, version="450.1", cuda=(11, 0)))
     with pytest.raises(MachineError, match="the driver 450.1 is too old for torch"):
+        device.choose_device("cuda")
+    monkeypatch.setattr(device, "read_cuda_driver", lambda: DRIVER)
+    monkeypatch.setattr(torch.cuda, "init", lambda: (_ for _ in ()).throw(RuntimeError("CUDA unknown error")))
+    with pytest.raises(MachineError, match="cannot start CUDA: CUDA unknown error"):
         device.choose_device("cuda")
     with pytest.raises(MachineError, match="MPS is Apple's accelerator"):
         device.choose_device("mps")

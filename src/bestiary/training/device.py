@@ -38,11 +38,16 @@ def explain_no_torch_device(device: TrainDevice) -> str:
         return "MPS is Apple's accelerator: it needs a Mac with an Apple processor and torch's build for it"
     if device != "cuda" or torch.cuda.is_available():
         return ""
-    reasons = [read_cuda_driver().error, "" if torch.version.cuda else _describe_cpu_build()]
-    return "; ".join(filter(None, reasons)) or (
-        f"the driver {read_cuda_driver().version} is too old for torch {torch.__version__}, which is built for CUDA"
-        f" {torch.version.cuda}"
-    )
+    driver, cuda = read_cuda_driver(), torch.version.cuda
+    if driver.error or not cuda:
+        return "; ".join(filter(None, [driver.error, "" if cuda else _describe_cpu_build()]))
+    if driver.cuda[0] < int(cuda.split(".")[0]):
+        return f"the driver {driver.version} is too old for torch {torch.__version__}, which is built for CUDA {cuda}"
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as error:
+        return f"torch {torch.__version__} cannot start CUDA: {error}"
+    return f"torch {torch.__version__} finds no card that it supports"
 
 
 def describe_device(device: torch.device) -> str:
