@@ -441,7 +441,6 @@ def test_features_are_complete_although_the_memory_runs_out_in_the_middle(
     exact = replace(cache, precision="float32")
     np.testing.assert_allclose(exact.features(paths, keys)[:], expected, rtol=1e-4, atol=1e-5)
     assert "The memory of CUDA is full with" in "\n".join(listener.said)
-    assert max(card.batches[-9:]) <= 2
     half = replace(cache, precision="float16")
     values = np.asarray(half.features(paths, keys)[:], np.float32)
     difference = np.linalg.norm(values - expected, axis=1) / np.linalg.norm(expected, axis=1)
