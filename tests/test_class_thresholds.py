@@ -29,6 +29,7 @@ from bestiary.class_thresholds import (
     warn_unmet,
 )
 from bestiary.classifier import PictureClassifier
+from bestiary.context import Context
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import InputError, RecipeError, RunError
 from bestiary.evaluation.threshold_metrics import threshold_metrics
@@ -443,7 +444,7 @@ def test_a_run_honours_its_thresholds_wherever_it_answers(
         text = (run.path / name).read_text(encoding="utf-8")
         assert "answered only from a threshold of probability on" in text, name
         assert "is not met" in text, name
-    again = flow.evaluate(run.path, threads=2)
+    again = flow.evaluate(run.path, Context(threads=2))
     assert again.metrics["class_thresholds"] == chosen
     test = predictions.filter(pl.col("split") == "test")
     [first] = predict.predict(run.path, test["path"][0], quiet=True)

@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("sklearn")
 
 from bestiary import files, flow, table
+from bestiary.context import Context
 from bestiary.costs import check_entries, choose_labels, cost_matrix, read_costs
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import RecipeError, RunError, UserError
@@ -228,7 +229,7 @@ def test_a_run_with_costs_says_what_they_cost_wherever_it_speaks(faulty: Synthet
     )
     for name in ("report.html", "report.md", "README.md"):
         assert "least expected cost" in (run.path / name).read_text(encoding="utf-8"), name
-    again = flow.evaluate(run.path, threads=2)
+    again = flow.evaluate(run.path, Context(threads=2))
     assert again.metrics["decision"] == decision
 
 

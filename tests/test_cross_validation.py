@@ -105,7 +105,7 @@ def test_the_model_that_ships_was_trained_on_all_folds(run: flow.Run, faulty: Sy
 
 def test_it_cannot_be_scored_on_test_pictures_that_it_does_not_have(run: flow.Run) -> None:
     with pytest.raises(RunError, match="cross-validated: it has no test split of its own"):
-        flow.evaluate(run.path)
+        flow.evaluate(run.path, Context())
 
 
 def test_finished_folds_are_kept_when_a_run_is_resumed(

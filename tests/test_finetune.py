@@ -21,12 +21,13 @@ from bestiary.context import Context
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import InterruptedRun
 from bestiary.files import read_json
+from bestiary.machine import FeatureDevice
 from bestiary.models.efficientnet_lite import cached_backbone_graph
 from bestiary.models.engine import OnnxRuntimeEngine, run_batch
 from bestiary.models.networks import Network, finetune_network
 from bestiary.models.onnx_surgery import STAGES, extract_frozen_stages
 from bestiary.preprocess import Preprocessing
-from bestiary.recipe import AugmentConfig, Recipe
+from bestiary.recipe import AugmentConfig, FeaturesConfig, Recipe
 from bestiary.training import finetune
 from bestiary.training.activation_cache import (
     AugmentedViews,
@@ -41,6 +42,7 @@ from bestiary.training.methods import build_training_setup
 from bestiary.training.task import SplitData, TrainingTask
 from bestiary.training.throughput import Throughput
 from bestiary.training.time_estimate import estimate_seconds
+from stand_in_device import StandIn, install_stand_in
 
 SIZE = 64
 
@@ -121,9 +123,13 @@ def test_views_are_the_picture_its_mirror_image_and_random_ones_that_repeat() ->
     assert len(list(AugmentedViews(1, AugmentConfig()).iter_views(picture, "key"))) == 1
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_kept_activations_equal_the_direct_computation(
-    trunk: Path, tmp_path: Path, collection: SyntheticDataset, monkeypatch: pytest.MonkeyPatch
+    trunk: Path, tmp_path: Path, collection: SyntheticDataset, monkeypatch: pytest.MonkeyPatch, device: FeatureDevice
 ) -> None:
+    """On a card, whose memory runs out, as well."""
+    monkeypatch.setattr("bestiary.models.device_measurement.BATCH_SIZES", (4, 8))
+    card = install_stand_in(monkeypatch, StandIn()) if device == "cuda" else StandIn()
     lower, views, paths = (
         extract_frozen_stages(trunk, "lite0", SIZE, 5),
         AugmentedViews(3, AugmentConfig()),
@@ -131,9 +137,13 @@ def test_kept_activations_equal_the_direct_computation(
     )
     keys = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
     recipe = Recipe.of(FINETUNE).resolve()
-    task = TrainingTask(recipe, pl.DataFrame(), (), Preprocessing(SIZE), tmp_path, Context(1, cache=tmp_path))
+    context = Context(1, cache=tmp_path, features=FeaturesConfig(device=device))
+    task = TrainingTask(recipe, pl.DataFrame(), (), Preprocessing(SIZE), tmp_path, context)
     pictures = SplitData(paths, keys, np.zeros(3, np.int64))
+    assert task.engine_choice.device == device
+    card.most_rows, card.batches = 4, []
     store = fill_activation_cache(task, pictures, lower, views, "float32")
+    assert card.batches == ([9, 4, 4, 1] if device == "cuda" else [])
     engine = OnnxRuntimeEngine(lower.graph, threads=1)
     rows = make_row_reader(store, keys)(np.arange(9))
     assert rows.dtype == np.float16

@@ -204,7 +204,7 @@ def test_another_seed_gives_another_split(probed: Path, faulty: SyntheticDataset
 def test_evaluating_again_is_counted_and_changes_no_score(probed: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(probed, tmp_path / "run"))
     for scored in (2, 3):
-        found = flow.evaluate(run, threads=1)
+        found = flow.evaluate(run, Context(threads=1))
         assert found.metrics["test_scored"] == scored
     before, after = (files.read_json(path / "metrics.json") for path in (probed, run))
     assert after == found.metrics
@@ -217,7 +217,7 @@ def test_evaluating_a_changed_collection_is_refused(probed: Path, tmp_path: Path
     pictures = table.read(run / "pictures.parquet", table.PICTURES)
     table.write(pictures.with_columns(path=pl.col("path") + ".gone"), run / "pictures.parquet")
     with pytest.raises(SourceError, match=r"\.gone.*do not change the pictures"):
-        flow.evaluate(run, threads=1)
+        flow.evaluate(run, Context(threads=1))
     assert files.read_json(run / "metrics.json")["test_scored"] == 1
 
 
@@ -296,7 +296,7 @@ def test_a_resumed_run_computes_features_by_the_recorded_engine(
     probed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = copy_unfinished(probed, tmp_path / "run")
-    recorded = FeaturesConfig(engine="onnxruntime", precision="float32")
+    recorded = FeaturesConfig(engine="onnxruntime", precision="float32", device="cpu")
     run_folder.record_features(run, recorded)
     monkeypatch.setattr(engine_choice, "measure_engines", lambda *_: pytest.fail("chosen anew"))
     task = record_engine(load_task(run, Context(threads=1), resume=True))

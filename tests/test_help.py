@@ -56,7 +56,7 @@ def test_the_examples_of_the_help_are_valid(example: str) -> None:
         ("--lr", "--set train.learning_rate=RATE"),
         ("--data", "bestiary train PICTURES"),
         ("--model", "--backbone NAME"),
-        ("--device", "--threads N"),
+        ("--gpu", "--device cuda"),
         ("--workers", "--threads N"),
     ],
 )

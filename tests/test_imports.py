@@ -102,6 +102,7 @@ MAY_IMPORT_TORCH = {
     "models/timm_backbone",
     "models/torch_export",
     "training/activation_cache",
+    "training/card_memory",
     "training/checkpoint",
     "training/device",
     "training/finetune",

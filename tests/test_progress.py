@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("sklearn")
 
 from bestiary import flow, progress, stages
+from bestiary.context import Context
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.progress import LogReporter
 from bestiary.stages import STAGES, StageReporter, number_stages
@@ -58,7 +59,7 @@ def test_all_stages_of_training_and_evaluation_are_reported(
     numbers = [int(number) for number, _, _ in reported]
     assert numbers == sorted(numbers)
     assert set(numbers) == set(range(1, len(STAGES["train"]) + 1))
-    flow.evaluate(run.path, reporter=LogReporter())
+    flow.evaluate(run.path, Context.create(reporter=LogReporter(), job="evaluate"))
     assert [title for _, _, title in STAGE.findall(capsys.readouterr().err)] == [
         "Predicting",
         "Computing metrics",

@@ -27,10 +27,12 @@ from bestiary.evaluation.external import ExternalEvaluation, evaluate_external
 from bestiary.events import Event, choose_reporter
 from bestiary.export import verify
 from bestiary.export.formats import PRECISIONS, Kind
+from bestiary.inference.device_choice import check_device
 from bestiary.inference.embedding_file import EmbeddingOptions, write_embeddings
 from bestiary.inference.predict import Pictures, list_sources
-from bestiary.machine import available_cores
+from bestiary.machine import Device, FeatureDevice, available_cores
 from bestiary.progress import Reporter
+from bestiary.recipe import FeaturesConfig
 from bestiary.recipe_arguments import RecipeLike, combine_recipe
 from bestiary.report import comparison_page
 from bestiary.report.evaluation_page import write_evaluation_page
@@ -94,6 +96,7 @@ def train(
     crop: str | None = None,
     folds: int | None = None,
     out: Path | str | None = None,
+    device: Device = "auto",
     threads: int | None = None,
     budget_seconds: float | None = None,
     log: str | None = None,
@@ -110,6 +113,7 @@ def train(
     command. group, site: what stays in one split, such as a column, "folder", "regex:…" or "time:60s". crop:
     "boxes" looks at the boxes of a table or another format, or of the file `boxes`, instead of whole pictures.
     budget_seconds: settings that the recipe leaves open are chosen so that the job ends in time.
+    device: "auto", "cpu", "cuda", "mps" or "coreml", as in the command.
     log: "tensorboard" or "mlflow", for the epochs of finetune and scratch.
     quiet: show no progress; on_event: called with each `bestiary.events.Event`. Raises UserError, RecipeError if an
     argument contradicts the recipe, IntegrityError if the exported model differs from the trained one, InterruptedRun
@@ -117,7 +121,15 @@ def train(
     """
     reporter = choose_reporter(quiet=quiet, on_event=on_event, reporter=reporter)
     requested = combine_recipe(
-        recipe, method=method, backbone=backbone, seed=seed, folds=folds, group=group, site=site, crop=crop
+        recipe,
+        method=method,
+        backbone=backbone,
+        seed=seed,
+        folds=folds,
+        group=group,
+        site=site,
+        crop=crop,
+        device=None if device == "auto" else device,
     )
     return flow.train(
         pictures,
@@ -164,6 +176,7 @@ def evaluate(
     classes: Sequence[str] | None = None,
     label_depth: int | None = None,
     name: str | None = None,
+    device: FeatureDevice = "auto",
     threads: int | None = None,
     quiet: bool = False,
     on_event: OnEvent | None = None,
@@ -175,6 +188,7 @@ def evaluate(
     corrections, label_depth: see `train`; classes: use only these labels; name: of the folder in RUN/evaluations.
     Raises UserError if they are passed without pictures.
     """
+    check_device(device)
     reporter, path = choose_reporter(quiet=quiet, on_event=on_event, reporter=reporter), locate_run(run)
     options: dict[str, object] = {"labels": labels, "corrections": corrections, "classes": classes}
     options |= {"label_depth": label_depth, "name": name, "format": format, "columns": columns}
@@ -182,10 +196,11 @@ def evaluate(
     if pictures is None:
         if unused := [option for option, value in options.items() if value is not None]:
             raise UserError(f"{', '.join(unused)} need pictures: the labelled pictures to score.")
-        return flow.evaluate(path, threads=threads, reporter=reporter)
+        return flow.evaluate(path, Context.create(threads, reporter, FeaturesConfig(device=device), "evaluate"))
     reading = make_read_options(format, columns, pictures_folder, leave_out, boxes)
     source = DataSource(pictures, labels, corrections, label_depth, tuple(classes or ()), reading=reading)
-    evaluation = evaluate_external(path, source, Context.create(threads, reporter), name=name)
+    context = Context.create(threads, reporter, FeaturesConfig(device=device))
+    evaluation = evaluate_external(path, source, context, name=name)
     write_evaluation_page(evaluation.path, threads=threads)
     return evaluation
 
@@ -274,6 +289,7 @@ def embed(
     *,
     nearest: int = 0,
     with_map: bool = False,
+    device: FeatureDevice = "auto",
     threads: int | None = None,
     quiet: bool = False,
     on_event: OnEvent | None = None,
@@ -285,8 +301,10 @@ def embed(
     `similarity`; with_map: adds `x` and `y`, the first two principal components. The table is in memory; the command
     `embed` writes a file of any length. Raises RunError for an export in 8 bits, SourceError if no picture can be read.
     """
+    check_device(device)
     reporter = choose_reporter(quiet=quiet, on_event=on_event)
-    context, options = Context.create(threads, reporter), EmbeddingOptions(nearest, with_map)
+    context = Context.create(threads, reporter, FeaturesConfig(device=device))
+    options = EmbeddingOptions(nearest, with_map)
     with tempfile.TemporaryDirectory(prefix="bestiary-") as folder:
         out = Path(folder) / "features.parquet"
         write_embeddings(locate_run(run), list_sources(pictures, reporter), out, options, context)

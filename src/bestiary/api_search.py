@@ -12,7 +12,8 @@ from bestiary.data.dataset import DataSource, Sources
 from bestiary.data.formats.read_options import make_read_options
 from bestiary.errors import UserError, require_extra
 from bestiary.events import choose_reporter
-from bestiary.recipe_arguments import RecipeLike, combine_recipe
+from bestiary.machine import Device
+from bestiary.recipe_arguments import RecipeLike, combine_recipe, study_device_settings
 from bestiary.study.recipes import read_study_recipes
 from bestiary.study.study import Study, StudyOptions
 from bestiary.study.study import study as run_study
@@ -41,6 +42,7 @@ def tune(
     fresh_seeds: int | None = None,
     storage: Path | str | None = None,
     out: Path | str | None = None,
+    device: Device = "auto",
     threads: int | None = None,
     quiet: bool = False,
     on_event: OnEvent | None = None,
@@ -52,7 +54,9 @@ def tune(
     in the command. Raises UserError, InterruptedRun on Ctrl-C.
     """
     require_extra("tune")
-    requested = combine_recipe(recipe, method=method, backbone=backbone, seed=seed)
+    requested = combine_recipe(
+        recipe, method=method, backbone=backbone, seed=seed, device=None if device == "auto" else device
+    )
     request = SearchRequest(requested, tuple(search), trials, budget_seconds, inner_folds, fresh_seeds)
     reading, reporter = (
         make_read_options(format, columns, pictures_folder, leave_out, boxes),
@@ -83,6 +87,7 @@ def study(
     leave_out: Sequence[str] | None = None,
     boxes: Path | str | None = None,
     out: Path | str | None = None,
+    device: Device = "auto",
     threads: int | None = None,
     quiet: bool = False,
     on_event: OnEvent | None = None,
@@ -103,6 +108,7 @@ def study(
     for entry in read_study_recipes(recipes, preset, settings):
         combine_recipe(entry.overrides, where=f'the recipe "{entry.name}"', **shared)
     settings = [*settings, *(f"model.{key}={value}" for key, value in shared.items() if value is not None)]
+    settings += study_device_settings(device)
     chosen = (seed,) if seed is not None else (0, 1, 2) if seeds is None else seeds
     options = StudyOptions(recipes, preset, settings, chosen, against, budget_seconds)
     context = Context.create(threads, choose_reporter(quiet=quiet, on_event=on_event))

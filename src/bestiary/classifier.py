@@ -226,7 +226,8 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):
 
     def _predictor(self, engine: EngineName) -> Predictor:
         if engine not in self._predictors:
-            self._predictors[engine] = Predictor(self.run_, threads=self.threads, engine=engine)
+            device = run_folder.load_recipe(self.run_).features.device
+            self._predictors[engine] = Predictor(self.run_, threads=self.threads, engine=engine, device=device)
         return self._predictors[engine]
 
     def __sklearn_is_fitted__(self) -> bool:

@@ -8,7 +8,7 @@ BestiaryError
 │   ├── RunError         a run folder that is missing, unfinished, damaged or in use
 │   ├── InputError       an invalid argument of PictureClassifier or Predictor; a ValueError too
 │   ├── MissingExtraError  an optional dependency that is not installed
-│   └── MachineError     the disk is full, a folder cannot be written
+│   └── MachineError     the disk is full, a folder cannot be written, a device is missing
 ├── IntegrityError       a checksum or an equality check failed: later results could not be trusted
 └── InterruptedRun       Ctrl-C: the state is saved and `run` can be resumed; exit code 130
 
@@ -89,7 +89,7 @@ class MissingExtraError(UserError):
 
 
 class MachineError(UserError):
-    """The disk is full, or a folder is not writable."""
+    """The disk is full, a folder is not writable, or a device such as a GPU is missing."""
 
 
 class IntegrityError(BestiaryError):

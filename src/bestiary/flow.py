@@ -122,9 +122,9 @@ def resume(
             return _train_run(run, context, session, resume=True, light=light)
 
 
-def evaluate(run: Path | str, *, threads: int | None = None, reporter: Reporter | None = None) -> Run:
+def evaluate(run: Path | str, context: Context) -> Run:
     """Score a finished run on its own test split again, which it counts, and return it."""
-    run, context = Path(run), Context.create(threads, reporter, job="evaluate")
+    run = Path(run)
     with run_lock(run):
         metrics = rescore_test_split(run, context) | {"findings": count_run_findings(run).facts()}
         write_results(run, metrics, context)

@@ -21,6 +21,12 @@ def install_command(extra: str) -> str:
     return f"{_pip_command()} install {_format_requirement(extra, _read_origin())}"
 
 
+def cuda_install_command() -> str:
+    """Return the commands that replace ONNX Runtime by its build for CUDA; both are the module `onnxruntime`."""
+    pip = _pip_command()
+    return f'{pip} uninstall -y onnxruntime && {pip} install "onnxruntime-gpu[cuda,cudnn]"'
+
+
 def _read_origin() -> dict[str, Any]:
     """Return what pip recorded in direct_url.json; empty for a package from the index.
 

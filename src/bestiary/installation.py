@@ -18,6 +18,7 @@ PACKAGES = (
     "pillow-heif",
     "onnx",
     "onnxruntime",
+    "onnxruntime-gpu",
     "openvino",
     "polars",
     "scikit-learn",

@@ -7,9 +7,16 @@ import ctypes
 import os
 import platform
 import sys
+from typing import Literal
+
+FeatureDevice = Literal["auto", "cpu", "cuda", "coreml"]  # of ONNX Runtime: features and predictions
+TrainDevice = Literal["auto", "cpu", "cuda", "mps"]  # of torch: the training of networks
+Device = Literal["auto", "cpu", "cuda", "mps", "coreml"]  # of a job
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 KEEP_BYTES = 2**30
+# Of its arena, of CUDA, of cuBLAS and of cuDNN 9.
+ONNX_RUNTIME_OUT_OF_MEMORY = ("Failed to allocate memory", "out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
 
 
 def available_cores() -> int:
@@ -20,12 +27,14 @@ def available_cores() -> int:
 
 
 def is_out_of_memory_error(error: BaseException) -> bool:
-    """Return whether an error is an out-of-memory error: Python's own, or torch's of a CPU or a GPU."""
+    """Return whether an error is an out-of-memory error: Python's own, torch's or ONNX Runtime's of a CPU or a GPU."""
     torch = sys.modules.get("torch")
     if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
         return True
+    if type(error).__module__.startswith("onnxruntime."):  # its errors share no public class
+        return any(text in str(error) for text in ONNX_RUNTIME_OUT_OF_MEMORY)
     return isinstance(error, RuntimeError) and any(
-        text in str(error) for text in ("DefaultCPUAllocator", "can't allocate memory")
+        text in str(error) for text in ("DefaultCPUAllocator", "can't allocate memory", "MPS backend out of memory")
     )
 
 

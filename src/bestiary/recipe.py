@@ -18,6 +18,7 @@ from bestiary.costs import CostEntry, check_entries
 from bestiary.defaults import SCRATCH_AUGMENT, train_defaults
 from bestiary.errors import RecipeError
 from bestiary.group_rules import check_group_rule, check_site_rule
+from bestiary.machine import FeatureDevice, TrainDevice
 from bestiary.recipe_errors import check_keys, format_validation_error
 from bestiary.recipe_files import load_recipe_values, write_toml
 
@@ -34,7 +35,7 @@ Activation = Literal["relu", "leaky-relu", "elu", "silu", "gelu", "tanh"]
 CropRule = Literal["none", "boxes"]
 SplitParts = Literal["auto", "keep", "draw-test", "resplit"]
 FeatureEngine = Literal["auto", "openvino", "onnxruntime"]
-FeaturePrecision = Literal["auto", "float32", "bfloat16"]
+FeaturePrecision = Literal["auto", "float32", "bfloat16", "float16"]
 InputLayout = Literal["auto", "nchw", "nhwc"]
 FeatureLayout = Literal["auto", "nchw", "nhwc", "tokens", "vector"]
 TokenPooling = Literal["mean", "class-token"]
@@ -135,11 +136,16 @@ class FeaturesConfig(_Section):
 
     engine: FeatureEngine = "auto"
     precision: FeaturePrecision = Field("auto", description="of training and audit features; elsewhere float32")
+    device: FeatureDevice = Field("auto", description="auto: an accelerator that is faster here and agrees with cpu")
 
     @model_validator(mode="after")
     def _check_engine(self) -> Self:
         if self.engine == "onnxruntime" and self.precision == "bfloat16":
             raise ValueError('only the engine "openvino" computes in bfloat16')
+        if self.device in ("cuda", "coreml") and (self.engine == "openvino" or self.precision == "bfloat16"):
+            raise ValueError(f'the device "{self.device}" is used by the engine "onnxruntime", in float32 or float16')
+        if self.precision == "float16" and (self.engine == "openvino" or self.device == "cpu"):
+            raise ValueError('float16 is computed on the devices "cuda" and "coreml" only')
         return self
 
 
@@ -193,6 +199,7 @@ class TrainConfig(_Section):
     unfreeze_stages: int = Field(1, ge=0, description="for finetune: number of trained last stages")
     views: int = Field(3, ge=1, description="for finetune, bundled backbone: plain, mirrored, augmented copies")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: TrainDevice = Field("auto", description="that the network is trained on; auto: cuda, mps or cpu")
     size_from: int | None = Field(None, ge=16, description="pixels: training size of the first epochs")
     size_to: int | None = Field(None, ge=16, description="of the last epochs; for resnet")
     checkpoint_seconds: float = Field(240.0, gt=0, description="interval of checkpoints within an epoch")

@@ -133,8 +133,12 @@ def load_resolved_recipe(run: Path) -> ResolvedRecipe:
 
 def recorded_features(run: Path) -> FeaturesConfig:
     """Return the settings of a run's features: engine and precision as recorded, before that those of its recipe."""
-    recorded = read_environment(run).get("features")
-    return Recipe.of({"features": recorded}).features if recorded else load_resolved_recipe(run).features
+    recorded = read_environment(run).get("features")  # without a device where the run is older than that setting
+    return (
+        Recipe.of({"features": {"device": "cpu"} | recorded}).features
+        if recorded
+        else load_resolved_recipe(run).features
+    )
 
 
 def record_features(run: Path, features: FeaturesConfig) -> None:

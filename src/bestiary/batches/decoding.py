@@ -15,6 +15,7 @@ from bestiary.array_types import Pixels
 from bestiary.errors import PictureError, SourceError
 from bestiary.preprocess import Preprocessing, Source, cropped_path
 
+PICTURES_AHEAD = 64
 MAX_PARTS = 64  # of one file that are held in memory together
 
 
@@ -28,7 +29,7 @@ class DecodedImage:
 
 
 def decode_ahead(
-    sources: Iterable[Source], preprocess: Preprocessing, *, threads: int, ahead: int = 64
+    sources: Iterable[Source], preprocess: Preprocessing, *, threads: int, ahead: int = PICTURES_AHEAD
 ) -> Iterator[DecodedImage]:
     """Yield every source in order, decoded by `threads` threads at most `ahead` pictures early.
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from bestiary.array_types import Pixels
 from bestiary.batches.array_cache import ArrayCache
-from bestiary.batches.decoding import decode_ahead, iter_batches, missing_picture_error
+from bestiary.batches.decoding import PICTURES_AHEAD, decode_ahead, iter_batches, missing_picture_error
 from bestiary.box import PictureFile
 from bestiary.preprocess import Preprocessing, VerifiedFile
 from bestiary.progress import Reporter
@@ -57,7 +57,8 @@ def iter_pixel_batches(
     batch_size: int = PICTURES_AT_ONCE,
 ) -> Iterator[Pixels]:
     """Yield uint8 (n, size, size, 3) for all paths in order; raises SourceError if a file can no longer be read."""
-    for batch in iter_batches(decode_ahead(paths, preprocess, threads=threads), batch_size):
+    ahead = max(PICTURES_AHEAD, 2 * batch_size)  # two batches: one is decoded while a device computes the other
+    for batch in iter_batches(decode_ahead(paths, preprocess, threads=threads, ahead=ahead), batch_size):
         for item in batch:
             if item.error is not None:
                 raise missing_picture_error(item.error)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from bestiary.cli.app import app
-from bestiary.cli.options import AsJson, Quiet, RunPath, Threads
+from bestiary.cli.options import AsJson, PredictionDevice, PredictionDeviceOption, Quiet, RunPath, Threads
 from bestiary.cli.output import print_json
 from bestiary.cli.usage import CommandWithExamples
 from bestiary.errors import UserError, require_extra
@@ -30,6 +30,7 @@ def embed(
     out: Annotated[Path, typer.Option(metavar="FILE.parquet", help="Write into this file: path, error, features.")],
     nearest: Annotated[int, typer.Option(min=0, max=1000, metavar="K", help=NEAREST_HELP)] = 0,
     with_map: Annotated[bool, typer.Option("--map", help=MAP_HELP)] = False,
+    device: PredictionDeviceOption = PredictionDevice.auto,
     threads: Threads = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -46,6 +47,7 @@ def embed(
     from bestiary.inference.embedding_file import EmbeddingOptions, write_embeddings
     from bestiary.locks import output_lock
     from bestiary.progress import make_reporter
+    from bestiary.recipe import FeaturesConfig
     from bestiary.text import describe_skipped
 
     reporter, skipped = make_reporter(quiet=quiet), Counter[str]()
@@ -56,7 +58,8 @@ def embed(
         pictures = listed if inputs.LIST in paths else list(listed)  # a list on stdin is read as needed
         if warning := read_bundle(run).describe_whole_pictures():
             reporter.info(warning)
-        context, options = Context.create(threads, reporter), EmbeddingOptions(nearest, with_map)
+        features = FeaturesConfig(device=device.value)
+        context, options = Context.create(threads, reporter, features), EmbeddingOptions(nearest, with_map)
         counts = write_embeddings(run, pictures, out, options, context)
     if message := describe_skipped(skipped):
         reporter.info(message)

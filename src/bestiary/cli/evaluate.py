@@ -19,6 +19,8 @@ from bestiary.cli.options import (
     Labels,
     LeaveOut,
     PicturesFolder,
+    PredictionDevice,
+    PredictionDeviceOption,
     Quiet,
     RunPath,
     Threads,
@@ -52,6 +54,7 @@ def evaluate(
     corruptions: Annotated[
         bool, typer.Option("--corruptions", help="Score validation pictures with noise, blur, … at 5 severities.")
     ] = False,
+    device: PredictionDeviceOption = PredictionDevice.auto,
     threads: Threads = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -65,17 +68,18 @@ def evaluate(
     from bestiary.evaluation.corruptions import evaluate_corrupted
     from bestiary.evaluation.external import evaluate_external
     from bestiary.progress import make_reporter
+    from bestiary.recipe import FeaturesConfig
     from bestiary.report.evaluation_page import write_evaluation_page
     from bestiary.report.text_tables import format_corruption_table
 
     reading = make_read_options(format_name, columns, pictures_folder, leave_out, boxes)
-    reporter = make_reporter(quiet=quiet)
+    reporter, features = make_reporter(quiet=quiet), FeaturesConfig(device=device.value)
     if corruptions:
         if pictures is not None or labels is not None or reading is not None:
             raise UserError(
                 "--corruptions uses the run's own validation pictures. Remove PICTURES and the options that read them."
             )
-        rows = evaluate_corrupted(run, threads=threads, reporter=reporter).to_dicts()
+        rows = evaluate_corrupted(run, threads=threads, device=device.value, reporter=reporter).to_dicts()
         print_json({"corruptions": rows}) if as_json else typer.echo(format_corruption_table(rows))
     elif pictures is None:
         if (labels, name, corrections, classes, label_depth, reading) != (None,) * 6:
@@ -83,11 +87,12 @@ def evaluate(
                 "--labels, --classes, --corrections, --label-depth, --name, --format, --columns,"
                 " --pictures, --leave-out and --boxes need PICTURES: the labelled pictures to score."
             )
-        print_run(flow.evaluate(run, threads=threads, reporter=reporter), as_json)
+        context = Context.create(threads, reporter, features, "evaluate")
+        print_run(flow.evaluate(run, context), as_json)
     else:
         names = () if classes is None else tuple(parse_names(classes))
         source = DataSource(pictures, labels, corrections, label_depth, names, reading=reading)
-        context = Context.create(threads, reporter)
+        context = Context.create(threads, reporter, features)
         evaluation = evaluate_external(run, source, context, name=name)
         write_evaluation_page(evaluation.path, threads=threads)
         _print_external(evaluation, as_json)

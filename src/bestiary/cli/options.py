@@ -67,6 +67,25 @@ class CropRule(StrEnum):
     boxes = "boxes"
 
 
+class Device(StrEnum):
+    """Devices of a job."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+    coreml = "coreml"
+
+
+class PredictionDevice(StrEnum):
+    """Devices of features and predictions."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    coreml = "coreml"
+
+
 class ExportKind(StrEnum):
     """Formats of exported models."""
 
@@ -196,6 +215,21 @@ Threads = Annotated[
     int | None,
     typer.Option(min=1, help="Number of CPU threads; default: all cores; to train networks, the idle cores."),
 ]
+DeviceOption = Annotated[
+    Device,
+    typer.Option(
+        help="Where to compute. auto: an accelerator if it gives the same features and is faster here, else the"
+        " processor; cuda: NVIDIA; coreml: Apple, features of a probe; mps: Apple, training of networks. `bestiary"
+        " doctor` says what there is."
+    ),
+]
+PredictionDeviceOption = Annotated[
+    PredictionDevice,
+    typer.Option(
+        help="Where to compute. auto: for many pictures an accelerator if it gives the same answers and is faster here,"
+        " else the processor; cuda: NVIDIA; coreml: Apple."
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Hide progress and notices.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
 
@@ -217,11 +251,13 @@ def build_recipe(
     crop: CropRule | None = None,
     thresholds: str | None = None,
     prove: Proof | None = None,
+    device: Device = Device.auto,
 ) -> Recipe:
     """Return the recipe of a name or file, overridden by `--set`, then by the named options."""
     from bestiary.class_thresholds import read_thresholds
     from bestiary.costs import read_costs
     from bestiary.recipe import Recipe
+    from bestiary.recipe_arguments import device_settings
     from bestiary.recipe_files import apply_overrides, load_recipe_values
 
     values = apply_overrides(load_recipe_values(name) if name else {}, settings or [])
@@ -243,6 +279,9 @@ def build_recipe(
     for (section, key), value in named.items():
         if value is not None:
             values.setdefault(section, {})[key] = value
+    if device != Device.auto:
+        for section, value in device_settings(device.value, Recipe.of(values).model.method).items():
+            values.setdefault(section, {})["device"] = value
     return Recipe.of(values if seed is None else values | {"seed": seed})
 
 

@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from bestiary.cli.app import app
-from bestiary.cli.options import AsJson, ColumnsOption, Format, PicturesFolder, Quiet, RunPath, Threads
+from bestiary.cli.options import (
+    AsJson,
+    ColumnsOption,
+    Format,
+    PicturesFolder,
+    PredictionDevice,
+    PredictionDeviceOption,
+    Quiet,
+    RunPath,
+    Threads,
+)
 from bestiary.cli.output import print_json
 from bestiary.cli.usage import CommandWithExamples
 from bestiary.errors import SourceError, UserError
@@ -89,6 +99,7 @@ def predict(
         str | None, typer.Option(metavar="TEXT", help="Label of unknown pictures; default: their nearest class.")
     ] = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, max=MOST_PIXELS, help=MAX_PIXELS_HELP)] = None,
+    device: PredictionDeviceOption = PredictionDevice.auto,
     threads: Threads = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -129,7 +140,9 @@ def predict(
     sources, is_bulk = _requested_pictures(pictures, FAST_ENGINE_MIN_PICTURES, all_at_once=is_whole)
     engine: EngineName = "fastest" if is_bulk else "onnxruntime"
     notices = make_reporter(quiet=quiet)
-    predictor = Predictor(run, threads=threads, engine=engine, max_pixels=max_pixels, reporter=notices)
+    predictor = Predictor(
+        run, threads=threads, engine=engine, device=device.value, max_pixels=max_pixels, reporter=notices
+    )
     warnings = [] if has_boxes else [predictor.bundle.describe_whole_pictures()]
     warnings += [] if boxes is None else boxes.notices
     for message in filter(None, warnings):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bestiary.cli.app import app
-from bestiary.cli.options import AsJson, Port, Quiet, RunPath, Threads
+from bestiary.cli.options import AsJson, Port, PredictionDevice, PredictionDeviceOption, Quiet, RunPath, Threads
 from bestiary.cli.output import print_json
 from bestiary.cli.usage import CommandWithExamples
 
@@ -27,6 +27,7 @@ def serve(
     allow_name: Annotated[
         list[str] | None, typer.Option(help="Additional host name to accept, for example of a local proxy.")
     ] = None,
+    device: PredictionDeviceOption = PredictionDevice.auto,
     threads: Threads = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -40,7 +41,7 @@ def serve(
 
     settings = ServerSettings(host=host, port=port, token=token, allowed_names=tuple(allow_name or ()))
     reporter = make_reporter(quiet=quiet)
-    predictor = Predictor(run, threads=threads, engine="fastest", reporter=reporter)
+    predictor = Predictor(run, threads=threads, engine="fastest", device=device.value, reporter=reporter)
     if warning := predictor.bundle.describe_whole_pictures():
         reporter.info(warning)
     with running.bind_socket(settings) as bound:

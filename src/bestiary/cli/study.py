@@ -15,6 +15,8 @@ from bestiary.cli.options import (
     Classes,
     ColumnsOption,
     Corrections,
+    Device,
+    DeviceOption,
     FormatOption,
     GroupOption,
     LabelDepth,
@@ -100,6 +102,7 @@ def study(
         str | None,
         typer.Option(help="Time limit, such as 30m or 2h: reduces the epochs of all recipes by the same factor."),
     ] = None,
+    device: DeviceOption = Device.auto,
     threads: Threads = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -111,6 +114,7 @@ def study(
     from bestiary.data.dataset import DataSource
     from bestiary.data.formats.read_options import make_read_options
     from bestiary.progress import make_reporter
+    from bestiary.recipe_arguments import study_device_settings
     from bestiary.study.page import print_study
     from bestiary.study.study import StudyOptions
     from bestiary.study.study import study as run_study
@@ -119,6 +123,7 @@ def study(
     chosen += [] if label_depth is None else [f"data.label_depth={label_depth}"]
     chosen += [] if split is None else [f"data.split={split.value}"]
     chosen += [f"data.{key}={json.dumps(rule)}" for key, rule in (("group", group), ("site", site)) if rule is not None]
+    chosen += study_device_settings(device.value)
     options = StudyOptions(
         recipes or [],
         preset,

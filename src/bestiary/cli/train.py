@@ -57,6 +57,7 @@ def train(
     budget: Annotated[str | None, typer.Option(help="Time limit, report included: 90s, 10m, 2h, 1h30m.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Resume an interrupted run.")] = None,
     log: Annotated[options.ExperimentLog | None, typer.Option(help=LOG_HELP)] = None,
+    device: options.DeviceOption = options.Device.auto,
     threads: options.Threads = None,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
@@ -98,6 +99,7 @@ def train(
         costs=costs,
         thresholds=thresholds,
         prove=prove,
+        device=device,
     )
     if leak_report:
         leakage.check_leak_report_supported(values)

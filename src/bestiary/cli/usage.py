@@ -16,7 +16,7 @@ EQUIVALENTS = {
     ("--optimizer", "--optimiser"): f"Use --set train.optimiser=NAME ({LOOP})",
     ("--data", "--data-dir", "--dataset"): "PICTURES is an argument: bestiary {command} PICTURES",
     ("--model", "--arch"): "Use --backbone NAME for pretrained weights, --method for the training method",
-    ("--device", "--gpu", "--gpus"): "A GPU is used if torch finds one; use --threads N to limit the CPU threads",
+    ("--gpu", "--gpus"): "Use --device cuda (NVIDIA) or mps (Apple); `bestiary doctor` says what there is",
     ("--workers", "--num-workers"): "Use --threads N",
     ("--project", "--output-dir", "--output"): "Use --out FOLDER",
 }

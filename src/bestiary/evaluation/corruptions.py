@@ -19,7 +19,7 @@ from bestiary.errors import import_optional
 from bestiary.evaluation import intervals
 from bestiary.evaluation.external import FOLDER
 from bestiary.inference.predictor import Predictor
-from bestiary.machine import available_cores
+from bestiary.machine import FeatureDevice, available_cores
 from bestiary.progress import Advance, Reporter
 
 # Of the library's nineteen: without glass blur, which takes seconds a picture, and near copies of others.
@@ -33,10 +33,12 @@ TABLE = {"corruption": pl.String, "strength": pl.Int64, "n": pl.Int64}
 TABLE |= dict.fromkeys(("accuracy", "low", "high", "confidence", "answered"), pl.Float64)
 
 
-def evaluate_corrupted(run: Path, *, threads: int | None = None, reporter: Reporter) -> pl.DataFrame:
+def evaluate_corrupted(
+    run: Path, *, threads: int | None = None, device: FeatureDevice = "auto", reporter: Reporter
+) -> pl.DataFrame:
     """Return the scores of a finished run on corrupted validation pictures; write `evaluations/corruptions.parquet`."""
     seed = run_folder.load_recipe(run).seed
-    predictor = Predictor(run, threads=threads or available_cores(), engine="fastest")
+    predictor = Predictor(run, threads=threads or available_cores(), engine="fastest", device=device)
     validation = table.read(run / "pictures.parquet", table.PICTURES).filter(pl.col("split") == "val")
     scores = corrupted_scores(predictor, validation, seed=seed, reporter=reporter)
     table.write(scores, run / FOLDER / "corruptions.parquet")

@@ -64,7 +64,9 @@ def predict_test_split(run: Path, context: Context) -> pl.DataFrame:
     """Return the prediction table of the test pictures of a run folder or of a fold's folder."""
     with context.timer.stage("evaluate"):
         test = read_pictures(run).filter(pl.col("split") == "test").sort("row_id")
-        predictions = predict_table(Predictor(run, threads=context.threads, engine="fastest"), test, context.reporter)
+        device = context.features.device
+        predictor = Predictor(run, threads=context.threads, engine="fastest", device=device, reporter=context.reporter)
+        predictions = predict_table(predictor, test, context.reporter)
     trim_memory()
     return predictions
 

@@ -94,7 +94,8 @@ def evaluate_external(
             " are not detected if they are mirrored, rotated, cropped or shifted."
         )
     external = drop_seen_copies(dataset, run_pictures, near_bits=near_bits, limits=recipe.limits, context=context)
-    predictor = Predictor(run, threads=context.threads, engine="fastest")
+    device = context.features.device
+    predictor = Predictor(run, threads=context.threads, engine="fastest", device=device, reporter=context.reporter)
     predictions = predict_table(predictor, external.pictures, context.reporter)
     resamples, seed = recipe.evaluate.resamples, recipe.seed
     validation = join_pictures(validation, run_pictures, "group")

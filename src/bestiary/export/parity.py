@@ -14,6 +14,7 @@ from bestiary.context import Context
 from bestiary.errors import IntegrityError
 from bestiary.inference.bundle import read_bundle
 from bestiary.inference.predictor import EngineName, Predictor
+from bestiary.machine import FeatureDevice
 from bestiary.models.engine import has_openvino
 from bestiary.progress import Advance, iter_counted
 from bestiary.quick_metrics import softmax
@@ -76,9 +77,13 @@ def verify_parity(
     expected = softmax(np.concatenate([proof.logits for proof in proofs]) / bundle.temperature)
     familiarity = np.concatenate([proof.familiarity for proof in proofs])
     is_sampled = any(proof.split == "test" for proof in proofs)
-    engines: tuple[EngineName, ...] = ("fastest", "onnxruntime") if has_openvino() else ("onnxruntime",)
-    rows = {engine: evenly_spaced_rows(len(paths), ENGINE_SAMPLE if is_sampled else len(paths)) for engine in engines}
-    rows[engines[0]] = np.arange(len(paths))
+    engines: dict[str, tuple[EngineName, FeatureDevice]] = {"fastest": ("fastest", "cpu")} if has_openvino() else {}
+    engines["onnxruntime"] = ("onnxruntime", "cpu")
+    rows = {title: evenly_spaced_rows(len(paths), ENGINE_SAMPLE if is_sampled else len(paths)) for title in engines}
+    rows[next(iter(engines))] = np.arange(len(paths))
+    if (device := context.features.device) not in ("auto", "cpu"):  # it was used for features
+        engines[title := f"onnxruntime on {device}"] = ("onnxruntime", device)
+        rows[title] = np.arange(len(paths))
     network_rows = evenly_spaced_rows(len(paths), NETWORK_SAMPLE if is_sampled else len(paths))
     differences: dict[str, float] = {}
     steps = len(network_rows) + sum(map(len, rows.values()))
@@ -89,16 +94,15 @@ def verify_parity(
         differences["the network against calibration"] = check_probabilities(
             network, expected[network_rows], "the network", "calibration"
         )
-        for engine in engines:
-            predictor = Predictor(run, threads=context.training_threads, engine=engine)
-            actual, scores = _predict_outputs(predictor, [paths[row] for row in rows[engine]], advance)
-            differences[f"{engine} against calibration"] = check_probabilities(
-                actual, expected[rows[engine]], engine, "calibration"
+        for title, (engine, device) in engines.items():
+            predictor = Predictor(run, threads=context.training_threads, engine=engine, device=device)
+            actual, scores = _predict_outputs(predictor, [paths[row] for row in rows[title]], advance)
+            differences[f"{title} against calibration"] = check_probabilities(
+                actual, expected[rows[title]], title, "calibration"
             )
-            difference = float(np.abs(scores - familiarity[rows[engine]]).max())
-            differences[f"{engine}, familiarity"] = difference
+            difference = differences[f"{title}, familiarity"] = float(np.abs(scores - familiarity[rows[title]]).max())
             if difference > PARITY_LIMIT:
-                raise _parity_error("in-distribution score", engine, "calibration", difference)
+                raise _parity_error("in-distribution score", title, "calibration", difference)
     counts = {f"{proof.split}_pictures": len(proof.paths) for proof in proofs}
     parity = {"pictures": len(paths), **counts, "limit": PARITY_LIMIT, "largest_difference": differences}
     replace(bundle, parity=parity).write(run)

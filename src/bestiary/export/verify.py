@@ -97,7 +97,10 @@ def export(
         reporter.info(f"Writing {kind}.")
         exported = write_export(run, bundle, kind, folder, _iter_calibration_images(training, bundle, threads))
         # The run by the fastest engine, the export by ONNX Runtime: two engines are compared if there are two.
-        predictors = Predictor(run, threads=threads, engine="fastest"), Predictor(folder, threads=threads)
+        predictors = (
+            Predictor(run, threads=threads, engine="fastest", device="cpu"),
+            Predictor(folder, threads=threads, device="cpu"),
+        )
         with reporter.progress("Verifying", 2 * sample.height) as advance:
             expected, actual = (_probabilities(predictor, sample, advance) for predictor in predictors)
         report = compare_outputs(expected, actual, sample, bundle.classes, bundle.costs)

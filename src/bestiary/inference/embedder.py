@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,13 @@ import polars as pl
 from bestiary import table
 from bestiary.array_types import Float32s, Ints, Pixels
 from bestiary.batches.array_cache import ArrayCache
-from bestiary.batches.decoding import DecodedImage, decode_ahead, iter_batches
+from bestiary.batches.decoding import PICTURES_AHEAD, DecodedImage, decode_ahead, iter_batches
 from bestiary.batches.feature_matrix import FeatureMatrix, fit_scaler, load_features
 from bestiary.batches.pixel_cache import iter_pixel_batches
 from bestiary.context import Context
 from bestiary.errors import RunError
 from bestiary.inference.bundle import read_bundle
+from bestiary.inference.device_choice import load_device_engine
 from bestiary.models.engine import run_batch
 from bestiary.models.engine_choice import fastest_float32_engine
 from bestiary.models.neighbours import unit_rows
@@ -52,7 +54,14 @@ class Embedder:
                 " it was exported from."
             )
         graph = add_features_output(run / self._bundle.graph)
-        self._engine = fastest_float32_engine(graph, threads=context.threads)
+        self._engine = load_device_engine(
+            graph,
+            self._bundle.size,
+            context.features.device,
+            partial(fastest_float32_engine, graph, threads=context.threads),
+            threads=context.threads,
+            reporter=context.reporter,
+        )
         size = self._bundle.size
         self._blank = np.zeros((size, size, 3), np.uint8)  # in place of an unreadable picture
         self.channels: int = run_batch(self._engine, self._blank[None])["features"].shape[1]
@@ -68,7 +77,8 @@ class Embedder:
                 yield Path(source) if isinstance(source, str) else source
 
         def images() -> Iterator[Pixels]:
-            decoded = decode_ahead(checked_sources(), self._bundle.preprocess, threads=self._context.threads)
+            threads, ahead = self._context.threads, max(PICTURES_AHEAD, 2 * self._engine.batch_size)
+            decoded = decode_ahead(checked_sources(), self._bundle.preprocess, threads=threads, ahead=ahead)
             for batch in iter_batches(decoded, self._engine.batch_size):
                 waiting.append(batch)
                 yield np.stack([self._blank if item.pixels is None else item.pixels for item in batch])

@@ -16,6 +16,7 @@ from bestiary.inference.event_names import event_finder, find_repeated, parse_ev
 from bestiary.inference.inputs import LIST, find_pictures
 from bestiary.inference.predictor import FAST_ENGINE_MIN_PICTURES, Prediction, Predictor
 from bestiary.inference.writers import add_prediction_sets, count_progress
+from bestiary.machine import FeatureDevice
 from bestiary.preprocess import KINDS, Source
 from bestiary.progress import Reporter
 from bestiary.run_location import RunLocation, locate_run
@@ -49,6 +50,7 @@ def predict(
     sets: float | None = None,
     group: str | None = None,
     max_pixels: int | None = None,
+    device: FeatureDevice = "auto",
     threads: int | None = None,
     quiet: bool = False,
     on_event: Callable[[Event], object] | None = None,
@@ -59,8 +61,8 @@ def predict(
     uint8 pixels (height, width, 3), or a list of these; for a model of boxes, what `bestiary.read_boxes` returns.
     sets: adds conformal prediction sets with this coverage, such as 0.95. group: a rule of events, "folder",
     "regex:PATTERN" (on paths) or "time:60s" (EXIF); then `events` of the result has an answer for each. max_pixels: of
-    a picture in memory; default: as in training. For a stream, or one picture after another, `bestiary.load` keeps the
-    model loaded. Raises RunError, SourceError for a folder without pictures.
+    a picture in memory; default: as in training. device: as in the command. For a stream, or one picture after another,
+    `bestiary.load` keeps the model loaded. Raises RunError, SourceError for a folder without pictures.
     """
     reporter = choose_reporter(quiet=quiet, on_event=on_event)
     sources = list_sources(pictures, reporter)
@@ -69,6 +71,7 @@ def predict(
         locate_run(run),
         threads=threads,
         engine="fastest" if is_bulk else "onnxruntime",
+        device=device,
         max_pixels=max_pixels,
         reporter=reporter,
     )

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from bestiary.array_types import Float32s, Pixels
-from bestiary.batches.decoding import DecodedImage, decode_ahead, iter_batches
+from bestiary.batches.decoding import PICTURES_AHEAD, DecodedImage, decode_ahead, iter_batches
 from bestiary.box import BOX_PICTURE_SIZE, Box, Crop, box_fields
 from bestiary.class_thresholds import BELOW_THRESHOLD, explain_unknown, least_probabilities
 from bestiary.costs import choose_labels
 from bestiary.errors import InputError, RunError, import_optional
 from bestiary.inference.bundle import Bundle, read_bundle
+from bestiary.inference.device_choice import check_device, load_device_engine
 from bestiary.inference.proof import check_processor
-from bestiary.machine import available_cores
+from bestiary.machine import FeatureDevice, available_cores
 from bestiary.models.engine import Engine, OnnxRuntimeEngine, OpenVINOEngine, Outputs, has_openvino, run_batch
 from bestiary.models.engine_choice import fastest_float32_engine
 from bestiary.preprocess import KINDS, Source
@@ -101,6 +103,7 @@ class Predictor:
         *,
         threads: int | None = None,
         engine: EngineName = "onnxruntime",
+        device: FeatureDevice = "auto",
         max_pixels: int | None = None,
         reporter: Reporter | None = None,
     ) -> None:
@@ -108,6 +111,8 @@ class Predictor:
 
         engine: "onnxruntime" starts fastest; "fastest" takes OpenVINO if it is installed, for thousands of pictures.
         Both run a float32 model in float32 and agree to about 1e-5; an export runs in its own precision.
+        device: "cuda" or "coreml" for that accelerator, "cpu" for the processor; "auto" takes an accelerator for
+        `engine="fastest"`, if there is one that gives the same answers and is faster. MachineError if it is missing.
         max_pixels: of a picture in memory; default: as in training.
         An 8-bit export is verified again on a processor of another kind than the one that it was verified on, and the
         reporter is told; RunError if it fails.
@@ -118,7 +123,7 @@ class Predictor:
             self.bundle = replace(self.bundle, max_pixels=max_pixels)
         self._least = least_probabilities(self.bundle.class_thresholds, self.bundle.classes)
         self.threads = threads or available_cores()
-        self._engine: Engine = _make_engine(self.run, self.bundle, engine, self.threads)
+        self._engine = _load_engine(self.run, self.bundle, engine, device, self.threads, reporter)
         self._blank = np.zeros((self.bundle.size, self.bundle.size, 3), np.uint8)  # in place of an unreadable picture
         self._check_bundle()
         check_processor(self.run, self.bundle, self._engine, reporter)
@@ -191,7 +196,8 @@ class Predictor:
                 names.append(_name_source(source))
                 yield _as_source(source)
 
-        decoded = decode_ahead(checked_sources(), self.bundle.preprocess, threads=self.threads)
+        ahead = max(PICTURES_AHEAD, 2 * batch_size)  # one batch is decoded while a device computes the other
+        decoded = decode_ahead(checked_sources(), self.bundle.preprocess, threads=self.threads, ahead=ahead)
         for batch in iter_batches(decoded, batch_size):
             yield [names.popleft() for _ in batch], batch
 
@@ -238,6 +244,25 @@ def _as_source(source: Source | str) -> Source:
     return source
 
 
+def _load_engine(
+    run: Path, bundle: Bundle, name: EngineName, device: FeatureDevice, threads: int, reporter: Reporter | None
+) -> Engine:
+    """Return the engine for a model, on the processor or on an accelerator, which runs graphs in float32 only."""
+    check_device(device)
+    graph = run / bundle.graph
+    load_processor_engine = partial(_make_engine, run, bundle, name, threads)
+    if device == "cpu" or (device == "auto" and name != "fastest"):
+        return load_processor_engine()
+    if bundle.precision != "float32" or graph.suffix != ".onnx":
+        if device != "auto":
+            raise InputError(
+                f"{run} is an export in {bundle.precision} for processors. Use --device cpu, or the run that it was"
+                " exported from."
+            )
+        return load_processor_engine()
+    return load_device_engine(graph, bundle.size, device, load_processor_engine, threads=threads, reporter=reporter)
+
+
 def _make_engine(run: Path, bundle: Bundle, name: EngineName, threads: int) -> Engine:
     """Return the engine for a model; OpenVINO's own format runs in OpenVINO only.
 
@@ -252,6 +277,6 @@ def _make_engine(run: Path, bundle: Bundle, name: EngineName, threads: int) -> E
     return (fastest_float32_engine if name == "fastest" else OnnxRuntimeEngine)(graph, threads=threads)
 
 
-def load(run: Path | str, *, threads: int | None = None) -> Predictor:
+def load(run: Path | str, *, threads: int | None = None, device: FeatureDevice = "auto") -> Predictor:
     """Return the predictor of a run: `bestiary.load("runs/latest").predict("cat.jpg")`."""
-    return Predictor(run, threads=threads)
+    return Predictor(run, threads=threads, device=device)

@@ -1,7 +1,8 @@
-"""Inference engines: ONNX Runtime, or OpenVINO (if installed) for bulk work."""
+"""Inference engines: ONNX Runtime, on an accelerator too, or OpenVINO (if installed) for bulk work."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -14,29 +15,35 @@ from typing import Any, Literal, Protocol, get_args
 
 from bestiary.array_types import Float32s, Pixels
 from bestiary.errors import RunError
+from bestiary.models.accelerators import TITLES, DeviceName
+from bestiary.progress import Reporter
 
 Outputs = dict[str, Float32s]
 ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 ISA_WITHOUT_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI")
 EngineName = Literal["openvino", "onnxruntime"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """An inference engine, and the precision that it computes in."""
+    """An inference engine, the precision that it computes in, and the device that it computes on."""
 
     engine: EngineName
     precision: Precision
+    device: DeviceName = "cpu"
 
     def __post_init__(self) -> None:
         """Raise ValueError for other names: they may come from a file."""
         if self.engine not in get_args(EngineName) or self.precision not in get_args(Precision):
             raise ValueError(f"The engine {self.engine} does not support {self.precision}.")
+        if self.device not in get_args(DeviceName) or (self.device != "cpu" and self.engine == "openvino"):
+            raise ValueError(f"The engine {self.engine} does not support the device {self.device}.")
 
     def __str__(self) -> str:
-        """Return engine and precision in words."""
-        return f"{ENGINE_TITLES[self.engine]} in {self.precision}"
+        """Return engine, device and precision in words."""
+        device = "" if self.device == "cpu" else f" on {TITLES[self.device]}"
+        return f"{ENGINE_TITLES[self.engine]}{device} in {self.precision}"
 
 
 ENGINE_TITLES: dict[EngineName, str] = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
@@ -125,11 +132,15 @@ def has_openvino() -> bool:
 
 
 def engine_version(engine: str) -> str:
-    """Return the version of an installed engine, also of a build with another package name (onnxruntime-gpu)."""
-    try:
-        return importlib.metadata.version(engine)
-    except importlib.metadata.PackageNotFoundError:
-        return str(importlib.import_module(engine).__version__)
+    """Return the version of an installed engine, also of a build with another package name (onnxruntime-gpu).
+
+    Where both packages are installed, whose files lie in one folder, the module knows its version.
+    """
+    versions = []
+    for package in (engine, f"{engine}-gpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions.append(importlib.metadata.version(package))
+    return versions[0] if len(versions) == 1 else str(importlib.import_module(engine).__version__)
 
 
 def has_bfloat16() -> bool:
@@ -145,12 +156,30 @@ def has_bfloat16() -> bool:
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def make_engine(choice: EngineChoice, model: Path | bytes, *, threads: int) -> Engine:
-    """Return a loaded graph.
+def make_engine(
+    choice: EngineChoice,
+    model: Path | bytes,
+    *,
+    threads: int,
+    reporter: Reporter | None = None,
+    batch_size: int | None = None,
+) -> Engine:
+    """Return a loaded graph. reporter: is told if an accelerator fails; batch_size: of an accelerator.
 
-    Raises RunError if it cannot be loaded, ImportError without the engine's package, ValueError for a precision that
-    the engine does not compute in.
+    Raises RunError if it cannot be loaded, MachineError if its accelerator cannot be used, ImportError without the
+    engine's package, ValueError for a precision that the engine does not compute in.
     """
+    if choice.device != "cpu":
+        from bestiary.models.device_engine import BATCH_SIZE, DeviceEngine
+
+        return DeviceEngine(
+            model,
+            device=choice.device,
+            threads=threads,
+            precision=choice.precision,
+            batch_size=batch_size or BATCH_SIZE,
+            reporter=reporter,
+        )
     if choice.engine == "openvino":
         return OpenVINOEngine(model, threads=threads, precision=choice.precision)
     if choice.precision != "float32":

@@ -24,6 +24,9 @@ from bestiary.context import Context
 from bestiary.errors import MachineError, RecipeError, RunError, import_optional
 from bestiary.files import cache_folder, read_json, write_json
 from bestiary.install_command import install_command
+from bestiary.machine import available_cores
+from bestiary.models.accelerators import Accelerator, explain_unavailable, find_accelerator, require_accelerator
+from bestiary.models.device_measurement import LARGEST_DIFFERENCES, draw_test_images, measure_device
 from bestiary.models.engine import (
     ENGINE_TITLES,
     ISA_LIMITS,
@@ -48,33 +51,37 @@ ROUNDS = 5
 # What a measured speed counts for. bfloat16 has to be faster by a tenth, so that noise does not choose it. ONNX Runtime
 # by a fifth: one thread is measured, and OpenVINO, which runs several batches at once, gains more from further ones.
 SPEED_WEIGHTS = {OPENVINO: 1.0, BFLOAT16: 1 / 1.1, REFERENCE: 1 / 1.2}
-# Largest relative difference of a feature vector, in the L2 norm: about 2e-6 is seen in float32, 0.02 to 0.1 in
-# bfloat16 (docs/log.md). More is a fault of engine or processor.
-LARGEST_DIFFERENCES: dict[Precision, float] = {"float32": 1e-3, "bfloat16": 0.15}
+DEVICE_PRECISIONS: tuple[Precision, ...] = ("float32", "float16")
+DEVICE_WEIGHT = 1 / 1.1  # an accelerator has to be faster than all cores by a tenth
 
 
 @dataclass(frozen=True)
 class EngineMeasurement:
-    """The measurement of an engine in one precision, on one thread.
+    """The measurement of an engine in one precision, on one thread, or on an accelerator.
 
     difference: of its features from those of ONNX Runtime in float32, relative, in the L2 norm. error: why it cannot
-    be used; empty if it can.
+    be used; empty if it can. batch_size: of an accelerator, the fastest; 0 for a processor.
     """
 
     choice: EngineChoice
     pictures_per_second: float
     difference: float
     error: str = ""
+    batch_size: int = 0
 
 
 @dataclass(frozen=True)
 class EngineRecord:
-    """The measurements of a backbone graph on one computer: its processor and the versions of its engines."""
+    """The measurements of a backbone graph on one computer: its processor and the versions of its engines.
+
+    accelerator: its name and driver; empty if it was not measured.
+    """
 
     processor: str
     versions: dict[str, str]
     graph: str
     measurements: tuple[EngineMeasurement, ...]
+    accelerator: str = ""
 
     @classmethod
     def read(cls, path: Path) -> EngineRecord | None:
@@ -85,7 +92,8 @@ class EngineRecord:
             measurements = tuple(EngineMeasurement(**entry) for entry in entries)
             if all(entry.error for entry in measurements):
                 return None
-            return cls(values["processor"], values["versions"], values["graph"], measurements)
+            accelerator = values.get("accelerator", "")
+            return cls(values["processor"], values["versions"], values["graph"], measurements, accelerator)
         except (RunError, KeyError, TypeError, ValueError):
             return None
 
@@ -97,7 +105,8 @@ class EngineRecord:
     def describe(self, choice: EngineChoice) -> str:
         """Return a sentence about the choice and the speeds that it rests on."""
         speeds = [f"{entry.choice} {entry.error or f'{entry.pictures_per_second:.0f}'}" for entry in self.measurements]
-        return f"Features by {choice}. Pictures a second and core, measured on this computer: {', '.join(speeds)}."
+        unit = "a second and core (on an accelerator: a second)" if self.accelerator else "a second and core"
+        return f"Features by {choice}. Pictures {unit}, measured on this computer: {', '.join(speeds)}."
 
 
 def choose_engine(graph: Path, size: int, context: Context) -> EngineChoice:
@@ -107,6 +116,10 @@ def choose_engine(graph: Path, size: int, context: Context) -> EngineChoice:
     on this computer, MissingExtraError if their engine is not installed.
     """
     settings = context.features
+    if settings.device in ("cuda", "coreml"):
+        accelerator: Accelerator | None = require_accelerator(settings.device)
+    else:
+        accelerator = find_accelerator() if _may_use_accelerator(settings) else None
     if settings.engine == "openvino" or settings.precision == "bfloat16":
         import_optional("openvino", extra="train")
     if reason := explain_impossible(settings):
@@ -116,15 +129,31 @@ def choose_engine(graph: Path, size: int, context: Context) -> EngineChoice:
         )
     if settings.precision == "bfloat16":
         return BFLOAT16
-    if settings.engine == "onnxruntime":
+    if settings.engine == "onnxruntime" and accelerator is None:
         return REFERENCE
     if settings.engine == "openvino" and settings.precision == "float32":
         return OPENVINO
-    return select_engine(_load_or_measure(graph, size, context).measurements, settings)
+    return select_engine(_load_or_measure(graph, size, accelerator, context).measurements, settings)
+
+
+def recorded_batch_size(choice: EngineChoice, graph: Path, cache: Path) -> int | None:
+    """Return the batch size that was measured to be the fastest on an accelerator; None if none was."""
+    if choice.device == "cpu":
+        return None
+    entries = (entry for record in iter_records(cache) if record.graph == graph.stem for entry in record.measurements)
+    return next((entry.batch_size for entry in entries if entry.choice == choice and entry.batch_size), None)
+
+
+def _may_use_accelerator(settings: FeaturesConfig) -> bool:
+    return settings.device == "auto" and settings.engine != "openvino" and settings.precision != "bfloat16"
 
 
 def explain_impossible(settings: FeaturesConfig) -> str | None:
     """Return why this computer cannot compute features with these settings, and None if it can."""
+    if settings.device in ("cuda", "coreml"):
+        return explain_unavailable(settings.device) or None
+    if settings.precision == "float16" and find_accelerator() is None:
+        return "float16 is computed on an accelerator, and there is none (`bestiary doctor` says why)"
     if (settings.engine == "openvino" or settings.precision == "bfloat16") and not has_openvino():
         return f"OpenVINO is not installed; add it with: {install_command('train')}"
     if settings.precision == "bfloat16" and not has_bfloat16():
@@ -140,13 +169,31 @@ def select_engine(measurements: Sequence[EngineMeasurement], settings: FeaturesC
     allowed = [
         entry
         for entry in measurements
-        if settings.engine in ("auto", entry.choice.engine) and settings.precision in ("auto", entry.choice.precision)
+        if settings.engine in ("auto", entry.choice.engine)
+        and settings.precision in ("auto", entry.choice.precision)
+        and settings.device in ("auto", entry.choice.device)
     ]
-    usable = {entry.choice: entry.pictures_per_second for entry in allowed if not entry.error}
+    # Validation features are float32: a device that is wrong in float32 is not used at all.
+    wrong = {entry.choice.device for entry in measurements if entry.error and entry.choice.precision == "float32"}
+    usable = [
+        entry
+        for entry in allowed
+        if not entry.error and not (entry.choice.device != "cpu" and entry.choice.device in wrong)
+    ]
     if not usable:
-        reasons = "; ".join(f"{entry.choice}: {entry.error}" for entry in allowed)
-        raise RecipeError(f'features.engine = "{settings.engine}" fails here: {reasons}. Set it to "auto".')
-    return max(usable, key=lambda choice: usable[choice] * SPEED_WEIGHTS[choice])
+        name = "features.engine" if settings.device in ("auto", "cpu") else "features.device"
+        value = settings.engine if name == "features.engine" else settings.device
+        entries = allowed if name == "features.engine" else [e for e in measurements if e.choice.device == value]
+        reasons = "; ".join(f"{entry.choice}: {entry.error}" for entry in entries if entry.error)
+        raise RecipeError(f'{name} = "{value}" fails here: {reasons}. Set it to "auto".')
+    return max(usable, key=_weigh_speed).choice
+
+
+def _weigh_speed(entry: EngineMeasurement) -> float:
+    """Return what a measured speed counts for: of a processor that of all cores."""
+    if entry.choice.device != "cpu":
+        return entry.pictures_per_second * DEVICE_WEIGHT
+    return entry.pictures_per_second * SPEED_WEIGHTS[entry.choice] * available_cores()
 
 
 def fastest_float32_engine(model: Path | bytes, *, threads: int) -> Engine:
@@ -156,7 +203,7 @@ def fastest_float32_engine(model: Path | bytes, *, threads: int) -> Engine:
     """
     if not has_openvino():
         return OnnxRuntimeEngine(model, threads=threads)
-    settings = FeaturesConfig(precision="float32")
+    settings = FeaturesConfig(precision="float32", device="cpu")
     measured = {select_engine(record.measurements, settings) for record in iter_records(cache_folder())}
     try:
         return make_engine(REFERENCE if measured == {REFERENCE} else OPENVINO, model, threads=threads)
@@ -170,6 +217,8 @@ def iter_records(cache: Path) -> Iterator[EngineRecord]:
     for path in sorted((cache / FOLDER).glob("*.json")):
         record = EngineRecord.read(path)
         if record is not None and (record.processor, record.versions) == (processor, versions):
+            if record.accelerator and record.accelerator != str(find_accelerator()):
+                continue
             yield record
 
 
@@ -221,30 +270,50 @@ def _measurement(choice: EngineChoice, seconds: float, features: Float32s, refer
     return EngineMeasurement(choice, round(1 / seconds, 1), difference, error)
 
 
-def find_record(graph: Path, context: Context) -> EngineRecord | None:
+def find_record(graph: Path, context: Context, accelerator: Accelerator | None = None) -> EngineRecord | None:
     """Return the record of a backbone graph on this computer, None if it was not measured."""
-    return EngineRecord.read(_record_path(graph, context))
+    return EngineRecord.read(_record_path(graph, context, accelerator))
 
 
-def _record_path(graph: Path, context: Context) -> Path:
-    content = json.dumps([describe_processor(), engine_versions(), graph.stem])
+def _record_path(graph: Path, context: Context, accelerator: Accelerator | None) -> Path:
+    device = [] if accelerator is None else [str(accelerator)]
+    content = json.dumps([describe_processor(), engine_versions(), graph.stem, *device])
     return context.require_cache() / FOLDER / f"{hashlib.sha256(content.encode()).hexdigest()[:16]}.json"
 
 
-def _load_or_measure(graph: Path, size: int, context: Context) -> EngineRecord:
+def _measure_accelerator(
+    graph: bytes, size: int, accelerator: Accelerator, *, threads: int
+) -> tuple[EngineMeasurement, ...]:
+    """Return the measurements of a graph on an accelerator, in each precision."""
+    images = draw_test_images(size)
+    expected = {"features": run_batch(OnnxRuntimeEngine(graph, threads=threads), images)["features"]}
+    entries = []
+    for precision in DEVICE_PRECISIONS:
+        result = measure_device(graph, accelerator, precision, images, expected, threads=threads)
+        choice, difference = EngineChoice("onnxruntime", precision, accelerator.device), result.differences
+        speed, batch_size = result.pictures_per_second, result.batch_size
+        entries.append(EngineMeasurement(choice, speed, difference.get("features", 0.0), result.error, batch_size))
+    return tuple(entries)
+
+
+def _load_or_measure(graph: Path, size: int, accelerator: Accelerator | None, context: Context) -> EngineRecord:
     """Return the record of a graph on this computer, measured and written if there is none.
 
     One process measures at a time, and the others take its result: a search in several processes computes one kind of
     features.
     """
-    if (record := find_record(graph, context)) is not None:
+    if (record := find_record(graph, context, accelerator)) is not None:
         return record
     with _measurement_lock(context.require_cache()):
-        if (record := find_record(graph, context)) is not None:
+        if (record := find_record(graph, context, accelerator)) is not None:
             return record
-        measurements = measure_engines(add_global_pool(graph), _draw_test_image(size))
-        record = EngineRecord(describe_processor(), engine_versions(), graph.stem, measurements)
-        write_json(_record_path(graph, context), asdict(record))
+        measurements = measure_engines(add_global_pool(graph), draw_test_images(size, 1))
+        if accelerator is not None:
+            threads = context.threads
+            measurements += _measure_accelerator(add_global_pool(graph), size, accelerator, threads=threads)
+        device = "" if accelerator is None else str(accelerator)
+        record = EngineRecord(describe_processor(), engine_versions(), graph.stem, measurements, device)
+        write_json(_record_path(graph, context, accelerator), asdict(record))
     context.reporter.info(record.describe(select_engine(measurements, context.features)))
     return record
 
@@ -263,10 +332,3 @@ def _measurement_lock(cache: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _draw_test_image(size: int) -> Pixels:
-    """Return smooth waves of colour, uint8 (1, size, size, 3), always the same."""
-    y, x = np.mgrid[:size, :size] / size
-    waves = [np.sin(2 * np.pi * (3.1 * y - 1.7 * x)), np.sin(9 * y * x), np.cos(11 * x - 4 * y)]
-    return (127.5 + 127 * np.stack(waves, axis=-1)).astype(np.uint8)[None]

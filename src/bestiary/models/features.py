@@ -20,7 +20,7 @@ from bestiary.errors import RunError
 from bestiary.machine import disable_malloc_trim
 from bestiary.models.backbone import Backbone
 from bestiary.models.engine import Engine, EngineChoice, Precision, make_engine
-from bestiary.models.engine_choice import choose_engine, find_record
+from bestiary.models.engine_choice import choose_engine, find_record, recorded_batch_size
 from bestiary.models.onnx_surgery import add_global_pool
 from bestiary.preprocess import Preprocessing, VerifiedFile
 
@@ -156,7 +156,11 @@ class FeatureCache:
     def load_engine(self) -> Engine:
         """Return the engine that computes the output `features` from pictures."""
         choice = replace(self.engine_choice, precision=self.precision)
-        return make_engine(choice, add_global_pool(self.graph), threads=self.context.threads)
+        batch_size = recorded_batch_size(choice, self.graph, self.context.require_cache())
+        threads, reporter = self.context.threads, self.context.reporter
+        return make_engine(
+            choice, add_global_pool(self.graph), threads=threads, reporter=reporter, batch_size=batch_size
+        )
 
 
 def training_feature_cache(backbone: Backbone, preprocess: Preprocessing, context: Context) -> FeatureCache:

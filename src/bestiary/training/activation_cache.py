@@ -7,6 +7,7 @@ and the augmentation alone, so that all runs share them.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,7 +70,8 @@ def fill_activation_cache(
     if not missing:
         return store
     threads, reporter = task.context.threads, task.context.reporter
-    engine = make_engine(replace(task.engine_choice, precision=precision), frozen_stages.graph, threads=threads)
+    choice = replace(task.engine_choice, precision=precision)
+    engine = make_engine(choice, frozen_stages.graph, threads=threads, reporter=reporter)
     keys = [pictures.keys[row] for row in missing]
     files = [VerifiedFile.of(pictures.paths[row], pictures.keys[row]) for row in missing]
     images = iter_pixel_batches(files, task.preprocess, threads=threads, batch_size=1)
@@ -78,10 +80,17 @@ def fill_activation_cache(
     view_keys = (view_key for key in keys for view_key in _view_keys(key, views.count))
     progress = reporter.progress("Computing activations", len(missing) * views.count)
     with task.context.timer.stage("cache"), progress as advance, store.writer() as segment:
-        for view_key, outputs in zip(view_keys, engine.stream(inputs), strict=True):
-            segment.append([view_key], outputs[OUTPUT].astype(np.float16))
-            advance(1)
+        for outputs in engine.stream(_iter_stacked(inputs, 1 if choice.device == "cpu" else engine.batch_size)):
+            rows = outputs[OUTPUT].astype(np.float16)
+            segment.append(list(itertools.islice(view_keys, len(rows))), rows)
+            advance(len(rows))
     return store
+
+
+def _iter_stacked(views: Iterator[Pixels], count: int) -> Iterator[Pixels]:
+    """Yield `count` views (1, size, size, 3) at a time as one batch."""
+    while chunk := list(itertools.islice(views, count)):
+        yield chunk[0] if len(chunk) == 1 else np.concatenate(chunk)
 
 
 def make_row_reader(store: ArrayCache, keys: Sequence[str]) -> Read:

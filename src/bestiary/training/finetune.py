@@ -21,6 +21,7 @@ from bestiary.quick_metrics import calibrated_loss, loss_and_macro_f1
 from bestiary.recipe import AugmentConfig
 from bestiary.training import loop
 from bestiary.training.activation_cache import AugmentedViews, fill_activation_cache, make_row_reader
+from bestiary.training.card_memory import fit_with_fallback
 from bestiary.training.checkpoint import copy_weights
 from bestiary.training.control import make_loop_control
 from bestiary.training.device import choose_device
@@ -49,7 +50,7 @@ def split_at_frozen_stages(task: TrainingTask, network: Network, settings: LoopS
     graph = task.feature_cache("float32").graph
     frozen = extract_frozen_stages(graph, backbone, task.preprocess.size, stages)
     precision = settings.precision
-    if precision == "auto" and STAGES - stages > 1 and choose_device().type == "cpu":
+    if precision == "auto" and STAGES - stages > 1 and choose_device(task.recipe.train.device).type == "cpu":
         precision = "float32"  # the gradient of the next stage's filters takes twice as long in bfloat16
     # Activations have one size, and every stage above them is trained.
     settings = replace(settings, unfreeze_stages=None, size_from=None, size_to=None, precision=precision)
@@ -85,7 +86,7 @@ def train_upper_stages(task: TrainingTask, network: Network, settings: LoopSetti
     start = copy_weights(upper)
     resume = task.resume and (task.run / "checkpoints" / "last.pt").exists()
     group, _ = init_process_group({"run": str(task.run), "method": task.recipe.model.method, "resume": resume})
-    result = loop.fit(
+    job = (
         upper,
         read,
         np.tile(train.labels, views),
@@ -93,8 +94,9 @@ def train_upper_stages(task: TrainingTask, network: Network, settings: LoopSetti
         above.settings,
         UNCHANGED,
         task.run,
-        make_loop_control(task, group, resume=resume),
     )
+    control = make_loop_control(task, group, resume=resume)
+    result = fit_with_fallback(lambda control: loop.fit(*job, control), upper, task.run, control)
     destroy_process_group()
 
     def score() -> tuple[float, float]:

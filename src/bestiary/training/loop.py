@@ -25,7 +25,7 @@ from bestiary.batches.augmentation import BatchRandom, augment
 from bestiary.batches.loader import Read, iter_eval_batches, iter_train_batches, steps_per_epoch
 from bestiary.errors import RecipeError
 from bestiary.files import write_text
-from bestiary.machine import disable_malloc_trim
+from bestiary.machine import TrainDevice, disable_malloc_trim
 from bestiary.models.networks import Network
 from bestiary.progress import Reporter, SilentReporter
 from bestiary.recipe import AugmentConfig
@@ -72,7 +72,7 @@ class LoopControl:
 
     should_continue: called before each epoch but the first with the seconds of the last one; False ends training.
     limit: the time limit that the schedule follows. choose_threads: returns the number of threads for the next step.
-    log_epoch: called in the main process with each line of history.jsonl.
+    log_epoch: called in the main process with each line of history.jsonl. device: to train on.
     """
 
     reporter: Reporter = field(default_factory=SilentReporter)
@@ -82,6 +82,7 @@ class LoopControl:
     limit: TimeLimit | None = None
     choose_threads: Callable[[], int] | None = None
     log_epoch: Callable[[Mapping[str, Any]], None] = lambda record: None
+    device: TrainDevice = "auto"
 
 
 def fit(
@@ -109,7 +110,7 @@ def fit(
     # ---- The device --------------------------------------------------------------------------------------------------
     disable_malloc_trim()
     torch.set_num_threads(settings.threads)
-    device = choose_device()
+    device = choose_device(control.device)
     precision = choose_precision(settings.precision, device)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     process_group.wrap_network(network)

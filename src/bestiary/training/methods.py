@@ -177,6 +177,7 @@ def _train_and_export(task: TrainingTask, network: Network, settings: LoopSettin
 def _run_fit(task: TrainingTask, network: Network, settings: LoopSettings) -> FitResult:
     """Fill the pixel cache and train the network, in place."""
     from bestiary.training import loop
+    from bestiary.training.card_memory import fit_with_fallback
     from bestiary.training.control import make_loop_control
     from bestiary.training.distributed import destroy_process_group, init_process_group
 
@@ -187,16 +188,9 @@ def _run_fit(task: TrainingTask, network: Network, settings: LoopSettings) -> Fi
 
     resume = task.resume and (task.run / "checkpoints" / "last.pt").exists()
     group, _ = init_process_group({"run": str(task.run), "method": task.recipe.model.method, "resume": resume})
-    result = loop.fit(
-        network,
-        _make_reader(store, train),
-        train.labels,
-        validate,
-        settings,
-        task.recipe.augment,
-        task.run,
-        make_loop_control(task, group, resume=resume),
-    )
+    job = (network, _make_reader(store, train), train.labels, validate, settings, task.recipe.augment, task.run)
+    control = make_loop_control(task, group, resume=resume)
+    result = fit_with_fallback(lambda control: loop.fit(*job, control), network, task.run, control)
     destroy_process_group()
     return result
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from bestiary.errors import RecipeError, import_optional
 from bestiary.machine import world_size
+from bestiary.models.accelerators import require_accelerator
 from bestiary.models.backbones import backbone_names, is_bundled, is_graph
 from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.onnx_surgery import STAGES, count_frozen_stages
@@ -24,7 +25,7 @@ SETTING_CONSUMERS: dict[tuple[str, ...], dict[str, str]] = {
         " near_duplicate_bits group site crop",
         "picture": "size fit normalise max_pixels max_bytes",
         "model": "method",
-        "features": "engine precision",
+        "features": "engine precision device",
         "train": "balance",
         "evaluate": "resamples coverage costs thresholds learning_curve prove",
     },
@@ -32,7 +33,7 @@ SETTING_CONSUMERS: dict[tuple[str, ...], dict[str, str]] = {
     LOOP: {
         "augment": "mirror crop_min_area colour_jitter erasing",
         "train": "epochs batch_size learning_rate weight_decay momentum label_smoothing optimiser schedule"
-        " warmup_epochs patience_epochs precision size_from size_to checkpoint_seconds",
+        " warmup_epochs patience_epochs precision size_from size_to checkpoint_seconds device",
     },
     SCRATCH: {"model": "network filters"},
     ("probe",): {
@@ -142,8 +143,13 @@ def _describe_consumers(users: tuple[str, ...]) -> str:
 def check_recipe_supported(recipe: Recipe) -> None:
     """Raise RecipeError or MissingExtraError for what a method does not support, before any work is done."""
     model = recipe.model
+    if recipe.features.device in ("cuda", "coreml"):
+        require_accelerator(recipe.features.device)
     if model.method != "probe":
         import_optional("torch", extra="torch")
+        from bestiary.training.device import choose_device
+
+        choose_device(recipe.train.device)
         check_input_sizes(recipe.resolve())
     elif world_size() > 1:
         raise RecipeError("The probe is trained in one process, in seconds: start it without torchrun.")

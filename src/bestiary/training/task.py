@@ -167,9 +167,9 @@ def record_engine(task: TrainingTask) -> TrainingTask:
     if "features" in read_environment(task.run) and (reason := explain_impossible(recorded)):
         recipe = shlex.quote(str(task.run / "asked.toml"))
         raise RunError(
-            f"The features of {task.run} were computed with {recorded.engine} in {recorded.precision}, which this"
-            f" computer cannot do: {reason}. Resume it on a computer like the first, or train again with its recipe:"
-            f" bestiary train PICTURES --recipe {recipe}"
+            f"The features of {task.run} were computed with {recorded.engine} in {recorded.precision} on"
+            f" {recorded.device}, which this computer cannot do: {reason}. Resume it on a computer like the first, or"
+            f" train again with its recipe: bestiary train PICTURES --recipe {recipe}"
         )
     features = FeaturesConfig(**asdict(task.engine_choice))
     record_features(task.run, features)

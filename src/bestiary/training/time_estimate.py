@@ -100,7 +100,7 @@ class MachineProfile:
 def estimate_seconds(task: TrainingTask, machine: MachineProfile) -> TimeEstimate:
     """Return the time of a task, from the features to the report."""
     slowdown, models = machine.slowdown, 1 + task.recipe.data.folds
-    before = _label_check_seconds(_as_probe(task), machine) if task.recipe.data.suspects else 0.0
+    before = _label_check_seconds(task, machine) if task.recipe.data.suspects else 0.0
     finish = slowdown * (COSTS.report + COSTS.report_picture * task.pictures.height)
     if task.recipe.model.method == "probe":
         fit = slowdown * COSTS.probe + _head_seconds(task, slowdown)
@@ -138,7 +138,7 @@ def _as_probe(task: TrainingTask) -> TrainingTask:
 
 def _label_check_seconds(task: TrainingTask, machine: MachineProfile) -> float:
     """Return the time of the label check: a head for each of five folds, and features that training does not need."""
-    splits = () if uses_features(task.recipe) else SPLITS
+    splits, task = () if task.uses_features else SPLITS, _as_probe(task)
     precision = task.engine_choice.precision
     cache = task.feature_cache(precision)
     missing = sum(len(cache.missing(task.split(split).keys)) for split in splits)
