@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from bestiary.class_thresholds import ThresholdEntry, check_thresholds
 from bestiary.costs import CostEntry, check_entries
-from bestiary.defaults import SCRATCH_AUGMENT, train_defaults
+from bestiary.defaults import augment_defaults, train_defaults
 from bestiary.errors import RecipeError
 from bestiary.group_rules import check_group_rule, check_site_rule
 from bestiary.recipe_errors import check_keys, format_validation_error
@@ -36,6 +36,9 @@ SplitParts = Literal["auto", "keep", "draw-test", "resplit"]
 FeatureEngine = Literal["auto", "openvino", "onnxruntime"]
 FeaturePrecision = Literal["auto", "float32", "bfloat16"]
 Balance = Literal["none", "class-weights", "oversample", "balanced-sampler", "logit-adjusted"]
+Turn = Literal["none", "quarters", "any"]
+Policy = Literal["none", "trivial"]
+ProbeViews = Literal["none", "mirror", "quarters"]
 
 METHODS: tuple[str, ...] = get_args(Method)
 BACKBONE_SIZES, SCRATCH_SIZE = {"lite0": 224, "lite2": 260}, 128
@@ -140,6 +143,9 @@ class ProbeConfig(_Section):
     """The linear head on frozen features."""
 
     regularisation: Strengths = Field((), description="inverse strengths C; empty: 4 to 1,200 / training pictures")
+    views: ProbeViews = Field(
+        "none", description="training pictures also mirrored, or turned by 90, 180 and 270 degrees"
+    )
 
 
 class AugmentConfig(_Section):
@@ -149,6 +155,15 @@ class AugmentConfig(_Section):
     crop_min_area: float = Field(0.5, gt=0, le=1, description="smallest area fraction of a random crop; 1 turns it off")
     colour_jitter: float = Field(0.2, ge=0, le=1, description="strength of brightness, contrast and saturation changes")
     erasing: float = Field(0.0, ge=0, le=1, description="probability of an erased rectangle")
+    vertical_mirror: float = Field(0.0, ge=0, le=1, description="probability of a vertical flip")
+    turn: Turn = Field("none", description="quarters: by 0, 90, 180 or 270 degrees; any: by any angle")
+    policy: Policy = Field("none", description="trivial: TrivialAugment; then colour_jitter defaults to 0")
+
+    @property
+    def is_off(self) -> bool:
+        """Whether pictures are shown as they are."""
+        parts = self.mirror, self.vertical_mirror, 1 - self.crop_min_area, self.colour_jitter, self.erasing
+        return max(parts) == 0 and self.turn == self.policy == "none"
 
 
 class TrainConfig(_Section):
@@ -262,7 +277,8 @@ class Recipe(_Section):
         explicit = self.train.model_dump(exclude_unset=True, exclude_none=True)
         values = self.model_dump()
         values["picture"] |= {"size": size, "normalise": normalise}
-        values["augment"] = (SCRATCH_AUGMENT if scratch else {}) | self.augment.model_dump(exclude_unset=True)
+        augment = self.augment.model_dump(exclude_unset=True)
+        values["augment"] = augment_defaults(self.model.method, augment) | augment
         values["train"] |= train_defaults(self.model.method, self.model.network, size, explicit) | explicit
         return ResolvedRecipe.model_validate(values)
 

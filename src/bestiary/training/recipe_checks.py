@@ -9,7 +9,7 @@ from bestiary.errors import RecipeError, import_optional
 from bestiary.machine import world_size
 from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.onnx_surgery import STAGES, count_frozen_stages
-from bestiary.recipe import Recipe, ResolvedRecipe
+from bestiary.recipe import AugmentConfig, Recipe, ResolvedRecipe
 
 # The learners: methods, and the networks of `scratch`. Each setting of a recipe is listed with its consumers.
 ALL = ("probe", "finetune", "resnet", "plain")
@@ -26,9 +26,9 @@ SETTING_CONSUMERS: dict[tuple[str, ...], dict[str, str]] = {
         "train": "balance",
         "evaluate": "resamples coverage costs thresholds learning_curve",
     },
-    PRETRAINED: {"model": "backbone weights", "probe": "regularisation"},
+    PRETRAINED: {"model": "backbone weights", "probe": "regularisation views"},
     LOOP: {
-        "augment": "mirror crop_min_area colour_jitter erasing",
+        "augment": "mirror crop_min_area colour_jitter erasing vertical_mirror turn policy",
         "train": "epochs batch_size learning_rate weight_decay momentum label_smoothing optimiser schedule"
         " warmup_epochs patience_epochs precision size_from size_to checkpoint_seconds",
     },
@@ -82,13 +82,26 @@ def _unused_settings(recipe: Recipe, overrides: dict[str, Any]) -> list[tuple[st
 def _idle_finetune_settings(recipe: Recipe) -> set[tuple[str, str]]:
     """Return the fine-tuning settings without effect for this backbone and number of trained stages.
 
-    Only a bundled backbone has a probe to start from. Cached activations have views, but one size.
+    Only a bundled backbone has a probe to start from. Cached activations have views, but one size, and only random
+    views are augmented.
     """
     if recipe.model.method != "finetune":
         return set()
-    idle = set() if recipe.model.backbone in BACKBONES else {("probe", "regularisation")}
-    from_pixels = count_frozen_stages(recipe) is None
-    return idle | ({("train", "views")} if from_pixels else {("train", "size_from"), ("train", "size_to")})
+    idle = set() if recipe.model.backbone in BACKBONES else {("probe", "regularisation"), ("probe", "views")}
+    if count_frozen_stages(recipe) is None:
+        return idle | {("train", "views")}
+    if recipe.train.views <= count_fixed_views(recipe.augment):
+        idle |= {("augment", key) for key in AugmentConfig.model_fields}
+    return idle | {("train", "size_from"), ("train", "size_to")}
+
+
+def count_fixed_views(augment: AugmentConfig) -> int:
+    """Return how many cached views are not random: the picture itself and, where mirroring is on, its mirror image.
+
+    >>> count_fixed_views(AugmentConfig()), count_fixed_views(AugmentConfig(mirror=0))
+    (2, 1)
+    """
+    return 2 if augment.mirror > 0 else 1
 
 
 def learner_name(recipe: Recipe) -> str:
@@ -106,6 +119,11 @@ def _describe_learner(recipe: Recipe) -> str:
 def _explain_unused(recipe: Recipe, section: str, key: str) -> str:
     if (section, key) not in _idle_finetune_settings(recipe):
         return f"it applies to {_describe_consumers(setting_consumers()[section, key])}."
+    if section == "augment":
+        return (
+            f"none of the views is random: of train.views = {recipe.train.views}, the first is the picture itself,"
+            " the second its mirror image. Raise train.views."
+        )
     if section == "probe":
         return f"fine-tuning starts from a probe with {' and '.join(BACKBONES)} only."
     if key == "views":
@@ -131,6 +149,8 @@ def check_recipe_supported(recipe: Recipe) -> None:
     model = recipe.model
     if model.method != "probe":
         import_optional("torch", extra="torch")
+        if recipe.augment.policy != "none":
+            import_optional("torchvision", extra="torch")
         check_input_sizes(recipe.resolve())
     elif world_size() > 1:
         raise RecipeError("The probe is trained in one process, in seconds: start it without torchrun.")
