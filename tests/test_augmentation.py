@@ -244,9 +244,10 @@ def test_trivial_augment_is_that_of_torchvision() -> None:
     images, chance = pictures(count=20), seeded(5)
     seeds = (seeded(5).draw(20).double() * 2**24).long()
     changed = trivial_augment(images, chance)
-    change = v2.TrivialAugmentWide(interpolation=InterpolationMode.BILINEAR)
     for seed, before, after in zip(seeds.tolist(), images, changed, strict=True):
         torch.manual_seed(seed)
+        fill = before.float().mean(dim=(1, 2)).tolist()
+        change = v2.TrivialAugmentWide(interpolation=InterpolationMode.BILINEAR, fill=fill)
         assert torch.equal(after, change(before))
 
 

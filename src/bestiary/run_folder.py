@@ -42,6 +42,7 @@ from bestiary.text import hide_passwords
 from bestiary.version import __version__
 
 RUNS = Path("runs")
+AUGMENTATION_SHEET = "augmentation.jpg"  # training pictures as training showed them
 
 
 def create_run_folder(

@@ -49,8 +49,6 @@ def augment(images: Tensor, settings: AugmentConfig, rng: BatchRandom, *, size: 
     size: height and width of the result, if other than those of the images. Raises ValueError for turns of images that
     are not square.
     """
-    if settings.policy == "trivial":
-        images = trivial_augment(images, rng)
     if settings.mirror > 0:
         images = random_hflip(images, rng, probability=settings.mirror)
     if settings.vertical_mirror > 0:
@@ -68,6 +66,8 @@ def augment(images: Tensor, settings: AugmentConfig, rng: BatchRandom, *, size: 
         )
     elif size is not None and images.shape[2:] != (size, size):
         images = functional.interpolate(images.float(), size, mode="bilinear", antialias=True)
+    if settings.policy == "trivial":
+        images = trivial_augment(images, rng)
     if settings.colour_jitter > 0:
         images = colour_jitter(images, rng, strength=settings.colour_jitter)
     if settings.erasing > 0:
@@ -78,20 +78,22 @@ def augment(images: Tensor, settings: AugmentConfig, rng: BatchRandom, *, size: 
 def trivial_augment(images: Tensor, rng: BatchRandom) -> Tensor:
     """Return the pictures as uint8, each changed by one random operation of random strength, or left as it is.
 
-    Müller and Hutter 2021, "TrivialAugment", in torchvision's version ("Wide", with bilinear sampling). It draws from
-    torch's global generator, which is seeded for each picture and put back afterwards. One thread: the operations on
-    one picture are too small to be shared. Raises MissingExtraError without torchvision.
+    Müller and Hutter 2021, "TrivialAugment", in torchvision's version ("Wide", with bilinear sampling). What a shift or
+    a turn leaves empty gets the picture's mean colour. torchvision draws from torch's global generator, which is seeded
+    for each picture and put back afterwards. One thread: the operations on one picture are too small to be shared.
+    Raises MissingExtraError without torchvision.
     """
     transforms = import_optional("torchvision.transforms.v2", extra="torch")
-    change = transforms.TrivialAugmentWide(interpolation=transforms.InterpolationMode.BILINEAR)
     seeds = (rng.draw(len(images)).double() * 2**24).long().tolist()  # float32 in 0..1 has 24 bits
     pixels = images if images.dtype == torch.uint8 else images.round().clamp(0, 255).to(torch.uint8)
+    fills = pixels.float().mean(dim=(2, 3)).tolist()
     changed, state, threads = torch.empty_like(pixels), torch.get_rng_state(), torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for row, seed in enumerate(seeds):
+        for row, (seed, fill) in enumerate(zip(seeds, fills, strict=True)):
             torch.default_generator.manual_seed(seed)
-            changed[row] = change(pixels[row])
+            bilinear = transforms.InterpolationMode.BILINEAR
+            changed[row] = transforms.TrivialAugmentWide(interpolation=bilinear, fill=fill)(pixels[row])
     finally:
         torch.set_rng_state(state)
         torch.set_num_threads(threads)

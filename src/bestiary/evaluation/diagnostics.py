@@ -24,7 +24,7 @@ from bestiary.models.logistic_regression import linear_logits
 from bestiary.quick_metrics import log_softmax
 from bestiary.recipe import BACKBONE_SIZES, ResolvedRecipe
 from bestiary.text import format_names, format_percent
-from bestiary.training.augmentation_sheet import write_augmentation_sheet
+from bestiary.training.augmentation_sheet import describe_augmentation, write_augmentation_sheet
 from bestiary.training.probe import chosen_c_value
 from bestiary.training.task import SplitData, TrainedModel, TrainingTask
 
@@ -35,8 +35,8 @@ NAMED = 3  # classes named in the sentence about overfitting
 
 def write_diagnostics(task: TrainingTask, trained: TrainedModel) -> None:
     """Write `learning_curve.json`, and `augmentation.jpg` if training pictures were augmented, into the run folder."""
-    write_json(task.run / "learning_curve.json", diagnose_training(task, trained))
-    write_augmentation_sheet(task)
+    augmentation = {"augmentation": describe_augmentation(task.recipe)} if write_augmentation_sheet(task) else {}
+    write_json(task.run / "learning_curve.json", diagnose_training(task, trained) | augmentation)
 
 
 def diagnose_training(task: TrainingTask, trained: TrainedModel) -> dict[str, Any]:

@@ -6,7 +6,7 @@ computed; for other networks they are random draws like those of training, which
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +17,14 @@ from bestiary.batches.pixel_cache import iter_pixel_batches
 from bestiary.files import atomic_path
 from bestiary.models.onnx_surgery import count_frozen_stages
 from bestiary.preprocess import VerifiedFile
-from bestiary.recipe import AugmentConfig
+from bestiary.recipe import AugmentConfig, ResolvedRecipe
+from bestiary.run_folder import AUGMENTATION_SHEET
+from bestiary.text import format_percent
 from bestiary.training.probe import probe_views
+from bestiary.training.recipe_checks import count_fixed_views
 from bestiary.training.task import TrainingTask
 
-SHEET_NAME = "augmentation.jpg"
+VIEW_WORDS = {"mirror": "mirrored", "quarters": "turned by 90, 180 and 270 degrees"}
 ROWS, DRAWS = 5, 6  # pictures, each of another class where there are as many; random versions of each
 SIDE, GAP, JPEG_QUALITY = 112, 4, 85
 PAPER = 255  # between the pictures
@@ -40,7 +43,7 @@ def write_augmentation_sheet(task: TrainingTask) -> Path | None:
         return None
     files = [VerifiedFile.of(path, key) for path, key in zip(train.paths, train.keys, strict=True)]
     images = np.concatenate(list(iter_pixel_batches(files, task.preprocess, threads=task.context.threads)))
-    path = task.run / SHEET_NAME
+    path = task.run / AUGMENTATION_SHEET
     with atomic_path(path) as temporary:
         _draw_sheet(show(images, train.keys)).save(temporary, "JPEG", quality=JPEG_QUALITY)
     return path
@@ -59,6 +62,47 @@ def random_versions(images: Pixels, augmentation: AugmentConfig, *, seed: int, c
         changed = augment(pixels, augmentation, BatchRandom(torch.Generator().manual_seed(entropy)))
         columns.append(changed.round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy())
     return [list(row) for row in zip(*columns, strict=True)]
+
+
+def describe_augmentation(recipe: ResolvedRecipe) -> str:
+    """Return how training changes its pictures, in sentences.
+
+    >>> from bestiary.recipe import Recipe
+    >>> describe_augmentation(Recipe.of({"probe": {"views": "mirror"}}).resolve())
+    'The head was fitted on each training picture as it is and mirrored.'
+    """
+    if recipe.model.method == "probe":
+        return f"The head was fitted on each training picture as it is and {VIEW_WORDS[recipe.probe.views]}."
+    changes = "; ".join(_iter_changes(recipe.augment))
+    if count_frozen_stages(recipe) is None:
+        return f"Each time that a training picture is shown, it is changed at random: {changes}."
+    fixed, views = count_fixed_views(recipe.augment), recipe.train.views
+    first = "The first view of a training picture is the picture itself"
+    first += ", the second its mirror image." if fixed == 2 else "."
+    rest = f" The others are changed at random, once: {changes}." if views > fixed and changes else ""
+    return f"{first}{rest}"
+
+
+def _iter_changes(augment: AugmentConfig) -> Iterator[str]:
+    """Yield what is done to a picture, in this order."""
+    for name, probability in (
+        ("mirrored", augment.mirror),
+        ("turned upside down by a mirror", augment.vertical_mirror),
+    ):
+        if probability:
+            yield f"{name} with probability {probability:g}"
+    if augment.turn == "quarters":
+        yield "turned by 0, 90, 180 or 270 degrees"
+    if augment.turn == "any":
+        yield "turned by any angle, with its reflection in the corners"
+    if augment.crop_min_area < 1:
+        yield f"cropped to {format_percent(augment.crop_min_area)} of its area or more"
+    if augment.policy == "trivial":
+        yield "one random operation of TrivialAugment"
+    if augment.colour_jitter:
+        yield f"saturation, brightness and contrast changed by up to {format_percent(augment.colour_jitter)}"
+    if augment.erasing:
+        yield f"a rectangle erased with probability {augment.erasing:g}"
 
 
 def _choose_views(task: TrainingTask) -> Callable[[Pixels, list[str]], Sheet] | None:
