@@ -140,7 +140,7 @@ def measure_corners(classes: list[list[Path]], engine: Engine, seed: int) -> Ite
     for split, rows in zip(("train", "val"), draw_rows(classes, seed), strict=True):
         labels[split] = np.array([label for _, label in rows])
         for path, _ in rows:
-            pixels = torch.from_numpy(wide.load_pixels(path)).permute(2, 0, 1)[None].float()
+            pixels = torch.from_numpy(wide.load_pixels(path).copy()).permute(2, 0, 1)[None].float()
             angle = float(rng.uniform(0, 2 * math.pi))
             middle = turn(pixels, 0.0, "border", extent=2**-0.5)
             images[split, "as it is"].append(to_array(middle))
