@@ -27,7 +27,8 @@ from bestiary.export.calibration import fit_temperature
 from bestiary.export.finalize import softmax
 from bestiary.flow import audit
 from bestiary.models.logistic_regression import linear_logits
-from bestiary.recipe import Balance, Recipe
+from bestiary.recipe import Recipe
+from bestiary.recipe_sections import Balance
 from bestiary.training.balance import BALANCES
 from bestiary.training.probe import fit_probe
 from bestiary.training.task import make_task

@@ -31,7 +31,7 @@ from bestiary.data.sources import PictureList, list_sources
 from bestiary.data.views import VIEWS
 from bestiary.machine import available_cores
 from bestiary.picture import DecodeLimits, open_picture
-from bestiary.recipe import DataConfig
+from bestiary.recipe_sections import DataConfig
 from measuring import build_parser
 
 Random = np.random.Generator

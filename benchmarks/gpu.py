@@ -48,7 +48,7 @@ from bestiary.models.head import Head
 from bestiary.models.networks import Network, finetune_network, small_resnet
 from bestiary.preprocess import Preprocessing
 from bestiary.progress import SilentReporter
-from bestiary.recipe import AugmentConfig, FeaturesConfig
+from bestiary.recipe_sections import AugmentConfig, FeaturesConfig
 from bestiary.training.device import choose_device, describe_device, explain_no_torch_device
 from bestiary.training.loop import LoopControl, LoopSettings, ValidationMetrics, fit
 from measuring import build_parser, list_picture_files, read_processor_name, read_versions

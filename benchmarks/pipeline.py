@@ -26,7 +26,7 @@ from bestiary.machine import available_cores
 from bestiary.models.networks import Network, small_resnet
 from bestiary.preprocess import Preprocessing
 from bestiary.progress import SilentReporter
-from bestiary.recipe import AugmentConfig
+from bestiary.recipe_sections import AugmentConfig
 from bestiary.training.loop import LoopControl, LoopSettings, ValidationMetrics, fit
 from measuring import build_picture_parser
 

@@ -21,7 +21,7 @@ from torchvision import transforms
 
 from bestiary.models.networks import small_resnet
 from bestiary.preprocess import Preprocessing
-from bestiary.recipe import AugmentConfig
+from bestiary.recipe_sections import AugmentConfig
 from measuring import build_picture_parser
 from pipeline import build_reader, draw_pictures, train
 

@@ -31,7 +31,8 @@ from bestiary.models.engine_choice import FOLDER, EngineRecord, choose_engine, i
 from bestiary.models.features import FeatureCache, training_feature_cache
 from bestiary.models.onnx_surgery import add_global_pool
 from bestiary.preprocess import Preprocessing
-from bestiary.recipe import FeaturesConfig, Recipe
+from bestiary.recipe import Recipe
+from bestiary.recipe_sections import FeaturesConfig
 from listening import Listening
 from stand_in_device import CARD, DRIVER, OUT_OF_MEMORY, StandIn, install_stand_in, runtime_error
 

@@ -31,7 +31,8 @@ from bestiary.inference.predictor import Predictor
 from bestiary.models.backbones import backbone_by_name, bundled_backbone
 from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.progress import SilentReporter
-from bestiary.recipe import BACKBONE_SIZES, Recipe
+from bestiary.recipe import Recipe
+from bestiary.recipe_sections import BACKBONE_SIZES
 from bestiary.run_folder import load_resolved_recipe
 from bestiary.serve.app import create_app
 from bestiary.training import backbone_choice, methods

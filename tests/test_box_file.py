@@ -14,7 +14,7 @@ from bestiary.data.formats.read_options import make_read_options
 from bestiary.data.list_pictures import list_pictures
 from bestiary.data.sources import PictureList
 from bestiary.errors import SourceError, UserError
-from bestiary.recipe import DataConfig
+from bestiary.recipe_sections import DataConfig
 from bestiary.report.commands import retrain_command
 from boxed_pictures import write_coco
 

@@ -19,7 +19,8 @@ from bestiary.data.assign_splits import assign_splits
 from bestiary.data.corrections import Correction, Corrections, append, make_correction, merge, read_corrections, write
 from bestiary.demo.dataset import SyntheticDataset, draw_creature
 from bestiary.errors import SourceError
-from bestiary.recipe import DataConfig, Recipe
+from bestiary.recipe import Recipe
+from bestiary.recipe_sections import DataConfig
 from bestiary.report.audit_cards import choose_cards, findings_of_check
 from listening import Listening
 

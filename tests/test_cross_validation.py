@@ -23,7 +23,8 @@ from bestiary.evaluation import cross_validation
 from bestiary.evaluation.cross_validation import classes_with_few_groups, concat_folds, cross_validate, fold_scores
 from bestiary.export import finalize
 from bestiary.inference.predictor import Predictor
-from bestiary.recipe import DataConfig, FeaturesConfig, Recipe
+from bestiary.recipe import Recipe
+from bestiary.recipe_sections import DataConfig, FeaturesConfig
 from bestiary.training.task import TrainedModel, TrainingTask, make_task
 from listening import Listening
 

@@ -27,7 +27,7 @@ from bestiary.demo.dataset import FAULT_CHECKS, SyntheticDataset, draw_creature
 from bestiary.errors import SourceError
 from bestiary.picture import LIMITS, DecodeLimits
 from bestiary.preprocess import VerifiedFile
-from bestiary.recipe import DataConfig
+from bestiary.recipe_sections import DataConfig
 
 NEEDS_TRAINING = {"suspect-label"}  # checks that want a model, and are made after one was trained
 

@@ -28,8 +28,9 @@ from bestiary.inference.embedder import Embedder
 from bestiary.inference.predictor import Predictor
 from bestiary.models import accelerators, device_measurement
 from bestiary.models.device_proof import FOLDER
-from bestiary.recipe import FeaturesConfig, Recipe
+from bestiary.recipe import Recipe
 from bestiary.recipe_arguments import combine_recipe, device_settings, study_device_settings
+from bestiary.recipe_sections import FeaturesConfig
 from listening import Listening
 from stand_in_device import CARD, DRIVER, StandIn, install_stand_in
 from tiny_model import COLOURS, RGB, SIZE, write_run

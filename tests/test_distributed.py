@@ -29,7 +29,7 @@ PROGRAM = """
 
     from bestiary.models.networks import PlainArchitecture, plain_cnn, small_resnet
     from bestiary.progress import SilentReporter
-    from bestiary.recipe import AugmentConfig
+    from bestiary.recipe_sections import (AugmentConfig)
     from bestiary.training.loop import LoopControl, LoopSettings, ValidationMetrics, fit, predict_logits
     from bestiary.training.distributed import destroy_process_group, init_process_group
 

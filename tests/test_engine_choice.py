@@ -37,7 +37,8 @@ from bestiary.models.onnx_surgery import add_global_pool
 from bestiary.preprocess import Preprocessing
 from bestiary.processor import Processor
 from bestiary.progress import SilentReporter
-from bestiary.recipe import FeaturesConfig, Recipe
+from bestiary.recipe import Recipe
+from bestiary.recipe_sections import FeaturesConfig
 
 SIZE = 64
 AUTO = FeaturesConfig()

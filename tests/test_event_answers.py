@@ -39,7 +39,8 @@ from bestiary.inference.event_answers import EventTracker, default_event_file
 from bestiary.inference.event_combination import EventCombination, combine_events, majority_vote, most_confident
 from bestiary.inference.event_names import event_finder
 from bestiary.inference.predictor import Prediction
-from bestiary.recipe import DataConfig, Recipe
+from bestiary.recipe import Recipe
+from bestiary.recipe_sections import DataConfig
 from bestiary.report.run_report import write_report
 from bestiary.stats import wilson_interval
 

@@ -100,6 +100,7 @@ def test_features_that_differ_are_kept_apart(folder: Path) -> None:
         cache,
         replace(cache, precision="bfloat16"),
         replace(cache, mirrored=True),
+        *(replace(cache, quarter_turns=number) for number in (1, 2, 3)),
         replace(cache, preprocess=Preprocessing(SIZE, "crop")),
         replace(cache, preprocess=Preprocessing(2 * SIZE)),
     ]
@@ -174,3 +175,14 @@ def test_mirrored_features_are_those_of_the_mirror_image(folder: Path, collectio
     stacked = load_stacked([(plain, keys[0]), (mirrored, keys[1]), (plain, keys[1])])[:]
     np.testing.assert_array_equal(stacked[[0, 2]], plain.load(keys[:2])[:])
     np.testing.assert_array_equal(stacked[[1]], mirrored.load(keys[1:2])[:])
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_features_of_a_quarter_turn_are_those_of_the_turned_picture(
+    folder: Path, collection: SyntheticDataset, quarters: int
+) -> None:
+    paths, keys = pictures_of(collection, 4)
+    turned = replace(feature_cache(folder), quarter_turns=quarters)
+    turned.fill(paths, keys)
+    images = np.stack([np.rot90(Preprocessing(SIZE).load_pixels(path), quarters) for path in paths])
+    np.testing.assert_allclose(turned.store.read(keys), pooled_maps(turned.graph, images), atol=2e-3)

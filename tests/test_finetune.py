@@ -27,7 +27,8 @@ from bestiary.models.engine import OnnxRuntimeEngine, run_batch
 from bestiary.models.networks import Network, finetune_network
 from bestiary.models.onnx_surgery import STAGES, extract_frozen_stages
 from bestiary.preprocess import Preprocessing
-from bestiary.recipe import AugmentConfig, FeaturesConfig, Recipe
+from bestiary.recipe import Recipe
+from bestiary.recipe_sections import AugmentConfig, FeaturesConfig
 from bestiary.training import finetune
 from bestiary.training.activation_cache import (
     AugmentedViews,
@@ -121,6 +122,37 @@ def test_views_are_the_picture_its_mirror_image_and_random_ones_that_repeat() ->
     assert not np.array_equal(first[2], first[3])
     assert not np.array_equal(first[2], list(AugmentedViews(4, AugmentConfig()).iter_views(picture, "other"))[2])
     assert len(list(AugmentedViews(1, AugmentConfig()).iter_views(picture, "key"))) == 1
+
+
+def test_without_mirroring_no_view_is_the_mirror_image() -> None:
+    picture, augment = pictures()[:1], AugmentConfig(mirror=0)
+    views = list(AugmentedViews(4, augment).iter_views(picture, "key"))
+    np.testing.assert_array_equal(views[0], picture)
+    assert not any(np.array_equal(view, picture[:, :, ::-1]) for view in views)
+    mirrored = list(AugmentedViews(4, AugmentConfig()).iter_views(picture, "key"))
+    assert len(views) == len(mirrored) == 4
+
+
+def test_random_views_are_turned() -> None:
+    picture = pictures()[:1]
+    augment = AugmentConfig(mirror=0, crop_min_area=1, colour_jitter=0, turn="quarters")
+    views = list(AugmentedViews(9, augment).iter_views(picture, "key"))
+    turns = [[np.array_equal(view, np.rot90(picture, number, (1, 2))) for number in range(4)] for view in views]
+    assert all(sum(equal) == 1 for equal in turns)
+    assert len({equal.index(True) for equal in turns}) > 1
+
+
+def test_activations_of_older_runs_stay_cached(trunk: Path, tmp_path: Path) -> None:
+    """The name of the folder has always been made of these four settings, while the newer ones are off."""
+    lower = extract_frozen_stages(trunk, "lite0", SIZE, 5)
+    preprocess = Preprocessing(SIZE)
+    old = '{"mirror":0.5,"crop_min_area":0.5,"colour_jitter":0.2,"erasing":0.0}'
+    digest = hashlib.sha256(lower.graph + f"{old} {preprocess.rules.cache_name} v1".encode()).hexdigest()[:16]
+    folder = activation_cache(tmp_path, lower, preprocess, "float32", AugmentConfig()).folder
+    assert folder.name == f"{digest}-squash-float32"
+    changed = [AugmentConfig(turn="any"), AugmentConfig(vertical_mirror=0.1), AugmentConfig(policy="trivial")]
+    folders = {activation_cache(tmp_path, lower, preprocess, "float32", augment).folder for augment in changed}
+    assert len(folders | {folder}) == 4
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -33,8 +33,9 @@ from bestiary.inference.predictor import Prediction, Predictor
 from bestiary.models import engine_choice
 from bestiary.picture import load
 from bestiary.preprocess import Preprocessing
-from bestiary.recipe import FeaturesConfig, Recipe
+from bestiary.recipe import Recipe
 from bestiary.recipe_files import write_toml
+from bestiary.recipe_sections import FeaturesConfig
 from bestiary.training.task import TrainedModel, TrainingTask, load_task, record_engine
 
 FILES = {

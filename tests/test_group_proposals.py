@@ -23,7 +23,7 @@ from bestiary.data.picture_groups import add_picture_groups
 from bestiary.demo.dataset import SyntheticDataset, draw_creature
 from bestiary.flow import audit
 from bestiary.group_rules import parse_group_rule, parse_site_rule
-from bestiary.recipe import DataConfig
+from bestiary.recipe_sections import DataConfig
 
 HASH = "0123456789abcdef0123456789abcde"
 KINDS = ("bird", "fish", "snail")

@@ -16,7 +16,7 @@ from bestiary.evaluation.label_issues import cross_val_probabilities
 from bestiary.models import logistic_regression
 from bestiary.models.features import LabelledFeatures
 from bestiary.models.logistic_regression import InMemorySolver, OutOfCoreSolver, linear_logits, make_solver
-from bestiary.recipe import Balance
+from bestiary.recipe_sections import Balance
 from bestiary.training.probe import fit_head
 
 CHANNELS = 24

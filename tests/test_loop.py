@@ -21,9 +21,11 @@ from bestiary.batches.loader import Read
 from bestiary.errors import RecipeError, RunError, SourceError
 from bestiary.models.networks import Network, PlainArchitecture, plain_cnn, small_resnet, with_linear_head
 from bestiary.progress import SilentReporter
-from bestiary.recipe import AugmentConfig, Balance
+from bestiary.recipe_sections import AugmentConfig, Balance
+from bestiary.training import loop
 from bestiary.training.balance import BALANCES, class_weights, logit_adjustment, sample_epoch_order
 from bestiary.training.checkpoint import load_checkpoint
+from bestiary.training.device import seed_for_step
 from bestiary.training.loop import (
     FitResult,
     LoopControl,
@@ -207,6 +209,51 @@ def test_a_run_killed_and_resumed_equals_the_uninterrupted_one(tmp_path: Path, o
     for one, other in zip(result.history, expected.history, strict=True):
         assert {key: one[key] for key in one.keys() - timings} == {key: other[key] for key in other.keys() - timings}
     assert len((tmp_path / "killed" / "history.jsonl").read_text().splitlines()) == settings.epochs
+
+
+EVERYTHING = AugmentConfig(vertical_mirror=0.5, turn="any", policy="trivial", erasing=0.3)
+
+
+@pytest.mark.parametrize("augmentation", [EVERYTHING, EVERYTHING.model_copy(update={"turn": "quarters"})])
+def test_turns_and_policies_are_drawn_alike_by_a_run_that_is_resumed_within_an_epoch(
+    tmp_path: Path, augmentation: AugmentConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torchvision")
+    settings, whole, resumed = replace(SETTINGS, epochs=2, checkpoint_seconds=1e-9), small(), small(seed=9)
+    expected = train(tmp_path / "whole", whole, settings, augmentation=augmentation)
+    seeds = list[tuple[int, int]]()
+
+    def dying(seed: int, epoch: int, step: int) -> torch.Generator:
+        seeds.append((epoch, step))
+        if (epoch, step) == (2, 2):
+            raise KeyboardInterrupt
+        return seed_for_step(seed, epoch, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "seed_for_step", dying)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "killed", small(), settings, augmentation=augmentation)
+    assert seeds[-1] == (2, 2)
+    torch.manual_seed(123)
+    result = train(tmp_path / "killed", resumed, settings, augmentation=augmentation, resume=True)
+    assert same_weights(whole, resumed)
+    losses = [[line["train_loss"] for line in run.history] for run in (result, expected)]
+    assert losses[0] == losses[1]
+    other = train(tmp_path / "other", small(), settings)
+    assert other.history[0]["train_loss"] != expected.history[0]["train_loss"]
+
+
+def test_a_checkpoint_from_before_turns_is_resumed(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, epochs=2)
+    train(tmp_path, small(), settings)
+    path = tmp_path / "checkpoints" / "last.pt"
+    state = torch.load(path, weights_only=True)
+    for name in ("vertical_mirror", "turn", "policy"):
+        del state["asked"]["augment"][name]
+    torch.save(state, path)
+    train(tmp_path, small(), settings, resume=True)
+    with pytest.raises(RunError, match="was trained with augment = .*'turn': 'none'"):
+        train(tmp_path, small(), settings, augmentation=AugmentConfig(turn="any"), resume=True)
 
 
 def test_a_finished_run_resumes_to_its_best_weights(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from bestiary.models.features import LabelledFeatures
 from bestiary.models.head import Head
 from bestiary.preprocess import Preprocessing
 from bestiary.quick_metrics import loss_and_macro_f1, softmax
-from bestiary.recipe import Balance, Recipe
+from bestiary.recipe import Recipe
+from bestiary.recipe_sections import Balance
 from bestiary.training import probe
 from bestiary.training.probe import default_c_values, fit_head, fit_probe
 from bestiary.training.recipe_checks import check_recipe_supported
@@ -174,3 +175,47 @@ def test_oversampling_shows_small_classes_mirrored_every_other_time(
     # 6 against 2: each of the two is shown three times, twice as it is and once mirrored; all weights add up to 8.
     np.testing.assert_allclose(weights, np.array([1, 1, 1, 1, 1, 1, 2, 2, 1, 1]) * 8 / 12)
     assert not np.array_equal(given[0].features[6:8], given[0].features[8:10])
+
+
+@pytest.mark.parametrize(("views", "count"), [("mirror", 2), ("quarters", 4)])
+@pytest.mark.parametrize("balance", ["none", "oversample"])
+def test_views_are_more_rows_of_the_same_pictures(
+    tmp_path: Path, collection: SyntheticDataset, monkeypatch: pytest.MonkeyPatch, views: str, count: int, balance: str
+) -> None:
+    paths = sorted(collection.kinds)[:12]
+    keys = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    labels = [*["many"] * 6, *["few"] * 2, *["many"] * 2, *["few"] * 2]
+    split = [*["train"] * 8, *["val"] * 4]
+    pictures = pl.DataFrame({"path": [str(path) for path in paths], "label": labels, "sha256": keys, "split": split})
+    settings = {"model": {"backbone": "lite0"}, "train": {"balance": balance}, "probe": {"views": views}}
+    recipe = Recipe.of(settings).resolve()
+    task = TrainingTask(recipe, pictures, ("few", "many"), Preprocessing(SIZE), tmp_path, Context(1, cache=tmp_path))
+    fitted = list[tuple[LabelledFeatures, LabelledFeatures]]()
+
+    def watched(train: LabelledFeatures, val: LabelledFeatures, *_: object, **__: object) -> tuple[None, list[object]]:
+        fitted.append((train, val))
+        return None, []
+
+    monkeypatch.setattr(probe, "fit_head", watched)
+    fit_probe(task)
+    train, val = fitted[0]
+    assert train.labels.tolist() == ([1] * 6 + [0] * 2) * count
+    times = np.array([1] * 6 + [3 if balance == "oversample" else 1] * 2)
+    assert train.weights is not None
+    np.testing.assert_allclose(train.weights, np.tile(times * 8 / times.sum() / count, count), rtol=1e-6)
+    assert train.weights.sum() == pytest.approx(8)
+    plain = task.feature_cache(task.engine_choice.precision).load(keys[:8])[:]
+    np.testing.assert_array_equal(train.features[:8], plain)
+    assert not np.array_equal(train.features[8:16], plain)
+    assert (val.labels.tolist(), len(val.features), val.weights) == ([1] * 2 + [0] * 2, 4, None)
+
+
+@pytest.mark.parametrize("balance", ["none", "class-weights", "logit-adjusted"])
+def test_views_that_change_nothing_give_the_head_without_them(balance: Balance) -> None:
+    """Each picture counts as much as before, so that C means the same."""
+    train, val = labelled(200, 3, seed=0), labelled(60, 3, seed=1)
+    rows, labels = np.concatenate([array(train)] * 4), np.tile(train.labels, 4)
+    repeated = LabelledFeatures(rows, labels, np.full(800, 0.25, np.float32))
+    seen = fit_head(repeated, val, 3, c_values=[0.05], balance=balance)[0]
+    plain = fit_head(LabelledFeatures(array(train).copy(), train.labels), val, 3, c_values=[0.05], balance=balance)[0]
+    np.testing.assert_allclose(softmax(logits_of(seen, array(val))), softmax(logits_of(plain, array(val))), atol=2e-4)

@@ -9,8 +9,9 @@ from pydantic import ValidationError
 from bestiary.errors import RecipeError
 from bestiary.picture import DecodeLimits
 from bestiary.preprocess import Preprocessing
-from bestiary.recipe import METHODS, Recipe, ResolvedRecipe
+from bestiary.recipe import Recipe, ResolvedRecipe
 from bestiary.recipe_files import apply_overrides, builtin_recipes, load_recipe_values, read_toml, write_toml
+from bestiary.recipe_sections import METHODS
 
 
 @pytest.mark.parametrize(
@@ -244,3 +245,38 @@ def test_sizes_and_rates_follow_network_and_optimiser() -> None:
     assert (by_sgd.train.learning_rate, by_sgd.train.weight_decay) == (0.2, 5e-4)
     plain = Recipe.of({"model": {"method": "scratch", "network": "plain"}, "picture": {"size": 64}}).resolve()
     assert (plain.train.optimiser, plain.train.size_from, plain.train.size_to) == ("sgd", 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"augment": {"policy": "trivail"}}, r"'none' or 'trivial'; got 'trivail'\. Did you mean \"trivial\"\?"),
+        ({"augment": {"turn": "quarter"}}, r"'none', 'quarters' or 'any'; got 'quarter'\. Did you mean \"quarters\"\?"),
+        ({"augment": {"policy": "randaugment"}}, r"got 'randaugment'\.$"),
+        ({"augment": {"turn": 90}}, r'Setting "augment\.turn": .*got 90\.$'),
+        ({"augment": {"vertical_mirror": 2}}, r'Setting "augment\.vertical_mirror": .*less than or equal to 1'),
+        ({"probe": {"views": "mirrored"}}, r"got 'mirrored'\. Did you mean \"mirror\"\?"),
+        ({"augment": {"rotate": "any"}}, r'Unknown setting "augment\.rotate"\.'),
+    ],
+)
+def test_wrong_augmentation_is_named_with_the_nearest_right_one(asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        Recipe.of(asked)
+
+
+def test_augmentation_survives_its_file(tmp_path: Path) -> None:
+    settings = {"turn": "quarters", "vertical_mirror": 0.5, "policy": "trivial"}
+    recipe = Recipe.of({"model": {"method": "scratch"}, "augment": settings, "probe": {"views": "quarters"}})
+    path = tmp_path / "recipe.toml"
+    for values in (recipe.overrides(), recipe.resolve().model_dump(mode="json")):
+        path.write_text(write_toml(values), encoding="utf-8")
+        assert Recipe.read(path).resolve() == recipe.resolve()
+
+
+def test_a_policy_leaves_colours_to_itself_unless_both_are_set() -> None:
+    scratch = {"model": {"method": "scratch"}, "augment": {"policy": "trivial"}}
+    augment = Recipe.of(scratch).resolve().augment
+    assert (augment.colour_jitter, augment.crop_min_area, augment.mirror) == (0, 0.35, 0.5)
+    both = {"model": {"method": "scratch"}, "augment": {"policy": "trivial", "colour_jitter": 0.1}}
+    assert Recipe.of(both).resolve().augment.colour_jitter == 0.1
+    assert Recipe.of({"model": {"method": "scratch"}}).resolve().augment.colour_jitter == 0.3

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
-from bestiary.errors import RecipeError
-from bestiary.recipe import METHODS, Recipe
+from bestiary.errors import MissingExtraError, RecipeError
+from bestiary.recipe import Recipe
 from bestiary.recipe_files import builtin_recipes, read_toml
-from bestiary.training.recipe_checks import SETTING_CONSUMERS, check_no_unused_settings, setting_consumers
+from bestiary.recipe_sections import METHODS
+from bestiary.training.recipe_checks import (
+    SETTING_CONSUMERS,
+    check_no_unused_settings,
+    check_recipe_supported,
+    setting_consumers,
+)
 
 
 @pytest.mark.parametrize(
@@ -18,6 +25,27 @@ from bestiary.training.recipe_checks import SETTING_CONSUMERS, check_no_unused_s
     [
         ({"train": {"epochs": 7}}, "train.epochs = 7 has no effect with probe; it applies to finetune and scratch"),
         ({"augment": {"erasing": 0.3}}, "augment.erasing = 0.3 has no effect with probe"),
+        (
+            {"augment": {"turn": "any"}},
+            "augment.turn = any has no effect with probe; it applies to finetune and scratch",
+        ),
+        ({"augment": {"policy": "trivial"}}, "augment.policy = trivial has no effect with probe"),
+        (
+            {"probe": {"views": "quarters"}, "model": {"method": "scratch"}},
+            "probe.views = quarters has no effect with scratch .* it applies to probe and finetune",
+        ),
+        (
+            {"probe": {"views": "mirror"}, "model": {"method": "finetune", "backbone": "resnet18"}},
+            "probe.views .* starts from a probe with lite0 and lite2 only",
+        ),
+        (
+            {"augment": {"turn": "quarters"}, "train": {"views": 2}, "model": {"method": "finetune"}},
+            "augment.turn = quarters has no effect with finetune; none of the views is random: of train.views = 2",
+        ),
+        (
+            {"augment": {"mirror": 0.0}, "train": {"views": 1}, "model": {"method": "finetune"}},
+            "augment.mirror = 0.0 has no effect with finetune; none of the views is random",
+        ),
         (
             {"train": {"unfreeze_stages": 3}, "model": {"method": "scratch"}},
             "train.unfreeze_stages = 3 .* scratch and its network resnet; it applies to finetune",
@@ -58,7 +86,12 @@ def test_what_has_no_effect_is_refused(asked: dict[str, Any], message: str) -> N
         {"seed": 3, "train": {"balance": "oversample"}, "probe": {"regularisation": [0.1]}},
         {"model": {"method": "scratch", "filters": [8, 16]}, "train": {"epochs": 7}, "augment": {"erasing": 0.3}},
         {"model": {"method": "scratch", "network": "plain", "batch_norm": True}},
-        {"model": {"method": "finetune", "backbone": "lite0"}, "probe": {"regularisation": [0.1]}},
+        {"model": {"method": "finetune", "backbone": "lite0"}, "probe": {"regularisation": [0.1], "views": "mirror"}},
+        {"model": {"method": "finetune"}, "augment": {"turn": "any"}},
+        {"model": {"method": "finetune"}, "augment": {"mirror": 0.0, "turn": "any"}, "train": {"views": 2}},
+        {"model": {"method": "finetune"}, "augment": {"turn": "any"}, "train": {"unfreeze_stages": 7}},
+        {"model": {"method": "scratch"}, "augment": {"turn": "any", "policy": "trivial", "vertical_mirror": 0.5}},
+        {"probe": {"views": "quarters"}},
         *(read_toml(path) for path in builtin_recipes().values()),
     ],
 )
@@ -85,3 +118,12 @@ def test_every_setting_of_a_recipe_has_its_users() -> None:
     assert sorted(setting_consumers()) == sorted(settings)
     named = [key for sections in SETTING_CONSUMERS.values() for keys in sections.values() for key in keys.split()]
     assert len(named) == len(settings)  # each is named once
+
+
+def test_a_policy_without_torchvision_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    recipe = Recipe.of({"model": {"method": "scratch"}, "augment": {"policy": "trivial"}})
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    check_recipe_supported(Recipe.of({"model": {"method": "scratch"}}))
+    with pytest.raises(MissingExtraError, match='This needs "torchvision", which is not installed'):
+        check_recipe_supported(recipe)

@@ -28,7 +28,7 @@ from bestiary.errors import MachineError, SourceError
 from bestiary.flow import audit
 from bestiary.models import engine_choice
 from bestiary.models.neighbours import nearest_neighbours
-from bestiary.recipe import FeaturesConfig
+from bestiary.recipe_sections import FeaturesConfig
 from bestiary.review import review_session
 from bestiary.review.app import create_app
 from bestiary.review.decisions import DecisionLog, reviewer_name

@@ -17,7 +17,8 @@ import pytest
 from bestiary import files, run_folder
 from bestiary.errors import MachineError, RecipeError, RunError, UserError
 from bestiary.locks import output_lock
-from bestiary.recipe import FeaturesConfig, Recipe
+from bestiary.recipe import Recipe
+from bestiary.recipe_sections import FeaturesConfig
 from bestiary.report.run_files import read_run
 
 RECIPE = Recipe.of({"model": {"backbone": "lite0"}, "seed": 3})

@@ -21,7 +21,7 @@ from bestiary.data.sources import list_sources
 from bestiary.evaluation.external import restore_number_labels
 from bestiary.files import read_json
 from bestiary.picture import DecodeLimits
-from bestiary.recipe import DataConfig
+from bestiary.recipe_sections import DataConfig
 from commands import Call
 
 BASE = ("--threads", "1", "--backbone", "lite0", "--set", "picture.size=64", "--set", "evaluate.resamples=100")

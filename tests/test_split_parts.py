@@ -17,7 +17,8 @@ from bestiary.data.dataset import DataSource, load_dataset
 from bestiary.data.sources import PictureEntry, PictureList
 from bestiary.data.split_parts import choose_split_parts, require_trainable_parts
 from bestiary.errors import SourceError
-from bestiary.recipe import DataConfig, Recipe
+from bestiary.recipe import Recipe
+from bestiary.recipe_sections import DataConfig
 
 Parts = dict[str, int]
 

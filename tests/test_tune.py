@@ -28,10 +28,11 @@ from bestiary.data import dataset as dataset_module
 from bestiary.data.dataset import DataSource
 from bestiary.demo.dataset import SyntheticDataset
 from bestiary.errors import InterruptedRun, MachineError, RecipeError, RunError, SourceError, UserError
+from bestiary.models.features import LabelledFeatures
 from bestiary.progress import Reporter
 from bestiary.recipe import Recipe, ResolvedRecipe
 from bestiary.recipe_files import write_toml
-from bestiary.training import quick_estimate
+from bestiary.training import probe, quick_estimate
 from bestiary.training.time_estimate import TimeEstimate
 from bestiary.tune import finish, importance, objective, sampler, search_space, selection_bias
 from bestiary.tune import page as tune_page
@@ -454,6 +455,48 @@ def test_an_impossible_search_is_rejected_before_pictures_are_read(
     with pytest.raises(RecipeError) as refused:
         run_tune(tmp_path / "there are no pictures", recipe=Recipe.of(PROBE), search=(wish,), out=tmp_path / "search")
     assert words in str(refused.value)
+
+
+def test_augmentation_can_be_searched() -> None:
+    requests = ['augment.turn=["none", "quarters", "any"]', 'augment.policy=["none", "trivial"]']
+    requests += ["augment.vertical_mirror=0..0.5"]
+    recipe = Recipe.of({"model": {"method": "scratch"}})
+    space = search_space.build_search_space(recipe, 1000, requests)
+    assert space["augment.turn"] == search_space.Categorical(('"none"', '"quarters"', '"any"'))
+    assert space["augment.vertical_mirror"] == search_space.Range(0.0, 0.5)
+    params = search_space.default_params(space, recipe)
+    assert (params["augment.turn"], params["augment.policy"], params["augment.vertical_mirror"]) == (
+        '"none"',
+        '"none"',
+        0,
+    )
+    chosen = search_space.apply_params(recipe, params | {"augment.turn": '"any"', "augment.policy": '"trivial"'})
+    assert (chosen.augment.turn, chosen.augment.policy) == ("any", "trivial")
+    for request in ('augment.turn=["quarter"]', 'probe.views=["none", "quarters"]'):
+        with pytest.raises(
+            RecipeError, match='The search cannot try .* (Did you mean "quarters"|no effect with scratch)'
+        ):
+            search_space.build_search_space(recipe, 1000, [request])
+
+
+def test_inner_folds_fit_a_probe_on_the_views_that_are_set(
+    collection: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = list[int]()
+    fit = probe.fit_head
+
+    def watched(train: LabelledFeatures, *args: Any, **kwargs: Any) -> Any:
+        rows.append(len(train.labels))
+        return fit(train, *args, **kwargs)
+
+    monkeypatch.setattr(probe, "fit_head", watched)
+    monkeypatch.setattr(objective, "fit_head", lambda *_, **__: pytest.fail("fitted without views"))
+    recipe = Recipe.of(PROBE | {"probe": {"regularisation": [0.01], "views": "quarters"}})
+    options: dict[str, Any] = {"trials": 1, "inner_folds": 2, "fresh_seeds": 0}
+    run_tune(collection.folder, recipe=recipe, out=tmp_path / "search", **options)
+    pictures = pl.read_parquet(tmp_path / "search" / "winner" / "pictures.parquet")
+    used = pictures.filter(pl.col("split").is_in(["train", "val"])).height
+    assert sum(rows[:2]) == 4 * used  # the two folds train on each picture once, in four views
 
 
 @pytest.mark.parametrize(("size", "most"), [(32, 3), (128, 4)])

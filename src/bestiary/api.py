@@ -32,8 +32,8 @@ from bestiary.inference.embedding_file import EmbeddingOptions, write_embeddings
 from bestiary.inference.predict import Pictures, list_sources
 from bestiary.machine import Device, FeatureDevice, available_cores
 from bestiary.progress import Reporter
-from bestiary.recipe import FeaturesConfig
 from bestiary.recipe_arguments import RecipeLike, combine_recipe
+from bestiary.recipe_sections import FeaturesConfig
 from bestiary.report import comparison_page
 from bestiary.report.evaluation_page import write_evaluation_page
 from bestiary.report.results import Run

@@ -10,7 +10,7 @@ from bestiary.files import cache_folder
 from bestiary.machine import available_cores
 from bestiary.profiling import StageTimer
 from bestiary.progress import Reporter, SilentReporter
-from bestiary.recipe import FeaturesConfig
+from bestiary.recipe_sections import FeaturesConfig
 from bestiary.stages import Job, number_stages
 
 

@@ -17,6 +17,15 @@ DECAYS = {"sgd": 5e-4, "muon": 0.1, "adamw": 0.05}  # weight decay from scratch
 SCRATCH_AUGMENT = {"crop_min_area": 0.35, "colour_jitter": 0.3}
 
 
+def augment_defaults(method: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a recipe's `augment` whose default depends on the method or on the explicit settings.
+
+    A policy changes colours itself, so that none are changed beside it.
+    """
+    defaults = SCRATCH_AUGMENT if method == "scratch" else {}
+    return defaults | ({"colour_jitter": 0.0} if overrides.get("policy", "none") != "none" else {})
+
+
 def train_defaults(method: str, network: str, size: int, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return every setting of a recipe's `train` that has no fixed default.
 

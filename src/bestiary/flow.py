@@ -14,13 +14,13 @@ from bestiary.data.assign_splits import assign_splits, describe_splits
 from bestiary.data.dataset import AuditedDataset, DataSource, Sources, load_dataset
 from bestiary.data.formats.label_table import ReadOptions
 from bestiary.evaluation.cross_validation import concat_folds, cross_validate, fold_scores
-from bestiary.evaluation.diagnostics import diagnose_training
+from bestiary.evaluation.diagnostics import write_diagnostics
 from bestiary.evaluation.evaluate import predict_val_split, rescore_test_split, score_predictions, test_predictions
 from bestiary.evaluation.group_scores import measure_group_scores
 from bestiary.evaluation.loss_curves import describe_fit
 from bestiary.evaluation.model_audit import add_model_issues, describe_model_issues, settle_label_check
 from bestiary.export.finalize import train_and_finalize
-from bestiary.files import read_json, write_json
+from bestiary.files import read_json
 from bestiary.profiling import PeakMemory
 from bestiary.progress import Reporter
 from bestiary.recipe import Recipe
@@ -141,7 +141,7 @@ def _train_run(run: Path, context: Context, session: RunSession, *, resume: bool
     run_folder.update_environment(run, trained.notes)
     if not light:
         with context.timer.stage("lessons"):
-            write_json(run / "learning_curve.json", diagnose_training(task, trained))
+            write_diagnostics(task, trained)
 
     # ---- Test: what the exported graph answers, proven on files through the predictor that users get -----------------
     predictions = concat_folds(folds) if folds else test_predictions(task, trained, model)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
 from bestiary.errors import RecipeError, did_you_mean
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 
 def check_keys(values: Mapping[str, Any], recipe: type[BaseModel]) -> None:
@@ -22,7 +27,15 @@ def format_validation_error(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list, such as [1, 2]")
     if isinstance(first["input"], BaseModel | dict):
         return f"{name}: {message}."
-    return f'Setting "{name}": {message}; got {first["input"]!r}.'
+    return f'Setting "{name}": {message}; got {first["input"]!r}.{_suggest_name(first)}'
+
+
+def _suggest_name(error: ErrorDetails) -> str:
+    """Return a question with the nearest of the names that a setting may have, empty if none is near."""
+    if error["type"] != "literal_error" or not isinstance(error["input"], str):
+        return ""
+    close = difflib.get_close_matches(error["input"], re.findall(r"'([^']*)'", error["ctx"]["expected"]), n=1)
+    return f' Did you mean "{close[0]}"?' if close else ""
 
 
 def _check_section_keys(

@@ -36,12 +36,14 @@ from bestiary.installation import package_versions
 from bestiary.machine import available_cores
 from bestiary.processor import read_processor
 from bestiary.progress import Reporter
-from bestiary.recipe import FeaturesConfig, Recipe, ResolvedRecipe
+from bestiary.recipe import Recipe, ResolvedRecipe
 from bestiary.recipe_files import read_toml, write_toml
+from bestiary.recipe_sections import FeaturesConfig
 from bestiary.text import hide_passwords
 from bestiary.version import __version__
 
 RUNS = Path("runs")
+AUGMENTATION_SHEET = "augmentation.jpg"  # training pictures as training showed them
 
 
 def create_run_folder(

@@ -21,7 +21,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from bestiary.recipe import AugmentConfig
+from bestiary.errors import import_optional
+from bestiary.recipe_sections import AugmentConfig
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601 weights of red, green and blue
 MAX_ASPECT_RATIO = 4 / 3  # of a crop relative to its picture; at least 3/4
@@ -45,14 +46,28 @@ class BatchRandom:
 def augment(images: Tensor, settings: AugmentConfig, rng: BatchRandom, *, size: int | None = None) -> Tensor:
     """Return the augmented pictures as float32 in 0..255; a disabled augmentation draws no numbers.
 
-    size: height and width of the result, if other than those of the images.
+    size: height and width of the result, if other than those of the images. Raises ValueError for turns of images that
+    are not square.
     """
     if settings.mirror > 0:
         images = random_hflip(images, rng, probability=settings.mirror)
-    if settings.crop_min_area < 1:
-        images = random_resized_crop(images, rng, min_area=settings.crop_min_area, size=size)
+    if settings.vertical_mirror > 0:
+        images = random_vflip(images, rng, probability=settings.vertical_mirror)
+    if settings.turn == "quarters":
+        images = random_quarter_turn(images, rng)
+    if settings.crop_min_area < 1 or settings.turn == "any":
+        images = random_resized_crop(
+            images,
+            rng,
+            min_area=settings.crop_min_area,
+            max_aspect_ratio=MAX_ASPECT_RATIO if settings.crop_min_area < 1 else 1.0,
+            size=size,
+            turn=settings.turn == "any",
+        )
     elif size is not None and images.shape[2:] != (size, size):
         images = functional.interpolate(images.float(), size, mode="bilinear", antialias=True)
+    if settings.policy == "trivial":
+        images = trivial_augment(images, rng)
     if settings.colour_jitter > 0:
         images = colour_jitter(images, rng, strength=settings.colour_jitter)
     if settings.erasing > 0:
@@ -60,12 +75,53 @@ def augment(images: Tensor, settings: AugmentConfig, rng: BatchRandom, *, size: 
     return images.float()
 
 
+def trivial_augment(images: Tensor, rng: BatchRandom) -> Tensor:
+    """Return the pictures as uint8, each changed by one random operation of random strength, or left as it is.
+
+    Müller and Hutter 2021, "TrivialAugment", in torchvision's version ("Wide", with bilinear sampling). What a shift or
+    a turn leaves empty gets the picture's mean colour. torchvision draws from torch's global generator, which is seeded
+    for each picture and put back afterwards. One thread: the operations on one picture are too small to be shared.
+    Raises MissingExtraError without torchvision.
+    """
+    transforms = import_optional("torchvision.transforms.v2", extra="torch")
+    seeds = (rng.draw(len(images)).double() * 2**24).long().tolist()  # float32 in 0..1 has 24 bits
+    pixels = images if images.dtype == torch.uint8 else images.round().clamp(0, 255).to(torch.uint8)
+    fills = pixels.float().mean(dim=(2, 3)).tolist()
+    changed, state, threads = torch.empty_like(pixels), torch.get_rng_state(), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for row, (seed, fill) in enumerate(zip(seeds, fills, strict=True)):
+            torch.default_generator.manual_seed(seed)
+            bilinear = transforms.InterpolationMode.BILINEAR
+            changed[row] = transforms.TrivialAugmentWide(interpolation=bilinear, fill=fill)(pixels[row])
+    finally:
+        torch.set_rng_state(state)
+        torch.set_num_threads(threads)
+    return changed
+
+
 def random_hflip(images: Tensor, rng: BatchRandom, *, probability: float = 0.5) -> Tensor:
     """Return the pictures, each mirrored left to right with `probability`; keeps the dtype."""
-    mask = _random_mask(images, rng, probability)
-    mirrored = images.clone()
-    mirrored[mask] = images[mask].flip(-1)
-    return mirrored
+    return _random_flip(images, rng, probability, axis=-1)
+
+
+def random_vflip(images: Tensor, rng: BatchRandom, *, probability: float = 0.5) -> Tensor:
+    """Return the pictures, each turned upside down as by a mirror with `probability`; keeps the dtype."""
+    return _random_flip(images, rng, probability, axis=-2)
+
+
+def random_quarter_turn(images: Tensor, rng: BatchRandom) -> Tensor:
+    """Return the pictures, each turned by 0, 90, 180 or 270 degrees, equally often; keeps the dtype.
+
+    Raises ValueError if height and width differ.
+    """
+    _check_square(images)
+    quarters = (rng.draw(len(images)) * 4).long().to(images.device)
+    turned = images.clone()
+    for number in (1, 2, 3):
+        mask = quarters == number
+        turned[mask] = images[mask].rot90(number, (-2, -1))
+    return turned
 
 
 def random_resized_crop(
@@ -75,11 +131,14 @@ def random_resized_crop(
     min_area: float,
     max_aspect_ratio: float = MAX_ASPECT_RATIO,
     size: int | None = None,
+    turn: bool = False,
 ) -> Tensor:
     """Return, as float32, a random crop of each picture, resized to the whole frame by bilinear sampling.
 
     The crop covers `min_area` to 1 of the picture's area. size: height and width of the result, by default those of the
-    images, so that nothing shrinks. Shrinking is not antialiased: use at least half of the side.
+    images, so that nothing shrinks. Shrinking is not antialiased: use at least half of the side. turn: first turn each
+    picture by any angle around its centre; the corners that this leaves empty show its reflection. Raises ValueError if
+    pictures to turn are not square.
     """
     count, _, height, width = images.shape
     if size is not None:
@@ -89,10 +148,15 @@ def random_resized_crop(
     columns = _sample_points((area * stretch).sqrt().clamp(max=1), width, rng)
     rows = _sample_points((area / stretch).sqrt().clamp(max=1), height, rng)
     # Rows and columns are expanded here: affine_grid multiplies matrices and takes as long as the sampling.
-    grid = [part.expand(count, height, width) for part in (columns[:, None, :], rows[:, :, None])]
-    points = torch.stack(grid, dim=-1).to(images.device)
+    x, y = columns[:, None, :], rows[:, :, None]
+    if turn:
+        _check_square(images)
+        angle = _uniform(count, rng, 0, 2 * math.pi)[:, None, None]
+        x, y = angle.cos() * x - angle.sin() * y, angle.sin() * x + angle.cos() * y
+    points = torch.stack([part.expand(count, height, width) for part in (x, y)], dim=-1).to(images.device)
     pixels = images.to(torch.float32, memory_format=torch.contiguous_format)
-    cropped = functional.grid_sample(pixels, points, mode="bilinear", padding_mode="border", align_corners=False)
+    padding = "reflection" if turn else "border"
+    cropped = functional.grid_sample(pixels, points, mode="bilinear", padding_mode=padding, align_corners=False)
     return cropped.clamp_(0, 255)
 
 
@@ -129,6 +193,20 @@ def random_erasing(images: Tensor, rng: BatchRandom, *, probability: float) -> T
     mask = _random_mask(images, rng, probability)[:, None, None, None]
     fill = images.float().mean(dim=(2, 3), keepdim=True).to(images.dtype)
     return torch.where(erased & mask, fill, images)
+
+
+def _check_square(images: Tensor) -> None:
+    """Raise ValueError if height and width differ: a turned picture would not fit its frame."""
+    height, width = images.shape[-2:]
+    if height != width:
+        raise ValueError(f"Turns need square images; got {height} x {width} (height x width).")
+
+
+def _random_flip(images: Tensor, rng: BatchRandom, probability: float, *, axis: int) -> Tensor:
+    mask = _random_mask(images, rng, probability)
+    flipped = images.clone()
+    flipped[mask] = images[mask].flip(axis)
+    return flipped
 
 
 def _uniform(count: int, rng: BatchRandom, low: float, high: float) -> Tensor:

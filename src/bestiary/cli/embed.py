@@ -47,7 +47,7 @@ def embed(
     from bestiary.inference.embedding_file import EmbeddingOptions, write_embeddings
     from bestiary.locks import output_lock
     from bestiary.progress import make_reporter
-    from bestiary.recipe import FeaturesConfig
+    from bestiary.recipe_sections import FeaturesConfig
     from bestiary.text import describe_skipped
 
     reporter, skipped = make_reporter(quiet=quiet), Counter[str]()

@@ -68,7 +68,7 @@ def evaluate(
     from bestiary.evaluation.corruptions import evaluate_corrupted
     from bestiary.evaluation.external import evaluate_external
     from bestiary.progress import make_reporter
-    from bestiary.recipe import FeaturesConfig
+    from bestiary.recipe_sections import FeaturesConfig
     from bestiary.report.evaluation_page import write_evaluation_page
     from bestiary.report.text_tables import format_corruption_table
 

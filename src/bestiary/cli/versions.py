@@ -11,7 +11,7 @@ from bestiary.models.accelerators import AcceleratorDevice, explain_unavailable,
 from bestiary.models.engine import EngineChoice
 from bestiary.models.engine_choice import iter_records, select_engine
 from bestiary.processor import Processor
-from bestiary.recipe import FeaturesConfig
+from bestiary.recipe_sections import FeaturesConfig
 
 
 def collect_versions() -> dict[str, Any]:

@@ -22,7 +22,8 @@ from bestiary.data.split_parts import require_trainable_parts
 from bestiary.errors import SourceError
 from bestiary.few_groups import describe_few_groups
 from bestiary.finding_counts import count_findings
-from bestiary.recipe import DataConfig, Recipe
+from bestiary.recipe import Recipe
+from bestiary.recipe_sections import DataConfig
 from bestiary.text import format_names
 
 FOLD_COLUMNS = ("fold", "dealt_as", "dealt_in")  # added to those of `table.PICTURES` by cross-validation

@@ -36,7 +36,8 @@ from bestiary.group_rules import parse_group_rule, parse_site_rule
 from bestiary.label_issue_summary import LabelIssueSummary
 from bestiary.machine import trim_memory
 from bestiary.picture import DecodeLimits
-from bestiary.recipe import DataConfig, ResolvedRecipe
+from bestiary.recipe import ResolvedRecipe
+from bestiary.recipe_sections import DataConfig
 from bestiary.summary import Summary, SummaryRepr
 from bestiary.text import format_names
 

@@ -232,8 +232,9 @@ def _orientation_notices(turned: Sequence[_ClassPair]) -> Iterable[tuple[str, st
             "orientation",
             f"{sum(pair.turned for pair in pairs):,} pictures of {format_names(labels)} are mirrored, rotated or"
             " inverted copies of pictures of another of these classes. If the classes differ in orientation, the labels"
-            " are correct, but train without mirroring: --set augment.mirror=0 (scratch and finetune), and no"
-            " train.balance=oversample. Otherwise one label of each pair is wrong.",
+            " are correct, but train without mirroring: --set augment.mirror=0 (scratch and finetune), also --set"
+            " model.mirror_mean=false for scratch, and neither train.balance=oversample nor probe.views for the probe."
+            " Otherwise one label of each pair is wrong.",
         )
 
 

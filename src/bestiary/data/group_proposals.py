@@ -24,7 +24,7 @@ from bestiary.data.notices import GROUPS, SourceNotice
 from bestiary.data.picture_groups import LARGE_FRACTION, group_by_time
 from bestiary.errors import UserError
 from bestiary.group_rules import AUTO, NONE
-from bestiary.recipe import DataConfig
+from bestiary.recipe_sections import DataConfig
 from bestiary.table_columns import choose_columns
 
 MIN_PICTURES, MIN_FRACTION = 10, 0.1  # with siblings, for a proposal

@@ -16,7 +16,7 @@ from bestiary.data.sources import PictureList, list_sources
 from bestiary.data.split_parts import choose_split_parts
 from bestiary.errors import SourceError, UserError
 from bestiary.group_rules import AUTO, COLUMN, NONE, SOURCE, parse_group_rule, parse_site_rule
-from bestiary.recipe import DataConfig
+from bestiary.recipe_sections import DataConfig
 
 if TYPE_CHECKING:
     from bestiary.data.dataset import DataSource

@@ -8,7 +8,7 @@ from dataclasses import replace
 from bestiary.data.notices import SPLIT_FOLDERS, SourceNotice
 from bestiary.data.sources import PictureList
 from bestiary.errors import SourceError
-from bestiary.recipe import DataConfig
+from bestiary.recipe_sections import DataConfig
 
 RESPLIT = "--split resplit re-splits all pictures"
 

@@ -1,6 +1,6 @@
 """Training diagnostics: stop reason, overfitting by class, and the learning curve.
 
-Written to `learning_curve.json` of a run. The test split is not touched.
+Written to `learning_curve.json` of a run, beside a sheet of augmented pictures. The test split is not touched.
 """
 
 from __future__ import annotations
@@ -16,19 +16,28 @@ from bestiary.array_types import AnyFloats, Bools, Floats, Ints
 from bestiary.batches.pixel_cache import iter_pixel_batches
 from bestiary.evaluation.intervals import rate_metric
 from bestiary.evaluation.learning_curve import DRAWS, learning_curve
+from bestiary.files import write_json
 from bestiary.machine import trim_memory
 from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.features import LabelledFeatures, has_features
 from bestiary.models.logistic_regression import linear_logits
 from bestiary.quick_metrics import log_softmax
-from bestiary.recipe import BACKBONE_SIZES, ResolvedRecipe
+from bestiary.recipe import ResolvedRecipe
+from bestiary.recipe_sections import BACKBONE_SIZES
 from bestiary.text import format_names, format_percent
+from bestiary.training.augmentation_sheet import describe_augmentation, write_augmentation_sheet
 from bestiary.training.probe import chosen_c_value
 from bestiary.training.task import SplitData, TrainedModel, TrainingTask
 
 SAMPLED_PICTURES = 512  # training pictures that a network predicts again, without augmentation
 COOLED_DOWN = 0.99  # of a schedule: a last epoch that got so far ended with the lowest learning rate
 NAMED = 3  # classes named in the sentence about overfitting
+
+
+def write_diagnostics(task: TrainingTask, trained: TrainedModel) -> None:
+    """Write `learning_curve.json`, and `augmentation.jpg` if training pictures were augmented, into the run folder."""
+    augmentation = {"augmentation": describe_augmentation(task.recipe)} if write_augmentation_sheet(task) else {}
+    write_json(task.run / "learning_curve.json", diagnose_training(task, trained) | augmentation)
 
 
 def diagnose_training(task: TrainingTask, trained: TrainedModel) -> dict[str, Any]:

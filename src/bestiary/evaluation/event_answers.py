@@ -23,7 +23,7 @@ from bestiary.evaluation.predictions import class_probabilities, join_pictures
 from bestiary.export.event_choice import PictureEvents, choose_combination, group_events
 from bestiary.inference.bundle import Bundle
 from bestiary.inference.event_combination import EventCombination, combine_events, majority_vote, most_confident
-from bestiary.recipe import DataConfig
+from bestiary.recipe_sections import DataConfig
 from bestiary.text import format_percent
 
 ECE_BINS = 15

@@ -23,7 +23,7 @@ from bestiary.evaluation.cluster_intervals import cluster_bootstrap, cluster_mea
 from bestiary.evaluation.intervals import group_indices, metric_value
 from bestiary.models.features import LabelledFeatures, features_by_split
 from bestiary.models.logistic_regression import linear_logits
-from bestiary.recipe import Balance
+from bestiary.recipe_sections import Balance
 from bestiary.training.probe import chosen_c_value, fit_head
 from bestiary.training.task import TrainedModel, TrainingTask
 

@@ -11,7 +11,8 @@ from bestiary.models.backbone import Backbone, BackboneFacts, Weights
 from bestiary.models.efficientnet_lite import BACKBONES, GRAPH_VERSION, REDUCTION, build_backbone_graph
 from bestiary.models.graph_cache import graph_folder
 from bestiary.models.timm_export import PREFIX, timm_backbone
-from bestiary.recipe import ModelConfig, OnnxConfig, Recipe
+from bestiary.recipe import Recipe
+from bestiary.recipe_sections import ModelConfig, OnnxConfig
 
 LICENCE = "Apache-2.0"
 GRAPH_SUFFIX = ".onnx"

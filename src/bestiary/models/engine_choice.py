@@ -42,7 +42,7 @@ from bestiary.models.engine import (
 )
 from bestiary.models.onnx_surgery import add_global_pool
 from bestiary.processor import read_processor
-from bestiary.recipe import FeaturesConfig
+from bestiary.recipe_sections import FeaturesConfig
 
 FOLDER = "engines"  # in the cache folder
 OPENVINO, BFLOAT16 = EngineChoice("openvino", "float32"), EngineChoice("openvino", "bfloat16")

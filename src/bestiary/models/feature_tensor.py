@@ -11,7 +11,7 @@ import numpy as np
 from bestiary.array_types import Array, Float32s
 from bestiary.errors import RecipeError
 from bestiary.models.backbone import OutputKind
-from bestiary.recipe import OnnxConfig
+from bestiary.recipe_sections import OnnxConfig
 
 TensorLayout = Literal["nchw", "nhwc", "tokens", "vector"]
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
-from bestiary.array_types import Float32s, Ints
+from bestiary.array_types import Float32s, Ints, Pixels
 from bestiary.batches.array_cache import ArrayCache
 from bestiary.batches.feature_matrix import FeatureMatrix, load_features
 from bestiary.batches.pixel_cache import iter_pixel_batches
@@ -51,13 +51,21 @@ def has_features(cache: Path) -> bool:
     return (cache / "features").exists()
 
 
+class FeatureView(TypedDict, total=False):
+    """The fields of a `FeatureCache` that say which view of the pictures it holds; none: the pictures themselves."""
+
+    mirrored: bool
+    quarter_turns: int
+
+
 @dataclass(frozen=True)
 class FeatureCache:
     """Feature cache: (channels,) per picture, the mean of the backbone's feature maps, by the file's SHA-256.
 
     float32 features are stored as they are: a head may magnify the rounding to float16 where pictures differ little.
-    bfloat16 features are stored as float16, which is more precise. mirrored: features of the mirror images. `context`
-    needs a cache folder. Nothing is read, written or built before it is needed.
+    bfloat16 features are stored as float16, which is more precise. mirrored: features of the mirror images;
+    quarter_turns: of the pictures turned counter-clockwise by so many times 90 degrees. `context` needs a cache folder.
+    Nothing is read, written or built before it is needed.
     """
 
     backbone: Backbone
@@ -65,6 +73,7 @@ class FeatureCache:
     precision: Precision
     context: Context
     mirrored: bool = field(default=False, kw_only=True)
+    quarter_turns: int = field(default=0, kw_only=True)
 
     @property
     def channels(self) -> int:
@@ -99,10 +108,10 @@ class FeatureCache:
     @cached_property
     def store(self) -> ArrayCache:
         """The arrays on disk, as of the first use."""
-        mirrored = "-mirrored" if self.mirrored else ""
+        view = "-mirrored" * self.mirrored + f"-turned-{90 * self.quarter_turns}" * (self.quarter_turns > 0)
         # Until November 2026 float32 features were stored as float16, in folders without "-unrounded".
         version = self.preprocess.rules.cache_name + "-unrounded" * (self.dtype == np.float32)
-        name = f"{self.graph.stem}-{self.preprocess.fit}-{self.precision}{mirrored}-{version}"
+        name = f"{self.graph.stem}-{self.preprocess.fit}-{self.precision}{view}-{version}"
         return ArrayCache(self.context.require_cache() / "features" / name, (self.channels,), self.dtype)
 
     def missing(self, keys: Sequence[str]) -> list[int]:
@@ -121,8 +130,7 @@ class FeatureCache:
         missing_keys = [keys[row] for row in missing]
         files = [VerifiedFile.of(paths[row], keys[row]) for row in missing]
         batches = iter_pixel_batches(files, self.preprocess, threads=self.context.threads, batch_size=engine.batch_size)
-        if self.mirrored:
-            batches = (np.ascontiguousarray(images[:, :, ::-1]) for images in batches)
+        batches = map(self.view, batches)
         progress = self.context.reporter.progress("Computing features", len(missing))
         with progress as advance, self.store.writer() as segment:
             start = 0
@@ -132,6 +140,11 @@ class FeatureCache:
                 segment.append(missing_keys[start : start + len(rows)], rows)
                 start += len(rows)
                 advance(len(rows))
+
+    def view(self, images: Pixels) -> Pixels:
+        """Return the view of pictures, uint8 (n, size, size, 3), that this cache holds the features of."""
+        flipped = images[:, :, ::-1] if self.mirrored else images
+        return np.ascontiguousarray(np.rot90(flipped, self.quarter_turns, (1, 2)))
 
     def load(self, keys: Sequence[str]) -> FeatureMatrix:
         """Return cached features (n, channels). Raises as `load_features` does."""

@@ -27,7 +27,7 @@ from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.head import Dense, Head
 from bestiary.models.layers import ResidualBlock, conv_bn_act
 from bestiary.models.timm_backbone import TimmBackbone, create_timm_lite
-from bestiary.recipe import Activation, ModelConfig
+from bestiary.recipe_sections import Activation, ModelConfig
 
 Colour = tuple[float, ...]  # one number per channel, or one for all
 Module = TypeVar("Module", bound=nn.Module)

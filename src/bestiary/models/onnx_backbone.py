@@ -26,7 +26,7 @@ from bestiary.models.foreign_graph import (
 from bestiary.models.graph_cache import read_description, write_description
 from bestiary.models.onnx_assembly import assemble_backbone
 from bestiary.models.onnx_input import GraphInput, read_config_text, read_graph_input
-from bestiary.recipe import OnnxConfig
+from bestiary.recipe_sections import OnnxConfig
 
 if TYPE_CHECKING:
     import onnx

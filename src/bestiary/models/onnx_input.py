@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bestiary.errors import RecipeError
-from bestiary.recipe import OnnxConfig
+from bestiary.recipe_sections import OnnxConfig
 
 if TYPE_CHECKING:
     import onnx

@@ -1,13 +1,16 @@
-"""Report section on training: the learning curve, and which classes overfit."""
+"""Report section on training: the learning curve, which classes overfit, and augmented pictures."""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from bestiary.report import plots
+from bestiary.run_folder import AUGMENTATION_SHEET
 
 
 def learning_curve_values(lessons: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,6 +25,15 @@ def learning_curve_values(lessons: Mapping[str, Any]) -> dict[str, Any]:
         "lesson_plot": learning_curve_plot(curve),
         "lesson_rows": rows,
     }
+
+
+def augmentation_values(run: Path, lessons: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the template context: the sheet of a run folder as a `data:` address, None without one, and its words."""
+    sheet = run / AUGMENTATION_SHEET
+    if not sheet.is_file():
+        return {"augmentation_sheet": None}
+    address = "data:image/jpeg;base64," + base64.b64encode(sheet.read_bytes()).decode("ascii")
+    return {"augmentation_sheet": address, "augmentation": lessons.get("augmentation", "")}
 
 
 def learning_curve_plot(curve: Mapping[str, Any]) -> Markup:

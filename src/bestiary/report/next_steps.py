@@ -10,7 +10,7 @@ from typing import Any
 from bestiary.checks import ALTERS_MODEL
 from bestiary.evaluation.learning_curve import WORTH
 from bestiary.evaluation.loss_curves import overfitting_point
-from bestiary.recipe import BACKBONE_SIZES
+from bestiary.recipe_sections import BACKBONE_SIZES
 from bestiary.report.format import format_metric, format_short_percent
 from bestiary.report.run_summary import RunSummary
 from bestiary.report.verdict import MIN_CONFUSIONS, classes_by_f1

@@ -25,7 +25,7 @@ from bestiary.report.event_section import event_values
 from bestiary.report.finding_section import finding_values, has_unlisted_findings
 from bestiary.report.findings_page import write_findings_page
 from bestiary.report.gallery import build_galleries, heatmap_overlays, strip_common_folder
-from bestiary.report.learning_curve_section import learning_curve_values
+from bestiary.report.learning_curve_section import augmentation_values, learning_curve_values
 from bestiary.report.markdown_summary import markdown_summary
 from bestiary.report.model_card import model_card
 from bestiary.report.next_steps import next_steps
@@ -77,6 +77,7 @@ def render_run_report(run: RunFiles, findings: Mapping[str, Any] | None = None, 
         **(finding_values(run, names) if findings is None else findings),
         **_loss_curve_values(run.history),
         **learning_curve_values(run.lessons),
+        **augmentation_values(run.folder, run.lessons),
         **confusion_values(run.metrics),
         "confused": most_confused_pairs(run.metrics, test, names, tags),
         "slices": run.metrics.get("slices") or {},  # older runs have none

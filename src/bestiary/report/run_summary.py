@@ -17,7 +17,7 @@ import polars as pl
 from bestiary.evaluation.slices import macro_f1_from_confusion
 from bestiary.install_command import install_command
 from bestiary.label_issue_summary import LabelIssueSummary
-from bestiary.recipe import BACKBONE_SIZES
+from bestiary.recipe_sections import BACKBONE_SIZES
 from bestiary.report.commands import compare_command, retrain_command
 from bestiary.report.run_files import RunFiles
 

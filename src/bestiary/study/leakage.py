@@ -29,7 +29,8 @@ from bestiary.machine import disable_malloc_trim
 from bestiary.models.backbones import recipe_backbone
 from bestiary.models.features import LabelledFeatures, features_by_split, training_feature_cache
 from bestiary.models.logistic_regression import linear_logits
-from bestiary.recipe import Balance, Recipe, ResolvedRecipe
+from bestiary.recipe import Recipe, ResolvedRecipe
+from bestiary.recipe_sections import Balance
 from bestiary.report.run_report import write_report
 from bestiary.training.probe import fit_head
 

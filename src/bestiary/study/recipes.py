@@ -13,8 +13,9 @@ from typing import Any
 from bestiary.context import Context
 from bestiary.errors import MissingExtraError, RecipeError, UserError, did_you_mean
 from bestiary.evaluation.multi_seed import RecipePair
-from bestiary.recipe import METHODS, Recipe
+from bestiary.recipe import Recipe
 from bestiary.recipe_files import apply_overrides, builtin_recipes, load_recipe_values
+from bestiary.recipe_sections import METHODS
 from bestiary.training.backbone_choice import settle_single_backbone
 from bestiary.training.recipe_checks import check_recipe_supported, learner_name, setting_consumers
 

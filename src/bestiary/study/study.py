@@ -28,7 +28,8 @@ from bestiary.evaluation.model_audit import add_model_issues
 from bestiary.files import require_local_path
 from bestiary.machine import is_out_of_memory_error, world_size
 from bestiary.progress import SilentReporter
-from bestiary.recipe import FeaturesConfig, Recipe, ResolvedRecipe
+from bestiary.recipe import Recipe, ResolvedRecipe
+from bestiary.recipe_sections import FeaturesConfig
 from bestiary.stages import number_stages
 from bestiary.study.plan import (
     describe_plan,

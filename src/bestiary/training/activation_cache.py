@@ -23,7 +23,8 @@ from bestiary.batches.pixel_cache import iter_pixel_batches
 from bestiary.models.engine import Precision, make_engine
 from bestiary.models.onnx_surgery import OUTPUT, FrozenStages
 from bestiary.preprocess import Preprocessing, VerifiedFile
-from bestiary.recipe import AugmentConfig
+from bestiary.recipe_sections import AugmentConfig
+from bestiary.training.recipe_checks import count_fixed_views
 from bestiary.training.task import SplitData, TrainingTask
 
 ACTIVATIONS_VERSION = 1  # raise it when the views change
@@ -31,15 +32,19 @@ ACTIVATIONS_VERSION = 1  # raise it when the views change
 
 @dataclass(frozen=True)
 class AugmentedViews:
-    """The cached views of each picture: 0 is the picture itself, 1 its mirror image, the others are augmented."""
+    """The cached views of each picture: 0 is the picture itself, 1 its mirror image, the others are augmented.
+
+    If no picture may be mirrored (`augment.mirror` is 0), 1 is augmented as well.
+    """
 
     count: int
     augment: AugmentConfig
 
     def iter_views(self, picture: Pixels, key: str) -> Iterator[Pixels]:
         """Yield the views of one picture, uint8 (1, size, size, 3); `key` seeds the random ones."""
-        yield from (picture, np.ascontiguousarray(picture[:, :, ::-1]))[: self.count]
-        for number in range(2, self.count):
+        fixed = min(self.count, count_fixed_views(self.augment))
+        yield from (picture, np.ascontiguousarray(picture[:, :, ::-1]))[:fixed]
+        for number in range(fixed, self.count):
             digest = hashlib.sha256(f"{key}-{number}".encode()).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
             changed = augment(
@@ -52,7 +57,7 @@ def activation_cache(
     cache: Path, frozen_stages: FrozenStages, preprocess: Preprocessing, precision: Precision, augment: AugmentConfig
 ) -> ArrayCache:
     """Return the cache of float16 (height, width, channels) activations of these stages and views."""
-    settings = f"{augment.model_dump_json()} {preprocess.rules.cache_name} v{ACTIVATIONS_VERSION}".encode()
+    settings = f"{_describe_augment(augment)} {preprocess.rules.cache_name} v{ACTIVATIONS_VERSION}".encode()
     name = f"{hashlib.sha256(frozen_stages.graph + settings).hexdigest()[:16]}-{preprocess.fit}-{precision}"
     return ArrayCache(cache / "activations" / name, frozen_stages.shape, np.float16)
 
@@ -106,6 +111,14 @@ def make_row_reader(store: ArrayCache, keys: Sequence[str]) -> Read:
 def augmentation_key(key: str, number: int) -> str:
     """Return the key of one view of a picture."""
     return f"{key}-{number}"
+
+
+def _describe_augment(augment: AugmentConfig) -> str:
+    """Return the settings as text; the caches of before November 27, 2026 stay valid where their views are the same."""
+    off = {
+        name for name in ("vertical_mirror", "turn", "policy") if name not in augment.model_dump(exclude_defaults=True)
+    }
+    return augment.model_dump_json(exclude=off) + " unmirrored" * (augment.mirror == 0)
 
 
 def _view_keys(key: str, views: int) -> list[str]:

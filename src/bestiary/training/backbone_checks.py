@@ -15,7 +15,8 @@ from bestiary.models.backbones import (
 )
 from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.timm_export import HUB, PREFIX
-from bestiary.recipe import ModelConfig, Recipe
+from bestiary.recipe import Recipe
+from bestiary.recipe_sections import ModelConfig
 
 
 def check_backbone(recipe: Recipe) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from bestiary.array_types import Float32s, Ints
 from bestiary.errors import RecipeError, SourceError, did_you_mean
-from bestiary.recipe import Balance
+from bestiary.recipe_sections import Balance
 
 BALANCES: tuple[Balance, ...] = ("none", "class-weights", "oversample", "balanced-sampler", "logit-adjusted")
 

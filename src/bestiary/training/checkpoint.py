@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bestiary.errors import RunError
 from bestiary.files import atomic_path
+from bestiary.recipe_sections import AugmentConfig
 
 # These may change: they do not change what an epoch computes.
 FREE_ON_RESUME = frozenset({"threads", "patience_epochs", "checkpoint_seconds"})
@@ -33,7 +34,7 @@ def load_checkpoint(path: Path, requested: dict[str, Any]) -> dict[str, Any]:
         )
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        before = state["asked"]
+        before = state["asked"] | {"augment": AugmentConfig().model_dump() | state["asked"]["augment"]}
         for weights in ("network", "best_weights"):
             state[weights] = {_current_name(name): tensor for name, tensor in state[weights].items()}
     except (RuntimeError, OSError, EOFError, LookupError, pickle.UnpicklingError) as error:

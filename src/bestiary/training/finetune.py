@@ -18,7 +18,7 @@ from bestiary.models.engine import Precision
 from bestiary.models.networks import Network
 from bestiary.models.onnx_surgery import STAGES, FrozenStages, count_frozen_stages, extract_frozen_stages
 from bestiary.quick_metrics import calibrated_loss, loss_and_macro_f1
-from bestiary.recipe import AugmentConfig
+from bestiary.recipe_sections import AugmentConfig
 from bestiary.training import loop
 from bestiary.training.activation_cache import AugmentedViews, fill_activation_cache, make_row_reader
 from bestiary.training.card_memory import fit_with_fallback

@@ -28,7 +28,7 @@ from bestiary.files import write_text
 from bestiary.machine import TrainDevice, disable_malloc_trim
 from bestiary.models.networks import Network
 from bestiary.progress import Reporter, SilentReporter
-from bestiary.recipe import AugmentConfig
+from bestiary.recipe_sections import AugmentConfig
 from bestiary.training.balance import class_weights, logit_adjustment, sample_epoch_order
 from bestiary.training.checkpoint import copy_weights, load_checkpoint, save_checkpoint
 from bestiary.training.device import autocast, choose_device, choose_precision, seed_for_step, to_device

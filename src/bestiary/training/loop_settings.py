@@ -7,7 +7,8 @@ from typing import Literal
 
 from bestiary.errors import RecipeError
 from bestiary.machine import world_size
-from bestiary.recipe import Balance, Optimiser, ResolvedRecipe, Schedule
+from bestiary.recipe import ResolvedRecipe
+from bestiary.recipe_sections import Balance, Optimiser, Schedule
 
 Precision = Literal["auto", "float32", "bfloat16"]
 FINETUNE_STAGE_DECAY = 0.5

@@ -21,10 +21,10 @@ from bestiary.models.logistic_regression import linear_logits
 from bestiary.models.onnx_surgery import count_frozen_stages
 from bestiary.models.ood import PrincipalSubspace, subsample_indices
 from bestiary.quick_metrics import loss_and_macro_f1
-from bestiary.recipe import AugmentConfig
+from bestiary.recipe_sections import AugmentConfig
 from bestiary.run_folder import write_history
 from bestiary.training.loop_settings import LoopSettings, Precision
-from bestiary.training.probe import fit_probe
+from bestiary.training.probe import fit_probe, load_view_features
 from bestiary.training.task import SplitData, SplitOutputs, TrainedModel, TrainingTask, load_task
 
 if TYPE_CHECKING:
@@ -61,8 +61,7 @@ def train_probe(task: TrainingTask) -> TrainedModel:
     val_logits, test = linear_logits(val.features, head.weight, head.bias), _apply_to_test_split(task, head)
     train = task.split("train")
     sample = train.take(subsample_indices(len(train.keys), seed=task.recipe.seed))
-    features = task.fill_features(sample, task.engine_choice.precision).load(sample.keys)
-    subspace = PrincipalSubspace.fit(features, seed=task.recipe.seed)
+    subspace = PrincipalSubspace.fit(load_view_features(task, sample), seed=task.recipe.seed)
     graph = onnx.load(probe.backbone_graph)
     return TrainedModel(graph, head, probe.history, val_logits, reference, {}, val.features, subspace, test)
 

@@ -14,16 +14,23 @@ from typing import Any
 import numpy as np
 
 from bestiary.array_types import Array, Float32s, Ints
-from bestiary.models.features import LabelledFeatures, load_stacked
+from bestiary.batches.feature_matrix import FeatureMatrix
+from bestiary.models.features import FeatureView, LabelledFeatures, load_stacked
 from bestiary.models.head import Head
 from bestiary.models.logistic_regression import linear_logits, make_solver
 from bestiary.progress import Advance, ignore_steps
 from bestiary.quick_metrics import loss_and_macro_f1
-from bestiary.recipe import Balance, Recipe
+from bestiary.recipe import Recipe
+from bestiary.recipe_sections import Balance, ProbeViews
 from bestiary.training.balance import logit_adjustment, sample_epoch_order
-from bestiary.training.task import TrainingTask
+from bestiary.training.task import SplitData, TrainingTask
 
 DEFAULT_C = 0.003  # of a head on features whose C was not chosen
+VIEWS: dict[ProbeViews, tuple[FeatureView, ...]] = {  # of each training picture; the first is the picture itself
+    "none": ({},),
+    "mirror": ({}, {"mirrored": True}),
+    "quarters": ({}, {"quarter_turns": 1}, {"quarter_turns": 2}, {"quarter_turns": 3}),
+}
 C_TIMES_PICTURES = (4, 12, 40, 120, 400, 1200)  # scikit-learn's C weighs a sum over pictures, not a mean
 
 
@@ -59,6 +66,21 @@ def sample_counts(task: TrainingTask) -> Ints:
         return np.ones(len(labels), np.int64)
     order = sample_epoch_order(labels, len(task.classes), balance, seed=task.recipe.seed, epoch=1)
     return np.bincount(order, minlength=len(labels))
+
+
+def probe_views(recipe: Recipe) -> tuple[FeatureView, ...]:
+    """Return the views of a training picture that the recipe asks for, the first of which is the picture itself."""
+    return VIEWS[recipe.probe.views]
+
+
+def load_view_features(task: TrainingTask, pictures: SplitData) -> FeatureMatrix:
+    """Return the training features of these pictures in each view, computed where they are missing.
+
+    Shape (views * n, channels): all pictures as they are, then all in the second view, and so on.
+    """
+    precision = task.engine_choice.precision
+    caches = [task.fill_features(pictures, precision, **view) for view in probe_views(task.recipe)]
+    return load_stacked([(cache, key) for cache in caches for key in pictures.keys])
 
 
 def candidate_c_values(recipe: Recipe, pictures: int) -> tuple[float, ...]:
@@ -97,7 +119,9 @@ def fit_head(
     is chosen by its loss with them, which is the loss that was minimised.
     """
     offsets = logit_adjustment(train.labels, classes, balance)
-    weights = _class_weights(train.labels, classes) if balance == "class-weights" else train.weights
+    weights = train.weights
+    if balance == "class-weights":
+        weights = _class_weights(train.labels, classes) * (1 if weights is None else weights)
     solving = make_solver(train.features, train.labels, classes, weights=weights)
     heads, history = list[Head](), list[dict[str, Any]]()
     for step, strength in enumerate(sorted(c_values), start=1):
@@ -117,8 +141,15 @@ def fit_head(
 
 
 def _load_train_features(task: TrainingTask) -> LabelledFeatures:
-    """Return the training features; pictures that count more than once are mirrored every other time."""
+    """Return the training features, of every view that is asked for.
+
+    Without views, pictures that count more than once are mirrored every other time. All weights add up to the number of
+    pictures, so that C means the same with views or repeated pictures as without.
+    """
     train, counts, precision = task.split("train"), sample_counts(task), task.engine_choice.precision
+    if (views := len(probe_views(task.recipe))) > 1:
+        weights = np.tile(counts / counts.mean() / views, views).astype(np.float32)
+        return LabelledFeatures(load_view_features(task, train), np.tile(train.labels, views), weights)
     cache = task.fill_features(train, precision)
     if counts.max() == 1:
         return LabelledFeatures(cache.load(train.keys), train.labels)
@@ -126,8 +157,8 @@ def _load_train_features(task: TrainingTask) -> LabelledFeatures:
     few = train.take(repeated)
     mirrored = task.fill_features(few, precision, mirrored=True)
     features = load_stacked([*((cache, key) for key in train.keys), *((mirrored, key) for key in few.keys)])
-    views = np.concatenate([(counts + 1) // 2, counts[repeated] // 2])
-    weights = (views * (len(counts) / counts.sum())).astype(np.float32)  # C then means the same as without
+    times = np.concatenate([(counts + 1) // 2, counts[repeated] // 2])
+    weights = (times * (len(counts) / counts.sum())).astype(np.float32)
     return LabelledFeatures(features, np.concatenate([train.labels, few.labels]), weights)
 
 

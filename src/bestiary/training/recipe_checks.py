@@ -11,6 +11,7 @@ from bestiary.models.backbones import backbone_names, is_bundled, is_graph
 from bestiary.models.efficientnet_lite import BACKBONES
 from bestiary.models.onnx_surgery import STAGES, count_frozen_stages
 from bestiary.recipe import Recipe, ResolvedRecipe
+from bestiary.recipe_sections import AugmentConfig
 from bestiary.training.backbone_checks import check_backbone
 
 # The learners: methods, and the networks of `scratch`. Each setting of a recipe is listed with its consumers.
@@ -29,9 +30,9 @@ SETTING_CONSUMERS: dict[tuple[str, ...], dict[str, str]] = {
         "train": "balance",
         "evaluate": "resamples coverage costs thresholds learning_curve prove",
     },
-    PRETRAINED: {"model": "backbone weights", "probe": "regularisation"},
+    PRETRAINED: {"model": "backbone weights", "probe": "regularisation views"},
     LOOP: {
-        "augment": "mirror crop_min_area colour_jitter erasing",
+        "augment": "mirror crop_min_area colour_jitter erasing vertical_mirror turn policy",
         "train": "epochs batch_size learning_rate weight_decay momentum label_smoothing optimiser schedule"
         " warmup_epochs patience_epochs precision size_from size_to checkpoint_seconds device",
     },
@@ -88,13 +89,26 @@ def _unused_settings(recipe: Recipe, overrides: dict[str, Any]) -> list[tuple[st
 def _idle_finetune_settings(recipe: Recipe) -> set[tuple[str, str]]:
     """Return the fine-tuning settings without effect for this backbone and number of trained stages.
 
-    Only a bundled backbone has a probe to start from. Cached activations have views, but one size.
+    Only a bundled backbone has a probe to start from. Cached activations have views, but one size, and only random
+    views are augmented.
     """
     if recipe.model.method != "finetune":
         return set()
-    idle = set() if is_bundled(recipe.model.backbone) else {("probe", "regularisation")}
-    from_pixels = count_frozen_stages(recipe) is None
-    return idle | ({("train", "views")} if from_pixels else {("train", "size_from"), ("train", "size_to")})
+    idle = set() if is_bundled(recipe.model.backbone) else {("probe", "regularisation"), ("probe", "views")}
+    if count_frozen_stages(recipe) is None:
+        return idle | {("train", "views")}
+    if recipe.train.views <= count_fixed_views(recipe.augment):
+        idle |= {("augment", key) for key in AugmentConfig.model_fields}
+    return idle | {("train", "size_from"), ("train", "size_to")}
+
+
+def count_fixed_views(augment: AugmentConfig) -> int:
+    """Return how many cached views are not random: the picture itself and, where mirroring is on, its mirror image.
+
+    >>> count_fixed_views(AugmentConfig()), count_fixed_views(AugmentConfig(mirror=0))
+    (2, 1)
+    """
+    return 2 if augment.mirror > 0 else 1
 
 
 def _idle_graph_settings(recipe: Recipe) -> set[tuple[str, str]]:
@@ -120,6 +134,11 @@ def _explain_unused(recipe: Recipe, section: str, key: str) -> str:
         return "it applies to a graph, --backbone FILE.onnx, with probe."
     if (section, key) not in _idle_finetune_settings(recipe):
         return f"it applies to {_describe_consumers(setting_consumers()[section, key])}."
+    if section == "augment":
+        return (
+            f"none of the views is random: of train.views = {recipe.train.views}, the first is the picture itself,"
+            " the second its mirror image. Raise train.views."
+        )
     if section == "probe":
         return f"fine-tuning starts from a probe with {BUNDLED} only."
     if key == "views":
@@ -147,6 +166,8 @@ def check_recipe_supported(recipe: Recipe) -> None:
         require_accelerator(recipe.features.device)
     if model.method != "probe":
         import_optional("torch", extra="torch")
+        if recipe.augment.policy != "none":
+            import_optional("torchvision", extra="torch")
         from bestiary.training.device import choose_device
 
         choose_device(recipe.train.device)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import polars as pl
 
@@ -24,11 +24,12 @@ from bestiary.models.backbone import Backbone
 from bestiary.models.backbones import recipe_backbone, uses_features
 from bestiary.models.engine import EngineChoice, Precision
 from bestiary.models.engine_choice import explain_impossible
-from bestiary.models.features import FeatureCache, split_precisions
+from bestiary.models.features import FeatureCache, FeatureView, split_precisions
 from bestiary.models.head import Head
 from bestiary.models.ood import PrincipalSubspace
 from bestiary.preprocess import Preprocessing
-from bestiary.recipe import FeaturesConfig, ResolvedRecipe
+from bestiary.recipe import ResolvedRecipe
+from bestiary.recipe_sections import FeaturesConfig
 from bestiary.run_folder import (
     load_resolved_recipe,
     read_environment,
@@ -98,13 +99,13 @@ class TrainingTask:
         """The precision of features by split: see `features.split_precisions`."""
         return split_precisions(self.engine_choice.precision)
 
-    def feature_cache(self, precision: Precision, *, mirrored: bool = False) -> FeatureCache:
-        """Return the feature cache of the recipe's backbone."""
-        return FeatureCache(self.backbone, self.preprocess, precision, self.context, mirrored=mirrored)
+    def feature_cache(self, precision: Precision, **view: Unpack[FeatureView]) -> FeatureCache:
+        """Return the feature cache of the recipe's backbone: of the pictures, or of a view of them."""
+        return FeatureCache(self.backbone, self.preprocess, precision, self.context, **view)
 
-    def fill_features(self, pictures: SplitData, precision: Precision, *, mirrored: bool = False) -> FeatureCache:
+    def fill_features(self, pictures: SplitData, precision: Precision, **view: Unpack[FeatureView]) -> FeatureCache:
         """Return the feature cache with the features of these pictures, computed where they are missing."""
-        cache = self.feature_cache(precision, mirrored=mirrored)
+        cache = self.feature_cache(precision, **view)
         with self.context.timer.stage("cache"):
             cache.fill(pictures.paths, pictures.keys)
         return cache

@@ -17,7 +17,7 @@ from bestiary.models.features import has_features
 from bestiary.models.onnx_surgery import count_frozen_stages
 from bestiary.table import SPLITS
 from bestiary.training.methods import build_training_setup
-from bestiary.training.probe import candidate_c_values, sample_counts
+from bestiary.training.probe import candidate_c_values, probe_views, sample_counts
 from bestiary.training.task import TrainingTask
 from bestiary.training.throughput import (
     Throughput,
@@ -90,8 +90,11 @@ class MachineProfile:
         """Return how fast the network of a task trains."""
         from bestiary.training.epoch_throughput import measure_epoch_throughput
 
-        train = task.recipe.train
-        key = task.recipe.model, task.preprocess.size, train.batch_size, train.size_from, train.size_to, train.precision
+        train, augment = task.recipe.train, task.recipe.augment
+        key = (
+            *(task.recipe.model, task.preprocess.size, train.batch_size, train.size_from, train.size_to),
+            *(train.precision, augment.turn, augment.policy),
+        )
         if key not in self._epoch_throughput:
             self._epoch_throughput[key] = measure_epoch_throughput(build_training_setup(task))
         return self._epoch_throughput[key]
@@ -161,13 +164,15 @@ def feature_seconds(task: TrainingTask, machine: MachineProfile) -> float:
         if missing := len(task.feature_cache(precision).missing(task.split(split).keys)):
             seconds += machine.feature_throughput(task, precision).seconds(missing)
     mirrored = int((sample_counts(task) > 1).sum())  # of oversampled pictures; too few to look into their cache
-    fast = machine.feature_throughput(task, task.engine_choice.precision)
-    return seconds + (fast.seconds(mirrored) if mirrored else 0.0)
+    keys, precision = task.split("train").keys, task.engine_choice.precision
+    views = probe_views(task.recipe)[1:]
+    extra = sum(len(task.feature_cache(precision, **view).missing(keys)) for view in views) if views else mirrored
+    return seconds + (machine.feature_throughput(task, precision).seconds(extra) if extra else 0.0)
 
 
 def _head_seconds(task: TrainingTask, slowdown: float) -> float:
-    pictures = _count(task, "train")
-    seconds = len(candidate_c_values(task.recipe, pictures)) * _fit_seconds(task, pictures)
+    pictures, views = _count(task, "train"), len(probe_views(task.recipe))
+    seconds = len(candidate_c_values(task.recipe, pictures)) * _fit_seconds(task, views * pictures)
     if task.recipe.evaluate.learning_curve != "off":
         seconds += LEARNING_CURVE_FITS * _fit_seconds(task, min(pictures, LEARNING_CURVE_PICTURES))
     return slowdown * seconds

@@ -151,7 +151,8 @@ def _val_logits(task: TrainingTask) -> tuple[Float32s, float | None]:
     """Train; return the logits of the validation pictures, and the chosen C of a probe."""
     if task.recipe.model.method != "probe":
         return train_for_logits(task), None
-    if task.recipe.train.balance == "oversample" or (task.pictures["split"] == task.pictures[SEARCH_SPLIT]).all():
+    is_cached = task.recipe.train.balance != "oversample" and task.recipe.probe.views == "none"
+    if not is_cached or (task.pictures["split"] == task.pictures[SEARCH_SPLIT]).all():
         probe = fit_probe(task)
         head, history, val = probe.head, probe.history, probe.val
     else:
