@@ -58,6 +58,7 @@ BASE = (
     "group_rules",
     "recipe_errors",
     "recipe_files",
+    "recipe_sections",
     "recipe",
     "recipe_arguments",
     "tried_backbones",

@@ -36,7 +36,7 @@ from bestiary.training.recipe_checks import (
         ),
         (
             {"probe": {"views": "mirror"}, "model": {"method": "finetune", "backbone": "resnet18"}},
-            "probe.views .* starts from a probe with lite0 and lite2 only",
+            "probe.views .* starts from a probe with lite0, lite1 or lite2 only",
         ),
         (
             {"augment": {"turn": "quarters"}, "train": {"views": 2}, "model": {"method": "finetune"}},
