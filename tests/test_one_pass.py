@@ -109,6 +109,9 @@ def test_scores_are_those_of_the_files(collection: SyntheticDataset, tmp_path: P
     recorded = read_bundle(sampled.path).parity
     assert recorded["test_pictures"] == test[0].height
     assert recorded["pictures"] == recorded["test_pictures"] + recorded["val_pictures"]
+    sentence = f"{recorded['test_pictures']} of {test[0].height} test pictures were predicted again from their files"
+    for name in ("report.html", "README.md"):
+        assert sentence in (sampled.path / name).read_text(encoding="utf-8")
 
 
 def shift_test_features(monkeypatch: pytest.MonkeyPatch, rows: Sequence[int] | None = None) -> None:

@@ -16,6 +16,7 @@ from bestiary.report import verdict
 from bestiary.report.calibration_section import describe_calibration, describe_prediction_sets
 from bestiary.report.format import format_interval, format_metric, format_number
 from bestiary.report.markdown import escape, markdown_table
+from bestiary.report.proof_text import describe_model_proof
 from bestiary.report.run_files import RunFiles, run_caveats
 from bestiary.report.run_summary import RunSummary, summarise_run
 from bestiary.report.threshold_section import iter_threshold_blocks
@@ -131,6 +132,8 @@ def _iter_parts(run: RunFiles) -> Iterator[str]:
             " count a group of duplicates, or of pictures that were kept together by --group or --site, once."
         )
     yield escape(" ".join(part for part in (describe_calibration(metrics), describe_prediction_sets(metrics)) if part))
+    if proof := describe_model_proof(bundle, metrics):
+        yield escape(proof)
     yield "## Training"
     yield markdown_table(("", ""), _iter_provenance(run))
     yield "## Findings about its pictures"

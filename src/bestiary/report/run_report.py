@@ -81,7 +81,7 @@ def render_run_report(run: RunFiles, findings: Mapping[str, Any] | None = None, 
         **confusion_values(run.metrics),
         "confused": most_confused_pairs(run.metrics, test, names, tags),
         "slices": run.metrics.get("slices") or {},  # older runs have none
-        **calibration_values(run.metrics, test),
+        **calibration_values(run.metrics, test, run.bundle),
         **event_values(run.metrics, run.folder),
         **threshold_values(run.metrics),
         **build_galleries(test, tags, names, partial(_heatmaps, run, threads)),

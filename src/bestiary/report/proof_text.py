@@ -1,0 +1,23 @@
+"""The proof that a run's model file gives what its scores were computed from, as a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def describe_model_proof(bundle: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+    """Return how many test pictures the exported graph predicted again from their files; empty for older runs.
+
+    A network's test pictures are all predicted so.
+    """
+    parity = bundle.get("parity") or {}
+    if metrics.get("folds") or "test_pictures" not in parity:
+        return ""
+    proven, tested = parity["test_pictures"], metrics["n"]
+    largest = max(value for name, value in parity["largest_difference"].items() if "familiarity" not in name)
+    return (
+        f"The scores are computed from features of the pictures. {proven:,} of {tested:,} test pictures were predicted"
+        f" again from their files, by model.onnx: no label differs, and no probability by more than {largest:.1g}."
+        f" A run with a difference above {parity['limit']:g} is refused."
+    )
