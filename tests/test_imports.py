@@ -56,6 +56,7 @@ BASE = (
     "crops",
     "preprocess",
     "group_rules",
+    "result_cache",
     "recipe_errors",
     "recipe_files",
     "recipe_sections",

@@ -203,7 +203,7 @@ def audit_listing(
     # Dropped pictures still connect their group, so that dropping one moves no other between splits.
     readable = pictures.with_columns(error=pl.when("dropped").then(None).otherwise("error"))
     with reporter.progress("Searching for duplicates", view_search.STEPS) as advance:
-        pairs = duplicates.find_duplicate_pairs(readable, near_bits, threads=context.threads, advance=advance)
+        pairs = duplicates.remembered_duplicate_pairs(readable, near_bits, context, advance=advance)
     trim_memory()
     groups, checked = _group(pictures.with_columns(label="given_label"), pairs, limits, context)
     pictures = pictures.with_columns(group=pl.Series(groups.group))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from bestiary.array_types import Ints, Pixels
+from bestiary.context import Context
 from bestiary.data import hamming_search
 from bestiary.data.copy_changes import CopyChange
 from bestiary.data.measure import COLOUR_SIDE, THUMBNAIL_SIDE
@@ -16,8 +17,10 @@ from bestiary.data.registration import MAX_COLOUR, colour_difference, content_di
 from bestiary.data.view_search import find_view_pairs
 from bestiary.data.views import TURNED
 from bestiary.progress import Advance, ignore_steps
+from bestiary.result_cache import compute_once, digest_parts
 
 PAIRS_AT_ONCE = 4096
+PAIR_COLUMNS = 4
 MAX_ALIGNED = 2000  # of 4,096 pairs; where more differ, it is not because of a small turn
 _UNMOVED = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 
@@ -58,6 +61,28 @@ def find_duplicate_pairs(
     return _reindex_pairs(
         hamming_search.prune_pairs(len(usable), np.concatenate([_add_changes_column(equal), *chains])), usable
     )
+
+
+def remembered_duplicate_pairs(
+    pictures: pl.DataFrame, near_bits: int | None, context: Context, *, advance: Advance = ignore_steps
+) -> Ints:
+    """Return what `find_duplicate_pairs` does, from the cache folder if the same pictures were searched before."""
+    folder = None if context.cache is None else context.cache / "duplicates"
+    columns = [name for name in ("sha256", "phash", "thumbnail", "colours") if name in pictures.columns]
+
+    def iter_parts() -> Iterator[bytes]:
+        yield f"{near_bits} {columns} {pictures.height}".encode()
+        yield np.packbits(pictures["error"].is_null().to_numpy()).tobytes()
+        for chunk in pictures.select(columns).iter_slices(PAIRS_AT_ONCE):
+            for name in columns:
+                values = chunk[name].to_list()
+                yield b"\0".join(value if isinstance(value, bytes) else (value or "").encode() for value in values)
+
+    def search() -> Ints:
+        return find_duplicate_pairs(pictures, near_bits, threads=context.threads, advance=advance)
+
+    pairs: Ints = compute_once(folder, digest_parts(iter_parts()), search, width=PAIR_COLUMNS)
+    return pairs
 
 
 def unpack_thumbnails(packed: Sequence[bytes]) -> Pixels:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from bestiary import table
-from bestiary.array_types import Floats, Ints
-from bestiary.batches.feature_matrix import FeatureMatrix, fit_scaler
+from bestiary.array_types import Array, Floats, Ints
+from bestiary.batches.feature_matrix import FeatureMatrix, fit_scaler, iter_chunks
 from bestiary.data.split import stratified_group_folds
 from bestiary.evaluation.borderline import LOG_ODDS_ERROR, describe_margin, is_within, log_odds, rule_margins
 from bestiary.evaluation.label_noise import WrongLabels, estimate_wrong_labels, fit_label_noise
@@ -22,6 +25,7 @@ from bestiary.models.engine import Precision
 from bestiary.models.logistic_regression import linear_logits, make_solver, shared_axes
 from bestiary.progress import Advance, ignore_steps
 from bestiary.quick_metrics import softmax
+from bestiary.result_cache import compute_once, digest_parts
 
 FOLDS = 5
 # Inverse regularisation strength C of the head times the number of training pictures: the penalty keeps its weight
@@ -70,16 +74,25 @@ def find_model_issues(
     seed: int,
     precision: Precision = "float32",
     advance: Advance = ignore_steps,
+    cache: Path | None = None,
 ) -> ModelIssues:
     """Return the findings that need a model: suspect labels and outliers.
 
     pictures: `row_id, path, label, group`, only readable ones; features: (n, channels), in the same order, computed in
     `precision`. The same pictures, features and seed give the same findings. In bfloat16, findings that float32 may not
-    have are marked as borderline, and those that only float32 may have are listed, but are no issue.
+    have are marked as borderline, and those that only float32 may have are listed, but are no issue. cache: a folder in
+    which out-of-fold probabilities are remembered.
     """
     classes = sorted(pictures["label"].unique())
     labels, groups = table.label_indices(pictures["label"], classes), pictures["group"].to_numpy()
-    probabilities = cross_val_probabilities(features, labels, groups, len(classes), seed=seed, advance=advance)
+    settings = f"{seed} {FOLDS} {DEFAULT_C} scikit-learn {importlib.metadata.version('scikit-learn')}"
+    parts: Iterable[str | Array] = itertools.chain((settings, labels, groups), iter_chunks(features))
+
+    def predict() -> Floats:
+        return cross_val_probabilities(features, labels, groups, len(classes), seed=seed, advance=advance)
+
+    folder = None if cache is None else cache / "label-check"
+    probabilities: Floats = compute_once(folder, digest_parts(parts), predict, width=len(classes))
     reach = 1.0 if precision == "bfloat16" else 0.0
     issues, summary = detect_label_issues(probabilities, labels, classes, reach=reach)
     suspect = {issue.position for issue in issues if issue.margin >= 0}

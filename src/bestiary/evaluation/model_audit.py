@@ -84,7 +84,9 @@ def _find_model_issues(
     except MissingExtraError as error:
         return _mark_skipped(dataset, MODEL_CHECKS, str(error))
     with context.reporter.progress("Checking labels", pictures.height) as advance:
-        issues = find_model_issues(pictures, features, seed=SEED, precision=cache.precision, advance=advance)
+        issues = find_model_issues(
+            pictures, features, seed=SEED, precision=cache.precision, advance=advance, cache=context.cache
+        )
     trim_memory()
     findings = sort_findings(pl.concat([dataset.findings, issues.findings]))
     return replace(dataset, findings=findings, label_issues=issues.labels)
