@@ -96,7 +96,9 @@ def _feature_splits(
         splits = split_if_trainable(dataset, recipe) if splits is None else splits
     if splits is None:
         return ["train"] * pictures.height
-    joined = pictures.select("row_id").join(splits.select("row_id", "split"), on="row_id", how="left")
+    joined = pictures.select("row_id").join(
+        splits.select("row_id", "split"), on="row_id", how="left", maintain_order="left"
+    )
     own: list[str] = joined.sort("row_id")["split"].fill_null("train").to_list()
     return own
 
