@@ -17,7 +17,14 @@ pytest.importorskip("onnx")
 
 from bestiary import table
 from bestiary.errors import UserError
-from bestiary.evaluation.comparison import RunPredictions, align_runs, compare_runs, read_run_predictions, verdict
+from bestiary.evaluation.comparison import (
+    NO_DIFFERENCE,
+    RunPredictions,
+    align_runs,
+    compare_runs,
+    read_run_predictions,
+    verdict,
+)
 from bestiary.report import comparison_changes, comparison_page
 from bestiary.report.comparison_changes import changed_answers, differing_settings
 from bestiary.stats import holm
@@ -175,6 +182,22 @@ def test_differences_between_few_sites_have_an_interval_with_a_width() -> None:
     difference = compare_runs(runs, resamples=500)["differences"][0]
     for name in ("accuracy", "macro_f1", "log_loss"):
         assert difference[name]["low"] < difference[name]["value"] < difference[name]["high"]
+
+
+def test_one_site_is_no_evidence_of_a_difference() -> None:
+    runs = [
+        RunPredictions(run.name, COLOURS, run.predictions.with_columns(group=pl.lit(7)))
+        for run in (a_run("one", 0.5, seed=0), a_run("other", 0.95, seed=1))
+    ]
+    comparison = compare_runs(runs, resamples=100)
+    difference, scores = comparison["differences"][0], comparison["runs"][1]
+    assert (scores["log_loss"]["low"], scores["log_loss"]["high"]) == (0.0, pytest.approx(52 * np.log(2)))
+    for name in ("accuracy", "macro_f1"):  # of a single trial, as in metrics.json
+        assert 0.1 < scores[name]["low"] < scores[name]["value"] - 0.2 < 0.9 < scores[name]["high"]
+    for name, most in {"accuracy": 1.0, "macro_f1": 1.0, "log_loss": 52 * np.log(2)}.items():
+        assert (difference[name]["low"], difference[name]["high"]) == pytest.approx((-most, most))
+        assert difference[name]["p"] == 1
+        assert verdict(difference, name) == NO_DIFFERENCE
 
 
 @pytest.mark.parametrize("values", [[0.01, 0.04, 0.03], [0.5], [], [0.2, 0.2, 0.9]])

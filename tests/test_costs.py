@@ -184,6 +184,10 @@ def test_the_metrics_are_the_costs_by_hand(tmp_path: Path) -> None:
     assert 0.1 < pair["rate"]["high"] < 0.2
     assert '"blue" predicted as "red" (cost 10): 0 of 20 (95 % interval 0\xa0% to 16\xa0%)' in metrics["sentence"]
     assert " 3 saved (95 % interval " in metrics["sentence"]
+    site = decision_metrics(predictions, np.zeros(60, np.int64), bundle, resamples=200, seed=0)["decision"]
+    assert (site["cost"]["low"], site["cost"]["high"]) == (0.0, 10.0)
+    assert (site["saved"]["low"], site["saved"]["high"]) == (-10.0, 10.0)
+    assert "not significant" in site["sentence"]
 
 
 def test_rules_that_change_nothing_or_lose_are_said(tmp_path: Path) -> None:

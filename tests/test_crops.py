@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -674,6 +675,26 @@ def test_a_model_of_whole_pictures_takes_the_pictures_of_a_package(
     code, out, err = bestiary("predict", probed, tmp_path / "package", "--format", "csv")
     assert code == 0, err
     assert [Path(row["path"]).name for row in csv.DictReader(io.StringIO(out))] == ["a.jpg"]
+
+
+def test_the_folder_of_an_export_of_roboflow_has_boxes(
+    bestiary: Call, cropped_run: Path, probed: Path, scenes: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "export").mkdir()
+    for part in ("train", "valid"):
+        shutil.copytree(scenes.parent, tmp_path / "export" / part)
+        (tmp_path / "export" / part / scenes.name).rename(tmp_path / "export" / part / "_annotations.coco.json")
+    code, out, err = bestiary("predict", cropped_run, tmp_path / "export", "--format", "csv")
+    assert code == 0, err
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert len(rows) == 2 * 3 * SCENES
+    assert all(row["box_unit"] == "pixels" for row in rows)
+    code, out, err = bestiary("predict", probed, tmp_path / "export", "--format", "csv")
+    assert code == 0, err
+    assert len(list(csv.DictReader(io.StringIO(out)))) == 2 * SCENES
+    code, _, err = bestiary("predict", probed, tmp_path / "export", "--pictures", tmp_path)
+    assert code == 2
+    assert "--columns and --pictures are for a file of boxes" in err
 
 
 @pytest.mark.parametrize("form", ["timelapse", "huggingface"])

@@ -53,6 +53,16 @@ def test_hard_pictures_profit_from_more() -> None:
     json.dumps(found, allow_nan=False)
 
 
+def test_validation_pictures_of_one_site_show_no_certain_gain() -> None:
+    (train, groups), (val, _) = pictures(240, 0.7, 0), pictures(150, 0.7, 1)
+    site = np.zeros(150, np.int64)
+    found = learning_curve(train, val, (groups, site), CLASSES, c_value=0.1, seed=0)
+    assert {(point["macro_f1"]["low"], point["macro_f1"]["high"]) for point in found["points"]} == {(0.0, 1.0)}
+    assert (found["twice"]["gain"]["low"], found["twice"]["gain"]["high"]) == (-1.0, 1.0)
+    assert "would perhaps raise" in found["sentence"]
+    assert found["gains_most"] is None
+
+
 def test_easy_pictures_do_not() -> None:
     found = curve(0.05)
     assert found["points"][-1]["macro_f1"]["value"] == 1.0

@@ -15,6 +15,7 @@ pytest.importorskip("sklearn")
 from bestiary import table
 from bestiary.context import Context
 from bestiary.data.dataset import DataSource
+from bestiary.data.formats.read_options import make_read_options
 from bestiary.demo.dataset import SyntheticDataset, draw_ood_image
 from bestiary.evaluation.comparison import align_runs, compare_runs, read_run_predictions
 from bestiary.evaluation.external import evaluate_external
@@ -99,6 +100,21 @@ def test_the_page_says_first_how_far_the_pictures_are(evaluated: Path, evaluatio
     links = [attributes.get("href") or "" for tag, attributes in outline.tags if tag == "a"]
     assert len(set(ids)) == len(ids)
     assert {link.removeprefix("#") for link in links} <= set(ids)
+
+
+def test_what_a_table_was_read_as_is_no_warning_and_the_command_reads_it_again(
+    evaluated: Path, collection: SyntheticDataset, tmp_path: Path
+) -> None:
+    rows = [f"{path};{kind}" for kind in ("bird", "fish") for path in sorted((collection.folder / kind).glob("*.*"))]
+    source = tmp_path / "later.csv"
+    source.write_text("\n".join(["Bild;Art", *rows]), encoding="utf-8")
+    reading = make_read_options(columns="path=Bild,label=Art")
+    folder = evaluate_external(evaluated.parents[1], DataSource(source, reading=reading), Context(2)).path
+    notices = read_json(folder / "metrics.json")["notices"]
+    assert [notice["is_issue"] for notice in notices if notice["check"] == "source-format"] == [False, False]
+    text = write_evaluation_page(folder).read_text(encoding="utf-8")
+    assert f'<p class="remark" role="note">{source} is read as a table (--format table).</p>' in text
+    assert "--columns path=Bild,label=Art</code>" in text
 
 
 def test_pictures_of_no_class_of_the_model_have_a_page(evaluated: Path, tmp_path: Path) -> None:

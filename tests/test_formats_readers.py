@@ -238,6 +238,31 @@ def test_tables_of_classes_of_roboflow(tmp_path: Path) -> None:
         listed(tmp_path)
 
 
+def test_boxes_of_roboflow_are_read_from_the_folder_of_parts(tmp_path: Path) -> None:
+    parts = {"train": [f"f1_jpg.rf.{HASHES[0]}.jpg", f"f1_jpg.rf.{HASHES[1]}.jpg"], "valid": ["v.jpg", "empty.jpg"]}
+    categories = [{"id": 0, "name": "animals"}, {"id": 1, "name": "fox"}, {"id": 2, "name": "owl"}]
+    for part, names in parts.items():
+        planted(tmp_path / part, *names)
+        images = [{"id": n, "file_name": name, "width": 100, "height": 80} for n, name in enumerate(names)]
+        boxes = [{"id": n, "image_id": n, "category_id": 1 + n, "bbox": [5, 6, 40, 50]} for n in range(len(names))]
+        boxes = boxes[:1] if part == "valid" else boxes
+        text = json.dumps({"images": images, "annotations": boxes, "categories": categories})
+        (tmp_path / part / "_annotations.coco.json").write_text(text)
+    listing = boxed(tmp_path)
+    assert [(p.path.relative_to(tmp_path).as_posix(), p.label, p.split, p.group) for p in listing.pictures] == [
+        (f"train/{parts['train'][0]}", "fox", "train", "f1_jpg"),
+        (f"train/{parts['train'][1]}", "owl", "train", "f1_jpg"),
+        ("valid/v.jpg", "fox", "val", None),
+    ]
+    assert {p.box for p in listing.pictures} == {Box(5, 6, 40, 50, "pixels", picture_size=(100, 80))}
+    assert dict(listing.skipped) == {"picture without an annotation": 1}
+    assert "valid/empty.jpg" in messages(listing)
+    assert labels(listed(tmp_path / "valid")) == {"v.jpg": "fox"}
+    (tmp_path / "train" / "_classes.csv").write_text("filename, fox\nv.jpg, 1\n")
+    with pytest.raises(SourceError, match=r"two exports of Roboflow: .*_classes.csv and .*_annotations.coco.json"):
+        listed(tmp_path)
+
+
 # ---- CVAT -----------------------------------------------------------------------------------------------------------
 
 CVAT = """<?xml version="1.0" encoding="utf-8"?>
@@ -375,7 +400,7 @@ def test_any_table_may_be_read_as_one(tmp_path: Path) -> None:
 def test_a_folder_that_lacks_the_files_of_the_requested_format_is_refused(tmp_path: Path) -> None:
     planted(tmp_path, "a/1.jpg", "b/2.jpg")
     for name, message in (
-        ("roboflow", "no _classes.csv"),
+        ("roboflow", "no _classes.csv or _annotations.coco.json"),
         ("huggingface", "no metadata.csv"),
         ("webdataset", "there are no numbered tar files in it"),
         ("cvat", "annotations.xml cannot be read"),

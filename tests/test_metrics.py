@@ -264,6 +264,17 @@ def test_groups_of_several_classes_are_drawn_from_one_stratum() -> None:
     assert not intervals.has_single_group(truth, groups)
 
 
+def test_pictures_of_one_group_give_an_interval_of_all_that_is_possible() -> None:
+    """Every resample of one camera site is the same, and would give losses an interval without width."""
+    truth = np.arange(30) % 3
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(3), 30)
+    metrics = compute_metrics(truth, probabilities, list("abc"), groups=np.zeros(30, np.int64))
+    for name, highest in {"ece": 1.0, "brier": 2.0, "log_loss": 52 * np.log(2)}.items():
+        assert (metrics[name]["low"], metrics[name]["high"]) == (0.0, pytest.approx(highest))
+    two = compute_metrics(truth, probabilities, list("abc"), groups=np.arange(30) // 15)
+    assert two["ece"]["high"] < 1.0
+
+
 def test_accuracy_interval_covers_the_truth() -> None:
     generator = np.random.default_rng(3)
     rates = np.array([0.95, 0.8, 0.6])

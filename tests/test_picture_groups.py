@@ -373,8 +373,11 @@ def test_equal_sites_still_have_an_interval() -> None:
     metric = cluster_rate(np.ones(100), np.repeat(np.arange(10), 10), trials=100)
     assert metric["value"] == metric["high"] == 1
     assert 0.9 < metric["low"] < 1
-    one = cluster_mean(np.ones(5), np.zeros(5, np.int64))
-    assert (one["low"], one["high"]) == (0.0, 2.0)
+    for difference in (1.0, 0.2):  # of one site: all that is possible, and no more
+        one = cluster_mean(np.full(5, difference), np.zeros(5, np.int64))
+        assert (one["low"], one["high"]) == (-1.0, 1.0)
+    two = cluster_mean(np.array([1.0, -1, 1, 1]), np.array([0, 0, 1, 1]))
+    assert (two["low"], two["high"]) == (-1.0, 1.0)
 
 
 def test_a_bootstrap_over_sites_is_as_wide_as_the_formula() -> None:

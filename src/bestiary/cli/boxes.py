@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from bestiary.inference.output_formats.input_table import InputTable
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".xml", ".parquet")
-PACKAGE = "datapackage.json"  # of a folder that is a Camtrap DP
+_ROBOFLOW = "_annotations.coco.json"  # in a part of an export, or beside its pictures
+FOLDER_FILES = ("datapackage.json", _ROBOFLOW, f"train/{_ROBOFLOW}", f"valid/{_ROBOFLOW}", f"test/{_ROBOFLOW}")
 
 
 @dataclass(frozen=True)
@@ -38,18 +39,17 @@ def read_boxes(run: Path, paths: Sequence[Path], columns: str | None, pictures: 
 
     Raises UserError for a model that looks at whole pictures, and for options that are of no use.
     """
+    from bestiary.inference.bundle import read_bundle
+
     source = paths[0] if len(paths) == 1 and _has_boxes(paths[0]) else None
-    if source is None:
+    is_whole = source is not None and read_bundle(run).crop == "none"
+    if source is None or (is_whole and source.is_dir()):  # its pictures: a Camtrap DP, an export of Roboflow
         if columns is not None or pictures is not None:
             raise UserError(
                 "--columns and --pictures are for a file of boxes, given as PATH; --columns also for --table FILE."
             )
         return None
-    from bestiary.inference.bundle import read_bundle
-
-    if read_bundle(run).crop == "none":
-        if source.is_dir():
-            return None  # its pictures: a Camtrap DP may have them, with boxes or without
+    if is_whole:
         if source.suffix.lower() not in SUFFIXES[:2]:
             return None  # a prediction with an error
         raise UserError(
@@ -109,6 +109,8 @@ def _digest_files(files: Sequence[PictureFile]) -> str:
 def _has_boxes(path: Path) -> bool:
     """Return whether a path may be a file of boxes: it exists and is not named like a picture."""
     try:
-        return (path.suffix.lower() in SUFFIXES and path.is_file()) or (path / PACKAGE).is_file()
+        if path.is_dir():
+            return any((path / name).is_file() for name in FOLDER_FILES)
+        return path.suffix.lower() in SUFFIXES and path.is_file()
     except OSError:  # a name that is too long
         return False

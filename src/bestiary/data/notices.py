@@ -59,7 +59,7 @@ def notice_findings(notices: Iterable[SourceNotice]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=table.FINDINGS)
 
 
-def read_notices(findings: pl.DataFrame) -> list[dict[str, str]]:
-    """Return the notices among findings as `check` and `message`, for JSON."""
+def read_notices(findings: pl.DataFrame) -> list[dict[str, str | bool]]:
+    """Return the notices among findings as `check`, `message` and `is_issue`, for JSON."""
     rows = findings.filter(pl.col("check").is_in(ABOUT_SOURCE))
-    return rows.select("check", "message").to_dicts()
+    return rows.select("check", "message", "is_issue").to_dicts()

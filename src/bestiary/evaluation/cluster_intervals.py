@@ -29,9 +29,9 @@ def cluster_rate(correct: AnyFloats, clusters: Ints, *, trials: int) -> Metric:
 
 
 def cluster_mean(values: AnyFloats, clusters: Ints) -> Metric:
-    """Return the mean of values (n,) with its interval over clusters, int64 (n,) from 0, such as of differences."""
+    """Return the mean of values (n,), -1 to 1, with its interval over clusters, int64 (n,) from 0; of differences."""
     mean, half = float(values.mean()), _half_width(values, clusters)
-    return metric_value(mean, mean - half, mean + half)
+    return metric_value(mean, max(-1.0, mean - half), min(1.0, mean + half))
 
 
 def cluster_bootstrap(
@@ -66,6 +66,6 @@ def student_factor(clusters: int) -> float:
 def _half_width(values: AnyFloats, clusters: Ints) -> float:
     sizes = np.bincount(clusters).astype(np.float64)
     if len(sizes) < 2:
-        return 1.0
+        return 2.0  # all that is possible, cut off by the callers
     residuals = np.bincount(clusters, weights=values) - values.mean() * sizes
     return float(Z_95 * student_factor(len(sizes)) * np.sqrt((residuals**2).sum()) / sizes.sum())

@@ -18,7 +18,7 @@ from bestiary.data.apply_corrections import LEFT_OUT
 from bestiary.data.corrections import read_corrections
 from bestiary.errors import RunError, UserError
 from bestiary.evaluation import intervals
-from bestiary.evaluation.metrics import MetricSums, macro_f1_interval, sums_by_picture
+from bestiary.evaluation.metrics import LOSSES, MetricSums, highest_value, macro_f1_interval, sums_by_picture
 from bestiary.evaluation.predictions import join_pictures
 from bestiary.inference.bundle import read_bundle
 from bestiary.stats import holm
@@ -180,7 +180,8 @@ def compare_runs(runs: Sequence[RunPredictions], *, resamples: int = 2000, seed:
         difference: dict[str, Any] = {"run": run.name}
         for name in COMPARED:
             value, draws = this.values[name] - scores[0].values[name], this.draws[name] - scores[0].draws[name]
-            difference[name] = difference_with_interval(value, draws)
+            span = intervals.single_group_span(groups, -highest_value(name), highest_value(name))
+            difference[name] = difference_with_interval(value, draws, span)
         differences.append(difference | {"mcnemar": _mcnemar(correct[0], own_correct)})
     tests = [difference["mcnemar"] for difference in differences]
     for test, p in zip(tests, holm([test["p"] for test in tests]), strict=True):
@@ -225,7 +226,8 @@ def _score_run(
     resampled = MetricSums.resample(rows, strata, groups, len(labels), resamples=resamples, seed=seed)
     values = {name: float(metric_draws(total, name)[0]) for name in COMPARED}
     draws = {name: metric_draws(resampled, name) for name in COMPARED}
-    metrics = {name: intervals.bootstrap_metric(values[name], draws[name]) for name in COMPARED}
+    spans = {name: intervals.single_group_span(groups, 0.0, highest_value(name)) for name in LOSSES}
+    metrics = {name: intervals.bootstrap_metric(values[name], draws[name], spans.get(name)) for name in COMPARED}
     metrics["accuracy"] = intervals.rate_metric(values["accuracy"], int(groups.max()) + 1)
     ends = macro_f1_interval(total.pictures[0] > 0, total, y_true, y_pred, groups)
     metrics["macro_f1"] = intervals.widen_metric(metrics["macro_f1"], *ends)
@@ -246,8 +248,13 @@ def probabilities_over(run: RunPredictions, labels: Sequence[str]) -> Floats:
     return run.predictions.select(columns).to_numpy()
 
 
-def difference_with_interval(value: float, draws: Floats) -> dict[str, float]:
-    """Return a difference with the 95 % interval of its resamples, and `p`, twice the fraction beyond zero."""
+def difference_with_interval(value: float, draws: Floats, span: intervals.Span | None = None) -> dict[str, float]:
+    """Return a difference with the 95 % interval of its resamples, and `p`, twice the fraction beyond zero.
+
+    span: its interval where all pictures are of one group, which is no evidence: p is 1.
+    """
+    if span is not None:
+        return {**intervals.bootstrap_metric(value, draws, span), "p": 1.0}
     beyond = min(float(np.mean(draws <= 0)), float(np.mean(draws >= 0)))
     return {**intervals.bootstrap_metric(value, draws), "p": min(1.0, max(2 * beyond, 2 / (len(draws) + 1)))}
 

@@ -34,15 +34,18 @@ def decision_metrics(
     most_probable = class_probabilities(predictions, bundle.classes).argmax(axis=1)
     costs = np.asarray(bundle.costs, np.float64)
     columns = np.stack([costs[y_true, y_pred], costs[y_true, most_probable]], axis=1)
-    values, draws = _mean_costs(columns, y_true, intervals.group_indices(groups), resamples, seed)
+    members = intervals.group_indices(groups)
+    values, draws = _mean_costs(columns, y_true, members, resamples, seed)
+    most = float(costs.max())
+    span, both = (intervals.single_group_span(members, low, most) for low in (0.0, -most))
     metrics: dict[str, Any] = {
         "rule": RULE,
         "classes": list(bundle.classes),
         "costs": [list(row) for row in bundle.costs],
         "changed": int((y_pred != most_probable).sum()),
-        "cost": intervals.bootstrap_metric(float(values[0]), draws[:, 0]),
-        "cost_most_probable": intervals.bootstrap_metric(float(values[1]), draws[:, 1]),
-        "saved": intervals.bootstrap_metric(float(values[1] - values[0]), draws[:, 1] - draws[:, 0]),
+        "cost": intervals.bootstrap_metric(float(values[0]), draws[:, 0], span),
+        "cost_most_probable": intervals.bootstrap_metric(float(values[1]), draws[:, 1], span),
+        "saved": intervals.bootstrap_metric(float(values[1] - values[0]), draws[:, 1] - draws[:, 0], both),
         "pairs": _count_pairs(bundle, y_true, y_pred, most_probable, groups),
     }
     return {"decision": metrics | {"sentence": describe_decision(metrics, len(y_true))}}

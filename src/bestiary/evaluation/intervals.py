@@ -20,6 +20,7 @@ from bestiary.stats import wilson_interval
 if TYPE_CHECKING:
     from scipy import sparse
 
+Span = tuple[float, float]  # lowest and highest value
 _DRAWS_AT_ONCE = 500_000  # bounds the memory (about 12 MB) and keeps the weights in the processor's cache
 
 
@@ -34,10 +35,21 @@ def rate_metric(rate: float, trials: int) -> dict[str, float]:
     return metric_value(rate, float(low), float(high))
 
 
-def bootstrap_metric(value: float, draws: Floats) -> dict[str, float]:
-    """Return a metric with the 2.5 % and 97.5 % points of its resamples, widened where needed to contain the value."""
-    low, high = np.percentile(draws, [2.5, 97.5])
+def bootstrap_metric(value: float, draws: Floats, span: Span | None = None) -> dict[str, float]:
+    """Return a metric with the 2.5 % and 97.5 % points of its resamples, widened where needed to contain the value.
+
+    span: of `single_group_span`, which is the interval then.
+    """
+    low, high = np.percentile(draws, [2.5, 97.5]) if span is None else span
     return metric_value(value, min(float(low), value), max(float(high), value))
+
+
+def single_group_span(groups: Ints, low: float, high: float) -> Span | None:
+    """Return the possible range of a metric if all pictures are of one group, such as a camera site; else None.
+
+    Every resample is the same then: nothing shows how much another group would differ.
+    """
+    return (low, high) if len(groups) and bool((groups == groups[0]).all()) else None
 
 
 def widen_metric(metric: dict[str, float], low: float, high: float) -> dict[str, float]:

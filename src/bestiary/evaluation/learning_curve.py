@@ -12,7 +12,7 @@ import numpy as np
 
 from bestiary.array_types import Floats, Ints
 from bestiary.batches.feature_matrix import fit_scaler
-from bestiary.evaluation.intervals import bootstrap_metric, group_indices, has_single_group, resampled_sums
+from bestiary.evaluation.intervals import Span, bootstrap_metric, group_indices, has_single_group, resampled_sums
 from bestiary.models.features import LabelledFeatures
 from bestiary.models.logistic_regression import Solver, linear_logits, make_solver, shared_axes
 from bestiary.progress import Advance, ignore_steps
@@ -62,7 +62,8 @@ def learning_curve(
                 predictions.append(_predict_with_head(solver, val, c_value * n / len(rows)))
             advance(1)
     f1 = _f1(np.stack(predictions), val.labels, groups[1], len(classes), seed)
-    return _describe_curve(f1, sizes, classes)
+    is_single_group = len(np.unique(groups[1])) < 2
+    return _describe_curve(f1, sizes, classes, is_single_group=is_single_group)
 
 
 def _sample_groups(labels: Ints, groups: Ints, fraction: float, rng: np.random.Generator) -> Ints:
@@ -110,20 +111,23 @@ def _f1(predictions: Ints, labels: Ints, groups: Ints, k: int, seed: int) -> Flo
     return np.stack([fits.mean(axis=1) for fits in np.split(f1, np.cumsum(DRAWS)[:-1], axis=1)], axis=1)
 
 
-def _describe_curve(f1: Floats, sizes: list[int], classes: Sequence[str]) -> dict[str, Any]:
+def _describe_curve(
+    f1: Floats, sizes: list[int], classes: Sequence[str], *, is_single_group: bool = False
+) -> dict[str, Any]:
     macro = np.nanmean(f1, axis=2)
     doubled = extrapolate(macro[:, 0], macro[:, -1])
+    span, both = ((0.0, 1.0), (-1.0, 1.0)) if is_single_group else (None, None)  # resamples of one group show nothing
     points = [
-        {"pictures": size, "draws": draws, "macro_f1": _interval(scores)}
+        {"pictures": size, "draws": draws, "macro_f1": _interval(scores, span)}
         for size, draws, scores in zip(sizes, DRAWS, macro.T, strict=True)
     ]
     per_class = {
         name: [round(value, 4) if np.isfinite(value) else None for value in values]
         for name, values in zip(classes, f1[0].T.tolist(), strict=True)
     }
-    gain = _interval(doubled - macro[:, -1])
-    twice: dict[str, Any] = {"pictures": 2 * sizes[-1], "macro_f1": _interval(doubled), "gain": gain}
-    most = _most_improved_class(f1, classes)
+    gain = _interval(doubled - macro[:, -1], both)
+    twice: dict[str, Any] = {"pictures": 2 * sizes[-1], "macro_f1": _interval(doubled, span), "gain": gain}
+    most = None if is_single_group else _most_improved_class(f1, classes)
     return {
         "points": points,
         "twice": twice,
@@ -178,6 +182,6 @@ def summarise(now: float, twice: dict[str, Any], most_improved: str | None) -> s
     )
 
 
-def _interval(values: Floats) -> dict[str, float]:
+def _interval(values: Floats, span: Span | None) -> dict[str, float]:
     """Return a metric as measured (the first value) with its interval from the resamples (the others)."""
-    return {name: round(end, 4) for name, end in bootstrap_metric(float(values[0]), values[1:]).items()}
+    return {name: round(end, 4) for name, end in bootstrap_metric(float(values[0]), values[1:], span).items()}

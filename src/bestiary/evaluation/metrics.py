@@ -58,7 +58,7 @@ def compute_metrics(
     Intervals are 95 %, always contain the value, and count a group of duplicates as one piece of evidence:
     - losses and ece: stratified bootstrap over groups. Resampling adds noise, which ece counts as error: its interval
       is biased upwards. If a class has a single group, groups are drawn without strata, because nothing varies within
-      that class.
+      that class. If all pictures are of one group, the interval is all that is possible.
     - accuracy, and precision, recall and F1 of a class: Wilson, with the number of groups as trials.
     - averages over classes: the wider, on either side, of the bootstrap and the classes' combined Wilson intervals.
 
@@ -78,7 +78,7 @@ def compute_metrics(
         "n": len(y_true),
         "accuracy": intervals.rate_metric(float(sums.metric("accuracy")[0]), int(groups.max()) + 1),
         **{name: _class_average(name, sums, draws, per_class) for name in CLASS_AVERAGES},
-        **{name: _bootstrap_metric(name, sums, unstratified) for name in LOSSES},
+        **{name: _bootstrap_metric(name, sums, unstratified, groups) for name in LOSSES},
         "per_class": {label: _class_entry(per_class, sums, c) for c, label in enumerate(labels)},
         "confusion": {"labels": list(labels), "counts": counts.tolist()},
         "unknown": {"coverage": _coverage(unknown, len(y_true))},
@@ -204,8 +204,14 @@ def _class_entry(per_class: Rates, sums: MetricSums, c: int) -> dict[str, Any]:
     return {**rates, "support": int(sums.pictures[0, c])}
 
 
-def _bootstrap_metric(name: str, sums: MetricSums, draws: MetricSums) -> dict[str, float]:
-    return intervals.bootstrap_metric(float(sums.metric(name)[0]), draws.metric(name))
+def _bootstrap_metric(name: str, sums: MetricSums, draws: MetricSums, groups: Ints | None = None) -> dict[str, float]:
+    span = None if groups is None else intervals.single_group_span(groups, 0.0, highest_value(name))
+    return intervals.bootstrap_metric(float(sums.metric(name)[0]), draws.metric(name), span)
+
+
+def highest_value(name: str) -> float:
+    """Return the highest value that a metric can have; the lowest is 0."""
+    return {"log_loss": float(-np.log(np.finfo(np.float64).eps)), "brier": 2.0}.get(name, 1.0)
 
 
 def macro_f1_interval(used: Bools, sums: MetricSums, y_true: Ints, y_pred: Ints, groups: Ints) -> tuple[float, float]:

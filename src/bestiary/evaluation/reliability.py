@@ -86,4 +86,5 @@ def _ece(probabilities: Floats, y_true: Ints, groups: Array, seed: int) -> dict[
     members = intervals.group_indices(groups)
     strata = np.zeros_like(y_true) if intervals.has_single_group(y_true, members) else y_true
     draws = MetricSums.resample(rows, strata, members, k, resamples=RESAMPLES, seed=seed)
-    return intervals.bootstrap_metric(float(MetricSums.total(rows, k).metric("ece")[0]), draws.metric("ece"))
+    value, span = float(MetricSums.total(rows, k).metric("ece")[0]), intervals.single_group_span(members, 0.0, 1.0)
+    return intervals.bootstrap_metric(value, draws.metric("ece"), span)

@@ -20,13 +20,13 @@ def retrain_command(recipe: Path, facts: Mapping[str, Any], corrections: Path | 
         parts += ["--recipe", str(recipe)]
     if facts.get("labels"):
         parts += ["--labels", str(facts["labels"])]
-    parts += _reading_options(facts.get("reading") or {})
+    parts += reading_options(facts.get("reading") or {})
     if corrections is not None:
         parts += ["--corrections", str(corrections)]
     return shlex.join([*parts, *more])
 
 
-def _reading_options(reading: Mapping[str, Any]) -> list[str]:
+def reading_options(reading: Mapping[str, Any]) -> list[str]:
     """Return the options that read the pictures of a run as it did."""
     columns = ",".join(f"{role}={name}" for role, name in reading.get("columns", {}).items())
     values = {

@@ -78,8 +78,9 @@ def comparison_rows(comparison: Mapping[str, Any]) -> list[tuple[str, ...]]:
 def caption(comparison: Mapping[str, Any]) -> str:
     """Return the caption of the table: the test pictures, and how intervals and p values are computed."""
     corrected = " In brackets: p corrected for the number of runs (Holm)." if len(comparison["differences"]) > 1 else ""
+    groups = comparison["groups"]
     return (
-        f"{comparison['n']:,} test pictures in {comparison['groups']:,} groups (duplicates, groups, sites),"
+        f"{comparison['n']:,} test pictures in {groups:,} group{'s' * (groups != 1)} (duplicates, groups, sites),"
         f" {len(comparison['labels'])} classes. 95 % intervals from {comparison['resamples']:,} resamples, the same for"
         " every run; the accuracy of a single run has a Wilson interval. McNemar's test is exact."
         + " ".join([corrected, *comparison.get("notes", ())])

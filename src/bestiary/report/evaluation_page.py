@@ -16,6 +16,7 @@ from bestiary.files import read_json, write_text
 from bestiary.inference.bundle import read_bundle
 from bestiary.report import verdict
 from bestiary.report.calibration_section import calibration_values
+from bestiary.report.commands import reading_options
 from bestiary.report.confusion_section import confusion_values, most_confused_pairs
 from bestiary.report.gallery import build_galleries, gallery_pictures, heatmap_overlays, strip_common_folder
 from bestiary.report.present_classes import present_metrics
@@ -41,15 +42,16 @@ def write_evaluation_page(folder: Path, *, threads: int | None = None) -> Path:
     names, classes = strip_common_folder(pictures["path"].to_list()), read_bundle(run).classes
     is_class = pl.col("label").is_in(list(classes))
     strangers = predictions.filter(~is_class).sort("unknown", -pl.col("probability"))
+    options = reading_options(metrics.get("reading") or {})
     values = {
         "version": __version__,
         "name": folder.name,
         "run": run,
-        "command": f"bestiary evaluate {shlex.quote(str(run))} {shlex.quote(metrics['source'])}",
+        "command": shlex.join(["bestiary", "evaluate", str(run), metrics["source"], *options]),
         "source": metrics["source"],
         "shift": EMPTY_SHIFT | metrics["shift"],
         "skipped": describe_skipped(metrics.get("passed_over", {})),
-        "notices": [notice["message"] for notice in metrics.get("notices", ())],
+        "notices": metrics.get("notices", ()),
         "n_pictures": metrics["pictures"],
         "left_out": _left_out(pictures, names),
         "copies_of_test": metrics["copies"]["test"],
