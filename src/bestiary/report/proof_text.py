@@ -17,14 +17,13 @@ def describe_model_proof(bundle: Mapping[str, Any], metrics: Mapping[str, Any], 
         return ""
     proven, tested = parity["test_pictures"], metrics["n"]
     largest = max(value for name, value in parity["largest_difference"].items() if "familiarity" not in name)
-    refused = f" A run with a difference above {parity['limit']:g} is refused."
     if tomllib.loads(resolved).get("evaluate", {}).get("prove") == "all":
         return (
-            f"The scores are of the files: all {tested:,} test pictures were predicted from them, by model.onnx. The"
-            f" features from training give the same probabilities within that limit.{refused}"
+            f"The scores are of the files: all {tested:,} test pictures were predicted from them, by model.onnx. A"
+            f" run is refused if a probability differs by more than {parity['limit']:g} from that of the features."
         )
     return (
         f"The scores are computed from features of the pictures. {proven:,} of {tested:,} test pictures were"
         f" predicted again from their files, by model.onnx: no label differs, and no probability by more"
-        f" than {largest:.1g}.{refused}"
+        f" than {largest:.1g}. A run with a difference above {parity['limit']:g} is refused."
     )
